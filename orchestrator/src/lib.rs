@@ -1,0 +1,4 @@
+//! Runs a matrix of real QEMU live migrations and reports what it measured.
+
+pub mod matrix;
+pub mod outcome;
