@@ -1,0 +1,3 @@
+//! The orchestrator of the live-migration testbed.
+
+pub mod guest;
