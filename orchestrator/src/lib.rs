@@ -1,3 +1,4 @@
 //! The orchestrator of the live-migration testbed.
 
 pub mod guest;
+pub mod setup;

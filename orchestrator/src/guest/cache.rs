@@ -68,25 +68,43 @@ impl Cache {
     /// # Errors
     /// When the directory or its lock cannot be made.
     pub fn lock(&self) -> Result<Writer<'_>, Error> {
+        let writer = Writer { cache: self, _lock: self.exclusive("lock", || {})? };
+        writer.clear_scratch()?;
+        Ok(writer)
+    }
+
+    /// A lock of this name, waited for and held until the returned value is dropped, or the process ends.
+    /// `waiting` is called first if somebody else holds it.
+    ///
+    /// # Errors
+    /// When the directory or the lock cannot be made.
+    pub fn exclusive(&self, name: &str, waiting: impl FnOnce()) -> Result<Exclusive, Error> {
         fs::create_dir_all(&self.root).map_err(Error::io("create the cache directory", self.root()))?;
-        let path = self.path("lock");
-        let lock = File::options()
+        let path = self.path(name);
+        let file = File::options()
             .create(true)
             .append(true)
             .open(&path)
             .map_err(Error::io("open the lock file", path.as_path()))?;
-        FileExt::lock(&lock).map_err(Error::io("lock", path.as_path()))?;
-        let writer = Writer { cache: self, _lock: lock };
-        writer.clear_scratch()?;
-        Ok(writer)
+        if FileExt::try_lock(&file).is_err() {
+            waiting();
+            FileExt::lock(&file).map_err(Error::io("lock", path.as_path()))?;
+        }
+        Ok(Exclusive { _file: file })
     }
+}
+
+/// A lock that is held.
+#[derive(Debug)]
+pub struct Exclusive {
+    _file: File,
 }
 
 /// The one writer of a [`Cache`].
 #[derive(Debug)]
 pub struct Writer<'a> {
     cache: &'a Cache,
-    _lock: File,
+    _lock: Exclusive,
 }
 
 impl Writer<'_> {

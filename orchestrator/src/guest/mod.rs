@@ -15,7 +15,7 @@ mod initramfs;
 mod kernel;
 mod modules;
 
-pub use cache::{Cache, Writer};
+pub use cache::{Cache, Exclusive, Writer};
 pub use elf::check_static;
 pub use error::Error;
 pub use kernel::{KernelChoice, KernelSource};
@@ -104,6 +104,36 @@ fn store(cache: &Cache, entry: &str, init: &[u8], kernel: &Kernel) -> Result<Pat
         initramfs::build(init, &kernel.modules).map_err(Error::io("build", cache.path(entry).as_path()))?;
     writer.prune("initramfs");
     writer.store_file(entry, &archive)
+}
+
+/// A kernel that a guest can boot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelFound {
+    /// The image.
+    pub image: PathBuf,
+    /// The release it names itself.
+    pub release: String,
+    /// Where it came from.
+    pub source: KernelSource,
+}
+
+/// The kernel of this choice, if it is there and has what a guest needs. Writes nothing.
+///
+/// # Errors
+/// When there is none.
+pub fn find_kernel(choice: &KernelChoice, cache: &Cache) -> Result<KernelFound, Error> {
+    find_kernel_below(Path::new("/"), choice, cache)
+}
+
+/// As [`find_kernel`], with the host's own files below another root.
+pub(crate) fn find_kernel_below(
+    root: &Path,
+    choice: &KernelChoice,
+    cache: &Cache,
+) -> Result<KernelFound, Error> {
+    let host = Host { root: root.to_path_buf(), ..Host::running()? };
+    let Kernel { image, release, source, .. } = kernel::find(choice, cache, &host)?;
+    Ok(KernelFound { image, release, source })
 }
 
 /// Copies a kernel into the cache, with its configuration and the modules a guest needs, and makes it the
