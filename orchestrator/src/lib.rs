@@ -1,4 +1,5 @@
 //! The orchestrator of the live-migration testbed.
 
+pub mod docs;
 pub mod guest;
 pub mod setup;
