@@ -2,7 +2,7 @@
 //! is due.
 
 use super::{
-    Shared,
+    Shared, Statistics,
     lane::{Fate, Lane, Nanos},
     packet,
 };
@@ -23,7 +23,7 @@ use std::{
 
 /// How many packets are read before those that are due are written.
 const BATCH: usize = 32;
-/// How many buffers are kept for the next packets.
+/// How many buffers are kept for the next packets; at 64 KiB each, 16 MiB at most.
 const SPARE_BUFFERS: usize = 256;
 
 pub(super) struct Forwarder {
@@ -35,7 +35,10 @@ pub(super) struct Forwarder {
     held: BinaryHeap<Reverse<Held>>,
     /// How many have come; keeps packets that are due at the same time in order.
     sequence: u64,
+    /// Where packets are read to, before they are copied to a buffer of their size.
+    inbox: Vec<u8>,
     spare: Vec<Vec<u8>>,
+    statistics: Statistics,
     start: Instant,
 }
 
@@ -62,7 +65,9 @@ impl Forwarder {
             lane: Lane::new(profile, seed),
             held: BinaryHeap::new(),
             sequence: 0,
+            inbox: vec![0; packet::LARGEST_BYTES],
             spare: Vec::new(),
+            statistics: Statistics::default(),
             start: Instant::now(),
         })
     }
@@ -78,6 +83,7 @@ impl Forwarder {
             }
             self.deliver_due();
             let read_all = self.read_batch()?;
+            self.shared.state().statistics = self.statistics;
             if read_all {
                 self.wait()?;
             }
@@ -111,15 +117,9 @@ impl Forwarder {
     /// Reads what has come, up to a batch. Whether that was all.
     fn read_batch(&mut self) -> io::Result<bool> {
         for _ in 0..BATCH {
-            let mut buffer = self.spare.pop().unwrap_or_default();
-            buffer.resize(packet::LARGEST_BYTES, 0);
-            match (&*self.from).read(&mut buffer) {
-                Ok(bytes) => {
-                    buffer.truncate(bytes);
-                    self.accept(buffer);
-                }
+            match (&*self.from).read(&mut self.inbox) {
+                Ok(bytes) => self.accept(bytes),
                 Err(error) => {
-                    self.recycle(buffer);
                     return match error.kind() {
                         io::ErrorKind::WouldBlock => Ok(true),
                         io::ErrorKind::Interrupted => Ok(false),
@@ -131,38 +131,36 @@ impl Forwarder {
         Ok(false)
     }
 
-    fn accept(&mut self, packet: Vec<u8>) {
-        let (frame_bytes, frames) = packet::on_the_wire(&packet);
+    /// Decides over the packet in the inbox.
+    fn accept(&mut self, bytes: usize) {
+        let (frame_bytes, frames) = packet::on_the_wire(&self.inbox[..bytes]);
         let fate = self.lane.arrive(self.now(), frame_bytes, self.held.len());
-        self.shared.count(|s| {
-            s.received_packets += frames;
-            s.received_bytes += frame_bytes;
-            match fate {
-                Fate::Lost => s.lost += frames,
-                Fate::Dropped => s.dropped += frames,
-                Fate::Delivered { reordered, duplicated, corrupted, .. } => {
-                    s.reordered += if reordered { frames } else { 0 };
-                    s.duplicated += if duplicated { frames } else { 0 };
-                    s.corrupted += u64::from(corrupted);
-                }
-            }
-        });
+        let s = &mut self.statistics;
+        s.received_packets += frames;
+        s.received_bytes += frame_bytes;
         match fate {
-            Fate::Lost | Fate::Dropped => self.recycle(packet),
-            Fate::Delivered { due, duplicated, corrupted, .. } => {
+            Fate::Lost => s.lost += frames,
+            Fate::Dropped => s.dropped += frames,
+            Fate::Delivered { due, reordered, duplicated, corrupted } => {
+                s.reordered += if reordered { frames } else { 0 };
                 if duplicated {
-                    self.hold(due, packet.clone());
+                    s.duplicated += frames;
+                    self.hold(due, bytes);
                 }
-                let mut packet = packet;
                 if corrupted {
-                    self.lane.corrupt(&mut packet[packet::HEADER_BYTES..]);
+                    self.statistics.corrupted += 1;
+                    self.lane.corrupt(&mut self.inbox[packet::HEADER_BYTES.min(bytes)..bytes]);
                 }
-                self.hold(due, packet);
+                self.hold(due, bytes);
             }
         }
     }
 
-    fn hold(&mut self, due: Nanos, packet: Vec<u8>) {
+    /// Keeps a copy of the packet in the inbox until it is due.
+    fn hold(&mut self, due: Nanos, bytes: usize) {
+        let mut packet = self.spare.pop().unwrap_or_default();
+        packet.clear();
+        packet.extend_from_slice(&self.inbox[..bytes]);
         self.sequence += 1;
         self.held.push(Reverse(Held { due, sequence: self.sequence, packet }));
     }
@@ -174,23 +172,18 @@ impl Forwarder {
             let (frame_bytes, frames) = packet::on_the_wire(&held.packet);
             let written = (&*self.to).write(&held.packet).is_ok();
             let late = now - held.due;
-            self.shared.count(|s| {
-                if written {
-                    s.delivered_packets += frames;
-                    s.delivered_bytes += frame_bytes;
-                    s.late.add(late);
-                } else {
-                    // The other interface is down, or has no memory for it: a loss, but not one of ours.
-                    s.refused += frames;
-                }
-            });
-            self.recycle(held.packet);
-        }
-    }
-
-    fn recycle(&mut self, buffer: Vec<u8>) {
-        if self.spare.len() < SPARE_BUFFERS {
-            self.spare.push(buffer);
+            let s = &mut self.statistics;
+            if written {
+                s.delivered_packets += frames;
+                s.delivered_bytes += frame_bytes;
+                s.late.add(late);
+            } else {
+                // The other interface is down, or has no memory for it: a loss, but not one of ours.
+                s.refused += frames;
+            }
+            if self.spare.len() < SPARE_BUFFERS {
+                self.spare.push(held.packet);
+            }
         }
     }
 }

@@ -178,10 +178,6 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn count(&self, count: impl FnOnce(&mut Statistics)) {
-        count(&mut self.state().statistics);
-    }
-
     fn take_change(&self) -> Option<Profile> {
         self.state().change.take()
     }
@@ -247,7 +243,7 @@ impl Emulator {
         Ok(())
     }
 
-    /// What has been counted: forward, then backward.
+    /// What has been counted: forward, then backward. At most a batch of packets behind.
     pub fn statistics(&self) -> [Statistics; 2] {
         [0, 1].map(|direction| self.directions[direction].0.state().statistics)
     }
