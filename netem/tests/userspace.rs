@@ -8,10 +8,10 @@ use netem::{
     userspace::{Emulator, Tun},
 };
 use std::{
+    fs::OpenOptions,
     io::{self, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsFd,
-    path::Path,
     thread,
     time::{Duration, Instant},
 };
@@ -23,8 +23,8 @@ struct Ends {
 }
 
 async fn link(profile: &str) -> Option<Ends> {
-    if !Path::new("/dev/net/tun").exists() {
-        println!("skipped: there is no /dev/net/tun");
+    if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/net/tun") {
+        println!("skipped: /dev/net/tun: {error}");
         return None;
     }
     let (near, far) = (namespace()?, namespace()?);

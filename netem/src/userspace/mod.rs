@@ -53,13 +53,18 @@ impl Tun {
     ///
     /// # Errors
     ///
-    /// [`Error::NotPermitted`] without `CAP_NET_ADMIN`; [`Error::System`] without `/dev/net/tun`, or when the
-    /// name is taken.
+    /// [`Error::NotPermitted`] without `CAP_NET_ADMIN`; [`Error::System`] without `/dev/net/tun`, without access
+    /// to it, or when the name is taken.
     pub fn open(name: &str) -> Result<Self> {
         sys::open_tun(name).map(Self).map_err(|source| {
             let doing = format!("make the TUN device {name}");
             match source.raw_os_error() {
                 Some(libc::EPERM) => Error::NotPermitted { doing },
+                Some(libc::EACCES) => {
+                    let doing =
+                        format!("{doing}: open /dev/net/tun (let everybody: chmod 0666 /dev/net/tun)");
+                    Error::System { doing, source }
+                }
                 _ => Error::System { doing, source },
             }
         })
