@@ -14,7 +14,7 @@ pub(crate) struct Catalog {
 }
 
 /// One setting.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct Entry {
     /// Its dotted path: `stress.rate`.
     pub(crate) path: String,

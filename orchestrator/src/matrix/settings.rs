@@ -6,6 +6,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use units::{BitRate, ByteRate, Bytes, Span};
 
 mod check;
@@ -28,6 +29,24 @@ pub struct Settings {
     pub stress: Stress,
     /// How the guest is migrated, and when that is given up.
     pub migrate: Migrate,
+}
+
+impl Settings {
+    /// The names of the groups of settings, in the order of a matrix file.
+    pub const SECTIONS: [&'static str; 5] = ["guest", "link", "probe", "stress", "migrate"];
+
+    /// One group, serialized, under its name; nothing for a name that is none.
+    pub(crate) fn section(&self, name: &str) -> (&'static str, Value) {
+        let (name, value) = match name {
+            "guest" => ("guest", serde_json::to_value(&self.guest)),
+            "link" => ("link", serde_json::to_value(&self.link)),
+            "probe" => ("probe", serde_json::to_value(&self.probe)),
+            "stress" => ("stress", serde_json::to_value(&self.stress)),
+            "migrate" => ("migrate", serde_json::to_value(&self.migrate)),
+            _ => return ("", Value::Null),
+        };
+        (name, value.unwrap_or_default())
+    }
 }
 
 /// The virtual machine that migrates.

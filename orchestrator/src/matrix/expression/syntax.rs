@@ -7,7 +7,7 @@
 //! comparison = PATH OPERATOR VALUE
 //! ```
 
-use super::{Catalog, Comparison, Expression, ExpressionError, Node, Operator, literal, ordered, pointer};
+use super::{Catalog, Comparison, Expression, ExpressionError, Node, Operator, literal, ordered};
 
 /// Deeper nesting is refused, so that no text overflows the stack.
 const DEEPEST: usize = 50;
@@ -225,14 +225,7 @@ impl Parser {
             return Err(value.error(format!("expected a value, found {}", value.name()), None));
         };
         let literal = literal(&entry.kind, text).map_err(|(message, help)| value.error(message, help))?;
-        Ok(Comparison {
-            pointer: pointer(&name),
-            path: name,
-            default: entry.default.clone(),
-            kind: entry.kind.clone(),
-            operator,
-            literal,
-        })
+        Ok(Comparison { setting: entry, operator, literal })
     }
 }
 

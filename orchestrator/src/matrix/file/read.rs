@@ -10,12 +10,12 @@ use crate::matrix::{
     settings::Settings,
     yaml::{Document, Sink, Spot},
 };
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
-use std::{collections::HashMap, sync::Arc};
-
-/// The sections that make up [`Settings`].
-const SECTIONS: [&str; 5] = ["guest", "link", "probe", "stress", "migrate"];
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 /// More cells than this are a mistake.
 pub(crate) const MOST_CELLS: usize = 100_000;
@@ -37,7 +37,7 @@ pub(super) fn file(document: &Arc<Document>, sink: &mut Sink<'_>) -> Option<File
     let mut reader = Reader { keys, sink };
 
     let mut base = Map::new();
-    for section in SECTIONS {
+    for section in Settings::SECTIONS {
         let settings = reader.keys.get(section).cloned().unwrap_or_else(|| json!({}));
         base.insert(section.into(), settings);
     }
@@ -61,6 +61,9 @@ pub(super) fn file(document: &Arc<Document>, sink: &mut Sink<'_>) -> Option<File
     let exclude = reader.exclude(&base);
     let expect = reader.expectations();
     let reference = reader.optional::<Reference>("reference");
+    if let Some(settings) = settings.as_ref().filter(|_| !reader.sink.is_empty()) {
+        reader.check(settings, axes.iter().flat_map(|axis| &axis.points).chain(&include));
+    }
     Some(File {
         name: name?,
         description,
@@ -137,6 +140,23 @@ impl Reader<'_, '_> {
             if !remove(&mut value, below) {
                 return None;
             }
+        }
+    }
+
+    /// Reports what is wrong with the shared settings, as far as no axis can change it. Expansion does this
+    /// for each cell, but a file with other errors is not expanded.
+    fn check<'p>(&mut self, settings: &Settings, points: impl Iterator<Item = &'p Point>) {
+        let varied: HashSet<&str> =
+            points.flat_map(|point| &point.assignments).map(|assignment| &*assignment.path).collect();
+        let value = Value::Object(self.keys.clone());
+        for problem in settings.check() {
+            if problem.paths.iter().any(|path| varied.contains(path.as_str())) {
+                continue;
+            }
+            let pointer = |path: &&String| value.pointer(&format!("/{}", path.replace('.', "/"))).is_some();
+            let Some(path) = problem.paths.iter().find(pointer) else { continue };
+            let spot = Spot::Value(FilePath::root().dotted(path));
+            self.sink.push(&spot, problem.message, Some(problem.help));
         }
     }
 
@@ -346,31 +366,33 @@ impl Reader<'_, '_> {
         base: &Map<String, Value>,
     ) -> Option<Assignment> {
         let (section, name) = path.split_once('.')?;
-        if let Some(entry) = Catalog::get().find(path) {
-            unknown_keys(schema::raw(), &entry.schema, &mut value, &at, self.sink);
-        }
+        let entry = Catalog::get().find(path)?;
+        unknown_keys(schema::raw(), &entry.schema, &mut value, &at, self.sink);
         let mut keys = base.get(section).and_then(Value::as_object).cloned().unwrap_or_default();
         keys.insert(name.into(), value.clone());
         let mut tried = Map::new();
         tried.insert(section.into(), keys.into());
         let tried = Value::Object(tried);
-        let text = match serde_path_to_error::deserialize::<_, Settings>(&tried) {
-            Ok(settings) => View::new(&settings).text(path)?,
-            Err(error) => {
-                let root = FilePath::root();
-                let (found, culprit) = find(&tried, &root, error.path());
-                let own = root.key(section).key(name);
-                // A combination that does not hold together may do so with what another axis sets.
-                if found.segments().starts_with(own.segments()) {
-                    let below = &found.segments()[own.segments().len()..];
-                    let at = below.iter().fold(at, |at, segment| at.with(segment.clone()));
-                    self.report(&at, culprit, &error.into_inner().to_string());
-                    return None;
-                }
-                text_of(&value)
-            }
+        let text = if let Ok(settings) = Settings::deserialize(&tried) {
+            View::new(&settings).text(entry)
+        } else {
+            self.refused(&tried, path, &at)?;
+            text_of(&value)
         };
         Some(Assignment { path: path.clone(), text: text.into(), value, at })
+    }
+
+    /// Reports why settings cannot be read if that is the value at `path`, written at `at`. A combination that
+    /// does not hold together may do so with what another axis sets, and is let pass.
+    fn refused(&mut self, tried: &Value, path: &str, at: &FilePath) -> Option<()> {
+        let Err(error) = serde_path_to_error::deserialize::<_, Settings>(tried) else { return Some(()) };
+        let (found, culprit) = find(tried, &FilePath::root(), error.path());
+        let own = FilePath::root().dotted(path);
+        let below = found.segments().strip_prefix(own.segments());
+        let Some(below) = below else { return Some(()) };
+        let at = below.iter().fold(at.clone(), |at, segment| at.with(segment.clone()));
+        self.report(&at, culprit, &error.into_inner().to_string());
+        None
     }
 
     fn exclude(&mut self, base: &Map<String, Value>) -> Vec<Expression> {
@@ -450,6 +472,7 @@ fn improve(message: &str) -> (String, Option<String>) {
         return (format!("`{variant}` is not one of {}", words.join(", ")), help);
     }
     let message = message.replace("missing field", "missing key").replace("invalid type: ", "");
+    let message = message.replace("expected u32", "expected a whole number");
     match message.find("expected struct ") {
         Some(at) => (format!("{}expected a mapping of keys to values", &message[..at]), None),
         None => (message, None),
