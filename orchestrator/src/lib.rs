@@ -1,5 +1,8 @@
 //! Runs a matrix of real QEMU live migrations and reports what it measured.
 
+pub mod docs;
+pub mod guest;
 pub mod matrix;
 pub mod model;
 pub mod outcome;
+pub mod setup;

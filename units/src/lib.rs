@@ -99,20 +99,52 @@ macro_rules! quantity {
     };
 }
 
-quantity!(Bytes, "a size", "96MB", [
-    "B" = 1, "kB" = KILO, "KB" = KILO, "MB" = MEGA, "GB" = GIGA, "TB" = TERA,
-    "KiB" = KIB, "MiB" = MIB, "GiB" = GIB, "TiB" = TIB,
-]);
-quantity!(ByteRate, "a data rate", "96MB/s", [
-    "B/s" = 1, "kB/s" = KILO, "KB/s" = KILO, "MB/s" = MEGA, "GB/s" = GIGA, "TB/s" = TERA,
-    "KiB/s" = KIB, "MiB/s" = MIB, "GiB/s" = GIB, "TiB/s" = TIB,
-]);
-quantity!(BitRate, "a link rate", "940mbit", [
-    "bit" = 1, "kbit" = KILO, "mbit" = MEGA, "gbit" = GIGA, "tbit" = TERA,
-]);
-quantity!(Span, "a time", "300ms", [
-    "ns" = 1, "us" = KILO, "ms" = MEGA, "s" = GIGA, "min" = 60 * GIGA, "h" = 3600 * GIGA,
-]);
+quantity!(
+    Bytes,
+    "a size",
+    "96MB",
+    [
+        "B" = 1,
+        "kB" = KILO,
+        "KB" = KILO,
+        "MB" = MEGA,
+        "GB" = GIGA,
+        "TB" = TERA,
+        "KiB" = KIB,
+        "MiB" = MIB,
+        "GiB" = GIB,
+        "TiB" = TIB,
+    ]
+);
+quantity!(
+    ByteRate,
+    "a data rate",
+    "96MB/s",
+    [
+        "B/s" = 1,
+        "kB/s" = KILO,
+        "KB/s" = KILO,
+        "MB/s" = MEGA,
+        "GB/s" = GIGA,
+        "TB/s" = TERA,
+        "KiB/s" = KIB,
+        "MiB/s" = MIB,
+        "GiB/s" = GIB,
+        "TiB/s" = TIB,
+    ]
+);
+quantity!(
+    BitRate,
+    "a link rate",
+    "940mbit",
+    ["bit" = 1, "kbit" = KILO, "mbit" = MEGA, "gbit" = GIGA, "tbit" = TERA,]
+);
+quantity!(
+    Span,
+    "a time",
+    "300ms",
+    ["ns" = 1, "us" = KILO, "ms" = MEGA, "s" = GIGA, "min" = 60 * GIGA, "h" = 3600 * GIGA,]
+);
 
 impl Bytes {
     /// This many bytes.

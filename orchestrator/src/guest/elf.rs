@@ -1,0 +1,102 @@
+//! The two questions asked of ELF files: what a kernel module says of itself, and whether a program runs
+//! without a dynamic loader.
+
+use super::Error;
+use elf::{ElfBytes, abi, endian::AnyEndian};
+use std::{fs, path::Path};
+
+/// What a kernel module's `.modinfo` section says.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct ModuleInfo {
+    /// The modules this one uses symbols of. Those built into the kernel are not among them.
+    pub(super) depends: Vec<String>,
+    /// The kernel it was built for: release, then options.
+    pub(super) vermagic: Option<String>,
+}
+
+/// Reads a module's `.modinfo` section.
+///
+/// # Errors
+/// In words, when there is none.
+pub(super) fn module_info(bytes: &[u8]) -> Result<ModuleInfo, String> {
+    let file =
+        ElfBytes::<AnyEndian>::minimal_parse(bytes).map_err(|error| format!("not an ELF file: {error}"))?;
+    let section = file
+        .section_header_by_name(".modinfo")
+        .map_err(|error| format!("damaged section table: {error}"))?
+        .ok_or("it has no .modinfo section")?;
+    let (data, _) = file.section_data(&section).map_err(|error| format!("damaged .modinfo: {error}"))?;
+    let mut info = ModuleInfo::default();
+    for pair in data.split(|byte| *byte == 0) {
+        let pair = String::from_utf8_lossy(pair);
+        match pair.split_once('=') {
+            Some(("depends", names)) => {
+                info.depends = names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+            }
+            Some(("vermagic", magic)) => info.vermagic = Some(magic.to_owned()),
+            _ => {}
+        }
+    }
+    Ok(info)
+}
+
+/// Whether a file is a program for x86-64 that needs no dynamic loader, so that it can be the only program
+/// of a guest.
+///
+/// # Errors
+/// When it cannot be read or is no such program; the message says which.
+pub fn check_static(path: &Path) -> Result<(), Error> {
+    check_static_bytes(path, &fs::read(path).map_err(Error::io("read the stressor", path))?)
+}
+
+/// As [`check_static`], of bytes already read.
+pub(super) fn check_static_bytes(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let refuse = |why| Err(Error::Stressor { path: path.to_path_buf(), why });
+    let Ok(file) = ElfBytes::<AnyEndian>::minimal_parse(bytes) else {
+        return refuse("it is not an ELF program");
+    };
+    if file.ehdr.e_machine != abi::EM_X86_64 {
+        return refuse("it is not for x86-64");
+    }
+    let Some(segments) = file.segments() else {
+        return refuse("it has no program headers");
+    };
+    if segments.iter().any(|segment| segment.p_type == abi::PT_INTERP) {
+        return refuse("it is linked dynamically");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixtures::{module, program};
+    use super::*;
+
+    #[test]
+    fn a_modules_dependencies_are_read() {
+        let info = module_info(&module("x", "virtio_ring,virtio", "6.1.0 SMP")).unwrap();
+        assert_eq!(info.depends, ["virtio_ring", "virtio"]);
+        assert_eq!(info.vermagic.as_deref(), Some("6.1.0 SMP"));
+        assert_eq!(module_info(&module("x", "", "")).unwrap().depends, Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_is_no_module_is_said() {
+        assert!(module_info(b"text").unwrap_err().contains("not an ELF file"));
+        assert!(module_info(&program(false)).unwrap_err().contains(".modinfo"));
+        let cut = module("x", "virtio", "6.1.0");
+        assert!(module_info(&cut[..cut.len() / 2]).is_err());
+    }
+
+    #[test]
+    fn only_a_static_program_is_an_init() {
+        let path = Path::new("/somewhere/stressor");
+        check_static_bytes(path, &program(false)).unwrap();
+        let refused = |bytes: &[u8]| check_static_bytes(path, bytes).unwrap_err().to_string();
+        assert!(refused(&program(true)).contains("linked dynamically"));
+        assert!(refused(b"#!/bin/sh\n").contains("not an ELF program"));
+        let mut foreign = program(false);
+        foreign[18] = 183;
+        assert!(refused(&foreign).contains("not for x86-64"));
+    }
+}

@@ -1,0 +1,134 @@
+//! The smallest files that pass for what they stand for: modules, programs, kernels.
+
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+pub(crate) const RELEASE: &str = "6.1.0-test-amd64";
+
+fn elf_header(phnum: u16, shoff: u64, shnum: u16) -> Vec<u8> {
+    let mut bytes = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    bytes.extend(1_u16.to_le_bytes()); // type
+    bytes.extend(62_u16.to_le_bytes()); // machine: x86-64
+    bytes.extend(1_u32.to_le_bytes());
+    bytes.extend(0_u64.to_le_bytes()); // entry
+    bytes.extend(if phnum > 0 { 64_u64 } else { 0 }.to_le_bytes());
+    bytes.extend(shoff.to_le_bytes());
+    bytes.extend(0_u32.to_le_bytes()); // flags
+    for half in [64, 56, phnum, 64, shnum, if shnum > 0 { 2 } else { 0 }] {
+        bytes.extend(half.to_le_bytes());
+    }
+    bytes
+}
+
+/// An ELF program, with or without a dynamic loader.
+pub(crate) fn program(dynamic: bool) -> Vec<u8> {
+    let mut bytes = elf_header(1, 0, 0);
+    bytes.extend(if dynamic { 3_u32 } else { 1 }.to_le_bytes()); // PT_INTERP, PT_LOAD
+    bytes.extend([0; 52]);
+    bytes
+}
+
+/// An ELF file with a `.modinfo` section.
+pub(crate) fn module(name: &str, depends: &str, vermagic: &str) -> Vec<u8> {
+    let info = format!("license=GPL\0depends={depends}\0name={name}\0vermagic={vermagic}\0");
+    let names = b"\0.modinfo\0.shstrtab\0";
+    let info_at = 64;
+    let names_at = info_at + info.len() as u64;
+    let table_at = names_at + names.len() as u64;
+    let mut bytes = elf_header(0, table_at, 3);
+    bytes.extend(info.as_bytes());
+    bytes.extend(names);
+    let mut section = |name: u32, kind: u32, offset: u64, size: u64| {
+        bytes.extend(name.to_le_bytes());
+        bytes.extend(kind.to_le_bytes());
+        for field in [0, 0, offset, size, 0, 1, 0] {
+            // sh_link and sh_info share one of these.
+            bytes.extend(u64::to_le_bytes(field));
+        }
+    };
+    section(0, 0, 0, 0);
+    section(1, 1, info_at, info.len() as u64);
+    section(10, 3, names_at, names.len() as u64);
+    bytes
+}
+
+/// The head of a bzImage that says it is this release.
+pub(crate) fn kernel(release: &str) -> Vec<u8> {
+    let mut bytes = vec![0; 0x400];
+    bytes[0x202..0x206].copy_from_slice(b"HdrS");
+    bytes[0x20e..0x210].copy_from_slice(&0x100_u16.to_le_bytes());
+    let text = format!("{release} (builder@host) #1 SMP");
+    bytes[0x300..0x300 + text.len()].copy_from_slice(text.as_bytes());
+    bytes
+}
+
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+pub(crate) fn xz(bytes: &[u8]) -> Vec<u8> {
+    let options = lzma_rust2::XzOptions::default();
+    let mut encoder = lzma_rust2::XzWriter::new(Vec::new(), options).unwrap();
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+pub(crate) fn zstd(bytes: &[u8]) -> Vec<u8> {
+    ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
+}
+
+/// The modules of a distribution's kernel with their dependencies, as its `.modinfo` sections name them.
+pub(crate) const MODULES: [(&str, &str, &str); 10] = [
+    ("drivers/virtio", "virtio", "virtio_ring"),
+    ("drivers/virtio", "virtio_ring", ""),
+    ("drivers/virtio", "virtio_pci_legacy_dev", ""),
+    ("drivers/virtio", "virtio_pci_modern_dev", ""),
+    ("drivers/virtio", "virtio_pci", "virtio_ring,virtio_pci_modern_dev,virtio_pci_legacy_dev,virtio"),
+    ("drivers/char", "virtio_console", "virtio_ring,virtio"),
+    ("net/core", "failover", ""),
+    ("drivers/net", "net_failover", "failover"),
+    ("drivers/net", "virtio_net", "virtio_ring,virtio,net_failover"),
+    ("drivers/block", "virtio_blk", "virtio_ring,virtio"),
+];
+
+/// A directory as a kernel package unpacks: `boot/vmlinuz-RELEASE` and `lib/modules/RELEASE`.
+pub(crate) struct Tree {
+    pub(crate) root: PathBuf,
+}
+
+impl Tree {
+    pub(crate) fn new(root: &Path) -> Self {
+        let tree = Self { root: root.to_path_buf() };
+        fs::create_dir_all(root.join("boot")).unwrap();
+        fs::write(tree.image(), kernel(RELEASE)).unwrap();
+        for (folder, name, depends) in MODULES {
+            tree.put(folder, &format!("{name}.ko"), &module(name, depends, &format!("{RELEASE} SMP ")));
+        }
+        fs::write(tree.modules().join("modules.builtin"), "kernel/drivers/tty/serial/8250/8250.ko\n")
+            .unwrap();
+        tree
+    }
+
+    pub(crate) fn image(&self) -> PathBuf {
+        self.root.join(format!("boot/vmlinuz-{RELEASE}"))
+    }
+
+    pub(crate) fn modules(&self) -> PathBuf {
+        self.root.join("lib/modules").join(RELEASE)
+    }
+
+    pub(crate) fn put(&self, folder: &str, file: &str, bytes: &[u8]) {
+        let folder = self.modules().join("kernel").join(folder);
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join(file), bytes).unwrap();
+    }
+
+    pub(crate) fn remove(&self, folder: &str, file: &str) {
+        fs::remove_file(self.modules().join("kernel").join(folder).join(file)).unwrap();
+    }
+}

@@ -1,0 +1,215 @@
+//! The files a guest boots from: a kernel and an initramfs that holds the stressor.
+//!
+//! [`prepare`] finds a kernel with its virtio modules, builds the archive, and keeps it in the user's cache
+//! under the digest of what went into it, so that it is built once per kernel and stressor. It changes
+//! nothing outside the cache, downloads nothing and needs no root; [`adopt`] is how `testbed setup` puts a
+//! kernel into the cache for it.
+
+mod cache;
+mod compress;
+mod elf;
+mod error;
+#[cfg(test)]
+pub(crate) mod fixtures;
+mod initramfs;
+mod kernel;
+mod modules;
+
+pub use cache::{Cache, Exclusive, Writer};
+pub use elf::check_static;
+pub use error::Error;
+pub use kernel::{KernelChoice, KernelSource};
+pub use modules::NEEDED;
+
+use kernel::{CURRENT, Host, Kernel};
+use sha2::{Digest, Sha256};
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Changes whenever the archive is built differently from the same inputs.
+const FORMAT: &str = "testbed-initramfs-1";
+
+/// The environment variable that names the stressor to put into guests.
+pub const STRESSOR_VARIABLE: &str = "TESTBED_STRESSOR";
+
+/// What QEMU is given to boot a guest.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct GuestFiles {
+    /// The kernel image.
+    pub kernel: PathBuf,
+    /// The archive the kernel unpacks and whose `/init` it starts.
+    pub initramfs: PathBuf,
+    /// The release the kernel names itself, as in `uname -r`.
+    pub kernel_release: String,
+    /// Where the kernel came from.
+    pub kernel_source: KernelSource,
+    /// SHA-256, in hexadecimal, of the kernel and of everything in the archive: two guests with the same
+    /// digest are the same guest.
+    pub digest: String,
+}
+
+/// Makes a guest's files ready. Takes milliseconds when they are in the cache.
+///
+/// # Errors
+/// When there is no kernel of that choice with the modules a guest needs, when the stressor is not a static
+/// program, or when the cache cannot be written.
+pub fn prepare(choice: &KernelChoice, stressor: &Path, cache: &Cache) -> Result<GuestFiles, Error> {
+    prepare_on(choice, stressor, cache, &Host::running()?)
+}
+
+fn prepare_on(
+    choice: &KernelChoice,
+    stressor: &Path,
+    cache: &Cache,
+    host: &Host,
+) -> Result<GuestFiles, Error> {
+    let init = fs::read(stressor).map_err(Error::io("read the stressor", stressor))?;
+    elf::check_static_bytes(stressor, &init)?;
+    let kernel = kernel::find(choice, cache, host)?;
+
+    let mut content = Hasher::new(FORMAT);
+    content.add("init", &init);
+    for module in &kernel.modules {
+        content.add(&module.name, &module.content);
+    }
+    let image_digest = content.finish();
+    let entry = format!("initramfs/{image_digest}");
+    let initramfs = match cache.find(&entry) {
+        Some(path) => path,
+        None => store(cache, &entry, &init, &kernel)?,
+    };
+
+    let mut guest = Hasher::new("testbed-guest-1");
+    guest.add("kernel", &kernel.content);
+    guest.add("initramfs", image_digest.as_bytes());
+    Ok(GuestFiles {
+        initramfs,
+        digest: guest.finish(),
+        kernel_source: kernel.source,
+        kernel_release: kernel.release,
+        kernel: kernel.image,
+    })
+}
+
+fn store(cache: &Cache, entry: &str, init: &[u8], kernel: &Kernel) -> Result<PathBuf, Error> {
+    let writer = cache.lock()?;
+    // Somebody else may have made it while this waited for the lock.
+    if let Some(path) = cache.find(entry) {
+        return Ok(path);
+    }
+    let archive =
+        initramfs::build(init, &kernel.modules).map_err(Error::io("build", cache.path(entry).as_path()))?;
+    writer.prune("initramfs");
+    writer.store_file(entry, &archive)
+}
+
+/// A kernel that a guest can boot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelFound {
+    /// The image.
+    pub image: PathBuf,
+    /// The release it names itself.
+    pub release: String,
+    /// Where it came from.
+    pub source: KernelSource,
+}
+
+/// The kernel of this choice, if it is there and has what a guest needs. Writes nothing.
+///
+/// # Errors
+/// When there is none.
+pub fn find_kernel(choice: &KernelChoice, cache: &Cache) -> Result<KernelFound, Error> {
+    find_kernel_below(Path::new("/"), choice, cache)
+}
+
+/// As [`find_kernel`], with the host's own files below another root.
+pub(crate) fn find_kernel_below(
+    root: &Path,
+    choice: &KernelChoice,
+    cache: &Cache,
+) -> Result<KernelFound, Error> {
+    let host = Host { root: root.to_path_buf(), ..Host::running()? };
+    let Kernel { image, release, source, .. } = kernel::find(choice, cache, &host)?;
+    Ok(KernelFound { image, release, source })
+}
+
+/// Copies a kernel into the cache, with its configuration and the modules a guest needs, and makes it the
+/// one that [`KernelChoice::Auto`] finds. Returns its release.
+///
+/// # Errors
+/// When that is no kernel, when modules are missing, or when the cache cannot be written.
+pub fn adopt(image: &Path, modules: Option<&Path>, writer: &Writer<'_>) -> Result<String, Error> {
+    let choice = KernelChoice::Given { image: image.to_path_buf(), modules: modules.map(Path::to_path_buf) };
+    let kernel = kernel::find(&choice, writer.cache(), &Host::running()?)?;
+
+    let mut content = Hasher::new("testbed-kernel-1");
+    content.add("kernel", &kernel.content);
+    for module in &kernel.modules {
+        content.add(&module.name, &module.content);
+    }
+    let name = format!("{}-{}", kernel.release, &content.finish()[..16]);
+
+    let prepared = writer.scratch_directory()?;
+    let put = |file: &str, content: &[u8]| {
+        let path = prepared.path().join(file);
+        fs::write(&path, content).map_err(Error::io("write", path.as_path()))
+    };
+    put("vmlinuz", &kernel.content)?;
+    let directory = prepared.path().join("modules");
+    fs::create_dir(&directory).map_err(Error::io("create", directory.as_path()))?;
+    for module in &kernel.modules {
+        put(&format!("modules/{}.ko", module.name), &module.content)?;
+    }
+    if let Some(config) = &kernel.config {
+        put("config", config.as_bytes())?;
+    }
+    put("modules/modules.builtin", kernel.builtin.as_deref().unwrap_or_default().as_bytes())?;
+    writer.store_directory(format!("kernels/{name}"), prepared)?;
+    writer.point(CURRENT, Path::new(&name))?;
+    Ok(kernel.release)
+}
+
+/// The stressor that guests are to run: the file `TESTBED_STRESSOR` names, else `stressor` beside the
+/// running program. Whether it is there and static is [`check_static`]'s to say.
+///
+/// # Errors
+/// When the running program's own path is unknown.
+pub fn stressor_path() -> Result<PathBuf, Error> {
+    if let Some(path) = std::env::var_os(STRESSOR_VARIABLE).filter(|path| !path.is_empty()) {
+        return Ok(path.into());
+    }
+    let program = std::env::current_exe()
+        .map_err(Error::io("find the running program at", Path::new("/proc/self/exe")))?;
+    Ok(program.with_file_name("stressor"))
+}
+
+/// A digest of named parts; no two different lists of parts run into the same bytes.
+struct Hasher(Sha256);
+
+impl Hasher {
+    fn new(kind: &str) -> Self {
+        let mut hasher = Self(Sha256::new());
+        hasher.add(kind, b"");
+        hasher
+    }
+
+    fn add(&mut self, name: &str, content: &[u8]) {
+        for part in [name.as_bytes(), content] {
+            self.0.update((part.len() as u64).to_le_bytes());
+            self.0.update(part);
+        }
+    }
+
+    fn finish(self) -> String {
+        self.0.finalize().iter().fold(String::with_capacity(64), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,179 @@
+//! The guest's files as a whole: cached, shared, interrupted.
+
+use super::fixtures::{RELEASE, Tree, program};
+use super::*;
+use std::time::SystemTime;
+
+struct Setting {
+    dir: tempfile::TempDir,
+    tree: Tree,
+    stressor: PathBuf,
+    cache: Cache,
+}
+
+impl Setting {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = Tree::new(&dir.path().join("tree"));
+        let stressor = dir.path().join("stressor");
+        fs::write(&stressor, program(false)).unwrap();
+        let cache = Cache::at(dir.path().join("cache"));
+        Self { dir, tree, stressor, cache }
+    }
+
+    fn given(&self) -> KernelChoice {
+        KernelChoice::Given { image: self.tree.image(), modules: Some(self.tree.modules()) }
+    }
+
+    fn prepare(&self, choice: &KernelChoice) -> Result<GuestFiles, Error> {
+        let nowhere = Host { root: self.dir.path().join("nowhere"), release: RELEASE.to_owned() };
+        prepare_on(choice, &self.stressor, &self.cache, &nowhere)
+    }
+
+    fn images(&self) -> usize {
+        fs::read_dir(self.cache.path("initramfs")).map_or(0, Iterator::count)
+    }
+}
+
+#[test]
+fn a_second_preparation_finds_the_first() {
+    let setting = Setting::new();
+    let first = setting.prepare(&setting.given()).unwrap();
+    assert_eq!(first.kernel, setting.tree.image());
+    assert_eq!(first.kernel_release, RELEASE);
+    let written = |files: &GuestFiles| fs::metadata(&files.initramfs).unwrap().modified().unwrap();
+    let time = written(&first);
+    let second = setting.prepare(&setting.given()).unwrap();
+    assert_eq!(second, first);
+    assert_eq!(written(&second), time, "it was not written again");
+}
+
+#[test]
+fn another_stressor_gives_another_image() {
+    let setting = Setting::new();
+    let first = setting.prepare(&setting.given()).unwrap();
+    let mut changed = program(false);
+    changed.push(1);
+    fs::write(&setting.stressor, changed).unwrap();
+    let second = setting.prepare(&setting.given()).unwrap();
+    assert_ne!(first.initramfs, second.initramfs);
+    assert_ne!(first.digest, second.digest);
+    assert_eq!(setting.images(), 2);
+}
+
+#[test]
+fn another_kernel_with_the_same_modules_is_another_guest() {
+    let setting = Setting::new();
+    let first = setting.prepare(&setting.given()).unwrap();
+    let mut image = fs::read(setting.tree.image()).unwrap();
+    image.push(1);
+    fs::write(setting.tree.image(), image).unwrap();
+    let second = setting.prepare(&setting.given()).unwrap();
+    assert_eq!(first.initramfs, second.initramfs);
+    assert_ne!(first.digest, second.digest);
+}
+
+#[test]
+fn a_dynamic_stressor_is_refused_and_nothing_is_written() {
+    let setting = Setting::new();
+    fs::write(&setting.stressor, program(true)).unwrap();
+    let error = setting.prepare(&setting.given()).unwrap_err();
+    assert!(error.to_string().contains("linked dynamically"), "{error}");
+    assert!(!setting.cache.root().exists());
+}
+
+#[test]
+fn many_at_once_make_one_image() {
+    let setting = Setting::new();
+    let start = std::sync::Barrier::new(8);
+    let all: Vec<GuestFiles> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8)
+            .map(|_| {
+                scope.spawn(|| {
+                    start.wait();
+                    setting.prepare(&setting.given()).unwrap()
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(all.iter().all(|files| *files == all[0]));
+    assert_eq!(setting.images(), 1);
+    assert!(fs::read(&all[0].initramfs).unwrap().ends_with(b"TRAILER!!!\0\0\0\0"));
+}
+
+#[test]
+fn what_was_cut_off_is_never_used_and_cleared() {
+    let setting = Setting::new();
+    let whole = setting.prepare(&setting.given()).unwrap();
+    let bytes = fs::read(&whole.initramfs).unwrap();
+    // As a writer leaves it that was killed before its rename: half a file under scratch, none in place.
+    let half = setting.cache.path("scratch/.tmpAbCdEf");
+    fs::rename(&whole.initramfs, &half).unwrap();
+    fs::write(&half, &bytes[..bytes.len() / 2]).unwrap();
+    let again = setting.prepare(&setting.given()).unwrap();
+    assert_eq!(again, whole);
+    assert_eq!(fs::read(&again.initramfs).unwrap(), bytes);
+    assert!(!half.exists());
+}
+
+#[test]
+fn an_adopted_kernel_serves_without_its_source() {
+    let setting = Setting::new();
+    let given = setting.prepare(&setting.given()).unwrap();
+    let writer = setting.cache.lock().unwrap();
+    let release = adopt(&setting.tree.image(), Some(&setting.tree.modules()), &writer).unwrap();
+    drop(writer);
+    assert_eq!(release, RELEASE);
+    fs::remove_dir_all(&setting.tree.root).unwrap();
+    for choice in [KernelChoice::Auto, KernelChoice::Cached] {
+        let files = setting.prepare(&choice).unwrap();
+        assert_eq!(files.kernel_source, KernelSource::Cached);
+        assert_eq!(files.initramfs, given.initramfs, "the same modules in the same order");
+        assert_eq!(files.digest, given.digest);
+    }
+}
+
+#[test]
+fn adopting_twice_keeps_one_copy() {
+    let setting = Setting::new();
+    for _ in 0..2 {
+        let writer = setting.cache.lock().unwrap();
+        adopt(&setting.tree.image(), None, &writer).unwrap();
+    }
+    // The kernel and the link to it.
+    assert_eq!(fs::read_dir(setting.cache.path("kernels")).unwrap().count(), 2);
+}
+
+#[test]
+fn a_cached_kernel_that_is_damaged_is_named() {
+    let setting = Setting::new();
+    let writer = setting.cache.lock().unwrap();
+    adopt(&setting.tree.image(), None, &writer).unwrap();
+    drop(writer);
+    fs::remove_file(setting.cache.path("kernels/current/modules/failover.ko")).unwrap();
+    let error = setting.prepare(&KernelChoice::Auto).unwrap_err().to_string();
+    assert!(error.contains("the one in the cache does not serve"), "{error}");
+    assert!(error.contains("failover"), "{error}");
+}
+
+#[test]
+fn the_distributions_kernel_gives_a_guest() {
+    let Some(root) = std::env::var_os("TESTBED_TEST_KERNEL").map(PathBuf::from) else {
+        eprintln!("skipped: TESTBED_TEST_KERNEL does not name a directory with an unpacked kernel package");
+        return;
+    };
+    let setting = Setting::new();
+    let image = fs::read_dir(root.join("boot"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.file_name().unwrap().to_string_lossy().starts_with("vmlinuz"))
+        .expect("a kernel under boot/");
+    let choice = KernelChoice::Given { image, modules: Some(root) };
+    let start = SystemTime::now();
+    let files = setting.prepare(&choice).unwrap();
+    eprintln!("{files:?} in {:?}", start.elapsed());
+    let start = SystemTime::now();
+    setting.prepare(&choice).unwrap();
+    eprintln!("again in {:?}", start.elapsed());
+}

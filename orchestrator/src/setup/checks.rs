@@ -1,0 +1,349 @@
+//! The requirements of a run in the local lab that this module knows of.
+
+use super::{
+    MINIMUM_QEMU, Qemu, Runner,
+    doctor::{Check, Finding},
+    sys::{self, Step},
+};
+use crate::guest::{self, Cache, KernelChoice};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+const SETUP: &str = "testbed setup";
+
+/// All checks of this module.
+pub fn standard_checks<'a>(
+    runner: &'a dyn Runner,
+    cache: &Cache,
+    kernel: &KernelChoice,
+    stressor: &Path,
+    results: &Path,
+) -> Vec<Box<dyn Check + 'a>> {
+    vec![
+        Box::new(QemuProgram { runner }),
+        Box::new(GuestKernel { choice: kernel.clone(), cache: cache.clone() }),
+        Box::new(StaticStressor { path: stressor.to_path_buf() }),
+        Box::new(CacheDirectory { cache: cache.clone() }),
+        Box::new(Namespaces { root: PathBuf::from("/") }),
+        Box::new(FreeMemory { root: PathBuf::from("/") }),
+        Box::new(DiskSpace { directory: results.to_path_buf() }),
+    ]
+}
+
+/// QEMU for x86, new enough.
+pub struct QemuProgram<'a> {
+    /// Asks it for its version.
+    pub runner: &'a dyn Runner,
+}
+
+impl Check for QemuProgram<'_> {
+    fn examine(&self) -> Finding {
+        const NAME: &str = "QEMU";
+        match Qemu::probe(self.runner) {
+            Qemu::Ready { path, version } => Finding::ok(NAME, format!("{version} at {}", path.display())),
+            Qemu::TooOld { path, version } => Finding::missing(
+                NAME,
+                format!("{} is {version}, and {MINIMUM_QEMU} or newer is needed", path.display()),
+                SETUP,
+            ),
+            Qemu::Broken { path, why } => {
+                Finding::missing(NAME, format!("{} does not run: {why}", path.display()), SETUP)
+            }
+            Qemu::Missing => Finding::missing(NAME, format!("no {} in PATH", super::QEMU_PROGRAM), SETUP),
+        }
+    }
+}
+
+/// A kernel for guests, with the modules they load.
+pub struct GuestKernel {
+    /// Which.
+    pub choice: KernelChoice,
+    /// Where one may be.
+    pub cache: Cache,
+}
+
+impl Check for GuestKernel {
+    fn examine(&self) -> Finding {
+        const NAME: &str = "guest kernel";
+        match guest::find_kernel(&self.choice, &self.cache) {
+            Ok(found) => {
+                Finding::ok(NAME, format!("{} ({}), {}", found.release, found.source, found.image.display()))
+            }
+            Err(guest::Error::NoKernel { tried }) => Finding::missing(NAME, tried.join("; "), SETUP),
+            Err(error) => Finding::missing(NAME, error.to_string(), SETUP),
+        }
+    }
+}
+
+/// The program that guests run, linked statically.
+pub struct StaticStressor {
+    /// Where it should be.
+    pub path: PathBuf,
+}
+
+impl Check for StaticStressor {
+    fn examine(&self) -> Finding {
+        const NAME: &str = "stressor";
+        const REMEDY: &str = "cargo xtask install (in the source tree), or name it with TESTBED_STRESSOR";
+        match guest::check_static(&self.path) {
+            Ok(()) => Finding::ok(NAME, format!("static, {}", self.path.display())),
+            Err(guest::Error::Io { source, .. }) => {
+                Finding::missing(NAME, format!("cannot read {}: {source}", self.path.display()), REMEDY)
+            }
+            Err(guest::Error::Stressor { path, why }) => {
+                Finding::missing(NAME, format!("{} is of no use: {why}", path.display()), REMEDY)
+            }
+            Err(error) => Finding::missing(NAME, error.to_string(), REMEDY),
+        }
+    }
+}
+
+/// A cache that can be written to.
+pub struct CacheDirectory {
+    /// The cache.
+    pub cache: Cache,
+}
+
+impl Check for CacheDirectory {
+    fn examine(&self) -> Finding {
+        const NAME: &str = "cache";
+        match self.cache.exclusive("probe.lock", || {}) {
+            Ok(_) => Finding::ok(NAME, self.cache.root().display().to_string()),
+            Err(error) => Finding::missing(
+                NAME,
+                error.to_string(),
+                "make it writable, or set XDG_CACHE_HOME to a directory that is",
+            ),
+        }
+    }
+}
+
+/// Network namespaces, as root or in a user namespace. A child process tries to make them.
+pub struct Namespaces {
+    /// `/`, except in tests.
+    pub root: PathBuf,
+}
+
+impl Check for Namespaces {
+    fn examine(&self) -> Finding {
+        if nix::unistd::geteuid().is_root() && matches!(sys::try_namespaces(false), Ok(Ok(()))) {
+            return Finding::ok(Self::NAME, "network namespaces, as root");
+        }
+        match sys::try_namespaces(true) {
+            Ok(Ok(())) => Finding::ok(Self::NAME, "network namespaces in a user namespace, without root"),
+            Ok(Err((step, errno))) => self.explain(step, errno),
+            Err(error) => {
+                Finding::missing(Self::NAME, format!("cannot try to make namespaces: {error}"), "run as root")
+            }
+        }
+    }
+}
+
+impl Namespaces {
+    const NAME: &str = "namespaces";
+
+    /// Why a user namespace was refused, and what the system's settings have to do with it.
+    fn explain(&self, step: Step, errno: nix::errno::Errno) -> Finding {
+        let setting = |name: &str| {
+            let path = self.root.join("proc/sys").join(name.replace('.', "/"));
+            fs::read_to_string(path).ok().map(|value| value.trim().to_owned())
+        };
+        // The setting, the value that forbids, the value that allows.
+        let known = [
+            ("kernel.unprivileged_userns_clone", "0", "1"),
+            ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),
+            ("user.max_user_namespaces", "0", "15000"),
+            ("user.max_net_namespaces", "0", "15000"),
+        ];
+        let what = match step {
+            Step::Unshare => "making namespaces",
+            Step::MapUser => "becoming root in a user namespace",
+            Step::Network => "setting up a network in a namespace",
+        };
+        for (name, forbids, allows) in known {
+            if setting(name).as_deref() == Some(forbids) {
+                return Finding::missing(
+                    Self::NAME,
+                    format!("{what} is refused ({}), for {name} is {forbids}", errno.desc()),
+                    format!("sudo sysctl -w {name}={allows}, or run as root"),
+                );
+            }
+        }
+        Finding::missing(
+            Self::NAME,
+            format!("{what} is refused ({})", errno.desc()),
+            "run as root; within a container, give it CAP_SYS_ADMIN",
+        )
+    }
+}
+
+/// Memory for two guests, the source and the destination.
+pub struct FreeMemory {
+    /// `/`, except in tests.
+    pub root: PathBuf,
+}
+
+impl Check for FreeMemory {
+    fn examine(&self) -> Finding {
+        const NAME: &str = "memory";
+        /// Two small guests, partly used.
+        const LEAST_MIB: u64 = 768;
+        /// Two guests of 1 GiB and what QEMU needs besides.
+        const ENOUGH_MIB: u64 = 2560;
+        const REMEDY: &str = "close other programs, or choose smaller guests in the matrix";
+        let path = self.root.join("proc/meminfo");
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        let available = text
+            .lines()
+            .find_map(|line| line.strip_prefix("MemAvailable:"))
+            .and_then(|kib| kib.split_whitespace().next()?.parse::<u64>().ok())
+            .map(|kib| kib / 1024);
+        let Some(available_mib) = available else {
+            return Finding::warning(NAME, format!("{} does not say what is free", path.display()), REMEDY);
+        };
+        let detail = format!("{available_mib} MiB are free");
+        match available_mib {
+            ENOUGH_MIB.. => Finding::ok(NAME, detail),
+            LEAST_MIB.. => {
+                Finding::warning(NAME, format!("{detail}; two guests of 1 GiB need {ENOUGH_MIB}"), REMEDY)
+            }
+            _ => Finding::missing(NAME, format!("{detail}; two small guests need {LEAST_MIB}"), REMEDY),
+        }
+    }
+}
+
+/// Space for results, in a directory that can be written to.
+pub struct DiskSpace {
+    /// Where results go. It need not exist yet.
+    pub directory: PathBuf,
+}
+
+impl Check for DiskSpace {
+    fn examine(&self) -> Finding {
+        const NAME: &str = "results";
+        const LEAST_MIB: u64 = 64;
+        const ENOUGH_MIB: u64 = 1024;
+        const REMEDY: &str = "name another directory with --out";
+        let absolute = std::path::absolute(&self.directory).unwrap_or_else(|_| self.directory.clone());
+        let existing = absolute.ancestors().find(|directory| directory.exists()).unwrap_or(Path::new("/"));
+        let shown = existing.display();
+        if nix::unistd::access(existing, nix::unistd::AccessFlags::W_OK).is_err() || !existing.is_dir() {
+            return Finding::missing(NAME, format!("{shown} cannot be written to"), REMEDY);
+        }
+        match nix::sys::statvfs::statvfs(existing) {
+            Err(errno) => {
+                Finding::warning(NAME, format!("cannot ask {shown} for its space: {}", errno.desc()), REMEDY)
+            }
+            Ok(space) => {
+                let free_mib = space.blocks_available() * space.fragment_size() / (1024 * 1024);
+                let detail = format!("{free_mib} MiB are free in {shown}");
+                match free_mib {
+                    ENOUGH_MIB.. => Finding::ok(NAME, detail),
+                    LEAST_MIB.. => Finding::warning(NAME, detail, REMEDY),
+                    _ => Finding::missing(NAME, detail, REMEDY),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::doctor::State;
+    use super::super::runner::fake::FakeRunner;
+    use super::*;
+    use nix::errno::Errno;
+
+    fn root(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn an_old_qemu_is_named_with_what_is_needed() {
+        let runner = FakeRunner::default().program(crate::setup::QEMU_PROGRAM).answer(
+            "--version",
+            0,
+            "QEMU emulator version 6.2.0\n",
+        );
+        let finding = QemuProgram { runner: &runner }.examine();
+        assert_eq!(finding.state, State::Missing);
+        assert!(finding.detail.contains("is 6.2, and 7.2 or newer"), "{}", finding.detail);
+        assert_eq!(finding.remedy.as_deref(), Some("testbed setup"));
+    }
+
+    #[test]
+    fn the_setting_that_forbids_namespaces_is_named() {
+        let explain = |files: &[(&str, &str)]| {
+            let dir = root(files);
+            let check = Namespaces { root: dir.path().to_path_buf() };
+            let finding = check.explain(Step::Unshare, Errno::EPERM);
+            assert_eq!(finding.state, State::Missing);
+            finding.remedy.unwrap()
+        };
+        assert!(
+            explain(&[("proc/sys/kernel/unprivileged_userns_clone", "0\n")])
+                .starts_with("sudo sysctl -w kernel.unprivileged_userns_clone=1")
+        );
+        assert!(
+            explain(&[
+                ("proc/sys/kernel/unprivileged_userns_clone", "1\n"),
+                ("proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1\n")
+            ])
+            .starts_with("sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0")
+        );
+        assert!(
+            explain(&[("proc/sys/user/max_user_namespaces", "0\n")]).contains("user.max_user_namespaces=")
+        );
+        assert!(explain(&[("proc/sys/user/max_user_namespaces", "96365\n")]).starts_with("run as root"));
+    }
+
+    #[test]
+    fn memory_is_enough_scarce_or_too_little() {
+        let state = |mib: u64| {
+            let text = format!("MemTotal: 99999999 kB\nMemAvailable:   {} kB\n", mib * 1024);
+            let dir = root(&[("proc/meminfo", &text)]);
+            FreeMemory { root: dir.path().to_path_buf() }.examine().state
+        };
+        assert_eq!(state(8000), State::Ok);
+        assert_eq!(state(2000), State::Warning);
+        assert_eq!(state(500), State::Missing);
+    }
+
+    #[test]
+    fn results_need_a_place_that_can_be_written() {
+        let dir = root(&[("file", "")]);
+        let at = |name: &str| DiskSpace { directory: dir.path().join(name) }.examine();
+        assert_ne!(at("results/run-1").state, State::Missing);
+        let within_a_file = at("file/results");
+        assert_eq!(within_a_file.state, State::Missing);
+        assert!(within_a_file.detail.contains("cannot be written to"), "{}", within_a_file.detail);
+    }
+
+    #[test]
+    fn a_stressor_that_is_not_there_or_dynamic_is_missing() {
+        let dir = root(&[]);
+        let path = dir.path().join("stressor");
+        let check = StaticStressor { path: path.clone() };
+        assert!(check.examine().detail.contains("cannot read"));
+        fs::write(&path, guest::fixtures::program(true)).unwrap();
+        assert!(check.examine().detail.contains("linked dynamically"));
+        fs::write(&path, guest::fixtures::program(false)).unwrap();
+        assert_eq!(check.examine().state, State::Ok);
+    }
+
+    #[test]
+    fn a_cache_that_cannot_be_made_is_missing() {
+        let dir = root(&[("file", "")]);
+        let check = |path: &str| CacheDirectory { cache: Cache::at(dir.path().join(path)) }.examine();
+        assert_eq!(check("cache").state, State::Ok);
+        assert_eq!(check("file/cache").state, State::Missing);
+    }
+}

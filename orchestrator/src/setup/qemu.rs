@@ -1,0 +1,126 @@
+//! Whether this machine has a QEMU that serves.
+
+use super::{Invocation, Runner};
+use std::{fmt, path::PathBuf};
+
+/// The program that runs guests.
+pub const PROGRAM: &str = "qemu-system-x86_64";
+
+/// The oldest QEMU that serves: the first with `-netdev dgram`.
+pub const MINIMUM: Version = Version { major: 7, minor: 2 };
+
+/// A version of QEMU's, as far as it matters here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version {
+    /// The first number.
+    pub major: u32,
+    /// The second.
+    pub minor: u32,
+}
+
+impl Version {
+    /// Of a text that begins with it, `10.0.2 (Debian ...)`, or of a package's version, `1:10.0.2+ds-2`.
+    pub(super) fn leading(text: &str) -> Option<Self> {
+        let upstream = match text.split_once(':') {
+            Some((epoch, rest)) if epoch.bytes().all(|byte| byte.is_ascii_digit()) => rest,
+            _ => text,
+        };
+        let mut numbers = upstream.split(|c: char| !c.is_ascii_digit());
+        let mut number = || numbers.next().and_then(|digits| digits.parse().ok());
+        Some(Self { major: number()?, minor: number()? })
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+/// What is in `PATH`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Qemu {
+    /// One that serves.
+    Ready {
+        /// The program.
+        path: PathBuf,
+        /// As it names itself.
+        version: String,
+    },
+    /// One that is older than [`MINIMUM`].
+    TooOld {
+        /// The program.
+        path: PathBuf,
+        /// Its version.
+        version: Version,
+    },
+    /// One that does not say which it is.
+    Broken {
+        /// The program.
+        path: PathBuf,
+        /// What happened instead.
+        why: String,
+    },
+    /// None.
+    Missing,
+}
+
+impl Qemu {
+    /// Asks the program in `PATH`.
+    pub fn probe(runner: &dyn Runner) -> Self {
+        let Some(path) = runner.find(PROGRAM) else { return Self::Missing };
+        let command = Invocation::new(&path.display().to_string(), ["--version"]);
+        let output = match runner.capture(&command) {
+            Ok(output) if output.code == Some(0) => output,
+            Ok(output) => return Self::Broken { path, why: output.stderr.trim().to_owned() },
+            Err(error) => return Self::Broken { path, why: error.to_string() },
+        };
+        let named = output.stdout.lines().next().and_then(|line| line.split_once("version ")).map(|(_, v)| v);
+        match named.and_then(|text| Some((text, Version::leading(text)?))) {
+            Some((text, version)) if version >= MINIMUM => {
+                let exact = text.split_whitespace().next().unwrap_or(text).to_owned();
+                Self::Ready { path, version: exact }
+            }
+            Some((_, version)) => Self::TooOld { path, version },
+            None => Self::Broken { path, why: format!("`{command}` names no version") },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::runner::fake::FakeRunner;
+    use super::*;
+
+    fn probe(code: i32, says: &str) -> Qemu {
+        Qemu::probe(&FakeRunner::default().program(PROGRAM).answer("--version", code, says))
+    }
+
+    #[test]
+    fn versions_are_read_from_programs_and_packages() {
+        let version = |major, minor| Some(Version { major, minor });
+        assert_eq!(Version::leading("10.0.2 (Debian 1:10.0.2+ds-2)"), version(10, 0));
+        assert_eq!(Version::leading("1:7.2+dfsg-7+deb12u18"), version(7, 2));
+        assert_eq!(Version::leading("11.0.50 (v11-rc1)"), version(11, 0));
+        assert_eq!(Version::leading("unknown"), None);
+        assert!(Version::leading("10.0") > Version::leading("7.2"));
+        assert!(Version::leading("7.2") > Version::leading("7.1.99"));
+    }
+
+    #[test]
+    fn each_state_is_told_from_the_others() {
+        let path = PathBuf::from("/usr/bin/qemu-system-x86_64");
+        let says = |version: &str| format!("QEMU emulator version {version}\nCopyright (c) ...\n");
+        assert_eq!(
+            probe(0, &says("10.0.2 (Debian 1:10.0.2+ds-2)")),
+            Qemu::Ready { path: path.clone(), version: "10.0.2".to_owned() }
+        );
+        assert_eq!(
+            probe(0, &says("6.2.0")),
+            Qemu::TooOld { path: path.clone(), version: Version { major: 6, minor: 2 } }
+        );
+        assert!(matches!(probe(127, ""), Qemu::Broken { why, .. } if why == "as the fake says"));
+        assert!(matches!(probe(0, "hello"), Qemu::Broken { .. }));
+        assert_eq!(Qemu::probe(&FakeRunner::default()), Qemu::Missing);
+    }
+}

@@ -1,0 +1,49 @@
+//! Running other programs.
+
+use crate::Failure;
+use std::{
+    ffi::OsStr,
+    process::{Command, ExitStatus},
+};
+
+/// The cargo that runs this.
+pub(crate) fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").as_deref().unwrap_or(OsStr::new("cargo")))
+}
+
+/// Runs a command that says itself what goes wrong.
+pub(crate) fn run(command: &mut Command) -> Result<(), Failure> {
+    eprintln!("+ {}", shown(command));
+    let status = status(command)?;
+    if status.success() { Ok(()) } else { Err(Failure::Reported(exit_code(status))) }
+}
+
+/// Runs a command for its exit code.
+pub(crate) fn status(command: &mut Command) -> Result<ExitStatus, Failure> {
+    command.status().map_err(|error| Failure::Message(format!("cannot run {}: {error}", shown(command))))
+}
+
+/// The exit code to end with after a command that failed; one that a signal ended counts as 1.
+pub(crate) fn exit_code(status: ExitStatus) -> u8 {
+    status.code().and_then(|code| u8::try_from(code).ok()).filter(|code| *code != 0).unwrap_or(1)
+}
+
+fn shown(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_keeps_its_exit_code() {
+        let ended = |script: &str| run(Command::new("sh").args(["-c", script]));
+        assert!(ended("exit 0").is_ok());
+        assert!(matches!(ended("exit 3"), Err(Failure::Reported(3))));
+        assert!(matches!(ended("kill -9 $$"), Err(Failure::Reported(1))));
+        let absent = run(&mut Command::new("no-such-program-as-this"));
+        assert!(matches!(absent, Err(Failure::Message(message)) if message.contains("no-such-program")));
+    }
+}

@@ -1,0 +1,49 @@
+//! `cargo xtask run FILE`: the main job from a fresh clone. Builds, sets up what is missing, runs.
+
+use crate::{Failure, dist, ready};
+use std::{ffi::OsString, os::unix::process::CommandExt, process::Command};
+
+/// Build, set up what is missing, and run a matrix
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Install what is missing without asking (implied by CI=true)
+    #[arg(long)]
+    yes: bool,
+    /// The matrix file, then options of `testbed run`
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "FILE|OPTION")]
+    run: Vec<OsString>,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let staged = dist::dist()?;
+    ready::ensure(&staged, arguments.yes)?;
+    // Replaces this process, so that a signal reaches the run and its exit code is this one's.
+    let error = Command::new(staged.testbed()).arg("run").args(&arguments.run).exec();
+    Err(format!("cannot run {}: {error}", staged.testbed().display()).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Arguments;
+    use clap::{Args, FromArgMatches};
+
+    fn parse(words: &[&str]) -> Result<(bool, Vec<String>), clap::Error> {
+        let command = Arguments::augment_args(clap::Command::new("run").no_binary_name(true));
+        let matches = command.try_get_matches_from(words)?;
+        let arguments = Arguments::from_arg_matches(&matches)?;
+        let run = arguments.run.into_iter().map(|word| word.into_string().unwrap()).collect();
+        Ok((arguments.yes, run))
+    }
+
+    #[test]
+    fn what_follows_the_file_is_the_runs() {
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        assert_eq!(parse(&["m.yaml"]).unwrap(), (false, words(&["m.yaml"])));
+        assert_eq!(
+            parse(&["--yes", "m.yaml", "--repeat", "3", "--yes"]).unwrap(),
+            (true, words(&["m.yaml", "--repeat", "3", "--yes"]))
+        );
+        assert!(parse(&[]).is_err());
+        assert!(parse(&["--yes"]).is_err());
+    }
+}

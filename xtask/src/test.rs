@@ -1,0 +1,43 @@
+//! `cargo xtask test`: every test of the project.
+//!
+//! First those that need nothing but the programs, then the real ones, which run QEMU. The real ones are
+//! marked `#[ignore]`, so that a plain `cargo test` lists them as ignored rather than passing over them.
+//! They run one at a time: they measure, and would disturb each other.
+
+use crate::{
+    Failure,
+    command::{cargo, run},
+    dist, ready,
+    workspace::Workspace,
+};
+
+/// Where tests find the programs.
+const DIST: &str = "TESTBED_DIST";
+
+/// Run all tests
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Only the unit tests, which need no QEMU, no root and no built programs
+    #[arg(long)]
+    unit_only: bool,
+    /// Install what is missing without asking (implied by CI=true)
+    #[arg(long)]
+    yes: bool,
+}
+
+pub(crate) fn test(arguments: &Arguments) -> Result<(), Failure> {
+    if arguments.unit_only {
+        let root = Workspace::find()?.root;
+        return run(cargo().current_dir(root).args(["test", "--workspace", "--lib", "--bins"]));
+    }
+    let staged = dist::dist()?;
+    let tests = || {
+        let mut command = cargo();
+        command.current_dir(&staged.workspace.root).env(DIST, &staged.bin);
+        command.args(["test", "--workspace"]);
+        command
+    };
+    run(&mut tests())?;
+    ready::ensure(&staged, arguments.yes)?;
+    run(tests().args(["--tests", "--", "--ignored", "--test-threads=1"]))
+}
