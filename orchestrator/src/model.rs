@@ -11,11 +11,13 @@
 //! 10). See [`Reading`].
 //!
 //! The model knows nothing of TCP's ramp-up, loss, round trips, the time a destination needs to load pages,
-//! or the fixed cost of switching over (some 10 ms). It counts guest memory: page headers are part of the
-//! bandwidth, see [`payload_bandwidth`], and pages of zeros are taken to be free.
+//! the phases of a workload, repeated writes to one page in a random order, or the fixed cost of switching
+//! over (some 10 ms). It counts guest memory: page headers are part of the bandwidth, see
+//! [`payload_bandwidth`], and pages of zeros are taken to be free.
 
 use crate::{matrix::Settings, outcome::Outcome};
 use serde::{Deserialize, Serialize};
+use stressor::workload::{Content, Rate};
 use units::{BitRate, ByteRate, Bytes, Span};
 
 /// Non-zero memory of a freshly booted guest, besides what the kernel keeps for each page; see
@@ -98,14 +100,21 @@ pub enum Reason {
 impl Input {
     /// What a cell's settings amount to.
     pub fn from_settings(settings: &Settings) -> Self {
-        let working_set = settings.stress.working_set_bytes();
-        let parts = [booted_memory(settings.guest.memory), settings.guest.ballast, working_set];
+        // Zeros are free to send.
+        let sent = |content, size| if content == Content::Zero { Bytes::ZERO } else { size };
+        let working_set = settings.stress.working_set_bytes().unwrap_or_default();
+        let working_set = sent(settings.stress.content, working_set);
+        let ballast = sent(settings.guest.ballast_content, settings.guest.ballast);
+        let parts = [booted_memory(settings.guest.memory), ballast, working_set];
         let memory = parts.iter().fold(0u64, |sum, part| sum.saturating_add(part.get()));
         let migrate = &settings.migrate;
         Self {
             memory: Bytes::new(memory.min(settings.guest.memory.get())),
             working_set,
-            rate: settings.stress.rate,
+            rate: match settings.stress.rate {
+                Rate::Limited(rate) => rate,
+                Rate::Unlimited => ByteRate::new(u64::MAX),
+            },
             bandwidth: bandwidth(settings),
             downtime_limit: migrate.downtime_limit,
             timeout: migrate.timeout,

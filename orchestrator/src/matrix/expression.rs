@@ -211,7 +211,8 @@ impl Comparison {
     fn holds(&self, view: &View<'_>) -> bool {
         let asks_for_size = matches!(self.literal, Literal::Quantity(Quantity::Bytes, _));
         let actual = if self.setting.path == "stress.working_set" && asks_for_size {
-            Some(Literal::Quantity(Quantity::Bytes, view.settings.stress.working_set_bytes().get()))
+            let size = view.settings.stress.working_set_bytes();
+            size.map(|size| Literal::Quantity(Quantity::Bytes, size.get()))
         } else {
             literal(&self.setting.kind, &view.text(self.setting)).ok()
         };
@@ -262,6 +263,14 @@ fn literal(kind: &Kind, text: &str) -> Result<Literal, Refusal> {
     let help =
         nearest(text, kind.words.iter().map(String::as_str)).map(|word| format!("the nearest is `{word}`"));
     Err((format!("`{text}` is not one of {}", words.join(", ")), help))
+}
+
+/// A text as the setting itself prints it.
+fn as_printed(entry: &Entry, text: &str) -> Result<String, String> {
+    let (section, name) = entry.path.split_once('.').unwrap_or_default();
+    let settings = serde_json::json!({ section: { name: text } });
+    let settings: Settings = serde_json::from_value(settings).map_err(|error| error.to_string())?;
+    Ok(View::new(&settings).text(entry))
 }
 
 impl Quantity {

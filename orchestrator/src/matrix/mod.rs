@@ -27,6 +27,5 @@ pub use file::{Assignment, Axis, File, Order, Point};
 pub use plan::{Attempt, Cell, Plan, RunOrder, Shard, ShardError};
 pub use schema::schema;
 pub use settings::{
-    Accel, Bandwidth, Guest, Link, Migrate, Mode, Probe, Problem, Settings, Stress, WorkingSet,
-    kernel_reserve,
+    Accel, Bandwidth, Guest, Migrate, Mode, Probe, Problem, Settings, Stress, WorkingSet, kernel_reserve,
 };

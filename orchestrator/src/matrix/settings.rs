@@ -4,10 +4,12 @@
 //! nothing on their own (a size without a unit); [`Settings::check`] refuses those that contradict each
 //! other (a working set larger than the guest). Neither looks at the machine: what it lacks is found later.
 
+use netem::Profile;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use units::{BitRate, ByteRate, Bytes, Span};
+use stressor::workload::{self, CatchUp, Content, PageSize, Phase, Rate, Workload, Write};
+use units::{Bytes, Span};
 
 mod check;
 mod either;
@@ -22,7 +24,7 @@ pub struct Settings {
     /// The virtual machine that migrates.
     pub guest: Guest,
     /// The link between source and destination, the same in both directions.
-    pub link: Link,
+    pub link: Profile,
     /// The client that measures the downtime from outside.
     pub probe: Probe,
     /// What dirties the guest's memory.
@@ -58,9 +60,11 @@ pub struct Guest {
     /// Virtual CPUs, 1 to 255.
     #[schemars(range(min = 1, max = 255))]
     pub vcpus: u32,
-    /// Memory that is filled with random bytes once and then left alone: the part of a real guest that a
-    /// migration sends exactly once.
+    /// Memory that is filled once and then left alone: the part of a real guest that a migration sends
+    /// exactly once.
     pub ballast: Bytes,
+    /// What a page of the ballast holds.
+    pub ballast_content: Content,
     /// What runs the guest's CPUs.
     pub accel: Accel,
     /// A CPU model by QEMU's name (`qemu64`, `max`, `host`); without it, the fastest to boot.
@@ -69,7 +73,14 @@ pub struct Guest {
 
 impl Default for Guest {
     fn default() -> Self {
-        Self { memory: Bytes::new(1 << 30), vcpus: 1, ballast: Bytes::ZERO, accel: Accel::Auto, cpu: None }
+        Self {
+            memory: Bytes::new(1 << 30),
+            vcpus: 1,
+            ballast: Bytes::ZERO,
+            ballast_content: Content::default(),
+            accel: Accel::default(),
+            cpu: None,
+        }
     }
 }
 
@@ -86,16 +97,6 @@ pub enum Accel {
     Tcg,
 }
 
-/// The link between source and destination. Stands in for `netem::Profile`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Link {
-    /// Rate of the link; without it, not limited.
-    pub rate: Option<BitRate>,
-    /// One-way delay.
-    pub delay: Span,
-}
-
 /// The client that measures the downtime from outside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -110,29 +111,75 @@ impl Default for Probe {
     }
 }
 
-/// What dirties the guest's memory.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// What dirties the guest's memory: a [`Workload`], except that the size of the working set may follow from the
+/// rate, and that the ballast belongs to the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Stress {
-    /// How much memory is dirtied per second; 0 leaves the guest idle.
-    pub rate: ByteRate,
+    /// How fast memory is dirtied: bytes of 4 KiB pages written per second, by all threads together. 0 leaves
+    /// the guest idle, `unlimited` is as fast as its CPUs can.
+    pub rate: Rate,
     /// The memory that is dirtied over and over: a size, or a time, meaning what the rate dirties in that
     /// time.
     pub working_set: WorkingSet,
+    /// What a page of the working set holds.
+    pub content: Content,
+    /// How much of a page one write stores.
+    pub write: Write,
+    /// Which page is written next.
+    pub order: workload::Order,
+    /// How many threads write, each to its own part of the working set, pinned to the guest's CPUs in turn.
+    #[schemars(range(min = 1))]
+    pub threads: u32,
+    /// The pages that back the working set. It is dirtied in steps of 4 KiB all the same.
+    pub page_size: PageSize,
+    /// Whether writes that a stall prevented are made up for.
+    pub catch_up: CatchUp,
+    /// Rates for the first stretches of time after the start, one after the other; `rate` holds after them.
+    pub phases: Vec<Phase>,
+    /// Chooses the random content and the random order; the same seed gives the same again.
+    pub seed: u64,
 }
 
 impl Default for Stress {
     fn default() -> Self {
-        Self { rate: ByteRate::ZERO, working_set: WorkingSet::default() }
+        let Workload { rate, content, write, order, threads, page_size, catch_up, phases, seed, .. } =
+            Workload::default();
+        let working_set = WorkingSet::default();
+        Self { rate, working_set, content, write, order, threads, page_size, catch_up, phases, seed }
     }
 }
 
 impl Stress {
-    /// The size of the working set, in bytes, whichever way it was written.
-    pub fn working_set_bytes(&self) -> Bytes {
-        match self.working_set {
-            WorkingSet::Size(size) => size,
-            WorkingSet::Time(time) => self.rate.over(time),
+    /// The size of the working set, whichever way it was written. None for a time at an unlimited rate, which
+    /// [`Settings::check`] refuses.
+    pub fn working_set_bytes(&self) -> Option<Bytes> {
+        match (self.working_set, self.rate) {
+            (WorkingSet::Size(size), _) => Some(size),
+            (WorkingSet::Time(time), Rate::Limited(rate)) => Some(rate.over(time)),
+            (WorkingSet::Time(_), Rate::Unlimited) => None,
+        }
+    }
+}
+
+impl Settings {
+    /// What the stressor in the guest is asked to do.
+    pub fn workload(&self) -> Workload {
+        let Stress { rate, content, write, order, threads, page_size, catch_up, ref phases, seed, .. } =
+            self.stress;
+        Workload {
+            rate,
+            working_set: self.stress.working_set_bytes().unwrap_or_default(),
+            ballast: self.guest.ballast,
+            content,
+            ballast_content: self.guest.ballast_content,
+            write,
+            order,
+            threads,
+            page_size,
+            catch_up,
+            phases: phases.clone(),
+            seed,
         }
     }
 }

@@ -156,7 +156,7 @@ impl Reader<'_, '_> {
             let pointer = |path: &&String| value.pointer(&format!("/{}", path.replace('.', "/"))).is_some();
             let Some(path) = problem.paths.iter().find(pointer) else { continue };
             let spot = Spot::Value(FilePath::root().dotted(path));
-            self.sink.push(&spot, problem.message, Some(problem.help));
+            self.sink.push(&spot, problem.message, problem.help);
         }
     }
 

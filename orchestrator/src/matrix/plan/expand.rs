@@ -184,11 +184,12 @@ impl<'a> Expansion<'a> {
             (None, Some(path)) => Spot::Value(path),
             (None, None) => Spot::File(culprit),
         };
-        let help = match own {
-            Some(_) if assignments.len() > 1 => format!("{} (in the cell {id})", problem.help),
-            _ => problem.help.clone(),
+        let cell = own.filter(|_| assignments.len() > 1).map(|_| format!("in the cell {id}"));
+        let help = match (&problem.help, cell) {
+            (Some(help), Some(cell)) => Some(format!("{help} ({cell})")),
+            (help, cell) => help.clone().or(cell),
         };
-        self.report(&spot, problem.message.clone(), Some(help));
+        self.report(&spot, problem.message.clone(), help);
     }
 
     fn report(&mut self, spot: &Spot, message: String, help: Option<String>) {
