@@ -212,6 +212,14 @@ pub(crate) fn text_of(value: &Value) -> String {
     }
 }
 
+/// The value of a setting as text, where serialization may have left it out.
+pub(crate) fn setting_text(path: &str, value: &Value) -> String {
+    match (value, Catalog::get().find(path)) {
+        (Value::Null, Some(entry)) => entry.default.clone(),
+        _ => text_of(value),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
