@@ -41,6 +41,16 @@ pub struct ExpressionError {
     pub length: usize,
 }
 
+impl ExpressionError {
+    /// The message with the expression and a mark under the culprit, as [`Diagnostics`](super::Diagnostics)
+    /// show it; for expressions that are in no file.
+    pub fn show(&self, expression: &str) -> String {
+        let mark = format!("{}{}", " ".repeat(self.offset), "^".repeat(self.length.max(1)));
+        let help = self.help.as_ref().map(|help| format!("\n  = help: {help}")).unwrap_or_default();
+        format!("error: {}\n  |\n  | {expression}\n  | {mark}{help}", self.message)
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 enum Node {
     All(Vec<Node>),

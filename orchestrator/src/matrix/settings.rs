@@ -8,6 +8,7 @@ use netem::Profile;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::hash::{Hash, Hasher};
 use stressor::workload::{self, CatchUp, Content, PageSize, Phase, Rate, Workload, Write};
 use units::{Bytes, Span};
 
@@ -18,7 +19,7 @@ pub use check::{Problem, kernel_reserve};
 pub use either::{Bandwidth, WorkingSet};
 
 /// All settings of one migration, resolved: nothing is left to a default.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// The virtual machine that migrates.
@@ -31,6 +32,17 @@ pub struct Settings {
     pub stress: Stress,
     /// How the guest is migrated, and when that is given up.
     pub migrate: Migrate,
+}
+
+/// Over what distinguishes settings in practice; rarer parts of the link and the phases of the workload are
+/// left to equality.
+impl Hash for Settings {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self { guest, link, probe, stress, migrate } = self;
+        (guest, probe, migrate, link.rate, link.delay, link.loss).hash(state);
+        (stress.rate, stress.working_set, stress.content, stress.write, stress.order).hash(state);
+        (stress.threads, stress.page_size, stress.catch_up, stress.seed).hash(state);
+    }
 }
 
 impl Settings {
@@ -52,7 +64,7 @@ impl Settings {
 }
 
 /// The virtual machine that migrates.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Guest {
     /// Memory of the guest. Its kernel, the ballast and the working set have to fit.
@@ -98,7 +110,7 @@ pub enum Accel {
 }
 
 /// The client that measures the downtime from outside.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Probe {
     /// Time between two probes; 0 sends none. At least 1ms.
@@ -185,7 +197,7 @@ impl Settings {
 }
 
 /// How the guest is migrated, and when that is given up.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Migrate {
     /// The way the memory moves.

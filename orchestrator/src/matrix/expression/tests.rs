@@ -79,6 +79,16 @@ fn not_binds_tighter_than_and_and_and_tighter_than_or() {
     }
 }
 
+#[test]
+fn an_error_is_shown_with_its_expression() {
+    let expression = "guest.accel == kwm";
+    assert_eq!(
+        expression.parse::<Expression>().unwrap_err().show(expression),
+        "error: `kwm` is not one of `auto`, `kvm`, `tcg`\n  |\n  | guest.accel == kwm\n  \
+         |                ^^^\n  = help: the nearest is `kvm`"
+    );
+}
+
 /// What is wrong, marked in the expression itself.
 fn error(expression: &str) -> String {
     let error = expression.parse::<Expression>().expect_err(expression);

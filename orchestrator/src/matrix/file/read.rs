@@ -12,7 +12,10 @@ use crate::matrix::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 mod cells;
 
@@ -33,7 +36,7 @@ pub(super) fn file(document: &Arc<Document>, sink: &mut Sink<'_>) -> Option<File
     let mut value = Value::Object(keys);
     unknown_keys(schema::raw(), schema::raw(), &mut value, &root, sink);
     let Value::Object(keys) = value else { return None };
-    let mut reader = Reader { keys, sink };
+    let mut reader = Reader { keys, sink, printed: HashMap::new() };
 
     let mut base = Map::new();
     for section in Settings::SECTIONS {
@@ -122,6 +125,8 @@ fn unknown_keys(root: &Value, schema: &Value, value: &mut Value, path: &FilePath
 struct Reader<'a, 'd> {
     keys: Map<String, Value>,
     sink: &'a mut Sink<'d>,
+    /// How settings print the values seen so far, by path and the value as written.
+    printed: HashMap<(Arc<str>, String), Arc<str>>,
 }
 
 impl Reader<'_, '_> {

@@ -103,16 +103,14 @@ impl<'a> Expansion<'a> {
         if self.file.include.is_empty() {
             return;
         }
-        // Shows every field, and much faster than the serialized form.
-        let key = |settings: &Settings| format!("{settings:?}");
-        let mut known: HashMap<String, String> =
-            self.cells.iter().map(|cell| (key(&cell.settings), cell.id.clone())).collect();
+        let mut known: HashMap<Settings, String> =
+            self.cells.iter().map(|cell| (cell.settings.clone(), cell.id.clone())).collect();
         for (i, point) in self.file.include.iter().enumerate() {
             let assignments: Vec<_> = point.assignments.iter().collect();
             let before = self.cells.len();
             self.cell(&assignments, false);
             let Some(cell) = self.cells.get(before) else { continue };
-            if let Some(other) = known.insert(key(&cell.settings), cell.id.clone()) {
+            if let Some(other) = known.insert(cell.settings.clone(), cell.id.clone()) {
                 let spot = Spot::Value(FilePath::root().key("include").index(i));
                 let help = Some("`repeat` measures a cell more than once".into());
                 self.sink.push(&spot, format!("the same cell as `{other}`"), help);

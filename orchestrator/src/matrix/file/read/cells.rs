@@ -156,6 +156,10 @@ impl Reader<'_, '_> {
         at: FilePath,
         base: &Map<String, Value>,
     ) -> Option<Assignment> {
+        let key = (path.clone(), value.to_string());
+        if let Some(text) = self.printed.get(&key) {
+            return Some(Assignment { path: path.clone(), text: text.clone(), value, at });
+        }
         let (section, name) = path.split_once('.')?;
         let entry = Catalog::get().find(path)?;
         unknown_keys(schema::raw(), &entry.schema, &mut value, &at, self.sink);
@@ -170,7 +174,9 @@ impl Reader<'_, '_> {
             self.refused(&tried, path, &at)?;
             text_of(&value)
         };
-        Some(Assignment { path: path.clone(), text: text.into(), value, at })
+        let text: Arc<str> = text.into();
+        self.printed.insert(key, text.clone());
+        Some(Assignment { path: path.clone(), text, value, at })
     }
 
     /// Reports why settings cannot be read if that is the value at `path`, written at `at`. A combination that
@@ -194,7 +200,10 @@ impl Reader<'_, '_> {
             let condition = match item {
                 Value::String(text) => self.expression(&text, &at),
                 item => self.point(item, &at, base).and_then(|point| {
-                    let equals = |a: &Assignment| format!("{} == '{}'", a.path, a.text);
+                    let equals = |a: &Assignment| {
+                        let quote = if a.text.contains('\'') { '"' } else { '\'' };
+                        format!("{} == {quote}{}{quote}", a.path, a.text)
+                    };
                     let terms: Vec<_> = point.assignments.iter().map(equals).collect();
                     self.expression(&terms.join(" and "), &at)
                 }),
