@@ -6,12 +6,17 @@
 use crate::{
     Applied, Counters, Distribution, Error, Netlink, Percent, Profile, Shaper,
     kernel::{self, Qdisc},
+    measure::{self, Measurement, Server},
     named,
 };
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
-use std::{fmt::Write as _, process::ExitCode};
-use units::{BitRate, Bytes, Span};
+use std::{
+    fmt::Write as _,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    process::ExitCode,
+};
+use units::{BitRate, ByteRate, Bytes, Span};
 
 /// Shapes the rate, delay and loss of a network interface.
 #[derive(Debug, Parser)]
@@ -50,6 +55,10 @@ enum Command {
         /// The interface.
         interface: String,
     },
+    /// Measure the path to another host: goodput, round trips and loss, beside what was asked for.
+    ///
+    /// Run `netem measure --serve` at the far end first.
+    Measure(MeasureArgs),
     /// Print what this kernel offers, and the profiles known by name.
     Supported,
 }
@@ -63,6 +72,25 @@ struct Shape {
     ingress: bool,
     #[command(flatten)]
     profile: ProfileArgs,
+}
+
+#[derive(Debug, Args)]
+struct MeasureArgs {
+    /// The far end's address.
+    #[arg(required_unless_present = "serve", conflicts_with = "serve")]
+    server: Option<IpAddr>,
+    /// Be the far end, until interrupted.
+    #[arg(long)]
+    serve: bool,
+    /// The port, by TCP and UDP.
+    #[arg(long, default_value_t = 5202)]
+    port: u16,
+    /// How long the TCP stream runs; its first sixth is not counted.
+    #[arg(long, default_value = "3s", value_name = "TIME")]
+    time: Span,
+    /// The interface the path begins with, whose profile is printed beside.
+    #[arg(long)]
+    interface: Option<String>,
 }
 
 /// A profile on a command line: one by name, and single settings that override it.
@@ -253,6 +281,7 @@ async fn run(cli: &Cli) -> Result<String, Error> {
                 format!("{interface}: {text}\n")
             }))
         }
+        Command::Measure(args) => measure_path(cli, args).await,
         Command::Supported => supported(cli).await,
     }
 }
@@ -306,12 +335,7 @@ async fn show(cli: &Cli, interface: &str) -> Result<String, Error> {
 }
 
 fn describe_shown(shown: &Shown) -> String {
-    let profile = |p: &Option<Profile>| {
-        p.as_ref().map_or_else(
-            || "nothing applied".to_owned(),
-            |p| serde_json::to_string(p).expect("plain data").replace('"', "").replace(',', ", "),
-        )
-    };
+    let profile = |p: &Option<Profile>| p.as_ref().map_or_else(|| "nothing applied".to_owned(), inline);
     let mut text = format!(
         "{}\n  sends:    {}\n  receives: {}\n",
         shown.interface,
@@ -343,6 +367,92 @@ fn describe_shown(shown: &Shown) -> String {
     )
     .expect("writing to a string");
     text
+}
+
+/// What was asked of an interface, for comparison.
+#[derive(Debug, Serialize)]
+struct Asked {
+    profile: Profile,
+    /// What one TCP stream carries at that rate.
+    tcp_payload: Option<ByteRate>,
+}
+
+#[derive(Debug, Serialize)]
+struct Measured {
+    asked: Option<Asked>,
+    measured: Measurement,
+}
+
+async fn measure_path(cli: &Cli, args: &MeasureArgs) -> Result<String, Error> {
+    let Some(server) = args.server else {
+        let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, args.port));
+        // A kernel without IPv6 has no such address.
+        let server = Server::bind(address)
+            .or_else(|_| Server::bind((Ipv4Addr::UNSPECIFIED, args.port).into()))
+            .map_err(Error::system(format!("listen on port {}", args.port)))?;
+        eprintln!("netem: measuring on port {}, until interrupted", args.port);
+        server.run().map_err(Error::system("serve"))?;
+        return Ok(String::new());
+    };
+    if !(Span::from_millis(100)..=Span::from_secs(3600)).contains(&args.time) {
+        return Err(Error::Unsuitable {
+            interface: server.to_string(),
+            problem: format!("--time: {} is not between 100ms and 1h", args.time),
+        });
+    }
+    let asked = match &args.interface {
+        Some(name) => {
+            let netlink = Netlink::open()?;
+            let mtu = netlink.interface(name).await?.mtu;
+            let asked = |profile| Asked { tcp_payload: measure::tcp_payload(&profile, mtu), profile };
+            netlink.profile(name).await?.map(asked)
+        }
+        None => None,
+    };
+    let duration = args.time.into();
+    let settings = measure::Settings { duration, warm_up: duration / 6, ..measure::Settings::default() };
+    let address = SocketAddr::from((server, args.port));
+    let measured = measure::measure(address, &settings).map_err(Error::system(format!(
+        "measure the path to {address} (is `netem measure --serve` there?)"
+    )))?;
+    let measured = Measured { asked, measured };
+    Ok(print(cli, &measured, || describe_measured(&measured)))
+}
+
+fn describe_measured(Measured { asked, measured }: &Measured) -> String {
+    let mut text = format!("goodput   {:.2} MB/s", measured.goodput.as_mb_per_s());
+    if let Some(asked) = asked {
+        if let Some(payload) = asked.tcp_payload {
+            let share = measured.goodput.get() as f64 / payload.get().max(1) as f64;
+            write!(
+                text,
+                ", of {:.2} that the rate leaves for TCP: {:.1} %",
+                payload.as_mb_per_s(),
+                100.0 * share
+            )
+            .expect("writing to a string");
+        }
+        write!(text, "\nasked     {}", inline(&asked.profile)).expect("writing to a string");
+    }
+    text.push('\n');
+    for (name, trips) in [("idle", &measured.idle), ("loaded", &measured.loaded)] {
+        let [min, p50, p90, p99, max] = [trips.min, trips.p50, trips.p90, trips.p99, trips.max]
+            .map(|t| format!("{:.3}", t.as_millis_f64()));
+        writeln!(
+            text,
+            "{name:<9} round trip min {min} p50 {p50} p90 {p90} p99 {p99} max {max} ms; lost {} of {} there and back ({:.2} %)",
+            trips.sent - trips.echoed,
+            trips.sent,
+            100.0 * trips.loss()
+        )
+        .expect("writing to a string");
+    }
+    text
+}
+
+/// A profile on one line.
+fn inline(profile: &Profile) -> String {
+    serde_json::to_string(profile).expect("plain data").replace('"', "").replace(',', ", ")
 }
 
 async fn supported(cli: &Cli) -> Result<String, Error> {

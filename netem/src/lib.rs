@@ -17,19 +17,23 @@
 //!
 //! - [`profile`](Profile) and [`named`]: what is asked for, checked before anything is touched.
 //! - [`kernel`]: tbf, htb, netem and ifb through rtnetlink, never by running `tc`; [`wire`] has their bytes.
+//! - [`userspace`]: the same effects between two TUN devices, where the kernel has no `sch_netem`.
 //! - [`links`]: veth pairs, bridges, addresses, counters: what a lab of namespaces needs.
+//! - [`measure`]: goodput, round trips and loss across a link.
 //! - [`cli`]: the program `netem`.
 
 pub mod cli;
 pub mod error;
 pub mod kernel;
 pub mod links;
+pub mod measure;
 pub mod named;
 mod netlink;
 mod netns;
 mod percent;
 mod profile;
 mod sys;
+pub mod userspace;
 pub mod wire;
 
 pub use error::{Error, Result};

@@ -10,7 +10,7 @@ use units::{Bytes, Span};
 /// achieved: the rate, the longest stall, and how long a write took. At the end, or when interrupted, it
 /// checks that the memory holds exactly what it wrote.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "stressor", version, after_help = AFTER_HELP)]
+#[command(name = "stressor", version, max_term_width = 100, after_help = AFTER_HELP)]
 pub struct Cli {
     /// What to do.
     #[command(flatten)]

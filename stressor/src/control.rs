@@ -164,3 +164,177 @@ impl TelemetrySource {
         telemetry
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{engine::HugePages, workload::Workload};
+    use std::sync::{Arc, Mutex, mpsc::Sender};
+    use units::Bytes;
+
+    /// An input that yields what is sent to it, in pieces as they are sent.
+    struct Pieces(Receiver<Vec<u8>>, Vec<u8>);
+
+    impl Read for Pieces {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            while self.1.is_empty() {
+                let Ok(piece) = self.0.recv() else { return Ok(0) };
+                self.1 = piece;
+            }
+            let count = self.1.len().min(buffer.len());
+            buffer[..count].copy_from_slice(&self.1[..count]);
+            self.1.drain(..count);
+            Ok(count)
+        }
+    }
+
+    /// An output that passes on each write, while it is not locked.
+    struct Gate(Arc<Mutex<()>>, Sender<Vec<u8>>);
+
+    impl Write for Gate {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            let _open = self.0.lock().unwrap();
+            self.1.send(line.to_vec()).map_err(|_| io::ErrorKind::BrokenPipe)?;
+            Ok(line.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    struct Conversation {
+        input: Option<Sender<Vec<u8>>>,
+        gate: Arc<Mutex<()>>,
+        output: Receiver<Vec<u8>>,
+        meter: Arc<crate::meter::Meter>,
+        server: Option<thread::JoinHandle<()>>,
+        telemetry_lines: u64,
+    }
+
+    impl Conversation {
+        fn begin() -> Self {
+            let (input, pieces) = mpsc::channel();
+            let (lines, output) = mpsc::channel();
+            let gate = Arc::new(Mutex::new(()));
+            let out = Gate(Arc::clone(&gate), lines);
+            let mut engine = Engine::new(HugePages::Reserved);
+            let meter = engine.meter();
+            let server = thread::spawn(move || serve(&mut engine, Pieces(pieces, Vec::new()), out).unwrap());
+            let (input, server) = (Some(input), Some(server));
+            let conversation = Self { input, gate, output, meter, server, telemetry_lines: 0 };
+            let hello = conversation.output.recv().unwrap();
+            assert!(matches!(serde_json::from_slice(&hello), Ok(Message::Hello(_))));
+            conversation
+        }
+
+        fn say(&self, text: impl Into<Vec<u8>>) {
+            self.input.as_ref().unwrap().send(text.into()).unwrap();
+        }
+
+        fn ask(&self, id: u64, command: Command) {
+            let mut line = serde_json::to_vec(&Request { id, command }).unwrap();
+            line.push(b'\n');
+            self.say(line);
+        }
+
+        /// The next reply. Telemetry before it is checked to have no gaps.
+        fn reply(&mut self) -> (u64, Answer) {
+            loop {
+                let line = self.output.recv().unwrap();
+                assert!(line.ends_with(b"\n"), "one write is one line");
+                match serde_json::from_slice(&line).unwrap() {
+                    Message::Reply { id, answer } => return (id, answer),
+                    Message::Telemetry(telemetry) => {
+                        assert_eq!(telemetry.sequence, self.telemetry_lines);
+                        self.telemetry_lines += 1;
+                    }
+                    Message::Hello(_) => panic!("hello is said once"),
+                }
+            }
+        }
+    }
+
+    impl Drop for Conversation {
+        fn drop(&mut self) {
+            self.input = None;
+            if let Some(server) = self.server.take() {
+                server.join().expect("a conversation ends with its input");
+            }
+            assert!(!self.meter.is_running(), "and so does the dirtying");
+        }
+    }
+
+    fn workload() -> Workload {
+        Workload { rate: "4MB/s".parse().unwrap(), working_set: Bytes::new(1 << 20), ..Workload::default() }
+    }
+
+    #[test]
+    fn requests_are_answered_by_number() {
+        let mut talk = Conversation::begin();
+        talk.ask(7, Command::Set(workload()));
+        assert_eq!(talk.reply(), (7, Answer::Done));
+        talk.ask(8, Command::Start);
+        assert_eq!(talk.reply(), (8, Answer::Done));
+        assert!(talk.meter.is_running());
+        talk.ask(3, Command::Verify);
+        let (3, Answer::Verified(verification)) = talk.reply() else { panic!("not verified") };
+        assert_eq!((verification.pages_checked, verification.pages_bad), (256, 0));
+        assert!(!talk.meter.is_running());
+    }
+
+    #[test]
+    fn a_bad_workload_is_refused_and_the_old_one_stays() {
+        let mut talk = Conversation::begin();
+        talk.ask(1, Command::Set(workload()));
+        talk.ask(2, Command::Set(Workload { threads: 0, ..workload() }));
+        talk.ask(3, Command::Verify);
+        assert_eq!(talk.reply(), (1, Answer::Done));
+        let (2, Answer::Failed(why)) = talk.reply() else { panic!("not refused") };
+        assert!(why.contains("`threads` is 0"), "{why}");
+        let (3, Answer::Verified(verification)) = talk.reply() else { panic!("not verified") };
+        assert_eq!(verification.pages_checked, 256);
+    }
+
+    #[test]
+    fn what_is_not_a_request_is_skipped_to_the_next_line() {
+        let mut talk = Conversation::begin();
+        talk.say(r#"{"id":1,"comm"#);
+        talk.say("\n\n\u{0}\u{7f}garbage\n[1,2]\n");
+        talk.say(vec![0xff, 0xfe, b'\n']);
+        talk.say(vec![b'x'; 3 << 20]);
+        talk.say("\n{\"id\":2,\"command\":\"sto");
+        talk.say("p\"}\n{\"id\":3,\"command\":\"dance\"}\n");
+        assert_eq!(talk.reply(), (2, Answer::Done));
+        let (3, Answer::Failed(why)) = talk.reply() else { panic!("not refused") };
+        assert!(why.contains("dance"), "{why}");
+    }
+
+    #[test]
+    fn a_host_that_does_not_read_blocks_nothing_else() {
+        let mut talk = Conversation::begin();
+        let gate = Arc::clone(&talk.gate);
+        let closed = gate.lock().unwrap();
+        talk.ask(1, Command::Set(workload()));
+        talk.ask(2, Command::Start);
+        while !talk.meter.is_running() {
+            thread::yield_now();
+        }
+        talk.ask(3, Command::Stop);
+        while talk.meter.is_running() {
+            thread::yield_now();
+        }
+        drop(closed);
+        assert_eq!([talk.reply(), talk.reply(), talk.reply()], [1, 2, 3].map(|id| (id, Answer::Done)));
+    }
+
+    #[test]
+    fn missed_ticks_are_not_made_up_for() {
+        let (tick, interval) = (Instant::now(), Duration::from_millis(50));
+        let after = |ms| tick + Duration::from_millis(ms);
+        assert_eq!(next_tick(tick, after(1), interval), after(50));
+        assert_eq!(next_tick(tick, after(49), interval), after(50));
+        assert_eq!(next_tick(tick, after(50), interval), after(100));
+        assert_eq!(next_tick(tick, after(1000), interval), after(1050));
+    }
+}

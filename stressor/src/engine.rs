@@ -325,3 +325,118 @@ fn reserve_huge_pages(workload: &Workload) -> Result<(), Error> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::meter::Reader;
+
+    fn workload(yaml: &str) -> Workload {
+        serde_yaml::from_str(yaml).unwrap()
+    }
+
+    fn engine(yaml: &str) -> (Engine, Reader) {
+        let mut engine = Engine::new(HugePages::Reserved);
+        engine.set(workload(yaml)).unwrap();
+        let reader = Reader::new(engine.meter());
+        (engine, reader)
+    }
+
+    /// Waits until that many more pages have been dirtied, however long it takes.
+    fn wait_for(pages: u64, reader: &mut Reader) {
+        let mut seen = 0;
+        while seen < pages {
+            seen += reader.interval().pages_dirtied;
+            thread::yield_now();
+        }
+    }
+
+    fn assert_good(engine: &mut Engine, pages: u64) {
+        let verification = engine.verify();
+        assert_eq!((verification.pages_checked, verification.first_bad), (pages, None));
+    }
+
+    #[test]
+    fn every_kind_of_load_dirties_memory_that_verifies() {
+        for yaml in [
+            "{ rate: unlimited, working_set: 2MiB }",
+            "{ rate: unlimited, working_set: 2MiB, write: word, content: constant }",
+            "{ rate: unlimited, working_set: 2MiB, order: random, content: compressible:30% }",
+            "{ rate: unlimited, working_set: 2MiB, order: hot-cold:80%/20%, content: increment, threads: 3 }",
+            "{ rate: 400MB/s, working_set: 2MiB, content: zero, catch_up: burst, threads: 2 }",
+        ] {
+            let (mut engine, mut reader) = engine(yaml);
+            engine.start().unwrap();
+            wait_for(2000, &mut reader);
+            assert_good(&mut engine, 512);
+            assert!(!engine.is_running());
+        }
+    }
+
+    #[test]
+    fn nothing_is_dirtied_before_start_and_after_stop() {
+        let (mut engine, mut reader) = engine("{ rate: unlimited, working_set: 1MiB }");
+        assert_eq!(reader.interval().pages_dirtied, 0);
+        engine.start().unwrap();
+        engine.start().unwrap();
+        wait_for(1, &mut reader);
+        engine.stop();
+        engine.stop();
+        reader.interval();
+        assert_eq!(reader.interval().pages_dirtied, 0);
+    }
+
+    #[test]
+    fn a_change_of_rate_keeps_the_memory_and_goes_on() {
+        let (mut engine, mut reader) = engine("{ rate: unlimited, working_set: 1MiB, ballast: 1MiB }");
+        engine.start().unwrap();
+        wait_for(1000, &mut reader);
+        engine.set(workload("{ rate: 0, working_set: 1MiB, ballast: 1MiB }")).unwrap();
+        assert!(engine.is_running());
+        engine.stop();
+        // Were the memory new, every page would be at generation 0.
+        let State::Stopped(memory) = &engine.state else { panic!("it was stopped") };
+        let region = memory.working_set.as_ref().unwrap();
+        assert!(region.generations().iter().all(|&generation| generation > 0));
+        assert_good(&mut engine, 512);
+    }
+
+    #[test]
+    fn a_change_of_memory_makes_it_anew() {
+        let (mut engine, mut reader) = engine("{ rate: unlimited, working_set: 1MiB, ballast: 1MiB }");
+        engine.start().unwrap();
+        wait_for(1000, &mut reader);
+        for yaml in [
+            "{ rate: unlimited, working_set: 3MiB, ballast: 1MiB }",
+            "{ rate: unlimited, working_set: 3MiB, ballast: 2MiB, content: increment }",
+            "{ rate: unlimited, working_set: 3MiB, ballast: 2MiB, threads: 4 }",
+            "{ rate: unlimited, working_set: 3MiB, ballast: 2MiB, order: random, seed: 2 }",
+        ] {
+            engine.set(workload(yaml)).unwrap();
+            assert!(engine.is_running());
+            wait_for(1000, &mut reader);
+        }
+        assert_good(&mut engine, 768 + 512);
+    }
+
+    #[test]
+    fn what_cannot_be_had_changes_nothing() {
+        let (mut engine, mut reader) = engine("{ rate: unlimited, working_set: 1MiB }");
+        engine.start().unwrap();
+        for yaml in ["{ rate: 1MB/s, working_set: 100TB }", "{ rate: 1MB/s }"] {
+            let error = engine.set(workload(yaml)).unwrap_err();
+            assert!(error.is_bad_settings(), "{error}");
+        }
+        assert_eq!(engine.workload(), &workload("{ rate: unlimited, working_set: 1MiB }"));
+        wait_for(1000, &mut reader);
+        assert_good(&mut engine, 256);
+    }
+
+    #[test]
+    fn an_engine_without_memory_verifies_nothing() {
+        let mut engine = Engine::new(HugePages::Reserved);
+        engine.start().unwrap();
+        assert!(engine.is_running());
+        assert_eq!(engine.verify(), Verification::default());
+    }
+}

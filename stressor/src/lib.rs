@@ -14,6 +14,7 @@
 //!
 //! The host uses [`Workload`], [`protocol`] and [`verify`]; nothing in those does I/O.
 
+mod cgroup;
 pub mod cli;
 mod clock;
 mod content;

@@ -115,6 +115,12 @@ impl Region {
         verification
     }
 
+    /// How often each page was written.
+    #[cfg(test)]
+    pub(crate) fn generations(&self) -> &[u32] {
+        &self.generations
+    }
+
     /// The pages, for a test to corrupt.
     #[cfg(test)]
     pub(crate) fn pages_mut(&mut self) -> &mut [Page] {

@@ -150,7 +150,8 @@ impl Run {
             let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
             match poll(&mut watched, timeout) {
                 Ok(0) | Err(Errno::EINTR) => {}
-                Ok(_) => return Ok(true),
+                // Taken in, lest it end the program when it is let through again.
+                Ok(_) => return Ok(self.interruptions.read_signal().is_ok_and(|signal| signal.is_some())),
                 Err(errno) => return Err(Error::system("wait for signals", errno)),
             }
         }

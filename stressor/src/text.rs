@@ -240,3 +240,121 @@ text_serde!(Order, "an order like `random` or `hot-cold:90%/10%`", |_| schemars:
         { "type": "string", "pattern": r"^hot-cold:\d{1,2}(\.\d)?%/\d{1,2}(\.\d)?%$" },
     ],
 }));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workload::Workload;
+    use std::fmt::{Debug, Display};
+
+    fn round_trip<T: FromStr<Err = TextError> + Display + PartialEq + Debug>(texts: &[&str]) {
+        for text in texts {
+            let value: T = text.parse().unwrap();
+            assert_eq!(value.to_string(), *text);
+        }
+    }
+
+    #[test]
+    fn texts_are_read_and_printed_alike() {
+        round_trip::<Rate>(&["0", "96MB/s", "1GiB/s", "unlimited"]);
+        round_trip::<Content>(&["zero", "constant", "random", "increment", "compressible:12.5%"]);
+        round_trip::<Order>(&["sequential", "random", "hot-cold:90%/10%", "hot-cold:99.9%/0.1%"]);
+        round_trip::<Share>(&["0.1%", "1%", "50%", "99.9%"]);
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_what_would_be_right() {
+        for share in
+            ["", "%", "50", "0%", "100%", "-1%", "+1%", "1.25%", "1.%", ".5%", "1000%", "5 %", "1.+%"]
+        {
+            assert!(share.parse::<Share>().unwrap_err().to_string().contains("like `50%`"), "{share}");
+        }
+        for content in ["", "noise", "random:50%", "compressible", "Zero"] {
+            assert!(content.parse::<Content>().unwrap_err().to_string().contains("`increment`"), "{content}");
+        }
+        for order in ["", "reverse", "hot-cold", "hot-cold:90%", "sequential:1"] {
+            assert!(order.parse::<Order>().unwrap_err().to_string().contains("hot-cold:90%/10%"), "{order}");
+        }
+        assert!("96".parse::<Rate>().unwrap_err().to_string().contains("or `unlimited`"));
+        assert!("96MB/s".parse::<Phase>().unwrap_err().to_string().contains("like `96MB/s:30s`"));
+        assert!("96MB/s:30".parse::<Phase>().unwrap_err().to_string().contains("`30` has no unit"));
+    }
+
+    #[test]
+    fn no_text_panics_and_whatever_is_read_prints_as_itself() {
+        const PIECES: [&str; 16] = [
+            "",
+            "",
+            "9",
+            "0",
+            ".",
+            "%",
+            "é",
+            "-",
+            "+",
+            " ",
+            "compressible:",
+            "hot-cold:",
+            "random",
+            "1GB/s",
+            "50%",
+            "/",
+        ];
+        fn check<T: FromStr<Err = TextError> + Display + PartialEq + Debug>(text: &str) -> usize {
+            text.parse::<T>().map_or(0, |value| {
+                assert_eq!(value.to_string().parse(), Ok(value), "{text}");
+                1
+            })
+        }
+        let (mut state, mut read) = (1, [0; 4]);
+        for _ in 0..50_000 {
+            state = crate::content::mix(state);
+            let text: String = (0..5).map(|at| PIECES[(state >> (at * 4)) as usize % PIECES.len()]).collect();
+            read[0] += check::<Share>(&text);
+            read[1] += check::<Content>(&text);
+            read[2] += check::<Order>(&text);
+            read[3] += check::<Rate>(&text);
+            assert!(text.parse::<Phase>().is_err(), "{text}");
+        }
+        assert!(read.iter().all(|&read| read > 0), "some of each are right: {read:?}");
+    }
+
+    #[test]
+    fn a_share_leaves_something_on_either_side() {
+        let share = |permille, whole| Share::from_permille(permille).unwrap().of(whole);
+        assert_eq!(share(100, 1000), 100);
+        assert_eq!((share(1, 10), share(999, 2), share(500, 1), share(500, 0)), (1, 1, 0, 0));
+        assert_eq!(share(999, u64::MAX), (u128::from(u64::MAX) * 999 / 1000) as u64);
+        for whole in 2..2000 {
+            for permille in [1, 500, 999] {
+                assert!((1..whole).contains(&share(permille, whole)), "{permille} of {whole}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_workload_reads_alike_in_yaml_and_json() {
+        let yaml = "{ rate: 96MB/s, working_set: 96MB, ballast: 1GiB, content: compressible:50%,
+            write: word, order: hot-cold:90%/10%, threads: 2, page_size: 2MiB, catch_up: burst,
+            phases: [{ rate: unlimited, duration: 30s }], ballast_content: zero, seed: 5 }";
+        let workload: Workload = serde_yaml::from_str(yaml).unwrap();
+        assert_eq!(workload.order.to_string(), "hot-cold:90%/10%");
+        assert_eq!(workload.phases[0].rate, Rate::Unlimited);
+        let json = serde_json::to_string(&workload).unwrap();
+        assert_eq!(serde_json::from_str::<Workload>(&json).unwrap(), workload);
+        let yaml = serde_yaml::to_string(&workload).unwrap();
+        assert_eq!(serde_yaml::from_str::<Workload>(&yaml).unwrap(), workload);
+        assert_eq!(serde_yaml::from_str::<Workload>("rate: 0").unwrap(), Workload::default());
+    }
+
+    #[test]
+    fn what_a_workload_does_not_have_is_refused() {
+        let error = |yaml: &str| serde_yaml::from_str::<Workload>(yaml).unwrap_err().to_string();
+        assert!(error("rate: 96").contains("`96` has no unit"), "{}", error("rate: 96"));
+        assert!(error("speed: 1MB/s").contains("unknown field `speed`"));
+        assert!(error("content: noise").contains("`noise` is not a content"));
+        assert!(error("content: true").contains("a content like `random`"));
+        assert!(error("page_size: 4KB").contains("4KiB"));
+        assert!(error("phases: [{ rate: 1MB/s }]").contains("missing field `duration`"));
+    }
+}

@@ -235,3 +235,56 @@ impl Workload {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(yaml: &str) -> Result<(), String> {
+        let workload: Workload = serde_yaml::from_str(yaml).unwrap();
+        workload.check().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn sound_workloads_pass() {
+        assert_eq!(Workload::default().check(), Ok(()));
+        assert_eq!(check("{ rate: 96MB/s, working_set: 96MB }"), Ok(()));
+        assert_eq!(check("{ ballast: 1GiB, threads: 4 }"), Ok(()));
+        assert_eq!(check("{ working_set: 16KiB, threads: 4 }"), Ok(()));
+    }
+
+    #[test]
+    fn contradictions_are_found() {
+        let refused = |yaml, words: &str| {
+            let error = check(yaml).unwrap_err();
+            assert!(error.contains(words), "{error}");
+        };
+        refused("{ rate: 96MB/s }", "a rate of 96MB/s needs a working set");
+        refused("{ rate: unlimited, ballast: 1GiB }", "a rate of unlimited needs a working set");
+        refused("{ phases: [{ rate: 1MB/s, duration: 1s }] }", "a rate of 1MB/s needs a working set");
+        refused("{ working_set: 1MB, threads: 0 }", "at least one thread");
+        refused("{ working_set: 16KiB, threads: 5 }", "use at most 4 threads");
+        refused("{ working_set: 1MB, phases: [{ rate: 0, duration: 0 }] }", "phase 1 lasts no time");
+        refused("{ working_set: 10000000TB }", "more than can be addressed");
+    }
+
+    #[test]
+    fn sizes_are_rounded_up_to_whole_pages() {
+        assert_eq!(pages_for(Bytes::new(96_000_000)), 23_438);
+        assert_eq!(pages_for(Bytes::new(4096)), 1);
+        assert_eq!(pages_for(Bytes::ZERO), 0);
+    }
+
+    #[cfg(feature = "schema")]
+    #[test]
+    fn the_schema_describes_every_setting() {
+        let schema = schemars::schema_for!(Workload).to_value();
+        let serde_json::Value::Object(settings) = serde_json::to_value(Workload::default()).unwrap() else {
+            panic!("a workload is an object");
+        };
+        for setting in settings.keys().map(String::as_str).chain(["phases"]) {
+            assert!(schema["properties"][setting]["description"].is_string(), "{setting}");
+        }
+        assert_eq!(schema["additionalProperties"], false);
+    }
+}
