@@ -3,5 +3,6 @@
 pub mod docs;
 pub mod guest;
 pub mod matrix;
+pub mod model;
 pub mod outcome;
 pub mod setup;

@@ -14,7 +14,7 @@ pub(crate) struct Catalog {
 }
 
 /// One setting.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct Entry {
     /// Its dotted path: `stress.rate`.
     pub(crate) path: String,
@@ -42,6 +42,8 @@ pub(crate) struct Kind {
     pub(crate) flag: bool,
     /// Nothing at all.
     pub(crate) optional: bool,
+    /// A list or a mapping.
+    pub(crate) structured: bool,
 }
 
 /// What is measured in units.
@@ -153,6 +155,7 @@ impl Kind {
                 "integer" | "number" => self.number = true,
                 "boolean" => self.flag = true,
                 "null" => self.optional = true,
+                "array" | "object" => self.structured = true,
                 _ => {}
             }
         }
@@ -209,6 +212,14 @@ pub(crate) fn text_of(value: &Value) -> String {
     }
 }
 
+/// The value of a setting as text, where serialization may have left it out.
+pub(crate) fn setting_text(path: &str, value: &Value) -> String {
+    match (value, Catalog::get().find(path)) {
+        (Value::Null, Some(entry)) => entry.default.clone(),
+        _ => text_of(value),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -229,6 +240,14 @@ mod tests {
         assert_eq!(entry("link.rate").kind.quantities, [Quantity::BitRate]);
         assert!(entry("link.rate").kind.optional);
         assert_eq!(entry("link.delay").default, "0");
+        assert_eq!(entry("link.loss").kind.quantities, [Quantity::Percent]);
+        assert_eq!(entry("link.loss").default, "0");
+        assert_eq!(entry("link.shaper").default, "tbf");
+        assert!(entry("link.loss_bursts").kind.structured && entry("link.loss_bursts").kind.optional);
+        assert_eq!(entry("stress.rate").kind.quantities, [Quantity::ByteRate]);
+        assert_eq!(entry("stress.rate").kind.words, ["unlimited"]);
+        assert!(entry("stress.content").kind.text);
+        assert_eq!(entry("stress.phases").default, "[]");
         assert!(catalog.find("stress").is_none() && catalog.is_section("stress"));
     }
 

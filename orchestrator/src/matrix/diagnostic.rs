@@ -127,7 +127,7 @@ impl fmt::Display for Diagnostics {
 
 fn render(f: &mut fmt::Formatter<'_>, diagnostic: &Diagnostic, name: &str, text: &str) -> fmt::Result {
     writeln!(f, "error: {}", diagnostic.message)?;
-    let mut margin = String::new();
+    let mut margin = " ".to_string();
     match diagnostic.position {
         None => writeln!(f, "  --> {name}")?,
         Some(Position { line, column, length }) => {

@@ -128,7 +128,8 @@ impl<T: FromStr<Err = ParseError>> FromStr for Bounds<T> {
             let operator = Operator::ALL.iter().find(|(name, _)| part.starts_with(name));
             let (name, operator) = operator
                 .ok_or_else(|| format!("`{part}` is not a bound: it starts with one of <, <=, >, >=, =="))?;
-            let value = part[name.len()..].parse().map_err(|error: ParseError| error.to_string())?;
+            let value =
+                part[name.len()..].trim_start().parse().map_err(|error: ParseError| error.to_string())?;
             Ok(Bound { operator: *operator, value })
         };
         text.split(" and ").map(bound).collect::<Result<_, _>>().map(Self)

@@ -15,7 +15,7 @@ use super::{
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::Value;
-use std::{borrow::Cow, cmp::Ordering, fmt, str::FromStr};
+use std::{borrow::Cow, cell::RefCell, cmp::Ordering, fmt, rc::Rc, str::FromStr};
 use units::{BitRate, ByteRate, Bytes, ParseError, Span};
 
 mod syntax;
@@ -41,6 +41,16 @@ pub struct ExpressionError {
     pub length: usize,
 }
 
+impl ExpressionError {
+    /// The message with the expression and a mark under the culprit, as [`Diagnostics`](super::Diagnostics)
+    /// show it; for expressions that are in no file.
+    pub fn show(&self, expression: &str) -> String {
+        let mark = format!("{}{}", " ".repeat(self.offset), "^".repeat(self.length.max(1)));
+        let help = self.help.as_ref().map(|help| format!("\n  = help: {help}")).unwrap_or_default();
+        format!("error: {}\n  |\n  | {expression}\n  | {mark}{help}", self.message)
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 enum Node {
     All(Vec<Node>),
@@ -51,11 +61,7 @@ enum Node {
 
 #[derive(Debug, Clone, PartialEq)]
 struct Comparison {
-    /// The setting, as a JSON pointer into serialized settings.
-    pointer: String,
-    path: String,
-    default: String,
-    kind: Kind,
+    setting: &'static Entry,
     operator: Operator,
     literal: Literal,
 }
@@ -159,28 +165,33 @@ impl Expression {
     }
 }
 
-/// Settings, made ready for any number of expressions.
+/// Settings, made ready for any number of expressions. A section is serialized when it is first looked at:
+/// printing quantities is what costs time.
 pub(crate) struct View<'a> {
     settings: &'a Settings,
-    json: Value,
+    sections: RefCell<Vec<(&'static str, Rc<Value>)>>,
 }
 
 impl<'a> View<'a> {
     pub(crate) fn new(settings: &'a Settings) -> Self {
-        Self { settings, json: serde_json::to_value(settings).unwrap_or_default() }
+        Self { settings, sections: RefCell::default() }
     }
 
-    /// The value at a path, as text.
-    pub(crate) fn text(&self, path: &str) -> Option<String> {
-        let entry = Catalog::get().find(path)?;
-        let value = self.json.pointer(&pointer(path));
-        Some(value.map_or_else(|| entry.default.clone(), text_of))
+    /// The value of a setting, as text.
+    pub(crate) fn text(&self, entry: &Entry) -> String {
+        let (section, name) = entry.path.split_once('.').unwrap_or_default();
+        self.section(section).get(name).map_or_else(|| entry.default.clone(), text_of)
     }
-}
 
-/// A dotted path as a JSON pointer.
-fn pointer(path: &str) -> String {
-    format!("/{}", path.replace('.', "/"))
+    fn section(&self, name: &str) -> Rc<Value> {
+        let mut sections = self.sections.borrow_mut();
+        if let Some((_, value)) = sections.iter().find(|(known, _)| *known == name) {
+            return value.clone();
+        }
+        let (name, value) = self.settings.section(name);
+        sections.push((name, Rc::new(value)));
+        sections[sections.len() - 1].1.clone()
+    }
 }
 
 impl Node {
@@ -198,8 +209,8 @@ impl Node {
             Self::All(nodes) | Self::Any(nodes) => nodes.iter().for_each(|node| node.collect(paths)),
             Self::Not(node) => node.collect(paths),
             Self::Compare(comparison) => {
-                if !paths.contains(&comparison.path.as_str()) {
-                    paths.push(&comparison.path);
+                if !paths.contains(&comparison.setting.path.as_str()) {
+                    paths.push(&comparison.setting.path);
                 }
             }
         }
@@ -209,15 +220,11 @@ impl Node {
 impl Comparison {
     fn holds(&self, view: &View<'_>) -> bool {
         let asks_for_size = matches!(self.literal, Literal::Quantity(Quantity::Bytes, _));
-        let actual = if self.path == "stress.working_set" && asks_for_size {
-            Some(Literal::Quantity(Quantity::Bytes, view.settings.stress.working_set_bytes().get()))
+        let actual = if self.setting.path == "stress.working_set" && asks_for_size {
+            let size = view.settings.stress.working_set_bytes();
+            size.map(|size| Literal::Quantity(Quantity::Bytes, size.get()))
         } else {
-            let value = view.json.pointer(&self.pointer);
-            let text = value.map_or(Cow::Borrowed(self.default.as_str()), |value| match value {
-                Value::String(text) => Cow::Borrowed(text.as_str()),
-                other => Cow::Owned(text_of(other)),
-            });
-            literal(&self.kind, &text).ok()
+            literal(&self.setting.kind, &view.text(self.setting)).ok()
         };
         self.operator.holds(actual.and_then(|actual| actual.compare(&self.literal)))
     }
@@ -266,6 +273,14 @@ fn literal(kind: &Kind, text: &str) -> Result<Literal, Refusal> {
     let help =
         nearest(text, kind.words.iter().map(String::as_str)).map(|word| format!("the nearest is `{word}`"));
     Err((format!("`{text}` is not one of {}", words.join(", ")), help))
+}
+
+/// A text as the setting itself prints it.
+fn as_printed(entry: &Entry, text: &str) -> Result<String, String> {
+    let (section, name) = entry.path.split_once('.').unwrap_or_default();
+    let settings = serde_json::json!({ section: { name: text } });
+    let settings: Settings = serde_json::from_value(settings).map_err(|error| error.to_string())?;
+    Ok(View::new(&settings).text(entry))
 }
 
 impl Quantity {

@@ -11,22 +11,25 @@
 //! it lacks becomes a skipped cell later. An [`Expression`] selects cells, in the file and on the command line.
 
 mod catalog;
+mod changes;
 mod diagnostic;
 mod expect;
 mod expression;
 mod file;
 mod plan;
+mod preview;
 mod schema;
 mod settings;
 mod yaml;
 
+pub use changes::Changes;
 pub use diagnostic::{Diagnostic, Diagnostics, FilePath, Position, Segment};
 pub use expect::{Bound, Bounds, Expectation, Measured, Reference, ReferenceRow};
 pub use expression::{Expression, ExpressionError};
 pub use file::{Assignment, Axis, File, Order, Point};
 pub use plan::{Attempt, Cell, Plan, RunOrder, Shard, ShardError};
+pub use preview::{Preview, PreviewCell};
 pub use schema::schema;
 pub use settings::{
-    Accel, Bandwidth, Guest, Link, Migrate, Mode, Probe, Problem, Settings, Stress, WorkingSet,
-    kernel_reserve,
+    Accel, Bandwidth, Guest, Migrate, Mode, Probe, Problem, Settings, Stress, WorkingSet, kernel_reserve,
 };

@@ -4,9 +4,13 @@
 //! nothing on their own (a size without a unit); [`Settings::check`] refuses those that contradict each
 //! other (a working set larger than the guest). Neither looks at the machine: what it lacks is found later.
 
+use netem::Profile;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use units::{BitRate, ByteRate, Bytes, Span};
+use serde_json::Value;
+use std::hash::{Hash, Hasher};
+use stressor::workload::{self, CatchUp, Content, PageSize, Phase, Rate, Workload, Write};
+use units::{Bytes, Span};
 
 mod check;
 mod either;
@@ -15,13 +19,13 @@ pub use check::{Problem, kernel_reserve};
 pub use either::{Bandwidth, WorkingSet};
 
 /// All settings of one migration, resolved: nothing is left to a default.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// The virtual machine that migrates.
     pub guest: Guest,
     /// The link between source and destination, the same in both directions.
-    pub link: Link,
+    pub link: Profile,
     /// The client that measures the downtime from outside.
     pub probe: Probe,
     /// What dirties the guest's memory.
@@ -30,8 +34,37 @@ pub struct Settings {
     pub migrate: Migrate,
 }
 
+/// Over what distinguishes settings in practice; rarer parts of the link and the phases of the workload are
+/// left to equality.
+impl Hash for Settings {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self { guest, link, probe, stress, migrate } = self;
+        (guest, probe, migrate, link.rate, link.delay, link.loss).hash(state);
+        (stress.rate, stress.working_set, stress.content, stress.write, stress.order).hash(state);
+        (stress.threads, stress.page_size, stress.catch_up, stress.seed).hash(state);
+    }
+}
+
+impl Settings {
+    /// The names of the groups of settings, in the order of a matrix file.
+    pub const SECTIONS: [&'static str; 5] = ["guest", "link", "probe", "stress", "migrate"];
+
+    /// One group, serialized, under its name; nothing for a name that is none.
+    pub(crate) fn section(&self, name: &str) -> (&'static str, Value) {
+        let (name, value) = match name {
+            "guest" => ("guest", serde_json::to_value(&self.guest)),
+            "link" => ("link", serde_json::to_value(&self.link)),
+            "probe" => ("probe", serde_json::to_value(&self.probe)),
+            "stress" => ("stress", serde_json::to_value(&self.stress)),
+            "migrate" => ("migrate", serde_json::to_value(&self.migrate)),
+            _ => return ("", Value::Null),
+        };
+        (name, value.unwrap_or_default())
+    }
+}
+
 /// The virtual machine that migrates.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Guest {
     /// Memory of the guest. Its kernel, the ballast and the working set have to fit.
@@ -39,9 +72,11 @@ pub struct Guest {
     /// Virtual CPUs, 1 to 255.
     #[schemars(range(min = 1, max = 255))]
     pub vcpus: u32,
-    /// Memory that is filled with random bytes once and then left alone: the part of a real guest that a
-    /// migration sends exactly once.
+    /// Memory that is filled once and then left alone: the part of a real guest that a migration sends
+    /// exactly once.
     pub ballast: Bytes,
+    /// What a page of the ballast holds.
+    pub ballast_content: Content,
     /// What runs the guest's CPUs.
     pub accel: Accel,
     /// A CPU model by QEMU's name (`qemu64`, `max`, `host`); without it, the fastest to boot.
@@ -50,7 +85,14 @@ pub struct Guest {
 
 impl Default for Guest {
     fn default() -> Self {
-        Self { memory: Bytes::new(1 << 30), vcpus: 1, ballast: Bytes::ZERO, accel: Accel::Auto, cpu: None }
+        Self {
+            memory: Bytes::new(1 << 30),
+            vcpus: 1,
+            ballast: Bytes::ZERO,
+            ballast_content: Content::default(),
+            accel: Accel::default(),
+            cpu: None,
+        }
     }
 }
 
@@ -67,18 +109,8 @@ pub enum Accel {
     Tcg,
 }
 
-/// The link between source and destination. Stands in for `netem::Profile`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Link {
-    /// Rate of the link; without it, not limited.
-    pub rate: Option<BitRate>,
-    /// One-way delay.
-    pub delay: Span,
-}
-
 /// The client that measures the downtime from outside.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Probe {
     /// Time between two probes; 0 sends none. At least 1ms.
@@ -91,35 +123,81 @@ impl Default for Probe {
     }
 }
 
-/// What dirties the guest's memory.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// What dirties the guest's memory: a [`Workload`], except that the size of the working set may follow from the
+/// rate, and that the ballast belongs to the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Stress {
-    /// How much memory is dirtied per second; 0 leaves the guest idle.
-    pub rate: ByteRate,
+    /// How fast memory is dirtied: bytes of 4 KiB pages written per second, by all threads together. 0 leaves
+    /// the guest idle, `unlimited` is as fast as its CPUs can.
+    pub rate: Rate,
     /// The memory that is dirtied over and over: a size, or a time, meaning what the rate dirties in that
     /// time.
     pub working_set: WorkingSet,
+    /// What a page of the working set holds.
+    pub content: Content,
+    /// How much of a page one write stores.
+    pub write: Write,
+    /// Which page is written next.
+    pub order: workload::Order,
+    /// How many threads write, each to its own part of the working set, pinned to the guest's CPUs in turn.
+    #[schemars(range(min = 1))]
+    pub threads: u32,
+    /// The pages that back the working set. It is dirtied in steps of 4 KiB all the same.
+    pub page_size: PageSize,
+    /// Whether writes that a stall prevented are made up for.
+    pub catch_up: CatchUp,
+    /// Rates for the first stretches of time after the start, one after the other; `rate` holds after them.
+    pub phases: Vec<Phase>,
+    /// Chooses the random content and the random order; the same seed gives the same again.
+    pub seed: u64,
 }
 
 impl Default for Stress {
     fn default() -> Self {
-        Self { rate: ByteRate::ZERO, working_set: WorkingSet::default() }
+        let Workload { rate, content, write, order, threads, page_size, catch_up, phases, seed, .. } =
+            Workload::default();
+        let working_set = WorkingSet::default();
+        Self { rate, working_set, content, write, order, threads, page_size, catch_up, phases, seed }
     }
 }
 
 impl Stress {
-    /// The size of the working set, in bytes, whichever way it was written.
-    pub fn working_set_bytes(&self) -> Bytes {
-        match self.working_set {
-            WorkingSet::Size(size) => size,
-            WorkingSet::Time(time) => self.rate.over(time),
+    /// The size of the working set, whichever way it was written. None for a time at an unlimited rate, which
+    /// [`Settings::check`] refuses.
+    pub fn working_set_bytes(&self) -> Option<Bytes> {
+        match (self.working_set, self.rate) {
+            (WorkingSet::Size(size), _) => Some(size),
+            (WorkingSet::Time(time), Rate::Limited(rate)) => Some(rate.over(time)),
+            (WorkingSet::Time(_), Rate::Unlimited) => None,
+        }
+    }
+}
+
+impl Settings {
+    /// What the stressor in the guest is asked to do.
+    pub fn workload(&self) -> Workload {
+        let Stress { rate, content, write, order, threads, page_size, catch_up, ref phases, seed, .. } =
+            self.stress;
+        Workload {
+            rate,
+            working_set: self.stress.working_set_bytes().unwrap_or_default(),
+            ballast: self.guest.ballast,
+            content,
+            ballast_content: self.guest.ballast_content,
+            write,
+            order,
+            threads,
+            page_size,
+            catch_up,
+            phases: phases.clone(),
+            seed,
         }
     }
 }
 
 /// How the guest is migrated, and when that is given up.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Migrate {
     /// The way the memory moves.

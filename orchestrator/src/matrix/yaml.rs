@@ -52,7 +52,7 @@ impl Spot {
 /// Collects what is wrong with one document.
 #[derive(Debug)]
 pub(crate) struct Sink<'a> {
-    document: &'a Document,
+    pub(crate) document: &'a Document,
     found: Diagnostics,
 }
 
@@ -101,7 +101,10 @@ impl Document {
         match tree.deserialize(serde_yaml::Deserializer::from_str(text)) {
             Ok(value) => document.value = value,
             Err(error) => {
-                let position = error.location().map(|at| document.position(at.line(), at.column(), 1));
+                let position = match error.location() {
+                    Some(at) => Some(document.position(at.line(), at.column(), 1)),
+                    None => document.second_document(),
+                };
                 let mut found = Diagnostics::new(name, document.text.clone());
                 let message = format!("this is not YAML: {}", without_location(&error));
                 found.list.push(Diagnostic { path: FilePath::root(), message, help: None, position });
@@ -152,6 +155,20 @@ impl Document {
             Spot::Within(_, before, length) => self.inside(start, &text, *before, *length),
             _ => Position { length: self.written_length(start, &text), ..start },
         })
+    }
+
+    /// Where a second document begins: the one error that the parser gives no place.
+    fn second_document(&self) -> Option<Position> {
+        let is_content = |line: &str| !line.trim().is_empty() && !line.starts_with('#');
+        let first = self.text.lines().position(is_content)?;
+        let next = self.text.lines().skip(first + 1).position(|line| line.starts_with("---"))?;
+        Some(Position { line: first + 1 + next + 1, column: 1, length: 3 })
+    }
+
+    /// The document's value at a path, if it is a mapping, has these keys alone.
+    pub(crate) fn has_only(&self, path: &FilePath, keys: &[&str]) -> bool {
+        let map = self.get(path).and_then(Value::as_object);
+        map.is_none_or(|map| map.keys().all(|key| keys.contains(&key.as_str())))
     }
 
     /// A place that exists: the parser may point one past the end of the text.

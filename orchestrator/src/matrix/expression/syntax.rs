@@ -7,7 +7,9 @@
 //! comparison = PATH OPERATOR VALUE
 //! ```
 
-use super::{Catalog, Comparison, Expression, ExpressionError, Node, Operator, literal, ordered, pointer};
+use super::{
+    Catalog, Comparison, Expression, ExpressionError, Literal, Node, Operator, as_printed, literal, ordered,
+};
 
 /// Deeper nesting is refused, so that no text overflows the stack.
 const DEEPEST: usize = 50;
@@ -224,15 +226,17 @@ impl Parser {
         let (Token::Word(text) | Token::Quoted(text)) = &value.token else {
             return Err(value.error(format!("expected a value, found {}", value.name()), None));
         };
-        let literal = literal(&entry.kind, text).map_err(|(message, help)| value.error(message, help))?;
-        Ok(Comparison {
-            pointer: pointer(&name),
-            path: name,
-            default: entry.default.clone(),
-            kind: entry.kind.clone(),
-            operator,
-            literal,
-        })
+        if entry.kind.structured && !(entry.kind.optional && text == "none") {
+            let help = entry.kind.optional.then(|| "compare it with `none`".into());
+            return Err(value.error(format!("`{name}` is no single value that could be compared"), help));
+        }
+        let mut literal = literal(&entry.kind, text).map_err(|(message, help)| value.error(message, help))?;
+        if let Literal::Text(text) = &literal
+            && entry.kind.text
+        {
+            literal = Literal::Text(as_printed(entry, text).map_err(|message| value.error(message, None))?);
+        }
+        Ok(Comparison { setting: entry, operator, literal })
     }
 }
 

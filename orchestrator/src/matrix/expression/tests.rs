@@ -22,6 +22,12 @@ fn comparisons_use_the_quantity_and_not_the_text() {
         ("stress.rate > 9MB/s", true),
         ("stress.rate >= 1GB/s", false),
         ("link.delay == 0ms", true),
+        ("link.loss == 0%", true),
+        ("link.loss < 0.1%", true),
+        ("link.loss_bursts == none", true),
+        ("stress.content == random", true),
+        ("stress.content == compressible:25.0%", false),
+        ("stress.rate < unlimited", true),
         ("link.delay == 0", true),
         ("link.rate == none", true),
         ("link.rate < 1gbit", false),
@@ -38,6 +44,14 @@ fn comparisons_use_the_quantity_and_not_the_text() {
     ] {
         assert_eq!(holds(expression, &s), expected, "{expression}");
     }
+}
+
+#[test]
+fn unlimited_is_more_than_any_rate() {
+    let mut s = Settings::default();
+    s.stress.rate = "unlimited".parse().unwrap();
+    assert!(holds("stress.rate > 1TB/s and stress.rate == unlimited", &s));
+    assert!(!holds("stress.rate <= 1TB/s", &s));
 }
 
 #[test]
@@ -63,6 +77,16 @@ fn not_binds_tighter_than_and_and_and_tighter_than_or() {
     ] {
         assert_eq!(holds(&expression, &s), expected, "{expression}");
     }
+}
+
+#[test]
+fn an_error_is_shown_with_its_expression() {
+    let expression = "guest.accel == kwm";
+    assert_eq!(
+        expression.parse::<Expression>().unwrap_err().show(expression),
+        "error: `kwm` is not one of `auto`, `kvm`, `tcg`\n  |\n  | guest.accel == kwm\n  \
+         |                ^^^\n  = help: the nearest is `kvm`"
+    );
 }
 
 /// What is wrong, marked in the expression itself.
@@ -117,6 +141,9 @@ help: compare it with == or !=",
         let expression = expected.lines().next().unwrap_or_default();
         assert_eq!(error(expression), expected);
     }
+    assert!(error("stress.content == randm").contains("`randm` is not a content"));
+    assert!(error("stress.phases == 1").contains("is no single value"));
+    assert!(error("link.loss < 1").contains("is not a percentage"));
     assert!(error("stress.rate <= 96").contains("`96` has no unit"));
     assert!(error("stress.rate <= 96MB").contains("`MB` is not a unit of a data rate"));
     assert!(error(&"(".repeat(100_000)).ends_with("nested too deeply"));

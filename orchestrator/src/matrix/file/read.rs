@@ -1,21 +1,23 @@
 //! From the tree of a YAML document to a [`File`], piece by piece, so that one error does not hide another.
 
-use super::{Assignment, Axis, File, Order, Point};
+use super::{File, Order, Point};
 use crate::matrix::{
-    catalog::{Catalog, nearest, properties, resolve, text_of},
+    catalog::{Catalog, nearest, properties, resolve},
     diagnostic::{FilePath, Segment},
     expect::{Expectation, Reference},
-    expression::{Expression, View},
+    expression::{Expression, ExpressionError},
     schema,
     settings::Settings,
     yaml::{Document, Sink, Spot},
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
-/// The sections that make up [`Settings`].
-const SECTIONS: [&str; 5] = ["guest", "link", "probe", "stress", "migrate"];
+mod cells;
 
 /// More cells than this are a mistake.
 pub(crate) const MOST_CELLS: usize = 100_000;
@@ -34,10 +36,10 @@ pub(super) fn file(document: &Arc<Document>, sink: &mut Sink<'_>) -> Option<File
     let mut value = Value::Object(keys);
     unknown_keys(schema::raw(), schema::raw(), &mut value, &root, sink);
     let Value::Object(keys) = value else { return None };
-    let mut reader = Reader { keys, sink };
+    let mut reader = Reader { keys, sink, printed: HashMap::new() };
 
     let mut base = Map::new();
-    for section in SECTIONS {
+    for section in Settings::SECTIONS {
         let settings = reader.keys.get(section).cloned().unwrap_or_else(|| json!({}));
         base.insert(section.into(), settings);
     }
@@ -61,6 +63,9 @@ pub(super) fn file(document: &Arc<Document>, sink: &mut Sink<'_>) -> Option<File
     let exclude = reader.exclude(&base);
     let expect = reader.expectations();
     let reference = reader.optional::<Reference>("reference");
+    if let Some(settings) = settings.as_ref().filter(|_| !reader.sink.is_empty()) {
+        reader.check(settings, axes.iter().flat_map(|axis| &axis.points).chain(&include));
+    }
     Some(File {
         name: name?,
         description,
@@ -120,23 +125,49 @@ fn unknown_keys(root: &Value, schema: &Value, value: &mut Value, path: &FilePath
 struct Reader<'a, 'd> {
     keys: Map<String, Value>,
     sink: &'a mut Sink<'d>,
+    /// How settings print the values seen so far, by path and the value as written.
+    printed: HashMap<(Arc<str>, String), Arc<str>>,
 }
 
 impl Reader<'_, '_> {
     /// Reads a value as a type. Whatever stands in the way is reported and taken out, and the rest read
     /// again, so that every key's error is found.
     fn value<T: DeserializeOwned>(&mut self, mut value: Value, at: &FilePath) -> Option<T> {
+        let mut taken = Taken::default();
         loop {
             let error = match serde_path_to_error::deserialize::<_, T>(&value) {
                 Ok(read) => return Some(read),
                 Err(error) => error,
             };
-            let (path, culprit) = find(&value, at, error.path());
-            self.report(&path, culprit, &error.into_inner().to_string());
-            let below = &path.segments()[at.segments().len()..];
-            if !remove(&mut value, below) {
+            let (found, culprit) = find(&value, at, error.path());
+            let path = taken.original(&found);
+            let message = error.into_inner().to_string();
+            // What was taken out is missing, but its author did write it.
+            let missing = message.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
+            if !missing.is_some_and(|key| taken.keys.contains(&path.key(key))) {
+                self.report(&path, culprit, &message);
+            }
+            if !take_out(&mut value, &found.segments()[at.segments().len()..]) {
                 return None;
             }
+            taken.keys.insert(path);
+        }
+    }
+
+    /// Reports what is wrong with the shared settings, as far as no axis can change it. Expansion does this
+    /// for each cell, but a file with other errors is not expanded.
+    fn check<'p>(&mut self, settings: &Settings, points: impl Iterator<Item = &'p Point>) {
+        let varied: HashSet<&str> =
+            points.flat_map(|point| &point.assignments).map(|assignment| &*assignment.path).collect();
+        let value = Value::Object(self.keys.clone());
+        for problem in settings.check() {
+            if problem.paths.iter().any(|path| varied.contains(path.as_str())) {
+                continue;
+            }
+            let pointer = |path: &&String| value.pointer(&format!("/{}", path.replace('.', "/"))).is_some();
+            let Some(path) = problem.paths.iter().find(pointer) else { continue };
+            let spot = Spot::Value(FilePath::root().dotted(path));
+            self.sink.push(&spot, problem.message, problem.help);
         }
     }
 
@@ -188,7 +219,7 @@ impl Reader<'_, '_> {
 
     fn expression(&mut self, text: &str, path: &FilePath) -> Option<Expression> {
         text.parse()
-            .map_err(|error: crate::matrix::ExpressionError| {
+            .map_err(|error: ExpressionError| {
                 let spot = Spot::Within(path.clone(), error.offset, error.length);
                 self.sink.push(&spot, error.message, error.help);
             })
@@ -208,198 +239,13 @@ impl Reader<'_, '_> {
         }
     }
 
-    fn axes(&mut self, base: &Map<String, Value>) -> Vec<Axis> {
-        let at = FilePath::root().key("axes");
-        let entries = match self.keys.get("axes") {
-            None => return Vec::new(),
-            Some(Value::Object(entries)) if !entries.is_empty() => entries.clone(),
-            Some(Value::Object(_) | Value::Null) => {
-                let help = Some("name a setting and list its values, or leave `axes` out".into());
-                self.sink.push(&Spot::Key(at), "`axes` is empty", help);
-                return Vec::new();
-            }
-            Some(_) => {
-                let help = Some("write it like `stress.rate: [64MB/s, 96MB/s]`".into());
-                self.sink.push(
-                    &Spot::Value(at),
-                    "`axes` is a mapping from settings to lists of values",
-                    help,
-                );
-                return Vec::new();
-            }
-        };
-        let mut set_by = HashMap::new();
-        let mut found = Vec::new();
-        for (name, values) in entries {
-            let at = at.key(&name);
-            let Some(axis) = self.axis(&name, values, &at, base) else { continue };
-            let mut paths: Vec<_> =
-                axis.points.iter().flat_map(|point| &point.assignments).map(|a| a.path.clone()).collect();
-            paths.sort();
-            paths.dedup();
-            for path in paths {
-                if let Some(other) = set_by.insert(path.clone(), name.clone()) {
-                    let help = Some("vary it in one axis only".into());
-                    let message = format!("`{path}` is already varied by the axis `{other}`");
-                    self.sink.push(&Spot::Key(at.clone()), message, help);
-                }
-            }
-            found.push(axis);
-        }
-        found
-    }
-
-    fn axis(&mut self, name: &str, values: Value, at: &FilePath, base: &Map<String, Value>) -> Option<Axis> {
-        let catalog = Catalog::get();
-        let is_setting = catalog.find(name).is_some();
-        let is_bundle = !is_setting
-            && !name.contains('.')
-            && !catalog.is_section(name)
-            && values.as_array().is_some_and(|values| values.iter().all(Value::is_object));
-        if !is_setting && !is_bundle {
-            let help = catalog.suggest(name).unwrap_or_else(|| {
-                "an axis is named by a setting, like `stress.rate`, or lists mappings from settings to values"
-                    .into()
-            });
-            self.sink.push(&Spot::Key(at.clone()), format!("`{name}` is not a setting"), Some(help));
-            return None;
-        }
-        let Value::Array(values) = values else {
-            let help = Some(format!("write it like `{name}: [...]`"));
-            self.sink.push(&Spot::Value(at.clone()), "an axis is a list of values", help);
-            return None;
-        };
-        if values.is_empty() {
-            let help = Some("list at least one value, or leave the axis out".into());
-            self.sink.push(&Spot::Value(at.clone()), format!("the axis `{name}` is empty"), help);
-            return None;
-        }
-        let mut points: Vec<Point> = Vec::with_capacity(values.len());
-        let mut seen = HashMap::new();
-        let path: Arc<str> = name.into();
-        for (i, value) in values.into_iter().enumerate() {
-            let at = at.index(i);
-            let point = if is_setting {
-                self.assignment(&path, value, at.clone(), base).map(|a| Point { assignments: vec![a] })
-            } else {
-                self.point(value, &at, base)
-            };
-            let Some(point) = point else { continue };
-            let mut key: Vec<_> =
-                point.assignments.iter().map(|a| (a.path.clone(), a.text.clone())).collect();
-            key.sort();
-            if let Some(first) = seen.insert(key, i) {
-                let message = format!("the same value as item {first} of this axis, counted from 0");
-                self.sink.push(
-                    &Spot::Value(at),
-                    message,
-                    Some("`repeat` measures a cell more than once".into()),
-                );
-            }
-            points.push(point);
-        }
-        Some(Axis { name: name.into(), points })
-    }
-
-    fn include(&mut self, base: &Map<String, Value>) -> Vec<Point> {
-        let at = FilePath::root().key("include");
-        let items = self.list("include").into_iter().enumerate();
-        items.filter_map(|(i, item)| self.point(item, &at.index(i), base)).collect()
-    }
-
-    /// A mapping from settings to values.
-    fn point(&mut self, value: Value, at: &FilePath, base: &Map<String, Value>) -> Option<Point> {
-        let entries = match value {
-            Value::Object(entries) if !entries.is_empty() => entries,
-            _ => {
-                let help = Some("write it like `{ stress.rate: 96MB/s, link.delay: 20ms }`".into());
-                self.sink.push(&Spot::Value(at.clone()), "expected a mapping from settings to values", help);
-                return None;
-            }
-        };
-        let count = entries.len();
-        let assignments: Vec<_> = entries
-            .into_iter()
-            .filter_map(|(path, value)| {
-                let at = at.key(&path);
-                if Catalog::get().find(&path).is_some() {
-                    return self.assignment(&path.into(), value, at, base);
-                }
-                let help = if Catalog::get().is_section(&path) {
-                    Some(format!("write its settings one by one, like `{path}.NAME: VALUE`"))
-                } else {
-                    Catalog::get().suggest(&path)
-                };
-                self.sink.push(&Spot::Key(at), format!("`{path}` is not a setting"), help);
-                None
-            })
-            .collect();
-        (assignments.len() == count).then_some(Point { assignments })
-    }
-
-    /// One value of one setting, tried on the shared settings of its section.
-    fn assignment(
-        &mut self,
-        path: &Arc<str>,
-        mut value: Value,
-        at: FilePath,
-        base: &Map<String, Value>,
-    ) -> Option<Assignment> {
-        let (section, name) = path.split_once('.')?;
-        if let Some(entry) = Catalog::get().find(path) {
-            unknown_keys(schema::raw(), &entry.schema, &mut value, &at, self.sink);
-        }
-        let mut keys = base.get(section).and_then(Value::as_object).cloned().unwrap_or_default();
-        keys.insert(name.into(), value.clone());
-        let mut tried = Map::new();
-        tried.insert(section.into(), keys.into());
-        let tried = Value::Object(tried);
-        let text = match serde_path_to_error::deserialize::<_, Settings>(&tried) {
-            Ok(settings) => View::new(&settings).text(path)?,
-            Err(error) => {
-                let root = FilePath::root();
-                let (found, culprit) = find(&tried, &root, error.path());
-                let own = root.key(section).key(name);
-                // A combination that does not hold together may do so with what another axis sets.
-                if found.segments().starts_with(own.segments()) {
-                    let below = &found.segments()[own.segments().len()..];
-                    let at = below.iter().fold(at, |at, segment| at.with(segment.clone()));
-                    self.report(&at, culprit, &error.into_inner().to_string());
-                    return None;
-                }
-                text_of(&value)
-            }
-        };
-        Some(Assignment { path: path.clone(), text: text.into(), value, at })
-    }
-
-    fn exclude(&mut self, base: &Map<String, Value>) -> Vec<Expression> {
-        let at = FilePath::root().key("exclude");
-        let mut conditions = Vec::new();
-        for (i, item) in self.list("exclude").into_iter().enumerate() {
-            let at = at.index(i);
-            let condition = match item {
-                Value::String(text) => self.expression(&text, &at),
-                item => self.point(item, &at, base).and_then(|point| {
-                    let equals = |a: &Assignment| format!("{} == '{}'", a.path, a.text);
-                    let terms: Vec<_> = point.assignments.iter().map(equals).collect();
-                    self.expression(&terms.join(" and "), &at)
-                }),
-            };
-            conditions.extend(condition);
-        }
-        conditions
-    }
-
     fn expectations(&mut self) -> Vec<Expectation> {
         let at = FilePath::root().key("expect");
         let mut expectations = Vec::new();
         for (i, item) in self.list("expect").into_iter().enumerate() {
             let at = at.index(i);
-            let whole = item.clone();
             let Some(expectation) = self.value::<Expectation>(item, &at) else { continue };
-            let only_where = whole.as_object().is_some_and(|keys| keys.keys().all(|key| key == "where"));
-            if expectation.is_empty() && only_where {
+            if expectation.is_empty() && self.sink.document.has_only(&at, &["where"]) {
                 let help =
                     Some("add an `outcome`, or bounds of `downtime`, `total_time` or `transferred`".into());
                 self.sink.push(&Spot::Value(at), "this expects nothing", help);
@@ -428,15 +274,40 @@ fn find<'v>(value: &'v Value, at: &FilePath, path: &serde_path_to_error::Path) -
     (found, current)
 }
 
-/// Takes out the key a path leads to, or the list it leads into; not the whole value, nor a whole section.
-fn remove(value: &mut Value, path: &[Segment]) -> bool {
-    let depth = path.iter().take_while(|segment| matches!(segment, Segment::Key(_))).count();
-    let Some((Segment::Key(last), parents)) = path[..depth].split_last() else { return false };
+/// What was taken out of a value, as paths in the file.
+#[derive(Default)]
+struct Taken {
+    keys: HashSet<FilePath>,
+}
+
+impl Taken {
+    /// The path in the file of what now has this path: items of lists have moved up.
+    fn original(&self, path: &FilePath) -> FilePath {
+        path.segments().iter().fold(FilePath::root(), |whole, segment| match segment {
+            Segment::Key(key) => whole.key(key),
+            Segment::Index(now) => {
+                let mut left = (0..).filter(|index| !self.keys.contains(&whole.index(*index)));
+                whole.index(left.nth(*now).unwrap_or(*now))
+            }
+        })
+    }
+}
+
+/// Takes out the key or the item that a path leads to; not the whole value.
+fn take_out(value: &mut Value, path: &[Segment]) -> bool {
+    let Some((last, parents)) = path.split_last() else { return false };
     let parent = parents.iter().try_fold(value, |value, segment| match segment {
         Segment::Key(key) => value.get_mut(key),
-        Segment::Index(_) => None,
+        Segment::Index(index) => value.get_mut(index),
     });
-    parent.and_then(Value::as_object_mut).is_some_and(|map| map.shift_remove(last).is_some())
+    match (parent, last) {
+        (Some(Value::Object(map)), Segment::Key(key)) => map.shift_remove(key).is_some(),
+        (Some(Value::Array(items)), Segment::Index(index)) if *index < items.len() => {
+            items.remove(*index);
+            true
+        }
+        _ => false,
+    }
 }
 
 /// Words for people in place of serde's, and help where its message lists what is accepted.
@@ -449,9 +320,23 @@ fn improve(message: &str) -> (String, Option<String>) {
         let words: Vec<_> = words.iter().map(|word| format!("`{word}`")).collect();
         return (format!("`{variant}` is not one of {}", words.join(", ")), help);
     }
-    let message = message.replace("missing field", "missing key").replace("invalid type: ", "");
-    match message.find("expected struct ") {
-        Some(at) => (format!("{}expected a mapping of keys to values", &message[..at]), None),
-        None => (message, None),
-    }
+    let mismatch = message.strip_prefix("invalid type: ").or_else(|| message.strip_prefix("invalid value: "));
+    let Some((found, expected)) = mismatch.and_then(|rest| rest.split_once(", expected ")) else {
+        return (message.replace("missing field", "missing key"), None);
+    };
+    let expected = match expected {
+        "u32" | "u64" => "a whole number",
+        "a boolean" => "`true` or `false`",
+        name if name.starts_with("struct ") => "a mapping of keys to values",
+        "a sequence" => "a list",
+        other => other,
+    };
+    let found = match found {
+        "sequence" => "a list".into(),
+        "map" => "a mapping".into(),
+        "null" | "unit value" => "nothing".into(),
+        // `string "x"`, "integer `5`", and so on.
+        other => other.split_once(' ').map_or(other, |(_, value)| value).replace('"', "`"),
+    };
+    (format!("expected {expected}, found {found}"), None)
 }

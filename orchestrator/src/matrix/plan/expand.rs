@@ -103,15 +103,14 @@ impl<'a> Expansion<'a> {
         if self.file.include.is_empty() {
             return;
         }
-        let key = |settings: &Settings| serde_json::to_string(settings).unwrap_or_default();
-        let mut known: HashMap<String, String> =
-            self.cells.iter().map(|cell| (key(&cell.settings), cell.id.clone())).collect();
+        let mut known: HashMap<Settings, String> =
+            self.cells.iter().map(|cell| (cell.settings.clone(), cell.id.clone())).collect();
         for (i, point) in self.file.include.iter().enumerate() {
             let assignments: Vec<_> = point.assignments.iter().collect();
             let before = self.cells.len();
             self.cell(&assignments, false);
             let Some(cell) = self.cells.get(before) else { continue };
-            if let Some(other) = known.insert(key(&cell.settings), cell.id.clone()) {
+            if let Some(other) = known.insert(cell.settings.clone(), cell.id.clone()) {
                 let spot = Spot::Value(FilePath::root().key("include").index(i));
                 let help = Some("`repeat` measures a cell more than once".into());
                 self.sink.push(&spot, format!("the same cell as `{other}`"), help);
@@ -183,11 +182,12 @@ impl<'a> Expansion<'a> {
             (None, Some(path)) => Spot::Value(path),
             (None, None) => Spot::File(culprit),
         };
-        let help = match own {
-            Some(_) if assignments.len() > 1 => format!("{} (in the cell {id})", problem.help),
-            _ => problem.help.clone(),
+        let cell = own.filter(|_| assignments.len() > 1).map(|_| format!("in the cell {id}"));
+        let help = match (&problem.help, cell) {
+            (Some(help), Some(cell)) => Some(format!("{help} ({cell})")),
+            (help, cell) => help.clone().or(cell),
         };
-        self.report(&spot, problem.message.clone(), Some(help));
+        self.report(&spot, problem.message.clone(), help);
     }
 
     fn report(&mut self, spot: &Spot, message: String, help: Option<String>) {

@@ -161,3 +161,35 @@ fn a_plan_survives_being_written_and_read() {
     let json = serde_json::to_string(&whole).unwrap();
     assert_eq!(serde_json::from_str::<Plan>(&json).unwrap(), whole);
 }
+
+#[test]
+fn the_example_of_the_design_reads_as_it_says() {
+    let plan = plan(
+        r#"
+name: icclab-threshold
+guest:   { memory: 1GiB, vcpus: 1 }
+link:    { rate: 940mbit, delay: 0ms }
+stress:  { rate: 96MB/s, working_set: 96MB, content: random }
+migrate: { mode: precopy, downtime_limit: 300ms, timeout: 60s }
+axes:
+  stress.rate: [0, 16MB/s, 32MB/s, 48MB/s, 64MB/s, 80MB/s, 96MB/s, 112MB/s, 128MB/s]
+repeat: 3
+expect:
+  - { where: "stress.rate <= 96MB/s", outcome: converged }
+  - { where: "stress.rate >= 112MB/s", outcome: not-converged }
+"#,
+    );
+    assert_eq!((plan.cells.len(), plan.attempts().len()), (9, 27));
+    let outcomes: Vec<_> = plan
+        .cells
+        .iter()
+        .flat_map(|cell| plan.expectations_of(cell))
+        .filter_map(|expectation| expectation.outcome)
+        .map(|outcome| outcome.to_string())
+        .collect();
+    assert_eq!(outcomes[..7], ["converged"; 7]);
+    assert_eq!(outcomes[7..], ["not-converged"; 2]);
+    let workload = plan.cells[7].settings.workload();
+    assert_eq!(workload.working_set, units::Bytes::new(96_000_000));
+    assert_eq!(workload.rate.to_string(), "112MB/s");
+}

@@ -1,6 +1,7 @@
 //! What settings must satisfy together, beyond each having the right type.
 
 use super::{Settings, WorkingSet};
+use stressor::workload::{Rate, WorkloadError};
 use units::{Bytes, Span};
 
 /// Settings that cannot mean anything.
@@ -10,16 +11,14 @@ pub struct Problem {
     pub paths: Vec<String>,
     /// What is wrong, in words.
     pub message: String,
-    /// What would mend it, in words.
-    pub help: String,
+    /// What would mend it, where the message does not say that.
+    pub help: Option<String>,
 }
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 /// QEMU's `MAX_MIGRATE_DOWNTIME_SECONDS`.
 const MAX_DOWNTIME: Span = Span::from_secs(2000);
-/// The smallest thing that can be dirty.
-const PAGE: Bytes = Bytes::new(4096);
 
 /// The memory of a guest that its kernel needs, so that ballast and working set cannot have it.
 ///
@@ -37,6 +36,7 @@ impl Settings {
         let mut problems = Vec::new();
         self.check_guest(&mut problems);
         self.check_memory(&mut problems);
+        self.check_parts(&mut problems);
         self.check_migrate(&mut problems);
         if !self.probe.interval.is_zero() && self.probe.interval < Span::from_millis(1) {
             problems.push(problem(
@@ -81,7 +81,10 @@ impl Settings {
             return;
         };
         let ballast = self.guest.ballast;
-        let working_set = self.stress.working_set_bytes();
+        // Huge pages are reserved whole.
+        let page = self.stress.page_size.bytes();
+        let written = self.stress.working_set_bytes().unwrap_or_default();
+        let working_set = Bytes::new(written.get().div_ceil(page).saturating_mul(page));
         if ballast.get() > room {
             problems.push(problem(
                 &["guest.ballast", "guest.memory"],
@@ -98,7 +101,7 @@ impl Settings {
             problems.push(problem(
                 &["stress.working_set", "stress.rate", "guest.ballast", "guest.memory"],
                 format!(
-                    "a working set of {working_set}{derived} does not fit into a guest of \
+                    "a working set of {written}{derived} does not fit into a guest of \
                      {memory}{ballast_part}"
                 ),
                 format!(
@@ -108,12 +111,34 @@ impl Settings {
                 ),
             ));
         }
-        if !self.stress.rate.is_zero() && working_set < PAGE {
+    }
+
+    /// What the link and the stressor say about their own settings.
+    fn check_parts(&self, problems: &mut Vec<Problem>) {
+        if let Err(error) = self.link.validate() {
+            let message = format!("`{}`: {}", error.key, error.problem);
+            problems.push(Problem { paths: vec![format!("link.{}", error.key)], message, help: None });
+        }
+        if let WorkingSet::Time(time) = self.stress.working_set
+            && self.stress.rate == Rate::Unlimited
+        {
             problems.push(problem(
                 &["stress.working_set", "stress.rate"],
-                format!("a working set of {working_set} holds no page to dirty"),
-                "write at least `4KiB`, or a rate of 0",
+                format!("what an unlimited rate dirties in {time} is no size"),
+                "write the working set as a size, like `96MB`",
             ));
+        } else if let Err(error) = self.workload().check() {
+            let paths: &[&str] = match error {
+                WorkloadError::NothingToDirty { .. } => {
+                    &["stress.working_set", "stress.phases", "stress.rate"]
+                }
+                WorkloadError::NoThreads => &["stress.threads"],
+                WorkloadError::MoreThreadsThanPages { .. } => &["stress.threads", "stress.working_set"],
+                WorkloadError::EmptyPhase { .. } => &["stress.phases"],
+                WorkloadError::TooLarge(_) => &["stress.working_set", "guest.ballast", "stress.rate"],
+            };
+            let paths = paths.iter().map(ToString::to_string).collect();
+            problems.push(Problem { paths, message: error.to_string(), help: None });
         }
     }
 
@@ -148,19 +173,12 @@ impl Settings {
                 "write a rate, like `110MB/s`, or leave the key out",
             ));
         }
-        if self.link.rate.is_some_and(|rate| rate.to_byte_rate().is_zero()) {
-            problems.push(problem(
-                &["link.rate"],
-                "a link of rate 0 carries nothing",
-                "write a rate, like `940mbit`, or leave the key out",
-            ));
-        }
     }
 }
 
 fn problem(paths: &[&str], message: impl Into<String>, help: impl Into<String>) -> Problem {
     let paths = paths.iter().map(ToString::to_string).collect();
-    Problem { paths, message: message.into(), help: help.into() }
+    Problem { paths, message: message.into(), help: Some(help.into()) }
 }
 
 /// Whole MiB, rounded down, for people.
@@ -171,7 +189,12 @@ fn mib(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use units::ByteRate;
+    use stressor::workload::PageSize;
+    use units::{BitRate, ByteRate};
+
+    fn limited(rate: u64) -> Rate {
+        Rate::Limited(ByteRate::new(rate))
+    }
 
     fn with(change: impl FnOnce(&mut Settings)) -> Vec<String> {
         let mut settings = Settings::default();
@@ -186,17 +209,17 @@ mod tests {
 
     #[test]
     fn each_bound_is_refused_just_beyond_it() {
-        let room = (1 << 30) - 96 * MIB;
+        let room: u64 = (1 << 30) - 96 * MIB;
         let fill = |bytes: u64| {
             with(|s| {
-                s.stress.rate = ByteRate::new(1_000_000);
+                s.stress.rate = limited(1_000_000);
                 s.stress.working_set = WorkingSet::Size(Bytes::new(bytes));
             })
         };
         assert_eq!(fill(room), [""; 0]);
         assert_eq!(fill(room + 1), ["stress.working_set"]);
-        assert_eq!(fill(4095), ["stress.working_set"]);
-        assert_eq!(fill(4096), [""; 0]);
+        assert_eq!(fill(0), ["stress.working_set"]);
+        assert_eq!(fill(1), [""; 0]);
         assert_eq!(with(|s| s.guest.ballast = Bytes::new(room + 1)), ["guest.ballast"]);
         assert_eq!(with(|s| s.guest.memory = Bytes::ZERO), ["guest.memory"]);
         assert_eq!(with(|s| s.guest.memory = Bytes::new(64 * MIB)), ["guest.memory"]);
@@ -209,11 +232,27 @@ mod tests {
         assert_eq!(with(|s| s.migrate.max_passes = Some(0)), ["migrate.max_passes"]);
         assert_eq!(with(|s| s.probe.interval = Span::from_nanos(1)), ["probe.interval"]);
         assert_eq!(with(|s| s.probe.interval = Span::ZERO), [""; 0]);
+        assert_eq!(with(|s| s.stress.threads = 0), ["stress.threads"]);
+        assert_eq!(with(|s| s.stress.rate = Rate::Unlimited), ["stress.working_set"]);
+        assert_eq!(with(|s| s.link.rate = Some(BitRate::new(999))), ["link.rate"]);
+        assert_eq!(with(|s| s.link.jitter = Span::from_millis(1)), ["link.jitter"]);
+    }
+
+    #[test]
+    fn huge_pages_count_whole() {
+        let huge = |page_size| {
+            with(|s| {
+                s.stress.rate = limited(1_000_000);
+                s.stress.page_size = page_size;
+            })
+        };
+        assert_eq!(huge(PageSize::Huge2M), [""; 0]);
+        assert_eq!(huge(PageSize::Huge1G), ["stress.working_set"]);
     }
 
     #[test]
     fn a_working_set_given_as_a_time_grows_with_the_rate() {
-        let paths = with(|s| s.stress.rate = ByteRate::new(2_000_000_000));
+        let paths = with(|s| s.stress.rate = limited(2_000_000_000));
         assert_eq!(paths, ["stress.working_set"]);
     }
 }

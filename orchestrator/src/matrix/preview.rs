@@ -1,0 +1,197 @@
+//! What a run of a plan would do: every cell with the predicted outcome, and whether and why it would be
+//! skipped; as a table for people and as JSON for programs.
+
+use super::{
+    plan::{Cell, Plan, RunOrder},
+    settings::Settings,
+};
+use crate::{
+    model::{Input, Prediction},
+    outcome::Outcome,
+};
+use comfy_table::{CellAlignment, Table, presets};
+use indexmap::IndexMap;
+use serde::Serialize;
+use std::fmt;
+use units::Span;
+
+/// What a run of a plan would do. Displays as a table; serializes in full.
+#[derive(Debug, Clone, Serialize)]
+pub struct Preview {
+    /// The matrix's name.
+    pub name: String,
+    /// How often each cell is measured.
+    pub repeat: u32,
+    /// The order in which cells are measured.
+    pub order: RunOrder,
+    /// How many migrations a run makes, the skipped ones left out.
+    pub migrations: usize,
+    /// How long these take together, as predicted, without booting guests.
+    pub migrating: Span,
+    /// The cells, in the order of the file.
+    pub cells: Vec<PreviewCell>,
+}
+
+/// What a run would do with one cell.
+#[derive(Debug, Clone, Serialize)]
+pub struct PreviewCell {
+    /// The cell's identity.
+    pub id: String,
+    /// What distinguishes it.
+    pub axes: IndexMap<String, String>,
+    /// All of its settings.
+    pub settings: Settings,
+    /// Why it would be skipped; absent when it would be measured.
+    pub skipped: Option<String>,
+    /// What the model says; absent when it would be skipped.
+    pub predicted: Option<Prediction>,
+}
+
+impl Preview {
+    /// Looks ahead. `would_skip` tells why a cell would be skipped on the machine in question, or nothing.
+    pub fn new(plan: &Plan, would_skip: impl Fn(&Cell) -> Option<String>) -> Self {
+        let cells: Vec<_> = plan
+            .cells
+            .iter()
+            .map(|cell| {
+                let skipped = would_skip(cell);
+                let predicted = skipped.is_none().then(|| Input::from_settings(&cell.settings).predict());
+                let Cell { id, axes, settings, .. } = cell.clone();
+                PreviewCell { id, axes, settings, skipped, predicted }
+            })
+            .collect();
+        let times = cells.iter().filter_map(|cell| cell.predicted).map(|p| p.total_time.as_nanos());
+        let once = times.fold(0u64, u64::saturating_add);
+        Self {
+            name: plan.name.clone(),
+            repeat: plan.repeat,
+            order: plan.order,
+            migrations: cells.iter().filter(|cell| cell.skipped.is_none()).count() * plan.repeat as usize,
+            migrating: Span::from_nanos(once.saturating_mul(plan.repeat.into())),
+            cells,
+        }
+    }
+
+    fn columns(&self) -> indexmap::IndexSet<&str> {
+        self.cells.iter().flat_map(|cell| cell.axes.keys().map(String::as_str)).collect()
+    }
+}
+
+impl fmt::Display for Preview {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let axes = self.columns();
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        let names: Vec<&str> = if axes.is_empty() { vec!["cell"] } else { axes.iter().copied().collect() };
+        let figures_from = names.len() + 1;
+        let any_skipped = self.cells.iter().any(|cell| cell.skipped.is_some());
+        let reason = any_skipped.then_some("because");
+        table.set_header(names.into_iter().chain(COLUMNS).chain(reason));
+        for cell in &self.cells {
+            let mut row: Vec<String> = if axes.is_empty() {
+                vec![cell.id.clone()]
+            } else {
+                axes.iter().map(|path| cell.axes.get(*path).cloned().unwrap_or_default()).collect()
+            };
+            match (&cell.skipped, &cell.predicted) {
+                (Some(reason), _) => {
+                    row.push(Outcome::Skipped.to_string());
+                    row.extend(std::iter::repeat_n("-".into(), COLUMNS.len() - 1));
+                    row.push(reason.clone());
+                }
+                (None, Some(predicted)) => row.extend(figures(predicted)),
+                (None, None) => {}
+            }
+            table.add_row(row);
+        }
+        for column in figures_from..figures_from + COLUMNS.len() - 1 {
+            if let Some(column) = table.column_mut(column) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        writeln!(f, "{}", table.trim_fmt())?;
+        writeln!(f)?;
+        let skipped = self.cells.iter().filter(|cell| cell.skipped.is_some()).count();
+        write!(f, "{} cells", self.cells.len())?;
+        if skipped > 0 {
+            write!(f, ", {skipped} of them skipped")?;
+        }
+        if self.repeat > 1 {
+            write!(f, ", {} times each", self.repeat)?;
+        }
+        if let RunOrder::Shuffled { seed } = self.order {
+            write!(f, ", shuffled by seed {seed}")?;
+        }
+        let minutes = self.migrating.as_secs_f64() / 60.0;
+        writeln!(f, ": {} migrations, {minutes:.1} min of migrating as predicted", self.migrations)
+    }
+}
+
+/// The columns after the axes: an outcome, then figures.
+const COLUMNS: [&str; 5] = ["predicted", "time", "downtime", "data", "passes"];
+
+/// A prediction's cells of the table, one for each of [`COLUMNS`].
+fn figures(predicted: &Prediction) -> [String; 5] {
+    [
+        predicted.outcome.to_string(),
+        format!("{:.1} s", predicted.total_time.as_secs_f64()),
+        predicted.downtime.map_or_else(|| "-".into(), |time| format!("{:.0} ms", time.as_millis_f64())),
+        format!("{:.0} MB", predicted.transferred.as_mb()),
+        predicted.passes.to_string(),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::matrix::File;
+
+    fn plan() -> Plan {
+        let text = "name: n\nguest: { ballast: 360MiB }\nlink: { rate: 928mbit }\nmigrate: { downtime_limit: 100ms }\n\
+                    axes: { stress.rate: [0, 64MB/s, 128MB/s], guest.accel: [kvm, tcg] }\nrepeat: 2\n";
+        File::parse(text, "n").and_then(|file| file.expand()).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    fn no_kvm(cell: &Cell) -> Option<String> {
+        (cell.settings.guest.accel == crate::matrix::Accel::Kvm).then(|| "no guest runs on KVM here".into())
+    }
+
+    #[test]
+    fn the_table_shows_predictions_and_reasons() {
+        let text = Preview::new(&plan(), no_kvm).to_string();
+        let expected = [
+            " stress.rate  guest.accel  predicted        time  downtime     data  passes  because",
+            " 0            kvm          skipped             -         -        -       -  no guest runs on KVM here",
+            " 0            tcg          converged       4.2 s     75 ms   468 MB       2",
+            " 64MB/s       kvm          skipped             -         -        -       -  no guest runs on KVM here",
+            " 64MB/s       tcg          converged       6.1 s     97 ms   681 MB       8",
+            " 128MB/s      kvm          skipped             -         -        -       -  no guest runs on KVM here",
+            " 128MB/s      tcg          not-converged  15.1 s         -  1674 MB      10",
+            "",
+            "6 cells, 3 of them skipped, 2 times each: 6 migrations, 0.8 min of migrating as predicted",
+        ];
+        let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+        assert_eq!(lines, expected, "{text}");
+    }
+
+    #[test]
+    fn a_plan_of_one_cell_names_it() {
+        let plan = File::parse("name: n\n", "n").and_then(|file| file.expand()).unwrap();
+        let text = Preview::new(&plan, |_| None).to_string();
+        assert!(text.lines().nth(1).unwrap().starts_with(" base  converged"), "{text}");
+        assert!(text.ends_with("1 cells: 1 migrations, 0.0 min of migrating as predicted\n"), "{text}");
+    }
+
+    #[test]
+    fn the_json_has_every_cell_in_full() {
+        let preview = Preview::new(&plan(), no_kvm);
+        let json = serde_json::to_value(&preview).unwrap();
+        assert_eq!(json["cells"].as_array().unwrap().len(), 6);
+        assert_eq!(json["cells"][0]["skipped"], "no guest runs on KVM here");
+        assert_eq!(json["cells"][0]["predicted"], serde_json::Value::Null);
+        assert_eq!(json["cells"][1]["predicted"]["outcome"], "converged");
+        assert_eq!(json["cells"][5]["predicted"]["outcome"], "not-converged");
+        assert_eq!(json["cells"][1]["settings"]["guest"]["ballast"], "360MiB");
+        assert_eq!(json["order"], "as-written");
+    }
+}

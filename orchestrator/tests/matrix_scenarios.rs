@@ -1,0 +1,75 @@
+//! The scenarios that come with the project read, expand, and are expected to do what the model predicts.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+use stressor::workload::Rate;
+use testbed::{
+    matrix::{File, Plan},
+    model::Input,
+};
+use units::{ByteRate, Bytes, Span};
+
+fn plan(path: &Path) -> Plan {
+    let text = fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let name = path.display().to_string();
+    File::parse(&text, &name).and_then(|file| file.expand()).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn scenarios(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            scenarios(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "yaml") {
+            found.push(path);
+        }
+    }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios")
+}
+
+#[test]
+fn every_scenario_reads_and_expects_what_the_model_predicts() {
+    let mut files = Vec::new();
+    scenarios(&root(), &mut files);
+    assert!(files.len() >= 2, "{files:?}");
+    for file in files {
+        let plan = plan(&file);
+        for cell in &plan.cells {
+            let predicted = Input::from_settings(&cell.settings).predict().outcome;
+            for expected in plan.expectations_of(cell).filter_map(|expectation| expectation.outcome) {
+                assert_eq!(predicted, expected, "{}: {}", file.display(), cell.id);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_threshold_scenario_is_the_published_experiment() {
+    let plan = plan(&root().join("icclab/threshold.yaml"));
+    let published: serde_yaml::Value =
+        serde_yaml::from_str(include_str!("matrix/icclab-2014-stressed.yaml")).unwrap();
+    let thousandths = |key: &str| -> Vec<u64> {
+        let figures = published[key].as_sequence().unwrap().iter();
+        figures.map(|figure| (figure.as_f64().unwrap() * 1000.0).round() as u64).collect()
+    };
+    let megabytes =
+        |key: &str| -> Vec<Bytes> { thousandths(key).iter().map(|kb| Bytes::new(kb * 1000)).collect() };
+    let (levels, transferred) = (megabytes("stressed_mb"), megabytes("transferred_mb"));
+    let total_time: Vec<Span> =
+        thousandths("migration_time_s").iter().map(|ms| Span::from_millis(*ms)).collect();
+    assert_eq!(plan.cells.len(), levels.len() + 2);
+    let reference = plan.reference.as_ref().unwrap();
+    for (i, level) in levels.iter().enumerate() {
+        let settings = &plan.cells[i].settings;
+        assert_eq!(settings.stress.rate, Rate::Limited(ByteRate::new(level.get())));
+        assert_eq!(settings.stress.working_set_bytes(), Some(*level));
+        let row = reference.row_for(settings).unwrap();
+        assert_eq!(row.transferred, Some(transferred[i]));
+        assert_eq!(row.total_time, Some(total_time[i]));
+    }
+}
