@@ -246,6 +246,20 @@ mod tests {
     }
 
     #[test]
+    fn a_file_is_replaced_and_not_written_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path());
+        let writer = cache.lock().unwrap();
+        let path = writer.store_file("name", b"the first").unwrap();
+        let mut opened_before = File::open(&path).unwrap();
+        writer.store_file("name", b"2nd").unwrap();
+        let mut seen = String::new();
+        std::io::Read::read_to_string(&mut opened_before, &mut seen).unwrap();
+        assert_eq!(seen, "the first");
+        assert_eq!(fs::read(&path).unwrap(), b"2nd");
+    }
+
+    #[test]
     fn a_directory_appears_whole_and_a_link_moves() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::at(dir.path());

@@ -215,6 +215,32 @@ fn a_source_that_did_not_help_is_taken_back() {
 }
 
 #[test]
+fn a_source_that_cannot_be_written_ends_it_and_a_failed_update_does_not() {
+    let setting = Setting::new().with_kernel();
+    let machine = |write, update| {
+        FakeRunner::default()
+            .program("apt-get")
+            .answer("-s -t", 0, NEWER)
+            .answer("-s", 0, REMOVES)
+            .answer("-c", 0, "")
+            .answer("install -D", write, "")
+            .answer("update", update, "")
+            .answer("install -y", 0, "")
+            .installing(QEMU_PROGRAM)
+            .answer("--version", 0, QEMU)
+            .answer("rm", 0, "")
+    };
+    let runner = machine(1, 0);
+    setting.run(&runner, Privilege::Root, true, &mut Script::default()).unwrap_err();
+    let commands = setting.on_the_system(&runner);
+    assert_eq!(commands.len(), 2, "{commands:?}");
+    assert!(commands[1].starts_with("rm -f"), "{commands:?}");
+    let runner = machine(0, 100);
+    setting.run(&runner, Privilege::Root, true, &mut Script::default()).unwrap();
+    assert_eq!(setting.on_the_system(&runner).len(), 3);
+}
+
+#[test]
 fn an_ordinary_user_goes_through_sudo() {
     let setting = Setting::new().with_kernel();
     let runner = debian(&[("-s", 0, PLAIN)]);
