@@ -98,6 +98,9 @@ pub struct Telemetry {
     pub running: bool,
     /// Pages of 4 KiB dirtied since the stressor started; the same page counts each time.
     pub pages_dirtied: u64,
+    /// Pages that were due while the stressor was stalled and that are not made up for, since it started.
+    #[serde(default)]
+    pub pages_forgone: u64,
     /// The longest time between two writes that should have followed each other, since the last telemetry,
     /// in nanoseconds, the pause that pacing asks for not counted.
     pub longest_stall_ns: u64,

@@ -1,0 +1,276 @@
+//! A qdisc as the kernel describes it.
+
+use crate::wire::{
+    fifo::Bfifo,
+    htb::{Htb, HtbClass},
+    netem::{Netem, Verb},
+    psched::Clock,
+    tbf::Tbf,
+};
+use rtnetlink::{
+    packet_core::{DefaultNla, Emitable, Nla},
+    packet_route::tc::{TcAttribute, TcHandle, TcMessage, TcOption, TcStats2},
+};
+use serde::{Serialize, Serializer};
+use std::fmt;
+
+/// The name of a qdisc or class, `major:minor` in hexadecimal; a qdisc has no minor. Also a place in the tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Handle(u32);
+
+impl Handle {
+    /// The root of what an interface sends.
+    pub const ROOT: Self = Self(0xffff_ffff);
+    /// The root of what it receives.
+    pub const INGRESS: Self = Self(0xffff_fff1);
+
+    /// The part that names the qdisc; 0 for the one the kernel gives an interface by itself.
+    pub const fn major(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+
+    /// The part that names the class.
+    pub const fn minor(self) -> u16 {
+        self.0 as u16
+    }
+}
+
+impl From<TcHandle> for Handle {
+    fn from(handle: TcHandle) -> Self {
+        Self(handle.into())
+    }
+}
+
+impl From<Handle> for TcHandle {
+    fn from(handle: Handle) -> Self {
+        handle.0.into()
+    }
+}
+
+impl fmt::Display for Handle {
+    /// As `tc` writes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (*self, self.major(), self.minor()) {
+            (Self::ROOT, ..) => f.write_str("root"),
+            (Self::INGRESS, ..) => f.write_str("ingress"),
+            (_, major, 0) => write!(f, "{major:x}:"),
+            (_, major, minor) => write!(f, "{major:x}:{minor:x}"),
+        }
+    }
+}
+
+impl Serialize for Handle {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// A qdisc, or the class of one, with what it has counted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Qdisc {
+    /// Its kind, as the kernel names it: `tbf`.
+    pub kind: String,
+    /// Its name.
+    pub handle: Handle,
+    /// Where it is attached.
+    pub parent: Handle,
+    /// Its settings.
+    pub settings: Settings,
+    /// What it has counted since it was made.
+    pub statistics: Statistics,
+}
+
+/// The settings of a qdisc or class, of the kinds that this program sets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Settings {
+    /// A token bucket.
+    Tbf(Tbf),
+    /// A hierarchy of token buckets.
+    Htb(Htb),
+    /// A class of it.
+    HtbClass(HtbClass),
+    /// A delay line.
+    Netem(Netem),
+    /// A plain queue.
+    Bfifo(Bfifo),
+    /// A kind that this program does not set.
+    Other,
+}
+
+/// What a qdisc has counted since it was made; `change` does not reset it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Statistics {
+    /// Bytes that left it, counting Ethernet frames as `rate` does.
+    pub sent_bytes: u64,
+    /// Packets that left it, each segment of an unsegmented one counted.
+    pub sent_packets: u64,
+    /// Packets dropped: by a full queue, or on purpose.
+    pub drops: u64,
+    /// How often a packet had to wait for the rate.
+    pub overlimits: u64,
+    /// How often the device gave a packet back.
+    pub requeues: u64,
+    /// Bytes that wait now.
+    pub backlog_bytes: u64,
+    /// Packets that wait now.
+    pub backlog_packets: u64,
+}
+
+impl Settings {
+    /// The kind as the kernel names it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Tbf(_) => Tbf::KIND,
+            Self::Htb(_) | Self::HtbClass(_) => Htb::KIND,
+            Self::Netem(_) => Netem::KIND,
+            Self::Bfifo(_) => Bfifo::KIND,
+            Self::Other => "other",
+        }
+    }
+
+    pub(crate) fn encode(&self, clock: Clock, verb: Verb) -> Vec<u8> {
+        match self {
+            Self::Tbf(tbf) => tbf.encode(clock),
+            Self::Htb(htb) => htb.encode(),
+            Self::HtbClass(class) => class.encode(clock),
+            Self::Netem(netem) => netem.encode(clock, verb),
+            Self::Bfifo(fifo) => fifo.encode(),
+            Self::Other => Vec::new(),
+        }
+    }
+
+    fn decode(kind: &str, is_class: bool, options: &[u8], clock: Clock) -> Self {
+        match (kind, is_class) {
+            (Tbf::KIND, false) => Tbf::decode(options, clock).map(Self::Tbf),
+            (Htb::KIND, false) => Htb::decode(options).map(Self::Htb),
+            (Htb::KIND, true) => HtbClass::decode(options, clock).map(Self::HtbClass),
+            (Netem::KIND, false) => Netem::decode(options, clock).map(Self::Netem),
+            (Bfifo::KIND, false) => Bfifo::decode(options).map(Self::Bfifo),
+            _ => None,
+        }
+        .unwrap_or(Self::Other)
+    }
+}
+
+impl fmt::Display for Settings {
+    /// In the words of `tc`, with the units of this program.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tbf(Tbf { rate, burst, limit }) => write!(f, "rate {rate} burst {burst} limit {limit}"),
+            Self::Htb(Htb { default_class }) => write!(f, "default {default_class:x}"),
+            Self::HtbClass(HtbClass { rate, burst, .. }) => write!(f, "rate {rate} burst {burst}"),
+            Self::Bfifo(Bfifo { limit }) => write!(f, "limit {limit}"),
+            Self::Netem(netem) => describe_netem(netem, f),
+            Self::Other => Ok(()),
+        }
+    }
+}
+
+fn describe_netem(netem: &Netem, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    write!(f, "limit {}", netem.limit)?;
+    if !netem.delay.is_zero() {
+        write!(f, " delay {}", netem.delay)?;
+    }
+    if !netem.jitter.is_zero() {
+        write!(f, " jitter {}", netem.jitter)?;
+        if !netem.jitter_correlation.is_zero() {
+            write!(f, " correlation {}", netem.jitter_correlation)?;
+        }
+    }
+    for (name, chance) in [
+        ("loss", netem.loss),
+        ("duplicate", netem.duplicate),
+        ("corrupt", netem.corrupt),
+        ("reorder", netem.reorder),
+    ] {
+        if !chance.probability.is_zero() {
+            write!(f, " {name} {}", chance.probability)?;
+            if !chance.correlation.is_zero() {
+                write!(f, " correlation {}", chance.correlation)?;
+            }
+        }
+    }
+    if let Some(g) = &netem.loss_bursts {
+        write!(f, " loss enter {} leave {} bad {} good {}", g.enter, g.leave, g.loss_bad, g.loss_good)?;
+    }
+    if netem.reorder_gap > 1 {
+        write!(f, " gap {}", netem.reorder_gap)?;
+    }
+    if let Some(rate) = netem.rate {
+        write!(f, " rate {rate}")?;
+    }
+    if let Some(slots) = &netem.slots {
+        write!(f, " slots {} to {}", slots.min_delay, slots.max_delay)?;
+    }
+    Ok(())
+}
+
+impl fmt::Display for Qdisc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} parent {} {}", self.kind, self.handle, self.parent, self.settings)
+    }
+}
+
+impl Qdisc {
+    /// From the message of a dump. A class of `htb` comes by the same form as a qdisc does.
+    pub(crate) fn decode(message: &TcMessage, is_class: bool, clock: Clock) -> Self {
+        let mut kind = String::new();
+        let mut options = Vec::new();
+        let mut statistics = Statistics::default();
+        for attribute in &message.attributes {
+            match attribute {
+                TcAttribute::Kind(name) => kind.clone_from(name),
+                TcAttribute::Options(parsed) => options = raw(parsed),
+                TcAttribute::Stats2(parsed) => statistics = Statistics::decode(parsed),
+                _ => {}
+            }
+        }
+        let settings = Settings::decode(&kind, is_class, &options, clock);
+        let (handle, parent) = (message.header.handle.into(), message.header.parent.into());
+        Self { kind, handle, parent, settings, statistics }
+    }
+}
+
+/// Options of a kind that netlink-packet-route does not know come as one attribute, unparsed.
+fn raw(options: &[TcOption]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if let [TcOption::Other(nla)] = options {
+        bytes.resize(nla.value_len(), 0);
+        nla.emit_value(&mut bytes);
+    }
+    bytes
+}
+
+impl Statistics {
+    fn decode(attributes: &[TcStats2]) -> Self {
+        const TCA_STATS_PKT64: u16 = 8;
+        let mut s = Self::default();
+        let mut packets64 = None;
+        for attribute in attributes {
+            match attribute {
+                TcStats2::Basic(basic) => {
+                    s.sent_bytes = basic.bytes;
+                    s.sent_packets = basic.packets.into();
+                }
+                TcStats2::Queue(queue) => {
+                    s.drops = queue.drops.into();
+                    s.overlimits = queue.overlimits.into();
+                    s.requeues = queue.requeues.into();
+                    s.backlog_bytes = queue.backlog.into();
+                    s.backlog_packets = queue.qlen.into();
+                }
+                TcStats2::Other(nla) if nla.kind() == TCA_STATS_PKT64 => packets64 = word64(nla),
+                _ => {}
+            }
+        }
+        s.sent_packets = packets64.unwrap_or(s.sent_packets);
+        s
+    }
+}
+
+fn word64(nla: &DefaultNla) -> Option<u64> {
+    let mut bytes = vec![0; nla.buffer_len()];
+    nla.emit(&mut bytes);
+    bytes.get(4..12)?.try_into().ok().map(u64::from_ne_bytes)
+}

@@ -1,0 +1,120 @@
+use super::*;
+
+fn parse(json: &str) -> Result<Profile, serde_json::Error> {
+    serde_json::from_str(json)
+}
+
+#[test]
+fn the_default_is_empty_and_valid_and_prints_as_nothing() {
+    let profile = Profile::default();
+    assert!(profile.is_empty());
+    profile.validate().unwrap();
+    assert_eq!(serde_json::to_string(&profile).unwrap(), "{}");
+}
+
+#[test]
+fn text_round_trips() {
+    let text = r#"{"rate":"940mbit","shaper":"htb","delay":"20ms","jitter":"2ms","distribution":"pareto_normal","loss":"0.1%","loss_correlation":"25%","reorder":"1%","reorder_gap":5}"#;
+    let profile = parse(text).unwrap();
+    profile.validate().unwrap();
+    assert_eq!(serde_json::to_string(&profile).unwrap(), text);
+}
+
+#[test]
+fn unknown_keys_bare_numbers_and_impossible_percentages_are_refused() {
+    for (text, says) in [
+        (r#"{"raet":"1mbit"}"#, "unknown field `raet`"),
+        (r#"{"delay":20}"#, "20"),
+        (r#"{"loss":"101%"}"#, "cannot exceed 100%"),
+        (r#"{"loss":1}"#, "write it with its sign"),
+    ] {
+        let error = parse(text).unwrap_err().to_string();
+        assert!(error.contains(says), "{text}: {error}");
+    }
+}
+
+#[test]
+fn what_no_link_can_do_is_refused_by_name() {
+    for (text, key) in [
+        (r#"{"rate":"0"}"#, "rate"),
+        (r#"{"rate":"11tbit"}"#, "rate"),
+        (r#"{"queue":"1MB"}"#, "queue"),
+        (r#"{"burst":"1MB"}"#, "burst"),
+        (r#"{"rate":"1mbit","burst":"1B"}"#, "burst"),
+        (r#"{"rate":"1mbit","queue":"5GB"}"#, "queue"),
+        (r#"{"rate":"1mbit","queue":"1MB","shaper":"netem"}"#, "shaper"),
+        (r#"{"delay":"5min"}"#, "delay"),
+        (r#"{"jitter":"1ms"}"#, "jitter"),
+        (r#"{"delay":"1ms","jitter":"2ms"}"#, "jitter"),
+        (r#"{"delay":"1ms","distribution":"normal"}"#, "distribution"),
+        (r#"{"delay":"1ms","jitter_correlation":"1%"}"#, "jitter_correlation"),
+        (r#"{"loss_correlation":"1%"}"#, "loss_correlation"),
+        (r#"{"duplicate_correlation":"1%"}"#, "duplicate_correlation"),
+        (r#"{"corrupt_correlation":"1%"}"#, "corrupt_correlation"),
+        (r#"{"reorder":"1%"}"#, "reorder"),
+        (r#"{"delay":"1ms","reorder_gap":2}"#, "reorder_gap"),
+        (r#"{"delay":"1ms","reorder":"1%","reorder_gap":0}"#, "reorder_gap"),
+        (r#"{"loss":"1%","loss_bursts":{"enter":"1%","leave":"10%"}}"#, "loss_bursts"),
+        (r#"{"loss_bursts":{"enter":"1%","leave":"0%"}}"#, "loss_bursts.leave"),
+        (r#"{"limit":0,"delay":"1ms"}"#, "limit"),
+        (r#"{"limit":10,"rate":"1mbit"}"#, "limit"),
+        (r#"{"slots":{"min_delay":"2ms","max_delay":"1ms"}}"#, "slots"),
+    ] {
+        let error = parse(text).unwrap().validate().expect_err(text);
+        assert_eq!(error.key, key, "{text}: {error}");
+    }
+}
+
+#[test]
+fn the_bucket_holds_two_milliseconds_and_the_largest_packet() {
+    let burst = |rate| Profile { rate: Some(BitRate::new(rate)), ..Profile::default() }.burst_bytes(1500);
+    assert_eq!(burst(1_000_000), 2 * 1514);
+    assert_eq!(burst(100_000_000), 75_000);
+    assert_eq!(burst(300_000_000), LARGEST_PACKET_BYTES);
+    assert_eq!(burst(928_000_000), 232_000);
+    assert_eq!(burst(40_000_000_000), 10_000_000);
+}
+
+#[test]
+fn the_queue_is_25_ms_or_the_bandwidth_delay_product() {
+    let profile = |rate, delay| Profile {
+        rate: Some(BitRate::new(rate)),
+        delay: Span::from_millis(delay),
+        ..Profile::default()
+    };
+    assert_eq!(profile(928_000_000, 0).queue_bytes(), 2_900_000);
+    assert_eq!(profile(1_000_000_000, 80).queue_bytes(), 20_000_000);
+    assert_eq!(profile(1_000_000, 0).queue_bytes(), LARGEST_PACKET_BYTES);
+}
+
+#[test]
+fn the_delay_line_holds_twice_what_the_rate_puts_in() {
+    let profile = Profile {
+        rate: Some(BitRate::new(1_200_000_000)),
+        delay: Span::from_millis(100),
+        ..Profile::default()
+    };
+    assert_eq!(profile.limit_packets(), 20_000);
+    assert_eq!(Profile { delay: Span::from_millis(1), ..profile }.limit_packets(), 1000);
+}
+
+#[test]
+fn the_long_run_loss_of_gilbert_elliott() {
+    let model = GilbertElliott {
+        enter: Percent::from_fraction(0.01),
+        leave: Percent::from_fraction(0.09),
+        loss_bad: Percent::from_fraction(0.5),
+        loss_good: Percent::ZERO,
+    };
+    assert!((model.mean_loss() - 0.05).abs() < 1e-6);
+}
+
+#[test]
+fn packets_are_no_larger_than_the_bucket_or_a_single_fate() {
+    let rate = |rate| Profile { rate: Some(BitRate::new(rate)), ..Profile::default() };
+    assert_eq!(rate(1_000_000).segments_at_once(1500), Some(2));
+    assert_eq!(rate(1_000_000_000).segments_at_once(1500), None);
+    assert_eq!(Profile::default().segments_at_once(1500), None);
+    let lossy = Profile { loss: Percent::from_fraction(0.01), ..rate(1_000_000_000) };
+    assert_eq!(lossy.segments_at_once(1500), Some(1));
+}

@@ -1,0 +1,50 @@
+//! The only unsafe code of this crate, each piece behind a safe function.
+#![allow(unsafe_code)]
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::fd::{AsRawFd, BorrowedFd},
+};
+
+unsafe extern "C" {
+    /// The error function of the C library, which Rust's standard library does not offer.
+    ///
+    /// Safe to call: it takes and returns plain numbers and touches no memory.
+    safe fn erf(x: f64) -> f64;
+}
+
+/// The cumulative distribution function of the standard normal distribution.
+pub(crate) fn normal_cdf(x: f64) -> f64 {
+    0.5 + 0.5 * erf(x / std::f64::consts::SQRT_2)
+}
+
+/// Opens a TUN device of this name, made if need be, in the network namespace of the calling thread: IP packets
+/// behind virtio-net headers, reads that do not block.
+pub(crate) fn open_tun(name: &str) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    if name.is_empty() || name.len() >= libc::IFNAMSIZ || name.contains(['\0', '/', ' ']) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("`{name}` is no name for an interface"),
+        ));
+    }
+    let flags = libc::O_NONBLOCK | libc::O_CLOEXEC;
+    let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open("/dev/net/tun")?;
+    // SAFETY: ifreq is a plain C struct of numbers and arrays of numbers, for which zeroes are valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as i16;
+    // SAFETY: the descriptor is open, and TUNSETIFF reads and writes one ifreq, which outlives the call.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(file) }
+}
+
+/// Says which work the reader of a TUN device takes over from the kernel: `libc::TUN_F_*`.
+pub(crate) fn set_tun_offload(tun: BorrowedFd<'_>, offload: u32) -> io::Result<()> {
+    // SAFETY: the descriptor is open, and TUNSETOFFLOAD takes its argument by value.
+    let result = unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(offload)) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

@@ -1,0 +1,177 @@
+//! Random numbers, and events that depend on the one before.
+
+use crate::{Distribution, GilbertElliott, Percent, wire::distribution};
+
+/// A generator of random numbers (xorshift64*, G. Marsaglia 2003 and S. Vigna 2016), so that a seed repeats a
+/// run. Not for secrets.
+#[derive(Debug, Clone)]
+pub(super) struct Random(u64);
+
+impl Random {
+    pub(super) fn new(seed: u64) -> Self {
+        // One step of splitmix64: seeds that differ in one bit give streams that have nothing in common, and
+        // none gives the one state this generator cannot leave.
+        let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        Self((z ^ (z >> 31)) | 1)
+    }
+
+    pub(super) fn next_u32(&mut self) -> u32 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) as u32
+    }
+
+    /// A number below `end`.
+    pub(super) fn below(&mut self, end: usize) -> usize {
+        ((u64::from(self.next_u32()) * end as u64) >> 32) as usize
+    }
+
+    fn happens(&mut self, probability: f64) -> bool {
+        f64::from(self.next_u32()) < probability * (f64::from(u32::MAX) + 1.0)
+    }
+}
+
+/// An event with a probability, correlated with whether it happened to the packet before.
+///
+/// A Markov chain of two states: it happens to the given part of all packets, and neighbours correlate as
+/// asked, exactly. (`sch_netem` mixes random numbers instead, and with a correlation its losses fall short of
+/// what was asked for.)
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Event {
+    probability: f64,
+    correlation: f64,
+    happened: bool,
+}
+
+impl Event {
+    pub(super) fn new(probability: Percent, correlation: Percent) -> Self {
+        Self { probability: probability.fraction(), correlation: correlation.fraction(), happened: false }
+    }
+
+    pub(super) fn happens(&mut self, random: &mut Random) -> bool {
+        if self.probability <= 0.0 {
+            return false;
+        }
+        let before = if self.happened { 1.0 } else { 0.0 };
+        let now = self.probability + self.correlation * (before - self.probability);
+        self.happened = random.happens(now);
+        self.happened
+    }
+}
+
+/// Which packets are lost.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Loss {
+    Random(Event),
+    Bursts { model: GilbertElliott, bad: bool },
+}
+
+impl Loss {
+    pub(super) fn happens(&mut self, random: &mut Random) -> bool {
+        match self {
+            Self::Random(event) => event.happens(random),
+            Self::Bursts { model, bad } => {
+                let turn = if *bad { model.leave } else { model.enter };
+                *bad ^= random.happens(turn.fraction());
+                let loss = if *bad { model.loss_bad } else { model.loss_good };
+                random.happens(loss.fraction())
+            }
+        }
+    }
+}
+
+/// How far a delay deviates, packet by packet, in units of the jitter. Correlated as an autoregressive process
+/// of first order, which keeps mean and variance; the shape of the distribution is kept without correlation.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Jitter {
+    distribution: Distribution,
+    correlation: f64,
+    last: f64,
+}
+
+impl Jitter {
+    pub(super) fn new(distribution: Distribution, correlation: Percent) -> Self {
+        Self { distribution, correlation: correlation.fraction(), last: 0.0 }
+    }
+
+    pub(super) fn next(&mut self, random: &mut Random) -> f64 {
+        let fresh = distribution::draw(self.distribution, random.next_u32());
+        let rho = self.correlation;
+        self.last = rho * self.last + (1.0 - rho * rho).sqrt() * fresh;
+        self.last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRIALS: u32 = 200_000;
+
+    fn percent(text: &str) -> Percent {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_seed_repeats_a_run_and_another_does_not() {
+        let draw = |seed| {
+            let mut random = Random::new(seed);
+            (0..8).map(|_| random.next_u32()).collect::<Vec<_>>()
+        };
+        assert_eq!(draw(7), draw(7));
+        assert_ne!(draw(7), draw(8));
+        assert!(draw(0).iter().any(|n| *n != 0));
+    }
+
+    #[test]
+    fn events_are_as_frequent_and_as_correlated_as_asked() {
+        for (probability, correlation) in [("1%", "0%"), ("10%", "25%"), ("30%", "90%")] {
+            let mut random = Random::new(1);
+            let mut event = Event::new(percent(probability), percent(correlation));
+            let (mut count, mut pairs, mut last) = (0u32, 0u32, false);
+            for _ in 0..TRIALS {
+                let now = event.happens(&mut random);
+                count += u32::from(now);
+                pairs += u32::from(now && last);
+                last = now;
+            }
+            let (p, rho) = (percent(probability).fraction(), percent(correlation).fraction());
+            let share = f64::from(count) / f64::from(TRIALS);
+            // Five standard deviations of a chain whose neighbours correlate.
+            let bound = 5.0 * (p * (1.0 - p) / f64::from(TRIALS) * (1.0 + rho) / (1.0 - rho)).sqrt();
+            assert!((share - p).abs() < bound, "{probability} {correlation}: {share}");
+            let after = f64::from(pairs) / f64::from(count);
+            assert!((after - (p + rho * (1.0 - p))).abs() < 0.05, "{probability} {correlation}: {after}");
+        }
+    }
+
+    #[test]
+    fn bursts_lose_what_the_model_says() {
+        let model = GilbertElliott {
+            enter: percent("1%"),
+            leave: percent("20%"),
+            loss_bad: percent("80%"),
+            loss_good: percent("0.1%"),
+        };
+        let mut loss = Loss::Bursts { model, bad: false };
+        let mut random = Random::new(3);
+        let count = (0..TRIALS).filter(|_| loss.happens(&mut random)).count();
+        let share = count as f64 / f64::from(TRIALS);
+        assert!((share - model.mean_loss()).abs() < 0.005, "{share} instead of {}", model.mean_loss());
+    }
+
+    #[test]
+    fn jitter_has_the_deviation_that_was_asked_for() {
+        for correlation in ["0%", "50%"] {
+            let mut jitter = Jitter::new(Distribution::Normal, percent(correlation));
+            let mut random = Random::new(5);
+            let values: Vec<f64> = (0..TRIALS).map(|_| jitter.next(&mut random)).collect();
+            let mean = values.iter().sum::<f64>() / f64::from(TRIALS);
+            let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / f64::from(TRIALS);
+            assert!(mean.abs() < 0.02 && (variance - 1.0).abs() < 0.03, "{correlation}: {mean} {variance}");
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! The tables from which `sch_netem` draws its jitter.
+//!
+//! A table holds the inverse of a cumulative distribution function at 4096 points, in units of 1/8192 of the
+//! standard deviation; netem picks an entry at random and scales it by the jitter. These are computed as the
+//! `.dist` files of iproute2 are: sampled at the points k/4096, the normal one on a grid of 5e-5 standard
+//! deviations. (NIST Net, from which they descend, did the same.)
+
+use crate::{Distribution, sys};
+use std::sync::LazyLock;
+
+/// How many entries a table has.
+pub const ENTRIES: usize = 4096;
+/// One standard deviation in a table.
+pub const SCALE: f64 = 8192.0;
+
+/// The shape of the Pareto distribution, whose mean is then 1.5.
+const PARETO_SHAPE: f64 = 3.0;
+const PARETO_MEAN: f64 = PARETO_SHAPE / (PARETO_SHAPE - 1.0);
+
+static NORMAL: LazyLock<Vec<f64>> = LazyLock::new(normal_quantiles);
+
+/// The table of a distribution.
+pub fn table(distribution: Distribution) -> Vec<i16> {
+    (0..ENTRIES).map(|i| entry(distribution, i)).collect()
+}
+
+fn entry(distribution: Distribution, i: usize) -> i16 {
+    let below = i as f64 / ENTRIES as f64;
+    match distribution {
+        Distribution::Uniform => scaled(2.0 * below - 1.0),
+        Distribution::Normal => scaled(NORMAL[i]),
+        Distribution::Pareto => scaled(pareto(1.0 - below)),
+        // Mixed from whole numbers, of which only the sum has to stay in range.
+        Distribution::ParetoNormal => {
+            let normal = (NORMAL[i] * SCALE).round_ties_even() as i32;
+            let pareto = i32::from(scaled(pareto(1.0 - below)));
+            ((normal + 3 * pareto) / 4).clamp(i16::MIN.into(), i16::MAX.into()) as i16
+        }
+    }
+}
+
+/// In the units of a table. The conversion saturates at the ends of the range, which is where a table ends.
+fn scaled(deviation: f64) -> i16 {
+    (deviation * SCALE).round_ties_even() as i16
+}
+
+/// The Pareto distribution's deviation from its mean, where a part `above` of all values is larger, scaled so
+/// that the table uses its range.
+fn pareto(above: f64) -> f64 {
+    (above.powf(-1.0 / PARETO_SHAPE) - PARETO_MEAN) * (4.0 / 3.0)
+}
+
+/// For every k/4096, the largest point of the grid whose rank rounds to it.
+fn normal_quantiles() -> Vec<f64> {
+    const RANKS: usize = 4 * ENTRIES;
+    const STEP: f64 = 5e-5;
+    let mut quantiles = vec![0.0; RANKS + 1];
+    let mut x = -10.0;
+    while x < 10.05 {
+        quantiles[(RANKS as f64 * sys::normal_cdf(x)).round_ties_even() as usize] = x;
+        x += STEP;
+    }
+    quantiles.into_iter().step_by(4).take(ENTRIES).collect()
+}
+
+/// Draws a deviation in units of the standard deviation from a table, given 32 random bits, as the kernel does.
+pub(crate) fn draw(distribution: Distribution, random: u32) -> f64 {
+    match distribution {
+        Distribution::Uniform => f64::from(random) / f64::from(u32::MAX) * 2.0 - 1.0,
+        other => {
+            static TABLES: LazyLock<[Vec<i16>; 3]> = LazyLock::new(|| {
+                [Distribution::Normal, Distribution::Pareto, Distribution::ParetoNormal].map(table)
+            });
+            let table = match other {
+                Distribution::Normal => &TABLES[0],
+                Distribution::Pareto => &TABLES[1],
+                _ => &TABLES[2],
+            };
+            f64::from(table[random as usize % ENTRIES]) / SCALE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{fs, path::Path};
+
+    fn of_iproute2(name: &str) -> Option<Vec<i16>> {
+        ["/usr/lib/x86_64-linux-gnu/tc", "/usr/lib/aarch64-linux-gnu/tc", "/usr/lib/tc", "/usr/lib64/tc"]
+            .iter()
+            .find_map(|folder| fs::read_to_string(Path::new(folder).join(format!("{name}.dist"))).ok())
+            .map(|text| {
+                let lines = text.lines().filter(|line| !line.starts_with('#'));
+                lines.flat_map(str::split_ascii_whitespace).map(|n| n.parse().unwrap()).collect()
+            })
+    }
+
+    #[test]
+    fn tables_are_those_of_iproute2() {
+        for (name, distribution) in [
+            ("normal", Distribution::Normal),
+            ("pareto", Distribution::Pareto),
+            ("paretonormal", Distribution::ParetoNormal),
+        ] {
+            let Some(theirs) = of_iproute2(name) else {
+                println!("skipped: iproute2's {name}.dist is not installed");
+                continue;
+            };
+            let ours = table(distribution);
+            assert_eq!(ours.len(), theirs.len());
+            let off: Vec<_> = ours.iter().zip(&theirs).enumerate().filter(|(_, (a, b))| a != b).collect();
+            assert!(
+                off.is_empty(),
+                "{name}: {} entries differ, first {:?}",
+                off.len(),
+                &off[..off.len().min(8)]
+            );
+        }
+    }
+
+    #[test]
+    fn tables_rise_from_end_to_end() {
+        for distribution in
+            [Distribution::Uniform, Distribution::Normal, Distribution::Pareto, Distribution::ParetoNormal]
+        {
+            let table = table(distribution);
+            assert_eq!(table.len(), ENTRIES);
+            assert!(table.is_sorted(), "{distribution:?}");
+            assert!(table[0] < 0 && table[ENTRIES - 1] > 0, "{distribution:?}");
+        }
+    }
+}

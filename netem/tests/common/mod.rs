@@ -1,0 +1,59 @@
+//! Throw-away namespaces, and real `tc` to check with.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use netem::{Error, Namespace, Netlink};
+use std::{net::Ipv4Addr, os::fd::AsFd, process::Command};
+
+/// The addresses of the two ends.
+pub(crate) const NEAR: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+pub(crate) const FAR: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+
+/// Two namespaces joined by a veth pair, `near` in one and `far` in the other, both up.
+pub(crate) struct Pair {
+    pub(crate) near_namespace: Namespace,
+    pub(crate) far_namespace: Namespace,
+    pub(crate) near: Netlink,
+    pub(crate) far: Netlink,
+}
+
+/// A namespace, or why there is none: the test is then skipped, and says so.
+pub(crate) fn namespace() -> Option<Namespace> {
+    match Namespace::new() {
+        Ok(namespace) => Some(namespace),
+        Err(Error::NotPermitted { doing }) => {
+            println!(
+                "skipped: not permitted to {doing}; run as root, or under `unshare --user --map-root-user`"
+            );
+            None
+        }
+        Err(other) => panic!("{other}"),
+    }
+}
+
+pub(crate) async fn pair() -> Option<Pair> {
+    let (near_namespace, far_namespace) = (namespace()?, namespace()?);
+    let near = Netlink::open_in(near_namespace.as_fd()).unwrap();
+    let far = Netlink::open_in(far_namespace.as_fd()).unwrap();
+    near.add_veth("near", "far", Some(far_namespace.as_fd())).await.unwrap();
+    for (netlink, name, address) in [(&near, "near", NEAR), (&far, "far", FAR)] {
+        netlink.set_up("lo").await.unwrap();
+        netlink.add_address(name, address, 24).await.unwrap();
+        netlink.set_up(name).await.unwrap();
+    }
+    Some(Pair { near_namespace, far_namespace, near, far })
+}
+
+/// What a command prints in a namespace; `None` when the program is not installed.
+pub(crate) fn output_in(namespace: &Namespace, program: &str, args: &str) -> Option<String> {
+    let run = || Command::new(program).args(args.split_ascii_whitespace()).output();
+    match namespace.run(run) {
+        Ok(output) => {
+            assert!(output.status.success(), "{program} {args}: {}", String::from_utf8_lossy(&output.stderr));
+            Some(String::from_utf8(output.stdout).unwrap())
+        }
+        Err(error) => {
+            println!("skipped: {program}: {error}");
+            None
+        }
+    }
+}

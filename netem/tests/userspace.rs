@@ -1,0 +1,198 @@
+//! The userspace backend between two namespaces, with real TCP and UDP across it.
+
+mod common;
+
+use common::{FAR, NEAR, namespace};
+use netem::{
+    Error, LinkProfile, Namespace, Netlink, Profile,
+    userspace::{Emulator, Tun},
+};
+use std::{
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::AsFd,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+struct Ends {
+    near: Namespace,
+    far: Namespace,
+    emulator: Emulator,
+}
+
+async fn link(profile: &str) -> Option<Ends> {
+    if !Path::new("/dev/net/tun").exists() {
+        println!("skipped: there is no /dev/net/tun");
+        return None;
+    }
+    let (near, far) = (namespace()?, namespace()?);
+    let mut tuns = Vec::new();
+    for (namespace, address) in [(&near, NEAR), (&far, FAR)] {
+        tuns.push(Tun::open_in(namespace.as_fd(), "link").unwrap());
+        let netlink = Netlink::open_in(namespace.as_fd()).unwrap();
+        netlink.add_address("link", address, 24).await.unwrap();
+        netlink.set_up("link").await.unwrap();
+        netlink.set_up("lo").await.unwrap();
+    }
+    let profile: Profile = serde_json::from_str(profile).unwrap();
+    let far_tun = tuns.pop().unwrap();
+    let near_tun = tuns.pop().unwrap();
+    let emulator = Emulator::start(near_tun, far_tun, &LinkProfile::symmetric(profile), 42).unwrap();
+    Some(Ends { near, far, emulator })
+}
+
+impl Ends {
+    /// Sends bytes that a mistake would show in, and compares what arrives.
+    fn transfer(&self, bytes: usize) {
+        let content: Vec<u8> = (0..bytes).map(|i| (i ^ (i >> 8) ^ (i >> 16)) as u8).collect();
+        let listener = self.far.run(|| TcpListener::bind((FAR, 0))).unwrap();
+        let address = listener.local_addr().unwrap();
+        let reading = thread::spawn(move || -> io::Result<Vec<u8>> {
+            let mut received = Vec::new();
+            listener.accept()?.0.read_to_end(&mut received)?;
+            Ok(received)
+        });
+        let mut stream = self.near.run(|| TcpStream::connect(address)).unwrap();
+        stream.write_all(&content).unwrap();
+        drop(stream);
+        let received = reading.join().unwrap().unwrap();
+        assert!(received == content, "{} bytes of {bytes} arrived, or others", received.len());
+    }
+
+    /// Sends numbered datagrams one way and gives the numbers that arrive, in order. No more are under way at a
+    /// time than the queue of a device (500 packets) and the buffer of a socket hold.
+    fn datagrams(&self, count: u32) -> Vec<u32> {
+        let receiver = self.far.run(|| UdpSocket::bind((FAR, 0))).unwrap();
+        receiver.set_nonblocking(true).unwrap();
+        let to: SocketAddr = receiver.local_addr().unwrap();
+        let sender = self.near.run(|| UdpSocket::bind((NEAR, 0))).unwrap();
+        let before = self.emulator.statistics()[0].received_packets;
+        let mut numbers = Vec::new();
+        for number in 0..count {
+            sender.send_to(&number.to_be_bytes(), to).unwrap();
+            if (number + 1) % 50 == 0 {
+                self.settle(before + u64::from(number) + 1);
+                let mut packet = [0; 4];
+                while receiver.recv(&mut packet).is_ok() {
+                    numbers.push(u32::from_be_bytes(packet));
+                }
+            }
+        }
+        numbers
+    }
+
+    /// Waits until so many packets have come (the kernel adds a few of its own) and none is under way.
+    fn settle(&self, received: u64) {
+        let start = Instant::now();
+        loop {
+            let [s, _] = self.emulator.statistics();
+            let gone = s.delivered_packets + s.refused + s.lost + s.dropped;
+            if s.received_packets >= received && gone == s.received_packets + s.duplicated {
+                return;
+            }
+            assert!(start.elapsed() < Duration::from_secs(20), "packets are stuck: {s:?}");
+            thread::sleep(Duration::from_micros(200));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stream_arrives_whole_through_rate_and_delay() {
+    let Some(ends) = link(r#"{"rate":"1gbit","delay":"5ms"}"#).await else { return };
+    ends.transfer(5_000_000);
+    ends.settle(5_000_000 / 1448);
+    let [forward, backward] = ends.emulator.statistics();
+    assert!(forward.delivered_bytes > 5_000_000, "{forward:?}");
+    assert!(forward.delivered_packets >= 5_000_000 / 1448, "frames are counted, not packets: {forward:?}");
+    assert!(backward.delivered_packets > 0, "{backward:?}");
+    assert!(ends.emulator.is_alive());
+}
+
+#[tokio::test]
+async fn a_stream_arrives_whole_through_loss_duplication_reordering_and_corruption() {
+    let profile = r#"{"rate":"500mbit","delay":"1ms","jitter":"100us","loss":"1%","duplicate":"1%","reorder":"1%","corrupt":"1%"}"#;
+    let Some(ends) = link(profile).await else { return };
+    ends.transfer(2_000_000);
+    ends.settle(0);
+    let [forward, _] = ends.emulator.statistics();
+    for (what, count) in [
+        ("lost", forward.lost),
+        ("duplicated", forward.duplicated),
+        ("reordered", forward.reordered),
+        ("corrupted", forward.corrupted),
+    ] {
+        assert!(count > 0, "nothing was {what}: {forward:?}");
+    }
+}
+
+#[tokio::test]
+async fn no_round_trip_is_shorter_than_twice_the_delay() {
+    let Some(ends) = link(r#"{"delay":"20ms"}"#).await else { return };
+    let echo = ends.far.run(|| UdpSocket::bind((FAR, 0))).unwrap();
+    let to = echo.local_addr().unwrap();
+    thread::spawn(move || {
+        let mut packet = [0; 8];
+        while let Ok((bytes, from)) = echo.recv_from(&mut packet) {
+            echo.send_to(&packet[..bytes], from).unwrap();
+        }
+    });
+    let socket = ends.near.run(|| UdpSocket::bind((NEAR, 0))).unwrap();
+    for _ in 0..5 {
+        let start = Instant::now();
+        socket.send_to(b"there", to).unwrap();
+        socket.recv(&mut [0; 8]).unwrap();
+        assert!(start.elapsed() >= Duration::from_millis(40), "{:?}", start.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn jitter_keeps_the_order_and_reordering_does_not() {
+    let Some(ends) = link(r#"{"delay":"2ms","jitter":"1ms"}"#).await else { return };
+    let numbers = ends.datagrams(1000);
+    assert_eq!(numbers.len(), 1000);
+    assert!(numbers.is_sorted());
+
+    let reordering = serde_json::from_str(r#"{"delay":"5ms","reorder":"5%"}"#).unwrap();
+    ends.emulator.change(&LinkProfile::symmetric(reordering)).unwrap();
+    let numbers = ends.datagrams(1000);
+    assert_eq!(numbers.len(), 1000);
+    assert!(!numbers.is_sorted());
+}
+
+#[tokio::test]
+async fn losses_and_duplicates_lie_within_their_binomial_bounds() {
+    const SENT: u32 = 4000;
+    let Some(ends) = link(r#"{"loss":"10%"}"#).await else { return };
+    // Five standard deviations of a binomial distribution with n = 4000, p = 0.1: 95.
+    let lost = SENT - ends.datagrams(SENT).len() as u32;
+    assert!(lost.abs_diff(SENT / 10) < 95, "{lost} of {SENT}");
+    ends.emulator
+        .change(&LinkProfile::symmetric(serde_json::from_str(r#"{"duplicate":"10%"}"#).unwrap()))
+        .unwrap();
+    let doubled = ends.datagrams(SENT).len() as u32 - SENT;
+    assert!(doubled.abs_diff(SENT / 10) < 95, "{doubled} of {SENT}");
+}
+
+#[tokio::test]
+async fn dropping_the_emulator_removes_the_devices() {
+    let Some(ends) = link(r#"{"rate":"10mbit"}"#).await else { return };
+    let netlink = Netlink::open_in(ends.near.as_fd()).unwrap();
+    assert_eq!(netlink.interfaces().await.unwrap().len(), 2);
+    drop(ends.emulator);
+    assert_eq!(netlink.interfaces().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn what_the_emulator_cannot_do_is_refused_and_changes_nothing() {
+    let Some(ends) = link(r#"{"rate":"100mbit"}"#).await else { return };
+    let slots = serde_json::from_str(r#"{"slots":{"min_delay":"1ms","max_delay":"2ms"}}"#).unwrap();
+    let error = ends.emulator.change(&LinkProfile::symmetric(slots)).unwrap_err();
+    assert!(matches!(&error, Error::Profile(e) if e.key == "slots"), "{error}");
+    assert!(ends.emulator.is_alive());
+    let namespace = &ends.near;
+    for name in ["", "a-name-that-is-too-long", "a/b"] {
+        assert!(Tun::open_in(namespace.as_fd(), name).is_err(), "{name:?}");
+    }
+}

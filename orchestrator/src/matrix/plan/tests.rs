@@ -1,0 +1,163 @@
+use super::*;
+use crate::matrix::File;
+
+fn plan(text: &str) -> Plan {
+    let file = File::parse(text, "test.yaml").unwrap_or_else(|e| panic!("{e}"));
+    file.expand().unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn ids(plan: &Plan) -> Vec<&str> {
+    plan.cells.iter().map(|cell| cell.id.as_str()).collect()
+}
+
+#[test]
+fn the_last_axis_varies_fastest() {
+    let plan =
+        plan("name: n\naxes:\n  stress.rate: [0, 16MB/s]\n  link.delay: [0, 20ms]\n  guest.vcpus: [1]\n");
+    assert_eq!(
+        ids(&plan),
+        [
+            "stress.rate=0,link.delay=0,guest.vcpus=1",
+            "stress.rate=0,link.delay=20ms,guest.vcpus=1",
+            "stress.rate=16MBps,link.delay=0,guest.vcpus=1",
+            "stress.rate=16MBps,link.delay=20ms,guest.vcpus=1",
+        ]
+    );
+    assert_eq!(plan.cells[3].settings.link.delay, units::Span::from_millis(20));
+    assert_eq!(plan.axis_paths(), ["stress.rate", "link.delay", "guest.vcpus"]);
+    let axes: Vec<_> = plan.cells[2].axes.iter().map(|(path, text)| format!("{path} {text}")).collect();
+    assert_eq!(axes, ["stress.rate 16MB/s", "link.delay 0", "guest.vcpus 1"]);
+}
+
+#[test]
+fn a_file_without_axes_is_one_cell_or_those_of_include() {
+    assert_eq!(ids(&plan("name: n\n")), ["base"]);
+    let included = plan("name: n\ninclude:\n  - { stress.rate: 1MB/s }\n  - { stress.rate: 2MB/s }\n");
+    assert_eq!(ids(&included), ["stress.rate=1MBps", "stress.rate=2MBps"]);
+}
+
+#[test]
+fn settings_are_the_shared_ones_but_for_what_the_cell_sets() {
+    let plan = plan(
+        "name: n\nguest: { memory: 2GiB }\nmigrate: { timeout: 10s }\n\
+         axes: { migrate.downtime_limit: [30ms, 300ms] }\n",
+    );
+    for cell in &plan.cells {
+        assert_eq!(cell.settings.guest.memory.to_string(), "2GiB");
+        assert_eq!(cell.settings.migrate.timeout.to_string(), "10s");
+        assert_eq!(cell.settings.migrate.downtime_limit.to_string(), cell.axes["migrate.downtime_limit"]);
+    }
+}
+
+#[test]
+fn an_axis_of_mappings_varies_settings_together_and_leaves_nothing_behind() {
+    let plan = plan(
+        "name: n\nlink: { delay: 5ms }\naxes:\n  policy:\n    - { migrate.timeout: 10s, link.delay: 1ms }\n    \
+         - { migrate.timeout: 20s }\n",
+    );
+    assert_eq!(ids(&plan), ["migrate.timeout=10s,link.delay=1ms", "migrate.timeout=20s"]);
+    assert_eq!(plan.cells[1].settings.link.delay, units::Span::from_millis(5));
+}
+
+#[test]
+fn exclude_takes_conditions_and_mappings_and_spares_include() {
+    let plan = plan(
+        "name: n\naxes:\n  stress.rate: [0, 16MB/s, 32MB/s]\n  link.delay: [0, 20ms]\n\
+         exclude:\n  - stress.rate >= 16MB/s and link.delay == 0\n  - { stress.rate: 0, link.delay: 20ms }\n\
+         include:\n  - { stress.rate: 64MB/s, link.delay: 0 }\n",
+    );
+    assert_eq!(
+        ids(&plan),
+        [
+            "stress.rate=0,link.delay=0",
+            "stress.rate=16MBps,link.delay=20ms",
+            "stress.rate=32MBps,link.delay=20ms",
+            "stress.rate=64MBps,link.delay=0",
+        ]
+    );
+    let indexes: Vec<_> = plan.cells.iter().map(|cell| cell.index).collect();
+    assert_eq!(indexes, [0, 1, 2, 3]);
+}
+
+#[test]
+fn a_value_is_the_same_however_it_is_written() {
+    let plan = plan("name: n\naxes: { guest.memory: [2000MB, 1024MiB] }\n");
+    assert_eq!(ids(&plan), ["guest.memory=2GB", "guest.memory=1GiB"]);
+}
+
+#[test]
+fn identities_are_file_names_and_stay_distinct() {
+    let plan = plan("name: n\naxes: { guest.cpu: [\"a b\", a/b, null, 'qemu64,+x'] }\n");
+    let allowed = |c: char| c.is_ascii_alphanumeric() || ".,=_-".contains(c);
+    let distinct: std::collections::HashSet<_> = ids(&plan).into_iter().collect();
+    assert_eq!(distinct.len(), 4);
+    assert!(distinct.iter().all(|id| id.chars().all(allowed)), "{distinct:?}");
+    assert!(distinct.contains("guest.cpu=none"));
+}
+
+const FIVE: &str = "name: n\naxes: { stress.rate: [1MB/s, 2MB/s, 3MB/s, 4MB/s, 5MB/s] }\n";
+
+#[test]
+fn every_cell_is_measured_once_before_any_is_measured_again() {
+    for order in ["repeat: 3", "repeat: 3\norder: shuffled"] {
+        let plan = plan(&format!("{FIVE}{order}\n"));
+        let attempts = plan.attempts();
+        assert_eq!(attempts.len(), 15);
+        for (round, attempts) in attempts.chunks(5).enumerate() {
+            let mut cells: Vec<_> = attempts.iter().map(|a| a.cell).collect();
+            cells.sort_unstable();
+            assert_eq!(cells, [0, 1, 2, 3, 4]);
+            assert!(attempts.iter().all(|a| a.number == round as u32 + 1));
+        }
+    }
+}
+
+#[test]
+fn a_seed_reproduces_the_order_and_another_one_changes_it() {
+    let order = |seed: &str| {
+        let plan = plan(&format!("{FIVE}repeat: 4\norder: shuffled\n{seed}"));
+        plan.attempts().iter().map(|a| a.cell).collect::<Vec<_>>()
+    };
+    assert_eq!(order("seed: 1\n"), order("seed: 1\n"));
+    assert_ne!(order("seed: 1\n"), order("seed: 2\n"));
+    assert_eq!(order(""), order(""));
+    let rounds: Vec<_> = order("seed: 1\n").chunks(5).map(<[_]>::to_vec).collect();
+    assert!(rounds.iter().any(|round| *round != rounds[0]), "each round has an order of its own");
+}
+
+#[test]
+fn filters_keep_the_order_of_what_remains() {
+    let whole = plan(&format!("{FIVE}repeat: 2\norder: shuffled\nseed: 3\n"));
+    let condition = "stress.rate != 3MB/s".parse().unwrap();
+    let part = whole.clone().only(&condition);
+    assert_eq!(part.cells.len(), 4);
+    let order = |plan: &Plan| -> Vec<String> {
+        plan.attempts().iter().map(|a| plan.cells[a.cell].id.clone()).collect()
+    };
+    let mut expected = order(&whole);
+    expected.retain(|id| id != "stress.rate=3MBps");
+    assert_eq!(order(&part), expected);
+}
+
+#[test]
+fn shards_share_the_cells_out() {
+    let whole = plan(FIVE);
+    for count in 1..=7 {
+        let mut seen: Vec<usize> = (1..=count)
+            .flat_map(|number| whole.clone().shard(format!("{number}/{count}").parse().unwrap()).cells)
+            .map(|cell| cell.index)
+            .collect();
+        seen.sort_unstable();
+        assert_eq!(seen, [0, 1, 2, 3, 4], "{count} shards");
+    }
+    assert_eq!(whole.shard("2/3".parse().unwrap()).cells.iter().map(|c| c.index).collect::<Vec<_>>(), [1, 4]);
+}
+
+#[test]
+fn a_plan_survives_being_written_and_read() {
+    let whole = plan(&format!(
+        "{FIVE}order: shuffled\nexpect: [{{ where: stress.rate > 1MB/s, outcome: converged }}]\n"
+    ));
+    let json = serde_json::to_string(&whole).unwrap();
+    assert_eq!(serde_json::from_str::<Plan>(&json).unwrap(), whole);
+}

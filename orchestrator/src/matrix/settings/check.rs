@@ -1,0 +1,219 @@
+//! What settings must satisfy together, beyond each having the right type.
+
+use super::{Settings, WorkingSet};
+use units::{Bytes, Span};
+
+/// Settings that cannot mean anything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The settings involved, as dotted paths, the most likely culprit first; at least one.
+    pub paths: Vec<String>,
+    /// What is wrong, in words.
+    pub message: String,
+    /// What would mend it, in words.
+    pub help: String,
+}
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+/// QEMU's `MAX_MIGRATE_DOWNTIME_SECONDS`.
+const MAX_DOWNTIME: Span = Span::from_secs(2000);
+/// The smallest thing that can be dirty.
+const PAGE: Bytes = Bytes::new(4096);
+
+/// The memory of a guest that its kernel needs, so that ballast and working set cannot have it.
+///
+/// Linux keeps 64 bytes for each page of 4 KiB, a 64th of the memory; its code, data, initramfs and the
+/// stressor take about 70 MiB more, rounded up here to 80; and where the guest has memory above 3 GiB,
+/// 64 MiB become the bounce buffer for 32-bit devices. For a guest of 1 GiB that is 96 MiB.
+pub fn kernel_reserve(memory: Bytes) -> Bytes {
+    let bounce_buffer = if memory.get() > 3 * GIB { 64 * MIB } else { 0 };
+    Bytes::new(80 * MIB + memory.get() / 64 + bounce_buffer)
+}
+
+impl Settings {
+    /// Everything about these settings that cannot mean anything; empty when they are sound.
+    pub fn check(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        self.check_guest(&mut problems);
+        self.check_memory(&mut problems);
+        self.check_migrate(&mut problems);
+        if !self.probe.interval.is_zero() && self.probe.interval < Span::from_millis(1) {
+            problems.push(problem(
+                &["probe.interval"],
+                format!("a probe every {} is more than the client can send", self.probe.interval),
+                "write at least `1ms`, or `0` for no probes",
+            ));
+        }
+        problems
+    }
+
+    fn check_guest(&self, problems: &mut Vec<Problem>) {
+        if !(1..=255).contains(&self.guest.vcpus) {
+            problems.push(problem(
+                &["guest.vcpus"],
+                format!("a guest cannot have {} CPUs", self.guest.vcpus),
+                "write a number from 1 to 255",
+            ));
+        }
+        if self.guest.cpu.as_deref().is_some_and(|cpu| cpu.trim().is_empty()) {
+            problems.push(problem(
+                &["guest.cpu"],
+                "an empty CPU model",
+                "name one of QEMU's CPU models, like `qemu64`, or leave the key out",
+            ));
+        }
+    }
+
+    fn check_memory(&self, problems: &mut Vec<Problem>) {
+        let memory = self.guest.memory;
+        if memory.is_zero() {
+            problems.push(problem(&["guest.memory"], "a guest without memory", "write a size, like `1GiB`"));
+            return;
+        }
+        let reserve = kernel_reserve(memory);
+        let Some(room) = memory.get().checked_sub(reserve.get()) else {
+            problems.push(problem(
+                &["guest.memory"],
+                format!("{memory} is too little memory for a guest"),
+                "its kernel alone needs 82MiB; write at least `128MiB`",
+            ));
+            return;
+        };
+        let ballast = self.guest.ballast;
+        let working_set = self.stress.working_set_bytes();
+        if ballast.get() > room {
+            problems.push(problem(
+                &["guest.ballast", "guest.memory"],
+                format!("a ballast of {ballast} does not fit into a guest of {memory}"),
+                format!("its kernel needs {}, so at most {} are left", mib(reserve.get()), mib(room)),
+            ));
+        } else if working_set.get() > room - ballast.get() {
+            let ballast_part =
+                if ballast.is_zero() { String::new() } else { format!(" beside a ballast of {ballast}") };
+            let derived = match self.stress.working_set {
+                WorkingSet::Time(time) => format!(" (what {} dirties in {time})", self.stress.rate),
+                WorkingSet::Size(_) => String::new(),
+            };
+            problems.push(problem(
+                &["stress.working_set", "stress.rate", "guest.ballast", "guest.memory"],
+                format!(
+                    "a working set of {working_set}{derived} does not fit into a guest of \
+                     {memory}{ballast_part}"
+                ),
+                format!(
+                    "its kernel needs {}, so at most {} are left",
+                    mib(reserve.get()),
+                    mib(room - ballast.get())
+                ),
+            ));
+        }
+        if !self.stress.rate.is_zero() && working_set < PAGE {
+            problems.push(problem(
+                &["stress.working_set", "stress.rate"],
+                format!("a working set of {working_set} holds no page to dirty"),
+                "write at least `4KiB`, or a rate of 0",
+            ));
+        }
+    }
+
+    fn check_migrate(&self, problems: &mut Vec<Problem>) {
+        let migrate = &self.migrate;
+        if migrate.timeout.is_zero() {
+            problems.push(problem(
+                &["migrate.timeout"],
+                "a deadline of 0 leaves no time to migrate",
+                "write a time, like `60s`",
+            ));
+        }
+        let limit = migrate.downtime_limit;
+        if limit > MAX_DOWNTIME || !limit.as_nanos().is_multiple_of(1_000_000) {
+            problems.push(problem(
+                &["migrate.downtime_limit"],
+                format!("QEMU does not take a downtime limit of {limit}"),
+                "it takes whole milliseconds up to `2000s`",
+            ));
+        }
+        if migrate.max_passes == Some(0) {
+            problems.push(problem(
+                &["migrate.max_passes"],
+                "a migration of 0 passes moves nothing",
+                "write at least 1, or leave the key out",
+            ));
+        }
+        if migrate.max_bandwidth.is_some_and(|cap| cap.to_byte_rate().is_zero()) {
+            problems.push(problem(
+                &["migrate.max_bandwidth"],
+                "a bandwidth of 0 moves nothing",
+                "write a rate, like `110MB/s`, or leave the key out",
+            ));
+        }
+        if self.link.rate.is_some_and(|rate| rate.to_byte_rate().is_zero()) {
+            problems.push(problem(
+                &["link.rate"],
+                "a link of rate 0 carries nothing",
+                "write a rate, like `940mbit`, or leave the key out",
+            ));
+        }
+    }
+}
+
+fn problem(paths: &[&str], message: impl Into<String>, help: impl Into<String>) -> Problem {
+    let paths = paths.iter().map(ToString::to_string).collect();
+    Problem { paths, message: message.into(), help: help.into() }
+}
+
+/// Whole MiB, rounded down, for people.
+fn mib(bytes: u64) -> String {
+    format!("{}MiB", bytes / MIB)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use units::ByteRate;
+
+    fn with(change: impl FnOnce(&mut Settings)) -> Vec<String> {
+        let mut settings = Settings::default();
+        change(&mut settings);
+        settings.check().into_iter().map(|mut problem| problem.paths.remove(0)).collect()
+    }
+
+    #[test]
+    fn the_defaults_are_sound() {
+        assert_eq!(Settings::default().check(), []);
+    }
+
+    #[test]
+    fn each_bound_is_refused_just_beyond_it() {
+        let room = (1 << 30) - 96 * MIB;
+        let fill = |bytes: u64| {
+            with(|s| {
+                s.stress.rate = ByteRate::new(1_000_000);
+                s.stress.working_set = WorkingSet::Size(Bytes::new(bytes));
+            })
+        };
+        assert_eq!(fill(room), [""; 0]);
+        assert_eq!(fill(room + 1), ["stress.working_set"]);
+        assert_eq!(fill(4095), ["stress.working_set"]);
+        assert_eq!(fill(4096), [""; 0]);
+        assert_eq!(with(|s| s.guest.ballast = Bytes::new(room + 1)), ["guest.ballast"]);
+        assert_eq!(with(|s| s.guest.memory = Bytes::ZERO), ["guest.memory"]);
+        assert_eq!(with(|s| s.guest.memory = Bytes::new(64 * MIB)), ["guest.memory"]);
+        assert_eq!(with(|s| s.guest.memory = Bytes::new(128 * MIB)), [""; 0]);
+        assert_eq!(with(|s| s.guest.vcpus = 0), ["guest.vcpus"]);
+        assert_eq!(with(|s| s.guest.vcpus = 256), ["guest.vcpus"]);
+        assert_eq!(with(|s| s.migrate.timeout = Span::ZERO), ["migrate.timeout"]);
+        assert_eq!(with(|s| s.migrate.downtime_limit = Span::from_secs(2001)), ["migrate.downtime_limit"]);
+        assert_eq!(with(|s| s.migrate.downtime_limit = Span::from_nanos(1)), ["migrate.downtime_limit"]);
+        assert_eq!(with(|s| s.migrate.max_passes = Some(0)), ["migrate.max_passes"]);
+        assert_eq!(with(|s| s.probe.interval = Span::from_nanos(1)), ["probe.interval"]);
+        assert_eq!(with(|s| s.probe.interval = Span::ZERO), [""; 0]);
+    }
+
+    #[test]
+    fn a_working_set_given_as_a_time_grows_with_the_rate() {
+        let paths = with(|s| s.stress.rate = ByteRate::new(2_000_000_000));
+        assert_eq!(paths, ["stress.working_set"]);
+    }
+}

@@ -1,0 +1,147 @@
+//! Settings that take either of two quantities, told apart by the unit.
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::{borrow::Cow, fmt, str::FromStr};
+use units::{BitRate, ByteRate, Bytes, Span};
+
+/// How much memory is dirtied over and over. Written as a size, `96MB`, or as a time, `1s`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum WorkingSet {
+    /// This much memory.
+    Size(Bytes),
+    /// As much as the rate dirties in this time.
+    Time(Span),
+}
+
+impl Default for WorkingSet {
+    /// What the rate dirties in a second.
+    fn default() -> Self {
+        Self::Time(Span::from_secs(1))
+    }
+}
+
+/// A cap on a bandwidth. Written in bytes, `110MB/s`, or in bits, `900mbit`, per second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Bandwidth {
+    /// In bytes per second.
+    Bytes(ByteRate),
+    /// In bits per second.
+    Bits(BitRate),
+}
+
+impl Bandwidth {
+    /// In bytes per second, rounded down.
+    pub const fn to_byte_rate(self) -> ByteRate {
+        match self {
+            Self::Bytes(rate) => rate,
+            Self::Bits(rate) => rate.to_byte_rate(),
+        }
+    }
+}
+
+/// Text, serde and schema of an enum over two quantities. A text is read as the second quantity if that
+/// succeeds, as the first if that does, and else neither.
+macro_rules! either {
+    ($type:ident, $first:ident($a:ty), $second:ident($b:ty), $expected:literal) => {
+        impl FromStr for $type {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, String> {
+                if let Ok(b) = text.parse::<$b>() {
+                    return Ok(Self::$second(b));
+                }
+                text.parse::<$a>()
+                    .map(Self::$first)
+                    .map_err(|_| format!(concat!("`{}` is not ", $expected), text))
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match self {
+                    Self::$first(a) => a.fmt(f),
+                    Self::$second(b) => b.fmt(f),
+                }
+            }
+        }
+
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Visitor;
+
+                impl de::Visitor<'_> for Visitor {
+                    type Value = $type;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str($expected)
+                    }
+
+                    fn visit_str<E: de::Error>(self, text: &str) -> Result<$type, E> {
+                        text.parse().map_err(E::custom)
+                    }
+
+                    fn visit_u64<E: de::Error>(self, number: u64) -> Result<$type, E> {
+                        self.visit_str(&number.to_string())
+                    }
+
+                    fn visit_i64<E: de::Error>(self, number: i64) -> Result<$type, E> {
+                        self.visit_str(&number.to_string())
+                    }
+
+                    fn visit_f64<E: de::Error>(self, number: f64) -> Result<$type, E> {
+                        self.visit_str(&number.to_string())
+                    }
+                }
+
+                deserializer.deserialize_any(Visitor)
+            }
+        }
+
+        impl JsonSchema for $type {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($type).into()
+            }
+
+            fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+                let either = [generator.subschema_for::<$a>(), generator.subschema_for::<$b>()];
+                json_schema!({ "description": $expected, "anyOf": either })
+            }
+        }
+    };
+}
+
+either!(WorkingSet, Size(Bytes), Time(Span), "a size with its unit, like `96MB`, or a time, like `1s`");
+either!(Bandwidth, Bytes(ByteRate), Bits(BitRate), "a data rate with its unit, like `110MB/s` or `900mbit`");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_unit_tells_which_of_the_two_is_meant() {
+        assert_eq!("96MB".parse(), Ok(WorkingSet::Size(Bytes::new(96_000_000))));
+        assert_eq!("2s".parse(), Ok(WorkingSet::Time(Span::from_secs(2))));
+        assert_eq!("8mbit".parse(), Ok(Bandwidth::Bits(BitRate::new(8_000_000))));
+        assert_eq!("1MB/s".parse(), Ok(Bandwidth::Bytes(ByteRate::new(1_000_000))));
+        assert_eq!("8mbit".parse::<Bandwidth>().unwrap().to_byte_rate(), ByteRate::new(1_000_000));
+        assert_eq!(
+            "96".parse::<WorkingSet>().unwrap_err(),
+            "`96` is not a size with its unit, like `96MB`, or a time, like `1s`"
+        );
+    }
+
+    #[test]
+    fn a_text_reads_back_as_what_was_written() {
+        for text in ["96MB", "1s", "0"] {
+            let value: WorkingSet = serde_json::from_value(text.into()).unwrap();
+            assert_eq!(serde_json::to_value(value).unwrap(), text);
+        }
+    }
+}

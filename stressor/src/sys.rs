@@ -1,0 +1,164 @@
+//! What cannot be said in safe Rust: memory mappings, and the ioctls that bring up a network interface.
+//!
+//! Everything `unsafe` of this crate is here, each block with its reason. What this module offers is safe.
+#![allow(unsafe_code)]
+
+use crate::{content::Page, workload::PAGE_BYTES};
+use nix::{
+    errno::Errno,
+    sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap},
+};
+use std::{ffi::c_void, net::Ipv4Addr, num::NonZeroUsize, os::fd::AsRawFd, ptr::NonNull};
+
+/// What backs a mapping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Backing {
+    /// Pages of 4 KiB, never merged into huge ones.
+    Small,
+    /// Whatever the kernel can fill fastest: transparent huge pages where it has them.
+    Fastest,
+    /// Reserved huge pages of this many bytes, a power of two.
+    Reserved(u64),
+}
+
+/// Private anonymous memory, zero at first, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    start: NonNull<c_void>,
+    length: usize,
+    pages: usize,
+}
+
+// SAFETY: a mapping belongs to its owner alone, like a `Box`; no thread is special to it.
+unsafe impl Send for Mapping {}
+// SAFETY: through a shared reference it can only be read.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `pages` pages of 4 KiB, which touches none of them.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, when it refuses the mapping.
+    pub(crate) fn new(pages: usize, backing: Backing) -> Result<Self, Errno> {
+        let empty = Self { start: NonNull::<Page>::dangling().cast(), length: 0, pages: 0 };
+        let unit = match backing {
+            Backing::Small => PAGE_BYTES,
+            Backing::Fastest => 2 << 20,
+            Backing::Reserved(bytes) => bytes,
+        };
+        let length = (pages * PAGE_BYTES as usize).next_multiple_of(unit as usize);
+        let Some(mapped) = NonZeroUsize::new(length) else {
+            return Ok(empty);
+        };
+        let mut flags = MapFlags::MAP_PRIVATE;
+        if let Backing::Reserved(bytes) = backing {
+            let size =
+                libc::c_int::try_from(bytes.ilog2()).expect("a logarithm is small") << libc::MAP_HUGE_SHIFT;
+            flags |= MapFlags::MAP_HUGETLB | MapFlags::from_bits_retain(size);
+        }
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory in use.
+        let start =
+            unsafe { mmap_anonymous(None, mapped, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags)? };
+        let mapping = Self { start, length, pages };
+        let advice = match backing {
+            Backing::Small => Some(MmapAdvise::MADV_NOHUGEPAGE),
+            Backing::Fastest => Some(MmapAdvise::MADV_HUGEPAGE),
+            Backing::Reserved(_) => None,
+        };
+        if let Some(advice) = advice {
+            // SAFETY: the range is the mapping's own, and these kinds of advice change no content. A kernel
+            // without transparent huge pages refuses them, and needs neither.
+            let _ = unsafe { madvise(start, length, advice) };
+        }
+        Ok(mapping)
+    }
+
+    /// The pages.
+    pub(crate) fn pages(&self) -> &[Page] {
+        // SAFETY: start is aligned to a page, the range is mapped, readable, and initialised (with zeros) as
+        // long as self lives, and any bits are a valid `Page`.
+        unsafe { std::slice::from_raw_parts(self.start.cast().as_ptr(), self.pages) }
+    }
+
+    /// The pages, to write to.
+    pub(crate) fn pages_mut(&mut self) -> &mut [Page] {
+        // SAFETY: as in `pages`; besides, the mapping is writable, and borrowed by the caller alone.
+        unsafe { std::slice::from_raw_parts_mut(self.start.cast().as_ptr(), self.pages) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        if self.length > 0 {
+            // SAFETY: the range was mapped by `new` and no reference into it outlives self. Unmapping a whole
+            // mapping does not fail.
+            let _ = unsafe { munmap(self.start, self.length) };
+        }
+    }
+}
+
+/// Has the kernel put memory behind all of `pages` at once, which is faster than one fault a page and
+/// reports a lack of it as an error. A kernel before 5.14 cannot; then the first write to each page does it.
+///
+/// # Errors
+///
+/// `ENOMEM`, `EFAULT` or `EHWPOISON` when there is no memory to be had.
+pub(crate) fn populate(pages: &mut [Page]) -> Result<(), Errno> {
+    // SAFETY: the range is borrowed by the caller alone, and populating it changes no content.
+    let result =
+        unsafe { libc::madvise(pages.as_mut_ptr().cast(), size_of_val(pages), libc::MADV_POPULATE_WRITE) };
+    match Errno::result(result) {
+        Ok(_) | Err(Errno::EINVAL) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Gives a network interface an IPv4 address, where there is one, and brings it up. `socket` is any socket.
+///
+/// # Errors
+///
+/// What was attempted, and the kernel's error.
+pub(crate) fn bring_up(
+    socket: &impl AsRawFd,
+    interface: &str,
+    address: Option<(Ipv4Addr, u8)>,
+) -> Result<(), (&'static str, Errno)> {
+    let call = |request, what, fill: &dyn Fn(&mut libc::ifreq)| {
+        // SAFETY: all zero is a valid `ifreq`.
+        let mut ifreq: libc::ifreq = unsafe { std::mem::zeroed() };
+        // The last byte stays zero and ends the name.
+        for (to, from) in ifreq.ifr_name.iter_mut().take(libc::IFNAMSIZ - 1).zip(interface.bytes()) {
+            *to = from.cast_signed();
+        }
+        fill(&mut ifreq);
+        // SAFETY: these requests read one `ifreq` and write at most one, and ours lives through the call.
+        let result = unsafe { libc::ioctl(socket.as_raw_fd(), request, &raw mut ifreq) };
+        Errno::result(result).map_err(|errno| (what, errno))?;
+        Ok(ifreq)
+    };
+    if let Some((address, prefix)) = address {
+        let mask = Ipv4Addr::from_bits(u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0));
+        call(libc::SIOCSIFADDR, "set the address of", &|r| r.ifr_ifru.ifru_addr = socket_address(address))?;
+        call(libc::SIOCSIFNETMASK, "set the netmask of", &|r| {
+            r.ifr_ifru.ifru_netmask = socket_address(mask);
+        })?;
+    }
+    let read = call(libc::SIOCGIFFLAGS, "read the flags of", &|_| {})?;
+    // SAFETY: SIOCGIFFLAGS has just filled this field of the union.
+    let flags = unsafe { read.ifr_ifru.ifru_flags };
+    let up = flags | libc::IFF_UP as libc::c_short;
+    call(libc::SIOCSIFFLAGS, "bring up", &|r| r.ifr_ifru.ifru_flags = up)?;
+    Ok(())
+}
+
+fn socket_address(address: Ipv4Addr) -> libc::sockaddr {
+    let internet = libc::sockaddr_in {
+        sin_family: libc::AF_INET as libc::sa_family_t,
+        sin_port: 0,
+        sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.octets()) },
+        sin_zero: [0; 8],
+    };
+    // SAFETY: both are plain bytes, of the same size and starting with the family.
+    unsafe { std::mem::transmute::<libc::sockaddr_in, libc::sockaddr>(internet) }
+}

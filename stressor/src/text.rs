@@ -1,0 +1,242 @@
+//! Settings that people write as one short word or phrase: `96MB/s` or `unlimited`, `compressible:50%`,
+//! `hot-cold:90%/10%`.
+//!
+//! One text form serves the command line, YAML and JSON alike. (YAML writes the enum variants of serde's
+//! usual form with a tag, `!hot-cold`, which nobody would guess.) Parsing is exact, and printing gives the
+//! text that parses back to the same value.
+
+use crate::workload::{Content, Order, Phase, Rate};
+use std::{fmt, str::FromStr};
+use units::ParseError;
+
+/// Why a text is not a setting's value, in words that name the accepted forms.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct TextError(String);
+
+/// A share of a whole, in tenths of a percent: more than none of it and less than all. Written `50%`, `12.5%`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Share {
+    permille: u16,
+}
+
+impl Share {
+    /// This many tenths of a percent; `None` unless from 1 to 999.
+    pub const fn from_permille(permille: u16) -> Option<Self> {
+        if permille == 0 || permille > 999 { None } else { Some(Self { permille }) }
+    }
+
+    /// This share of `whole`, rounded down, but at least one and at least one less than `whole`, where that
+    /// is possible.
+    pub const fn of(self, whole: u64) -> u64 {
+        let share = (whole as u128 * self.permille as u128 / 1000) as u64;
+        match (share, whole) {
+            (_, 0 | 1) => 0,
+            (0, _) => 1,
+            _ => share,
+        }
+    }
+}
+
+impl FromStr for Share {
+    type Err = TextError;
+
+    fn from_str(text: &str) -> Result<Self, TextError> {
+        let parsed = || {
+            let number = text.strip_suffix('%')?;
+            let (whole, tenths) = number.split_once('.').unwrap_or((number, "0"));
+            if tenths.len() != 1 || whole.is_empty() || whole.len() > 2 {
+                return None;
+            }
+            // `u16::from_str` would take a sign.
+            let all_digits = whole.bytes().chain(tenths.bytes()).all(|b| b.is_ascii_digit());
+            let (whole, tenths): (u16, u16) = (whole.parse().ok()?, tenths.parse().ok()?);
+            Self::from_permille(whole * 10 + tenths).filter(|_| all_digits)
+        };
+        parsed().ok_or_else(|| {
+            TextError(format!("`{text}` is not a share: write it like `50%` or `12.5%`, from 0.1% to 99.9%"))
+        })
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.permille / 10, self.permille % 10) {
+            (whole, 0) => write!(f, "{whole}%"),
+            (whole, tenths) => write!(f, "{whole}.{tenths}%"),
+        }
+    }
+}
+
+impl FromStr for Rate {
+    type Err = TextError;
+
+    fn from_str(text: &str) -> Result<Self, TextError> {
+        match text.trim() {
+            "unlimited" => Ok(Self::Unlimited),
+            _ => text.parse().map(Self::Limited).map_err(|e| TextError(format!("{e}, or `unlimited`"))),
+        }
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Limited(rate) => rate.fmt(f),
+            Self::Unlimited => f.pad("unlimited"),
+        }
+    }
+}
+
+impl FromStr for Content {
+    type Err = TextError;
+
+    fn from_str(text: &str) -> Result<Self, TextError> {
+        match text.split_once(':') {
+            None if text == "zero" => Ok(Self::Zero),
+            None if text == "constant" => Ok(Self::Constant),
+            None if text == "random" => Ok(Self::Random),
+            None if text == "increment" => Ok(Self::Increment),
+            Some(("compressible", share)) => share.parse().map(Self::Compressible),
+            _ => Err(TextError(format!(
+                "`{text}` is not a content: it is `zero`, `constant`, `random`, `increment` or \
+                 `compressible:SHARE` (`compressible:25%` compresses to a quarter)"
+            ))),
+        }
+    }
+}
+
+impl fmt::Display for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Zero => f.pad("zero"),
+            Self::Constant => f.pad("constant"),
+            Self::Random => f.pad("random"),
+            Self::Increment => f.pad("increment"),
+            Self::Compressible(share) => f.pad(&format!("compressible:{share}")),
+        }
+    }
+}
+
+impl FromStr for Order {
+    type Err = TextError;
+
+    fn from_str(text: &str) -> Result<Self, TextError> {
+        let unknown = || {
+            TextError(format!(
+                "`{text}` is not an order: it is `sequential`, `random` or `hot-cold:WRITES/PAGES` \
+                 (`hot-cold:90%/10%`: 90% of the writes go to 10% of the pages)"
+            ))
+        };
+        match text.split_once(':') {
+            None if text == "sequential" => Ok(Self::Sequential),
+            None if text == "random" => Ok(Self::Random),
+            Some(("hot-cold", shares)) => {
+                let (writes, pages) = shares.split_once('/').ok_or_else(unknown)?;
+                Ok(Self::HotCold { writes: writes.parse()?, pages: pages.parse()? })
+            }
+            _ => Err(unknown()),
+        }
+    }
+}
+
+impl fmt::Display for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sequential => f.pad("sequential"),
+            Self::Random => f.pad("random"),
+            Self::HotCold { writes, pages } => f.pad(&format!("hot-cold:{writes}/{pages}")),
+        }
+    }
+}
+
+impl FromStr for Phase {
+    type Err = TextError;
+
+    fn from_str(text: &str) -> Result<Self, TextError> {
+        let (rate, duration) = text.split_once(':').ok_or_else(|| {
+            TextError(format!("`{text}` is not a phase: write a rate and a time, like `96MB/s:30s`"))
+        })?;
+        let duration = duration.parse().map_err(|e: ParseError| TextError(e.to_string()))?;
+        Ok(Self { rate: rate.parse()?, duration })
+    }
+}
+
+/// Serde through the text form.
+macro_rules! text_serde {
+    ($type:ty, $expecting:literal, $pattern:expr) => {
+        const _: () = {
+            use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+            struct Visitor;
+
+            impl de::Visitor<'_> for Visitor {
+                type Value = $type;
+
+                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.write_str($expecting)
+                }
+
+                fn visit_str<E: de::Error>(self, text: &str) -> Result<$type, E> {
+                    text.parse().map_err(E::custom)
+                }
+
+                // Only a rate can be a bare number, and only 0; the text form says so.
+                fn visit_u64<E: de::Error>(self, number: u64) -> Result<$type, E> {
+                    self.visit_str(&number.to_string())
+                }
+
+                fn visit_i64<E: de::Error>(self, number: i64) -> Result<$type, E> {
+                    self.visit_str(&number.to_string())
+                }
+
+                fn visit_f64<E: de::Error>(self, number: f64) -> Result<$type, E> {
+                    self.visit_str(&number.to_string())
+                }
+            }
+
+            impl<'de> Deserialize<'de> for $type {
+                fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                    deserializer.deserialize_any(Visitor)
+                }
+            }
+
+            impl Serialize for $type {
+                fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                    serializer.collect_str(self)
+                }
+            }
+
+            #[cfg(feature = "schema")]
+            impl schemars::JsonSchema for $type {
+                fn schema_name() -> std::borrow::Cow<'static, str> {
+                    stringify!($type).into()
+                }
+
+                fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                    let schema: fn(&mut schemars::SchemaGenerator) -> schemars::Schema = $pattern;
+                    schema(generator)
+                }
+            }
+        };
+    };
+}
+
+text_serde!(Rate, "a data rate like `96MB/s`, 0 or `unlimited`", |generator| schemars::json_schema!({
+    "description": "A data rate like `96MB/s`, 0, or `unlimited`",
+    "anyOf": [generator.subschema_for::<units::ByteRate>(), { "const": "unlimited" }],
+}));
+text_serde!(Content, "a content like `random` or `compressible:50%`", |_| schemars::json_schema!({
+    "description": "`compressible:25%` compresses to a quarter",
+    "anyOf": [
+        { "enum": ["zero", "constant", "random", "increment"] },
+        { "type": "string", "pattern": r"^compressible:\d{1,2}(\.\d)?%$" },
+    ],
+}));
+text_serde!(Order, "an order like `random` or `hot-cold:90%/10%`", |_| schemars::json_schema!({
+    "description": "`hot-cold:90%/10%`: 90% of the writes go to 10% of the pages",
+    "anyOf": [
+        { "enum": ["sequential", "random"] },
+        { "type": "string", "pattern": r"^hot-cold:\d{1,2}(\.\d)?%/\d{1,2}(\.\d)?%$" },
+    ],
+}));
