@@ -7,7 +7,6 @@
 //! An entry is never changed. The directory as a whole can be deleted at any time when nothing runs.
 
 use super::Error;
-use fs4::FileExt;
 use std::{
     fs::{self, File},
     io::Write,
@@ -86,9 +85,9 @@ impl Cache {
             .append(true)
             .open(&path)
             .map_err(Error::io("open the lock file", path.as_path()))?;
-        if FileExt::try_lock(&file).is_err() {
+        if file.try_lock().is_err() {
             waiting();
-            FileExt::lock(&file).map_err(Error::io("lock", path.as_path()))?;
+            file.lock().map_err(Error::io("lock", path.as_path()))?;
         }
         Ok(Exclusive { _file: file })
     }
