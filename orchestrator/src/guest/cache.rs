@@ -7,7 +7,6 @@
 //! An entry is never changed. The directory as a whole can be deleted at any time when nothing runs.
 
 use super::Error;
-use fs4::FileExt;
 use std::{
     fs::{self, File},
     io::Write,
@@ -86,9 +85,9 @@ impl Cache {
             .append(true)
             .open(&path)
             .map_err(Error::io("open the lock file", path.as_path()))?;
-        if FileExt::try_lock(&file).is_err() {
+        if file.try_lock().is_err() {
             waiting();
-            FileExt::lock(&file).map_err(Error::io("lock", path.as_path()))?;
+            file.lock().map_err(Error::io("lock", path.as_path()))?;
         }
         Ok(Exclusive { _file: file })
     }
@@ -243,6 +242,20 @@ mod tests {
         writer.store_file("kind/name", b"whole").unwrap();
         assert_eq!(fs::read(cache.path("kind/name")).unwrap(), b"whole");
         assert_eq!(fs::read_dir(cache.path("scratch")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_file_is_replaced_and_not_written_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path());
+        let writer = cache.lock().unwrap();
+        let path = writer.store_file("name", b"the first").unwrap();
+        let mut opened_before = File::open(&path).unwrap();
+        writer.store_file("name", b"2nd").unwrap();
+        let mut seen = String::new();
+        std::io::Read::read_to_string(&mut opened_before, &mut seen).unwrap();
+        assert_eq!(seen, "the first");
+        assert_eq!(fs::read(&path).unwrap(), b"2nd");
     }
 
     #[test]

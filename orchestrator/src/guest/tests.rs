@@ -2,7 +2,7 @@
 
 use super::fixtures::{RELEASE, Tree, program};
 use super::*;
-use std::time::SystemTime;
+use std::{os::unix::fs::MetadataExt, time::SystemTime};
 
 struct Setting {
     dir: tempfile::TempDir,
@@ -86,20 +86,22 @@ fn a_dynamic_stressor_is_refused_and_nothing_is_written() {
 fn many_at_once_make_one_image() {
     let setting = Setting::new();
     let start = std::sync::Barrier::new(8);
-    let all: Vec<GuestFiles> = std::thread::scope(|scope| {
+    let all: Vec<(GuestFiles, u64)> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..8)
             .map(|_| {
                 scope.spawn(|| {
                     start.wait();
-                    setting.prepare(&setting.given()).unwrap()
+                    let files = setting.prepare(&setting.given()).unwrap();
+                    let inode = fs::metadata(&files.initramfs).unwrap().ino();
+                    (files, inode)
                 })
             })
             .collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     assert!(all.iter().all(|files| *files == all[0]));
-    assert_eq!(setting.images(), 1);
-    assert!(fs::read(&all[0].initramfs).unwrap().ends_with(b"TRAILER!!!\0\0\0\0"));
+    assert_eq!(setting.images(), 1, "and it was written once");
+    assert!(fs::read(&all[0].0.initramfs).unwrap().ends_with(b"TRAILER!!!\0\0\0\0"));
 }
 
 #[test]

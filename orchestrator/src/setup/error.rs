@@ -19,7 +19,7 @@ pub enum Error {
     /// Packages have to be installed, by somebody who may.
     #[error(
         "installing packages needs root, and there is no sudo here. As root, run:\n\n{}",
-        lines(commands)
+        commands.join("\n")
     )]
     NeedsRoot {
         /// What to run.

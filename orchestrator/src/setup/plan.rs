@@ -139,8 +139,9 @@ impl QemuInstall {
             commands.push(Invocation::new("install", ["-D", "-m", "0644", &from, &to]));
         }
         commands.push(Invocation::new("apt-get", ["-q", "update"]));
-        let mut words = vec!["-q", "-o", "DPkg::Lock::Timeout=300", "install", "-y"];
-        words.extend(["--no-install-recommends", "--no-remove"]);
+        // Waits for another apt, and prints no progress that only a terminal could show.
+        let mut words = vec!["-q", "-o", "DPkg::Lock::Timeout=300", "-o", "Dpkg::Use-Pty=0"];
+        words.extend(["install", "-y", "--no-install-recommends", "--no-remove"]);
         words.extend(self.suite.iter().flat_map(|suite| ["-t", suite]));
         words.push(PACKAGE);
         commands.push(Invocation::new("apt-get", words));
@@ -152,8 +153,7 @@ impl QemuInstall {
         let mut commands: Vec<String> =
             self.commands(Path::new("")).iter().map(ToString::to_string).collect();
         if let Some(source) = &self.source {
-            commands[0] = format!("cat > {} <<'END'\n{}END", source.path.display(), source.text)
-                .replace('\n', "\n    ");
+            commands[0] = format!("cat > {} <<'END'\n{}END", source.path.display(), source.text);
         }
         commands
     }

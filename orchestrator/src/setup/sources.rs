@@ -63,16 +63,16 @@ pub(super) fn backports(apt: &Path, codename: &str) -> Option<Backports> {
         return Some(Backports::Configured { suite });
     }
     let base = sources.iter().find(|source| source.serves(codename))?;
-    let text = derived(base, codename, &suite)?;
+    let text = derived(base, &suite)?;
     Some(Backports::New { suite, text, derived_from: base.file.clone() })
 }
 
-fn derived(base: &Source, codename: &str, suite: &str) -> Option<String> {
+fn derived(base: &Source, suite: &str) -> Option<String> {
     let address = base.fields.get("uris")?.split_whitespace().next()?;
     let mut text = format!(
-        "# Written by `testbed setup`, to install QEMU from a newer suite of the archive that\n\
-         # {} names for {codename}. Nothing else is installed or upgraded from it unless\n\
-         # you ask for it. Delete this file to undo.\n\
+        "# Written by `testbed setup`, to install QEMU from a newer suite of the archive that is named in\n\
+         # {}.\n\
+         # Nothing else is installed or upgraded from it unless you ask for it. Delete this file to undo.\n\
          Types: deb\nURIs: {address}\nSuites: {suite}\nComponents: main\n",
         base.file.display()
     );

@@ -123,7 +123,7 @@ fn the_usual_suite_is_taken_where_it_serves() {
         setting.on_the_system(&runner),
         [
             "apt-get -q update",
-            "apt-get -q -o DPkg::Lock::Timeout=300 install -y --no-install-recommends --no-remove qemu-system-x86"
+            "apt-get -q -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 install -y --no-install-recommends --no-remove qemu-system-x86"
         ]
     );
     let said = script.said.join("\n");
@@ -144,7 +144,7 @@ fn where_it_would_remove_something_backports_are_taken() {
         [
             format!("install -D -m 0644 CACHE/setup/testbed-backports.sources {file}"),
             "apt-get -q update".to_owned(),
-            "apt-get -q -o DPkg::Lock::Timeout=300 install -y --no-install-recommends --no-remove \
+            "apt-get -q -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 install -y --no-install-recommends --no-remove \
              -t bookworm-backports qemu-system-x86"
                 .to_owned(),
         ]
@@ -215,6 +215,32 @@ fn a_source_that_did_not_help_is_taken_back() {
 }
 
 #[test]
+fn a_source_that_cannot_be_written_ends_it_and_a_failed_update_does_not() {
+    let setting = Setting::new().with_kernel();
+    let machine = |write, update| {
+        FakeRunner::default()
+            .program("apt-get")
+            .answer("-s -t", 0, NEWER)
+            .answer("-s", 0, REMOVES)
+            .answer("-c", 0, "")
+            .answer("install -D", write, "")
+            .answer("update", update, "")
+            .answer("install -y", 0, "")
+            .installing(QEMU_PROGRAM)
+            .answer("--version", 0, QEMU)
+            .answer("rm", 0, "")
+    };
+    let runner = machine(1, 0);
+    setting.run(&runner, Privilege::Root, true, &mut Script::default()).unwrap_err();
+    let commands = setting.on_the_system(&runner);
+    assert_eq!(commands.len(), 2, "{commands:?}");
+    assert!(commands[1].starts_with("rm -f"), "{commands:?}");
+    let runner = machine(0, 100);
+    setting.run(&runner, Privilege::Root, true, &mut Script::default()).unwrap();
+    assert_eq!(setting.on_the_system(&runner).len(), 3);
+}
+
+#[test]
 fn an_ordinary_user_goes_through_sudo() {
     let setting = Setting::new().with_kernel();
     let runner = debian(&[("-s", 0, PLAIN)]);
@@ -237,8 +263,10 @@ fn without_root_or_sudo_the_commands_are_printed() {
     let error = setting.run(&runner, Privilege::None, true, &mut Script::default()).unwrap_err();
     assert_eq!(setting.on_the_system(&runner), [""; 0]);
     let text = error.to_string();
-    assert!(text.contains("testbed-backports.sources <<'END'"), "{text}");
-    assert!(text.contains("Suites: bookworm-backports\n"), "{text}");
+    // As it stands it can be pasted: neither the paragraph nor its end may be indented.
+    assert!(text.contains("testbed-backports.sources <<'END'\n#"), "{text}");
+    assert!(text.contains("\nSuites: bookworm-backports\n"), "{text}");
+    assert!(text.contains("\nEND\napt-get -q update\n"), "{text}");
     assert!(text.contains("-t bookworm-backports qemu-system-x86"), "{text}");
 }
 
