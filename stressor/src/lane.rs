@@ -11,14 +11,18 @@ use crate::{
     clock::Clock,
     memory::Part,
     meter::LaneMeter,
-    pace::{Pacer, Turn},
+    pace::{Pacer, Pacing, Turn},
+    sys,
     walk::Walk,
-    workload::{CatchUp, Phase, Rate, Workload, Write},
+    workload::{Phase, Rate, Workload, Write},
 };
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// How many writes of a word are timed together.
-const WORDS_TIMED_TOGETHER: u64 = 16;
+const WORDS_TIMED_TOGETHER: u64 = 64;
+
+/// How many pages ahead a word's cache line is asked for.
+const PREFETCH_PAGES: usize = 12;
 
 /// A group of writes that took this many times what the one before took had a slow write among them.
 const SLOW: u64 = 4;
@@ -31,13 +35,14 @@ const NAP_NS: u64 = 10_000_000;
 pub(crate) struct Schedule {
     phases: Vec<Phase>,
     then: Rate,
-    catch_up: CatchUp,
+    pacing: Pacing,
     start_ns: u64,
 }
 
 impl Schedule {
     pub(crate) fn new(workload: &Workload, start_ns: u64) -> Self {
-        Self { phases: workload.phases.clone(), then: workload.rate, catch_up: workload.catch_up, start_ns }
+        let pacing = Pacing { step_ns: workload.step.as_nanos(), catch_up: workload.catch_up };
+        Self { phases: workload.phases.clone(), then: workload.rate, pacing, start_ns }
     }
 
     /// Each stretch of time with its rate: where it starts, where it ends.
@@ -68,7 +73,7 @@ impl Lane<'_> {
             if rate.is_idle() && end_ns == u64::MAX {
                 return;
             }
-            let mut pacer = Pacer::new(rate, schedule.catch_up, (self.number, self.of), start_ns);
+            let mut pacer = Pacer::new(rate, schedule.pacing, (self.number, self.of), start_ns);
             loop {
                 if stop.load(Relaxed) {
                     return;
@@ -128,6 +133,12 @@ impl Lane<'_> {
     #[inline]
     fn write_next(&mut self) {
         let page = self.walk.next();
+        if self.part.recipe.write == Write::Word && self.walk.is_sequential() {
+            // Writing a word is mostly waiting for its cache line, and the hardware does not look beyond a page.
+            if let Some(ahead) = self.part.pages.get(page + PREFETCH_PAGES) {
+                sys::prefetch(ahead);
+            }
+        }
         let generation = &mut self.part.generations[page];
         // After 2^32 writes a page holds what it held at first, and so does the table.
         *generation = generation.wrapping_add(1);
@@ -209,10 +220,10 @@ mod tests {
     fn words_are_timed_together_and_all_counted() {
         let workload = Workload { write: Write::Word, ..workload("80MB/s") };
         let seen = run(&workload, 1_600, SECOND);
-        assert!(seen.pages_dirtied.abs_diff(80_000_000 / 4096) <= 10, "{}", seen.pages_dirtied);
+        assert!(seen.pages_dirtied.abs_diff(80_000_000 / 4096) <= 20, "{}", seen.pages_dirtied);
         assert_eq!(seen.writes.len(), seen.pages_dirtied);
-        // At most 1,600 ns for the 10 pages of a step.
-        assert!(seen.latency().p50_ns <= 200, "{:?}", seen.latency());
+        // 1,600 ns for the 19 or 20 pages of a step.
+        assert!((80..=85).contains(&seen.latency().p50_ns), "{:?}", seen.latency());
     }
 
     #[test]
@@ -230,7 +241,7 @@ mod tests {
     fn unlimited_stops_when_told() {
         let seen = run(&workload("unlimited"), 1_000, SECOND / 100);
         // A reading for each page, one to begin each batch, and the last batch is written to its end.
-        assert!((9_900..=10_300).contains(&seen.pages_dirtied), "{}", seen.pages_dirtied);
+        assert!((9_900..=10_600).contains(&seen.pages_dirtied), "{}", seen.pages_dirtied);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! When the next page is due: arithmetic on a clock's readings, without a clock.
 //!
-//! Time since the pacer's origin is divided into steps of [`STEP_NS`]. At the end of each step, the pages that
+//! Time since the pacer's origin is divided into steps (1 ms unless the workload says finer). At the end of each step, the pages that
 //! came due in it are written; a step in which none came due is slept through. The number due is computed
 //! from the whole time since the origin, never added up step by step, so nothing drifts: over any whole
 //! second the pages written are the rate's, to the page. Several lanes (threads) deal the pages out among
@@ -18,9 +18,6 @@
 
 use crate::workload::{CatchUp, PAGE_BYTES, Rate};
 
-/// The longest that a page waits for the others of its step, in nanoseconds.
-pub const STEP_NS: u64 = 500_000;
-
 /// How late every lane may be at any time, in nanoseconds.
 pub const PUNCTUAL_NS: u64 = 1_000_000;
 
@@ -31,15 +28,24 @@ pub const SHORT_NS: u64 = 10_000_000;
 pub const RARE: u64 = 20;
 
 /// The most pages that are written before the clock is read for the schedule again.
-pub const BATCH_PAGES: u64 = 256;
+pub const BATCH_PAGES: u64 = 512;
 
 const NANOS_PER_SECOND: u128 = 1_000_000_000;
+
+/// How to keep a schedule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pacing {
+    /// How often pages are written, in nanoseconds; not 0.
+    pub step_ns: u64,
+    /// What becomes of the time that a stall took.
+    pub catch_up: CatchUp,
+}
 
 /// One lane's schedule at one rate.
 #[derive(Debug, Clone)]
 pub struct Pacer {
     rate: Rate,
-    catch_up: CatchUp,
+    pacing: Pacing,
     lane: u64,
     lanes: u64,
     /// When the schedule began, moved by what stalls took.
@@ -73,10 +79,10 @@ pub enum Turn {
 
 impl Pacer {
     /// The schedule of lane number `lane` of `lanes`, counted from 0, that begins at `origin_ns`.
-    pub fn new(rate: Rate, catch_up: CatchUp, (lane, lanes): (u64, u64), origin_ns: u64) -> Self {
+    pub fn new(rate: Rate, pacing: Pacing, (lane, lanes): (u64, u64), origin_ns: u64) -> Self {
         Self {
             rate,
-            catch_up,
+            pacing,
             lane,
             lanes,
             origin_ns,
@@ -115,7 +121,7 @@ impl Pacer {
 
     /// How much of a lateness is not made up for.
     fn not_made_up_for(&mut self, late_ns: u64, now_ns: u64) -> u64 {
-        if self.catch_up == CatchUp::Burst {
+        if self.pacing.catch_up == CatchUp::Burst {
             return 0;
         }
         let earned = now_ns.saturating_sub(self.allowance_at_ns) / RARE;
@@ -143,7 +149,7 @@ impl Pacer {
     fn next_due_ns(&self, rate: u128) -> u64 {
         let number = u128::from(self.handed_out) * u128::from(self.lanes) + u128::from(self.lane) + 1;
         let elapsed = (number * u128::from(PAGE_BYTES) * NANOS_PER_SECOND).div_ceil(rate);
-        let elapsed = elapsed.next_multiple_of(u128::from(STEP_NS));
+        let elapsed = elapsed.next_multiple_of(u128::from(self.pacing.step_ns));
         u64::try_from(elapsed).unwrap_or(u64::MAX).saturating_add(self.origin_ns)
     }
 }
@@ -156,8 +162,13 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
     const MS: u64 = 1_000_000;
 
-    fn pacer(bytes_per_second: u64, catch_up: CatchUp) -> Pacer {
-        Pacer::new(Rate::Limited(ByteRate::new(bytes_per_second)), catch_up, (0, 1), 0)
+    /// Half a millisecond.
+    const STEP_NS: u64 = MS / 2;
+    const NEVER: Pacing = Pacing { step_ns: STEP_NS, catch_up: CatchUp::Never };
+    const BURST: Pacing = Pacing { catch_up: CatchUp::Burst, ..NEVER };
+
+    fn pacer(bytes_per_second: u64, pacing: Pacing) -> Pacer {
+        Pacer::new(Rate::Limited(ByteRate::new(bytes_per_second)), pacing, (0, 1), 0)
     }
 
     /// Runs lanes on a clock that wakes them late by what `late` says, and gives when how many pages were
@@ -197,7 +208,7 @@ mod tests {
                 let rate = dice(200_000_000) + 1;
                 let limited = Rate::Limited(ByteRate::new(rate));
                 let mut pacers: Vec<_> =
-                    (0..lanes).map(|lane| Pacer::new(limited, CatchUp::Never, (lane, lanes), 0)).collect();
+                    (0..lanes).map(|lane| Pacer::new(limited, NEVER, (lane, lanes), 0)).collect();
                 let written = simulate(&mut pacers, 4 * SECOND, |_| 0);
                 for from in (0..3 * SECOND).step_by(250 * MS as usize) {
                     let pages = pages_between(&written, from, from + SECOND);
@@ -213,7 +224,7 @@ mod tests {
 
     #[test]
     fn nothing_drifts_in_a_day() {
-        let mut pacer = pacer(96_000_000, CatchUp::Never);
+        let mut pacer = pacer(96_000_000, NEVER);
         // Skip a day of it: what has been handed out is what was due.
         let day = 86_400 * SECOND;
         pacer.handed_out = 96_000_000 * 86_400 / PAGE_BYTES;
@@ -224,7 +235,7 @@ mod tests {
     #[test]
     fn ordinary_jitter_costs_no_page() {
         let mut dice = dice(2);
-        let mut pacers = [pacer(96_000_000, CatchUp::Never)];
+        let mut pacers = [pacer(96_000_000, NEVER)];
         let written = simulate(&mut pacers, 11 * SECOND, |_| dice(PUNCTUAL_NS));
         let pages = pages_between(&written, 0, 10 * SECOND);
         assert!(pages.abs_diff(234_375) <= 24 * 3, "{pages} pages in 10 s");
@@ -233,7 +244,7 @@ mod tests {
 
     #[test]
     fn a_rare_short_hold_up_costs_no_page() {
-        let mut pacers = [pacer(96_000_000, CatchUp::Never)];
+        let mut pacers = [pacer(96_000_000, NEVER)];
         // 6 ms in every 200: 3 %.
         let written = simulate(&mut pacers, 10 * SECOND, |at| if at % (200 * MS) == 0 { 6 * MS } else { 0 });
         let pages = pages_between(&written, 0, 10 * SECOND);
@@ -242,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_stall_is_not_made_up_for() {
-        let mut pacers = [pacer(96_000_000, CatchUp::Never)];
+        let mut pacers = [pacer(96_000_000, NEVER)];
         let written = simulate(&mut pacers, 4 * SECOND, |at| if at == SECOND { SECOND } else { 0 });
         let most = written.iter().map(|(_, pages)| *pages).max().unwrap();
         assert!(most <= 12, "{most} pages at once: more than half a millisecond's worth");
@@ -252,7 +263,7 @@ mod tests {
 
     #[test]
     fn a_throttled_cpu_dirties_less() {
-        let mut pacers = [pacer(96_000_000, CatchUp::Never)];
+        let mut pacers = [pacer(96_000_000, NEVER)];
         // It stands still for a fifth of the time: the first 2.5 ms of every 12.5.
         let stall = |at: u64| 2_500_000_u64.saturating_sub(at % 12_500_000);
         let written = simulate(&mut pacers, 10 * SECOND, stall);
@@ -263,7 +274,7 @@ mod tests {
     #[test]
     fn forgone_and_written_add_up_to_the_rate() {
         let mut dice = dice(3);
-        let mut pacer = pacer(50_000_000, CatchUp::Never);
+        let mut pacer = pacer(50_000_000, NEVER);
         let (mut now, mut accounted) = (0, 0);
         while now < 20 * SECOND {
             match pacer.turn(now) {
@@ -277,14 +288,14 @@ mod tests {
 
     #[test]
     fn a_burst_makes_up_for_everything() {
-        let mut pacers = [pacer(96_000_000, CatchUp::Burst)];
+        let mut pacers = [pacer(96_000_000, BURST)];
         let written = simulate(&mut pacers, 4 * SECOND, |at| if at == SECOND { SECOND } else { 0 });
         assert_eq!(pages_between(&written, 0, 3 * SECOND), 3 * 96_000_000 / PAGE_BYTES);
     }
 
     #[test]
     fn a_slow_rate_sleeps_until_its_next_page() {
-        let mut pacer = pacer(PAGE_BYTES, CatchUp::Never);
+        let mut pacer = pacer(PAGE_BYTES, NEVER);
         assert_eq!(pacer.turn(0), Turn::Sleep { until_ns: SECOND });
         assert_eq!(pacer.turn(SECOND), Turn::Write { pages: 1, due_ns: SECOND, forgone: 0 });
         assert_eq!(pacer.turn(SECOND), Turn::Sleep { until_ns: 2 * SECOND });
@@ -292,7 +303,7 @@ mod tests {
 
     #[test]
     fn idle_sleeps_and_unlimited_writes_for_ever() {
-        let turn = |rate| Pacer::new(rate, CatchUp::Never, (0, 1), 5).turn(7);
+        let turn = |rate| Pacer::new(rate, NEVER, (0, 1), 5).turn(7);
         assert_eq!(turn(Rate::IDLE), Turn::Sleep { until_ns: u64::MAX });
         assert_eq!(turn(Rate::Unlimited), Turn::Write { pages: BATCH_PAGES, due_ns: 7, forgone: 0 });
     }
@@ -305,8 +316,9 @@ mod tests {
             let lanes = dice(9) + 1;
             let lane = (dice(lanes), lanes);
             let origin = dice(u64::MAX) >> (dice(62) + 1);
-            let policy = if dice(2) == 0 { CatchUp::Never } else { CatchUp::Burst };
-            let mut pacer = Pacer::new(Rate::Limited(ByteRate::new(rate)), policy, lane, origin);
+            let catch_up = if dice(2) == 0 { CatchUp::Never } else { CatchUp::Burst };
+            let pacing = Pacing { step_ns: dice(MS) + 1, catch_up };
+            let mut pacer = Pacer::new(Rate::Limited(ByteRate::new(rate)), pacing, lane, origin);
             let mut now = origin;
             for _ in 0..20 {
                 now = now.saturating_add(dice(1 << 40) >> dice(40));

@@ -335,7 +335,7 @@ mod tests {
     #[test]
     fn a_workload_reads_alike_in_yaml_and_json() {
         let yaml = "{ rate: 96MB/s, working_set: 96MB, ballast: 1GiB, content: compressible:50%,
-            write: word, order: hot-cold:90%/10%, threads: 2, page_size: 2MiB, catch_up: burst,
+            write: word, order: hot-cold:90%/10%, threads: 2, page_size: 2MiB, catch_up: burst, step: 500us,
             phases: [{ rate: unlimited, duration: 30s }], ballast_content: zero, seed: 5 }";
         let workload: Workload = serde_yaml::from_str(yaml).unwrap();
         assert_eq!(workload.order.to_string(), "hot-cold:90%/10%");

@@ -46,6 +46,12 @@ impl Walk {
         Self { pages, step }
     }
 
+    /// Whether the page after each is the one behind it.
+    #[inline]
+    pub(crate) fn is_sequential(&self) -> bool {
+        matches!(self.step, Step::Sequential { .. })
+    }
+
     /// The next page.
     #[inline]
     pub(crate) fn next(&mut self) -> usize {

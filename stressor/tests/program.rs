@@ -55,6 +55,7 @@ fn bad_settings_end_with_code_2_and_say_what_to_do() {
         ("--order hot-cold:1/2", "like `50%`"),
         ("--page-size 4MiB", "possible values: 4KiB, 2MiB, 1GiB"),
         ("--phase 96MB/s", "like `96MB/s:30s`"),
+        ("--working-set 1MB --step 2ms", "from 10us to 1ms"),
         ("--duration 10", "`10` has no unit"),
         ("--control --rate 1MB/s", "cannot be used with"),
         ("--speed 1MB/s", "unexpected argument '--speed'"),
@@ -106,7 +107,7 @@ fn json_has_a_status_each_second_and_a_summary() {
 fn every_setting_can_be_given() {
     let said = run("--rate unlimited --working-set 1MB --ballast 100kB --content compressible:25% \
                     --ballast-content zero --write word --order hot-cold:90%/10% --threads 2 --page-size 4KiB \
-                    --catch-up burst --phase 4MB/s:20ms --phase 0:10ms --seed 9 --duration 100ms --json");
+                    --catch-up burst --step 250us --phase 4MB/s:20ms --phase 0:10ms --seed 9 --duration 100ms --json");
     assert_eq!(said.code, Some(0));
     let summary = json_lines(&said.stdout).pop().unwrap();
     assert_eq!(
@@ -114,7 +115,7 @@ fn every_setting_can_be_given() {
         serde_json::json!({
             "rate": "unlimited", "working_set": "1MB", "ballast": "100kB", "content": "compressible:25%",
             "ballast_content": "zero", "write": "word", "order": "hot-cold:90%/10%", "threads": 2,
-            "page_size": "4KiB", "catch_up": "burst", "seed": 9,
+            "page_size": "4KiB", "catch_up": "burst", "step": "250us", "seed": 9,
             "phases": [{ "rate": "4MB/s", "duration": "20ms" }, { "rate": "0", "duration": "10ms" }],
         })
     );
