@@ -181,7 +181,7 @@ impl Netlink {
                 }
             }
         }
-        // Ours number themselves from the root down; a class comes after its qdisc.
+        // Ours are numbered from the root down; a class comes after its qdisc.
         qdiscs.sort_by_key(|q| (q.parent != Handle::ROOT, q.handle.major(), q.handle.minor()));
         Ok(qdiscs)
     }
@@ -318,14 +318,7 @@ fn nodes_of(present: &[Qdisc]) -> Vec<Node> {
     present
         .iter()
         .filter(|q| tree::is_ours(q.handle))
-        .map(|q| {
-            // The kernel names no parent for a class at the top of its htb.
-            let parent = match q.settings {
-                Settings::HtbClass(_) => TcHandle { major: q.handle.major(), minor: 0 },
-                _ => q.parent.into(),
-            };
-            Node { parent, handle: q.handle.into(), settings: q.settings.clone() }
-        })
+        .map(|q| Node { parent: q.parent.into(), handle: q.handle.into(), settings: q.settings.clone() })
         .collect()
 }
 

@@ -227,7 +227,12 @@ impl Qdisc {
             }
         }
         let settings = Settings::decode(&kind, is_class, &options, clock);
-        let (handle, parent) = (message.header.handle.into(), message.header.parent.into());
+        let handle = Handle::from(message.header.handle);
+        let mut parent = Handle::from(message.header.parent);
+        if is_class && parent == Handle::ROOT {
+            // So the kernel says of a class at the top of its qdisc, which need not be the interface's root.
+            parent = Handle(u32::from(handle.major()) << 16);
+        }
         Self { kind, handle, parent, settings, statistics }
     }
 }
