@@ -1,2 +1,5 @@
-//! .
-fn main() {}
+//! The program `testbed`; see [`testbed::cli`].
+
+fn main() -> std::process::ExitCode {
+    testbed::cli::main()
+}

@@ -145,6 +145,8 @@ pub struct Stress {
     pub threads: u32,
     /// The pages that back the working set. It is dirtied in steps of 4 KiB all the same.
     pub page_size: PageSize,
+    /// How often to write what has come due since the last time: at most 1ms, at least 10us.
+    pub step: Span,
     /// Whether writes that a stall prevented are made up for.
     pub catch_up: CatchUp,
     /// Rates for the first stretches of time after the start, one after the other; `rate` holds after them.
@@ -155,10 +157,11 @@ pub struct Stress {
 
 impl Default for Stress {
     fn default() -> Self {
-        let Workload { rate, content, write, order, threads, page_size, catch_up, phases, seed, .. } =
-            Workload::default();
+        let Workload {
+            rate, content, write, order, threads, page_size, step, catch_up, phases, seed, ..
+        } = Workload::default();
         let working_set = WorkingSet::default();
-        Self { rate, working_set, content, write, order, threads, page_size, catch_up, phases, seed }
+        Self { rate, working_set, content, write, order, threads, page_size, step, catch_up, phases, seed }
     }
 }
 
@@ -177,8 +180,9 @@ impl Stress {
 impl Settings {
     /// What the stressor in the guest is asked to do.
     pub fn workload(&self) -> Workload {
-        let Stress { rate, content, write, order, threads, page_size, catch_up, ref phases, seed, .. } =
-            self.stress;
+        let Stress {
+            rate, content, write, order, threads, page_size, step, catch_up, ref phases, seed, ..
+        } = self.stress;
         Workload {
             rate,
             working_set: self.stress.working_set_bytes().unwrap_or_default(),
@@ -189,6 +193,7 @@ impl Settings {
             order,
             threads,
             page_size,
+            step,
             catch_up,
             phases: phases.clone(),
             seed,

@@ -134,6 +134,7 @@ impl Settings {
                 }
                 WorkloadError::NoThreads => &["stress.threads"],
                 WorkloadError::MoreThreadsThanPages { .. } => &["stress.threads", "stress.working_set"],
+                WorkloadError::Step(_) => &["stress.step"],
                 WorkloadError::EmptyPhase { .. } => &["stress.phases"],
                 WorkloadError::TooLarge(_) => &["stress.working_set", "guest.ballast", "stress.rate"],
             };

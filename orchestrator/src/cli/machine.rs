@@ -1,0 +1,79 @@
+//! `testbed doctor`, `testbed setup` and `testbed generate`.
+
+use super::{Failure, KernelArgs, print};
+use crate::{
+    docs,
+    guest::{self, Cache},
+    setup::{self, KernelWish, Machine, Options, SystemRunner, Terminal, doctor},
+};
+use clap::Args;
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, Args)]
+pub(super) struct DoctorArgs {
+    #[command(flatten)]
+    kernel: KernelArgs,
+    /// Only what is missing
+    #[arg(short, long)]
+    quiet: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SetupArgs {
+    /// The guest's kernel: a path; `distribution`, its current kernel package, downloaded and unpacked;
+    /// `auto`, what there is already, else that package
+    #[arg(long, value_name = "KERNEL", default_value = "auto")]
+    kernel: String,
+    /// The folder of that kernel's modules, like /lib/modules/RELEASE
+    #[arg(long, value_name = "DIR")]
+    modules: Option<PathBuf>,
+    /// Do it without asking
+    #[arg(short, long)]
+    yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct GenerateArgs {
+    /// The folder; what is in `share/` of an installation is written below it
+    directory: PathBuf,
+}
+
+pub(super) fn doctor(args: &DoctorArgs) -> Result<u8, Failure> {
+    let cache = Cache::user().map_err(Failure::input)?;
+    let stressor = guest::stressor_path().map_err(Failure::input)?;
+    let runner = SystemRunner;
+    let checks =
+        setup::standard_checks(&runner, &cache, &args.kernel.choice(), &stressor, Path::new("results"));
+    let mut report = doctor::examine(&checks);
+    let code = report.exit_code();
+    if args.quiet {
+        report = report.problems();
+    }
+    if args.json {
+        print(&(serde_json::to_string_pretty(&report).map_err(Failure::lab)? + "\n"));
+    } else {
+        print(&report.to_string());
+    }
+    Ok(code)
+}
+
+pub(super) fn setup(args: &SetupArgs) -> Result<u8, Failure> {
+    let options = Options {
+        yes: args.yes,
+        kernel: KernelWish::from_options(Some(&args.kernel), args.modules.as_deref()),
+        stressor: guest::stressor_path().map_err(Failure::input)?,
+    };
+    let machine = Machine::this(&SystemRunner, Cache::user().map_err(Failure::input)?);
+    setup::run(&options, &machine, &mut Terminal)
+        .map_err(|e| Failure { code: e.exit_code(), text: e.to_string() })?;
+    Ok(0)
+}
+
+pub(super) fn generate(args: &GenerateArgs) -> Result<u8, Failure> {
+    let commands = vec![super::command(), netem::cli::command(), stressor::cli::command()];
+    docs::generate(commands, &args.directory).map_err(Failure::lab)?;
+    Ok(0)
+}

@@ -1,0 +1,63 @@
+//! `testbed plan` and `testbed schema`.
+
+use super::{Failure, Selection, print, read};
+use crate::{
+    lab,
+    matrix::{self, Expression, File, Plan, Preview, Shard},
+};
+use clap::Args;
+use std::path::PathBuf;
+
+#[derive(Debug, Args)]
+pub(super) struct PlanArgs {
+    /// The matrix file
+    file: PathBuf,
+    #[command(flatten)]
+    selection: Selection,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Reads a matrix and selects what is meant of it.
+pub(super) fn resolve(text: &str, name: &str, selection: &Selection) -> Result<Plan, Failure> {
+    let mut plan = File::parse(text, name).and_then(|file| file.expand()).map_err(Failure::input)?;
+    if let Some(repeat) = selection.repeat {
+        plan.repeat = repeat;
+    }
+    if let Some(only) = &selection.only {
+        let only: Expression = only.parse().map_err(|e| Failure::input(format!("--only: {e}")))?;
+        plan = plan.only(&only);
+    }
+    if let Some(shard) = &selection.shard {
+        let shard: Shard = shard.parse().map_err(|e| Failure::input(format!("--shard: {e}")))?;
+        plan = plan.shard(shard);
+    }
+    if plan.cells.is_empty() {
+        return Err(Failure::input("no cell of the matrix is left to run: check --only and --shard"));
+    }
+    Ok(plan)
+}
+
+pub(super) fn plan(args: &PlanArgs) -> Result<u8, Failure> {
+    let text = read(&args.file)?;
+    let plan = resolve(&text, &args.file.display().to_string(), &args.selection)?;
+    // Starting the lab takes some milliseconds and leaves nothing; without one, every cell is shown.
+    let lab = super::runtime()?.block_on(lab::local::start());
+    let description = lab.as_ref().ok().map(|lab| &lab.description);
+    let preview = Preview::new(&plan, |cell| description.and_then(|lab| lab.lacks(&cell.settings)));
+    if args.json {
+        print(&(serde_json::to_string_pretty(&preview).map_err(Failure::lab)? + "\n"));
+    } else {
+        print(&preview.to_string());
+    }
+    if let Err(error) = lab {
+        eprintln!("note: what would be skipped is not known: {error}");
+    }
+    Ok(0)
+}
+
+pub(super) fn schema() -> Result<u8, Failure> {
+    print(&(serde_json::to_string_pretty(&matrix::schema()).map_err(Failure::lab)? + "\n"));
+    Ok(0)
+}

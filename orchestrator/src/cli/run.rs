@@ -1,0 +1,155 @@
+//! `testbed run`.
+
+use super::{Failure, KernelArgs, Selection, plan::resolve, print, read};
+use crate::{
+    guest::{self, Cache},
+    matrix::Plan,
+    results::{
+        record::Record,
+        store::{self, Store},
+    },
+    run::{
+        self, Ending,
+        interrupt::{self, Interrupt},
+        real::{Options, Real},
+        verdict::{self, Judgement},
+    },
+    ui::{Silent, Watcher, live::Live, plain::Plain, table},
+};
+use clap::Args;
+use serde::Serialize;
+use std::{
+    io::IsTerminal,
+    path::{Path, PathBuf},
+};
+
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    /// The matrix file; with --resume, the one of the run that is continued
+    #[arg(required_unless_present = "resume")]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    selection: Selection,
+    /// The results folder [default: results/NAME-TIME]
+    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
+    out: Option<PathBuf>,
+    /// Continue the run in this results folder: make the attempts that are missing
+    #[arg(long, value_name = "DIR")]
+    resume: Option<PathBuf>,
+    #[command(flatten)]
+    kernel: KernelArgs,
+    /// Show no progress
+    #[arg(short, long)]
+    quiet: bool,
+    /// Print the records and the judgement as JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+/// The run as JSON.
+#[derive(Serialize)]
+struct Report<'a> {
+    results: &'a Path,
+    complete: bool,
+    records: &'a [Record],
+    #[serde(flatten)]
+    judgement: &'a Judgement,
+}
+
+pub(super) fn run(args: &RunArgs) -> Result<u8, Failure> {
+    let (plan, mut store) = open(args)?;
+    let options = Options {
+        cache: Cache::user().map_err(Failure::input)?,
+        stressor: guest::stressor_path().map_err(Failure::input)?,
+        kernel: args.kernel.choice(),
+    };
+    let mut bench = Real::new(options, &plan);
+    let watcher = watcher(args.quiet);
+    let runtime = super::runtime()?;
+    let ended = runtime.block_on(async {
+        let notice = || eprintln!("interrupted: ending the current migration; once more leaves at once");
+        let interrupt = Interrupt::by_signals(notice).map_err(Failure::lab)?;
+        run::run(&plan, &mut store, &mut bench, watcher.as_ref(), &interrupt).await.map_err(Failure::lab)
+    });
+    watcher.finish();
+    store.write_summary().map_err(Failure::lab)?;
+    let ending = ended?;
+
+    let judgement = verdict::judge(&plan, store.records());
+    if args.json {
+        let complete = ending == Ending::Complete;
+        let (results, records) = (store.folder(), store.records());
+        let report = Report { results, complete, records, judgement: &judgement };
+        let text = serde_json::to_string_pretty(&report).map_err(Failure::lab)?;
+        print(&(text + "\n"));
+    } else {
+        print(&table::render(&plan, store.records(), &judgement));
+        print(&format!("\nresults: {}\n", store.folder().display()));
+    }
+    Ok(match ending {
+        Ending::Complete => judgement.exit_code(),
+        Ending::Interrupted => {
+            eprintln!("interrupted; continue with: testbed run --resume {}", store.folder().display());
+            interrupt::EXIT_CODE
+        }
+    })
+}
+
+/// The plan and the folder for its results: a new one, or the one of the run to continue.
+fn open(args: &RunArgs) -> Result<(Plan, Store), Failure> {
+    let given = args.file.as_ref().map(|file| Ok((read(file)?, file.display().to_string()))).transpose()?;
+    match (&args.resume, given) {
+        (None, Some((text, name))) => {
+            let plan = resolve(&text, &name, &args.selection)?;
+            let folder = args.out.clone().unwrap_or_else(|| default_folder(&plan.name));
+            Ok((plan, Store::create(&folder, &text).map_err(Failure::input)?))
+        }
+        (Some(folder), given) => {
+            let store = Store::open(folder).map_err(Failure::input)?;
+            let (text, name) = stored(folder)?;
+            if let Some((new, new_name)) = given {
+                refuse_changes((&text, &name), (&new, &new_name))?;
+            }
+            Ok((resolve(&text, &name, &args.selection)?, store))
+        }
+        (None, None) => Err(Failure::input("name a matrix file, or a run to continue with --resume")),
+    }
+}
+
+/// A run is continued with the matrix it began with, or not at all.
+fn refuse_changes(old: (&str, &str), new: (&str, &str)) -> Result<(), Failure> {
+    let whole = Selection::default();
+    let changes = resolve(old.0, old.1, &whole)?.changes_to(&resolve(new.0, new.1, &whole)?);
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let lines: Vec<String> = changes.measured.into_iter().chain(changes.judged).collect();
+    Err(Failure::input(format!(
+        "{} is not the matrix of this run any more; leave it out to continue as it began, or start a new run:\n    {}",
+        new.1,
+        lines.join("\n    "),
+    )))
+}
+
+/// The matrix of a run that is continued, and what messages call it.
+fn stored(folder: &Path) -> Result<(String, String), Failure> {
+    let path = folder.join(store::MATRIX);
+    Ok((read(&path)?, path.display().to_string()))
+}
+
+/// Where results go if nothing else is said: `results/NAME-TIME`, in the current directory.
+fn default_folder(name: &str) -> PathBuf {
+    let time = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S").to_string();
+    Path::new("results").join(format!("{name}-{time}"))
+}
+
+fn watcher(quiet: bool) -> Box<dyn Watcher> {
+    let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    if quiet {
+        Box::new(Silent)
+    } else if std::io::stderr().is_terminal() {
+        Box::new(Live::start(colour))
+    } else {
+        Box::new(Plain)
+    }
+}

@@ -1,0 +1,106 @@
+//! One thing measured twice: do the figures agree?
+//!
+//! Nothing is corrected or averaged here. What does not agree is said, and both figures stand.
+
+use crate::results::record::Measured;
+
+/// The most that headers add to QEMU's stream at an Ethernet MTU of 1500 bytes: 1448 of 1514 bytes of each
+/// frame are payload.
+const HEADER_SHARE: f64 = 1514.0 / 1448.0;
+
+/// How far the bytes on the wire may be from QEMU's count with headers added: acknowledged retransmissions and
+/// the migration's own control traffic.
+const WIRE_TOLERANCE: f64 = 0.03;
+
+/// How far two downtimes may be apart, in milliseconds, beyond what their definitions explain.
+const DOWNTIME_TOLERANCE_MS: f64 = 25.0;
+
+/// How far the achieved rate may be from the requested one before the migration.
+const RATE_TOLERANCE: f64 = 0.02;
+
+/// The disagreements within one attempt's figures, in words.
+pub fn disagreements(measured: &Measured) -> Vec<String> {
+    let mut found = Vec::new();
+    if let (Some(qemu), Some(wire)) = (measured.transferred.qemu_bytes, measured.transferred.wire_bytes) {
+        let expected = qemu as f64 * HEADER_SHARE;
+        if (wire as f64 - expected).abs() > expected * WIRE_TOLERANCE {
+            found.push(format!(
+                "QEMU counts {:.1} MB, which is {:.1} MB with headers; the link counts {:.1} MB",
+                qemu as f64 / 1e6,
+                expected / 1e6,
+                wire as f64 / 1e6,
+            ));
+        }
+    }
+    let downtime = &measured.downtime_ms;
+    if let (Some(qemu), Some(guest)) = (downtime.qemu, downtime.guest)
+        && (qemu - guest).abs() > DOWNTIME_TOLERANCE_MS
+    {
+        found.push(format!("QEMU reports {qemu:.0} ms of downtime, the guest's clock lost {guest:.0} ms"));
+    }
+    if let (Some(guest), Some(client), Some(probe)) = (downtime.guest, downtime.client, &measured.probe) {
+        // A gap between replies is an interval longer than the downtime at most, and shorter never.
+        let interval = probe.interval_ns as f64 / 1e6;
+        let beyond = client - guest - interval;
+        if beyond > DOWNTIME_TOLERANCE_MS || client < guest - interval {
+            found.push(format!(
+                "the guest's clock lost {guest:.0} ms, a client had no answer for {client:.0} ms"
+            ));
+        }
+    }
+    if let (Some(requested), Some(before)) = (measured.stress.requested, measured.stress.before)
+        && (before - requested as f64).abs() > requested as f64 * RATE_TOLERANCE
+    {
+        found.push(format!(
+            "{:.1} MB/s were to be dirtied, {:.1} MB/s were",
+            requested as f64 / 1e6,
+            before / 1e6,
+        ));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::probe::Report;
+
+    fn measured() -> Measured {
+        let mut m = Measured::default();
+        m.transferred.qemu_bytes = Some(472_000_000);
+        m.transferred.wire_bytes = Some(494_000_000);
+        m.downtime_ms.qemu = Some(60.0);
+        m.downtime_ms.guest = Some(63.0);
+        m.downtime_ms.client = Some(75.0);
+        m.probe = Some(Report {
+            interval_ns: 10_000_000,
+            sent: 9,
+            received: 8,
+            largest_gap_ns: 0,
+            median_gap_ns: 0,
+        });
+        m.stress.requested = Some(96_000_000);
+        m.stress.before = Some(95_900_000.0);
+        m
+    }
+
+    #[test]
+    fn figures_that_agree_are_not_mentioned() {
+        assert_eq!(disagreements(&measured()), Vec::<String>::new());
+        assert_eq!(disagreements(&Measured::default()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_pair_of_figures_is_compared() {
+        let said = |change: fn(&mut Measured)| {
+            let mut m = measured();
+            change(&mut m);
+            disagreements(&m).join("; ")
+        };
+        assert!(said(|m| m.transferred.wire_bytes = Some(400_000_000)).contains("the link counts 400.0 MB"));
+        assert!(said(|m| m.downtime_ms.qemu = Some(20.0)).starts_with("QEMU reports 20 ms"));
+        assert!(said(|m| m.downtime_ms.client = Some(200.0)).contains("no answer for 200 ms"));
+        assert!(said(|m| m.downtime_ms.client = Some(30.0)).contains("no answer for 30 ms"));
+        assert!(said(|m| m.stress.before = Some(90e6)).contains("90.0 MB/s were"));
+    }
+}

@@ -1,0 +1,311 @@
+//! One attempt, phase by phase.
+
+use super::{
+    Observer, Trouble, agreement,
+    follow::{self, Followed, Verdict},
+    load,
+};
+use crate::{
+    lab::{GUEST_ADDRESS, Lab},
+    matrix::{Cell, Settings},
+    measure::clock::{self, Reading},
+    outcome::Outcome,
+    qemu::{
+        guest::{self, Guest, Handle},
+        machine::{Machine, Role},
+    },
+    results::record::{Draft, Measured, Phase, Record, round_micros},
+    workload::Beat,
+};
+use serde_json::{Value, json};
+use std::{
+    future::Future,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use stressor::{protocol::Command, verify::Verification, workload::Rate};
+
+/// The longest a guest may take to boot; TCG on a busy machine is slow, nested TCG slower.
+const BOOT_LIMIT: Duration = Duration::from_secs(180);
+
+/// The longest the stressor may take to fill or to check its memory.
+const MEMORY_LIMIT: Duration = Duration::from_secs(120);
+
+/// The longest the dirty rate may take to settle.
+const SETTLE_LIMIT: Duration = Duration::from_secs(15);
+
+/// How long the guest is watched where it is after the migration: what the measurement of its lost time
+/// needs, and a rate that means something.
+const OBSERVE: Duration = Duration::from_millis(700);
+
+/// The longest a guest that should run may say nothing.
+const SIGN_OF_LIFE_LIMIT: Duration = Duration::from_secs(10);
+
+/// The longest the guest's network may take to answer the first probe.
+const PROBE_LIMIT: Duration = Duration::from_secs(10);
+
+/// "No limit" for QEMU's own bandwidth cap, in bytes per second; without a setting it caps at 128 MiB/s.
+const NO_CAP: u64 = i64::MAX as u64;
+
+/// What an attempt needs besides the lab.
+pub struct Job<'a> {
+    /// The cell.
+    pub cell: &'a Cell,
+    /// Which repetition, from 1.
+    pub attempt: u32,
+    /// The machine to run.
+    pub machine: &'a Machine,
+    /// The folder for its samples and logs.
+    pub folder: &'a Path,
+}
+
+/// Makes the attempt. `interrupted` ends it early; whatever happens, no QEMU is left when this returns.
+pub async fn attempt(
+    lab: &Lab,
+    job: &Job<'_>,
+    observer: &dyn Observer,
+    interrupted: impl Future<Output = ()>,
+) -> Record {
+    let mut session = Session { lab, job, observer, draft: Draft::start(), handles: Vec::new() };
+    let ended = tokio::select! {
+        biased;
+        () = interrupted => Ok((Outcome::Interrupted, Some("it was interrupted".into()))),
+        ended = session.run() => ended,
+    };
+    session.enter(Phase::TearDown);
+    let trouble = session.tear_down().await.err();
+    let (outcome, reason) = match (ended, trouble) {
+        (Err(trouble), _) | (Ok((Outcome::Converged, _)), Some(trouble)) => {
+            (trouble.outcome(), Some(trouble.to_string()))
+        }
+        (Ok(ended), _) => ended,
+    };
+    let mut draft = session.draft;
+    draft.measured.disagreements = agreement::disagreements(&draft.measured);
+    draft.freeze(job.cell, job.attempt, outcome, reason)
+}
+
+struct Session<'a> {
+    lab: &'a Lab,
+    job: &'a Job<'a>,
+    observer: &'a dyn Observer,
+    draft: Draft,
+    /// Every QEMU that was started.
+    handles: Vec<Arc<Handle>>,
+}
+
+type Ended = (Outcome, Option<String>);
+
+impl Session<'_> {
+    fn enter(&mut self, phase: Phase) {
+        self.draft.enter(phase);
+        self.observer.phase(phase);
+    }
+
+    fn settings(&self) -> &Settings {
+        &self.job.cell.settings
+    }
+
+    async fn run(&mut self) -> Result<Ended, Trouble> {
+        self.enter(Phase::Boot);
+        let shape = self.lab.shape(&self.settings().link).await?;
+        self.draft.measured.link = Some(shape);
+        self.start_both().await?;
+        let handles = self.handles.clone();
+        guest::while_alive(&handles, self.phases()).await
+    }
+
+    async fn start_both(&mut self) -> Result<(), Trouble> {
+        for (compute, role) in [(&self.lab.source, Role::Source), (&self.lab.destination, Role::Destination)]
+        {
+            let log = self.job.folder.join(format!("{}.log", role.name()));
+            let machine =
+                Machine { network: Some(compute.guests_interface.clone()), ..self.job.machine.clone() };
+            let handle = Handle::start(&compute.node, &machine, role, &log).await?;
+            self.handles.push(Arc::new(handle));
+        }
+        Ok(())
+    }
+
+    async fn phases(&mut self) -> Result<Ended, Trouble> {
+        let settings = self.settings().clone();
+        let (source, destination) = tokio::try_join!(
+            Guest::connect(&self.lab.source.node, Role::Source),
+            Guest::connect(&self.lab.destination.node, Role::Destination)
+        )?;
+        let (source, destination) = (&source, &destination);
+        let uri = prepare(source, destination, &settings, self.lab).await?;
+        source.stressor.hello(BOOT_LIMIT).await?;
+
+        self.enter(Phase::Fill);
+        let workload = settings.workload();
+        let wanted = workload.rate;
+        source.stressor.request("fill its memory", Command::Set(workload), MEMORY_LIMIT).await?;
+
+        self.enter(Phase::Settle);
+        let probing = !settings.probe.interval.is_zero();
+        if probing {
+            let interval = settings.probe.interval.into();
+            self.lab.controller.start_probe(GUEST_ADDRESS.0, interval, PROBE_LIMIT).await?;
+        }
+        self.settle(source, wanted).await?;
+
+        self.enter(Phase::Migrate);
+        let wire_before = self.wire_bytes().await?;
+        let samples = self.job.folder.join("samples.jsonl");
+        let followed =
+            follow::migrate(source, destination, &uri, &settings.migrate, &samples, self.observer).await?;
+        let wire_after = self.wire_bytes().await?;
+        note_migration(&mut self.draft.measured, &followed, wire_after - wire_before);
+
+        self.enter(Phase::Observe);
+        let here = if followed.resumed.is_some() { destination } else { source };
+        let since = followed.resumed.unwrap_or(followed.stopped);
+        self.observe(here, since, wanted).await?;
+        if probing {
+            let probe = self.lab.controller.stop_probe().await?;
+            let measured = &mut self.draft.measured;
+            if followed.resumed.is_some() {
+                measured.downtime_ms.client = Some(round_micros(probe.largest_gap_ns as f64 / 1e6));
+            }
+            measured.probe = Some(probe);
+        }
+        note_load(&mut self.draft.measured, source, here, &followed);
+
+        self.enter(Phase::Verify);
+        let verification = here.stressor.verify(MEMORY_LIMIT).await.map_err(|e| lost(&e))?;
+        let ended = ended(followed.verdict, &verification);
+        self.draft.measured.verified = Some(verification);
+        Ok(ended)
+    }
+
+    async fn settle(&mut self, source: &Guest, wanted: Rate) -> Result<(), Trouble> {
+        let since = Instant::now();
+        source.stressor.request("start dirtying", Command::Start, SIGN_OF_LIFE_LIMIT).await?;
+        let rate = source
+            .stressor
+            .wait_for_telemetry("reach a steady dirty rate", SETTLE_LIMIT, |beats| {
+                load::settled(load::between(beats, since, Instant::now()), wanted)
+            })
+            .await?;
+        self.draft.measured.stress.requested = match wanted {
+            Rate::Limited(rate) => Some(rate.get()),
+            Rate::Unlimited => None,
+        };
+        self.draft.measured.stress.before = Some(rate);
+        Ok(())
+    }
+
+    /// Watches the guest where it is now: it must run, and go on dirtying if it is to.
+    async fn observe(&self, here: &Guest, since: Instant, wanted: Rate) -> Result<(), Trouble> {
+        let dirties = wanted != Rate::Limited(units::ByteRate::ZERO);
+        let limit = OBSERVE + SIGN_OF_LIFE_LIMIT;
+        let alive = here.stressor.wait_for_telemetry("show that it runs", limit, |beats| {
+            let since_then = load::between(beats, since, Instant::now());
+            let (first, last) = (since_then.first()?, since_then.last()?);
+            let moves = last.telemetry.pages_dirtied > first.telemetry.pages_dirtied || !dirties;
+            (last.seen - first.seen >= OBSERVE && moves).then_some(())
+        });
+        alive.await.map_err(|e| lost(&e))?;
+        if !here.is_running().await? {
+            return Err(Trouble::GuestLost(format!("QEMU at the {} has it stopped", here.role.name())));
+        }
+        Ok(())
+    }
+
+    async fn wire_bytes(&self) -> Result<u64, Trouble> {
+        let source = &self.lab.source;
+        Ok(source.node.traffic(&source.migration_interface).await?.sent_bytes)
+    }
+
+    /// Ends everything this attempt started, going on after failures; the first failure.
+    async fn tear_down(&mut self) -> Result<(), Trouble> {
+        // Refused where none runs any more, which is as it should be.
+        let _ = self.lab.controller.stop_probe().await;
+        let mut result = Ok(());
+        for handle in self.handles.drain(..) {
+            result = result.and(handle.kill().await);
+        }
+        Ok(result?)
+    }
+}
+
+fn lost(error: &crate::workload::Error) -> Trouble {
+    Trouble::GuestLost(error.to_string())
+}
+
+/// Sets both QEMUs up for the migration; where the destination listens.
+async fn prepare(
+    source: &Guest,
+    destination: &Guest,
+    settings: &Settings,
+    lab: &Lab,
+) -> Result<String, Trouble> {
+    let capabilities = json!({ "capabilities": [{ "capability": "events", "state": true }] });
+    let cap = settings.migrate.max_bandwidth.map_or(NO_CAP, |cap| cap.to_byte_rate().get());
+    let parameters = json!({
+        "downtime-limit": settings.migrate.downtime_limit.as_millis(),
+        "max-bandwidth": cap,
+    });
+    for guest in [source, destination] {
+        guest.monitor.call("migrate-set-capabilities", capabilities.clone()).await?;
+        guest.monitor.call("migrate-set-parameters", parameters.clone()).await?;
+    }
+    // Port 0: the kernel picks a free one, and QEMU says which.
+    let listen = format!("tcp:{}:0", lab.destination.migration_address);
+    destination.monitor.call("migrate-incoming", json!({ "uri": listen })).await?;
+    let status = destination.monitor.call("query-migrate", json!({})).await?;
+    let port = status["socket-address"][0]["port"].as_str().and_then(|p| p.parse::<u16>().ok());
+    let port = port.ok_or_else(|| no_port(&status))?;
+    Ok(format!("tcp:{}:{port}", lab.destination.migration_address))
+}
+
+fn no_port(status: &Value) -> Trouble {
+    Trouble::Migration(format!("QEMU does not say where it listens: {status}"))
+}
+
+/// The outcome: what became of the migration, unless the memory is not what was written.
+fn ended(verdict: Verdict, verification: &Verification) -> Ended {
+    match (&verification.first_bad, verdict) {
+        (Some(bad), _) => {
+            (Outcome::Corrupted, Some(format!("the guest's memory is not what was written: {bad}")))
+        }
+        (None, Verdict::Completed(_)) => (Outcome::Converged, None),
+        (None, Verdict::GivenUp(reason)) => (Outcome::NotConverged, Some(reason)),
+    }
+}
+
+fn note_migration(measured: &mut Measured, followed: &Followed, wire_bytes: u64) {
+    measured.iterations = followed.passes();
+    measured.transferred.wire_bytes = Some(wire_bytes);
+    measured.transferred.qemu_bytes = followed.samples.last().map(|s| s.transferred_bytes);
+    if let Some(resumed) = followed.resumed {
+        let total = resumed - followed.started;
+        measured.total_time_ms = Some(round_micros(total.as_secs_f64() * 1e3));
+    }
+    if let Verdict::Completed(completion) = followed.verdict {
+        measured.qemu = Some(completion);
+        measured.downtime_ms.qemu = Some(completion.downtime_ms as f64);
+    }
+}
+
+/// The rates during and after the migration, and the time the guest lost in it.
+fn note_load(measured: &mut Measured, source: &Guest, here: &Guest, followed: &Followed) {
+    let before = source.stressor.beats();
+    let during = load::between(&before, followed.started, followed.stopped);
+    measured.stress.during = load::rate(during);
+    measured.stress.longest_stall_ms = load::longest_stall_ms(during);
+    let all = here.stressor.beats();
+    let after = load::between(&all, followed.resumed.unwrap_or(followed.stopped), Instant::now());
+    measured.stress.after = load::rate(after);
+    if followed.resumed.is_some() {
+        let readings = |beats: &[Beat]| -> Vec<Reading> {
+            beats.iter().map(|b| Reading::new(b.seen, b.telemetry.clock_ns, followed.started)).collect()
+        };
+        let until_stop =
+            load::between(&before, before.first().map_or(followed.started, |b| b.seen), followed.stopped);
+        let lost = clock::time_lost_s(&readings(until_stop), &readings(after));
+        measured.downtime_ms.guest = lost.map(|s| round_micros(s * 1e3));
+    }
+}

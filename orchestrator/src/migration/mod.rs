@@ -1,0 +1,72 @@
+//! One attempt at one cell, from two QEMUs' start to their end.
+//!
+//! ```text
+//! boot      both QEMUs start; the guest boots at the source; the destination waits
+//! fill      the stressor fills its memory
+//! settle    it dirties; the rate settles; the client's probe runs
+//! migrate   the migrate command; samples; a verdict: completed, or given up and cancelled
+//! observe   the guest runs and dirties where it is now
+//! verify    the stressor checks its memory
+//! ```
+//!
+//! [`attempt`] goes through these phases and tears down whatever happens. [`follow`] watches the migration
+//! and decides, [`load`] reads rates from the stressor's telemetry, [`agreement`] holds figures that were
+//! measured twice against each other.
+
+use crate::{
+    measure::samples::Sample, node::NodeError, outcome::Outcome, qemu, qmp, results::record::Phase, workload,
+};
+
+pub mod agreement;
+pub mod attempt;
+pub mod follow;
+pub mod load;
+
+/// Who watches an attempt while it runs.
+pub trait Observer: Send + Sync {
+    /// The attempt entered a phase.
+    fn phase(&self, phase: Phase);
+    /// A sample of the migration came in.
+    fn sample(&self, sample: &Sample);
+}
+
+/// Why an attempt did not come to a verdict on the migration.
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    /// A node failed.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// QEMU's monitor failed.
+    #[error(transparent)]
+    Monitor(#[from] qmp::Error),
+    /// QEMU failed.
+    #[error(transparent)]
+    Qemu(#[from] qemu::guest::Error),
+    /// The stressor failed before the migration.
+    #[error(transparent)]
+    Stressor(#[from] workload::Error),
+    /// QEMU gave the migration up.
+    #[error("the migration failed: {0}")]
+    Migration(String),
+    /// The guest should run and does not.
+    #[error("the guest is lost: {0}")]
+    GuestLost(String),
+    /// Its samples or logs could not be written.
+    #[error("cannot write {what}: {source}")]
+    Write {
+        /// The file.
+        what: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+impl Trouble {
+    /// The outcome of an attempt that met this.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::GuestLost(_) => Outcome::GuestLost,
+            _ => Outcome::Failed,
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Namespaces of a node: made by the node process itself, named by nothing, gone with it.
+//!
+//! A node process has a network, a mount and a PID namespace of its own. It is the first process of the PID
+//! namespace, so that the kernel kills everything it started when it ends, however it ends. Its `/run` is a
+//! tmpfs of its own: sockets and pid files there are out of everybody's way and vanish with the namespace.
+//!
+//! As root nothing more is needed. An ordinary user gets a user namespace first; the nodes of one lab share
+//! it, so that one of them can put the end of a link into another.
+//!
+//! A process does not enter a PID namespace that it makes, only its children do. So [`enter`] is called by
+//! a first process, which makes the namespaces and then starts the serving process and waits for it.
+
+use super::protocol::Privilege;
+use nix::{
+    errno::Errno,
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, setns, unshare},
+    sys::signal::Signal,
+    unistd::{getegid, geteuid},
+};
+use std::{fs, fs::File, io, path::Path};
+
+/// The directory that is the node's own.
+pub const RUN_DIR: &str = "/run";
+
+/// Why a node's namespaces could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel said no to new namespaces.
+    #[error(
+        "cannot make {what}: {source}; run as root, or allow unprivileged user namespaces (`testbed doctor` says how)"
+    )]
+    Namespaces {
+        /// Which.
+        what: &'static str,
+        /// The kernel's reason.
+        source: Errno,
+    },
+    /// Setting up a namespace that was made failed.
+    #[error("cannot set up the node's namespaces: {what}: {source}")]
+    SetUp {
+        /// What was attempted.
+        what: String,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// Makes this process's namespaces; `join` names a node process whose user namespace is to be shared.
+///
+/// Must be called while the process has a single thread.
+pub fn enter(join: Option<u32>) -> Result<Privilege, Error> {
+    let namespaces = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID;
+    if geteuid().is_root() && unshare(namespaces).is_ok() {
+        return Ok(Privilege::Root);
+    }
+    match join {
+        Some(pid) => join_user_namespace(pid)?,
+        None => new_user_namespace()?,
+    }
+    unshare(namespaces)
+        .map_err(|source| Error::Namespaces { what: "network, mount and PID namespaces", source })?;
+    Ok(Privilege::UserNamespace)
+}
+
+fn new_user_namespace() -> Result<(), Error> {
+    let (uid, gid) = (geteuid(), getegid());
+    unshare(CloneFlags::CLONE_NEWUSER)
+        .map_err(|source| Error::Namespaces { what: "a user namespace", source })?;
+    for (path, text) in [
+        ("/proc/self/setgroups", "deny".to_string()),
+        ("/proc/self/uid_map", format!("0 {uid} 1")),
+        ("/proc/self/gid_map", format!("0 {gid} 1")),
+    ] {
+        fs::write(path, text).map_err(|source| Error::SetUp { what: format!("write {path}"), source })?;
+    }
+    Ok(())
+}
+
+fn join_user_namespace(pid: u32) -> Result<(), Error> {
+    let path = format!("/proc/{pid}/ns/user");
+    let file = File::open(&path).map_err(|source| Error::SetUp { what: format!("open {path}"), source })?;
+    setns(file, CloneFlags::CLONE_NEWUSER)
+        .map_err(|source| Error::Namespaces { what: "a shared user namespace", source })
+}
+
+/// Gives the node its private `/run`. Called by the serving process, in the mount namespace of [`enter`].
+pub fn private_run_dir() -> Result<(), Error> {
+    let none: Option<&str> = None;
+    // Nothing that is mounted here shall show outside.
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+        .map_err(|e| Error::SetUp { what: "make mounts private".into(), source: e.into() })?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some("testbed"), Path::new(RUN_DIR), Some("tmpfs"), flags, Some("mode=700,size=64m"))
+        .map_err(|e| Error::SetUp { what: format!("mount a tmpfs on {RUN_DIR}"), source: e.into() })
+}
+
+/// Asks the kernel to kill this process when its parent ends.
+pub fn die_with_parent() -> Result<(), Error> {
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)
+        .map_err(|e| Error::SetUp { what: "ask to be ended with the parent".into(), source: e.into() })
+}

@@ -1,0 +1,22 @@
+//! A node: one process that stands for one host of the lab.
+//!
+//! On this machine it lives in namespaces of its own; elsewhere it would be the same process on another
+//! host. Either way the orchestrator talks to it through its standard input and output ([`protocol`]), it
+//! owns everything it starts, and everything it started goes when it goes.
+//!
+//! ```text
+//! testbed ── testbed node (makes the namespaces) ── testbed node (first process inside) ── QEMU
+//!    └──────────────── standard input and output ────────────────┘
+//! ```
+//!
+//! [`client`] is the orchestrator's side, [`serve`] the node's, [`isolate`] makes the namespaces, [`probe`]
+//! is the downtime probe that a node can run.
+
+pub mod client;
+mod frames;
+pub mod isolate;
+pub mod probe;
+pub mod protocol;
+pub mod serve;
+
+pub use client::{Channel, ChannelWriter, Event, Node, NodeError, Process};

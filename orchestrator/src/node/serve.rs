@@ -1,0 +1,303 @@
+//! The node process: carries out [`Call`]s until its standard input ends, then ends, and with it everything
+//! it started.
+//!
+//! It keeps no state but what it must own: processes, channels, the probe, the netlink connection. What to
+//! start and in what order is the orchestrator's business.
+
+use super::{
+    frames::Frames,
+    isolate::RUN_DIR,
+    probe::Probe,
+    protocol::{self, Call, Facts, FromNode, Privilege, Spawn, ToNode, Traffic},
+};
+use crate::host;
+use netem::{
+    Netlink,
+    kernel::{Handle, Qdisc, Settings},
+};
+use serde::Serialize;
+use serde_json::Value;
+use std::{
+    collections::HashMap,
+    fs::File,
+    io,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    process::Stdio,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader},
+    net::UnixStream,
+    process::{Child, Command},
+    sync::{Mutex as AsyncMutex, mpsc, oneshot},
+    task::{self, LocalSet},
+    time,
+};
+
+/// What a call came to; a failure is passed on in words.
+type Outcome = Result<Value, Box<dyn std::error::Error + Send + Sync>>;
+
+/// Serves calls from standard input on standard output until input ends.
+pub async fn serve(privilege: Privilege) -> io::Result<()> {
+    // Netlink requests are not `Send`, and need not be: the node has one thread.
+    LocalSet::new().run_until(serve_here(privilege)).await
+}
+
+async fn serve_here(privilege: Privilege) -> io::Result<()> {
+    let (out, mut outgoing) = mpsc::unbounded_channel::<FromNode>();
+    let node = Arc::new(Node {
+        privilege,
+        out,
+        netlink: Netlink::open().map_err(io::Error::other)?,
+        next: AtomicU64::new(1),
+        processes: Mutex::default(),
+        channels: Mutex::default(),
+        probe: AsyncMutex::default(),
+    });
+    let writer = tokio::spawn(async move {
+        let mut stdout = tokio::io::stdout();
+        while let Some(message) = outgoing.recv().await {
+            let mut line = serde_json::to_vec(&message).unwrap_or_default();
+            line.push(b'\n');
+            stdout.write_all(&line).await?;
+            stdout.flush().await?;
+        }
+        io::Result::Ok(())
+    });
+    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    while let Some(line) = lines.next_line().await? {
+        match serde_json::from_str(&line).map_err(io::Error::other)? {
+            ToNode::Call { id, call } => {
+                let node = Arc::clone(&node);
+                task::spawn_local(async move {
+                    let result = node.carry_out(call).await.map_err(|e| e.to_string());
+                    node.send(FromNode::Reply { id, result });
+                });
+            }
+            ToNode::Line { channel, text } => {
+                let sender = node.channels.lock().unwrap().get(&channel).cloned();
+                if let Some(sender) = sender {
+                    let _ = sender.send(text);
+                }
+            }
+        }
+    }
+    writer.abort();
+    Ok(())
+}
+
+struct Node {
+    privilege: Privilege,
+    out: mpsc::UnboundedSender<FromNode>,
+    netlink: Netlink,
+    /// Numbers processes and channels.
+    next: AtomicU64,
+    processes: Mutex<HashMap<u64, oneshot::Sender<()>>>,
+    channels: Mutex<HashMap<u64, mpsc::UnboundedSender<String>>>,
+    probe: AsyncMutex<Option<Probe>>,
+}
+
+impl Node {
+    /// Nobody listens any more only when the node is about to end.
+    fn send(&self, message: FromNode) {
+        let _ = self.out.send(message);
+    }
+
+    fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    async fn carry_out(self: &Arc<Self>, call: Call) -> Outcome {
+        match call {
+            Call::Facts => json(self.facts().await?),
+            Call::Spawn(spawn) => json(self.spawn(&spawn)?),
+            Call::Kill { process } => {
+                // The receiver's task kills; a process that has ended has taken its entry with it.
+                drop(self.processes.lock().unwrap().remove(&process));
+                json(())
+            }
+            Call::Connect { path, timeout_ms } => {
+                json(self.connect(&private(&path), Duration::from_millis(timeout_ms)).await?)
+            }
+            Call::AddLink { name, peer, peer_pid } => {
+                let namespace = File::open(format!("/proc/{peer_pid}/ns/net"))?;
+                self.netlink.add_veth(&name, &peer, Some(namespace.as_fd())).await?;
+                json(self.netlink.set_up(&name).await?)
+            }
+            Call::AddBridge { name, ports } => {
+                self.netlink.add_bridge(&name).await?;
+                for port in &ports {
+                    self.netlink.enslave(port, &name).await?;
+                    self.netlink.set_up(port).await?;
+                }
+                json(self.netlink.set_up(&name).await?)
+            }
+            Call::SetUp { interface, address } => {
+                if let Some((address, prefix)) = address {
+                    self.netlink.add_address(&interface, address, prefix).await?;
+                }
+                json(self.netlink.set_up(&interface).await?)
+            }
+            Call::Shape { interface, profile } => {
+                let applied = self.netlink.apply(&interface, &profile).await?;
+                json(format!("{} backend: {}", applied.backend, applied.tree.join(", ")))
+            }
+            Call::Traffic { interface } => json(self.traffic(&interface).await?),
+            Call::StartProbe { target, interval_ns, timeout_ms } => {
+                let mut probe = self.probe.lock().await;
+                if probe.is_some() {
+                    return Err("a probe is running already".into());
+                }
+                let (interval, timeout) =
+                    (Duration::from_nanos(interval_ns), Duration::from_millis(timeout_ms));
+                *probe = Some(Probe::start(target, interval, timeout).await?);
+                json(())
+            }
+            Call::StopProbe => match self.probe.lock().await.take() {
+                Some(probe) => json(probe.stop().await?),
+                None => Err("no probe is running".into()),
+            },
+        }
+    }
+
+    async fn facts(&self) -> Result<Facts, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(Facts {
+            version: env!("CARGO_PKG_VERSION").into(),
+            kernel: host::kernel_release()?,
+            cpu_model: host::cpu_model(),
+            cpus: host::cpus(),
+            memory_bytes: host::memory_bytes(),
+            privilege: self.privilege,
+            features: netem::kernel::supported().await?.iter().map(ToString::to_string).collect(),
+        })
+    }
+
+    fn spawn(self: &Arc<Self>, spawn: &Spawn) -> io::Result<u64> {
+        let network = spawn.frames_of.as_deref().map(Frames::open).transpose()?;
+        let (frames, socket) = network.unzip();
+        let mut child = Command::new(&spawn.program)
+            .args(spawn.args.iter().map(|arg| fill_in(arg, socket.as_ref())))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|e| io::Error::new(e.kind(), format!("cannot start {}: {e}", spawn.program)))?;
+        drop(socket);
+        let relay = frames.map(|frames| task::spawn_local(frames.relay()));
+        let process = self.number();
+        let (keep, killed) = oneshot::channel();
+        self.processes.lock().unwrap().insert(process, keep);
+        let outputs = [
+            tokio::spawn(Arc::clone(self).pass_output(process, child.stdout.take())),
+            tokio::spawn(Arc::clone(self).pass_output(process, child.stderr.take())),
+        ];
+        let node = Arc::clone(self);
+        tokio::spawn(async move {
+            let status = wait_or_kill(&mut child, killed).await;
+            for output in outputs {
+                let _ = output.await;
+            }
+            if let Some(relay) = relay {
+                relay.abort();
+            }
+            node.processes.lock().unwrap().remove(&process);
+            node.send(FromNode::Exited { process, status });
+        });
+        Ok(process)
+    }
+
+    async fn pass_output(self: Arc<Self>, process: u64, from: Option<impl AsyncRead + Unpin>) {
+        let Some(from) = from else { return };
+        let mut from = BufReader::new(from);
+        let mut line = Vec::new();
+        while from.read_until(b'\n', &mut line).await.is_ok_and(|n| n > 0) {
+            let text = String::from_utf8_lossy(&line).trim_end().to_string();
+            self.send(FromNode::Output { process, text });
+            line.clear();
+        }
+    }
+
+    async fn connect(self: &Arc<Self>, path: &str, timeout: Duration) -> io::Result<u64> {
+        let stream = time::timeout(timeout, async {
+            loop {
+                match UnixStream::connect(path).await {
+                    Ok(stream) => return stream,
+                    Err(_not_there_yet) => time::sleep(Duration::from_millis(2)).await,
+                }
+            }
+        });
+        let stream = stream.await.map_err(|_| {
+            io::Error::new(io::ErrorKind::TimedOut, format!("nothing listens on {path} after {timeout:?}"))
+        })?;
+        let (read, mut write) = stream.into_split();
+        let channel = self.number();
+        let (lines, mut to_write) = mpsc::unbounded_channel::<String>();
+        self.channels.lock().unwrap().insert(channel, lines);
+        tokio::spawn(async move {
+            while let Some(mut line) = to_write.recv().await {
+                line.push('\n');
+                if write.write_all(line.as_bytes()).await.is_err() {
+                    break;
+                }
+            }
+        });
+        let node = Arc::clone(self);
+        tokio::spawn(async move {
+            let mut read = BufReader::new(read);
+            let mut line = Vec::new();
+            while read.read_until(b'\n', &mut line).await.is_ok_and(|n| n > 0) {
+                let text = String::from_utf8_lossy(&line).trim_end().to_string();
+                node.send(FromNode::Line { channel, text });
+                line.clear();
+            }
+            node.channels.lock().unwrap().remove(&channel);
+            node.send(FromNode::Closed { channel });
+        });
+        Ok(channel)
+    }
+
+    async fn traffic(&self, interface: &str) -> Result<Traffic, netem::Error> {
+        let counters = self.netlink.counters(interface).await?;
+        let qdiscs = self.netlink.show(interface).await?;
+        let ours = |q: &&Qdisc| q.parent == Handle::ROOT && q.settings != Settings::Other;
+        let root = qdiscs.iter().find(ours);
+        Ok(Traffic {
+            sent_bytes: root.map_or(counters.tx_bytes, |q| q.statistics.sent_bytes),
+            received_bytes: counters.rx_bytes,
+        })
+    }
+}
+
+/// Waits for the process to end, killing it when the other end of `killed` is dropped.
+async fn wait_or_kill(child: &mut Child, killed: oneshot::Receiver<()>) -> String {
+    let status = tokio::select! {
+        status = child.wait() => status,
+        _ = killed => {
+            // It may have ended in this very moment; either way the wait below has its status.
+            let _ = child.start_kill();
+            child.wait().await
+        }
+    };
+    status.map_or_else(|e| e.to_string(), |s| s.to_string())
+}
+
+fn json(value: impl Serialize) -> Outcome {
+    Ok(serde_json::to_value(value)?)
+}
+
+fn private(text: &str) -> String {
+    text.replace(protocol::RUN_DIR, RUN_DIR)
+}
+
+fn fill_in(arg: &str, socket: Option<&OwnedFd>) -> String {
+    let arg = private(arg);
+    match socket {
+        Some(socket) => arg.replace(protocol::FRAMES, &socket.as_raw_fd().to_string()),
+        None => arg,
+    }
+}

@@ -1,0 +1,179 @@
+//! A running QEMU: its process, its monitor, the conversation with its guest, and its last words.
+
+use super::machine::{self, Machine, Role};
+use crate::{
+    node::{self, Node, NodeError, Process},
+    qmp,
+    workload::Conversation,
+};
+use serde_json::json;
+use std::{
+    collections::VecDeque,
+    fs::OpenOptions,
+    future::Future,
+    io::Write,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time,
+};
+
+/// How long QEMU may take until its sockets are there.
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long a killed QEMU may take to be gone.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// How many of its last lines tell why a QEMU ended.
+const LAST_LINES: usize = 6;
+
+/// Why there is no running QEMU.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// The node could not start it.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// Its monitor failed.
+    #[error(transparent)]
+    Monitor(#[from] qmp::Error),
+    /// It ended by itself.
+    #[error("QEMU at the {role} ended ({status}){words}")]
+    Died {
+        /// Which one.
+        role: &'static str,
+        /// How it ended.
+        status: String,
+        /// Its last lines, if it had any, with a lead-in.
+        words: String,
+    },
+}
+
+/// What is worth giving a QEMU to die in when something about it fails: then its last words are known.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// Does some work with running QEMUs, which fails as soon as one of them ends by itself. When the work fails,
+/// a QEMU that ended is taken to be the reason.
+pub async fn while_alive<T, E: From<Error>>(
+    processes: &[Arc<Handle>],
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    let result = tokio::select! {
+        result = work => result,
+        died = first_to_die(processes) => return Err(died.into()),
+    };
+    if result.is_err()
+        && let Ok(died) = time::timeout(LAST_WORDS, first_to_die(processes)).await
+    {
+        return Err(died.into());
+    }
+    result
+}
+
+async fn first_to_die(processes: &[Arc<Handle>]) -> Error {
+    let deaths = processes.iter().map(|process| Box::pin(process.died()));
+    futures::future::select_all(deaths).await.0
+}
+
+/// A QEMU and its guest.
+pub struct Guest {
+    /// Which end of the migration it is.
+    pub role: Role,
+    /// Its monitor.
+    pub monitor: qmp::Client,
+    /// The stressor in it; silent at the destination until the guest has come in.
+    pub stressor: Conversation,
+}
+
+/// A QEMU process, whose output goes to a log and whose end is noticed.
+pub struct Handle {
+    role: Role,
+    process: Process,
+    last_lines: Arc<Mutex<VecDeque<String>>>,
+    ended: watch::Receiver<Option<String>>,
+}
+
+impl Handle {
+    /// Starts a QEMU on a node; what it writes is appended to `log`.
+    pub async fn start(node: &Node, machine: &Machine, role: Role, log: &Path) -> Result<Self, Error> {
+        let mut process = node.spawn(machine::spawn(machine, role)).await?;
+        let last_lines: Arc<Mutex<VecDeque<String>>> = Arc::default();
+        let (tell, ended) = watch::channel(None);
+        let (_, nothing) = mpsc::unbounded_channel();
+        let events = std::mem::replace(&mut process.events, nothing);
+        tokio::spawn(follow(events, log.to_path_buf(), Arc::clone(&last_lines), tell));
+        Ok(Self { role, process, last_lines, ended })
+    }
+
+    /// Waits until it ends by itself and says how.
+    pub async fn died(&self) -> Error {
+        let mut ended = self.ended.clone();
+        let status = match ended.wait_for(Option::is_some).await {
+            Ok(status) => status.clone().unwrap_or_default(),
+            Err(_) => "its node is gone".into(),
+        };
+        let lines = self.last_lines.lock().unwrap();
+        let words = lines.iter().map(String::as_str).collect::<Vec<_>>().join(" | ");
+        let words = if words.is_empty() { String::new() } else { format!(": {words}") };
+        Error::Died { role: self.role.name(), status, words }
+    }
+
+    /// Kills it and waits until it is gone.
+    pub async fn kill(&self) -> Result<(), NodeError> {
+        self.process.kill().await?;
+        let mut ended = self.ended.clone();
+        // An error means that the node has gone, and the process with it.
+        let _ = time::timeout(KILL_LIMIT, ended.wait_for(Option::is_some)).await;
+        Ok(())
+    }
+}
+
+/// Copies a process's output to its log until it ends.
+async fn follow(
+    mut events: mpsc::UnboundedReceiver<node::Event>,
+    log: PathBuf,
+    last_lines: Arc<Mutex<VecDeque<String>>>,
+    ended: watch::Sender<Option<String>>,
+) {
+    // A log that cannot be written is missed, but is no reason to lose the measurement.
+    let mut log = OpenOptions::new().create(true).append(true).open(log).ok();
+    while let Some(event) = events.recv().await {
+        let line = match event {
+            node::Event::Output(line) => {
+                let mut lines = last_lines.lock().unwrap();
+                if !line.trim().is_empty() {
+                    lines.push_back(line.trim().to_string());
+                }
+                while lines.len() > LAST_LINES {
+                    lines.pop_front();
+                }
+                line
+            }
+            node::Event::Exited(status) => {
+                let line = format!("[ended: {status}]");
+                let _ = ended.send(Some(status));
+                line
+            }
+        };
+        if let Some(log) = &mut log {
+            let _ = writeln!(log, "{line}");
+        }
+    }
+}
+
+impl Guest {
+    /// Connects to the QEMU of this role that was started on this node.
+    pub async fn connect(node: &Node, role: Role) -> Result<Self, Error> {
+        let monitor = node.connect(&machine::monitor_path(role), START_LIMIT).await?;
+        let monitor = qmp::Client::over(monitor).await?;
+        let control = node.connect(&machine::control_path(role), START_LIMIT).await?;
+        Ok(Self { role, monitor, stressor: Conversation::over(control) })
+    }
+
+    /// Whether the guest runs, as QEMU has it.
+    pub async fn is_running(&self) -> Result<bool, qmp::Error> {
+        Ok(self.monitor.call("query-status", json!({})).await?["running"] == true)
+    }
+}

@@ -1,0 +1,130 @@
+//! The virtual machine, as QEMU's command line.
+//!
+//! Source and destination get the same machine; the destination waits for its state to come in. What slows a
+//! boot under TCG is left out (the HPET, the VMware port, USB, a display), which takes a boot from
+//! about four seconds to two; `qemu64` boots faster there than `max`, whose features the kernel then uses.
+
+use crate::{
+    lab::GUEST_MAC,
+    node::protocol::{FRAMES, RUN_DIR, Spawn},
+};
+use stressor::protocol::PORT;
+use units::Bytes;
+
+/// The program.
+pub const QEMU: &str = "qemu-system-x86_64";
+
+/// What the machine is made of.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// What runs its CPUs.
+    pub accelerator: Accelerator,
+    /// QEMU's name of the CPU model.
+    pub cpu: String,
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// Memory; a whole number of MiB, as QEMU takes it.
+    pub memory: Bytes,
+    /// Path of the guest's kernel.
+    pub kernel: String,
+    /// Path of the guest's initial RAM disk.
+    pub initramfs: String,
+    /// The guest's address and prefix length, as `ADDRESS/PREFIX`.
+    pub address: String,
+    /// The node's interface that is the guest's network.
+    pub network: Option<String>,
+}
+
+/// What runs a guest's CPUs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Accelerator {
+    /// The host's hardware virtualization.
+    Kvm,
+    /// QEMU's translator.
+    Tcg,
+}
+
+impl Accelerator {
+    /// QEMU's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        }
+    }
+
+    /// The CPU model that boots fastest.
+    pub fn default_cpu(self) -> &'static str {
+        match self {
+            Self::Kvm => "host",
+            Self::Tcg => "qemu64",
+        }
+    }
+}
+
+/// Which end of the migration a QEMU is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Boots the guest.
+    Source,
+    /// Waits for the guest to come in.
+    Destination,
+}
+
+impl Role {
+    /// Its name, in file names and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Destination => "destination",
+        }
+    }
+}
+
+/// Path of a QEMU's monitor socket on its node.
+pub fn monitor_path(role: Role) -> String {
+    format!("{RUN_DIR}/{}-monitor", role.name())
+}
+
+/// Path of a guest's control port socket on its node.
+pub fn control_path(role: Role) -> String {
+    format!("{RUN_DIR}/{}-control", role.name())
+}
+
+/// The command that starts this machine in a role.
+pub fn spawn(machine: &Machine, role: Role) -> Spawn {
+    let mut args = Vec::new();
+    let mut add = |words: &[&str]| args.extend(words.iter().map(ToString::to_string));
+    add(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+    add(&["-name", &format!("testbed-{}", role.name())]);
+    let accelerator = machine.accelerator.name();
+    add(&["-machine", &format!("pc,accel={accelerator},hpet=off,vmport=off,usb=off,graphics=off")]);
+    add(&["-cpu", &machine.cpu, "-smp", &machine.vcpus.to_string()]);
+    add(&["-m", &format!("{}M", machine.memory.get() >> 20)]);
+    add(&["-kernel", &machine.kernel, "-initrd", &machine.initramfs]);
+    // No mitigations, no self-tests, no timer check: each costs boot time under TCG. A panic ends QEMU, so
+    // that it is noticed at once.
+    add(&[
+        "-append",
+        &format!(
+            "console=ttyS0 quiet panic=-1 mitigations=off nokaslr no_timer_check cryptomgr.notests testbed.ip={}",
+            machine.address
+        ),
+    ]);
+    // The console goes to standard output, which the node passes on into the log.
+    add(&["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
+    add(&["-chardev", &format!("socket,id=monitor,path={},server=on,wait=off", monitor_path(role))]);
+    add(&["-mon", "chardev=monitor,mode=control"]);
+    add(&["-device", "virtio-serial-pci"]);
+    add(&["-chardev", &format!("socket,id=control,path={},server=on,wait=off", control_path(role))]);
+    add(&["-device", &format!("virtserialport,chardev=control,name={PORT}")]);
+    if machine.network.is_some() {
+        add(&["-netdev", &format!("dgram,id=guests,local.type=fd,local.str={FRAMES}")]);
+        add(&["-device", &format!("virtio-net-pci,netdev=guests,mac={GUEST_MAC},romfile=")]);
+    }
+    if role == Role::Destination {
+        add(&["-incoming", "defer"]);
+    }
+    Spawn { program: QEMU.into(), args, frames_of: machine.network.clone() }
+}

@@ -1,0 +1,33 @@
+//! What a run ran on: enough to judge its figures, and to repeat it elsewhere.
+
+use crate::{
+    lab::Description,
+    matrix::{Accel, RunOrder},
+    qemu::accel::Finding,
+};
+use indexmap::IndexMap;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// The circumstances of a run. A run that was continued elsewhere has the last ones.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Environment {
+    /// When the run started, or was continued.
+    pub started_at: Timestamp,
+    /// Version of `testbed`, `netem` and `stressor`, which are released together.
+    pub version: String,
+    /// QEMU's version, as it reports it.
+    pub qemu: String,
+    /// What runs the guest's CPUs, and why, for each wish of the matrix.
+    pub accelerators: IndexMap<Accel, Finding>,
+    /// The guest kernel's release.
+    pub guest_kernel: String,
+    /// SHA-256 of the guest's kernel, modules and stressor.
+    pub guest_digest: String,
+    /// The nodes.
+    pub lab: Description,
+    /// What shapes the migration link.
+    pub link_backend: String,
+    /// The order of the attempts, and the seed where it is shuffled.
+    pub order: RunOrder,
+}

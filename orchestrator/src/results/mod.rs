@@ -1,0 +1,17 @@
+//! The results of a run: a folder that holds everything needed to read, check, continue and repeat it.
+//!
+//! ```text
+//! matrix.yaml         the matrix file as run
+//! environment.json    what it ran on
+//! cells.jsonl         one record per attempt, appended and synced as soon as it is known
+//! summary.csv         the same in short, one row per attempt, written when the run ends
+//! attempts/CELL.N/    samples.jsonl, source.log, destination.log of each attempt
+//! ```
+//!
+//! [`record`] is what is measured, [`store`] the folder, [`environment`] what it ran on, [`summary`] the
+//! short form.
+
+pub mod environment;
+pub mod record;
+pub mod store;
+pub mod summary;

@@ -1,0 +1,202 @@
+//! The record of one attempt: what was asked, what happened, what was measured.
+//!
+//! A record is a [`Draft`] while the attempt runs and is frozen by [`Draft::freeze`], once, with its outcome;
+//! after that nothing changes it. Every figure says where it starts and ends and what it leaves out.
+
+use crate::{
+    matrix::{Cell, Settings},
+    measure::{passes::Pass, samples::Completion},
+    node::probe,
+    outcome::Outcome,
+};
+use indexmap::IndexMap;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::time::Instant;
+use stressor::verify::Verification;
+
+/// One attempt at one cell of the matrix.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// The cell's identity in the matrix.
+    pub cell: String,
+    /// Which of the cell's repetitions this is, from 1.
+    pub attempt: u32,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Why it ended so, in words; absent for a migration that simply converged.
+    pub reason: Option<String>,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// The values of the matrix's axes in this cell.
+    pub axes: IndexMap<String, String>,
+    /// All settings of the cell, defaults included.
+    pub settings: Settings,
+    /// Everything that was measured.
+    #[serde(flatten)]
+    pub measured: Measured,
+}
+
+/// What an attempt measured; what it did not reach is absent.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// From the migrate command until the guest runs at the destination (QEMU's `RESUME` event there), in
+    /// milliseconds of the orchestrator's clock. Absent where the guest never ran there.
+    pub total_time_ms: Option<f64>,
+    /// The downtime, seen from three sides.
+    pub downtime_ms: Downtime,
+    /// The data moved, counted in two places.
+    pub transferred: Transferred,
+    /// One entry per pass over the memory.
+    pub iterations: Vec<Pass>,
+    /// The load, as the stressor counted it.
+    pub stress: Stress,
+    /// Whether the guest's memory held exactly what the stressor wrote, checked after the migration (or at
+    /// the source, where it was given up).
+    pub verified: Option<Verification>,
+    /// QEMU's own account of a completed migration.
+    pub qemu: Option<Completion>,
+    /// What the downtime probe saw, from before the migration until after it.
+    pub probe: Option<probe::Report>,
+    /// How the migration link was shaped, as set.
+    pub link: Option<String>,
+    /// How long each phase of the attempt took, in milliseconds, in order.
+    pub phases_ms: IndexMap<Phase, f64>,
+    /// The whole attempt, from the first QEMU's start until both are gone, in milliseconds.
+    pub wall_time_ms: f64,
+    /// Two measurements of one thing that do not agree, in words. Both stand as they were measured.
+    pub disagreements: Vec<String>,
+}
+
+/// The downtime of one migration, in milliseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Downtime {
+    /// QEMU's figure: from the stop at the source to the end of the migration there. Leaves out the start at
+    /// the destination.
+    pub qemu: Option<f64>,
+    /// The time the guest's clock lost against the host's: while no guest code could run. Good to about a
+    /// millisecond.
+    pub guest: Option<f64>,
+    /// The longest time without a probe reply at a client: includes the time until the network has found the
+    /// guest again. Good to the probe's interval.
+    pub client: Option<f64>,
+}
+
+/// The data that one migration moved, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transferred {
+    /// QEMU's figure: payload of the migration stream.
+    pub qemu_bytes: Option<u64>,
+    /// What the source sent over the migration link, Ethernet, IP and TCP headers included.
+    pub wire_bytes: Option<u64>,
+}
+
+/// The load on the guest's memory, in bytes dirtied per second of the guest's clock.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Stress {
+    /// What was asked for; absent where the rate is unlimited.
+    pub requested: Option<u64>,
+    /// In the last second before the migration.
+    pub before: Option<f64>,
+    /// From the migrate command until the guest stopped, or the migration was given up.
+    pub during: Option<f64>,
+    /// After it, wherever the guest runs.
+    pub after: Option<f64>,
+    /// The longest time between two writes during the migration, by the guest's clock, in milliseconds: what
+    /// throttling or a slow page fault does to an application.
+    pub longest_stall_ms: Option<f64>,
+}
+
+/// A phase of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Both QEMUs start, the guest's kernel boots to the stressor's first words.
+    Boot,
+    /// The stressor fills its memory.
+    Fill,
+    /// The dirty rate settles.
+    Settle,
+    /// The migration, until it has completed or was given up.
+    Migrate,
+    /// The guest is watched where it is now.
+    Observe,
+    /// The stressor checks its memory.
+    Verify,
+    /// Both QEMUs are ended.
+    TearDown,
+}
+
+impl Phase {
+    /// What happens in it, in a word or two.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Boot => "booting",
+            Self::Fill => "filling memory",
+            Self::Settle => "settling",
+            Self::Migrate => "migrating",
+            Self::Observe => "watching",
+            Self::Verify => "verifying",
+            Self::TearDown => "ending",
+        }
+    }
+}
+
+/// A record that is still being written.
+pub struct Draft {
+    /// What has been measured so far.
+    pub measured: Measured,
+    started_at: Timestamp,
+    started: Instant,
+    phase: Option<(Phase, Instant)>,
+}
+
+impl Draft {
+    /// Starts the record, and the clock.
+    pub fn start() -> Self {
+        Self {
+            measured: Measured::default(),
+            started_at: Timestamp::now(),
+            started: Instant::now(),
+            phase: None,
+        }
+    }
+
+    /// Ends the current phase and enters the next.
+    pub fn enter(&mut self, phase: Phase) {
+        self.end_phase();
+        self.phase = Some((phase, Instant::now()));
+    }
+
+    fn end_phase(&mut self) {
+        if let Some((phase, since)) = self.phase.take() {
+            self.measured.phases_ms.insert(phase, millis(since));
+        }
+    }
+
+    /// Ends the record.
+    pub fn freeze(mut self, cell: &Cell, attempt: u32, outcome: Outcome, reason: Option<String>) -> Record {
+        self.end_phase();
+        self.measured.wall_time_ms = millis(self.started);
+        Record {
+            cell: cell.id.clone(),
+            attempt,
+            outcome,
+            reason,
+            started_at: self.started_at,
+            axes: cell.axes.clone(),
+            settings: cell.settings.clone(),
+            measured: self.measured,
+        }
+    }
+}
+
+/// Milliseconds since, to the microsecond: finer would suggest an accuracy that is not there.
+pub fn millis(since: Instant) -> f64 {
+    round_micros(since.elapsed().as_secs_f64() * 1e3)
+}
+
+/// Milliseconds rounded to the microsecond.
+pub fn round_micros(millis: f64) -> f64 {
+    (millis * 1e3).round() / 1e3
+}

@@ -1,0 +1,199 @@
+//! The results folder of one run.
+//!
+//! A record is appended to `cells.jsonl` with a single write and synced before the run goes on, so a run can
+//! be killed at any moment and continued: a line that was cut off is dropped when the folder is opened again,
+//! and its attempt is made again. One run at a time has a folder, which a lock on `cells.jsonl` sees to.
+
+use super::{environment::Environment, record::Record, summary};
+use crate::outcome::Outcome;
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Read, Seek, Write},
+    path::{Path, PathBuf},
+};
+
+/// The matrix file as run.
+pub const MATRIX: &str = "matrix.yaml";
+/// What it ran on.
+pub const ENVIRONMENT: &str = "environment.json";
+/// One record a line.
+pub const CELLS: &str = "cells.jsonl";
+/// The short form.
+pub const SUMMARY: &str = "summary.csv";
+
+/// Why a results folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It is there already.
+    #[error(
+        "the results folder {0} exists already: continue that run with --resume, or name another with --out"
+    )]
+    Exists(PathBuf),
+    /// It is not a results folder.
+    #[error("{0} is not a results folder: it has no {MATRIX}")]
+    NotResults(PathBuf),
+    /// Another run is using it.
+    #[error("another run is writing to {0}")]
+    InUse(PathBuf),
+    /// A record in it makes no sense.
+    #[error("{path}, line {line}: {reason}")]
+    BadRecord {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The system said no.
+    #[error("cannot {what} {path}: {source}")]
+    Io {
+        /// What was attempted.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// Adds what was attempted on what to a system error.
+fn doing(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::Io { what, path: path.into(), source }
+}
+
+/// A results folder that this run may write to.
+#[derive(Debug)]
+pub struct Store {
+    folder: PathBuf,
+    cells: File,
+    records: Vec<Record>,
+}
+
+impl Store {
+    /// Makes a new folder for a run of this matrix.
+    pub fn create(folder: &Path, matrix: &str) -> Result<Self, Error> {
+        if let Some(parent) = folder.parent() {
+            fs::create_dir_all(parent).map_err(doing("make the folder", parent))?;
+        }
+        match fs::create_dir(folder) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Err(Error::Exists(folder.into())),
+            made => made.map_err(doing("make the folder", folder))?,
+        }
+        let path = folder.join(MATRIX);
+        fs::write(&path, matrix).map_err(doing("write", &path))?;
+        Self::open(folder)
+    }
+
+    /// Opens a folder to continue its run. Interrupted attempts do not count as made.
+    pub fn open(folder: &Path) -> Result<Self, Error> {
+        if !folder.join(MATRIX).is_file() {
+            return Err(Error::NotResults(folder.into()));
+        }
+        let path = folder.join(CELLS);
+        let mut cells = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .read(true)
+            .open(&path)
+            .map_err(doing("open", &path))?;
+        match cells.try_lock() {
+            Err(TryLockError::WouldBlock) => return Err(Error::InUse(folder.into())),
+            Err(TryLockError::Error(source)) => return Err(doing("lock", &path)(source)),
+            Ok(()) => {}
+        }
+        let mut text = String::new();
+        cells.read_to_string(&mut text).map_err(doing("read", &path))?;
+        let whole = text.rfind('\n').map_or(0, |end| end + 1);
+        if whole < text.len() {
+            cells.set_len(whole as u64).map_err(doing("drop the cut-off end of", &path))?;
+            cells.seek(io::SeekFrom::End(0)).map_err(doing("read", &path))?;
+        }
+        let records = parse(&text[..whole], &path)?;
+        Ok(Self { folder: folder.into(), cells, records })
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// All records so far, in the order they were made, interrupted ones included.
+    pub fn records(&self) -> &[Record] {
+        &self.records
+    }
+
+    /// Whether this attempt has a result.
+    pub fn has(&self, cell: &str, attempt: u32) -> bool {
+        let made = |r: &Record| r.cell == cell && r.attempt == attempt && r.outcome != Outcome::Interrupted;
+        self.records.iter().any(made)
+    }
+
+    /// Appends a record; it is on the disk when this returns.
+    pub fn append(&mut self, record: Record) -> Result<(), Error> {
+        let path = self.folder.join(CELLS);
+        let mut line = serde_json::to_vec(&record).map_err(|e| doing("write", &path)(e.into()))?;
+        line.push(b'\n');
+        self.cells.write_all(&line).map_err(doing("write", &path))?;
+        self.cells.sync_data().map_err(doing("sync", &path))?;
+        self.records.push(record);
+        Ok(())
+    }
+
+    /// Makes the folder for an attempt's samples and logs, empty.
+    pub fn attempt_folder(&self, cell: &str, attempt: u32) -> Result<PathBuf, Error> {
+        let folder = self.folder.join("attempts").join(format!("{}.{attempt}", file_name(cell)));
+        match fs::remove_dir_all(&folder) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(doing("empty", &folder)(e)),
+            _ => {}
+        }
+        fs::create_dir_all(&folder).map_err(doing("make the folder", &folder))?;
+        Ok(folder)
+    }
+
+    /// Writes down what the run runs on.
+    pub fn write_environment(&self, environment: &Environment) -> Result<(), Error> {
+        let path = self.folder.join(ENVIRONMENT);
+        let mut text =
+            serde_json::to_string_pretty(environment).map_err(|e| doing("write", &path)(e.into()))?;
+        text.push('\n');
+        fs::write(&path, text).map_err(doing("write", &path))
+    }
+
+    /// Writes the short form of all records.
+    pub fn write_summary(&self) -> Result<(), Error> {
+        let path = self.folder.join(SUMMARY);
+        let text = summary::csv(&self.records).map_err(|e| doing("write", &path)(e))?;
+        fs::write(&path, text).map_err(doing("write", &path))
+    }
+}
+
+/// Reads the records of a finished or a running run, and the matrix it ran.
+pub fn read(folder: &Path) -> Result<(String, Vec<Record>), Error> {
+    let matrix = folder.join(MATRIX);
+    if !matrix.is_file() {
+        return Err(Error::NotResults(folder.into()));
+    }
+    let matrix_text = fs::read_to_string(&matrix).map_err(doing("read", &matrix))?;
+    let path = folder.join(CELLS);
+    let text = fs::read_to_string(&path).map_err(doing("read", &path))?;
+    let whole = text.rfind('\n').map_or(0, |end| end + 1);
+    Ok((matrix_text, parse(&text[..whole], &path)?))
+}
+
+fn parse(text: &str, path: &Path) -> Result<Vec<Record>, Error> {
+    let record = |(i, line): (usize, &str)| {
+        serde_json::from_str(line).map_err(|e| Error::BadRecord {
+            path: path.into(),
+            line: i + 1,
+            reason: e.to_string(),
+        })
+    };
+    text.lines().enumerate().map(record).collect()
+}
+
+/// A cell's identity as a file name.
+fn file_name(cell: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "._=-".contains(c) { c } else { '-' };
+    cell.chars().map(plain).collect()
+}

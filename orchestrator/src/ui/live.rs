@@ -1,0 +1,96 @@
+//! Progress on a terminal: a bar for the run, a line for the migration that goes on right now.
+
+use super::{Watcher, about, outcome_line};
+use crate::{
+    measure::samples::Sample,
+    migration::Observer,
+    outcome::Outcome,
+    results::record::{Phase, Record},
+};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::{sync::Mutex, time::Duration};
+
+/// Redraws at most this often: enough to look alive, too little to cost anything.
+const REDRAWS_PER_SECOND: u8 = 5;
+
+/// A bar and a line that are drawn over and over.
+pub struct Live {
+    all: MultiProgress,
+    run: ProgressBar,
+    attempt: ProgressBar,
+    name: Mutex<String>,
+    colour: bool,
+}
+
+impl Live {
+    /// Starts drawing on standard error; `colour` as the user wants it.
+    pub fn start(colour: bool) -> Self {
+        let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(REDRAWS_PER_SECOND));
+        let run = all.add(ProgressBar::new(0));
+        let attempt = all.add(ProgressBar::new_spinner());
+        // The templates are constants, so they are known to be right.
+        let bar = if colour { "{bar:30.cyan} {pos}/{len}  {msg}" } else { "{bar:30} {pos}/{len}  {msg}" };
+        if let (Ok(bar), Ok(line)) =
+            (ProgressStyle::with_template(bar), ProgressStyle::with_template("{wide_msg}"))
+        {
+            run.set_style(bar);
+            attempt.set_style(line);
+        }
+        Self { all, run, attempt, name: Mutex::default(), colour }
+    }
+
+    fn print(&self, line: impl AsRef<str>) {
+        // A terminal that is gone is no reason to end the run.
+        let _ = self.all.println(line);
+    }
+}
+
+impl Observer for Live {
+    fn phase(&self, phase: Phase) {
+        self.attempt.set_message(format!("{}: {}", self.name.lock().unwrap(), phase.describe()));
+    }
+
+    fn sample(&self, sample: &Sample) {
+        let name = self.name.lock().unwrap();
+        self.attempt.set_message(format!(
+            "{name}: {:.1} s, pass {}, {:.0} MB left, {:.0} MB/s sent, {:.0} MB/s dirtied",
+            sample.at_ms / 1e3,
+            sample.pass,
+            sample.remaining_bytes as f64 / 1e6,
+            sample.mbit_per_s / 8.0,
+            sample.dirty_rate_bytes_per_s as f64 / 1e6,
+        ));
+    }
+}
+
+impl Watcher for Live {
+    fn remark(&self, text: &str) {
+        self.print(text);
+    }
+
+    fn attempt_starts(&self, number: usize, total: usize, name: &str, left: Duration) {
+        self.run.set_length(total as u64);
+        self.run.set_position(number as u64 - 1);
+        self.run.set_message(format!("about {} left", about(left)));
+        *self.name.lock().unwrap() = name.into();
+    }
+
+    fn attempt_ended(&self, record: &Record) {
+        self.run.inc(1);
+        let line = outcome_line(record);
+        let colour = match record.outcome {
+            Outcome::Converged => "32",
+            Outcome::NotConverged | Outcome::Skipped | Outcome::Interrupted => "33",
+            Outcome::Failed | Outcome::GuestLost | Outcome::Corrupted => "31",
+        };
+        self.print(if self.colour { format!("\x1b[{colour}m{line}\x1b[0m") } else { line });
+        for disagreement in &record.measured.disagreements {
+            self.print(format!("  note: {disagreement}"));
+        }
+    }
+
+    fn finish(&self) {
+        self.attempt.finish_and_clear();
+        self.run.finish_and_clear();
+    }
+}
