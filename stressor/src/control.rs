@@ -329,6 +329,39 @@ mod tests {
     }
 
     #[test]
+    fn no_line_panics_and_a_legible_number_is_always_answered() {
+        let settings = r#"{"rate":"96MB/s","working_set":"1GiB","order":"hot-cold:90%/10%","threads":2}"#;
+        let line = format!(r#"{{"id":42,"command":{{"set":{settings}}}}}"#).into_bytes();
+        assert!(matches!(parse(&line), Some((42, Ok(Command::Set(_))))));
+        let (mut state, mut refused, mut skipped) = (1, 0, 0);
+        for _ in 0..20_000 {
+            let mut damaged = line.clone();
+            for _ in 0..=state % 3 {
+                state = crate::content::mix(state);
+                let at = (state >> 8) as usize % damaged.len();
+                match state % 4 {
+                    0 => damaged.truncate(at.max(1)),
+                    1 => damaged[at] = (state >> 40) as u8,
+                    2 => damaged.insert(at, b"{}[]\":,0"[(state >> 40) as usize % 8]),
+                    _ => drop(damaged.remove(at)),
+                }
+                if damaged.len() < 2 {
+                    break;
+                }
+            }
+            match parse(&damaged) {
+                Some((_, Ok(command))) => drop(command),
+                Some((_, Err(why))) => {
+                    assert!(why.starts_with("cannot understand the request: "), "{why}");
+                    refused += 1;
+                }
+                None => skipped += 1,
+            }
+        }
+        assert!(refused > 1000 && skipped > 1000, "{refused} refused, {skipped} skipped");
+    }
+
+    #[test]
     fn missed_ticks_are_not_made_up_for() {
         let (tick, interval) = (Instant::now(), Duration::from_millis(50));
         let after = |ms| tick + Duration::from_millis(ms);

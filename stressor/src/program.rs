@@ -109,16 +109,19 @@ impl Run {
         let mut total = Interval::empty();
         let end = self.cli.duration.and_then(|duration| self.started.checked_add(duration.into()));
         let mut last = self.started;
+        let mut took;
         let mut next = self.started + STATUS_INTERVAL;
         loop {
             let until = end.map_or(next, |end| end.min(next));
             let interrupted = self.wait_until(until)?;
             let ended = interrupted || end.is_some_and(|end| Instant::now() >= end);
+            let now = Instant::now();
             if ended {
                 self.engine.stop();
             }
-            let (interval, now) = (self.meter.interval(), Instant::now());
+            let interval = self.meter.interval();
             total.add(&interval);
+            took = now - self.started;
             if ended {
                 break;
             }
@@ -132,7 +135,6 @@ impl Run {
                 next += STATUS_INTERVAL;
             }
         }
-        let took = self.started.elapsed();
         // From here on a second interruption ends the program at once.
         let _ = interrupting_signals().thread_unblock();
         self.sum_up(&total, took)

@@ -42,7 +42,8 @@ pub struct Workload {
     /// is smoother and costs more wake-ups, of about 20 us of CPU time each on a host and 300 us under
     /// emulation.
     pub step: Span,
-    /// Rates for the first stretches of time after the start, one after the other; `rate` holds after them.
+    /// Rates for the first stretches of time, one after the other; `rate` holds after them. They begin when
+    /// dirtying starts, and anew when a workload is set while it goes on.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub phases: Vec<Phase>,
     /// Chooses the random content and the random order; the same seed gives the same again.
@@ -128,7 +129,8 @@ pub enum PageSize {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum CatchUp {
-    /// They are dropped, and counted as such: after a stall the rate is what it was before.
+    /// They are dropped, and counted as such: after a stall the rate is what it was before. Only hold-ups of
+    /// a few milliseconds that take up less than 5 % of the time are made up for, see [`crate::pace`].
     #[default]
     Never,
     /// They are made up for at once, so that the average holds over the stall as well.
