@@ -1,7 +1,7 @@
 //! The virtual machine, as QEMU's command line.
 //!
 //! Source and destination get the same machine; the destination waits for its state to come in. What slows a
-//! boot under TCG is left out (the HPET, the VMware port, USB, a display), which takes a boot from
+//! boot under TCG is left out (timers, ports and displays that the guest does not use), which takes a boot from
 //! about four seconds to two; `qemu64` boots faster there than `max`, whose features the kernel then uses.
 
 use crate::{

@@ -37,21 +37,15 @@ impl Watcher for Silent {
 
 /// One line about an attempt that has ended.
 fn outcome_line(record: &Record) -> String {
-    let mut line = format!("{} #{}: {}", record.cell, record.attempt, record.outcome);
     let measured = &record.measured;
-    if let Some(total) = measured.total_time_ms {
-        line += &format!(" in {:.1} s", total / 1e3);
-    }
-    if let Some(downtime) = measured.downtime_ms.qemu {
-        line += &format!(", downtime {downtime:.0} ms");
-    }
-    if let Some(bytes) = measured.transferred.qemu_bytes {
-        line += &format!(", {:.0} MB", bytes as f64 / 1e6);
-    }
-    if let Some(reason) = &record.reason {
-        line += &format!(" ({reason})");
-    }
-    line
+    let parts = [
+        Some(format!("{} #{}: {}", record.cell, record.attempt, record.outcome)),
+        measured.total_time_ms.map(|ms| format!(" in {:.1} s", ms / 1e3)),
+        measured.downtime_ms.qemu.map(|ms| format!(", downtime {ms:.0} ms")),
+        measured.transferred.qemu_bytes.map(|bytes| format!(", {:.0} MB", bytes as f64 / 1e6)),
+        record.reason.as_ref().map(|reason| format!(" ({reason})")),
+    ];
+    parts.into_iter().flatten().collect()
 }
 
 /// A duration for people: `45 s`, `3 min 20 s`.
