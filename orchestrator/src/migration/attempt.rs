@@ -33,11 +33,11 @@ const BOOT_LIMIT: Duration = Duration::from_secs(180);
 const MEMORY_LIMIT: Duration = Duration::from_secs(120);
 
 /// The longest the dirty rate may take to settle.
-const SETTLE_LIMIT: Duration = Duration::from_secs(15);
+const SETTLE_LIMIT: Duration = Duration::from_secs(20);
 
 /// How long the guest is watched where it is after the migration: what the measurement of its lost time
 /// needs, and a rate that means something.
-const OBSERVE: Duration = Duration::from_millis(700);
+const OBSERVE: Duration = Duration::from_millis(600);
 
 /// The longest a guest that should run may say nothing.
 const SIGN_OF_LIFE_LIMIT: Duration = Duration::from_secs(10);
@@ -131,8 +131,8 @@ impl Session<'_> {
     async fn phases(&mut self) -> Result<Ended, Trouble> {
         let settings = self.settings().clone();
         let (source, destination) = tokio::try_join!(
-            Guest::connect(&self.lab.source.node, Role::Source),
-            Guest::connect(&self.lab.destination.node, Role::Destination)
+            Guest::connect(&self.lab.source.node, &self.handles[0]),
+            Guest::connect(&self.lab.destination.node, &self.handles[1])
         )?;
         let (source, destination) = (&source, &destination);
         let uri = prepare(source, destination, &settings, self.lab).await?;
@@ -279,7 +279,8 @@ fn ended(verdict: Verdict, verification: &Verification) -> Ended {
 fn note_migration(measured: &mut Measured, followed: &Followed, wire_bytes: u64) {
     measured.iterations = followed.passes();
     measured.transferred.wire_bytes = Some(wire_bytes);
-    measured.transferred.qemu_bytes = followed.samples.last().map(|s| s.transferred_bytes);
+    // Not the last sample's: QEMU forgets its figures when a migration is cancelled.
+    measured.transferred.qemu_bytes = followed.samples.iter().map(|s| s.transferred_bytes).max();
     if let Some(resumed) = followed.resumed {
         let total = resumed - followed.started;
         measured.total_time_ms = Some(round_micros(total.as_secs_f64() * 1e3));
@@ -295,6 +296,7 @@ fn note_load(measured: &mut Measured, source: &Guest, here: &Guest, followed: &F
     let before = source.stressor.beats();
     let during = load::between(&before, followed.started, followed.stopped);
     measured.stress.during = load::rate(during);
+    measured.stress.forgone_bytes = load::forgone_bytes(during);
     measured.stress.longest_stall_ms = load::longest_stall_ms(during);
     let all = here.stressor.beats();
     let after = load::between(&all, followed.resumed.unwrap_or(followed.stopped), Instant::now());

@@ -95,7 +95,8 @@ pub async fn migrate(
                     _ => continue,
                 }
             }
-            event = next(&mut destination_events) => {
+            // A destination whose migration is cancelled ends.
+            event = next(&mut destination_events), if given_up.is_none() => {
                 let event = event?;
                 if event.name == "RESUME" {
                     resumed = Some(event.seen);
@@ -121,6 +122,7 @@ pub async fn migrate(
                 ("active", None) => {
                     if let Some(reason) = give_up(&log.samples, settings) {
                         given_up = Some((reason, Instant::now()));
+                        destination.may_end();
                         source.monitor.call("migrate_cancel", json!({})).await?;
                     }
                 }

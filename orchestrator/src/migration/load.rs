@@ -13,8 +13,8 @@ const BEATS_PER_STRETCH: usize = 3;
 /// How far stretches may be from what they are compared with.
 const TOLERANCE: f64 = 0.02;
 
-/// After this many lines of telemetry a steady rate will do, even if it is not the one asked for.
-const PATIENCE_BEATS: usize = 60;
+/// After this many lines of telemetry, ten seconds, a steady rate will do, even if it is not the one asked for.
+const PATIENCE_BEATS: usize = 200;
 
 /// Bytes dirtied per second of the guest's clock, from the first to the last of these beats.
 pub fn rate(beats: &[Beat]) -> Option<f64> {
@@ -28,6 +28,12 @@ pub fn between(beats: &[Beat], from: Instant, to: Instant) -> &[Beat] {
     let start = beats.partition_point(|b| b.seen < from);
     let end = beats.partition_point(|b| b.seen <= to);
     &beats[start.min(end)..end]
+}
+
+/// What was due to be dirtied between the first and the last of these beats and was not, in bytes.
+pub fn forgone_bytes(beats: &[Beat]) -> Option<u64> {
+    let (first, last) = (&beats.first()?.telemetry, &beats.last()?.telemetry);
+    Some(last.pages_forgone.saturating_sub(first.pages_forgone) * PAGE_BYTES)
 }
 
 /// The longest stall that any of these beats reports, in milliseconds.
@@ -73,6 +79,7 @@ mod tests {
                 clock_ns: i as u64 * 50_000_000,
                 running: true,
                 pages_dirtied,
+                pages_forgone: i as u64,
                 longest_stall_ns: i as u64,
                 write_latency: Latency::default(),
             },
@@ -93,11 +100,12 @@ mod tests {
     fn it_has_settled_once_it_stays_at_what_was_asked_for() {
         assert_eq!(settled(&beats((0..9).map(|i| i * 1000)), WANTED), None, "too soon");
         assert!(settled(&beats((0..10).map(|i| i * 1000)), WANTED).is_some());
-        let half = |n| beats((0..n).map(|i| i * 500));
-        assert_eq!(settled(&half(59), WANTED), None, "steady, but not what was asked for");
-        assert!(settled(&half(60), WANTED).is_some());
-        assert!(settled(&half(60), Rate::Unlimited).is_some());
-        let unsteady = beats((0..100).map(|i| i * i * 20));
+        let half = |n: usize| beats((0..n as u64).map(|i| i * 500));
+        let patient = PATIENCE_BEATS;
+        assert_eq!(settled(&half(patient - 1), WANTED), None, "steady, but not what was asked for");
+        assert!(settled(&half(patient), WANTED).is_some());
+        assert!(settled(&half(patient), Rate::Unlimited).is_some());
+        let unsteady = beats((0..2 * patient as u64).map(|i| i * i * 20));
         assert_eq!(settled(&unsteady, WANTED), None);
     }
 
@@ -112,6 +120,7 @@ mod tests {
         let inner = between(&all, all[2].seen, all[5].seen);
         assert_eq!(inner.len(), 4);
         assert_eq!(longest_stall_ms(inner), Some(5e-6));
+        assert_eq!(forgone_bytes(inner), Some(3 * PAGE_BYTES));
         assert!(between(&all, all[5].seen, all[2].seen).is_empty());
     }
 }

@@ -87,7 +87,7 @@ async fn probe(node: &Compute, machine: &Machine, log: &Path) -> Finding {
     let booted = async {
         let process = Arc::new(Handle::start(&node.node, &machine, Role::Source, log).await?);
         let booted = guest::while_alive(std::slice::from_ref(&process), async {
-            let guest = Guest::connect(&node.node, Role::Source).await?;
+            let guest = Guest::connect(&node.node, &process).await?;
             Ok::<_, Trouble>(guest.stressor.hello(BOOT_LIMIT).await?)
         });
         let booted = booted.await;

@@ -10,10 +10,13 @@ use serde_json::json;
 use std::{
     collections::VecDeque,
     fs::OpenOptions,
-    future::Future,
+    future::{self, Future},
     io::Write,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tokio::{
@@ -85,6 +88,7 @@ pub struct Guest {
     pub monitor: qmp::Client,
     /// The stressor in it; silent at the destination until the guest has come in.
     pub stressor: Conversation,
+    process: Arc<Handle>,
 }
 
 /// A QEMU process, whose output goes to a log and whose end is noticed.
@@ -93,6 +97,7 @@ pub struct Handle {
     process: Process,
     last_lines: Arc<Mutex<VecDeque<String>>>,
     ended: watch::Receiver<Option<String>>,
+    may_end: AtomicBool,
 }
 
 impl Handle {
@@ -104,16 +109,19 @@ impl Handle {
         let (_, nothing) = mpsc::unbounded_channel();
         let events = std::mem::replace(&mut process.events, nothing);
         tokio::spawn(follow(events, log.to_path_buf(), Arc::clone(&last_lines), tell));
-        Ok(Self { role, process, last_lines, ended })
+        Ok(Self { role, process, last_lines, ended, may_end: AtomicBool::new(false) })
     }
 
-    /// Waits until it ends by itself and says how.
+    /// Waits until it ends by itself and says how; for ever, once [`Guest::may_end`] has been called.
     pub async fn died(&self) -> Error {
         let mut ended = self.ended.clone();
         let status = match ended.wait_for(Option::is_some).await {
             Ok(status) => status.clone().unwrap_or_default(),
             Err(_) => "its node is gone".into(),
         };
+        if self.may_end.load(Ordering::Relaxed) {
+            future::pending::<()>().await;
+        }
         let lines = self.last_lines.lock().unwrap();
         let words = lines.iter().map(String::as_str).collect::<Vec<_>>().join(" | ");
         let words = if words.is_empty() { String::new() } else { format!(": {words}") };
@@ -164,12 +172,18 @@ async fn follow(
 }
 
 impl Guest {
-    /// Connects to the QEMU of this role that was started on this node.
-    pub async fn connect(node: &Node, role: Role) -> Result<Self, Error> {
+    /// Connects to a QEMU that was started on this node.
+    pub async fn connect(node: &Node, process: &Arc<Handle>) -> Result<Self, Error> {
+        let role = process.role;
         let monitor = node.connect(&machine::monitor_path(role), START_LIMIT).await?;
         let monitor = qmp::Client::over(monitor).await?;
         let control = node.connect(&machine::control_path(role), START_LIMIT).await?;
-        Ok(Self { role, monitor, stressor: Conversation::over(control) })
+        Ok(Self { role, monitor, stressor: Conversation::over(control), process: Arc::clone(process) })
+    }
+
+    /// From now on this QEMU may end: a destination does when its migration is cancelled.
+    pub fn may_end(&self) {
+        self.process.may_end.store(true, Ordering::Relaxed);
     }
 
     /// Whether the guest runs, as QEMU has it.

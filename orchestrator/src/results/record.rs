@@ -102,6 +102,9 @@ pub struct Stress {
     pub during: Option<f64>,
     /// After it, wherever the guest runs.
     pub after: Option<f64>,
+    /// What was due to be dirtied during the migration and was not, in bytes: a guest that is throttled or
+    /// starved of CPU dirties less than it was asked to.
+    pub forgone_bytes: Option<u64>,
     /// The longest time between two writes during the migration, by the guest's clock, in milliseconds: what
     /// throttling or a slow page fault does to an application.
     pub longest_stall_ms: Option<f64>,
