@@ -55,7 +55,8 @@ pub fn time_lost_s(before: &[Reading], after: &[Reading]) -> Option<f64> {
         return None;
     }
     let drift = (last.1 - first.1) / (last.0 - first.0);
-    Some(after_offset - (last.1 + drift * (after_at - last.0)))
+    // A clock that stands still does not drift: lost = difference - drift * (elapsed - lost).
+    Some((after_offset - last.1 - drift * (after_at - last.0)) / (1.0 - drift))
 }
 
 /// The least offset of each whole stretch, with its time.

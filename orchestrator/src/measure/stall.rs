@@ -1,23 +1,31 @@
 //! The stall detector: will this migration, as it goes, end before its deadline?
 //!
-//! Pre-copy converges while each pass has less to send than the one before. The logarithm of what each pass
-//! starts with is then a falling line over time. The detector fits a line to the most recent passes, takes
-//! the steepest fall that the scatter of the points leaves possible (the slope less [`CAUTION`] standard
-//! errors), and extends it. Only if even that would not bring the remaining memory below the downtime limit
-//! before the deadline is the migration called stalled. A migration that converges slowly is left alone as
-//! long as it can still make it, and so is one that has not shown enough yet: [`MIN_PASSES`] passes over
-//! [`MIN_WINDOW_MS`].
+//! While bandwidth `B` exceeds the dirty rate `R`, a pass that starts with `X` bytes takes `X / B` and leaves
+//! `X R / B`, so that what remains falls by `B - R` per second: a straight line over time. Otherwise each pass
+//! starts with the whole working set again. A migration is called stalled only when both are so over its most
+//! recent passes, [`MIN_PASSES`] of them over at least [`MIN_WINDOW_MS`]:
+//!
+//! - every pass starts at the level of the largest so far ([`LEVEL`]): one pass below it would show that the
+//!   link can outrun the load;
+//! - even the steepest fall that the scatter of the points leaves possible (the fitted slope less [`CAUTION`]
+//!   standard errors) would not bring the remaining memory below the downtime limit before the deadline.
+//!
+//! A migration that converges slowly is left alone as long as it can still make it, and so is one that has
+//! not shown enough yet.
 
 use super::passes::Pass;
 
 /// Passes that must be seen before anything is said.
-pub const MIN_PASSES: usize = 8;
+pub const MIN_PASSES: usize = 16;
 
 /// The time those passes must cover, in milliseconds.
 pub const MIN_WINDOW_MS: f64 = 8_000.0;
 
 /// How many standard errors steeper than the fitted line the fall may really be.
 pub const CAUTION: f64 = 4.0;
+
+/// The share of the largest pass's start at which a pass counts as having made no progress.
+pub const LEVEL: f64 = 0.97;
 
 /// The first pass sends all of the memory and says nothing about the dirty rate.
 const FIRST_TELLING_PASS: u64 = 2;
@@ -30,12 +38,16 @@ pub fn is_stalled(passes: &[Pass], limit_bytes: f64, deadline_ms: f64) -> bool {
     let telling: Vec<&Pass> =
         passes.iter().filter(|p| p.number >= FIRST_TELLING_PASS && p.remaining_bytes > 0).collect();
     let Some(recent) = recent_window(&telling) else { return false };
+    let level = telling.iter().map(|p| p.remaining_bytes).max().unwrap_or(0) as f64 * LEVEL;
+    if recent.iter().any(|p| (p.remaining_bytes as f64) < level) {
+        return false;
+    }
     let points: Vec<(f64, f64)> =
-        recent.iter().map(|p| (p.started_at_ms, (p.remaining_bytes as f64).ln())).collect();
+        recent.iter().map(|p| (p.started_at_ms, p.remaining_bytes as f64)).collect();
     let line = Line::fit(&points);
     let now_ms = points[points.len() - 1].0;
     let steepest = line.slope - CAUTION * line.slope_error;
-    let to_fall = line.at(now_ms) - limit_bytes.max(1.0).ln();
+    let to_fall = line.at(now_ms) - limit_bytes;
     // Reached when to_fall + steepest * time == 0; never, if nothing falls.
     to_fall > 0.0 && (steepest >= 0.0 || now_ms + to_fall / -steepest > deadline_ms)
 }
@@ -153,11 +165,11 @@ mod tests {
             bandwidth_bytes_per_s: 0,
             throttle_percent: 0,
         };
-        let few: Vec<Pass> = (1..7).map(|n| pass(n, n as f64 * 5_000.0)).collect();
+        let few: Vec<Pass> = (1..MIN_PASSES as u64).map(|n| pass(n, n as f64 * 5_000.0)).collect();
         assert!(!is_stalled(&few, LIMIT, 60_000.0));
         let brief: Vec<Pass> = (1..40).map(|n| pass(n, n as f64 * 100.0)).collect();
         assert!(!is_stalled(&brief, LIMIT, 60_000.0));
-        let enough: Vec<Pass> = (1..12).map(|n| pass(n, n as f64 * 1_000.0)).collect();
+        let enough: Vec<Pass> = (1..MIN_PASSES as u64 + 3).map(|n| pass(n, n as f64 * 1_000.0)).collect();
         assert!(is_stalled(&enough, LIMIT, 60_000.0));
     }
 }

@@ -84,6 +84,7 @@ pub async fn migrate(
     let (mut stopped, mut resumed, mut completion) = (None, None, None);
     // Why the migration was given up, and when: it may still complete in that very moment.
     let mut given_up: Option<(String, Instant)> = None;
+    let mut destination_ended = false;
     loop {
         tokio::select! {
             event = next(&mut source_events) => {
@@ -95,13 +96,13 @@ pub async fn migrate(
                     _ => continue,
                 }
             }
-            // A destination whose migration is cancelled ends.
-            event = next(&mut destination_events), if given_up.is_none() => {
-                let event = event?;
-                if event.name == "RESUME" {
-                    resumed = Some(event.seen);
-                }
-            }
+            event = next(&mut destination_events), if !destination_ended => match event {
+                Ok(event) if event.name == "RESUME" => resumed = Some(event.seen),
+                Ok(_) => {}
+                // A destination whose migration is cancelled ends.
+                Err(qmp::Error::Closed) if given_up.is_some() => destination_ended = true,
+                Err(error) => return Err(error.into()),
+            },
             _ = ticker.tick() => {}
         }
         if completion.is_none() {
@@ -254,13 +255,13 @@ mod tests {
 
     #[test]
     fn stall_detection_can_be_switched_off() {
-        let stalled: Vec<Sample> = (0..60u64)
+        let stalled: Vec<Sample> = (0..100u64)
             .map(|i| Sample {
                 transferred_bytes: i * 100_000_000,
                 remaining_bytes: 128_000_000,
                 ..sample(i as f64 * 500.0, i / 2 + 1)
             })
-            .take(41)
+            .take(61)
             .collect();
         let on = Migrate::default();
         assert!(give_up(&stalled, &on).unwrap().contains("stopped shrinking"));

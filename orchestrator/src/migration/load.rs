@@ -105,7 +105,7 @@ mod tests {
         assert_eq!(settled(&half(patient - 1), WANTED), None, "steady, but not what was asked for");
         assert!(settled(&half(patient), WANTED).is_some());
         assert!(settled(&half(patient), Rate::Unlimited).is_some());
-        let unsteady = beats((0..2 * patient as u64).map(|i| i * i * 20));
+        let unsteady = beats((0..2 * patient as u64).map(|i| i / 5 * 5000));
         assert_eq!(settled(&unsteady, WANTED), None);
     }
 

@@ -8,7 +8,7 @@ use super::{
     guest::{self, Guest, Handle},
     machine::{Accelerator, Machine, Role},
 };
-use crate::{lab::Compute, matrix::Accel, migration::Trouble};
+use crate::{lab::Compute, matrix::Accel, node::NodeError};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
@@ -88,7 +88,7 @@ async fn probe(node: &Compute, machine: &Machine, log: &Path) -> Finding {
         let process = Arc::new(Handle::start(&node.node, &machine, Role::Source, log).await?);
         let booted = guest::while_alive(std::slice::from_ref(&process), async {
             let guest = Guest::connect(&node.node, &process).await?;
-            Ok::<_, Trouble>(guest.stressor.hello(BOOT_LIMIT).await?)
+            guest.stressor.hello(BOOT_LIMIT).await.map_err(|e| Why(e.to_string()))
         });
         let booted = booted.await;
         process.kill().await?;
@@ -96,7 +96,22 @@ async fn probe(node: &Compute, machine: &Machine, log: &Path) -> Finding {
     };
     match booted.await {
         Ok(_) => Finding { accelerator: Accelerator::Kvm, reason: "a guest boots under KVM".into() },
-        Err(why) => not_kvm(&why.to_string()),
+        Err(Why(why)) => not_kvm(&why),
+    }
+}
+
+/// Why no guest runs, in words.
+struct Why(String);
+
+impl From<guest::Error> for Why {
+    fn from(error: guest::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<NodeError> for Why {
+    fn from(error: NodeError) -> Self {
+        Self(error.to_string())
     }
 }
 

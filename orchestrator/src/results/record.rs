@@ -96,7 +96,7 @@ pub struct Transferred {
 pub struct Stress {
     /// What was asked for; absent where the rate is unlimited.
     pub requested: Option<u64>,
-    /// In the last second before the migration.
+    /// As it settled: over the last half second before the migration.
     pub before: Option<f64>,
     /// From the migrate command until the guest stopped, or the migration was given up.
     pub during: Option<f64>,
