@@ -1,5 +1,6 @@
 //! The smallest files that pass for what they stand for: modules, programs, kernels.
 
+use super::compress::Format;
 use std::{
     fs,
     io::Write,
@@ -72,15 +73,41 @@ pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 pub(crate) fn xz(bytes: &[u8]) -> Vec<u8> {
-    let options = lzma_rust2::XzOptions::default();
+    let mut options = lzma_rust2::XzOptions::default();
+    // As kernels are packed.
+    options.set_check_sum_type(lzma_rust2::CheckType::Crc32);
+    options.prepend_pre_filter(lzma_rust2::FilterType::BcjX86, 0);
     let mut encoder = lzma_rust2::XzWriter::new(Vec::new(), options).unwrap();
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }
 
+fn lzma(bytes: &[u8]) -> Vec<u8> {
+    let options = lzma_rust2::LzmaOptions::default();
+    let mut encoder = lzma_rust2::LzmaWriter::new_use_header(Vec::new(), &options, None).unwrap();
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+pub(super) fn lz4(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = 0x184c_2102_u32.to_le_bytes().to_vec();
+    for block in bytes.chunks(64 << 10) {
+        let block = lz4_flex::block::compress(block);
+        packed.extend((block.len() as u32).to_le_bytes());
+        packed.extend(block);
+    }
+    packed
+}
+
 pub(crate) fn zstd(bytes: &[u8]) -> Vec<u8> {
     ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
 }
+
+type Pack = fn(&[u8]) -> Vec<u8>;
+
+/// What packs into each format.
+pub(super) const PACKERS: [(Format, Pack); 5] =
+    [(Format::Gzip, gzip), (Format::Xz, xz), (Format::Lzma, lzma), (Format::Zstd, zstd), (Format::Lz4, lz4)];
 
 /// The modules of a distribution's kernel with their dependencies, as its `.modinfo` sections name them.
 pub(crate) const MODULES: [(&str, &str, &str); 10] = [
