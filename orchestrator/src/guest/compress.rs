@@ -1,35 +1,91 @@
-//! Undoes the compression that some distributions put on kernel modules.
+//! Undoes the compression of kernels, and that which some distributions put on kernel modules.
 //!
-//! What a file is compressed with is read from its first bytes, not from its name.
+//! What something is compressed with is read from its first bytes, not from its name.
 
 use std::io::{self, Read};
+
+/// What something is compressed with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    Gzip,
+    Xz,
+    /// What `lzma` writes, the format before xz. It has no magic bytes: this is how it always starts.
+    Lzma,
+    Zstd,
+    /// What `lz4 -l` writes, the format before LZ4's frames, and the only one of LZ4's that kernels use.
+    Lz4,
+}
+
+impl Format {
+    /// The format of something that starts like this.
+    pub(super) fn of(bytes: &[u8]) -> Option<Self> {
+        match bytes {
+            [0x1f, 0x8b, ..] => Some(Self::Gzip),
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some(Self::Xz),
+            [0x5d, 0, 0, ..] => Some(Self::Lzma),
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(Self::Zstd),
+            [0x02, 0x21, 0x4c, 0x18, ..] => Some(Self::Lz4),
+            _ => None,
+        }
+    }
+
+    /// What the bytes stand for.
+    ///
+    /// # Errors
+    /// When they are damaged or cut short.
+    pub(super) fn decompress(self, bytes: &[u8]) -> io::Result<Vec<u8>> {
+        let mut plain = Vec::new();
+        match self {
+            Self::Gzip => flate2::read::MultiGzDecoder::new(bytes).read_to_end(&mut plain)?,
+            Self::Xz => lzma_rust2::XzReader::new(bytes, true).read_to_end(&mut plain)?,
+            Self::Lzma => {
+                lzma_rust2::LzmaReader::new_mem_limit(bytes, u32::MAX, None)?.read_to_end(&mut plain)?
+            }
+            Self::Zstd => ruzstd::decoding::StreamingDecoder::new(bytes)
+                .map_err(io::Error::other)?
+                .read_to_end(&mut plain)?,
+            Self::Lz4 => return lz4(bytes),
+        };
+        Ok(plain)
+    }
+}
+
+/// After the magic bytes: blocks, each after its length, of which none depends on another.
+fn lz4(bytes: &[u8]) -> io::Result<Vec<u8>> {
+    /// The most that one block stands for.
+    const BLOCK: usize = 8 << 20;
+    let mut plain = Vec::new();
+    let mut rest = &bytes[4..];
+    while !rest.is_empty() {
+        let (length, after) = rest.split_first_chunk().ok_or(io::ErrorKind::UnexpectedEof)?;
+        let (block, after) = usize::try_from(u32::from_le_bytes(*length))
+            .ok()
+            .and_then(|length| after.split_at_checked(length))
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
+        let start = plain.len();
+        plain.resize(start + BLOCK, 0);
+        let length =
+            lz4_flex::block::decompress_into(block, &mut plain[start..]).map_err(io::Error::other)?;
+        plain.truncate(start + length);
+        rest = after;
+    }
+    Ok(plain)
+}
 
 /// The bytes a compressed file stands for; bytes that are not compressed, as they are.
 ///
 /// # Errors
 /// When the compressed bytes are damaged or cut short.
 pub(super) fn decompress(bytes: Vec<u8>) -> io::Result<Vec<u8>> {
-    let mut plain = Vec::new();
-    match bytes.as_slice() {
-        [0x1f, 0x8b, ..] => {
-            flate2::read::MultiGzDecoder::new(bytes.as_slice()).read_to_end(&mut plain)?;
-        }
-        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => {
-            lzma_rust2::XzReader::new(bytes.as_slice(), true).read_to_end(&mut plain)?;
-        }
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-            ruzstd::decoding::StreamingDecoder::new(bytes.as_slice())
-                .map_err(io::Error::other)?
-                .read_to_end(&mut plain)?;
-        }
-        _ => return Ok(bytes),
+    match Format::of(&bytes) {
+        Some(format) => format.decompress(&bytes),
+        None => Ok(bytes),
     }
-    Ok(plain)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixtures::{gzip, xz, zstd};
+    use super::super::fixtures::{PACKERS, lz4};
     use super::*;
 
     fn content() -> Vec<u8> {
@@ -38,8 +94,10 @@ mod tests {
 
     #[test]
     fn each_format_is_recognized() {
-        for packed in [gzip(&content()), xz(&content()), zstd(&content())] {
+        for (format, pack) in PACKERS {
+            let packed = pack(&content());
             assert!(packed.len() < content().len());
+            assert_eq!(Format::of(&packed), Some(format));
             assert_eq!(decompress(packed).unwrap(), content());
         }
         assert_eq!(decompress(content()).unwrap(), content());
@@ -47,9 +105,20 @@ mod tests {
 
     #[test]
     fn a_file_cut_short_is_an_error() {
-        for mut packed in [gzip(&content()), xz(&content()), zstd(&content())] {
+        for (format, pack) in PACKERS {
+            let mut packed = pack(&content());
             packed.truncate(packed.len() / 2);
-            assert!(decompress(packed).is_err());
+            assert!(decompress(packed).is_err(), "{format:?}");
         }
+    }
+
+    #[test]
+    fn a_damaged_length_of_an_lz4_block_is_an_error() {
+        let mut packed = lz4(&content());
+        packed[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert!(decompress(packed).is_err());
+        let mut packed = lz4(&content());
+        packed.extend([1, 0]);
+        assert!(decompress(packed).is_err());
     }
 }

@@ -1,8 +1,8 @@
-//! The two questions asked of ELF files: what a kernel module says of itself, and whether a program runs
-//! without a dynamic loader.
+//! The questions asked of ELF files: what a kernel module says of itself, whether a program runs without a
+//! dynamic loader, whether QEMU can start a kernel.
 
 use super::Error;
-use elf::{ElfBytes, abi, endian::AnyEndian};
+use elf::{ElfBytes, abi, endian::AnyEndian, note::Note};
 use std::{fs, path::Path};
 
 /// What a kernel module's `.modinfo` section says.
@@ -67,9 +67,25 @@ pub(super) fn check_static_bytes(path: &Path, bytes: &[u8]) -> Result<(), Error>
     Ok(())
 }
 
+/// Whether QEMU can start these bytes as a kernel for x86-64: whether they are an ELF file with a note of the
+/// address that a virtual machine enters it at (PVH; `XEN_ELFNOTE_PHYS32_ENTRY` in Xen's elfnote.h).
+pub(super) fn has_pvh_entry(bytes: &[u8]) -> bool {
+    const PHYS32_ENTRY: u64 = 18;
+    let Ok(file) = ElfBytes::<AnyEndian>::minimal_parse(bytes) else { return false };
+    let Some(segments) = file.segments() else { return false };
+    let is_entry = |note: Note| match note {
+        Note::Unknown(note) => note.n_type == PHYS32_ENTRY && note.name_str().is_ok_and(|name| name == "Xen"),
+        _ => false,
+    };
+    // QEMU looks for the note where the program headers say notes are, and not at sections.
+    let notes = segments.iter().filter(|segment| segment.p_type == abi::PT_NOTE);
+    let mut notes = notes.filter_map(|segment| file.segment_data_as_notes(&segment).ok()).flatten();
+    file.ehdr.e_machine == abi::EM_X86_64 && notes.any(is_entry)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::fixtures::{module, program};
+    use super::super::fixtures::{module, program, vmlinux};
     use super::*;
 
     #[test]
@@ -98,5 +114,21 @@ mod tests {
         let mut foreign = program(false);
         foreign[18] = 183;
         assert!(refused(&foreign).contains("not for x86-64"));
+    }
+
+    #[test]
+    fn a_kernels_entry_is_in_its_notes() {
+        let kernel = vmlinux("Xen", 18);
+        assert!(has_pvh_entry(&kernel));
+        assert!(!has_pvh_entry(&vmlinux("Xen", 17)), "another note of Xen's");
+        assert!(!has_pvh_entry(&vmlinux("GNU", 18)), "another's note 18");
+        assert!(!has_pvh_entry(&program(false)), "no notes at all");
+        assert!(!has_pvh_entry(b"text"));
+        for end in 0..kernel.len() {
+            assert!(!has_pvh_entry(&kernel[..end]), "cut at {end}");
+        }
+        let mut foreign = kernel;
+        foreign[18] = 183;
+        assert!(!has_pvh_entry(&foreign));
     }
 }

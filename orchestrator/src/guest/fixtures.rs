@@ -1,5 +1,6 @@
 //! The smallest files that pass for what they stand for: modules, programs, kernels.
 
+use super::compress::Format;
 use std::{
     fs,
     io::Write,
@@ -55,6 +56,54 @@ pub(crate) fn module(name: &str, depends: &str, vermagic: &str) -> Vec<u8> {
     bytes
 }
 
+/// An ELF file like a kernel's, of which one note says this.
+pub(super) fn vmlinux(name: &str, kind: u32) -> Vec<u8> {
+    let mut notes = Vec::new();
+    let mut note = |name: &str, kind: u32, content: &[u8]| {
+        for field in [name.len() as u32 + 1, content.len() as u32, kind] {
+            notes.extend(field.to_le_bytes());
+        }
+        for part in [format!("{name}\0").as_bytes(), content] {
+            notes.extend(part);
+            notes.resize(notes.len().next_multiple_of(4), 0);
+        }
+    };
+    note("Xen", 6, b"linux\0");
+    note(name, kind, &0x100_0850_u64.to_le_bytes());
+    let mut bytes = elf_header(1, 0, 0);
+    bytes.extend(4_u32.to_le_bytes()); // PT_NOTE
+    bytes.extend(4_u32.to_le_bytes()); // readable
+    let size = notes.len() as u64;
+    for field in [64 + 56, 0, 0, size, size, 4] {
+        bytes.extend(u64::to_le_bytes(field));
+    }
+    bytes.extend(notes);
+    bytes
+}
+
+/// The payload of a bzImage: packed, and the size of what it is followed by, unless the format ends with that.
+pub(super) fn payload(format: Format, plain: &[u8]) -> Vec<u8> {
+    let (_, pack) = PACKERS.into_iter().find(|(candidate, _)| *candidate == format).unwrap();
+    let mut bytes = pack(plain);
+    if format != Format::Gzip {
+        bytes.extend((plain.len() as u32).to_le_bytes());
+    }
+    bytes
+}
+
+/// A bzImage of this release with this payload and some code before and after it.
+pub(super) fn bzimage(release: &str, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = kernel(release);
+    bytes[0x1f1] = 1;
+    bytes[0x206..0x208].copy_from_slice(&0x20f_u16.to_le_bytes());
+    bytes[0x248..0x24c].copy_from_slice(&16_u32.to_le_bytes());
+    bytes[0x24c..0x250].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+    bytes.extend([0x90; 16]);
+    bytes.extend(payload);
+    bytes.extend([0x90; 16]);
+    bytes
+}
+
 /// The head of a bzImage that says it is this release.
 pub(crate) fn kernel(release: &str) -> Vec<u8> {
     let mut bytes = vec![0; 0x400];
@@ -72,15 +121,41 @@ pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 pub(crate) fn xz(bytes: &[u8]) -> Vec<u8> {
-    let options = lzma_rust2::XzOptions::default();
+    let mut options = lzma_rust2::XzOptions::default();
+    // As kernels are packed.
+    options.set_check_sum_type(lzma_rust2::CheckType::Crc32);
+    options.prepend_pre_filter(lzma_rust2::FilterType::BcjX86, 0);
     let mut encoder = lzma_rust2::XzWriter::new(Vec::new(), options).unwrap();
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }
 
+fn lzma(bytes: &[u8]) -> Vec<u8> {
+    let options = lzma_rust2::LzmaOptions::default();
+    let mut encoder = lzma_rust2::LzmaWriter::new_use_header(Vec::new(), &options, None).unwrap();
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+pub(super) fn lz4(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = 0x184c_2102_u32.to_le_bytes().to_vec();
+    for block in bytes.chunks(64 << 10) {
+        let block = lz4_flex::block::compress(block);
+        packed.extend((block.len() as u32).to_le_bytes());
+        packed.extend(block);
+    }
+    packed
+}
+
 pub(crate) fn zstd(bytes: &[u8]) -> Vec<u8> {
     ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
 }
+
+type Pack = fn(&[u8]) -> Vec<u8>;
+
+/// What packs into each format.
+pub(super) const PACKERS: [(Format, Pack); 5] =
+    [(Format::Gzip, gzip), (Format::Xz, xz), (Format::Lzma, lzma), (Format::Zstd, zstd), (Format::Lz4, lz4)];
 
 /// The modules of a distribution's kernel with their dependencies, as its `.modinfo` sections name them.
 pub(crate) const MODULES: [(&str, &str, &str); 10] = [

@@ -1,9 +1,9 @@
 //! The files a guest boots from: a kernel and an initramfs that holds the stressor.
 //!
-//! [`prepare`] finds a kernel with its virtio modules, builds the archive, and keeps it in the user's cache
-//! under the digest of what went into it, so that it is built once per kernel and stressor. It changes
-//! nothing outside the cache, downloads nothing and needs no root; [`adopt`] is how `testbed setup` puts a
-//! kernel into the cache for it.
+//! [`prepare`] finds a kernel with its virtio modules, decompresses it (see [`Boot`]), builds the archive, and
+//! keeps both in the user's cache under the digest of what they are made from, so that they are made once per
+//! kernel and stressor. It changes nothing outside the cache, downloads nothing and needs no root; [`adopt`]
+//! is how `testbed setup` puts a kernel into the cache for it.
 
 mod cache;
 mod compress;
@@ -14,12 +14,14 @@ pub(crate) mod fixtures;
 mod initramfs;
 mod kernel;
 mod modules;
+mod vmlinux;
 
 pub use cache::{Cache, Exclusive, Writer};
 pub use elf::check_static;
 pub use error::Error;
 pub use kernel::{KernelChoice, KernelSource};
 pub use modules::NEEDED;
+pub use vmlinux::Boot;
 
 use kernel::{CURRENT, Host, Kernel};
 use sha2::{Digest, Sha256};
@@ -38,16 +40,18 @@ pub const STRESSOR_VARIABLE: &str = "TESTBED_STRESSOR";
 /// What QEMU is given to boot a guest.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct GuestFiles {
-    /// The kernel image.
+    /// The kernel image: the one that was chosen, or what it decompresses to.
     pub kernel: PathBuf,
+    /// Which of the two.
+    pub boot: Boot,
     /// The archive the kernel unpacks and whose `/init` it starts.
     pub initramfs: PathBuf,
     /// The release the kernel names itself, as in `uname -r`.
     pub kernel_release: String,
     /// Where the kernel came from.
     pub kernel_source: KernelSource,
-    /// SHA-256, in hexadecimal, of the kernel and of everything in the archive: two guests with the same
-    /// digest are the same guest.
+    /// SHA-256, in hexadecimal, of the kernel that was chosen and of everything in the archive: two guests
+    /// with the same digest are the same guest.
     pub digest: String,
 }
 
@@ -76,34 +80,57 @@ fn prepare_on(
         content.add(&module.name, &module.content);
     }
     let image_digest = content.finish();
-    let entry = format!("initramfs/{image_digest}");
-    let initramfs = match cache.find(&entry) {
-        Some(path) => path,
-        None => store(cache, &entry, &init, &kernel)?,
-    };
+    let initramfs = made_once(cache, "initramfs", &image_digest, || {
+        initramfs::build(&init, &kernel.modules)
+            .map_err(Error::io("build", cache.path("initramfs").join(&image_digest).as_path()))
+    })?;
 
     let mut guest = Hasher::new("testbed-guest-1");
     guest.add("kernel", &kernel.content);
+    // Continued from the kernel's own hash: hashing it again would double what this takes when everything is
+    // in the cache.
+    let mut plain = guest.clone();
+    plain.add(vmlinux::FORMAT, b"");
+    let unpacked = decompressed(cache, &kernel.content, &plain.finish())?;
     guest.add("initramfs", image_digest.as_bytes());
     Ok(GuestFiles {
         initramfs,
         digest: guest.finish(),
         kernel_source: kernel.source,
         kernel_release: kernel.release,
-        kernel: kernel.image,
+        boot: if unpacked.is_some() { Boot::Uncompressed } else { Boot::Compressed },
+        kernel: unpacked.unwrap_or(kernel.image),
     })
 }
 
-fn store(cache: &Cache, entry: &str, init: &[u8], kernel: &Kernel) -> Result<PathBuf, Error> {
-    let writer = cache.lock()?;
-    // Somebody else may have made it while this waited for the lock.
-    if let Some(path) = cache.find(entry) {
+/// A kernel image's decompressed kernel, if it has one that QEMU can start.
+fn decompressed(cache: &Cache, image: &[u8], digest: &str) -> Result<Option<PathBuf>, Error> {
+    let Some(payload) = vmlinux::Payload::of(image) else { return Ok(None) };
+    // That there is none takes as long to find out: an empty entry remembers it.
+    let path = made_once(cache, "vmlinux", digest, || Ok(payload.kernel().unwrap_or_default()))?;
+    let size = fs::metadata(&path).map_err(Error::io("read", path.as_path()))?.len();
+    Ok((size > 0).then_some(path))
+}
+
+/// The entry of this name in a directory of the cache, made if it is not there.
+fn made_once(
+    cache: &Cache,
+    directory: &str,
+    name: &str,
+    make: impl FnOnce() -> Result<Vec<u8>, Error>,
+) -> Result<PathBuf, Error> {
+    let entry = format!("{directory}/{name}");
+    if let Some(path) = cache.find(&entry) {
         return Ok(path);
     }
-    let archive =
-        initramfs::build(init, &kernel.modules).map_err(Error::io("build", cache.path(entry).as_path()))?;
-    writer.prune("initramfs");
-    writer.store_file(entry, &archive)
+    let writer = cache.lock()?;
+    // Somebody else may have made it while this waited for the lock.
+    if let Some(path) = cache.find(&entry) {
+        return Ok(path);
+    }
+    let content = make()?;
+    writer.prune(directory);
+    writer.store_file(&entry, &content)
 }
 
 /// A kernel that a guest can boot.
@@ -187,6 +214,7 @@ pub fn stressor_path() -> Result<PathBuf, Error> {
 }
 
 /// A digest of named parts; no two different lists of parts run into the same bytes.
+#[derive(Clone)]
 struct Hasher(Sha256);
 
 impl Hasher {

@@ -1,6 +1,7 @@
 //! The guest's files as a whole: cached, shared, interrupted.
 
-use super::fixtures::{RELEASE, Tree, program};
+use super::compress::Format;
+use super::fixtures::{RELEASE, Tree, bzimage, payload, program, vmlinux};
 use super::*;
 use std::{os::unix::fs::MetadataExt, time::SystemTime};
 
@@ -31,7 +32,16 @@ impl Setting {
     }
 
     fn images(&self) -> usize {
-        fs::read_dir(self.cache.path("initramfs")).map_or(0, Iterator::count)
+        self.entries("initramfs")
+    }
+
+    fn entries(&self, directory: &str) -> usize {
+        fs::read_dir(self.cache.path(directory)).map_or(0, Iterator::count)
+    }
+
+    /// Makes the image one of this payload.
+    fn pack(&self, payload: &[u8]) {
+        fs::write(self.tree.image(), bzimage(RELEASE, payload)).unwrap();
     }
 }
 
@@ -160,6 +170,73 @@ fn a_cached_kernel_that_is_damaged_is_named() {
 }
 
 #[test]
+fn a_kernel_is_decompressed_once() {
+    let setting = Setting::new();
+    let kernel = vmlinux("Xen", 18);
+    setting.pack(&payload(Format::Lz4, &kernel));
+    let first = setting.prepare(&setting.given()).unwrap();
+    assert_eq!(first.boot, Boot::Uncompressed);
+    assert!(first.kernel.starts_with(setting.cache.path("vmlinux")));
+    assert_eq!(fs::read(&first.kernel).unwrap(), kernel);
+    // Were it made again, it would be whole again.
+    fs::write(&first.kernel, "seen").unwrap();
+    assert_eq!(setting.prepare(&setting.given()).unwrap(), first);
+    assert_eq!(fs::read(&first.kernel).unwrap(), b"seen");
+
+    adopt(&setting.tree.image(), None, &setting.cache.lock().unwrap()).unwrap();
+    let adopted = setting.prepare(&KernelChoice::Cached).unwrap();
+    assert_eq!((adopted.kernel, adopted.digest), (first.kernel, first.digest), "the same image");
+    assert_eq!(setting.entries("vmlinux"), 1);
+}
+
+#[test]
+fn each_image_has_its_own_kernel() {
+    let setting = Setting::new();
+    let kernel = vmlinux("Xen", 18);
+    let [first, second] = [Format::Zstd, Format::Xz].map(|format| {
+        setting.pack(&payload(format, &kernel));
+        setting.prepare(&setting.given()).unwrap()
+    });
+    assert_ne!(first.kernel, second.kernel);
+    assert_ne!(first.digest, second.digest);
+    assert_eq!(setting.entries("vmlinux"), 2);
+}
+
+#[test]
+fn an_image_that_cannot_be_decompressed_is_booted_as_it_is() {
+    let setting = Setting::new();
+    let mut damaged = payload(Format::Gzip, &vmlinux("Xen", 18));
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 0xff;
+    let without_entry = payload(Format::Zstd, &vmlinux("Xen", 1));
+    for (payload, remembered) in [(damaged.as_slice(), 1), (&without_entry, 2), (b"unknown", 2)] {
+        setting.pack(payload);
+        for _ in 0..2 {
+            let files = setting.prepare(&setting.given()).unwrap();
+            assert_eq!(files.boot, Boot::Compressed);
+            assert_eq!(files.kernel, setting.tree.image());
+        }
+        assert_eq!(setting.entries("vmlinux"), remembered, "and tried once");
+    }
+}
+
+#[test]
+fn many_at_once_decompress_one_kernel() {
+    let setting = Setting::new();
+    setting.pack(&payload(Format::Xz, &vmlinux("Xen", 18)));
+    let start = std::sync::Barrier::new(8);
+    let inode = || {
+        start.wait();
+        fs::metadata(setting.prepare(&setting.given()).unwrap().kernel).unwrap().ino()
+    };
+    let all: Vec<u64> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(inode)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(all.iter().all(|inode| *inode == all[0]), "it was written once");
+}
+
+#[test]
 fn the_distributions_kernel_gives_a_guest() {
     let Some(root) = std::env::var_os("TESTBED_TEST_KERNEL").map(PathBuf::from) else {
         eprintln!("skipped: TESTBED_TEST_KERNEL does not name a directory with an unpacked kernel package");
@@ -175,6 +252,10 @@ fn the_distributions_kernel_gives_a_guest() {
     let start = SystemTime::now();
     let files = setting.prepare(&choice).unwrap();
     eprintln!("{files:?} in {:?}", start.elapsed());
+    assert_eq!(files.boot, Boot::Uncompressed);
+    if let Some(path) = std::env::var_os("TESTBED_TEST_VMLINUX") {
+        assert!(fs::read(&files.kernel).unwrap() == fs::read(path).unwrap(), "another kernel came out");
+    }
     let start = SystemTime::now();
     setting.prepare(&choice).unwrap();
     eprintln!("again in {:?}", start.elapsed());
