@@ -84,6 +84,7 @@ pub async fn migrate(
     let (mut stopped, mut resumed, mut completion) = (None, None, None);
     // Why the migration was given up, and when: it may still complete in that very moment.
     let mut given_up: Option<(String, Instant)> = None;
+    let mut destination_ended = false;
     loop {
         tokio::select! {
             event = next(&mut source_events) => {
@@ -95,13 +96,16 @@ pub async fn migrate(
                     _ => continue,
                 }
             }
-            // A destination whose migration is cancelled ends.
-            event = next(&mut destination_events), if given_up.is_none() => {
-                let event = event?;
-                if event.name == "RESUME" {
-                    resumed = Some(event.seen);
+            event = next(&mut destination_events), if !destination_ended => match event {
+                // One whose migration is cancelled ends, unless it has completed all the same.
+                Err(_) if given_up.is_some() => destination_ended = true,
+                event => {
+                    let event = event?;
+                    if event.name == "RESUME" {
+                        resumed = Some(event.seen);
+                    }
                 }
-            }
+            },
             _ = ticker.tick() => {}
         }
         if completion.is_none() {
