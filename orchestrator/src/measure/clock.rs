@@ -55,7 +55,9 @@ pub fn time_lost_s(before: &[Reading], after: &[Reading]) -> Option<f64> {
         return None;
     }
     let drift = (last.1 - first.1) / (last.0 - first.0);
-    Some(after_offset - (last.1 + drift * (after_at - last.0)))
+    let fallen_back = after_offset - (last.1 + drift * (after_at - last.0));
+    // A clock that stands still does not drift: what the line above took out for that time is put back.
+    Some(fallen_back / (1.0 - drift))
 }
 
 /// The least offset of each whole stretch, with its time.
