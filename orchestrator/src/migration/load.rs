@@ -105,7 +105,7 @@ mod tests {
         assert_eq!(settled(&half(patient - 1), WANTED), None, "steady, but not what was asked for");
         assert!(settled(&half(patient), WANTED).is_some());
         assert!(settled(&half(patient), Rate::Unlimited).is_some());
-        let unsteady = beats((0..2 * patient as u64).map(|i| i * i * 20));
+        let unsteady = beats((0..2 * patient as i32).map(|i| (1.05f64.powi(i) * 1e3) as u64));
         assert_eq!(settled(&unsteady, WANTED), None);
     }
 
