@@ -1,9 +1,11 @@
 //! The stall detector: will this migration, as it goes, end before its deadline?
 //!
-//! Pre-copy converges while each pass has less to send than the one before. The logarithm of what each pass
-//! starts with is then a falling line over time. The detector fits a line to the most recent passes, takes
-//! the steepest fall that the scatter of the points leaves possible (the slope less [`CAUTION`] standard
-//! errors), and extends it. Only if even that would not bring the remaining memory below the downtime limit
+//! Pre-copy converges while each pass has less to send than the one before. A pass that starts with `r` bytes
+//! takes `r / B` at the bandwidth `B` and ends with what was dirtied meanwhile, `r D / B`; so what is left falls
+//! by `B - D` bytes per second, a straight line over time. (Where the working set sets a bound to what can be
+//! dirty, it falls faster at first, which errs on the side of patience.) The detector fits a line to the most
+//! recent passes, takes the steepest fall that the scatter of the points leaves possible (the slope less
+//! [`CAUTION`] standard errors), and extends it. Only if even that would not bring the remaining memory below the downtime limit
 //! before the deadline is the migration called stalled. A migration that converges slowly is left alone as
 //! long as it can still make it, and so is one that has not shown enough yet: [`MIN_PASSES`] passes over
 //! [`MIN_WINDOW_MS`].
@@ -31,11 +33,11 @@ pub fn is_stalled(passes: &[Pass], limit_bytes: f64, deadline_ms: f64) -> bool {
         passes.iter().filter(|p| p.number >= FIRST_TELLING_PASS && p.remaining_bytes > 0).collect();
     let Some(recent) = recent_window(&telling) else { return false };
     let points: Vec<(f64, f64)> =
-        recent.iter().map(|p| (p.started_at_ms, (p.remaining_bytes as f64).ln())).collect();
+        recent.iter().map(|p| (p.started_at_ms, p.remaining_bytes as f64)).collect();
     let line = Line::fit(&points);
     let now_ms = points[points.len() - 1].0;
     let steepest = line.slope - CAUTION * line.slope_error;
-    let to_fall = line.at(now_ms) - limit_bytes.max(1.0).ln();
+    let to_fall = line.at(now_ms) - limit_bytes;
     // Reached when to_fall + steepest * time == 0; never, if nothing falls.
     to_fall > 0.0 && (steepest >= 0.0 || now_ms + to_fall / -steepest > deadline_ms)
 }
