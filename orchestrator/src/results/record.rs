@@ -203,3 +203,71 @@ pub fn millis(since: Instant) -> f64 {
 pub fn round_micros(millis: f64) -> f64 {
     (millis * 1e3).round() / 1e3
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::matrix::File;
+    use serde_json::json;
+    use std::{thread::sleep, time::Duration};
+
+    fn frozen(phases: &[Phase]) -> Record {
+        let plan =
+            File::parse("name: n\n", "n").and_then(|file| file.expand()).unwrap_or_else(|e| panic!("{e}"));
+        let mut draft = Draft::start();
+        for phase in phases {
+            draft.enter(*phase);
+            sleep(Duration::from_millis(2));
+        }
+        draft.freeze(&plan.cells[0], 2, Outcome::Interrupted, Some("it was interrupted".into()))
+    }
+
+    #[test]
+    fn every_phase_that_was_entered_has_its_time_in_order() {
+        let record = frozen(&[Phase::Boot, Phase::Fill, Phase::TearDown]);
+        let phases: Vec<Phase> = record.measured.phases_ms.keys().copied().collect();
+        assert_eq!(phases, [Phase::Boot, Phase::Fill, Phase::TearDown]);
+        let sum: f64 = record.measured.phases_ms.values().sum();
+        assert!(record.measured.phases_ms.values().all(|ms| *ms >= 2.0), "{:?}", record.measured.phases_ms);
+        assert!(sum <= record.measured.wall_time_ms + 0.01, "{sum} of {}", record.measured.wall_time_ms);
+    }
+
+    #[test]
+    fn a_record_has_the_names_that_others_read() {
+        let json = serde_json::to_value(frozen(&[Phase::Boot])).unwrap();
+        let keys: Vec<&String> = json.as_object().unwrap().keys().collect();
+        assert_eq!(
+            keys,
+            [
+                "cell",
+                "attempt",
+                "outcome",
+                "reason",
+                "started_at",
+                "axes",
+                "settings",
+                "total_time_ms",
+                "downtime_ms",
+                "transferred",
+                "iterations",
+                "stress",
+                "verified",
+                "qemu",
+                "probe",
+                "link",
+                "phases_ms",
+                "wall_time_ms",
+                "disagreements",
+            ]
+        );
+        assert_eq!(json["downtime_ms"], json!({ "qemu": null, "guest": null, "client": null }));
+        assert_eq!(json["transferred"], json!({ "qemu_bytes": null, "wire_bytes": null }));
+        assert_eq!((&json["cell"], &json["outcome"]), (&json!("base"), &json!("interrupted")));
+        assert!(json["phases_ms"]["boot"].is_f64());
+    }
+
+    #[test]
+    fn milliseconds_are_kept_to_the_microsecond() {
+        assert_eq!(round_micros(1.234_567_8).to_string(), "1.235");
+    }
+}

@@ -197,3 +197,85 @@ fn file_name(cell: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || "._=-".contains(c) { c } else { '-' };
     cell.chars().map(plain).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        matrix::{File, Plan},
+        results::record::Draft,
+    };
+
+    const MATRIX: &str = "name: n\naxes: { stress.rate: [1MB/s, 2MB/s] }\n";
+
+    fn plan() -> Plan {
+        File::parse(MATRIX, "n").and_then(|file| file.expand()).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let parent = tempfile::tempdir().unwrap();
+        let store = Store::create(&parent.path().join("a/b"), MATRIX).unwrap();
+        (parent, store)
+    }
+
+    #[test]
+    fn a_record_is_read_back_as_it_was_written() {
+        let (_parent, mut store) = store();
+        let plan = plan();
+        let mut record = Draft::start().freeze(&plan.cells[1], 3, Outcome::Failed, Some("two\nlines".into()));
+        record.measured.downtime_ms.guest = Some(63.125);
+        store.append(record.clone()).unwrap();
+        let (matrix, records) = read(store.folder()).unwrap();
+        assert_eq!(matrix, MATRIX);
+        assert_eq!(records, [record]);
+        assert_eq!(fs::read_to_string(store.folder().join(CELLS)).unwrap().lines().count(), 1);
+    }
+
+    #[test]
+    fn an_attempt_counts_as_made_unless_it_was_interrupted() {
+        let (_parent, mut store) = store();
+        let plan = plan();
+        let cell = &plan.cells[0];
+        for outcome in Outcome::ALL {
+            assert!(!store.has(&cell.id, 1));
+            store.append(Draft::start().freeze(cell, 1, outcome, None)).unwrap();
+            assert_eq!(store.has(&cell.id, 1), outcome != Outcome::Interrupted, "{outcome}");
+            assert!(!store.has(&cell.id, 2) && !store.has(&plan.cells[1].id, 1));
+            store.records.clear();
+        }
+    }
+
+    #[test]
+    fn what_was_cut_off_is_gone_from_the_file_and_appending_goes_on_there() {
+        let (_parent, mut store) = store();
+        let (plan, folder) = (plan(), store.folder().to_path_buf());
+        let record = |n| Draft::start().freeze(&plan.cells[0], n, Outcome::Converged, None);
+        store.append(record(1)).unwrap();
+        store.cells.write_all(b"{\"cell\":\"stress.rate=1MBps\",\"att").unwrap();
+        drop(store);
+        let mut store = Store::open(&folder).unwrap();
+        assert_eq!(store.records().len(), 1);
+        store.append(record(2)).unwrap();
+        let attempts: Vec<u32> = read(&folder).unwrap().1.iter().map(|r| r.attempt).collect();
+        assert_eq!(attempts, [1, 2]);
+    }
+
+    #[test]
+    fn an_attempts_folder_is_its_own_and_empty() {
+        let (_parent, store) = store();
+        let folder = store.attempt_folder("stress.rate=1MBps,link.delay=1ms", 2).unwrap();
+        assert_eq!(folder, store.folder().join("attempts/stress.rate=1MBps-link.delay=1ms.2"));
+        fs::write(folder.join("source.log"), "").unwrap();
+        fs::create_dir(folder.join("more")).unwrap();
+        let again = store.attempt_folder("stress.rate=1MBps,link.delay=1ms", 2).unwrap();
+        assert_eq!((&again, fs::read_dir(&again).unwrap().count()), (&folder, 0));
+    }
+
+    #[test]
+    fn no_cell_leaves_the_folder() {
+        for cell in ["../../etc/passwd", "a/b", "ä b\n", "guest.cpu=max,+x"] {
+            let name = file_name(cell);
+            assert!(!name.contains('/') && name.is_ascii() && !name.contains('\n'), "{name}");
+        }
+    }
+}

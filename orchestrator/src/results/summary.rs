@@ -52,3 +52,47 @@ fn number(value: Option<impl ToString>) -> String {
 fn rounded(value: Option<f64>) -> String {
     value.map(|v| format!("{v:.0}")).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{matrix::File, outcome::Outcome, results::record::Draft};
+
+    /// The rows after the header, as maps from column to value.
+    fn rows(matrix: &str, change: impl Fn(&mut Record)) -> Vec<indexmap::IndexMap<String, String>> {
+        let plan = File::parse(matrix, "n").and_then(|file| file.expand()).unwrap_or_else(|e| panic!("{e}"));
+        let mut records: Vec<Record> =
+            plan.cells.iter().map(|c| Draft::start().freeze(c, 1, Outcome::Failed, None)).collect();
+        records.iter_mut().for_each(change);
+        let text = csv(&records).unwrap();
+        let mut reader = csv::Reader::from_reader(&text[..]);
+        reader.deserialize().map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn an_axis_is_a_column_and_empty_where_a_cell_has_none() {
+        let matrix = "name: n\naxes: { stress.rate: [1MB/s] }\ninclude: [{ guest.vcpus: 2 }]\n";
+        let rows = rows(matrix, |_| ());
+        let columns: Vec<&String> = rows[0].keys().take(4).collect();
+        assert_eq!(columns, ["cell", "stress.rate", "guest.vcpus", "attempt"]);
+        let values = |column: &str| rows.iter().map(|row| row[column].clone()).collect::<Vec<_>>();
+        assert_eq!(values("stress.rate"), ["1MB/s", ""]);
+        assert_eq!(values("guest.vcpus"), ["", "2"]);
+    }
+
+    #[test]
+    fn what_was_not_measured_is_empty_rather_than_zero() {
+        let rows = rows("name: n\n", |_| ());
+        let empty = |name: &&&str| rows[0][**name].is_empty();
+        let names: Vec<&str> = COLUMNS.iter().map(|(name, _)| *name).collect();
+        let filled: Vec<&str> = names.iter().filter(|name| !empty(name)).copied().collect();
+        assert_eq!(filled, ["attempt", "outcome", "wall_time_ms", "started_at"]);
+    }
+
+    #[test]
+    fn a_reason_survives_commas_quotes_and_line_ends() {
+        let reason = "QEMU ended (signal: 9): \"no\", it said\n| the end";
+        let rows = rows("name: n\n", |record| record.reason = Some(reason.into()));
+        assert_eq!(rows[0]["reason"], reason);
+    }
+}

@@ -140,3 +140,6 @@ fn threshold(group: &str, members: &[(&Cell, &Record)]) -> Option<String> {
     }
     Some(sentence)
 }
+
+#[cfg(test)]
+mod tests;

@@ -53,3 +53,33 @@ fn about(duration: Duration) -> String {
     let seconds = duration.as_secs_f64().round() as u64;
     if seconds < 60 { format!("{seconds} s") } else { format!("{} min {:02} s", seconds / 60, seconds % 60) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{matrix::File, outcome::Outcome, results::record::Draft};
+
+    #[test]
+    fn a_line_tells_what_is_known_of_an_attempt() {
+        let plan =
+            File::parse("name: n\n", "n").and_then(|file| file.expand()).unwrap_or_else(|e| panic!("{e}"));
+        let mut record = Draft::start().freeze(&plan.cells[0], 2, Outcome::Converged, None);
+        record.measured.total_time_ms = Some(4_049.0);
+        record.measured.downtime_ms.qemu = Some(61.4);
+        record.measured.transferred.qemu_bytes = Some(471_600_000);
+        assert_eq!(outcome_line(&record), "base #2: converged in 4.0 s, downtime 61 ms, 472 MB");
+        let failed =
+            Draft::start().freeze(&plan.cells[0], 1, Outcome::Failed, Some("node compute1 is gone".into()));
+        assert_eq!(outcome_line(&failed), "base #1: failed (node compute1 is gone)");
+    }
+
+    #[test]
+    fn estimates_are_rounded_to_what_they_are_worth() {
+        let said = |ms| about(Duration::from_millis(ms));
+        assert_eq!(said(400), "0 s");
+        assert_eq!(said(59_400), "59 s");
+        assert_eq!(said(59_600), "1 min 00 s");
+        assert_eq!(said(200_000), "3 min 20 s");
+        assert_eq!(said(7_265_000), "121 min 05 s");
+    }
+}

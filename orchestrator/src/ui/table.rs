@@ -141,3 +141,77 @@ fn spread(attempts: &[&Record], figure: &Figure) -> String {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{matrix::File, results::record::Draft, run::verdict::judge};
+
+    /// The table of a matrix whose attempts end like this: the cell, the outcome, the total time.
+    fn table_of(matrix: &str, attempts: &[(usize, Outcome, Option<f64>)]) -> Vec<String> {
+        let plan = File::parse(matrix, "n").and_then(|file| file.expand()).unwrap_or_else(|e| panic!("{e}"));
+        let record = |(cell, outcome, total_time_ms): &(usize, Outcome, Option<f64>)| {
+            let mut record = Draft::start().freeze(&plan.cells[*cell], 1, *outcome, None);
+            record.measured.total_time_ms = *total_time_ms;
+            record
+        };
+        let records: Vec<Record> = attempts.iter().map(record).collect();
+        render(&plan, &records, &judge(&plan, &records)).lines().map(ToString::to_string).collect()
+    }
+
+    const MATRIX: &str = "name: n\naxes: { guest.vcpus: [1, 2, 3] }\n";
+
+    #[test]
+    fn a_cell_shows_the_median_and_the_range_of_its_attempts() {
+        use Outcome::{Converged, Failed, Interrupted, NotConverged, Skipped};
+        let attempts = [
+            (0, Converged, Some(4000.0)),
+            (0, Converged, Some(9000.0)),
+            (0, Converged, Some(5000.0)),
+            (0, Failed, None),
+            (1, NotConverged, None),
+            (1, Interrupted, None),
+            (2, Skipped, None),
+        ];
+        let expected = [
+            " guest.vcpus  outcome                            total time  downtime  downtime   downtime  data  passes",
+            "                                                          s   QEMU ms  guest ms  client ms    MB",
+            " 1            converged 3, failed 1           5.0 (4.0–9.0)         -         -          -     -       -",
+            " 2            not-converged 1, interrupted 1              -         -         -          -     -       -",
+            " 3            skipped                                     -         -         -          -     -       -",
+        ];
+        assert_eq!(table_of(MATRIX, &attempts), expected);
+    }
+
+    #[test]
+    fn a_cell_that_was_not_tried_says_so() {
+        let lines = table_of(MATRIX, &[(0, Outcome::Converged, Some(1500.0))]);
+        assert!(lines[2].starts_with(" 1            converged         1.5"), "{lines:#?}");
+        assert!(lines[3].starts_with(" 2            not tried           -"), "{lines:#?}");
+    }
+
+    #[test]
+    fn expectations_follow_the_table() {
+        let matrix = format!(
+            "{MATRIX}expect:\n  - {{ where: guest.vcpus == 1, outcome: converged }}\n  \
+             - {{ where: guest.vcpus == 2, outcome: converged }}\n  - {{ where: guest.vcpus == 3, outcome: converged }}\n"
+        );
+        let lines = table_of(&matrix, &[(0, Outcome::Converged, None), (1, Outcome::GuestLost, None)]);
+        assert_eq!(
+            lines[5..],
+            [
+                "",
+                "expected guest.vcpus == 1: converged: holds",
+                "expected guest.vcpus == 2: converged: DOES NOT HOLD",
+                "    guest.vcpus=2 #1: outcome is guest-lost, expected converged",
+                "expected guest.vcpus == 3: converged: not tried",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_matrix_of_one_cell_has_a_row() {
+        let lines = table_of("name: n\n", &[(0, Outcome::Converged, Some(1500.0))]);
+        assert!(lines[2].starts_with(" converged"), "{lines:#?}");
+    }
+}

@@ -1,0 +1,401 @@
+//! `testbed` as people meet it: exit codes, messages, help, JSON; all of it without QEMU.
+
+mod common;
+
+use common::{golden, mock, plan};
+use serde_json::Value;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+use tempfile::TempDir;
+use testbed::{
+    outcome::Outcome,
+    results::{
+        record::Record,
+        store::{self, Store},
+    },
+};
+
+/// A small threshold matrix with published figures and expectations.
+const THRESHOLD: &str = include_str!("golden/threshold.yaml");
+
+/// A directory to call the program in, and a home, both empty at first.
+struct Place {
+    dir: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["here", "home"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        Self { dir }
+    }
+
+    /// One whose current directory has this `matrix.yaml`.
+    fn with_matrix(text: &str) -> Self {
+        let place = Self::new();
+        fs::write(place.path("matrix.yaml"), text).unwrap();
+        place
+    }
+
+    /// One with a results folder `run` that has these records.
+    fn with_run(matrix: &str, records: impl IntoIterator<Item = Record>) -> Self {
+        let place = Self::new();
+        // Not by a `Store`: a process that another test starts in this moment would keep its lock for a while.
+        fs::create_dir(place.path("run")).unwrap();
+        let lines = records.into_iter().map(|record| serde_json::to_string(&record).unwrap() + "\n");
+        fs::write(place.path("run").join(store::CELLS), lines.collect::<String>()).unwrap();
+        fs::write(place.path("run").join(store::MATRIX), matrix).unwrap();
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join("here").join(name)
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap()
+    }
+
+    /// What is in the current directory and the home, by name.
+    fn entries(&self) -> Vec<String> {
+        let mut entries = Vec::new();
+        for folder in ["here", "home"] {
+            let names = fs::read_dir(self.dir.path().join(folder)).unwrap();
+            entries.extend(names.map(|entry| entry.unwrap().file_name().into_string().unwrap()));
+        }
+        entries.sort_unstable();
+        entries
+    }
+
+    fn testbed(&self, args: &[&str]) -> Ended {
+        let output = Command::new(env!("CARGO_BIN_EXE_testbed"))
+            .args(args)
+            .current_dir(self.dir.path().join("here"))
+            .env("HOME", self.dir.path().join("home"))
+            .env_remove("XDG_CACHE_HOME")
+            .env_remove("COLUMNS")
+            // Without a stressor no guest can be started, whatever a test gets wrong.
+            .env(testbed::guest::STRESSOR_VARIABLE, "absent-stressor")
+            .output()
+            .unwrap();
+        Ended { command: args.join(" "), output }
+    }
+}
+
+/// A program that has ended. Failed assertions show all of it.
+struct Ended {
+    command: String,
+    output: Output,
+}
+
+impl Ended {
+    fn stdout(&self) -> String {
+        String::from_utf8(self.output.stdout.clone()).unwrap()
+    }
+
+    fn stderr(&self) -> String {
+        String::from_utf8(self.output.stderr.clone()).unwrap()
+    }
+
+    #[track_caller]
+    fn exits(&self, code: i32) -> &Self {
+        assert_eq!(self.output.status.code(), Some(code), "{}", self.shown());
+        self
+    }
+
+    #[track_caller]
+    fn says(&self, text: &str) -> &Self {
+        assert!(self.stderr().contains(text), "expected: {text}\n{}", self.shown());
+        self
+    }
+
+    #[track_caller]
+    fn prints_nothing(&self) -> &Self {
+        assert!(self.output.stdout.is_empty(), "{}", self.shown());
+        self
+    }
+
+    #[track_caller]
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout()).unwrap_or_else(|error| panic!("{error}\n{}", self.shown()))
+    }
+
+    fn shown(&self) -> String {
+        let (stdout, stderr) = (self.stdout(), self.stderr());
+        let status = self.output.status;
+        format!("$ testbed {}\n{status}\n--- stdout\n{stdout}\n--- stderr\n{stderr}", self.command)
+    }
+}
+
+/// The records of a run of [`THRESHOLD`]: two levels that converged twice, one that did not, twice.
+fn threshold_records() -> Vec<Record> {
+    let plan = plan(THRESHOLD);
+    let mut records = Vec::new();
+    for attempt in [1, 2] {
+        let longer = f64::from(attempt - 1) * 250.0;
+        records.push(mock::record(&plan, 0, attempt, Outcome::Converged, 4000.0 + longer));
+        records.push(mock::record(&plan, 1, attempt, Outcome::Converged, 6125.0 + longer));
+        let mut beyond = mock::record(&plan, 2, attempt, Outcome::NotConverged, 20_000.0);
+        beyond.reason = Some("the deadline of 20s passed".into());
+        records.push(beyond);
+    }
+    records
+}
+
+#[test]
+fn bad_input_is_refused_by_run_and_plan_and_nothing_is_started() {
+    let cases = include_str!("matrix/bad-inputs.txt");
+    let mut count = 0;
+    for case in cases.split("#### ").skip(1) {
+        let (title, case) = case.split_once('\n').unwrap();
+        let (input, message) = case.split_once("----\n").unwrap();
+        count += 1;
+        for command in ["run", "plan"] {
+            let place = Place::with_matrix(input);
+            let ended = place.testbed(&[command, "matrix.yaml"]);
+            ended.exits(2).prints_nothing();
+            assert_eq!(ended.stderr().trim_end(), message.trim_end(), "{title}\n{}", ended.shown());
+            assert_eq!(place.entries(), ["matrix.yaml"], "{title}\n{}", ended.shown());
+        }
+    }
+    assert!(count >= 60, "only {count} cases");
+}
+
+#[test]
+fn bad_arguments_are_refused_and_nothing_is_started() {
+    for (args, message) in [
+        ("", "FILE"),
+        ("absent.yaml", "error: cannot read absent.yaml: No such file or directory"),
+        (".", "error: cannot read .: Is a directory"),
+        ("matrix.yaml --only stress.rat==0", "error: --only: "),
+        (
+            "matrix.yaml --only stress.rate>99GB/s",
+            "error: no cell of the matrix is left to run: check --only",
+        ),
+        ("matrix.yaml --shard 3/2", "error: --shard: "),
+        ("matrix.yaml --shard 1", "error: --shard: "),
+        ("matrix.yaml --repeat 0", "invalid value '0' for '--repeat <N>'"),
+        ("matrix.yaml --repeat many", "invalid value 'many' for '--repeat <N>'"),
+        ("matrix.yaml --ouput x", "unexpected argument '--ouput'"),
+        ("matrix.yaml other.yaml", "unexpected argument 'other.yaml'"),
+    ] {
+        for command in ["run", "plan"] {
+            let place = Place::with_matrix(THRESHOLD);
+            let args: Vec<&str> = [command].into_iter().chain(args.split_ascii_whitespace()).collect();
+            place.testbed(&args).exits(2).says(message).prints_nothing();
+            assert_eq!(place.entries(), ["matrix.yaml"], "{args:?}");
+        }
+    }
+    let place = Place::with_matrix(THRESHOLD);
+    place.testbed(&["run", "--out", "x", "--resume", "y"]).exits(2).says("cannot be used with");
+    place.testbed(&["rum", "matrix.yaml"]).exits(2).says("'run'");
+    assert_eq!(place.entries(), ["matrix.yaml"]);
+}
+
+#[test]
+fn a_results_folder_that_is_there_is_not_written_to() {
+    let place = Place::with_matrix(THRESHOLD);
+    fs::create_dir(place.path("out")).unwrap();
+    place
+        .testbed(&["run", "matrix.yaml", "--out", "out"])
+        .exits(2)
+        .says("error: the results folder out exists already: continue that run with --resume")
+        .prints_nothing();
+    assert_eq!(fs::read_dir(place.path("out")).unwrap().count(), 0);
+}
+
+#[test]
+fn what_is_no_results_folder_is_not_continued() {
+    let place = Place::with_matrix(THRESHOLD);
+    fs::create_dir(place.path("out")).unwrap();
+    for folder in ["out", "absent"] {
+        let message = format!("error: {folder} is not a results folder: it has no matrix.yaml");
+        place.testbed(&["run", "--resume", folder]).exits(2).says(&message);
+        place.testbed(&["report", folder]).exits(2).says(&message).prints_nothing();
+    }
+    assert_eq!(fs::read_dir(place.path("out")).unwrap().count(), 0);
+    assert_eq!(place.entries(), ["matrix.yaml", "out"]);
+}
+
+#[test]
+fn a_changed_matrix_is_not_continued_and_what_changed_is_said() {
+    let records = threshold_records();
+    let place = Place::with_run(THRESHOLD, records.into_iter().take(1));
+    let before = place.read("run/cells.jsonl");
+    let changed = THRESHOLD.replace("timeout: 20s", "timeout: 30s").replace("128MB/s]", "160MB/s]");
+    fs::write(place.path("other.yaml"), changed).unwrap();
+    let ended = place.testbed(&["run", "other.yaml", "--resume", "run"]);
+    ended.exits(2).prints_nothing();
+    assert_eq!(
+        ended.stderr(),
+        "error: other.yaml is not the matrix of this run any more; leave it out to continue as it began, or start \
+         a new run:\n    migrate.timeout: 20s -> 30s in stress.rate=0, stress.rate=64MBps\n    removed: \
+         stress.rate=128MBps\n    added: stress.rate=160MBps\n"
+    );
+    fs::write(place.path("other.yaml"), THRESHOLD.replace("outcome: converged", "outcome: failed")).unwrap();
+    place.testbed(&["run", "other.yaml", "--resume", "run"]).exits(2).says("expect changed");
+    assert_eq!(place.read("run/cells.jsonl"), before);
+    assert_eq!(place.read("run/matrix.yaml"), THRESHOLD);
+    assert!(!place.path("run/environment.json").exists(), "nothing was started");
+}
+
+#[test]
+fn a_folder_that_another_run_writes_to_is_left_alone() {
+    let place = Place::new();
+    let _other = Store::create(&place.path("run"), THRESHOLD).unwrap();
+    place.testbed(&["run", "--resume", "run"]).exits(2).says("error: another run is writing to run");
+    assert!(!place.path("run/summary.csv").exists());
+}
+
+#[test]
+fn a_run_that_has_all_results_reports_them_again() {
+    let place = Place::with_run(THRESHOLD, threshold_records());
+    let ended = place.testbed(&["run", "--resume", "run"]);
+    ended.exits(0);
+    golden("run.txt", &ended.stdout());
+    golden("summary.csv", &place.read("run/summary.csv"));
+    assert_eq!(place.read("run/cells.jsonl").lines().count(), 6, "nothing was attempted");
+
+    // The same file, written otherwise, is the same matrix.
+    fs::write(place.path("same.yaml"), format!("# a comment\n{THRESHOLD}")).unwrap();
+    place.testbed(&["run", "same.yaml", "--resume", "run"]).exits(0);
+    assert_eq!(place.read("run/matrix.yaml"), THRESHOLD, "the folder keeps its own");
+}
+
+#[test]
+fn json_has_the_records_and_the_judgement() {
+    let place = Place::with_run(THRESHOLD, threshold_records());
+    let ended = place.testbed(&["run", "--resume", "run", "--json"]);
+    let json = ended.exits(0).json();
+    let keys: Vec<&String> = json.as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["results", "complete", "records", "expectations", "failed", "threshold"]);
+    assert_eq!((&json["results"], &json["complete"]), (&Value::from("run"), &Value::from(true)));
+    let records: Vec<Record> = serde_json::from_value(json["records"].clone()).unwrap();
+    assert_eq!(records, threshold_records());
+    assert_eq!(json["expectations"][1]["attempts"], 2);
+    assert_eq!(
+        json["threshold"][0],
+        "Pre-copy converged at every dirty rate up to 64MB/s; at 128MB/s and above it never did."
+    );
+}
+
+#[test]
+fn exit_codes_say_how_a_run_went() {
+    let cases =
+        [(Outcome::NotConverged, 0), (Outcome::Converged, 1), (Outcome::GuestLost, 1), (Outcome::Failed, 3)];
+    for (outcome, code) in cases {
+        let mut records = threshold_records();
+        records[2].outcome = outcome;
+        let place = Place::with_run(THRESHOLD, records);
+        let ended = place.testbed(&["run", "--resume", "run"]);
+        ended.exits(code);
+        let violated = format!("    stress.rate=128MBps #1: outcome is {outcome}, expected not-converged\n");
+        assert_eq!(ended.stdout().contains(&violated), code != 0, "{}", ended.shown());
+        assert_eq!(ended.stdout().contains("DOES NOT HOLD"), code != 0, "{}", ended.shown());
+    }
+}
+
+#[test]
+fn a_machine_that_is_not_set_up_gets_no_further_and_the_folder_can_be_continued() {
+    let place = Place::with_matrix(THRESHOLD);
+    let message = "error: cannot read the stressor absent-stressor: ";
+    let ended = place.testbed(&["run", "matrix.yaml", "--out", "run"]);
+    ended.exits(3).says(message).says("`testbed doctor` lists what is missing").prints_nothing();
+    assert_eq!(place.read("run/cells.jsonl"), "");
+    assert_eq!(place.read("run/summary.csv").lines().count(), 1);
+    place.testbed(&["run", "--resume", "run"]).exits(3).says(message);
+}
+
+#[test]
+fn stored_results_are_reported() {
+    let place = Place::with_run(THRESHOLD, threshold_records());
+    let ended = place.testbed(&["report", "run"]);
+    ended.exits(0);
+    let table = ended.stdout();
+    golden("report.txt", &table);
+    assert!(ended.stderr().is_empty(), "{}", ended.shown());
+    let csv = place.testbed(&["report", "run", "--csv"]);
+    golden("summary.csv", &csv.exits(0).stdout());
+
+    let two = place.testbed(&["report", "run", "run/"]);
+    assert_eq!(two.exits(0).stdout(), format!("run\n\n{table}\nrun/\n\n{table}"));
+    assert!(!place.path("run/summary.csv").exists(), "a report writes nothing");
+}
+
+#[test]
+fn a_run_that_goes_on_is_reported_as_far_as_it_is() {
+    let place = Place::new();
+    let mut store = Store::create(&place.path("run"), THRESHOLD).unwrap();
+    store.append(threshold_records().remove(0)).unwrap();
+    let cells = fs::OpenOptions::new().append(true).open(place.path("run").join(store::CELLS)).unwrap();
+    std::io::Write::write_all(&mut &cells, b"{\"cell\":\"stress.r").unwrap();
+    let table = place.testbed(&["report", "run"]).exits(0).stdout();
+    assert!(table.contains(" 64MB/s       not tried"), "{table}");
+    assert!(table.contains("up to 0."), "{table}");
+    assert!(table.contains("stress.rate >= 128MB/s: not-converged: not tried"), "{table}");
+}
+
+#[test]
+fn the_schema_is_json_schema() {
+    let json = Place::new().testbed(&["schema"]).exits(0).json();
+    assert_eq!(json["$schema"], "https://json-schema.org/draft/2020-12/schema");
+    assert!(json["properties"]["axes"].is_object());
+}
+
+#[test]
+fn a_plan_is_shown_as_a_table_and_as_json_and_writes_nothing() {
+    let place = Place::with_matrix(THRESHOLD);
+    let table = place.testbed(&["plan", "matrix.yaml"]).exits(0).stdout();
+    assert!(table.contains("3 cells, 2 times each: 6 migrations"), "{table}");
+    let args = [
+        "plan",
+        "matrix.yaml",
+        "--json",
+        "--repeat",
+        "3",
+        "--only",
+        "stress.rate <= 64MB/s",
+        "--shard",
+        "2/2",
+    ];
+    let json = place.testbed(&args).exits(0).json();
+    assert_eq!(json["repeat"], 3);
+    let cells: Vec<&str> =
+        json["cells"].as_array().unwrap().iter().map(|cell| cell["id"].as_str().unwrap()).collect();
+    assert_eq!(cells, ["stress.rate=64MBps"]);
+    assert_eq!(place.entries(), ["matrix.yaml"]);
+}
+
+#[test]
+fn every_command_explains_itself() {
+    let place = Place::new();
+    let help = |args: &[&str], name: &str| {
+        let ended = place.testbed(args);
+        let text = ended.exits(0).stdout();
+        for line in text.lines() {
+            assert!(line.chars().count() <= 100, "{line}");
+        }
+        golden(&format!("help/{name}.txt"), &text);
+    };
+    help(&["--help"], "testbed");
+    let command = testbed::cli::command();
+    let mut shown = 0;
+    for subcommand in command.get_subcommands().filter(|c| !c.is_hide_set()) {
+        help(&[subcommand.get_name(), "--help"], subcommand.get_name());
+        shown += 1;
+    }
+    assert!(shown >= 6, "only {shown} commands");
+    let golden_files = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/help");
+    assert_eq!(fs::read_dir(golden_files).unwrap().count(), shown + 1, "one of a command that is gone");
+}
+
+#[test]
+fn the_version_is_the_crates() {
+    let ended = Place::new().testbed(&["--version"]);
+    assert_eq!(ended.exits(0).stdout(), format!("testbed {}\n", env!("CARGO_PKG_VERSION")));
+}

@@ -1,0 +1,277 @@
+//! A bench without QEMU: attempts end the way the test says, at once.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    sync::Mutex,
+    time::Duration,
+};
+use testbed::{
+    lab::Description,
+    matrix::{Cell, Plan},
+    measure::{passes::Pass, samples::Sample},
+    migration::Observer,
+    node::protocol::{Facts, Privilege},
+    outcome::Outcome,
+    results::{
+        environment::Environment,
+        record::{Draft, Phase, Record},
+        store::{self, Store},
+    },
+    run::{
+        self, Bench, Ending,
+        interrupt::{Interrupt, Interrupter},
+    },
+    ui::{Silent, Watcher},
+};
+
+/// How an attempt goes.
+pub(crate) enum Act {
+    /// It ends like this.
+    End(Outcome),
+    /// It ends like this, for this reason.
+    Because(Outcome, &'static str),
+    /// The bench breaks down.
+    BreakDown,
+    /// The user interrupts it.
+    Interrupted,
+}
+
+/// The bench has broken down.
+#[derive(Debug, thiserror::Error)]
+#[error("the bench broke down")]
+pub(crate) struct BrokenDown;
+
+type Script<'a> = Box<dyn FnMut(&Cell, u32) -> Act + 'a>;
+
+/// The bench, and what it was asked for.
+pub(crate) struct Mock<'a> {
+    script: Script<'a>,
+    /// Why a cell cannot be attempted.
+    pub(crate) lacks: fn(&Cell) -> Option<String>,
+    /// Whether it breaks down before the first attempt.
+    pub(crate) broken: bool,
+    /// How often it was made ready.
+    pub(crate) prepared: usize,
+    /// The attempts, as `CELL #N`.
+    pub(crate) made: Vec<String>,
+    /// Their folders.
+    pub(crate) folders: Vec<PathBuf>,
+    interrupter: Interrupter,
+    interrupt: Interrupt,
+}
+
+impl<'a> Mock<'a> {
+    pub(crate) fn new(script: impl FnMut(&Cell, u32) -> Act + 'a) -> Self {
+        let (interrupter, interrupt) = Interrupt::new();
+        Self {
+            script: Box::new(script),
+            lacks: |_| None,
+            broken: false,
+            prepared: 0,
+            made: Vec::new(),
+            folders: Vec::new(),
+            interrupter,
+            interrupt,
+        }
+    }
+
+    /// Every attempt converges.
+    pub(crate) fn converging() -> Self {
+        Self::new(|_, _| Act::End(Outcome::Converged))
+    }
+
+    /// Interrupts the run before it begins.
+    pub(crate) fn interrupt(&self) {
+        self.interrupter.interrupt();
+    }
+
+    /// Runs the plan on it.
+    pub(crate) async fn run(
+        &mut self,
+        plan: &Plan,
+        store: &mut Store,
+    ) -> Result<Ending, run::Error<BrokenDown>> {
+        self.run_watched(plan, store, &Silent).await
+    }
+
+    pub(crate) async fn run_watched(
+        &mut self,
+        plan: &Plan,
+        store: &mut Store,
+        watcher: &dyn Watcher,
+    ) -> Result<Ending, run::Error<BrokenDown>> {
+        let interrupt = self.interrupt.clone();
+        run::run(plan, store, self, watcher, &interrupt).await
+    }
+}
+
+impl Bench for Mock<'_> {
+    type Error = BrokenDown;
+
+    async fn prepare(&mut self, watcher: &dyn Watcher) -> Result<Environment, BrokenDown> {
+        self.prepared += 1;
+        watcher.remark("ready");
+        if self.broken { Err(BrokenDown) } else { Ok(environment()) }
+    }
+
+    fn lacks(&self, cell: &Cell) -> Option<String> {
+        (self.lacks)(cell)
+    }
+
+    async fn attempt(
+        &mut self,
+        cell: &Cell,
+        attempt: u32,
+        folder: &Path,
+        watcher: &dyn Watcher,
+        interrupt: &Interrupt,
+    ) -> Result<Record, BrokenDown> {
+        // What every attempt owes the ones after it: it is on the disk before they begin.
+        let cells = folder.ancestors().nth(2).unwrap().join(store::CELLS);
+        let text = fs::read_to_string(cells).unwrap();
+        assert!(text.is_empty() || text.ends_with('\n'));
+        if let Some(last) = self.made.last() {
+            let record: Record = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+            assert!(record.outcome == Outcome::Skipped || *last == name(&record), "{last}");
+        }
+        assert_eq!(fs::read_dir(folder).unwrap().count(), 0, "{} is not empty", folder.display());
+        fs::write(folder.join("source.log"), "[ended]\n").unwrap();
+        self.made.push(format!("{} #{attempt}", cell.id));
+        self.folders.push(folder.to_path_buf());
+        watcher.phase(Phase::Boot);
+
+        let draft = Draft::start();
+        let (outcome, reason) = match (self.script)(cell, attempt) {
+            Act::End(outcome) => (outcome, None),
+            Act::Because(outcome, reason) => (outcome, Some(reason.to_string())),
+            Act::BreakDown => return Err(BrokenDown),
+            Act::Interrupted => {
+                self.interrupter.interrupt();
+                interrupt.requested().await;
+                (Outcome::Interrupted, Some("it was interrupted".into()))
+            }
+        };
+        Ok(draft.freeze(cell, attempt, outcome, reason))
+    }
+}
+
+/// Remembers what a run showed.
+#[derive(Default)]
+pub(crate) struct Noted {
+    lines: Mutex<Vec<String>>,
+    left: Mutex<Vec<Duration>>,
+}
+
+impl Noted {
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.lines.lock().unwrap().clone()
+    }
+
+    /// The estimates of what is left, one for each attempt.
+    pub(crate) fn left(&self) -> Vec<Duration> {
+        self.left.lock().unwrap().clone()
+    }
+
+    fn note(&self, line: impl Into<String>) {
+        self.lines.lock().unwrap().push(line.into());
+    }
+}
+
+impl Observer for Noted {
+    fn phase(&self, phase: Phase) {
+        self.note(phase.describe());
+    }
+
+    fn sample(&self, _: &Sample) {}
+}
+
+impl Watcher for Noted {
+    fn remark(&self, text: &str) {
+        self.note(text);
+    }
+
+    fn attempt_starts(&self, number: usize, total: usize, name: &str, left: Duration) {
+        self.left.lock().unwrap().push(left);
+        self.note(format!("{number}/{total} {name}"));
+    }
+
+    fn attempt_ended(&self, record: &Record) {
+        self.note(format!("{}: {}", name(record), record.outcome));
+    }
+
+    fn finish(&self) {}
+}
+
+/// `CELL #N`.
+pub(crate) fn name(record: &Record) -> String {
+    format!("{} #{}", record.cell, record.attempt)
+}
+
+/// `CELL #N: OUTCOME` of each record.
+pub(crate) fn outcomes(records: &[Record]) -> Vec<String> {
+    records.iter().map(|record| format!("{}: {}", name(record), record.outcome)).collect()
+}
+
+/// A machine that does not exist.
+pub(crate) fn environment() -> Environment {
+    let facts = Facts {
+        version: "0.1.0".into(),
+        kernel: "6.18.0".into(),
+        cpu_model: "Difference Engine".into(),
+        cpus: 2,
+        memory_bytes: 1 << 34,
+        privilege: Privilege::Root,
+        features: BTreeSet::from(["sch_tbf".to_string()]),
+    };
+    Environment {
+        started_at: "2026-01-02T03:04:05Z".parse().unwrap(),
+        version: "0.1.0".into(),
+        qemu: "10.0.2".into(),
+        accelerators: [].into_iter().collect(),
+        guest_kernel: "6.1.0".into(),
+        guest_digest: "0".repeat(64),
+        lab: Description { kind: "mock".into(), source: facts.clone(), destination: facts },
+        link_backend: "kernel".into(),
+        order: testbed::matrix::RunOrder::AsWritten,
+    }
+}
+
+/// A record of a plan's cell with round figures, for golden files.
+pub(crate) fn record(plan: &Plan, cell: usize, attempt: u32, outcome: Outcome, total_time_ms: f64) -> Record {
+    let cell = &plan.cells[cell];
+    let mut record = Draft::start().freeze(cell, attempt, outcome, None);
+    record.started_at = "2026-01-02T03:04:05Z".parse().unwrap();
+    record.measured.phases_ms = [(Phase::Boot, 2000.0)].into_iter().collect();
+    record.measured.wall_time_ms = total_time_ms + 5000.0;
+    record.measured.stress.requested = Some(64_000_000);
+    record.measured.stress.before = Some(63_999_871.4);
+    record.measured.stress.during = Some(63_500_000.0);
+    record.measured.transferred.qemu_bytes = Some((total_time_ms * 111_000.0) as u64);
+    record.measured.transferred.wire_bytes = Some((total_time_ms * 116_000.0) as u64);
+    record.measured.iterations = (1..=3).map(|number| pass(number, total_time_ms / 3.0)).collect();
+    if outcome == Outcome::Converged {
+        record.measured.total_time_ms = Some(total_time_ms);
+        record.measured.downtime_ms.qemu = Some(61.0);
+        record.measured.downtime_ms.guest = Some(64.25);
+        record.measured.downtime_ms.client = Some(71.5);
+        record.measured.stress.after = Some(64_000_000.0);
+    }
+    let verification = serde_json::json!({ "pages_checked": 92_160, "pages_bad": 0, "first_bad": null });
+    record.measured.verified = Some(serde_json::from_value(verification).unwrap());
+    record
+}
+
+fn pass(number: u64, duration_ms: f64) -> Pass {
+    Pass {
+        number,
+        started_at_ms: duration_ms * (number - 1) as f64,
+        duration_ms,
+        remaining_bytes: 1_000_000,
+        sent_bytes: 1_000_000,
+        dirtied_bytes: None,
+        bandwidth_bytes_per_s: 111_000_000,
+        throttle_percent: 0,
+    }
+}
