@@ -38,7 +38,7 @@ impl Reading {
 }
 
 /// How long a stretch's least offset is taken over, in seconds.
-const STRETCH_S: f64 = 0.5;
+const STRETCH_S: f64 = 0.4;
 
 /// The time that the guest's clock lost between the last of `before` and the first of `after`, in seconds.
 ///

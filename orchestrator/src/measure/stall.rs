@@ -5,7 +5,7 @@
 //! starts with the whole working set again. A migration is called stalled only when both are so over its most
 //! recent passes, [`MIN_PASSES`] of them over at least [`MIN_WINDOW_MS`]:
 //!
-//! - every pass starts at the level of the largest so far ([`LEVEL`]): one pass below it would show that the
+//! - every pass starts at the level of the largest of them ([`LEVEL`]): one pass below it would show that the
 //!   link can outrun the load;
 //! - even the steepest fall that the scatter of the points leaves possible (the fitted slope less [`CAUTION`]
 //!   standard errors) would not bring the remaining memory below the downtime limit before the deadline.
@@ -38,7 +38,7 @@ pub fn is_stalled(passes: &[Pass], limit_bytes: f64, deadline_ms: f64) -> bool {
     let telling: Vec<&Pass> =
         passes.iter().filter(|p| p.number >= FIRST_TELLING_PASS && p.remaining_bytes > 0).collect();
     let Some(recent) = recent_window(&telling) else { return false };
-    let level = telling.iter().map(|p| p.remaining_bytes).max().unwrap_or(0) as f64 * LEVEL;
+    let level = recent.iter().map(|p| p.remaining_bytes).max().unwrap_or(0) as f64 * LEVEL;
     if recent.iter().any(|p| (p.remaining_bytes as f64) < level) {
         return false;
     }

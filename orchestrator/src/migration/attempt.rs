@@ -37,7 +37,7 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(20);
 
 /// How long the guest is watched where it is after the migration: what the measurement of its lost time
 /// needs, and a rate that means something.
-const OBSERVE: Duration = Duration::from_millis(600);
+const OBSERVE: Duration = Duration::from_millis(500);
 
 /// The longest a guest that should run may say nothing.
 const SIGN_OF_LIFE_LIMIT: Duration = Duration::from_secs(10);

@@ -31,6 +31,9 @@ pub struct Finding {
     pub accelerator: Accelerator,
     /// Why, in words.
     pub reason: String,
+    /// What became of the guest that was to show it, where one was tried and failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<String>,
 }
 
 /// What a finding holds for.
@@ -73,7 +76,7 @@ pub async fn choose(
 }
 
 fn asked_for(accelerator: Accelerator) -> Finding {
-    Finding { accelerator, reason: "the matrix asks for it".into() }
+    Finding { accelerator, reason: "the matrix asks for it".into(), trial: None }
 }
 
 /// Boots a guest under KVM and sees whether it gets anywhere.
@@ -95,7 +98,11 @@ async fn probe(node: &Compute, machine: &Machine, log: &Path) -> Finding {
         booted
     };
     match booted.await {
-        Ok(_) => Finding { accelerator: Accelerator::Kvm, reason: "a guest boots under KVM".into() },
+        Ok(_) => Finding {
+            accelerator: Accelerator::Kvm,
+            reason: "a guest boots under KVM here".into(),
+            trial: None,
+        },
         Err(Why(why)) => not_kvm(&why),
     }
 }
@@ -116,7 +123,11 @@ impl From<NodeError> for Why {
 }
 
 fn not_kvm(why: &str) -> Finding {
-    Finding { accelerator: Accelerator::Tcg, reason: format!("no guest runs under KVM here: {why}") }
+    Finding {
+        accelerator: Accelerator::Tcg,
+        reason: "no guest boots under KVM here".into(),
+        trial: Some(why.into()),
+    }
 }
 
 /// Findings by place, in a file. One that does not read is as good as none.

@@ -1,6 +1,7 @@
 //! What a run ran on: enough to judge its figures, and to repeat it elsewhere.
 
 use crate::{
+    guest::Boot,
     lab::Description,
     matrix::{Accel, RunOrder},
     qemu::accel::Finding,
@@ -22,6 +23,8 @@ pub struct Environment {
     pub accelerators: IndexMap<Accel, Finding>,
     /// The guest kernel's release.
     pub guest_kernel: String,
+    /// Whether QEMU was given the kernel as it is or uncompressed.
+    pub guest_boot: Boot,
     /// SHA-256 of the guest's kernel, modules and stressor.
     pub guest_digest: String,
     /// The nodes.

@@ -126,7 +126,7 @@ impl Bench for Real {
         for wish in wishes {
             let finding = accel::choose(wish, &lab.source, &probed, &place, &cache, &log).await;
             let finding = finding.map_err(Error::Cache)?;
-            watcher.remark(&format!("accelerator: {} ({})", finding.accelerator.name(), finding.reason));
+            watcher.remark(&format!("accelerator: {}: {}", finding.accelerator.name(), finding.reason));
             findings.insert(wish, finding);
         }
         let environment = Environment {
@@ -135,6 +135,7 @@ impl Bench for Real {
             qemu,
             accelerators: findings.clone(),
             guest_kernel: files.kernel_release.clone(),
+            guest_boot: files.boot,
             guest_digest: files.digest.clone(),
             lab: description,
             link_backend: netem::Backend::Kernel.to_string(),

@@ -231,6 +231,7 @@ pub(crate) fn environment() -> Environment {
         qemu: "10.0.2".into(),
         accelerators: [].into_iter().collect(),
         guest_kernel: "6.1.0".into(),
+        guest_boot: testbed::guest::Boot::Compressed,
         guest_digest: "0".repeat(64),
         lab: Description { kind: "mock".into(), source: facts.clone(), destination: facts },
         link_backend: "kernel".into(),
