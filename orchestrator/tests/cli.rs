@@ -14,7 +14,7 @@ use testbed::{
     outcome::Outcome,
     results::{
         record::Record,
-        store::{self, Store},
+        store::{self, Selection, Store},
     },
 };
 
@@ -247,7 +247,7 @@ fn a_changed_matrix_is_not_continued_and_what_changed_is_said() {
 #[test]
 fn a_folder_that_another_run_writes_to_is_left_alone() {
     let place = Place::new();
-    let _other = Store::create(&place.path("run"), THRESHOLD).unwrap();
+    let _other = Store::create(&place.path("run"), THRESHOLD, &Selection::default()).unwrap();
     place.testbed(&["run", "--resume", "run"]).exits(2).says("error: another run is writing to run");
     assert!(!place.path("run/summary.csv").exists());
 }
@@ -265,6 +265,22 @@ fn a_run_that_has_all_results_reports_them_again() {
     fs::write(place.path("same.yaml"), format!("# a comment\n{THRESHOLD}")).unwrap();
     place.testbed(&["run", "same.yaml", "--resume", "run"]).exits(0);
     assert_eq!(place.read("run/matrix.yaml"), THRESHOLD, "the folder keeps its own");
+}
+
+#[test]
+fn a_run_of_a_part_is_continued_as_that_part() {
+    let records = threshold_records().into_iter().filter(|record| record.cell == "stress.rate=64MBps");
+    let place = Place::with_run(THRESHOLD, records);
+    let selection = r#"{ "only": "stress.rate == 64MB/s", "repeat": null, "shard": null }"#;
+    fs::write(place.path("run").join(store::SELECTION), selection).unwrap();
+    let ended = place.testbed(&["run", "--resume", "run"]);
+    ended.exits(0);
+    assert!(!ended.stdout().contains("128MB/s  "), "{}", ended.shown());
+    assert!(!place.path("run/environment.json").exists(), "nothing was attempted");
+    place
+        .testbed(&["run", "--resume", "run", "--only", "stress.rate == 0"])
+        .exits(2)
+        .says("cannot be used with");
 }
 
 #[test]
@@ -287,7 +303,7 @@ fn json_has_the_records_and_the_judgement() {
 #[test]
 fn exit_codes_say_how_a_run_went() {
     let cases =
-        [(Outcome::NotConverged, 0), (Outcome::Converged, 1), (Outcome::GuestLost, 1), (Outcome::Failed, 3)];
+        [(Outcome::NotConverged, 0), (Outcome::Converged, 1), (Outcome::GuestLost, 3), (Outcome::Failed, 3)];
     for (outcome, code) in cases {
         let mut records = threshold_records();
         records[2].outcome = outcome;
@@ -330,7 +346,7 @@ fn stored_results_are_reported() {
 #[test]
 fn a_run_that_goes_on_is_reported_as_far_as_it_is() {
     let place = Place::new();
-    let mut store = Store::create(&place.path("run"), THRESHOLD).unwrap();
+    let mut store = Store::create(&place.path("run"), THRESHOLD, &Selection::default()).unwrap();
     store.append(threshold_records().remove(0)).unwrap();
     let cells = fs::OpenOptions::new().append(true).open(place.path("run").join(store::CELLS)).unwrap();
     std::io::Write::write_all(&mut &cells, b"{\"cell\":\"stress.r").unwrap();

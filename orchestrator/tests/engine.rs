@@ -18,7 +18,7 @@ use testbed::{
     outcome::Outcome,
     results::{
         record::Record,
-        store::{self, Store},
+        store::{self, Selection, Store},
     },
     run::{Ending, verdict},
 };
@@ -37,7 +37,7 @@ impl Folder {
     fn new(matrix: &str) -> (Self, Store) {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("results/run");
-        let store = Store::create(&path, matrix).unwrap();
+        let store = Store::create(&path, matrix, &Selection::default()).unwrap();
         (Self { _parent: parent, path, plan: plan(matrix) }, store)
     }
 
@@ -335,7 +335,7 @@ fn a_folder_belongs_to_one_run_at_a_time() {
     let (folder, store) = Folder::new(MATRIX);
     let error = Store::open(&folder.path).unwrap_err().to_string();
     assert_eq!(error, format!("another run is writing to {}", folder.path.display()));
-    let error = Store::create(&folder.path, MATRIX).unwrap_err().to_string();
+    let error = Store::create(&folder.path, MATRIX, &Selection::default()).unwrap_err().to_string();
     assert!(error.contains("exists already: continue that run with --resume"), "{error}");
     drop(store);
     folder.reopen();

@@ -4,10 +4,16 @@ use super::{Failure, KernelArgs, print};
 use crate::{
     docs,
     guest::{self, Cache},
-    setup::{self, KernelWish, Machine, Options, SystemRunner, Terminal, doctor},
+    lab,
+    matrix::Settings,
+    setup::{
+        self, KernelWish, Machine, Options, SystemRunner, Terminal,
+        doctor::{self, Finding},
+    },
 };
 use clap::Args;
 use std::path::{Path, PathBuf};
+use units::BitRate;
 
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
@@ -45,8 +51,9 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<u8, Failure> {
     let cache = Cache::user().map_err(Failure::input)?;
     let stressor = guest::stressor_path().map_err(Failure::input)?;
     let runner = SystemRunner;
-    let checks =
+    let mut checks =
         setup::standard_checks(&runner, &cache, &args.kernel.choice(), &stressor, Path::new("results"));
+    checks.push(Box::new(lab));
     let mut report = doctor::examine(&checks);
     let code = report.exit_code();
     if args.quiet {
@@ -58,6 +65,21 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<u8, Failure> {
         print(&report.to_string());
     }
     Ok(code)
+}
+
+/// Starts the local lab, for a moment: whether its nodes come up, and whether their kernel can shape a link.
+fn lab() -> Finding {
+    const NAME: &str = "lab";
+    let lab = super::runtime().and_then(|r| r.block_on(lab::local::start()).map_err(Failure::lab));
+    let description = match lab {
+        Ok(lab) => lab.description.clone(),
+        Err(failure) => return Finding::missing(NAME, failure.text, "run as root, or see `namespaces`"),
+    };
+    let shaped = netem::Profile { rate: Some(BitRate::new(1_000_000_000)), ..netem::Profile::default() };
+    match description.lacks(&Settings { link: shaped, ..Settings::default() }) {
+        None => Finding::ok(NAME, "three nodes come up, and their kernel can shape a link"),
+        Some(reason) => Finding::missing(NAME, reason, "load the module, or use a kernel that has it"),
+    }
 }
 
 pub(super) fn setup(args: &SetupArgs) -> Result<u8, Failure> {

@@ -4,7 +4,7 @@
 //! every expectation holds, 1 when one does not, 2 for bad input (nothing was started), 3 when the lab or
 //! QEMU failed, 130 when the run was interrupted.
 
-use crate::guest::KernelChoice;
+use crate::{guest::KernelChoice, results::store::Selection};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::{fmt, path::PathBuf, process::ExitCode};
 
@@ -55,8 +55,8 @@ enum Command {
 }
 
 /// Which of a matrix's cells are meant.
-#[derive(Debug, Default, Args)]
-struct Selection {
+#[derive(Debug, Args)]
+struct SelectionArgs {
     /// Only the cells for which this holds, like "stress.rate <= 96MB/s and link.delay == 0"
     #[arg(long, value_name = "EXPR")]
     only: Option<String>,
@@ -66,6 +66,12 @@ struct Selection {
     /// Only the I-th of N parts of the matrix; all parts together are the whole
     #[arg(long, value_name = "I/N")]
     shard: Option<String>,
+}
+
+impl SelectionArgs {
+    fn selection(&self) -> Selection {
+        Selection { only: self.only.clone(), repeat: self.repeat, shard: self.shard.clone() }
+    }
 }
 
 /// Which kernel guests boot.

@@ -1,9 +1,10 @@
 //! `testbed plan` and `testbed schema`.
 
-use super::{Failure, Selection, print, read};
+use super::{Failure, SelectionArgs, print, read};
 use crate::{
     lab,
     matrix::{self, Expression, File, Plan, Preview, Shard},
+    results::store::Selection,
 };
 use clap::Args;
 use std::path::PathBuf;
@@ -13,7 +14,7 @@ pub(super) struct PlanArgs {
     /// The matrix file
     file: PathBuf,
     #[command(flatten)]
-    selection: Selection,
+    selection: SelectionArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -41,7 +42,7 @@ pub(super) fn resolve(text: &str, name: &str, selection: &Selection) -> Result<P
 
 pub(super) fn plan(args: &PlanArgs) -> Result<u8, Failure> {
     let text = read(&args.file)?;
-    let plan = resolve(&text, &args.file.display().to_string(), &args.selection)?;
+    let plan = resolve(&text, &args.file.display().to_string(), &args.selection.selection())?;
     // Starting the lab takes some milliseconds and leaves nothing; without one, every cell is shown.
     let lab = super::runtime()?.block_on(lab::local::start());
     let description = lab.as_ref().ok().map(|lab| &lab.description);

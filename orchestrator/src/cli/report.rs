@@ -1,8 +1,11 @@
 //! `testbed report`.
 
-use super::{Failure, Selection, plan::resolve, print};
+use super::{Failure, plan::resolve, print};
 use crate::{
-    results::{store, summary},
+    results::{
+        store::{self, Selection},
+        summary,
+    },
     run::verdict,
     ui::table,
 };

@@ -1,12 +1,12 @@
 //! `testbed run`.
 
-use super::{Failure, KernelArgs, Selection, plan::resolve, print, read};
+use super::{Failure, KernelArgs, SelectionArgs, plan::resolve, print, read};
 use crate::{
     guest::{self, Cache},
     matrix::Plan,
     results::{
         record::Record,
-        store::{self, Store},
+        store::{self, Selection, Store},
     },
     run::{
         self, Ending,
@@ -29,12 +29,13 @@ pub(super) struct RunArgs {
     #[arg(required_unless_present = "resume")]
     file: Option<PathBuf>,
     #[command(flatten)]
-    selection: Selection,
+    selection: SelectionArgs,
     /// The results folder [default: results/NAME-TIME]
     #[arg(long, value_name = "DIR", conflicts_with = "resume")]
     out: Option<PathBuf>,
-    /// Continue the run in this results folder: make the attempts that are missing
-    #[arg(long, value_name = "DIR")]
+    /// Continue the run in this results folder: make the attempts that are missing, of the part of the matrix
+    /// that it was started with
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["only", "repeat", "shard"])]
     resume: Option<PathBuf>,
     #[command(flatten)]
     kernel: KernelArgs,
@@ -100,9 +101,10 @@ fn open(args: &RunArgs) -> Result<(Plan, Store), Failure> {
     let given = args.file.as_ref().map(|file| Ok((read(file)?, file.display().to_string()))).transpose()?;
     match (&args.resume, given) {
         (None, Some((text, name))) => {
-            let plan = resolve(&text, &name, &args.selection)?;
+            let selection = args.selection.selection();
+            let plan = resolve(&text, &name, &selection)?;
             let folder = args.out.clone().unwrap_or_else(|| default_folder(&plan.name));
-            Ok((plan, Store::create(&folder, &text).map_err(Failure::input)?))
+            Ok((plan, Store::create(&folder, &text, &selection).map_err(Failure::input)?))
         }
         (Some(folder), given) => {
             let store = Store::open(folder).map_err(Failure::input)?;
@@ -110,7 +112,8 @@ fn open(args: &RunArgs) -> Result<(Plan, Store), Failure> {
             if let Some((new, new_name)) = given {
                 refuse_changes((&text, &name), (&new, &new_name))?;
             }
-            Ok((resolve(&text, &name, &args.selection)?, store))
+            let selection = store::selection(folder).map_err(Failure::input)?;
+            Ok((resolve(&text, &name, &selection)?, store))
         }
         (None, None) => Err(Failure::input("name a matrix file, or a run to continue with --resume")),
     }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! matrix.yaml         the matrix file as run
+//! selection.json      which part of the matrix is run: --only, --repeat, --shard
 //! environment.json    what it ran on
 //! cells.jsonl         one record per attempt, appended and synced as soon as it is known
 //! summary.csv         the same in short, one row per attempt, written when the run ends

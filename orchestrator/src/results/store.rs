@@ -6,6 +6,7 @@
 
 use super::{environment::Environment, record::Record, summary};
 use crate::outcome::Outcome;
+use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, Write},
@@ -14,6 +15,8 @@ use std::{
 
 /// The matrix file as run.
 pub const MATRIX: &str = "matrix.yaml";
+/// Which part of the matrix is run.
+pub const SELECTION: &str = "selection.json";
 /// What it ran on.
 pub const ENVIRONMENT: &str = "environment.json";
 /// One record a line.
@@ -71,8 +74,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// Makes a new folder for a run of this matrix.
-    pub fn create(folder: &Path, matrix: &str) -> Result<Self, Error> {
+    /// Makes a new folder for a run of this part of this matrix.
+    pub fn create(folder: &Path, matrix: &str, selection: &Selection) -> Result<Self, Error> {
         if let Some(parent) = folder.parent() {
             fs::create_dir_all(parent).map_err(doing("make the folder", parent))?;
         }
@@ -80,6 +83,7 @@ impl Store {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Err(Error::Exists(folder.into())),
             made => made.map_err(doing("make the folder", folder))?,
         }
+        write_json(&folder.join(SELECTION), selection)?;
         let path = folder.join(MATRIX);
         fs::write(&path, matrix).map_err(doing("write", &path))?;
         Self::open(folder)
@@ -153,11 +157,7 @@ impl Store {
 
     /// Writes down what the run runs on.
     pub fn write_environment(&self, environment: &Environment) -> Result<(), Error> {
-        let path = self.folder.join(ENVIRONMENT);
-        let mut text =
-            serde_json::to_string_pretty(environment).map_err(|e| doing("write", &path)(e.into()))?;
-        text.push('\n');
-        fs::write(&path, text).map_err(doing("write", &path))
+        write_json(&self.folder.join(ENVIRONMENT), environment)
     }
 
     /// Writes the short form of all records.
@@ -165,6 +165,33 @@ impl Store {
         let path = self.folder.join(SUMMARY);
         let text = summary::csv(&self.records).map_err(|e| doing("write", &path)(e))?;
         fs::write(&path, text).map_err(doing("write", &path))
+    }
+}
+
+fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Error> {
+    let mut text = serde_json::to_string_pretty(value).map_err(|e| doing("write", path)(e.into()))?;
+    text.push('\n');
+    fs::write(path, text).map_err(doing("write", path))
+}
+
+/// Which part of its matrix a run makes: what it was started with, so that it is continued with it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Selection {
+    /// Only the cells for which this expression holds.
+    pub only: Option<String>,
+    /// Repeats of each cell, instead of the file's.
+    pub repeat: Option<u32>,
+    /// A part of the cells, as `I/N`.
+    pub shard: Option<String>,
+}
+
+/// Reads which part of its matrix a run makes; all of it, where the folder does not say.
+pub fn selection(folder: &Path) -> Result<Selection, Error> {
+    let path = folder.join(SELECTION);
+    match fs::read_to_string(&path) {
+        Ok(text) => serde_json::from_str(&text).map_err(|e| doing("read", &path)(e.into())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Selection::default()),
+        Err(error) => Err(doing("read", &path)(error)),
     }
 }
 
@@ -214,7 +241,7 @@ mod tests {
 
     fn store() -> (tempfile::TempDir, Store) {
         let parent = tempfile::tempdir().unwrap();
-        let store = Store::create(&parent.path().join("a/b"), MATRIX).unwrap();
+        let store = Store::create(&parent.path().join("a/b"), MATRIX, &Selection::default()).unwrap();
         (parent, store)
     }
 

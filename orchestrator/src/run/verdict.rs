@@ -20,7 +20,7 @@ pub const EXIT_FAILED: u8 = 3;
 pub struct Judgement {
     /// Each expectation, in the order of the file.
     pub expectations: Vec<Judged>,
-    /// Attempts in which the lab, QEMU or the guest's kernel failed.
+    /// Attempts in which the lab or QEMU failed, or the guest or its memory was lost.
     pub failed: usize,
     /// Where convergence ends, in sentences; empty where the matrix does not vary the dirty rate.
     pub threshold: Vec<String>,
@@ -70,9 +70,14 @@ pub fn judge(plan: &Plan, records: &[Record]) -> Judgement {
     });
     Judgement {
         expectations: expectations.collect(),
-        failed: records.iter().filter(|r| r.outcome == Outcome::Failed).count(),
+        failed: records.iter().filter(|r| is_failure(r.outcome)).count(),
         threshold: thresholds(plan, &counted),
     }
+}
+
+/// Whether the lab, QEMU or the guest did not do what every run counts on.
+fn is_failure(outcome: Outcome) -> bool {
+    matches!(outcome, Outcome::Failed | Outcome::GuestLost | Outcome::Corrupted)
 }
 
 fn measured(record: &Record) -> Measured {
@@ -94,7 +99,7 @@ fn thresholds(plan: &Plan, counted: &[(&Cell, &Record)]) -> Vec<String> {
         return Vec::new();
     }
     let mut groups: Vec<(String, Vec<(&Cell, &Record)>)> = Vec::new();
-    for &(cell, record) in counted {
+    for &(cell, record) in counted.iter().filter(|(_, record)| !is_failure(record.outcome)) {
         let others = cell.axes.iter().filter(|(path, _)| *path != DIRTY_RATE);
         let name = others.map(|(path, value)| format!("{path} {value}")).collect::<Vec<_>>().join(", ");
         match groups.iter_mut().find(|(known, _)| *known == name) {
