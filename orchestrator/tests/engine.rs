@@ -106,7 +106,7 @@ async fn the_folder_has_what_it_promises() {
     store.write_summary().unwrap();
     assert_eq!(
         entries(&folder.path),
-        ["attempts", "cells.jsonl", "environment.json", "matrix.yaml", "summary.csv"]
+        ["attempts", "cells.jsonl", "environment.json", "matrix.yaml", "selection.json", "summary.csv"]
     );
     assert_eq!(
         entries(&folder.path.join("attempts")),
@@ -391,8 +391,8 @@ async fn the_exit_code_says_whether_all_went_as_expected() {
     let cases: [(Outcome, u8); 7] = [
         (Outcome::Converged, 0),
         (Outcome::NotConverged, 1),
-        (Outcome::Corrupted, 1),
-        (Outcome::GuestLost, 1),
+        (Outcome::Corrupted, 3),
+        (Outcome::GuestLost, 3),
         (Outcome::Failed, 3),
         // Neither says anything about the expectation.
         (Outcome::Skipped, 0),
