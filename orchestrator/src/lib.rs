@@ -11,6 +11,7 @@ pub mod migration;
 pub mod model;
 pub mod node;
 pub mod outcome;
+pub mod preview;
 pub mod qemu;
 pub mod qmp;
 pub mod results;

@@ -19,8 +19,9 @@ use testbed::{
     results::{
         record::Record,
         store::{self, Selection, Store},
+        verdict,
     },
-    run::{Ending, verdict},
+    run::Ending,
 };
 
 /// Three cells.

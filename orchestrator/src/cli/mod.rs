@@ -106,7 +106,7 @@ impl Failure {
 
     /// The lab, QEMU or the system failed.
     fn lab(error: impl fmt::Display) -> Self {
-        Self { code: crate::run::verdict::EXIT_FAILED, text: error.to_string() }
+        Self { code: crate::results::verdict::EXIT_FAILED, text: error.to_string() }
     }
 }
 

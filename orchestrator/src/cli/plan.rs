@@ -3,7 +3,8 @@
 use super::{Failure, SelectionArgs, print, read};
 use crate::{
     lab,
-    matrix::{self, Expression, File, Plan, Preview, Shard},
+    matrix::{self, Expression, File, Plan, Shard},
+    preview::Preview,
     results::store::Selection,
 };
 use clap::Args;

@@ -4,9 +4,8 @@ use super::{Failure, plan::resolve, print};
 use crate::{
     results::{
         store::{self, Selection},
-        summary,
+        summary, verdict,
     },
-    run::verdict,
     ui::table,
 };
 use clap::Args;

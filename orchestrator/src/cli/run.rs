@@ -7,12 +7,12 @@ use crate::{
     results::{
         record::Record,
         store::{self, Selection, Store},
+        verdict::{self, Judgement},
     },
     run::{
         self, Ending,
         interrupt::{self, Interrupt},
         real::{Options, Real},
-        verdict::{self, Judgement},
     },
     ui::{Silent, Watcher, live::Live, plain::Plain, table},
 };

@@ -17,7 +17,6 @@ mod expect;
 mod expression;
 mod file;
 mod plan;
-mod preview;
 mod schema;
 mod settings;
 mod yaml;
@@ -28,7 +27,6 @@ pub use expect::{Bound, Bounds, Expectation, Measured, Reference, ReferenceRow};
 pub use expression::{Expression, ExpressionError};
 pub use file::{Assignment, Axis, File, Order, Point};
 pub use plan::{Attempt, Cell, Plan, RunOrder, Shard, ShardError};
-pub use preview::{Preview, PreviewCell};
 pub use schema::schema;
 pub use settings::{
     Accel, Bandwidth, Guest, Migrate, Mode, Probe, Problem, Settings, Stress, WorkingSet, kernel_reserve,

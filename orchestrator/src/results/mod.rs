@@ -10,9 +10,10 @@
 //! ```
 //!
 //! [`record`] is what is measured, [`store`] the folder, [`environment`] what it ran on, [`summary`] the
-//! short form.
+//! short form, [`verdict`] what the records say about what the matrix expects.
 
 pub mod environment;
 pub mod record;
 pub mod store;
 pub mod summary;
+pub mod verdict;

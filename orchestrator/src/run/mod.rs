@@ -2,8 +2,7 @@
 //!
 //! The engine knows nothing of QEMU or namespaces. It asks a [`Bench`] for attempts, so that the whole logic
 //! (order, repetition, skipping, resuming, interruption, expectations) is tested against one that needs
-//! neither. [`real`] is the bench that migrates; [`interrupt`] turns signals into a request to stop;
-//! [`verdict`] judges the records against what the matrix expects.
+//! neither. [`real`] is the bench that migrates; [`interrupt`] turns signals into a request to stop.
 
 use crate::{
     matrix::{Cell, Plan},
@@ -21,7 +20,6 @@ use std::{future::Future, path::Path, time::Duration};
 
 pub mod interrupt;
 pub mod real;
-pub mod verdict;
 
 /// Something that can attempt a migration.
 pub trait Bench {

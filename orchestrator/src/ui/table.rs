@@ -6,8 +6,10 @@
 use crate::{
     matrix::{Plan, ReferenceRow},
     outcome::Outcome,
-    results::record::{Measured, Record},
-    run::verdict::Judgement,
+    results::{
+        record::{Measured, Record},
+        verdict::Judgement,
+    },
 };
 use comfy_table::{CellAlignment, Table, presets};
 use std::fmt::Write as _;
@@ -145,7 +147,10 @@ fn spread(attempts: &[&Record], figure: &Figure) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{matrix::File, results::record::Draft, run::verdict::judge};
+    use crate::{
+        matrix::File,
+        results::{record::Draft, verdict::judge},
+    };
 
     /// The table of a matrix whose attempts end like this: the cell, the outcome, the total time.
     fn table_of(matrix: &str, attempts: &[(usize, Outcome, Option<f64>)]) -> Vec<String> {

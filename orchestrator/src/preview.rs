@@ -1,11 +1,8 @@
 //! What a run of a plan would do: every cell with the predicted outcome, and whether and why it would be
 //! skipped; as a table for people and as JSON for programs.
 
-use super::{
-    plan::{Cell, Plan, RunOrder},
-    settings::Settings,
-};
 use crate::{
+    matrix::{Cell, Plan, RunOrder, Settings},
     model::{Input, Prediction},
     outcome::Outcome,
 };
