@@ -250,8 +250,14 @@ impl Node {
     }
 
     /// Connects to a Unix socket of a process started there.
-    pub async fn connect(&self, path: &str, timeout: Duration) -> Result<Channel, NodeError> {
-        let call = Call::Connect { path: path.into(), timeout_ms: timeout.as_millis() as u64 };
+    pub async fn connect(
+        &self,
+        process: &Process,
+        path: &str,
+        timeout: Duration,
+    ) -> Result<Channel, NodeError> {
+        let timeout_ms = timeout.as_millis() as u64;
+        let call = Call::Connect { process: process.number, path: path.into(), timeout_ms };
         let number = self.call(&format!("connect to {path}"), call).await?;
         let lines = self.shared.routes.lock().unwrap().channels.attach(number);
         Ok(Channel { number, node: self.clone(), lines })

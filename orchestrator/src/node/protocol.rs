@@ -88,9 +88,11 @@ pub enum Call {
         /// The process's number.
         process: u64,
     },
-    /// Connect to a Unix socket of a process started here, waiting up to `timeout_ms` for it to be there;
-    /// answered with the channel's number.
+    /// Connect to a Unix socket of a process started here, waiting up to `timeout_ms` for it to be there, and no
+    /// longer than the process runs; answered with the channel's number.
     Connect {
+        /// The process's number.
+        process: u64,
         /// The socket's path; [`RUN_DIR`] is replaced.
         path: String,
         /// How long to wait for the socket, in milliseconds.

@@ -120,8 +120,8 @@ impl Node {
                 drop(self.processes.lock().unwrap().remove(&process));
                 json(())
             }
-            Call::Connect { path, timeout_ms } => {
-                json(self.connect(&private(&path), Duration::from_millis(timeout_ms)).await?)
+            Call::Connect { process, path, timeout_ms } => {
+                json(self.connect(process, &private(&path), Duration::from_millis(timeout_ms)).await?)
             }
             Call::AddLink { name, peer, peer_pid } => {
                 let namespace = File::open(format!("/proc/{peer_pid}/ns/net"))?;
@@ -222,18 +222,20 @@ impl Node {
         }
     }
 
-    async fn connect(self: &Arc<Self>, path: &str, timeout: Duration) -> io::Result<u64> {
+    async fn connect(self: &Arc<Self>, process: u64, path: &str, timeout: Duration) -> io::Result<u64> {
         let stream = time::timeout(timeout, async {
-            loop {
+            // Whoever asked may have given up; the socket of the next process there is not for them.
+            while self.processes.lock().unwrap().contains_key(&process) {
                 match UnixStream::connect(path).await {
-                    Ok(stream) => return stream,
+                    Ok(stream) => return Ok(stream),
                     Err(_not_there_yet) => time::sleep(Duration::from_millis(2)).await,
                 }
             }
+            Err(io::Error::other(format!("the process that should listen on {path} has ended")))
         });
         let stream = stream.await.map_err(|_| {
             io::Error::new(io::ErrorKind::TimedOut, format!("nothing listens on {path} after {timeout:?}"))
-        })?;
+        })??;
         let (read, mut write) = stream.into_split();
         let channel = self.number();
         let (lines, mut to_write) = mpsc::unbounded_channel::<String>();

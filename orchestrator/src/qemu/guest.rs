@@ -175,9 +175,9 @@ impl Guest {
     /// Connects to a QEMU that was started on this node.
     pub async fn connect(node: &Node, process: &Arc<Handle>) -> Result<Self, Error> {
         let role = process.role;
-        let monitor = node.connect(&machine::monitor_path(role), START_LIMIT).await?;
+        let monitor = node.connect(&process.process, &machine::monitor_path(role), START_LIMIT).await?;
         let monitor = qmp::Client::over(monitor).await?;
-        let control = node.connect(&machine::control_path(role), START_LIMIT).await?;
+        let control = node.connect(&process.process, &machine::control_path(role), START_LIMIT).await?;
         Ok(Self { role, monitor, stressor: Conversation::over(control), process: Arc::clone(process) })
     }
 

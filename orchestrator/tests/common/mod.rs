@@ -5,6 +5,7 @@ use std::{fs, path::Path};
 use testbed::matrix::{File, Plan};
 
 pub(crate) mod mock;
+pub(crate) mod real;
 
 /// Compares with `tests/golden/NAME`; `UPDATE_GOLDEN=1` writes it anew. Read the difference then.
 #[track_caller]

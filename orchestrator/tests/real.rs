@@ -1,0 +1,329 @@
+//! The real thing: `testbed run` with QEMU, in namespaces of this machine, disturbed in every way that its users
+//! and their machines know.
+//!
+//! `cargo xtask test` stages the programs and sets the machine up for these. One that cannot run says
+//! `skipped:` and why.
+
+mod common;
+
+use common::real::{Place, Process, Running, Watch, ready, signal, skipped, watched};
+use nix::{sys::signal::Signal, unistd::geteuid};
+use std::{collections::BTreeSet, fs, os::unix::process::CommandExt, process::Command};
+use testbed::{
+    outcome::Outcome,
+    results::{
+        record::{Phase, Record},
+        store,
+    },
+};
+
+/// One small migration that takes some seconds, in which there is time to disturb it.
+const SMALL: &str = "
+name: small
+guest: { memory: 192MiB, ballast: 48MiB }
+link: { rate: 300mbit }
+stress: { rate: 2MB/s, working_set: 4MB }
+migrate: { downtime_limit: 300ms, timeout: 60s }
+expect: [{ outcome: converged }]
+";
+
+const SMOKE: &str = include_str!("../../scenarios/smoke.yaml");
+
+/// An ordinary user that every system has: `nobody`.
+const NOBODY: u32 = 65_534;
+
+fn small(repeat: u32) -> String {
+    format!("{SMALL}repeat: {repeat}\n")
+}
+
+#[track_caller]
+fn outcomes(place: &Place) -> Vec<Outcome> {
+    place.records().iter().map(|record| record.outcome).collect()
+}
+
+/// A record holds what was promised of it.
+#[track_caller]
+fn assert_complete(record: &Record) {
+    let measured = &record.measured;
+    let text = format!("{record:#?}");
+    let converged = record.outcome == Outcome::Converged;
+    assert_eq!(measured.total_time_ms.is_some(), converged, "{text}");
+    let downtime = &measured.downtime_ms;
+    for figure in [downtime.qemu, downtime.guest, downtime.client] {
+        assert_eq!(figure.is_some(), converged, "{text}");
+        // More than a hundredth of a millisecond, less than the whole migration.
+        assert!(figure.is_none_or(|ms| ms > 0.01 && Some(ms) < measured.total_time_ms), "{text}");
+    }
+    let (qemu, wire) = (measured.transferred.qemu_bytes.unwrap(), measured.transferred.wire_bytes.unwrap());
+    assert!(qemu > 20_000_000 && wire > qemu && wire < qemu * 12 / 10, "{text}");
+    assert!(!measured.iterations.is_empty(), "{text}");
+    assert_eq!(measured.iterations[0].number, 1, "{text}");
+    assert!(measured.iterations[0].sent_bytes > 0 && measured.iterations[0].duration_ms > 0.0, "{text}");
+    assert!(measured.stress.requested.is_some(), "{text}");
+    for rate in [measured.stress.before, measured.stress.during, measured.stress.after] {
+        assert!(rate.is_some_and(|rate| rate > 0.0), "{text}");
+    }
+    let verified = measured.verified.as_ref().unwrap();
+    assert!(verified.pages_checked > 0 && verified.first_bad.is_none(), "{text}");
+    for phase in [Phase::Boot, Phase::Fill, Phase::Settle, Phase::Migrate, Phase::Observe, Phase::Verify] {
+        assert!(measured.phases_ms.contains_key(&phase), "{text}");
+    }
+    assert!(measured.link.as_deref().is_some_and(|link| link.contains("tbf")), "{text}");
+}
+
+#[test]
+#[ignore = "runs QEMU: cargo xtask test"]
+fn the_smoke_scenario_holds_and_its_records_are_complete() {
+    let Some(ready) = ready() else { return };
+    let place = Place::new(&ready, SMOKE);
+    assert_eq!(place.run(&["matrix.yaml", "--out", "run"]), 0, "{}", place.shown());
+    let records = place.records();
+    assert_eq!(outcomes(&place), [Outcome::Converged, Outcome::NotConverged], "{}", place.shown());
+    records.iter().for_each(assert_complete);
+    assert_eq!(records[1].reason.as_deref(), Some("the deadline of 6s passed"));
+
+    let privilege = if geteuid().is_root() { "root" } else { "user-namespace" };
+    let environment = place.environment();
+    assert_eq!(environment["lab"]["source"]["privilege"], privilege);
+    assert!(!environment["qemu"].as_str().unwrap().is_empty());
+    assert_eq!(environment["guest_digest"].as_str().unwrap().len(), 64);
+    for cell in ["stress.rate=8MBps.1", "stress.rate=96MBps.1"] {
+        for file in ["samples.jsonl", "source.log", "destination.log"] {
+            let file = place.folder().join("attempts").join(cell).join(file);
+            assert!(fs::metadata(&file).is_ok_and(|file| file.len() > 0), "{} is empty", file.display());
+        }
+    }
+    assert_eq!(fs::read_to_string(place.folder().join("summary.csv")).unwrap().lines().count(), 3);
+    assert!(
+        place.stdout().contains("expected stress.rate == 96MB/s: not-converged: holds"),
+        "{}",
+        place.shown()
+    );
+}
+
+/// Why an ordinary user cannot make namespaces here, if so.
+fn no_user_namespaces(uid: u32) -> Option<String> {
+    let output = Command::new("unshare").args(["--user", "--net", "true"]).uid(uid).gid(uid).output();
+    match output {
+        Ok(output) if output.status.success() => None,
+        Ok(output) => Some(String::from_utf8_lossy(&output.stderr).trim().to_string()),
+        Err(error) => Some(format!("cannot run unshare: {error}")),
+    }
+}
+
+#[test]
+#[ignore = "runs QEMU: cargo xtask test"]
+fn an_ordinary_user_runs_the_smoke_scenario_and_leaves_nothing_when_killed() {
+    let Some(ready) = ready() else { return };
+    if !geteuid().is_root() {
+        skipped::<()>("this is an ordinary user already: the smoke scenario shows that it works");
+        return;
+    }
+    if let Some(why) = no_user_namespaces(NOBODY) {
+        skipped::<()>(&format!("ordinary users cannot make namespaces here: {why}"));
+        return;
+    }
+    watched(&ready, || {
+        let place = Place::of_user(NOBODY, &ready, SMOKE);
+        let only = ["matrix.yaml", "--out", "run", "--only", "stress.rate < 10MB/s"];
+        assert_eq!(place.run(&only), 0, "{}", place.shown());
+        assert_eq!(outcomes(&place), [Outcome::Converged], "{}", place.shown());
+        assert_complete(&place.records()[0]);
+        assert_eq!(place.environment()["lab"]["source"]["privilege"], "user-namespace");
+
+        let watch = Watch::from_now();
+        let mut run = place.start(&["--resume", "run"]);
+        run.wait_for("a migration", |place| place.migrates("stress.rate=96MBps.1").then_some(()));
+        let networks = place.networks();
+        assert!(networks.len() >= 3, "{networks:?}");
+        run.kill();
+        watch.assert_nothing_left(&place, &networks);
+    });
+}
+
+#[test]
+#[ignore = "runs QEMU: cargo xtask test"]
+fn two_runs_at_once_do_not_disturb_each_other() {
+    let Some(ready) = ready() else { return };
+    // Idle guests: two that dirty memory are more than two cores can serve, and this is no measurement.
+    let idle = SMALL.replace("rate: 2MB/s", "rate: 0");
+    let places = [Place::new(&ready, &idle), Place::new(&ready, &idle)];
+    let mut runs = places.each_ref().map(|place| place.start(&["matrix.yaml", "--out", "run"]));
+    let mut networks = Vec::new();
+    for run in &mut runs {
+        // Both at once: neither has ended while the other migrates.
+        networks
+            .push(run.wait_for("its migration", |place| place.migrates("base.1").then(|| place.networks())));
+    }
+    assert!(networks[0].len() >= 3 && networks[0].is_disjoint(&networks[1]), "{networks:?}");
+    for (run, place) in runs.into_iter().zip(&places) {
+        assert_eq!(run.end(), 0, "{}", place.shown());
+        assert_eq!(outcomes(place), [Outcome::Converged], "{}", place.shown());
+        let measured = &place.records()[0].measured;
+        assert!(
+            measured.verified.as_ref().is_some_and(|verified| verified.pages_checked > 12_000),
+            "{measured:#?}"
+        );
+        let (qemu, wire) =
+            (measured.transferred.qemu_bytes.unwrap(), measured.transferred.wire_bytes.unwrap());
+        assert!(wire > qemu && wire < qemu * 12 / 10, "each counts its own: {qemu}, {wire}");
+    }
+}
+
+/// When a run is killed: its name, and what waits for it.
+type Moment = (&'static str, fn(&mut Running));
+
+#[test]
+#[ignore = "runs QEMU: cargo xtask test"]
+fn a_killed_run_leaves_nothing_and_is_continued() {
+    let Some(ready) = ready() else { return };
+    watched(&ready, || {
+        let place = Place::new(&ready, SMALL);
+        let watch = Watch::from_now();
+        let moments: [Moment; 5] = [
+            ("starting", |run| {
+                run.wait_for("a folder", |place| place.folder().join(store::CELLS).exists().then_some(()));
+            }),
+            ("starting its nodes", |run| {
+                let is_node = |process: &Process| process.words.get(1).is_some_and(|word| word == "node");
+                run.wait_for("a node", |place| place.processes().iter().any(is_node).then_some(()));
+            }),
+            ("booting", |run| {
+                let is_qemu = |process: &Process| process.is_qemu("source");
+                run.wait_for("QEMU", |place| place.processes().iter().any(is_qemu).then_some(()));
+            }),
+            ("migrating", |run| run.wait_for_shown("migrating")),
+            ("verifying", |run| run.wait_for_shown("verifying")),
+        ];
+        for (i, (moment, reached)) in moments.into_iter().enumerate() {
+            let args: &[&str] = if i == 0 { &["matrix.yaml", "--out", "run"] } else { &["--resume", "run"] };
+            let mut run = place.start_on_terminal(args);
+            reached(&mut run);
+            let networks = place.networks();
+            assert!(i < 2 || networks.len() >= 3, "{moment}: {networks:?}");
+            run.kill();
+            println!("killed while {moment}");
+            watch.assert_nothing_left(&place, &networks);
+            assert!(place.records().is_empty(), "{moment}: the attempt had ended\n{}", place.shown());
+        }
+        let run = place.start_on_terminal(&["--resume", "run"]);
+        assert_eq!(run.end(), 0, "{}", place.shown());
+        assert_eq!(outcomes(&place), [Outcome::Converged], "{}", place.shown());
+        watch.assert_nothing_left(&place, &BTreeSet::new());
+    });
+}
+
+#[test]
+#[ignore = "runs QEMU: cargo xtask test"]
+fn an_interrupt_ends_the_attempt_and_the_run() {
+    let Some(ready) = ready() else { return };
+    watched(&ready, || {
+        let place = Place::new(&ready, SMALL);
+        let watch = Watch::from_now();
+        let mut run = place.start(&["matrix.yaml", "--out", "run"]);
+        run.wait_for("a migration", |place| place.migrates("base.1").then_some(()));
+        let networks = place.networks();
+        signal(run.pid(), Signal::SIGINT);
+        assert_eq!(run.end(), 130, "{}", place.shown());
+        watch.assert_nothing_left(&place, &networks);
+        let records = place.records();
+        assert_eq!(outcomes(&place), [Outcome::Interrupted], "{}", place.shown());
+        assert_eq!(records[0].reason.as_deref(), Some("it was interrupted"));
+        assert!(records[0].measured.phases_ms.contains_key(&Phase::TearDown));
+        assert!(place.stderr().contains("continue with: testbed run --resume run"), "{}", place.shown());
+        assert!(place.folder().join("summary.csv").exists());
+    });
+}
+
+#[test]
+#[ignore = "runs QEMU: cargo xtask test"]
+fn a_second_interrupt_leaves_at_once() {
+    let Some(ready) = ready() else { return };
+    watched(&ready, || {
+        let place = Place::new(&ready, SMALL);
+        let watch = Watch::from_now();
+        let mut run = place.start(&["matrix.yaml", "--out", "run"]);
+        run.wait_for("QEMU", |p| p.processes().iter().any(|p| p.is_qemu("destination")).then_some(()));
+        let networks = place.networks();
+        // While it stands still, so that the second is there before it can do anything about the first.
+        signal(run.pid(), Signal::SIGSTOP);
+        signal(run.pid(), Signal::SIGINT);
+        signal(run.pid(), Signal::SIGTERM);
+        signal(run.pid(), Signal::SIGCONT);
+        assert_eq!(run.end(), 130, "{}", place.shown());
+        watch.assert_nothing_left(&place, &networks);
+        assert!(place.records().is_empty(), "it did not wait for the attempt\n{}", place.shown());
+        assert!(place.folder().join("matrix.yaml").exists());
+    });
+}
+
+#[test]
+#[ignore = "runs QEMU: cargo xtask test"]
+fn a_qemu_that_dies_fails_its_attempt_and_the_run_goes_on() {
+    let Some(ready) = ready() else { return };
+    let place = Place::new(&ready, &small(5));
+    let mut run = place.start(&["matrix.yaml", "--out", "run"]);
+    let mut attempt = 0;
+    for (end, migrating) in
+        [("source", false), ("destination", false), ("source", true), ("destination", true)]
+    {
+        attempt += 1;
+        let victim = run.wait_for(&format!("attempt {attempt}"), |place| {
+            let ready = place.records().len() == attempt - 1
+                && (!migrating || place.migrates(&format!("base.{attempt}")));
+            let processes = if ready { place.processes() } else { Vec::new() };
+            processes.into_iter().find(|process| process.is_qemu(end))
+        });
+        signal(victim.pid, Signal::SIGKILL);
+        let record = run.wait_for("its record", |place| place.records().get(attempt - 1).cloned());
+        let reason = record.reason.unwrap_or_default();
+        assert_eq!(record.outcome, Outcome::Failed, "{reason}\n{}", place.shown());
+        let words = format!("QEMU at the {end} ended (signal: 9 (SIGKILL)");
+        assert!(reason.contains(&words), "migrating: {migrating}: {reason}");
+        let phase = if migrating { Phase::Migrate } else { Phase::Boot };
+        assert!(record.measured.phases_ms.contains_key(&phase), "{:?}", record.measured.phases_ms);
+        assert_eq!(record.measured.phases_ms.contains_key(&Phase::Migrate), migrating);
+        let log = place.folder().join("attempts").join(format!("base.{attempt}/{end}.log"));
+        assert!(fs::read_to_string(log).unwrap().contains("[ended: signal: 9 (SIGKILL)]"));
+    }
+    assert_eq!(run.end(), 3, "{}", place.shown());
+    assert_eq!(outcomes(&place)[4..], [Outcome::Converged], "{}", place.shown());
+}
+
+#[test]
+#[ignore = "runs QEMU: cargo xtask test"]
+fn a_node_that_dies_fails_its_attempt_and_the_next_one_gets_a_new_lab() {
+    let Some(ready) = ready() else { return };
+    let place = Place::new(&ready, &small(3));
+    let mut run = place.start(&["matrix.yaml", "--out", "run"]);
+    let source = |place: &Place| place.processes().into_iter().find(|process| process.is_qemu("source"));
+
+    // The first process inside the source's namespaces, and with it everything there.
+    let inside = run.wait_for("a migration", |place| {
+        let qemu = place.migrates("base.1").then(|| source(place)).flatten()?;
+        Some(qemu.parent())
+    });
+    let old = place.networks();
+    signal(inside, Signal::SIGKILL);
+    let record = run.wait_for("its record", |place| place.records().first().cloned());
+    assert_eq!(record.outcome, Outcome::Failed, "{}", place.shown());
+    let reason = record.reason.unwrap_or_default();
+    assert!(reason.contains("gone"), "{reason}");
+
+    // The controller, which neither QEMU runs on.
+    let controller = run.wait_for("the second attempt", |place| {
+        source(place)?;
+        let node = |words: &[String]| matches!(words, [_, node] if node == "node");
+        place.processes().into_iter().find(|process| node(&process.words))
+    });
+    assert!(place.networks().is_disjoint(&old), "a new lab has new namespaces");
+    signal(controller.pid, Signal::SIGKILL);
+    let record = run.wait_for("its record", |place| place.records().get(1).cloned());
+    assert_eq!(record.outcome, Outcome::Failed, "{}", place.shown());
+    let reason = record.reason.unwrap_or_default();
+    assert!(reason.contains("controller is gone"), "{reason}");
+
+    assert_eq!(run.end(), 3, "{}", place.shown());
+    assert_eq!(outcomes(&place)[2..], [Outcome::Converged], "{}", place.shown());
+    assert_complete(&place.records()[2]);
+}
