@@ -5,10 +5,10 @@ use std::time::Instant;
 use stressor::workload::{PAGE_BYTES, Rate};
 
 /// A rate counts as settled when this many stretches of telemetry in a row agree.
-const STRETCHES: usize = 3;
+const STRETCHES: usize = 2;
 
 /// Telemetry lines in a stretch.
-const BEATS_PER_STRETCH: usize = 3;
+const BEATS_PER_STRETCH: usize = 4;
 
 /// How far stretches may be from what they are compared with.
 const TOLERANCE: f64 = 0.02;
@@ -98,8 +98,8 @@ mod tests {
 
     #[test]
     fn it_has_settled_once_it_stays_at_what_was_asked_for() {
-        assert_eq!(settled(&beats((0..9).map(|i| i * 1000)), WANTED), None, "too soon");
-        assert!(settled(&beats((0..10).map(|i| i * 1000)), WANTED).is_some());
+        assert_eq!(settled(&beats((0..8).map(|i| i * 1000)), WANTED), None, "too soon");
+        assert!(settled(&beats((0..9).map(|i| i * 1000)), WANTED).is_some());
         let half = |n: usize| beats((0..n as u64).map(|i| i * 500));
         let patient = PATIENCE_BEATS;
         assert_eq!(settled(&half(patient - 1), WANTED), None, "steady, but not what was asked for");
