@@ -34,7 +34,7 @@ pub(super) struct SetupArgs {
     #[arg(long, value_name = "KERNEL", default_value = "auto")]
     kernel: String,
     /// The folder of that kernel's modules, like /lib/modules/RELEASE
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", requires = "kernel")]
     modules: Option<PathBuf>,
     /// Do it without asking
     #[arg(short, long)]

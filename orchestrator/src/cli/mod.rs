@@ -81,7 +81,7 @@ struct KernelArgs {
     #[arg(long, value_name = "KERNEL", default_value = "auto")]
     kernel: String,
     /// The folder of that kernel's modules, like /lib/modules/RELEASE
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", requires = "kernel")]
     modules: Option<PathBuf>,
 }
 
