@@ -14,9 +14,12 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::{
+    sync::{broadcast, mpsc, oneshot},
+    time,
+};
 
 /// Why a QMP call failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -36,6 +39,12 @@ pub enum Error {
         command: String,
         /// What is wrong with it.
         reason: String,
+    },
+    /// QEMU runs, but does not answer.
+    #[error("QEMU did not answer {command} within {} s", REPLY_LIMIT.as_secs())]
+    Silent {
+        /// The command.
+        command: String,
     },
     /// QEMU, or the way to it, is gone.
     #[error("QEMU's monitor closed")]
@@ -62,6 +71,9 @@ pub struct Client {
     write: Box<dyn Fn(String) + Send + Sync>,
     events: broadcast::Sender<Event>,
 }
+
+/// How long QEMU may take to answer; a busy machine takes a second at most.
+const REPLY_LIMIT: Duration = Duration::from_secs(60);
 
 /// How many events may wait for a slow listener before the oldest are dropped.
 const EVENT_BACKLOG: usize = 1024;
@@ -142,8 +154,9 @@ impl Client {
             line["arguments"] = arguments;
         }
         (self.write)(line.to_string());
-        reply
+        time::timeout(REPLY_LIMIT, reply)
             .await
+            .map_err(|_| Error::Silent { command: command.into() })?
             .map_err(|_| Error::Closed)?
             .map_err(|reason| Error::Refused { command: command.into(), reason })
     }
@@ -159,7 +172,6 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     /// A QEMU that answers what the test tells it to.
     struct Peer {
@@ -209,7 +221,7 @@ mod tests {
     #[tokio::test]
     async fn a_call_that_was_given_up_does_not_disturb_the_next() {
         let (client, mut peer) = Peer::client().await;
-        let given_up = tokio::time::timeout(Duration::from_millis(1), client.call("slow", json!({}))).await;
+        let given_up = time::timeout(Duration::from_millis(1), client.call("slow", json!({}))).await;
         assert!(given_up.is_err());
         let late = peer.hear().await["id"].clone();
         let (next, ()) = tokio::join!(client.call("next", json!({})), async {

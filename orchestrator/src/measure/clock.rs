@@ -40,10 +40,13 @@ impl Reading {
 /// How long a stretch's least offset is taken over, in seconds.
 const STRETCH_S: f64 = 0.4;
 
+/// How far the result may be off, in seconds. Below zero by more than this it is no measurement.
+const ACCURACY_S: f64 = 0.005;
+
 /// The time that the guest's clock lost between the last of `before` and the first of `after`, in seconds.
 ///
-/// `None` with fewer than two stretches of half a second before or less than one after: then the clock's
-/// drift, or its offset, would be a guess.
+/// `None` with fewer than two stretches of 0.4 s before or less than one after, or when the clock seems to have
+/// gained time: then the clock's drift, or its offset, would be a guess.
 pub fn time_lost_s(before: &[Reading], after: &[Reading]) -> Option<f64> {
     let minima = least_offsets(before);
     let [first, .., last] = minima[..] else { return None };
@@ -56,7 +59,8 @@ pub fn time_lost_s(before: &[Reading], after: &[Reading]) -> Option<f64> {
     }
     let drift = (last.1 - first.1) / (last.0 - first.0);
     // A clock that stands still does not drift: lost = difference - drift * (elapsed - lost).
-    Some((after_offset - last.1 - drift * (after_at - last.0)) / (1.0 - drift))
+    let lost_s = (after_offset - last.1 - drift * (after_at - last.0)) / (1.0 - drift);
+    (lost_s >= -ACCURACY_S).then_some(lost_s.max(0.0))
 }
 
 /// The least offset of each whole stretch, with its time.
@@ -105,5 +109,12 @@ mod tests {
         assert_eq!(time_lost_s(&readings(4.6, 5.0, |t| t), &after), None);
         assert_eq!(time_lost_s(&readings(0.0, 5.0, |t| t), &readings(5.0, 5.3, |t| t)), None);
         assert_eq!(time_lost_s(&readings(0.0, 5.0, |t| t), &[]), None);
+    }
+
+    #[test]
+    fn a_clock_that_gained_time_gives_no_figure() {
+        let before = readings(0.0, 5.0, |t| t);
+        assert_eq!(time_lost_s(&before, &readings(5.0, 7.0, |t| t + 0.05)), None);
+        assert_eq!(time_lost_s(&before, &readings(5.0, 7.0, |t| t + 0.001)), Some(0.0));
     }
 }
