@@ -94,6 +94,8 @@ fn the_smoke_scenario_holds_and_its_records_are_complete() {
             assert!(fs::metadata(&file).is_ok_and(|file| file.len() > 0), "{} is empty", file.display());
         }
     }
+    let booted = |cell: &str| place.folder().join("attempts").join(cell).join("boot.log").exists();
+    assert!(booted("stress.rate=8MBps.1") && !booted("stress.rate=96MBps.1"), "a machine boots once");
     assert_eq!(fs::read_to_string(place.folder().join("summary.csv")).unwrap().lines().count(), 3);
     assert!(
         place.stdout().contains("expected stress.rate == 96MB/s: not-converged: holds"),
@@ -259,12 +261,16 @@ fn a_second_interrupt_leaves_at_once() {
 #[ignore = "runs QEMU: cargo xtask test"]
 fn a_qemu_that_dies_fails_its_attempt_and_the_run_goes_on() {
     let Some(ready) = ready() else { return };
-    let place = Place::new(&ready, &small(5));
+    let place = Place::new(&ready, &small(6));
     let mut run = place.start(&["matrix.yaml", "--out", "run"]);
     let mut attempt = 0;
-    for (end, migrating) in
-        [("source", false), ("destination", false), ("source", true), ("destination", true)]
-    {
+    for (end, which, migrating) in [
+        ("boot", "that boots the guest", false),
+        ("source", "at the source", false),
+        ("destination", "at the destination", false),
+        ("source", "at the source", true),
+        ("destination", "at the destination", true),
+    ] {
         attempt += 1;
         let victim = run.wait_for(&format!("attempt {attempt}"), |place| {
             let ready = place.records().len() == attempt - 1
@@ -276,7 +282,7 @@ fn a_qemu_that_dies_fails_its_attempt_and_the_run_goes_on() {
         let record = run.wait_for("its record", |place| place.records().get(attempt - 1).cloned());
         let reason = record.reason.unwrap_or_default();
         assert_eq!(record.outcome, Outcome::Failed, "{reason}\n{}", place.shown());
-        let words = format!("QEMU at the {end} ended (signal: 9 (SIGKILL)");
+        let words = format!("QEMU {which} ended (signal: 9 (SIGKILL)");
         assert!(reason.contains(&words), "migrating: {migrating}: {reason}");
         let phase = if migrating { Phase::Migrate } else { Phase::Boot };
         assert!(record.measured.phases_ms.contains_key(&phase), "{:?}", record.measured.phases_ms);
@@ -285,7 +291,7 @@ fn a_qemu_that_dies_fails_its_attempt_and_the_run_goes_on() {
         assert!(fs::read_to_string(log).unwrap().contains("[ended: signal: 9 (SIGKILL)]"));
     }
     assert_eq!(run.end(), 3, "{}", place.shown());
-    assert_eq!(outcomes(&place)[4..], [Outcome::Converged], "{}", place.shown());
+    assert_eq!(outcomes(&place)[5..], [Outcome::Converged], "{}", place.shown());
 }
 
 #[test]

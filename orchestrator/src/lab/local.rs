@@ -6,7 +6,7 @@
 
 use super::{Compute, Description, Error, Lab};
 use crate::node::Node;
-use std::{net::Ipv4Addr, process::Stdio, time::Duration};
+use std::{net::Ipv4Addr, process::Stdio, sync::Mutex, time::Duration};
 use tokio::{
     io::AsyncReadExt,
     process::{Child, Command},
@@ -58,6 +58,7 @@ pub async fn start() -> Result<Lab, Error> {
         source: compute(source, MIGRATION_ADDRESSES[0]),
         destination: compute(destination, MIGRATION_ADDRESSES[1]),
         description,
+        saved: Mutex::default(),
         _processes: vec![controller_process, source_process, destination_process],
     })
 }

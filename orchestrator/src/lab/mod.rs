@@ -15,10 +15,11 @@
 use crate::{
     matrix::Settings,
     node::{Node, NodeError, protocol::Facts},
+    qemu::machine::Machine,
 };
 use netem::{Shaper, kernel::Feature};
 use serde::{Deserialize, Serialize};
-use std::{io, net::Ipv4Addr};
+use std::{io, net::Ipv4Addr, sync::Mutex};
 
 pub mod local;
 
@@ -70,6 +71,8 @@ pub struct Lab {
     pub destination: Compute,
     /// What the lab is.
     pub description: Description,
+    /// The machine whose guest has booted and is saved at the source, see [`crate::qemu::saved`].
+    pub saved: Mutex<Option<Machine>>,
     /// The local node processes; they end with the lab.
     _processes: Vec<tokio::process::Child>,
 }

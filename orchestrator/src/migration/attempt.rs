@@ -12,7 +12,8 @@ use crate::{
     outcome::Outcome,
     qemu::{
         guest::{self, Guest, Handle},
-        machine::{Machine, Role},
+        machine::{self, Machine, Role},
+        saved,
     },
     results::record::{Draft, Measured, Phase, Record, round_micros},
     workload::Beat,
@@ -26,8 +27,8 @@ use std::{
 };
 use stressor::{protocol::Command, verify::Verification, workload::Rate};
 
-/// The longest a guest may take to boot; TCG on a busy machine is slow, nested TCG slower.
-const BOOT_LIMIT: Duration = Duration::from_secs(180);
+/// The longest a saved guest may take until its stressor is heard; nested TCG is slow.
+const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// The longest the stressor may take to fill or to check its memory.
 const MEMORY_LIMIT: Duration = Duration::from_secs(120);
@@ -44,9 +45,6 @@ const SIGN_OF_LIFE_LIMIT: Duration = Duration::from_secs(10);
 
 /// The longest the guest's network may take to answer the first probe.
 const PROBE_LIMIT: Duration = Duration::from_secs(10);
-
-/// "No limit" for QEMU's own bandwidth cap, in bytes per second; without a setting it caps at 128 MiB/s.
-const NO_CAP: u64 = i64::MAX as u64;
 
 /// What an attempt needs besides the lab.
 pub struct Job<'a> {
@@ -111,21 +109,38 @@ impl Session<'_> {
         self.enter(Phase::Boot);
         let shape = self.lab.shape(&self.settings().link).await?;
         self.draft.measured.link = Some(shape);
-        self.start_both().await?;
+        self.boot_unless_saved().await?;
+        self.start(Role::Source).await?;
+        self.start(Role::Destination).await?;
         let handles = self.handles.clone();
         guest::while_alive(&handles, self.phases()).await
     }
 
-    async fn start_both(&mut self) -> Result<(), Trouble> {
-        for (compute, role) in [(&self.lab.source, Role::Source), (&self.lab.destination, Role::Destination)]
-        {
-            let log = self.job.folder.join(format!("{}.log", role.name()));
-            let machine =
-                Machine { network: Some(compute.guests_interface.clone()), ..self.job.machine.clone() };
-            let handle = Handle::start(&compute.node, &machine, role, &log).await?;
-            self.handles.push(Arc::new(handle));
+    /// Sees to it that a guest of this machine is saved at the source.
+    async fn boot_unless_saved(&mut self) -> Result<(), Trouble> {
+        if self.lab.saved.lock().unwrap().as_ref() == Some(self.job.machine) {
+            return Ok(());
         }
+        // What is there is overwritten.
+        *self.lab.saved.lock().unwrap() = None;
+        let handle = self.start(Role::Boot).await?;
+        saved::save(&self.lab.source.node, &handle).await?;
+        handle.kill().await?;
+        self.handles.clear();
+        *self.lab.saved.lock().unwrap() = Some(self.job.machine.clone());
         Ok(())
+    }
+
+    async fn start(&mut self, role: Role) -> Result<Arc<Handle>, Trouble> {
+        let compute = match role {
+            Role::Boot | Role::Source => &self.lab.source,
+            Role::Destination => &self.lab.destination,
+        };
+        let log = self.job.folder.join(format!("{}.log", role.name()));
+        let machine = Machine { network: Some(compute.guests_interface.clone()), ..self.job.machine.clone() };
+        let handle = Arc::new(Handle::start(&compute.node, &machine, role, &log).await?);
+        self.handles.push(Arc::clone(&handle));
+        Ok(handle)
     }
 
     async fn phases(&mut self) -> Result<Ended, Trouble> {
@@ -135,8 +150,9 @@ impl Session<'_> {
             Guest::connect(&self.lab.destination.node, &self.handles[1])
         )?;
         let (source, destination) = (&source, &destination);
+        let runs = source.stressor.wait_for_telemetry("run", START_LIMIT, |beats| beats.first().map(|_| ()));
+        runs.await?;
         let uri = prepare(source, destination, &settings, self.lab).await?;
-        source.stressor.hello(BOOT_LIMIT).await?;
 
         self.enter(Phase::Fill);
         let workload = settings.workload();
@@ -209,7 +225,7 @@ impl Session<'_> {
         });
         alive.await.map_err(|e| lost(&e))?;
         if !here.is_running().await? {
-            return Err(Trouble::GuestLost(format!("QEMU at the {} has it stopped", here.role.name())));
+            return Err(Trouble::GuestLost(format!("QEMU {} has it stopped", here.role.which())));
         }
         Ok(())
     }
@@ -243,7 +259,7 @@ async fn prepare(
     lab: &Lab,
 ) -> Result<String, Trouble> {
     let capabilities = json!({ "capabilities": [{ "capability": "events", "state": true }] });
-    let cap = settings.migrate.max_bandwidth.map_or(NO_CAP, |cap| cap.to_byte_rate().get());
+    let cap = settings.migrate.max_bandwidth.map_or(machine::NO_CAP, |cap| cap.to_byte_rate().get());
     let parameters = json!({
         "downtime-limit": settings.migrate.downtime_limit.as_millis(),
         "max-bandwidth": cap,

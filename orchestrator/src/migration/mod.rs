@@ -1,7 +1,8 @@
 //! One attempt at one cell, from two QEMUs' start to their end.
 //!
 //! ```text
-//! boot      both QEMUs start; the guest boots at the source; the destination waits
+//! boot      the guest boots, once for all attempts on its machine, and is saved; both QEMUs start, the
+//!           source with the saved guest; the destination waits
 //! fill      the stressor fills its memory
 //! settle    it dirties; the rate settles; the client's probe runs
 //! migrate   the migrate command; samples; a verdict: completed, or given up and cancelled
@@ -42,6 +43,9 @@ pub enum Trouble {
     /// QEMU failed.
     #[error(transparent)]
     Qemu(#[from] qemu::guest::Error),
+    /// There was no guest to start with.
+    #[error(transparent)]
+    Saved(#[from] qemu::saved::Error),
     /// The stressor failed before the migration.
     #[error(transparent)]
     Stressor(#[from] workload::Error),

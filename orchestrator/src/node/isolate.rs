@@ -2,7 +2,7 @@
 //!
 //! A node process has a network, a mount and a PID namespace of its own. It is the first process of the PID
 //! namespace, so that the kernel kills everything it started when it ends, however it ends. Its `/run` is a
-//! tmpfs of its own: sockets and pid files there are out of everybody's way and vanish with the namespace.
+//! tmpfs of its own: sockets and files there are out of everybody's way and vanish with the namespace.
 //!
 //! As root nothing more is needed. An ordinary user gets a user namespace first; the nodes of one lab share
 //! it, so that one of them can put the end of a link into another.
@@ -91,7 +91,7 @@ pub fn private_run_dir() -> Result<(), Error> {
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
         .map_err(|e| Error::SetUp { what: "make mounts private".into(), source: e.into() })?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount(Some("testbed"), Path::new(RUN_DIR), Some("tmpfs"), flags, Some("mode=700,size=64m"))
+    mount(Some("testbed"), Path::new(RUN_DIR), Some("tmpfs"), flags, Some("mode=700"))
         .map_err(|e| Error::SetUp { what: format!("mount a tmpfs on {RUN_DIR}"), source: e.into() })
 }
 

@@ -9,9 +9,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
-/// In an argument of [`Spawn::args`]: the node's private directory, which vanishes with the node.
-pub const RUN_DIR: &str = "{run}";
-
 /// In an argument of [`Spawn::args`]: the number of the file descriptor through which [`Spawn::frames_of`]
 /// come and go.
 pub const FRAMES: &str = "{frames}";
@@ -93,7 +90,7 @@ pub enum Call {
     Connect {
         /// The process's number.
         process: u64,
-        /// The socket's path; [`RUN_DIR`] is replaced.
+        /// The socket's path in the node's private directory.
         path: String,
         /// How long to wait for the socket, in milliseconds.
         timeout_ms: u64,
@@ -147,12 +144,12 @@ pub enum Call {
     StopProbe,
 }
 
-/// A process to start.
+/// A process to start, in the node's private directory, which vanishes with the node.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Spawn {
     /// The program.
     pub program: String,
-    /// Its arguments; [`RUN_DIR`] and [`FRAMES`] are replaced.
+    /// Its arguments; [`FRAMES`] is replaced.
     pub args: Vec<String>,
     /// An interface whose Ethernet frames the process gets, and sends, as datagrams of an inherited socket.
     pub frames_of: Option<String>,

@@ -22,6 +22,7 @@ use std::{
     fs::File,
     io,
     os::fd::{AsFd, AsRawFd, OwnedFd},
+    path::Path,
     process::Stdio,
     sync::{
         Arc, Mutex,
@@ -121,7 +122,8 @@ impl Node {
                 json(())
             }
             Call::Connect { process, path, timeout_ms } => {
-                json(self.connect(process, &private(&path), Duration::from_millis(timeout_ms)).await?)
+                let path = Path::new(RUN_DIR).join(path);
+                json(self.connect(process, &path, Duration::from_millis(timeout_ms)).await?)
             }
             Call::AddLink { name, peer, peer_pid } => {
                 let namespace = File::open(format!("/proc/{peer_pid}/ns/net"))?;
@@ -181,6 +183,7 @@ impl Node {
         let (frames, socket) = network.unzip();
         let mut child = Command::new(&spawn.program)
             .args(spawn.args.iter().map(|arg| fill_in(arg, socket.as_ref())))
+            .current_dir(RUN_DIR)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -222,7 +225,7 @@ impl Node {
         }
     }
 
-    async fn connect(self: &Arc<Self>, process: u64, path: &str, timeout: Duration) -> io::Result<u64> {
+    async fn connect(self: &Arc<Self>, process: u64, path: &Path, timeout: Duration) -> io::Result<u64> {
         let stream = time::timeout(timeout, async {
             // Whoever asked may have given up; the socket of the next process there is not for them.
             while self.processes.lock().unwrap().contains_key(&process) {
@@ -231,10 +234,13 @@ impl Node {
                     Err(_not_there_yet) => time::sleep(Duration::from_millis(2)).await,
                 }
             }
-            Err(io::Error::other(format!("the process that should listen on {path} has ended")))
+            Err(io::Error::other(format!("the process that should listen on {} has ended", path.display())))
         });
         let stream = stream.await.map_err(|_| {
-            io::Error::new(io::ErrorKind::TimedOut, format!("nothing listens on {path} after {timeout:?}"))
+            io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("nothing listens on {} after {timeout:?}", path.display()),
+            )
         })??;
         let (read, mut write) = stream.into_split();
         let channel = self.number();
@@ -292,14 +298,9 @@ fn json(value: impl Serialize) -> Outcome {
     Ok(serde_json::to_value(value)?)
 }
 
-fn private(text: &str) -> String {
-    text.replace(protocol::RUN_DIR, RUN_DIR)
-}
-
 fn fill_in(arg: &str, socket: Option<&OwnedFd>) -> String {
-    let arg = private(arg);
     match socket {
         Some(socket) => arg.replace(protocol::FRAMES, &socket.as_raw_fd().to_string()),
-        None => arg,
+        None => arg.into(),
     }
 }

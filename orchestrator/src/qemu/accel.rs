@@ -88,7 +88,7 @@ async fn probe(node: &Compute, machine: &Machine, log: &Path) -> Finding {
         ..machine.clone()
     };
     let booted = async {
-        let process = Arc::new(Handle::start(&node.node, &machine, Role::Source, log).await?);
+        let process = Arc::new(Handle::start(&node.node, &machine, Role::Boot, log).await?);
         let booted = guest::while_alive(std::slice::from_ref(&process), async {
             let guest = Guest::connect(&node.node, &process).await?;
             guest.stressor.hello(BOOT_LIMIT).await.map_err(|e| Why(e.to_string()))

@@ -43,10 +43,10 @@ pub enum Error {
     #[error(transparent)]
     Monitor(#[from] qmp::Error),
     /// It ended by itself.
-    #[error("QEMU at the {role} ended ({status}){words}")]
+    #[error("QEMU {which} ended ({status}){words}")]
     Died {
         /// Which one.
-        role: &'static str,
+        which: &'static str,
         /// How it ended.
         status: String,
         /// Its last lines, if it had any, with a lead-in.
@@ -82,7 +82,7 @@ async fn first_to_die(processes: &[Arc<Handle>]) -> Error {
 
 /// A QEMU and its guest.
 pub struct Guest {
-    /// Which end of the migration it is.
+    /// What it is for.
     pub role: Role,
     /// Its monitor.
     pub monitor: qmp::Client,
@@ -125,7 +125,7 @@ impl Handle {
         let lines = self.last_lines.lock().unwrap();
         let words = lines.iter().map(String::as_str).collect::<Vec<_>>().join(" | ");
         let words = if words.is_empty() { String::new() } else { format!(": {words}") };
-        Error::Died { role: self.role.name(), status, words }
+        Error::Died { which: self.role.which(), status, words }
     }
 
     /// Kills it and waits until it is gone.

@@ -1,12 +1,11 @@
 //! The virtual machine, as QEMU's command line.
 //!
-//! Source and destination get the same machine; the destination waits for its state to come in. What slows a
-//! boot under TCG is left out (timers, ports and displays that the guest does not use), which takes a boot from
-//! about four seconds to two; `qemu64` boots faster there than `max`, whose features the kernel then uses.
+//! All ends of a migration get the same machine; they differ in where its state comes from. What slows a boot
+//! under TCG is left out (timers, ports and displays that the guest does not use), which halves its time; `qemu64` boots faster there than `max`, whose features the kernel then uses.
 
 use crate::{
     lab::GUEST_MAC,
-    node::protocol::{FRAMES, RUN_DIR, Spawn},
+    node::protocol::{FRAMES, Spawn},
 };
 use stressor::protocol::PORT;
 use units::Bytes;
@@ -15,7 +14,7 @@ use units::Bytes;
 pub const QEMU: &str = "qemu-system-x86_64";
 
 /// What the machine is made of.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Machine {
     /// What runs its CPUs.
     pub accelerator: Accelerator,
@@ -63,10 +62,12 @@ impl Accelerator {
     }
 }
 
-/// Which end of the migration a QEMU is.
+/// What a QEMU is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// Boots the guest.
+    /// Boots a guest, for [`super::saved`].
+    Boot,
+    /// Goes on with the saved guest, and migrates it.
     Source,
     /// Waits for the guest to come in.
     Destination,
@@ -76,20 +77,42 @@ impl Role {
     /// Its name, in file names and messages.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Boot => "boot",
             Self::Source => "source",
             Self::Destination => "destination",
         }
     }
+
+    /// Which QEMU it is, to follow the word "QEMU" in messages.
+    pub fn which(self) -> &'static str {
+        match self {
+            Self::Boot => "that boots the guest",
+            Self::Source => "at the source",
+            Self::Destination => "at the destination",
+        }
+    }
 }
 
-/// Path of a QEMU's monitor socket on its node.
+/// A QEMU's monitor socket in its node's private directory.
 pub fn monitor_path(role: Role) -> String {
-    format!("{RUN_DIR}/{}-monitor", role.name())
+    format!("{}-monitor", role.name())
 }
 
-/// Path of a guest's control port socket on its node.
+/// A guest's control port socket in its node's private directory.
 pub fn control_path(role: Role) -> String {
-    format!("{RUN_DIR}/{}-control", role.name())
+    format!("{}-control", role.name())
+}
+
+/// "No limit" for QEMU's own bandwidth cap, in bytes per second; without a setting it caps at 128 MiB/s.
+pub const NO_CAP: u64 = i64::MAX as u64;
+
+/// The saved guest in its node's private directory.
+const SAVED: &str = "guest";
+
+/// Where QEMU is to send a guest that shall be saved, as a migration URI. A pipe, because QEMU has written to
+/// files only since version 8.2.
+pub fn save_uri() -> String {
+    format!("exec:cat > {SAVED}")
 }
 
 /// Parts of the kernel that a guest does without: set-up for tracing, certificates and statistics, which takes
@@ -104,11 +127,12 @@ const SKIPPED_INITCALLS: &[&str] = &[
 
 /// The guest kernel's options.
 ///
-/// No mitigations, no self-tests, no timer check, no patching of its own code: each costs boot time under TCG. A panic ends QEMU, so that it
-/// is noticed at once. TCG's time-stamp counter is QEMU's own virtual clock, so it can be relied on; the kernel
-/// would otherwise read its clock from an emulated port, a thousand times a second. ACPI stays, though it costs
-/// a quarter of a second: without its timer the kernel sometimes cannot calibrate that counter, has no clock
-/// fine enough for timers, and the stressor wakes up every 4 ms instead of every one.
+/// No mitigations, no self-tests, no timer check, no patching of its own code, no second clearing of the memory
+/// it hands out: each costs time under TCG. A panic ends QEMU, so that it is noticed at once. TCG's time-stamp
+/// counter is QEMU's own virtual clock, so it can be relied on; the kernel would otherwise read its clock from
+/// an emulated port, a thousand times a second. ACPI stays, though it costs a quarter of a second: without its
+/// timer the kernel sometimes cannot calibrate that counter, has no clock fine enough for timers, and the
+/// stressor wakes up every 4 ms instead of every one.
 fn kernel_options(accelerator: Accelerator) -> String {
     let clock = match accelerator {
         Accelerator::Tcg => " tsc=reliable",
@@ -117,7 +141,7 @@ fn kernel_options(accelerator: Accelerator) -> String {
     let skipped = SKIPPED_INITCALLS.join(",");
     format!(
         "console=ttyS0 quiet panic=-1 mitigations=off nokaslr no_timer_check cryptomgr.notests noreplace-smp \
-         initcall_blacklist={skipped}{clock}"
+         init_on_alloc=0 initcall_blacklist={skipped}{clock}"
     )
 }
 
@@ -144,8 +168,10 @@ pub fn spawn(machine: &Machine, role: Role) -> Spawn {
         add(&["-netdev", &format!("dgram,id=guests,local.type=fd,local.str={FRAMES}")]);
         add(&["-device", &format!("virtio-net-pci,netdev=guests,mac={GUEST_MAC},romfile=")]);
     }
-    if role == Role::Destination {
-        add(&["-incoming", "defer"]);
+    match role {
+        Role::Boot => {}
+        Role::Source => add(&["-incoming", &format!("exec:cat {SAVED}")]),
+        Role::Destination => add(&["-incoming", "defer"]),
     }
     Spawn { program: QEMU.into(), args, frames_of: machine.network.clone() }
 }

@@ -6,7 +6,7 @@
 //! environment.json    what it ran on
 //! cells.jsonl         one record per attempt, appended and synced as soon as it is known
 //! summary.csv         the same in short, one row per attempt, written when the run ends
-//! attempts/CELL.N/    samples.jsonl, source.log, destination.log of each attempt
+//! attempts/CELL.N/    samples.jsonl, source.log, destination.log of each attempt (and boot.log)
 //! ```
 //!
 //! [`record`] is what is measured, [`store`] the folder, [`environment`] what it ran on, [`summary`] the

@@ -114,7 +114,8 @@ pub struct Stress {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
-    /// Both QEMUs start, the guest's kernel boots to the stressor's first words.
+    /// Both QEMUs start, the source with a guest that was saved when it had booted. The first attempt on a
+    /// machine boots that guest.
     Boot,
     /// The stressor fills its memory.
     Fill,
