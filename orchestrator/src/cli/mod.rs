@@ -35,6 +35,7 @@ const EXIT_CODES: &str = "Exit codes:
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a matrix of migrations and report
+    #[command(after_help = EXIT_CODES)]
     Run(run::RunArgs),
     /// Show the cells of a matrix, what the model predicts for each, and what would be skipped
     Plan(plan::PlanArgs),

@@ -64,7 +64,7 @@ pub enum Ending {
 }
 
 /// What one attempt takes besides its migration, until some have been seen.
-const USUAL_OVERHEAD: Duration = Duration::from_secs(6);
+const USUAL_OVERHEAD: Duration = Duration::from_secs(4);
 
 /// Makes every attempt of the plan that the store has no result of.
 pub async fn run<B: Bench>(
