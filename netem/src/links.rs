@@ -4,11 +4,11 @@
 
 use crate::{error::Result, kernel::Feature, netlink::Netlink};
 use rtnetlink::{
-    AddressMessageBuilder, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth,
+    AddressMessageBuilder, LinkBridge, LinkMacVlan, LinkMessageBuilder, LinkUnspec, LinkVeth,
     packet_core::{NLM_F_CREATE, NLM_F_EXCL},
     packet_route::{
         RouteNetlinkMessage,
-        link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage},
+        link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage, MacVlanMode},
     },
 };
 use serde::Serialize;
@@ -19,6 +19,16 @@ use std::{
 
 /// An Ethernet address.
 pub type Mac = [u8; 6];
+
+/// Who gets the frames of an interface that [`Netlink::add_macvlan`] builds on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sharing {
+    /// Each its own.
+    Together,
+    /// The new interface all of them.
+    Exclusive,
+}
 
 /// What an interface has counted since it was made (`IFLA_STATS64`).
 ///
@@ -100,6 +110,35 @@ impl Netlink {
         self.add_link(LinkBridge::new(name).build(), || format!("make the bridge {name}"))
             .await
             .map_err(|e| e.or_missing(Feature::Bridge))
+    }
+
+    /// Makes an interface that shares another's wire, with an Ethernet address of its own; it is down. It is made
+    /// on `parent`, which is here, and lies in another namespace where one is given. With [`Sharing::Exclusive`]
+    /// it gets all frames that `parent` receives, for whichever address, and its host gets none.
+    ///
+    /// # Errors
+    ///
+    /// [`NoInterface`](crate::Error::NoInterface), the kernel's refusal where `parent` is shared exclusively
+    /// already, and as [`Netlink::add_veth`].
+    pub async fn add_macvlan(
+        &self,
+        name: &str,
+        parent: &str,
+        sharing: Sharing,
+        namespace: Option<BorrowedFd<'_>>,
+    ) -> Result<()> {
+        let parent_index = self.interface(parent).await?.index;
+        let mode = match sharing {
+            Sharing::Together => MacVlanMode::Bridge,
+            Sharing::Exclusive => MacVlanMode::Passthrough,
+        };
+        let mut message = LinkMacVlan::new(name, parent_index, mode);
+        if let Some(namespace) = namespace {
+            message = message.setns_by_fd(namespace.as_raw_fd());
+        }
+        self.add_link(message.build(), || format!("make {name} on {parent}"))
+            .await
+            .map_err(|e| e.or_missing(Feature::Macvlan))
     }
 
     /// Makes an interface a port of a bridge.

@@ -59,6 +59,13 @@ impl Namespace {
     }
 }
 
+impl From<File> for Namespace {
+    /// What an opened `/proc/PID/ns/net` refers to.
+    fn from(file: File) -> Self {
+        Self(file)
+    }
+}
+
 impl AsFd for Namespace {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

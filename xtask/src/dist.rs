@@ -33,20 +33,27 @@ impl Staged {
 pub(crate) fn dist() -> Result<Staged, Failure> {
     let workspace = Workspace::find()?;
     let root = &workspace.root;
-    run(cargo().current_dir(root).args(["build", "--release", "-p", "testbed", "-p", "netem", "--bins"]))?;
-    // As arguments to the last crate only: in RUSTFLAGS they would break the build's procedural macros.
-    run(cargo()
-        .current_dir(root)
-        .args(["rustc", "-p", "stressor", "--bin", "stressor", "--profile", "guest", "--"])
-        .args(["-C", "target-feature=+crt-static", "-C", "relocation-model=static"]))?;
+    // Statically: the stressor is a guest's only program, and `testbed` starts itself on other hosts, which may have
+    // an older C library.
+    for program in PROGRAMS {
+        run(cargo()
+            .current_dir(root)
+            .args(["rustc", "-p", program, "--bin", program, "--profile", profile(program), "--"])
+            // As arguments to the last crate only: in RUSTFLAGS they would break the build's procedural macros.
+            .args(["-C", "target-feature=+crt-static", "-C", "relocation-model=static"]))?;
+    }
 
     let bin = workspace.target.join("dist/bin");
     fs::create_dir_all(&bin).map_err(|error| format!("cannot create {}: {error}", bin.display()))?;
     for program in PROGRAMS {
-        let profile = if program == "stressor" { "guest" } else { "release" };
-        place(&workspace.target.join(profile).join(program), &bin.join(program))?;
+        place(&workspace.target.join(profile(program)).join(program), &bin.join(program))?;
     }
     Ok(Staged { workspace, bin })
+}
+
+/// The Cargo profile that a program is built with.
+fn profile(program: &str) -> &'static str {
+    if program == "stressor" { "guest" } else { "release" }
 }
 
 /// Copies a program, unless the same is there.

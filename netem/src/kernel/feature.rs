@@ -11,9 +11,9 @@ use crate::{
     },
 };
 use rtnetlink::{
-    LinkBridge, LinkIfb, LinkVeth,
+    LinkBridge, LinkIfb, LinkMacVlan, LinkVeth,
     packet_core::{NLM_F_CREATE, NLM_F_EXCL},
-    packet_route::{RouteNetlinkMessage, tc::TcHandle},
+    packet_route::{RouteNetlinkMessage, link::MacVlanMode, tc::TcHandle},
 };
 use serde::Serialize;
 use std::{collections::BTreeSet, fmt, os::fd::AsFd};
@@ -41,11 +41,13 @@ pub enum Feature {
     Veth,
     /// A switch.
     Bridge,
+    /// Interfaces that share another's wire.
+    Macvlan,
 }
 
 impl Feature {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Tbf,
         Self::Htb,
         Self::Netem,
@@ -54,6 +56,7 @@ impl Feature {
         Self::Redirect,
         Self::Veth,
         Self::Bridge,
+        Self::Macvlan,
     ];
 
     /// The module that has it.
@@ -67,6 +70,7 @@ impl Feature {
             Self::Redirect => "act_mirred",
             Self::Veth => "veth",
             Self::Bridge => "bridge",
+            Self::Macvlan => "macvlan",
         }
     }
 
@@ -81,6 +85,7 @@ impl Feature {
             Self::Redirect => "CONFIG_NET_ACT_MIRRED and CONFIG_NET_CLS_U32",
             Self::Veth => "CONFIG_VETH",
             Self::Bridge => "CONFIG_BRIDGE",
+            Self::Macvlan => "CONFIG_MACVLAN",
         }
     }
 }
@@ -142,6 +147,14 @@ impl Netlink {
             Feature::Ifb => self.attempt_link(LinkIfb::new("probe-ifb").build()).await,
             Feature::Veth => self.attempt_link(LinkVeth::new("probe-a", "probe-b").build()).await,
             Feature::Bridge => self.attempt_link(LinkBridge::new("probe-bridge").build()).await,
+            Feature::Macvlan => {
+                let message = LinkMacVlan::new("probe-macvlan", loopback, MacVlanMode::Bridge).build();
+                match self.attempt_link(message).await {
+                    // A kernel that has it does not put it on a loopback interface.
+                    Err(e) if e.errno() == Some(libc::EINVAL) => Ok(()),
+                    other => other,
+                }
+            }
         }
     }
 

@@ -4,7 +4,7 @@
 //! every expectation holds, 1 when one does not, 2 for bad input (nothing was started), 3 when the lab or
 //! QEMU failed, 130 when the run was interrupted.
 
-use crate::{guest::KernelChoice, results::store::Selection};
+use crate::{guest::KernelChoice, lab, results::store::Selection};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::{fmt, path::PathBuf, process::ExitCode};
 
@@ -72,6 +72,22 @@ struct SelectionArgs {
 impl SelectionArgs {
     fn selection(&self) -> Selection {
         Selection { only: self.only.clone(), repeat: self.repeat, shard: self.shard.clone() }
+    }
+}
+
+/// Which lab is used.
+#[derive(Debug, Args)]
+struct LabArgs {
+    /// The nodes: `local`, namespaces of this machine; `vagrant`, the machines of vagrant/Vagrantfile; or the file
+    /// of an inventory, hosts that are reached by SSH
+    #[arg(long, value_name = "LAB", default_value = "local")]
+    lab: String,
+}
+
+impl LabArgs {
+    fn choice(&self) -> lab::Choice {
+        let Ok(choice) = self.lab.parse();
+        choice
     }
 }
 

@@ -1,6 +1,6 @@
 //! `testbed run`.
 
-use super::{Failure, KernelArgs, SelectionArgs, plan::resolve, print, read};
+use super::{Failure, KernelArgs, LabArgs, SelectionArgs, plan::resolve, print, read};
 use crate::{
     guest::{self, Cache},
     matrix::Plan,
@@ -38,6 +38,8 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "DIR", conflicts_with_all = ["only", "repeat", "shard"])]
     resume: Option<PathBuf>,
     #[command(flatten)]
+    lab: LabArgs,
+    #[command(flatten)]
     kernel: KernelArgs,
     /// Show no progress
     #[arg(short, long)]
@@ -60,6 +62,7 @@ struct Report<'a> {
 pub(super) fn run(args: &RunArgs) -> Result<u8, Failure> {
     let (plan, mut store) = open(args)?;
     let options = Options {
+        lab: args.lab.choice(),
         cache: Cache::user().map_err(Failure::input)?,
         stressor: guest::stressor_path().map_err(Failure::input)?,
         kernel: args.kernel.choice(),

@@ -4,20 +4,12 @@
 //! `testbed` ends, the kernel takes nodes, links and queueing disciplines back. It needs root, or a kernel
 //! that lets ordinary users make user namespaces; the nodes say which it was.
 
-use super::{Compute, Description, Error, Lab};
-use crate::node::Node;
-use std::{net::Ipv4Addr, process::Stdio, sync::Mutex, time::Duration};
-use tokio::{
-    io::AsyncReadExt,
-    process::{Child, Command},
-    time,
+use super::{
+    CONTROLLER_ADDRESS, Compute, Description, Error, GUESTS, Lab, MIGRATION, MIGRATION_ADDRESSES, PREFIX,
 };
-
-const CONTROLLER_ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
-const MIGRATION_ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2)];
-const PREFIX: u8 = 24;
-/// How long a node that failed may take to say why.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+use crate::node::Node;
+use std::{process::Stdio, sync::Mutex};
+use tokio::process::{Child, Command};
 
 /// Starts the three nodes and connects them.
 pub async fn start() -> Result<Lab, Error> {
@@ -30,16 +22,16 @@ pub async fn start() -> Result<Lab, Error> {
     for (port, node, process) in
         [("compute1", &source, &source_process), ("compute2", &destination, &destination_process)]
     {
-        controller.add_link(port, "guests", pid(process, "compute")?).await?;
-        node.set_up("guests", None).await?;
+        controller.add_link(port, GUESTS, pid(process, "compute")?).await?;
+        node.set_up(GUESTS, None).await?;
         ports.push(port);
     }
-    controller.add_bridge("guests", &ports).await?;
-    controller.set_up("guests", Some((CONTROLLER_ADDRESS, PREFIX))).await?;
+    controller.add_bridge(GUESTS, &ports).await?;
+    controller.set_up(GUESTS, Some((CONTROLLER_ADDRESS, PREFIX))).await?;
 
-    source.add_link("migration", "migration", pid(&destination_process, "compute2")?).await?;
+    source.add_link(MIGRATION, MIGRATION, pid(&destination_process, "compute2")?).await?;
     for (node, address) in [&source, &destination].into_iter().zip(MIGRATION_ADDRESSES) {
-        node.set_up("migration", Some((address, PREFIX))).await?;
+        node.set_up(MIGRATION, Some((address, PREFIX))).await?;
     }
 
     let description = Description {
@@ -50,8 +42,9 @@ pub async fn start() -> Result<Lab, Error> {
     let compute = |node, migration_address| Compute {
         node,
         migration_address,
-        migration_interface: "migration".into(),
-        guests_interface: "guests".into(),
+        migration_interface: MIGRATION.into(),
+        guests_interface: GUESTS.into(),
+        guest: None,
     };
     Ok(Lab {
         controller,
@@ -63,8 +56,8 @@ pub async fn start() -> Result<Lab, Error> {
     })
 }
 
-fn pid(process: &Child, node: &'static str) -> Result<u32, Error> {
-    process.id().ok_or(Error::Start { node, reason: "it ended".into() })
+fn pid(process: &Child, node: &str) -> Result<u32, Error> {
+    process.id().ok_or_else(|| Error::Start { node: node.into(), reason: "it ended".into() })
 }
 
 /// Starts a node process; it shares the user namespace of the process `join`, if it needs one at all.
@@ -79,17 +72,7 @@ async fn start_node(name: &'static str, join: Option<u32>) -> Result<(Node, Chil
         .process_group(0)
         .kill_on_drop(true)
         .spawn()?;
-    let (Some(stdin), Some(stdout), Some(mut stderr)) =
-        (child.stdin.take(), child.stdout.take(), child.stderr.take())
-    else {
-        return Err(Error::Start { node: name, reason: "it has no standard streams".into() });
-    };
-    let node = Node::attach(name, stdout, stdin);
-    // The first answer shows that its namespaces are there; the next node may need them.
-    if node.facts().await.is_err() {
-        let mut reason = String::new();
-        let _ = time::timeout(LAST_WORDS, stderr.read_to_string(&mut reason)).await;
-        return Err(Error::Start { node: name, reason: reason.trim().into() });
-    }
+    // Its first answer shows that its namespaces are there; the next node may need them.
+    let node = super::serve_through(name, &mut child).await?;
     Ok((node, child))
 }

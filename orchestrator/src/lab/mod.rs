@@ -11,17 +11,58 @@
 //! ```
 //!
 //! The addresses come from the ranges reserved for documentation (RFC 5737): they exist inside the lab only.
+//!
+//! [`local`] makes the nodes on this machine, [`ssh`] on hosts that an [`inventory`] names.
 
 use crate::{
+    guest::GuestFiles,
     matrix::Settings,
     node::{Node, NodeError, protocol::Facts},
     qemu::machine::Machine,
 };
+use inventory::Inventory;
 use netem::{Shaper, kernel::Feature};
 use serde::{Deserialize, Serialize};
-use std::{io, net::Ipv4Addr, sync::Mutex};
+use std::{convert::Infallible, io, net::Ipv4Addr, path::PathBuf, str::FromStr, sync::Mutex, time::Duration};
+use tokio::{io::AsyncReadExt, process::Child, time};
 
+pub mod inventory;
 pub mod local;
+pub mod ssh;
+
+/// Which lab is meant.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Choice {
+    /// Namespaces of this machine.
+    #[default]
+    Local,
+    /// The machines of the Vagrantfile in the folder `vagrant` or in this one.
+    Vagrant,
+    /// The hosts that this file names.
+    Inventory(PathBuf),
+}
+
+impl FromStr for Choice {
+    type Err = Infallible;
+
+    /// `local`, `vagrant`, or a path.
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(match text {
+            "local" => Self::Local,
+            "vagrant" => Self::Vagrant,
+            path => Self::Inventory(path.into()),
+        })
+    }
+}
+
+const CONTROLLER_ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+const MIGRATION_ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2)];
+/// Of both networks.
+const PREFIX: u8 = 24;
+/// The name of a compute node's interface on the migration link.
+const MIGRATION: &str = "migration";
+/// The name of a node's interface on the guests' network.
+const GUESTS: &str = "guests";
 
 /// The guest's address and prefix length on the guests' network.
 pub const GUEST_ADDRESS: (Ipv4Addr, u8) = (Ipv4Addr::new(198, 51, 100, 10), 24);
@@ -36,8 +77,19 @@ pub enum Error {
     #[error("cannot start node {node}: {reason}")]
     Start {
         /// The node's name.
-        node: &'static str,
+        node: String,
         /// Its last words.
+        reason: String,
+    },
+    /// The inventory is no good.
+    #[error(transparent)]
+    Inventory(#[from] inventory::Error),
+    /// A host did not take what a node needs there.
+    #[error("cannot use host {host}: {reason}")]
+    Host {
+        /// Its name.
+        host: String,
+        /// What it, or ssh, said.
         reason: String,
     },
     /// The system refused to start a process.
@@ -59,6 +111,27 @@ pub struct Compute {
     pub migration_interface: String,
     /// Its interface on the guests' network.
     pub guests_interface: String,
+    /// The guest's kernel and initramfs on its host, where they are not this machine's own.
+    guest: Option<(String, String)>,
+}
+
+impl Compute {
+    /// The machine as this node starts it: with its own paths and its own network.
+    pub fn machine(&self, machine: &Machine) -> Machine {
+        let (kernel, initramfs) =
+            self.guest.clone().unwrap_or_else(|| (machine.kernel.clone(), machine.initramfs.clone()));
+        let network = Some(self.guests_interface.clone());
+        Machine { kernel, initramfs, network, ..machine.clone() }
+    }
+}
+
+/// Starts a lab in which these guests can be run.
+pub async fn start(choice: &Choice, guest: &GuestFiles) -> Result<Lab, Error> {
+    match choice {
+        Choice::Local => local::start().await,
+        Choice::Vagrant => ssh::start(&Inventory::of_vagrant()?, guest).await,
+        Choice::Inventory(path) => ssh::start(&Inventory::read(path)?, guest).await,
+    }
 }
 
 /// Three nodes, connected and ready.
@@ -74,7 +147,7 @@ pub struct Lab {
     /// The machine whose guest has booted and is saved at the source, see [`crate::qemu::saved`].
     pub saved: Mutex<Option<Machine>>,
     /// The local node processes; they end with the lab.
-    _processes: Vec<tokio::process::Child>,
+    _processes: Vec<Child>,
 }
 
 /// What a lab is, for the results.
@@ -120,4 +193,24 @@ impl Lab {
         descriptions.dedup();
         Ok(descriptions.join("; "))
     }
+}
+
+/// How long a node that failed may take to say why.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// The node that a process is, or leads to, once it has answered.
+async fn serve_through(name: &str, process: &mut Child) -> Result<Node, Error> {
+    let failed = |reason: &str| Error::Start { node: name.into(), reason: reason.trim().into() };
+    let (Some(stdin), Some(stdout), Some(mut stderr)) =
+        (process.stdin.take(), process.stdout.take(), process.stderr.take())
+    else {
+        return Err(failed("it has no standard streams"));
+    };
+    let node = Node::over(name, stdout, stdin);
+    if node.facts().await.is_err() {
+        let mut reason = String::new();
+        let _ = time::timeout(LAST_WORDS, stderr.read_to_string(&mut reason)).await;
+        return Err(failed(&reason));
+    }
+    Ok(node)
 }

@@ -137,7 +137,7 @@ impl Session<'_> {
             Role::Destination => &self.lab.destination,
         };
         let log = self.job.folder.join(format!("{}.log", role.name()));
-        let machine = Machine { network: Some(compute.guests_interface.clone()), ..self.job.machine.clone() };
+        let machine = compute.machine(self.job.machine);
         let handle = Arc::new(Handle::start(&compute.node, &machine, role, &log).await?);
         self.handles.push(Arc::clone(&handle));
         Ok(handle)

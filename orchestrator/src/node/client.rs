@@ -22,6 +22,7 @@ use std::{
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader},
     sync::{mpsc, oneshot},
+    time,
 };
 
 /// Why a node did not do what it was asked.
@@ -171,7 +172,7 @@ impl ChannelWriter {
 
 impl Node {
     /// Speaks to the node process at the other end of these streams.
-    pub fn attach(
+    pub fn over(
         name: &str,
         read: impl AsyncRead + Send + Unpin + 'static,
         mut write: impl AsyncWrite + Send + Unpin + 'static,
@@ -204,6 +205,21 @@ impl Node {
             }
         });
         Self { shared }
+    }
+
+    /// Tells the node at this interval that somebody is there, for as long as a handle to it is.
+    pub fn keep_alive(&self, interval: Duration) {
+        let shared = Arc::downgrade(&self.shared);
+        tokio::spawn(async move {
+            let mut ticker = time::interval(interval);
+            loop {
+                ticker.tick().await;
+                let Some(shared) = shared.upgrade() else { return };
+                if shared.out.send(ToNode::Alive).is_err() {
+                    return;
+                }
+            }
+        });
     }
 
     /// The node's name.
@@ -267,6 +283,12 @@ impl Node {
     pub async fn add_link(&self, name: &str, peer: &str, peer_pid: u32) -> Result<(), NodeError> {
         let call = Call::AddLink { name: name.into(), peer: peer.into(), peer_pid };
         self.call(&format!("add the link {name}"), call).await
+    }
+
+    /// Makes an interface on one of the host's.
+    pub async fn attach(&self, parent: &str, name: &str, sharing: netem::Sharing) -> Result<(), NodeError> {
+        let call = Call::Attach { parent: parent.into(), name: name.into(), sharing };
+        self.call(&format!("use its interface {parent}"), call).await
     }
 
     /// Makes a bridge of these interfaces.

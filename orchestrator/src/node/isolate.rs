@@ -7,6 +7,9 @@
 //! As root nothing more is needed. An ordinary user gets a user namespace first; the nodes of one lab share
 //! it, so that one of them can put the end of a link into another.
 //!
+//! On another host, reached by SSH, a node is the same: its network is not the host's but a namespace, with
+//! interfaces on the wires of the host's. What it does to them, shaping above all, goes with the namespace too.
+//!
 //! A process does not enter a PID namespace that it makes, only its children do. So [`enter`] is called by
 //! a first process, which makes the namespaces and then starts the serving process and waits for it.
 

@@ -1,7 +1,7 @@
 //! A node: one process that stands for one host of the lab.
 //!
-//! On this machine it lives in namespaces of its own; elsewhere it would be the same process on another
-//! host. Either way the orchestrator talks to it through its standard input and output ([`protocol`]), it
+//! On this machine it lives in namespaces of its own; elsewhere it is the same process on another host, started
+//! over SSH, in such namespaces too, with interfaces made on the host's ([`host`]). Either way the orchestrator talks to it through its standard input and output ([`protocol`]), it
 //! owns everything it starts, and everything it started goes when it goes.
 //!
 //! ```text
@@ -14,6 +14,7 @@
 
 pub mod client;
 mod frames;
+pub mod host;
 pub mod isolate;
 pub mod probe;
 pub mod protocol;

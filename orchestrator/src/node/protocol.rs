@@ -31,6 +31,8 @@ pub enum ToNode {
         /// The line, without its end.
         text: String,
     },
+    /// I am still here. A node on another host that hears nothing for a while takes it that nobody is.
+    Alive,
 }
 
 /// A message from a node.
@@ -104,6 +106,16 @@ pub enum Call {
         /// The process in whose network namespace the other end shall be, by its number on this host.
         peer_pid: u32,
     },
+    /// Make an interface on one of the host that this node is on: the node's own, with an address of its own on
+    /// the same wire. An interface that carries the SSH session is refused. For a node on another host only.
+    Attach {
+        /// The host's interface.
+        parent: String,
+        /// The name of the node's.
+        name: String,
+        /// Who gets the frames that come in.
+        sharing: netem::Sharing,
+    },
     /// Make a bridge that joins the interfaces named, and bring all of them up.
     AddBridge {
         /// The bridge's name.
@@ -160,6 +172,8 @@ pub struct Spawn {
 pub struct Facts {
     /// Its version of this program.
     pub version: String,
+    /// Its QEMU's version, if it has one.
+    pub qemu: Option<String>,
     /// Kernel release.
     pub kernel: String,
     /// Model of its CPU.

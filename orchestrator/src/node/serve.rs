@@ -6,11 +6,12 @@
 
 use super::{
     frames::Frames,
+    host::Host,
     isolate::RUN_DIR,
     probe::Probe,
     protocol::{self, Call, Facts, FromNode, Privilege, Spawn, ToNode, Traffic},
 };
-use crate::host;
+use crate::{host, qemu};
 use netem::{
     Netlink,
     kernel::{Handle, Qdisc, Settings},
@@ -31,7 +32,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader, Lines, Stdin},
     net::UnixStream,
     process::{Child, Command},
     sync::{Mutex as AsyncMutex, mpsc, oneshot},
@@ -39,19 +40,28 @@ use tokio::{
     time,
 };
 
+/// The longest a remote orchestrator may say nothing; it does every [`ALIVE_INTERVAL`].
+const SILENCE_LIMIT: Duration = Duration::from_secs(8);
+
+/// How often the orchestrator of a node on another host says that it is there.
+pub const ALIVE_INTERVAL: Duration = Duration::from_secs(2);
+
 /// What a call came to; a failure is passed on in words.
 type Outcome = Result<Value, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Serves calls from standard input on standard output until input ends.
-pub async fn serve(privilege: Privilege) -> io::Result<()> {
+///
+/// On another `host` than the orchestrator's it also ends, within ten seconds, when it hears nothing any more.
+pub async fn serve(privilege: Privilege, host: Option<Host>) -> io::Result<()> {
     // Netlink requests are not `Send`, and need not be: the node has one thread.
-    LocalSet::new().run_until(serve_here(privilege)).await
+    LocalSet::new().run_until(serve_here(privilege, host)).await
 }
 
-async fn serve_here(privilege: Privilege) -> io::Result<()> {
+async fn serve_here(privilege: Privilege, host: Option<Host>) -> io::Result<()> {
     let (out, mut outgoing) = mpsc::unbounded_channel::<FromNode>();
     let node = Arc::new(Node {
         privilege,
+        host,
         out,
         netlink: Netlink::open().map_err(io::Error::other)?,
         next: AtomicU64::new(1),
@@ -70,7 +80,7 @@ async fn serve_here(privilege: Privilege) -> io::Result<()> {
         io::Result::Ok(())
     });
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
-    while let Some(line) = lines.next_line().await? {
+    while let Some(line) = next_line(&mut lines, node.host.is_some()).await? {
         match serde_json::from_str(&line).map_err(io::Error::other)? {
             ToNode::Call { id, call } => {
                 let node = Arc::clone(&node);
@@ -85,14 +95,26 @@ async fn serve_here(privilege: Privilege) -> io::Result<()> {
                     let _ = sender.send(text);
                 }
             }
+            ToNode::Alive => {}
         }
     }
     writer.abort();
     Ok(())
 }
 
+/// The next message's line; none when the orchestrator is gone, or when one that is elsewhere has said nothing for
+/// so long that the way to it must be cut.
+async fn next_line(lines: &mut Lines<BufReader<Stdin>>, remote: bool) -> io::Result<Option<String>> {
+    if !remote {
+        return lines.next_line().await;
+    }
+    time::timeout(SILENCE_LIMIT, lines.next_line()).await.unwrap_or(Ok(None))
+}
+
 struct Node {
     privilege: Privilege,
+    /// The host's network, where it is not the orchestrator's host.
+    host: Option<Host>,
     out: mpsc::UnboundedSender<FromNode>,
     netlink: Netlink,
     /// Numbers processes and channels.
@@ -128,6 +150,11 @@ impl Node {
             Call::AddLink { name, peer, peer_pid } => {
                 let namespace = File::open(format!("/proc/{peer_pid}/ns/net"))?;
                 self.netlink.add_veth(&name, &peer, Some(namespace.as_fd())).await?;
+                json(self.netlink.set_up(&name).await?)
+            }
+            Call::Attach { parent, name, sharing } => {
+                let host = self.host.as_ref().ok_or("this node is on no host but the orchestrator's")?;
+                host.attach(&parent, &name, sharing).await?;
                 json(self.netlink.set_up(&name).await?)
             }
             Call::AddBridge { name, ports } => {
@@ -169,6 +196,7 @@ impl Node {
     async fn facts(&self) -> Result<Facts, Box<dyn std::error::Error + Send + Sync>> {
         Ok(Facts {
             version: env!("CARGO_PKG_VERSION").into(),
+            qemu: qemu::version().ok(),
             kernel: host::kernel_release()?,
             cpu_model: host::cpu_model(),
             cpus: host::cpus(),

@@ -84,8 +84,7 @@ async fn probe(node: &Compute, machine: &Machine, log: &Path) -> Finding {
     let machine = Machine {
         accelerator: Accelerator::Kvm,
         cpu: Accelerator::Kvm.default_cpu().into(),
-        network: None,
-        ..machine.clone()
+        ..node.machine(machine)
     };
     let booted = async {
         let process = Arc::new(Handle::start(&node.node, &machine, Role::Boot, log).await?);

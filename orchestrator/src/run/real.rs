@@ -9,11 +9,15 @@ use crate::{
     lab::{self, GUEST_ADDRESS, Lab},
     matrix::{Accel, Cell, Plan, RunOrder, Settings},
     migration::attempt::{self, Job},
+    outcome::Outcome,
     qemu::{
         accel::{self, Finding, Place},
         machine::{Accelerator, Machine, QEMU},
     },
-    results::{environment::Environment, record::Record},
+    results::{
+        environment::Environment,
+        record::{Draft, Record},
+    },
     ui::Watcher,
 };
 use indexmap::IndexMap;
@@ -21,8 +25,9 @@ use jiff::Timestamp;
 use std::{
     io,
     path::{Path, PathBuf},
-    process::Command,
+    time::{Duration, Instant},
 };
+use tokio::time;
 
 /// Why the bench cannot work at all.
 #[derive(Debug, thiserror::Error)]
@@ -34,8 +39,11 @@ pub enum Error {
     #[error(transparent)]
     Lab(#[from] lab::Error),
     /// There is no QEMU.
-    #[error("cannot run {QEMU}: {0}; `testbed setup` installs it")]
-    Qemu(io::Error),
+    #[error("{0} cannot run {QEMU}; `testbed setup` installs it")]
+    Qemu(&'static str),
+    /// It was not prepared.
+    #[error("the bench was not prepared")]
+    Unprepared,
     /// The accelerator's finding could not be kept.
     #[error("cannot keep what was found out about the accelerator: {0}")]
     Cache(io::Error),
@@ -43,6 +51,8 @@ pub enum Error {
 
 /// What the bench is made of.
 pub struct Options {
+    /// The nodes.
+    pub lab: lab::Choice,
     /// Where guest files and findings are kept.
     pub cache: Cache,
     /// The static stressor.
@@ -50,6 +60,12 @@ pub struct Options {
     /// Which kernel the guest boots.
     pub kernel: KernelChoice,
 }
+
+/// How long a lab that was lost may take to come back: a host that reboots takes a minute or two.
+const RETURN_LIMIT: Duration = Duration::from_secs(300);
+
+/// How often it is tried.
+const RETURN_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The bench.
 pub struct Real {
@@ -73,13 +89,22 @@ impl Real {
         Self { options, wishes, order: plan.order, lab: None, guest: None, findings: IndexMap::new() }
     }
 
-    /// The lab: the one there is, or a new one where a node has been lost.
-    async fn lab(&mut self) -> Result<&Lab, Error> {
-        let lab = match self.lab.take().filter(Lab::is_whole) {
-            Some(lab) => lab,
-            None => lab::local::start().await?,
+    /// The lab: the one there is, or a new one where a node has been lost. A host that went may come back.
+    async fn lab(&mut self, guest: &GuestFiles) -> Result<&Lab, Error> {
+        let choice = &self.options.lab;
+        let lost = match self.lab.take() {
+            Some(lab) if lab.is_whole() => return Ok(self.lab.insert(lab)),
+            lost => lost.is_some(),
         };
-        Ok(self.lab.insert(lab))
+        let patience = if lost && *choice != lab::Choice::Local { RETURN_LIMIT } else { Duration::ZERO };
+        let deadline = Instant::now() + patience;
+        loop {
+            match lab::start(choice, guest).await {
+                Ok(lab) => return Ok(self.lab.insert(lab)),
+                Err(error) if Instant::now() >= deadline => return Err(error.into()),
+                Err(_not_back_yet) => time::sleep(RETURN_INTERVAL).await,
+            }
+        }
     }
 }
 
@@ -98,24 +123,17 @@ fn machine(guest: &GuestFiles, settings: &Settings, accelerator: Accelerator) ->
     }
 }
 
-/// QEMU's version, as its first line has it: `10.0.2`.
-pub fn qemu_version() -> io::Result<String> {
-    let output = Command::new(QEMU).arg("--version").output()?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let version = text.split_whitespace().skip_while(|word| *word != "version").nth(1);
-    version.map(ToString::to_string).ok_or_else(|| io::Error::other("it does not tell its version"))
-}
-
 impl Bench for Real {
     type Error = Error;
 
     async fn prepare(&mut self, watcher: &dyn Watcher) -> Result<Environment, Error> {
         let files = guest::prepare(&self.options.kernel, &self.options.stressor, &self.options.cache)?;
-        let qemu = qemu_version().map_err(Error::Qemu)?;
         let cache = self.options.cache.root().to_path_buf();
         let (wishes, order) = (self.wishes.clone(), self.order);
-        let lab = self.lab().await?;
+        let lab = self.lab(&files).await?;
         let description = lab.description.clone();
+        let qemu = description.source.qemu.clone().ok_or(Error::Qemu("the source"))?;
+        description.destination.qemu.as_ref().ok_or(Error::Qemu("the destination"))?;
         let place = Place {
             machine: format!("{}, Linux {}", description.source.cpu_model, description.source.kernel),
             qemu: qemu.clone(),
@@ -158,13 +176,19 @@ impl Bench for Real {
         watcher: &dyn Watcher,
         interrupt: &Interrupt,
     ) -> Result<Record, Error> {
-        self.lab().await?;
-        let (Some(lab), Some(guest)) = (&self.lab, &self.guest) else {
-            return Err(Error::Qemu(io::Error::other("the bench was not prepared")));
-        };
+        let guest = self.guest.clone().ok_or(Error::Unprepared)?;
+        // Not while a migration runs: there is nothing to end in order.
+        tokio::select! {
+            lab = self.lab(&guest) => drop(lab?),
+            () = interrupt.requested() => {
+                let reason = Some("it was interrupted".into());
+                return Ok(Draft::start().freeze(cell, attempt, Outcome::Interrupted, reason));
+            }
+        }
+        let lab = self.lab.as_ref().ok_or(Error::Unprepared)?;
         let finding = self.findings.get(&cell.settings.guest.accel);
         let accelerator = finding.map_or(Accelerator::Tcg, |f| f.accelerator);
-        let machine = machine(guest, &cell.settings, accelerator);
+        let machine = machine(&guest, &cell.settings, accelerator);
         let job = Job { cell, attempt, machine: &machine, folder };
         Ok(attempt::attempt(lab, &job, watcher, interrupt.requested()).await)
     }

@@ -222,6 +222,7 @@ pub(crate) fn environment() -> Environment {
         cpu_model: "Difference Engine".into(),
         cpus: 2,
         memory_bytes: 1 << 34,
+        qemu: Some("10.0.2".into()),
         privilege: Privilege::Root,
         features: BTreeSet::from(["sch_tbf".to_string()]),
     };

@@ -4,6 +4,7 @@
 use std::{fs, path::Path};
 use testbed::matrix::{File, Plan};
 
+pub(crate) mod hosts;
 pub(crate) mod mock;
 pub(crate) mod real;
 

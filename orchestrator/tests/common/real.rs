@@ -79,7 +79,7 @@ fn find() -> Result<PathBuf, String> {
     if !bin.join("testbed").is_file() || guest::check_static(&stressor).is_err() {
         return Err(format!("{} has no testbed with a static stressor", bin.display()));
     }
-    testbed::run::real::qemu_version().map_err(|error| format!("there is no QEMU: {error}"))?;
+    testbed::qemu::version().map_err(|error| format!("there is no QEMU: {error}"))?;
     let cache = Cache::user().map_err(|error| error.to_string())?;
     guest::find_kernel(&KernelChoice::Auto, &cache).map_err(|error| error.to_string())?;
     Ok(bin)
@@ -134,6 +134,16 @@ impl Place {
         place.owner = Some(uid);
         place.variables = vec![("HOME", root.join("home")), ("XDG_CACHE_HOME", root.join("home/cache"))];
         place
+    }
+
+    /// A file of this name beside the matrix.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The variable that marks the run's processes, wherever they are.
+    pub(crate) fn mark(&self) -> String {
+        format!("{MARKER}={}", self.marker)
     }
 
     pub(crate) fn folder(&self) -> PathBuf {
@@ -205,7 +215,7 @@ impl Place {
 
     /// The run's processes.
     pub(crate) fn processes(&self) -> Vec<Process> {
-        let marker = format!("{MARKER}={}", self.marker);
+        let marker = self.mark();
         all_pids()
             .filter_map(|pid| {
                 let environ = fs::read(format!("/proc/{pid}/environ")).ok()?;

@@ -1,0 +1,238 @@
+//! A lab of hosts that are reached by SSH, with the system's `ssh`: its configuration, agents and jump hosts work.
+//!
+//! What a host needs is put into a directory of it once, under the digest of its content: this program, and on
+//! the compute hosts what guests boot from. Then this program is started there as a node, by root, and served
+//! through the SSH session. Nothing else is installed, and nothing listens. A node makes interfaces of its own on
+//! the host's ([`crate::node::host`]), in a network namespace that goes with it; the host's interfaces and
+//! addresses stay as they are.
+//!
+//! When the session ends, however it ends, the node ends with all that it started. A connection that hangs is
+//! noticed at both ends: by `ssh` after eight seconds, by the node after as many.
+
+use super::{
+    CONTROLLER_ADDRESS, Compute, Description, Error, GUESTS, Lab, MIGRATION, MIGRATION_ADDRESSES, PREFIX,
+    inventory::{Become, ComputeHost, Inventory},
+};
+use crate::{
+    guest::GuestFiles,
+    node::{Node, serve::ALIVE_INTERVAL},
+};
+use netem::Sharing;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use sha2::{Digest, Sha256};
+use std::{
+    fmt::Write as _,
+    fs::{self, File},
+    io::Write as _,
+    os::fd::AsRawFd,
+    path::{Path, PathBuf},
+    process::{Stdio, id},
+    sync::Mutex,
+};
+use tokio::{
+    io::AsyncWriteExt,
+    process::{Child, Command},
+};
+
+/// Never ask, give up soon, and notice a dead connection in eight seconds.
+const OPTIONS: [&str; 5] = [
+    "BatchMode=yes",
+    "ConnectTimeout=10",
+    "ServerAliveInterval=2",
+    "ServerAliveCountMax=3",
+    // A lab's hosts are made anew often enough; their keys are checked as the user's configuration says.
+    "ClearAllForwardings=yes",
+];
+
+/// Where things are put on a host that the inventory says nothing about.
+const CACHE: &str = "\"${XDG_CACHE_HOME:-$HOME/.cache}\"/testbed/uploads";
+
+/// Starts a node on each host of the inventory and connects them.
+pub async fn start(inventory: &Inventory, guest: &GuestFiles) -> Result<Lab, Error> {
+    let way = Way::of(inventory)?;
+    let program = Upload::read(Path::new("/proc/self/exe"))?;
+    let images = [&guest.kernel, &guest.initramfs].map(|path| Upload::read(path));
+    let [kernel, initramfs] = images;
+    let (kernel, initramfs) = (kernel?, initramfs?);
+
+    let (controller, controller_process) =
+        way.host(&inventory.controller.host).start_node("controller", &program).await?;
+    controller.attach(&inventory.controller.guests, GUESTS, Sharing::Together).await?;
+    controller.set_up(GUESTS, Some((CONTROLLER_ADDRESS, PREFIX))).await?;
+
+    let mut processes = vec![controller_process];
+    let mut computes = Vec::new();
+    for ((name, compute), migration_address) in
+        [("compute1", &inventory.compute1), ("compute2", &inventory.compute2)]
+            .into_iter()
+            .zip(MIGRATION_ADDRESSES)
+    {
+        let ComputeHost { host, guests, migration } = compute;
+        let host = way.host(host);
+        let images = inventory.images.as_deref();
+        let guest = (host.put(&kernel, images).await?, host.put(&initramfs, images).await?);
+        let (node, process) = host.start_node(name, &program).await?;
+        processes.push(process);
+        node.attach(guests, GUESTS, Sharing::Exclusive).await?;
+        node.attach(migration, MIGRATION, Sharing::Together).await?;
+        node.set_up(MIGRATION, Some((migration_address, PREFIX))).await?;
+        computes.push(Compute {
+            node,
+            migration_address,
+            migration_interface: MIGRATION.into(),
+            guests_interface: GUESTS.into(),
+            guest: Some(guest),
+        });
+    }
+    let [source, destination] =
+        <[Compute; 2]>::try_from(computes).unwrap_or_else(|_| unreachable!("two are named"));
+    let description = Description {
+        kind: "ssh".into(),
+        source: source.node.facts().await?,
+        destination: destination.node.facts().await?,
+    };
+    Ok(Lab { controller, source, destination, description, saved: Mutex::default(), _processes: processes })
+}
+
+/// How the hosts are reached.
+struct Way {
+    config: Option<PathBuf>,
+    /// The configuration itself, where it is in no file. It goes with this value.
+    _text: Option<File>,
+    root: Become,
+}
+
+impl Way {
+    fn of(inventory: &Inventory) -> Result<Self, Error> {
+        let (mut config, mut kept) = (inventory.ssh_config.clone(), None);
+        if let Some(text) = &inventory.ssh_config_text {
+            let mut file =
+                File::from(memfd_create("ssh-config", MFdFlags::MFD_CLOEXEC).map_err(std::io::Error::from)?);
+            file.write_all(text.as_bytes())?;
+            config = Some(format!("/proc/{}/fd/{}", id(), file.as_raw_fd()).into());
+            kept = Some(file);
+        }
+        Ok(Self { config, _text: kept, root: inventory.r#become })
+    }
+
+    fn host<'a>(&'a self, name: &'a str) -> Host<'a> {
+        Host { way: self, name }
+    }
+}
+
+/// A host of the inventory.
+struct Host<'a> {
+    way: &'a Way,
+    name: &'a str,
+}
+
+/// Something to put on a host.
+struct Upload {
+    content: Vec<u8>,
+    digest: String,
+}
+
+impl Upload {
+    fn read(path: &Path) -> Result<Self, Error> {
+        let content = fs::read(path)?;
+        let mut digest = String::new();
+        for byte in Sha256::digest(&content) {
+            let _ = write!(digest, "{byte:02x}");
+        }
+        Ok(Self { content, digest })
+    }
+}
+
+impl Host<'_> {
+    fn failed(&self, reason: impl Into<String>) -> Error {
+        Error::Host { host: self.name.into(), reason: reason.into() }
+    }
+
+    /// `ssh`, about to run a script there in a POSIX shell, whichever the user's own is.
+    fn ssh(&self, script: &str) -> Command {
+        let mut command = Command::new("ssh");
+        if let Some(config) = &self.way.config {
+            command.arg("-F").arg(config);
+        }
+        for option in OPTIONS {
+            command.args(["-o", option]);
+        }
+        command.args(["-T", "--", self.name, &format!("exec sh -c {}", quoted(script))]);
+        // An interrupt from the terminal is the orchestrator's to act on.
+        command.process_group(0).kill_on_drop(true);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Runs a script with this input; what it prints.
+    async fn run(&self, script: &str, input: &[u8]) -> Result<String, Error> {
+        let mut child = self.ssh(script).spawn().map_err(|e| self.failed(format!("cannot run ssh: {e}")))?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // A host that does not want it says why below.
+            let _ = stdin.write_all(input).await;
+        }
+        let output = child.wait_with_output().await?;
+        if !output.status.success() {
+            let words = String::from_utf8_lossy(&output.stderr);
+            return Err(self.failed(format!("{} ({})", words.trim(), output.status)));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_string())
+    }
+
+    /// Puts a file into this directory of the host, or the user's cache there, unless it is there; its path.
+    async fn put(&self, upload: &Upload, directory: Option<&Path>) -> Result<String, Error> {
+        let directory = directory.map_or_else(|| CACHE.to_string(), |path| quoted(&path.to_string_lossy()));
+        let Upload { content, digest } = upload;
+        let there = format!("d={directory}; if test -s \"$d/{digest}\"; then printf %s \"$d/{digest}\"; fi");
+        let path = self.run(&there, b"").await?;
+        if !path.is_empty() {
+            return Ok(path);
+        }
+        // Under another name until it is whole: the connection may be cut.
+        let store = format!(
+            "set -e; d={directory}; mkdir -p \"$d\"; t=$(mktemp \"$d/.new.XXXXXX\"); trap 'rm -f \"$t\"' EXIT HUP TERM; \
+             cat > \"$t\"; test \"$(wc -c < \"$t\")\" -eq {}; chmod 755 \"$t\"; mv \"$t\" \"$d/{digest}\"; \
+             printf %s \"$d/{digest}\"",
+            content.len()
+        );
+        self.run(&store, content).await
+    }
+
+    /// Starts a node there.
+    async fn start_node(&self, name: &str, program: &Upload) -> Result<(Node, Child), Error> {
+        let path = self.put(program, None).await?;
+        let root = match self.way.root {
+            Become::Sudo => "sudo -n ",
+            Become::None => "",
+        };
+        let script = format!("exec {root}{} node --remote \"$SSH_CONNECTION\"", quoted(&path));
+        let mut process =
+            self.ssh(&script).spawn().map_err(|e| self.failed(format!("cannot run ssh: {e}")))?;
+        let node = super::serve_through(name, &mut process).await.map_err(|error| match error {
+            Error::Start { reason, .. } => self.failed(format!("its node does not start: {reason}")),
+            other => other,
+        })?;
+        node.keep_alive(ALIVE_INTERVAL);
+        Ok((node, process))
+    }
+}
+
+/// As one word of a POSIX shell.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process;
+
+    #[test]
+    fn a_quoted_text_is_one_word_of_a_shell() {
+        for text in ["", "plain", "a b", "it's", "$HOME `x` \"y\" \\ *", "'\n'"] {
+            let output =
+                process::Command::new("sh").args(["-c", &format!("printf %s {}", quoted(text))]).output();
+            assert_eq!(String::from_utf8_lossy(&output.unwrap().stdout), text);
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! Three hosts with real SSH servers, as namespaces of this machine: what a lab of real hosts is to `testbed`.
+//!
+//! ```text
+//!   this thread's namespace      one link to each host, for SSH
+//!   host 0, 1, 2                 eth0: that link; eth1: the migration link between 1 and 2; eth2: to a switch
+//! ```
+//!
+//! Each has a network, a mount and a PID namespace, an sshd of its own, and a small cache directory. Keys are made
+//! for the occasion.
+
+use super::real::{Place, skipped};
+use netem::{Namespace, Netlink};
+use nix::{
+    sched::{CloneFlags, unshare},
+    unistd::geteuid,
+};
+use std::{
+    fs,
+    net::{Ipv4Addr, TcpStream},
+    os::{fd::AsFd, unix::process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+const SSHD: &str = "/usr/sbin/sshd";
+
+/// The hosts; they end with this value.
+pub(crate) struct Hosts {
+    networks: Vec<Namespace>,
+    _switch: Namespace,
+    servers: Vec<Child>,
+    folder: PathBuf,
+    runtime: tokio::runtime::Runtime,
+}
+
+/// Does something in a network where hosts can be; only root can make one, and the test is skipped otherwise.
+pub(crate) fn with_hosts(place: &Place, test: impl FnOnce(&mut Hosts) + Send) {
+    if !geteuid().is_root() {
+        skipped::<()>("needs root, for hosts with SSH servers");
+        return;
+    }
+    if !Path::new(SSHD).exists() {
+        skipped::<()>(&format!("there is no {SSHD} (Debian's package openssh-server)"));
+        return;
+    }
+    thread::scope(|scope| {
+        let apart = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            test(&mut Hosts::start(place));
+        });
+        if let Err(panic) = apart.join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+fn address(host: usize, end: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 77, u8::try_from(host).unwrap(), end)
+}
+
+impl Hosts {
+    fn start(place: &Place) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let networks: Vec<Namespace> = (0..3).map(|_| Namespace::new().unwrap()).collect();
+        let switch = Namespace::new().unwrap();
+        runtime.block_on(plumb(&networks, &switch)).unwrap();
+        let folder = place.path("hosts");
+        fs::create_dir(&folder).unwrap();
+        for key in ["user", "host"] {
+            let mut keygen = Command::new("ssh-keygen");
+            keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(folder.join(key));
+            assert!(keygen.status().unwrap().success());
+        }
+        let mut hosts = Self { networks, _switch: switch, servers: Vec::new(), folder, runtime };
+        for host in 0..3 {
+            hosts.serve(host, place);
+        }
+        hosts.trust("host.pub");
+        hosts.write_ssh_config();
+        hosts
+    }
+
+    /// Starts a host's SSH server.
+    fn serve(&mut self, host: usize, place: &Place) {
+        let cache = self.cache(host);
+        fs::create_dir(&cache).unwrap();
+        let folder = self.folder.display();
+        let config = self.folder.join(format!("sshd{host}"));
+        let text = format!(
+            "ListenAddress {}\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/user.pub\nPidFile none\n\
+             StrictModes no\nUsePAM no\nPermitRootLogin yes\nPasswordAuthentication no\n\
+             SetEnv {} XDG_CACHE_HOME={}\n",
+            address(host, 2),
+            place.mark(),
+            cache.display(),
+        );
+        fs::write(&config, text).unwrap();
+        let script = format!(
+            "set -e; mount -t tmpfs run /run; mkdir /run/sshd; mount -t tmpfs -o size=256m cache {}; \
+             exec {SSHD} -D -e -f {}",
+            cache.display(),
+            config.display(),
+        );
+        let log = fs::File::create(self.folder.join(format!("sshd{host}.log"))).unwrap();
+        let start = || {
+            Command::new("unshare")
+                .args([
+                    "--mount",
+                    "--pid",
+                    "--fork",
+                    "--kill-child=KILL",
+                    "--mount-proc",
+                    "sh",
+                    "-c",
+                    &script,
+                ])
+                .process_group(0)
+                .stdin(Stdio::null())
+                .stdout(log.try_clone()?)
+                .stderr(log.try_clone()?)
+                .spawn()
+        };
+        self.servers.push(self.networks[host].run(start).unwrap());
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while TcpStream::connect((address(host, 2), 22)).is_err() {
+            assert!(Instant::now() < deadline, "{}", self.log(host));
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// What a host's SSH server has said.
+    pub(crate) fn log(&self, host: usize) -> String {
+        fs::read_to_string(self.folder.join(format!("sshd{host}.log"))).unwrap()
+    }
+
+    /// A host's cache directory, which only it can see into.
+    pub(crate) fn cache(&self, host: usize) -> PathBuf {
+        self.folder.join(format!("cache{host}"))
+    }
+
+    /// Makes this public key the one that hosts are expected to have.
+    pub(crate) fn trust(&self, public_key: &str) {
+        let key = fs::read_to_string(self.folder.join(public_key)).unwrap();
+        let lines = (0..3).map(|host| format!("{} {key}", address(host, 2)));
+        fs::write(self.folder.join("known_hosts"), lines.collect::<String>()).unwrap();
+    }
+
+    fn write_ssh_config(&self) {
+        let folder = self.folder.display();
+        let mut text = String::new();
+        for host in 0..3 {
+            text += &format!("Host lab{host}\n  HostName {}\n", address(host, 2));
+        }
+        text += &format!(
+            "Host *\n  User root\n  IdentityFile {folder}/user\n  UserKnownHostsFile {folder}/known_hosts\n"
+        );
+        text += "  StrictHostKeyChecking yes\n  IdentitiesOnly yes\n  GlobalKnownHostsFile none\n";
+        fs::write(self.folder.join("ssh_config"), text).unwrap();
+    }
+
+    /// Writes an inventory of these hosts, changed so; its path.
+    pub(crate) fn inventory(&self, change: impl FnOnce(String) -> String) -> String {
+        let text = "controller: { host: lab0, guests: eth2 }\n\
+                    compute1: { host: lab1, guests: eth2, migration: eth1 }\n\
+                    compute2: { host: lab2, guests: eth2, migration: eth1 }\n\
+                    become: none\nssh_config: ssh_config\n";
+        let path = self.folder.join("lab.yaml");
+        fs::write(&path, change(text.into())).unwrap();
+        path.display().to_string()
+    }
+
+    /// Pulls the cable between this thread's network and a host, or puts it back.
+    pub(crate) fn connect(&self, host: usize, connected: bool) {
+        let cable = format!("host{host}");
+        let set = async {
+            let netlink = Netlink::open()?;
+            if connected { netlink.set_up(&cable).await } else { netlink.set_down(&cable).await }
+        };
+        self.runtime.block_on(set).unwrap();
+    }
+
+    /// Fills a host's cache directory to the last byte.
+    pub(crate) fn fill_disk(&self, host: usize) {
+        let full = format!("cat /dev/zero > {}/zeros || true", self.cache(host).display());
+        let inside = self.servers[host].id().to_string();
+        // Into the mounts of the server, the only child of the process that made its namespaces.
+        let server = fs::read_to_string(format!("/proc/{inside}/task/{inside}/children")).unwrap();
+        let mut command = Command::new("nsenter");
+        command.args(["--mount", "--target", server.trim(), "sh", "-c", &full]).stderr(Stdio::null());
+        assert!(command.status().unwrap().success());
+    }
+
+    /// The interfaces that a host has.
+    pub(crate) fn interfaces(&self, host: usize) -> String {
+        let read = || fs::read_to_string("/proc/thread-self/net/dev");
+        let text = self.networks[host].run(read).unwrap();
+        let mut names: Vec<&str> =
+            text.lines().filter_map(|line| Some(line.split_once(':')?.0.trim())).collect();
+        names.sort_unstable();
+        names.join(" ")
+    }
+}
+
+impl Drop for Hosts {
+    fn drop(&mut self) {
+        for server in &mut self.servers {
+            // With it goes all that is in its PID namespace.
+            let _ = server.kill();
+            let _ = server.wait();
+        }
+    }
+}
+
+async fn plumb(networks: &[Namespace], switch: &Namespace) -> Result<(), netem::Error> {
+    let here = Netlink::open()?;
+    here.set_up("lo").await?;
+    let at_switch = Netlink::open_in(switch.as_fd())?;
+    let mut ports = Vec::new();
+    let mut opened = Vec::new();
+    for (host, network) in networks.iter().enumerate() {
+        let there = Netlink::open_in(network.as_fd())?;
+        let cable = format!("host{host}");
+        here.add_veth(&cable, "eth0", Some(network.as_fd())).await?;
+        here.add_address(&cable, address(host, 1), 24).await?;
+        here.set_up(&cable).await?;
+        there.add_address("eth0", address(host, 2), 24).await?;
+        at_switch.add_veth(&cable, "eth2", Some(network.as_fd())).await?;
+        for interface in ["lo", "eth0", "eth2"] {
+            there.set_up(interface).await?;
+        }
+        ports.push(cable);
+        opened.push(there);
+    }
+    at_switch.add_bridge("switch").await?;
+    for port in &ports {
+        at_switch.enslave(port, "switch").await?;
+        at_switch.set_up(port).await?;
+    }
+    at_switch.set_up("switch").await?;
+    opened[1].add_veth("eth1", "eth1", Some(networks[2].as_fd())).await?;
+    opened[1].set_up("eth1").await?;
+    opened[2].set_up("eth1").await
+}
