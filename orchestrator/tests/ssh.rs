@@ -143,3 +143,27 @@ fn a_lab_that_cannot_be_used_is_refused_with_the_reason() {
         refused(&hosts.inventory(|text| text + &images), &["lab1", "No space left"]);
     });
 }
+
+#[test]
+#[ignore = "needs SSH servers: cargo xtask test"]
+fn the_doctor_finds_what_hosts_lack() {
+    let Some(ready) = ready() else { return };
+    let place = Place::new(&ready, SMALL);
+    with_hosts(&place, |hosts| {
+        let (code, said) = place.ask("doctor", &["--lab", &hosts.inventory(|text| text)]);
+        assert_eq!(code, 0, "{said}");
+        assert!(said.contains("compute2 answers compute1"), "{said}");
+        let (code, said) =
+            place.ask("doctor", &["--lab", &hosts.inventory(|text| text.replacen("eth1", "eth7", 1))]);
+        assert_eq!(code, 1, "{said}");
+        assert!(said.contains("missing  compute1 migration") && said.contains("eth7"), "{said}");
+        let (code, said) =
+            place.ask("doctor", &["--lab", &hosts.inventory(|text| text.replace("lab2", "lab9"))]);
+        assert_eq!(code, 1, "{said}");
+        assert!(said.contains("missing  compute2 reach") && said.contains("`ssh lab9 true`"), "{said}");
+        let (code, _) =
+            place.ask("doctor", &["--lab", &hosts.inventory(|text| text.replace("host:", "hots:"))]);
+        assert_eq!(code, 2);
+        assert_nothing_left(&place, hosts);
+    });
+}

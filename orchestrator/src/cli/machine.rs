@@ -1,6 +1,6 @@
 //! `testbed doctor`, `testbed setup` and `testbed generate`.
 
-use super::{Failure, KernelArgs, print};
+use super::{Failure, KernelArgs, LabArgs, print};
 use crate::{
     docs,
     guest::{self, Cache},
@@ -17,6 +17,8 @@ use units::BitRate;
 
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
+    #[command(flatten)]
+    lab: LabArgs,
     #[command(flatten)]
     kernel: KernelArgs,
     /// Only what is missing
@@ -50,11 +52,27 @@ pub(super) struct GenerateArgs {
 pub(super) fn doctor(args: &DoctorArgs) -> Result<u8, Failure> {
     let cache = Cache::user().map_err(Failure::input)?;
     let stressor = guest::stressor_path().map_err(Failure::input)?;
+    let kernel = args.kernel.choice();
     let runner = SystemRunner;
-    let mut checks =
-        setup::standard_checks(&runner, &cache, &args.kernel.choice(), &stressor, Path::new("results"));
-    checks.push(Box::new(lab));
-    let mut report = doctor::examine(&checks);
+    let results = Path::new("results");
+    let mut report = match args.lab.choice() {
+        lab::Choice::Local => {
+            let mut checks = setup::standard_checks(&runner, &cache, &kernel, &stressor, results);
+            checks.push(Box::new(local_lab));
+            doctor::examine(&checks)
+        }
+        choice => {
+            let report = doctor::examine(&setup::checks_without_nodes(&cache, &kernel, &stressor, results));
+            match guest::prepare(&kernel, &stressor, &cache) {
+                // What is missing for that is in the report.
+                Err(_) => report,
+                Ok(guest) => {
+                    let found = super::runtime()?.block_on(lab::examine(&choice, &guest));
+                    report.and(found.map_err(Failure::input)?)
+                }
+            }
+        }
+    };
     let code = report.exit_code();
     if args.quiet {
         report = report.problems();
@@ -68,7 +86,7 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<u8, Failure> {
 }
 
 /// Starts the local lab, for a moment: whether its nodes come up, and whether their kernel can shape a link.
-fn lab() -> Finding {
+fn local_lab() -> Finding {
     const NAME: &str = "lab";
     let lab = super::runtime().and_then(|r| r.block_on(lab::local::start()).map_err(Failure::lab));
     let description = match lab {

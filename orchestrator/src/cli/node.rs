@@ -21,7 +21,7 @@ pub(super) struct NodeArgs {
     /// Share the user namespace of this node process, if one is needed
     #[arg(long, value_name = "PID")]
     join: Option<u32>,
-    /// Serve an orchestrator on another host, which came by the SSH session of this SSH_CONNECTION
+    /// Serve an orchestrator on another host, which came by the session of this `SSH_CONNECTION`
     #[arg(long, value_name = "SSH_CONNECTION")]
     remote: Option<String>,
     /// Be the process inside the namespaces

@@ -19,6 +19,7 @@ use crate::{
     matrix::Settings,
     node::{Node, NodeError, protocol::Facts},
     qemu::machine::Machine,
+    setup::doctor::Finding,
 };
 use inventory::Inventory;
 use netem::{Shaper, kernel::Feature};
@@ -26,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use std::{convert::Infallible, io, net::Ipv4Addr, path::PathBuf, str::FromStr, sync::Mutex, time::Duration};
 use tokio::{io::AsyncReadExt, process::Child, time};
 
+mod doctor;
 pub mod inventory;
 pub mod local;
 pub mod ssh;
@@ -192,6 +194,15 @@ impl Lab {
         }
         descriptions.dedup();
         Ok(descriptions.join("; "))
+    }
+}
+
+/// What a lab that is not this machine's lacks for these guests, and what mends it.
+pub async fn examine(choice: &Choice, guest: &GuestFiles) -> Result<Vec<Finding>, Error> {
+    match choice {
+        Choice::Local => Ok(Vec::new()),
+        Choice::Vagrant => doctor::examine(&Inventory::of_vagrant()?, guest).await,
+        Choice::Inventory(path) => doctor::examine(&Inventory::read(path)?, guest).await,
     }
 }
 

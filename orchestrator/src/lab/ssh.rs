@@ -40,7 +40,6 @@ const OPTIONS: [&str; 5] = [
     "ConnectTimeout=10",
     "ServerAliveInterval=2",
     "ServerAliveCountMax=3",
-    // A lab's hosts are made anew often enough; their keys are checked as the user's configuration says.
     "ClearAllForwardings=yes",
 ];
 
@@ -95,7 +94,7 @@ pub async fn start(inventory: &Inventory, guest: &GuestFiles) -> Result<Lab, Err
 }
 
 /// How the hosts are reached.
-struct Way {
+pub(super) struct Way {
     config: Option<PathBuf>,
     /// The configuration itself, where it is in no file. It goes with this value.
     _text: Option<File>,
@@ -103,7 +102,7 @@ struct Way {
 }
 
 impl Way {
-    fn of(inventory: &Inventory) -> Result<Self, Error> {
+    pub(super) fn of(inventory: &Inventory) -> Result<Self, Error> {
         let (mut config, mut kept) = (inventory.ssh_config.clone(), None);
         if let Some(text) = &inventory.ssh_config_text {
             let mut file =
@@ -115,25 +114,25 @@ impl Way {
         Ok(Self { config, _text: kept, root: inventory.r#become })
     }
 
-    fn host<'a>(&'a self, name: &'a str) -> Host<'a> {
+    pub(super) fn host<'a>(&'a self, name: &'a str) -> Host<'a> {
         Host { way: self, name }
     }
 }
 
 /// A host of the inventory.
-struct Host<'a> {
+pub(super) struct Host<'a> {
     way: &'a Way,
     name: &'a str,
 }
 
 /// Something to put on a host.
-struct Upload {
+pub(super) struct Upload {
     content: Vec<u8>,
     digest: String,
 }
 
 impl Upload {
-    fn read(path: &Path) -> Result<Self, Error> {
+    pub(super) fn read(path: &Path) -> Result<Self, Error> {
         let content = fs::read(path)?;
         let mut digest = String::new();
         for byte in Sha256::digest(&content) {
@@ -180,7 +179,7 @@ impl Host<'_> {
     }
 
     /// Puts a file into this directory of the host, or the user's cache there, unless it is there; its path.
-    async fn put(&self, upload: &Upload, directory: Option<&Path>) -> Result<String, Error> {
+    pub(super) async fn put(&self, upload: &Upload, directory: Option<&Path>) -> Result<String, Error> {
         let directory = directory.map_or_else(|| CACHE.to_string(), |path| quoted(&path.to_string_lossy()));
         let Upload { content, digest } = upload;
         let there = format!("d={directory}; if test -s \"$d/{digest}\"; then printf %s \"$d/{digest}\"; fi");
@@ -199,7 +198,7 @@ impl Host<'_> {
     }
 
     /// Starts a node there.
-    async fn start_node(&self, name: &str, program: &Upload) -> Result<(Node, Child), Error> {
+    pub(super) async fn start_node(&self, name: &str, program: &Upload) -> Result<(Node, Child), Error> {
         let path = self.put(program, None).await?;
         let root = match self.way.root {
             Become::Sudo => "sudo -n ",

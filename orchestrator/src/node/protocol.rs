@@ -5,6 +5,7 @@
 //! any order. Conversations with QEMU's monitor and with the guest are lines too, so the node passes them
 //! through as [`ToNode::Line`] and [`FromNode::Line`] of a channel, without looking inside.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{collections::BTreeSet, net::Ipv4Addr};
@@ -182,6 +183,10 @@ pub struct Facts {
     pub cpus: usize,
     /// Memory in all, in bytes.
     pub memory_bytes: u64,
+    /// Memory that could be had without swapping when it said this, in bytes.
+    pub available_memory_bytes: u64,
+    /// Its wall clock when it said this. No duration is taken from it.
+    pub clock: Timestamp,
     /// Whether its namespaces are root's or an ordinary user's.
     pub privilege: Privilege,
     /// The kernel modules of [`netem::kernel::Feature`] that it has, loaded or built in, by name.

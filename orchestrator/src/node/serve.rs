@@ -12,6 +12,7 @@ use super::{
     protocol::{self, Call, Facts, FromNode, Privilege, Spawn, ToNode, Traffic},
 };
 use crate::{host, qemu};
+use jiff::Timestamp;
 use netem::{
     Netlink,
     kernel::{Handle, Qdisc, Settings},
@@ -201,6 +202,8 @@ impl Node {
             cpu_model: host::cpu_model(),
             cpus: host::cpus(),
             memory_bytes: host::memory_bytes(),
+            available_memory_bytes: host::available_memory_bytes(),
+            clock: Timestamp::now(),
             privilege: self.privilege,
             features: netem::kernel::supported().await?.iter().map(ToString::to_string).collect(),
         })

@@ -13,6 +13,21 @@ use std::{
 
 const SETUP: &str = "testbed setup";
 
+/// The checks of this module that do not concern nodes: what a run needs on the orchestrator's machine in any lab.
+pub fn checks_without_nodes(
+    cache: &Cache,
+    kernel: &KernelChoice,
+    stressor: &Path,
+    results: &Path,
+) -> Vec<Box<dyn Check>> {
+    vec![
+        Box::new(GuestKernel { choice: kernel.clone(), cache: cache.clone() }),
+        Box::new(StaticStressor { path: stressor.to_path_buf() }),
+        Box::new(CacheDirectory { cache: cache.clone() }),
+        Box::new(DiskSpace { directory: results.to_path_buf() }),
+    ]
+}
+
 /// All checks of this module.
 pub fn standard_checks<'a>(
     runner: &'a dyn Runner,
@@ -21,15 +36,13 @@ pub fn standard_checks<'a>(
     stressor: &Path,
     results: &Path,
 ) -> Vec<Box<dyn Check + 'a>> {
-    vec![
-        Box::new(QemuProgram { runner }),
-        Box::new(GuestKernel { choice: kernel.clone(), cache: cache.clone() }),
-        Box::new(StaticStressor { path: stressor.to_path_buf() }),
-        Box::new(CacheDirectory { cache: cache.clone() }),
-        Box::new(Namespaces { root: PathBuf::from("/") }),
-        Box::new(FreeMemory { root: PathBuf::from("/") }),
-        Box::new(DiskSpace { directory: results.to_path_buf() }),
-    ]
+    let mut checks: Vec<Box<dyn Check + 'a>> = vec![Box::new(QemuProgram { runner })];
+    for check in checks_without_nodes(cache, kernel, stressor, results) {
+        checks.push(check);
+    }
+    checks.push(Box::new(Namespaces { root: PathBuf::from("/") }));
+    checks.push(Box::new(FreeMemory { root: PathBuf::from("/") }));
+    checks
 }
 
 /// QEMU for x86, new enough.

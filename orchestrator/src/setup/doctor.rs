@@ -91,6 +91,14 @@ impl Report {
         u8::from(!self.ready)
     }
 
+    /// With what else was found.
+    #[must_use]
+    pub fn and(mut self, findings: Vec<Finding>) -> Self {
+        self.ready &= findings.iter().all(|finding| finding.state != State::Missing);
+        self.findings.extend(findings);
+        self
+    }
+
     /// Only what is not met, for `--quiet`.
     #[must_use]
     pub fn problems(mut self) -> Self {

@@ -23,7 +23,7 @@ mod tests;
 
 pub use checks::{
     CacheDirectory, DiskSpace, FreeMemory, GuestKernel, Namespaces, QemuProgram, StaticStressor,
-    standard_checks,
+    checks_without_nodes, standard_checks,
 };
 pub use error::Error;
 pub use machine::{Machine, Privilege};

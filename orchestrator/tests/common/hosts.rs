@@ -149,14 +149,12 @@ impl Hosts {
 
     fn write_ssh_config(&self) {
         let folder = self.folder.display();
-        let mut text = String::new();
-        for host in 0..3 {
-            text += &format!("Host lab{host}\n  HostName {}\n", address(host, 2));
-        }
-        text += &format!(
-            "Host *\n  User root\n  IdentityFile {folder}/user\n  UserKnownHostsFile {folder}/known_hosts\n"
+        let names =
+            [0, 1, 2].map(|host| format!("Host lab{host}\n  HostName {}\n", address(host, 2))).concat();
+        let text = format!(
+            "{names}Host *\n  User root\n  IdentityFile {folder}/user\n  IdentitiesOnly yes\n  \
+             UserKnownHostsFile {folder}/known_hosts\n  GlobalKnownHostsFile none\n  StrictHostKeyChecking yes\n"
         );
-        text += "  StrictHostKeyChecking yes\n  IdentitiesOnly yes\n  GlobalKnownHostsFile none\n";
         fs::write(self.folder.join("ssh_config"), text).unwrap();
     }
 

@@ -222,6 +222,8 @@ pub(crate) fn environment() -> Environment {
         cpu_model: "Difference Engine".into(),
         cpus: 2,
         memory_bytes: 1 << 34,
+        available_memory_bytes: 1 << 33,
+        clock: "2026-01-02T03:04:05Z".parse().unwrap(),
         qemu: Some("10.0.2".into()),
         privilege: Privilege::Root,
         features: BTreeSet::from(["sch_tbf".to_string()]),

@@ -213,6 +213,14 @@ impl Place {
         fs::read_to_string(self.dir.path().join("stderr")).unwrap_or_default()
     }
 
+    /// What another subcommand prints, and its exit code.
+    pub(crate) fn ask(&self, subcommand: &str, args: &[&str]) -> (i32, String) {
+        let mut command = Command::new(&self.testbed);
+        command.arg(subcommand).args(args).current_dir(self.dir.path()).env(MARKER, &self.marker);
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
     /// The run's processes.
     pub(crate) fn processes(&self) -> Vec<Process> {
         let marker = self.mark();
