@@ -212,7 +212,7 @@ impl Error {
     }
 
     /// The error number of the kernel's refusal.
-    pub(crate) fn errno(&self) -> Option<i32> {
+    pub fn errno(&self) -> Option<i32> {
         match self {
             Self::Kernel { source, .. } => source.raw_os_error(),
             _ => None,

@@ -109,6 +109,30 @@ fn a_killed_orchestrator_leaves_nothing_on_the_hosts() {
         let mut run = place.start(&["matrix.yaml", "--out", "run", "--lab", &lab]);
         run.wait_for("a migration", |place| place.migrates("base.1").then_some(()));
         run.kill();
+        drop(run);
+        // At once, while the hosts may still be taking down what the first run left.
+        assert_eq!(place.run(&["--resume", "run", "--lab", &lab]), 0, "{}", place.shown());
+        let mut run = place.start(&["matrix.yaml", "--out", "again", "--lab", &lab]);
+        run.wait_for("QEMU", |place| place.processes().iter().any(|p| p.is_qemu("boot")).then_some(()));
+        run.kill();
+        assert_nothing_left(&place, hosts);
+    });
+}
+
+#[test]
+#[ignore = "runs QEMU: cargo xtask test"]
+fn two_runs_on_the_same_hosts_do_not_mix() {
+    let Some(ready) = ready() else { return };
+    let place = Place::new(&ready, &format!("{SMALL}repeat: 4\n"));
+    let other = Place::new(&ready, SMALL);
+    with_hosts(&place, |hosts| {
+        let lab = hosts.inventory(|text| text);
+        let mut run = place.start(&["matrix.yaml", "--out", "run", "--lab", &lab]);
+        run.wait_for("QEMU", |place| place.processes().iter().any(|p| p.is_qemu("boot")).then_some(()));
+        assert_eq!(other.run(&["matrix.yaml", "--out", "run", "--lab", &lab]), 3, "{}", other.shown());
+        let said = other.stderr();
+        assert!(said.contains("compute1") && said.contains("another run may be using eth2"), "{said}");
+        assert_eq!(run.end(), 0, "{}", place.shown());
         assert_nothing_left(&place, hosts);
     });
 }

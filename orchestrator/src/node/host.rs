@@ -2,10 +2,25 @@
 
 use netem::{Namespace, Netlink, Sharing};
 use nix::{
+    errno::Errno,
     fcntl::{FcntlArg, FdFlag, fcntl},
     ifaddrs::getifaddrs,
 };
-use std::{error::Error, fs::File, io, net::IpAddr, os::fd::AsFd};
+use std::{
+    error::Error,
+    fs::File,
+    io,
+    net::IpAddr,
+    os::fd::AsFd,
+    time::{Duration, Instant},
+};
+use tokio::time;
+
+/// How long an interface may be taken: a node that has lost its orchestrator holds it for up to ten seconds.
+const TAKEN_LIMIT: Duration = Duration::from_secs(12);
+
+/// How often it is tried meanwhile.
+const TAKEN_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The host's network, and what in it must not be touched.
 #[derive(Debug)]
@@ -52,8 +67,18 @@ impl Host {
         }
         let here = File::open("/proc/self/ns/net")?;
         let netlink = Netlink::open_in(self.network.as_fd())?;
-        netlink.add_macvlan(name, parent, sharing, Some(here.as_fd())).await?;
-        Ok(())
+        let deadline = Instant::now() + TAKEN_LIMIT;
+        loop {
+            let taken = match netlink.add_macvlan(name, parent, sharing, Some(here.as_fd())).await {
+                // The kernel's words for an interface that somebody has exclusively.
+                Err(error) if error.errno() == Some(Errno::EINVAL as i32) => error,
+                other => return Ok(other?),
+            };
+            if Instant::now() > deadline {
+                return Err(format!("{taken}; another run may be using {parent}").into());
+            }
+            time::sleep(TAKEN_INTERVAL).await;
+        }
     }
 
     fn carries_session(&self, interface: &str) -> io::Result<bool> {
