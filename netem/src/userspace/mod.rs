@@ -311,8 +311,9 @@ pub fn supported() -> Result<()> {
 pub fn describe(profile: &Profile) -> String {
     let asked = serde_json::to_string(profile).unwrap_or_default();
     let queue = profile.rate.map(|_| format!(", queue {}", Bytes::new(profile.queue_bytes())));
-    let limit =
-        profile.needs_delay_line().then(|| format!(", at most {} packets under way", profile.limit_packets()));
+    let limit = profile
+        .needs_delay_line()
+        .then(|| format!(", at most {} packets under way", profile.limit_packets()));
     format!("{asked}{}{}", queue.unwrap_or_default(), limit.unwrap_or_default())
 }
 

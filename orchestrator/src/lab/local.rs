@@ -4,7 +4,7 @@
 //! `testbed` ends, the kernel takes nodes, links and queueing disciplines back. It needs root, or a kernel
 //! that lets ordinary users make user namespaces; the nodes say which it was.
 
-use super::{Compute, Description, Error, Lab};
+use super::{Compute, Description, End, Error, Lab, PREFIX};
 use crate::node::Node;
 use std::{net::Ipv4Addr, process::Stdio, sync::Mutex, time::Duration};
 use tokio::{
@@ -14,8 +14,8 @@ use tokio::{
 };
 
 const CONTROLLER_ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
-const MIGRATION_ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2)];
-const PREFIX: u8 = 24;
+const SHAPED_ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2)];
+const EMULATED_ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(203, 0, 113, 1), Ipv4Addr::new(203, 0, 113, 2)];
 /// How long a node that failed may take to say why.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -37,28 +37,33 @@ pub async fn start() -> Result<Lab, Error> {
     controller.add_bridge("guests", &ports).await?;
     controller.set_up("guests", Some((CONTROLLER_ADDRESS, PREFIX))).await?;
 
-    source.add_link("migration", "migration", pid(&destination_process, "compute2")?).await?;
-    for (node, address) in [&source, &destination].into_iter().zip(MIGRATION_ADDRESSES) {
-        node.set_up("migration", Some((address, PREFIX))).await?;
+    let compute = |node, which: usize| Compute {
+        node,
+        shaped: End { interface: "migration".into(), address: SHAPED_ADDRESSES[which] },
+        emulated: End { interface: "emulated".into(), address: EMULATED_ADDRESSES[which] },
+        guests_interface: "guests".into(),
+    };
+    let (source, destination) = (compute(source, 0), compute(destination, 1));
+    let destination_pid = pid(&destination_process, "compute2")?;
+    let [near, far] = [&source, &destination].map(|compute| compute.shaped.interface.as_str());
+    source.node.add_link(near, far, destination_pid).await?;
+    for Compute { node, shaped, .. } in [&source, &destination] {
+        node.set_up(&shaped.interface, Some((shaped.address, PREFIX))).await?;
     }
 
     let description = Description {
         kind: "local".into(),
-        source: source.facts().await?,
-        destination: destination.facts().await?,
-    };
-    let compute = |node, migration_address| Compute {
-        node,
-        migration_address,
-        migration_interface: "migration".into(),
-        guests_interface: "guests".into(),
+        source: source.node.facts().await?,
+        destination: destination.node.facts().await?,
     };
     Ok(Lab {
         controller,
-        source: compute(source, MIGRATION_ADDRESSES[0]),
-        destination: compute(destination, MIGRATION_ADDRESSES[1]),
+        source,
+        destination,
         description,
         saved: Mutex::default(),
+        emulated: tokio::sync::OnceCell::new(),
+        destination_pid,
         _processes: vec![controller_process, source_process, destination_process],
     })
 }

@@ -6,25 +6,38 @@
 //!                    /               \
 //!              guests                 guests          the guest's network: probes, never shaped
 //!         compute1                       compute2
-//!              migration ─────── migration            the migration link: shaped at both ends
+//!              migration ─────── migration            shaped by the kernel at both ends
 //!            192.0.2.1              192.0.2.2
+//!               emulated ─────── emulated             a link emulator between TUN devices
+//!          203.0.113.1              203.0.113.2
 //! ```
+//!
+//! There are two links to migrate over. An attempt uses the one that the kernel shapes, unless its link needs
+//! something that the kernel lacks and the emulator has: [`Description::backend`] decides. The emulated link is
+//! made when an attempt first needs it.
 //!
 //! The addresses come from the ranges reserved for documentation (RFC 5737): they exist inside the lab only.
 
 use crate::{
     matrix::Settings,
-    node::{Node, NodeError, protocol::Facts},
+    node::{
+        Node, NodeError,
+        protocol::{Facts, Traffic},
+    },
     qemu::machine::Machine,
 };
-use netem::{Shaper, kernel::Feature};
+use netem::{Backend, Profile, Shaper, kernel::Feature};
 use serde::{Deserialize, Serialize};
 use std::{io, net::Ipv4Addr, sync::Mutex};
+use tokio::sync::OnceCell;
 
 pub mod local;
 
 /// The guest's address and prefix length on the guests' network.
 pub const GUEST_ADDRESS: (Ipv4Addr, u8) = (Ipv4Addr::new(198, 51, 100, 10), 24);
+
+/// The prefix length of every network here.
+const PREFIX: u8 = 24;
 
 /// The guest's Ethernet address: locally administered, in QEMU's customary range.
 pub const GUEST_MAC: &str = "52:54:00:12:34:56";
@@ -48,17 +61,40 @@ pub enum Error {
     Node(#[from] NodeError),
 }
 
+/// How far TCP's buffers may grow at both ends of a link with a delay, in bytes: enough for a gigabit and 200 ms
+/// of round trip. A link without one keeps the kernel's limits.
+const LONG_LINK_BUFFER_BYTES: u64 = 64 << 20;
+
+/// One end of a link to migrate over.
+#[derive(Debug, Clone)]
+pub struct End {
+    /// The interface.
+    pub interface: String,
+    /// Its address.
+    pub address: Ipv4Addr,
+}
+
 /// A compute node and the names of its interfaces.
 #[derive(Clone)]
 pub struct Compute {
     /// The node.
     pub node: Node,
-    /// Its address on the migration link.
-    pub migration_address: Ipv4Addr,
-    /// Its interface on the migration link.
-    pub migration_interface: String,
+    /// Its end of the link that the kernel shapes.
+    pub shaped: End,
+    /// Its end of the emulated link, once that is there.
+    pub emulated: End,
     /// Its interface on the guests' network.
     pub guests_interface: String,
+}
+
+impl Compute {
+    /// Its end of the link of this backend.
+    fn end(&self, backend: Backend) -> &End {
+        match backend {
+            Backend::Kernel => &self.shaped,
+            Backend::Userspace => &self.emulated,
+        }
+    }
 }
 
 /// Three nodes, connected and ready.
@@ -73,6 +109,10 @@ pub struct Lab {
     pub description: Description,
     /// The machine whose guest has booted and is saved at the source, see [`crate::qemu::saved`].
     pub saved: Mutex<Option<Machine>>,
+    /// Whether the emulated link has been made.
+    emulated: OnceCell<()>,
+    /// The process in whose network namespace the destination's end of it is to be.
+    destination_pid: u32,
     /// The local node processes; they end with the lab.
     _processes: Vec<tokio::process::Child>,
 }
@@ -89,19 +129,44 @@ pub struct Description {
 }
 
 impl Description {
+    /// What carries out the link of these settings: the kernel where it has all that this takes, else the
+    /// emulator.
+    ///
+    /// # Errors
+    ///
+    /// What the lab lacks, in words, where neither can.
+    pub fn backend(&self, settings: &Settings) -> Result<Backend, String> {
+        let link = &settings.link;
+        let Some(feature) = self.lacking(link) else { return Ok(Backend::Kernel) };
+        let lacks =
+            format!("this link needs {} ({}), which the kernel lacks", feature.module(), feature.option());
+        if link.slots.is_some() {
+            return Err(format!("{lacks}, and the backend `{}` has no slots", Backend::Userspace));
+        }
+        // It is the source that makes both ends.
+        match &self.source.no_emulator {
+            Some(reason) => Err(format!("{lacks}, and it cannot be emulated: {reason}")),
+            None => Ok(Backend::Userspace),
+        }
+    }
+
     /// What the lab lacks for a migration with these settings, in words, if it lacks anything.
     pub fn lacks(&self, settings: &Settings) -> Option<String> {
-        let link = &settings.link;
+        self.backend(settings).err()
+    }
+
+    /// A part that a link needs of the kernel and that a node's kernel does not have.
+    fn lacking(&self, link: &Profile) -> Option<Feature> {
         let needed = [
             (link.needs_delay_line(), Feature::Netem),
             (link.rate.is_some() && link.shaper == Shaper::Tbf, Feature::Tbf),
             (link.rate.is_some() && link.shaper == Shaper::Htb, Feature::Htb),
         ];
         let missing = |node: &Facts, feature: Feature| !node.features.contains(feature.module());
-        let (_, feature) = needed.into_iter().find(|(needs, feature)| {
+        let mut lacking = needed.into_iter().filter(|(needs, feature)| {
             *needs && (missing(&self.source, *feature) || missing(&self.destination, *feature))
-        })?;
-        Some(format!("this link needs {} ({}), which the kernel lacks", feature.module(), feature.option()))
+        });
+        lacking.next().map(|(_, feature)| feature)
     }
 }
 
@@ -111,13 +176,79 @@ impl Lab {
         ![&self.controller, &self.source.node, &self.destination.node].iter().any(|n| n.is_gone())
     }
 
-    /// Shapes the migration link, each end what it sends; a description of what was set.
-    pub async fn shape(&self, profile: &netem::Profile) -> Result<String, NodeError> {
+    /// The link that an attempt with these settings uses.
+    ///
+    /// # Errors
+    ///
+    /// As [`Description::backend`].
+    pub fn link(&self, settings: &Settings) -> Result<Link<'_>, String> {
+        Ok(Link { lab: self, backend: self.description.backend(settings)? })
+    }
+
+    /// Makes the emulated link, unless it is there.
+    async fn emulate(&self) -> Result<(), NodeError> {
+        let make = async || {
+            let (near, far) = (&self.source, &self.destination);
+            let [name, peer] = [near, far].map(|compute| compute.emulated.interface.as_str());
+            near.node.add_emulated_link(name, peer, self.destination_pid).await?;
+            for Compute { node, emulated, .. } in [near, far] {
+                node.set_up(&emulated.interface, Some((emulated.address, PREFIX))).await?;
+            }
+            Ok(())
+        };
+        self.emulated.get_or_try_init(make).await.copied()
+    }
+}
+
+/// The link that an attempt migrates over.
+#[derive(Clone, Copy)]
+pub struct Link<'a> {
+    lab: &'a Lab,
+    backend: Backend,
+}
+
+impl Link<'_> {
+    /// The destination's address on it.
+    pub fn destination_address(&self) -> Ipv4Addr {
+        self.lab.destination.end(self.backend).address
+    }
+
+    /// Shapes the link alike in both directions; a description of what was set. Packets that are under way are
+    /// not lost, so that this can be done in mid-migration.
+    ///
+    /// At both ends of a link with a delay, TCP's buffers may grow to [`LONG_LINK_BUFFER_BYTES`]. Where that
+    /// cannot be set, the description says why, and a long link carries less than its rate.
+    pub async fn shape(&self, profile: &Profile) -> Result<String, NodeError> {
+        let Lab { source, destination, .. } = self.lab;
+        let shaping = match self.backend {
+            Backend::Kernel => vec![source, destination],
+            Backend::Userspace => {
+                self.lab.emulate().await?;
+                // It shapes both directions.
+                vec![source]
+            }
+        };
         let mut descriptions = Vec::new();
-        for compute in [&self.source, &self.destination] {
-            descriptions.push(compute.node.shape(&compute.migration_interface, profile).await?);
+        for compute in shaping {
+            descriptions.push(compute.node.shape(&compute.end(self.backend).interface, profile).await?);
+        }
+        let buffer_bytes = if profile.delay.is_zero() { 0 } else { LONG_LINK_BUFFER_BYTES };
+        for compute in [source, destination] {
+            match compute.node.allow_tcp_buffers(buffer_bytes).await {
+                Ok(()) => {}
+                Err(NodeError::Failed { reason, .. }) => {
+                    descriptions.push(format!("TCP's buffers are limited as before: {reason}"));
+                }
+                Err(gone) => return Err(gone),
+            }
         }
         descriptions.dedup();
         Ok(descriptions.join("; "))
+    }
+
+    /// What has passed through the source's end.
+    pub async fn traffic(&self) -> Result<Traffic, NodeError> {
+        let source = &self.lab.source;
+        source.node.traffic(&source.end(self.backend).interface).await
     }
 }

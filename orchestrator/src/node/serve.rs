@@ -1,7 +1,7 @@
 //! The node process: carries out [`Call`]s until its standard input ends, then ends, and with it everything
 //! it started.
 //!
-//! It keeps no state but what it must own: processes, channels, the probe, the netlink connection. What to
+//! It keeps no state but what it must own: processes, channels, the probe, emulated links, the netlink connection. What to
 //! start and in what order is the orchestrator's business.
 
 use super::{
@@ -9,11 +9,13 @@ use super::{
     isolate::RUN_DIR,
     probe::Probe,
     protocol::{self, Call, Facts, FromNode, Privilege, Spawn, ToNode, Traffic},
+    tcp_buffers::TcpBuffers,
 };
 use crate::host;
 use netem::{
-    Netlink,
+    Backend, LinkProfile, Netlink, Profile,
     kernel::{Handle, Qdisc, Settings},
+    userspace::{self, Emulator, Tun},
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -39,6 +41,9 @@ use tokio::{
     time,
 };
 
+/// From this, an emulator derives which packets it loses and so on.
+const EMULATOR_SEED: u64 = 1;
+
 /// What a call came to; a failure is passed on in words.
 type Outcome = Result<Value, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -54,6 +59,8 @@ async fn serve_here(privilege: Privilege) -> io::Result<()> {
         privilege,
         out,
         netlink: Netlink::open().map_err(io::Error::other)?,
+        tcp_buffers: TcpBuffers::read(),
+        emulators: Mutex::default(),
         next: AtomicU64::new(1),
         processes: Mutex::default(),
         channels: Mutex::default(),
@@ -95,6 +102,9 @@ struct Node {
     privilege: Privilege,
     out: mpsc::UnboundedSender<FromNode>,
     netlink: Netlink,
+    tcp_buffers: TcpBuffers,
+    /// By the name of this end of the link.
+    emulators: Mutex<HashMap<String, Emulator>>,
     /// Numbers processes and channels.
     next: AtomicU64,
     processes: Mutex<HashMap<u64, oneshot::Sender<()>>>,
@@ -130,6 +140,14 @@ impl Node {
                 self.netlink.add_veth(&name, &peer, Some(namespace.as_fd())).await?;
                 json(self.netlink.set_up(&name).await?)
             }
+            Call::AddEmulatedLink { name, peer, peer_pid } => {
+                let namespace = File::open(format!("/proc/{peer_pid}/ns/net"))?;
+                let (near, far) = (Tun::open(&name)?, Tun::open_in(namespace.as_fd(), &peer)?);
+                let emulator = Emulator::start(near, far, &LinkProfile::default(), EMULATOR_SEED)?;
+                self.emulators.lock().unwrap().insert(name, emulator);
+                json(())
+            }
+            Call::AllowTcpBuffers { bytes } => json(self.tcp_buffers.allow(bytes)?),
             Call::AddBridge { name, ports } => {
                 self.netlink.add_bridge(&name).await?;
                 for port in &ports {
@@ -144,10 +162,7 @@ impl Node {
                 }
                 json(self.netlink.set_up(&interface).await?)
             }
-            Call::Shape { interface, profile } => {
-                let applied = self.netlink.apply(&interface, &profile).await?;
-                json(format!("{} backend: {}", applied.backend, applied.tree.join(", ")))
-            }
+            Call::Shape { interface, profile } => json(self.shape(&interface, &profile).await?),
             Call::Traffic { interface } => json(self.traffic(&interface).await?),
             Call::StartProbe { target, interval_ns, timeout_ms } => {
                 let mut probe = self.probe.lock().await;
@@ -175,6 +190,7 @@ impl Node {
             memory_bytes: host::memory_bytes(),
             privilege: self.privilege,
             features: netem::kernel::supported().await?.iter().map(ToString::to_string).collect(),
+            no_emulator: userspace::supported().err().map(|error| error.to_string()),
         })
     }
 
@@ -269,7 +285,27 @@ impl Node {
         Ok(channel)
     }
 
-    async fn traffic(&self, interface: &str) -> Result<Traffic, netem::Error> {
+    async fn shape(&self, interface: &str, profile: &Profile) -> Result<String, netem::Error> {
+        if let Some(emulator) = self.emulators.lock().unwrap().get(interface) {
+            emulator.change(&LinkProfile::symmetric(profile.clone()))?;
+            return Ok(format!("{} backend: {}", Backend::Userspace, userspace::describe(profile)));
+        }
+        let applied = self.netlink.apply(interface, profile).await?;
+        Ok(format!("{} backend: {}", applied.backend, applied.tree.join(", ")))
+    }
+
+    async fn traffic(&self, interface: &str) -> Result<Traffic, Box<dyn std::error::Error + Send + Sync>> {
+        if let Some(emulator) = self.emulators.lock().unwrap().get(interface) {
+            if !emulator.is_alive() {
+                return Err("the link emulator has ended".into());
+            }
+            let [forward, backward] = emulator.statistics();
+            return Ok(Traffic {
+                sent_bytes: forward.delivered_bytes,
+                received_bytes: backward.delivered_bytes,
+                late: Some(emulator.take_lateness()),
+            });
+        }
         let counters = self.netlink.counters(interface).await?;
         let qdiscs = self.netlink.show(interface).await?;
         let ours = |q: &&Qdisc| q.parent == Handle::ROOT && q.settings != Settings::Other;
@@ -277,6 +313,7 @@ impl Node {
         Ok(Traffic {
             sent_bytes: root.map_or(counters.tx_bytes, |q| q.statistics.sent_bytes),
             received_bytes: counters.rx_bytes,
+            late: None,
         })
     }
 }
