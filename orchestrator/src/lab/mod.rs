@@ -30,6 +30,7 @@ use netem::{Backend, Profile, Shaper, kernel::Feature};
 use serde::{Deserialize, Serialize};
 use std::{io, net::Ipv4Addr, sync::Mutex};
 use tokio::sync::OnceCell;
+use units::BitRate;
 
 pub mod local;
 
@@ -61,9 +62,9 @@ pub enum Error {
     Node(#[from] NodeError),
 }
 
-/// How far TCP's buffers may grow at both ends of a link with a delay, in bytes: enough for a gigabit and 200 ms
-/// of round trip. A link without one keeps the kernel's limits.
-const LONG_LINK_BUFFER_BYTES: u64 = 64 << 20;
+/// How many round trips' worth of data TCP's buffers may hold at both ends of a link with a delay: one round trip
+/// under way and one in the queue of the link, and twice that, for Linux gives half of a buffer to data.
+pub const BUFFERED_ROUND_TRIPS: u32 = 4;
 
 /// One end of a link to migrate over.
 #[derive(Debug, Clone)]
@@ -200,6 +201,17 @@ impl Lab {
     }
 }
 
+/// How far TCP's buffers may grow for [`BUFFERED_ROUND_TRIPS`] of a link, in bytes; 0 without a delay, and then as
+/// far as the kernel has it.
+pub fn buffer_bytes(link: &Profile) -> u64 {
+    const NO_RATE: BitRate = BitRate::new(10_000_000_000);
+    // The kernel keeps the limit as such a number.
+    const MOST: u128 = i32::MAX as u128;
+    let bytes_per_second = link.rate.unwrap_or(NO_RATE).to_byte_rate().get();
+    let nanos = u128::from(link.delay.as_nanos()) * 2 * u128::from(BUFFERED_ROUND_TRIPS);
+    (u128::from(bytes_per_second) * nanos / 1_000_000_000).min(MOST) as u64
+}
+
 /// The link that an attempt migrates over.
 #[derive(Clone, Copy)]
 pub struct Link<'a> {
@@ -216,8 +228,9 @@ impl Link<'_> {
     /// Shapes the link alike in both directions; a description of what was set. Packets that are under way are
     /// not lost, so that this can be done in mid-migration.
     ///
-    /// At both ends of a link with a delay, TCP's buffers may grow to [`LONG_LINK_BUFFER_BYTES`]. Where that
-    /// cannot be set, the description says why, and a long link carries less than its rate.
+    /// At both ends of a link with a delay, TCP's buffers may grow to [`BUFFERED_ROUND_TRIPS`], and in any case as
+    /// far as the kernel has it. Where that cannot be set, the description says why, and a long link carries less
+    /// than its rate.
     pub async fn shape(&self, profile: &Profile) -> Result<String, NodeError> {
         let Lab { source, destination, .. } = self.lab;
         let shaping = match self.backend {
@@ -232,7 +245,7 @@ impl Link<'_> {
         for compute in shaping {
             descriptions.push(compute.node.shape(&compute.end(self.backend).interface, profile).await?);
         }
-        let buffer_bytes = if profile.delay.is_zero() { 0 } else { LONG_LINK_BUFFER_BYTES };
+        let buffer_bytes = buffer_bytes(profile);
         for compute in [source, destination] {
             match compute.node.allow_tcp_buffers(buffer_bytes).await {
                 Ok(()) => {}
@@ -250,5 +263,69 @@ impl Link<'_> {
     pub async fn traffic(&self) -> Result<Traffic, NodeError> {
         let source = &self.lab.source;
         source.node.traffic(&source.end(self.backend).interface).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::protocol::Privilege;
+
+    fn description(features: &[Feature], no_emulator: Option<&str>) -> Description {
+        let facts = Facts {
+            version: String::new(),
+            kernel: String::new(),
+            cpu_model: String::new(),
+            cpus: 2,
+            memory_bytes: 1 << 34,
+            privilege: Privilege::Root,
+            features: features.iter().map(ToString::to_string).collect(),
+            no_emulator: no_emulator.map(Into::into),
+        };
+        Description { kind: "local".into(), source: facts.clone(), destination: facts }
+    }
+
+    fn settings(link: &str) -> Settings {
+        Settings { link: serde_json::from_str(link).unwrap(), ..Settings::default() }
+    }
+
+    const DELAYED: &str = r#"{ "rate": "1gbit", "delay": "5ms" }"#;
+
+    #[test]
+    fn the_kernel_shapes_what_it_can() {
+        let all = description(&Feature::ALL, None);
+        let slots = r#"{ "slots": { "min_delay": "1ms", "max_delay": "2ms" } }"#;
+        for link in ["{}", DELAYED, r#"{ "rate": "1gbit", "shaper": "htb" }"#, slots] {
+            assert_eq!(all.backend(&settings(link)), Ok(Backend::Kernel), "{link}");
+        }
+        let only_rates = description(&[Feature::Tbf], None);
+        assert_eq!(only_rates.backend(&settings(r#"{ "rate": "1gbit" }"#)), Ok(Backend::Kernel));
+        assert_eq!(only_rates.backend(&settings(DELAYED)), Ok(Backend::Userspace));
+        assert_eq!(only_rates.lacks(&settings(DELAYED)), None);
+        assert_eq!(
+            only_rates.lacks(&settings(slots)).unwrap(),
+            "this link needs sch_netem (CONFIG_NET_SCH_NETEM), which the kernel lacks, and the backend `userspace` \
+             has no slots"
+        );
+    }
+
+    #[test]
+    fn what_can_be_had_in_neither_way_is_lacking() {
+        let neither = description(&[Feature::Tbf], Some("no access to /dev/net/tun"));
+        assert_eq!(
+            neither.lacks(&settings(DELAYED)).unwrap(),
+            "this link needs sch_netem (CONFIG_NET_SCH_NETEM), which the kernel lacks, and it cannot be emulated: \
+             no access to /dev/net/tun"
+        );
+        assert_eq!(neither.lacks(&settings(r#"{ "rate": "1gbit" }"#)), None);
+    }
+
+    #[test]
+    fn buffers_are_as_large_as_the_link_is_long() {
+        let bytes = |link| buffer_bytes(&settings(link).link);
+        assert_eq!(bytes(r#"{ "rate": "1gbit" }"#), 0);
+        assert_eq!(bytes(DELAYED), 5_000_000);
+        assert_eq!(bytes(r#"{ "delay": "5ms" }"#), 50_000_000);
+        assert_eq!(bytes(r#"{ "delay": "240s" }"#), i32::MAX as u64);
     }
 }

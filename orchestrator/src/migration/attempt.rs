@@ -85,7 +85,7 @@ pub async fn attempt(
         (Ok(ended), _) => ended,
     };
     let mut draft = session.draft;
-    draft.measured.disagreements = agreement::disagreements(&draft.measured);
+    draft.measured.disagreements = agreement::disagreements(&draft.measured, &job.cell.settings.link);
     draft.freeze(job.cell, job.attempt, outcome, reason)
 }
 

@@ -47,3 +47,34 @@ fn read(path: &str) -> io::Result<Vec<u64>> {
         fs::read_to_string(path).map_err(|e| io::Error::new(e.kind(), format!("cannot read {path}: {e}")))?;
     text.split_whitespace().map(|number| number.parse().map_err(io::Error::other)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use netem::Namespace;
+
+    #[test]
+    fn buffers_may_grow_further_and_then_as_far_as_before() {
+        let namespace = match Namespace::new() {
+            Ok(namespace) => namespace,
+            Err(error) => {
+                println!("skipped: {error}");
+                return;
+            }
+        };
+        let most = |bytes| {
+            let limits = namespace.run(|| {
+                let buffers = TcpBuffers::read();
+                buffers.allow(bytes)?;
+                let raised = SETTINGS.map(|path| read(path).unwrap()[2]);
+                buffers.allow(0)?;
+                assert_eq!(SETTINGS.map(|path| read(path).unwrap()), buffers.original);
+                Ok((raised, buffers.original.map(|limits| limits[2])))
+            });
+            limits.unwrap()
+        };
+        assert_eq!(most(1 << 30).0, [1 << 30; 2]);
+        let (raised, original) = most(1);
+        assert_eq!(raised, original, "buffers are never made smaller");
+    }
+}
