@@ -5,7 +5,7 @@ mod common;
 use common::{FAR, NEAR, namespace};
 use netem::{
     Error, LinkProfile, Namespace, Netlink, Profile,
-    userspace::{Emulator, Tun},
+    userspace::{Emulator, Tun, describe, supported},
 };
 use std::{
     fs::OpenOptions,
@@ -173,6 +173,41 @@ async fn losses_and_duplicates_lie_within_their_binomial_bounds() {
         .unwrap();
     let doubled = ends.datagrams(SENT).len() as u32 - SENT;
     assert!(doubled.abs_diff(SENT / 10) < 95, "{doubled} of {SENT}");
+}
+
+#[tokio::test]
+async fn the_scheduling_error_is_that_since_it_was_last_asked_for() {
+    let Some(ends) = link(r#"{"delay":"2ms"}"#).await else { return };
+    ends.datagrams(100);
+    let [forward, backward] = ends.emulator.statistics();
+    let first = ends.emulator.take_lateness();
+    assert!(first.deliveries >= 100 && first.worst >= first.mean(), "{first:?}");
+    assert!(first.deliveries >= forward.late.deliveries + backward.late.deliveries, "{first:?}");
+    ends.datagrams(50);
+    let second = ends.emulator.take_lateness();
+    assert!((50..100).contains(&second.deliveries), "{second:?}");
+    let [forward, backward] = ends.emulator.statistics();
+    assert!(forward.late.deliveries + backward.late.deliveries >= 150);
+}
+
+#[test]
+fn whether_links_can_be_emulated_is_found_out_by_trying() {
+    match OpenOptions::new().read(true).write(true).open("/dev/net/tun") {
+        Ok(_) if namespace().is_some() => supported().unwrap(),
+        Ok(_) => {}
+        Err(error) => assert!(supported().unwrap_err().to_string().contains("TUN"), "{error}"),
+    }
+}
+
+#[test]
+fn a_description_has_the_sizes_that_follow_from_a_profile() {
+    let text = |json| describe(&serde_json::from_str(json).unwrap());
+    assert_eq!(
+        text(r#"{"rate":"800mbit","delay":"40ms"}"#),
+        r#"{"rate":"800mbit","delay":"40ms"}, queue 8MB, at most 5332 packets under way"#
+    );
+    assert_eq!(text(r#"{"delay":"1ms"}"#), r#"{"delay":"1ms"}, at most 1666 packets under way"#);
+    assert_eq!(text("{}"), "{}");
 }
 
 #[tokio::test]

@@ -42,9 +42,9 @@ fn outcomes(place: &Place) -> Vec<Outcome> {
     place.records().iter().map(|record| record.outcome).collect()
 }
 
-/// A record holds what was promised of it.
+/// A record holds what was promised of it; `link` is part of what it says of the link.
 #[track_caller]
-fn assert_complete(record: &Record) {
+fn assert_complete(record: &Record, link: &str) {
     let measured = &record.measured;
     let text = format!("{record:#?}");
     let converged = record.outcome == Outcome::Converged;
@@ -69,7 +69,7 @@ fn assert_complete(record: &Record) {
     for phase in [Phase::Boot, Phase::Fill, Phase::Settle, Phase::Migrate, Phase::Observe, Phase::Verify] {
         assert!(measured.phases_ms.contains_key(&phase), "{text}");
     }
-    assert!(measured.link.as_deref().is_some_and(|link| link.contains("tbf")), "{text}");
+    assert!(measured.link.as_deref().is_some_and(|set| set.contains(link)), "{text}");
 }
 
 #[test]
@@ -80,7 +80,10 @@ fn the_smoke_scenario_holds_and_its_records_are_complete() {
     assert_eq!(place.run(&["matrix.yaml", "--out", "run"]), 0, "{}", place.shown());
     let records = place.records();
     assert_eq!(outcomes(&place), [Outcome::Converged, Outcome::NotConverged], "{}", place.shown());
-    records.iter().for_each(assert_complete);
+    for record in &records {
+        assert_complete(record, "kernel backend: tbf");
+        assert_eq!(record.measured.link_lateness, None);
+    }
     assert_eq!(records[1].reason.as_deref(), Some("the deadline of 6s passed"));
 
     let privilege = if geteuid().is_root() { "root" } else { "user-namespace" };
@@ -138,7 +141,7 @@ fn an_ordinary_user_runs_the_smoke_scenario_and_leaves_nothing_when_killed() {
 
         assert_eq!(place.run(&["--resume", "run"]), 0, "{}", place.shown());
         assert_eq!(outcomes(&place), [Outcome::Converged], "{}", place.shown());
-        assert_complete(&place.records()[0]);
+        assert_complete(&place.records()[0], "kernel backend: tbf");
         assert_eq!(place.environment()["lab"]["source"]["privilege"], "user-namespace");
     });
 }
@@ -329,4 +332,55 @@ fn a_node_that_dies_fails_its_attempt_and_the_next_one_gets_a_new_lab() {
 
     assert_eq!(run.end(), 3, "{}", place.shown());
     assert_eq!(outcomes(&place)[2..], [Outcome::Converged], "{}", place.shown());
+}
+
+/// A migration over a link whose delay is longer than any other downtime here.
+const DELAYED: &str = "
+name: delayed
+guest: { memory: 192MiB, ballast: 48MiB }
+link: { rate: 300mbit, delay: 200ms }
+stress: { rate: 4MB/s, working_set: 4MB }
+migrate: { downtime_limit: 300ms, timeout: 60s }
+expect: [{ outcome: converged }]
+";
+
+#[test]
+#[ignore = "runs QEMU: cargo xtask test"]
+fn a_link_with_a_delay_is_emulated_where_the_kernel_has_none_and_vanishes_too() {
+    let Some(ready) = ready() else { return };
+    if let Err(error) = netem::userspace::supported() {
+        skipped::<()>(&error.to_string());
+        return;
+    }
+    watched(&ready, || {
+        let place = Place::new(&ready, DELAYED);
+        let watch = Watch::from_now();
+        let mut run = place.start(&["matrix.yaml", "--out", "run"]);
+        run.wait_for("a migration", |place| place.migrates("base.1").then_some(()));
+        let networks = place.networks();
+        assert!(networks.len() >= 3, "{networks:?}");
+        run.kill();
+        watch.assert_nothing_left(&place, &networks);
+
+        assert_eq!(place.run(&["--resume", "run"]), 0, "{}", place.shown());
+        assert_eq!(outcomes(&place), [Outcome::Converged], "{}", place.shown());
+        watch.assert_nothing_left(&place, &BTreeSet::new());
+        let record = &place.records()[0];
+        let features = place.environment()["lab"]["source"]["features"].to_string();
+        if features.contains("sch_netem") {
+            assert_complete(record, "kernel backend: ");
+            assert_eq!(record.measured.link_lateness, None);
+        } else {
+            assert_complete(record, r#"userspace backend: {"rate":"300mbit","delay":"200ms"}"#);
+            let late = record.measured.link_lateness.unwrap();
+            // 64 KiB at a time, and an acknowledgement for some.
+            assert!(late.deliveries > record.measured.transferred.qemu_bytes.unwrap() / 65_536, "{late:?}");
+            assert!(late.late_worst_ms >= late.late_mean_ms && late.late_mean_ms > 0.0, "{late:?}");
+        }
+        // Two trips to connect, and one for the last byte.
+        assert!(record.measured.total_time_ms.unwrap() > 600.0, "{record:#?}");
+        // The guest's last state leaves after it has stopped. Its clock tells to a few milliseconds.
+        let downtime = &record.measured.downtime_ms;
+        assert!(downtime.guest.unwrap() > 190.0 && downtime.client.unwrap() > 190.0, "{record:#?}");
+    });
 }

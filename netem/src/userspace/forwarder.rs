@@ -2,7 +2,7 @@
 //! is due.
 
 use super::{
-    Shared, Statistics,
+    Lateness, Shared, Statistics,
     lane::{Fate, Lane, Nanos},
     packet,
 };
@@ -16,6 +16,7 @@ use std::{
     collections::BinaryHeap,
     fs::File,
     io::{self, Read, Write},
+    mem,
     os::fd::AsFd,
     sync::Arc,
     time::{Duration, Instant},
@@ -39,6 +40,8 @@ pub(super) struct Forwarder {
     inbox: Vec<u8>,
     spare: Vec<Vec<u8>>,
     statistics: Statistics,
+    /// Since the statistics were last published.
+    recent: Lateness,
     start: Instant,
 }
 
@@ -68,6 +71,7 @@ impl Forwarder {
             inbox: vec![0; packet::LARGEST_BYTES],
             spare: Vec::new(),
             statistics: Statistics::default(),
+            recent: Lateness::default(),
             start: Instant::now(),
         })
     }
@@ -83,12 +87,18 @@ impl Forwarder {
             }
             self.deliver_due();
             let read_all = self.read_batch()?;
-            self.shared.state().statistics = self.statistics;
+            self.publish();
             if read_all {
                 self.wait()?;
             }
         }
         Ok(())
+    }
+
+    fn publish(&mut self) {
+        let mut state = self.shared.state();
+        state.statistics = self.statistics;
+        state.recent = state.recent.and(mem::take(&mut self.recent));
     }
 
     fn now(&self) -> Nanos {
@@ -177,6 +187,7 @@ impl Forwarder {
                 s.delivered_packets += frames;
                 s.delivered_bytes += frame_bytes;
                 s.late.add(late);
+                self.recent.add(late);
             } else {
                 // The other interface is down, or has no memory for it: a loss, but not one of ours.
                 s.refused += frames;

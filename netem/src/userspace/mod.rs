@@ -15,7 +15,7 @@
 //! What it does not do: [`Slots`](crate::Slots). The devices carry IP, not Ethernet (14 bytes are counted for
 //! its header), so they cannot be ports of a bridge. Times are as good as the scheduler: see
 //! [`Statistics::late`]. A queue drops whole unsegmented packets.
-
+//!
 //! Measured by `examples/links.rs` on two cores that were busy with other work besides (Linux 6.18): at 984 Mbit/s
 //! one TCP stream carries 117.6 MB/s at 5, 40 and 80 ms of round trip, within 0.1 % of what the rate leaves it;
 //! idle round trips are 0.25 to 0.35 ms longer than asked for, 0.13 ms without a delay; deliveries are late by
@@ -29,13 +29,13 @@ mod lane;
 mod packet;
 
 use crate::{
-    LinkProfile, Profile, ProfileError,
+    LinkProfile, Namespace, Profile, ProfileError,
     error::{Error, Result},
     sys,
 };
 use forwarder::Forwarder;
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::{
     fs::File,
     io,
@@ -46,7 +46,7 @@ use std::{
     },
     thread::{self, JoinHandle},
 };
-use units::Span;
+use units::{Bytes, Span};
 
 /// One end of an emulated link: a TUN device, which lives as long as this does.
 ///
@@ -142,7 +142,7 @@ pub struct Statistics {
 }
 
 /// Scheduling error: how much later than due packets were delivered.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lateness {
     /// Deliveries counted.
     pub deliveries: u64,
@@ -157,6 +157,16 @@ impl Lateness {
         self.deliveries += 1;
         self.total = Span::from_nanos(self.total.as_nanos().saturating_add(nanos));
         self.worst = self.worst.max(Span::from_nanos(nanos));
+    }
+
+    /// Of these deliveries and of others.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            deliveries: self.deliveries + other.deliveries,
+            total: Span::from_nanos(self.total.as_nanos().saturating_add(other.total.as_nanos())),
+            worst: self.worst.max(other.worst),
+        }
     }
 
     /// On average; zero before the first.
@@ -178,6 +188,8 @@ struct Shared {
 struct State {
     change: Option<Profile>,
     statistics: Statistics,
+    /// Since [`Emulator::take_lateness`] was last called.
+    recent: Lateness,
 }
 
 impl Shared {
@@ -260,6 +272,12 @@ impl Emulator {
         [0, 1].map(|direction| self.directions[direction].0.state().statistics)
     }
 
+    /// The scheduling error of both directions since this was last called, or since the start.
+    pub fn take_lateness(&self) -> Lateness {
+        let taken = self.directions.iter().map(|(shared, _)| std::mem::take(&mut shared.state().recent));
+        taken.fold(Lateness::default(), Lateness::and)
+    }
+
     /// Whether both directions still work; one ends when its device is gone.
     pub fn is_alive(&self) -> bool {
         self.directions.iter().all(|(_, thread)| !thread.is_finished())
@@ -277,6 +295,26 @@ impl Drop for Emulator {
             drop(thread.join());
         }
     }
+}
+
+/// Whether links can be emulated here: makes a TUN device in a network namespace made for it, which is gone
+/// afterwards.
+///
+/// # Errors
+///
+/// As [`Tun::open`]; besides when no network namespace can be made.
+pub fn supported() -> Result<()> {
+    Tun::open_in(Namespace::new()?.as_fd(), "probe").map(drop)
+}
+
+/// What the emulator does with a profile, in a line: what was asked for, and the sizes that follow from it.
+pub fn describe(profile: &Profile) -> String {
+    let asked = serde_json::to_string(profile).unwrap_or_default();
+    let queue = profile.rate.map(|_| format!(", queue {}", Bytes::new(profile.queue_bytes())));
+    let limit = profile
+        .needs_delay_line()
+        .then(|| format!(", at most {} packets under way", profile.limit_packets()));
+    format!("{asked}{}{}", queue.unwrap_or_default(), limit.unwrap_or_default())
 }
 
 /// What the emulator cannot do.

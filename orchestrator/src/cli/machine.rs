@@ -12,8 +12,9 @@ use crate::{
     },
 };
 use clap::Args;
+use netem::Profile;
 use std::path::{Path, PathBuf};
-use units::BitRate;
+use units::{BitRate, Span};
 
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
@@ -93,10 +94,19 @@ fn local_lab() -> Finding {
         Ok(lab) => lab.description.clone(),
         Err(failure) => return Finding::missing(NAME, failure.text, "run as root, or see `namespaces`"),
     };
-    let shaped = netem::Profile { rate: Some(BitRate::new(1_000_000_000)), ..netem::Profile::default() };
-    match description.lacks(&Settings { link: shaped, ..Settings::default() }) {
-        None => Finding::ok(NAME, "three nodes come up, and their kernel can shape a link"),
-        Some(reason) => Finding::missing(NAME, reason, "load the module, or use a kernel that has it"),
+    let backend = |link| description.backend(&Settings { link, ..Settings::default() });
+    let limited = Profile { rate: Some(BitRate::new(1_000_000_000)), ..Profile::default() };
+    let delayed = Profile { delay: Span::from_millis(1), ..limited.clone() };
+    match (backend(limited), backend(delayed)) {
+        (Ok(limited), Ok(delayed)) => Finding::ok(
+            NAME,
+            format!("three nodes come up; links have a rate by the backend {limited}, a delay by {delayed}"),
+        ),
+        (Ok(_), Err(reason)) => Finding::ok(
+            NAME,
+            format!("three nodes come up; links can have a rate, but no delay or loss: {reason}"),
+        ),
+        (Err(reason), _) => Finding::missing(NAME, reason, "load the module, or use a kernel that has it"),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What `testbed doctor --lab` finds on the hosts of an inventory.
 
 use super::{
-    CONTROLLER_ADDRESS, Description, Error, GUESTS, MIGRATION, MIGRATION_ADDRESSES, PREFIX,
+    CONTROLLER_ADDRESS, Description, Error, GUESTS, MIGRATION, PREFIX, SHAPED_ADDRESSES,
     inventory::Inventory,
     ssh::{Host, Upload, Way},
 };
@@ -51,7 +51,7 @@ pub(super) async fn examine(inventory: &Inventory, guest: &GuestFiles) -> Result
     let way = Way::of(inventory)?;
     let program = Upload::read(Path::new("/proc/self/exe"))?;
     let kernel = Upload::read(&guest.kernel)?;
-    let [near, far] = MIGRATION_ADDRESSES;
+    let [near, far] = SHAPED_ADDRESSES;
     let compute = |name, host, guests, migration, address| Wanted {
         name,
         host,
@@ -190,7 +190,7 @@ async fn compare(source: &Running, destination: &Running) -> Vec<Finding> {
         Finding::warning("CPU model", detail, "under KVM, set `guest.cpu` to a model that both can run")
     });
     let answers = async {
-        source.node.start_probe(MIGRATION_ADDRESSES[1], Duration::from_millis(100), ANSWER_LIMIT).await?;
+        source.node.start_probe(SHAPED_ADDRESSES[1], Duration::from_millis(100), ANSWER_LIMIT).await?;
         source.node.stop_probe().await
     };
     findings.push(match answers.await {

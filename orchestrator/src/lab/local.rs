@@ -4,12 +4,13 @@
 //! `testbed` ends, the kernel takes nodes, links and queueing disciplines back. It needs root, or a kernel
 //! that lets ordinary users make user namespaces; the nodes say which it was.
 
-use super::{
-    CONTROLLER_ADDRESS, Compute, Description, Error, GUESTS, Lab, MIGRATION, MIGRATION_ADDRESSES, PREFIX,
-};
+use super::{CONTROLLER_ADDRESS, Compute, Description, Error, GUESTS, Lab, PREFIX};
 use crate::node::Node;
 use std::{process::Stdio, sync::Mutex};
-use tokio::process::{Child, Command};
+use tokio::{
+    process::{Child, Command},
+    sync::OnceCell,
+};
 
 /// Starts the three nodes and connects them.
 pub async fn start() -> Result<Lab, Error> {
@@ -29,29 +30,27 @@ pub async fn start() -> Result<Lab, Error> {
     controller.add_bridge(GUESTS, &ports).await?;
     controller.set_up(GUESTS, Some((CONTROLLER_ADDRESS, PREFIX))).await?;
 
-    source.add_link(MIGRATION, MIGRATION, pid(&destination_process, "compute2")?).await?;
-    for (node, address) in [&source, &destination].into_iter().zip(MIGRATION_ADDRESSES) {
-        node.set_up(MIGRATION, Some((address, PREFIX))).await?;
+    let (source, destination) = (Compute::new(source, 0, None), Compute::new(destination, 1, None));
+    let destination_pid = pid(&destination_process, "compute2")?;
+    let [near, far] = [&source, &destination].map(|compute| compute.shaped.interface.as_str());
+    source.node.add_link(near, far, destination_pid).await?;
+    for Compute { node, shaped, .. } in [&source, &destination] {
+        node.set_up(&shaped.interface, Some((shaped.address, PREFIX))).await?;
     }
 
     let description = Description {
         kind: "local".into(),
-        source: source.facts().await?,
-        destination: destination.facts().await?,
-    };
-    let compute = |node, migration_address| Compute {
-        node,
-        migration_address,
-        migration_interface: MIGRATION.into(),
-        guests_interface: GUESTS.into(),
-        guest: None,
+        source: source.node.facts().await?,
+        destination: destination.node.facts().await?,
     };
     Ok(Lab {
         controller,
-        source: compute(source, MIGRATION_ADDRESSES[0]),
-        destination: compute(destination, MIGRATION_ADDRESSES[1]),
+        source,
+        destination,
         description,
         saved: Mutex::default(),
+        emulated: OnceCell::new(),
+        destination_pid: Some(destination_pid),
         _processes: vec![controller_process, source_process, destination_process],
     })
 }

@@ -6,9 +6,15 @@
 //!                    /               \
 //!              guests                 guests          the guest's network: probes, never shaped
 //!         compute1                       compute2
-//!              migration ─────── migration            the migration link: shaped at both ends
+//!              migration ─────── migration            shaped by the kernel at both ends
 //!            192.0.2.1              192.0.2.2
+//!               emulated ─────── emulated             a link emulator between TUN devices
+//!          203.0.113.1              203.0.113.2
 //! ```
+//!
+//! There are two links to migrate over. An attempt uses the one that the kernel shapes, unless its link needs
+//! something that the kernel lacks and the emulator has: [`Description::backend`] decides. The emulated link is
+//! made when an attempt first needs it.
 //!
 //! The addresses come from the ranges reserved for documentation (RFC 5737): they exist inside the lab only.
 //!
@@ -17,15 +23,19 @@
 use crate::{
     guest::GuestFiles,
     matrix::Settings,
-    node::{Node, NodeError, protocol::Facts},
+    node::{
+        Node, NodeError,
+        protocol::{Facts, Traffic},
+    },
     qemu::machine::Machine,
     setup::doctor::Finding,
 };
 use inventory::Inventory;
-use netem::{Shaper, kernel::Feature};
+use netem::{Backend, Profile, Shaper, kernel::Feature};
 use serde::{Deserialize, Serialize};
 use std::{convert::Infallible, io, net::Ipv4Addr, path::PathBuf, str::FromStr, sync::Mutex, time::Duration};
-use tokio::{io::AsyncReadExt, process::Child, time};
+use tokio::{io::AsyncReadExt, process::Child, sync::OnceCell, time};
+use units::BitRate;
 
 mod doctor;
 pub mod inventory;
@@ -58,16 +68,20 @@ impl FromStr for Choice {
 }
 
 const CONTROLLER_ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
-const MIGRATION_ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2)];
-/// Of both networks.
-const PREFIX: u8 = 24;
-/// The name of a compute node's interface on the migration link.
+const SHAPED_ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2)];
+const EMULATED_ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(203, 0, 113, 1), Ipv4Addr::new(203, 0, 113, 2)];
+/// The name of a compute node's interface on the migration link that the kernel shapes.
 const MIGRATION: &str = "migration";
+/// The name of a compute node's interface on the emulated link.
+const EMULATED: &str = "emulated";
 /// The name of a node's interface on the guests' network.
 const GUESTS: &str = "guests";
 
 /// The guest's address and prefix length on the guests' network.
 pub const GUEST_ADDRESS: (Ipv4Addr, u8) = (Ipv4Addr::new(198, 51, 100, 10), 24);
+
+/// The prefix length of every network here.
+const PREFIX: u8 = 24;
 
 /// The guest's Ethernet address: locally administered, in QEMU's customary range.
 pub const GUEST_MAC: &str = "52:54:00:12:34:56";
@@ -102,15 +116,28 @@ pub enum Error {
     Node(#[from] NodeError),
 }
 
+/// How many round trips' worth of data TCP's buffers may hold at both ends of a link with a delay: one round trip
+/// under way and one in the queue of the link, and twice that, for Linux gives half of a buffer to data.
+pub const BUFFERED_ROUND_TRIPS: u32 = 4;
+
+/// One end of a link to migrate over.
+#[derive(Debug, Clone)]
+pub struct End {
+    /// The interface.
+    pub interface: String,
+    /// Its address.
+    pub address: Ipv4Addr,
+}
+
 /// A compute node and the names of its interfaces.
 #[derive(Clone)]
 pub struct Compute {
     /// The node.
     pub node: Node,
-    /// Its address on the migration link.
-    pub migration_address: Ipv4Addr,
-    /// Its interface on the migration link.
-    pub migration_interface: String,
+    /// Its end of the link that the kernel shapes.
+    pub shaped: End,
+    /// Its end of the emulated link, once that is there.
+    pub emulated: End,
     /// Its interface on the guests' network.
     pub guests_interface: String,
     /// The guest's kernel and initramfs on its host, where they are not this machine's own.
@@ -118,6 +145,29 @@ pub struct Compute {
 }
 
 impl Compute {
+    /// The source (0) or the destination (1) of a lab, with what of the guest is on its host.
+    fn new(node: Node, which: usize, guest: Option<(String, String)>) -> Self {
+        let end = |interface: &str, addresses: [Ipv4Addr; 2]| End {
+            interface: interface.into(),
+            address: addresses[which],
+        };
+        Self {
+            node,
+            shaped: end(MIGRATION, SHAPED_ADDRESSES),
+            emulated: end(EMULATED, EMULATED_ADDRESSES),
+            guests_interface: GUESTS.into(),
+            guest,
+        }
+    }
+
+    /// Its end of the link of this backend.
+    fn end(&self, backend: Backend) -> &End {
+        match backend {
+            Backend::Kernel => &self.shaped,
+            Backend::Userspace => &self.emulated,
+        }
+    }
+
     /// The machine as this node starts it: with its own paths and its own network.
     pub fn machine(&self, machine: &Machine) -> Machine {
         let (kernel, initramfs) =
@@ -148,6 +198,10 @@ pub struct Lab {
     pub description: Description,
     /// The machine whose guest has booted and is saved at the source, see [`crate::qemu::saved`].
     pub saved: Mutex<Option<Machine>>,
+    /// Whether the emulated link has been made.
+    emulated: OnceCell<()>,
+    /// The process in whose network namespace the destination's end of it is to be, where that is on this machine.
+    destination_pid: Option<u32>,
     /// The local node processes; they end with the lab.
     _processes: Vec<Child>,
 }
@@ -164,19 +218,44 @@ pub struct Description {
 }
 
 impl Description {
+    /// What carries out the link of these settings: the kernel where it has all that this takes, else the
+    /// emulator.
+    ///
+    /// # Errors
+    ///
+    /// What the lab lacks, in words, where neither can.
+    pub fn backend(&self, settings: &Settings) -> Result<Backend, String> {
+        let link = &settings.link;
+        let Some(feature) = self.lacking(link) else { return Ok(Backend::Kernel) };
+        let lacks =
+            format!("this link needs {} ({}), which the kernel lacks", feature.module(), feature.option());
+        if link.slots.is_some() {
+            return Err(format!("{lacks}, and the backend `{}` has no slots", Backend::Userspace));
+        }
+        // It is the source that makes both ends.
+        match &self.source.no_emulator {
+            Some(reason) => Err(format!("{lacks}, and it cannot be emulated: {reason}")),
+            None => Ok(Backend::Userspace),
+        }
+    }
+
     /// What the lab lacks for a migration with these settings, in words, if it lacks anything.
     pub fn lacks(&self, settings: &Settings) -> Option<String> {
-        let link = &settings.link;
+        self.backend(settings).err()
+    }
+
+    /// A part that a link needs of the kernel and that a node's kernel does not have.
+    fn lacking(&self, link: &Profile) -> Option<Feature> {
         let needed = [
             (link.needs_delay_line(), Feature::Netem),
             (link.rate.is_some() && link.shaper == Shaper::Tbf, Feature::Tbf),
             (link.rate.is_some() && link.shaper == Shaper::Htb, Feature::Htb),
         ];
         let missing = |node: &Facts, feature: Feature| !node.features.contains(feature.module());
-        let (_, feature) = needed.into_iter().find(|(needs, feature)| {
+        let mut lacking = needed.into_iter().filter(|(needs, feature)| {
             *needs && (missing(&self.source, *feature) || missing(&self.destination, *feature))
-        })?;
-        Some(format!("this link needs {} ({}), which the kernel lacks", feature.module(), feature.option()))
+        });
+        lacking.next().map(|(_, feature)| feature)
     }
 }
 
@@ -186,14 +265,94 @@ impl Lab {
         ![&self.controller, &self.source.node, &self.destination.node].iter().any(|n| n.is_gone())
     }
 
-    /// Shapes the migration link, each end what it sends; a description of what was set.
-    pub async fn shape(&self, profile: &netem::Profile) -> Result<String, NodeError> {
+    /// The link that an attempt with these settings uses.
+    ///
+    /// # Errors
+    ///
+    /// As [`Description::backend`].
+    pub fn link(&self, settings: &Settings) -> Result<Link<'_>, String> {
+        Ok(Link { lab: self, backend: self.description.backend(settings)? })
+    }
+
+    /// Makes the emulated link, unless it is there.
+    async fn emulate(&self) -> Result<(), NodeError> {
+        let make = async || {
+            let (near, far) = (&self.source, &self.destination);
+            let [name, peer] = [near, far].map(|compute| compute.emulated.interface.as_str());
+            // A lab without one says in its description that it has no emulator.
+            let Some(destination_pid) = self.destination_pid else { return Ok(()) };
+            near.node.add_emulated_link(name, peer, destination_pid).await?;
+            for Compute { node, emulated, .. } in [near, far] {
+                node.set_up(&emulated.interface, Some((emulated.address, PREFIX))).await?;
+            }
+            Ok(())
+        };
+        self.emulated.get_or_try_init(make).await.copied()
+    }
+}
+
+/// How far TCP's buffers may grow for [`BUFFERED_ROUND_TRIPS`] of a link, in bytes; 0 without a delay, and then as
+/// far as the kernel has it.
+pub fn buffer_bytes(link: &Profile) -> u64 {
+    const NO_RATE: BitRate = BitRate::new(10_000_000_000);
+    // The kernel keeps the limit as such a number.
+    const MOST: u128 = i32::MAX as u128;
+    let bytes_per_second = link.rate.unwrap_or(NO_RATE).to_byte_rate().get();
+    let nanos = u128::from(link.delay.as_nanos()) * 2 * u128::from(BUFFERED_ROUND_TRIPS);
+    (u128::from(bytes_per_second) * nanos / 1_000_000_000).min(MOST) as u64
+}
+
+/// The link that an attempt migrates over.
+#[derive(Clone, Copy)]
+pub struct Link<'a> {
+    lab: &'a Lab,
+    backend: Backend,
+}
+
+impl Link<'_> {
+    /// The destination's address on it.
+    pub fn destination_address(&self) -> Ipv4Addr {
+        self.lab.destination.end(self.backend).address
+    }
+
+    /// Shapes the link alike in both directions; a description of what was set. Packets that are under way are
+    /// not lost, so that this can be done in mid-migration.
+    ///
+    /// At both ends of a link with a delay, TCP's buffers may grow to [`BUFFERED_ROUND_TRIPS`], and in any case as
+    /// far as the kernel has it. Where that cannot be set, the description says why, and a long link carries less
+    /// than its rate.
+    pub async fn shape(&self, profile: &Profile) -> Result<String, NodeError> {
+        let Lab { source, destination, .. } = self.lab;
+        let shaping = match self.backend {
+            Backend::Kernel => vec![source, destination],
+            Backend::Userspace => {
+                self.lab.emulate().await?;
+                // It shapes both directions.
+                vec![source]
+            }
+        };
         let mut descriptions = Vec::new();
-        for compute in [&self.source, &self.destination] {
-            descriptions.push(compute.node.shape(&compute.migration_interface, profile).await?);
+        for compute in shaping {
+            descriptions.push(compute.node.shape(&compute.end(self.backend).interface, profile).await?);
+        }
+        let buffer_bytes = buffer_bytes(profile);
+        for compute in [source, destination] {
+            match compute.node.allow_tcp_buffers(buffer_bytes).await {
+                Ok(()) => {}
+                Err(NodeError::Failed { reason, .. }) => {
+                    descriptions.push(format!("TCP's buffers are limited as before: {reason}"));
+                }
+                Err(gone) => return Err(gone),
+            }
         }
         descriptions.dedup();
         Ok(descriptions.join("; "))
+    }
+
+    /// What has passed through the source's end.
+    pub async fn traffic(&self) -> Result<Traffic, NodeError> {
+        let source = &self.lab.source;
+        source.node.traffic(&source.end(self.backend).interface).await
     }
 }
 
@@ -224,4 +383,71 @@ async fn serve_through(name: &str, process: &mut Child) -> Result<Node, Error> {
         return Err(failed(&reason));
     }
     Ok(node)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::protocol::Privilege;
+
+    fn description(features: &[Feature], no_emulator: Option<&str>) -> Description {
+        let facts = Facts {
+            version: String::new(),
+            kernel: String::new(),
+            cpu_model: String::new(),
+            cpus: 2,
+            memory_bytes: 1 << 34,
+            privilege: Privilege::Root,
+            features: features.iter().map(ToString::to_string).collect(),
+            no_emulator: no_emulator.map(Into::into),
+            available_memory_bytes: 1 << 33,
+            clock: jiff::Timestamp::UNIX_EPOCH,
+            qemu: None,
+        };
+        Description { kind: "local".into(), source: facts.clone(), destination: facts }
+    }
+
+    fn settings(link: &str) -> Settings {
+        Settings { link: serde_json::from_str(link).unwrap(), ..Settings::default() }
+    }
+
+    const DELAYED: &str = r#"{ "rate": "1gbit", "delay": "5ms" }"#;
+
+    #[test]
+    fn the_kernel_shapes_what_it_can() {
+        let all = description(&Feature::ALL, None);
+        let slots = r#"{ "slots": { "min_delay": "1ms", "max_delay": "2ms" } }"#;
+        for link in ["{}", DELAYED, r#"{ "rate": "1gbit", "shaper": "htb" }"#, slots] {
+            assert_eq!(all.backend(&settings(link)), Ok(Backend::Kernel), "{link}");
+        }
+        let only_rates = description(&[Feature::Tbf], None);
+        assert_eq!(only_rates.backend(&settings(r#"{ "rate": "1gbit" }"#)), Ok(Backend::Kernel));
+        assert_eq!(only_rates.backend(&settings(DELAYED)), Ok(Backend::Userspace));
+        assert_eq!(only_rates.lacks(&settings(DELAYED)), None);
+        assert_eq!(
+            only_rates.lacks(&settings(slots)).unwrap(),
+            "this link needs sch_netem (CONFIG_NET_SCH_NETEM), which the kernel lacks, and the backend `userspace` \
+             has no slots"
+        );
+    }
+
+    #[test]
+    fn what_can_be_had_in_neither_way_is_lacking() {
+        let neither = description(&[Feature::Tbf], Some("no access to /dev/net/tun"));
+        assert_eq!(
+            neither.lacks(&settings(DELAYED)).unwrap(),
+            "this link needs sch_netem (CONFIG_NET_SCH_NETEM), which the kernel lacks, and it cannot be emulated: \
+             no access to /dev/net/tun"
+        );
+        assert_eq!(neither.lacks(&settings(r#"{ "rate": "1gbit" }"#)), None);
+    }
+
+    #[test]
+    fn buffers_are_as_large_as_the_link_is_long() {
+        let bytes = |link| buffer_bytes(&settings(link).link);
+        assert_eq!(bytes(r#"{ "rate": "1gbit" }"#), 0);
+        assert_eq!(bytes(DELAYED), 5_000_000);
+        assert_eq!(bytes(r#"{ "delay": "5ms" }"#), 50_000_000);
+        assert_eq!(bytes(r#"{ "delay": "240s" }"#), i32::MAX as u64);
+    }
 }

@@ -10,7 +10,7 @@
 //! noticed at both ends: by `ssh` after eight seconds, by the node after as many.
 
 use super::{
-    CONTROLLER_ADDRESS, Compute, Description, Error, GUESTS, Lab, MIGRATION, MIGRATION_ADDRESSES, PREFIX,
+    CONTROLLER_ADDRESS, Compute, Description, Error, GUESTS, Lab, MIGRATION, PREFIX,
     inventory::{Become, ComputeHost, Inventory},
 };
 use crate::{
@@ -32,6 +32,7 @@ use std::{
 use tokio::{
     io::AsyncWriteExt,
     process::{Child, Command},
+    sync::OnceCell,
 };
 
 /// Never ask, give up soon, and notice a dead connection in eight seconds.
@@ -61,10 +62,8 @@ pub async fn start(inventory: &Inventory, guest: &GuestFiles) -> Result<Lab, Err
 
     let mut processes = vec![controller_process];
     let mut computes = Vec::new();
-    for ((name, compute), migration_address) in
-        [("compute1", &inventory.compute1), ("compute2", &inventory.compute2)]
-            .into_iter()
-            .zip(MIGRATION_ADDRESSES)
+    for (which, (name, compute)) in
+        [("compute1", &inventory.compute1), ("compute2", &inventory.compute2)].into_iter().enumerate()
     {
         let ComputeHost { host, guests, migration } = compute;
         let host = way.host(host);
@@ -74,23 +73,29 @@ pub async fn start(inventory: &Inventory, guest: &GuestFiles) -> Result<Lab, Err
         processes.push(process);
         node.attach(guests, GUESTS, Sharing::Exclusive).await?;
         node.attach(migration, MIGRATION, Sharing::Together).await?;
-        node.set_up(MIGRATION, Some((migration_address, PREFIX))).await?;
-        computes.push(Compute {
-            node,
-            migration_address,
-            migration_interface: MIGRATION.into(),
-            guests_interface: GUESTS.into(),
-            guest: Some(guest),
-        });
+        let compute = Compute::new(node, which, Some(guest));
+        compute.node.set_up(MIGRATION, Some((compute.shaped.address, PREFIX))).await?;
+        computes.push(compute);
     }
     let [source, destination] =
         <[Compute; 2]>::try_from(computes).unwrap_or_else(|_| unreachable!("two are named"));
+    let mut source_facts = source.node.facts().await?;
+    source_facts.no_emulator = Some("the emulator is for nodes on one machine".into());
     let description = Description {
         kind: "ssh".into(),
-        source: source.node.facts().await?,
+        source: source_facts,
         destination: destination.node.facts().await?,
     };
-    Ok(Lab { controller, source, destination, description, saved: Mutex::default(), _processes: processes })
+    Ok(Lab {
+        controller,
+        source,
+        destination,
+        description,
+        saved: Mutex::default(),
+        emulated: OnceCell::new(),
+        destination_pid: None,
+        _processes: processes,
+    })
 }
 
 /// How the hosts are reached.

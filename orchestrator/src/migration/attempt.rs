@@ -6,16 +6,17 @@ use super::{
     load,
 };
 use crate::{
-    lab::{GUEST_ADDRESS, Lab},
+    lab::{GUEST_ADDRESS, Lab, Link},
     matrix::{Cell, Settings},
     measure::clock::{self, Reading},
+    node::protocol::Traffic,
     outcome::Outcome,
     qemu::{
         guest::{self, Guest, Handle},
         machine::{self, Machine, Role},
         saved,
     },
-    results::record::{Draft, Measured, Phase, Record, round_micros},
+    results::record::{Draft, LinkLateness, Measured, Phase, Record, round_micros},
     workload::Beat,
 };
 use serde_json::{Value, json};
@@ -65,7 +66,11 @@ pub async fn attempt(
     observer: &dyn Observer,
     interrupted: impl Future<Output = ()>,
 ) -> Record {
-    let mut session = Session { lab, job, observer, draft: Draft::start(), handles: Vec::new() };
+    let link = match lab.link(&job.cell.settings) {
+        Ok(link) => link,
+        Err(lacks) => return Draft::start().freeze(job.cell, job.attempt, Outcome::Skipped, Some(lacks)),
+    };
+    let mut session = Session { lab, link, job, observer, draft: Draft::start(), handles: Vec::new() };
     let ended = tokio::select! {
         biased;
         () = interrupted => Ok((Outcome::Interrupted, Some("it was interrupted".into()))),
@@ -80,12 +85,13 @@ pub async fn attempt(
         (Ok(ended), _) => ended,
     };
     let mut draft = session.draft;
-    draft.measured.disagreements = agreement::disagreements(&draft.measured);
+    draft.measured.disagreements = agreement::disagreements(&draft.measured, &job.cell.settings.link);
     draft.freeze(job.cell, job.attempt, outcome, reason)
 }
 
 struct Session<'a> {
     lab: &'a Lab,
+    link: Link<'a>,
     job: &'a Job<'a>,
     observer: &'a dyn Observer,
     draft: Draft,
@@ -107,7 +113,7 @@ impl Session<'_> {
 
     async fn run(&mut self) -> Result<Ended, Trouble> {
         self.enter(Phase::Boot);
-        let shape = self.lab.shape(&self.settings().link).await?;
+        let shape = self.link.shape(&self.settings().link).await?;
         self.draft.measured.link = Some(shape);
         self.boot_unless_saved().await?;
         self.start(Role::Source).await?;
@@ -152,7 +158,7 @@ impl Session<'_> {
         let (source, destination) = (&source, &destination);
         let runs = source.stressor.wait_for_telemetry("run", START_LIMIT, |beats| beats.first().map(|_| ()));
         runs.await?;
-        let uri = prepare(source, destination, &settings, self.lab).await?;
+        let uri = prepare(source, destination, &settings, self.link).await?;
 
         self.enter(Phase::Fill);
         let workload = settings.workload();
@@ -168,12 +174,13 @@ impl Session<'_> {
         self.settle(source, wanted).await?;
 
         self.enter(Phase::Migrate);
-        let wire_before = self.wire_bytes().await?;
+        let wire_before = self.link.traffic().await?;
         let samples = self.job.folder.join("samples.jsonl");
         let followed =
             follow::migrate(source, destination, &uri, &settings.migrate, &samples, self.observer).await?;
-        let wire_after = self.wire_bytes().await?;
-        note_migration(&mut self.draft.measured, &followed, wire_after - wire_before);
+        let wire_after = self.link.traffic().await?;
+        note_migration(&mut self.draft.measured, &followed);
+        note_link(&mut self.draft.measured, wire_before, wire_after);
 
         self.enter(Phase::Observe);
         let here = if followed.resumed.is_some() { destination } else { source };
@@ -230,11 +237,6 @@ impl Session<'_> {
         Ok(())
     }
 
-    async fn wire_bytes(&self) -> Result<u64, Trouble> {
-        let source = &self.lab.source;
-        Ok(source.node.traffic(&source.migration_interface).await?.sent_bytes)
-    }
-
     /// Ends everything this attempt started, going on after failures; the first failure.
     async fn tear_down(&mut self) -> Result<(), Trouble> {
         // Refused where none runs any more, which is as it should be.
@@ -256,7 +258,7 @@ async fn prepare(
     source: &Guest,
     destination: &Guest,
     settings: &Settings,
-    lab: &Lab,
+    link: Link<'_>,
 ) -> Result<String, Trouble> {
     let capabilities = json!({ "capabilities": [{ "capability": "events", "state": true }] });
     let cap = settings.migrate.max_bandwidth.map_or(machine::NO_CAP, |cap| cap.to_byte_rate().get());
@@ -269,12 +271,13 @@ async fn prepare(
         guest.monitor.call("migrate-set-parameters", parameters.clone()).await?;
     }
     // Port 0: the kernel picks a free one, and QEMU says which.
-    let listen = format!("tcp:{}:0", lab.destination.migration_address);
+    let address = link.destination_address();
+    let listen = format!("tcp:{address}:0");
     destination.monitor.call("migrate-incoming", json!({ "uri": listen })).await?;
     let status = destination.monitor.call("query-migrate", json!({})).await?;
     let port = status["socket-address"][0]["port"].as_str().and_then(|p| p.parse::<u16>().ok());
     let port = port.ok_or_else(|| no_port(&status))?;
-    Ok(format!("tcp:{}:{port}", lab.destination.migration_address))
+    Ok(format!("tcp:{address}:{port}"))
 }
 
 fn no_port(status: &Value) -> Trouble {
@@ -292,9 +295,14 @@ fn ended(verdict: Verdict, verification: &Verification) -> Ended {
     }
 }
 
-fn note_migration(measured: &mut Measured, followed: &Followed, wire_bytes: u64) {
+/// What the migration link carried between two looks at it, and how well it was emulated.
+fn note_link(measured: &mut Measured, before: Traffic, after: Traffic) {
+    measured.transferred.wire_bytes = Some(after.sent_bytes.saturating_sub(before.sent_bytes));
+    measured.link_lateness = after.late.map(LinkLateness::from);
+}
+
+fn note_migration(measured: &mut Measured, followed: &Followed) {
     measured.iterations = followed.passes();
-    measured.transferred.wire_bytes = Some(wire_bytes);
     // Not the last sample's: QEMU forgets its figures when a migration is cancelled.
     measured.transferred.qemu_bytes = followed.samples.iter().map(|s| s.transferred_bytes).max();
     if let Some(resumed) = followed.resumed {

@@ -291,6 +291,17 @@ impl Node {
         self.call(&format!("use its interface {parent}"), call).await
     }
 
+    /// Makes an emulated link whose other end lies in the network namespace of a process.
+    pub async fn add_emulated_link(&self, name: &str, peer: &str, peer_pid: u32) -> Result<(), NodeError> {
+        let call = Call::AddEmulatedLink { name: name.into(), peer: peer.into(), peer_pid };
+        self.call(&format!("add the emulated link {name}"), call).await
+    }
+
+    /// Lets TCP's buffers grow to at least so many bytes; with 0, as far as the kernel had it at first.
+    pub async fn allow_tcp_buffers(&self, bytes: u64) -> Result<(), NodeError> {
+        self.call("limit TCP's buffers", Call::AllowTcpBuffers { bytes }).await
+    }
+
     /// Makes a bridge of these interfaces.
     pub async fn add_bridge(&self, name: &str, ports: &[&str]) -> Result<(), NodeError> {
         let ports = ports.iter().map(ToString::to_string).collect();
@@ -303,13 +314,14 @@ impl Node {
         self.call(&format!("bring {interface} up"), call).await
     }
 
-    /// Shapes what the node sends through an interface; a description of what was set.
+    /// Shapes what the node sends through an interface, or both directions of a link that it emulates; a
+    /// description of what was set.
     pub async fn shape(&self, interface: &str, profile: &netem::Profile) -> Result<String, NodeError> {
         let call = Call::Shape { interface: interface.into(), profile: Box::new(profile.clone()) };
         self.call(&format!("shape {interface}"), call).await
     }
 
-    /// What has passed through an interface.
+    /// What has passed through an interface, or an emulated link.
     pub async fn traffic(&self, interface: &str) -> Result<Traffic, NodeError> {
         self.call(&format!("count {interface}"), Call::Traffic { interface: interface.into() }).await
     }

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! [`client`] is the orchestrator's side, [`serve`] the node's, [`isolate`] makes the namespaces, [`probe`]
-//! is the downtime probe that a node can run.
+//! is the downtime probe that a node can run, [`tcp_buffers`] sets how far TCP's buffers may grow.
 
 pub mod client;
 mod frames;
@@ -19,5 +19,6 @@ pub mod isolate;
 pub mod probe;
 pub mod protocol;
 pub mod serve;
+pub mod tcp_buffers;
 
 pub use client::{Channel, ChannelWriter, Event, Node, NodeError, Process};

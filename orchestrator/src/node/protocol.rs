@@ -6,6 +6,7 @@
 //! through as [`ToNode::Line`] and [`FromNode::Line`] of a channel, without looking inside.
 
 use jiff::Timestamp;
+use netem::userspace::Lateness;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{collections::BTreeSet, net::Ipv4Addr};
@@ -131,7 +132,24 @@ pub enum Call {
         /// Its IPv4 address and prefix length, if it shall have one.
         address: Option<(Ipv4Addr, u8)>,
     },
-    /// Shape what this node sends through an interface; answered with a description of what was set.
+    /// Make a pair of TUN devices with a link emulator between them, one here, the other in another node's
+    /// namespace. It lives as long as this node.
+    AddEmulatedLink {
+        /// The name of this end.
+        name: String,
+        /// The name of the other end.
+        peer: String,
+        /// The process in whose network namespace the other end shall be, by its number on this host.
+        peer_pid: u32,
+    },
+    /// Let TCP's buffers in this node's network namespace grow to at least so many bytes; with 0, as far as the
+    /// kernel had it at first.
+    AllowTcpBuffers {
+        /// How many.
+        bytes: u64,
+    },
+    /// Shape what this node sends through an interface; of a link that is emulated here, both directions.
+    /// Answered with a description of what was set. What is under way on the link is not lost.
     Shape {
         /// The interface.
         interface: String,
@@ -191,6 +209,8 @@ pub struct Facts {
     pub privilege: Privilege,
     /// The kernel modules of [`netem::kernel::Feature`] that it has, loaded or built in, by name.
     pub features: BTreeSet<String>,
+    /// Why it cannot emulate links ([`netem::userspace`]); absent where it can.
+    pub no_emulator: Option<String>,
 }
 
 /// Where a node's right to make namespaces, links and queueing disciplines comes from.
@@ -206,10 +226,17 @@ pub enum Privilege {
 /// What has passed through an interface.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Traffic {
-    /// Bytes sent, Ethernet headers included, as the queueing discipline counted them where there is one
-    /// (it counts the headers of every segment of an offloaded packet, the interface only those of the
-    /// first).
+    /// Bytes sent, Ethernet headers included.
+    ///
+    /// As the queueing discipline counted them where there is one (it counts the headers of every segment of an
+    /// offloaded packet, the interface only those of the first). On a link that is emulated here, as the
+    /// emulator delivered them: it carries IP and adds 14 bytes for the Ethernet header of each frame. Neither
+    /// counts what was lost or dropped, both count what was sent again. The emulator does not count what is
+    /// still under way.
     pub sent_bytes: u64,
-    /// Bytes received, as the interface counted them.
+    /// Bytes received, as the interface counted them, or as the emulator delivered them.
     pub received_bytes: u64,
+    /// By how much the emulator missed the times at which packets were due, in both directions, since this was
+    /// last asked; absent where the kernel shapes.
+    pub late: Option<Lateness>,
 }

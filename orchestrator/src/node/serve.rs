@@ -1,7 +1,7 @@
 //! The node process: carries out [`Call`]s until its standard input ends, then ends, and with it everything
 //! it started.
 //!
-//! It keeps no state but what it must own: processes, channels, the probe, the netlink connection. What to
+//! It keeps no state but what it must own: processes, channels, the probe, emulated links, the netlink connection. What to
 //! start and in what order is the orchestrator's business.
 
 use super::{
@@ -10,12 +10,14 @@ use super::{
     isolate::RUN_DIR,
     probe::Probe,
     protocol::{self, Call, Facts, FromNode, Privilege, Spawn, ToNode, Traffic},
+    tcp_buffers::TcpBuffers,
 };
 use crate::{host, qemu};
 use jiff::Timestamp;
 use netem::{
-    Netlink,
+    Backend, LinkProfile, Netlink, Profile,
     kernel::{Handle, Qdisc, Settings},
+    userspace::{self, Emulator, Tun},
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -47,6 +49,9 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(8);
 /// How often the orchestrator of a node on another host says that it is there.
 pub const ALIVE_INTERVAL: Duration = Duration::from_secs(2);
 
+/// From this, an emulator derives which packets it loses and so on.
+const EMULATOR_SEED: u64 = 1;
+
 /// What a call came to; a failure is passed on in words.
 type Outcome = Result<Value, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -65,6 +70,8 @@ async fn serve_here(privilege: Privilege, host: Option<Host>) -> io::Result<()> 
         host,
         out,
         netlink: Netlink::open().map_err(io::Error::other)?,
+        tcp_buffers: TcpBuffers::read(),
+        emulators: Mutex::default(),
         next: AtomicU64::new(1),
         processes: Mutex::default(),
         channels: Mutex::default(),
@@ -118,6 +125,9 @@ struct Node {
     host: Option<Host>,
     out: mpsc::UnboundedSender<FromNode>,
     netlink: Netlink,
+    tcp_buffers: TcpBuffers,
+    /// By the name of this end of the link.
+    emulators: Mutex<HashMap<String, Emulator>>,
     /// Numbers processes and channels.
     next: AtomicU64,
     processes: Mutex<HashMap<u64, oneshot::Sender<()>>>,
@@ -158,6 +168,14 @@ impl Node {
                 host.attach(&parent, &name, sharing).await?;
                 json(self.netlink.set_up(&name).await?)
             }
+            Call::AddEmulatedLink { name, peer, peer_pid } => {
+                let namespace = File::open(format!("/proc/{peer_pid}/ns/net"))?;
+                let (near, far) = (Tun::open(&name)?, Tun::open_in(namespace.as_fd(), &peer)?);
+                let emulator = Emulator::start(near, far, &LinkProfile::default(), EMULATOR_SEED)?;
+                self.emulators.lock().unwrap().insert(name, emulator);
+                json(())
+            }
+            Call::AllowTcpBuffers { bytes } => json(self.tcp_buffers.allow(bytes)?),
             Call::AddBridge { name, ports } => {
                 self.netlink.add_bridge(&name).await?;
                 for port in &ports {
@@ -172,10 +190,7 @@ impl Node {
                 }
                 json(self.netlink.set_up(&interface).await?)
             }
-            Call::Shape { interface, profile } => {
-                let applied = self.netlink.apply(&interface, &profile).await?;
-                json(format!("{} backend: {}", applied.backend, applied.tree.join(", ")))
-            }
+            Call::Shape { interface, profile } => json(self.shape(&interface, &profile).await?),
             Call::Traffic { interface } => json(self.traffic(&interface).await?),
             Call::StartProbe { target, interval_ns, timeout_ms } => {
                 let mut probe = self.probe.lock().await;
@@ -206,6 +221,7 @@ impl Node {
             clock: Timestamp::now(),
             privilege: self.privilege,
             features: netem::kernel::supported().await?.iter().map(ToString::to_string).collect(),
+            no_emulator: userspace::supported().err().map(|error| error.to_string()),
         })
     }
 
@@ -300,7 +316,27 @@ impl Node {
         Ok(channel)
     }
 
-    async fn traffic(&self, interface: &str) -> Result<Traffic, netem::Error> {
+    async fn shape(&self, interface: &str, profile: &Profile) -> Result<String, netem::Error> {
+        if let Some(emulator) = self.emulators.lock().unwrap().get(interface) {
+            emulator.change(&LinkProfile::symmetric(profile.clone()))?;
+            return Ok(format!("{} backend: {}", Backend::Userspace, userspace::describe(profile)));
+        }
+        let applied = self.netlink.apply(interface, profile).await?;
+        Ok(format!("{} backend: {}", applied.backend, applied.tree.join(", ")))
+    }
+
+    async fn traffic(&self, interface: &str) -> Result<Traffic, Box<dyn std::error::Error + Send + Sync>> {
+        if let Some(emulator) = self.emulators.lock().unwrap().get(interface) {
+            if !emulator.is_alive() {
+                return Err("the link emulator has ended".into());
+            }
+            let [forward, backward] = emulator.statistics();
+            return Ok(Traffic {
+                sent_bytes: forward.delivered_bytes,
+                received_bytes: backward.delivered_bytes,
+                late: Some(emulator.take_lateness()),
+            });
+        }
         let counters = self.netlink.counters(interface).await?;
         let qdiscs = self.netlink.show(interface).await?;
         let ours = |q: &&Qdisc| q.parent == Handle::ROOT && q.settings != Settings::Other;
@@ -308,6 +344,7 @@ impl Node {
         Ok(Traffic {
             sent_bytes: root.map_or(counters.tx_bytes, |q| q.statistics.sent_bytes),
             received_bytes: counters.rx_bytes,
+            late: None,
         })
     }
 }

@@ -29,8 +29,6 @@ pub struct Environment {
     pub guest_digest: String,
     /// The nodes.
     pub lab: Description,
-    /// What shapes the migration link.
-    pub link_backend: String,
     /// The order of the attempts, and the seed where it is shuffled.
     pub order: RunOrder,
 }

@@ -11,6 +11,7 @@ use crate::{
 };
 use indexmap::IndexMap;
 use jiff::Timestamp;
+use netem::userspace::Lateness;
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
 use stressor::verify::Verification;
@@ -58,8 +59,11 @@ pub struct Measured {
     pub qemu: Option<Completion>,
     /// What the downtime probe saw, from before the migration until after it.
     pub probe: Option<probe::Report>,
-    /// How the migration link was shaped, as set.
+    /// How the migration link was shaped, as set, and by which backend.
     pub link: Option<String>,
+    /// How well it was emulated, from just before the migrate command until after the verdict; absent where the
+    /// kernel shaped it.
+    pub link_lateness: Option<LinkLateness>,
     /// How long each phase of the attempt took, in milliseconds, in order.
     pub phases_ms: IndexMap<Phase, f64>,
     /// The whole attempt, from the first QEMU's start until both are gone, in milliseconds.
@@ -87,8 +91,31 @@ pub struct Downtime {
 pub struct Transferred {
     /// QEMU's figure: payload of the migration stream.
     pub qemu_bytes: Option<u64>,
-    /// What the source sent over the migration link, Ethernet, IP and TCP headers included.
+    /// What the source sent over the migration link, Ethernet, IP and TCP headers included: see
+    /// [`Traffic::sent_bytes`](crate::node::protocol::Traffic::sent_bytes) for what each backend counts.
     pub wire_bytes: Option<u64>,
+}
+
+/// The scheduling error of the link emulator (backend `userspace`): by how much packets were delivered later than
+/// was computed for them, both directions together.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct LinkLateness {
+    /// Packets delivered; one that is not segmented yet, of up to 64 KiB, counts as one.
+    pub deliveries: u64,
+    /// How late they were on average, in milliseconds.
+    pub late_mean_ms: f64,
+    /// How late the worst of them was, in milliseconds.
+    pub late_worst_ms: f64,
+}
+
+impl From<Lateness> for LinkLateness {
+    fn from(late: Lateness) -> Self {
+        Self {
+            deliveries: late.deliveries,
+            late_mean_ms: round_micros(late.mean().as_millis_f64()),
+            late_worst_ms: round_micros(late.worst.as_millis_f64()),
+        }
+    }
 }
 
 /// The load on the guest's memory, in bytes dirtied per second of the guest's clock.
@@ -256,6 +283,7 @@ mod tests {
                 "qemu",
                 "probe",
                 "link",
+                "link_lateness",
                 "phases_ms",
                 "wall_time_ms",
                 "disagreements",

@@ -156,7 +156,6 @@ impl Bench for Real {
             guest_boot: files.boot,
             guest_digest: files.digest.clone(),
             lab: description,
-            link_backend: netem::Backend::Kernel.to_string(),
             order,
         };
         self.findings = findings;

@@ -227,6 +227,7 @@ pub(crate) fn environment() -> Environment {
         qemu: Some("10.0.2".into()),
         privilege: Privilege::Root,
         features: BTreeSet::from(["sch_tbf".to_string()]),
+        no_emulator: None,
     };
     Environment {
         started_at: "2026-01-02T03:04:05Z".parse().unwrap(),
@@ -237,7 +238,6 @@ pub(crate) fn environment() -> Environment {
         guest_boot: testbed::guest::Boot::Compressed,
         guest_digest: "0".repeat(64),
         lab: Description { kind: "mock".into(), source: facts.clone(), destination: facts },
-        link_backend: "kernel".into(),
         order: testbed::matrix::RunOrder::AsWritten,
     }
 }
