@@ -17,7 +17,7 @@ use crate::{
     node::{Node, NodeError, protocol::Facts},
     qemu::machine::Machine,
 };
-use netem::{Shaper, kernel::Feature};
+use netem::{Profile, Shaper, kernel::Feature};
 use serde::{Deserialize, Serialize};
 use std::{io, net::Ipv4Addr, sync::Mutex};
 
@@ -89,9 +89,14 @@ pub struct Description {
 }
 
 impl Description {
-    /// What the lab lacks for a migration with these settings, in words, if it lacks anything.
+    /// What the lab lacks for a migration with these settings, in words, if it lacks anything for any link that
+    /// the migration meets.
     pub fn lacks(&self, settings: &Settings) -> Option<String> {
-        let link = &settings.link;
+        let later = settings.steps().into_iter().filter_map(|step| step.link);
+        later.chain([settings.link.clone()]).find_map(|link| self.lacks_for(&link))
+    }
+
+    fn lacks_for(&self, link: &Profile) -> Option<String> {
         let needed = [
             (link.needs_delay_line(), Feature::Netem),
             (link.rate.is_some() && link.shaper == Shaper::Tbf, Feature::Tbf),
@@ -112,7 +117,7 @@ impl Lab {
     }
 
     /// Shapes the migration link, each end what it sends; a description of what was set.
-    pub async fn shape(&self, profile: &netem::Profile) -> Result<String, NodeError> {
+    pub async fn shape(&self, profile: &Profile) -> Result<String, NodeError> {
         let mut descriptions = Vec::new();
         for compute in [&self.source, &self.destination] {
             descriptions.push(compute.node.shape(&compute.migration_interface, profile).await?);
