@@ -71,9 +71,9 @@ pub(super) async fn play(cli: &Cli, args: &PlayArgs) -> Result<()> {
     let (first, rest) = profiles.split_first().expect("a trace has at least one rate");
     // From here on there is something to put back.
     let set = player.set(first).await?;
-    let played = player.follow((first, set), rest, trace.length(), args.repeat, &mut signals).await;
+    let outcome = player.follow((first, set), rest, trace.length(), args.repeat, &mut signals).await;
     let restored = player.apply(&before).await;
-    let interrupted = played?;
+    let interrupted = outcome?;
     restored?;
     player.say(&Event::Ended { interface, interrupted })
 }

@@ -48,7 +48,9 @@ impl Hash for Settings {
         (guest, probe, migrate, link.rate, link.delay, link.loss).hash(state);
         (stress.rate, stress.working_set, stress.content, stress.write, stress.order).hash(state);
         (stress.threads, stress.page_size, stress.catch_up, stress.seed).hash(state);
-        timeline.iter().for_each(|entry| entry.at.hash(state));
+        for entry in timeline {
+            entry.at.hash(state);
+        }
     }
 }
 

@@ -132,11 +132,12 @@ fn fixed(path: &FilePath) -> Option<(String, String)> {
     let at = path.segments().iter().rposition(|step| *step == Segment::Key(Settings::TIMELINE.into()))?;
     // The timeline itself may be an item of an axis.
     let below = &path.segments()[at + 1..];
-    let key = |step| match step {
-        &Segment::Key(ref key) => Some(key.as_str()),
-        Segment::Index(_) => None,
-    };
-    let keys: Vec<&str> = below.iter().filter_map(key).collect();
+    let mut keys = Vec::new();
+    for step in below {
+        if let Segment::Key(key) = step {
+            keys.push(key.as_str());
+        }
+    }
     let help = match keys[..] {
         [section] if Catalog::get().is_section(section) => "`link` and `stress` can".into(),
         ["stress", name] if Catalog::get().find(&format!("stress.{name}")).is_some() => {

@@ -215,7 +215,7 @@ fn a_timeline_varies_like_any_other_setting() {
     assert_eq!(steps.iter().map(Vec::len).collect::<Vec<_>>(), [0, 1, 1]);
     assert!(steps[1][0].workload.as_ref().is_some_and(|workload| workload.rate.is_idle()));
     assert!(steps[2][0].workload.is_none());
-    let read: Vec<crate::matrix::Settings> = plan
+    let read: Vec<Settings> = plan
         .cells
         .iter()
         .map(|cell| serde_json::from_value(serde_json::to_value(&cell.settings).unwrap()).unwrap())
