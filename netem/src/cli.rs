@@ -3,6 +3,7 @@
 //! Exit codes: 0 done; 1 something failed; 2 what was asked for cannot be had (a bad value, no such interface,
 //! somebody else's qdisc), and the link is as it was.
 
+mod play;
 mod profile_args;
 
 use crate::{
@@ -12,6 +13,7 @@ use crate::{
     named,
 };
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use play::PlayArgs;
 use profile_args::ProfileArgs;
 use serde::Serialize;
 use std::{
@@ -39,6 +41,7 @@ A profile shapes what an interface sends; with --ingress, what it receives. Quan
 Examples:
   netem apply eth0 --rate 940mbit
   netem apply eth0 --profile transatlantic --loss 0.1%
+  netem play eth0 tunnel.txt --delay 20ms --repeat
   netem show eth0
   netem clear eth0";
 
@@ -53,6 +56,10 @@ enum Command {
     },
     /// Change what is in force while traffic flows, without losing a packet where possible.
     Change(Shape),
+    /// Let the rate of an interface follow a trace, then leave the interface as it was before.
+    ///
+    /// The other options are those of `apply`. SIGINT and SIGTERM end it early. With --json, one object a line.
+    Play(PlayArgs),
     /// Take everything away that was applied to an interface.
     Clear {
         /// The interface.
@@ -130,6 +137,7 @@ async fn run(cli: &Cli) -> Result<String, Error> {
     match &cli.command {
         Command::Apply(shape) => shape_link(cli, shape, false).await,
         Command::Change(shape) => shape_link(cli, shape, true).await,
+        Command::Play(args) => play::play(cli, args).await.map(|()| String::new()),
         Command::Show { interface } => show(cli, interface).await,
         Command::Clear { interface } => {
             let cleared = Netlink::open()?.clear(interface).await?;

@@ -18,6 +18,14 @@ pub enum Error {
         /// What is wrong, and what would do.
         problem: String,
     },
+    /// A trace cannot be read, or means nothing.
+    #[error("{file}: {problem}")]
+    Trace {
+        /// The file.
+        file: String,
+        /// What is wrong, with its line.
+        problem: String,
+    },
     /// There is no such interface in this network namespace.
     #[error("there is no interface `{name}` here{}", nearest.as_ref().map_or_else(String::new, |n| format!("; did you mean `{n}`?")))]
     NoInterface {
@@ -105,6 +113,7 @@ impl Error {
             self,
             Self::Profile(_)
                 | Self::Unsuitable { .. }
+                | Self::Trace { .. }
                 | Self::NoInterface { .. }
                 | Self::Occupied { .. }
                 | Self::NothingApplied { .. }

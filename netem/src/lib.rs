@@ -16,6 +16,7 @@
 //! ```
 //!
 //! - [`profile`](Profile) and [`named`]: what is asked for, checked before anything is touched.
+//! - [`trace`]: rates over time.
 //! - [`kernel`]: tbf, htb, netem and ifb through rtnetlink, never by running `tc`; [`wire`] has their bytes.
 //! - [`userspace`]: the same effects between two TUN devices, where the kernel has no `sch_netem`.
 //! - [`links`]: veth pairs, bridges, addresses, counters: what a lab of namespaces needs.
@@ -33,6 +34,7 @@ mod netns;
 mod percent;
 mod profile;
 mod sys;
+pub mod trace;
 pub mod userspace;
 pub mod wire;
 

@@ -4,7 +4,15 @@ mod common;
 
 use common::{namespace, pair};
 use netem::Namespace;
-use std::process::{Command, Output};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use std::{
+    io::{BufRead, BufReader},
+    process::{Command, Output, Stdio},
+};
+use tempfile::TempDir;
 
 const NETEM: &str = env!("CARGO_BIN_EXE_netem");
 
@@ -77,6 +85,92 @@ async fn apply_show_change_and_clear_say_what_they_did() {
     assert!(prints(here, "show near").contains("sends:    {rate:940mbit}"));
     assert_eq!(prints(here, "clear near"), "near: cleared\n");
     assert_eq!(prints(here, "clear near"), "near: nothing was applied\n");
+}
+
+/// A trace in a file of its own.
+fn trace(text: &str) -> (TempDir, String) {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("trace.txt");
+    std::fs::write(&path, text).unwrap();
+    let path = path.display().to_string();
+    (folder, path)
+}
+
+#[tokio::test]
+async fn a_bad_trace_touches_nothing() {
+    let Some(pair) = pair().await else { return };
+    let here = &pair.near_namespace;
+    let (_folder, good) = trace("0s 1mbit\n1ms end\n");
+    for (text, options, says) in [
+        ("0s 1mbit\n5 2mbit\n6s end", "", "line 2: `5` has no unit"),
+        ("0s 1mbit\n\n1s 10bit\n6s end", "", "line 3: rate: 10bit is not between"),
+        ("0s 1mbit\n1s end", "--jitter 1ms", "line 1: jitter: 1ms is more than the delay"),
+        ("0s 1mbit\n1s end", "--rate 5mbit", "the trace has the rates"),
+    ] {
+        let (_folder, path) = trace(text);
+        let output = netem(here, &format!("play near {path} {options}"));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{text:?}: {stderr}");
+        assert!(stderr.contains(says) && output.stdout.is_empty(), "{text:?}: {stderr}");
+    }
+    let output = netem(here, &format!("play near {good}.not"));
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("No such file"));
+    assert_eq!(netem(here, &format!("play naer {good}")).status.code(), Some(2));
+    assert_eq!(pair.near.profile("near").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_played_link_follows_its_trace_and_is_then_as_it_was() {
+    let Some(pair) = pair().await else { return };
+    let here = &pair.near_namespace;
+    let (_folder, path) = trace("# two rates\n0s 40mbit\n5ms 12mbit\n10ms end\n");
+    let said = "near: 0 40mbit\nnear: 5ms 12mbit\nnear: ended; as it was before\n";
+    assert_eq!(prints(here, &format!("play near {path}")), said);
+    assert_eq!(pair.near.profile("near").await.unwrap(), None);
+
+    // What was applied before comes back, and the other direction is left alone.
+    prints(here, "apply near --rate 100mbit --queue 1MB");
+    prints(here, "apply near --ingress --rate 10mbit");
+    let shown = |json: &str| -> [serde_json::Value; 2] {
+        let shown: serde_json::Value = serde_json::from_str(json).unwrap();
+        [shown["sends"].clone(), shown["receives"].clone()]
+    };
+    let before = shown(&prints(here, "show near --json"));
+    let lines = prints(here, &format!("play near {path} --json"));
+    let lines: Vec<serde_json::Value> =
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let rates: Vec<_> = lines.iter().map(|line| &line["rate"]).collect();
+    assert_eq!(rates, ["40mbit".into(), "12mbit".into(), serde_json::Value::Null].each_ref());
+    assert_eq!(lines[1]["in_place"], true, "no packet is lost");
+    assert_eq!(lines[2], serde_json::json!({ "event": "ended", "interface": "near", "interrupted": false }));
+    assert_eq!(shown(&prints(here, "show near --json")), before);
+    prints(here, &format!("play near {path} --ingress"));
+    assert_eq!(shown(&prints(here, "show near --json")), before);
+    prints(here, "clear near");
+    prints(here, "apply near --ingress --rate 10mbit");
+    prints(here, &format!("play near {path}"));
+    assert_eq!(shown(&prints(here, "show near --json")), [serde_json::Value::Null, before[1].clone()]);
+}
+
+#[tokio::test]
+async fn a_signal_ends_a_trace_that_repeats() {
+    let Some(pair) = pair().await else { return };
+    let (_folder, path) = trace("0s 40mbit\n5ms 12mbit\n10ms end\n");
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let mut command = Command::new(NETEM);
+        command.args(["play", "near", &path, "--repeat"]).stdout(Stdio::piped());
+        let mut child = pair.near_namespace.run(|| command.spawn()).unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        for expected in ["0 40mbit", "5ms 12mbit", "0 40mbit", "5ms 12mbit", "0 40mbit"] {
+            assert_eq!(lines.next().unwrap(), format!("near: {expected}"));
+        }
+        assert!(pair.near.profile("near").await.unwrap().is_some());
+        kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
+        assert_eq!(lines.last().unwrap(), "near: interrupted; as it was before");
+        assert!(child.wait().unwrap().success());
+        assert_eq!(pair.near.profile("near").await.unwrap(), None);
+    }
 }
 
 #[test]

@@ -16,6 +16,7 @@
 //! [`payload_bandwidth`], and pages of zeros are taken to be free.
 
 use crate::{matrix::Settings, outcome::Outcome};
+use netem::Profile;
 use serde::{Deserialize, Serialize};
 use stressor::workload::{Content, Rate};
 use units::{BitRate, ByteRate, Bytes, Span};
@@ -55,6 +56,17 @@ pub struct Input {
     pub stall_passes: Option<u32>,
     /// When the dirty bitmap is read.
     pub reading: Reading,
+}
+
+/// A change in the middle of a migration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change {
+    /// When, counted from the migrate command.
+    pub at: Span,
+    /// How fast the working set is dirtied from then on.
+    pub rate: ByteRate,
+    /// Guest memory that can be sent per second from then on.
+    pub bandwidth: ByteRate,
 }
 
 /// When the dirty bitmap is read again.
@@ -111,10 +123,7 @@ impl Input {
         Self {
             memory: Bytes::new(memory.min(settings.guest.memory.get())),
             working_set,
-            rate: match settings.stress.rate {
-                Rate::Limited(rate) => rate,
-                Rate::Unlimited => ByteRate::new(u64::MAX),
-            },
+            rate: byte_rate(settings.stress.rate),
             bandwidth: bandwidth(settings),
             downtime_limit: migrate.downtime_limit,
             timeout: migrate.timeout,
@@ -126,45 +135,52 @@ impl Input {
 
     /// Plays the migration through.
     pub fn predict(&self) -> Prediction {
-        let bandwidth = self.bandwidth.get() as f64;
-        let limit = bandwidth * self.downtime_limit.as_secs_f64();
-        let kept = match self.reading {
-            Reading::EndOfPass => 0.0,
-            Reading::BelowLimit => (limit - bandwidth * SLICE_S / 2.0).max(0.0),
-        };
-        let memory = self.memory.max(self.working_set).get() as f64;
-        let mut run = Run { input: self, time: 0.0, sent: 0.0, passes: 0, stalled: 0 };
-        let mut remaining = memory;
+        self.predict_with(&[])
+    }
+
+    /// Plays the migration through, with these changes, which are in order. A stall is not seen before the last.
+    pub fn predict_with(&self, changes: &[Change]) -> Prediction {
+        let mut run = Run { input: self, changes, time: 0.0, sent: 0.0, passes: 0, stalled: 0 };
+        let mut remaining = self.memory.max(self.working_set).get() as f64;
         if self.bandwidth.is_zero() {
             return run.given_up(Reason::Deadline);
         }
-        // A limit of zero is met by nothing less than a single page.
-        while remaining > limit.max(PAGE) {
+        loop {
+            let bandwidth = run.conditions().bandwidth;
+            let limit = bandwidth * self.downtime_limit.as_secs_f64();
+            // A limit of zero is met by nothing less than a single page.
+            if remaining <= limit.max(PAGE) {
+                let last = remaining / bandwidth;
+                let in_time = run.send(remaining).is_some();
+                return if in_time { run.converged(last) } else { run.given_up(Reason::Deadline) };
+            }
             if self.max_passes.is_some_and(|most| run.passes >= most) {
                 return run.given_up(Reason::PassCap);
             }
-            let pass = remaining - kept;
-            if !run.send(pass) || run.passes >= MOST_PASSES {
-                return run.given_up(Reason::Deadline);
-            }
-            let dirtied = self.rate.get() as f64 * (pass / bandwidth);
+            let kept = match self.reading {
+                Reading::EndOfPass => 0.0,
+                Reading::BelowLimit => (limit - bandwidth * SLICE_S / 2.0).max(0.0),
+            };
+            let dirtied = run.send(remaining - kept).filter(|_| run.passes < MOST_PASSES);
+            let Some(dirtied) = dirtied else { return run.given_up(Reason::Deadline) };
             let working_set = self.working_set.get() as f64;
             // What the first reading leaves unsent is any memory; later, it is part of the working set.
             let most = if run.passes == 1 { kept + working_set } else { kept.max(working_set) };
             let next = (kept + dirtied).min(most);
-            run.stalled = if next < remaining { 0 } else { run.stalled + 1 };
+            let settled = run.conditions().until == f64::INFINITY;
+            run.stalled = if next < remaining || !settled { 0 } else { run.stalled + 1 };
             if self.stall_passes.is_some_and(|most| run.stalled >= most) {
                 return run.given_up(Reason::Stall);
             }
             remaining = next;
         }
-        if run.send(remaining) { run.converged(remaining) } else { run.given_up(Reason::Deadline) }
     }
 }
 
 /// A migration as far as it has got.
 struct Run<'a> {
     input: &'a Input,
+    changes: &'a [Change],
     /// Seconds since the start.
     time: f64,
     /// Bytes.
@@ -174,24 +190,56 @@ struct Run<'a> {
     stalled: u32,
 }
 
+/// What holds at some moment: bytes per second, and the second at which it changes.
+struct Conditions {
+    rate: f64,
+    bandwidth: f64,
+    until: f64,
+}
+
 impl Run<'_> {
-    /// Sends this many bytes, if the deadline leaves time for it; else sends what it leaves time for.
-    fn send(&mut self, bytes: f64) -> bool {
-        let bandwidth = self.input.bandwidth.get() as f64;
-        let left = self.input.timeout.as_secs_f64() - self.time;
-        let needed = bytes / bandwidth;
-        self.passes += 1;
-        self.time += needed.min(left);
-        self.sent += bytes.min(left * bandwidth);
-        needed <= left
+    fn conditions(&self) -> Conditions {
+        let past = self.changes.partition_point(|change| change.at.as_secs_f64() <= self.time);
+        let (rate, bandwidth) = match past.checked_sub(1).map(|last| self.changes[last]) {
+            Some(change) => (change.rate, change.bandwidth),
+            None => (self.input.rate, self.input.bandwidth),
+        };
+        let until = self.changes.get(past).map_or(f64::INFINITY, |change| change.at.as_secs_f64());
+        Conditions { rate: rate.get() as f64, bandwidth: bandwidth.get() as f64, until }
     }
 
-    fn converged(&self, last: f64) -> Prediction {
+    /// Sends this many bytes; how many became dirty meanwhile. Where the deadline comes first, nothing, and only
+    /// what it left time for is sent.
+    fn send(&mut self, mut bytes: f64) -> Option<f64> {
+        let deadline = self.input.timeout.as_secs_f64();
+        let mut dirtied = 0.0;
+        self.passes += 1;
+        loop {
+            let Conditions { rate, bandwidth, until } = self.conditions();
+            let end = until.min(deadline);
+            let (left, needed) = (end - self.time, bytes / bandwidth);
+            if needed <= left {
+                self.time += needed;
+                self.sent += bytes;
+                return Some(dirtied + rate * needed);
+            }
+            self.time = end;
+            self.sent += left * bandwidth;
+            bytes -= left * bandwidth;
+            dirtied += rate * left;
+            if end >= deadline {
+                return None;
+            }
+        }
+    }
+
+    /// With the guest stopped for this long, in seconds.
+    fn converged(&self, downtime: f64) -> Prediction {
         Prediction {
             outcome: Outcome::Converged,
             reason: None,
             total_time: span(self.time),
-            downtime: Some(span(last / self.input.bandwidth.get() as f64)),
+            downtime: Some(span(downtime)),
             transferred: Bytes::new(self.sent as u64),
             passes: self.passes,
         }
@@ -200,7 +248,7 @@ impl Run<'_> {
     fn given_up(&self, reason: Reason) -> Prediction {
         // Passes without number are not counted to the end.
         let time = if reason == Reason::Deadline { self.input.timeout } else { span(self.time) };
-        let rest = (time.as_secs_f64() - self.time).max(0.0) * self.input.bandwidth.get() as f64;
+        let rest = (time.as_secs_f64() - self.time).max(0.0) * self.conditions().bandwidth;
         Prediction {
             outcome: Outcome::NotConverged,
             reason: Some(reason),
@@ -209,6 +257,28 @@ impl Run<'_> {
             transferred: Bytes::new((self.sent + rest) as u64),
             passes: self.passes,
         }
+    }
+}
+
+/// What is expected of a migration with these settings, its timeline included.
+pub fn predict(settings: &Settings) -> Prediction {
+    let input = Input::from_settings(settings);
+    let (mut rate, mut carried) = (input.rate, input.bandwidth);
+    let steps = settings.steps().into_iter();
+    let changes: Vec<Change> = steps
+        .map(|step| {
+            rate = step.workload.map_or(rate, |workload| byte_rate(workload.rate));
+            carried = step.link.map_or(carried, |link| bandwidth_over(&link, settings));
+            Change { at: step.at, rate, bandwidth: carried }
+        })
+        .collect();
+    input.predict_with(&changes)
+}
+
+fn byte_rate(rate: Rate) -> ByteRate {
+    match rate {
+        Rate::Limited(rate) => rate,
+        Rate::Unlimited => ByteRate::new(u64::MAX),
     }
 }
 
@@ -235,7 +305,12 @@ fn without_page_headers(stream: u128) -> ByteRate {
 
 /// The guest memory that these settings let through per second: the link, or QEMU's own cap if that is less.
 pub fn bandwidth(settings: &Settings) -> ByteRate {
-    let link = settings.link.rate.map_or(UNSHAPED, payload_bandwidth);
+    bandwidth_over(&settings.link, settings)
+}
+
+/// The same over another link.
+fn bandwidth_over(link: &Profile, settings: &Settings) -> ByteRate {
+    let link = link.rate.map_or(UNSHAPED, payload_bandwidth);
     let cap = settings.migrate.max_bandwidth.map(|cap| without_page_headers(cap.to_byte_rate().get().into()));
     cap.map_or(link, |cap| cap.min(link))
 }

@@ -3,7 +3,7 @@
 
 use crate::{
     matrix::{Cell, Plan, RunOrder, Settings},
-    model::{Input, Prediction},
+    model::{self, Prediction},
     outcome::Outcome,
 };
 use comfy_table::{CellAlignment, Table, presets};
@@ -52,7 +52,7 @@ impl Preview {
             .iter()
             .map(|cell| {
                 let skipped = would_skip(cell);
-                let predicted = skipped.is_none().then(|| Input::from_settings(&cell.settings).predict());
+                let predicted = skipped.is_none().then(|| model::predict(&cell.settings));
                 let Cell { id, axes, settings, .. } = cell.clone();
                 PreviewCell { id, axes, settings, skipped, predicted }
             })

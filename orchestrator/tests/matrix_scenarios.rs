@@ -7,7 +7,7 @@ use std::{
 use stressor::workload::Rate;
 use testbed::{
     matrix::{File, Plan},
-    model::Input,
+    model::predict,
 };
 use units::{ByteRate, Bytes, Span};
 
@@ -40,7 +40,7 @@ fn every_scenario_reads_and_expects_what_the_model_predicts() {
     for file in files {
         let plan = plan(&file);
         for cell in &plan.cells {
-            let predicted = Input::from_settings(&cell.settings).predict().outcome;
+            let predicted = predict(&cell.settings).outcome;
             for expected in plan.expectations_of(cell).filter_map(|expectation| expectation.outcome) {
                 assert_eq!(predicted, expected, "{}: {}", file.display(), cell.id);
             }

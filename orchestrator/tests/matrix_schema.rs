@@ -33,6 +33,7 @@ fn every_key_of_the_file_is_there_and_described() {
         "probe",
         "stress",
         "migrate",
+        "timeline",
         "axes",
         "include",
         "exclude",

@@ -12,7 +12,7 @@ use std::{collections::BTreeSet, fs, os::unix::process::CommandExt, process::Com
 use testbed::{
     outcome::Outcome,
     results::{
-        record::{Phase, Record},
+        record::{End, Phase, Record},
         store,
     },
 };
@@ -105,6 +105,52 @@ fn the_smoke_scenario_holds_and_its_records_are_complete() {
         "{}",
         place.shown()
     );
+}
+
+/// A load that its link cannot carry, until it is removed; then the link is made wider.
+const RELIEVED: &str = "
+name: relieved
+guest: { memory: 192MiB, ballast: 8MiB }
+link: { rate: 200mbit }
+stress: { rate: 40MB/s, working_set: 24MB, catch_up: burst }
+migrate: { downtime_limit: 100ms, timeout: 60s }
+timeline:
+  - { at: 7s, stress: { rate: 0 } }
+  - { at: 7100ms, link: { rate: 400mbit } }
+  - { at: 50s, stress: { rate: 40MB/s } }
+expect: [{ outcome: converged, total_time: '> 7s' }]
+";
+
+#[test]
+#[ignore = "runs QEMU: cargo xtask test"]
+fn a_migration_that_cannot_converge_does_once_its_load_is_removed() {
+    let Some(ready) = ready() else { return };
+    let place = Place::new(&ready, RELIEVED);
+    assert_eq!(place.run(&["matrix.yaml", "--out", "run"]), 0, "{}", place.shown());
+    let record = &place.records()[0];
+    let measured = &record.measured;
+    let text = format!("{record:#?}");
+    assert_eq!(record.outcome, Outcome::Converged, "{text}");
+    assert_eq!(record.settings.timeline.len(), 3, "{text}");
+    let [load, link] = &measured.timeline[..] else {
+        panic!("what the end came before is not there: {text}")
+    };
+    assert_eq!((load.due_ms, link.due_ms), (7_000.0, 7_100.0));
+    for entry in [load, link] {
+        assert!(entry.due_ms <= entry.began_ms && entry.began_ms < entry.done_ms, "{text}");
+    }
+    assert_eq!((load.by, link.by), (Some(End::Source), None), "{text}");
+    assert!(link.link.as_deref().is_some_and(|link| link.contains("rate 400mbit")), "{text}");
+    let [loaded, idle] = &measured.stress.stretches[..] else { panic!("two rates were asked for: {text}") };
+    assert_eq!((loaded.requested, idle.requested), (Some(40_000_000), Some(0)));
+    assert!(loaded.achieved.is_some_and(|rate| rate > 10e6), "{text}");
+    assert!(idle.achieved.is_none_or(|rate| rate == 0.0), "{text}");
+    assert_eq!(measured.stress.after, Some(0.0), "{text}");
+    let stuck =
+        measured.iterations.iter().filter(|pass| pass.started_at_ms < load.began_ms && pass.number > 1);
+    assert!(stuck.map(|pass| pass.remaining_bytes).min() > Some(10_000_000), "{text}");
+    let verified = measured.verified.as_ref().unwrap();
+    assert!(verified.pages_checked > 0 && verified.first_bad.is_none(), "{text}");
 }
 
 /// Why an ordinary user cannot make namespaces here, if so.

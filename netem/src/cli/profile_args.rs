@@ -111,6 +111,11 @@ fn parse_slots(text: &str) -> Result<Slots, String> {
 }
 
 impl ProfileArgs {
+    /// Whether a rate is among the single settings.
+    pub(super) fn has_rate(&self) -> bool {
+        self.rate.is_some()
+    }
+
     /// The named profile with the given settings in place of its own.
     pub(super) fn resolve(&self) -> Profile {
         let base = self.profile.as_deref().and_then(Profile::named).unwrap_or_default();

@@ -78,7 +78,7 @@ pub struct Applied {
 
 impl Netlink {
     /// Shapes what an interface sends, replacing a profile that was applied before; in place where the same
-    /// qdiscs do. An empty profile clears.
+    /// qdiscs do. An empty profile takes ours away, and leaves what the interface receives alone.
     ///
     /// # Errors
     ///
@@ -93,7 +93,7 @@ impl Netlink {
         let root = vacant(&present, &link)?;
 
         if profile.is_empty() {
-            self.clear(interface).await?;
+            self.clear_sent(&link).await?;
             return Ok(Applied::new(&link, &[], false));
         }
         let wanted = tree::plan(profile, link.mtu, root.map(|q| q.handle.major()).map(other_set));
@@ -136,12 +136,18 @@ impl Netlink {
     pub async fn clear(&self, interface: &str) -> Result<bool> {
         let link = self.interface(interface).await?;
         let received = self.clear_ingress(&link).await?;
-        let present = self.tree_of(&link).await?;
+        let sent = self.clear_sent(&link).await?;
+        Ok(sent || received)
+    }
+
+    /// Takes away what shapes what an interface sends. Returns whether there was anything of ours.
+    async fn clear_sent(&self, link: &Interface) -> Result<bool> {
+        let present = self.tree_of(link).await?;
         let Some(root) = present.iter().find(|q| q.parent == Handle::ROOT && tree::is_ours(q.handle)) else {
-            return Ok(received);
+            return Ok(false);
         };
-        self.delete_root(&link, root.handle.into()).await?;
-        self.set_segments(&link, &Profile::default(), true).await?;
+        self.delete_root(link, root.handle.into()).await?;
+        self.set_segments(link, &Profile::default(), true).await?;
         Ok(true)
     }
 

@@ -218,18 +218,21 @@ pub struct Description {
 }
 
 impl Description {
-    /// What carries out the link of these settings: the kernel where it has all that this takes, else the
-    /// emulator.
+    /// What carries out the links of these settings, those of the timeline included: the kernel where it has all that
+    /// they take, else the emulator.
     ///
     /// # Errors
     ///
     /// What the lab lacks, in words, where neither can.
     pub fn backend(&self, settings: &Settings) -> Result<Backend, String> {
-        let link = &settings.link;
-        let Some(feature) = self.lacking(link) else { return Ok(Backend::Kernel) };
+        let later = settings.steps().into_iter().filter_map(|step| step.link);
+        let links: Vec<Profile> = [settings.link.clone()].into_iter().chain(later).collect();
+        let Some(feature) = links.iter().find_map(|link| self.lacking(link)) else {
+            return Ok(Backend::Kernel);
+        };
         let lacks =
             format!("this link needs {} ({}), which the kernel lacks", feature.module(), feature.option());
-        if link.slots.is_some() {
+        if links.iter().any(|link| link.slots.is_some()) {
             return Err(format!("{lacks}, and the backend `{}` has no slots", Backend::Userspace));
         }
         // It is the source that makes both ends.
@@ -239,7 +242,8 @@ impl Description {
         }
     }
 
-    /// What the lab lacks for a migration with these settings, in words, if it lacks anything.
+    /// What the lab lacks for a migration with these settings, in words, if it lacks anything for any link that
+    /// the migration meets.
     pub fn lacks(&self, settings: &Settings) -> Option<String> {
         self.backend(settings).err()
     }

@@ -4,7 +4,7 @@
 
 use super::settings::Settings;
 use schemars::{SchemaGenerator, generate::SchemaSettings};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::sync::OnceLock;
 
 /// Everything that can be set, in the order of the types.
@@ -68,7 +68,15 @@ impl Catalog {
         let defaults = serde_json::to_value(Settings::default()).unwrap_or_default();
         let mut entries = Vec::new();
         for (section, schema) in properties(&root, &root) {
-            for (name, schema) in properties(&root, schema) {
+            let settings = properties(&root, schema);
+            if settings.is_empty() {
+                // A setting by itself.
+                let mut kind = Kind::default();
+                kind.read(&root, schema);
+                let default = text_of(&defaults[section]);
+                entries.push(Entry { path: section.into(), kind, default, schema: schema.clone() });
+            }
+            for (name, schema) in settings {
                 let mut kind = Kind::default();
                 kind.read(&root, schema);
                 let path = format!("{section}.{name}");
@@ -100,7 +108,9 @@ impl Catalog {
 
     /// Whether this is a group of settings, such as `stress`.
     pub(crate) fn is_section(&self, name: &str) -> bool {
-        self.entries.iter().any(|entry| entry.path.split('.').next() == Some(name))
+        self.entries
+            .iter()
+            .any(|entry| entry.path.split_once('.').is_some_and(|(section, _)| section == name))
     }
 
     /// What to write instead of a path that is no setting, in words.
@@ -203,6 +213,18 @@ pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) 
         .map(|(_, candidate)| candidate)
 }
 
+/// Sets a setting among those of all sections.
+pub(crate) fn set(sections: &mut Map<String, Value>, path: &str, value: Value) {
+    let Some((section, name)) = path.split_once('.') else {
+        sections.insert(path.into(), value);
+        return;
+    };
+    let section = sections.entry(section).or_insert_with(|| Map::new().into());
+    if let Some(keys) = section.as_object_mut() {
+        keys.insert(name.into(), value);
+    }
+}
+
 /// A value in one line, as tables and identities show it.
 pub(crate) fn text_of(value: &Value) -> String {
     match value {
@@ -248,6 +270,8 @@ mod tests {
         assert_eq!(entry("stress.rate").kind.words, ["unlimited"]);
         assert!(entry("stress.content").kind.text);
         assert_eq!(entry("stress.phases").default, "[]");
+        assert!(entry("timeline").kind.structured && !catalog.is_section("timeline"));
+        assert_eq!(entry("timeline").default, "none");
         assert!(catalog.find("stress").is_none() && catalog.is_section("stress"));
     }
 

@@ -1,7 +1,10 @@
 //! What changed between two versions of a matrix, in terms of cells and settings: a run is only resumed with
 //! the matrix it began with. Comments, formatting and other spellings of the same value do not count.
 
-use super::plan::{Cell, Plan, RunOrder};
+use super::{
+    plan::{Cell, Plan, RunOrder},
+    settings::Settings,
+};
 use indexmap::{IndexMap, IndexSet};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -104,8 +107,13 @@ fn setting_changes(old: &Cell, new: &Cell) -> Vec<String> {
         value.as_object().map(|map| map.keys().cloned().collect()).unwrap_or_default()
     };
     let mut changes = Vec::new();
-    for section in keys(&old) {
+    let sections: IndexSet<String> = keys(&old).into_iter().chain(keys(&new)).collect();
+    for section in sections {
         let (old, new) = (&old[&section], &new[&section]);
+        if section == Settings::TIMELINE && old != new {
+            let text = |value: &Value| super::catalog::setting_text(&section, value);
+            changes.push(format!("{section}: {} -> {}", text(old), text(new)));
+        }
         let names: IndexSet<String> = keys(old).into_iter().chain(keys(new)).collect();
         for name in names.iter().filter(|name| old[*name] != new[*name]) {
             let path = format!("{section}.{name}");
@@ -177,6 +185,10 @@ mod tests {
         assert_eq!(
             measured(&OLD.replace("migrate:", "link: { loss: 1% }\nmigrate:")),
             ["link.loss: 0 -> 1% in every cell"]
+        );
+        assert_eq!(
+            measured(&format!("{OLD}timeline: [{{ at: 1s, link: {{ rate: 1000mbit }} }}]\n")),
+            [r#"timeline: none -> [{"at":"1s","link":{"rate":"1gbit"}}] in every cell"#]
         );
     }
 

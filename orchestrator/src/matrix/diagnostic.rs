@@ -33,10 +33,14 @@ impl FilePath {
         self.with(Segment::Index(index))
     }
 
-    /// This path and a dotted path of keys below it.
+    /// This path and a dotted path below it, of keys and the numbers of items.
     #[must_use]
     pub fn dotted(&self, path: &str) -> Self {
-        path.split('.').fold(self.clone(), |whole, key| whole.key(key))
+        let step = |whole: Self, part: &str| match part.parse() {
+            Ok(index) => whole.index(index),
+            Err(_) => whole.key(part),
+        };
+        path.split('.').fold(self.clone(), step)
     }
 
     /// The steps, outermost first.

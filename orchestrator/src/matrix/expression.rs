@@ -179,8 +179,12 @@ impl<'a> View<'a> {
 
     /// The value of a setting, as text.
     pub(crate) fn text(&self, entry: &Entry) -> String {
-        let (section, name) = entry.path.split_once('.').unwrap_or_default();
-        self.section(section).get(name).map_or_else(|| entry.default.clone(), text_of)
+        let (section, name) = entry.path.split_once('.').unwrap_or((&entry.path, ""));
+        let section = self.section(section);
+        let value = if name.is_empty() { Some(&*section) } else { section.get(name) };
+        value
+            .filter(|value| !name.is_empty() || !value.is_null())
+            .map_or_else(|| entry.default.clone(), text_of)
     }
 
     fn section(&self, name: &str) -> Rc<Value> {

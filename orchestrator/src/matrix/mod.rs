@@ -29,5 +29,6 @@ pub use file::{Assignment, Axis, File, Order, Point};
 pub use plan::{Attempt, Cell, Plan, RunOrder, Shard, ShardError};
 pub use schema::schema;
 pub use settings::{
-    Accel, Bandwidth, Guest, Migrate, Mode, Probe, Problem, Settings, Stress, WorkingSet, kernel_reserve,
+    Accel, Bandwidth, Entry, Guest, LinkChange, Migrate, Mode, Probe, Problem, Settings, Step, Stress,
+    StressChange, WorkingSet, kernel_reserve,
 };

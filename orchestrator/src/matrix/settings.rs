@@ -14,9 +14,11 @@ use units::{Bytes, Span};
 
 mod check;
 mod either;
+mod timeline;
 
 pub use check::{Problem, kernel_reserve};
 pub use either::{Bandwidth, WorkingSet};
+pub use timeline::{Entry, LinkChange, Step, StressChange};
 
 /// All settings of one migration, resolved: nothing is left to a default.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -32,24 +34,36 @@ pub struct Settings {
     pub stress: Stress,
     /// How the guest is migrated, and when that is given up.
     pub migrate: Migrate,
+    /// What changes in the middle of the migration, in order: of the link any setting, of the load what leaves
+    /// the memory as it is.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub timeline: Vec<Entry>,
 }
 
 /// Over what distinguishes settings in practice; rarer parts of the link and the phases of the workload are
 /// left to equality.
 impl Hash for Settings {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let Self { guest, link, probe, stress, migrate } = self;
+        let Self { guest, link, probe, stress, migrate, timeline } = self;
         (guest, probe, migrate, link.rate, link.delay, link.loss).hash(state);
         (stress.rate, stress.working_set, stress.content, stress.write, stress.order).hash(state);
         (stress.threads, stress.page_size, stress.catch_up, stress.seed).hash(state);
+        for entry in timeline {
+            entry.at.hash(state);
+        }
     }
 }
 
 impl Settings {
-    /// The names of the groups of settings, in the order of a matrix file.
-    pub const SECTIONS: [&'static str; 5] = ["guest", "link", "probe", "stress", "migrate"];
+    /// The names of the groups of settings, in the order of a matrix file, and of the one setting that is in
+    /// none.
+    pub const SECTIONS: [&'static str; 6] = ["guest", "link", "probe", "stress", "migrate", Self::TIMELINE];
 
-    /// One group, serialized, under its name; nothing for a name that is none.
+    /// The name of the timeline, which is a setting by itself.
+    pub(crate) const TIMELINE: &'static str = "timeline";
+
+    /// One group, serialized, under its name; nothing for a name that is none, and for a timeline without an
+    /// entry.
     pub(crate) fn section(&self, name: &str) -> (&'static str, Value) {
         let (name, value) = match name {
             "guest" => ("guest", serde_json::to_value(&self.guest)),
@@ -57,6 +71,9 @@ impl Settings {
             "probe" => ("probe", serde_json::to_value(&self.probe)),
             "stress" => ("stress", serde_json::to_value(&self.stress)),
             "migrate" => ("migrate", serde_json::to_value(&self.migrate)),
+            Self::TIMELINE if !self.timeline.is_empty() => {
+                (Self::TIMELINE, serde_json::to_value(&self.timeline))
+            }
             _ => return ("", Value::Null),
         };
         (name, value.unwrap_or_default())

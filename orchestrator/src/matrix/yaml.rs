@@ -75,6 +75,11 @@ impl<'a> Sink<'a> {
         self.found.list.is_empty()
     }
 
+    /// Whether something was found in what is at a path.
+    pub(crate) fn has_below(&self, path: &FilePath) -> bool {
+        self.found.list.iter().any(|found| found.path.segments().starts_with(path.segments()))
+    }
+
     /// `value`, unless something was found.
     pub(crate) fn finish<T>(mut self, value: T) -> Result<T, Diagnostics> {
         if self.is_empty() {

@@ -4,7 +4,7 @@
 
 use crate::{
     lab::{BUFFERED_ROUND_TRIPS, buffer_bytes},
-    results::record::Measured,
+    results::record::{Measured, Stretch},
 };
 use netem::Profile;
 
@@ -71,13 +71,20 @@ pub fn disagreements(measured: &Measured, link: &Profile) -> Vec<String> {
         }
     }
     let stress = &measured.stress;
-    let rates = [("before", stress.before, BEFORE_TOLERANCE), ("during", stress.during, DURING_TOLERANCE)];
-    for (when, achieved, tolerance) in rates {
-        if let (Some(requested), Some(achieved)) = (stress.requested, achieved)
+    let mut rates = vec![("before the migration".into(), stress.requested, stress.before, BEFORE_TOLERANCE)];
+    if stress.stretches.is_empty() {
+        rates.push(("during the migration".into(), stress.requested, stress.during, DURING_TOLERANCE));
+    }
+    for Stretch { from_ms, to_ms, requested, achieved } in &stress.stretches {
+        let when = format!("from {:.1} s to {:.1} s of the migration", from_ms / 1e3, to_ms / 1e3);
+        rates.push((when, *requested, *achieved, DURING_TOLERANCE));
+    }
+    for (when, requested, achieved, tolerance) in rates {
+        if let (Some(requested), Some(achieved)) = (requested, achieved)
             && (achieved - requested as f64).abs() > requested as f64 * tolerance
         {
             found.push(format!(
-                "{:.1} MB/s were to be dirtied, {:.1} MB/s were {when} the migration",
+                "{:.1} MB/s were to be dirtied, {:.1} MB/s were {when}",
                 requested as f64 / 1e6,
                 achieved / 1e6,
             ));
@@ -154,5 +161,21 @@ mod tests {
         assert!(said(|m| m.downtime_ms.client = Some(30.0)).contains("no answer for 30 ms"));
         assert!(said(|m| m.stress.before = Some(90e6)).contains("90.0 MB/s were before"));
         assert!(said(|m| m.stress.during = Some(90e6)).contains("90.0 MB/s were during"));
+    }
+
+    #[test]
+    fn a_rate_that_changes_is_compared_part_by_part() {
+        let part = |requested, achieved| Stretch { from_ms: 0.0, to_ms: 2e3, requested, achieved };
+        let mut m = measured();
+        // What the average over different rates is, says nothing.
+        m.stress.during = Some(50e6);
+        m.stress.stretches =
+            vec![part(Some(96_000_000), Some(96e6)), part(Some(0), Some(0.0)), part(None, Some(1e9))];
+        assert_eq!(disagreements(&m, &Profile::default()), Vec::<String>::new());
+        m.stress.stretches[1].achieved = Some(1e6);
+        assert_eq!(
+            disagreements(&m, &Profile::default()),
+            ["0.0 MB/s were to be dirtied, 1.0 MB/s were from 0.0 s to 2.0 s of the migration"]
+        );
     }
 }

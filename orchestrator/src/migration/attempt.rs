@@ -2,8 +2,8 @@
 
 use super::{
     Observer, Trouble, agreement,
-    follow::{self, Followed, Verdict},
-    load,
+    follow::{self, Course, Followed, Verdict},
+    load, timeline,
 };
 use crate::{
     lab::{GUEST_ADDRESS, Lab, Link},
@@ -176,8 +176,14 @@ impl Session<'_> {
         self.enter(Phase::Migrate);
         let wire_before = self.link.traffic().await?;
         let samples = self.job.folder.join("samples.jsonl");
-        let followed =
-            follow::migrate(source, destination, &uri, &settings.migrate, &samples, self.observer).await?;
+        let course = Course {
+            uri: &uri,
+            settings: &settings.migrate,
+            steps: &settings.steps(),
+            samples_file: &samples,
+        };
+        let hands = timeline::Real { link: self.link, source, destination };
+        let followed = follow::migrate(source, destination, &course, &hands, self.observer).await?;
         let wire_after = self.link.traffic().await?;
         note_migration(&mut self.draft.measured, &followed);
         note_link(&mut self.draft.measured, wire_before, wire_after);
@@ -185,7 +191,8 @@ impl Session<'_> {
         self.enter(Phase::Observe);
         let here = if followed.resumed.is_some() { destination } else { source };
         let since = followed.resumed.unwrap_or(followed.stopped);
-        self.observe(here, since, wanted).await?;
+        let in_force = followed.carried.iter().rev().find_map(|entry| entry.rate).unwrap_or(wanted);
+        self.observe(here, since, in_force).await?;
         if probing {
             let probe = self.lab.controller.stop_probe().await?;
             let measured = &mut self.draft.measured;
@@ -194,7 +201,7 @@ impl Session<'_> {
             }
             measured.probe = Some(probe);
         }
-        note_load(&mut self.draft.measured, source, here, &followed);
+        note_load(&mut self.draft.measured, source, here, &followed, wanted);
 
         self.enter(Phase::Verify);
         let verification = here.stressor.verify(MEMORY_LIMIT).await.map_err(|e| lost(&e))?;
@@ -212,10 +219,7 @@ impl Session<'_> {
                 load::settled(load::between(beats, since, Instant::now()), wanted)
             })
             .await?;
-        self.draft.measured.stress.requested = match wanted {
-            Rate::Limited(rate) => Some(rate.get()),
-            Rate::Unlimited => None,
-        };
+        self.draft.measured.stress.requested = load::limit(wanted);
         self.draft.measured.stress.before = Some(rate);
         Ok(())
     }
@@ -303,6 +307,7 @@ fn note_link(measured: &mut Measured, before: Traffic, after: Traffic) {
 
 fn note_migration(measured: &mut Measured, followed: &Followed) {
     measured.iterations = followed.passes();
+    measured.timeline.clone_from(&followed.carried);
     // Not the last sample's: QEMU forgets its figures when a migration is cancelled.
     measured.transferred.qemu_bytes = followed.samples.iter().map(|s| s.transferred_bytes).max();
     if let Some(resumed) = followed.resumed {
@@ -316,10 +321,12 @@ fn note_migration(measured: &mut Measured, followed: &Followed) {
 }
 
 /// The rates during and after the migration, and the time the guest lost in it.
-fn note_load(measured: &mut Measured, source: &Guest, here: &Guest, followed: &Followed) {
+fn note_load(measured: &mut Measured, source: &Guest, here: &Guest, followed: &Followed, wanted: Rate) {
     let before = source.stressor.beats();
     let during = load::between(&before, followed.started, followed.stopped);
     measured.stress.during = load::rate(during);
+    measured.stress.stretches =
+        load::stretches(during, followed.started, followed.stopped, wanted, &followed.carried);
     measured.stress.forgone_bytes = load::forgone_bytes(during);
     measured.stress.longest_stall_ms = load::longest_stall_ms(during);
     let all = here.stressor.beats();

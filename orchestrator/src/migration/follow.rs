@@ -3,11 +3,15 @@
 //! QEMU is asked for its figures every [`SAMPLE_INTERVAL`], and besides at once whenever it announces a new
 //! pass. Each sample is written to the attempt's `samples.jsonl` before anything is made of it. A migration
 //! is given up at its deadline, at its pass cap, or when the stall detector says that it cannot end before
-//! the deadline; one that is already switching over is never given up.
+//! the deadline; one that is already switching over is never given up. The stall detector is not asked while the
+//! timeline has a change to come, and then looks at the passes since the last one only.
 
-use super::{Observer, Trouble};
+use super::{
+    Observer, Trouble,
+    timeline::{self, Hands, Stage},
+};
 use crate::{
-    matrix::Migrate,
+    matrix::{Migrate, Step},
     measure::{
         passes::{self, Pass},
         samples::{Completion, QueryMigrate, Sample},
@@ -15,16 +19,22 @@ use crate::{
     },
     qemu::guest::Guest,
     qmp,
+    results::record::Carried,
 };
 use serde_json::json;
 use std::{
+    cell::RefCell,
     fs::File,
     io::Write,
     path::Path,
+    pin::pin,
     time::{Duration, Instant},
 };
 use tokio::{
-    sync::broadcast::{Receiver, error::RecvError},
+    sync::{
+        broadcast::{Receiver, error::RecvError},
+        watch,
+    },
     time,
 };
 
@@ -55,6 +65,8 @@ pub struct Followed {
     pub resumed: Option<Instant>,
     /// All samples, in order.
     pub samples: Vec<Sample>,
+    /// What of the timeline was carried out.
+    pub carried: Vec<Carried>,
 }
 
 impl Followed {
@@ -64,45 +76,71 @@ impl Followed {
     }
 }
 
-/// Starts the migration to `uri` and follows it.
+/// What a migration is, besides its two ends.
+pub struct Course<'a> {
+    /// Where the destination listens.
+    pub uri: &'a str,
+    /// When to give it up.
+    pub settings: &'a Migrate,
+    /// What changes in the middle of it.
+    pub steps: &'a [Step],
+    /// Where the samples go.
+    pub samples_file: &'a Path,
+}
+
+/// Starts the migration and follows it; `hands` carry out its timeline.
 pub async fn migrate(
     source: &Guest,
     destination: &Guest,
-    uri: &str,
-    settings: &Migrate,
-    samples_file: &Path,
+    course: &Course<'_>,
+    hands: &impl Hands,
     observer: &dyn Observer,
 ) -> Result<Followed, Trouble> {
+    let Course { uri, settings, steps, samples_file } = *course;
     let mut source_events = source.monitor.events();
     let mut destination_events = destination.monitor.events();
     let started = Instant::now();
     let mut log = Log::create(samples_file, started, observer)?;
     source.monitor.call("migrate", json!({ "uri": uri })).await?;
 
+    let (stage, told) = watch::channel(Stage::Source);
+    let carried = RefCell::default();
+    let mut timeline = pin!(timeline::play(hands, steps, started, told, &carried));
+    let mut timeline_ended = false;
     let mut ticker = time::interval(SAMPLE_INTERVAL);
     ticker.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     let (mut stopped, mut resumed, mut completion) = (None, None, None);
     // Why the migration was given up, and when: it may still complete in that very moment.
     let mut given_up: Option<(String, Instant)> = None;
     let mut destination_ended = false;
-    loop {
+    let (verdict, stopped, resumed) = loop {
         tokio::select! {
             event = next(&mut source_events) => {
                 let event = event?;
                 match event.name.as_str() {
-                    "STOP" => stopped = Some(event.seen),
+                    "STOP" => {
+                        stopped = Some(event.seen);
+                        stage.send_replace(Stage::Stopped);
+                    }
                     // A pass has begun or the state has changed: the sample below shows it.
                     "MIGRATION_PASS" | "MIGRATION" => {}
                     _ => continue,
                 }
             }
             event = next(&mut destination_events), if !destination_ended => match event {
-                Ok(event) if event.name == "RESUME" => resumed = Some(event.seen),
+                Ok(event) if event.name == "RESUME" => {
+                    resumed = Some(event.seen);
+                    stage.send_replace(Stage::Destination);
+                }
                 Ok(_) => {}
                 // A destination whose migration is cancelled ends.
                 Err(qmp::Error::Closed) if given_up.is_some() => destination_ended = true,
                 Err(error) => return Err(error.into()),
             },
+            ended = &mut timeline, if !timeline_ended => {
+                ended?;
+                timeline_ended = true;
+            }
             _ = ticker.tick() => {}
         }
         if completion.is_none() {
@@ -110,19 +148,14 @@ pub async fn migrate(
             completion = status.completion();
             match (status.status.as_str(), &given_up) {
                 ("cancelled", Some((reason, at))) => {
-                    let verdict = Verdict::GivenUp(reason.clone());
-                    return Ok(Followed {
-                        verdict,
-                        started,
-                        stopped: *at,
-                        resumed: None,
-                        samples: log.samples,
-                    });
+                    break (Verdict::GivenUp(reason.clone()), *at, None);
                 }
                 ("failed" | "cancelled", _) => return Err(Trouble::Migration(words(&status))),
                 ("active", None) => {
-                    if let Some(reason) = give_up(&log.samples, settings) {
+                    let settled_ms = settled_ms(steps, &carried.borrow());
+                    if let Some(reason) = give_up(&log.samples, settings, settled_ms) {
                         given_up = Some((reason, Instant::now()));
+                        stage.send_replace(Stage::GivenUp);
                         destination.may_end();
                         source.monitor.call("migrate_cancel", json!({})).await?;
                     }
@@ -130,10 +163,8 @@ pub async fn migrate(
                 _ => {}
             }
         }
-        if let (Some(completion), Some(_)) = (completion, resumed) {
-            let verdict = Verdict::Completed(completion);
-            let stopped = stopped.unwrap_or_else(Instant::now);
-            return Ok(Followed { verdict, started, stopped, resumed, samples: log.samples });
+        if let (Some(completion), Some(resumed)) = (completion, resumed) {
+            break (Verdict::Completed(completion), stopped.unwrap_or_else(Instant::now), Some(resumed));
         }
         let overdue = |since: Option<Instant>| since.is_some_and(|at| at.elapsed() > PATIENCE);
         if completion.is_some() && overdue(stopped) {
@@ -144,7 +175,19 @@ pub async fn migrate(
             let text = format!("it could not be cancelled within {} s", PATIENCE.as_secs());
             return Err(Trouble::Migration(text));
         }
+    };
+    if !timeline_ended {
+        // No entry begins any more; one that had begun ends.
+        timeline.await?;
     }
+    let carried = carried.take();
+    Ok(Followed { verdict, started, stopped, resumed, samples: log.samples, carried })
+}
+
+/// From when on nothing changes any more, in milliseconds since the migrate command; not known while an entry of
+/// the timeline is to come.
+fn settled_ms(steps: &[Step], carried: &[Carried]) -> Option<f64> {
+    (steps.len() == carried.len()).then(|| carried.last().map_or(0.0, |last| last.done_ms))
 }
 
 async fn next(events: &mut Receiver<qmp::Event>) -> Result<qmp::Event, qmp::Error> {
@@ -158,8 +201,9 @@ async fn next(events: &mut Receiver<qmp::Event>) -> Result<qmp::Event, qmp::Erro
     }
 }
 
-/// The reason to give the migration up, if there is one.
-fn give_up(samples: &[Sample], settings: &Migrate) -> Option<String> {
+/// The reason to give the migration up, if there is one. Nothing is a stall before `settled_ms`, see
+/// [`settled_ms`].
+fn give_up(samples: &[Sample], settings: &Migrate, settled_ms: Option<f64>) -> Option<String> {
     let now = samples.last()?;
     let deadline_ms = settings.timeout.as_millis_f64();
     if now.at_ms >= deadline_ms {
@@ -169,8 +213,12 @@ fn give_up(samples: &[Sample], settings: &Migrate) -> Option<String> {
         return Some(format!("it was not done after {cap} passes"));
     }
     let begins_pass = samples.iter().rev().nth(1).is_none_or(|before| before.pass != now.pass);
-    if settings.stall_detection && begins_pass {
-        let passes = passes::passes(samples);
+    if settings.stall_detection
+        && begins_pass
+        && let Some(settled_ms) = settled_ms
+    {
+        let mut passes = passes::passes(samples);
+        passes.retain(|pass| pass.started_at_ms >= settled_ms);
         let limit = bandwidth(&passes)? * settings.downtime_limit.as_secs_f64();
         if stall::is_stalled(&passes, limit, deadline_ms) {
             return Some(format!(
@@ -185,7 +233,7 @@ fn give_up(samples: &[Sample], settings: &Migrate) -> Option<String> {
     None
 }
 
-/// Bytes per second over all passes.
+/// Bytes per second over these passes.
 fn bandwidth(passes: &[Pass]) -> Option<f64> {
     let sent: u64 = passes.iter().map(|p| p.sent_bytes).sum();
     let millis: f64 = passes.iter().map(|p| p.duration_ms).sum();
@@ -241,30 +289,60 @@ mod tests {
     #[test]
     fn a_migration_is_given_up_at_its_deadline() {
         let settings = Migrate { timeout: Span::from_secs(2), ..Migrate::default() };
-        assert_eq!(give_up(&[sample(1_999.0, 3)], &settings), None);
-        assert_eq!(give_up(&[sample(2_000.0, 3)], &settings).unwrap(), "the deadline of 2s passed");
+        assert_eq!(give_up(&[sample(1_999.0, 3)], &settings, Some(0.0)), None);
+        assert_eq!(
+            give_up(&[sample(2_000.0, 3)], &settings, Some(0.0)).unwrap(),
+            "the deadline of 2s passed"
+        );
     }
 
     #[test]
     fn a_migration_is_given_up_after_its_last_pass() {
         let settings = Migrate { max_passes: Some(3), ..Migrate::default() };
-        assert_eq!(give_up(&[sample(10.0, 3)], &settings), None);
-        assert_eq!(give_up(&[sample(10.0, 4)], &settings).unwrap(), "it was not done after 3 passes");
-        assert_eq!(give_up(&[sample(10.0, 4)], &Migrate::default()), None);
+        assert_eq!(give_up(&[sample(10.0, 3)], &settings, Some(0.0)), None);
+        assert_eq!(
+            give_up(&[sample(10.0, 4)], &settings, Some(0.0)).unwrap(),
+            "it was not done after 3 passes"
+        );
+        assert_eq!(give_up(&[sample(10.0, 4)], &Migrate::default(), Some(0.0)), None);
     }
 
-    #[test]
-    fn stall_detection_can_be_switched_off() {
-        let stalled: Vec<Sample> = (0..100u64)
+    /// A migration that makes no progress for 30 seconds, in passes of one second.
+    fn stalled() -> Vec<Sample> {
+        (0..100u64)
             .map(|i| Sample {
                 transferred_bytes: i * 100_000_000,
                 remaining_bytes: 128_000_000,
                 ..sample(i as f64 * 500.0, i / 2 + 1)
             })
             .take(61)
-            .collect();
+            .collect()
+    }
+
+    #[test]
+    fn nothing_is_a_stall_until_the_last_change_has_had_its_effect() {
+        let (stalled, settings) = (stalled(), Migrate::default());
+        assert!(give_up(&stalled, &settings, Some(0.0)).is_some());
+        assert_eq!(give_up(&stalled, &settings, None), None, "a change is to come");
+        assert!(give_up(&stalled, &settings, Some(12_000.0)).is_some());
+        assert_eq!(give_up(&stalled, &settings, Some(20_000.0)), None, "too few passes since");
+    }
+
+    #[test]
+    fn conditions_have_settled_when_the_last_entry_is_done() {
+        let step = |at| Step { at: Span::from_secs(at), link: None, workload: None };
+        let carried =
+            |done_ms| Carried { due_ms: 0.0, began_ms: 0.0, done_ms, link: None, rate: None, by: None };
+        assert_eq!(settled_ms(&[], &[]), Some(0.0));
+        assert_eq!(settled_ms(&[step(1), step(2)], &[carried(1e3)]), None);
+        assert_eq!(settled_ms(&[step(1), step(2)], &[carried(1e3), carried(2e3)]), Some(2e3));
+    }
+
+    #[test]
+    fn stall_detection_can_be_switched_off() {
+        let stalled = stalled();
         let on = Migrate::default();
-        assert!(give_up(&stalled, &on).unwrap().contains("stopped shrinking"));
-        assert_eq!(give_up(&stalled, &Migrate { stall_detection: false, ..on }), None);
+        assert!(give_up(&stalled, &on, Some(0.0)).unwrap().contains("stopped shrinking"));
+        assert_eq!(give_up(&stalled, &Migrate { stall_detection: false, ..on }, Some(0.0)), None);
     }
 }

@@ -1,7 +1,10 @@
 //! Rates out of the stressor's telemetry: what was really dirtied, and whether it has settled.
 
-use crate::workload::Beat;
-use std::time::Instant;
+use crate::{
+    results::record::{Carried, Stretch, round_micros},
+    workload::Beat,
+};
+use std::time::{Duration, Instant};
 use stressor::workload::{PAGE_BYTES, Rate};
 
 /// A rate counts as settled when this many stretches of telemetry in a row agree.
@@ -16,6 +19,9 @@ const TOLERANCE: f64 = 0.02;
 /// After this many lines of telemetry, ten seconds, any rate will do: the guest, or the machine, cannot keep the
 /// one asked for.
 const PATIENCE_BEATS: usize = 200;
+
+/// The shortest time over which a rate says something, in milliseconds: ten lines of telemetry.
+const TELLING_MS: f64 = 500.0;
 
 /// Bytes dirtied per second of the guest's clock, from the first to the last of these beats.
 pub fn rate(beats: &[Beat]) -> Option<f64> {
@@ -42,6 +48,42 @@ pub fn longest_stall_ms(beats: &[Beat]) -> Option<f64> {
     beats.iter().map(|b| b.telemetry.longest_stall_ns).max().map(|ns| ns as f64 / 1e6)
 }
 
+/// The rate in bytes per second, if there is one.
+pub fn limit(rate: Rate) -> Option<u64> {
+    match rate {
+        Rate::Limited(rate) => Some(rate.get()),
+        Rate::Unlimited => None,
+    }
+}
+
+/// The parts of the time between two moments in which one rate was asked for, `wanted` being the first; none
+/// where the entries of the timeline that were carried out change no rate. The time that a change itself takes
+/// is in no part.
+pub fn stretches(
+    beats: &[Beat],
+    from: Instant,
+    to: Instant,
+    wanted: Rate,
+    carried: &[Carried],
+) -> Vec<Stretch> {
+    let changes: Vec<(&Carried, Rate)> = carried.iter().filter_map(|c| Some((c, c.rate?))).collect();
+    if changes.is_empty() {
+        return Vec::new();
+    }
+    let end_ms = round_micros((to - from).as_secs_f64() * 1e3);
+    let starts = [(0.0, wanted)].into_iter().chain(changes.iter().map(|(c, rate)| (c.done_ms, *rate)));
+    let ends = changes.iter().map(|(c, _)| c.began_ms).chain([end_ms]);
+    let stretch = |((from_ms, requested), to_ms): ((f64, Rate), f64)| {
+        let to_ms = to_ms.min(end_ms);
+        let moment = |ms: f64| from + Duration::from_secs_f64(ms / 1e3);
+        let long_enough = to_ms - from_ms >= TELLING_MS;
+        let achieved = long_enough.then(|| rate(between(beats, moment(from_ms), moment(to_ms)))).flatten();
+        // A change that was completed after the end has no part.
+        (from_ms < to_ms).then(|| Stretch { from_ms, to_ms, requested: limit(requested), achieved })
+    };
+    starts.zip(ends).filter_map(stretch).collect()
+}
+
 /// The rate that the stressor has settled at, if it has, judged by its telemetry since it was started.
 ///
 /// It has when its last two stretches are each within 2 % of the rate asked for. An unlimited rate, and one that
@@ -65,7 +107,6 @@ pub fn settled(beats: &[Beat], wanted: Rate) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
     use stressor::protocol::{Latency, Telemetry};
     use units::ByteRate;
 
@@ -123,5 +164,36 @@ mod tests {
         assert_eq!(longest_stall_ms(inner), Some(5e-6));
         assert_eq!(forgone_bytes(inner), Some(3 * PAGE_BYTES));
         assert!(between(&all, all[5].seen, all[2].seen).is_empty());
+    }
+
+    #[test]
+    fn each_rate_is_held_against_its_own_part_of_the_migration() {
+        // 1000 pages a beat for 2 s, 100 for the next 2 s.
+        let all = beats((0..80).map(|i| if i < 40 { i * 1000 } else { 40_000 + (i - 40) * 100 }));
+        let (from, to) = (all[0].seen, all[79].seen);
+        let change = |began_ms, done_ms, rate| Carried {
+            due_ms: began_ms,
+            began_ms,
+            done_ms,
+            link: None,
+            rate,
+            by: None,
+        };
+        let slower = Rate::Limited(ByteRate::new(100 * PAGE_BYTES * 20));
+        let carried = [
+            change(100.0, 101.0, None),
+            change(1_960.0, 2_010.0, Some(slower)),
+            change(3_900.0, 4_000.0, Some(Rate::Unlimited)),
+        ];
+        let stretch = |from_ms, to_ms, pages: u64| {
+            let rate = pages * PAGE_BYTES * 20;
+            Stretch { from_ms, to_ms, requested: Some(rate), achieved: Some(rate as f64) }
+        };
+        // The last change was completed after the guest had stopped.
+        let expected = [stretch(0.0, 1_960.0, 1000), stretch(2_010.0, 3_900.0, 100)];
+        assert_eq!(stretches(&all, from, to, WANTED, &carried), expected);
+        assert_eq!(stretches(&all, from, to, WANTED, &carried[..1]), []);
+        let short = stretches(&all, from, all[45].seen, WANTED, &carried[..2]);
+        assert_eq!(short[1].achieved, None, "{short:?}");
     }
 }

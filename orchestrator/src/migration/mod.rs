@@ -11,17 +11,19 @@
 //! ```
 //!
 //! [`attempt`] goes through these phases and tears down whatever happens. [`follow`] watches the migration
-//! and decides, [`load`] reads rates from the stressor's telemetry, [`agreement`] holds figures that were
+//! and decides, [`timeline`] carries out what changes in the middle of it, [`load`] reads rates from the stressor's telemetry, [`agreement`] holds figures that were
 //! measured twice against each other.
 
 use crate::{
     measure::samples::Sample, node::NodeError, outcome::Outcome, qemu, qmp, results::record::Phase, workload,
 };
+use units::Span;
 
 pub mod agreement;
 pub mod attempt;
 pub mod follow;
 pub mod load;
+pub mod timeline;
 
 /// Who watches an attempt while it runs.
 pub trait Observer: Send + Sync {
@@ -49,6 +51,14 @@ pub enum Trouble {
     /// The stressor failed before the migration.
     #[error(transparent)]
     Stressor(#[from] workload::Error),
+    /// An entry of the timeline could not be carried out.
+    #[error("the timeline's entry at {at}: {cause}")]
+    Timeline {
+        /// When it was due, counted from the migrate command.
+        at: Span,
+        /// Why not.
+        cause: Box<Trouble>,
+    },
     /// QEMU gave the migration up.
     #[error("the migration failed: {0}")]
     Migration(String),

@@ -96,6 +96,34 @@ fn each_way_to_give_up_is_named() {
 }
 
 #[test]
+fn a_change_in_the_middle_counts_from_its_time_on() {
+    let stuck = Input { stall_passes: Some(3), reading: Reading::BelowLimit, ..reference(128) };
+    assert_eq!(stuck.predict().reason, Some(Reason::Stall));
+    let change = |seconds, rate, bandwidth| Change {
+        at: Span::from_secs(seconds),
+        rate: ByteRate::new(rate * MB),
+        bandwidth: ByteRate::new(bandwidth * MB),
+    };
+    let idle = stuck.predict_with(&[change(20, 0, 120)]);
+    assert_eq!(idle.outcome, Outcome::Converged);
+    let working_set_s = 128.0 / 120.0;
+    let seconds = idle.total_time.as_secs_f64();
+    assert!(seconds > 20.0 && seconds < 20.0 + 2.0 * working_set_s, "{seconds}");
+    assert!((idle.transferred.as_mb() / (seconds * 120.0) - 1.0).abs() < 1e-6, "{idle:?}");
+
+    let faster = stuck.predict_with(&[change(5, 128, 1000)]);
+    assert_eq!(faster.outcome, Outcome::Converged);
+    let slower =
+        Input { stall_passes: None, ..reference(0) }.predict_with(&[change(1, 0, 12), change(2, 0, 120)]);
+    // 120 MB, 12 MB, and what is left of 472 MB.
+    assert!((slower.total_time.as_secs_f64() - (2.0 + 340.0 / 120.0)).abs() < 1e-6, "{slower:?}");
+    let late = stuck.predict_with(&[change(3600, 0, 120)]);
+    assert_eq!(late.reason, Some(Reason::Deadline), "no stall is seen before the last change");
+    let stuck_again = stuck.predict_with(&[change(5, 0, 0)]);
+    assert_eq!((stuck_again.reason, stuck_again.total_time), (Some(Reason::Deadline), stuck.timeout));
+}
+
+#[test]
 fn a_gigabit_link_carries_what_tcp_leaves_of_it() {
     let carried = |mbit: u64| payload_bandwidth(BitRate::new(mbit * MB)).as_mb_per_s();
     assert!((carried(940) - 112.16).abs() < 0.01, "{}", carried(940));

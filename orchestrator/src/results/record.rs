@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use netem::userspace::Lateness;
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
-use stressor::verify::Verification;
+use stressor::{verify::Verification, workload::Rate};
 
 /// One attempt at one cell of the matrix.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -50,6 +50,10 @@ pub struct Measured {
     pub transferred: Transferred,
     /// One entry per pass over the memory.
     pub iterations: Vec<Pass>,
+    /// The entries of the timeline that were carried out, in order. Those that the end of the migration came
+    /// before are not here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub timeline: Vec<Carried>,
     /// The load, as the stressor counted it.
     pub stress: Stress,
     /// Whether the guest's memory held exactly what the stressor wrote, checked after the migration (or at
@@ -118,15 +122,61 @@ impl From<Lateness> for LinkLateness {
     }
 }
 
+/// An entry of the timeline that was carried out. Times are in milliseconds since the migrate command.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Carried {
+    /// When the matrix has it.
+    pub due_ms: f64,
+    /// When the first of its changes was asked for.
+    pub began_ms: f64,
+    /// When the last of them was confirmed.
+    pub done_ms: f64,
+    /// How the link was shaped, as set; absent where the entry leaves the link alone.
+    pub link: Option<String>,
+    /// The rate asked for from then on; absent where the entry leaves the load alone.
+    pub rate: Option<Rate>,
+    /// Which end confirmed the change of the load: the destination, where the guest stopped before it could
+    /// answer at the source and was asked again.
+    pub by: Option<End>,
+}
+
+/// An end of a migration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum End {
+    /// Where the guest comes from.
+    Source,
+    /// Where it goes.
+    Destination,
+}
+
+/// A part of the migration in which the load was asked for at one rate. Times are in milliseconds since the
+/// migrate command.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Stretch {
+    /// When the rate had been set.
+    pub from_ms: f64,
+    /// When another one was asked for, the guest stopped or the migration was given up.
+    pub to_ms: f64,
+    /// What was asked for, in bytes dirtied per second; absent where it is unlimited.
+    pub requested: Option<u64>,
+    /// What was achieved, in the same unit. Absent where the stretch is too short to tell, less than half a
+    /// second.
+    pub achieved: Option<f64>,
+}
+
 /// The load on the guest's memory, in bytes dirtied per second of the guest's clock.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Stress {
-    /// What was asked for; absent where the rate is unlimited.
+    /// What was asked for at first; absent where the rate is unlimited.
     pub requested: Option<u64>,
     /// As it settled: over the last half second before the migration.
     pub before: Option<f64>,
     /// From the migrate command until the guest stopped, or the migration was given up.
     pub during: Option<f64>,
+    /// The same time in parts, where the timeline changed the rate.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stretches: Vec<Stretch>,
     /// After it, wherever the guest runs.
     pub after: Option<f64>,
     /// What was due to be dirtied during the migration and was not, in bytes: a guest that is throttled or

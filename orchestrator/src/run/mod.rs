@@ -6,7 +6,7 @@
 
 use crate::{
     matrix::{Cell, Plan},
-    model::Input,
+    model,
     outcome::Outcome,
     results::{
         environment::Environment,
@@ -137,5 +137,5 @@ impl Pace {
 }
 
 fn predicted_s(cell: &Cell) -> f64 {
-    Input::from_settings(&cell.settings).predict().total_time.as_secs_f64()
+    model::predict(&cell.settings).total_time.as_secs_f64()
 }

@@ -7,11 +7,11 @@ use crate::matrix::{
     expect::{Expectation, Reference},
     expression::{Expression, ExpressionError},
     schema,
-    settings::Settings,
+    settings::{Settings, StressChange},
     yaml::{Document, Sink, Spot},
 };
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
@@ -40,8 +40,9 @@ pub(super) fn file(document: &Arc<Document>, sink: &mut Sink<'_>) -> Option<File
 
     let mut base = Map::new();
     for section in Settings::SECTIONS {
-        let settings = reader.keys.get(section).cloned().unwrap_or_else(|| json!({}));
-        base.insert(section.into(), settings);
+        if let Some(settings) = reader.keys.get(section) {
+            base.insert(section.into(), settings.clone());
+        }
     }
     let settings = reader.value::<Settings>(Value::Object(base.clone()), &root);
     let name = reader.name();
@@ -97,6 +98,10 @@ fn unknown_keys(root: &Value, schema: &Value, value: &mut Value, path: &FilePath
                     unknown_keys(root, schema, value, &path, sink);
                     return true;
                 }
+                if let Some((message, help)) = fixed(&path) {
+                    sink.push(&Spot::Key(path), message, Some(help));
+                    return false;
+                }
                 let help = nearest(key, known.iter().map(|(name, _)| *name))
                     .map(|key| format!("the nearest known key is `{key}`"))
                     .or_else(|| Catalog::get().suggest(key))
@@ -120,6 +125,27 @@ fn unknown_keys(root: &Value, schema: &Value, value: &mut Value, path: &FilePath
         }
         _ => {}
     }
+}
+
+/// What to say of a key of a timeline that is a setting, but not one that a timeline can change.
+fn fixed(path: &FilePath) -> Option<(String, String)> {
+    let at = path.segments().iter().rposition(|step| *step == Segment::Key(Settings::TIMELINE.into()))?;
+    // The timeline itself may be an item of an axis.
+    let below = &path.segments()[at + 1..];
+    let mut keys = Vec::new();
+    for step in below {
+        if let Segment::Key(key) = step {
+            keys.push(key.as_str());
+        }
+    }
+    let help = match keys[..] {
+        [section] if Catalog::get().is_section(section) => "`link` and `stress` can".into(),
+        ["stress", name] if Catalog::get().find(&format!("stress.{name}")).is_some() => {
+            format!("of the load, {} can; the memory stays as it is", StressChange::KEYS)
+        }
+        _ => return None,
+    };
+    Some((format!("`{}` cannot change in the middle of a migration", keys.join(".")), help))
 }
 
 struct Reader<'a, 'd> {
@@ -167,7 +193,10 @@ impl Reader<'_, '_> {
             let pointer = |path: &&String| value.pointer(&format!("/{}", path.replace('.', "/"))).is_some();
             let Some(path) = problem.paths.iter().find(pointer) else { continue };
             let spot = Spot::Value(FilePath::root().dotted(path));
-            self.sink.push(&spot, problem.message, problem.help);
+            // What lacks the part that was reported and taken out, perhaps only because of that.
+            if !self.sink.has_below(spot.path()) {
+                self.sink.push(&spot, problem.message, problem.help);
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 
 use super::{Cell, Plan, RunOrder};
 use crate::matrix::{
+    catalog,
     diagnostic::{Diagnostics, FilePath},
     expression::View,
     file::{Assignment, File, MOST_CELLS, Order, Point},
@@ -11,7 +12,7 @@ use crate::matrix::{
 };
 use indexmap::IndexMap;
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::{
     collections::{HashMap, HashSet},
@@ -160,11 +161,7 @@ impl<'a> Expansion<'a> {
     fn resolve(&self, assignments: &[&Assignment]) -> Result<Settings, String> {
         let mut base = self.file.base.clone();
         for assignment in assignments {
-            let Some((section, name)) = assignment.path.split_once('.') else { continue };
-            let section = base.entry(section).or_insert_with(|| Map::new().into());
-            if let Some(keys) = section.as_object_mut() {
-                keys.insert(name.into(), assignment.value.clone());
-            }
+            catalog::set(&mut base, &assignment.path, assignment.value.clone());
         }
         Settings::deserialize(&Value::Object(base)).map_err(|error| error.to_string())
     }

@@ -193,3 +193,32 @@ expect:
     assert_eq!(workload.working_set, units::Bytes::new(96_000_000));
     assert_eq!(workload.rate.to_string(), "112MB/s");
 }
+
+#[test]
+fn a_timeline_varies_like_any_other_setting() {
+    let plan = plan(
+        "name: n\nlink: { rate: 100mbit }\nstress: { rate: 64MB/s }\n\
+         axes:\n  timeline:\n    - []\n    - [{ at: 2s, stress: { rate: 0 } }]\n\
+         include:\n  - { stress.rate: 32MB/s, timeline: [{ at: 1s, link: { rate: 50mbit, delay: 0 } }] }\n",
+    );
+    let shown: Vec<&str> = plan.cells.iter().map(|cell| cell.axes["timeline"].as_str()).collect();
+    assert_eq!(
+        shown,
+        [
+            "none",
+            r#"[{"at":"2s","stress":{"rate":"0"}}]"#,
+            r#"[{"at":"1s","link":{"delay":"0","rate":"50mbit"}}]"#
+        ]
+    );
+    assert!(ids(&plan)[1].len() <= 120 && ids(&plan)[1] != ids(&plan)[2]);
+    let steps: Vec<_> = plan.cells.iter().map(|cell| cell.settings.steps()).collect();
+    assert_eq!(steps.iter().map(Vec::len).collect::<Vec<_>>(), [0, 1, 1]);
+    assert!(steps[1][0].workload.as_ref().is_some_and(|workload| workload.rate.is_idle()));
+    assert!(steps[2][0].workload.is_none());
+    let read: Vec<Settings> = plan
+        .cells
+        .iter()
+        .map(|cell| serde_json::from_value(serde_json::to_value(&cell.settings).unwrap()).unwrap())
+        .collect();
+    assert!(read.iter().zip(&plan.cells).all(|(read, cell)| *read == cell.settings), "{read:#?}");
+}

@@ -38,6 +38,7 @@ impl Settings {
         self.check_memory(&mut problems);
         self.check_parts(&mut problems);
         self.check_migrate(&mut problems);
+        self.check_timeline(&mut problems);
         if !self.probe.interval.is_zero() && self.probe.interval < Span::from_millis(1) {
             problems.push(problem(
                 &["probe.interval"],
@@ -173,6 +174,55 @@ impl Settings {
                 "a bandwidth of 0 moves nothing",
                 "write a rate, like `110MB/s`, or leave the key out",
             ));
+        }
+    }
+
+    fn check_timeline(&self, problems: &mut Vec<Problem>) {
+        let timeline = &self.timeline;
+        // What an entry makes of a link or a load that is unsound to begin with says nothing about the entry.
+        let sound = problems.is_empty();
+        for (i, (entry, step)) in timeline.iter().zip(self.steps()).enumerate() {
+            let at = |key: &str| format!("timeline.{i}{key}");
+            let mut found = |keys: &[String], message: String, help: Option<&str>| {
+                let paths = keys.iter().cloned().chain(["timeline".into()]).collect();
+                problems.push(Problem { paths, message, help: help.map(Into::into) });
+            };
+            if entry.is_empty() {
+                let help = "name settings of `link` or `stress`, or remove the entry";
+                found(&[at("")], "this entry changes nothing".into(), Some(help));
+            }
+            if let Some(before) = i.checked_sub(1).map(|before| timeline[before].at)
+                && entry.at <= before
+            {
+                let message =
+                    format!("{} does not come after {before}, the time of the entry before", entry.at);
+                found(&[at(".at")], message, Some("put the entries in order, and one entry at a time"));
+            }
+            if entry.at >= self.migrate.timeout {
+                let message =
+                    format!("this entry never comes: the migration is given up at {}", self.migrate.timeout);
+                let help = "let it come earlier, or set `migrate.timeout` later";
+                found(&[at(".at"), "migrate.timeout".into()], message, Some(help));
+            }
+            if entry.stress.is_some() && !self.stress.phases.is_empty() {
+                let help = "write the phases as entries of the timeline, or leave `stress` out of it";
+                let message = "a change of the load would begin its `phases` anew".into();
+                found(&[at(".stress"), "stress.phases".into()], message, Some(help));
+            }
+            if !sound {
+                continue;
+            }
+            if let Some(error) = step.link.and_then(|link| link.validate().err()) {
+                let message = format!("from here on, the link's `{}`: {}", error.key, error.problem);
+                found(&[at(&format!(".link.{}", error.key)), at(".link")], message, None);
+            }
+            if let Some(error) = step.workload.and_then(|workload| workload.check().err()) {
+                let key = match error {
+                    WorkloadError::NothingToDirty { .. } => ".stress.rate",
+                    _ => ".stress.threads",
+                };
+                found(&[at(key), at(".stress")], error.to_string(), None);
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Reader, find, unknown_keys};
 use crate::matrix::{
-    catalog::{Catalog, text_of},
+    catalog::{Catalog, set, text_of},
     diagnostic::FilePath,
     expression::{Expression, View},
     file::{Assignment, Axis, Point},
@@ -160,13 +160,12 @@ impl Reader<'_, '_> {
         if let Some(text) = self.printed.get(&key) {
             return Some(Assignment { path: path.clone(), text: text.clone(), value, at });
         }
-        let (section, name) = path.split_once('.')?;
+        let section = path.split('.').next()?;
         let entry = Catalog::get().find(path)?;
         unknown_keys(schema::raw(), &entry.schema, &mut value, &at, self.sink);
-        let mut keys = base.get(section).and_then(Value::as_object).cloned().unwrap_or_default();
-        keys.insert(name.into(), value.clone());
-        let mut tried = Map::new();
-        tried.insert(section.into(), keys.into());
+        let mut tried: Map<_, _> =
+            base.get_key_value(section).map(|(k, v)| (k.clone(), v.clone())).into_iter().collect();
+        set(&mut tried, path, value.clone());
         let tried = Value::Object(tried);
         let text = if let Ok(settings) = Settings::deserialize(&tried) {
             View::new(&settings).text(entry)

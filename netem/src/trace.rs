@@ -1,0 +1,183 @@
+//! Rates over time: a link that is faster and slower as one was recorded to be.
+//!
+//! A trace is a text. Each line has a time, counted from the trace's beginning, and the rate from then on, both
+//! with their units. The first is at 0, the times ascend, and a last line says when the trace ends. `#` begins a
+//! comment.
+//!
+//! ```text
+//! # a train enters a tunnel
+//! 0s     40mbit
+//! 2s     12mbit
+//! 2500ms 1mbit
+//! 6s     end
+//! ```
+//!
+//! ```
+//! let trace: netem::trace::Trace = "0s 40mbit\n2s 12mbit\n6s end\n".parse()?;
+//! assert_eq!(trace.steps().len(), 2);
+//! assert_eq!(trace.length(), units::Span::from_secs(6));
+//! assert_eq!("0s 40\n1s end\n".parse::<netem::trace::Trace>().unwrap_err().line, 1);
+//! # Ok::<(), netem::trace::TraceError>(())
+//! ```
+
+use crate::Profile;
+use std::{fmt::Display, str::FromStr};
+use units::{BitRate, Span};
+
+/// What stands in place of a rate where a trace ends.
+const END: &str = "end";
+
+/// Rates over time; at least one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trace {
+    steps: Vec<Step>,
+    length: Span,
+}
+
+/// A rate, and when it begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// Counted from the trace's beginning.
+    pub at: Span,
+    /// The rate from then on.
+    pub rate: BitRate,
+    /// The line of the trace, from 1.
+    line: usize,
+}
+
+/// What is wrong with a trace, and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {problem}")]
+pub struct TraceError {
+    /// The line, from 1; the one after the last for what is missing there.
+    pub line: usize,
+    /// What is wrong with it, and what would be right.
+    pub problem: String,
+}
+
+impl Trace {
+    /// The rates, in order; the first is at 0.
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// When the trace ends, counted from its beginning; after the last step.
+    pub fn length(&self) -> Span {
+        self.length
+    }
+
+    /// The profile from each step on: `base` with the step's rate.
+    ///
+    /// # Errors
+    ///
+    /// The first step whose rate no link could have, alone or together with `base`.
+    pub fn profiles(&self, base: &Profile) -> Result<Vec<(Span, Profile)>, TraceError> {
+        let profile = |step: &Step| {
+            let profile = Profile { rate: Some(step.rate), ..base.clone() };
+            match profile.validate() {
+                Ok(()) => Ok((step.at, profile)),
+                Err(error) => Err(TraceError { line: step.line, problem: error.to_string() }),
+            }
+        };
+        self.steps.iter().map(profile).collect()
+    }
+}
+
+impl FromStr for Trace {
+    type Err = TraceError;
+
+    fn from_str(text: &str) -> Result<Self, TraceError> {
+        let mut steps: Vec<Step> = Vec::new();
+        let mut length = None;
+        for (number, line) in (1..).zip(text.lines()) {
+            let refuse = |problem: String| TraceError { line: number, problem };
+            let content = line.split('#').next().unwrap_or_default();
+            let words: Vec<&str> = content.split_whitespace().collect();
+            let (at, rate) = match words[..] {
+                [] => continue,
+                [at, rate] => (at, rate),
+                _ => {
+                    let problem = format!("`{}` is no time and a rate, like `250ms 12mbit`", content.trim());
+                    return Err(refuse(problem));
+                }
+            };
+            if length.is_some() {
+                return Err(refuse(format!("nothing comes after `{END}`")));
+            }
+            let at: Span = parse(at).map_err(refuse)?;
+            match steps.last() {
+                None if !at.is_zero() => {
+                    return Err(refuse(format!("the first rate is at {at}; a trace begins at `0s`")));
+                }
+                Some(before) if at <= before.at => {
+                    return Err(refuse(format!("{at} does not come after {}, the time before", before.at)));
+                }
+                _ => {}
+            }
+            if rate != END {
+                steps.push(Step { at, rate: parse(rate).map_err(refuse)?, line: number });
+            } else if steps.is_empty() {
+                return Err(refuse("the trace ends before its first rate".into()));
+            } else {
+                length = Some(at);
+            }
+        }
+        let missing = |problem: &str| TraceError { line: text.lines().count() + 1, problem: problem.into() };
+        if steps.is_empty() {
+            return Err(missing("the trace has no rate; write lines like `0s 40mbit`"));
+        }
+        let length =
+            length.ok_or_else(|| missing("the trace has no end; write a last line like `6s end`"))?;
+        Ok(Self { steps, length })
+    }
+}
+
+fn parse<T: FromStr<Err: Display>>(word: &str) -> Result<T, String> {
+    word.parse().map_err(|error: T::Err| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_has_rates_over_time_and_an_end() {
+        let trace: Trace = "# tunnel\n\n0 40mbit\n  250ms\t12mbit # in\r\n1s end".parse().unwrap();
+        let steps: Vec<_> = trace.steps().iter().map(|step| format!("{} {}", step.at, step.rate)).collect();
+        assert_eq!(steps, ["0 40mbit", "250ms 12mbit"]);
+        assert_eq!(trace.length(), Span::from_secs(1));
+        let base = Profile { delay: Span::from_millis(5), ..Profile::default() };
+        let profiles = trace.profiles(&base).unwrap();
+        assert_eq!(profiles[1].0, Span::from_millis(250));
+        assert_eq!(profiles[1].1, Profile { rate: Some(BitRate::new(12_000_000)), ..base });
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_line() {
+        for (text, says) in [
+            ("", "line 1: the trace has no rate"),
+            ("# nothing\n\n", "line 3: the trace has no rate"),
+            ("0s 1mbit\n", "line 2: the trace has no end"),
+            ("0s end", "line 1: the trace ends before its first rate"),
+            ("1s 1mbit\n2s end", "line 1: the first rate is at 1s; a trace begins at `0s`"),
+            ("0s 1mbit\n1s 2mbit\n1s 3mbit\n2s end", "line 3: 1s does not come after 1s"),
+            ("0s 1mbit\n1s 2mbit\n1s end", "line 3: 1s does not come after 1s"),
+            ("0s 1mbit\n\n5 2mbit\n6s end", "line 3: `5` has no unit: a time"),
+            ("0s 1mbit\n5s 2\n6s end", "line 2: `2` has no unit: a link rate"),
+            ("0s 1mbps\n6s end", "line 1: `mbps` is not a unit of a link rate"),
+            ("0s 1mbit 5ms\n6s end", "line 1: `0s 1mbit 5ms` is no time and a rate"),
+            ("0s\n6s end", "line 1: `0s` is no time and a rate"),
+            ("0s 1mbit\n6s end\n7s 1mbit", "line 3: nothing comes after `end`"),
+        ] {
+            let error = text.parse::<Trace>().unwrap_err().to_string();
+            assert!(error.starts_with(says), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_rate_that_no_link_has_is_said_with_its_line() {
+        let trace: Trace = "0s 1mbit\n# slow\n1s 10bit\n2s end".parse().unwrap();
+        let error = trace.profiles(&Profile::default()).unwrap_err().to_string();
+        assert!(error.starts_with("line 3: rate: 10bit is not between"), "{error}");
+    }
+}
