@@ -2,14 +2,12 @@
 
 mod common;
 
-use common::{namespace, pair};
+use common::{namespace, pair, program};
 use netem::Namespace;
-use std::process::{Command, Output};
-
-const NETEM: &str = env!("CARGO_BIN_EXE_netem");
+use std::process::Output;
 
 fn netem(namespace: &Namespace, args: &str) -> Output {
-    namespace.run(|| Command::new(NETEM).args(args.split_ascii_whitespace()).output()).unwrap()
+    namespace.run(|| program().args(args.split_ascii_whitespace()).output()).unwrap()
 }
 
 /// Runs what should work, and gives what it prints.
