@@ -373,7 +373,7 @@ mod tests {
                     let at = at.index(options.len());
                     options[at] = *byte;
                 }
-                drop(Netem::decode(options, clock));
+                let _ = Netem::decode(options, clock);
                 let _ = Tbf::decode(options, clock);
                 let _ = Htb::decode(options);
                 let _ = HtbClass::decode(options, clock);
