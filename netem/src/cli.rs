@@ -95,7 +95,7 @@ struct MeasureArgs {
     /// The port, by TCP and UDP.
     #[arg(long, default_value_t = 5202)]
     port: u16,
-    /// How long the TCP stream runs; its first sixth is not counted.
+    /// How long the TCP stream runs alone, to be counted but for its first sixth; it then runs as long beside probes.
     #[arg(long, default_value = "3s", value_name = "TIME")]
     time: Span,
     /// The interface the path begins with, whose profile is printed beside.

@@ -2,8 +2,9 @@
 //!
 //! One end runs a [`Server`], the other calls [`measure`]. Probes are UDP packets of 64 bytes of payload, sent at
 //! a steady pace and echoed; a round trip so includes both hosts' scheduling, some 50 to 100 us on an idle
-//! machine. They are sent first alone and then beside a TCP stream, so that the queue shows. Goodput is counted by
-//! the receiver, from the end of the warm-up to the last byte.
+//! machine. They are sent first alone, and at last beside a TCP stream, so that the queue shows. In between the stream is
+//! alone, and its goodput is counted by the receiver: a probe is a frame of 106 bytes, and 200 of them in a second would
+//! take a sixth of 1 Mbit/s.
 
 use crate::Profile;
 use serde::Serialize;
@@ -25,9 +26,11 @@ const CHUNK_BYTES: usize = 128 * 1024;
 /// How long and how often to measure.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// How long the TCP stream runs, warm-up included.
+    /// How long the TCP stream runs alone, warm-up included. It then goes on for as long beside probes, and is
+    /// not counted.
     pub duration: Duration,
-    /// How much of the beginning of the stream is not counted.
+    /// How much of the beginning of the stream is not counted: until the stream has found the path's rate, which it
+    /// overshoots at first.
     pub warm_up: Duration,
     /// How often a probe is sent.
     pub interval: Duration,
@@ -36,7 +39,8 @@ pub struct Settings {
 }
 
 impl Default for Settings {
-    /// Three seconds of stream, the first half of one left out, and 400 probes 5 ms apart before.
+    /// Three seconds of stream, the first half of one left out, as long again beside probes 5 ms apart, and 400 such
+    /// probes before.
     fn default() -> Self {
         Self {
             duration: Duration::from_secs(3),
@@ -175,31 +179,66 @@ fn echo(socket: &UdpSocket) -> io::Result<()> {
     }
 }
 
-/// Takes a stream to its end, and answers how many bytes came in how many nanoseconds after the warm-up, which
-/// the stream begins with.
+/// Takes a stream to its end, and answers how many bytes came in how many nanoseconds. The stream begins with two
+/// times in nanoseconds: when to begin to count, and when to end.
 fn receive(mut stream: TcpStream) -> io::Result<()> {
-    let mut warm_up = [0; 8];
-    stream.read_exact(&mut warm_up)?;
-    let start = Instant::now() + Duration::from_nanos(u64::from_be_bytes(warm_up));
-    let (mut counted, mut last) = (0u64, start);
+    let mut times = [0; 16];
+    stream.read_exact(&mut times)?;
+    let beginning = Instant::now();
+    let mut counter = Counter::new(nanoseconds(&times, 0), nanoseconds(&times, 8));
     let mut buffer = vec![0; CHUNK_BYTES];
     loop {
         let bytes = stream.read(&mut buffer)?;
         if bytes == 0 {
             break;
         }
-        let now = Instant::now();
-        if now > start {
-            counted += bytes as u64;
-            last = now;
-        }
+        counter.add(beginning.elapsed(), bytes as u64);
     }
-    stream.write_all(&counted.to_be_bytes())?;
-    let nanos = u64::try_from((last - start).as_nanos()).unwrap_or(u64::MAX);
+    stream.write_all(&counter.bytes.to_be_bytes())?;
+    let nanos = u64::try_from(counter.time().as_nanos()).unwrap_or(u64::MAX);
     stream.write_all(&nanos.to_be_bytes())
 }
 
-/// Measures the path to a [`Server`]. Blocks for the settings' duration and a few seconds.
+/// The time at an offset of a message.
+fn nanoseconds(message: &[u8; 16], at: usize) -> Duration {
+    Duration::from_nanos(u64::from_be_bytes(std::array::from_fn(|i| message[at + i])))
+}
+
+/// Counts what arrives between two arrivals: the first after a time, which itself is not counted, since it was on its
+/// way before, and the last before another.
+#[derive(Debug)]
+struct Counter {
+    begin: Duration,
+    end: Duration,
+    first: Option<Duration>,
+    last: Duration,
+    bytes: u64,
+}
+
+impl Counter {
+    fn new(begin: Duration, end: Duration) -> Self {
+        Self { begin, end, first: None, last: Duration::ZERO, bytes: 0 }
+    }
+
+    fn add(&mut self, at: Duration, bytes: u64) {
+        if at < self.begin || at > self.end {
+            return;
+        }
+        if self.first.is_none() {
+            self.first = Some(at);
+        } else {
+            self.bytes += bytes;
+        }
+        self.last = at;
+    }
+
+    /// How long the counted bytes took.
+    fn time(&self) -> Duration {
+        self.first.map_or(Duration::ZERO, |first| self.last.saturating_sub(first))
+    }
+}
+
+/// Measures the path to a [`Server`]. Blocks for twice the settings' duration and a few seconds.
 ///
 /// # Errors
 ///
@@ -210,13 +249,18 @@ pub fn measure(server: SocketAddr, settings: &Settings) -> io::Result<Measuremen
     let idle = probe(server, settings.idle_probes, settings.interval)?;
     let during = settings.duration.as_nanos() / settings.interval.as_nanos().max(1);
     let during = u32::try_from(during).unwrap_or(u32::MAX);
-    let interval = settings.interval;
-    let beside = thread::spawn(move || probe(server, during, interval));
+    let Settings { interval, duration, warm_up, .. } = *settings;
 
     let start = Instant::now();
-    stream.write_all(&(settings.warm_up.as_nanos() as u64).to_be_bytes())?;
+    for time in [warm_up, duration] {
+        stream.write_all(&(time.as_nanos() as u64).to_be_bytes())?;
+    }
+    let beside = thread::spawn(move || {
+        thread::sleep(duration.saturating_sub(start.elapsed()));
+        probe(server, during, interval)
+    });
     let chunk = vec![0; CHUNK_BYTES];
-    while start.elapsed() < settings.duration {
+    while start.elapsed() < 2 * duration {
         stream.write_all(&chunk)?;
     }
     stream.shutdown(Shutdown::Write)?;
@@ -298,6 +342,24 @@ mod tests {
         assert_eq!(millis, [1, 50, 90, 99, 100]);
         assert!((trips.loss() - 0.5).abs() < 1e-9);
         assert_eq!(RoundTrips::new(3, 0, Vec::new()).max, Span::ZERO);
+    }
+
+    #[test]
+    fn what_arrives_in_between_is_counted_whatever_the_grain() {
+        let ms = Duration::from_millis;
+        // 1000 bytes a millisecond, in pieces that do not divide the time.
+        for piece_ms in [1, 7, 30] {
+            let mut counter = Counter::new(ms(100), ms(400));
+            for at in (piece_ms..1000).step_by(piece_ms as usize) {
+                counter.add(ms(at), 1000 * piece_ms);
+            }
+            assert_eq!(counter.bytes, 1000 * counter.time().as_millis() as u64, "pieces of {piece_ms} ms");
+            assert!(counter.time() >= ms(300 - 2 * piece_ms) && counter.time() <= ms(300));
+        }
+        let mut nothing = Counter::new(ms(100), ms(400));
+        nothing.add(ms(50), 1000);
+        nothing.add(ms(500), 1000);
+        assert_eq!((nothing.bytes, nothing.time()), (0, Duration::ZERO));
     }
 
     #[test]

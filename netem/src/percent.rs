@@ -148,6 +148,7 @@ impl schemars::JsonSchema for Percent {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn text_round_trips() {
@@ -158,11 +159,25 @@ mod tests {
         assert_eq!(" 5 % ".parse::<Percent>().unwrap().to_string(), "5%");
     }
 
-    #[test]
-    fn every_step_prints_as_something_that_parses_back() {
-        for step in (0..=u32::MAX).step_by(8_675_309).chain([1, 2, 3, u32::MAX - 1, u32::MAX]) {
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+
+        #[test]
+        fn every_step_prints_as_something_that_parses_back(
+            step in prop_oneof![any::<u32>(), 0..100u32, u32::MAX - 100..=u32::MAX],
+        ) {
             let percent = Percent(step);
-            assert_eq!(percent.to_string().parse(), Ok(percent), "{percent}");
+            prop_assert_eq!(percent.to_string().parse(), Ok(percent));
+        }
+
+        #[test]
+        fn no_text_panics_and_what_is_read_is_stable(
+            text in prop_oneof![any::<String>(), "[ \t]{0,2}-?[0-9]{0,4}\\.?[0-9]{0,24}[ \t]?%?"],
+        ) {
+            match text.parse::<Percent>() {
+                Ok(percent) => prop_assert_eq!(percent.to_string().parse(), Ok(percent), "{}", text),
+                Err(error) => prop_assert!(error.to_string().contains("is not a percentage")),
+            }
         }
     }
 

@@ -201,6 +201,8 @@ const NANOS: u128 = 1_000_000_000;
 const MIN_RATE: BitRate = BitRate::new(1_000);
 const MAX_RATE: BitRate = BitRate::new(10_000_000_000_000);
 const MAX_DELAY: Span = Span::from_secs(240);
+/// The kernel takes 0 and `i32::MAX` for any number, and counts with a signed one.
+const MOST_IN_A_SLOT: u64 = i32::MAX as u64 - 1;
 
 fn always() -> Percent {
     Percent::ALWAYS
@@ -336,6 +338,14 @@ impl Profile {
                 return fail(key, format!("{} is not between {min}B and 4GiB", Bytes::new(bytes)));
             }
         }
+        if let (Some(rate), Some(burst)) = (self.rate, self.burst)
+            && burst > rate.to_byte_rate().over(MAX_DELAY)
+        {
+            return fail(
+                "burst",
+                format!("{burst} is more than {rate} sends in {MAX_DELAY}, which the kernel cannot count"),
+            );
+        }
         if self.shaper == Shaper::Netem && (self.burst.is_some() || self.queue.is_some()) {
             return fail(
                 "shaper",
@@ -398,6 +408,23 @@ impl Profile {
             let problem =
                 format!("min_delay {} and max_delay {} are no interval", slots.min_delay, slots.max_delay);
             return fail("slots", problem);
+        }
+        if let Some(slots) = &self.slots {
+            if slots.max_delay > MAX_DELAY {
+                return fail("slots.max_delay", format!("{} is more than {MAX_DELAY}", slots.max_delay));
+            }
+            let counts = [
+                ("slots.packets", slots.packets.map(u64::from)),
+                ("slots.bytes", slots.bytes.map(Bytes::get)),
+            ];
+            for (key, count) in counts {
+                if let Some(count) = count.filter(|count| !(1..=MOST_IN_A_SLOT).contains(count)) {
+                    return fail(
+                        key,
+                        format!("{count} is not between 1 and {MOST_IN_A_SLOT}; leave it out for any number"),
+                    );
+                }
+            }
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{namespace, pair};
+use common::{namespace, pair, program};
 use netem::Namespace;
 use nix::{
     sys::signal::{Signal, kill},
@@ -10,14 +10,12 @@ use nix::{
 };
 use std::{
     io::{BufRead, BufReader},
-    process::{Command, Output, Stdio},
+    process::{Output, Stdio},
 };
 use tempfile::TempDir;
 
-const NETEM: &str = env!("CARGO_BIN_EXE_netem");
-
 fn netem(namespace: &Namespace, args: &str) -> Output {
-    namespace.run(|| Command::new(NETEM).args(args.split_ascii_whitespace()).output()).unwrap()
+    namespace.run(|| program().args(args.split_ascii_whitespace()).output()).unwrap()
 }
 
 /// Runs what should work, and gives what it prints.
@@ -158,7 +156,7 @@ async fn a_signal_ends_a_trace_that_repeats() {
     let Some(pair) = pair().await else { return };
     let (_folder, path) = trace("0s 40mbit\n5ms 12mbit\n10ms end\n");
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
-        let mut command = Command::new(NETEM);
+        let mut command = program();
         command.args(["play", "near", &path, "--repeat"]).stdout(Stdio::piped());
         let mut child = pair.near_namespace.run(|| command.spawn()).unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);

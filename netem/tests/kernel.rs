@@ -1,18 +1,18 @@
-//! The kernel backend against the real kernel, in namespaces made for each test, checked with real `tc`.
+//! The kernel backend against the real kernel, in namespaces made for each test, checked with real `tc`. What needs
+//! `sch_netem` is in `sch_netem.rs`.
 
 mod common;
 
-use common::{FAR, NEAR, namespace, output_in, pair};
+use common::{FAR, namespace, output_in, pair};
 use netem::{
-    Distribution, Error, Netlink, Profile, Shaper,
+    Error, Netlink, Profile, Shaper,
     kernel::{Feature, Settings, supported},
 };
 use std::{
     io::{Read, Write},
-    net::{TcpListener, TcpStream, UdpSocket},
+    net::{TcpListener, TcpStream},
     os::fd::AsFd,
     thread,
-    time::{Duration, Instant},
 };
 use units::{BitRate, Bytes, Span};
 
@@ -109,75 +109,6 @@ async fn a_missing_qdisc_names_its_module_and_leaves_the_link_as_it_was() {
     assert!(matches!(error, Error::MissingFeature { feature: Feature::Netem, .. }), "{text}");
     assert!(text.contains("sch_netem") && text.contains("CONFIG_NET_SCH_NETEM"), "{text}");
     assert_eq!(pair.near.profile("near").await.unwrap(), Some(rate("10mbit")));
-}
-
-#[tokio::test]
-async fn delay_lines_are_read_back_where_the_kernel_has_them() {
-    let Some(pair) = pair().await else { return };
-    if !supported().await.unwrap().contains(&Feature::Netem) {
-        println!("skipped: this kernel has no sch_netem");
-        return;
-    }
-    for text in [
-        r#"{"delay":"20ms"}"#,
-        r#"{"rate":"940mbit","delay":"20ms"}"#,
-        r#"{"rate":"940mbit","shaper":"htb","delay":"20ms","loss":"1%"}"#,
-        r#"{"rate":"940mbit","shaper":"netem","delay":"20ms","jitter":"2ms","jitter_correlation":"25%"}"#,
-        r#"{"delay":"20ms","reorder":"1%","reorder_gap":5,"duplicate":"1%","corrupt":"0.1%"}"#,
-        r#"{"loss_bursts":{"enter":"1%","leave":"10%","loss_bad":"70%","loss_good":"0.1%"}}"#,
-        r#"{"loss":"0.3%","limit":500}"#,
-        r#"{"slots":{"min_delay":"1ms","max_delay":"2ms","packets":10,"bytes":"15kB"}}"#,
-    ] {
-        let profile: Profile = serde_json::from_str(text).unwrap();
-        pair.near.apply("near", &profile).await.unwrap();
-        assert_eq!(pair.near.profile("near").await.unwrap(), Some(profile.clone()), "{text}");
-        let again = pair.near.change("near", &profile).await.unwrap();
-        assert!(again.in_place, "{text}");
-        assert_eq!(pair.near.profile("near").await.unwrap(), Some(profile), "{text}, changed");
-    }
-    // The kernel takes a distribution and does not give it back.
-    let jitter = Profile { delay: Span::from_millis(5), jitter: Span::from_millis(1), ..Profile::default() };
-    for distribution in [Distribution::Normal, Distribution::Pareto, Distribution::ParetoNormal] {
-        pair.near.apply("near", &Profile { distribution, ..jitter.clone() }).await.unwrap();
-        assert_eq!(pair.near.profile("near").await.unwrap().as_ref(), Some(&jitter));
-    }
-    assert!(pair.near.clear("near").await.unwrap());
-}
-
-#[tokio::test]
-async fn delay_and_loss_are_imposed_where_the_kernel_has_them() {
-    const SENT: u32 = 2000;
-    let Some(pair) = pair().await else { return };
-    if !supported().await.unwrap().contains(&Feature::Netem) {
-        println!("skipped: this kernel has no sch_netem");
-        return;
-    }
-    let delay = Profile { delay: Span::from_millis(20), ..rate("100mbit") };
-    pair.near.apply("near", &delay).await.unwrap();
-    pair.far.apply("far", &delay).await.unwrap();
-    let echo = pair.far_namespace.run(|| UdpSocket::bind((FAR, 0))).unwrap();
-    let to = echo.local_addr().unwrap();
-    thread::spawn(move || {
-        let mut packet = [0; 8];
-        while let Ok((bytes, from)) = echo.recv_from(&mut packet) {
-            drop(echo.send_to(&packet[..bytes], from));
-        }
-    });
-    let socket = pair.near_namespace.run(|| UdpSocket::bind((NEAR, 0))).unwrap();
-    let start = Instant::now();
-    socket.send_to(b"there", to).unwrap();
-    socket.recv(&mut [0; 8]).unwrap();
-    assert!(start.elapsed() >= Duration::from_millis(40), "{:?}", start.elapsed());
-
-    let loss = Profile { loss: "10%".parse().unwrap(), ..Profile::default() };
-    pair.near.clear("near").await.unwrap();
-    pair.near.apply("near", &loss).await.unwrap();
-    for _ in 0..SENT {
-        socket.send_to(b"there", to).unwrap();
-    }
-    // Five standard deviations of a binomial distribution with n = 2000, p = 0.1: 67.
-    let drops = pair.near.show("near").await.unwrap()[0].statistics.drops;
-    assert!(drops.abs_diff(u64::from(SENT) / 10) < 67, "{drops} of {SENT}");
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 //! `matrix/bad-inputs.txt` holds the cases: a title, the file, and what is printed. After a deliberate change
 //! of messages, `UPDATE_GOLDEN=1 cargo test --test matrix_bad_inputs` writes them anew; read the difference.
 
+use proptest::prelude::*;
 use std::{fmt::Write, fs, path::Path};
 use testbed::matrix::File;
 
@@ -45,22 +46,81 @@ fn every_bad_input_gets_its_message() {
     assert!(count >= 60, "only {count} cases: the file was cut short");
 }
 
-#[test]
-fn no_text_makes_the_reader_panic() {
-    let whole = include_str!("../../scenarios/smoke.yaml");
-    let ends: Vec<usize> = whole.char_indices().map(|(i, _)| i).collect();
-    for end in ends.iter().step_by(3) {
-        output(&whole[..*end]);
-    }
-    for (i, line) in whole.lines().enumerate() {
-        for inserted in ["\t", "{", "]", "- ", ": ", "\"", "&a *a", "!x ", "é", "0"] {
-            let mut lines: Vec<&str> = whole.lines().collect();
-            let changed = format!("{inserted}{line}");
-            lines[i] = &changed;
-            output(&lines.join("\n"));
-            let changed = format!("{line}{inserted}");
-            lines[i] = &changed;
-            output(&lines.join("\r\n"));
+/// Files that are right, to be damaged.
+const RIGHT: [&str; 2] =
+    [include_str!("../../scenarios/smoke.yaml"), include_str!("../../scenarios/icclab/threshold.yaml")];
+
+/// A file with a few edits: characters or lines put in, taken out or moved, or an end cut off.
+fn damaged() -> impl Strategy<Value = String> {
+    let pieces = vec![
+        "\t",
+        "{",
+        "}",
+        "[",
+        "]",
+        "- ",
+        ": ",
+        "\"",
+        "'",
+        "&a *a",
+        "!x ",
+        "é",
+        "0",
+        "-1",
+        "\n",
+        "\r\n",
+        "#",
+        "|",
+        "? ",
+        "...\n",
+        "---\n",
+        "null",
+        "1e999",
+        "99999999999TB",
+        "100%",
+        "\u{0}",
+        "\u{feff}",
+        "name: x\n",
+    ];
+    let piece = prop_oneof![prop::sample::select(pieces).prop_map(str::to_owned), "\\PC{0,4}"];
+    let edit = (any::<prop::sample::Index>(), any::<prop::sample::Index>(), 0..5u8, piece);
+    (prop::sample::select(RIGHT.to_vec()), prop::collection::vec(edit, 1..5)).prop_map(|(right, edits)| {
+        let mut lines: Vec<String> = right.lines().map(|line| format!("{line}\n")).collect();
+        for (line, at, how, piece) in edits {
+            let (line, of) = (line.index(lines.len()), lines.len());
+            let ends: Vec<usize> = lines[line].char_indices().map(|(end, _)| end).collect();
+            let column = ends.get(at.index(ends.len().max(1))).copied().unwrap_or(0);
+            match how {
+                0 => lines[line].insert_str(column, &piece),
+                1 => lines.swap(line, at.index(of)),
+                2 if of > 1 => drop(lines.remove(line)),
+                3 => lines[line].truncate(column),
+                _ => lines.insert(line, piece),
+            }
+        }
+        lines.concat()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn no_text_panics_and_every_error_has_its_place(text in prop_oneof![4 => damaged(), 1 => any::<String>()]) {
+        if let Err(diagnostics) = File::parse(&text, "matrix.yaml").and_then(|file| file.expand()) {
+            prop_assert!(!diagnostics.list.is_empty(), "no reason\n{}", text);
+            for diagnostic in &diagnostics.list {
+                // What the file does not contain has no line, but a name.
+                let Some(position) = diagnostic.position else {
+                    let named = !diagnostic.path.segments().is_empty();
+                    prop_assert!(named, "no line: {}\n{text}", diagnostic.message);
+                    continue;
+                };
+                let line = text.lines().nth(position.line - 1).unwrap_or_default();
+                prop_assert!(position.line <= text.lines().count() + 1, "{diagnostics}\n{text}");
+                prop_assert!(position.column <= line.chars().count() + 1, "{diagnostics}\n{text}");
+            }
+            prop_assert!(diagnostics.to_string().starts_with("error: "));
         }
     }
 }

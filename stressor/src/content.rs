@@ -153,6 +153,7 @@ impl Noise {
 mod tests {
     use super::*;
     use crate::text::Share;
+    use proptest::prelude::*;
 
     const CONTENTS: [Content; 5] = [
         Content::Zero,
@@ -171,16 +172,43 @@ mod tests {
         Page([0; WORDS])
     }
 
-    #[test]
-    fn what_is_written_is_what_is_expected() {
-        for recipe in recipes() {
+    fn any_recipe() -> impl Strategy<Value = Recipe> {
+        let content = prop_oneof![
+            Just(Content::Zero),
+            Just(Content::Constant),
+            Just(Content::Random),
+            Just(Content::Increment),
+            (1..=999u16).prop_map(|permille| Content::Compressible(Share::from_permille(permille).unwrap())),
+        ];
+        let write = prop_oneof![Just(Write::Page), Just(Write::Word)];
+        (content, write, any::<u64>()).prop_map(|(content, write, seed)| Recipe { content, write, seed })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_what_is_expected_and_any_flipped_byte_is_noticed_and_located(
+            recipe in any_recipe(),
+            index in any::<u64>(),
+            generation in any::<u32>(),
+            writes in 0..5u32,
+            byte in 0..WORDS * 8,
+            flip in 1..=u8::MAX,
+        ) {
             let mut page = empty();
-            recipe.fill(&mut page, 12345);
-            for generation in 1..20 {
-                recipe.write(&mut page, 12345, generation);
-                assert!(recipe.holds(&page, 12345, generation), "{recipe:?}");
-                assert_eq!(recipe.first_difference(&page, 12345, generation), None);
+            recipe.fill(&mut page, index);
+            prop_assert!(recipe.holds(&page, index, 0));
+            let last = generation.wrapping_add(writes);
+            for back in (0..=writes).rev() {
+                recipe.write(&mut page, index, last.wrapping_sub(back));
             }
+            prop_assert!(recipe.holds(&page, index, last));
+            prop_assert_eq!(recipe.first_difference(&page, index, last), None);
+
+            let flip = u64::from(flip) << (byte % 8 * 8);
+            page.0[byte / 8] ^= flip;
+            prop_assert!(!recipe.holds(&page, index, last));
+            let difference = recipe.first_difference(&page, index, last).unwrap();
+            prop_assert_eq!((difference.word, difference.held ^ difference.expected), (byte / 8, flip));
         }
     }
 
@@ -193,23 +221,6 @@ mod tests {
             recipe.write(&mut page, 3, u32::MAX);
             recipe.write(&mut page, 3, u32::MAX.wrapping_add(1));
             assert_eq!(page, filled, "{recipe:?}");
-        }
-    }
-
-    #[test]
-    fn any_flipped_bit_is_noticed_and_located() {
-        for recipe in recipes() {
-            let mut page = empty();
-            recipe.fill(&mut page, 5);
-            recipe.write(&mut page, 5, 1);
-            for bit in (0..WORDS * 64).step_by(61) {
-                page.0[bit / 64] ^= 1 << (bit % 64);
-                assert!(!recipe.holds(&page, 5, 1), "{recipe:?}, bit {bit}");
-                let difference = recipe.first_difference(&page, 5, 1).unwrap();
-                assert_eq!(difference.word, bit / 64, "{recipe:?}");
-                assert_eq!(difference.held ^ difference.expected, 1 << (bit % 64));
-                page.0[bit / 64] ^= 1 << (bit % 64);
-            }
         }
     }
 

@@ -169,6 +169,7 @@ impl TelemetrySource {
 mod tests {
     use super::*;
     use crate::{engine::HugePages, workload::Workload};
+    use proptest::prelude::*;
     use std::sync::{Arc, Mutex, mpsc::Sender};
     use units::Bytes;
 
@@ -328,37 +329,51 @@ mod tests {
         assert_eq!([talk.reply(), talk.reply(), talk.reply()], [1, 2, 3].map(|id| (id, Answer::Done)));
     }
 
-    #[test]
-    fn no_line_panics_and_a_legible_number_is_always_answered() {
+    /// A request, somewhat damaged.
+    fn damaged() -> impl Strategy<Value = Vec<u8>> {
         let settings = r#"{"rate":"96MB/s","working_set":"1GiB","order":"hot-cold:90%/10%","threads":2}"#;
-        let line = format!(r#"{{"id":42,"command":{{"set":{settings}}}}}"#).into_bytes();
-        assert!(matches!(parse(&line), Some((42, Ok(Command::Set(_))))));
-        let (mut state, mut refused, mut skipped) = (1, 0, 0);
-        for _ in 0..20_000 {
-            let mut damaged = line.clone();
-            for _ in 0..=state % 3 {
-                state = crate::content::mix(state);
-                let at = (state >> 8) as usize % damaged.len();
-                match state % 4 {
-                    0 => damaged.truncate(at.max(1)),
-                    1 => damaged[at] = (state >> 40) as u8,
-                    2 => damaged.insert(at, b"{}[]\":,0"[(state >> 40) as usize % 8]),
-                    _ => drop(damaged.remove(at)),
-                }
-                if damaged.len() < 2 {
-                    break;
+        let whole = format!(r#"{{"id":42,"command":{{"set":{settings}}}}}"#).into_bytes();
+        let edit = (
+            any::<prop::sample::Index>(),
+            0..4u8,
+            prop_oneof![any::<u8>(), Just(b'"'), Just(b'}'), Just(b'0')],
+        );
+        prop::collection::vec(edit, 0..4).prop_map(move |edits| {
+            let mut line = whole.clone();
+            for (at, how, byte) in edits {
+                let at = at.index(line.len());
+                match how {
+                    0 => line.truncate(at.max(1)),
+                    1 => line[at] = byte,
+                    2 => line.insert(at, byte),
+                    _ if line.len() > 1 => drop(line.remove(at)),
+                    _ => {}
                 }
             }
-            match parse(&damaged) {
-                Some((_, Ok(command))) => drop(command),
-                Some((_, Err(why))) => {
-                    assert!(why.starts_with("cannot understand the request: "), "{why}");
-                    refused += 1;
+            line
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+
+        #[test]
+        fn no_line_panics_and_a_legible_number_is_always_answered(
+            line in prop_oneof![damaged(), prop::collection::vec(any::<u8>(), 0..200)],
+        ) {
+            let number = serde_json::from_slice::<serde_json::Value>(&line).ok();
+            let number = number.and_then(|value| value.get("id")?.as_u64());
+            match parse(&line) {
+                Some((id, Ok(Command::Set(workload)))) => {
+                    prop_assert_eq!(Some(id), number);
+                    // Whether it is sound or not.
+                    let _ = workload.check();
                 }
-                None => skipped += 1,
+                Some((id, Ok(_))) => prop_assert_eq!(Some(id), number),
+                Some((_, Err(why))) => prop_assert!(why.starts_with("cannot understand the request: ")),
+                None => prop_assert_eq!(number, None),
             }
         }
-        assert!(refused > 1000 && skipped > 1000, "{refused} refused, {skipped} skipped");
     }
 
     #[test]

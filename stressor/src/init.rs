@@ -84,7 +84,8 @@ fn say(line: &str) {
     }
 }
 
-fn power_off() -> ! {
+/// Switches the machine off.
+pub fn power_off() -> ! {
     // Without ACPI the machine cannot be switched off, and stands still.
     let _ = reboot(RebootMode::RB_POWER_OFF);
     loop {
@@ -92,7 +93,12 @@ fn power_off() -> ! {
     }
 }
 
-fn mount_all() -> Result<(), Error> {
+/// Mounts /dev, /proc and /sys, unless they are.
+///
+/// # Errors
+///
+/// Which could not be mounted, and why.
+pub fn mount_all() -> Result<(), Error> {
     for (kind, at) in [("devtmpfs", "/dev"), ("proc", "/proc"), ("sysfs", "/sys")] {
         // Whether it exists, the mount will tell.
         let _ = fs::create_dir(at);
@@ -104,7 +110,8 @@ fn mount_all() -> Result<(), Error> {
     Ok(())
 }
 
-fn load_modules() {
+/// Loads the modules that /modules/order lists, if it is there; says on the console which could not be loaded.
+pub fn load_modules() {
     // A kernel with everything built in has no list.
     let order = fs::read_to_string(Path::new(MODULES).join(ORDER)).unwrap_or_default();
     for name in order.lines().map(str::trim).filter(|name| !name.is_empty()) {

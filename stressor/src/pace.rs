@@ -141,8 +141,9 @@ impl Pacer {
     /// How many pages of this lane have come due since the origin.
     fn share_of_pages_at(&self, rate: u128, now_ns: u64) -> u64 {
         let elapsed = u128::from(now_ns.saturating_sub(self.origin_ns));
-        let pages = (rate * elapsed / (u128::from(PAGE_BYTES) * NANOS_PER_SECOND)) as u64;
-        (pages + self.lanes - 1 - self.lane) / self.lanes
+        let pages = rate * elapsed / (u128::from(PAGE_BYTES) * NANOS_PER_SECOND);
+        let share = (pages + u128::from(self.lanes - 1 - self.lane)) / u128::from(self.lanes);
+        u64::try_from(share).unwrap_or(u64::MAX)
     }
 
     /// The end of the step in which this lane's next page comes due.
@@ -157,6 +158,8 @@ impl Pacer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Workload;
+    use proptest::prelude::*;
     use units::ByteRate;
 
     const SECOND: u64 = 1_000_000_000;
@@ -309,21 +312,33 @@ mod tests {
     }
 
     #[test]
-    fn no_rate_and_no_time_panics() {
-        let mut dice = dice(4);
-        for _ in 0..20_000 {
-            let rate = dice(u64::MAX) >> dice(64);
-            let lanes = dice(9) + 1;
-            let lane = (dice(lanes), lanes);
-            let origin = dice(u64::MAX) >> (dice(62) + 1);
-            let catch_up = if dice(2) == 0 { CatchUp::Never } else { CatchUp::Burst };
-            let pacing = Pacing { step_ns: dice(MS) + 1, catch_up };
-            let mut pacer = Pacer::new(Rate::Limited(ByteRate::new(rate)), pacing, lane, origin);
-            let mut now = origin;
-            for _ in 0..20 {
-                now = now.saturating_add(dice(1 << 40) >> dice(40));
+    fn more_pages_than_can_be_counted_are_due_all_the_same() {
+        // 2^20 pages a nanosecond, and 2^64 of them after 2^44 ns.
+        let mut pacer = pacer((PAGE_BYTES * SECOND) << 20, BURST);
+        for now in [(1 << 44) - 1, 1 << 44, u64::MAX] {
+            assert!(matches!(pacer.turn(now), Turn::Write { pages: BATCH_PAGES, .. }), "{now}");
+        }
+    }
+
+    proptest! {
+        /// Any workload that is sound, on any clock that does not go back.
+        #[test]
+        fn no_rate_and_no_time_panics(
+            rate in any::<u64>(),
+            shift in 0..64u32,
+            (lane, lanes) in (1..=u64::from(u32::MAX)).prop_flat_map(|lanes| (0..lanes, Just(lanes))),
+            origin_ns in any::<u64>(),
+            step_ns in Workload::SHORTEST_STEP.as_nanos()..=Workload::LONGEST_STEP.as_nanos(),
+            catch_up in prop_oneof![Just(CatchUp::Never), Just(CatchUp::Burst)],
+            pauses in proptest::collection::vec((any::<u64>(), 0..64u32), 1..50),
+        ) {
+            let rate = Rate::Limited(ByteRate::new(rate >> shift));
+            let mut pacer = Pacer::new(rate, Pacing { step_ns, catch_up }, (lane, lanes), origin_ns);
+            let mut now = origin_ns;
+            for (pause, shift) in pauses {
+                now = now.saturating_add(pause >> shift);
                 if let Turn::Write { pages, .. } = pacer.turn(now) {
-                    assert!((1..=BATCH_PAGES).contains(&pages));
+                    prop_assert!(pages <= BATCH_PAGES);
                 }
             }
         }

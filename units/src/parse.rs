@@ -104,11 +104,11 @@ pub(crate) fn parse<Q: Quantity>(text: &str) -> Result<Q, ParseError> {
     // At most 12 decimals matter: the largest unit is 10^12 or 2^40 of its base.
     let scale = 10u128.checked_pow(fraction.len() as u32).filter(|_| fraction.len() <= 18);
     let scale = scale.ok_or_else(too_fine)?;
-    let digits: u128 = if whole.len() > 20 {
-        return Err(if is_zero { too_fine() } else { too_large() });
-    } else {
-        format!("{whole}{fraction}").parse().map_err(|_| too_large())?
-    };
+    let whole = whole.trim_start_matches('0');
+    if whole.len() > 20 {
+        return Err(too_large());
+    }
+    let digits: u128 = format!("0{whole}{fraction}").parse().map_err(|_| too_large())?;
     let base = digits.checked_mul(u128::from(known.size)).ok_or_else(too_large)?;
     if base % scale != 0 {
         return Err(too_fine());

@@ -66,3 +66,65 @@ fn a_rate_over_a_span_is_a_size() {
     assert_eq!(rate.over(Span::from_millis(1)), Bytes::new(96_000));
     assert_eq!(ByteRate::new(u64::MAX).over(Span::from_secs(u64::MAX)), Bytes::new(u64::MAX));
 }
+
+/// Properties of every quantity's text form.
+mod properties {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A number of any magnitude: as many small ones as large ones.
+    fn magnitude() -> impl Strategy<Value = u64> {
+        (any::<u64>(), 0..64u32).prop_map(|(number, shift)| number >> shift)
+    }
+
+    /// Texts that are almost quantities.
+    fn almost_a_quantity() -> impl Strategy<Value = String> {
+        let unit = prop_oneof!["[kKMGT]?i?[bB](/s)?", "[kmgt]?bit", "[num]?s|min|h", "\\PC{0,3}"];
+        ("[ \t]{0,2}-?[0-9]{0,24}\\.?[0-9]{0,24}[ \t]{0,2}", unit).prop_map(|(number, unit)| number + &unit)
+    }
+
+    /// Reading never panics, and what is read prints as something that reads the same.
+    fn reads_stably<
+        Q: Quantity + FromStr<Err = ParseError> + fmt::Display + fmt::Debug + PartialEq + Copy,
+    >(
+        text: &str,
+    ) -> Result<(), TestCaseError> {
+        match text.parse::<Q>() {
+            Ok(quantity) => prop_assert_eq!(quantity.to_string().parse::<Q>(), Ok(quantity), "{}", text),
+            Err(error) => prop_assert!(!error.to_string().is_empty()),
+        }
+        Ok(())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+
+        #[test]
+        fn what_is_printed_reads_back(number in magnitude()) {
+            prop_assert_eq!(Bytes::new(number).to_string().parse(), Ok(Bytes::new(number)));
+            prop_assert_eq!(ByteRate::new(number).to_string().parse(), Ok(ByteRate::new(number)));
+            prop_assert_eq!(BitRate::new(number).to_string().parse(), Ok(BitRate::new(number)));
+            prop_assert_eq!(Span::from_nanos(number).to_string().parse(), Ok(Span::from_nanos(number)));
+        }
+
+        #[test]
+        fn no_text_panics_and_what_is_read_is_stable(text in prop_oneof![any::<String>(), almost_a_quantity()]) {
+            reads_stably::<Bytes>(&text)?;
+            reads_stably::<ByteRate>(&text)?;
+            reads_stably::<BitRate>(&text)?;
+            reads_stably::<Span>(&text)?;
+        }
+
+        #[test]
+        fn a_whole_number_of_a_unit_is_its_size_whatever_zeros_surround_it(
+            number in magnitude(), unit in 0..Bytes::UNITS.len(), before in 0..30usize, after in 1..30usize,
+        ) {
+            let Unit { name, size } = Bytes::UNITS[unit];
+            let text = format!("{}{number}.{}{name}", "0".repeat(before), "0".repeat(after));
+            match number.checked_mul(size) {
+                Some(bytes) => prop_assert_eq!(text.parse(), Ok(Bytes::new(bytes)), "{}", text),
+                None => prop_assert!(text.parse::<Bytes>().unwrap_err().to_string().contains("too large")),
+            }
+        }
+    }
+}

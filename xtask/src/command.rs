@@ -3,7 +3,7 @@
 use crate::Failure;
 use std::{
     ffi::OsStr,
-    process::{Command, ExitStatus},
+    process::{Child, Command, ExitStatus, Stdio},
 };
 
 /// The cargo that runs this.
@@ -16,6 +16,18 @@ pub(crate) fn run(command: &mut Command) -> Result<(), Failure> {
     eprintln!("+ {}", shown(command));
     let status = status(command)?;
     if status.success() { Ok(()) } else { Err(Failure::Reported(exit_code(status))) }
+}
+
+/// As [`run`], for what it prints.
+pub(crate) fn output(command: &mut Command) -> Result<String, Failure> {
+    eprintln!("+ {}", shown(command));
+    let output = command.stdout(Stdio::piped()).spawn().and_then(Child::wait_with_output);
+    let output =
+        output.map_err(|error| Failure::Message(format!("cannot run {}: {error}", shown(command))))?;
+    if !output.status.success() {
+        return Err(Failure::Reported(exit_code(output.status)));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Runs a command for its exit code.

@@ -5,6 +5,7 @@
 
 mod command;
 mod dist;
+mod guest_tests;
 mod install;
 mod ready;
 mod run;

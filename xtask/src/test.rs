@@ -7,12 +7,15 @@
 use crate::{
     Failure,
     command::{cargo, run},
-    dist, ready,
+    dist, guest_tests, ready,
     workspace::Workspace,
 };
 
 /// Where tests find the programs.
 const DIST: &str = "TESTBED_DIST";
+
+/// Where tests find the programs to run in a guest.
+const GUEST_TESTS: &str = "TESTBED_GUEST_TESTS";
 
 /// Run all tests
 #[derive(clap::Args)]
@@ -39,5 +42,6 @@ pub(crate) fn test(arguments: &Arguments) -> Result<(), Failure> {
     };
     run(&mut tests())?;
     ready::ensure(&staged, arguments.yes)?;
-    run(tests().args(["--tests", "--", "--ignored", "--test-threads=1"]))
+    let guest_tests = guest_tests::stage(&staged.workspace)?;
+    run(tests().env(GUEST_TESTS, &guest_tests).args(["--tests", "--", "--ignored", "--test-threads=1"]))
 }

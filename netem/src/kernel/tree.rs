@@ -23,7 +23,7 @@ use rtnetlink::{
     packet_core::DefaultNla,
     packet_route::tc::{TcAttribute, TcHandle, TcMessage},
 };
-use units::Bytes;
+use units::{Bytes, Span};
 
 /// The majors of the two sets of handles; a set uses this one and the next two.
 const SETS: [u16; 2] = [0x6e60, 0x6e70];
@@ -140,10 +140,10 @@ pub(crate) fn profile_of(qdiscs: &[Qdisc], mtu: u32) -> Option<Profile> {
     Some(profile)
 }
 
-/// The kernel keeps a bucket as a time, in ticks; iproute2 and we round it to a microsecond before.
+/// The kernel keeps a bucket as a time, in ticks of 64 ns; iproute2 and we round it down to a microsecond before.
 fn within_a_tick(bytes: u64, wanted: u64, profile: &Profile) -> bool {
-    let per_micro = profile.rate.map_or(0, |r| r.to_byte_rate().get()).div_ceil(1_000_000);
-    bytes.abs_diff(wanted) <= per_micro + 1
+    let rounding = profile.rate.map_or(0, |r| r.to_byte_rate().over(Span::from_nanos(1_064)).get());
+    bytes.abs_diff(wanted) <= rounding + 2
 }
 
 fn read_delay_line(netem: &Netem, profile: &mut Profile) {
@@ -185,7 +185,202 @@ pub(crate) fn message(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use units::{BitRate, Span};
+    use crate::{
+        GilbertElliott, Percent, Slots,
+        wire::{netem::Verb, psched::Clock},
+    };
+    use proptest::prelude::*;
+    use units::BitRate;
+
+    /// A number of any magnitude.
+    fn magnitude() -> impl Strategy<Value = u64> {
+        (any::<u64>(), 0..64u32).prop_map(|(number, shift)| number >> shift)
+    }
+
+    fn percent() -> impl Strategy<Value = Percent> {
+        prop_oneof![Just(Percent::ZERO), Just(Percent::ALWAYS), any::<u32>().prop_map(Percent::from_kernel)]
+    }
+
+    /// Profiles of all kinds, many of which validate.
+    fn any_profile() -> impl Strategy<Value = Profile> {
+        let rate =
+            prop::option::of(prop_oneof![1_000..=10_000_000_000_000_u64, magnitude()].prop_map(BitRate::new));
+        let shaper = prop_oneof![Just(Shaper::Tbf), Just(Shaper::Htb), Just(Shaper::Netem)];
+        let size = || prop::option::weighted(0.3, magnitude().prop_map(Bytes::new));
+        let time = || {
+            let nanos = prop_oneof![Just(0), 0..=240_000_000_000_u64, magnitude()];
+            nanos.prop_map(Span::from_nanos)
+        };
+        let distribution = prop_oneof![
+            Just(Distribution::Uniform),
+            Just(Distribution::Normal),
+            Just(Distribution::Pareto),
+            Just(Distribution::ParetoNormal)
+        ];
+        let bursts =
+            (percent(), percent(), percent(), percent()).prop_map(|(enter, leave, loss_bad, loss_good)| {
+                GilbertElliott { enter, leave, loss_bad, loss_good }
+            });
+        let slots = (time(), time(), prop::option::of(any::<u32>()), prop::option::of(magnitude())).prop_map(
+            |(min_delay, max_delay, packets, bytes)| Slots {
+                min_delay: min_delay.min(max_delay),
+                max_delay,
+                packets,
+                bytes: bytes.map(Bytes::new),
+            },
+        );
+        let chance = || (percent(), percent());
+        (
+            (rate, shaper, size(), size()),
+            (time(), time(), percent(), distribution),
+            (chance(), prop::option::weighted(0.3, bursts), chance(), chance(), chance()),
+            (prop::option::weighted(0.3, any::<u32>()), prop::option::weighted(0.3, any::<u32>())),
+            prop::option::weighted(0.3, slots),
+        )
+            .prop_map(|(rate, delay, chances, (reorder_gap, limit), slots)| {
+                let ((loss, loss_bursts, duplicate, corrupt, reorder), none) = (chances, Percent::ZERO);
+                // A correlation without its chance is refused, and so would be most of what is made.
+                let correlation = |(chance, correlation): (Percent, Percent)| {
+                    if chance.is_zero() { none } else { correlation }
+                };
+                let jitter = delay.1.min(delay.0);
+                let reorder = if delay.0.is_zero() { (none, none) } else { reorder };
+                let loss = if loss_bursts.is_some() { (none, none) } else { loss };
+                Profile {
+                    rate: rate.0,
+                    shaper: rate.1,
+                    burst: rate.2.filter(|_| rate.0.is_some() && rate.1 != Shaper::Netem),
+                    queue: rate.3.filter(|_| rate.0.is_some() && rate.1 != Shaper::Netem),
+                    delay: delay.0,
+                    jitter,
+                    jitter_correlation: if jitter.is_zero() { none } else { delay.2 },
+                    distribution: if jitter.is_zero() { Distribution::Uniform } else { delay.3 },
+                    loss: loss.0,
+                    loss_correlation: correlation(loss),
+                    loss_bursts,
+                    duplicate: duplicate.0,
+                    duplicate_correlation: correlation(duplicate),
+                    corrupt: corrupt.0,
+                    corrupt_correlation: correlation(corrupt),
+                    reorder: reorder.0,
+                    reorder_correlation: correlation(reorder),
+                    reorder_gap: reorder_gap.filter(|_| !reorder.0.is_zero()),
+                    limit,
+                    slots,
+                }
+            })
+    }
+
+    fn valid() -> impl Strategy<Value = Profile> {
+        any_profile().prop_filter("validates", |profile| profile.validate().is_ok())
+    }
+
+    /// What the kernel would hold of settings: times in whole microseconds and ticks, rates in whole bytes, buckets to
+    /// the nearest of their ticks, no distribution.
+    fn held(settings: &Settings, clock: Clock) -> Settings {
+        let whole = |span: Span| clock.span(clock.ticks(span));
+        let rate = |rate: BitRate| BitRate::new(rate.get() / 8 * 8);
+        match settings.clone() {
+            Settings::Netem(netem) => Settings::Netem(Netem {
+                delay: whole(netem.delay),
+                jitter: whole(netem.jitter),
+                rate: netem.rate.map(rate),
+                distribution: Distribution::Uniform,
+                ..netem
+            }),
+            Settings::Tbf(tbf) => Settings::Tbf(Tbf { rate: rate(tbf.rate), ..tbf }),
+            Settings::HtbClass(class) => Settings::HtbClass(HtbClass { rate: rate(class.rate), ..class }),
+            other => other,
+        }
+    }
+
+    /// Whether two are alike but for a bucket that the kernel keeps as a time.
+    fn alike(one: &Settings, other: &Settings) -> bool {
+        let close = |one: Bytes, other: Bytes, rate| {
+            let profile = Profile { rate: Some(rate), ..Profile::default() };
+            within_a_tick(one.get(), other.get(), &profile)
+        };
+        match (one, other) {
+            (Settings::Tbf(one), Settings::Tbf(other)) => {
+                // Of a rate of more than 32 bits, the ticks are iproute2's idea; the kernel takes the bytes.
+                let by_ticks = u32::try_from(one.rate.to_byte_rate().get()).is_ok();
+                Tbf { burst: other.burst, ..*one } == *other
+                    && (!by_ticks || close(one.burst, other.burst, one.rate))
+            }
+            (Settings::HtbClass(one), Settings::HtbClass(other)) => {
+                HtbClass { burst: other.burst, ..*one } == *other && close(one.burst, other.burst, one.rate)
+            }
+            _ => one == other,
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { max_global_rejects: 100_000, ..ProptestConfig::with_cases(150) })]
+
+        #[test]
+        fn no_profile_panics(profile in any_profile()) {
+            drop(profile.validate());
+            let text = serde_json::to_string(&profile).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Profile>(&text).unwrap(), profile);
+        }
+
+        #[test]
+        fn what_is_sent_is_what_is_read(profile in valid(), mtu in 68..=9_000_u32, change in any::<bool>()) {
+            let clock = Clock::default();
+            let verb = if change { Verb::Change } else { Verb::Create };
+            for Node { settings, .. } in plan(&profile, mtu, None) {
+                let read = match &settings {
+                    Settings::Tbf(tbf) => Tbf::decode(&tbf.encode(clock), clock).map(Settings::Tbf),
+                    Settings::Htb(htb) => Htb::decode(&htb.encode()).map(Settings::Htb),
+                    Settings::HtbClass(class) => {
+                        HtbClass::decode(&class.encode(clock), clock).map(Settings::HtbClass)
+                    }
+                    Settings::Bfifo(fifo) => Bfifo::decode(&fifo.encode()).map(Settings::Bfifo),
+                    Settings::Netem(netem) => {
+                        Netem::decode(&netem.encode(clock, verb), clock).map(Settings::Netem)
+                    }
+                    Settings::Other => None,
+                };
+                let held = held(&settings, clock);
+                prop_assert!(
+                    read.as_ref().is_some_and(|read| alike(&held, read)),
+                    "{settings:?}\nshould be {held:?}\nis read as {read:?}"
+                );
+            }
+        }
+
+        #[test]
+        fn no_bytes_panic(
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+            profile in valid(),
+            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        ) {
+            let clock = Clock::default();
+            let mut damaged: Vec<Vec<u8>> = plan(&profile, 1500, None)
+                .iter()
+                .map(|node| match &node.settings {
+                    Settings::Tbf(tbf) => tbf.encode(clock),
+                    Settings::HtbClass(class) => class.encode(clock),
+                    Settings::Netem(netem) => netem.encode(clock, Verb::Change),
+                    Settings::Htb(_) | Settings::Bfifo(_) | Settings::Other => bytes.clone(),
+                })
+                .collect();
+            damaged.push(bytes);
+            for options in &mut damaged {
+                for (at, byte) in &damage {
+                    // Something to damage.
+                    options.push(*byte);
+                    let at = at.index(options.len());
+                    options[at] = *byte;
+                }
+                let _ = Netem::decode(options, clock);
+                let _ = Tbf::decode(options, clock);
+                let _ = Htb::decode(options);
+                let _ = HtbClass::decode(options, clock);
+                let _ = Bfifo::decode(options);
+            }
+        }
+    }
 
     fn shape(profile: &Profile) -> Vec<String> {
         let text = |h: TcHandle| Handle::from(h).to_string();

@@ -59,6 +59,10 @@ fn what_no_link_can_do_is_refused_by_name() {
         (r#"{"limit":0,"delay":"1ms"}"#, "limit"),
         (r#"{"limit":10,"rate":"1mbit"}"#, "limit"),
         (r#"{"slots":{"min_delay":"2ms","max_delay":"1ms"}}"#, "slots"),
+        (r#"{"slots":{"min_delay":"2ms","max_delay":"5min"}}"#, "slots.max_delay"),
+        (r#"{"slots":{"min_delay":"2ms","max_delay":"3ms","packets":0}}"#, "slots.packets"),
+        (r#"{"slots":{"min_delay":"2ms","max_delay":"3ms","bytes":"2GiB"}}"#, "slots.bytes"),
+        (r#"{"rate":"1kbit","burst":"31kB"}"#, "burst"),
     ] {
         let error = parse(text).unwrap().validate().expect_err(text);
         assert_eq!(error.key, key, "{text}: {error}");

@@ -4,6 +4,14 @@
 use netem::{Error, Namespace, Netlink};
 use std::{net::Ipv4Addr, os::fd::AsFd, process::Command};
 
+/// The environment variable that names the program `netem`, where the tests run elsewhere than they were built.
+const PROGRAM: &str = "NETEM_PROGRAM";
+
+/// The program `netem`, to be given arguments.
+pub(crate) fn program() -> Command {
+    Command::new(std::env::var_os(PROGRAM).unwrap_or_else(|| env!("CARGO_BIN_EXE_netem").into()))
+}
+
 /// The addresses of the two ends.
 pub(crate) const NEAR: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 pub(crate) const FAR: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);

@@ -51,7 +51,7 @@ pub enum Error {
 
     /// A module is needed, and neither a file nor built into the kernel.
     #[error(
-        "kernel {release} has no module {module}{}: neither in {} nor built in; use a kernel with virtio, \
+        "kernel {release} has no module {module}{}: neither in {} nor built in; use a kernel that has it, \
          such as the one `testbed setup --kernel distribution` fetches",
         needed_by.as_ref().map(|by| format!(" (needed by {by})")).unwrap_or_default(),
         directory.display()

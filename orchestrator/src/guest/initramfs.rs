@@ -1,8 +1,8 @@
 //! The guest's file system: an archive in the kernel's own format (newc), unpacked by it at boot.
 //!
-//! It holds the stressor as `/init`, the modules it loads with their order in `/modules/order`, the
-//! directories it mounts on, the console the kernel opens for it, and nothing else. The same inputs give the
-//! same bytes.
+//! It holds the stressor, or another program, as `/init`, the modules it loads with their order in
+//! `/modules/order`, the directories it mounts on, the console the kernel opens for it, what other programs it
+//! may run in `/programs`, and nothing else. The same inputs give the same bytes.
 
 use super::modules::Module;
 use cpio::newc::{Builder, trailer};
@@ -13,9 +13,11 @@ const PROGRAM: u32 = 0o100_755;
 const FILE: u32 = 0o100_644;
 const CONSOLE: u32 = 0o020_600;
 
-/// The archive.
-pub(super) fn build(init: &[u8], modules: &[Module]) -> io::Result<Vec<u8>> {
-    let size = init.len() + modules.iter().map(|module| module.content.len() + 256).sum::<usize>() + 4096;
+/// The archive. `programs` are names and contents.
+pub(super) fn build(init: &[u8], modules: &[Module], programs: &[(&str, &[u8])]) -> io::Result<Vec<u8>> {
+    let contents = modules.iter().map(|module| module.content.len());
+    let contents = contents.chain(programs.iter().map(|(_, content)| content.len()));
+    let size = init.len() + contents.map(|length| length + 256).sum::<usize>() + 4096;
     let mut archive = Archive { bytes: Vec::with_capacity(size), entries: 0 };
     for directory in ["dev", "proc", "sys", "modules"] {
         archive.add(directory, DIRECTORY, &[])?;
@@ -30,6 +32,12 @@ pub(super) fn build(init: &[u8], modules: &[Module]) -> io::Result<Vec<u8>> {
         order.push('\n');
     }
     archive.add("modules/order", FILE, order.as_bytes())?;
+    if !programs.is_empty() {
+        archive.add("programs", DIRECTORY, &[])?;
+    }
+    for (name, content) in programs {
+        archive.add(&format!("programs/{name}"), PROGRAM, content)?;
+    }
     trailer(archive.bytes)
 }
 
@@ -93,7 +101,7 @@ mod tests {
     #[test]
     fn it_holds_what_the_guest_needs_and_nothing_else() {
         let modules = [module("virtio_ring", b"ring"), module("virtio", b"virtio!")];
-        let archive = build(b"the stressor", &modules).unwrap();
+        let archive = build(b"the stressor", &modules, &[("netem", b"a program")]).unwrap();
         let entry =
             |name: &str, mode, device, content: &[u8]| (name.to_owned(), mode, device, content.to_vec());
         let none = (0, 0);
@@ -109,13 +117,15 @@ mod tests {
                 entry("modules/virtio_ring.ko", 0o100_644, none, b"ring"),
                 entry("modules/virtio.ko", 0o100_644, none, b"virtio!"),
                 entry("modules/order", 0o100_644, none, b"virtio_ring.ko\nvirtio.ko\n"),
+                entry("programs", 0o040_755, none, b""),
+                entry("programs/netem", 0o100_755, none, b"a program"),
             ]
         );
     }
 
     #[test]
     fn its_first_bytes_are_these() {
-        let archive = build(b"", &[]).unwrap();
+        let archive = build(b"", &[], &[]).unwrap();
         let expected = concat!(
             "070701",   // magic
             "00000001", // inode
@@ -140,6 +150,6 @@ mod tests {
     #[test]
     fn the_same_inputs_give_the_same_bytes() {
         let modules = [module("virtio", b"v")];
-        assert_eq!(build(b"init", &modules).unwrap(), build(b"init", &modules).unwrap());
+        assert_eq!(build(b"init", &modules, &[]).unwrap(), build(b"init", &modules, &[]).unwrap());
     }
 }

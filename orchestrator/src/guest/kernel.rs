@@ -6,7 +6,7 @@
 
 use super::{
     Cache, Error,
-    modules::{Module, Modules},
+    modules::{Module, Modules, Wanted},
 };
 use std::{
     convert::Infallible,
@@ -86,7 +86,7 @@ impl fmt::Display for KernelSource {
     }
 }
 
-/// A kernel with what the guest needs of its modules, read completely.
+/// A kernel with what is wanted of its modules, read completely.
 #[derive(Debug)]
 pub(super) struct Kernel {
     pub(super) image: PathBuf,
@@ -115,30 +115,37 @@ impl Host {
         Ok(Self { root: PathBuf::from("/"), release: release.trim().to_owned() })
     }
 
-    fn find(&self) -> Result<Kernel, Error> {
+    fn find(&self, wanted: &Wanted<'_>) -> Result<Kernel, Error> {
         let modules = self.root.join("lib/modules").join(&self.release);
         let image = self.root.join("boot").join(format!("vmlinuz-{}", self.release));
         let beside_modules = modules.join("vmlinuz");
         let image = if !image.exists() && beside_modules.exists() { beside_modules } else { image };
-        read(&image, Some(&modules), KernelSource::Host)
+        read(&image, Some(&modules), KernelSource::Host, wanted)
     }
 }
 
 /// Finds and reads the kernel of this choice.
-pub(super) fn find(choice: &KernelChoice, cache: &Cache, host: &Host) -> Result<Kernel, Error> {
+pub(super) fn find(
+    choice: &KernelChoice,
+    wanted: &Wanted<'_>,
+    cache: &Cache,
+    host: &Host,
+) -> Result<Kernel, Error> {
     match choice {
-        KernelChoice::Given { image, modules } => read(image, modules.as_deref(), KernelSource::Given),
-        KernelChoice::Host => host.find(),
-        KernelChoice::Cached => cached(cache)
+        KernelChoice::Given { image, modules } => {
+            read(image, modules.as_deref(), KernelSource::Given, wanted)
+        }
+        KernelChoice::Host => host.find(wanted),
+        KernelChoice::Cached => cached(cache, wanted)
             .unwrap_or_else(|| Err(Error::NoKernel { tried: vec!["none is in the cache".to_owned()] })),
         KernelChoice::Auto => {
             let mut tried = Vec::new();
-            match cached(cache) {
+            match cached(cache, wanted) {
                 Some(Ok(kernel)) => return Ok(kernel),
                 Some(Err(error)) => tried.push(format!("the one in the cache does not serve ({error})")),
                 None => tried.push("none is in the cache".to_owned()),
             }
-            host.find().map_err(|error| {
+            host.find(wanted).map_err(|error| {
                 tried.push(format!("this host's own does not serve ({error})"));
                 Error::NoKernel { tried }
             })
@@ -147,13 +154,18 @@ pub(super) fn find(choice: &KernelChoice, cache: &Cache, host: &Host) -> Result<
 }
 
 /// The kernel in the cache, if there is one.
-fn cached(cache: &Cache) -> Option<Result<Kernel, Error>> {
+fn cached(cache: &Cache, wanted: &Wanted<'_>) -> Option<Result<Kernel, Error>> {
     // Resolved once, so that a set-up that replaces the kernel meanwhile does not mix two.
     let directory = cache.path(CURRENT).canonicalize().ok()?;
-    Some(read(&directory.join("vmlinuz"), Some(&directory.join("modules")), KernelSource::Cached))
+    Some(read(&directory.join("vmlinuz"), Some(&directory.join("modules")), KernelSource::Cached, wanted))
 }
 
-fn read(image: &Path, given: Option<&Path>, source: KernelSource) -> Result<Kernel, Error> {
+fn read(
+    image: &Path,
+    given: Option<&Path>,
+    source: KernelSource,
+    wanted: &Wanted<'_>,
+) -> Result<Kernel, Error> {
     let content = fs::read(image).map_err(Error::io("read the kernel", image))?;
     let release =
         release_of(&content).map_err(|why| Error::NotAKernel { path: image.to_path_buf(), why })?.to_owned();
@@ -177,7 +189,7 @@ fn read(image: &Path, given: Option<&Path>, source: KernelSource) -> Result<Kern
         Some(directory) => Modules::read(&release, directory, config.as_deref())?,
         None => Modules::none(&release, &places[0], config.as_deref()),
     };
-    let modules = modules.select().map_err(|error| match error {
+    let modules = modules.select(wanted).map_err(|error| match error {
         // What is missing is then not a module but all of them.
         Error::MissingModule { .. } if directory.is_none() => {
             Error::NoModules { release: release.clone(), looked: places.clone() }
@@ -250,7 +262,7 @@ mod tests {
             None, // beside the image
         ] {
             let choice = KernelChoice::Given { image: tree.image(), modules: modules.clone() };
-            let kernel = find(&choice, &cache, &host(Path::new("/nowhere"))).unwrap();
+            let kernel = find(&choice, &Wanted::BY_GUESTS, &cache, &host(Path::new("/nowhere"))).unwrap();
             assert_eq!(kernel.modules.len(), 9, "{modules:?}");
             assert_eq!(kernel.release, RELEASE);
         }
@@ -261,7 +273,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let tree = Tree::new(dir.path());
         let cache = Cache::at(dir.path().join("cache"));
-        let found = find(&KernelChoice::Auto, &cache, &host(dir.path())).unwrap();
+        let found = find(&KernelChoice::Auto, &Wanted::BY_GUESTS, &cache, &host(dir.path())).unwrap();
         assert_eq!(found.source, KernelSource::Host);
         assert_eq!(found.image, tree.image());
     }
@@ -270,7 +282,8 @@ mod tests {
     fn without_any_kernel_the_error_says_what_was_tried() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::at(dir.path().join("cache"));
-        let error = find(&KernelChoice::Auto, &cache, &host(dir.path())).unwrap_err().to_string();
+        let error =
+            find(&KernelChoice::Auto, &Wanted::BY_GUESTS, &cache, &host(dir.path())).unwrap_err().to_string();
         assert!(error.contains("none is in the cache"), "{error}");
         assert!(error.contains(&format!("boot/vmlinuz-{RELEASE}")), "{error}");
         assert!(error.contains("testbed setup"), "{error}");
@@ -282,7 +295,8 @@ mod tests {
         let tree = Tree::new(dir.path());
         fs::remove_dir_all(dir.path().join("lib")).unwrap();
         let choice = KernelChoice::Given { image: tree.image(), modules: Some(dir.path().join("lib")) };
-        let error = find(&choice, &Cache::at("/nowhere"), &host(Path::new("/nowhere"))).unwrap_err();
+        let error = find(&choice, &Wanted::BY_GUESTS, &Cache::at("/nowhere"), &host(Path::new("/nowhere")))
+            .unwrap_err();
         assert!(matches!(error, Error::NoModules { .. }), "{error}");
         assert!(error.to_string().contains("--modules"));
     }

@@ -20,10 +20,11 @@ pub use cache::{Cache, Exclusive, Writer};
 pub use elf::check_static;
 pub use error::Error;
 pub use kernel::{KernelChoice, KernelSource};
-pub use modules::NEEDED;
+pub use modules::{LINKS, NEEDED};
 pub use vmlinux::Boot;
 
 use kernel::{CURRENT, Host, Kernel};
+use modules::Wanted;
 use sha2::{Digest, Sha256};
 use std::{
     fmt::Write as _,
@@ -72,7 +73,7 @@ fn prepare_on(
 ) -> Result<GuestFiles, Error> {
     let init = fs::read(stressor).map_err(Error::io("read the stressor", stressor))?;
     elf::check_static_bytes(stressor, &init)?;
-    let kernel = kernel::find(choice, cache, host)?;
+    let kernel = kernel::find(choice, &Wanted::BY_GUESTS, cache, host)?;
 
     let mut content = Hasher::new(FORMAT);
     content.add("init", &init);
@@ -81,7 +82,7 @@ fn prepare_on(
     }
     let image_digest = content.finish();
     let initramfs = made_once(cache, "initramfs", &image_digest, || {
-        initramfs::build(&init, &kernel.modules)
+        initramfs::build(&init, &kernel.modules, &[])
             .map_err(Error::io("build", cache.path("initramfs").join(&image_digest).as_path()))
     })?;
 
@@ -101,6 +102,49 @@ fn prepare_on(
         boot: if unpacked.is_some() { Boot::Uncompressed } else { Boot::Compressed },
         kernel: unpacked.unwrap_or(kernel.image),
     })
+}
+
+/// What is in a guest with another purpose than a migration.
+#[derive(Debug, Clone, Copy)]
+pub struct Contents<'a> {
+    /// The program that the kernel starts; it must be static.
+    pub init: &'a Path,
+    /// The modules it is to load. They and what they depend on are in `/modules`; `/modules/order` names them in
+    /// the order to load them.
+    pub modules: &'a [&'a str],
+    /// Programs for `/programs`, by their file names; they must be static.
+    pub programs: &'a [&'a Path],
+}
+
+/// A guest with another purpose than a migration.
+#[derive(Debug)]
+pub struct Image {
+    /// The kernel.
+    pub kernel: KernelFound,
+    /// The archive it unpacks, and whose `/init` it starts.
+    pub initramfs: Vec<u8>,
+}
+
+/// Puts such a guest together. Writes nothing.
+///
+/// # Errors
+/// When there is no kernel of that choice with these modules, or a program is not static.
+pub fn assemble(choice: &KernelChoice, contents: &Contents<'_>, cache: &Cache) -> Result<Image, Error> {
+    let program = |path: &Path| {
+        let bytes = fs::read(path).map_err(Error::io("read the program", path))?;
+        elf::check_static_bytes(path, &bytes)?;
+        Ok((path.file_name().unwrap_or_default().to_string_lossy().into_owned(), bytes))
+    };
+    let wanted = Wanted { required: contents.modules, optional: &[] };
+    let kernel = kernel::find(choice, &wanted, cache, &Host::running()?)?;
+    let (_, init) = program(contents.init)?;
+    let programs = contents.programs.iter().map(|path| program(path)).collect::<Result<Vec<_>, Error>>()?;
+    let programs: Vec<(&str, &[u8])> =
+        programs.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
+    let initramfs = initramfs::build(&init, &kernel.modules, &programs)
+        .map_err(Error::io("build an archive with", contents.init))?;
+    let Kernel { image, release, source, .. } = kernel;
+    Ok(Image { kernel: KernelFound { image, release, source }, initramfs })
 }
 
 /// A kernel image's decompressed kernel, if it has one that QEMU can start.
@@ -159,18 +203,18 @@ pub(crate) fn find_kernel_below(
     cache: &Cache,
 ) -> Result<KernelFound, Error> {
     let host = Host { root: root.to_path_buf(), ..Host::running()? };
-    let Kernel { image, release, source, .. } = kernel::find(choice, cache, &host)?;
+    let Kernel { image, release, source, .. } = kernel::find(choice, &Wanted::BY_GUESTS, cache, &host)?;
     Ok(KernelFound { image, release, source })
 }
 
-/// Copies a kernel into the cache, with its configuration and the modules a guest needs, and makes it the
-/// one that [`KernelChoice::Auto`] finds. Returns its release.
+/// Copies a kernel into the cache, with its configuration, the modules a guest needs and those of [`LINKS`] that it
+/// has, and makes it the one that [`KernelChoice::Auto`] finds. Returns its release.
 ///
 /// # Errors
 /// When that is no kernel, when modules are missing, or when the cache cannot be written.
 pub fn adopt(image: &Path, modules: Option<&Path>, writer: &Writer<'_>) -> Result<String, Error> {
     let choice = KernelChoice::Given { image: image.to_path_buf(), modules: modules.map(Path::to_path_buf) };
-    let kernel = kernel::find(&choice, writer.cache(), &Host::running()?)?;
+    let kernel = kernel::find(&choice, &Wanted::FOR_THE_CACHE, writer.cache(), &Host::running()?)?;
 
     let mut content = Hasher::new("testbed-kernel-1");
     content.add("kernel", &kernel.content);

@@ -1,6 +1,7 @@
 //! Which kernel modules the guest loads, and in which order.
 //!
-//! The guest needs three drivers ([`NEEDED`]); everything else is what those depend on. Dependencies come
+//! The guest needs three drivers ([`NEEDED`]); everything else is what those depend on. A kernel in the cache keeps
+//! those for links ([`LINKS`]) besides, for guests with another purpose than a migration. Dependencies come
 //! from `modules.dep` where depmod has made one, else from what the modules say of themselves (a package
 //! unpacked and not installed has no `modules.dep`). What is built into the kernel is left out.
 
@@ -13,6 +14,26 @@ use std::{
 
 /// The drivers of the guest's devices: the bus, the stressor's port, the network that is probed.
 pub const NEEDED: [&str; 3] = ["virtio_pci", "virtio_console", "virtio_net"];
+
+/// What the program `netem` uses of a kernel. Kernels may lack some.
+pub const LINKS: [&str; 9] =
+    ["sch_netem", "sch_tbf", "sch_htb", "sch_ingress", "act_mirred", "cls_u32", "ifb", "veth", "bridge"];
+
+/// Which modules are selected, with all that they depend on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    /// These must be there, as a file or built in.
+    pub(super) required: &'a [&'a str],
+    /// These are taken where there is a file.
+    pub(super) optional: &'a [&'a str],
+}
+
+impl Wanted<'static> {
+    /// What a guest that is migrated needs.
+    pub(super) const BY_GUESTS: Self = Self { required: &NEEDED, optional: &[] };
+    /// What is kept of a kernel.
+    pub(super) const FOR_THE_CACHE: Self = Self { required: &NEEDED, optional: &LINKS };
+}
 
 /// A module to load.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,11 +98,12 @@ impl Modules {
         self.dependencies = Some(dependencies);
     }
 
-    /// The modules the guest loads, each after those it depends on.
-    pub(super) fn select(&self) -> Result<Vec<Module>, Error> {
+    /// The modules that are wanted, each after those it depends on.
+    pub(super) fn select(&self, wanted: &Wanted<'_>) -> Result<Vec<Module>, Error> {
         let mut selected = Vec::new();
         let mut visited = BTreeSet::new();
-        for name in NEEDED {
+        let present = wanted.optional.iter().filter(|name| self.files.contains_key(**name));
+        for name in wanted.required.iter().chain(present) {
             self.visit(name, None, &mut visited, &mut selected)?;
         }
         Ok(selected)
@@ -166,7 +188,7 @@ mod tests {
     type Pack = fn(&[u8]) -> Vec<u8>;
 
     fn select(tree: &Tree) -> Result<Vec<String>, Error> {
-        let selected = Modules::read(RELEASE, &tree.modules(), None)?.select()?;
+        let selected = Modules::read(RELEASE, &tree.modules(), None)?.select(&Wanted::BY_GUESTS)?;
         Ok(selected.into_iter().map(|module| module.name).collect())
     }
 
@@ -231,7 +253,8 @@ mod tests {
             tree.remove(folder, &format!("{name}.ko"));
             tree.put(folder, &format!("{name}.ko.{suffix}"), &pack(&plain));
         }
-        let selected = Modules::read(RELEASE, &tree.modules(), None).unwrap().select().unwrap();
+        let selected =
+            Modules::read(RELEASE, &tree.modules(), None).unwrap().select(&Wanted::BY_GUESTS).unwrap();
         assert_eq!(selected.len(), 9);
         for Module { name, content } in selected {
             let (_, _, depends) = MODULES.iter().find(|(_, module, _)| *module == name).unwrap();
@@ -258,9 +281,11 @@ mod tests {
     fn a_configuration_tells_of_a_kernel_without_modules() {
         let config = "CONFIG_VIRTIO_PCI=y\nCONFIG_VIRTIO_NET=y\nCONFIG_VIRTIO_CONSOLE=y\n";
         let modules = Modules::none(RELEASE, Path::new("/nowhere"), Some(config));
-        assert_eq!(modules.select().unwrap(), []);
+        assert_eq!(modules.select(&Wanted::BY_GUESTS).unwrap(), []);
         let config = "CONFIG_VIRTIO_PCI=y\nCONFIG_VIRTIO_NET=m\nCONFIG_VIRTIO_CONSOLE=y\n";
-        let error = Modules::none(RELEASE, Path::new("/nowhere"), Some(config)).select().unwrap_err();
+        let error = Modules::none(RELEASE, Path::new("/nowhere"), Some(config))
+            .select(&Wanted::BY_GUESTS)
+            .unwrap_err();
         assert!(error.to_string().contains("no module virtio_net"), "{error}");
     }
 

@@ -1,7 +1,7 @@
 //! The guest's files as a whole: cached, shared, interrupted.
 
 use super::compress::Format;
-use super::fixtures::{RELEASE, Tree, bzimage, payload, program, vmlinux};
+use super::fixtures::{RELEASE, Tree, bzimage, module, payload, program, vmlinux};
 use super::*;
 use std::{os::unix::fs::MetadataExt, time::SystemTime};
 
@@ -144,6 +144,34 @@ fn an_adopted_kernel_serves_without_its_source() {
         assert_eq!(files.initramfs, given.initramfs, "the same modules in the same order");
         assert_eq!(files.digest, given.digest);
     }
+}
+
+#[test]
+fn modules_for_links_are_kept_and_a_guest_can_have_them() {
+    let setting = Setting::new();
+    let put = |name: &str, depends: &str| {
+        setting.tree.put("net", &format!("{name}.ko"), &module(name, depends, RELEASE));
+    };
+    put("bridge", "stp");
+    put("stp", "");
+    put("sch_netem", "");
+    adopt(&setting.tree.image(), None, &setting.cache.lock().unwrap()).unwrap();
+    let netem = setting.dir.path().join("netem");
+    fs::write(&netem, program(false)).unwrap();
+    let assemble = |modules: &[&str], program: &Path| {
+        let contents = Contents { init: &setting.stressor, modules, programs: &[program] };
+        assemble(&KernelChoice::Cached, &contents, &setting.cache)
+    };
+    let image = assemble(&["bridge", "sch_netem"], &netem).unwrap();
+    let holds = |text: &str| image.initramfs.windows(text.len()).any(|bytes| bytes == text.as_bytes());
+    assert!(holds("stp.ko\nbridge.ko\nsch_netem.ko\n") && holds("programs/netem\0"));
+    assert!(!holds("virtio"), "nothing that was not asked for");
+    let missing = assemble(&["sch_tbf"], &netem).unwrap_err();
+    assert!(matches!(&missing, Error::MissingModule { module, .. } if module == "sch_tbf"), "{missing}");
+    fs::write(&netem, program(true)).unwrap();
+    assert!(
+        matches!(assemble(&["bridge"], &netem).unwrap_err(), Error::Stressor { path, .. } if path == netem)
+    );
 }
 
 #[test]

@@ -108,7 +108,8 @@ impl Document {
             Err(error) => {
                 let position = match error.location() {
                     Some(at) => Some(document.position(at.line(), at.column(), 1)),
-                    None => document.second_document(),
+                    // A second document that does not begin with `---` is somewhere in the file.
+                    None => document.second_document().or_else(|| Some(document.position(1, 1, 1))),
                 };
                 let mut found = Diagnostics::new(name, document.text.clone());
                 let message = format!("this is not YAML: {}", without_location(&error));

@@ -1,0 +1,257 @@
+//! What netem imposes, in a kernel that has `sch_netem`: it is read back, and it is measured.
+//!
+//! `cargo xtask test` runs these in a guest with the distribution's kernel, which has it as a module. A machine
+//! may be slow, so that times are compared with what they must reach, never with what they must not exceed; what
+//! is left to chance is within bounds that it keeps but once in a million times.
+
+mod common;
+
+use common::{FAR, NEAR, Pair, pair, program};
+use netem::{
+    Distribution, Profile,
+    kernel::{Feature, supported},
+};
+use serde_json::Value;
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream, UdpSocket},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+use units::{ByteRate, Span};
+
+/// Two namespaces, if this kernel has `sch_netem`.
+async fn netem_pair() -> Option<Pair> {
+    let pair = pair().await?;
+    if !supported().await.unwrap().contains(&Feature::Netem) {
+        println!("skipped: this kernel has no sch_netem");
+        return None;
+    }
+    Some(pair)
+}
+
+fn profile(text: &str) -> Profile {
+    serde_json::from_str(text).unwrap()
+}
+
+/// Whether a count of events is one that so many tries with this probability may give: within five standard
+/// deviations of the binomial distribution, which it leaves less than once in a million times.
+fn is_plausible(count: u64, tries: u64, probability: f64) -> bool {
+    let tries = tries as f64;
+    let deviation = (tries * probability * (1.0 - probability)).sqrt();
+    (count as f64 - tries * probability).abs() <= 5.0 * deviation
+}
+
+#[tokio::test]
+async fn every_setting_is_read_back() {
+    let Some(pair) = netem_pair().await else { return };
+    for text in [
+        r#"{"delay":"20ms"}"#,
+        r#"{"rate":"940mbit","delay":"20ms"}"#,
+        r#"{"rate":"940mbit","shaper":"htb","delay":"20ms","loss":"1%"}"#,
+        r#"{"rate":"940mbit","shaper":"netem","delay":"20ms","jitter":"2ms","jitter_correlation":"25%"}"#,
+        r#"{"delay":"20ms","reorder":"1%","reorder_gap":5,"duplicate":"1%","corrupt":"0.1%"}"#,
+        r#"{"loss_bursts":{"enter":"1%","leave":"10%","loss_bad":"70%","loss_good":"0.1%"}}"#,
+        r#"{"loss":"0.3%","limit":500}"#,
+        r#"{"slots":{"min_delay":"1ms","max_delay":"2ms","packets":10,"bytes":"15kB"}}"#,
+    ] {
+        let profile = profile(text);
+        pair.near.apply("near", &profile).await.unwrap();
+        assert_eq!(pair.near.profile("near").await.unwrap(), Some(profile.clone()), "{text}");
+        let again = pair.near.change("near", &profile).await.unwrap();
+        assert!(again.in_place, "{text}");
+        assert_eq!(pair.near.profile("near").await.unwrap(), Some(profile), "{text}, changed");
+    }
+    // The kernel takes a distribution and does not give it back.
+    let jitter = Profile { delay: Span::from_millis(5), jitter: Span::from_millis(1), ..Profile::default() };
+    for distribution in [Distribution::Normal, Distribution::Pareto, Distribution::ParetoNormal] {
+        pair.near.apply("near", &Profile { distribution, ..jitter.clone() }).await.unwrap();
+        assert_eq!(pair.near.profile("near").await.unwrap().as_ref(), Some(&jitter));
+    }
+    assert!(pair.near.clear("near").await.unwrap());
+}
+
+#[tokio::test]
+async fn delay_is_imposed_in_each_direction() {
+    const TRIPS: usize = 10;
+    let Some(pair) = netem_pair().await else { return };
+    let echo = pair.far_namespace.run(|| UdpSocket::bind((FAR, 0))).unwrap();
+    let to = echo.local_addr().unwrap();
+    thread::spawn(move || {
+        let mut packet = [0; 8];
+        while let Ok((bytes, from)) = echo.recv_from(&mut packet) {
+            drop(echo.send_to(&packet[..bytes], from));
+        }
+    });
+    let socket = pair.near_namespace.run(|| UdpSocket::bind((NEAR, 0))).unwrap();
+    let shortest_trip = || {
+        let trips = (0..TRIPS).map(|_| {
+            let start = Instant::now();
+            socket.send_to(b"there", to).unwrap();
+            socket.recv(&mut [0; 8]).unwrap();
+            start.elapsed()
+        });
+        trips.min().unwrap()
+    };
+    for delay_ms in [20, 50] {
+        let delay = Profile { delay: Span::from_millis(delay_ms), ..Profile::default() };
+        pair.near.apply("near", &delay).await.unwrap();
+        pair.far.apply("far", &delay).await.unwrap();
+        let shortest = shortest_trip();
+        assert!(shortest >= Duration::from_millis(2 * delay_ms), "{shortest:?} with {delay_ms} ms each way");
+    }
+}
+
+/// Packets that are sent one after the other are each delayed by their own time, at least the least, so that they
+/// arrive out of order.
+#[tokio::test]
+async fn jitter_delays_each_packet_by_another_time() {
+    const SENT: u64 = 300;
+    let Some(pair) = netem_pair().await else { return };
+    let arrivals = async |text: &str| {
+        pair.near.apply("near", &profile(text)).await.unwrap();
+        let receiver = pair.far_namespace.run(|| UdpSocket::bind((FAR, 0))).unwrap();
+        let to = receiver.local_addr().unwrap();
+        let socket = pair.near_namespace.run(|| UdpSocket::bind((NEAR, 0))).unwrap();
+        let receiving = thread::spawn(move || {
+            let mut packet = [0; 8];
+            let mut next = || {
+                receiver.recv(&mut packet).unwrap();
+                (u64::from_be_bytes(packet), Instant::now())
+            };
+            (0..SENT).map(|_| next()).collect::<Vec<_>>()
+        });
+        let mut sent = Vec::new();
+        for number in 0..SENT {
+            sent.push(Instant::now());
+            socket.send_to(&number.to_be_bytes(), to).unwrap();
+            thread::sleep(Duration::from_micros(100));
+        }
+        let arrived = receiving.join().unwrap();
+        let took = |(number, at): &(u64, Instant)| *at - sent[*number as usize];
+        let shortest = arrived.iter().map(took).min().unwrap();
+        let overtaken = arrived.windows(2).filter(|two| two[0].0 > two[1].0).count();
+        (shortest, overtaken)
+    };
+    let (shortest, overtaken) = arrivals(r#"{"delay":"40ms","limit":1000}"#).await;
+    assert!(shortest >= Duration::from_millis(40), "{shortest:?}");
+    assert_eq!(overtaken, 0, "a constant delay keeps the order");
+    let (shortest, overtaken) = arrivals(r#"{"delay":"40ms","jitter":"30ms","limit":1000}"#).await;
+    assert!(shortest >= Duration::from_millis(10), "{shortest:?}");
+    assert!(overtaken > 0, "jitter does not");
+}
+
+#[tokio::test]
+async fn loss_is_as_frequent_as_was_asked_for() {
+    const SENT: u64 = 3000;
+    let Some(pair) = netem_pair().await else { return };
+    let socket = pair.near_namespace.run(|| UdpSocket::bind((NEAR, 0))).unwrap();
+    for percent in [1, 10, 50] {
+        pair.near
+            .apply("near", &profile(&format!(r#"{{"loss":"{percent}%","limit":10000}}"#)))
+            .await
+            .unwrap();
+        let before = pair.near.show("near").await.unwrap()[0].statistics;
+        let received_before = pair.far.counters("far").await.unwrap().rx_packets;
+        for _ in 0..SENT {
+            // Nobody listens there; whether the far end says so is not the question.
+            let _ = socket.send_to(b"there", (FAR, 9));
+        }
+        let after = pair.near.show("near").await.unwrap()[0].statistics;
+        let received = pair.far.counters("far").await.unwrap().rx_packets - received_before;
+        let dropped = after.drops - before.drops;
+        assert!(
+            is_plausible(dropped, SENT, f64::from(percent) / 100.0),
+            "{dropped} of {SENT} at {percent} %"
+        );
+        // Besides, some to find out the address.
+        let expected = SENT - dropped;
+        assert!((expected - 10..expected + 10).contains(&received), "{received} came, {dropped} did not");
+    }
+}
+
+/// netem's own shaper has no bucket: not even the beginning is faster.
+#[tokio::test]
+async fn the_rate_is_never_exceeded() {
+    const PAYLOAD_BYTES: usize = 1_000_000;
+    let Some(pair) = netem_pair().await else { return };
+    for bits_per_second in [8_000_000_u32, 40_000_000] {
+        let shaped = profile(&format!(r#"{{"rate":"{bits_per_second}bit","shaper":"netem"}}"#));
+        pair.near.apply("near", &shaped).await.unwrap();
+        let listener = pair.far_namespace.run(|| TcpListener::bind((FAR, 0))).unwrap();
+        let address = listener.local_addr().unwrap();
+        let start = Instant::now();
+        let receiver = thread::spawn(move || {
+            let mut received = Vec::new();
+            listener.accept()?.0.read_to_end(&mut received)
+        });
+        let mut stream = pair.near_namespace.run(|| TcpStream::connect(address)).unwrap();
+        stream.write_all(&vec![7; PAYLOAD_BYTES]).unwrap();
+        drop(stream);
+        assert_eq!(receiver.join().unwrap().unwrap(), PAYLOAD_BYTES);
+        let least = PAYLOAD_BYTES as f64 * 8.0 / f64::from(bits_per_second);
+        let took = start.elapsed().as_secs_f64();
+        assert!(took >= least, "{took} s for what takes {least} s at {bits_per_second} bit/s");
+    }
+}
+
+/// A program that goes on until this is dropped.
+struct Serving(Child);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What `netem` prints, asked for JSON.
+#[track_caller]
+fn netem(pair: &Pair, args: &str) -> Value {
+    let run = || program().args(args.split_ascii_whitespace()).arg("--json").output();
+    let output = pair.near_namespace.run(run).unwrap();
+    assert!(output.status.success(), "netem {args}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn the_program_applies_shows_changes_measures_and_clears() {
+    let Some(pair) = netem_pair().await else { return };
+    let serve = || {
+        let mut command: Command = program();
+        command.args(["measure", "--serve"]).stderr(Stdio::piped()).spawn()
+    };
+    let mut serving = Serving(pair.far_namespace.run(serve).unwrap());
+    // Its first line says that it listens.
+    serving.0.stderr.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    let measure = || netem(&pair, &format!("measure {FAR} --time 2s --interface near"));
+    let span = |value: &Value| -> Span { serde_json::from_value(value.clone()).unwrap() };
+    let rate = |value: &Value| -> ByteRate { serde_json::from_value(value.clone()).unwrap() };
+
+    netem(&pair, "apply near --rate 20mbit --delay 25ms");
+    let shown = netem(&pair, "show near");
+    assert_eq!(shown["sends"], serde_json::json!({ "rate": "20mbit", "delay": "25ms" }));
+    let measured = measure();
+    let text = measured.to_string();
+    for trips in ["idle", "loaded"] {
+        let least = span(&measured["measured"][trips]["min"]);
+        assert!(least >= Span::from_millis(25), "{trips}: {text}");
+    }
+    // What waited at the receiver for a packet that was lost may count as if it had come at once: no more than the
+    // queue holds, 80 KiB, in a second and more, and some in the bucket.
+    let most = rate(&measured["asked"]["tcp_payload"]).get() + 100_000;
+    let goodput = rate(&measured["measured"]["goodput"]).get();
+    assert!(goodput > 0 && goodput <= most, "{text}");
+
+    let changed = netem(&pair, "change near --rate 20mbit --delay 50ms --loss 10%");
+    assert_eq!(changed["in_place"], true);
+    let measured = measure();
+    let idle = &measured["measured"]["idle"];
+    assert!(span(&idle["min"]) >= Span::from_millis(50), "{measured}");
+    let (sent, echoed) = (idle["sent"].as_u64().unwrap(), idle["echoed"].as_u64().unwrap());
+    assert!(is_plausible(sent - echoed, sent, 0.1), "{measured}");
+
+    assert_eq!(netem(&pair, "clear near")["cleared"], true);
+    assert_eq!(netem(&pair, "show near")["sends"], Value::Null);
+}

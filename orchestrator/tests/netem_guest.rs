@@ -1,0 +1,205 @@
+//! The tests of `netem` that need a kernel, in a guest with the distribution's: it has `sch_netem` as a module, which
+//! the kernel of the machine that runs the tests may not have.
+
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+use testbed::{
+    guest::{self, Cache, Contents, Image, KernelChoice},
+    qemu::machine::QEMU,
+    setup::{self, Dialogue, KernelWish, Machine, Options, Runner, SystemRunner},
+};
+
+/// The test programs, in the order in which they run.
+const TESTS: [&str; 3] = ["sch_netem", "kernel", "cli"];
+
+/// The one of which every test must find what it needs. Of the others, those that compare with `tc` find none.
+const NEVER_SKIPPED: &str = "sch_netem";
+
+/// After this the guest is taken for dead. It took 20 s on two idle cores.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+struct Agreeing;
+
+impl Dialogue for Agreeing {
+    fn say(&mut self, line: &str) {
+        println!("{line}");
+    }
+
+    fn ask(&mut self, _: &str) -> Option<bool> {
+        Some(true)
+    }
+
+    fn interactive(&self) -> bool {
+        false
+    }
+}
+
+/// The guest with the kernel in the user's cache, if that has the modules, else with the distribution's, fetched
+/// into a cache of this test's own. Or why there is none.
+fn image(programs: &Path) -> Result<Image, String> {
+    let [init, netem] = ["run-programs", "netem"].map(|name| programs.join(name));
+    let tests = TESTS.map(|name| programs.join(name));
+    let inside: Vec<&Path> = [&netem].into_iter().chain(&tests).map(PathBuf::as_path).collect();
+    let contents = Contents { init: &init, modules: &guest::LINKS, programs: &inside };
+    let user = Cache::user().map_err(|error| error.to_string())?;
+    let own = Cache::at(Path::new(env!("CARGO_TARGET_TMPDIR")).join("netem-guest"));
+    for cache in [&user, &own] {
+        match guest::assemble(&KernelChoice::Cached, &contents, cache) {
+            Ok(image) => return Ok(image),
+            Err(error @ guest::Error::Stressor { .. }) => panic!("{error}"),
+            Err(error) => println!("{error}"),
+        }
+    }
+    let runner = SystemRunner;
+    if runner.find("apt-get").is_none() {
+        return Err("no kernel with sch_netem is in the cache, and there is no apt to fetch one".to_owned());
+    }
+    let stressor = PathBuf::from(std::env::var_os("TESTBED_DIST").unwrap()).join("stressor");
+    let options = Options { yes: true, kernel: KernelWish::Distribution, stressor };
+    let machine = Machine::this(&runner, own.clone());
+    setup::run(&options, &machine, &mut Agreeing).map_err(|error| error.to_string())?;
+    guest::assemble(&KernelChoice::Cached, &contents, &own).map_err(|error| error.to_string())
+}
+
+/// A QEMU that is killed when this is dropped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended; then there is nothing to do.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Boots it and gives what the console showed until it had switched itself off.
+fn console(image: &Image) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let initramfs = dir.path().join("initramfs");
+    std::fs::write(&initramfs, &image.initramfs).unwrap();
+    let options = format!(
+        "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check tsc=reliable \
+         NETEM_PROGRAM=/programs/netem RUST_TEST_NOCAPTURE=1 RUST_TEST_THREADS=1 -- {}",
+        TESTS.join(" ")
+    );
+    let mut command = Command::new(QEMU);
+    command
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"])
+        .args(["-machine", "pc,accel=tcg", "-cpu", "qemu64", "-smp", "2", "-m", "512M"])
+        .arg("-kernel")
+        .arg(&image.kernel.image)
+        .arg("-initrd")
+        .arg(&initramfs)
+        .args(["-append", &options])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    let mut qemu = Running(command.spawn().unwrap());
+    let mut output = qemu.0.stdout.take().unwrap();
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(count @ 1..) = output.read(&mut buffer) {
+            let _ = sender.send(buffer[..count].to_vec());
+        }
+    });
+    let mut shown = Vec::new();
+    let deadline = std::time::Instant::now() + PATIENCE;
+    loop {
+        match receiver.recv_timeout(deadline.saturating_duration_since(std::time::Instant::now())) {
+            Ok(bytes) => shown.extend(bytes),
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                panic!("the guest does not end:\n{}", String::from_utf8_lossy(&shown))
+            }
+        }
+    }
+    assert!(qemu.0.wait().unwrap().success());
+    String::from_utf8_lossy(&shown).replace('\r', "")
+}
+
+/// What is wrong with what the tests printed, if anything.
+fn complaints(console: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for name in TESTS {
+        let part = console.split_once(&format!("run-programs: {name} starts\n"));
+        let part = part.and_then(|(_, rest)| rest.split_once(&format!("run-programs: {name} ended: ")));
+        let Some((printed, rest)) = part else {
+            found.push(format!("{name} did not run to its end"));
+            continue;
+        };
+        let status = rest.lines().next().unwrap_or_default();
+        if status != "exit status: 0" {
+            found.push(format!("{name} ended with {status}"));
+        }
+        let passed = printed.lines().find_map(|line| {
+            let (passed, rest) = line.strip_prefix("test result: ok. ")?.split_once(" passed; ")?;
+            rest.starts_with("0 failed; 0 ignored; 0 measured; 0 filtered out").then_some(passed)
+        });
+        if passed.is_none_or(|count| count == "0") {
+            found.push(format!("not every test of {name} passed"));
+        }
+        if name == NEVER_SKIPPED && printed.contains("skipped:") {
+            found.push(format!("a test of {name} was skipped"));
+        }
+    }
+    found
+}
+
+#[test]
+#[ignore = "boots the distribution's kernel in QEMU: cargo xtask test"]
+fn the_tests_of_netem_pass_in_a_kernel_that_has_it() {
+    let Some(programs) = std::env::var_os("TESTBED_GUEST_TESTS") else {
+        println!("skipped: TESTBED_GUEST_TESTS names no programs: run `cargo xtask test`");
+        return;
+    };
+    if let Err(error) = testbed::run::real::qemu_version() {
+        println!("skipped: there is no QEMU: {error}");
+        return;
+    }
+    let image = match image(Path::new(&programs)) {
+        Ok(image) => image,
+        Err(why) => {
+            println!("skipped: {why}");
+            return;
+        }
+    };
+    let console = console(&image);
+    let complaints = complaints(&console);
+    assert!(complaints.is_empty(), "kernel {}: {complaints:#?}\n{console}", image.kernel.release);
+    println!("{console}");
+}
+
+/// Of a console on which all is well, every change that matters is noticed.
+#[test]
+fn what_did_not_run_or_pass_is_noticed() {
+    let part = |name: &str| {
+        format!(
+            "run-programs: {name} starts\n\nrunning 2 tests\ntest a ... ok\ntest b ... ok\n\n\
+             test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.00s\n\n\
+             run-programs: {name} ended: exit status: 0\n"
+        )
+    };
+    let well = TESTS.map(part).concat();
+    assert!(complaints(&well).is_empty(), "{:?}", complaints(&well));
+    for (what, instead) in [
+        ("run-programs: kernel starts\n", ""),
+        ("exit status: 0", "exit status: 101"),
+        ("exit status: 0", "signal: 9 (SIGKILL)"),
+        ("2 passed; 0 failed", "1 passed; 1 failed"),
+        ("2 passed; 0 failed; 0 ignored", "1 passed; 0 failed; 1 ignored"),
+        ("2 passed", "0 passed"),
+        ("test a ... ok", "test a ... skipped: this kernel has no sch_netem\nok"),
+    ] {
+        let changed = well.replacen(what, instead, 1);
+        assert_ne!(changed, well);
+        assert_eq!(complaints(&changed).len(), 1, "{what} -> {instead}: {:?}", complaints(&changed));
+    }
+    let cut = &well[..well.len() / 2];
+    assert!(complaints(cut).iter().any(|complaint| complaint.starts_with("cli")), "{:?}", complaints(cut));
+}

@@ -1,0 +1,138 @@
+//! Whatever comes in from a node or from QEMU's monitor, line by line, the conversation goes on: no line panics, and
+//! a call that follows is answered.
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use testbed::{
+    node::{
+        Node,
+        protocol::{FromNode, ToNode},
+    },
+    qmp,
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    sync::mpsc,
+};
+
+/// JSON of any shape, with the keys and numbers that the protocols know among others.
+fn any_json() -> impl Strategy<Value = Value> {
+    let key = prop_oneof![
+        prop::sample::select(vec![
+            "id", "event", "data", "return", "error", "desc", "class", "QMP", "reply", "line", "closed",
+            "output", "exited", "channel", "process", "text", "status", "result", "Ok", "Err", "call",
+            "facts",
+        ])
+        .prop_map(str::to_owned),
+        any::<String>(),
+    ];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        (0..5_u64).prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<i32>().prop_map(|quarters| Value::from(f64::from(quarters) / 4.0)),
+        any::<String>().prop_map(Value::from),
+    ];
+    leaf.prop_recursive(4, 24, 6, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+            prop::collection::vec((key.clone(), inner), 0..6)
+                .prop_map(|pairs| Value::Object(pairs.into_iter().collect())),
+        ]
+    })
+}
+
+/// Lines that are no answer to call number `pending` or a later one, so that the call is answered by the test.
+fn lines(pending: u64) -> impl Strategy<Value = Vec<String>> {
+    let line = prop_oneof![
+        any::<String>().prop_map(|text| text.replace(['\n', '\r'], " ")),
+        any_json().prop_map(|value| value.to_string()),
+        any_from_node().prop_map(|message| serde_json::to_string(&message).unwrap()),
+    ];
+    let harmless = line.prop_filter("answers the call", move |line| {
+        let value: Value = serde_json::from_str(line).unwrap_or_default();
+        let number = |value: &Value| value["id"].as_u64().is_some_and(|id| id >= pending);
+        !number(&value) && !number(&value["reply"])
+    });
+    prop::collection::vec(harmless, 0..12)
+}
+
+fn any_from_node() -> impl Strategy<Value = FromNode> {
+    let (number, text) = (|| prop_oneof![0..4_u64, any::<u64>()], || "\\PC{0,20}");
+    prop_oneof![
+        (number(), any_json()).prop_map(|(id, value)| FromNode::Reply { id, result: Ok(value) }),
+        (number(), text()).prop_map(|(id, why)| FromNode::Reply { id, result: Err(why) }),
+        (number(), text()).prop_map(|(channel, text)| FromNode::Line { channel, text }),
+        number().prop_map(|channel| FromNode::Closed { channel }),
+        (number(), text()).prop_map(|(process, text)| FromNode::Output { process, text }),
+        (number(), text()).prop_map(|(process, status)| FromNode::Exited { process, status }),
+    ]
+}
+
+fn run<T>(conversation: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(conversation)
+}
+
+proptest! {
+    #[test]
+    fn no_line_disturbs_the_monitor(lines in lines(2)) {
+        let answer = run(async {
+            let (to_client, from_qemu) = mpsc::unbounded_channel();
+            let (from_client, mut to_qemu) = mpsc::unbounded_channel::<String>();
+            let client = async {
+                let client = qmp::Client::start(from_qemu, move |line| drop(from_client.send(line))).await?;
+                client.call("query-status", json!({})).await
+            };
+            let qemu = async {
+                for number in 1..=2 {
+                    let command: Value = serde_json::from_str(&to_qemu.recv().await.unwrap()).unwrap();
+                    assert_eq!(command["id"], number);
+                    for line in lines.iter().filter(|_| number == 2) {
+                        to_client.send(line.clone()).unwrap();
+                    }
+                    to_client.send(json!({ "id": number, "return": number }).to_string()).unwrap();
+                }
+            };
+            tokio::join!(client, qemu).0
+        });
+        prop_assert_eq!(answer.unwrap(), json!(2));
+    }
+
+    #[test]
+    fn no_line_disturbs_a_node(lines in lines(1)) {
+        let answer = run(async {
+            let (ours, theirs) = tokio::io::duplex(1 << 20);
+            let (read, write) = tokio::io::split(ours);
+            let node = Node::attach("node", read, write);
+            let (read, mut write) = tokio::io::split(theirs);
+            let serve = async {
+                let mut calls = BufReader::new(read).lines();
+                let call = calls.next_line().await.unwrap().unwrap();
+                let Ok(ToNode::Call { id, .. }) = serde_json::from_str(&call) else { panic!("{call}") };
+                for line in &lines {
+                    write.write_all(format!("{line}\n").as_bytes()).await.unwrap();
+                }
+                let reply = FromNode::Reply { id, result: Err("no".to_owned()) };
+                let reply = serde_json::to_string(&reply).unwrap();
+                write.write_all(format!("{reply}\n").as_bytes()).await.unwrap();
+            };
+            tokio::join!(node.stop_probe(), serve).0
+        });
+        prop_assert!(answer.unwrap_err().to_string().contains("no"));
+    }
+
+    #[test]
+    fn what_a_node_says_is_read_as_it_was_said(message in any_from_node()) {
+        let text = serde_json::to_string(&message).unwrap();
+        let read: FromNode = serde_json::from_str(&text).unwrap();
+        prop_assert_eq!(serde_json::to_string(&read).unwrap(), text);
+    }
+
+    #[test]
+    fn no_line_to_a_node_panics(line in any_json()) {
+        drop(serde_json::from_value::<ToNode>(line.clone()));
+        drop(serde_json::from_value::<ToNode>(json!({ "call": { "id": 1, "call": line } })));
+    }
+}
