@@ -159,7 +159,7 @@ async fn goodput_of(setting: &Setting, backend: Backend, rate: &str) -> Result<V
     };
     let (cpu, since) = (emulator_cpu(), Instant::now());
     let measured = link.measure(&settings)?;
-    let share = (emulator_cpu() - cpu).as_secs_f64() / since.elapsed().as_secs_f64();
+    let share = emulator_cpu().saturating_sub(cpu).as_secs_f64() / since.elapsed().as_secs_f64();
     let wanted = tcp_payload(&profile, MTU).map_or(0.0, ByteRate::as_mb_per_s);
     let got = measured.goodput.as_mb_per_s();
     let off = got / wanted - 1.0;
@@ -281,7 +281,7 @@ async fn ceiling(setting: &Setting, report: &Report) {
         };
         let (cpu, since) = (emulator_cpu(), Instant::now());
         let measured = link.measure(&settings)?;
-        let share = (emulator_cpu() - cpu).as_secs_f64() / since.elapsed().as_secs_f64();
+        let share = emulator_cpu().saturating_sub(cpu).as_secs_f64() / since.elapsed().as_secs_f64();
         Ok::<_, crate::Failure>((measured.goodput.as_mb_per_s(), share))
     };
     report.say(&match result.await {

@@ -1,6 +1,6 @@
 //! A process that dirties memory in order, watched from outside: how far it has come, by what its memory holds.
 //!
-//! Both the stressor (content `increment`) and mm_dirty count in the first word of a page how often they have
+//! Both the stressor (content `increment`) and `mm_dirty` count in the first word of a page how often they have
 //! written it. In sequential order the pages before the writer's place have been written once more than those
 //! behind it. So a search by halves of `/proc/PID/mem`, some 16 reads of 8 bytes, finds how many pages have been
 //! written since the start, to the page, without the process's help and in some 20 us.
@@ -148,7 +148,8 @@ fn anonymous_mappings(pid: u32) -> Result<Vec<(u64, u64)>> {
     Ok(maps.lines().filter_map(mapping).collect())
 }
 
-/// Keeps the calling thread on the last CPU: the stressor pins its first thread to the first one.
+/// Keeps the calling thread, and what it starts from then on, on the last CPU: the stressor pins its first thread
+/// to the first one.
 pub(crate) fn keep_to_last_cpu() {
     let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
     let last = (0..CpuSet::count()).rfind(|&cpu| allowed.is_set(cpu).unwrap_or(false));

@@ -1,4 +1,4 @@
-//! The stressor: what was asked for against what it achieved, on the host and in a guest; mm_dirty beside it.
+//! The stressor: what was asked for against what it achieved, on the host and in a guest; `mm_dirty` beside it.
 //!
 //! On the host both programs are watched from outside (see [`crate::memory`]). In a guest the stressor's own
 //! telemetry is taken, every 10 ms by the guest's clock; that its count is true is shown on the host, where it
@@ -200,8 +200,8 @@ fn name(write: Write) -> String {
 
 /// The stressor as a program; besides, its own count and what the memory held at the end.
 fn host_stressor(setting: &Setting, rate: Option<u64>, write: Write) -> Result<(Measured, (u64, u64))> {
-    keep_to_last_cpu();
     let mut program = Program::start(&setting.programs.join("stressor"))?;
+    keep_to_last_cpu();
     let workload = Workload {
         rate: limited(rate),
         working_set: WORKING_SET,
@@ -217,7 +217,7 @@ fn host_stressor(setting: &Setting, rate: Option<u64>, write: Write) -> Result<(
     thread::sleep(SETTLE);
     let before = cpu::of_process(pid);
     let samples = watched.follow(setting.span)?;
-    let cpu = cpu::of_process(pid) - before;
+    let cpu = cpu::of_process(pid).saturating_sub(before);
     let own = silent.stop(&mut program)?;
     let held = watched.count()?;
     let asked = rate.map(|rate| rate as f64 * 1e6);
@@ -310,24 +310,23 @@ fn read_message(output: &mut impl BufRead) -> Result<Message> {
     Ok(serde_json::from_str(&line)?)
 }
 
-/// mm_dirty, which takes its rate in MiB/s: the nearest is asked for, and it is measured against that.
+/// `mm_dirty`, which takes its rate in MiB/s: the nearest is asked for, and it is measured against that.
 fn mm_dirty(mig_mon: &Path, setting: &Setting, rate: Option<u64>) -> Result<Measured> {
-    keep_to_last_cpu();
     let mut command = Command::new(mig_mon);
     command.args(["mm_dirty", "-p", "sequential", "-m", &format!("{}M", WORKING_SET.get() >> 20)]);
     let mebibytes = rate.map(|rate| (rate * 1_000_000 + (1 << 19)) >> 20);
     if let Some(rate) = mebibytes {
         command.args(["-r", &format!("{rate}M")]);
     }
-    // All CPUs, as it would have had without us.
     let child = command.stdout(Stdio::null()).spawn().map_err(|e| format!("cannot run mig_mon: {e}"))?;
     let child = Killed(child);
+    keep_to_last_cpu();
     let pid = child.0.id();
     let mut watched = Watched::find(pid, PAGES, Counter::Byte, FILL_LIMIT)?;
     thread::sleep(SETTLE);
     let before = cpu::of_process(pid);
     let samples = watched.follow(setting.span)?;
-    let cpu = cpu::of_process(pid) - before;
+    let cpu = cpu::of_process(pid).saturating_sub(before);
     let asked = mebibytes.map(|rate| (rate << 20) as f64);
     Ok(Measured { who: "mm_dirty".into(), place: "host", asked, samples, cpu })
 }
@@ -363,7 +362,7 @@ async fn in_guest(setting: &Setting, report: &Report) -> Result<Vec<Measured>> {
             let qemu = cpu::descendant("qemu-system").ok_or("QEMU is not among the processes")?;
             let before = cpu::of_process(qemu);
             let beats = bench.follow(setting.span).await;
-            let cpu = cpu::of_process(qemu) - before;
+            let cpu = cpu::of_process(qemu).saturating_sub(before);
             bench.ask("stop dirtying", Ask::Stop).await?;
             let sample = |beat: &testbed::workload::Beat| Sample {
                 at_ns: beat.telemetry.clock_ns,
