@@ -6,7 +6,7 @@
 
 use crate::{
     Result, Setting, cpu,
-    report::{Report, median, percent, verdict},
+    report::{Report, median, percent, progress, verdict},
 };
 use netem::{
     LinkProfile, Namespace, Netlink, Profile,
@@ -133,6 +133,7 @@ async fn goodput(setting: &Setting, report: &Report) {
     let mut rows = Vec::new();
     for backend in Backend::ALL {
         for rate in GOODPUT {
+            progress(&format!("goodput, {}, {rate}", backend.name()));
             let row = goodput_of(setting, backend, rate).await;
             rows.push(row.unwrap_or_else(|error| failed(backend, rate, 8, &error)));
         }
@@ -192,6 +193,7 @@ async fn round_trips(setting: &Setting, report: &Report) {
     let mut rows = Vec::new();
     for backend in Backend::ALL {
         for delay in ["0ms"].into_iter().chain(DELAYS) {
+            progress(&format!("round trips, {}, {delay}", backend.name()));
             let row = round_trips_of(setting, backend, delay).await;
             rows.push(row.unwrap_or_else(|error| failed(backend, delay, 7, &error)));
         }
@@ -226,6 +228,7 @@ async fn loss(setting: &Setting, report: &Report) {
     let mut rows = Vec::new();
     for backend in Backend::ALL {
         for loss in LOSSES {
+            progress(&format!("loss, {}, {loss}", backend.name()));
             let row = loss_of(setting, backend, loss).await;
             rows.push(row.unwrap_or_else(|error| failed(backend, loss, 6, &error)));
         }

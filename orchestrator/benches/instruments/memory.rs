@@ -36,7 +36,8 @@ pub(crate) struct Watched {
     mask: u64,
     /// What each page's counter was before the first write.
     origin: Vec<u64>,
-    /// The counter of the first page when it was last looked at, and how often it was written by then.
+    /// The counter of the first page when it was last looked at, and how often it was written by then, one more
+    /// so that it is never 0.
     first_page: u64,
     passes: u64,
 }
@@ -53,7 +54,7 @@ impl Watched {
         };
         let since = Instant::now();
         let mut watched =
-            Self { memory, start: 0, pages, mask, origin: Vec::new(), first_page: 0, passes: 0 };
+            Self { memory, start: 0, pages, mask, origin: Vec::new(), first_page: 0, passes: 1 };
         while since.elapsed() < limit {
             for (start, end) in anonymous_mappings(pid)? {
                 let last = end.saturating_sub(pages * PAGE);
@@ -88,7 +89,8 @@ impl Watched {
         Ok(self.word(page)?.wrapping_sub(self.origin[page as usize]) & self.mask)
     }
 
-    /// How many pages have been written, and when that was. Must be called at least once in 255 passes.
+    /// How many pages have been written since some moment before the first sample, and when that was. Must be
+    /// called at least once in 255 passes.
     pub(crate) fn sample(&mut self) -> Result<Sample> {
         loop {
             let before_ns = monotonic_ns();

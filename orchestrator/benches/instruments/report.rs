@@ -48,6 +48,11 @@ impl Report {
     }
 }
 
+/// Says on standard error what is being measured: tables come only when they are whole.
+pub(crate) fn progress(what: &str) {
+    eprintln!("measuring {what}");
+}
+
 /// A verdict.
 pub(crate) fn verdict(holds: bool) -> String {
     (if holds { "holds" } else { "misses" }).into()

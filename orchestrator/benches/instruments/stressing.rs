@@ -8,7 +8,7 @@ use crate::{
     Result, Setting, cpu,
     guest::BenchGuest,
     memory::{Counter, Watched, keep_to_last_cpu},
-    report::{Report, percent, verdict},
+    report::{Report, percent, progress, verdict},
     windows::{Rates, Sample, WINDOWS},
 };
 use std::{
@@ -68,6 +68,7 @@ pub(crate) fn measure(setting: &Setting, report: &Report, runtime: &Runtime) -> 
     let (mut own_fastest, mut their_fastest) = (None, None);
     for write in [Write::Page, Write::Word] {
         for rate in RATES {
+            progress(&format!("{} on the host at {}", name(write), limited(rate)));
             let (measured, counted) = thread::scope(|scope| {
                 let work = || host_stressor(setting, rate, write).map_err(|e| e.to_string());
                 scope.spawn(work).join().expect("measuring does not panic")
@@ -82,6 +83,7 @@ pub(crate) fn measure(setting: &Setting, report: &Report, runtime: &Runtime) -> 
     match &setting.mig_mon {
         Some(mig_mon) => {
             for rate in RATES {
+                progress(&format!("mm_dirty at {}", limited(rate)));
                 let measured = thread::scope(|scope| {
                     let work = || mm_dirty(mig_mon, setting, rate).map_err(|e| e.to_string());
                     scope.spawn(work).join().expect("measuring does not panic")
@@ -348,6 +350,7 @@ async fn in_guest(setting: &Setting, report: &Report) -> Result<Vec<Measured>> {
     let mut measured = Vec::new();
     for write in [Write::Page, Write::Word] {
         for rate in RATES {
+            progress(&format!("{} in a guest at {}", name(write), limited(rate)));
             let workload = Workload {
                 rate: limited(rate),
                 working_set: WORKING_SET,

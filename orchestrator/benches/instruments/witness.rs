@@ -15,7 +15,7 @@
 use crate::{
     Result, Setting,
     guest::{BenchGuest, MEMORY},
-    report::{Report, percent, verdict},
+    report::{Report, percent, progress, verdict},
     stressing::limited,
 };
 use serde_json::{Value, json};
@@ -81,6 +81,7 @@ async fn images(bench: &BenchGuest, report: &Report) -> Result<()> {
     let mut background = 0;
     let mut rows = Vec::new();
     for rate in RATES {
+        progress(&format!("images of a guest at {rate} MB/s"));
         set(bench, rate).await?;
         let before = bench.next_beat().await?.telemetry;
         bench.save_memory(&files[0]).await?;
@@ -148,6 +149,7 @@ async fn calculated(bench: &BenchGuest, report: &Report) -> Result<()> {
     }
     let mut rows = Vec::new();
     for rate in RATES {
+        progress(&format!("calc-dirty-rate at {rate} MB/s"));
         set(bench, rate).await?;
         bench.ask("start dirtying", Command::Start).await?;
         tokio::time::sleep(CALCULATION).await;
