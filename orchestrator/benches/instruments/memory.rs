@@ -101,9 +101,13 @@ impl Watched {
                 if self.writes(middle)? == first { written = middle } else { not_written = middle }
             }
             let after_ns = monotonic_ns();
+            // A page that is being written as a whole holds noise where its counter is, for a moment: elsewhere it
+            // counts as not written yet, at the first page it says nothing.
+            let advance = first.wrapping_sub(self.first_page) & self.mask;
+            let is_count = advance <= u64::from(u32::MAX);
             // Else it began anew meanwhile, and what was found means nothing.
-            if self.writes(0)? == first {
-                self.passes += first.wrapping_sub(self.first_page) & self.mask;
+            if is_count && self.writes(0)? == first {
+                self.passes += advance;
                 self.first_page = first;
                 let pages = self.passes * self.pages + not_written - self.pages;
                 return Ok(Sample { at_ns: before_ns.midpoint(after_ns), pages });
