@@ -104,7 +104,7 @@ impl Watched {
             // A page that is being written as a whole holds noise where its counter is, for a moment: elsewhere it
             // counts as not written yet, at the first page it says nothing.
             let advance = first.wrapping_sub(self.first_page) & self.mask;
-            let is_count = advance <= u64::from(u32::MAX);
+            let is_count = u32::try_from(advance).is_ok();
             // Else it began anew meanwhile, and what was found means nothing.
             if is_count && self.writes(0)? == first {
                 self.passes += advance;
