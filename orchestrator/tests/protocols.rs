@@ -105,7 +105,7 @@ proptest! {
         let answer = run(async {
             let (ours, theirs) = tokio::io::duplex(1 << 20);
             let (read, write) = tokio::io::split(ours);
-            let node = Node::attach("node", read, write);
+            let node = Node::over("node", read, write);
             let (read, mut write) = tokio::io::split(theirs);
             let serve = async {
                 let mut calls = BufReader::new(read).lines();

@@ -18,13 +18,20 @@ use serde::Deserialize;
 use std::{
     fs,
     io::{self, BufRead, BufReader, Read, Write},
-    sync::mpsc::{self, Receiver, RecvTimeoutError},
+    ops::RangeInclusive,
+    sync::{
+        atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc::{self, Receiver, RecvTimeoutError},
+    },
     thread,
     time::{Duration, Instant},
 };
 
 /// The longest request there is any need for, in bytes; what is longer is not one.
 const LONGEST_LINE: u64 = 1 << 20;
+
+/// The intervals, in milliseconds, at which telemetry can be had.
+const TELEMETRY_INTERVALS_MS: RangeInclusive<u64> = 1..=1000;
 
 /// Converses until the input ends or one of the two streams breaks. Then the engine is stopped.
 ///
@@ -33,11 +40,13 @@ const LONGEST_LINE: u64 = 1 << 20;
 /// What broke the input. (A broken output ends the conversation with the next request.)
 pub fn serve(engine: &mut Engine, input: impl Read, output: impl Write + Send) -> io::Result<()> {
     let telemetry = TelemetrySource { reader: Reader::new(engine.meter()), sequence: 0 };
+    let interval_ms = AtomicU64::new(TELEMETRY_INTERVAL_MS);
     let (replies, outbox) = mpsc::channel();
     // The channel is open: its other end is in this function.
     let _ = replies.send(Message::Hello(hello()));
     thread::scope(|scope| {
-        scope.spawn(move || write_messages(&outbox, telemetry, output));
+        let every = &interval_ms;
+        scope.spawn(move || write_messages(&outbox, telemetry, every, output));
         let mut input = BufReader::new(input);
         let mut line = Vec::new();
         let outcome = loop {
@@ -49,7 +58,8 @@ pub fn serve(engine: &mut Engine, input: impl Read, output: impl Write + Send) -
             let Some((id, command)) = parse(&line) else {
                 continue;
             };
-            let answer = command.map_or_else(Answer::Failed, |command| carry_out(engine, command));
+            let carry_out = |command| carry_out(engine, &interval_ms, command);
+            let answer = command.map_or_else(Answer::Failed, carry_out);
             if replies.send(Message::Reply { id, answer }).is_err() {
                 break Ok(());
             }
@@ -91,12 +101,19 @@ fn parse(line: &[u8]) -> Option<(u64, Result<Command, String>)> {
     }
 }
 
-fn carry_out(engine: &mut Engine, command: Command) -> Answer {
+fn carry_out(engine: &mut Engine, telemetry_interval_ms: &AtomicU64, command: Command) -> Answer {
     let outcome = match command {
         Command::Set(workload) => engine.set(workload),
         Command::Start => engine.start(),
         Command::Stop => {
             engine.stop();
+            Ok(())
+        }
+        Command::TelemetryEvery(ms) if !TELEMETRY_INTERVALS_MS.contains(&ms) => {
+            return Answer::Failed(format!("telemetry cannot be had every {ms} ms, only every 1 to 1000 ms"));
+        }
+        Command::TelemetryEvery(ms) => {
+            telemetry_interval_ms.store(ms, Relaxed);
             Ok(())
         }
         Command::Verify => return Answer::Verified(engine.verify()),
@@ -117,13 +134,18 @@ fn hello() -> Hello {
 }
 
 /// Writes replies as they come and telemetry at its interval, until the replies end or the output breaks.
-fn write_messages(replies: &Receiver<Message>, mut telemetry: TelemetrySource, mut output: impl Write) {
-    let interval = Duration::from_millis(TELEMETRY_INTERVAL_MS);
-    let mut next = Instant::now() + interval;
+fn write_messages(
+    replies: &Receiver<Message>,
+    mut telemetry: TelemetrySource,
+    interval_ms: &AtomicU64,
+    mut output: impl Write,
+) {
+    let mut next = Instant::now() + Duration::from_millis(TELEMETRY_INTERVAL_MS);
     loop {
         let message = match replies.recv_timeout(next.saturating_duration_since(Instant::now())) {
             Ok(reply) => reply,
             Err(RecvTimeoutError::Timeout) => {
+                let interval = Duration::from_millis(interval_ms.load(Relaxed));
                 next = next_tick(next, Instant::now(), interval);
                 Message::Telemetry(telemetry.next())
             }
@@ -239,6 +261,16 @@ mod tests {
             self.say(line);
         }
 
+        /// The next telemetry, where no reply is due.
+        fn telemetry(&mut self) -> Telemetry {
+            let line = self.output.recv().unwrap();
+            let Message::Telemetry(telemetry) = serde_json::from_slice(&line).unwrap() else {
+                panic!("not telemetry: {}", String::from_utf8_lossy(&line))
+            };
+            self.telemetry_lines += 1;
+            telemetry
+        }
+
         /// The next reply. Telemetry before it is checked to have no gaps.
         fn reply(&mut self) -> (u64, Answer) {
             loop {
@@ -282,6 +314,22 @@ mod tests {
         let (3, Answer::Verified(verification)) = talk.reply() else { panic!("not verified") };
         assert_eq!((verification.pages_checked, verification.pages_bad), (256, 0));
         assert!(!talk.meter.is_running());
+    }
+
+    #[test]
+    fn telemetry_comes_as_often_as_it_is_asked_for() {
+        let mut talk = Conversation::begin();
+        for (id, ms) in [(1, 0), (2, 1001)] {
+            talk.ask(id, Command::TelemetryEvery(ms));
+            assert!(matches!(talk.reply(), (_, Answer::Failed(_))), "{ms} ms");
+        }
+        talk.ask(3, Command::TelemetryEvery(2));
+        assert_eq!(talk.reply(), (3, Answer::Done));
+        let clocks: Vec<u64> = (0..200).map(|_| talk.telemetry().clock_ns).collect();
+        let mut gaps: Vec<u64> = clocks.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        gaps.sort_unstable();
+        // However slow the machine, some come sooner than they otherwise would.
+        assert!(gaps[0] < TELEMETRY_INTERVAL_MS * 1_000_000, "{} ns apart", gaps[0]);
     }
 
     #[test]

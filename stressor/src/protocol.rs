@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// The name of the virtio-serial port the conversation takes place on.
 pub const PORT: &str = "testbed.stressor";
 
-/// How often the stressor sends telemetry, in milliseconds.
+/// How often the stressor sends telemetry, in milliseconds, until [`Command::TelemetryEvery`] says otherwise.
 pub const TELEMETRY_INTERVAL_MS: u64 = 50;
 
 /// A numbered request of the host.
@@ -35,6 +35,9 @@ pub enum Command {
     Start,
     /// Stop dirtying; the memory stays. Answered once no thread writes any more.
     Stop,
+    /// Send telemetry every so many milliseconds from now on, from 1 to 1000: to see what happens in short
+    /// windows of time. Each line takes CPU time, under emulation about half a millisecond. Answered at once.
+    TelemetryEvery(u64),
     /// Compare all of the memory, ballast included, with what was written to it. The stressor stops
     /// dirtying for it and does not start again. Answered with [`Answer::Verified`].
     Verify,
@@ -53,7 +56,7 @@ pub enum Message {
         /// Its outcome.
         answer: Answer,
     },
-    /// Sent every [`TELEMETRY_INTERVAL_MS`].
+    /// Sent every [`TELEMETRY_INTERVAL_MS`], or as [`Command::TelemetryEvery`] says.
     Telemetry(Telemetry),
 }
 

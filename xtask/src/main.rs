@@ -1,8 +1,9 @@
-//! The project's own tasks, one file each: `cargo xtask run`, `test`, `install`, `dist`.
+//! The project's own tasks, one file each: `cargo xtask run`, `test`, `bench`, `install`, `dist`.
 //!
 //! They need a Rust toolchain and a linker, and nothing that is not in this repository. What a machine lacks
 //! beyond that, `testbed setup` installs; see [`ready`] for when it may do so unasked.
 
+mod bench;
 mod command;
 mod dist;
 mod guest_tests;
@@ -27,6 +28,7 @@ struct Arguments {
 enum Task {
     Run(run::Arguments),
     Test(test::Arguments),
+    Bench(bench::Arguments),
     Install(install::Arguments),
     /// Build the three programs into target/dist/bin
     Dist,
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().task {
         Task::Run(arguments) => run::run(&arguments),
         Task::Test(arguments) => test::test(&arguments),
+        Task::Bench(arguments) => bench::bench(&arguments),
         Task::Install(arguments) => install::install(&arguments),
         Task::Dist => dist::dist().map(|staged| println!("{}", staged.bin.display())),
     };
