@@ -13,6 +13,9 @@ fn main() {
         println!("run-programs: {error}");
         init::power_off();
     }
+    if let Err(error) = std::fs::create_dir_all("/tmp") {
+        println!("run-programs: cannot make /tmp: {error}");
+    }
     init::load_modules();
     for program in std::env::args().skip(1) {
         println!("run-programs: {program} starts");
