@@ -62,13 +62,13 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<u8, Failure> {
             checks.push(Box::new(local_lab));
             doctor::examine(&checks)
         }
-        choice => {
+        lab::Choice::Inventory(inventory) => {
             let report = doctor::examine(&setup::checks_without_nodes(&cache, &kernel, &stressor, results));
             match guest::prepare(&kernel, &stressor, &cache) {
                 // What is missing for that is in the report.
                 Err(_) => report,
                 Ok(guest) => {
-                    let found = super::runtime()?.block_on(lab::examine(&choice, &guest));
+                    let found = super::runtime()?.block_on(lab::examine(&inventory, &guest));
                     report.and(found.map_err(Failure::input)?)
                 }
             }

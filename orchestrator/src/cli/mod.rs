@@ -78,8 +78,7 @@ impl SelectionArgs {
 /// Which lab is used.
 #[derive(Debug, Args)]
 struct LabArgs {
-    /// The nodes: `local`, namespaces of this machine; `vagrant`, the machines of vagrant/Vagrantfile; or the file
-    /// of an inventory, hosts that are reached by SSH
+    /// The nodes: `local`, namespaces of this machine; or the file of an inventory, hosts that are reached by SSH
     #[arg(long, value_name = "LAB", default_value = "local")]
     lab: String,
 }

@@ -16,14 +16,13 @@ use serde::Deserialize;
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 /// Why there is no inventory.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It cannot be read.
-    #[error("cannot read the inventory {path}: {source}; `--lab` takes local, vagrant, or a file")]
+    #[error("cannot read the inventory {path}: {source}; `--lab` takes `local` or a file")]
     Read {
         /// The file.
         path: PathBuf,
@@ -38,9 +37,6 @@ pub enum Error {
         /// What, and where.
         problem: String,
     },
-    /// There is no Vagrant lab.
-    #[error("cannot use the Vagrant lab: {0}")]
-    Vagrant(String),
 }
 
 /// The hosts of a lab.
@@ -60,9 +56,6 @@ pub struct Inventory {
     pub images: Option<PathBuf>,
     /// The configuration file for ssh; the user's own without it. Relative to the inventory.
     pub ssh_config: Option<PathBuf>,
-    /// The configuration's text, where it is in no file.
-    #[serde(skip)]
-    pub ssh_config_text: Option<String>,
 }
 
 /// The controller's host.
@@ -106,26 +99,6 @@ impl Inventory {
             Self::parse(&text).map_err(|problem| Error::Invalid { path: path.into(), problem })?;
         let folder = path.parent().unwrap_or(Path::new(""));
         inventory.ssh_config = inventory.ssh_config.map(|config| folder.join(config));
-        Ok(inventory)
-    }
-
-    /// The lab of the Vagrantfile in `vagrant/`, or in this folder: the inventory beside it, and the way to its
-    /// machines as Vagrant tells it.
-    pub fn of_vagrant() -> Result<Self, Error> {
-        const FILES: [&str; 2] = ["vagrant/Vagrantfile", "Vagrantfile"];
-        let found = FILES.iter().map(Path::new).find(|file| file.exists());
-        let folder = found
-            .and_then(Path::parent)
-            .ok_or_else(|| Error::Vagrant(format!("there is neither {} nor {} here", FILES[0], FILES[1])))?;
-        let mut inventory = Self::read(&folder.join("lab.yaml"))?;
-        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-        let output = Command::new("vagrant").arg("ssh-config").current_dir(folder).output();
-        let output = output.map_err(|e| Error::Vagrant(format!("cannot run vagrant: {e}")))?;
-        if !output.status.success() {
-            let reason = String::from_utf8_lossy(&output.stderr).trim().to_string();
-            return Err(Error::Vagrant(format!("{reason} (is it up? `vagrant up` in {})", folder.display())));
-        }
-        inventory.ssh_config_text = Some(String::from_utf8_lossy(&output.stdout).into_owned());
         Ok(inventory)
     }
 

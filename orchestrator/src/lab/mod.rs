@@ -33,7 +33,15 @@ use crate::{
 use inventory::Inventory;
 use netem::{Backend, Profile, Shaper, kernel::Feature};
 use serde::{Deserialize, Serialize};
-use std::{convert::Infallible, io, net::Ipv4Addr, path::PathBuf, str::FromStr, sync::Mutex, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Mutex,
+    time::Duration,
+};
 use tokio::{io::AsyncReadExt, process::Child, sync::OnceCell, time};
 use units::BitRate;
 
@@ -48,8 +56,6 @@ pub enum Choice {
     /// Namespaces of this machine.
     #[default]
     Local,
-    /// The machines of the Vagrantfile in the folder `vagrant` or in this one.
-    Vagrant,
     /// The hosts that this file names.
     Inventory(PathBuf),
 }
@@ -57,11 +63,10 @@ pub enum Choice {
 impl FromStr for Choice {
     type Err = Infallible;
 
-    /// `local`, `vagrant`, or a path.
+    /// `local`, or a path.
     fn from_str(text: &str) -> Result<Self, Infallible> {
         Ok(match text {
             "local" => Self::Local,
-            "vagrant" => Self::Vagrant,
             path => Self::Inventory(path.into()),
         })
     }
@@ -181,7 +186,6 @@ impl Compute {
 pub async fn start(choice: &Choice, guest: &GuestFiles) -> Result<Lab, Error> {
     match choice {
         Choice::Local => local::start().await,
-        Choice::Vagrant => ssh::start(&Inventory::of_vagrant()?, guest).await,
         Choice::Inventory(path) => ssh::start(&Inventory::read(path)?, guest).await,
     }
 }
@@ -360,13 +364,9 @@ impl Link<'_> {
     }
 }
 
-/// What a lab that is not this machine's lacks for these guests, and what mends it.
-pub async fn examine(choice: &Choice, guest: &GuestFiles) -> Result<Vec<Finding>, Error> {
-    match choice {
-        Choice::Local => Ok(Vec::new()),
-        Choice::Vagrant => doctor::examine(&Inventory::of_vagrant()?, guest).await,
-        Choice::Inventory(path) => doctor::examine(&Inventory::read(path)?, guest).await,
-    }
+/// What the hosts of the inventory in this file lack for these guests, and what mends it.
+pub async fn examine(inventory: &Path, guest: &GuestFiles) -> Result<Vec<Finding>, Error> {
+    doctor::examine(&Inventory::read(inventory)?, guest).await
 }
 
 /// How long a node that failed may take to say why.

@@ -18,15 +18,12 @@ use crate::{
     node::{Node, serve::ALIVE_INTERVAL},
 };
 use netem::Sharing;
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use sha2::{Digest, Sha256};
 use std::{
     fmt::Write as _,
-    fs::{self, File},
-    io::Write as _,
-    os::fd::AsRawFd,
+    fs,
     path::{Path, PathBuf},
-    process::{Stdio, id},
+    process::Stdio,
     sync::Mutex,
 };
 use tokio::{
@@ -49,7 +46,7 @@ const CACHE: &str = "\"${XDG_CACHE_HOME:-$HOME/.cache}\"/testbed/uploads";
 
 /// Starts a node on each host of the inventory and connects them.
 pub async fn start(inventory: &Inventory, guest: &GuestFiles) -> Result<Lab, Error> {
-    let way = Way::of(inventory)?;
+    let way = Way::of(inventory);
     let program = Upload::read(Path::new("/proc/self/exe"))?;
     let images = [&guest.kernel, &guest.initramfs].map(|path| Upload::read(path));
     let [kernel, initramfs] = images;
@@ -101,22 +98,12 @@ pub async fn start(inventory: &Inventory, guest: &GuestFiles) -> Result<Lab, Err
 /// How the hosts are reached.
 pub(super) struct Way {
     config: Option<PathBuf>,
-    /// The configuration itself, where it is in no file. It goes with this value.
-    _text: Option<File>,
     root: Become,
 }
 
 impl Way {
-    pub(super) fn of(inventory: &Inventory) -> Result<Self, Error> {
-        let (mut config, mut kept) = (inventory.ssh_config.clone(), None);
-        if let Some(text) = &inventory.ssh_config_text {
-            let mut file =
-                File::from(memfd_create("ssh-config", MFdFlags::MFD_CLOEXEC).map_err(std::io::Error::from)?);
-            file.write_all(text.as_bytes())?;
-            config = Some(format!("/proc/{}/fd/{}", id(), file.as_raw_fd()).into());
-            kept = Some(file);
-        }
-        Ok(Self { config, _text: kept, root: inventory.r#become })
+    pub(super) fn of(inventory: &Inventory) -> Self {
+        Self { config: inventory.ssh_config.clone(), root: inventory.r#become }
     }
 
     pub(super) fn host<'a>(&'a self, name: &'a str) -> Host<'a> {
