@@ -40,7 +40,7 @@ pub mod wire;
 
 pub use error::{Error, Result};
 pub use kernel::{Applied, Backend};
-pub use links::{Counters, Sharing};
+pub use links::Counters;
 pub use netlink::{Interface, Netlink};
 pub use netns::Namespace;
 pub use percent::{Percent, PercentError};

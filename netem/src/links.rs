@@ -20,16 +20,6 @@ use std::{
 /// An Ethernet address.
 pub type Mac = [u8; 6];
 
-/// Who gets the frames of an interface that [`Netlink::add_macvlan`] builds on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Sharing {
-    /// Each its own.
-    Together,
-    /// The new interface all of them.
-    Exclusive,
-}
-
 /// What an interface has counted since it was made (`IFLA_STATS64`).
 ///
 /// Bytes are those of Ethernet frames without preamble, check sequence and gap. A packet that crosses a veth
@@ -112,27 +102,22 @@ impl Netlink {
             .map_err(|e| e.or_missing(Feature::Bridge))
     }
 
-    /// Makes an interface that shares another's wire, with an Ethernet address of its own; it is down. It is made
-    /// on `parent`, which is here, and lies in another namespace where one is given. With [`Sharing::Exclusive`]
-    /// it gets all frames that `parent` receives, for whichever address, and its host gets none.
+    /// Makes an interface that takes over another's wire, a macvlan in passthrough mode; it is down. It is made on
+    /// `parent`, which is here, and lies in another namespace where one is given. While it is there it gets all
+    /// frames that `parent` receives, for whichever address, and its host gets none.
     ///
     /// # Errors
     ///
-    /// [`NoInterface`](crate::Error::NoInterface), the kernel's refusal where `parent` is shared exclusively
+    /// [`NoInterface`](crate::Error::NoInterface), the kernel's refusal (`EINVAL`) where `parent` is taken over
     /// already, and as [`Netlink::add_veth`].
     pub async fn add_macvlan(
         &self,
         name: &str,
         parent: &str,
-        sharing: Sharing,
         namespace: Option<BorrowedFd<'_>>,
     ) -> Result<()> {
         let parent_index = self.interface(parent).await?.index;
-        let mode = match sharing {
-            Sharing::Together => MacVlanMode::Bridge,
-            Sharing::Exclusive => MacVlanMode::Passthrough,
-        };
-        let mut message = LinkMacVlan::new(name, parent_index, mode);
+        let mut message = LinkMacVlan::new(name, parent_index, MacVlanMode::Passthrough);
         if let Some(namespace) = namespace {
             message = message.setns_by_fd(namespace.as_raw_fd());
         }

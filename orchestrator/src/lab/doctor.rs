@@ -12,7 +12,6 @@ use crate::{
     setup::doctor::Finding,
 };
 use jiff::Timestamp;
-use netem::Sharing;
 use std::{
     net::Ipv4Addr,
     path::Path,
@@ -41,8 +40,8 @@ struct Running {
 struct Wanted<'a> {
     name: &'static str,
     host: &'a str,
-    /// Each with the node's name for it, who gets its frames, and the node's address on it.
-    interfaces: Vec<(&'a str, &'static str, Sharing, Option<Ipv4Addr>)>,
+    /// Each with the node's name for it and the node's address on it.
+    interfaces: Vec<(&'a str, &'static str, Option<Ipv4Addr>)>,
     runs_guests: bool,
 }
 
@@ -55,10 +54,7 @@ pub(super) async fn examine(inventory: &Inventory, guest: &GuestFiles) -> Result
     let compute = |name, host, guests, migration, address| Wanted {
         name,
         host,
-        interfaces: vec![
-            (guests, GUESTS, Sharing::Exclusive, None),
-            (migration, MIGRATION, Sharing::Together, Some(address)),
-        ],
+        interfaces: vec![(guests, GUESTS, None), (migration, MIGRATION, Some(address))],
         runs_guests: true,
     };
     let Inventory { controller, compute1, compute2, .. } = inventory;
@@ -66,7 +62,7 @@ pub(super) async fn examine(inventory: &Inventory, guest: &GuestFiles) -> Result
         Wanted {
             name: "controller",
             host: &controller.host,
-            interfaces: vec![(&controller.guests, GUESTS, Sharing::Together, Some(CONTROLLER_ADDRESS))],
+            interfaces: vec![(&controller.guests, GUESTS, Some(CONTROLLER_ADDRESS))],
             runs_guests: false,
         },
         compute("compute1", &compute1.host, &compute1.guests, &compute1.migration, near),
@@ -131,9 +127,9 @@ async fn look_at(
         }
     };
     let Running { node, facts, .. } = &running;
-    for (interface, name, sharing, address) in &wanted.interfaces {
+    for (interface, name, address) in &wanted.interfaces {
         let attached = async {
-            node.attach(interface, name, *sharing).await?;
+            node.attach(interface, name).await?;
             node.set_up(name, address.map(|address| (address, PREFIX))).await
         };
         if let Err(error) = attached.await {

@@ -17,7 +17,6 @@ use crate::{
     guest::GuestFiles,
     node::{Node, serve::ALIVE_INTERVAL},
 };
-use netem::Sharing;
 use sha2::{Digest, Sha256};
 use std::{
     fmt::Write as _,
@@ -54,7 +53,7 @@ pub async fn start(inventory: &Inventory, guest: &GuestFiles) -> Result<Lab, Err
 
     let (controller, controller_process) =
         way.host(&inventory.controller.host).start_node("controller", &program).await?;
-    controller.attach(&inventory.controller.guests, GUESTS, Sharing::Together).await?;
+    controller.attach(&inventory.controller.guests, GUESTS).await?;
     controller.set_up(GUESTS, Some((CONTROLLER_ADDRESS, PREFIX))).await?;
 
     let mut processes = vec![controller_process];
@@ -68,8 +67,8 @@ pub async fn start(inventory: &Inventory, guest: &GuestFiles) -> Result<Lab, Err
         let guest = (host.put(&kernel, images).await?, host.put(&initramfs, images).await?);
         let (node, process) = host.start_node(name, &program).await?;
         processes.push(process);
-        node.attach(guests, GUESTS, Sharing::Exclusive).await?;
-        node.attach(migration, MIGRATION, Sharing::Together).await?;
+        node.attach(guests, GUESTS).await?;
+        node.attach(migration, MIGRATION).await?;
         let compute = Compute::new(node, which, Some(guest));
         compute.node.set_up(MIGRATION, Some((compute.shaped.address, PREFIX))).await?;
         computes.push(compute);

@@ -285,9 +285,9 @@ impl Node {
         self.call(&format!("add the link {name}"), call).await
     }
 
-    /// Makes an interface on one of the host's.
-    pub async fn attach(&self, parent: &str, name: &str, sharing: netem::Sharing) -> Result<(), NodeError> {
-        let call = Call::Attach { parent: parent.into(), name: name.into(), sharing };
+    /// Takes over the wire of one of the host's interfaces.
+    pub async fn attach(&self, parent: &str, name: &str) -> Result<(), NodeError> {
+        let call = Call::Attach { parent: parent.into(), name: name.into() };
         self.call(&format!("use its interface {parent}"), call).await
     }
 

@@ -1,6 +1,6 @@
 //! The host that a remote node is on: the network beside the node's own.
 
-use netem::{Namespace, Netlink, Sharing};
+use netem::{Namespace, Netlink};
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, FdFlag, fcntl},
@@ -51,13 +51,8 @@ impl Host {
         Ok(Self { network: network.into(), session: session_address(connection) })
     }
 
-    /// Makes an interface of the node's on one of the host's.
-    pub(super) async fn attach(
-        &self,
-        parent: &str,
-        name: &str,
-        sharing: Sharing,
-    ) -> Result<(), Box<dyn Error + Send + Sync>> {
+    /// Takes over the wire of one of the host's interfaces, as an interface of the node's.
+    pub(super) async fn attach(&self, parent: &str, name: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
         if self.carries_session(parent)? {
             return Err(format!(
                 "{parent} carries the SSH session; name another interface in the inventory, one that is used for \
@@ -69,8 +64,8 @@ impl Host {
         let netlink = Netlink::open_in(self.network.as_fd())?;
         let deadline = Instant::now() + TAKEN_LIMIT;
         loop {
-            let taken = match netlink.add_macvlan(name, parent, sharing, Some(here.as_fd())).await {
-                // The kernel's words for an interface that somebody has exclusively.
+            let taken = match netlink.add_macvlan(name, parent, Some(here.as_fd())).await {
+                // The kernel's word for an interface that is taken over already.
                 Err(error) if error.errno() == Some(Errno::EINVAL as i32) => error,
                 other => return Ok(other?),
             };

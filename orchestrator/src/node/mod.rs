@@ -1,8 +1,9 @@
 //! A node: one process that stands for one host of the lab.
 //!
 //! On this machine it lives in namespaces of its own; elsewhere it is the same process on another host, started
-//! over SSH, in such namespaces too, with interfaces made on the host's ([`host`]). Either way the orchestrator talks to it through its standard input and output ([`protocol`]), it
-//! owns everything it starts, and everything it started goes when it goes.
+//! over SSH, in such namespaces too, which take over wires of the host's ([`host`]). Either way the orchestrator
+//! talks to it through its standard input and output ([`protocol`]), it owns everything it starts, and everything
+//! it started goes when it goes.
 //!
 //! ```text
 //! testbed ── testbed node (makes the namespaces) ── testbed node (first process inside) ── QEMU

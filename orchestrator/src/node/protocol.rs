@@ -108,15 +108,13 @@ pub enum Call {
         /// The process in whose network namespace the other end shall be, by its number on this host.
         peer_pid: u32,
     },
-    /// Make an interface on one of the host that this node is on: the node's own, with an address of its own on
-    /// the same wire. An interface that carries the SSH session is refused. For a node on another host only.
+    /// Take over the wire of one of the host's interfaces, as an interface of the node's. One that carries the SSH
+    /// session is refused. For a node on another host only.
     Attach {
         /// The host's interface.
         parent: String,
         /// The name of the node's.
         name: String,
-        /// Who gets the frames that come in.
-        sharing: netem::Sharing,
     },
     /// Make a bridge that joins the interfaces named, and bring all of them up.
     AddBridge {

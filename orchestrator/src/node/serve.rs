@@ -163,9 +163,9 @@ impl Node {
                 self.netlink.add_veth(&name, &peer, Some(namespace.as_fd())).await?;
                 json(self.netlink.set_up(&name).await?)
             }
-            Call::Attach { parent, name, sharing } => {
+            Call::Attach { parent, name } => {
                 let host = self.host.as_ref().ok_or("this node is on no host but the orchestrator's")?;
-                host.attach(&parent, &name, sharing).await?;
+                host.attach(&parent, &name).await?;
                 json(self.netlink.set_up(&name).await?)
             }
             Call::AddEmulatedLink { name, peer, peer_pid } => {
