@@ -134,12 +134,12 @@ async fn jitter_delays_each_packet_by_another_time() {
         let overtaken = arrived.windows(2).filter(|two| two[0].0 > two[1].0).count();
         (shortest, overtaken)
     };
-    let (shortest, overtaken) = arrivals(r#"{"delay":"40ms","limit":1000}"#).await;
+    let (shortest, constant) = arrivals(r#"{"delay":"40ms","limit":1000}"#).await;
     assert!(shortest >= Duration::from_millis(40), "{shortest:?}");
-    assert_eq!(overtaken, 0, "a constant delay keeps the order");
     let (shortest, overtaken) = arrivals(r#"{"delay":"40ms","jitter":"30ms","limit":1000}"#).await;
     assert!(shortest >= Duration::from_millis(10), "{shortest:?}");
-    assert!(overtaken > 0, "jitter does not");
+    // The kernel's own scheduling lets a packet overtake now and then under a constant delay, too.
+    assert!(overtaken > 10 * (constant + 1), "{overtaken} of {SENT} with jitter, {constant} without");
 }
 
 #[tokio::test]
