@@ -76,7 +76,10 @@ fn the_bucket_holds_two_milliseconds_and_the_largest_packet() {
     assert_eq!(burst(100_000_000), 75_000);
     assert_eq!(burst(300_000_000), LARGEST_PACKET_BYTES);
     assert_eq!(burst(928_000_000), 232_000);
-    assert_eq!(burst(40_000_000_000), 10_000_000);
+    assert_eq!(burst(2_000_000_000), 1_000_000);
+    assert_eq!(burst(5_000_000_000), 6_250_000);
+    assert_eq!(burst(40_000_000_000), 50_000_000);
+    assert_eq!(burst(10_000_000_000_000), 12_500_000_000);
 }
 
 #[test]

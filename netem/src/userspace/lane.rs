@@ -7,6 +7,9 @@ use crate::Profile;
 /// A time in nanoseconds since some start.
 pub(super) type Nanos = u64;
 
+/// The MTU for which a bucket is sized that no profile sizes: Ethernet's, which TUN devices have as well.
+const MTU: u32 = 1500;
+
 /// What becomes of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
@@ -74,7 +77,7 @@ impl Lane {
     /// Another profile from the next packet on. What is queued or under way keeps its time.
     pub(super) fn change(&mut self, profile: &Profile) {
         self.bytes_per_second = profile.rate.map(|r| r.to_byte_rate().get());
-        self.burst_nanos = profile.burst.map_or(0, |burst| self.nanos(burst.get()));
+        self.burst_nanos = self.nanos(profile.burst_bytes(MTU));
         self.queue_nanos = self.nanos(profile.queue_bytes());
         self.limit = profile.limit_packets() as usize;
         self.loss = match profile.loss_bursts {
@@ -172,8 +175,10 @@ mod tests {
         }
     }
 
+    /// A rate without a bucket.
     fn mbit(rate: u64) -> Profile {
-        Profile { rate: Some(BitRate::new(rate * 1_000_000)), ..Profile::default() }
+        let rate = Some(BitRate::new(rate * 1_000_000));
+        Profile { rate, burst: Some(Bytes::new(0)), ..Profile::default() }
     }
 
     #[test]
@@ -198,6 +203,16 @@ mod tests {
         let now = 1000 * MILLI;
         let dues: Vec<_> = (0..5).map(|_| due(lane.arrive(now, 1000, 0)) - now).collect();
         assert_eq!(dues, [0, 0, 0, MILLI, 2 * MILLI]);
+    }
+
+    #[test]
+    fn a_bucket_that_no_profile_sizes_is_the_kernels() {
+        let gigabit = Profile { burst: None, ..mbit(1000) };
+        let mut lane = Lane::new(&gigabit, 0);
+        let now = 1000 * MILLI;
+        // 2 ms of the rate: 250 kB.
+        let dues: Vec<_> = (0..4).map(|_| due(lane.arrive(now, 125_000, 0)) - now).collect();
+        assert_eq!(dues, [0, 0, MILLI, 2 * MILLI]);
     }
 
     #[test]

@@ -19,13 +19,24 @@ use std::{
 };
 use stressor::monotonic_ns;
 
-/// How the first word of a page counts.
+/// How the first word of a page counts, and what is behind it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Counter {
-    /// The first byte, from 1 before the first write, and over from 0 after 255.
+    /// The first byte, from 1 before the first write, and over from 0 after 255; then nothing but zeros.
     Byte,
-    /// All 8 bytes, from whatever they held.
+    /// All 8 bytes, from whatever they held; then noise.
     Word,
+}
+
+impl Counter {
+    /// Whether a page looks as if it had such a counter, and not like one of the process's own that lies beside them.
+    fn is_in(self, page: &[u8; PAGE as usize]) -> bool {
+        let words = || page[8..].chunks(8).map(|word| word != [0; 8]);
+        match self {
+            Self::Byte => page[0] != 0 && page[1..8] == [0; 7] && !words().any(|is_set| is_set),
+            Self::Word => page[..8] != [0; 8] && words().all(|is_set| is_set),
+        }
+    }
 }
 
 /// The memory that is dirtied.
@@ -44,8 +55,11 @@ pub(crate) struct Watched {
 
 const PAGE: u64 = 4096;
 
+/// How long a sample may take. Usually it takes some microseconds; the writer can be met in mid-page a few times.
+const SAMPLE_LIMIT: Duration = Duration::from_secs(1);
+
 impl Watched {
-    /// Finds the `pages` pages in a process that has filled them. The word they begin with must not be 0.
+    /// Finds the `pages` pages in a process that has filled them.
     pub(crate) fn find(pid: u32, pages: u64, counter: Counter, limit: Duration) -> Result<Self> {
         let memory = File::open(format!("/proc/{pid}/mem"))?;
         let mask = match counter {
@@ -60,7 +74,9 @@ impl Watched {
                 let last = end.saturating_sub(pages * PAGE);
                 for candidate in (start..=last).step_by(PAGE as usize) {
                     watched.start = candidate;
-                    if let Some(words) = watched.words_unless_zero() {
+                    if watched.begins_with(counter)
+                        && let Some(words) = watched.words_unless_zero()
+                    {
                         watched.origin = match counter {
                             Counter::Byte => vec![1; words.len()],
                             Counter::Word => words,
@@ -72,6 +88,11 @@ impl Watched {
             thread::sleep(Duration::from_millis(5));
         }
         Err(format!("process {pid} did not fill {pages} pages within {} s", limit.as_secs()).into())
+    }
+
+    fn begins_with(&self, counter: Counter) -> bool {
+        let mut page = [0; PAGE as usize];
+        self.memory.read_exact_at(&mut page, self.start).is_ok() && counter.is_in(&page)
     }
 
     fn words_unless_zero(&self) -> Option<Vec<u64>> {
@@ -92,7 +113,8 @@ impl Watched {
     /// How many pages have been written since some moment before the first sample, and when that was. Must be
     /// called at least once in 255 passes.
     pub(crate) fn sample(&mut self) -> Result<Sample> {
-        loop {
+        let since = Instant::now();
+        while since.elapsed() < SAMPLE_LIMIT {
             let before_ns = monotonic_ns();
             let first = self.writes(0)?;
             let (mut written, mut not_written) = (0, self.pages);
@@ -113,6 +135,7 @@ impl Watched {
                 return Ok(Sample { at_ns: before_ns.midpoint(after_ns), pages });
             }
         }
+        Err(format!("the counters in the memory make no sense for {} s", SAMPLE_LIMIT.as_secs()).into())
     }
 
     /// How many pages have been written, counted page by page; for a process that has stopped and whose

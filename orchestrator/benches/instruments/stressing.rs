@@ -69,10 +69,8 @@ pub(crate) fn measure(setting: &Setting, report: &Report, runtime: &Runtime) -> 
     for write in [Write::Page, Write::Word] {
         for rate in RATES {
             progress(&format!("{} on the host at {}", name(write), limited(rate)));
-            let (measured, counted) = thread::scope(|scope| {
-                let work = || host_stressor(setting, rate, write).map_err(|e| e.to_string());
-                scope.spawn(work).join().expect("measuring does not panic")
-            })?;
+            let measured = apart(|| host_stressor(setting, rate, write));
+            let Some((measured, counted)) = or_say(measured, report, &name(write), rate) else { continue };
             note(&measured, &mut rows);
             notes.push(counted);
             if rate.is_none() && write == Write::Word {
@@ -84,10 +82,8 @@ pub(crate) fn measure(setting: &Setting, report: &Report, runtime: &Runtime) -> 
         Some(mig_mon) => {
             for rate in RATES {
                 progress(&format!("mm_dirty at {}", limited(rate)));
-                let measured = thread::scope(|scope| {
-                    let work = || mm_dirty(mig_mon, setting, rate).map_err(|e| e.to_string());
-                    scope.spawn(work).join().expect("measuring does not panic")
-                })?;
+                let measured = apart(|| mm_dirty(mig_mon, setting, rate));
+                let Some(measured) = or_say(measured, report, "mm_dirty", rate) else { continue };
                 note(&measured, &mut rows);
                 if rate.is_none() {
                     their_fastest = Some(mean(&measured));
@@ -131,6 +127,26 @@ pub(crate) fn measure(setting: &Setting, report: &Report, runtime: &Runtime) -> 
     }
     report.say("mm_dirty was not run in the guest, which has no shell to run it from.");
     Ok(())
+}
+
+/// On a thread of its own, since it binds its thread to a CPU.
+fn apart<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> std::result::Result<T, String> {
+    let work = || work().map_err(|e| e.to_string());
+    thread::scope(|scope| scope.spawn(work).join().expect("measuring does not panic"))
+}
+
+/// What was measured; what could not be is said, and the others go on.
+fn or_say<T>(
+    measured: std::result::Result<T, String>,
+    report: &Report,
+    who: &str,
+    rate: Option<u64>,
+) -> Option<T> {
+    measured
+        .map_err(|error| {
+            report.say(&format!("{who} at {} on the host: not measured: {error}", limited(rate)))
+        })
+        .ok()
 }
 
 fn mean(measured: &Measured) -> f64 {
