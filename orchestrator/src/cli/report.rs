@@ -58,11 +58,9 @@ pub(super) fn report(args: &ReportArgs) -> Result<u8, Failure> {
         csv(&runs, args.runs.len() > 1)?;
     } else if args.json {
         for run in &runs {
-            print(
-                &(serde_json::to_string(&json(run, &verdict::judge(&run.plan, &run.records)))
-                    .map_err(Failure::lab)?
-                    + "\n"),
-            );
+            let judgement = verdict::judge(&run.plan, &run.records);
+            let line = serde_json::to_string(&json(run, &judgement)).map_err(Failure::lab)?;
+            print(&(line + "\n"));
         }
     } else {
         for (i, run) in runs.iter().enumerate() {
@@ -78,10 +76,8 @@ pub(super) fn report(args: &ReportArgs) -> Result<u8, Failure> {
 /// One header and all rows; what else is to say goes to standard error.
 fn csv(runs: &[Run], several: bool) -> Result<(), Failure> {
     let rows = runs.iter().flat_map(|run| {
-        run.records
-            .iter()
-            .zip(&run.origins)
-            .map(|(record, origin)| (several.then(|| folder(run, *origin)), record))
+        let stored = run.records.iter().zip(&run.origins);
+        stored.map(|(record, origin)| (several.then(|| folder(run, *origin)), record))
     });
     let csv = summary::csv(rows).map_err(Failure::lab)?;
     print(&String::from_utf8_lossy(&csv));
