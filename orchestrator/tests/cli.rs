@@ -45,11 +45,40 @@ impl Place {
     /// One with a results folder `run` that has these records.
     fn with_run(matrix: &str, records: impl IntoIterator<Item = Record>) -> Self {
         let place = Self::new();
+        place.add_run("run", matrix, records);
+        place
+    }
+
+    /// Adds a results folder of this name that has these records.
+    fn add_run(&self, name: &str, matrix: &str, records: impl IntoIterator<Item = Record>) {
         // Not by a `Store`: a process that another test starts in this moment would keep its lock for a while.
-        fs::create_dir(place.path("run")).unwrap();
+        fs::create_dir(self.path(name)).unwrap();
         let lines = records.into_iter().map(|record| serde_json::to_string(&record).unwrap() + "\n");
-        fs::write(place.path("run").join(store::CELLS), lines.collect::<String>()).unwrap();
-        fs::write(place.path("run").join(store::MATRIX), matrix).unwrap();
+        fs::write(self.path(name).join(store::CELLS), lines.collect::<String>()).unwrap();
+        fs::write(self.path(name).join(store::MATRIX), matrix).unwrap();
+    }
+
+    /// Adds a results folder of this name: a part of [`THRESHOLD`], with those of these records that it has, made
+    /// on the machine that does not exist, with this QEMU.
+    fn add_part(&self, name: &str, shard: &str, qemu: &str, records: &[Record]) {
+        let part = plan(THRESHOLD).shard(shard.parse().unwrap());
+        self.add_run(name, THRESHOLD, records.iter().filter(|r| part.cell(&r.cell).is_some()).cloned());
+        let selection = Selection { shard: Some(shard.into()), ..Selection::default() };
+        let mut environment = mock::environment();
+        environment.lab.source.qemu = Some(qemu.into());
+        environment.lab.destination.qemu = Some(qemu.into());
+        let json = |value: Value| serde_json::to_string(&value).unwrap();
+        let write = |file: &str, text| fs::write(self.path(name).join(file), text).unwrap();
+        write(store::SELECTION, json(serde_json::to_value(&selection).unwrap()));
+        write(store::ENVIRONMENT, json(serde_json::to_value(&environment).unwrap()));
+    }
+
+    /// One with a run of [`THRESHOLD`] in three parts that have all records: `p1`, `p2`, `p3`.
+    fn with_parts() -> Self {
+        let place = Self::new();
+        for (name, shard) in [("p1", "1/3"), ("p2", "2/3"), ("p3", "3/3")] {
+            place.add_part(name, shard, "10.0.2", &threshold_records());
+        }
         place
     }
 
@@ -344,6 +373,183 @@ fn stored_results_are_reported() {
 }
 
 #[test]
+fn the_parts_of_a_run_are_reported_as_one() {
+    let place = Place::with_parts();
+    let table = place.testbed(&["report", "p1", "p2", "p3"]).exits(0).stdout();
+    golden("report-parts.txt", &table);
+    // What was measured is what a whole run has, to the letter.
+    place.add_run("run", THRESHOLD, threshold_records());
+    let whole = place.testbed(&["report", "run"]).exits(0).stdout();
+    assert_eq!(table, format!("{whole}\nparts: 1/3 in p1, 2/3 in p2, 3/3 in p3\n"));
+    let other_order = place.testbed(&["report", "p3", "p1", "p2"]).exits(0).stdout();
+    assert_eq!(other_order, format!("{whole}\nparts: 3/3 in p3, 1/3 in p1, 2/3 in p2\n"));
+    // A whole run of the same matrix is another run, to be compared.
+    let compared = place.testbed(&["report", "p1", "run", "p2", "p3"]).exits(0).stdout();
+    assert_eq!(compared, format!("p1, p2, p3\n\n{table}\nrun\n\n{whole}"));
+}
+
+#[test]
+fn what_parts_lack_and_where_they_differ_is_said_below_the_table() {
+    let place = Place::new();
+    let records = threshold_records();
+    // The middle part is not there; the last was cut short, and made again on another machine.
+    place.add_part("p1", "1/3", "10.0.2", &records);
+    place.add_part("cut", "3/3", "10.0.2", &records[..3]);
+    let mut again = records.clone();
+    for record in &mut again {
+        record.started_at = "2026-01-03T03:04:05Z".parse().unwrap();
+    }
+    again[2].outcome = Outcome::Converged;
+    again.pop();
+    place.add_part("again", "3/3", "7.2.0", &again);
+    let table = place.testbed(&["report", "p1", "again", "cut"]).exits(0).stdout();
+    golden("report-parts-lacking.txt", &table);
+
+    // With CSV, the same goes to standard error, and no row is there twice.
+    let csv = place.testbed(&["report", "p1", "again", "cut", "--csv"]);
+    let rows: Vec<String> = csv.exits(0).stdout().lines().map(|row| row.chars().take(24).collect()).collect();
+    assert_eq!(
+        rows,
+        [
+            "results,cell,stress.rate",
+            "p1,stress.rate=0,0,1,con",
+            "cut,stress.rate=128MBps,",
+            "p1,stress.rate=0,0,2,con"
+        ]
+    );
+    csv.says("note: missing: part 2/3, with 2 attempts\n").says("note: not the same in all parts: QEMU: ");
+
+    let ended = place.testbed(&["report", "p1", "again", "cut", "--json"]);
+    let json = ended.exits(0).json();
+    assert_eq!(json["complete"], false);
+    assert_eq!(json["missing_parts"], serde_json::json!([{ "shard": "2/3", "attempts": 2 }]));
+    assert_eq!(json["missing_attempts"], serde_json::json!(["stress.rate=128MBps #2"]));
+    let repeated = serde_json::json!([{
+        "attempt": "stress.rate=128MBps #1", "counts": "cut", "outcome": "not-converged",
+        "left_out": "again", "left_out_outcome": "converged",
+    }]);
+    assert_eq!(json["repeated"], repeated);
+    let differences = serde_json::json!([
+        { "what": "QEMU", "values": { "10.0.2": ["p1", "cut"], "7.2.0": ["again"] } }
+    ]);
+    assert_eq!(json["differences"], differences);
+}
+
+#[test]
+fn a_part_alone_is_reported_as_a_part_of_the_whole() {
+    let place = Place::with_parts();
+    let table = place.testbed(&["report", "p2"]).exits(0).stdout();
+    assert!(table.contains(" 128MB/s      not tried"), "{table}");
+    let notes =
+        "\nparts: 2/3 in p2\nmissing: part 1/3, with 2 attempts\nmissing: part 3/3, with 2 attempts\n";
+    assert!(table.ends_with(notes), "{table}");
+    let json = place.testbed(&["report", "p2", "--json"]).exits(0).json();
+    assert_eq!((&json["results"], &json["complete"]), (&Value::from("p2"), &Value::from(false)));
+}
+
+#[test]
+fn parts_of_different_runs_are_not_mixed() {
+    let place = Place::with_parts();
+    let changed = THRESHOLD.replace("timeout: 20s", "timeout: 30s");
+    fs::write(place.path("p2").join(store::MATRIX), changed).unwrap();
+    let shown = place.testbed(&["report", "p1", "p2", "p3"]).exits(0).stdout();
+    assert!(shown.starts_with("p1, p3\n\n"), "{shown}");
+    assert!(shown.contains("missing: part 2/3, with 2 attempts\n\np2\n\n"), "{shown}");
+    let why = "not merged: p1 and p2 are not parts of one run: migrate.timeout: 20s -> 30s in every cell\n";
+    assert!(shown.ends_with(why), "{shown}");
+
+    // One header, whatever the runs have in common.
+    let csv = place.testbed(&["report", "p1", "p2", "p3", "--csv"]).exits(0).stdout();
+    let first: Vec<&str> = csv.lines().map(|line| line.split(',').next().unwrap()).collect();
+    assert_eq!(first, ["results", "p1", "p3", "p1", "p3", "p2", "p2"]);
+    let json = place.testbed(&["report", "p1", "p2", "p3", "--json"]).exits(0).stdout();
+    let runs: Vec<Value> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((runs.len(), &runs[1]["results"]), (2, &Value::from("p2")));
+}
+
+#[test]
+fn reports_as_json_are_what_a_run_prints_and_more() {
+    let place = Place::with_run(THRESHOLD, threshold_records());
+    let run = place.testbed(&["run", "--resume", "run", "--json"]).exits(0).json();
+    let report = place.testbed(&["report", "run", "--json"]).exits(0).json();
+    for (key, value) in run.as_object().unwrap() {
+        assert_eq!(report[key], *value, "{key}");
+    }
+    assert_eq!(report["parts"], serde_json::json!([{ "results": "run", "shard": null }]));
+
+    let place = Place::with_parts();
+    let parts = place.testbed(&["report", "p1", "p2", "p3", "--json"]).exits(0).json();
+    assert!(parts.get("results").is_none(), "it is of several folders");
+    for key in ["complete", "expectations", "failed", "threshold"] {
+        assert_eq!(parts[key], run[key], "{key}");
+    }
+    let folders: Vec<&str> =
+        parts["records"].as_array().unwrap().iter().map(|r| r["results"].as_str().unwrap()).collect();
+    assert_eq!(folders, ["p1", "p2", "p3", "p1", "p2", "p3"]);
+    let records: Vec<Record> = serde_json::from_value(parts["records"].clone()).unwrap();
+    assert_eq!(records, threshold_records());
+}
+
+/// Does something to the folder `p2`.
+type Spoil<'a> = &'a dyn Fn(&Place);
+
+#[test]
+fn a_folder_that_makes_no_sense_is_named_and_nothing_is_reported() {
+    let replace = |file: &'static str, text: &'static str| {
+        move |place: &Place| fs::write(place.path("p2").join(file), text).unwrap()
+    };
+    let cut = |place: &Place| {
+        let cells = place.read("p2/cells.jsonl").replacen("\"outcome\":", "\"outcom\":", 2);
+        fs::write(place.path("p2/cells.jsonl"), cells.replacen("\"outcom\":", "\"outcome\":", 1)).unwrap();
+    };
+    let gone = |place: &Place| fs::remove_file(place.path("p2/cells.jsonl")).unwrap();
+    let cases: [(Spoil<'_>, &str); 6] = [
+        (&cut, "error: p2/cells.jsonl, line 2: missing field `outcome`"),
+        (&gone, "error: cannot read p2/cells.jsonl: No such file or directory"),
+        (&replace(store::MATRIX, "name: n\naxis: {}\n"), "p2/matrix.yaml"),
+        (&replace(store::SELECTION, "{"), "error: cannot read p2/selection.json: "),
+        (
+            &replace(store::SELECTION, r#"{ "only": null, "repeat": null, "shard": "4/3" }"#),
+            "error: p2/selection.json: --shard: `4/3` is not a shard: write it like `2/3`, the second of three",
+        ),
+        (
+            &replace(store::SELECTION, r#"{ "only": "x == 1", "repeat": null, "shard": null }"#),
+            "error: p2/selection.json: --only: ",
+        ),
+    ];
+    for (spoil, message) in cases {
+        let place = Place::with_parts();
+        spoil(&place);
+        for options in [&[][..], &["--csv"], &["--json"]] {
+            let args = [&["report", "p1", "p2", "p3"], options].concat();
+            place.testbed(&args).exits(2).says(message).prints_nothing();
+        }
+    }
+    Place::with_parts().testbed(&["report", "p1", "--csv", "--json"]).exits(2).says("cannot be used with");
+
+    // What a part ran on is not needed for its figures; that it is not known is said.
+    let place = Place::with_parts();
+    fs::write(place.path("p2").join(store::ENVIRONMENT), "{").unwrap();
+    fs::remove_file(place.path("p3").join(store::ENVIRONMENT)).unwrap();
+    let table = place.testbed(&["report", "p1", "p2", "p3"]).exits(0).stdout();
+    assert!(
+        table.contains("not compared with the other parts: cannot read p2/environment.json: "),
+        "{table}"
+    );
+    assert!(table.ends_with("not compared with the other parts: p3 has no environment.json\n"), "{table}");
+}
+
+#[test]
+fn a_run_of_some_cells_is_reported_as_these() {
+    let place = Place::with_run(THRESHOLD, threshold_records().into_iter().take(2));
+    let selection = r#"{ "only": "stress.rate <= 64MB/s", "repeat": 1, "shard": null }"#;
+    fs::write(place.path("run").join(store::SELECTION), selection).unwrap();
+    let table = place.testbed(&["report", "run"]).exits(0).stdout();
+    let run = place.testbed(&["run", "--resume", "run"]).exits(0).stdout();
+    assert_eq!(format!("{table}\nresults: run\n"), run);
+}
+
+#[test]
 fn a_run_that_goes_on_is_reported_as_far_as_it_is() {
     let place = Place::new();
     let mut store = Store::create(&place.path("run"), THRESHOLD, &Selection::default()).unwrap();
@@ -354,6 +560,9 @@ fn a_run_that_goes_on_is_reported_as_far_as_it_is() {
     assert!(table.contains(" 64MB/s       not tried"), "{table}");
     assert!(table.contains("up to 0."), "{table}");
     assert!(table.contains("stress.rate >= 128MB/s: not-converged: not tried"), "{table}");
+    let missing =
+        "\nmissing: 5 attempts: stress.rate=64MBps #1, stress.rate=128MBps #1, stress.rate=0 #2 and 2 more\n";
+    assert!(table.ends_with(missing), "{table}");
 }
 
 #[test]

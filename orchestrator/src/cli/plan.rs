@@ -3,7 +3,7 @@
 use super::{Failure, SelectionArgs, print, read};
 use crate::{
     lab,
-    matrix::{self, Expression, File, Plan, Shard},
+    matrix::{self, File, Plan},
     preview::Preview,
     results::store::Selection,
 };
@@ -23,22 +23,8 @@ pub(super) struct PlanArgs {
 
 /// Reads a matrix and selects what is meant of it.
 pub(super) fn resolve(text: &str, name: &str, selection: &Selection) -> Result<Plan, Failure> {
-    let mut plan = File::parse(text, name).and_then(|file| file.expand()).map_err(Failure::input)?;
-    if let Some(repeat) = selection.repeat {
-        plan.repeat = repeat;
-    }
-    if let Some(only) = &selection.only {
-        let only: Expression = only.parse().map_err(|e| Failure::input(format!("--only: {e}")))?;
-        plan = plan.only(&only);
-    }
-    if let Some(shard) = &selection.shard {
-        let shard: Shard = shard.parse().map_err(|e| Failure::input(format!("--shard: {e}")))?;
-        plan = plan.shard(shard);
-    }
-    if plan.cells.is_empty() {
-        return Err(Failure::input("no cell of the matrix is left to run: check --only and --shard"));
-    }
-    Ok(plan)
+    let plan = File::parse(text, name).and_then(|file| file.expand()).map_err(Failure::input)?;
+    selection.of(plan).map_err(Failure::input)
 }
 
 pub(super) fn plan(args: &PlanArgs) -> Result<u8, Failure> {

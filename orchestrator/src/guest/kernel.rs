@@ -176,11 +176,14 @@ fn read(
 
     let places: Vec<PathBuf> = match given {
         Some(given) => {
-            vec![given.to_path_buf(), given.join(&release), given.join("lib/modules").join(&release)]
+            // Packages have them in `usr` since /lib is a link to there (Debian 13).
+            let below = ["", "lib/modules", "usr/lib/modules"].map(|below| given.join(below).join(&release));
+            [given.to_path_buf()].into_iter().chain(below).collect()
         }
         None => vec![
             beside.join("modules"),
             beside.join("../lib/modules").join(&release),
+            beside.join("../usr/lib/modules").join(&release),
             Path::new("/lib/modules").join(&release),
         ],
     };
@@ -265,6 +268,20 @@ mod tests {
             let kernel = find(&choice, &Wanted::BY_GUESTS, &cache, &host(Path::new("/nowhere"))).unwrap();
             assert_eq!(kernel.modules.len(), 9, "{modules:?}");
             assert_eq!(kernel.release, RELEASE);
+        }
+    }
+
+    #[test]
+    fn modules_are_found_where_packages_of_a_merged_usr_have_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = Tree::new(dir.path());
+        fs::create_dir(tree.root.join("usr")).unwrap();
+        fs::rename(tree.root.join("lib"), tree.root.join("usr/lib")).unwrap();
+        let cache = Cache::at(dir.path().join("cache"));
+        for modules in [Some(tree.root.clone()), Some(tree.root.join("usr/lib/modules")), None] {
+            let choice = KernelChoice::Given { image: tree.image(), modules: modules.clone() };
+            let kernel = find(&choice, &Wanted::BY_GUESTS, &cache, &host(Path::new("/nowhere"))).unwrap();
+            assert_eq!(kernel.modules.len(), 9, "{modules:?}");
         }
     }
 

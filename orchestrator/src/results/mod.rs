@@ -10,9 +10,11 @@
 //! ```
 //!
 //! [`record`] is what is measured, [`store`] the folder, [`environment`] what it ran on, [`summary`] the
-//! short form, [`verdict`] what the records say about what the matrix expects.
+//! short form, [`verdict`] what the records say about what the matrix expects. [`parts`] puts folders together that
+//! are parts of one run.
 
 pub mod environment;
+pub mod parts;
 pub mod record;
 pub mod store;
 pub mod summary;

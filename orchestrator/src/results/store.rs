@@ -5,7 +5,10 @@
 //! and its attempt is made again. One run at a time has a folder, which a lock on `cells.jsonl` sees to.
 
 use super::{environment::Environment, record::Record, summary};
-use crate::outcome::Outcome;
+use crate::{
+    matrix::{Expression, ExpressionError, Plan, Shard, ShardError},
+    outcome::Outcome,
+};
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -163,7 +166,8 @@ impl Store {
     /// Writes the short form of all records.
     pub fn write_summary(&self) -> Result<(), Error> {
         let path = self.folder.join(SUMMARY);
-        let text = summary::csv(&self.records).map_err(|e| doing("write", &path)(e))?;
+        let text = summary::csv(self.records.iter().map(|record| (None, record)))
+            .map_err(|e| doing("write", &path)(e))?;
         fs::write(&path, text).map_err(doing("write", &path))
     }
 }
@@ -183,6 +187,57 @@ pub struct Selection {
     pub repeat: Option<u32>,
     /// A part of the cells, as `I/N`.
     pub shard: Option<String>,
+}
+
+/// What cannot be selected from a matrix.
+#[derive(Debug, thiserror::Error)]
+pub enum SelectionError {
+    /// The expression makes no sense.
+    #[error("--only: {0}")]
+    Only(ExpressionError),
+    /// It names no part.
+    #[error("--shard: {0}")]
+    Shard(#[from] ShardError),
+    /// Nothing is selected.
+    #[error("no cell of the matrix is left to run: check --only and --shard")]
+    Nothing,
+}
+
+impl Selection {
+    /// The part that is meant, where it is not all cells.
+    ///
+    /// # Errors
+    ///
+    /// Where the text names none.
+    pub fn shard(&self) -> Result<Option<Shard>, ShardError> {
+        self.shard.as_ref().map(|shard| shard.parse()).transpose()
+    }
+
+    /// The cells and repeats of a matrix that all parts have together: everything but the shard.
+    ///
+    /// # Errors
+    ///
+    /// Where the expression makes no sense.
+    pub fn whole(&self, mut plan: Plan) -> Result<Plan, SelectionError> {
+        plan.repeat = self.repeat.unwrap_or(plan.repeat);
+        let Some(only) = &self.only else { return Ok(plan) };
+        let only: Expression = only.parse().map_err(SelectionError::Only)?;
+        Ok(plan.only(&only))
+    }
+
+    /// What is to be run of a matrix.
+    ///
+    /// # Errors
+    ///
+    /// Where nothing is left of it, or the selection makes no sense.
+    pub fn of(&self, plan: Plan) -> Result<Plan, SelectionError> {
+        let whole = self.whole(plan)?;
+        let part = match self.shard()? {
+            Some(shard) => whole.shard(shard),
+            None => whole,
+        };
+        if part.cells.is_empty() { Err(SelectionError::Nothing) } else { Ok(part) }
+    }
 }
 
 /// Reads which part of its matrix a run makes; all of it, where the folder does not say.
@@ -208,6 +263,16 @@ pub fn read(folder: &Path) -> Result<(String, Vec<Record>), Error> {
     Ok((matrix_text, parse(&text[..whole], &path)?))
 }
 
+/// Reads what a run runs on; nothing, where it has not come that far.
+pub fn environment(folder: &Path) -> Result<Option<Environment>, Error> {
+    let path = folder.join(ENVIRONMENT);
+    match fs::read_to_string(&path) {
+        Ok(text) => serde_json::from_str(&text).map(Some).map_err(|e| doing("read", &path)(e.into())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(doing("read", &path)(error)),
+    }
+}
+
 fn parse(text: &str, path: &Path) -> Result<Vec<Record>, Error> {
     let record = |(i, line): (usize, &str)| {
         serde_json::from_str(line).map_err(|e| Error::BadRecord {
@@ -228,10 +293,7 @@ fn file_name(cell: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        matrix::{File, Plan},
-        results::record::Draft,
-    };
+    use crate::{matrix::File, results::record::Draft};
 
     const MATRIX: &str = "name: n\naxes: { stress.rate: [1MB/s, 2MB/s] }\n";
 

@@ -1,7 +1,7 @@
 //! The short form of the records: a row per attempt, for a spreadsheet.
 
 use super::record::Record;
-use std::io;
+use std::{io, path::Path};
 
 /// The columns after the axes, with their values.
 type Column = (&'static str, fn(&Record) -> String);
@@ -26,21 +26,24 @@ const COLUMNS: &[Column] = &[
     ("reason", |r| r.reason.clone().unwrap_or_default()),
 ];
 
-/// The records as CSV, with a header. An axis that a record does not have is left empty.
-pub fn csv(records: &[Record]) -> io::Result<Vec<u8>> {
+/// The records as CSV, with a header. An axis that a record does not have is left empty. Where records of several
+/// folders come together, each with its own, that is the first column.
+pub fn csv<'a>(rows: impl Iterator<Item = (Option<&'a Path>, &'a Record)> + Clone) -> io::Result<Vec<u8>> {
     let mut axes: Vec<&str> = Vec::new();
-    for axis in records.iter().flat_map(|r| r.axes.keys()) {
+    for axis in rows.clone().flat_map(|(_, record)| record.axes.keys()) {
         if !axes.contains(&axis.as_str()) {
             axes.push(axis);
         }
     }
     let mut writer = csv::Writer::from_writer(Vec::new());
+    let folder = rows.clone().find_map(|(folder, _)| folder).map(|_| "results");
     let names = COLUMNS.iter().map(|(name, _)| *name);
-    writer.write_record(["cell"].into_iter().chain(axes.iter().copied()).chain(names))?;
-    for record in records {
+    writer.write_record(folder.into_iter().chain(["cell"]).chain(axes.iter().copied()).chain(names))?;
+    for (folder, record) in rows {
         let values = axes.iter().map(|axis| record.axes.get(*axis).cloned().unwrap_or_default());
         let columns = COLUMNS.iter().map(|(_, value)| value(record));
-        writer.write_record([record.cell.clone()].into_iter().chain(values).chain(columns))?;
+        let folder = folder.map(|folder| folder.display().to_string());
+        writer.write_record(folder.into_iter().chain([record.cell.clone()]).chain(values).chain(columns))?;
     }
     writer.into_inner().map_err(csv::IntoInnerError::into_error)
 }
@@ -64,7 +67,7 @@ mod tests {
         let mut records: Vec<Record> =
             plan.cells.iter().map(|c| Draft::start().freeze(c, 1, Outcome::Failed, None)).collect();
         records.iter_mut().for_each(change);
-        let text = csv(&records).unwrap();
+        let text = csv(records.iter().map(|record| (None, record))).unwrap();
         let mut reader = csv::Reader::from_reader(&text[..]);
         reader.deserialize().map(Result::unwrap).collect()
     }

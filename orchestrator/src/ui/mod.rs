@@ -1,9 +1,10 @@
 //! What a person sees of a run while it goes on: [`live`] on a terminal, [`plain`] lines elsewhere, or
-//! nothing. [`table`] is what stands at its end.
+//! nothing. [`table`] is what stands at its end, [`composition`] what is said below that of a stored run.
 
 use crate::{migration::Observer, results::record::Record};
 use std::time::Duration;
 
+pub mod composition;
 pub mod live;
 pub mod plain;
 pub mod table;

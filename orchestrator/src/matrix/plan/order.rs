@@ -49,6 +49,21 @@ pub struct Shard {
 pub struct ShardError(String);
 
 impl Shard {
+    /// The one of `count` parts that the item of this position, from 0, belongs to. `count` is not 0.
+    pub const fn at(position: usize, count: usize) -> Self {
+        Self { number: position % count + 1, count }
+    }
+
+    /// Which part it is, from 1.
+    pub const fn number(self) -> usize {
+        self.number
+    }
+
+    /// How many parts there are.
+    pub const fn count(self) -> usize {
+        self.count
+    }
+
     /// Whether the item of this position, from 0, belongs to this part.
     pub(super) const fn has(self, position: usize) -> bool {
         position % self.count == self.number - 1

@@ -154,6 +154,36 @@ fn shards_share_the_cells_out() {
 }
 
 #[test]
+fn the_attempts_of_all_shards_are_those_of_the_whole_and_keep_its_order() {
+    for order in ["", "order: shuffled\n", "order: shuffled\nseed: 7\n"] {
+        let whole = plan(&format!("{FIVE}repeat: 3\n{order}")).only(&"stress.rate != 2MB/s".parse().unwrap());
+        let attempts = |plan: &Plan| -> Vec<(String, u32)> {
+            plan.attempts().iter().map(|a| (plan.cells[a.cell].id.clone(), a.number)).collect()
+        };
+        let all = attempts(&whole);
+        for count in 1..=6 {
+            let shards: Vec<_> =
+                (1..=count).map(|n| format!("{n}/{count}").parse::<Shard>().unwrap()).collect();
+            let parts: Vec<Plan> = shards.iter().map(|shard| whole.clone().shard(*shard)).collect();
+            let mut left = all.clone();
+            for (shard, part) in shards.iter().zip(&parts) {
+                assert_eq!(*part, whole.clone().shard(*shard), "the same every time");
+                let own = attempts(part);
+                let mut expected = all.clone();
+                expected.retain(|attempt| own.contains(attempt));
+                assert_eq!(own, expected, "{shard}: in the order of the whole");
+                let before = left.len();
+                left.retain(|attempt| !own.contains(attempt));
+                assert_eq!(before - left.len(), own.len(), "{shard}: none that another has");
+                let positions = (0..whole.cells.len()).filter(|p| Shard::at(*p, count) == *shard);
+                assert!(positions.map(|p| &whole.cells[p]).eq(&part.cells), "{shard}");
+            }
+            assert_eq!(left, [], "{count} shards");
+        }
+    }
+}
+
+#[test]
 fn a_plan_survives_being_written_and_read() {
     let whole = plan(&format!(
         "{FIVE}order: shuffled\nexpect: [{{ where: stress.rate > 1MB/s, outcome: converged }}]\n"

@@ -1,0 +1,407 @@
+use super::*;
+use crate::{matrix::Cell, results::record::Draft};
+
+/// Five cells, twice each.
+const MATRIX: &str = "name: n\nrepeat: 2\naxes: { stress.rate: [1MB/s, 2MB/s, 3MB/s, 4MB/s, 5MB/s] }\n";
+
+fn plan(text: &str) -> Plan {
+    File::parse(text, "n").and_then(|file| file.expand()).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn selection(shard: &str) -> Selection {
+    Selection { shard: Some(shard.into()), ..Selection::default() }
+}
+
+/// A record that began this many seconds after midnight.
+fn record(cell: &Cell, attempt: u32, outcome: Outcome, second: i64) -> Record {
+    let mut record = Draft::start().freeze(cell, attempt, outcome, None);
+    record.started_at = jiff::Timestamp::from_second(second).unwrap();
+    record
+}
+
+/// A folder with a result of every attempt that the selection has.
+fn complete(path: &str, matrix: &str, selection: &Selection) -> Folder {
+    let part = selection.of(plan(matrix)).unwrap();
+    let attempts = part.attempts();
+    let records = attempts.iter().map(|a| record(&part.cells[a.cell], a.number, Outcome::Converged, 0));
+    Folder::new(Path::new(path), plan(matrix), selection, records.collect()).unwrap()
+}
+
+/// The folder with these records of cells, by position in the matrix: attempt, outcome, second.
+fn folder(path: &str, shard: &str, records: &[(usize, u32, Outcome, i64)]) -> Folder {
+    let plan = plan(MATRIX);
+    let records =
+        records.iter().map(|(cell, attempt, o, second)| record(&plan.cells[*cell], *attempt, *o, *second));
+    let records = records.collect();
+    Folder::new(Path::new(path), plan, &selection(shard), records).unwrap()
+}
+
+/// The one run that these folders are parts of.
+#[track_caller]
+fn one(folders: Vec<Folder>) -> Run {
+    let mut runs = gather(folders);
+    assert_eq!(runs.len(), 1, "{runs:#?}");
+    runs.remove(0)
+}
+
+fn made(run: &Run) -> Vec<String> {
+    let made = run.records.iter().zip(&run.origins);
+    made.map(|(r, origin)| {
+        let part = &run.composition.parts[*origin];
+        format!("{} #{} {} {}", r.axes["stress.rate"], r.attempt, r.outcome, part.results.display())
+    })
+    .collect()
+}
+
+#[test]
+fn all_parts_together_are_the_whole_run_in_its_order() {
+    for order in ["", "order: shuffled\nseed: 7\n"] {
+        let matrix = format!("{MATRIX}{order}");
+        for count in 1..=7 {
+            // As many as have cells; the others could not be run.
+            let numbers = 1..=5.min(count);
+            let parts = numbers
+                .rev()
+                .map(|i| complete(&format!("p{i}"), &matrix, &selection(&format!("{i}/{count}"))));
+            let run = one(parts.collect());
+            let whole = one(vec![complete("whole", &matrix, &Selection::default())]);
+            assert_eq!(run.plan, whole.plan);
+            assert_eq!(run.records, whole.records);
+            assert!(run.composition.is_complete(), "{:#?}", run.composition);
+            assert_eq!((&run.composition.repeated, &run.composition.strange), (&vec![], &vec![]));
+        }
+    }
+}
+
+#[test]
+fn the_same_matrix_is_told_by_its_meaning() {
+    let spelled =
+        "# a comment\nrepeat: 2\naxes:\n  stress.rate: [1000kB/s, 2MB/s, 3MB/s, 4MB/s, 5MB/s]\nname: n\n";
+    let first = complete("p1", MATRIX, &selection("1/2"));
+    one(vec![first, complete("p2", spelled, &selection("2/2"))]);
+
+    // So are `--only` and `--repeat`: by what they select.
+    let all = |only: &str, repeat| Selection { only: Some(only.into()), repeat, shard: Some("1/2".into()) };
+    let rest = |only: &str, repeat| Selection { shard: Some("2/2".into()), ..all(only, repeat) };
+    one(vec![
+        complete("p1", MATRIX, &all("stress.rate < 4MB/s", Some(2))),
+        complete("p2", MATRIX, &rest("stress.rate <= 3000kB/s", None)),
+    ]);
+    for other in [rest("stress.rate < 3MB/s", None), rest("stress.rate < 4MB/s", Some(3))] {
+        let runs = gather(vec![
+            complete("p1", MATRIX, &all("stress.rate < 4MB/s", None)),
+            complete("p2", MATRIX, &other),
+        ]);
+        assert_eq!(runs.len(), 2, "{other:?}");
+    }
+}
+
+#[test]
+fn what_is_no_part_of_the_same_run_stands_by_itself_and_it_is_said_why() {
+    let other = MATRIX.replace("name: n\n", "name: n\nmigrate: { timeout: 30s }\n");
+    let expecting = format!("{MATRIX}expect: [{{ outcome: converged }}]\n");
+    for (matrix, shard, why) in [
+        (other.as_str(), "2/2", "migrate.timeout: 60s -> 30s in every cell"),
+        (expecting.as_str(), "2/2", "expect changed"),
+        (MATRIX, "2/3", "1/2 and 2/3 are parts of different divisions"),
+    ] {
+        let runs = gather(vec![
+            complete("p1", MATRIX, &selection("1/2")),
+            complete("p2", matrix, &selection(shard)),
+        ]);
+        assert_eq!(runs.len(), 2, "{why}");
+        assert_eq!(runs[0].composition.separate, None);
+        let said = format!("p1 and p2 are not parts of one run: {why}");
+        assert_eq!(runs[1].composition.separate.as_ref(), Some(&said));
+    }
+    // Two whole runs are compared, and so are different matrices. Nobody takes those for parts.
+    let whole = || complete("whole", MATRIX, &Selection::default());
+    let renamed = complete("p2", &MATRIX.replace("name: n", "name: m"), &selection("2/2"));
+    let runs = gather(vec![whole(), complete("p1", MATRIX, &selection("1/2")), whole(), renamed]);
+    assert_eq!(runs.iter().map(Run::title).collect::<Vec<_>>(), ["whole", "p1", "whole", "p2"]);
+    assert!(runs.iter().all(|run| run.composition.separate.is_none()));
+}
+
+#[test]
+fn runs_stand_in_the_order_in_which_their_first_folders_were_named() {
+    let other = MATRIX.replace("name: n", "name: m");
+    let runs = gather(vec![
+        complete("b2", &other, &selection("2/2")),
+        complete("a1", MATRIX, &selection("1/2")),
+        complete("b1", &other, &selection("1/2")),
+        complete("a2", MATRIX, &selection("2/2")),
+    ]);
+    assert_eq!(runs.iter().map(Run::title).collect::<Vec<_>>(), ["b2, b1", "a1, a2"]);
+}
+
+#[test]
+fn parts_and_attempts_that_are_missing_are_named() {
+    use Outcome::{Converged, Interrupted};
+    // Of 4 parts, the first has two cells; the second is not there, and the third was cut short.
+    let first = [(0, 1, Converged, 0), (4, 1, Converged, 1), (0, 2, Converged, 2), (4, 2, Converged, 3)];
+    let third = [(2, 1, Converged, 0), (2, 2, Interrupted, 1)];
+    let run = one(vec![folder("p1", "1/4", &first), folder("p3", "3/4", &third)]);
+    let composition = &run.composition;
+    let missing: Vec<_> =
+        composition.missing_parts.iter().map(|p| (p.shard.to_string(), p.attempts)).collect();
+    assert_eq!(missing, [("2/4".to_string(), 2), ("4/4".to_string(), 2)]);
+    assert_eq!(composition.missing_attempts, ["stress.rate=3MBps #2"]);
+    assert!(!composition.is_complete());
+    assert_eq!(run.records.len(), 6, "an interrupted attempt is kept");
+
+    // A single part is a part as well.
+    let alone = one(vec![folder("p1", "1/4", &first)]);
+    assert_eq!(alone.composition.missing_parts.len(), 3);
+    assert_eq!(alone.composition.missing_attempts, [""; 0]);
+    assert_eq!(alone.plan.cells.len(), 5);
+}
+
+#[test]
+fn of_an_attempt_in_two_folders_the_one_that_began_first_counts() {
+    use Outcome::{Converged, Failed, Interrupted, NotConverged};
+    let cut = [(0, 1, Converged, 10), (2, 1, Failed, 20), (4, 1, Interrupted, 30)];
+    let again = [
+        (0, 1, NotConverged, 100),
+        (2, 1, Converged, 101),
+        (4, 1, Converged, 102),
+        (0, 2, Converged, 103),
+        (2, 2, Converged, 104),
+        (4, 2, Converged, 105),
+    ];
+    let other = || complete("p2", MATRIX, &selection("2/2"));
+    // Whatever the order in which they are named.
+    for parts in [
+        vec![folder("cut", "1/2", &cut), other(), folder("again", "1/2", &again)],
+        vec![folder("again", "1/2", &again), other(), folder("cut", "1/2", &cut)],
+    ] {
+        let run = one(parts);
+        assert!(run.composition.is_complete(), "{:#?}", run.composition);
+        let mut made = made(&run);
+        made.retain(|line| !line.ends_with("p2"));
+        // An interrupted attempt is no result, and stands beside the one that is.
+        made.sort_unstable();
+        assert_eq!(
+            made,
+            [
+                "1MB/s #1 converged cut",
+                "1MB/s #2 converged again",
+                "3MB/s #1 failed cut",
+                "3MB/s #2 converged again",
+                "5MB/s #1 converged again",
+                "5MB/s #1 interrupted cut",
+                "5MB/s #2 converged again"
+            ]
+        );
+        let said: Vec<_> = run
+            .composition
+            .repeated
+            .iter()
+            .map(|r| {
+                (
+                    r.attempt.as_str(),
+                    r.counts.to_str().unwrap(),
+                    r.outcome,
+                    r.left_out.to_str().unwrap(),
+                    r.left_out_outcome,
+                )
+            })
+            .collect();
+        assert_eq!(
+            said,
+            [
+                ("stress.rate=1MBps #1", "cut", Converged, "again", NotConverged),
+                ("stress.rate=3MBps #1", "cut", Failed, "again", Converged)
+            ]
+        );
+    }
+}
+
+#[test]
+fn a_folder_that_is_named_twice_counts_once() {
+    let part = || complete("p1", MATRIX, &selection("1/2"));
+    let run = one(vec![part(), part()]);
+    assert_eq!(run.records.len(), 6);
+    assert!(run.origins.iter().all(|origin| *origin == 0), "the one that was named first");
+    assert_eq!(run.composition.repeated.len(), 6);
+}
+
+#[test]
+fn records_of_other_cells_are_named() {
+    let mut part = folder("p1", "1/2", &[(0, 1, Outcome::Converged, 0)]);
+    part.records[0].cell = "stress.rate=9MBps".into();
+    let run = one(vec![part, complete("p2", MATRIX, &selection("2/2"))]);
+    assert_eq!(run.composition.strange, ["stress.rate=9MBps #1"]);
+    assert_eq!(run.composition.missing_attempts.len(), 6);
+}
+
+#[test]
+fn a_selection_that_no_run_can_have_is_refused() {
+    for (only, shard, message) in [
+        (None, Some("3/2"), "--shard: `3/2` is not a shard: write it like `2/3`, the second of three"),
+        (None, Some("6/6"), "no cell of the matrix is left to run: check --only and --shard"),
+        (Some("stress.rate > 9MB/s"), None, "no cell of the matrix is left to run: check --only and --shard"),
+    ] {
+        let selection = Selection { only: only.map(Into::into), shard: shard.map(Into::into), repeat: None };
+        let error = Folder::new(Path::new("p"), plan(MATRIX), &selection, vec![]).unwrap_err();
+        assert_eq!(error.to_string(), message);
+    }
+}
+
+mod circumstances {
+    use super::*;
+    use crate::{
+        guest::Boot,
+        lab::Description,
+        matrix::{Accel, RunOrder},
+        node::protocol::Facts,
+        qemu::{accel::Finding, machine::Accelerator},
+        results::environment::Environment,
+    };
+    use environments::compare;
+
+    fn environment() -> Environment {
+        let node = Facts {
+            version: "0.1.0".into(),
+            qemu: Some("10.0.2".into()),
+            kernel: "6.18.0".into(),
+            cpu_model: "Difference Engine".into(),
+            cpus: 2,
+            memory_bytes: 1 << 34,
+            available_memory_bytes: 1 << 33,
+            clock: jiff::Timestamp::UNIX_EPOCH,
+            privilege: crate::node::protocol::Privilege::Root,
+            features: ["sch_tbf".to_string()].into(),
+            no_emulator: None,
+        };
+        let finding = Finding { accelerator: Accelerator::Tcg, reason: "no KVM".into(), trial: None };
+        Environment {
+            started_at: jiff::Timestamp::UNIX_EPOCH,
+            version: "0.1.0".into(),
+            qemu: "10.0.2".into(),
+            accelerators: [(Accel::Auto, finding)].into_iter().collect(),
+            guest_kernel: "6.1.0".into(),
+            guest_boot: Boot::Compressed,
+            guest_digest: "0".repeat(64),
+            lab: Description { kind: "local".into(), source: node.clone(), destination: node },
+            order: RunOrder::AsWritten,
+        }
+    }
+
+    /// What is said of parts of a matrix with a rate and, in its second cell, a delay.
+    fn said(change: impl Fn(&mut Environment)) -> Vec<String> {
+        let plan = plan("name: n\nlink: { rate: 1gbit }\naxes: { link.delay: [0, 5ms] }\n");
+        let mut changed = environment();
+        change(&mut changed);
+        let part = |path: &str, environment| Part { path: path.into(), environment: Ok(environment) };
+        let parts = [part("p1", environment()), part("p2", changed), part("p3", environment())];
+        let (differences, unknown) = compare(&plan, &parts);
+        assert_eq!(unknown, [""; 0]);
+        differences
+            .iter()
+            .map(|d| {
+                let values = d.values.iter().map(|(value, folders)| format!("{value} {folders:?}"));
+                format!("{}: {}", d.what, values.collect::<Vec<_>>().join("; "))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn what_can_matter_is_said_with_the_folders() {
+        assert_eq!(said(|_| ()), [""; 0]);
+        assert_eq!(
+            said(|e| {
+                e.started_at = jiff::Timestamp::from_second(1_000_000).unwrap();
+                e.lab.source.memory_bytes = 0;
+                e.lab.source.available_memory_bytes = 0;
+                e.lab.source.clock = e.started_at;
+            }),
+            [""; 0],
+            "what cannot matter"
+        );
+        assert_eq!(
+            said(|e| {
+                e.lab.source.qemu = Some("7.2.0".into());
+                e.lab.destination.qemu = Some("7.2.0".into());
+            }),
+            [r#"QEMU: 10.0.2 ["p1", "p3"]; 7.2.0 ["p2"]"#]
+        );
+        assert_eq!(
+            said(|e| {
+                e.version = "0.2.0".into();
+                e.guest_kernel = "6.12.0".into();
+                e.guest_digest = "1".repeat(64);
+            }),
+            [
+                r#"testbed: 0.1.0 ["p1", "p3"]; 0.2.0 ["p2"]"#,
+                r#"guest kernel: 6.1.0 ["p1", "p3"]; 6.12.0 ["p2"]"#,
+                r#"guest files: 000000000000 ["p1", "p3"]; 111111111111 ["p2"]"#,
+            ]
+        );
+        assert_eq!(
+            said(|e| e.accelerators[&Accel::Auto].accelerator = Accelerator::Kvm),
+            [r#"accelerator where the matrix has auto: tcg ["p1", "p3"]; kvm ["p2"]"#]
+        );
+        assert_eq!(said(|e| e.lab.kind = "ssh".into()), [r#"lab: local ["p1", "p3"]; ssh ["p2"]"#]);
+    }
+
+    #[test]
+    fn the_two_ends_are_told_apart_where_they_differ() {
+        assert_eq!(
+            said(|e| {
+                e.lab.destination.kernel = "6.12.0".into();
+                e.lab.destination.cpus = 4;
+                e.lab.destination.privilege = crate::node::protocol::Privilege::UserNamespace;
+            }),
+            [
+                r#"CPU: 2 Difference Engine ["p1", "p3"]; 2 Difference Engine at the source and 4 Difference Engine at the destination ["p2"]"#,
+                r#"host kernel: 6.18.0 ["p1", "p3"]; 6.18.0 at the source and 6.12.0 at the destination ["p2"]"#,
+                r#"namespaces: made by root ["p1", "p3"]; made by root at the source and made by an ordinary user at the destination ["p2"]"#,
+            ]
+        );
+    }
+
+    #[test]
+    fn link_backends_are_compared_by_what_they_would_do_with_the_same_cells() {
+        let features = |e: &mut Environment, features: &[&str]| {
+            for node in [&mut e.lab.source, &mut e.lab.destination] {
+                node.features = features.iter().map(ToString::to_string).collect();
+            }
+        };
+        assert_eq!(
+            said(|e| features(e, &["sch_tbf", "sch_netem"])),
+            [r#"link backend: kernel for 1 cells and userspace for 1 cells ["p1", "p3"]; kernel ["p2"]"#]
+        );
+        assert_eq!(
+            said(|e| {
+                features(e, &[]);
+                e.lab.source.no_emulator = Some("no TUN devices".into());
+            }),
+            [r#"link backend: kernel for 1 cells and userspace for 1 cells ["p1", "p3"]; none ["p2"]"#]
+        );
+        // A feature that no cell needs does not matter.
+        assert_eq!(said(|e| features(e, &["sch_tbf", "sch_htb"])), [""; 0]);
+    }
+
+    #[test]
+    fn an_accelerator_that_only_one_part_asks_for_is_no_difference() {
+        assert_eq!(
+            said(|e| {
+                let finding = e.accelerators[&Accel::Auto].clone();
+                e.accelerators = [(Accel::Kvm, Finding { accelerator: Accelerator::Kvm, ..finding })]
+                    .into_iter()
+                    .collect();
+            }),
+            [""; 0]
+        );
+    }
+
+    #[test]
+    fn an_environment_that_is_not_known_is_said_so() {
+        let part = |environment| Part { path: "p1".into(), environment };
+        let (differences, unknown) = compare(
+            &plan("name: n\n"),
+            &[part(Ok(environment())), part(Err("p2 has no environment.json".into()))],
+        );
+        assert_eq!((differences.len(), unknown), (0, vec!["p2 has no environment.json".to_string()]));
+    }
+}

@@ -1,0 +1,281 @@
+//! The examples of running a matrix on more than one machine: the scripts for Slurm against a `sbatch` that only
+//! notes what it is asked for, and on a real cluster of one node; the manifests for Kubernetes against the API's
+//! schema, where a validator is installed.
+
+mod common;
+
+use common::real::{ready, skipped};
+use serde_json::Value;
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+use testbed::results::{store, verdict};
+
+/// The folder of the examples.
+fn examples() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").canonicalize().unwrap()
+}
+
+fn shown(output: &Output) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    format!("{}\n--- stdout\n{}\n--- stderr\n{}", output.status, text(&output.stdout), text(&output.stderr))
+}
+
+/// A directory with programs that note what they are called with, and the scripts beside them.
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Self { dir };
+        fs::create_dir(place.path("bin")).unwrap();
+        let note =
+            |answer: &str| format!("#!/bin/sh\necho \"$(basename \"$0\") $*\" >>\"$NOTES\"\n{answer}\n");
+        // Some clusters add their name to the number.
+        place.program("sbatch", &note("echo \"$(wc -l <\"$NOTES\");here\""));
+        place.program(
+            "testbed",
+            &note(
+                "case \"$*\" in *'--shard 9/9'*) echo 'no cell' >&2; exit 2 ;; *report*) echo table ;; esac",
+            ),
+        );
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn program(&self, name: &str, text: &str) {
+        let path = self.path("bin").join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    fn run(&self, script: &str, args: &[&str], variables: &[(&str, &str)]) -> Output {
+        let path = format!("{}:{}", self.path("bin").display(), std::env::var("PATH").unwrap());
+        let mut command = Command::new("bash");
+        command.arg(examples().join("slurm").join(script)).args(args).current_dir(self.dir.path());
+        for inherited in ["TESTBED", "LAB", "AT_ONCE", "PARTS"] {
+            command.env_remove(inherited);
+        }
+        command.env("PATH", path).env("NOTES", self.path("notes")).envs(variables.iter().copied());
+        command.stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// What the programs were called with since the last look.
+    fn notes(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.path("notes")).unwrap_or_default();
+        let _ = fs::remove_file(self.path("notes"));
+        text.lines()
+            .map(|line| line.replace(&format!("{}/", examples().join("slurm").display()), ""))
+            .collect()
+    }
+}
+
+#[test]
+fn parts_are_submitted_as_an_array_and_the_report_waits_for_them() {
+    let place = Place::new();
+    let output = place.run("submit.sh", &["m.yaml", "4", "runs/a", "--only", "stress.rate == 0"], &[]);
+    assert!(output.status.success(), "{}", shown(&output));
+    assert_eq!(
+        place.notes(),
+        [
+            "testbed plan m.yaml --shard 4/4 --only stress.rate == 0",
+            "sbatch --parsable --array=1-4 part.sh m.yaml runs/a --only stress.rate == 0",
+            "sbatch --parsable --dependency=afterany:2 report.sh runs/a",
+        ]
+    );
+    assert!(place.path("runs/a").is_dir());
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(said, "job 2: 4 parts in runs/a/part-*; job 3: the report, in runs/a/table.txt\n");
+
+    place.run("submit.sh", &["m.yaml", "4", "b"], &[("AT_ONCE", "1")]);
+    assert_eq!(place.notes()[1], "sbatch --parsable --array=1-4%1 part.sh m.yaml b");
+}
+
+#[test]
+fn what_is_wrong_with_a_matrix_is_found_before_anything_is_submitted() {
+    let place = Place::new();
+    let output = place.run("submit.sh", &["m.yaml", "9", "runs"], &[]);
+    assert_eq!(output.status.code(), Some(2), "{}", shown(&output));
+    assert_eq!(place.notes(), ["testbed plan m.yaml --shard 9/9"]);
+    assert!(!place.path("runs").exists());
+    let output = place.run("submit.sh", &["m.yaml"], &[]);
+    assert_eq!(output.status.code(), Some(2), "{}", shown(&output));
+    assert!(shown(&output).contains("submit.sh FILE PARTS DIR"), "{}", shown(&output));
+    assert_eq!(place.notes(), [""; 0]);
+}
+
+#[test]
+fn a_task_makes_its_part_and_goes_on_with_it_when_started_again() {
+    let place = Place::new();
+    let task = [("SLURM_ARRAY_TASK_ID", "3"), ("SLURM_ARRAY_TASK_COUNT", "4")];
+    let args = ["m.yaml", "runs", "--repeat", "2"];
+    place.run("part.sh", &args, &task);
+    assert_eq!(place.notes(), ["testbed run m.yaml --lab local --shard 3/4 --out runs/part-0003 --repeat 2"]);
+    // Submitted alone, with another lab.
+    let alone = [task[0], ("SLURM_ARRAY_TASK_COUNT", "1"), ("PARTS", "4"), ("LAB", "lab.yaml")];
+    place.run("part.sh", &args, &alone);
+    assert_eq!(
+        place.notes(),
+        ["testbed run m.yaml --lab lab.yaml --shard 3/4 --out runs/part-0003 --repeat 2"]
+    );
+    fs::create_dir_all(place.path("runs/part-0003")).unwrap();
+    place.run("part.sh", &args, &task);
+    assert_eq!(place.notes(), ["testbed run m.yaml --lab local --resume runs/part-0003"]);
+
+    fs::create_dir_all(place.path("runs/part-0010")).unwrap();
+    let output = place.run("report.sh", &["runs"], &[]);
+    assert!(output.status.success(), "{}", shown(&output));
+    assert_eq!(
+        place.notes(),
+        [
+            "testbed report runs/part-0003 runs/part-0010",
+            "testbed report --csv runs/part-0003 runs/part-0010"
+        ]
+    );
+    assert_eq!(fs::read_to_string(place.path("runs/table.txt")).unwrap(), "table\n");
+}
+
+/// A program's answer to these arguments, if it is installed.
+fn ask(program: &str, args: &[&std::ffi::OsStr]) -> Option<Output> {
+    match Command::new(program).args(args).output() {
+        Ok(output) => Some(output),
+        Err(_) => skipped(&format!("{program} is not installed")),
+    }
+}
+
+#[test]
+fn the_scripts_pass_shellcheck() {
+    let cluster = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/slurm/cluster.sh");
+    let scripts = ["submit.sh", "part.sh", "report.sh"].map(|name| examples().join("slurm").join(name));
+    for script in scripts.iter().chain([&cluster]) {
+        let Some(output) = ask("shellcheck", &[script.as_os_str()]) else { return };
+        assert!(output.status.success(), "{}", shown(&output));
+    }
+}
+
+fn manifest(name: &str) -> Value {
+    let text = fs::read_to_string(examples().join("kubernetes").join(name)).unwrap();
+    serde_yaml::from_str(&text).unwrap()
+}
+
+#[test]
+fn the_manifests_are_valid() {
+    for name in ["job.yaml", "report.yaml"] {
+        let path = examples().join("kubernetes").join(name);
+        let Some(output) = ask("kubernetes-validate", &["--strict".as_ref(), path.as_os_str()]) else {
+            return;
+        };
+        assert!(output.status.success(), "{}", shown(&output));
+    }
+}
+
+#[test]
+fn the_job_has_as_many_parts_as_pods_and_never_repeats_a_result() {
+    let job = manifest("job.yaml");
+    let spec = &job["spec"];
+    let pod = &spec["template"]["spec"];
+    let container = &pod["containers"][0];
+    let parts =
+        container["env"].as_array().unwrap().iter().find(|variable| variable["name"] == "PARTS").unwrap();
+    assert_eq!(parts["value"], spec["completions"].to_string());
+    assert_eq!((&spec["completionMode"], &pod["restartPolicy"]), (&"Indexed".into(), &"Never".into()));
+    let exits = &spec["podFailurePolicy"]["rules"][1];
+    assert_eq!((&exits["action"], &exits["onExitCodes"]["operator"]), (&"FailIndex".into(), &"In".into()));
+    assert_eq!(exits["onExitCodes"]["containerName"], container["name"]);
+    // An expectation that does not hold, and bad input. What failed in the lab is tried again.
+    let codes = exits["onExitCodes"]["values"].as_array().unwrap();
+    assert_eq!(*codes, [Value::from(verdict::EXIT_UNEXPECTED), Value::from(2)]);
+    assert!(!codes.contains(&verdict::EXIT_FAILED.into()));
+    assert!(spec["backoffLimitPerIndex"].as_u64().is_some_and(|limit| limit > 0));
+}
+
+#[test]
+fn a_pod_makes_its_part_and_goes_on_with_it_when_started_again() {
+    let place = Place::new();
+    let job = manifest("job.yaml");
+    let container = &job["spec"]["template"]["spec"]["containers"][0];
+    let script = container["args"][0].as_str().unwrap();
+    // The folders as they are here.
+    let script = script.replace("/results", &place.path("results").display().to_string());
+    let pod = || {
+        let path = format!("{}:{}", place.path("bin").display(), std::env::var("PATH").unwrap());
+        let mut command = Command::new("bash");
+        command.args(["-ec", &script]).env("PATH", path).env("NOTES", place.path("notes"));
+        let output = command.env("JOB_COMPLETION_INDEX", "2").env("PARTS", "4").output().unwrap();
+        assert!(output.status.success(), "{}", shown(&output));
+        place.notes().join("\n").replace(&format!("{}/", place.dir.path().display()), "")
+    };
+    assert_eq!(pod(), "testbed run /matrix/matrix.yaml --shard 3/4 --out results/part-0003");
+    fs::create_dir_all(place.path("results/part-0003")).unwrap();
+    assert_eq!(pod(), "testbed run /matrix/matrix.yaml --resume results/part-0003");
+    assert_eq!(container["command"], serde_json::json!(["bash", "-ec"]));
+}
+
+#[test]
+#[ignore = "runs QEMU: cargo xtask test"]
+fn a_slurm_cluster_makes_all_parts_and_the_report() {
+    let Some(ready) = ready() else { return };
+    let installed = |program: &&str| {
+        let places = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin";
+        places.split(':').any(|place| Path::new(place).join(program).is_file())
+    };
+    let needed = ["slurmctld", "slurmd", "sbatch", "munged", "unshare", "ip"];
+    if let Some(absent) = needed.iter().find(|program| !installed(program)) {
+        return skipped(&format!("{absent} is not installed: apt-get install slurm-wlm munge"))
+            .unwrap_or_default();
+    }
+    if !nix::unistd::geteuid().is_root() {
+        skipped::<()>("only root can start a Slurm cluster");
+        return;
+    }
+    // Munge wants a folder that nobody else can write to, up to the root. The target folder may not be one.
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    fs::create_dir(path("cluster")).unwrap();
+    symlink(examples(), path("examples")).unwrap();
+    let cluster = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/slurm/cluster.sh");
+    let work = "examples/slurm/submit.sh examples/small.yaml 2 run --repeat 1 --only 'stress.rate == 8MB/s or stress.rate == 96MB/s'
+        while squeue --noheader | grep -q .; do sleep 0.5; done";
+    let mut command = Command::new("unshare");
+    command.args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]).arg(cluster);
+    command.arg(path("cluster")).args(["bash", "-ec", work]).current_dir(dir.path());
+    for inherited in ["LAB", "AT_ONCE", "PARTS"] {
+        command.env_remove(inherited);
+    }
+    let output = command.env("TESTBED", ready.bin.join("testbed")).stdin(Stdio::null()).output().unwrap();
+    let logs = || {
+        let logs = fs::read_dir(dir.path()).unwrap().chain(fs::read_dir(path("cluster")).unwrap());
+        let logs = logs
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|e| e == "log"));
+        let text =
+            |log: PathBuf| format!("--- {}\n{}", log.display(), fs::read_to_string(&log).unwrap_or_default());
+        logs.map(text).collect::<Vec<_>>().join("\n")
+    };
+    assert!(output.status.success(), "{}\n{}", shown(&output), logs());
+
+    let jobs = fs::read_to_string(path("cluster/jobs.txt")).unwrap();
+    assert_eq!(jobs.lines().count(), 3, "{jobs}\n{}", logs());
+    assert!(jobs.lines().all(|job| job.contains("JobState=COMPLETED")), "{jobs}\n{}", logs());
+    for (part, cell) in [("part-0001", "stress.rate=8MBps"), ("part-0002", "stress.rate=96MBps")] {
+        let (_, records) = store::read(&path("run").join(part)).unwrap();
+        assert_eq!(records.iter().map(|r| r.cell.as_str()).collect::<Vec<_>>(), [cell], "{}", logs());
+    }
+    let table = fs::read_to_string(path("run/table.txt")).unwrap();
+    assert!(
+        table.contains(
+            "Pre-copy converged at every dirty rate up to 8MB/s; at 96MB/s and above it never did."
+        ),
+        "{table}"
+    );
+    assert!(table.ends_with("\nparts: 1/2 in run/part-0001, 2/2 in run/part-0002\n"), "{table}");
+    assert_eq!(fs::read_to_string(path("run/summary.csv")).unwrap().lines().count(), 3);
+}
