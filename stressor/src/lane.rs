@@ -12,7 +12,6 @@ use crate::{
     memory::Part,
     meter::LaneMeter,
     pace::{Pacer, Pacing, Turn},
-    sys,
     walk::Walk,
     workload::{Phase, Rate, Workload, Write},
 };
@@ -20,9 +19,6 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// How many writes of a word are timed together.
 const WORDS_TIMED_TOGETHER: u64 = 64;
-
-/// How many pages ahead a word's cache line is asked for.
-const PREFETCH_PAGES: usize = 12;
 
 /// A group of writes that took this many times what the one before took had a slow write among them.
 const SLOW: u64 = 4;
@@ -109,9 +105,7 @@ impl Lane<'_> {
         let mut usual_ns = u64::MAX / SLOW;
         while left > 0 {
             let group = left.min(together);
-            for _ in 0..group {
-                self.write_next();
-            }
+            self.write_next(group);
             left -= group;
             let after = clock.now_ns();
             // A clock may stand still, and after a migration has been seen to go back a little.
@@ -130,19 +124,15 @@ impl Lane<'_> {
         }
     }
 
+    /// Writes the next pages.
     #[inline]
-    fn write_next(&mut self) {
-        let page = self.walk.next();
-        if self.part.recipe.write == Write::Word && self.walk.is_sequential() {
-            // Writing a word is mostly waiting for its cache line, and the hardware does not look beyond a page.
-            if let Some(ahead) = self.part.pages.get(page + PREFETCH_PAGES) {
-                sys::prefetch(ahead);
-            }
+    fn write_next(&mut self, count: u64) {
+        let mut left = count;
+        while left > 0 {
+            let pages = self.walk.next(left);
+            left -= pages.len() as u64;
+            self.part.write(pages);
         }
-        let generation = &mut self.part.generations[page];
-        // After 2^32 writes a page holds what it held at first, and so does the table.
-        *generation = generation.wrapping_add(1);
-        self.part.recipe.write(&mut self.part.pages[page], self.part.first_index + page as u64, *generation);
     }
 }
 

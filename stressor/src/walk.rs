@@ -4,6 +4,7 @@ use crate::{
     content::mix,
     workload::{Order, Workload},
 };
+use std::ops::Range;
 
 /// An endless walk over pages `0..pages`.
 #[derive(Debug, Clone)]
@@ -46,20 +47,15 @@ impl Walk {
         Self { pages, step }
     }
 
-    /// Whether the page after each is the one behind it.
+    /// The next pages that follow each other in memory, at most `most` of them; at least one, if `most` is.
     #[inline]
-    pub(crate) fn is_sequential(&self) -> bool {
-        matches!(self.step, Step::Sequential { .. })
-    }
-
-    /// The next page.
-    #[inline]
-    pub(crate) fn next(&mut self) -> usize {
+    pub(crate) fn next(&mut self, most: u64) -> Range<usize> {
         let page = match &mut self.step {
             Step::Sequential { next } => {
-                let page = *next;
-                *next = if page + 1 == self.pages { 0 } else { page + 1 };
-                page
+                let first = *next;
+                let end = self.pages.min(first + most);
+                *next = if end == self.pages { 0 } else { end };
+                return first as usize..end as usize;
             }
             Step::Random { dice } => dice.below(self.pages),
             Step::HotCold { dice, hot_pages, hot_writes } => {
@@ -70,7 +66,7 @@ impl Walk {
                 }
             }
         };
-        page as usize
+        page as usize..page as usize + 1
     }
 }
 
@@ -95,7 +91,7 @@ mod tests {
         let mut walk = Walk::new(&workload, pages, 0);
         let mut visits = vec![0; pages as usize];
         for _ in 0..steps {
-            visits[walk.next()] += 1;
+            visits[walk.next(1).start] += 1;
         }
         visits
     }
@@ -104,6 +100,17 @@ mod tests {
     fn sequential_visits_all_before_any_twice() {
         assert_eq!(visits("sequential", 7, 7), [1; 7]);
         assert_eq!(visits("sequential", 7, 16), [3, 3, 2, 2, 2, 2, 2]);
+    }
+
+    #[test]
+    fn pages_that_follow_each_other_come_together() {
+        let walk = |order: &str| {
+            let workload = Workload { order: order.parse().unwrap(), ..Workload::default() };
+            let mut walk = Walk::new(&workload, 7, 0);
+            [4, 4, 5, 9].map(|most| walk.next(most))
+        };
+        assert_eq!(walk("sequential"), [0..4, 4..7, 0..5, 5..7]);
+        assert!(walk("random").iter().all(|pages| pages.len() == 1 && pages.end <= 7));
     }
 
     #[test]
@@ -134,7 +141,7 @@ mod tests {
         let steps = |seed, lane| {
             let workload = Workload { order: Order::Random, seed, ..Workload::default() };
             let mut walk = Walk::new(&workload, 1000, lane);
-            [(); 16].map(|()| walk.next())
+            [(); 16].map(|()| walk.next(1))
         };
         assert_ne!(steps(1, 0), steps(1, 1));
         assert_ne!(steps(1, 0), steps(2, 0));
