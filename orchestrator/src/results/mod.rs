@@ -13,6 +13,7 @@
 //! short form, [`verdict`] what the records say about what the matrix expects.
 
 pub mod environment;
+pub mod obtained;
 pub mod record;
 pub mod store;
 pub mod summary;

@@ -221,6 +221,20 @@ impl Place {
         (output.status.code().unwrap(), String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
+    /// What another subcommand comes to: exit code, standard output, standard error.
+    pub(crate) fn ask_all(&self, args: &[&str]) -> (i32, String, String) {
+        let output = self.other(args).output().unwrap();
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+    }
+
+    /// Another subcommand, about to be started.
+    pub(crate) fn other(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.testbed);
+        command.args(args).current_dir(self.dir.path()).env(MARKER, &self.marker).stdin(Stdio::null());
+        command
+    }
+
     /// The run's processes.
     pub(crate) fn processes(&self) -> Vec<Process> {
         let marker = self.mark();
@@ -263,6 +277,13 @@ impl Place {
             processes.join("\n"),
         )
     }
+}
+
+/// Copies this program to a folder that anybody can look into, and that nobody has to build.
+pub(crate) fn copy_program(program: &Path, to: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    fs::copy(program, to.join(program.file_name().unwrap())).unwrap();
+    fs::set_permissions(to, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 fn copy(from: &Path, to: &Path) {
