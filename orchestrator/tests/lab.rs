@@ -117,7 +117,7 @@ impl World {
 
     /// What it came to: exit code, standard output, standard error.
     fn ask(&self, args: &[&str]) -> (i32, String, String) {
-        said(self.testbed(args).output().unwrap())
+        said(&self.testbed(args).output().unwrap())
     }
 
     /// The processes of this world that the test started, by their numbers outside, with their words.
@@ -146,10 +146,10 @@ impl World {
         let mut command = self.testbed_as(user, &args);
         let mut child = command.process_group(0).spawn().unwrap();
         let mut there = [0; 6];
-        if child.stdout.as_mut().unwrap().read_exact(&mut there).is_err() {
-            panic!("{:?}", said(child.wait_with_output().unwrap()));
-        }
-        Staying { _world: self, child }
+        let is_there = child.stdout.as_mut().unwrap().read_exact(&mut there).is_ok();
+        let mut staying = Staying { _world: self, child };
+        assert!(is_there, "{}", staying.last_words());
+        staying
     }
 }
 
@@ -165,6 +165,14 @@ struct Staying<'a> {
     child: Child,
 }
 
+impl Staying<'_> {
+    fn last_words(&mut self) -> String {
+        let mut words = String::new();
+        let _ = self.child.stderr.take().map(|mut stderr| stderr.read_to_string(&mut words));
+        words
+    }
+}
+
 impl Drop for Staying<'_> {
     fn drop(&mut self) {
         let _ = killpg(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGKILL);
@@ -176,7 +184,7 @@ fn is_nsenter(pid: i32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "nsenter")
 }
 
-fn said(output: Output) -> (i32, String, String) {
+fn said(output: &Output) -> (i32, String, String) {
     let code = output.status.code().unwrap_or_else(|| -output.status.signal().unwrap());
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
     (code, text(&output.stdout), text(&output.stderr))
@@ -327,7 +335,7 @@ fn an_interrupt_is_the_shells_and_the_lab_stays() {
                 common::real::signal(pid, Signal::SIGINT);
             }
         }
-        let (code, out, err) = said(child.wait_with_output().unwrap());
+        let (code, out, err) = said(&child.wait_with_output().unwrap());
         assert_eq!(code, 5, "{out}{err}");
         assert!(out.starts_with("caught\n") && out.contains("migration"), "{out}{err}");
         world.assert_nothing_left();
@@ -394,7 +402,7 @@ fn the_prompt_says_which_node_it_is() {
             }
         };
         child.stdin.as_mut().unwrap().write_all(b"echo $((6 * 7))\nexit 9\n").unwrap();
-        let (code, out, err) = said(child.wait_with_output().unwrap());
+        let (code, out, err) = said(&child.wait_with_output().unwrap());
         if err.contains("failed to execute script") {
             skipped::<()>("there is no `script` (Debian's package bsdutils)");
             return;
@@ -412,7 +420,7 @@ fn an_ordinary_user_has_a_lab_and_sees_no_other() {
             skipped::<()>("this is an ordinary user already");
             return;
         }
-        let as_nobody = |args: &[&str]| said(world.testbed_as(Some(NOBODY), args).output().unwrap());
+        let as_nobody = |args: &[&str]| said(&world.testbed_as(Some(NOBODY), args).output().unwrap());
         let (code, out, err) = as_nobody(&["lab", "shell", "compute1", "--", "sh", "-c", "id -u; uname -n"]);
         if err.contains("cannot make a user namespace") {
             skipped::<()>(&format!("ordinary users cannot make namespaces here: {err}"));

@@ -41,7 +41,7 @@ enum What {
     /// options of the link shape it. On hosts, when none is under way, the shell is on the host itself, as root. The
     /// exit code is the command's.
     #[command(after_help = EXAMPLES)]
-    Shell(ShellArgs),
+    Shell(Box<ShellArgs>),
 }
 
 const EXAMPLES: &str = "Examples:
@@ -220,16 +220,13 @@ fn shell_on_host(args: &ShellArgs, inventory: &Inventory) -> Result<u8, Failure>
 }
 
 pub(super) fn observe(args: &ObserveArgs) -> Result<u8, Failure> {
-    let found = match args.pid {
-        Some(pid) => {
-            observe::enter_network(pid).map_err(Failure::lab)?;
-            let interfaces = super::runtime()?.block_on(observe::interfaces(true));
-            serde_json::to_string(&interfaces.map_err(Failure::lab)?)
-        }
-        None => {
-            let found = super::runtime()?.block_on(observe::observe(&args.directory, args.cpus));
-            serde_json::to_string(&found.map_err(Failure::lab)?)
-        }
+    let found = if let Some(pid) = args.pid {
+        observe::enter_network(pid).map_err(Failure::lab)?;
+        let interfaces = super::runtime()?.block_on(observe::interfaces(true));
+        serde_json::to_string(&interfaces.map_err(Failure::lab)?)
+    } else {
+        let found = super::runtime()?.block_on(observe::observe(&args.directory, args.cpus));
+        serde_json::to_string(&found.map_err(Failure::lab)?)
     };
     print(&(found.map_err(Failure::lab)? + "\n"));
     Ok(0)

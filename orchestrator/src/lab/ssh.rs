@@ -212,9 +212,7 @@ impl Host<'_> {
         node.keep_alive(ALIVE_INTERVAL);
         Ok((node, process))
     }
-}
 
-impl Host<'_> {
     /// The words of a POSIX shell that run this program as root there, once it has been put there.
     async fn as_root(&self, program: &Upload) -> Result<String, Error> {
         let path = quoted(&self.put(program, None).await?);
@@ -231,8 +229,8 @@ impl Host<'_> {
 
     /// Looks around there, as root; `words` are more of the command that does.
     pub(super) async fn observe(&self, program: &Upload, words: &[String]) -> Result<Observation, Error> {
-        let words: String = words.iter().map(|word| format!(" {}", quoted(word))).collect();
-        let script = format!("exec {} observe{words}", self.as_root(program).await?);
+        let words: Vec<String> = words.iter().map(|word| quoted(word)).collect();
+        let script = format!("exec {} observe {}", self.as_root(program).await?, words.join(" "));
         let found = self.run(&script, b"").await?;
         serde_json::from_str(&found)
             .map_err(|e| self.failed(format!("what it says of itself makes no sense: {e}")))

@@ -97,7 +97,7 @@ fn by_run(nodes: impl IntoIterator<Item = Seen>) -> Vec<RunStatus> {
         match runs.iter_mut().find(|run| run.run == name) {
             Some(run) => run.nodes.push(seen),
             None => {
-                runs.push(RunStatus { command: observe::command_of(&name), run: name, nodes: vec![seen] })
+                runs.push(RunStatus { command: observe::command_of(&name), run: name, nodes: vec![seen] });
             }
         }
     }
