@@ -46,7 +46,7 @@ enum What {
 
 const EXAMPLES: &str = "Examples:
   testbed lab shell compute1 -- tc -s qdisc show dev migration
-  testbed lab shell --rate 100mbit --delay 20ms compute1 -- ping -c 3 192.0.2.2
+  testbed lab shell --rate 100mbit --delay 20ms compute1
   testbed lab shell --lab lab.yaml controller";
 
 #[derive(Debug, Args)]
