@@ -4,8 +4,9 @@ use super::{Failure, LabArgs, print};
 use crate::{
     lab::{
         self, NODES,
-        inventory::Inventory,
+        inventory::{Become, Inventory},
         observe,
+        ssh::Way,
         status::{self, NotOne, Place, Status},
     },
     matrix::Settings,
@@ -205,15 +206,17 @@ fn shell_on_host(args: &ShellArgs, inventory: &Inventory) -> Result<u8, Failure>
             "the options of the link are for a lab of the shell's own, on this machine; leave them out with hosts",
         ));
     }
-    let place = Place::of(inventory, &args.node).map_err(failure)?;
+    let host = inventory.hosts().into_iter().find(|(node, _)| *node == args.node).map(|(_, host)| host);
+    let host = host.ok_or_else(|| Failure::input(format!("a lab has no {}", args.node)))?;
+    let way = Way::of(inventory);
     let mut command = super::runtime()?.block_on(async {
+        let place = Place::reach(&way, host).await.map_err(failure)?;
         let pid = pick(args, &place.processes().await.map_err(failure)?)?;
         if pid.is_none() {
-            let how = if place.is_by_sudo() { ", by sudo" } else { "" };
-            eprintln!("no run is under way: this is the host {} itself, as root{how}", place.host());
+            let how = if inventory.r#become == Become::Sudo { ", by sudo" } else { "" };
+            eprintln!("no run is under way: this is the host {host} itself, as root{how}");
         }
-        let terminal = std::io::stdin().is_terminal();
-        place.visit(&args.node, pid, &args.command, terminal).await.map_err(failure)
+        Ok(place.visit(&args.node, pid, &args.command, std::io::stdin().is_terminal()))
     })?;
     sys::outlive_interrupts().map_err(Failure::lab)?;
     Ok(visit::exit_code(command.status().map_err(Failure::lab)?))

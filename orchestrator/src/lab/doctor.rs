@@ -186,7 +186,8 @@ async fn observe(
     if wanted.runs_guests && running.facts.qemu.is_some() {
         words.push("--cpus".into());
     }
-    let seen = match host.observe(program.upload, &words).await {
+    let looked = async { host.observe(&host.as_root(program.upload).await?, &words).await };
+    let seen = match looked.await {
         Ok(seen) => seen,
         Err(error) => {
             let remedy = "run QEMU there by hand: what it says tells more";

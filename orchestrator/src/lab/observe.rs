@@ -51,6 +51,7 @@ pub struct Observation {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpus: Option<Cpus>,
     /// The nodes of runs under way there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<Seen>,
 }
 

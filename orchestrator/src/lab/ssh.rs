@@ -98,13 +98,14 @@ pub async fn start(inventory: &Inventory, guest: &GuestFiles) -> Result<Lab, Err
 }
 
 /// How the hosts are reached.
-pub(super) struct Way {
+pub struct Way {
     config: Option<PathBuf>,
     root: Become,
 }
 
 impl Way {
-    pub(super) fn of(inventory: &Inventory) -> Self {
+    /// As the inventory has it.
+    pub fn of(inventory: &Inventory) -> Self {
         Self { config: inventory.ssh_config.clone(), root: inventory.r#become }
     }
 
@@ -214,7 +215,7 @@ impl Host<'_> {
     }
 
     /// The words of a POSIX shell that run this program as root there, once it has been put there.
-    async fn as_root(&self, program: &Upload) -> Result<String, Error> {
+    pub(super) async fn as_root(&self, program: &Upload) -> Result<String, Error> {
         let path = quoted(&self.put(program, None).await?);
         Ok(match self.way.root {
             Become::Sudo => format!("sudo -n {path}"),
@@ -227,24 +228,19 @@ impl Host<'_> {
         self.run(script, b"").await
     }
 
-    /// Looks around there, as root; `words` are more of the command that does.
-    pub(super) async fn observe(&self, program: &Upload, words: &[String]) -> Result<Observation, Error> {
+    /// Looks around there, by a program that [`Host::as_root`] has put there; `words` are more of the command.
+    pub(super) async fn observe(&self, program: &str, words: &[String]) -> Result<Observation, Error> {
         let words: Vec<String> = words.iter().map(|word| quoted(word)).collect();
-        let script = format!("exec {} observe {}", self.as_root(program).await?, words.join(" "));
+        let script = format!("exec {program} observe {}", words.join(" "));
         let found = self.run(&script, b"").await?;
         serde_json::from_str(&found)
             .map_err(|e| self.failed(format!("what it says of itself makes no sense: {e}")))
     }
 
     /// `ssh`, about to bring a program into a node there, or onto the host itself, as root, with this process's
-    /// standard streams; on a terminal or not.
-    pub(super) async fn visit(
-        &self,
-        program: &Upload,
-        visit: &Visit,
-        terminal: bool,
-    ) -> Result<process::Command, Error> {
-        let mut script = format!("exec {} enter --remote {}", self.as_root(program).await?, visit.node);
+    /// standard streams; on a terminal or not. `program` as for [`Host::observe`].
+    pub(super) fn visit(&self, program: &str, visit: &Visit, terminal: bool) -> process::Command {
+        let mut script = format!("exec {program} enter --remote {}", visit.node);
         if let Some(pid) = visit.pid {
             let _ = write!(script, " --pid {pid}");
         }
@@ -252,7 +248,7 @@ impl Host<'_> {
         for word in &visit.program {
             let _ = write!(script, " {}", quoted(&word.to_string_lossy()));
         }
-        Ok(self.plain_ssh(terminal, &script))
+        self.plain_ssh(terminal, &script)
     }
 }
 

@@ -57,7 +57,8 @@ impl Status {
         let asked = inventory.hosts().map(|(node, name)| {
             let (host, program) = (way.host(name), &program);
             async move {
-                let (seen, problem) = match host.observe(program, &[]).await {
+                let looked = async { host.observe(&host.as_root(program).await?, &[]).await };
+                let (seen, problem) = match looked.await {
                     Ok(seen) => (Some(seen), None),
                     Err(error) => (None, Some(error.to_string())),
                 };
@@ -237,29 +238,17 @@ pub fn local_processes() -> io::Result<Vec<NodeProcess>> {
 
 /// A node's host.
 pub struct Place<'a> {
-    inventory: &'a Inventory,
-    way: Way,
-    program: Upload,
+    way: &'a Way,
     host: &'a str,
+    /// This program there, in words of a shell.
+    program: String,
 }
 
 impl<'a> Place<'a> {
-    /// The host of the node of this name.
-    pub fn of(inventory: &'a Inventory, node: &str) -> Result<Self, Error> {
-        let hosts = inventory.hosts();
-        let (_, host) = hosts.into_iter().find(|(name, _)| *name == node).unwrap_or(hosts[0]);
-        let program = Upload::read(Path::new("/proc/self/exe"))?;
-        Ok(Self { inventory, way: Way::of(inventory), program, host })
-    }
-
-    /// Its name for ssh.
-    pub fn host(&self) -> &str {
-        self.host
-    }
-
-    /// Whether one is root there by sudo.
-    pub fn is_by_sudo(&self) -> bool {
-        self.inventory.r#become == super::inventory::Become::Sudo
+    /// The host of this name for ssh, with this program on it.
+    pub async fn reach(way: &'a Way, host: &'a str) -> Result<Self, Error> {
+        let upload = Upload::read(Path::new("/proc/self/exe"))?;
+        Ok(Self { way, host, program: way.host(host).as_root(&upload).await? })
     }
 
     /// The nodes of runs under way there.
@@ -268,16 +257,10 @@ impl<'a> Place<'a> {
         Ok(seen.nodes.into_iter().map(|seen| seen.process).filter(|process| process.remote).collect())
     }
 
-    /// The command that brings a program there, into a node or onto the host itself.
-    pub async fn visit(
-        &self,
-        node: &str,
-        pid: Option<u32>,
-        program: &[OsString],
-        terminal: bool,
-    ) -> Result<Command, Error> {
+    /// The command that brings a program there, into the node of this name, or onto the host itself without a process.
+    pub fn visit(&self, node: &str, pid: Option<u32>, program: &[OsString], terminal: bool) -> Command {
         let visit = Visit { node: node.into(), pid, remote: true, program: program.to_vec() };
-        self.way.host(self.host).visit(&self.program, &visit, terminal).await
+        self.way.host(self.host).visit(&self.program, &visit, terminal)
     }
 }
 

@@ -15,7 +15,7 @@ use serde_json::Value;
 use std::{
     collections::BTreeSet,
     fs::{self, File},
-    io::Read,
+    io::{Read, Write},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -233,6 +233,24 @@ impl Place {
         let mut command = Command::new(&self.testbed);
         command.args(args).current_dir(self.dir.path()).env(MARKER, &self.marker).stdin(Stdio::null());
         command
+    }
+
+    /// What a subcommand comes to on a terminal where this is typed: exit code, and what was shown. Nothing where no
+    /// terminal can be made.
+    pub(crate) fn typed(&self, args: &[&str], input: &str) -> Option<(i32, String)> {
+        let words: Vec<String> = [self.testbed.display().to_string()]
+            .into_iter()
+            .chain(args.iter().map(|arg| format!("'{arg}'")))
+            .collect();
+        let mut script = Command::new("script");
+        script.args(["--quiet", "--return", "--command", &words.join(" "), "/dev/null"]);
+        script.current_dir(self.dir.path()).env(MARKER, &self.marker);
+        let Ok(mut child) = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn() else {
+            return skipped("there is no `script` (Debian's package bsdutils) to make a terminal");
+        };
+        child.stdin.as_mut().unwrap().write_all(input.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        Some((output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stdout).into_owned()))
     }
 
     /// The run's processes.
