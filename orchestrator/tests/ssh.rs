@@ -9,6 +9,7 @@ use common::{
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::{
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -227,19 +228,28 @@ fn a_full_disk_fails_the_attempt_and_the_run_goes_on_when_there_is_room() {
     let place = Place::new(&ready, &format!("{SMALL}repeat: 2\n"));
     with_hosts(&place, |hosts| {
         let lab = hosts.inventory(|text| text);
+        let serving = |place: &Place, node: &str| {
+            let is_it =
+                |words: &[String]| ["--inside", node].iter().all(|word| words.iter().any(|w| w == word));
+            place.processes().into_iter().find(|process| is_it(&process.words)).map(|process| process.pid)
+        };
         // The node's own directory is where the guest is saved that has booted.
         let room = |size: &str| {
-            let resize = format!("remount,size={size}");
-            let mount = ["lab", "shell", "--lab", &lab, "compute1", "--", "mount", "-o", &resize, "/run"];
-            let (code, _, err) = place.ask_all(&mount);
-            assert_eq!(code, 0, "{err}");
+            let node = serving(&place, "compute1").unwrap().to_string();
+            let mut mount = Command::new("nsenter");
+            mount.args([
+                "--target",
+                &node,
+                "--mount",
+                "mount",
+                "-o",
+                &format!("remount,size={size}"),
+                "/run",
+            ]);
+            assert!(mount.status().unwrap().success());
         };
         let mut run = place.start(&["matrix.yaml", "--out", "run", "--lab", &lab]);
-        run.wait_for("the nodes", |place| {
-            let is_last =
-                |words: &[String]| ["--inside", "compute2"].iter().all(|w| words.iter().any(|v| v == w));
-            place.processes().iter().any(|process| is_last(&process.words)).then_some(())
-        });
+        run.wait_for("the nodes", |place| serving(place, "compute2"));
         // It must not boot the guest before.
         signal(run.pid(), Signal::SIGSTOP);
         room("64k");

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{self, BufRead, Write},
+    io::{self, BufRead, BufReader, Write},
     process::{Command, Stdio},
 };
 
@@ -42,51 +42,64 @@ impl Cpus {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
-        let mut commands = vec![json!({ "execute": "qmp_capabilities" })];
-        commands.push(json!({ "execute": "query-cpu-definitions", "id": "models" }));
+        let mut questions = vec![
+            json!({ "execute": "qmp_capabilities" }),
+            json!({ "execute": "query-cpu-definitions", "id": "models" }),
+        ];
         if kvm {
             let arguments = json!({ "type": "full", "model": { "name": "host" } });
-            commands.push(
+            questions.push(
                 json!({ "execute": "query-cpu-model-expansion", "arguments": arguments, "id": "host" }),
             );
         }
-        commands.push(json!({ "execute": "quit" }));
-        if let Some(mut stdin) = qemu.stdin.take() {
-            for command in commands {
-                // One that has ended says why below.
-                let _ = writeln!(stdin, "{command}");
-            }
+        // One that has ended says why below.
+        let mut stdin = qemu.stdin.take();
+        for question in questions {
+            let _ = stdin.as_mut().map(|stdin| writeln!(stdin, "{question}"));
         }
+        let answers = Self::read(BufReader::new(qemu.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?), kvm);
+        // Not by `quit`: it ends at once then, and answers that are on their way are lost.
+        qemu.kill()?;
         let output = qemu.wait_with_output()?;
-        let words = String::from_utf8_lossy(&output.stderr);
-        Self::read(&output.stdout, kvm).ok_or_else(|| {
-            io::Error::other(format!("{QEMU} does not tell which CPUs it has: {}", words.trim()))
+        answers.map_err(|error| {
+            let words = String::from_utf8_lossy(&output.stderr);
+            let words = format!("{QEMU} does not tell which CPUs it has: {error} {}", words.trim());
+            io::Error::other(words.trim_end().to_string())
         })
     }
 
-    /// What it answered.
-    fn read(mut answers: &[u8], kvm: bool) -> Option<Self> {
-        let (mut models, mut host) = (None, BTreeMap::new());
-        let mut line = String::new();
-        while answers.read_line(&mut line).ok()? > 0 {
-            let mut answer: Value = serde_json::from_str(&line).ok()?;
-            line.clear();
+    /// Reads what it answers, as far as it was asked.
+    fn read(answers: impl BufRead, kvm: bool) -> io::Result<Self> {
+        let (mut models, mut host) = (None, None);
+        for line in answers.lines() {
+            let mut answer: Value = serde_json::from_str(&line?)?;
+            if let Some(error) = answer.get("error") {
+                return Err(io::Error::other(error.to_string()));
+            }
             match answer["id"].as_str() {
                 Some("models") => {
                     let runs =
                         |model: &&Value| model["unavailable-features"].as_array().is_some_and(Vec::is_empty);
-                    let all = answer["return"].as_array()?;
+                    let all = answer["return"].as_array().cloned().unwrap_or_default();
                     let names = all.iter().filter(runs).filter_map(|model| model["name"].as_str());
                     models = Some(names.map(ToString::to_string).collect());
                 }
                 Some("host") => {
-                    host =
-                        serde_json::from_value(answer["return"]["model"]["props"].take()).unwrap_or_default();
+                    host = Some(serde_json::from_value(answer["return"]["model"]["props"].take())?);
                 }
                 _ => {}
             }
+            match (&models, &host) {
+                (Some(_), Some(_)) => break,
+                (Some(_), None) if !kvm => break,
+                _ => {}
+            }
         }
-        Some(Self { kvm, models: models?, host })
+        match (models, host) {
+            (Some(models), Some(host)) => Ok(Self { kvm, models, host }),
+            (Some(models), None) if !kvm => Ok(Self { kvm, models, host: BTreeMap::new() }),
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
     }
 
     /// The features in which the model `host` differs.
@@ -105,7 +118,7 @@ impl Cpus {
 }
 
 /// Some models, so that one that can do more comes before one that can do less.
-const RICHEST_FIRST: [&str; 12] = [
+const RICHEST_FIRST: [&str; 15] = [
     "SapphireRapids",
     "Icelake-Server",
     "Cascadelake-Server",
@@ -117,6 +130,9 @@ const RICHEST_FIRST: [&str; 12] = [
     "Haswell",
     "Westmere",
     "Nehalem",
+    "Penryn",
+    "core2duo",
+    "kvm64",
     "qemu64",
 ];
 
@@ -135,7 +151,13 @@ mod tests {
         let cpus = Cpus::read(ANSWERS.as_bytes(), true).unwrap();
         assert_eq!(cpus.models, BTreeSet::from(["qemu64".to_string()]));
         assert_eq!(cpus.host["level"], 13);
-        assert_eq!(Cpus::read(b"{\"return\": {}}\n", true), None);
+        assert!(Cpus::read(&b"{\"return\": {}}\n"[..], true).is_err());
+        // What was cut off is no answer.
+        let without_host = &ANSWERS.as_bytes()[..ANSWERS.find(r#"{"return": {"model""#).unwrap()];
+        assert!(Cpus::read(without_host, true).is_err());
+        assert_eq!(Cpus::read(without_host, false).unwrap().models, cpus.models);
+        let refused = r#"{"error": {"class": "GenericError", "desc": "no such model"}, "id": "host"}"#;
+        assert!(Cpus::read(refused.as_bytes(), true).unwrap_err().to_string().contains("no such model"));
     }
 
     #[test]
