@@ -115,6 +115,16 @@ impl World {
         self.enter(&words, &[&[program.as_str()], args].concat())
     }
 
+    /// Starts this program on a terminal of its own, with these words of a shell's. Nothing where none can be made.
+    fn on_terminal(&self, words: &str) -> Option<Child> {
+        let words = format!("{} {words}", self.program().display());
+        let script = ["script", "--quiet", "--return", "--command", &words, "/dev/null"];
+        if Command::new("script").arg("--version").output().is_err() {
+            return skipped("there is no `script` (Debian's package bsdutils) to make a terminal");
+        }
+        Some(self.enter(&[], &script).stdin(Stdio::piped()).spawn().unwrap())
+    }
+
     /// What it came to: exit code, standard output, standard error.
     fn ask(&self, args: &[&str]) -> (i32, String, String) {
         said(&self.testbed(args).output().unwrap())
@@ -389,26 +399,39 @@ fn whatever_is_killed_nothing_is_left() {
 #[test]
 fn the_prompt_says_which_node_it_is() {
     in_a_world(|world| {
-        let program = world.program().display().to_string();
-        // A terminal of its own, which `script` makes.
-        let shell = format!("{program} lab shell compute2");
-        let mut command =
-            world.enter(&[], &["script", "--quiet", "--return", "--command", &shell, "/dev/null"]);
-        let mut child = match command.stdin(Stdio::piped()).spawn() {
-            Ok(child) => child,
-            Err(error) => {
-                skipped::<()>(&format!("cannot run nsenter: {error}"));
-                return;
-            }
-        };
+        let Some(mut child) = world.on_terminal("lab shell compute2") else { return };
         child.stdin.as_mut().unwrap().write_all(b"echo $((6 * 7))\nexit 9\n").unwrap();
         let (code, out, err) = said(&child.wait_with_output().unwrap());
-        if err.contains("failed to execute script") {
-            skipped::<()>("there is no `script` (Debian's package bsdutils)");
-            return;
-        }
         assert_eq!(code, 9, "{out}{err}");
         assert!(out.contains("compute2# ") && out.contains("42\r\n"), "{out}{err}");
+        world.assert_nothing_left();
+    });
+}
+
+#[test]
+fn the_terminals_keys_reach_the_program() {
+    in_a_world(|world| {
+        let script = "trap \"echo caught\" INT; echo there; sleep 600; echo after; exit 6";
+        let Some(mut child) = world.on_terminal(&format!("lab shell compute1 -- sh -c '{script}'")) else {
+            return;
+        };
+        let mut shown = Vec::new();
+        while !String::from_utf8_lossy(&shown).contains("there") {
+            let mut byte = [0];
+            let more = child.stdout.as_mut().unwrap().read(&mut byte).unwrap();
+            assert!(more > 0, "{}", String::from_utf8_lossy(&shown));
+            shown.extend_from_slice(&byte);
+        }
+        wait_until("the sleep", || {
+            world.processes().iter().any(|(_, words)| words == "sleep 600").then_some(())
+        });
+        // Ctrl-Z, which nobody could take back, then Ctrl-C.
+        child.stdin.as_mut().unwrap().write_all(b"\x1a").unwrap();
+        thread::sleep(Duration::from_millis(200));
+        child.stdin.as_mut().unwrap().write_all(b"\x03").unwrap();
+        let (code, out, err) = said(&child.wait_with_output().unwrap());
+        assert_eq!(code, 6, "{out}{err}");
+        assert!(out.contains("caught\r\nafter"), "{out}{err}");
         world.assert_nothing_left();
     });
 }

@@ -102,11 +102,9 @@ pub(super) async fn examine(inventory: &Inventory, guest: &GuestFiles) -> Result
         };
         let mut found = look_at(wanted, &host, &program, &mut findings).await;
         if let Some(running) = &mut found {
-            let directories: Vec<&Path> = [Some(&program.path), images.as_ref()]
-                .into_iter()
-                .flatten()
-                .filter_map(|p| Path::new(p).parent())
-                .collect();
+            let put = [Some(&program.path), images.as_ref()].into_iter().flatten();
+            let mut directories: Vec<&Path> = put.filter_map(|path| Path::new(path).parent()).collect();
+            directories.dedup();
             running.seen = observe(wanted, &host, &program, &directories, running, &mut findings).await;
         }
         running.push(found);
@@ -190,12 +188,12 @@ async fn observe(
     let seen = match looked.await {
         Ok(seen) => seen,
         Err(error) => {
-            let remedy = "run QEMU there by hand: what it says tells more";
+            let remedy = format!("`testbed lab status` tells what of {} answers", wanted.host);
             findings.push(Finding::warning(&named(wanted, "host"), error.to_string(), remedy));
             return None;
         }
     };
-    let mut described = Vec::new();
+    let mut enough = Vec::new();
     for directory in &seen.directories {
         let Directory { path, file_system, source, free_bytes } = directory;
         let detail =
@@ -203,12 +201,12 @@ async fn observe(
         if *free_bytes < ENOUGH_ROOM {
             let remedy = "make room there; what earlier versions left in it can go";
             findings.push(Finding::warning(&named(wanted, "space"), detail, remedy));
-        } else if !described.contains(&detail) {
-            described.push(detail);
+        } else {
+            enough.push(detail);
         }
     }
-    if !described.is_empty() {
-        findings.push(Finding::ok(&named(wanted, "space"), described.join("; ")));
+    if !enough.is_empty() {
+        findings.push(Finding::ok(&named(wanted, "space"), enough.join("; ")));
     }
     Some(seen)
 }
@@ -383,7 +381,13 @@ fn kvm(source: &Kvm, destination: &Kvm) -> Finding {
 /// `/proc/cpuinfo` does not.
 fn cpu_model(source: &Observation, destination: &Observation) -> Option<Finding> {
     const NAME: &str = "CPU model";
-    let (a, b) = (source.cpus.as_ref()?, destination.cpus.as_ref()?);
+    let (a, b) = match (source.cpus.as_ref()?, destination.cpus.as_ref()?) {
+        (Ok(a), Ok(b)) => (a, b),
+        (Err(error), _) | (_, Err(error)) => {
+            let remedy = "start QEMU there by hand: it may say more";
+            return Some(Finding::warning(NAME, error.as_str(), remedy));
+        }
+    };
     let Some(common) = a.common(b) else {
         let detail = format!(
             "no model that {} and {} can both run",
@@ -452,7 +456,7 @@ mod tests {
             qemu: None,
         };
         let (interfaces, directories, nodes) = (Vec::new(), Vec::new(), Vec::new());
-        Observation { facts, kvm: Kvm::Open, interfaces, directories, cpus: Some(cpus), nodes }
+        Observation { facts, kvm: Kvm::Open, interfaces, directories, cpus: Some(Ok(cpus)), nodes }
     }
 
     #[test]
@@ -467,6 +471,8 @@ mod tests {
         assert!(unlike.remedy.unwrap().contains("guest.cpu: Haswell"));
         let none = cpu_model(&old, &seen(true, &["host"], &[])).unwrap();
         assert_eq!(none.state, State::Missing, "`host` is another CPU on each");
+        let silent = Observation { cpus: Some(Err("it ended".into())), ..old.clone() };
+        assert_eq!(cpu_model(&old, &silent).unwrap().detail, "it ended");
         let translated = seen(false, &["qemu64", "max"], &[]);
         assert_eq!(cpu_model(&translated, &translated).unwrap().state, State::Ok);
     }

@@ -47,9 +47,9 @@ pub struct Observation {
     pub interfaces: Vec<Interface>,
     /// The directories that were asked about, as far as they are there.
     pub directories: Vec<Directory>,
-    /// Which CPUs its QEMU can give a guest, where that was asked.
+    /// Which CPUs its QEMU can give a guest, or why that is not known, where it was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cpus: Option<Cpus>,
+    pub cpus: Option<Result<Cpus, String>>,
     /// The nodes of runs under way there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<Seen>,
@@ -148,7 +148,7 @@ pub async fn observe(directories: &[PathBuf], cpus: bool) -> Result<Observation,
         facts: serve::facts(privilege).await?,
         interfaces: interfaces(false).await?,
         directories: directories.iter().filter_map(|path| directory(path).ok()).collect(),
-        cpus: cpus.then(|| Cpus::of_qemu(kvm == Kvm::Open)).transpose()?,
+        cpus: cpus.then(|| Cpus::of_qemu(kvm == Kvm::Open).map_err(|error| error.to_string())),
         nodes: nodes()?,
         kvm,
     })

@@ -9,7 +9,7 @@
 //! shells have in their prompt: the node's name.
 //!
 //! On a terminal, the process inside and the program are a process group of their own in the foreground, as shells want
-//! it: the terminal's keys reach the program alone. The process inside survives them; a program that they stop is let
+//! it: the terminal's keys reach the program alone. The process inside survives them; a program that Ctrl-Z stops is let
 //! go on, since nobody could do that for it. When any of them ends, however
 //! it ends, the program ends with it; and when the program ends, so does what it has started and left, also what it
 //! has put into the background. Where the process inside is killed itself, that ends with its run.
@@ -230,8 +230,9 @@ fn wait(program: Pid) -> Result<u8, Errno> {
         match waitpid(program, Some(WaitPidFlag::WUNTRACED)) {
             Ok(WaitStatus::Exited(_, code)) => return Ok(code as u8),
             Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(BY_SIGNAL + signal as u8),
-            Ok(WaitStatus::Stopped(..)) => {
-                let _ = kill(program, Signal::SIGCONT);
+            // By the terminal's key: it goes on, with what it may have started.
+            Ok(WaitStatus::Stopped(_, Signal::SIGTSTP)) => {
+                let _ = kill(Pid::from_raw(0), Signal::SIGCONT);
             }
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno),
