@@ -33,8 +33,8 @@ pub(super) struct LabCommand {
 enum What {
     /// Show the runs that are under way: their nodes, interfaces, what shapes them, and the QEMUs
     ///
-    /// For hosts, also whether each answers, and what it has. An ordinary user sees their own runs on this machine,
-    /// root everybody's.
+    /// For hosts, also whether each answers, and what it has; the exit code is 3 when one does not. An ordinary user sees
+    /// their own runs on this machine, root everybody's.
     Status(StatusArgs),
     /// Open a shell in a node of the run that is under way, or run a command there
     ///
