@@ -100,6 +100,8 @@ impl World {
             nsenter.args(["--user", "--preserve-credentials"]);
         }
         nsenter.args(words).arg("--").args(command).env(MARKER, &self.marker).env("SHELL", "/bin/sh");
+        // A search path with a folder that the user may not look into changes what is said of unknown programs.
+        nsenter.env("PATH", "/usr/local/bin:/usr/bin:/bin");
         nsenter.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         nsenter
     }

@@ -96,6 +96,14 @@ pub struct Interface {
     pub shown: String,
 }
 
+impl Interface {
+    /// Whether a profile is in force on it.
+    pub fn is_shaped(&self) -> bool {
+        let is_applied = |way| self.shaping.as_ref().is_some_and(|shaping| shaping[way].is_object());
+        is_applied("sends") || is_applied("receives")
+    }
+}
+
 /// A node's process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NodeProcess {

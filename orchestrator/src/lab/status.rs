@@ -170,12 +170,16 @@ impl fmt::Display for RunStatus {
         for Seen { process, interfaces, qemus, problem } in &self.nodes {
             writeln!(f, "  {}, process {}", process.name, process.pid)?;
             for interface in interfaces {
-                writeln!(f, "    {}", brief(interface))?;
-                for line in interface.shown.lines().skip(1) {
-                    writeln!(f, "    {line}")?;
-                }
-                if interface.name == super::EMULATED {
-                    writeln!(f, "      shaped by the emulator in compute1, not by qdiscs")?;
+                let how = match interface.name.as_str() {
+                    super::EMULATED => ", shaped by the emulator in compute1",
+                    _ if interface.is_shaped() => "",
+                    _ => ", not shaped",
+                };
+                writeln!(f, "    {}{how}", brief(interface))?;
+                if interface.is_shaped() {
+                    for line in interface.shown.lines().skip(1) {
+                        writeln!(f, "    {line}")?;
+                    }
                 }
             }
             for qemu in qemus {
@@ -303,13 +307,20 @@ mod tests {
             name: "migration".into(),
             up: true,
             addresses: vec!["192.0.2.1/24".into()],
-            shaping: None,
+            shaping: Some(serde_json::json!({ "sends": { "rate": "300mbit" }, "receives": null })),
             shown: "migration\n  sends:    {rate:300mbit}\n".into(),
+        };
+        let plain = Interface {
+            name: "guests".into(),
+            up: false,
+            addresses: Vec::new(),
+            shaping: Some(serde_json::json!({ "sends": null, "receives": null })),
+            shown: "guests\n  sends:    nothing applied\n".into(),
         };
         let qemus = vec![observe::Qemu { role: "source".into(), pid: 12, for_s: 3.4 }];
         let seen = |name: &str| Seen {
             process: node(name, "x"),
-            interfaces: vec![interface.clone()],
+            interfaces: vec![plain.clone(), interface.clone()],
             qemus: qemus.clone(),
             problem: None,
         };
@@ -317,7 +328,7 @@ mod tests {
         let text = status.to_string();
         let node = |name: &str| {
             format!(
-                "  {name}, process 1\n    migration 192.0.2.1/24 up\n      sends:    {{rate:300mbit}}\n    \
+                "  {name}, process 1\n    guests down, not shaped\n    migration 192.0.2.1/24 up\n      sends:    {{rate:300mbit}}\n    \
                  QEMU source, process 12, for 3 s\n"
             )
         };
