@@ -77,38 +77,17 @@ pub(super) async fn examine(inventory: &Inventory, guest: &GuestFiles) -> Result
         compute("compute1", &compute1.host, &compute1.guests, &compute1.migration, near),
         compute("compute2", &compute2.host, &compute2.guests, &compute2.migration, far),
     ];
-    let mut findings = Vec::new();
-    let mut running = Vec::new();
-    for wanted in &hosts {
-        let host = way.host(wanted.host);
-        let Some(program) = program_there(wanted, &host, &program, &mut findings).await else {
-            running.push(None);
-            continue;
-        };
-        let images = if wanted.runs_guests {
-            match host.put(&kernel, inventory.images.as_deref()).await {
-                Ok(path) => {
-                    findings.push(Finding::ok(&named(wanted, "images"), path.as_str()));
-                    Some(path)
-                }
-                Err(e) => {
-                    let remedy = "make room, or name another `images`";
-                    findings.push(Finding::missing(&named(wanted, "images"), e.to_string(), remedy));
-                    None
-                }
-            }
-        } else {
-            None
-        };
-        let mut found = look_at(wanted, &host, &program, &mut findings).await;
-        if let Some(running) = &mut found {
-            let put = [Some(&program.path), images.as_ref()].into_iter().flatten();
-            let mut directories: Vec<&Path> = put.filter_map(|path| Path::new(path).parent()).collect();
-            directories.dedup();
-            running.seen = observe(wanted, &host, &program, &directories, running, &mut findings).await;
+    let looks = hosts.each_ref().map(|wanted| {
+        let (way, program, kernel) = (&way, &program, &kernel);
+        async move {
+            let mut findings = Vec::new();
+            let running =
+                look(wanted, &way.host(wanted.host), inventory, program, kernel, &mut findings).await;
+            (findings, running)
         }
-        running.push(found);
-    }
+    });
+    let (findings, running): (Vec<_>, Vec<_>) = futures::future::join_all(looks).await.into_iter().unzip();
+    let mut findings = findings.concat();
     if let Some(images) = &inventory.images {
         let [_, source, destination] = hosts.each_ref().map(|wanted| way.host(wanted.host));
         let on = running.get(1).and_then(Option::as_ref).and_then(|running| running.seen.as_ref());
@@ -121,19 +100,44 @@ pub(super) async fn examine(inventory: &Inventory, guest: &GuestFiles) -> Result
     Ok(findings)
 }
 
-/// This program on a host.
-struct Program<'a> {
-    upload: &'a Upload,
-    path: String,
-}
-
-/// Whether the host can be reached and can run this program, which is put there.
-async fn program_there<'a>(
+/// Looks at one host; its node, if it runs.
+async fn look(
     wanted: &Wanted<'_>,
     host: &Host<'_>,
-    upload: &'a Upload,
+    inventory: &Inventory,
+    program: &Upload,
+    kernel: &Upload,
     findings: &mut Vec<Finding>,
-) -> Option<Program<'a>> {
+) -> Option<Running> {
+    let program = program_there(wanted, host, program, findings).await?;
+    let mut put = vec![program.clone()];
+    if wanted.runs_guests {
+        match host.put(kernel, inventory.images.as_deref()).await {
+            Ok(path) => {
+                findings.push(Finding::ok(&named(wanted, "images"), path.as_str()));
+                put.push(path);
+            }
+            Err(e) => {
+                let remedy = "make room, or name another `images`";
+                findings.push(Finding::missing(&named(wanted, "images"), e.to_string(), remedy));
+            }
+        }
+    }
+    let root = host.root_words(&program);
+    let mut running = look_at(wanted, host, &root, findings).await?;
+    let mut directories: Vec<&Path> = put.iter().filter_map(|path| Path::new(path).parent()).collect();
+    directories.dedup();
+    running.seen = observe(wanted, host, &root, &directories, &running, findings).await;
+    Some(running)
+}
+
+/// Where this program is on the host, which can be reached and can run it.
+async fn program_there(
+    wanted: &Wanted<'_>,
+    host: &Host<'_>,
+    program: &Upload,
+    findings: &mut Vec<Finding>,
+) -> Option<String> {
     let mut missing = |what: &str, detail: String, remedy: &str| {
         findings.push(Finding::missing(&named(wanted, what), detail, remedy));
         None
@@ -149,18 +153,15 @@ async fn program_there<'a>(
             return missing("reach", error.to_string(), &remedy);
         }
     }
-    let path = match host.put(upload, None).await {
+    let path = match host.put(program, None).await {
         Ok(path) => path,
         Err(error) => {
-            return missing(
-                "program",
-                error.to_string(),
-                "make room in the cache directory of its user there",
-            );
+            let remedy = "make room in the cache directory of its user there";
+            return missing("program", error.to_string(), remedy);
         }
     };
     match host.ask(&format!("exec {} --version", quoted(&path))).await {
-        Ok(_) => Some(Program { upload, path }),
+        Ok(_) => Some(path),
         Err(error) => {
             let remedy = "the cache directory there must allow programs: mount it without noexec, or set XDG_CACHE_HOME";
             missing("program", error.to_string(), remedy)
@@ -168,11 +169,11 @@ async fn program_there<'a>(
     }
 }
 
-/// Looks at what the host has, besides what its node says.
+/// Looks at what the host has, besides what its node says. `program` as for [`Host::observe`].
 async fn observe(
     wanted: &Wanted<'_>,
     host: &Host<'_>,
-    program: &Program<'_>,
+    program: &str,
     directories: &[&Path],
     running: &Running,
     findings: &mut Vec<Finding>,
@@ -184,8 +185,7 @@ async fn observe(
     if wanted.runs_guests && running.facts.qemu.is_some() {
         words.push("--cpus".into());
     }
-    let looked = async { host.observe(&host.as_root(program.upload).await?, &words).await };
-    let seen = match looked.await {
+    let seen = match host.observe(program, &words).await {
         Ok(seen) => seen,
         Err(error) => {
             let remedy = format!("`testbed lab status` tells what of {} answers", wanted.host);
@@ -241,18 +241,18 @@ fn named(wanted: &Wanted<'_>, what: &str) -> String {
     format!("{} {what}", wanted.name)
 }
 
-/// Looks at one host; its node, if it runs.
+/// Looks at what the host's node says; the node, if it runs. `program` as for [`Host::observe`].
 async fn look_at(
     wanted: &Wanted<'_>,
     host: &Host<'_>,
-    program: &Program<'_>,
+    program: &str,
     findings: &mut Vec<Finding>,
 ) -> Option<Running> {
     let mut missing = |what: &str, detail: String, remedy: &str| {
         findings.push(Finding::missing(&named(wanted, what), detail, remedy));
     };
     let started = async {
-        let (node, process) = host.start_node(wanted.name, program.upload).await?;
+        let (node, process) = host.start_node(wanted.name, program).await?;
         let (asked, asked_at) = (Instant::now(), Timestamp::now());
         let facts = node.facts().await?;
         let asked = (asked.elapsed(), asked_at);

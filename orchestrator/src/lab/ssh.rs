@@ -53,8 +53,9 @@ pub async fn start(inventory: &Inventory, guest: &GuestFiles) -> Result<Lab, Err
     let [kernel, initramfs] = images;
     let (kernel, initramfs) = (kernel?, initramfs?);
 
-    let (controller, controller_process) =
-        way.host(&inventory.controller.host).start_node("controller", &program).await?;
+    let host = way.host(&inventory.controller.host);
+    let root = host.as_root(&program).await?;
+    let (controller, controller_process) = host.start_node("controller", &root).await?;
     controller.attach(&inventory.controller.guests, GUESTS).await?;
     controller.set_up(GUESTS, Some((CONTROLLER_ADDRESS, PREFIX))).await?;
 
@@ -67,7 +68,8 @@ pub async fn start(inventory: &Inventory, guest: &GuestFiles) -> Result<Lab, Err
         let host = way.host(host);
         let images = inventory.images.as_deref();
         let guest = (host.put(&kernel, images).await?, host.put(&initramfs, images).await?);
-        let (node, process) = host.start_node(name, &program).await?;
+        let root = host.as_root(&program).await?;
+        let (node, process) = host.start_node(name, &root).await?;
         processes.push(process);
         node.attach(guests, GUESTS).await?;
         node.attach(migration, MIGRATION).await?;
@@ -199,9 +201,8 @@ impl Host<'_> {
         self.run(&store, content).await
     }
 
-    /// Starts a node there.
-    pub(super) async fn start_node(&self, name: &str, program: &Upload) -> Result<(Node, Child), Error> {
-        let program = self.as_root(program).await?;
+    /// Starts a node there, by a program that [`Host::as_root`] has put there.
+    pub(super) async fn start_node(&self, name: &str, program: &str) -> Result<(Node, Child), Error> {
         let run = quoted(&run_name());
         let script = format!("exec {program} node --name {name} --run {run} --remote \"$SSH_CONNECTION\"");
         let mut process =
@@ -216,11 +217,16 @@ impl Host<'_> {
 
     /// The words of a POSIX shell that run this program as root there, once it has been put there.
     pub(super) async fn as_root(&self, program: &Upload) -> Result<String, Error> {
-        let path = quoted(&self.put(program, None).await?);
-        Ok(match self.way.root {
+        Ok(self.root_words(&self.put(program, None).await?))
+    }
+
+    /// The words of a POSIX shell that run the program of this path as root there.
+    pub(super) fn root_words(&self, path: &str) -> String {
+        let path = quoted(path);
+        match self.way.root {
             Become::Sudo => format!("sudo -n {path}"),
             Become::None => path,
-        })
+        }
     }
 
     /// What a user's commands there say.
