@@ -14,10 +14,10 @@ use crate::{
 };
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use play::PlayArgs;
-use profile_args::ProfileArgs;
+pub use profile_args::ProfileArgs;
 use serde::Serialize;
 use std::{
-    fmt::Write as _,
+    fmt::{self, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     process::ExitCode,
 };
@@ -108,14 +108,31 @@ pub fn command() -> clap::Command {
     Cli::command()
 }
 
-/// What `show` found.
+/// What `netem show` prints of an interface, as text or as JSON.
 #[derive(Debug, Serialize)]
-struct Shown {
+pub struct Shown {
     interface: String,
     sends: Option<Profile>,
     receives: Option<Profile>,
     qdiscs: Vec<Qdisc>,
     counters: Counters,
+}
+
+impl Shown {
+    /// Reads from the kernel what is in force on an interface.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoInterface`], or when the kernel does not answer.
+    pub async fn read(netlink: &Netlink, interface: &str) -> Result<Self, Error> {
+        Ok(Self {
+            interface: interface.to_owned(),
+            sends: netlink.profile(interface).await?,
+            receives: netlink.ingress_profile(interface).await?,
+            qdiscs: netlink.show(interface).await?,
+            counters: netlink.counters(interface).await?,
+        })
+    }
 }
 
 /// Runs the program: parses the arguments of this process, does what they say, prints, and gives the exit code.
@@ -188,50 +205,39 @@ fn describe(applied: &Applied) -> String {
 }
 
 async fn show(cli: &Cli, interface: &str) -> Result<String, Error> {
-    let netlink = Netlink::open()?;
-    let shown = Shown {
-        interface: interface.to_owned(),
-        sends: netlink.profile(interface).await?,
-        receives: netlink.ingress_profile(interface).await?,
-        qdiscs: netlink.show(interface).await?,
-        counters: netlink.counters(interface).await?,
-    };
-    Ok(print(cli, &shown, || describe_shown(&shown)))
+    let shown = Shown::read(&Netlink::open()?, interface).await?;
+    Ok(print(cli, &shown, || shown.to_string()))
 }
 
-fn describe_shown(shown: &Shown) -> String {
-    let profile = |p: &Option<Profile>| p.as_ref().map_or_else(|| "nothing applied".to_owned(), inline);
-    let mut text = format!(
-        "{}\n  sends:    {}\n  receives: {}\n",
-        shown.interface,
-        profile(&shown.sends),
-        profile(&shown.receives)
-    );
-    for qdisc in &shown.qdiscs {
-        let s = &qdisc.statistics;
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let profile = |p: &Option<Profile>| p.as_ref().map_or_else(|| "nothing applied".to_owned(), inline);
+        writeln!(f, "{}", self.interface)?;
+        writeln!(f, "  sends:    {}", profile(&self.sends))?;
+        writeln!(f, "  receives: {}", profile(&self.receives))?;
+        for qdisc in &self.qdiscs {
+            let s = &qdisc.statistics;
+            writeln!(
+                f,
+                "  {qdisc}\n    sent {} in {} packets, dropped {}, overlimits {}, waiting {} in {} packets",
+                Bytes::new(s.sent_bytes),
+                s.sent_packets,
+                s.drops,
+                s.overlimits,
+                Bytes::new(s.backlog_bytes),
+                s.backlog_packets
+            )?;
+        }
+        let c = &self.counters;
         writeln!(
-            text,
-            "  {qdisc}\n    sent {} in {} packets, dropped {}, overlimits {}, waiting {} in {} packets",
-            Bytes::new(s.sent_bytes),
-            s.sent_packets,
-            s.drops,
-            s.overlimits,
-            Bytes::new(s.backlog_bytes),
-            s.backlog_packets
+            f,
+            "  counted: sent {} in {} packets, received {} in {} packets",
+            Bytes::new(c.tx_bytes),
+            c.tx_packets,
+            Bytes::new(c.rx_bytes),
+            c.rx_packets
         )
-        .expect("writing to a string");
     }
-    let c = &shown.counters;
-    writeln!(
-        text,
-        "  counted: sent {} in {} packets, received {} in {} packets",
-        Bytes::new(c.tx_bytes),
-        c.tx_packets,
-        Bytes::new(c.rx_bytes),
-        c.rx_packets
-    )
-    .expect("writing to a string");
-    text
 }
 
 /// What was asked of an interface, for comparison.

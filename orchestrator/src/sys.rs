@@ -4,11 +4,19 @@
 use nix::{
     errno::Errno,
     net::if_::if_nametoindex,
-    sys::socket::{AddressFamily, SockFlag, SockType, socket},
+    sys::{
+        prctl,
+        signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
+        socket::{AddressFamily, SockFlag, SockType, socket},
+    },
 };
 use std::{
     io, mem,
-    os::fd::{AsRawFd, OwnedFd},
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+        unix::process::CommandExt,
+    },
+    process::Command,
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -52,4 +60,31 @@ pub(crate) fn packet_socket(interface: &str) -> io::Result<OwnedFd> {
     };
     Errno::result(joined)?;
     Ok(fd)
+}
+
+/// A descriptor that this process was started with and told of by number; to be called once for each.
+pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: fcntl takes any number and says which are not open.
+    Errno::result(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    // SAFETY: it is open, and nobody in this program but the caller knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+extern "C" fn do_nothing(_signal: libc::c_int) {}
+
+/// Lets this process survive what the terminal's keys send; programs that it starts do as they like.
+pub(crate) fn outlive_interrupts() -> io::Result<()> {
+    // A handler and not "ignore", which programs would inherit.
+    let action = SigAction::new(SigHandler::Handler(do_nothing), SaFlags::SA_RESTART, SigSet::empty());
+    for signal in [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTSTP] {
+        // SAFETY: the handler does nothing, which is safe in any signal's context.
+        unsafe { sigaction(signal, &action) }?;
+    }
+    Ok(())
+}
+
+/// Has the program killed when the thread that starts it ends.
+pub(crate) fn die_with_parent(command: &mut Command) {
+    // SAFETY: prctl is a plain system call, which a child may make between fork and exec.
+    unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
 }

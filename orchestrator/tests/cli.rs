@@ -611,8 +611,13 @@ fn every_command_explains_itself() {
     let command = testbed::cli::command();
     let mut shown = 0;
     for subcommand in command.get_subcommands().filter(|c| !c.is_hide_set()) {
-        help(&[subcommand.get_name(), "--help"], subcommand.get_name());
+        let name = subcommand.get_name();
+        help(&[name, "--help"], name);
         shown += 1;
+        for further in subcommand.get_subcommands() {
+            help(&[name, further.get_name(), "--help"], &format!("{name}-{}", further.get_name()));
+            shown += 1;
+        }
     }
     assert!(shown >= 6, "only {shown} commands");
     let golden_files = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/help");

@@ -194,6 +194,46 @@ fn an_ordinary_user_runs_the_smoke_scenario_and_leaves_nothing_when_killed() {
 
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
+fn a_run_is_looked_into_while_it_goes_on() {
+    let Some(ready) = ready() else { return };
+    let place = Place::new(&ready, SMALL);
+    let mut run = place.start(&["matrix.yaml", "--out", "run"]);
+    run.wait_for("a migration", |place| place.migrates("base.1").then_some(()));
+    let name = run.pid().to_string();
+    let (code, out, err) = place.ask_all(&["lab", "status", "--json"]);
+    assert_eq!(code, 0, "{err}");
+    let status: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let ours = status["runs"].as_array().unwrap().iter().find(|run| run["run"] == name.as_str());
+    let ours = ours.unwrap_or_else(|| panic!("{out}"));
+    assert_eq!(ours["command"], "testbed run matrix.yaml --out run", "{out}");
+    let qemus = |node: usize| ours["nodes"][node]["qemus"].as_array().unwrap();
+    assert!(qemus(0).is_empty(), "{out}");
+    for (node, role) in [(1, "source"), (2, "destination")] {
+        let [qemu] = &qemus(node)[..] else { panic!("{out}") };
+        assert_eq!(qemu["role"], role, "{out}");
+        let pid = i32::try_from(qemu["pid"].as_i64().unwrap()).unwrap();
+        assert!(place.processes().iter().any(|process| process.pid == pid && process.is_qemu(role)), "{out}");
+    }
+    let shaping =
+        &ours["nodes"][1]["interfaces"].as_array().unwrap().iter().find(|i| i["name"] == "migration");
+    assert_eq!(shaping.unwrap()["shaping"]["sends"]["rate"], "300mbit", "{out}");
+
+    let shell = |node: &str, script: &str| {
+        place.ask_all(&["lab", "shell", "--run", &name, node, "--", "sh", "-c", script])
+    };
+    // A process's number in there is the one that can be signalled there.
+    let script = "uname -n; for p in /proc/[0-9]*; do \
+                  if grep -q qemu $p/comm; then kill -0 ${p#/proc/} && echo found; fi; done; exit 6";
+    let (code, out, err) = shell("compute1", script);
+    assert_eq!((code, out.as_str()), (6, "compute1\nfound\n"), "{err}");
+    let (code, out, err) = shell("controller", "kill -9 $$");
+    assert_eq!((code, out.as_str()), (128 + 9, ""), "{err}");
+    assert_eq!(run.end(), 0, "{}", place.shown());
+    assert!(place.records()[0].measured.obtained.contains_key("downtime_ms.guest"));
+}
+
+#[test]
+#[ignore = "runs QEMU: cargo xtask test"]
 fn two_runs_at_once_do_not_disturb_each_other() {
     let Some(ready) = ready() else { return };
     let places = [Place::new(&ready, SMALL), Place::new(&ready, SMALL)];

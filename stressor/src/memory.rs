@@ -139,16 +139,15 @@ impl Part<'_> {
         let recipe = self.recipe;
         // Writing a word is mostly waiting for its cache line, and the hardware does not look beyond a page.
         let ahead = recipe.write == Write::Word && range.len() > 1;
-        let mut index = self.first_index + range.start as u64;
-        let pages = &mut self.pages[range.clone()];
-        for (page, generation) in pages.iter_mut().zip(&mut self.generations[range]) {
+        let first = self.first_index + range.start as u64;
+        let pages = self.pages[range.clone()].iter_mut().zip(&mut self.generations[range]);
+        for (index, (page, generation)) in (first..).zip(pages) {
             if ahead {
                 sys::prefetch(std::ptr::from_ref(page).wrapping_add(PREFETCH_PAGES));
             }
             // After 2^32 writes a page holds what it held at first, and so does the table.
             *generation = generation.wrapping_add(1);
             recipe.write(page, index, *generation);
-            index += 1;
         }
     }
 }

@@ -7,7 +7,7 @@ use units::{BitRate, Bytes, Span};
 /// A profile on a command line: one by name, and single settings that override it.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Profile")]
-pub(super) struct ProfileArgs {
+pub struct ProfileArgs {
     /// Start from a profile known by name (see `netem supported`).
     #[arg(long, value_name = "NAME", value_parser = named::ALL.iter().map(|n| n.name).collect::<Vec<_>>())]
     profile: Option<String>,
@@ -117,7 +117,7 @@ impl ProfileArgs {
     }
 
     /// The named profile with the given settings in place of its own.
-    pub(super) fn resolve(&self) -> Profile {
+    pub fn resolve(&self) -> Profile {
         let base = self.profile.as_deref().and_then(Profile::named).unwrap_or_default();
         Profile {
             rate: self.rate.or(base.rate),

@@ -4,10 +4,11 @@
 //! every expectation holds, 1 when one does not, 2 for bad input (nothing was started), 3 when the lab or
 //! QEMU failed, 130 when the run was interrupted.
 
-use crate::{guest::KernelChoice, lab, results::store::Selection};
+use crate::{guest::KernelChoice, lab::Choice, results::store::Selection};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::{fmt, path::PathBuf, process::ExitCode};
 
+mod lab;
 mod machine;
 mod node;
 mod plan;
@@ -45,11 +46,19 @@ enum Command {
     Doctor(machine::DoctorArgs),
     /// Install what is missing: QEMU, the guest's kernel, the guest's image
     Setup(machine::SetupArgs),
+    /// Look into a lab while it is used: what is under way, and a shell in a node
+    Lab(lab::LabCommand),
     /// Print the JSON Schema of matrix files, for editors
     Schema,
     /// Serve as a node of a lab; started by `testbed run`
     #[command(hide = true)]
     Node(node::NodeArgs),
+    /// Say what there is on this host; started by `testbed lab` and `testbed doctor`
+    #[command(hide = true)]
+    Observe(lab::ObserveArgs),
+    /// Run a program in a node; started by `testbed lab shell`
+    #[command(hide = true)]
+    Enter(lab::EnterArgs),
     /// Write man pages and completions of all three programs below a folder
     #[command(hide = true)]
     Generate(machine::GenerateArgs),
@@ -84,7 +93,7 @@ struct LabArgs {
 }
 
 impl LabArgs {
-    fn choice(&self) -> lab::Choice {
+    fn choice(&self) -> Choice {
         let Ok(choice) = self.lab.parse();
         choice
     }
@@ -141,7 +150,10 @@ pub fn main() -> ExitCode {
         Command::Setup(args) => machine::setup(&args),
         Command::Generate(args) => machine::generate(&args),
         Command::Schema => plan::schema(),
+        Command::Lab(args) => lab::lab(&args),
         Command::Node(args) => node::node(&args),
+        Command::Observe(args) => lab::observe(&args),
+        Command::Enter(args) => lab::enter_node(&args),
     };
     match result {
         Ok(code) => code.into(),

@@ -24,6 +24,12 @@ pub(super) struct NodeArgs {
     /// Serve an orchestrator on another host, which came by the session of this `SSH_CONNECTION`
     #[arg(long, value_name = "SSH_CONNECTION")]
     remote: Option<String>,
+    /// The node's name, by which it is found in a list of processes
+    #[arg(long)]
+    name: String,
+    /// The run that it belongs to, likewise
+    #[arg(long)]
+    run: String,
     /// Be the process inside the namespaces
     #[arg(long)]
     inside: Option<Inside>,
@@ -73,7 +79,7 @@ fn outside(args: &NodeArgs) -> Result<u8, Failure> {
         }
     };
     let mut command = Command::new("/proc/self/exe");
-    command.arg0("testbed").args(["node", "--inside", inside]);
+    command.arg0("testbed").args(["node", "--inside", inside, "--name", &args.name, "--run", &args.run]);
     if let (Some(connection), Some(network)) = (&args.remote, &network) {
         command.args(["--remote", connection, "--network", &network.as_raw_fd().to_string()]);
     }

@@ -102,6 +102,16 @@ impl Inventory {
         Ok(inventory)
     }
 
+    /// The hosts' names for ssh, by the nodes' names.
+    pub fn hosts(&self) -> [(&'static str, &str); 3] {
+        let [controller, compute1, compute2] = super::NODES;
+        [
+            (controller, &self.controller.host),
+            (compute1, &self.compute1.host),
+            (compute2, &self.compute2.host),
+        ]
+    }
+
     /// What a file with this text says, or what is wrong with it.
     fn parse(text: &str) -> Result<Self, String> {
         let inventory: Self = serde_path_to_error::deserialize(serde_yaml::Deserializer::from_str(text))

@@ -5,7 +5,7 @@
 //! that lets ordinary users make user namespaces; the nodes say which it was.
 
 use super::{CONTROLLER_ADDRESS, Compute, Description, Error, GUESTS, Lab, PREFIX};
-use crate::node::Node;
+use crate::node::{Node, round_trip::RoundTrips};
 use std::{process::Stdio, sync::Mutex};
 use tokio::{
     process::{Child, Command},
@@ -42,6 +42,7 @@ pub async fn start() -> Result<Lab, Error> {
         kind: "local".into(),
         source: source.node.facts().await?,
         destination: destination.node.facts().await?,
+        round_trips: Some(RoundTrips::measure(&controller, &source.node, &destination.node).await?),
     };
     Ok(Lab {
         controller,
@@ -62,7 +63,9 @@ fn pid(process: &Child, node: &str) -> Result<u32, Error> {
 /// Starts a node process; it shares the user namespace of the process `join`, if it needs one at all.
 async fn start_node(name: &'static str, join: Option<u32>) -> Result<(Node, Child), Error> {
     let mut command = Command::new("/proc/self/exe");
-    command.arg0("testbed").arg("node").args(join.map(|pid| format!("--join={pid}")));
+    let run = std::process::id().to_string();
+    command.arg0("testbed").args(["node", "--name", name, "--run", &run]);
+    command.args(join.map(|pid| format!("--join={pid}")));
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

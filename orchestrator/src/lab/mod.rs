@@ -18,7 +18,8 @@
 //!
 //! The addresses come from the ranges reserved for documentation (RFC 5737): they exist inside the lab only.
 //!
-//! [`local`] makes the nodes on this machine, [`ssh`] on hosts that an [`inventory`] names.
+//! [`local`] makes the nodes on this machine, [`ssh`] on hosts that an [`inventory`] names. [`observe`] finds what is
+//! under way on a host, [`status`] puts it together.
 
 use crate::{
     guest::GuestFiles,
@@ -26,6 +27,7 @@ use crate::{
     node::{
         Node, NodeError,
         protocol::{Facts, Traffic},
+        round_trip::RoundTrips,
     },
     qemu::machine::Machine,
     setup::doctor::Finding,
@@ -33,22 +35,19 @@ use crate::{
 use inventory::Inventory;
 use netem::{Backend, Profile, Shaper, kernel::Feature};
 use serde::{Deserialize, Serialize};
-use std::{
-    convert::Infallible,
-    io,
-    net::Ipv4Addr,
-    path::{Path, PathBuf},
-    str::FromStr,
-    sync::Mutex,
-    time::Duration,
-};
+use std::{convert::Infallible, io, net::Ipv4Addr, path::PathBuf, str::FromStr, sync::Mutex, time::Duration};
 use tokio::{io::AsyncReadExt, process::Child, sync::OnceCell, time};
 use units::BitRate;
 
 mod doctor;
 pub mod inventory;
 pub mod local;
+pub mod observe;
 pub mod ssh;
+pub mod status;
+
+/// The names of a lab's nodes.
+pub const NODES: [&str; 3] = ["controller", "compute1", "compute2"];
 
 /// Which lab is meant.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -58,6 +57,16 @@ pub enum Choice {
     Local,
     /// The hosts that this file names.
     Inventory(PathBuf),
+}
+
+impl Choice {
+    /// The hosts; none where the nodes are this machine's own.
+    pub fn inventory(&self) -> Result<Option<Inventory>, Error> {
+        Ok(match self {
+            Self::Local => None,
+            Self::Inventory(path) => Some(Inventory::read(path)?),
+        })
+    }
 }
 
 impl FromStr for Choice {
@@ -184,9 +193,9 @@ impl Compute {
 
 /// Starts a lab in which these guests can be run.
 pub async fn start(choice: &Choice, guest: &GuestFiles) -> Result<Lab, Error> {
-    match choice {
-        Choice::Local => local::start().await,
-        Choice::Inventory(path) => ssh::start(&Inventory::read(path)?, guest).await,
+    match choice.inventory()? {
+        None => local::start().await,
+        Some(inventory) => ssh::start(&inventory, guest).await,
     }
 }
 
@@ -219,6 +228,10 @@ pub struct Description {
     pub source: Facts,
     /// What the destination node said of itself.
     pub destination: Facts,
+    /// How far away the nodes are from the orchestrator, whose clock takes all times. Absent in results of older
+    /// versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub round_trips: Option<RoundTrips>,
 }
 
 impl Description {
@@ -364,9 +377,9 @@ impl Link<'_> {
     }
 }
 
-/// What the hosts of the inventory in this file lack for these guests, and what mends it.
-pub async fn examine(inventory: &Path, guest: &GuestFiles) -> Result<Vec<Finding>, Error> {
-    doctor::examine(&Inventory::read(inventory)?, guest).await
+/// What the hosts of an inventory lack for these guests, and what mends it.
+pub async fn examine(inventory: &Inventory, guest: &GuestFiles) -> Result<Vec<Finding>, Error> {
+    doctor::examine(inventory, guest).await
 }
 
 /// How long a node that failed may take to say why.
@@ -408,7 +421,7 @@ mod tests {
             clock: jiff::Timestamp::UNIX_EPOCH,
             qemu: None,
         };
-        Description { kind: "local".into(), source: facts.clone(), destination: facts }
+        Description { kind: "local".into(), source: facts.clone(), destination: facts, round_trips: None }
     }
 
     fn settings(link: &str) -> Settings {

@@ -12,17 +12,19 @@
 use super::{
     CONTROLLER_ADDRESS, Compute, Description, Error, GUESTS, Lab, MIGRATION, PREFIX,
     inventory::{Become, ComputeHost, Inventory},
+    observe::Observation,
 };
 use crate::{
     guest::GuestFiles,
-    node::{Node, serve::ALIVE_INTERVAL},
+    node::{Node, round_trip::RoundTrips, serve::ALIVE_INTERVAL, visit::Visit},
 };
+use nix::unistd::gethostname;
 use sha2::{Digest, Sha256};
 use std::{
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{self, Stdio},
     sync::Mutex,
 };
 use tokio::{
@@ -51,8 +53,9 @@ pub async fn start(inventory: &Inventory, guest: &GuestFiles) -> Result<Lab, Err
     let [kernel, initramfs] = images;
     let (kernel, initramfs) = (kernel?, initramfs?);
 
-    let (controller, controller_process) =
-        way.host(&inventory.controller.host).start_node("controller", &program).await?;
+    let host = way.host(&inventory.controller.host);
+    let root = host.as_root(&program).await?;
+    let (controller, controller_process) = host.start_node("controller", &root).await?;
     controller.attach(&inventory.controller.guests, GUESTS).await?;
     controller.set_up(GUESTS, Some((CONTROLLER_ADDRESS, PREFIX))).await?;
 
@@ -65,7 +68,8 @@ pub async fn start(inventory: &Inventory, guest: &GuestFiles) -> Result<Lab, Err
         let host = way.host(host);
         let images = inventory.images.as_deref();
         let guest = (host.put(&kernel, images).await?, host.put(&initramfs, images).await?);
-        let (node, process) = host.start_node(name, &program).await?;
+        let root = host.as_root(&program).await?;
+        let (node, process) = host.start_node(name, &root).await?;
         processes.push(process);
         node.attach(guests, GUESTS).await?;
         node.attach(migration, MIGRATION).await?;
@@ -81,6 +85,7 @@ pub async fn start(inventory: &Inventory, guest: &GuestFiles) -> Result<Lab, Err
         kind: "ssh".into(),
         source: source_facts,
         destination: destination.node.facts().await?,
+        round_trips: Some(RoundTrips::measure(&controller, &source.node, &destination.node).await?),
     };
     Ok(Lab {
         controller,
@@ -95,13 +100,14 @@ pub async fn start(inventory: &Inventory, guest: &GuestFiles) -> Result<Lab, Err
 }
 
 /// How the hosts are reached.
-pub(super) struct Way {
+pub struct Way {
     config: Option<PathBuf>,
     root: Become,
 }
 
 impl Way {
-    pub(super) fn of(inventory: &Inventory) -> Self {
+    /// As the inventory has it.
+    pub fn of(inventory: &Inventory) -> Self {
         Self { config: inventory.ssh_config.clone(), root: inventory.r#become }
     }
 
@@ -138,16 +144,23 @@ impl Host<'_> {
         Error::Host { host: self.name.into(), reason: reason.into() }
     }
 
-    /// `ssh`, about to run a script there in a POSIX shell, whichever the user's own is.
-    fn ssh(&self, script: &str) -> Command {
-        let mut command = Command::new("ssh");
+    /// `ssh`, about to run a script there in a POSIX shell, whichever the user's own is; on a terminal or not.
+    fn plain_ssh(&self, terminal: bool, script: &str) -> process::Command {
+        let mut command = process::Command::new("ssh");
         if let Some(config) = &self.way.config {
             command.arg("-F").arg(config);
         }
         for option in OPTIONS {
             command.args(["-o", option]);
         }
-        command.args(["-T", "--", self.name, &format!("exec sh -c {}", quoted(script))]);
+        let terminal = if terminal { "-t" } else { "-T" };
+        command.args([terminal, "--", self.name, &format!("exec sh -c {}", quoted(script))]);
+        command
+    }
+
+    /// The same, to be spoken with through its standard streams.
+    fn ssh(&self, script: &str) -> Command {
+        let mut command = Command::from(self.plain_ssh(false, script));
         // An interrupt from the terminal is the orchestrator's to act on.
         command.process_group(0).kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -188,14 +201,10 @@ impl Host<'_> {
         self.run(&store, content).await
     }
 
-    /// Starts a node there.
-    pub(super) async fn start_node(&self, name: &str, program: &Upload) -> Result<(Node, Child), Error> {
-        let path = self.put(program, None).await?;
-        let root = match self.way.root {
-            Become::Sudo => "sudo -n ",
-            Become::None => "",
-        };
-        let script = format!("exec {root}{} node --remote \"$SSH_CONNECTION\"", quoted(&path));
+    /// Starts a node there, by a program that [`Host::as_root`] has put there.
+    pub(super) async fn start_node(&self, name: &str, program: &str) -> Result<(Node, Child), Error> {
+        let run = quoted(&run_name());
+        let script = format!("exec {program} node --name {name} --run {run} --remote \"$SSH_CONNECTION\"");
         let mut process =
             self.ssh(&script).spawn().map_err(|e| self.failed(format!("cannot run ssh: {e}")))?;
         let node = super::serve_through(name, &mut process).await.map_err(|error| match error {
@@ -205,17 +214,64 @@ impl Host<'_> {
         node.keep_alive(ALIVE_INTERVAL);
         Ok((node, process))
     }
+
+    /// The words of a POSIX shell that run this program as root there, once it has been put there.
+    pub(super) async fn as_root(&self, program: &Upload) -> Result<String, Error> {
+        Ok(self.root_words(&self.put(program, None).await?))
+    }
+
+    /// The words of a POSIX shell that run the program of this path as root there.
+    pub(super) fn root_words(&self, path: &str) -> String {
+        let path = quoted(path);
+        match self.way.root {
+            Become::Sudo => format!("sudo -n {path}"),
+            Become::None => path,
+        }
+    }
+
+    /// What a user's commands there say.
+    pub(super) async fn ask(&self, script: &str) -> Result<String, Error> {
+        self.run(script, b"").await
+    }
+
+    /// Looks around there, by a program that [`Host::as_root`] has put there; `words` are more of the command.
+    pub(super) async fn observe(&self, program: &str, words: &[String]) -> Result<Observation, Error> {
+        let words: Vec<String> = words.iter().map(|word| quoted(word)).collect();
+        let script = format!("exec {program} observe {}", words.join(" "));
+        let found = self.run(&script, b"").await?;
+        serde_json::from_str(&found)
+            .map_err(|e| self.failed(format!("what it says of itself makes no sense: {e}")))
+    }
+
+    /// `ssh`, about to bring a program into a node there, or onto the host itself, as root, with this process's
+    /// standard streams; on a terminal or not. `program` as for [`Host::observe`].
+    pub(super) fn visit(&self, program: &str, visit: &Visit, terminal: bool) -> process::Command {
+        let mut script = format!("exec {program} enter --remote {}", visit.node);
+        if let Some(pid) = visit.pid {
+            let _ = write!(script, " --pid {pid}");
+        }
+        script += " --";
+        for word in &visit.program {
+            let _ = write!(script, " {}", quoted(&word.to_string_lossy()));
+        }
+        self.plain_ssh(terminal, &script)
+    }
+}
+
+/// The name of this process's runs on other hosts.
+fn run_name() -> String {
+    let host = gethostname().unwrap_or_default();
+    format!("{}@{}", process::id(), host.to_string_lossy())
 }
 
 /// As one word of a POSIX shell.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process;
 
     #[test]
     fn a_quoted_text_is_one_word_of_a_shell() {

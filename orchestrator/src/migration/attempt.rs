@@ -71,6 +71,7 @@ pub async fn attempt(
         Err(lacks) => return Draft::start().freeze(job.cell, job.attempt, Outcome::Skipped, Some(lacks)),
     };
     let mut session = Session { lab, link, job, observer, draft: Draft::start(), handles: Vec::new() };
+    session.draft.measured.round_trips = lab.description.round_trips;
     let ended = tokio::select! {
         biased;
         () = interrupted => Ok((Outcome::Interrupted, Some("it was interrupted".into()))),

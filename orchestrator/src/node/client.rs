@@ -17,7 +17,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader},
@@ -255,6 +255,13 @@ impl Node {
     /// What the node says of itself.
     pub async fn facts(&self) -> Result<Facts, NodeError> {
         self.call("describe itself", Call::Facts).await
+    }
+
+    /// How long it takes to hear from the node, which does nothing for it.
+    pub async fn round_trip(&self) -> Result<Duration, NodeError> {
+        let asked = Instant::now();
+        self.call::<()>("answer", Call::Ping).await?;
+        Ok(asked.elapsed())
     }
 
     /// Starts a process.

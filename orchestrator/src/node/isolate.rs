@@ -19,9 +19,9 @@ use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, setns, unshare},
     sys::signal::Signal,
-    unistd::{getegid, geteuid},
+    unistd::{Gid, Uid, getegid, geteuid, setgid, setgroups, setuid},
 };
-use std::{fs, fs::File, io, path::Path};
+use std::{fs, fs::File, io, os::unix::fs::MetadataExt, path::Path};
 
 /// The directory that is the node's own.
 pub const RUN_DIR: &str = "/run";
@@ -38,6 +38,18 @@ pub enum Error {
         what: &'static str,
         /// The kernel's reason.
         source: Errno,
+    },
+    /// A node's namespaces could not be entered.
+    #[error(
+        "cannot enter the {what} namespace of the node (process {pid}): {source}; its run may have ended"
+    )]
+    Join {
+        /// The node's process.
+        pid: u32,
+        /// Which namespace.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
     },
     /// Setting up a namespace that was made failed.
     #[error("cannot set up the node's namespaces: {what}: {source}")]
@@ -85,6 +97,47 @@ fn join_user_namespace(pid: u32) -> Result<(), Error> {
     let file = File::open(&path).map_err(|source| Error::SetUp { what: format!("open {path}"), source })?;
     setns(file, CloneFlags::CLONE_NEWUSER)
         .map_err(|source| Error::Namespaces { what: "a shared user namespace", source })
+}
+
+/// Brings this process into those of a node's namespaces that are named, and before that into the node's user
+/// namespace, where it has one of its own. Of a PID namespace only children get to be members.
+///
+/// Who enters the user namespace of somebody else becomes that user. Must be called while the process has a single
+/// thread.
+pub fn join(pid: u32, namespaces: CloneFlags) -> Result<(), Error> {
+    let failed = |what| move |source: io::Error| Error::Join { pid, what, source };
+    // All are opened before one is entered: from inside, `/proc` may look different.
+    let open = |name: &'static str| File::open(format!("/proc/{pid}/ns/{name}")).map_err(failed(name));
+    let user = (!is_in_our_user_namespace(pid).map_err(failed("user"))?).then(|| open("user")).transpose()?;
+    let kinds = [
+        ("net", CloneFlags::CLONE_NEWNET),
+        ("pid", CloneFlags::CLONE_NEWPID),
+        ("mnt", CloneFlags::CLONE_NEWNS),
+    ];
+    let wanted: Vec<_> = kinds.into_iter().filter(|(_, kind)| namespaces.contains(*kind)).collect();
+    let opened = wanted.into_iter().map(|(name, kind)| Ok((name, open(name)?, kind)));
+    let opened = opened.collect::<Result<Vec<_>, Error>>()?;
+    if let Some(user) = user {
+        let enter = || {
+            if geteuid().is_root() {
+                setgroups(&[])?;
+            }
+            setns(user, CloneFlags::CLONE_NEWUSER)?;
+            setgid(Gid::from_raw(0))?;
+            setuid(Uid::from_raw(0))
+        };
+        enter().map_err(|errno| failed("user")(errno.into()))?;
+    }
+    for (name, file, kind) in opened {
+        setns(file, kind).map_err(|errno| failed(name)(errno.into()))?;
+    }
+    Ok(())
+}
+
+/// Whether a process is in the user namespace of this one.
+pub fn is_in_our_user_namespace(pid: u32) -> io::Result<bool> {
+    let of = |process: &str| Ok::<_, io::Error>(fs::metadata(format!("/proc/{process}/ns/user"))?.ino());
+    Ok(of(&pid.to_string())? == of("self")?)
 }
 
 /// Gives the node its private `/run`. Called by the serving process, in the mount namespace of [`enter`].

@@ -11,7 +11,9 @@
 //! ```
 //!
 //! [`client`] is the orchestrator's side, [`serve`] the node's, [`isolate`] makes the namespaces, [`probe`]
-//! is the downtime probe that a node can run, [`tcp_buffers`] sets how far TCP's buffers may grow.
+//! is the downtime probe that a node can run, [`tcp_buffers`] sets how far TCP's buffers may grow, [`round_trip`] measures how far away
+//! nodes are, [`visit`] brings a user's
+//! program into a node.
 
 pub mod client;
 mod frames;
@@ -19,7 +21,9 @@ pub mod host;
 pub mod isolate;
 pub mod probe;
 pub mod protocol;
+pub mod round_trip;
 pub mod serve;
 pub mod tcp_buffers;
+pub mod visit;
 
 pub use client::{Channel, ChannelWriter, Event, Node, NodeError, Process};

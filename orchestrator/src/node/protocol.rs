@@ -82,6 +82,8 @@ pub enum FromNode {
 pub enum Call {
     /// Describe yourself: [`Facts`].
     Facts,
+    /// Answer, at once.
+    Ping,
     /// Start a process; answered with its number.
     Spawn(Spawn),
     /// Kill a process at once (SIGKILL). Not an error if it has ended already.

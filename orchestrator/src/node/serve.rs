@@ -147,7 +147,8 @@ impl Node {
 
     async fn carry_out(self: &Arc<Self>, call: Call) -> Outcome {
         match call {
-            Call::Facts => json(self.facts().await?),
+            Call::Facts => json(facts(self.privilege).await?),
+            Call::Ping => json(()),
             Call::Spawn(spawn) => json(self.spawn(&spawn)?),
             Call::Kill { process } => {
                 // The receiver's task kills; a process that has ended has taken its entry with it.
@@ -207,22 +208,6 @@ impl Node {
                 None => Err("no probe is running".into()),
             },
         }
-    }
-
-    async fn facts(&self) -> Result<Facts, Box<dyn std::error::Error + Send + Sync>> {
-        Ok(Facts {
-            version: env!("CARGO_PKG_VERSION").into(),
-            qemu: qemu::version().ok(),
-            kernel: host::kernel_release()?,
-            cpu_model: host::cpu_model(),
-            cpus: host::cpus(),
-            memory_bytes: host::memory_bytes(),
-            available_memory_bytes: host::available_memory_bytes(),
-            clock: Timestamp::now(),
-            privilege: self.privilege,
-            features: netem::kernel::supported().await?.iter().map(ToString::to_string).collect(),
-            no_emulator: userspace::supported().err().map(|error| error.to_string()),
-        })
     }
 
     fn spawn(self: &Arc<Self>, spawn: &Spawn) -> io::Result<u64> {
@@ -347,6 +332,23 @@ impl Node {
             late: None,
         })
     }
+}
+
+/// What a node with this privilege says of itself.
+pub async fn facts(privilege: Privilege) -> Result<Facts, Box<dyn std::error::Error + Send + Sync>> {
+    Ok(Facts {
+        version: env!("CARGO_PKG_VERSION").into(),
+        qemu: qemu::version().ok(),
+        kernel: host::kernel_release()?,
+        cpu_model: host::cpu_model(),
+        cpus: host::cpus(),
+        memory_bytes: host::memory_bytes(),
+        available_memory_bytes: host::available_memory_bytes(),
+        clock: Timestamp::now(),
+        privilege,
+        features: netem::kernel::supported().await?.iter().map(ToString::to_string).collect(),
+        no_emulator: userspace::supported().err().map(|error| error.to_string()),
+    })
 }
 
 /// Waits for the process to end, killing it when the other end of `killed` is dropped.

@@ -122,10 +122,14 @@ impl Handle {
         if self.may_end.load(Ordering::Relaxed) {
             future::pending::<()>().await;
         }
+        Error::Died { which: self.role.which(), status, words: self.last_words() }
+    }
+
+    /// The last lines that it wrote, with a lead-in; empty without any.
+    pub fn last_words(&self) -> String {
         let lines = self.last_lines.lock().unwrap();
         let words = lines.iter().map(String::as_str).collect::<Vec<_>>().join(" | ");
-        let words = if words.is_empty() { String::new() } else { format!(": {words}") };
-        Error::Died { which: self.role.which(), status, words }
+        if words.is_empty() { words } else { format!(": {words}") }
     }
 
     /// Kills it and waits until it is gone.

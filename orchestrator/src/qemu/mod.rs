@@ -1,9 +1,10 @@
 //! One QEMU: its command line ([`machine`]), its process and monitor ([`guest`]), a guest that booted and was
-//! saved ([`saved`]), and which accelerator QEMU can really use here ([`accel`]).
+//! saved ([`saved`]), which CPUs it can have ([`cpus`]), and which accelerator QEMU can really use here ([`accel`]).
 
 use std::{io, process::Command};
 
 pub mod accel;
+pub mod cpus;
 pub mod guest;
 pub mod machine;
 pub mod saved;

@@ -8,7 +8,10 @@ use super::{
     guest::{self, Guest, Handle},
     machine,
 };
-use crate::{node::Node, qmp, workload};
+use crate::{
+    node::{Node, isolate::RUN_DIR},
+    qmp, workload,
+};
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
 use tokio::time;
@@ -29,8 +32,13 @@ pub enum Error {
     #[error(transparent)]
     Stressor(#[from] workload::Error),
     /// QEMU ran, but did not save it.
-    #[error("QEMU could not save the guest that it had booted: {0}")]
-    Save(String),
+    #[error("QEMU could not save the guest that it had booted in its node's {RUN_DIR} ({status}){words}")]
+    Save {
+        /// What QEMU says of it.
+        status: String,
+        /// The last lines of QEMU and of what it saved through, if there are any, with a lead-in.
+        words: String,
+    },
 }
 
 impl From<qmp::Error> for Error {
@@ -52,7 +60,10 @@ pub async fn save(node: &Node, process: &Arc<Handle>) -> Result<(), Error> {
             let status: Value = guest.monitor.query("query-migrate").await?;
             match status["status"].as_str() {
                 Some("completed") => return Ok(()),
-                Some("failed" | "cancelled") => return Err(Error::Save(status.to_string())),
+                Some("failed" | "cancelled") => {
+                    let said = status["error-desc"].as_str().unwrap_or("it does not say why");
+                    return Err(Error::Save { status: said.into(), words: process.last_words() });
+                }
                 _ => time::sleep(INTERVAL).await,
             }
         }

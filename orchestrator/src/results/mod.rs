@@ -14,6 +14,7 @@
 //! are parts of one run.
 
 pub mod environment;
+pub mod obtained;
 pub mod parts;
 pub mod record;
 pub mod store;

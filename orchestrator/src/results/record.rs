@@ -3,10 +3,11 @@
 //! A record is a [`Draft`] while the attempt runs and is frozen by [`Draft::freeze`], once, with its outcome;
 //! after that nothing changes it. Every figure says where it starts and ends and what it leaves out.
 
+use super::obtained::{self, Obtained};
 use crate::{
     matrix::{Cell, Settings},
     measure::{passes::Pass, samples::Completion},
-    node::probe,
+    node::{probe, round_trip::RoundTrips},
     outcome::Outcome,
 };
 use indexmap::IndexMap;
@@ -74,6 +75,13 @@ pub struct Measured {
     pub wall_time_ms: f64,
     /// Two measurements of one thing that do not agree, in words. Both stand as they were measured.
     pub disagreements: Vec<String>,
+    /// How far away the nodes were when the lab started: what the ways in [`Obtained::ways`] are parts of. Absent in
+    /// records of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub round_trips: Option<RoundTrips>,
+    /// How each duration here was obtained, by its key. Absent in records of older versions.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub obtained: IndexMap<String, Obtained>,
 }
 
 /// The downtime of one migration, in milliseconds.
@@ -259,6 +267,7 @@ impl Draft {
     pub fn freeze(mut self, cell: &Cell, attempt: u32, outcome: Outcome, reason: Option<String>) -> Record {
         self.end_phase();
         self.measured.wall_time_ms = millis(self.started);
+        self.measured.obtained = obtained::of(&self.measured);
         Record {
             cell: cell.id.clone(),
             attempt,
@@ -337,12 +346,23 @@ mod tests {
                 "phases_ms",
                 "wall_time_ms",
                 "disagreements",
+                "obtained",
             ]
         );
         assert_eq!(json["downtime_ms"], json!({ "qemu": null, "guest": null, "client": null }));
         assert_eq!(json["transferred"], json!({ "qemu_bytes": null, "wire_bytes": null }));
         assert_eq!((&json["cell"], &json["outcome"]), (&json!("base"), &json!("interrupted")));
         assert!(json["phases_ms"]["boot"].is_f64());
+    }
+
+    #[test]
+    fn a_record_of_an_older_version_can_be_read() {
+        let old = include_str!("../../../results/reference/icclab-threshold-tcg/cells.jsonl");
+        let old = old.lines().next().unwrap();
+        let record: Record = serde_json::from_str(old).unwrap();
+        assert!(record.measured.obtained.is_empty() && record.measured.round_trips.is_none());
+        let again = serde_json::to_value(&record).unwrap();
+        assert!(again.get("obtained").is_none(), "what is not known is not made up");
     }
 
     #[test]

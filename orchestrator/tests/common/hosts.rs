@@ -82,10 +82,30 @@ impl Hosts {
         hosts
     }
 
-    /// Starts a host's SSH server.
+    /// Takes a host's power away and, after a while, gives it back: all processes are gone at once, and what was in
+    /// its cache directory is too.
+    pub(crate) fn reboot(&mut self, host: usize, place: &Place) {
+        let server = &mut self.servers[host];
+        server.kill().unwrap();
+        server.wait().unwrap();
+        // Nobody closes its connections.
+        self.connect(host, false);
+        thread::sleep(Duration::from_millis(500));
+        self.connect(host, true);
+        let server = self.start_server(host, place);
+        self.servers[host] = server;
+    }
+
+    /// Starts a host's SSH server, for the first time.
     fn serve(&mut self, host: usize, place: &Place) {
+        fs::create_dir(self.cache(host)).unwrap();
+        let server = self.start_server(host, place);
+        self.servers.push(server);
+    }
+
+    /// Starts a host's SSH server.
+    fn start_server(&self, host: usize, place: &Place) -> Child {
         let cache = self.cache(host);
-        fs::create_dir(&cache).unwrap();
         let folder = self.folder.display();
         let config = self.folder.join(format!("sshd{host}"));
         let text = format!(
@@ -122,12 +142,13 @@ impl Hosts {
                 .stderr(log.try_clone()?)
                 .spawn()
         };
-        self.servers.push(self.networks[host].run(start).unwrap());
+        let server = self.networks[host].run(start).unwrap();
         let deadline = Instant::now() + Duration::from_secs(20);
         while TcpStream::connect((address(host, 2), 22)).is_err() {
             assert!(Instant::now() < deadline, "{}", self.log(host));
             thread::sleep(Duration::from_millis(20));
         }
+        server
     }
 
     /// What a host's SSH server has said.

@@ -237,7 +237,12 @@ pub(crate) fn environment() -> Environment {
         guest_kernel: "6.1.0".into(),
         guest_boot: testbed::guest::Boot::Compressed,
         guest_digest: "0".repeat(64),
-        lab: Description { kind: "mock".into(), source: facts.clone(), destination: facts },
+        lab: Description {
+            kind: "mock".into(),
+            source: facts.clone(),
+            destination: facts,
+            round_trips: None,
+        },
         order: testbed::matrix::RunOrder::AsWritten,
     }
 }

@@ -15,7 +15,7 @@ use serde_json::Value;
 use std::{
     collections::BTreeSet,
     fs::{self, File},
-    io::Read,
+    io::{Read, Write},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -221,6 +221,38 @@ impl Place {
         (output.status.code().unwrap(), String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
+    /// What another subcommand comes to: exit code, standard output, standard error.
+    pub(crate) fn ask_all(&self, args: &[&str]) -> (i32, String, String) {
+        let output = self.other(args).output().unwrap();
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+    }
+
+    /// Another subcommand, about to be started.
+    pub(crate) fn other(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.testbed);
+        command.args(args).current_dir(self.dir.path()).env(MARKER, &self.marker).stdin(Stdio::null());
+        command
+    }
+
+    /// What a subcommand comes to on a terminal where this is typed: exit code, and what was shown. Nothing where no
+    /// terminal can be made.
+    pub(crate) fn typed(&self, args: &[&str], input: &str) -> Option<(i32, String)> {
+        let words: Vec<String> = [self.testbed.display().to_string()]
+            .into_iter()
+            .chain(args.iter().map(|arg| format!("'{arg}'")))
+            .collect();
+        let mut script = Command::new("script");
+        script.args(["--quiet", "--return", "--command", &words.join(" "), "/dev/null"]);
+        script.current_dir(self.dir.path()).env(MARKER, &self.marker);
+        let Ok(mut child) = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn() else {
+            return skipped("there is no `script` (Debian's package bsdutils) to make a terminal");
+        };
+        child.stdin.as_mut().unwrap().write_all(input.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        Some((output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stdout).into_owned()))
+    }
+
     /// The run's processes.
     pub(crate) fn processes(&self) -> Vec<Process> {
         let marker = self.mark();
@@ -263,6 +295,13 @@ impl Place {
             processes.join("\n"),
         )
     }
+}
+
+/// Copies this program to a folder that anybody can look into, and that nobody has to build.
+pub(crate) fn copy_program(program: &Path, to: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    fs::copy(program, to.join(program.file_name().unwrap())).unwrap();
+    fs::set_permissions(to, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 fn copy(from: &Path, to: &Path) {

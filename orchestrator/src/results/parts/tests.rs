@@ -282,7 +282,12 @@ mod circumstances {
             guest_kernel: "6.1.0".into(),
             guest_boot: Boot::Compressed,
             guest_digest: "0".repeat(64),
-            lab: Description { kind: "local".into(), source: node.clone(), destination: node },
+            lab: Description {
+                kind: "local".into(),
+                source: node.clone(),
+                destination: node,
+                round_trips: None,
+            },
             order: RunOrder::AsWritten,
         }
     }
