@@ -346,14 +346,18 @@ fn exit_codes_say_how_a_run_went() {
 }
 
 #[test]
-fn a_machine_that_is_not_set_up_gets_no_further_and_the_folder_can_be_continued() {
+fn a_machine_that_is_not_set_up_gets_no_further_and_nothing_is_in_the_way_of_the_same_command() {
     let place = Place::with_matrix(THRESHOLD);
     let message = "error: cannot read the stressor absent-stressor: ";
-    let ended = place.testbed(&["run", "matrix.yaml", "--out", "run"]);
-    ended.exits(3).says(message).says("`testbed doctor` lists what is missing").prints_nothing();
-    assert_eq!(place.read("run/cells.jsonl"), "");
-    assert_eq!(place.read("run/summary.csv").lines().count(), 1);
+    for _ in 0..2 {
+        let ended = place.testbed(&["run", "matrix.yaml", "--out", "run"]);
+        ended.exits(3).says(message).says("`testbed doctor` lists what is missing").prints_nothing();
+        assert!(!place.path("run").exists());
+    }
+    // A run that is to be continued keeps its folder.
+    let place = Place::with_run(THRESHOLD, []);
     place.testbed(&["run", "--resume", "run"]).exits(3).says(message);
+    assert_eq!(place.read("run/summary.csv").lines().count(), 1);
 }
 
 #[test]

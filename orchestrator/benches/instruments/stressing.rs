@@ -100,6 +100,9 @@ pub(crate) fn measure(setting: &Setting, report: &Report, runtime: &Runtime) -> 
         Ok(measured) => measured.iter().for_each(|measured| note(measured, &mut rows)),
         Err(error) => report.say(&format!("\nno figures from a guest: {error}")),
     }
+    if rows.is_empty() {
+        return Err("no figure could be taken".into());
+    }
     report.say("");
     report.table(&HEADINGS, 2, &rows);
     report.say("\nCPU time: of the whole program on the host, of QEMU for the guest\n");
@@ -142,11 +145,10 @@ fn or_say<T>(
     who: &str,
     rate: Option<u64>,
 ) -> Option<T> {
-    measured
-        .map_err(|error| {
-            report.say(&format!("{who} at {} on the host: not measured: {error}", limited(rate)))
-        })
-        .ok()
+    let say = |error: &String| {
+        report.say(&format!("{who} at {} on the host: not measured: {error}", limited(rate)));
+    };
+    measured.inspect_err(say).ok()
 }
 
 fn mean(measured: &Measured) -> f64 {

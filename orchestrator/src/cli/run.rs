@@ -60,13 +60,13 @@ struct Report<'a> {
 }
 
 pub(super) fn run(args: &RunArgs) -> Result<u8, Failure> {
-    let (plan, mut store) = open(args)?;
     let options = Options {
         lab: args.lab.choice(),
         cache: Cache::user().map_err(Failure::input)?,
         stressor: guest::stressor_path().map_err(Failure::input)?,
         kernel: args.kernel.choice(),
     };
+    let (plan, mut store) = open(args)?;
     let mut bench = Real::new(options, &plan);
     let watcher = watcher(args.quiet);
     let runtime = super::runtime()?;
@@ -76,6 +76,9 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, Failure> {
         run::run(&plan, &mut store, &mut bench, watcher.as_ref(), &interrupt).await.map_err(Failure::lab)
     });
     watcher.finish();
+    if ended.is_err() && args.resume.is_none() && store.withdraw().map_err(Failure::lab)? {
+        return ended.map(|_| 0);
+    }
     store.write_summary().map_err(Failure::lab)?;
     let ending = ended?;
 

@@ -158,6 +158,20 @@ impl Store {
         Ok(folder)
     }
 
+    /// Removes a folder that this run has made and nothing has come of: it did not get so far as to know what it runs
+    /// on. Whether it was such a one; else it stays.
+    pub fn withdraw(&self) -> Result<bool, Error> {
+        if !self.records.is_empty() || self.folder.join(ENVIRONMENT).exists() {
+            return Ok(false);
+        }
+        for name in [CELLS, MATRIX, SELECTION] {
+            let path = self.folder.join(name);
+            fs::remove_file(&path).map_err(doing("remove", &path))?;
+        }
+        fs::remove_dir(&self.folder).map_err(doing("remove", &self.folder))?;
+        Ok(true)
+    }
+
     /// Writes down what the run runs on.
     pub fn write_environment(&self, environment: &Environment) -> Result<(), Error> {
         write_json(&self.folder.join(ENVIRONMENT), environment)
@@ -358,6 +372,18 @@ mod tests {
         fs::create_dir(folder.join("more")).unwrap();
         let again = store.attempt_folder("stress.rate=1MBps,link.delay=1ms", 2).unwrap();
         assert_eq!((&again, fs::read_dir(&again).unwrap().count()), (&folder, 0));
+    }
+
+    #[test]
+    fn a_run_that_did_not_begin_leaves_no_folder_and_one_that_did_keeps_it() {
+        let (parent, unbegun) = store();
+        assert!(unbegun.withdraw().unwrap());
+        assert_eq!(fs::read_dir(parent.path().join("a")).unwrap().count(), 0);
+        let (_parent, mut begun) = store();
+        let record = Draft::start().freeze(&plan().cells[0], 1, Outcome::Failed, None);
+        begun.append(record).unwrap();
+        assert!(!begun.withdraw().unwrap());
+        assert_eq!(read(begun.folder()).unwrap().1.len(), 1);
     }
 
     #[test]
