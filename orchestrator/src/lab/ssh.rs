@@ -53,32 +53,32 @@ pub async fn start(inventory: &Inventory, guest: &GuestFiles) -> Result<Lab, Err
     let [kernel, initramfs] = images;
     let (kernel, initramfs) = (kernel?, initramfs?);
 
-    let host = way.host(&inventory.controller.host);
-    let root = host.as_root(&program).await?;
-    let (controller, controller_process) = host.start_node("controller", &root).await?;
-    controller.attach(&inventory.controller.guests, GUESTS).await?;
-    controller.set_up(GUESTS, Some((CONTROLLER_ADDRESS, PREFIX))).await?;
-
-    let mut processes = vec![controller_process];
-    let mut computes = Vec::new();
-    for (which, (name, compute)) in
-        [("compute1", &inventory.compute1), ("compute2", &inventory.compute2)].into_iter().enumerate()
-    {
-        let ComputeHost { host, guests, migration } = compute;
-        let host = way.host(host);
+    let controller = async {
+        let host = way.host(&inventory.controller.host);
+        let root = host.as_root(&program).await?;
+        let (node, process) = host.start_node("controller", &root).await?;
+        node.attach(&inventory.controller.guests, GUESTS).await?;
+        node.set_up(GUESTS, Some((CONTROLLER_ADDRESS, PREFIX))).await?;
+        Ok::<_, Error>((node, process))
+    };
+    let compute = async |which, name, compute: &ComputeHost| {
+        let host = way.host(&compute.host);
         let images = inventory.images.as_deref();
         let guest = (host.put(&kernel, images).await?, host.put(&initramfs, images).await?);
         let root = host.as_root(&program).await?;
         let (node, process) = host.start_node(name, &root).await?;
-        processes.push(process);
-        node.attach(guests, GUESTS).await?;
-        node.attach(migration, MIGRATION).await?;
+        node.attach(&compute.guests, GUESTS).await?;
+        node.attach(&compute.migration, MIGRATION).await?;
         let compute = Compute::new(node, which, Some(guest));
         compute.node.set_up(MIGRATION, Some((compute.shaped.address, PREFIX))).await?;
-        computes.push(compute);
-    }
-    let [source, destination] =
-        <[Compute; 2]>::try_from(computes).unwrap_or_else(|_| unreachable!("two are named"));
+        Ok::<_, Error>((compute, process))
+    };
+    // At once: each takes some round trips of SSH, and a slow host takes seconds for one.
+    let ((controller, first), (source, second), (destination, third)) = tokio::try_join!(
+        controller,
+        compute(0, "compute1", &inventory.compute1),
+        compute(1, "compute2", &inventory.compute2),
+    )?;
     let mut source_facts = source.node.facts().await?;
     source_facts.no_emulator = Some("the emulator is for nodes on one machine".into());
     let description = Description {
@@ -95,7 +95,7 @@ pub async fn start(inventory: &Inventory, guest: &GuestFiles) -> Result<Lab, Err
         saved: Mutex::default(),
         emulated: OnceCell::new(),
         destination_pid: None,
-        _processes: processes,
+        _processes: vec![first, second, third],
     })
 }
 
