@@ -249,7 +249,7 @@ fn a_full_disk_fails_the_attempt_and_the_run_goes_on_when_there_is_room() {
             assert!(mount.status().unwrap().success());
         };
         let mut run = place.start(&["matrix.yaml", "--out", "run", "--lab", &lab]);
-        run.wait_for("the nodes", |place| serving(place, "compute2"));
+        run.wait_for("the nodes", |place| serving(place, "compute1").and(serving(place, "compute2")));
         // It must not boot the guest before.
         signal(run.pid(), Signal::SIGSTOP);
         room("64k");
