@@ -56,20 +56,20 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<u8, Failure> {
     let kernel = args.kernel.choice();
     let runner = SystemRunner;
     let results = Path::new("results");
-    let mut report = match args.lab.choice() {
-        lab::Choice::Local => {
+    let mut report = match args.lab.choice().inventory().map_err(super::lab_failure)? {
+        None => {
             let mut checks = setup::standard_checks(&runner, &cache, &kernel, &stressor, results);
             checks.push(Box::new(local_lab));
             doctor::examine(&checks)
         }
-        lab::Choice::Inventory(inventory) => {
+        Some(inventory) => {
             let report = doctor::examine(&setup::checks_without_nodes(&cache, &kernel, &stressor, results));
             match guest::prepare(&kernel, &stressor, &cache) {
                 // What is missing for that is in the report.
                 Err(_) => report,
                 Ok(guest) => {
                     let found = super::runtime()?.block_on(lab::examine(&inventory, &guest));
-                    report.and(found.map_err(Failure::input)?)
+                    report.and(found.map_err(super::lab_failure)?)
                 }
             }
         }

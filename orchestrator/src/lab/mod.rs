@@ -18,7 +18,8 @@
 //!
 //! The addresses come from the ranges reserved for documentation (RFC 5737): they exist inside the lab only.
 //!
-//! [`local`] makes the nodes on this machine, [`ssh`] on hosts that an [`inventory`] names.
+//! [`local`] makes the nodes on this machine, [`ssh`] on hosts that an [`inventory`] names. [`vagrant`] has the
+//! inventory of the machines that Vagrant makes.
 
 use crate::{
     guest::GuestFiles,
@@ -33,15 +34,7 @@ use crate::{
 use inventory::Inventory;
 use netem::{Backend, Profile, Shaper, kernel::Feature};
 use serde::{Deserialize, Serialize};
-use std::{
-    convert::Infallible,
-    io,
-    net::Ipv4Addr,
-    path::{Path, PathBuf},
-    str::FromStr,
-    sync::Mutex,
-    time::Duration,
-};
+use std::{convert::Infallible, io, net::Ipv4Addr, path::PathBuf, str::FromStr, sync::Mutex, time::Duration};
 use tokio::{io::AsyncReadExt, process::Child, sync::OnceCell, time};
 use units::BitRate;
 
@@ -49,6 +42,7 @@ mod doctor;
 pub mod inventory;
 pub mod local;
 pub mod ssh;
+pub mod vagrant;
 
 /// Which lab is meant.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -56,17 +50,39 @@ pub enum Choice {
     /// Namespaces of this machine.
     #[default]
     Local,
+    /// The machines of a Vagrantfile, see [`vagrant`].
+    Vagrant,
     /// The hosts that this file names.
     Inventory(PathBuf),
+}
+
+impl Choice {
+    /// The hosts; none where the nodes are this machine's own.
+    pub fn inventory(&self) -> Result<Option<Inventory>, Error> {
+        Ok(match self {
+            Self::Local => None,
+            Self::Vagrant => Some(vagrant::inventory()?),
+            Self::Inventory(path) => Some(Inventory::read(path)?),
+        })
+    }
+
+    /// Makes sure that the hosts are named as they have to be; reaches none.
+    pub fn check(&self) -> Result<(), Error> {
+        match self {
+            Self::Vagrant => vagrant::check(),
+            other => other.inventory().map(drop),
+        }
+    }
 }
 
 impl FromStr for Choice {
     type Err = Infallible;
 
-    /// `local`, or a path.
+    /// `local`, `vagrant`, or a path.
     fn from_str(text: &str) -> Result<Self, Infallible> {
         Ok(match text {
             "local" => Self::Local,
+            "vagrant" => Self::Vagrant,
             path => Self::Inventory(path.into()),
         })
     }
@@ -105,6 +121,9 @@ pub enum Error {
     /// The inventory is no good.
     #[error(transparent)]
     Inventory(#[from] inventory::Error),
+    /// There are no machines of Vagrant's.
+    #[error(transparent)]
+    Vagrant(#[from] vagrant::Trouble),
     /// A host did not take what a node needs there.
     #[error("cannot use host {host}: {reason}")]
     Host {
@@ -119,6 +138,17 @@ pub enum Error {
     /// A node could not do its part.
     #[error(transparent)]
     Node(#[from] NodeError),
+}
+
+impl Error {
+    /// Whether it is for the user to name other hosts, rather than for the hosts to work.
+    pub fn is_input(&self) -> bool {
+        match self {
+            Self::Inventory(_) => true,
+            Self::Vagrant(trouble) => trouble.is_input(),
+            _ => false,
+        }
+    }
 }
 
 /// How many round trips' worth of data TCP's buffers may hold at both ends of a link with a delay: one round trip
@@ -184,9 +214,15 @@ impl Compute {
 
 /// Starts a lab in which these guests can be run.
 pub async fn start(choice: &Choice, guest: &GuestFiles) -> Result<Lab, Error> {
-    match choice {
-        Choice::Local => local::start().await,
-        Choice::Inventory(path) => ssh::start(&Inventory::read(path)?, guest).await,
+    match choice.inventory()? {
+        None => local::start().await,
+        Some(inventory) => {
+            let mut lab = ssh::start(&inventory, guest).await?;
+            if *choice == Choice::Vagrant {
+                lab.description.kind = "vagrant".into();
+            }
+            Ok(lab)
+        }
     }
 }
 
@@ -364,9 +400,9 @@ impl Link<'_> {
     }
 }
 
-/// What the hosts of the inventory in this file lack for these guests, and what mends it.
-pub async fn examine(inventory: &Path, guest: &GuestFiles) -> Result<Vec<Finding>, Error> {
-    doctor::examine(&Inventory::read(inventory)?, guest).await
+/// What the hosts of an inventory lack for these guests, and what mends it.
+pub async fn examine(inventory: &Inventory, guest: &GuestFiles) -> Result<Vec<Finding>, Error> {
+    doctor::examine(inventory, guest).await
 }
 
 /// How long a node that failed may take to say why.
