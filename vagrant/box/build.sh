@@ -2,15 +2,15 @@
 # Builds the box of the lab's nodes for the provider libvirt, from Debian's packages alone, and adds it to Vagrant.
 #
 # No box is downloaded. Packages come from where this machine's own apt gets them (sources.sh). The box is of this
-# machine's Debian release, with the QEMU of this machine where apt still has it. What is built is kept in the
-# user's cache directory and is not built again while this recipe, the release and QEMU's version are the same.
+# machine's Debian release, with the QEMU of this machine where apt still has it. What is built is kept in
+# /var/cache/testbed/boxes and is not built again while this recipe, the release and QEMU's version are the same.
+# Under sudo, it is added to the Vagrant of the user who called that.
 #
 # Nothing is left by a build that fails or is killed: mounts and loop devices are in a namespace that ends with it.
 #
-# Usage: build.sh [--name NAME] [--force] [--no-add]
-#   --name NAME   what Vagrant calls the box (default: testbed/node)
-#   --force       build it even if it is there
-#   --no-add      do not add it to Vagrant; print where it is
+# Usage: build.sh [--force] [--no-add]
+#   --force    build it even if it is there
+#   --no-add   do not add it to Vagrant; print the catalog that `vagrant box add` takes
 set -euo pipefail
 
 fail() {
@@ -19,14 +19,14 @@ fail() {
 }
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-name=testbed/node force='' add=yes
+name=testbed/node
+force='' add=yes
 while [ $# -gt 0 ]; do
     case $1 in
-        --name) name=${2:?--name takes a name}; shift ;;
         --force) force=yes ;;
         --no-add) add='' ;;
         --within) within=${2:?}; shift ;; # for itself only, see below
-        *) fail "unknown option $1; options are --name NAME, --force and --no-add" ;;
+        *) fail "unknown option $1; options are --force and --no-add" ;;
     esac
     shift
 done
@@ -45,7 +45,7 @@ PACKAGES=(
 )
 
 [ "$(id -u)" = 0 ] || fail "needs root, to make a file system: sudo $0"
-for program in mmdebstrap extlinux sfdisk mkfs.ext4 qemu-img unshare vagrant; do
+for program in mmdebstrap extlinux sfdisk mkfs.ext4 qemu-img unshare setpriv vagrant; do
     command -v "$program" >/dev/null || missing="${missing:-} $program"
 done
 if [ -n "${missing:-}" ]; then
@@ -78,9 +78,9 @@ key=$(find /usr/share/rubygems-integration /opt/vagrant /usr/share/vagrant -path
 [ -n "$key" ] || fail "Vagrant's public key (keys/vagrant.pub) is not where its packages have it"
 
 digest=$({ cat "${BASH_SOURCE[0]}" "$here/sources.sh" "$key"; printf '%s\n' "$suite" "$qemu"; } | sha256sum | cut -c 1-16)
-boxes=${XDG_CACHE_HOME:-$HOME/.cache}/testbed/boxes
+boxes=/var/cache/testbed/boxes
 box=$boxes/$suite-$digest
-mkdir -p "$boxes"
+install -d -m 755 "$boxes"
 
 build() {
     local work=$1 root=$1/root raw=$1/disk.raw mount=$1/mnt kernel
@@ -178,6 +178,7 @@ CONF
 { "name": "$name", "versions": [{ "version": "$(date -u +%Y%m%d.%H%M%S).0",
   "providers": [{ "name": "libvirt", "url": "file://$box/node.box" }] }] }
 JSON
+    chmod 755 "$work/done"
     mv "$work/done" "$box"
 }
 
@@ -189,24 +190,30 @@ if [ -n "$force" ] || [ ! -e "$box/catalog.json" ]; then
     # What an earlier build left that could not clean up.
     rm -rf "$boxes"/.new.*
     work=$(mktemp -d "$boxes/.new.XXXXXX")
+    child=''
     trap 'rm -rf "$work"' EXIT
-    trap 'exit 130' INT TERM HUP
+    trap '[ -z "$child" ] || kill -KILL "$child"; wait; exit 130' INT TERM HUP
     printf 'build.sh: building a box of Debian %s%s\n' "$suite" "${qemu:+ with QEMU $qemu}" >&2
-    unshare --mount --propagation private --pid --fork --kill-child --mount-proc \
-        "$here/build.sh" --name "$name" --within "$work"
+    # It ends with this script, also when that is killed.
+    setpriv --pdeathsig KILL unshare --mount --propagation private --pid --fork --kill-child=KILL --mount-proc \
+        "$here/build.sh" --within "$work" </dev/null >&2 &
+    child=$!
+    wait "$child" || fail "no box: see above"
+    child=''
     # The boxes of other recipes, which nobody would find again.
     find "$boxes" -mindepth 1 -maxdepth 1 ! -path "$box" ! -path "$work" -exec rm -rf {} +
 fi
 
 if [ -z "$add" ]; then
-    printf '%s\n' "$box/node.box"
+    printf '%s\n' "$box/catalog.json"
     exit
 fi
 version=$(sed -n 's/.*"version": "\([^"]*\)".*/\1/p' "$box/catalog.json")
-folder=${VAGRANT_HOME:-$HOME/.vagrant.d}/boxes/${name//\//-VAGRANTSLASH-}/$version/libvirt
-if [ ! -d "$folder" ]; then
-    sed "s|\"name\": \"[^\"]*\", \"versions\"|\"name\": \"$name\", \"versions\"|" "$box/catalog.json" >"$boxes/.catalog.json"
-    vagrant box add --provider libvirt "$boxes/.catalog.json" || fail "vagrant does not take the box"
-    rm -f "$boxes/.catalog.json"
+vagrant=(vagrant) home=${VAGRANT_HOME:-$HOME/.vagrant.d}
+if [ "${SUDO_USER:-root}" != root ]; then
+    vagrant=(sudo -H -u "$SUDO_USER" vagrant) home=$(getent passwd "$SUDO_USER" | cut -d : -f 6)/.vagrant.d
+fi
+if [ ! -d "$home/boxes/${name//\//-VAGRANTSLASH-}/$version/libvirt" ]; then
+    "${vagrant[@]}" box add --provider libvirt "$box/catalog.json" || fail "vagrant does not take the box"
 fi
 printf 'build.sh: the box %s %s is there\n' "$name" "$version" >&2
