@@ -88,7 +88,7 @@ pub(super) fn images_are_shared(hosts: &Hosts) -> Result<(), Failure> {
 pub(super) fn netem_delays(hosts: &Hosts, program: &Path) -> Result<(), Failure> {
     let netem = hosts.put(NODES[1], program)?;
     let round_trip = |address: &str| -> Result<f64, Failure> {
-        let said = hosts.ask(NODES[1], &format!("ping -q -c 5 -i 0.5 {address} | tail -n 1"))?;
+        let said = hosts.ask(NODES[1], &format!("sudo ping -q -c 5 -i 0.5 {address} | tail -n 1"))?;
         least(&said).ok_or_else(|| format!("{address} does not answer: {said}").into())
     };
     for (node, address) in [(NODES[1], "192.0.2.1/24"), (NODES[2], "192.0.2.2/24")] {

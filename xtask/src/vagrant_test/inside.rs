@@ -70,32 +70,43 @@ pub(super) fn test(folder: &Path, out: &Path, accel: &str) -> Result<(), Failure
 }
 
 impl Lab {
-    /// The nodes, from their box to their second boot.
+    /// The nodes, from their box to their second boot. Once they are up, each step is made whatever became of those
+    /// before; the first failure.
     fn make_and_use(&self, log: &mut Log) -> Result<(), Failure> {
         let catalog = std::env::var_os(CATALOG).ok_or_else(|| format!("{CATALOG} is not set"))?;
         log.step("vagrant box add", || {
             run(self.in_lab("vagrant").args(["box", "add", "--provider", "libvirt"]).arg(&catalog))
         })?;
         log.step("vagrant up", || self.vagrant(&["up", "--provider=libvirt"]))?;
-        log.step("testbed doctor --lab vagrant", || self.testbed(&["doctor", "--lab", "vagrant"]))?;
-        let hosts = Hosts::of(&output(self.in_lab("vagrant").arg("ssh-config"))?, &self.folder)?;
-        log.step("sch_netem delays the migration network, and only that", || {
-            checks::netem_delays(&hosts, &self.bin.join("netem"))
-        })?;
-        log.step("scenarios/smoke.yaml", || self.migrate("scenarios/smoke.yaml", "smoke"))?;
-        log.step("the images are on the NFS export", || checks::images_are_shared(&hosts))?;
+        let hosts = self.hosts()?;
         let threshold =
             THRESHOLDS.iter().find(|(accel, _)| *accel == self.accel).map_or("", |(_, file)| file);
-        log.step(threshold, || {
-            // While the migration network is shaped.
-            checks::session_is_left_alone(&hosts, || self.migrate(threshold, "threshold"))
-        })?;
+        let used = [
+            log.step("testbed doctor --lab vagrant", || self.testbed(&["doctor", "--lab", "vagrant"])),
+            log.step("sch_netem delays the migration network, and only that", || {
+                checks::netem_delays(&hosts, &self.bin.join("netem"))
+            }),
+            log.step("scenarios/smoke.yaml", || self.migrate("scenarios/smoke.yaml", "smoke")),
+            log.step("the images are on the NFS export", || checks::images_are_shared(&hosts)),
+            log.step(threshold, || {
+                // While the migration network is shaped.
+                checks::session_is_left_alone(&hosts, || self.migrate(threshold, "threshold"))
+            }),
+        ];
         log.step("vagrant halt", || self.vagrant(&["halt"]))?;
         log.step("vagrant up, again", || self.vagrant(&["up"]))?;
         log.step("vagrant provision", || self.vagrant(&["provision"]))?;
-        let hosts = Hosts::of(&output(self.in_lab("vagrant").arg("ssh-config"))?, &self.folder)?;
-        log.step("the images are still on the NFS export", || checks::images_are_shared(&hosts))?;
-        log.step("testbed doctor --lab vagrant, again", || self.testbed(&["doctor", "--lab", "vagrant"]))
+        let hosts = self.hosts()?;
+        let again = [
+            log.step("the images are still on the NFS export", || checks::images_are_shared(&hosts)),
+            log.step("testbed doctor --lab vagrant, again", || self.testbed(&["doctor", "--lab", "vagrant"])),
+        ];
+        used.into_iter().chain(again).collect()
+    }
+
+    /// How Vagrant says that the nodes are reached.
+    fn hosts(&self) -> Result<Hosts, Failure> {
+        Hosts::of(&output(self.in_lab("vagrant").arg("ssh-config"))?, &self.folder)
     }
 
     /// A program, with the lab's environment.
