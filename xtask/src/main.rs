@@ -1,4 +1,5 @@
-//! The project's own tasks, one file each: `cargo xtask run`, `test`, `bench`, `install`, `dist`.
+//! The project's own tasks, one file each: `cargo xtask run`, `test`, `bench`, `vagrant-test`,
+//! `install`, `dist`.
 //!
 //! They need a Rust toolchain and a linker, and nothing that is not in this repository. What a machine lacks
 //! beyond that, `testbed setup` installs; see [`ready`] for when it may do so unasked.
@@ -11,6 +12,7 @@ mod install;
 mod ready;
 mod run;
 mod test;
+mod vagrant_test;
 mod workspace;
 
 use clap::{Parser, Subcommand};
@@ -29,6 +31,7 @@ enum Task {
     Run(run::Arguments),
     Test(test::Arguments),
     Bench(bench::Arguments),
+    VagrantTest(vagrant_test::Arguments),
     Install(install::Arguments),
     /// Build the three programs into target/dist/bin
     Dist,
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Task::Run(arguments) => run::run(&arguments),
         Task::Test(arguments) => test::test(&arguments),
         Task::Bench(arguments) => bench::bench(&arguments),
+        Task::VagrantTest(arguments) => vagrant_test::vagrant_test(&arguments),
         Task::Install(arguments) => install::install(&arguments),
         Task::Dist => dist::dist().map(|staged| println!("{}", staged.bin.display())),
     };

@@ -24,7 +24,7 @@ pub(crate) fn ensure(staged: &Staged, yes: bool) -> Result<(), Failure> {
     }
     let mut setup = Command::new(staged.testbed());
     setup.arg("setup");
-    if yes || unattended(std::env::var("CI").ok().as_deref()) {
+    if yes || unattended() {
         setup.arg("--yes");
     }
     run(&mut setup)?;
@@ -33,8 +33,13 @@ pub(crate) fn ensure(staged: &Staged, yes: bool) -> Result<(), Failure> {
     if still.success() { Ok(()) } else { Err(Failure::Reported(exit_code(still))) }
 }
 
+/// Whether nobody is there to ask.
+pub(crate) fn unattended() -> bool {
+    says_so(std::env::var("CI").ok().as_deref())
+}
+
 /// Whether the value of `CI` says that nobody is there to ask.
-fn unattended(ci: Option<&str>) -> bool {
+fn says_so(ci: Option<&str>) -> bool {
     matches!(ci, Some("true" | "1"))
 }
 
@@ -44,9 +49,9 @@ mod tests {
 
     #[test]
     fn only_a_true_ci_is_unattended() {
-        assert!(unattended(Some("true")));
-        assert!(!unattended(Some("false")));
-        assert!(!unattended(Some("")));
-        assert!(!unattended(None));
+        assert!(says_so(Some("true")));
+        assert!(!says_so(Some("false")));
+        assert!(!says_so(Some("")));
+        assert!(!says_so(None));
     }
 }

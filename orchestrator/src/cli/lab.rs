@@ -117,18 +117,10 @@ pub(super) fn lab(args: &LabCommand) -> Result<u8, Failure> {
     }
 }
 
-/// An inventory that is no good is bad input; all else is the lab's failure.
-fn failure(error: lab::Error) -> Failure {
-    match error {
-        lab::Error::Inventory(_) => Failure::input(error),
-        _ => Failure::lab(error),
-    }
-}
-
 fn status(args: &StatusArgs) -> Result<u8, Failure> {
-    let status = match args.lab.choice().inventory().map_err(failure)? {
+    let status = match args.lab.choice().inventory().map_err(super::lab_failure)? {
         None => Status::local().map_err(Failure::lab)?,
-        Some(inventory) => super::runtime()?.block_on(Status::of(&inventory)).map_err(failure)?,
+        Some(inventory) => super::runtime()?.block_on(Status::of(&inventory)).map_err(super::lab_failure)?,
     };
     let code = if status.is_whole() { 0 } else { crate::results::verdict::EXIT_FAILED };
     if args.json {
@@ -140,7 +132,7 @@ fn status(args: &StatusArgs) -> Result<u8, Failure> {
 }
 
 fn shell(args: &ShellArgs) -> Result<u8, Failure> {
-    match args.lab.choice().inventory().map_err(failure)? {
+    match args.lab.choice().inventory().map_err(super::lab_failure)? {
         None => local_shell(args),
         Some(inventory) => shell_on_host(args, &inventory),
     }
@@ -171,7 +163,7 @@ fn local_shell(args: &ShellArgs) -> Result<u8, Failure> {
         return Ok(visit::exit_code(enter(args, pid).status().map_err(Failure::lab)?));
     }
     super::runtime()?.block_on(async {
-        let lab = lab::local::start().await.map_err(failure)?;
+        let lab = lab::local::start().await.map_err(super::lab_failure)?;
         let settings = Settings { link: profile, ..Settings::default() };
         let link = lab.link(&settings).map_err(Failure::input)?;
         let shaped = if settings.link.is_empty() {
@@ -210,8 +202,8 @@ fn shell_on_host(args: &ShellArgs, inventory: &Inventory) -> Result<u8, Failure>
     let host = host.ok_or_else(|| Failure::input(format!("a lab has no {}", args.node)))?;
     let way = Way::of(inventory);
     let mut command = super::runtime()?.block_on(async {
-        let place = Place::reach(&way, host).await.map_err(failure)?;
-        let pid = pick(args, &place.processes().await.map_err(failure)?)?;
+        let place = Place::reach(&way, host).await.map_err(super::lab_failure)?;
+        let pid = pick(args, &place.processes().await.map_err(super::lab_failure)?)?;
         if pid.is_none() {
             let how = if inventory.r#become == Become::Sudo { ", by sudo" } else { "" };
             eprintln!("no run is under way: this is the host {host} itself, as root{how}");

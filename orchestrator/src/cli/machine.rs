@@ -56,7 +56,7 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<u8, Failure> {
     let kernel = args.kernel.choice();
     let runner = SystemRunner;
     let results = Path::new("results");
-    let mut report = match args.lab.choice().inventory().map_err(Failure::input)? {
+    let mut report = match args.lab.choice().inventory().map_err(super::lab_failure)? {
         None => {
             let mut checks = setup::standard_checks(&runner, &cache, &kernel, &stressor, results);
             checks.push(Box::new(local_lab));
@@ -69,7 +69,7 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<u8, Failure> {
                 Err(_) => report,
                 Ok(guest) => {
                     let found = super::runtime()?.block_on(lab::examine(&inventory, &guest));
-                    report.and(found.map_err(Failure::input)?)
+                    report.and(found.map_err(super::lab_failure)?)
                 }
             }
         }

@@ -87,7 +87,8 @@ impl SelectionArgs {
 /// Which lab is used.
 #[derive(Debug, Args)]
 struct LabArgs {
-    /// The nodes: `local`, namespaces of this machine; or the file of an inventory, hosts that are reached by SSH
+    /// The nodes: `local`, namespaces of this machine; `vagrant`, the machines of the Vagrantfile here, in `vagrant/`
+    /// or where `VAGRANT_CWD` says; or the file of an inventory, hosts that are reached by SSH
     #[arg(long, value_name = "LAB", default_value = "local")]
     lab: String,
 }
@@ -133,6 +134,11 @@ impl Failure {
     fn lab(error: impl fmt::Display) -> Self {
         Self { code: crate::results::verdict::EXIT_FAILED, text: error.to_string() }
     }
+}
+
+/// Why there is no lab: the user has to name another one, or it does not work.
+fn lab_failure(error: lab::Error) -> Failure {
+    if error.is_input() { Failure::input(error) } else { Failure::lab(error) }
 }
 
 /// The command line's definition, for man pages and completions.

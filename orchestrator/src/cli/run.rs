@@ -60,6 +60,7 @@ struct Report<'a> {
 }
 
 pub(super) fn run(args: &RunArgs) -> Result<u8, Failure> {
+    args.lab.choice().check().map_err(super::lab_failure)?;
     let options = Options {
         lab: args.lab.choice(),
         cache: Cache::user().map_err(Failure::input)?,

@@ -12,6 +12,7 @@
 //! `host` is whatever `ssh` takes: keys, users, ports and jump hosts are its configuration's business. The
 //! interfaces named carry nothing else during a run. They need no address.
 
+use super::vagrant::Unnamed;
 use serde::Deserialize;
 use std::{
     fs, io,
@@ -22,7 +23,7 @@ use std::{
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It cannot be read.
-    #[error("cannot read the inventory {path}: {source}; `--lab` takes `local` or a file")]
+    #[error("cannot read the inventory {path}: {source}; `--lab` takes `local`, `vagrant` or a file")]
     Read {
         /// The file.
         path: PathBuf,
@@ -56,6 +57,9 @@ pub struct Inventory {
     pub images: Option<PathBuf>,
     /// The configuration file for ssh; the user's own without it. Relative to the inventory.
     pub ssh_config: Option<PathBuf>,
+    /// What keeps [`Self::ssh_config`] readable where it is no file of the user's.
+    #[serde(skip)]
+    pub(super) kept: Option<Unnamed>,
 }
 
 /// The controller's host.

@@ -18,8 +18,9 @@
 //!
 //! The addresses come from the ranges reserved for documentation (RFC 5737): they exist inside the lab only.
 //!
-//! [`local`] makes the nodes on this machine, [`ssh`] on hosts that an [`inventory`] names. [`observe`] finds what is
-//! under way on a host, [`status`] puts it together.
+//! [`local`] makes the nodes on this machine, [`ssh`] on hosts that an [`inventory`] names. [`vagrant`] has the
+//! inventory of the machines that Vagrant makes. [`observe`] finds what is under way on a host, [`status`] puts it
+//! together.
 
 use crate::{
     guest::GuestFiles,
@@ -45,6 +46,7 @@ pub mod local;
 pub mod observe;
 pub mod ssh;
 pub mod status;
+pub mod vagrant;
 
 /// The names of a lab's nodes.
 pub const NODES: [&str; 3] = ["controller", "compute1", "compute2"];
@@ -55,6 +57,8 @@ pub enum Choice {
     /// Namespaces of this machine.
     #[default]
     Local,
+    /// The machines of a Vagrantfile, see [`vagrant`].
+    Vagrant,
     /// The hosts that this file names.
     Inventory(PathBuf),
 }
@@ -64,18 +68,28 @@ impl Choice {
     pub fn inventory(&self) -> Result<Option<Inventory>, Error> {
         Ok(match self {
             Self::Local => None,
+            Self::Vagrant => Some(vagrant::inventory()?),
             Self::Inventory(path) => Some(Inventory::read(path)?),
         })
+    }
+
+    /// Makes sure that the hosts are named as they have to be; reaches none.
+    pub fn check(&self) -> Result<(), Error> {
+        match self {
+            Self::Vagrant => vagrant::check(),
+            other => other.inventory().map(drop),
+        }
     }
 }
 
 impl FromStr for Choice {
     type Err = Infallible;
 
-    /// `local`, or a path.
+    /// `local`, `vagrant`, or a path.
     fn from_str(text: &str) -> Result<Self, Infallible> {
         Ok(match text {
             "local" => Self::Local,
+            "vagrant" => Self::Vagrant,
             path => Self::Inventory(path.into()),
         })
     }
@@ -114,6 +128,9 @@ pub enum Error {
     /// The inventory is no good.
     #[error(transparent)]
     Inventory(#[from] inventory::Error),
+    /// There are no machines of Vagrant's.
+    #[error(transparent)]
+    Vagrant(#[from] vagrant::Trouble),
     /// A host did not take what a node needs there.
     #[error("cannot use host {host}: {reason}")]
     Host {
@@ -128,6 +145,17 @@ pub enum Error {
     /// A node could not do its part.
     #[error(transparent)]
     Node(#[from] NodeError),
+}
+
+impl Error {
+    /// Whether it is for the user to name other hosts, rather than for the hosts to work.
+    pub fn is_input(&self) -> bool {
+        match self {
+            Self::Inventory(_) => true,
+            Self::Vagrant(trouble) => trouble.is_input(),
+            _ => false,
+        }
+    }
 }
 
 /// How many round trips' worth of data TCP's buffers may hold at both ends of a link with a delay: one round trip
@@ -195,7 +223,13 @@ impl Compute {
 pub async fn start(choice: &Choice, guest: &GuestFiles) -> Result<Lab, Error> {
     match choice.inventory()? {
         None => local::start().await,
-        Some(inventory) => ssh::start(&inventory, guest).await,
+        Some(inventory) => {
+            let mut lab = ssh::start(&inventory, guest).await?;
+            if *choice == Choice::Vagrant {
+                lab.description.kind = "vagrant".into();
+            }
+            Ok(lab)
+        }
     }
 }
 

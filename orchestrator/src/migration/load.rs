@@ -6,6 +6,7 @@ use crate::{
 };
 use std::time::{Duration, Instant};
 use stressor::workload::{PAGE_BYTES, Rate};
+use units::ByteRate;
 
 /// A rate counts as settled when this many stretches of telemetry in a row agree.
 const STRETCHES: usize = 2;
@@ -16,9 +17,9 @@ const BEATS_PER_STRETCH: usize = 4;
 /// How far stretches may be from what they are compared with.
 const TOLERANCE: f64 = 0.02;
 
-/// After this many lines of telemetry, ten seconds, any rate will do: the guest, or the machine, cannot keep the
-/// one asked for.
-const PATIENCE_BEATS: usize = 200;
+/// After this time by the guest's clock, any rate will do: the guest, or the machine, cannot keep the one asked for.
+/// Not after a number of lines: a guest that is slow to send them is slow to do anything.
+const PATIENCE_NS: u64 = 10_000_000_000;
 
 /// The shortest time over which a rate says something, in milliseconds: ten lines of telemetry.
 const TELLING_MS: f64 = 500.0;
@@ -86,29 +87,39 @@ pub fn stretches(
 
 /// The rate that the stressor has settled at, if it has, judged by its telemetry since it was started.
 ///
-/// It has when its last two stretches are each within 2 % of the rate asked for. An unlimited rate, and one that
-/// cannot be reached, is taken as it is after a while; the record has both rates.
+/// It has when its last two stretches are each within 2 % of the rate asked for, or within a page of what that makes.
+/// An unlimited rate, and one that cannot be reached, is taken as it is after a while; the record has both rates.
 pub fn settled(beats: &[Beat], wanted: Rate) -> Option<f64> {
     let needed = STRETCHES * BEATS_PER_STRETCH + 1;
     let recent = beats.get(beats.len().checked_sub(needed)?..)?;
-    let stretches: Vec<f64> = (0..STRETCHES)
-        .filter_map(|i| rate(&recent[i * BEATS_PER_STRETCH..=(i + 1) * BEATS_PER_STRETCH]))
-        .collect();
     let near = |goal: f64| {
-        stretches.len() == STRETCHES && stretches.iter().all(|s| (s - goal).abs() <= goal * TOLERANCE)
+        let mut stretches =
+            (0..STRETCHES).map(|i| &recent[i * BEATS_PER_STRETCH..=(i + 1) * BEATS_PER_STRETCH]);
+        stretches.all(|beats| {
+            // Nothing finer can be counted.
+            let page = PAGE_BYTES as f64 / (clock_ns(beats) as f64 / 1e9);
+            rate(beats).is_some_and(|rate| (rate - goal).abs() <= page.max(goal * TOLERANCE))
+        })
     };
     let reached = match wanted {
+        // Where nothing is wanted, nothing is to be written, not even a page.
+        Rate::Limited(ByteRate::ZERO) => rate(recent) == Some(0.0),
         Rate::Limited(wanted) => near(wanted.get() as f64),
         Rate::Unlimited => false,
     };
-    if reached || beats.len() >= PATIENCE_BEATS { rate(recent) } else { None }
+    if reached || clock_ns(beats) >= PATIENCE_NS { rate(recent) } else { None }
+}
+
+/// The time from the first to the last of these beats, by the guest's clock.
+fn clock_ns(beats: &[Beat]) -> u64 {
+    let clock = |beat: Option<&Beat>| beat.map_or(0, |beat| beat.telemetry.clock_ns);
+    clock(beats.last()).saturating_sub(clock(beats.first()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use stressor::protocol::{Latency, Telemetry};
-    use units::ByteRate;
 
     /// Beats 50 ms apart, each with the pages of its number.
     fn beats(pages: impl IntoIterator<Item = u64>) -> Vec<Beat> {
@@ -142,13 +153,32 @@ mod tests {
         assert_eq!(settled(&beats((0..8).map(|i| i * 1000)), WANTED), None, "too soon");
         assert!(settled(&beats((0..9).map(|i| i * 1000)), WANTED).is_some());
         let half = |n: usize| beats((0..n as u64).map(|i| i * 500));
-        let patient = PATIENCE_BEATS;
+        // Beats for that time.
+        let patient = 201;
         assert_eq!(settled(&half(patient - 1), WANTED), None, "steady, but not what was asked for");
         assert!(settled(&half(patient), WANTED).is_some());
         assert!(settled(&half(patient), Rate::Unlimited).is_some());
         let unsteady = |n: usize| beats((0..n as u64).map(|i| i / 5 * 5000));
         assert_eq!(settled(&unsteady(patient - 1), WANTED), None);
         assert!(settled(&unsteady(patient), WANTED).is_some(), "no machine is waited for for ever");
+    }
+
+    #[test]
+    fn a_slow_rate_settles_though_its_pages_can_be_counted() {
+        // Ten pages a stretch, with one more or less now and then.
+        let slow = Rate::Limited(ByteRate::new(50 * PAGE_BYTES));
+        assert!(settled(&beats([0, 2, 5, 7, 11, 12, 15, 17, 20]), slow).is_some());
+        assert_eq!(settled(&beats([0, 2, 5, 7, 13, 14, 15, 17, 20]), slow), None);
+    }
+
+    #[test]
+    fn a_guest_that_says_little_is_not_waited_for_longer() {
+        let mut beats = beats((0..20).map(|i| i * 500));
+        for (i, beat) in beats.iter_mut().enumerate() {
+            beat.telemetry.clock_ns = i as u64 * 600_000_000;
+        }
+        assert_eq!(settled(&beats[..17], WANTED), None);
+        assert!(settled(&beats, WANTED).is_some());
     }
 
     #[test]

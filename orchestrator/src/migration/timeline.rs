@@ -24,7 +24,7 @@ use tokio::{
 };
 
 /// The longest the guest may take to change its load. The memory stays, so it is a matter of milliseconds.
-const CHANGE_LIMIT: Duration = Duration::from_secs(10);
+const CHANGE_LIMIT: Duration = Duration::from_secs(40);
 
 /// Where the migration is, as far as its timeline is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

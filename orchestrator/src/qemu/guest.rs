@@ -25,7 +25,7 @@ use tokio::{
 };
 
 /// How long QEMU may take until its sockets are there.
-const START_LIMIT: Duration = Duration::from_secs(20);
+const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long a killed QEMU may take to be gone.
 const KILL_LIMIT: Duration = Duration::from_secs(10);

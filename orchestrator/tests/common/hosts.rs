@@ -176,7 +176,12 @@ impl Hosts {
             "{names}Host *\n  User root\n  IdentityFile {folder}/user\n  IdentitiesOnly yes\n  \
              UserKnownHostsFile {folder}/known_hosts\n  GlobalKnownHostsFile none\n  StrictHostKeyChecking yes\n"
         );
-        fs::write(self.folder.join("ssh_config"), text).unwrap();
+        fs::write(self.ssh_config(), text).unwrap();
+    }
+
+    /// The configuration by which `ssh` reaches the hosts.
+    pub(crate) fn ssh_config(&self) -> PathBuf {
+        self.folder.join("ssh_config")
     }
 
     /// Writes an inventory of these hosts, changed so; its path.

@@ -14,6 +14,7 @@ use nix::{
 use serde_json::Value;
 use std::{
     collections::BTreeSet,
+    ffi::OsString,
     fs::{self, File},
     io::{Read, Write},
     os::unix::process::CommandExt,
@@ -91,7 +92,7 @@ pub(crate) struct Place {
     pub(crate) testbed: PathBuf,
     marker: String,
     owner: Option<u32>,
-    variables: Vec<(&'static str, PathBuf)>,
+    variables: Vec<(&'static str, OsString)>,
     options: Vec<String>,
 }
 
@@ -132,8 +133,14 @@ impl Place {
         give_to(uid, &root);
         place.testbed = root.join("testbed");
         place.owner = Some(uid);
-        place.variables = vec![("HOME", root.join("home")), ("XDG_CACHE_HOME", root.join("home/cache"))];
+        place.set("HOME", root.join("home"));
+        place.set("XDG_CACHE_HOME", root.join("home/cache"));
         place
+    }
+
+    /// Sets a variable of the environment of all that is started here.
+    pub(crate) fn set(&mut self, name: &'static str, value: impl Into<OsString>) {
+        self.variables.push((name, value.into()));
     }
 
     /// A file of this name beside the matrix.
@@ -217,6 +224,7 @@ impl Place {
     pub(crate) fn ask(&self, subcommand: &str, args: &[&str]) -> (i32, String) {
         let mut command = Command::new(&self.testbed);
         command.arg(subcommand).args(args).current_dir(self.dir.path()).env(MARKER, &self.marker);
+        command.envs(self.variables.iter().cloned());
         let output = command.stdin(Stdio::null()).output().unwrap();
         (output.status.code().unwrap(), String::from_utf8_lossy(&output.stdout).into_owned())
     }

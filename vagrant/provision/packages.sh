@@ -1,0 +1,16 @@
+#!/bin/sh
+# Installs what of these packages is missing. Nothing is fetched where the box has them all.
+set -eu
+missing=''
+for package in "$@"; do
+    case $(dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null || true) in
+        ii*) ;;
+        *) missing="$missing $package" ;;
+    esac
+done
+[ -n "$missing" ] || exit 0
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -q
+# One word a package.
+# shellcheck disable=SC2086
+apt-get install -q -y --no-install-recommends $missing

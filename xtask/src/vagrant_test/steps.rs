@@ -1,0 +1,77 @@
+//! The steps of the test: what is done, how long it took, and whether it went well. Each is written down as soon as it has
+//! ended, into `steps.csv`.
+
+use crate::Failure;
+use std::{
+    fs::{File, OpenOptions},
+    io::Write,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+/// Where they are written down, in the folder of the test's results.
+const FILE: &str = "steps.csv";
+
+/// The steps that have been made.
+pub(super) struct Log {
+    file: File,
+}
+
+impl Log {
+    /// Begins the log, or goes on with it.
+    pub(super) fn open(out: &Path) -> Result<Self, Failure> {
+        let path = out.join(FILE);
+        let open = || {
+            let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
+            if file.metadata()?.len() == 0 {
+                writeln!(file, "step,seconds")?;
+            }
+            Ok::<_, std::io::Error>(file)
+        };
+        let file = open().map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+        Ok(Self { file })
+    }
+
+    /// Notes a step that has been made.
+    pub(super) fn note(&mut self, name: &str, took: Duration) -> Result<(), Failure> {
+        let line = format!("\"{}\",{:.1}\n", name.replace('"', "'"), took.as_secs_f64());
+        self.file.write_all(line.as_bytes()).map_err(|error| format!("cannot write {FILE}: {error}").into())
+    }
+
+    /// Makes a step.
+    pub(super) fn step<T>(
+        &mut self,
+        name: &str,
+        step: impl FnOnce() -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        eprintln!("\n== {name}");
+        let since = Instant::now();
+        let done = step();
+        let took = since.elapsed();
+        let ended = if done.is_ok() { "done" } else { "FAILED" };
+        eprintln!("== {ended} in {:.1} s: {name}", took.as_secs_f64());
+        self.note(&if done.is_ok() { name.to_owned() } else { format!("{name}: failed") }, took)?;
+        done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn each_step_is_written_down_when_it_has_ended() {
+        let out = std::env::temp_dir().join(format!("xtask-steps-{}", std::process::id()));
+        fs::create_dir_all(&out).unwrap();
+        let written = || fs::read_to_string(out.join(FILE)).unwrap();
+        let Ok(mut log) = Log::open(&out) else { panic!("no log") };
+        log.note("one", Duration::from_millis(1540)).ok().unwrap();
+        assert_eq!(written(), "step,seconds\n\"one\",1.5\n");
+        let Ok(mut log) = Log::open(&out) else { panic!("no log") };
+        assert!(log.step("two, three", || Ok(())).is_ok());
+        assert!(log.step("four", || Err::<(), _>(Failure::Reported(3))).is_err());
+        assert_eq!(written(), "step,seconds\n\"one\",1.5\n\"two, three\",0.0\n\"four: failed\",0.0\n");
+        fs::remove_dir_all(&out).unwrap();
+    }
+}
