@@ -16,12 +16,13 @@
 //! its header), so they cannot be ports of a bridge. Times are as good as the scheduler: see
 //! [`Statistics::late`]. A queue drops whole unsegmented packets.
 //!
-//! Measured on two cores that were busy with other work besides (Linux 6.18): at 984 Mbit/s one TCP stream carries
-//! 117.6 MB/s at 5, 40 and 80 ms of round trip, within 0.1 % of what the rate leaves it;
-//! idle round trips are 0.25 to 0.35 ms longer than asked for, 0.13 ms without a delay; deliveries are late by
-//! 0.06 to 0.19 ms on average. With jitter, so packet by packet, 500 Mbit/s came within 0.4 %. Without a rate it
-//! passes 4.5 to 6 Gbit/s. A long link also needs TCP buffers as large (`net.ipv4.tcp_rmem`, `tcp_wmem` in both
-//! namespaces): with the defaults a stream carries 70 MB/s at 40 ms and 33 MB/s at 80 ms, whatever the link.
+//! Measured on two idle cores (Linux 6.18): one TCP stream carries what the headers leave of 1, 10 and 100 Mbit/s within
+//! 0.1 %, of 500 and 984 Mbit/s within 0.6 %, of 5 Gbit/s between all of it and 1.5 % less; without a rate 12 to 14
+//! Gbit/s, and then the two threads take 0.8 of a core, 0.2 at 1 Gbit/s. Idle round trips are 0.01 to 0.15 ms longer than
+//! asked for, 0.13 ms without a delay, half of which the two ends take themselves; deliveries are late by 0.03 to 0.16 ms
+//! on average, by more where other programs want the cores. A long link also needs TCP buffers as large
+//! (`net.ipv4.tcp_rmem`, `tcp_wmem` in both namespaces): with the defaults a stream carries 70 MB/s at 40 ms and 33 MB/s at
+//! 80 ms, whatever the link.
 
 mod chance;
 mod forwarder;
