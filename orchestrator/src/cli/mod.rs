@@ -137,7 +137,7 @@ impl Failure {
 }
 
 /// Why there is no lab: the user has to name another one, or it does not work.
-fn lab_failure(error: lab::Error) -> Failure {
+fn lab_failure(error: crate::lab::Error) -> Failure {
     if error.is_input() { Failure::input(error) } else { Failure::lab(error) }
 }
 
