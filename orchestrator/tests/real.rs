@@ -401,6 +401,9 @@ fn a_node_that_dies_fails_its_attempt_and_the_next_one_gets_a_new_lab() {
         Some(qemu.parent())
     });
     let old = place.networks();
+    // Kept open, lest the kernel give their numbers to new ones.
+    let open = |process: &Process| fs::File::open(format!("/proc/{}/ns/net", process.pid)).ok();
+    let kept: Vec<fs::File> = place.processes().iter().filter_map(open).collect();
     signal(inside, Signal::SIGKILL);
     let record = run.wait_for("its record", |place| place.records().first().cloned());
     assert_eq!(record.outcome, Outcome::Failed, "{}", place.shown());
@@ -410,10 +413,14 @@ fn a_node_that_dies_fails_its_attempt_and_the_next_one_gets_a_new_lab() {
     // The controller, which neither QEMU runs on.
     let controller = run.wait_for("the second attempt", |place| {
         source(place)?;
-        let node = |words: &[String]| matches!(words, [_, node] if node == "node");
-        place.processes().into_iter().find(|process| node(&process.words))
+        let has = |words: &[String], wanted| words.iter().any(|word| word == wanted);
+        let is_it =
+            |words: &[String]| has(words, "node") && has(words, "controller") && !has(words, "--inside");
+        place.processes().into_iter().find(|process| is_it(&process.words))
     });
-    assert!(place.networks().is_disjoint(&old), "a new lab has new namespaces");
+    let new = place.networks();
+    assert!(new.is_disjoint(&old), "a new lab has new namespaces: {old:?}, {new:?}\n{}", place.shown());
+    drop(kept);
     signal(controller.pid, Signal::SIGKILL);
     let record = run.wait_for("its record", |place| place.records().get(1).cloned());
     assert_eq!(record.outcome, Outcome::Failed, "{}", place.shown());
