@@ -74,11 +74,13 @@ pub async fn start(inventory: &Inventory, guest: &GuestFiles) -> Result<Lab, Err
         Ok::<_, Error>((compute, process))
     };
     // At once: each takes some round trips of SSH, and a slow host takes seconds for one.
-    let ((controller, first), (source, second), (destination, third)) = tokio::try_join!(
+    let (controller, source, destination) = tokio::join!(
         controller,
         compute(0, "compute1", &inventory.compute1),
         compute(1, "compute2", &inventory.compute2),
-    )?;
+    );
+    // Of several that fail, the same one is named each time.
+    let ((controller, first), (source, second), (destination, third)) = (controller?, source?, destination?);
     let mut source_facts = source.node.facts().await?;
     source_facts.no_emulator = Some("the emulator is for nodes on one machine".into());
     let description = Description {
