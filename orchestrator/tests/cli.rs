@@ -11,10 +11,11 @@ use std::{
 };
 use tempfile::TempDir;
 use testbed::{
+    matrix::selection::Selection,
     outcome::Outcome,
     results::{
         record::Record,
-        store::{self, Selection, Store},
+        store::{self, Store},
     },
 };
 
@@ -109,7 +110,7 @@ impl Place {
             .env_remove("XDG_CACHE_HOME")
             .env_remove("COLUMNS")
             // Without a stressor no guest can be started, whatever a test gets wrong.
-            .env(testbed::guest::STRESSOR_VARIABLE, "absent-stressor")
+            .env(testbed::image::STRESSOR_VARIABLE, "absent-stressor")
             .output()
             .unwrap();
         Ended { command: args.join(" "), output }

@@ -14,11 +14,11 @@ use std::{
 };
 use tempfile::TempDir;
 use testbed::{
-    matrix::{Cell, Plan},
+    matrix::{Cell, Plan, selection::Selection},
     outcome::Outcome,
     results::{
         record::Record,
-        store::{self, Selection, Store},
+        store::{self, Store},
         verdict,
     },
     run::Ending,
@@ -286,7 +286,8 @@ async fn an_interruption_that_comes_as_an_attempt_ends_keeps_its_result() {
         Act::End(Outcome::Converged)
     });
     let ending =
-        testbed::run::run(&folder.plan, &mut store, &mut bench, &testbed::ui::Silent, &interrupt).await;
+        testbed::run::run(&folder.plan, &mut store, &mut bench, &testbed::event::Fan::default(), &interrupt)
+            .await;
     assert_eq!(ending.unwrap(), Ending::Interrupted);
     assert_eq!(folder.outcomes(), ["stress.rate=1MBps #1: converged"]);
 }

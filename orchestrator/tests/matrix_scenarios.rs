@@ -7,7 +7,7 @@ use std::{
 use stressor::workload::Rate;
 use testbed::{
     matrix::{File, Plan},
-    model::predict,
+    predict::precopy::predict,
 };
 use units::{ByteRate, Bytes, Span};
 

@@ -10,8 +10,8 @@ use std::{
     time::Duration,
 };
 use testbed::{
-    guest::{self, Cache, Contents, Image, KernelChoice},
-    qemu::machine::QEMU,
+    driver::qemu::machine::QEMU,
+    image::{self, Cache, Contents, Image, KernelChoice},
     setup::{self, Dialogue, KernelWish, Machine, Options, Runner, SystemRunner},
 };
 
@@ -46,13 +46,13 @@ fn image(programs: &Path) -> Result<Image, String> {
     let [init, netem] = ["run-programs", "netem"].map(|name| programs.join(name));
     let tests = TESTS.map(|name| programs.join(name));
     let inside: Vec<&Path> = [&netem].into_iter().chain(&tests).map(PathBuf::as_path).collect();
-    let contents = Contents { init: &init, modules: &guest::LINKS, programs: &inside };
+    let contents = Contents { init: &init, modules: &image::LINKS, programs: &inside };
     let user = Cache::user().map_err(|error| error.to_string())?;
     let own = Cache::at(Path::new(env!("CARGO_TARGET_TMPDIR")).join("netem-guest"));
     for cache in [&user, &own] {
-        match guest::assemble(&KernelChoice::Cached, &contents, cache) {
+        match image::assemble(&KernelChoice::Cached, &contents, cache) {
             Ok(image) => return Ok(image),
-            Err(error @ guest::Error::Stressor { .. }) => panic!("{error}"),
+            Err(error @ image::Error::Stressor { .. }) => panic!("{error}"),
             Err(error) => println!("{error}"),
         }
     }
@@ -64,7 +64,7 @@ fn image(programs: &Path) -> Result<Image, String> {
     let options = Options { yes: true, kernel: KernelWish::Distribution, stressor };
     let machine = Machine::this(&runner, own.clone());
     setup::run(&options, &machine, &mut Agreeing).map_err(|error| error.to_string())?;
-    guest::assemble(&KernelChoice::Cached, &contents, &own).map_err(|error| error.to_string())
+    image::assemble(&KernelChoice::Cached, &contents, &own).map_err(|error| error.to_string())
 }
 
 /// A QEMU that is killed when this is dropped.
@@ -158,7 +158,7 @@ fn the_tests_of_netem_pass_in_a_kernel_that_has_it() {
         println!("skipped: TESTBED_GUEST_TESTS names no programs: run `cargo xtask test`");
         return;
     };
-    if let Err(error) = testbed::qemu::version() {
+    if let Err(error) = testbed::driver::qemu::version() {
         println!("skipped: there is no QEMU: {error}");
         return;
     }

@@ -4,11 +4,11 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use testbed::{
+    driver::qemu::qmp,
     node::{
         Node,
         protocol::{FromNode, ToNode},
     },
-    qmp,
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},

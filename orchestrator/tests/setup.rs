@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use testbed::{
-    guest::{self, Cache, KernelChoice, KernelSource},
+    image::{self, Cache, KernelChoice, KernelSource},
     setup::{self, Dialogue, KernelWish, Machine, Options, Qemu, Runner, SystemRunner},
 };
 
@@ -62,12 +62,12 @@ fn two_at_once_fetch_the_distributions_kernel_without_installing_it() {
     });
     assert_eq!(boot(), installed_before, "nothing was installed");
 
-    let files = guest::prepare(&KernelChoice::Auto, &stressor(), &cache).unwrap();
+    let files = image::prepare(&KernelChoice::Auto, &stressor(), &cache).unwrap();
     assert_eq!(files.kernel_source, KernelSource::Cached);
     assert!(files.kernel.starts_with(dir.path()));
     let archive = std::fs::read(&files.initramfs).unwrap();
     let holds = |name: &[u8]| archive.windows(name.len()).any(|bytes| bytes == name);
-    for module in guest::NEEDED {
+    for module in image::NEEDED {
         assert!(holds(format!("{module}.ko").as_bytes()), "{module} is a module of that kernel");
     }
     assert!(!cache.path("setup").exists(), "what was downloaded is gone");

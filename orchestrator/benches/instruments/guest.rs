@@ -9,16 +9,18 @@ use std::{
 use stressor::protocol::Command;
 use tempfile::TempDir;
 use testbed::{
-    guest::{self, Cache, KernelChoice},
-    lab::{self, GUEST_ADDRESS, Lab},
+    driver::{
+        control_port::Beat,
+        qemu::{
+            accel::{self, Place},
+            machine::{Accelerator, Machine, Role},
+            process::{Guest, Handle, while_alive},
+        },
+    },
+    image::{self, Cache, KernelChoice},
+    lab::{self, Lab, topology::GUEST_ADDRESS},
     matrix::Accel,
     migration::load,
-    qemu::{
-        accel::{self, Place},
-        guest::{Guest, Handle, while_alive},
-        machine::{Accelerator, Machine, Role},
-    },
-    workload::Beat,
 };
 use units::Bytes;
 
@@ -43,7 +45,7 @@ pub(crate) struct BenchGuest {
 impl BenchGuest {
     pub(crate) async fn boot(setting: &Setting) -> Result<Self> {
         let cache = Cache::user()?;
-        let files = guest::prepare(
+        let files = image::prepare(
             &KernelChoice::from_options(None, None),
             &setting.programs.join("stressor"),
             &cache,
@@ -64,7 +66,7 @@ impl BenchGuest {
         let facts = &lab.description.source;
         let place = Place {
             machine: format!("{}, Linux {}", facts.cpu_model, facts.kernel),
-            qemu: testbed::qemu::version()?,
+            qemu: testbed::driver::qemu::version()?,
         };
         let log = |name: &str| scratch.path().join(name);
         let finding =

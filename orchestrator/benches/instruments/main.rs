@@ -24,7 +24,7 @@ use std::{
     process::{Command, ExitCode},
     time::Duration,
 };
-use testbed::{host, qemu};
+use testbed::{driver::qemu, host};
 
 /// What every part of this program fails with; it is printed and no more.
 type Failure = Box<dyn std::error::Error>;

@@ -385,7 +385,7 @@ async fn in_guest(setting: &Setting, report: &Report) -> Result<Vec<Measured>> {
             let beats = bench.follow(setting.span).await;
             let cpu = cpu::of_process(qemu).saturating_sub(before);
             bench.ask("stop dirtying", Ask::Stop).await?;
-            let sample = |beat: &testbed::workload::Beat| Sample {
+            let sample = |beat: &testbed::driver::control_port::Beat| Sample {
                 at_ns: beat.telemetry.clock_ns,
                 pages: beat.telemetry.pages_dirtied,
             };

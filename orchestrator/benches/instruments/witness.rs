@@ -30,7 +30,7 @@ use stressor::{
     protocol::Command,
     workload::{Content, Write},
 };
-use testbed::{migration::load, qemu::machine::Accelerator};
+use testbed::{driver::qemu::machine::Accelerator, migration::load};
 use units::Bytes;
 
 /// In MB/s; 0 shows what the guest's kernel dirties by itself.

@@ -2,15 +2,20 @@
 
 use super::{Failure, LabArgs, print};
 use crate::{
-    lab::{
-        self, NODES,
-        inventory::{Become, Inventory},
+    inspect::{
         observe,
-        ssh::Way,
         status::{self, NotOne, Place, Status},
     },
+    lab::{
+        self,
+        hosts::{
+            inventory::{Become, Inventory},
+            ssh::Way,
+        },
+        topology::NODES,
+    },
     matrix::Settings,
-    node::visit::{self, Visit},
+    node::server::visit::{self, Visit},
     sys,
 };
 use clap::{Args, Subcommand};

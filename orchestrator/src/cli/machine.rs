@@ -3,13 +3,11 @@
 use super::{Failure, KernelArgs, LabArgs, print};
 use crate::{
     docs,
-    guest::{self, Cache},
-    lab,
+    finding::{self, Finding},
+    image::{self, Cache},
+    inspect, lab,
     matrix::Settings,
-    setup::{
-        self, KernelWish, Machine, Options, SystemRunner, Terminal,
-        doctor::{self, Finding},
-    },
+    setup::{self, KernelWish, Machine, Options, SystemRunner, Terminal},
 };
 use clap::Args;
 use netem::Profile;
@@ -52,7 +50,7 @@ pub(super) struct GenerateArgs {
 
 pub(super) fn doctor(args: &DoctorArgs) -> Result<u8, Failure> {
     let cache = Cache::user().map_err(Failure::input)?;
-    let stressor = guest::stressor_path().map_err(Failure::input)?;
+    let stressor = image::stressor_path().map_err(Failure::input)?;
     let kernel = args.kernel.choice();
     let runner = SystemRunner;
     let results = Path::new("results");
@@ -60,15 +58,15 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<u8, Failure> {
         None => {
             let mut checks = setup::standard_checks(&runner, &cache, &kernel, &stressor, results);
             checks.push(Box::new(local_lab));
-            doctor::examine(&checks)
+            finding::examine(&checks)
         }
         Some(inventory) => {
-            let report = doctor::examine(&setup::checks_without_nodes(&cache, &kernel, &stressor, results));
-            match guest::prepare(&kernel, &stressor, &cache) {
+            let report = finding::examine(&setup::checks_without_nodes(&cache, &kernel, &stressor, results));
+            match image::prepare(&kernel, &stressor, &cache) {
                 // What is missing for that is in the report.
                 Err(_) => report,
                 Ok(guest) => {
-                    let found = super::runtime()?.block_on(lab::examine(&inventory, &guest));
+                    let found = super::runtime()?.block_on(inspect::doctor::examine(&inventory, &guest));
                     report.and(found.map_err(super::lab_failure)?)
                 }
             }
@@ -114,7 +112,7 @@ pub(super) fn setup(args: &SetupArgs) -> Result<u8, Failure> {
     let options = Options {
         yes: args.yes,
         kernel: KernelWish::from_options(Some(&args.kernel), args.modules.as_deref()),
-        stressor: guest::stressor_path().map_err(Failure::input)?,
+        stressor: image::stressor_path().map_err(Failure::input)?,
     };
     let machine = Machine::this(&SystemRunner, Cache::user().map_err(Failure::input)?);
     setup::run(&options, &machine, &mut Terminal)

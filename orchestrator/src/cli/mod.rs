@@ -4,7 +4,7 @@
 //! every expectation holds, 1 when one does not, 2 for bad input (nothing was started), 3 when the lab or
 //! QEMU failed, 130 when the run was interrupted.
 
-use crate::{guest::KernelChoice, lab::Choice, results::store::Selection};
+use crate::{image::KernelChoice, lab::Choice, matrix::selection::Selection};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::{fmt, path::PathBuf, process::ExitCode};
 

@@ -2,10 +2,12 @@
 
 use super::Failure;
 use crate::node::{
-    host::{self, Host},
-    isolate::{self, die_with_parent},
     protocol::Privilege,
-    serve,
+    server::{
+        host::{self, Host},
+        isolate::{self, die_with_parent},
+        serve,
+    },
 };
 use clap::{Args, ValueEnum};
 use std::{

@@ -3,9 +3,8 @@
 use super::{Failure, SelectionArgs, print, read};
 use crate::{
     lab,
-    matrix::{self, File, Plan},
-    preview::Preview,
-    results::store::Selection,
+    matrix::{self, File, Plan, selection::Selection},
+    predict::preview::Preview,
 };
 use clap::Args;
 use std::path::PathBuf;

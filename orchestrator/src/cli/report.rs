@@ -2,13 +2,12 @@
 
 use super::{Failure, print};
 use crate::{
+    report::{composition, csv, table},
     results::{
         parts::{self, Composition, Folder, Run},
         record::Record,
-        summary,
         verdict::{self, Judgement},
     },
-    ui::{composition, table},
 };
 use clap::Args;
 use serde::Serialize;
@@ -55,7 +54,7 @@ pub(super) fn report(args: &ReportArgs) -> Result<u8, Failure> {
     let folders: Result<Vec<Folder>, _> = args.runs.iter().map(|run| Folder::read(run)).collect();
     let runs = parts::gather(folders.map_err(Failure::input)?);
     if args.csv {
-        csv(&runs, args.runs.len() > 1)?;
+        csv_rows(&runs, args.runs.len() > 1)?;
     } else if args.json {
         for run in &runs {
             let judgement = verdict::judge(&run.plan, &run.records);
@@ -74,12 +73,12 @@ pub(super) fn report(args: &ReportArgs) -> Result<u8, Failure> {
 }
 
 /// One header and all rows; what else is to say goes to standard error.
-fn csv(runs: &[Run], several: bool) -> Result<(), Failure> {
+fn csv_rows(runs: &[Run], several: bool) -> Result<(), Failure> {
     let rows = runs.iter().flat_map(|run| {
         let stored = run.records.iter().zip(&run.origins);
         stored.map(|(record, origin)| (several.then(|| folder(run, *origin)), record))
     });
-    let csv = summary::csv(rows).map_err(Failure::lab)?;
+    let csv = csv::csv(rows).map_err(Failure::lab)?;
     print(&String::from_utf8_lossy(&csv));
     for run in runs {
         for line in composition::render(&run.composition).lines() {

@@ -2,11 +2,14 @@
 
 use super::{Failure, KernelArgs, LabArgs, SelectionArgs, plan::resolve, print, read};
 use crate::{
-    guest::{self, Cache},
-    matrix::Plan,
+    event::Fan,
+    image::{self, Cache},
+    matrix::{Plan, selection::Selection},
+    progress::{live::Live, plain::Plain},
+    report::table,
     results::{
         record::Record,
-        store::{self, Selection, Store},
+        store::{self, Store},
         verdict::{self, Judgement},
     },
     run::{
@@ -14,7 +17,6 @@ use crate::{
         interrupt::{self, Interrupt},
         real::{Options, Real},
     },
-    ui::{Silent, Watcher, live::Live, plain::Plain, table},
 };
 use clap::Args;
 use serde::Serialize;
@@ -64,19 +66,18 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, Failure> {
     let options = Options {
         lab: args.lab.choice(),
         cache: Cache::user().map_err(Failure::input)?,
-        stressor: guest::stressor_path().map_err(Failure::input)?,
+        stressor: image::stressor_path().map_err(Failure::input)?,
         kernel: args.kernel.choice(),
     };
     let (plan, mut store) = open(args)?;
     let mut bench = Real::new(options, &plan);
-    let watcher = watcher(args.quiet);
+    let sinks = sinks(args.quiet);
     let runtime = super::runtime()?;
     let ended = runtime.block_on(async {
         let notice = || eprintln!("interrupted: ending the current migration; once more leaves at once");
         let interrupt = Interrupt::by_signals(notice).map_err(Failure::lab)?;
-        run::run(&plan, &mut store, &mut bench, watcher.as_ref(), &interrupt).await.map_err(Failure::lab)
+        run::run(&plan, &mut store, &mut bench, &sinks, &interrupt).await.map_err(Failure::lab)
     });
-    watcher.finish();
     if ended.is_err() && args.resume.is_none() && store.withdraw().map_err(Failure::lab)? {
         return ended.map(|_| 0);
     }
@@ -153,13 +154,17 @@ fn default_folder(name: &str) -> PathBuf {
     Path::new("results").join(format!("{name}-{time}"))
 }
 
-fn watcher(quiet: bool) -> Box<dyn Watcher> {
+/// Who listens to the run: a person at a terminal, or a log.
+fn sinks(quiet: bool) -> Fan {
     let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let mut sinks = Fan::default();
     if quiet {
-        Box::new(Silent)
-    } else if std::io::stderr().is_terminal() {
-        Box::new(Live::start(colour))
-    } else {
-        Box::new(Plain)
+        return sinks;
     }
+    if std::io::stderr().is_terminal() {
+        sinks.add(Live::start(colour));
+    } else {
+        sinks.add(Plain);
+    }
+    sinks
 }

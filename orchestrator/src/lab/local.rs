@@ -4,7 +4,10 @@
 //! `testbed` ends, the kernel takes nodes, links and queueing disciplines back. It needs root, or a kernel
 //! that lets ordinary users make user namespaces; the nodes say which it was.
 
-use super::{CONTROLLER_ADDRESS, Compute, Description, Error, GUESTS, Lab, PREFIX};
+use super::{
+    Compute, Description, Error, Lab,
+    topology::{CONTROLLER_ADDRESS, GUESTS, PREFIX},
+};
 use crate::node::{Node, round_trip::RoundTrips};
 use std::{process::Stdio, sync::Mutex};
 use tokio::{

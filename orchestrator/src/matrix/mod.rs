@@ -18,6 +18,7 @@ mod expression;
 mod file;
 mod plan;
 mod schema;
+pub mod selection;
 mod settings;
 mod yaml;
 

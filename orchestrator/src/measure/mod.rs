@@ -1,9 +1,11 @@
 //! What is made of a migration's raw observations.
 //!
 //! [`samples`] is what QEMU said while it migrated, [`passes`] turns that into one entry per pass over the
-//! memory, [`stall`] decides whether it still makes progress, [`clock`] finds the time that the guest lost.
+//! memory, [`stall`] decides whether it still makes progress, [`clock`] finds the time that the guest lost,
+//! [`tcp_buffers`] is what TCP holds on its way.
 
 pub mod clock;
 pub mod passes;
 pub mod samples;
 pub mod stall;
+pub mod tcp_buffers;

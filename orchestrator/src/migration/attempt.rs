@@ -1,23 +1,29 @@
 //! One attempt, phase by phase.
 
 use super::{
-    Observer, Trouble, agreement,
+    Trouble,
     follow::{self, Course, Followed, Verdict},
     load, timeline,
 };
 use crate::{
-    lab::{GUEST_ADDRESS, Lab, Link},
+    driver::{
+        control_port::Beat,
+        qemu::{
+            machine::{self, Machine, Role},
+            process::{self, Guest, Handle},
+            saved,
+        },
+    },
+    event::{Event, Sink},
+    lab::{Lab, Link, topology::GUEST_ADDRESS},
     matrix::{Cell, Settings},
     measure::clock::{self, Reading},
     node::protocol::Traffic,
     outcome::Outcome,
-    qemu::{
-        guest::{self, Guest, Handle},
-        machine::{self, Machine, Role},
-        saved,
+    results::{
+        agreement,
+        record::{Draft, LinkLateness, Measured, Phase, Record, round_micros},
     },
-    results::record::{Draft, LinkLateness, Measured, Phase, Record, round_micros},
-    workload::Beat,
 };
 use serde_json::{Value, json};
 use std::{
@@ -64,14 +70,14 @@ pub struct Job<'a> {
 pub async fn attempt(
     lab: &Lab,
     job: &Job<'_>,
-    observer: &dyn Observer,
+    sink: &dyn Sink,
     interrupted: impl Future<Output = ()>,
 ) -> Record {
     let link = match lab.link(&job.cell.settings) {
         Ok(link) => link,
         Err(lacks) => return Draft::start().freeze(job.cell, job.attempt, Outcome::Skipped, Some(lacks)),
     };
-    let mut session = Session { lab, link, job, observer, draft: Draft::start(), handles: Vec::new() };
+    let mut session = Session { lab, link, job, sink, draft: Draft::start(), handles: Vec::new() };
     session.draft.measured.round_trips = lab.description.round_trips;
     let ended = tokio::select! {
         biased;
@@ -95,7 +101,7 @@ struct Session<'a> {
     lab: &'a Lab,
     link: Link<'a>,
     job: &'a Job<'a>,
-    observer: &'a dyn Observer,
+    sink: &'a dyn Sink,
     draft: Draft,
     /// Every QEMU that was started.
     handles: Vec<Arc<Handle>>,
@@ -106,7 +112,7 @@ type Ended = (Outcome, Option<String>);
 impl Session<'_> {
     fn enter(&mut self, phase: Phase) {
         self.draft.enter(phase);
-        self.observer.phase(phase);
+        self.sink.take(&Event::PhaseEntered(phase));
     }
 
     fn settings(&self) -> &Settings {
@@ -121,7 +127,7 @@ impl Session<'_> {
         self.start(Role::Source).await?;
         self.start(Role::Destination).await?;
         let handles = self.handles.clone();
-        guest::while_alive(&handles, self.phases()).await
+        process::while_alive(&handles, self.phases()).await
     }
 
     /// Sees to it that a guest of this machine is saved at the source.
@@ -185,7 +191,7 @@ impl Session<'_> {
             samples_file: &samples,
         };
         let hands = timeline::Real { link: self.link, source, destination };
-        let followed = follow::migrate(source, destination, &course, &hands, self.observer).await?;
+        let followed = follow::migrate(source, destination, &course, &hands, self.sink).await?;
         let wire_after = self.link.traffic().await?;
         note_migration(&mut self.draft.measured, &followed);
         note_link(&mut self.draft.measured, wire_before, wire_after);
@@ -255,7 +261,7 @@ impl Session<'_> {
     }
 }
 
-fn lost(error: &crate::workload::Error) -> Trouble {
+fn lost(error: &crate::driver::control_port::Error) -> Trouble {
     Trouble::GuestLost(error.to_string())
 }
 

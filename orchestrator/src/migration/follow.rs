@@ -7,18 +7,18 @@
 //! timeline has a change to come, and then looks at the passes since the last one only.
 
 use super::{
-    Observer, Trouble,
+    Trouble,
     timeline::{self, Hands, Stage},
 };
 use crate::{
+    driver::qemu::{process::Guest, qmp},
+    event::{Event, Sink},
     matrix::{Migrate, Step},
     measure::{
         passes::{self, Pass},
         samples::{Completion, QueryMigrate, Sample},
         stall,
     },
-    qemu::guest::Guest,
-    qmp,
     results::record::Carried,
 };
 use serde_json::json;
@@ -94,13 +94,13 @@ pub async fn migrate(
     destination: &Guest,
     course: &Course<'_>,
     hands: &impl Hands,
-    observer: &dyn Observer,
+    sink: &dyn Sink,
 ) -> Result<Followed, Trouble> {
     let Course { uri, settings, steps, samples_file } = *course;
     let mut source_events = source.monitor.events();
     let mut destination_events = destination.monitor.events();
     let started = Instant::now();
-    let mut log = Log::create(samples_file, started, observer)?;
+    let mut log = Log::create(samples_file, started, sink)?;
     source.monitor.call("migrate", json!({ "uri": uri })).await?;
 
     let (stage, told) = watch::channel(Stage::Source);
@@ -250,14 +250,14 @@ struct Log<'a> {
     file: File,
     path: &'a Path,
     samples: Vec<Sample>,
-    observer: &'a dyn Observer,
+    sink: &'a dyn Sink,
 }
 
 impl<'a> Log<'a> {
-    fn create(path: &'a Path, started: Instant, observer: &'a dyn Observer) -> Result<Self, Trouble> {
+    fn create(path: &'a Path, started: Instant, sink: &'a dyn Sink) -> Result<Self, Trouble> {
         let file = File::create(path)
             .map_err(|source| Trouble::Write { what: path.display().to_string(), source })?;
-        Ok(Self { started, file, path, samples: Vec::new(), observer })
+        Ok(Self { started, file, path, samples: Vec::new(), sink })
     }
 
     /// Asks QEMU and keeps what it says.
@@ -270,7 +270,7 @@ impl<'a> Log<'a> {
         self.file
             .write_all(&line)
             .map_err(|source| Trouble::Write { what: self.path.display().to_string(), source })?;
-        self.observer.sample(&sample);
+        self.sink.take(&Event::Sampled(&sample));
         self.samples.push(sample);
         Ok(status)
     }

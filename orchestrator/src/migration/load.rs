@@ -1,8 +1,8 @@
 //! Rates out of the stressor's telemetry: what was really dirtied, and whether it has settled.
 
 use crate::{
+    driver::control_port::Beat,
     results::record::{Carried, Stretch, round_micros},
-    workload::Beat,
 };
 use std::time::{Duration, Instant};
 use stressor::workload::{PAGE_BYTES, Rate};

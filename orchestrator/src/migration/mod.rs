@@ -11,27 +11,23 @@
 //! ```
 //!
 //! [`attempt`] goes through these phases and tears down whatever happens. [`follow`] watches the migration
-//! and decides, [`timeline`] carries out what changes in the middle of it, [`load`] reads rates from the stressor's telemetry, [`agreement`] holds figures that were
-//! measured twice against each other.
+//! and decides, [`timeline`] carries out what changes in the middle of it, [`load`] reads rates from the
+//! stressor's telemetry.
 
 use crate::{
-    measure::samples::Sample, node::NodeError, outcome::Outcome, qemu, qmp, results::record::Phase, workload,
+    driver::{
+        control_port,
+        qemu::{self, qmp},
+    },
+    node::NodeError,
+    outcome::Outcome,
 };
 use units::Span;
 
-pub mod agreement;
 pub mod attempt;
 pub mod follow;
 pub mod load;
 pub mod timeline;
-
-/// Who watches an attempt while it runs.
-pub trait Observer: Send + Sync {
-    /// The attempt entered a phase.
-    fn phase(&self, phase: Phase);
-    /// A sample of the migration came in.
-    fn sample(&self, sample: &Sample);
-}
 
 /// Why an attempt did not come to a verdict on the migration.
 #[derive(Debug, thiserror::Error)]
@@ -44,13 +40,13 @@ pub enum Trouble {
     Monitor(#[from] qmp::Error),
     /// QEMU failed.
     #[error(transparent)]
-    Qemu(#[from] qemu::guest::Error),
+    Qemu(#[from] qemu::process::Error),
     /// There was no guest to start with.
     #[error(transparent)]
     Saved(#[from] qemu::saved::Error),
     /// The stressor failed before the migration.
     #[error(transparent)]
-    Stressor(#[from] workload::Error),
+    Stressor(#[from] control_port::Error),
     /// An entry of the timeline could not be carried out.
     #[error("the timeline's entry at {at}: {cause}")]
     Timeline {

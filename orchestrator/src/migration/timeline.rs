@@ -7,9 +7,9 @@
 
 use super::Trouble;
 use crate::{
+    driver::qemu::process::Guest,
     lab::Link,
     matrix::Step,
-    qemu::guest::Guest,
     results::record::{Carried, End, round_micros},
 };
 use netem::Profile;
@@ -137,7 +137,7 @@ async fn carry_out(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workload;
+    use crate::driver::control_port;
     use std::{future, iter};
     use stressor::workload::Rate;
     use units::{ByteRate, Span};
@@ -160,7 +160,7 @@ mod tests {
         async fn load(&self, end: End, workload: &Workload) -> Result<(), Trouble> {
             self.asked.borrow_mut().push(format!("{end:?} {}", workload.rate));
             if self.refuses {
-                return Err(workload::Error::Closed.into());
+                return Err(control_port::Error::Closed.into());
             }
             if self.source_is_silent && end == End::Source {
                 future::pending::<()>().await;

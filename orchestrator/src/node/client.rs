@@ -5,8 +5,8 @@
 //! waits, and every later one, fails with [`NodeError::Gone`].
 
 use super::{
-    probe,
     protocol::{Call, Facts, FromNode, Spawn, ToNode, Traffic},
+    server::probe,
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;

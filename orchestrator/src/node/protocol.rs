@@ -171,7 +171,7 @@ pub enum Call {
         /// How long to wait for the first reply, in milliseconds.
         timeout_ms: u64,
     },
-    /// End the probe; answered with a [`super::probe::Report`].
+    /// End the probe; answered with a [`super::server::probe::Report`].
     StopProbe,
 }
 

@@ -1,10 +1,10 @@
 //! What a run ran on: enough to judge its figures, and to repeat it elsewhere.
 
 use crate::{
-    guest::Boot,
+    driver::qemu::accel::Finding,
+    image::Boot,
     lab::Description,
     matrix::{Accel, RunOrder},
-    qemu::accel::Finding,
 };
 use indexmap::IndexMap;
 use jiff::Timestamp;

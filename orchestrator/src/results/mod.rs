@@ -9,14 +9,14 @@
 //! attempts/CELL.N/    samples.jsonl, source.log, destination.log of each attempt (and boot.log)
 //! ```
 //!
-//! [`record`] is what is measured, [`store`] the folder, [`environment`] what it ran on, [`summary`] the
-//! short form, [`verdict`] what the records say about what the matrix expects. [`parts`] puts folders together that
+//! [`record`] is what is measured, [`store`] the folder, [`environment`] what it ran on,
+//! [`agreement`] compares figures that were measured twice, [`verdict`] what the records say about what the matrix expects. [`parts`] puts folders together that
 //! are parts of one run.
 
+pub mod agreement;
 pub mod environment;
 pub mod obtained;
 pub mod parts;
 pub mod record;
 pub mod store;
-pub mod summary;
 pub mod verdict;

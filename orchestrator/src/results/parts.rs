@@ -10,12 +10,12 @@
 //! the one that began first counts, as with `--resume`, which never makes an attempt again that has a result; where
 //! both began at once, the folder that was named first. Interrupted attempts are no results, and all of them are kept.
 
-use super::{
-    record::Record,
-    store::{self, Selection, SelectionError},
-};
+use super::{record::Record, store};
 use crate::{
-    matrix::{Diagnostics, File, Plan, Shard},
+    matrix::{
+        Diagnostics, File, Plan, Shard,
+        selection::{Selection, SelectionError},
+    },
     outcome::Outcome,
 };
 use environments::{Difference, Part};

@@ -7,7 +7,7 @@ use super::obtained::{self, Obtained};
 use crate::{
     matrix::{Cell, Settings},
     measure::{passes::Pass, samples::Completion},
-    node::{probe, round_trip::RoundTrips},
+    node::{round_trip::RoundTrips, server::probe},
     outcome::Outcome,
 };
 use indexmap::IndexMap;

@@ -4,12 +4,9 @@
 //! be killed at any moment and continued: a line that was cut off is dropped when the folder is opened again,
 //! and its attempt is made again. One run at a time has a folder, which a lock on `cells.jsonl` sees to.
 
-use super::{environment::Environment, record::Record, summary};
-use crate::{
-    matrix::{Expression, ExpressionError, Plan, Shard, ShardError},
-    outcome::Outcome,
-};
-use serde::{Deserialize, Serialize};
+use super::{environment::Environment, record::Record};
+use crate::{matrix::selection::Selection, outcome::Outcome, report::csv};
+use serde::Serialize;
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, Write},
@@ -180,7 +177,7 @@ impl Store {
     /// Writes the short form of all records.
     pub fn write_summary(&self) -> Result<(), Error> {
         let path = self.folder.join(SUMMARY);
-        let text = summary::csv(self.records.iter().map(|record| (None, record)))
+        let text = csv::csv(self.records.iter().map(|record| (None, record)))
             .map_err(|e| doing("write", &path)(e))?;
         fs::write(&path, text).map_err(doing("write", &path))
     }
@@ -190,68 +187,6 @@ fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Error> {
     let mut text = serde_json::to_string_pretty(value).map_err(|e| doing("write", path)(e.into()))?;
     text.push('\n');
     fs::write(path, text).map_err(doing("write", path))
-}
-
-/// Which part of its matrix a run makes: what it was started with, so that it is continued with it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Selection {
-    /// Only the cells for which this expression holds.
-    pub only: Option<String>,
-    /// Repeats of each cell, instead of the file's.
-    pub repeat: Option<u32>,
-    /// A part of the cells, as `I/N`.
-    pub shard: Option<String>,
-}
-
-/// What cannot be selected from a matrix.
-#[derive(Debug, thiserror::Error)]
-pub enum SelectionError {
-    /// The expression makes no sense.
-    #[error("--only: {0}")]
-    Only(ExpressionError),
-    /// It names no part.
-    #[error("--shard: {0}")]
-    Shard(#[from] ShardError),
-    /// Nothing is selected.
-    #[error("no cell of the matrix is left to run: check --only and --shard")]
-    Nothing,
-}
-
-impl Selection {
-    /// The part that is meant, where it is not all cells.
-    ///
-    /// # Errors
-    ///
-    /// Where the text names none.
-    pub fn shard(&self) -> Result<Option<Shard>, ShardError> {
-        self.shard.as_ref().map(|shard| shard.parse()).transpose()
-    }
-
-    /// The cells and repeats of a matrix that all parts have together: everything but the shard.
-    ///
-    /// # Errors
-    ///
-    /// Where the expression makes no sense.
-    pub fn whole(&self, mut plan: Plan) -> Result<Plan, SelectionError> {
-        plan.repeat = self.repeat.unwrap_or(plan.repeat);
-        let Some(only) = &self.only else { return Ok(plan) };
-        let only: Expression = only.parse().map_err(SelectionError::Only)?;
-        Ok(plan.only(&only))
-    }
-
-    /// What is to be run of a matrix.
-    ///
-    /// # Errors
-    ///
-    /// Where nothing is left of it, or the selection makes no sense.
-    pub fn of(&self, plan: Plan) -> Result<Plan, SelectionError> {
-        let whole = self.whole(plan)?;
-        let part = match self.shard()? {
-            Some(shard) => whole.shard(shard),
-            None => whole,
-        };
-        if part.cells.is_empty() { Err(SelectionError::Nothing) } else { Ok(part) }
-    }
 }
 
 /// Reads which part of its matrix a run makes; all of it, where the folder does not say.
@@ -307,7 +242,10 @@ fn file_name(cell: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{matrix::File, results::record::Draft};
+    use crate::{
+        matrix::{File, Plan},
+        results::record::Draft,
+    };
 
     const MATRIX: &str = "name: n\naxes: { stress.rate: [1MB/s, 2MB/s] }\n";
 

@@ -5,15 +5,15 @@
 //! neither. [`real`] is the bench that migrates; [`interrupt`] turns signals into a request to stop.
 
 use crate::{
+    event::{Event, Sink},
     matrix::{Cell, Plan},
-    model,
     outcome::Outcome,
+    predict::precopy,
     results::{
         environment::Environment,
         record::{Draft, Record},
         store::{self, Store},
     },
-    ui::Watcher,
 };
 use interrupt::Interrupt;
 use std::{future::Future, path::Path, time::Duration};
@@ -27,7 +27,7 @@ pub trait Bench {
     type Error: std::error::Error + Send + Sync + 'static;
 
     /// Makes ready; what attempts will run on.
-    fn prepare(&mut self, watcher: &dyn Watcher) -> impl Future<Output = Result<Environment, Self::Error>>;
+    fn prepare(&mut self, sink: &dyn Sink) -> impl Future<Output = Result<Environment, Self::Error>>;
 
     /// Why this cell cannot be attempted here, if it cannot. Asked after [`Bench::prepare`].
     fn lacks(&self, cell: &Cell) -> Option<String>;
@@ -38,7 +38,7 @@ pub trait Bench {
         cell: &Cell,
         attempt: u32,
         folder: &Path,
-        watcher: &dyn Watcher,
+        sink: &dyn Sink,
         interrupt: &Interrupt,
     ) -> impl Future<Output = Result<Record, Self::Error>>;
 }
@@ -66,12 +66,24 @@ pub enum Ending {
 /// What one attempt takes besides its migration, until some have been seen.
 const USUAL_OVERHEAD: Duration = Duration::from_secs(4);
 
-/// Makes every attempt of the plan that the store has no result of.
+/// Makes every attempt of the plan that the store has no result of, and says to `sink` what happens.
 pub async fn run<B: Bench>(
     plan: &Plan,
     store: &mut Store,
     bench: &mut B,
-    watcher: &dyn Watcher,
+    sink: &dyn Sink,
+    interrupt: &Interrupt,
+) -> Result<Ending, Error<B::Error>> {
+    let ended = attempts(plan, store, bench, sink, interrupt).await;
+    sink.take(&Event::RunEnded);
+    ended
+}
+
+async fn attempts<B: Bench>(
+    plan: &Plan,
+    store: &mut Store,
+    bench: &mut B,
+    sink: &dyn Sink,
     interrupt: &Interrupt,
 ) -> Result<Ending, Error<B::Error>> {
     let attempts: Vec<(&Cell, u32)> = plan
@@ -85,7 +97,7 @@ pub async fn run<B: Bench>(
     }
     let environment = tokio::select! {
         () = interrupt.requested() => return Ok(Ending::Interrupted),
-        environment = bench.prepare(watcher) => environment.map_err(Error::Bench)?,
+        environment = bench.prepare(sink) => environment.map_err(Error::Bench)?,
     };
     store.write_environment(&environment)?;
     let mut pace = Pace::default();
@@ -95,17 +107,17 @@ pub async fn run<B: Bench>(
         }
         let left = attempts[i..].iter().map(|(cell, _)| pace.expected(cell)).sum();
         let name = if plan.repeat > 1 { format!("{} #{number}", cell.id) } else { cell.id.clone() };
-        watcher.attempt_starts(i + 1, attempts.len(), &name, left);
+        sink.take(&Event::AttemptStarted { number: i + 1, total: attempts.len(), name: &name, left });
         let record = if let Some(reason) = bench.lacks(cell) {
             Draft::start().freeze(cell, *number, Outcome::Skipped, Some(reason))
         } else {
             let folder = store.attempt_folder(&cell.id, *number)?;
-            bench.attempt(cell, *number, &folder, watcher, interrupt).await.map_err(Error::Bench)?
+            bench.attempt(cell, *number, &folder, sink, interrupt).await.map_err(Error::Bench)?
         };
         pace.learn(cell, &record);
         let interrupted = record.outcome == Outcome::Interrupted;
         store.append(record.clone())?;
-        watcher.attempt_ended(&record);
+        sink.take(&Event::AttemptEnded(&record));
         if interrupted {
             return Ok(Ending::Interrupted);
         }
@@ -137,5 +149,5 @@ impl Pace {
 }
 
 fn predicted_s(cell: &Cell) -> f64 {
-    model::predict(&cell.settings).total_time.as_secs_f64()
+    precopy::predict(&cell.settings).total_time.as_secs_f64()
 }

@@ -5,20 +5,20 @@
 
 use super::{Bench, interrupt::Interrupt};
 use crate::{
-    guest::{self, Cache, GuestFiles, KernelChoice},
-    lab::{self, GUEST_ADDRESS, Lab},
-    matrix::{Accel, Cell, Plan, RunOrder, Settings},
-    migration::attempt::{self, Job},
-    outcome::Outcome,
-    qemu::{
+    driver::qemu::{
         accel::{self, Finding, Place},
         machine::{Accelerator, Machine, QEMU},
     },
+    event::{Event, Sink},
+    image::{self, Cache, GuestFiles, KernelChoice},
+    lab::{self, Lab, topology::GUEST_ADDRESS},
+    matrix::{Accel, Cell, Plan, RunOrder, Settings},
+    migration::attempt::{self, Job},
+    outcome::Outcome,
     results::{
         environment::Environment,
         record::{Draft, Record},
     },
-    ui::Watcher,
 };
 use indexmap::IndexMap;
 use jiff::Timestamp;
@@ -34,7 +34,7 @@ use tokio::time;
 pub enum Error {
     /// There are no guest files.
     #[error("{0}; `testbed doctor` lists what is missing, `testbed setup` mends it")]
-    Guest(#[from] guest::Error),
+    Guest(#[from] image::Error),
     /// There is no lab.
     #[error(transparent)]
     Lab(#[from] lab::Error),
@@ -126,8 +126,8 @@ fn machine(guest: &GuestFiles, settings: &Settings, accelerator: Accelerator) ->
 impl Bench for Real {
     type Error = Error;
 
-    async fn prepare(&mut self, watcher: &dyn Watcher) -> Result<Environment, Error> {
-        let files = guest::prepare(&self.options.kernel, &self.options.stressor, &self.options.cache)?;
+    async fn prepare(&mut self, sink: &dyn Sink) -> Result<Environment, Error> {
+        let files = image::prepare(&self.options.kernel, &self.options.stressor, &self.options.cache)?;
         let cache = self.options.cache.root().to_path_buf();
         let (wishes, order) = (self.wishes.clone(), self.order);
         let lab = self.lab(&files).await?;
@@ -144,7 +144,11 @@ impl Bench for Real {
         for wish in wishes {
             let finding = accel::choose(wish, &lab.source, &probed, &place, &cache, &log).await;
             let finding = finding.map_err(Error::Cache)?;
-            watcher.remark(&format!("accelerator: {}: {}", finding.accelerator.name(), finding.reason));
+            sink.take(&Event::Remark(&format!(
+                "accelerator: {}: {}",
+                finding.accelerator.name(),
+                finding.reason
+            )));
             findings.insert(wish, finding);
         }
         let environment = Environment {
@@ -172,7 +176,7 @@ impl Bench for Real {
         cell: &Cell,
         attempt: u32,
         folder: &Path,
-        watcher: &dyn Watcher,
+        sink: &dyn Sink,
         interrupt: &Interrupt,
     ) -> Result<Record, Error> {
         let guest = self.guest.clone().ok_or(Error::Unprepared)?;
@@ -189,6 +193,6 @@ impl Bench for Real {
         let accelerator = finding.map_or(Accelerator::Tcg, |f| f.accelerator);
         let machine = machine(&guest, &cell.settings, accelerator);
         let job = Job { cell, attempt, machine: &machine, folder };
-        Ok(attempt::attempt(lab, &job, watcher, interrupt.requested()).await)
+        Ok(attempt::attempt(lab, &job, sink, interrupt.requested()).await)
     }
 }

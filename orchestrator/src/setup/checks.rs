@@ -2,10 +2,12 @@
 
 use super::{
     MINIMUM_QEMU, Qemu, Runner,
-    doctor::{Check, Finding},
     sys::{self, Step},
 };
-use crate::guest::{self, Cache, KernelChoice};
+use crate::{
+    finding::{Check, Finding},
+    image::{self, Cache, KernelChoice},
+};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -80,11 +82,11 @@ pub struct GuestKernel {
 impl Check for GuestKernel {
     fn examine(&self) -> Finding {
         const NAME: &str = "guest kernel";
-        match guest::find_kernel(&self.choice, &self.cache) {
+        match image::find_kernel(&self.choice, &self.cache) {
             Ok(found) => {
                 Finding::ok(NAME, format!("{} ({}), {}", found.release, found.source, found.image.display()))
             }
-            Err(guest::Error::NoKernel { tried }) => Finding::missing(NAME, tried.join("; "), SETUP),
+            Err(image::Error::NoKernel { tried }) => Finding::missing(NAME, tried.join("; "), SETUP),
             Err(error) => Finding::missing(NAME, error.to_string(), SETUP),
         }
     }
@@ -100,12 +102,12 @@ impl Check for StaticStressor {
     fn examine(&self) -> Finding {
         const NAME: &str = "stressor";
         const REMEDY: &str = "cargo xtask install (in the source tree), or name it with TESTBED_STRESSOR";
-        match guest::check_static(&self.path) {
+        match image::check_static(&self.path) {
             Ok(()) => Finding::ok(NAME, format!("static, {}", self.path.display())),
-            Err(guest::Error::Io { source, .. }) => {
+            Err(image::Error::Io { source, .. }) => {
                 Finding::missing(NAME, format!("cannot read {}: {source}", self.path.display()), REMEDY)
             }
-            Err(guest::Error::Stressor { path, why }) => {
+            Err(image::Error::Stressor { path, why }) => {
                 Finding::missing(NAME, format!("{} is of no use: {why}", path.display()), REMEDY)
             }
             Err(error) => Finding::missing(NAME, error.to_string(), REMEDY),
@@ -264,9 +266,9 @@ impl Check for DiskSpace {
 
 #[cfg(test)]
 mod tests {
-    use super::super::doctor::State;
     use super::super::runner::fake::FakeRunner;
     use super::*;
+    use crate::finding::State;
     use nix::errno::Errno;
 
     fn root(files: &[(&str, &str)]) -> tempfile::TempDir {
@@ -346,9 +348,9 @@ mod tests {
         let path = dir.path().join("stressor");
         let check = StaticStressor { path: path.clone() };
         assert!(check.examine().detail.contains("cannot read"));
-        fs::write(&path, guest::fixtures::program(true)).unwrap();
+        fs::write(&path, image::fixtures::program(true)).unwrap();
         assert!(check.examine().detail.contains("linked dynamically"));
-        fs::write(&path, guest::fixtures::program(false)).unwrap();
+        fs::write(&path, image::fixtures::program(false)).unwrap();
         assert_eq!(check.examine().state, State::Ok);
     }
 

@@ -1,7 +1,7 @@
 //! What can go wrong while a machine is set up.
 
 use super::Invocation;
-use crate::guest;
+use crate::image;
 use std::{io, path::PathBuf};
 
 /// Why the machine is not set up. Each says what was attempted, on what, and what to do about it.
@@ -99,7 +99,7 @@ pub enum Error {
 
     /// The guest's files could not be made ready.
     #[error(transparent)]
-    Guest(#[from] guest::Error),
+    Guest(#[from] image::Error),
 }
 
 impl Error {

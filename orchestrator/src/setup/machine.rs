@@ -1,7 +1,7 @@
 //! The machine that is set up, as far as setting it up depends on it.
 
 use super::{Invocation, Runner};
-use crate::guest::Cache;
+use crate::image::Cache;
 use std::path::PathBuf;
 
 /// The machine, and who asks.

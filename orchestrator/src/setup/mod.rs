@@ -2,7 +2,7 @@
 //!
 //! [`run`] is `testbed setup`: it finds out what is missing, says exactly what it will change, asks, and does
 //! it. Finding out changes nothing: package lists are read into a private directory of the user's cache.
-//! Root is needed only for installing packages. [`doctor`] is `testbed doctor`: a list of checks, each with
+//! Root is needed only for installing packages. [`crate::finding`] is `testbed doctor`: a list of checks, each with
 //! its remedy.
 //!
 //! It installs nothing but QEMU and what QEMU depends on, removes and downgrades nothing, and drives no
@@ -10,7 +10,6 @@
 
 mod apt;
 mod checks;
-pub mod doctor;
 mod error;
 mod machine;
 mod plan;
@@ -30,7 +29,7 @@ pub use machine::{Machine, Privilege};
 pub use qemu::{MINIMUM as MINIMUM_QEMU, PROGRAM as QEMU_PROGRAM, Qemu, Version as QemuVersion};
 pub use runner::{Invocation, Output, Runner, SystemRunner};
 
-use crate::guest::{self, KernelChoice};
+use crate::image::{self, KernelChoice};
 use machine::PackageManager;
 use plan::{KernelPlan, Plan, QemuInstall};
 use std::{
@@ -121,7 +120,7 @@ impl Dialogue for Terminal {
 /// When the user does not agree, when something cannot be found, or when a step fails. What was done before
 /// stays, and a second set-up goes on from there.
 pub fn run(options: &Options, machine: &Machine<'_>, dialogue: &mut dyn Dialogue) -> Result<(), Error> {
-    guest::check_static(&options.stressor)?;
+    image::check_static(&options.stressor)?;
     let _one_at_a_time = machine
         .cache
         .exclusive("setup.lock", || dialogue.say("Another set-up is running; waiting for it."))?;
@@ -146,15 +145,15 @@ pub fn run(options: &Options, machine: &Machine<'_>, dialogue: &mut dyn Dialogue
         Some(KernelPlan::Fetch(package)) => {
             if let Some(apt) = &apt {
                 let (image, unpacked) = apt.fetch(package)?;
-                guest::adopt(&image, Some(&unpacked), &machine.cache.lock()?)?;
+                image::adopt(&image, Some(&unpacked), &machine.cache.lock()?)?;
             }
         }
         Some(KernelPlan::Adopt { image, modules }) => {
-            guest::adopt(image, modules.as_deref(), &machine.cache.lock()?)?;
+            image::adopt(image, modules.as_deref(), &machine.cache.lock()?)?;
         }
         None => {}
     }
-    let files = guest::prepare(&KernelChoice::Auto, &options.stressor, &machine.cache)?;
+    let files = image::prepare(&KernelChoice::Auto, &options.stressor, &machine.cache)?;
     dialogue.say(&format!(
         "Guests boot {} ({} kernel {}) with {}.",
         files.kernel.display(),
@@ -182,7 +181,7 @@ fn make_plan<'a>(
         }
         KernelWish::Distribution => true,
         KernelWish::Auto => {
-            guest::find_kernel_below(&machine.root, &KernelChoice::Auto, &machine.cache).is_err()
+            image::find_kernel_below(&machine.root, &KernelChoice::Auto, &machine.cache).is_err()
         }
     };
     if !needs_qemu && !needs_kernel {

@@ -2,7 +2,7 @@
 
 use super::runner::fake::FakeRunner;
 use super::*;
-use crate::guest::{
+use crate::image::{
     Cache,
     fixtures::{RELEASE, Tree, program},
 };
@@ -61,7 +61,7 @@ impl Setting {
     /// The cache has a kernel.
     fn with_kernel(self) -> Self {
         let tree = Tree::new(&self.dir.path().join("tree"));
-        guest::adopt(&tree.image(), None, &self.cache().lock().unwrap()).unwrap();
+        image::adopt(&tree.image(), None, &self.cache().lock().unwrap()).unwrap();
         self
     }
 
@@ -328,7 +328,7 @@ fn a_kernel_is_fetched_without_being_installed() {
     assert_eq!(setting.on_the_system(&runner), [""; 0]);
     let said = script.said.join("\n");
     assert!(said.contains("download linux-image-6.1.0-test-amd64 6.1.1-1 (27 MB)"), "{said}");
-    let found = guest::find_kernel(&KernelChoice::Cached, &setting.cache()).unwrap();
+    let found = image::find_kernel(&KernelChoice::Cached, &setting.cache()).unwrap();
     assert_eq!(found.release, RELEASE);
     // Once there, it is not fetched again.
     let runner = FakeRunner::default().program(QEMU_PROGRAM).answer("--version", 0, QEMU);
@@ -350,7 +350,7 @@ fn a_given_kernel_is_kept_for_later_runs() {
     let options = Options { yes: true, kernel, stressor: setting.stressor.clone() };
     run(&options, &machine, &mut Script::default()).unwrap();
     fs::remove_dir_all(&tree.root).unwrap();
-    assert_eq!(guest::find_kernel(&KernelChoice::Auto, &setting.cache()).unwrap().release, RELEASE);
+    assert_eq!(image::find_kernel(&KernelChoice::Auto, &setting.cache()).unwrap().release, RELEASE);
 }
 
 #[test]

@@ -8,10 +8,10 @@ use std::{
     time::Duration,
 };
 use testbed::{
+    event::{Event, Fan, Sink},
     lab::Description,
     matrix::{Cell, Plan},
-    measure::{passes::Pass, samples::Sample},
-    migration::Observer,
+    measure::passes::Pass,
     node::protocol::{Facts, Privilege},
     outcome::Outcome,
     results::{
@@ -23,7 +23,6 @@ use testbed::{
         self, Bench, Ending,
         interrupt::{Interrupt, Interrupter},
     },
-    ui::{Silent, Watcher},
 };
 
 /// How an attempt goes.
@@ -93,26 +92,26 @@ impl<'a> Mock<'a> {
         plan: &Plan,
         store: &mut Store,
     ) -> Result<Ending, run::Error<BrokenDown>> {
-        self.run_watched(plan, store, &Silent).await
+        self.run_watched(plan, store, &Fan::default()).await
     }
 
     pub(crate) async fn run_watched(
         &mut self,
         plan: &Plan,
         store: &mut Store,
-        watcher: &dyn Watcher,
+        sink: &dyn Sink,
     ) -> Result<Ending, run::Error<BrokenDown>> {
         let interrupt = self.interrupt.clone();
-        run::run(plan, store, self, watcher, &interrupt).await
+        run::run(plan, store, self, sink, &interrupt).await
     }
 }
 
 impl Bench for Mock<'_> {
     type Error = BrokenDown;
 
-    async fn prepare(&mut self, watcher: &dyn Watcher) -> Result<Environment, BrokenDown> {
+    async fn prepare(&mut self, sink: &dyn Sink) -> Result<Environment, BrokenDown> {
         self.prepared += 1;
-        watcher.remark("ready");
+        sink.take(&Event::Remark("ready"));
         if self.broken { Err(BrokenDown) } else { Ok(environment()) }
     }
 
@@ -125,7 +124,7 @@ impl Bench for Mock<'_> {
         cell: &Cell,
         attempt: u32,
         folder: &Path,
-        watcher: &dyn Watcher,
+        sink: &dyn Sink,
         interrupt: &Interrupt,
     ) -> Result<Record, BrokenDown> {
         // What every attempt owes the ones after it: it is on the disk before they begin.
@@ -140,7 +139,7 @@ impl Bench for Mock<'_> {
         fs::write(folder.join("source.log"), "[ended]\n").unwrap();
         self.made.push(format!("{} #{attempt}", cell.id));
         self.folders.push(folder.to_path_buf());
-        watcher.phase(Phase::Boot);
+        sink.take(&Event::PhaseEntered(Phase::Boot));
 
         let draft = Draft::start();
         let (outcome, reason) = match (self.script)(cell, attempt) {
@@ -179,29 +178,19 @@ impl Noted {
     }
 }
 
-impl Observer for Noted {
-    fn phase(&self, phase: Phase) {
-        self.note(phase.describe());
+impl Sink for Noted {
+    fn take(&self, event: &Event<'_>) {
+        match event {
+            Event::Remark(text) => self.note(*text),
+            Event::AttemptStarted { number, total, name, left } => {
+                self.left.lock().unwrap().push(*left);
+                self.note(format!("{number}/{total} {name}"));
+            }
+            Event::PhaseEntered(phase) => self.note(phase.describe()),
+            Event::AttemptEnded(record) => self.note(format!("{}: {}", name(record), record.outcome)),
+            Event::Sampled(_) | Event::RunEnded => {}
+        }
     }
-
-    fn sample(&self, _: &Sample) {}
-}
-
-impl Watcher for Noted {
-    fn remark(&self, text: &str) {
-        self.note(text);
-    }
-
-    fn attempt_starts(&self, number: usize, total: usize, name: &str, left: Duration) {
-        self.left.lock().unwrap().push(left);
-        self.note(format!("{number}/{total} {name}"));
-    }
-
-    fn attempt_ended(&self, record: &Record) {
-        self.note(format!("{}: {}", name(record), record.outcome));
-    }
-
-    fn finish(&self) {}
 }
 
 /// `CELL #N`.
@@ -235,7 +224,7 @@ pub(crate) fn environment() -> Environment {
         qemu: "10.0.2".into(),
         accelerators: [].into_iter().collect(),
         guest_kernel: "6.1.0".into(),
-        guest_boot: testbed::guest::Boot::Compressed,
+        guest_boot: testbed::image::Boot::Compressed,
         guest_digest: "0".repeat(64),
         lab: Description {
             kind: "mock".into(),

@@ -29,7 +29,7 @@ use std::{
 };
 use tempfile::TempDir;
 use testbed::{
-    guest::{self, Cache, KernelChoice},
+    image::{self, Cache, KernelChoice},
     results::{record::Record, store},
 };
 
@@ -77,12 +77,12 @@ fn find() -> Result<PathBuf, String> {
         std::env::var_os("TESTBED_DIST").ok_or("TESTBED_DIST names no programs: run `cargo xtask test`")?;
     let bin = PathBuf::from(bin);
     let stressor = bin.join("stressor");
-    if !bin.join("testbed").is_file() || guest::check_static(&stressor).is_err() {
+    if !bin.join("testbed").is_file() || image::check_static(&stressor).is_err() {
         return Err(format!("{} has no testbed with a static stressor", bin.display()));
     }
-    testbed::qemu::version().map_err(|error| format!("there is no QEMU: {error}"))?;
+    testbed::driver::qemu::version().map_err(|error| format!("there is no QEMU: {error}"))?;
     let cache = Cache::user().map_err(|error| error.to_string())?;
-    guest::find_kernel(&KernelChoice::Auto, &cache).map_err(|error| error.to_string())?;
+    image::find_kernel(&KernelChoice::Auto, &cache).map_err(|error| error.to_string())?;
     Ok(bin)
 }
 

@@ -250,11 +250,11 @@ fn a_selection_that_no_run_can_have_is_refused() {
 mod circumstances {
     use super::*;
     use crate::{
-        guest::Boot,
+        driver::qemu::{accel::Finding, machine::Accelerator},
+        image::Boot,
         lab::Description,
         matrix::{Accel, RunOrder},
         node::protocol::Facts,
-        qemu::{accel::Finding, machine::Accelerator},
         results::environment::Environment,
     };
     use environments::compare;

@@ -4,15 +4,12 @@
 //! It keeps no state but what it must own: processes, channels, the probe, emulated links, the netlink connection. What to
 //! start and in what order is the orchestrator's business.
 
-use super::{
-    frames::Frames,
-    host::Host,
-    isolate::RUN_DIR,
-    probe::Probe,
-    protocol::{self, Call, Facts, FromNode, Privilege, Spawn, ToNode, Traffic},
-    tcp_buffers::TcpBuffers,
+use super::{frames::Frames, host::Host, isolate::RUN_DIR, probe::Probe, tcp_buffers::TcpBuffers};
+use crate::{
+    driver::qemu,
+    host,
+    node::protocol::{self, Call, Facts, FromNode, Privilege, Spawn, ToNode, Traffic},
 };
-use crate::{host, qemu};
 use jiff::Timestamp;
 use netem::{
     Backend, LinkProfile, Netlink, Profile,

@@ -13,7 +13,7 @@
 //! A process does not enter a PID namespace that it makes, only its children do. So [`enter`] is called by
 //! a first process, which makes the namespaces and then starts the serving process and waits for it.
 
-use super::protocol::Privilege;
+use crate::node::protocol::Privilege;
 use nix::{
     errno::Errno,
     mount::{MsFlags, mount},

@@ -5,12 +5,12 @@
 //! directory, by the same means that migrate it. Attempts then start in a fraction of a second, and alike.
 
 use super::{
-    guest::{self, Guest, Handle},
     machine,
+    process::{self, Guest, Handle},
 };
 use crate::{
-    node::{Node, isolate::RUN_DIR},
-    qmp, workload,
+    driver::{control_port, qemu::qmp},
+    node::{Node, server::isolate::RUN_DIR},
 };
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
@@ -28,10 +28,10 @@ const INTERVAL: Duration = Duration::from_millis(10);
 pub enum Error {
     /// QEMU did not run.
     #[error(transparent)]
-    Qemu(#[from] guest::Error),
+    Qemu(#[from] process::Error),
     /// The stressor did not.
     #[error(transparent)]
-    Stressor(#[from] workload::Error),
+    Stressor(#[from] control_port::Error),
     /// QEMU ran, but did not save it.
     #[error("QEMU could not save the guest that it had booted in its node's {RUN_DIR} ({status}){words}")]
     Save {
@@ -51,7 +51,7 @@ impl From<qmp::Error> for Error {
 /// Waits until the guest of a QEMU in [`machine::Role::Boot`] has booted, and saves it. QEMU and its guest, now
 /// stopped, are of no use afterwards.
 pub async fn save(node: &Node, process: &Arc<Handle>) -> Result<(), Error> {
-    guest::while_alive(std::slice::from_ref(process), async {
+    process::while_alive(std::slice::from_ref(process), async {
         let guest = Guest::connect(node, process).await?;
         guest.stressor.hello(BOOT_LIMIT).await?;
         // Without this QEMU writes at most 128 MiB/s.

@@ -3,8 +3,8 @@
 
 use crate::{
     matrix::{Cell, Plan, RunOrder, Settings},
-    model::{self, Prediction},
     outcome::Outcome,
+    predict::precopy::{self, Prediction},
 };
 use comfy_table::{CellAlignment, Table, presets};
 use indexmap::IndexMap;
@@ -52,7 +52,7 @@ impl Preview {
             .iter()
             .map(|cell| {
                 let skipped = would_skip(cell);
-                let predicted = skipped.is_none().then(|| model::predict(&cell.settings));
+                let predicted = skipped.is_none().then(|| precopy::predict(&cell.settings));
                 let Cell { id, axes, settings, .. } = cell.clone();
                 PreviewCell { id, axes, settings, skipped, predicted }
             })

@@ -1,40 +1,10 @@
-//! What a person sees of a run while it goes on: [`live`] on a terminal, [`plain`] lines elsewhere, or
-//! nothing. [`table`] is what stands at its end, [`composition`] what is said below that of a stored run.
+//! What a person sees of a run while it goes on: [`live`] on a terminal, [`plain`] lines elsewhere.
 
-use crate::{migration::Observer, results::record::Record};
+use crate::results::record::Record;
 use std::time::Duration;
 
-pub mod composition;
 pub mod live;
 pub mod plain;
-pub mod table;
-
-/// Who watches a run. Progress goes to standard error; results go to standard output.
-pub trait Watcher: Observer {
-    /// A remark about the run as a whole.
-    fn remark(&self, text: &str);
-    /// An attempt begins: the `number`-th of `total`, with about `left` to go for all that remain.
-    fn attempt_starts(&self, number: usize, total: usize, name: &str, left: Duration);
-    /// An attempt has ended, and its record is on the disk.
-    fn attempt_ended(&self, record: &Record);
-    /// The run has ended; nothing more is shown.
-    fn finish(&self);
-}
-
-/// Shows nothing.
-pub struct Silent;
-
-impl Observer for Silent {
-    fn phase(&self, _: crate::results::record::Phase) {}
-    fn sample(&self, _: &crate::measure::samples::Sample) {}
-}
-
-impl Watcher for Silent {
-    fn remark(&self, _: &str) {}
-    fn attempt_starts(&self, _: usize, _: usize, _: &str, _: Duration) {}
-    fn attempt_ended(&self, _: &Record) {}
-    fn finish(&self) {}
-}
 
 /// One line about an attempt that has ended.
 fn outcome_line(record: &Record) -> String {

@@ -6,7 +6,8 @@
 //!
 //! This neither starts nor stops machines.
 
-use super::{Error, inventory::Inventory};
+use super::inventory::Inventory;
+use crate::lab::Error;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::{
     env,
@@ -82,7 +83,7 @@ fn folder() -> Result<PathBuf, Trouble> {
 }
 
 /// Makes sure that there is a Vagrantfile with a good inventory, and a Vagrant, which is not asked: that takes seconds.
-pub(super) fn check() -> Result<(), Error> {
+pub(crate) fn check() -> Result<(), Error> {
     Inventory::read(&folder()?.join(INVENTORY))?;
     let path = env::var_os("PATH").unwrap_or_default();
     if env::split_paths(&path).any(|folder| folder.join(PROGRAM).is_file()) {
@@ -92,7 +93,7 @@ pub(super) fn check() -> Result<(), Error> {
 }
 
 /// The hosts, and how Vagrant says that they are reached.
-pub(super) fn inventory() -> Result<Inventory, Error> {
+pub(crate) fn inventory() -> Result<Inventory, Error> {
     let folder = folder()?;
     let mut inventory = Inventory::read(&folder.join(INVENTORY))?;
     let text = ssh_config(&folder)?;
@@ -133,7 +134,7 @@ fn names(config: &str, host: &str) -> bool {
 
 /// A file without a name, which other processes of the user can read for as long as this value lives.
 #[derive(Debug, Clone)]
-pub(super) struct Unnamed {
+pub(crate) struct Unnamed {
     file: Arc<File>,
 }
 

@@ -1,6 +1,6 @@
 //! The short form of the records: a row per attempt, for a spreadsheet.
 
-use super::record::Record;
+use crate::results::record::Record;
 use std::{io, path::Path};
 
 /// The columns after the axes, with their values.

@@ -1,12 +1,13 @@
-//! One QEMU: its command line ([`machine`]), its process and monitor ([`guest`]), a guest that booted and was
+//! One QEMU: its command line ([`machine`]), its process and monitor ([`process`]), a guest that booted and was
 //! saved ([`saved`]), which CPUs it can have ([`cpus`]), and which accelerator QEMU can really use here ([`accel`]).
 
 use std::{io, process::Command};
 
 pub mod accel;
 pub mod cpus;
-pub mod guest;
 pub mod machine;
+pub mod process;
+pub mod qmp;
 pub mod saved;
 
 /// The version of this host's QEMU, as its first line has it: `10.0.2`.

@@ -108,7 +108,7 @@ impl Cpus {
         names.filter(|name| self.host.get(*name) != other.host.get(*name)).map(String::as_str).collect()
     }
 
-    /// A model that both can run, for the users to name: the richest of [`RICHEST_FIRST`], else any.
+    /// A model that both can run, for the users to name: the richest of a list of known ones, else any.
     pub fn common<'a>(&'a self, other: &'a Self) -> Option<&'a str> {
         let both: BTreeSet<&str> = self.models.intersection(&other.models).map(String::as_str).collect();
         // These two are whatever the host is.

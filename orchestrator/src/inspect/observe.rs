@@ -5,16 +5,16 @@
 //! orchestrator's process, and on other hosts than that one's by `4711@host`. What is in a node's namespaces is read by
 //! a process that enters them and ends. Nothing is changed, and nothing is asked of the run.
 //!
-//! On another host, the same program says the same through SSH ([`super::ssh`]). An ordinary user sees their own
+//! On another host, the same program says the same through SSH ([`crate::lab::hosts::ssh`]). An ordinary user sees their own
 //! runs only, root everybody's.
 
 use crate::{
+    driver::qemu::{cpus::Cpus, machine::QEMU},
+    lab::topology::NODES,
     node::{
-        isolate,
         protocol::{Facts, Privilege},
-        serve,
+        server::{isolate, serve},
     },
-    qemu::{cpus::Cpus, machine::QEMU},
 };
 use netem::{Netlink, cli::Shown};
 use nix::{
@@ -176,7 +176,7 @@ pub fn processes() -> io::Result<Vec<NodeProcess>> {
 
 /// A node's place in every list.
 fn rank(name: &str) -> usize {
-    super::NODES.iter().position(|known| *known == name).unwrap_or(super::NODES.len())
+    NODES.iter().position(|known| *known == name).unwrap_or(NODES.len())
 }
 
 fn pids() -> io::Result<impl Iterator<Item = u32>> {

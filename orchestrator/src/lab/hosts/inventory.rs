@@ -13,6 +13,7 @@
 //! interfaces named carry nothing else during a run. They need no address.
 
 use super::vagrant::Unnamed;
+use crate::lab::topology::NODES;
 use serde::Deserialize;
 use std::{
     fs, io,
@@ -59,7 +60,7 @@ pub struct Inventory {
     pub ssh_config: Option<PathBuf>,
     /// What keeps [`Self::ssh_config`] readable where it is no file of the user's.
     #[serde(skip)]
-    pub(super) kept: Option<Unnamed>,
+    pub(crate) kept: Option<Unnamed>,
 }
 
 /// The controller's host.
@@ -108,7 +109,7 @@ impl Inventory {
 
     /// The hosts' names for ssh, by the nodes' names.
     pub fn hosts(&self) -> [(&'static str, &str); 3] {
-        let [controller, compute1, compute2] = super::NODES;
+        let [controller, compute1, compute2] = NODES;
         [
             (controller, &self.controller.host),
             (compute1, &self.compute1.host),

@@ -1,14 +1,14 @@
 //! Progress on a terminal: a bar for the run, a line for the migration that goes on right now.
 
-use super::{Watcher, about, outcome_line};
+use super::{about, outcome_line};
 use crate::{
+    event::{Event, Sink},
     measure::samples::Sample,
-    migration::Observer,
     outcome::Outcome,
-    results::record::{Phase, Record},
+    results::record::Record,
 };
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::{sync::Mutex, time::Duration};
+use std::sync::Mutex;
 
 /// Redraws at most this often: enough to look alive, too little to cost anything.
 const REDRAWS_PER_SECOND: u8 = 5;
@@ -43,39 +43,13 @@ impl Live {
         // A terminal that is gone is no reason to end the run.
         let _ = self.all.println(line);
     }
-}
 
-impl Observer for Live {
-    fn phase(&self, phase: Phase) {
-        self.attempt.set_message(format!("{}: {}", self.name.lock().unwrap(), phase.describe()));
+    /// Shows what the current attempt does.
+    fn show(&self, text: &str) {
+        self.attempt.set_message(format!("{}: {text}", self.name.lock().unwrap()));
     }
 
-    fn sample(&self, sample: &Sample) {
-        let name = self.name.lock().unwrap();
-        self.attempt.set_message(format!(
-            "{name}: {:.1} s, pass {}, {:.0} MB left, {:.0} MB/s sent, {:.0} MB/s dirtied",
-            sample.at_ms / 1e3,
-            sample.pass,
-            sample.remaining_bytes as f64 / 1e6,
-            sample.mbit_per_s / 8.0,
-            sample.dirty_rate_bytes_per_s as f64 / 1e6,
-        ));
-    }
-}
-
-impl Watcher for Live {
-    fn remark(&self, text: &str) {
-        self.print(text);
-    }
-
-    fn attempt_starts(&self, number: usize, total: usize, name: &str, left: Duration) {
-        self.run.set_length(total as u64);
-        self.run.set_position(number as u64 - 1);
-        self.run.set_message(format!("about {} left", about(left)));
-        *self.name.lock().unwrap() = name.into();
-    }
-
-    fn attempt_ended(&self, record: &Record) {
+    fn ended(&self, record: &Record) {
         self.run.inc(1);
         let line = outcome_line(record);
         let colour = match record.outcome {
@@ -88,9 +62,36 @@ impl Watcher for Live {
             self.print(format!("  note: {disagreement}"));
         }
     }
+}
 
-    fn finish(&self) {
-        self.attempt.finish_and_clear();
-        self.run.finish_and_clear();
+impl Sink for Live {
+    fn take(&self, event: &Event<'_>) {
+        match event {
+            Event::Remark(text) => self.print(text),
+            Event::AttemptStarted { number, total, name, left } => {
+                self.run.set_length(*total as u64);
+                self.run.set_position(*number as u64 - 1);
+                self.run.set_message(format!("about {} left", about(*left)));
+                *self.name.lock().unwrap() = (*name).into();
+            }
+            Event::PhaseEntered(phase) => self.show(phase.describe()),
+            Event::Sampled(sample) => self.show(&sample_text(sample)),
+            Event::AttemptEnded(record) => self.ended(record),
+            Event::RunEnded => {
+                self.attempt.finish_and_clear();
+                self.run.finish_and_clear();
+            }
+        }
     }
+}
+
+fn sample_text(sample: &Sample) -> String {
+    format!(
+        "{:.1} s, pass {}, {:.0} MB left, {:.0} MB/s sent, {:.0} MB/s dirtied",
+        sample.at_ms / 1e3,
+        sample.pass,
+        sample.remaining_bytes as f64 / 1e6,
+        sample.mbit_per_s / 8.0,
+        sample.dirty_rate_bytes_per_s as f64 / 1e6,
+    )
 }

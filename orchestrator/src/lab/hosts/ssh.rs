@@ -3,22 +3,27 @@
 //! What a host needs is put into a directory of it once, under the digest of its content: this program, and on
 //! the compute hosts what guests boot from. Then this program is started there as a node, by root, and served
 //! through the SSH session. Nothing else is installed, and nothing listens. A node makes interfaces of its own on
-//! the host's ([`crate::node::host`]), in a network namespace that goes with it; the host's interfaces and
+//! the host's ([`crate::node::server::host`]), in a network namespace that goes with it; the host's interfaces and
 //! addresses stay as they are.
 //!
 //! When the session ends, however it ends, the node ends with all that it started. A connection that hangs is
 //! noticed at both ends: by `ssh` after eight seconds, by the node after as many.
 
-use super::{
-    CONTROLLER_ADDRESS, Compute, Description, Error, GUESTS, Lab, MIGRATION, PREFIX,
-    inventory::{Become, ComputeHost, Inventory},
-    observe::Observation,
-};
+use super::inventory::{Become, ComputeHost, Inventory};
 use crate::{
-    guest::GuestFiles,
-    node::{Node, round_trip::RoundTrips, serve::ALIVE_INTERVAL, visit::Visit},
+    image::GuestFiles,
+    lab::{
+        Compute, Description, Error, Lab, serve_through,
+        topology::{CONTROLLER_ADDRESS, GUESTS, MIGRATION, PREFIX},
+    },
+    node::{
+        Node,
+        round_trip::RoundTrips,
+        server::{serve::ALIVE_INTERVAL, visit::Visit},
+    },
 };
 use nix::unistd::gethostname;
+use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use std::{
     fmt::Write as _,
@@ -113,25 +118,25 @@ impl Way {
         Self { config: inventory.ssh_config.clone(), root: inventory.r#become }
     }
 
-    pub(super) fn host<'a>(&'a self, name: &'a str) -> Host<'a> {
+    pub(crate) fn host<'a>(&'a self, name: &'a str) -> Host<'a> {
         Host { way: self, name }
     }
 }
 
 /// A host of the inventory.
-pub(super) struct Host<'a> {
+pub(crate) struct Host<'a> {
     way: &'a Way,
     name: &'a str,
 }
 
 /// Something to put on a host.
-pub(super) struct Upload {
+pub(crate) struct Upload {
     content: Vec<u8>,
     digest: String,
 }
 
 impl Upload {
-    pub(super) fn read(path: &Path) -> Result<Self, Error> {
+    pub(crate) fn read(path: &Path) -> Result<Self, Error> {
         let content = fs::read(path)?;
         let mut digest = String::new();
         for byte in Sha256::digest(&content) {
@@ -185,7 +190,7 @@ impl Host<'_> {
     }
 
     /// Puts a file into this directory of the host, or the user's cache there, unless it is there; its path.
-    pub(super) async fn put(&self, upload: &Upload, directory: Option<&Path>) -> Result<String, Error> {
+    pub(crate) async fn put(&self, upload: &Upload, directory: Option<&Path>) -> Result<String, Error> {
         let directory = directory.map_or_else(|| CACHE.to_string(), |path| quoted(&path.to_string_lossy()));
         let Upload { content, digest } = upload;
         let there = format!("d={directory}; if test -s \"$d/{digest}\"; then printf %s \"$d/{digest}\"; fi");
@@ -204,12 +209,12 @@ impl Host<'_> {
     }
 
     /// Starts a node there, by a program that [`Host::as_root`] has put there.
-    pub(super) async fn start_node(&self, name: &str, program: &str) -> Result<(Node, Child), Error> {
+    pub(crate) async fn start_node(&self, name: &str, program: &str) -> Result<(Node, Child), Error> {
         let run = quoted(&run_name());
         let script = format!("exec {program} node --name {name} --run {run} --remote \"$SSH_CONNECTION\"");
         let mut process =
             self.ssh(&script).spawn().map_err(|e| self.failed(format!("cannot run ssh: {e}")))?;
-        let node = super::serve_through(name, &mut process).await.map_err(|error| match error {
+        let node = serve_through(name, &mut process).await.map_err(|error| match error {
             Error::Start { reason, .. } => self.failed(format!("its node does not start: {reason}")),
             other => other,
         })?;
@@ -218,12 +223,12 @@ impl Host<'_> {
     }
 
     /// The words of a POSIX shell that run this program as root there, once it has been put there.
-    pub(super) async fn as_root(&self, program: &Upload) -> Result<String, Error> {
+    pub(crate) async fn as_root(&self, program: &Upload) -> Result<String, Error> {
         Ok(self.root_words(&self.put(program, None).await?))
     }
 
     /// The words of a POSIX shell that run the program of this path as root there.
-    pub(super) fn root_words(&self, path: &str) -> String {
+    pub(crate) fn root_words(&self, path: &str) -> String {
         let path = quoted(path);
         match self.way.root {
             Become::Sudo => format!("sudo -n {path}"),
@@ -232,12 +237,16 @@ impl Host<'_> {
     }
 
     /// What a user's commands there say.
-    pub(super) async fn ask(&self, script: &str) -> Result<String, Error> {
+    pub(crate) async fn ask(&self, script: &str) -> Result<String, Error> {
         self.run(script, b"").await
     }
 
     /// Looks around there, by a program that [`Host::as_root`] has put there; `words` are more of the command.
-    pub(super) async fn observe(&self, program: &str, words: &[String]) -> Result<Observation, Error> {
+    pub(crate) async fn observe<T: DeserializeOwned>(
+        &self,
+        program: &str,
+        words: &[String],
+    ) -> Result<T, Error> {
         let words: Vec<String> = words.iter().map(|word| quoted(word)).collect();
         let script = format!("exec {program} observe {}", words.join(" "));
         let found = self.run(&script, b"").await?;
@@ -247,7 +256,7 @@ impl Host<'_> {
 
     /// `ssh`, about to bring a program into a node there, or onto the host itself, as root, with this process's
     /// standard streams; on a terminal or not. `program` as for [`Host::observe`].
-    pub(super) fn visit(&self, program: &str, visit: &Visit, terminal: bool) -> process::Command {
+    pub(crate) fn visit(&self, program: &str, visit: &Visit, terminal: bool) -> process::Command {
         let mut script = format!("exec {program} enter --remote {}", visit.node);
         if let Some(pid) = visit.pid {
             let _ = write!(script, " --pid {pid}");
@@ -267,7 +276,7 @@ fn run_name() -> String {
 }
 
 /// As one word of a POSIX shell.
-pub(super) fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 

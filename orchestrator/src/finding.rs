@@ -1,7 +1,7 @@
 //! Whether a run would work on this machine, and what mends it where not.
 //!
 //! A list of checks, each of which looks at one thing and changes nothing but the user's cache. Checks are
-//! values: other modules add theirs to the list of [`super::standard_checks`].
+//! values: other modules add theirs to the list of [`crate::setup::standard_checks`].
 
 use std::fmt;
 

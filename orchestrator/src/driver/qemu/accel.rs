@@ -5,8 +5,8 @@
 //! first words. The finding is kept in the cache directory.
 
 use super::{
-    guest::{self, Guest, Handle},
     machine::{Accelerator, Machine, Role},
+    process::{self, Guest, Handle},
 };
 use crate::{lab::Compute, matrix::Accel, node::NodeError};
 use serde::{Deserialize, Serialize};
@@ -88,7 +88,7 @@ async fn probe(node: &Compute, machine: &Machine, log: &Path) -> Finding {
     };
     let booted = async {
         let process = Arc::new(Handle::start(&node.node, &machine, Role::Boot, log).await?);
-        let booted = guest::while_alive(std::slice::from_ref(&process), async {
+        let booted = process::while_alive(std::slice::from_ref(&process), async {
             let guest = Guest::connect(&node.node, &process).await?;
             guest.stressor.hello(BOOT_LIMIT).await.map_err(|e| Why(e.to_string()))
         });
@@ -109,8 +109,8 @@ async fn probe(node: &Compute, machine: &Machine, log: &Path) -> Finding {
 /// Why no guest runs, in words.
 struct Why(String);
 
-impl From<guest::Error> for Why {
-    fn from(error: guest::Error) -> Self {
+impl From<process::Error> for Why {
+    fn from(error: process::Error) -> Self {
         Self(error.to_string())
     }
 }

@@ -3,7 +3,7 @@
 //! Nothing is corrected or averaged here. What does not agree is said, and both figures stand.
 
 use crate::{
-    lab::{BUFFERED_ROUND_TRIPS, buffer_bytes},
+    measure::tcp_buffers,
     results::record::{Measured, Stretch},
 };
 use netem::Profile;
@@ -36,7 +36,7 @@ const DURING_TOLERANCE: f64 = 0.05;
 /// How long after QEMU has handed its last byte to TCP the destination may get it, in milliseconds: what TCP's
 /// buffers may hold beyond the usual on a link with a delay, and the delay itself.
 fn in_tcp_ms(link: &Profile) -> f64 {
-    link.delay.as_millis_f64() * f64::from(2 * BUFFERED_ROUND_TRIPS + 1)
+    link.delay.as_millis_f64() * f64::from(2 * tcp_buffers::ROUND_TRIPS + 1)
 }
 
 /// The disagreements within the figures of one attempt over this link, in words.
@@ -45,7 +45,7 @@ pub fn disagreements(measured: &Measured, link: &Profile) -> Vec<String> {
     if let (Some(qemu), Some(wire)) = (measured.transferred.qemu_bytes, measured.transferred.wire_bytes) {
         let expected = qemu as f64 * HEADER_SHARE;
         // What TCP held when the migration was given up has never left.
-        let held = if measured.total_time_ms.is_none() { buffer_bytes(link) as f64 } else { 0.0 };
+        let held = if measured.total_time_ms.is_none() { tcp_buffers::bytes(link) as f64 } else { 0.0 };
         let tolerance = expected * WIRE_TOLERANCE;
         if !(-tolerance - held..=tolerance).contains(&(wire as f64 - expected)) {
             found.push(format!(
@@ -96,7 +96,7 @@ pub fn disagreements(measured: &Measured, link: &Profile) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::probe::Report;
+    use crate::node::server::probe::Report;
     use units::{BitRate, Span};
 
     fn measured() -> Measured {

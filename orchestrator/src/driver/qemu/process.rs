@@ -2,9 +2,8 @@
 
 use super::machine::{self, Machine, Role};
 use crate::{
+    driver::{control_port::Conversation, qemu::qmp},
     node::{self, Node, NodeError, Process},
-    qmp,
-    workload::Conversation,
 };
 use serde_json::json;
 use std::{

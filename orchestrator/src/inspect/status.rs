@@ -1,12 +1,17 @@
 //! What is under way in a lab, and how to get into one of its nodes: `testbed lab`.
 
-use super::{
-    Error, NODES,
-    inventory::Inventory,
-    observe::{self, Interface, NodeProcess, Observation, Seen},
-    ssh::{Upload, Way},
+use super::observe::{self, Interface, NodeProcess, Observation, Seen};
+use crate::{
+    lab::{
+        Error,
+        hosts::{
+            inventory::Inventory,
+            ssh::{Upload, Way},
+        },
+        topology::{EMULATED, NODES},
+    },
+    node::server::visit::Visit,
 };
-use crate::node::visit::Visit;
 use serde::Serialize;
 use std::{ffi::OsString, fmt, io, path::Path, process::Command};
 
@@ -57,7 +62,7 @@ impl Status {
         let asked = inventory.hosts().map(|(node, name)| {
             let (host, program) = (way.host(name), &program);
             async move {
-                let looked = async { host.observe(&host.as_root(program).await?, &[]).await };
+                let looked = async { host.observe::<Observation>(&host.as_root(program).await?, &[]).await };
                 let (seen, problem) = match looked.await {
                     Ok(seen) => (Some(seen), None),
                     Err(error) => (None, Some(error.to_string())),
@@ -171,7 +176,7 @@ impl fmt::Display for RunStatus {
             writeln!(f, "  {}, process {}", process.name, process.pid)?;
             for interface in interfaces {
                 let how = match interface.name.as_str() {
-                    super::EMULATED => ", shaped by the emulator in compute1",
+                    EMULATED => ", shaped by the emulator in compute1",
                     _ if interface.is_shaped() => "",
                     _ => ", not shaped",
                 };
@@ -257,7 +262,7 @@ impl<'a> Place<'a> {
 
     /// The nodes of runs under way there.
     pub async fn processes(&self) -> Result<Vec<NodeProcess>, Error> {
-        let seen = self.way.host(self.host).observe(&self.program, &[]).await?;
+        let seen = self.way.host(self.host).observe::<Observation>(&self.program, &[]).await?;
         Ok(seen.nodes.into_iter().map(|seen| seen.process).filter(|process| process.remote).collect())
     }
 

@@ -4,7 +4,7 @@
 //! under TCG is left out (timers, ports and displays that the guest does not use), which halves its time; `qemu64` boots faster there than `max`, whose features the kernel then uses.
 
 use crate::{
-    lab::GUEST_MAC,
+    lab::topology::GUEST_MAC,
     node::protocol::{FRAMES, Spawn},
 };
 use stressor::protocol::PORT;

@@ -1,16 +1,19 @@
 //! What `testbed doctor --lab` finds on the hosts of an inventory.
 
-use super::{
-    CONTROLLER_ADDRESS, Description, Error, GUESTS, MIGRATION, PREFIX, SHAPED_ADDRESSES,
-    inventory::Inventory,
-    observe::{Directory, Kvm, Observation},
-    ssh::{Host, Upload, Way, quoted},
-};
+use super::observe::{Directory, Kvm, Observation};
 use crate::{
-    guest::GuestFiles,
+    finding::Finding,
+    image::GuestFiles,
+    lab::{
+        Description, Error,
+        hosts::{
+            inventory::Inventory,
+            ssh::{Host, Upload, Way, quoted},
+        },
+        topology::{CONTROLLER_ADDRESS, GUESTS, MIGRATION, PREFIX, SHAPED_ADDRESSES},
+    },
     matrix::Settings,
     node::{Node, protocol::Facts, round_trip::RoundTrip},
-    setup::doctor::Finding,
 };
 use jiff::Timestamp;
 use std::{
@@ -55,7 +58,7 @@ struct Wanted<'a> {
 }
 
 /// Looks at every host, then at what they are to each other.
-pub(super) async fn examine(inventory: &Inventory, guest: &GuestFiles) -> Result<Vec<Finding>, Error> {
+pub async fn examine(inventory: &Inventory, guest: &GuestFiles) -> Result<Vec<Finding>, Error> {
     let way = Way::of(inventory);
     let program = Upload::read(Path::new("/proc/self/exe"))?;
     let kernel = Upload::read(&guest.kernel)?;
@@ -185,7 +188,7 @@ async fn observe(
     if wanted.runs_guests && running.facts.qemu.is_some() {
         words.push("--cpus".into());
     }
-    let seen = match host.observe(program, &words).await {
+    let seen = match host.observe::<Observation>(program, &words).await {
         Ok(seen) => seen,
         Err(error) => {
             let remedy = format!("`testbed lab status` tells what of {} answers", wanted.host);
@@ -423,7 +426,7 @@ fn cpu_model(source: &Observation, destination: &Observation) -> Option<Finding>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{node::protocol::Privilege, qemu::cpus::Cpus, setup::doctor::State};
+    use crate::{driver::qemu::cpus::Cpus, finding::State, node::protocol::Privilege};
 
     #[test]
     fn kvm_at_the_source_alone_keeps_from_running() {

@@ -1,0 +1,127 @@
+//! What a lab is and what it can do: for the results, and to tell which cells of a matrix have to be skipped.
+
+use crate::{
+    matrix::Settings,
+    node::{protocol::Facts, round_trip::RoundTrips},
+};
+use netem::{Backend, Profile, Shaper, kernel::Feature};
+use serde::{Deserialize, Serialize};
+
+/// What a lab is, for the results.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Description {
+    /// The kind of lab.
+    pub kind: String,
+    /// What the source node said of itself.
+    pub source: Facts,
+    /// What the destination node said of itself.
+    pub destination: Facts,
+    /// How far away the nodes are from the orchestrator, whose clock takes all times. Absent in results of older
+    /// versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub round_trips: Option<RoundTrips>,
+}
+
+impl Description {
+    /// What carries out the links of these settings, those of the timeline included: the kernel where it has all that
+    /// they take, else the emulator.
+    ///
+    /// # Errors
+    ///
+    /// What the lab lacks, in words, where neither can.
+    pub fn backend(&self, settings: &Settings) -> Result<Backend, String> {
+        let later = settings.steps().into_iter().filter_map(|step| step.link);
+        let links: Vec<Profile> = [settings.link.clone()].into_iter().chain(later).collect();
+        let Some(feature) = links.iter().find_map(|link| self.lacking(link)) else {
+            return Ok(Backend::Kernel);
+        };
+        let lacks =
+            format!("this link needs {} ({}), which the kernel lacks", feature.module(), feature.option());
+        if links.iter().any(|link| link.slots.is_some()) {
+            return Err(format!("{lacks}, and the backend `{}` has no slots", Backend::Userspace));
+        }
+        // It is the source that makes both ends.
+        match &self.source.no_emulator {
+            Some(reason) => Err(format!("{lacks}, and it cannot be emulated: {reason}")),
+            None => Ok(Backend::Userspace),
+        }
+    }
+
+    /// What the lab lacks for a migration with these settings, in words, if it lacks anything for any link that
+    /// the migration meets.
+    pub fn lacks(&self, settings: &Settings) -> Option<String> {
+        self.backend(settings).err()
+    }
+
+    /// A part that a link needs of the kernel and that a node's kernel does not have.
+    fn lacking(&self, link: &Profile) -> Option<Feature> {
+        let needed = [
+            (link.needs_delay_line(), Feature::Netem),
+            (link.rate.is_some() && link.shaper == Shaper::Tbf, Feature::Tbf),
+            (link.rate.is_some() && link.shaper == Shaper::Htb, Feature::Htb),
+        ];
+        let missing = |node: &Facts, feature: Feature| !node.features.contains(feature.module());
+        let mut lacking = needed.into_iter().filter(|(needs, feature)| {
+            *needs && (missing(&self.source, *feature) || missing(&self.destination, *feature))
+        });
+        lacking.next().map(|(_, feature)| feature)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::protocol::Privilege;
+
+    fn description(features: &[Feature], no_emulator: Option<&str>) -> Description {
+        let facts = Facts {
+            version: String::new(),
+            kernel: String::new(),
+            cpu_model: String::new(),
+            cpus: 2,
+            memory_bytes: 1 << 34,
+            privilege: Privilege::Root,
+            features: features.iter().map(ToString::to_string).collect(),
+            no_emulator: no_emulator.map(Into::into),
+            available_memory_bytes: 1 << 33,
+            clock: jiff::Timestamp::UNIX_EPOCH,
+            qemu: None,
+        };
+        Description { kind: "local".into(), source: facts.clone(), destination: facts, round_trips: None }
+    }
+
+    fn settings(link: &str) -> Settings {
+        Settings { link: serde_json::from_str(link).unwrap(), ..Settings::default() }
+    }
+
+    const DELAYED: &str = r#"{ "rate": "1gbit", "delay": "5ms" }"#;
+
+    #[test]
+    fn the_kernel_shapes_what_it_can() {
+        let all = description(&Feature::ALL, None);
+        let slots = r#"{ "slots": { "min_delay": "1ms", "max_delay": "2ms" } }"#;
+        for link in ["{}", DELAYED, r#"{ "rate": "1gbit", "shaper": "htb" }"#, slots] {
+            assert_eq!(all.backend(&settings(link)), Ok(Backend::Kernel), "{link}");
+        }
+        let only_rates = description(&[Feature::Tbf], None);
+        assert_eq!(only_rates.backend(&settings(r#"{ "rate": "1gbit" }"#)), Ok(Backend::Kernel));
+        assert_eq!(only_rates.backend(&settings(DELAYED)), Ok(Backend::Userspace));
+        assert_eq!(only_rates.lacks(&settings(DELAYED)), None);
+        assert_eq!(
+            only_rates.lacks(&settings(slots)).unwrap(),
+            "this link needs sch_netem (CONFIG_NET_SCH_NETEM), which the kernel lacks, and the backend `userspace` \
+             has no slots"
+        );
+    }
+
+    #[test]
+    fn what_can_be_had_in_neither_way_is_lacking() {
+        let neither = description(&[Feature::Tbf], Some("no access to /dev/net/tun"));
+        assert_eq!(
+            neither.lacks(&settings(DELAYED)).unwrap(),
+            "this link needs sch_netem (CONFIG_NET_SCH_NETEM), which the kernel lacks, and it cannot be emulated: \
+             no access to /dev/net/tun"
+        );
+        assert_eq!(neither.lacks(&settings(r#"{ "rate": "1gbit" }"#)), None);
+    }
+}

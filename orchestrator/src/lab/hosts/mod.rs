@@ -1,0 +1,6 @@
+//! Labs on other hosts: which hosts an [`inventory`] names, how they are reached ([`ssh`]), and the machines of a
+//! Vagrantfile ([`vagrant`]).
+
+pub mod inventory;
+pub mod ssh;
+pub mod vagrant;
