@@ -12,6 +12,7 @@ pub mod lab;
 pub mod matrix;
 pub mod measure;
 pub mod migration;
+pub mod mode;
 pub mod node;
 pub mod outcome;
 pub mod predict;

@@ -12,7 +12,7 @@ use std::{collections::BTreeSet, fs, os::unix::process::CommandExt, process::Com
 use testbed::{
     outcome::Outcome,
     results::{
-        record::{End, Phase, Record},
+        record::{Phase, Record},
         store,
     },
 };
@@ -141,7 +141,7 @@ fn a_migration_that_cannot_converge_does_once_its_load_is_removed() {
     for entry in [load, link] {
         assert!(entry.due_ms <= entry.began_ms && entry.began_ms < entry.done_ms, "{text}");
     }
-    assert_eq!((load.by, link.by), (Some(End::Source), None), "{text}");
+    assert_eq!((load.by, link.by), (Some(testbed::measure::End::Source), None), "{text}");
     assert!(link.link.as_deref().is_some_and(|link| link.contains("rate 400mbit")), "{text}");
     let [loaded, idle] = &measured.stress.stretches[..] else { panic!("two rates were asked for: {text}") };
     assert_eq!((loaded.requested, idle.requested), (Some(40_000_000), Some(0)));

@@ -1,16 +1,12 @@
 //! One guest for measurements, booted as for a migration and not migrated.
 
 use crate::{Result, Setting};
-use std::{
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{path::Path, time::Duration};
 use stressor::protocol::Command;
 use tempfile::TempDir;
 use testbed::{
     driver::{
-        control_port::Beat,
+        control_port::TelemetrySample,
         qemu::{
             accel::{self, Place},
             machine::{Accelerator, Machine, Role},
@@ -22,6 +18,7 @@ use testbed::{
     matrix::Accel,
     migration::load,
 };
+use tokio::time::Instant;
 use units::Bytes;
 
 /// The guest's memory.
@@ -38,7 +35,7 @@ pub(crate) struct BenchGuest {
     pub(crate) kind: Accelerator,
     /// A directory that QEMU and this process both see.
     pub(crate) scratch: TempDir,
-    process: Arc<Handle>,
+    process: Handle,
     _lab: Lab,
 }
 
@@ -75,8 +72,7 @@ impl BenchGuest {
         machine.accelerator = finding.accelerator;
         machine.cpu = finding.accelerator.default_cpu().into();
         let process = Handle::start(&lab.source.node, &machine, Role::Boot, &log("guest.log")).await?;
-        let process = Arc::new(process);
-        let connected: Result<Guest> = while_alive(std::slice::from_ref(&process), async {
+        let connected: Result<Guest> = while_alive(&process, async {
             let guest = Guest::connect(&lab.source.node, &process).await?;
             guest.stressor.hello(BOOT_LIMIT).await?;
             Ok(guest)
@@ -92,16 +88,17 @@ impl BenchGuest {
     }
 
     /// The telemetry that comes in from now on.
-    pub(crate) async fn follow(&self, span: Duration) -> Vec<Beat> {
+    pub(crate) async fn follow(&self, span: Duration) -> Vec<TelemetrySample> {
         let from = Instant::now();
         tokio::time::sleep(span).await;
-        load::between(&self.guest.stressor.beats(), from, Instant::now()).to_vec()
+        load::between(&self.guest.stressor.telemetry(), from, Instant::now()).to_vec()
     }
 
     /// The next telemetry.
-    pub(crate) async fn next_beat(&self) -> Result<Beat> {
+    pub(crate) async fn next_telemetry(&self) -> Result<TelemetrySample> {
         let from = Instant::now();
-        let newest = |beats: &[Beat]| beats.last().filter(|beat| beat.seen > from).cloned();
+        let newest =
+            |telemetry: &[TelemetrySample]| telemetry.last().filter(|sample| sample.seen > from).cloned();
         Ok(self.guest.stressor.wait_for_telemetry("send telemetry", REQUEST_LIMIT, newest).await?)
     }
 

@@ -382,14 +382,14 @@ async fn in_guest(setting: &Setting, report: &Report) -> Result<Vec<Measured>> {
             tokio::time::sleep(SETTLE * 2).await;
             let qemu = cpu::descendant("qemu-system").ok_or("QEMU is not among the processes")?;
             let before = cpu::of_process(qemu);
-            let beats = bench.follow(setting.span).await;
+            let telemetry = bench.follow(setting.span).await;
             let cpu = cpu::of_process(qemu).saturating_sub(before);
             bench.ask("stop dirtying", Ask::Stop).await?;
-            let sample = |beat: &testbed::driver::control_port::Beat| Sample {
-                at_ns: beat.telemetry.clock_ns,
-                pages: beat.telemetry.pages_dirtied,
+            let sample = |line: &testbed::driver::control_port::TelemetrySample| Sample {
+                at_ns: line.telemetry.clock_ns,
+                pages: line.telemetry.pages_dirtied,
             };
-            let samples: Vec<Sample> = beats.iter().map(sample).collect();
+            let samples: Vec<Sample> = telemetry.iter().map(sample).collect();
             if samples.len() < 2 {
                 return Err("the guest sent no telemetry".into());
             }

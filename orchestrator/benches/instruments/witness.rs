@@ -19,18 +19,14 @@ use crate::{
     stressing::limited,
 };
 use serde_json::{Value, json};
-use std::{
-    fs::File,
-    io::Read,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{fs::File, io::Read, path::Path, time::Duration};
 use stressor::{
     Workload,
     protocol::Command,
     workload::{Content, Write},
 };
 use testbed::{driver::qemu::machine::Accelerator, migration::load};
+use tokio::time::Instant;
 use units::Bytes;
 
 /// In MB/s; 0 shows what the guest's kernel dirties by itself.
@@ -83,12 +79,12 @@ async fn images(bench: &BenchGuest, report: &Report) -> Result<()> {
     for rate in RATES {
         progress(&format!("images of a guest at {rate} MB/s"));
         set(bench, rate).await?;
-        let before = bench.next_beat().await?.telemetry;
+        let before = bench.next_telemetry().await?.telemetry;
         bench.save_memory(&files[0]).await?;
         bench.ask("start dirtying", Command::Start).await?;
         tokio::time::sleep(CALCULATION).await;
         bench.ask("stop dirtying", Command::Stop).await?;
-        let after = bench.next_beat().await?.telemetry;
+        let after = bench.next_telemetry().await?.telemetry;
         bench.save_memory(&files[1]).await?;
         let different = different_pages(&files[0], &files[1])?;
         if rate == 0 {
@@ -202,8 +198,8 @@ async fn calculate(bench: &BenchGuest, mode: &str) -> Result<(f64, f64)> {
         let answer: Value = monitor.query("query-dirty-rate").await?;
         if answer["status"] == "measured" {
             let said = answer["dirty-rate"].as_f64().ok_or("QEMU measured and does not say what")?;
-            let beats = bench.guest.stressor.beats();
-            let own = load::rate(load::between(&beats, from, Instant::now()));
+            let telemetry = bench.guest.stressor.telemetry();
+            let own = load::rate(load::between(&telemetry, from, Instant::now()));
             return Ok((own.ok_or("the guest sent no telemetry")?, said));
         }
     }

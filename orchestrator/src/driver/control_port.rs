@@ -1,25 +1,25 @@
 //! The host's side of the conversation with the stressor in the guest.
 //!
 //! A guest that migrates has two ends: the source's virtio-serial port, then the destination's. There is one
-//! [`Conversation`] for each; telemetry is kept with the time it came in on the host's monotonic clock,
+//! [`ControlPort`] for each; telemetry is kept with the time it came in on the host's monotonic clock,
 //! which [`crate::measure::clock`] needs. A line that a migration cut short is skipped.
 
-use crate::node::{Channel, ChannelWriter};
+use crate::node::Channel;
 use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 use stressor::{
     protocol::{Answer, Command, Hello, Message, Request, Telemetry},
     verify::Verification,
 };
 use tokio::{
-    sync::{oneshot, watch},
-    time,
+    sync::{mpsc, oneshot, watch},
+    time::{self, Instant},
 };
 
 /// Why the guest did not do what it was asked.
@@ -48,7 +48,7 @@ pub enum Error {
 
 /// One telemetry line and when it came in.
 #[derive(Debug, Clone)]
-pub struct Beat {
+pub struct TelemetrySample {
     /// By the host's monotonic clock.
     pub seen: Instant,
     /// What the stressor said.
@@ -59,34 +59,44 @@ pub struct Beat {
 #[derive(Default)]
 struct Heard {
     hello: Option<Hello>,
-    beats: Vec<Beat>,
+    telemetry: Vec<TelemetrySample>,
     waiting: HashMap<u64, oneshot::Sender<Answer>>,
 }
 
 /// A conversation with the stressor through one QEMU.
-pub struct Conversation {
-    writer: ChannelWriter,
+pub struct ControlPort {
+    write: Box<dyn Fn(String) + Send + Sync>,
     next: AtomicU64,
     heard: Arc<Mutex<Heard>>,
     /// Changes with every line that makes sense; closes with the port.
     news: watch::Receiver<()>,
 }
 
-impl Conversation {
+impl ControlPort {
     /// Speaks to the stressor over a node's channel.
-    pub fn over(mut channel: Channel) -> Self {
+    pub fn over(channel: Channel) -> Self {
         let writer = channel.writer();
+        Self::start(channel.lines, move |line| writer.write(line))
+    }
+
+    /// Speaks to the stressor over any stream of lines.
+    pub fn start(
+        mut lines: mpsc::UnboundedReceiver<String>,
+        write: impl Fn(String) + Send + Sync + 'static,
+    ) -> Self {
         let heard: Arc<Mutex<Heard>> = Arc::default();
         let (tell, news) = watch::channel(());
         let shared = Arc::clone(&heard);
         tokio::spawn(async move {
-            while let Some(line) = channel.lines.recv().await {
+            while let Some(line) = lines.recv().await {
                 let seen = Instant::now();
                 let Ok(message) = serde_json::from_str::<Message>(&line) else { continue };
                 let mut heard = shared.lock().unwrap();
                 match message {
                     Message::Hello(hello) => heard.hello = Some(hello),
-                    Message::Telemetry(telemetry) => heard.beats.push(Beat { seen, telemetry }),
+                    Message::Telemetry(telemetry) => {
+                        heard.telemetry.push(TelemetrySample { seen, telemetry })
+                    }
                     Message::Reply { id, answer } => {
                         if let Some(waiting) = heard.waiting.remove(&id) {
                             let _ = waiting.send(answer);
@@ -99,7 +109,7 @@ impl Conversation {
             shared.lock().unwrap().waiting.clear();
         });
         // The number says nothing; it only has to differ between the two ends' requests.
-        Self { writer, next: AtomicU64::new(1), heard, news }
+        Self { write: Box::new(write), next: AtomicU64::new(1), heard, news }
     }
 
     /// Waits for the stressor to say that it runs.
@@ -112,9 +122,9 @@ impl Conversation {
         &self,
         what: &'static str,
         limit: Duration,
-        mut telemetry: impl FnMut(&[Beat]) -> Option<T>,
+        mut telemetry: impl FnMut(&[TelemetrySample]) -> Option<T>,
     ) -> Result<T, Error> {
-        self.wait_for(what, limit, |heard| telemetry(&heard.beats)).await
+        self.wait_for(what, limit, |heard| telemetry(&heard.telemetry)).await
     }
 
     async fn wait_for<T>(
@@ -136,13 +146,8 @@ impl Conversation {
     }
 
     /// All telemetry so far, oldest first.
-    pub fn beats(&self) -> Vec<Beat> {
-        self.heard.lock().unwrap().beats.clone()
-    }
-
-    /// The newest telemetry.
-    pub fn last_beat(&self) -> Option<Beat> {
-        self.heard.lock().unwrap().beats.last().cloned()
+    pub fn telemetry(&self) -> Vec<TelemetrySample> {
+        self.heard.lock().unwrap().telemetry.clone()
     }
 
     /// Asks the stressor for something that is answered with a plain yes.
@@ -169,7 +174,7 @@ impl Conversation {
         self.heard.lock().unwrap().waiting.insert(id, sender);
         let line = serde_json::to_string(&Request { id, command })
             .map_err(|e| Error::Failed { what, reason: e.to_string() })?;
-        self.writer.write(line);
+        (self.write)(line);
         let answer = time::timeout(limit, answer).await.map_err(|_| Error::Silent { what, limit })?;
         answer.map_err(|_| Error::Closed)
     }

@@ -16,6 +16,11 @@ pub struct Link<'a> {
 }
 
 impl Link<'_> {
+    /// The lab that it is of.
+    pub fn lab(&self) -> &Lab {
+        self.lab
+    }
+
     /// The destination's address on it.
     pub fn destination_address(&self) -> Ipv4Addr {
         self.lab.destination.end(self.backend).address

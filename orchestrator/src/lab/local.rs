@@ -9,7 +9,7 @@ use super::{
     topology::{CONTROLLER_ADDRESS, GUESTS, PREFIX},
 };
 use crate::node::{Node, round_trip::RoundTrips};
-use std::{process::Stdio, sync::Mutex};
+use std::process::Stdio;
 use tokio::{
     process::{Child, Command},
     sync::OnceCell,
@@ -52,7 +52,6 @@ pub async fn start() -> Result<Lab, Error> {
         source,
         destination,
         description,
-        saved: Mutex::default(),
         emulated: OnceCell::new(),
         destination_pid: Some(destination_pid),
         _processes: vec![controller_process, source_process, destination_process],

@@ -21,7 +21,6 @@
 //! [`topology`] has the names and addresses. [`local`] makes the nodes on this machine, [`hosts`] on other machines.
 
 use crate::{
-    driver::qemu::machine::Machine,
     matrix::Settings,
     node::{Node, NodeError},
 };
@@ -29,7 +28,7 @@ pub use choice::{Choice, start};
 pub use description::Description;
 pub use link::Link;
 use netem::Backend;
-use std::{io, net::Ipv4Addr, sync::Mutex, time::Duration};
+use std::{io, net::Ipv4Addr, time::Duration};
 use tokio::{io::AsyncReadExt, process::Child, sync::OnceCell, time};
 use topology::{EMULATED, EMULATED_ADDRESSES, GUESTS, MIGRATION, PREFIX, SHAPED_ADDRESSES};
 
@@ -104,13 +103,13 @@ pub struct Compute {
     pub emulated: End,
     /// Its interface on the guests' network.
     pub guests_interface: String,
-    /// The guest's kernel and initramfs on its host, where they are not this machine's own.
-    guest: Option<(String, String)>,
+    /// Paths of the guest's kernel and initramfs on its host, where they are not this machine's own.
+    pub guest_files: Option<(String, String)>,
 }
 
 impl Compute {
     /// The source (0) or the destination (1) of a lab, with what of the guest is on its host.
-    fn new(node: Node, which: usize, guest: Option<(String, String)>) -> Self {
+    fn new(node: Node, which: usize, guest_files: Option<(String, String)>) -> Self {
         let end = |interface: &str, addresses: [Ipv4Addr; 2]| End {
             interface: interface.into(),
             address: addresses[which],
@@ -120,7 +119,7 @@ impl Compute {
             shaped: end(MIGRATION, SHAPED_ADDRESSES),
             emulated: end(EMULATED, EMULATED_ADDRESSES),
             guests_interface: GUESTS.into(),
-            guest,
+            guest_files,
         }
     }
 
@@ -130,14 +129,6 @@ impl Compute {
             Backend::Kernel => &self.shaped,
             Backend::Userspace => &self.emulated,
         }
-    }
-
-    /// The machine as this node starts it: with its own paths and its own network.
-    pub fn machine(&self, machine: &Machine) -> Machine {
-        let (kernel, initramfs) =
-            self.guest.clone().unwrap_or_else(|| (machine.kernel.clone(), machine.initramfs.clone()));
-        let network = Some(self.guests_interface.clone());
-        Machine { kernel, initramfs, network, ..machine.clone() }
     }
 }
 
@@ -151,8 +142,6 @@ pub struct Lab {
     pub destination: Compute,
     /// What the lab is.
     pub description: Description,
-    /// The machine whose guest has booted and is saved at the source, see [`crate::driver::qemu::saved`].
-    pub saved: Mutex<Option<Machine>>,
     /// Whether the emulated link has been made.
     emulated: OnceCell<()>,
     /// The process in whose network namespace the destination's end of it is to be, where that is on this machine.

@@ -30,6 +30,6 @@ pub use file::{Assignment, Axis, File, Order, Point};
 pub use plan::{Attempt, Cell, Plan, RunOrder, Shard, ShardError};
 pub use schema::schema;
 pub use settings::{
-    Accel, Bandwidth, Entry, Guest, LinkChange, Migrate, Mode, Probe, Problem, Settings, Step, Stress,
+    Accel, Bandwidth, Entry, Guest, LinkChange, Migrate, Probe, Problem, Settings, Step, Stress,
     StressChange, WorkingSet, kernel_reserve,
 };

@@ -4,6 +4,7 @@
 //! nothing on their own (a size without a unit); [`Settings::check`] refuses those that contradict each
 //! other (a working set larger than the guest). Neither looks at the machine: what it lacks is found later.
 
+use crate::mode::{Limits, Mode};
 use netem::Profile;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -252,12 +253,10 @@ impl Default for Migrate {
     }
 }
 
-/// The way the memory moves.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Mode {
-    /// The guest runs at the source while its memory is sent, pass after pass, until the rest fits into the
-    /// downtime limit.
-    #[default]
-    Precopy,
+impl Migrate {
+    /// The part that a mode decides by.
+    pub fn limits(&self) -> Limits {
+        let Self { timeout, downtime_limit, max_passes, stall_detection, .. } = *self;
+        Limits { timeout, downtime_limit, max_passes, stall_detection }
+    }
 }

@@ -11,7 +11,7 @@
 //! taken out. Only the host's clock and differences of the guest's are used, so this holds between two hosts
 //! as well as on one.
 
-use std::time::Instant;
+use tokio::time::Instant;
 
 /// A reading of the guest's clock and when it came in, in seconds by any fixed origin.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -9,3 +9,25 @@ pub mod passes;
 pub mod samples;
 pub mod stall;
 pub mod tcp_buffers;
+
+use serde::{Deserialize, Serialize};
+
+/// An end of a migration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum End {
+    /// Where the guest comes from.
+    Source,
+    /// Where it goes.
+    Destination,
+}
+
+impl End {
+    /// Its name, in messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Destination => "destination",
+        }
+    }
+}

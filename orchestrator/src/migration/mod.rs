@@ -1,8 +1,7 @@
-//! One attempt at one cell, from two QEMUs' start to their end.
+//! One attempt at one cell, from the start of both ends to their end.
 //!
 //! ```text
-//! boot      the guest boots, once for all attempts on its machine, and is saved; both QEMUs start, the
-//!           source with the saved guest; the destination waits
+//! boot      both ends start with a guest that has booted before; the destination waits
 //! fill      the stressor fills its memory
 //! settle    it dirties; the rate settles; the client's probe runs
 //! migrate   the migrate command; samples; a verdict: completed, or given up and cancelled
@@ -10,52 +9,48 @@
 //! verify    the stressor checks its memory
 //! ```
 //!
-//! [`attempt`] goes through these phases and tears down whatever happens. [`follow`] watches the migration
-//! and decides, [`timeline`] carries out what changes in the middle of it, [`load`] reads rates from the
-//! stressor's telemetry.
+//! [`attempt`] goes through these phases and tears down whatever happens. It knows no hypervisor and no lab: a
+//! [`Driver`](crate::driver::Driver) migrates, a [`Network`](network::Network) is migrated over. [`follow`] samples the
+//! migration, asks its mode what to do and does it; [`timeline`] carries out what changes in the middle of it. [`load`]
+//! reads rates from the stressor's telemetry, [`account`] puts what was seen into the record.
 
 use crate::{
-    driver::{
-        control_port,
-        qemu::{self, qmp},
-    },
+    driver::{self, control_port},
     node::NodeError,
     outcome::Outcome,
 };
 use units::Span;
 
+mod account;
 pub mod attempt;
 pub mod follow;
 pub mod load;
+pub mod network;
+#[cfg(test)]
+mod tests;
 pub mod timeline;
 
-/// Why an attempt did not come to a verdict on the migration.
+/// An error that ends an attempt before there is a verdict on the migration.
 #[derive(Debug, thiserror::Error)]
-pub enum Trouble {
+pub enum Error {
     /// A node failed.
     #[error(transparent)]
     Node(#[from] NodeError),
-    /// QEMU's monitor failed.
+    /// The driver failed.
     #[error(transparent)]
-    Monitor(#[from] qmp::Error),
-    /// QEMU failed.
-    #[error(transparent)]
-    Qemu(#[from] qemu::process::Error),
-    /// There was no guest to start with.
-    #[error(transparent)]
-    Saved(#[from] qemu::saved::Error),
+    Driver(#[from] driver::Error),
     /// The stressor failed before the migration.
     #[error(transparent)]
-    Stressor(#[from] control_port::Error),
+    ControlPort(#[from] control_port::Error),
     /// An entry of the timeline could not be carried out.
     #[error("the timeline's entry at {at}: {cause}")]
     Timeline {
         /// When it was due, counted from the migrate command.
         at: Span,
         /// Why not.
-        cause: Box<Trouble>,
+        cause: Box<Error>,
     },
-    /// QEMU gave the migration up.
+    /// The migration failed, in the driver's words.
     #[error("the migration failed: {0}")]
     Migration(String),
     /// The guest should run and does not.
@@ -71,8 +66,8 @@ pub enum Trouble {
     },
 }
 
-impl Trouble {
-    /// The outcome of an attempt that met this.
+impl Error {
+    /// The outcome of an attempt that ended with this.
     pub fn outcome(&self) -> Outcome {
         match self {
             Self::GuestLost(_) => Outcome::GuestLost,

@@ -5,22 +5,19 @@
 //! source. So no entry begins once the guest has stopped there. One that the stop interrupts is completed at the
 //! destination, as soon as the guest runs there: it is asked again, which changes nothing if it heard it before.
 
-use super::Trouble;
+use super::{Error, network::Network};
 use crate::{
-    driver::qemu::process::Guest,
-    lab::Link,
+    driver::Driver,
     matrix::Step,
-    results::record::{Carried, End, round_micros},
+    measure::End,
+    results::record::{Carried, round_micros},
 };
 use netem::Profile;
-use std::{
-    cell::RefCell,
-    time::{Duration, Instant},
-};
+use std::{cell::RefCell, time::Duration};
 use stressor::{protocol::Command, workload::Workload};
 use tokio::{
     sync::watch::{self, error::RecvError},
-    time,
+    time::{self, Instant},
 };
 
 /// The longest the guest may take to change its load. The memory stays, so it is a matter of milliseconds.
@@ -39,36 +36,32 @@ pub enum Stage {
     Destination,
 }
 
-/// Who makes the changes.
-pub trait Hands {
+/// What makes the changes.
+#[expect(async_fn_in_trait, reason = "the whole program runs on one thread, so no future has to be `Send`")]
+pub trait Actuator {
     /// Shapes the migration link; a description of what was set.
-    fn shape(&self, link: &Profile) -> impl Future<Output = Result<String, Trouble>>;
+    async fn shape(&self, link: &Profile) -> Result<String, Error>;
     /// Changes the load of the guest at this end.
-    fn load(&self, end: End, workload: &Workload) -> impl Future<Output = Result<(), Trouble>>;
+    async fn load(&self, end: End, workload: &Workload) -> Result<(), Error>;
 }
 
 /// The link and the guest's two ends.
-pub struct Real<'a> {
+pub struct LinkAndGuest<'a, N, D> {
     /// Has the link.
-    pub link: Link<'a>,
-    /// Where the guest comes from.
-    pub source: &'a Guest,
-    /// Where it goes.
-    pub destination: &'a Guest,
+    pub network: &'a N,
+    /// Has the guest.
+    pub driver: &'a D,
 }
 
-impl Hands for Real<'_> {
-    async fn shape(&self, link: &Profile) -> Result<String, Trouble> {
-        Ok(self.link.shape(link).await?)
+impl<N: Network, D: Driver> Actuator for LinkAndGuest<'_, N, D> {
+    async fn shape(&self, link: &Profile) -> Result<String, Error> {
+        Ok(self.network.shape(link).await?)
     }
 
-    async fn load(&self, end: End, workload: &Workload) -> Result<(), Trouble> {
-        let guest = match end {
-            End::Source => self.source,
-            End::Destination => self.destination,
-        };
+    async fn load(&self, end: End, workload: &Workload) -> Result<(), Error> {
         let command = Command::Set(workload.clone());
-        Ok(guest.stressor.request("change its load", command, CHANGE_LIMIT).await?)
+        let port = self.driver.control_port(end)?;
+        Ok(port.request("change its load", command, CHANGE_LIMIT).await?)
     }
 }
 
@@ -79,27 +72,27 @@ impl Hands for Real<'_> {
 ///
 /// The first step that fails, named by its time.
 pub async fn play(
-    hands: &impl Hands,
+    actuator: &impl Actuator,
     steps: &[Step],
     started: Instant,
     mut stage: watch::Receiver<Stage>,
     carried: &RefCell<Vec<Carried>>,
-) -> Result<(), Trouble> {
+) -> Result<(), Error> {
     for step in steps {
         let due = started + Duration::from(step.at);
         let over = tokio::select! {
             biased;
             _ = stage.wait_for(|stage| *stage != Stage::Source) => true,
-            () = time::sleep_until(due.into()) => false,
+            () = time::sleep_until(due) => false,
         };
         if over {
             return Ok(());
         }
         let millis = |at: Instant| round_micros((at - started).as_secs_f64() * 1e3);
         let began_ms = millis(Instant::now());
-        let (link, by) = carry_out(hands, step, &mut stage)
+        let (link, by) = carry_out(actuator, step, &mut stage)
             .await
-            .map_err(|cause| Trouble::Timeline { at: step.at, cause: Box::new(cause) })?;
+            .map_err(|cause| Error::Timeline { at: step.at, cause: Box::new(cause) })?;
         let rate = step.workload.as_ref().map(|workload| workload.rate);
         let due_ms = step.at.as_millis_f64();
         let done_ms = millis(Instant::now());
@@ -110,12 +103,12 @@ pub async fn play(
 
 /// What was set on the link, and which end of the guest changed its load.
 async fn carry_out(
-    hands: &impl Hands,
+    actuator: &impl Actuator,
     step: &Step,
     stage: &mut watch::Receiver<Stage>,
-) -> Result<(Option<String>, Option<End>), Trouble> {
+) -> Result<(Option<String>, Option<End>), Error> {
     let link = match &step.link {
-        Some(link) => Some(hands.shape(link).await?),
+        Some(link) => Some(actuator.shape(link).await?),
         None => None,
     };
     let Some(workload) = &step.workload else { return Ok((link, None)) };
@@ -123,14 +116,14 @@ async fn carry_out(
     tokio::select! {
         biased;
         Ok(_) = stage.wait_for(stopped) => {}
-        answer = hands.load(End::Source, workload) => return answer.map(|()| (link, Some(End::Source))),
+        answer = actuator.load(End::Source, workload) => return answer.map(|()| (link, Some(End::Source))),
     }
     let resumed: Result<_, RecvError> = stage.wait_for(|stage| *stage == Stage::Destination).await.map(drop);
     if resumed.is_err() {
         // Whoever followed the migration has ended, and this with it.
         return Ok((link, None));
     }
-    hands.load(End::Destination, workload).await?;
+    actuator.load(End::Destination, workload).await?;
     Ok((link, Some(End::Destination)))
 }
 
@@ -150,14 +143,14 @@ mod tests {
         refuses: bool,
     }
 
-    impl Hands for Mock {
-        async fn shape(&self, link: &Profile) -> Result<String, Trouble> {
+    impl Actuator for Mock {
+        async fn shape(&self, link: &Profile) -> Result<String, Error> {
             let rate = link.rate.unwrap_or_default();
             self.asked.borrow_mut().push(format!("link {rate}"));
             Ok(rate.to_string())
         }
 
-        async fn load(&self, end: End, workload: &Workload) -> Result<(), Trouble> {
+        async fn load(&self, end: End, workload: &Workload) -> Result<(), Error> {
             self.asked.borrow_mut().push(format!("{end:?} {}", workload.rate));
             if self.refuses {
                 return Err(control_port::Error::Closed.into());
@@ -185,7 +178,7 @@ mod tests {
         mock: &Mock,
         steps: &[Step],
         migration: impl AsyncFnOnce(&watch::Sender<Stage>),
-    ) -> (Vec<Carried>, Result<(), Trouble>) {
+    ) -> (Vec<Carried>, Result<(), Error>) {
         let (tell, stage) = watch::channel(Stage::Source);
         let carried = RefCell::default();
         let ended = {

@@ -193,7 +193,8 @@ mod tests {
         });
         measured.stress.stretches.push(Stretch { from_ms: 0.0, to_ms: 1.0, requested: None, achieved: None });
         measured.stress.longest_stall_ms = Some(1.0);
-        measured.qemu = Some(Completion { total_time_ms: 1, downtime_ms: 1, setup_time_ms: 1 });
+        measured.qemu =
+            Some(Completion { total_time_ms: Some(1), downtime_ms: Some(1), setup_time_ms: Some(1) });
         measured.link_lateness = Some(LinkLateness { deliveries: 1, late_mean_ms: 1.0, late_worst_ms: 1.0 });
         measured.phases_ms.insert(Phase::Boot, 1.0);
         measured

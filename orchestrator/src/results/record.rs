@@ -6,7 +6,7 @@
 use super::obtained::{self, Obtained};
 use crate::{
     matrix::{Cell, Settings},
-    measure::{passes::Pass, samples::Completion},
+    measure::{End, passes::Pass, samples::Completion},
     node::{round_trip::RoundTrips, server::probe},
     outcome::Outcome,
 };
@@ -146,16 +146,6 @@ pub struct Carried {
     /// Which end confirmed the change of the load: the destination, where the guest stopped before it could
     /// answer at the source and was asked again.
     pub by: Option<End>,
-}
-
-/// An end of a migration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum End {
-    /// Where the guest comes from.
-    Source,
-    /// Where it goes.
-    Destination,
 }
 
 /// A part of the migration in which the load was asked for at one rate. Times are in milliseconds since the

@@ -6,14 +6,16 @@
 use super::{Bench, interrupt::Interrupt};
 use crate::{
     driver::qemu::{
+        self, Pair,
         accel::{self, Finding, Place},
         machine::{Accelerator, Machine, QEMU},
+        saved::SavedGuest,
     },
     event::{Event, Sink},
     image::{self, Cache, GuestFiles, KernelChoice},
     lab::{self, Lab, topology::GUEST_ADDRESS},
     matrix::{Accel, Cell, Plan, RunOrder, Settings},
-    migration::attempt::{self, Job},
+    migration::attempt::{self, attempt},
     outcome::Outcome,
     results::{
         environment::Environment,
@@ -72,7 +74,7 @@ pub struct Real {
     options: Options,
     wishes: Vec<Accel>,
     order: RunOrder,
-    lab: Option<Lab>,
+    lab: Option<(Lab, SavedGuest)>,
     guest: Option<GuestFiles>,
     findings: IndexMap<Accel, Finding>,
 }
@@ -90,17 +92,17 @@ impl Real {
     }
 
     /// The lab: the one there is, or a new one where a node has been lost. A host that went may come back.
-    async fn lab(&mut self, guest: &GuestFiles) -> Result<&Lab, Error> {
+    async fn lab(&mut self, guest: &GuestFiles) -> Result<&mut (Lab, SavedGuest), Error> {
         let choice = &self.options.lab;
         let lost = match self.lab.take() {
-            Some(lab) if lab.is_whole() => return Ok(self.lab.insert(lab)),
+            Some((lab, saved)) if lab.is_whole() => return Ok(self.lab.insert((lab, saved))),
             lost => lost.is_some(),
         };
         let patience = if lost && *choice != lab::Choice::Local { RETURN_LIMIT } else { Duration::ZERO };
         let deadline = Instant::now() + patience;
         loop {
             match lab::start(choice, guest).await {
-                Ok(lab) => return Ok(self.lab.insert(lab)),
+                Ok(lab) => return Ok(self.lab.insert((lab, SavedGuest::default()))),
                 Err(error) if Instant::now() >= deadline => return Err(error.into()),
                 Err(_not_back_yet) => time::sleep(RETURN_INTERVAL).await,
             }
@@ -130,7 +132,7 @@ impl Bench for Real {
         let files = image::prepare(&self.options.kernel, &self.options.stressor, &self.options.cache)?;
         let cache = self.options.cache.root().to_path_buf();
         let (wishes, order) = (self.wishes.clone(), self.order);
-        let lab = self.lab(&files).await?;
+        let (lab, _) = self.lab(&files).await?;
         let description = lab.description.clone();
         let qemu = description.source.qemu.clone().ok_or(Error::Qemu("the source"))?;
         description.destination.qemu.as_ref().ok_or(Error::Qemu("the destination"))?;
@@ -168,31 +170,44 @@ impl Bench for Real {
     }
 
     fn lacks(&self, cell: &Cell) -> Option<String> {
-        self.lab.as_ref().and_then(|lab| lab.description.lacks(&cell.settings))
+        self.lab.as_ref().and_then(|(lab, _)| lab.description.lacks(&cell.settings))
     }
 
     async fn attempt(
         &mut self,
         cell: &Cell,
-        attempt: u32,
+        number: u32,
         folder: &Path,
         sink: &dyn Sink,
         interrupt: &Interrupt,
     ) -> Result<Record, Error> {
         let guest = self.guest.clone().ok_or(Error::Unprepared)?;
-        // Not while a migration runs: there is nothing to end in order.
-        tokio::select! {
-            lab = self.lab(&guest) => drop(lab?),
-            () = interrupt.requested() => {
-                let reason = Some("it was interrupted".into());
-                return Ok(Draft::start().freeze(cell, attempt, Outcome::Interrupted, reason));
-            }
-        }
-        let lab = self.lab.as_ref().ok_or(Error::Unprepared)?;
+        let mut draft = Draft::start();
+        let skipped =
+            |draft: Draft, outcome, reason: String| Ok(draft.freeze(cell, number, outcome, Some(reason)));
         let finding = self.findings.get(&cell.settings.guest.accel);
         let accelerator = finding.map_or(Accelerator::Tcg, |f| f.accelerator);
+        // Not while a migration runs: there is nothing to end in order.
+        let (lab, saved) = tokio::select! {
+            ready = self.lab(&guest) => ready?,
+            () = interrupt.requested() => {
+                return skipped(draft, Outcome::Interrupted, "it was interrupted".into());
+            }
+        };
+        let link = match lab.link(&cell.settings) {
+            Ok(link) => link,
+            Err(lacks) => return skipped(draft, Outcome::Skipped, lacks),
+        };
         let machine = machine(&guest, &cell.settings, accelerator);
-        let job = Job { cell, attempt, machine: &machine, folder };
-        Ok(attempt::attempt(lab, &job, sink, interrupt.requested()).await)
+        let pair = qemu::Plan {
+            source: &lab.source,
+            destination: &lab.destination,
+            address: link.destination_address(),
+            machine: &machine,
+            folder,
+        };
+        draft.measured.round_trips = lab.description.round_trips;
+        let plan = attempt::Plan { cell, number, folder };
+        Ok(attempt(Pair::new(pair, saved), &link, plan, draft, sink, interrupt.requested()).await)
     }
 }

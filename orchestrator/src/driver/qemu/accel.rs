@@ -14,7 +14,6 @@ use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
@@ -84,11 +83,11 @@ async fn probe(node: &Compute, machine: &Machine, log: &Path) -> Finding {
     let machine = Machine {
         accelerator: Accelerator::Kvm,
         cpu: Accelerator::Kvm.default_cpu().into(),
-        ..node.machine(machine)
+        ..machine.on(node)
     };
     let booted = async {
-        let process = Arc::new(Handle::start(&node.node, &machine, Role::Boot, log).await?);
-        let booted = process::while_alive(std::slice::from_ref(&process), async {
+        let process = Handle::start(&node.node, &machine, Role::Boot, log).await?;
+        let booted = process::while_alive(&process, async {
             let guest = Guest::connect(&node.node, &process).await?;
             guest.stressor.hello(BOOT_LIMIT).await.map_err(|e| Why(e.to_string()))
         });

@@ -4,7 +4,7 @@
 //! under TCG is left out (timers, ports and displays that the guest does not use), which halves its time; `qemu64` boots faster there than `max`, whose features the kernel then uses.
 
 use crate::{
-    lab::topology::GUEST_MAC,
+    lab::{Compute, topology::GUEST_MAC},
     node::protocol::{FRAMES, Spawn},
 };
 use stressor::protocol::PORT;
@@ -32,6 +32,16 @@ pub struct Machine {
     pub address: String,
     /// The node's interface that is the guest's network.
     pub network: Option<String>,
+}
+
+impl Machine {
+    /// Returns the machine as it is started on a node: with its host's own paths and its own network.
+    pub fn on(&self, compute: &Compute) -> Self {
+        let paths = compute.guest_files.clone();
+        let (kernel, initramfs) = paths.unwrap_or_else(|| (self.kernel.clone(), self.initramfs.clone()));
+        let network = Some(compute.guests_interface.clone());
+        Self { kernel, initramfs, network, ..self.clone() }
+    }
 }
 
 /// What runs a guest's CPUs.
@@ -102,9 +112,6 @@ pub fn monitor_path(role: Role) -> String {
 pub fn control_path(role: Role) -> String {
     format!("{}-control", role.name())
 }
-
-/// "No limit" for QEMU's own bandwidth cap, in bytes per second; without a setting it caps at 128 MiB/s.
-pub const NO_CAP: u64 = i64::MAX as u64;
 
 /// The saved guest in its node's private directory.
 const SAVED: &str = "guest";

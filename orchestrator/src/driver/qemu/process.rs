@@ -2,10 +2,14 @@
 
 use super::machine::{self, Machine, Role};
 use crate::{
-    driver::{control_port::Conversation, qemu::qmp},
+    driver::{
+        control_port::{self, ControlPort},
+        qemu::qmp,
+        unless_ended,
+    },
     node::{self, Node, NodeError, Process},
 };
-use serde_json::json;
+use serde_json::Value;
 use std::{
     collections::VecDeque,
     fs::OpenOptions,
@@ -41,6 +45,9 @@ pub enum Error {
     /// Its monitor failed.
     #[error(transparent)]
     Monitor(#[from] qmp::Error),
+    /// The stressor in its guest was not heard.
+    #[error(transparent)]
+    ControlPort(#[from] control_port::Error),
     /// It ended by itself.
     #[error("QEMU {which} ended ({status}){words}")]
     Died {
@@ -53,41 +60,20 @@ pub enum Error {
     },
 }
 
-/// What is worth giving a QEMU to die in when something about it fails: then its last words are known.
-const LAST_WORDS: Duration = Duration::from_millis(500);
-
-/// Does some work with running QEMUs, which fails as soon as one of them ends by itself. When the work fails,
-/// a QEMU that ended is taken to be the reason.
+/// Does some work with a running QEMU, see [`unless_ended`].
 pub async fn while_alive<T, E: From<Error>>(
-    processes: &[Arc<Handle>],
+    process: &Handle,
     work: impl Future<Output = Result<T, E>>,
 ) -> Result<T, E> {
-    let result = tokio::select! {
-        result = work => result,
-        died = first_to_die(processes) => return Err(died.into()),
-    };
-    if result.is_err()
-        && let Ok(died) = time::timeout(LAST_WORDS, first_to_die(processes)).await
-    {
-        return Err(died.into());
-    }
-    result
-}
-
-async fn first_to_die(processes: &[Arc<Handle>]) -> Error {
-    let deaths = processes.iter().map(|process| Box::pin(process.died()));
-    futures::future::select_all(deaths).await.0
+    unless_ended(|| process.died(), work).await
 }
 
 /// A QEMU and its guest.
 pub struct Guest {
-    /// What it is for.
-    pub role: Role,
     /// Its monitor.
     pub monitor: qmp::Client,
     /// The stressor in it; silent at the destination until the guest has come in.
-    pub stressor: Conversation,
-    process: Arc<Handle>,
+    pub stressor: ControlPort,
 }
 
 /// A QEMU process, whose output goes to a log and whose end is noticed.
@@ -111,7 +97,12 @@ impl Handle {
         Ok(Self { role, process, last_lines, ended, may_end: AtomicBool::new(false) })
     }
 
-    /// Waits until it ends by itself and says how; for ever, once [`Guest::may_end`] has been called.
+    /// Allows this QEMU to end from now on: a destination does when its migration is cancelled.
+    pub fn may_end(&self) {
+        self.may_end.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until it ends by itself and says how; for ever, once [`Handle::may_end`] has been called.
     pub async fn died(&self) -> Error {
         let mut ended = self.ended.clone();
         let status = match ended.wait_for(Option::is_some).await {
@@ -176,21 +167,16 @@ async fn follow(
 
 impl Guest {
     /// Connects to a QEMU that was started on this node.
-    pub async fn connect(node: &Node, process: &Arc<Handle>) -> Result<Self, Error> {
+    pub async fn connect(node: &Node, process: &Handle) -> Result<Self, Error> {
         let role = process.role;
         let monitor = node.connect(&process.process, &machine::monitor_path(role), START_LIMIT).await?;
         let monitor = qmp::Client::over(monitor).await?;
         let control = node.connect(&process.process, &machine::control_path(role), START_LIMIT).await?;
-        Ok(Self { role, monitor, stressor: Conversation::over(control), process: Arc::clone(process) })
+        Ok(Self { monitor, stressor: ControlPort::over(control) })
     }
 
-    /// From now on this QEMU may end: a destination does when its migration is cancelled.
-    pub fn may_end(&self) {
-        self.process.may_end.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether the guest runs, as QEMU has it.
-    pub async fn is_running(&self) -> Result<bool, qmp::Error> {
-        Ok(self.monitor.call("query-status", json!({})).await?["running"] == true)
+    /// Runs a command of its monitor.
+    pub(super) async fn call(&self, command: &str, arguments: Value) -> Result<Value, super::Error> {
+        Ok(self.monitor.call(command, arguments).await?)
     }
 }

@@ -14,11 +14,11 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::{
     sync::{broadcast, mpsc, oneshot},
-    time,
+    time::{self, Instant},
 };
 
 /// Why a QMP call failed.

@@ -1,19 +1,21 @@
-//! A guest that has booted, saved on its node, for every attempt to go on from.
+//! A guest that has booted, saved on its node, that every attempt starts from.
 //!
 //! A boot takes seconds under TCG, and no two boots leave the same memory behind. So a guest is booted once for
 //! a machine, up to the stressor's first words, and QEMU writes its state into a file in the node's private
 //! directory, by the same means that migrate it. Attempts then start in a fraction of a second, and alike.
 
 use super::{
-    machine,
+    machine::{self, Machine},
+    parameters::NO_CAP,
     process::{self, Guest, Handle},
+    qmp,
 };
 use crate::{
-    driver::{control_port, qemu::qmp},
+    driver::control_port,
     node::{Node, server::isolate::RUN_DIR},
 };
 use serde_json::{Value, json};
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 use tokio::time;
 
 /// The longest a guest may take to boot. Under nested TCG it takes 80 s, and where other programs use the host's cores
@@ -23,15 +25,12 @@ const BOOT_LIMIT: Duration = Duration::from_secs(600);
 /// How often QEMU is asked whether it has saved the guest.
 const INTERVAL: Duration = Duration::from_millis(10);
 
-/// Why no guest was saved.
+/// An error booting or saving the guest.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// QEMU did not run.
+    /// QEMU or its guest did not run.
     #[error(transparent)]
-    Qemu(#[from] process::Error),
-    /// The stressor did not.
-    #[error(transparent)]
-    Stressor(#[from] control_port::Error),
+    Process(#[from] process::Error),
     /// QEMU ran, but did not save it.
     #[error("QEMU could not save the guest that it had booted in its node's {RUN_DIR} ({status}){words}")]
     Save {
@@ -44,30 +43,51 @@ pub enum Error {
 
 impl From<qmp::Error> for Error {
     fn from(error: qmp::Error) -> Self {
-        Self::Qemu(error.into())
+        Self::Process(error.into())
     }
 }
 
-/// Waits until the guest of a QEMU in [`machine::Role::Boot`] has booted, and saves it. QEMU and its guest, now
-/// stopped, are of no use afterwards.
-pub async fn save(node: &Node, process: &Arc<Handle>) -> Result<(), Error> {
-    process::while_alive(std::slice::from_ref(process), async {
-        let guest = Guest::connect(node, process).await?;
-        guest.stressor.hello(BOOT_LIMIT).await?;
-        // Without this QEMU writes at most 128 MiB/s.
-        guest.monitor.call("migrate-set-parameters", json!({ "max-bandwidth": machine::NO_CAP })).await?;
-        guest.monitor.call("migrate", json!({ "uri": machine::save_uri() })).await?;
-        loop {
-            let status: Value = guest.monitor.query("query-migrate").await?;
-            match status["status"].as_str() {
-                Some("completed") => return Ok(()),
-                Some("failed" | "cancelled") => {
-                    let said = status["error-desc"].as_str().unwrap_or("it does not say why");
-                    return Err(Error::Save { status: said.into(), words: process.last_words() });
-                }
-                _ => time::sleep(INTERVAL).await,
+impl From<control_port::Error> for Error {
+    fn from(error: control_port::Error) -> Self {
+        Self::Process(error.into())
+    }
+}
+
+/// Which machine's guest is saved at a lab's source, if any is. It goes with the lab.
+#[derive(Debug, Default)]
+pub struct SavedGuest(Option<Machine>);
+
+impl SavedGuest {
+    /// Whether the guest of this machine is saved.
+    pub fn is_of(&self, machine: &Machine) -> bool {
+        self.0.as_ref() == Some(machine)
+    }
+
+    /// Waits until the guest of a QEMU in [`machine::Role::Boot`] has booted, and saves it in place of what is saved.
+    /// QEMU and its guest, now stopped, are of no use afterwards.
+    pub async fn save(&mut self, node: &Node, process: &Handle, machine: &Machine) -> Result<(), Error> {
+        self.0 = None;
+        process::while_alive(process, save(node, process)).await?;
+        self.0 = Some(machine.clone());
+        Ok(())
+    }
+}
+
+async fn save(node: &Node, process: &Handle) -> Result<(), Error> {
+    let guest = Guest::connect(node, process).await?;
+    guest.stressor.hello(BOOT_LIMIT).await?;
+    // Without this QEMU writes at most 128 MiB/s.
+    guest.monitor.call("migrate-set-parameters", json!({ "max-bandwidth": NO_CAP })).await?;
+    guest.monitor.call("migrate", json!({ "uri": machine::save_uri() })).await?;
+    loop {
+        let status: Value = guest.monitor.query("query-migrate").await?;
+        match status["status"].as_str() {
+            Some("completed") => return Ok(()),
+            Some("failed" | "cancelled") => {
+                let said = status["error-desc"].as_str().unwrap_or("it does not say why");
+                return Err(Error::Save { status: said.into(), words: process.last_words() });
             }
+            _ => time::sleep(INTERVAL).await,
         }
-    })
-    .await
+    }
 }

@@ -30,7 +30,6 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{self, Stdio},
-    sync::Mutex,
 };
 use tokio::{
     io::AsyncWriteExt,
@@ -99,7 +98,6 @@ pub async fn start(inventory: &Inventory, guest: &GuestFiles) -> Result<Lab, Err
         source,
         destination,
         description,
-        saved: Mutex::default(),
         emulated: OnceCell::new(),
         destination_pid: None,
         _processes: vec![first, second, third],

@@ -1,0 +1,129 @@
+//! The answer to `query-migrate`.
+
+use crate::{
+    driver::{State, Status},
+    measure::samples::{Completion, Sample},
+};
+use serde::Deserialize;
+
+/// The answer to `query-migrate`; all is absent before a migration, `ram` before it is set up.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct QueryMigrate {
+    #[serde(default)]
+    status: String,
+    error_desc: Option<String>,
+    ram: Option<Ram>,
+    total_time: Option<u64>,
+    downtime: Option<u64>,
+    setup_time: Option<u64>,
+    cpu_throttle_percentage: Option<u64>,
+    #[serde(default)]
+    socket_address: Vec<SocketAddress>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+struct Ram {
+    transferred: u64,
+    remaining: u64,
+    normal: u64,
+    duplicate: u64,
+    dirty_sync_count: u64,
+    dirty_pages_rate: u64,
+    page_size: u64,
+    mbps: f64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct SocketAddress {
+    port: Option<String>,
+}
+
+impl QueryMigrate {
+    /// Returns the status, its sample taken at this time.
+    pub(super) fn status(&self, at_ms: f64) -> Status {
+        Status { state: self.state(), sample: self.sample(at_ms) }
+    }
+
+    /// Returns the port at which the destination listens.
+    pub(super) fn port(&self) -> Option<u16> {
+        self.socket_address.first()?.port.as_ref()?.parse().ok()
+    }
+
+    /// An unknown state is left alone: versions of QEMU add some.
+    fn state(&self) -> State {
+        match self.status.as_str() {
+            "active" => State::Active,
+            "completed" => State::Completed(Completion {
+                total_time_ms: self.total_time,
+                downtime_ms: self.downtime,
+                setup_time_ms: self.setup_time,
+            }),
+            "failed" => State::Failed(self.words()),
+            "cancelled" => State::Cancelled(self.words()),
+            _ => State::Other,
+        }
+    }
+
+    fn words(&self) -> String {
+        self.error_desc.clone().unwrap_or_else(|| format!("QEMU reports it as {}", self.status))
+    }
+
+    fn sample(&self, at_ms: f64) -> Sample {
+        let ram = self.ram.clone().unwrap_or_default();
+        Sample {
+            at_ms,
+            status: self.status.clone(),
+            transferred_bytes: ram.transferred,
+            remaining_bytes: ram.remaining,
+            normal_pages: ram.normal,
+            zero_pages: ram.duplicate,
+            pass: ram.dirty_sync_count,
+            dirty_rate_bytes_per_s: ram.dirty_pages_rate.saturating_mul(ram.page_size),
+            mbit_per_s: ram.mbps,
+            throttle_percent: self.cpu_throttle_percentage.unwrap_or(0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn state(answer: Value) -> State {
+        serde_json::from_value::<QueryMigrate>(answer).unwrap().status(0.0).state
+    }
+
+    #[test]
+    fn states_are_told_apart_and_unknown_ones_are_left_alone() {
+        assert_eq!(state(json!({})), State::Other, "no migration yet");
+        assert_eq!(state(json!({ "status": "setup" })), State::Other);
+        assert_eq!(state(json!({ "status": "active", "ram": { "transferred": 1 } })), State::Active);
+        assert_eq!(state(json!({ "status": "from-the-future" })), State::Other);
+        assert_eq!(
+            state(json!({ "status": "failed", "error-desc": "no route" })),
+            State::Failed("no route".into())
+        );
+        assert_eq!(
+            state(json!({ "status": "cancelled" })),
+            State::Cancelled("QEMU reports it as cancelled".into())
+        );
+    }
+
+    #[test]
+    fn a_figure_that_qemu_does_not_give_is_absent() {
+        let answer = json!({ "status": "completed", "total-time": 4049, "setup-time": 3 });
+        let account = Completion { total_time_ms: Some(4049), downtime_ms: None, setup_time_ms: Some(3) };
+        assert_eq!(state(answer), State::Completed(account));
+    }
+
+    #[test]
+    fn the_destination_says_at_which_port_it_listens() {
+        let port = |answer: Value| serde_json::from_value::<QueryMigrate>(answer).unwrap().port();
+        assert_eq!(port(json!({ "socket-address": [{ "type": "inet", "port": "49152" }] })), Some(49152));
+        assert_eq!(port(json!({ "socket-address": [] })), None);
+        assert_eq!(port(json!({ "status": "setup" })), None);
+    }
+}

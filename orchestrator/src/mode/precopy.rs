@@ -1,0 +1,137 @@
+//! Pre-copy: passes over the memory until the rest fits into the downtime limit.
+//!
+//! It is given up at its deadline, after its last allowed pass, or when the stall detector says that it cannot end
+//! before the deadline. The stall detector is not asked while the timeline has an entry to come, and then looks at
+//! the passes since the last one only.
+
+use super::{Decision, Limits, Policy, Progress};
+use crate::measure::{
+    passes::{self, Pass},
+    samples::Sample,
+    stall,
+};
+
+/// The policy of pre-copy.
+pub(super) struct Precopy {
+    limits: Limits,
+}
+
+impl Precopy {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self { limits }
+    }
+
+    fn reason_to_give_up(&self, progress: &Progress<'_>) -> Option<String> {
+        let Limits { timeout, max_passes, .. } = self.limits;
+        let now = progress.samples.last()?;
+        if now.at_ms >= timeout.as_millis_f64() {
+            return Some(format!("the deadline of {timeout} passed"));
+        }
+        if let Some(cap) = max_passes.filter(|cap| now.pass > u64::from(*cap)) {
+            return Some(format!("it was not done after {cap} passes"));
+        }
+        // A stall can only be seen in whole passes: so only when one has just ended.
+        let before = progress.samples.iter().rev().nth(1);
+        let pass_begins = before.is_none_or(|before| before.pass != now.pass);
+        if self.limits.stall_detection && pass_begins { self.stalled(progress, now) } else { None }
+    }
+
+    fn stalled(&self, progress: &Progress<'_>, now: &Sample) -> Option<String> {
+        let Limits { timeout, downtime_limit, .. } = self.limits;
+        let settled_ms = progress.settled_ms?;
+        let mut passes = passes::passes(progress.samples);
+        passes.retain(|pass| pass.started_at_ms >= settled_ms);
+        let limit = bandwidth(&passes)? * downtime_limit.as_secs_f64();
+        stall::is_stalled(&passes, limit, timeout.as_millis_f64()).then(|| {
+            format!(
+                "the remaining memory stopped shrinking: {:.0} MB at the start of pass {}, and no way to {:.0} MB \
+                 within {timeout}",
+                now.remaining_bytes as f64 / 1e6,
+                now.pass,
+                limit / 1e6,
+            )
+        })
+    }
+}
+
+impl Policy for Precopy {
+    fn decide(&mut self, progress: &Progress<'_>) -> Decision {
+        self.reason_to_give_up(progress).map_or(Decision::Wait, Decision::GiveUp)
+    }
+}
+
+/// Returns the bytes per second over these passes.
+fn bandwidth(passes: &[Pass]) -> Option<f64> {
+    let sent: u64 = passes.iter().map(|p| p.sent_bytes).sum();
+    let millis: f64 = passes.iter().map(|p| p.duration_ms).sum();
+    (millis > 0.0).then(|| sent as f64 * 1e3 / millis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use units::Span;
+
+    const LIMITS: Limits = Limits {
+        timeout: Span::from_secs(60),
+        downtime_limit: Span::from_millis(300),
+        max_passes: None,
+        stall_detection: true,
+    };
+
+    fn sample(at_ms: f64, pass: u64) -> Sample {
+        Sample { at_ms, pass, ..Sample::default() }
+    }
+
+    /// The reason to give up after these samples, if there is one.
+    fn reason(limits: Limits, samples: &[Sample], settled_ms: Option<f64>) -> Option<String> {
+        match Precopy::new(limits).decide(&Progress { samples, settled_ms }) {
+            Decision::Wait => None,
+            Decision::GiveUp(reason) => Some(reason),
+            Decision::Act(action) => panic!("{action:?}"),
+        }
+    }
+
+    #[test]
+    fn a_migration_is_given_up_at_its_deadline() {
+        let limits = Limits { timeout: Span::from_secs(2), ..LIMITS };
+        assert_eq!(reason(limits, &[sample(1_999.0, 3)], Some(0.0)), None);
+        let passed = reason(limits, &[sample(2_000.0, 3)], Some(0.0));
+        assert_eq!(passed.unwrap(), "the deadline of 2s passed");
+    }
+
+    #[test]
+    fn a_migration_is_given_up_after_its_last_pass() {
+        let limits = Limits { max_passes: Some(3), ..LIMITS };
+        assert_eq!(reason(limits, &[sample(10.0, 3)], Some(0.0)), None);
+        let done = reason(limits, &[sample(10.0, 4)], Some(0.0));
+        assert_eq!(done.unwrap(), "it was not done after 3 passes");
+        assert_eq!(reason(LIMITS, &[sample(10.0, 4)], Some(0.0)), None);
+    }
+
+    /// A migration that makes no progress for 30 seconds, in passes of one second.
+    fn stalled() -> Vec<Sample> {
+        (0..61u64)
+            .map(|i| Sample {
+                transferred_bytes: i * 100_000_000,
+                remaining_bytes: 128_000_000,
+                ..sample(i as f64 * 500.0, i / 2 + 1)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn nothing_is_a_stall_until_the_last_change_has_had_its_effect() {
+        let stalled = stalled();
+        assert!(reason(LIMITS, &stalled, Some(0.0)).unwrap().contains("stopped shrinking"));
+        assert_eq!(reason(LIMITS, &stalled, None), None, "a change is to come");
+        assert!(reason(LIMITS, &stalled, Some(12_000.0)).is_some());
+        assert_eq!(reason(LIMITS, &stalled, Some(20_000.0)), None, "too few passes since");
+    }
+
+    #[test]
+    fn stall_detection_can_be_switched_off() {
+        let limits = Limits { stall_detection: false, ..LIMITS };
+        assert_eq!(reason(limits, &stalled(), Some(0.0)), None);
+    }
+}
