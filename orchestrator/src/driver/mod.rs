@@ -133,8 +133,9 @@ pub async fn unless_ended<T, E: From<D>, D, F: Future<Output = D>>(
     work: impl Future<Output = Result<T, E>>,
 ) -> Result<T, E> {
     let result = tokio::select! {
-        result = work => result,
+        biased;
         reason = ended() => return Err(reason.into()),
+        result = work => result,
     };
     if result.is_err()
         && let Ok(reason) = time::timeout(LAST_WORDS, ended()).await

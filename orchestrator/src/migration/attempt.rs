@@ -5,7 +5,7 @@ use super::{
     follow::{self, Course, Followed, Verdict},
     load,
     network::Network,
-    timeline::{Actuator, LinkAndGuest},
+    timeline::LinkAndGuest,
 };
 use crate::{
     driver::{Driver, control_port, unless_ended},
@@ -176,21 +176,15 @@ impl<D: Driver, N: Network> Phases<'_, D, N> {
 
     async fn migrate(&mut self, settings: &Settings) -> Result<Followed, Error> {
         let wire_before = self.network.traffic().await?;
-        let course = Course {
-            settings: &settings.migrate,
-            steps: &settings.steps(),
-            samples_file: &self.plan.folder.join("samples.jsonl"),
-        };
+        let course =
+            Course { steps: &settings.steps(), samples_file: &self.plan.folder.join("samples.jsonl") };
+        let mut policy = settings.migrate.mode.policy(settings.migrate.limits());
         let actuator = LinkAndGuest { network: self.network, driver: self.driver };
-        let followed = self.follow(&course, &actuator).await?;
+        let followed = follow::migrate(self.driver, &mut *policy, &course, &actuator, self.sink).await?;
         let wire_after = self.network.traffic().await?;
         account::migration(&mut self.draft.measured, &followed);
         account::link(&mut self.draft.measured, wire_before, wire_after);
         Ok(followed)
-    }
-
-    async fn follow(&self, course: &Course<'_>, actuator: &impl Actuator) -> Result<Followed, Error> {
-        follow::migrate(self.driver, course, actuator, self.sink).await
     }
 
     /// Watches the guest where it is now: it must run, and go on dirtying if it is to.

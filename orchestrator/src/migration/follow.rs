@@ -11,16 +11,16 @@ use super::{
 use crate::{
     driver::{self, Driver, State},
     event::{Event, Sink},
-    matrix::{Migrate, Step},
+    matrix::Step,
     measure::{
         End,
         passes::{self, Pass},
         samples::{Completion, Sample},
     },
-    mode::{Action, Decision, Progress},
+    mode::{Action, Decision, Policy, Progress},
     results::record::Carried,
 };
-use std::{cell::RefCell, fs::File, future::pending, io::Write, path::Path, pin::pin, time::Duration};
+use std::{cell::RefCell, fs::File, io::Write, path::Path, pin::pin, time::Duration};
 use tokio::{
     sync::watch,
     time::{self, Instant},
@@ -72,8 +72,6 @@ impl Followed {
 
 /// What a migration is, besides its two ends.
 pub struct Course<'a> {
-    /// How it is done, and when it is given up.
-    pub settings: &'a Migrate,
     /// What changes in the middle of it.
     pub steps: &'a [Step],
     /// Where the samples go.
@@ -92,15 +90,15 @@ struct Seen {
     cancelled: bool,
 }
 
-/// Starts the migration and follows it; `actuator` carries out its timeline.
+/// Starts the migration and follows it; `policy` decides, `actuator` carries out the timeline.
 pub async fn migrate(
     driver: &impl Driver,
+    policy: &mut dyn Policy,
     course: &Course<'_>,
     actuator: &impl Actuator,
     sink: &dyn Sink,
 ) -> Result<Followed, Error> {
-    let Course { settings, steps, samples_file } = *course;
-    let mut policy = settings.mode.policy(settings.limits());
+    let Course { steps, samples_file } = *course;
     let started = Instant::now();
     let mut log = Log::create(samples_file, started, sink)?;
     let mut events = driver.begin().await?;
@@ -114,13 +112,11 @@ pub async fn migrate(
     let mut seen = Seen::default();
     let verdict = loop {
         tokio::select! {
-            event = events.recv() => match event {
-                Some(event) => {
-                    if !seen.hear(event, &stage)? { continue }
+            Some(event) = events.recv() => {
+                if !seen.hear(event, &stage)? {
+                    continue;
                 }
-                // Both ends are gone; the attempt learns how they ended.
-                None => pending().await,
-            },
+            }
             ended = &mut timeline, if !timeline_ended => {
                 ended?;
                 timeline_ended = true;
