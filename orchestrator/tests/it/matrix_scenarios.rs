@@ -52,7 +52,7 @@ fn every_scenario_reads_and_expects_what_the_model_predicts() {
 fn the_threshold_scenario_is_the_published_experiment() {
     let plan = plan(&root().join("icclab/threshold.yaml"));
     let published: serde_yaml::Value =
-        serde_yaml::from_str(include_str!("matrix/icclab-2014-stressed.yaml")).unwrap();
+        serde_yaml::from_str(include_str!("../matrix/icclab-2014-stressed.yaml")).unwrap();
     let thousandths = |key: &str| -> Vec<u64> {
         let figures = published[key].as_sequence().unwrap().iter();
         figures.map(|figure| (figure.as_f64().unwrap() * 1000.0).round() as u64).collect()

@@ -2,9 +2,7 @@
 //! notes what it is asked for, and on a real cluster of one node; the manifests for Kubernetes against the API's
 //! schema, where a validator is installed.
 
-mod common;
-
-use common::real::{ready, skipped};
+use crate::common::real::{ready, skipped};
 use serde_json::Value;
 use std::{
     fs,

@@ -1,9 +1,7 @@
 //! `--lab vagrant` with a stub of Vagrant: what it says of the machines is all that matters here. The machines are
 //! either none, or hosts with real SSH servers in namespaces. `cargo xtask vagrant-test` has real ones.
 
-mod common;
-
-use common::{
+use crate::common::{
     hosts::with_hosts,
     real::{Place, ready},
 };
@@ -17,7 +15,7 @@ use std::{
 use tempfile::TempDir;
 use testbed::outcome::Outcome;
 
-const SMOKE: &str = include_str!("../../scenarios/smoke.yaml");
+const SMOKE: &str = include_str!("../../../scenarios/smoke.yaml");
 
 const INVENTORY: &str = "\
 controller: { host: lab0, guests: eth2 }

@@ -1,8 +1,6 @@
 //! `testbed` as people meet it: exit codes, messages, help, JSON; all of it without QEMU.
 
-mod common;
-
-use common::{golden, mock, plan};
+use crate::common::{golden, mock, plan};
 use serde_json::Value;
 use std::{
     fs,
@@ -20,7 +18,7 @@ use testbed::{
 };
 
 /// A small threshold matrix with published figures and expectations.
-const THRESHOLD: &str = include_str!("golden/threshold.yaml");
+const THRESHOLD: &str = include_str!("../golden/threshold.yaml");
 
 /// A directory to call the program in, and a home, both empty at first.
 struct Place {
@@ -179,7 +177,7 @@ fn threshold_records() -> Vec<Record> {
 
 #[test]
 fn bad_input_is_refused_by_run_and_plan_and_nothing_is_started() {
-    let cases = include_str!("matrix/bad-inputs.txt");
+    let cases = include_str!("../matrix/bad-inputs.txt");
     let mut count = 0;
     for case in cases.split("#### ").skip(1) {
         let (title, case) = case.split_once('\n').unwrap();

@@ -4,9 +4,7 @@
 //! `cargo xtask test` stages the programs and sets the machine up for these. One that cannot run says
 //! `skipped:` and why.
 
-mod common;
-
-use common::real::{Place, Process, Running, Watch, ready, signal, skipped, watched};
+use crate::common::real::{Place, Process, Running, Watch, ready, signal, skipped, watched};
 use nix::{sys::signal::Signal, unistd::geteuid};
 use std::{collections::BTreeSet, fs, os::unix::process::CommandExt, process::Command};
 use testbed::{
@@ -28,7 +26,7 @@ migrate: { downtime_limit: 300ms, timeout: 60s }
 expect: [{ outcome: converged }]
 ";
 
-const SMOKE: &str = include_str!("../../scenarios/smoke.yaml");
+const SMOKE: &str = include_str!("../../../scenarios/smoke.yaml");
 
 /// An ordinary user that every system has: `nobody`.
 const NOBODY: u32 = 65_534;

@@ -1,8 +1,6 @@
 //! Labs of hosts that are reached by SSH: real SSH servers, in namespaces that stand for the hosts.
 
-mod common;
-
-use common::{
+use crate::common::{
     hosts::{Hosts, with_hosts},
     real::{Place, ready, signal},
 };
@@ -24,7 +22,7 @@ migrate: { downtime_limit: 300ms, timeout: 60s }
 expect: [{ outcome: converged }]
 ";
 
-const SMOKE: &str = include_str!("../../scenarios/smoke.yaml");
+const SMOKE: &str = include_str!("../../../scenarios/smoke.yaml");
 
 /// The folder of its second attempt, which takes a quarter of a minute.
 const SECOND: &str = "link.rate=36mbit-stress.rate=36MBps-migrate.max_passes=4.1";

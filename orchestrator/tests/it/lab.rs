@@ -2,9 +2,7 @@
 //!
 //! Each test has a PID namespace of its own, so that no run of anybody else's is found in `/proc`.
 
-mod common;
-
-use common::real::{copy_program, skipped};
+use crate::common::real::{copy_program, skipped};
 use nix::{
     sys::signal::{Signal, killpg},
     unistd::{Pid, geteuid, getpgid},
@@ -344,7 +342,7 @@ fn an_interrupt_is_the_shells_and_the_lab_stays() {
         let group = getpgid(Some(Pid::from_raw(child.id().cast_signed()))).unwrap();
         for (pid, _) in world.processes().into_iter().filter(|(pid, _)| !is_nsenter(*pid)) {
             if getpgid(Some(Pid::from_raw(pid))) == Ok(group) {
-                common::real::signal(pid, Signal::SIGINT);
+                crate::common::real::signal(pid, Signal::SIGINT);
             }
         }
         let (code, out, err) = said(&child.wait_with_output().unwrap());
@@ -368,7 +366,7 @@ fn whatever_is_killed_nothing_is_left() {
                     && (victim != "sh -c" || words.starts_with("sh -c"))
             });
             let (pid, _) = found.unwrap_or_else(|| panic!("no {victim} in {:#?}", world.processes()));
-            common::real::signal(pid, Signal::SIGKILL);
+            crate::common::real::signal(pid, Signal::SIGKILL);
             wait_until(&format!("the end of everything after {victim} was killed"), || {
                 world.processes().is_empty().then_some(())
             });
@@ -390,7 +388,7 @@ fn whatever_is_killed_nothing_is_left() {
         let shell = world.processes().into_iter().find(|(pid, words)| {
             words.contains("lab shell compute1 -- sh -c sleep 612") && !is_nsenter(*pid)
         });
-        common::real::signal(shell.unwrap().0, Signal::SIGKILL);
+        crate::common::real::signal(shell.unwrap().0, Signal::SIGKILL);
         child.wait().unwrap();
         wait_until("the program's end", || (!is_there()).then_some(()));
         drop(staying);

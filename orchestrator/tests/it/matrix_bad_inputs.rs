@@ -1,7 +1,7 @@
 //! Every way in which a matrix file can be wrong, with the exact message that its author gets.
 //!
 //! `matrix/bad-inputs.txt` holds the cases: a title, the file, and what is printed. After a deliberate change
-//! of messages, `UPDATE_GOLDEN=1 cargo test --test matrix_bad_inputs` writes them anew; read the difference.
+//! of messages, `UPDATE_GOLDEN=1 cargo test --test it matrix_bad_inputs` writes them anew; read the difference.
 
 use proptest::prelude::*;
 use std::{fmt::Write, fs, path::Path};
@@ -48,7 +48,7 @@ fn every_bad_input_gets_its_message() {
 
 /// Files that are right, to be damaged.
 const RIGHT: [&str; 2] =
-    [include_str!("../../scenarios/smoke.yaml"), include_str!("../../scenarios/icclab/threshold.yaml")];
+    [include_str!("../../../scenarios/smoke.yaml"), include_str!("../../../scenarios/icclab/threshold.yaml")];
 
 /// A file with a few edits: characters or lines put in, taken out or moved, or an end cut off.
 fn damaged() -> impl Strategy<Value = String> {

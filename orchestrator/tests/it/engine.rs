@@ -1,9 +1,7 @@
 //! The engine against a bench that needs neither QEMU nor root: what is attempted, in which order, what is
 //! kept, and what a run that was cut short does when it is continued.
 
-mod common;
-
-use common::{
+use crate::common::{
     mock::{Act, Mock, Noted, outcomes},
     plan,
 };
@@ -153,7 +151,7 @@ async fn a_seed_shuffles_the_same_way_again_and_another_otherwise() {
         let (folder, mut store) = Folder::new(&shuffled(seed));
         let mut bench = Mock::converging();
         bench.run(&folder.plan, &mut store).await.unwrap();
-        assert_eq!(bench.made, folder.records().iter().map(common::mock::name).collect::<Vec<_>>());
+        assert_eq!(bench.made, folder.records().iter().map(crate::common::mock::name).collect::<Vec<_>>());
         orders.push(bench.made.clone());
     }
     assert_eq!(orders[0], orders[1]);
