@@ -27,5 +27,8 @@ mod matrix_schema;
 /// Whatever a node or QEMU's monitor may send.
 mod protocols;
 
+/// What QEMU is started and set up with.
+mod qemu;
+
 /// `--lab vagrant` with a stub of Vagrant.
 mod vagrant;

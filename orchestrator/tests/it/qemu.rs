@@ -1,0 +1,69 @@
+//! What QEMU is started and set up with, as a whole: command lines, capabilities and parameters.
+
+use crate::common::golden;
+use std::fmt::Write as _;
+use testbed::{
+    driver::qemu::{
+        machine::{Accelerator, Machine, Role, spawn},
+        parameters::{Parameters, parameters},
+    },
+    matrix::File,
+};
+use units::Bytes;
+
+fn machine(accelerator: Accelerator) -> Machine {
+    Machine {
+        accelerator,
+        cpu: accelerator.default_cpu().into(),
+        vcpus: 2,
+        memory: Bytes::new(1 << 30),
+        kernel: "/cache/vmlinux".into(),
+        initramfs: "/cache/initramfs".into(),
+        address: "198.51.100.10/24".into(),
+        network: Some("guests".into()),
+    }
+}
+
+/// A command line, one option with its argument a line.
+fn command_line(machine: &Machine, role: Role) -> String {
+    let spawn = spawn(machine, role);
+    let mut text = spawn.program;
+    for word in spawn.args {
+        text += if word.starts_with('-') { "\n  " } else { " " };
+        text += &word;
+    }
+    let _ = writeln!(text, "\n  frames of: {}", spawn.frames_of.as_deref().unwrap_or("nothing"));
+    text
+}
+
+#[test]
+fn command_lines_are_known_as_a_whole() {
+    let mut text = String::new();
+    for role in [Role::Boot, Role::Source, Role::Destination] {
+        let _ = writeln!(text, "{}, TCG:\n{}", role.name(), command_line(&machine(Accelerator::Tcg), role));
+    }
+    let kvm = Machine { network: None, ..machine(Accelerator::Kvm) };
+    let _ = writeln!(text, "source, KVM, without a network:\n{}", command_line(&kvm, Role::Source));
+    golden("qemu-command-lines.txt", &text);
+}
+
+#[test]
+fn each_migrate_section_comes_to_these_capabilities_and_parameters() {
+    let sections = [
+        "{}",
+        "{ downtime_limit: 100ms, timeout: 5s, max_passes: 3, stall_detection: false }",
+        "{ max_bandwidth: 32MiB/s }",
+        "{ max_bandwidth: 400mbit }",
+    ];
+    let mut text = String::new();
+    for section in sections {
+        let plan = File::parse(&format!("name: n\nmigrate: {section}\n"), "n").and_then(|file| file.expand());
+        let plan = plan.unwrap_or_else(|error| panic!("{error}"));
+        let Parameters { capabilities, parameters } = parameters(&plan.cells[0].settings.migrate);
+        let _ = writeln!(
+            text,
+            "migrate: {section}\n  migrate-set-capabilities {capabilities}\n  migrate-set-parameters {parameters}"
+        );
+    }
+    golden("qemu-parameters.txt", &text);
+}
