@@ -42,30 +42,32 @@ pub(super) fn probe(measured: &mut Measured, probe: probe::Report, followed: &Fo
 }
 
 /// The rates during and after the migration, and the time the guest lost in it: by the telemetry that came in at the
-/// source, and where the guest is now.
+/// source, and where the guest is now. It was left to dirty until it had been `observed`.
 pub(super) fn load(
     measured: &mut Measured,
     source: &[TelemetrySample],
     here: &[TelemetrySample],
     followed: &Followed,
+    observed: Instant,
     wanted: Rate,
 ) {
-    let Followed { started, stopped, resumed, carried, .. } = followed;
+    let Followed { started, stopped, carried, .. } = followed;
+    let since = followed.guest_runs_since();
     let during = load::between(source, *started, *stopped);
     let stress = &mut measured.stress;
     stress.during = load::rate(during);
     stress.stretches = load::stretches(during, *started, *stopped, wanted, carried);
     stress.forgone_bytes = load::forgone_bytes(during);
     stress.longest_stall_ms = load::longest_stall_ms(during);
-    let after = load::between(here, resumed.unwrap_or(*stopped), Instant::now());
-    stress.after = load::rate(after);
-    if resumed.is_some() {
+    stress.after = load::rate(load::between(here, since, observed));
+    if followed.resumed.is_some() {
         let readings = |telemetry: &[TelemetrySample]| -> Vec<Reading> {
             telemetry.iter().map(|t| Reading::new(t.seen, t.telemetry.clock_ns, *started)).collect()
         };
         let first = source.first().map_or(*started, |first| first.seen);
         let until_stop = load::between(source, first, *stopped);
-        let lost = clock::time_lost_s(&readings(until_stop), &readings(after));
+        let lost =
+            clock::time_lost_s(&readings(until_stop), &readings(load::between(here, since, Instant::now())));
         measured.downtime_ms.guest = lost.map(|s| round_micros(s * 1e3));
     }
 }

@@ -8,7 +8,11 @@ use super::{
     timeline::LinkAndGuest,
 };
 use crate::{
-    driver::{Driver, control_port, unless_ended},
+    driver::{
+        Driver,
+        control_port::{self, TelemetrySample},
+        unless_ended,
+    },
     event::{Event, Sink},
     matrix::{Cell, Settings},
     measure::End,
@@ -29,9 +33,11 @@ const MEMORY_LIMIT: Duration = Duration::from_secs(120);
 /// The longest the dirty rate may take to settle. Ten seconds of a guest's clock may take several times that.
 const SETTLE_LIMIT: Duration = Duration::from_secs(60);
 
-/// How long the guest is watched where it is after the migration: what the measurement of its lost time
-/// needs, and a rate that means something.
-const OBSERVE: Duration = Duration::from_millis(500);
+/// How long the guest is watched after the migration, where it is then: what the measurement of its lost time needs.
+const WATCH: Duration = Duration::from_millis(500);
+
+/// How long of that time it goes on dirtying, for a rate that means something; for the rest it checks its memory.
+const DIRTY: Duration = Duration::from_millis(250);
 
 /// The longest a guest that should run may say nothing. Under nested TCG one that has just been restored, and all of
 /// whose code has to be translated again, took 9 s to answer; with the host's cores in use by others, more than 10 s.
@@ -133,24 +139,23 @@ struct Phases<'a, D, N> {
 impl<D: Driver, N: Network> Phases<'_, D, N> {
     async fn run(mut self) -> Result<Ended, Error> {
         let settings = &self.plan.cell.settings;
-        self.driver.prepare(&settings.migrate).await?;
         self.enter(Phase::Fill);
         let workload = settings.workload();
         let rate = workload.rate;
         let source = self.driver.control_port(End::Source)?;
-        source.request("fill its memory", Command::Set(workload), MEMORY_LIMIT).await?;
+        let prepared = async { Ok::<_, Error>(self.driver.prepare(&settings.migrate).await?) };
+        let filled =
+            async { Ok(source.request("fill its memory", Command::Set(workload), MEMORY_LIMIT).await?) };
+        tokio::try_join!(prepared, filled)?;
         self.enter(Phase::Settle);
         self.settle(settings, rate).await?;
         self.enter(Phase::Migrate);
         let followed = self.migrate(settings).await?;
         self.enter(Phase::Observe);
-        self.observe(settings, &followed, rate).await?;
+        let observed = self.observe(&followed, rate).await?;
         self.enter(Phase::Verify);
-        let verification = self.driver.control_port(followed.end())?.verify(MEMORY_LIMIT).await;
-        let verification = verification.map_err(|error| lost(&error))?;
-        let ended = ended(followed.verdict, &verification);
-        self.draft.measured.verified = Some(verification);
-        Ok(ended)
+        let verification = self.verify(settings, &followed, observed, rate).await?;
+        Ok(ended(followed.verdict, &verification))
     }
 
     fn enter(&mut self, phase: Phase) {
@@ -160,15 +165,21 @@ impl<D: Driver, N: Network> Phases<'_, D, N> {
     /// Starts the probe and the load, and waits for both.
     async fn settle(&mut self, settings: &Settings, wanted: Rate) -> Result<(), Error> {
         let source = self.driver.control_port(End::Source)?;
-        if let Some(interval) = probe_interval(settings) {
-            self.network.start_probe(interval, PROBE_LIMIT).await?;
-        }
-        let since = Instant::now();
-        source.request("start dirtying", Command::Start, SIGN_OF_LIFE_LIMIT).await?;
-        let settled = source.wait_for_telemetry("reach a steady dirty rate", SETTLE_LIMIT, |telemetry| {
-            load::settled(load::between(telemetry, since, Instant::now()), wanted)
-        });
-        let rate = settled.await?;
+        let probing = async {
+            match probe_interval(settings) {
+                Some(interval) => Ok::<_, Error>(self.network.start_probe(interval, PROBE_LIMIT).await?),
+                None => Ok(()),
+            }
+        };
+        let settled = async {
+            let since = Instant::now();
+            source.request("start dirtying", Command::Start, SIGN_OF_LIFE_LIMIT).await?;
+            let settled = source.wait_for_telemetry("reach a steady dirty rate", SETTLE_LIMIT, |telemetry| {
+                load::settled(load::between(telemetry, since, Instant::now()), wanted)
+            });
+            Ok(settled.await?)
+        };
+        let ((), rate) = tokio::try_join!(probing, settled)?;
         self.draft.measured.stress.requested = load::limit(wanted);
         self.draft.measured.stress.before = Some(rate);
         Ok(())
@@ -187,31 +198,62 @@ impl<D: Driver, N: Network> Phases<'_, D, N> {
         Ok(followed)
     }
 
-    /// Watches the guest where it is now: it must run, and go on dirtying if it is to.
-    async fn observe(&mut self, settings: &Settings, followed: &Followed, wanted: Rate) -> Result<(), Error> {
+    /// Watches the guest where it is now: it must run, and go on dirtying if it is to. Returns when it had done so for
+    /// long enough.
+    async fn observe(&self, followed: &Followed, wanted: Rate) -> Result<Instant, Error> {
         let end = followed.end();
-        let here = self.driver.control_port(end)?;
-        let since = followed.resumed.unwrap_or(followed.stopped);
         let in_force = followed.carried.iter().rev().find_map(|entry| entry.rate).unwrap_or(wanted);
         let dirties = in_force != Rate::Limited(ByteRate::ZERO);
-        let limit = OBSERVE + SIGN_OF_LIFE_LIMIT;
-        let alive = here.wait_for_telemetry("show that it runs", limit, |telemetry| {
-            let since_then = load::between(telemetry, since, Instant::now());
-            let (first, last) = (since_then.first()?, since_then.last()?);
-            let moves = last.telemetry.pages_dirtied > first.telemetry.pages_dirtied || !dirties;
-            (last.seen - first.seen >= OBSERVE && moves).then_some(())
+        let telemetry = watched_for(DIRTY, followed.guest_runs_since(), move |first, last| {
+            last.telemetry.pages_dirtied > first.telemetry.pages_dirtied || !dirties
         });
+        let here = self.driver.control_port(end)?;
+        let alive = here.wait_for_telemetry("show that it runs", DIRTY + SIGN_OF_LIFE_LIMIT, telemetry);
         alive.await.map_err(|error| lost(&error))?;
+        let observed = Instant::now();
         if !self.driver.is_running(end).await? {
             return Err(Error::GuestLost(format!("it is stopped at the {}", end.name())));
         }
+        Ok(observed)
+    }
+
+    /// Has the guest check its memory while the client and the guest's clock are still watched.
+    async fn verify(
+        &mut self,
+        settings: &Settings,
+        followed: &Followed,
+        observed: Instant,
+        wanted: Rate,
+    ) -> Result<Verification, Error> {
+        let here = self.driver.control_port(followed.end())?;
+        let telemetry = watched_for(WATCH, followed.guest_runs_since(), |_, _| true);
+        let (verification, watched) = tokio::join!(
+            here.verify(MEMORY_LIMIT),
+            here.wait_for_telemetry("show that it runs", WATCH + SIGN_OF_LIFE_LIMIT, telemetry)
+        );
+        let verification = verification.map_err(|error| lost(&error))?;
+        watched.map_err(|error| lost(&error))?;
         let measured = &mut self.draft.measured;
         if probe_interval(settings).is_some() {
             account::probe(measured, self.network.stop_probe().await?, followed);
         }
         let source = self.driver.control_port(End::Source)?.telemetry();
-        account::load(measured, &source, &here.telemetry(), followed, wanted);
-        Ok(())
+        account::load(measured, &source, &here.telemetry(), followed, observed, wanted);
+        measured.verified = Some(verification.clone());
+        Ok(verification)
+    }
+}
+
+/// A condition on telemetry: that it spans this time since a moment, and that its first and last line please.
+fn watched_for(
+    span: Duration,
+    since: Instant,
+    please: impl Fn(&TelemetrySample, &TelemetrySample) -> bool,
+) -> impl FnMut(&[TelemetrySample]) -> Option<()> {
+    move |telemetry| {
+        let since_then = load::between(telemetry, since, Instant::now());
+        let (first, last) = (since_then.first()?, since_then.last()?);
+        (last.seen - first.seen >= span && please(first, last)).then_some(())
     }
 }
 

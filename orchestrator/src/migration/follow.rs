@@ -64,6 +64,11 @@ impl Followed {
         passes::passes(&self.samples)
     }
 
+    /// Since when the guest runs where it is now.
+    pub fn guest_runs_since(&self) -> Instant {
+        self.resumed.unwrap_or(self.stopped)
+    }
+
     /// Where the guest is now.
     pub fn end(&self) -> End {
         if self.resumed.is_some() { End::Destination } else { End::Source }

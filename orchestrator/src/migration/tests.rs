@@ -295,7 +295,7 @@ failures! {
     ends_that_do_not_start: Setup::fault(Fault::Start)
         => Failed, "it does not start", Boot;
     a_capability_that_is_refused: Setup::fault(Fault::Prepare)
-        => Failed, "a capability is refused", Boot;
+        => Failed, "a capability is refused", Fill;
     memory_that_cannot_be_filled: Setup::fault(Fault::Fill)
         => Failed, "the stressor could not fill its memory: out of memory", Fill;
     a_guest_that_does_not_answer_the_probe: Setup::new().broken(Broken::Probe)
