@@ -95,7 +95,7 @@ impl ControlPort {
                 match message {
                     Message::Hello(hello) => heard.hello = Some(hello),
                     Message::Telemetry(telemetry) => {
-                        heard.telemetry.push(TelemetrySample { seen, telemetry })
+                        heard.telemetry.push(TelemetrySample { seen, telemetry });
                     }
                     Message::Reply { id, answer } => {
                         if let Some(waiting) = heard.waiting.remove(&id) {

@@ -123,7 +123,7 @@ mod tests {
     use super::*;
     use stressor::protocol::{Latency, Telemetry};
 
-    /// TelemetrySamples 50 ms apart, each with the pages of its number.
+    /// Telemetry 50 ms apart, each with the pages of its number.
     fn telemetry(pages: impl IntoIterator<Item = u64>) -> Vec<TelemetrySample> {
         let start = Instant::now();
         let sample = |(i, pages_dirtied)| TelemetrySample {

@@ -3,6 +3,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+/// What ARCHITECTURE.md shows.
+mod architecture;
+
 /// The program as people meet it: exit codes, messages, help, what it prints and writes.
 mod cli;
 

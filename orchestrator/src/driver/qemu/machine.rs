@@ -36,6 +36,7 @@ pub struct Machine {
 
 impl Machine {
     /// Returns the machine as it is started on a node: with its host's own paths and its own network.
+    #[must_use]
     pub fn on(&self, compute: &Compute) -> Self {
         let paths = compute.guest_files.clone();
         let (kernel, initramfs) = paths.unwrap_or_else(|| (self.kernel.clone(), self.initramfs.clone()));
