@@ -152,7 +152,7 @@ fn describe_machine(setting: &Setting, report: &Report) {
          QEMU          {}\n\
          load average  {load} at start\n\
          duration      {} s for a figure{}",
-        jiff::Zoned::now().strftime("%Y-%m-%d %H:%M %z"),
+        jiff::ZonedDateTime::now().strftime("%Y-%m-%d %H:%M %z"),
         host::cpu_model(),
         host::cpus(),
         host::memory_bytes() as f64 / 1e9,

@@ -150,7 +150,7 @@ fn stored(folder: &Path) -> Result<(String, String), Failure> {
 
 /// Where results go if nothing else is said: `results/NAME-TIME`, in the current directory.
 fn default_folder(name: &str) -> PathBuf {
-    let time = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S").to_string();
+    let time = jiff::ZonedDateTime::now().strftime("%Y%m%d-%H%M%S").to_string();
     Path::new("results").join(format!("{name}-{time}"))
 }
 
