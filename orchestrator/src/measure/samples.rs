@@ -1,9 +1,10 @@
 //! One answer of `query-migrate`, reduced to what is kept.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What QEMU said of a migration at one moment.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Sample {
     /// When, in milliseconds since the migrate command was sent.
     pub at_ms: f64,
@@ -28,7 +29,7 @@ pub struct Sample {
 }
 
 /// QEMU's own account of a migration that completed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Completion {
     /// From the command to the end, in milliseconds.
     pub total_time_ms: u64,

@@ -22,7 +22,9 @@ use crate::{
     outcome::Outcome,
     results::{
         agreement,
-        record::{Draft, LinkLateness, Measured, Phase, Record, round_micros},
+        builder::RecordBuilder,
+        record::{LinkLateness, Measured, Phase, Record, round_micros},
+        samples::SAMPLES,
     },
 };
 use serde_json::{Value, json};
@@ -75,10 +77,12 @@ pub async fn attempt(
 ) -> Record {
     let link = match lab.link(&job.cell.settings) {
         Ok(link) => link,
-        Err(lacks) => return Draft::start().freeze(job.cell, job.attempt, Outcome::Skipped, Some(lacks)),
+        Err(lacks) => {
+            return RecordBuilder::start().freeze(job.cell, job.attempt, Outcome::Skipped, Some(lacks));
+        }
     };
-    let mut session = Session { lab, link, job, sink, draft: Draft::start(), handles: Vec::new() };
-    session.draft.measured.round_trips = lab.description.round_trips;
+    let mut session = Session { lab, link, job, sink, draft: RecordBuilder::start(), handles: Vec::new() };
+    session.draft.measured.round_trips = lab.description.round_trips.map(Into::into);
     let ended = tokio::select! {
         biased;
         () = interrupted => Ok((Outcome::Interrupted, Some("it was interrupted".into()))),
@@ -102,7 +106,7 @@ struct Session<'a> {
     link: Link<'a>,
     job: &'a Job<'a>,
     sink: &'a dyn Sink,
-    draft: Draft,
+    draft: RecordBuilder,
     /// Every QEMU that was started.
     handles: Vec<Arc<Handle>>,
 }
@@ -183,7 +187,7 @@ impl Session<'_> {
 
         self.enter(Phase::Migrate);
         let wire_before = self.link.traffic().await?;
-        let samples = self.job.folder.join("samples.jsonl");
+        let samples = self.job.folder.join(SAMPLES);
         let course = Course {
             uri: &uri,
             settings: &settings.migrate,
@@ -207,14 +211,14 @@ impl Session<'_> {
             if followed.resumed.is_some() {
                 measured.downtime_ms.client = Some(round_micros(probe.largest_gap_ns as f64 / 1e6));
             }
-            measured.probe = Some(probe);
+            measured.probe = Some(probe.into());
         }
         note_load(&mut self.draft.measured, source, here, &followed, wanted);
 
         self.enter(Phase::Verify);
         let verification = here.stressor.verify(MEMORY_LIMIT).await.map_err(|e| lost(&e))?;
         let ended = ended(followed.verdict, &verification);
-        self.draft.measured.verified = Some(verification);
+        self.draft.measured.verified = Some(verification.into());
         Ok(ended)
     }
 

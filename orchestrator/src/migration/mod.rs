@@ -27,6 +27,7 @@ use units::Span;
 pub mod attempt;
 pub mod follow;
 pub mod load;
+mod recorded;
 pub mod timeline;
 
 /// Why an attempt did not come to a verdict on the migration.

@@ -15,10 +15,7 @@ use crate::{
     matrix::{Accel, Cell, Plan, RunOrder, Settings},
     migration::attempt::{self, Job},
     outcome::Outcome,
-    results::{
-        environment::Environment,
-        record::{Draft, Record},
-    },
+    results::{builder::RecordBuilder, environment::Environment, format::FormatVersion, record::Record},
 };
 use indexmap::IndexMap;
 use jiff::Timestamp;
@@ -152,14 +149,19 @@ impl Bench for Real {
             findings.insert(wish, finding);
         }
         let environment = Environment {
+            format: FormatVersion::CURRENT,
             started_at: Timestamp::now(),
             version: env!("CARGO_PKG_VERSION").into(),
             qemu,
-            accelerators: findings.clone(),
+            accelerators: findings
+                .clone()
+                .into_iter()
+                .map(|(wish, finding)| (wish, finding.into()))
+                .collect(),
             guest_kernel: files.kernel_release.clone(),
-            guest_boot: files.boot,
+            guest_boot: files.boot.into(),
             guest_digest: files.digest.clone(),
-            lab: description,
+            lab: description.into(),
             order,
         };
         self.findings = findings;
@@ -185,7 +187,7 @@ impl Bench for Real {
             lab = self.lab(&guest) => drop(lab?),
             () = interrupt.requested() => {
                 let reason = Some("it was interrupted".into());
-                return Ok(Draft::start().freeze(cell, attempt, Outcome::Interrupted, reason));
+                return Ok(RecordBuilder::start().freeze(cell, attempt, Outcome::Interrupted, reason));
             }
         }
         let lab = self.lab.as_ref().ok_or(Error::Unprepared)?;
