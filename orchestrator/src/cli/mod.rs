@@ -4,8 +4,13 @@
 //! every expectation holds, 1 when one does not, 2 for bad input (nothing was started), 3 when the lab or
 //! QEMU failed, 130 when the run was interrupted.
 
-use crate::{image::KernelChoice, lab::Choice, matrix::selection::Selection};
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use crate::{
+    image::KernelChoice,
+    lab::Choice,
+    matrix::selection::Selection,
+    report::{FormatName, Rendered},
+};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, builder::PossibleValue};
 use std::{fmt, path::PathBuf, process::ExitCode};
 
 mod lab;
@@ -14,6 +19,7 @@ mod node;
 mod plan;
 mod report;
 mod run;
+mod schema;
 
 /// Runs a matrix of real QEMU live migrations and reports what it measured.
 ///
@@ -49,7 +55,7 @@ enum Command {
     /// Look into a lab while it is used: what is under way, and a shell in a node
     Lab(lab::LabCommand),
     /// Print the JSON Schema of matrix files, for editors
-    Schema,
+    Schema(schema::SchemaArgs),
     /// Serve as a node of a lab; started by `testbed run`
     #[command(hide = true)]
     Node(node::NodeArgs),
@@ -97,6 +103,16 @@ impl LabArgs {
     fn choice(&self) -> Choice {
         let Ok(choice) = self.lab.parse();
         choice
+    }
+}
+
+impl ValueEnum for FormatName {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()))
     }
 }
 
@@ -155,7 +171,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => machine::doctor(&args),
         Command::Setup(args) => machine::setup(&args),
         Command::Generate(args) => machine::generate(&args),
-        Command::Schema => plan::schema(),
+        Command::Schema(args) => schema::schema(&args),
         Command::Lab(args) => lab::lab(&args),
         Command::Node(args) => node::node(&args),
         Command::Observe(args) => lab::observe(&args),
@@ -182,6 +198,14 @@ fn read(path: &PathBuf) -> Result<String, Failure> {
 fn print(text: &str) {
     use std::io::Write;
     let _ = std::io::stdout().lock().write_all(text.as_bytes());
+}
+
+/// Prints a report, and what it has no place for to standard error.
+fn show(report: &Rendered) {
+    print(&report.text);
+    for line in report.notes.iter().flat_map(|note| note.lines()) {
+        eprintln!("note: {line}");
+    }
 }
 
 /// The runtime of every command: one thread is plenty, and a process that was started by the main thread is

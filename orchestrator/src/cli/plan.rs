@@ -1,9 +1,9 @@
-//! `testbed plan` and `testbed schema`.
+//! `testbed plan`.
 
 use super::{Failure, SelectionArgs, print, read};
 use crate::{
     lab,
-    matrix::{self, File, Plan, selection::Selection},
+    matrix::{File, Plan, selection::Selection},
     predict::preview::Preview,
 };
 use clap::Args;
@@ -41,10 +41,5 @@ pub(super) fn plan(args: &PlanArgs) -> Result<u8, Failure> {
     if let Err(error) = lab {
         eprintln!("note: what would be skipped is not known: {error}");
     }
-    Ok(0)
-}
-
-pub(super) fn schema() -> Result<u8, Failure> {
-    print(&(serde_json::to_string_pretty(&matrix::schema()).map_err(Failure::lab)? + "\n"));
     Ok(0)
 }

@@ -1,16 +1,15 @@
 //! `testbed run`.
 
-use super::{Failure, KernelArgs, LabArgs, SelectionArgs, plan::resolve, print, read};
+use super::{Failure, KernelArgs, LabArgs, SelectionArgs, plan::resolve, read, show};
 use crate::{
     event::Fan,
     image::{self, Cache},
     matrix::{Plan, selection::Selection},
     progress::{live::Live, plain::Plain},
-    report::table,
+    report::{self, Ended, FormatName},
     results::{
-        record::Record,
         store::{self, Store},
-        verdict::{self, Judgement},
+        verdict,
     },
     run::{
         self, Ending,
@@ -19,7 +18,6 @@ use crate::{
     },
 };
 use clap::Args;
-use serde::Serialize;
 use std::{
     io::IsTerminal,
     path::{Path, PathBuf},
@@ -46,19 +44,13 @@ pub(super) struct RunArgs {
     /// Show no progress
     #[arg(short, long)]
     quiet: bool,
-    /// Print the records and the judgement as JSON instead of a table
+    /// How to print the results: a table, one row per attempt as CSV, the records and the judgement as JSON,
+    /// or the table in Markdown
+    #[arg(long, value_name = "FORMAT", default_value = "table", conflicts_with = "json")]
+    format: FormatName,
+    /// The same as --format json
     #[arg(long)]
     json: bool,
-}
-
-/// The run as JSON.
-#[derive(Serialize)]
-struct Report<'a> {
-    results: &'a Path,
-    complete: bool,
-    records: &'a [Record],
-    #[serde(flatten)]
-    judgement: &'a Judgement,
 }
 
 pub(super) fn run(args: &RunArgs) -> Result<u8, Failure> {
@@ -81,20 +73,20 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, Failure> {
     if ended.is_err() && args.resume.is_none() && store.withdraw().map_err(Failure::lab)? {
         return ended.map(|_| 0);
     }
-    store.write_summary().map_err(Failure::lab)?;
+    let summary = report::summary(store.records()).map_err(Failure::lab)?;
+    store.write_summary(&summary).map_err(Failure::lab)?;
     let ending = ended?;
 
     let judgement = verdict::judge(&plan, store.records());
-    if args.json {
-        let complete = ending == Ending::Complete;
-        let (results, records) = (store.folder(), store.records());
-        let report = Report { results, complete, records, judgement: &judgement };
-        let text = serde_json::to_string_pretty(&report).map_err(Failure::lab)?;
-        print(&(text + "\n"));
-    } else {
-        print(&table::render(&plan, store.records(), &judgement));
-        print(&format!("\nresults: {}\n", store.folder().display()));
-    }
+    let format = if args.json { FormatName::Json } else { args.format };
+    let run = Ended {
+        folder: store.folder(),
+        plan: &plan,
+        records: store.records(),
+        complete: ending == Ending::Complete,
+        judgement: &judgement,
+    };
+    show(&format.format().ended(&run).map_err(Failure::lab)?);
     Ok(match ending {
         Ending::Complete => judgement.exit_code(),
         Ending::Interrupted => {

@@ -6,6 +6,7 @@ use crate::{
 };
 use netem::{Backend, Profile, Shaper, kernel::Feature};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// What a lab is, for the results.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,28 +24,15 @@ pub struct Description {
 }
 
 impl Description {
-    /// What carries out the links of these settings, those of the timeline included: the kernel where it has all that
-    /// they take, else the emulator.
+    /// What carries out the links of these settings in this lab: see [`backend`].
     ///
     /// # Errors
     ///
-    /// What the lab lacks, in words, where neither can.
+    /// What the lab lacks, in words.
     pub fn backend(&self, settings: &Settings) -> Result<Backend, String> {
-        let later = settings.steps().into_iter().filter_map(|step| step.link);
-        let links: Vec<Profile> = [settings.link.clone()].into_iter().chain(later).collect();
-        let Some(feature) = links.iter().find_map(|link| self.lacking(link)) else {
-            return Ok(Backend::Kernel);
-        };
-        let lacks =
-            format!("this link needs {} ({}), which the kernel lacks", feature.module(), feature.option());
-        if links.iter().any(|link| link.slots.is_some()) {
-            return Err(format!("{lacks}, and the backend `{}` has no slots", Backend::Userspace));
-        }
-        // It is the source that makes both ends.
-        match &self.source.no_emulator {
-            Some(reason) => Err(format!("{lacks}, and it cannot be emulated: {reason}")),
-            None => Ok(Backend::Userspace),
-        }
+        let kernels = [&self.source.features, &self.destination.features];
+        // It is the source that makes both ends of an emulated link.
+        backend(settings, kernels, self.source.no_emulator.as_deref())
     }
 
     /// What the lab lacks for a migration with these settings, in words, if it lacks anything for any link that
@@ -52,20 +40,44 @@ impl Description {
     pub fn lacks(&self, settings: &Settings) -> Option<String> {
         self.backend(settings).err()
     }
+}
 
-    /// A part that a link needs of the kernel and that a node's kernel does not have.
-    fn lacking(&self, link: &Profile) -> Option<Feature> {
-        let needed = [
-            (link.needs_delay_line(), Feature::Netem),
-            (link.rate.is_some() && link.shaper == Shaper::Tbf, Feature::Tbf),
-            (link.rate.is_some() && link.shaper == Shaper::Htb, Feature::Htb),
-        ];
-        let missing = |node: &Facts, feature: Feature| !node.features.contains(feature.module());
-        let mut lacking = needed.into_iter().filter(|(needs, feature)| {
-            *needs && (missing(&self.source, *feature) || missing(&self.destination, *feature))
-        });
-        lacking.next().map(|(_, feature)| feature)
+/// Returns what carries out the links of these settings, those of the timeline included: the kernel where
+/// both nodes' kernels have all that they take, else the emulator.
+///
+/// # Errors
+///
+/// What is lacking, in words, where neither can.
+pub fn backend(
+    settings: &Settings,
+    kernels: [&BTreeSet<String>; 2],
+    no_emulator: Option<&str>,
+) -> Result<Backend, String> {
+    let later = settings.steps().into_iter().filter_map(|step| step.link);
+    let links: Vec<Profile> = [settings.link.clone()].into_iter().chain(later).collect();
+    let Some(feature) = links.iter().find_map(|link| lacking(link, kernels)) else {
+        return Ok(Backend::Kernel);
+    };
+    let lacks =
+        format!("this link needs {} ({}), which the kernel lacks", feature.module(), feature.option());
+    if links.iter().any(|link| link.slots.is_some()) {
+        return Err(format!("{lacks}, and the backend `{}` has no slots", Backend::Userspace));
     }
+    match no_emulator {
+        Some(reason) => Err(format!("{lacks}, and it cannot be emulated: {reason}")),
+        None => Ok(Backend::Userspace),
+    }
+}
+
+/// A part that a link needs of the kernel and that a node's kernel does not have.
+fn lacking(link: &Profile, kernels: [&BTreeSet<String>; 2]) -> Option<Feature> {
+    let needed = [
+        (link.needs_delay_line(), Feature::Netem),
+        (link.rate.is_some() && link.shaper == Shaper::Tbf, Feature::Tbf),
+        (link.rate.is_some() && link.shaper == Shaper::Htb, Feature::Htb),
+    ];
+    let missing = |feature: Feature| kernels.iter().any(|kernel| !kernel.contains(feature.module()));
+    needed.into_iter().find(|(needs, feature)| *needs && missing(*feature)).map(|(_, feature)| feature)
 }
 
 #[cfg(test)]

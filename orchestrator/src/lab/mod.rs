@@ -25,7 +25,7 @@ use crate::{
     node::{Node, NodeError},
 };
 pub use choice::{Choice, start};
-pub use description::Description;
+pub use description::{Description, backend};
 pub use link::Link;
 use netem::Backend;
 use std::{io, net::Ipv4Addr, time::Duration};

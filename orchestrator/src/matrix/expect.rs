@@ -2,7 +2,6 @@
 
 use super::{
     expression::{Expression, Operator},
-    plan::Cell,
     settings::Settings,
 };
 use crate::outcome::Outcome;
@@ -33,46 +32,88 @@ pub struct Expectation {
     pub transferred: Option<Bounds<Bytes>>,
 }
 
-/// What an expectation is held against. A figure that was not measured meets no bound.
+/// What bounds and published figures can be about. Which figure of a record that is, `results::figures` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Measured {
-    /// How the migration ended.
-    pub outcome: Outcome,
+pub enum Subject {
     /// See [`Expectation::downtime`].
-    pub downtime: Option<Span>,
+    Downtime,
     /// See [`Expectation::total_time`].
-    pub total_time: Option<Span>,
+    TotalTime,
     /// See [`Expectation::transferred`].
-    pub transferred: Option<Bytes>,
+    Transferred,
+}
+
+impl Subject {
+    /// Every subject, in the order in which sentences name them.
+    pub const ALL: [Self; 3] = [Self::Downtime, Self::TotalTime, Self::Transferred];
+
+    /// Returns its name, the key in a matrix file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Downtime => "downtime",
+            Self::TotalTime => "total_time",
+            Self::Transferred => "transferred",
+        }
+    }
+}
+
+/// The bounds of one subject.
+enum SubjectBounds<'a> {
+    Time(&'a Bounds<Span>),
+    Data(&'a Bounds<Bytes>),
+}
+
+impl SubjectBounds<'_> {
+    /// Returns how a figure, in milliseconds or bytes, breaks them. One that was not measured meets no bound.
+    fn violation(&self, subject: Subject, figure: Option<f64>) -> Option<String> {
+        match self {
+            Self::Time(bounds) => {
+                bounds.violation(subject.name(), figure.map(|ms| Span::from_nanos((ms * 1e6) as u64)))
+            }
+            Self::Data(bounds) => {
+                bounds.violation(subject.name(), figure.map(|bytes| Bytes::new(bytes as u64)))
+            }
+        }
+    }
+}
+
+impl fmt::Display for SubjectBounds<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Time(bounds) => bounds.fmt(f),
+            Self::Data(bounds) => bounds.fmt(f),
+        }
+    }
 }
 
 impl Expectation {
-    /// Whether it says something about a cell.
-    pub fn applies_to(&self, cell: &Cell) -> bool {
-        self.condition.as_ref().is_none_or(|condition| condition.matches(&cell.settings))
+    fn bounds(&self, subject: Subject) -> Option<SubjectBounds<'_>> {
+        match subject {
+            Subject::Downtime => self.downtime.as_ref().map(SubjectBounds::Time),
+            Subject::TotalTime => self.total_time.as_ref().map(SubjectBounds::Time),
+            Subject::Transferred => self.transferred.as_ref().map(SubjectBounds::Data),
+        }
     }
 
-    /// How an attempt falls short, one sentence each; empty when it meets the expectation.
-    pub fn violations(&self, measured: &Measured) -> Vec<String> {
-        let mut violations = Vec::new();
-        if let Some(outcome) = self.outcome.filter(|outcome| *outcome != measured.outcome) {
-            violations.push(format!("outcome is {}, expected {outcome}", measured.outcome));
-        }
-        let bounded = [
-            self.downtime.as_ref().and_then(|b| b.violation("downtime", measured.downtime)),
-            self.total_time.as_ref().and_then(|b| b.violation("total_time", measured.total_time)),
-            self.transferred.as_ref().and_then(|b| b.violation("transferred", measured.transferred)),
-        ];
-        violations.extend(bounded.into_iter().flatten());
-        violations
+    /// Whether it says something about cells with these settings.
+    pub fn applies_to(&self, settings: &Settings) -> bool {
+        self.condition.as_ref().is_none_or(|condition| condition.matches(settings))
+    }
+
+    /// Returns how an attempt falls short, one sentence each; empty when it meets the expectation. `figure`
+    /// has what was measured of a subject, in milliseconds or bytes.
+    pub fn violations(&self, outcome: Outcome, figure: impl Fn(Subject) -> Option<f64>) -> Vec<String> {
+        let ended = self.outcome.filter(|expected| *expected != outcome);
+        let ended = ended.map(|expected| format!("outcome is {outcome}, expected {expected}"));
+        let broken = Subject::ALL
+            .into_iter()
+            .filter_map(|subject| self.bounds(subject)?.violation(subject, figure(subject)));
+        ended.into_iter().chain(broken).collect()
     }
 
     /// Whether it expects anything at all.
-    pub(crate) const fn is_empty(&self) -> bool {
-        self.outcome.is_none()
-            && self.downtime.is_none()
-            && self.total_time.is_none()
-            && self.transferred.is_none()
+    pub(crate) fn is_empty(&self) -> bool {
+        self.outcome.is_none() && Subject::ALL.into_iter().all(|subject| self.bounds(subject).is_none())
     }
 }
 
@@ -83,13 +124,11 @@ impl fmt::Display for Expectation {
             Some(condition) => write!(f, "{condition}: ")?,
             None => f.write_str("every cell: ")?,
         }
-        let parts = [
-            self.outcome.map(|outcome| outcome.to_string()),
-            self.downtime.as_ref().map(|bounds| format!("downtime {bounds}")),
-            self.total_time.as_ref().map(|bounds| format!("total_time {bounds}")),
-            self.transferred.as_ref().map(|bounds| format!("transferred {bounds}")),
-        ];
-        f.write_str(&parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
+        let bounds = Subject::ALL
+            .into_iter()
+            .filter_map(|subject| Some(format!("{} {}", subject.name(), self.bounds(subject)?)));
+        let outcome = self.outcome.map(|outcome| outcome.to_string());
+        f.write_str(&outcome.into_iter().chain(bounds).collect::<Vec<_>>().join(", "))
     }
 }
 
@@ -202,6 +241,17 @@ pub struct ReferenceRow {
     pub transferred: Option<Bytes>,
 }
 
+impl ReferenceRow {
+    /// Returns what was published of a subject, in milliseconds or bytes.
+    pub fn figure(&self, subject: Subject) -> Option<f64> {
+        match subject {
+            Subject::Downtime => Some(self.downtime?.as_millis_f64()),
+            Subject::TotalTime => Some(self.total_time?.as_millis_f64()),
+            Subject::Transferred => Some(self.transferred?.get() as f64),
+        }
+    }
+}
+
 impl Reference {
     /// The first row about these settings.
     pub fn row_for(&self, settings: &Settings) -> Option<&ReferenceRow> {
@@ -232,21 +282,16 @@ mod tests {
             "downtime": "<= 300ms", "transferred": "< 1GB",
         }))
         .unwrap();
-        let met = Measured {
-            outcome: Outcome::Converged,
-            downtime: Some(Span::from_millis(300)),
-            total_time: None,
-            transferred: Some(Bytes::new(1)),
+        let figures = |downtime_ms: f64, transferred_bytes: Option<f64>| {
+            move |subject| match subject {
+                Subject::Downtime => Some(downtime_ms),
+                Subject::TotalTime => None,
+                Subject::Transferred => transferred_bytes,
+            }
         };
-        assert_eq!(expectation.violations(&met), [""; 0]);
-        let missed = Measured {
-            outcome: Outcome::Failed,
-            downtime: Some(Span::from_millis(301)),
-            transferred: None,
-            ..met
-        };
+        assert_eq!(expectation.violations(Outcome::Converged, figures(300.0, Some(1.0))), [""; 0]);
         assert_eq!(
-            expectation.violations(&missed),
+            expectation.violations(Outcome::Failed, figures(301.0, None)),
             [
                 "outcome is failed, expected converged",
                 "downtime is 301ms, expected <= 300ms",

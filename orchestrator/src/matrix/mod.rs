@@ -24,7 +24,7 @@ mod yaml;
 
 pub use changes::Changes;
 pub use diagnostic::{Diagnostic, Diagnostics, FilePath, Position, Segment};
-pub use expect::{Bound, Bounds, Expectation, Measured, Reference, ReferenceRow};
+pub use expect::{Bound, Bounds, Expectation, Reference, ReferenceRow, Subject};
 pub use expression::{Expression, ExpressionError};
 pub use file::{Assignment, Axis, File, Order, Point};
 pub use plan::{Attempt, Cell, Plan, RunOrder, Shard, ShardError};

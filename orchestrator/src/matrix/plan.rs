@@ -6,6 +6,7 @@ use super::{
     settings::Settings,
 };
 use indexmap::IndexMap;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 mod expand;
@@ -58,7 +59,7 @@ pub struct Attempt {
 }
 
 /// The order in which cells are measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RunOrder {
     /// As the file gives them.
@@ -128,7 +129,7 @@ impl Plan {
 
     /// What is expected of a cell.
     pub fn expectations_of<'a>(&'a self, cell: &'a Cell) -> impl Iterator<Item = &'a Expectation> {
-        self.expect.iter().filter(|expectation| expectation.applies_to(cell))
+        self.expect.iter().filter(|expectation| expectation.applies_to(&cell.settings))
     }
 
     /// The paths that distinguish the cells, in the order in which they first appear: the columns of a table.

@@ -10,10 +10,11 @@ pub mod samples;
 pub mod stall;
 pub mod tcp_buffers;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// An end of a migration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum End {
     /// Where the guest comes from.

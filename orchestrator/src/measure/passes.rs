@@ -6,13 +6,14 @@
 //! so late passes can be shorter than the time a sample takes; such passes show in the numbering only.
 
 use super::samples::Sample;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Size of a page as QEMU counts them on x86, in bytes.
 const PAGE_BYTES: u64 = 4096;
 
 /// One pass over the dirty memory.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Pass {
     /// QEMU's number, from 1.
     pub number: u64,

@@ -1,9 +1,10 @@
 //! What is kept of a migration at one moment, and at its end.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What the driver said of a migration at one moment.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Sample {
     /// When, in milliseconds since the migrate command was sent.
     pub at_ms: f64,
@@ -28,7 +29,7 @@ pub struct Sample {
 }
 
 /// The driver's own account of a migration that completed; a figure that it does not give is absent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Completion {
     /// From the command to the end, in milliseconds.
     pub total_time_ms: Option<u64>,

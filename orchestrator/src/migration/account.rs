@@ -38,7 +38,7 @@ pub(super) fn probe(measured: &mut Measured, probe: probe::Report, followed: &Fo
     if followed.resumed.is_some() {
         measured.downtime_ms.client = Some(round_micros(probe.largest_gap_ns as f64 / 1e6));
     }
-    measured.probe = Some(probe);
+    measured.probe = Some(probe.into());
 }
 
 /// The rates during and after the migration, and the time the guest lost in it: by the telemetry that came in at the

@@ -19,7 +19,9 @@ use crate::{
     outcome::Outcome,
     results::{
         agreement,
-        record::{Draft, Phase, Record},
+        builder::RecordBuilder,
+        record::{Phase, Record},
+        samples::SAMPLES,
     },
 };
 use std::{future::Future, path::Path, time::Duration};
@@ -63,7 +65,7 @@ pub async fn attempt<D: Driver, N: Network>(
     driver: D,
     network: &N,
     plan: Plan<'_>,
-    draft: Draft,
+    draft: RecordBuilder,
     sink: &dyn Sink,
     interrupted: impl Future<Output = ()>,
 ) -> Record {
@@ -90,7 +92,7 @@ struct Attempt<'a, D, N> {
     driver: D,
     network: &'a N,
     plan: Plan<'a>,
-    draft: Draft,
+    draft: RecordBuilder,
     sink: &'a dyn Sink,
 }
 
@@ -122,7 +124,7 @@ impl<D: Driver, N: Network> Attempt<'_, D, N> {
     }
 }
 
-fn enter(draft: &mut Draft, sink: &dyn Sink, phase: Phase) {
+fn enter(draft: &mut RecordBuilder, sink: &dyn Sink, phase: Phase) {
     draft.enter(phase);
     sink.take(&Event::PhaseEntered(phase));
 }
@@ -132,7 +134,7 @@ struct Phases<'a, D, N> {
     driver: &'a D,
     network: &'a N,
     plan: Plan<'a>,
-    draft: &'a mut Draft,
+    draft: &'a mut RecordBuilder,
     sink: &'a dyn Sink,
 }
 
@@ -187,8 +189,7 @@ impl<D: Driver, N: Network> Phases<'_, D, N> {
 
     async fn migrate(&mut self, settings: &Settings) -> Result<Followed, Error> {
         let wire_before = self.network.traffic().await?;
-        let course =
-            Course { steps: &settings.steps(), samples_file: &self.plan.folder.join("samples.jsonl") };
+        let course = Course { steps: &settings.steps(), samples_file: &self.plan.folder.join(SAMPLES) };
         let mut policy = settings.migrate.mode.policy(settings.migrate.limits());
         let actuator = LinkAndGuest { network: self.network, driver: self.driver };
         let followed = follow::migrate(self.driver, &mut *policy, &course, &actuator, self.sink).await?;
@@ -239,7 +240,7 @@ impl<D: Driver, N: Network> Phases<'_, D, N> {
         }
         let source = self.driver.control_port(End::Source)?.telemetry();
         account::load(measured, &source, &here.telemetry(), followed, observed, wanted);
-        measured.verified = Some(verification.clone());
+        measured.verified = Some(verification.clone().into());
         Ok(verification)
     }
 }

@@ -26,6 +26,7 @@ pub mod attempt;
 pub mod follow;
 pub mod load;
 pub mod network;
+mod recorded;
 #[cfg(test)]
 mod tests;
 pub mod timeline;

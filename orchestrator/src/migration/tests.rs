@@ -18,7 +18,10 @@ use crate::{
     mode::{Action, Decision, Policy, Progress},
     node::{NodeError, protocol::Traffic, server::probe},
     outcome::Outcome,
-    results::record::{Draft, Phase, Record},
+    results::{
+        builder::RecordBuilder,
+        record::{Phase, Record},
+    },
 };
 use netem::Profile;
 use std::{
@@ -86,7 +89,8 @@ impl Setup {
         let sink = AtPhase { at, hook: hook(handles) };
         let network = Wires { broken: self.broken, ..Wires::default() };
         let plan = Plan { cell: &cell, number: 1, folder: folder.path() };
-        let record = attempt(driver, &network, plan, Draft::start(), &sink, interrupt.notified()).await;
+        let record =
+            attempt(driver, &network, plan, RecordBuilder::start(), &sink, interrupt.notified()).await;
         let samples = fs::read_to_string(folder.path().join("samples.jsonl")).unwrap_or_default();
         let samples = samples.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert!(shared.has_ended(), "the driver was ended");

@@ -28,19 +28,23 @@ fn about(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{matrix::File, outcome::Outcome, results::record::Draft};
+    use crate::{matrix::File, outcome::Outcome, results::builder::RecordBuilder};
 
     #[test]
     fn a_line_tells_what_is_known_of_an_attempt() {
         let plan =
             File::parse("name: n\n", "n").and_then(|file| file.expand()).unwrap_or_else(|e| panic!("{e}"));
-        let mut record = Draft::start().freeze(&plan.cells[0], 2, Outcome::Converged, None);
+        let mut record = RecordBuilder::start().freeze(&plan.cells[0], 2, Outcome::Converged, None);
         record.measured.total_time_ms = Some(4_049.0);
         record.measured.downtime_ms.qemu = Some(61.4);
         record.measured.transferred.qemu_bytes = Some(471_600_000);
         assert_eq!(outcome_line(&record), "base #2: converged in 4.0 s, downtime 61 ms, 472 MB");
-        let failed =
-            Draft::start().freeze(&plan.cells[0], 1, Outcome::Failed, Some("node compute1 is gone".into()));
+        let failed = RecordBuilder::start().freeze(
+            &plan.cells[0],
+            1,
+            Outcome::Failed,
+            Some("node compute1 is gone".into()),
+        );
         assert_eq!(outcome_line(&failed), "base #1: failed (node compute1 is gone)");
     }
 

@@ -1,74 +1,80 @@
-//! The short form of the records: a row per attempt, for a spreadsheet.
+//! A row per attempt, for a spreadsheet.
 
-use crate::results::record::Record;
+use super::{Ended, Format, Rendered, composition, origin, summary};
+use crate::results::{
+    figures::{self, FIGURES},
+    parts::Run,
+    record::Record,
+};
 use std::{io, path::Path};
 
-/// The columns after the axes, with their values.
-type Column = (&'static str, fn(&Record) -> String);
+/// One header, and all records.
+pub(super) struct Csv;
 
-const COLUMNS: &[Column] = &[
-    ("attempt", |r| r.attempt.to_string()),
-    ("outcome", |r| r.outcome.to_string()),
-    ("total_time_ms", |r| number(r.measured.total_time_ms)),
-    ("downtime_qemu_ms", |r| number(r.measured.downtime_ms.qemu)),
-    ("downtime_guest_ms", |r| number(r.measured.downtime_ms.guest)),
-    ("downtime_client_ms", |r| number(r.measured.downtime_ms.client)),
-    ("transferred_qemu_bytes", |r| number(r.measured.transferred.qemu_bytes)),
-    ("transferred_wire_bytes", |r| number(r.measured.transferred.wire_bytes)),
-    ("passes", |r| r.measured.iterations.last().map(|p| p.number.to_string()).unwrap_or_default()),
-    ("stress_requested_bytes_per_s", |r| number(r.measured.stress.requested)),
-    ("stress_before_bytes_per_s", |r| rounded(r.measured.stress.before)),
-    ("stress_during_bytes_per_s", |r| rounded(r.measured.stress.during)),
-    ("stress_after_bytes_per_s", |r| rounded(r.measured.stress.after)),
-    ("pages_verified", |r| number(r.measured.verified.as_ref().map(|v| v.pages_checked))),
-    ("wall_time_ms", |r| r.measured.wall_time_ms.to_string()),
-    ("started_at", |r| r.started_at.to_string()),
-    ("reason", |r| r.reason.clone().unwrap_or_default()),
-];
-
-/// The records as CSV, with a header. An axis that a record does not have is left empty. Where records of several
-/// folders come together, each with its own, that is the first column.
-pub fn csv<'a>(rows: impl Iterator<Item = (Option<&'a Path>, &'a Record)> + Clone) -> io::Result<Vec<u8>> {
-    let mut axes: Vec<&str> = Vec::new();
-    for axis in rows.clone().flat_map(|(_, record)| record.axes.keys()) {
-        if !axes.contains(&axis.as_str()) {
-            axes.push(axis);
-        }
+impl Format for Csv {
+    fn ended(&self, run: &Ended<'_>) -> io::Result<Rendered> {
+        let notes = vec![format!("results: {}", run.folder.display())];
+        Ok(Rendered { text: summary(run.records)?, notes })
     }
+
+    fn stored(&self, runs: &[Run]) -> io::Result<Rendered> {
+        let several = runs.iter().map(|run| run.composition.parts.len()).sum::<usize>() > 1;
+        let records = runs.iter().flat_map(|run| {
+            let placed = run.records.iter().enumerate();
+            placed.map(move |(place, record)| (several.then(|| origin(run, place)), record))
+        });
+        let text = rows(records)?;
+        let notes = runs.iter().flat_map(|run| composition::sentences(&run.composition)).collect();
+        Ok(Rendered { text, notes })
+    }
+}
+
+/// The columns of figures, with their names and values.
+fn columns() -> impl Iterator<Item = (&'static figures::Figure, figures::Csv)> + Clone {
+    FIGURES.iter().filter_map(|figure| Some((figure, figure.csv?)))
+}
+
+/// Returns the records as CSV, with a header. An axis that a record does not have is left empty, and so is a
+/// figure that was not measured. Where records of several folders come together, each with its own, that is
+/// the first column.
+pub(super) fn rows<'a>(
+    records: impl Iterator<Item = (Option<&'a Path>, &'a Record)> + Clone,
+) -> io::Result<String> {
+    let axes: indexmap::IndexSet<&str> =
+        records.clone().flat_map(|(_, record)| record.axes.keys().map(String::as_str)).collect();
     let mut writer = csv::Writer::from_writer(Vec::new());
-    let folder = rows.clone().find_map(|(folder, _)| folder).map(|_| "results");
-    let names = COLUMNS.iter().map(|(name, _)| *name);
-    writer.write_record(folder.into_iter().chain(["cell"]).chain(axes.iter().copied()).chain(names))?;
-    for (folder, record) in rows {
-        let values = axes.iter().map(|axis| record.axes.get(*axis).cloned().unwrap_or_default());
-        let columns = COLUMNS.iter().map(|(_, value)| value(record));
+    let folder = records.clone().find_map(|(folder, _)| folder).map(|_| "results");
+    let names = columns().map(|(_, column)| column.name);
+    let header = folder.into_iter().chain(["cell"]).chain(axes.iter().copied());
+    writer.write_record(header.chain(["attempt", "outcome"]).chain(names).chain(["started_at", "reason"]))?;
+    for (folder, record) in records {
         let folder = folder.map(|folder| folder.display().to_string());
-        writer.write_record(folder.into_iter().chain([record.cell.clone()]).chain(values).chain(columns))?;
+        let place = folder.into_iter().chain([record.cell.clone()]);
+        let values = axes.iter().map(|axis| record.axes.get(*axis).cloned().unwrap_or_default());
+        let ended = [record.attempt.to_string(), record.outcome.to_string()];
+        let measured = columns().map(|(figure, column)| {
+            (figure.value)(&record.measured).map(|value| column.show(value)).unwrap_or_default()
+        });
+        let rest = [record.started_at.to_string(), record.reason.clone().unwrap_or_default()];
+        writer.write_record(place.chain(values).chain(ended).chain(measured).chain(rest))?;
     }
-    writer.into_inner().map_err(csv::IntoInnerError::into_error)
-}
-
-fn number(value: Option<impl ToString>) -> String {
-    value.map(|v| v.to_string()).unwrap_or_default()
-}
-
-fn rounded(value: Option<f64>) -> String {
-    value.map(|v| format!("{v:.0}")).unwrap_or_default()
+    let bytes = writer.into_inner().map_err(csv::IntoInnerError::into_error)?;
+    String::from_utf8(bytes).map_err(io::Error::other)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{matrix::File, outcome::Outcome, results::record::Draft};
+    use crate::{matrix::File, outcome::Outcome, results::builder::RecordBuilder};
 
     /// The rows after the header, as maps from column to value.
     fn rows(matrix: &str, change: impl Fn(&mut Record)) -> Vec<indexmap::IndexMap<String, String>> {
         let plan = File::parse(matrix, "n").and_then(|file| file.expand()).unwrap_or_else(|e| panic!("{e}"));
         let mut records: Vec<Record> =
-            plan.cells.iter().map(|c| Draft::start().freeze(c, 1, Outcome::Failed, None)).collect();
+            plan.cells.iter().map(|c| RecordBuilder::start().freeze(c, 1, Outcome::Failed, None)).collect();
         records.iter_mut().for_each(change);
-        let text = csv(records.iter().map(|record| (None, record))).unwrap();
-        let mut reader = csv::Reader::from_reader(&text[..]);
+        let text = summary(&records).unwrap();
+        let mut reader = csv::Reader::from_reader(text.as_bytes());
         reader.deserialize().map(Result::unwrap).collect()
     }
 
@@ -86,10 +92,9 @@ mod tests {
     #[test]
     fn what_was_not_measured_is_empty_rather_than_zero() {
         let rows = rows("name: n\n", |_| ());
-        let empty = |name: &&&str| rows[0][**name].is_empty();
-        let names: Vec<&str> = COLUMNS.iter().map(|(name, _)| *name).collect();
-        let filled: Vec<&str> = names.iter().filter(|name| !empty(name)).copied().collect();
-        assert_eq!(filled, ["attempt", "outcome", "wall_time_ms", "started_at"]);
+        let filled: Vec<&str> =
+            rows[0].iter().filter(|(_, value)| !value.is_empty()).map(|(name, _)| name.as_str()).collect();
+        assert_eq!(filled, ["cell", "attempt", "outcome", "wall_time_ms", "started_at"]);
     }
 
     #[test]

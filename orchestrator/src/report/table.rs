@@ -1,64 +1,44 @@
-//! The table at the end of a run: a row per cell, what was measured, and beside it what was published.
-//!
-//! Where a cell was measured more than once, each figure is the median, with the smallest and the largest
-//! behind it; failed, skipped and interrupted attempts have none.
+//! The table for a terminal, and below it the threshold, the expectations and what the run consists of.
 
+use super::{Ended, Format, Rendered, composition, grid::Grid};
 use crate::{
-    matrix::{Plan, ReferenceRow},
-    outcome::Outcome,
+    matrix::Plan,
     results::{
-        record::{Measured, Record},
-        verdict::Judgement,
+        parts::Run,
+        record::Record,
+        verdict::{self, Judgement},
     },
 };
-use comfy_table::{CellAlignment, Table, presets};
-use std::fmt::Write as _;
+use comfy_table::{CellAlignment, presets};
+use std::{fmt::Write as _, io};
 
-/// A figure of the table.
-struct Figure {
-    header: &'static str,
-    value: fn(&Measured) -> Option<f64>,
-    decimals: usize,
-    published: fn(&ReferenceRow) -> Option<f64>,
+/// A table for a terminal.
+pub(super) struct Table;
+
+impl Format for Table {
+    fn ended(&self, run: &Ended<'_>) -> io::Result<Rendered> {
+        let table = render(run.plan, run.records, run.judgement);
+        Ok(format!("{table}\nresults: {}\n", run.folder.display()).into())
+    }
+
+    fn stored(&self, runs: &[Run]) -> io::Result<Rendered> {
+        let mut text = String::new();
+        for (i, run) in runs.iter().enumerate() {
+            if runs.len() > 1 {
+                let _ = write!(text, "{}{}\n\n", if i > 0 { "\n" } else { "" }, run.title());
+            }
+            text += &render(&run.plan, &run.records, &verdict::judge(&run.plan, &run.records));
+            let notes = composition::sentences(&run.composition);
+            if !notes.is_empty() {
+                let _ = write!(text, "\n{}\n", notes.join("\n"));
+            }
+        }
+        Ok(text.into())
+    }
 }
 
-const FIGURES: &[Figure] = &[
-    Figure {
-        header: "total time\ns",
-        value: |m| Some(m.total_time_ms? / 1e3),
-        decimals: 1,
-        published: |r| Some(r.total_time?.as_secs_f64()),
-    },
-    Figure {
-        header: "downtime\nQEMU ms",
-        value: |m| m.downtime_ms.qemu,
-        decimals: 0,
-        published: |r| Some(r.downtime?.as_millis_f64()),
-    },
-    Figure { header: "downtime\nguest ms", value: |m| m.downtime_ms.guest, decimals: 0, published: |_| None },
-    Figure {
-        header: "downtime\nclient ms",
-        value: |m| m.downtime_ms.client,
-        decimals: 0,
-        published: |_| None,
-    },
-    Figure {
-        header: "data\nMB",
-        value: |m| Some(m.transferred.qemu_bytes? as f64 / 1e6),
-        decimals: 0,
-        published: |r| Some(r.transferred?.as_mb()),
-    },
-    Figure {
-        header: "passes",
-        value: |m| Some(m.iterations.last()?.number as f64),
-        decimals: 0,
-        published: |_| None,
-    },
-];
-
-/// The table, and below it the threshold and the expectations.
-pub fn render(plan: &Plan, records: &[Record], judgement: &Judgement) -> String {
-    let mut text = table(plan, records);
+fn render(plan: &Plan, records: &[Record], judgement: &Judgement) -> String {
+    let mut text = draw(Grid::new(plan, records));
     if let Some(reference) = &plan.reference {
         let _ = writeln!(text, "published: {}", reference.source);
     }
@@ -69,12 +49,7 @@ pub fn render(plan: &Plan, records: &[Record], judgement: &Judgement) -> String 
         text.push('\n');
     }
     for judged in &judgement.expectations {
-        let mark = match (judged.attempts, judged.violations.len()) {
-            (0, _) => "not tried",
-            (_, 0) => "holds",
-            _ => "DOES NOT HOLD",
-        };
-        let _ = writeln!(text, "expected {}: {mark}", judged.expectation);
+        let _ = writeln!(text, "expected {}: {}", judged.expectation, judged.verdict());
         for violation in &judged.violations {
             let _ = writeln!(text, "    {violation}");
         }
@@ -82,66 +57,16 @@ pub fn render(plan: &Plan, records: &[Record], judgement: &Judgement) -> String 
     text
 }
 
-fn table(plan: &Plan, records: &[Record]) -> String {
-    let axes = plan.axis_paths();
-    let published: Vec<&Figure> = FIGURES
-        .iter()
-        .filter(|f| plan.reference.iter().flat_map(|r| &r.rows).any(|row| (f.published)(row).is_some()))
-        .collect();
-    let mut table = Table::new();
+fn draw(grid: Grid) -> String {
+    let mut table = comfy_table::Table::new();
     table.load_style(presets::NOTHING);
-    let headers = axes.iter().map(ToString::to_string).chain(["outcome".to_string()]);
-    let figures = FIGURES.iter().map(|f| f.header.to_string());
-    let beside = published.iter().map(|f| format!("published\n{}", f.header.replace('\n', " ")));
-    table.set_header(headers.chain(figures).chain(beside));
-    for column in table.column_iter_mut().skip(axes.len() + 1) {
+    table.set_header(grid.header);
+    for column in table.column_iter_mut().skip(grid.words) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    for cell in &plan.cells {
-        let attempts: Vec<&Record> = records.iter().filter(|r| r.cell == cell.id).collect();
-        let row = plan.reference.as_ref().and_then(|r| r.row_for(&cell.settings));
-        let values = axes.iter().map(|axis| cell.axes.get(*axis).cloned().unwrap_or_default());
-        let measured = FIGURES.iter().map(|f| spread(&attempts, f));
-        let beside = published.iter().map(|f| {
-            row.and_then(|row| (f.published)(row)).map(|v| format!("{v:.*}", f.decimals)).unwrap_or_default()
-        });
-        table.add_row(values.chain([outcomes(&attempts)]).chain(measured).chain(beside));
-    }
+    table.add_rows(grid.rows);
     // comfy-table pads the last column.
     table.lines().map(|line| line.trim_end().to_string() + "\n").collect()
-}
-
-/// The outcomes of a cell's attempts: `converged`, or `converged 2, failed 1`.
-fn outcomes(attempts: &[&Record]) -> String {
-    let counts = Outcome::ALL.iter().filter_map(|outcome| {
-        let count = attempts.iter().filter(|r| r.outcome == *outcome).count();
-        (count > 0).then_some((outcome, count))
-    });
-    match counts.collect::<Vec<_>>()[..] {
-        [] => "not tried".into(),
-        [(outcome, 1)] => outcome.to_string(),
-        ref several => several.iter().map(|(o, n)| format!("{o} {n}")).collect::<Vec<_>>().join(", "),
-    }
-}
-
-/// The median of a figure over the attempts that have it, with its range where there are several.
-fn spread(attempts: &[&Record], figure: &Figure) -> String {
-    let mut values: Vec<f64> = attempts.iter().filter_map(|r| (figure.value)(&r.measured)).collect();
-    values.sort_unstable_by(f64::total_cmp);
-    let show = |value: f64| format!("{value:.*}", figure.decimals);
-    match values[..] {
-        [] => "-".into(),
-        [value] => show(value),
-        [low, .., high] => {
-            let middle = values.len() / 2;
-            let median = if values.len().is_multiple_of(2) {
-                f64::midpoint(values[middle - 1], values[middle])
-            } else {
-                values[middle]
-            };
-            format!("{} ({}–{})", show(median), show(low), show(high))
-        }
-    }
 }
 
 #[cfg(test)]
@@ -149,14 +74,15 @@ mod tests {
     use super::*;
     use crate::{
         matrix::File,
-        results::{record::Draft, verdict::judge},
+        outcome::Outcome,
+        results::{builder::RecordBuilder, verdict::judge},
     };
 
     /// The table of a matrix whose attempts end like this: the cell, the outcome, the total time.
     fn table_of(matrix: &str, attempts: &[(usize, Outcome, Option<f64>)]) -> Vec<String> {
         let plan = File::parse(matrix, "n").and_then(|file| file.expand()).unwrap_or_else(|e| panic!("{e}"));
         let record = |(cell, outcome, total_time_ms): &(usize, Outcome, Option<f64>)| {
-            let mut record = Draft::start().freeze(&plan.cells[*cell], 1, *outcome, None);
+            let mut record = RecordBuilder::start().freeze(&plan.cells[*cell], 1, *outcome, None);
             record.measured.total_time_ms = *total_time_ms;
             record
         };

@@ -96,7 +96,7 @@ pub fn disagreements(measured: &Measured, link: &Profile) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::server::probe::Report;
+    use crate::results::record::Probe;
     use units::{BitRate, Span};
 
     fn measured() -> Measured {
@@ -106,7 +106,7 @@ mod tests {
         m.downtime_ms.qemu = Some(60.0);
         m.downtime_ms.guest = Some(63.0);
         m.downtime_ms.client = Some(75.0);
-        m.probe = Some(Report {
+        m.probe = Some(Probe {
             interval_ns: 10_000_000,
             sent: 9,
             received: 8,

@@ -9,14 +9,23 @@
 //! attempts/CELL.N/    samples.jsonl, source.log, destination.log of each attempt (and boot.log)
 //! ```
 //!
-//! [`record`] is what is measured, [`store`] the folder, [`environment`] what it ran on,
-//! [`agreement`] compares figures that were measured twice, [`verdict`] what the records say about what the matrix expects. [`parts`] puts folders together that
-//! are parts of one run.
+//! [`record`] and [`environment`] are what is written, plain data in a versioned [`format`](mod@format);
+//! [`builder`] makes a record while an attempt runs, [`figures`] says what each figure is. [`store`] is the
+//! folder, [`samples`] reads an attempt's samples, [`schema`] describes all of it. [`agreement`] compares
+//! figures that were measured twice, [`verdict`] what was measured with what the matrix expects, and
+//! `threshold` says where convergence ends. [`parts`] puts folders together that are parts of one run.
+//!
+//! Nothing here knows labs, nodes or QEMU: results are read where none of them is.
 
 pub mod agreement;
+pub mod builder;
 pub mod environment;
-pub mod obtained;
+pub mod figures;
+pub mod format;
 pub mod parts;
 pub mod record;
+pub mod samples;
+pub mod schema;
 pub mod store;
+mod threshold;
 pub mod verdict;

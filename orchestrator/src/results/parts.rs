@@ -1,19 +1,20 @@
 //! Several results folders, and which of them are parts of one run.
 //!
-//! Folders are parts of one run if each has a shard of the same matrix: the same by meaning (comments and spelling
-//! do not count), with the same `--only` and `--repeat`, divided into as many parts. [`gather`] puts such folders
-//! together as one [`Run`]; any other folder is a run by itself, so that two whole runs of one matrix are compared
-//! and not mixed.
+//! Folders are parts of one run if each has a shard of the same matrix: the same by meaning (comments and
+//! spelling do not count), with the same `--only` and `--repeat`, divided into as many parts. [`gather`] puts
+//! such folders together as one [`Run`]; any other folder is a run by itself, so that two whole runs of one
+//! matrix are compared and not mixed.
 //!
-//! Nothing is averaged away or left out in silence. A [`Run`] says which parts and attempts it lacks, which attempts
-//! are in two folders, and in what the machines of its parts differ. Of an attempt that two folders have a result of,
-//! the one that began first counts, as with `--resume`, which never makes an attempt again that has a result; where
-//! both began at once, the folder that was named first. Interrupted attempts are no results, and all of them are kept.
+//! Nothing is averaged away or left out in silence. A [`Run`] says which parts and attempts it lacks, which
+//! attempts are in two folders, and in what the machines of its parts differ. Of an attempt that two folders
+//! have a result of, the one that began first counts, as with `--resume`, which never makes an attempt again
+//! that has a result; where both began at once, the folder that was named first. Interrupted attempts are no
+//! results, and all of them are kept.
 
-use super::{record::Record, store};
+use super::{environment::Lab, record::Record, store};
 use crate::{
     matrix::{
-        Diagnostics, File, Plan, Shard,
+        Diagnostics, File, Plan, Settings, Shard,
         selection::{Selection, SelectionError},
     },
     outcome::Outcome,
@@ -163,8 +164,8 @@ impl Composition {
 pub struct Run {
     /// What was to be run: the matrix with `--only` and `--repeat`, all parts together.
     pub plan: Plan,
-    /// Every record that counts, and the interrupted ones. Those of one folder are in the order in which they were
-    /// made, those of several in the order of the plan.
+    /// Every record that counts, and the interrupted ones. Those of one folder are in the order in which they
+    /// were made, those of several in the order of the plan.
     pub records: Vec<Record>,
     /// The folder of each record, as a position in [`Composition::parts`].
     pub origins: Vec<usize>,
@@ -172,8 +173,12 @@ pub struct Run {
     pub composition: Composition,
 }
 
-/// Puts folders together that are parts of one run, in the order in which they were named.
-pub fn gather(folders: Vec<Folder>) -> Vec<Run> {
+/// What would carry out the links of these settings in this lab, in a word.
+pub type BackendOf = fn(&Settings, &Lab) -> String;
+
+/// Puts folders together that are parts of one run, in the order in which they were named. What their links
+/// would be carried out by is asked of `backend`.
+pub fn gather(folders: Vec<Folder>, backend: BackendOf) -> Vec<Run> {
     let mut groups: Vec<(Vec<Folder>, Option<String>)> = Vec::new();
     for folder in folders {
         if let Some((group, _)) = groups.iter_mut().find(|(group, _)| group[0].stranger(&folder).is_none()) {
@@ -189,18 +194,18 @@ pub fn gather(folders: Vec<Folder>) -> Vec<Run> {
         });
         groups.push((vec![folder], separate));
     }
-    groups.into_iter().map(|(group, separate)| Run::of(group, separate)).collect()
+    groups.into_iter().map(|(group, separate)| Run::of(group, separate, backend)).collect()
 }
 
 impl Run {
     /// At least one folder; several are parts of one run.
-    fn of(folders: Vec<Folder>, separate: Option<String>) -> Self {
+    fn of(folders: Vec<Folder>, separate: Option<String>, backend: BackendOf) -> Self {
         let plan = folders[0].plan.clone();
         let parts: Vec<Source> =
             folders.iter().map(|f| Source { results: f.path.clone(), shard: f.shard }).collect();
         let (differences, unknown_environments) = if folders.len() > 1 {
             let with_results = folders.iter().filter(|folder| !folder.records.is_empty());
-            environments::compare(&plan, &with_results.map(Part::read).collect::<Vec<_>>())
+            environments::compare(&plan, &with_results.map(Part::read).collect::<Vec<_>>(), backend)
         } else {
             Default::default()
         };
@@ -237,8 +242,8 @@ impl Run {
 /// A record, and the position of its folder.
 type Entry = (usize, Record);
 
-/// Leaves out what does not count of attempts that two folders have a result of, and sorts what several folders have
-/// into the order of the plan.
+/// Leaves out what does not count of attempts that two folders have a result of, and sorts what several
+/// folders have into the order of the plan.
 fn counting(plan: &Plan, parts: &[Source], entries: Vec<Entry>) -> (Vec<Entry>, Vec<Repeated>) {
     if parts.len() == 1 {
         return (entries, Vec::new());

@@ -4,8 +4,8 @@
 //! be killed at any moment and continued: a line that was cut off is dropped when the folder is opened again,
 //! and its attempt is made again. One run at a time has a folder, which a lock on `cells.jsonl` sees to.
 
-use super::{environment::Environment, record::Record};
-use crate::{matrix::selection::Selection, outcome::Outcome, report::csv};
+use super::{environment::Environment, format, record::Record};
+use crate::{matrix::selection::Selection, outcome::Outcome};
 use serde::Serialize;
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -108,12 +108,12 @@ impl Store {
         }
         let mut text = String::new();
         cells.read_to_string(&mut text).map_err(doing("read", &path))?;
-        let whole = text.rfind('\n').map_or(0, |end| end + 1);
-        if whole < text.len() {
-            cells.set_len(whole as u64).map_err(doing("drop the cut-off end of", &path))?;
+        let whole = whole_lines(&text);
+        let records = parse(whole, &path)?;
+        if whole.len() < text.len() {
+            cells.set_len(whole.len() as u64).map_err(doing("drop the cut-off end of", &path))?;
             cells.seek(io::SeekFrom::End(0)).map_err(doing("read", &path))?;
         }
-        let records = parse(&text[..whole], &path)?;
         Ok(Self { folder: folder.into(), cells, records })
     }
 
@@ -146,7 +146,7 @@ impl Store {
 
     /// Makes the folder for an attempt's samples and logs, empty.
     pub fn attempt_folder(&self, cell: &str, attempt: u32) -> Result<PathBuf, Error> {
-        let folder = self.folder.join("attempts").join(format!("{}.{attempt}", file_name(cell)));
+        let folder = attempt_path(&self.folder, cell, attempt);
         match fs::remove_dir_all(&folder) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(doing("empty", &folder)(e)),
             _ => {}
@@ -155,8 +155,8 @@ impl Store {
         Ok(folder)
     }
 
-    /// Removes a folder that this run has made and nothing has come of: it did not get so far as to know what it runs
-    /// on. Whether it was such a one; else it stays.
+    /// Removes the folder if the run did not get far enough to record anything in it, not even what it runs
+    /// on. Returns whether it was removed.
     pub fn withdraw(&self) -> Result<bool, Error> {
         if !self.records.is_empty() || self.folder.join(ENVIRONMENT).exists() {
             return Ok(false);
@@ -175,11 +175,9 @@ impl Store {
     }
 
     /// Writes the short form of all records.
-    pub fn write_summary(&self) -> Result<(), Error> {
+    pub fn write_summary(&self, csv: &str) -> Result<(), Error> {
         let path = self.folder.join(SUMMARY);
-        let text = csv::csv(self.records.iter().map(|record| (None, record)))
-            .map_err(|e| doing("write", &path)(e))?;
-        fs::write(&path, text).map_err(doing("write", &path))
+        fs::write(&path, csv).map_err(doing("write", &path))
     }
 }
 
@@ -208,26 +206,37 @@ pub fn read(folder: &Path) -> Result<(String, Vec<Record>), Error> {
     let matrix_text = fs::read_to_string(&matrix).map_err(doing("read", &matrix))?;
     let path = folder.join(CELLS);
     let text = fs::read_to_string(&path).map_err(doing("read", &path))?;
-    let whole = text.rfind('\n').map_or(0, |end| end + 1);
-    Ok((matrix_text, parse(&text[..whole], &path)?))
+    Ok((matrix_text, parse(whole_lines(&text), &path)?))
 }
 
 /// Reads what a run runs on; nothing, where it has not come that far.
 pub fn environment(folder: &Path) -> Result<Option<Environment>, Error> {
     let path = folder.join(ENVIRONMENT);
-    match fs::read_to_string(&path) {
-        Ok(text) => serde_json::from_str(&text).map(Some).map_err(|e| doing("read", &path)(e.into())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(doing("read", &path)(error)),
-    }
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(doing("read", &path)(error)),
+    };
+    let environment = format::read(&text, |environment: &Environment| environment.format);
+    environment.map(Some).map_err(|problem| doing("read", &path)(io::Error::other(problem)))
+}
+
+/// Returns the folder of an attempt's samples and logs. It is there once the attempt has begun.
+pub fn attempt_path(folder: &Path, cell: &str, attempt: u32) -> PathBuf {
+    folder.join("attempts").join(format!("{}.{attempt}", file_name(cell)))
+}
+
+/// Returns the text without a last line that was cut off.
+pub(super) fn whole_lines(text: &str) -> &str {
+    &text[..text.rfind('\n').map_or(0, |end| end + 1)]
 }
 
 fn parse(text: &str, path: &Path) -> Result<Vec<Record>, Error> {
     let record = |(i, line): (usize, &str)| {
-        serde_json::from_str(line).map_err(|e| Error::BadRecord {
+        format::read(line, |record: &Record| record.format).map_err(|problem| Error::BadRecord {
             path: path.into(),
             line: i + 1,
-            reason: e.to_string(),
+            reason: problem.to_string(),
         })
     };
     text.lines().enumerate().map(record).collect()
@@ -244,7 +253,7 @@ mod tests {
     use super::*;
     use crate::{
         matrix::{File, Plan},
-        results::record::Draft,
+        results::builder::RecordBuilder,
     };
 
     const MATRIX: &str = "name: n\naxes: { stress.rate: [1MB/s, 2MB/s] }\n";
@@ -263,7 +272,8 @@ mod tests {
     fn a_record_is_read_back_as_it_was_written() {
         let (_parent, mut store) = store();
         let plan = plan();
-        let mut record = Draft::start().freeze(&plan.cells[1], 3, Outcome::Failed, Some("two\nlines".into()));
+        let mut record =
+            RecordBuilder::start().freeze(&plan.cells[1], 3, Outcome::Failed, Some("two\nlines".into()));
         record.measured.downtime_ms.guest = Some(63.125);
         store.append(record.clone()).unwrap();
         let (matrix, records) = read(store.folder()).unwrap();
@@ -279,7 +289,7 @@ mod tests {
         let cell = &plan.cells[0];
         for outcome in Outcome::ALL {
             assert!(!store.has(&cell.id, 1));
-            store.append(Draft::start().freeze(cell, 1, outcome, None)).unwrap();
+            store.append(RecordBuilder::start().freeze(cell, 1, outcome, None)).unwrap();
             assert_eq!(store.has(&cell.id, 1), outcome != Outcome::Interrupted, "{outcome}");
             assert!(!store.has(&cell.id, 2) && !store.has(&plan.cells[1].id, 1));
             store.records.clear();
@@ -290,7 +300,7 @@ mod tests {
     fn what_was_cut_off_is_gone_from_the_file_and_appending_goes_on_there() {
         let (_parent, mut store) = store();
         let (plan, folder) = (plan(), store.folder().to_path_buf());
-        let record = |n| Draft::start().freeze(&plan.cells[0], n, Outcome::Converged, None);
+        let record = |n| RecordBuilder::start().freeze(&plan.cells[0], n, Outcome::Converged, None);
         store.append(record(1)).unwrap();
         store.cells.write_all(b"{\"cell\":\"stress.rate=1MBps\",\"att").unwrap();
         drop(store);
@@ -318,7 +328,7 @@ mod tests {
         assert!(unbegun.withdraw().unwrap());
         assert_eq!(fs::read_dir(parent.path().join("a")).unwrap().count(), 0);
         let (_parent, mut begun) = store();
-        let record = Draft::start().freeze(&plan().cells[0], 1, Outcome::Failed, None);
+        let record = RecordBuilder::start().freeze(&plan().cells[0], 1, Outcome::Failed, None);
         begun.append(record).unwrap();
         assert!(!begun.withdraw().unwrap());
         assert_eq!(read(begun.folder()).unwrap().1.len(), 1);

@@ -10,14 +10,16 @@ use crate::{
     outcome::Outcome,
     predict::precopy,
     results::{
+        builder::RecordBuilder,
         environment::Environment,
-        record::{Draft, Record},
+        record::Record,
         store::{self, Store},
     },
 };
 use interrupt::Interrupt;
 use std::{future::Future, path::Path, time::Duration};
 
+pub mod environment;
 pub mod interrupt;
 pub mod real;
 
@@ -109,7 +111,7 @@ async fn attempts<B: Bench>(
         let name = if plan.repeat > 1 { format!("{} #{number}", cell.id) } else { cell.id.clone() };
         sink.take(&Event::AttemptStarted { number: i + 1, total: attempts.len(), name: &name, left });
         let record = if let Some(reason) = bench.lacks(cell) {
-            Draft::start().freeze(cell, *number, Outcome::Skipped, Some(reason))
+            RecordBuilder::start().freeze(cell, *number, Outcome::Skipped, Some(reason))
         } else {
             let folder = store.attempt_folder(&cell.id, *number)?;
             bench.attempt(cell, *number, &folder, sink, interrupt).await.map_err(Error::Bench)?

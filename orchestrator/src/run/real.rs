@@ -17,10 +17,7 @@ use crate::{
     matrix::{Accel, Cell, Plan, RunOrder, Settings},
     migration::attempt::{self, attempt},
     outcome::Outcome,
-    results::{
-        environment::Environment,
-        record::{Draft, Record},
-    },
+    results::{builder::RecordBuilder, environment::Environment, format::FormatVersion, record::Record},
 };
 use indexmap::IndexMap;
 use jiff::Timestamp;
@@ -154,14 +151,19 @@ impl Bench for Real {
             findings.insert(wish, finding);
         }
         let environment = Environment {
+            format: FormatVersion::CURRENT,
             started_at: Timestamp::now(),
             version: env!("CARGO_PKG_VERSION").into(),
             qemu,
-            accelerators: findings.clone(),
+            accelerators: findings
+                .clone()
+                .into_iter()
+                .map(|(wish, finding)| (wish, finding.into()))
+                .collect(),
             guest_kernel: files.kernel_release.clone(),
-            guest_boot: files.boot,
+            guest_boot: files.boot.into(),
             guest_digest: files.digest.clone(),
-            lab: description,
+            lab: description.into(),
             order,
         };
         self.findings = findings;
@@ -182,9 +184,10 @@ impl Bench for Real {
         interrupt: &Interrupt,
     ) -> Result<Record, Error> {
         let guest = self.guest.clone().ok_or(Error::Unprepared)?;
-        let mut draft = Draft::start();
-        let skipped =
-            |draft: Draft, outcome, reason: String| Ok(draft.freeze(cell, number, outcome, Some(reason)));
+        let mut draft = RecordBuilder::start();
+        let skipped = |draft: RecordBuilder, outcome, reason: String| {
+            Ok(draft.freeze(cell, number, outcome, Some(reason)))
+        };
         let finding = self.findings.get(&cell.settings.guest.accel);
         let accelerator = finding.map_or(Accelerator::Tcg, |f| f.accelerator);
         // Not while a migration runs: there is nothing to end in order.
@@ -206,7 +209,7 @@ impl Bench for Real {
             machine: &machine,
             folder,
         };
-        draft.measured.round_trips = lab.description.round_trips;
+        draft.measured.round_trips = lab.description.round_trips.map(Into::into);
         let plan = attempt::Plan { cell, number, folder };
         Ok(attempt(Pair::new(pair, saved), &link, plan, draft, sink, interrupt.requested()).await)
     }

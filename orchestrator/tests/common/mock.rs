@@ -9,14 +9,14 @@ use std::{
 };
 use testbed::{
     event::{Event, Fan, Sink},
-    lab::Description,
     matrix::{Cell, Plan},
     measure::passes::Pass,
-    node::protocol::{Facts, Privilege},
     outcome::Outcome,
     results::{
-        environment::Environment,
-        record::{Draft, Phase, Record},
+        builder::RecordBuilder,
+        environment::{Boot, Environment, Lab, Node, Privilege},
+        format::FormatVersion,
+        record::{Phase, Record},
         store::{self, Store},
     },
     run::{
@@ -141,7 +141,7 @@ impl Bench for Mock<'_> {
         self.folders.push(folder.to_path_buf());
         sink.take(&Event::PhaseEntered(Phase::Boot));
 
-        let draft = Draft::start();
+        let builder = RecordBuilder::start();
         let (outcome, reason) = match (self.script)(cell, attempt) {
             Act::End(outcome) => (outcome, None),
             Act::Because(outcome, reason) => (outcome, Some(reason.to_string())),
@@ -152,7 +152,7 @@ impl Bench for Mock<'_> {
                 (Outcome::Interrupted, Some("it was interrupted".into()))
             }
         };
-        Ok(draft.freeze(cell, attempt, outcome, reason))
+        Ok(builder.freeze(cell, attempt, outcome, reason))
     }
 }
 
@@ -205,33 +205,29 @@ pub(crate) fn outcomes(records: &[Record]) -> Vec<String> {
 
 /// A machine that does not exist.
 pub(crate) fn environment() -> Environment {
-    let facts = Facts {
+    let node = Node {
         version: "0.1.0".into(),
         kernel: "6.18.0".into(),
         cpu_model: "Difference Engine".into(),
         cpus: 2,
         memory_bytes: 1 << 34,
-        available_memory_bytes: 1 << 33,
-        clock: "2026-01-02T03:04:05Z".parse().unwrap(),
+        available_memory_bytes: Some(1 << 33),
+        clock: Some("2026-01-02T03:04:05Z".parse().unwrap()),
         qemu: Some("10.0.2".into()),
         privilege: Privilege::Root,
         features: BTreeSet::from(["sch_tbf".to_string()]),
         no_emulator: None,
     };
     Environment {
+        format: FormatVersion::CURRENT,
         started_at: "2026-01-02T03:04:05Z".parse().unwrap(),
         version: "0.1.0".into(),
         qemu: "10.0.2".into(),
         accelerators: [].into_iter().collect(),
         guest_kernel: "6.1.0".into(),
-        guest_boot: testbed::image::Boot::Compressed,
+        guest_boot: Boot::Compressed,
         guest_digest: "0".repeat(64),
-        lab: Description {
-            kind: "mock".into(),
-            source: facts.clone(),
-            destination: facts,
-            round_trips: None,
-        },
+        lab: Lab { kind: "mock".into(), source: node.clone(), destination: node, round_trips: None },
         order: testbed::matrix::RunOrder::AsWritten,
     }
 }
@@ -239,7 +235,7 @@ pub(crate) fn environment() -> Environment {
 /// A record of a plan's cell with round figures, for golden files.
 pub(crate) fn record(plan: &Plan, cell: usize, attempt: u32, outcome: Outcome, total_time_ms: f64) -> Record {
     let cell = &plan.cells[cell];
-    let mut record = Draft::start().freeze(cell, attempt, outcome, None);
+    let mut record = RecordBuilder::start().freeze(cell, attempt, outcome, None);
     record.started_at = "2026-01-02T03:04:05Z".parse().unwrap();
     record.measured.phases_ms = [(Phase::Boot, 2000.0)].into_iter().collect();
     record.measured.wall_time_ms = total_time_ms + 5000.0;

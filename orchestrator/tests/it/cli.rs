@@ -376,6 +376,50 @@ fn stored_results_are_reported() {
 }
 
 #[test]
+fn every_format_has_a_name_and_the_old_options_are_the_same() {
+    let place = Place::with_run(THRESHOLD, threshold_records());
+    let printed = |args: &[&str]| {
+        let ended = place.testbed(args);
+        (ended.exits(0).stdout(), ended.stderr())
+    };
+    assert_eq!(printed(&["report", "run", "--format", "table"]), printed(&["report", "run"]));
+    assert_eq!(printed(&["report", "run", "--format", "csv"]), printed(&["report", "run", "--csv"]));
+    assert_eq!(printed(&["report", "run", "--format", "json"]), printed(&["report", "run", "--json"]));
+    golden("report.md", &printed(&["report", "run", "--format", "markdown"]).0);
+
+    let resume = ["run", "--resume", "run"];
+    let run = |options: &[&str]| printed(&[&resume[..], options].concat());
+    assert_eq!(run(&["--format", "table"]), run(&[]));
+    assert_eq!(run(&["--format", "json"]), run(&["--json"]));
+    let (rows, notes) = run(&["--format", "csv"]);
+    golden("summary.csv", &rows);
+    assert!(notes.contains("note: results: run\n"), "{notes}");
+    let report = printed(&["report", "run", "--format", "markdown"]).0;
+    assert_eq!(run(&["--format", "markdown"]).0, format!("{report}\nResults: `run`\n"));
+
+    for command in [&["report", "run"][..], &resume] {
+        let with = |options: &[&'static str]| [command, options].concat();
+        place
+            .testbed(&with(&["--format", "xml"]))
+            .exits(2)
+            .says("[possible values: table, csv, json, markdown]");
+        place.testbed(&with(&["--format", "json", "--json"])).exits(2).says("cannot be used with");
+    }
+    place.testbed(&["report", "run", "--format", "csv", "--csv"]).exits(2).says("cannot be used with");
+}
+
+#[test]
+fn what_parts_lack_is_said_in_markdown_below_the_table_too() {
+    let place = Place::new();
+    let records = threshold_records();
+    place.add_part("p1", "1/3", "10.0.2", &records);
+    place.add_part("p3", "3/3", "7.2.0", &records[..3]);
+    place.add_run("whole", THRESHOLD, threshold_records());
+    let text = place.testbed(&["report", "p1", "p3", "whole", "--format", "markdown"]).exits(0).stdout();
+    golden("report-parts-lacking.md", &text);
+}
+
+#[test]
 fn the_parts_of_a_run_are_reported_as_one() {
     let place = Place::with_parts();
     let table = place.testbed(&["report", "p1", "p2", "p3"]).exits(0).stdout();
@@ -573,6 +617,9 @@ fn the_schema_is_json_schema() {
     let json = Place::new().testbed(&["schema"]).exits(0).json();
     assert_eq!(json["$schema"], "https://json-schema.org/draft/2020-12/schema");
     assert!(json["properties"]["axes"].is_object());
+    let json = Place::new().testbed(&["schema", "--records"]).exits(0).json();
+    assert_eq!(json["$schema"], "https://json-schema.org/draft/2020-12/schema");
+    assert!(json["properties"]["outcome"].is_object());
 }
 
 #[test]

@@ -102,7 +102,7 @@ async fn every_attempt_is_recorded_in_order_with_its_outcome() {
 async fn the_folder_has_what_it_promises() {
     let (folder, mut store) = Folder::new(MATRIX);
     Mock::converging().run(&folder.plan, &mut store).await.unwrap();
-    store.write_summary().unwrap();
+    store.write_summary(&testbed::report::summary(store.records()).unwrap()).unwrap();
     assert_eq!(
         entries(&folder.path),
         ["attempts", "cells.jsonl", "environment.json", "matrix.yaml", "selection.json", "summary.csv"]

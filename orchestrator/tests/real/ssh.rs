@@ -11,7 +11,7 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-use testbed::{outcome::Outcome, results::obtained::Clock};
+use testbed::{outcome::Outcome, results::record::Clock};
 
 const SMALL: &str = "
 name: small

@@ -2,11 +2,13 @@
 //!
 //! Not compared: when a part ran, how much memory its nodes have, and what else they did at the time.
 
-use super::Folder;
+use super::{BackendOf, Folder};
 use crate::{
     matrix::Plan,
-    node::protocol::{Facts, Privilege},
-    results::{environment::Environment, store},
+    results::{
+        environment::{Accelerator, Environment, Node, Privilege},
+        store,
+    },
 };
 use indexmap::IndexMap;
 use serde::Serialize;
@@ -39,13 +41,13 @@ impl Part {
 }
 
 /// What differs, and why which environments are not known.
-pub(super) fn compare(plan: &Plan, parts: &[Part]) -> (Vec<Difference>, Vec<String>) {
+pub(super) fn compare(plan: &Plan, parts: &[Part], backend: BackendOf) -> (Vec<Difference>, Vec<String>) {
     let mut facets: IndexMap<String, IndexMap<String, Vec<PathBuf>>> = IndexMap::new();
     let mut unknown = Vec::new();
     for part in parts {
         match &part.environment {
             Ok(environment) => {
-                for (what, value) in describe(plan, environment) {
+                for (what, value) in describe(plan, environment, backend) {
                     facets.entry(what).or_default().entry(value).or_default().push(part.path.clone());
                 }
             }
@@ -57,9 +59,9 @@ pub(super) fn compare(plan: &Plan, parts: &[Part]) -> (Vec<Difference>, Vec<Stri
 }
 
 /// What can matter of an environment, by name.
-fn describe(plan: &Plan, environment: &Environment) -> Vec<(String, String)> {
+fn describe(plan: &Plan, environment: &Environment, backend: BackendOf) -> Vec<(String, String)> {
     let Environment { lab, .. } = environment;
-    let ends = |fact: fn(&Facts) -> String| {
+    let ends = |fact: &dyn Fn(&Node) -> String| {
         let (source, destination) = (fact(&lab.source), fact(&lab.destination));
         if source == destination {
             return source;
@@ -70,23 +72,30 @@ fn describe(plan: &Plan, environment: &Environment) -> Vec<(String, String)> {
     let mut facets = vec![
         named("testbed", environment.version.clone()),
         named("lab", lab.kind.clone()),
-        named("QEMU", ends(|node| node.qemu.clone().unwrap_or_else(|| "none".into()))),
+        named("QEMU", ends(&|node| node.qemu.as_ref().unwrap_or(&environment.qemu).clone())),
     ];
-    for (wish, finding) in &environment.accelerators {
+    for (wish, choice) in &environment.accelerators {
         let wish = serde_json::to_value(wish).unwrap_or_default();
         let name = format!("accelerator where the matrix has {}", wish.as_str().unwrap_or_default());
-        facets.push((name, finding.accelerator.name().to_string()));
+        facets.push((name, accelerator(choice.accelerator).to_string()));
     }
     facets.extend([
-        named("CPU", ends(|node| format!("{} {}", node.cpus, node.cpu_model))),
-        named("host kernel", ends(|node| node.kernel.clone())),
-        named("namespaces", ends(|node| privilege(node.privilege).to_string())),
+        named("CPU", ends(&|node| format!("{} {}", node.cpus, node.cpu_model))),
+        named("host kernel", ends(&|node| node.kernel.clone())),
+        named("namespaces", ends(&|node| privilege(node.privilege).to_string())),
         named("guest kernel", environment.guest_kernel.clone()),
         // A digest of the kernel, the modules and the stressor.
         named("guest files", environment.guest_digest.chars().take(12).collect()),
-        named("link backend", backends(plan, environment)),
+        named("link backend", backends(plan, environment, backend)),
     ]);
     facets
+}
+
+const fn accelerator(accelerator: Accelerator) -> &'static str {
+    match accelerator {
+        Accelerator::Kvm => "kvm",
+        Accelerator::Tcg => "tcg",
+    }
 }
 
 const fn privilege(privilege: Privilege) -> &'static str {
@@ -96,14 +105,12 @@ const fn privilege(privilege: Privilege) -> &'static str {
     }
 }
 
-/// What carries out the links of all of the plan's cells there, those of other parts too: parts have different cells,
-/// and are compared by what they would do with the same ones.
-fn backends(plan: &Plan, environment: &Environment) -> String {
+/// What carries out the links of all of the plan's cells there, those of other parts too: parts have
+/// different cells, and are compared by what they would do with the same ones.
+fn backends(plan: &Plan, environment: &Environment, backend: BackendOf) -> String {
     let mut counts: IndexMap<String, usize> = IndexMap::new();
     for cell in &plan.cells {
-        let backend = environment.lab.backend(&cell.settings);
-        let name = backend.map_or_else(|_| "none".to_string(), |backend| backend.to_string());
-        *counts.entry(name).or_default() += 1;
+        *counts.entry(backend(&cell.settings, &environment.lab)).or_default() += 1;
     }
     if counts.len() == 1 {
         return counts.into_keys().collect();

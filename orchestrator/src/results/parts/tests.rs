@@ -1,8 +1,23 @@
 use super::*;
-use crate::{matrix::Cell, results::record::Draft};
+use crate::{
+    matrix::Cell,
+    results::{builder::RecordBuilder, environment::Lab},
+};
 
 /// Five cells, twice each.
 const MATRIX: &str = "name: n\nrepeat: 2\naxes: { stress.rate: [1MB/s, 2MB/s, 3MB/s, 4MB/s, 5MB/s] }\n";
+
+/// A lab that shapes rates in the kernel, delays where that can, and else emulates them.
+fn backend(settings: &Settings, lab: &Lab) -> String {
+    let has =
+        |feature: &str| lab.source.features.contains(feature) && lab.destination.features.contains(feature);
+    let in_kernel = has("sch_tbf") && (settings.link.delay.is_zero() || has("sch_netem"));
+    match &lab.source.no_emulator {
+        _ if in_kernel => "kernel".into(),
+        Some(_) => "none".into(),
+        None => "userspace".into(),
+    }
+}
 
 fn plan(text: &str) -> Plan {
     File::parse(text, "n").and_then(|file| file.expand()).unwrap_or_else(|e| panic!("{e}"))
@@ -14,7 +29,7 @@ fn selection(shard: &str) -> Selection {
 
 /// A record that began this many seconds after midnight.
 fn record(cell: &Cell, attempt: u32, outcome: Outcome, second: i64) -> Record {
-    let mut record = Draft::start().freeze(cell, attempt, outcome, None);
+    let mut record = RecordBuilder::start().freeze(cell, attempt, outcome, None);
     record.started_at = jiff::Timestamp::from_second(second).unwrap();
     // Some microseconds, or none: it would tell records of one attempt apart.
     record.measured.wall_time_ms = 0.0;
@@ -38,10 +53,14 @@ fn folder(path: &str, shard: &str, records: &[(usize, u32, Outcome, i64)]) -> Fo
     Folder::new(Path::new(path), plan, &selection(shard), records).unwrap()
 }
 
+fn gathered(folders: Vec<Folder>) -> Vec<Run> {
+    gather(folders, backend)
+}
+
 /// The one run that these folders are parts of.
 #[track_caller]
 fn one(folders: Vec<Folder>) -> Run {
-    let mut runs = gather(folders);
+    let mut runs = gathered(folders);
     assert_eq!(runs.len(), 1, "{runs:#?}");
     runs.remove(0)
 }
@@ -90,7 +109,7 @@ fn the_same_matrix_is_told_by_its_meaning() {
         complete("p2", MATRIX, &rest("stress.rate <= 3000kB/s", None)),
     ]);
     for other in [rest("stress.rate < 3MB/s", None), rest("stress.rate < 4MB/s", Some(3))] {
-        let runs = gather(vec![
+        let runs = gathered(vec![
             complete("p1", MATRIX, &all("stress.rate < 4MB/s", None)),
             complete("p2", MATRIX, &other),
         ]);
@@ -107,7 +126,7 @@ fn what_is_no_part_of_the_same_run_stands_by_itself_and_it_is_said_why() {
         (expecting.as_str(), "2/2", "expect changed"),
         (MATRIX, "2/3", "1/2 and 2/3 are parts of different divisions"),
     ] {
-        let runs = gather(vec![
+        let runs = gathered(vec![
             complete("p1", MATRIX, &selection("1/2")),
             complete("p2", matrix, &selection(shard)),
         ]);
@@ -119,7 +138,7 @@ fn what_is_no_part_of_the_same_run_stands_by_itself_and_it_is_said_why() {
     // Two whole runs are compared, and so are different matrices. Nobody takes those for parts.
     let whole = || complete("whole", MATRIX, &Selection::default());
     let renamed = complete("p2", &MATRIX.replace("name: n", "name: m"), &selection("2/2"));
-    let runs = gather(vec![whole(), complete("p1", MATRIX, &selection("1/2")), whole(), renamed]);
+    let runs = gathered(vec![whole(), complete("p1", MATRIX, &selection("1/2")), whole(), renamed]);
     assert_eq!(runs.iter().map(Run::title).collect::<Vec<_>>(), ["whole", "p1", "whole", "p2"]);
     assert!(runs.iter().all(|run| run.composition.separate.is_none()));
 }
@@ -127,7 +146,7 @@ fn what_is_no_part_of_the_same_run_stands_by_itself_and_it_is_said_why() {
 #[test]
 fn runs_stand_in_the_order_in_which_their_first_folders_were_named() {
     let other = MATRIX.replace("name: n", "name: m");
-    let runs = gather(vec![
+    let runs = gathered(vec![
         complete("b2", &other, &selection("2/2")),
         complete("a1", MATRIX, &selection("1/2")),
         complete("b1", &other, &selection("1/2")),
@@ -252,44 +271,39 @@ fn a_selection_that_no_run_can_have_is_refused() {
 mod circumstances {
     use super::*;
     use crate::{
-        driver::qemu::{accel::Finding, machine::Accelerator},
-        image::Boot,
-        lab::Description,
         matrix::{Accel, RunOrder},
-        node::protocol::Facts,
-        results::environment::Environment,
+        results::{
+            environment::{Accelerator, Boot, Choice, Environment, Node, Privilege},
+            format::FormatVersion,
+        },
     };
     use environments::compare;
 
     fn environment() -> Environment {
-        let node = Facts {
+        let node = Node {
             version: "0.1.0".into(),
             qemu: Some("10.0.2".into()),
             kernel: "6.18.0".into(),
             cpu_model: "Difference Engine".into(),
             cpus: 2,
             memory_bytes: 1 << 34,
-            available_memory_bytes: 1 << 33,
-            clock: jiff::Timestamp::UNIX_EPOCH,
-            privilege: crate::node::protocol::Privilege::Root,
+            available_memory_bytes: Some(1 << 33),
+            clock: Some(jiff::Timestamp::UNIX_EPOCH),
+            privilege: Privilege::Root,
             features: ["sch_tbf".to_string()].into(),
             no_emulator: None,
         };
-        let finding = Finding { accelerator: Accelerator::Tcg, reason: "no KVM".into(), trial: None };
+        let choice = Choice { accelerator: Accelerator::Tcg, reason: "no KVM".into(), trial: None };
         Environment {
+            format: FormatVersion::CURRENT,
             started_at: jiff::Timestamp::UNIX_EPOCH,
             version: "0.1.0".into(),
             qemu: "10.0.2".into(),
-            accelerators: [(Accel::Auto, finding)].into_iter().collect(),
+            accelerators: [(Accel::Auto, choice)].into_iter().collect(),
             guest_kernel: "6.1.0".into(),
             guest_boot: Boot::Compressed,
             guest_digest: "0".repeat(64),
-            lab: Description {
-                kind: "local".into(),
-                source: node.clone(),
-                destination: node,
-                round_trips: None,
-            },
+            lab: Lab { kind: "local".into(), source: node.clone(), destination: node, round_trips: None },
             order: RunOrder::AsWritten,
         }
     }
@@ -301,7 +315,7 @@ mod circumstances {
         change(&mut changed);
         let part = |path: &str, environment| Part { path: path.into(), environment: Ok(environment) };
         let parts = [part("p1", environment()), part("p2", changed), part("p3", environment())];
-        let (differences, unknown) = compare(&plan, &parts);
+        let (differences, unknown) = compare(&plan, &parts, backend);
         assert_eq!(unknown, [""; 0]);
         differences
             .iter()
@@ -319,8 +333,8 @@ mod circumstances {
             said(|e| {
                 e.started_at = jiff::Timestamp::from_second(1_000_000).unwrap();
                 e.lab.source.memory_bytes = 0;
-                e.lab.source.available_memory_bytes = 0;
-                e.lab.source.clock = e.started_at;
+                e.lab.source.available_memory_bytes = None;
+                e.lab.source.clock = None;
             }),
             [""; 0],
             "what cannot matter"
@@ -357,7 +371,7 @@ mod circumstances {
             said(|e| {
                 e.lab.destination.kernel = "6.12.0".into();
                 e.lab.destination.cpus = 4;
-                e.lab.destination.privilege = crate::node::protocol::Privilege::UserNamespace;
+                e.lab.destination.privilege = Privilege::UserNamespace;
             }),
             [
                 r#"CPU: 2 Difference Engine ["p1", "p3"]; 2 Difference Engine at the source and 4 Difference Engine at the destination ["p2"]"#,
@@ -393,10 +407,9 @@ mod circumstances {
     fn an_accelerator_that_only_one_part_asks_for_is_no_difference() {
         assert_eq!(
             said(|e| {
-                let finding = e.accelerators[&Accel::Auto].clone();
-                e.accelerators = [(Accel::Kvm, Finding { accelerator: Accelerator::Kvm, ..finding })]
-                    .into_iter()
-                    .collect();
+                let choice = e.accelerators[&Accel::Auto].clone();
+                e.accelerators =
+                    [(Accel::Kvm, Choice { accelerator: Accelerator::Kvm, ..choice })].into_iter().collect();
             }),
             [""; 0]
         );
@@ -408,6 +421,7 @@ mod circumstances {
         let (differences, unknown) = compare(
             &plan("name: n\n"),
             &[part(Ok(environment())), part(Err("p2 has no environment.json".into()))],
+            backend,
         );
         assert_eq!((differences.len(), unknown), (0, vec!["p2 has no environment.json".to_string()]));
     }

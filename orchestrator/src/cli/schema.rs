@@ -1,0 +1,18 @@
+//! `testbed schema`.
+
+use super::{Failure, print};
+use crate::{matrix, results};
+use clap::Args;
+
+#[derive(Debug, Args)]
+pub(super) struct SchemaArgs {
+    /// Print the JSON Schema of records instead: the lines of cells.jsonl in a results folder
+    #[arg(long)]
+    records: bool,
+}
+
+pub(super) fn schema(args: &SchemaArgs) -> Result<u8, Failure> {
+    let schema = if args.records { results::schema::schema() } else { matrix::schema() };
+    print(&(serde_json::to_string_pretty(&schema).map_err(Failure::lab)? + "\n"));
+    Ok(0)
+}

@@ -1,0 +1,95 @@
+//! What others measured, from the types that tell of it to those that are kept in a record.
+
+use crate::{
+    node::{round_trip, server::probe},
+    results::record::{
+        BadPage, LinkLateness, MemoryArea, Probe, RoundTrip, RoundTrips, Verification, round_micros,
+    },
+};
+use netem::userspace::Lateness;
+use stressor::verify;
+
+impl From<Lateness> for LinkLateness {
+    fn from(late: Lateness) -> Self {
+        Self {
+            deliveries: late.deliveries,
+            late_mean_ms: round_micros(late.mean().as_millis_f64()),
+            late_worst_ms: round_micros(late.worst.as_millis_f64()),
+        }
+    }
+}
+
+impl From<probe::Report> for Probe {
+    fn from(report: probe::Report) -> Self {
+        let probe::Report { interval_ns, sent, received, largest_gap_ns, median_gap_ns } = report;
+        Self { interval_ns, sent, received, largest_gap_ns, median_gap_ns }
+    }
+}
+
+impl From<round_trip::RoundTrip> for RoundTrip {
+    fn from(trip: round_trip::RoundTrip) -> Self {
+        Self { least_ms: trip.least_ms, median_ms: trip.median_ms }
+    }
+}
+
+impl From<round_trip::RoundTrips> for RoundTrips {
+    fn from(trips: round_trip::RoundTrips) -> Self {
+        Self {
+            controller: trips.controller.into(),
+            source: trips.source.into(),
+            destination: trips.destination.into(),
+        }
+    }
+}
+
+impl From<verify::Verification> for Verification {
+    fn from(found: verify::Verification) -> Self {
+        Self {
+            pages_checked: found.pages_checked,
+            pages_bad: found.pages_bad,
+            first_bad: found.first_bad.map(Into::into),
+        }
+    }
+}
+
+impl From<verify::BadPage> for BadPage {
+    fn from(page: verify::BadPage) -> Self {
+        let area = match page.area {
+            verify::Area::WorkingSet => MemoryArea::WorkingSet,
+            verify::Area::Ballast => MemoryArea::Ballast,
+        };
+        Self { area, index: page.index, expected_generation: page.expected_generation, held: page.held }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::to_value;
+    use units::Span;
+
+    #[test]
+    fn what_is_kept_reads_as_what_was_said() {
+        let report = probe::Report {
+            interval_ns: 10_000_000,
+            sent: 9,
+            received: 8,
+            largest_gap_ns: 20_000_000,
+            median_gap_ns: 10_000_000,
+        };
+        assert_eq!(to_value(Probe::from(report.clone())).unwrap(), to_value(report).unwrap());
+        for area in [verify::Area::WorkingSet, verify::Area::Ballast] {
+            let page = verify::BadPage { area, index: 7, expected_generation: 3, held: "zeros".into() };
+            let found = verify::Verification { pages_checked: 9, pages_bad: 1, first_bad: Some(page) };
+            assert_eq!(to_value(Verification::from(found.clone())).unwrap(), to_value(found).unwrap());
+        }
+    }
+
+    #[test]
+    fn lateness_is_kept_as_its_mean_and_its_worst() {
+        let late =
+            Lateness { deliveries: 4, total: Span::from_millis(6), worst: Span::from_nanos(2_500_400) };
+        let kept = LinkLateness { deliveries: 4, late_mean_ms: 1.5, late_worst_ms: 2.5 };
+        assert_eq!(LinkLateness::from(late), kept);
+    }
+}

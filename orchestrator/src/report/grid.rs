@@ -1,0 +1,88 @@
+//! The cells of the table: a row per cell of the matrix, what was measured, and beside it what was published.
+//!
+//! Where a cell was measured more than once, each figure is the median, with the smallest and the largest
+//! behind it; failed, skipped and interrupted attempts have none.
+
+use crate::{
+    matrix::{Plan, Subject},
+    outcome::Outcome,
+    results::{
+        figures::{Column, FIGURES, Figure},
+        record::Record,
+    },
+};
+
+/// A table without its drawing.
+pub(super) struct Grid {
+    /// The titles of the columns; those of figures with their unit in a second line.
+    pub(super) header: Vec<String>,
+    /// The rows, each as long as the header.
+    pub(super) rows: Vec<Vec<String>>,
+    /// How many columns, from the left, have words; the others have numbers.
+    pub(super) words: usize,
+}
+
+impl Grid {
+    pub(super) fn new(plan: &Plan, records: &[Record]) -> Self {
+        let axes = plan.axis_paths();
+        let figures: Vec<(&Figure, Column)> =
+            FIGURES.iter().filter_map(|figure| Some((figure, figure.table?))).collect();
+        let rows_of_reference = || plan.reference.iter().flat_map(|reference| &reference.rows);
+        let published: Vec<(Subject, Column)> = figures
+            .iter()
+            .filter_map(|(figure, column)| Some((figure.published_as?, *column)))
+            .filter(|(subject, _)| rows_of_reference().any(|row| row.figure(*subject).is_some()))
+            .collect();
+        let titles = figures.iter().map(|(_, column)| column.header.to_string());
+        let beside = published.iter().map(|(_, c)| format!("published\n{}", c.header.replace('\n', " ")));
+        let names = axes.iter().map(ToString::to_string).chain(["outcome".to_string()]);
+        let rows = plan.cells.iter().map(|cell| {
+            let attempts: Vec<&Record> = records.iter().filter(|r| r.cell == cell.id).collect();
+            let row = plan.reference.as_ref().and_then(|r| r.row_for(&cell.settings));
+            let values = axes.iter().map(|axis| cell.axes.get(*axis).cloned().unwrap_or_default());
+            let measured = figures.iter().map(|(figure, column)| spread(&attempts, figure, column));
+            let beside = published.iter().map(|(subject, column)| {
+                row.and_then(|row| row.figure(*subject)).map(|value| column.show(value)).unwrap_or_default()
+            });
+            values.chain([outcomes(&attempts)]).chain(measured).chain(beside).collect()
+        });
+        Self {
+            words: axes.len() + 1,
+            rows: rows.collect(),
+            header: names.chain(titles).chain(beside).collect(),
+        }
+    }
+}
+
+/// The outcomes of a cell's attempts: `converged`, or `converged 2, failed 1`.
+fn outcomes(attempts: &[&Record]) -> String {
+    let counts = Outcome::ALL.iter().filter_map(|outcome| {
+        let count = attempts.iter().filter(|r| r.outcome == *outcome).count();
+        (count > 0).then_some((outcome, count))
+    });
+    match counts.collect::<Vec<_>>()[..] {
+        [] => "not tried".into(),
+        [(outcome, 1)] => outcome.to_string(),
+        ref several => several.iter().map(|(o, n)| format!("{o} {n}")).collect::<Vec<_>>().join(", "),
+    }
+}
+
+/// The median of a figure over the attempts that have it, with its range where there are several.
+fn spread(attempts: &[&Record], figure: &Figure, column: &Column) -> String {
+    let mut values: Vec<f64> = attempts.iter().filter_map(|r| (figure.value)(&r.measured)).collect();
+    values.sort_unstable_by(f64::total_cmp);
+    let show = |value: f64| column.show(value);
+    match values[..] {
+        [] => "-".into(),
+        [value] => show(value),
+        [low, .., high] => {
+            let middle = values.len() / 2;
+            let median = if values.len().is_multiple_of(2) {
+                f64::midpoint(values[middle - 1], values[middle])
+            } else {
+                values[middle]
+            };
+            format!("{} ({}–{})", show(median), show(low), show(high))
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The table and what stands below it, for a pull request or an issue.
+//!
+//! Written for GitHub's flavour of Markdown. Text of the matrix cannot become markup, a link or a new column:
+//! cells and sentences are escaped, and what is program text (expectations, attempts, folders) is in code
+//! spans.
+
+use super::{Ended, Format, Rendered, composition, grid::Grid};
+use crate::{
+    matrix::Plan,
+    results::{
+        parts::Run,
+        record::Record,
+        verdict::{self, Judgement},
+    },
+};
+use std::{fmt::Write as _, io, iter};
+
+/// A table in Markdown.
+pub(super) struct Markdown;
+
+impl Format for Markdown {
+    fn ended(&self, run: &Ended<'_>) -> io::Result<Rendered> {
+        let table = render(run.plan, run.records, run.judgement);
+        Ok(format!("{table}\nResults: {}\n", code(&run.folder.display().to_string())).into())
+    }
+
+    fn stored(&self, runs: &[Run]) -> io::Result<Rendered> {
+        let mut text = String::new();
+        for (i, run) in runs.iter().enumerate() {
+            if runs.len() > 1 {
+                let _ = write!(text, "{}### {}\n\n", if i > 0 { "\n" } else { "" }, code(&run.title()));
+            }
+            text += &render(&run.plan, &run.records, &verdict::judge(&run.plan, &run.records));
+            let notes = composition::sentences(&run.composition);
+            if !notes.is_empty() {
+                text.push('\n');
+            }
+            for note in notes {
+                text += &item(note.starts_with(' '), &code(note.trim_start()));
+            }
+        }
+        Ok(text.into())
+    }
+}
+
+fn render(plan: &Plan, records: &[Record], judgement: &Judgement) -> String {
+    let mut text = draw(&Grid::new(plan, records));
+    if let Some(reference) = &plan.reference {
+        let _ = write!(text, "\nPublished: {}\n", escaped(&reference.source));
+    }
+    for sentence in &judgement.threshold {
+        let _ = write!(text, "\n{}\n", escaped(sentence));
+    }
+    if !judgement.expectations.is_empty() {
+        text.push('\n');
+    }
+    for judged in &judgement.expectations {
+        let verdict = match judged.violations.len() {
+            0 => judged.verdict().to_string(),
+            _ => format!("**{}**", judged.verdict()),
+        };
+        text += &item(false, &format!("expected {}: {verdict}", code(&judged.expectation)));
+        for violation in &judged.violations {
+            text += &item(true, &code(violation));
+        }
+    }
+    text
+}
+
+fn draw(grid: &Grid) -> String {
+    let line = |cells: &[String]| {
+        let cells: Vec<String> = cells.iter().map(|cell| escaped(cell)).collect();
+        format!("| {} |\n", cells.join(" | "))
+    };
+    let words = iter::repeat_n("---", grid.words);
+    let numbers = iter::repeat_n("---:", grid.header.len() - grid.words);
+    let rule = format!("| {} |\n", words.chain(numbers).collect::<Vec<_>>().join(" | "));
+    iter::once(line(&grid.header)).chain([rule]).chain(grid.rows.iter().map(|row| line(row))).collect()
+}
+
+/// An item of a list.
+fn item(nested: bool, text: &str) -> String {
+    format!("{}- {text}\n", if nested { "  " } else { "" })
+}
+
+/// Text on one line in which nothing is markup.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '\n' | '\r' => escaped.push(' '),
+            '\\' | '|' | '`' | '*' | '_' | '[' | ']' | '<' | '>' | '~' | '#' | '$' => {
+                escaped.push('\\');
+                escaped.push(character);
+            }
+            plain => escaped.push(plain),
+        }
+    }
+    escaped
+}
+
+/// A code span on one line, whose delimiters are longer than any run of backticks in it.
+fn code(text: &str) -> String {
+    let text = text.replace(['\n', '\r'], " ");
+    let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
+    let fence = "`".repeat(longest + 1);
+    let space = if text.starts_with('`') || text.ends_with('`') { " " } else { "" };
+    format!("{fence}{space}{text}{space}{fence}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{matrix::File, outcome::Outcome, results::builder::RecordBuilder};
+
+    #[test]
+    fn text_cannot_become_markup() {
+        assert_eq!(escaped("total time\ns"), "total time s");
+        assert_eq!(escaped("a|b_c*<i>"), r"a\|b\_c\*\<i\>");
+        assert_eq!(code("stress.rate <= 64MB/s | #1"), "`stress.rate <= 64MB/s | #1`");
+        assert_eq!(code("a`b``c\nd"), "```a`b``c d```");
+        assert_eq!(code("`"), "`` ` ``");
+    }
+
+    #[test]
+    fn a_value_with_a_pipe_stays_in_its_column() {
+        let matrix = "name: n\naxes: { guest.cpu: [\"max|-x\"] }\nexpect: [{ outcome: converged }]\n";
+        let plan = File::parse(matrix, "n").and_then(|file| file.expand()).unwrap_or_else(|e| panic!("{e}"));
+        let record = RecordBuilder::start().freeze(&plan.cells[0], 1, Outcome::Failed, None);
+        let records = [record];
+        let text = render(&plan, &records, &verdict::judge(&plan, &records));
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[1], "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |");
+        assert_eq!(lines[2], r"| max\|-x | failed | - | - | - | - | - | - |");
+        assert_eq!(lines[4], "- expected `every cell: converged`: **DOES NOT HOLD**");
+        assert!(lines[5].starts_with("  - `guest.cpu="), "{text}");
+    }
+}

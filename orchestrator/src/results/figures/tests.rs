@@ -1,0 +1,171 @@
+use super::*;
+use crate::{
+    measure::{passes::Pass, samples::Completion},
+    results::record::{Carried, LinkLateness, Phase, Stretch, Verification},
+};
+use serde_json::Value;
+use std::{collections::HashSet, fs};
+
+/// Everything that can be measured.
+fn all() -> Measured {
+    let mut measured = Measured { total_time_ms: Some(1.0), ..Measured::default() };
+    measured.downtime_ms.qemu = Some(1.0);
+    measured.downtime_ms.guest = Some(1.0);
+    measured.downtime_ms.client = Some(1.0);
+    measured.transferred.qemu_bytes = Some(1);
+    measured.transferred.wire_bytes = Some(1);
+    measured.iterations.push(Pass {
+        number: 1,
+        started_at_ms: 0.0,
+        duration_ms: 1.0,
+        remaining_bytes: 0,
+        sent_bytes: 0,
+        dirtied_bytes: None,
+        bandwidth_bytes_per_s: 0,
+        throttle_percent: 0,
+    });
+    measured.timeline.push(Carried {
+        due_ms: 1.0,
+        began_ms: 1.0,
+        done_ms: 1.0,
+        link: None,
+        rate: None,
+        by: None,
+    });
+    measured.stress.requested = Some(1);
+    measured.stress.before = Some(1.0);
+    measured.stress.during = Some(1.0);
+    measured.stress.after = Some(1.0);
+    measured.stress.stretches.push(Stretch { from_ms: 0.0, to_ms: 1.0, requested: None, achieved: None });
+    measured.stress.forgone_bytes = Some(1);
+    measured.stress.longest_stall_ms = Some(1.0);
+    measured.verified = Some(Verification { pages_checked: 1, pages_bad: 0, first_bad: None });
+    measured.qemu = Some(Completion { total_time_ms: Some(1), downtime_ms: Some(1), setup_time_ms: Some(1) });
+    measured.link_lateness = Some(LinkLateness { deliveries: 1, late_mean_ms: 1.0, late_worst_ms: 1.0 });
+    measured.phases_ms.insert(Phase::Boot, 1.0);
+    measured
+}
+
+/// The keys of all numbers in a record.
+fn numbers(value: &Value, at: &str, found: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                let key = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
+                numbers(value, &key, found);
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| numbers(item, at, found)),
+        Value::Number(_) => found.push(at.into()),
+        _ => {}
+    }
+}
+
+#[test]
+fn every_number_of_a_record_belongs_to_one_figure_and_every_figure_is_in_a_record() {
+    let value = serde_json::to_value(all()).unwrap();
+    let mut found = Vec::new();
+    numbers(&value, "", &mut found);
+    assert!(found.len() > FIGURES.len(), "{found:?}");
+    let belongs = |number: &str, figure: &Figure| {
+        number.strip_prefix(figure.key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    for number in &found {
+        let figures = FIGURES.iter().filter(|figure| belongs(number, figure)).count();
+        assert_eq!(figures, 1, "{number} is in {figures} figures");
+    }
+    for figure in FIGURES {
+        assert!(found.iter().any(|number| belongs(number, figure)), "no record has {}", figure.key);
+        assert!((figure.value)(&all()).is_some(), "{} is there and has no value", figure.key);
+    }
+}
+
+#[test]
+fn what_was_not_measured_has_no_value() {
+    let there: Vec<&str> = FIGURES
+        .iter()
+        .filter(|figure| (figure.value)(&Measured::default()).is_some())
+        .map(|figure| figure.key)
+        .collect();
+    assert_eq!(there, ["wall_time_ms"]);
+}
+
+#[test]
+fn a_duration_says_how_it_was_obtained_and_nothing_else_does() {
+    let obtained_keys: Vec<String> = obtained(&all()).into_keys().collect();
+    let expected = [
+        "total_time_ms",
+        "downtime_ms.qemu",
+        "downtime_ms.guest",
+        "downtime_ms.client",
+        "iterations",
+        "timeline",
+        "stress.stretches",
+        "stress.longest_stall_ms",
+        "qemu",
+        "link_lateness",
+        "phases_ms",
+        "wall_time_ms",
+    ];
+    assert_eq!(obtained_keys, expected);
+    assert_eq!(obtained(&Measured::default()).keys().collect::<Vec<_>>(), ["wall_time_ms"]);
+    for figure in FIGURES.iter().filter(|figure| figure.clock.is_some() || figure.unit == Unit::Milliseconds)
+    {
+        let Figure { key, clock, from, to, .. } = figure;
+        assert!(clock.is_some() && !from.is_empty() && !to.is_empty(), "{key}");
+    }
+}
+
+#[test]
+fn every_subject_of_a_matrix_is_a_figure_and_published_beside_one() {
+    for subject in Subject::ALL {
+        let unit = match subject {
+            Subject::Downtime | Subject::TotalTime => Unit::Milliseconds,
+            Subject::Transferred => Unit::Bytes,
+        };
+        let same: Vec<&Figure> = FIGURES.iter().filter(|f| f.expected_as == Some(subject)).collect();
+        assert!(!same.is_empty() && same.iter().all(|figure| figure.unit == unit), "{subject:?}");
+        let beside: Vec<&Figure> = FIGURES.iter().filter(|f| f.published_as == Some(subject)).collect();
+        assert!(beside.len() == 1 && beside[0].unit == unit, "{subject:?}");
+        assert!(beside[0].table.is_some(), "{subject:?} is published and beside nothing");
+    }
+}
+
+#[test]
+fn what_a_client_saw_counts_before_what_qemu_reports() {
+    let mut measured = Measured::default();
+    assert_eq!(expected(Subject::Downtime, &measured), None);
+    measured.downtime_ms.guest = Some(2.0);
+    assert_eq!(expected(Subject::Downtime, &measured), None);
+    measured.downtime_ms.qemu = Some(1.0);
+    assert_eq!(expected(Subject::Downtime, &measured), Some(1.0));
+    measured.downtime_ms.client = Some(3.0);
+    assert_eq!(expected(Subject::Downtime, &measured), Some(3.0));
+}
+
+#[test]
+fn no_key_and_no_column_is_there_twice() {
+    let mut keys = HashSet::new();
+    let mut columns = HashSet::new();
+    for figure in FIGURES {
+        assert!(keys.insert(figure.key), "{}", figure.key);
+        assert!(!figure.what.is_empty(), "{}", figure.key);
+        let names = figure.table.map(|column| column.header).into_iter();
+        for name in names.chain(figure.csv.map(|column| column.name).filter(|name| *name != "passes")) {
+            assert!(columns.insert(name), "{name}");
+        }
+    }
+}
+
+#[test]
+fn the_page_of_figures_is_what_the_list_says() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/figures.md");
+    let page = document();
+    assert!(page.lines().all(|line| line.chars().count() <= 110));
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(path, page).unwrap();
+        return;
+    }
+    let expected = fs::read_to_string(path).unwrap_or_default();
+    assert!(page == expected, "docs/figures.md differs; UPDATE_GOLDEN=1 writes it anew");
+}

@@ -1,0 +1,63 @@
+//! The samples of an attempt: what QEMU said of its migration, one line of `samples.jsonl` each.
+
+use super::store::{self, Error};
+use crate::measure::samples::Sample;
+use std::{fs, io, path::Path};
+
+/// The file, in the attempt's folder.
+pub const SAMPLES: &str = "samples.jsonl";
+
+/// Reads the samples of an attempt of the run in `folder`, in order. Returns none where the attempt did not
+/// get as far as its migration. A last line that was cut off is left out.
+pub fn read(folder: &Path, cell: &str, attempt: u32) -> Result<Option<Vec<Sample>>, Error> {
+    let path = store::attempt_path(folder, cell, attempt).join(SAMPLES);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(Error::Io { what: "read", path, source }),
+    };
+    let sample = |(i, line): (usize, &str)| {
+        serde_json::from_str(line).map_err(|error| Error::BadRecord {
+            path: path.clone(),
+            line: i + 1,
+            reason: error.to_string(),
+        })
+    };
+    store::whole_lines(&text).lines().enumerate().map(sample).collect::<Result<_, _>>().map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(at_ms: f64, pass: u64) -> Sample {
+        Sample {
+            at_ms,
+            status: "active".into(),
+            transferred_bytes: 1_000_000,
+            remaining_bytes: 2_000_000,
+            normal_pages: 240,
+            zero_pages: 3,
+            pass,
+            dirty_rate_bytes_per_s: 64_000_000,
+            mbit_per_s: 934.5,
+            throttle_percent: 0,
+        }
+    }
+
+    #[test]
+    fn samples_are_read_back_as_they_were_written_as_far_as_they_are_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = store::attempt_path(folder.path(), "stress.rate=1MBps", 2);
+        assert_eq!(read(folder.path(), "stress.rate=1MBps", 2).unwrap(), None);
+        fs::create_dir_all(&path).unwrap();
+        let samples = [sample(0.25, 1), sample(50.0, 1), sample(100.125, 2)];
+        let lines: String = samples.iter().map(|s| serde_json::to_string(s).unwrap() + "\n").collect();
+        fs::write(path.join(SAMPLES), format!("{lines}{{\"at_ms\":150.0,\"sta")).unwrap();
+        assert_eq!(read(folder.path(), "stress.rate=1MBps", 2).unwrap().unwrap(), samples);
+
+        fs::write(path.join(SAMPLES), format!("{lines}{{}}\n")).unwrap();
+        let error = read(folder.path(), "stress.rate=1MBps", 2).unwrap_err().to_string();
+        assert!(error.contains("samples.jsonl, line 4: missing field `at_ms`"), "{error}");
+    }
+}

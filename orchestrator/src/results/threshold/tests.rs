@@ -1,0 +1,95 @@
+use super::*;
+use crate::{
+    matrix::File,
+    results::{builder::RecordBuilder, verdict::judge},
+};
+
+fn plan(text: &str) -> Plan {
+    File::parse(text, "n").and_then(|file| file.expand()).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// One record per outcome, for the plan's cells in order; `None` leaves a cell out.
+fn records(plan: &Plan, outcomes: &[Option<Outcome>]) -> Vec<Record> {
+    assert_eq!(plan.cells.len(), outcomes.len());
+    let record = |(cell, outcome): (&Cell, &Option<Outcome>)| {
+        Some(RecordBuilder::start().freeze(cell, 1, (*outcome)?, None))
+    };
+    plan.cells.iter().zip(outcomes).filter_map(record).collect()
+}
+
+const YES: Option<Outcome> = Some(Outcome::Converged);
+const NO: Option<Outcome> = Some(Outcome::NotConverged);
+
+fn threshold_of(outcomes: [Option<Outcome>; 3]) -> Vec<String> {
+    let plan = plan("name: n\naxes: { stress.rate: [1MB/s, 2MB/s, 4MB/s] }\n");
+    judge(&plan, &records(&plan, &outcomes)).threshold
+}
+
+#[test]
+fn the_threshold_is_one_sentence() {
+    for (outcomes, sentence) in [
+        (
+            [YES, YES, NO],
+            "Pre-copy converged at every dirty rate up to 2MB/s; at 4MB/s and above it never did.",
+        ),
+        ([YES, YES, YES], "Pre-copy converged at every dirty rate tried, up to 4MB/s."),
+        ([NO, NO, NO], "Pre-copy did not converge even at 1MB/s."),
+        (
+            [YES, NO, YES],
+            "Pre-copy converged at every dirty rate up to 1MB/s; at 2MB/s it did not; some higher rates did, so \
+             repeat the run.",
+        ),
+        // What was not tried says nothing.
+        ([YES, None, None], "Pre-copy converged at every dirty rate tried, up to 1MB/s."),
+        (
+            [YES, Some(Outcome::Skipped), NO],
+            "Pre-copy converged at every dirty rate up to 1MB/s; at 4MB/s and above it never did.",
+        ),
+        (
+            [YES, YES, Some(Outcome::Interrupted)],
+            "Pre-copy converged at every dirty rate tried, up to 2MB/s.",
+        ),
+    ] {
+        assert_eq!(threshold_of(outcomes), [sentence], "{outcomes:?}");
+    }
+    assert_eq!(threshold_of([None, None, None]), [""; 0]);
+}
+
+#[test]
+fn a_rate_counts_only_if_every_attempt_converged() {
+    let plan = plan("name: n\naxes: { stress.rate: [1MB/s, 2MB/s] }\nrepeat: 2\n");
+    let mut all = records(&plan, &[YES, YES]);
+    all.extend(records(&plan, &[YES, NO]));
+    assert_eq!(
+        judge(&plan, &all).threshold,
+        ["Pre-copy converged at every dirty rate up to 1MB/s; at 2MB/s and above it never did."]
+    );
+}
+
+#[test]
+fn rates_are_ordered_whatever_the_order_of_the_file() {
+    let plan = plan("name: n\naxes: { stress.rate: [4MB/s, 1MB/s, 900kB/s] }\n");
+    let sentence = "Pre-copy converged at every dirty rate up to 1MB/s; at 4MB/s and above it never did.";
+    assert_eq!(judge(&plan, &records(&plan, &[NO, YES, YES])).threshold, [sentence]);
+}
+
+#[test]
+fn each_combination_of_the_other_axes_has_its_threshold() {
+    let plan = plan(
+        "name: n\naxes: { link.rate: [400mbit, 1gbit], stress.rate: [1MB/s, 2MB/s] }\nprobe: { interval: 0 }\n",
+    );
+    assert_eq!(
+        judge(&plan, &records(&plan, &[YES, NO, YES, YES])).threshold,
+        [
+            "With link.rate 400mbit: pre-copy converged at every dirty rate up to 1MB/s; at 2MB/s and above it \
+             never did.",
+            "With link.rate 1gbit: pre-copy converged at every dirty rate tried, up to 2MB/s.",
+        ]
+    );
+}
+
+#[test]
+fn without_an_axis_of_dirty_rates_there_is_no_threshold() {
+    let plan = plan("name: n\naxes: { guest.vcpus: [1, 2] }\n");
+    assert_eq!(judge(&plan, &records(&plan, &[YES, NO])).threshold, [""; 0]);
+}

@@ -1,0 +1,128 @@
+//! What a run runs on, from the types that tell of it to those that are kept.
+
+use crate::{
+    driver::qemu::{accel::Finding, machine},
+    image, lab,
+    matrix::Settings,
+    node::protocol,
+    results::environment::{Accelerator, Boot, Choice, Lab, Node, Privilege},
+};
+
+impl From<lab::Description> for Lab {
+    fn from(lab: lab::Description) -> Self {
+        Self {
+            kind: lab.kind,
+            source: lab.source.into(),
+            destination: lab.destination.into(),
+            round_trips: lab.round_trips.map(Into::into),
+        }
+    }
+}
+
+impl From<protocol::Facts> for Node {
+    fn from(facts: protocol::Facts) -> Self {
+        Self {
+            version: facts.version,
+            qemu: facts.qemu,
+            kernel: facts.kernel,
+            cpu_model: facts.cpu_model,
+            cpus: facts.cpus,
+            memory_bytes: facts.memory_bytes,
+            available_memory_bytes: Some(facts.available_memory_bytes),
+            clock: Some(facts.clock),
+            privilege: match facts.privilege {
+                protocol::Privilege::Root => Privilege::Root,
+                protocol::Privilege::UserNamespace => Privilege::UserNamespace,
+            },
+            features: facts.features,
+            no_emulator: facts.no_emulator,
+        }
+    }
+}
+
+impl From<Finding> for Choice {
+    fn from(finding: Finding) -> Self {
+        let accelerator = match finding.accelerator {
+            machine::Accelerator::Kvm => Accelerator::Kvm,
+            machine::Accelerator::Tcg => Accelerator::Tcg,
+        };
+        Self { accelerator, reason: finding.reason, trial: finding.trial }
+    }
+}
+
+impl From<image::Boot> for Boot {
+    fn from(boot: image::Boot) -> Self {
+        match boot {
+            image::Boot::Compressed => Self::Compressed,
+            image::Boot::Uncompressed => Self::Uncompressed,
+        }
+    }
+}
+
+/// Returns what would carry out the links of these settings in the lab of a stored run, in a word.
+pub fn backend(settings: &Settings, lab: &Lab) -> String {
+    let kernels = [&lab.source.features, &lab.destination.features];
+    let backend = lab::backend(settings, kernels, lab.source.no_emulator.as_deref());
+    backend.map_or_else(|_| "none".into(), |backend| backend.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        matrix::File,
+        node::round_trip::{RoundTrip, RoundTrips},
+    };
+    use serde_json::to_value;
+
+    fn description() -> lab::Description {
+        let facts = protocol::Facts {
+            version: "0.1.0".into(),
+            qemu: Some("10.0.2".into()),
+            kernel: "6.18.0".into(),
+            cpu_model: "Difference Engine".into(),
+            cpus: 2,
+            memory_bytes: 1 << 34,
+            available_memory_bytes: 1 << 33,
+            clock: jiff::Timestamp::UNIX_EPOCH,
+            privilege: protocol::Privilege::UserNamespace,
+            features: ["sch_tbf".to_string()].into(),
+            no_emulator: None,
+        };
+        let trip = RoundTrip { least_ms: 0.25, median_ms: 0.5 };
+        let round_trips = Some(RoundTrips { controller: trip, source: trip, destination: trip });
+        lab::Description { kind: "local".into(), source: facts.clone(), destination: facts, round_trips }
+    }
+
+    #[test]
+    fn what_is_kept_reads_as_what_was_said() {
+        assert_eq!(to_value(Lab::from(description())).unwrap(), to_value(description()).unwrap());
+        let trial = Some("QEMU ended".to_string());
+        let finding =
+            Finding { accelerator: machine::Accelerator::Tcg, reason: "no guest boots".into(), trial };
+        assert_eq!(to_value(Choice::from(finding.clone())).unwrap(), to_value(finding).unwrap());
+        for boot in [image::Boot::Compressed, image::Boot::Uncompressed] {
+            assert_eq!(to_value(Boot::from(boot)).unwrap(), to_value(boot).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_stored_lab_would_use_the_backend_that_the_lab_uses() {
+        let matrix = "name: n\nlink: { rate: 1gbit }\naxes: { link.delay: [0, 5ms] }\n";
+        let plan = File::parse(matrix, "n").and_then(|file| file.expand()).unwrap_or_else(|e| panic!("{e}"));
+        let said = |lab: &lab::Description| {
+            let stored = Lab::from(lab.clone());
+            for cell in &plan.cells {
+                let used = lab.backend(&cell.settings).map_or("none".into(), |backend| backend.to_string());
+                assert_eq!(backend(&cell.settings, &stored), used);
+            }
+            plan.cells.iter().map(|cell| backend(&cell.settings, &stored)).collect::<Vec<_>>()
+        };
+        let mut lab = description();
+        assert_eq!(said(&lab), ["kernel", "userspace"]);
+        lab.source.no_emulator = Some("no TUN devices".into());
+        assert_eq!(said(&lab), ["kernel", "none"]);
+        lab.destination.features.clear();
+        assert_eq!(said(&lab), ["none", "none"]);
+    }
+}
