@@ -33,5 +33,8 @@ mod protocols;
 /// What QEMU is started and set up with.
 mod qemu;
 
+/// Results of every version, and their JSON Schema.
+mod records;
+
 /// `--lab vagrant` with a stub of Vagrant.
 mod vagrant;

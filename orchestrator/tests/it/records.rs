@@ -3,9 +3,7 @@
 //! `tests/formats` has a results folder of each version: three kinds from before records stated one, then one
 //! for each version, by its number. A new version adds its folder, made by a real run; none is ever changed.
 
-mod common;
-
-use common::golden;
+use crate::common::{self, golden};
 use jsonschema::Validator;
 use serde_json::Value;
 use std::{
