@@ -8,12 +8,16 @@ use crate::{image::KernelChoice, lab::Choice, matrix::selection::Selection};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::{fmt, path::PathBuf, process::ExitCode};
 
+mod doctor;
+mod enter;
+mod generate;
 mod lab;
-mod machine;
 mod node;
+mod observe;
 mod plan;
 mod report;
 mod run;
+mod setup;
 
 /// Runs a matrix of real QEMU live migrations and reports what it measured.
 ///
@@ -43,9 +47,9 @@ enum Command {
     /// Show the tables of finished or unfinished runs again
     Report(report::ReportArgs),
     /// List what a run needs, what is missing here, and the command that mends it
-    Doctor(machine::DoctorArgs),
+    Doctor(doctor::DoctorArgs),
     /// Install what is missing: QEMU, the guest's kernel, the guest's image
-    Setup(machine::SetupArgs),
+    Setup(setup::SetupArgs),
     /// Look into a lab while it is used: what is under way, and a shell in a node
     Lab(lab::LabCommand),
     /// Print the JSON Schema of matrix files, for editors
@@ -55,13 +59,13 @@ enum Command {
     Node(node::NodeArgs),
     /// Say what there is on this host; started by `testbed lab` and `testbed doctor`
     #[command(hide = true)]
-    Observe(lab::ObserveArgs),
+    Observe(observe::ObserveArgs),
     /// Run a program in a node; started by `testbed lab shell`
     #[command(hide = true)]
-    Enter(lab::EnterArgs),
+    Enter(enter::EnterArgs),
     /// Write man pages and completions of all three programs below a folder
     #[command(hide = true)]
-    Generate(machine::GenerateArgs),
+    Generate(generate::GenerateArgs),
 }
 
 /// Which of a matrix's cells are meant.
@@ -152,14 +156,14 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Plan(args) => plan::plan(&args),
         Command::Report(args) => report::report(&args),
-        Command::Doctor(args) => machine::doctor(&args),
-        Command::Setup(args) => machine::setup(&args),
-        Command::Generate(args) => machine::generate(&args),
+        Command::Doctor(args) => doctor::doctor(&args),
+        Command::Setup(args) => setup::setup(&args),
+        Command::Generate(args) => generate::generate(&args),
         Command::Schema => plan::schema(),
         Command::Lab(args) => lab::lab(&args),
         Command::Node(args) => node::node(&args),
-        Command::Observe(args) => lab::observe(&args),
-        Command::Enter(args) => lab::enter_node(&args),
+        Command::Observe(args) => observe::observe(&args),
+        Command::Enter(args) => enter::enter(&args),
     };
     match result {
         Ok(code) => code.into(),

@@ -52,16 +52,18 @@ impl FromStr for Choice {
     }
 }
 
-/// Starts a lab in which these guests can be run.
+/// Starts a lab in which these guests can be run, and which others may look into.
 pub async fn start(choice: &Choice, guest: &GuestFiles) -> Result<Lab, Error> {
-    match choice.inventory()? {
-        None => local::start().await,
+    let lab = match choice.inventory()? {
+        None => local::start().await?,
         Some(inventory) => {
             let mut lab = ssh::start(&inventory, guest).await?;
             if *choice == Choice::Vagrant {
                 lab.description.kind = "vagrant".into();
             }
-            Ok(lab)
+            lab
         }
-    }
+    };
+    lab.announce().await?;
+    Ok(lab)
 }

@@ -264,6 +264,11 @@ impl Node {
         Ok(asked.elapsed())
     }
 
+    /// Has the node show that its lab is complete.
+    pub async fn announce(&self) -> Result<(), NodeError> {
+        self.call("show that its lab is complete", Call::Announce).await
+    }
+
     /// Starts a process.
     pub async fn spawn(&self, spawn: Spawn) -> Result<Process, NodeError> {
         let what = format!("start {}", spawn.program);

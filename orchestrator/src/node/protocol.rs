@@ -84,6 +84,8 @@ pub enum Call {
     Facts,
     /// Answer, at once.
     Ping,
+    /// Show to whoever looks for nodes that the lab is complete, and this node open to visitors.
+    Announce,
     /// Start a process; answered with its number.
     Spawn(Spawn),
     /// Kill a process at once (SIGKILL). Not an error if it has ended already.

@@ -30,12 +30,10 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{self, Stdio},
-    sync::Mutex,
 };
 use tokio::{
     io::AsyncWriteExt,
     process::{Child, Command},
-    sync::OnceCell,
 };
 
 /// Never ask, give up soon, and notice a dead connection in eight seconds.
@@ -94,16 +92,8 @@ pub async fn start(inventory: &Inventory, guest: &GuestFiles) -> Result<Lab, Err
         destination: destination.node.facts().await?,
         round_trips: Some(RoundTrips::measure(&controller, &source.node, &destination.node).await?),
     };
-    Ok(Lab {
-        controller,
-        source,
-        destination,
-        description,
-        saved: Mutex::default(),
-        emulated: OnceCell::new(),
-        destination_pid: None,
-        _processes: vec![first, second, third],
-    })
+    let processes = [first, second, third];
+    Ok(Lab::new(controller, [source, destination], description, None, processes))
 }
 
 /// How the hosts are reached.

@@ -16,10 +16,12 @@ use netem::{
     kernel::{Handle, Qdisc, Settings},
     userspace::{self, Emulator, Tun},
 };
+use nix::sys::prctl;
 use serde::Serialize;
 use serde_json::Value;
 use std::{
     collections::HashMap,
+    ffi::CStr,
     fs::File,
     io,
     os::fd::{AsFd, AsRawFd, OwnedFd},
@@ -45,6 +47,9 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(8);
 
 /// How often the orchestrator of a node on another host says that it is there.
 pub const ALIVE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// The name of the process of a node whose lab is complete, by which others know that ([`Call::Announce`]).
+pub const READY: &CStr = c"testbed-ready";
 
 /// From this, an emulator derives which packets it loses and so on.
 const EMULATOR_SEED: u64 = 1;
@@ -146,6 +151,7 @@ impl Node {
         match call {
             Call::Facts => json(facts(self.privilege).await?),
             Call::Ping => json(()),
+            Call::Announce => json(prctl::set_name(READY)?),
             Call::Spawn(spawn) => json(self.spawn(&spawn)?),
             Call::Kill { process } => {
                 // The receiver's task kills; a process that has ended has taken its entry with it.
