@@ -2,7 +2,7 @@
 //!
 //! What the local lab needs and no more. Everything made in an anonymous namespace goes with it.
 
-use crate::{error::Result, kernel::Feature, netlink::Netlink};
+use crate::{error::Result, feature::Feature, netlink::Netlink};
 use rtnetlink::{
     AddressMessageBuilder, LinkBridge, LinkMacVlan, LinkMessageBuilder, LinkUnspec, LinkVeth,
     packet_core::{NLM_F_CREATE, NLM_F_EXCL},

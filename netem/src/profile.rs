@@ -4,7 +4,7 @@
 //! profile at each of its ends; [`LinkProfile`] holds two that differ. Parsing looks at nothing but the text;
 //! [`Profile::validate`] finds what no interface could do, such as jitter without a delay.
 
-use crate::{Percent, named};
+use crate::percent::Percent;
 use serde::{Deserialize, Serialize};
 use units::{BitRate, Bytes, Span};
 
@@ -218,11 +218,6 @@ fn bytes_over(bytes_per_second: u64, span: Span) -> u64 {
 }
 
 impl Profile {
-    /// A profile known by name, such as `gigabit`; see [`named::ALL`].
-    pub fn named(name: &str) -> Option<Self> {
-        named::ALL.iter().find(|n| n.name == name).map(named::Named::profile)
-    }
-
     /// Whether this changes nothing about a link.
     pub fn is_empty(&self) -> bool {
         self.rate.is_none() && !self.needs_delay_line()

@@ -5,8 +5,8 @@ mod common;
 
 use common::{FAR, namespace, output_in, pair};
 use netem::{
-    Error, Netlink, Profile, Shaper,
-    kernel::{Feature, Settings, supported},
+    Error, Feature, Netlink, Profile, Shaper,
+    kernel::{Settings, supported},
 };
 use std::{
     io::{Read, Write},

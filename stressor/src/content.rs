@@ -152,7 +152,7 @@ impl Noise {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::text::Share;
+    use crate::share::Share;
     use proptest::prelude::*;
 
     const CONTENTS: [Content; 5] = [

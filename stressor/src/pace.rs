@@ -158,7 +158,7 @@ impl Pacer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Workload;
+    use crate::workload::Workload;
     use proptest::prelude::*;
     use units::ByteRate;
 

@@ -15,18 +15,19 @@
 //! and 1.5 % less, as the cores are to be had. Where both cores were overcommitted it fell to 99 to 108 MB/s at
 //! `940mbit` for seconds at a time, with buckets of 4 and 8 ms as well as of 2: presumably the sender waits for a core.
 
-mod feature;
 mod ingress;
 mod qdisc;
+mod supported;
 mod tree;
 
-pub use feature::{Feature, supported};
 pub use qdisc::{Handle, Qdisc, Settings, Statistics};
+pub use supported::supported;
 
 use crate::{
-    Profile,
     error::{Error, Result},
+    feature::Feature,
     netlink::{Interface, Netlink},
+    profile::Profile,
     wire::netem::Verb,
 };
 use rtnetlink::{

@@ -1,6 +1,10 @@
 //! Random numbers, and events that depend on the one before.
 
-use crate::{Distribution, GilbertElliott, Percent, wire::distribution};
+use crate::{
+    percent::Percent,
+    profile::{Distribution, GilbertElliott},
+    wire::distribution,
+};
 
 /// A generator of random numbers (xorshift64*, G. Marsaglia 2003 and S. Vigna 2016), so that a seed repeats a
 /// run. Not for secrets.

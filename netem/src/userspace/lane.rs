@@ -2,7 +2,7 @@
 //! it: no clock, no device, so that it is tested as such.
 
 use super::chance::{Event, Jitter, Loss, Random};
-use crate::Profile;
+use crate::profile::Profile;
 
 /// A time in nanoseconds since some start.
 pub(super) type Nanos = u64;
@@ -163,7 +163,7 @@ impl Lane {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Percent;
+    use crate::percent::Percent;
     use units::{BitRate, Bytes, Span};
 
     const MILLI: Nanos = 1_000_000;

@@ -25,11 +25,11 @@ pub(super) struct DoctorArgs {
 pub(super) fn doctor(args: &DoctorArgs) -> Result<u8, Failure> {
     let cache = Cache::user().map_err(Failure::input)?;
     let stressor = image::stressor_path().map_err(Failure::input)?;
-    let inventory = args.lab.choice().inventory().map_err(super::lab_failure)?;
+    let hosts = args.lab.choice().hosts().map_err(super::lab_failure)?;
     let kernel = args.kernel.choice();
     let needs =
         doctor::Needs { cache: &cache, kernel: &kernel, stressor: &stressor, results: Path::new("results") };
-    let report = super::runtime()?.block_on(doctor::examine(&needs, inventory.as_ref()));
+    let report = super::runtime()?.block_on(doctor::examine(&needs, hosts.as_ref()));
     let mut report = report.map_err(super::lab_failure)?;
     let code = report.exit_code();
     if args.quiet {

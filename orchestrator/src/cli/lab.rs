@@ -79,9 +79,9 @@ pub(super) fn lab(args: &LabCommand) -> Result<u8, Failure> {
 }
 
 fn status(args: &StatusArgs) -> Result<u8, Failure> {
-    let status = match args.lab.choice().inventory().map_err(super::lab_failure)? {
+    let status = match args.lab.choice().hosts().map_err(super::lab_failure)? {
         None => Status::local().map_err(Failure::lab)?,
-        Some(inventory) => super::runtime()?.block_on(Status::of(&inventory)).map_err(super::lab_failure)?,
+        Some(hosts) => super::runtime()?.block_on(Status::of(&hosts)).map_err(super::lab_failure)?,
     };
     let code = if status.is_whole() { 0 } else { EXIT_FAILED };
     if args.json {
@@ -103,12 +103,12 @@ fn shell(args: &ShellArgs) -> Result<u8, Failure> {
         |error: shell::Error| if error.is_input() { Failure::input(error) } else { Failure::lab(error) };
     let notice = |text: &str| eprintln!("{text}");
     let runtime = super::runtime()?;
-    let Some(inventory) = args.lab.choice().inventory().map_err(super::lab_failure)? else {
+    let Some(hosts) = args.lab.choice().hosts().map_err(super::lab_failure)? else {
         sys::outlive_interrupts().map_err(Failure::lab)?;
         return runtime.block_on(shell.on_this_machine(notice)).map_err(failure);
     };
     let terminal = io::stdin().is_terminal();
-    let mut command = runtime.block_on(shell.on_host(&inventory, terminal, notice)).map_err(failure)?;
+    let mut command = runtime.block_on(shell.on_host(&hosts, terminal, notice)).map_err(failure)?;
     sys::outlive_interrupts().map_err(Failure::lab)?;
     Ok(visit::exit_code(command.status().map_err(Failure::lab)?))
 }

@@ -4,7 +4,7 @@ use super::{hosts, local};
 use crate::{
     finding::{self, Report},
     image::{self, Cache, KernelChoice},
-    lab::{Error, hosts::inventory::Inventory},
+    lab::{Error, hosts::ssh::Hosts},
     setup::{self, SystemRunner},
 };
 use std::path::Path;
@@ -22,10 +22,10 @@ pub struct Needs<'a> {
     pub results: &'a Path,
 }
 
-/// Looks at this machine, and at the hosts of the inventory or at the local lab where there is none.
-pub async fn examine(needs: &Needs<'_>, inventory: Option<&Inventory>) -> Result<Report, Error> {
+/// Looks at this machine, and at the lab's hosts, or at the local lab where it has none.
+pub async fn examine(needs: &Needs<'_>, hosts_of_lab: Option<&Hosts>) -> Result<Report, Error> {
     let Needs { cache, kernel, stressor, results } = needs;
-    let Some(inventory) = inventory else {
+    let Some(hosts_of_lab) = hosts_of_lab else {
         let checks = setup::standard_checks(&SystemRunner, cache, kernel, stressor, results);
         return Ok(finding::examine(&checks).and(vec![local::examine().await]));
     };
@@ -33,6 +33,6 @@ pub async fn examine(needs: &Needs<'_>, inventory: Option<&Inventory>) -> Result
     Ok(match image::prepare(kernel, stressor, cache) {
         // What is missing for that is in the report.
         Err(_) => report,
-        Ok(guest) => report.and(hosts::examine(inventory, &guest).await?),
+        Ok(guest) => report.and(hosts::examine(hosts_of_lab, &guest).await?),
     })
 }

@@ -8,7 +8,7 @@ use crate::{
         Description, Error,
         hosts::{
             inventory::Inventory,
-            ssh::{Host, Upload, Way, quoted},
+            ssh::{Host, Hosts, Upload, quoted},
         },
         topology::{CONTROLLER_ADDRESS, GUESTS, MIGRATION, PREFIX, SHAPED_ADDRESSES},
     },
@@ -58,8 +58,7 @@ struct Wanted<'a> {
 }
 
 /// Looks at every host, then at what they are to each other.
-pub async fn examine(inventory: &Inventory, guest: &GuestFiles) -> Result<Vec<Finding>, Error> {
-    let way = Way::of(inventory);
+pub async fn examine(Hosts { inventory, way }: &Hosts, guest: &GuestFiles) -> Result<Vec<Finding>, Error> {
     let program = Upload::read(Path::new("/proc/self/exe"))?;
     let kernel = Upload::read(&guest.kernel)?;
     let [near, far] = SHAPED_ADDRESSES;
@@ -81,7 +80,7 @@ pub async fn examine(inventory: &Inventory, guest: &GuestFiles) -> Result<Vec<Fi
         compute("compute2", &compute2.host, &compute2.guests, &compute2.migration, far),
     ];
     let looks = hosts.each_ref().map(|wanted| {
-        let (way, program, kernel) = (&way, &program, &kernel);
+        let (program, kernel) = (&program, &kernel);
         async move {
             let mut findings = Vec::new();
             let running =

@@ -12,7 +12,7 @@ use crate::{
         server::{isolate, serve},
     },
 };
-use netem::{Netlink, cli::Shown};
+use netem::{Netlink, show::Shown};
 use nix::{
     ifaddrs::{InterfaceAddress, getifaddrs},
     net::if_::InterfaceFlags,

@@ -11,7 +11,7 @@
 
 use super::observe::{Interface, interfaces_in};
 use crate::{
-    driver::qemu::machine::QEMU,
+    host::QEMU,
     lab::topology::NODES,
     node::server::{isolate, serve::READY},
 };

@@ -10,8 +10,8 @@ use crate::{
     lab::{
         self,
         hosts::{
-            inventory::{Become, Inventory},
-            ssh::{Upload, Way},
+            inventory::Become,
+            ssh::{Hosts, Upload, Way},
         },
     },
     matrix::Settings,
@@ -147,11 +147,11 @@ impl Shell<'_> {
         }
     }
 
-    /// Returns the command that runs the program on the node's host of this inventory: in the node of the run that is
+    /// Returns the command that runs the program on the node's host: in the node of the run that is
     /// meant, or on the host itself where none is in progress, which `notice` is told; on a terminal or not.
     pub async fn on_host(
         &self,
-        inventory: &Inventory,
+        Hosts { inventory, way }: &Hosts,
         terminal: bool,
         notice: impl Fn(&str),
     ) -> Result<Command, Error> {
@@ -160,8 +160,7 @@ impl Shell<'_> {
         }
         let host = inventory.hosts().into_iter().find(|(node, _)| *node == self.node).map(|(_, host)| host);
         let host = host.ok_or_else(|| Error::NoSuchNode(self.node.into()))?;
-        let way = Way::of(inventory);
-        let place = Place::reach(&way, host).await?;
+        let place = Place::reach(way, host).await?;
         let process = self.choose(async || Ok(place.processes().await?)).await?;
         if process.is_none() {
             let how = if inventory.r#become == Become::Sudo { ", by sudo" } else { "" };

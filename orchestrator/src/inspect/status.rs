@@ -6,10 +6,7 @@ use super::{
 };
 use crate::lab::{
     Error,
-    hosts::{
-        inventory::Inventory,
-        ssh::{Upload, Way},
-    },
+    hosts::ssh::{Hosts, Upload},
     topology::EMULATED,
 };
 use serde::Serialize;
@@ -56,8 +53,7 @@ impl Status {
     }
 
     /// Of a lab of hosts. One that does not answer is no error here.
-    pub async fn of(inventory: &Inventory) -> Result<Self, Error> {
-        let way = Way::of(inventory);
+    pub async fn of(Hosts { inventory, way }: &Hosts) -> Result<Self, Error> {
         let program = Upload::read(Path::new("/proc/self/exe"))?;
         let asked = inventory.hosts().map(|(node, name)| {
             let (host, program) = (way.host(name), &program);

@@ -209,7 +209,7 @@ pub struct Facts {
     pub clock: Timestamp,
     /// Whether its namespaces are root's or an ordinary user's.
     pub privilege: Privilege,
-    /// The kernel modules of [`netem::kernel::Feature`] that it has, loaded or built in, by name.
+    /// The kernel modules of [`netem::Feature`] that it has, loaded or built in, by name.
     pub features: BTreeSet<String>,
     /// Why it cannot emulate links ([`netem::userspace`]); absent where it can.
     pub no_emulator: Option<String>,

@@ -6,7 +6,6 @@
 
 use super::{frames::Frames, host::Host, isolate::RUN_DIR, probe::Probe, tcp_buffers::TcpBuffers};
 use crate::{
-    driver::qemu,
     host,
     node::protocol::{self, Call, Facts, FromNode, Privilege, Spawn, ToNode, Traffic},
 };
@@ -339,14 +338,15 @@ impl Node {
 
 /// What a node with this privilege says of itself.
 pub async fn facts(privilege: Privilege) -> Result<Facts, Box<dyn std::error::Error + Send + Sync>> {
+    let memory = host::memory()?;
     Ok(Facts {
         version: env!("CARGO_PKG_VERSION").into(),
-        qemu: qemu::version().ok(),
+        qemu: host::qemu_version().ok(),
         kernel: host::kernel_release()?,
         cpu_model: host::cpu_model(),
         cpus: host::cpus(),
-        memory_bytes: host::memory_bytes(),
-        available_memory_bytes: host::available_memory_bytes(),
+        memory_bytes: memory.total.get(),
+        available_memory_bytes: memory.available.get(),
         clock: Timestamp::now(),
         privilege,
         features: netem::kernel::supported().await?.iter().map(ToString::to_string).collect(),
