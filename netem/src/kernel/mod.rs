@@ -39,11 +39,11 @@ use rtnetlink::{
         tc::{TcHandle, TcMessage},
     },
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tree::Node;
 
 /// Which mechanism enforces a profile.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Backend {
     /// The kernel's qdiscs.
@@ -62,14 +62,14 @@ impl std::fmt::Display for Backend {
 }
 
 /// What was done to an interface.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Applied {
     /// The interface whose packets are shaped: the one asked for, or the `ifb` that stands for what it
     /// receives.
     pub interface: String,
     /// The mechanism.
     pub backend: Backend,
-    /// The qdiscs and classes from the root down, one line each.
+    /// The qdiscs and classes from the root down, one line each; in one line what the emulator was set to.
     pub tree: Vec<String>,
     /// Whether qdiscs that were there have been changed in place, without losing what they hold.
     pub in_place: bool,

@@ -125,8 +125,11 @@ impl Shell<'_> {
         let lab = lab::local::start().await?;
         let settings = Settings { link: self.link.clone(), ..Settings::default() };
         let link = lab.link(&settings).map_err(Error::Link)?;
-        let shaped =
-            if settings.link.is_empty() { "not shaped".into() } else { link.shape(&settings.link).await? };
+        let shaped = if settings.link.is_empty() {
+            "not shaped".into()
+        } else {
+            link.shape(&settings.link).await?.to_string()
+        };
         notice(&format!(
             "no run is under way: this is a lab of the shell's own, and ends with it; compute2 is {} from compute1, \
              {shaped}",

@@ -122,7 +122,7 @@ impl Session<'_> {
     async fn run(&mut self) -> Result<Ended, Trouble> {
         self.enter(Phase::Boot);
         let shape = self.link.shape(&self.settings().link).await?;
-        self.draft.measured.link = Some(shape);
+        self.draft.measured.link = Some(shape.to_string());
         self.boot_unless_saved().await?;
         self.start(Role::Source).await?;
         self.start(Role::Destination).await?;

@@ -59,7 +59,7 @@ pub struct Real<'a> {
 
 impl Hands for Real<'_> {
     async fn shape(&self, link: &Profile) -> Result<String, Trouble> {
-        Ok(self.link.shape(link).await?)
+        Ok(self.link.shape(link).await?.to_string())
     }
 
     async fn load(&self, end: End, workload: &Workload) -> Result<(), Trouble> {

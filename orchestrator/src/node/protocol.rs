@@ -151,7 +151,7 @@ pub enum Call {
         bytes: u64,
     },
     /// Shape what this node sends through an interface; of a link that is emulated here, both directions.
-    /// Answered with a description of what was set. What is under way on the link is not lost.
+    /// Answered with a [`netem::Applied`]. What is under way on the link is not lost.
     Shape {
         /// The interface.
         interface: String,

@@ -11,7 +11,7 @@ use crate::{
 };
 use jiff::Timestamp;
 use netem::{
-    Backend, LinkProfile, Netlink, Profile,
+    Applied, Backend, LinkProfile, Netlink, Profile,
     kernel::{Handle, Qdisc, Settings},
     userspace::{self, Emulator, Tun},
 };
@@ -303,13 +303,17 @@ impl Node {
         Ok(channel)
     }
 
-    async fn shape(&self, interface: &str, profile: &Profile) -> Result<String, netem::Error> {
+    async fn shape(&self, interface: &str, profile: &Profile) -> Result<Applied, netem::Error> {
         if let Some(emulator) = self.emulators.lock().unwrap().get(interface) {
             emulator.change(&LinkProfile::symmetric(profile.clone()))?;
-            return Ok(format!("{} backend: {}", Backend::Userspace, userspace::describe(profile)));
+            return Ok(Applied {
+                interface: interface.into(),
+                backend: Backend::Userspace,
+                tree: vec![userspace::describe(profile)],
+                in_place: true,
+            });
         }
-        let applied = self.netlink.apply(interface, profile).await?;
-        Ok(format!("{} backend: {}", applied.backend, applied.tree.join(", ")))
+        self.netlink.apply(interface, profile).await
     }
 
     async fn traffic(&self, interface: &str) -> Result<Traffic, Box<dyn std::error::Error + Send + Sync>> {
