@@ -21,11 +21,13 @@
 //! - [`userspace`]: the same effects between two TUN devices, where the kernel has no `sch_netem`.
 //! - [`links`]: veth pairs, bridges, addresses, counters: what a lab of namespaces needs.
 //! - [`show`]: what is in force on an interface.
+//! - [`ethernet`]: the sizes of frames.
 //! - [`measure`]: goodput, round trips and loss across a link.
 //! - [`cli`]: the program `netem`.
 
 pub mod cli;
 pub mod error;
+pub mod ethernet;
 pub mod feature;
 pub mod kernel;
 pub mod links;

@@ -250,7 +250,7 @@ mod tests {
         }
         let (mut state, mut read) = (1, [0; 4]);
         for _ in 0..50_000 {
-            state = crate::content::mix(state);
+            state = units::random::mix(state);
             let text: String = (0..5).map(|at| PIECES[(state >> (at * 4)) as usize % PIECES.len()]).collect();
             read[0] += check::<Share>(&text);
             read[1] += check::<Content>(&text);

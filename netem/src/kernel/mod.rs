@@ -25,6 +25,7 @@ pub use supported::supported;
 
 use crate::{
     error::{Error, Result},
+    ethernet::HEADER_BYTES,
     feature::Feature,
     netlink::{Interface, Netlink},
     profile::Profile,
@@ -282,8 +283,7 @@ impl Netlink {
 
 /// A burst or queue that the interface's packets do not fit into would stop it altogether.
 fn fits(profile: &Profile, link: &Interface) -> Result<()> {
-    const ETHERNET_HEADER_BYTES: u64 = 14;
-    let frame = u64::from(link.mtu) + ETHERNET_HEADER_BYTES;
+    let frame = u64::from(link.mtu) + HEADER_BYTES;
     for (key, bytes) in [("burst", profile.burst), ("queue", profile.queue)] {
         if let Some(bytes) = bytes.filter(|b| b.get() < frame) {
             return Err(Error::Unsuitable {

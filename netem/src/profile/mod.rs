@@ -4,7 +4,7 @@
 //! profile at each of its ends; [`LinkProfile`] holds two that differ. Parsing looks at nothing but the text;
 //! [`Profile::validate`] finds what no interface could do, such as jitter without a delay.
 
-use crate::percent::Percent;
+use crate::{ethernet::HEADER_BYTES, percent::Percent};
 use serde::{Deserialize, Serialize};
 use units::{BitRate, Bytes, Span};
 
@@ -195,7 +195,6 @@ pub struct ProfileError {
 /// (`qdisc_pkt_len_init`).
 pub(crate) const LARGEST_PACKET_BYTES: u64 = 80 * 1024;
 /// An Ethernet header.
-const HEADER_BYTES: u64 = 14;
 const NANOS: u128 = 1_000_000_000;
 
 const MIN_RATE: BitRate = BitRate::new(1_000);
