@@ -1,6 +1,6 @@
 //! What can go wrong, said as: what was attempted, on what, and what to do.
 
-use crate::{ProfileError, kernel::Feature};
+use crate::{feature::Feature, profile::ProfileError};
 use std::io;
 
 /// Why an operation on a link failed. Unless a variant says otherwise, the link is as it was.

@@ -20,11 +20,15 @@
 //! - [`kernel`]: tbf, htb, netem and ifb through rtnetlink, never by running `tc`; [`wire`] has their bytes.
 //! - [`userspace`]: the same effects between two TUN devices, where the kernel has no `sch_netem`.
 //! - [`links`]: veth pairs, bridges, addresses, counters: what a lab of namespaces needs.
+//! - [`show`]: what is in force on an interface.
+//! - [`ethernet`]: the sizes of frames.
 //! - [`measure`]: goodput, round trips and loss across a link.
 //! - [`cli`]: the program `netem`.
 
 pub mod cli;
 pub mod error;
+pub mod ethernet;
+pub mod feature;
 pub mod kernel;
 pub mod links;
 pub mod measure;
@@ -33,12 +37,14 @@ mod netlink;
 mod netns;
 mod percent;
 mod profile;
+pub mod show;
 mod sys;
 pub mod trace;
 pub mod userspace;
 pub mod wire;
 
 pub use error::{Error, Result};
+pub use feature::Feature;
 pub use kernel::{Applied, Backend};
 pub use links::Counters;
 pub use netlink::{Interface, Netlink};

@@ -2,7 +2,7 @@
 //!
 //! What the local lab needs and no more. Everything made in an anonymous namespace goes with it.
 
-use crate::{error::Result, kernel::Feature, netlink::Netlink};
+use crate::{error::Result, feature::Feature, netlink::Netlink};
 use rtnetlink::{
     AddressMessageBuilder, LinkBridge, LinkMacVlan, LinkMessageBuilder, LinkUnspec, LinkVeth,
     packet_core::{NLM_F_CREATE, NLM_F_EXCL},
@@ -16,9 +16,6 @@ use std::{
     net::Ipv4Addr,
     os::fd::{AsRawFd, BorrowedFd},
 };
-
-/// An Ethernet address.
-pub type Mac = [u8; 6];
 
 /// What an interface has counted since it was made (`IFLA_STATS64`).
 ///
@@ -161,20 +158,6 @@ impl Netlink {
     /// As [`Netlink::set_up`].
     pub async fn set_mtu(&self, interface: &str, mtu: u32) -> Result<()> {
         self.set(interface, |m| m.mtu(mtu), || format!("set the MTU of {interface} to {mtu}")).await
-    }
-
-    /// Sets the Ethernet address.
-    ///
-    /// # Errors
-    ///
-    /// As [`Netlink::set_up`].
-    pub async fn set_mac(&self, interface: &str, mac: Mac) -> Result<()> {
-        self.set(
-            interface,
-            |m| m.address(mac.to_vec()),
-            || format!("set the address of {interface} to {mac:02x?}"),
-        )
-        .await
     }
 
     /// Gives an interface an IPv4 address and the route to its network.

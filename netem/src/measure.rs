@@ -6,7 +6,7 @@
 //! alone, and its goodput is counted by the receiver: a probe is a frame of 106 bytes, and 200 of them in a second would
 //! take a sixth of 1 Mbit/s.
 
-use crate::Profile;
+use crate::profile::Profile;
 use serde::Serialize;
 use std::{
     collections::HashMap,

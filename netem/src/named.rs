@@ -1,6 +1,9 @@
 //! Profiles by name: links people recognise, each with where its figures come from.
 
-use crate::{Distribution, Percent, Profile};
+use crate::{
+    percent::Percent,
+    profile::{Distribution, Profile},
+};
 use units::{BitRate, Span};
 
 /// A profile with a name and a line about it.
@@ -45,6 +48,13 @@ pub const ALL: &[Named] = &[
         loss: 0.005,
     },
 ];
+
+impl Profile {
+    /// A profile known by name, such as `gigabit`; see [`ALL`].
+    pub fn named(name: &str) -> Option<Self> {
+        ALL.iter().find(|n| n.name == name).map(Named::profile)
+    }
+}
 
 impl Named {
     const fn wired(name: &'static str, about: &'static str, rate_mbit: u64, delay_us: u64) -> Self {

@@ -5,7 +5,7 @@
 
 use crate::{
     error::{Error, Result},
-    kernel::Feature,
+    feature::Feature,
     wire::psched::Clock,
 };
 use futures::{Stream, StreamExt};

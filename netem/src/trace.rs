@@ -20,7 +20,7 @@
 //! # Ok::<(), netem::trace::TraceError>(())
 //! ```
 
-use crate::Profile;
+use crate::profile::Profile;
 use std::{fmt::Display, str::FromStr};
 use units::{BitRate, Span};
 

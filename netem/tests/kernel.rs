@@ -5,8 +5,8 @@ mod common;
 
 use common::{FAR, namespace, output_in, pair};
 use netem::{
-    Error, Netlink, Profile, Shaper,
-    kernel::{Feature, Settings, supported},
+    Error, Feature, Netlink, Profile, Shaper,
+    kernel::{Settings, supported},
 };
 use std::{
     io::{Read, Write},
@@ -142,12 +142,11 @@ async fn links_are_made_plumbed_and_deleted() {
     netlink.add_veth("a", "b", None).await.unwrap();
     netlink.enslave("a", "br0").await.unwrap();
     netlink.set_mtu("b", 9000).await.unwrap();
-    netlink.set_mac("b", [2, 0, 0, 0, 0, 7]).await.unwrap();
     netlink.set_up("b").await.unwrap();
     netlink.set_down("b").await.unwrap();
     assert_eq!(netlink.interface("b").await.unwrap().mtu, 9000);
     if let Some(text) = output_in(&namespace, "ip", "link show") {
-        assert!(text.contains("master br0") && text.contains("02:00:00:00:00:07"), "{text}");
+        assert!(text.contains("master br0"), "{text}");
     }
     netlink.delete("a").await.unwrap();
     netlink.delete("br0").await.unwrap();

@@ -7,10 +7,7 @@
 mod common;
 
 use common::{FAR, NEAR, Pair, pair, program};
-use netem::{
-    Distribution, Profile,
-    kernel::{Feature, supported},
-};
+use netem::{Distribution, Feature, Profile, kernel::supported};
 use serde_json::Value;
 use std::{
     io::{Read, Write},

@@ -1,6 +1,10 @@
 //! Facts about the machine this process runs on, for results and for diagnosis.
 
-use std::{fs, io, thread};
+use std::{fs, io, process::Command, thread};
+use stressor::machine::Memory;
+
+/// The program that runs guests.
+pub const QEMU: &str = "qemu-system-x86_64";
 
 /// The running kernel's release, as `uname -r` prints it.
 pub fn kernel_release() -> io::Result<String> {
@@ -19,19 +23,15 @@ pub fn cpus() -> usize {
     thread::available_parallelism().map_or(1, Into::into)
 }
 
-/// Memory in all, in bytes; zero where the kernel does not say.
-pub fn memory_bytes() -> u64 {
-    meminfo("MemTotal")
+/// Returns the memory that this process can have.
+pub fn memory() -> io::Result<Memory> {
+    Memory::probe()
 }
 
-/// Memory that can be had without swapping, in bytes; zero where the kernel does not say.
-pub fn available_memory_bytes() -> u64 {
-    meminfo("MemAvailable")
-}
-
-fn meminfo(key: &str) -> u64 {
-    let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = info.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':'));
-    let kib = line.and_then(|l| l.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
+/// Returns the version of this host's QEMU, as its first line has it: `10.0.2`.
+pub fn qemu_version() -> io::Result<String> {
+    let output = Command::new(QEMU).arg("--version").output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let version = text.split_whitespace().skip_while(|word| *word != "version").nth(1);
+    version.map(ToString::to_string).ok_or_else(|| io::Error::other("it does not tell its version"))
 }

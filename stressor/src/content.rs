@@ -7,6 +7,7 @@
 //! vectorise it.
 
 use crate::workload::{Content, PAGE_BYTES, Write};
+use units::random::{self, mix};
 
 /// The words of 8 bytes in a page of 4 KiB.
 pub(crate) const WORDS: usize = PAGE_BYTES as usize / 8;
@@ -119,16 +120,9 @@ impl Recipe {
         mix(self
             .seed
             .wrapping_mul(0xD6E8_FEB8_6659_FD93)
-            .wrapping_add(index.wrapping_mul(0x9E37_79B9_7F4A_7C15))
+            .wrapping_add(index.wrapping_mul(random::STEP))
             .wrapping_add(u64::from(generation).wrapping_mul(0xC2B2_AE3D_27D4_EB4F)))
     }
-}
-
-/// Spreads every bit of the input over the whole output (the finaliser of `splitmix64`).
-pub(crate) fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
 }
 
 /// A linear congruential generator of 64 bits, its weak low half covered by the high one.
@@ -152,7 +146,7 @@ impl Noise {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::text::Share;
+    use crate::share::Share;
     use proptest::prelude::*;
 
     const CONTENTS: [Content; 5] = [

@@ -10,10 +10,10 @@
 //! and done without.
 
 use crate::{
+    clock::monotonic_ns,
     control,
     engine::{Engine, HugePages},
     error::Error,
-    monotonic_ns,
     protocol::PORT,
     sys,
 };

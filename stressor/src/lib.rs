@@ -29,6 +29,7 @@ pub mod meter;
 pub mod pace;
 pub mod program;
 pub mod protocol;
+mod share;
 mod sys;
 pub mod text;
 pub mod verify;
@@ -37,4 +38,5 @@ pub mod workload;
 
 pub use clock::monotonic_ns;
 pub use error::Error;
+pub use share::Share;
 pub use workload::Workload;

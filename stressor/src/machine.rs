@@ -58,20 +58,13 @@ impl Machine {
     ///
     /// # Errors
     ///
-    /// When /proc/meminfo cannot be read or does not say what it should.
+    /// As [`Memory::probe`].
     pub fn probe() -> io::Result<Self> {
-        let text = fs::read_to_string("/proc/meminfo")?;
-        let field = |name| {
-            meminfo_bytes(&text, name).ok_or_else(|| {
-                io::Error::new(io::ErrorKind::InvalidData, format!("/proc/meminfo has no {name}"))
-            })
-        };
-        let available = field("MemAvailable")?;
-        let limit = cgroup::memory_left().map(Bytes::new).filter(|&left| left < available);
+        let Memory { total, available, is_limited } = Memory::probe()?;
         Ok(Self {
-            total: field("MemTotal")?,
-            available: limit.unwrap_or(available),
-            is_limited: limit.is_some(),
+            total,
+            available,
+            is_limited,
             free_2m: huge_pages(PageSize::Huge2M, "free_hugepages"),
             free_1g: huge_pages(PageSize::Huge1G, "free_hugepages"),
         })
@@ -146,6 +139,37 @@ pub(crate) fn huge_page_file(size: PageSize, name: &str) -> String {
 /// A number the kernel gives about huge pages of this size; `None` where there are none.
 pub(crate) fn huge_pages(size: PageSize, name: &str) -> Option<u64> {
     fs::read_to_string(Path::new(&huge_page_file(size, name))).ok()?.trim().parse().ok()
+}
+
+/// Memory of ordinary pages, as far as this process can have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// What the machine has in all.
+    pub total: Bytes,
+    /// What is left without swapping, to this process's control group where that has less.
+    pub available: Bytes,
+    /// Whether it is the control group that has less.
+    pub is_limited: bool,
+}
+
+impl Memory {
+    /// Asks the kernel.
+    ///
+    /// # Errors
+    ///
+    /// When /proc/meminfo cannot be read or does not say what it should.
+    pub fn probe() -> io::Result<Self> {
+        let text = fs::read_to_string("/proc/meminfo")?;
+        let field = |name| {
+            meminfo_bytes(&text, name).ok_or_else(|| {
+                io::Error::new(io::ErrorKind::InvalidData, format!("/proc/meminfo has no {name}"))
+            })
+        };
+        let available = field("MemAvailable")?;
+        let limit = cgroup::memory_left().map(Bytes::new).filter(|&left| left < available);
+        let is_limited = limit.is_some();
+        Ok(Self { total: field("MemTotal")?, available: limit.unwrap_or(available), is_limited })
+    }
 }
 
 fn meminfo_bytes(text: &str, name: &str) -> Option<Bytes> {

@@ -158,9 +158,10 @@ impl Pacer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Workload;
+    use crate::workload::Workload;
     use proptest::prelude::*;
     use units::ByteRate;
+    use units::random;
 
     const SECOND: u64 = 1_000_000_000;
     const MS: u64 = 1_000_000;
@@ -198,7 +199,7 @@ mod tests {
     fn dice(seed: u64) -> impl FnMut(u64) -> u64 {
         let mut state = seed;
         move |bound| {
-            state = crate::content::mix(state.wrapping_add(0x9E37_79B9_7F4A_7C15));
+            state = random::mix(state.wrapping_add(random::STEP));
             state % bound
         }
     }

@@ -6,7 +6,7 @@
 //! [`Message::Telemetry`] at a fixed interval, whether it is asked or not. A line that is cut short (a
 //! migration can cut one) is skipped by both sides: nothing depends on any single telemetry line.
 
-use crate::{Workload, verify::Verification};
+use crate::{verify::Verification, workload::Workload};
 use serde::{Deserialize, Serialize};
 
 /// The name of the virtio-serial port the conversation takes place on.

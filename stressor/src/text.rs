@@ -5,68 +5,10 @@
 //! usual form with a tag, `!hot-cold`, which nobody would guess.) Parsing is exact, and printing gives the
 //! text that parses back to the same value.
 
+pub use crate::share::TextError;
 use crate::workload::{Content, Order, Phase, Rate};
 use std::{fmt, str::FromStr};
 use units::ParseError;
-
-/// Why a text is not a setting's value, in words that name the accepted forms.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct TextError(String);
-
-/// A share of a whole, in tenths of a percent: more than none of it and less than all. Written `50%`, `12.5%`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Share {
-    permille: u16,
-}
-
-impl Share {
-    /// This many tenths of a percent; `None` unless from 1 to 999.
-    pub const fn from_permille(permille: u16) -> Option<Self> {
-        if permille == 0 || permille > 999 { None } else { Some(Self { permille }) }
-    }
-
-    /// This share of `whole`, rounded down, but at least one and at least one less than `whole`, where that
-    /// is possible.
-    pub const fn of(self, whole: u64) -> u64 {
-        let share = (whole as u128 * self.permille as u128 / 1000) as u64;
-        match (share, whole) {
-            (_, 0 | 1) => 0,
-            (0, _) => 1,
-            _ => share,
-        }
-    }
-}
-
-impl FromStr for Share {
-    type Err = TextError;
-
-    fn from_str(text: &str) -> Result<Self, TextError> {
-        let parsed = || {
-            let number = text.strip_suffix('%')?;
-            let (whole, tenths) = number.split_once('.').unwrap_or((number, "0"));
-            if tenths.len() != 1 || whole.is_empty() || whole.len() > 2 {
-                return None;
-            }
-            // `u16::from_str` would take a sign.
-            let all_digits = whole.bytes().chain(tenths.bytes()).all(|b| b.is_ascii_digit());
-            let (whole, tenths): (u16, u16) = (whole.parse().ok()?, tenths.parse().ok()?);
-            Self::from_permille(whole * 10 + tenths).filter(|_| all_digits)
-        };
-        parsed().ok_or_else(|| {
-            TextError(format!("`{text}` is not a share: write it like `50%` or `12.5%`, from 0.1% to 99.9%"))
-        })
-    }
-}
-
-impl fmt::Display for Share {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.permille / 10, self.permille % 10) {
-            (whole, 0) => write!(f, "{whole}%"),
-            (whole, tenths) => write!(f, "{whole}.{tenths}%"),
-        }
-    }
-}
 
 impl FromStr for Rate {
     type Err = TextError;
@@ -244,7 +186,7 @@ text_serde!(Order, "an order like `random` or `hot-cold:90%/10%`", |_| schemars:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workload::Workload;
+    use crate::{share::Share, workload::Workload};
     use std::fmt::{Debug, Display};
 
     fn round_trip<T: FromStr<Err = TextError> + Display + PartialEq + Debug>(texts: &[&str]) {
@@ -308,7 +250,7 @@ mod tests {
         }
         let (mut state, mut read) = (1, [0; 4]);
         for _ in 0..50_000 {
-            state = crate::content::mix(state);
+            state = units::random::mix(state);
             let text: String = (0..5).map(|at| PIECES[(state >> (at * 4)) as usize % PIECES.len()]).collect();
             read[0] += check::<Share>(&text);
             read[1] += check::<Content>(&text);

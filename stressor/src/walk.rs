@@ -1,10 +1,8 @@
 //! Which page is written next: the [`Order`] setting, made into an endless sequence of page numbers.
 
-use crate::{
-    content::mix,
-    workload::{Order, Workload},
-};
+use crate::workload::{Order, Workload};
 use std::ops::Range;
+use units::random::{Random, mix};
 
 /// An endless walk over pages `0..pages`.
 #[derive(Debug, Clone)]
@@ -16,14 +14,8 @@ pub(crate) struct Walk {
 #[derive(Debug, Clone)]
 enum Step {
     Sequential { next: u64 },
-    Random { dice: Dice },
-    HotCold { dice: Dice, hot_pages: u64, hot_writes: u64 },
-}
-
-/// Numbers at random: `xorshift64*`.
-#[derive(Debug, Clone)]
-struct Dice {
-    state: u64,
+    Random { dice: Random },
+    HotCold { dice: Random, hot_pages: u64, hot_writes: u64 },
 }
 
 /// Hot writes are decided by a throw below this share of it.
@@ -34,7 +26,7 @@ impl Walk {
     /// are independent of each other.
     pub(crate) fn new(workload: &Workload, pages: u64, lane: u64) -> Self {
         debug_assert!(pages > 0, "a walk needs a page to stand on");
-        let dice = Dice { state: mix(workload.seed ^ mix(lane + 1)) | 1 };
+        let dice = Random::of(workload.seed ^ mix(lane + 1));
         let step = match workload.order {
             Order::Sequential => Step::Sequential { next: 0 },
             // The only page there is cannot be both hot and cold.
@@ -67,18 +59,6 @@ impl Walk {
             }
         };
         page as usize..page as usize + 1
-    }
-}
-
-impl Dice {
-    /// A number from 0 to `bound` - 1.
-    #[inline]
-    fn below(&mut self, bound: u64) -> u64 {
-        self.state ^= self.state >> 12;
-        self.state ^= self.state << 25;
-        self.state ^= self.state >> 27;
-        let throw = self.state.wrapping_mul(0x2545_F491_4F6C_DD1D);
-        ((u128::from(throw) * u128::from(bound)) >> 64) as u64
     }
 }
 

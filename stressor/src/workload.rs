@@ -4,7 +4,7 @@
 //! Reading a workload looks at nothing but its text; [`Workload::check`] finds what contradicts itself;
 //! whether a machine has the memory is the [`Machine`](crate::machine::Machine)'s to say.
 
-use crate::text::Share;
+use crate::share::Share;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use units::{ByteRate, Bytes, Span};

@@ -8,10 +8,13 @@
 //! Parsing is exact: a text that does not name a whole number of the base unit (bytes, bytes per second,
 //! bits per second, nanoseconds) is refused, never rounded. Printing gives the shortest text that parses
 //! back to the same value, without a decimal point where that is possible.
+//!
+//! Besides, [`random`] numbers that a seed repeats, which all three programs need too.
 
 use std::{fmt, str::FromStr, time::Duration};
 
 mod parse;
+pub mod random;
 #[cfg(feature = "schema")]
 mod schema;
 mod serde_text;
@@ -200,11 +203,6 @@ impl BitRate {
     /// In bytes per second, rounded down.
     pub const fn to_byte_rate(self) -> ByteRate {
         ByteRate(self.0 / 8)
-    }
-
-    /// In megabits (10^6 bits) per second, for display.
-    pub fn as_mbit(self) -> f64 {
-        self.0 as f64 / 1e6
     }
 }
 

@@ -2,8 +2,9 @@
 
 use super::{Cli, Shape};
 use crate::{
-    Error, Netlink, Profile,
-    error::Result,
+    error::{Error, Result},
+    netlink::Netlink,
+    profile::Profile,
     trace::{Trace, TraceError},
 };
 use clap::Args;

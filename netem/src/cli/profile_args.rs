@@ -1,6 +1,10 @@
 //! A profile as options of a command line.
 
-use crate::{Distribution, GilbertElliott, Percent, PercentError, Profile, Shaper, Slots, named};
+use crate::{
+    named,
+    percent::{Percent, PercentError},
+    profile::{Distribution, GilbertElliott, Profile, Shaper, Slots},
+};
 use clap::{Args, ValueEnum};
 use units::{BitRate, Bytes, Span};
 

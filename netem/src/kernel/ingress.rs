@@ -2,11 +2,12 @@
 //!
 //! The `ifb` is called `netem-ifbN` after the index of the interface, and goes when the profile is cleared.
 
-use super::{Applied, Feature, Handle};
+use super::{Applied, Handle};
 use crate::{
-    Profile,
     error::{Error, Result},
+    feature::Feature,
     netlink::{Interface, Netlink},
+    profile::Profile,
 };
 use rtnetlink::{
     LinkIfb,

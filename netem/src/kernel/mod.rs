@@ -15,18 +15,20 @@
 //! and 1.5 % less, as the cores are to be had. Where both cores were overcommitted it fell to 99 to 108 MB/s at
 //! `940mbit` for seconds at a time, with buckets of 4 and 8 ms as well as of 2: presumably the sender waits for a core.
 
-mod feature;
 mod ingress;
 mod qdisc;
+mod supported;
 mod tree;
 
-pub use feature::{Feature, supported};
 pub use qdisc::{Handle, Qdisc, Settings, Statistics};
+pub use supported::supported;
 
 use crate::{
-    Profile,
     error::{Error, Result},
+    ethernet::HEADER_BYTES,
+    feature::Feature,
     netlink::{Interface, Netlink},
+    profile::Profile,
     wire::netem::Verb,
 };
 use rtnetlink::{
@@ -38,12 +40,13 @@ use rtnetlink::{
         tc::{TcHandle, TcMessage},
     },
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tree::Node;
 
 /// Which mechanism enforces a profile.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Backend {
     /// The kernel's qdiscs.
     Kernel,
@@ -61,14 +64,14 @@ impl std::fmt::Display for Backend {
 }
 
 /// What was done to an interface.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Applied {
     /// The interface whose packets are shaped: the one asked for, or the `ifb` that stands for what it
     /// receives.
     pub interface: String,
     /// The mechanism.
     pub backend: Backend,
-    /// The qdiscs and classes from the root down, one line each.
+    /// The qdiscs and classes from the root down, one line each; in one line what the emulator was set to.
     pub tree: Vec<String>,
     /// Whether qdiscs that were there have been changed in place, without losing what they hold.
     pub in_place: bool,
@@ -281,8 +284,7 @@ impl Netlink {
 
 /// A burst or queue that the interface's packets do not fit into would stop it altogether.
 fn fits(profile: &Profile, link: &Interface) -> Result<()> {
-    const ETHERNET_HEADER_BYTES: u64 = 14;
-    let frame = u64::from(link.mtu) + ETHERNET_HEADER_BYTES;
+    let frame = u64::from(link.mtu) + HEADER_BYTES;
     for (key, bytes) in [("burst", profile.burst), ("queue", profile.queue)] {
         if let Some(bytes) = bytes.filter(|b| b.get() < frame) {
             return Err(Error::Unsuitable {

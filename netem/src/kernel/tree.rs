@@ -10,7 +10,7 @@
 
 use super::qdisc::{Handle, Qdisc, Settings};
 use crate::{
-    Distribution, Profile, Shaper,
+    profile::{Distribution, Profile, Shaper},
     wire::{
         TCA_OPTIONS,
         fifo::Bfifo,
@@ -186,7 +186,8 @@ pub(crate) fn message(
 mod tests {
     use super::*;
     use crate::{
-        GilbertElliott, Percent, Slots,
+        percent::Percent,
+        profile::{GilbertElliott, Slots},
         wire::{netem::Verb, psched::Clock},
     };
     use proptest::prelude::*;

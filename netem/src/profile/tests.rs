@@ -1,4 +1,5 @@
 use super::*;
+use crate::ethernet::FRAME_BYTES;
 
 fn parse(json: &str) -> Result<Profile, serde_json::Error> {
     serde_json::from_str(json)
@@ -72,7 +73,7 @@ fn what_no_link_can_do_is_refused_by_name() {
 #[test]
 fn the_bucket_holds_two_milliseconds_and_the_largest_packet() {
     let burst = |rate| Profile { rate: Some(BitRate::new(rate)), ..Profile::default() }.burst_bytes(1500);
-    assert_eq!(burst(1_000_000), 2 * 1514);
+    assert_eq!(burst(1_000_000), 2 * FRAME_BYTES);
     assert_eq!(burst(100_000_000), 75_000);
     assert_eq!(burst(300_000_000), LARGEST_PACKET_BYTES);
     assert_eq!(burst(928_000_000), 232_000);

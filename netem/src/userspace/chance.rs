@@ -1,37 +1,14 @@
-//! Random numbers, and events that depend on the one before.
+//! Events and delays at random, which depend on the one before.
 
-use crate::{Distribution, GilbertElliott, Percent, wire::distribution};
+use crate::{
+    percent::Percent,
+    profile::{Distribution, GilbertElliott},
+    wire::distribution,
+};
+use units::random::Random;
 
-/// A generator of random numbers (xorshift64*, G. Marsaglia 2003 and S. Vigna 2016), so that a seed repeats a
-/// run. Not for secrets.
-#[derive(Debug, Clone)]
-pub(super) struct Random(u64);
-
-impl Random {
-    pub(super) fn new(seed: u64) -> Self {
-        // One step of splitmix64: seeds that differ in one bit give streams that have nothing in common, and
-        // none gives the one state this generator cannot leave.
-        let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        Self((z ^ (z >> 31)) | 1)
-    }
-
-    pub(super) fn next_u32(&mut self) -> u32 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) as u32
-    }
-
-    /// A number below `end`.
-    pub(super) fn below(&mut self, end: usize) -> usize {
-        ((u64::from(self.next_u32()) * end as u64) >> 32) as usize
-    }
-
-    fn happens(&mut self, probability: f64) -> bool {
-        f64::from(self.next_u32()) < probability * (f64::from(u32::MAX) + 1.0)
-    }
+fn happens(random: &mut Random, probability: f64) -> bool {
+    f64::from(random.next_u32()) < probability * (f64::from(u32::MAX) + 1.0)
 }
 
 /// An event with a probability, correlated with whether it happened to the packet before.
@@ -57,7 +34,7 @@ impl Event {
         }
         let before = if self.happened { 1.0 } else { 0.0 };
         let now = self.probability + self.correlation * (before - self.probability);
-        self.happened = random.happens(now);
+        self.happened = happens(random, now);
         self.happened
     }
 }
@@ -75,9 +52,9 @@ impl Loss {
             Self::Random(event) => event.happens(random),
             Self::Bursts { model, bad } => {
                 let turn = if *bad { model.leave } else { model.enter };
-                *bad ^= random.happens(turn.fraction());
+                *bad ^= happens(random, turn.fraction());
                 let loss = if *bad { model.loss_bad } else { model.loss_good };
-                random.happens(loss.fraction())
+                happens(random, loss.fraction())
             }
         }
     }

@@ -6,7 +6,7 @@ use super::{
     lane::{Fate, Lane, Nanos},
     packet,
 };
-use crate::{Profile, sys};
+use crate::{profile::Profile, sys};
 use nix::{
     poll::{PollFd, PollFlags, ppoll},
     sys::{prctl, time::TimeSpec},

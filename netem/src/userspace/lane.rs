@@ -1,8 +1,9 @@
 //! [`Lane`]: what happens to each packet of one direction, and when. Pure arithmetic on times that are given to
 //! it: no clock, no device, so that it is tested as such.
 
-use super::chance::{Event, Jitter, Loss, Random};
-use crate::Profile;
+use super::chance::{Event, Jitter, Loss};
+use crate::profile::Profile;
+use units::random::Random;
 
 /// A time in nanoseconds since some start.
 pub(super) type Nanos = u64;
@@ -127,7 +128,7 @@ impl Lane {
     /// Inverts a bit.
     pub(super) fn corrupt(&mut self, packet: &mut [u8]) {
         if !packet.is_empty() {
-            let bit = self.random.below(packet.len() * 8);
+            let bit = self.random.below(packet.len() as u64 * 8) as usize;
             packet[bit / 8] ^= 1 << (bit % 8);
         }
     }
@@ -163,7 +164,7 @@ impl Lane {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Percent;
+    use crate::percent::Percent;
     use units::{BitRate, Bytes, Span};
 
     const MILLI: Nanos = 1_000_000;

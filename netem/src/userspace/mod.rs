@@ -30,8 +30,9 @@ mod lane;
 mod packet;
 
 use crate::{
-    LinkProfile, Namespace, Profile, ProfileError,
     error::{Error, Result},
+    netns::Namespace,
+    profile::{LinkProfile, Profile, ProfileError},
     sys,
 };
 use forwarder::Forwarder;

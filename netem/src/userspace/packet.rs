@@ -1,11 +1,12 @@
 //! A packet as a TUN device gives it: a virtio-net header, then an IP packet that may stand for many segments.
 
+use crate::ethernet;
+
 /// `struct virtio_net_hdr`: flags, kind of segmentation, and four numbers of 16 bits.
 pub(super) const HEADER_BYTES: usize = 10;
 /// The largest there is: an IP packet of 64 KiB behind its header.
 pub(super) const LARGEST_BYTES: usize = HEADER_BYTES + 65_536;
 
-const ETHERNET_HEADER_BYTES: u64 = 14;
 const VIRTIO_NET_HDR_GSO_NONE: u8 = 0;
 
 /// How many bytes a packet takes on an Ethernet, without preamble, check sequence and gap, and how many frames.
@@ -17,7 +18,7 @@ pub(super) fn on_the_wire(packet: &[u8]) -> (u64, u64) {
         (ip_bytes.saturating_sub(headers).div_ceil(payload_bytes).max(1), headers)
     });
     let (count, headers) = segments;
-    (ip_bytes + (count - 1) * headers + count * ETHERNET_HEADER_BYTES, count)
+    (ip_bytes + (count - 1) * headers + count * ethernet::HEADER_BYTES, count)
 }
 
 /// The bytes of headers and of each segment's payload, of a TCP packet that is to be segmented.
@@ -36,6 +37,9 @@ fn segmentation(packet: &[u8]) -> Option<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ethernet::{FRAME_BYTES, TCP_PAYLOAD_BYTES};
+
+    const TCP: usize = TCP_PAYLOAD_BYTES as usize;
 
     fn tcp(payload: usize, gso: Option<u16>) -> Vec<u8> {
         let mut packet = vec![0; HEADER_BYTES + 20 + 32 + payload];
@@ -50,10 +54,10 @@ mod tests {
 
     #[test]
     fn every_segment_has_its_headers() {
-        assert_eq!(on_the_wire(&tcp(1448, None)), (1514, 1));
-        assert_eq!(on_the_wire(&tcp(1448, Some(1448))), (1514, 1));
-        assert_eq!(on_the_wire(&tcp(10 * 1448, Some(1448))), (10 * 1514, 10));
-        assert_eq!(on_the_wire(&tcp(10 * 1448 + 1, Some(1448))), (10 * 1514 + 67, 11));
+        assert_eq!(on_the_wire(&tcp(TCP, None)), (FRAME_BYTES, 1));
+        assert_eq!(on_the_wire(&tcp(TCP, Some(TCP as u16))), (FRAME_BYTES, 1));
+        assert_eq!(on_the_wire(&tcp(10 * TCP, Some(TCP as u16))), (10 * FRAME_BYTES, 10));
+        assert_eq!(on_the_wire(&tcp(10 * TCP + 1, Some(TCP as u16))), (10 * FRAME_BYTES + 67, 11));
     }
 
     #[test]

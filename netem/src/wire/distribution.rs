@@ -5,7 +5,7 @@
 //! `.dist` files of iproute2 are: sampled at the points k/4096, the normal one on a grid of 5e-5 standard
 //! deviations. (NIST Net, from which they descend, did the same.)
 
-use crate::{Distribution, sys};
+use crate::{profile::Distribution, sys};
 use std::sync::LazyLock;
 
 /// How many entries a table has.

@@ -4,7 +4,10 @@ use super::{
     Reader, Writer, distribution,
     psched::{Clock, bit_rate, needs_64_bits},
 };
-use crate::{Distribution, GilbertElliott, Percent, Slots};
+use crate::{
+    percent::Percent,
+    profile::{Distribution, GilbertElliott, Slots},
+};
 use serde::Serialize;
 use units::{BitRate, Bytes, Span};
 

@@ -63,7 +63,7 @@ impl BenchGuest {
         let facts = &lab.description.source;
         let place = Place {
             machine: format!("{}, Linux {}", facts.cpu_model, facts.kernel),
-            qemu: testbed::driver::qemu::version()?,
+            qemu: testbed::host::qemu_version()?,
         };
         let log = |name: &str| scratch.path().join(name);
         let finding =

@@ -24,7 +24,7 @@ use std::{
     process::{Command, ExitCode},
     time::Duration,
 };
-use testbed::{driver::qemu, host};
+use testbed::host;
 
 /// What every part of this program fails with; it is printed and no more.
 type Failure = Box<dyn std::error::Error>;
@@ -155,10 +155,10 @@ fn describe_machine(setting: &Setting, report: &Report) {
         jiff::ZonedDateTime::now().strftime("%Y-%m-%d %H:%M %z"),
         host::cpu_model(),
         host::cpus(),
-        host::memory_bytes() as f64 / 1e9,
+        host::memory().map_or(0.0, |memory| memory.total.get() as f64 / 1e9),
         read("/sys/kernel/mm/transparent_hugepage/enabled"),
         host::kernel_release().unwrap_or_else(|_| "unknown".into()),
-        qemu::version().unwrap_or_else(|error| format!("none: {error}")),
+        host::qemu_version().unwrap_or_else(|error| format!("none: {error}")),
         setting.span.as_secs(),
         if setting.quick { " (--quick: rough)" } else { "" },
     ));

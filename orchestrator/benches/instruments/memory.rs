@@ -53,7 +53,7 @@ pub(crate) struct Watched {
     passes: u64,
 }
 
-const PAGE: u64 = 4096;
+const PAGE: u64 = stressor::workload::PAGE_BYTES;
 
 /// How long a sample may take. Usually it takes some microseconds; the writer can be met in mid-page a few times.
 const SAMPLE_LIMIT: Duration = Duration::from_secs(1);

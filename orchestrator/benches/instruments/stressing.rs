@@ -30,7 +30,7 @@ use units::{ByteRate, Bytes};
 const RATES: [Option<u64>; 6] = [Some(1), Some(10), Some(96), Some(500), Some(2000), None];
 /// Larger than the caches of most machines, small enough to be looked through at once.
 const WORKING_SET: Bytes = Bytes::new(256 << 20);
-const PAGES: u64 = WORKING_SET.get() / 4096;
+const PAGES: u64 = WORKING_SET.get() / stressor::workload::PAGE_BYTES;
 /// From starting to the first sample.
 const SETTLE: Duration = Duration::from_millis(300);
 /// How long a program may take to fill its memory.

@@ -13,13 +13,17 @@ use crate::{
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, builder::PossibleValue};
 use std::{fmt, path::PathBuf, process::ExitCode};
 
+mod doctor;
+mod enter;
+mod generate;
 mod lab;
-mod machine;
 mod node;
+mod observe;
 mod plan;
 mod report;
 mod run;
 mod schema;
+mod setup;
 
 /// Runs a matrix of real QEMU live migrations and reports what it measured.
 ///
@@ -49,9 +53,9 @@ enum Command {
     /// Show the tables of finished or unfinished runs again
     Report(report::ReportArgs),
     /// List what a run needs, what is missing here, and the command that mends it
-    Doctor(machine::DoctorArgs),
+    Doctor(doctor::DoctorArgs),
     /// Install what is missing: QEMU, the guest's kernel, the guest's image
-    Setup(machine::SetupArgs),
+    Setup(setup::SetupArgs),
     /// Look into a lab while it is used: what is under way, and a shell in a node
     Lab(lab::LabCommand),
     /// Print the JSON Schema of matrix files, for editors
@@ -61,13 +65,13 @@ enum Command {
     Node(node::NodeArgs),
     /// Say what there is on this host; started by `testbed lab` and `testbed doctor`
     #[command(hide = true)]
-    Observe(lab::ObserveArgs),
+    Observe(observe::ObserveArgs),
     /// Run a program in a node; started by `testbed lab shell`
     #[command(hide = true)]
-    Enter(lab::EnterArgs),
+    Enter(enter::EnterArgs),
     /// Write man pages and completions of all three programs below a folder
     #[command(hide = true)]
-    Generate(machine::GenerateArgs),
+    Generate(generate::GenerateArgs),
 }
 
 /// Which of a matrix's cells are meant.
@@ -168,14 +172,14 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Plan(args) => plan::plan(&args),
         Command::Report(args) => report::report(&args),
-        Command::Doctor(args) => machine::doctor(&args),
-        Command::Setup(args) => machine::setup(&args),
-        Command::Generate(args) => machine::generate(&args),
+        Command::Doctor(args) => doctor::doctor(&args),
+        Command::Setup(args) => setup::setup(&args),
+        Command::Generate(args) => generate::generate(&args),
         Command::Schema(args) => schema::schema(&args),
         Command::Lab(args) => lab::lab(&args),
         Command::Node(args) => node::node(&args),
-        Command::Observe(args) => lab::observe(&args),
-        Command::Enter(args) => lab::enter_node(&args),
+        Command::Observe(args) => observe::observe(&args),
+        Command::Enter(args) => enter::enter(&args),
     };
     match result {
         Ok(code) => code.into(),

@@ -3,20 +3,10 @@
 use super::Failure;
 use crate::node::{
     protocol::Privilege,
-    server::{
-        host::{self, Host},
-        isolate::{self, die_with_parent},
-        serve,
-    },
+    server::{host::Host, isolate::die_with_parent, outside::Outside, serve},
 };
 use clap::{Args, ValueEnum};
-use std::{
-    os::{
-        fd::{AsRawFd, RawFd},
-        unix::process::{CommandExt, ExitStatusExt},
-    },
-    process::Command,
-};
+use std::os::fd::RawFd;
 
 #[derive(Debug, Args)]
 pub(super) struct NodeArgs {
@@ -50,7 +40,10 @@ enum Inside {
 pub(super) fn node(args: &NodeArgs) -> Result<u8, Failure> {
     die_with_parent().map_err(Failure::lab)?;
     match args.inside {
-        None => outside(args),
+        None => {
+            let NodeArgs { join, remote, name, run, .. } = args;
+            Outside { name, run, join: *join, remote: remote.as_deref() }.serve().map_err(Failure::lab)
+        }
         Some(inside) => {
             let host = match (&args.remote, args.network) {
                 (Some(connection), Some(network)) => {
@@ -62,40 +55,8 @@ pub(super) fn node(args: &NodeArgs) -> Result<u8, Failure> {
                 Inside::Root => Privilege::Root,
                 Inside::UserNamespace => Privilege::UserNamespace,
             };
-            serve_inside(privilege, host)
+            super::runtime()?.block_on(serve::serve(privilege, host)).map_err(Failure::lab)?;
+            Ok(0)
         }
     }
-}
-
-/// Makes the namespaces, starts the process inside, and waits for it.
-fn outside(args: &NodeArgs) -> Result<u8, Failure> {
-    let network =
-        args.remote.as_ref().map(|_| host::inheritable_network()).transpose().map_err(Failure::lab)?;
-    let inside = match (isolate::enter(args.join).map_err(Failure::lab)?, &args.remote) {
-        (Privilege::Root, _) => "root",
-        (Privilege::UserNamespace, None) => "user-namespace",
-        (Privilege::UserNamespace, Some(_)) => {
-            return Err(Failure::lab(
-                "a node on another host needs root there; set `become: sudo` in the inventory",
-            ));
-        }
-    };
-    let mut command = Command::new("/proc/self/exe");
-    command.arg0("testbed").args(["node", "--inside", inside, "--name", &args.name, "--run", &args.run]);
-    if let (Some(connection), Some(network)) = (&args.remote, &network) {
-        command.args(["--remote", connection, "--network", &network.as_raw_fd().to_string()]);
-    }
-    let status = command
-        .status()
-        .map_err(|e| Failure::lab(format!("cannot start the process inside the namespaces: {e}")))?;
-    match (status.code(), status.signal()) {
-        (Some(code), _) => Ok(code as u8),
-        (None, signal) => Err(Failure::lab(format!("the process inside ended by signal {signal:?}"))),
-    }
-}
-
-fn serve_inside(privilege: Privilege, host: Option<Host>) -> Result<u8, Failure> {
-    isolate::private_run_dir().map_err(Failure::lab)?;
-    super::runtime()?.block_on(serve::serve(privilege, host)).map_err(Failure::lab)?;
-    Ok(0)
 }

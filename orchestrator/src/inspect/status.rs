@@ -1,19 +1,16 @@
-//! What is under way in a lab, and how to get into one of its nodes: `testbed lab`.
+//! What is under way in a lab: `testbed lab status`.
 
-use super::observe::{self, Interface, NodeProcess, Observation, Seen};
-use crate::{
-    lab::{
-        Error,
-        hosts::{
-            inventory::Inventory,
-            ssh::{Upload, Way},
-        },
-        topology::{EMULATED, NODES},
-    },
-    node::server::visit::Visit,
+use super::{
+    observe::{Interface, Observation},
+    processes::{self, Seen, Stage, rank},
+};
+use crate::lab::{
+    Error,
+    hosts::ssh::{Hosts, Upload},
+    topology::EMULATED,
 };
 use serde::Serialize;
-use std::{ffi::OsString, fmt, io, path::Path, process::Command};
+use std::{fmt, io, path::Path};
 
 /// What is under way in a lab.
 #[derive(Debug, Serialize)]
@@ -51,18 +48,19 @@ pub struct RunStatus {
 impl Status {
     /// Of this machine's own lab.
     pub fn local() -> io::Result<Self> {
-        let nodes = observe::nodes()?.into_iter().filter(|seen| !seen.process.remote);
+        let nodes = processes::nodes()?.into_iter().filter(|seen| !seen.process.remote);
         Ok(Self { hosts: Vec::new(), runs: by_run(nodes) })
     }
 
     /// Of a lab of hosts. One that does not answer is no error here.
-    pub async fn of(inventory: &Inventory) -> Result<Self, Error> {
-        let way = Way::of(inventory);
+    pub async fn of(Hosts { inventory, way }: &Hosts) -> Result<Self, Error> {
         let program = Upload::read(Path::new("/proc/self/exe"))?;
         let asked = inventory.hosts().map(|(node, name)| {
             let (host, program) = (way.host(name), &program);
             async move {
-                let looked = async { host.observe::<Observation>(&host.as_root(program).await?, &[]).await };
+                let looked = async {
+                    host.observe::<Observation>(&host.as_root(program).await?, &["--nodes".into()]).await
+                };
                 let (seen, problem) = match looked.await {
                     Ok(seen) => (Some(seen), None),
                     Err(error) => (None, Some(error.to_string())),
@@ -103,12 +101,12 @@ fn by_run(nodes: impl IntoIterator<Item = Seen>) -> Vec<RunStatus> {
         match runs.iter_mut().find(|run| run.run == name) {
             Some(run) => run.nodes.push(seen),
             None => {
-                runs.push(RunStatus { command: observe::command_of(&name), run: name, nodes: vec![seen] });
+                runs.push(RunStatus { command: seen.process.command(), run: name, nodes: vec![seen] });
             }
         }
     }
     for run in &mut runs {
-        run.nodes.sort_by_key(|seen| NODES.iter().position(|node| *node == seen.process.name));
+        run.nodes.sort_by_key(|seen| rank(&seen.process.name));
     }
     runs.sort_by(|a, b| a.run.cmp(&b.run));
     runs
@@ -171,7 +169,12 @@ impl fmt::Display for RunStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let age = self.nodes.iter().map(|seen| seen.process.for_s).fold(0.0, f64::max);
         let command = self.command.as_ref().map_or(String::new(), |command| format!(" ({command})"));
-        writeln!(f, "run {}{command}, for {age:.0} s", self.run)?;
+        let stage = match Stage::least_of(self.nodes.iter().map(|seen| &seen.process)) {
+            Stage::Complete => "",
+            Stage::Starting => ", starting",
+            Stage::Ending => ", incomplete",
+        };
+        writeln!(f, "run {}{command}, for {age:.0} s{stage}", self.run)?;
         for Seen { process, interfaces, qemus, problem } in &self.nodes {
             writeln!(f, "  {}, process {}", process.name, process.pid)?;
             for interface in interfaces {
@@ -198,113 +201,10 @@ impl fmt::Display for RunStatus {
     }
 }
 
-/// Why no node can be meant.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotOne {
-    /// More than one run is under way.
-    #[error("{} runs are under way: {}; say which with --run", .0.len(), .0.join(", "))]
-    Several(Vec<String>),
-    /// The run that was named is not.
-    #[error("no run {0} is under way; `testbed lab status` lists those that are")]
-    NoSuchRun(String),
-    /// The run has no such node now.
-    #[error("run {run} has no {node} now; it may be starting or ending")]
-    NoNode {
-        /// The run.
-        run: String,
-        /// The node.
-        node: String,
-    },
-}
-
-/// The node of this name, of the run that is named or is the only one; none where no run is under way.
-pub fn pick<'a>(
-    nodes: &'a [NodeProcess],
-    node: &str,
-    run: Option<&str>,
-) -> Result<Option<&'a NodeProcess>, NotOne> {
-    let is_meant = |name: &str| {
-        run.is_none_or(|wanted| name == wanted || name.split_once('@').is_some_and(|(pid, _)| pid == wanted))
-    };
-    let mut runs: Vec<&str> =
-        nodes.iter().map(|node| node.run.as_str()).filter(|run| is_meant(run)).collect();
-    runs.dedup();
-    match (&runs[..], run) {
-        ([], None) => Ok(None),
-        ([], Some(run)) => Err(NotOne::NoSuchRun(run.into())),
-        ([run], _) => match nodes.iter().find(|process| process.name == node && process.run == *run) {
-            Some(found) => Ok(Some(found)),
-            None => Err(NotOne::NoNode { run: (*run).into(), node: node.into() }),
-        },
-        (several, _) => Err(NotOne::Several(several.iter().map(ToString::to_string).collect())),
-    }
-}
-
-/// The processes of local runs' nodes on this machine.
-pub fn local_processes() -> io::Result<Vec<NodeProcess>> {
-    Ok(observe::processes()?.into_iter().filter(|process| !process.remote).collect())
-}
-
-/// A node's host.
-pub struct Place<'a> {
-    way: &'a Way,
-    host: &'a str,
-    /// This program there, in words of a shell.
-    program: String,
-}
-
-impl<'a> Place<'a> {
-    /// The host of this name for ssh, with this program on it.
-    pub async fn reach(way: &'a Way, host: &'a str) -> Result<Self, Error> {
-        let upload = Upload::read(Path::new("/proc/self/exe"))?;
-        Ok(Self { way, host, program: way.host(host).as_root(&upload).await? })
-    }
-
-    /// The nodes of runs under way there.
-    pub async fn processes(&self) -> Result<Vec<NodeProcess>, Error> {
-        let seen = self.way.host(self.host).observe::<Observation>(&self.program, &[]).await?;
-        Ok(seen.nodes.into_iter().map(|seen| seen.process).filter(|process| process.remote).collect())
-    }
-
-    /// The command that brings a program there, into the node of this name, or onto the host itself without a process.
-    pub fn visit(&self, node: &str, pid: Option<u32>, program: &[OsString], terminal: bool) -> Command {
-        let visit = Visit { node: node.into(), pid, remote: true, program: program.to_vec() };
-        self.way.host(self.host).visit(&self.program, &visit, terminal)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn node(name: &str, run: &str) -> NodeProcess {
-        NodeProcess { name: name.into(), run: run.into(), remote: false, pid: 1, for_s: 1.0 }
-    }
-
-    #[test]
-    fn the_only_run_need_not_be_named() {
-        let nodes = [node("controller", "7"), node("compute1", "7")];
-        assert_eq!(pick(&nodes, "compute1", None), Ok(Some(&nodes[1])));
-        assert_eq!(pick(&nodes, "compute1", Some("7")), Ok(Some(&nodes[1])));
-        assert_eq!(
-            pick(&nodes, "compute2", None),
-            Err(NotOne::NoNode { run: "7".into(), node: "compute2".into() })
-        );
-        assert_eq!(pick(&[], "compute1", None), Ok(None));
-        assert_eq!(pick(&nodes, "compute1", Some("8")), Err(NotOne::NoSuchRun("8".into())));
-    }
-
-    #[test]
-    fn several_runs_are_told_apart() {
-        let nodes = [node("compute1", "7@a"), node("compute1", "7@b"), node("compute1", "9@a")];
-        let several = NotOne::Several(vec!["7@a".into(), "7@b".into(), "9@a".into()]);
-        assert_eq!(several.to_string(), "3 runs are under way: 7@a, 7@b, 9@a; say which with --run");
-        assert_eq!(pick(&nodes, "compute1", None), Err(several));
-        assert_eq!(pick(&nodes, "compute1", Some("9")), Ok(Some(&nodes[2])));
-        assert_eq!(pick(&nodes, "compute1", Some("7@b")), Ok(Some(&nodes[1])));
-        let which = NotOne::Several(vec!["7@a".into(), "7@b".into()]);
-        assert_eq!(pick(&nodes, "compute1", Some("7")), Err(which));
-    }
+    use crate::inspect::processes::NodeProcess;
 
     #[test]
     fn a_status_reads_as_a_list() {
@@ -322,9 +222,9 @@ mod tests {
             shaping: Some(serde_json::json!({ "sends": null, "receives": null })),
             shown: "guests\n  sends:    nothing applied\n".into(),
         };
-        let qemus = vec![observe::Qemu { role: "source".into(), pid: 12, for_s: 3.4 }];
+        let qemus = vec![processes::Qemu { role: "source".into(), pid: 12, for_s: 3.4 }];
         let seen = |name: &str| Seen {
-            process: node(name, "x"),
+            process: NodeProcess::sample(name, "x"),
             interfaces: vec![plain.clone(), interface.clone()],
             qemus: qemus.clone(),
             problem: None,
@@ -337,7 +237,7 @@ mod tests {
                  QEMU source, process 12, for 3 s\n"
             )
         };
-        assert_eq!(text, format!("run x, for 1 s\n{}{}", node("controller"), node("compute1")));
+        assert_eq!(text, format!("run x, for 1 s, incomplete\n{}{}", node("controller"), node("compute1")));
         let json = serde_json::to_value(status.without_text()).unwrap();
         assert_eq!(json["runs"][0]["nodes"][0]["name"], "controller");
         assert!(json["runs"][0]["nodes"][0]["interfaces"][0].get("shown").is_none());

@@ -2,7 +2,11 @@
 
 use super::{
     Error, Lab,
-    hosts::{inventory::Inventory, ssh, vagrant},
+    hosts::{
+        inventory::Inventory,
+        ssh::{self, Hosts},
+        vagrant,
+    },
     local,
 };
 use crate::image::GuestFiles;
@@ -22,19 +26,19 @@ pub enum Choice {
 
 impl Choice {
     /// The hosts; none where the nodes are this machine's own.
-    pub fn inventory(&self) -> Result<Option<Inventory>, Error> {
+    pub fn hosts(&self) -> Result<Option<Hosts>, Error> {
         Ok(match self {
             Self::Local => None,
-            Self::Vagrant => Some(vagrant::inventory()?),
-            Self::Inventory(path) => Some(Inventory::read(path)?),
+            Self::Vagrant => Some(vagrant::hosts()?),
+            Self::Inventory(path) => Some(Inventory::read(path)?.into()),
         })
     }
 
     /// Makes sure that the hosts are named as they have to be; reaches none.
     pub fn check(&self) -> Result<(), Error> {
         match self {
-            Self::Vagrant => vagrant::check(),
-            other => other.inventory().map(drop),
+            Self::Vagrant => Ok(vagrant::check()?),
+            other => other.hosts().map(drop),
         }
     }
 }
@@ -52,16 +56,18 @@ impl FromStr for Choice {
     }
 }
 
-/// Starts a lab in which these guests can be run.
+/// Starts a lab in which these guests can be run, and which others may look into.
 pub async fn start(choice: &Choice, guest: &GuestFiles) -> Result<Lab, Error> {
-    match choice.inventory()? {
-        None => local::start().await,
-        Some(inventory) => {
-            let mut lab = ssh::start(&inventory, guest).await?;
+    let lab = match choice.hosts()? {
+        None => local::start().await?,
+        Some(hosts) => {
+            let mut lab = ssh::start(&hosts, guest).await?;
             if *choice == Choice::Vagrant {
                 lab.description.kind = "vagrant".into();
             }
-            Ok(lab)
+            lab
         }
-    }
+    };
+    lab.announce().await?;
+    Ok(lab)
 }

@@ -4,7 +4,7 @@ use crate::{
     matrix::Settings,
     node::{protocol::Facts, round_trip::RoundTrips},
 };
-use netem::{Backend, Profile, Shaper, kernel::Feature};
+use netem::{Backend, Feature, Profile, Shaper};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 

@@ -1,8 +1,11 @@
 //! The link that an attempt migrates over.
 
-use super::Lab;
+use super::{Compute, Lab};
 use crate::{
-    measure::tcp_buffers,
+    measure::{
+        link::{EndSetting, LinkSetting},
+        tcp_buffers,
+    },
     node::{NodeError, protocol::Traffic},
 };
 use netem::{Backend, Profile};
@@ -26,38 +29,35 @@ impl Link<'_> {
         self.lab.destination.end(self.backend).address
     }
 
-    /// Shapes the link alike in both directions; a description of what was set. Packets that are under way are
-    /// not lost, so that this can be done in mid-migration.
+    /// Shapes the link alike in both directions. Packets that are under way are not lost, so that this can be done in
+    /// mid-migration.
     ///
     /// At both ends of a link with a delay, TCP's buffers may grow to [`tcp_buffers::ROUND_TRIPS`], and in any case as
-    /// far as the kernel has it. Where that cannot be set, the description says why, and a long link carries less
-    /// than its rate.
-    pub async fn shape(&self, profile: &Profile) -> Result<String, NodeError> {
+    /// far as the kernel has it. Where that is refused, a long link carries less than its rate.
+    pub async fn shape(&self, profile: &Profile) -> Result<LinkSetting, NodeError> {
         let Lab { source, destination, .. } = self.lab;
-        let shaping = match self.backend {
-            Backend::Kernel => vec![source, destination],
+        let shape = async |compute: &Compute| {
+            let interface = &compute.end(self.backend).interface;
+            Ok::<_, NodeError>(compute.node.shape(interface, profile).await?.tree)
+        };
+        let trees = match self.backend {
+            Backend::Kernel => [shape(source).await?, shape(destination).await?],
             Backend::Userspace => {
                 self.lab.emulate().await?;
                 // It shapes both directions.
-                vec![source]
+                let tree = shape(source).await?;
+                [tree.clone(), tree]
             }
         };
-        let mut descriptions = Vec::new();
-        for compute in shaping {
-            descriptions.push(compute.node.shape(&compute.end(self.backend).interface, profile).await?);
-        }
         let buffer_bytes = tcp_buffers::bytes(profile);
-        for compute in [source, destination] {
-            match compute.node.allow_tcp_buffers(buffer_bytes).await {
-                Ok(()) => {}
-                Err(NodeError::Failed { reason, .. }) => {
-                    descriptions.push(format!("TCP's buffers are limited as before: {reason}"));
-                }
-                Err(gone) => return Err(gone),
-            }
-        }
-        descriptions.dedup();
-        Ok(descriptions.join("; "))
+        let allow = async |compute: &Compute, tree| match compute.node.allow_tcp_buffers(buffer_bytes).await {
+            Ok(()) => Ok(EndSetting { tree, buffers_refused: None }),
+            Err(NodeError::Failed { reason, .. }) => Ok(EndSetting { tree, buffers_refused: Some(reason) }),
+            Err(gone) => Err(gone),
+        };
+        let [near, far] = trees;
+        let (source, destination) = (allow(source, near).await?, allow(destination, far).await?);
+        Ok(LinkSetting { backend: self.backend, source, destination })
     }
 
     /// What has passed through the source's end.

@@ -10,10 +10,7 @@ use super::{
 };
 use crate::node::{Node, round_trip::RoundTrips};
 use std::process::Stdio;
-use tokio::{
-    process::{Child, Command},
-    sync::OnceCell,
-};
+use tokio::process::{Child, Command};
 
 /// Starts the three nodes and connects them.
 pub async fn start() -> Result<Lab, Error> {
@@ -47,15 +44,8 @@ pub async fn start() -> Result<Lab, Error> {
         destination: destination.node.facts().await?,
         round_trips: Some(RoundTrips::measure(&controller, &source.node, &destination.node).await?),
     };
-    Ok(Lab {
-        controller,
-        source,
-        destination,
-        description,
-        emulated: OnceCell::new(),
-        destination_pid: Some(destination_pid),
-        _processes: vec![controller_process, source_process, destination_process],
-    })
+    let processes = [controller_process, source_process, destination_process];
+    Ok(Lab::new(controller, [source, destination], description, Some(destination_pid), processes))
 }
 
 fn pid(process: &Child, node: &str) -> Result<u32, Error> {

@@ -146,11 +146,51 @@ pub struct Lab {
     emulated: OnceCell<()>,
     /// The process in whose network namespace the destination's end of it is to be, where that is on this machine.
     destination_pid: Option<u32>,
-    /// The local node processes; they end with the lab.
-    _processes: Vec<Child>,
+    /// The local node processes, or those that lead to nodes elsewhere; they end with the lab.
+    processes: [Child; 3],
 }
 
 impl Lab {
+    /// A lab of these nodes. The emulated link's far end is to be in the network namespace of `destination_pid`, where
+    /// that is on this machine.
+    fn new(
+        controller: Node,
+        [source, destination]: [Compute; 2],
+        description: Description,
+        destination_pid: Option<u32>,
+        processes: [Child; 3],
+    ) -> Self {
+        Self {
+            controller,
+            source,
+            destination,
+            description,
+            emulated: OnceCell::new(),
+            destination_pid,
+            processes,
+        }
+    }
+
+    /// Shows to others that the lab is complete, so that they may look into it and enter its nodes.
+    pub async fn announce(&self) -> Result<(), NodeError> {
+        for node in [&self.controller, &self.source.node, &self.destination.node] {
+            node.announce().await?;
+        }
+        Ok(())
+    }
+
+    /// Ends the lab, in order; a lab that is dropped is killed. Of a local one nothing is left then.
+    pub async fn end(self) {
+        // Nodes end when nobody holds them any more.
+        let processes = self.processes;
+        drop((self.controller, self.source, self.destination));
+        for mut process in processes {
+            if time::timeout(LAST_WORDS, process.wait()).await.is_err() {
+                let _ = process.kill().await;
+            }
+        }
+    }
+
     /// Whether every node is still there.
     pub fn is_whole(&self) -> bool {
         ![&self.controller, &self.source.node, &self.destination.node].iter().any(|n| n.is_gone())
@@ -182,7 +222,7 @@ impl Lab {
     }
 }
 
-/// How long a node that failed may take to say why.
+/// How long a node that failed may take to say why, and one that is ended to do so.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// The node that a process is, or leads to, once it has answered.

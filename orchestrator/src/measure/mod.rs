@@ -2,9 +2,10 @@
 //!
 //! [`samples`] is what QEMU said while it migrated, [`passes`] turns that into one entry per pass over the
 //! memory, [`stall`] decides whether it still makes progress, [`clock`] finds the time that the guest lost,
-//! [`tcp_buffers`] is what TCP holds on its way.
+//! [`tcp_buffers`] is what TCP holds on its way, [`link`] what the link was set to.
 
 pub mod clock;
+pub mod link;
 pub mod passes;
 pub mod samples;
 pub mod stall;

@@ -8,9 +8,7 @@
 use super::samples::Sample;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-/// Size of a page as QEMU counts them on x86, in bytes.
-const PAGE_BYTES: u64 = 4096;
+use stressor::workload::PAGE_BYTES;
 
 /// One pass over the dirty memory.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -6,12 +6,21 @@ use super::{
 };
 use crate::{
     driver::control_port::TelemetrySample,
-    measure::clock::{self, Reading},
+    measure::{
+        clock::{self, Reading},
+        link::LinkSetting,
+    },
     node::{protocol::Traffic, server::probe},
     results::record::{LinkLateness, Measured, round_micros},
 };
 use stressor::workload::Rate;
 use tokio::time::Instant;
+
+/// How the migration link was set at first.
+pub(super) fn shaped(measured: &mut Measured, setting: LinkSetting) {
+    measured.link = Some(setting.to_string());
+    measured.link_setting = Some(setting);
+}
 
 /// What the migration link carried between two looks at it, and how well it was emulated.
 pub(super) fn link(measured: &mut Measured, before: Traffic, after: Traffic) {

@@ -105,7 +105,7 @@ impl<D: Driver, N: Network> Attempt<'_, D, N> {
         let shaped = async { Ok::<_, Error>(self.network.shape(link).await?) };
         let started = async { Ok(self.driver.start().await?) };
         let (shaped, ()) = tokio::try_join!(shaped, started)?;
-        self.draft.measured.link = Some(shaped);
+        account::shaped(&mut self.draft.measured, shaped);
 
         let Self { driver, network, plan, draft, sink } = self;
         let phases = Phases { driver, network: *network, plan: *plan, draft, sink: *sink };

@@ -2,6 +2,7 @@
 
 use crate::{
     lab::{Link, topology::GUEST_ADDRESS},
+    measure::link::LinkSetting,
     node::{NodeError, protocol::Traffic, server::probe},
 };
 use netem::Profile;
@@ -10,8 +11,8 @@ use std::time::Duration;
 /// The link that a guest migrates over, and the network on which a client probes it.
 #[expect(async_fn_in_trait, reason = "the whole program runs on one thread, so no future has to be `Send`")]
 pub trait Network {
-    /// Shapes the link, also while a migration runs; a description of what was set.
-    async fn shape(&self, link: &Profile) -> Result<String, NodeError>;
+    /// Shapes the link, also while a migration runs; returns what was set.
+    async fn shape(&self, link: &Profile) -> Result<LinkSetting, NodeError>;
     /// What the source has sent over the link so far.
     async fn traffic(&self) -> Result<Traffic, NodeError>;
     /// Starts to probe the guest at this interval, once it has answered within `patience`.
@@ -21,7 +22,7 @@ pub trait Network {
 }
 
 impl Network for Link<'_> {
-    async fn shape(&self, link: &Profile) -> Result<String, NodeError> {
+    async fn shape(&self, link: &Profile) -> Result<LinkSetting, NodeError> {
         Link::shape(self, link).await
     }
 

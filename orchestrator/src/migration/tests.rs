@@ -14,7 +14,7 @@ use crate::{
     },
     event::{Event, Fan, Sink},
     matrix::{self, Cell, File},
-    measure::{End, samples::Sample},
+    measure::{End, link::LinkSetting, samples::Sample},
     mode::{Action, Decision, Policy, Progress},
     node::{NodeError, protocol::Traffic, server::probe},
     outcome::Outcome,
@@ -161,11 +161,11 @@ impl Wires {
 }
 
 impl Network for Wires {
-    async fn shape(&self, link: &Profile) -> Result<String, NodeError> {
+    async fn shape(&self, link: &Profile) -> Result<LinkSetting, NodeError> {
         self.works(Broken::Shaping)?;
         let rate = link.rate.unwrap_or_default().to_string();
         self.links.borrow_mut().push(rate.clone());
-        Ok(rate)
+        Ok(LinkSetting::example(rate))
     }
 
     async fn traffic(&self) -> Result<Traffic, NodeError> {
@@ -413,7 +413,10 @@ async fn entries_before_the_switchover_are_carried_out_at_the_source() {
     };
     assert_eq!((load.by, load.rate), (Some(End::Source), Some(rate(4_000_000))));
     assert_eq!((load.due_ms, load.began_ms), (500.0, 500.0));
-    assert_eq!((link.link.as_deref(), link.by, link.began_ms), (Some("400mbit"), None, 1000.0));
+    assert_eq!(
+        (link.link.as_deref(), link.by, link.began_ms),
+        (Some("kernel backend: 400mbit"), None, 1000.0)
+    );
     assert_eq!(made.driver.loads(), [(End::Source, rate(16_000_000)), (End::Source, rate(4_000_000))]);
     assert_eq!(made.links, ["800mbit", "400mbit"]);
     let stretches = &made.record.measured.stress.stretches;

@@ -9,7 +9,7 @@ use super::{Error, network::Network};
 use crate::{
     driver::Driver,
     matrix::Step,
-    measure::End,
+    measure::{End, link::LinkSetting},
     results::record::{Carried, round_micros},
 };
 use netem::Profile;
@@ -39,8 +39,8 @@ pub enum Stage {
 /// What makes the changes.
 #[expect(async_fn_in_trait, reason = "the whole program runs on one thread, so no future has to be `Send`")]
 pub trait Actuator {
-    /// Shapes the migration link; a description of what was set.
-    async fn shape(&self, link: &Profile) -> Result<String, Error>;
+    /// Shapes the migration link; returns what was set.
+    async fn shape(&self, link: &Profile) -> Result<LinkSetting, Error>;
     /// Changes the load of the guest at this end.
     async fn load(&self, end: End, workload: &Workload) -> Result<(), Error>;
 }
@@ -54,7 +54,7 @@ pub struct LinkAndGuest<'a, N, D> {
 }
 
 impl<N: Network, D: Driver> Actuator for LinkAndGuest<'_, N, D> {
-    async fn shape(&self, link: &Profile) -> Result<String, Error> {
+    async fn shape(&self, link: &Profile) -> Result<LinkSetting, Error> {
         Ok(self.network.shape(link).await?)
     }
 
@@ -108,7 +108,7 @@ async fn carry_out(
     stage: &mut watch::Receiver<Stage>,
 ) -> Result<(Option<String>, Option<End>), Error> {
     let link = match &step.link {
-        Some(link) => Some(actuator.shape(link).await?),
+        Some(link) => Some(actuator.shape(link).await?.to_string()),
         None => None,
     };
     let Some(workload) = &step.workload else { return Ok((link, None)) };
@@ -144,10 +144,10 @@ mod tests {
     }
 
     impl Actuator for Mock {
-        async fn shape(&self, link: &Profile) -> Result<String, Error> {
+        async fn shape(&self, link: &Profile) -> Result<LinkSetting, Error> {
             let rate = link.rate.unwrap_or_default();
             self.asked.borrow_mut().push(format!("link {rate}"));
-            Ok(rate.to_string())
+            Ok(LinkSetting::example(rate.to_string()))
         }
 
         async fn load(&self, end: End, workload: &Workload) -> Result<(), Error> {
@@ -199,7 +199,7 @@ mod tests {
             assert!(due_ms <= began_ms && began_ms <= done_ms, "{carried:?}");
         }
         let links: Vec<_> = carried.iter().map(|c| c.link.as_deref()).collect();
-        assert_eq!(links, [Some("1mbit"), None, Some("2mbit")]);
+        assert_eq!(links, [Some("kernel backend: 1mbit"), None, Some("kernel backend: 2mbit")]);
         let rates: Vec<_> = carried.iter().map(|c| c.rate.map(|rate| rate.to_string())).collect();
         assert_eq!(rates, [None, Some("5B/s".into()), Some("0".into())]);
         assert_eq!(

@@ -8,6 +8,7 @@ use super::{
     protocol::{Call, Facts, FromNode, Spawn, ToNode, Traffic},
     server::probe,
 };
+use netem::{Applied, Profile};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::{
@@ -264,6 +265,11 @@ impl Node {
         Ok(asked.elapsed())
     }
 
+    /// Has the node show that its lab is complete.
+    pub async fn announce(&self) -> Result<(), NodeError> {
+        self.call("show that its lab is complete", Call::Announce).await
+    }
+
     /// Starts a process.
     pub async fn spawn(&self, spawn: Spawn) -> Result<Process, NodeError> {
         let what = format!("start {}", spawn.program);
@@ -321,9 +327,8 @@ impl Node {
         self.call(&format!("bring {interface} up"), call).await
     }
 
-    /// Shapes what the node sends through an interface, or both directions of a link that it emulates; a
-    /// description of what was set.
-    pub async fn shape(&self, interface: &str, profile: &netem::Profile) -> Result<String, NodeError> {
+    /// Shapes what the node sends through an interface, or both directions of a link that it emulates.
+    pub async fn shape(&self, interface: &str, profile: &Profile) -> Result<Applied, NodeError> {
         let call = Call::Shape { interface: interface.into(), profile: Box::new(profile.clone()) };
         self.call(&format!("shape {interface}"), call).await
     }

@@ -84,6 +84,8 @@ pub enum Call {
     Facts,
     /// Answer, at once.
     Ping,
+    /// Show to whoever looks for nodes that the lab is complete, and this node open to visitors.
+    Announce,
     /// Start a process; answered with its number.
     Spawn(Spawn),
     /// Kill a process at once (SIGKILL). Not an error if it has ended already.
@@ -149,7 +151,7 @@ pub enum Call {
         bytes: u64,
     },
     /// Shape what this node sends through an interface; of a link that is emulated here, both directions.
-    /// Answered with a description of what was set. What is under way on the link is not lost.
+    /// Answered with a [`netem::Applied`]. What is under way on the link is not lost.
     Shape {
         /// The interface.
         interface: String,
@@ -207,7 +209,7 @@ pub struct Facts {
     pub clock: Timestamp,
     /// Whether its namespaces are root's or an ordinary user's.
     pub privilege: Privilege,
-    /// The kernel modules of [`netem::kernel::Feature`] that it has, loaded or built in, by name.
+    /// The kernel modules of [`netem::Feature`] that it has, loaded or built in, by name.
     pub features: BTreeSet<String>,
     /// Why it cannot emulate links ([`netem::userspace`]); absent where it can.
     pub no_emulator: Option<String>,

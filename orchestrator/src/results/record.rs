@@ -8,7 +8,7 @@
 use super::format::FormatVersion;
 use crate::{
     matrix::Settings,
-    measure::{End, passes::Pass, samples::Completion},
+    measure::{End, link::LinkSetting, passes::Pass, samples::Completion},
     outcome::Outcome,
 };
 use indexmap::IndexMap;
@@ -68,8 +68,11 @@ pub struct Measured {
     pub qemu: Option<Completion>,
     /// What the downtime probe saw, from before the migration until after it.
     pub probe: Option<Probe>,
-    /// How the migration link was shaped, as set, and by which backend.
+    /// How the migration link was shaped, as set, and by which backend: [`Self::link_setting`] in words.
     pub link: Option<String>,
+    /// How the migration link was set at first. Absent in records of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link_setting: Option<LinkSetting>,
     /// The figure `link_lateness`.
     pub link_lateness: Option<LinkLateness>,
     /// The figure `phases_ms`.

@@ -6,12 +6,14 @@ use super::{
 };
 use crate::{
     finding::{Check, Finding},
+    host,
     image::{self, Cache, KernelChoice},
 };
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
+use stressor::machine::Memory;
 
 const SETUP: &str = "testbed setup";
 
@@ -43,7 +45,7 @@ pub fn standard_checks<'a>(
         checks.push(check);
     }
     checks.push(Box::new(Namespaces { root: PathBuf::from("/") }));
-    checks.push(Box::new(FreeMemory { root: PathBuf::from("/") }));
+    checks.push(Box::new(FreeMemory { memory: host::memory() }));
     checks
 }
 
@@ -196,8 +198,8 @@ impl Namespaces {
 
 /// Memory for two guests, the source and the destination.
 pub struct FreeMemory {
-    /// `/`, except in tests.
-    pub root: PathBuf,
+    /// What there is.
+    pub memory: io::Result<Memory>,
 }
 
 impl Check for FreeMemory {
@@ -208,17 +210,16 @@ impl Check for FreeMemory {
         /// Two guests of 1 GiB and what QEMU needs besides.
         const ENOUGH_MIB: u64 = 2560;
         const REMEDY: &str = "close other programs, or choose smaller guests in the matrix";
-        let path = self.root.join("proc/meminfo");
-        let text = fs::read_to_string(&path).unwrap_or_default();
-        let available = text
-            .lines()
-            .find_map(|line| line.strip_prefix("MemAvailable:"))
-            .and_then(|kib| kib.split_whitespace().next()?.parse::<u64>().ok())
-            .map(|kib| kib / 1024);
-        let Some(available_mib) = available else {
-            return Finding::warning(NAME, format!("{} does not say what is free", path.display()), REMEDY);
+        let Memory { available, is_limited, .. } = match &self.memory {
+            Ok(memory) => memory,
+            Err(error) => {
+                let detail = format!("how much is free is not known: {error}");
+                return Finding::warning(NAME, detail, REMEDY);
+            }
         };
-        let detail = format!("{available_mib} MiB are free");
+        let available_mib = available.get() >> 20;
+        let whose = if *is_limited { " in this control group" } else { "" };
+        let detail = format!("{available_mib} MiB are free{whose}");
         match available_mib {
             ENOUGH_MIB.. => Finding::ok(NAME, detail),
             LEAST_MIB.. => {
@@ -270,6 +271,7 @@ mod tests {
     use super::*;
     use crate::finding::State;
     use nix::errno::Errno;
+    use units::Bytes;
 
     fn root(files: &[(&str, &str)]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
@@ -323,9 +325,8 @@ mod tests {
     #[test]
     fn memory_is_enough_scarce_or_too_little() {
         let state = |mib: u64| {
-            let text = format!("MemTotal: 99999999 kB\nMemAvailable:   {} kB\n", mib * 1024);
-            let dir = root(&[("proc/meminfo", &text)]);
-            FreeMemory { root: dir.path().to_path_buf() }.examine().state
+            let (total, available) = (Bytes::new(1 << 40), Bytes::new(mib << 20));
+            FreeMemory { memory: Ok(Memory { total, available, is_limited: false }) }.examine().state
         };
         assert_eq!(state(8000), State::Ok);
         assert_eq!(state(2000), State::Warning);

@@ -3,8 +3,7 @@
 use super::{Invocation, Runner};
 use std::{fmt, path::PathBuf};
 
-/// The program that runs guests.
-pub const PROGRAM: &str = "qemu-system-x86_64";
+pub use crate::host::QEMU as PROGRAM;
 
 /// The oldest QEMU that serves: the first with `-netdev dgram`.
 pub const MINIMUM: Version = Version { major: 7, minor: 2 };

@@ -80,7 +80,7 @@ fn find() -> Result<PathBuf, String> {
     if !bin.join("testbed").is_file() || image::check_static(&stressor).is_err() {
         return Err(format!("{} has no testbed with a static stressor", bin.display()));
     }
-    testbed::driver::qemu::version().map_err(|error| format!("there is no QEMU: {error}"))?;
+    testbed::host::qemu_version().map_err(|error| format!("there is no QEMU: {error}"))?;
     let cache = Cache::user().map_err(|error| error.to_string())?;
     image::find_kernel(&KernelChoice::Auto, &cache).map_err(|error| error.to_string())?;
     Ok(bin)

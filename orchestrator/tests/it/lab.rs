@@ -12,9 +12,10 @@ use std::{
     fs,
     io::{Read, Write},
     os::unix::process::{CommandExt, ExitStatusExt},
+    panic,
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -229,7 +230,7 @@ fn a_shell_without_a_run_has_a_lab_of_its_own() {
         // The node's first process, the one that watches, the shell, and the programs of its last line.
         assert!(lines.last().unwrap().parse::<u32>().unwrap() <= 5, "{out}");
         assert!(err.contains("a lab of the shell's own") && err.contains("compute2 is 192.0.2.2"), "{err}");
-        world.assert_nothing_left();
+        assert_eq!(world.processes(), [], "its lab ends before the shell does");
 
         let (code, _, err) = world.ask(&["lab", "shell", "compute1", "--", "no-such-program"]);
         assert_eq!(code, 127, "{err}");
@@ -324,6 +325,49 @@ fn others_see_the_lab_of_a_shell_and_join_it() {
         let (code, out, err) = world.ask(&["lab", "shell", "compute1", "--run", run, "--", "uname", "-n"]);
         assert_eq!((code, out.as_str()), (0, "compute1\n"), "{err}");
         drop((first, second));
+        world.assert_nothing_left();
+    });
+}
+
+#[test]
+fn a_lab_that_starts_or_ends_is_seen_whole_or_not_at_all() {
+    in_a_world(|world| {
+        // Labs that come and go, in order and not.
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut is_killed = false;
+                while !is_over.load(Ordering::Relaxed) {
+                    let mut command = world.testbed(&["lab", "shell", "compute2", "--", "true"]);
+                    let mut child = command.process_group(0).spawn().unwrap();
+                    if is_killed {
+                        wait_until("a node", || {
+                            let is_node = |words: &str| words.starts_with("testbed node --inside");
+                            let mut processes = world.processes().into_iter();
+                            (processes.any(|(_, words)| is_node(&words))
+                                || child.try_wait().unwrap().is_some())
+                            .then_some(())
+                        });
+                        let _ = killpg(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL);
+                    }
+                    child.wait_with_output().unwrap();
+                    is_killed = !is_killed;
+                }
+            });
+            let looked = panic::catch_unwind(panic::AssertUnwindSafe(|| {
+                for _ in 0..12 {
+                    let (code, out, err) = world.ask(&["lab", "status"]);
+                    assert_eq!(code, 0, "{out}{err}");
+                    assert!(!out.contains("cannot enter"), "{out}{err}");
+                    // It is in whichever lab it has found, and may end with that; it is never turned away.
+                    let (code, out, err) = world.ask(&["lab", "shell", "compute1", "--", "uname", "-n"]);
+                    let is_ended = code == 128 + 9 && err.contains("compute1 is gone");
+                    assert!(is_ended || (code, out.as_str()) == (0, "compute1\n"), "{code}: {out}{err}");
+                }
+            }));
+            is_over.store(true, Ordering::Relaxed);
+            looked.unwrap_or_else(|panic| panic::resume_unwind(panic));
+        });
         world.assert_nothing_left();
     });
 }

@@ -18,6 +18,9 @@ mod examples;
 /// Labs of this machine and their shells, in PID namespaces.
 mod lab;
 
+/// The layers of ARCHITECTURE.md, against what the sources import.
+mod layers;
+
 /// Every way in which a matrix file can be wrong, with its message.
 mod matrix_bad_inputs;
 

@@ -158,7 +158,7 @@ fn the_tests_of_netem_pass_in_a_kernel_that_has_it() {
         println!("skipped: TESTBED_GUEST_TESTS names no programs: run `cargo xtask test`");
         return;
     };
-    if let Err(error) = testbed::driver::qemu::version() {
+    if let Err(error) = testbed::host::qemu_version() {
         println!("skipped: there is no QEMU: {error}");
         return;
     }

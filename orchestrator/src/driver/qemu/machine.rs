@@ -10,8 +10,7 @@ use crate::{
 use stressor::protocol::PORT;
 use units::Bytes;
 
-/// The program.
-pub const QEMU: &str = "qemu-system-x86_64";
+pub use crate::host::QEMU;
 
 /// What the machine is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]

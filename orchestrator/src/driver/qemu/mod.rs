@@ -5,8 +5,6 @@
 //! turns a matrix's settings into QEMU's. [`cpus`] is which CPUs a host's QEMU can give a guest, [`accel`] which
 //! accelerator really works here.
 
-use std::{io, process::Command};
-
 pub mod accel;
 pub mod cpus;
 pub mod machine;
@@ -34,12 +32,4 @@ pub enum Error {
     /// The destination listens, but its answer names no port.
     #[error("the migration failed: QEMU does not say where it listens: {0}")]
     NoPort(String),
-}
-
-/// Returns the version of this host's QEMU, as its first line has it: `10.0.2`.
-pub fn version() -> io::Result<String> {
-    let output = Command::new(machine::QEMU).arg("--version").output()?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let version = text.split_whitespace().skip_while(|word| *word != "version").nth(1);
-    version.map(ToString::to_string).ok_or_else(|| io::Error::other("it does not tell its version"))
 }

@@ -12,7 +12,6 @@
 //! `host` is whatever `ssh` takes: keys, users, ports and jump hosts are its configuration's business. The
 //! interfaces named carry nothing else during a run. They need no address.
 
-use super::vagrant::Unnamed;
 use crate::lab::topology::NODES;
 use serde::Deserialize;
 use std::{
@@ -58,9 +57,6 @@ pub struct Inventory {
     pub images: Option<PathBuf>,
     /// The configuration file for ssh; the user's own without it. Relative to the inventory.
     pub ssh_config: Option<PathBuf>,
-    /// What keeps [`Self::ssh_config`] readable where it is no file of the user's.
-    #[serde(skip)]
-    pub(crate) kept: Option<Unnamed>,
 }
 
 /// The controller's host.

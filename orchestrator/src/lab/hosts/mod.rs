@@ -2,5 +2,6 @@
 //! Vagrantfile ([`vagrant`]).
 
 pub mod inventory;
+mod memfile;
 pub mod ssh;
 pub mod vagrant;

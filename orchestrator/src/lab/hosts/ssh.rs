@@ -9,7 +9,10 @@
 //! When the session ends, however it ends, the node ends with all that it started. A connection that hangs is
 //! noticed at both ends: by `ssh` after eight seconds, by the node after as many.
 
-use super::inventory::{Become, ComputeHost, Inventory};
+use super::{
+    inventory::{Become, ComputeHost, Inventory},
+    memfile::Memfile,
+};
 use crate::{
     image::GuestFiles,
     lab::{
@@ -34,7 +37,6 @@ use std::{
 use tokio::{
     io::AsyncWriteExt,
     process::{Child, Command},
-    sync::OnceCell,
 };
 
 /// Never ask, give up soon, and notice a dead connection in eight seconds.
@@ -50,8 +52,7 @@ const OPTIONS: [&str; 5] = [
 const CACHE: &str = "\"${XDG_CACHE_HOME:-$HOME/.cache}\"/testbed/uploads";
 
 /// Starts a node on each host of the inventory and connects them.
-pub async fn start(inventory: &Inventory, guest: &GuestFiles) -> Result<Lab, Error> {
-    let way = Way::of(inventory);
+pub async fn start(Hosts { inventory, way }: &Hosts, guest: &GuestFiles) -> Result<Lab, Error> {
     let program = Upload::read(Path::new("/proc/self/exe"))?;
     let images = [&guest.kernel, &guest.initramfs].map(|path| Upload::read(path));
     let [kernel, initramfs] = images;
@@ -93,29 +94,54 @@ pub async fn start(inventory: &Inventory, guest: &GuestFiles) -> Result<Lab, Err
         destination: destination.node.facts().await?,
         round_trips: Some(RoundTrips::measure(&controller, &source.node, &destination.node).await?),
     };
-    Ok(Lab {
-        controller,
-        source,
-        destination,
-        description,
-        emulated: OnceCell::new(),
-        destination_pid: None,
-        _processes: vec![first, second, third],
-    })
+    let processes = [first, second, third];
+    Ok(Lab::new(controller, [source, destination], description, None, processes))
 }
 
-/// How the hosts are reached.
+/// The hosts of an inventory, and how they are reached.
+#[derive(Debug)]
+pub struct Hosts {
+    /// The inventory.
+    pub inventory: Inventory,
+    /// The way to its hosts.
+    pub way: Way,
+}
+
+impl From<Inventory> for Hosts {
+    /// Those of the user's own inventory, reached as it has it.
+    fn from(inventory: Inventory) -> Self {
+        let config = inventory.ssh_config.clone().map(SshConfig::File);
+        let way = Way { config, root: inventory.r#become };
+        Self { inventory, way }
+    }
+}
+
+/// How hosts are reached.
+#[derive(Debug)]
 pub struct Way {
-    config: Option<PathBuf>,
-    root: Become,
+    pub(super) config: Option<SshConfig>,
+    pub(super) root: Become,
+}
+
+/// The configuration for ssh, where it is not the user's own.
+#[derive(Debug)]
+pub(super) enum SshConfig {
+    /// A file that an inventory names.
+    File(PathBuf),
+    /// One in memory.
+    Memory(Memfile),
+}
+
+impl SshConfig {
+    fn path(&self) -> PathBuf {
+        match self {
+            Self::File(path) => path.clone(),
+            Self::Memory(file) => file.path(),
+        }
+    }
 }
 
 impl Way {
-    /// As the inventory has it.
-    pub fn of(inventory: &Inventory) -> Self {
-        Self { config: inventory.ssh_config.clone(), root: inventory.r#become }
-    }
-
     pub(crate) fn host<'a>(&'a self, name: &'a str) -> Host<'a> {
         Host { way: self, name }
     }
@@ -153,7 +179,7 @@ impl Host<'_> {
     fn plain_ssh(&self, terminal: bool, script: &str) -> process::Command {
         let mut command = process::Command::new("ssh");
         if let Some(config) = &self.way.config {
-            command.arg("-F").arg(config);
+            command.arg("-F").arg(config.path());
         }
         for option in OPTIONS {
             command.args(["-o", option]);

@@ -6,17 +6,15 @@
 //!
 //! This neither starts nor stops machines.
 
-use super::inventory::Inventory;
-use crate::lab::Error;
-use nix::sys::memfd::{MFdFlags, memfd_create};
+use super::{
+    inventory::{self, Inventory},
+    memfile::Memfile,
+    ssh::{Hosts, SshConfig, Way},
+};
 use std::{
-    env,
-    fs::File,
-    io::{self, Write},
-    os::fd::AsRawFd,
+    env, io,
     path::{Path, PathBuf},
-    process::{self, Command, Stdio},
-    sync::Arc,
+    process::{Command, Stdio},
 };
 
 /// The inventory, in the Vagrantfile's folder.
@@ -35,6 +33,9 @@ const SUBFOLDER: &str = "vagrant";
 /// Why there is no lab of Vagrant's.
 #[derive(Debug, thiserror::Error)]
 pub enum Trouble {
+    /// The inventory beside the Vagrantfile is no good.
+    #[error(transparent)]
+    Inventory(#[from] inventory::Error),
     /// There is no Vagrantfile.
     #[error(
         "there is no Vagrantfile in {0}; go to the folder that has it or the one above `vagrant/`, or name it by \
@@ -68,7 +69,7 @@ pub enum Trouble {
 impl Trouble {
     /// Whether it is for the user to say something else, rather than for the machines to work.
     pub fn is_input(&self) -> bool {
-        matches!(self, Self::NoVagrantfile(_) | Self::NoVagrant(_) | Self::NoHost { .. })
+        matches!(self, Self::Inventory(_) | Self::NoVagrantfile(_) | Self::NoVagrant(_) | Self::NoHost { .. })
     }
 }
 
@@ -83,28 +84,27 @@ fn folder() -> Result<PathBuf, Trouble> {
 }
 
 /// Makes sure that there is a Vagrantfile with a good inventory, and a Vagrant, which is not asked: that takes seconds.
-pub(crate) fn check() -> Result<(), Error> {
+pub(crate) fn check() -> Result<(), Trouble> {
     Inventory::read(&folder()?.join(INVENTORY))?;
     let path = env::var_os("PATH").unwrap_or_default();
     if env::split_paths(&path).any(|folder| folder.join(PROGRAM).is_file()) {
         return Ok(());
     }
-    Err(Trouble::NoVagrant(io::Error::new(io::ErrorKind::NotFound, "it is not in PATH")).into())
+    Err(Trouble::NoVagrant(io::Error::new(io::ErrorKind::NotFound, "it is not in PATH")))
 }
 
 /// The hosts, and how Vagrant says that they are reached.
-pub(crate) fn inventory() -> Result<Inventory, Error> {
+pub(crate) fn hosts() -> Result<Hosts, Trouble> {
     let folder = folder()?;
-    let mut inventory = Inventory::read(&folder.join(INVENTORY))?;
+    let inventory = Inventory::read(&folder.join(INVENTORY))?;
     let text = ssh_config(&folder)?;
     let hosts = [&inventory.controller.host, &inventory.compute1.host, &inventory.compute2.host];
     if let Some(host) = hosts.into_iter().find(|host| !names(&text, host)) {
-        return Err(Trouble::NoHost { folder: folder.display().to_string(), host: host.clone() }.into());
+        return Err(Trouble::NoHost { folder: folder.display().to_string(), host: host.clone() });
     }
-    let kept = Unnamed::holding(&text).map_err(Trouble::Keep)?;
-    inventory.ssh_config = Some(kept.path());
-    inventory.kept = Some(kept);
-    Ok(inventory)
+    let config = Memfile::holding(&text).map_err(Trouble::Keep)?;
+    let way = Way { config: Some(SshConfig::Memory(config)), root: inventory.r#become };
+    Ok(Hosts { inventory, way })
 }
 
 /// What `vagrant ssh-config` prints.
@@ -132,52 +132,9 @@ fn names(config: &str, host: &str) -> bool {
     lines.any(|words| words.first() == Some(&"Host") && words[1..].contains(&host))
 }
 
-/// A file without a name, which other processes of the user can read for as long as this value lives.
-#[derive(Debug, Clone)]
-pub(crate) struct Unnamed {
-    file: Arc<File>,
-}
-
-impl PartialEq for Unnamed {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.file, &other.file)
-    }
-}
-
-impl Eq for Unnamed {}
-
-impl Unnamed {
-    fn holding(text: &str) -> io::Result<Self> {
-        let mut file = File::from(memfd_create(c"testbed-ssh-config", MFdFlags::MFD_CLOEXEC)?);
-        file.write_all(text.as_bytes())?;
-        Ok(Self { file: Arc::new(file) })
-    }
-
-    /// Through this process: ssh closes descriptors that it inherits.
-    fn path(&self) -> PathBuf {
-        format!("/proc/{}/fd/{}", process::id(), self.file.as_raw_fd()).into()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
-
-    #[test]
-    fn an_unnamed_file_is_read_by_others_while_it_lives() {
-        let file = Unnamed::holding("Host a\n  Port 22\n").unwrap();
-        let path = file.path();
-        // Each from its beginning.
-        for _ in 0..2 {
-            let output = Command::new("cat").arg(&path).output().unwrap();
-            assert_eq!(output.stdout, b"Host a\n  Port 22\n");
-        }
-        let real = fs::read_link(&path).unwrap();
-        assert!(!real.exists(), "{} is in no folder", real.display());
-        drop(file);
-        assert_ne!(fs::read_link(&path).ok(), Some(real));
-    }
 
     #[test]
     fn a_host_is_named_by_its_whole_name() {

@@ -140,7 +140,7 @@ pub fn is_in_our_user_namespace(pid: u32) -> io::Result<bool> {
     Ok(of(&pid.to_string())? == of("self")?)
 }
 
-/// Gives the node its private `/run`. Called by the serving process, in the mount namespace of [`enter`].
+/// Gives the node its private `/run`, in the mount namespace of [`enter`].
 pub fn private_run_dir() -> Result<(), Error> {
     let none: Option<&str> = None;
     // Nothing that is mounted here shall show outside.

@@ -6,20 +6,21 @@
 
 use super::{frames::Frames, host::Host, isolate::RUN_DIR, probe::Probe, tcp_buffers::TcpBuffers};
 use crate::{
-    driver::qemu,
     host,
     node::protocol::{self, Call, Facts, FromNode, Privilege, Spawn, ToNode, Traffic},
 };
 use jiff::Timestamp;
 use netem::{
-    Backend, LinkProfile, Netlink, Profile,
+    Applied, Backend, LinkProfile, Netlink, Profile,
     kernel::{Handle, Qdisc, Settings},
     userspace::{self, Emulator, Tun},
 };
+use nix::sys::prctl;
 use serde::Serialize;
 use serde_json::Value;
 use std::{
     collections::HashMap,
+    ffi::CStr,
     fs::File,
     io,
     os::fd::{AsFd, AsRawFd, OwnedFd},
@@ -45,6 +46,9 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(8);
 
 /// How often the orchestrator of a node on another host says that it is there.
 pub const ALIVE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// The name of the process of a node whose lab is complete, by which others know that ([`Call::Announce`]).
+pub const READY: &CStr = c"testbed-ready";
 
 /// From this, an emulator derives which packets it loses and so on.
 const EMULATOR_SEED: u64 = 1;
@@ -146,6 +150,7 @@ impl Node {
         match call {
             Call::Facts => json(facts(self.privilege).await?),
             Call::Ping => json(()),
+            Call::Announce => json(prctl::set_name(READY)?),
             Call::Spawn(spawn) => json(self.spawn(&spawn)?),
             Call::Kill { process } => {
                 // The receiver's task kills; a process that has ended has taken its entry with it.
@@ -298,13 +303,17 @@ impl Node {
         Ok(channel)
     }
 
-    async fn shape(&self, interface: &str, profile: &Profile) -> Result<String, netem::Error> {
+    async fn shape(&self, interface: &str, profile: &Profile) -> Result<Applied, netem::Error> {
         if let Some(emulator) = self.emulators.lock().unwrap().get(interface) {
             emulator.change(&LinkProfile::symmetric(profile.clone()))?;
-            return Ok(format!("{} backend: {}", Backend::Userspace, userspace::describe(profile)));
+            return Ok(Applied {
+                interface: interface.into(),
+                backend: Backend::Userspace,
+                tree: vec![userspace::describe(profile)],
+                in_place: true,
+            });
         }
-        let applied = self.netlink.apply(interface, profile).await?;
-        Ok(format!("{} backend: {}", applied.backend, applied.tree.join(", ")))
+        self.netlink.apply(interface, profile).await
     }
 
     async fn traffic(&self, interface: &str) -> Result<Traffic, Box<dyn std::error::Error + Send + Sync>> {
@@ -333,14 +342,15 @@ impl Node {
 
 /// What a node with this privilege says of itself.
 pub async fn facts(privilege: Privilege) -> Result<Facts, Box<dyn std::error::Error + Send + Sync>> {
+    let memory = host::memory()?;
     Ok(Facts {
         version: env!("CARGO_PKG_VERSION").into(),
-        qemu: qemu::version().ok(),
+        qemu: host::qemu_version().ok(),
         kernel: host::kernel_release()?,
         cpu_model: host::cpu_model(),
         cpus: host::cpus(),
-        memory_bytes: host::memory_bytes(),
-        available_memory_bytes: host::available_memory_bytes(),
+        memory_bytes: memory.total.get(),
+        available_memory_bytes: memory.available.get(),
         clock: Timestamp::now(),
         privilege,
         features: netem::kernel::supported().await?.iter().map(ToString::to_string).collect(),

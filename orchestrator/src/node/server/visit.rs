@@ -36,10 +36,13 @@ use std::{
     ffi::OsString,
     fs,
     fs::File,
-    io,
+    io::{self, Read, Write},
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd, RawFd},
-        unix::process::{CommandExt, ExitStatusExt},
+        fd::{AsFd, AsRawFd, RawFd},
+        unix::{
+            net::UnixStream,
+            process::{CommandExt, ExitStatusExt},
+        },
     },
     process::{Command, ExitStatus},
     thread,
@@ -63,6 +66,17 @@ pub enum Error {
     /// The node's namespaces are out of reach.
     #[error(transparent)]
     Isolate(#[from] isolate::Error),
+    /// The node ended before the program was started.
+    #[error("{0} is gone: its run, or the shell's lab, has ended")]
+    Gone(String),
+    /// The program cannot be run.
+    #[error("cannot run {program}: {source}")]
+    Program {
+        /// The program.
+        program: String,
+        /// Why not.
+        source: io::Error,
+    },
     /// The system refused something else.
     #[error("cannot {what}: {source}")]
     System {
@@ -75,6 +89,26 @@ pub enum Error {
 
 fn system<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Error {
     move |source| Error::System { what, source: source.into() }
+}
+
+impl Error {
+    /// The exit code that shells have for it, where they have one.
+    pub fn exit_code(&self) -> Option<u8> {
+        match self {
+            Self::Program { source, .. } if source.kind() == io::ErrorKind::NotFound => Some(NOT_FOUND),
+            Self::Program { .. } => Some(CANNOT_RUN),
+            _ => None,
+        }
+    }
+}
+
+/// A program's end in a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// Its exit code.
+    pub code: u8,
+    /// Whether the node ended first, and took the program with it.
+    pub with_its_node: bool,
 }
 
 /// What is to be run, and where.
@@ -98,9 +132,9 @@ pub fn exit_code(status: ExitStatus) -> u8 {
 }
 
 impl Visit {
-    /// Enters the node and runs the program there; its exit code. Must be called while the process has a single
-    /// thread, which it has from then on.
-    pub fn enter(&self) -> Result<u8, Error> {
+    /// Enters the node and runs the program there. Must be called while the process has a single thread, which it has
+    /// from then on.
+    pub fn enter(&self) -> Result<Ended, Error> {
         let parent = getppid();
         let terminal = Terminal::now();
         let here = env::current_dir();
@@ -113,11 +147,11 @@ impl Visit {
         // Not before: whoever becomes another user is forgotten to be ended.
         isolate::die_with_parent()?;
         if getppid() != parent {
-            return Ok(BY_SIGNAL + Signal::SIGKILL as u8);
+            return Ok(Ended { code: BY_SIGNAL + Signal::SIGKILL as u8, with_its_node: false });
         }
         sys::outlive_interrupts().map_err(system("handle interrupts"))?;
-        let (theirs, _ours) = io::pipe().map_err(system("make a pipe"))?;
-        fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty())).map_err(system("pass a pipe on"))?;
+        let (theirs, mut ours) = UnixStream::pair().map_err(system("make a pair of sockets"))?;
+        fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty())).map_err(system("pass a socket on"))?;
         let mut command = Command::new("/proc/self/exe");
         command.arg0("testbed").args(["enter", &self.node, "--lifeline", &theirs.as_raw_fd().to_string()]);
         command.args(self.remote.then_some("--remote"));
@@ -129,16 +163,20 @@ impl Visit {
         }
         let status = command.status().map_err(system("start a process in the node"))?;
         terminal.restore();
-        if status.signal() == Some(Signal::SIGKILL as i32) && self.pid.is_some() {
-            eprintln!("{} is gone: its run, or the shell's lab, has ended", self.node);
+        let with_its_node = status.signal() == Some(Signal::SIGKILL as i32) && self.pid.is_some();
+        drop(theirs);
+        let was_started = ours.set_nonblocking(true).is_ok() && ours.read_exact(&mut [0]).is_ok();
+        if with_its_node && !was_started {
+            return Err(Error::Gone(self.node.clone()));
         }
-        Ok(exit_code(status))
+        Ok(Ended { code: exit_code(status), with_its_node })
     }
 
-    /// Runs the program, in the process inside. It ends when nobody holds the other end of `lifeline` any more. It is to
-    /// have the terminal, if whoever asked is in the terminal's `foreground`.
+    /// Runs the program, in the process inside; its exit code. It ends when nobody holds the other end of `lifeline` any
+    /// more, where a byte says that it is being started. It is to have the terminal, if whoever asked is in the terminal's
+    /// `foreground`.
     pub fn serve(&self, lifeline: RawFd, foreground: bool) -> Result<u8, Error> {
-        let lifeline = sys::inherited(lifeline).map_err(system("use the pipe"))?;
+        let mut lifeline = UnixStream::from(sys::inherited(lifeline).map_err(system("use the socket"))?);
         prctl::set_child_subreaper(true).map_err(system("look after what the program leaves"))?;
         self.furnish().map_err(system("make a mount and a host name of the shell's own"))?;
         sys::outlive_interrupts().map_err(system("handle interrupts"))?;
@@ -147,20 +185,18 @@ impl Visit {
         }
         let mut command = self.command();
         sys::die_with_parent(&mut command);
-        let code = match command.spawn() {
-            Ok(child) => {
-                let (pid, remote) = (Pid::from_raw(child.id().cast_signed()), self.remote);
-                thread::spawn(move || {
-                    wait_for_end(&lifeline, remote);
-                    let _ = kill(pid, Signal::SIGKILL);
-                });
-                wait(pid).map_err(system("wait for the program"))?
-            }
-            Err(error) => {
-                eprintln!("cannot run {}: {error}", command.get_program().display());
-                if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { CANNOT_RUN }
-            }
-        };
+        // Before: of a program that may have begun, nobody shall believe that it has not. No reader, no matter.
+        let _ = lifeline.write_all(&[1]);
+        let child = command.spawn().map_err(|source| Error::Program {
+            program: command.get_program().display().to_string(),
+            source,
+        })?;
+        let (pid, remote) = (Pid::from_raw(child.id().cast_signed()), self.remote);
+        thread::spawn(move || {
+            wait_for_end(&lifeline, remote);
+            let _ = kill(pid, Signal::SIGKILL);
+        });
+        let code = wait(pid).map_err(system("wait for the program"))?;
         end_descendants();
         Ok(code)
     }
@@ -241,7 +277,7 @@ fn wait(program: Pid) -> Result<u8, Errno> {
 }
 
 /// Waits until nobody is interested any more.
-fn wait_for_end(lifeline: &OwnedFd, remote: bool) {
+fn wait_for_end(lifeline: &UnixStream, remote: bool) {
     let stdout = io::stdout();
     let mut watched = vec![PollFd::new(lifeline.as_fd(), PollFlags::empty())];
     if remote {

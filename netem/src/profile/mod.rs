@@ -4,7 +4,7 @@
 //! profile at each of its ends; [`LinkProfile`] holds two that differ. Parsing looks at nothing but the text;
 //! [`Profile::validate`] finds what no interface could do, such as jitter without a delay.
 
-use crate::{Percent, named};
+use crate::{ethernet::HEADER_BYTES, percent::Percent};
 use serde::{Deserialize, Serialize};
 use units::{BitRate, Bytes, Span};
 
@@ -195,7 +195,6 @@ pub struct ProfileError {
 /// (`qdisc_pkt_len_init`).
 pub(crate) const LARGEST_PACKET_BYTES: u64 = 80 * 1024;
 /// An Ethernet header.
-const HEADER_BYTES: u64 = 14;
 const NANOS: u128 = 1_000_000_000;
 
 const MIN_RATE: BitRate = BitRate::new(1_000);
@@ -218,11 +217,6 @@ fn bytes_over(bytes_per_second: u64, span: Span) -> u64 {
 }
 
 impl Profile {
-    /// A profile known by name, such as `gigabit`; see [`named::ALL`].
-    pub fn named(name: &str) -> Option<Self> {
-        named::ALL.iter().find(|n| n.name == name).map(named::Named::profile)
-    }
-
     /// Whether this changes nothing about a link.
     pub fn is_empty(&self) -> bool {
         self.rate.is_none() && !self.needs_delay_line()

@@ -7,21 +7,25 @@ mod play;
 mod profile_args;
 
 use crate::{
-    Applied, Counters, Error, Netlink, Profile,
-    kernel::{self, Qdisc},
+    error::Error,
+    feature::Feature,
+    kernel::{self, Applied},
     measure::{self, Measurement, Server},
     named,
+    netlink::Netlink,
+    profile::Profile,
+    show::{Shown, inline},
 };
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use play::PlayArgs;
 pub use profile_args::ProfileArgs;
 use serde::Serialize;
 use std::{
-    fmt::{self, Write as _},
+    fmt::Write as _,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     process::ExitCode,
 };
-use units::{ByteRate, Bytes, Span};
+use units::{ByteRate, Span};
 
 /// Shapes the rate, delay and loss of a network interface.
 #[derive(Debug, Parser)]
@@ -108,33 +112,6 @@ pub fn command() -> clap::Command {
     Cli::command()
 }
 
-/// What `netem show` prints of an interface, as text or as JSON.
-#[derive(Debug, Serialize)]
-pub struct Shown {
-    interface: String,
-    sends: Option<Profile>,
-    receives: Option<Profile>,
-    qdiscs: Vec<Qdisc>,
-    counters: Counters,
-}
-
-impl Shown {
-    /// Reads from the kernel what is in force on an interface.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NoInterface`], or when the kernel does not answer.
-    pub async fn read(netlink: &Netlink, interface: &str) -> Result<Self, Error> {
-        Ok(Self {
-            interface: interface.to_owned(),
-            sends: netlink.profile(interface).await?,
-            receives: netlink.ingress_profile(interface).await?,
-            qdiscs: netlink.show(interface).await?,
-            counters: netlink.counters(interface).await?,
-        })
-    }
-}
-
 /// Runs the program: parses the arguments of this process, does what they say, prints, and gives the exit code.
 pub async fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -207,37 +184,6 @@ fn describe(applied: &Applied) -> String {
 async fn show(cli: &Cli, interface: &str) -> Result<String, Error> {
     let shown = Shown::read(&Netlink::open()?, interface).await?;
     Ok(print(cli, &shown, || shown.to_string()))
-}
-
-impl fmt::Display for Shown {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let profile = |p: &Option<Profile>| p.as_ref().map_or_else(|| "nothing applied".to_owned(), inline);
-        writeln!(f, "{}", self.interface)?;
-        writeln!(f, "  sends:    {}", profile(&self.sends))?;
-        writeln!(f, "  receives: {}", profile(&self.receives))?;
-        for qdisc in &self.qdiscs {
-            let s = &qdisc.statistics;
-            writeln!(
-                f,
-                "  {qdisc}\n    sent {} in {} packets, dropped {}, overlimits {}, waiting {} in {} packets",
-                Bytes::new(s.sent_bytes),
-                s.sent_packets,
-                s.drops,
-                s.overlimits,
-                Bytes::new(s.backlog_bytes),
-                s.backlog_packets
-            )?;
-        }
-        let c = &self.counters;
-        writeln!(
-            f,
-            "  counted: sent {} in {} packets, received {} in {} packets",
-            Bytes::new(c.tx_bytes),
-            c.tx_packets,
-            Bytes::new(c.rx_bytes),
-            c.rx_packets
-        )
-    }
 }
 
 /// What was asked of an interface, for comparison.
@@ -321,11 +267,6 @@ fn describe_measured(Measured { asked, measured }: &Measured) -> String {
     text
 }
 
-/// A profile on one line.
-fn inline(profile: &Profile) -> String {
-    serde_json::to_string(profile).expect("plain data").replace('"', "").replace(',', ", ")
-}
-
 async fn supported(cli: &Cli) -> Result<String, Error> {
     let found = kernel::supported().await?;
     let profiles: Vec<_> = named::ALL
@@ -335,7 +276,7 @@ async fn supported(cli: &Cli) -> Result<String, Error> {
     let value = serde_json::json!({ "features": found, "profiles": profiles });
     Ok(print(cli, &value, || {
         let mut text = String::from("This kernel:\n");
-        for feature in kernel::Feature::ALL {
+        for feature in Feature::ALL {
             let state = if found.contains(&feature) { "yes" } else { "no" };
             writeln!(text, "  {feature:<12} {state:<4} {}", feature.option()).expect("writing to a string");
         }

@@ -1,0 +1,69 @@
+//! What is in force on an interface, as `netem show` prints it.
+
+use crate::{error::Error, kernel::Qdisc, links::Counters, netlink::Netlink, profile::Profile};
+use serde::Serialize;
+use std::fmt;
+use units::Bytes;
+
+/// What `netem show` prints of an interface, as text or as JSON.
+#[derive(Debug, Serialize)]
+pub struct Shown {
+    interface: String,
+    sends: Option<Profile>,
+    receives: Option<Profile>,
+    qdiscs: Vec<Qdisc>,
+    counters: Counters,
+}
+
+impl Shown {
+    /// Reads from the kernel what is in force on an interface.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoInterface`], or when the kernel does not answer.
+    pub async fn read(netlink: &Netlink, interface: &str) -> Result<Self, Error> {
+        Ok(Self {
+            interface: interface.to_owned(),
+            sends: netlink.profile(interface).await?,
+            receives: netlink.ingress_profile(interface).await?,
+            qdiscs: netlink.show(interface).await?,
+            counters: netlink.counters(interface).await?,
+        })
+    }
+}
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let profile = |p: &Option<Profile>| p.as_ref().map_or_else(|| "nothing applied".to_owned(), inline);
+        writeln!(f, "{}", self.interface)?;
+        writeln!(f, "  sends:    {}", profile(&self.sends))?;
+        writeln!(f, "  receives: {}", profile(&self.receives))?;
+        for qdisc in &self.qdiscs {
+            let s = &qdisc.statistics;
+            writeln!(
+                f,
+                "  {qdisc}\n    sent {} in {} packets, dropped {}, overlimits {}, waiting {} in {} packets",
+                Bytes::new(s.sent_bytes),
+                s.sent_packets,
+                s.drops,
+                s.overlimits,
+                Bytes::new(s.backlog_bytes),
+                s.backlog_packets
+            )?;
+        }
+        let c = &self.counters;
+        writeln!(
+            f,
+            "  counted: sent {} in {} packets, received {} in {} packets",
+            Bytes::new(c.tx_bytes),
+            c.tx_packets,
+            Bytes::new(c.rx_bytes),
+            c.rx_packets
+        )
+    }
+}
+
+/// A profile on one line.
+pub(crate) fn inline(profile: &Profile) -> String {
+    serde_json::to_string(profile).expect("plain data").replace('"', "").replace(',', ", ")
+}

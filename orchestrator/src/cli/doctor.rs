@@ -1,0 +1,44 @@
+//! `testbed doctor`.
+
+use super::{Failure, KernelArgs, LabArgs, print};
+use crate::{
+    image::{self, Cache},
+    inspect::doctor,
+};
+use clap::Args;
+use std::path::Path;
+
+#[derive(Debug, Args)]
+pub(super) struct DoctorArgs {
+    #[command(flatten)]
+    lab: LabArgs,
+    #[command(flatten)]
+    kernel: KernelArgs,
+    /// Only what is missing
+    #[arg(short, long)]
+    quiet: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn doctor(args: &DoctorArgs) -> Result<u8, Failure> {
+    let cache = Cache::user().map_err(Failure::input)?;
+    let stressor = image::stressor_path().map_err(Failure::input)?;
+    let hosts = args.lab.choice().hosts().map_err(super::lab_failure)?;
+    let kernel = args.kernel.choice();
+    let needs =
+        doctor::Needs { cache: &cache, kernel: &kernel, stressor: &stressor, results: Path::new("results") };
+    let report = super::runtime()?.block_on(doctor::examine(&needs, hosts.as_ref()));
+    let mut report = report.map_err(super::lab_failure)?;
+    let code = report.exit_code();
+    if args.quiet {
+        report = report.problems();
+    }
+    if args.json {
+        print(&(serde_json::to_string_pretty(&report).map_err(Failure::lab)? + "\n"));
+    } else {
+        print(&report.to_string());
+    }
+    Ok(code)
+}

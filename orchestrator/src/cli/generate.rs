@@ -1,0 +1,18 @@
+//! `testbed generate`.
+
+use super::Failure;
+use crate::docs;
+use clap::Args;
+use std::path::PathBuf;
+
+#[derive(Debug, Args)]
+pub(super) struct GenerateArgs {
+    /// The folder; what is in `share/` of an installation is written below it
+    directory: PathBuf,
+}
+
+pub(super) fn generate(args: &GenerateArgs) -> Result<u8, Failure> {
+    let commands = vec![super::command(), netem::cli::command(), stressor::cli::command()];
+    docs::generate(commands, &args.directory).map_err(Failure::lab)?;
+    Ok(0)
+}
