@@ -2,7 +2,6 @@
 
 use super::{
     expression::{Expression, Operator},
-    plan::Cell,
     settings::Settings,
 };
 use crate::outcome::Outcome;
@@ -47,9 +46,9 @@ pub struct Measured {
 }
 
 impl Expectation {
-    /// Whether it says something about a cell.
-    pub fn applies_to(&self, cell: &Cell) -> bool {
-        self.condition.as_ref().is_none_or(|condition| condition.matches(&cell.settings))
+    /// Whether it says something about a cell with these settings.
+    pub fn applies_to(&self, settings: &Settings) -> bool {
+        self.condition.as_ref().is_none_or(|condition| condition.matches(settings))
     }
 
     /// How an attempt falls short, one sentence each; empty when it meets the expectation.

@@ -59,7 +59,7 @@ pub fn judge(plan: &Plan, records: &[Record]) -> Judgement {
         .filter_map(|r| Some((plan.cell(&r.cell)?, r)))
         .collect();
     let expectations = plan.expect.iter().map(|expectation| {
-        let about = counted.iter().filter(|(cell, _)| expectation.applies_to(cell));
+        let about = counted.iter().filter(|(cell, _)| expectation.applies_to(&cell.settings));
         let mut judged = Judged { expectation: expectation.to_string(), attempts: 0, violations: Vec::new() };
         for (cell, record) in about {
             judged.attempts += 1;

@@ -20,7 +20,8 @@ pub struct Plan {
     pub name: String,
     /// What the matrix shows, for people.
     pub description: Option<String>,
-    /// The cells, in the order of the file; at least one, until [`Plan::only`] or [`Plan::shard`] leaves none.
+    /// The cells, in the order of the file; at least one, until [`Plan::only`] or [`Plan::shard`] leaves
+    /// none.
     pub cells: Vec<Cell>,
     /// How often each cell is measured; at least once.
     pub repeat: u32,
@@ -112,15 +113,6 @@ impl Plan {
         self
     }
 
-    /// Shuffles by another seed.
-    #[must_use]
-    pub const fn reseed(mut self, seed: u64) -> Self {
-        if let RunOrder::Shuffled { .. } = self.order {
-            self.order = RunOrder::Shuffled { seed };
-        }
-        self
-    }
-
     /// The cell of this identity.
     pub fn cell(&self, id: &str) -> Option<&Cell> {
         self.cells.iter().find(|cell| cell.id == id)
@@ -128,7 +120,7 @@ impl Plan {
 
     /// What is expected of a cell.
     pub fn expectations_of<'a>(&'a self, cell: &'a Cell) -> impl Iterator<Item = &'a Expectation> {
-        self.expect.iter().filter(|expectation| expectation.applies_to(cell))
+        self.expect.iter().filter(|expectation| expectation.applies_to(&cell.settings))
     }
 
     /// The paths that distinguish the cells, in the order in which they first appear: the columns of a table.
