@@ -2,11 +2,10 @@
 //! the matrix it began with. Comments, formatting and other spellings of the same value do not count.
 
 use super::{
+    catalog,
     plan::{Cell, Plan, RunOrder},
-    settings::Settings,
 };
-use indexmap::{IndexMap, IndexSet};
-use serde_json::Value;
+use indexmap::IndexMap;
 use sha2::{Digest, Sha256};
 
 /// How many cells a line names before it only counts them.
@@ -101,27 +100,10 @@ impl Plan {
 
 /// Each setting that differs, as `path: old -> new`.
 fn setting_changes(old: &Cell, new: &Cell) -> Vec<String> {
-    let json = |cell: &Cell| serde_json::to_value(&cell.settings).unwrap_or_default();
-    let (old, new) = (json(old), json(new));
-    let keys = |value: &Value| -> Vec<String> {
-        value.as_object().map(|map| map.keys().cloned().collect()).unwrap_or_default()
-    };
-    let mut changes = Vec::new();
-    let sections: IndexSet<String> = keys(&old).into_iter().chain(keys(&new)).collect();
-    for section in sections {
-        let (old, new) = (&old[&section], &new[&section]);
-        if section == Settings::TIMELINE && old != new {
-            let text = |value: &Value| super::catalog::setting_text(&section, value);
-            changes.push(format!("{section}: {} -> {}", text(old), text(new)));
-        }
-        let names: IndexSet<String> = keys(old).into_iter().chain(keys(new)).collect();
-        for name in names.iter().filter(|name| old[*name] != new[*name]) {
-            let path = format!("{section}.{name}");
-            let text = |value: &Value| super::catalog::setting_text(&path, value);
-            changes.push(format!("{path}: {} -> {}", text(&old[name]), text(&new[name])));
-        }
-    }
-    changes
+    let values = catalog::all()
+        .map(|setting| (setting.path(), setting.value(&old.settings), setting.value(&new.settings)));
+    let changed = values.filter(|(_, old, new)| old != new);
+    changed.map(|(path, old, new)| format!("{path}: {old} -> {new}")).collect()
 }
 
 fn names(cells: &[&str]) -> String {

@@ -1,5 +1,6 @@
 //! What is wrong with a matrix file, told as a compiler would: where, what, and what to write instead.
 
+use serde_json::Value;
 use std::{fmt, sync::Arc};
 
 /// One step into a document.
@@ -9,6 +10,16 @@ pub enum Segment {
     Key(String),
     /// The list's item of this index, from 0.
     Index(usize),
+}
+
+impl Segment {
+    /// The part of a value that it leads to.
+    pub(crate) fn of<'v>(&self, value: &'v Value) -> Option<&'v Value> {
+        match self {
+            Self::Key(key) => value.get(key),
+            Self::Index(index) => value.get(index),
+        }
+    }
 }
 
 /// Where in a document something is, by keys: `axes.stress.rate[3]`.
@@ -92,8 +103,8 @@ pub struct Diagnostic {
     pub position: Option<Position>,
 }
 
-/// Everything that is wrong with a matrix file; never empty as an error. Displays as a compiler's messages do,
-/// in plain text.
+/// Everything that is wrong with a matrix file; never empty as an error. Displays as a compiler's messages
+/// do, in plain text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct Diagnostics {
     /// The name of the file, as it was given.

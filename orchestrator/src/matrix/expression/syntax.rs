@@ -7,8 +7,11 @@
 //! comparison = PATH OPERATOR VALUE
 //! ```
 
-use super::{
-    Catalog, Comparison, Expression, ExpressionError, Literal, Node, Operator, as_printed, literal, ordered,
+use super::{Comparison, Expression, ExpressionError, Node, Operator};
+use crate::matrix::{
+    catalog,
+    settings::value::{Compared, Value},
+    typed::Refusal,
 };
 
 /// Deeper nesting is refused, so that no text overflows the stack.
@@ -209,34 +212,28 @@ impl Parser {
                 return Err(path.error(format!("expected a setting, found {}", path.name()), Some(help)));
             }
         };
-        let catalog = Catalog::get();
-        let Some(entry) = catalog.find(&name) else {
-            return Err(path.error(format!("`{name}` is not a setting"), catalog.suggest(&name)));
+        let Some(setting) = catalog::find(&name) else {
+            return Err(path.error(format!("`{name}` is not a setting"), catalog::suggest(&name)));
         };
         let placed = self.take();
         let Token::Operator(operator) = placed.token else {
             let message = format!("expected an operator after `{name}`, found {}", placed.name());
             return Err(placed.error(message, Some("the operators are ==, !=, <, <=, > and >=".into())));
         };
-        if operator.orders() && !ordered(entry) {
+        if operator.orders() && setting.compared() != Compared::Ordered {
             let message = format!("`{name}` has no order, so `{operator}` does not apply");
             return Err(placed.error(message, Some("compare it with == or !=".into())));
         }
-        let value = self.take();
-        let (Token::Word(text) | Token::Quoted(text)) = &value.token else {
-            return Err(value.error(format!("expected a value, found {}", value.name()), None));
+        let token = self.take();
+        let (Token::Word(text) | Token::Quoted(text)) = &token.token else {
+            return Err(token.error(format!("expected a value, found {}", token.name()), None));
         };
-        if entry.kind.structured && !(entry.kind.optional && text == "none") {
-            let help = entry.kind.optional.then(|| "compare it with `none`".into());
-            return Err(value.error(format!("`{name}` is no single value that could be compared"), help));
-        }
-        let mut literal = literal(&entry.kind, text).map_err(|(message, help)| value.error(message, help))?;
-        if let Literal::Text(text) = &literal
-            && entry.kind.text
-        {
-            literal = Literal::Text(as_printed(entry, text).map_err(|message| value.error(message, None))?);
-        }
-        Ok(Comparison { setting: entry, operator, literal })
+        // Nothing else would be a value of it, and would say less.
+        let comparable = setting.comparable(*text == Value::None.to_string());
+        comparable.map_err(|(message, help)| token.error(message, help))?;
+        let refused = |refusal: Refusal| token.error(refusal.to_string(), catalog::help(&refusal));
+        let value = setting.literal(text).map_err(refused)?;
+        Ok(Comparison { setting, operator, value })
     }
 }
 

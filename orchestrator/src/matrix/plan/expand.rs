@@ -3,16 +3,11 @@
 
 use super::{Cell, Plan, RunOrder};
 use crate::matrix::{
-    catalog,
     diagnostic::{Diagnostics, FilePath},
-    expression::View,
     file::{Assignment, File, MOST_CELLS, Order, Point},
     settings::{Problem, Settings},
     yaml::{Sink, Spot},
 };
-use indexmap::IndexMap;
-use serde::Deserialize;
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::{
     collections::{HashMap, HashSet},
@@ -95,23 +90,30 @@ impl<'a> Expansion<'a> {
                 points.push(&axis.points[rest % axis.points.len()]);
                 rest /= axis.points.len();
             }
-            let assignments: Vec<_> = points.iter().rev().flat_map(|point| &point.assignments).collect();
-            self.cell(&assignments, true);
+            points.reverse();
+            self.cell(&points, true);
         }
     }
 
     fn include(&mut self) {
-        if self.file.include.is_empty() {
+        let file = self.file;
+        let mut places = Vec::new();
+        for (i, point) in file.include.iter().enumerate() {
+            let before = self.cells.len();
+            self.cell(&[point], false);
+            if self.cells.len() > before {
+                places.push((i, before));
+            }
+        }
+        if places.is_empty() {
             return;
         }
-        let mut known: HashMap<Settings, String> =
-            self.cells.iter().map(|cell| (cell.settings.clone(), cell.id.clone())).collect();
-        for (i, point) in self.file.include.iter().enumerate() {
-            let assignments: Vec<_> = point.assignments.iter().collect();
-            let before = self.cells.len();
-            self.cell(&assignments, false);
-            let Some(cell) = self.cells.get(before) else { continue };
-            if let Some(other) = known.insert(cell.settings.clone(), cell.id.clone()) {
+        let first = self.cells.len() - places.len();
+        let mut known: HashMap<&Settings, &str> =
+            self.cells[..first].iter().map(|cell| (&cell.settings, &*cell.id)).collect();
+        for (i, position) in places {
+            let cell = &self.cells[position];
+            if let Some(other) = known.insert(&cell.settings, &cell.id) {
                 let spot = Spot::Value(FilePath::root().key("include").index(i));
                 let help = Some("`repeat` measures a cell more than once".into());
                 self.sink.push(&spot, format!("the same cell as `{other}`"), help);
@@ -120,22 +122,15 @@ impl<'a> Expansion<'a> {
     }
 
     /// Adds one cell, unless it is excluded or cannot be.
-    fn cell(&mut self, assignments: &[&'a Assignment], excludable: bool) {
-        let settings = match self.resolve(assignments) {
-            Ok(settings) => settings,
-            Err(message) => {
-                let spot =
-                    assignments.last().map_or(Spot::File(FilePath::root()), |a| Spot::Value(a.at.clone()));
-                self.report(&spot, message, None);
-                return;
-            }
-        };
-        let has_conditions = !self.file.exclude.is_empty() || !self.file.expect.is_empty();
-        let view = has_conditions.then(|| View::new(&settings));
-        if let Some(view) = view.as_ref().filter(|_| excludable) {
+    fn cell(&mut self, points: &[&'a Point], excludable: bool) {
+        let mut settings = self.file.settings.clone();
+        for point in points {
+            point.apply(&mut settings);
+        }
+        if excludable {
             let mut excluded = false;
             for (condition, met) in self.file.exclude.iter().zip(&mut self.excluding) {
-                let holds = condition.holds(view);
+                let holds = condition.matches(&settings);
                 *met |= holds;
                 excluded |= holds;
             }
@@ -143,34 +138,23 @@ impl<'a> Expansion<'a> {
                 return;
             }
         }
-        if let Some(view) = &view {
-            for (expectation, met) in self.file.expect.iter().zip(&mut self.expecting) {
-                *met |= expectation.condition.as_ref().is_none_or(|condition| condition.holds(view));
-            }
+        for (expectation, met) in self.file.expect.iter().zip(&mut self.expecting) {
+            *met = *met || expectation.applies_to(&settings);
         }
-        drop(view);
-        let id = identity(assignments);
+        let assignments: Vec<_> = points.iter().flat_map(|point| &point.assignments).collect();
+        let id = identity(&assignments);
         for problem in settings.check() {
-            self.problem(&problem, assignments, &id);
+            self.problem(&problem, &assignments, &id);
         }
-        let axes: IndexMap<_, _> =
-            assignments.iter().map(|a| (a.path.to_string(), a.text.to_string())).collect();
+        let axes = assignments.iter().map(|a| (a.setting.path().to_string(), a.text.to_string())).collect();
         self.cells.push(Cell { id, index: self.cells.len(), axes, settings });
-    }
-
-    fn resolve(&self, assignments: &[&Assignment]) -> Result<Settings, String> {
-        let mut base = self.file.base.clone();
-        for assignment in assignments {
-            catalog::set(&mut base, &assignment.path, assignment.value.clone());
-        }
-        Settings::deserialize(&Value::Object(base)).map_err(|error| error.to_string())
     }
 
     /// Reports a problem where its most likely culprit is set: by this cell, else for all cells.
     fn problem(&mut self, problem: &Problem, assignments: &[&Assignment], id: &str) {
         let root = FilePath::root();
         let paths = &problem.paths;
-        let own = assignments.iter().find(|a| paths.iter().any(|path| **path == *a.path));
+        let own = assignments.iter().find(|a| paths.iter().any(|path| path == a.setting.path()));
         let mut paths = paths.iter().map(|path| root.dotted(path));
         let culprit = paths.clone().next().unwrap_or_default();
         let written = paths.find(|path| self.file.document.get(path).is_some());
@@ -234,8 +218,8 @@ fn identity(assignments: &[&Assignment]) -> String {
         let safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         lossy |= !text.chars().all(safe);
         let text: String = text.chars().map(|c| if safe(c) { c } else { '-' }).collect();
-        let _ = write!(id, "{separator}{}={text}", assignment.path);
-        let _ = write!(exact, "{separator}{}={}", assignment.path, assignment.text);
+        let _ = write!(id, "{separator}{}={text}", assignment.setting.path());
+        let _ = write!(exact, "{separator}{}={}", assignment.setting.path(), assignment.text);
     }
     if lossy || id.len() > LONGEST {
         let hash = Sha256::digest(exact.as_bytes());

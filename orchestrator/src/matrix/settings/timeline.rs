@@ -1,19 +1,29 @@
 //! What changes in the middle of a migration.
 
-use super::Settings;
+use super::{
+    Settings,
+    field::{Field, Section},
+    link,
+};
 use netem::Profile;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{
-    Deserialize, Deserializer, Serialize,
-    de::{self, DeserializeSeed, MapAccess, Visitor},
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{DeserializeSeed, IntoDeserializer, MapAccess, Visitor, value::MapAccessDeserializer},
 };
-use serde_json::{Map, Value};
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, collections::BTreeSet, fmt};
 use stressor::workload::{CatchUp, Order, Rate, Workload};
 use units::Span;
 
+/// The timeline is a section that is a setting by itself.
+impl Section for Vec<Entry> {
+    fn fields() -> Vec<Field<Self>> {
+        vec![Field::new("", |timeline: &Self| timeline, |timeline: &mut Self| timeline)]
+    }
+}
+
 /// A change of the link, the load or both, while the guest migrates.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
     /// When, counted from the migrate command. Later than the entry before, and before the deadline.
@@ -26,28 +36,40 @@ pub struct Entry {
     pub stress: Option<StressChange>,
 }
 
-impl Eq for Entry {}
-
 impl Entry {
     /// Whether it names no setting at all.
     pub fn is_empty(&self) -> bool {
-        self.link.as_ref().is_none_or(|link| link.0.is_empty())
+        self.link.as_ref().is_none_or(|link| link.keys.is_empty())
             && self.stress.as_ref().is_none_or(|stress| *stress == StressChange::default())
     }
 }
 
 /// Some settings of a link, those of a [`Profile`], each sound in itself.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct LinkChange(Map<String, Value>);
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LinkChange {
+    /// Which settings, in alphabetical order, so that equal changes print alike.
+    keys: BTreeSet<&'static str>,
+    /// A link that has them; the rest of it means nothing.
+    values: Profile,
+}
 
 impl LinkChange {
     /// The link with these settings in place of its own.
     pub fn apply(&self, link: &Profile) -> Profile {
-        let mut keys = serde_json::to_value(link).unwrap_or_default();
-        if let Value::Object(keys) = &mut keys {
-            keys.extend(self.0.clone());
-        }
-        serde_json::from_value(keys).expect("every key was read as a profile's when the change was")
+        let mut changed = link.clone();
+        self.fields().for_each(|field| field.copy(&self.values, &mut changed));
+        changed
+    }
+
+    fn fields(&self) -> impl Iterator<Item = &'static Field<Profile>> {
+        self.keys.iter().filter_map(|key| link::fields().iter().find(|field| field.path() == *key))
+    }
+}
+
+impl Serialize for LinkChange {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let value = |field: &'static Field<Profile>| (field.path(), field.value(&self.values).to_json());
+        serializer.collect_map(self.fields().map(value))
     }
 }
 
@@ -63,39 +85,43 @@ impl<'de> Deserialize<'de> for LinkChange {
             }
 
             fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<LinkChange, M::Error> {
-                let mut keys = Map::new();
+                let mut change = LinkChange::default();
                 while let Some(key) = map.next_key::<String>()? {
-                    let value = map.next_value_seed(ProfileKey(&key))?;
-                    keys.insert(key, value);
+                    let alone = OneEntry { key: Some(&key), map: &mut map };
+                    let values = Profile::deserialize(MapAccessDeserializer::new(alone))?;
+                    // A key that is none was refused as a profile's.
+                    for field in link::fields().iter().filter(|field| field.path() == key) {
+                        field.copy(&values, &mut change.values);
+                        change.keys.insert(field.path());
+                    }
                 }
-                // In one order, so that equal changes print alike.
-                keys.sort_keys();
-                Ok(LinkChange(keys))
+                Ok(change)
+            }
+        }
+
+        /// One entry of a mapping as a mapping of its own: read as a profile, it is the value of one key, and
+        /// which keys were written is not lost.
+        struct OneEntry<'a, M> {
+            key: Option<&'a str>,
+            map: &'a mut M,
+        }
+
+        impl<'de, M: MapAccess<'de>> MapAccess<'de> for OneEntry<'_, M> {
+            type Error = M::Error;
+
+            fn next_key_seed<K: DeserializeSeed<'de>>(
+                &mut self,
+                seed: K,
+            ) -> Result<Option<K::Value>, M::Error> {
+                self.key.take().map(|key| seed.deserialize(key.into_deserializer())).transpose()
+            }
+
+            fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, M::Error> {
+                self.map.next_value_seed(seed)
             }
         }
 
         deserializer.deserialize_map(Keys)
-    }
-}
-
-/// Reads the value of one key as a profile's, so that an error is that key's.
-struct ProfileKey<'a>(&'a str);
-
-impl<'de> DeserializeSeed<'de> for ProfileKey<'_> {
-    type Value = Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        let written = Value::deserialize(deserializer)?;
-        let alone = Value::Object(Map::from_iter([(self.0.to_string(), written.clone())]));
-        let profile: Profile = serde_json::from_value(alone).map_err(de::Error::custom)?;
-        let mut printed = serde_json::to_value(profile).map_err(de::Error::custom)?;
-        Ok(match printed.get_mut(self.0) {
-            Some(value) => value.take(),
-            // A profile leaves out what is as usual: nothing, a fixed word, or a quantity of zero.
-            None if written.is_number() => "0".into(),
-            None if written.as_str().is_some_and(|text| text.trim().starts_with('0')) => "0".into(),
-            None => written,
-        })
     }
 }
 
@@ -184,7 +210,7 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
     use units::{BitRate, ByteRate, Bytes};
 
     fn settings(value: Value) -> Settings {

@@ -1,29 +1,25 @@
 //! The part of a matrix file that says which cells there are: `axes`, `include` and `exclude`.
 
-use super::{Reader, find, unknown_keys};
+use super::Reader;
 use crate::matrix::{
-    catalog::{Catalog, set, text_of},
+    catalog::{self, Setting},
     diagnostic::FilePath,
-    expression::{Expression, View},
+    expression::Expression,
     file::{Assignment, Axis, Point},
-    schema,
-    settings::Settings,
+    settings::{Settings, value::Value as Typed},
     yaml::Spot,
 };
-use serde::Deserialize;
 use serde_json::{Map, Value};
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::collections::{HashMap, HashSet};
 
 impl Reader<'_, '_> {
-    pub(super) fn axes(&mut self, base: &Map<String, Value>) -> Vec<Axis> {
+    pub(super) fn axes(&mut self) -> Vec<Axis> {
         let at = FilePath::root().key("axes");
-        let entries = match self.keys.get("axes") {
-            None => return Vec::new(),
-            Some(Value::Object(entries)) if !entries.is_empty() => entries.clone(),
-            Some(Value::Object(_) | Value::Null) => {
+        let is_written = self.keys.contains_key("axes");
+        let entries = match self.take("axes") {
+            None if !is_written => return Vec::new(),
+            Some(Value::Object(entries)) if !entries.is_empty() => entries,
+            None | Some(Value::Object(_)) => {
                 let help = Some("name a setting and list its values, or leave `axes` out".into());
                 self.sink.push(&Spot::Key(at), "`axes` is empty", help);
                 return Vec::new();
@@ -42,13 +38,13 @@ impl Reader<'_, '_> {
         let mut found = Vec::new();
         for (name, values) in entries {
             let at = at.key(&name);
-            let Some(axis) = self.axis(&name, values, &at, base) else { continue };
-            let mut paths: Vec<_> =
-                axis.points.iter().flat_map(|point| &point.assignments).map(|a| a.path.clone()).collect();
-            paths.sort();
+            let Some(axis) = self.axis(&name, &values, &at) else { continue };
+            let all = axis.points.iter().flat_map(|point| &point.assignments);
+            let mut paths: Vec<_> = all.map(|assignment| assignment.setting.path()).collect();
+            paths.sort_unstable();
             paths.dedup();
             for path in paths {
-                if let Some(other) = set_by.insert(path.clone(), name.clone()) {
+                if let Some(other) = set_by.insert(path, name.clone()) {
                     let help = Some("vary it in one axis only".into());
                     let message = format!("`{path}` is already varied by the axis `{other}`");
                     self.sink.push(&Spot::Key(at.clone()), message, help);
@@ -59,18 +55,16 @@ impl Reader<'_, '_> {
         found
     }
 
-    fn axis(&mut self, name: &str, values: Value, at: &FilePath, base: &Map<String, Value>) -> Option<Axis> {
-        let catalog = Catalog::get();
-        let is_setting = catalog.find(name).is_some();
-        let is_bundle = !is_setting
-            && !name.contains('.')
-            && !catalog.is_section(name)
+    fn axis(&mut self, name: &str, values: &Value, at: &FilePath) -> Option<Axis> {
+        let setting = catalog::find(name);
+        let is_bundle = !name.contains('.')
+            && !catalog::is_section(name)
             && values.as_array().is_some_and(|values| values.iter().all(Value::is_object));
-        if !is_setting && !is_bundle {
-            let help = if catalog.is_section(name) {
+        if setting.is_none() && !is_bundle {
+            let help = if catalog::is_section(name) {
                 format!("name one of its settings: `{name}.NAME`")
             } else {
-                catalog.suggest(name).unwrap_or_else(|| {
+                catalog::suggest(name).unwrap_or_else(|| {
                     "an axis is named by a setting, like `stress.rate`, or lists mappings from settings to \
                      values"
                         .into()
@@ -91,19 +85,21 @@ impl Reader<'_, '_> {
         }
         let mut points: Vec<Point> = Vec::with_capacity(values.len());
         let mut seen = HashSet::new();
-        let path: Arc<str> = name.into();
-        for (i, value) in values.into_iter().enumerate() {
+        for (i, value) in values.iter().enumerate() {
             let at = at.index(i);
-            let point = if is_setting {
-                self.assignment(&path, value, at.clone(), base).map(|a| Point { assignments: vec![a] })
-            } else {
-                self.point(value, &at, base)
+            let point = match setting {
+                Some(setting) => {
+                    let mut values = Settings::default();
+                    self.assignment(setting, value, at.clone(), &mut values)
+                        .map(|assignment| Point { assignments: vec![assignment], values })
+                }
+                None => self.point(value, &at),
             };
             let Some(point) = point else { continue };
-            let mut key: Vec<_> =
-                point.assignments.iter().map(|a| (a.path.clone(), a.text.clone())).collect();
-            key.sort();
-            if !seen.insert(key) {
+            let value = |a: &Assignment| (a.setting.path(), a.setting.value(&point.values));
+            let mut sets: Vec<_> = point.assignments.iter().map(value).collect();
+            sets.sort_unstable_by_key(|(path, _)| *path);
+            if !seen.insert(sets) {
                 let help = Some("`repeat` measures a cell more than once".into());
                 self.sink.push(&Spot::Value(at), "this axis has the same value already", help);
             }
@@ -112,103 +108,84 @@ impl Reader<'_, '_> {
         Some(Axis { name: name.into(), points })
     }
 
-    pub(super) fn include(&mut self, base: &Map<String, Value>) -> Vec<Point> {
+    pub(super) fn include(&mut self) -> Vec<Point> {
         let at = FilePath::root().key("include");
-        let items = self.list("include").into_iter().enumerate();
-        items.filter_map(|(i, item)| self.point(item, &at.index(i), base)).collect()
+        let items = self.list("include");
+        items.iter().enumerate().filter_map(|(i, item)| self.point(item, &at.index(i))).collect()
     }
 
     /// A mapping from settings to values.
-    fn point(&mut self, value: Value, at: &FilePath, base: &Map<String, Value>) -> Option<Point> {
-        let entries = match value {
-            Value::Object(entries) if !entries.is_empty() => entries,
-            _ => {
-                let help = Some("write it like `{ stress.rate: 96MB/s, link.delay: 20ms }`".into());
-                self.sink.push(&Spot::Value(at.clone()), "expected a mapping from settings to values", help);
-                return None;
-            }
+    fn point(&mut self, value: &Value, at: &FilePath) -> Option<Point> {
+        let Some(entries) = value.as_object().filter(|entries| !entries.is_empty()) else {
+            let help = Some("write it like `{ stress.rate: 96MB/s, link.delay: 20ms }`".into());
+            self.sink.push(&Spot::Value(at.clone()), "expected a mapping from settings to values", help);
+            return None;
         };
-        let count = entries.len();
-        let assignments: Vec<_> = entries
-            .into_iter()
-            .filter_map(|(path, value)| {
-                let at = at.key(&path);
-                if Catalog::get().find(&path).is_some() {
-                    return self.assignment(&path.into(), value, at, base);
-                }
-                let help = if Catalog::get().is_section(&path) {
-                    Some(format!("write its settings one by one, like `{path}.NAME: VALUE`"))
-                } else {
-                    Catalog::get().suggest(&path)
-                };
-                self.sink.push(&Spot::Key(at), format!("`{path}` is not a setting"), help);
-                None
-            })
-            .collect();
-        (assignments.len() == count).then_some(Point { assignments })
+        let mut values = Settings::default();
+        let assignments = self.assignments(entries, at, &mut values);
+        (assignments.len() == entries.len()).then_some(Point { assignments, values })
     }
 
-    /// One value of one setting, tried on the shared settings of its section.
+    fn assignments(
+        &mut self,
+        entries: &Map<String, Value>,
+        at: &FilePath,
+        values: &mut Settings,
+    ) -> Vec<Assignment> {
+        let mut assignments = Vec::with_capacity(entries.len());
+        for (path, value) in entries {
+            let at = at.key(path);
+            if let Some(setting) = catalog::find(path) {
+                assignments.extend(self.assignment(setting, value, at, values));
+                continue;
+            }
+            let help = if catalog::is_section(path) {
+                Some(format!("write its settings one by one, like `{path}.NAME: VALUE`"))
+            } else {
+                catalog::suggest(path)
+            };
+            self.sink.push(&Spot::Key(at), format!("`{path}` is not a setting"), help);
+        }
+        assignments
+    }
+
+    /// One value of one setting, read into `values`.
     fn assignment(
         &mut self,
-        path: &Arc<str>,
-        mut value: Value,
+        setting: &'static Setting,
+        value: &Value,
         at: FilePath,
-        base: &Map<String, Value>,
+        values: &mut Settings,
     ) -> Option<Assignment> {
-        let key = (path.clone(), value.to_string());
-        if let Some(text) = self.printed.get(&key) {
-            return Some(Assignment { path: path.clone(), text: text.clone(), value, at });
+        self.attempt(value, &at, |skipped| setting.read(values, value, &at, skipped))?;
+        if self.sink.has_below(&at) {
+            return None;
         }
-        let section = path.split('.').next()?;
-        let entry = Catalog::get().find(path)?;
-        unknown_keys(schema::raw(), &entry.schema, &mut value, &at, self.sink);
-        let mut tried: Map<_, _> =
-            base.get_key_value(section).map(|(k, v)| (k.clone(), v.clone())).into_iter().collect();
-        set(&mut tried, path, value.clone());
-        let tried = Value::Object(tried);
-        let text = if let Ok(settings) = Settings::deserialize(&tried) {
-            View::new(&settings).text(entry)
-        } else {
-            self.refused(&tried, path, &at)?;
-            text_of(&value)
-        };
-        let text: Arc<str> = text.into();
-        self.printed.insert(key, text.clone());
-        Some(Assignment { path: path.clone(), text, value, at })
+        let text = setting.value(values).to_string().into();
+        Some(Assignment { setting, text, at })
     }
 
-    /// Reports why settings cannot be read if that is the value at `path`, written at `at`. A combination that
-    /// does not hold together may do so with what another axis sets, and is let pass.
-    fn refused(&mut self, tried: &Value, path: &str, at: &FilePath) -> Option<()> {
-        let Err(error) = serde_path_to_error::deserialize::<_, Settings>(tried) else { return Some(()) };
-        let (found, culprit) = find(tried, &FilePath::root(), error.path());
-        let own = FilePath::root().dotted(path);
-        let below = found.segments().strip_prefix(own.segments());
-        let Some(below) = below else { return Some(()) };
-        let at = below.iter().fold(at.clone(), |at, segment| at.with(segment.clone()));
-        self.report(&at, culprit, &error.into_inner().to_string());
-        None
-    }
-
-    pub(super) fn exclude(&mut self, base: &Map<String, Value>) -> Vec<Expression> {
+    pub(super) fn exclude(&mut self) -> Vec<Expression> {
         let at = FilePath::root().key("exclude");
-        let mut conditions = Vec::new();
-        for (i, item) in self.list("exclude").into_iter().enumerate() {
-            let at = at.index(i);
-            let condition = match item {
-                Value::String(text) => self.expression(&text, &at),
-                item => self.point(item, &at, base).and_then(|point| {
-                    let equals = |a: &Assignment| {
-                        let quote = if a.text.contains('\'') { '"' } else { '\'' };
-                        format!("{} == {quote}{}{quote}", a.path, a.text)
-                    };
-                    let terms: Vec<_> = point.assignments.iter().map(equals).collect();
-                    self.expression(&terms.join(" and "), &at)
-                }),
-            };
-            conditions.extend(condition);
+        let items = self.list("exclude");
+        let conditions = items.iter().enumerate().filter_map(|(i, item)| match item {
+            Value::String(text) => self.expression(text, &at.index(i)),
+            item => self.point(item, &at.index(i)).and_then(|point| self.exclusion(&point)),
+        });
+        conditions.collect()
+    }
+
+    /// The condition that everything has the values of a mapping.
+    fn exclusion(&mut self, point: &Point) -> Option<Expression> {
+        let mut values = Vec::new();
+        for Assignment { setting, at, .. } in &point.assignments {
+            let value = setting.value(&point.values);
+            if let Err((message, help)) = setting.comparable(value == Typed::None) {
+                self.sink.push(&Spot::Value(at.clone()), message, help);
+                return None;
+            }
+            values.push((*setting, value));
         }
-        conditions
+        Some(Expression::equal_to(values))
     }
 }

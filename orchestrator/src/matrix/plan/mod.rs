@@ -21,7 +21,8 @@ pub struct Plan {
     pub name: String,
     /// What the matrix shows, for people.
     pub description: Option<String>,
-    /// The cells, in the order of the file; at least one, until [`Plan::only`] or [`Plan::shard`] leaves none.
+    /// The cells, in the order of the file; at least one, until [`Plan::only`] or [`Plan::shard`] leaves
+    /// none.
     pub cells: Vec<Cell>,
     /// How often each cell is measured; at least once.
     pub repeat: u32,
@@ -110,15 +111,6 @@ impl Plan {
             position += 1;
             shard.has(position - 1)
         });
-        self
-    }
-
-    /// Shuffles by another seed.
-    #[must_use]
-    pub const fn reseed(mut self, seed: u64) -> Self {
-        if let RunOrder::Shuffled { .. } = self.order {
-            self.order = RunOrder::Shuffled { seed };
-        }
         self
     }
 

@@ -16,6 +16,7 @@
 //! ```
 
 use super::{
+    catalog::Setting,
     diagnostic::{Diagnostics, FilePath},
     expect::{Expectation, Reference},
     expression::Expression,
@@ -24,7 +25,7 @@ use super::{
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::{collections::BTreeMap, sync::Arc};
 
 mod read;
@@ -72,16 +73,13 @@ pub struct File {
     /// Published figures, to stand beside the measurements.
     #[schemars(default)]
     pub reference: Option<Reference>,
-    /// The sections of settings as written, for the cells to start from.
-    #[schemars(skip)]
-    pub(super) base: Map<String, Value>,
     /// The text, for messages about cells.
     #[schemars(skip)]
     pub(super) document: Arc<Document>,
 }
 
 /// One axis of a matrix.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Axis {
     /// The setting it varies, or a name of its own.
     pub name: String,
@@ -90,23 +88,31 @@ pub struct Axis {
 }
 
 /// Settings that are set together: one value of an axis, or one cell of `include`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Point {
     /// What is set, in the order of the file, no setting twice.
-    pub assignments: Vec<Assignment>,
+    pub(super) assignments: Vec<Assignment>,
+    /// Settings that have these values; the rest of them means nothing.
+    pub(super) values: Settings,
 }
 
-/// One setting and the value an axis or `include` gives it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Assignment {
-    /// The setting's dotted path.
-    pub path: Arc<str>,
-    /// The value as the setting prints it, whichever way it was written: `1000MB` for `1GB`.
-    pub text: Arc<str>,
-    /// The value as written.
-    pub(super) value: Value,
+/// One setting that an axis or `include` sets.
+#[derive(Debug, Clone)]
+pub(super) struct Assignment {
+    pub(super) setting: &'static Setting,
+    /// The value as the setting prints it, whichever way it was written: `1GB` for `1000MB`.
+    pub(super) text: Arc<str>,
     /// Where it is written.
     pub(super) at: FilePath,
+}
+
+impl Point {
+    /// Sets what it sets.
+    pub(super) fn apply(&self, settings: &mut Settings) {
+        for assignment in &self.assignments {
+            assignment.setting.copy(&self.values, settings);
+        }
+    }
 }
 
 /// The order in which cells are measured.

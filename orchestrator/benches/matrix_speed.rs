@@ -1,5 +1,5 @@
-//! How long it takes to read, expand and check 10,000 cells. Prints times and asserts none: run it with
-//! `cargo test --release --test matrix_speed -- --nocapture`; at most 0.2 s each is the aim.
+//! How long it takes to read, expand and check 10,000 cells, in four shapes of file. Prints the best of a few
+//! times for each: `cargo bench --bench matrix_speed`. The aim is at most 0.2 s of CPU time.
 
 use nix::time::{ClockId, clock_gettime};
 use std::{
@@ -13,30 +13,39 @@ fn list(count: usize, unit: &str) -> String {
     values.join(", ")
 }
 
+/// How often each is measured.
+const ROUNDS: usize = 5;
+
 /// What this process has used so far: on a busy machine, the time that counts.
 fn cpu_time() -> Duration {
     clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map(Duration::from).unwrap()
 }
 
+/// Measures a matrix a few times, and prints the best of each figure.
 fn expand(what: &str, text: &str) {
-    let (start, cpu) = (Instant::now(), cpu_time());
-    let file = File::parse(text, what).unwrap_or_else(|e| panic!("{e}"));
-    let parsed = start.elapsed();
-    let plan = file.expand().unwrap_or_else(|e| panic!("{e}"));
-    let (elapsed, cpu) = (start.elapsed(), cpu_time().saturating_sub(cpu));
-    println!("{what}: {parsed:.1?} to read, {elapsed:.1?} in all, {cpu:.1?} of CPU time");
-    assert_eq!(plan.cells.len(), 10_000);
+    let mut best = [Duration::MAX; 3];
+    for _ in 0..ROUNDS {
+        let (start, cpu) = (Instant::now(), cpu_time());
+        let file = File::parse(text, what).unwrap_or_else(|e| panic!("{e}"));
+        let read = cpu_time().saturating_sub(cpu);
+        let plan = file.expand().unwrap_or_else(|e| panic!("{e}"));
+        let figures = [read, cpu_time().saturating_sub(cpu), start.elapsed()];
+        assert_eq!(plan.cells.len(), 10_000);
+        best = std::array::from_fn(|i| best[i].min(figures[i]));
+    }
+    let [read, all, elapsed] = best;
+    println!("{what}: {all:.1?} of CPU time, {read:.1?} of them to read the file; {elapsed:.1?} in all");
 }
 
-#[test]
-fn ten_thousand_cells() {
+fn main() {
     let axes = format!(
         "name: n\naxes:\n  stress.rate: [{}]\n  link.delay: [{}]\n",
         list(100, "kB/s"),
         list(100, "us")
     );
     expand("two axes", &axes);
-    let conditions = "exclude:\n  - link.delay == 100us and stress.rate == 100kB/s\ninclude:\n  - { guest.vcpus: 2 }\n\
+    let conditions = "exclude:\n  - link.delay == 100us and stress.rate == 100kB/s\n\
+                      include:\n  - { guest.vcpus: 2 }\n\
                       expect:\n  - { where: stress.rate < 50kB/s, outcome: converged }\n";
     expand("two axes and conditions", &format!("{axes}{conditions}"));
     expand("one axis", &format!("name: n\naxes:\n  stress.rate: [{}]\n", list(10_000, "kB/s")));
