@@ -104,7 +104,6 @@ fn shell(args: &ShellArgs) -> Result<u8, Failure> {
     let notice = |text: &str| eprintln!("{text}");
     let runtime = super::runtime()?;
     let Some(hosts) = args.lab.choice().hosts().map_err(super::lab_failure)? else {
-        sys::outlive_interrupts().map_err(Failure::lab)?;
         return runtime.block_on(shell.on_this_machine(notice)).map_err(failure);
     };
     let terminal = io::stdin().is_terminal();

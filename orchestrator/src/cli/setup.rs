@@ -3,10 +3,13 @@
 use super::Failure;
 use crate::{
     image::{self, Cache},
-    setup::{self, KernelWish, Machine, Options, SystemRunner, Terminal},
+    setup::{self, Dialogue, KernelWish, Machine, Options, SystemRunner},
 };
 use clap::Args;
-use std::path::PathBuf;
+use std::{
+    io::{self, BufRead, IsTerminal, Write},
+    path::PathBuf,
+};
 
 #[derive(Debug, Args)]
 pub(super) struct SetupArgs {
@@ -20,6 +23,31 @@ pub(super) struct SetupArgs {
     /// Do it without asking
     #[arg(short, long)]
     yes: bool,
+}
+
+/// The user at a terminal: what is said goes to standard error, answers come from standard input.
+#[derive(Debug, Clone, Copy, Default)]
+struct Terminal;
+
+impl Dialogue for Terminal {
+    fn say(&mut self, line: &str) {
+        eprintln!("{line}");
+    }
+
+    fn ask(&mut self, question: &str) -> Option<bool> {
+        if !self.interactive() {
+            return None;
+        }
+        eprint!("{question} [y/N] ");
+        let _ = io::stderr().flush();
+        let mut answer = String::new();
+        io::stdin().lock().read_line(&mut answer).ok()?;
+        Some(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+    }
+
+    fn interactive(&self) -> bool {
+        io::stdin().is_terminal() && io::stderr().is_terminal()
+    }
 }
 
 pub(super) fn setup(args: &SetupArgs) -> Result<u8, Failure> {

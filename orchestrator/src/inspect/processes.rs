@@ -100,7 +100,7 @@ impl Stage {
         }
         let is_one = |name: &&str| nodes.iter().filter(|node| node.name == **name).count() == 1;
         let is_remote = nodes.iter().any(|node| node.remote);
-        if is_remote || NODES.iter().all(|name| is_one(name)) { Self::Complete } else { Self::Ending }
+        if is_remote || NODES.iter().all(is_one) { Self::Complete } else { Self::Ending }
     }
 
     /// The least complete of the stages of the runs with these nodes.
@@ -132,7 +132,7 @@ impl NodeProcess {
 
 /// Returns the nodes on this host, with what is in them.
 ///
-/// Where a lab is starting or ending, it is looked at again, for up to [`PATIENCE`].
+/// Where a lab is starting or ending, it is looked at again, for up to a second.
 pub fn nodes() -> io::Result<Vec<Seen>> {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -176,7 +176,10 @@ fn read(pid: u32) -> Option<NodeProcess> {
         owner == us.as_raw() || us.is_root() && !isolate::is_in_our_user_namespace(pid).unwrap_or(true);
     ours.then_some(())?;
     let status = Status::read(pid)?;
-    let orchestrator = status.orchestrator((!remote).then_some(&run))?;
+    let orchestrator = match status.ancestry((!remote).then_some(&run))? {
+        Ancestry::Orchestrator(pid) => Some(pid),
+        Ancestry::OutOfSight => None,
+    };
     let ready =
         fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim_end().as_bytes() == READY.to_bytes();
     let started = started_ticks(pid)?;
@@ -229,22 +232,32 @@ impl Status {
         Some(Self { parent: last("PPid:")?, own_number: last("NSpid:")? })
     }
 
-    /// Returns the orchestrator of the node whose serving process this is, where it is visible; nothing at all where
-    /// the process is about to be killed, since its parent has ended or the parent of that. `run` is the run's name
-    /// where the orchestrator is on this host.
-    fn orchestrator(&self, run: Option<&String>) -> Option<Option<u32>> {
+    /// Returns who is above the node whose serving process this is. `run` is the run's name where the orchestrator is on
+    /// this host.
+    fn ancestry(&self, run: Option<&str>) -> Option<Ancestry> {
         if self.parent == 0 {
-            return Some(None);
+            return Some(Ancestry::OutOfSight);
         }
         is_outside(&words(self.parent)?).then_some(())?;
-        let (Some(run), orchestrator) = (run, Self::read(self.parent)?.parent) else { return Some(None) };
+        let (Some(run), orchestrator) = (run, Self::read(self.parent)?.parent) else {
+            return Some(Ancestry::OutOfSight);
+        };
         if orchestrator == 0 {
-            return Some(None);
+            return Some(Ancestry::OutOfSight);
         }
         // Orphans get another parent, whose number is not the run's name.
         let number = Self::read(orchestrator)?.own_number;
-        (number.to_string() == *run).then_some(Some(orchestrator))
+        (number.to_string() == run).then_some(Ancestry::Orchestrator(orchestrator))
     }
+}
+
+/// Who is above a node. One of which a parent has ended is about to be killed, and has none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ancestry {
+    /// The orchestrator's process.
+    Orchestrator(u32),
+    /// A process on another host, or outside of this PID namespace.
+    OutOfSight,
 }
 
 /// Returns when a process was started, in the kernel's ticks since the host was.
@@ -369,7 +382,7 @@ mod tests {
         let us = Status::read(std::process::id()).unwrap();
         assert_eq!(us.own_number, std::process::id());
         // What has started this test is no node.
-        assert_eq!(us.orchestrator(Some(&"1".into())), None);
-        assert_eq!(Status { parent: 0, own_number: 1 }.orchestrator(None), Some(None));
+        assert_eq!(us.ancestry(Some("1")), None);
+        assert_eq!(Status { parent: 0, own_number: 1 }.ancestry(None), Some(Ancestry::OutOfSight));
     }
 }

@@ -19,6 +19,7 @@ use crate::{
         NodeError,
         server::visit::{self, Visit},
     },
+    sys,
 };
 use netem::Profile;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -201,6 +202,8 @@ impl Shell<'_> {
 
 /// Brings a program into a node of this machine and waits for its end.
 async fn enter(node: &NodeProcess, program: &[OsString]) -> Result<Entered, Error> {
+    // From here on, the terminal's keys are the program's.
+    sys::outlive_interrupts()?;
     let (mut refusal, theirs) = io::pipe()?;
     fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty())).map_err(io::Error::from)?;
     let mut command = Command::new("/proc/self/exe");

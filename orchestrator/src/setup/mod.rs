@@ -34,7 +34,6 @@ use machine::PackageManager;
 use plan::{KernelPlan, Plan, QemuInstall};
 use std::{
     fs,
-    io::{self, BufRead, IsTerminal, Write},
     path::{Path, PathBuf},
 };
 
@@ -87,31 +86,6 @@ pub trait Dialogue {
 
     /// Whether somebody would answer.
     fn interactive(&self) -> bool;
-}
-
-/// The user at a terminal: what is said goes to standard error, answers come from standard input.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Terminal;
-
-impl Dialogue for Terminal {
-    fn say(&mut self, line: &str) {
-        eprintln!("{line}");
-    }
-
-    fn ask(&mut self, question: &str) -> Option<bool> {
-        if !self.interactive() {
-            return None;
-        }
-        eprint!("{question} [y/N] ");
-        let _ = io::stderr().flush();
-        let mut answer = String::new();
-        io::stdin().lock().read_line(&mut answer).ok()?;
-        Some(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
-    }
-
-    fn interactive(&self) -> bool {
-        io::stdin().is_terminal() && io::stderr().is_terminal()
-    }
 }
 
 /// Sets the machine up. Where nothing is missing it says so and changes nothing.

@@ -36,32 +36,30 @@ struct Module {
 impl Sources {
     fn read(src: &Path) -> Self {
         let mut sources = Self(BTreeMap::new());
-        sources.read_module(src, Path::new("lib.rs"), Vec::new());
+        sources.read_module(src, Path::new("lib.rs"), &[]);
         sources
     }
 
-    fn read_module(&mut self, src: &Path, file: &Path, path: ModulePath) {
+    fn read_module(&mut self, src: &Path, file: &Path, path: &[String]) {
         let text = fs::read_to_string(src.join(file)).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
         let parsed: File = syn::parse_str(&text).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
-        let mut reader = Reader { path: path.clone(), children: Vec::new(), module: Module::default() };
-        reader.children = submodules(&parsed.items);
+        let mut reader =
+            Reader { path: path.to_vec(), children: submodules(&parsed.items), module: Module::default() };
         reader.visit_file(&parsed);
         let Reader { children, mut module, .. } = reader;
         module.file = file.to_path_buf();
-        module.folder = path.clone();
-        if children.is_empty() {
-            module.folder.pop();
-        }
+        let depth = if children.is_empty() { path.len().saturating_sub(1) } else { path.len() };
+        module.folder = path[..depth].to_vec();
         let folder = match file.file_stem().and_then(|stem| stem.to_str()) {
             Some("lib" | "mod") => file.parent().unwrap().to_path_buf(),
             _ => file.with_extension(""),
         };
-        self.0.insert(path.clone(), module);
+        self.0.insert(path.to_vec(), module);
         for child in children {
             let place = [folder.join(format!("{child}.rs")), folder.join(&child).join("mod.rs")];
             let file = place.iter().find(|file| src.join(file).is_file());
             let file = file.unwrap_or_else(|| panic!("there is no file of the module {path:?} {child}"));
-            self.read_module(src, file, [&path[..], &[child]].concat());
+            self.read_module(src, file, &[path, &[child]].concat());
         }
     }
 
@@ -227,7 +225,7 @@ impl Reader {
             UseTree::Name(name) if name.ident == "self" => (before.to_vec(), before.last().cloned()),
             UseTree::Name(name) => {
                 let name = name.ident.to_string();
-                ([before, &[name.clone()]].concat(), Some(name))
+                ([before, std::slice::from_ref(&name)].concat(), Some(name))
             }
             UseTree::Rename(rename) => {
                 let source = [before, &[rename.ident.to_string()]].concat();
