@@ -14,7 +14,7 @@ use serde::{
     forward_to_deserialize_any,
 };
 use serde_json::{Map, Value};
-use std::{collections::HashSet, fmt};
+use std::{collections::HashSet, fmt, ptr};
 
 /// Why a value is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,8 +39,22 @@ pub(crate) struct Refused {
     pub(crate) refusal: Refusal,
 }
 
-/// What is read as if it had not been written.
-pub(crate) type Skipped = HashSet<FilePath>;
+/// What is read as if it had not been written: parts of one value, each told by where in memory it is, since a
+/// path would have to be made for whatever is not skipped.
+#[derive(Debug, Default)]
+pub(crate) struct Skipped(HashSet<*const Value>);
+
+impl Skipped {
+    /// Skips a part; whether it was not skipped before.
+    pub(crate) fn insert(&mut self, part: &Value) -> bool {
+        self.0.insert(ptr::from_ref(part))
+    }
+
+    /// Whether this part is skipped.
+    pub(crate) fn has(&self, part: &Value) -> bool {
+        self.0.contains(&ptr::from_ref(part))
+    }
+}
 
 /// Reads a value that is written at `at`, but for what is skipped.
 pub(crate) fn read<T: DeserializeOwned>(
@@ -174,10 +188,6 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    fn skips(&self, place: Place<'_>) -> bool {
-        !self.skipped.is_empty() && self.skipped.contains(&place.path())
-    }
-
     fn expected(&self, what: impl Into<String>) -> Error {
         let found = match self.value {
             Value::Null => Unexpected::Unit,
@@ -329,7 +339,7 @@ impl<'de> SeqAccess<'de> for List<'_> {
             let Some(value) = self.items.get(self.next) else { return Ok(None) };
             let place = Place::Index(&self.reading.place, self.next);
             self.next += 1;
-            if !self.reading.skips(place) {
+            if !self.reading.skipped.has(value) {
                 let item = Reading { value, place, skipped: self.reading.skipped };
                 return seed.deserialize(item).map(Some).map_err(|error| error.at(place));
             }
@@ -348,9 +358,8 @@ impl<'de> MapAccess<'de> for Mapping<'_> {
     type Error = Error;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Error> {
-        let parent = self.reading;
-        let mut read = self.keys.by_ref().filter(|(key, _)| !parent.skips(Place::Key(&parent.place, key)));
-        let Some((key, value)) = read.next() else { return Ok(None) };
+        let skipped = self.reading.skipped;
+        let Some((key, value)) = self.keys.find(|(_, value)| !skipped.has(value)) else { return Ok(None) };
         self.value = Some((key, value));
         seed.deserialize(key.as_str().into_deserializer()).map(Some)
     }
@@ -369,9 +378,12 @@ mod tests {
     use crate::matrix::settings::Settings;
     use serde_json::json;
 
-    fn refused<T: DeserializeOwned + fmt::Debug>(value: &Value, skipped: &[FilePath]) -> (String, Refusal) {
-        let skipped = skipped.iter().cloned().collect();
-        let Refused { at, refusal } = read::<T>(value, &FilePath::root().key("top"), &skipped).unwrap_err();
+    fn top() -> FilePath {
+        FilePath::root().key("top")
+    }
+
+    fn refused<T: DeserializeOwned + fmt::Debug>(value: &Value) -> (String, Refusal) {
+        let Refused { at, refusal } = read::<T>(value, &top(), &Skipped::default()).unwrap_err();
         (at.to_string(), refusal)
     }
 
@@ -380,32 +392,35 @@ mod tests {
         let value =
             json!({ "stress": { "phases": [{ "rate": "1MB/s", "duration": "1s" }, { "rate": "2MB/s" }] } });
         let expected = ("top.stress.phases[1]".into(), Refusal::Missing("duration"));
-        assert_eq!(refused::<Settings>(&value, &[]), expected);
+        assert_eq!(refused::<Settings>(&value), expected);
         let value = json!({ "guest": { "memry": 1 } });
-        let (at, refusal) = refused::<Settings>(&value, &[]);
+        let (at, refusal) = refused::<Settings>(&value);
         assert!(
             matches!(refusal, Refusal::Key { found, known } if found == "memry" && known.contains(&"memory"))
         );
         assert_eq!(at, "top.guest");
-        let (at, refusal) = refused::<Settings>(&json!({ "guest": { "accel": "kwm" } }), &[]);
+        let (at, refusal) = refused::<Settings>(&json!({ "guest": { "accel": "kwm" } }));
         assert_eq!(at, "top.guest.accel");
         assert_eq!(refusal.to_string(), "`kwm` is not one of `auto`, `kvm`, `tcg`");
     }
 
     #[test]
     fn what_is_skipped_is_not_there_and_moves_nothing() {
-        let at = FilePath::root().key("top");
-        let skipped = Skipped::from([at.index(1), at.index(2)]);
-        let value = json!([1, "x", "y", 4]);
-        assert_eq!(read::<Vec<u32>>(&value, &at, &skipped), Ok(vec![1, 4]));
-        let (at, _) = refused::<Vec<u32>>(&json!([1, "x", 2, "y"]), &[at.index(1)]);
-        assert_eq!(at, "top[3]");
+        let value = json!([1, "x", "y", 4, "z"]);
+        let mut skipped = Skipped::default();
+        for (i, next) in [(1, 2), (2, 4)] {
+            assert!(skipped.insert(&value[i]) && !skipped.insert(&value[i]));
+            let refused = read::<Vec<u32>>(&value, &top(), &skipped).unwrap_err();
+            assert_eq!(refused.at, top().index(next));
+        }
+        skipped.insert(&value[4]);
+        assert_eq!(read::<Vec<u32>>(&value, &top(), &skipped), Ok(vec![1, 4]));
     }
 
     #[test]
     fn a_mismatch_is_told_in_words_of_the_file() {
         let words = |refusal: Refusal| refusal.to_string();
-        let of = |value: Value| words(refused::<u32>(&value, &[]).1);
+        let of = |value: Value| words(refused::<u32>(&value).1);
         assert_eq!(
             of(json!(4_294_967_296_u64)),
             "expected a whole number up to 4294967295, found `4294967296`"
@@ -413,7 +428,7 @@ mod tests {
         assert_eq!(of(json!(-1)), "expected a whole number, found `-1`");
         assert_eq!(of(json!(1.5)), "expected a whole number, found `1.5`");
         assert_eq!(of(json!(null)), "expected a whole number, found nothing");
-        assert_eq!(words(refused::<bool>(&json!([]), &[]).1), "expected `true` or `false`, found a list");
-        assert_eq!(words(refused::<String>(&json!({}), &[]).1), "expected a string, found a mapping");
+        assert_eq!(words(refused::<bool>(&json!([])).1), "expected `true` or `false`, found a list");
+        assert_eq!(words(refused::<String>(&json!({})).1), "expected a string, found a mapping");
     }
 }

@@ -11,7 +11,7 @@ pub struct Problem {
     pub paths: Vec<String>,
     /// What is wrong, in words.
     pub message: String,
-    /// What would mend it, where the message does not say that.
+    /// What fixes it, where the message does not say that.
     pub help: Option<String>,
 }
 

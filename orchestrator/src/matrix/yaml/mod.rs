@@ -102,6 +102,8 @@ impl<'a> Sink<'a> {
 impl Document {
     /// Parses a text that is known to users as `name`.
     pub(crate) fn parse(text: &str, name: &str) -> Result<Self, Diagnostics> {
+        // Some editors put a byte order mark before the text; the reader would take it for a document.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let document =
             |value| Self { name: name.into(), text: text.into(), value, places: OnceLock::default() };
         match tree::read(text) {
@@ -156,5 +158,19 @@ impl Document {
     pub(crate) fn has_only(&self, path: &FilePath, keys: &[&str]) -> bool {
         let map = self.get(path).and_then(Value::as_object);
         map.is_none_or(|map| map.keys().all(|key| keys.contains(&key.as_str())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_byte_order_mark_and_carriage_returns_are_no_part_of_the_text() {
+        let document = Document::parse("\u{feff}name: n\r\nguest:\r\n  cpu: a\r\n", "n").unwrap();
+        assert_eq!(document.value, serde_json::json!({ "name": "n", "guest": { "cpu": "a" } }));
+        let place = |path| document.locate(&Spot::Value(FilePath::root().dotted(path)));
+        assert_eq!(place("name"), Some(Position { line: 1, column: 7, length: 1 }));
+        assert_eq!(place("guest.cpu"), Some(Position { line: 3, column: 8, length: 1 }));
     }
 }

@@ -12,7 +12,7 @@ use crate::matrix::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, ptr, sync::Arc};
 
 mod cells;
 
@@ -92,7 +92,7 @@ impl Reader<'_, '_> {
         at: &FilePath,
         mut read: impl FnMut(&Skipped) -> Result<T, Refused>,
     ) -> Option<T> {
-        let mut skipped = Skipped::new();
+        let mut skipped = Skipped::default();
         loop {
             let Refused { at: place, refusal } = match read(&skipped) {
                 Ok(value) => return Some(value),
@@ -100,25 +100,28 @@ impl Reader<'_, '_> {
             };
             let culprit = match &refusal {
                 Refusal::Key { found, .. } => place.key(found),
-                _ => place.clone(),
+                _ => place,
             };
+            let below = culprit.segments().get(at.segments().len()..).unwrap_or_default();
+            let written = below.iter().try_fold(value, |value, step| step.of(value)).unwrap_or(value);
             // What is skipped is missing, but its author did write it.
-            let is_skipped = matches!(&refusal, Refusal::Missing(key) if skipped.contains(&place.key(*key)));
+            let is_skipped = match &refusal {
+                Refusal::Missing(key) => written.get(key).is_some_and(|value| skipped.has(value)),
+                _ => false,
+            };
             if !is_skipped {
-                self.report(&culprit, value, at, refusal);
+                self.report(&culprit, written, refusal);
             }
-            if culprit == *at || !skipped.insert(culprit) {
+            if ptr::eq(written, value) || !skipped.insert(written) {
                 return None;
             }
         }
     }
 
-    /// Reports why a part of a value that is at `at` is refused.
-    fn report(&mut self, culprit: &FilePath, value: &Value, at: &FilePath, refusal: Refusal) {
-        let below = culprit.segments().get(at.segments().len()..).unwrap_or_default();
-        let written = below.iter().try_fold(value, |value, step| step.of(value));
-        if let (Refusal::Other(_), Some(Segment::Key(key)), Some(Value::String(text))) =
-            (&refusal, below.last(), written)
+    /// Reports why a value is refused.
+    fn report(&mut self, culprit: &FilePath, written: &Value, refusal: Refusal) {
+        if let (Refusal::Other(_), Some(Segment::Key(key)), Value::String(text)) =
+            (&refusal, culprit.segments().last(), written)
             && key == "where"
             && self.expression(text, culprit).is_none()
         {
