@@ -1,7 +1,7 @@
 //! The policies that decide while a guest migrates: when to act, and when to give up.
 //!
 //! A [`Mode`] sees what has been sampled so far and says what to do next. It knows no driver and keeps no record: the
-//! driver carries its decisions out, [`crate::migration`] takes the samples and writes everything down. [`modes!`]
+//! driver carries its decisions out, [`crate::migration`] takes the samples and writes everything down. `modes!`
 //! is the list of all modes; to add one, write its file and add its line there.
 
 use crate::measure::samples::Sample;

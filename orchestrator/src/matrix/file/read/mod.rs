@@ -110,7 +110,7 @@ impl Reader<'_, '_> {
                 _ => false,
             };
             if !is_skipped {
-                self.report(&culprit, written, refusal);
+                self.report(&culprit, written, &refusal);
             }
             if ptr::eq(written, value) || !skipped.insert(written) {
                 return None;
@@ -119,9 +119,9 @@ impl Reader<'_, '_> {
     }
 
     /// Reports why a value is refused.
-    fn report(&mut self, culprit: &FilePath, written: &Value, refusal: Refusal) {
+    fn report(&mut self, culprit: &FilePath, written: &Value, refusal: &Refusal) {
         if let (Refusal::Other(_), Some(Segment::Key(key)), Value::String(text)) =
-            (&refusal, culprit.segments().last(), written)
+            (refusal, culprit.segments().last(), written)
             && key == "where"
             && self.expression(text, culprit).is_none()
         {
@@ -131,7 +131,7 @@ impl Reader<'_, '_> {
         let is_key = matches!(refusal, Refusal::Key { .. });
         let (message, help) = match is_key.then(|| unchangeable(culprit)).flatten() {
             Some((message, help)) => (message, Some(help)),
-            None => (refusal.to_string(), catalog::help(&refusal)),
+            None => (refusal.to_string(), catalog::help(refusal)),
         };
         let spot = if is_key { Spot::Key(culprit.clone()) } else { Spot::Value(culprit.clone()) };
         self.sink.push(&spot, message, help);
