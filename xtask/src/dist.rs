@@ -1,12 +1,12 @@
 //! `cargo xtask dist`: the three programs, built as they are installed, in one directory.
 //!
 //! `testbed` finds the stressor beside itself, so they are staged together. A program that is as it was is
-//! not replaced, and one that is replaced is so by a rename: a run that is under way keeps its own.
+//! not replaced. One that has changed is replaced by a rename: a run in progress keeps its own.
 
 use crate::{
     Failure,
-    command::{cargo, run},
-    workspace::Workspace,
+    command::run_side_by_side,
+    workspace::{Profile, Workspace},
 };
 use std::{
     fs,
@@ -32,28 +32,27 @@ impl Staged {
 /// Builds and stages them.
 pub(crate) fn dist() -> Result<Staged, Failure> {
     let workspace = Workspace::find()?;
-    let root = &workspace.root;
-    // Statically: the stressor is a guest's only program, and `testbed` starts itself on other hosts, which may have
-    // an older C library.
-    for program in PROGRAMS {
-        run(cargo()
-            .current_dir(root)
-            .args(["rustc", "-p", program, "--bin", program, "--profile", profile(program), "--"])
-            // As arguments to the last crate only: in RUSTFLAGS they would break the build's procedural macros.
-            .args(["-C", "target-feature=+crt-static", "-C", "relocation-model=static"]))?;
-    }
+    let build = |profile: Profile, programs: &[&str]| {
+        let mut cargo = workspace.cargo_static("build", profile);
+        for program in programs {
+            cargo.args(["-p", program, "--bin", program]);
+        }
+        cargo
+    };
+    // Together `testbed` and `netem` share what they depend on. The stressor shares nothing, and is linked on one core,
+    // which leaves the other.
+    let mut stressor = build(Profile::Guest, &["stressor"]);
+    // Two progress bars would write over each other.
+    stressor.env("CARGO_TERM_PROGRESS_WHEN", "never");
+    run_side_by_side([stressor, build(Profile::Release, &["testbed", "netem"])])?;
 
     let bin = workspace.target.join("dist/bin");
     fs::create_dir_all(&bin).map_err(|error| format!("cannot create {}: {error}", bin.display()))?;
     for program in PROGRAMS {
-        place(&workspace.target.join(profile(program)).join(program), &bin.join(program))?;
+        let profile = if program == "stressor" { Profile::Guest } else { Profile::Release };
+        place(&workspace.static_programs(profile).join(program), &bin.join(program))?;
     }
     Ok(Staged { workspace, bin })
-}
-
-/// The Cargo profile that a program is built with.
-fn profile(program: &str) -> &'static str {
-    if program == "stressor" { "guest" } else { "release" }
 }
 
 /// Copies a program, unless the same is there.

@@ -3,9 +3,9 @@
 
 use crate::{
     Failure,
-    command::{cargo, output},
+    command::output,
     dist::place,
-    workspace::Workspace,
+    workspace::{Profile, Workspace},
 };
 use serde_json::Value;
 use std::{
@@ -13,13 +13,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Package, kind and name of each.
-const TARGETS: [(&str, &str, &str); 5] = [
-    ("stressor", "example", "run-programs"),
-    ("netem", "bin", "netem"),
-    ("netem", "test", "kernel"),
-    ("netem", "test", "cli"),
-    ("netem", "test", "sch_netem"),
+/// Kind and name of each.
+const TARGETS: [(&str, &str); 5] = [
+    ("example", "run-programs"),
+    ("bin", "netem"),
+    ("test", "kernel"),
+    ("test", "cli"),
+    ("test", "sch_netem"),
 ];
 
 /// Builds and stages them; the directory.
@@ -27,18 +27,17 @@ pub(crate) fn stage(workspace: &Workspace) -> Result<PathBuf, Failure> {
     let directory = workspace.target.join("dist/guest-tests");
     fs::create_dir_all(&directory)
         .map_err(|error| format!("cannot create {}: {error}", directory.display()))?;
-    for (package, kind, name) in TARGETS {
-        // As arguments to the last crate only, as in `dist`. In the profile that `dist` builds, whose dependencies
-        // are there.
-        let messages = output(
-            cargo()
-                .current_dir(&workspace.root)
-                .args(["rustc", "--release", "--message-format", "json-render-diagnostics"])
-                .args(["-p", package, &format!("--{kind}"), name, "--"])
-                .args(["-C", "target-feature=+crt-static", "-C", "strip=symbols"]),
-        )?;
+    let mut cargo = workspace.cargo_static("build", Profile::Release);
+    cargo.args(["--message-format", "json-render-diagnostics"]);
+    // `testbed` has none of them. It is named so that dependencies have the features with which `dist` has built them.
+    cargo.args(["-p", "stressor", "-p", "netem", "-p", "testbed"]);
+    for (kind, name) in TARGETS {
+        cargo.args([&format!("--{kind}"), name]);
+    }
+    let messages = output(&mut cargo)?;
+    for (kind, name) in TARGETS {
         let built = executable(&messages, kind, name)
-            .ok_or_else(|| format!("cargo does not say where it has put the {kind} {name} of {package}"))?;
+            .ok_or_else(|| format!("cargo does not say where it has put the {kind} {name}"))?;
         place(Path::new(&built), &directory.join(name))?;
     }
     Ok(directory)

@@ -1,11 +1,36 @@
-//! Where this workspace and what is built of it are.
+//! Where this workspace and what is built of it are, and how its static programs are built.
 
-use crate::{Failure, command::cargo};
+use crate::{
+    Failure,
+    command::{cargo, output},
+};
 use std::{
     env,
     ffi::OsString,
     path::{Path, PathBuf},
+    process::Command,
 };
+
+/// What static programs are compiled with. A guest has no C library, and `testbed` starts itself on other hosts, which
+/// may have an older one.
+const STATIC: &str = "-C target-feature=+crt-static -C relocation-model=static";
+
+/// A Cargo profile of static programs.
+#[derive(Clone, Copy)]
+pub(crate) enum Profile {
+    Release,
+    /// The stressor's: small.
+    Guest,
+}
+
+impl Profile {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Release => "release",
+            Self::Guest => "guest",
+        }
+    }
+}
 
 /// The directories of the workspace, as cargo knows them.
 pub(crate) struct Workspace {
@@ -13,6 +38,8 @@ pub(crate) struct Workspace {
     pub(crate) root: PathBuf,
     /// What is built.
     pub(crate) target: PathBuf,
+    /// The target triple of this machine.
+    host: String,
 }
 
 impl Workspace {
@@ -32,8 +59,34 @@ impl Workspace {
         let directory = |key: &str| {
             metadata[key].as_str().map(PathBuf::from).ok_or(format!("cargo metadata names no {key}"))
         };
-        Ok(Self { root: directory("workspace_root")?, target: directory("target_directory")? })
+        let (root, target) = (directory("workspace_root")?, directory("target_directory")?);
+        Ok(Self { root, target, host: host()? })
     }
+
+    /// Returns a call of cargo that builds static programs.
+    ///
+    /// It names the target, which is this machine: procedural macros, which cannot be static, are then built without
+    /// these flags. All calls have the same flags, so they share what they build.
+    pub(crate) fn cargo_static(&self, subcommand: &str, profile: Profile) -> Command {
+        let mut command = cargo();
+        command.current_dir(&self.root).args([subcommand, "--target", &self.host]);
+        command.args(["--profile", profile.name()]);
+        let flags = env::var("RUSTFLAGS").map_or(STATIC.to_owned(), |own| format!("{own} {STATIC}"));
+        command.env("RUSTFLAGS", flags);
+        command
+    }
+
+    /// Returns the directory in which cargo leaves a profile's static programs.
+    pub(crate) fn static_programs(&self, profile: Profile) -> PathBuf {
+        self.target.join(&self.host).join(profile.name())
+    }
+}
+
+/// Asks the compiler for this machine's target triple.
+fn host() -> Result<String, Failure> {
+    let rustc = env::var_os("RUSTC").unwrap_or("rustc".into());
+    let said = output(Command::new(rustc).args(["--print", "host-tuple"]))?;
+    Ok(said.trim().to_owned())
 }
 
 /// This package's manifest, by what `cargo run` says as it starts this program. Not by what it said when it was built:
