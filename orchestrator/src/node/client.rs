@@ -270,8 +270,21 @@ impl Node {
         self.call("show that its lab is complete", Call::Announce).await
     }
 
-    /// Starts a process.
+    /// Starts a process. A caller that gives up in the middle leaves none behind: one that starts all the same is
+    /// killed.
     pub async fn spawn(&self, spawn: Spawn) -> Result<Process, NodeError> {
+        let (give, take) = oneshot::channel();
+        let node = self.clone();
+        tokio::spawn(async move {
+            let started = node.start(spawn).await;
+            if let Err(Ok(unwanted)) = give.send(started) {
+                let _ = unwanted.kill().await;
+            }
+        });
+        take.await.unwrap_or_else(|_| Err(self.gone()))
+    }
+
+    async fn start(&self, spawn: Spawn) -> Result<Process, NodeError> {
         let what = format!("start {}", spawn.program);
         let number = self.call(&what, Call::Spawn(spawn)).await?;
         let events = self.shared.routes.lock().unwrap().processes.attach(number);
@@ -382,5 +395,32 @@ impl Routes {
                 self.processes.end(process);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[tokio::test]
+    async fn a_process_that_nobody_waits_for_any_more_is_killed() {
+        let (ours, theirs) = tokio::io::duplex(4096);
+        let (read, write) = tokio::io::split(ours);
+        let node = Node::over("compute1", read, write);
+        let (heard, mut say) = tokio::io::split(theirs);
+        let mut heard = BufReader::new(heard).lines();
+        let given_up = tokio::spawn({
+            let node = node.clone();
+            async move { node.spawn(Spawn::default()).await.map(drop) }
+        });
+        let call: ToNode = serde_json::from_str(&heard.next_line().await.unwrap().unwrap()).unwrap();
+        let ToNode::Call { id, call: Call::Spawn(_) } = call else { panic!("{call:?}") };
+        given_up.abort();
+        assert!(given_up.await.is_err());
+        let reply = json!({ "reply": { "id": id, "result": { "Ok": 4711 } } });
+        say.write_all(format!("{reply}\n").as_bytes()).await.unwrap();
+        let call: ToNode = serde_json::from_str(&heard.next_line().await.unwrap().unwrap()).unwrap();
+        assert!(matches!(call, ToNode::Call { call: Call::Kill { process: 4711 }, .. }), "{call:?}");
     }
 }
