@@ -1,7 +1,7 @@
 //! `cargo xtask test`: every test of the project.
 //!
-//! First those that need nothing but the programs, then the real ones, which run QEMU. The real ones are
-//! marked `#[ignore]`, so that a plain `cargo test` lists them as ignored rather than passing over them.
+//! First those that need nothing but the programs, then the real ones, which run QEMU. The real ones are in
+//! `orchestrator/tests/real`, marked `#[ignore]`, so that a plain `cargo test` lists them as ignored.
 //! They run one at a time: they measure, and would disturb each other.
 
 use crate::{
@@ -43,5 +43,11 @@ pub(crate) fn test(arguments: &Arguments) -> Result<(), Failure> {
     run(&mut tests())?;
     ready::ensure(&staged, arguments.yes)?;
     let guest_tests = guest_tests::stage(&staged.workspace)?;
-    run(tests().env(GUEST_TESTS, &guest_tests).args(["--tests", "--", "--ignored", "--test-threads=1"]))
+    run(tests().env(GUEST_TESTS, &guest_tests).args([
+        "--test",
+        "real",
+        "--",
+        "--ignored",
+        "--test-threads=1",
+    ]))
 }

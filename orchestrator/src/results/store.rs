@@ -73,6 +73,14 @@ pub struct Store {
     records: Vec<Record>,
 }
 
+impl Drop for Store {
+    /// Releases the folder now. A program that is about to be started has the descriptor too, and with it the lock.
+    fn drop(&mut self) {
+        // It can only fail for a file without a lock.
+        let _ = self.cells.unlock();
+    }
+}
+
 impl Store {
     /// Makes a new folder for a run of this part of this matrix.
     pub fn create(folder: &Path, matrix: &str, selection: &Selection) -> Result<Self, Error> {

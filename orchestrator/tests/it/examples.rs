@@ -1,26 +1,15 @@
 //! The examples of running a matrix on more than one machine: the scripts for Slurm against a `sbatch` that only
-//! notes what it is asked for, and on a real cluster of one node; the manifests for Kubernetes against the API's
+//! notes what it is asked for; the manifests for Kubernetes against the API's
 //! schema, where a validator is installed.
 
-use crate::common::real::{ready, skipped};
+use crate::common::{examples, real::skipped, shown, write_script};
 use serde_json::Value;
 use std::{
     fs,
-    os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
-use testbed::results::{store, verdict};
-
-/// The folder of the examples.
-fn examples() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").canonicalize().unwrap()
-}
-
-fn shown(output: &Output) -> String {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    format!("{}\n--- stdout\n{}\n--- stderr\n{}", output.status, text(&output.stdout), text(&output.stderr))
-}
+use testbed::results::verdict;
 
 /// A directory with programs that note what they are called with, and the scripts beside them.
 struct Place {
@@ -50,9 +39,7 @@ impl Place {
     }
 
     fn program(&self, name: &str, text: &str) {
-        let path = self.path("bin").join(name);
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        write_script(&self.path("bin").join(name), text);
     }
 
     fn run(&self, script: &str, args: &[&str], variables: &[(&str, &str)]) -> Output {
@@ -215,65 +202,4 @@ fn a_pod_makes_its_part_and_goes_on_with_it_when_started_again() {
     fs::create_dir_all(place.path("results/part-0003")).unwrap();
     assert_eq!(pod(), "testbed run /matrix/matrix.yaml --resume results/part-0003");
     assert_eq!(container["command"], serde_json::json!(["bash", "-ec"]));
-}
-
-#[test]
-#[ignore = "runs QEMU: cargo xtask test"]
-fn a_slurm_cluster_makes_all_parts_and_the_report() {
-    let Some(ready) = ready() else { return };
-    let installed = |program: &&str| {
-        let places = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin";
-        places.split(':').any(|place| Path::new(place).join(program).is_file())
-    };
-    let needed = ["slurmctld", "slurmd", "sbatch", "munged", "unshare", "ip"];
-    if let Some(absent) = needed.iter().find(|program| !installed(program)) {
-        return skipped(&format!("{absent} is not installed: apt-get install slurm-wlm munge"))
-            .unwrap_or_default();
-    }
-    if !nix::unistd::geteuid().is_root() {
-        skipped::<()>("only root can start a Slurm cluster");
-        return;
-    }
-    // Munge wants a folder that nobody else can write to, up to the root. The target folder may not be one.
-    let dir = tempfile::tempdir().unwrap();
-    let path = |name: &str| dir.path().join(name);
-    fs::create_dir(path("cluster")).unwrap();
-    symlink(examples(), path("examples")).unwrap();
-    let cluster = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/slurm/cluster.sh");
-    let work = "examples/slurm/submit.sh examples/small.yaml 2 run --repeat 1 --only 'stress.rate == 8MB/s or stress.rate == 96MB/s'
-        while squeue --noheader | grep -q .; do sleep 0.5; done";
-    let mut command = Command::new("unshare");
-    command.args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]).arg(cluster);
-    command.arg(path("cluster")).args(["bash", "-ec", work]).current_dir(dir.path());
-    for inherited in ["LAB", "AT_ONCE", "PARTS"] {
-        command.env_remove(inherited);
-    }
-    let output = command.env("TESTBED", ready.bin.join("testbed")).stdin(Stdio::null()).output().unwrap();
-    let logs = || {
-        let logs = fs::read_dir(dir.path()).unwrap().chain(fs::read_dir(path("cluster")).unwrap());
-        let logs = logs
-            .map(|entry| entry.unwrap().path())
-            .filter(|path| path.extension().is_some_and(|e| e == "log"));
-        let text =
-            |log: PathBuf| format!("--- {}\n{}", log.display(), fs::read_to_string(&log).unwrap_or_default());
-        logs.map(text).collect::<Vec<_>>().join("\n")
-    };
-    assert!(output.status.success(), "{}\n{}", shown(&output), logs());
-
-    let jobs = fs::read_to_string(path("cluster/jobs.txt")).unwrap();
-    assert_eq!(jobs.lines().count(), 3, "{jobs}\n{}", logs());
-    assert!(jobs.lines().all(|job| job.contains("JobState=COMPLETED")), "{jobs}\n{}", logs());
-    for (part, cell) in [("part-0001", "stress.rate=8MBps"), ("part-0002", "stress.rate=96MBps")] {
-        let (_, records) = store::read(&path("run").join(part)).unwrap();
-        assert_eq!(records.iter().map(|r| r.cell.as_str()).collect::<Vec<_>>(), [cell], "{}", logs());
-    }
-    let table = fs::read_to_string(path("run/table.txt")).unwrap();
-    assert!(
-        table.contains(
-            "Pre-copy converged at every dirty rate up to 8MB/s; at 96MB/s and above it never did."
-        ),
-        "{table}"
-    );
-    assert!(table.ends_with("\nparts: 1/2 in run/part-0001, 2/2 in run/part-0002\n"), "{table}");
-    assert_eq!(fs::read_to_string(path("run/summary.csv")).unwrap().lines().count(), 3);
 }

@@ -15,5 +15,11 @@ mod netem_guest;
 /// Set-up with a real download.
 mod setup;
 
+/// The Slurm example on a real cluster.
+mod slurm;
+
 /// Runs between hosts that are reached by SSH: real servers, in namespaces.
 mod ssh;
+
+/// Runs between hosts that a stub of Vagrant names.
+mod vagrant;
