@@ -231,6 +231,9 @@ impl Mock {
                     _ if silent => continue,
                     Some(request) => {
                         let Request { id, command } = serde_json::from_str(&request).unwrap();
+                        if let Command::TelemetryEvery(ms) = command {
+                            ticker = time::interval(Duration::from_millis(ms));
+                        }
                         Message::Reply { id, answer: shared.answer(&mut guest, end, command, fault) }
                     }
                     None => guest.telemetry(),

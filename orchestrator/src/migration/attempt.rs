@@ -25,7 +25,11 @@ use crate::{
     },
 };
 use std::{future::Future, path::Path, time::Duration};
-use stressor::{protocol::Command, verify::Verification, workload::Rate};
+use stressor::{
+    protocol::{Command, TELEMETRY_INTERVAL_MS},
+    verify::Verification,
+    workload::Rate,
+};
 use tokio::time::Instant;
 use units::ByteRate;
 
@@ -34,6 +38,10 @@ const MEMORY_LIMIT: Duration = Duration::from_secs(120);
 
 /// The longest the dirty rate may take to settle. Ten seconds of a guest's clock may take several times that.
 const SETTLE_LIMIT: Duration = Duration::from_secs(60);
+
+/// How often the stressor sends telemetry until its rate has settled, in milliseconds: twice as often as usual, so that
+/// the lines that tell are there in half of the time.
+const SETTLING_TELEMETRY_MS: u64 = TELEMETRY_INTERVAL_MS / 2;
 
 /// How long the guest is watched after the migration, where it is then: what the measurement of its lost time needs.
 const WATCH: Duration = Duration::from_millis(500);
@@ -174,17 +182,26 @@ impl<D: Driver, N: Network> Phases<'_, D, N> {
             }
         };
         let settled = async {
+            self.telemetry_every(SETTLING_TELEMETRY_MS).await?;
             let since = Instant::now();
             source.request("start dirtying", Command::Start, SIGN_OF_LIFE_LIMIT).await?;
             let settled = source.wait_for_telemetry("reach a steady dirty rate", SETTLE_LIMIT, |telemetry| {
                 load::settled(load::between(telemetry, since, Instant::now()), wanted)
             });
-            Ok(settled.await?)
+            let rate = settled.await?;
+            self.telemetry_every(TELEMETRY_INTERVAL_MS).await?;
+            Ok(rate)
         };
         let ((), rate) = tokio::try_join!(probing, settled)?;
         self.draft.measured.stress.requested = load::limit(wanted);
         self.draft.measured.stress.before = Some(rate);
         Ok(())
+    }
+
+    async fn telemetry_every(&self, ms: u64) -> Result<(), Error> {
+        let source = self.driver.control_port(End::Source)?;
+        let command = Command::TelemetryEvery(ms);
+        Ok(source.request("change how often it sends telemetry", command, SIGN_OF_LIFE_LIMIT).await?)
     }
 
     async fn migrate(&mut self, settings: &Settings) -> Result<Followed, Error> {

@@ -256,8 +256,8 @@ pub const FIGURES: &[Figure] = &[
     },
     Figure {
         key: "stress.before",
-        what: "The rate of dirtying as it settled: over the last half second, nine lines of telemetry, \
-               before the migration.",
+        what: "The rate of dirtying as it settled: over the last nine lines of telemetry, 0.2 s, before \
+               the migration.",
         unit: Unit::BytesPerSecond,
         value: |m| m.stress.before,
         csv: Some(Csv { name: "stress_before_bytes_per_s", whole: true }),
