@@ -90,15 +90,14 @@ impl Line {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use units::random::{STEP, mix};
 
     const BANDWIDTH: f64 = 111e6;
     const LIMIT: f64 = BANDWIDTH * 0.1;
 
     /// Deterministic scatter in [-1, 1].
     fn scatter(seed: u64) -> f64 {
-        let x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let x = (x ^ (x >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        ((x >> 11) as f64 / (1u64 << 52) as f64) - 1.0
+        ((mix(seed.wrapping_mul(STEP)) >> 11) as f64 / (1u64 << 52) as f64) - 1.0
     }
 
     /// Runs a pre-copy of a working set that is dirtied at `rate` over a link whose bandwidth scatters by

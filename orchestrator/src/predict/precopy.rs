@@ -16,9 +16,12 @@
 //! [`payload_bandwidth`], and pages of zeros are taken to be free.
 
 use crate::{matrix::Settings, outcome::Outcome};
-use netem::Profile;
+use netem::{
+    Profile,
+    ethernet::{FRAME_BYTES, TCP_PAYLOAD_BYTES},
+};
 use serde::{Deserialize, Serialize};
-use stressor::workload::{Content, Rate};
+use stressor::workload::{Content, PAGE_BYTES, Rate};
 use units::{BitRate, ByteRate, Bytes, Span};
 
 /// Non-zero memory of a freshly booted guest, besides what the kernel keeps for each page; see
@@ -33,7 +36,7 @@ const SLICE_S: f64 = 0.05;
 /// Where the prediction ends, whatever comes: a real migration has met its deadline before so many passes.
 const MOST_PASSES: u32 = 10_000;
 /// The size of a guest page.
-const PAGE: f64 = 4096.0;
+const PAGE: f64 = PAGE_BYTES as f64;
 
 /// What a prediction starts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -294,13 +297,15 @@ fn span(seconds: f64) -> Span {
 /// header of 8 bytes before each page of 4096 (`save_page_header` in migration/ram.c). 940 mbit carry
 /// 112.2 MB/s.
 pub fn payload_bandwidth(link: BitRate) -> ByteRate {
-    let payload = u128::from(link.get()) / 8 * 1448 / 1514;
+    let payload = u128::from(link.get()) / 8 * u128::from(TCP_PAYLOAD_BYTES) / u128::from(FRAME_BYTES);
     without_page_headers(payload)
 }
 
 /// What of a migration stream is guest memory.
 fn without_page_headers(stream: u128) -> ByteRate {
-    ByteRate::new(u64::try_from(stream * 4096 / 4104).unwrap_or(u64::MAX))
+    const PAGE: u128 = PAGE_BYTES as u128;
+    const HEADER: u128 = 8;
+    ByteRate::new(u64::try_from(stream * PAGE / (PAGE + HEADER)).unwrap_or(u64::MAX))
 }
 
 /// The guest memory that these settings let through per second: the link, or QEMU's own cap if that is less.

@@ -6,11 +6,13 @@ use crate::{
     measure::tcp_buffers,
     results::record::{Measured, Stretch},
 };
-use netem::Profile;
+use netem::{
+    Profile,
+    ethernet::{FRAME_BYTES, TCP_PAYLOAD_BYTES},
+};
 
-/// The most that headers add to QEMU's stream at an Ethernet MTU of 1500 bytes: 1448 of 1514 bytes of each
-/// frame are payload.
-const HEADER_SHARE: f64 = 1514.0 / 1448.0;
+/// The most that headers add to QEMU's stream at an Ethernet MTU of 1500 bytes.
+const HEADER_SHARE: f64 = FRAME_BYTES as f64 / TCP_PAYLOAD_BYTES as f64;
 
 /// How far the bytes on the wire may be from QEMU's count with headers added: acknowledged retransmissions and
 /// the migration's own control traffic.

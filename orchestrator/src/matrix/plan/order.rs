@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
+use units::random::{STEP, mix};
 
 /// Shuffles by Fisher and Yates, with the numbers of `SplitMix64` (Steele, Lea and Flood, 2014). Its own
 /// generator, and not a crate's, because recorded seeds must keep their meaning.
@@ -26,11 +27,8 @@ impl Shuffle {
     }
 
     fn next(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
+        self.state = self.state.wrapping_add(STEP);
+        mix(self.state)
     }
 }
 
