@@ -31,7 +31,7 @@ pub mod qemu;
 /// even if nothing has been started.
 #[expect(async_fn_in_trait, reason = "the whole program runs on one thread, so no future has to be `Send`")]
 pub trait Driver {
-    /// Starts both ends. Afterwards the guest runs at the source, and the destination is up.
+    /// Starts both ends. Afterwards the guest is about to run at the source, and the destination is up.
     async fn start(&mut self) -> Result<(), Error>;
 
     /// The conversation with the stressor in the guest, through one end. At the destination it is silent until the
@@ -74,9 +74,6 @@ pub enum Error {
     /// QEMU failed.
     #[error(transparent)]
     Qemu(#[from] qemu::Error),
-    /// The stressor failed while the guest was started.
-    #[error(transparent)]
-    ControlPort(#[from] control_port::Error),
     /// A call came before [`Driver::start`].
     #[error("nothing has been started")]
     NotStarted,

@@ -33,6 +33,9 @@ use stressor::{
 use tokio::time::Instant;
 use units::ByteRate;
 
+/// The longest a guest that has been started may take to answer; nested TCG is slow.
+const START_LIMIT: Duration = Duration::from_secs(60);
+
 /// The longest the stressor may take to fill or to check its memory.
 const MEMORY_LIMIT: Duration = Duration::from_secs(120);
 
@@ -47,7 +50,7 @@ const SETTLING_TELEMETRY_MS: u64 = TELEMETRY_INTERVAL_MS / 2;
 const WATCH: Duration = Duration::from_millis(500);
 
 /// How long of that time it goes on dirtying, for a rate that means something; for the rest it checks its memory.
-const DIRTY: Duration = Duration::from_millis(250);
+const DIRTY: Duration = Duration::from_millis(200);
 
 /// The longest a guest that should run may say nothing. Under nested TCG one that has just been restored, and all of
 /// whose code has to be translated again, took 9 s to answer; with the host's cores in use by others, more than 10 s.
@@ -149,10 +152,11 @@ struct Phases<'a, D, N> {
 impl<D: Driver, N: Network> Phases<'_, D, N> {
     async fn run(mut self) -> Result<Ended, Error> {
         let settings = &self.plan.cell.settings;
+        let source = self.driver.control_port(End::Source)?;
+        source.request("run", Command::TelemetryEvery(SETTLING_TELEMETRY_MS), START_LIMIT).await?;
         self.enter(Phase::Fill);
         let workload = settings.workload();
         let rate = workload.rate;
-        let source = self.driver.control_port(End::Source)?;
         let prepared = async { Ok::<_, Error>(self.driver.prepare(&settings.migrate).await?) };
         let filled =
             async { Ok(source.request("fill its memory", Command::Set(workload), MEMORY_LIMIT).await?) };
@@ -182,26 +186,20 @@ impl<D: Driver, N: Network> Phases<'_, D, N> {
             }
         };
         let settled = async {
-            self.telemetry_every(SETTLING_TELEMETRY_MS).await?;
             let since = Instant::now();
             source.request("start dirtying", Command::Start, SIGN_OF_LIFE_LIMIT).await?;
             let settled = source.wait_for_telemetry("reach a steady dirty rate", SETTLE_LIMIT, |telemetry| {
                 load::settled(load::between(telemetry, since, Instant::now()), wanted)
             });
             let rate = settled.await?;
-            self.telemetry_every(TELEMETRY_INTERVAL_MS).await?;
+            let usual = Command::TelemetryEvery(TELEMETRY_INTERVAL_MS);
+            source.request("send telemetry less often", usual, SIGN_OF_LIFE_LIMIT).await?;
             Ok(rate)
         };
         let ((), rate) = tokio::try_join!(probing, settled)?;
         self.draft.measured.stress.requested = load::limit(wanted);
         self.draft.measured.stress.before = Some(rate);
         Ok(())
-    }
-
-    async fn telemetry_every(&self, ms: u64) -> Result<(), Error> {
-        let source = self.driver.control_port(End::Source)?;
-        let command = Command::TelemetryEvery(ms);
-        Ok(source.request("change how often it sends telemetry", command, SIGN_OF_LIFE_LIMIT).await?)
     }
 
     async fn migrate(&mut self, settings: &Settings) -> Result<Followed, Error> {

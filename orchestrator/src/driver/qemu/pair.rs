@@ -17,7 +17,7 @@ use crate::{
     mode::Action,
 };
 use serde_json::json;
-use std::{cell::OnceCell, net::Ipv4Addr, path::Path, time::Duration};
+use std::{cell::OnceCell, net::Ipv4Addr, path::Path};
 use tokio::{
     sync::{
         broadcast::{self, error::RecvError},
@@ -25,9 +25,6 @@ use tokio::{
     },
     time::Instant,
 };
-
-/// The longest a saved guest may take until its stressor is heard; nested TCG is slow.
-const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// Two QEMUs, or what there is of them so far.
 pub struct Pair<'a> {
@@ -108,22 +105,18 @@ impl Plan<'_> {
             *boot = None;
         }
         let handle = self.spawn(Role::Source, source).await?;
-        process::while_alive(handle, async {
-            let guest = Guest::connect(&self.source.node, handle).await?;
-            let heard = guest
-                .stressor
-                .wait_for_telemetry("run", START_LIMIT, |telemetry| telemetry.first().map(|_| ()));
-            heard.await.map_err(process::Error::from)?;
-            Ok(guest)
-        })
-        .await
+        connect(self.source, handle).await
     }
 
     async fn start_destination(&self, destination: &mut Option<Handle>) -> Result<Guest, Error> {
         let handle = self.spawn(Role::Destination, destination).await?;
-        let connected = async { Ok(Guest::connect(&self.destination.node, handle).await?) };
-        process::while_alive(handle, connected).await
+        connect(self.destination, handle).await
     }
+}
+
+async fn connect(compute: &Compute, handle: &Handle) -> Result<Guest, Error> {
+    let connected = async { Ok(Guest::connect(&compute.node, handle).await?) };
+    process::while_alive(handle, connected).await
 }
 
 impl Driver for Pair<'_> {
