@@ -293,7 +293,7 @@ pub enum Phase {
     Migrate,
     /// The guest is watched where it is now.
     Observe,
-    /// The stressor checks its memory.
+    /// The stressor checks its memory, while the guest is still watched.
     Verify,
     /// Both QEMUs are ended.
     TearDown,
