@@ -108,7 +108,6 @@ impl ControlPort {
             }
             shared.lock().unwrap().waiting.clear();
         });
-        // The number says nothing; it only has to differ between the two ends' requests.
         Self { write: Box::new(write), next: AtomicU64::new(1), heard, news }
     }
 

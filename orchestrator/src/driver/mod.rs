@@ -65,7 +65,7 @@ pub trait Driver {
     async fn end(&mut self) -> Result<(), Error>;
 }
 
-/// An error of a driver, in whose words it is.
+/// An error in the driver's own words.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A node failed.
@@ -74,7 +74,7 @@ pub enum Error {
     /// QEMU failed.
     #[error(transparent)]
     Qemu(#[from] qemu::Error),
-    /// A call came before [`Driver::start`].
+    /// A call came before [`Driver::start`], or [`Driver::begin`] before [`Driver::prepare`].
     #[error("nothing has been started")]
     NotStarted,
     /// What a test's script says.
@@ -120,7 +120,7 @@ pub enum State {
     Cancelled(String),
 }
 
-/// What an end is given to die in when something about it fails: then its last words are known.
+/// How long an end may take to die after something about it failed, so that its last words are known.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Does some work with running ends, which fails as soon as `ended` returns. When the work fails, an end that ends

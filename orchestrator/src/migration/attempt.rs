@@ -43,13 +43,13 @@ const MEMORY_LIMIT: Duration = Duration::from_secs(120);
 const SETTLE_LIMIT: Duration = Duration::from_secs(60);
 
 /// How often the stressor sends telemetry until its rate has settled, in milliseconds: twice as often as usual, so that
-/// the lines that tell are there in half of the time.
+/// enough lines have come in after half the time.
 const SETTLING_TELEMETRY_MS: u64 = TELEMETRY_INTERVAL_MS / 2;
 
 /// How long the guest is watched after the migration, where it is then: what the measurement of its lost time needs.
 const WATCH: Duration = Duration::from_millis(500);
 
-/// How long of that time it goes on dirtying, for a rate that means something; for the rest it checks its memory.
+/// How long of that time it goes on dirtying, which is what the rate afterwards is over; then it checks its memory.
 const DIRTY: Duration = Duration::from_millis(200);
 
 /// The longest a guest that should run may say nothing. Under nested TCG one that has just been restored, and all of
@@ -113,10 +113,9 @@ impl<D: Driver, N: Network> Attempt<'_, D, N> {
     async fn run(&mut self) -> Result<Ended, Error> {
         enter(&mut self.draft, self.sink, Phase::Boot);
         let link = &self.plan.cell.settings.link;
-        let shaped = async { Ok::<_, Error>(self.network.shape(link).await?) };
-        let started = async { Ok(self.driver.start().await?) };
-        let (shaped, ()) = tokio::try_join!(shaped, started)?;
-        account::shaped(&mut self.draft.measured, shaped);
+        // Not beside the start: a link that was half made when that failed would be in the way of the next attempt.
+        account::shaped(&mut self.draft.measured, self.network.shape(link).await?);
+        self.driver.start().await?;
 
         let Self { driver, network, plan, draft, sink } = self;
         let phases = Phases { driver, network: *network, plan: *plan, draft, sink: *sink };
@@ -129,9 +128,9 @@ impl<D: Driver, N: Network> Attempt<'_, D, N> {
 
     /// Ends everything this attempt started, going on after failures; the first failure.
     async fn tear_down(&mut self) -> Result<(), Error> {
-        // Refused where none runs any more, which is as it should be.
-        let _ = self.network.stop_probe().await;
-        Ok(self.driver.end().await?)
+        // The probe's end is refused where none runs any more, which is as it should be.
+        let (_, ended) = tokio::join!(self.network.stop_probe(), self.driver.end());
+        Ok(ended?)
     }
 }
 
@@ -176,7 +175,7 @@ impl<D: Driver, N: Network> Phases<'_, D, N> {
         enter(self.draft, self.sink, phase);
     }
 
-    /// Starts the probe and the load, and waits for both.
+    /// Starts the probe and the load, waits for both, and sets the telemetry back to its usual interval.
     async fn settle(&mut self, settings: &Settings, wanted: Rate) -> Result<(), Error> {
         let source = self.driver.control_port(End::Source)?;
         let probing = async {
@@ -248,28 +247,31 @@ impl<D: Driver, N: Network> Phases<'_, D, N> {
             here.wait_for_telemetry("show that it runs", WATCH + SIGN_OF_LIFE_LIMIT, telemetry)
         );
         let verification = verification.map_err(|error| lost(&error))?;
-        watched.map_err(|error| lost(&error))?;
         let measured = &mut self.draft.measured;
+        measured.verified = Some(verification.clone().into());
+        let source = self.driver.control_port(End::Source)?.telemetry();
+        account::load(measured, &source, &here.telemetry(), followed, observed, wanted);
+        if verification.is_good() {
+            watched.map_err(|error| lost(&error))?;
+        }
         if probe_interval(settings).is_some() {
             account::probe(measured, self.network.stop_probe().await?, followed);
         }
-        let source = self.driver.control_port(End::Source)?.telemetry();
-        account::load(measured, &source, &here.telemetry(), followed, observed, wanted);
-        measured.verified = Some(verification.clone().into());
         Ok(verification)
     }
 }
 
-/// A condition on telemetry: that it spans this time since a moment, and that its first and last line please.
+/// Returns a condition on telemetry: that it spans this time since a moment, and that `accept` takes its first and last
+/// line.
 fn watched_for(
     span: Duration,
     since: Instant,
-    please: impl Fn(&TelemetrySample, &TelemetrySample) -> bool,
+    accept: impl Fn(&TelemetrySample, &TelemetrySample) -> bool,
 ) -> impl FnMut(&[TelemetrySample]) -> Option<()> {
     move |telemetry| {
         let since_then = load::between(telemetry, since, Instant::now());
         let (first, last) = (since_then.first()?, since_then.last()?);
-        (last.seen - first.seen >= span && please(first, last)).then_some(())
+        (last.seen - first.seen >= span && accept(first, last)).then_some(())
     }
 }
 

@@ -88,10 +88,10 @@ pub struct Course<'a> {
 struct Seen {
     stopped: Option<Instant>,
     resumed: Option<Instant>,
-    completion: Option<Completion>,
+    completion: Option<(Completion, Instant)>,
     /// Why the migration was given up, and when: it may still complete in that very moment.
     given_up: Option<(String, Instant)>,
-    /// How it ended, where it was cancelled.
+    /// Whether it has ended because it was cancelled.
     cancelled: bool,
 }
 
@@ -130,7 +130,7 @@ pub async fn migrate(
         }
         if seen.completion.is_none() {
             match log.ask(driver).await? {
-                State::Completed(completion) => seen.completion = Some(completion),
+                State::Completed(completion) => seen.completion = Some((completion, Instant::now())),
                 State::Cancelled(_) if seen.given_up.is_some() => seen.cancelled = true,
                 State::Failed(words) | State::Cancelled(words) => return Err(Error::Migration(words)),
                 State::Active if seen.given_up.is_none() => {
@@ -153,7 +153,8 @@ pub async fn migrate(
         }
     };
     if !timeline_ended {
-        // No entry begins any more; one that had begun ends.
+        // No entry begins any more; one that had begun ends, or learns that the guest does not come to the destination.
+        drop(stage);
         timeline.await?;
     }
     let stopped = seen.given_up.filter(|_| seen.cancelled).map(|(_, at)| at).or(seen.stopped);
@@ -174,7 +175,14 @@ impl Seen {
             driver::Event::Changed => {}
             driver::Event::Stopped(at) => {
                 self.stopped = Some(at);
-                stage.send_replace(Stage::Stopped);
+                // The two ends are heard through two nodes: the source's word may come last.
+                stage.send_if_modified(|stage| {
+                    let earlier = *stage != Stage::Destination;
+                    if earlier {
+                        *stage = Stage::Stopped;
+                    }
+                    earlier
+                });
             }
             driver::Event::Resumed(at) => {
                 self.resumed = Some(at);
@@ -192,11 +200,11 @@ impl Seen {
         if self.cancelled {
             return Ok(self.given_up.clone().map(|(reason, _)| Verdict::GivenUp(reason)));
         }
-        if let (Some(completion), Some(_)) = (self.completion, self.resumed) {
+        if let (Some((completion, _)), Some(_)) = (self.completion, self.resumed) {
             return Ok(Some(Verdict::Completed(completion)));
         }
         let overdue = |since: Option<Instant>| since.is_some_and(|at| at.elapsed() > PATIENCE);
-        if self.completion.is_some() && overdue(self.stopped) {
+        if self.completion.is_some() && overdue(self.stopped.or(self.completion.map(|(_, at)| at))) {
             let text = "the migration completed, but the guest does not run at the destination";
             return Err(Error::GuestLost(text.into()));
         }
@@ -250,6 +258,15 @@ impl<'a> Log<'a> {
 mod tests {
     use super::*;
     use units::Span;
+
+    #[test]
+    fn a_guest_that_runs_at_the_destination_is_not_taken_for_stopped_again() {
+        let (stage, told) = watch::channel(Stage::Source);
+        let mut seen = Seen::default();
+        seen.hear(driver::Event::Resumed(Instant::now()), &stage).unwrap();
+        seen.hear(driver::Event::Stopped(Instant::now()), &stage).unwrap();
+        assert_eq!(*told.borrow(), Stage::Destination);
+    }
 
     #[test]
     fn conditions_have_settled_when_the_last_entry_is_done() {

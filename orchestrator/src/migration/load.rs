@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(settled(&telemetry((0..8).map(|i| i * 1000)), WANTED), None, "too soon");
         assert!(settled(&telemetry((0..9).map(|i| i * 1000)), WANTED).is_some());
         let half = |n: usize| telemetry((0..n as u64).map(|i| i * 500));
-        // TelemetrySamples for that time.
+        // Lines of telemetry in that time.
         let patient = 201;
         assert_eq!(settled(&half(patient - 1), WANTED), None, "steady, but not what was asked for");
         assert!(settled(&half(patient), WANTED).is_some());

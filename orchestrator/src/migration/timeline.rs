@@ -1,4 +1,4 @@
-//! Carries out a timeline while the migration is followed: the link over the lab's nodes, the load over the
+//! Carries out a timeline while the migration is followed: the link over the [`Network`], the load over the
 //! guest's control port.
 //!
 //! The guest cannot answer while it is stopped, and what was said to it at the source may be lost with the
@@ -93,7 +93,11 @@ pub async fn play(
         let (link, by) = carry_out(actuator, step, &mut stage)
             .await
             .map_err(|cause| Error::Timeline { at: step.at, cause: Box::new(cause) })?;
-        let rate = step.workload.as_ref().map(|workload| workload.rate);
+        // A change that nobody confirmed is not in force for certain.
+        let rate = step.workload.as_ref().filter(|_| by.is_some()).map(|workload| workload.rate);
+        if link.is_none() && rate.is_none() {
+            continue;
+        }
         let due_ms = step.at.as_millis_f64();
         let done_ms = millis(Instant::now());
         carried.borrow_mut().push(Carried { due_ms, began_ms, done_ms, link, rate, by });

@@ -1,6 +1,6 @@
 //! The policies that decide while a guest migrates: when to act, and when to give up.
 //!
-//! A [`Mode`] sees what has been sampled so far and says what to do next. It knows no driver and keeps no record: the
+//! A [`Policy`] sees what has been sampled so far and says what to do next. It knows no driver and keeps no record: the
 //! driver carries its decisions out, [`crate::migration`] takes the samples and writes everything down. `modes!`
 //! is the list of all modes; to add one, write its file and add its line there.
 
@@ -22,7 +22,7 @@ pub struct Limits {
     pub stall_detection: bool,
 }
 
-/// What a policy sees: a migration that has neither completed nor failed.
+/// What a policy sees: a migration that is neither switching over nor over.
 #[derive(Debug, Clone, Copy)]
 pub struct Progress<'a> {
     /// All samples, oldest first.

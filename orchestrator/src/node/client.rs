@@ -270,16 +270,12 @@ impl Node {
         self.call("show that its lab is complete", Call::Announce).await
     }
 
-    /// Starts a process. A caller that gives up in the middle leaves none behind: one that starts all the same is
-    /// killed.
+    /// Starts a process. A caller that gives up in the middle leaves none behind: a process that nobody holds is killed.
     pub async fn spawn(&self, spawn: Spawn) -> Result<Process, NodeError> {
         let (give, take) = oneshot::channel();
         let node = self.clone();
         tokio::spawn(async move {
-            let started = node.start(spawn).await;
-            if let Err(Ok(unwanted)) = give.send(started) {
-                let _ = unwanted.kill().await;
-            }
+            let _ = give.send(node.start(spawn).await);
         });
         take.await.unwrap_or_else(|_| Err(self.gone()))
     }
@@ -379,6 +375,15 @@ impl Process {
     }
 }
 
+impl Drop for Process {
+    /// Has it killed, unless it has ended: without an answer, since nobody could wait for one.
+    fn drop(&mut self) {
+        let Shared { next, out, .. } = &*self.node.shared;
+        let call = Call::Kill { process: self.number };
+        let _ = out.send(ToNode::Call { id: next.fetch_add(1, Ordering::Relaxed), call });
+    }
+}
+
 impl Routes {
     fn deliver(&mut self, message: FromNode) {
         match message {
@@ -403,8 +408,8 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    #[tokio::test]
-    async fn a_process_that_nobody_waits_for_any_more_is_killed() {
+    /// Has a node start a process for a caller that gives up before or after the node's answer.
+    async fn given_up(answered: bool) {
         let (ours, theirs) = tokio::io::duplex(4096);
         let (read, write) = tokio::io::split(ours);
         let node = Node::over("compute1", read, write);
@@ -416,11 +421,23 @@ mod tests {
         });
         let call: ToNode = serde_json::from_str(&heard.next_line().await.unwrap().unwrap()).unwrap();
         let ToNode::Call { id, call: Call::Spawn(_) } = call else { panic!("{call:?}") };
-        given_up.abort();
-        assert!(given_up.await.is_err());
+        if !answered {
+            given_up.abort();
+            assert!(given_up.await.is_err());
+        }
         let reply = json!({ "reply": { "id": id, "result": { "Ok": 4711 } } });
         say.write_all(format!("{reply}\n").as_bytes()).await.unwrap();
         let call: ToNode = serde_json::from_str(&heard.next_line().await.unwrap().unwrap()).unwrap();
         assert!(matches!(call, ToNode::Call { call: Call::Kill { process: 4711 }, .. }), "{call:?}");
+    }
+
+    #[tokio::test]
+    async fn a_process_whose_starter_gave_up_is_killed() {
+        given_up(false).await;
+    }
+
+    #[tokio::test]
+    async fn a_process_that_nobody_holds_is_killed() {
+        given_up(true).await;
     }
 }

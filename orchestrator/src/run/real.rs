@@ -184,22 +184,20 @@ impl Bench for Real {
         interrupt: &Interrupt,
     ) -> Result<Record, Error> {
         let guest = self.guest.clone().ok_or(Error::Unprepared)?;
-        let mut draft = RecordBuilder::start();
-        let skipped = |draft: RecordBuilder, outcome, reason: String| {
-            Ok(draft.freeze(cell, number, outcome, Some(reason)))
-        };
+        let unmade =
+            |outcome, reason: String| Ok(RecordBuilder::start().freeze(cell, number, outcome, Some(reason)));
         let finding = self.findings.get(&cell.settings.guest.accel);
         let accelerator = finding.map_or(Accelerator::Tcg, |f| f.accelerator);
         // Not while a migration runs: there is nothing to end in order.
         let (lab, saved) = tokio::select! {
             ready = self.lab(&guest) => ready?,
             () = interrupt.requested() => {
-                return skipped(draft, Outcome::Interrupted, "it was interrupted".into());
+                return unmade(Outcome::Interrupted, "it was interrupted".into());
             }
         };
         let link = match lab.link(&cell.settings) {
             Ok(link) => link,
-            Err(lacks) => return skipped(draft, Outcome::Skipped, lacks),
+            Err(lacks) => return unmade(Outcome::Skipped, lacks),
         };
         let machine = machine(&guest, &cell.settings, accelerator);
         let pair = qemu::Plan {
@@ -209,6 +207,7 @@ impl Bench for Real {
             machine: &machine,
             folder,
         };
+        let mut draft = RecordBuilder::start();
         draft.measured.round_trips = lab.description.round_trips.map(Into::into);
         let plan = attempt::Plan { cell, number, folder };
         Ok(attempt(Pair::new(pair, saved), &link, plan, draft, sink, interrupt.requested()).await)

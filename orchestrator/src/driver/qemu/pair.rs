@@ -133,9 +133,14 @@ impl Driver for Pair<'_> {
     }
 
     async fn ended(&self) -> driver::Error {
-        let handles = [&self.source, &self.destination];
-        let deaths = handles.into_iter().flatten().map(|handle| Box::pin(handle.died()));
-        Error::from(futures::future::select_all(deaths).await.0).into()
+        let (Some(source), Some(destination)) = (&self.source, &self.destination) else {
+            return driver::Error::NotStarted;
+        };
+        let died = tokio::select! {
+            died = source.died() => died,
+            died = destination.died() => died,
+        };
+        Error::from(died).into()
     }
 
     async fn prepare(&self, settings: &Migrate) -> Result<(), driver::Error> {
@@ -168,7 +173,7 @@ impl Driver for Pair<'_> {
 
     async fn progress(&self, since: Instant) -> Result<Status, driver::Error> {
         let answer = self.guests()?.source.monitor.query::<QueryMigrate>("query-migrate").await;
-        let at_ms = (since.elapsed().as_secs_f64() * 1e6).round() / 1e3;
+        let at_ms = since.elapsed().as_micros() as f64 / 1e3;
         Ok(answer.map_err(Error::from)?.status(at_ms))
     }
 
