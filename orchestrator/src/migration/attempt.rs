@@ -72,22 +72,24 @@ pub struct Plan<'a> {
 
 /// Makes the attempt and writes it down in `draft`. `interrupted` ends it early; whatever happens, the driver has ended
 /// what it started when this returns.
-pub async fn attempt<D: Driver, N: Network>(
-    driver: D,
-    network: &N,
+pub async fn attempt(
+    mut driver: impl Driver,
+    network: &impl Network,
     plan: Plan<'_>,
     draft: RecordBuilder,
     sink: &dyn Sink,
     interrupted: impl Future<Output = ()>,
 ) -> Record {
-    let mut attempt = Attempt { driver, network, plan, draft, sink };
+    let mut attempt = Attempt { network, plan, draft, sink };
     let ended = tokio::select! {
         biased;
         () = interrupted => Ok((Outcome::Interrupted, Some("it was interrupted".into()))),
-        ended = attempt.run() => ended,
+        ended = attempt.run(&mut driver) => ended,
     };
     attempt.enter(Phase::TearDown);
-    let trouble = attempt.tear_down().await.err();
+    // Both, whatever becomes of either. The probe's end is refused where none runs any more, which is as it should be.
+    let (_, torn_down) = tokio::join!(network.stop_probe(), driver.end());
+    let trouble = torn_down.err().map(Error::from);
     let (outcome, reason) = match (ended, trouble) {
         (Err(error), _) | (Ok((Outcome::Converged, _)), Some(error)) => {
             (error.outcome(), Some(error.to_string()))
@@ -99,8 +101,8 @@ pub async fn attempt<D: Driver, N: Network>(
     draft.freeze(plan.cell, plan.number, outcome, reason)
 }
 
-struct Attempt<'a, D, N> {
-    driver: D,
+/// An attempt that is being made.
+struct Attempt<'a, N> {
     network: &'a N,
     plan: Plan<'a>,
     draft: RecordBuilder,
@@ -109,75 +111,48 @@ struct Attempt<'a, D, N> {
 
 type Ended = (Outcome, Option<String>);
 
-impl<D: Driver, N: Network> Attempt<'_, D, N> {
-    async fn run(&mut self) -> Result<Ended, Error> {
-        enter(&mut self.draft, self.sink, Phase::Boot);
-        let link = &self.plan.cell.settings.link;
-        // Not beside the start: a link that was half made when that failed would be in the way of the next attempt.
-        account::shaped(&mut self.draft.measured, self.network.shape(link).await?);
-        self.driver.start().await?;
-
-        let Self { driver, network, plan, draft, sink } = self;
-        let phases = Phases { driver, network: *network, plan: *plan, draft, sink: *sink };
-        unless_ended(|| driver.ended(), phases.run()).await
-    }
-
+impl<N: Network> Attempt<'_, N> {
     fn enter(&mut self, phase: Phase) {
-        enter(&mut self.draft, self.sink, phase);
+        self.draft.enter(phase);
+        self.sink.take(&Event::PhaseEntered(phase));
     }
 
-    /// Ends everything this attempt started, going on after failures; the first failure.
-    async fn tear_down(&mut self) -> Result<(), Error> {
-        // The probe's end is refused where none runs any more, which is as it should be.
-        let (_, ended) = tokio::join!(self.network.stop_probe(), self.driver.end());
-        Ok(ended?)
+    async fn run(&mut self, driver: &mut impl Driver) -> Result<Ended, Error> {
+        self.enter(Phase::Boot);
+        // Not beside the start: a link that was half made when that failed would be in the way of the next attempt.
+        let setting = self.network.shape(&self.plan.cell.settings.link).await?;
+        account::shaped(&mut self.draft.measured, setting);
+        driver.start().await?;
+        let driver = &*driver;
+        unless_ended(|| driver.ended(), self.phases(driver)).await
     }
-}
 
-fn enter(draft: &mut RecordBuilder, sink: &dyn Sink, phase: Phase) {
-    draft.enter(phase);
-    sink.take(&Event::PhaseEntered(phase));
-}
-
-/// The phases of an attempt whose ends both run.
-struct Phases<'a, D, N> {
-    driver: &'a D,
-    network: &'a N,
-    plan: Plan<'a>,
-    draft: &'a mut RecordBuilder,
-    sink: &'a dyn Sink,
-}
-
-impl<D: Driver, N: Network> Phases<'_, D, N> {
-    async fn run(mut self) -> Result<Ended, Error> {
+    /// Goes through the phases in which both ends run.
+    async fn phases(&mut self, driver: &impl Driver) -> Result<Ended, Error> {
         let settings = &self.plan.cell.settings;
-        let source = self.driver.control_port(End::Source)?;
+        let source = driver.control_port(End::Source)?;
         source.request("run", Command::TelemetryEvery(SETTLING_TELEMETRY_MS), START_LIMIT).await?;
         self.enter(Phase::Fill);
         let workload = settings.workload();
         let rate = workload.rate;
-        let prepared = async { Ok::<_, Error>(self.driver.prepare(&settings.migrate).await?) };
+        let prepared = async { Ok::<_, Error>(driver.prepare(&settings.migrate).await?) };
         let filled =
             async { Ok(source.request("fill its memory", Command::Set(workload), MEMORY_LIMIT).await?) };
         tokio::try_join!(prepared, filled)?;
         self.enter(Phase::Settle);
-        self.settle(settings, rate).await?;
+        self.settle(driver, settings, rate).await?;
         self.enter(Phase::Migrate);
-        let followed = self.migrate(settings).await?;
+        let followed = self.migrate(driver, settings).await?;
         self.enter(Phase::Observe);
-        let observed = self.observe(&followed, rate).await?;
+        let observed = self.observe(driver, &followed, rate).await?;
         self.enter(Phase::Verify);
-        let verification = self.verify(settings, &followed, observed, rate).await?;
+        let verification = self.verify(driver, settings, &followed, observed, rate).await?;
         Ok(ended(followed.verdict, &verification))
     }
 
-    fn enter(&mut self, phase: Phase) {
-        enter(self.draft, self.sink, phase);
-    }
-
     /// Starts the probe and the load, waits for both, and sets the telemetry back to its usual interval.
-    async fn settle(&mut self, settings: &Settings, wanted: Rate) -> Result<(), Error> {
-        let source = self.driver.control_port(End::Source)?;
+    async fn settle(&mut self, driver: &impl Driver, settings: &Settings, wanted: Rate) -> Result<(), Error> {
+        let source = driver.control_port(End::Source)?;
         let probing = async {
             match probe_interval(settings) {
                 Some(interval) => Ok::<_, Error>(self.network.start_probe(interval, PROBE_LIMIT).await?),
@@ -201,12 +176,12 @@ impl<D: Driver, N: Network> Phases<'_, D, N> {
         Ok(())
     }
 
-    async fn migrate(&mut self, settings: &Settings) -> Result<Followed, Error> {
+    async fn migrate(&mut self, driver: &impl Driver, settings: &Settings) -> Result<Followed, Error> {
         let wire_before = self.network.traffic().await?;
         let course = Course { steps: &settings.steps(), samples_file: &self.plan.folder.join(SAMPLES) };
         let mut policy = settings.migrate.mode.policy(settings.migrate.limits());
-        let actuator = LinkAndGuest { network: self.network, driver: self.driver };
-        let followed = follow::migrate(self.driver, &mut *policy, &course, &actuator, self.sink).await?;
+        let actuator = LinkAndGuest { network: self.network, driver };
+        let followed = follow::migrate(driver, &mut *policy, &course, &actuator, self.sink).await?;
         let wire_after = self.network.traffic().await?;
         account::migration(&mut self.draft.measured, &followed);
         account::link(&mut self.draft.measured, wire_before, wire_after);
@@ -215,18 +190,23 @@ impl<D: Driver, N: Network> Phases<'_, D, N> {
 
     /// Watches the guest where it is now: it must run, and go on dirtying if it is to. Returns when it had done so for
     /// long enough.
-    async fn observe(&self, followed: &Followed, wanted: Rate) -> Result<Instant, Error> {
+    async fn observe(
+        &self,
+        driver: &impl Driver,
+        followed: &Followed,
+        wanted: Rate,
+    ) -> Result<Instant, Error> {
         let end = followed.end();
         let in_force = followed.carried.iter().rev().find_map(|entry| entry.rate).unwrap_or(wanted);
         let dirties = in_force != Rate::Limited(ByteRate::ZERO);
         let telemetry = watched_for(DIRTY, followed.guest_runs_since(), move |first, last| {
             last.telemetry.pages_dirtied > first.telemetry.pages_dirtied || !dirties
         });
-        let here = self.driver.control_port(end)?;
+        let here = driver.control_port(end)?;
         let alive = here.wait_for_telemetry("show that it runs", DIRTY + SIGN_OF_LIFE_LIMIT, telemetry);
         alive.await.map_err(|error| lost(&error))?;
         let observed = Instant::now();
-        if !self.driver.is_running(end).await? {
+        if !driver.is_running(end).await? {
             return Err(Error::GuestLost(format!("it is stopped at the {}", end.name())));
         }
         Ok(observed)
@@ -235,12 +215,13 @@ impl<D: Driver, N: Network> Phases<'_, D, N> {
     /// Has the guest check its memory while the client and the guest's clock are still watched.
     async fn verify(
         &mut self,
+        driver: &impl Driver,
         settings: &Settings,
         followed: &Followed,
         observed: Instant,
         wanted: Rate,
     ) -> Result<Verification, Error> {
-        let here = self.driver.control_port(followed.end())?;
+        let here = driver.control_port(followed.end())?;
         let telemetry = watched_for(WATCH, followed.guest_runs_since(), |_, _| true);
         let (verification, watched) = tokio::join!(
             here.verify(MEMORY_LIMIT),
@@ -249,7 +230,7 @@ impl<D: Driver, N: Network> Phases<'_, D, N> {
         let verification = verification.map_err(|error| lost(&error))?;
         let measured = &mut self.draft.measured;
         measured.verified = Some(verification.clone().into());
-        let source = self.driver.control_port(End::Source)?.telemetry();
+        let source = driver.control_port(End::Source)?.telemetry();
         account::load(measured, &source, &here.telemetry(), followed, observed, wanted);
         if verification.is_good() {
             watched.map_err(|error| lost(&error))?;
