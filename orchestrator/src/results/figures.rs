@@ -181,7 +181,7 @@ pub const FIGURES: &[Figure] = &[
         key: "downtime_ms.client",
         what: "The longest time without a probe reply at a client, by the stamps of its kernel. It includes \
                the time until the network has found the guest again, and a long gap anywhere between \
-               settling and observing counts as well. Good to the probe's interval; `probe` has the rest of \
+               settling and verifying counts as well. Good to the probe's interval; `probe` has the rest of \
                what the probe saw.",
         clock: Some(Clock::Controller),
         from: "a reply comes in at the controller's kernel",

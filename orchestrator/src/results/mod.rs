@@ -21,6 +21,8 @@ pub mod agreement;
 pub mod builder;
 pub mod environment;
 pub mod figures;
+#[cfg(test)]
+mod fixtures;
 pub mod format;
 pub mod parts;
 pub mod record;

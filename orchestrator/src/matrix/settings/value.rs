@@ -1,8 +1,10 @@
 //! The types that a setting can have, and what conditions, tables and hashes see of them.
 
 use super::{Accel, Bandwidth, Entry, WorkingSet};
-use crate::matrix::typed::{self, Refusal};
-use crate::mode::Mode;
+use crate::{
+    matrix::typed::{self, Refusal},
+    mode::Mode,
+};
 use netem::{Distribution, GilbertElliott, Percent, Shaper, Slots};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Number, Value as Json};

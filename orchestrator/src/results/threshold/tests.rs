@@ -1,24 +1,8 @@
 use super::*;
-use crate::{
-    matrix::File,
-    results::{builder::RecordBuilder, verdict::judge},
+use crate::results::{
+    fixtures::{NO, YES, plan, records},
+    verdict::judge,
 };
-
-fn plan(text: &str) -> Plan {
-    File::parse(text, "n").and_then(|file| file.expand()).unwrap_or_else(|e| panic!("{e}"))
-}
-
-/// One record per outcome, for the plan's cells in order; `None` leaves a cell out.
-fn records(plan: &Plan, outcomes: &[Option<Outcome>]) -> Vec<Record> {
-    assert_eq!(plan.cells.len(), outcomes.len());
-    let record = |(cell, outcome): (&Cell, &Option<Outcome>)| {
-        Some(RecordBuilder::start().freeze(cell, 1, (*outcome)?, None))
-    };
-    plan.cells.iter().zip(outcomes).filter_map(record).collect()
-}
-
-const YES: Option<Outcome> = Some(Outcome::Converged);
-const NO: Option<Outcome> = Some(Outcome::NotConverged);
 
 fn threshold_of(outcomes: [Option<Outcome>; 3]) -> Vec<String> {
     let plan = plan("name: n\naxes: { stress.rate: [1MB/s, 2MB/s, 4MB/s] }\n");

@@ -1,21 +1,5 @@
 use super::*;
-use crate::{matrix::File, results::builder::RecordBuilder};
-
-fn plan(text: &str) -> Plan {
-    File::parse(text, "n").and_then(|file| file.expand()).unwrap_or_else(|e| panic!("{e}"))
-}
-
-/// One record per outcome, for the plan's cells in order; `None` leaves a cell out.
-fn records(plan: &Plan, outcomes: &[Option<Outcome>]) -> Vec<Record> {
-    assert_eq!(plan.cells.len(), outcomes.len());
-    let record = |(cell, outcome): (&Cell, &Option<Outcome>)| {
-        Some(RecordBuilder::start().freeze(cell, 1, (*outcome)?, None))
-    };
-    plan.cells.iter().zip(outcomes).filter_map(record).collect()
-}
-
-const YES: Option<Outcome> = Some(Outcome::Converged);
-const NO: Option<Outcome> = Some(Outcome::NotConverged);
+use crate::results::fixtures::{NO, YES, plan, records};
 
 #[test]
 fn expectations_are_held_against_the_attempts_that_count() {
