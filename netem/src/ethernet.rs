@@ -1,4 +1,5 @@
-//! What Ethernet and TCP add to data, as the kernel's shapers count it: without preamble, check sequence and gap.
+//! What Ethernet and TCP add to data, as the kernel's shapers count it: without preamble, check sequence and
+//! gap.
 
 /// The header of a frame, in bytes.
 pub const HEADER_BYTES: u64 = 14;

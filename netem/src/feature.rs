@@ -1,4 +1,5 @@
-//! The parts of the kernel that shaping needs, by name. [`supported`](crate::kernel::supported) finds out which there are.
+//! The parts of the kernel that shaping needs, by name. [`supported`](crate::kernel::supported) finds out
+//! which there are.
 
 use serde::Serialize;
 use std::fmt;

@@ -20,8 +20,8 @@ use std::{
 /// What an interface has counted since it was made (`IFLA_STATS64`).
 ///
 /// Bytes are those of Ethernet frames without preamble, check sequence and gap. A packet that crosses a veth
-/// unsegmented counts once, with one set of headers: a qdisc's [`Statistics`](crate::kernel::Statistics) count
-/// every segment.
+/// unsegmented counts once, with one set of headers: a qdisc's [`Statistics`](crate::kernel::Statistics)
+/// count every segment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Counters {
     /// Bytes received.
@@ -72,8 +72,8 @@ impl Netlink {
     ///
     /// # Errors
     ///
-    /// When a name is taken, and as every operation here: [`NotPermitted`](crate::Error::NotPermitted), or the
-    /// kernel's refusal in its own words.
+    /// When a name is taken, and as every operation here: [`NotPermitted`](crate::Error::NotPermitted), or
+    /// the kernel's refusal in its own words.
     pub async fn add_veth(&self, name: &str, peer: &str, namespace: Option<BorrowedFd<'_>>) -> Result<()> {
         let mut far = LinkMessageBuilder::<LinkUnspec>::new().name(peer);
         if let Some(namespace) = namespace {
@@ -99,14 +99,14 @@ impl Netlink {
             .map_err(|e| e.or_missing(Feature::Bridge))
     }
 
-    /// Makes an interface that takes over another's wire, a macvlan in passthrough mode; it is down. It is made on
-    /// `parent`, which is here, and lies in another namespace where one is given. While it is there it gets all
-    /// frames that `parent` receives, for whichever address, and its host gets none.
+    /// Makes an interface that takes over another's wire, a macvlan in passthrough mode; it is down. It is
+    /// made on `parent`, which is here, and lies in another namespace where one is given. While it is there
+    /// it gets all frames that `parent` receives, for whichever address, and its host gets none.
     ///
     /// # Errors
     ///
-    /// [`NoInterface`](crate::Error::NoInterface), the kernel's refusal (`EINVAL`) where `parent` is taken over
-    /// already, and as [`Netlink::add_veth`].
+    /// [`NoInterface`](crate::Error::NoInterface), the kernel's refusal (`EINVAL`) where `parent` is taken
+    /// over already, and as [`Netlink::add_veth`].
     pub async fn add_macvlan(
         &self,
         name: &str,

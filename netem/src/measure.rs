@@ -1,10 +1,10 @@
 //! Measures a path from its two ends: what a TCP stream carries, how long a round trip takes, what is lost.
 //!
-//! One end runs a [`Server`], the other calls [`measure`]. Probes are UDP packets of 64 bytes of payload, sent at
-//! a steady pace and echoed; a round trip so includes both hosts' scheduling, some 50 to 100 us on an idle
-//! machine. They are sent first alone, and at last beside a TCP stream, so that the queue shows. In between the stream is
-//! alone, and its goodput is counted by the receiver: a probe is a frame of 106 bytes, and 200 of them in a second would
-//! take a sixth of 1 Mbit/s.
+//! One end runs a [`Server`], the other calls [`measure`]. Probes are UDP packets of 64 bytes of payload,
+//! sent at a steady pace and echoed; a round trip so includes both hosts' scheduling, some 50 to 100 us on an
+//! idle machine. They are sent first alone, and at last beside a TCP stream, so that the queue shows. In
+//! between the stream is alone, and its goodput is counted by the receiver: a probe is a frame of 106 bytes,
+//! and 200 of them in a second would take a sixth of 1 Mbit/s.
 
 use crate::profile::Profile;
 use serde::Serialize;
@@ -26,11 +26,11 @@ const CHUNK_BYTES: usize = 128 * 1024;
 /// How long and how often to measure.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// How long the TCP stream runs alone, warm-up included. It then goes on for as long beside probes, and is
-    /// not counted.
+    /// How long the TCP stream runs alone, warm-up included. It then goes on for as long beside probes, and
+    /// is not counted.
     pub duration: Duration,
-    /// How much of the beginning of the stream is not counted: until the stream has found the path's rate, which it
-    /// overshoots at first.
+    /// How much of the beginning of the stream is not counted: until the stream has found the path's rate,
+    /// which it overshoots at first.
     pub warm_up: Duration,
     /// How often a probe is sent.
     pub interval: Duration,
@@ -39,8 +39,8 @@ pub struct Settings {
 }
 
 impl Default for Settings {
-    /// Three seconds of stream, the first half of one left out, as long again beside probes 5 ms apart, and 400 such
-    /// probes before.
+    /// Three seconds of stream, the first half of one left out, as long again beside probes 5 ms apart, and
+    /// 400 such probes before.
     fn default() -> Self {
         Self {
             duration: Duration::from_secs(3),
@@ -108,8 +108,8 @@ impl RoundTrips {
     }
 }
 
-/// The payload one TCP stream with timestamps carries at a profile's rate over IPv4: of each frame of MTU + 14
-/// bytes, all but 52 bytes of TCP and IP headers and 14 of Ethernet's. `None` without a rate.
+/// The payload one TCP stream with timestamps carries at a profile's rate over IPv4: of each frame of MTU +
+/// 14 bytes, all but 52 bytes of TCP and IP headers and 14 of Ethernet's. `None` without a rate.
 pub fn tcp_payload(profile: &Profile, mtu: u32) -> Option<ByteRate> {
     let rate = u128::from(profile.rate?.to_byte_rate().get());
     let (payload, frame) = (u128::from(mtu.saturating_sub(52)), u128::from(mtu) + 14);
@@ -179,8 +179,8 @@ fn echo(socket: &UdpSocket) -> io::Result<()> {
     }
 }
 
-/// Takes a stream to its end, and answers how many bytes came in how many nanoseconds. The stream begins with two
-/// times in nanoseconds: when to begin to count, and when to end.
+/// Takes a stream to its end, and answers how many bytes came in how many nanoseconds. The stream begins with
+/// two times in nanoseconds: when to begin to count, and when to end.
 fn receive(mut stream: TcpStream) -> io::Result<()> {
     let mut times = [0; 16];
     stream.read_exact(&mut times)?;
@@ -204,8 +204,8 @@ fn nanoseconds(message: &[u8; 16], at: usize) -> Duration {
     Duration::from_nanos(u64::from_be_bytes(std::array::from_fn(|i| message[at + i])))
 }
 
-/// Counts what arrives between two arrivals: the first after a time, which itself is not counted, since it was on its
-/// way before, and the last before another.
+/// Counts what arrives between two arrivals: the first after a time, which itself is not counted, since it
+/// was on its way before, and the last before another.
 #[derive(Debug)]
 struct Counter {
     begin: Duration,

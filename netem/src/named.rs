@@ -22,8 +22,8 @@ pub struct Named {
 /// Every named profile, from near to far.
 ///
 /// Rates count Ethernet frames without preamble, check sequence and gap: 984 of a gigabit Ethernet's 1000
-/// Mbit/s at full-size frames. Delays are one way, half of the usual round trip: light in fibre takes 4.9 us a
-/// kilometre, and routes are about half as long again as the great circle. The mobile and satellite figures
+/// Mbit/s at full-size frames. Delays are one way, half of the usual round trip: light in fibre takes 4.9 us
+/// a kilometre, and routes are about half as long again as the great circle. The mobile and satellite figures
 /// are typical of published measurements, not of any operator.
 pub const ALL: &[Named] = &[
     Named::wired("gigabit", "gigabit Ethernet in one rack", 984, 0),

@@ -1,7 +1,7 @@
 //! [`Netlink`]: a connection to the kernel, in one network namespace.
 //!
-//! Every request of this crate goes through here, so that every refusal comes back with the kernel's own words
-//! (its extended acknowledgement) and with what was being attempted.
+//! Every request of this crate goes through here, so that every refusal comes back with the kernel's own
+//! words (its extended acknowledgement) and with what was being attempted.
 
 use crate::{
     error::{Error, Result},

@@ -19,8 +19,8 @@ pub(crate) fn normal_cdf(x: f64) -> f64 {
     0.5 + 0.5 * erf(x / std::f64::consts::SQRT_2)
 }
 
-/// Opens a TUN device of this name, made if need be, in the network namespace of the calling thread: IP packets
-/// behind virtio-net headers, reads that do not block.
+/// Opens a TUN device of this name, made if need be, in the network namespace of the calling thread: IP
+/// packets behind virtio-net headers, reads that do not block.
 pub(crate) fn open_tun(name: &str) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
     if name.is_empty() || name.len() >= libc::IFNAMSIZ || name.contains(['\0', '/', ' ']) {

@@ -1,8 +1,8 @@
 //! Rates over time: a link that is faster and slower as one was recorded to be.
 //!
-//! A trace is a text. Each line has a time, counted from the trace's beginning, and the rate from then on, both
-//! with their units. The first is at 0, the times ascend, and a last line says when the trace ends. `#` begins a
-//! comment.
+//! A trace is a text. Each line has a time, counted from the trace's beginning, and the rate from then on,
+//! both with their units. The first is at 0, the times ascend, and a last line says when the trace ends. `#`
+//! begins a comment.
 //!
 //! ```text
 //! # a train enters a tunnel

@@ -1,5 +1,5 @@
-//! The kernel backend against the real kernel, in namespaces made for each test, checked with real `tc`. What needs
-//! `sch_netem` is in `sch_netem.rs`.
+//! The kernel backend against the real kernel, in namespaces made for each test, checked with real `tc`. What
+//! needs `sch_netem` is in `sch_netem.rs`.
 
 mod common;
 

@@ -1,8 +1,8 @@
 //! What netem imposes, in a kernel that has `sch_netem`: it is read back, and it is measured.
 //!
-//! `cargo xtask test` runs these in a guest with the distribution's kernel, which has it as a module. A machine
-//! may be slow, so that times are compared with what they must reach, never with what they must not exceed; what
-//! is left to chance is within bounds that it keeps but once in a million times.
+//! `cargo xtask test` runs these in a guest with the distribution's kernel, which has it as a module. A
+//! machine may be slow, so that times are compared with what they must reach, never with what they must not
+//! exceed; what is left to chance is within bounds that it keeps but once in a million times.
 
 mod common;
 
@@ -100,8 +100,8 @@ async fn delay_is_imposed_in_each_direction() {
     }
 }
 
-/// Packets that are sent one after the other are each delayed by their own time, at least the least, so that they
-/// arrive out of order.
+/// Packets that are sent one after the other are each delayed by their own time, at least the least, so that
+/// they arrive out of order.
 #[tokio::test]
 async fn jitter_delays_each_packet_by_another_time() {
     const SENT: u64 = 300;
@@ -235,8 +235,9 @@ async fn the_program_applies_shows_changes_measures_and_clears() {
         let least = span(&measured["measured"][trips]["min"]);
         assert!(least >= Span::from_millis(25), "{trips}: {text}");
     }
-    // All but the first sixth of the stream's time counts. What came in that sixth and was not read, because a packet
-    // before it was lost or the receiver did not run, counts with the rest: at most a fifth of it, and what is in the bucket.
+    // All but the first sixth of the stream's time counts. What came in that sixth and was not read, because
+    // a packet before it was lost or the receiver did not run, counts with the rest: at most a fifth of it,
+    // and what is in the bucket.
     let most = rate(&measured["asked"]["tcp_payload"]).get() * 6 / 5 + 20_000;
     let goodput = rate(&measured["measured"]["goodput"]).get();
     assert!(goodput > 0 && goodput <= most, "{text}");

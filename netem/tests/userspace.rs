@@ -61,8 +61,8 @@ impl Ends {
         assert!(received == content, "{} bytes of {bytes} arrived, or others", received.len());
     }
 
-    /// Sends numbered datagrams one way and gives the numbers that arrive, in order. No more are under way at a
-    /// time than the queue of a device (500 packets) and the buffer of a socket hold.
+    /// Sends numbered datagrams one way and gives the numbers that arrive, in order. No more are under way at
+    /// a time than the queue of a device (500 packets) and the buffer of a socket hold.
     fn datagrams(&self, count: u32) -> Vec<u32> {
         let receiver = self.far.run(|| UdpSocket::bind((FAR, 0))).unwrap();
         receiver.set_nonblocking(true).unwrap();

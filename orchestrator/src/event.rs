@@ -1,7 +1,7 @@
 //! What a run says while it goes on: one type of event, and whoever listens.
 //!
-//! The engine emits [`Event`]s to one [`Sink`]. A [`Fan`] passes them on to several: a terminal, a page, a test.
-//! Emitting costs what the sinks do; none of them can stop the run.
+//! The engine emits [`Event`]s to one [`Sink`]. A [`Fan`] passes them on to several: a terminal, a page, a
+//! test. Emitting costs what the sinks do; none of them can stop the run.
 
 use crate::{
     measure::samples::Sample,

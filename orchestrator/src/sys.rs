@@ -22,7 +22,8 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 /// A non-blocking descriptor whose readability can be awaited.
 pub(crate) fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an `OwnedFd` is open for as long as it lives, and nothing replaces this one inside its `AsyncFd`.
+    // SAFETY: an `OwnedFd` is open for as long as it lives, and nothing replaces this one inside its
+    // `AsyncFd`.
     Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
 }
 

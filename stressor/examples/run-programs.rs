@@ -1,9 +1,9 @@
-//! PID 1 of a guest in which programs are to be run, such as another crate's tests: readies the machine, runs each
-//! program of `/programs` that its arguments name, says on the console with which status each ended, and switches
-//! the machine off.
+//! PID 1 of a guest in which programs are to be run, such as another crate's tests: readies the machine, runs
+//! each program of `/programs` that its arguments name, says on the console with which status each ended, and
+//! switches the machine off.
 //!
-//! The arguments are what follows `--` among the kernel's options. Options of the form `NAME=value` that the kernel
-//! does not know are environment variables, here and in the programs.
+//! The arguments are what follows `--` among the kernel's options. Options of the form `NAME=value` that the
+//! kernel does not know are environment variables, here and in the programs.
 
 use std::process::Command;
 use stressor::init;

@@ -110,7 +110,8 @@ pub fn mount_all() -> Result<(), Error> {
     Ok(())
 }
 
-/// Loads the modules that /modules/order lists, if it is there; says on the console which could not be loaded.
+/// Loads the modules that /modules/order lists, if it is there; says on the console which could not be
+/// loaded.
 pub fn load_modules() {
     // A kernel with everything built in has no list.
     let order = fs::read_to_string(Path::new(MODULES).join(ORDER)).unwrap_or_default();

@@ -1,10 +1,10 @@
 //! When the next page is due: arithmetic on a clock's readings, without a clock.
 //!
-//! Time since the pacer's origin is divided into steps (1 ms unless the workload says finer). At the end of each step, the pages that
-//! came due in it are written; a step in which none came due is slept through. The number due is computed
-//! from the whole time since the origin, never added up step by step, so nothing drifts: over any whole
-//! second the pages written are the rate's, to the page. Several lanes (threads) deal the pages out among
-//! themselves in turn, and that holds for their sum.
+//! Time since the pacer's origin is divided into steps (1 ms unless the workload says finer). At the end of
+//! each step, the pages that came due in it are written; a step in which none came due is slept through. The
+//! number due is computed from the whole time since the origin, never added up step by step, so nothing
+//! drifts: over any whole second the pages written are the rate's, to the page. Several lanes (threads) deal
+//! the pages out among themselves in turn, and that holds for their sum.
 //!
 //! A lane that arrives late was held up, and has two ways to go on. It can make up for the time, by writing
 //! at once what came due in it; or it can move its origin by as much, as if that time had not been, and

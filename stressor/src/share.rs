@@ -7,7 +7,8 @@ use std::{fmt, str::FromStr};
 #[error("{0}")]
 pub struct TextError(pub(crate) String);
 
-/// A share of a whole, in tenths of a percent: more than none of it and less than all. Written `50%`, `12.5%`.
+/// A share of a whole, in tenths of a percent: more than none of it and less than all. Written `50%`,
+/// `12.5%`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Share {
     permille: u16,

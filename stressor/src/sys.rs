@@ -163,11 +163,13 @@ fn socket_address(address: Ipv4Addr) -> libc::sockaddr {
     unsafe { std::mem::transmute::<libc::sockaddr_in, libc::sockaddr>(internet) }
 }
 
-/// Asks for the first bytes of a page, to be written to soon, to be brought into the cache. There need not be one.
+/// Asks for the first bytes of a page, to be written to soon, to be brought into the cache. There need not be
+/// one.
 #[inline]
 pub(crate) fn prefetch(page: *const Page) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch changes nothing and cannot fault, whatever the address; every x86-64 has the instruction.
+    // SAFETY: a prefetch changes nothing and cannot fault, whatever the address; every x86-64 has the
+    // instruction.
     unsafe {
         use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
         _mm_prefetch::<_MM_HINT_ET0>(page.cast());

@@ -116,7 +116,8 @@ pub(crate) fn parse<Q: Quantity>(text: &str) -> Result<Q, ParseError> {
     u64::try_from(base / scale).map(Q::from_base).map_err(|_| too_large())
 }
 
-/// The shortest text that [`parse`] reads back as the same value, one without a decimal point if there is one.
+/// The shortest text that [`parse`] reads back as the same value, one without a decimal point if there is
+/// one.
 pub(crate) fn shortest<Q: Quantity>(quantity: Q) -> String {
     let base = quantity.base();
     if base == 0 {

@@ -1,10 +1,11 @@
-//! Numbers that a seed repeats, on any machine and in any later version: recorded seeds keep their meaning, which a
-//! crate's generator does not promise. Not for secrets.
+//! Numbers that a seed repeats, on any machine and in any later version: recorded seeds keep their meaning,
+//! which a crate's generator does not promise. Not for secrets.
 
 /// The step of `splitmix64`'s counter.
 pub const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
 
-/// Spreads every bit of the input over the whole output (the finaliser of `splitmix64`; Steele, Lea and Flood, 2014).
+/// Spreads every bit of the input over the whole output (the finaliser of `splitmix64`; Steele, Lea and
+/// Flood, 2014).
 #[inline]
 pub const fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

@@ -1,7 +1,7 @@
 //! `cargo xtask bench instruments`: builds the programs and the benchmark, and runs it.
 //!
-//! The benchmark is `orchestrator/benches/instruments`. It is run here rather than by `cargo bench`, which would
-//! replace its exit code.
+//! The benchmark is `orchestrator/benches/instruments`. It is run here rather than by `cargo bench`, which
+//! would replace its exit code.
 
 use crate::{Failure, command::cargo, dist, ready};
 use clap::{Subcommand, ValueEnum};
@@ -23,8 +23,8 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 enum Subject {
-    /// How good the instruments are: the stressor, what witnesses it, and the links. Exit code: 0 whatever the
-    /// figures are, 2 for bad input, 3 when a part could not measure anything
+    /// How good the instruments are: the stressor, what witnesses it, and the links. Exit code: 0 whatever
+    /// the figures are, 2 for bad input, 3 when a part could not measure anything
     Instruments(Instruments),
 }
 

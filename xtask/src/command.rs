@@ -19,7 +19,8 @@ pub(crate) fn run(command: &mut Command) -> Result<(), Failure> {
     if status.success() { Ok(()) } else { Err(Failure::Reported(exit_code(status))) }
 }
 
-/// Runs commands at the same time, as [`run`] does one, and waits for all; the first in the list that fails counts.
+/// Runs commands at the same time, as [`run`] does one, and waits for all; the first in the list that fails
+/// counts.
 pub(crate) fn run_side_by_side<const N: usize>(commands: [Command; N]) -> Result<(), Failure> {
     let started = commands.map(|mut command| {
         eprintln!("+ {}", shown(&command));

@@ -39,8 +39,8 @@ pub(crate) fn dist() -> Result<Staged, Failure> {
         }
         cargo
     };
-    // Together `testbed` and `netem` share what they depend on. The stressor shares nothing, and is linked on one core,
-    // which leaves the other.
+    // Together `testbed` and `netem` share what they depend on. The stressor shares nothing, and is linked on
+    // one core, which leaves the other.
     let mut stressor = build(Profile::Guest, &["stressor"]);
     // Two progress bars would write over each other.
     stressor.env("CARGO_TERM_PROGRESS_WHEN", "never");

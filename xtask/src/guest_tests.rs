@@ -1,5 +1,5 @@
-//! The programs that tests run in a guest which has nothing else: the program `netem`, its tests that need a kernel,
-//! and an init that runs programs. They are linked statically and put into one directory.
+//! The programs that tests run in a guest which has nothing else: the program `netem`, its tests that need a
+//! kernel, and an init that runs programs. They are linked statically and put into one directory.
 
 use crate::{
     Failure,
@@ -29,7 +29,8 @@ pub(crate) fn stage(workspace: &Workspace) -> Result<PathBuf, Failure> {
         .map_err(|error| format!("cannot create {}: {error}", directory.display()))?;
     let mut cargo = workspace.cargo_static("build", Profile::Release);
     cargo.args(["--message-format", "json-render-diagnostics"]);
-    // `testbed` has none of them. It is named so that dependencies have the features with which `dist` has built them.
+    // `testbed` has none of them. It is named so that dependencies have the features with which `dist` has
+    // built them.
     cargo.args(["-p", "stressor", "-p", "netem", "-p", "testbed"]);
     for (kind, name) in TARGETS {
         cargo.args([&format!("--{kind}"), name]);

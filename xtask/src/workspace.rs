@@ -11,8 +11,8 @@ use std::{
     process::Command,
 };
 
-/// What static programs are compiled with. A guest has no C library, and `testbed` starts itself on other hosts, which
-/// may have an older one.
+/// What static programs are compiled with. A guest has no C library, and `testbed` starts itself on other
+/// hosts, which may have an older one.
 const STATIC: &str = "-C target-feature=+crt-static -C relocation-model=static";
 
 /// A Cargo profile of static programs.
@@ -65,8 +65,8 @@ impl Workspace {
 
     /// Returns a call of cargo that builds static programs.
     ///
-    /// It names the target, which is this machine: procedural macros, which cannot be static, are then built without
-    /// these flags. All calls have the same flags, so they share what they build.
+    /// It names the target, which is this machine: procedural macros, which cannot be static, are then built
+    /// without these flags. All calls have the same flags, so they share what they build.
     pub(crate) fn cargo_static(&self, subcommand: &str, profile: Profile) -> Command {
         let mut command = cargo();
         command.current_dir(&self.root).args([subcommand, "--target", &self.host]);
@@ -89,9 +89,9 @@ fn host() -> Result<String, Failure> {
     Ok(said.trim().to_owned())
 }
 
-/// This package's manifest, by what `cargo run` says as it starts this program. Not by what it said when it was built:
-/// a tree that was copied or renamed with all that is built has programs that cargo takes for fresh, and that would go
-/// on in the old place.
+/// This package's manifest, by what `cargo run` says as it starts this program. Not by what it said when it
+/// was built: a tree that was copied or renamed with all that is built has programs that cargo takes for
+/// fresh, and that would go on in the old place.
 fn manifest(directory: Option<OsString>) -> Result<PathBuf, Failure> {
     let directory = directory.ok_or_else(|| "run this as `cargo xtask`".to_owned())?;
     Ok(Path::new(&directory).join("Cargo.toml"))

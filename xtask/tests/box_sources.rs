@@ -1,4 +1,5 @@
-//! vagrant/box/sources.sh, with an apt of the test's own: its configuration, its state, and archives that are folders.
+//! vagrant/box/sources.sh, with an apt of the test's own: its configuration, its state, and archives that are
+//! folders.
 
 use std::{
     fs,

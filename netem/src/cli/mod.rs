@@ -1,7 +1,7 @@
 //! The program `netem`: its command line, and what each subcommand prints.
 //!
-//! Exit codes: 0 done; 1 something failed; 2 what was asked for cannot be had (a bad value, no such interface,
-//! somebody else's qdisc), and the link is as it was.
+//! Exit codes: 0 done; 1 something failed; 2 what was asked for cannot be had (a bad value, no such
+//! interface, somebody else's qdisc), and the link is as it was.
 
 mod play;
 mod profile_args;
@@ -62,7 +62,8 @@ enum Command {
     Change(Shape),
     /// Let the rate of an interface follow a trace, then leave the interface as it was before.
     ///
-    /// The other options are those of `apply`. SIGINT and SIGTERM end it early. With --json, one object a line.
+    /// The other options are those of `apply`. SIGINT and SIGTERM end it early. With --json, one object a
+    /// line.
     Play(PlayArgs),
     /// Take everything away that was applied to an interface.
     Clear {
@@ -99,7 +100,8 @@ struct MeasureArgs {
     /// The port, by TCP and UDP.
     #[arg(long, default_value_t = 5202)]
     port: u16,
-    /// How long the TCP stream runs alone, to be counted but for its first sixth; it then runs as long beside probes.
+    /// How long the TCP stream runs alone, to be counted but for its first sixth; it then runs as long beside
+    /// probes.
     #[arg(long, default_value = "3s", value_name = "TIME")]
     time: Span,
     /// The interface the path begins with, whose profile is printed beside.
@@ -112,7 +114,8 @@ pub fn command() -> clap::Command {
     Cli::command()
 }
 
-/// Runs the program: parses the arguments of this process, does what they say, prints, and gives the exit code.
+/// Runs the program: parses the arguments of this process, does what they say, prints, and gives the exit
+/// code.
 pub async fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(&cli).await {

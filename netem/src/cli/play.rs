@@ -25,7 +25,8 @@ use units::{BitRate, Span};
 pub(super) struct PlayArgs {
     #[command(flatten)]
     shape: Shape,
-    /// The trace: lines like `250ms 12mbit`, the first at 0s, and a last one like `6s end`; # begins a comment.
+    /// The trace: lines like `250ms 12mbit`, the first at 0s, and a last one like `6s end`; # begins a
+    /// comment.
     trace: PathBuf,
     /// Begin anew whenever the trace has ended, until interrupted.
     #[arg(long)]
@@ -103,7 +104,8 @@ impl Player<'_> {
         Ok(Event::Rate { interface: self.interface, at: *at, rate: profile.rate, in_place })
     }
 
-    /// Plays the trace, whose first rate has just been set, to its end or until a signal comes; which of the two it was.
+    /// Plays the trace, whose first rate has just been set, to its end or until a signal comes; which of the
+    /// two it was.
     async fn follow(
         &self,
         (first, set): (&(Span, Profile), Event<'_>),

@@ -10,10 +10,11 @@
 //! take fewer segments at a time (`IFLA_GSO_MAX_SEGS`). That reaches what is sent from this machine, not what
 //! is forwarded through it.
 //!
-//! Measured between two namespaces over a veth pair shaped by tbf at both ends (Linux 6.18, two idle cores): one TCP
-//! stream carries what the headers leave of 1, 10, 100, 500 and 984 Mbit/s within 0.3 %, of 5 Gbit/s between all of it
-//! and 1.5 % less, as the cores are to be had. Where both cores were overcommitted it fell to 99 to 108 MB/s at
-//! `940mbit` for seconds at a time, with buckets of 4 and 8 ms as well as of 2: presumably the sender waits for a core.
+//! Measured between two namespaces over a veth pair shaped by tbf at both ends (Linux 6.18, two idle cores):
+//! one TCP stream carries what the headers leave of 1, 10, 100, 500 and 984 Mbit/s within 0.3 %, of 5 Gbit/s
+//! between all of it and 1.5 % less, as the cores are to be had. Where both cores were overcommitted it fell
+//! to 99 to 108 MB/s at `940mbit` for seconds at a time, with buckets of 4 and 8 ms as well as of 2:
+//! presumably the sender waits for a core.
 
 mod ingress;
 mod qdisc;
@@ -113,9 +114,9 @@ impl Netlink {
         Ok(Applied::new(&link, &wanted, false))
     }
 
-    /// Changes the profile of an interface while traffic flows. Where the new profile needs the same qdiscs as
-    /// the old one, which is the case unless a rate or the first effect besides a rate comes or goes, no packet
-    /// is lost; else the kernel drops what the old qdiscs hold, and [`Applied::in_place`] is false.
+    /// Changes the profile of an interface while traffic flows. Where the new profile needs the same qdiscs
+    /// as the old one, which is the case unless a rate or the first effect besides a rate comes or goes, no
+    /// packet is lost; else the kernel drops what the old qdiscs hold, and [`Applied::in_place`] is false.
     ///
     /// # Errors
     ///
@@ -128,8 +129,8 @@ impl Netlink {
         self.apply(interface, profile).await
     }
 
-    /// Takes away everything that was applied to an interface, in both directions; the kernel then gives it its
-    /// default qdisc. Returns whether there was anything.
+    /// Takes away everything that was applied to an interface, in both directions; the kernel then gives it
+    /// its default qdisc. Returns whether there was anything.
     ///
     /// # Errors
     ///

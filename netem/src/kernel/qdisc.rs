@@ -14,7 +14,8 @@ use rtnetlink::{
 use serde::{Serialize, Serializer};
 use std::fmt;
 
-/// The name of a qdisc or class, `major:minor` in hexadecimal; a qdisc has no minor. Also a place in the tree.
+/// The name of a qdisc or class, `major:minor` in hexadecimal; a qdisc has no minor. Also a place in the
+/// tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Handle(u32);
 

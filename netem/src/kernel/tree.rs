@@ -2,8 +2,9 @@
 //!
 //! > root: netem (delay line, only where one is needed) -> tbf, or htb with one class (rate)
 //!
-//! A packet is lost and delayed first and meets the bottleneck afterwards, so that the queue of the bottleneck
-//! is exactly what `queue` says: it holds bytes that wait for the rate, and nothing that is merely on its way.
+//! A packet is lost and delayed first and meets the bottleneck afterwards, so that the queue of the
+//! bottleneck is exactly what `queue` says: it holds bytes that wait for the rate, and nothing that is merely
+//! on its way.
 //!
 //! Our qdiscs are known by their handles, 6e60: to 6e62:, or 6e70: to 6e72:. There are two sets so that
 //! one tree can replace another in a single step.
@@ -140,7 +141,8 @@ pub(crate) fn profile_of(qdiscs: &[Qdisc], mtu: u32) -> Option<Profile> {
     Some(profile)
 }
 
-/// The kernel keeps a bucket as a time, in ticks of 64 ns; iproute2 and we round it down to a microsecond before.
+/// The kernel keeps a bucket as a time, in ticks of 64 ns; iproute2 and we round it down to a microsecond
+/// before.
 fn within_a_tick(bytes: u64, wanted: u64, profile: &Profile) -> bool {
     let rounding = profile.rate.map_or(0, |r| r.to_byte_rate().over(Span::from_nanos(1_064)).get());
     bytes.abs_diff(wanted) <= rounding + 2
@@ -276,8 +278,8 @@ mod tests {
         any_profile().prop_filter("validates", |profile| profile.validate().is_ok())
     }
 
-    /// What the kernel would hold of settings: times in whole microseconds and ticks, rates in whole bytes, buckets to
-    /// the nearest of their ticks, no distribution.
+    /// What the kernel would hold of settings: times in whole microseconds and ticks, rates in whole bytes,
+    /// buckets to the nearest of their ticks, no distribution.
     fn held(settings: &Settings, clock: Clock) -> Settings {
         let whole = |span: Span| clock.span(clock.ticks(span));
         let rate = |rate: BitRate| BitRate::new(rate.get() / 8 * 8);

@@ -26,13 +26,13 @@ pub struct Profile {
     /// Which shaper of the kernel enforces the rate.
     #[serde(skip_serializing_if = "is_default")]
     pub shaper: Shaper,
-    /// How much may pass at once after a pause: the depth of the token bucket. By default 2 ms of the rate (above
-    /// 1 Gbit/s 2 ms for each Gbit/s, up to 10 ms), and enough for one unsegmented packet of 64 KiB where that takes
-    /// less than 6 ms; see [`Profile::burst_bytes`].
+    /// How much may pass at once after a pause: the depth of the token bucket. By default 2 ms of the rate
+    /// (above 1 Gbit/s 2 ms for each Gbit/s, up to 10 ms), and enough for one unsegmented packet of 64 KiB
+    /// where that takes less than 6 ms; see [`Profile::burst_bytes`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub burst: Option<Bytes>,
-    /// The queue in front of the bottleneck; what does not fit is dropped at its tail. By default 25 ms of the
-    /// rate or the bandwidth-delay product, whichever is more; see [`Profile::queue_bytes`].
+    /// The queue in front of the bottleneck; what does not fit is dropped at its tail. By default 25 ms of
+    /// the rate or the bandwidth-delay product, whichever is more; see [`Profile::queue_bytes`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue: Option<Bytes>,
     /// One-way delay. At most `4min`.
@@ -248,15 +248,15 @@ impl Profile {
     /// A bucket must hold the largest packet, or the kernel segments it (tbf) or lets the rate overshoot
     /// (htb): 80 KiB is 64 KiB of payload and its headers. Below about 110 Mbit/s that would be a noticeable
     /// burst, so there packets are made smaller before. And a bucket must outlast the time until the kernel
-    /// comes back after a timer, for tokens that do not fit are lost: some 50 us with high-resolution timers on
-    /// an idle machine, milliseconds where all cores are busy. Measured with both cores of a 2-core machine
-    /// busy: 1 ms gave a mean of 102 MB/s at `928mbit`, 2 ms and 4 ms gave 104. (The rule of tc-tbf(8), rate /
-    /// HZ, is about kernels without such timers.)
+    /// comes back after a timer, for tokens that do not fit are lost: some 50 us with high-resolution timers
+    /// on an idle machine, milliseconds where all cores are busy. Measured with both cores of a 2-core
+    /// machine busy: 1 ms gave a mean of 102 MB/s at `928mbit`, 2 ms and 4 ms gave 104. (The rule of
+    /// tc-tbf(8), rate / HZ, is about kernels without such timers.)
     ///
-    /// The bucket must outlast the sender's absences too: TCP keeps about a millisecond of data in the queue, and the
-    /// more CPU time the rate takes, the longer the sender waits for its turn. So it holds 2 ms for each Gbit/s, at
-    /// least 2 and at most 10: at `5gbit`, which took half of that machine's CPU time, 2 ms left 1.3 % missing and 8 ms
-    /// 0.4 %.
+    /// The bucket must outlast the sender's absences too: TCP keeps about a millisecond of data in the queue,
+    /// and the more CPU time the rate takes, the longer the sender waits for its turn. So it holds 2 ms for
+    /// each Gbit/s, at least 2 and at most 10: at `5gbit`, which took half of that machine's CPU time, 2 ms
+    /// left 1.3 % missing and 8 ms 0.4 %.
     pub fn burst_bytes(&self, mtu: u32) -> u64 {
         let rate = self.rate.map_or(0, |r| r.to_byte_rate().get());
         let frame = u64::from(mtu) + HEADER_BYTES;
@@ -273,8 +273,8 @@ impl Profile {
         )
     }
 
-    /// How many segments TCP may hand down as one packet on an interface of this MTU, so that the packet can be
-    /// treated as one; `None` when any number may.
+    /// How many segments TCP may hand down as one packet on an interface of this MTU, so that the packet can
+    /// be treated as one; `None` when any number may.
     pub(crate) fn segments_at_once(&self, mtu: u32) -> Option<u32> {
         if self.per_packet() {
             return Some(1);

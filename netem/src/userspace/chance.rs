@@ -60,8 +60,9 @@ impl Loss {
     }
 }
 
-/// How far a delay deviates, packet by packet, in units of the jitter. Correlated as an autoregressive process
-/// of first order, which keeps mean and variance; the shape of the distribution is kept without correlation.
+/// How far a delay deviates, packet by packet, in units of the jitter. Correlated as an autoregressive
+/// process of first order, which keeps mean and variance; the shape of the distribution is kept without
+/// correlation.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Jitter {
     distribution: Distribution,

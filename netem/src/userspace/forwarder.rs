@@ -1,5 +1,5 @@
-//! One direction at work: a thread that reads packets from one TUN device and writes each to the other when it
-//! is due.
+//! One direction at work: a thread that reads packets from one TUN device and writes each to the other when
+//! it is due.
 
 use super::{
     Lateness, Shared, Statistics,
@@ -110,8 +110,8 @@ impl Forwarder {
 
     /// Until a packet comes, one is due, or somebody wants something. Whether a packet came.
     ///
-    /// For a packet that is alone on the link, it comes back a little early and, asked again, at once until the packet
-    /// is due: so waking does not make it late.
+    /// For a packet that is alone on the link, it comes back a little early and, asked again, at once until
+    /// the packet is due: so waking does not make it late.
     fn wait(&mut self) -> io::Result<bool> {
         let mut fds = [
             PollFd::new(self.from.as_fd(), PollFlags::POLLIN),
@@ -237,8 +237,8 @@ impl Waking {
     }
 }
 
-/// Whole TCP packets of up to 64 KiB where only time matters; single segments where single packets have a fate;
-/// finished checksums where that includes corruption, which a receiver must be able to notice.
+/// Whole TCP packets of up to 64 KiB where only time matters; single segments where single packets have a
+/// fate; finished checksums where that includes corruption, which a receiver must be able to notice.
 fn set_offload(tun: &File, profile: &Profile) -> io::Result<()> {
     let offload = if !profile.corrupt.is_zero() {
         0

@@ -1,5 +1,5 @@
-//! [`Lane`]: what happens to each packet of one direction, and when. Pure arithmetic on times that are given to
-//! it: no clock, no device, so that it is tested as such.
+//! [`Lane`]: what happens to each packet of one direction, and when. Pure arithmetic on times that are given
+//! to it: no clock, no device, so that it is tested as such.
 
 use super::chance::{Event, Jitter, Loss};
 use crate::profile::Profile;
@@ -92,8 +92,8 @@ impl Lane {
         self.profile = profile.clone();
     }
 
-    /// Decides over a packet that arrives `now`, is `frame_bytes` long on the wire, and finds `held` others in
-    /// the delay line.
+    /// Decides over a packet that arrives `now`, is `frame_bytes` long on the wire, and finds `held` others
+    /// in the delay line.
     pub(super) fn arrive(&mut self, now: Nanos, frame_bytes: u64, held: usize) -> Fate {
         if self.loss.happens(&mut self.random) {
             return Fate::Lost;

@@ -1,28 +1,28 @@
 //! The backend `userspace`: a link emulator for kernels without `sch_netem`.
 //!
-//! A link is two TUN devices, one in each network namespace, and an [`Emulator`] between them with a thread for
-//! each direction. A packet meets the bottleneck first (a queue and a rate), then the delay line:
+//! A link is two TUN devices, one in each network namespace, and an [`Emulator`] between them with a thread
+//! for each direction. A packet meets the bottleneck first (a queue and a rate), then the delay line:
 //!
 //! ```text
 //! near tun -> lost? -> queue -> rate -> delay, jitter -> duplicated? corrupted? -> far tun
 //! ```
 //!
-//! Packets cross unsegmented, behind the virtio-net headers of the kernel, wherever only time matters: 64 KiB of
-//! TCP are one packet that takes as long as its 45 frames would. Where single packets have a fate (loss,
-//! duplication, corruption, reordering, jitter), the kernel is told to segment them before, and where they are
-//! corrupted, to finish their checksums, so that the receiver notices.
+//! Packets cross unsegmented, behind the virtio-net headers of the kernel, wherever only time matters: 64 KiB
+//! of TCP are one packet that takes as long as its 45 frames would. Where single packets have a fate (loss,
+//! duplication, corruption, reordering, jitter), the kernel is told to segment them before, and where they
+//! are corrupted, to finish their checksums, so that the receiver notices.
 //!
 //! What it does not do: [`Slots`](crate::Slots). The devices carry IP, not Ethernet (14 bytes are counted for
 //! its header), so they cannot be ports of a bridge. Times are as good as the scheduler: see
 //! [`Statistics::late`]. A queue drops whole unsegmented packets.
 //!
-//! Measured on two idle cores (Linux 6.18): one TCP stream carries what the headers leave of 1, 10 and 100 Mbit/s within
-//! 0.1 %, of 500 and 984 Mbit/s within 0.6 %, of 5 Gbit/s between all of it and 1.5 % less; without a rate 12 to 14
-//! Gbit/s, and then the two threads take 0.8 of a core, 0.2 at 1 Gbit/s. Idle round trips are 0.01 to 0.15 ms longer than
-//! asked for, 0.13 ms without a delay, half of which the two ends take themselves; deliveries are late by 0.03 to 0.16 ms
-//! on average, by more where other programs want the cores. A long link also needs TCP buffers as large
-//! (`net.ipv4.tcp_rmem`, `tcp_wmem` in both namespaces): with the defaults a stream carries 70 MB/s at 40 ms and 33 MB/s at
-//! 80 ms, whatever the link.
+//! Measured on two idle cores (Linux 6.18): one TCP stream carries what the headers leave of 1, 10 and 100
+//! Mbit/s within 0.1 %, of 500 and 984 Mbit/s within 0.6 %, of 5 Gbit/s between all of it and 1.5 % less;
+//! without a rate 12 to 14 Gbit/s, and then the two threads take 0.8 of a core, 0.2 at 1 Gbit/s. Idle round
+//! trips are 0.01 to 0.15 ms longer than asked for, 0.13 ms without a delay, half of which the two ends take
+//! themselves; deliveries are late by 0.03 to 0.16 ms on average, by more where other programs want the
+//! cores. A long link also needs TCP buffers as large (`net.ipv4.tcp_rmem`, `tcp_wmem` in both namespaces):
+//! with the defaults a stream carries 70 MB/s at 40 ms and 33 MB/s at 80 ms, whatever the link.
 
 mod chance;
 mod forwarder;
@@ -62,8 +62,8 @@ impl Tun {
     ///
     /// # Errors
     ///
-    /// [`Error::NotPermitted`] without `CAP_NET_ADMIN`; [`Error::System`] without `/dev/net/tun`, without access
-    /// to it, or when the name is taken.
+    /// [`Error::NotPermitted`] without `CAP_NET_ADMIN`; [`Error::System`] without `/dev/net/tun`, without
+    /// access to it, or when the name is taken.
     pub fn open(name: &str) -> Result<Self> {
         sys::open_tun(name).map(Self).map_err(|source| {
             let doing = format!("make the TUN device {name}");

@@ -1,4 +1,5 @@
-//! A packet as a TUN device gives it: a virtio-net header, then an IP packet that may stand for many segments.
+//! A packet as a TUN device gives it: a virtio-net header, then an IP packet that may stand for many
+//! segments.
 
 use crate::ethernet;
 
@@ -9,7 +10,8 @@ pub(super) const LARGEST_BYTES: usize = HEADER_BYTES + 65_536;
 
 const VIRTIO_NET_HDR_GSO_NONE: u8 = 0;
 
-/// How many bytes a packet takes on an Ethernet, without preamble, check sequence and gap, and how many frames.
+/// How many bytes a packet takes on an Ethernet, without preamble, check sequence and gap, and how many
+/// frames.
 ///
 /// A packet that is to be segmented has its headers repeated for each segment, as the kernel counts it, too.
 pub(super) fn on_the_wire(packet: &[u8]) -> (u64, u64) {

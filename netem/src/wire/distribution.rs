@@ -63,7 +63,8 @@ fn normal_quantiles() -> Vec<f64> {
     quantiles.into_iter().step_by(4).take(ENTRIES).collect()
 }
 
-/// Draws a deviation in units of the standard deviation from a table, given 32 random bits, as the kernel does.
+/// Draws a deviation in units of the standard deviation from a table, given 32 random bits, as the kernel
+/// does.
 pub(crate) fn draw(distribution: Distribution, random: u32) -> f64 {
     match distribution {
         Distribution::Uniform => f64::from(random) / f64::from(u32::MAX) * 2.0 - 1.0,

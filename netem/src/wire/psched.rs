@@ -32,8 +32,8 @@ impl Clock {
     ///
     /// # Errors
     ///
-    /// When `/proc/net/psched` cannot be read or is not in its usual form; it is there wherever the kernel has
-    /// traffic control and `/proc` is mounted.
+    /// When `/proc/net/psched` cannot be read or is not in its usual form; it is there wherever the kernel
+    /// has traffic control and `/proc` is mounted.
     pub fn of_kernel() -> io::Result<Self> {
         let text = fs::read_to_string("/proc/net/psched")?;
         Self::parse(&text).ok_or_else(|| {
@@ -47,8 +47,8 @@ impl Clock {
         (tick_nanos > 0).then_some(Self { tick_nanos })
     }
 
-    /// A time in ticks, rounded down as iproute2 does: to a microsecond, then to a tick. Saturates at 2^32 - 1
-    /// ticks, about 274 s.
+    /// A time in ticks, rounded down as iproute2 does: to a microsecond, then to a tick. Saturates at 2^32 -
+    /// 1 ticks, about 274 s.
     pub fn ticks(self, time: Span) -> u32 {
         let micros = time.as_nanos() / 1_000;
         u32::try_from(micros.saturating_mul(1_000) / self.tick_nanos).unwrap_or(u32::MAX)

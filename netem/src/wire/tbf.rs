@@ -27,15 +27,17 @@ impl Tbf {
     /// The kind as the kernel names it.
     pub const KIND: &'static str = "tbf";
 
-    /// The content of `TCA_OPTIONS`: `struct tc_tbf_qopt` (rate, peak rate, limit, bucket in ticks, MTU of the
-    /// peak rate), the bucket in bytes, the rate in 64 bits where 32 do not hold it, and the table of times.
+    /// The content of `TCA_OPTIONS`: `struct tc_tbf_qopt` (rate, peak rate, limit, bucket in ticks, MTU of
+    /// the peak rate), the bucket in bytes, the rate in 64 bits where 32 do not hold it, and the table of
+    /// times.
     pub fn encode(&self, clock: Clock) -> Vec<u8> {
         let rate = self.rate.to_byte_rate().get();
         let word = |bytes: Bytes| u32::try_from(bytes.get()).unwrap_or(u32::MAX);
         let mut parameters = Writer::default();
         ratespec(&mut parameters, rate);
         parameters.words(&[0; 3]);
-        // Where the rate exceeds 32 bits, so does iproute2's idea of this one; the kernel takes TCA_TBF_BURST.
+        // Where the rate exceeds 32 bits, so does iproute2's idea of this one; the kernel takes
+        // TCA_TBF_BURST.
         let bucket = clock.transmission_ticks(rate.min(u32::MAX.into()), self.burst.get());
         parameters.words(&[word(self.limit), bucket, 0]);
 

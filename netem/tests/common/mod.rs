@@ -4,7 +4,8 @@
 use netem::{Error, Namespace, Netlink};
 use std::{net::Ipv4Addr, os::fd::AsFd, process::Command};
 
-/// The environment variable that names the program `netem`, where the tests run elsewhere than they were built.
+/// The environment variable that names the program `netem`, where the tests run elsewhere than they were
+/// built.
 const PROGRAM: &str = "NETEM_PROGRAM";
 
 /// The program `netem`, to be given arguments.

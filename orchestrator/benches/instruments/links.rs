@@ -253,8 +253,8 @@ async fn loss_of(setting: &Setting, backend: Backend, asked: &str) -> Result<Vec
     ])
 }
 
-/// How often an event of probability `part` (below 1) happens in `count` trials: the narrowest bounds with at most
-/// 1 in 2000 below and as many above.
+/// How often an event of probability `part` (below 1) happens in `count` trials: the narrowest bounds with at
+/// most 1 in 2000 below and as many above.
 fn binomial_bounds(count: u64, part: f64) -> (u64, u64) {
     const TAIL: f64 = 0.0005;
     // In logarithms: the probability of no event at all is too small for a number.

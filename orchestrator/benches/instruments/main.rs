@@ -1,7 +1,7 @@
 //! `cargo xtask bench instruments`: how good the project's instruments are, on the machine it runs on.
 //!
-//! Three parts: the stressor (what it was asked for against what it achieved, on the host and in a guest, beside
-//! `mm_dirty`), the independent witness of what is dirtied in a guest, and the links. Each line says
+//! Three parts: the stressor (what it was asked for against what it achieved, on the host and in a guest,
+//! beside `mm_dirty`), the independent witness of what is dirtied in a guest, and the links. Each line says
 //! what is wanted and what was got. It is a benchmark and not a test: the exit code is 0 whatever the figures
 //! are, 2 for bad input, and 3 when a part could not measure anything.
 //!

@@ -1,9 +1,10 @@
-//! A process that dirties memory in order, watched from outside: how far it has come, by what its memory holds.
+//! A process that dirties memory in order, watched from outside: how far it has come, by what its memory
+//! holds.
 //!
-//! Both the stressor (content `increment`) and `mm_dirty` count in the first word of a page how often they have
-//! written it. In sequential order the pages before the writer's place have been written once more than those
-//! behind it. So a search by halves of `/proc/PID/mem`, some 16 reads of 8 bytes, finds how many pages have been
-//! written since the start, to the page, without the process's help and in some 20 us.
+//! Both the stressor (content `increment`) and `mm_dirty` count in the first word of a page how often they
+//! have written it. In sequential order the pages before the writer's place have been written once more than
+//! those behind it. So a search by halves of `/proc/PID/mem`, some 16 reads of 8 bytes, finds how many pages
+//! have been written since the start, to the page, without the process's help and in some 20 us.
 
 use crate::{Result, windows::Sample};
 use nix::{
@@ -29,7 +30,8 @@ pub(crate) enum Counter {
 }
 
 impl Counter {
-    /// Whether a page looks as if it had such a counter, and not like one of the process's own that lies beside them.
+    /// Whether a page looks as if it had such a counter, and not like one of the process's own that lies
+    /// beside them.
     fn is_in(self, page: &[u8; PAGE as usize]) -> bool {
         let words = || page[8..].chunks(8).map(|word| word != [0; 8]);
         match self {
@@ -47,15 +49,16 @@ pub(crate) struct Watched {
     mask: u64,
     /// What each page's counter was before the first write.
     origin: Vec<u64>,
-    /// The counter of the first page when it was last looked at, and how often it was written by then, one more
-    /// so that it is never 0.
+    /// The counter of the first page when it was last looked at, and how often it was written by then, one
+    /// more so that it is never 0.
     first_page: u64,
     passes: u64,
 }
 
 const PAGE: u64 = stressor::workload::PAGE_BYTES;
 
-/// How long a sample may take. Usually it takes some microseconds; the writer can be met in mid-page a few times.
+/// How long a sample may take. Usually it takes some microseconds; the writer can be met in mid-page a few
+/// times.
 const SAMPLE_LIMIT: Duration = Duration::from_secs(1);
 
 impl Watched {
@@ -123,8 +126,8 @@ impl Watched {
                 if self.writes(middle)? == first { written = middle } else { not_written = middle }
             }
             let after_ns = monotonic_ns();
-            // A page that is being written as a whole holds noise where its counter is, for a moment: elsewhere it
-            // counts as not written yet, at the first page it says nothing.
+            // A page that is being written as a whole holds noise where its counter is, for a moment:
+            // elsewhere it counts as not written yet, at the first page it says nothing.
             let advance = first.wrapping_sub(self.first_page) & self.mask;
             let is_count = u32::try_from(advance).is_ok();
             // Else it began anew meanwhile, and what was found means nothing.
@@ -177,8 +180,8 @@ fn anonymous_mappings(pid: u32) -> Result<Vec<(u64, u64)>> {
     Ok(maps.lines().filter_map(mapping).collect())
 }
 
-/// Keeps the calling thread, and what it starts from then on, on the last CPU: the stressor pins its first thread
-/// to the first one.
+/// Keeps the calling thread, and what it starts from then on, on the last CPU: the stressor pins its first
+/// thread to the first one.
 pub(crate) fn keep_to_last_cpu() {
     let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
     let last = (0..CpuSet::count()).rfind(|&cpu| allowed.is_set(cpu).unwrap_or(false));

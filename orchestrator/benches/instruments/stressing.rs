@@ -1,8 +1,9 @@
-//! The stressor: what was asked for against what it achieved, on the host and in a guest; `mm_dirty` beside it.
+//! The stressor: what was asked for against what it achieved, on the host and in a guest; `mm_dirty` beside
+//! it.
 //!
 //! On the host both programs are watched from outside (see [`crate::memory`]). In a guest the stressor's own
-//! telemetry is taken, every 10 ms by the guest's clock; that its count is true is shown on the host, where it
-//! must equal what the memory holds, to the page, and by the witness.
+//! telemetry is taken, every 10 ms by the guest's clock; that its count is true is shown on the host, where
+//! it must equal what the memory holds, to the page, and by the witness.
 
 use crate::{
     Result, Setting, cpu,

@@ -2,15 +2,15 @@
 //!
 //! Three witnesses, because none does everything:
 //!
-//! - `calc-dirty-rate` in the mode dirty-bitmap counts pages where KVM hands its log over. Under TCG nothing is
-//!   handed over, and QEMU reports 0 (10.0). It reports whole MiB/s, rounded down.
-//! - `calc-dirty-rate` in the mode page-sampling compares checksums of randomly chosen pages, under any accelerator.
-//!   It is as good as its sample: at most 16384 pages in a GiB.
-//! - Two images of the guest's memory (`pmemsave`), taken while the stressor is stopped, compared page by page:
-//!   exact, under any accelerator, and by no mechanism the stressor or its pacing has a part in.
+//! - `calc-dirty-rate` in the mode dirty-bitmap counts pages where KVM hands its log over. Under TCG nothing
+//!   is handed over, and QEMU reports 0 (10.0). It reports whole MiB/s, rounded down.
+//! - `calc-dirty-rate` in the mode page-sampling compares checksums of randomly chosen pages, under any
+//!   accelerator. It is as good as its sample: at most 16384 pages in a GiB.
+//! - Two images of the guest's memory (`pmemsave`), taken while the stressor is stopped, compared page by
+//!   page: exact, under any accelerator, and by no mechanism the stressor or its pacing has a part in.
 //!
-//! The working set is larger than what is dirtied in the time, so that no page counts twice for the stressor and
-//! once for the witness.
+//! The working set is larger than what is dirtied in the time, so that no page counts twice for the stressor
+//! and once for the witness.
 
 use crate::{
     Result, Setting,

@@ -28,14 +28,14 @@ pub(super) struct LabCommand {
 enum What {
     /// Show the runs that are under way: their nodes, interfaces, what shapes them, and the QEMUs
     ///
-    /// For hosts, also whether each answers, and what it has; the exit code is 3 when one does not. An ordinary user sees
-    /// their own runs on this machine, root everybody's.
+    /// For hosts, also whether each answers, and what it has; the exit code is 3 when one does not. An
+    /// ordinary user sees their own runs on this machine, root everybody's.
     Status(StatusArgs),
     /// Open a shell in a node of the run that is under way, or run a command there
     ///
-    /// On this machine, when no run is under way, it starts a lab of three nodes that lasts as long as the shell; the
-    /// options of the link shape it. On hosts, when none is under way, the shell is on the host itself, as root. The
-    /// exit code is the command's.
+    /// On this machine, when no run is under way, it starts a lab of three nodes that lasts as long as the
+    /// shell; the options of the link shape it. On hosts, when none is under way, the shell is on the host
+    /// itself, as root. The exit code is the command's.
     #[command(after_help = EXAMPLES)]
     Shell(Box<ShellArgs>),
 }

@@ -97,8 +97,8 @@ impl SelectionArgs {
 /// Which lab is used.
 #[derive(Debug, Args)]
 struct LabArgs {
-    /// The nodes: `local`, namespaces of this machine; `vagrant`, the machines of the Vagrantfile here, in `vagrant/`
-    /// or where `VAGRANT_CWD` says; or the file of an inventory, hosts that are reached by SSH
+    /// The nodes: `local`, namespaces of this machine; `vagrant`, the machines of the Vagrantfile here, in
+    /// `vagrant/` or where `VAGRANT_CWD` says; or the file of an inventory, hosts that are reached by SSH
     #[arg(long, value_name = "LAB", default_value = "local")]
     lab: String,
 }

@@ -1,4 +1,5 @@
-//! A migration that is a script: a driver without a hypervisor, and a guest that speaks the stressor's protocol.
+//! A migration that is a script: a driver without a hypervisor, and a guest that speaks the stressor's
+//! protocol.
 //!
 //! Time is the runtime's, so a test that pauses it runs in no time and gets the same figures every time.
 

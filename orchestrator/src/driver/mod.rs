@@ -1,8 +1,9 @@
 //! What runs a guest at both ends of a migration and migrates it.
 //!
-//! A [`Driver`] is all that an attempt knows of a hypervisor. It does what it is told and says what it sees; when to act
-//! and when to give up is decided above it, by a [`crate::mode`]. [`qemu`] drives two QEMUs through QMP.
-//! [`control_port`] is the conversation with the stressor in the guest, which every driver offers for either end.
+//! A [`Driver`] is all that an attempt knows of a hypervisor. It does what it is told and says what it sees;
+//! when to act and when to give up is decided above it, by a [`crate::mode`]. [`qemu`] drives two QEMUs
+//! through QMP. [`control_port`] is the conversation with the stressor in the guest, which every driver
+//! offers for either end.
 
 use crate::{
     matrix::Migrate,
@@ -27,23 +28,23 @@ pub mod qemu;
 
 /// The two ends of one migration, from their start to their end.
 ///
-/// The calls come in the order in which they stand here; [`Driver::end`] comes last, whatever has failed before it, and
-/// even if nothing has been started.
+/// The calls come in the order in which they stand here; [`Driver::end`] comes last, whatever has failed
+/// before it, and even if nothing has been started.
 #[expect(async_fn_in_trait, reason = "the whole program runs on one thread, so no future has to be `Send`")]
 pub trait Driver {
     /// Starts both ends. Afterwards the guest is about to run at the source, and the destination is up.
     async fn start(&mut self) -> Result<(), Error>;
 
-    /// The conversation with the stressor in the guest, through one end. At the destination it is silent until the
-    /// guest runs there.
+    /// The conversation with the stressor in the guest, through one end. At the destination it is silent
+    /// until the guest runs there.
     ///
     /// # Errors
     ///
     /// Before [`Driver::start`].
     fn control_port(&self, end: End) -> Result<&ControlPort, Error>;
 
-    /// Waits until an end ends by itself, and says which and why. Never returns for an end that may end, such as a
-    /// destination whose migration has been cancelled.
+    /// Waits until an end ends by itself, and says which and why. Never returns for an end that may end, such
+    /// as a destination whose migration has been cancelled.
     async fn ended(&self) -> Error;
 
     /// Sets both ends up for a migration with these settings, and has the destination listen.
@@ -123,8 +124,8 @@ pub enum State {
 /// How long an end may take to die after something about it failed, so that its last words are known.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// Does some work with running ends, which fails as soon as `ended` returns. When the work fails, an end that ends
-/// shortly afterwards is taken to be the reason.
+/// Does some work with running ends, which fails as soon as `ended` returns. When the work fails, an end that
+/// ends shortly afterwards is taken to be the reason.
 pub async fn unless_ended<T, E: From<D>, D, F: Future<Output = D>>(
     ended: impl Fn() -> F,
     work: impl Future<Output = Result<T, E>>,

@@ -81,7 +81,8 @@ pub(super) fn vmlinux(name: &str, kind: u32) -> Vec<u8> {
     bytes
 }
 
-/// The payload of a bzImage: packed, and the size of what it is followed by, unless the format ends with that.
+/// The payload of a bzImage: packed, and the size of what it is followed by, unless the format ends with
+/// that.
 pub(super) fn payload(format: Format, plain: &[u8]) -> Vec<u8> {
     let (_, pack) = PACKERS.into_iter().find(|(candidate, _)| *candidate == format).unwrap();
     let mut bytes = pack(plain);

@@ -1,8 +1,8 @@
 //! The guest's file system: an archive in the kernel's own format (newc), unpacked by it at boot.
 //!
 //! It holds the stressor, or another program, as `/init`, the modules it loads with their order in
-//! `/modules/order`, the directories it mounts on, the console the kernel opens for it, what other programs it
-//! may run in `/programs`, and nothing else. The same inputs give the same bytes.
+//! `/modules/order`, the directories it mounts on, the console the kernel opens for it, what other programs
+//! it may run in `/programs`, and nothing else. The same inputs give the same bytes.
 
 use super::modules::Module;
 use cpio::newc::{Builder, trailer};

@@ -39,8 +39,8 @@ pub enum KernelChoice {
 }
 
 impl KernelChoice {
-    /// What `--kernel` and `--modules` say together. The directory counts only where the kernel is a path: the
-    /// others have modules of their own.
+    /// What `--kernel` and `--modules` say together. The directory counts only where the kernel is a path:
+    /// the others have modules of their own.
     pub fn from_options(kernel: Option<&str>, modules: Option<&Path>) -> Self {
         let Ok(choice) = kernel.unwrap_or("auto").parse();
         match choice {

@@ -1,9 +1,9 @@
 //! The files a guest boots from: a kernel and an initramfs that holds the stressor.
 //!
-//! [`prepare`] finds a kernel with its virtio modules, decompresses it (see [`Boot`]), builds the archive, and
-//! keeps both in the user's cache under the digest of what they are made from, so that they are made once per
-//! kernel and stressor. It changes nothing outside the cache, downloads nothing and needs no root; [`adopt`]
-//! is how `testbed setup` puts a kernel into the cache for it.
+//! [`prepare`] finds a kernel with its virtio modules, decompresses it (see [`Boot`]), builds the archive,
+//! and keeps both in the user's cache under the digest of what they are made from, so that they are made once
+//! per kernel and stressor. It changes nothing outside the cache, downloads nothing and needs no root;
+//! [`adopt`] is how `testbed setup` puts a kernel into the cache for it.
 
 mod cache;
 mod compress;
@@ -109,8 +109,8 @@ fn prepare_on(
 pub struct Contents<'a> {
     /// The program that the kernel starts; it must be static.
     pub init: &'a Path,
-    /// The modules it is to load. They and what they depend on are in `/modules`; `/modules/order` names them in
-    /// the order to load them.
+    /// The modules it is to load. They and what they depend on are in `/modules`; `/modules/order` names them
+    /// in the order to load them.
     pub modules: &'a [&'a str],
     /// Programs for `/programs`, by their file names; they must be static.
     pub programs: &'a [&'a Path],
@@ -207,8 +207,8 @@ pub(crate) fn find_kernel_below(
     Ok(KernelFound { image, release, source })
 }
 
-/// Copies a kernel into the cache, with its configuration, the modules a guest needs and those of [`LINKS`] that it
-/// has, and makes it the one that [`KernelChoice::Auto`] finds. Returns its release.
+/// Copies a kernel into the cache, with its configuration, the modules a guest needs and those of [`LINKS`]
+/// that it has, and makes it the one that [`KernelChoice::Auto`] finds. Returns its release.
 ///
 /// # Errors
 /// When that is no kernel, when modules are missing, or when the cache cannot be written.

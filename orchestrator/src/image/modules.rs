@@ -1,8 +1,8 @@
 //! Which kernel modules the guest loads, and in which order.
 //!
-//! The guest needs three drivers ([`NEEDED`]); everything else is what those depend on. A kernel in the cache keeps
-//! those for links ([`LINKS`]) besides, for guests with another purpose than a migration. Dependencies come
-//! from `modules.dep` where depmod has made one, else from what the modules say of themselves (a package
+//! The guest needs three drivers ([`NEEDED`]); everything else is what those depend on. A kernel in the cache
+//! keeps those for links ([`LINKS`]) besides, for guests with another purpose than a migration. Dependencies
+//! come from `modules.dep` where depmod has made one, else from what the modules say of themselves (a package
 //! unpacked and not installed has no `modules.dep`). What is built into the kernel is left out.
 
 use super::{Error, compress, elf};

@@ -5,8 +5,9 @@
 //! from QEMU's start to the stressor's first line, with Debian's cloud kernel under TCG, 0.4 s. Decompressed
 //! here instead, once, and given to QEMU as the ELF file it is, the same guest took 2.12 s.
 //!
-//! QEMU starts an ELF file where a note in it says (PVH), which kernels have that are built with `CONFIG_PVH`.
-//! An image whose kernel has no such note, or that cannot be decompressed here, is booted as it is.
+//! QEMU starts an ELF file where a note in it says (PVH), which kernels have that are built with
+//! `CONFIG_PVH`. An image whose kernel has no such note, or that cannot be decompressed here, is booted as it
+//! is.
 
 use super::{compress::Format, elf};
 

@@ -1,8 +1,8 @@
 //! What there is on a host: its own means, and the nodes of runs in progress, seen from outside.
 //!
-//! What is in a node's namespaces is read by a process that enters them and ends. Nothing is changed, and nothing is
-//! asked of the run. On another host, the same program says the same through SSH ([`crate::lab::hosts::ssh`]). An
-//! ordinary user sees their own runs only, root everybody's.
+//! What is in a node's namespaces is read by a process that enters them and ends. Nothing is changed, and
+//! nothing is asked of the run. On another host, the same program says the same through SSH
+//! ([`crate::lab::hosts::ssh`]). An ordinary user sees their own runs only, root everybody's.
 
 use super::processes::{self, Seen};
 use crate::{

@@ -1,13 +1,13 @@
 //! The processes of nodes on this host, found in `/proc`.
 //!
-//! A run's nodes have no names outside and keep no list of themselves. They are known by the words that this program
-//! starts them with: `testbed node --inside ... --name compute1 --run 4711`. A run is named by its orchestrator's
-//! process, and on other hosts than that one's by `4711@host`.
+//! A run's nodes have no names outside and keep no list of themselves. They are known by the words that this
+//! program starts them with: `testbed node --inside ... --name compute1 --run 4711`. A run is named by its
+//! orchestrator's process, and on other hosts than that one's by `4711@host`.
 //!
-//! A lab starts and ends one process after the other. A node whose parent or orchestrator has ended is about to be
-//! killed by the kernel and is not listed. Whether a lab is complete, its nodes say by their processes' names
-//! ([`READY`]); [`Stage`] tells where a run's lab is, and [`nodes`] reads again for a while until what it shows is of
-//! one moment.
+//! A lab starts and ends one process after the other. A node whose parent or orchestrator has ended is about
+//! to be killed by the kernel and is not listed. Whether a lab is complete, its nodes say by their processes'
+//! names ([`READY`]); [`Stage`] tells where a run's lab is, and [`nodes`] reads again for a while until what
+//! it shows is of one moment.
 
 use super::observe::{Interface, interfaces_in};
 use crate::{
@@ -92,8 +92,8 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// The stage of the run with these nodes. On other hosts than its orchestrator's it has nodes that are not among
-    /// them.
+    /// The stage of the run with these nodes. On other hosts than its orchestrator's it has nodes that are
+    /// not among them.
     pub fn of(nodes: &[&NodeProcess]) -> Self {
         if nodes.iter().any(|node| !node.ready) {
             return Self::Starting;
@@ -170,8 +170,8 @@ fn read(pid: u32) -> Option<NodeProcess> {
     let (name, run, remote) = node_words(&words(pid)?)?;
     let us = geteuid();
     let owner = fs::metadata(format!("/proc/{pid}")).ok()?.uid();
-    // Words prove nothing. What root enters as root was made by root; what it enters in somebody's user namespace, it
-    // enters as that user.
+    // Words prove nothing. What root enters as root was made by root; what it enters in somebody's user
+    // namespace, it enters as that user.
     let ours =
         owner == us.as_raw() || us.is_root() && !isolate::is_in_our_user_namespace(pid).unwrap_or(true);
     ours.then_some(())?;
@@ -206,8 +206,8 @@ fn is_outside(words: &[String]) -> bool {
     words.get(1).is_some_and(|command| command == "node") && !words.iter().any(|word| word == "--inside")
 }
 
-/// Returns the words that a process was started with; nothing of the kernel's own processes, and of those that are
-/// ending: the kernel takes their memory, which has the words, before their namespaces.
+/// Returns the words that a process was started with; nothing of the kernel's own processes, and of those
+/// that are ending: the kernel takes their memory, which has the words, before their namespaces.
 fn words(pid: u32) -> Option<Vec<String>> {
     let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let line = line.strip_suffix(b"\0")?;
@@ -232,8 +232,8 @@ impl Status {
         Some(Self { parent: last("PPid:")?, own_number: last("NSpid:")? })
     }
 
-    /// Returns who is above the node whose serving process this is. `run` is the run's name where the orchestrator is on
-    /// this host.
+    /// Returns who is above the node whose serving process this is. `run` is the run's name where the
+    /// orchestrator is on this host.
     fn ancestry(&self, run: Option<&str>) -> Option<Ancestry> {
         if self.parent == 0 {
             return Some(Ancestry::OutOfSight);

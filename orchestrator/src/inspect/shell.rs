@@ -109,8 +109,8 @@ enum Entered {
 }
 
 impl Shell<'_> {
-    /// Runs the program on this machine, in a node of the run that is meant, or of a lab of its own where none is in
-    /// progress, which `notice` is told. Returns the program's exit code.
+    /// Runs the program on this machine, in a node of the run that is meant, or of a lab of its own where
+    /// none is in progress, which `notice` is told. Returns the program's exit code.
     pub async fn on_this_machine(&self, notice: impl Fn(&str)) -> Result<u8, Error> {
         self.link.validate().map_err(|error| Error::Link(error.to_string()))?;
         let deadline = Instant::now() + STARTING;
@@ -173,8 +173,8 @@ impl Shell<'_> {
         Ok(place.visit(self.node, process.map(|process| process.pid), self.program, terminal))
     }
 
-    /// Returns the node that is meant, by a `look` at those that there are, as soon as its lab is complete; nothing
-    /// where no run is in progress.
+    /// Returns the node that is meant, by a `look` at those that there are, as soon as its lab is complete;
+    /// nothing where no run is in progress.
     async fn choose(
         &self,
         look: impl AsyncFn() -> Result<Vec<NodeProcess>, Error>,
@@ -236,7 +236,8 @@ pub enum NotOne {
     },
 }
 
-/// Returns the node of this name, of the run that is named or is the only one; none where no run is under way.
+/// Returns the node of this name, of the run that is named or is the only one; none where no run is under
+/// way.
 fn pick<'a>(
     nodes: &'a [NodeProcess],
     node: &str,
@@ -288,7 +289,8 @@ impl<'a> Place<'a> {
         Ok(seen.nodes.into_iter().map(|seen| seen.process).filter(|process| process.remote).collect())
     }
 
-    /// The command that brings a program there, into the node of this name, or onto the host itself without a process.
+    /// The command that brings a program there, into the node of this name, or onto the host itself without a
+    /// process.
     fn visit(&self, node: &str, pid: Option<u32>, program: &[OsString], terminal: bool) -> Command {
         let visit = Visit { node: node.into(), pid, remote: true, program: program.to_vec() };
         self.way.host(self.host).visit(&self.program, &visit, terminal)

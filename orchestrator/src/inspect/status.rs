@@ -37,7 +37,8 @@ pub struct HostStatus {
 /// A run that is under way.
 #[derive(Debug, Serialize)]
 pub struct RunStatus {
-    /// Its name: the number of its orchestrator's process, and on other hosts than that one's the host's name too.
+    /// Its name: the number of its orchestrator's process, and on other hosts than that one's the host's name
+    /// too.
     pub run: String,
     /// What its orchestrator was started as, where that is on this host.
     pub command: Option<String>,

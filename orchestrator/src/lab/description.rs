@@ -17,8 +17,8 @@ pub struct Description {
     pub source: Facts,
     /// What the destination node said of itself.
     pub destination: Facts,
-    /// How far away the nodes are from the orchestrator, whose clock takes all times. Absent in results of older
-    /// versions.
+    /// How far away the nodes are from the orchestrator, whose clock takes all times. Absent in results of
+    /// older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub round_trips: Option<RoundTrips>,
 }
@@ -35,8 +35,8 @@ impl Description {
         backend(settings, kernels, self.source.no_emulator.as_deref())
     }
 
-    /// What the lab lacks for a migration with these settings, in words, if it lacks anything for any link that
-    /// the migration meets.
+    /// What the lab lacks for a migration with these settings, in words, if it lacks anything for any link
+    /// that the migration meets.
     pub fn lacks(&self, settings: &Settings) -> Option<String> {
         self.backend(settings).err()
     }

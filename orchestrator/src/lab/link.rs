@@ -29,11 +29,11 @@ impl Link<'_> {
         self.lab.destination.end(self.backend).address
     }
 
-    /// Shapes the link alike in both directions. Packets that are under way are not lost, so that this can be done in
-    /// mid-migration.
+    /// Shapes the link alike in both directions. Packets that are under way are not lost, so that this can be
+    /// done in mid-migration.
     ///
-    /// At both ends of a link with a delay, TCP's buffers may grow to [`tcp_buffers::ROUND_TRIPS`], and in any case as
-    /// far as the kernel has it. Where that is refused, a long link carries less than its rate.
+    /// At both ends of a link with a delay, TCP's buffers may grow to [`tcp_buffers::ROUND_TRIPS`], and in
+    /// any case as far as the kernel has it. Where that is refused, a long link carries less than its rate.
     pub async fn shape(&self, profile: &Profile) -> Result<LinkSetting, NodeError> {
         let Lab { source, destination, .. } = self.lab;
         let shape = async |compute: &Compute| {

@@ -13,12 +13,13 @@
 //! ```
 //!
 //! There are two links to migrate over. An attempt uses the one that the kernel shapes, unless its link needs
-//! something that the kernel lacks and the emulator has: [`Description::backend`] decides. The emulated link is
-//! made when an attempt first needs it.
+//! something that the kernel lacks and the emulator has: [`Description::backend`] decides. The emulated link
+//! is made when an attempt first needs it.
 //!
 //! The addresses come from the ranges reserved for documentation (RFC 5737): they exist inside the lab only.
 //!
-//! [`topology`] has the names and addresses. [`local`] makes the nodes on this machine, [`hosts`] on other machines.
+//! [`topology`] has the names and addresses. [`local`] makes the nodes on this machine, [`hosts`] on other
+//! machines.
 
 use crate::{
     matrix::Settings,
@@ -144,15 +145,16 @@ pub struct Lab {
     pub description: Description,
     /// Whether the emulated link has been made.
     emulated: OnceCell<()>,
-    /// The process in whose network namespace the destination's end of it is to be, where that is on this machine.
+    /// The process in whose network namespace the destination's end of it is to be, where that is on this
+    /// machine.
     destination_pid: Option<u32>,
     /// The local node processes, or those that lead to nodes elsewhere; they end with the lab.
     processes: [Child; 3],
 }
 
 impl Lab {
-    /// A lab of these nodes. The emulated link's far end is to be in the network namespace of `destination_pid`, where
-    /// that is on this machine.
+    /// A lab of these nodes. The emulated link's far end is to be in the network namespace of
+    /// `destination_pid`, where that is on this machine.
     fn new(
         controller: Node,
         [source, destination]: [Compute; 2],

@@ -39,8 +39,8 @@ pub(crate) struct Refused {
     pub(crate) refusal: Refusal,
 }
 
-/// What is read as if it had not been written: parts of one value, each told by where in memory it is, since a
-/// path would have to be made for whatever is not skipped.
+/// What is read as if it had not been written: parts of one value, each told by where in memory it is, since
+/// a path would have to be made for whatever is not skipped.
 #[derive(Debug, Default)]
 pub(crate) struct Skipped(HashSet<*const Value>);
 

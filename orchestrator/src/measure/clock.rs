@@ -45,8 +45,8 @@ const ACCURACY_S: f64 = 0.005;
 
 /// The time that the guest's clock lost between the last of `before` and the first of `after`, in seconds.
 ///
-/// `None` with fewer than two stretches of 0.4 s before or less than one after, or when the clock seems to have
-/// gained time: then the clock's drift, or its offset, would be a guess.
+/// `None` with fewer than two stretches of 0.4 s before or less than one after, or when the clock seems to
+/// have gained time: then the clock's drift, or its offset, would be a guess.
 pub fn time_lost_s(before: &[Reading], after: &[Reading]) -> Option<f64> {
     let minima = least_offsets(before);
     let [first, .., last] = minima[..] else { return None };

@@ -19,7 +19,8 @@ pub struct LinkSetting {
 /// What one end of a link was set to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EndSetting {
-    /// What shapes its packets, from the root down; nothing where nothing does. The emulator has the same for both ends.
+    /// What shapes its packets, from the root down; nothing where nothing does. The emulator has the same for
+    /// both ends.
     pub tree: Vec<String>,
     /// Why TCP's buffers could not be given the size that the link takes; absent where they have it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,9 +1,9 @@
 //! The stall detector: will this migration, as it goes, end before its deadline?
 //!
 //! While bandwidth `B` exceeds the dirty rate `R`, a pass that starts with `X` bytes takes `X / B` and leaves
-//! `X R / B`, so that what remains falls by `B - R` per second: a straight line over time. Otherwise each pass
-//! starts with the whole working set again. A migration is called stalled only when both are so over its most
-//! recent passes, [`MIN_PASSES`] of them over at least [`MIN_WINDOW_MS`]:
+//! `X R / B`, so that what remains falls by `B - R` per second: a straight line over time. Otherwise each
+//! pass starts with the whole working set again. A migration is called stalled only when both are so over its
+//! most recent passes, [`MIN_PASSES`] of them over at least [`MIN_WINDOW_MS`]:
 //!
 //! - every pass starts at the level of the largest of them ([`LEVEL`]): one pass below it would show that the
 //!   link can outrun the load;

@@ -3,8 +3,8 @@
 use netem::Profile;
 use units::BitRate;
 
-/// How many round trips' worth of data TCP's buffers may hold at both ends of a link with a delay: one round trip
-/// under way and one in the queue of the link, and twice that, for Linux gives half of a buffer to data.
+/// How many round trips' worth of data TCP's buffers may hold at both ends of a link with a delay: one round
+/// trip under way and one in the queue of the link, and twice that, for Linux gives half of a buffer to data.
 pub const ROUND_TRIPS: u32 = 4;
 
 /// How far TCP's buffers may grow for [`ROUND_TRIPS`] of a link, in bytes; 0 without a delay, and then as

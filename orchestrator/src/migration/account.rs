@@ -50,8 +50,8 @@ pub(super) fn probe(measured: &mut Measured, probe: probe::Report, followed: &Fo
     measured.probe = Some(probe.into());
 }
 
-/// The rates during and after the migration, and the time the guest lost in it: by the telemetry that came in at the
-/// source, and where the guest is now. It was left to dirty until it had been `observed`.
+/// The rates during and after the migration, and the time the guest lost in it: by the telemetry that came in
+/// at the source, and where the guest is now. It was left to dirty until it had been `observed`.
 pub(super) fn load(
     measured: &mut Measured,
     source: &[TelemetrySample],

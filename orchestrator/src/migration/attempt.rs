@@ -42,18 +42,21 @@ const MEMORY_LIMIT: Duration = Duration::from_secs(120);
 /// The longest the dirty rate may take to settle. Ten seconds of a guest's clock may take several times that.
 const SETTLE_LIMIT: Duration = Duration::from_secs(60);
 
-/// How often the stressor sends telemetry until its rate has settled, in milliseconds: twice as often as usual, so that
-/// enough lines have come in after half the time.
+/// How often the stressor sends telemetry until its rate has settled, in milliseconds: twice as often as
+/// usual, so that enough lines have come in after half the time.
 const SETTLING_TELEMETRY_MS: u64 = TELEMETRY_INTERVAL_MS / 2;
 
-/// How long the guest is watched after the migration, where it is then: what the measurement of its lost time needs.
+/// How long the guest is watched after the migration, where it is then: what the measurement of its lost time
+/// needs.
 const WATCH: Duration = Duration::from_millis(500);
 
-/// How long of that time it goes on dirtying, which is what the rate afterwards is over; then it checks its memory.
+/// How long of that time it goes on dirtying, which is what the rate afterwards is over; then it checks its
+/// memory.
 const DIRTY: Duration = Duration::from_millis(200);
 
-/// The longest a guest that should run may say nothing. Under nested TCG one that has just been restored, and all of
-/// whose code has to be translated again, took 9 s to answer; with the host's cores in use by others, more than 10 s.
+/// The longest a guest that should run may say nothing. Under nested TCG one that has just been restored, and
+/// all of whose code has to be translated again, took 9 s to answer; with the host's cores in use by others,
+/// more than 10 s.
 const SIGN_OF_LIFE_LIMIT: Duration = Duration::from_secs(40);
 
 /// The longest the guest's network may take to answer the first probe: as [`SIGN_OF_LIFE_LIMIT`].
@@ -70,8 +73,8 @@ pub struct Plan<'a> {
     pub folder: &'a Path,
 }
 
-/// Makes the attempt and writes it down in `draft`. `interrupted` ends it early; whatever happens, the driver has ended
-/// what it started when this returns.
+/// Makes the attempt and writes it down in `draft`. `interrupted` ends it early; whatever happens, the driver
+/// has ended what it started when this returns.
 pub async fn attempt(
     mut driver: impl Driver,
     network: &impl Network,
@@ -87,7 +90,8 @@ pub async fn attempt(
         ended = attempt.run(&mut driver) => ended,
     };
     attempt.enter(Phase::TearDown);
-    // Both, whatever becomes of either. The probe's end is refused where none runs any more, which is as it should be.
+    // Both, whatever becomes of either. The probe's end is refused where none runs any more, which is as it
+    // should be.
     let (_, torn_down) = tokio::join!(network.stop_probe(), driver.end());
     let trouble = torn_down.err().map(Error::from);
     let (outcome, reason) = match (ended, trouble) {
@@ -119,7 +123,8 @@ impl<N: Network> Attempt<'_, N> {
 
     async fn run(&mut self, driver: &mut impl Driver) -> Result<Ended, Error> {
         self.enter(Phase::Boot);
-        // Not beside the start: a link that was half made when that failed would be in the way of the next attempt.
+        // Not beside the start: a link that was half made when that failed would be in the way of the next
+        // attempt.
         let setting = self.network.shape(&self.plan.cell.settings.link).await?;
         account::shaped(&mut self.draft.measured, setting);
         driver.start().await?;
@@ -188,8 +193,8 @@ impl<N: Network> Attempt<'_, N> {
         Ok(followed)
     }
 
-    /// Watches the guest where it is now: it must run, and go on dirtying if it is to. Returns when it had done so for
-    /// long enough.
+    /// Watches the guest where it is now: it must run, and go on dirtying if it is to. Returns when it had
+    /// done so for long enough.
     async fn observe(
         &self,
         driver: &impl Driver,
@@ -242,8 +247,8 @@ impl<N: Network> Attempt<'_, N> {
     }
 }
 
-/// Returns a condition on telemetry: that it spans this time since a moment, and that `accept` takes its first and last
-/// line.
+/// Returns a condition on telemetry: that it spans this time since a moment, and that `accept` takes its
+/// first and last line.
 fn watched_for(
     span: Duration,
     since: Instant,

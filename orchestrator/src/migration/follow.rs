@@ -1,8 +1,8 @@
 //! Follows one migration from its command to a verdict.
 //!
-//! The driver is asked how the migration stands every [`SAMPLE_INTERVAL`], and besides at once whenever it announces
-//! a new pass. Each sample is written to the attempt's `samples.jsonl` before anything is made of it. What to do is
-//! the mode's decision; a migration that is switching over, or over, is not put before it.
+//! The driver is asked how the migration stands every [`SAMPLE_INTERVAL`], and besides at once whenever it
+//! announces a new pass. Each sample is written to the attempt's `samples.jsonl` before anything is made of
+//! it. What to do is the mode's decision; a migration that is switching over, or over, is not put before it.
 
 use super::{
     Error,
@@ -153,7 +153,8 @@ pub async fn migrate(
         }
     };
     if !timeline_ended {
-        // No entry begins any more; one that had begun ends, or learns that the guest does not come to the destination.
+        // No entry begins any more; one that had begun ends, or learns that the guest does not come to the
+        // destination.
         drop(stage);
         timeline.await?;
     }
@@ -218,8 +219,8 @@ impl Seen {
     }
 }
 
-/// From when on nothing changes any more, in milliseconds since the migrate command; not known while an entry of
-/// the timeline is to come.
+/// From when on nothing changes any more, in milliseconds since the migrate command; not known while an entry
+/// of the timeline is to come.
 fn settled_ms(steps: &[Step], carried: &[Carried]) -> Option<f64> {
     (steps.len() == carried.len()).then(|| carried.last().map_or(0.0, |last| last.done_ms))
 }

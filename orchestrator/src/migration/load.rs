@@ -18,8 +18,8 @@ const SAMPLES_PER_STRETCH: usize = 4;
 /// How far stretches may be from what they are compared with.
 const TOLERANCE: f64 = 0.02;
 
-/// After this time by the guest's clock, any rate will do: the guest, or the machine, cannot keep the one asked for.
-/// Not after a number of lines: a guest that is slow to send them is slow to do anything.
+/// After this time by the guest's clock, any rate will do: the guest, or the machine, cannot keep the one
+/// asked for. Not after a number of lines: a guest that is slow to send them is slow to do anything.
 const PATIENCE_NS: u64 = 10_000_000_000;
 
 /// The shortest time over which a rate says something, in milliseconds: ten lines of telemetry.
@@ -59,8 +59,8 @@ pub fn limit(rate: Rate) -> Option<u64> {
 }
 
 /// The parts of the time between two moments in which one rate was asked for, `wanted` being the first; none
-/// where the entries of the timeline that were carried out change no rate. The time that a change itself takes
-/// is in no part.
+/// where the entries of the timeline that were carried out change no rate. The time that a change itself
+/// takes is in no part.
 pub fn stretches(
     telemetry: &[TelemetrySample],
     from: Instant,
@@ -89,8 +89,9 @@ pub fn stretches(
 
 /// The rate that the stressor has settled at, if it has, judged by its telemetry since it was started.
 ///
-/// It has when its last two stretches are each within 2 % of the rate asked for, or within a page of what that makes.
-/// An unlimited rate, and one that cannot be reached, is taken as it is after a while; the record has both rates.
+/// It has when its last two stretches are each within 2 % of the rate asked for, or within a page of what
+/// that makes. An unlimited rate, and one that cannot be reached, is taken as it is after a while; the record
+/// has both rates.
 pub fn settled(telemetry: &[TelemetrySample], wanted: Rate) -> Option<f64> {
     let needed = STRETCHES * SAMPLES_PER_STRETCH + 1;
     let recent = telemetry.get(telemetry.len().checked_sub(needed)?..)?;

@@ -9,10 +9,11 @@
 //! verify    the stressor checks its memory
 //! ```
 //!
-//! [`attempt`] goes through these phases and tears down whatever happens. It knows no hypervisor and no lab: a
-//! [`Driver`](crate::driver::Driver) migrates, a [`Network`](network::Network) is migrated over. [`follow`] samples the
-//! migration, asks its mode what to do and does it; [`timeline`] carries out what changes in the middle of it. [`load`]
-//! reads rates from the stressor's telemetry, `account` puts what was seen into the record.
+//! [`attempt`] goes through these phases and tears down whatever happens. It knows no hypervisor and no lab:
+//! a [`Driver`](crate::driver::Driver) migrates, a [`Network`](network::Network) is migrated over. [`follow`]
+//! samples the migration, asks its mode what to do and does it; [`timeline`] carries out what changes in the
+//! middle of it. [`load`] reads rates from the stressor's telemetry, `account` puts what was seen into the
+//! record.
 
 use crate::{
     driver::{self, control_port},

@@ -1,4 +1,5 @@
-//! What an attempt needs of a lab's networks: the link that it migrates over, and a client that probes the guest.
+//! What an attempt needs of a lab's networks: the link that it migrates over, and a client that probes the
+//! guest.
 
 use crate::{
     lab::{Link, topology::GUEST_ADDRESS},

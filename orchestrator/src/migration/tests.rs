@@ -1,5 +1,5 @@
-//! Whole attempts against the mock driver: every outcome, every failure, every phase; in paused time, so that they take
-//! none and have the same figures every time.
+//! Whole attempts against the mock driver: every outcome, every failure, every phase; in paused time, so that
+//! they take none and have the same figures every time.
 
 use super::{
     attempt::{Plan, attempt},

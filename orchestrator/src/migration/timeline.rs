@@ -2,8 +2,9 @@
 //! guest's control port.
 //!
 //! The guest cannot answer while it is stopped, and what was said to it at the source may be lost with the
-//! source. So no entry begins once the guest has stopped there. One that the stop interrupts is completed at the
-//! destination, as soon as the guest runs there: it is asked again, which changes nothing if it heard it before.
+//! source. So no entry begins once the guest has stopped there. One that the stop interrupts is completed at
+//! the destination, as soon as the guest runs there: it is asked again, which changes nothing if it heard it
+//! before.
 
 use super::{Error, network::Network};
 use crate::{
@@ -65,8 +66,8 @@ impl<N: Network, D: Driver> Actuator for LinkAndGuest<'_, N, D> {
     }
 }
 
-/// Carries out each step at its time after `started`, and adds it to `carried` when it is done. Ends when all are
-/// done, or with the migration, whose stage is told through `stage`.
+/// Carries out each step at its time after `started`, and adds it to `carried` when it is done. Ends when all
+/// are done, or with the migration, whose stage is told through `stage`.
 ///
 /// # Errors
 ///

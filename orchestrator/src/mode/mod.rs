@@ -1,8 +1,8 @@
 //! The policies that decide while a guest migrates: when to act, and when to give up.
 //!
-//! A [`Policy`] sees what has been sampled so far and says what to do next. It knows no driver and keeps no record: the
-//! driver carries its decisions out, [`crate::migration`] takes the samples and writes everything down. `modes!`
-//! is the list of all modes; to add one, write its file and add its line there.
+//! A [`Policy`] sees what has been sampled so far and says what to do next. It knows no driver and keeps no
+//! record: the driver carries its decisions out, [`crate::migration`] takes the samples and writes everything
+//! down. `modes!` is the list of all modes; to add one, write its file and add its line there.
 
 use crate::measure::samples::Sample;
 use schemars::JsonSchema;
@@ -27,8 +27,8 @@ pub struct Limits {
 pub struct Progress<'a> {
     /// All samples, oldest first.
     pub samples: &'a [Sample],
-    /// When the last entry of the timeline took effect, in milliseconds since the migrate command; 0 without a
-    /// timeline, absent while an entry is still to come.
+    /// When the last entry of the timeline took effect, in milliseconds since the migrate command; 0 without
+    /// a timeline, absent while an entry is still to come.
     pub settled_ms: Option<f64>,
 }
 
@@ -54,7 +54,8 @@ pub enum Action {
 
 /// A policy.
 pub trait Policy {
-    /// Decides what to do next. Called after every sample of a migration that is neither switching over nor over.
+    /// Decides what to do next. Called after every sample of a migration that is neither switching over nor
+    /// over.
     fn decide(&mut self, progress: &Progress<'_>) -> Decision;
 }
 

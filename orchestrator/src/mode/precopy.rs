@@ -1,8 +1,8 @@
 //! Pre-copy: passes over the memory until the rest fits into the downtime limit.
 //!
-//! It is given up at its deadline, after its last allowed pass, or when the stall detector says that it cannot end
-//! before the deadline. The stall detector is not asked while the timeline has an entry to come; afterwards it
-//! looks only at the passes since the last entry.
+//! It is given up at its deadline, after its last allowed pass, or when the stall detector says that it
+//! cannot end before the deadline. The stall detector is not asked while the timeline has an entry to come;
+//! afterwards it looks only at the passes since the last entry.
 
 use super::{Decision, Limits, Policy, Progress};
 use crate::measure::{

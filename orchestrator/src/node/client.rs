@@ -270,7 +270,8 @@ impl Node {
         self.call("show that its lab is complete", Call::Announce).await
     }
 
-    /// Starts a process. A caller that gives up in the middle leaves none behind: a process that nobody holds is killed.
+    /// Starts a process. A caller that gives up in the middle leaves none behind: a process that nobody holds
+    /// is killed.
     pub async fn spawn(&self, spawn: Spawn) -> Result<Process, NodeError> {
         let (give, take) = oneshot::channel();
         let node = self.clone();

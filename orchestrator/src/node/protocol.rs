@@ -93,8 +93,8 @@ pub enum Call {
         /// The process's number.
         process: u64,
     },
-    /// Connect to a Unix socket of a process started here, waiting up to `timeout_ms` for it to be there, and no
-    /// longer than the process runs; answered with the channel's number.
+    /// Connect to a Unix socket of a process started here, waiting up to `timeout_ms` for it to be there, and
+    /// no longer than the process runs; answered with the channel's number.
     Connect {
         /// The process's number.
         process: u64,
@@ -112,8 +112,8 @@ pub enum Call {
         /// The process in whose network namespace the other end shall be, by its number on this host.
         peer_pid: u32,
     },
-    /// Take over the wire of one of the host's interfaces, as an interface of the node's. One that carries the SSH
-    /// session is refused. For a node on another host only.
+    /// Take over the wire of one of the host's interfaces, as an interface of the node's. One that carries
+    /// the SSH session is refused. For a node on another host only.
     Attach {
         /// The host's interface.
         parent: String,
@@ -144,8 +144,8 @@ pub enum Call {
         /// The process in whose network namespace the other end shall be, by its number on this host.
         peer_pid: u32,
     },
-    /// Let TCP's buffers in this node's network namespace grow to at least so many bytes; with 0, as far as the
-    /// kernel had it at first.
+    /// Let TCP's buffers in this node's network namespace grow to at least so many bytes; with 0, as far as
+    /// the kernel had it at first.
     AllowTcpBuffers {
         /// How many.
         bytes: u64,
@@ -230,15 +230,15 @@ pub enum Privilege {
 pub struct Traffic {
     /// Bytes sent, Ethernet headers included.
     ///
-    /// As the queueing discipline counted them where there is one (it counts the headers of every segment of an
-    /// offloaded packet, the interface only those of the first). On a link that is emulated here, as the
-    /// emulator delivered them: it carries IP and adds 14 bytes for the Ethernet header of each frame. Neither
-    /// counts what was lost or dropped, both count what was sent again. The emulator does not count what is
-    /// still under way.
+    /// As the queueing discipline counted them where there is one (it counts the headers of every segment of
+    /// an offloaded packet, the interface only those of the first). On a link that is emulated here, as the
+    /// emulator delivered them: it carries IP and adds 14 bytes for the Ethernet header of each frame.
+    /// Neither counts what was lost or dropped, both count what was sent again. The emulator does not count
+    /// what is still under way.
     pub sent_bytes: u64,
     /// Bytes received, as the interface counted them, or as the emulator delivered them.
     pub received_bytes: u64,
-    /// By how much the emulator missed the times at which packets were due, in both directions, since this was
-    /// last asked; absent where the kernel shapes.
+    /// By how much the emulator missed the times at which packets were due, in both directions, since this
+    /// was last asked; absent where the kernel shapes.
     pub late: Option<Lateness>,
 }

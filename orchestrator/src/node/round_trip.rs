@@ -1,8 +1,8 @@
 //! How far away nodes are from the orchestrator, whose clock takes the times.
 //!
-//! Most durations in a record end, and some begin, when a line comes in. A line from another host has been under way,
-//! and the difference of two that come from two hosts contains the difference of their ways. How large that can be is
-//! measured when a lab starts, so that a reader of the record knows.
+//! Most durations in a record end, and some begin, when a line comes in. A line from another host has been
+//! under way, and the difference of two that come from two hosts contains the difference of their ways. How
+//! large that can be is measured when a lab starts, so that a reader of the record knows.
 
 use super::{Node, NodeError};
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 /// How many calls a round trip is measured with.
 const CALLS: usize = 15;
 
-/// How long a call that does nothing and its answer took, through the same streams that everything else comes by.
+/// How long a call that does nothing and its answer took, through the same streams that everything else comes
+/// by.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct RoundTrip {
     /// The shortest, in milliseconds.

@@ -6,9 +6,9 @@
 //! once they are smaller than `W·B / R`: below `B` a migration converges, above it does only if the working
 //! set itself fits.
 //!
-//! QEMU does not wait for the end of a pass: it reads the dirty bitmap again whenever what remains of the last
-//! reading falls below `B` times the limit (`migration_iteration_run` and `ram_state_pending_exact` of QEMU
-//! 10). See [`Reading`].
+//! QEMU does not wait for the end of a pass: it reads the dirty bitmap again whenever what remains of the
+//! last reading falls below `B` times the limit (`migration_iteration_run` and `ram_state_pending_exact` of
+//! QEMU 10). See [`Reading`].
 //!
 //! The model knows nothing of TCP's ramp-up, loss, round trips, the time a destination needs to load pages,
 //! the phases of a workload, repeated writes to one page in a random order, or the fixed cost of switching
@@ -141,7 +141,8 @@ impl Input {
         self.predict_with(&[])
     }
 
-    /// Plays the migration through, with these changes, which are in order. A stall is not seen before the last.
+    /// Plays the migration through, with these changes, which are in order. A stall is not seen before the
+    /// last.
     pub fn predict_with(&self, changes: &[Change]) -> Prediction {
         let mut run = Run { input: self, changes, time: 0.0, sent: 0.0, passes: 0, stalled: 0 };
         let mut remaining = self.memory.max(self.working_set).get() as f64;
@@ -211,8 +212,8 @@ impl Run<'_> {
         Conditions { rate: rate.get() as f64, bandwidth: bandwidth.get() as f64, until }
     }
 
-    /// Sends this many bytes; how many became dirty meanwhile. Where the deadline comes first, nothing, and only
-    /// what it left time for is sent.
+    /// Sends this many bytes; how many became dirty meanwhile. Where the deadline comes first, nothing, and
+    /// only what it left time for is sent.
     fn send(&mut self, mut bytes: f64) -> Option<f64> {
         let deadline = self.input.timeout.as_secs_f64();
         let mut dirtied = 0.0;
@@ -321,8 +322,8 @@ fn bandwidth_over(link: &Profile, settings: &Settings) -> ByteRate {
 }
 
 /// The non-zero memory of a guest that has booted and does nothing: 74 MB for kernel, initramfs and stressor,
-/// and the 64 bytes that Linux keeps for each page of 4 KiB. Measured with Debian's cloud kernel 6.1 on 1 GiB:
-/// idle guests with 300 and 360 MiB of ballast moved 405 and 468 MB, so 90.5 MB besides the ballast.
+/// and the 64 bytes that Linux keeps for each page of 4 KiB. Measured with Debian's cloud kernel 6.1 on 1
+/// GiB: idle guests with 300 and 360 MiB of ballast moved 405 and 468 MB, so 90.5 MB besides the ballast.
 pub fn booted_memory(guest: Bytes) -> Bytes {
     Bytes::new(BOOTED_FIXED.get() + guest.get() / 64)
 }

@@ -14,8 +14,8 @@ use netem::{
 /// The most that headers add to QEMU's stream at an Ethernet MTU of 1500 bytes.
 const HEADER_SHARE: f64 = FRAME_BYTES as f64 / TCP_PAYLOAD_BYTES as f64;
 
-/// How far the bytes on the wire may be from QEMU's count with headers added: acknowledged retransmissions and
-/// the migration's own control traffic.
+/// How far the bytes on the wire may be from QEMU's count with headers added: acknowledged retransmissions
+/// and the migration's own control traffic.
 const WIRE_TOLERANCE: f64 = 0.03;
 
 /// How much less than another a downtime may be that covers it, in milliseconds: the accuracy of the guest's.
@@ -35,8 +35,8 @@ const BEFORE_TOLERANCE: f64 = 0.02;
 /// And during it, when the guest shares the machine's CPUs with the migration.
 const DURING_TOLERANCE: f64 = 0.05;
 
-/// How long after QEMU has handed its last byte to TCP the destination may get it, in milliseconds: what TCP's
-/// buffers may hold beyond the usual on a link with a delay, and the delay itself.
+/// How long after QEMU has handed its last byte to TCP the destination may get it, in milliseconds: what
+/// TCP's buffers may hold beyond the usual on a link with a delay, and the delay itself.
 fn in_tcp_ms(link: &Profile) -> f64 {
     link.delay.as_millis_f64() * f64::from(2 * tcp_buffers::ROUND_TRIPS + 1)
 }

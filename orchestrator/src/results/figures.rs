@@ -3,8 +3,8 @@
 //!
 //! [`FIGURES`] is the only list. The table, the CSV, the markdown, what expectations are held against, what
 //! is published beside it, `obtained` in each record, the descriptions in the records' JSON Schema and
-//! `docs/figures.md` ([`document()`]) are made from it. To add a figure, add its field to [`Measured`] and its
-//! entry here.
+//! `docs/figures.md` ([`document()`]) are made from it. To add a figure, add its field to [`Measured`] and
+//! its entry here.
 //!
 //! No duration is the difference of two hosts' clocks. Those by the orchestrator's clock contain what lines
 //! took to it, which [`RoundTrips`](super::record::RoundTrips) bounds: a way is a part of a round trip.

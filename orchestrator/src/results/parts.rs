@@ -255,7 +255,8 @@ fn counting(plan: &Plan, parts: &[Source], entries: Vec<Entry>) -> (Vec<Entry>, 
         .map(|(place, attempt)| ((plan.cells[attempt.cell].id.as_str(), attempt.number), place))
         .collect();
     let mut entries = entries;
-    // Stable, so that folders keep their order and interrupted attempts stay before those that were made again.
+    // Stable, so that folders keep their order and interrupted attempts stay before those that were made
+    // again.
     entries.sort_by_key(|(_, r)| places.get(&(r.cell.as_str(), r.attempt)).copied().unwrap_or(usize::MAX));
 
     let is_result = |record: &Record| record.outcome != Outcome::Interrupted;

@@ -74,7 +74,8 @@ pub struct Store {
 }
 
 impl Drop for Store {
-    /// Releases the folder now. A program that is about to be started has the descriptor too, and with it the lock.
+    /// Releases the folder now. A program that is about to be started has the descriptor too, and with it the
+    /// lock.
     fn drop(&mut self) {
         // It can only fail for a file without a lock.
         let _ = self.cells.unlock();

@@ -17,7 +17,8 @@ use stressor::machine::Memory;
 
 const SETUP: &str = "testbed setup";
 
-/// The checks of this module that do not concern nodes: what a run needs on the orchestrator's machine in any lab.
+/// The checks of this module that do not concern nodes: what a run needs on the orchestrator's machine in any
+/// lab.
 pub fn checks_without_nodes(
     cache: &Cache,
     kernel: &KernelChoice,

@@ -1,9 +1,9 @@
 //! Makes a machine fit for a run, and says whether it is.
 //!
 //! [`run`] is `testbed setup`: it finds out what is missing, says exactly what it will change, asks, and does
-//! it. Finding out changes nothing: package lists are read into a private directory of the user's cache.
-//! Root is needed only for installing packages. [`crate::finding`] is `testbed doctor`: a list of checks, each with
-//! its remedy.
+//! it. Finding out changes nothing: package lists are read into a private directory of the user's cache. Root
+//! is needed only for installing packages. [`crate::finding`] is `testbed doctor`: a list of checks, each
+//! with its remedy.
 //!
 //! It installs nothing but QEMU and what QEMU depends on, removes and downgrades nothing, and drives no
 //! package manager but apt; for others it says which command to type.

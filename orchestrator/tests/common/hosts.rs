@@ -1,12 +1,13 @@
-//! Three hosts with real SSH servers, as namespaces of this machine: what a lab of real hosts is to `testbed`.
+//! Three hosts with real SSH servers, as namespaces of this machine: what a lab of real hosts is to
+//! `testbed`.
 //!
 //! ```text
 //!   this thread's namespace      one link to each host, for SSH
 //!   host 0, 1, 2                 eth0: that link; eth1: the migration link between 1 and 2; eth2: to a switch
 //! ```
 //!
-//! Each has a network, a mount and a PID namespace, an sshd of its own, and a small cache directory. Keys are made
-//! for the occasion.
+//! Each has a network, a mount and a PID namespace, an sshd of its own, and a small cache directory. Keys are
+//! made for the occasion.
 
 use super::real::{Place, skipped};
 use netem::{Namespace, Netlink};
@@ -82,8 +83,8 @@ impl Hosts {
         hosts
     }
 
-    /// Takes a host's power away and, after a while, gives it back: all processes are gone at once, and what was in
-    /// its cache directory is too.
+    /// Takes a host's power away and, after a while, gives it back: all processes are gone at once, and what
+    /// was in its cache directory is too.
     pub(crate) fn reboot(&mut self, host: usize, place: &Place) {
         let server = &mut self.servers[host];
         server.kill().unwrap();

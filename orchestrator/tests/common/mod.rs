@@ -46,8 +46,8 @@ pub(crate) fn shown(output: &Output) -> String {
 
 /// Writes a script that can be run at once.
 ///
-/// Another process writes it. A file that a process has open for writing cannot be run, and whatever another test
-/// starts at this moment would inherit a descriptor of ours.
+/// Another process writes it. A file that a process has open for writing cannot be run, and whatever another
+/// test starts at this moment would inherit a descriptor of ours.
 pub(crate) fn write_script(path: &Path, text: &str) {
     let mut write = Command::new("sh");
     write.args(["-c", r#"cat >"$0" && chmod 755 "$0""#]).arg(path).stdin(Stdio::piped());

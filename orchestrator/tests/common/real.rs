@@ -1,7 +1,7 @@
 //! Runs of the real program with a real QEMU, watched from outside.
 //!
-//! Everything that a run starts carries a marker in its environment, by which it is found in `/proc`, whatever
-//! it is called and whoever has become its parent.
+//! Everything that a run starts carries a marker in its environment, by which it is found in `/proc`,
+//! whatever it is called and whoever has become its parent.
 
 use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
@@ -243,8 +243,8 @@ impl Place {
         command
     }
 
-    /// What a subcommand comes to on a terminal where this is typed: exit code, and what was shown. Nothing where no
-    /// terminal can be made.
+    /// What a subcommand comes to on a terminal where this is typed: exit code, and what was shown. Nothing
+    /// where no terminal can be made.
     pub(crate) fn typed(&self, args: &[&str], input: &str) -> Option<(i32, String)> {
         let words: Vec<String> = [self.testbed.display().to_string()]
             .into_iter()
@@ -305,8 +305,8 @@ impl Place {
     }
 }
 
-/// Copies this program to a folder that anybody can look into, and that nobody has to build. Another process copies it,
-/// so that it can be run at once: see [`write_script`](super::write_script).
+/// Copies this program to a folder that anybody can look into, and that nobody has to build. Another process
+/// copies it, so that it can be run at once: see [`write_script`](super::write_script).
 pub(crate) fn copy_program(program: &Path, to: &Path) {
     use std::os::unix::fs::PermissionsExt;
     assert!(Command::new("cp").arg(program).arg(to).status().unwrap().success());
@@ -499,8 +499,8 @@ impl Watch {
         Self { before: Surroundings::now() }
     }
 
-    /// Waits until nothing of the run is left, for [`LEFTOVERS`] at most. `networks` are the namespaces that it
-    /// had.
+    /// Waits until nothing of the run is left, for [`LEFTOVERS`] at most. `networks` are the namespaces that
+    /// it had.
     #[track_caller]
     pub(crate) fn assert_nothing_left(&self, place: &Place, networks: &BTreeSet<String>) {
         let deadline = Instant::now() + LEFTOVERS;

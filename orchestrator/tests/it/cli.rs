@@ -50,15 +50,16 @@ impl Place {
 
     /// Adds a results folder of this name that has these records.
     fn add_run(&self, name: &str, matrix: &str, records: impl IntoIterator<Item = Record>) {
-        // Not by a `Store`: a process that another test starts in this moment would keep its lock for a while.
+        // Not by a `Store`: a process that another test starts in this moment would keep its lock for a
+        // while.
         fs::create_dir(self.path(name)).unwrap();
         let lines = records.into_iter().map(|record| serde_json::to_string(&record).unwrap() + "\n");
         fs::write(self.path(name).join(store::CELLS), lines.collect::<String>()).unwrap();
         fs::write(self.path(name).join(store::MATRIX), matrix).unwrap();
     }
 
-    /// Adds a results folder of this name: a part of [`THRESHOLD`], with those of these records that it has, made
-    /// on the machine that does not exist, with this QEMU.
+    /// Adds a results folder of this name: a part of [`THRESHOLD`], with those of these records that it has,
+    /// made on the machine that does not exist, with this QEMU.
     fn add_part(&self, name: &str, shard: &str, qemu: &str, records: &[Record]) {
         let part = plan(THRESHOLD).shard(shard.parse().unwrap());
         self.add_run(name, THRESHOLD, records.iter().filter(|r| part.cell(&r.cell).is_some()).cloned());

@@ -1,6 +1,6 @@
-//! The examples of running a matrix on more than one machine: the scripts for Slurm against a `sbatch` that only
-//! notes what it is asked for; the manifests for Kubernetes against the API's
-//! schema, where a validator is installed.
+//! The examples of running a matrix on more than one machine: the scripts for Slurm against a `sbatch` that
+//! only notes what it is asked for; the manifests for Kubernetes against the API's schema, where a validator
+//! is installed.
 
 use crate::common::{examples, real::skipped, shown, write_script};
 use serde_json::Value;

@@ -99,7 +99,8 @@ impl World {
             nsenter.args(["--user", "--preserve-credentials"]);
         }
         nsenter.args(words).arg("--").args(command).env(MARKER, &self.marker).env("SHELL", "/bin/sh");
-        // A search path with a folder that the user may not look into changes what is said of unknown programs.
+        // A search path with a folder that the user may not look into changes what is said of unknown
+        // programs.
         nsenter.env("PATH", "/usr/local/bin:/usr/bin:/bin");
         nsenter.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         nsenter
@@ -116,7 +117,8 @@ impl World {
         self.enter(&words, &[&[program.as_str()], args].concat())
     }
 
-    /// Starts this program on a terminal of its own, with these words of a shell's. Nothing where none can be made.
+    /// Starts this program on a terminal of its own, with these words of a shell's. Nothing where none can be
+    /// made.
     fn on_terminal(&self, words: &str) -> Option<Child> {
         let words = format!("{} {words}", self.program().display());
         let script = ["script", "--quiet", "--return", "--command", &words, "/dev/null"];
@@ -506,7 +508,8 @@ fn an_ordinary_user_has_a_lab_and_sees_no_other() {
             assert_eq!(code, 0, "{err}");
             assert!(out.contains("compute2") && out.contains("rate:50mbit"), "{out}{err}");
         }
-        // Root becomes that user in there: what an ordinary user says in a list of processes gives nobody root's power.
+        // Root becomes that user in there: what an ordinary user says in a list of processes gives nobody
+        // root's power.
         let kept = world.dir.path().join("of-root");
         fs::write(&kept, "secret").unwrap();
         fs::set_permissions(&kept, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();

@@ -1,8 +1,9 @@
-//! The order of imports: each module imports from lower layers only, and no circle of imports spans two folders.
+//! The order of imports: each module imports from lower layers only, and no circle of imports spans two
+//! folders.
 //!
-//! The layers are those of ARCHITECTURE.md's section "Layers": a fenced block `layers CRATE` for each crate, a layer a
-//! line, the highest first. Modules in one line do not import each other. `use` lines and other paths are read from the
-//! sources; what is compiled for tests only does not count.
+//! The layers are those of ARCHITECTURE.md's section "Layers": a fenced block `layers CRATE` for each crate,
+//! a layer a line, the highest first. Modules in one line do not import each other. `use` lines and other
+//! paths are read from the sources; what is compiled for tests only does not count.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -109,8 +110,8 @@ impl Sources {
         wrong
     }
 
-    /// Circles of imports that more than one folder takes part in. What a folder's own module uses of the folder is part
-    /// of none.
+    /// Circles of imports that more than one folder takes part in. What a folder's own module uses of the
+    /// folder is part of none.
     fn circles(&self) -> BTreeSet<String> {
         let mut next: BTreeMap<&ModulePath, BTreeSet<ModulePath>> = BTreeMap::new();
         for (from, module) in &self.0 {

@@ -1,7 +1,8 @@
 //! Every way in which a matrix file can be wrong, with the exact message that its author gets.
 //!
 //! `matrix/bad-inputs.txt` holds the cases: a title, the file, and what is printed. After a deliberate change
-//! of messages, `UPDATE_GOLDEN=1 cargo test --test it matrix_bad_inputs` writes them anew; read the difference.
+//! of messages, `UPDATE_GOLDEN=1 cargo test --test it matrix_bad_inputs` writes them anew; read the
+//! difference.
 
 use proptest::prelude::*;
 use std::{fmt::Write, fs, path::Path};

@@ -1,5 +1,5 @@
-//! Whatever comes in from a node or from QEMU's monitor, line by line, the conversation goes on: no line panics, and
-//! a call that follows is answered.
+//! Whatever comes in from a node or from QEMU's monitor, line by line, the conversation goes on: no line
+//! panics, and a call that follows is answered.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -44,7 +44,8 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Lines that are no answer to call number `pending` or a later one, so that the call is answered by the test.
+/// Lines that are no answer to call number `pending` or a later one, so that the call is answered by the
+/// test.
 fn lines(pending: u64) -> impl Strategy<Value = Vec<String>> {
     let line = prop_oneof![
         any::<String>().prop_map(|text| text.replace(['\n', '\r'], " ")),

@@ -1,5 +1,5 @@
-//! The real thing: `testbed run` with QEMU, in namespaces of this machine, disturbed in every way that its users
-//! and their machines know.
+//! The real thing: `testbed run` with QEMU, in namespaces of this machine, disturbed in every way that its
+//! users and their machines know.
 //!
 //! `cargo xtask test` stages the programs and sets the machine up for these. One that cannot run says
 //! `skipped:` and why.

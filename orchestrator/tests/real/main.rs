@@ -1,7 +1,7 @@
 //! Tests with real guests, hosts and downloads, in one program: each module says what belongs there.
 //!
-//! They are `#[ignore]`: `cargo xtask test` builds what they run, installs what the machine lacks, and runs them one
-//! after the other. A test that cannot run prints `skipped:` and why.
+//! They are `#[ignore]`: `cargo xtask test` builds what they run, installs what the machine lacks, and runs
+//! them one after the other. A test that cannot run prints `skipped:` and why.
 
 #[path = "../common/mod.rs"]
 mod common;

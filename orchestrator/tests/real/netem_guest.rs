@@ -1,5 +1,5 @@
-//! The tests of `netem` that need a kernel, in a guest with the distribution's: it has `sch_netem` as a module, which
-//! the kernel of the machine that runs the tests may not have.
+//! The tests of `netem` that need a kernel, in a guest with the distribution's: it has `sch_netem` as a
+//! module, which the kernel of the machine that runs the tests may not have.
 
 use std::{
     io::Read,
@@ -18,7 +18,8 @@ use testbed::{
 /// The test programs, in the order in which they run.
 const TESTS: [&str; 3] = ["sch_netem", "kernel", "cli"];
 
-/// The one of which every test must find what it needs. Of the others, those that compare with `tc` find none.
+/// The one of which every test must find what it needs. Of the others, those that compare with `tc` find
+/// none.
 const NEVER_SKIPPED: &str = "sch_netem";
 
 /// After this the guest is taken for dead. It took 20 s on two idle cores.
@@ -40,8 +41,8 @@ impl Dialogue for Agreeing {
     }
 }
 
-/// The guest with the kernel in the user's cache, if that has the modules, else with the distribution's, fetched
-/// into a cache of this test's own. Or why there is none.
+/// The guest with the kernel in the user's cache, if that has the modules, else with the distribution's,
+/// fetched into a cache of this test's own. Or why there is none.
 fn image(programs: &Path) -> Result<Image, String> {
     let [init, netem] = ["run-programs", "netem"].map(|name| programs.join(name));
     let tests = TESTS.map(|name| programs.join(name));

@@ -1,7 +1,8 @@
 //! The part of the test that is inside of its namespaces: a libvirt of its own, and what is done with it.
 //!
-//! libvirt keeps its state below `/run`, `/etc/libvirt`, `/var/lib/libvirt`, `/var/cache/libvirt` and `/var/log/libvirt`.
-//! All of these are other directories here. Neither systemd nor dbus is needed, and nothing of the machine's is changed.
+//! libvirt keeps its state below `/run`, `/etc/libvirt`, `/var/lib/libvirt`, `/var/cache/libvirt` and
+//! `/var/log/libvirt`. All of these are other directories here. Neither systemd nor dbus is needed, and
+//! nothing of the machine's is changed.
 
 use super::{
     checks::{self, Hosts},
@@ -70,8 +71,8 @@ pub(super) fn test(folder: &Path, out: &Path, accel: &str) -> Result<(), Failure
 }
 
 impl Lab {
-    /// The nodes, from their box to their second boot. Once they are up, each step is made whatever became of those
-    /// before; the first failure.
+    /// The nodes, from their box to their second boot. Once they are up, each step is made whatever became of
+    /// those before; the first failure.
     fn make_and_use(&self, log: &mut Log) -> Result<(), Failure> {
         let catalog = std::env::var_os(CATALOG).ok_or_else(|| format!("{CATALOG} is not set"))?;
         log.step("vagrant box add", || {
@@ -166,8 +167,8 @@ impl Lab {
                     .map_err(|e| cannot("copy", &entry.path(), &e))?;
             }
         }
-        // As root: where only root can open /dev/kvm, libvirt otherwise probes QEMU anew at each call, for four
-        // seconds. Without control groups, which would outlive the test.
+        // As root: where only root can open /dev/kvm, libvirt otherwise probes QEMU anew at each call, for
+        // four seconds. Without control groups, which would outlive the test.
         let settings = "user = \"root\"\ngroup = \"root\"\ncgroup_controllers = []\n";
         fs::write(etc.join("qemu.conf"), settings).map_err(|e| cannot("write", &etc, &e))?;
         for (name, place) in [

@@ -1,10 +1,11 @@
-//! `cargo xtask vagrant-test`: the lab of `vagrant/`, from the building of its box to `vagrant destroy`, for real.
+//! `cargo xtask vagrant-test`: the lab of `vagrant/`, from the building of its box to `vagrant destroy`, for
+//! real.
 //!
-//! What runs on the machine stays the same: libvirt, its domains, networks and storage pool, Vagrant's own state and the
-//! nodes are in namespaces of the test's ([`inside`]). A libvirt of the machine's own is neither used nor disturbed, and
-//! none has to run. When the test ends, however it ends, so do the namespaces, and with them all processes, bridges and
-//! mounts; only files are left to be removed. There is no way out of the namespaces' network, so the nodes are made and
-//! provisioned offline.
+//! What runs on the machine stays the same: libvirt, its domains, networks and storage pool, Vagrant's own
+//! state and the nodes are in namespaces of the test's ([`inside`]). A libvirt of the machine's own is
+//! neither used nor disturbed, and none has to run. When the test ends, however it ends, so do the
+//! namespaces, and with them all processes, bridges and mounts; only files are left to be removed. There is
+//! no way out of the namespaces' network, so the nodes are made and provisioned offline.
 //!
 //! Besides `vagrant/` itself this needs root, a Debian, and the packages in [`PACKAGES`].
 
@@ -61,7 +62,8 @@ pub(crate) struct Arguments {
     /// Install what is missing without asking (implied by CI=true)
     #[arg(long)]
     yes: bool,
-    /// What runs the nodes. TCG works everywhere and takes twenty minutes; KVM has to be nested for KVM in the nodes
+    /// What runs the nodes. TCG works everywhere and takes twenty minutes; KVM has to be nested for KVM in
+    /// the nodes
     #[arg(long, value_name = "ACCEL", default_value = "tcg", value_parser = ["tcg", "kvm"])]
     accel: String,
     /// Where the durations and the runs' results are put [default: results/vagrant-test-TIME]
@@ -133,8 +135,8 @@ fn in_namespaces(arguments: &Arguments, folder: &Path, out: &Path, catalog: &str
         signals.add(signal);
     }
     signals.thread_block().map_err(|error| format!("cannot wait for signals: {error}"))?;
-    // The first process inside is a shell because it has to take in all whose parents have ended: libvirt waits
-    // until the machines that it stops are really gone.
+    // The first process inside is a shell because it has to take in all whose parents have ended: libvirt
+    // waits until the machines that it stops are really gone.
     let mut command = Command::new("setpriv");
     command
         .args(["--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private", "--pid", "--fork"])

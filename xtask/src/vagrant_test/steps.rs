@@ -1,5 +1,5 @@
-//! The steps of the test: what is done, how long it took, and whether it went well. Each is written down as soon as it has
-//! ended, into `steps.csv`.
+//! The steps of the test: what is done, how long it took, and whether it went well. Each is written down as
+//! soon as it has ended, into `steps.csv`.
 
 use crate::Failure;
 use std::{

@@ -1,7 +1,8 @@
 //! Which CPUs a host's QEMU can give a guest, in QEMU's own words.
 //!
-//! A guest that migrates needs a CPU that both hosts can run. The flags in `/proc/cpuinfo` do not say that: KVM adds
-//! and leaves out, and so does the host's own hypervisor where it is a guest. QEMU knows, so it is asked.
+//! A guest that migrates needs a CPU that both hosts can run. The flags in `/proc/cpuinfo` do not say that:
+//! KVM adds and leaves out, and so does the host's own hypervisor where it is a guest. QEMU knows, so it is
+//! asked.
 
 use super::machine::QEMU;
 use serde::{Deserialize, Serialize};

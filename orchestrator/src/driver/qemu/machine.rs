@@ -1,7 +1,8 @@
 //! The virtual machine, as QEMU's command line.
 //!
 //! All ends of a migration get the same machine; they differ in where its state comes from. What slows a boot
-//! under TCG is left out (timers, ports and displays that the guest does not use), which halves its time; `qemu64` boots faster there than `max`, whose features the kernel then uses.
+//! under TCG is left out (timers, ports and displays that the guest does not use), which halves its time;
+//! `qemu64` boots faster there than `max`, whose features the kernel then uses.
 
 use crate::{
     lab::{Compute, topology::GUEST_MAC},
@@ -122,8 +123,8 @@ pub fn save_uri() -> String {
     format!("exec:cat > {SAVED}")
 }
 
-/// Parts of the kernel that a guest does without: set-up for tracing, certificates and statistics, which takes
-/// TCG half a second. A kernel that does not have one of them does not mind.
+/// Parts of the kernel that a guest does without: set-up for tracing, certificates and statistics, which
+/// takes TCG half a second. A kernel that does not have one of them does not mind.
 const SKIPPED_INITCALLS: &[&str] = &[
     "trace_eval_init",
     "init_kprobe_trace",
@@ -134,12 +135,12 @@ const SKIPPED_INITCALLS: &[&str] = &[
 
 /// The guest kernel's options.
 ///
-/// No mitigations, no self-tests, no timer check, no patching of its own code, no second clearing of the memory
-/// it hands out: each costs time under TCG. A panic ends QEMU, so that it is noticed at once. TCG's time-stamp
-/// counter is QEMU's own virtual clock, so it can be relied on; the kernel would otherwise read its clock from
-/// an emulated port, a thousand times a second. ACPI stays, though it costs a quarter of a second: without its
-/// timer the kernel sometimes cannot calibrate that counter, has no clock fine enough for timers, and the
-/// stressor wakes up every 4 ms instead of every one.
+/// No mitigations, no self-tests, no timer check, no patching of its own code, no second clearing of the
+/// memory it hands out: each costs time under TCG. A panic ends QEMU, so that it is noticed at once. TCG's
+/// time-stamp counter is QEMU's own virtual clock, so it can be relied on; the kernel would otherwise read
+/// its clock from an emulated port, a thousand times a second. ACPI stays, though it costs a quarter of a
+/// second: without its timer the kernel sometimes cannot calibrate that counter, has no clock fine enough for
+/// timers, and the stressor wakes up every 4 ms instead of every one.
 fn kernel_options(accelerator: Accelerator) -> String {
     let clock = match accelerator {
         Accelerator::Tcg => " tsc=reliable",

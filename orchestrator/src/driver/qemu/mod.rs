@@ -1,9 +1,9 @@
 //! QEMU: all that knows its command line, QMP, capabilities and parameters.
 //!
-//! [`Pair`] is the driver: two QEMUs and the migration between them. One QEMU is a command line ([`machine`]), a process
-//! with a monitor ([`process`], [`qmp`]) and a guest that has booted before and was saved ([`saved`]). [`parameters`]
-//! turns a matrix's settings into QEMU's. [`cpus`] is which CPUs a host's QEMU can give a guest, [`accel`] which
-//! accelerator really works here.
+//! [`Pair`] is the driver: two QEMUs and the migration between them. One QEMU is a command line
+//! ([`machine`]), a process with a monitor ([`process`], [`qmp`]) and a guest that has booted before and was
+//! saved ([`saved`]). [`parameters`] turns a matrix's settings into QEMU's. [`cpus`] is which CPUs a host's
+//! QEMU can give a guest, [`accel`] which accelerator really works here.
 
 pub mod accel;
 pub mod cpus;

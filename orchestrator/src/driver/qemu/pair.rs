@@ -60,7 +60,8 @@ struct Guests {
 }
 
 impl<'a> Pair<'a> {
-    /// Returns a pair that has not been started. `saved` is which guest is saved at the source, and goes with the lab.
+    /// Returns a pair that has not been started. `saved` is which guest is saved at the source, and goes with
+    /// the lab.
     pub fn new(plan: Plan<'a>, saved: &'a mut SavedGuest) -> Self {
         let uri = OnceCell::new();
         Self { plan, saved, boot: None, source: None, destination: None, guests: None, uri }
@@ -91,7 +92,8 @@ impl Plan<'_> {
         Ok(process.insert(handle))
     }
 
-    /// Starts the source's QEMU with a guest of this machine, which is booted and saved first unless that is done.
+    /// Starts the source's QEMU with a guest of this machine, which is booted and saved first unless that is
+    /// done.
     async fn start_source(
         &self,
         saved: &mut SavedGuest,

@@ -1,8 +1,9 @@
 //! A guest that has booted, saved on its node, that every attempt starts from.
 //!
-//! A boot takes seconds under TCG, and no two boots leave the same memory behind. So a guest is booted once for
-//! a machine, up to the stressor's first words, and QEMU writes its state into a file in the node's private
-//! directory, by the same means that migrate it. Attempts then start in a fraction of a second, and alike.
+//! A boot takes seconds under TCG, and no two boots leave the same memory behind. So a guest is booted once
+//! for a machine, up to the stressor's first words, and QEMU writes its state into a file in the node's
+//! private directory, by the same means that migrate it. Attempts then start in a fraction of a second, and
+//! alike.
 
 use super::{
     machine::{self, Machine},
@@ -18,8 +19,8 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::time;
 
-/// The longest a guest may take to boot. Under nested TCG it takes 80 s, and where other programs use the host's cores
-/// three times that and more. A kernel that panics ends QEMU, so that nobody waits for it.
+/// The longest a guest may take to boot. Under nested TCG it takes 80 s, and where other programs use the
+/// host's cores three times that and more. A kernel that panics ends QEMU, so that nobody waits for it.
 const BOOT_LIMIT: Duration = Duration::from_secs(600);
 
 /// How often QEMU is asked whether it has saved the guest.
@@ -63,8 +64,8 @@ impl SavedGuest {
         self.0.as_ref() == Some(machine)
     }
 
-    /// Waits until the guest of a QEMU in [`machine::Role::Boot`] has booted, and saves it in place of what is saved.
-    /// QEMU and its guest, now stopped, are of no use afterwards.
+    /// Waits until the guest of a QEMU in [`machine::Role::Boot`] has booted, and saves it in place of what
+    /// is saved. QEMU and its guest, now stopped, are of no use afterwards.
     pub async fn save(&mut self, node: &Node, process: &Handle, machine: &Machine) -> Result<(), Error> {
         self.0 = None;
         process::while_alive(process, save(node, process)).await?;

@@ -1,5 +1,5 @@
-//! Labs on other hosts: which hosts an [`inventory`] names, how they are reached ([`ssh`]), and the machines of a
-//! Vagrantfile ([`vagrant`]).
+//! Labs on other hosts: which hosts an [`inventory`] names, how they are reached ([`ssh`]), and the machines
+//! of a Vagrantfile ([`vagrant`]).
 
 pub mod inventory;
 mod memfile;

@@ -1,10 +1,11 @@
-//! A lab of hosts that are reached by SSH, with the system's `ssh`: its configuration, agents and jump hosts work.
+//! A lab of hosts that are reached by SSH, with the system's `ssh`: its configuration, agents and jump hosts
+//! work.
 //!
-//! What a host needs is put into a directory of it once, under the digest of its content: this program, and on
-//! the compute hosts what guests boot from. Then this program is started there as a node, by root, and served
-//! through the SSH session. Nothing else is installed, and nothing listens. A node makes interfaces of its own on
-//! the host's ([`crate::node::server::host`]), in a network namespace that goes with it; the host's interfaces and
-//! addresses stay as they are.
+//! What a host needs is put into a directory of it once, under the digest of its content: this program, and
+//! on the compute hosts what guests boot from. Then this program is started there as a node, by root, and
+//! served through the SSH session. Nothing else is installed, and nothing listens. A node makes interfaces of
+//! its own on the host's ([`crate::node::server::host`]), in a network namespace that goes with it; the
+//! host's interfaces and addresses stay as they are.
 //!
 //! When the session ends, however it ends, the node ends with all that it started. A connection that hangs is
 //! noticed at both ends: by `ssh` after eight seconds, by the node after as many.
@@ -175,7 +176,8 @@ impl Host<'_> {
         Error::Host { host: self.name.into(), reason: reason.into() }
     }
 
-    /// `ssh`, about to run a script there in a POSIX shell, whichever the user's own is; on a terminal or not.
+    /// `ssh`, about to run a script there in a POSIX shell, whichever the user's own is; on a terminal or
+    /// not.
     fn plain_ssh(&self, terminal: bool, script: &str) -> process::Command {
         let mut command = process::Command::new("ssh");
         if let Some(config) = &self.way.config {
@@ -265,7 +267,8 @@ impl Host<'_> {
         self.run(script, b"").await
     }
 
-    /// Looks around there, by a program that [`Host::as_root`] has put there; `words` are more of the command.
+    /// Looks around there, by a program that [`Host::as_root`] has put there; `words` are more of the
+    /// command.
     pub(crate) async fn observe<T: DeserializeOwned>(
         &self,
         program: &str,
@@ -278,8 +281,8 @@ impl Host<'_> {
             .map_err(|e| self.failed(format!("what it says of itself makes no sense: {e}")))
     }
 
-    /// `ssh`, about to bring a program into a node there, or onto the host itself, as root, with this process's
-    /// standard streams; on a terminal or not. `program` as for [`Host::observe`].
+    /// `ssh`, about to bring a program into a node there, or onto the host itself, as root, with this
+    /// process's standard streams; on a terminal or not. `program` as for [`Host::observe`].
     pub(crate) fn visit(&self, program: &str, visit: &Visit, terminal: bool) -> process::Command {
         let mut script = format!("exec {program} enter --remote {}", visit.node);
         if let Some(pid) = visit.pid {

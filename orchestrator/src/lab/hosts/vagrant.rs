@@ -1,8 +1,9 @@
 //! The lab of `--lab vagrant`: the machines of a Vagrantfile, as hosts that are reached by SSH.
 //!
-//! Beside the Vagrantfile lies [`INVENTORY`], an inventory like any other. How its hosts are reached, `vagrant
-//! ssh-config` says each time a lab starts: addresses may change with every `vagrant up`. What it says is kept in
-//! memory, under a path that lasts as long as this process, so that nothing is left however that ends.
+//! Beside the Vagrantfile lies [`INVENTORY`], an inventory like any other. How its hosts are reached,
+//! `vagrant ssh-config` says each time a lab starts: addresses may change with every `vagrant up`. What it
+//! says is kept in memory, under a path that lasts as long as this process, so that nothing is left however
+//! that ends.
 //!
 //! This neither starts nor stops machines.
 
@@ -83,7 +84,8 @@ fn folder() -> Result<PathBuf, Trouble> {
     found.ok_or(Trouble::NoVagrantfile(looked))
 }
 
-/// Makes sure that there is a Vagrantfile with a good inventory, and a Vagrant, which is not asked: that takes seconds.
+/// Makes sure that there is a Vagrantfile with a good inventory, and a Vagrant, which is not asked: that
+/// takes seconds.
 pub(crate) fn check() -> Result<(), Trouble> {
     Inventory::read(&folder()?.join(INVENTORY))?;
     let path = env::var_os("PATH").unwrap_or_default();

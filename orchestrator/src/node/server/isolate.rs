@@ -8,7 +8,8 @@
 //! it, so that one of them can put the end of a link into another.
 //!
 //! On another host, reached by SSH, a node is the same: its network is not the host's but a namespace, with
-//! interfaces on the wires of the host's. What it does to them, shaping above all, goes with the namespace too.
+//! interfaces on the wires of the host's. What it does to them, shaping above all, goes with the namespace
+//! too.
 //!
 //! A process does not enter a PID namespace that it makes, only its children do. So [`enter`] is called by
 //! a first process, which makes the namespaces and then starts the serving process and waits for it.
@@ -102,8 +103,8 @@ fn join_user_namespace(pid: u32) -> Result<(), Error> {
 /// Brings this process into those of a node's namespaces that are named, and before that into the node's user
 /// namespace, where it has one of its own. Of a PID namespace only children get to be members.
 ///
-/// Who enters the user namespace of somebody else becomes that user. Must be called while the process has a single
-/// thread.
+/// Who enters the user namespace of somebody else becomes that user. Must be called while the process has a
+/// single thread.
 pub fn join(pid: u32, namespaces: CloneFlags) -> Result<(), Error> {
     let failed = |what| move |source: io::Error| Error::Join { pid, what, source };
     // All are opened before one is entered: from inside, `/proc` may look different.

@@ -1,4 +1,5 @@
-//! The first process of a node: it makes the namespaces, starts the serving process in them, and waits for it.
+//! The first process of a node: it makes the namespaces, starts the serving process in them, and waits for
+//! it.
 
 use super::{host, isolate};
 use crate::node::protocol::Privilege;
@@ -45,7 +46,8 @@ pub enum Error {
 }
 
 impl Outside<'_> {
-    /// Serves the node; returns the serving process's exit code. Must be called while the process has a single thread.
+    /// Serves the node; returns the serving process's exit code. Must be called while the process has a
+    /// single thread.
     pub fn serve(&self) -> Result<u8, Error> {
         let network = self.remote.map(|_| host::inheritable_network()).transpose().map_err(Error::Network)?;
         let inside = match (isolate::enter(self.join)?, self.remote) {

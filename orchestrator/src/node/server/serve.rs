@@ -1,8 +1,8 @@
 //! The node process: carries out [`Call`]s until its standard input ends, then ends, and with it everything
 //! it started.
 //!
-//! It keeps no state but what it must own: processes, channels, the probe, emulated links, the netlink connection. What to
-//! start and in what order is the orchestrator's business.
+//! It keeps no state but what it must own: processes, channels, the probe, emulated links, the netlink
+//! connection. What to start and in what order is the orchestrator's business.
 
 use super::{frames::Frames, host::Host, isolate::RUN_DIR, probe::Probe, tcp_buffers::TcpBuffers};
 use crate::{
@@ -58,7 +58,8 @@ type Outcome = Result<Value, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Serves calls from standard input on standard output until input ends.
 ///
-/// On another `host` than the orchestrator's it also ends, within ten seconds, when it hears nothing any more.
+/// On another `host` than the orchestrator's it also ends, within ten seconds, when it hears nothing any
+/// more.
 pub async fn serve(privilege: Privilege, host: Option<Host>) -> io::Result<()> {
     // Netlink requests are not `Send`, and need not be: the node has one thread.
     LocalSet::new().run_until(serve_here(privilege, host)).await
@@ -111,8 +112,8 @@ async fn serve_here(privilege: Privilege, host: Option<Host>) -> io::Result<()> 
     Ok(())
 }
 
-/// The next message's line; none when the orchestrator is gone, or when one that is elsewhere has said nothing for
-/// so long that the way to it must be cut.
+/// The next message's line; none when the orchestrator is gone, or when one that is elsewhere has said
+/// nothing for so long that the way to it must be cut.
 async fn next_line(lines: &mut Lines<BufReader<Stdin>>, remote: bool) -> io::Result<Option<String>> {
     if !remote {
         return lines.next_line().await;

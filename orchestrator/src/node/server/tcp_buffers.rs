@@ -2,8 +2,8 @@
 //!
 //! One TCP stream has at most a buffer's worth of data under way, so a link with a long round trip needs
 //! buffers of more than its rate times its round trip; the kernel's usual limits end at some 30 MB/s with a
-//! round trip of 80 ms. Raising the limits is what people do who tune such links. Autotuning still decides how
-//! much of it a connection takes.
+//! round trip of 80 ms. Raising the limits is what people do who tune such links. Autotuning still decides
+//! how much of it a connection takes.
 
 use std::{fs, io};
 

@@ -1,17 +1,18 @@
-//! A program of the user's in a node, or on a host, as if it were started there: what `testbed lab shell` does.
+//! A program of the user's in a node, or on a host, as if it were started there: what `testbed lab shell`
+//! does.
 //!
 //! ```text
 //! testbed lab shell ── testbed enter (joins the namespaces) ── testbed enter (inside) ── the program
 //! ```
 //!
-//! The second process is needed since only children get to be members of a PID namespace that is joined. It has a
-//! mount namespace of its own, so that `/proc` shows the node's processes alone, and a host name of its own, which most
-//! shells have in their prompt: the node's name.
+//! The second process is needed since only children get to be members of a PID namespace that is joined. It
+//! has a mount namespace of its own, so that `/proc` shows the node's processes alone, and a host name of its
+//! own, which most shells have in their prompt: the node's name.
 //!
-//! On a terminal, the process inside and the program are a process group of their own in the foreground, as shells want
-//! it: the terminal's keys reach the program alone. The process inside survives them; a program that Ctrl-Z stops is let
-//! go on, since nobody could do that for it. When any of them ends, however
-//! it ends, the program ends with it; and when the program ends, so does what it has started and left, also what it
+//! On a terminal, the process inside and the program are a process group of their own in the foreground, as
+//! shells want it: the terminal's keys reach the program alone. The process inside survives them; a program
+//! that Ctrl-Z stops is let go on, since nobody could do that for it. When any of them ends, however it ends,
+//! the program ends with it; and when the program ends, so does what it has started and left, also what it
 //! has put into the background. Where the process inside is killed itself, that ends with its run.
 
 use super::isolate;
@@ -118,7 +119,8 @@ pub struct Visit {
     pub node: String,
     /// The node's process; none for the host itself.
     pub pid: Option<u32>,
-    /// Whether whoever asked is at the other end of standard output, so that the program ends when that is closed.
+    /// Whether whoever asked is at the other end of standard output, so that the program ends when that is
+    /// closed.
     pub remote: bool,
     /// The program and its arguments; the user's shell without.
     pub program: Vec<OsString>,
@@ -132,8 +134,8 @@ pub fn exit_code(status: ExitStatus) -> u8 {
 }
 
 impl Visit {
-    /// Enters the node and runs the program there. Must be called while the process has a single thread, which it has
-    /// from then on.
+    /// Enters the node and runs the program there. Must be called while the process has a single thread,
+    /// which it has from then on.
     pub fn enter(&self) -> Result<Ended, Error> {
         let parent = getppid();
         let terminal = Terminal::now();
@@ -172,9 +174,9 @@ impl Visit {
         Ok(Ended { code: exit_code(status), with_its_node })
     }
 
-    /// Runs the program, in the process inside; its exit code. It ends when nobody holds the other end of `lifeline` any
-    /// more, where a byte says that it is being started. It is to have the terminal, if whoever asked is in the terminal's
-    /// `foreground`.
+    /// Runs the program, in the process inside; its exit code. It ends when nobody holds the other end of
+    /// `lifeline` any more, where a byte says that it is being started. It is to have the terminal, if
+    /// whoever asked is in the terminal's `foreground`.
     pub fn serve(&self, lifeline: RawFd, foreground: bool) -> Result<u8, Error> {
         let mut lifeline = UnixStream::from(sys::inherited(lifeline).map_err(system("use the socket"))?);
         prctl::set_child_subreaper(true).map_err(system("look after what the program leaves"))?;
@@ -185,7 +187,8 @@ impl Visit {
         }
         let mut command = self.command();
         sys::die_with_parent(&mut command);
-        // Before: of a program that may have begun, nobody shall believe that it has not. No reader, no matter.
+        // Before: of a program that may have begun, nobody shall believe that it has not. No reader, no
+        // matter.
         let _ = lifeline.write_all(&[1]);
         let child = command.spawn().map_err(|source| Error::Program {
             program: command.get_program().display().to_string(),
@@ -240,8 +243,8 @@ fn search_path(path: &str) -> String {
     there.iter().copied().chain(missing).collect::<Vec<_>>().join(":")
 }
 
-/// Makes this process the leader of a process group, and brings that to the foreground of the terminal. The group that it
-/// was in is out of sight in a PID namespace, and some shells despair of that.
+/// Makes this process the leader of a process group, and brings that to the foreground of the terminal. The
+/// group that it was in is out of sight in a PID namespace, and some shells despair of that.
 fn own_group() {
     let Ok(terminal) = File::options().read(true).write(true).open("/dev/tty") else { return };
     if setpgid(Pid::from_raw(0), Pid::from_raw(0)).is_ok() {
@@ -306,7 +309,8 @@ fn end_descendants() {
     }
 }
 
-/// The processes below this one, by their numbers in its PID namespace. Those that are orphaned come to be its children.
+/// The processes below this one, by their numbers in its PID namespace. Those that are orphaned come to be
+/// its children.
 fn descendants() -> Option<Vec<i32>> {
     let us = Listed::read("self")?;
     // `/proc` may be of a namespace further out, and then has more than one number for each.
