@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
-# The report on all parts: a Slurm job that submit.sh has wait for the last of them. By itself, at any time:
+# Reports on all parts in a folder, including missing parts and attempts and differences between the nodes.
+# submit.sh submits it as a Slurm job that waits for all parts. It can also be run at any time:
 #
 #   report.sh DIR
-#
-# Says which parts and attempts are missing, and where the nodes differ.
 #
 #SBATCH --job-name=testbed-report
 #SBATCH --output=testbed-%j.log

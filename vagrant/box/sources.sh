@@ -1,21 +1,23 @@
 #!/usr/bin/env bash
-# Prints where this machine's apt gets packages of a Debian release, as apt's own `.sources` paragraphs: the release
-# itself, its updates, its security updates and its backports, whichever are configured, and nothing else that is.
+# Prints the package sources of a Debian release that are configured on this host, as `.sources` paragraphs:
+# the release itself, its updates, its security updates and its backports. Other configured sources are left
+# out.
 #
-# What is configured is read from sources.list, *.list and *.sources, with keys and trust as they are there. What of that
-# is Debian's, and of which release, apt knows from what it has fetched: so `apt-get update` must have been run.
+# The sources are read from sources.list, *.list and *.sources, with their keys and trust settings. Whether
+# a source is Debian's, and of which release, apt knows from the files it has downloaded, so run `apt-get
+# update` first.
 #
 # Usage: sources.sh CODENAME
 set -euo pipefail
 
 codename=${1:?usage: sources.sh CODENAME}
 
-# Dir::Etc may be anywhere: APT_CONFIG can say so.
+# Dir::Etc is not always /etc/apt: APT_CONFIG can change it.
 list='' parts=''
 eval "$(apt-config shell list Dir::Etc::sourcelist/f parts Dir::Etc::sourceparts/d)"
 
-# One line for each address and suite that has programs: address, suite, key, trust. The lines of a key that is part of the
-# file are joined by \001.
+# Prints one line for each URI and suite that has binary packages: URI, suite, key, trust, separated by
+# tabs. The lines of a key that is embedded in the file are joined by \001.
 configured() {
     local file
     for file in "$list" "$parts"/*.list "$parts"/*.sources; do
@@ -23,7 +25,8 @@ configured() {
         case $file in
             *.sources) awk -f /dev/fd/3 "$file" 3<<'PARAGRAPHS' ;;
 function emit(  u, s, i, j, n, m) {
-    if (v["types"] ~ /(^|[ \t])deb([ \t]|$)/ && v["enabled"] !~ /^(no|false|0)$/ && v["components"] ~ /(^|[ \t])main([ \t]|$)/) {
+    if (v["types"] ~ /(^|[ \t])deb([ \t]|$)/ && v["enabled"] !~ /^(no|false|0)$/ &&
+        v["components"] ~ /(^|[ \t])main([ \t]|$)/) {
         n = split(v["uris"], u, /[ \t]+/); m = split(v["suites"], s, /[ \t]+/)
         for (i = 1; i <= n; i++) for (j = 1; j <= m; j++)
             printf "%s\t%s\t%s\t%s\n", u[i], s[j], v["signed-by"], v["trusted"]
@@ -61,17 +64,20 @@ LINES
     done
 }
 
-# What apt says is Debian's, of this release and in use: address and suite.
+# Prints URI and suite of each source that apt knows to be Debian's and of this release.
 known() {
-    # The variables are apt's.
+    # apt expands these variables, not the shell.
     # shellcheck disable=SC2016
     apt-get indextargets --format '$(CREATED_BY)|$(ORIGIN)|$(CODENAME)|$(COMPONENT)|$(REPO_URI)|$(RELEASE)' |
         awk -F'|' -v c="$codename" '
             $1 == "Packages" && $2 ~ /^Debian( Backports)?$/ && $4 == "main" &&
-            ($3 == c || $3 == c "-updates" || $3 == c "-security" || $3 == c "-backports") { print $5 "\t" $6 }' | sort -u
+            ($3 == c || $3 == c "-updates" || $3 == c "-security" || $3 == c "-backports") {
+                print $5 "\t" $6
+            }' | sort -u
 }
 
-# A suite may be called `stable` in the configuration: apt knows its codename, and the address has one slash at its end.
+# Selects the configured sources that apt knows. The configuration may name a suite `stable`; `known`
+# resolves it to its codename. URIs are compared with exactly one slash at the end.
 awk -F'\t' '
     function address(text) { sub(/\/*$/, "/", text); return text }
     NR == FNR { known[address($1) "\t" $2] = 1; next }

@@ -1,9 +1,10 @@
 #!/bin/sh
-# Exports /srv/images to the storage network. The user that SSH logs in as puts the guests' files there.
+# Exports /srv/images to the storage network by NFS. `testbed` copies the guests' files there as the user
+# vagrant.
 set -eu
 network=$1
 install -d -m 755 -o vagrant -g vagrant /srv/images
-# Not /etc/exports: that may hold other things.
+# A file of its own, because /etc/exports may have other entries.
 install -d /etc/exports.d
 echo "/srv/images $network(rw,sync,no_subtree_check)" >/etc/exports.d/lab.exports
 systemctl --quiet enable nfs-server

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Mounts the controller's /srv/images, now and after every boot; in the background where the controller comes later.
+# Mounts the controller's /srv/images now and at every boot. At boot, mounting continues in the background
+# until the controller is up.
 set -eu
 server=$1
 install -d /srv/images
@@ -11,7 +12,7 @@ fi
 systemctl daemon-reload
 systemctl --quiet enable remote-fs.target
 mountpoint -q /srv/images || mount -o fg /srv/images
-# It may be another server's, from before the addresses were changed.
+# The mount may be from another server if LAB_STORAGE was changed.
 if [ "$(findmnt -n -o SOURCE /srv/images)" != "$server:/srv/images" ]; then
     umount /srv/images
     mount -o fg /srv/images

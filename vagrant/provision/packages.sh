@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what of these packages is missing. Nothing is fetched where the box has them all.
+# Installs those of the given packages that are missing. Downloads nothing if the box has them all.
 set -eu
 missing=''
 for package in "$@"; do
@@ -11,6 +11,6 @@ done
 [ -n "$missing" ] || exit 0
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -q
-# One word a package.
+# Unquoted, so that each package is a word.
 # shellcheck disable=SC2086
 apt-get install -q -y --no-install-recommends $missing

@@ -1,9 +1,10 @@
 #!/bin/sh
-# Keeps these interfaces up, now and after every boot, without addresses: a run uses them, and nothing else does.
+# Brings the given interfaces up, now and at every boot, without addresses. Only runs of `testbed` use them.
 set -eu
 for wire in "$@"; do
     if [ ! -e "/sys/class/net/$wire" ]; then
-        echo "there is no interface $wire; the box has to call them eth0, eth1 and so on (net.ifnames=0): $(ls /sys/class/net)" >&2
+        echo "interface $wire not found; the box must name interfaces eth0, eth1 and so on (net.ifnames=0)." \
+            "Found: $(ls /sys/class/net)" >&2
         exit 1
     fi
 done
@@ -18,7 +19,7 @@ SCRIPT
 chmod 755 /usr/local/sbin/lab-wires
 cat >/etc/systemd/system/lab-wires.service <<'UNIT'
 [Unit]
-Description=Bring up the lab's wires
+Description=Bring up the interfaces of testbed's lab
 After=systemd-udev-settle.service network-pre.target systemd-networkd.service
 [Service]
 Type=oneshot
