@@ -1,13 +1,13 @@
 //! A client of QEMU's machine protocol (QMP).
 //!
-//! One reader routes replies to their callers by number and sends events to all who listen, each with the
-//! host's monotonic time at which its line came in. A call can be given up at any time (a timeout, an
-//! interruption): its reply is then dropped, and the next call works. Replies and events that this program
-//! does not know are passed on or ignored, never an error, so newer QEMUs keep working.
+//! A single reader routes replies to their callers by number and broadcasts events, each with the time of its
+//! arrival by the orchestrator's monotonic clock. A call can be abandoned at any time, by a timeout or an
+//! interruption: its reply is dropped, and the next call works. Unknown events are broadcast and unknown
+//! lines ignored; neither is an error, so newer versions of QEMU keep working.
 
 use crate::node::Channel;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::{
     collections::HashMap,
     sync::{
@@ -21,63 +21,65 @@ use tokio::{
     time::{self, Instant},
 };
 
-/// Why a QMP call failed.
+/// An error of a QMP call.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// QEMU refused or failed.
+    /// QEMU answered with an error.
     #[error("QEMU refused {command}: {reason}")]
     Refused {
-        /// The command.
+        /// The QMP command that failed.
         command: String,
-        /// QEMU's words.
+        /// QEMU's description of the error.
         reason: String,
     },
-    /// A reply is not what the protocol says.
-    #[error("QEMU's answer to {command} makes no sense: {reason}")]
-    Nonsense {
-        /// The command.
+    /// The reply does not have the expected type.
+    #[error("QEMU's reply to {command} has an unexpected form: {reason}")]
+    Malformed {
+        /// The QMP command that failed.
         command: String,
-        /// What is wrong with it.
+        /// The error in the reply's JSON.
         reason: String,
     },
     /// QEMU runs, but does not answer.
     #[error("QEMU did not answer {command} within {} s", REPLY_LIMIT.as_secs())]
     Silent {
-        /// The command.
+        /// The QMP command that failed.
         command: String,
     },
-    /// QEMU, or the way to it, is gone.
-    #[error("QEMU's monitor closed")]
+    /// QEMU or the connection to it is gone.
+    #[error("the connection to QEMU's monitor closed")]
     Closed,
 }
 
-/// Something that QEMU reported by itself.
+/// An event that QEMU sent unasked.
 #[derive(Debug, Clone)]
 pub struct Event {
-    /// Its name, like `STOP`.
+    /// Its name, for example `STOP`.
     pub name: String,
-    /// What it carries.
+    /// The data that comes with the event; null if there is none.
     pub data: Value,
-    /// When its line came in.
-    pub seen: Instant,
+    /// When its line arrived, by the orchestrator's monotonic clock.
+    pub received: Instant,
 }
 
-type Waiting = Option<HashMap<u64, oneshot::Sender<Result<Value, String>>>>;
+/// The calls that wait for a reply, by number; `None` once the connection has closed.
+type PendingCalls = Option<HashMap<u64, oneshot::Sender<Result<Value, String>>>>;
 
-/// A connection to one QEMU's monitor; dropping it closes the connection.
+/// A connection to one QEMU's monitor. Dropping it closes the connection.
 pub struct Client {
-    next: AtomicU64,
-    waiting: Arc<Mutex<Waiting>>,
+    next_id: AtomicU64,
+    pending: Arc<Mutex<PendingCalls>>,
     write: Box<dyn Fn(String) + Send + Sync>,
     events: broadcast::Sender<Event>,
 }
 
-/// How long QEMU may take to answer; a busy machine takes a second at most.
+/// The longest QEMU may take to answer. On a busy host it takes a second at most.
 const REPLY_LIMIT: Duration = Duration::from_secs(60);
 
-/// How many events may wait for a slow listener before the oldest are dropped.
+/// The number of events that may wait for a slow listener before the oldest are dropped.
 const EVENT_BACKLOG: usize = 1024;
 
+/// A line from QEMU: a reply has an `id`, an event has an `event`, the greeting has neither.
 #[derive(Deserialize)]
 struct Incoming {
     id: Option<u64>,
@@ -86,69 +88,73 @@ struct Incoming {
     data: Value,
     #[serde(rename = "return")]
     returned: Option<Value>,
-    error: Option<Refusal>,
+    error: Option<ErrorReply>,
 }
 
 #[derive(Deserialize)]
-struct Refusal {
+struct ErrorReply {
     desc: String,
 }
 
 impl Client {
-    /// Speaks QMP over a node's channel.
+    /// Connects to a monitor over a node's channel.
     pub async fn over(channel: Channel) -> Result<Self, Error> {
         let writer = channel.writer();
         Self::start(channel.lines, move |line| writer.write(line)).await
     }
 
-    /// Speaks QMP over any stream of lines and negotiates capabilities.
+    /// Connects to a monitor over any stream of lines, and negotiates capabilities.
     pub async fn start(
         mut lines: mpsc::UnboundedReceiver<String>,
         write: impl Fn(String) + Send + Sync + 'static,
     ) -> Result<Self, Error> {
         let (events, _) = broadcast::channel(EVENT_BACKLOG);
-        let waiting: Arc<Mutex<Waiting>> = Arc::new(Mutex::new(Some(HashMap::new())));
+        let pending: Arc<Mutex<PendingCalls>> = Arc::new(Mutex::new(Some(HashMap::new())));
         let client = Self {
-            next: AtomicU64::new(1),
-            waiting: Arc::clone(&waiting),
+            next_id: AtomicU64::new(1),
+            pending: Arc::clone(&pending),
             write: Box::new(write),
             events: events.clone(),
         };
         tokio::spawn(async move {
             while let Some(line) = lines.recv().await {
-                // Neither a reply nor an event: the greeting.
-                let Ok(incoming) = serde_json::from_str::<Incoming>(&line) else { continue };
+                // A line that is cut short or unknown is skipped. serde would also read a list as an
+                // `Incoming`.
+                let Ok(message) = serde_json::from_str::<Map<String, Value>>(&line) else { continue };
+                let Ok(incoming) = Incoming::deserialize(Value::Object(message)) else { continue };
                 if let Some(name) = incoming.event {
-                    let _ = events.send(Event { name, data: incoming.data, seen: Instant::now() });
+                    let _ = events.send(Event { name, data: incoming.data, received: Instant::now() });
                 } else if let Some(id) = incoming.id {
-                    let reply = match incoming.error {
-                        Some(refusal) => Err(refusal.desc),
-                        None => Ok(incoming.returned.unwrap_or_default()),
+                    let reply = match (incoming.error, incoming.returned) {
+                        (Some(error), _) => Err(error.desc),
+                        (None, Some(returned)) => Ok(returned),
+                        // Not a reply, whatever its number.
+                        (None, None) => continue,
                     };
-                    // A caller may have given up; then nobody waits.
-                    let caller = waiting.lock().unwrap().as_mut().and_then(|w| w.remove(&id));
+                    // The caller may have abandoned the call; then nobody waits for the reply.
+                    let caller = pending.lock().unwrap().as_mut().and_then(|calls| calls.remove(&id));
                     if let Some(caller) = caller {
                         let _ = caller.send(reply);
                     }
                 }
             }
-            // Wakes every caller with `Closed`.
-            waiting.lock().unwrap().take();
+            // Dropping the senders makes every pending call fail with `Closed`.
+            pending.lock().unwrap().take();
         });
         client.call("qmp_capabilities", json!({})).await?;
         Ok(client)
     }
 
-    /// All events from now on.
+    /// Subscribes to all events from now on.
     pub fn events(&self) -> broadcast::Receiver<Event> {
         self.events.subscribe()
     }
 
-    /// Runs a command and waits for its reply.
+    /// Runs a command and waits at most 60 s for its reply. Returns the reply's value.
     pub async fn call(&self, command: &str, arguments: Value) -> Result<Value, Error> {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (sender, reply) = oneshot::channel();
-        self.waiting.lock().unwrap().as_mut().ok_or(Error::Closed)?.insert(id, sender);
+        self.pending.lock().unwrap().as_mut().ok_or(Error::Closed)?.insert(id, sender);
         let mut line = json!({ "execute": command, "id": id });
         if arguments.as_object().is_some_and(|a| !a.is_empty()) {
             line["arguments"] = arguments;
@@ -161,11 +167,11 @@ impl Client {
             .map_err(|reason| Error::Refused { command: command.into(), reason })
     }
 
-    /// Runs a command and reads its reply as a `T`.
+    /// Runs a command without arguments and deserializes its reply.
     pub async fn query<T: serde::de::DeserializeOwned>(&self, command: &str) -> Result<T, Error> {
         let value = self.call(command, json!({})).await?;
         serde_json::from_value(value)
-            .map_err(|e| Error::Nonsense { command: command.into(), reason: e.to_string() })
+            .map_err(|e| Error::Malformed { command: command.into(), reason: e.to_string() })
     }
 }
 
@@ -173,7 +179,7 @@ impl Client {
 mod tests {
     use super::*;
 
-    /// A QEMU that answers what the test tells it to.
+    /// The QEMU side of a connection, scripted by a test.
     struct Peer {
         to_client: mpsc::UnboundedSender<String>,
         from_client: mpsc::UnboundedReceiver<String>,
@@ -184,22 +190,35 @@ mod tests {
             let (to_client, lines) = mpsc::unbounded_channel();
             let (from, from_client) = mpsc::unbounded_channel();
             let mut peer = Self { to_client, from_client };
-            peer.say(r#"{"QMP": {"version": {"qemu": {"major": 10}}, "capabilities": ["oob"]}}"#);
+            peer.send(r#"{"QMP": {"version": {"qemu": {"major": 10}}, "capabilities": ["oob"]}}"#);
             let started = Client::start(lines, move |line| from.send(line).unwrap());
             let (client, ()) = tokio::join!(started, async {
-                let id = peer.hear().await["id"].clone();
-                peer.say(&json!({ "return": {}, "id": id }).to_string());
+                let id = peer.receive().await["id"].clone();
+                peer.send(&json!({ "return": {}, "id": id }).to_string());
             });
             (client.unwrap(), peer)
         }
 
-        fn say(&self, line: &str) {
+        fn send(&self, line: &str) {
             self.to_client.send(line.into()).unwrap();
         }
 
-        async fn hear(&mut self) -> Value {
+        async fn receive(&mut self) -> Value {
             serde_json::from_str(&self.from_client.recv().await.unwrap()).unwrap()
         }
+    }
+
+    #[tokio::test]
+    async fn only_an_object_with_a_result_or_an_error_is_a_reply() {
+        let (client, mut peer) = Peer::client().await;
+        let (reply, ()) = tokio::join!(client.call("a", json!({})), async {
+            let id = peer.receive().await["id"].clone();
+            for line in [json!([id, null, null, 1, null]), json!({ "id": id })] {
+                peer.send(&line.to_string());
+            }
+            peer.send(&json!({ "return": { "status": "running" }, "id": id }).to_string());
+        });
+        assert_eq!(reply.unwrap(), json!({ "status": "running" }));
     }
 
     #[tokio::test]
@@ -207,42 +226,42 @@ mod tests {
         let (client, mut peer) = Peer::client().await;
         let (a, b, ()) =
             tokio::join!(client.call("a", json!({})), client.call("b", json!({ "x": 1 })), async {
-                let (a, b) = (peer.hear().await, peer.hear().await);
+                let (a, b) = (peer.receive().await, peer.receive().await);
                 assert_eq!((&a["execute"], a.get("arguments")), (&json!("a"), None));
                 assert_eq!(b["arguments"], json!({ "x": 1 }));
-                peer.say(&json!({ "return": "for b", "id": b["id"] }).to_string());
-                peer.say("half a li");
-                peer.say(&json!({ "error": { "class": "X", "desc": "no" }, "id": a["id"] }).to_string());
+                peer.send(&json!({ "return": "for b", "id": b["id"] }).to_string());
+                peer.send("half a li");
+                peer.send(&json!({ "error": { "class": "X", "desc": "no" }, "id": a["id"] }).to_string());
             });
         assert_eq!(b.unwrap(), "for b");
         assert_eq!(a.unwrap_err().to_string(), "QEMU refused a: no");
     }
 
     #[tokio::test]
-    async fn a_call_that_was_given_up_does_not_disturb_the_next() {
+    async fn the_reply_to_an_abandoned_call_does_not_disturb_the_next_call() {
         let (client, mut peer) = Peer::client().await;
-        let given_up = time::timeout(Duration::from_millis(1), client.call("slow", json!({}))).await;
-        assert!(given_up.is_err());
-        let late = peer.hear().await["id"].clone();
+        let abandoned = time::timeout(Duration::from_millis(1), client.call("slow", json!({}))).await;
+        assert!(abandoned.is_err());
+        let late = peer.receive().await["id"].clone();
         let (next, ()) = tokio::join!(client.call("next", json!({})), async {
-            let next = peer.hear().await["id"].clone();
-            peer.say(&json!({ "return": "late", "id": late }).to_string());
-            peer.say(&json!({ "return": "right", "id": next }).to_string());
+            let next = peer.receive().await["id"].clone();
+            peer.send(&json!({ "return": "late", "id": late }).to_string());
+            peer.send(&json!({ "return": "right", "id": next }).to_string());
         });
         assert_eq!(next.unwrap(), "right");
     }
 
     #[tokio::test]
-    async fn events_go_to_all_who_listen_even_unknown_ones() {
+    async fn every_subscriber_gets_all_events_including_unknown_ones() {
         let (client, peer) = Peer::client().await;
         let (mut one, mut two) = (client.events(), client.events());
-        peer.say(r#"{"event": "FROM_THE_FUTURE", "data": {"n": 1}, "timestamp": {"seconds": 1, "microseconds": 2}}"#);
+        peer.send(r#"{"event": "FROM_THE_FUTURE", "data": {"n": 1}, "timestamp": {"seconds": 1}}"#);
         assert_eq!(one.recv().await.unwrap().name, "FROM_THE_FUTURE");
         assert_eq!(two.recv().await.unwrap().data, json!({ "n": 1 }));
     }
 
     #[tokio::test]
-    async fn the_end_of_qemu_wakes_callers() {
+    async fn pending_calls_fail_when_qemu_ends() {
         let (client, peer) = Peer::client().await;
         let (call, ()) = tokio::join!(client.call("quit", json!({})), async { drop(peer) });
         assert!(matches!(call, Err(Error::Closed)));
