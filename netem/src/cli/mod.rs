@@ -1,7 +1,7 @@
-//! The program `netem`: its command line, and what each subcommand prints.
+//! The program `netem`: its command line, and the output of each subcommand.
 //!
-//! Exit codes: 0 done; 1 something failed; 2 what was asked for cannot be had (a bad value, no such
-//! interface, somebody else's qdisc), and the link is as it was.
+//! Exit codes: 0 success; 1 an operation failed; 2 the request is invalid (an invalid value, an interface
+//! that does not exist, a qdisc that netem did not create), and the link is unchanged.
 
 mod play;
 mod profile_args;
@@ -10,11 +10,11 @@ use crate::{
     error::Error,
     feature::Feature,
     kernel::{self, Applied},
-    measure::{self, Measurement, Server},
+    measure::{self, Measurement, MeasurementSettings, Server},
     named,
     netlink::Netlink,
     profile::Profile,
-    show::{Shown, inline},
+    show::{InterfaceState, inline},
 };
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use play::PlayArgs;
@@ -27,19 +27,19 @@ use std::{
 };
 use units::{ByteRate, Span};
 
-/// Shapes the rate, delay and loss of a network interface.
+/// Shape the rate, delay and loss of a network interface.
 #[derive(Debug, Parser)]
 #[command(name = "netem", version, disable_help_subcommand = true, after_help = AFTER_HELP)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// Print one JSON object instead of text.
+    /// Print JSON instead of text.
     #[arg(long, global = true)]
     json: bool,
 }
 
 const AFTER_HELP: &str = "\
-A profile shapes what an interface sends; with --ingress, what it receives. Quantities carry their unit: \
+A profile shapes what an interface sends; with --ingress, what it receives. Quantities need a unit: \
 940mbit, 20ms, 0.1%, 1MiB.
 
 Examples:
@@ -47,42 +47,93 @@ Examples:
   netem apply eth0 --profile transatlantic --loss 0.1%
   netem play eth0 tunnel.txt --delay 20ms --repeat
   netem show eth0
+  netem clear eth0
+
+Exit codes:
+  0  success
+  1  something failed
+  2  bad input, or not possible here; the interface is unchanged";
+
+const APPLY_HELP: &str = "\
+Examples:
+  netem apply eth0 --rate 940mbit
+  netem apply eth0 --profile transatlantic --loss 0.1%
+  netem apply eth0 --ingress --rate 100mbit";
+
+const SHOW_HELP: &str = "\
+Examples:
+  netem show eth0
+  netem show eth0 --json";
+
+const CHANGE_HELP: &str = "\
+Examples:
+  netem change eth0 --rate 500mbit";
+
+const PLAY_HELP: &str = "\
+Examples:
+  netem play eth0 tunnel.txt --delay 20ms --repeat
+
+Files:
+  A trace has a time and a rate per line, and ends with a time and `end`:
+  0s     40mbit
+  2500ms 1mbit
+  6s     end";
+
+const CLEAR_HELP: &str = "\
+Examples:
   netem clear eth0";
+
+const MEASURE_HELP: &str = "\
+Examples:
+  netem measure --serve
+  netem measure 192.0.2.2";
+
+const SUPPORTED_HELP: &str = "\
+Examples:
+  netem supported
+  netem supported --json";
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Shape an interface, replacing what was applied to it before.
-    Apply(Shape),
-    /// Print what is in force on an interface, read back from the kernel.
+    /// Shape an interface, replacing the profile that was applied to it before.
+    #[command(after_help = APPLY_HELP)]
+    Apply(ShapeArgs),
+    /// Print the profiles, qdiscs and counters of an interface, read back from the kernel.
+    #[command(after_help = SHOW_HELP)]
     Show {
-        /// The interface.
+        /// The name of the interface, such as eth0.
         interface: String,
     },
-    /// Change what is in force while traffic flows, without losing a packet where possible.
-    Change(Shape),
-    /// Let the rate of an interface follow a trace, then leave the interface as it was before.
+    /// Change the profile of an interface while traffic flows, without packet loss if possible.
+    #[command(after_help = CHANGE_HELP)]
+    Change(ShapeArgs),
+    /// Vary the rate of an interface according to a trace, then restore the previous profile.
     ///
-    /// The other options are those of `apply`. SIGINT and SIGTERM end it early. With --json, one object a
-    /// line.
+    /// The other options are those of `apply`. SIGINT and SIGTERM end the trace early. With --json, prints
+    /// one object per line.
+    #[command(after_help = PLAY_HELP)]
     Play(PlayArgs),
-    /// Take everything away that was applied to an interface.
+    /// Remove everything that was applied to an interface.
+    #[command(after_help = CLEAR_HELP)]
     Clear {
-        /// The interface.
+        /// The name of the interface, such as eth0.
         interface: String,
     },
-    /// Measure the path to another host: goodput, round trips and loss, beside what was asked for.
+    /// Measure the path to another host: goodput, round-trip times and loss, compared with the profile.
     ///
-    /// Run `netem measure --serve` at the far end first.
+    /// Run `netem measure --serve` on the other host first.
+    #[command(after_help = MEASURE_HELP)]
     Measure(MeasureArgs),
-    /// Print what this kernel offers, and the profiles known by name.
+    /// Print the features of this kernel and the named profiles.
+    #[command(after_help = SUPPORTED_HELP)]
     Supported,
 }
 
 #[derive(Debug, Args)]
-struct Shape {
-    /// The interface.
+struct ShapeArgs {
+    /// The name of the interface, such as eth0.
     interface: String,
-    /// Shape what the interface receives, not what it sends (through an ifb).
+    /// Shape what the interface receives (through an ifb) instead of what it sends.
     #[arg(long)]
     ingress: bool,
     #[command(flatten)]
@@ -91,31 +142,31 @@ struct Shape {
 
 #[derive(Debug, Args)]
 struct MeasureArgs {
-    /// The far end's address.
+    /// IP address of the host that runs `netem measure --serve`.
     #[arg(required_unless_present = "serve", conflicts_with = "serve")]
     server: Option<IpAddr>,
-    /// Be the far end, until interrupted.
+    /// Run the server, until interrupted.
     #[arg(long)]
     serve: bool,
-    /// The port, by TCP and UDP.
+    /// Port of the server, for both TCP and UDP.
     #[arg(long, default_value_t = 5202)]
     port: u16,
-    /// How long the TCP stream runs alone, to be counted but for its first sixth; it then runs as long beside
-    /// probes.
+    /// How long to measure the goodput of a TCP stream, ignoring the first sixth; the stream then runs
+    /// equally long beside probes. From 100ms to 1h.
     #[arg(long, default_value = "3s", value_name = "TIME")]
     time: Span,
-    /// The interface the path begins with, whose profile is printed beside.
+    /// Local interface that the path uses; its profile is printed for comparison.
     #[arg(long)]
     interface: Option<String>,
 }
 
-/// The command line, for man pages and completions.
+/// Returns the definition of the command line, from which manual pages and shell completions are generated.
 pub fn command() -> clap::Command {
     Cli::command()
 }
 
-/// Runs the program: parses the arguments of this process, does what they say, prints, and gives the exit
-/// code.
+/// Runs the program with the arguments of this process: executes the subcommand and prints its output or
+/// error. Returns the exit code.
 pub async fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(&cli).await {
@@ -139,7 +190,7 @@ async fn run(cli: &Cli) -> Result<String, Error> {
         Command::Clear { interface } => {
             let cleared = Netlink::open()?.clear(interface).await?;
             let text = if cleared { "cleared" } else { "nothing was applied" };
-            Ok(print(cli, &serde_json::json!({ "interface": interface, "cleared": cleared }), || {
+            Ok(output(cli, &serde_json::json!({ "interface": interface, "cleared": cleared }), || {
                 format!("{interface}: {text}\n")
             }))
         }
@@ -148,17 +199,18 @@ async fn run(cli: &Cli) -> Result<String, Error> {
     }
 }
 
-fn print<T: Serialize>(cli: &Cli, value: &T, text: impl FnOnce() -> String) -> String {
+/// Returns the output of a subcommand: `value` as JSON with --json, else `text`.
+fn output<T: Serialize>(cli: &Cli, value: &T, text: impl FnOnce() -> String) -> String {
     if cli.json { format!("{}\n", serde_json::to_string_pretty(value).expect("plain data")) } else { text() }
 }
 
-async fn shape_link(cli: &Cli, shape: &Shape, change: bool) -> Result<String, Error> {
+async fn shape_link(cli: &Cli, shape: &ShapeArgs, change: bool) -> Result<String, Error> {
     let profile = shape.profile.resolve();
     profile.validate()?;
     if profile.is_empty() {
         return Err(Error::Unsuitable {
             interface: shape.interface.clone(),
-            problem: "nothing to apply; say at least --rate, --delay or --profile, or use `netem clear`"
+            problem: "nothing to apply; give at least --rate, --delay or --profile, or use `netem clear`"
                 .into(),
         });
     }
@@ -172,7 +224,7 @@ async fn shape_link(cli: &Cli, shape: &Shape, change: bool) -> Result<String, Er
         (false, true) => netlink.change(interface, &profile).await?,
         (false, false) => netlink.apply(interface, &profile).await?,
     };
-    Ok(print(cli, &applied, || describe(&applied)))
+    Ok(output(cli, &applied, || describe(&applied)))
 }
 
 fn describe(applied: &Applied) -> String {
@@ -185,32 +237,34 @@ fn describe(applied: &Applied) -> String {
 }
 
 async fn show(cli: &Cli, interface: &str) -> Result<String, Error> {
-    let shown = Shown::read(&Netlink::open()?, interface).await?;
-    Ok(print(cli, &shown, || shown.to_string()))
+    let shown = InterfaceState::read(&Netlink::open()?, interface).await?;
+    Ok(output(cli, &shown, || shown.to_string()))
 }
 
-/// What was asked of an interface, for comparison.
+/// The profile of the local interface, with which a measurement is compared.
 #[derive(Debug, Serialize)]
-struct Asked {
+struct ConfiguredProfile {
     profile: Profile,
-    /// What one TCP stream carries at that rate.
+    /// The payload rate of one TCP stream at the profile's rate.
     tcp_payload: Option<ByteRate>,
 }
 
+/// The output of `netem measure`.
 #[derive(Debug, Serialize)]
-struct Measured {
-    asked: Option<Asked>,
+struct MeasureReport {
+    #[serde(rename = "asked")]
+    configured: Option<ConfiguredProfile>,
     measured: Measurement,
 }
 
 async fn measure_path(cli: &Cli, args: &MeasureArgs) -> Result<String, Error> {
     let Some(server) = args.server else {
         let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, args.port));
-        // A kernel without IPv6 has no such address.
+        // Without IPv6 in the kernel, binding to an IPv6 address fails.
         let server = Server::bind(address)
             .or_else(|_| Server::bind((Ipv4Addr::UNSPECIFIED, args.port).into()))
             .map_err(Error::system(format!("listen on port {}", args.port)))?;
-        eprintln!("netem: measuring on port {}, until interrupted", args.port);
+        eprintln!("netem: listening on port {}; press Ctrl-C to stop", args.port);
         server.run().map_err(Error::system("serve"))?;
         return Ok(String::new());
     };
@@ -220,39 +274,41 @@ async fn measure_path(cli: &Cli, args: &MeasureArgs) -> Result<String, Error> {
             problem: format!("--time: {} is not between 100ms and 1h", args.time),
         });
     }
-    let asked = match &args.interface {
+    let configured = match &args.interface {
         Some(name) => {
             let netlink = Netlink::open()?;
             let mtu = netlink.interface(name).await?.mtu;
-            let asked = |profile| Asked { tcp_payload: measure::tcp_payload(&profile, mtu), profile };
-            netlink.profile(name).await?.map(asked)
+            netlink.profile(name).await?.map(|profile| ConfiguredProfile {
+                tcp_payload: measure::tcp_payload(&profile, mtu),
+                profile,
+            })
         }
         None => None,
     };
     let duration = args.time.into();
-    let settings = measure::Settings { duration, warm_up: duration / 6, ..measure::Settings::default() };
+    let settings = MeasurementSettings { duration, warm_up: duration / 6, ..MeasurementSettings::default() };
     let address = SocketAddr::from((server, args.port));
     let measured = measure::measure(address, &settings).map_err(Error::system(format!(
-        "measure the path to {address} (is `netem measure --serve` there?)"
+        "measure the path to {address} (is `netem measure --serve` running there?)"
     )))?;
-    let measured = Measured { asked, measured };
-    Ok(print(cli, &measured, || describe_measured(&measured)))
+    let report = MeasureReport { configured, measured };
+    Ok(output(cli, &report, || describe_report(&report)))
 }
 
-fn describe_measured(Measured { asked, measured }: &Measured) -> String {
+fn describe_report(MeasureReport { configured, measured }: &MeasureReport) -> String {
     let mut text = format!("goodput   {:.2} MB/s", measured.goodput.as_mb_per_s());
-    if let Some(asked) = asked {
-        if let Some(payload) = asked.tcp_payload {
+    if let Some(configured) = configured {
+        if let Some(payload) = configured.tcp_payload {
             let share = measured.goodput.get() as f64 / payload.get().max(1) as f64;
             write!(
                 text,
-                ", of {:.2} that the rate leaves for TCP: {:.1} %",
-                payload.as_mb_per_s(),
-                100.0 * share
+                ", {:.1} % of the {:.2} MB/s that the rate leaves for TCP payload",
+                100.0 * share,
+                payload.as_mb_per_s()
             )
             .expect("writing to a string");
         }
-        write!(text, "\nasked     {}", inline(&asked.profile)).expect("writing to a string");
+        write!(text, "\nprofile   {}", inline(&configured.profile)).expect("writing to a string");
     }
     text.push('\n');
     for (name, trips) in [("idle", &measured.idle), ("loaded", &measured.loaded)] {
@@ -260,7 +316,8 @@ fn describe_measured(Measured { asked, measured }: &Measured) -> String {
             .map(|t| format!("{:.3}", t.as_millis_f64()));
         writeln!(
             text,
-            "{name:<9} round trip min {min} p50 {p50} p90 {p90} p99 {p99} max {max} ms; lost {} of {} there and back ({:.2} %)",
+            "{name:<9} round trip min {min} p50 {p50} p90 {p90} p99 {p99} max {max} ms; \
+             lost {} of {} probes ({:.2} %)",
             trips.sent - trips.echoed,
             trips.sent,
             100.0 * trips.loss()
@@ -277,13 +334,13 @@ async fn supported(cli: &Cli) -> Result<String, Error> {
         .map(|n| serde_json::json!({ "name": n.name, "about": n.about, "profile": n.profile() }))
         .collect();
     let value = serde_json::json!({ "features": found, "profiles": profiles });
-    Ok(print(cli, &value, || {
-        let mut text = String::from("This kernel:\n");
+    Ok(output(cli, &value, || {
+        let mut text = String::from("Features of this kernel:\n");
         for feature in Feature::ALL {
             let state = if found.contains(&feature) { "yes" } else { "no" };
             writeln!(text, "  {feature:<12} {state:<4} {}", feature.option()).expect("writing to a string");
         }
-        text.push_str("\nProfiles:\n");
+        text.push_str("\nNamed profiles:\n");
         for named in named::ALL {
             writeln!(text, "  {:<14} {}", named.name, named.about).expect("writing to a string");
         }

@@ -1,6 +1,6 @@
 //! `netem play`: an interface whose rate follows a trace.
 
-use super::{Cli, Shape};
+use super::{Cli, ShapeArgs};
 use crate::{
     error::{Error, Result},
     netlink::Netlink,
@@ -24,27 +24,27 @@ use units::{BitRate, Span};
 #[derive(Debug, Args)]
 pub(super) struct PlayArgs {
     #[command(flatten)]
-    shape: Shape,
-    /// The trace: lines like `250ms 12mbit`, the first at 0s, and a last one like `6s end`; # begins a
+    shape: ShapeArgs,
+    /// The trace file: lines like `250ms 12mbit`, the first at 0s, and a last line like `6s end`; # starts a
     /// comment.
     trace: PathBuf,
-    /// Begin anew whenever the trace has ended, until interrupted.
+    /// Repeat the trace until interrupted.
     #[arg(long)]
     repeat: bool,
 }
 
-/// One line of what is printed.
+/// An event that is printed as one line, or with --json as one object.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case", tag = "event")]
-enum Event<'a> {
-    /// A rate of the trace holds from now on.
+enum PlayEvent<'a> {
+    /// A rate of the trace was applied.
     Rate { interface: &'a str, at: Span, rate: Option<BitRate>, in_place: bool },
-    /// It is over, and the interface is as it was before.
+    /// The trace ended or was interrupted, and the previous profile was restored.
     Ended { interface: &'a str, interrupted: bool },
 }
 
-/// An interface that is played on, in one direction.
-struct Player<'a> {
+/// The player of a trace on one interface, in one direction.
+struct TracePlayer<'a> {
     cli: &'a Cli,
     netlink: Netlink,
     interface: &'a str,
@@ -54,33 +54,33 @@ struct Player<'a> {
 pub(super) async fn play(cli: &Cli, args: &PlayArgs) -> Result<()> {
     let interface = args.shape.interface.as_str();
     let file = args.trace.display().to_string();
-    let refuse = |problem: String| Error::Trace { file: file.clone(), problem };
+    let error = |problem: String| Error::Trace { file: file.clone(), problem };
     if args.shape.profile.has_rate() {
         return Err(Error::Unsuitable {
             interface: interface.into(),
-            problem: "--rate means nothing here; the trace has the rates".into(),
+            problem: "--rate cannot be used here: the trace sets the rate".into(),
         });
     }
-    let said = |error: TraceError| refuse(error.to_string());
-    let text = fs::read_to_string(&args.trace).map_err(|error| refuse(error.to_string()))?;
-    let trace: Trace = text.parse().map_err(said)?;
-    let profiles = trace.profiles(&args.shape.profile.resolve()).map_err(said)?;
+    let invalid = |e: TraceError| error(e.to_string());
+    let text = fs::read_to_string(&args.trace).map_err(|e| error(e.to_string()))?;
+    let trace: Trace = text.parse().map_err(invalid)?;
+    let profiles = trace.profiles(&args.shape.profile.resolve()).map_err(invalid)?;
     let listen = |kind| signal(kind).map_err(Error::system("listen for signals"));
     let mut signals = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
 
-    let player = Player { cli, netlink: Netlink::open()?, interface, ingress: args.shape.ingress };
+    let player = TracePlayer { cli, netlink: Netlink::open()?, interface, ingress: args.shape.ingress };
     let before = player.profile().await?.unwrap_or_default();
     let (first, rest) = profiles.split_first().expect("a trace has at least one rate");
-    // From here on there is something to put back.
+    // From here on the previous profile has to be restored, whatever happens.
     let set = player.set(first).await?;
-    let outcome = player.follow((first, set), rest, trace.length(), args.repeat, &mut signals).await;
+    let outcome = player.run((first, set), rest, trace.length(), args.repeat, &mut signals).await;
     let restored = player.apply(&before).await;
     let interrupted = outcome?;
     restored?;
-    player.say(&Event::Ended { interface, interrupted })
+    player.print(&PlayEvent::Ended { interface, interrupted })
 }
 
-impl Player<'_> {
+impl TracePlayer<'_> {
     async fn profile(&self) -> Result<Option<Profile>> {
         if self.ingress {
             self.netlink.ingress_profile(self.interface).await
@@ -89,7 +89,7 @@ impl Player<'_> {
         }
     }
 
-    /// Whether it was done in place.
+    /// Applies a profile. Returns whether it was changed in place.
     async fn apply(&self, profile: &Profile) -> Result<bool> {
         let applied = if self.ingress {
             self.netlink.apply_ingress(self.interface, profile).await
@@ -99,50 +99,50 @@ impl Player<'_> {
         Ok(applied?.in_place)
     }
 
-    async fn set(&self, (at, profile): &(Span, Profile)) -> Result<Event<'_>> {
+    async fn set(&self, (at, profile): &(Span, Profile)) -> Result<PlayEvent<'_>> {
         let in_place = self.apply(profile).await?;
-        Ok(Event::Rate { interface: self.interface, at: *at, rate: profile.rate, in_place })
+        Ok(PlayEvent::Rate { interface: self.interface, at: *at, rate: profile.rate, in_place })
     }
 
-    /// Plays the trace, whose first rate has just been set, to its end or until a signal comes; which of the
-    /// two it was.
-    async fn follow(
+    /// Plays the trace, whose first rate is already set, to its end or until a signal arrives. Returns
+    /// whether a signal arrived.
+    async fn run(
         &self,
-        (first, set): (&(Span, Profile), Event<'_>),
+        (first, set): (&(Span, Profile), PlayEvent<'_>),
         rest: &[(Span, Profile)],
         length: Span,
         repeat: bool,
         signals: &mut (Signal, Signal),
     ) -> Result<bool> {
-        let mut begun = Instant::now();
-        self.say(&set)?;
+        let mut start = Instant::now();
+        self.print(&set)?;
         loop {
             for step in rest {
-                if wait(begun + Duration::from(step.0), signals).await {
+                if wait(start + Duration::from(step.0), signals).await {
                     return Ok(true);
                 }
-                self.say(&self.set(step).await?)?;
+                self.print(&self.set(step).await?)?;
             }
-            begun += Duration::from(length);
-            if wait(begun, signals).await {
+            start += Duration::from(length);
+            if wait(start, signals).await {
                 return Ok(true);
             }
             if !repeat {
                 return Ok(false);
             }
-            self.say(&self.set(first).await?)?;
+            self.print(&self.set(first).await?)?;
         }
     }
 
-    fn say(&self, event: &Event<'_>) -> Result<()> {
+    fn print(&self, event: &PlayEvent<'_>) -> Result<()> {
         let line = match event {
             event if self.cli.json => serde_json::to_string(event).expect("plain data"),
-            Event::Rate { interface, at, rate, .. } => {
+            PlayEvent::Rate { interface, at, rate, .. } => {
                 format!("{interface}: {at} {}", rate.unwrap_or_default())
             }
-            Event::Ended { interface, interrupted } => {
+            PlayEvent::Ended { interface, interrupted } => {
                 let how = if *interrupted { "interrupted" } else { "ended" };
-                format!("{interface}: {how}; as it was before")
+                format!("{interface}: {how}; previous state restored")
             }
         };
         let mut output = io::stdout().lock();
@@ -150,7 +150,7 @@ impl Player<'_> {
     }
 }
 
-/// Waits until then, or for a signal; whether one came.
+/// Waits until a time or for a signal. Returns whether a signal arrived.
 async fn wait(until: Instant, (interrupt, terminate): &mut (Signal, Signal)) -> bool {
     tokio::select! {
         biased;

@@ -1,4 +1,4 @@
-//! A profile as options of a command line.
+//! [`ProfileArgs`]: a profile as command-line options, for `netem` and `testbed lab shell`.
 
 use crate::{
     named,
@@ -8,72 +8,73 @@ use crate::{
 use clap::{Args, ValueEnum};
 use units::{BitRate, Bytes, Span};
 
-/// A profile on a command line: one by name, and single settings that override it.
+/// The command-line options of a profile: a named profile, and single settings that override it.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Profile")]
 pub struct ProfileArgs {
-    /// Start from a profile known by name (see `netem supported`).
+    /// Start from a named profile (see `netem supported`).
     #[arg(long, value_name = "NAME", value_parser = named::ALL.iter().map(|n| n.name).collect::<Vec<_>>())]
     profile: Option<String>,
-    /// Rate, counting Ethernet frames without preamble, check sequence and gap.
+    /// Rate, counting Ethernet frames without preamble, frame check sequence and inter-frame gap.
     #[arg(long)]
     rate: Option<BitRate>,
-    /// Which shaper of the kernel enforces the rate.
+    /// The kernel's shaper that enforces the rate.
     #[arg(long, value_enum)]
     shaper: Option<ShaperArg>,
-    /// What may pass at once after a pause; by default 2 ms of the rate or more.
+    /// Burst size (depth of the token bucket); by default 2 ms of the rate or more.
     #[arg(long, value_name = "BYTES")]
     burst: Option<Bytes>,
-    /// The queue in front of the rate; by default 25 ms of it or the bandwidth-delay product.
+    /// Size of the queue in front of the rate; by default 25 ms of the rate or the bandwidth-delay product,
+    /// whichever is larger.
     #[arg(long, value_name = "BYTES")]
     queue: Option<Bytes>,
-    /// One-way delay.
+    /// One-way delay, at most 4min.
     #[arg(long, value_name = "TIME")]
     delay: Option<Span>,
-    /// Variation of the delay.
+    /// Variation of the delay, at most the delay itself.
     #[arg(long, value_name = "TIME")]
     jitter: Option<Span>,
-    /// How much a packet's delay depends on that of the one before.
+    /// How much the delay of a packet depends on the delay of the previous packet.
     #[arg(long, value_name = "PERCENT")]
     jitter_correlation: Option<Percent>,
-    /// How the delay varies.
+    /// Distribution of the jitter; by default uniform.
     #[arg(long, value_enum)]
     distribution: Option<DistributionArg>,
-    /// Packets lost.
+    /// Fraction of packets that are lost.
     #[arg(long, value_name = "PERCENT")]
     loss: Option<Percent>,
-    /// How much a packet's loss depends on that of the one before.
+    /// How much the loss of a packet depends on the loss of the previous packet.
     #[arg(long, value_name = "PERCENT")]
     loss_correlation: Option<Percent>,
-    /// Loss in bursts (Gilbert-Elliott): probability of turning bad, of turning good, and optionally the loss
-    /// while bad (100%) and while good (0%).
+    /// Loss in bursts (Gilbert-Elliott): the probability of entering the bad state, that of leaving it, and
+    /// optionally the loss in the bad state (100%) and in the good state (0%).
     #[arg(long, value_name = "ENTER,LEAVE[,BAD[,GOOD]]", value_parser = parse_bursts)]
     loss_bursts: Option<GilbertElliott>,
-    /// Packets that arrive twice.
+    /// Fraction of packets that arrive twice.
     #[arg(long, value_name = "PERCENT")]
     duplicate: Option<Percent>,
-    /// How much a packet's duplication depends on that of the one before.
+    /// How much the duplication of a packet depends on the duplication of the previous packet.
     #[arg(long, value_name = "PERCENT")]
     duplicate_correlation: Option<Percent>,
-    /// Packets with one bit inverted.
+    /// Fraction of packets in which one bit is inverted.
     #[arg(long, value_name = "PERCENT")]
     corrupt: Option<Percent>,
-    /// How much a packet's corruption depends on that of the one before.
+    /// How much the corruption of a packet depends on the corruption of the previous packet.
     #[arg(long, value_name = "PERCENT")]
     corrupt_correlation: Option<Percent>,
-    /// Packets that skip the delay.
+    /// Fraction of packets that skip the delay and overtake others.
     #[arg(long, value_name = "PERCENT")]
     reorder: Option<Percent>,
-    /// How much a packet's reordering depends on that of the one before.
+    /// How much the reordering of a packet depends on the reordering of the previous packet.
     #[arg(long, value_name = "PERCENT")]
     reorder_correlation: Option<Percent>,
-    /// Reorder only every so-many-th packet.
-    #[arg(long, value_name = "PACKETS")]
+    /// Reorder only every Nth packet.
+    #[arg(long, value_name = "N")]
     reorder_gap: Option<u32>,
-    /// Packets in the delay line at most.
+    /// Largest number of packets in the delay line; further packets are dropped.
     #[arg(long, value_name = "PACKETS")]
     limit: Option<u32>,
-    /// Deliver in slots, one every so often: shortest and longest time between them.
+    /// Deliver packets in time slots: the shortest and the longest time between two slots.
     #[arg(long, value_name = "MIN,MAX", value_parser = parse_slots)]
     slots: Option<Slots>,
 }
@@ -115,12 +116,12 @@ fn parse_slots(text: &str) -> Result<Slots, String> {
 }
 
 impl ProfileArgs {
-    /// Whether a rate is among the single settings.
+    /// Returns whether --rate is given. A rate of the named profile does not count.
     pub(super) fn has_rate(&self) -> bool {
         self.rate.is_some()
     }
 
-    /// The named profile with the given settings in place of its own.
+    /// Returns the named profile, or the empty one if none is given, overridden by the single settings.
     pub fn resolve(&self) -> Profile {
         let base = self.profile.as_deref().and_then(Profile::named).unwrap_or_default();
         Profile {

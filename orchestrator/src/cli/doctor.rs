@@ -8,13 +8,23 @@ use crate::{
 use clap::Args;
 use std::path::Path;
 
+pub(super) const AFTER_HELP: &str = "Examples:
+  testbed doctor
+  testbed doctor --lab lab.yaml
+  testbed doctor --quiet --json
+
+Exit codes:
+  0    a run would work
+  1    a run would not work
+  2    bad input";
+
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
     #[command(flatten)]
     lab: LabArgs,
     #[command(flatten)]
     kernel: KernelArgs,
-    /// Only what is missing
+    /// Show only problems
     #[arg(short, long)]
     quiet: bool,
     /// Print JSON
@@ -27,8 +37,12 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<u8, Failure> {
     let stressor = image::stressor_path().map_err(Failure::input)?;
     let hosts = args.lab.choice().hosts().map_err(super::lab_failure)?;
     let kernel = args.kernel.choice();
-    let needs =
-        doctor::Needs { cache: &cache, kernel: &kernel, stressor: &stressor, results: Path::new("results") };
+    let needs = doctor::Requirements {
+        cache: &cache,
+        kernel: &kernel,
+        stressor: &stressor,
+        results: Path::new("results"),
+    };
     let report = super::runtime()?.block_on(doctor::examine(&needs, hosts.as_ref()));
     let mut report = report.map_err(super::lab_failure)?;
     let code = report.exit_code();

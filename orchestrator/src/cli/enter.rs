@@ -2,7 +2,7 @@
 
 use super::Failure;
 use crate::{
-    node::server::visit::{Error, Visit},
+    node::server::visit::{Error, NodeSession},
     sys,
 };
 use clap::Args;
@@ -12,19 +12,19 @@ use std::{ffi::OsString, fs::File, io::Write, os::fd::RawFd};
 pub(super) struct EnterArgs {
     /// The node's name
     node: String,
-    /// The node's process; without one, the host itself is meant
+    /// The node's process; without it, the program runs on the host itself
     #[arg(long)]
     pid: Option<u32>,
-    /// Whoever asked is on another host
+    /// The request comes from another host
     #[arg(long)]
     remote: bool,
-    /// Where a program that is not started is accounted for, instead of standard error
+    /// Report a program that cannot be started here instead of on standard error
     #[arg(long, value_name = "FD")]
     refusal: Option<RawFd>,
-    /// Be the process inside, which ends with this socket
+    /// Act as the process inside, which ends when this socket closes
     #[arg(long, value_name = "FD")]
     lifeline: Option<RawFd>,
-    /// Whoever asked is in the foreground of the terminal
+    /// The requesting process is in the foreground of its terminal
     #[arg(long)]
     foreground: bool,
     /// The program and its arguments
@@ -34,10 +34,14 @@ pub(super) struct EnterArgs {
 
 pub(super) fn enter(args: &EnterArgs) -> Result<u8, Failure> {
     let refusal = args.refusal.map(sys::inherited).transpose().map_err(Failure::lab)?;
-    let visit =
-        Visit { node: args.node.clone(), pid: args.pid, remote: args.remote, program: args.program.clone() };
+    let session = NodeSession {
+        node: args.node.clone(),
+        pid: args.pid,
+        remote: args.remote,
+        program: args.program.clone(),
+    };
     if let Some(lifeline) = args.lifeline {
-        return visit.serve(lifeline, args.foreground).or_else(|error| match error {
+        return session.run_inside(lifeline, args.foreground).or_else(|error| match error {
             Error::Program { .. } => {
                 eprintln!("{error}");
                 error.exit_code().ok_or_else(|| Failure::lab(error))
@@ -45,10 +49,10 @@ pub(super) fn enter(args: &EnterArgs) -> Result<u8, Failure> {
             error => Err(Failure::lab(error)),
         });
     }
-    match (visit.enter(), refusal) {
+    match (session.enter(), refusal) {
         (Ok(ended), _) => {
-            if ended.with_its_node {
-                eprintln!("{}", Error::Gone(visit.node));
+            if ended.killed_with_node {
+                eprintln!("{}", Error::Gone(session.node));
             }
             Ok(ended.code)
         }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 #[derive(Debug, Args)]
 pub(super) struct GenerateArgs {
-    /// The folder; what is in `share/` of an installation is written below it
+    /// The folder that gets the `share/` of an installation
     directory: PathBuf,
 }
 

@@ -21,29 +21,49 @@ use std::{
 #[derive(Debug, Args)]
 pub(super) struct LabCommand {
     #[command(subcommand)]
-    command: What,
+    command: LabSubcommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
-    /// Show the runs that are under way: their nodes, interfaces, what shapes them, and the QEMUs
+enum LabSubcommand {
+    /// Show the runs in progress: nodes, interfaces, link shaping and QEMU processes
     ///
-    /// For hosts, also whether each answers, and what it has; the exit code is 3 when one does not. An
-    /// ordinary user sees their own runs on this machine, root everybody's.
+    /// With an inventory it also shows whether each host answers, and its equipment. Ordinary users see their
+    /// own runs on this host; root sees everybody's.
+    #[command(after_help = STATUS_HELP)]
     Status(StatusArgs),
-    /// Open a shell in a node of the run that is under way, or run a command there
+    /// Open a shell in a node of the run in progress, or run a command there
     ///
-    /// On this machine, when no run is under way, it starts a lab of three nodes that lasts as long as the
-    /// shell; the options of the link shape it. On hosts, when none is under way, the shell is on the host
-    /// itself, as root. The exit code is the command's.
-    #[command(after_help = EXAMPLES)]
+    /// If no run is in progress on this host, it starts a lab of three nodes that lasts as long as the shell;
+    /// the link options shape its link. If none is in progress on the hosts of an inventory, the shell is on
+    /// the host itself, as root.
+    #[command(after_help = SHELL_HELP)]
     Shell(Box<ShellArgs>),
 }
 
-const EXAMPLES: &str = "Examples:
+pub(super) const AFTER_HELP: &str = "Examples:
+  testbed lab status
+  testbed lab shell compute1";
+
+const STATUS_HELP: &str = "Examples:
+  testbed lab status
+  testbed lab status --lab lab.yaml --json
+
+Exit codes:
+  0    the state is shown
+  2    bad input
+  3    a host does not answer";
+
+const SHELL_HELP: &str = "Examples:
   testbed lab shell compute1 -- tc -s qdisc show dev migration
   testbed lab shell --rate 100mbit --delay 20ms compute1
-  testbed lab shell --lab lab.yaml controller";
+  testbed lab shell --lab lab.yaml controller
+
+Environment:
+  SHELL  the shell to start [default: /bin/sh]
+
+Exit codes:
+  The command's own; 2 for bad input; 3 if the node cannot be entered.";
 
 #[derive(Debug, Args)]
 struct StatusArgs {
@@ -56,15 +76,15 @@ struct StatusArgs {
 
 #[derive(Debug, Args)]
 struct ShellArgs {
-    /// The node
+    /// The node to enter
     #[arg(value_parser = NODES)]
     node: String,
     #[command(flatten)]
     lab: LabArgs,
-    /// The run, as `testbed lab status` names it, where several are under way
+    /// The run to enter if several are in progress, as `testbed lab status` names it
     #[arg(long, value_name = "RUN")]
     run: Option<String>,
-    /// A command with its arguments instead of the shell that SHELL names
+    /// A command with its arguments, to run instead of a shell
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
     #[command(flatten)]
@@ -73,17 +93,17 @@ struct ShellArgs {
 
 pub(super) fn lab(args: &LabCommand) -> Result<u8, Failure> {
     match &args.command {
-        What::Status(args) => status(args),
-        What::Shell(args) => shell(args),
+        LabSubcommand::Status(args) => status(args),
+        LabSubcommand::Shell(args) => shell(args),
     }
 }
 
 fn status(args: &StatusArgs) -> Result<u8, Failure> {
     let status = match args.lab.choice().hosts().map_err(super::lab_failure)? {
         None => Status::local().map_err(Failure::lab)?,
-        Some(hosts) => super::runtime()?.block_on(Status::of(&hosts)).map_err(super::lab_failure)?,
+        Some(hosts) => super::runtime()?.block_on(Status::of_hosts(&hosts)).map_err(super::lab_failure)?,
     };
-    let code = if status.is_whole() { 0 } else { EXIT_FAILED };
+    let code = if status.all_hosts_answer() { 0 } else { EXIT_FAILED };
     if args.json {
         print(&(serde_json::to_string_pretty(&status.without_text()).map_err(Failure::lab)? + "\n"));
     } else {
@@ -104,10 +124,10 @@ fn shell(args: &ShellArgs) -> Result<u8, Failure> {
     let notice = |text: &str| eprintln!("{text}");
     let runtime = super::runtime()?;
     let Some(hosts) = args.lab.choice().hosts().map_err(super::lab_failure)? else {
-        return runtime.block_on(shell.on_this_machine(notice)).map_err(failure);
+        return runtime.block_on(shell.run_locally(notice)).map_err(failure);
     };
     let terminal = io::stdin().is_terminal();
-    let mut command = runtime.block_on(shell.on_host(&hosts, terminal, notice)).map_err(failure)?;
-    sys::outlive_interrupts().map_err(Failure::lab)?;
+    let mut command = runtime.block_on(shell.host_command(&hosts, terminal, notice)).map_err(failure)?;
+    sys::survive_terminal_signals().map_err(Failure::lab)?;
     Ok(visit::exit_code(command.status().map_err(Failure::lab)?))
 }

@@ -1,17 +1,19 @@
 //! The command line of `testbed`: one definition, from which help, man pages and completions are made.
 //!
-//! Results go to standard output, progress and errors to standard error. Exit codes: 0 when all went well and
-//! every expectation holds, 1 when one does not, 2 for bad input (nothing was started), 3 when the lab or
-//! QEMU failed, 130 when the run was interrupted.
+//! Results go to standard output, progress and errors to standard error. Each command's help ends with
+//! examples, the environment and files it uses, and its exit codes; the manual pages show the same text.
 
 use crate::{
     image::KernelChoice,
-    lab::Choice,
+    lab::LabChoice,
     matrix::selection::Selection,
-    report::{FormatName, Rendered},
+    report::{FormatName, RenderedReport},
 };
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, builder::PossibleValue};
-use std::{fmt, path::PathBuf, process::ExitCode};
+use clap::{
+    Args, CommandFactory, Parser, Subcommand, ValueEnum,
+    builder::{PossibleValue, StringValueParser, TypedValueParser},
+};
+use std::{ffi::OsStr, fmt, path::PathBuf, process::ExitCode};
 
 mod doctor;
 mod enter;
@@ -25,65 +27,87 @@ mod run;
 mod schema;
 mod setup;
 
-/// Runs a matrix of real QEMU live migrations and reports what it measured.
+/// Measures live migrations of QEMU guests
 ///
-/// A matrix file names a guest, a link, a workload and a way to migrate, and axes that vary them. Each
-/// combination is migrated for real, between two nodes of a lab, over a link that is really shaped.
+/// A matrix file describes a guest, a link, a workload and a way to migrate, and the axes along which they
+/// vary. testbed migrates a real guest for every combination, over a traffic-shaped link between two nodes,
+/// and reports migration time, downtime, transferred data and whether pre-copy converged.
 #[derive(Debug, Parser)]
-#[command(name = "testbed", version, max_term_width = 100, after_long_help = EXIT_CODES)]
+#[command(name = "testbed", version, max_term_width = 100, after_long_help = AFTER_HELP)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes:
-  0    all went well, and every expectation holds
-  1    an expectation does not hold
+const AFTER_HELP: &str = "Examples:
+  testbed doctor
+  testbed plan scenarios/smoke.yaml
+  testbed run scenarios/smoke.yaml
+
+Environment:
+  NO_COLOR           set to anything: no colors
+  TESTBED_STRESSOR   the stressor program [default: the one beside testbed]
+  VAGRANT_CWD        the folder of the Vagrantfile, for --lab vagrant
+  XDG_CACHE_HOME     where the cache is [default: ~/.cache]
+
+Files:
+  results/NAME-TIME  the results of a run; see testbed run --help
+  ~/.cache/testbed   guest kernels, guest images, and whether KVM works
+
+Exit codes:
+  0    the command succeeded
+  1    an expectation does not hold, or doctor found a problem
   2    bad input; nothing was started
   3    the lab or QEMU failed
   130  interrupted";
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a matrix of migrations and report
-    #[command(after_help = EXIT_CODES)]
+    /// Run a matrix of migrations and report the results
+    #[command(after_help = run::AFTER_HELP)]
     Run(run::RunArgs),
-    /// Show the cells of a matrix, what the model predicts for each, and what would be skipped
+    /// Show the cells of a matrix, the predicted result of each, and which would be skipped
+    #[command(after_help = plan::AFTER_HELP)]
     Plan(plan::PlanArgs),
-    /// Show the tables of finished or unfinished runs again
+    /// Show the results of finished or unfinished runs again
+    #[command(after_help = report::AFTER_HELP)]
     Report(report::ReportArgs),
-    /// List what a run needs, what is missing here, and the command that mends it
+    /// Check what a run needs, and show the command that fixes each problem
+    #[command(after_help = doctor::AFTER_HELP)]
     Doctor(doctor::DoctorArgs),
-    /// Install what is missing: QEMU, the guest's kernel, the guest's image
+    /// Install what is missing: QEMU, a guest kernel, the guest image
+    #[command(after_help = setup::AFTER_HELP)]
     Setup(setup::SetupArgs),
-    /// Look into a lab while it is used: what is under way, and a shell in a node
+    /// Look into a lab: its state, or a shell in a node
+    #[command(after_help = lab::AFTER_HELP)]
     Lab(lab::LabCommand),
-    /// Print the JSON Schema of matrix files, for editors
+    /// Print the JSON Schema of matrix files or records
+    #[command(after_help = schema::AFTER_HELP)]
     Schema(schema::SchemaArgs),
     /// Serve as a node of a lab; started by `testbed run`
     #[command(hide = true)]
     Node(node::NodeArgs),
-    /// Say what there is on this host; started by `testbed lab` and `testbed doctor`
+    /// Report what is on this host; started by `testbed lab` and `testbed doctor`
     #[command(hide = true)]
     Observe(observe::ObserveArgs),
     /// Run a program in a node; started by `testbed lab shell`
     #[command(hide = true)]
     Enter(enter::EnterArgs),
-    /// Write man pages and completions of all three programs below a folder
+    /// Write manual pages and completions of all three programs below a folder
     #[command(hide = true)]
     Generate(generate::GenerateArgs),
 }
 
-/// Which of a matrix's cells are meant.
+/// Options that select cells of a matrix.
 #[derive(Debug, Args)]
 struct SelectionArgs {
-    /// Only the cells for which this holds, like "stress.rate <= 96MB/s and link.delay == 0"
+    /// Select the cells for which EXPR holds, such as "stress.rate <= 96MB/s and link.delay == 0"
     #[arg(long, value_name = "EXPR")]
     only: Option<String>,
-    /// Repeat each cell this often, whatever the file says
+    /// Repeat each cell N times instead of as often as the file says
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     repeat: Option<u32>,
-    /// Only the I-th of N parts of the matrix; all parts together are the whole
+    /// Select the I-th of N parts of the matrix; the parts together make up the whole
     #[arg(long, value_name = "I/N")]
     shard: Option<String>,
 }
@@ -94,17 +118,42 @@ impl SelectionArgs {
     }
 }
 
-/// Which lab is used.
+/// The option that selects a lab.
 #[derive(Debug, Args)]
 struct LabArgs {
-    /// The nodes: `local`, namespaces of this machine; `vagrant`, the machines of the Vagrantfile here, in
-    /// `vagrant/` or where `VAGRANT_CWD` says; or the file of an inventory, hosts that are reached by SSH
-    #[arg(long, value_name = "LAB", default_value = "local")]
+    /// Where the nodes are: `local`, namespaces of this host; `vagrant`, the virtual machines of the
+    /// Vagrantfile in this folder, in `vagrant/` or in `VAGRANT_CWD`; or an inventory file of hosts to reach
+    /// by SSH
+    #[arg(long, value_name = "LAB", default_value = "local", value_parser = words(&["local", "vagrant"]))]
+    #[arg(hide_possible_values = true)]
     lab: String,
 }
 
+/// Parses any text; completions offer the words.
+fn words(known: &'static [&'static str]) -> impl TypedValueParser<Value = String> {
+    #[derive(Clone)]
+    struct Words(&'static [&'static str]);
+    impl TypedValueParser for Words {
+        type Value = String;
+
+        fn parse_ref(
+            &self,
+            command: &clap::Command,
+            argument: Option<&clap::Arg>,
+            value: &OsStr,
+        ) -> Result<String, clap::Error> {
+            StringValueParser::new().parse_ref(command, argument, value)
+        }
+
+        fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+            Some(Box::new(self.0.iter().map(PossibleValue::new)))
+        }
+    }
+    Words(known)
+}
+
 impl LabArgs {
-    fn choice(&self) -> Choice {
+    fn choice(&self) -> LabChoice {
         let Ok(choice) = self.lab.parse();
         choice
     }
@@ -120,13 +169,14 @@ impl ValueEnum for FormatName {
     }
 }
 
-/// Which kernel guests boot.
+/// The options that select the guest's kernel.
 #[derive(Debug, Args)]
 struct KernelArgs {
-    /// The guest's kernel: a path; `auto`, what setup has prepared, else the host's own
-    #[arg(long, value_name = "KERNEL", default_value = "auto")]
+    /// The guest's kernel: a path, or `auto`, the kernel that setup prepared, else the host's own
+    #[arg(long, value_name = "KERNEL", default_value = "auto", value_parser = words(&["auto"]))]
+    #[arg(hide_possible_values = true)]
     kernel: String,
-    /// The folder of that kernel's modules, like /lib/modules/RELEASE
+    /// The folder of that kernel's modules, such as /lib/modules/RELEASE
     #[arg(long, value_name = "DIR", requires = "kernel")]
     modules: Option<PathBuf>,
 }
@@ -137,7 +187,7 @@ impl KernelArgs {
     }
 }
 
-/// Why a command failed, and with which exit code.
+/// A command's failure: its message and exit code.
 #[derive(Debug)]
 struct Failure {
     code: u8,
@@ -145,28 +195,28 @@ struct Failure {
 }
 
 impl Failure {
-    /// The input is wrong; nothing was started.
+    /// Reports wrong input; nothing was started.
     fn input(error: impl fmt::Display) -> Self {
         Self { code: 2, text: error.to_string() }
     }
 
-    /// The lab, QEMU or the system failed.
+    /// Reports a failure of the lab, of QEMU or of the system.
     fn lab(error: impl fmt::Display) -> Self {
         Self { code: crate::results::verdict::EXIT_FAILED, text: error.to_string() }
     }
 }
 
-/// Why there is no lab: the user has to name another one, or it does not work.
+/// Reports a lab that cannot be used: because of what the user named, or because it failed.
 fn lab_failure(error: crate::lab::Error) -> Failure {
     if error.is_input() { Failure::input(error) } else { Failure::lab(error) }
 }
 
-/// The command line's definition, for man pages and completions.
+/// Returns the definition of the command line, for manual pages and completions.
 pub fn command() -> clap::Command {
     Cli::command()
 }
 
-/// Runs the program.
+/// Runs the program and returns its exit code.
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
@@ -185,7 +235,7 @@ pub fn main() -> ExitCode {
         Ok(code) => code.into(),
         Err(failure) => {
             let text = failure.text.trim_end();
-            // Diagnostics of matrix files come with their own.
+            // Diagnostics of matrix files begin with the prefix themselves.
             let prefix = if text.starts_with("error: ") { "" } else { "error: " };
             eprintln!("{prefix}{text}");
             failure.code.into()
@@ -198,22 +248,22 @@ fn read(path: &PathBuf) -> Result<String, Failure> {
     std::fs::read_to_string(path).map_err(|e| Failure::input(format!("cannot read {}: {e}", path.display())))
 }
 
-/// Prints results. A reader that has gone away is no error.
+/// Prints results. A closed pipe is not an error.
 fn print(text: &str) {
     use std::io::Write;
     let _ = std::io::stdout().lock().write_all(text.as_bytes());
 }
 
-/// Prints a report, and what it has no place for to standard error.
-fn show(report: &Rendered) {
+/// Prints a report, and its notes to standard error.
+fn show(report: &RenderedReport) {
     print(&report.text);
     for line in report.notes.iter().flat_map(|note| note.lines()) {
         eprintln!("note: {line}");
     }
 }
 
-/// The runtime of every command: one thread is plenty, and a process that was started by the main thread is
-/// ended with it, not with some worker.
+/// Creates the runtime of a command. It has one thread: a node asks the kernel to be killed when the *thread*
+/// that started it ends, and a worker thread may end before the program does.
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::lab)
 }

@@ -3,7 +3,7 @@
 use super::Failure;
 use crate::node::{
     protocol::Privilege,
-    server::{host::Host, isolate::die_with_parent, outside::Outside, serve},
+    server::{host::HostNetwork, isolate::die_with_parent, outside::NodeLauncher, serve},
 };
 use clap::{Args, ValueEnum};
 use std::os::fd::RawFd;
@@ -13,16 +13,16 @@ pub(super) struct NodeArgs {
     /// Share the user namespace of this node process, if one is needed
     #[arg(long, value_name = "PID")]
     join: Option<u32>,
-    /// Serve an orchestrator on another host, which came by the session of this `SSH_CONNECTION`
+    /// Serve an orchestrator on another host, connected by the session of this `SSH_CONNECTION`
     #[arg(long, value_name = "SSH_CONNECTION")]
     remote: Option<String>,
     /// The node's name, by which it is found in a list of processes
     #[arg(long)]
     name: String,
-    /// The run that it belongs to, likewise
+    /// The run that the node belongs to, found in the same way
     #[arg(long)]
     run: String,
-    /// Be the process inside the namespaces
+    /// Act as the process inside the namespaces
     #[arg(long)]
     inside: Option<Inside>,
     /// The file descriptor of the host's network namespace, for the process inside
@@ -30,7 +30,7 @@ pub(super) struct NodeArgs {
     network: Option<RawFd>,
 }
 
-/// What the namespaces' right comes from, told to the process inside.
+/// Where the right to make namespaces comes from, passed to the process inside.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Inside {
     Root,
@@ -42,12 +42,12 @@ pub(super) fn node(args: &NodeArgs) -> Result<u8, Failure> {
     match args.inside {
         None => {
             let NodeArgs { join, remote, name, run, .. } = args;
-            Outside { name, run, join: *join, remote: remote.as_deref() }.serve().map_err(Failure::lab)
+            NodeLauncher { name, run, join: *join, remote: remote.as_deref() }.launch().map_err(Failure::lab)
         }
         Some(inside) => {
             let host = match (&args.remote, args.network) {
                 (Some(connection), Some(network)) => {
-                    Some(Host::open(network, connection).map_err(Failure::lab)?)
+                    Some(HostNetwork::open(network, connection).map_err(Failure::lab)?)
                 }
                 _ => None,
             };

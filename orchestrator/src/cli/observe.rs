@@ -1,22 +1,22 @@
 //! `testbed observe`, which `testbed lab` and `testbed doctor` start in nodes and on hosts.
 
 use super::{Failure, print};
-use crate::inspect::observe::{self, Wanted};
+use crate::inspect::observe::{self, ObserveRequest};
 use clap::Args;
 use std::path::PathBuf;
 
 #[derive(Debug, Args)]
 pub(super) struct ObserveArgs {
-    /// Only the interfaces in the network of this process
+    /// Report only the interfaces in the network namespace of this process
     #[arg(long)]
     pid: Option<u32>,
-    /// Say what this directory lies on, too
+    /// Also report the file system of this directory
     #[arg(long, value_name = "DIR")]
     directory: Vec<PathBuf>,
-    /// Ask QEMU for its CPUs, too
+    /// Also ask QEMU for its CPU models
     #[arg(long)]
     cpus: bool,
-    /// Look for the nodes of runs, too
+    /// Also look for nodes of runs
     #[arg(long)]
     nodes: bool,
 }
@@ -27,8 +27,9 @@ pub(super) fn observe(args: &ObserveArgs) -> Result<u8, Failure> {
         let interfaces = super::runtime()?.block_on(observe::interfaces(true));
         serde_json::to_string(&interfaces.map_err(Failure::lab)?)
     } else {
-        let wanted = Wanted { directories: args.directory.clone(), cpus: args.cpus, nodes: args.nodes };
-        let found = super::runtime()?.block_on(observe::observe(&wanted));
+        let request =
+            ObserveRequest { directories: args.directory.clone(), cpus: args.cpus, nodes: args.nodes };
+        let found = super::runtime()?.block_on(observe::observe(&request));
         serde_json::to_string(&found.map_err(Failure::lab)?)
     };
     print(&(found.map_err(Failure::lab)? + "\n"));

@@ -9,6 +9,14 @@ use crate::{
 use clap::Args;
 use std::path::PathBuf;
 
+pub(super) const AFTER_HELP: &str = "Examples:
+  testbed plan scenarios/icclab/threshold.yaml
+  testbed plan scenarios/latency.yaml --only 'link.delay == 0' --json
+
+Exit codes:
+  0    the matrix is valid
+  2    bad input";
+
 #[derive(Debug, Args)]
 pub(super) struct PlanArgs {
     /// The matrix file
@@ -20,7 +28,7 @@ pub(super) struct PlanArgs {
     json: bool,
 }
 
-/// Reads a matrix and selects what is meant of it.
+/// Resolves a matrix and selects the cells that the options ask for.
 pub(super) fn resolve(text: &str, name: &str, selection: &Selection) -> Result<Plan, Failure> {
     let plan = File::parse(text, name).and_then(|file| file.expand()).map_err(Failure::input)?;
     selection.of(plan).map_err(Failure::input)
@@ -29,7 +37,7 @@ pub(super) fn resolve(text: &str, name: &str, selection: &Selection) -> Result<P
 pub(super) fn plan(args: &PlanArgs) -> Result<u8, Failure> {
     let text = read(&args.file)?;
     let plan = resolve(&text, &args.file.display().to_string(), &args.selection.selection())?;
-    // Starting the lab takes some milliseconds and leaves nothing; without one, every cell is shown.
+    // Starting the lab takes milliseconds and leaves nothing behind. Without one, every cell is shown.
     let lab = super::runtime()?.block_on(lab::local::start());
     let description = lab.as_ref().ok().map(|lab| &lab.description);
     let preview = Preview::new(&plan, |cell| description.and_then(|lab| lab.lacks(&cell.settings)));
@@ -39,7 +47,7 @@ pub(super) fn plan(args: &PlanArgs) -> Result<u8, Failure> {
         print(&preview.to_string());
     }
     if let Err(error) = lab {
-        eprintln!("note: what would be skipped is not known: {error}");
+        eprintln!("note: cannot tell which cells would be skipped: {error}");
     }
     Ok(0)
 }

@@ -9,20 +9,29 @@ use crate::{
 use clap::Args;
 use std::path::PathBuf;
 
+pub(super) const AFTER_HELP: &str = "Examples:
+  testbed report results/reference/icclab-threshold-tcg
+  testbed report part-1 part-2
+  testbed report results/reference/latency-tcg --format csv
+
+Exit codes:
+  0    the results were read
+  2    bad input: a folder that cannot be read or holds no results";
+
 #[derive(Debug, Args)]
 pub(super) struct ReportArgs {
-    /// Results folders. Those that are parts of one run (see `run --shard`) are shown as that run, all others
-    /// one after the other
+    /// Results folders. Parts of one run (see `run --shard`) are shown as one run, others one after the other
     #[arg(required = true, value_name = "RUN")]
     runs: Vec<PathBuf>,
-    /// How to print them: a table; one row per attempt as CSV, the first column naming the folder where there
-    /// are several; the records and the judgement as JSON, one line for each run; or the table in Markdown
+    /// How to print them: as a table; as CSV with one row per attempt (and a first column for the folder if
+    /// there are several); as JSON with all records and the verdict, one line per run; or as a table in
+    /// Markdown
     #[arg(long, value_name = "FORMAT", default_value = "table", conflicts_with_all = ["csv", "json"])]
     format: FormatName,
-    /// The same as --format csv
+    /// Same as --format csv
     #[arg(long, conflicts_with = "json")]
     csv: bool,
-    /// The same as --format json
+    /// Same as --format json
     #[arg(long)]
     json: bool,
 }

@@ -2,19 +2,19 @@
 
 use super::{Failure, KernelArgs, LabArgs, SelectionArgs, plan::resolve, read, show};
 use crate::{
-    event::Fan,
+    event::FanOut,
     image::{self, Cache},
     matrix::{Plan, selection::Selection},
     progress::{live::Live, plain::Plain},
-    report::{self, Ended, FormatName},
+    report::{self, FinishedRun, FormatName},
     results::{
         store::{self, Store},
         verdict,
     },
     run::{
-        self, Ending,
+        self, RunOutcome,
         interrupt::{self, Interrupt},
-        real::{Options, Real},
+        real::{BenchOptions, QemuBench},
     },
 };
 use clap::Args;
@@ -23,18 +23,38 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub(super) const AFTER_HELP: &str = "Examples:
+  testbed run scenarios/smoke.yaml
+  testbed run scenarios/latency.yaml --only 'link.delay == 0' --repeat 1
+  testbed run --resume results/latency-20261126-101500
+  testbed run --lab vagrant scenarios/icclab/threshold.yaml
+
+Files:
+  matrix.yaml, selection.json  in the results folder: the matrix as run, and which part of it
+  environment.json             QEMU, kernels, accelerator, CPU, versions
+  cells.jsonl                  one record per attempt, written as soon as it ends
+  summary.csv                  one row per attempt
+  attempts/CELL.N/             samples of the migration, and the log of each QEMU
+
+Exit codes:
+  0    every attempt has a result, and every expectation holds
+  1    an expectation does not hold
+  2    bad input; nothing was started
+  3    the lab or QEMU failed: an attempt is failed, guest-lost or corrupted, or none could be made
+  130  interrupted";
+
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
-    /// The matrix file; with --resume, the one of the run that is continued
+    /// The matrix file; with --resume it may be left out
     #[arg(required_unless_present = "resume")]
     file: Option<PathBuf>,
     #[command(flatten)]
     selection: SelectionArgs,
-    /// The results folder [default: results/NAME-TIME]
+    /// Write the results to this new folder [default: results/NAME-TIME]
     #[arg(long, value_name = "DIR", conflicts_with = "resume")]
     out: Option<PathBuf>,
-    /// Continue the run in this results folder: make the attempts that are missing, of the part of the matrix
-    /// that it was started with
+    /// Continue the run in this results folder: make the attempts that are missing from the part of the
+    /// matrix that was selected when it was started
     #[arg(long, value_name = "DIR", conflicts_with_all = ["only", "repeat", "shard"])]
     resume: Option<PathBuf>,
     #[command(flatten)]
@@ -44,59 +64,60 @@ pub(super) struct RunArgs {
     /// Show no progress
     #[arg(short, long)]
     quiet: bool,
-    /// How to print the results: a table, one row per attempt as CSV, the records and the judgement as JSON,
-    /// or the table in Markdown
+    /// How to print the results: as a table, as CSV with one row per attempt, as JSON with all records and
+    /// the verdict, or as a table in Markdown
     #[arg(long, value_name = "FORMAT", default_value = "table", conflicts_with = "json")]
     format: FormatName,
-    /// The same as --format json
+    /// Same as --format json
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(args: &RunArgs) -> Result<u8, Failure> {
     args.lab.choice().check().map_err(super::lab_failure)?;
-    let options = Options {
+    let options = BenchOptions {
         lab: args.lab.choice(),
         cache: Cache::user().map_err(Failure::input)?,
         stressor: image::stressor_path().map_err(Failure::input)?,
         kernel: args.kernel.choice(),
     };
     let (plan, mut store) = open(args)?;
-    let mut bench = Real::new(options, &plan);
+    let mut bench = QemuBench::new(options, &plan);
     let sinks = sinks(args.quiet);
     let runtime = super::runtime()?;
     let ended = runtime.block_on(async {
-        let notice = || eprintln!("interrupted: ending the current migration; once more leaves at once");
-        let interrupt = Interrupt::by_signals(notice).map_err(Failure::lab)?;
+        let notice =
+            || eprintln!("Interrupted: ending the current attempt. Press Ctrl-C again to quit immediately.");
+        let interrupt = Interrupt::on_signals(notice).map_err(Failure::lab)?;
         run::run(&plan, &mut store, &mut bench, &sinks, &interrupt).await.map_err(Failure::lab)
     });
-    if ended.is_err() && args.resume.is_none() && store.withdraw().map_err(Failure::lab)? {
+    if ended.is_err() && args.resume.is_none() && store.remove_if_empty().map_err(Failure::lab)? {
         return ended.map(|_| 0);
     }
     let summary = report::summary(store.records()).map_err(Failure::lab)?;
     store.write_summary(&summary).map_err(Failure::lab)?;
     let ending = ended?;
 
-    let judgement = verdict::judge(&plan, store.records());
+    let verdict = verdict::evaluate(&plan, store.records());
     let format = if args.json { FormatName::Json } else { args.format };
-    let run = Ended {
+    let run = FinishedRun {
         folder: store.folder(),
         plan: &plan,
         records: store.records(),
-        complete: ending == Ending::Complete,
-        judgement: &judgement,
+        complete: ending == RunOutcome::Complete,
+        verdict: &verdict,
     };
-    show(&format.format().ended(&run).map_err(Failure::lab)?);
+    show(&format.format().finished(&run).map_err(Failure::lab)?);
     Ok(match ending {
-        Ending::Complete => judgement.exit_code(),
-        Ending::Interrupted => {
-            eprintln!("interrupted; continue with: testbed run --resume {}", store.folder().display());
+        RunOutcome::Complete => verdict.exit_code(),
+        RunOutcome::Interrupted => {
+            eprintln!("Interrupted. Continue with: testbed run --resume {}", store.folder().display());
             interrupt::EXIT_CODE
         }
     })
 }
 
-/// The plan and the folder for its results: a new one, or the one of the run to continue.
+/// Returns the plan and the store for its results: a new one, or that of the run to continue.
 fn open(args: &RunArgs) -> Result<(Plan, Store), Failure> {
     let given = args.file.as_ref().map(|file| Ok((read(file)?, file.display().to_string()))).transpose()?;
     match (&args.resume, given) {
@@ -115,41 +136,42 @@ fn open(args: &RunArgs) -> Result<(Plan, Store), Failure> {
             let selection = store::selection(folder).map_err(Failure::input)?;
             Ok((resolve(&text, &name, &selection)?, store))
         }
-        (None, None) => Err(Failure::input("name a matrix file, or a run to continue with --resume")),
+        (None, None) => Err(Failure::input("name a matrix file, or with --resume the run to continue")),
     }
 }
 
-/// A run is continued with the matrix it began with, or not at all.
+/// Refuses to continue a run with a matrix that differs from the one it was started with.
 fn refuse_changes(old: (&str, &str), new: (&str, &str)) -> Result<(), Failure> {
     let whole = Selection::default();
     let changes = resolve(old.0, old.1, &whole)?.changes_to(&resolve(new.0, new.1, &whole)?);
     if changes.is_empty() {
         return Ok(());
     }
-    let lines: Vec<String> = changes.measured.into_iter().chain(changes.judged).collect();
+    let lines: Vec<String> = changes.invalidating.into_iter().chain(changes.harmless).collect();
     Err(Failure::input(format!(
-        "{} is not the matrix of this run any more; leave it out to continue as it began, or start a new run:\n    {}",
+        "{} differs from the matrix of this run; leave it out to continue with the original, \
+         or start a new run:\n    {}",
         new.1,
         lines.join("\n    "),
     )))
 }
 
-/// The matrix of a run that is continued, and what messages call it.
+/// Returns the matrix of a run that is continued, and its name for messages.
 fn stored(folder: &Path) -> Result<(String, String), Failure> {
     let path = folder.join(store::MATRIX);
     Ok((read(&path)?, path.display().to_string()))
 }
 
-/// Where results go if nothing else is said: `results/NAME-TIME`, in the current directory.
+/// Returns the default results folder, `results/NAME-TIME` in the current directory.
 fn default_folder(name: &str) -> PathBuf {
     let time = jiff::ZonedDateTime::now().strftime("%Y%m%d-%H%M%S").to_string();
     Path::new("results").join(format!("{name}-{time}"))
 }
 
-/// Who listens to the run: a person at a terminal, or a log.
-fn sinks(quiet: bool) -> Fan {
+/// Returns the sinks of the run's events: live progress on a terminal, plain lines elsewhere.
+fn sinks(quiet: bool) -> FanOut {
     let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let mut sinks = Fan::default();
+    let mut sinks = FanOut::default();
     if quiet {
         return sinks;
     }

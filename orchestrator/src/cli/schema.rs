@@ -4,9 +4,16 @@ use super::{Failure, print};
 use crate::{matrix, results};
 use clap::Args;
 
+pub(super) const AFTER_HELP: &str = "Examples:
+  testbed schema
+  testbed schema --records
+
+Exit codes:
+  0    the schema was printed";
+
 #[derive(Debug, Args)]
 pub(super) struct SchemaArgs {
-    /// Print the JSON Schema of records instead: the lines of cells.jsonl in a results folder
+    /// Print the schema of records, the lines of cells.jsonl in a results folder
     #[arg(long)]
     records: bool,
 }

@@ -3,7 +3,7 @@
 use super::Failure;
 use crate::{
     image::{self, Cache},
-    setup::{self, Dialogue, KernelWish, Machine, Options, SystemRunner},
+    setup::{self, KernelRequest, LocalHost, Prompt, SetupOptions, SystemRunner},
 };
 use clap::Args;
 use std::{
@@ -11,25 +11,39 @@ use std::{
     path::PathBuf,
 };
 
+pub(super) const AFTER_HELP: &str = "Examples:
+  testbed setup
+  testbed setup --yes
+  testbed setup --kernel distribution
+
+Files:
+  ~/.cache/testbed   guest kernels and images; $XDG_CACHE_HOME/testbed if that is set
+
+Exit codes:
+  0    everything is ready
+  2    bad input, or setup was declined
+  3    installing failed";
+
 #[derive(Debug, Args)]
 pub(super) struct SetupArgs {
-    /// The guest's kernel: a path; `distribution`, its current kernel package, downloaded and unpacked;
-    /// `auto`, what there is already, else that package
+    /// The guest's kernel: a path; `distribution`, the distribution's current kernel package, downloaded and
+    /// unpacked; or `auto`, a kernel that is already here, else that package
     #[arg(long, value_name = "KERNEL", default_value = "auto")]
+    #[arg(value_parser = super::words(&["auto", "distribution"]), hide_possible_values = true)]
     kernel: String,
-    /// The folder of that kernel's modules, like /lib/modules/RELEASE
+    /// The folder of that kernel's modules, such as /lib/modules/RELEASE
     #[arg(long, value_name = "DIR", requires = "kernel")]
     modules: Option<PathBuf>,
-    /// Do it without asking
+    /// Install without asking
     #[arg(short, long)]
     yes: bool,
 }
 
-/// The user at a terminal: what is said goes to standard error, answers come from standard input.
+/// The user at a terminal: questions go to standard error, answers come from standard input.
 #[derive(Debug, Clone, Copy, Default)]
 struct Terminal;
 
-impl Dialogue for Terminal {
+impl Prompt for Terminal {
     fn say(&mut self, line: &str) {
         eprintln!("{line}");
     }
@@ -51,13 +65,13 @@ impl Dialogue for Terminal {
 }
 
 pub(super) fn setup(args: &SetupArgs) -> Result<u8, Failure> {
-    let options = Options {
+    let options = SetupOptions {
         yes: args.yes,
-        kernel: KernelWish::from_options(Some(&args.kernel), args.modules.as_deref()),
+        kernel: KernelRequest::from_options(Some(&args.kernel), args.modules.as_deref()),
         stressor: image::stressor_path().map_err(Failure::input)?,
     };
-    let machine = Machine::this(&SystemRunner, Cache::user().map_err(Failure::input)?);
-    setup::run(&options, &machine, &mut Terminal)
+    let host = LocalHost::detect(&SystemRunner, Cache::user().map_err(Failure::input)?);
+    setup::run(&options, &host, &mut Terminal)
         .map_err(|e| Failure { code: e.exit_code(), text: e.to_string() })?;
     Ok(0)
 }

@@ -1,104 +1,101 @@
-//! Every figure of a record, once: what it is, by whose clock, from what event to what event, what it leaves
-//! out, its number, and where it is shown.
+//! The definition of every figure of a record: what it is, which clock measures it, from which event to which
+//! event, what it leaves out, its value, and where it is shown.
 //!
-//! [`FIGURES`] is the only list. The table, the CSV, the markdown, what expectations are held against, what
-//! is published beside it, `obtained` in each record, the descriptions in the records' JSON Schema and
-//! `docs/figures.md` ([`document()`]) are made from it. To add a figure, add its field to [`Measured`] and
-//! its entry here.
+//! [`FIGURES`] is the only list of figures. Everything else is generated from it: the columns of tables, CSV
+//! and Markdown, the values that expectations check, the published figures beside them, `obtained` in each
+//! record, the descriptions in the JSON Schema of records, and `docs/figures.md`. To add a
+//! figure, add its field to [`Measured`] and its entry here.
 //!
-//! No duration is the difference of two hosts' clocks. Those by the orchestrator's clock contain what lines
-//! took to it, which [`RoundTrips`](super::record::RoundTrips) bounds: a way is a part of a round trip.
+//! No duration is the difference between the clocks of two hosts. A duration by the orchestrator's clock
+//! includes the delays of the messages that start or end it. [`RoundTrips`](super::record::RoundTrips) bounds
+//! them: a one-way delay is at most the round trip.
 
-use super::record::{Clock, Measured, Obtained};
+use super::record::{Clock, Measured, Provenance};
 use crate::matrix::Subject;
 use indexmap::IndexMap;
 use std::fmt;
 
-mod document;
-
-pub use document::document;
-
 /// A figure of a record.
 #[derive(Debug, Clone, Copy)]
 pub struct Figure {
-    /// Where it is in a record: `downtime_ms.guest`.
+    /// The dotted path of its field in a record, for example `downtime_ms.guest`.
     pub key: &'static str,
-    /// What it is, in a sentence or two.
-    pub what: &'static str,
-    /// What [`value`](Self::value) is in.
+    /// What it is, in one to three sentences.
+    pub description: &'static str,
+    /// The unit of [`value`](Self::value).
     pub unit: Unit,
-    /// Whose clock it is by; absent where it is no duration.
+    /// The clock that measures it; absent if it is not a duration.
     pub clock: Option<Clock>,
-    /// The event that it starts with; empty where it does not depend on one.
+    /// The event at which it starts; empty if no event delimits it.
     pub from: &'static str,
-    /// The event that it ends with.
+    /// The event at which it ends; empty if no event delimits it.
     pub to: &'static str,
-    /// What it leaves out; empty where that is nothing.
+    /// What it leaves out; empty if nothing.
     pub leaves_out: &'static str,
-    /// Which ways between the orchestrator and the nodes are in it, where any are.
+    /// The message delays between the orchestrator and the nodes that it includes, if any.
     pub ways: Option<&'static str>,
-    /// Its number in an attempt. Of a list, how many it has; of a group, the one that stands for it. Absent
-    /// where it was not measured.
+    /// Returns its value in one attempt: for a list, the number of entries; for a group of values, the one
+    /// that represents the group. Absent if it was not measured.
     pub value: fn(&Measured) -> Option<f64>,
-    /// Its column in tables for people.
-    pub table: Option<Column>,
-    /// Its column in CSV.
-    pub csv: Option<Csv>,
-    /// The subject of expectations that it answers. Where several figures answer one, the last of them that
-    /// was measured counts.
+    /// Its column in terminal and Markdown tables.
+    pub table: Option<TableColumn>,
+    /// Its column in CSV files.
+    pub csv: Option<CsvColumn>,
+    /// The subject of expectations for which it is checked. If several figures have the same subject, the
+    /// last one in the list that was measured counts.
     pub expected_as: Option<Subject>,
-    /// The published figure that stands beside it.
+    /// The published figure (`reference` in the matrix) that tables show beside it.
     pub published_as: Option<Subject>,
 }
 
-/// A column in a table for people.
+/// A column of a terminal or Markdown table.
 #[derive(Debug, Clone, Copy)]
-pub struct Column {
-    /// Its title, in two lines where it has a unit.
+pub struct TableColumn {
+    /// Its title; the unit, if any, is on a second line.
     pub header: &'static str,
-    /// How many of the figure's units are one of the column's.
+    /// The divisor from the figure's unit to the column's: 1000 to show milliseconds as seconds.
     pub per: f64,
-    /// Decimals.
+    /// The number of digits after the decimal point.
     pub decimals: usize,
 }
 
-impl Column {
-    /// Returns a number of the figure as the column shows it.
+impl TableColumn {
+    /// Returns the text for a value in the figure's unit.
     pub fn show(&self, value: f64) -> String {
         format!("{:.*}", self.decimals, value / self.per)
     }
 }
 
-/// A column in CSV.
+/// A column of a CSV file.
 #[derive(Debug, Clone, Copy)]
-pub struct Csv {
-    /// Its name, with the figure's unit.
+pub struct CsvColumn {
+    /// Its name, which contains the figure's unit.
     pub name: &'static str,
-    /// Whether it has whole numbers only.
+    /// Whether its values are rounded to whole numbers.
     pub whole: bool,
 }
 
-impl Csv {
-    /// Returns a number of the figure as the column has it.
+impl CsvColumn {
+    /// Returns the text for a value in the figure's unit, without changing the unit.
     pub fn show(&self, value: f64) -> String {
         if self.whole { format!("{value:.0}") } else { value.to_string() }
     }
 }
 
-/// What a number is in.
+/// The unit of a figure's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
-    /// Milliseconds.
+    /// Milliseconds; a value may have a fraction.
     Milliseconds,
-    /// Bytes.
+    /// Whole bytes, not multiples of 1000 or 1024.
     Bytes,
-    /// Bytes of whole pages dirtied, per second of the guest's clock.
+    /// Bytes dirtied per second of the guest's clock; each dirtied page counts as a whole.
     BytesPerSecond,
-    /// Pages of 4 KiB.
+    /// Memory pages of 4 KiB.
     Pages,
-    /// Passes over the memory.
+    /// Passes of pre-copy over the guest's memory.
     Passes,
-    /// Entries of a list.
+    /// The number of entries of a list.
     Entries,
 }
 
@@ -115,10 +112,10 @@ impl fmt::Display for Unit {
     }
 }
 
-/// What a figure is unless its entry says otherwise.
-const PLAIN: Figure = Figure {
+/// The values of the fields that an entry of [`FIGURES`] does not set.
+const DEFAULTS: Figure = Figure {
     key: "",
-    what: "",
+    description: "",
     unit: Unit::Milliseconds,
     clock: None,
     from: "",
@@ -132,239 +129,262 @@ const PLAIN: Figure = Figure {
     published_as: None,
 };
 
-/// Every figure that a record can have, in the order in which they are shown.
+/// Every figure that a record can have, in the order in which tables and files show them.
 pub const FIGURES: &[Figure] = &[
     Figure {
         key: "total_time_ms",
-        what: "The time until the guest runs at the destination (QEMU's `RESUME` event there). Absent where \
-               it never ran there.",
+        description: "The total migration time: from the `migrate` command until the guest runs at the \
+                      destination, which QEMU reports there with the event `RESUME`. Absent if the guest \
+                      never ran at the destination.",
         clock: Some(Clock::Orchestrator),
-        from: "`migrate` is about to be sent to the source",
-        to: "the line of `RESUME` comes in from the destination",
+        from: "just before the orchestrator sends `migrate` to the source",
+        to: "the orchestrator receives the event `RESUME` from the destination",
         ways: Some("to the source, and from the destination"),
         value: |m| m.total_time_ms,
-        table: Some(Column { header: "total time\ns", per: 1e3, decimals: 1 }),
-        csv: Some(Csv { name: "total_time_ms", whole: false }),
+        table: Some(TableColumn { header: "total time\ns", per: 1e3, decimals: 1 }),
+        csv: Some(CsvColumn { name: "total_time_ms", whole: false }),
         expected_as: Some(Subject::TotalTime),
         published_as: Some(Subject::TotalTime),
-        ..PLAIN
+        ..DEFAULTS
     },
     Figure {
         key: "downtime_ms.qemu",
-        what: "QEMU's figure for the downtime, from `query-migrate`.",
+        description: "The downtime as QEMU reports it at the source, in `query-migrate`.",
         clock: Some(Clock::Source),
         from: "QEMU stops the guest at the source",
-        to: "the migration has ended at the source",
-        leaves_out: "the start at the destination",
+        to: "the migration completes at the source",
+        leaves_out: "the time until the destination has received the last data, loaded the device state and \
+                     started the guest",
         value: |m| m.downtime_ms.qemu,
-        table: Some(Column { header: "downtime\nQEMU ms", per: 1.0, decimals: 0 }),
-        csv: Some(Csv { name: "downtime_qemu_ms", whole: false }),
+        table: Some(TableColumn { header: "downtime\nQEMU ms", per: 1.0, decimals: 0 }),
+        csv: Some(CsvColumn { name: "downtime_qemu_ms", whole: false }),
         expected_as: Some(Subject::Downtime),
         published_as: Some(Subject::Downtime),
-        ..PLAIN
+        ..DEFAULTS
     },
     Figure {
         key: "downtime_ms.guest",
-        what: "The time that the guest's clock lost against the host's, while no guest code could run. Good \
-               to about a millisecond.",
+        description: "The time for which no guest code could run: how far the guest's clock, which stands \
+                      still while the guest is stopped, fell behind the orchestrator's. Accurate to about a \
+                      millisecond.",
         clock: Some(Clock::GuestAndOrchestrator),
-        from: "the last telemetry before `STOP` comes in from the source",
-        to: "the first telemetry after `RESUME` comes in from the destination",
-        leaves_out: "time in which the guest was merely slow",
-        ways: Some("from the destination, less from the source; of each the shortest of some"),
+        from: "the orchestrator receives the last telemetry sample before the event `STOP` from the source",
+        to: "the orchestrator receives the first telemetry sample after the event `RESUME` from the \
+             destination",
+        leaves_out: "time in which the guest ran, but slowly",
+        ways: Some(
+            "from the destination, minus from the source; of each, the shortest among several telemetry \
+             samples",
+        ),
         value: |m| m.downtime_ms.guest,
-        table: Some(Column { header: "downtime\nguest ms", per: 1.0, decimals: 0 }),
-        csv: Some(Csv { name: "downtime_guest_ms", whole: false }),
-        ..PLAIN
+        table: Some(TableColumn { header: "downtime\nguest ms", per: 1.0, decimals: 0 }),
+        csv: Some(CsvColumn { name: "downtime_guest_ms", whole: false }),
+        ..DEFAULTS
     },
     Figure {
         key: "downtime_ms.client",
-        what: "The longest time without a probe reply at a client, by the stamps of its kernel. It includes \
-               the time until the network has found the guest again, and a long gap anywhere between \
-               settling and verifying counts as well. Good to the probe's interval; `probe` has the rest of \
-               what the probe saw.",
+        description: "The downtime as a client of the guest sees it: the longest gap between two replies to \
+                      the probe, an ICMP echo client in the controller node, by its kernel's receive \
+                      timestamps. It includes the time until the network delivers packets to the guest's new \
+                      location. A longer gap anywhere between the phases `settle` and `verify` counts \
+                      instead. The resolution is the probe's interval. `probe` has its other results. Absent \
+                      if the guest never ran at the destination.",
         clock: Some(Clock::Controller),
-        from: "a reply comes in at the controller's kernel",
-        to: "the next reply comes in there",
+        from: "the controller's kernel receives a reply",
+        to: "the controller's kernel receives the next reply",
         value: |m| m.downtime_ms.client,
-        table: Some(Column { header: "downtime\nclient ms", per: 1.0, decimals: 0 }),
-        csv: Some(Csv { name: "downtime_client_ms", whole: false }),
+        table: Some(TableColumn { header: "downtime\nclient ms", per: 1.0, decimals: 0 }),
+        csv: Some(CsvColumn { name: "downtime_client_ms", whole: false }),
         expected_as: Some(Subject::Downtime),
-        ..PLAIN
+        ..DEFAULTS
     },
     Figure {
         key: "transferred.qemu_bytes",
-        what: "QEMU's count of the payload of the migration stream: the largest `ram.transferred` of any \
-               sample.",
+        description: "The payload of the migration stream, as QEMU counts it: the largest `ram.transferred` \
+                      of all samples.",
         unit: Unit::Bytes,
-        leaves_out: "headers of TCP, IP and Ethernet",
+        leaves_out: "TCP, IP and Ethernet headers",
         value: |m| Some(m.transferred.qemu_bytes? as f64),
-        table: Some(Column { header: "data\nMB", per: 1e6, decimals: 0 }),
-        csv: Some(Csv { name: "transferred_qemu_bytes", whole: true }),
+        table: Some(TableColumn { header: "data\nMB", per: 1e6, decimals: 0 }),
+        csv: Some(CsvColumn { name: "transferred_qemu_bytes", whole: true }),
         expected_as: Some(Subject::Transferred),
         published_as: Some(Subject::Transferred),
-        ..PLAIN
+        ..DEFAULTS
     },
     Figure {
         key: "transferred.wire_bytes",
-        what: "What the source sent over the migration link, Ethernet, IP and TCP headers included: as its \
-               queueing discipline counted it, or as the emulator delivered it, with 14 bytes added for the \
-               Ethernet header of each frame. What was sent again counts again.",
+        description: "The bytes that the source sent over the migration link, including Ethernet, IP and TCP \
+                      headers. The queueing discipline at the source's end counts them; on an emulated link, \
+                      the emulator counts what it delivers and adds 14 bytes per frame for the Ethernet \
+                      header. Retransmitted data counts each time.",
         unit: Unit::Bytes,
-        from: "`migrate` is about to be sent to the source",
-        to: "the verdict on the migration is known",
-        leaves_out: "the other direction; what was lost or dropped; on an emulated link what is still in \
-                     transit",
+        from: "just before the orchestrator sends `migrate` to the source",
+        to: "the orchestrator knows how the migration ended",
+        leaves_out: "the opposite direction; lost and dropped packets; on an emulated link, packets that are \
+                     still in transit",
         value: |m| Some(m.transferred.wire_bytes? as f64),
-        csv: Some(Csv { name: "transferred_wire_bytes", whole: true }),
-        ..PLAIN
+        csv: Some(CsvColumn { name: "transferred_wire_bytes", whole: true }),
+        ..DEFAULTS
     },
     Figure {
         key: "iterations",
-        what: "One entry for each pass over the memory, times in milliseconds. The number is the last \
-               pass's.",
+        description: "The passes of pre-copy over the guest's memory (QEMU's iterations), one entry each, \
+                      with times in milliseconds. The value in tables and CSV is the number of the last \
+                      pass.",
         unit: Unit::Passes,
         clock: Some(Clock::Orchestrator),
-        from: "the first sample with the pass's number comes in from the source",
-        to: "the first sample with the next number comes in from the source",
-        leaves_out: "passes shorter than a sample, which show in the numbering only",
-        ways: Some("from the source, as far as two differ"),
+        from: "the orchestrator receives the first sample with the pass's number from the source",
+        to: "the orchestrator receives the first sample with the next number from the source; for the last \
+             pass, its own last sample",
+        leaves_out: "passes too short to be sampled, which appear only as gaps in the numbering",
+        ways: Some("the difference between two delays from the source"),
         value: |m| Some(m.iterations.last()?.number as f64),
-        table: Some(Column { header: "passes", per: 1.0, decimals: 0 }),
-        csv: Some(Csv { name: "passes", whole: true }),
-        ..PLAIN
+        table: Some(TableColumn { header: "passes", per: 1.0, decimals: 0 }),
+        csv: Some(CsvColumn { name: "passes", whole: true }),
+        ..DEFAULTS
     },
     Figure {
         key: "timeline",
-        what: "The entries of the timeline that were carried out, in order, times in milliseconds. Those \
-               that the end of the migration came before are not here.",
+        description: "The entries of the matrix's timeline that were applied, in order, with times in \
+                      milliseconds since `migrate`. Entries that were not due before the migration ended are \
+                      absent.",
         unit: Unit::Entries,
         clock: Some(Clock::Orchestrator),
-        from: "`migrate` is about to be sent to the source",
-        to: "an entry's first change is asked for; its last one is confirmed",
-        ways: Some("from the nodes that confirm"),
+        from: "just before the orchestrator sends `migrate` to the source",
+        to: "the orchestrator requests an entry's first change (`began_ms`); its last change is confirmed \
+             (`done_ms`)",
+        ways: Some("from the nodes that confirm the changes"),
         value: |m| count(&m.timeline),
-        ..PLAIN
+        ..DEFAULTS
     },
     Figure {
         key: "stress.requested",
-        what: "The rate of dirtying that was asked for at first. Absent where it is unlimited.",
+        description: "The dirty rate that was requested at the start of the migration. Absent if it was \
+                      unlimited.",
         unit: Unit::BytesPerSecond,
         value: |m| Some(m.stress.requested? as f64),
-        csv: Some(Csv { name: "stress_requested_bytes_per_s", whole: true }),
-        ..PLAIN
+        csv: Some(CsvColumn { name: "stress_requested_bytes_per_s", whole: true }),
+        ..DEFAULTS
     },
     Figure {
         key: "stress.before",
-        what: "The rate of dirtying as it settled: over the last nine lines of telemetry, 0.2 s, before \
-               the migration.",
+        description: "The dirty rate that the guest achieved before the migration, once it had settled: over \
+                      the last nine telemetry samples, 0.2 s.",
         unit: Unit::BytesPerSecond,
         value: |m| m.stress.before,
-        csv: Some(Csv { name: "stress_before_bytes_per_s", whole: true }),
-        ..PLAIN
+        csv: Some(CsvColumn { name: "stress_before_bytes_per_s", whole: true }),
+        ..DEFAULTS
     },
     Figure {
         key: "stress.during",
-        what: "The rate of dirtying while the migration went on.",
+        description: "The dirty rate that the guest achieved during the migration.",
         unit: Unit::BytesPerSecond,
-        from: "`migrate` is about to be sent to the source",
-        to: "the line of `STOP` comes in, or the migration is given up",
+        from: "just before the orchestrator sends `migrate` to the source",
+        to: "the orchestrator receives the event `STOP` from the source, or gives the migration up",
         value: |m| m.stress.during,
-        csv: Some(Csv { name: "stress_during_bytes_per_s", whole: true }),
-        ..PLAIN
+        csv: Some(CsvColumn { name: "stress_during_bytes_per_s", whole: true }),
+        ..DEFAULTS
     },
     Figure {
         key: "stress.stretches",
-        what: "The same in parts of one rate each, where the timeline changed the rate, times in \
-               milliseconds.",
+        description: "The dirty rate that the guest achieved during the migration, split into intervals of \
+                      one requested rate each, with times in milliseconds since `migrate`. Present only if \
+                      the timeline changed the rate.",
         unit: Unit::Entries,
         clock: Some(Clock::Orchestrator),
-        from: "`migrate` is about to be sent to the source",
-        to: "a rate is confirmed; the next is asked for, or the line of `STOP` comes in",
-        leaves_out: "the time that a change takes; the rate in parts under half a second",
+        from: "just before the orchestrator sends `migrate` to the source",
+        to: "the rate is confirmed (`from_ms`); the next rate is requested, the event `STOP` is received \
+             from the source, or the migration is given up (`to_ms`)",
+        leaves_out: "the time that each change takes; the achieved rate of intervals under half a second",
         ways: Some("from the source"),
         value: |m| count(&m.stress.stretches),
-        ..PLAIN
+        ..DEFAULTS
     },
     Figure {
         key: "stress.after",
-        what: "The rate of dirtying after the migration, wherever the guest runs.",
+        description: "The dirty rate that the guest achieved after the migration, at the end where it then \
+                      runs.",
         unit: Unit::BytesPerSecond,
-        from: "the line of `RESUME` comes in, or the migration is given up",
-        to: "the observation ends",
+        from: "the orchestrator receives the event `RESUME` from the destination, or gives the migration up",
+        to: "the phase `observe` ends",
         value: |m| m.stress.after,
-        csv: Some(Csv { name: "stress_after_bytes_per_s", whole: true }),
-        ..PLAIN
+        csv: Some(CsvColumn { name: "stress_after_bytes_per_s", whole: true }),
+        ..DEFAULTS
     },
     Figure {
         key: "stress.forgone_bytes",
-        what: "What was due to be dirtied during the migration and was not, by the stressor's count: a guest \
-               that is throttled or starved of CPU dirties less than it was asked to.",
+        description: "The bytes that were due to be dirtied during the migration but were not, as the \
+                      stressor counts them: a guest that is throttled or short of CPU time dirties less than \
+                      requested.",
         unit: Unit::Bytes,
         value: |m| Some(m.stress.forgone_bytes? as f64),
-        ..PLAIN
+        ..DEFAULTS
     },
     Figure {
         key: "stress.longest_stall_ms",
-        what: "The longest time between two writes during the migration: what throttling or a slow page \
-               fault does to an application.",
+        description: "The longest time between two writes of the stressor during the migration: what \
+                      throttling or a slow page fault does to an application.",
         clock: Some(Clock::Guest),
         from: "the stressor writes",
-        to: "it writes again",
+        to: "the stressor writes again",
+        leaves_out: "the pauses that the requested rate calls for; the time for which the guest is stopped",
         value: |m| m.stress.longest_stall_ms,
-        ..PLAIN
+        ..DEFAULTS
     },
     Figure {
         key: "verified",
-        what: "Whether the guest's memory held exactly what the stressor wrote: every page against what \
-               seed, index and generation say, checked after the migration, or at the source where it was \
-               given up. The number is that of pages checked.",
+        description: "Whether the guest's memory holds exactly what the stressor wrote: each page is \
+                      compared with the content that follows from its seed, index and generation. Checked \
+                      after the migration at the destination, or at the source if the migration was given \
+                      up. The value in CSV is the number of pages checked.",
         unit: Unit::Pages,
-        leaves_out: "memory of the guest's kernel",
+        leaves_out: "the memory of the guest's kernel",
         value: |m| Some(m.verified.as_ref()?.pages_checked as f64),
-        csv: Some(Csv { name: "pages_verified", whole: true }),
-        ..PLAIN
+        csv: Some(CsvColumn { name: "pages_verified", whole: true }),
+        ..DEFAULTS
     },
     Figure {
         key: "qemu",
-        what: "QEMU's own account of a migration that completed. The number is its total time.",
+        description: "QEMU's own times of a migration that completed, in milliseconds: total, downtime and \
+                      setup.",
         clock: Some(Clock::Source),
-        from: "QEMU begins to migrate at the source",
-        to: "the migration has ended at the source",
+        from: "QEMU starts to migrate at the source",
+        to: "the migration completes at the source",
         value: |m| m.qemu?.total_time_ms.map(|ms| ms as f64),
-        ..PLAIN
+        ..DEFAULTS
     },
     Figure {
         key: "link_lateness",
-        what: "How much later than computed the link's emulator delivered packets, both directions together, \
-               from just before `migrate` until after the verdict. Absent where the kernel shapes the link. \
-               The number is the worst.",
+        description: "How much later than computed the link emulator delivered packets, both directions \
+                      together, from just before `migrate` until the orchestrator knows how the migration \
+                      ended. Absent if the kernel shapes the link.",
         clock: Some(Clock::Source),
         from: "a packet is due at the far end of the emulated link",
-        to: "it is written to the far end",
+        to: "the emulator writes the packet to the far end",
         value: |m| Some(m.link_lateness?.late_worst_ms),
-        ..PLAIN
+        ..DEFAULTS
     },
     Figure {
         key: "phases_ms",
-        what: "How long each phase of the attempt took, in order. The number is their sum.",
+        description: "The duration of each phase of the attempt, in order.",
         clock: Some(Clock::Orchestrator),
         from: "the orchestrator enters the phase",
-        to: "it enters the next",
-        ways: Some("to and from the nodes that it waits for"),
+        to: "the orchestrator enters the next phase; for the last phase, the attempt ends",
+        ways: Some("to and from the nodes that the orchestrator waits for"),
         value: |m| (!m.phases_ms.is_empty()).then(|| m.phases_ms.values().sum()),
-        ..PLAIN
+        ..DEFAULTS
     },
     Figure {
         key: "wall_time_ms",
-        what: "The whole attempt, from the first QEMU's start until both are gone.",
+        description: "The duration of the whole attempt, from the start of the QEMU processes until both \
+                      have ended.",
         clock: Some(Clock::Orchestrator),
-        from: "the attempt begins",
-        to: "both QEMUs are gone",
-        ways: Some("to and from the nodes that it waits for"),
+        from: "the attempt starts",
+        to: "both QEMU processes have ended",
+        ways: Some("to and from the nodes that the orchestrator waits for"),
         value: |m| Some(m.wall_time_ms),
-        csv: Some(Csv { name: "wall_time_ms", whole: false }),
-        ..PLAIN
+        csv: Some(CsvColumn { name: "wall_time_ms", whole: false }),
+        ..DEFAULTS
     },
 ];
 
@@ -372,25 +392,26 @@ fn count<T>(entries: &[T]) -> Option<f64> {
     (!entries.is_empty()).then_some(entries.len() as f64)
 }
 
-/// Returns how each of the durations that were measured was obtained, by its key.
-pub fn obtained(measured: &Measured) -> IndexMap<String, Obtained> {
+/// Returns the provenance of each duration that was measured, by the figure's key.
+pub fn provenance(measured: &Measured) -> IndexMap<String, Provenance> {
     let durations = FIGURES.iter().filter_map(|figure| {
         let clock = figure.clock.filter(|_| (figure.value)(measured).is_some())?;
-        let obtained = Obtained {
+        let provenance = Provenance {
             clock,
             from: figure.from.into(),
             to: figure.to.into(),
             ways: figure.ways.map(Into::into),
         };
-        Some((figure.key.to_string(), obtained))
+        Some((figure.key.to_string(), provenance))
     });
     durations.collect()
 }
 
-/// Returns what an expectation about `subject` is held against, in the figure's unit: milliseconds or bytes.
-pub fn expected(subject: Subject, measured: &Measured) -> Option<f64> {
-    let mut answers = FIGURES.iter().rev().filter(|figure| figure.expected_as == Some(subject));
-    answers.find_map(|figure| (figure.value)(measured))
+/// Returns the value that an expectation about `subject` checks, in the figure's unit: milliseconds or bytes.
+/// Returns nothing if no figure with that subject was measured.
+pub fn value_for(subject: Subject, measured: &Measured) -> Option<f64> {
+    let mut candidates = FIGURES.iter().rev().filter(|figure| figure.expected_as == Some(subject));
+    candidates.find_map(|figure| (figure.value)(measured))
 }
 
 #[cfg(test)]

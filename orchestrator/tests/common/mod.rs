@@ -1,5 +1,5 @@
-//! What the tests of this crate share: golden files, a bench that needs no QEMU, and real runs.
-#![allow(dead_code, reason = "each test binary uses its part")]
+//! Shared helpers of this crate's tests: golden files, a mock bench, hosts in namespaces, and real runs.
+#![allow(dead_code, reason = "each test binary uses only some of these")]
 
 use std::{
     fs,
@@ -9,12 +9,14 @@ use std::{
 };
 use testbed::matrix::{File, Plan};
 
+pub(crate) mod documents;
 pub(crate) mod hosts;
 pub(crate) mod mock;
 pub(crate) mod real;
 pub(crate) mod vagrant;
 
-/// Compares with `tests/golden/NAME`; `UPDATE_GOLDEN=1` writes it anew. Read the difference then.
+/// Compares `text` with the file `tests/golden/NAME`. With `UPDATE_GOLDEN=1`, overwrites the file instead:
+/// review the difference before committing it.
 #[track_caller]
 pub(crate) fn golden(name: &str, text: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
@@ -27,27 +29,28 @@ pub(crate) fn golden(name: &str, text: &str) {
     assert!(text == expected, "{} differs\n--- expected\n{expected}\n--- found\n{text}", path.display());
 }
 
-/// The plan of a matrix that is known to be right.
+/// Resolves a valid matrix into its plan.
 #[track_caller]
 pub(crate) fn plan(text: &str) -> Plan {
     File::parse(text, "matrix.yaml").and_then(|file| file.expand()).unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// The folder of the examples.
+/// Returns the absolute path of the `examples` folder.
 pub(crate) fn examples() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").canonicalize().unwrap()
 }
 
-/// What a command came to, for a failed test.
+/// Formats the status and output of a command, for the message of a failed test.
 pub(crate) fn shown(output: &Output) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     format!("{}\n--- stdout\n{}\n--- stderr\n{}", output.status, text(&output.stdout), text(&output.stderr))
 }
 
-/// Writes a script that can be run at once.
+/// Writes an executable script that can be run immediately.
 ///
-/// Another process writes it. A file that a process has open for writing cannot be run, and whatever another
-/// test starts at this moment would inherit a descriptor of ours.
+/// Another process writes it, because a file that is open for writing cannot be executed (ETXTBSY). If this
+/// process opened it, a process that another test starts at the same moment could inherit the open
+/// descriptor.
 pub(crate) fn write_script(path: &Path, text: &str) {
     let mut write = Command::new("sh");
     write.args(["-c", r#"cat >"$0" && chmod 755 "$0""#]).arg(path).stdin(Stdio::piped());

@@ -1,43 +1,49 @@
-//! Tests without QEMU, in one program: each module says what belongs there.
+//! Tests that need no QEMU, in one program.
 
 #[path = "../common/mod.rs"]
 mod common;
 
-/// What ARCHITECTURE.md shows.
+/// The code examples in ARCHITECTURE.md.
 mod architecture;
 
-/// The program as people meet it: exit codes, messages, help, what it prints and writes.
+/// The command line: exit codes, messages, help, output and written files.
 mod cli;
 
-/// The engine on a mock bench: order, records, what is kept of a run that was cut short.
+/// What documents and help texts show: commands that work, pages made from the code.
+mod documents;
+
+/// The engine on a mock bench: order, records, and what an interrupted run keeps.
 mod engine;
 
-/// The scripts and manifests in `examples`.
+/// The Slurm scripts and Kubernetes manifests in `examples`.
 mod examples;
 
-/// Labs of this machine and their shells, in PID namespaces.
+/// Labs on this host and their shells, in PID namespaces.
 mod lab;
 
-/// The layers of ARCHITECTURE.md, against what the sources import.
+/// The layers in ARCHITECTURE.md, compared with the imports of the sources.
 mod layers;
 
-/// Every way in which a matrix file can be wrong, with its message.
+/// Invalid matrix files and their messages.
 mod matrix_bad_inputs;
 
-/// The matrices in `scenarios`, and what the model predicts for them.
+/// The matrices in `scenarios`, compared with what the model predicts.
 mod matrix_scenarios;
 
 /// The JSON Schema of matrix files.
 mod matrix_schema;
 
-/// Whatever a node or QEMU's monitor may send.
+/// Arbitrary input from a node or from QEMU's monitor.
 mod protocols;
 
-/// What QEMU is started and set up with.
+/// QEMU's command lines, capabilities and parameters.
 mod qemu;
 
-/// Results of every version, and their JSON Schema.
+/// Results in every version of the format, and their JSON Schema.
 mod records;
 
-/// `--lab vagrant` with a stub of Vagrant.
+/// `--lab vagrant` with a stub of `vagrant`.
 mod vagrant;
+
+/// Line widths, phrases and doc comments of the whole repository.
+mod words;

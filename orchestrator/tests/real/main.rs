@@ -1,15 +1,18 @@
-//! Tests with real guests, hosts and downloads, in one program: each module says what belongs there.
+//! Tests with real guests, hosts and downloads, in one program.
 //!
-//! They are `#[ignore]`: `cargo xtask test` builds what they run, installs what the machine lacks, and runs
-//! them one after the other. A test that cannot run prints `skipped:` and why.
+//! They are marked `#[ignore]`: `cargo xtask test` builds the programs they need, installs what is missing
+//! on this host, and runs them one at a time. A test that cannot run prints `skipped:` and why.
 
 #[path = "../common/mod.rs"]
 mod common;
 
-/// Runs in namespaces of this machine, disturbed in every way that users and machines know.
+/// Commands of the documents and the help texts, as they are written.
+mod documents;
+
+/// Runs in namespaces on this host, with interruptions and failures of all kinds.
 mod local;
 
-/// The tests of `netem`, in a guest whose kernel has `sch_netem`.
+/// The tests of `netem` in a guest whose kernel has `sch_netem`.
 mod netem_guest;
 
 /// Set-up with a real download.
@@ -18,8 +21,8 @@ mod setup;
 /// The Slurm example on a real cluster.
 mod slurm;
 
-/// Runs between hosts that are reached by SSH: real servers, in namespaces.
+/// Runs between hosts that are reached by SSH. They have real SSH servers, in namespaces.
 mod ssh;
 
-/// Runs between hosts that a stub of Vagrant names.
+/// Runs between hosts that a stub of `vagrant` describes.
 mod vagrant;

@@ -1,12 +1,12 @@
 use super::*;
 use crate::{
     measure::{passes::Pass, samples::Completion},
-    results::record::{Carried, LinkLateness, Phase, Stretch, Verification},
+    results::record::{AppliedChange, LinkLateness, Phase, RateInterval, Verification},
 };
 use serde_json::Value;
-use std::{collections::HashSet, fs};
+use std::collections::HashSet;
 
-/// Everything that can be measured.
+/// Returns measurements in which every figure is present.
 fn all() -> Measured {
     let mut measured = Measured { total_time_ms: Some(1.0), ..Measured::default() };
     measured.downtime_ms.qemu = Some(1.0);
@@ -24,7 +24,7 @@ fn all() -> Measured {
         bandwidth_bytes_per_s: 0,
         throttle_percent: 0,
     });
-    measured.timeline.push(Carried {
+    measured.timeline.push(AppliedChange {
         due_ms: 1.0,
         began_ms: 1.0,
         done_ms: 1.0,
@@ -36,7 +36,12 @@ fn all() -> Measured {
     measured.stress.before = Some(1.0);
     measured.stress.during = Some(1.0);
     measured.stress.after = Some(1.0);
-    measured.stress.stretches.push(Stretch { from_ms: 0.0, to_ms: 1.0, requested: None, achieved: None });
+    measured.stress.stretches.push(RateInterval {
+        from_ms: 0.0,
+        to_ms: 1.0,
+        requested: None,
+        achieved: None,
+    });
     measured.stress.forgone_bytes = Some(1);
     measured.stress.longest_stall_ms = Some(1.0);
     measured.verified = Some(Verification { pages_checked: 1, pages_bad: 0, first_bad: None });
@@ -46,7 +51,7 @@ fn all() -> Measured {
     measured
 }
 
-/// The keys of all numbers in a record.
+/// Collects the dotted paths of all numbers in a record.
 fn numbers(value: &Value, at: &str, found: &mut Vec<String>) {
     match value {
         Value::Object(fields) => {
@@ -76,23 +81,23 @@ fn every_number_of_a_record_belongs_to_one_figure_and_every_figure_is_in_a_recor
     }
     for figure in FIGURES {
         assert!(found.iter().any(|number| belongs(number, figure)), "no record has {}", figure.key);
-        assert!((figure.value)(&all()).is_some(), "{} is there and has no value", figure.key);
+        assert!((figure.value)(&all()).is_some(), "{} is in the record but has no value", figure.key);
     }
 }
 
 #[test]
-fn what_was_not_measured_has_no_value() {
-    let there: Vec<&str> = FIGURES
+fn a_figure_that_was_not_measured_has_no_value() {
+    let present: Vec<&str> = FIGURES
         .iter()
         .filter(|figure| (figure.value)(&Measured::default()).is_some())
         .map(|figure| figure.key)
         .collect();
-    assert_eq!(there, ["wall_time_ms"]);
+    assert_eq!(present, ["wall_time_ms"]);
 }
 
 #[test]
-fn a_duration_says_how_it_was_obtained_and_nothing_else_does() {
-    let obtained_keys: Vec<String> = obtained(&all()).into_keys().collect();
+fn exactly_the_durations_have_a_provenance() {
+    let keys: Vec<String> = provenance(&all()).into_keys().collect();
     let expected = [
         "total_time_ms",
         "downtime_ms.qemu",
@@ -107,8 +112,8 @@ fn a_duration_says_how_it_was_obtained_and_nothing_else_does() {
         "phases_ms",
         "wall_time_ms",
     ];
-    assert_eq!(obtained_keys, expected);
-    assert_eq!(obtained(&Measured::default()).keys().collect::<Vec<_>>(), ["wall_time_ms"]);
+    assert_eq!(keys, expected);
+    assert_eq!(provenance(&Measured::default()).keys().collect::<Vec<_>>(), ["wall_time_ms"]);
     for figure in FIGURES.iter().filter(|figure| figure.clock.is_some() || figure.unit == Unit::Milliseconds)
     {
         let Figure { key, clock, from, to, .. } = figure;
@@ -117,7 +122,7 @@ fn a_duration_says_how_it_was_obtained_and_nothing_else_does() {
 }
 
 #[test]
-fn every_subject_of_a_matrix_is_a_figure_and_published_beside_one() {
+fn every_subject_of_expectations_has_a_figure_and_a_published_one_beside_it() {
     for subject in Subject::ALL {
         let unit = match subject {
             Subject::Downtime | Subject::TotalTime => Unit::Milliseconds,
@@ -127,45 +132,32 @@ fn every_subject_of_a_matrix_is_a_figure_and_published_beside_one() {
         assert!(!same.is_empty() && same.iter().all(|figure| figure.unit == unit), "{subject:?}");
         let beside: Vec<&Figure> = FIGURES.iter().filter(|f| f.published_as == Some(subject)).collect();
         assert!(beside.len() == 1 && beside[0].unit == unit, "{subject:?}");
-        assert!(beside[0].table.is_some(), "{subject:?} is published and beside nothing");
+        assert!(beside[0].table.is_some(), "{subject:?} has a published figure but no column beside it");
     }
 }
 
 #[test]
-fn what_a_client_saw_counts_before_what_qemu_reports() {
+fn expectations_check_the_clients_downtime_rather_than_qemus() {
     let mut measured = Measured::default();
-    assert_eq!(expected(Subject::Downtime, &measured), None);
+    assert_eq!(value_for(Subject::Downtime, &measured), None);
     measured.downtime_ms.guest = Some(2.0);
-    assert_eq!(expected(Subject::Downtime, &measured), None);
+    assert_eq!(value_for(Subject::Downtime, &measured), None);
     measured.downtime_ms.qemu = Some(1.0);
-    assert_eq!(expected(Subject::Downtime, &measured), Some(1.0));
+    assert_eq!(value_for(Subject::Downtime, &measured), Some(1.0));
     measured.downtime_ms.client = Some(3.0);
-    assert_eq!(expected(Subject::Downtime, &measured), Some(3.0));
+    assert_eq!(value_for(Subject::Downtime, &measured), Some(3.0));
 }
 
 #[test]
-fn no_key_and_no_column_is_there_twice() {
+fn keys_and_columns_are_unique() {
     let mut keys = HashSet::new();
     let mut columns = HashSet::new();
     for figure in FIGURES {
         assert!(keys.insert(figure.key), "{}", figure.key);
-        assert!(!figure.what.is_empty(), "{}", figure.key);
+        assert!(!figure.description.is_empty(), "{}", figure.key);
         let names = figure.table.map(|column| column.header).into_iter();
         for name in names.chain(figure.csv.map(|column| column.name).filter(|name| *name != "passes")) {
             assert!(columns.insert(name), "{name}");
         }
     }
-}
-
-#[test]
-fn the_page_of_figures_is_what_the_list_says() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/figures.md");
-    let page = document();
-    assert!(page.lines().all(|line| line.chars().count() <= 110));
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        fs::write(path, page).unwrap();
-        return;
-    }
-    let expected = fs::read_to_string(path).unwrap_or_default();
-    assert!(page == expected, "docs/figures.md differs; UPDATE_GOLDEN=1 writes it anew");
 }

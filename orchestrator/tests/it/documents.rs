@@ -1,0 +1,165 @@
+//! What the documents and the help texts show: commands that work, and pages that are made from the code.
+
+use crate::common::{
+    documents::{COMMANDS, Trial, root, shown},
+    shown as output_of,
+};
+use std::{collections::BTreeSet, fs, os::unix::fs::symlink, process::Command};
+use testbed::docs::{figures, reference};
+
+/// Every documented command is in the list that says how it is tried, and the list has no other.
+#[test]
+fn every_documented_command_is_tried_or_has_a_reason() {
+    let listed: BTreeSet<String> = COMMANDS.iter().map(|(command, _)| (*command).to_string()).collect();
+    assert_eq!(listed.len(), COMMANDS.len(), "a command is listed twice");
+    let shown = shown();
+    let unlisted: Vec<&String> = shown.difference(&listed).collect();
+    let gone: Vec<&String> = listed.difference(&shown).collect();
+    assert!(
+        unlisted.is_empty() && gone.is_empty(),
+        "not listed: {unlisted:#?}\nnot shown any more: {gone:#?}"
+    );
+}
+
+/// A test that is said to try a command exists.
+#[test]
+fn the_tests_that_try_commands_exist() {
+    for (command, trial) in COMMANDS {
+        if let Trial::Test(file, name) = trial {
+            let text =
+                fs::read_to_string(root().join(file)).unwrap_or_else(|e| panic!("{command}: {file}: {e}"));
+            assert!(text.contains(&format!("fn {name}()")), "{command}: {file} has no test {name}");
+        }
+    }
+}
+
+/// Each command of the three programs is one that the command line accepts.
+#[test]
+fn documented_commands_are_accepted() {
+    let mut accepted = 0;
+    for (command, _) in COMMANDS {
+        let words = split(command);
+        let program = match words[0].as_str() {
+            "testbed" => testbed::cli::command(),
+            "netem" => netem::cli::command(),
+            "stressor" => stressor::cli::command(),
+            _ => continue,
+        };
+        if let Err(error) = program.try_get_matches_from(words) {
+            panic!("{command}: {error}");
+        }
+        accepted += 1;
+    }
+    assert!(accepted > 20, "only {accepted}");
+}
+
+/// Commands that need no QEMU end as the documents say.
+#[test]
+fn documented_commands_without_qemu_work() {
+    let place = tempfile::tempdir().unwrap();
+    for name in ["scenarios", "results"] {
+        symlink(root().join(name), place.path().join(name)).unwrap();
+    }
+    let mut tried = 0;
+    for (command, trial) in COMMANDS {
+        let Trial::Plain(codes) = trial else { continue };
+        let words = split(command);
+        assert_eq!(words[0], "testbed", "{command}");
+        let mut testbed = Command::new(env!("CARGO_BIN_EXE_testbed"));
+        testbed.args(&words[1..]).current_dir(&place).env("TESTBED_STRESSOR", "/nonexistent");
+        let output = testbed.output().unwrap();
+        let code = output.status.code();
+        assert!(code.is_some_and(|code| codes.contains(&code)), "{command}: {}", output_of(&output));
+        assert!(!output.stdout.is_empty(), "{command}");
+        tried += 1;
+    }
+    assert!(tried > 5, "only {tried}");
+}
+
+/// The pages that are made from the code are up to date; `UPDATE_GOLDEN=1` writes them anew.
+#[test]
+fn generated_pages_are_up_to_date() {
+    for (name, page) in [("matrix.md", reference::matrix().markdown()), ("figures.md", figures::page())] {
+        let path = root().join("docs").join(name);
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            fs::write(&path, &page).unwrap();
+        }
+        let stored = fs::read_to_string(&path).unwrap_or_default();
+        assert!(stored == page, "docs/{name} differs; UPDATE_GOLDEN=1 writes it anew");
+    }
+}
+
+/// The manual pages have the parts that a reader looks for, and `groff` has nothing to say about them.
+#[test]
+fn manual_pages_are_complete() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut testbed = Command::new(env!("CARGO_BIN_EXE_testbed"));
+    assert!(testbed.arg("generate").arg(dir.path()).status().unwrap().success());
+    let mut pages = 0;
+    for section in ["man1", "man5"] {
+        for entry in fs::read_dir(dir.path().join("share/man").join(section)).unwrap() {
+            let path = entry.unwrap().path();
+            let text = fs::read_to_string(&path).unwrap();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            assert!(!name.contains("help") && !name.contains("generate"), "{name}");
+            if section == "man1" {
+                assert!(text.contains(".SH EXAMPLES"), "{name} has no examples");
+            }
+            match Command::new("groff").args(["-man", "-Tutf8", "-ww", "-z"]).arg(&path).output() {
+                Ok(output) => assert!(output.stderr.is_empty(), "{name}: {}", output_of(&output)),
+                Err(error) => println!("skipped: {name} through groff: {error}"),
+            }
+            pages += 1;
+        }
+    }
+    let commands = ["testbed", "testbed-lab-shell", "testbed-run", "netem", "netem-play", "stressor"];
+    for name in commands {
+        assert!(dir.path().join(format!("share/man/man1/{name}.1")).is_file(), "{name}");
+    }
+    assert!(pages > commands.len());
+    let bash = fs::read_to_string(dir.path().join("share/bash-completion/completions/testbed")).unwrap();
+    assert!(bash.contains("local vagrant"), "`--lab` offers no words");
+}
+
+/// The README's matrix is the example of the reference, which is a matrix that works.
+#[test]
+fn the_readme_shows_the_example_of_the_reference() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    assert!(readme.contains(reference::EXAMPLE), "README.md shows another example");
+}
+
+/// Every page that is linked from another is there.
+#[test]
+fn links_between_pages_lead_somewhere() {
+    let mut pages: Vec<_> = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+        .iter()
+        .map(|name| root().join(name))
+        .collect();
+    pages.extend(fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path()));
+    let mut links = 0;
+    for page in pages {
+        let text = fs::read_to_string(&page).unwrap();
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let file = target.split('#').next().unwrap_or_default();
+            if file.is_empty() || file.contains("://") {
+                continue;
+            }
+            assert!(page.parent().unwrap().join(file).exists(), "{}: {target}", page.display());
+            links += 1;
+        }
+    }
+    assert!(links > 20, "only {links}");
+}
+
+/// Splits a command at its blanks, except within single quotes.
+fn split(command: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    for (index, piece) in command.split('\'').enumerate() {
+        if index % 2 == 1 {
+            words.push(piece.to_owned());
+        } else {
+            words.extend(piece.split_whitespace().map(ToString::to_string));
+        }
+    }
+    words
+}
