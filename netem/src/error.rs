@@ -1,99 +1,107 @@
-//! What can go wrong, said as: what was attempted, on what, and what to do.
+//! The error type of this crate. Each message says what was attempted, on what, and how to fix it.
 
 use crate::{feature::Feature, profile::ProfileError};
 use std::io;
 
-/// Why an operation on a link failed. Unless a variant says otherwise, the link is as it was.
+/// An error of an operation on a link. Unless a variant says otherwise, the link is unchanged.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The profile asks for what no link can do.
+    /// A profile that is invalid for every link; see [`Profile::validate`](crate::Profile::validate).
     #[error(transparent)]
     Profile(#[from] ProfileError),
-    /// The profile cannot be had on this interface, such as a burst below its MTU.
+    /// A valid profile or option that does not work on this interface, such as a burst below its MTU.
     #[error("{interface}: {problem}")]
     Unsuitable {
-        /// The interface.
+        /// The interface, or the address of the server in `netem measure`.
         interface: String,
-        /// What is wrong, and what would do.
+        /// The setting, what is wrong with it, and which values are allowed.
         problem: String,
     },
-    /// A trace cannot be read, or means nothing.
+    /// A trace file that cannot be read or parsed.
     #[error("{file}: {problem}")]
     Trace {
-        /// The file.
+        /// The path of the trace file.
         file: String,
-        /// What is wrong, with its line.
+        /// The number of the line and what is wrong with it, or why the file cannot be read.
         problem: String,
     },
-    /// There is no such interface in this network namespace.
-    #[error("there is no interface `{name}` here{}", nearest.as_ref().map_or_else(String::new, |n| format!("; did you mean `{n}`?")))]
+    /// No interface of this name exists in the network namespace.
+    #[error(
+        "no interface `{name}` in this network namespace{}",
+        nearest.as_ref().map_or_else(String::new, |n| format!("; did you mean `{n}`?"))
+    )]
     NoInterface {
-        /// The name that was asked for.
+        /// The requested name.
         name: String,
-        /// The one most like it.
+        /// The most similar name that exists; `None` when none is similar.
         nearest: Option<String>,
     },
-    /// The kernel demands `CAP_NET_ADMIN`.
+    /// The kernel refused the operation with `EPERM` or `EACCES`.
     #[error(
-        "not permitted to {doing}: this takes CAP_NET_ADMIN in the interface's network namespace; run as root"
+        "not permitted to {action}: it needs CAP_NET_ADMIN in the interface's network namespace; run as root"
     )]
     NotPermitted {
-        /// What was attempted.
-        doing: String,
+        /// The attempted operation, as it follows "cannot".
+        action: String,
     },
-    /// The kernel was built without something, or its module cannot be loaded.
-    #[error("cannot {doing}: this kernel has no {feature}; `modprobe {}`, or use a kernel with {}", feature.module(), feature.option())]
+    /// The kernel was built without a feature, or its module cannot be loaded.
+    #[error(
+        "cannot {action}: this kernel has no {feature}; run `modprobe {}`, or use a kernel with {}",
+        feature.module(),
+        feature.option()
+    )]
     MissingFeature {
-        /// What was attempted.
-        doing: String,
-        /// What is missing.
+        /// The attempted operation, as it follows "cannot".
+        action: String,
+        /// The feature that this kernel lacks.
         feature: Feature,
     },
-    /// The interface already has a qdisc that somebody else put there.
+    /// The interface already has a qdisc that this crate did not create.
     #[error(
-        "{interface} already has a {kind} qdisc ({handle}) that is not ours; remove it first: tc qdisc del dev {interface} {place}"
+        "{interface} already has a {kind} qdisc ({handle}) that netem did not create; \
+         remove it first: tc qdisc del dev {interface} {place}"
     )]
     Occupied {
-        /// The interface.
+        /// The interface that has the qdisc.
         interface: String,
-        /// The kind of the qdisc in the way.
+        /// The kind of the existing qdisc, such as `fq_codel`.
         kind: String,
-        /// Its handle, as `tc` writes it.
+        /// The handle of the existing qdisc, as `tc` writes it.
         handle: String,
-        /// `root` or `ingress`.
+        /// Where the qdisc is attached: `root` or `ingress`.
         place: &'static str,
     },
-    /// There is nothing to change: no profile has been applied.
+    /// A change was requested, but no profile is in force on the interface.
     #[error("{interface} has no profile to change; apply one first")]
     NothingApplied {
-        /// The interface.
+        /// The interface without a profile.
         interface: String,
     },
-    /// The kernel refused a request.
-    #[error("cannot {doing}: {source}{}", said.as_ref().map_or_else(String::new, |s| format!(" ({s})")))]
+    /// The kernel refused a netlink request.
+    #[error("cannot {action}: {source}{}", message.as_ref().map_or_else(String::new, |m| format!(" ({m})")))]
     Kernel {
-        /// What was attempted.
-        doing: String,
-        /// The error number.
+        /// The attempted operation, as it follows "cannot".
+        action: String,
+        /// The error number of the refusal.
         source: io::Error,
-        /// The kernel's own words (its extended acknowledgement), where it gave any.
-        said: Option<String>,
+        /// The kernel's error text (its extended acknowledgement), if it sent one.
+        message: Option<String>,
     },
     /// A system call outside netlink failed.
-    #[error("cannot {doing}: {source}")]
+    #[error("cannot {action}: {source}")]
     System {
-        /// What was attempted.
-        doing: String,
-        /// Why it failed.
+        /// The attempted operation, as it follows "cannot".
+        action: String,
+        /// The error of the system call.
         source: io::Error,
     },
-    /// The netlink connection is gone, or the kernel sent what nobody understands.
-    #[error("cannot {doing}: {problem}")]
+    /// The netlink connection is closed.
+    #[error("cannot {action}: {problem}")]
     Protocol {
-        /// What was attempted.
-        doing: String,
-        /// What is wrong with the answer.
+        /// The attempted operation, as it follows "cannot".
+        action: String,
+        /// What is wrong with the connection.
         problem: String,
     },
 }
@@ -102,12 +110,13 @@ pub enum Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// For `map_err` of a system call.
-    pub(crate) fn system(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::System { doing: doing.into(), source }
+    /// Returns a function for `map_err` that wraps the error of a system call in [`Error::System`].
+    pub(crate) fn system(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::System { action: action.into(), source }
     }
 
-    /// Whether the caller asked for the impossible, as opposed to something having gone wrong: exit code 2.
+    /// Returns whether the request itself was invalid, as opposed to an operation that failed. The program
+    /// then exits with code 2.
     pub fn is_usage(&self) -> bool {
         matches!(
             self,

@@ -1,35 +1,36 @@
-//! The parts of the kernel that shaping needs, by name. [`supported`](crate::kernel::supported) finds out
-//! which there are.
+//! The kernel features that traffic shaping needs. [`supported`](crate::kernel::supported) finds out which of
+//! them the running kernel has.
 
 use serde::Serialize;
 use std::fmt;
 
-/// A part of the kernel that shaping needs.
+/// A kernel feature that traffic shaping or a lab's links need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Feature {
-    /// Rates by token bucket.
+    /// `sch_tbf`, a token bucket: the default shaper.
     Tbf,
-    /// Rates by a hierarchy of token buckets.
+    /// `sch_htb`, a hierarchy of token buckets: the alternative shaper.
     Htb,
-    /// Delay, loss and everything else.
+    /// `sch_netem`: delay, jitter, loss and every other effect except a rate, which it can also enforce.
     Netem,
-    /// What an interface receives can be handled at all.
+    /// `sch_ingress`, the qdisc to which filters for received packets are attached.
     Ingress,
-    /// The interface through which what is received passes as if it were sent.
+    /// `ifb`, the intermediate interface on which received packets are shaped as if they were sent.
     Ifb,
-    /// The filter and the action that send it there.
+    /// The filter `cls_u32` and the action `act_mirred`, which redirect received packets to an `ifb`.
     Redirect,
-    /// Pairs of interfaces, each the other's wire.
+    /// `veth`: pairs of virtual Ethernet interfaces, which are connected to each other.
     Veth,
-    /// A switch.
+    /// `bridge`: a virtual Ethernet switch.
     Bridge,
-    /// Interfaces that share another's wire.
+    /// `macvlan`: interfaces that send and receive through another interface.
     Macvlan,
 }
 
 impl Feature {
-    /// All of them.
+    /// Every feature, in the order in which [`supported`](crate::kernel::supported) tests them: `Redirect`
+    /// needs the qdisc of `Ingress`.
     pub const ALL: [Self; 9] = [
         Self::Tbf,
         Self::Htb,
@@ -42,7 +43,7 @@ impl Feature {
         Self::Macvlan,
     ];
 
-    /// The module that has it.
+    /// Returns the name of the kernel module, as `modprobe` takes it.
     pub const fn module(self) -> &'static str {
         match self {
             Self::Tbf => "sch_tbf",
@@ -57,7 +58,7 @@ impl Feature {
         }
     }
 
-    /// The option with which it is built.
+    /// Returns the options of the kernel configuration that build the feature.
     pub const fn option(self) -> &'static str {
         match self {
             Self::Tbf => "CONFIG_NET_SCH_TBF",

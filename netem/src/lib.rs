@@ -1,8 +1,8 @@
-//! Links with a rate, a delay and faults, made of ordinary ones.
+//! Traffic shaping for ordinary network interfaces: rate, delay, jitter, loss and other faults.
 //!
-//! A [`Profile`] says what one direction of a link does to packets. [`Netlink`] is a connection to the kernel
-//! in one network namespace; it applies profiles to interfaces, shows what is in force, changes it while
-//! traffic flows, and takes it away without a trace:
+//! A [`Profile`] describes what one direction of a link does to packets. [`Netlink`] is a connection to the
+//! kernel in one network namespace. It applies profiles to interfaces, reads back what is in force, changes
+//! it while traffic flows, and removes it, after which the interface has the kernel's default qdisc again:
 //!
 //! ```no_run
 //! # async fn example() -> netem::Result<()> {
@@ -15,15 +15,18 @@
 //! # Ok(()) }
 //! ```
 //!
-//! - [`profile`](Profile) and [`named`]: what is asked for, checked before anything is touched.
+//! - [`profile`](Profile) and [`named`]: the requested settings, validated before anything is changed.
 //! - [`trace`]: rates over time.
-//! - [`kernel`]: tbf, htb, netem and ifb through rtnetlink, never by running `tc`; [`wire`] has their bytes.
-//! - [`userspace`]: the same effects between two TUN devices, where the kernel has no `sch_netem`.
-//! - [`links`]: veth pairs, bridges, addresses, counters: what a lab of namespaces needs.
-//! - [`show`]: what is in force on an interface.
-//! - [`ethernet`]: the sizes of frames.
+//! - [`kernel`]: tbf, htb, netem and ifb through rtnetlink, never by running `tc`; [`wire`] encodes and
+//!   decodes their netlink options.
+//! - [`userspace`]: the same effects between two TUN devices, for kernels without `sch_netem`.
+//! - [`links`]: veth pairs, bridges, addresses and counters, for a lab made of network namespaces.
+//! - [`show`]: the profiles, qdiscs and counters of an interface, as `netem show` prints them.
+//! - [`ethernet`]: frame sizes.
 //! - [`measure`]: goodput, round trips and loss across a link.
 //! - [`cli`]: the program `netem`.
+
+#![warn(missing_docs)]
 
 pub mod cli;
 pub mod error;

@@ -1,6 +1,7 @@
-//! Making and plumbing interfaces: one verb for each operation, all through rtnetlink.
+//! Creating and configuring network interfaces through rtnetlink, one method for each operation.
 //!
-//! What the local lab needs and no more. Everything made in an anonymous namespace goes with it.
+//! Only what a lab of network namespaces needs. The kernel removes the interfaces of an anonymous namespace
+//! together with the namespace.
 
 use crate::{error::Result, feature::Feature, netlink::Netlink};
 use rtnetlink::{
@@ -17,33 +18,33 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd},
 };
 
-/// What an interface has counted since it was made (`IFLA_STATS64`).
+/// The counters of an interface since it was created (`IFLA_STATS64`).
 ///
-/// Bytes are those of Ethernet frames without preamble, check sequence and gap. A packet that crosses a veth
-/// unsegmented counts once, with one set of headers: a qdisc's [`Statistics`](crate::kernel::Statistics)
-/// count every segment.
+/// Bytes are those of Ethernet frames without preamble, frame check sequence and inter-frame gap. A packet
+/// that crosses a veth pair unsegmented counts once, with one set of headers, whereas a qdisc's
+/// [`QdiscStatistics`](crate::kernel::QdiscStatistics) count every segment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Counters {
-    /// Bytes received.
+    /// Bytes received, with Ethernet headers.
     pub rx_bytes: u64,
-    /// Bytes sent.
+    /// Bytes sent, with Ethernet headers.
     pub tx_bytes: u64,
-    /// Packets received.
+    /// Packets received; an unsegmented packet counts once.
     pub rx_packets: u64,
-    /// Packets sent.
+    /// Packets sent; an unsegmented packet counts once.
     pub tx_packets: u64,
-    /// Packets received in error.
+    /// Packets received with an error.
     pub rx_errors: u64,
-    /// Packets that could not be sent.
+    /// Packets that could not be sent because of an error.
     pub tx_errors: u64,
-    /// Packets received and dropped by the interface.
+    /// Packets that the interface received and dropped.
     pub rx_dropped: u64,
-    /// Packets dropped by the interface instead of being sent; a qdisc counts its own.
+    /// Packets that the interface dropped instead of sending them, without those that its qdisc dropped.
     pub tx_dropped: u64,
 }
 
 impl Netlink {
-    /// What an interface has counted.
+    /// Reads the counters of an interface.
     ///
     /// # Errors
     ///
@@ -67,13 +68,14 @@ impl Netlink {
         })
     }
 
-    /// Makes a pair of interfaces, each the other's wire: `name` here, `peer` in another namespace, or here
-    /// when none is given. Both are down.
+    /// Creates a veth pair: `name` in the namespace of this connection, `peer` in `namespace`, or in the same
+    /// one if that is `None`. Both interfaces are down.
     ///
     /// # Errors
     ///
-    /// When a name is taken, and as every operation here: [`NotPermitted`](crate::Error::NotPermitted), or
-    /// the kernel's refusal in its own words.
+    /// If a name is taken. As for every operation in this module:
+    /// [`NotPermitted`](crate::Error::NotPermitted), or [`Kernel`](crate::Error::Kernel) with the kernel's
+    /// error text.
     pub async fn add_veth(&self, name: &str, peer: &str, namespace: Option<BorrowedFd<'_>>) -> Result<()> {
         let mut far = LinkMessageBuilder::<LinkUnspec>::new().name(peer);
         if let Some(namespace) = namespace {
@@ -83,30 +85,30 @@ impl Netlink {
             .name(name)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(far.build())))
             .build();
-        self.add_link(message, || format!("make the veth pair {name} and {peer}"))
+        self.add_link(message, || format!("create the veth pair {name} and {peer}"))
             .await
             .map_err(|e| e.or_missing(Feature::Veth))
     }
 
-    /// Makes a bridge, which is up.
+    /// Creates a bridge and sets it up.
     ///
     /// # Errors
     ///
-    /// As [`Netlink::add_veth`].
+    /// Those of [`Netlink::add_veth`].
     pub async fn add_bridge(&self, name: &str) -> Result<()> {
-        self.add_link(LinkBridge::new(name).build(), || format!("make the bridge {name}"))
+        self.add_link(LinkBridge::new(name).build(), || format!("create the bridge {name}"))
             .await
             .map_err(|e| e.or_missing(Feature::Bridge))
     }
 
-    /// Makes an interface that takes over another's wire, a macvlan in passthrough mode; it is down. It is
-    /// made on `parent`, which is here, and lies in another namespace where one is given. While it is there
-    /// it gets all frames that `parent` receives, for whichever address, and its host gets none.
+    /// Creates a macvlan interface in passthrough mode on `parent`. The interface is down. It is in
+    /// `namespace` if that is given, else in the namespace of `parent`. As long as it exists, it receives all
+    /// frames that `parent` receives, whatever their destination address, and the host receives none of them.
     ///
     /// # Errors
     ///
-    /// [`NoInterface`](crate::Error::NoInterface), the kernel's refusal (`EINVAL`) where `parent` is taken
-    /// over already, and as [`Netlink::add_veth`].
+    /// [`NoInterface`](crate::Error::NoInterface), [`Kernel`](crate::Error::Kernel) with `EINVAL` if `parent`
+    /// already has a passthrough macvlan, and those of [`Netlink::add_veth`].
     pub async fn add_macvlan(
         &self,
         name: &str,
@@ -118,7 +120,7 @@ impl Netlink {
         if let Some(namespace) = namespace {
             message = message.setns_by_fd(namespace.as_raw_fd());
         }
-        self.add_link(message.build(), || format!("make {name} on {parent}"))
+        self.add_link(message.build(), || format!("create the macvlan {name} on {parent}"))
             .await
             .map_err(|e| e.or_missing(Feature::Macvlan))
     }
@@ -127,17 +129,18 @@ impl Netlink {
     ///
     /// # Errors
     ///
-    /// [`NoInterface`](crate::Error::NoInterface) for either, or the kernel's refusal.
+    /// [`NoInterface`](crate::Error::NoInterface) for the interface or the bridge, or
+    /// [`Kernel`](crate::Error::Kernel).
     pub async fn enslave(&self, interface: &str, bridge: &str) -> Result<()> {
         let bridge_index = self.interface(bridge).await?.index;
-        self.set(interface, |m| m.controller(bridge_index), || format!("put {interface} into {bridge}")).await
+        self.set(interface, |m| m.controller(bridge_index), || format!("add {interface} to {bridge}")).await
     }
 
     /// Sets an interface up.
     ///
     /// # Errors
     ///
-    /// [`NoInterface`](crate::Error::NoInterface), or the kernel's refusal.
+    /// [`NoInterface`](crate::Error::NoInterface), or [`Kernel`](crate::Error::Kernel).
     pub async fn set_up(&self, interface: &str) -> Result<()> {
         self.set(interface, LinkMessageBuilder::up, || format!("set {interface} up")).await
     }
@@ -146,38 +149,38 @@ impl Netlink {
     ///
     /// # Errors
     ///
-    /// As [`Netlink::set_up`].
+    /// Those of [`Netlink::set_up`].
     pub async fn set_down(&self, interface: &str) -> Result<()> {
         self.set(interface, LinkMessageBuilder::down, || format!("set {interface} down")).await
     }
 
-    /// Sets the MTU, in bytes of IP packet.
+    /// Sets the MTU of an interface: the size of the largest IP packet, in bytes.
     ///
     /// # Errors
     ///
-    /// As [`Netlink::set_up`].
+    /// Those of [`Netlink::set_up`].
     pub async fn set_mtu(&self, interface: &str, mtu: u32) -> Result<()> {
         self.set(interface, |m| m.mtu(mtu), || format!("set the MTU of {interface} to {mtu}")).await
     }
 
-    /// Gives an interface an IPv4 address and the route to its network.
+    /// Adds an IPv4 address to an interface, and with it the route to its network.
     ///
     /// # Errors
     ///
-    /// As [`Netlink::set_up`]; besides when it has that address already.
+    /// Those of [`Netlink::set_up`], and if the interface already has the address.
     pub async fn add_address(&self, interface: &str, address: Ipv4Addr, prefix_len: u8) -> Result<()> {
         let index = self.interface(interface).await?.index;
         let message =
             AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(address, prefix_len).build();
-        let doing = || format!("give {interface} the address {address}/{prefix_len}");
-        self.request(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL, doing).await
+        let action = || format!("add the address {address}/{prefix_len} to {interface}");
+        self.request(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL, action).await
     }
 
-    /// Deletes an interface; of a veth pair, both.
+    /// Deletes an interface; of a veth pair, both interfaces.
     ///
     /// # Errors
     ///
-    /// As [`Netlink::set_up`].
+    /// Those of [`Netlink::set_up`].
     pub async fn delete(&self, interface: &str) -> Result<()> {
         let index = self.interface(interface).await?.index;
         self.delete_index(index, interface).await
@@ -188,18 +191,18 @@ impl Netlink {
         self.request(RouteNetlinkMessage::DelLink(message), 0, || format!("delete {name}")).await
     }
 
-    async fn add_link(&self, message: LinkMessage, doing: impl Fn() -> String) -> Result<()> {
-        self.request(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL, doing).await
+    async fn add_link(&self, message: LinkMessage, action: impl Fn() -> String) -> Result<()> {
+        self.request(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL, action).await
     }
 
     async fn set(
         &self,
         interface: &str,
         change: impl FnOnce(LinkMessageBuilder<LinkUnspec>) -> LinkMessageBuilder<LinkUnspec>,
-        doing: impl Fn() -> String,
+        action: impl Fn() -> String,
     ) -> Result<()> {
         let index = self.interface(interface).await?.index;
         let message = change(LinkUnspec::new_with_index(index)).build();
-        self.request(RouteNetlinkMessage::SetLink(message), 0, doing).await
+        self.request(RouteNetlinkMessage::SetLink(message), 0, action).await
     }
 }

@@ -1,4 +1,4 @@
-//! The program `netem`; everything it does is in the library.
+//! The program `netem`. All of its code is in the library.
 
 use std::process::ExitCode;
 

@@ -1,10 +1,13 @@
-//! Measures a path from its two ends: what a TCP stream carries, how long a round trip takes, what is lost.
+//! Measures a network path between two hosts: the goodput of one TCP stream, round-trip times, and loss.
 //!
-//! One end runs a [`Server`], the other calls [`measure`]. Probes are UDP packets of 64 bytes of payload,
-//! sent at a steady pace and echoed; a round trip so includes both hosts' scheduling, some 50 to 100 us on an
-//! idle machine. They are sent first alone, and at last beside a TCP stream, so that the queue shows. In
-//! between the stream is alone, and its goodput is counted by the receiver: a probe is a frame of 106 bytes,
-//! and 200 of them in a second would take a sixth of 1 Mbit/s.
+//! One host runs a [`Server`], the other calls [`measure`]. Probes are UDP packets of 64 bytes of payload,
+//! sent at a constant rate and echoed by the server. A round trip therefore includes the scheduling delays of
+//! both hosts, some 50 to 100 us on an idle host. A measurement has three phases:
+//!
+//! 1. probes alone: the idle round-trip time;
+//! 2. a TCP stream alone: its goodput, as the receiver counts it. Probes would reduce it: a probe is a frame
+//!    of 106 bytes, and 200 of them per second take a sixth of 1 Mbit/s;
+//! 3. probes beside the stream: the round-trip time under load, which includes the queue.
 
 use crate::profile::Profile;
 use serde::Serialize;
@@ -17,30 +20,30 @@ use std::{
 };
 use units::{ByteRate, Span};
 
-/// Bytes of payload in a probe: session, number, and in the echo how many have come.
+/// The payload of a probe, in bytes: session, sequence number, and in the echo the count of probes received.
 const PROBE_BYTES: usize = 64;
-/// How long after the last probe its echo may still come.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long to wait for echoes after the last probe.
+const ECHO_TIMEOUT: Duration = Duration::from_secs(1);
 const CHUNK_BYTES: usize = 128 * 1024;
 
-/// How long and how often to measure.
+/// The durations and counts of a measurement.
 #[derive(Debug, Clone, Copy)]
-pub struct Settings {
-    /// How long the TCP stream runs alone, warm-up included. It then goes on for as long beside probes, and
-    /// is not counted.
+pub struct MeasurementSettings {
+    /// How long the TCP stream runs alone, including the warm-up. It then runs as long again beside probes;
+    /// that part does not count towards the goodput.
     pub duration: Duration,
-    /// How much of the beginning of the stream is not counted: until the stream has found the path's rate,
-    /// which it overshoots at first.
+    /// The start of the stream that does not count, while the stream finds the path's rate, which it
+    /// overshoots at first.
     pub warm_up: Duration,
-    /// How often a probe is sent.
+    /// The time between two probes.
     pub interval: Duration,
-    /// How many probes are sent without a stream.
+    /// The number of probes sent without a stream.
     pub idle_probes: u32,
 }
 
-impl Default for Settings {
-    /// Three seconds of stream, the first half of one left out, as long again beside probes 5 ms apart, and
-    /// 400 such probes before.
+impl Default for MeasurementSettings {
+    /// Returns 400 idle probes, 3 s of stream of which the first 0.5 s do not count, and 3 s of stream beside
+    /// probes. Probes are 5 ms apart.
     fn default() -> Self {
         Self {
             duration: Duration::from_secs(3),
@@ -51,40 +54,41 @@ impl Default for Settings {
     }
 }
 
-/// What was measured.
+/// The result of a measurement.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Measurement {
-    /// Payload that arrived per time, over one TCP stream.
+    /// The payload rate of one TCP stream, as the receiver counted it.
     pub goodput: ByteRate,
-    /// Round trips without a stream.
+    /// The round trips of probes without a stream.
     pub idle: RoundTrips,
-    /// Round trips beside the stream.
+    /// The round trips of probes beside the stream.
     pub loaded: RoundTrips,
 }
 
-/// Probes and their echoes.
+/// The counts and round-trip times of a series of probes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct RoundTrips {
-    /// Probes sent.
+    /// The number of probes that were sent.
     pub sent: u64,
-    /// Probes that arrived, duplicates included, as far as an echo told.
+    /// The number of probes that the server received, duplicates included, as its last echo reported it.
     pub arrived: u64,
-    /// Probes whose echo came back.
+    /// The number of probes whose echo came back.
     pub echoed: u64,
-    /// The shortest round trip; zero, as the others, when none came back.
+    /// The shortest round trip. This and the other times are zero if no echo came back.
     pub min: Span,
-    /// The median.
+    /// The median round trip (nearest rank).
     pub p50: Span,
-    /// Nine out of ten were shorter.
+    /// The 90th percentile of the round trips (nearest rank).
     pub p90: Span,
-    /// 99 out of 100 were shorter.
+    /// The 99th percentile of the round trips (nearest rank).
     pub p99: Span,
-    /// The longest.
+    /// The longest round trip of all.
     pub max: Span,
 }
 
 impl RoundTrips {
-    /// The part of the probes that did not come back, there and back together, between 0 and 1.
+    /// Returns the fraction of probes whose echo did not come back, between 0 and 1: the loss of both
+    /// directions together.
     pub fn loss(&self) -> f64 {
         1.0 - self.echoed as f64 / (self.sent.max(1)) as f64
     }
@@ -108,15 +112,16 @@ impl RoundTrips {
     }
 }
 
-/// The payload one TCP stream with timestamps carries at a profile's rate over IPv4: of each frame of MTU +
-/// 14 bytes, all but 52 bytes of TCP and IP headers and 14 of Ethernet's. `None` without a rate.
+/// Returns the payload rate of one TCP stream with timestamps over IPv4 at a profile's rate: a frame of
+/// MTU + 14 bytes carries MTU - 52 bytes of payload, the rest being the TCP, IP and Ethernet headers. `None`
+/// if the profile has no rate.
 pub fn tcp_payload(profile: &Profile, mtu: u32) -> Option<ByteRate> {
     let rate = u128::from(profile.rate?.to_byte_rate().get());
     let (payload, frame) = (u128::from(mtu.saturating_sub(52)), u128::from(mtu) + 14);
     Some(ByteRate::new((rate * payload / frame) as u64))
 }
 
-/// The far end of a measurement.
+/// The remote end of a measurement, which receives streams and echoes probes.
 #[derive(Debug)]
 pub struct Server {
     streams: TcpListener,
@@ -124,18 +129,18 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens on an address, by TCP and UDP on the same port; port 0 takes any that is free.
+    /// Listens on an address, for TCP and UDP on the same port. Port 0 selects a free port.
     ///
     /// # Errors
     ///
-    /// When the address is not this host's, or the port is taken.
+    /// If the address is not local, or if the port is taken.
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
         let streams = TcpListener::bind(address)?;
         let probes = UdpSocket::bind(streams.local_addr()?)?;
         Ok(Self { streams, probes })
     }
 
-    /// Where it listens.
+    /// Returns the address on which the server listens, with the port that was selected.
     ///
     /// # Errors
     ///
@@ -144,24 +149,24 @@ impl Server {
         self.streams.local_addr()
     }
 
-    /// Serves until a socket fails: any number of clients, each stream on a thread of its own.
+    /// Serves any number of clients until a socket fails, each stream on its own thread.
     ///
     /// # Errors
     ///
-    /// Why it could not go on.
+    /// The error of the socket that failed, or of starting a thread.
     pub fn run(self) -> io::Result<()> {
         let probes = self.probes;
         thread::Builder::new().name("probes".into()).spawn(move || echo(&probes))?;
         for stream in self.streams.incoming() {
             let stream = stream?;
-            // A client that goes away in mid-stream is its own problem.
+            // A client that disconnects mid-stream does not affect the other clients.
             thread::Builder::new().name("stream".into()).spawn(move || drop(receive(stream)))?;
         }
         Ok(())
     }
 }
 
-/// Sends every probe back, with how many of its session have come.
+/// Echoes every probe with the number of probes received in its session.
 fn echo(socket: &UdpSocket) -> io::Result<()> {
     let mut sessions: HashMap<[u8; 8], u64> = HashMap::new();
     let mut packet = [0; PROBE_BYTES];
@@ -174,13 +179,13 @@ fn echo(socket: &UdpSocket) -> io::Result<()> {
         let count = sessions.entry(*session).or_default();
         *count += 1;
         packet[16..24].copy_from_slice(&count.to_be_bytes());
-        // A full buffer or an unreachable client is a lost probe.
+        // If the buffer is full or the client unreachable, the probe counts as lost.
         let _ = socket.send_to(&packet, from);
     }
 }
 
-/// Takes a stream to its end, and answers how many bytes came in how many nanoseconds. The stream begins with
-/// two times in nanoseconds: when to begin to count, and when to end.
+/// Receives a stream to its end, then answers with the number of bytes counted and the time they took in
+/// nanoseconds. The stream starts with two times in nanoseconds: when counting starts, and when it ends.
 fn receive(mut stream: TcpStream) -> io::Result<()> {
     let mut times = [0; 16];
     stream.read_exact(&mut times)?;
@@ -199,13 +204,13 @@ fn receive(mut stream: TcpStream) -> io::Result<()> {
     stream.write_all(&nanos.to_be_bytes())
 }
 
-/// The time at an offset of a message.
+/// Reads the time at an offset of a message: nanoseconds as a 64-bit big-endian number.
 fn nanoseconds(message: &[u8; 16], at: usize) -> Duration {
     Duration::from_nanos(u64::from_be_bytes(std::array::from_fn(|i| message[at + i])))
 }
 
-/// Counts what arrives between two arrivals: the first after a time, which itself is not counted, since it
-/// was on its way before, and the last before another.
+/// A count of the bytes that arrive from `begin` to `end`. The first arrival only starts the clock: its bytes
+/// were already in transit, so they do not count. The time ends with the last arrival.
 #[derive(Debug)]
 struct Counter {
     begin: Duration,
@@ -232,32 +237,32 @@ impl Counter {
         self.last = at;
     }
 
-    /// How long the counted bytes took.
+    /// Returns the time from the first to the last arrival.
     fn time(&self) -> Duration {
         self.first.map_or(Duration::ZERO, |first| self.last.saturating_sub(first))
     }
 }
 
-/// Measures the path to a [`Server`]. Blocks for twice the settings' duration and a few seconds.
+/// Measures the path to a [`Server`]. Blocks for twice [`MeasurementSettings::duration`] and a few seconds.
 ///
 /// # Errors
 ///
-/// When the server does not answer, or a socket fails.
-pub fn measure(server: SocketAddr, settings: &Settings) -> io::Result<Measurement> {
-    // Connecting first shows that somebody is there.
+/// If the server does not answer, or if a socket fails.
+pub fn measure(server: SocketAddr, settings: &MeasurementSettings) -> io::Result<Measurement> {
+    // Connecting first fails early if no server is running.
     let mut stream = TcpStream::connect_timeout(&server, Duration::from_secs(5))?;
     let idle = probe(server, settings.idle_probes, settings.interval)?;
-    let during = settings.duration.as_nanos() / settings.interval.as_nanos().max(1);
-    let during = u32::try_from(during).unwrap_or(u32::MAX);
-    let Settings { interval, duration, warm_up, .. } = *settings;
+    let loaded_probes = settings.duration.as_nanos() / settings.interval.as_nanos().max(1);
+    let loaded_probes = u32::try_from(loaded_probes).unwrap_or(u32::MAX);
+    let MeasurementSettings { interval, duration, warm_up, .. } = *settings;
 
     let start = Instant::now();
     for time in [warm_up, duration] {
         stream.write_all(&(time.as_nanos() as u64).to_be_bytes())?;
     }
-    let beside = thread::spawn(move || {
+    let probing = thread::spawn(move || {
         thread::sleep(duration.saturating_sub(start.elapsed()));
-        probe(server, during, interval)
+        probe(server, loaded_probes, interval)
     });
     let chunk = vec![0; CHUNK_BYTES];
     while start.elapsed() < 2 * duration {
@@ -268,11 +273,11 @@ pub fn measure(server: SocketAddr, settings: &Settings) -> io::Result<Measuremen
     stream.read_exact(&mut answer)?;
     let number = |at: usize| u64::from_be_bytes(std::array::from_fn(|i| answer[at + i]));
     let goodput = u128::from(number(0)) * 1_000_000_000 / u128::from(number(8).max(1));
-    let loaded = beside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+    let loaded = probing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
     Ok(Measurement { goodput: ByteRate::new(goodput as u64), idle, loaded })
 }
 
-/// Sends probes at a steady pace and collects their echoes.
+/// Sends `count` probes, one per `interval`, and collects their echoes.
 fn probe(server: SocketAddr, count: u32, interval: Duration) -> io::Result<RoundTrips> {
     let any: SocketAddr = if server.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
     let socket = UdpSocket::bind(any)?;
@@ -288,28 +293,28 @@ fn probe(server: SocketAddr, count: u32, interval: Duration) -> io::Result<Round
             packet[..8].copy_from_slice(&session);
             packet[8..16].copy_from_slice(&u64::from(number).to_be_bytes());
             sent.push(start.elapsed());
-            // What the host itself drops is lost, like any other.
+            // A probe that this host drops counts as lost.
             let _ = sender.send(&packet);
         }
         sent
     });
 
     socket.set_read_timeout(Some(Duration::from_millis(20)))?;
-    let mut back: Vec<Option<Duration>> = vec![None; count as usize];
+    let mut echoes: Vec<Option<Duration>> = vec![None; count as usize];
     let (mut arrived, mut sent) = (0, None);
     let mut sending = Some(sending);
     let mut end = None;
-    while end.is_none_or(|end| Instant::now() < end) && back.iter().any(Option::is_none) {
+    while end.is_none_or(|end| Instant::now() < end) && echoes.iter().any(Option::is_none) {
         if let Some(finished) = sending.take_if(|s| s.is_finished()) {
             sent = Some(finished.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-            end = Some(Instant::now() + PATIENCE);
+            end = Some(Instant::now() + ECHO_TIMEOUT);
         }
         let mut packet = [0; PROBE_BYTES];
         let Ok(PROBE_BYTES) = socket.recv(&mut packet) else { continue };
         let now = start.elapsed();
         let number = |at: usize| u64::from_be_bytes(std::array::from_fn(|i| packet[at + i]));
         arrived = arrived.max(number(16));
-        if let Some(slot) = usize::try_from(number(8)).ok().and_then(|n| back.get_mut(n)) {
+        if let Some(slot) = usize::try_from(number(8)).ok().and_then(|n| echoes.get_mut(n)) {
             slot.get_or_insert(now);
         }
     }
@@ -318,11 +323,11 @@ fn probe(server: SocketAddr, count: u32, interval: Duration) -> io::Result<Round
         (None, Some(sending)) => sending.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
         (None, None) => Vec::new(),
     };
-    let times = sent.iter().zip(&back).filter_map(|(sent, back)| back.map(|b| b.saturating_sub(*sent)));
+    let times = sent.iter().zip(&echoes).filter_map(|(sent, echo)| echo.map(|at| at.saturating_sub(*sent)));
     Ok(RoundTrips::new(sent.len() as u64, arrived, times.collect()))
 }
 
-/// Distinguishes this run's probes from those of another from the same port.
+/// Returns an identifier that distinguishes these probes from others that come from the same port.
 fn session_id(socket: &UdpSocket) -> io::Result<[u8; 8]> {
     let nanos =
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_nanos();
@@ -345,16 +350,16 @@ mod tests {
     }
 
     #[test]
-    fn what_arrives_in_between_is_counted_whatever_the_grain() {
+    fn the_counter_measures_the_same_rate_for_any_chunk_size() {
         let ms = Duration::from_millis;
-        // 1000 bytes a millisecond, in pieces that do not divide the time.
-        for piece_ms in [1, 7, 30] {
+        // 1000 bytes per millisecond, in chunks that do not divide the time evenly.
+        for chunk_ms in [1, 7, 30] {
             let mut counter = Counter::new(ms(100), ms(400));
-            for at in (piece_ms..1000).step_by(piece_ms as usize) {
-                counter.add(ms(at), 1000 * piece_ms);
+            for at in (chunk_ms..1000).step_by(chunk_ms as usize) {
+                counter.add(ms(at), 1000 * chunk_ms);
             }
-            assert_eq!(counter.bytes, 1000 * counter.time().as_millis() as u64, "pieces of {piece_ms} ms");
-            assert!(counter.time() >= ms(300 - 2 * piece_ms) && counter.time() <= ms(300));
+            assert_eq!(counter.bytes, 1000 * counter.time().as_millis() as u64, "chunks of {chunk_ms} ms");
+            assert!(counter.time() >= ms(300 - 2 * chunk_ms) && counter.time() <= ms(300));
         }
         let mut nothing = Counter::new(ms(100), ms(400));
         nothing.add(ms(50), 1000);
@@ -363,18 +368,18 @@ mod tests {
     }
 
     #[test]
-    fn the_payload_of_a_frame() {
+    fn tcp_payload_is_the_rate_less_headers() {
         let profile = Profile { rate: Some("928mbit".parse().unwrap()), ..Profile::default() };
         assert_eq!(tcp_payload(&profile, 1500), Some(ByteRate::new(110_943_196)));
         assert_eq!(tcp_payload(&Profile::default(), 1500), None);
     }
 
     #[test]
-    fn over_loopback_everything_comes_back() {
+    fn a_measurement_over_loopback_loses_nothing() {
         let server = Server::bind(([127, 0, 0, 1], 0).into()).unwrap();
         let address = server.address().unwrap();
         thread::spawn(|| server.run());
-        let settings = Settings {
+        let settings = MeasurementSettings {
             duration: Duration::from_millis(100),
             warm_up: Duration::ZERO,
             interval: Duration::from_millis(1),

@@ -1,7 +1,7 @@
-//! [`Netlink`]: a connection to the kernel, in one network namespace.
+//! [`Netlink`]: a connection to the kernel in one network namespace.
 //!
-//! Every request of this crate goes through here, so that every refusal comes back with the kernel's own
-//! words (its extended acknowledgement) and with what was being attempted.
+//! All requests of this crate go through this module, so that every error has the attempted operation and the
+//! kernel's own error text (its extended acknowledgement).
 
 use crate::{
     error::{Error, Result},
@@ -22,27 +22,29 @@ use rtnetlink::{
 };
 use std::{io, os::fd::BorrowedFd, thread};
 
-/// A connection to the kernel's routing and traffic control, bound to a network namespace.
+/// A connection to the kernel's routing and traffic control in one network namespace.
 ///
-/// Cheap to clone. It lives as long as the tokio runtime in which it was opened.
+/// Cheap to clone. The connection lives as long as the tokio runtime in which it was opened.
 #[derive(Debug, Clone)]
 pub struct Netlink {
     handle: Handle,
     pub(crate) clock: Clock,
 }
 
-/// What an interface is called, where it is, and what its frames may hold.
+/// The properties of an interface that traffic shaping needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interface {
-    /// Its name.
+    /// The name (`IFLA_IFNAME`), such as `eth0`.
     pub name: String,
-    /// Its index in its namespace.
+    /// The interface index, unique within its network namespace.
     pub index: u32,
-    /// Its MTU in bytes: the largest IP packet.
+    /// The MTU (`IFLA_MTU`): the size of the largest IP packet, in bytes.
     pub mtu: u32,
-    /// How many segments TCP may hand down in one packet; `None` where the kernel does not say.
+    /// The largest number of segments that TCP may pass down in one packet (`IFLA_GSO_MAX_SEGS`); `None` if
+    /// the kernel does not report it.
     pub gso_max_segments: Option<u32>,
-    /// How many segments the device itself could take; `None` where the kernel does not say.
+    /// The largest number of segments that the device supports (`IFLA_TSO_MAX_SEGS`); `None` if the kernel
+    /// does not report it.
     pub tso_max_segments: Option<u32>,
 }
 
@@ -51,21 +53,21 @@ impl Netlink {
     ///
     /// # Errors
     ///
-    /// When the kernel gives no netlink socket, or has no packet scheduler.
+    /// If no netlink socket can be opened, or if the kernel has no packet scheduler.
     pub fn open() -> Result<Self> {
         let runtime = tokio::runtime::Handle::current();
         Self::connect(&runtime).map_err(Error::system("open a netlink socket"))
     }
 
-    /// Connects in the network namespace that `namespace` refers to, an open `/proc/PID/ns/net` for example.
-    /// Must be called within a tokio runtime; the calling thread stays in its own namespace.
+    /// Connects in the network namespace that `namespace` refers to, for example an open `/proc/PID/ns/net`.
+    /// Must be called within a tokio runtime. The calling thread stays in its own namespace.
     ///
     /// # Errors
     ///
-    /// When the namespace cannot be entered, or as [`Netlink::open`].
+    /// If the namespace cannot be entered, and those of [`Netlink::open`].
     pub fn open_in(namespace: BorrowedFd<'_>) -> Result<Self> {
         let runtime = tokio::runtime::Handle::current();
-        // A socket stays in the namespace of the thread that made it, so a thread of its own makes it.
+        // A socket belongs to the namespace of the thread that opens it, so a separate thread opens it.
         thread::scope(|scope| {
             let connect = || {
                 nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET)?;
@@ -80,18 +82,18 @@ impl Netlink {
         let _registers_here = runtime.enter();
         let (mut connection, handle, _) = rtnetlink::new_connection()?;
         let socket = connection.socket_mut().socket_mut();
-        // Error texts, and without the request they refer to.
+        // Answers carry error texts, and do not repeat the request.
         socket.set_ext_ack(true)?;
         socket.set_cap_ack(true)?;
         runtime.spawn(connection);
-        Ok(Self { handle, clock: Clock::of_kernel()? })
+        Ok(Self { handle, clock: Clock::from_running_kernel()? })
     }
 
-    /// The interface of this name.
+    /// Finds an interface by its name.
     ///
     /// # Errors
     ///
-    /// [`Error::NoInterface`], with the name most like it.
+    /// [`Error::NoInterface`], with the most similar name.
     pub async fn interface(&self, name: &str) -> Result<Interface> {
         let mut all = self.interfaces().await?;
         match all.iter().position(|i| i.name == name) {
@@ -100,16 +102,16 @@ impl Netlink {
         }
     }
 
-    /// Every interface of the namespace.
+    /// Lists the interfaces of the namespace.
     ///
     /// # Errors
     ///
-    /// When the kernel does not answer.
+    /// If the kernel does not answer.
     pub async fn interfaces(&self) -> Result<Vec<Interface>> {
         Ok(self.links().await?.iter().map(Interface::from).collect())
     }
 
-    /// Every interface of the namespace, as the kernel sends it.
+    /// Lists the interfaces of the namespace as raw messages, with the attributes that [`Interface`] omits.
     pub(crate) async fn links(&self) -> Result<Vec<LinkMessage>> {
         let answers = self
             .dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), || "list the interfaces".into())
@@ -120,67 +122,68 @@ impl Netlink {
             .collect())
     }
 
-    /// Asks for everything of one sort.
+    /// Sends a dump request (`NLM_F_DUMP`) and returns all objects that the kernel lists.
     pub(crate) async fn dump(
         &self,
         message: RouteNetlinkMessage,
-        doing: impl Fn() -> String,
+        action: impl Fn() -> String,
     ) -> Result<Vec<RouteNetlinkMessage>> {
-        self.exchange(message, NLM_F_REQUEST | NLM_F_DUMP, &doing).await
+        self.exchange(message, NLM_F_REQUEST | NLM_F_DUMP, &action).await
     }
 
-    /// Asks for a change, with more of the `NLM_F_` flags, and waits until the kernel has done it.
+    /// Requests a change, with additional `NLM_F_*` flags, and waits for the kernel's acknowledgement.
     pub(crate) async fn request(
         &self,
         message: RouteNetlinkMessage,
         flags: u16,
-        doing: impl Fn() -> String,
+        action: impl Fn() -> String,
     ) -> Result<()> {
-        self.exchange(message, NLM_F_REQUEST | NLM_F_ACK | flags, &doing).await.map(drop)
+        self.exchange(message, NLM_F_REQUEST | NLM_F_ACK | flags, &action).await.map(drop)
     }
 
     async fn exchange(
         &self,
         message: RouteNetlinkMessage,
         flags: u16,
-        doing: &dyn Fn() -> String,
+        action: &dyn Fn() -> String,
     ) -> Result<Vec<RouteNetlinkMessage>> {
         let mut request = NetlinkMessage::from(message);
         request.header.flags = flags;
         let mut handle = self.handle.clone();
-        let answers = handle
-            .request(request)
-            .map_err(|e| Error::Protocol { doing: doing(), problem: format!("netlink is closed: {e}") })?;
-        collect(answers, doing).await
+        let answers = handle.request(request).map_err(|e| Error::Protocol {
+            action: action(),
+            problem: format!("the netlink connection is closed: {e}"),
+        })?;
+        collect(answers, action).await
     }
 }
 
 async fn collect(
     answers: impl Stream<Item = NetlinkMessage<RouteNetlinkMessage>>,
-    doing: &dyn Fn() -> String,
+    action: &dyn Fn() -> String,
 ) -> Result<Vec<RouteNetlinkMessage>> {
     let mut answers = std::pin::pin!(answers);
     let mut messages = Vec::new();
     while let Some(answer) = answers.next().await {
         match answer.payload {
             NetlinkPayload::InnerMessage(message) => messages.push(message),
-            NetlinkPayload::Error(error) if error.code.is_some() => return Err(refusal(&error, doing())),
+            NetlinkPayload::Error(error) if error.code.is_some() => return Err(refusal(&error, action())),
             _ => {}
         }
     }
     Ok(messages)
 }
 
-fn refusal(error: &ErrorMessage, doing: String) -> Error {
+fn refusal(error: &ErrorMessage, action: String) -> Error {
     let source = io::Error::from_raw_os_error(-error.raw_code());
     match source.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => Error::NotPermitted { doing },
-        _ => Error::Kernel { doing, source, said: extended_ack(&error.header) },
+        Some(libc::EPERM | libc::EACCES) => Error::NotPermitted { action },
+        _ => Error::Kernel { action, source, message: extended_ack(&error.header) },
     }
 }
 
-/// `NLMSGERR_ATTR_MSG` from what follows the error number: the header of the request, the request itself
-/// unless that is left out (`NETLINK_CAP_ACK`), and attributes.
+/// Extracts the kernel's error text (`NLMSGERR_ATTR_MSG`) from the bytes that follow the error number: the
+/// header of the request, and attributes. The request itself is omitted (`NETLINK_CAP_ACK`).
 fn extended_ack(after_code: &[u8]) -> Option<String> {
     const NLMSGHDR_BYTES: usize = 16;
     const NLMSGERR_ATTR_MSG: u16 = 1;
@@ -190,28 +193,28 @@ fn extended_ack(after_code: &[u8]) -> Option<String> {
 }
 
 impl Error {
-    /// Turns a refusal into [`Error::MissingFeature`] where that is what it means.
+    /// Converts the error into [`Error::MissingFeature`] if its error number means that `feature` is missing.
     pub(crate) fn or_missing(self, feature: Feature) -> Self {
         match self {
-            Self::Kernel { doing, source, said } => {
+            Self::Kernel { action, source, message } => {
                 let unknown = match source.raw_os_error() {
                     // "Specified qdisc kind is unknown", since 6.7; "Specified qdisc not found" before.
                     Some(libc::ENOENT) => true,
                     // "Unknown device type".
-                    Some(libc::EOPNOTSUPP) => said.as_ref().is_none_or(|s| s.contains("nknown")),
+                    Some(libc::EOPNOTSUPP) => message.as_ref().is_none_or(|s| s.contains("nknown")),
                     _ => false,
                 };
                 if unknown {
-                    Self::MissingFeature { doing, feature }
+                    Self::MissingFeature { action, feature }
                 } else {
-                    Self::Kernel { doing, source, said }
+                    Self::Kernel { action, source, message }
                 }
             }
             other => other,
         }
     }
 
-    /// The error number of the kernel's refusal.
+    /// Returns the error number with which the kernel refused a request; `None` for other errors.
     pub fn errno(&self) -> Option<i32> {
         match self {
             Self::Kernel { source, .. } => source.raw_os_error(),
@@ -242,7 +245,8 @@ impl From<&LinkMessage> for Interface {
     }
 }
 
-/// With the name most like it, by how many letters have to change.
+/// Returns [`Error::NoInterface`] with the most similar name by edit distance, if that is at most half of the
+/// longer name's length.
 fn no_interface<'a>(name: &str, others: impl Iterator<Item = &'a str>) -> Error {
     let nearest = others
         .map(|other| (strsim::damerau_levenshtein(name, other), other))
@@ -257,14 +261,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_nearest_name_is_offered_unless_none_is_near() {
+    fn a_similar_name_is_suggested_if_there_is_one() {
         let text = |name| no_interface(name, ["lo", "eth0", "eth1"].into_iter()).to_string();
-        assert_eq!(text("eht0"), "there is no interface `eht0` here; did you mean `eth0`?");
-        assert_eq!(text("wlan17"), "there is no interface `wlan17` here");
+        assert_eq!(text("eht0"), "no interface `eht0` in this network namespace; did you mean `eth0`?");
+        assert_eq!(text("wlan17"), "no interface `wlan17` in this network namespace");
     }
 
     #[test]
-    fn the_kernels_words_are_found_after_the_header() {
+    fn the_kernels_error_text_is_found_after_the_header() {
         let mut answer = vec![0; 16];
         let words = b"Exclusivity flag on, cannot modify.\0";
         answer.extend((words.len() as u16 + 4).to_ne_bytes());

@@ -1,4 +1,5 @@
-//! Network namespaces without a name: held open by whoever holds the [`Namespace`], and gone with it.
+//! Anonymous network namespaces: the kernel removes one when its last [`Namespace`], process and socket is
+//! gone.
 
 use crate::error::{Error, Result};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -9,45 +10,47 @@ use std::{
     thread,
 };
 
-/// A network namespace, held open by this value (and by the processes and sockets in it).
+/// A network namespace, kept alive by this value and by the processes and sockets in it.
 #[derive(Debug)]
 pub struct Namespace(File);
 
 impl Namespace {
-    /// A new one, with nothing in it but a loopback interface that is down.
+    /// Creates a network namespace, which contains only a loopback interface that is down.
     ///
     /// # Errors
     ///
-    /// [`Error::NotPermitted`] without `CAP_SYS_ADMIN`; inside a user namespace of one's own there is that.
+    /// [`Error::NotPermitted`] without `CAP_SYS_ADMIN`, which the creator of a user namespace has in it.
     pub fn new() -> Result<Self> {
-        // A namespace belongs to a thread, so a thread of its own makes it.
+        // `unshare` moves the thread that calls it, so a separate thread creates the namespace.
         let made = thread::spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET)?;
             File::open("/proc/thread-self/ns/net")
         });
-        made.join().expect("making a namespace does not panic").map(Self).map_err(|source| {
-            let doing = "make a network namespace".to_owned();
+        made.join().expect("creating a namespace does not panic").map(Self).map_err(|source| {
+            let action = "create a network namespace".to_owned();
             match source.raw_os_error() {
-                Some(libc::EPERM) => Error::NotPermitted { doing },
-                _ => Error::System { doing, source },
+                Some(libc::EPERM) => Error::NotPermitted { action },
+                _ => Error::System { action, source },
             }
         })
     }
 
-    /// The one the calling thread is in.
+    /// Opens the network namespace of the calling thread.
     ///
     /// # Errors
     ///
-    /// When `/proc` is not mounted.
+    /// If `/proc` is not mounted.
     pub fn current() -> Result<Self> {
-        File::open("/proc/thread-self/ns/net").map(Self).map_err(Error::system("open this network namespace"))
+        File::open("/proc/thread-self/ns/net")
+            .map(Self)
+            .map_err(Error::system("open the current network namespace"))
     }
 
-    /// Runs something in this namespace, on a thread of its own. Sockets made there stay there.
+    /// Runs `work` in this namespace, on a separate thread. Sockets that `work` opens stay in the namespace.
     ///
     /// # Errors
     ///
-    /// When the namespace cannot be entered, or what `work` returns.
+    /// If the namespace cannot be entered, or if `work` fails.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
         thread::scope(|scope| {
             let inside = || {
@@ -60,7 +63,7 @@ impl Namespace {
 }
 
 impl From<File> for Namespace {
-    /// What an opened `/proc/PID/ns/net` refers to.
+    /// Takes an open `/proc/PID/ns/net`.
     fn from(file: File) -> Self {
         Self(file)
     }

@@ -1,16 +1,16 @@
-//! Probabilities as people write them, `0.1%`, held exactly as the kernel keeps them.
+//! [`Percent`]: a probability, written as `0.1%` and stored in the kernel's own fixed-point format.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::{fmt, str::FromStr};
 
-/// A probability, or a correlation, between `0%` and `100%`.
+/// A probability or a correlation between `0%` and `100%`.
 ///
-/// Held in the kernel's own steps, `u32::MAX` of which are 100 %, so that what is read back equals what was
-/// asked. One step is 2.3e-10: a loss of one packet in a billion can still be expressed.
+/// Stored in the kernel's steps, `u32::MAX` of which are 100 %, so that the value read back from the kernel
+/// equals the requested one. One step is 2.3e-10, so a loss of one packet in a billion can be expressed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Percent(u32);
 
-/// A text that is not a percentage between 0 and 100.
+/// The error of parsing a text that is not a percentage between `0%` and `100%`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}` is not a percentage: {problem}")]
 pub struct PercentError {
@@ -19,38 +19,38 @@ pub struct PercentError {
 }
 
 impl Percent {
-    /// Never.
+    /// A probability of 0 %: the default, with which an effect is off.
     pub const ZERO: Self = Self(0);
-    /// Always.
+    /// A probability of 100 %: the effect applies to every packet.
     pub const ALWAYS: Self = Self(u32::MAX);
 
-    /// This many of the kernel's steps of 1 / (2^32 - 1).
+    /// Creates a probability from a number of the kernel's steps of 1 / (2^32 - 1).
     pub const fn from_kernel(steps: u32) -> Self {
         Self(steps)
     }
 
-    /// The kernel's form of this probability: `u32::MAX` is 100 %.
+    /// Returns the number of the kernel's steps: `u32::MAX` is 100 %.
     pub const fn to_kernel(self) -> u32 {
         self.0
     }
 
-    /// The nearest step to a fraction between 0 and 1; values outside saturate.
+    /// Rounds a fraction between 0 and 1 to the nearest step. Values outside that range saturate.
     pub fn from_fraction(fraction: f64) -> Self {
         Self((fraction * f64::from(u32::MAX)).round_ties_even() as u32)
     }
 
-    /// As a fraction between 0 and 1.
+    /// Returns the probability as a fraction between 0 and 1.
     pub fn fraction(self) -> f64 {
         f64::from(self.0) / f64::from(u32::MAX)
     }
 
-    /// The probability of the opposite.
+    /// Returns the probability of the opposite event: 100 % less this one.
     #[must_use]
     pub const fn complement(self) -> Self {
         Self(u32::MAX - self.0)
     }
 
-    /// Whether this is zero.
+    /// Returns whether the probability is exactly 0 %. Takes a reference for serde's `skip_serializing_if`.
     pub const fn is_zero(&self) -> bool {
         self.0 == 0
     }
@@ -60,28 +60,28 @@ impl FromStr for Percent {
     type Err = PercentError;
 
     fn from_str(text: &str) -> Result<Self, PercentError> {
-        let refuse = |problem| Err(PercentError { text: text.to_owned(), problem });
+        let fail = |problem| Err(PercentError { text: text.to_owned(), problem });
         let trimmed = text.trim();
         let Some(number) = trimmed.strip_suffix('%') else {
             if trimmed == "0" {
                 return Ok(Self::ZERO);
             }
-            return refuse("write it with its sign, like `0.1%`");
+            return fail("add the percent sign, like `0.1%`");
         };
         let number = number.trim_end();
         if !number.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
-            return refuse("expected a decimal number and `%`, like `0.1%`");
+            return fail("expected a decimal number and `%`, like `0.1%`");
         }
         match number.parse::<f64>() {
             Ok(value) if value <= 100.0 => Ok(Self::from_fraction(value / 100.0)),
-            Ok(_) => refuse("it cannot exceed 100%"),
-            Err(_) => refuse("expected a decimal number and `%`, like `0.1%`"),
+            Ok(_) => fail("it cannot exceed 100%"),
+            Err(_) => fail("expected a decimal number and `%`, like `0.1%`"),
         }
     }
 }
 
 impl fmt::Display for Percent {
-    /// The shortest decimal that parses back to the same value.
+    /// Writes the shortest decimal that parses back to the same value.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let percent = self.fraction() * 100.0;
         let shortest = (0..12)
@@ -105,7 +105,7 @@ impl<'de> Deserialize<'de> for Percent {
             type Value = Percent;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a percentage with its sign, like `0.1%`")
+                f.write_str("a percentage with a percent sign, like `0.1%`")
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Percent, E> {
@@ -136,7 +136,7 @@ impl schemars::JsonSchema for Percent {
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({
-            "description": "a percentage with its sign, like `0.1%`",
+            "description": "a percentage with a percent sign, like `0.1%`",
             "anyOf": [
                 { "type": "string", "pattern": "^ *(0|[0-9]+(\\.[0-9]+)? *%) *$" },
                 { "const": 0 },
@@ -163,7 +163,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(1000))]
 
         #[test]
-        fn every_step_prints_as_something_that_parses_back(
+        fn every_step_prints_as_a_text_that_parses_back(
             step in prop_oneof![any::<u32>(), 0..100u32, u32::MAX - 100..=u32::MAX],
         ) {
             let percent = Percent(step);
@@ -171,7 +171,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_panics_and_what_is_read_is_stable(
+        fn no_text_panics_and_parsed_values_round_trip(
             text in prop_oneof![any::<String>(), "[ \t]{0,2}-?[0-9]{0,4}\\.?[0-9]{0,24}[ \t]?%?"],
         ) {
             match text.parse::<Percent>() {
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn malformed_percentages_are_rejected() {
         for text in ["", "%", "1", "-1%", "100.1%", "1e1%", "inf%", "nan%", "1.2.3%", "1 %%"] {
             assert!(text.parse::<Percent>().is_err(), "{text:?}");
         }

@@ -1,13 +1,14 @@
-//! What is in force on an interface, as `netem show` prints it.
+//! The shaping state of an interface, as `netem show` prints it.
 
 use crate::{error::Error, kernel::Qdisc, links::Counters, netlink::Netlink, profile::Profile};
 use serde::Serialize;
 use std::fmt;
 use units::Bytes;
 
-/// What `netem show` prints of an interface, as text or as JSON.
+/// The profiles, qdiscs and counters of an interface: the output of `netem show`, as text (`Display`) or JSON
+/// (`Serialize`).
 #[derive(Debug, Serialize)]
-pub struct Shown {
+pub struct InterfaceState {
     interface: String,
     sends: Option<Profile>,
     receives: Option<Profile>,
@@ -15,12 +16,12 @@ pub struct Shown {
     counters: Counters,
 }
 
-impl Shown {
-    /// Reads from the kernel what is in force on an interface.
+impl InterfaceState {
+    /// Reads the state of an interface from the kernel.
     ///
     /// # Errors
     ///
-    /// [`Error::NoInterface`], or when the kernel does not answer.
+    /// [`Error::NoInterface`], or if the kernel does not answer.
     pub async fn read(netlink: &Netlink, interface: &str) -> Result<Self, Error> {
         Ok(Self {
             interface: interface.to_owned(),
@@ -32,7 +33,7 @@ impl Shown {
     }
 }
 
-impl fmt::Display for Shown {
+impl fmt::Display for InterfaceState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let profile = |p: &Option<Profile>| p.as_ref().map_or_else(|| "nothing applied".to_owned(), inline);
         writeln!(f, "{}", self.interface)?;
@@ -42,7 +43,7 @@ impl fmt::Display for Shown {
             let s = &qdisc.statistics;
             writeln!(
                 f,
-                "  {qdisc}\n    sent {} in {} packets, dropped {}, overlimits {}, waiting {} in {} packets",
+                "  {qdisc}\n    sent {} in {} packets, dropped {}, overlimits {}, backlog {} in {} packets",
                 Bytes::new(s.sent_bytes),
                 s.sent_packets,
                 s.drops,
@@ -54,7 +55,7 @@ impl fmt::Display for Shown {
         let c = &self.counters;
         writeln!(
             f,
-            "  counted: sent {} in {} packets, received {} in {} packets",
+            "  counters: sent {} in {} packets, received {} in {} packets",
             Bytes::new(c.tx_bytes),
             c.tx_packets,
             Bytes::new(c.rx_bytes),
@@ -63,7 +64,7 @@ impl fmt::Display for Shown {
     }
 }
 
-/// A profile on one line.
+/// Formats a profile on one line: JSON without quotation marks, `{rate:940mbit, delay:20ms}`.
 pub(crate) fn inline(profile: &Profile) -> String {
     serde_json::to_string(profile).expect("plain data").replace('"', "").replace(',', ", ")
 }

@@ -1,4 +1,4 @@
-//! The only unsafe code of this crate, each piece behind a safe function.
+//! The only unsafe code of this crate, each block behind a safe function.
 #![allow(unsafe_code)]
 
 use std::{
@@ -8,25 +8,25 @@ use std::{
 };
 
 unsafe extern "C" {
-    /// The error function of the C library, which Rust's standard library does not offer.
+    /// The error function of the C library; Rust's standard library has none.
     ///
     /// Safe to call: it takes and returns plain numbers and touches no memory.
     safe fn erf(x: f64) -> f64;
 }
 
-/// The cumulative distribution function of the standard normal distribution.
+/// Returns the cumulative distribution function of the standard normal distribution at `x`.
 pub(crate) fn normal_cdf(x: f64) -> f64 {
     0.5 + 0.5 * erf(x / std::f64::consts::SQRT_2)
 }
 
-/// Opens a TUN device of this name, made if need be, in the network namespace of the calling thread: IP
-/// packets behind virtio-net headers, reads that do not block.
+/// Opens the TUN device of this name in the network namespace of the calling thread, creating it if it does
+/// not exist. Each read or write is one IP packet after a virtio-net header. Reads do not block.
 pub(crate) fn open_tun(name: &str) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
     if name.is_empty() || name.len() >= libc::IFNAMSIZ || name.contains(['\0', '/', ' ']) {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
-            format!("`{name}` is no name for an interface"),
+            format!("`{name}` is not a valid interface name"),
         ));
     }
     let flags = libc::O_NONBLOCK | libc::O_CLOEXEC;
@@ -42,7 +42,7 @@ pub(crate) fn open_tun(name: &str) -> io::Result<File> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(file) }
 }
 
-/// Says which work the reader of a TUN device takes over from the kernel: `libc::TUN_F_*`.
+/// Sets which offloads the reader of a TUN device takes over from the kernel: flags of `libc::TUN_F_*`.
 pub(crate) fn set_tun_offload(tun: BorrowedFd<'_>, offload: u32) -> io::Result<()> {
     // SAFETY: the descriptor is open, and TUNSETOFFLOAD takes its argument by value.
     let result = unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(offload)) };

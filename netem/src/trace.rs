@@ -1,8 +1,8 @@
-//! Rates over time: a link that is faster and slower as one was recorded to be.
+//! Rate traces: the rate of a link as a function of time, for example as recorded on a real link.
 //!
-//! A trace is a text. Each line has a time, counted from the trace's beginning, and the rate from then on,
-//! both with their units. The first is at 0, the times ascend, and a last line says when the trace ends. `#`
-//! begins a comment.
+//! A trace is a text file. Each line has a time, counted from the start of the trace, and the rate from that
+//! time on, both with units. The first time is 0, times ascend, and the last line says when the trace ends.
+//! `#` starts a comment.
 //!
 //! ```text
 //! # a train enters a tunnel
@@ -24,53 +24,53 @@ use crate::profile::Profile;
 use std::{fmt::Display, str::FromStr};
 use units::{BitRate, Span};
 
-/// What stands in place of a rate where a trace ends.
+/// The word in place of the rate on the last line.
 const END: &str = "end";
 
-/// Rates over time; at least one.
+/// A parsed rate trace, which has at least one step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trace {
     steps: Vec<Step>,
     length: Span,
 }
 
-/// A rate, and when it begins.
+/// A rate and the time from which it applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Step {
-    /// Counted from the trace's beginning.
+    /// The time, counted from the start of the trace.
     pub at: Span,
-    /// The rate from then on.
+    /// The rate from `at` until the next step or the end.
     pub rate: BitRate,
-    /// The line of the trace, from 1.
+    /// The line number in the file, counted from 1.
     line: usize,
 }
 
-/// What is wrong with a trace, and where.
+/// An error in a trace, with its line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {problem}")]
 pub struct TraceError {
-    /// The line, from 1; the one after the last for what is missing there.
+    /// The line number, counted from 1. If something is missing, the line after the last.
     pub line: usize,
-    /// What is wrong with it, and what would be right.
+    /// What is wrong with the line, with a correct example where that helps.
     pub problem: String,
 }
 
 impl Trace {
-    /// The rates, in order; the first is at 0.
+    /// Returns the steps in ascending order of time. The first is at 0.
     pub fn steps(&self) -> &[Step] {
         &self.steps
     }
 
-    /// When the trace ends, counted from its beginning; after the last step.
+    /// Returns the end of the trace, counted from its start. It is later than the last step.
     pub fn length(&self) -> Span {
         self.length
     }
 
-    /// The profile from each step on: `base` with the step's rate.
+    /// Returns the time of each step and the profile that applies from then on: `base` with the step's rate.
     ///
     /// # Errors
     ///
-    /// The first step whose rate no link could have, alone or together with `base`.
+    /// If the profile of a step is invalid: the first one, with its line.
     pub fn profiles(&self, base: &Profile) -> Result<Vec<(Span, Profile)>, TraceError> {
         let profile = |step: &Step| {
             let profile = Profile { rate: Some(step.rate), ..base.clone() };
@@ -90,44 +90,44 @@ impl FromStr for Trace {
         let mut steps: Vec<Step> = Vec::new();
         let mut length = None;
         for (number, line) in (1..).zip(text.lines()) {
-            let refuse = |problem: String| TraceError { line: number, problem };
+            let error = |problem: String| TraceError { line: number, problem };
             let content = line.split('#').next().unwrap_or_default();
             let words: Vec<&str> = content.split_whitespace().collect();
             let (at, rate) = match words[..] {
                 [] => continue,
                 [at, rate] => (at, rate),
                 _ => {
-                    let problem = format!("`{}` is no time and a rate, like `250ms 12mbit`", content.trim());
-                    return Err(refuse(problem));
+                    let problem =
+                        format!("`{}` is not a time and a rate, like `250ms 12mbit`", content.trim());
+                    return Err(error(problem));
                 }
             };
             if length.is_some() {
-                return Err(refuse(format!("nothing comes after `{END}`")));
+                return Err(error(format!("nothing may follow `{END}`")));
             }
-            let at: Span = parse(at).map_err(refuse)?;
+            let at: Span = parse(at).map_err(error)?;
             match steps.last() {
                 None if !at.is_zero() => {
-                    return Err(refuse(format!("the first rate is at {at}; a trace begins at `0s`")));
+                    return Err(error(format!("the first rate is at {at}; a trace must start at `0s`")));
                 }
                 Some(before) if at <= before.at => {
-                    return Err(refuse(format!("{at} does not come after {}, the time before", before.at)));
+                    return Err(error(format!("{at} is not later than the previous time, {}", before.at)));
                 }
                 _ => {}
             }
             if rate != END {
-                steps.push(Step { at, rate: parse(rate).map_err(refuse)?, line: number });
+                steps.push(Step { at, rate: parse(rate).map_err(error)?, line: number });
             } else if steps.is_empty() {
-                return Err(refuse("the trace ends before its first rate".into()));
+                return Err(error("the trace ends before its first rate".into()));
             } else {
                 length = Some(at);
             }
         }
         let missing = |problem: &str| TraceError { line: text.lines().count() + 1, problem: problem.into() };
         if steps.is_empty() {
-            return Err(missing("the trace has no rate; write lines like `0s 40mbit`"));
+            return Err(missing("the trace has no rate; add a line like `0s 40mbit`"));
         }
-        let length =
-            length.ok_or_else(|| missing("the trace has no end; write a last line like `6s end`"))?;
+        let length = length.ok_or_else(|| missing("the trace has no end; add a last line like `6s end`"))?;
         Ok(Self { steps, length })
     }
 }
@@ -153,21 +153,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_with_its_line() {
+    fn errors_name_their_line() {
         for (text, says) in [
             ("", "line 1: the trace has no rate"),
             ("# nothing\n\n", "line 3: the trace has no rate"),
             ("0s 1mbit\n", "line 2: the trace has no end"),
             ("0s end", "line 1: the trace ends before its first rate"),
-            ("1s 1mbit\n2s end", "line 1: the first rate is at 1s; a trace begins at `0s`"),
-            ("0s 1mbit\n1s 2mbit\n1s 3mbit\n2s end", "line 3: 1s does not come after 1s"),
-            ("0s 1mbit\n1s 2mbit\n1s end", "line 3: 1s does not come after 1s"),
+            ("1s 1mbit\n2s end", "line 1: the first rate is at 1s; a trace must start at `0s`"),
+            ("0s 1mbit\n1s 2mbit\n1s 3mbit\n2s end", "line 3: 1s is not later than the previous time, 1s"),
+            ("0s 1mbit\n1s 2mbit\n1s end", "line 3: 1s is not later than the previous time, 1s"),
             ("0s 1mbit\n\n5 2mbit\n6s end", "line 3: `5` has no unit: a time"),
             ("0s 1mbit\n5s 2\n6s end", "line 2: `2` has no unit: a link rate"),
             ("0s 1mbps\n6s end", "line 1: `mbps` is not a unit of a link rate"),
-            ("0s 1mbit 5ms\n6s end", "line 1: `0s 1mbit 5ms` is no time and a rate"),
-            ("0s\n6s end", "line 1: `0s` is no time and a rate"),
-            ("0s 1mbit\n6s end\n7s 1mbit", "line 3: nothing comes after `end`"),
+            ("0s 1mbit 5ms\n6s end", "line 1: `0s 1mbit 5ms` is not a time and a rate"),
+            ("0s\n6s end", "line 1: `0s` is not a time and a rate"),
+            ("0s 1mbit\n6s end\n7s 1mbit", "line 3: nothing may follow `end`"),
         ] {
             let error = text.parse::<Trace>().unwrap_err().to_string();
             assert!(error.starts_with(says), "{text:?}: {error}");
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_that_no_link_has_is_said_with_its_line() {
+    fn an_invalid_rate_is_reported_with_its_line() {
         let trace: Trace = "0s 1mbit\n# slow\n1s 10bit\n2s end".parse().unwrap();
         let error = trace.profiles(&Profile::default()).unwrap_err().to_string();
         assert!(error.starts_with("line 3: rate: 10bit is not between"), "{error}");

@@ -1,4 +1,4 @@
-//! The program as people meet it: exit codes, messages, JSON; in a namespace made for each test.
+//! Tests of the command line: exit codes, messages and JSON output, each in its own network namespace.
 
 mod common;
 
@@ -18,7 +18,7 @@ fn netem(namespace: &Namespace, args: &str) -> Output {
     namespace.run(|| program().args(args.split_ascii_whitespace()).output()).unwrap()
 }
 
-/// Runs what should work, and gives what it prints.
+/// Runs `netem`, which must succeed, and returns its standard output.
 #[track_caller]
 fn prints(namespace: &Namespace, args: &str) -> String {
     let output = netem(namespace, args);
@@ -27,23 +27,23 @@ fn prints(namespace: &Namespace, args: &str) -> String {
 }
 
 #[tokio::test]
-async fn bad_input_is_refused_with_a_message_and_nothing_is_touched() {
+async fn invalid_input_is_rejected_with_a_message_and_changes_nothing() {
     let Some(pair) = pair().await else { return };
     let before = pair.near.show("near").await.unwrap();
     for (args, says) in [
         ("apply near --loss 101%", "cannot exceed 100%"),
-        ("apply near --loss 1", "write it with its sign"),
+        ("apply near --loss 1", "add the percent sign"),
         ("apply near --delay 20", "has no unit"),
         ("apply near --rate fast", "--rate"),
         ("apply near --rate 10bit", "rate: 10bit is not between 1kbit and 10tbit"),
         ("apply near --delay 1ms --jitter 2ms", "jitter: 2ms is more than the delay"),
-        ("apply near --queue 1MB", "queue: means nothing without `rate`"),
+        ("apply near --queue 1MB", "queue: has no effect without `rate`"),
         ("apply near --rate 1mbit --burst 100B", "does not hold one frame of 1514B"),
         ("apply near --loss-bursts 1%", "at least two percentages"),
         ("apply near --profile gigabt", "gigabit"),
         ("apply near", "nothing to apply"),
-        ("apply naer --rate 1mbit", "there is no interface `naer` here; did you mean `near`?"),
-        ("show nowhere-at-all", "there is no interface `nowhere-at-all` here"),
+        ("apply naer --rate 1mbit", "no interface `naer` in this network namespace; did you mean `near`?"),
+        ("show nowhere-at-all", "no interface `nowhere-at-all` in this network namespace"),
         ("change near --rate 1mbit", "near has no profile to change; apply one first"),
         ("change near --ingress --rate 1mbit", "near has no profile to change; apply one first"),
         ("measure", "required"),
@@ -63,7 +63,7 @@ async fn bad_input_is_refused_with_a_message_and_nothing_is_touched() {
 }
 
 #[tokio::test]
-async fn apply_show_change_and_clear_say_what_they_did() {
+async fn apply_show_change_and_clear_print_their_results() {
     let Some(pair) = pair().await else { return };
     let here = &pair.near_namespace;
     assert_eq!(
@@ -85,7 +85,7 @@ async fn apply_show_change_and_clear_say_what_they_did() {
     assert_eq!(prints(here, "clear near"), "near: nothing was applied\n");
 }
 
-/// A trace in a file of its own.
+/// Writes a trace to a file in a temporary folder. Returns the folder and the path of the file.
 fn trace(text: &str) -> (TempDir, String) {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("trace.txt");
@@ -95,7 +95,7 @@ fn trace(text: &str) -> (TempDir, String) {
 }
 
 #[tokio::test]
-async fn a_bad_trace_touches_nothing() {
+async fn an_invalid_trace_changes_nothing() {
     let Some(pair) = pair().await else { return };
     let here = &pair.near_namespace;
     let (_folder, good) = trace("0s 1mbit\n1ms end\n");
@@ -103,7 +103,7 @@ async fn a_bad_trace_touches_nothing() {
         ("0s 1mbit\n5 2mbit\n6s end", "", "line 2: `5` has no unit"),
         ("0s 1mbit\n\n1s 10bit\n6s end", "", "line 3: rate: 10bit is not between"),
         ("0s 1mbit\n1s end", "--jitter 1ms", "line 1: jitter: 1ms is more than the delay"),
-        ("0s 1mbit\n1s end", "--rate 5mbit", "the trace has the rates"),
+        ("0s 1mbit\n1s end", "--rate 5mbit", "the trace sets the rate"),
     ] {
         let (_folder, path) = trace(text);
         let output = netem(here, &format!("play near {path} {options}"));
@@ -119,15 +119,15 @@ async fn a_bad_trace_touches_nothing() {
 }
 
 #[tokio::test]
-async fn a_played_link_follows_its_trace_and_is_then_as_it_was() {
+async fn play_follows_the_trace_and_then_restores_the_previous_profile() {
     let Some(pair) = pair().await else { return };
     let here = &pair.near_namespace;
     let (_folder, path) = trace("# two rates\n0s 40mbit\n5ms 12mbit\n10ms end\n");
-    let said = "near: 0 40mbit\nnear: 5ms 12mbit\nnear: ended; as it was before\n";
-    assert_eq!(prints(here, &format!("play near {path}")), said);
+    let expected = "near: 0 40mbit\nnear: 5ms 12mbit\nnear: ended; previous state restored\n";
+    assert_eq!(prints(here, &format!("play near {path}")), expected);
     assert_eq!(pair.near.profile("near").await.unwrap(), None);
 
-    // What was applied before comes back, and the other direction is left alone.
+    // The previous profile is restored, and the other direction is not changed.
     prints(here, "apply near --rate 100mbit --queue 1MB");
     prints(here, "apply near --ingress --rate 10mbit");
     let shown = |json: &str| -> [serde_json::Value; 2] {
@@ -152,7 +152,7 @@ async fn a_played_link_follows_its_trace_and_is_then_as_it_was() {
 }
 
 #[tokio::test]
-async fn a_signal_ends_a_trace_that_repeats() {
+async fn a_signal_ends_a_repeating_trace() {
     let Some(pair) = pair().await else { return };
     let (_folder, path) = trace("0s 40mbit\n5ms 12mbit\n10ms end\n");
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
@@ -165,14 +165,14 @@ async fn a_signal_ends_a_trace_that_repeats() {
         }
         assert!(pair.near.profile("near").await.unwrap().is_some());
         kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
-        assert_eq!(lines.last().unwrap(), "near: interrupted; as it was before");
+        assert_eq!(lines.last().unwrap(), "near: interrupted; previous state restored");
         assert!(child.wait().unwrap().success());
         assert_eq!(pair.near.profile("near").await.unwrap(), None);
     }
 }
 
 #[test]
-fn supported_names_every_feature_and_profile() {
+fn supported_lists_features_and_profiles() {
     let Some(namespace) = namespace() else { return };
     let text = prints(&namespace, "supported");
     for name in ["sch_tbf", "sch_netem", "CONFIG_NET_SCH_NETEM", "gigabit", "transatlantic", "satellite"] {

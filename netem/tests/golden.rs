@@ -1,14 +1,14 @@
-//! What is sent for a qdisc equals what iproute2 sends for the same settings, byte for byte.
+//! Compares the encoded options of qdiscs byte for byte with those that iproute2 sends for the same settings.
 //!
-//! `golden-iproute2-6.1.txt` has a command of `tc` on one line and the content of its `TCA_OPTIONS` in
-//! hexadecimal on the next, as `strace -e trace=sendmsg` shows it. tc-netem's distributions are not in it:
-//! they are whole tables, which a test in `wire::distribution` compares with iproute2's files.
+//! `golden-iproute2-6.1.txt` has a `tc` command on one line and the content of its `TCA_OPTIONS` in
+//! hexadecimal on the next, captured with `strace -e trace=sendmsg`. The distribution tables of netem are not
+//! in it: a test in `wire::distribution` compares them with iproute2's files.
 
 use netem::{
     GilbertElliott, Percent, Slots,
     wire::{
         htb::{Htb, HtbClass},
-        netem::{Chance, Netem, Verb},
+        netem::{CorrelatedProbability, Netem, Operation},
         psched::Clock,
         tbf::Tbf,
     },
@@ -17,7 +17,7 @@ use units::{BitRate, Bytes, Span};
 
 const CAPTURED: &str = include_str!("golden-iproute2-6.1.txt");
 
-/// The bytes captured for the one command that contains `words`.
+/// Returns the bytes captured for the only command that ends with `words`.
 #[track_caller]
 fn captured(words: &str) -> Vec<u8> {
     let lines: Vec<&str> = CAPTURED.lines().collect();
@@ -32,7 +32,8 @@ fn same(ours: &[u8], words: &str) {
     let differ = ours.iter().zip(&theirs).position(|(a, b)| a != b);
     assert!(
         ours == theirs,
-        "{words}: {} bytes, iproute2 sends {}; first difference at {differ:?}\nours   {:02x?}\ntheirs {:02x?}",
+        "{words}: {} bytes, iproute2 sends {}; first difference at {differ:?}\n\
+         ours   {:02x?}\ntheirs {:02x?}",
         ours.len(),
         theirs.len(),
         &ours[..ours.len().min(96)],
@@ -48,8 +49,8 @@ fn percent(text: &str) -> Percent {
     text.parse().unwrap()
 }
 
-fn chance(probability: &str, correlation: &str) -> Chance {
-    Chance { probability: percent(probability), correlation: percent(correlation) }
+fn chance(probability: &str, correlation: &str) -> CorrelatedProbability {
+    CorrelatedProbability { probability: percent(probability), correlation: percent(correlation) }
 }
 
 #[test]
@@ -78,7 +79,7 @@ fn htb() {
     }
 }
 
-/// Settings of netem, each with the words that make `tc` send the same.
+/// Returns settings of netem, each with the arguments of `tc` that have the same effect.
 fn netem_table() -> Vec<(Netem, &'static str)> {
     let plain = Netem { limit: 1000, ..Netem::default() };
     let delayed = |millis| Netem { delay: Span::from_millis(millis), ..plain.clone() };
@@ -143,7 +144,7 @@ fn netem_table() -> Vec<(Netem, &'static str)> {
 #[test]
 fn netem() {
     for (netem, words) in netem_table() {
-        same(&netem.encode(Clock::default(), Verb::Create), words);
+        same(&netem.encode(Clock::default(), Operation::Create), words);
     }
 }
 
@@ -153,13 +154,15 @@ fn every_captured_command_is_compared() {
     assert_eq!(CAPTURED.lines().count(), 2 * compared);
 }
 
-/// The kernel dumps what it was sent in the same form, with 64-bit attributes added.
+/// The kernel dumps settings in the format in which they were sent, with additional 64-bit attributes.
 #[test]
-fn what_is_encoded_decodes() {
+fn encoded_settings_decode_to_themselves() {
     let clock = Clock::default();
     for (netem, words) in netem_table() {
-        assert_eq!(Netem::decode(&netem.encode(clock, Verb::Create), clock), Some(netem.clone()), "{words}");
-        assert_eq!(Netem::decode(&netem.encode(clock, Verb::Change), clock), Some(netem), "{words}, changed");
+        let (created, changed) =
+            (netem.encode(clock, Operation::Create), netem.encode(clock, Operation::Change));
+        assert_eq!(Netem::decode(&created, clock), Some(netem.clone()), "{words}");
+        assert_eq!(Netem::decode(&changed, clock), Some(netem), "{words}, changed");
     }
     let tbf = Tbf { rate: rate("20gbit"), burst: Bytes::new(5_000_000), limit: Bytes::new(125_000_000) };
     assert_eq!(Tbf::decode(&tbf.encode(clock), clock), Some(tbf));
@@ -168,9 +171,9 @@ fn what_is_encoded_decodes() {
     assert_eq!(Htb::decode(&Htb { default_class: 7 }.encode()), Some(Htb { default_class: 7 }));
 }
 
-/// Whatever bytes come, decoding ends with an answer.
+/// Decoding arbitrary bytes returns a value or `None`.
 #[test]
-fn no_bytes_make_decoding_panic() {
+fn decoding_arbitrary_bytes_does_not_panic() {
     let clock = Clock::default();
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     for length in (0..200).cycle().take(20_000) {
@@ -179,7 +182,7 @@ fn no_bytes_make_decoding_panic() {
                 state ^= state << 13;
                 state ^= state >> 7;
                 state ^= state << 17;
-                // Small numbers make plausible lengths and types.
+                // Small numbers are plausible lengths and types.
                 if state & 1 == 0 { (state >> 8) as u8 % 16 } else { (state >> 8) as u8 }
             })
             .collect();

@@ -1,12 +1,12 @@
-//! The kernel backend against the real kernel, in namespaces made for each test, checked with real `tc`. What
-//! needs `sch_netem` is in `sch_netem.rs`.
+//! Tests of the backend `kernel` against the running kernel, in temporary namespaces, compared with the
+//! output of the real `tc`. Tests that need `sch_netem` are in `sch_netem.rs`.
 
 mod common;
 
 use common::{FAR, namespace, output_in, pair};
 use netem::{
     Error, Feature, Netlink, Profile, Shaper,
-    kernel::{Settings, supported},
+    kernel::{QdiscSettings, supported},
 };
 use std::{
     io::{Read, Write},
@@ -21,7 +21,7 @@ fn rate(text: &str) -> Profile {
 }
 
 #[tokio::test]
-async fn what_is_applied_is_what_is_read_back_and_what_tc_sees() {
+async fn an_applied_profile_is_read_back_and_shown_by_tc() {
     let Some(pair) = pair().await else { return };
     let netlink = &pair.near;
     for (profile, tc_says) in [
@@ -44,7 +44,7 @@ async fn what_is_applied_is_what_is_read_back_and_what_tc_sees() {
 }
 
 #[tokio::test]
-async fn clearing_restores_the_default_and_says_whether_there_was_anything() {
+async fn clear_restores_the_default_qdisc_and_returns_whether_anything_was_applied() {
     let Some(pair) = pair().await else { return };
     let before = pair.near.show("near").await.unwrap();
     assert!(!pair.near.clear("near").await.unwrap());
@@ -76,7 +76,7 @@ async fn a_change_of_rate_is_in_place_and_a_change_of_shaper_is_not() {
 }
 
 #[tokio::test]
-async fn somebody_elses_qdisc_is_left_alone() {
+async fn a_qdisc_created_by_tc_is_not_replaced() {
     let Some(pair) = pair().await else { return };
     let add = "qdisc add dev near root handle 7: tbf rate 1mbit burst 3000 limit 9000";
     if output_in(&pair.near_namespace, "tc", add).is_none() {
@@ -85,17 +85,18 @@ async fn somebody_elses_qdisc_is_left_alone() {
     let refused = pair.near.apply("near", &rate("2mbit")).await.unwrap_err();
     assert_eq!(
         refused.to_string(),
-        "near already has a tbf qdisc (7:) that is not ours; remove it first: tc qdisc del dev near root"
+        "near already has a tbf qdisc (7:) that netem did not create; \
+         remove it first: tc qdisc del dev near root"
     );
     assert!(!pair.near.clear("near").await.unwrap());
     let there = pair.near.show("near").await.unwrap();
     assert_eq!(there[0].handle.to_string(), "7:");
-    assert!(matches!(&there[0].settings, Settings::Tbf(tbf) if tbf.rate == BitRate::new(1_000_000)));
+    assert!(matches!(&there[0].settings, QdiscSettings::Tbf(tbf) if tbf.rate == BitRate::new(1_000_000)));
     assert_eq!(pair.near.profile("near").await.unwrap(), None);
 }
 
 #[tokio::test]
-async fn a_missing_qdisc_names_its_module_and_leaves_the_link_as_it_was() {
+async fn a_missing_qdisc_is_reported_with_its_module_and_changes_nothing() {
     let Some(pair) = pair().await else { return };
     let features = supported().await.unwrap();
     if features.contains(&Feature::Netem) {
@@ -112,30 +113,30 @@ async fn a_missing_qdisc_names_its_module_and_leaves_the_link_as_it_was() {
 }
 
 #[tokio::test]
-async fn bad_profiles_and_names_are_refused_before_anything_is_touched() {
+async fn invalid_profiles_and_names_are_rejected_before_anything_is_changed() {
     let Some(pair) = pair().await else { return };
     let jitter = Profile { jitter: Span::from_millis(1), ..Profile::default() };
     assert!(matches!(pair.near.apply("near", &jitter).await, Err(Error::Profile(e)) if e.key == "jitter"));
     let burst = Profile { burst: Some(Bytes::new(1000)), ..rate("1mbit") };
     assert!(matches!(pair.near.apply("near", &burst).await, Err(Error::Unsuitable { .. })));
     let error = pair.near.apply("naer", &rate("1mbit")).await.unwrap_err();
-    assert_eq!(error.to_string(), "there is no interface `naer` here; did you mean `near`?");
+    assert_eq!(error.to_string(), "no interface `naer` in this network namespace; did you mean `near`?");
     assert_eq!(pair.near.profile("near").await.unwrap(), None);
 }
 
 #[tokio::test]
-async fn the_kernels_own_words_are_in_its_refusals() {
+async fn errors_include_the_kernels_error_text() {
     let Some(namespace) = namespace() else { return };
     let netlink = Netlink::open_in(namespace.as_fd()).unwrap();
     let error = netlink.set_mtu("lo", 10).await.and(netlink.add_veth("lo", "x", None).await).unwrap_err();
     assert!(matches!(&error, Error::Kernel { .. }), "{error}");
     netlink.add_veth("a", "b", None).await.unwrap();
     let error = netlink.set_mtu("a", 100_000).await.unwrap_err();
-    assert!(matches!(&error, Error::Kernel { said: Some(text), .. } if text.contains("mtu")), "{error}");
+    assert!(matches!(&error, Error::Kernel { message: Some(text), .. } if text.contains("mtu")), "{error}");
 }
 
 #[tokio::test]
-async fn links_are_made_plumbed_and_deleted() {
+async fn links_are_created_configured_and_deleted() {
     let Some(namespace) = namespace() else { return };
     let netlink = Netlink::open_in(namespace.as_fd()).unwrap();
     netlink.add_bridge("br0").await.unwrap();
@@ -153,9 +154,9 @@ async fn links_are_made_plumbed_and_deleted() {
     assert_eq!(netlink.interfaces().await.unwrap().len(), 1);
 }
 
-/// All bytes arrive, the qdisc and the interface count them, and none is dropped on the way.
+/// All bytes arrive, the qdisc and the interface count them, and no packet is dropped.
 #[tokio::test]
-async fn a_tcp_stream_crosses_a_shaped_link_whole_while_its_rate_changes() {
+async fn a_tcp_stream_is_complete_although_the_rate_changes() {
     const PAYLOAD_BYTES: usize = 8_000_000;
     let Some(pair) = pair().await else { return };
     pair.near.apply("near", &rate("500mbit")).await.unwrap();
@@ -182,7 +183,7 @@ async fn a_tcp_stream_crosses_a_shaped_link_whole_while_its_rate_changes() {
 }
 
 #[tokio::test]
-async fn probing_leaves_no_trace() {
+async fn detecting_features_leaves_nothing_behind() {
     let Some(namespace) = namespace() else { return };
     let netlink = Netlink::open_in(namespace.as_fd()).unwrap();
     let here = || std::fs::read_link("/proc/thread-self/ns/net").unwrap();

@@ -1,8 +1,8 @@
-//! What netem imposes, in a kernel that has `sch_netem`: it is read back, and it is measured.
+//! Tests of the effects of `sch_netem`: settings are read back from the kernel, and effects are measured.
 //!
-//! `cargo xtask test` runs these in a guest with the distribution's kernel, which has it as a module. A
-//! machine may be slow, so that times are compared with what they must reach, never with what they must not
-//! exceed; what is left to chance is within bounds that it keeps but once in a million times.
+//! `cargo xtask test` runs these tests in a guest with the distribution's kernel, which has `sch_netem` as a
+//! module. Because the guest may be slow, times are only compared with lower bounds. Random results must be
+//! within bounds that a correct implementation exceeds less than once in a million times.
 
 mod common;
 
@@ -18,7 +18,7 @@ use std::{
 };
 use units::{ByteRate, Span};
 
-/// Two namespaces, if this kernel has `sch_netem`.
+/// Creates two namespaces; `None` if that is not permitted or if this kernel has no `sch_netem`.
 async fn netem_pair() -> Option<Pair> {
     let pair = pair().await?;
     if !supported().await.unwrap().contains(&Feature::Netem) {
@@ -32,8 +32,8 @@ fn profile(text: &str) -> Profile {
     serde_json::from_str(text).unwrap()
 }
 
-/// Whether a count of events is one that so many tries with this probability may give: within five standard
-/// deviations of the binomial distribution, which it leaves less than once in a million times.
+/// Returns whether a count of events is plausible for this number of tries and this probability: within five
+/// standard deviations of the binomial distribution, which it exceeds less than once in a million times.
 fn is_plausible(count: u64, tries: u64, probability: f64) -> bool {
     let tries = tries as f64;
     let deviation = (tries * probability * (1.0 - probability)).sqrt();
@@ -60,7 +60,7 @@ async fn every_setting_is_read_back() {
         assert!(again.in_place, "{text}");
         assert_eq!(pair.near.profile("near").await.unwrap(), Some(profile), "{text}, changed");
     }
-    // The kernel takes a distribution and does not give it back.
+    // The kernel accepts a distribution but does not report it.
     let jitter = Profile { delay: Span::from_millis(5), jitter: Span::from_millis(1), ..Profile::default() };
     for distribution in [Distribution::Normal, Distribution::Pareto, Distribution::ParetoNormal] {
         pair.near.apply("near", &Profile { distribution, ..jitter.clone() }).await.unwrap();
@@ -70,7 +70,7 @@ async fn every_setting_is_read_back() {
 }
 
 #[tokio::test]
-async fn delay_is_imposed_in_each_direction() {
+async fn delay_applies_in_each_direction() {
     const TRIPS: usize = 10;
     let Some(pair) = netem_pair().await else { return };
     let echo = pair.far_namespace.run(|| UdpSocket::bind((FAR, 0))).unwrap();
@@ -100,10 +100,9 @@ async fn delay_is_imposed_in_each_direction() {
     }
 }
 
-/// Packets that are sent one after the other are each delayed by their own time, at least the least, so that
-/// they arrive out of order.
+/// Each packet has its own delay of at least delay - jitter, so packets arrive out of order.
 #[tokio::test]
-async fn jitter_delays_each_packet_by_another_time() {
+async fn jitter_delays_each_packet_differently() {
     const SENT: u64 = 300;
     let Some(pair) = netem_pair().await else { return };
     let arrivals = async |text: &str| {
@@ -135,12 +134,12 @@ async fn jitter_delays_each_packet_by_another_time() {
     assert!(shortest >= Duration::from_millis(40), "{shortest:?}");
     let (shortest, overtaken) = arrivals(r#"{"delay":"40ms","jitter":"30ms","limit":1000}"#).await;
     assert!(shortest >= Duration::from_millis(10), "{shortest:?}");
-    // The kernel's own scheduling lets a packet overtake now and then under a constant delay, too.
+    // Even with a constant delay, a packet sometimes overtakes another because of the kernel's scheduling.
     assert!(overtaken > 10 * (constant + 1), "{overtaken} of {SENT} with jitter, {constant} without");
 }
 
 #[tokio::test]
-async fn loss_is_as_frequent_as_was_asked_for() {
+async fn loss_has_the_requested_probability() {
     const SENT: u64 = 3000;
     let Some(pair) = netem_pair().await else { return };
     let socket = pair.near_namespace.run(|| UdpSocket::bind((NEAR, 0))).unwrap();
@@ -152,7 +151,7 @@ async fn loss_is_as_frequent_as_was_asked_for() {
         let before = pair.near.show("near").await.unwrap()[0].statistics;
         let received_before = pair.far.counters("far").await.unwrap().rx_packets;
         for _ in 0..SENT {
-            // Nobody listens there; whether the far end says so is not the question.
+            // Nothing listens on this port, so sending fails when the far end has reported that. Ignore it.
             let _ = socket.send_to(b"there", (FAR, 9));
         }
         let after = pair.near.show("near").await.unwrap()[0].statistics;
@@ -162,13 +161,13 @@ async fn loss_is_as_frequent_as_was_asked_for() {
             is_plausible(dropped, SENT, f64::from(percent) / 100.0),
             "{dropped} of {SENT} at {percent} %"
         );
-        // Besides, some to find out the address.
+        // A few more packets resolve the address.
         let expected = SENT - dropped;
         assert!((expected - 10..expected + 10).contains(&received), "{received} came, {dropped} did not");
     }
 }
 
-/// netem's own shaper has no bucket: not even the beginning is faster.
+/// netem's own shaper has no token bucket, so even the start of a transfer does not exceed the rate.
 #[tokio::test]
 async fn the_rate_is_never_exceeded() {
     const PAYLOAD_BYTES: usize = 1_000_000;
@@ -193,17 +192,17 @@ async fn the_rate_is_never_exceeded() {
     }
 }
 
-/// A program that goes on until this is dropped.
-struct Serving(Child);
+/// A server process that is killed when this value is dropped.
+struct ServerProcess(Child);
 
-impl Drop for Serving {
+impl Drop for ServerProcess {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// What `netem` prints, asked for JSON.
+/// Runs `netem` with --json, which must succeed, and returns its output.
 #[track_caller]
 fn netem(pair: &Pair, args: &str) -> Value {
     let run = || program().args(args.split_ascii_whitespace()).arg("--json").output();
@@ -219,9 +218,9 @@ async fn the_program_applies_shows_changes_measures_and_clears() {
         let mut command: Command = program();
         command.args(["measure", "--serve"]).stderr(Stdio::piped()).spawn()
     };
-    let mut serving = Serving(pair.far_namespace.run(serve).unwrap());
-    // Its first line says that it listens.
-    serving.0.stderr.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    let mut server = ServerProcess(pair.far_namespace.run(serve).unwrap());
+    // The server prints its first line when it listens.
+    server.0.stderr.as_mut().unwrap().read_exact(&mut [0]).unwrap();
     let measure = || netem(&pair, &format!("measure {FAR} --time 2s --interface near"));
     let span = |value: &Value| -> Span { serde_json::from_value(value.clone()).unwrap() };
     let rate = |value: &Value| -> ByteRate { serde_json::from_value(value.clone()).unwrap() };
@@ -235,9 +234,9 @@ async fn the_program_applies_shows_changes_measures_and_clears() {
         let least = span(&measured["measured"][trips]["min"]);
         assert!(least >= Span::from_millis(25), "{trips}: {text}");
     }
-    // All but the first sixth of the stream's time counts. What came in that sixth and was not read, because
-    // a packet before it was lost or the receiver did not run, counts with the rest: at most a fifth of it,
-    // and what is in the bucket.
+    // The first sixth of the stream does not count. Data that arrived in that sixth but was read later,
+    // because an earlier packet was lost or the receiver did not run, counts with the rest: at most a fifth
+    // of the rest, and the content of the bucket.
     let most = rate(&measured["asked"]["tcp_payload"]).get() * 6 / 5 + 20_000;
     let goodput = rate(&measured["measured"]["goodput"]).get();
     assert!(goodput > 0 && goodput <= most, "{text}");

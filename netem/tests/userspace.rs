@@ -1,4 +1,4 @@
-//! The userspace backend between two namespaces, with real TCP and UDP across it.
+//! Tests of the backend `userspace` between two namespaces, with real TCP and UDP traffic.
 
 mod common;
 
@@ -16,13 +16,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-struct Ends {
+struct EmulatedLink {
     near: Namespace,
     far: Namespace,
     emulator: Emulator,
 }
 
-async fn link(profile: &str) -> Option<Ends> {
+async fn emulate(profile: &str) -> Option<EmulatedLink> {
     if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/net/tun") {
         println!("skipped: /dev/net/tun: {error}");
         return None;
@@ -40,11 +40,11 @@ async fn link(profile: &str) -> Option<Ends> {
     let far_tun = tuns.pop().unwrap();
     let near_tun = tuns.pop().unwrap();
     let emulator = Emulator::start(near_tun, far_tun, &LinkProfile::symmetric(profile), 42).unwrap();
-    Some(Ends { near, far, emulator })
+    Some(EmulatedLink { near, far, emulator })
 }
 
-impl Ends {
-    /// Sends bytes that a mistake would show in, and compares what arrives.
+impl EmulatedLink {
+    /// Sends bytes without a short period, so that every mistake shows, and compares what arrives.
     fn transfer(&self, bytes: usize) {
         let content: Vec<u8> = (0..bytes).map(|i| (i ^ (i >> 8) ^ (i >> 16)) as u8).collect();
         let listener = self.far.run(|| TcpListener::bind((FAR, 0))).unwrap();
@@ -61,8 +61,8 @@ impl Ends {
         assert!(received == content, "{} bytes of {bytes} arrived, or others", received.len());
     }
 
-    /// Sends numbered datagrams one way and gives the numbers that arrive, in order. No more are under way at
-    /// a time than the queue of a device (500 packets) and the buffer of a socket hold.
+    /// Sends numbered datagrams in one direction and returns the numbers in the order of arrival. The
+    /// datagrams in transit never exceed the queue of the device (500 packets) and the buffer of the socket.
     fn datagrams(&self, count: u32) -> Vec<u32> {
         let receiver = self.far.run(|| UdpSocket::bind((FAR, 0))).unwrap();
         receiver.set_nonblocking(true).unwrap();
@@ -83,7 +83,8 @@ impl Ends {
         numbers
     }
 
-    /// Waits until so many packets have come (the kernel adds a few of its own) and none is under way.
+    /// Waits until the emulator has received at least this many packets (the kernel adds a few) and none is
+    /// in transit.
     fn settle(&self, received: u64) {
         let start = Instant::now();
         loop {
@@ -99,24 +100,27 @@ impl Ends {
 }
 
 #[tokio::test]
-async fn a_stream_arrives_whole_through_rate_and_delay() {
-    let Some(ends) = link(r#"{"rate":"1gbit","delay":"5ms"}"#).await else { return };
-    ends.transfer(5_000_000);
-    ends.settle(5_000_000 / 1448);
-    let [forward, backward] = ends.emulator.statistics();
+async fn a_stream_is_complete_after_rate_and_delay() {
+    let Some(link) = emulate(r#"{"rate":"1gbit","delay":"5ms"}"#).await else { return };
+    link.transfer(5_000_000);
+    link.settle(5_000_000 / 1448);
+    let [forward, backward] = link.emulator.statistics();
     assert!(forward.delivered_bytes > 5_000_000, "{forward:?}");
     assert!(forward.delivered_packets >= 5_000_000 / 1448, "frames are counted, not packets: {forward:?}");
     assert!(backward.delivered_packets > 0, "{backward:?}");
-    assert!(ends.emulator.is_alive());
+    assert!(link.emulator.is_alive());
 }
 
 #[tokio::test]
-async fn a_stream_arrives_whole_through_loss_duplication_reordering_and_corruption() {
-    let profile = r#"{"rate":"500mbit","delay":"1ms","jitter":"100us","loss":"1%","duplicate":"1%","reorder":"1%","corrupt":"1%"}"#;
-    let Some(ends) = link(profile).await else { return };
-    ends.transfer(2_000_000);
-    ends.settle(0);
-    let [forward, _] = ends.emulator.statistics();
+async fn a_stream_is_complete_after_loss_duplication_reordering_and_corruption() {
+    let profile = concat!(
+        r#"{"rate":"500mbit","delay":"1ms","jitter":"100us","#,
+        r#""loss":"1%","duplicate":"1%","reorder":"1%","corrupt":"1%"}"#
+    );
+    let Some(link) = emulate(profile).await else { return };
+    link.transfer(2_000_000);
+    link.settle(0);
+    let [forward, _] = link.emulator.statistics();
     for (what, count) in [
         ("lost", forward.lost),
         ("duplicated", forward.duplicated),
@@ -129,8 +133,8 @@ async fn a_stream_arrives_whole_through_loss_duplication_reordering_and_corrupti
 
 #[tokio::test]
 async fn no_round_trip_is_shorter_than_twice_the_delay() {
-    let Some(ends) = link(r#"{"delay":"20ms"}"#).await else { return };
-    let echo = ends.far.run(|| UdpSocket::bind((FAR, 0))).unwrap();
+    let Some(link) = emulate(r#"{"delay":"20ms"}"#).await else { return };
+    let echo = link.far.run(|| UdpSocket::bind((FAR, 0))).unwrap();
     let to = echo.local_addr().unwrap();
     thread::spawn(move || {
         let mut packet = [0; 8];
@@ -138,7 +142,7 @@ async fn no_round_trip_is_shorter_than_twice_the_delay() {
             echo.send_to(&packet[..bytes], from).unwrap();
         }
     });
-    let socket = ends.near.run(|| UdpSocket::bind((NEAR, 0))).unwrap();
+    let socket = link.near.run(|| UdpSocket::bind((NEAR, 0))).unwrap();
     for _ in 0..5 {
         let start = Instant::now();
         socket.send_to(b"there", to).unwrap();
@@ -149,49 +153,49 @@ async fn no_round_trip_is_shorter_than_twice_the_delay() {
 
 #[tokio::test]
 async fn jitter_keeps_the_order_and_reordering_does_not() {
-    let Some(ends) = link(r#"{"delay":"2ms","jitter":"1ms"}"#).await else { return };
-    let numbers = ends.datagrams(1000);
+    let Some(link) = emulate(r#"{"delay":"2ms","jitter":"1ms"}"#).await else { return };
+    let numbers = link.datagrams(1000);
     assert_eq!(numbers.len(), 1000);
     assert!(numbers.is_sorted());
 
     let reordering = serde_json::from_str(r#"{"delay":"5ms","reorder":"5%"}"#).unwrap();
-    ends.emulator.change(&LinkProfile::symmetric(reordering)).unwrap();
-    let numbers = ends.datagrams(1000);
+    link.emulator.change(&LinkProfile::symmetric(reordering)).unwrap();
+    let numbers = link.datagrams(1000);
     assert_eq!(numbers.len(), 1000);
     assert!(!numbers.is_sorted());
 }
 
 #[tokio::test]
-async fn losses_and_duplicates_lie_within_their_binomial_bounds() {
+async fn losses_and_duplicates_are_within_binomial_bounds() {
     const SENT: u32 = 4000;
-    let Some(ends) = link(r#"{"loss":"10%"}"#).await else { return };
+    let Some(link) = emulate(r#"{"loss":"10%"}"#).await else { return };
     // Five standard deviations of a binomial distribution with n = 4000, p = 0.1: 95.
-    let lost = SENT - ends.datagrams(SENT).len() as u32;
+    let lost = SENT - link.datagrams(SENT).len() as u32;
     assert!(lost.abs_diff(SENT / 10) < 95, "{lost} of {SENT}");
-    ends.emulator
+    link.emulator
         .change(&LinkProfile::symmetric(serde_json::from_str(r#"{"duplicate":"10%"}"#).unwrap()))
         .unwrap();
-    let doubled = ends.datagrams(SENT).len() as u32 - SENT;
+    let doubled = link.datagrams(SENT).len() as u32 - SENT;
     assert!(doubled.abs_diff(SENT / 10) < 95, "{doubled} of {SENT}");
 }
 
 #[tokio::test]
-async fn the_scheduling_error_is_that_since_it_was_last_asked_for() {
-    let Some(ends) = link(r#"{"delay":"2ms"}"#).await else { return };
-    ends.datagrams(100);
-    let [forward, backward] = ends.emulator.statistics();
-    let first = ends.emulator.take_lateness();
+async fn take_lateness_returns_the_lateness_since_the_last_call() {
+    let Some(link) = emulate(r#"{"delay":"2ms"}"#).await else { return };
+    link.datagrams(100);
+    let [forward, backward] = link.emulator.statistics();
+    let first = link.emulator.take_lateness();
     assert!(first.deliveries >= 100 && first.worst >= first.mean(), "{first:?}");
     assert!(first.deliveries >= forward.late.deliveries + backward.late.deliveries, "{first:?}");
-    ends.datagrams(50);
-    let second = ends.emulator.take_lateness();
+    link.datagrams(50);
+    let second = link.emulator.take_lateness();
     assert!((50..100).contains(&second.deliveries), "{second:?}");
-    let [forward, backward] = ends.emulator.statistics();
+    let [forward, backward] = link.emulator.statistics();
     assert!(forward.late.deliveries + backward.late.deliveries >= 150);
 }
 
 #[test]
-fn whether_links_can_be_emulated_is_found_out_by_trying() {
+fn supported_tests_whether_a_tun_device_can_be_created() {
     match OpenOptions::new().read(true).write(true).open("/dev/net/tun") {
         Ok(_) if namespace().is_some() => supported().unwrap(),
         Ok(_) => {}
@@ -200,33 +204,33 @@ fn whether_links_can_be_emulated_is_found_out_by_trying() {
 }
 
 #[test]
-fn a_description_has_the_sizes_that_follow_from_a_profile() {
+fn a_description_has_the_derived_sizes() {
     let text = |json| describe(&serde_json::from_str(json).unwrap());
     assert_eq!(
         text(r#"{"rate":"800mbit","delay":"40ms"}"#),
-        r#"{"rate":"800mbit","delay":"40ms"}, queue 8MB, at most 5332 packets under way"#
+        r#"{"rate":"800mbit","delay":"40ms"}, queue 8MB, at most 5332 packets in transit"#
     );
-    assert_eq!(text(r#"{"delay":"1ms"}"#), r#"{"delay":"1ms"}, at most 1666 packets under way"#);
+    assert_eq!(text(r#"{"delay":"1ms"}"#), r#"{"delay":"1ms"}, at most 1666 packets in transit"#);
     assert_eq!(text("{}"), "{}");
 }
 
 #[tokio::test]
 async fn dropping_the_emulator_removes_the_devices() {
-    let Some(ends) = link(r#"{"rate":"10mbit"}"#).await else { return };
-    let netlink = Netlink::open_in(ends.near.as_fd()).unwrap();
+    let Some(link) = emulate(r#"{"rate":"10mbit"}"#).await else { return };
+    let netlink = Netlink::open_in(link.near.as_fd()).unwrap();
     assert_eq!(netlink.interfaces().await.unwrap().len(), 2);
-    drop(ends.emulator);
+    drop(link.emulator);
     assert_eq!(netlink.interfaces().await.unwrap().len(), 1);
 }
 
 #[tokio::test]
-async fn what_the_emulator_cannot_do_is_refused_and_changes_nothing() {
-    let Some(ends) = link(r#"{"rate":"100mbit"}"#).await else { return };
+async fn unsupported_profiles_and_names_are_rejected_and_change_nothing() {
+    let Some(link) = emulate(r#"{"rate":"100mbit"}"#).await else { return };
     let slots = serde_json::from_str(r#"{"slots":{"min_delay":"1ms","max_delay":"2ms"}}"#).unwrap();
-    let error = ends.emulator.change(&LinkProfile::symmetric(slots)).unwrap_err();
+    let error = link.emulator.change(&LinkProfile::symmetric(slots)).unwrap_err();
     assert!(matches!(&error, Error::Profile(e) if e.key == "slots"), "{error}");
-    assert!(ends.emulator.is_alive());
-    let namespace = &ends.near;
+    assert!(link.emulator.is_alive());
+    let namespace = &link.near;
     for name in ["", "a-name-that-is-too-long", "a/b"] {
         assert!(Tun::open_in(namespace.as_fd(), name).is_err(), "{name:?}");
     }

@@ -1,5 +1,6 @@
-//! How long it takes to read, expand and check 10,000 cells, in four shapes of file. Prints the best of a few
-//! times for each: `cargo bench --bench matrix_speed`. The aim is at most 0.2 s of CPU time.
+//! Measures how long it takes to parse, expand and check a matrix of 10,000 cells, for four kinds of matrix
+//! file. Prints the best of five rounds for each: `cargo bench --bench matrix_speed`. The goal is at most
+//! 0.2 s of CPU time.
 
 use nix::time::{ClockId, clock_gettime};
 use std::{
@@ -13,15 +14,15 @@ fn list(count: usize, unit: &str) -> String {
     values.join(", ")
 }
 
-/// How often each is measured.
+/// How often each file is measured.
 const ROUNDS: usize = 5;
 
-/// What this process has used so far: on a busy machine, the time that counts.
+/// Returns the CPU time that this process has used. On a busy host it says more than elapsed time.
 fn cpu_time() -> Duration {
     clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map(Duration::from).unwrap()
 }
 
-/// Measures a matrix a few times, and prints the best of each figure.
+/// Measures a matrix [`ROUNDS`] times and prints the best value of each figure.
 fn expand(what: &str, text: &str) {
     let mut best = [Duration::MAX; 3];
     for _ in 0..ROUNDS {
@@ -34,7 +35,7 @@ fn expand(what: &str, text: &str) {
         best = std::array::from_fn(|i| best[i].min(figures[i]));
     }
     let [read, all, elapsed] = best;
-    println!("{what}: {all:.1?} of CPU time, {read:.1?} of them to read the file; {elapsed:.1?} in all");
+    println!("{what}: {all:.1?} of CPU time, of which {read:.1?} to parse the file; {elapsed:.1?} elapsed");
 }
 
 fn main() {

@@ -1,7 +1,8 @@
-//! What a run says while it goes on: one type of event, and whoever listens.
+//! The events of a run in progress, and the sinks that receive them.
 //!
-//! The engine emits [`Event`]s to one [`Sink`]. A [`Fan`] passes them on to several: a terminal, a page, a
-//! test. Emitting costs what the sinks do; none of them can stop the run.
+//! The engine sends each [`Event`] to one [`Sink`]. A [`FanOut`] passes events on to several sinks, such as a
+//! terminal, a page, or a test. The engine waits while a sink handles an event, but a sink cannot stop the
+//! run.
 
 use crate::{
     measure::samples::Sample,
@@ -12,50 +13,50 @@ use std::time::Duration;
 /// Something that happens in a run.
 #[derive(Debug, Clone, Copy)]
 pub enum Event<'a> {
-    /// A remark about the run as a whole.
-    Remark(&'a str),
-    /// An attempt begins.
+    /// A message about the run as a whole.
+    Message(&'a str),
+    /// An attempt starts.
     AttemptStarted {
-        /// Its place among the attempts of this run, from 1.
+        /// The number of the attempt among those that this run makes, from 1.
         number: usize,
-        /// How many attempts this run makes.
+        /// The number of attempts that this run makes, without those that already have a result.
         total: usize,
-        /// The cell, and the repetition where there are several.
+        /// The name of the cell, followed by the number of the repetition if there are several.
         name: &'a str,
-        /// About how long this attempt and all later ones take.
+        /// The estimated duration of this attempt and all later ones.
         left: Duration,
     },
     /// The attempt enters a phase.
     PhaseEntered(Phase),
-    /// A sample of the migration has been taken.
+    /// A sample of the migration's progress was taken.
     Sampled(&'a Sample),
-    /// The attempt has ended, and its record is on the disk.
+    /// The attempt has ended, and its record is synced to the disk.
     AttemptEnded(&'a Record),
-    /// The run has ended; no event follows.
+    /// The run has ended. No further events follow.
     RunEnded,
 }
 
-/// A listener.
+/// A receiver of a run's events.
 pub trait Sink: Send + Sync {
-    /// Takes an event.
-    fn take(&self, event: &Event<'_>);
+    /// Handles an event, synchronously.
+    fn handle(&self, event: &Event<'_>);
 }
 
-/// Passes every event on to each of its sinks, in order. An empty one is silence.
+/// A sink that passes every event on to each of its sinks, in order. Without sinks, events are discarded.
 #[derive(Default)]
-pub struct Fan(Vec<Box<dyn Sink>>);
+pub struct FanOut(Vec<Box<dyn Sink>>);
 
-impl Fan {
-    /// Adds a listener.
+impl FanOut {
+    /// Adds a sink after the others.
     pub fn add(&mut self, sink: impl Sink + 'static) {
         self.0.push(Box::new(sink));
     }
 }
 
-impl Sink for Fan {
-    fn take(&self, event: &Event<'_>) {
+impl Sink for FanOut {
+    fn handle(&self, event: &Event<'_>) {
         for sink in &self.0 {
-            sink.take(event);
+            sink.handle(event);
         }
     }
 }
@@ -65,11 +66,11 @@ mod tests {
     use super::*;
     use std::sync::{Arc, Mutex};
 
-    struct Remarks(Arc<Mutex<Vec<String>>>, &'static str);
+    struct MessageLog(Arc<Mutex<Vec<String>>>, &'static str);
 
-    impl Sink for Remarks {
-        fn take(&self, event: &Event<'_>) {
-            if let Event::Remark(text) = event {
+    impl Sink for MessageLog {
+        fn handle(&self, event: &Event<'_>) {
+            if let Event::Message(text) = event {
                 self.0.lock().unwrap().push(format!("{}: {text}", self.1));
             }
         }
@@ -77,13 +78,13 @@ mod tests {
 
     #[test]
     fn every_sink_gets_every_event_in_order() {
-        let heard = Arc::default();
-        let mut fan = Fan::default();
-        fan.take(&Event::Remark("nobody hears this"));
-        fan.add(Remarks(Arc::clone(&heard), "a"));
-        fan.add(Remarks(Arc::clone(&heard), "b"));
-        fan.take(&Event::Remark("one"));
-        fan.take(&Event::Remark("two"));
-        assert_eq!(*heard.lock().unwrap(), ["a: one", "b: one", "a: two", "b: two"]);
+        let log = Arc::default();
+        let mut fan = FanOut::default();
+        fan.handle(&Event::Message("discarded"));
+        fan.add(MessageLog(Arc::clone(&log), "a"));
+        fan.add(MessageLog(Arc::clone(&log), "b"));
+        fan.handle(&Event::Message("one"));
+        fan.handle(&Event::Message("two"));
+        assert_eq!(*log.lock().unwrap(), ["a: one", "b: one", "a: two", "b: two"]);
     }
 }

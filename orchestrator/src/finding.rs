@@ -1,19 +1,19 @@
-//! Whether a run would work on this machine, and what mends it where not.
+//! Checks of whether a run would work on this host, and how to fix what is missing.
 //!
-//! A list of checks, each of which looks at one thing and changes nothing but the user's cache. Checks are
-//! values: other modules add theirs to the list of [`crate::setup::standard_checks`].
+//! Each check examines one requirement and changes nothing but the user's cache. Checks are values: other
+//! modules can add theirs to the list of [`crate::setup::standard_checks`].
 
 use std::fmt;
 
-/// How it stands with one requirement.
+/// The state of one requirement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
-    /// It is met.
+    /// The requirement is met.
     Ok,
-    /// A run works, but not every run, or not as well.
+    /// The requirement is partly met: some runs do not work, or do not work as well.
     Warning,
-    /// No run works.
+    /// The requirement is not met: no run works.
     Missing,
 }
 
@@ -27,40 +27,40 @@ impl fmt::Display for State {
     }
 }
 
-/// What a check found.
+/// The result of a check.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Finding {
     /// The requirement, in a few words.
     pub name: String,
-    /// How it stands with it.
+    /// The state of the requirement.
     pub state: State,
-    /// What was found, in a line.
+    /// What was found, on one line.
     pub detail: String,
-    /// What mends it: a command, where one does.
+    /// How to fix it: a command if possible, else a sentence.
     pub remedy: Option<String>,
 }
 
 impl Finding {
-    /// A requirement that is met.
+    /// Returns the finding that a requirement is met.
     pub fn ok(name: &str, detail: impl Into<String>) -> Self {
         Self { name: name.to_owned(), state: State::Ok, detail: detail.into(), remedy: None }
     }
 
-    /// A requirement that is not quite met.
+    /// Returns the finding that a requirement is partly met.
     pub fn warning(name: &str, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
         let (detail, remedy) = (detail.into(), Some(remedy.into()));
         Self { name: name.to_owned(), state: State::Warning, detail, remedy }
     }
 
-    /// A requirement that is not met.
+    /// Returns the finding that a requirement is not met.
     pub fn missing(name: &str, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { state: State::Missing, ..Self::warning(name, detail, remedy) }
     }
 }
 
-/// Looks at one requirement.
+/// A check of one requirement.
 pub trait Check {
-    /// Looks.
+    /// Examines the requirement and returns what it found.
     fn examine(&self) -> Finding;
 }
 
@@ -70,28 +70,28 @@ impl<F: Fn() -> Finding> Check for F {
     }
 }
 
-/// What all checks found.
+/// The results of all checks.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Report {
-    /// Whether a run would work.
+pub struct CheckReport {
+    /// Whether a run would work: no requirement is missing.
     pub ready: bool,
-    /// One finding a check, in the order of the checks.
+    /// One finding per check, in the order of the checks.
     pub findings: Vec<Finding>,
 }
 
-/// Makes every check, whatever the ones before found.
-pub fn examine(checks: &[Box<dyn Check + '_>]) -> Report {
+/// Runs every check, even if earlier ones failed, and returns their findings.
+pub fn examine(checks: &[Box<dyn Check + '_>]) -> CheckReport {
     let findings: Vec<Finding> = checks.iter().map(|check| check.examine()).collect();
-    Report { ready: findings.iter().all(|finding| finding.state != State::Missing), findings }
+    CheckReport { ready: findings.iter().all(|finding| finding.state != State::Missing), findings }
 }
 
-impl Report {
-    /// The exit code of `testbed doctor`: 0 only when a run would work.
+impl CheckReport {
+    /// Returns the exit code of `testbed doctor`: 0 if a run would work, else 1.
     pub fn exit_code(&self) -> u8 {
         u8::from(!self.ready)
     }
 
-    /// With what else was found.
+    /// Returns this report with further findings added.
     #[must_use]
     pub fn and(mut self, findings: Vec<Finding>) -> Self {
         self.ready &= findings.iter().all(|finding| finding.state != State::Missing);
@@ -99,7 +99,7 @@ impl Report {
         self
     }
 
-    /// Only what is not met, for `--quiet`.
+    /// Returns this report with only the requirements that are not fully met, for `--quiet`.
     #[must_use]
     pub fn problems(mut self) -> Self {
         self.findings.retain(|finding| finding.state != State::Ok);
@@ -107,14 +107,14 @@ impl Report {
     }
 }
 
-impl fmt::Display for Report {
-    /// A line a finding, and its remedy below.
+impl fmt::Display for CheckReport {
+    /// Writes a line per finding, with its remedy on the next line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = self.findings.iter().map(|finding| finding.name.len()).max().unwrap_or(0);
         for Finding { name, state, detail, remedy } in &self.findings {
             writeln!(f, "{state:<8} {name:<width$}  {detail}")?;
             if let Some(remedy) = remedy {
-                writeln!(f, "{:8} {:width$}  mend it: {remedy}", "", "")?;
+                writeln!(f, "{:8} {:width$}  fix: {remedy}", "", "")?;
             }
         }
         Ok(())
@@ -125,7 +125,7 @@ impl fmt::Display for Report {
 mod tests {
     use super::*;
 
-    fn report(states: &[State]) -> Report {
+    fn report(states: &[State]) -> CheckReport {
         let checks: Vec<Box<dyn Check>> = states
             .iter()
             .map(|state| {
@@ -141,28 +141,28 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_missing_keeps_from_running() {
+    fn only_missing_requirements_prevent_a_run() {
         assert_eq!(report(&[State::Ok, State::Warning]).exit_code(), 0);
         assert_eq!(report(&[State::Ok, State::Missing, State::Ok]).exit_code(), 1);
         assert_eq!(report(&[State::Missing]).findings.len(), 1);
     }
 
     #[test]
-    fn it_reads_as_a_list_with_remedies() {
+    fn a_report_lists_findings_with_their_remedies() {
         let text = report(&[State::Ok, State::Warning, State::Missing]).to_string();
         assert_eq!(
             text,
             "ok       qemu          QEMU 10\n\
              warning  memory        little\n\
-             \x20                      mend it: close programs\n\
+             \x20                      fix: close programs\n\
              missing  guest kernel  none\n\
-             \x20                      mend it: testbed setup\n"
+             \x20                      fix: testbed setup\n"
         );
         assert_eq!(report(&[State::Ok, State::Warning]).problems().findings.len(), 1);
     }
 
     #[test]
-    fn its_json_names_states_in_words() {
+    fn states_are_words_in_json() {
         let json = serde_json::to_value(report(&[State::Missing])).unwrap();
         assert_eq!(
             json,

@@ -1,4 +1,4 @@
-//! Runs a matrix of real QEMU live migrations and reports what it measured.
+//! A testbed for QEMU live migrations: runs a matrix of real migrations and reports what it measured.
 
 pub mod cli;
 pub mod docs;

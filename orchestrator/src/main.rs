@@ -1,4 +1,4 @@
-//! The program `testbed`; see [`testbed::cli`].
+//! The entry point of the program `testbed`, which is implemented in [`testbed::cli`].
 
 fn main() -> std::process::ExitCode {
     testbed::cli::main()

@@ -1,15 +1,15 @@
-//! How one migration ended. The words are part of what users see: matrix files expect them, records and
-//! tables print them.
+//! The outcome of an attempt. Users see its words: matrix files expect them, and records and tables contain
+//! them.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
-/// How one migration ended.
+/// The outcome of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
-    /// The guest runs at the destination and its memory is what the stressor wrote.
+    /// The guest runs at the destination, and its memory is what the stressor wrote.
     Converged,
     /// The migration was given up (deadline, pass cap, or remaining memory that stopped shrinking) and the
     /// guest is alive at the source.
@@ -20,9 +20,10 @@ pub enum Outcome {
     Failed,
     /// The guest runs neither at the source nor at the destination.
     GuestLost,
-    /// Not attempted: this machine or this QEMU lacks something, or the settings contradict each other.
+    /// Not attempted: the hosts or QEMU lack something that the cell needs, or its settings contradict each
+    /// other.
     Skipped,
-    /// Stopped by the user before it ended.
+    /// Interrupted by the user before it ended.
     Interrupted,
 }
 
@@ -38,7 +39,7 @@ impl Outcome {
         Self::Interrupted,
     ];
 
-    /// The outcome's word, as matrix files and records write it.
+    /// Returns the outcome's word, as it appears in matrix files and records.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Converged => "converged",
@@ -58,7 +59,7 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// A word that names no outcome.
+/// An error parsing an outcome: the word names none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not an outcome")]
 pub struct UnknownOutcome(String);

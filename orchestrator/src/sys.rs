@@ -1,4 +1,4 @@
-//! The system calls that no safe wrapper covers. All of the crate's `unsafe` is here.
+//! System calls that have no safe wrapper. The crate's `unsafe` is here and in `setup::sys`, nowhere else.
 #![allow(unsafe_code)]
 
 use nix::{
@@ -20,19 +20,19 @@ use std::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// A non-blocking descriptor whose readability can be awaited.
+/// Registers a non-blocking descriptor with tokio, so that a task can wait until it is readable.
 pub(crate) fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is open for as long as it lives, and nothing replaces this one inside its
     // `AsyncFd`.
     Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
 }
 
-/// A packet socket on an interface of the caller's network namespace: each datagram read from it is an
-/// Ethernet frame that came in there, each one written to it goes out there. The interface takes in frames
-/// for every address, and goes back to its own when the socket is closed.
+/// Opens a packet socket on an interface of the caller's network namespace. Each read returns an Ethernet
+/// frame that the interface received; each write sends one. The interface is in promiscuous mode until the
+/// socket is closed.
 pub(crate) fn packet_socket(interface: &str) -> io::Result<OwnedFd> {
     let index = if_nametoindex(interface)?.cast_signed();
-    // Protocol zero: nothing is received until the socket is bound to its one interface.
+    // Protocol zero: nothing is received until the socket is bound to this interface.
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
     let every_protocol = (libc::ETH_P_ALL as u16).to_be();
@@ -63,28 +63,32 @@ pub(crate) fn packet_socket(interface: &str) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// A descriptor that this process was started with and told of by number; to be called once for each.
+/// Takes ownership of a descriptor that this process inherited from its parent. Call it once per descriptor.
+///
+/// # Errors
+/// If no descriptor of this number is open.
 pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: fcntl takes any number and says which are not open.
+    // SAFETY: fcntl accepts any number and returns an error for one that is not open.
     Errno::result(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) })?;
-    // SAFETY: it is open, and nobody in this program but the caller knows of it.
+    // SAFETY: it is open, and only the caller uses it.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 extern "C" fn do_nothing(_signal: libc::c_int) {}
 
-/// Lets this process survive what the terminal's keys send; programs that it starts do as they like.
-pub(crate) fn outlive_interrupts() -> io::Result<()> {
-    // A handler and not "ignore", which programs would inherit.
+/// Makes this process survive the signals of Ctrl-C, Ctrl-\ and Ctrl-Z. Programs that it starts get the
+/// default actions.
+pub(crate) fn survive_terminal_signals() -> io::Result<()> {
+    // A handler that does nothing, because programs would inherit SIG_IGN.
     let action = SigAction::new(SigHandler::Handler(do_nothing), SaFlags::SA_RESTART, SigSet::empty());
     for signal in [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTSTP] {
-        // SAFETY: the handler does nothing, which is safe in any signal's context.
+        // SAFETY: the handler does nothing, which is safe in a signal handler.
         unsafe { sigaction(signal, &action) }?;
     }
     Ok(())
 }
 
-/// Has the program killed when the thread that starts it ends.
+/// Makes the kernel kill the program when the thread that starts it ends.
 pub(crate) fn die_with_parent(command: &mut Command) {
     // SAFETY: prctl is a plain system call, which a child may make between fork and exec.
     unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };

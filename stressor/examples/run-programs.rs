@@ -1,9 +1,9 @@
-//! PID 1 of a guest in which programs are to be run, such as another crate's tests: readies the machine, runs
-//! each program of `/programs` that its arguments name, says on the console with which status each ended, and
-//! switches the machine off.
+//! PID 1 of a guest that runs programs, such as the tests of another crate. It sets the guest up, runs the
+//! programs in `/programs` that its arguments name, prints the exit status of each on the console, and powers
+//! the guest off.
 //!
-//! The arguments are what follows `--` among the kernel's options. Options of the form `NAME=value` that the
-//! kernel does not know are environment variables, here and in the programs.
+//! The kernel passes the options after `--` on its command line as arguments. It passes unknown options of
+//! the form `NAME=value` as environment variables, which the programs inherit.
 
 use std::process::Command;
 use stressor::init;
@@ -14,14 +14,14 @@ fn main() {
         init::power_off();
     }
     if let Err(error) = std::fs::create_dir_all("/tmp") {
-        println!("run-programs: cannot make /tmp: {error}");
+        println!("run-programs: cannot create /tmp: {error}");
     }
     init::load_modules();
     for program in std::env::args().skip(1) {
         println!("run-programs: {program} starts");
         match Command::new(format!("/programs/{program}")).status() {
             Ok(status) => println!("run-programs: {program} ended: {status}"),
-            Err(error) => println!("run-programs: {program} cannot be started: {error}"),
+            Err(error) => println!("run-programs: cannot start {program}: {error}"),
         }
     }
     println!("run-programs: done");

@@ -1,18 +1,20 @@
-//! How much memory a control group leaves: a container with a limit is killed at the limit, however much
-//! memory the machine has.
+//! The memory limit of control groups. A container that exceeds its limit is killed, no matter how much
+//! memory the host has.
 //!
-//! Reads both versions of the kernel's interface. Where there is no limit, or none that can be read, there
-//! is nothing to say.
+//! Supports both versions of the kernel's interface (cgroup v1 and v2). A limit that cannot be read is
+//! treated as no limit.
 
 use std::{fs, path::Path};
 
-/// The memory that the control groups of this process leave, in bytes; `None` without a limit.
+/// Returns the memory that this process can still use within the limits of its control groups, in bytes.
+/// Returns `None` if there is no limit.
 pub(crate) fn memory_left() -> Option<u64> {
     let membership = fs::read_to_string("/proc/self/cgroup").ok()?;
     memory_left_in(&membership, Path::new("/sys/fs/cgroup"))
 }
 
-/// The names of one version's files, and of what counts as used but would be given up.
+/// The file names of one version of the interface, and the field of `memory.stat` with the memory that counts
+/// as used but can be reclaimed.
 struct Files {
     limit: &'static str,
     used: &'static str,
@@ -38,8 +40,8 @@ fn memory_left_in(membership: &str, mounted_at: &Path) -> Option<u64> {
             _ => None,
         }
     });
-    // A group's limit holds for the groups below it too. In a container the path may not exist as such; its
-    // root does.
+    // The limit of a group also applies to the groups below it, so all ancestors are checked. In a container
+    // the full path may not exist, but the root of the hierarchy does.
     let all = groups.flat_map(|(root, path, files)| {
         let levels = Path::new(path).ancestors().map(|level| left_in(&root.join(level), &files));
         levels.flatten().collect::<Vec<_>>()
@@ -47,9 +49,10 @@ fn memory_left_in(membership: &str, mounted_at: &Path) -> Option<u64> {
     all.min()
 }
 
+/// Returns the memory that the limit of a single group leaves, in bytes.
 fn left_in(group: &Path, files: &Files) -> Option<u64> {
     let number = |name| fs::read_to_string(group.join(name)).ok()?.trim().parse::<u64>().ok();
-    // No limit is the word `max`, or a number larger than any memory.
+    // "No limit" is the word `max` in version 2, and a number larger than any memory in version 1.
     let limit = number(files.limit).filter(|&limit| limit < 1 << 60)?;
     let stat = fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
     let reclaimable = stat
@@ -71,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tightest_limit_of_the_groups_above_counts() {
+    fn the_lowest_limit_of_all_ancestors_applies() {
         let root = tempfile::tempdir().unwrap();
         write(&root.path().join("a"), &[("memory.max", "1000\n"), ("memory.current", "900\n")]);
         write(&root.path().join("a/b"), &[("memory.max", "max\n"), ("memory.current", "500\n")]);
@@ -83,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_version_is_read_too() {
+    fn cgroup_v1_is_supported() {
         let root = tempfile::tempdir().unwrap();
         let files = [("memory.limit_in_bytes", "1000"), ("memory.usage_in_bytes", "1200")];
         write(&root.path().join("memory"), &files);
@@ -92,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_limit_there_is_nothing_to_say() {
+    fn no_limit_gives_none() {
         let root = tempfile::tempdir().unwrap();
         assert_eq!(memory_left_in("0::/\n", root.path()), None);
         assert_eq!(memory_left_in("", root.path()), None);

@@ -1,4 +1,4 @@
-//! The command line: settings as options, named as in a matrix file but with dashes.
+//! The command line: the settings of a workload as options, named as in a matrix file but with dashes.
 
 use crate::workload::{CatchUp, Content, Order, PageSize, Phase, Rate, Workload, Write};
 use clap::{Args, CommandFactory, Parser};
@@ -6,124 +6,126 @@ use units::{Bytes, Span};
 
 /// Dirty memory at a chosen rate.
 ///
-/// Writes to a working set at an even rate, in steps of a millisecond, and prints once a second what it
-/// achieved: the rate, the longest stall, and how long a write took. At the end, or when interrupted, it
-/// checks that the memory holds exactly what it wrote.
+/// Writes to a working set at an even rate, in steps of a millisecond. Every second it prints the achieved
+/// rate, the longest stall and the write latency. At the end, or when interrupted, it verifies that the
+/// memory holds exactly what was written.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "stressor", version, max_term_width = 100, after_help = AFTER_HELP)]
 pub struct Cli {
-    /// What to do.
+    /// The options that describe the workload.
     #[command(flatten)]
-    pub load: Load,
+    pub workload: WorkloadArgs,
 
     /// Stop after this time [default: run until interrupted]
     #[arg(long, value_name = "TIME", conflicts_with = "control")]
     pub duration: Option<Span>,
 
-    /// Do not check the memory at the end
+    /// Do not verify the memory at the end
     #[arg(long, conflicts_with = "control")]
     pub no_verify: bool,
 
-    /// Print JSON, one object a line: a status each second, a summary at the end
+    /// Print JSON, one object per line: a status every second and a summary at the end
     #[arg(long, conflicts_with = "control")]
     pub json: bool,
 
-    /// Take requests on standard input and answer on standard output, as in a guest; see the library's
-    /// `protocol`
-    #[arg(long, conflicts_with_all = ["Load"])]
+    /// Read requests from standard input and write replies and telemetry to standard output, as in a guest;
+    /// see the module `protocol` of the library
+    #[arg(long, conflicts_with_all = ["WorkloadArgs"])]
     pub control: bool,
 }
 
 const AFTER_HELP: &str = "\
-Sizes, rates and times have units: 96MB (10^6), 1GiB (2^30), 96MB/s, 300ms, 2min.
+Sizes, rates and times need units: 96MB (10^6), 1GiB (2^30), 96MB/s, 300ms, 2min.
 
 Examples:
   stressor --rate 96MB/s --working-set 1GiB
   stressor --rate unlimited --working-set 512MiB --order random --write word --duration 10s
   stressor --working-set 200MB --phase 96MB/s:30s --phase 200MB/s:10s --duration 1min
 
-Exit code: 0; 1 when the memory was not as written or something failed; 2 when the settings are wrong or do
-not fit this machine (then no memory was taken).";
+Exit codes:
+  0  success
+  1  the memory had wrong content, or something failed
+  2  the settings are invalid, or there is not enough memory (none was allocated)";
 
-/// The workload, as options.
+/// The settings of a workload, as command-line options.
 #[derive(Debug, Clone, Args)]
-pub struct Load {
-    /// How fast to dirty memory: bytes of 4 KiB pages per second, 0, or `unlimited`
+pub struct WorkloadArgs {
+    /// Dirty rate, counting 4 KiB for each page written: a rate like 96MB/s, 0, or `unlimited`
     #[arg(long, default_value = "0")]
     pub rate: Rate,
 
-    /// Memory to dirty over and over
+    /// Size of the memory to dirty repeatedly
     #[arg(long, value_name = "SIZE", default_value = "0")]
     pub working_set: Bytes,
 
-    /// Memory to fill once and leave alone
+    /// Size of the memory to fill once and not write again
     #[arg(long, value_name = "SIZE", default_value = "0")]
     pub ballast: Bytes,
 
-    /// What pages hold: zero, constant, random, increment (a counter in random data), or compressible:SHARE
-    /// (compressible:25% compresses to a quarter)
+    /// Content of the pages: zero, constant, random, increment (a counter in random data), or
+    /// compressible:PERCENT (compressible:25% compresses to a quarter)
     #[arg(long, default_value_t)]
     pub content: Content,
 
-    /// What the pages of the ballast hold, likewise
+    /// Content of the ballast's pages: the same values as for --content
     #[arg(long, value_name = "CONTENT", default_value_t)]
     pub ballast_content: Content,
 
-    /// How much of a page one write stores: all of it, or one word of 8 bytes
+    /// How much of a page each write stores: the whole page, or one word of 8 bytes
     #[arg(long, value_enum, default_value_t)]
     pub write: Write,
 
-    /// Which page comes next: sequential, random, or hot-cold:WRITES/PAGES (hot-cold:90%/10%: 90% of the
-    /// writes go to 10% of the pages)
+    /// Order in which pages are written: sequential, random, or hot-cold:WRITES/PAGES (hot-cold:90%/10%: 90%
+    /// of the writes go to 10% of the pages)
     #[arg(long, default_value_t)]
     pub order: Order,
 
-    /// Threads that write, each to its own part of the working set, pinned to the CPUs in turn
+    /// Number of writing threads, each with its own part of the working set, pinned to the CPUs in turn
     #[arg(long, value_name = "COUNT", default_value_t = 1)]
     pub threads: u32,
 
-    /// Pages that back the working set; huge ones must have been reserved
+    /// Size of the pages that back the working set; huge pages must be reserved beforehand
     #[arg(long, value_name = "SIZE", value_enum, default_value_t)]
     pub page_size: PageSize,
 
-    /// Whether writes that a stall prevented are dropped (never) or made up for at once (burst)
+    /// Whether writes that a stall prevented are dropped (never) or made up for immediately (burst)
     #[arg(long, value_name = "POLICY", value_enum, default_value_t)]
     pub catch_up: CatchUp,
 
-    /// How often to write what has come due, from 10us to 1ms; finer is smoother and costs more wake-ups
+    /// Interval at which due pages are written, from 10us to 1ms; shorter is smoother and costs more wake-ups
     #[arg(long, value_name = "TIME", default_value_t = Workload::LONGEST_STEP)]
     pub step: Span,
 
-    /// A rate for some time, before --rate; repeat it for one after the other
+    /// Dirty at this rate for this time, before --rate applies; repeat the option for consecutive phases
     #[arg(long = "phase", value_name = "RATE:TIME")]
     pub phases: Vec<Phase>,
 
-    /// Chooses the random content and order
+    /// Seed of the random content and order
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     pub seed: u64,
 }
 
-impl From<Load> for Workload {
-    fn from(load: Load) -> Self {
+impl From<WorkloadArgs> for Workload {
+    fn from(args: WorkloadArgs) -> Self {
         Self {
-            rate: load.rate,
-            working_set: load.working_set,
-            ballast: load.ballast,
-            content: load.content,
-            ballast_content: load.ballast_content,
-            write: load.write,
-            order: load.order,
-            threads: load.threads,
-            page_size: load.page_size,
-            catch_up: load.catch_up,
-            step: load.step,
-            phases: load.phases,
-            seed: load.seed,
+            rate: args.rate,
+            working_set: args.working_set,
+            ballast: args.ballast,
+            content: args.content,
+            ballast_content: args.ballast_content,
+            write: args.write,
+            order: args.order,
+            threads: args.threads,
+            page_size: args.page_size,
+            catch_up: args.catch_up,
+            step: args.step,
+            phases: args.phases,
+            seed: args.seed,
         }
     }
 }
 
-/// The command line's definition, for manual pages and completions.
+/// Returns the definition of the command line, from which manual pages and completions are generated.
 pub fn command() -> clap::Command {
     Cli::command()
 }

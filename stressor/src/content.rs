@@ -1,79 +1,83 @@
-//! What a page holds, as a function of the seed, the page's index and its generation (how often it was
-//! written). The writer and the verifier both derive it from here; nothing else needs to be remembered.
+//! The content of a page as a function of the seed, the page's index, and its generation, which is the number
+//! of times it was written. Writing and verification both use this function, so only the generations have to
+//! be stored.
 //!
-//! Speed is for a guest under TCG, QEMU's emulation: per word of 8 bytes a multiplication, an addition, a
-//! shift, an exclusive or and a store. TCG turns these into about as many host instructions, whereas it
-//! emulates vector instructions one by one; the generator is a recurrence so that the compiler does not
-//! vectorise it.
+//! The code is optimized for a guest under TCG, QEMU's emulation: a word of 8 bytes takes a multiplication,
+//! an addition, a shift, an exclusive or and a store. TCG translates these into about as many host
+//! instructions, but it emulates vector instructions one by one. Therefore the generator is a recurrence,
+//! which the compiler does not vectorize.
 
 use crate::workload::{Content, PAGE_BYTES, Write};
 use units::random::{self, mix};
 
-/// The words of 8 bytes in a page of 4 KiB.
+/// The number of 8-byte words in a page of 4 KiB.
 pub(crate) const WORDS: usize = PAGE_BYTES as usize / 8;
 
-/// A page of 4 KiB.
+/// A page of 4 KiB, as words of 8 bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[repr(C, align(4096))]
 pub(crate) struct Page(pub(crate) [u64; WORDS]);
 
-/// How to make the content of any page of one region of memory.
+/// The content of all pages of a region of memory, by index and generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Recipe {
+pub(crate) struct Pattern {
     pub(crate) content: Content,
     pub(crate) write: Write,
     pub(crate) seed: u64,
 }
 
-/// The first difference between what a page holds and what it should hold.
+/// A word of a page whose value is not the expected one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Difference {
+pub(crate) struct Mismatch {
     pub(crate) word: usize,
     pub(crate) held: u64,
     pub(crate) expected: u64,
 }
 
-impl Recipe {
-    /// Stores the whole content of generation 0.
+impl Pattern {
+    /// Writes the initial content, generation 0, to a page.
     pub(crate) fn fill(&self, page: &mut Page, index: u64) {
         self.store_body(page, self.key(index, 0));
-        page.0[0] = self.head(index, 0);
+        page.0[0] = self.first_word(index, 0);
     }
 
-    /// Brings a page from the generation before to this one, by storing what the `write` setting says.
+    /// Changes a page from the previous generation to this one. Stores as much of it as the setting `write`
+    /// says.
     #[inline]
     pub(crate) fn write(&self, page: &mut Page, index: u64, generation: u32) {
         if self.write == Write::Page {
             self.store_body(page, self.key(index, self.body_generation(generation)));
         }
-        page.0[0] = self.head(index, generation);
+        page.0[0] = self.first_word(index, generation);
     }
 
-    /// Whether a page holds exactly what it should.
+    /// Returns whether a page has exactly the expected content.
     #[inline]
-    pub(crate) fn holds(&self, page: &Page, index: u64, generation: u32) -> bool {
+    pub(crate) fn matches(&self, page: &Page, index: u64, generation: u32) -> bool {
         let key = self.key(index, self.body_generation(generation));
         let random = self.random_words();
-        let mut noise = Noise::new(key);
-        let mut wrong = page.0[0] ^ self.head(index, generation);
-        noise.next();
+        // Mismatches are accumulated without branches, because nearly all pages match.
+        let mut lcg = Lcg::new(key);
+        let mut wrong = page.0[0] ^ self.first_word(index, generation);
+        lcg.next();
         for &held in &page.0[1..random.max(1)] {
-            wrong |= held ^ noise.next();
+            wrong |= held ^ lcg.next();
         }
-        let rest = self.rest(key);
-        page.0[random.max(1)..].iter().fold(wrong, |wrong, &held| wrong | (held ^ rest)) == 0
+        let filler = self.filler(key);
+        page.0[random.max(1)..].iter().fold(wrong, |wrong, &held| wrong | (held ^ filler)) == 0
     }
 
-    /// Where a page first differs from what it should hold, if it does.
-    pub(crate) fn first_difference(&self, page: &Page, index: u64, generation: u32) -> Option<Difference> {
+    /// Returns the first word of a page that differs from the expected content, or `None` if there is none.
+    pub(crate) fn first_mismatch(&self, page: &Page, index: u64, generation: u32) -> Option<Mismatch> {
         let mut expected = Page([0; WORDS]);
         self.store_body(&mut expected, self.key(index, self.body_generation(generation)));
-        expected.0[0] = self.head(index, generation);
+        expected.0[0] = self.first_word(index, generation);
         let word = (0..WORDS).find(|&word| page.0[word] != expected.0[word])?;
-        Some(Difference { word, held: page.0[word], expected: expected.0[word] })
+        Some(Mismatch { word, held: page.0[word], expected: expected.0[word] })
     }
 
-    /// The generation whose noise is in the body of a page of this generation.
+    /// Returns the generation that determines the body (all words but the first) of a page of this
+    /// generation.
     fn body_generation(&self, generation: u32) -> u32 {
         match (self.write, self.content) {
             (Write::Word, _) | (_, Content::Increment) => 0,
@@ -81,8 +85,8 @@ impl Recipe {
         }
     }
 
-    /// What the first word of a page holds.
-    fn head(&self, index: u64, generation: u32) -> u64 {
+    /// Returns the first word of a page, which changes with each write unless the content is zero.
+    fn first_word(&self, index: u64, generation: u32) -> u64 {
         match self.content {
             Content::Zero => 0,
             Content::Increment => self.key(index, 0).wrapping_add(u64::from(generation)),
@@ -90,7 +94,7 @@ impl Recipe {
         }
     }
 
-    /// How many words of a page are noise.
+    /// Returns the number of words of a page that are random.
     fn random_words(&self) -> usize {
         match self.content {
             Content::Zero | Content::Constant => 0,
@@ -99,22 +103,23 @@ impl Recipe {
         }
     }
 
-    /// What the words of a page that are not noise hold.
-    fn rest(&self, key: u64) -> u64 {
+    /// Returns the value of the words of a page that are not random.
+    fn filler(&self, key: u64) -> u64 {
         if self.content == Content::Zero { 0 } else { key }
     }
 
+    /// Writes random words and filler to the whole page. The caller then sets the first word.
     #[inline]
     fn store_body(&self, page: &mut Page, key: u64) {
         let (random, rest) = page.0.split_at_mut(self.random_words());
-        let mut noise = Noise::new(key);
+        let mut lcg = Lcg::new(key);
         for word in random {
-            *word = noise.next();
+            *word = lcg.next();
         }
-        rest.fill(self.rest(key));
+        rest.fill(self.filler(key));
     }
 
-    /// A number that differs for each page and generation, never 0 in practice.
+    /// Returns a number that differs for each page and generation. In practice it is never 0.
     #[inline]
     fn key(&self, index: u64, generation: u32) -> u64 {
         mix(self
@@ -125,12 +130,12 @@ impl Recipe {
     }
 }
 
-/// A linear congruential generator of 64 bits, its weak low half covered by the high one.
-struct Noise {
+/// A 64-bit linear congruential generator. The upper half of the state is mixed into the weaker lower half.
+struct Lcg {
     state: u64,
 }
 
-impl Noise {
+impl Lcg {
     const fn new(key: u64) -> Self {
         Self { state: key }
     }
@@ -146,7 +151,7 @@ impl Noise {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::share::Share;
+    use crate::share::Percentage;
     use proptest::prelude::*;
 
     const CONTENTS: [Content; 5] = [
@@ -154,11 +159,11 @@ mod tests {
         Content::Constant,
         Content::Random,
         Content::Increment,
-        Content::Compressible(Share::from_permille(250).unwrap()),
+        Content::Compressible(Percentage::from_permille(250).unwrap()),
     ];
 
-    fn recipes() -> impl Iterator<Item = Recipe> {
-        let both = |content| [Write::Page, Write::Word].map(|write| Recipe { content, write, seed: 7 });
+    fn patterns() -> impl Iterator<Item = Pattern> {
+        let both = |content| [Write::Page, Write::Word].map(|write| Pattern { content, write, seed: 7 });
         CONTENTS.into_iter().flat_map(both)
     }
 
@@ -166,22 +171,23 @@ mod tests {
         Page([0; WORDS])
     }
 
-    fn any_recipe() -> impl Strategy<Value = Recipe> {
+    fn any_pattern() -> impl Strategy<Value = Pattern> {
         let content = prop_oneof![
             Just(Content::Zero),
             Just(Content::Constant),
             Just(Content::Random),
             Just(Content::Increment),
-            (1..=999u16).prop_map(|permille| Content::Compressible(Share::from_permille(permille).unwrap())),
+            (1..=999u16)
+                .prop_map(|permille| Content::Compressible(Percentage::from_permille(permille).unwrap())),
         ];
         let write = prop_oneof![Just(Write::Page), Just(Write::Word)];
-        (content, write, any::<u64>()).prop_map(|(content, write, seed)| Recipe { content, write, seed })
+        (content, write, any::<u64>()).prop_map(|(content, write, seed)| Pattern { content, write, seed })
     }
 
     proptest! {
         #[test]
-        fn what_is_written_is_what_is_expected_and_any_flipped_byte_is_noticed_and_located(
-            recipe in any_recipe(),
+        fn written_pages_match_and_every_changed_byte_is_located(
+            pattern in any_pattern(),
             index in any::<u64>(),
             generation in any::<u32>(),
             writes in 0..5u32,
@@ -189,78 +195,78 @@ mod tests {
             flip in 1..=u8::MAX,
         ) {
             let mut page = empty();
-            recipe.fill(&mut page, index);
-            prop_assert!(recipe.holds(&page, index, 0));
+            pattern.fill(&mut page, index);
+            prop_assert!(pattern.matches(&page, index, 0));
             let last = generation.wrapping_add(writes);
             for back in (0..=writes).rev() {
-                recipe.write(&mut page, index, last.wrapping_sub(back));
+                pattern.write(&mut page, index, last.wrapping_sub(back));
             }
-            prop_assert!(recipe.holds(&page, index, last));
-            prop_assert_eq!(recipe.first_difference(&page, index, last), None);
+            prop_assert!(pattern.matches(&page, index, last));
+            prop_assert_eq!(pattern.first_mismatch(&page, index, last), None);
 
             let flip = u64::from(flip) << (byte % 8 * 8);
             page.0[byte / 8] ^= flip;
-            prop_assert!(!recipe.holds(&page, index, last));
-            let difference = recipe.first_difference(&page, index, last).unwrap();
-            prop_assert_eq!((difference.word, difference.held ^ difference.expected), (byte / 8, flip));
+            prop_assert!(!pattern.matches(&page, index, last));
+            let mismatch = pattern.first_mismatch(&page, index, last).unwrap();
+            prop_assert_eq!((mismatch.word, mismatch.held ^ mismatch.expected), (byte / 8, flip));
         }
     }
 
     #[test]
-    fn generations_wrap_around_like_the_table() {
-        for recipe in recipes() {
+    fn generations_wrap_around_like_their_table() {
+        for pattern in patterns() {
             let mut page = empty();
-            recipe.fill(&mut page, 3);
+            pattern.fill(&mut page, 3);
             let filled = page.clone();
-            recipe.write(&mut page, 3, u32::MAX);
-            recipe.write(&mut page, 3, u32::MAX.wrapping_add(1));
-            assert_eq!(page, filled, "{recipe:?}");
+            pattern.write(&mut page, 3, u32::MAX);
+            pattern.write(&mut page, 3, u32::MAX.wrapping_add(1));
+            assert_eq!(page, filled, "{pattern:?}");
         }
     }
 
     #[test]
-    fn a_stale_or_misplaced_page_is_noticed() {
-        for recipe in recipes().filter(|recipe| recipe.content != Content::Zero) {
+    fn a_stale_or_misplaced_page_is_detected() {
+        for pattern in patterns().filter(|pattern| pattern.content != Content::Zero) {
             let mut page = empty();
-            recipe.fill(&mut page, 5);
-            recipe.write(&mut page, 5, 41);
-            assert!(!recipe.holds(&page, 5, 42), "{recipe:?}");
-            assert!(!recipe.holds(&page, 6, 41), "{recipe:?}");
-            assert!(!Recipe { seed: 8, ..recipe }.holds(&page, 5, 41), "{recipe:?}");
+            pattern.fill(&mut page, 5);
+            pattern.write(&mut page, 5, 41);
+            assert!(!pattern.matches(&page, 5, 42), "{pattern:?}");
+            assert!(!pattern.matches(&page, 6, 41), "{pattern:?}");
+            assert!(!Pattern { seed: 8, ..pattern }.matches(&page, 5, 41), "{pattern:?}");
         }
     }
 
     #[test]
-    fn a_word_write_changes_the_first_word_and_an_increment_a_few_bytes_of_it() {
-        for recipe in recipes().filter(|r| r.write == Write::Word || r.content == Content::Increment) {
+    fn word_writes_and_increments_change_only_the_first_word() {
+        for pattern in patterns().filter(|p| p.write == Write::Word || p.content == Content::Increment) {
             let mut page = empty();
-            recipe.fill(&mut page, 9);
+            pattern.fill(&mut page, 9);
             let before = page.clone();
-            recipe.write(&mut page, 9, 1);
-            assert_eq!(page.0[1..], before.0[1..], "{recipe:?}");
-            match recipe.content {
+            pattern.write(&mut page, 9, 1);
+            assert_eq!(page.0[1..], before.0[1..], "{pattern:?}");
+            match pattern.content {
                 Content::Zero => assert_eq!(page, before),
                 Content::Increment => assert_eq!(page.0[0], before.0[0].wrapping_add(1)),
-                _ => assert_ne!(page.0[0], before.0[0], "{recipe:?}"),
+                _ => assert_ne!(page.0[0], before.0[0], "{pattern:?}"),
             }
         }
     }
 
-    /// The size that 64 pages compress to, as a share of their own, after a write.
+    /// Returns the compressed size of 64 written pages, as a fraction of their size.
     fn compressed(content: Content, level: u8) -> f64 {
-        let recipe = Recipe { content, write: Write::Page, seed: 1 };
+        let pattern = Pattern { content, write: Write::Page, seed: 1 };
         let mut bytes = Vec::new();
         for index in 0..64 {
             let mut page = empty();
-            recipe.fill(&mut page, index);
-            recipe.write(&mut page, index, 1);
+            pattern.fill(&mut page, index);
+            pattern.write(&mut page, index, 1);
             bytes.extend(page.0.iter().flat_map(|word| word.to_le_bytes()));
         }
         miniz_oxide::deflate::compress_to_vec(&bytes, level).len() as f64 / bytes.len() as f64
     }
 
     #[test]
-    fn content_compresses_as_its_name_says() {
+    fn content_compresses_to_the_requested_size() {
         for level in [1, 9] {
             assert!(compressed(Content::Random, level) > 0.999);
             assert!(compressed(Content::Increment, level) > 0.999);
@@ -268,7 +274,8 @@ mod tests {
             assert!(compressed(Content::Zero, level) < 0.01);
             for permille in [100, 250, 500, 900] {
                 let asked = f64::from(permille) / 1000.0;
-                let got = compressed(Content::Compressible(Share::from_permille(permille).unwrap()), level);
+                let got =
+                    compressed(Content::Compressible(Percentage::from_permille(permille).unwrap()), level);
                 assert!((got - asked).abs() < 0.02, "{got} instead of {asked}");
             }
         }

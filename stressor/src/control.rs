@@ -1,16 +1,17 @@
-//! The stressor's side of the conversation with the host, over any pair of byte streams.
+//! The stressor's side of the [protocol](crate::protocol), over any pair of byte streams.
 //!
-//! Two threads: this one reads requests and carries them out; another writes replies and telemetry. So a
-//! host that does not read blocks the writer and nothing else: requests are still carried out, their replies
-//! wait, and the next telemetry covers the time since the last. The dirtying threads know nothing of it.
+//! The calling thread reads requests and carries them out; a second thread writes replies and telemetry. If
+//! the host does not read, only the writer blocks: requests are still carried out, their replies wait, and
+//! the next telemetry line covers the whole time since the previous one. The dirtying threads are not
+//! affected.
 //!
-//! Each line is one `write(2)`. A line that is not a request is skipped, or answered with a failure if its
-//! number can be made out; either way the conversation goes on with the next line.
+//! Each line is one `write(2)`. A line that is not a valid request is skipped, or answered with a failure if
+//! its number can be read; in both cases reading continues with the next line.
 
 use crate::{
     clock::monotonic_ns,
     engine::Engine,
-    machine::Machine,
+    machine::SystemMemory,
     meter::Reader,
     protocol::{Answer, Command, Hello, Message, Request, TELEMETRY_INTERVAL_MS, Telemetry},
 };
@@ -27,22 +28,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The longest request there is any need for, in bytes; what is longer is not one.
-const LONGEST_LINE: u64 = 1 << 20;
+/// The maximum length of a request in bytes. Longer lines are not valid requests.
+const MAX_LINE_BYTES: u64 = 1 << 20;
 
-/// The intervals, in milliseconds, at which telemetry can be had.
+/// The allowed intervals between telemetry lines, in milliseconds.
 const TELEMETRY_INTERVALS_MS: RangeInclusive<u64> = 1..=1000;
 
-/// Converses until the input ends or one of the two streams breaks. Then the engine is stopped.
+/// Serves requests until the input ends or one of the two streams fails, then stops the engine.
 ///
 /// # Errors
 ///
-/// What broke the input. (A broken output ends the conversation with the next request.)
+/// Returns the error of the input. A failed output is not an error; it ends the function at the next request.
 pub fn serve(engine: &mut Engine, input: impl Read, output: impl Write + Send) -> io::Result<()> {
     let telemetry = TelemetrySource { reader: Reader::new(engine.meter()), sequence: 0 };
     let interval_ms = AtomicU64::new(TELEMETRY_INTERVAL_MS);
     let (replies, outbox) = mpsc::channel();
-    // The channel is open: its other end is in this function.
+    // Cannot fail: the receiver is in this function.
     let _ = replies.send(Message::Hello(hello()));
     thread::scope(|scope| {
         let every = &interval_ms;
@@ -55,38 +56,40 @@ pub fn serve(engine: &mut Engine, input: impl Read, output: impl Write + Send) -
                 Ok(false) => break Ok(()),
                 Err(error) => break Err(error),
             }
-            let Some((id, command)) = parse(&line) else {
+            let Some((id, command)) = parse_request(&line) else {
                 continue;
             };
-            let carry_out = |command| carry_out(engine, &interval_ms, command);
-            let answer = command.map_or_else(Answer::Failed, carry_out);
+            let answer =
+                command.map_or_else(Answer::Failed, |command| execute(engine, &interval_ms, command));
             if replies.send(Message::Reply { id, answer }).is_err() {
                 break Ok(());
             }
         };
-        // The writer ends when nobody can send it anything any more.
+        // The writer ends when the channel is closed.
         drop(replies);
         engine.stop();
         outcome
     })
 }
 
-/// Reads one line, without keeping more of it than a request can be long. False at the end of the input.
+/// Reads one line into `line`, of which it keeps at most about [`MAX_LINE_BYTES`]. Returns false at the end
+/// of the input.
 fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
     line.clear();
     loop {
-        let read = input.by_ref().take(LONGEST_LINE).read_until(b'\n', line)?;
+        let read = input.by_ref().take(MAX_LINE_BYTES).read_until(b'\n', line)?;
         if read == 0 || line.ends_with(b"\n") {
             return Ok(read > 0);
         }
-        if line.len() as u64 >= LONGEST_LINE {
+        if line.len() as u64 >= MAX_LINE_BYTES {
             line.clear();
         }
     }
 }
 
-/// A request's number, and its command or why there is none; nothing, if not even the number is legible.
-fn parse(line: &[u8]) -> Option<(u64, Result<Command, String>)> {
+/// Parses a request. Returns its number and either its command or the error message for the reply. Returns
+/// `None` if not even the number can be read.
+fn parse_request(line: &[u8]) -> Option<(u64, Result<Command, String>)> {
     #[derive(Deserialize)]
     struct Number {
         id: u64,
@@ -96,12 +99,13 @@ fn parse(line: &[u8]) -> Option<(u64, Result<Command, String>)> {
         Ok(Request { id, command }) => Some((id, Ok(command))),
         Err(error) => {
             let Number { id } = serde_json::from_slice(line).ok()?;
-            Some((id, Err(format!("cannot understand the request: {error}"))))
+            Some((id, Err(format!("invalid request: {error}"))))
         }
     }
 }
 
-fn carry_out(engine: &mut Engine, telemetry_interval_ms: &AtomicU64, command: Command) -> Answer {
+/// Carries out a command. Returns when it is complete.
+fn execute(engine: &mut Engine, telemetry_interval_ms: &AtomicU64, command: Command) -> Answer {
     let outcome = match command {
         Command::Set(workload) => engine.set(workload),
         Command::Start => engine.start(),
@@ -110,7 +114,9 @@ fn carry_out(engine: &mut Engine, telemetry_interval_ms: &AtomicU64, command: Co
             Ok(())
         }
         Command::TelemetryEvery(ms) if !TELEMETRY_INTERVALS_MS.contains(&ms) => {
-            return Answer::Failed(format!("telemetry cannot be had every {ms} ms, only every 1 to 1000 ms"));
+            return Answer::Failed(format!(
+                "a telemetry interval of {ms} ms is out of range: use 1 to 1000 ms"
+            ));
         }
         Command::TelemetryEvery(ms) => {
             telemetry_interval_ms.store(ms, Relaxed);
@@ -121,19 +127,20 @@ fn carry_out(engine: &mut Engine, telemetry_interval_ms: &AtomicU64, command: Co
     outcome.map_or_else(|error| Answer::Failed(error.to_string()), |()| Answer::Done)
 }
 
-/// Who we are.
+/// Returns the greeting, which describes the stressor and the system that it runs on.
 fn hello() -> Hello {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     Hello {
         version: env!("CARGO_PKG_VERSION").into(),
         kernel: kernel.trim().into(),
         cpus: thread::available_parallelism().map_or(1, usize::from),
-        memory_bytes: Machine::probe().map_or(0, |machine| machine.total.get()),
+        memory_bytes: SystemMemory::probe().map_or(0, |memory| memory.total.get()),
         clock_ns: monotonic_ns(),
     }
 }
 
-/// Writes replies as they come and telemetry at its interval, until the replies end or the output breaks.
+/// Writes replies as they arrive, and telemetry at its interval, until the channel is closed or the output
+/// fails.
 fn write_messages(
     replies: &Receiver<Message>,
     mut telemetry: TelemetrySource,
@@ -159,12 +166,14 @@ fn write_messages(
     }
 }
 
-/// The first tick after `now`; ticks that were missed while the host did not read are not made up for.
+/// Returns the time of the next telemetry line. Lines that were missed while the host did not read are not
+/// made up for.
 fn next_tick(tick: Instant, now: Instant, interval: Duration) -> Instant {
     let next = tick + interval;
     if next > now { next } else { now + interval }
 }
 
+/// Creates telemetry lines with consecutive sequence numbers.
 struct TelemetrySource {
     reader: Reader,
     sequence: u64,
@@ -195,14 +204,14 @@ mod tests {
     use std::sync::{Arc, Mutex, mpsc::Sender};
     use units::Bytes;
 
-    /// An input that yields what is sent to it, in pieces as they are sent.
-    struct Pieces(Receiver<Vec<u8>>, Vec<u8>);
+    /// An input whose data comes from a channel. Each message is available to a reader separately.
+    struct ChannelReader(Receiver<Vec<u8>>, Vec<u8>);
 
-    impl Read for Pieces {
+    impl Read for ChannelReader {
         fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
             while self.1.is_empty() {
-                let Ok(piece) = self.0.recv() else { return Ok(0) };
-                self.1 = piece;
+                let Ok(data) = self.0.recv() else { return Ok(0) };
+                self.1 = data;
             }
             let count = self.1.len().min(buffer.len());
             buffer[..count].copy_from_slice(&self.1[..count]);
@@ -211,10 +220,10 @@ mod tests {
         }
     }
 
-    /// An output that passes on each write, while it is not locked.
-    struct Gate(Arc<Mutex<()>>, Sender<Vec<u8>>);
+    /// An output that sends each write to a channel. Writes block while the mutex is locked.
+    struct GatedWriter(Arc<Mutex<()>>, Sender<Vec<u8>>);
 
-    impl Write for Gate {
+    impl Write for GatedWriter {
         fn write(&mut self, line: &[u8]) -> io::Result<usize> {
             let _open = self.0.lock().unwrap();
             self.1.send(line.to_vec()).map_err(|_| io::ErrorKind::BrokenPipe)?;
@@ -226,7 +235,8 @@ mod tests {
         }
     }
 
-    struct Conversation {
+    /// The host's side of the protocol. Dropping it closes the input and checks that the server stops.
+    struct TestClient {
         input: Option<Sender<Vec<u8>>>,
         gate: Arc<Mutex<()>>,
         output: Receiver<Vec<u8>>,
@@ -235,33 +245,34 @@ mod tests {
         telemetry_lines: u64,
     }
 
-    impl Conversation {
-        fn begin() -> Self {
-            let (input, pieces) = mpsc::channel();
+    impl TestClient {
+        fn connect() -> Self {
+            let (input, data) = mpsc::channel();
             let (lines, output) = mpsc::channel();
             let gate = Arc::new(Mutex::new(()));
-            let out = Gate(Arc::clone(&gate), lines);
+            let out = GatedWriter(Arc::clone(&gate), lines);
             let mut engine = Engine::new(HugePages::Reserved);
             let meter = engine.meter();
-            let server = thread::spawn(move || serve(&mut engine, Pieces(pieces, Vec::new()), out).unwrap());
+            let reader = ChannelReader(data, Vec::new());
+            let server = thread::spawn(move || serve(&mut engine, reader, out).unwrap());
             let (input, server) = (Some(input), Some(server));
-            let conversation = Self { input, gate, output, meter, server, telemetry_lines: 0 };
-            let hello = conversation.output.recv().unwrap();
+            let client = Self { input, gate, output, meter, server, telemetry_lines: 0 };
+            let hello = client.output.recv().unwrap();
             assert!(matches!(serde_json::from_slice(&hello), Ok(Message::Hello(_))));
-            conversation
+            client
         }
 
-        fn say(&self, text: impl Into<Vec<u8>>) {
+        fn send_raw(&self, text: impl Into<Vec<u8>>) {
             self.input.as_ref().unwrap().send(text.into()).unwrap();
         }
 
-        fn ask(&self, id: u64, command: Command) {
+        fn request(&self, id: u64, command: Command) {
             let mut line = serde_json::to_vec(&Request { id, command }).unwrap();
             line.push(b'\n');
-            self.say(line);
+            self.send_raw(line);
         }
 
-        /// The next telemetry, where no reply is due.
+        /// Returns the next telemetry line. Panics if a reply comes first.
         fn telemetry(&mut self) -> Telemetry {
             let line = self.output.recv().unwrap();
             let Message::Telemetry(telemetry) = serde_json::from_slice(&line).unwrap() else {
@@ -271,30 +282,30 @@ mod tests {
             telemetry
         }
 
-        /// The next reply. Telemetry before it is checked to have no gaps.
+        /// Returns the next reply. Checks that the telemetry before it has no gaps.
         fn reply(&mut self) -> (u64, Answer) {
             loop {
                 let line = self.output.recv().unwrap();
-                assert!(line.ends_with(b"\n"), "one write is one line");
+                assert!(line.ends_with(b"\n"), "each write is one line");
                 match serde_json::from_slice(&line).unwrap() {
                     Message::Reply { id, answer } => return (id, answer),
                     Message::Telemetry(telemetry) => {
                         assert_eq!(telemetry.sequence, self.telemetry_lines);
                         self.telemetry_lines += 1;
                     }
-                    Message::Hello(_) => panic!("hello is said once"),
+                    Message::Hello(_) => panic!("hello is sent only once"),
                 }
             }
         }
     }
 
-    impl Drop for Conversation {
+    impl Drop for TestClient {
         fn drop(&mut self) {
             self.input = None;
             if let Some(server) = self.server.take() {
-                server.join().expect("a conversation ends with its input");
+                server.join().expect("the server ends with its input");
             }
-            assert!(!self.meter.is_running(), "and so does the dirtying");
+            assert!(!self.meter.is_running(), "dirtying ends with the input");
         }
     }
 
@@ -304,80 +315,80 @@ mod tests {
 
     #[test]
     fn requests_are_answered_by_number() {
-        let mut talk = Conversation::begin();
-        talk.ask(7, Command::Set(workload()));
-        assert_eq!(talk.reply(), (7, Answer::Done));
-        talk.ask(8, Command::Start);
-        assert_eq!(talk.reply(), (8, Answer::Done));
-        assert!(talk.meter.is_running());
-        talk.ask(3, Command::Verify);
-        let (3, Answer::Verified(verification)) = talk.reply() else { panic!("not verified") };
+        let mut client = TestClient::connect();
+        client.request(7, Command::Set(workload()));
+        assert_eq!(client.reply(), (7, Answer::Done));
+        client.request(8, Command::Start);
+        assert_eq!(client.reply(), (8, Answer::Done));
+        assert!(client.meter.is_running());
+        client.request(3, Command::Verify);
+        let (3, Answer::Verified(verification)) = client.reply() else { panic!("not verified") };
         assert_eq!((verification.pages_checked, verification.pages_bad), (256, 0));
-        assert!(!talk.meter.is_running());
+        assert!(!client.meter.is_running());
     }
 
     #[test]
-    fn telemetry_comes_as_often_as_it_is_asked_for() {
-        let mut talk = Conversation::begin();
+    fn telemetry_follows_the_requested_interval() {
+        let mut client = TestClient::connect();
         for (id, ms) in [(1, 0), (2, 1001)] {
-            talk.ask(id, Command::TelemetryEvery(ms));
-            assert!(matches!(talk.reply(), (_, Answer::Failed(_))), "{ms} ms");
+            client.request(id, Command::TelemetryEvery(ms));
+            assert!(matches!(client.reply(), (_, Answer::Failed(_))), "{ms} ms");
         }
-        talk.ask(3, Command::TelemetryEvery(2));
-        assert_eq!(talk.reply(), (3, Answer::Done));
-        let clocks: Vec<u64> = (0..200).map(|_| talk.telemetry().clock_ns).collect();
+        client.request(3, Command::TelemetryEvery(2));
+        assert_eq!(client.reply(), (3, Answer::Done));
+        let clocks: Vec<u64> = (0..200).map(|_| client.telemetry().clock_ns).collect();
         let mut gaps: Vec<u64> = clocks.windows(2).map(|pair| pair[1] - pair[0]).collect();
         gaps.sort_unstable();
-        // However slow the machine, some come sooner than they otherwise would.
+        // Even on a slow host, some gaps are shorter than the default interval.
         assert!(gaps[0] < TELEMETRY_INTERVAL_MS * 1_000_000, "{} ns apart", gaps[0]);
     }
 
     #[test]
     fn a_bad_workload_is_refused_and_the_old_one_stays() {
-        let mut talk = Conversation::begin();
-        talk.ask(1, Command::Set(workload()));
-        talk.ask(2, Command::Set(Workload { threads: 0, ..workload() }));
-        talk.ask(3, Command::Verify);
-        assert_eq!(talk.reply(), (1, Answer::Done));
-        let (2, Answer::Failed(why)) = talk.reply() else { panic!("not refused") };
+        let mut client = TestClient::connect();
+        client.request(1, Command::Set(workload()));
+        client.request(2, Command::Set(Workload { threads: 0, ..workload() }));
+        client.request(3, Command::Verify);
+        assert_eq!(client.reply(), (1, Answer::Done));
+        let (2, Answer::Failed(why)) = client.reply() else { panic!("not refused") };
         assert!(why.contains("`threads` is 0"), "{why}");
-        let (3, Answer::Verified(verification)) = talk.reply() else { panic!("not verified") };
+        let (3, Answer::Verified(verification)) = client.reply() else { panic!("not verified") };
         assert_eq!(verification.pages_checked, 256);
     }
 
     #[test]
-    fn what_is_not_a_request_is_skipped_to_the_next_line() {
-        let mut talk = Conversation::begin();
-        talk.say(r#"{"id":1,"comm"#);
-        talk.say("\n\n\u{0}\u{7f}garbage\n[1,2]\n");
-        talk.say(vec![0xff, 0xfe, b'\n']);
-        talk.say(vec![b'x'; 3 << 20]);
-        talk.say("\n{\"id\":2,\"command\":\"sto");
-        talk.say("p\"}\n{\"id\":3,\"command\":\"dance\"}\n");
-        assert_eq!(talk.reply(), (2, Answer::Done));
-        let (3, Answer::Failed(why)) = talk.reply() else { panic!("not refused") };
+    fn invalid_lines_are_skipped() {
+        let mut client = TestClient::connect();
+        client.send_raw(r#"{"id":1,"comm"#);
+        client.send_raw("\n\n\u{0}\u{7f}garbage\n[1,2]\n");
+        client.send_raw(vec![0xff, 0xfe, b'\n']);
+        client.send_raw(vec![b'x'; 3 << 20]);
+        client.send_raw("\n{\"id\":2,\"command\":\"sto");
+        client.send_raw("p\"}\n{\"id\":3,\"command\":\"dance\"}\n");
+        assert_eq!(client.reply(), (2, Answer::Done));
+        let (3, Answer::Failed(why)) = client.reply() else { panic!("not refused") };
         assert!(why.contains("dance"), "{why}");
     }
 
     #[test]
-    fn a_host_that_does_not_read_blocks_nothing_else() {
-        let mut talk = Conversation::begin();
-        let gate = Arc::clone(&talk.gate);
+    fn a_host_that_does_not_read_blocks_only_the_writer() {
+        let mut client = TestClient::connect();
+        let gate = Arc::clone(&client.gate);
         let closed = gate.lock().unwrap();
-        talk.ask(1, Command::Set(workload()));
-        talk.ask(2, Command::Start);
-        while !talk.meter.is_running() {
+        client.request(1, Command::Set(workload()));
+        client.request(2, Command::Start);
+        while !client.meter.is_running() {
             thread::yield_now();
         }
-        talk.ask(3, Command::Stop);
-        while talk.meter.is_running() {
+        client.request(3, Command::Stop);
+        while client.meter.is_running() {
             thread::yield_now();
         }
         drop(closed);
-        assert_eq!([talk.reply(), talk.reply(), talk.reply()], [1, 2, 3].map(|id| (id, Answer::Done)));
+        assert_eq!([client.reply(), client.reply(), client.reply()], [1, 2, 3].map(|id| (id, Answer::Done)));
     }
 
-    /// A request, somewhat damaged.
+    /// Generates requests with up to three random edits.
     fn damaged() -> impl Strategy<Value = Vec<u8>> {
         let settings = r#"{"rate":"96MB/s","working_set":"1GiB","order":"hot-cold:90%/10%","threads":2}"#;
         let whole = format!(r#"{{"id":42,"command":{{"set":{settings}}}}}"#).into_bytes();
@@ -406,26 +417,26 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(1000))]
 
         #[test]
-        fn no_line_panics_and_a_legible_number_is_always_answered(
+        fn parsing_never_panics_and_every_readable_number_is_answered(
             line in prop_oneof![damaged(), prop::collection::vec(any::<u8>(), 0..200)],
         ) {
             let number = serde_json::from_slice::<serde_json::Value>(&line).ok();
             let number = number.and_then(|value| value.get("id")?.as_u64());
-            match parse(&line) {
+            match parse_request(&line) {
                 Some((id, Ok(Command::Set(workload)))) => {
                     prop_assert_eq!(Some(id), number);
-                    // Whether it is sound or not.
+                    // Must not panic either, valid or not.
                     let _ = workload.check();
                 }
                 Some((id, Ok(_))) => prop_assert_eq!(Some(id), number),
-                Some((_, Err(why))) => prop_assert!(why.starts_with("cannot understand the request: ")),
+                Some((_, Err(why))) => prop_assert!(why.starts_with("invalid request: ")),
                 None => prop_assert_eq!(number, None),
             }
         }
     }
 
     #[test]
-    fn missed_ticks_are_not_made_up_for() {
+    fn missed_telemetry_lines_are_not_made_up_for() {
         let (tick, interval) = (Instant::now(), Duration::from_millis(50));
         let after = |ms| tick + Duration::from_millis(ms);
         assert_eq!(next_tick(tick, after(1), interval), after(50));

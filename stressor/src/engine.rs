@@ -1,16 +1,16 @@
-//! The stressor itself: memory, and threads that dirty it, behind five verbs.
+//! The engine: the memory of a workload and the threads that dirty it, behind five operations.
 //!
-//! Stopped, the engine holds the memory and no thread runs. Started, the memory belongs to a thread of its
-//! own, which splits it among the lanes and hands it back when they have ended: so nobody can look at memory
-//! that is being written, and no lock is needed to prevent it.
+//! While stopped, the engine owns the memory and no thread runs. While running, a separate thread owns the
+//! memory: it splits the memory among the lanes and returns it when they have ended. Therefore memory cannot
+//! be read while it is being written, and no lock is needed.
 
 use crate::{
     clock::{Monotonic, monotonic_ns, wake_precisely},
-    content::Recipe,
+    content::Pattern,
     error::Error,
     lane::{Lane, Schedule},
-    machine::{self, Machine},
-    memory::{Part, Region, Use},
+    machine::{self, SystemMemory},
+    memory::{Partition, Region, Usage},
     meter::Meter,
     sys::Backing,
     verify::{Area, Verification},
@@ -32,16 +32,17 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-/// Who sees to it that there are huge pages.
+/// The way in which huge pages are reserved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HugePages {
-    /// They have been reserved, or the workload is refused.
+    /// They must be reserved beforehand; otherwise the workload is refused.
     Reserved,
-    /// The engine has the kernel reserve what is missing. For a machine that has no other purpose.
+    /// The engine reserves exactly the pages that the workload needs. Only for a guest that runs nothing
+    /// else.
     ReserveMissing,
 }
 
-/// Dirties memory as a [`Workload`] says. Dropped, it stops.
+/// Dirties memory according to a [`Workload`]. Dropping it stops the dirtying.
 #[derive(Debug)]
 pub struct Engine {
     workload: Workload,
@@ -57,11 +58,11 @@ enum State {
         stop: Arc<AtomicBool>,
         memory: JoinHandle<Memory>,
     },
-    /// Only while the memory is on its way from one state to the other.
-    Between,
+    /// A placeholder while the memory moves from one state to the other.
+    Transition,
 }
 
-/// The memory of a workload, and where the lanes are in it.
+/// The memory of a workload, and the positions of the lanes in it.
 #[derive(Debug, Default)]
 struct Memory {
     working_set: Option<Region>,
@@ -70,7 +71,7 @@ struct Memory {
 }
 
 impl Engine {
-    /// An engine with nothing to do and no memory.
+    /// Creates an engine with an idle workload and no memory.
     pub fn new(huge_pages: HugePages) -> Self {
         Self {
             workload: Workload::default(),
@@ -80,30 +81,31 @@ impl Engine {
         }
     }
 
-    /// What the lanes count, from the engine's beginning.
+    /// Returns the counters of the lanes. They count from the creation of the engine on.
     pub fn meter(&self) -> Arc<Meter> {
         Arc::clone(&self.meter)
     }
 
-    /// What the engine has been set to do.
+    /// Returns the current workload.
     pub fn workload(&self) -> &Workload {
         &self.workload
     }
 
-    /// Makes this the workload: allocates and fills what changed, and goes on dirtying if it was. Memory
-    /// that both workloads describe alike stays as it is, so a new rate takes effect within milliseconds.
+    /// Replaces the workload: allocates and fills memory where it changed, and continues dirtying if the
+    /// engine was running. Memory that is the same in both workloads is reused, so a new rate takes effect
+    /// within milliseconds.
     ///
     /// # Errors
     ///
-    /// When the workload contradicts itself or the machine lacks the memory, everything is as it was.
-    /// [`Error::Map`] and [`Error::Thread`] come later: then the engine holds no memory, or is stopped.
+    /// If the workload is invalid or there is not enough memory, the engine is unchanged. After
+    /// [`Error::Map`] it holds no memory, and after [`Error::Thread`] it is stopped.
     pub fn set(&mut self, workload: Workload) -> Result<(), Error> {
         workload.check()?;
-        let keep = Keep::between(&self.workload, &workload);
-        self.check_machine(&workload)?;
+        let reuse = Reuse::between(&self.workload, &workload);
+        self.check_memory(&workload)?;
         let was_running = self.is_running();
         let mut memory = self.stop_lanes();
-        let outcome = memory.change(&workload, keep);
+        let outcome = memory.change(&workload, reuse);
         self.workload = if outcome.is_ok() { workload } else { Workload::default() };
         self.state = State::Stopped(memory);
         if was_running {
@@ -112,11 +114,11 @@ impl Engine {
         outcome
     }
 
-    /// Starts dirtying; nothing, if it does already.
+    /// Starts dirtying. Does nothing if the engine is already running.
     ///
     /// # Errors
     ///
-    /// When there are not as many threads to be had; then the engine is stopped.
+    /// Fails if a thread cannot be started. The engine is stopped then.
     pub fn start(&mut self) -> Result<(), Error> {
         if self.is_running() {
             return Ok(());
@@ -130,7 +132,7 @@ impl Engine {
             memory
         });
         let memory = runner.map_err(|cause| {
-            // The memory is gone with the closure.
+            // The memory was moved into the closure and is freed with it.
             self.workload = Workload::default();
             self.state = State::Stopped(Memory::default());
             Error::Thread(cause)
@@ -143,12 +145,12 @@ impl Engine {
         })
     }
 
-    /// Stops dirtying. When it returns, no thread writes any more.
+    /// Stops dirtying. Returns when all threads have stopped writing.
     pub fn stop(&mut self) {
         self.state = State::Stopped(self.stop_lanes());
     }
 
-    /// Stops, and compares all memory with what was written to it.
+    /// Stops dirtying and compares all memory with its expected content.
     pub fn verify(&mut self) -> Verification {
         let memory = self.stop_lanes();
         let regions = [(&memory.working_set, Area::WorkingSet), (&memory.ballast, Area::Ballast)];
@@ -160,32 +162,34 @@ impl Engine {
         verification
     }
 
-    /// Whether it dirties, or would if the rate were not 0.
+    /// Returns whether the engine is started. It dirties memory then, unless the rate is 0.
     pub fn is_running(&self) -> bool {
         matches!(self.state, State::Running { .. })
     }
 
+    /// Stops the lanes if they are running, and takes the memory. The caller must set the next state.
     fn stop_lanes(&mut self) -> Memory {
-        let memory = match std::mem::replace(&mut self.state, State::Between) {
+        let memory = match std::mem::replace(&mut self.state, State::Transition) {
             State::Stopped(memory) => memory,
             State::Running { stop, memory } => {
                 stop.store(true, Relaxed);
                 memory.join().expect("the dirtying threads do not panic")
             }
-            State::Between => unreachable!("every change of state ends in another state"),
+            State::Transition => unreachable!("a transition always ends in another state"),
         };
         self.meter.set_running(false);
         memory
     }
 
-    fn check_machine(&self, workload: &Workload) -> Result<(), Error> {
+    /// Checks that there is enough memory for a workload, having reserved huge pages if the engine may.
+    fn check_memory(&self, workload: &Workload) -> Result<(), Error> {
         if self.huge_pages == HugePages::ReserveMissing {
             reserve_huge_pages(workload)?;
         }
-        let mut machine = Machine::probe().map_err(Error::Probe)?;
-        // What is held now is either given back first or already there.
-        machine.add(&self.workload);
-        Ok(machine.check(workload)?)
+        let mut system = SystemMemory::probe().map_err(Error::Probe)?;
+        // The memory held now is either reused or freed before new memory is allocated.
+        system.add_available(&self.workload);
+        Ok(system.check(workload)?)
     }
 }
 
@@ -195,18 +199,19 @@ impl Drop for Engine {
     }
 }
 
-/// Which memory two workloads, the one before and the one after, describe alike.
+/// The memory of the previous workload that the next workload can reuse.
 #[derive(Debug, Clone, Copy)]
-struct Keep {
+struct Reuse {
     working_set: bool,
     ballast: bool,
     walks: bool,
 }
 
-impl Keep {
+impl Reuse {
+    /// Compares two consecutive workloads.
     fn between(before: &Workload, after: &Workload) -> Self {
-        let working_set = |w: &Workload| (pages_for(w.working_set), w.page_size, working_set_recipe(w));
-        let ballast = |w: &Workload| (pages_for(w.ballast), ballast_recipe(w));
+        let working_set = |w: &Workload| (pages_for(w.working_set), w.page_size, working_set_pattern(w));
+        let ballast = |w: &Workload| (pages_for(w.ballast), ballast_pattern(w));
         let walks = |w: &Workload| (working_set(w), w.order, w.threads);
         Self {
             working_set: working_set(before) == working_set(after),
@@ -216,37 +221,38 @@ impl Keep {
     }
 }
 
-fn working_set_recipe(workload: &Workload) -> Recipe {
-    Recipe { content: workload.content, write: workload.write, seed: workload.seed }
+fn working_set_pattern(workload: &Workload) -> Pattern {
+    Pattern { content: workload.content, write: workload.write, seed: workload.seed }
 }
 
-fn ballast_recipe(workload: &Workload) -> Recipe {
-    // Another seed, so that no page of the ballast is like one of the working set.
-    Recipe { content: workload.ballast_content, write: Write::Page, seed: !workload.seed }
+fn ballast_pattern(workload: &Workload) -> Pattern {
+    // A different seed, so that no page of the ballast equals a page of the working set.
+    Pattern { content: workload.ballast_content, write: Write::Page, seed: !workload.seed }
 }
 
 impl Memory {
-    /// Makes this the memory of `workload`. After an error it is empty.
-    fn change(&mut self, workload: &Workload, keep: Keep) -> Result<(), Error> {
-        // Everything that goes, goes first: there may not be room for both.
-        if !keep.working_set {
+    /// Turns this memory into that of `workload`. It is empty after an error.
+    fn change(&mut self, workload: &Workload, reuse: Reuse) -> Result<(), Error> {
+        // Free memory before allocating: there may not be enough for both.
+        if !reuse.working_set {
             self.working_set = None;
         }
-        if !keep.ballast {
+        if !reuse.ballast {
             self.ballast = None;
         }
-        if !keep.walks {
+        if !reuse.walks {
             self.walks.clear();
         }
         self.fill(workload).inspect_err(|_| *self = Self::default())
     }
 
+    /// Allocates and fills the regions that are missing.
     fn fill(&mut self, workload: &Workload) -> Result<(), Error> {
         let failed = |area, size| move |errno: Errno| Error::Map { area, size, cause: errno.into() };
         let ballast_pages = pages_for(workload.ballast);
         if self.ballast.is_none() && ballast_pages > 0 {
             let region =
-                Region::new(ballast_pages, Backing::Fastest, ballast_recipe(workload), Use::LeftAlone);
+                Region::new(ballast_pages, Backing::Fastest, ballast_pattern(workload), Usage::Static);
             self.ballast = Some(region.map_err(failed("ballast", workload.ballast))?);
         }
         let pages = pages_for(workload.working_set);
@@ -255,13 +261,13 @@ impl Memory {
                 PageSize::Small => Backing::Small,
                 huge => Backing::Reserved(huge.bytes()),
             };
-            let region = Region::new(pages, backing, working_set_recipe(workload), Use::Dirtied);
+            let region = Region::new(pages, backing, working_set_pattern(workload), Usage::Dirtied);
             self.working_set = Some(region.map_err(failed("working set", workload.working_set))?);
         }
         Ok(())
     }
 
-    /// Runs the lanes until they are told to stop, having reported whether all of them could be started.
+    /// Starts the lanes, reports whether all of them could be started, and waits until they have stopped.
     fn dirty(
         &mut self,
         workload: &Workload,
@@ -272,17 +278,19 @@ impl Memory {
         let count = workload.threads as usize;
         let meters = meter.lanes(count);
         let cpus = allowed_cpus();
-        let parts = self.working_set.as_mut().map(|region| region.parts(count)).unwrap_or_default();
-        let of = parts.len() as u64;
+        let partitions = self.working_set.as_mut().map(|region| region.partitions(count)).unwrap_or_default();
+        let lane_count = partitions.len() as u64;
         if self.walks.is_empty() {
-            let walk = |(lane, part): (u64, &Part)| Walk::new(workload, part.pages.len() as u64, lane);
-            self.walks = (0..).zip(&parts).map(walk).collect();
+            let walk = |(lane, partition): (u64, &Partition)| {
+                Walk::new(workload, partition.pages.len() as u64, lane)
+            };
+            self.walks = (0..).zip(&partitions).map(walk).collect();
         }
-        let mut lanes = (0..).zip(parts).zip(&mut self.walks).zip(&meters);
+        let mut lanes = (0..).zip(partitions).zip(&mut self.walks).zip(&meters);
         let schedule = Schedule::new(workload, monotonic_ns());
         thread::scope(|scope| {
-            let started = lanes.try_for_each(|(((number, part), walk), meter)| {
-                let lane = Lane { number, of, part, walk, meter };
+            let started = lanes.try_for_each(|(((number, partition), walk), meter)| {
+                let lane = Lane { number, lanes: lane_count, partition, walk, meter };
                 let (schedule, cpu) = (&schedule, cpus.get(number as usize % cpus.len().max(1)).copied());
                 let run = move || {
                     pin_to(cpu);
@@ -291,34 +299,34 @@ impl Memory {
                 };
                 thread::Builder::new().name(format!("lane {number}")).spawn_scoped(scope, run).map(drop)
             });
-            // If there are too few, whoever reads the report stops the others.
+            // If a lane could not be started, the receiver of the report stops the others.
             let _ = report.send(started);
         });
     }
 }
 
-/// The CPUs that this process may use.
+/// Returns the numbers of the CPUs that this process may use.
 fn allowed_cpus() -> Vec<usize> {
     let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
     (0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu).unwrap_or(false)).collect()
 }
 
-/// Keeps the calling thread on one CPU.
+/// Pins the calling thread to a CPU.
 fn pin_to(cpu: Option<usize>) {
     let mut only = CpuSet::new();
     if cpu.is_some_and(|cpu| only.set(cpu).is_ok()) {
-        // A CPU that was taken away since it was listed: then the thread runs where it can.
+        // This fails if the CPU has become unavailable since it was listed. Then the thread is not pinned.
         let _ = sched_setaffinity(Pid::from_raw(0), &only);
     }
 }
 
-/// Has the kernel reserve exactly the huge pages that a workload needs.
+/// Makes the kernel reserve exactly the huge pages that a workload needs, and free all others.
 fn reserve_huge_pages(workload: &Workload) -> Result<(), Error> {
     for size in [PageSize::Huge2M, PageSize::Huge1G] {
         let need = if size == workload.page_size { machine::huge_pages_needed(workload) } else { 0 };
         let path = machine::huge_page_file(size, "nr_hugepages");
         if machine::huge_pages(size, "nr_hugepages").is_some_and(|reserved| reserved != need) {
-            // Too few may come of it, which the check finds.
+            // The kernel may reserve fewer pages than requested. The check for free memory detects that.
             fs::write(&path, need.to_string())
                 .map_err(|cause| Error::system(format!("write {need} to {path}"), cause))?;
         }
@@ -342,7 +350,7 @@ mod tests {
         (engine, reader)
     }
 
-    /// Waits until that many more pages have been dirtied, however long it takes.
+    /// Waits, without a time limit, until `pages` more pages have been dirtied.
     fn wait_for(pages: u64, reader: &mut Reader) {
         let mut seen = 0;
         while seen < pages {
@@ -357,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_load_dirties_memory_that_verifies() {
+    fn every_kind_of_workload_verifies() {
         for yaml in [
             "{ rate: unlimited, working_set: 2MiB }",
             "{ rate: unlimited, working_set: 2MiB, write: word, content: constant }",
@@ -374,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_dirtied_before_start_and_after_stop() {
+    fn nothing_is_dirtied_before_start_or_after_stop() {
         let (mut engine, mut reader) = engine("{ rate: unlimited, working_set: 1MiB }");
         assert_eq!(reader.interval().pages_dirtied, 0);
         engine.start().unwrap();
@@ -387,14 +395,14 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_rate_keeps_the_memory_and_goes_on() {
+    fn a_new_rate_keeps_the_memory_and_the_engine_running() {
         let (mut engine, mut reader) = engine("{ rate: unlimited, working_set: 1MiB, ballast: 1MiB }");
         engine.start().unwrap();
         wait_for(1000, &mut reader);
         engine.set(workload("{ rate: 0, working_set: 1MiB, ballast: 1MiB }")).unwrap();
         assert!(engine.is_running());
         engine.stop();
-        // Were the memory new, every page would be at generation 0.
+        // In newly filled memory, all pages would be at generation 0.
         let State::Stopped(memory) = &engine.state else { panic!("it was stopped") };
         let region = memory.working_set.as_ref().unwrap();
         assert!(region.generations().iter().all(|&generation| generation > 0));
@@ -402,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_memory_makes_it_anew() {
+    fn new_sizes_content_and_threads_replace_the_memory() {
         let (mut engine, mut reader) = engine("{ rate: unlimited, working_set: 1MiB, ballast: 1MiB }");
         engine.start().unwrap();
         wait_for(1000, &mut reader);
@@ -420,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_had_changes_nothing() {
+    fn a_refused_workload_changes_nothing() {
         let (mut engine, mut reader) = engine("{ rate: unlimited, working_set: 1MiB }");
         engine.start().unwrap();
         for yaml in ["{ rate: 1MB/s, working_set: 100TB }", "{ rate: 1MB/s }"] {

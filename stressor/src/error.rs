@@ -1,35 +1,34 @@
-//! Everything that can go wrong, in one type. Each message says what was attempted, on what, and, where
-//! there is something to be done, what.
+//! The error type of this crate. Each message says what was attempted, on what, and, if known, how to fix it.
 
-use crate::{machine::MachineError, workload::WorkloadError};
+use crate::{machine::MemoryError, workload::WorkloadError};
 use std::io;
 use units::Bytes;
 
-/// An error of the stressor.
+/// An error setting up or running a workload.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages are the documentation")]
 pub enum Error {
     #[error(transparent)]
     Workload(#[from] WorkloadError),
     #[error(transparent)]
-    Machine(#[from] MachineError),
-    #[error("cannot find out how much memory there is: {0}")]
+    Memory(#[from] MemoryError),
+    #[error("cannot determine how much memory is available: {0}")]
     Probe(#[source] io::Error),
-    #[error("cannot map and fill {size} for the {area}: {cause}; the stressor now holds no memory")]
+    #[error("cannot allocate {size} for the {area}: {cause}; the stressor has released all its memory")]
     Map { area: &'static str, size: Bytes, cause: io::Error },
-    #[error("cannot start a thread: {0}; is there a limit on their number (`ulimit -u`)?")]
+    #[error("cannot start a thread: {0}; check the limit on the number of threads (`ulimit -u`)")]
     Thread(#[source] io::Error),
     #[error("cannot {what}: {cause}")]
     System { what: String, cause: io::Error },
 }
 
 impl Error {
-    /// Whether it is the settings that have to change, and nothing was touched.
+    /// Returns whether the settings are at fault. In that case nothing was changed.
     pub fn is_bad_settings(&self) -> bool {
-        matches!(self, Self::Workload(_) | Self::Machine(_))
+        matches!(self, Self::Workload(_) | Self::Memory(_))
     }
 
-    /// An error of the kernel's, for something attempted: "open /dev/console".
+    /// Creates an error for a failed system call. `what` completes "cannot ...", as in "open /dev/console".
     pub(crate) fn system(what: impl Into<String>, cause: impl Into<io::Error>) -> Self {
         Self::System { what: what.into(), cause: cause.into() }
     }

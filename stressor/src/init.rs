@@ -1,13 +1,14 @@
-//! PID 1 of a guest that has no other purpose: makes the machine usable, then serves the host until the
-//! machine is switched off.
+//! The stressor as PID 1 of a guest that runs nothing else: sets the guest up, then serves requests of the
+//! host until the guest is powered off.
 //!
-//! In order: mounts /dev, /proc and /sys; loads the modules that /modules/order lists; brings up `lo` and
-//! the first Ethernet interface with the address of the kernel option `testbed.ip=ADDRESS/PREFIX`, so that
-//! the kernel answers the host's probes; opens the virtio-serial port [`PORT`] and converses over it.
+//! It takes these steps in order: it mounts /dev, /proc and /sys; loads the modules listed in /modules/order;
+//! brings up `lo` and the first virtio Ethernet interface with the address in the kernel option
+//! `testbed.ip=ADDRESS/PREFIX`, so that the kernel answers the probe; and serves requests on the control
+//! port, the virtio-serial port [`PORT`].
 //!
-//! PID 1 must not exit, the kernel panics if it does: whatever cannot be mended ends with a line on the
-//! console and the machine switched off. What can be done without (a module, the network) is reported there
-//! and done without.
+//! PID 1 must not exit, because the kernel panics if it does. After a fatal error it writes a line to the
+//! console and powers the guest off. If something optional fails (a module, the network), it reports that on
+//! the console and continues.
 
 use crate::{
     clock::monotonic_ns,
@@ -36,71 +37,73 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The folder of the modules, and the file in it that names them, one a line, in the order to load them.
+/// The folder with the kernel modules.
 const MODULES: &str = "/modules";
+/// The file in that folder that lists the modules, one per line, in the order in which they are loaded.
 const ORDER: &str = "order";
 
-/// How long devices may take to appear after their modules are loaded.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The time limit for devices to appear after their modules are loaded.
+const DEVICE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often to look for a device that has not appeared yet.
-const LOOK_EVERY: Duration = Duration::from_millis(1);
+/// The interval at which to check for a device that has not appeared yet.
+const DEVICE_POLL: Duration = Duration::from_millis(1);
 
-/// How often to look whether the host is there again.
-const HOST_GONE: Duration = Duration::from_millis(10);
+/// The interval at which to check whether the host has reconnected to the control port.
+const RECONNECT_POLL: Duration = Duration::from_millis(10);
 
-/// Does what PID 1 does. Never returns; ends with the machine switched off.
+/// Sets up the guest and serves the host. Never returns: it powers the guest off in the end.
 pub fn run() -> ! {
     std::panic::set_hook(Box::new(|panic| {
-        say(&format!("this is a bug: {panic}"));
+        log(&format!("this is a bug: {panic}"));
         power_off();
     }));
-    let Err(error) = be_init();
-    say(&error.to_string());
+    let Err(error) = run_init();
+    log(&error.to_string());
     power_off()
 }
 
-fn be_init() -> Result<Infallible, Error> {
+/// Sets up the guest and serves the host. Returns only after a fatal error.
+fn run_init() -> Result<Infallible, Error> {
     mount_all()?;
     load_modules();
     let command_line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
     if let Err(error) = bring_up_network(&command_line) {
-        say(&error.to_string());
+        log(&error.to_string());
     }
     let port = Port(open_port()?);
     let writer = port.0.try_clone().map_err(|cause| Error::system("duplicate the port", cause))?;
     let started = Duration::from_nanos(monotonic_ns());
-    say(&format!("{} runs {:.2} s after boot", env!("CARGO_PKG_VERSION"), started.as_secs_f64()));
+    log(&format!("{} started {:.2} s after boot", env!("CARGO_PKG_VERSION"), started.as_secs_f64()));
     let mut engine = Engine::new(HugePages::ReserveMissing);
     let served = control::serve(&mut engine, port, writer);
     let cause = served.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
-    Err(Error::system(format!("go on talking to the host over the port {PORT}"), cause))
+    Err(Error::system(format!("read requests from the port {PORT}"), cause))
 }
 
-/// Says a line on the console, or nowhere, if there is none.
-fn say(line: &str) {
+/// Writes a line to the console, if there is one.
+fn log(line: &str) {
     if let Ok(mut console) = OpenOptions::new().write(true).open("/dev/console") {
         let _ = console.write_all(format!("stressor: {line}\n").as_bytes());
     }
 }
 
-/// Switches the machine off.
+/// Powers the guest off. Never returns.
 pub fn power_off() -> ! {
-    // Without ACPI the machine cannot be switched off, and stands still.
+    // Without ACPI the guest cannot power off. Then it just idles.
     let _ = reboot(RebootMode::RB_POWER_OFF);
     loop {
         thread::park();
     }
 }
 
-/// Mounts /dev, /proc and /sys, unless they are.
+/// Mounts /dev, /proc and /sys, unless they are mounted already.
 ///
 /// # Errors
 ///
-/// Which could not be mounted, and why.
+/// Returns the first mount that failed.
 pub fn mount_all() -> Result<(), Error> {
     for (kind, at) in [("devtmpfs", "/dev"), ("proc", "/proc"), ("sysfs", "/sys")] {
-        // Whether it exists, the mount will tell.
+        // Errors are ignored: if the directory is missing, the mount fails.
         let _ = fs::create_dir(at);
         match mount(Some(kind), at, Some(kind), MsFlags::empty(), None::<&str>) {
             Ok(()) | Err(Errno::EBUSY) => {}
@@ -110,14 +113,13 @@ pub fn mount_all() -> Result<(), Error> {
     Ok(())
 }
 
-/// Loads the modules that /modules/order lists, if it is there; says on the console which could not be
-/// loaded.
+/// Loads the modules listed in /modules/order, if that file exists. Reports modules that fail on the console.
 pub fn load_modules() {
-    // A kernel with everything built in has no list.
+    // There is no list if everything is built into the kernel.
     let order = fs::read_to_string(Path::new(MODULES).join(ORDER)).unwrap_or_default();
     for name in order.lines().map(str::trim).filter(|name| !name.is_empty()) {
         if let Err(error) = load_module(&Path::new(MODULES).join(name)) {
-            say(&error.to_string());
+            log(&error.to_string());
         }
     }
 }
@@ -132,17 +134,19 @@ fn load_module(path: &Path) -> Result<(), Error> {
         ModuleInitFlags::empty()
     };
     match finit_module(file, c"", flags) {
-        // Loaded already, or built in.
+        // `EEXIST`: the module is already loaded or built in.
         Ok(()) | Err(Errno::EEXIST) => Ok(()),
-        Err(Errno::ENOENT) => Err(failed(io::Error::other("it needs another one to be loaded before it"))),
+        Err(Errno::ENOENT) => {
+            Err(failed(io::Error::other("another module that it depends on is not loaded")))
+        }
         Err(errno) => Err(failed(errno.into())),
     }
 }
 
-/// `MODULE_INIT_COMPRESSED_FILE`, since Linux 5.17.
+/// The flag `MODULE_INIT_COMPRESSED_FILE` of `finit_module(2)`, since Linux 5.17.
 const COMPRESSED_FILE: u32 = 4;
 
-/// The address and prefix length of the kernel option `testbed.ip=ADDRESS/PREFIX`, if it is given.
+/// Returns the address and prefix length in the kernel option `testbed.ip=ADDRESS/PREFIX`, if it is given.
 fn address_option(command_line: &str) -> Result<Option<(Ipv4Addr, u8)>, Error> {
     let Some(text) = command_line.split_whitespace().find_map(|option| option.strip_prefix("testbed.ip="))
     else {
@@ -152,12 +156,12 @@ fn address_option(command_line: &str) -> Result<Option<(Ipv4Addr, u8)>, Error> {
         Some((address.parse().ok()?, prefix.parse().ok().filter(|&bits| bits <= 32)?))
     });
     parsed.map(Some).ok_or_else(|| {
-        let cause =
-            io::Error::new(io::ErrorKind::InvalidInput, "it is written like `testbed.ip=10.0.0.2/24`");
+        let cause = io::Error::new(io::ErrorKind::InvalidInput, "write it like `testbed.ip=10.0.0.2/24`");
         Error::system(format!("read the kernel option `testbed.ip={text}`"), cause)
     })
 }
 
+/// Brings up the network if the kernel option `testbed.ip` is given.
 fn bring_up_network(command_line: &str) -> Result<(), Error> {
     let Some(address) = address_option(command_line)? else {
         return Ok(());
@@ -177,7 +181,7 @@ fn bring_up_network(command_line: &str) -> Result<(), Error> {
     up(&interface, Some(address))
 }
 
-/// Opens the virtio-serial port that the host converses over.
+/// Opens the control port.
 fn open_port() -> Result<File, Error> {
     let name = wait_for(&format!("the virtio-serial port {PORT}"), || {
         first_entry("/sys/class/virtio-ports", |path| {
@@ -192,7 +196,7 @@ fn open_port() -> Result<File, Error> {
         .map_err(|cause| Error::system(format!("open {}", device.display()), cause))
 }
 
-/// The first entry of a folder, by name, that is as wanted.
+/// Returns the name of the alphabetically first entry of a folder that satisfies a condition.
 fn first_entry(folder: &str, wanted: impl Fn(&Path) -> bool) -> Option<String> {
     let entries = fs::read_dir(folder).ok()?.flatten();
     entries
@@ -201,28 +205,29 @@ fn first_entry(folder: &str, wanted: impl Fn(&Path) -> bool) -> Option<String> {
         .min()
 }
 
+/// Calls `look` until it returns a value, for up to [`DEVICE_TIMEOUT`].
 fn wait_for(what: &str, look: impl Fn() -> Option<String>) -> Result<String, Error> {
     let started = Instant::now();
     loop {
         if let Some(found) = look() {
             return Ok(found);
         }
-        if started.elapsed() > PATIENCE {
+        if started.elapsed() > DEVICE_TIMEOUT {
             return Err(Error::system(format!("find {what}"), io::Error::from(io::ErrorKind::NotFound)));
         }
-        thread::sleep(LOOK_EVERY);
+        thread::sleep(DEVICE_POLL);
     }
 }
 
-/// Reads from a virtio-serial port, whose input seems to end whenever no host is connected; another one may
-/// be, later.
+/// Reads from a virtio-serial port. While no host is connected, reads return the end of the file; this reader
+/// then waits, because a host may connect again later.
 struct Port(File);
 
 impl Read for Port {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             match self.0.read(buffer) {
-                Ok(0) => thread::sleep(HOST_GONE),
+                Ok(0) => thread::sleep(RECONNECT_POLL),
                 other => return other,
             }
         }
@@ -234,14 +239,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_address_is_found_among_other_options() {
+    fn the_address_option_is_found_among_others() {
         let address = address_option("console=ttyS0 testbed.ip=10.0.0.2/24 quiet\n").unwrap();
         assert_eq!(address, Some((Ipv4Addr::new(10, 0, 0, 2), 24)));
         assert_eq!(address_option("console=ttyS0 quiet").unwrap(), None);
     }
 
     #[test]
-    fn a_bad_address_is_named() {
+    fn an_invalid_address_is_quoted_in_the_error() {
         for bad in ["10.0.0.2", "10.0.0/24", "10.0.0.2/33", "/24", ""] {
             let error = address_option(&format!("testbed.ip={bad}")).unwrap_err().to_string();
             assert!(error.contains(&format!("`testbed.ip={bad}`")), "{error}");

@@ -1,18 +1,21 @@
-//! The stressor dirties memory at a chosen rate and says what it achieved.
+//! The stressor dirties memory at a chosen rate, reports the rate it achieves, and verifies the memory.
 //!
-//! It is the load in experiments with live migration. As PID 1 of a guest it is driven by the host over a
-//! virtio-serial port; as an ordinary program it is driven by its command line. Either way the parts are:
+//! It generates the load in live migration experiments. As PID 1 of a guest it is controlled by the host over
+//! a virtio-serial port; as an ordinary program it is controlled by its command line. Both use the same
+//! parts:
 //!
-//! - [`workload`]: what is asked for, as people write it. [`machine`]: whether the machine has the memory.
-//! - `content`: what a page holds, derivable from its index and generation. `memory`: pages and the table
-//!   of their generations. [`verify`]: what a check of them found.
-//! - [`pace`]: when the next page is due. `walk`: which one it is. `lane`: a thread that writes it.
-//! - [`engine`]: memory and lanes behind five verbs: set, start, stop, verify, meter.
-//! - [`meter`]: what the lanes count and how it is read. [`protocol`]: what host and stressor say to each
-//!   other. [`control`]: the stressor's side of that conversation.
+//! - [`workload`]: the settings, as people write them. [`machine`]: the check that there is enough memory.
+//! - `content`: the content of a page, derived from its index and generation. `memory`: regions of pages and
+//!   the table of their generations. [`verify`]: the result of comparing memory with its expected content.
+//! - [`pace`]: when the next page is due. `walk`: which page that is. `lane`: a thread that writes pages.
+//! - [`engine`]: memory and lanes behind five operations: set, start, stop, verify, meter.
+//! - [`meter`]: the counters of the lanes and their reader. [`protocol`]: the messages between the host and
+//!   the stressor. [`control`]: the stressor's side of that protocol.
 //! - [`init`]: PID 1. [`cli`] and [`program`]: the ordinary program.
 //!
-//! The host uses [`Workload`], [`protocol`] and [`verify`]; nothing in those does I/O.
+//! The host uses [`Workload`], [`protocol`] and [`verify`], which do no I/O.
+
+#![warn(missing_docs)]
 
 mod cgroup;
 pub mod cli;
@@ -38,5 +41,5 @@ pub mod workload;
 
 pub use clock::monotonic_ns;
 pub use error::Error;
-pub use share::Share;
+pub use share::Percentage;
 pub use workload::Workload;

@@ -1,5 +1,5 @@
-//! What memory a machine can spare, so that a workload too large for it is refused instead of ending in the
-//! kernel's out-of-memory killer.
+//! The memory that is available on the system, host or guest, that the stressor runs on. A workload that
+//! needs more is refused; otherwise the kernel's out-of-memory killer would end the stressor.
 
 use crate::{
     cgroup,
@@ -8,32 +8,34 @@ use crate::{
 use std::{fs, io, path::Path};
 use units::Bytes;
 
-/// Memory left to everybody else: programs that are about to grow, page tables, the kernel.
+/// The memory that a workload leaves free: for other programs that may grow, page tables, and the kernel.
 const MARGIN_BYTES: u64 = 32 << 20;
 
-/// What the stressor needs to know about the machine it runs on.
+/// The memory of this system, host or guest, in ordinary pages and in huge pages.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Machine {
-    /// All memory the kernel has.
+pub struct SystemMemory {
+    /// The total memory that the kernel manages.
     pub total: Bytes,
-    /// What can be allocated without pushing anybody else out, and without reaching a limit.
+    /// The memory that can be allocated without swapping and without reaching a control group's limit.
     pub available: Bytes,
-    /// Whether it is a control group's limit that is nearest.
-    pub is_limited: bool,
-    /// Free reserved huge pages of 2 MiB; `None` where the kernel or the CPU has no such pages.
+    /// Whether `available` is determined by a control group's limit.
+    pub limited_by_cgroup: bool,
+    /// The number of free reserved huge pages of 2 MiB. `None` if the kernel or the CPU does not support
+    /// them.
     pub free_2m: Option<u64>,
-    /// Free reserved huge pages of 1 GiB; `None` where the kernel or the CPU has no such pages.
+    /// The number of free reserved huge pages of 1 GiB. `None` if the kernel or the CPU does not support
+    /// them.
     pub free_1g: Option<u64>,
 }
 
-/// Why a workload does not fit a machine. Says what to do.
+/// A lack of memory for a workload. The message says how to fix it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages are the documentation")]
-pub enum MachineError {
+pub enum MemoryError {
     #[error(
-        "{:.1} MB of memory are needed (working set {working_set}, ballast {ballast}, a table of their pages) \
-         and {:.1} MB must stay free, but {to_whom} has {:.1} MB available: \
-         make the working set or the ballast smaller, or give it more memory",
+        "the workload needs {:.1} MB of memory (working set {working_set}, ballast {ballast}, and a table of \
+         their pages) and {:.1} MB must stay free, but only {:.1} MB are available {location}: \
+         make the working set or the ballast smaller, or provide more memory",
         need.as_mb(), margin.as_mb(), available.as_mb()
     )]
     TooLittleMemory {
@@ -41,37 +43,37 @@ pub enum MachineError {
         working_set: Bytes,
         ballast: Bytes,
         margin: Bytes,
-        to_whom: &'static str,
+        location: &'static str,
         available: Bytes,
     },
     #[error(
-        "{need} free huge pages of {size} are needed and there are {free}: \
-         reserve them with `echo {need} > {path}` as root (what others use comes on top)"
+        "the working set needs {need} huge pages of {size}, but only {free} are free: reserve them as root \
+         with `echo {need} > {path}` (add the number of pages that other programs use)"
     )]
     TooFewHugePages { need: u64, free: u64, size: Bytes, path: String },
-    #[error("this machine has no huge pages of {size}: choose another page size ({path} does not exist)")]
+    #[error("huge pages of {size} are not supported here: choose another page size ({path} does not exist)")]
     NoHugePages { size: Bytes, path: String },
 }
 
-impl Machine {
-    /// Asks the kernel.
+impl SystemMemory {
+    /// Reads the current values from the kernel.
     ///
     /// # Errors
     ///
-    /// As [`Memory::probe`].
+    /// The errors of [`MemInfo::probe`].
     pub fn probe() -> io::Result<Self> {
-        let Memory { total, available, is_limited } = Memory::probe()?;
+        let MemInfo { total, available, limited_by_cgroup } = MemInfo::probe()?;
         Ok(Self {
             total,
             available,
-            is_limited,
+            limited_by_cgroup,
             free_2m: huge_pages(PageSize::Huge2M, "free_hugepages"),
             free_1g: huge_pages(PageSize::Huge1G, "free_hugepages"),
         })
     }
 
-    /// Counts the memory that a workload holds as available.
-    pub(crate) fn add(&mut self, held: &Workload) {
+    /// Adds the memory that a workload holds to the available memory, because its successor can use it.
+    pub(crate) fn add_available(&mut self, held: &Workload) {
         self.available = Bytes::new(self.available.get() + ordinary_bytes(held));
         let huge_pages = huge_pages_needed(held);
         match held.page_size {
@@ -81,20 +83,20 @@ impl Machine {
         }
     }
 
-    /// Whether the memory of a workload is to be had.
+    /// Checks that there is enough memory for a workload.
     ///
     /// # Errors
     ///
-    /// What is missing.
-    pub fn check(&self, workload: &Workload) -> Result<(), MachineError> {
+    /// Returns what is missing: ordinary memory or huge pages.
+    pub fn check(&self, workload: &Workload) -> Result<(), MemoryError> {
         let need = ordinary_bytes(workload);
         if need > 0 && need + MARGIN_BYTES > self.available.get() {
-            return Err(MachineError::TooLittleMemory {
+            return Err(MemoryError::TooLittleMemory {
                 need: Bytes::new(need),
                 working_set: workload.working_set,
                 ballast: workload.ballast,
                 margin: Bytes::new(MARGIN_BYTES),
-                to_whom: if self.is_limited { "this control group" } else { "this machine" },
+                location: if self.limited_by_cgroup { "in this control group" } else { "on this system" },
                 available: self.available,
             });
         }
@@ -108,14 +110,14 @@ impl Machine {
         let path = huge_page_file(size, "nr_hugepages");
         let size = Bytes::new(size.bytes());
         match free {
-            None => Err(MachineError::NoHugePages { size, path }),
-            Some(free) if free < need => Err(MachineError::TooFewHugePages { need, free, size, path }),
+            None => Err(MemoryError::NoHugePages { size, path }),
+            Some(free) if free < need => Err(MemoryError::TooFewHugePages { need, free, size, path }),
             Some(_) => Ok(()),
         }
     }
 }
 
-/// How many huge pages back the working set.
+/// Returns the number of huge pages that back the working set; 0 with ordinary pages.
 pub(crate) fn huge_pages_needed(workload: &Workload) -> u64 {
     match workload.page_size {
         PageSize::Small => 0,
@@ -123,41 +125,42 @@ pub(crate) fn huge_pages_needed(workload: &Workload) -> u64 {
     }
 }
 
-/// What a workload takes of memory that is not reserved for huge pages, in bytes: its pages, and 4 bytes for
-/// each of the working set.
+/// Returns the memory that a workload takes outside of reserved huge pages, in bytes: its ordinary pages, and
+/// 4 bytes of table for each page of the working set.
 pub(crate) fn ordinary_bytes(workload: &Workload) -> u64 {
     let (working_set, ballast) = (pages_for(workload.working_set), pages_for(workload.ballast));
     let mapped = if workload.page_size == PageSize::Small { working_set + ballast } else { ballast };
     mapped * PAGE_BYTES + working_set * 4
 }
 
-/// A file of the kernel about huge pages of this size.
+/// Returns the path of a file in sysfs about huge pages of this size.
 pub(crate) fn huge_page_file(size: PageSize, name: &str) -> String {
     format!("/sys/kernel/mm/hugepages/hugepages-{}kB/{name}", size.bytes() >> 10)
 }
 
-/// A number the kernel gives about huge pages of this size; `None` where there are none.
+/// Reads a counter in sysfs about huge pages of this size. Returns `None` if the size is not supported.
 pub(crate) fn huge_pages(size: PageSize, name: &str) -> Option<u64> {
     fs::read_to_string(Path::new(&huge_page_file(size, name))).ok()?.trim().parse().ok()
 }
 
-/// Memory of ordinary pages, as far as this process can have it.
+/// The memory in ordinary pages, as /proc/meminfo and the limits of this process's control groups report it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Memory {
-    /// What the machine has in all.
+pub struct MemInfo {
+    /// The total memory of the system.
     pub total: Bytes,
-    /// What is left without swapping, to this process's control group where that has less.
+    /// The memory that can be allocated without swapping, or the rest of the control group's limit if that is
+    /// less.
     pub available: Bytes,
-    /// Whether it is the control group that has less.
-    pub is_limited: bool,
+    /// Whether `available` is determined by the control group's limit.
+    pub limited_by_cgroup: bool,
 }
 
-impl Memory {
-    /// Asks the kernel.
+impl MemInfo {
+    /// Reads the current values from the kernel.
     ///
     /// # Errors
     ///
-    /// When /proc/meminfo cannot be read or does not say what it should.
+    /// Fails if /proc/meminfo cannot be read or lacks a field.
     pub fn probe() -> io::Result<Self> {
         let text = fs::read_to_string("/proc/meminfo")?;
         let field = |name| {
@@ -167,8 +170,8 @@ impl Memory {
         };
         let available = field("MemAvailable")?;
         let limit = cgroup::memory_left().map(Bytes::new).filter(|&left| left < available);
-        let is_limited = limit.is_some();
-        Ok(Self { total: field("MemTotal")?, available: limit.unwrap_or(available), is_limited })
+        let limited_by_cgroup = limit.is_some();
+        Ok(Self { total: field("MemTotal")?, available: limit.unwrap_or(available), limited_by_cgroup })
     }
 }
 
@@ -184,11 +187,11 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    fn machine(available_mib: u64) -> Machine {
-        Machine {
+    fn system(available_mib: u64) -> SystemMemory {
+        SystemMemory {
             total: Bytes::new(1 << 30),
             available: Bytes::new(available_mib * MIB),
-            is_limited: false,
+            limited_by_cgroup: false,
             free_2m: Some(10),
             free_1g: None,
         }
@@ -204,59 +207,59 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_refused_before_it_runs_out() {
-        // 100 MiB, the table of 25 pages of 4 KiB, and the margin of 32 MiB.
+    fn a_workload_that_leaves_too_little_memory_is_refused() {
+        // 100 MiB, the table of 60 KiB, and the margin of 32 MiB.
         let small = workload(60, 40, PageSize::Small);
-        assert_eq!(machine(133).check(&small), Ok(()));
-        let error = machine(132).check(&small).unwrap_err().to_string();
+        assert_eq!(system(133).check(&small), Ok(()));
+        let error = system(132).check(&small).unwrap_err().to_string();
         assert_eq!(
             error,
-            "104.9 MB of memory are needed (working set 60MiB, ballast 40MiB, a table of their pages) and \
-             33.6 MB must stay free, but this machine has 138.4 MB available: \
-             make the working set or the ballast smaller, or give it more memory"
+            "the workload needs 104.9 MB of memory (working set 60MiB, ballast 40MiB, and a table of \
+             their pages) and 33.6 MB must stay free, but only 138.4 MB are available on this system: \
+             make the working set or the ballast smaller, or provide more memory"
         );
-        let limited = Machine { is_limited: true, ..machine(132) };
-        assert!(limited.check(&small).unwrap_err().to_string().contains("but this control group has"));
+        let limited = SystemMemory { limited_by_cgroup: true, ..system(132) };
+        assert!(limited.check(&small).unwrap_err().to_string().contains("available in this control group"));
     }
 
     #[test]
-    fn nothing_is_always_to_be_had() {
-        assert_eq!(machine(0).check(&Workload::default()), Ok(()));
+    fn an_empty_workload_needs_no_memory() {
+        assert_eq!(system(0).check(&Workload::default()), Ok(()));
     }
 
     #[test]
-    fn huge_pages_are_counted_apart_from_the_rest() {
-        assert_eq!(machine(33).check(&workload(20, 0, PageSize::Huge2M)), Ok(()));
+    fn huge_pages_and_ordinary_memory_are_checked_separately() {
+        assert_eq!(system(33).check(&workload(20, 0, PageSize::Huge2M)), Ok(()));
         assert_eq!(
-            machine(1000).check(&workload(21, 0, PageSize::Huge2M)).unwrap_err().to_string(),
-            "11 free huge pages of 2MiB are needed and there are 10: reserve them with \
-             `echo 11 > /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages` as root \
-             (what others use comes on top)"
+            system(1000).check(&workload(21, 0, PageSize::Huge2M)).unwrap_err().to_string(),
+            "the working set needs 11 huge pages of 2MiB, but only 10 are free: reserve them as root \
+             with `echo 11 > /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages` \
+             (add the number of pages that other programs use)"
         );
-        let error = machine(1000).check(&workload(21, 0, PageSize::Huge1G)).unwrap_err().to_string();
-        assert!(error.starts_with("this machine has no huge pages of 1GiB"), "{error}");
-        assert!(machine(33).check(&workload(20, 10, PageSize::Huge2M)).is_err());
+        let error = system(1000).check(&workload(21, 0, PageSize::Huge1G)).unwrap_err().to_string();
+        assert!(error.starts_with("huge pages of 1GiB are not supported here"), "{error}");
+        assert!(system(33).check(&workload(20, 10, PageSize::Huge2M)).is_err());
     }
 
     #[test]
-    fn what_is_held_can_be_used_again() {
+    fn memory_held_by_the_old_workload_counts_as_available() {
         let held = workload(20, 40, PageSize::Huge2M);
-        let mut machine = machine(0);
-        machine.add(&held);
-        assert_eq!(machine.free_2m, Some(20));
-        assert_eq!(machine.available.get(), ordinary_bytes(&held));
+        let mut system = system(0);
+        system.add_available(&held);
+        assert_eq!(system.free_2m, Some(20));
+        assert_eq!(system.available.get(), ordinary_bytes(&held));
         assert_eq!(ordinary_bytes(&held), 40 * MIB + 20 * 256 * 4);
     }
 
     #[test]
-    fn this_machine_can_be_probed() {
-        let machine = Machine::probe().unwrap();
-        assert!(machine.available <= machine.total);
-        assert!(machine.total.get() > 64 * MIB);
+    fn the_memory_of_this_system_can_be_read() {
+        let memory = SystemMemory::probe().unwrap();
+        assert!(memory.available <= memory.total);
+        assert!(memory.total.get() > 64 * MIB);
     }
 
     #[test]
-    fn meminfo_is_read_by_whole_names() {
+    fn meminfo_fields_are_matched_by_their_full_name() {
         let text = "MemTotal:       24000 kB\nMemAvailable:   12 kB\nHugePages_Free:        3\n";
         assert_eq!(meminfo_bytes(text, "MemAvailable"), Some(Bytes::new(12 << 10)));
         assert_eq!(meminfo_bytes(text, "Mem"), None);

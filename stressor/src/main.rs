@@ -1,4 +1,4 @@
-//! The stressor: PID 1 of a guest, or an ordinary program.
+//! The program `stressor`. Runs as the init of a guest if it is PID 1, and as an ordinary program otherwise.
 
 use clap::Parser;
 use std::process::{self, ExitCode};

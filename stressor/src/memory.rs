@@ -1,11 +1,12 @@
-//! Memory with known content: a region of pages, each derivable from its index and generation.
+//! Regions of memory with known content: each page is derived from its index and its generation, which is the
+//! number of times it was written.
 //!
-//! The working set is a region whose pages are written over and over; a table of 4 bytes a page says which
-//! generation each is at. The ballast is a region that stays at generation 0 and needs no table. The table
-//! is dirtied too: in sequential order, 1 page for 1024 of the working set.
+//! The working set is a region whose pages are written repeatedly; a table with 4 bytes per page has their
+//! generations. The ballast is a region that stays at generation 0 and needs no table. The table is dirtied
+//! too: in sequential order, 1 page for every 1024 pages of the working set.
 
 use crate::{
-    content::{Page, Recipe},
+    content::{Page, Pattern},
     sys::{self, Backing, Mapping},
     verify::{Area, BadPage, Verification},
     workload::Write,
@@ -13,92 +14,93 @@ use crate::{
 use nix::errno::Errno;
 use std::{ops::Range, thread};
 
-/// How many pages ahead a word's cache line is asked for.
+/// The distance, in pages, at which the cache lines of word writes are prefetched.
 const PREFETCH_PAGES: usize = 12;
 
-/// Memory that holds what its recipe says.
+/// A range of memory whose content follows a [`Pattern`].
 #[derive(Debug)]
 pub(crate) struct Region {
-    pub(crate) recipe: Recipe,
+    pub(crate) pattern: Pattern,
     mapping: Mapping,
-    /// Empty when every page is at generation 0.
+    /// The generation of each page. Empty if the pages stay at generation 0.
     generations: Vec<u32>,
 }
 
-/// A part of a region that one thread writes to.
+/// The part of a region that one thread writes to.
 #[derive(Debug)]
-pub(crate) struct Part<'a> {
-    pub(crate) recipe: Recipe,
-    /// The index in the region of the first page.
+pub(crate) struct Partition<'a> {
+    pub(crate) pattern: Pattern,
+    /// The index of the partition's first page in the region.
     pub(crate) first_index: u64,
     pub(crate) pages: &'a mut [Page],
     pub(crate) generations: &'a mut [u32],
 }
 
-/// Whether the pages of a region will be written again.
+/// Whether the pages of a region are written again after they have been filled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Use {
+pub(crate) enum Usage {
     Dirtied,
-    LeftAlone,
+    Static,
 }
 
 impl Region {
-    /// Maps and fills `pages` pages.
+    /// Maps and fills a region of `pages` pages, with all CPUs.
     ///
     /// # Errors
     ///
-    /// The kernel's, when it refuses the mapping or has no memory to put behind it.
-    pub(crate) fn new(pages: u64, backing: Backing, recipe: Recipe, usage: Use) -> Result<Self, Errno> {
+    /// Fails if the kernel refuses the mapping or has no memory for it.
+    pub(crate) fn new(pages: u64, backing: Backing, pattern: Pattern, usage: Usage) -> Result<Self, Errno> {
         let pages = usize::try_from(pages).map_err(|_| Errno::ENOMEM)?;
         let mut mapping = Mapping::new(pages, backing)?;
-        let table = if usage == Use::Dirtied { pages } else { 0 };
-        let share = share_of_each(pages);
+        let table = if usage == Usage::Dirtied { pages } else { 0 };
+        let per_thread = pages_per_thread(pages);
         thread::scope(|scope| {
             let fillers: Vec<_> = mapping
                 .pages_mut()
-                .chunks_mut(share)
+                .chunks_mut(per_thread)
                 .enumerate()
-                .map(|(chunk, pages)| move || fill(&recipe, pages, (chunk * share) as u64))
+                .map(|(chunk, pages)| move || fill(&pattern, pages, (chunk * per_thread) as u64))
                 .collect();
             run_all(scope, fillers).into_iter().collect::<Result<(), Errno>>()
         })?;
-        Ok(Self { recipe, mapping, generations: vec![0; table] })
+        Ok(Self { pattern, mapping, generations: vec![0; table] })
     }
 
-    /// Splits the region into `count` parts of equal size, give or take a page; fewer if it has fewer pages.
-    pub(crate) fn parts(&mut self, count: usize) -> Vec<Part<'_>> {
-        let recipe = self.recipe;
+    /// Splits the region into `count` partitions whose sizes differ by at most one page. Returns fewer
+    /// partitions if the region has fewer pages.
+    pub(crate) fn partitions(&mut self, count: usize) -> Vec<Partition<'_>> {
+        let pattern = self.pattern;
         let mut pages = self.mapping.pages_mut();
         let mut generations = self.generations.as_mut_slice();
         let total = pages.len();
         let mut first = 0;
-        let mut parts = Vec::with_capacity(count);
-        for end in (1..=count).map(|part| total * part / count).filter(|&end| end > 0) {
+        let mut partitions = Vec::with_capacity(count);
+        for end in (1..=count).map(|partition| total * partition / count).filter(|&end| end > 0) {
             if end == first {
                 continue;
             }
             let (pages_here, pages_after) = pages.split_at_mut(end - first);
             let (generations_here, generations_after) = generations.split_at_mut(end - first);
-            parts.push(Part {
-                recipe,
+            partitions.push(Partition {
+                pattern,
                 first_index: first as u64,
                 pages: pages_here,
                 generations: generations_here,
             });
             (pages, generations, first) = (pages_after, generations_after, end);
         }
-        parts
+        partitions
     }
 
-    /// Compares every page with what it should hold.
+    /// Compares all pages with their expected content, with all CPUs.
     pub(crate) fn verify(&self, area: Area) -> Verification {
         let pages = self.mapping.pages();
-        let share = share_of_each(pages.len());
+        let per_thread = pages_per_thread(pages.len());
         thread::scope(|scope| {
             let checkers: Vec<_> = pages
-                .chunks(share)
+                .chunks(per_thread)
                 .enumerate()
-                .map(|(chunk, pages)| move || self.verify_from(chunk * share, pages, area))
+                .map(|(chunk, pages)| move || self.verify_from(chunk * per_thread, pages, area))
                 .collect();
             run_all(scope, checkers).into_iter().fold(Verification::default(), Verification::and)
         })
@@ -109,58 +111,60 @@ impl Region {
         for (index, page) in (first..).zip(pages) {
             let generation = self.generations.get(index).copied().unwrap_or(0);
             let index = index as u64;
-            if !self.recipe.holds(page, index, generation) {
+            if !self.pattern.matches(page, index, generation) {
                 verification.pages_bad += 1;
                 verification
                     .first_bad
-                    .get_or_insert_with(|| BadPage::describe(&self.recipe, page, area, index, generation));
+                    .get_or_insert_with(|| BadPage::describe(&self.pattern, page, area, index, generation));
             }
         }
         verification
     }
 
-    /// How often each page was written.
+    /// Returns the number of times that each page was written.
     #[cfg(test)]
     pub(crate) fn generations(&self) -> &[u32] {
         &self.generations
     }
 
-    /// The pages, for a test to corrupt.
+    /// Returns the pages, for tests that corrupt them.
     #[cfg(test)]
     pub(crate) fn pages_mut(&mut self) -> &mut [Page] {
         self.mapping.pages_mut()
     }
 }
 
-impl Part<'_> {
-    /// Brings these pages, by position in the part, to their next generations.
+impl Partition<'_> {
+    /// Writes a range of the partition's pages, each with its next generation.
     #[inline]
     pub(crate) fn write(&mut self, range: Range<usize>) {
-        let recipe = self.recipe;
-        // Writing a word is mostly waiting for its cache line, and the hardware does not look beyond a page.
-        let ahead = recipe.write == Write::Word && range.len() > 1;
+        let pattern = self.pattern;
+        // Word writes mostly wait for cache lines, and the hardware prefetcher does not cross page
+        // boundaries.
+        let ahead = pattern.write == Write::Word && range.len() > 1;
         let first = self.first_index + range.start as u64;
         let pages = self.pages[range.clone()].iter_mut().zip(&mut self.generations[range]);
         for (index, (page, generation)) in (first..).zip(pages) {
             if ahead {
                 sys::prefetch(std::ptr::from_ref(page).wrapping_add(PREFETCH_PAGES));
             }
-            // After 2^32 writes a page holds what it held at first, and so does the table.
+            // After 2^32 writes the page has its initial content again, and the table wraps to 0 as well.
             *generation = generation.wrapping_add(1);
-            recipe.write(page, index, *generation);
+            pattern.write(page, index, *generation);
         }
     }
 }
 
-/// How many pages each thread takes on, when all CPUs work on `pages` pages.
-fn share_of_each(pages: usize) -> usize {
-    /// Less is not worth a thread.
-    const LEAST: usize = 4096;
+/// Returns the number of pages that each thread processes if all CPUs share `pages` pages.
+fn pages_per_thread(pages: usize) -> usize {
+    /// Starting a thread for fewer pages is not worth it.
+    const MIN_PAGES: usize = 4096;
     let threads = thread::available_parallelism().map_or(1, usize::from);
-    pages.div_ceil(threads).max(LEAST)
+    pages.div_ceil(threads).max(MIN_PAGES)
 }
 
-/// Runs the jobs in threads of their own, but for the first, which runs in this one.
+/// Runs jobs in parallel: the first on the calling thread, each of the others on a new thread. Returns their
+/// results in order.
 fn run_all<'scope, T: Send + 'scope>(
     scope: &'scope thread::Scope<'scope, '_>,
     jobs: Vec<impl FnOnce() -> T + Send + 'scope>,
@@ -175,16 +179,16 @@ fn run_all<'scope, T: Send + 'scope>(
     std::iter::once(first).chain(others).collect()
 }
 
-/// Fills pages that come one after the other. Memory is populated a little ahead of being filled, so that
-/// it is still in the cache.
-fn fill(recipe: &Recipe, pages: &mut [Page], first_index: u64) -> Result<(), Errno> {
-    /// 4 MiB: two huge pages.
-    const AHEAD: usize = 1024;
+/// Fills consecutive pages. Memory is populated in blocks right before it is filled, while it is still in the
+/// cache.
+fn fill(pattern: &Pattern, pages: &mut [Page], first_index: u64) -> Result<(), Errno> {
+    /// The number of pages populated at a time: 4 MiB, two huge pages.
+    const BLOCK_PAGES: usize = 1024;
     let mut index = first_index;
-    for pages in pages.chunks_mut(AHEAD) {
+    for pages in pages.chunks_mut(BLOCK_PAGES) {
         sys::populate(pages)?;
         for page in pages {
-            recipe.fill(page, index);
+            pattern.fill(page, index);
             index += 1;
         }
     }
@@ -196,22 +200,22 @@ mod tests {
     use super::*;
     use crate::workload::Content;
 
-    const RECIPE: Recipe = Recipe { content: Content::Random, write: Write::Page, seed: 1 };
+    const PATTERN: Pattern = Pattern { content: Content::Random, write: Write::Page, seed: 1 };
 
-    fn region(pages: u64, usage: Use) -> Region {
-        Region::new(pages, Backing::Fastest, RECIPE, usage).unwrap()
+    fn region(pages: u64, usage: Usage) -> Region {
+        Region::new(pages, Backing::Fastest, PATTERN, usage).unwrap()
     }
 
     fn write_all(region: &mut Region) {
-        for mut part in region.parts(3) {
-            part.write(0..part.pages.len());
+        for mut partition in region.partitions(3) {
+            partition.write(0..partition.pages.len());
         }
     }
 
     #[test]
-    fn memory_that_was_filled_and_written_verifies() {
-        // More than one thread's share, and not a multiple of anything.
-        let mut region = region(9001, Use::Dirtied);
+    fn filled_and_written_memory_verifies() {
+        // More pages than one thread processes, and not a multiple of any block size.
+        let mut region = region(9001, Usage::Dirtied);
         let good = Verification { pages_checked: 9001, pages_bad: 0, first_bad: None };
         assert_eq!(region.verify(Area::WorkingSet), good);
         write_all(&mut region);
@@ -220,8 +224,8 @@ mod tests {
     }
 
     #[test]
-    fn corrupted_memory_is_caught_and_described() {
-        let mut region = region(9001, Use::Dirtied);
+    fn corrupted_memory_is_detected_and_described() {
+        let mut region = region(9001, Usage::Dirtied);
         write_all(&mut region);
         let old = region.pages_mut()[8000].clone();
         write_all(&mut region);
@@ -232,9 +236,9 @@ mod tests {
             (verification.pages_bad, bad.held)
         };
         region.pages_mut()[8000] = old;
-        assert_eq!(held(&region, 8000), (1, "generation 1 of its content".into()));
-        RECIPE.fill(&mut region.pages_mut()[7000], 7000);
-        assert_eq!(held(&region, 7000), (2, "what it was filled with, and none of its writes".into()));
+        assert_eq!(held(&region, 8000), (1, "the content of generation 1".into()));
+        PATTERN.fill(&mut region.pages_mut()[7000], 7000);
+        assert_eq!(held(&region, 7000), (2, "its initial content, without any of the writes".into()));
         region.pages_mut()[6000].0.fill(0);
         assert_eq!(held(&region, 6000), (3, "only zeros".into()));
         let word = region.pages_mut()[5000].0[100];
@@ -244,8 +248,8 @@ mod tests {
     }
 
     #[test]
-    fn corrupted_ballast_is_caught() {
-        let mut ballast = region(100, Use::LeftAlone);
+    fn corrupted_ballast_is_detected() {
+        let mut ballast = region(100, Usage::Static);
         assert!(ballast.verify(Area::Ballast).is_good());
         ballast.pages_mut()[99].0[511] ^= 1 << 63;
         let bad = ballast.verify(Area::Ballast).first_bad.unwrap();
@@ -255,25 +259,25 @@ mod tests {
 
     #[test]
     fn parts_cover_the_region_evenly() {
-        let mut region = region(1000, Use::Dirtied);
+        let mut region = region(1000, Usage::Dirtied);
         for count in [1, 2, 3, 7, 999, 1000] {
-            let parts = region.parts(count);
-            assert_eq!(parts.len(), count);
+            let partitions = region.partitions(count);
+            assert_eq!(partitions.len(), count);
             let mut next = 0;
-            for part in parts {
-                assert_eq!(part.first_index, next);
-                assert_eq!(part.pages.len(), part.generations.len());
-                assert!(part.pages.len().abs_diff(1000 / count) <= 1);
-                next += part.pages.len() as u64;
+            for partition in partitions {
+                assert_eq!(partition.first_index, next);
+                assert_eq!(partition.pages.len(), partition.generations.len());
+                assert!(partition.pages.len().abs_diff(1000 / count) <= 1);
+                next += partition.pages.len() as u64;
             }
             assert_eq!(next, 1000);
         }
     }
 
     #[test]
-    fn an_empty_region_is_good() {
-        let mut empty = region(0, Use::Dirtied);
-        assert!(empty.parts(4).is_empty());
+    fn an_empty_region_verifies() {
+        let mut empty = region(0, Usage::Dirtied);
+        assert!(empty.partitions(4).is_empty());
         assert_eq!(empty.verify(Area::WorkingSet), Verification::default());
     }
 }

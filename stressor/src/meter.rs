@@ -1,11 +1,11 @@
-//! What the dirtying threads count, and how others read it while they run.
+//! The counters of the dirtying threads, which can be read while the threads run.
 //!
-//! Counting must not disturb what is counted: each lane has cells of its own, which only it adds to, with
-//! plain loads and stores. No lane ever waits for a reader. A reader sees the counts of a moment that need
-//! not be the same for every cell, but misses nothing: what it does not see now it sees the next time.
+//! Counting must not disturb the dirtying: each lane has counters of its own, to which only this lane adds,
+//! with plain loads and stores. A lane never waits for a reader. A reader may see different counters as of
+//! slightly different moments, but it loses nothing: the next reading includes what this one missed.
 //!
-//! Latencies are counted in buckets whose width is 1/32 of their value, so a percentile is exact to 3 %;
-//! the longest write and the longest stall are exact.
+//! Latencies are counted in buckets whose width is 1/32 of their value, so percentiles are accurate to 3 %.
+//! The longest write and the longest stall are exact.
 
 use crate::protocol::Latency;
 use hdrhistogram::Histogram;
@@ -14,14 +14,14 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
-/// Everything the lanes of one stressor count. Shared between the lanes and their readers.
+/// The counters of all lanes of a stressor, shared between the lanes and their reader.
 #[derive(Debug, Default)]
 pub struct Meter {
     running: AtomicBool,
     lanes: Mutex<Vec<Arc<LaneMeter>>>,
 }
 
-/// What one lane counts.
+/// The counters of a single lane.
 #[derive(Debug)]
 pub(crate) struct LaneMeter {
     pages_dirtied: AtomicU64,
@@ -31,8 +31,8 @@ pub(crate) struct LaneMeter {
     writes: Box<[AtomicU64; buckets::COUNT]>,
 }
 
-/// Reads a [`Meter`], interval by interval. The longest stall and write of an interval go to the reader that
-/// asks first, so a meter should have one reader.
+/// A reader of a [`Meter`], which returns the changes since its last reading. A meter should have a single
+/// reader, because reading resets the longest stall and the longest write.
 #[derive(Debug)]
 pub struct Reader {
     meter: Arc<Meter>,
@@ -41,23 +41,23 @@ pub struct Reader {
     writes: Vec<u64>,
 }
 
-/// What happened between two readings, over all lanes.
+/// The activity of all lanes between two readings.
 #[derive(Debug, Clone)]
 pub struct Interval {
-    /// Pages dirtied; the same page counts each time.
+    /// The number of pages dirtied. A page counts each time it is written.
     pub pages_dirtied: u64,
-    /// Pages that a stall prevented and that are not made up for.
+    /// The number of pages that were due during stalls and were dropped.
     pub pages_forgone: u64,
-    /// The longest time between two writes that should have followed each other, in nanoseconds.
+    /// The longest delay between two consecutive writes, in nanoseconds, without the pauses of pacing.
     pub longest_stall_ns: u64,
-    /// The longest that a write took, in nanoseconds.
+    /// The longest time that a write took, in nanoseconds.
     pub longest_write_ns: u64,
-    /// The time that each write took, in nanoseconds, to 3 %.
+    /// The times that the writes took, in nanoseconds, accurate to 3 %.
     pub writes: Histogram<u64>,
 }
 
 impl Meter {
-    /// Whether the stressor is dirtying.
+    /// Returns whether the engine is started. It dirties memory then, unless the rate is 0.
     pub fn is_running(&self) -> bool {
         self.running.load(Relaxed)
     }
@@ -66,7 +66,7 @@ impl Meter {
         self.running.store(running, Relaxed);
     }
 
-    /// The cells of the first `count` lanes. The same lane always gets the same cells.
+    /// Returns the counters of the first `count` lanes. A lane always gets the same counters.
     pub(crate) fn lanes(&self, count: usize) -> Vec<Arc<LaneMeter>> {
         let mut lanes = self.lock();
         while lanes.len() < count {
@@ -93,33 +93,33 @@ impl Default for LaneMeter {
 }
 
 impl LaneMeter {
-    /// `count` writes were made that took `ns` nanoseconds each.
+    /// Records `count` writes that took `ns` nanoseconds each.
     #[inline]
-    pub(crate) fn wrote(&self, count: u64, ns: u64) {
+    pub(crate) fn record_writes(&self, count: u64, ns: u64) {
         add(&self.pages_dirtied, count);
         add(&self.writes[buckets::index(ns)], count);
         raise(&self.longest_write_ns, ns);
     }
 
-    /// A write came `ns` nanoseconds after it should have.
+    /// Records that a write was `ns` nanoseconds late.
     #[inline]
-    pub(crate) fn stalled(&self, ns: u64) {
+    pub(crate) fn record_stall(&self, ns: u64) {
         raise(&self.longest_stall_ns, ns);
     }
 
-    /// `pages` pages were dropped.
-    pub(crate) fn forwent(&self, pages: u64) {
+    /// Records that `pages` pages were dropped.
+    pub(crate) fn record_forgone(&self, pages: u64) {
         add(&self.pages_forgone, pages);
     }
 }
 
-/// Adds to a cell that nobody else adds to: cheaper than an atomic addition.
+/// Adds to a counter that has no other writer. This is cheaper than an atomic addition.
 #[inline]
 fn add(cell: &AtomicU64, amount: u64) {
     cell.store(cell.load(Relaxed).wrapping_add(amount), Relaxed);
 }
 
-/// Raises a cell that a reader may set back to 0 at any time.
+/// Raises a maximum that a reader may reset to 0 at any time.
 #[inline]
 fn raise(cell: &AtomicU64, value: u64) {
     if value > cell.load(Relaxed) {
@@ -128,27 +128,27 @@ fn raise(cell: &AtomicU64, value: u64) {
 }
 
 impl Reader {
-    /// A reader of everything that the meter counts from its beginning.
+    /// Creates a reader whose first interval begins with the creation of the meter.
     pub fn new(meter: Arc<Meter>) -> Self {
         Self { meter, pages_dirtied: 0, pages_forgone: 0, writes: vec![0; buckets::COUNT] }
     }
 
-    /// Whether the stressor is dirtying.
+    /// Returns whether the engine is started. It dirties memory then, unless the rate is 0.
     pub fn is_running(&self) -> bool {
         self.meter.is_running()
     }
 
-    /// Pages dirtied from the beginning to the last reading.
+    /// Returns the number of pages dirtied from the creation of the meter to the last reading.
     pub fn pages_dirtied(&self) -> u64 {
         self.pages_dirtied
     }
 
-    /// Pages forgone from the beginning to the last reading.
+    /// Returns the number of pages forgone from the creation of the meter to the last reading.
     pub fn pages_forgone(&self) -> u64 {
         self.pages_forgone
     }
 
-    /// What happened since the last reading.
+    /// Reads the counters. Returns the activity since the last reading.
     pub fn interval(&mut self) -> Interval {
         let lanes = self.meter.lock();
         let sum = |cell: fn(&LaneMeter) -> &AtomicU64| lanes.iter().map(|l| cell(l).load(Relaxed)).sum();
@@ -162,7 +162,7 @@ impl Reader {
         for (bucket, seen) in self.writes.iter_mut().enumerate() {
             let count: u64 = lanes.iter().map(|lane| lane.writes[bucket].load(Relaxed)).sum();
             if count > *seen {
-                // A histogram that grows by itself takes any value.
+                // Cannot fail: the histogram resizes itself.
                 let _ = writes.record_n(buckets::middle(bucket), count - *seen);
                 *seen = count;
             }
@@ -180,7 +180,7 @@ impl Reader {
 }
 
 impl Interval {
-    /// Nothing, to add intervals up from.
+    /// Creates an interval without activity, to which others can be added.
     pub fn empty() -> Self {
         Self {
             pages_dirtied: 0,
@@ -191,19 +191,19 @@ impl Interval {
         }
     }
 
-    /// Makes this the interval that spans itself and `other`.
+    /// Extends this interval by `other`.
     pub fn add(&mut self, other: &Self) {
         self.pages_dirtied += other.pages_dirtied;
         self.pages_forgone += other.pages_forgone;
         self.longest_stall_ns = self.longest_stall_ns.max(other.longest_stall_ns);
         self.longest_write_ns = self.longest_write_ns.max(other.longest_write_ns);
-        // Histograms that grow by themselves can always be added.
+        // Cannot fail: the histogram resizes itself.
         let _ = self.writes.add(&other.writes);
     }
 
-    /// The distribution of the time a write took.
+    /// Returns the distribution of the write latency.
     pub fn latency(&self) -> Latency {
-        // The middle of the last bucket may lie beyond the longest write.
+        // The middle of the last bucket may be larger than the longest write.
         let quantile = |q| self.writes.value_at_quantile(q).min(self.longest_write_ns);
         Latency {
             p50_ns: quantile(0.5),
@@ -215,18 +215,20 @@ impl Interval {
 }
 
 fn new_histogram() -> Histogram<u64> {
-    // Two significant digits are finer than the buckets; the range grows as needed.
-    Histogram::new(2).expect("2 is a number of digits that histograms accept")
+    // Two significant digits are finer than the buckets. The range grows as needed.
+    Histogram::new(2).expect("histograms accept 2 significant digits")
 }
 
-/// Which bucket a time falls into: exact below 32 ns, then 32 buckets to each doubling.
+/// The buckets of latencies: one per nanosecond below 32 ns, then 32 for each doubling.
 mod buckets {
     const BITS: u32 = 5;
     const PER_DOUBLING: usize = 1 << BITS;
-    /// Times of 2^41 ns (37 minutes) and more share the last bucket.
+    /// The longest time with a bucket of its own. Times of 2^41 ns (37 minutes) and more share the last
+    /// bucket.
     const LARGEST: u64 = (1 << 41) - 1;
     pub(super) const COUNT: usize = (41 - BITS as usize + 1) * PER_DOUBLING;
 
+    /// Returns the bucket of a time.
     #[inline]
     pub(super) fn index(ns: u64) -> usize {
         let ns = ns.min(LARGEST);
@@ -237,7 +239,7 @@ mod buckets {
         (doubling as usize) * PER_DOUBLING + ((ns >> (doubling - 1)) as usize - PER_DOUBLING)
     }
 
-    /// The middle of a bucket.
+    /// Returns the time in the middle of a bucket, in nanoseconds.
     pub(super) fn middle(index: usize) -> u64 {
         let (doubling, within) = (index / PER_DOUBLING, index % PER_DOUBLING);
         if doubling == 0 {
@@ -252,7 +254,7 @@ mod buckets {
         use super::*;
 
         #[test]
-        fn every_time_lies_within_3_percent_of_the_middle_of_its_bucket() {
+        fn every_time_is_within_3_percent_of_its_buckets_middle() {
             let powers = (0..41).map(|power| 1u64 << power);
             for ns in powers.flat_map(|p| [p.saturating_sub(1), p, p + 1, p + p / 3, p + p / 2 + p / 7]) {
                 let middle = middle(index(ns));

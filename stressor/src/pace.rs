@@ -1,84 +1,87 @@
-//! When the next page is due: arithmetic on a clock's readings, without a clock.
+//! Pacing: computes when the next page is due. This is pure arithmetic on times that the caller reads from a
+//! clock.
 //!
-//! Time since the pacer's origin is divided into steps (1 ms unless the workload says finer). At the end of
-//! each step, the pages that came due in it are written; a step in which none came due is slept through. The
-//! number due is computed from the whole time since the origin, never added up step by step, so nothing
-//! drifts: over any whole second the pages written are the rate's, to the page. Several lanes (threads) deal
-//! the pages out among themselves in turn, and that holds for their sum.
+//! The time since the pacer's origin is divided into steps (of 1 ms, unless the workload has a shorter step).
+//! At the end of each step, the pages that came due in it are written; if there are none, the lane sleeps
+//! through it. The number of pages due is computed from the whole time since the origin, never accumulated
+//! step by step, so it does not drift: in any whole second, the number of pages written matches the rate to
+//! the page. If there are several lanes (threads), the pages are assigned to them in turn, and the sum over
+//! all lanes matches the rate.
 //!
-//! A lane that arrives late was held up, and has two ways to go on. It can make up for the time, by writing
-//! at once what came due in it; or it can move its origin by as much, as if that time had not been, and
-//! forgo what came due in it. Unless the workload asks to catch up always:
+//! A lane that wakes up late has two options. It can catch up, by immediately writing the pages that came due
+//! in the meantime. Or it can move its origin by the delay, as if that time had not passed, and forgo those
+//! pages. With [`CatchUp::Burst`], it always catches up. Otherwise the delay decides:
 //!
-//! - Up to [`PUNCTUAL_NS`] late is how timers are: made up for.
-//! - More than [`SHORT_NS`] late is a stall (the guest was stopped or throttled): forgone, all of it.
-//! - Anything between is made up for while it is rare, so that the average of an undisturbed run is exact on
-//!   a machine with other things to do: the time made up for is at most 1/[`RARE`] of the time. A CPU that
-//!   is throttled by a fifth, 2.5 ms at a time, soon exceeds that.
+//! - Up to [`TIMER_JITTER_NS`]: normal timer jitter. The lane catches up.
+//! - More than [`MAX_CATCH_UP_NS`]: a stall (the guest was stopped or throttled). The lane forgoes all of it.
+//! - In between: the lane catches up as long as such delays are rare, at most 1/[`CATCH_UP_DIVISOR`] of the
+//!   time. This keeps the average rate exact on a host that also runs other programs. The budget does not
+//!   cover throttling: a CPU that is throttled by a fifth, 2.5 ms at a time, soon exceeds it.
 
 use crate::workload::{CatchUp, PAGE_BYTES, Rate};
 
-/// How late every lane may be at any time, in nanoseconds.
-pub const PUNCTUAL_NS: u64 = 1_000_000;
+/// The delay of a wake-up that is always made up for, in nanoseconds (1 ms).
+pub const TIMER_JITTER_NS: u64 = 1_000_000;
 
-/// The longest hold-up that may be made up for, in nanoseconds.
-pub const SHORT_NS: u64 = 10_000_000;
+/// The longest delay that may be made up for, in nanoseconds (10 ms).
+pub const MAX_CATCH_UP_NS: u64 = 10_000_000;
 
-/// Hold-ups of up to one part in so many of the time may be made up for.
-pub const RARE: u64 = 20;
+/// The divisor of the time that may be made up for: at most 1/20 of the elapsed time.
+pub const CATCH_UP_DIVISOR: u64 = 20;
 
-/// The most pages that are written before the clock is read for the schedule again.
+/// The maximum number of pages that a lane writes before it consults the schedule again.
 pub const BATCH_PAGES: u64 = 512;
 
 const NANOS_PER_SECOND: u128 = 1_000_000_000;
 
-/// How to keep a schedule.
+/// The settings of a workload that determine how a lane keeps its schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pacing {
-    /// How often pages are written, in nanoseconds; not 0.
+    /// The interval at which due pages are written, in nanoseconds; not 0.
     pub step_ns: u64,
-    /// What becomes of the time that a stall took.
+    /// Whether pages that came due during a stall are made up for.
     pub catch_up: CatchUp,
 }
 
-/// One lane's schedule at one rate.
+/// The schedule of one lane at one rate.
 #[derive(Debug, Clone)]
 pub struct Pacer {
     rate: Rate,
     pacing: Pacing,
     lane: u64,
     lanes: u64,
-    /// When the schedule began, moved by what stalls took.
+    /// The start of the schedule, moved forward by the stalls that are not made up for.
     origin_ns: u64,
-    /// Pages of the schedule that this lane has been told to write.
-    handed_out: u64,
-    /// How much hold-up may be made up for now; at most [`SHORT_NS`].
-    allowance_ns: u64,
-    /// When the allowance was last added to.
-    allowance_at_ns: u64,
+    /// The number of pages that this lane has been told to write.
+    pages_issued: u64,
+    /// The delay that may be made up for at present; at most [`MAX_CATCH_UP_NS`].
+    budget_ns: u64,
+    /// The time when the budget was last increased.
+    budget_updated_ns: u64,
 }
 
-/// What a lane has to do now.
+/// The next action of a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Turn {
-    /// Write `pages` pages.
+pub enum Action {
+    /// Write pages that are due.
     Write {
-        /// How many; at least one.
+        /// The number of pages to write, at least 1 and at most [`BATCH_PAGES`].
         pages: u64,
-        /// When they should have been begun, by the clock that was read.
+        /// The time at which the first page was due, in nanoseconds on the caller's clock.
         due_ns: u64,
-        /// How many were dropped because the lane was stalled.
+        /// The number of pages that were dropped because of a stall.
         forgone: u64,
     },
-    /// Nothing is due before this time; `u64::MAX` for ever.
+    /// Sleep, because no page is due yet.
     Sleep {
-        /// By the clock that was read.
+        /// The time of the next page, in nanoseconds on the caller's clock. `u64::MAX` means never.
         until_ns: u64,
     },
 }
 
 impl Pacer {
-    /// The schedule of lane number `lane` of `lanes`, counted from 0, that begins at `origin_ns`.
+    /// Creates the schedule of lane number `lane` (counted from 0) of `lanes` lanes. It starts at
+    /// `origin_ns`.
     pub fn new(rate: Rate, pacing: Pacing, (lane, lanes): (u64, u64), origin_ns: u64) -> Self {
         Self {
             rate,
@@ -86,69 +89,69 @@ impl Pacer {
             lane,
             lanes,
             origin_ns,
-            handed_out: 0,
-            allowance_ns: SHORT_NS,
-            allowance_at_ns: origin_ns,
+            pages_issued: 0,
+            budget_ns: MAX_CATCH_UP_NS,
+            budget_updated_ns: origin_ns,
         }
     }
 
-    /// What to do at the time `now_ns`. Pages it says to write are taken as written.
-    pub fn turn(&mut self, now_ns: u64) -> Turn {
+    /// Returns what to do at the time `now_ns`. Pages in the returned action are considered written.
+    pub fn next_action(&mut self, now_ns: u64) -> Action {
         let Rate::Limited(rate) = self.rate else {
-            return Turn::Write { pages: BATCH_PAGES, due_ns: now_ns, forgone: 0 };
+            return Action::Write { pages: BATCH_PAGES, due_ns: now_ns, forgone: 0 };
         };
         let rate = u128::from(rate.get());
         if rate == 0 {
-            return Turn::Sleep { until_ns: u64::MAX };
+            return Action::Sleep { until_ns: u64::MAX };
         }
         let due_ns = self.next_due_ns(rate);
         let Some(late_ns) = now_ns.checked_sub(due_ns) else {
-            return Turn::Sleep { until_ns: due_ns };
+            return Action::Sleep { until_ns: due_ns };
         };
-        let mut due = self.share_of_pages_at(rate, now_ns);
+        let mut due = self.pages_due_at(rate, now_ns);
         let mut forgone = 0;
-        let lost_ns = self.not_made_up_for(late_ns, now_ns);
+        let lost_ns = self.forgone_time_ns(late_ns, now_ns);
         if lost_ns > 0 {
             self.origin_ns += lost_ns;
-            let still_due = self.share_of_pages_at(rate, now_ns);
+            let still_due = self.pages_due_at(rate, now_ns);
             forgone = due - still_due;
             due = still_due;
         }
-        let pages = (due - self.handed_out).min(BATCH_PAGES);
-        self.handed_out += pages;
-        Turn::Write { pages, due_ns, forgone }
+        let pages = (due - self.pages_issued).min(BATCH_PAGES);
+        self.pages_issued += pages;
+        Action::Write { pages, due_ns, forgone }
     }
 
-    /// How much of a lateness is not made up for.
-    fn not_made_up_for(&mut self, late_ns: u64, now_ns: u64) -> u64 {
+    /// Returns the part of a delay that is not made up for, in nanoseconds, and updates the budget.
+    fn forgone_time_ns(&mut self, late_ns: u64, now_ns: u64) -> u64 {
         if self.pacing.catch_up == CatchUp::Burst {
             return 0;
         }
-        let earned = now_ns.saturating_sub(self.allowance_at_ns) / RARE;
-        self.allowance_ns = (self.allowance_ns + earned).min(SHORT_NS);
-        self.allowance_at_ns = now_ns;
-        if late_ns > SHORT_NS {
+        let earned = now_ns.saturating_sub(self.budget_updated_ns) / CATCH_UP_DIVISOR;
+        self.budget_ns = (self.budget_ns + earned).min(MAX_CATCH_UP_NS);
+        self.budget_updated_ns = now_ns;
+        if late_ns > MAX_CATCH_UP_NS {
             return late_ns;
         }
-        if late_ns <= PUNCTUAL_NS {
+        if late_ns <= TIMER_JITTER_NS {
             return 0;
         }
-        let made_up_for = late_ns.min(self.allowance_ns);
-        self.allowance_ns -= made_up_for;
-        late_ns - made_up_for
+        let caught_up_ns = late_ns.min(self.budget_ns);
+        self.budget_ns -= caught_up_ns;
+        late_ns - caught_up_ns
     }
 
-    /// How many pages of this lane have come due since the origin.
-    fn share_of_pages_at(&self, rate: u128, now_ns: u64) -> u64 {
+    /// Returns the number of pages of this lane that have come due since the origin.
+    fn pages_due_at(&self, rate: u128, now_ns: u64) -> u64 {
         let elapsed = u128::from(now_ns.saturating_sub(self.origin_ns));
         let pages = rate * elapsed / (u128::from(PAGE_BYTES) * NANOS_PER_SECOND);
         let share = (pages + u128::from(self.lanes - 1 - self.lane)) / u128::from(self.lanes);
         u64::try_from(share).unwrap_or(u64::MAX)
     }
 
-    /// The end of the step in which this lane's next page comes due.
+    /// Returns the end of the step in which this lane's next page comes due.
     fn next_due_ns(&self, rate: u128) -> u64 {
-        let number = u128::from(self.handed_out) * u128::from(self.lanes) + u128::from(self.lane) + 1;
+        let number = u128::from(self.pages_issued) * u128::from(self.lanes) + u128::from(self.lane) + 1;
         let elapsed = (number * u128::from(PAGE_BYTES) * NANOS_PER_SECOND).div_ceil(rate);
         let elapsed = elapsed.next_multiple_of(u128::from(self.pacing.step_ns));
         u64::try_from(elapsed).unwrap_or(u64::MAX).saturating_add(self.origin_ns)
@@ -166,7 +169,7 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
     const MS: u64 = 1_000_000;
 
-    /// Half a millisecond.
+    /// Shorter than the default step, to test that the step is used.
     const STEP_NS: u64 = MS / 2;
     const NEVER: Pacing = Pacing { step_ns: STEP_NS, catch_up: CatchUp::Never };
     const BURST: Pacing = Pacing { catch_up: CatchUp::Burst, ..NEVER };
@@ -175,16 +178,16 @@ mod tests {
         Pacer::new(Rate::Limited(ByteRate::new(bytes_per_second)), pacing, (0, 1), 0)
     }
 
-    /// Runs lanes on a clock that wakes them late by what `late` says, and gives when how many pages were
-    /// written. Writing takes no time.
+    /// Runs lanes on a simulated clock on which writing takes no time. `late` returns the delay of the
+    /// wake-up that is planned for a given time. Returns the time and the number of pages of each write.
     fn simulate(pacers: &mut [Pacer], until: u64, mut late: impl FnMut(u64) -> u64) -> Vec<(u64, u64)> {
         let mut written = Vec::new();
         for pacer in pacers {
             let mut now = 0;
             while now < until {
-                match pacer.turn(now) {
-                    Turn::Write { pages, .. } => written.push((now, pages)),
-                    Turn::Sleep { until_ns } => now = until_ns.saturating_add(late(until_ns)),
+                match pacer.next_action(now) {
+                    Action::Write { pages, .. } => written.push((now, pages)),
+                    Action::Sleep { until_ns } => now = until_ns.saturating_add(late(until_ns)),
                 }
             }
         }
@@ -195,8 +198,8 @@ mod tests {
         written.iter().filter(|(at, _)| (from + 1..=to).contains(at)).map(|(_, pages)| pages).sum()
     }
 
-    /// A small generator, for tests with many inputs.
-    fn dice(seed: u64) -> impl FnMut(u64) -> u64 {
+    /// Returns a function that returns a random number below its argument.
+    fn random_below(seed: u64) -> impl FnMut(u64) -> u64 {
         let mut state = seed;
         move |bound| {
             state = random::mix(state.wrapping_add(random::STEP));
@@ -205,11 +208,11 @@ mod tests {
     }
 
     #[test]
-    fn any_whole_second_has_exactly_the_pages_of_the_rate() {
-        let mut dice = dice(1);
+    fn every_whole_second_matches_the_rate_to_the_page() {
+        let mut random = random_below(1);
         for lanes in [1, 2, 3, 7] {
             for _ in 0..8 {
-                let rate = dice(200_000_000) + 1;
+                let rate = random(200_000_000) + 1;
                 let limited = Rate::Limited(ByteRate::new(rate));
                 let mut pacers: Vec<_> =
                     (0..lanes).map(|lane| Pacer::new(limited, NEVER, (lane, lanes), 0)).collect();
@@ -227,29 +230,29 @@ mod tests {
     }
 
     #[test]
-    fn nothing_drifts_in_a_day() {
+    fn the_schedule_does_not_drift_in_a_day() {
         let mut pacer = pacer(96_000_000, NEVER);
-        // Skip a day of it: what has been handed out is what was due.
+        // Skip a day, as if all pages due in it had been written.
         let day = 86_400 * SECOND;
-        pacer.handed_out = 96_000_000 * 86_400 / PAGE_BYTES;
-        let Turn::Sleep { until_ns } = pacer.turn(day) else { panic!("all was written") };
+        pacer.pages_issued = 96_000_000 * 86_400 / PAGE_BYTES;
+        let Action::Sleep { until_ns } = pacer.next_action(day) else { panic!("a page is due too early") };
         assert_eq!(until_ns, day + STEP_NS);
     }
 
     #[test]
-    fn ordinary_jitter_costs_no_page() {
-        let mut dice = dice(2);
+    fn timer_jitter_loses_no_pages() {
+        let mut random = random_below(2);
         let mut pacers = [pacer(96_000_000, NEVER)];
-        let written = simulate(&mut pacers, 11 * SECOND, |_| dice(PUNCTUAL_NS));
+        let written = simulate(&mut pacers, 11 * SECOND, |_| random(TIMER_JITTER_NS));
         let pages = pages_between(&written, 0, 10 * SECOND);
         assert!(pages.abs_diff(234_375) <= 24 * 3, "{pages} pages in 10 s");
         assert!(pages_between(&written, 0, 11 * SECOND) >= 257_812 - 24 * 3);
     }
 
     #[test]
-    fn a_rare_short_hold_up_costs_no_page() {
+    fn rare_short_delays_lose_no_pages() {
         let mut pacers = [pacer(96_000_000, NEVER)];
-        // 6 ms in every 200: 3 %.
+        // 6 ms in every 200 ms: 3 %.
         let written = simulate(&mut pacers, 10 * SECOND, |at| if at % (200 * MS) == 0 { 6 * MS } else { 0 });
         let pages = pages_between(&written, 0, 10 * SECOND);
         assert!(pages.abs_diff(234_375) <= 150, "{pages} pages in 10 s");
@@ -268,7 +271,7 @@ mod tests {
     #[test]
     fn a_throttled_cpu_dirties_less() {
         let mut pacers = [pacer(96_000_000, NEVER)];
-        // It stands still for a fifth of the time: the first 2.5 ms of every 12.5.
+        // The CPU stands still for a fifth of the time: the first 2.5 ms of every 12.5 ms.
         let stall = |at: u64| 2_500_000_u64.saturating_sub(at % 12_500_000);
         let written = simulate(&mut pacers, 10 * SECOND, stall);
         let share = pages_between(&written, 5 * SECOND, 10 * SECOND) as f64 / (5.0 * 23_437.5);
@@ -276,14 +279,14 @@ mod tests {
     }
 
     #[test]
-    fn forgone_and_written_add_up_to_the_rate() {
-        let mut dice = dice(3);
+    fn forgone_and_written_pages_add_up_to_the_rate() {
+        let mut random = random_below(3);
         let mut pacer = pacer(50_000_000, NEVER);
         let (mut now, mut accounted) = (0, 0);
         while now < 20 * SECOND {
-            match pacer.turn(now) {
-                Turn::Write { pages, forgone, .. } => accounted += pages + forgone,
-                Turn::Sleep { until_ns } => now = until_ns + dice(30 * MS),
+            match pacer.next_action(now) {
+                Action::Write { pages, forgone, .. } => accounted += pages + forgone,
+                Action::Sleep { until_ns } => now = until_ns + random(30 * MS),
             }
         }
         let due = 50_000_000 * (now / MS) / (PAGE_BYTES * 1000);
@@ -291,38 +294,38 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_makes_up_for_everything() {
+    fn burst_makes_up_for_a_whole_stall() {
         let mut pacers = [pacer(96_000_000, BURST)];
         let written = simulate(&mut pacers, 4 * SECOND, |at| if at == SECOND { SECOND } else { 0 });
         assert_eq!(pages_between(&written, 0, 3 * SECOND), 3 * 96_000_000 / PAGE_BYTES);
     }
 
     #[test]
-    fn a_slow_rate_sleeps_until_its_next_page() {
+    fn a_low_rate_sleeps_until_its_next_page() {
         let mut pacer = pacer(PAGE_BYTES, NEVER);
-        assert_eq!(pacer.turn(0), Turn::Sleep { until_ns: SECOND });
-        assert_eq!(pacer.turn(SECOND), Turn::Write { pages: 1, due_ns: SECOND, forgone: 0 });
-        assert_eq!(pacer.turn(SECOND), Turn::Sleep { until_ns: 2 * SECOND });
+        assert_eq!(pacer.next_action(0), Action::Sleep { until_ns: SECOND });
+        assert_eq!(pacer.next_action(SECOND), Action::Write { pages: 1, due_ns: SECOND, forgone: 0 });
+        assert_eq!(pacer.next_action(SECOND), Action::Sleep { until_ns: 2 * SECOND });
     }
 
     #[test]
-    fn idle_sleeps_and_unlimited_writes_for_ever() {
-        let turn = |rate| Pacer::new(rate, NEVER, (0, 1), 5).turn(7);
-        assert_eq!(turn(Rate::IDLE), Turn::Sleep { until_ns: u64::MAX });
-        assert_eq!(turn(Rate::Unlimited), Turn::Write { pages: BATCH_PAGES, due_ns: 7, forgone: 0 });
+    fn idle_always_sleeps_and_unlimited_always_writes() {
+        let action = |rate| Pacer::new(rate, NEVER, (0, 1), 5).next_action(7);
+        assert_eq!(action(Rate::IDLE), Action::Sleep { until_ns: u64::MAX });
+        assert_eq!(action(Rate::Unlimited), Action::Write { pages: BATCH_PAGES, due_ns: 7, forgone: 0 });
     }
 
     #[test]
-    fn more_pages_than_can_be_counted_are_due_all_the_same() {
-        // 2^20 pages a nanosecond, and 2^64 of them after 2^44 ns.
+    fn a_page_count_beyond_64_bits_does_not_overflow() {
+        // 2^20 pages per nanosecond: 2^64 pages after 2^44 ns.
         let mut pacer = pacer((PAGE_BYTES * SECOND) << 20, BURST);
         for now in [(1 << 44) - 1, 1 << 44, u64::MAX] {
-            assert!(matches!(pacer.turn(now), Turn::Write { pages: BATCH_PAGES, .. }), "{now}");
+            assert!(matches!(pacer.next_action(now), Action::Write { pages: BATCH_PAGES, .. }), "{now}");
         }
     }
 
     proptest! {
-        /// Any workload that is sound, on any clock that does not go back.
+        /// Covers all valid workloads, on a clock that never goes back.
         #[test]
         fn no_rate_and_no_time_panics(
             rate in any::<u64>(),
@@ -338,7 +341,7 @@ mod tests {
             let mut now = origin_ns;
             for (pause, shift) in pauses {
                 now = now.saturating_add(pause >> shift);
-                if let Turn::Write { pages, .. } = pacer.turn(now) {
+                if let Action::Write { pages, .. } = pacer.next_action(now) {
                     prop_assert!(pages <= BATCH_PAGES);
                 }
             }

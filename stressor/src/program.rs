@@ -1,5 +1,5 @@
-//! The stressor as an ordinary program: runs one workload until its time is up or it is interrupted, says
-//! once a second what it achieved, and at the end checks the memory.
+//! The stressor as an ordinary program: runs one workload for a given time or until it is interrupted, prints
+//! a status every second, and verifies the memory at the end.
 
 use crate::{
     cli::Cli,
@@ -29,36 +29,36 @@ use std::{
 };
 use units::{ByteRate, Span};
 
-/// How often to say what was achieved.
+/// The interval between status lines.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Memory was not as it was written, or something failed.
+/// The exit code if the memory had wrong content or something failed.
 const FAILED: u8 = 1;
-/// The settings contradict themselves or do not fit the machine.
+/// The exit code if the settings are invalid or there is not enough memory.
 const BAD_SETTINGS: u8 = 2;
 
-/// A line of output.
+/// A line of JSON output.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "kebab-case")]
-enum Report<'a> {
-    /// The second that has passed.
-    Status(Figures),
-    /// The whole run.
+enum OutputLine<'a> {
+    /// The statistics since the previous status line, about a second.
+    Status(Stats),
+    /// The statistics of the whole time, and the result of the verification.
     Summary {
         #[serde(flatten)]
-        figures: Figures,
-        /// Nothing, when it was not asked for.
+        stats: Stats,
+        /// `None` with `--no-verify`.
         verification: Option<Verification>,
         workload: &'a Workload,
     },
 }
 
-/// What was achieved in some time.
+/// The statistics of a period of time. The field names are keys of the JSON output.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-struct Figures {
-    /// When that time ended, in seconds since the start.
+struct Stats {
+    /// The end of the period, in seconds since the start.
     at_s: f64,
-    /// Bytes of dirtied pages per second.
+    /// The dirty rate; each page counts as 4 KiB.
     achieved_bytes_per_s: u64,
     pages_dirtied: u64,
     pages_forgone: u64,
@@ -66,45 +66,46 @@ struct Figures {
     write_latency: Latency,
 }
 
-/// Does what the command line says.
+/// Runs the program with the given command line. Returns its exit code.
 pub fn run(cli: Cli) -> ExitCode {
-    let outcome = if cli.control { converse() } else { Run::new(cli).and_then(Run::finish) };
+    let outcome = if cli.control { serve_control() } else { Runner::new(cli).and_then(Runner::finish) };
     outcome.unwrap_or_else(|error| {
         eprintln!("stressor: {error}");
         ExitCode::from(if error.is_bad_settings() { BAD_SETTINGS } else { FAILED })
     })
 }
 
-fn converse() -> Result<ExitCode, Error> {
+fn serve_control() -> Result<ExitCode, Error> {
     let mut engine = Engine::new(HugePages::Reserved);
-    // Each line is written at once, and as a whole: standard output's own buffer would end at each newline.
+    // `Stdout` is line-buffered, so each line is written at once and as a whole.
     control::serve(&mut engine, io::stdin(), io::stdout())
         .map(|()| ExitCode::SUCCESS)
         .map_err(|cause| Error::system("read requests from standard input", cause))
 }
 
-/// A run of one workload.
-struct Run {
+/// A workload in progress, with everything needed to report on it and to stop it.
+struct Runner {
     cli: Cli,
     engine: Engine,
     meter: Reader,
-    interruptions: SignalFd,
+    signals: SignalFd,
     started: Instant,
 }
 
-impl Run {
+impl Runner {
     /// Allocates and fills the memory and starts dirtying.
     fn new(cli: Cli) -> Result<Self, Error> {
         let mut engine = Engine::new(HugePages::Reserved);
-        engine.set(cli.load.clone().into())?;
-        // Until here there was nothing to sum up, and an interruption just ended the program. The threads to
-        // come inherit this.
-        let interruptions = catch_interruptions().map_err(|errno| Error::system("catch signals", errno))?;
+        engine.set(cli.workload.clone().into())?;
+        // Until here there is nothing to summarize, so an interruption may simply end the program. The lanes'
+        // threads, started below, inherit the blocked signals.
+        let signals = block_signals().map_err(|errno| Error::system("catch signals", errno))?;
         engine.start()?;
         let meter = Reader::new(engine.meter());
-        Ok(Self { cli, engine, meter, interruptions, started: Instant::now() })
+        Ok(Self { cli, engine, meter, signals, started: Instant::now() })
     }
 
+    /// Prints a status every second until the time is over or a signal arrives, then the summary.
     fn finish(mut self) -> Result<ExitCode, Error> {
         let mut total = Interval::empty();
         let end = self.cli.duration.and_then(|duration| self.started.checked_add(duration.into()));
@@ -125,9 +126,9 @@ impl Run {
             if ended {
                 break;
             }
-            let status = self.report_status(&interval, now, now - last);
+            let status = self.print_status(&interval, now, now - last);
             if status.is_err() {
-                // Nobody reads any more.
+                // Standard output is closed.
                 break;
             }
             last = now;
@@ -135,46 +136,47 @@ impl Run {
                 next += STATUS_INTERVAL;
             }
         }
-        // From here on a second interruption ends the program at once.
-        let _ = interrupting_signals().thread_unblock();
-        self.sum_up(&total, took)
+        // A second interruption ends the program immediately.
+        let _ = termination_signals().thread_unblock();
+        self.finish_summary(&total, took)
     }
 
-    /// Waits, and says whether it was interrupted.
+    /// Waits until a time or a signal. Returns whether a signal arrived.
     fn wait_until(&self, until: Instant) -> Result<bool, Error> {
         loop {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(false);
             }
-            let mut watched = [PollFd::new(self.interruptions.as_fd(), PollFlags::POLLIN)];
-            // Rounded up to whole milliseconds, lest it spin through the last one.
+            let mut watched = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+            // Rounded up to whole milliseconds; otherwise the loop would spin during the last one.
             let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
             match poll(&mut watched, timeout) {
                 Ok(0) | Err(Errno::EINTR) => {}
-                // Taken in, lest it end the program when it is let through again.
-                Ok(_) => return Ok(self.interruptions.read_signal().is_ok_and(|signal| signal.is_some())),
+                // The signal is consumed, so that it does not end the program once signals are unblocked.
+                Ok(_) => return Ok(self.signals.read_signal().is_ok_and(|signal| signal.is_some())),
                 Err(errno) => return Err(Error::system("wait for signals", errno)),
             }
         }
     }
 
-    fn report_status(&self, interval: &Interval, now: Instant, took: Duration) -> io::Result<()> {
-        let figures = Figures::new(interval, (now - self.started).as_secs_f64(), took);
+    fn print_status(&self, interval: &Interval, now: Instant, took: Duration) -> io::Result<()> {
+        let stats = Stats::new(interval, (now - self.started).as_secs_f64(), took);
         if self.cli.json {
-            return print_json(&Report::Status(figures));
+            return print_json(&OutputLine::Status(stats));
         }
-        writeln!(io::stdout(), "{figures}")
+        writeln!(io::stdout(), "{stats}")
     }
 
-    fn sum_up(mut self, total: &Interval, took: Duration) -> Result<ExitCode, Error> {
+    /// Verifies the memory if requested, prints the summary, and returns the exit code.
+    fn finish_summary(mut self, total: &Interval, took: Duration) -> Result<ExitCode, Error> {
         let verification = (!self.cli.no_verify).then(|| self.engine.verify());
         let good = verification.as_ref().is_none_or(Verification::is_good);
-        let figures = Figures::new(total, took.as_secs_f64(), took);
+        let stats = Stats::new(total, took.as_secs_f64(), took);
         let printed = if self.cli.json {
-            print_json(&Report::Summary { figures, verification, workload: self.engine.workload() })
+            print_json(&OutputLine::Summary { stats, verification, workload: self.engine.workload() })
         } else {
-            self.print_summary(&figures, verification.as_ref())
+            self.print_summary(&stats, verification.as_ref())
         };
         match printed {
             Err(cause) if cause.kind() != io::ErrorKind::BrokenPipe => {
@@ -185,30 +187,30 @@ impl Run {
         }
     }
 
-    fn print_summary(&self, figures: &Figures, verification: Option<&Verification>) -> io::Result<()> {
+    fn print_summary(&self, stats: &Stats, verification: Option<&Verification>) -> io::Result<()> {
         let mut out = io::stdout().lock();
         let workload = self.engine.workload();
-        let asked = match workload.rate {
+        let requested = match workload.rate {
             Rate::Limited(rate) if workload.phases.is_empty() => {
-                format!(" of {:.1} asked for", rate.as_mb_per_s())
+                format!(" of {:.1} MB/s requested", rate.as_mb_per_s())
             }
             _ => String::new(),
         };
         writeln!(out)?;
         writeln!(
             out,
-            "achieved      {:.1} MB/s{asked}: {} pages in {:.2} s",
-            figures.mb_per_s(),
-            figures.pages_dirtied,
-            figures.at_s
+            "achieved      {:.1} MB/s{requested}: {} pages in {:.2} s",
+            stats.mb_per_s(),
+            stats.pages_dirtied,
+            stats.at_s
         )?;
-        if figures.pages_forgone > 0 {
-            writeln!(out, "forgone       {} pages, not made up for after stalls", figures.pages_forgone)?;
+        if stats.pages_forgone > 0 {
+            writeln!(out, "forgone       {} pages, dropped because of stalls", stats.pages_forgone)?;
         }
-        writeln!(out, "longest stall {}", Nanos(figures.longest_stall_ns))?;
-        writeln!(out, "a write took  {}", Percentiles(&figures.write_latency))?;
+        writeln!(out, "longest stall {}", Nanos(stats.longest_stall_ns))?;
+        writeln!(out, "write latency {}", Percentiles(&stats.write_latency))?;
         match verification {
-            None => writeln!(out, "memory        not checked"),
+            None => writeln!(out, "memory        not verified"),
             Some(Verification { pages_checked, first_bad: None, .. }) => {
                 writeln!(out, "memory        {pages_checked} pages, all as written")
             }
@@ -219,7 +221,7 @@ impl Run {
     }
 }
 
-impl Figures {
+impl Stats {
     fn new(interval: &Interval, at_s: f64, took: Duration) -> Self {
         let bytes = interval.pages_dirtied as f64 * PAGE_BYTES as f64;
         Self {
@@ -237,7 +239,7 @@ impl Figures {
     }
 }
 
-impl fmt::Display for Figures {
+impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -250,7 +252,7 @@ impl fmt::Display for Figures {
     }
 }
 
-/// The percentiles of a latency, in a line.
+/// Formats the percentiles of a latency on one line.
 struct Percentiles<'a>(&'a Latency);
 
 impl fmt::Display for Percentiles<'_> {
@@ -261,7 +263,7 @@ impl fmt::Display for Percentiles<'_> {
     }
 }
 
-/// A time to read, in the unit that suits it.
+/// Formats a time in nanoseconds with a suitable unit, from ns to s.
 struct Nanos(u64);
 
 impl fmt::Display for Nanos {
@@ -276,19 +278,21 @@ impl fmt::Display for Nanos {
     }
 }
 
-fn print_json(report: &Report) -> io::Result<()> {
-    let mut line = serde_json::to_string(report).expect("reports have only string keys");
+fn print_json(output: &OutputLine) -> io::Result<()> {
+    let mut line = serde_json::to_string(output).expect("output lines have only string keys");
     line.push('\n');
     io::stdout().write_all(line.as_bytes())
 }
 
-fn interrupting_signals() -> SigSet {
+/// Returns the signals that end the workload: SIGINT, SIGTERM and SIGHUP.
+fn termination_signals() -> SigSet {
     [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect()
 }
 
-/// From now on interruptions can be read, and do not end the program.
-fn catch_interruptions() -> Result<SignalFd, Errno> {
-    let signals = interrupting_signals();
+/// Blocks the termination signals, so that they do not end the program, and returns a descriptor to read
+/// them.
+fn block_signals() -> Result<SignalFd, Errno> {
+    let signals = termination_signals();
     signals.thread_block()?;
     SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
 }

@@ -1,125 +1,126 @@
-//! What the host and the stressor in a guest say to each other, one JSON object a line, over a
-//! virtio-serial port named [`PORT`].
+//! The messages between the host and the stressor in a guest: one JSON object per line, over the
+//! virtio-serial port named [`PORT`], the control port.
 //!
-//! The host sends [`Request`]s, each with a number of its own; the stressor answers each with one
-//! [`Message::Reply`] that carries the same number, and besides sends [`Message::Hello`] once it runs and
-//! [`Message::Telemetry`] at a fixed interval, whether it is asked or not. A line that is cut short (a
-//! migration can cut one) is skipped by both sides: nothing depends on any single telemetry line.
+//! The host sends [`Request`]s with unique numbers. The stressor answers each with one [`Message::Reply`] of
+//! the same number. Unasked, it also sends [`Message::Hello`] once it is ready and [`Message::Telemetry`] at
+//! a fixed interval. A migration can truncate a line; both sides skip truncated lines, and nothing depends on
+//! any single line of telemetry.
 
 use crate::{verify::Verification, workload::Workload};
 use serde::{Deserialize, Serialize};
 
-/// The name of the virtio-serial port the conversation takes place on.
+/// The name of the virtio-serial port that serves as the control port.
 pub const PORT: &str = "testbed.stressor";
 
-/// How often the stressor sends telemetry, in milliseconds, until [`Command::TelemetryEvery`] says otherwise.
+/// The default interval between telemetry lines, in milliseconds. [`Command::TelemetryEvery`] changes it.
 pub const TELEMETRY_INTERVAL_MS: u64 = 50;
 
-/// A numbered request of the host.
+/// A request from the host to the stressor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Request {
-    /// Chosen by the host; the reply carries it back.
+    /// The number of the request, chosen by the host and repeated in the reply.
     pub id: u64,
-    /// What is asked.
+    /// The operation to carry out.
     pub command: Command,
 }
 
-/// What the host can ask of the stressor.
+/// An operation that the host can request from the stressor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Command {
-    /// Make this the workload, from now on: allocate, fill, and go on dirtying (or not) as before. Answered
-    /// once the memory is as the workload says. May be sent while the stressor runs.
+    /// Replace the workload: allocate and fill its memory. If the stressor was dirtying, it continues with
+    /// the new workload; otherwise it stays stopped. Answered when the memory is ready. Allowed at any time.
     Set(Workload),
-    /// Start dirtying. Answered at once.
+    /// Start dirtying. Answered immediately.
     Start,
-    /// Stop dirtying; the memory stays. Answered once no thread writes any more.
+    /// Stop dirtying and keep the memory. Answered when all threads have stopped writing.
     Stop,
-    /// Send telemetry every so many milliseconds from now on, from 1 to 1000: to see what happens in short
-    /// windows of time. Each line takes CPU time, under emulation about half a millisecond. Answered at once.
+    /// Set the interval between telemetry lines, from 1 to 1000 milliseconds. A short interval resolves short
+    /// events but costs CPU time: about half a millisecond per line under emulation. Answered immediately.
     TelemetryEvery(u64),
-    /// Compare all of the memory, ballast included, with what was written to it. The stressor stops
-    /// dirtying for it and does not start again. Answered with [`Answer::Verified`].
+    /// Compare all memory, including the ballast, with its expected content. The stressor stops dirtying
+    /// first and stays stopped. Answered with [`Answer::Verified`].
     Verify,
 }
 
-/// What the stressor sends.
+/// A message from the stressor to the host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Message {
-    /// Sent once, when the stressor is ready for requests.
+    /// A greeting, sent once, when the stressor is ready for requests.
     Hello(Hello),
-    /// The answer to the request of the same number.
+    /// The answer to a request.
     Reply {
-        /// The request's number.
+        /// The number of the request that is answered.
         id: u64,
-        /// Its outcome.
+        /// The outcome of that request.
         answer: Answer,
     },
-    /// Sent every [`TELEMETRY_INTERVAL_MS`], or as [`Command::TelemetryEvery`] says.
+    /// Counters, sent every [`TELEMETRY_INTERVAL_MS`] or at the interval set by [`Command::TelemetryEvery`].
     Telemetry(Telemetry),
 }
 
-/// Who speaks.
+/// A description of the stressor and of the guest that it runs in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
-    /// The stressor's version.
+    /// The version of the stressor, such as `1.2.3`.
     pub version: String,
-    /// The guest kernel's release.
+    /// The release of the guest's kernel, as `uname -r` prints it.
     pub kernel: String,
-    /// CPUs that are online.
+    /// The number of CPUs that the stressor can use.
     pub cpus: usize,
-    /// Memory the kernel has in all, in bytes.
+    /// The total memory of the guest's kernel, in bytes. 0 if it cannot be determined.
     pub memory_bytes: u64,
-    /// The guest's clock (monotonic since its boot) when the stressor started, in nanoseconds.
+    /// The guest's clock (monotonic, since boot) when the stressor became ready, in nanoseconds.
     pub clock_ns: u64,
 }
 
-/// The outcome of one request.
+/// The outcome of a request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Answer {
-    /// Done as asked.
+    /// The request was carried out.
     Done,
-    /// Done; this is what the memory held.
+    /// The memory was verified, with this result.
     Verified(Verification),
-    /// Not done, in words; the workload is as it was.
+    /// The request was refused or failed, with the error message. A refused workload leaves the current one
+    /// in place.
     Failed(String),
 }
 
-/// What the stressor did since it started and since its last telemetry, by its own clock.
+/// The activity of the stressor since it started and since its last telemetry line, by the guest's clock.
 ///
-/// The guest's clock stands still while the guest is stopped, so a stop does not show as a stall here; it
-/// shows as time that the guest's clock lost against the host's.
+/// The guest's clock stands still while the guest is stopped. Therefore a stopped guest does not show up as a
+/// stall here, but as time that the guest's clock loses against the host's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Telemetry {
-    /// Counts the telemetry lines, from 0, without gaps.
+    /// The number of the telemetry line. Starts at 0 and has no gaps.
     pub sequence: u64,
-    /// The guest's clock (monotonic since its boot) when the line was made, in nanoseconds.
+    /// The guest's clock (monotonic, since boot) when the line was created, in nanoseconds.
     pub clock_ns: u64,
-    /// Whether the stressor is dirtying.
+    /// Whether the stressor is started. It dirties memory then, unless the rate is 0.
     pub running: bool,
-    /// Pages of 4 KiB dirtied since the stressor started; the same page counts each time.
+    /// The number of 4 KiB pages dirtied since the stressor started. A page counts each time it is written.
     pub pages_dirtied: u64,
-    /// Pages that were due while the stressor was stalled and that are not made up for, since it started.
+    /// The number of pages that were due during stalls and were dropped, since the stressor started.
     #[serde(default)]
     pub pages_forgone: u64,
-    /// The longest time between two writes that should have followed each other, since the last telemetry,
-    /// in nanoseconds, the pause that pacing asks for not counted.
+    /// The longest delay between two consecutive writes since the last telemetry line, in nanoseconds,
+    /// without the pauses that pacing inserts.
     pub longest_stall_ns: u64,
-    /// Latency of the writes since the last telemetry.
+    /// The latency of the writes since the last telemetry line.
     pub write_latency: Latency,
 }
 
-/// A distribution of the time one page write takes, in nanoseconds; all zero when nothing was written.
+/// The distribution of the time that one page write takes. All fields are 0 if nothing was written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Latency {
-    /// Median.
+    /// The median latency in nanoseconds, accurate to 3 %.
     pub p50_ns: u64,
-    /// 99th percentile.
+    /// The 99th percentile in nanoseconds, accurate to 3 %.
     pub p99_ns: u64,
-    /// 99.9th percentile.
+    /// The 99.9th percentile in nanoseconds, accurate to 3 %.
     pub p999_ns: u64,
-    /// The largest.
+    /// The longest write in nanoseconds; exact.
     pub max_ns: u64,
 }

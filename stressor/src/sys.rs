@@ -1,6 +1,8 @@
-//! What cannot be said in safe Rust: memory mappings, and the ioctls that bring up a network interface.
+//! System calls and instructions without a safe wrapper: memory mappings, prefetching, and the ioctls that
+//! bring up a network interface.
 //!
-//! Everything `unsafe` of this crate is here, each block with its reason. What this module offers is safe.
+//! All `unsafe` code of this crate is in this module, each block with its reason. The module's interface is
+//! safe.
 #![allow(unsafe_code)]
 
 use crate::{content::Page, workload::PAGE_BYTES};
@@ -10,18 +12,18 @@ use nix::{
 };
 use std::{ffi::c_void, net::Ipv4Addr, num::NonZeroUsize, os::fd::AsRawFd, ptr::NonNull};
 
-/// What backs a mapping.
+/// The kind of pages that back a mapping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Backing {
-    /// Pages of 4 KiB, never merged into huge ones.
+    /// Pages of 4 KiB, never merged into huge pages.
     Small,
-    /// Whatever the kernel can fill fastest: transparent huge pages where it has them.
+    /// The pages that the kernel populates fastest: transparent huge pages if it supports them.
     Fastest,
-    /// Reserved huge pages of this many bytes, a power of two.
+    /// Reserved huge pages of the given size in bytes, a power of two.
     Reserved(u64),
 }
 
-/// Private anonymous memory, zero at first, given back when dropped.
+/// Private anonymous memory, initially zero. It is unmapped on drop.
 #[derive(Debug)]
 pub(crate) struct Mapping {
     start: NonNull<c_void>,
@@ -29,17 +31,17 @@ pub(crate) struct Mapping {
     pages: usize,
 }
 
-// SAFETY: a mapping belongs to its owner alone, like a `Box`; no thread is special to it.
+// SAFETY: a mapping has a single owner, like a `Box`, and is not tied to any thread.
 unsafe impl Send for Mapping {}
-// SAFETY: through a shared reference it can only be read.
+// SAFETY: a shared reference only allows reading.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps `pages` pages of 4 KiB, which touches none of them.
+    /// Maps `pages` pages of 4 KiB without touching them.
     ///
     /// # Errors
     ///
-    /// The kernel's, when it refuses the mapping.
+    /// Fails if the kernel refuses the mapping.
     pub(crate) fn new(pages: usize, backing: Backing) -> Result<Self, Errno> {
         let empty = Self { start: NonNull::<Page>::dangling().cast(), length: 0, pages: 0 };
         let unit = match backing {
@@ -57,7 +59,7 @@ impl Mapping {
                 libc::c_int::try_from(bytes.ilog2()).expect("a logarithm is small") << libc::MAP_HUGE_SHIFT;
             flags |= MapFlags::MAP_HUGETLB | MapFlags::from_bits_retain(size);
         }
-        // SAFETY: a new mapping at an address of the kernel's choice touches no memory in use.
+        // SAFETY: a new mapping at an address that the kernel chooses does not affect memory in use.
         let start =
             unsafe { mmap_anonymous(None, mapped, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags)? };
         let mapping = Self { start, length, pages };
@@ -67,23 +69,23 @@ impl Mapping {
             Backing::Reserved(_) => None,
         };
         if let Some(advice) = advice {
-            // SAFETY: the range is the mapping's own, and these kinds of advice change no content. A kernel
-            // without transparent huge pages refuses them, and needs neither.
+            // SAFETY: the range belongs to the mapping, and these kinds of advice do not change its content.
+            // A kernel without transparent huge pages refuses them, but does not need them either.
             let _ = unsafe { madvise(start, length, advice) };
         }
         Ok(mapping)
     }
 
-    /// The pages.
+    /// Returns the pages of the mapping, for reading.
     pub(crate) fn pages(&self) -> &[Page] {
-        // SAFETY: start is aligned to a page, the range is mapped, readable, and initialised (with zeros) as
-        // long as self lives, and any bits are a valid `Page`.
+        // SAFETY: `start` is aligned to a page; the range is mapped, readable and initialized (with zeros) as
+        // long as `self` lives; and all bit patterns are valid for `Page`.
         unsafe { std::slice::from_raw_parts(self.start.cast().as_ptr(), self.pages) }
     }
 
-    /// The pages, to write to.
+    /// Returns the pages of the mapping, for reading and writing.
     pub(crate) fn pages_mut(&mut self) -> &mut [Page] {
-        // SAFETY: as in `pages`; besides, the mapping is writable, and borrowed by the caller alone.
+        // SAFETY: as in `pages`; in addition, the mapping is writable and exclusively borrowed by the caller.
         unsafe { std::slice::from_raw_parts_mut(self.start.cast().as_ptr(), self.pages) }
     }
 }
@@ -91,21 +93,22 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         if self.length > 0 {
-            // SAFETY: the range was mapped by `new` and no reference into it outlives self. Unmapping a whole
-            // mapping does not fail.
+            // SAFETY: the range was mapped by `new`, and no reference into it outlives `self`. Unmapping a
+            // whole mapping does not fail.
             let _ = unsafe { munmap(self.start, self.length) };
         }
     }
 }
 
-/// Has the kernel put memory behind all of `pages` at once, which is faster than one fault a page and
-/// reports a lack of it as an error. A kernel before 5.14 cannot; then the first write to each page does it.
+/// Makes the kernel allocate memory for all `pages` at once. This is faster than one page fault per page, and
+/// a lack of memory is reported as an error. Kernels before 5.14 do not support it; there, the first write to
+/// each page allocates its memory.
 ///
 /// # Errors
 ///
-/// `ENOMEM`, `EFAULT` or `EHWPOISON` when there is no memory to be had.
+/// `ENOMEM`, `EFAULT` or `EHWPOISON` if there is not enough memory.
 pub(crate) fn populate(pages: &mut [Page]) -> Result<(), Errno> {
-    // SAFETY: the range is borrowed by the caller alone, and populating it changes no content.
+    // SAFETY: the range is exclusively borrowed by the caller, and populating it does not change its content.
     let result =
         unsafe { libc::madvise(pages.as_mut_ptr().cast(), size_of_val(pages), libc::MADV_POPULATE_WRITE) };
     match Errno::result(result) {
@@ -114,25 +117,26 @@ pub(crate) fn populate(pages: &mut [Page]) -> Result<(), Errno> {
     }
 }
 
-/// Gives a network interface an IPv4 address, where there is one, and brings it up. `socket` is any socket.
+/// Sets the IPv4 address of a network interface, if one is given, and brings the interface up. `socket` can
+/// be any socket.
 ///
 /// # Errors
 ///
-/// What was attempted, and the kernel's error.
+/// Returns what was attempted, to be followed by the interface's name, and the kernel's error.
 pub(crate) fn bring_up(
     socket: &impl AsRawFd,
     interface: &str,
     address: Option<(Ipv4Addr, u8)>,
 ) -> Result<(), (&'static str, Errno)> {
     let call = |request, what, fill: &dyn Fn(&mut libc::ifreq)| {
-        // SAFETY: all zero is a valid `ifreq`.
+        // SAFETY: an `ifreq` of zeros is valid.
         let mut ifreq: libc::ifreq = unsafe { std::mem::zeroed() };
-        // The last byte stays zero and ends the name.
+        // The last byte stays zero and terminates the name.
         for (to, from) in ifreq.ifr_name.iter_mut().take(libc::IFNAMSIZ - 1).zip(interface.bytes()) {
             *to = from.cast_signed();
         }
         fill(&mut ifreq);
-        // SAFETY: these requests read one `ifreq` and write at most one, and ours lives through the call.
+        // SAFETY: these requests read one `ifreq` and write at most one, and `ifreq` outlives the call.
         let result = unsafe { libc::ioctl(socket.as_raw_fd(), request, &raw mut ifreq) };
         Errno::result(result).map_err(|errno| (what, errno))?;
         Ok(ifreq)
@@ -159,17 +163,16 @@ fn socket_address(address: Ipv4Addr) -> libc::sockaddr {
         sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.octets()) },
         sin_zero: [0; 8],
     };
-    // SAFETY: both are plain bytes, of the same size and starting with the family.
+    // SAFETY: both types are plain data of the same size that starts with the address family.
     unsafe { std::mem::transmute::<libc::sockaddr_in, libc::sockaddr>(internet) }
 }
 
-/// Asks for the first bytes of a page, to be written to soon, to be brought into the cache. There need not be
-/// one.
+/// Prefetches the first cache line of a page that will be written soon. The address need not be valid.
 #[inline]
 pub(crate) fn prefetch(page: *const Page) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch changes nothing and cannot fault, whatever the address; every x86-64 has the
-    // instruction.
+    // SAFETY: a prefetch changes no data and does not fault, even at an invalid address; all x86-64 CPUs
+    // support the instruction.
     unsafe {
         use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
         _mm_prefetch::<_MM_HINT_ET0>(page.cast());

@@ -1,9 +1,9 @@
-//! Settings that people write as one short word or phrase: `96MB/s` or `unlimited`, `compressible:50%`,
-//! `hot-cold:90%/10%`.
+//! The text form of settings that people write as one word or phrase: `96MB/s` or `unlimited`,
+//! `compressible:50%`, `hot-cold:90%/10%`.
 //!
-//! One text form serves the command line, YAML and JSON alike. (YAML writes the enum variants of serde's
-//! usual form with a tag, `!hot-cold`, which nobody would guess.) Parsing is exact, and printing gives the
-//! text that parses back to the same value.
+//! The same text form is used on the command line, in YAML and in JSON. (Serde's own form of enum variants
+//! would need a tag in YAML, `!hot-cold`, which nobody would guess.) Parsing is exact, and a printed value
+//! parses back to the same value.
 
 pub use crate::share::TextError;
 use crate::workload::{Content, Order, Phase, Rate};
@@ -41,8 +41,8 @@ impl FromStr for Content {
             None if text == "increment" => Ok(Self::Increment),
             Some(("compressible", share)) => share.parse().map(Self::Compressible),
             _ => Err(TextError(format!(
-                "`{text}` is not a content: it is `zero`, `constant`, `random`, `increment` or \
-                 `compressible:SHARE` (`compressible:25%` compresses to a quarter)"
+                "`{text}` is not a page content: use `zero`, `constant`, `random`, `increment` or \
+                 `compressible:PERCENT` (`compressible:25%` compresses to a quarter)"
             ))),
         }
     }
@@ -66,7 +66,7 @@ impl FromStr for Order {
     fn from_str(text: &str) -> Result<Self, TextError> {
         let unknown = || {
             TextError(format!(
-                "`{text}` is not an order: it is `sequential`, `random` or `hot-cold:WRITES/PAGES` \
+                "`{text}` is not an order: use `sequential`, `random` or `hot-cold:WRITES/PAGES` \
                  (`hot-cold:90%/10%`: 90% of the writes go to 10% of the pages)"
             ))
         };
@@ -97,14 +97,14 @@ impl FromStr for Phase {
 
     fn from_str(text: &str) -> Result<Self, TextError> {
         let (rate, duration) = text.split_once(':').ok_or_else(|| {
-            TextError(format!("`{text}` is not a phase: write a rate and a time, like `96MB/s:30s`"))
+            TextError(format!("`{text}` is not a phase: write a rate and a duration, like `96MB/s:30s`"))
         })?;
         let duration = duration.parse().map_err(|e: ParseError| TextError(e.to_string()))?;
         Ok(Self { rate: rate.parse()?, duration })
     }
 }
 
-/// Serde through the text form.
+/// Implements serde's traits and the JSON Schema of a setting by means of its text form.
 macro_rules! text_serde {
     ($type:ty, $expecting:literal, $pattern:expr) => {
         const _: () = {
@@ -123,7 +123,7 @@ macro_rules! text_serde {
                     text.parse().map_err(E::custom)
                 }
 
-                // Only a rate can be a bare number, and only 0; the text form says so.
+                // The only valid number is a rate of 0. The text form's parser refuses all others.
                 fn visit_u64<E: de::Error>(self, number: u64) -> Result<$type, E> {
                     self.visit_str(&number.to_string())
                 }
@@ -168,7 +168,7 @@ text_serde!(Rate, "a data rate like `96MB/s`, 0 or `unlimited`", |generator| sch
     "description": "A data rate like `96MB/s`, 0, or `unlimited`",
     "anyOf": [generator.subschema_for::<units::ByteRate>(), { "const": "unlimited" }],
 }));
-text_serde!(Content, "a content like `random` or `compressible:50%`", |_| schemars::json_schema!({
+text_serde!(Content, "a page content like `random` or `compressible:50%`", |_| schemars::json_schema!({
     "description": "`compressible:25%` compresses to a quarter",
     "anyOf": [
         { "enum": ["zero", "constant", "random", "increment"] },
@@ -186,7 +186,7 @@ text_serde!(Order, "an order like `random` or `hot-cold:90%/10%`", |_| schemars:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{share::Share, workload::Workload};
+    use crate::{share::Percentage, workload::Workload};
     use std::fmt::{Debug, Display};
 
     fn round_trip<T: FromStr<Err = TextError> + Display + PartialEq + Debug>(texts: &[&str]) {
@@ -197,19 +197,19 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_read_and_printed_alike() {
+    fn text_forms_round_trip() {
         round_trip::<Rate>(&["0", "96MB/s", "1GiB/s", "unlimited"]);
         round_trip::<Content>(&["zero", "constant", "random", "increment", "compressible:12.5%"]);
         round_trip::<Order>(&["sequential", "random", "hot-cold:90%/10%", "hot-cold:99.9%/0.1%"]);
-        round_trip::<Share>(&["0.1%", "1%", "50%", "99.9%"]);
+        round_trip::<Percentage>(&["0.1%", "1%", "50%", "99.9%"]);
     }
 
     #[test]
-    fn nonsense_is_refused_with_what_would_be_right() {
+    fn invalid_text_is_refused_with_the_accepted_forms() {
         for share in
             ["", "%", "50", "0%", "100%", "-1%", "+1%", "1.25%", "1.%", ".5%", "1000%", "5 %", "1.+%"]
         {
-            assert!(share.parse::<Share>().unwrap_err().to_string().contains("like `50%`"), "{share}");
+            assert!(share.parse::<Percentage>().unwrap_err().to_string().contains("like `50%`"), "{share}");
         }
         for content in ["", "noise", "random:50%", "compressible", "Zero"] {
             assert!(content.parse::<Content>().unwrap_err().to_string().contains("`increment`"), "{content}");
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn no_text_panics_and_whatever_is_read_prints_as_itself() {
+    fn parsing_never_panics_and_parsed_values_round_trip() {
         const PIECES: [&str; 16] = [
             "",
             "",
@@ -252,18 +252,18 @@ mod tests {
         for _ in 0..50_000 {
             state = units::random::mix(state);
             let text: String = (0..5).map(|at| PIECES[(state >> (at * 4)) as usize % PIECES.len()]).collect();
-            read[0] += check::<Share>(&text);
+            read[0] += check::<Percentage>(&text);
             read[1] += check::<Content>(&text);
             read[2] += check::<Order>(&text);
             read[3] += check::<Rate>(&text);
             assert!(text.parse::<Phase>().is_err(), "{text}");
         }
-        assert!(read.iter().all(|&read| read > 0), "some of each are right: {read:?}");
+        assert!(read.iter().all(|&read| read > 0), "some texts of each kind are valid: {read:?}");
     }
 
     #[test]
-    fn a_share_leaves_something_on_either_side() {
-        let share = |permille, whole| Share::from_permille(permille).unwrap().of(whole);
+    fn a_percentage_is_neither_nothing_nor_everything() {
+        let share = |permille, whole| Percentage::from_permille(permille).unwrap().of(whole);
         assert_eq!(share(100, 1000), 100);
         assert_eq!((share(1, 10), share(999, 2), share(500, 1), share(500, 0)), (1, 1, 0, 0));
         assert_eq!(share(999, u64::MAX), (u128::from(u64::MAX) * 999 / 1000) as u64);
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_workload_reads_alike_in_yaml_and_json() {
+    fn a_workload_survives_yaml_and_json() {
         let yaml = "{ rate: 96MB/s, working_set: 96MB, ballast: 1GiB, content: compressible:50%,
             write: word, order: hot-cold:90%/10%, threads: 2, page_size: 2MiB, catch_up: burst, step: 500us,
             phases: [{ rate: unlimited, duration: 30s }], ballast_content: zero, seed: 5 }";
@@ -290,12 +290,12 @@ mod tests {
     }
 
     #[test]
-    fn what_a_workload_does_not_have_is_refused() {
+    fn unknown_fields_and_invalid_values_are_refused() {
         let error = |yaml: &str| serde_yaml::from_str::<Workload>(yaml).unwrap_err().to_string();
         assert!(error("rate: 96").contains("`96` has no unit"), "{}", error("rate: 96"));
         assert!(error("speed: 1MB/s").contains("unknown field `speed`"));
-        assert!(error("content: noise").contains("`noise` is not a content"));
-        assert!(error("content: true").contains("a content like `random`"));
+        assert!(error("content: noise").contains("`noise` is not a page content"));
+        assert!(error("content: true").contains("a page content like `random`"));
         assert!(error("page_size: 4KB").contains("4KiB"));
         assert!(error("phases: [{ rate: 1MB/s }]").contains("missing field `duration`"));
     }

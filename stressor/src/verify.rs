@@ -1,55 +1,55 @@
-//! What a check of memory found: how much was checked, and the first page that is not as it was written.
+//! The result of verifying memory: the number of pages checked, and the first page with wrong content.
 //!
-//! A wrong page is described in words that help to find out how it went wrong: whether it was never
-//! transferred (zeros), lost its last writes (an older generation), or was torn or overwritten.
+//! A wrong page is described so that the cause can be found: it was never transferred (zeros), it lost its
+//! last writes (an older generation), or it was torn or overwritten (other data).
 
-use crate::content::{Page, Recipe};
+use crate::content::{Page, Pattern};
 use serde::{Deserialize, Serialize};
 
-/// The result of checking all memory.
+/// The result of verifying all memory.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verification {
-    /// Pages of 4 KiB compared, working set and ballast.
+    /// The number of 4 KiB pages checked, working set and ballast together.
     pub pages_checked: u64,
-    /// How many of them were not as they were written.
+    /// The number of checked pages with wrong content.
     #[serde(default)]
     pub pages_bad: u64,
-    /// The first of those.
+    /// The first page with wrong content, if there is any.
     pub first_bad: Option<BadPage>,
 }
 
-/// A page that does not hold what was written to it.
+/// A page whose content is not what was written to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BadPage {
-    /// Which memory it belongs to.
+    /// The memory that the page belongs to.
     #[serde(default)]
     pub area: Area,
-    /// Its index within that memory, from 0, in pages of 4 KiB.
+    /// The index of the page within its area, from 0, in pages of 4 KiB.
     pub index: u64,
-    /// How often it was written after it was filled.
+    /// The number of times that the page was written after it was filled.
     pub expected_generation: u32,
-    /// What it held instead, in a few words.
+    /// A short description of the content that was found, such as `only zeros`.
     pub held: String,
 }
 
-/// A part of the stressor's memory.
+/// One of the two areas of the stressor's memory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Area {
-    /// The memory that is dirtied.
+    /// The memory that is dirtied repeatedly.
     #[default]
     WorkingSet,
-    /// The memory that is left alone.
+    /// The memory that is filled once and not written again.
     Ballast,
 }
 
 impl Verification {
-    /// Whether all memory was as it was written.
+    /// Returns whether all pages had the expected content.
     pub fn is_good(&self) -> bool {
         self.pages_bad == 0
     }
 
-    /// This check followed by another one, of other pages.
+    /// Combines this result with the result for the pages that follow.
     #[must_use]
     pub(crate) fn and(self, next: Self) -> Self {
         Self {
@@ -72,23 +72,24 @@ impl std::fmt::Display for BadPage {
 }
 
 impl BadPage {
-    /// Finds out what a page holds that does not hold what it should.
-    pub(crate) fn describe(recipe: &Recipe, page: &Page, area: Area, index: u64, expected: u32) -> Self {
-        /// How many generations back to look.
-        const BACK: u32 = 10_000;
-        let older =
-            (expected.saturating_sub(BACK)..expected).rev().find(|&older| recipe.holds(page, index, older));
-        let held = match (older, recipe.first_difference(page, index, expected)) {
+    /// Describes the content of a page that does not match its expected generation.
+    pub(crate) fn describe(pattern: &Pattern, page: &Page, area: Area, index: u64, expected: u32) -> Self {
+        /// The number of earlier generations that the content is compared with.
+        const MAX_GENERATIONS_BACK: u32 = 10_000;
+        let older = (expected.saturating_sub(MAX_GENERATIONS_BACK)..expected)
+            .rev()
+            .find(|&older| pattern.matches(page, index, older));
+        let held = match (older, pattern.first_mismatch(page, index, expected)) {
             _ if page.0.iter().all(|&word| word == 0) => "only zeros".to_owned(),
-            (Some(0), _) => "what it was filled with, and none of its writes".to_owned(),
-            (Some(older), _) => format!("generation {older} of its content"),
-            (None, Some(difference)) => format!(
+            (Some(0), _) => "its initial content, without any of the writes".to_owned(),
+            (Some(older), _) => format!("the content of generation {older}"),
+            (None, Some(mismatch)) => format!(
                 "{:#018x} instead of {:#018x} at byte {}",
-                difference.held,
-                difference.expected,
-                difference.word * 8
+                mismatch.held,
+                mismatch.expected,
+                mismatch.word * 8
             ),
-            (None, None) => "what it should when looked at again".to_owned(),
+            (None, None) => "the expected content when read again".to_owned(),
         };
         Self { area, index, expected_generation: expected, held }
     }

@@ -1,60 +1,62 @@
-//! Which page is written next: the [`Order`] setting, made into an endless sequence of page numbers.
+//! The order in which pages are written: turns the setting [`Order`] into an endless sequence of page
+//! numbers.
 
 use crate::workload::{Order, Workload};
 use std::ops::Range;
 use units::random::{Random, mix};
 
-/// An endless walk over pages `0..pages`.
+/// An endless sequence of page numbers in `0..pages`.
 #[derive(Debug, Clone)]
 pub(crate) struct Walk {
     pages: u64,
-    step: Step,
+    state: State,
 }
 
 #[derive(Debug, Clone)]
-enum Step {
+enum State {
     Sequential { next: u64 },
-    Random { dice: Random },
-    HotCold { dice: Random, hot_pages: u64, hot_writes: u64 },
+    Random { random: Random },
+    HotCold { random: Random, hot_pages: u64, hot_writes: u64 },
 }
 
-/// Hot writes are decided by a throw below this share of it.
-const ALL: u64 = 1 << 32;
+/// The range of the random numbers that decide between hot and cold pages.
+const SCALE: u64 = 1 << 32;
 
 impl Walk {
-    /// A walk over `pages` pages, more than none, in the order of the workload. Walks of different `lane`s
-    /// are independent of each other.
+    /// Creates a walk over `pages` pages (at least 1) in the order of the workload. The walks of different
+    /// lanes are independent of each other.
     pub(crate) fn new(workload: &Workload, pages: u64, lane: u64) -> Self {
-        debug_assert!(pages > 0, "a walk needs a page to stand on");
-        let dice = Random::of(workload.seed ^ mix(lane + 1));
-        let step = match workload.order {
-            Order::Sequential => Step::Sequential { next: 0 },
-            // The only page there is cannot be both hot and cold.
-            Order::HotCold { .. } | Order::Random if pages == 1 => Step::Sequential { next: 0 },
-            Order::Random => Step::Random { dice },
+        debug_assert!(pages > 0, "a walk needs at least one page");
+        let random = Random::from_mixed(workload.seed ^ mix(lane + 1));
+        let state = match workload.order {
+            Order::Sequential => State::Sequential { next: 0 },
+            // A single page cannot be divided into hot and cold ones.
+            Order::HotCold { .. } | Order::Random if pages == 1 => State::Sequential { next: 0 },
+            Order::Random => State::Random { random },
             Order::HotCold { writes, pages: hot } => {
-                Step::HotCold { dice, hot_pages: hot.of(pages), hot_writes: writes.of(ALL) }
+                State::HotCold { random, hot_pages: hot.of(pages), hot_writes: writes.of(SCALE) }
             }
         };
-        Self { pages, step }
+        Self { pages, state }
     }
 
-    /// The next pages that follow each other in memory, at most `most` of them; at least one, if `most` is.
+    /// Returns the next pages, as many as are consecutive in memory, but at most `most`. Returns at least one
+    /// page if `most` is at least 1.
     #[inline]
     pub(crate) fn next(&mut self, most: u64) -> Range<usize> {
-        let page = match &mut self.step {
-            Step::Sequential { next } => {
+        let page = match &mut self.state {
+            State::Sequential { next } => {
                 let first = *next;
                 let end = self.pages.min(first + most);
                 *next = if end == self.pages { 0 } else { end };
                 return first as usize..end as usize;
             }
-            Step::Random { dice } => dice.below(self.pages),
-            Step::HotCold { dice, hot_pages, hot_writes } => {
-                if dice.below(ALL) < *hot_writes {
-                    dice.below(*hot_pages)
+            State::Random { random } => random.below(self.pages),
+            State::HotCold { random, hot_pages, hot_writes } => {
+                if random.below(SCALE) < *hot_writes {
+                    random.below(*hot_pages)
                 } else {
-                    *hot_pages + dice.below(self.pages - *hot_pages)
+                    *hot_pages + random.below(self.pages - *hot_pages)
                 }
             }
         };
@@ -66,6 +68,7 @@ impl Walk {
 mod tests {
     use super::*;
 
+    /// Returns the number of visits to each page in a walk of `steps` steps.
     fn visits(order: &str, pages: u64, steps: usize) -> Vec<u64> {
         let workload = Workload { order: order.parse().unwrap(), ..Workload::default() };
         let mut walk = Walk::new(&workload, pages, 0);
@@ -77,13 +80,13 @@ mod tests {
     }
 
     #[test]
-    fn sequential_visits_all_before_any_twice() {
+    fn sequential_visits_every_page_before_repeating() {
         assert_eq!(visits("sequential", 7, 7), [1; 7]);
         assert_eq!(visits("sequential", 7, 16), [3, 3, 2, 2, 2, 2, 2]);
     }
 
     #[test]
-    fn pages_that_follow_each_other_come_together() {
+    fn consecutive_pages_are_returned_as_one_range() {
         let walk = |order: &str| {
             let workload = Workload { order: order.parse().unwrap(), ..Workload::default() };
             let mut walk = Walk::new(&workload, 7, 0);
@@ -94,14 +97,14 @@ mod tests {
     }
 
     #[test]
-    fn random_visits_all_about_equally() {
+    fn random_visits_all_pages_about_equally() {
         let visits = visits("random", 100, 100_000);
         // 6 standard deviations of a count whose mean is 1000.
         assert!(visits.iter().all(|&count| (810..1190).contains(&count)), "{visits:?}");
     }
 
     #[test]
-    fn hot_pages_get_their_share() {
+    fn hot_pages_get_their_percentage_of_writes() {
         let visits = visits("hot-cold:90%/10%", 1000, 1_000_000);
         let hot: u64 = visits[..100].iter().sum();
         assert!((897_000..903_000).contains(&hot), "{hot} writes to hot pages");
@@ -109,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn even_one_page_can_be_walked() {
+    fn one_and_two_pages_can_be_walked() {
         for order in ["sequential", "random", "hot-cold:99.9%/0.1%"] {
             assert_eq!(visits(order, 1, 5), [5]);
             assert!(visits(order, 2, 100_000).iter().all(|&count| count > 0), "{order}");

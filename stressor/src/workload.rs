@@ -1,115 +1,118 @@
-//! What the stressor is asked to do: the settings, as a person writes them and as the host sends them.
+//! The workload: the settings of the stressor, as people write them and as the host sends them.
 //!
-//! The names here are those of a matrix file's `stress:` section and, with dashes, of the command line.
-//! Reading a workload looks at nothing but its text; [`Workload::check`] finds what contradicts itself;
-//! whether a machine has the memory is the [`Machine`](crate::machine::Machine)'s to say.
+//! The names are the same in the `stress:` section of a matrix file and, with dashes, on the command line.
+//! Reading a workload depends only on its text. [`Workload::check`] finds contradictory settings, and
+//! [`SystemMemory::check`](crate::machine::SystemMemory::check) finds out whether there is enough memory.
 
-use crate::share::Share;
+use crate::share::Percentage;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use units::{ByteRate, Bytes, Span};
 
-/// The size in which memory is dirtied and counted, whatever pages back it.
+/// The unit in which memory is dirtied and counted, in bytes, even if huge pages back it.
 pub const PAGE_BYTES: u64 = 4096;
 
-/// A load on memory.
+/// The complete settings of the stressor. The default workload uses no memory and is idle.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct Workload {
-    /// How fast memory is dirtied: bytes of 4 KiB pages written per second, by all threads together. 0 is
-    /// idle, `unlimited` as fast as the CPU can.
+    /// The dirty rate of all threads together; each page written counts as 4 KiB. 0 is idle, `unlimited` is
+    /// as fast as the CPUs allow.
     pub rate: Rate,
-    /// The memory that is dirtied over and over, rounded up to whole pages of 4 KiB.
+    /// The size of the memory that is dirtied repeatedly, rounded up to whole pages of 4 KiB.
     pub working_set: Bytes,
-    /// Memory that is filled once and then left alone, rounded up to whole pages of 4 KiB.
+    /// The size of the memory that is filled once and not written again, rounded up to whole pages of 4 KiB.
     pub ballast: Bytes,
-    /// What a page of the working set holds.
+    /// The content of the pages of the working set.
     pub content: Content,
-    /// What a page of the ballast holds.
+    /// The content of the pages of the ballast.
     pub ballast_content: Content,
-    /// How much of a page one write stores.
+    /// How much of a page each write stores.
     pub write: Write,
-    /// Which page is written next.
+    /// The order in which pages are written.
     pub order: Order,
-    /// How many threads write, each to its own part of the working set, pinned to the CPUs in turn.
+    /// The number of writing threads. Each has its own part of the working set; they are pinned to the CPUs
+    /// in turn.
     pub threads: u32,
-    /// The pages that back the working set. It is dirtied in steps of 4 KiB all the same.
+    /// The size of the pages that back the working set. Dirtying is in units of 4 KiB with any size.
     pub page_size: PageSize,
     /// Whether writes that a stall prevented are made up for.
     pub catch_up: CatchUp,
-    /// How often to write what has come due since the last time: at most 1 ms, at least 10 us. A finer step
-    /// is smoother and costs more wake-ups, of about 20 us of CPU time each on a host and 300 us under
+    /// The interval at which the pages that have come due are written, from 10 us to 1 ms. A shorter step is
+    /// smoother and costs more wake-ups; each takes about 20 us of CPU time on a host and 300 us under
     /// emulation.
     pub step: Span,
-    /// Rates for the first stretches of time, one after the other; `rate` holds after them. They begin when
-    /// dirtying starts, and anew when a workload is set while it goes on.
+    /// Consecutive phases with rates of their own; `rate` applies after the last one. They begin when
+    /// dirtying starts, and again when a workload is set while the stressor is dirtying.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub phases: Vec<Phase>,
-    /// Chooses the random content and the random order; the same seed gives the same again.
+    /// The seed of the random content and the random order. The same seed gives the same content and order.
     pub seed: u64,
 }
 
-/// How fast memory is dirtied. Written `96MB/s`, `0`, `unlimited`.
+/// A dirty rate. Written `96MB/s`, `0`, `unlimited`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Rate {
-    /// This many bytes of 4 KiB pages per second.
+    /// A rate in bytes per second; each page written counts as 4 KiB.
     Limited(ByteRate),
-    /// As fast as the CPU can.
+    /// As fast as the CPUs allow.
     Unlimited,
 }
 
-/// What a page holds. Written `zero`, `constant`, `random`, `increment`, `compressible:25%`.
+/// The content of a page. Written `zero`, `constant`, `random`, `increment`, `compressible:25%`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Content {
-    /// Nothing but zeros. A page that missed a write cannot be told from one that did not.
+    /// Only zeros. Verification cannot detect a lost write, because all writes store the same content.
     Zero,
-    /// One non-zero value of 8 bytes over and over, another one for each page and each write.
+    /// A non-zero value of 8 bytes, repeated. It differs for each page and each write.
     Constant,
-    /// Noise that no compressor makes smaller.
+    /// Random data that does not compress.
     #[default]
     Random,
-    /// Noise that stays, but for a counter in the first 8 bytes that each write increments: the best case
-    /// for XBZRLE.
+    /// Random data that stays the same, except for a counter in the first 8 bytes that each write increments.
+    /// This is the best case for XBZRLE.
     Increment,
-    /// Noise for this share of the page, then a constant: compresses to about this share of its size.
-    Compressible(Share),
+    /// Random data in this percentage of the page and a constant in the rest. It compresses to about this
+    /// percentage.
+    Compressible(Percentage),
 }
 
-/// How much of a page one write stores.
+/// The part of a page that each write stores.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ValueEnum)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Write {
-    /// All 4096 bytes.
+    /// The whole page: 4096 bytes.
     #[default]
     Page,
-    /// Its first 8 bytes; the rest stays as it was filled.
+    /// The first 8 bytes; the rest keeps its initial content.
     Word,
 }
 
-/// Which page is written next. Written `sequential`, `random`, `hot-cold:90%/10%`.
+/// The order in which pages are written. Written `sequential`, `random`, `hot-cold:90%/10%`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Order {
-    /// One after the other, from the start again after the last.
+    /// In address order; after the last page, the first is next.
     #[default]
     Sequential,
-    /// Any, each as likely as the others. Some are written twice before others are once.
+    /// In random order, all pages equally likely. Some pages are written twice before others are written
+    /// once.
     Random,
-    /// At random too, but this share of the writes goes to this share of the pages.
+    /// In random order, with more writes to the hot pages than to the cold ones.
     HotCold {
-        /// The share of the writes that goes to hot pages.
-        writes: Share,
-        /// The share of the pages that is hot.
-        pages: Share,
+        /// The percentage of the writes that go to hot pages.
+        writes: Percentage,
+        /// The percentage of the pages that are hot. They are the first pages of each thread's memory.
+        pages: Percentage,
     },
 }
 
-/// The pages that back the working set.
+/// The size of the pages that back the working set.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ValueEnum)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum PageSize {
-    /// Ordinary pages, transparent huge pages kept away.
+    /// Ordinary pages of 4 KiB, with transparent huge pages disabled.
     #[default]
     #[serde(rename = "4KiB")]
     #[value(name = "4KiB")]
@@ -124,48 +127,49 @@ pub enum PageSize {
     Huge1G,
 }
 
-/// What becomes of the writes that a stall prevented: the guest was stopped, throttled or starved.
+/// What happens to writes that a stall prevented, because the guest was stopped, throttled or short of CPU
+/// time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ValueEnum)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum CatchUp {
-    /// They are dropped, and counted as such: after a stall the rate is what it was before. Only hold-ups of
-    /// a few milliseconds that take up less than 5 % of the time are made up for, see [`crate::pace`].
+    /// They are dropped and counted as forgone; after a stall the rate is the same as before. Only delays of
+    /// up to 10 ms that add up to at most 5 % of the time are made up for.
     #[default]
     Never,
-    /// They are made up for at once, so that the average holds over the stall as well.
+    /// They are made up for immediately, so that the average rate includes the time of the stall.
     Burst,
 }
 
-/// A stretch of time at one rate.
+/// A period of time with a rate of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Phase {
-    /// How fast memory is dirtied in it.
+    /// The dirty rate during the phase.
     pub rate: Rate,
-    /// How long it lasts.
+    /// The length of the phase; more than 0.
     pub duration: Span,
 }
 
-/// Why a workload contradicts itself. Says what to change.
+/// An error in the settings of a workload. The message says what to change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages are the documentation")]
 pub enum WorkloadError {
-    #[error("a rate of {rate} needs a working set to dirty: give `working_set` a size, like `96MB`")]
+    #[error("a rate of {rate} needs a working set: set `working_set` to a size, like `96MB`")]
     NothingToDirty { rate: Rate },
-    #[error("`threads` is 0: at least one thread has to write")]
+    #[error("`threads` is 0: at least one thread is needed")]
     NoThreads,
     #[error(
         "{threads} threads cannot share a working set of {pages} pages of 4 KiB: \
          use at most {pages} threads, or a larger working set"
     )]
     MoreThreadsThanPages { threads: u32, pages: u64 },
-    #[error("phase {number} lasts no time: give it a duration, like `30s`")]
+    #[error("phase {number} has a duration of 0: set it to a time, like `30s`")]
     EmptyPhase { number: usize },
-    #[error("a step of {0} is out of range: it can be from 10us to 1ms")]
+    #[error("a step of {0} is out of range: use a step from 10us to 1ms")]
     Step(Span),
-    #[error("a memory of {0} is more than can be addressed")]
+    #[error("a size of {0} exceeds the maximum of 128TiB")]
     TooLarge(Bytes),
 }
 
@@ -190,17 +194,17 @@ impl Default for Workload {
 }
 
 impl Rate {
-    /// Nothing is dirtied.
+    /// A rate of 0: the memory is allocated but not dirtied.
     pub const IDLE: Self = Self::Limited(ByteRate::ZERO);
 
-    /// Whether nothing is dirtied.
+    /// Returns whether the rate is 0.
     pub const fn is_idle(self) -> bool {
         matches!(self, Self::Limited(rate) if rate.is_zero())
     }
 }
 
 impl PageSize {
-    /// The size of one page, in bytes.
+    /// Returns the size of a page in bytes.
     pub const fn bytes(self) -> u64 {
         match self {
             Self::Small => PAGE_BYTES,
@@ -210,27 +214,27 @@ impl PageSize {
     }
 }
 
-/// The number of 4 KiB pages that hold `bytes`.
+/// Returns the number of 4 KiB pages needed for `bytes`, rounded up.
 pub const fn pages_for(bytes: Bytes) -> u64 {
     bytes.get().div_ceil(PAGE_BYTES)
 }
 
 impl Workload {
-    /// The longest step: a load that is written in larger pieces is not an even one.
+    /// The longest allowed step and the default, 1 ms. With longer steps the dirty rate would not be even.
     pub const LONGEST_STEP: Span = Span::from_millis(1);
 
-    /// The shortest step: a wake-up takes almost as long.
+    /// The shortest allowed step, 10 us. A wake-up takes almost as long.
     pub const SHORTEST_STEP: Span = Span::from_nanos(10_000);
 
-    /// Finds what contradicts itself on any machine.
+    /// Checks that the settings are valid and consistent, regardless of the available memory.
     ///
     /// # Errors
     ///
-    /// The first contradiction, in words that say what to change.
+    /// Returns the first invalid setting or contradiction.
     pub fn check(&self) -> Result<(), WorkloadError> {
-        // Leaves room to round up to huge pages and to add the parts up.
-        const MOST: Bytes = Bytes::new(1 << 47);
-        if let Some(&size) = [self.working_set, self.ballast].iter().find(|size| **size > MOST) {
+        // 128 TiB: small enough that rounding up to huge pages and adding sizes does not overflow.
+        const MAX_SIZE: Bytes = Bytes::new(1 << 47);
+        if let Some(&size) = [self.working_set, self.ballast].iter().find(|size| **size > MAX_SIZE) {
             return Err(WorkloadError::TooLarge(size));
         }
         if self.threads == 0 {
@@ -264,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn sound_workloads_pass() {
+    fn valid_workloads_pass() {
         assert_eq!(Workload::default().check(), Ok(()));
         assert_eq!(check("{ rate: 96MB/s, working_set: 96MB }"), Ok(()));
         assert_eq!(check("{ ballast: 1GiB, threads: 4 }"), Ok(()));
@@ -272,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn contradictions_are_found() {
+    fn invalid_and_contradictory_settings_are_refused() {
         let refused = |yaml, words: &str| {
             let error = check(yaml).unwrap_err();
             assert!(error.contains(words), "{error}");
@@ -282,10 +286,10 @@ mod tests {
         refused("{ phases: [{ rate: 1MB/s, duration: 1s }] }", "a rate of 1MB/s needs a working set");
         refused("{ working_set: 1MB, threads: 0 }", "at least one thread");
         refused("{ working_set: 16KiB, threads: 5 }", "use at most 4 threads");
-        refused("{ working_set: 1MB, phases: [{ rate: 0, duration: 0 }] }", "phase 1 lasts no time");
-        refused("{ step: 1001us }", "a step of 1001us is out of range: it can be from 10us to 1ms");
+        refused("{ working_set: 1MB, phases: [{ rate: 0, duration: 0 }] }", "phase 1 has a duration of 0");
+        refused("{ step: 1001us }", "a step of 1001us is out of range: use a step from 10us to 1ms");
         refused("{ step: 0 }", "out of range");
-        refused("{ working_set: 10000000TB }", "more than can be addressed");
+        refused("{ working_set: 10000000TB }", "exceeds the maximum of 128TiB");
     }
 
     #[test]

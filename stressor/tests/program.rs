@@ -1,5 +1,5 @@
-//! The stressor through its own doors: the command line, its output, signals, and the conversation over
-//! standard input and output. A failed test prints the command and all it said.
+//! Tests of the program `stressor` from outside: its command line, its output, signals, and the protocol over
+//! standard input and output. A failed test prints the command and its output.
 
 use serde_json::Value;
 use std::{
@@ -20,28 +20,33 @@ fn stressor(args: &str) -> Command {
     command
 }
 
-struct Said {
+/// The exit code and the output of a finished program.
+struct CapturedOutput {
     code: Option<i32>,
     stdout: String,
     stderr: String,
 }
 
-fn said(command: &Command, output: Output) -> Said {
+fn capture(command: &Command, output: Output) -> CapturedOutput {
     let text = |bytes| String::from_utf8(bytes).expect("output is UTF-8");
-    let said = Said { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) };
-    // Shown only when the test fails.
-    println!("{command:?}\nexit code {:?}\n{}{}", said.code, said.stdout, said.stderr);
-    said
+    let output = CapturedOutput {
+        code: output.status.code(),
+        stdout: text(output.stdout),
+        stderr: text(output.stderr),
+    };
+    // The test harness shows this only if the test fails.
+    println!("{command:?}\nexit code {:?}\n{}{}", output.code, output.stdout, output.stderr);
+    output
 }
 
-fn run(args: &str) -> Said {
+fn run(args: &str) -> CapturedOutput {
     let mut command = stressor(args);
     let output = command.output().expect("the stressor can be run");
-    said(&command, output)
+    capture(&command, output)
 }
 
 #[test]
-fn bad_settings_end_with_code_2_and_say_what_to_do() {
+fn invalid_settings_exit_with_code_2_and_explain_the_fix() {
     for (args, words) in [
         ("--rate 96", "`96` has no unit"),
         ("--rate 96mb/s --working-set 1MB", "did you mean `MB/s`?"),
@@ -51,7 +56,7 @@ fn bad_settings_end_with_code_2_and_say_what_to_do() {
         ("--working-set 16KiB --threads 5", "use at most 4 threads"),
         ("--working-set 16KiB --threads 0", "at least one thread"),
         ("--working-set 1TB --page-size 2MiB", "huge pages of 2MiB"),
-        ("--content noise", "compressible:SHARE"),
+        ("--content noise", "compressible:PERCENT"),
         ("--order hot-cold:1/2", "like `50%`"),
         ("--page-size 4MiB", "possible values: 4KiB, 2MiB, 1GiB"),
         ("--phase 96MB/s", "like `96MB/s:30s`"),
@@ -60,24 +65,24 @@ fn bad_settings_end_with_code_2_and_say_what_to_do() {
         ("--control --rate 1MB/s", "cannot be used with"),
         ("--speed 1MB/s", "unexpected argument '--speed'"),
     ] {
-        let said = run(args);
-        assert_eq!(said.code, Some(2), "{args}");
-        assert!(said.stderr.contains(words), "{args}");
-        assert_eq!(said.stdout, "", "{args}");
+        let output = run(args);
+        assert_eq!(output.code, Some(2), "{args}");
+        assert!(output.stderr.contains(words), "{args}");
+        assert_eq!(output.stdout, "", "{args}");
     }
 }
 
 #[test]
 fn help_names_every_setting_of_a_workload() {
-    let said = run("--help");
-    assert_eq!(said.code, Some(0));
+    let output = run("--help");
+    assert_eq!(output.code, Some(0));
     let Value::Object(settings) = serde_json::to_value(Workload::default()).unwrap() else { unreachable!() };
     for setting in settings.keys() {
         let option = format!("--{}", setting.replace('_', "-"));
-        assert!(said.stdout.contains(&option), "{option}");
+        assert!(output.stdout.contains(&option), "{option}");
     }
-    assert!(said.stdout.contains("--phase"));
-    assert!(said.stdout.lines().all(|line| line.chars().count() <= 100));
+    assert!(output.stdout.contains("--phase"));
+    assert!(output.stdout.lines().all(|line| line.chars().count() <= 100));
     stressor::cli::command().debug_assert();
 }
 
@@ -86,10 +91,10 @@ fn json_lines(text: &str) -> Vec<Value> {
 }
 
 #[test]
-fn json_has_a_status_each_second_and_a_summary() {
-    let said = run("--rate 8MB/s --working-set 1MiB --ballast 1MiB --duration 1100ms --json");
-    assert_eq!(said.code, Some(0));
-    let lines = json_lines(&said.stdout);
+fn json_has_a_status_every_second_and_a_summary() {
+    let output = run("--rate 8MB/s --working-set 1MiB --ballast 1MiB --duration 1100ms --json");
+    assert_eq!(output.code, Some(0));
+    let lines = json_lines(&output.stdout);
     let (summary, statuses) = lines.split_last().unwrap();
     assert!(!statuses.is_empty());
     let summary = &summary["summary"];
@@ -104,12 +109,12 @@ fn json_has_a_status_each_second_and_a_summary() {
 }
 
 #[test]
-fn every_setting_can_be_given() {
-    let said = run("--rate unlimited --working-set 1MB --ballast 100kB --content compressible:25% \
-                    --ballast-content zero --write word --order hot-cold:90%/10% --threads 2 --page-size 4KiB \
-                    --catch-up burst --step 250us --phase 4MB/s:20ms --phase 0:10ms --seed 9 --duration 100ms --json");
-    assert_eq!(said.code, Some(0));
-    let summary = json_lines(&said.stdout).pop().unwrap();
+fn every_setting_has_a_working_option() {
+    let output = run("--rate unlimited --working-set 1MB --ballast 100kB --content compressible:25% \
+         --ballast-content zero --write word --order hot-cold:90%/10% --threads 2 --page-size 4KiB \
+         --catch-up burst --step 250us --phase 4MB/s:20ms --phase 0:10ms --seed 9 --duration 100ms --json");
+    assert_eq!(output.code, Some(0));
+    let summary = json_lines(&output.stdout).pop().unwrap();
     assert_eq!(
         summary["summary"]["workload"],
         serde_json::json!({
@@ -123,22 +128,22 @@ fn every_setting_can_be_given() {
 }
 
 #[test]
-fn people_read_a_line_each_second_and_what_became_of_it() {
-    let said = run("--rate 8MB/s --working-set 1MiB --duration 1100ms");
-    assert_eq!(said.code, Some(0));
-    assert!(said.stdout.lines().next().unwrap().contains("MB/s   stall"));
-    assert!(said.stdout.contains("of 8.0 asked for"));
-    assert!(said.stdout.contains("256 pages, all as written"));
+fn text_output_has_a_line_every_second_and_a_summary() {
+    let output = run("--rate 8MB/s --working-set 1MiB --duration 1100ms");
+    assert_eq!(output.code, Some(0));
+    assert!(output.stdout.lines().next().unwrap().contains("MB/s   stall"));
+    assert!(output.stdout.contains("of 8.0 MB/s requested"));
+    assert!(output.stdout.contains("256 pages, all as written"));
     let unchecked = run("--rate 8MB/s --working-set 1MiB --duration 1ms --no-verify");
-    assert!(unchecked.stdout.contains("memory        not checked"));
+    assert!(unchecked.stdout.contains("memory        not verified"));
 }
 
 #[test]
-fn an_interruption_ends_with_the_summary() {
+fn an_interrupted_program_prints_the_summary() {
     for signal in ["INT", "TERM"] {
         let mut command = stressor("--rate 8MB/s --working-set 1MiB");
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        // The first status tells that it runs.
+        // Once the first status is printed, signals are handled.
         let mut first = String::new();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         stdout.read_line(&mut first).unwrap();
@@ -153,34 +158,34 @@ fn an_interruption_ends_with_the_summary() {
 }
 
 #[test]
-fn a_reader_that_goes_away_ends_the_program() {
+fn closing_its_output_ends_the_program() {
     let mut command = stressor("--rate 1MB/s --working-set 1MiB --json");
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
-    let said = said(&command, output);
-    assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""));
+    let output = capture(&command, output);
+    assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""));
 }
 
-/// A stressor that is spoken to over its standard input and output.
-struct Guest {
+/// A running `stressor --control`, controlled over its standard input and output.
+struct ControlSession {
     child: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
     next_id: u64,
 }
 
-impl Guest {
-    fn boot() -> Self {
+impl ControlSession {
+    fn start() -> Self {
         let mut command = stressor("--control");
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let input = child.stdin.take().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
-        let mut guest = Self { child, input, output, next_id: 1 };
-        let Message::Hello(hello) = guest.next() else { panic!("it does not say hello first") };
+        let mut session = Self { child, input, output, next_id: 1 };
+        let Message::Hello(hello) = session.next() else { panic!("the first message is not hello") };
         assert_eq!(hello.version, env!("CARGO_PKG_VERSION"));
         assert!(hello.cpus > 0 && hello.memory_bytes > 0 && !hello.kernel.is_empty());
-        guest
+        session
     }
 
     fn next(&mut self) -> Message {
@@ -189,22 +194,22 @@ impl Guest {
         serde_json::from_str(&line).expect("each line is a message")
     }
 
-    fn ask(&mut self, command: protocol::Command) -> Answer {
-        let asked = self.next_id;
+    fn request(&mut self, command: protocol::Command) -> Answer {
+        let request_id = self.next_id;
         self.next_id += 1;
-        let mut line = serde_json::to_string(&Request { id: asked, command }).unwrap();
+        let mut line = serde_json::to_string(&Request { id: request_id, command }).unwrap();
         line.push('\n');
         self.input.write_all(line.as_bytes()).unwrap();
         loop {
             if let Message::Reply { id, answer } = self.next() {
-                assert_eq!(id, asked);
+                assert_eq!(id, request_id);
                 return answer;
             }
         }
     }
 
     fn verify(&mut self) -> Verification {
-        match self.ask(protocol::Command::Verify) {
+        match self.request(protocol::Command::Verify) {
             Answer::Verified(verification) => verification,
             other => panic!("{other:?} instead of a verification"),
         }
@@ -220,10 +225,10 @@ impl Guest {
 
     fn set(&mut self, settings: &str) {
         let workload = serde_yaml::from_str(settings).unwrap();
-        assert_eq!(self.ask(protocol::Command::Set(workload)), Answer::Done);
+        assert_eq!(self.request(protocol::Command::Set(workload)), Answer::Done);
     }
 
-    fn leave(self) {
+    fn close(self) {
         let Self { mut child, input, .. } = self;
         drop(input);
         assert_eq!(child.wait().unwrap().code(), Some(0));
@@ -231,36 +236,36 @@ impl Guest {
 }
 
 #[test]
-fn a_conversation_from_hello_to_the_end_of_input() {
-    let mut guest = Guest::boot();
-    guest.set("{ rate: 8MB/s, working_set: 1MiB, ballast: 1MiB }");
-    assert_eq!(guest.telemetry().pages_dirtied, 0);
-    assert_eq!(guest.ask(protocol::Command::Start), Answer::Done);
-    let first = guest.telemetry();
+fn control_works_from_hello_to_the_end_of_input() {
+    let mut session = ControlSession::start();
+    session.set("{ rate: 8MB/s, working_set: 1MiB, ballast: 1MiB }");
+    assert_eq!(session.telemetry().pages_dirtied, 0);
+    assert_eq!(session.request(protocol::Command::Start), Answer::Done);
+    let first = session.telemetry();
     assert!(first.running);
-    let mut last = guest.telemetry();
+    let mut last = session.telemetry();
     assert_eq!(last.sequence, first.sequence + 1);
     assert!(last.clock_ns > first.clock_ns);
     while last.pages_dirtied < 1000 {
-        last = guest.telemetry();
+        last = session.telemetry();
     }
-    // The load is removed: the memory stays.
-    guest.set("{ rate: 0, working_set: 1MiB, ballast: 1MiB }");
-    let still = guest.telemetry().pages_dirtied;
-    assert_eq!(guest.telemetry().pages_dirtied, still);
-    assert_eq!(guest.verify(), Verification { pages_checked: 512, pages_bad: 0, first_bad: None });
-    assert!(!guest.telemetry().running);
-    guest.leave();
+    // A rate of 0 stops the dirtying and keeps the memory.
+    session.set("{ rate: 0, working_set: 1MiB, ballast: 1MiB }");
+    let still = session.telemetry().pages_dirtied;
+    assert_eq!(session.telemetry().pages_dirtied, still);
+    assert_eq!(session.verify(), Verification { pages_checked: 512, pages_bad: 0, first_bad: None });
+    assert!(!session.telemetry().running);
+    session.close();
 }
 
 #[test]
-fn memory_corrupted_from_outside_is_found() {
-    let mut guest = Guest::boot();
+fn memory_corrupted_from_outside_is_detected() {
+    let mut session = ControlSession::start();
     let (working_set_pages, ballast_pages) = (40 << 8, 24 << 8);
-    guest.set("{ rate: unlimited, working_set: 40MiB, ballast: 24MiB }");
-    guest.ask(protocol::Command::Start);
-    assert!(guest.verify().first_bad.is_none());
-    let id = guest.child.id();
+    session.set("{ rate: unlimited, working_set: 40MiB, ballast: 24MiB }");
+    session.request(protocol::Command::Start);
+    assert!(session.verify().first_bad.is_none());
+    let id = session.child.id();
     let memory = File::options().write(true).open(format!("/proc/{id}/mem")).unwrap();
     for (pages, area) in [(ballast_pages, Area::Ballast), (working_set_pages, Area::WorkingSet)] {
         let middle = mapping_of_about(id, pages * 4096) + pages / 2 * 4096;
@@ -268,19 +273,19 @@ fn memory_corrupted_from_outside_is_found() {
             println!("skipped: this process may not write to its child's memory: {error}");
             return;
         }
-        let bad = guest.verify().first_bad.expect("the corruption is found");
+        let bad = session.verify().first_bad.expect("the corruption is found");
         assert!(bad.area == area && bad.index.abs_diff(pages / 2) <= SLACK / 4096, "{bad}");
         assert!(bad.held.contains("at byte 64"), "{}", bad.held);
         assert!(bad.held.contains(&format!("{:#018x}", u64::from_le_bytes(*b"not this"))), "{}", bad.held);
     }
-    assert_eq!(guest.verify().pages_bad, 2);
-    guest.leave();
+    assert_eq!(session.verify().pages_bad, 2);
+    session.close();
 }
 
-/// The kernel may show a mapping and its neighbours, thread stacks, as one.
+/// The tolerance for a mapping's size, in bytes: the kernel may merge it with neighbouring thread stacks.
 const SLACK: u64 = 8 << 20;
 
-/// Where a process has mapped about this many bytes.
+/// Returns the start address of a process's writable mapping of about `length` bytes.
 fn mapping_of_about(id: u32, length: u64) -> u64 {
     let maps = fs::read_to_string(format!("/proc/{id}/maps")).unwrap();
     let range = |line: &str| {

@@ -1,15 +1,17 @@
 //! Quantities whose unit is part of the value: [`Bytes`], [`ByteRate`], [`BitRate`] and [`Span`].
 //!
-//! All three programs read quantities from people (matrix files, command lines) and write them back into
-//! results. A quantity is written as a number and a unit, `96MB/s`, `1GiB`, `940mbit`, `300ms`; a bare
-//! number is an error, except `0`, which needs no unit. Decimal prefixes are powers of 1000 (`MB` is 10^6
-//! bytes), binary prefixes powers of 1024 (`MiB` is 2^20 bytes); `mbit` is 10^6 bit/s.
+//! All three programs read quantities that people write (in matrix files and on command lines) and write
+//! quantities into results. A quantity is a number followed by a unit: `96MB/s`, `1GiB`, `940mbit`, `300ms`.
+//! A bare number is an error, except `0`, which needs no unit. Decimal prefixes are powers of 1000 (`MB` is
+//! 10^6 bytes), binary prefixes are powers of 1024 (`MiB` is 2^20 bytes); `mbit` is 10^6 bit/s.
 //!
-//! Parsing is exact: a text that does not name a whole number of the base unit (bytes, bytes per second,
-//! bits per second, nanoseconds) is refused, never rounded. Printing gives the shortest text that parses
-//! back to the same value, without a decimal point where that is possible.
+//! Parsing is exact: text that is not a whole number of the base unit (bytes, bytes per second, bits per
+//! second, nanoseconds) is refused, never rounded. Printing gives the shortest text that parses back to the
+//! same value, without a decimal point where possible.
 //!
-//! Besides, [`random`] numbers that a seed repeats, which all three programs need too.
+//! The module [`random`] has the reproducible random numbers that all three programs use.
+
+#![warn(missing_docs)]
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -22,32 +24,34 @@ mod serde_text;
 pub use parse::ParseError;
 use parse::Unit;
 
-/// An amount of memory or data, in bytes. Written `4096B`, `96MB`, `1GiB`.
+/// An amount of memory or data, from 0 to `u64::MAX` bytes. Written `4096B`, `96MB`, `1GiB`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Bytes(u64);
 
-/// An amount of data per time, in bytes per second. Written `96MB/s`, `1GiB/s`.
+/// A data rate in bytes per second, such as a dirty rate. Written `96MB/s`, `1GiB/s`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ByteRate(u64);
 
-/// The rate of a link, in bits per second. Written `940mbit`, `10gbit`, as `tc` does.
+/// The rate of a link, in bits per second. Written `940mbit`, `10gbit`, as in `tc`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BitRate(u64);
 
-/// A length of time, in nanoseconds; at most about 584 years. Written `300ms`, `1.5s`, `2min`.
+/// A duration in nanoseconds, at most about 584 years. Written `300ms`, `1.5s`, `2min`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span(u64);
 
-/// What a quantity's text form needs: its units, with the size of each in the base unit.
+/// The properties of a quantity that parsing, printing and the JSON Schema need.
 trait Quantity: Sized {
-    /// How an error names it: "a size", "a rate".
+    /// The quantity's name in error messages, with its article: "a size", "a data rate".
     const NOUN: &'static str;
-    /// A correct example, for error messages.
+    /// A valid text, quoted in error messages.
     const EXAMPLE: &'static str;
-    /// Every accepted unit. Printing prefers the earlier of two that give equally short texts.
+    /// All accepted units. If two units give equally short texts, printing uses the one listed first.
     const UNITS: &'static [Unit];
 
+    /// Creates a quantity from a number of base units.
     fn from_base(base: u64) -> Self;
+    /// Returns the quantity as a number of base units.
     fn base(self) -> u64;
 }
 
@@ -77,10 +81,10 @@ macro_rules! quantity {
         }
 
         impl $type {
-            /// Zero.
+            /// The zero value, which is printed as `0`, without a unit.
             pub const ZERO: Self = Self(0);
 
-            /// Whether this is zero.
+            /// Returns whether the value is zero.
             pub const fn is_zero(self) -> bool {
                 self.0 == 0
             }
@@ -150,39 +154,40 @@ quantity!(
 );
 
 impl Bytes {
-    /// This many bytes.
+    /// Creates a size from a number of bytes.
     pub const fn new(bytes: u64) -> Self {
         Self(bytes)
     }
 
-    /// The number of bytes.
+    /// Returns the size in bytes.
     pub const fn get(self) -> u64 {
         self.0
     }
 
-    /// In megabytes (10^6 bytes), for display and models.
+    /// Returns the size in megabytes (10^6 bytes), for display and for models.
     pub fn as_mb(self) -> f64 {
         self.0 as f64 / 1e6
     }
 }
 
 impl ByteRate {
-    /// This many bytes per second.
+    /// Creates a rate from a number of bytes per second.
     pub const fn new(bytes_per_second: u64) -> Self {
         Self(bytes_per_second)
     }
 
-    /// Bytes per second.
+    /// Returns the rate in bytes per second.
     pub const fn get(self) -> u64 {
         self.0
     }
 
-    /// In megabytes (10^6 bytes) per second, for display and models.
+    /// Returns the rate in megabytes (10^6 bytes) per second, for display and for models.
     pub fn as_mb_per_s(self) -> f64 {
         self.0 as f64 / 1e6
     }
 
-    /// What this rate amounts to over `span`, rounded down to whole bytes; at most `u64::MAX` bytes.
+    /// Returns the amount of data at this rate over `span`, rounded down to whole bytes. Saturates at
+    /// `u64::MAX` bytes.
     pub fn over(self, span: Span) -> Bytes {
         let bytes = u128::from(self.0) * u128::from(span.0) / u128::from(GIGA);
         Bytes(u64::try_from(bytes).unwrap_or(u64::MAX))
@@ -190,54 +195,54 @@ impl ByteRate {
 }
 
 impl BitRate {
-    /// This many bits per second.
+    /// Creates a rate from a number of bits per second.
     pub const fn new(bits_per_second: u64) -> Self {
         Self(bits_per_second)
     }
 
-    /// Bits per second.
+    /// Returns the rate in bits per second.
     pub const fn get(self) -> u64 {
         self.0
     }
 
-    /// In bytes per second, rounded down.
+    /// Converts the rate to bytes per second, rounded down.
     pub const fn to_byte_rate(self) -> ByteRate {
         ByteRate(self.0 / 8)
     }
 }
 
 impl Span {
-    /// This many nanoseconds.
+    /// Creates a span from a number of nanoseconds.
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }
 
-    /// This many milliseconds; saturates at the largest span.
+    /// Creates a span from a number of milliseconds. Saturates at the longest span, about 584 years.
     pub const fn from_millis(millis: u64) -> Self {
         Self(millis.saturating_mul(MEGA))
     }
 
-    /// This many seconds; saturates at the largest span.
+    /// Creates a span from a number of seconds. Saturates at the longest span, about 584 years.
     pub const fn from_secs(secs: u64) -> Self {
         Self(secs.saturating_mul(GIGA))
     }
 
-    /// The number of nanoseconds.
+    /// Returns the span in nanoseconds.
     pub const fn as_nanos(self) -> u64 {
         self.0
     }
 
-    /// The number of whole milliseconds, rounded down.
+    /// Returns the span in whole milliseconds, rounded down.
     pub const fn as_millis(self) -> u64 {
         self.0 / MEGA
     }
 
-    /// In milliseconds, for display and models.
+    /// Returns the span in milliseconds, for display and for models.
     pub fn as_millis_f64(self) -> f64 {
         self.0 as f64 / 1e6
     }
 
-    /// In seconds, for display and models.
+    /// Returns the span in seconds, for display and for models.
     pub fn as_secs_f64(self) -> f64 {
         self.0 as f64 / 1e9
     }
@@ -250,7 +255,7 @@ impl From<Span> for Duration {
 }
 
 impl From<Duration> for Span {
-    /// Saturates at the largest span, about 584 years.
+    /// Converts a [`Duration`]. Saturates at the longest span, about 584 years.
     fn from(duration: Duration) -> Self {
         Self(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
     }

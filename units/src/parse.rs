@@ -1,66 +1,68 @@
-//! Exact conversion between text and base units, by integer arithmetic alone.
+//! Exact conversion between text and base units. Uses integer arithmetic only, so that no value is rounded.
 
 use crate::Quantity;
 
-/// One accepted unit and its size in the quantity's base unit.
+/// A unit of a quantity: its name, and its size in the quantity's base unit.
 pub(crate) struct Unit {
     pub(crate) name: &'static str,
     pub(crate) size: u64,
 }
 
-/// Why a text is not a quantity.
+/// An error parsing a quantity. The message says how the quantity is written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
     /// A number without a unit.
     #[error("`{text}` has no unit: {noun} is written like `{example}` (units: {units})")]
     NoUnit {
-        /// The text as given.
+        /// The text that was parsed, such as `96`.
         text: String,
-        /// What was wanted.
+        /// The expected quantity, with its article: "a data rate".
         noun: &'static str,
-        /// A correct example.
+        /// A valid text, such as `96MB/s`.
         example: &'static str,
-        /// All accepted units.
+        /// The accepted units, separated by commas.
         units: String,
     },
-    /// A number with a unit that the quantity does not have.
+    /// A number with an unknown unit, or with a unit of another quantity.
     #[error("`{unit}` is not a unit of {noun}{hint}: write it like `{example}` (units: {units})")]
     UnknownUnit {
-        /// The unit as given.
+        /// The unit in the text that was parsed, such as `mb/s`.
         unit: String,
-        /// What was wanted.
+        /// The expected quantity, with its article: "a data rate".
         noun: &'static str,
-        /// The accepted spelling, where only case differs, in words.
+        /// A suggestion, " (did you mean `MB/s`?)", if only the case is wrong; otherwise empty.
         hint: String,
-        /// A correct example.
+        /// A valid text, such as `96MB/s`.
         example: &'static str,
-        /// All accepted units.
+        /// The accepted units, separated by commas.
         units: String,
     },
-    /// Something that does not start with a number.
+    /// A text that does not start with a decimal number.
     #[error("`{text}` is not {noun}: write it like `{example}`")]
     NotANumber {
-        /// The text as given.
+        /// The text that was parsed, such as `fast`.
         text: String,
-        /// What was wanted.
+        /// The expected quantity, with its article: "a data rate".
         noun: &'static str,
-        /// A correct example.
+        /// A valid text, such as `96MB/s`.
         example: &'static str,
     },
-    /// A fraction of the base unit, or more than 64 bits of it.
+    /// A value that is not a whole number of base units or does not fit into 64 bits.
     #[error("`{text}` is {what}")]
     OutOfRange {
-        /// The text as given.
+        /// The text that was parsed, such as `1.5B`.
         text: String,
-        /// Which bound it breaks, in words.
+        /// The reason: "too large" or "not a whole number of the smallest unit".
         what: &'static str,
     },
 }
 
+/// Returns the units to list in an error message: all but those with `KB`, the alternative spelling of `kB`.
 fn unit_names<Q: Quantity>() -> String {
     Q::UNITS.iter().map(|u| u.name).filter(|n| !n.starts_with("KB")).collect::<Vec<_>>().join(", ")
 }
 
+/// Parses a quantity: a decimal number and a unit, with optional spaces around either. A zero needs no unit.
 pub(crate) fn parse<Q: Quantity>(text: &str) -> Result<Q, ParseError> {
     let trimmed = text.trim();
     let number_len = trimmed.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(trimmed.len());
@@ -101,7 +103,8 @@ pub(crate) fn parse<Q: Quantity>(text: &str) -> Result<Q, ParseError> {
     let too_large = || out_of_range("too large");
     let fraction = fraction.trim_end_matches('0');
     let too_fine = || out_of_range("not a whole number of the smallest unit");
-    // At most 12 decimals matter: the largest unit is 10^12 or 2^40 of its base.
+    // At most 18 decimals: together with 20 digits before the point they fit into 128 bits. The largest units
+    // are 10^12 and 2^40 base units, so 12 decimals are enough for every decimal prefix.
     let scale = 10u128.checked_pow(fraction.len() as u32).filter(|_| fraction.len() <= 18);
     let scale = scale.ok_or_else(too_fine)?;
     let whole = whole.trim_start_matches('0');
@@ -116,19 +119,19 @@ pub(crate) fn parse<Q: Quantity>(text: &str) -> Result<Q, ParseError> {
     u64::try_from(base / scale).map(Q::from_base).map_err(|_| too_large())
 }
 
-/// The shortest text that [`parse`] reads back as the same value, one without a decimal point if there is
-/// one.
+/// Returns the shortest text that [`parse`] reads back as the same value. A text without a decimal point is
+/// preferred to a shorter text with a decimal point.
 pub(crate) fn shortest<Q: Quantity>(quantity: Q) -> String {
     let base = quantity.base();
     if base == 0 {
         return "0".into();
     }
     let texts = Q::UNITS.iter().filter_map(|unit| decimal(base, unit.size).map(|n| n + unit.name));
-    // The unit of size one always divides, so there is at least one text.
+    // Every quantity has a unit of size 1, which gives at least one text.
     texts.min_by_key(|text| (text.contains('.'), text.len())).unwrap_or_default()
 }
 
-/// `base / size` as a decimal number with at most three decimals, if that is exact.
+/// Returns `base / size` as a decimal number, or `None` if it needs more than three decimals.
 fn decimal(base: u64, size: u64) -> Option<String> {
     let thousandths = u128::from(base) * 1000;
     if thousandths % u128::from(size) != 0 {

@@ -1,9 +1,10 @@
-//! JSON Schema of the quantities, so that an editor can check and complete a matrix file.
+//! The JSON Schema of the quantities, with which editors validate and complete matrix files.
 
 use crate::{BitRate, ByteRate, Bytes, Quantity, Span};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use std::borrow::Cow;
 
+/// Returns the schema of a quantity: a string that matches its text form, or the number 0.
 fn schema<Q: Quantity>() -> Schema {
     let units = Q::UNITS.iter().map(|u| u.name).collect::<Vec<_>>().join("|");
     json_schema!({

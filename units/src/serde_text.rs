@@ -1,4 +1,5 @@
-//! Quantities in YAML and JSON: a string with a unit, or the bare number 0.
+//! Quantities in YAML and JSON: read from a string with a unit or from the bare number 0, written as a
+//! string.
 
 use crate::{BitRate, ByteRate, Bytes, Quantity, Span, parse};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -17,6 +18,7 @@ impl<Q: Quantity> de::Visitor<'_> for Visitor<Q> {
         parse::parse(text).map_err(E::custom)
     }
 
+    // Numbers are parsed as text too: 0 is accepted, every other number gets the parser's error.
     fn visit_u64<E: de::Error>(self, number: u64) -> Result<Q, E> {
         self.visit_str(&number.to_string())
     }

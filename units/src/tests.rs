@@ -1,7 +1,7 @@
 use super::*;
 
 #[test]
-fn units_mean_what_the_documentation_says() {
+fn each_unit_has_its_documented_size() {
     assert_eq!("96MB".parse(), Ok(Bytes::new(96_000_000)));
     assert_eq!("1GiB".parse(), Ok(Bytes::new(1 << 30)));
     assert_eq!("1.5 GiB".parse(), Ok(Bytes::new(3 << 29)));
@@ -15,7 +15,7 @@ fn units_mean_what_the_documentation_says() {
 }
 
 #[test]
-fn an_error_says_what_is_wrong_and_how_to_write_it() {
+fn parse_errors_name_the_problem_and_give_an_example() {
     let message = |text: &str| text.parse::<ByteRate>().unwrap_err().to_string();
     assert_eq!(
         message("96"),
@@ -35,7 +35,7 @@ fn an_error_says_what_is_wrong_and_how_to_write_it() {
 }
 
 #[test]
-fn printing_is_the_shortest_text_that_reads_back() {
+fn display_is_the_shortest_text_that_parses_back() {
     let text = |bytes| Bytes::new(bytes).to_string();
     assert_eq!(text(96_000_000), "96MB");
     assert_eq!(text(1 << 30), "1GiB");
@@ -49,7 +49,7 @@ fn printing_is_the_shortest_text_that_reads_back() {
 }
 
 #[test]
-fn yaml_and_json_take_a_text_or_a_bare_zero() {
+fn serde_accepts_a_string_or_a_bare_zero() {
     assert_eq!(serde_json::from_str::<Bytes>("\"1MiB\"").unwrap(), Bytes::new(1 << 20));
     assert_eq!(serde_json::from_str::<Bytes>("0").unwrap(), Bytes::ZERO);
     let error = serde_json::from_str::<Bytes>("5").unwrap_err().to_string();
@@ -60,31 +60,31 @@ fn yaml_and_json_take_a_text_or_a_bare_zero() {
 }
 
 #[test]
-fn a_rate_over_a_span_is_a_size() {
+fn a_rate_times_a_span_is_a_size() {
     let rate = ByteRate::new(96_000_000);
     assert_eq!(rate.over(Span::from_secs(1)), Bytes::new(96_000_000));
     assert_eq!(rate.over(Span::from_millis(1)), Bytes::new(96_000));
     assert_eq!(ByteRate::new(u64::MAX).over(Span::from_secs(u64::MAX)), Bytes::new(u64::MAX));
 }
 
-/// Properties of every quantity's text form.
+/// Property-based tests of the quantities' text forms.
 mod properties {
     use super::*;
     use proptest::prelude::*;
 
-    /// A number of any magnitude: as many small ones as large ones.
+    /// Generates numbers of every magnitude; each number of bits is about equally likely.
     fn magnitude() -> impl Strategy<Value = u64> {
         (any::<u64>(), 0..64u32).prop_map(|(number, shift)| number >> shift)
     }
 
-    /// Texts that are almost quantities.
+    /// Generates texts that are valid or almost valid quantities.
     fn almost_a_quantity() -> impl Strategy<Value = String> {
         let unit = prop_oneof!["[kKMGT]?i?[bB](/s)?", "[kmgt]?bit", "[num]?s|min|h", "\\PC{0,3}"];
         ("[ \t]{0,2}-?[0-9]{0,24}\\.?[0-9]{0,24}[ \t]{0,2}", unit).prop_map(|(number, unit)| number + &unit)
     }
 
-    /// Reading never panics, and what is read prints as something that reads the same.
-    fn reads_stably<
+    /// Checks that parsing does not panic and that a parsed value is printed as text with the same value.
+    fn check_parse_and_display<
         Q: Quantity + FromStr<Err = ParseError> + fmt::Display + fmt::Debug + PartialEq + Copy,
     >(
         text: &str,
@@ -100,7 +100,7 @@ mod properties {
         #![proptest_config(ProptestConfig::with_cases(1000))]
 
         #[test]
-        fn what_is_printed_reads_back(number in magnitude()) {
+        fn displayed_quantities_parse_back(number in magnitude()) {
             prop_assert_eq!(Bytes::new(number).to_string().parse(), Ok(Bytes::new(number)));
             prop_assert_eq!(ByteRate::new(number).to_string().parse(), Ok(ByteRate::new(number)));
             prop_assert_eq!(BitRate::new(number).to_string().parse(), Ok(BitRate::new(number)));
@@ -108,15 +108,15 @@ mod properties {
         }
 
         #[test]
-        fn no_text_panics_and_what_is_read_is_stable(text in prop_oneof![any::<String>(), almost_a_quantity()]) {
-            reads_stably::<Bytes>(&text)?;
-            reads_stably::<ByteRate>(&text)?;
-            reads_stably::<BitRate>(&text)?;
-            reads_stably::<Span>(&text)?;
+        fn parsing_never_panics(text in prop_oneof![any::<String>(), almost_a_quantity()]) {
+            check_parse_and_display::<Bytes>(&text)?;
+            check_parse_and_display::<ByteRate>(&text)?;
+            check_parse_and_display::<BitRate>(&text)?;
+            check_parse_and_display::<Span>(&text)?;
         }
 
         #[test]
-        fn a_whole_number_of_a_unit_is_its_size_whatever_zeros_surround_it(
+        fn leading_and_trailing_zeros_do_not_change_the_value(
             number in magnitude(), unit in 0..Bytes::UNITS.len(), before in 0..30usize, after in 1..30usize,
         ) {
             let Unit { name, size } = Bytes::UNITS[unit];

@@ -1,29 +1,30 @@
-//! Running other programs.
+//! Starts other programs, echoes their command lines on standard error, and turns a failure into a
+//! [`TaskError`].
 
-use crate::Failure;
+use crate::TaskError;
 use std::{
     ffi::OsStr,
     io,
     process::{Child, Command, ExitStatus, Stdio},
 };
 
-/// The cargo that runs this.
+/// Returns a command for the cargo that started this program, or for `cargo` in PATH.
 pub(crate) fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").as_deref().unwrap_or(OsStr::new("cargo")))
 }
 
-/// Runs a command that says itself what goes wrong.
-pub(crate) fn run(command: &mut Command) -> Result<(), Failure> {
-    eprintln!("+ {}", shown(command));
+/// Runs a command that reports its own errors; only its exit code is passed on.
+pub(crate) fn run(command: &mut Command) -> Result<(), TaskError> {
+    eprintln!("+ {}", command_line(command));
     let status = status(command)?;
-    if status.success() { Ok(()) } else { Err(Failure::Reported(exit_code(status))) }
+    if status.success() { Ok(()) } else { Err(TaskError::AlreadyReported(exit_code(status))) }
 }
 
-/// Runs commands at the same time, as [`run`] does one, and waits for all; the first in the list that fails
-/// counts.
-pub(crate) fn run_side_by_side<const N: usize>(commands: [Command; N]) -> Result<(), Failure> {
+/// Runs several commands in parallel and waits for all of them. If any fail, returns the error of the first
+/// one in the list that failed.
+pub(crate) fn run_side_by_side<const N: usize>(commands: [Command; N]) -> Result<(), TaskError> {
     let started = commands.map(|mut command| {
-        eprintln!("+ {}", shown(&command));
+        eprintln!("+ {}", command_line(&command));
         let child = command.spawn();
         (command, child)
     });
@@ -33,38 +34,38 @@ pub(crate) fn run_side_by_side<const N: usize>(commands: [Command; N]) -> Result
     for status in ended {
         let status = status?;
         if !status.success() {
-            return Err(Failure::Reported(exit_code(status)));
+            return Err(TaskError::AlreadyReported(exit_code(status)));
         }
     }
     Ok(())
 }
 
-/// As [`run`], for what it prints.
-pub(crate) fn output(command: &mut Command) -> Result<String, Failure> {
-    eprintln!("+ {}", shown(command));
+/// Runs a command like [`run`] and returns its standard output.
+pub(crate) fn output(command: &mut Command) -> Result<String, TaskError> {
+    eprintln!("+ {}", command_line(command));
     let output = command.stdout(Stdio::piped()).spawn().and_then(Child::wait_with_output);
     let output = output.map_err(|error| cannot_run(command, &error))?;
     if !output.status.success() {
-        return Err(Failure::Reported(exit_code(output.status)));
+        return Err(TaskError::AlreadyReported(exit_code(output.status)));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Runs a command for its exit code.
-pub(crate) fn status(command: &mut Command) -> Result<ExitStatus, Failure> {
+/// Runs a command and returns its exit status, without echoing the command line.
+pub(crate) fn status(command: &mut Command) -> Result<ExitStatus, TaskError> {
     command.status().map_err(|error| cannot_run(command, &error))
 }
 
-/// The exit code to end with after a command that failed; one that a signal ended counts as 1.
+/// Returns the exit code to pass on after a command failed: its own, or 1 if a signal killed it.
 pub(crate) fn exit_code(status: ExitStatus) -> u8 {
     status.code().and_then(|code| u8::try_from(code).ok()).filter(|code| *code != 0).unwrap_or(1)
 }
 
-fn cannot_run(command: &Command, error: &io::Error) -> Failure {
-    Failure::Message(format!("cannot run {}: {error}", shown(command)))
+fn cannot_run(command: &Command, error: &io::Error) -> TaskError {
+    TaskError::Message(format!("cannot run {}: {error}", command_line(command)))
 }
 
-fn shown(command: &Command) -> String {
+fn command_line(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
 }
@@ -77,15 +78,15 @@ mod tests {
     fn a_failure_keeps_its_exit_code() {
         let ended = |script: &str| run(Command::new("sh").args(["-c", script]));
         assert!(ended("exit 0").is_ok());
-        assert!(matches!(ended("exit 3"), Err(Failure::Reported(3))));
-        assert!(matches!(ended("kill -9 $$"), Err(Failure::Reported(1))));
+        assert!(matches!(ended("exit 3"), Err(TaskError::AlreadyReported(3))));
+        assert!(matches!(ended("kill -9 $$"), Err(TaskError::AlreadyReported(1))));
         let [fails, succeeds] = ["exit 4", "exit 0"].map(|script| {
             let mut command = Command::new("sh");
             command.args(["-c", script]);
             command
         });
-        assert!(matches!(run_side_by_side([succeeds, fails]), Err(Failure::Reported(4))));
+        assert!(matches!(run_side_by_side([succeeds, fails]), Err(TaskError::AlreadyReported(4))));
         let absent = run(&mut Command::new("no-such-program-as-this"));
-        assert!(matches!(absent, Err(Failure::Message(message)) if message.contains("no-such-program")));
+        assert!(matches!(absent, Err(TaskError::Message(message)) if message.contains("no-such-program")));
     }
 }

@@ -1,10 +1,11 @@
-//! `cargo xtask dist`: the three programs, built as they are installed, in one directory.
+//! `cargo xtask dist`: builds the three programs as they are installed, and copies them into one directory.
 //!
-//! `testbed` finds the stressor beside itself, so they are staged together. A program that is as it was is
-//! not replaced. One that has changed is replaced by a rename: a run in progress keeps its own.
+//! They share a directory because `testbed` looks for the stressor beside itself. A program that has not
+//! changed is left alone. A changed one is replaced by renaming a new file over it, so that a run in
+//! progress keeps the program it started with.
 
 use crate::{
-    Failure,
+    TaskError,
     command::run_side_by_side,
     workspace::{Profile, Workspace},
 };
@@ -13,24 +14,24 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The programs of the project.
+/// The programs that the project installs.
 pub(crate) const PROGRAMS: [&str; 3] = ["testbed", "netem", "stressor"];
 
-/// Programs that were built.
-pub(crate) struct Staged {
+/// The programs after a build, ready to be run or installed.
+pub(crate) struct BuiltPrograms {
     pub(crate) workspace: Workspace,
-    /// The directory that has all three.
+    /// The directory with all of [`PROGRAMS`].
     pub(crate) bin: PathBuf,
 }
 
-impl Staged {
+impl BuiltPrograms {
     pub(crate) fn testbed(&self) -> PathBuf {
         self.bin.join("testbed")
     }
 }
 
-/// Builds and stages them.
-pub(crate) fn dist() -> Result<Staged, Failure> {
+/// Builds the programs and copies them into `target/dist/bin`.
+pub(crate) fn dist() -> Result<BuiltPrograms, TaskError> {
     let workspace = Workspace::find()?;
     let build = |profile: Profile, programs: &[&str]| {
         let mut cargo = workspace.cargo_static("build", profile);
@@ -39,10 +40,11 @@ pub(crate) fn dist() -> Result<Staged, Failure> {
         }
         cargo
     };
-    // Together `testbed` and `netem` share what they depend on. The stressor shares nothing, and is linked on
-    // one core, which leaves the other.
+    // `testbed` and `netem` are built by one cargo, because they share dependencies. The stressor has a
+    // profile of its own, so it shares nothing; its link step keeps one core busy while the other build
+    // uses the rest.
     let mut stressor = build(Profile::Guest, &["stressor"]);
-    // Two progress bars would write over each other.
+    // Two progress bars would overwrite each other.
     stressor.env("CARGO_TERM_PROGRESS_WHEN", "never");
     run_side_by_side([stressor, build(Profile::Release, &["testbed", "netem"])])?;
 
@@ -50,13 +52,13 @@ pub(crate) fn dist() -> Result<Staged, Failure> {
     fs::create_dir_all(&bin).map_err(|error| format!("cannot create {}: {error}", bin.display()))?;
     for program in PROGRAMS {
         let profile = if program == "stressor" { Profile::Guest } else { Profile::Release };
-        place(&workspace.static_programs(profile).join(program), &bin.join(program))?;
+        copy_if_changed(&workspace.static_programs(profile).join(program), &bin.join(program))?;
     }
-    Ok(Staged { workspace, bin })
+    Ok(BuiltPrograms { workspace, bin })
 }
 
-/// Copies a program, unless the same is there.
-pub(crate) fn place(from: &Path, to: &Path) -> Result<(), Failure> {
+/// Copies a program, unless the target already has the same content.
+pub(crate) fn copy_if_changed(from: &Path, to: &Path) -> Result<(), TaskError> {
     let copy = || {
         let content = fs::read(from)?;
         if fs::read(to).is_ok_and(|present| present == content) {
@@ -76,14 +78,14 @@ mod tests {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     #[test]
-    fn what_is_the_same_stays_and_what_is_not_is_replaced() {
+    fn an_unchanged_program_is_kept_and_a_changed_one_replaced() {
         let dir = std::env::temp_dir().join(format!("xtask-dist-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         let (from, to) = (dir.join("from"), dir.join("to"));
         fs::write(&from, "one").unwrap();
         fs::set_permissions(&from, fs::Permissions::from_mode(0o755)).unwrap();
         let copied = || {
-            assert!(place(&from, &to).is_ok());
+            assert!(copy_if_changed(&from, &to).is_ok());
             let metadata = fs::metadata(&to).unwrap();
             assert_eq!(metadata.mode() & 0o777, 0o755);
             (metadata.ino(), fs::read_to_string(&to).unwrap())
@@ -96,7 +98,7 @@ mod tests {
         let second = copied();
         assert_eq!(second.1, "two");
         assert_ne!(second.0, kept_open.metadata().unwrap().ino());
-        assert_eq!(fs::read_dir(&dir).unwrap().count(), 2, "nothing else is left");
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 2, "temporary files are left");
         fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -1,10 +1,13 @@
-//! The programs that tests run in a guest which has nothing else: the program `netem`, its tests that need a
-//! kernel, and an init that runs programs. They are linked statically and put into one directory.
+//! The programs that tests run inside a guest: `netem`, those of its tests that need a real kernel, and an
+//! init that runs them.
+//!
+//! The guest's initramfs contains nothing else, so they are linked statically. They are copied into one
+//! directory.
 
 use crate::{
-    Failure,
+    TaskError,
     command::output,
-    dist::place,
+    dist::copy_if_changed,
     workspace::{Profile, Workspace},
 };
 use serde_json::Value;
@@ -13,7 +16,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Kind and name of each.
+/// The cargo targets to build, each as kind and name.
 const TARGETS: [(&str, &str); 5] = [
     ("example", "run-programs"),
     ("bin", "netem"),
@@ -22,15 +25,15 @@ const TARGETS: [(&str, &str); 5] = [
     ("test", "sch_netem"),
 ];
 
-/// Builds and stages them; the directory.
-pub(crate) fn stage(workspace: &Workspace) -> Result<PathBuf, Failure> {
+/// Builds the programs and copies them into `target/dist/guest-tests`. Returns that directory.
+pub(crate) fn stage(workspace: &Workspace) -> Result<PathBuf, TaskError> {
     let directory = workspace.target.join("dist/guest-tests");
     fs::create_dir_all(&directory)
         .map_err(|error| format!("cannot create {}: {error}", directory.display()))?;
     let mut cargo = workspace.cargo_static("build", Profile::Release);
     cargo.args(["--message-format", "json-render-diagnostics"]);
-    // `testbed` has none of them. It is named so that dependencies have the features with which `dist` has
-    // built them.
+    // None of the targets is in `testbed`. Naming it gives shared dependencies the same features as in
+    // `dist`, so that they are not compiled again.
     cargo.args(["-p", "stressor", "-p", "netem", "-p", "testbed"]);
     for (kind, name) in TARGETS {
         cargo.args([&format!("--{kind}"), name]);
@@ -38,18 +41,18 @@ pub(crate) fn stage(workspace: &Workspace) -> Result<PathBuf, Failure> {
     let messages = output(&mut cargo)?;
     for (kind, name) in TARGETS {
         let built = executable(&messages, kind, name)
-            .ok_or_else(|| format!("cargo does not say where it has put the {kind} {name}"))?;
-        place(Path::new(&built), &directory.join(name))?;
+            .ok_or_else(|| format!("cargo did not report the path of the {kind} target {name}"))?;
+        copy_if_changed(Path::new(&built), &directory.join(name))?;
     }
     Ok(directory)
 }
 
-/// Where cargo says that it has put a program, in its messages: one JSON object a line.
+/// Finds a target's executable in cargo's messages (one JSON object per line).
 fn executable(messages: &str, kind: &str, name: &str) -> Option<String> {
     messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).find_map(|message| {
         let target = &message["target"];
-        let is_it = target["name"] == name && target["kind"] == serde_json::json!([kind]);
-        is_it.then(|| message["executable"].as_str().map(str::to_owned)).flatten()
+        let matches = target["name"] == name && target["kind"] == serde_json::json!([kind]);
+        matches.then(|| message["executable"].as_str().map(str::to_owned)).flatten()
     })
 }
 
@@ -58,8 +61,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_program_is_found_among_cargos_messages() {
-        let messages = r#"{"reason":"compiler-artifact","target":{"kind":["lib"],"name":"netem"},"executable":null}
+    fn executables_are_found_in_cargos_messages() {
+        let messages = r#"
+{"reason":"compiler-artifact","target":{"kind":["lib"],"name":"netem"},"executable":null}
 {"reason":"compiler-artifact","target":{"kind":["bin"],"name":"netem"},"executable":"/t/netem"}
 not JSON
 {"reason":"compiler-artifact","target":{"kind":["test"],"name":"kernel"},"executable":"/t/deps/kernel-1"}

@@ -1,8 +1,8 @@
-//! The project's own tasks, one file each: `cargo xtask run`, `test`, `bench`, `vagrant-test`,
+//! The project's development tasks, one file each: `cargo xtask run`, `test`, `bench`, `vagrant-test`,
 //! `install`, `dist`.
 //!
-//! They need a Rust toolchain and a linker, and nothing that is not in this repository. What a machine lacks
-//! beyond that, `testbed setup` installs; see [`ready`] for when it may do so unasked.
+//! They need a Rust toolchain, a linker and this repository. Anything else this host lacks is installed by
+//! `testbed setup`; [`ready`] explains when that happens without asking.
 
 mod bench;
 mod command;
@@ -18,7 +18,7 @@ mod workspace;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
-/// The project's own tasks
+/// Build, run, test and install the project
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Arguments {
@@ -37,15 +37,15 @@ enum Task {
     Dist,
 }
 
-/// Why a task ended early: an exit code that was reported already, or a message.
-enum Failure {
-    /// A program that was run failed, and has said why.
-    Reported(u8),
-    /// To be printed.
+/// An error that ends a task.
+enum TaskError {
+    /// A program failed with this exit code and has already printed the reason.
+    AlreadyReported(u8),
+    /// A message for `main` to print.
     Message(String),
 }
 
-impl From<String> for Failure {
+impl From<String> for TaskError {
     fn from(message: String) -> Self {
         Self::Message(message)
     }
@@ -58,12 +58,12 @@ fn main() -> ExitCode {
         Task::Bench(arguments) => bench::bench(&arguments),
         Task::VagrantTest(arguments) => vagrant_test::vagrant_test(&arguments),
         Task::Install(arguments) => install::install(&arguments),
-        Task::Dist => dist::dist().map(|staged| println!("{}", staged.bin.display())),
+        Task::Dist => dist::dist().map(|programs| println!("{}", programs.bin.display())),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Reported(code)) => ExitCode::from(code),
-        Err(Failure::Message(message)) => {
+        Err(TaskError::AlreadyReported(code)) => ExitCode::from(code),
+        Err(TaskError::Message(message)) => {
             eprintln!("error: {message}");
             ExitCode::FAILURE
         }

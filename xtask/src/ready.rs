@@ -1,45 +1,45 @@
-//! Makes sure that this machine can run what was built, before it does.
+//! Checks that this host can run the programs, and installs what is missing.
 //!
-//! `testbed doctor` decides whether something is missing; `testbed setup` says what it would change and
-//! asks. It is told to go ahead unasked when the user says `--yes`, and where `CI=true`, which is how
-//! machines say that they are there to be changed. With neither, and no terminal, it changes nothing and
-//! ends with exit code 2.
+//! `testbed doctor` decides whether something is missing. `testbed setup` shows what it would change and
+//! asks before it does so. With `--yes`, or with `CI=true` in the environment (a CI host may be changed),
+//! it does not ask. Without either of them and without a terminal, it changes nothing and exits with code
+//! 2.
 
 use crate::{
-    Failure,
+    TaskError,
     command::{exit_code, run, status},
-    dist::Staged,
+    dist::BuiltPrograms,
 };
 use std::process::{Command, Stdio};
 
-/// Sets the machine up if something is missing, and fails if something still is.
-pub(crate) fn ensure(staged: &Staged, yes: bool) -> Result<(), Failure> {
+/// Runs `testbed setup` if something is missing, and fails if something is still missing afterwards.
+pub(crate) fn ensure(programs: &BuiltPrograms, yes: bool) -> Result<(), TaskError> {
     let doctor = || {
-        let mut doctor = Command::new(staged.testbed());
+        let mut doctor = Command::new(programs.testbed());
         doctor.args(["doctor", "--quiet"]);
         doctor
     };
     if status(doctor().stdout(Stdio::null()).stderr(Stdio::null()))?.success() {
         return Ok(());
     }
-    let mut setup = Command::new(staged.testbed());
+    let mut setup = Command::new(programs.testbed());
     setup.arg("setup");
     if yes || unattended() {
         setup.arg("--yes");
     }
     run(&mut setup)?;
-    // What setup cannot mend, doctor explains.
+    // This time with output: doctor explains what setup could not fix.
     let still = status(&mut doctor())?;
-    if still.success() { Ok(()) } else { Err(Failure::Reported(exit_code(still))) }
+    if still.success() { Ok(()) } else { Err(TaskError::AlreadyReported(exit_code(still))) }
 }
 
-/// Whether nobody is there to ask.
+/// Returns whether `CI` in the environment says that nobody can answer questions.
 pub(crate) fn unattended() -> bool {
-    says_so(std::env::var("CI").ok().as_deref())
+    is_ci(std::env::var("CI").ok().as_deref())
 }
 
-/// Whether the value of `CI` says that nobody is there to ask.
-fn says_so(ci: Option<&str>) -> bool {
+/// Returns whether this value of `CI` means yes: `true` or `1`.
+fn is_ci(ci: Option<&str>) -> bool {
     matches!(ci, Some("true" | "1"))
 }
 
@@ -48,10 +48,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_true_ci_is_unattended() {
-        assert!(says_so(Some("true")));
-        assert!(!says_so(Some("false")));
-        assert!(!says_so(Some("")));
-        assert!(!says_so(None));
+    fn only_ci_true_counts_as_unattended() {
+        assert!(is_ci(Some("true")));
+        assert!(!is_ci(Some("false")));
+        assert!(!is_ci(Some("")));
+        assert!(!is_ci(None));
     }
 }

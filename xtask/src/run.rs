@@ -1,25 +1,26 @@
-//! `cargo xtask run FILE`: the main job from a fresh clone. Builds, sets up what is missing, runs.
+//! `cargo xtask run FILE`: from a fresh clone to results in one command. Builds the programs, installs what
+//! is missing, and runs the matrix.
 
-use crate::{Failure, dist, ready};
+use crate::{TaskError, dist, ready};
 use std::{ffi::OsString, os::unix::process::CommandExt, process::Command};
 
-/// Build, set up what is missing, and run a matrix
+/// Build the programs, install what is missing, and run a matrix
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Install what is missing without asking (implied by CI=true)
+    /// Install missing packages without asking (implied by CI=true)
     #[arg(long)]
     yes: bool,
-    /// The matrix file, then options of `testbed run`
+    /// The matrix file, followed by any options of `testbed run`
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "FILE|OPTION")]
     run: Vec<OsString>,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let staged = dist::dist()?;
-    ready::ensure(&staged, arguments.yes)?;
-    // Replaces this process, so that a signal reaches the run and its exit code is this one's.
-    let error = Command::new(staged.testbed()).arg("run").args(&arguments.run).exec();
-    Err(format!("cannot run {}: {error}", staged.testbed().display()).into())
+pub(crate) fn run(arguments: &Arguments) -> Result<(), TaskError> {
+    let programs = dist::dist()?;
+    ready::ensure(&programs, arguments.yes)?;
+    // `exec` replaces this process: signals reach `testbed`, and its exit code becomes ours.
+    let error = Command::new(programs.testbed()).arg("run").args(&arguments.run).exec();
+    Err(format!("cannot run {}: {error}", programs.testbed().display()).into())
 }
 
 #[cfg(test)]
@@ -36,7 +37,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_the_file_is_the_runs() {
+    fn everything_after_the_file_is_passed_to_testbed_run() {
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
         assert_eq!(parse(&["m.yaml"]).unwrap(), (false, words(&["m.yaml"])));
         assert_eq!(

@@ -1,7 +1,7 @@
-//! Where this workspace and what is built of it are, and how its static programs are built.
+//! The workspace's directories, and the cargo command that builds its statically linked programs.
 
 use crate::{
-    Failure,
+    TaskError,
     command::{cargo, output},
 };
 use std::{
@@ -11,15 +11,15 @@ use std::{
     process::Command,
 };
 
-/// What static programs are compiled with. A guest has no C library, and `testbed` starts itself on other
-/// hosts, which may have an older one.
+/// Compiler flags for static programs. A guest has no C library, and `testbed` copies itself to other
+/// hosts, whose C library may be older.
 const STATIC: &str = "-C target-feature=+crt-static -C relocation-model=static";
 
-/// A Cargo profile of static programs.
+/// A Cargo profile that static programs are built with.
 #[derive(Clone, Copy)]
 pub(crate) enum Profile {
     Release,
-    /// The stressor's: small.
+    /// The stressor's profile, optimized for size.
     Guest,
 }
 
@@ -32,19 +32,19 @@ impl Profile {
     }
 }
 
-/// The directories of the workspace, as cargo knows them.
+/// The directories of the workspace, as `cargo metadata` reports them.
 pub(crate) struct Workspace {
-    /// The source tree.
+    /// The top folder of the source tree.
     pub(crate) root: PathBuf,
-    /// What is built.
+    /// The target directory, with everything cargo builds.
     pub(crate) target: PathBuf,
-    /// The target triple of this machine.
+    /// The target triple of this host.
     host: String,
 }
 
 impl Workspace {
-    /// Asks cargo.
-    pub(crate) fn find() -> Result<Self, Failure> {
+    /// Asks cargo for the directories, and the compiler for the target triple.
+    pub(crate) fn find() -> Result<Self, TaskError> {
         let manifest = manifest(env::var_os("CARGO_MANIFEST_DIR"))?;
         let output = cargo()
             .args(["metadata", "--no-deps", "--format-version", "1", "--manifest-path"])
@@ -55,45 +55,49 @@ impl Workspace {
             return Err(format!("cargo metadata failed: {}", String::from_utf8_lossy(&output.stderr)).into());
         }
         let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)
-            .map_err(|error| format!("cannot read what cargo metadata says: {error}"))?;
+            .map_err(|error| format!("cannot parse the output of cargo metadata: {error}"))?;
         let directory = |key: &str| {
-            metadata[key].as_str().map(PathBuf::from).ok_or(format!("cargo metadata names no {key}"))
+            metadata[key].as_str().map(PathBuf::from).ok_or(format!("cargo metadata reports no {key}"))
         };
         let (root, target) = (directory("workspace_root")?, directory("target_directory")?);
         Ok(Self { root, target, host: host()? })
     }
 
-    /// Returns a call of cargo that builds static programs.
+    /// Returns a cargo command that builds static programs.
     ///
-    /// It names the target, which is this machine: procedural macros, which cannot be static, are then built
-    /// without these flags. All calls have the same flags, so they share what they build.
+    /// It passes `--target` with this host's own triple. Cargo then builds procedural macros, which cannot be
+    /// static, without these flags. All commands have the same flags, so they share their build results.
     pub(crate) fn cargo_static(&self, subcommand: &str, profile: Profile) -> Command {
         let mut command = cargo();
         command.current_dir(&self.root).args([subcommand, "--target", &self.host]);
         command.args(["--profile", profile.name()]);
-        let flags = env::var("RUSTFLAGS").map_or(STATIC.to_owned(), |own| format!("{own} {STATIC}"));
+        let flags = env::var("RUSTFLAGS").map_or(STATIC.to_owned(), |users| format!("{users} {STATIC}"));
         command.env("RUSTFLAGS", flags);
         command
     }
 
-    /// Returns the directory in which cargo leaves a profile's static programs.
+    /// Returns the directory where cargo puts the static programs of a profile.
     pub(crate) fn static_programs(&self, profile: Profile) -> PathBuf {
         self.target.join(&self.host).join(profile.name())
     }
 }
 
-/// Asks the compiler for this machine's target triple.
-fn host() -> Result<String, Failure> {
+/// Asks the compiler for this host's target triple.
+fn host() -> Result<String, TaskError> {
     let rustc = env::var_os("RUSTC").unwrap_or("rustc".into());
-    let said = output(Command::new(rustc).args(["--print", "host-tuple"]))?;
-    Ok(said.trim().to_owned())
+    let triple = output(Command::new(rustc).args(["--print", "host-tuple"]))?;
+    Ok(triple.trim().to_owned())
 }
 
-/// This package's manifest, by what `cargo run` says as it starts this program. Not by what it said when it
-/// was built: a tree that was copied or renamed with all that is built has programs that cargo takes for
-/// fresh, and that would go on in the old place.
-fn manifest(directory: Option<OsString>) -> Result<PathBuf, Failure> {
-    let directory = directory.ok_or_else(|| "run this as `cargo xtask`".to_owned())?;
+/// Returns the path of this package's manifest, from the `CARGO_MANIFEST_DIR` that `cargo run` sets at run
+/// time.
+///
+/// The value known at compile time (`env!`) would be wrong in a tree that was copied or renamed together
+/// with its target directory: cargo takes the programs there for fresh, and they would work on the old
+/// tree.
+fn manifest(directory: Option<OsString>) -> Result<PathBuf, TaskError> {
+    let directory =
+        directory.ok_or_else(|| "CARGO_MANIFEST_DIR is not set; run this as `cargo xtask`".to_owned())?;
     Ok(Path::new(&directory).join("Cargo.toml"))
 }
 
@@ -102,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_workspace_is_where_cargo_runs_this_and_not_where_it_was_built() {
+    fn the_workspace_is_where_cargo_runs_it_and_not_where_it_was_built() {
         let manifest_of = |directory: Option<&str>| manifest(directory.map(Into::into)).ok();
         assert_eq!(manifest_of(Some("/moved/xtask")), Some("/moved/xtask/Cargo.toml".into()));
         assert_eq!(manifest_of(None), None);

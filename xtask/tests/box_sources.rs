@@ -1,5 +1,5 @@
-//! vagrant/box/sources.sh, with an apt of the test's own: its configuration, its state, and archives that are
-//! folders.
+//! Tests of vagrant/box/sources.sh with a private apt: its configuration, its state and its archives (local
+//! folders) belong to the test.
 
 use std::{
     fs,
@@ -7,9 +7,10 @@ use std::{
     process::Command,
 };
 
-/// apt lists no suite without packages.
+/// A package list with one package: apt does not list suites without packages.
 const PACKAGES: &str = "Package: nothing\nVersion: 1\nArchitecture: amd64\nFilename: nothing.deb\nSize: 1\n";
 
+/// An apt whose configuration and state are in a temporary directory.
 struct Apt {
     root: PathBuf,
 }
@@ -38,7 +39,7 @@ impl Apt {
         Self { root }
     }
 
-    /// Makes an archive with a suite of one package; its address.
+    /// Creates an archive with one suite of one package. Returns its URI.
     fn archive(&self, name: &str, suite: &str, codename: &str, origin: &str) -> String {
         let archive = self.root.join(name);
         let dist = archive.join("dists").join(suite);
@@ -67,7 +68,7 @@ impl Apt {
         stdout
     }
 
-    /// What the script prints for a release, once apt has fetched what there is.
+    /// Runs `apt-get update` and then the script. Returns what the script prints for a release.
     fn sources(&self, codename: &str) -> String {
         println!("{}", self.run(Command::new("apt-get").args(["update", "-q"])));
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../vagrant/box/sources.sh");
@@ -82,9 +83,9 @@ impl Drop for Apt {
 }
 
 #[test]
-fn sources_of_the_release_are_found_in_every_format_and_no_others() {
+fn sources_of_the_release_are_found_in_every_format_and_no_other_sources() {
     if Command::new("apt-get").arg("--version").output().is_err() {
-        println!("skipped: there is no apt-get here");
+        println!("skipped: apt-get is not installed");
         return;
     }
     let apt = Apt::new("sources");
@@ -105,8 +106,9 @@ fn sources_of_the_release_are_found_in_every_format_and_no_others() {
     apt.configure(
         "sources.list.d/more.sources",
         &format!(
-            "# More.\nTypes: deb deb-src\nURIs: {main}\nSuites: bookworm-backports\n trixie\nComponents: main\n\
-             Trusted: yes\n\nTypes: deb\nURIs: {security}\nSuites: oldstable-security\nComponents: main\nTrusted: yes\n\n\
+            "# More.\nTypes: deb deb-src\nURIs: {main}\nSuites: bookworm-backports\n trixie\n\
+             Components: main\nTrusted: yes\n\nTypes: deb\nURIs: {security}\nSuites: oldstable-security\n\
+             Components: main\nTrusted: yes\n\n\
              Enabled: no\nTypes: deb\nURIs: {main}\nSuites: bookworm\nComponents: main\n"
         ),
     );
@@ -123,9 +125,9 @@ fn sources_of_the_release_are_found_in_every_format_and_no_others() {
 }
 
 #[test]
-fn keys_are_passed_on_as_they_are_written() {
+fn signing_keys_are_copied_unchanged() {
     if Command::new("apt-get").arg("--version").output().is_err() {
-        println!("skipped: there is no apt-get here");
+        println!("skipped: apt-get is not installed");
         return;
     }
     let apt = Apt::new("keys");
@@ -136,10 +138,11 @@ fn keys_are_passed_on_as_they_are_written() {
     apt.configure(
         "sources.list.d/a.sources",
         &format!(
-            "Types: deb\nURIs: {updates}\nSuites: bookworm-updates\nComponents: main\nTrusted: yes\nSigned-By:\n {two}\n .\n end\n"
+            "Types: deb\nURIs: {updates}\nSuites: bookworm-updates\nComponents: main\nTrusted: yes\n\
+             Signed-By:\n {two}\n .\n end\n"
         ),
     );
-    let said = apt.sources("bookworm");
-    assert!(said.contains(&format!("Signed-By: {one}\nTrusted: yes\n")), "{said}");
-    assert!(said.contains(&format!("Signed-By: \n {two}\n .\n end\nTrusted: yes\n")), "{said}");
+    let printed = apt.sources("bookworm");
+    assert!(printed.contains(&format!("Signed-By: {one}\nTrusted: yes\n")), "{printed}");
+    assert!(printed.contains(&format!("Signed-By: \n {two}\n .\n end\nTrusted: yes\n")), "{printed}");
 }

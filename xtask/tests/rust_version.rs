@@ -1,9 +1,9 @@
-//! The oldest compiler that Cargo.toml promises, against what the dependencies require.
+//! Checks that no dependency requires a newer compiler than the oldest one that Cargo.toml promises.
 
 use serde_json::Value;
 use std::process::{Command, Stdio};
 
-/// A version of Rust in an order that a test can compare: 1.89 is older than 1.89.1.
+/// Splits a Rust version into comparable numbers: 1.89 is older than 1.89.1.
 fn parts(version: &str) -> Vec<u32> {
     version.split('.').map(|part| part.parse().unwrap()).collect()
 }

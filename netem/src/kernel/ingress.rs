@@ -1,6 +1,8 @@
-//! What an interface receives: redirected to an `ifb`, on which it is shaped as if it were sent.
+//! Shaping what an interface receives: an `ifb`, to which the packets are redirected, shapes them as if it
+//! sent them.
 //!
-//! The `ifb` is called `netem-ifbN` after the index of the interface, and goes when the profile is cleared.
+//! The `ifb` is named `netem-ifbN`, where N is the index of the interface. It is deleted when the profile is
+//! cleared.
 
 use super::{Applied, Handle};
 use crate::{
@@ -22,22 +24,22 @@ use rtnetlink::{
     },
 };
 
-/// The handle of the ingress qdisc; there is only this one.
+/// The handle of the ingress qdisc. An interface has at most one, always with this handle.
 const INGRESS: TcHandle = TcHandle { major: 0xffff, minor: 0 };
 
-/// The `ifb` that stands for what an interface receives.
+/// Returns the name of the `ifb` that shapes what an interface receives.
 fn ifb_name(link: &Interface) -> String {
     format!("netem-ifb{}", link.index)
 }
 
 impl Netlink {
-    /// Shapes what an interface receives, through an `ifb` made for it. Independent of what it sends;
-    /// [`Netlink::clear`] ends both. An empty profile ends this one.
+    /// Shapes what an interface receives, through an `ifb` created for it. This is independent of the shaping
+    /// of what the interface sends. [`Netlink::clear`] removes both, an empty profile removes this one.
     ///
     /// # Errors
     ///
-    /// As [`Netlink::apply`]; besides [`Error::Occupied`] where somebody else already handles what the
-    /// interface receives. The interface is then as it was before.
+    /// Those of [`Netlink::apply`], and [`Error::Occupied`] if the interface has an ingress qdisc that netem
+    /// did not create. The interface is then unchanged.
     pub async fn apply_ingress(&self, interface: &str, profile: &Profile) -> Result<Applied> {
         profile.validate()?;
         let link = self.interface(interface).await?;
@@ -49,7 +51,7 @@ impl Netlink {
         if self.interfaces().await?.iter().any(|i| i.name == ifb) {
             return self.apply(&ifb, profile).await;
         }
-        if let Some(other) = self.tree_of(&link).await?.into_iter().find(|q| q.parent == Handle::INGRESS) {
+        if let Some(other) = self.qdiscs_of(&link).await?.into_iter().find(|q| q.parent == Handle::INGRESS) {
             return Err(Error::Occupied {
                 interface: link.name,
                 kind: other.kind,
@@ -64,8 +66,8 @@ impl Netlink {
         done
     }
 
-    /// The profile that is enforced on what an interface receives; `None` when none was applied. As
-    /// [`Netlink::profile`] for the rest.
+    /// Reads the profile that applies to what an interface receives; `None` if there is none. As in
+    /// [`Netlink::profile`], the distribution of jitter is always uniform.
     ///
     /// # Errors
     ///
@@ -80,8 +82,8 @@ impl Netlink {
 
     async fn redirect_to_new_ifb(&self, link: &Interface, ifb: &str, profile: &Profile) -> Result<Applied> {
         let message = LinkIfb::new(ifb).mtu(link.mtu).up().build();
-        let doing = || format!("make {ifb} for what {} receives", link.name);
-        self.request(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL, doing)
+        let action = || format!("create {ifb} to shape what {} receives", link.name);
+        self.request(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL, action)
             .await
             .map_err(|e| e.or_missing(Feature::Ifb))?;
         let applied = self.apply(ifb, profile).await?;
@@ -91,7 +93,8 @@ impl Netlink {
         Ok(applied)
     }
 
-    /// Ends the redirection of what an interface receives. Returns whether there was one of ours.
+    /// Stops the redirection of what an interface receives and deletes the `ifb`. Returns whether there was
+    /// one.
     pub(super) async fn clear_ingress(&self, link: &Interface) -> Result<bool> {
         let ifb = ifb_name(link);
         let Some(ours) = self.interfaces().await?.into_iter().find(|i| i.name == ifb) else {
@@ -100,9 +103,9 @@ impl Netlink {
         let mut message = TcMessage::with_index(link.index.cast_signed());
         message.header.parent = TcHandle::INGRESS;
         message.header.handle = INGRESS;
-        let doing = || format!("end the redirection of what {} receives", link.name);
-        let ended = self.request(RouteNetlinkMessage::DelQueueDiscipline(message), 0, doing).await;
-        // The ifb goes even if that failed, which it does when the qdisc never got there.
+        let action = || format!("stop redirecting what {} receives", link.name);
+        let ended = self.request(RouteNetlinkMessage::DelQueueDiscipline(message), 0, action).await;
+        // Delete the ifb even if this failed: if creating the qdisc failed before, there is none to delete.
         self.delete_index(ours.index, &ifb).await?;
         match ended {
             Err(e) if matches!(e.errno(), Some(libc::ENOENT | libc::EINVAL)) => Ok(true),
@@ -115,22 +118,24 @@ impl Netlink {
         message.header.parent = TcHandle::INGRESS;
         message.header.handle = INGRESS;
         message.attributes.push(TcAttribute::Kind("ingress".to_owned()));
-        let doing = || format!("take hold of what {name} receives");
-        self.request(RouteNetlinkMessage::NewQueueDiscipline(message), NLM_F_CREATE | NLM_F_EXCL, doing).await
+        let action = || format!("add an ingress qdisc to {name}");
+        self.request(RouteNetlinkMessage::NewQueueDiscipline(message), NLM_F_CREATE | NLM_F_EXCL, action)
+            .await
     }
 
-    /// Sends everything that `from` receives to `to` instead, as if that sent it.
+    /// Redirects everything that the interface `from` receives to the interface `to`, as if `to` sent it.
     pub(super) async fn redirect(&self, from: u32, to: u32, name: &str) -> Result<()> {
         let message = redirection(from, to);
-        let doing = || format!("redirect what {name} receives");
-        self.request(RouteNetlinkMessage::NewTrafficFilter(message), NLM_F_CREATE | NLM_F_EXCL, doing).await
+        let action = || format!("redirect what {name} receives");
+        self.request(RouteNetlinkMessage::NewTrafficFilter(message), NLM_F_CREATE | NLM_F_EXCL, action).await
     }
 }
 
+/// Returns the message of
 /// `tc filter add dev FROM ingress protocol all u32 match u32 0 0 action mirred egress redirect dev TO`.
 fn redirection(from: u32, to: u32) -> TcMessage {
     const PRIORITY: u16 = 1;
-    /// `ETH_P_ALL` in network order.
+    /// `ETH_P_ALL`, every protocol, in network byte order.
     const EVERY_PROTOCOL: u16 = (libc::ETH_P_ALL as u16).to_be();
 
     let mut everything = TcU32Selector::default();

@@ -1,27 +1,27 @@
-//! The backend `kernel`: profiles by the kernel's own qdiscs, set through rtnetlink.
+//! The backend `kernel`: enforces profiles with the kernel's qdiscs, through rtnetlink.
 //!
-//! [`Netlink::apply`] shapes what an interface sends, [`Netlink::apply_ingress`] what it receives. Both put
-//! their own qdiscs in place of the kernel's default ones and touch nobody else's: an interface that somebody
-//! has already given a qdisc is refused. [`Netlink::clear`] takes ours away, upon which the kernel puts its
-//! default back.
+//! [`Netlink::apply`] shapes what an interface sends, [`Netlink::apply_ingress`] what it receives. Both
+//! replace only the kernel's default qdisc, never a qdisc that somebody else has configured: if an interface
+//! has one, they return an error. [`Netlink::clear`] removes the qdiscs of this crate, and the kernel
+//! restores its default.
 //!
-//! A packet that TCP hands down unsegmented (up to 64 KiB) is one packet to a qdisc. Where single packets are
-//! lost, delayed or reordered, or where the token bucket is smaller than that, the interface is also made to
-//! take fewer segments at a time (`IFLA_GSO_MAX_SEGS`). That reaches what is sent from this machine, not what
-//! is forwarded through it.
+//! A packet that TCP passes down unsegmented (up to 64 KiB) is one packet to a qdisc. If a profile has
+//! effects on single packets, or if its token bucket cannot hold an unsegmented packet, the number of
+//! segments per packet on the interface is also limited (`IFLA_GSO_MAX_SEGS`). The limit applies to packets
+//! that this host sends, not to packets that it forwards.
 //!
-//! Measured between two namespaces over a veth pair shaped by tbf at both ends (Linux 6.18, two idle cores):
-//! one TCP stream carries what the headers leave of 1, 10, 100, 500 and 984 Mbit/s within 0.3 %, of 5 Gbit/s
-//! between all of it and 1.5 % less, as the cores are to be had. Where both cores were overcommitted it fell
-//! to 99 to 108 MB/s at `940mbit` for seconds at a time, with buckets of 4 and 8 ms as well as of 2:
-//! presumably the sender waits for a core.
+//! Accuracy, measured between two namespaces over a veth pair with tbf at both ends (Linux 6.18, two idle
+//! cores): the goodput of one TCP stream is within 0.3 % of the rate less headers at 1, 10, 100, 500 and
+//! 984 Mbit/s, and 0 to 1.5 % below it at 5 Gbit/s, depending on the CPU time available. With both cores
+//! overcommitted, it fell to 99 to 108 MB/s at `940mbit` for seconds at a time, with buckets of 2, 4 and 8 ms
+//! alike: presumably the sender waits for a core.
 
 mod ingress;
 mod qdisc;
 mod supported;
 mod tree;
 
-pub use qdisc::{Handle, Qdisc, Settings, Statistics};
+pub use qdisc::{Handle, Qdisc, QdiscSettings, QdiscStatistics};
 pub use supported::supported;
 
 use crate::{
@@ -30,7 +30,7 @@ use crate::{
     feature::Feature,
     netlink::{Interface, Netlink},
     profile::Profile,
-    wire::netem::Verb,
+    wire::netem::Operation,
 };
 use rtnetlink::{
     LinkUnspec,
@@ -42,16 +42,16 @@ use rtnetlink::{
     },
 };
 use serde::{Deserialize, Serialize};
-use tree::Node;
+use tree::QdiscSpec;
 
-/// Which mechanism enforces a profile.
+/// The mechanism that enforces a profile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Backend {
-    /// The kernel's qdiscs.
+    /// The kernel's qdiscs ([`crate::kernel`]).
     Kernel,
-    /// Two TUN devices and a forwarder in this program ([`crate::userspace`]).
+    /// An emulator in this program between two TUN devices ([`crate::userspace`]).
     Userspace,
 }
 
@@ -64,63 +64,68 @@ impl std::fmt::Display for Backend {
     }
 }
 
-/// What was done to an interface.
+/// The result of applying a profile to an interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Applied {
-    /// The interface whose packets are shaped: the one asked for, or the `ifb` that stands for what it
-    /// receives.
+    /// The interface that shapes the packets: the requested one, or the `ifb` that shapes what it receives.
     pub interface: String,
-    /// The mechanism.
+    /// The mechanism that enforces the profile.
     pub backend: Backend,
-    /// The qdiscs and classes from the root down, one line each; in one line what the emulator was set to.
+    /// With the backend `kernel`, the qdiscs and classes from the root down, one line each. With `userspace`,
+    /// one line with the settings of the emulator.
     pub tree: Vec<String>,
-    /// Whether qdiscs that were there have been changed in place, without losing what they hold.
+    /// Whether existing qdiscs were changed in place, without losing the packets in their queues.
     pub in_place: bool,
 }
 
 impl Netlink {
-    /// Shapes what an interface sends, replacing a profile that was applied before; in place where the same
-    /// qdiscs do. An empty profile takes ours away, and leaves what the interface receives alone.
+    /// Shapes what an interface sends. Replaces the profile that was applied before, in place if the new one
+    /// needs the same qdiscs. An empty profile removes it. The profile for what the interface receives is not
+    /// affected.
     ///
     /// # Errors
     ///
-    /// [`Error::Profile`] and [`Error::Unsuitable`] for what cannot be had, [`Error::NoInterface`],
-    /// [`Error::Occupied`] where somebody else has put a qdisc, [`Error::MissingFeature`] where the kernel
-    /// lacks one, [`Error::NotPermitted`]. The interface is then as it was before.
+    /// [`Error::Profile`] or [`Error::Unsuitable`] if the profile is invalid in general or on this interface,
+    /// [`Error::NoInterface`], [`Error::Occupied`] if the interface has a qdisc that netem did not create,
+    /// [`Error::MissingFeature`] if the kernel lacks a qdisc, [`Error::NotPermitted`]. The interface is then
+    /// unchanged.
     pub async fn apply(&self, interface: &str, profile: &Profile) -> Result<Applied> {
         profile.validate()?;
         let link = self.interface(interface).await?;
-        fits(profile, &link)?;
-        let present = self.tree_of(&link).await?;
-        let root = vacant(&present, &link)?;
+        check_frame_fits(profile, &link)?;
+        let present = self.qdiscs_of(&link).await?;
+        let root = own_root(&present, &link)?;
 
         if profile.is_empty() {
-            self.clear_sent(&link).await?;
+            self.clear_egress(&link).await?;
             return Ok(Applied::new(&link, &[], false));
         }
-        let wanted = tree::plan(profile, link.mtu, root.map(|q| q.handle.major()).map(other_set));
+        // First with the handles of the existing tree: if both have the same structure, it can be changed.
+        let wanted =
+            tree::for_profile(profile, link.mtu, root.map(|q| q.handle.major()).map(other_handle_set));
         let in_place = same_shape(&present, &wanted);
         if in_place {
             self.change_in_place(&link, &present, &wanted).await?;
-            self.set_segments(&link, profile, true).await?;
+            self.set_gso_max_segments(&link, profile, true).await?;
             return Ok(Applied::new(&link, &wanted, true));
         }
-        let wanted = tree::plan(profile, link.mtu, root.map(|q| q.handle.major()));
-        if let Err(error) = self.build(&link, &wanted, Verb::Create).await {
-            self.put_back(&link, &present, &wanted).await;
+        let wanted = tree::for_profile(profile, link.mtu, root.map(|q| q.handle.major()));
+        if let Err(error) = self.build(&link, &wanted, Operation::Create).await {
+            self.roll_back(&link, &present, &wanted).await;
             return Err(error);
         }
-        self.set_segments(&link, profile, root.is_some()).await?;
+        self.set_gso_max_segments(&link, profile, root.is_some()).await?;
         Ok(Applied::new(&link, &wanted, false))
     }
 
-    /// Changes the profile of an interface while traffic flows. Where the new profile needs the same qdiscs
-    /// as the old one, which is the case unless a rate or the first effect besides a rate comes or goes, no
-    /// packet is lost; else the kernel drops what the old qdiscs hold, and [`Applied::in_place`] is false.
+    /// Changes the profile of an interface while traffic flows. If the new profile needs the same qdiscs as
+    /// the old one, no packet is lost. Otherwise the kernel drops the packets in the old qdiscs, and
+    /// [`Applied::in_place`] is false. The qdiscs differ if the shaper changes, if a rate is added or
+    /// removed, or if the first other effect is added or the last one removed.
     ///
     /// # Errors
     ///
-    /// [`Error::NothingApplied`] where no profile is in force; else as [`Netlink::apply`].
+    /// [`Error::NothingApplied`] if no profile is in force, and those of [`Netlink::apply`].
     pub async fn change(&self, interface: &str, profile: &Profile) -> Result<Applied> {
         profile.validate()?;
         if self.profile(interface).await?.is_none() {
@@ -129,8 +134,8 @@ impl Netlink {
         self.apply(interface, profile).await
     }
 
-    /// Takes away everything that was applied to an interface, in both directions; the kernel then gives it
-    /// its default qdisc. Returns whether there was anything.
+    /// Removes everything that was applied to an interface, in both directions. The kernel then restores its
+    /// default qdisc. Returns whether anything was applied.
     ///
     /// # Errors
     ///
@@ -138,107 +143,107 @@ impl Netlink {
     pub async fn clear(&self, interface: &str) -> Result<bool> {
         let link = self.interface(interface).await?;
         let received = self.clear_ingress(&link).await?;
-        let sent = self.clear_sent(&link).await?;
+        let sent = self.clear_egress(&link).await?;
         Ok(sent || received)
     }
 
-    /// Takes away what shapes what an interface sends. Returns whether there was anything of ours.
-    async fn clear_sent(&self, link: &Interface) -> Result<bool> {
-        let present = self.tree_of(link).await?;
+    /// Removes the qdiscs of this crate that shape what an interface sends. Returns whether there were any.
+    async fn clear_egress(&self, link: &Interface) -> Result<bool> {
+        let present = self.qdiscs_of(link).await?;
         let Some(root) = present.iter().find(|q| q.parent == Handle::ROOT && tree::is_ours(q.handle)) else {
             return Ok(false);
         };
         self.delete_root(link, root.handle.into()).await?;
-        self.set_segments(link, &Profile::default(), true).await?;
+        self.set_gso_max_segments(link, &Profile::default(), true).await?;
         Ok(true)
     }
 
-    /// The qdiscs of an interface and their classes, from the root down, as the kernel has them.
+    /// Reads the qdiscs and classes of an interface from the kernel, from the root down.
     ///
     /// # Errors
     ///
     /// [`Error::NoInterface`].
     pub async fn show(&self, interface: &str) -> Result<Vec<Qdisc>> {
         let link = self.interface(interface).await?;
-        self.tree_of(&link).await
+        self.qdiscs_of(&link).await
     }
 
-    /// The profile that an interface enforces on what it sends, read back from the kernel; `None` when none
-    /// was applied. The kernel does not tell the distribution of jitter, which is always given as uniform.
+    /// Reads the profile that applies to what an interface sends from the kernel; `None` if there is none.
+    /// The kernel does not report the distribution of jitter, so it is always uniform.
     ///
     /// # Errors
     ///
     /// [`Error::NoInterface`].
     pub async fn profile(&self, interface: &str) -> Result<Option<Profile>> {
         let link = self.interface(interface).await?;
-        Ok(tree::profile_of(&self.tree_of(&link).await?, link.mtu))
+        Ok(tree::profile_of(&self.qdiscs_of(&link).await?, link.mtu))
     }
 
-    async fn tree_of(&self, link: &Interface) -> Result<Vec<Qdisc>> {
-        let doing = || format!("list the qdiscs of {}", link.name);
-        let about = TcMessage::with_index(link.index.cast_signed());
+    async fn qdiscs_of(&self, link: &Interface) -> Result<Vec<Qdisc>> {
+        let action = || format!("list the qdiscs of {}", link.name);
+        let query = TcMessage::with_index(link.index.cast_signed());
         let here = |message: &TcMessage| message.header.index == link.index.cast_signed();
         let mut qdiscs = Vec::new();
-        for answer in self.dump(RouteNetlinkMessage::GetQueueDiscipline(about.clone()), doing).await? {
+        for answer in self.dump(RouteNetlinkMessage::GetQueueDiscipline(query.clone()), action).await? {
             if let RouteNetlinkMessage::NewQueueDiscipline(message) = answer
                 && here(&message)
             {
                 qdiscs.push(Qdisc::decode(&message, false, self.clock));
             }
         }
-        if qdiscs.iter().any(|q| matches!(q.settings, Settings::Htb(_))) {
-            for answer in self.dump(RouteNetlinkMessage::GetTrafficClass(about), doing).await? {
+        if qdiscs.iter().any(|q| matches!(q.settings, QdiscSettings::Htb(_))) {
+            for answer in self.dump(RouteNetlinkMessage::GetTrafficClass(query), action).await? {
                 if let RouteNetlinkMessage::NewTrafficClass(message) = answer {
                     let class = Qdisc::decode(&message, true, self.clock);
-                    if here(&message) && matches!(class.settings, Settings::HtbClass(_)) {
+                    if here(&message) && matches!(class.settings, QdiscSettings::HtbClass(_)) {
                         qdiscs.push(class);
                     }
                 }
             }
         }
-        // Ours are numbered from the root down; a class comes after its qdisc.
+        // The handles of this crate ascend from the root down; a class sorts after its qdisc.
         qdiscs.sort_by_key(|q| (q.parent != Handle::ROOT, q.handle.major(), q.handle.minor()));
         Ok(qdiscs)
     }
 
-    async fn build(&self, link: &Interface, nodes: &[Node], verb: Verb) -> Result<()> {
-        for node in nodes {
-            self.set_node(link, node, verb).await?;
+    async fn build(&self, link: &Interface, specs: &[QdiscSpec], operation: Operation) -> Result<()> {
+        for spec in specs {
+            self.set_qdisc(link, spec, operation).await?;
         }
         Ok(())
     }
 
-    async fn set_node(&self, link: &Interface, node: &Node, verb: Verb) -> Result<()> {
-        let kind = node.settings.kind();
-        let options = node.settings.encode(self.clock, verb);
-        let message = tree::message(link.index, node.parent, node.handle, kind, options);
-        let (message, feature) = match &node.settings {
-            Settings::HtbClass(_) => (RouteNetlinkMessage::NewTrafficClass(message), Some(Feature::Htb)),
+    async fn set_qdisc(&self, link: &Interface, spec: &QdiscSpec, operation: Operation) -> Result<()> {
+        let kind = spec.settings.kind();
+        let options = spec.settings.encode(self.clock, operation);
+        let message = tree::message(link.index, spec.parent, spec.handle, kind, options);
+        let (message, feature) = match &spec.settings {
+            QdiscSettings::HtbClass(_) => (RouteNetlinkMessage::NewTrafficClass(message), Some(Feature::Htb)),
             settings => (RouteNetlinkMessage::NewQueueDiscipline(message), feature_of(settings)),
         };
-        let flags = match (verb, node.parent) {
-            (Verb::Change, _) => 0,
-            // At the root, in place of what is there.
-            (Verb::Create, TcHandle::ROOT) => NLM_F_CREATE | NLM_F_REPLACE,
-            (Verb::Create, _) => NLM_F_CREATE | NLM_F_EXCL,
+        let flags = match (operation, spec.parent) {
+            (Operation::Change, _) => 0,
+            // At the root, replace the existing qdisc.
+            (Operation::Create, TcHandle::ROOT) => NLM_F_CREATE | NLM_F_REPLACE,
+            (Operation::Create, _) => NLM_F_CREATE | NLM_F_EXCL,
         };
-        let verb = if verb == Verb::Create { "put" } else { "change" };
-        let doing = || format!("{verb} {kind} {} on {}", node.settings, link.name);
-        self.request(message, flags, doing).await.map_err(|e| match feature {
+        let verb = if operation == Operation::Create { "set" } else { "change" };
+        let action = || format!("{verb} {kind} {} on {}", spec.settings, link.name);
+        self.request(message, flags, action).await.map_err(|e| match feature {
             Some(feature) => e.or_missing(feature),
             None => e,
         })
     }
 
-    /// Changes qdiscs one after the other; when one refuses, the earlier ones get their old settings back.
-    async fn change_in_place(&self, link: &Interface, present: &[Qdisc], wanted: &[Node]) -> Result<()> {
-        for (done, node) in wanted.iter().enumerate() {
-            if matches!(node.settings, Settings::Htb(_)) {
-                continue; // Its only setting is always the same, and the kernel takes no change of it.
+    /// Changes the qdiscs one by one. If one change fails, the previous ones are undone.
+    async fn change_in_place(&self, link: &Interface, present: &[Qdisc], wanted: &[QdiscSpec]) -> Result<()> {
+        for (done, spec) in wanted.iter().enumerate() {
+            if matches!(spec.settings, QdiscSettings::Htb(_)) {
+                continue; // Its only setting is constant, and the kernel does not allow changing it.
             }
-            if let Err(error) = self.set_node(link, node, Verb::Change).await {
-                for old in nodes_of(present).iter().take(done) {
-                    drop(self.set_node(link, old, Verb::Change).await);
+            if let Err(error) = self.set_qdisc(link, spec, Operation::Change).await {
+                for old in own_specs(present).iter().take(done) {
+                    drop(self.set_qdisc(link, old, Operation::Change).await);
                 }
                 return Err(error);
             }
@@ -246,15 +251,16 @@ impl Netlink {
         Ok(())
     }
 
-    /// After a failure half-way: the old tree where it was ours, else the kernel's default.
-    async fn put_back(&self, link: &Interface, present: &[Qdisc], wanted: &[Node]) {
-        let Ok(now) = self.tree_of(link).await else { return };
+    /// Restores the previous tree, or the kernel's default if there was none, after building a new one
+    /// failed.
+    async fn roll_back(&self, link: &Interface, present: &[Qdisc], wanted: &[QdiscSpec]) {
+        let Ok(now) = self.qdiscs_of(link).await else { return };
         let Some(root) = wanted.first() else { return };
         if !now.iter().any(|q| q.parent == Handle::ROOT && q.handle == root.handle.into()) {
-            return; // The new root never got there: the old one is untouched.
+            return; // Creating the new root failed, so the old tree is still in place.
         }
-        let old = nodes_of(present);
-        if old.is_empty() || self.build(link, &old, Verb::Create).await.is_err() {
+        let old = own_specs(present);
+        if old.is_empty() || self.build(link, &old, Operation::Create).await.is_err() {
             drop(self.delete_root(link, root.handle).await);
         }
     }
@@ -263,28 +269,29 @@ impl Netlink {
         let mut message = TcMessage::with_index(link.index.cast_signed());
         message.header.parent = TcHandle::ROOT;
         message.header.handle = handle;
-        let doing = || format!("remove the qdisc of {}", link.name);
-        self.request(RouteNetlinkMessage::DelQueueDiscipline(message), 0, doing).await
+        let action = || format!("remove the qdisc of {}", link.name);
+        self.request(RouteNetlinkMessage::DelQueueDiscipline(message), 0, action).await
     }
 
-    /// Makes TCP hand down no more segments at a time than the profile can take as one packet. With an empty
-    /// profile, or one that replaces another of ours, as many again as the device takes.
-    async fn set_segments(&self, link: &Interface, profile: &Profile, replaces: bool) -> Result<()> {
+    /// Limits the number of segments per unsegmented packet to what the profile allows. Raises the limit, at
+    /// most to what the device supports, only if the profile replaces an earlier one (`replaces`): otherwise
+    /// the lower limit is not from this crate.
+    async fn set_gso_max_segments(&self, link: &Interface, profile: &Profile, replaces: bool) -> Result<()> {
         let (Some(now), Some(most)) = (link.gso_max_segments, link.tso_max_segments) else { return Ok(()) };
-        let wanted = profile.segments_at_once(link.mtu).map_or(most, |segments| segments.min(most));
+        let wanted = profile.max_gso_segments(link.mtu).map_or(most, |segments| segments.min(most));
         if wanted == now || (wanted > now && !replaces) {
             return Ok(());
         }
         let message = LinkUnspec::new_with_index(link.index)
             .append_extra_attribute(LinkAttribute::GsoMaxSegs(wanted))
             .build();
-        let doing = || format!("make {} take {wanted} segments at a time", link.name);
-        self.request(RouteNetlinkMessage::SetLink(message), 0, doing).await
+        let action = || format!("limit packets on {} to {wanted} segments", link.name);
+        self.request(RouteNetlinkMessage::SetLink(message), 0, action).await
     }
 }
 
-/// A burst or queue that the interface's packets do not fit into would stop it altogether.
-fn fits(profile: &Profile, link: &Interface) -> Result<()> {
+/// Checks that `burst` and `queue` hold at least one frame. With less, no packet would ever pass.
+fn check_frame_fits(profile: &Profile, link: &Interface) -> Result<()> {
     let frame = u64::from(link.mtu) + HEADER_BYTES;
     for (key, bytes) in [("burst", profile.burst), ("queue", profile.queue)] {
         if let Some(bytes) = bytes.filter(|b| b.get() < frame) {
@@ -300,8 +307,12 @@ fn fits(profile: &Profile, link: &Interface) -> Result<()> {
     Ok(())
 }
 
-/// The root of ours that is there, if any; an error when it is somebody else's.
-fn vacant<'a>(present: &'a [Qdisc], link: &Interface) -> Result<Option<&'a Qdisc>> {
+/// Returns the root qdisc if this crate created it, or `None` if it is the kernel's default.
+///
+/// # Errors
+///
+/// [`Error::Occupied`] if the root qdisc is any other.
+fn own_root<'a>(present: &'a [Qdisc], link: &Interface) -> Result<Option<&'a Qdisc>> {
     match present.iter().find(|q| q.parent == Handle::ROOT) {
         Some(root) if tree::is_ours(root.handle) => Ok(Some(root)),
         Some(root) if root.handle.major() != 0 => Err(Error::Occupied {
@@ -314,47 +325,50 @@ fn vacant<'a>(present: &'a [Qdisc], link: &Interface) -> Result<Option<&'a Qdisc
     }
 }
 
-/// A plan that avoids this major keeps the handles of a tree whose root has `major`.
-fn other_set(major: u16) -> u16 {
+/// Returns the first major number of the other set of handles. A tree that avoids that set uses the set of
+/// `major`.
+fn other_handle_set(major: u16) -> u16 {
     major ^ 0x10
 }
 
-fn same_shape(present: &[Qdisc], wanted: &[Node]) -> bool {
-    let present = nodes_of(present);
+/// Returns whether an existing tree has the handles and kinds of the wanted one, so that it can be changed in
+/// place.
+fn same_shape(present: &[Qdisc], wanted: &[QdiscSpec]) -> bool {
+    let present = own_specs(present);
     present.len() == wanted.len()
         && present.iter().zip(wanted).all(|(a, b)| {
             a.handle == b.handle && a.parent == b.parent && a.settings.kind() == b.settings.kind()
         })
 }
 
-/// The part of a tree that is ours, as it would be built.
-fn nodes_of(present: &[Qdisc]) -> Vec<Node> {
+/// Returns the qdiscs and classes that this crate created, in the form in which it creates them.
+fn own_specs(present: &[Qdisc]) -> Vec<QdiscSpec> {
     present
         .iter()
         .filter(|q| tree::is_ours(q.handle))
-        .map(|q| Node { parent: q.parent.into(), handle: q.handle.into(), settings: q.settings.clone() })
+        .map(|q| QdiscSpec { parent: q.parent.into(), handle: q.handle.into(), settings: q.settings.clone() })
         .collect()
 }
 
-fn feature_of(settings: &Settings) -> Option<Feature> {
+fn feature_of(settings: &QdiscSettings) -> Option<Feature> {
     match settings {
-        Settings::Tbf(_) => Some(Feature::Tbf),
-        Settings::Htb(_) | Settings::HtbClass(_) => Some(Feature::Htb),
-        Settings::Netem(_) => Some(Feature::Netem),
-        Settings::Bfifo(_) | Settings::Other => None,
+        QdiscSettings::Tbf(_) => Some(Feature::Tbf),
+        QdiscSettings::Htb(_) | QdiscSettings::HtbClass(_) => Some(Feature::Htb),
+        QdiscSettings::Netem(_) => Some(Feature::Netem),
+        QdiscSettings::Bfifo(_) | QdiscSettings::Other => None,
     }
 }
 
 impl Applied {
-    fn new(link: &Interface, nodes: &[Node], in_place: bool) -> Self {
-        let describe = |node: &Node| {
-            let (handle, parent) = (Handle::from(node.handle), Handle::from(node.parent));
-            format!("{} {handle} parent {parent} {}", node.settings.kind(), node.settings)
+    fn new(link: &Interface, specs: &[QdiscSpec], in_place: bool) -> Self {
+        let describe = |spec: &QdiscSpec| {
+            let (handle, parent) = (Handle::from(spec.handle), Handle::from(spec.parent));
+            format!("{} {handle} parent {parent} {}", spec.settings.kind(), spec.settings)
         };
         Self {
             interface: link.name.clone(),
             backend: Backend::Kernel,
-            tree: nodes.iter().map(describe).collect(),
+            tree: specs.iter().map(describe).collect(),
             in_place,
         }
     }

@@ -1,9 +1,9 @@
-//! A qdisc as the kernel describes it.
+//! [`Qdisc`]: a qdisc or class as the kernel reports it, with its settings and statistics.
 
 use crate::wire::{
     fifo::Bfifo,
     htb::{Htb, HtbClass},
-    netem::{Netem, Verb},
+    netem::{Netem, Operation},
     psched::Clock,
     tbf::Tbf,
 };
@@ -14,23 +14,23 @@ use rtnetlink::{
 use serde::{Serialize, Serializer};
 use std::fmt;
 
-/// The name of a qdisc or class, `major:minor` in hexadecimal; a qdisc has no minor. Also a place in the
-/// tree.
+/// The identifier of a qdisc or class, `major:minor` in hexadecimal. The minor number of a qdisc is 0. As a
+/// parent, it says where a qdisc or class is attached in the tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Handle(u32);
 
 impl Handle {
-    /// The root of what an interface sends.
+    /// The parent of an interface's root qdisc, for what it sends (`TC_H_ROOT`).
     pub const ROOT: Self = Self(0xffff_ffff);
-    /// The root of what it receives.
+    /// The parent of an interface's ingress qdisc, for what it receives (`TC_H_INGRESS`).
     pub const INGRESS: Self = Self(0xffff_fff1);
 
-    /// The part that names the qdisc; 0 for the one the kernel gives an interface by itself.
+    /// Returns the number of the qdisc; 0 for the default qdisc that the kernel attaches to an interface.
     pub const fn major(self) -> u16 {
         (self.0 >> 16) as u16
     }
 
-    /// The part that names the class.
+    /// Returns the number of the class within its qdisc; 0 for the qdisc itself.
     pub const fn minor(self) -> u16 {
         self.0 as u16
     }
@@ -49,7 +49,7 @@ impl From<Handle> for TcHandle {
 }
 
 impl fmt::Display for Handle {
-    /// As `tc` writes it.
+    /// Formats the handle as `tc` does: `root`, `ingress`, `6e60:` or `6e60:1`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (*self, self.major(), self.minor()) {
             (Self::ROOT, ..) => f.write_str("root"),
@@ -66,60 +66,60 @@ impl Serialize for Handle {
     }
 }
 
-/// A qdisc, or the class of one, with what it has counted.
+/// A qdisc or class with its settings and statistics.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Qdisc {
-    /// Its kind, as the kernel names it: `tbf`.
+    /// The kind as the kernel names it (`TCA_KIND`), such as `tbf`.
     pub kind: String,
-    /// Its name.
+    /// The handle, which identifies it on its interface.
     pub handle: Handle,
-    /// Where it is attached.
+    /// The handle of the qdisc or class to which it is attached.
     pub parent: Handle,
-    /// Its settings.
-    pub settings: Settings,
-    /// What it has counted since it was made.
-    pub statistics: Statistics,
+    /// The settings that the kernel reports (`TCA_OPTIONS`), decoded.
+    pub settings: QdiscSettings,
+    /// The counters since it was created.
+    pub statistics: QdiscStatistics,
 }
 
-/// The settings of a qdisc or class, of the kinds that this program sets.
+/// The settings of a qdisc or class, for the kinds that this crate creates.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Settings {
-    /// A token bucket.
+pub enum QdiscSettings {
+    /// A token bucket, the default shaper.
     Tbf(Tbf),
-    /// A hierarchy of token buckets.
+    /// A hierarchy of token buckets, with one class.
     Htb(Htb),
-    /// A class of it.
+    /// The class of an `htb`, which has the rate.
     HtbClass(HtbClass),
-    /// A delay line.
+    /// The delay line, with every effect except a token bucket.
     Netem(Netem),
-    /// A plain queue.
+    /// The queue under an `htb` class.
     Bfifo(Bfifo),
-    /// A kind that this program does not set.
+    /// Any other kind, or options that cannot be decoded.
     Other,
 }
 
-/// What a qdisc has counted since it was made; `change` does not reset it.
+/// The counters of a qdisc since it was created (`TCA_STATS2`). A change in place does not reset them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Statistics {
-    /// Bytes that left it, counting Ethernet frames as `rate` does.
+pub struct QdiscStatistics {
+    /// Bytes sent, as Ethernet frames without preamble, frame check sequence and inter-frame gap.
     pub sent_bytes: u64,
-    /// Packets that left it, each segment of an unsegmented one counted.
+    /// Packets sent. An unsegmented packet counts as the number of its segments.
     pub sent_packets: u64,
-    /// Packets dropped: by a full queue, or on purpose.
+    /// Packets dropped by a full queue or by simulated loss.
     pub drops: u64,
     /// How often a packet had to wait for the rate.
     pub overlimits: u64,
-    /// How often the device gave a packet back.
+    /// How often the device returned a packet to the queue.
     pub requeues: u64,
-    /// Bytes that wait now.
+    /// Bytes in the queue at the time of reading.
     pub backlog_bytes: u64,
-    /// Packets that wait now.
+    /// Packets in the queue at the time of reading.
     pub backlog_packets: u64,
 }
 
-impl Settings {
-    /// The kind as the kernel names it.
+impl QdiscSettings {
+    /// Returns the kind as the kernel names it, such as `tbf`; the same for an `htb` and its class.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Tbf(_) => Tbf::KIND,
@@ -130,12 +130,12 @@ impl Settings {
         }
     }
 
-    pub(crate) fn encode(&self, clock: Clock, verb: Verb) -> Vec<u8> {
+    pub(crate) fn encode(&self, clock: Clock, operation: Operation) -> Vec<u8> {
         match self {
             Self::Tbf(tbf) => tbf.encode(clock),
             Self::Htb(htb) => htb.encode(),
             Self::HtbClass(class) => class.encode(clock),
-            Self::Netem(netem) => netem.encode(clock, verb),
+            Self::Netem(netem) => netem.encode(clock, operation),
             Self::Bfifo(fifo) => fifo.encode(),
             Self::Other => Vec::new(),
         }
@@ -154,8 +154,8 @@ impl Settings {
     }
 }
 
-impl fmt::Display for Settings {
-    /// In the words of `tc`, with the units of this program.
+impl fmt::Display for QdiscSettings {
+    /// Formats the settings with the keywords of `tc` and the units of this program.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tbf(Tbf { rate, burst, limit }) => write!(f, "rate {rate} burst {burst} limit {limit}"),
@@ -214,31 +214,32 @@ impl fmt::Display for Qdisc {
 }
 
 impl Qdisc {
-    /// From the message of a dump. A class of `htb` comes by the same form as a qdisc does.
+    /// Decodes a message of a dump. The message of an `htb` class has the same format as that of a qdisc.
     pub(crate) fn decode(message: &TcMessage, is_class: bool, clock: Clock) -> Self {
         let mut kind = String::new();
         let mut options = Vec::new();
-        let mut statistics = Statistics::default();
+        let mut statistics = QdiscStatistics::default();
         for attribute in &message.attributes {
             match attribute {
                 TcAttribute::Kind(name) => kind.clone_from(name),
                 TcAttribute::Options(parsed) => options = raw(parsed),
-                TcAttribute::Stats2(parsed) => statistics = Statistics::decode(parsed),
+                TcAttribute::Stats2(parsed) => statistics = QdiscStatistics::decode(parsed),
                 _ => {}
             }
         }
-        let settings = Settings::decode(&kind, is_class, &options, clock);
+        let settings = QdiscSettings::decode(&kind, is_class, &options, clock);
         let handle = Handle::from(message.header.handle);
         let mut parent = Handle::from(message.header.parent);
         if is_class && parent == Handle::ROOT {
-            // So the kernel says of a class at the top of its qdisc, which need not be the interface's root.
+            // The kernel reports this parent for a top-level class even if its qdisc is not at the root.
             parent = Handle(u32::from(handle.major()) << 16);
         }
         Self { kind, handle, parent, settings, statistics }
     }
 }
 
-/// Options of a kind that netlink-packet-route does not know come as one attribute, unparsed.
+/// Returns the bytes of `TCA_OPTIONS`. netlink-packet-route keeps the options of a kind that it does not know
+/// as one unparsed attribute.
 fn raw(options: &[TcOption]) -> Vec<u8> {
     let mut bytes = Vec::new();
     if let [TcOption::Other(nla)] = options {
@@ -248,7 +249,7 @@ fn raw(options: &[TcOption]) -> Vec<u8> {
     bytes
 }
 
-impl Statistics {
+impl QdiscStatistics {
     fn decode(attributes: &[TcStats2]) -> Self {
         const TCA_STATS_PKT64: u16 = 8;
         let mut s = Self::default();

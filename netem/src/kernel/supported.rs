@@ -1,4 +1,4 @@
-//! What this kernel has, found out without leaving a trace.
+//! Detects which features the running kernel has, without leaving anything behind.
 
 use super::tree;
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
     netns::Namespace,
     wire::{
         htb::Htb,
-        netem::{Netem, Verb},
+        netem::{Netem, Operation},
         tbf::Tbf,
     },
 };
@@ -20,12 +20,12 @@ use rtnetlink::{
 use std::{collections::BTreeSet, os::fd::AsFd};
 use units::{BitRate, Bytes};
 
-/// What this kernel has, found by trying each in a network namespace made for it, which is gone afterwards.
-/// Modules that can be loaded are loaded by that, as by any use. Takes a few milliseconds.
+/// Detects the features of this kernel by using each once in a temporary network namespace. Like any other
+/// use, this loads modules that are available. Takes a few milliseconds.
 ///
 /// # Errors
 ///
-/// When no network namespace can be made, which takes `CAP_SYS_ADMIN`, if only in a user namespace.
+/// If no network namespace can be created, which needs `CAP_SYS_ADMIN`, if only in a user namespace.
 pub async fn supported() -> Result<BTreeSet<Feature>> {
     let namespace = Namespace::new()?;
     let netlink = Netlink::open_in(namespace.as_fd())?;
@@ -44,7 +44,7 @@ pub async fn supported() -> Result<BTreeSet<Feature>> {
 }
 
 impl Netlink {
-    /// Uses a feature once, in a namespace where nothing else is.
+    /// Uses a feature once, in an otherwise empty namespace.
     async fn attempt(&self, feature: Feature, loopback: u32) -> Result<()> {
         let clock = self.clock;
         let (rate, size) = (BitRate::new(1_000_000_000), Bytes::new(100_000));
@@ -56,14 +56,14 @@ impl Netlink {
             Feature::Htb => self.attempt_qdisc(loopback, Htb::KIND, Htb { default_class: 0 }.encode()).await,
             Feature::Netem => {
                 let netem = Netem { limit: 1000, ..Netem::default() };
-                self.attempt_qdisc(loopback, Netem::KIND, netem.encode(clock, Verb::Create)).await
+                self.attempt_qdisc(loopback, Netem::KIND, netem.encode(clock, Operation::Create)).await
             }
             Feature::Ingress => self.add_ingress(loopback, "lo").await,
             Feature::Redirect => {
-                // Without an ingress qdisc there is nothing to attach it to: Feature::ALL has that first.
+                // The filter is attached to the ingress qdisc, which comes first in Feature::ALL.
                 match self.redirect(loopback, loopback, "lo").await {
                     Err(e) if e.errno() == Some(libc::EINVAL) => {
-                        Err(Error::MissingFeature { doing: "redirect".into(), feature })
+                        Err(Error::MissingFeature { action: "redirect packets".into(), feature })
                     }
                     other => other,
                 }
@@ -74,7 +74,7 @@ impl Netlink {
             Feature::Macvlan => {
                 let message = LinkMacVlan::new("probe-macvlan", loopback, MacVlanMode::Bridge).build();
                 match self.attempt_link(message).await {
-                    // A kernel that has it does not put it on a loopback interface.
+                    // A kernel with macvlan refuses it on a loopback interface with EINVAL.
                     Err(e) if e.errno() == Some(libc::EINVAL) => Ok(()),
                     other => other,
                 }
@@ -85,14 +85,14 @@ impl Netlink {
     async fn attempt_qdisc(&self, index: u32, kind: &str, options: Vec<u8>) -> Result<()> {
         let handle = TcHandle { major: 1, minor: 0 };
         let message = tree::message(index, TcHandle::ROOT, handle, kind, options);
-        let doing = || format!("try {kind}");
+        let action = || format!("test for {kind}");
         let add = RouteNetlinkMessage::NewQueueDiscipline(message.clone());
-        self.request(add, NLM_F_CREATE | NLM_F_EXCL, doing).await?;
-        self.request(RouteNetlinkMessage::DelQueueDiscipline(message), 0, doing).await
+        self.request(add, NLM_F_CREATE | NLM_F_EXCL, action).await?;
+        self.request(RouteNetlinkMessage::DelQueueDiscipline(message), 0, action).await
     }
 
     async fn attempt_link(&self, message: rtnetlink::packet_route::link::LinkMessage) -> Result<()> {
         let add = RouteNetlinkMessage::NewLink(message);
-        self.request(add, NLM_F_CREATE | NLM_F_EXCL, || "try a link".into()).await
+        self.request(add, NLM_F_CREATE | NLM_F_EXCL, || "test for a type of interface".into()).await
     }
 }

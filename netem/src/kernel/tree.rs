@@ -1,22 +1,22 @@
-//! From a profile to the qdiscs that enforce it, and back.
+//! Converts a profile to the tree of qdiscs that enforces it, and back.
 //!
-//! > root: netem (delay line, only where one is needed) -> tbf, or htb with one class (rate)
+//! > root: netem (delay line, only if needed) -> tbf, or htb with one class (rate)
 //!
-//! A packet is lost and delayed first and meets the bottleneck afterwards, so that the queue of the
-//! bottleneck is exactly what `queue` says: it holds bytes that wait for the rate, and nothing that is merely
-//! on its way.
+//! A packet passes the delay line before it reaches the bottleneck. The queue of the bottleneck therefore
+//! holds only bytes that wait for the rate, never packets that are merely delayed, and its size is exactly
+//! `queue`.
 //!
-//! Our qdiscs are known by their handles, 6e60: to 6e62:, or 6e70: to 6e72:. There are two sets so that
-//! one tree can replace another in a single step.
+//! The qdiscs of this crate are recognised by their handles, 6e60: to 6e62: or 6e70: to 6e72:. There are two
+//! sets so that one tree can replace another in a single request.
 
-use super::qdisc::{Handle, Qdisc, Settings};
+use super::qdisc::{Handle, Qdisc, QdiscSettings};
 use crate::{
     profile::{Distribution, Profile, Shaper},
     wire::{
         TCA_OPTIONS,
         fifo::Bfifo,
         htb::{Htb, HtbClass},
-        netem::{Chance, Netem},
+        netem::{CorrelatedProbability, Netem},
         tbf::Tbf,
     },
 };
@@ -26,68 +26,68 @@ use rtnetlink::{
 };
 use units::{Bytes, Span};
 
-/// The majors of the two sets of handles; a set uses this one and the next two.
-const SETS: [u16; 2] = [0x6e60, 0x6e70];
-const SET_SIZE: u16 = 3;
-/// The one class of an htb, and the class of a netem or tbf that leads to its child.
+/// The first major number of each set of handles. A set consists of this number and the next two.
+const HANDLE_SETS: [u16; 2] = [0x6e60, 0x6e70];
+const HANDLES_PER_SET: u16 = 3;
+/// The minor number of an htb's only class, and of the class through which a netem or tbf leads to its child.
 const CLASS: u16 = 1;
-/// An htb class alone takes no turns, but the kernel warns of quanta outside 1000 to 200000 bytes.
+/// A single htb class does not need a quantum, but the kernel warns if it is outside 1000 to 200000 bytes.
 const QUANTUM_BYTES: std::ops::RangeInclusive<u64> = 1_514..=200_000;
 
-/// A qdisc or class that a profile needs, and its place.
+/// A qdisc or class that a profile requires, with its handle and its position in the tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Node {
+pub(crate) struct QdiscSpec {
     pub(crate) parent: TcHandle,
     pub(crate) handle: TcHandle,
-    pub(crate) settings: Settings,
+    pub(crate) settings: QdiscSettings,
 }
 
-/// Whether a handle is one that only we give.
+/// Returns whether a handle is in one of the sets that this crate uses.
 pub(crate) fn is_ours(handle: Handle) -> bool {
-    SETS.iter().any(|set| (*set..set + SET_SIZE).contains(&handle.major()))
+    HANDLE_SETS.iter().any(|set| (*set..set + HANDLES_PER_SET).contains(&handle.major()))
 }
 
-/// The tree for a profile on an interface of this MTU, from the root down. Empty when the profile is.
-/// `avoid` is the major of the root that is there.
-pub(crate) fn plan(profile: &Profile, mtu: u32, avoid: Option<u16>) -> Vec<Node> {
-    let set = if avoid == Some(SETS[0]) { SETS[1] } else { SETS[0] };
-    let mut majors = set..set + SET_SIZE;
+/// Returns the tree for a profile on an interface with this MTU, from the root down; empty if the profile is
+/// empty. `avoid` is the major number of the existing root qdisc, whose set of handles is not used.
+pub(crate) fn for_profile(profile: &Profile, mtu: u32, avoid: Option<u16>) -> Vec<QdiscSpec> {
+    let set = if avoid == Some(HANDLE_SETS[0]) { HANDLE_SETS[1] } else { HANDLE_SETS[0] };
+    let mut majors = set..set + HANDLES_PER_SET;
     let mut parent = TcHandle::ROOT;
-    let mut nodes = Vec::new();
-    let mut attach = |settings: Settings| {
-        let handle = if matches!(settings, Settings::HtbClass(_)) {
+    let mut specs = Vec::new();
+    let mut attach = |settings: QdiscSettings| {
+        let handle = if matches!(settings, QdiscSettings::HtbClass(_)) {
             TcHandle { major: parent.major, minor: CLASS }
         } else {
             TcHandle { major: majors.next().expect("a tree has at most three qdiscs"), minor: 0 }
         };
-        nodes.push(Node { parent, handle, settings });
-        // A class hangs below its qdisc, a qdisc below the first class of its parent.
-        parent = match nodes.last().map(|n| &n.settings) {
-            Some(Settings::Htb(_)) => handle,
+        specs.push(QdiscSpec { parent, handle, settings });
+        // A class is attached to its qdisc, a qdisc to the first class of its parent.
+        parent = match specs.last().map(|n| &n.settings) {
+            Some(QdiscSettings::Htb(_)) => handle,
             _ => TcHandle { major: handle.major, minor: CLASS },
         };
     };
     if profile.needs_delay_line() {
-        attach(Settings::Netem(delay_line(profile)));
+        attach(QdiscSettings::Netem(delay_line(profile)));
     }
-    let Some(rate) = profile.rate else { return nodes };
+    let Some(rate) = profile.rate else { return specs };
     let burst = Bytes::new(profile.burst_bytes(mtu));
     let limit = Bytes::new(profile.queue_bytes().min(u32::MAX.into()));
     match profile.shaper {
-        Shaper::Tbf => attach(Settings::Tbf(Tbf { rate, burst, limit })),
+        Shaper::Tbf => attach(QdiscSettings::Tbf(Tbf { rate, burst, limit })),
         Shaper::Htb => {
             let quantum = Bytes::new(burst.get().clamp(*QUANTUM_BYTES.start(), *QUANTUM_BYTES.end()));
-            attach(Settings::Htb(Htb { default_class: CLASS.into() }));
-            attach(Settings::HtbClass(HtbClass { rate, burst, quantum }));
-            attach(Settings::Bfifo(Bfifo { limit }));
+            attach(QdiscSettings::Htb(Htb { default_class: CLASS.into() }));
+            attach(QdiscSettings::HtbClass(HtbClass { rate, burst, quantum }));
+            attach(QdiscSettings::Bfifo(Bfifo { limit }));
         }
         Shaper::Netem => {}
     }
-    nodes
+    specs
 }
 
 fn delay_line(profile: &Profile) -> Netem {
-    let chance = |probability, correlation| Chance { probability, correlation };
+    let chance = |probability, correlation| CorrelatedProbability { probability, correlation };
     Netem {
         delay: profile.delay,
         jitter: profile.jitter,
@@ -105,10 +105,11 @@ fn delay_line(profile: &Profile) -> Netem {
     }
 }
 
-/// The profile that a tree of ours enforces on an interface of this MTU; `None` when there is no such tree.
+/// Returns the profile that the qdiscs of this crate enforce on an interface with this MTU; `None` if there
+/// are none.
 ///
-/// What the kernel does not tell is missing: the distribution of jitter is always uniform. What equals its
-/// default is absent, as it is in a profile that leaves it out.
+/// The kernel does not report the distribution of jitter, so it is always uniform. `burst`, `queue` and
+/// `limit` are absent if they equal their defaults, as in a profile that does not set them.
 pub(crate) fn profile_of(qdiscs: &[Qdisc], mtu: u32) -> Option<Profile> {
     let ours: Vec<_> = qdiscs.iter().filter(|q| is_ours(q.handle)).collect();
     if ours.is_empty() {
@@ -118,21 +119,21 @@ pub(crate) fn profile_of(qdiscs: &[Qdisc], mtu: u32) -> Option<Profile> {
     let (mut burst, mut queue, mut limit) = (None, None, None);
     for qdisc in ours {
         match &qdisc.settings {
-            Settings::Tbf(tbf) => {
+            QdiscSettings::Tbf(tbf) => {
                 profile.rate = Some(tbf.rate);
                 (burst, queue) = (Some(tbf.burst), Some(tbf.limit));
             }
-            Settings::HtbClass(class) => {
+            QdiscSettings::HtbClass(class) => {
                 profile.rate = Some(class.rate);
                 profile.shaper = Shaper::Htb;
                 burst = Some(class.burst);
             }
-            Settings::Bfifo(fifo) => queue = Some(fifo.limit),
-            Settings::Netem(netem) => {
+            QdiscSettings::Bfifo(fifo) => queue = Some(fifo.limit),
+            QdiscSettings::Netem(netem) => {
                 read_delay_line(netem, &mut profile);
                 limit = Some(netem.limit);
             }
-            Settings::Htb(_) | Settings::Other => {}
+            QdiscSettings::Htb(_) | QdiscSettings::Other => {}
         }
     }
     profile.burst = burst.filter(|b| !within_a_tick(b.get(), profile.burst_bytes(mtu), &profile));
@@ -141,8 +142,8 @@ pub(crate) fn profile_of(qdiscs: &[Qdisc], mtu: u32) -> Option<Profile> {
     Some(profile)
 }
 
-/// The kernel keeps a bucket as a time, in ticks of 64 ns; iproute2 and we round it down to a microsecond
-/// before.
+/// Returns whether two bucket sizes are equal after rounding. The kernel stores a bucket as a time, in ticks
+/// of 64 ns; this crate rounds that time down to a microsecond first, as iproute2 does.
 fn within_a_tick(bytes: u64, wanted: u64, profile: &Profile) -> bool {
     let rounding = profile.rate.map_or(0, |r| r.to_byte_rate().over(Span::from_nanos(1_064)).get());
     bytes.abs_diff(wanted) <= rounding + 2
@@ -167,7 +168,7 @@ fn read_delay_line(netem: &Netem, profile: &mut Profile) {
     profile.slots = netem.slots;
 }
 
-/// A message about a qdisc or class.
+/// Builds the netlink message that creates, changes or deletes a qdisc or class.
 pub(crate) fn message(
     index: u32,
     parent: TcHandle,
@@ -179,7 +180,7 @@ pub(crate) fn message(
     message.header.parent = parent;
     message.header.handle = handle;
     message.attributes.push(TcAttribute::Kind(kind.to_owned()));
-    // Not TcAttribute::Options: netem's begin with a bare struct, which that cannot express.
+    // Not TcAttribute::Options: the options of netem start with a bare struct, which that cannot express.
     message.attributes.push(TcAttribute::Other(DefaultNla::new(TCA_OPTIONS, options)));
     message
 }
@@ -190,12 +191,12 @@ mod tests {
     use crate::{
         percent::Percent,
         profile::{GilbertElliott, Slots},
-        wire::{netem::Verb, psched::Clock},
+        wire::{netem::Operation, psched::Clock},
     };
     use proptest::prelude::*;
     use units::BitRate;
 
-    /// A number of any magnitude.
+    /// Generates numbers of every magnitude, not mostly large ones.
     fn magnitude() -> impl Strategy<Value = u64> {
         (any::<u64>(), 0..64u32).prop_map(|(number, shift)| number >> shift)
     }
@@ -204,7 +205,7 @@ mod tests {
         prop_oneof![Just(Percent::ZERO), Just(Percent::ALWAYS), any::<u32>().prop_map(Percent::from_kernel)]
     }
 
-    /// Profiles of all kinds, many of which validate.
+    /// Generates arbitrary profiles, many of them valid.
     fn any_profile() -> impl Strategy<Value = Profile> {
         let rate =
             prop::option::of(prop_oneof![1_000..=10_000_000_000_000_u64, magnitude()].prop_map(BitRate::new));
@@ -242,9 +243,9 @@ mod tests {
         )
             .prop_map(|(rate, delay, chances, (reorder_gap, limit), slots)| {
                 let ((loss, loss_bursts, duplicate, corrupt, reorder), none) = (chances, Percent::ZERO);
-                // A correlation without its chance is refused, and so would be most of what is made.
-                let correlation = |(chance, correlation): (Percent, Percent)| {
-                    if chance.is_zero() { none } else { correlation }
+                // Drops a correlation without its probability: otherwise few profiles would be valid.
+                let correlation = |(probability, correlation): (Percent, Percent)| {
+                    if probability.is_zero() { none } else { correlation }
                 };
                 let jitter = delay.1.min(delay.0);
                 let reorder = if delay.0.is_zero() { (none, none) } else { reorder };
@@ -278,39 +279,41 @@ mod tests {
         any_profile().prop_filter("validates", |profile| profile.validate().is_ok())
     }
 
-    /// What the kernel would hold of settings: times in whole microseconds and ticks, rates in whole bytes,
-    /// buckets to the nearest of their ticks, no distribution.
-    fn held(settings: &Settings, clock: Clock) -> Settings {
+    /// Returns the settings as the kernel would store them: times in whole microseconds and ticks, rates in
+    /// whole bytes per second, no distribution.
+    fn as_stored(settings: &QdiscSettings, clock: Clock) -> QdiscSettings {
         let whole = |span: Span| clock.span(clock.ticks(span));
         let rate = |rate: BitRate| BitRate::new(rate.get() / 8 * 8);
         match settings.clone() {
-            Settings::Netem(netem) => Settings::Netem(Netem {
+            QdiscSettings::Netem(netem) => QdiscSettings::Netem(Netem {
                 delay: whole(netem.delay),
                 jitter: whole(netem.jitter),
                 rate: netem.rate.map(rate),
                 distribution: Distribution::Uniform,
                 ..netem
             }),
-            Settings::Tbf(tbf) => Settings::Tbf(Tbf { rate: rate(tbf.rate), ..tbf }),
-            Settings::HtbClass(class) => Settings::HtbClass(HtbClass { rate: rate(class.rate), ..class }),
+            QdiscSettings::Tbf(tbf) => QdiscSettings::Tbf(Tbf { rate: rate(tbf.rate), ..tbf }),
+            QdiscSettings::HtbClass(class) => {
+                QdiscSettings::HtbClass(HtbClass { rate: rate(class.rate), ..class })
+            }
             other => other,
         }
     }
 
-    /// Whether two are alike but for a bucket that the kernel keeps as a time.
-    fn alike(one: &Settings, other: &Settings) -> bool {
+    /// Returns whether two settings are equal except for the rounding of a bucket, which is stored as a time.
+    fn equal_within_a_tick(one: &QdiscSettings, other: &QdiscSettings) -> bool {
         let close = |one: Bytes, other: Bytes, rate| {
             let profile = Profile { rate: Some(rate), ..Profile::default() };
             within_a_tick(one.get(), other.get(), &profile)
         };
         match (one, other) {
-            (Settings::Tbf(one), Settings::Tbf(other)) => {
-                // Of a rate of more than 32 bits, the ticks are iproute2's idea; the kernel takes the bytes.
+            (QdiscSettings::Tbf(one), QdiscSettings::Tbf(other)) => {
+                // For a rate of more than 32 bits, the kernel uses the bytes; the ticks only match iproute2.
                 let by_ticks = u32::try_from(one.rate.to_byte_rate().get()).is_ok();
                 Tbf { burst: other.burst, ..*one } == *other
                     && (!by_ticks || close(one.burst, other.burst, one.rate))
             }
-            (Settings::HtbClass(one), Settings::HtbClass(other)) => {
+            (QdiscSettings::HtbClass(one), QdiscSettings::HtbClass(other)) => {
                 HtbClass { burst: other.burst, ..*one } == *other && close(one.burst, other.burst, one.rate)
             }
             _ => one == other,
@@ -328,50 +331,54 @@ mod tests {
         }
 
         #[test]
-        fn what_is_sent_is_what_is_read(profile in valid(), mtu in 68..=9_000_u32, change in any::<bool>()) {
+        fn encoded_settings_decode_to_what_the_kernel_stores(
+            profile in valid(),
+            mtu in 68..=9_000_u32,
+            change in any::<bool>(),
+        ) {
             let clock = Clock::default();
-            let verb = if change { Verb::Change } else { Verb::Create };
-            for Node { settings, .. } in plan(&profile, mtu, None) {
+            let operation = if change { Operation::Change } else { Operation::Create };
+            for QdiscSpec { settings, .. } in for_profile(&profile, mtu, None) {
                 let read = match &settings {
-                    Settings::Tbf(tbf) => Tbf::decode(&tbf.encode(clock), clock).map(Settings::Tbf),
-                    Settings::Htb(htb) => Htb::decode(&htb.encode()).map(Settings::Htb),
-                    Settings::HtbClass(class) => {
-                        HtbClass::decode(&class.encode(clock), clock).map(Settings::HtbClass)
+                    QdiscSettings::Tbf(tbf) => Tbf::decode(&tbf.encode(clock), clock).map(QdiscSettings::Tbf),
+                    QdiscSettings::Htb(htb) => Htb::decode(&htb.encode()).map(QdiscSettings::Htb),
+                    QdiscSettings::HtbClass(class) => {
+                        HtbClass::decode(&class.encode(clock), clock).map(QdiscSettings::HtbClass)
                     }
-                    Settings::Bfifo(fifo) => Bfifo::decode(&fifo.encode()).map(Settings::Bfifo),
-                    Settings::Netem(netem) => {
-                        Netem::decode(&netem.encode(clock, verb), clock).map(Settings::Netem)
+                    QdiscSettings::Bfifo(fifo) => Bfifo::decode(&fifo.encode()).map(QdiscSettings::Bfifo),
+                    QdiscSettings::Netem(netem) => {
+                        Netem::decode(&netem.encode(clock, operation), clock).map(QdiscSettings::Netem)
                     }
-                    Settings::Other => None,
+                    QdiscSettings::Other => None,
                 };
-                let held = held(&settings, clock);
+                let stored = as_stored(&settings, clock);
                 prop_assert!(
-                    read.as_ref().is_some_and(|read| alike(&held, read)),
-                    "{settings:?}\nshould be {held:?}\nis read as {read:?}"
+                    read.as_ref().is_some_and(|read| equal_within_a_tick(&stored, read)),
+                    "{settings:?}\nshould be {stored:?}\nis read as {read:?}"
                 );
             }
         }
 
         #[test]
-        fn no_bytes_panic(
+        fn decoding_damaged_bytes_does_not_panic(
             bytes in prop::collection::vec(any::<u8>(), 0..200),
             profile in valid(),
             damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
         ) {
             let clock = Clock::default();
-            let mut damaged: Vec<Vec<u8>> = plan(&profile, 1500, None)
+            let mut damaged: Vec<Vec<u8>> = for_profile(&profile, 1500, None)
                 .iter()
-                .map(|node| match &node.settings {
-                    Settings::Tbf(tbf) => tbf.encode(clock),
-                    Settings::HtbClass(class) => class.encode(clock),
-                    Settings::Netem(netem) => netem.encode(clock, Verb::Change),
-                    Settings::Htb(_) | Settings::Bfifo(_) | Settings::Other => bytes.clone(),
+                .map(|spec| match &spec.settings {
+                    QdiscSettings::Tbf(tbf) => tbf.encode(clock),
+                    QdiscSettings::HtbClass(class) => class.encode(clock),
+                    QdiscSettings::Netem(netem) => netem.encode(clock, Operation::Change),
+                    QdiscSettings::Htb(_) | QdiscSettings::Bfifo(_) | QdiscSettings::Other => bytes.clone(),
                 })
                 .collect();
             damaged.push(bytes);
             for options in &mut damaged {
                 for (at, byte) in &damage {
-                    // Something to damage.
+                    // The options may be empty: add a byte that can be damaged.
                     options.push(*byte);
                     let at = at.index(options.len());
                     options[at] = *byte;
@@ -387,7 +394,7 @@ mod tests {
 
     fn shape(profile: &Profile) -> Vec<String> {
         let text = |h: TcHandle| Handle::from(h).to_string();
-        plan(profile, 1500, None)
+        for_profile(profile, 1500, None)
             .iter()
             .map(|n| format!("{} {} parent {}", n.settings.kind(), text(n.handle), text(n.parent)))
             .collect()
@@ -425,7 +432,7 @@ mod tests {
     #[test]
     fn a_tree_avoids_the_handles_of_the_one_it_replaces() {
         let profile = Profile { delay: Span::from_millis(1), ..Profile::default() };
-        let root = |avoid| plan(&profile, 1500, avoid)[0].handle.major;
+        let root = |avoid| for_profile(&profile, 1500, avoid)[0].handle.major;
         assert_eq!(root(None), 0x6e60);
         assert_eq!(root(Some(0x6e60)), 0x6e70);
         assert_eq!(root(Some(0x6e70)), 0x6e60);

@@ -6,7 +6,7 @@ fn parse(json: &str) -> Result<Profile, serde_json::Error> {
 }
 
 #[test]
-fn the_default_is_empty_and_valid_and_prints_as_nothing() {
+fn the_default_is_empty_valid_and_serialises_without_keys() {
     let profile = Profile::default();
     assert!(profile.is_empty());
     profile.validate().unwrap();
@@ -15,19 +15,22 @@ fn the_default_is_empty_and_valid_and_prints_as_nothing() {
 
 #[test]
 fn text_round_trips() {
-    let text = r#"{"rate":"940mbit","shaper":"htb","delay":"20ms","jitter":"2ms","distribution":"pareto_normal","loss":"0.1%","loss_correlation":"25%","reorder":"1%","reorder_gap":5}"#;
+    let text = concat!(
+        r#"{"rate":"940mbit","shaper":"htb","delay":"20ms","jitter":"2ms","distribution":"pareto_normal","#,
+        r#""loss":"0.1%","loss_correlation":"25%","reorder":"1%","reorder_gap":5}"#
+    );
     let profile = parse(text).unwrap();
     profile.validate().unwrap();
     assert_eq!(serde_json::to_string(&profile).unwrap(), text);
 }
 
 #[test]
-fn unknown_keys_bare_numbers_and_impossible_percentages_are_refused() {
+fn unknown_keys_bare_numbers_and_impossible_percentages_are_rejected() {
     for (text, says) in [
         (r#"{"raet":"1mbit"}"#, "unknown field `raet`"),
         (r#"{"delay":20}"#, "20"),
         (r#"{"loss":"101%"}"#, "cannot exceed 100%"),
-        (r#"{"loss":1}"#, "write it with its sign"),
+        (r#"{"loss":1}"#, "add the percent sign"),
     ] {
         let error = parse(text).unwrap_err().to_string();
         assert!(error.contains(says), "{text}: {error}");
@@ -35,7 +38,7 @@ fn unknown_keys_bare_numbers_and_impossible_percentages_are_refused() {
 }
 
 #[test]
-fn what_no_link_can_do_is_refused_by_name() {
+fn an_invalid_setting_is_reported_with_its_key() {
     for (text, key) in [
         (r#"{"rate":"0"}"#, "rate"),
         (r#"{"rate":"11tbit"}"#, "rate"),
@@ -71,7 +74,7 @@ fn what_no_link_can_do_is_refused_by_name() {
 }
 
 #[test]
-fn the_bucket_holds_two_milliseconds_and_the_largest_packet() {
+fn the_default_bucket_holds_two_milliseconds_and_the_largest_packet() {
     let burst = |rate| Profile { rate: Some(BitRate::new(rate)), ..Profile::default() }.burst_bytes(1500);
     assert_eq!(burst(1_000_000), 2 * FRAME_BYTES);
     assert_eq!(burst(100_000_000), 75_000);
@@ -84,7 +87,7 @@ fn the_bucket_holds_two_milliseconds_and_the_largest_packet() {
 }
 
 #[test]
-fn the_queue_is_25_ms_or_the_bandwidth_delay_product() {
+fn the_default_queue_is_25_ms_or_the_bandwidth_delay_product() {
     let profile = |rate, delay| Profile {
         rate: Some(BitRate::new(rate)),
         delay: Span::from_millis(delay),
@@ -96,7 +99,7 @@ fn the_queue_is_25_ms_or_the_bandwidth_delay_product() {
 }
 
 #[test]
-fn the_delay_line_holds_twice_what_the_rate_puts_in() {
+fn the_delay_line_holds_twice_the_packets_that_the_rate_sends() {
     let profile = Profile {
         rate: Some(BitRate::new(1_200_000_000)),
         delay: Span::from_millis(100),
@@ -118,11 +121,11 @@ fn the_long_run_loss_of_gilbert_elliott() {
 }
 
 #[test]
-fn packets_are_no_larger_than_the_bucket_or_a_single_fate() {
+fn packets_fit_the_bucket_and_are_single_segments_under_loss() {
     let rate = |rate| Profile { rate: Some(BitRate::new(rate)), ..Profile::default() };
-    assert_eq!(rate(1_000_000).segments_at_once(1500), Some(2));
-    assert_eq!(rate(1_000_000_000).segments_at_once(1500), None);
-    assert_eq!(Profile::default().segments_at_once(1500), None);
+    assert_eq!(rate(1_000_000).max_gso_segments(1500), Some(2));
+    assert_eq!(rate(1_000_000_000).max_gso_segments(1500), None);
+    assert_eq!(Profile::default().max_gso_segments(1500), None);
     let lossy = Profile { loss: Percent::from_fraction(0.01), ..rate(1_000_000_000) };
-    assert_eq!(lossy.segments_at_once(1500), Some(1));
+    assert_eq!(lossy.max_gso_segments(1500), Some(1));
 }

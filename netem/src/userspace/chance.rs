@@ -1,4 +1,4 @@
-//! Events and delays at random, which depend on the one before.
+//! Random events and delays whose successive values are correlated.
 
 use crate::{
     percent::Percent,
@@ -7,23 +7,24 @@ use crate::{
 };
 use units::random::Random;
 
+/// Draws whether an event with this probability, from 0 to 1, happens.
 fn happens(random: &mut Random, probability: f64) -> bool {
     f64::from(random.next_u32()) < probability * (f64::from(u32::MAX) + 1.0)
 }
 
-/// An event with a probability, correlated with whether it happened to the packet before.
+/// A random event with a probability for each packet, correlated with the event of the previous packet.
 ///
-/// A Markov chain of two states: it happens to the given part of all packets, and neighbours correlate as
-/// asked, exactly. (`sch_netem` mixes random numbers instead, and with a correlation its losses fall short of
-/// what was asked for.)
+/// A Markov chain with two states: both the probability and the correlation of successive events are exactly
+/// as requested. (`sch_netem` mixes random numbers instead, and with a correlation it loses fewer packets
+/// than requested.)
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Event {
+pub(super) struct CorrelatedEvent {
     probability: f64,
     correlation: f64,
     happened: bool,
 }
 
-impl Event {
+impl CorrelatedEvent {
     pub(super) fn new(probability: Percent, correlation: Percent) -> Self {
         Self { probability: probability.fraction(), correlation: correlation.fraction(), happened: false }
     }
@@ -39,10 +40,10 @@ impl Event {
     }
 }
 
-/// Which packets are lost.
+/// The model that decides which packets are lost.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Loss {
-    Random(Event),
+    Random(CorrelatedEvent),
     Bursts { model: GilbertElliott, bad: bool },
 }
 
@@ -60,9 +61,9 @@ impl Loss {
     }
 }
 
-/// How far a delay deviates, packet by packet, in units of the jitter. Correlated as an autoregressive
-/// process of first order, which keeps mean and variance; the shape of the distribution is kept without
-/// correlation.
+/// The deviation of the delay of each packet, in units of the jitter. Successive values are correlated as in
+/// an autoregressive process of first order, which preserves mean and variance. The shape of the distribution
+/// is preserved only without correlation.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Jitter {
     distribution: Distribution,
@@ -94,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_repeats_a_run_and_another_does_not() {
+    fn equal_seeds_give_equal_numbers() {
         let draw = |seed| {
             let mut random = Random::new(seed);
             (0..8).map(|_| random.next_u32()).collect::<Vec<_>>()
@@ -105,10 +106,10 @@ mod tests {
     }
 
     #[test]
-    fn events_are_as_frequent_and_as_correlated_as_asked() {
+    fn events_have_the_requested_probability_and_correlation() {
         for (probability, correlation) in [("1%", "0%"), ("10%", "25%"), ("30%", "90%")] {
             let mut random = Random::new(1);
-            let mut event = Event::new(percent(probability), percent(correlation));
+            let mut event = CorrelatedEvent::new(percent(probability), percent(correlation));
             let (mut count, mut pairs, mut last) = (0u32, 0u32, false);
             for _ in 0..TRIALS {
                 let now = event.happens(&mut random);
@@ -118,7 +119,7 @@ mod tests {
             }
             let (p, rho) = (percent(probability).fraction(), percent(correlation).fraction());
             let share = f64::from(count) / f64::from(TRIALS);
-            // Five standard deviations of a chain whose neighbours correlate.
+            // Five standard deviations of the mean of a correlated chain.
             let bound = 5.0 * (p * (1.0 - p) / f64::from(TRIALS) * (1.0 + rho) / (1.0 - rho)).sqrt();
             assert!((share - p).abs() < bound, "{probability} {correlation}: {share}");
             let after = f64::from(pairs) / f64::from(count);
@@ -127,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn bursts_lose_what_the_model_says() {
+    fn loss_in_bursts_has_the_mean_of_the_model() {
         let model = GilbertElliott {
             enter: percent("1%"),
             leave: percent("20%"),
@@ -142,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn jitter_has_the_deviation_that_was_asked_for() {
+    fn jitter_has_mean_zero_and_standard_deviation_one() {
         for correlation in ["0%", "50%"] {
             let mut jitter = Jitter::new(Distribution::Normal, percent(correlation));
             let mut random = Random::new(5);

@@ -1,9 +1,9 @@
-//! One direction at work: a thread that reads packets from one TUN device and writes each to the other when
-//! it is due.
+//! [`Forwarder`]: the thread for one direction, which reads packets from one TUN device and writes each to
+//! the other when it is due.
 
 use super::{
-    Lateness, Shared, Statistics,
-    lane::{Fate, Lane, Nanos},
+    DirectionStatistics, ForwarderControl, Lateness,
+    lane::{LinkModel, Nanos, PacketOutcome},
     packet,
 };
 use crate::{profile::Profile, sys};
@@ -22,32 +22,33 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How many packets are read before those that are due are written.
+/// The largest number of packets to read before writing those that are due.
 const BATCH: usize = 32;
-/// How many buffers are kept for the next packets; at 64 KiB each, 16 MiB at most.
+/// The largest number of buffers kept for reuse: with up to 64 KiB each, at most 16 MiB.
 const SPARE_BUFFERS: usize = 256;
 
 pub(super) struct Forwarder {
     from: Arc<File>,
     to: Arc<File>,
-    shared: Arc<Shared>,
-    lane: Lane,
-    /// Packets under way, the next one on top.
-    held: BinaryHeap<Reverse<Held>>,
-    /// How many have come; keeps packets that are due at the same time in order.
+    control: Arc<ForwarderControl>,
+    model: LinkModel,
+    /// The packets in transit, the one that is due first on top.
+    pending: BinaryHeap<Reverse<PendingPacket>>,
+    /// The number of packets queued so far. Orders packets that are due at the same time.
     sequence: u64,
-    /// Where packets are read to, before they are copied to a buffer of their size.
-    inbox: Vec<u8>,
-    spare: Vec<Vec<u8>>,
-    statistics: Statistics,
-    /// Since the statistics were last published.
+    /// The buffer for reading a packet, which is then copied to a buffer of its size.
+    read_buffer: Vec<u8>,
+    spare_buffers: Vec<Vec<u8>>,
+    statistics: DirectionStatistics,
+    /// The lateness since the statistics were last published.
     recent: Lateness,
-    waking: Waking,
+    wakeup: WakeupLatency,
     start: Instant,
 }
 
+/// A packet that is not due yet. The derived order compares `due` first, then `sequence`.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Held {
+struct PendingPacket {
     due: Nanos,
     sequence: u64,
     packet: Vec<u8>,
@@ -57,7 +58,7 @@ impl Forwarder {
     pub(super) fn new(
         from: Arc<File>,
         to: Arc<File>,
-        shared: Arc<Shared>,
+        control: Arc<ForwarderControl>,
         profile: &Profile,
         seed: u64,
     ) -> io::Result<Self> {
@@ -65,82 +66,89 @@ impl Forwarder {
         Ok(Self {
             from,
             to,
-            shared,
-            lane: Lane::new(profile, seed),
-            held: BinaryHeap::new(),
+            control,
+            model: LinkModel::new(profile, seed),
+            pending: BinaryHeap::new(),
             sequence: 0,
-            inbox: vec![0; packet::LARGEST_BYTES],
-            spare: Vec::new(),
-            statistics: Statistics::default(),
+            read_buffer: vec![0; packet::LARGEST_BYTES],
+            spare_buffers: Vec::new(),
+            statistics: DirectionStatistics::default(),
             recent: Lateness::default(),
-            waking: Waking::default(),
+            wakeup: WakeupLatency::default(),
             start: Instant::now(),
         })
     }
 
-    /// Forwards until told to stop, or until a device is gone.
+    /// Forwards packets until it is told to stop, or until a device is removed.
     pub(super) fn run(mut self) -> io::Result<()> {
-        // Timers to the nanosecond instead of the usual 50 us; without it, delays are only that much longer.
+        // Timers with a slack of 1 ns instead of the default 50 us. If this fails, delays are up to 50 us
+        // longer.
         let _ = prctl::set_timerslack(1);
         let mut woken_by_packet = false;
-        while !self.shared.stopping() {
-            if let Some(profile) = self.shared.take_change() {
+        while !self.control.stopping() {
+            if let Some(profile) = self.control.take_change() {
                 set_offload(&self.from, &profile)?;
-                self.lane.change(&profile);
+                self.model.change(&profile);
             }
             self.deliver_due();
-            // A packet that woke this thread has been there for as long as waking takes.
-            let since = if woken_by_packet { self.waking.takes() } else { 0 };
-            let read_all = self.read_batch(since)?;
+            // A packet that woke this thread arrived before it: earlier by the wake-up latency.
+            let age = if woken_by_packet { self.wakeup.average() } else { 0 };
+            let read_all = self.read_batch(age)?;
             self.publish();
             woken_by_packet = read_all && self.wait()?;
         }
         Ok(())
     }
 
+    /// Copies the statistics to where [`Emulator`](super::Emulator) reads them.
     fn publish(&mut self) {
-        let mut state = self.shared.state();
+        let mut state = self.control.state();
         state.statistics = self.statistics;
-        state.recent = state.recent.and(mem::take(&mut self.recent));
+        state.recent = state.recent.merge(mem::take(&mut self.recent));
     }
 
     fn now(&self) -> Nanos {
         self.start.elapsed().as_nanos() as Nanos
     }
 
-    /// Until a packet comes, one is due, or somebody wants something. Whether a packet came.
+    /// Waits until a packet arrives, a packet is due, or the control wakes this thread. Returns whether a
+    /// packet arrived.
     ///
-    /// For a packet that is alone on the link, it comes back a little early and, asked again, at once until
-    /// the packet is due: so waking does not make it late.
+    /// For a single packet in transit, it returns a little before the packet is due, and then at once each
+    /// time it is called until the packet is due. This busy wait keeps the wake-up latency from delaying the
+    /// packet.
     fn wait(&mut self) -> io::Result<bool> {
         let mut fds = [
             PollFd::new(self.from.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.shared.wake.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.control.wake.as_fd(), PollFlags::POLLIN),
         ];
-        let next = self.held.peek().map(|Reverse(held)| held.due);
-        let wake_at = next.map(|due| if self.held.len() == 1 { self.waking.ahead_of(due) } else { due });
+        let next = self.pending.peek().map(|Reverse(pending)| pending.due);
+        let wake_at =
+            next.map(|due| if self.pending.len() == 1 { self.wakeup.wake_time_for(due) } else { due });
         let now = self.now();
         if wake_at.is_some_and(|wake_at| wake_at <= now) {
             return Ok(false);
         }
         let timeout = wake_at.map(|wake_at| TimeSpec::from(Duration::from_nanos(wake_at - now)));
         match ppoll(&mut fds, timeout, None) {
-            Ok(0) => self.waking.took(self.now().saturating_sub(wake_at.unwrap_or(now))),
+            Ok(0) => self.wakeup.record(self.now().saturating_sub(wake_at.unwrap_or(now))),
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
         if fds[1].any().unwrap_or(false) {
-            // Only the count is in it, and everything it announces is looked at in any case.
-            let _ = self.shared.wake.read();
+            // Resets the event. Its value does not matter: the run loop checks everything that it may
+            // announce.
+            let _ = self.control.wake.read();
         }
         Ok(fds[0].any().unwrap_or(false))
     }
 
-    /// Reads what has come, up to a batch, the first of it `since` nanoseconds ago. Whether that was all.
-    fn read_batch(&mut self, since: Nanos) -> io::Result<bool> {
+    /// Reads the packets that have arrived, up to a batch. The first one arrived `age` nanoseconds ago.
+    /// Returns whether no more packets are waiting.
+    fn read_batch(&mut self, age: Nanos) -> io::Result<bool> {
         for number in 0..BATCH {
-            match (&*self.from).read(&mut self.inbox) {
-                Ok(bytes) => self.accept(bytes, if number == 0 { since } else { 0 }),
+            match (&*self.from).read(&mut self.read_buffer) {
+                Ok(bytes) => self.accept(bytes, if number == 0 { age } else { 0 }),
                 Err(error) => {
                     return match error.kind() {
                         io::ErrorKind::WouldBlock => Ok(true),
@@ -153,96 +161,101 @@ impl Forwarder {
         Ok(false)
     }
 
-    /// Decides over the packet in the inbox, which came `since` nanoseconds ago.
-    fn accept(&mut self, bytes: usize, since: Nanos) {
-        let (frame_bytes, frames) = packet::on_the_wire(&self.inbox[..bytes]);
-        let fate = self.lane.arrive(self.now().saturating_sub(since), frame_bytes, self.held.len());
+    /// Decides what happens to the packet in the read buffer, which arrived `age` nanoseconds ago, and queues
+    /// it.
+    fn accept(&mut self, bytes: usize, age: Nanos) {
+        let (frame_bytes, frames) = packet::wire_size(&self.read_buffer[..bytes]);
+        let outcome = self.model.arrive(self.now().saturating_sub(age), frame_bytes, self.pending.len());
         let s = &mut self.statistics;
         s.received_packets += frames;
         s.received_bytes += frame_bytes;
-        match fate {
-            Fate::Lost => s.lost += frames,
-            Fate::Dropped => s.dropped += frames,
-            Fate::Delivered { due, reordered, duplicated, corrupted } => {
+        match outcome {
+            PacketOutcome::Lost => s.lost += frames,
+            PacketOutcome::Dropped => s.dropped += frames,
+            PacketOutcome::Delivered { due, reordered, duplicated, corrupted } => {
                 s.reordered += if reordered { frames } else { 0 };
                 if duplicated {
                     s.duplicated += frames;
-                    self.hold(due, bytes);
+                    self.enqueue(due, bytes);
                 }
                 if corrupted {
                     self.statistics.corrupted += 1;
-                    self.lane.corrupt(&mut self.inbox[packet::HEADER_BYTES.min(bytes)..bytes]);
+                    self.model.corrupt(&mut self.read_buffer[packet::HEADER_BYTES.min(bytes)..bytes]);
                 }
-                self.hold(due, bytes);
+                self.enqueue(due, bytes);
             }
         }
     }
 
-    /// Keeps a copy of the packet in the inbox until it is due.
-    fn hold(&mut self, due: Nanos, bytes: usize) {
-        let mut packet = self.spare.pop().unwrap_or_default();
+    /// Queues a copy of the packet in the read buffer until it is due.
+    fn enqueue(&mut self, due: Nanos, bytes: usize) {
+        let mut packet = self.spare_buffers.pop().unwrap_or_default();
         packet.clear();
-        packet.extend_from_slice(&self.inbox[..bytes]);
+        packet.extend_from_slice(&self.read_buffer[..bytes]);
         self.sequence += 1;
-        self.held.push(Reverse(Held { due, sequence: self.sequence, packet }));
+        self.pending.push(Reverse(PendingPacket { due, sequence: self.sequence, packet }));
     }
 
+    /// Writes the packets that are due to the other device.
     fn deliver_due(&mut self) {
         let now = self.now();
-        while self.held.peek().is_some_and(|Reverse(held)| held.due <= now) {
-            let Some(Reverse(held)) = self.held.pop() else { return };
-            let (frame_bytes, frames) = packet::on_the_wire(&held.packet);
-            let written = (&*self.to).write(&held.packet).is_ok();
-            let late = now - held.due;
+        while self.pending.peek().is_some_and(|Reverse(pending)| pending.due <= now) {
+            let Some(Reverse(pending)) = self.pending.pop() else { return };
+            let (frame_bytes, frames) = packet::wire_size(&pending.packet);
+            let written = (&*self.to).write(&pending.packet).is_ok();
+            let late = now - pending.due;
             let s = &mut self.statistics;
             if written {
                 s.delivered_packets += frames;
                 s.delivered_bytes += frame_bytes;
-                s.late.add(late);
-                self.recent.add(late);
+                s.late.record(late);
+                self.recent.record(late);
             } else {
-                // The other interface is down, or has no memory for it: a loss, but not one of ours.
+                // The other interface is down or out of memory: a loss, but not a simulated one.
                 s.refused += frames;
             }
-            if self.spare.len() < SPARE_BUFFERS {
-                self.spare.push(held.packet);
+            if self.spare_buffers.len() < SPARE_BUFFERS {
+                self.spare_buffers.push(pending.packet);
             }
         }
     }
 }
 
-/// How long this thread takes to wake up, as its own timers show: on average over the last dozen or so.
+/// The time that this thread takes to wake up, as its own timers show: a moving average over about the last
+/// dozen.
 #[derive(Debug, Default)]
-struct Waking {
+struct WakeupLatency {
     average: Nanos,
 }
 
-impl Waking {
-    /// What is more is no waking but a wait for a CPU, which another time does not predict.
-    const MOST: Nanos = 200_000;
+impl WakeupLatency {
+    /// The largest latency that counts, in nanoseconds. A longer one is a wait for a CPU, which does not
+    /// predict the next wake-up.
+    const MAX: Nanos = 200_000;
 
-    /// A timer came so many nanoseconds after its time.
-    fn took(&mut self, nanos: Nanos) {
-        self.average = (7 * self.average + nanos.min(Self::MOST)) / 8;
+    /// Records that a timer fired `nanos` nanoseconds late.
+    fn record(&mut self, nanos: Nanos) {
+        self.average = (7 * self.average + nanos.min(Self::MAX)) / 8;
     }
 
-    /// In nanoseconds.
-    fn takes(&self) -> Nanos {
+    /// Returns the average latency in nanoseconds.
+    fn average(&self) -> Nanos {
         self.average
     }
 
-    /// When to wake up for something that is due then: so early that waking is over.
-    fn ahead_of(&self, due: Nanos) -> Nanos {
+    /// Returns the time for which to set a timer so that the thread is awake at `due`.
+    fn wake_time_for(&self, due: Nanos) -> Nanos {
         due.saturating_sub(2 * self.average)
     }
 }
 
-/// Whole TCP packets of up to 64 KiB where only time matters; single segments where single packets have a
-/// fate; finished checksums where that includes corruption, which a receiver must be able to notice.
+/// Sets the offloads of a TUN device that a profile permits: unsegmented TCP packets of up to 64 KiB if the
+/// profile affects only their timing, single segments if it has effects on single packets, and with
+/// corruption also complete checksums, so that the receiver detects it.
 fn set_offload(tun: &File, profile: &Profile) -> io::Result<()> {
     let offload = if !profile.corrupt.is_zero() {
         0
-    } else if profile.per_packet() {
+    } else if profile.has_per_packet_effects() {
         libc::TUN_F_CSUM
     } else {
         libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6
@@ -255,14 +268,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waking_is_learnt_from_timers_and_a_busy_cpu_does_not_count_as_such() {
-        let mut waking = Waking::default();
-        assert_eq!((waking.takes(), waking.ahead_of(1_000_000)), (0, 1_000_000));
-        (0..100).for_each(|_| waking.took(50_000));
-        assert!((49_900..=50_000).contains(&waking.takes()), "{waking:?}");
-        assert!((900_000..=900_200).contains(&waking.ahead_of(1_000_000)), "{waking:?}");
-        (0..100).for_each(|_| waking.took(40_000_000));
-        assert!(waking.takes() <= Waking::MOST, "{waking:?}");
-        assert_eq!(waking.ahead_of(1_000), 0);
+    fn wakeup_latency_is_a_capped_average() {
+        let mut wakeup = WakeupLatency::default();
+        assert_eq!((wakeup.average(), wakeup.wake_time_for(1_000_000)), (0, 1_000_000));
+        (0..100).for_each(|_| wakeup.record(50_000));
+        assert!((49_900..=50_000).contains(&wakeup.average()), "{wakeup:?}");
+        assert!((900_000..=900_200).contains(&wakeup.wake_time_for(1_000_000)), "{wakeup:?}");
+        (0..100).for_each(|_| wakeup.record(40_000_000));
+        assert!(wakeup.average() <= WakeupLatency::MAX, "{wakeup:?}");
+        assert_eq!(wakeup.wake_time_for(1_000), 0);
     }
 }

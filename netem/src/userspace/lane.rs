@@ -1,39 +1,42 @@
-//! [`Lane`]: what happens to each packet of one direction, and when. Pure arithmetic on times that are given
-//! to it: no clock, no device, so that it is tested as such.
+//! [`LinkModel`]: decides what happens to each packet in one direction of a link, and when.
+//!
+//! It only computes with the times that it is given. It reads no clock and no device, so that it can be
+//! tested without them.
 
-use super::chance::{Event, Jitter, Loss};
+use super::chance::{CorrelatedEvent, Jitter, Loss};
 use crate::profile::Profile;
 use units::random::Random;
 
-/// A time in nanoseconds since some start.
+/// A time in nanoseconds since the start of the forwarder, or a duration.
 pub(super) type Nanos = u64;
 
-/// The MTU for which a bucket is sized that no profile sizes: Ethernet's, which TUN devices have as well.
+/// The MTU from which the default size of the bucket is derived: that of Ethernet, which TUN devices have
+/// too.
 const MTU: u32 = 1500;
 
-/// What becomes of a packet.
+/// The outcome for one packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fate {
-    /// Lost on purpose.
+pub(super) enum PacketOutcome {
+    /// Lost because of `loss` or `loss_bursts`.
     Lost,
-    /// Did not fit into the queue, or into the delay line.
+    /// Dropped because the queue or the delay line is full.
     Dropped,
-    /// Arrives.
+    /// Delivered, with or without a fault.
     Delivered {
-        /// When.
+        /// When the packet arrives at the other end.
         due: Nanos,
-        /// Whether it skips the delay.
+        /// Whether the packet skips the delay.
         reordered: bool,
-        /// Whether it arrives twice.
+        /// Whether the packet is delivered twice.
         duplicated: bool,
-        /// Whether one of its bits is inverted.
+        /// Whether one bit of the packet is inverted.
         corrupted: bool,
     },
 }
 
-/// One direction of a link: a bottleneck with a queue, then a delay line.
+/// The model of one direction of a link: a bottleneck with a queue, then a delay line.
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(super) struct LinkModel {
     profile: Profile,
     bytes_per_second: Option<u64>,
     burst_nanos: Nanos,
@@ -41,41 +44,42 @@ pub(super) struct Lane {
     limit: usize,
     random: Random,
     loss: Loss,
-    duplicate: Event,
-    corrupt: Event,
-    reorder: Event,
-    /// Packets since the last that was reordered.
+    duplicate: CorrelatedEvent,
+    corrupt: CorrelatedEvent,
+    reorder: CorrelatedEvent,
+    /// The number of packets since the last reordered one.
     since_reordered: u32,
     jitter: Jitter,
-    /// When the bottleneck has sent everything it was given.
+    /// When the bottleneck will have sent all packets so far.
     idle_at: Nanos,
-    /// When the last packet in order arrives.
+    /// When the last packet that was not reordered arrives.
     last_due: Nanos,
 }
 
-impl Lane {
+impl LinkModel {
     pub(super) fn new(profile: &Profile, seed: u64) -> Self {
-        let mut lane = Self {
+        let mut link = Self {
             profile: Profile::default(),
             bytes_per_second: None,
             burst_nanos: 0,
             queue_nanos: 0,
             limit: usize::MAX,
             random: Random::new(seed),
-            loss: Loss::Random(Event::new(profile.loss, profile.loss_correlation)),
-            duplicate: Event::new(profile.duplicate, profile.duplicate_correlation),
-            corrupt: Event::new(profile.corrupt, profile.corrupt_correlation),
-            reorder: Event::new(profile.reorder, profile.reorder_correlation),
+            loss: Loss::Random(CorrelatedEvent::new(profile.loss, profile.loss_correlation)),
+            duplicate: CorrelatedEvent::new(profile.duplicate, profile.duplicate_correlation),
+            corrupt: CorrelatedEvent::new(profile.corrupt, profile.corrupt_correlation),
+            reorder: CorrelatedEvent::new(profile.reorder, profile.reorder_correlation),
             since_reordered: 0,
             jitter: Jitter::new(profile.distribution, profile.jitter_correlation),
             idle_at: 0,
             last_due: 0,
         };
-        lane.change(profile);
-        lane
+        link.change(profile);
+        link
     }
 
-    /// Another profile from the next packet on. What is queued or under way keeps its time.
+    /// Applies another profile from the next packet on. Packets in the queue or the delay line keep their
+    /// times.
     pub(super) fn change(&mut self, profile: &Profile) {
         self.bytes_per_second = profile.rate.map(|r| r.to_byte_rate().get());
         self.burst_nanos = self.nanos(profile.burst_bytes(MTU));
@@ -83,29 +87,29 @@ impl Lane {
         self.limit = profile.limit_packets() as usize;
         self.loss = match profile.loss_bursts {
             Some(model) => Loss::Bursts { model, bad: false },
-            None => Loss::Random(Event::new(profile.loss, profile.loss_correlation)),
+            None => Loss::Random(CorrelatedEvent::new(profile.loss, profile.loss_correlation)),
         };
-        self.duplicate = Event::new(profile.duplicate, profile.duplicate_correlation);
-        self.corrupt = Event::new(profile.corrupt, profile.corrupt_correlation);
-        self.reorder = Event::new(profile.reorder, profile.reorder_correlation);
+        self.duplicate = CorrelatedEvent::new(profile.duplicate, profile.duplicate_correlation);
+        self.corrupt = CorrelatedEvent::new(profile.corrupt, profile.corrupt_correlation);
+        self.reorder = CorrelatedEvent::new(profile.reorder, profile.reorder_correlation);
         self.jitter = Jitter::new(profile.distribution, profile.jitter_correlation);
         self.profile = profile.clone();
     }
 
-    /// Decides over a packet that arrives `now`, is `frame_bytes` long on the wire, and finds `held` others
-    /// in the delay line.
-    pub(super) fn arrive(&mut self, now: Nanos, frame_bytes: u64, held: usize) -> Fate {
+    /// Decides what happens to a packet that arrives `now` and is `frame_bytes` long on the wire, while
+    /// `pending` others are in the delay line.
+    pub(super) fn arrive(&mut self, now: Nanos, frame_bytes: u64, pending: usize) -> PacketOutcome {
         if self.loss.happens(&mut self.random) {
-            return Fate::Lost;
+            return PacketOutcome::Lost;
         }
         let backlog = self.idle_at.saturating_sub(now);
         let transmission = self.nanos(frame_bytes);
         let full =
             self.bytes_per_second.is_some() && backlog + transmission > self.queue_nanos && backlog > 0;
-        if full || (self.profile.needs_delay_line() && held >= self.limit) {
-            return Fate::Dropped;
+        if full || (self.profile.needs_delay_line() && pending >= self.limit) {
+            return PacketOutcome::Dropped;
         }
-        // An idle bottleneck saves up as much as the bucket holds.
+        // An idle bottleneck accumulates tokens until the bucket is full.
         self.idle_at = self.idle_at.max(now.saturating_sub(self.burst_nanos)) + transmission;
         let sent = self.idle_at.max(now);
 
@@ -113,11 +117,11 @@ impl Lane {
         let due = if reordered {
             sent
         } else {
-            // Jitter alone does not reorder: a packet waits for the one before.
+            // Jitter alone does not reorder: a packet is never due before the previous one.
             self.last_due = self.last_due.max(sent + self.delay());
             self.last_due
         };
-        Fate::Delivered {
+        PacketOutcome::Delivered {
             due,
             reordered,
             duplicated: self.duplicate.happens(&mut self.random),
@@ -125,7 +129,7 @@ impl Lane {
         }
     }
 
-    /// Inverts a bit.
+    /// Inverts one random bit of a packet, if it is not empty.
     pub(super) fn corrupt(&mut self, packet: &mut [u8]) {
         if !packet.is_empty() {
             let bit = self.random.below(packet.len() as u64 * 8) as usize;
@@ -154,7 +158,7 @@ impl Lane {
         delay.saturating_add_signed(deviation as i64)
     }
 
-    /// How long bytes take at the rate; no time without one.
+    /// Returns the time that `bytes` take at the rate; 0 without a rate.
     fn nanos(&self, bytes: u64) -> Nanos {
         let nanos = |rate| (u128::from(bytes) * 1_000_000_000 / u128::from(rate)) as u64;
         self.bytes_per_second.map_or(0, nanos)
@@ -169,112 +173,115 @@ mod tests {
 
     const MILLI: Nanos = 1_000_000;
 
-    fn due(fate: Fate) -> Nanos {
-        match fate {
-            Fate::Delivered { due, .. } => due,
+    fn due(outcome: PacketOutcome) -> Nanos {
+        match outcome {
+            PacketOutcome::Delivered { due, .. } => due,
             other => panic!("{other:?}"),
         }
     }
 
-    /// A rate without a bucket.
+    /// Returns a profile with a rate in Mbit/s and without a bucket.
     fn mbit(rate: u64) -> Profile {
         let rate = Some(BitRate::new(rate * 1_000_000));
         Profile { rate, burst: Some(Bytes::new(0)), ..Profile::default() }
     }
 
     #[test]
-    fn without_a_profile_packets_pass_at_once() {
-        let mut lane = Lane::new(&Profile::default(), 0);
-        assert_eq!(due(lane.arrive(5, 1514, 1_000_000)), 5);
+    fn an_empty_profile_delivers_packets_at_once() {
+        let mut link = LinkModel::new(&Profile::default(), 0);
+        assert_eq!(due(link.arrive(5, 1514, 1_000_000)), 5);
     }
 
     #[test]
-    fn packets_follow_each_other_at_the_rate_and_after_the_delay() {
-        // 1000 bytes at 8 Mbit/s: a millisecond.
-        let mut lane = Lane::new(&Profile { delay: Span::from_millis(20), ..mbit(8) }, 0);
+    fn packets_are_spaced_by_the_rate_and_delayed() {
+        // 1000 bytes at 8 Mbit/s take a millisecond.
+        let mut link = LinkModel::new(&Profile { delay: Span::from_millis(20), ..mbit(8) }, 0);
         for n in 1..=5 {
-            assert_eq!(due(lane.arrive(0, 1000, 0)), (20 + n) * MILLI);
+            assert_eq!(due(link.arrive(0, 1000, 0)), (20 + n) * MILLI);
         }
-        assert_eq!(due(lane.arrive(100 * MILLI, 1000, 0)), 121 * MILLI);
+        assert_eq!(due(link.arrive(100 * MILLI, 1000, 0)), 121 * MILLI);
     }
 
     #[test]
-    fn a_pause_saves_up_the_burst_and_no_more() {
-        let mut lane = Lane::new(&Profile { burst: Some(Bytes::new(3000)), ..mbit(8) }, 0);
+    fn an_idle_link_accumulates_at_most_the_burst() {
+        let mut link = LinkModel::new(&Profile { burst: Some(Bytes::new(3000)), ..mbit(8) }, 0);
         let now = 1000 * MILLI;
-        let dues: Vec<_> = (0..5).map(|_| due(lane.arrive(now, 1000, 0)) - now).collect();
+        let dues: Vec<_> = (0..5).map(|_| due(link.arrive(now, 1000, 0)) - now).collect();
         assert_eq!(dues, [0, 0, 0, MILLI, 2 * MILLI]);
     }
 
     #[test]
-    fn a_bucket_that_no_profile_sizes_is_the_kernels() {
+    fn the_default_bucket_is_that_of_the_kernel_backend() {
         let gigabit = Profile { burst: None, ..mbit(1000) };
-        let mut lane = Lane::new(&gigabit, 0);
+        let mut link = LinkModel::new(&gigabit, 0);
         let now = 1000 * MILLI;
         // 2 ms of the rate: 250 kB.
-        let dues: Vec<_> = (0..4).map(|_| due(lane.arrive(now, 125_000, 0)) - now).collect();
+        let dues: Vec<_> = (0..4).map(|_| due(link.arrive(now, 125_000, 0)) - now).collect();
         assert_eq!(dues, [0, 0, MILLI, 2 * MILLI]);
     }
 
     #[test]
-    fn what_does_not_fit_into_the_queue_is_dropped_at_its_tail() {
-        let mut lane = Lane::new(&Profile { queue: Some(Bytes::new(10_000)), ..mbit(8) }, 0);
-        let fates: Vec<_> = (0..12).map(|_| lane.arrive(0, 1000, 0)).collect();
-        assert_eq!(fates.iter().filter(|f| **f == Fate::Dropped).count(), 2);
-        assert_eq!(fates[10..], [Fate::Dropped; 2]);
-        // One that is larger than the queue passes when nothing waits.
-        assert_eq!(due(lane.arrive(1000 * MILLI, 20_000, 0)), 1020 * MILLI);
+    fn a_full_queue_drops_arriving_packets() {
+        let mut link = LinkModel::new(&Profile { queue: Some(Bytes::new(10_000)), ..mbit(8) }, 0);
+        let outcomes: Vec<_> = (0..12).map(|_| link.arrive(0, 1000, 0)).collect();
+        assert_eq!(outcomes.iter().filter(|f| **f == PacketOutcome::Dropped).count(), 2);
+        assert_eq!(outcomes[10..], [PacketOutcome::Dropped; 2]);
+        // A packet that is larger than the queue passes if the queue is empty.
+        assert_eq!(due(link.arrive(1000 * MILLI, 20_000, 0)), 1020 * MILLI);
     }
 
     #[test]
-    fn a_full_delay_line_drops() {
+    fn a_full_delay_line_drops_arriving_packets() {
         let profile = Profile { delay: Span::from_millis(1), limit: Some(3), ..Profile::default() };
-        let mut lane = Lane::new(&profile, 0);
-        assert_eq!(due(lane.arrive(0, 1514, 2)), MILLI);
-        assert_eq!(lane.arrive(0, 1514, 3), Fate::Dropped);
+        let mut link = LinkModel::new(&profile, 0);
+        assert_eq!(due(link.arrive(0, 1514, 2)), MILLI);
+        assert_eq!(link.arrive(0, 1514, 3), PacketOutcome::Dropped);
     }
 
     #[test]
     fn jitter_spreads_but_does_not_reorder() {
         let profile =
             Profile { delay: Span::from_millis(10), jitter: Span::from_millis(3), ..Profile::default() };
-        let mut lane = Lane::new(&profile, 0);
+        let mut link = LinkModel::new(&profile, 0);
         let delays: Vec<_> =
-            (0..1000).map(|n| due(lane.arrive(n * 10 * MILLI, 1514, 0)) - n * 10 * MILLI).collect();
+            (0..1000).map(|n| due(link.arrive(n * 10 * MILLI, 1514, 0)) - n * 10 * MILLI).collect();
         assert!(delays.iter().all(|d| (7 * MILLI..=13 * MILLI).contains(d)));
         assert!(delays.iter().any(|d| *d < 8 * MILLI) && delays.iter().any(|d| *d > 12 * MILLI));
-        let dues: Vec<_> = (0..1000).map(|n| due(lane.arrive(20_000 * MILLI + n, 1514, 0))).collect();
+        let dues: Vec<_> = (0..1000).map(|n| due(link.arrive(20_000 * MILLI + n, 1514, 0))).collect();
         assert!(dues.is_sorted());
     }
 
     #[test]
-    fn reordered_packets_skip_the_delay_every_gap_at_most() {
+    fn at_most_every_nth_packet_is_reordered_and_skips_the_delay() {
         let profile = Profile {
             delay: Span::from_millis(10),
             reorder: Percent::ALWAYS,
             reorder_gap: Some(4),
             ..Profile::default()
         };
-        let mut lane = Lane::new(&profile, 0);
-        let dues: Vec<_> = (0..8).map(|_| due(lane.arrive(0, 1514, 0)) / MILLI).collect();
+        let mut link = LinkModel::new(&profile, 0);
+        let dues: Vec<_> = (0..8).map(|_| due(link.arrive(0, 1514, 0)) / MILLI).collect();
         assert_eq!(dues, [10, 10, 10, 0, 10, 10, 10, 0]);
     }
 
     #[test]
-    fn a_change_keeps_what_is_under_way() {
-        let mut lane = Lane::new(&mbit(8), 0);
-        assert_eq!(due(lane.arrive(0, 1000, 0)), MILLI);
-        lane.change(&mbit(80));
-        assert_eq!(due(lane.arrive(0, 1000, 0)), MILLI + MILLI / 10);
+    fn a_change_does_not_affect_queued_packets() {
+        let mut link = LinkModel::new(&mbit(8), 0);
+        assert_eq!(due(link.arrive(0, 1000, 0)), MILLI);
+        link.change(&mbit(80));
+        assert_eq!(due(link.arrive(0, 1000, 0)), MILLI + MILLI / 10);
     }
 
     #[test]
-    fn certain_loss_loses_all_and_certain_faults_befall_all() {
+    fn a_probability_of_100_percent_affects_every_packet() {
         let all = Percent::ALWAYS;
-        let mut lane = Lane::new(&Profile { loss: all, ..Profile::default() }, 0);
-        assert_eq!(lane.arrive(0, 1514, 0), Fate::Lost);
+        let mut link = LinkModel::new(&Profile { loss: all, ..Profile::default() }, 0);
+        assert_eq!(link.arrive(0, 1514, 0), PacketOutcome::Lost);
         let faults = Profile { duplicate: all, corrupt: all, ..Profile::default() };
-        let fate = Lane::new(&faults, 0).arrive(0, 1514, 0);
-        assert!(matches!(fate, Fate::Delivered { duplicated: true, corrupted: true, .. }), "{fate:?}");
+        let outcome = LinkModel::new(&faults, 0).arrive(0, 1514, 0);
+        assert!(
+            matches!(outcome, PacketOutcome::Delivered { duplicated: true, corrupted: true, .. }),
+            "{outcome:?}"
+        );
     }
 }

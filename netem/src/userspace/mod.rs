@@ -1,28 +1,37 @@
 //! The backend `userspace`: a link emulator for kernels without `sch_netem`.
 //!
-//! A link is two TUN devices, one in each network namespace, and an [`Emulator`] between them with a thread
-//! for each direction. A packet meets the bottleneck first (a queue and a rate), then the delay line:
+//! A link consists of two TUN devices, one in each network namespace, and an [`Emulator`] between them, which
+//! has a thread for each direction. A packet first passes the bottleneck (a queue and a rate), then the delay
+//! line:
 //!
 //! ```text
 //! near tun -> lost? -> queue -> rate -> delay, jitter -> duplicated? corrupted? -> far tun
 //! ```
 //!
-//! Packets cross unsegmented, behind the virtio-net headers of the kernel, wherever only time matters: 64 KiB
-//! of TCP are one packet that takes as long as its 45 frames would. Where single packets have a fate (loss,
-//! duplication, corruption, reordering, jitter), the kernel is told to segment them before, and where they
-//! are corrupted, to finish their checksums, so that the receiver notices.
+//! If a profile affects only the timing of packets, they cross the link unsegmented, after the kernel's
+//! virtio-net headers: 64 KiB of TCP are one packet that takes as long as its 45 frames. If a profile has
+//! effects on single packets (loss, duplication, corruption, reordering, jitter), the kernel segments them
+//! first. With corruption it also completes their checksums, so that the receiver detects it.
 //!
-//! What it does not do: [`Slots`](crate::Slots). The devices carry IP, not Ethernet (14 bytes are counted for
-//! its header), so they cannot be ports of a bridge. Times are as good as the scheduler: see
-//! [`Statistics::late`]. A queue drops whole unsegmented packets.
+//! Limitations:
 //!
-//! Measured on two idle cores (Linux 6.18): one TCP stream carries what the headers leave of 1, 10 and 100
-//! Mbit/s within 0.1 %, of 500 and 984 Mbit/s within 0.6 %, of 5 Gbit/s between all of it and 1.5 % less;
-//! without a rate 12 to 14 Gbit/s, and then the two threads take 0.8 of a core, 0.2 at 1 Gbit/s. Idle round
-//! trips are 0.01 to 0.15 ms longer than asked for, 0.13 ms without a delay, half of which the two ends take
-//! themselves; deliveries are late by 0.03 to 0.16 ms on average, by more where other programs want the
-//! cores. A long link also needs TCP buffers as large (`net.ipv4.tcp_rmem`, `tcp_wmem` in both namespaces):
-//! with the defaults a stream carries 70 MB/s at 40 ms and 33 MB/s at 80 ms, whatever the link.
+//! - [`Slots`](crate::Slots) are not supported.
+//! - The devices carry IP, not Ethernet (14 bytes are counted for its header), so they cannot be ports of a
+//!   bridge.
+//! - Timing depends on the scheduler: see [`DirectionStatistics::late`].
+//! - A queue drops whole unsegmented packets.
+//!
+//! Accuracy, measured on two idle cores (Linux 6.18):
+//!
+//! - The goodput of one TCP stream is within 0.1 % of the rate less headers at 1, 10 and 100 Mbit/s, within
+//!   0.6 % at 500 and 984 Mbit/s, and 0 to 1.5 % below it at 5 Gbit/s. Without a rate it is 12 to 14 Gbit/s,
+//!   and the two threads then use 0.8 of a core; at 1 Gbit/s they use 0.2.
+//! - Idle round trips are 0.01 to 0.15 ms longer than requested, 0.13 ms without a delay, of which the two
+//!   end points take half.
+//! - Deliveries are 0.03 to 0.16 ms late on average, more if other programs compete for the cores.
+//!
+//! A long link also needs larger TCP buffers (`net.ipv4.tcp_rmem`, `tcp_wmem` in both namespaces): with the
+//! defaults, a stream carries 70 MB/s at 40 ms and 33 MB/s at 80 ms, whatever the rate of the link.
 
 mod chance;
 mod forwarder;
@@ -50,40 +59,40 @@ use std::{
 };
 use units::{Bytes, Span};
 
-/// One end of an emulated link: a TUN device, which lives as long as this does.
+/// One end of an emulated link: a TUN device, which exists as long as this value.
 ///
-/// Its interface is plumbed like any other: [`set_up`](crate::Netlink::set_up),
-/// [`add_address`](crate::Netlink::add_address). Its descriptor may come from another process.
+/// Its interface is configured like any other: [`set_up`](crate::Netlink::set_up),
+/// [`add_address`](crate::Netlink::add_address). Its file descriptor may come from another process.
 #[derive(Debug)]
 pub struct Tun(File);
 
 impl Tun {
-    /// Makes a TUN device in the network namespace of the calling thread.
+    /// Creates a TUN device in the network namespace of the calling thread.
     ///
     /// # Errors
     ///
-    /// [`Error::NotPermitted`] without `CAP_NET_ADMIN`; [`Error::System`] without `/dev/net/tun`, without
-    /// access to it, or when the name is taken.
+    /// [`Error::NotPermitted`] without `CAP_NET_ADMIN`; [`Error::System`] if `/dev/net/tun` does not exist or
+    /// may not be opened, or if the name is taken.
     pub fn open(name: &str) -> Result<Self> {
         sys::open_tun(name).map(Self).map_err(|source| {
-            let doing = format!("make the TUN device {name}");
+            let action = format!("create the TUN device {name}");
             match source.raw_os_error() {
-                Some(libc::EPERM) => Error::NotPermitted { doing },
+                Some(libc::EPERM) => Error::NotPermitted { action },
                 Some(libc::EACCES) => {
-                    let doing =
-                        format!("{doing}: open /dev/net/tun (let everybody: chmod 0666 /dev/net/tun)");
-                    Error::System { doing, source }
+                    let action =
+                        format!("{action}: open /dev/net/tun (to allow all users: chmod 0666 /dev/net/tun)");
+                    Error::System { action, source }
                 }
-                _ => Error::System { doing, source },
+                _ => Error::System { action, source },
             }
         })
     }
 
-    /// As [`Tun::open`], in another network namespace.
+    /// Creates a TUN device in another network namespace.
     ///
     /// # Errors
     ///
-    /// As [`Tun::open`], and when the namespace cannot be entered.
+    /// Those of [`Tun::open`], and if the namespace cannot be entered.
     pub fn open_in(namespace: BorrowedFd<'_>, name: &str) -> Result<Self> {
         thread::scope(|scope| {
             let inside = || {
@@ -98,7 +107,7 @@ impl Tun {
 }
 
 impl From<OwnedFd> for Tun {
-    /// A descriptor that [`Tun::open`] made, perhaps in another process.
+    /// Takes the file descriptor of a TUN device that [`Tun::open`] created, possibly in another process.
     fn from(descriptor: OwnedFd) -> Self {
         Self(descriptor.into())
     }
@@ -116,54 +125,55 @@ impl AsFd for Tun {
     }
 }
 
-/// What one direction has counted. Packets are frames: an unsegmented one counts as many as it stands for.
+/// The counters of one direction since the emulator started. Packets are counted as frames: an unsegmented
+/// packet counts as the number of its segments.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Statistics {
-    /// Frames that the sender gave us.
+pub struct DirectionStatistics {
+    /// The frames that the emulator read from the sender's device.
     pub received_packets: u64,
-    /// Their bytes, counted as `rate` counts them.
+    /// The bytes of these frames, counted as for `rate`: with 14 bytes of Ethernet header each.
     pub received_bytes: u64,
-    /// Frames that the receiver got, duplicates included.
+    /// The frames that the emulator wrote to the receiver's device, including duplicates.
     pub delivered_packets: u64,
-    /// Their bytes.
+    /// The bytes of these frames, counted as for `rate`.
     pub delivered_bytes: u64,
-    /// Lost on purpose.
+    /// The frames lost because of `loss` or `loss_bursts`.
     pub lost: u64,
-    /// Dropped because the queue or the delay line was full.
+    /// The frames dropped because the queue or the delay line was full.
     pub dropped: u64,
-    /// Delivered twice.
+    /// The frames that were delivered twice.
     pub duplicated: u64,
-    /// Delivered with a bit inverted.
+    /// The packets that were delivered with one bit inverted.
     pub corrupted: u64,
-    /// Delivered ahead of others.
+    /// The frames that skipped the delay.
     pub reordered: u64,
-    /// Refused by the receiver's interface, which is down or short of memory.
+    /// The frames that the receiver's interface refused because it was down or out of memory.
     pub refused: u64,
-    /// By how much delivery missed the time that was computed for it: the error of this emulator.
+    /// How much later than computed packets were delivered: the timing error of this emulator.
     pub late: Lateness,
 }
 
-/// Scheduling error: how much later than due packets were delivered.
+/// The timing error of the emulator: how much later than due packets were delivered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lateness {
-    /// Deliveries counted.
+    /// The number of packets delivered.
     pub deliveries: u64,
-    /// Their sum.
+    /// The sum of the delays beyond the due times.
     pub total: Span,
-    /// The worst.
+    /// The longest delay beyond a due time.
     pub worst: Span,
 }
 
 impl Lateness {
-    fn add(&mut self, nanos: u64) {
+    fn record(&mut self, nanos: u64) {
         self.deliveries += 1;
         self.total = Span::from_nanos(self.total.as_nanos().saturating_add(nanos));
         self.worst = self.worst.max(Span::from_nanos(nanos));
     }
 
-    /// Of these deliveries and of others.
+    /// Combines the lateness of two sets of deliveries.
     #[must_use]
-    pub fn and(self, other: Self) -> Self {
+    pub fn merge(self, other: Self) -> Self {
         Self {
             deliveries: self.deliveries + other.deliveries,
             total: Span::from_nanos(self.total.as_nanos().saturating_add(other.total.as_nanos())),
@@ -171,36 +181,37 @@ impl Lateness {
         }
     }
 
-    /// On average; zero before the first.
+    /// Returns the mean lateness; zero if nothing was delivered.
     pub fn mean(&self) -> Span {
         Span::from_nanos(self.total.as_nanos().checked_div(self.deliveries).unwrap_or(0))
     }
 }
 
-/// What a forwarder and its owner have in common.
+/// The state that an [`Emulator`] shares with the thread of one direction.
 #[derive(Debug)]
-struct Shared {
+struct ForwarderControl {
     stop: AtomicBool,
-    state: Mutex<State>,
-    /// Makes the forwarder look at the others.
+    state: Mutex<ForwarderState>,
+    /// Wakes the forwarder, which then checks the other two fields.
     wake: EventFd,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct ForwarderState {
+    /// A new profile that the forwarder has not applied yet.
     change: Option<Profile>,
-    statistics: Statistics,
-    /// Since [`Emulator::take_lateness`] was last called.
+    statistics: DirectionStatistics,
+    /// The lateness since [`Emulator::take_lateness`] was last called.
     recent: Lateness,
 }
 
-impl Shared {
+impl ForwarderControl {
     fn new() -> io::Result<Self> {
         let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
         Ok(Self { stop: AtomicBool::new(false), state: Mutex::default(), wake })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ForwarderState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -213,33 +224,34 @@ impl Shared {
     }
 
     fn wake(&self) {
-        // It fails only when the counter is full, and then the forwarder is awake anyway.
+        // Fails only if the counter is full, and then the forwarder is about to wake up anyway.
         let _ = self.wake.write(1);
     }
 }
 
-/// A link between two TUN devices. Dropping it cuts the link and removes the devices.
+/// A running link emulator between two TUN devices. Dropping it stops the link and removes the devices.
 #[derive(Debug)]
 pub struct Emulator {
-    /// Forward, then backward.
-    directions: Vec<(Arc<Shared>, JoinHandle<io::Result<()>>)>,
+    /// The control and the thread of each direction: forward, then backward.
+    directions: Vec<(Arc<ForwarderControl>, JoinHandle<io::Result<()>>)>,
 }
 
 impl Emulator {
-    /// Joins two devices. `seed` decides which packets are lost and so on: the same seed, the same decisions.
+    /// Connects two devices. `seed` determines the random effects: with the same seed, the same packets are
+    /// lost, corrupted and so on.
     ///
     /// # Errors
     ///
-    /// [`Error::Profile`] for a profile that cannot be had here; [`Error::System`].
+    /// [`Error::Profile`] if a profile is invalid or has [`Slots`](crate::Slots); [`Error::System`].
     pub fn start(near: Tun, far: Tun, link: &LinkProfile, seed: u64) -> Result<Self> {
         check(&link.forward)?;
         check(&link.backward)?;
         let (near, far) = (Arc::new(near.0), Arc::new(far.0));
         let start = |name, from: &Arc<File>, to: &Arc<File>, profile, seed| {
-            let shared = Arc::new(Shared::new()?);
-            let forwarder = Forwarder::new(from.clone(), to.clone(), shared.clone(), profile, seed)?;
+            let control = Arc::new(ForwarderControl::new()?);
+            let forwarder = Forwarder::new(from.clone(), to.clone(), control.clone(), profile, seed)?;
             let thread = thread::Builder::new().name(String::from(name)).spawn(|| forwarder.run())?;
-            io::Result::Ok((shared, thread))
+            io::Result::Ok((control, thread))
         };
         let forward = start("link-forward", &near, &far, &link.forward, seed)
             .map_err(Error::system("start the link emulator"))?;
@@ -248,39 +260,40 @@ impl Emulator {
             Err(source) => {
                 forward.0.stop.store(true, Ordering::Relaxed);
                 forward.0.wake();
-                return Err(Error::System { doing: "start the link emulator".into(), source });
+                return Err(Error::System { action: "start the link emulator".into(), source });
             }
         };
         Ok(Self { directions: vec![forward, backward] })
     }
 
-    /// Other profiles, from the next packet on. No packet is lost; what is under way keeps its time.
+    /// Changes the profiles from the next packet on. No packet is lost; packets in transit keep their times.
     ///
     /// # Errors
     ///
-    /// [`Error::Profile`], and the link is as it was.
+    /// [`Error::Profile`] as in [`Emulator::start`]. The link is then unchanged.
     pub fn change(&self, link: &LinkProfile) -> Result<()> {
         check(&link.forward)?;
         check(&link.backward)?;
-        for ((shared, _), profile) in self.directions.iter().zip([&link.forward, &link.backward]) {
-            shared.state().change = Some(profile.clone());
-            shared.wake();
+        for ((control, _), profile) in self.directions.iter().zip([&link.forward, &link.backward]) {
+            control.state().change = Some(profile.clone());
+            control.wake();
         }
         Ok(())
     }
 
-    /// What has been counted: forward, then backward. At most a batch of packets behind.
-    pub fn statistics(&self) -> [Statistics; 2] {
+    /// Returns the statistics of both directions: forward, then backward. They lag by at most one batch of
+    /// packets.
+    pub fn statistics(&self) -> [DirectionStatistics; 2] {
         [0, 1].map(|direction| self.directions[direction].0.state().statistics)
     }
 
-    /// The scheduling error of both directions since this was last called, or since the start.
+    /// Returns the lateness of both directions since the last call, or since the start.
     pub fn take_lateness(&self) -> Lateness {
-        let taken = self.directions.iter().map(|(shared, _)| std::mem::take(&mut shared.state().recent));
-        taken.fold(Lateness::default(), Lateness::and)
+        let taken = self.directions.iter().map(|(control, _)| std::mem::take(&mut control.state().recent));
+        taken.fold(Lateness::default(), Lateness::merge)
     }
 
-    /// Whether both directions still work; one ends when its device is gone.
+    /// Returns whether both directions still work. A direction ends when its device is removed.
     pub fn is_alive(&self) -> bool {
         self.directions.iter().all(|(_, thread)| !thread.is_finished())
     }
@@ -288,42 +301,41 @@ impl Emulator {
 
 impl Drop for Emulator {
     fn drop(&mut self) {
-        for (shared, _) in &self.directions {
-            shared.stop.store(true, Ordering::Relaxed);
-            shared.wake();
+        for (control, _) in &self.directions {
+            control.stop.store(true, Ordering::Relaxed);
+            control.wake();
         }
         for (_, thread) in self.directions.drain(..) {
-            // Why a direction ended early no longer matters.
+            // If a direction ended early, its error no longer matters.
             drop(thread.join());
         }
     }
 }
 
-/// Whether links can be emulated here: makes a TUN device in a network namespace made for it, which is gone
-/// afterwards.
+/// Tests whether links can be emulated on this host: creates a TUN device in a temporary network namespace.
 ///
 /// # Errors
 ///
-/// As [`Tun::open`]; besides when no network namespace can be made.
+/// Those of [`Tun::open`], and if no network namespace can be created.
 pub fn supported() -> Result<()> {
     Tun::open_in(Namespace::new()?.as_fd(), "probe").map(drop)
 }
 
-/// What the emulator does with a profile, in a line: what was asked for, and the sizes that follow from it.
+/// Describes on one line how the emulator enforces a profile: the profile, and the sizes derived from it.
 pub fn describe(profile: &Profile) -> String {
-    let asked = serde_json::to_string(profile).unwrap_or_default();
+    let json = serde_json::to_string(profile).unwrap_or_default();
     let queue = profile.rate.map(|_| format!(", queue {}", Bytes::new(profile.queue_bytes())));
     let limit = profile
         .needs_delay_line()
-        .then(|| format!(", at most {} packets under way", profile.limit_packets()));
-    format!("{asked}{}{}", queue.unwrap_or_default(), limit.unwrap_or_default())
+        .then(|| format!(", at most {} packets in transit", profile.limit_packets()));
+    format!("{json}{}{}", queue.unwrap_or_default(), limit.unwrap_or_default())
 }
 
-/// What the emulator cannot do.
+/// Checks that a profile is valid and that the emulator supports it.
 fn check(profile: &Profile) -> Result<(), ProfileError> {
     profile.validate()?;
     if profile.slots.is_some() {
-        let problem = "the backend `userspace` has no slots; they take a kernel with sch_netem".into();
+        let problem = "not supported by the backend `userspace`; slots need a kernel with sch_netem".into();
         return Err(ProfileError { key: "slots", problem });
     }
     Ok(())

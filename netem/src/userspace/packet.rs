@@ -1,20 +1,20 @@
-//! A packet as a TUN device gives it: a virtio-net header, then an IP packet that may stand for many
-//! segments.
+//! The format of packets on a TUN device: a virtio-net header, then an IP packet, which may represent many
+//! TCP segments.
 
 use crate::ethernet;
 
-/// `struct virtio_net_hdr`: flags, kind of segmentation, and four numbers of 16 bits.
+/// The size of `struct virtio_net_hdr`: flags, type of segmentation, and four 16-bit numbers.
 pub(super) const HEADER_BYTES: usize = 10;
-/// The largest there is: an IP packet of 64 KiB behind its header.
+/// The size of the largest packet: the header and an IP packet of 64 KiB.
 pub(super) const LARGEST_BYTES: usize = HEADER_BYTES + 65_536;
 
 const VIRTIO_NET_HDR_GSO_NONE: u8 = 0;
 
-/// How many bytes a packet takes on an Ethernet, without preamble, check sequence and gap, and how many
-/// frames.
+/// Returns the number of bytes that a packet takes on an Ethernet, without preamble, frame check sequence and
+/// inter-frame gap, and the number of frames.
 ///
-/// A packet that is to be segmented has its headers repeated for each segment, as the kernel counts it, too.
-pub(super) fn on_the_wire(packet: &[u8]) -> (u64, u64) {
+/// Each segment of an unsegmented packet repeats the headers, as the kernel's shapers count it too.
+pub(super) fn wire_size(packet: &[u8]) -> (u64, u64) {
     let ip_bytes = packet.len().saturating_sub(HEADER_BYTES) as u64;
     let segments = segmentation(packet).map_or((1, 0), |(headers, payload_bytes)| {
         (ip_bytes.saturating_sub(headers).div_ceil(payload_bytes).max(1), headers)
@@ -23,7 +23,8 @@ pub(super) fn on_the_wire(packet: &[u8]) -> (u64, u64) {
     (ip_bytes + (count - 1) * headers + count * ethernet::HEADER_BYTES, count)
 }
 
-/// The bytes of headers and of each segment's payload, of a TCP packet that is to be segmented.
+/// Returns the sizes in bytes of the headers and of the payload of each segment, if the packet is an
+/// unsegmented TCP packet.
 fn segmentation(packet: &[u8]) -> Option<(u64, u64)> {
     let number = |at: usize| Some(u16::from_ne_bytes(packet.get(at..at + 2)?.try_into().ok()?));
     if *packet.get(1)? == VIRTIO_NET_HDR_GSO_NONE {
@@ -55,21 +56,21 @@ mod tests {
     }
 
     #[test]
-    fn every_segment_has_its_headers() {
-        assert_eq!(on_the_wire(&tcp(TCP, None)), (FRAME_BYTES, 1));
-        assert_eq!(on_the_wire(&tcp(TCP, Some(TCP as u16))), (FRAME_BYTES, 1));
-        assert_eq!(on_the_wire(&tcp(10 * TCP, Some(TCP as u16))), (10 * FRAME_BYTES, 10));
-        assert_eq!(on_the_wire(&tcp(10 * TCP + 1, Some(TCP as u16))), (10 * FRAME_BYTES + 67, 11));
+    fn every_segment_counts_with_headers() {
+        assert_eq!(wire_size(&tcp(TCP, None)), (FRAME_BYTES, 1));
+        assert_eq!(wire_size(&tcp(TCP, Some(TCP as u16))), (FRAME_BYTES, 1));
+        assert_eq!(wire_size(&tcp(10 * TCP, Some(TCP as u16))), (10 * FRAME_BYTES, 10));
+        assert_eq!(wire_size(&tcp(10 * TCP + 1, Some(TCP as u16))), (10 * FRAME_BYTES + 67, 11));
     }
 
     #[test]
-    fn nonsense_counts_as_one_packet() {
-        assert_eq!(on_the_wire(&[]), (14, 1));
-        assert_eq!(on_the_wire(&[1; 10]), (14, 1));
-        let mut lying = tcp(100, Some(0));
-        assert_eq!(on_the_wire(&lying).1, 1);
-        lying[4..6].copy_from_slice(&1u16.to_ne_bytes());
-        lying[6..8].copy_from_slice(&60_000u16.to_ne_bytes());
-        assert_eq!(on_the_wire(&lying).1, 1);
+    fn a_malformed_packet_counts_as_one_frame() {
+        assert_eq!(wire_size(&[]), (14, 1));
+        assert_eq!(wire_size(&[1; 10]), (14, 1));
+        let mut malformed = tcp(100, Some(0));
+        assert_eq!(wire_size(&malformed).1, 1);
+        malformed[4..6].copy_from_slice(&1u16.to_ne_bytes());
+        malformed[6..8].copy_from_slice(&60_000u16.to_ne_bytes());
+        assert_eq!(wire_size(&malformed).1, 1);
     }
 }

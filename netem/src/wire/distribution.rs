@@ -1,25 +1,25 @@
 //! The tables from which `sch_netem` draws its jitter.
 //!
-//! A table holds the inverse of a cumulative distribution function at 4096 points, in units of 1/8192 of the
-//! standard deviation; netem picks an entry at random and scales it by the jitter. These are computed as the
-//! `.dist` files of iproute2 are: sampled at the points k/4096, the normal one on a grid of 5e-5 standard
-//! deviations. (NIST Net, from which they descend, did the same.)
+//! A table has the inverse of a cumulative distribution function at 4096 points, in units of 1/8192 of the
+//! standard deviation. netem picks an entry at random and scales it by the jitter. The tables are computed
+//! like the `.dist` files of iproute2: sampled at the points k/4096, the normal one on a grid of 5e-5
+//! standard deviations. (So were those of NIST Net, the origin of netem's tables.)
 
 use crate::{profile::Distribution, sys};
 use std::sync::LazyLock;
 
-/// How many entries a table has.
+/// The number of entries in a table, the same as in iproute2's.
 pub const ENTRIES: usize = 4096;
-/// One standard deviation in a table.
+/// The value in a table that stands for one standard deviation.
 pub const SCALE: f64 = 8192.0;
 
-/// The shape of the Pareto distribution, whose mean is then 1.5.
+/// The shape parameter of the Pareto distribution. With 3, the mean is 1.5.
 const PARETO_SHAPE: f64 = 3.0;
 const PARETO_MEAN: f64 = PARETO_SHAPE / (PARETO_SHAPE - 1.0);
 
 static NORMAL: LazyLock<Vec<f64>> = LazyLock::new(normal_quantiles);
 
-/// The table of a distribution.
+/// Returns the table of a distribution, with [`ENTRIES`] values in ascending order.
 pub fn table(distribution: Distribution) -> Vec<i16> {
     (0..ENTRIES).map(|i| entry(distribution, i)).collect()
 }
@@ -30,7 +30,7 @@ fn entry(distribution: Distribution, i: usize) -> i16 {
         Distribution::Uniform => scaled(2.0 * below - 1.0),
         Distribution::Normal => scaled(NORMAL[i]),
         Distribution::Pareto => scaled(pareto(1.0 - below)),
-        // Mixed from whole numbers, of which only the sum has to stay in range.
+        // Mixed from rounded integers; only the result has to be in range.
         Distribution::ParetoNormal => {
             let normal = (NORMAL[i] * SCALE).round_ties_even() as i32;
             let pareto = i32::from(scaled(pareto(1.0 - below)));
@@ -39,18 +39,19 @@ fn entry(distribution: Distribution, i: usize) -> i16 {
     }
 }
 
-/// In the units of a table. The conversion saturates at the ends of the range, which is where a table ends.
+/// Converts a deviation to the units of a table. Saturates at the ends of the range, as a table does.
 fn scaled(deviation: f64) -> i16 {
     (deviation * SCALE).round_ties_even() as i16
 }
 
-/// The Pareto distribution's deviation from its mean, where a part `above` of all values is larger, scaled so
-/// that the table uses its range.
+/// Returns the deviation from the mean of the Pareto value that a fraction `above` of all values exceeds,
+/// scaled so that the table uses its whole range.
 fn pareto(above: f64) -> f64 {
     (above.powf(-1.0 / PARETO_SHAPE) - PARETO_MEAN) * (4.0 / 3.0)
 }
 
-/// For every k/4096, the largest point of the grid whose rank rounds to it.
+/// Returns the quantiles of the normal distribution: for each k/4096, the largest point of the grid whose
+/// rank rounds to it.
 fn normal_quantiles() -> Vec<f64> {
     const RANKS: usize = 4 * ENTRIES;
     const STEP: f64 = 5e-5;
@@ -63,8 +64,8 @@ fn normal_quantiles() -> Vec<f64> {
     quantiles.into_iter().step_by(4).take(ENTRIES).collect()
 }
 
-/// Draws a deviation in units of the standard deviation from a table, given 32 random bits, as the kernel
-/// does.
+/// Draws a deviation from the table of a distribution with 32 random bits, as the kernel does. Returns it in
+/// units of the standard deviation.
 pub(crate) fn draw(distribution: Distribution, random: u32) -> f64 {
     match distribution {
         Distribution::Uniform => f64::from(random) / f64::from(u32::MAX) * 2.0 - 1.0,
@@ -87,7 +88,8 @@ mod tests {
     use super::*;
     use std::{fs, path::Path};
 
-    fn of_iproute2(name: &str) -> Option<Vec<i16>> {
+    /// Reads a table that iproute2 installs; `None` if it is not installed.
+    fn read_iproute2_table(name: &str) -> Option<Vec<i16>> {
         ["/usr/lib/x86_64-linux-gnu/tc", "/usr/lib/aarch64-linux-gnu/tc", "/usr/lib/tc", "/usr/lib64/tc"]
             .iter()
             .find_map(|folder| fs::read_to_string(Path::new(folder).join(format!("{name}.dist"))).ok())
@@ -98,13 +100,13 @@ mod tests {
     }
 
     #[test]
-    fn tables_are_those_of_iproute2() {
+    fn tables_equal_those_of_iproute2() {
         for (name, distribution) in [
             ("normal", Distribution::Normal),
             ("pareto", Distribution::Pareto),
             ("paretonormal", Distribution::ParetoNormal),
         ] {
-            let Some(theirs) = of_iproute2(name) else {
+            let Some(theirs) = read_iproute2_table(name) else {
                 println!("skipped: iproute2's {name}.dist is not installed");
                 continue;
             };
@@ -121,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_rise_from_end_to_end() {
+    fn tables_ascend() {
         for distribution in
             [Distribution::Uniform, Distribution::Normal, Distribution::Pareto, Distribution::ParetoNormal]
         {

@@ -1,4 +1,4 @@
-//! `htb`: a hierarchy of token buckets, of which a link needs one class.
+//! `htb`: a hierarchy of token buckets. A link needs one class of it.
 
 use super::{
     Reader, Writer,
@@ -13,40 +13,42 @@ const TCA_HTB_CTAB: u16 = 3;
 const TCA_HTB_RTAB: u16 = 4;
 const TCA_HTB_RATE64: u16 = 6;
 const TCA_HTB_CEIL64: u16 = 7;
-/// The version of the interface, and how rates become quanta where none is given (`r2q`).
+/// The version of the kernel's htb interface.
 const PROTOCOL: u32 = 3;
+/// The divisor that derives a quantum from a rate where no quantum is given (`r2q`), iproute2's default.
 const RATE_TO_QUANTUM: u32 = 10;
 
-/// Settings of an `htb` qdisc.
+/// The settings of an `htb` qdisc.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Htb {
-    /// The minor number of the class that unclassified packets go to.
+    /// The minor number of the class for unclassified packets, here all packets.
     pub default_class: u32,
 }
 
-/// Settings of a class of it. Its ceiling equals its rate: there is nobody to borrow from.
+/// The settings of an `htb` class. Its ceiling equals its rate, because there is no other class to borrow
+/// from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct HtbClass {
-    /// The rate, in whole bytes per second.
+    /// The rate, rounded down to whole bytes per second.
     pub rate: BitRate,
-    /// The depth of the bucket. The kernel keeps it as a time in ticks.
+    /// The depth of the bucket. The kernel stores it as a time in ticks.
     pub burst: Bytes,
-    /// What one class may send before the next one's turn.
+    /// The bytes that a class may send before it is the next class's turn.
     pub quantum: Bytes,
 }
 
 impl Htb {
-    /// The kind as the kernel names it, of the qdisc and of its classes.
+    /// The kind as the kernel names it (`TCA_KIND`), of the qdisc and of its classes.
     pub const KIND: &'static str = "htb";
 
-    /// The content of `TCA_OPTIONS`: `struct tc_htb_glob`.
+    /// Returns the content of `TCA_OPTIONS`: `struct tc_htb_glob`.
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer::default();
         w.attribute_words(TCA_HTB_INIT, &[PROTOCOL, RATE_TO_QUANTUM, self.default_class, 0, 0]);
         w.finish()
     }
 
-    /// What the kernel dumps; `None` when it is not that.
+    /// Decodes `TCA_OPTIONS` as the kernel dumps it; `None` if it is malformed.
     pub fn decode(options: &[u8]) -> Option<Self> {
         let (_, mut value) = Reader::new(options).find(|(kind, _)| *kind == TCA_HTB_INIT)?;
         value.advance(8)?;
@@ -55,8 +57,9 @@ impl Htb {
 }
 
 impl HtbClass {
-    /// The content of `TCA_OPTIONS`: `struct tc_htb_opt` (rate, ceiling, their buckets in ticks, quantum,
-    /// level, priority), rates in 64 bits where 32 do not hold them, and the tables of times.
+    /// Returns the content of `TCA_OPTIONS`: `struct tc_htb_opt` (rate, ceiling, their buckets in ticks,
+    /// quantum, level, priority), the rates in 64 bits if 32 are not enough, and the tables of transmission
+    /// times.
     pub fn encode(&self, clock: Clock) -> Vec<u8> {
         let rate = self.rate.to_byte_rate().get();
         let bucket = clock.transmission_ticks(rate, self.burst.get());
@@ -78,7 +81,7 @@ impl HtbClass {
         w.finish()
     }
 
-    /// What the kernel dumps; `None` when it is not that.
+    /// Decodes `TCA_OPTIONS` as the kernel dumps it; `None` if it is malformed.
     pub fn decode(options: &[u8], clock: Clock) -> Option<Self> {
         let (mut parameters, mut rate64) = (None, None);
         for (kind, mut value) in Reader::new(options) {

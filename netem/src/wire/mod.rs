@@ -1,9 +1,9 @@
-//! The bytes of qdisc options, as the kernel defines them in `linux/pkt_sched.h` and as iproute2 sends them.
+//! The wire format of qdisc options, as defined in `linux/pkt_sched.h`.
 //!
-//! netlink-packet-route knows neither tbf nor htb nor netem, so their `TCA_OPTIONS` are built and taken apart
-//! here: one module for each, with an `encode` and a `decode`, over a small writer and reader of attributes.
-//! What is sent equals what iproute2 6.1 sends for the same settings, byte for byte; `tests/golden.rs` holds
-//! it to that. Numbers are in the machine's byte order, as everywhere in rtnetlink.
+//! netlink-packet-route does not know tbf, htb and netem, so this module encodes and decodes their
+//! `TCA_OPTIONS`: one submodule for each kind, with an `encode` and a `decode`, based on a small writer and
+//! reader of netlink attributes. The encoded bytes equal those that iproute2 6.1 sends for the same settings;
+//! `tests/golden.rs` checks this. Numbers are in native byte order, as everywhere in rtnetlink.
 
 pub mod distribution;
 pub mod fifo;
@@ -12,17 +12,17 @@ pub mod netem;
 pub mod psched;
 pub mod tbf;
 
-/// The attribute that holds a qdisc's options.
+/// The attribute with the options of a qdisc or class.
 pub(crate) const TCA_OPTIONS: u16 = 2;
 const NLA_F_NESTED: u16 = 0x8000;
 const NLA_TYPE_MASK: u16 = 0x3fff;
 
-/// Builds a run of netlink attributes.
+/// A writer of netlink attributes.
 #[derive(Debug, Default)]
 pub(crate) struct Writer(Vec<u8>);
 
 impl Writer {
-    /// Words in a row, without an attribute's header: the structs of the kernel.
+    /// Appends words without an attribute header, for the fields of a kernel struct.
     pub(crate) fn words(&mut self, words: &[u32]) -> &mut Self {
         for word in words {
             self.0.extend(word.to_ne_bytes());
@@ -35,7 +35,7 @@ impl Writer {
         self
     }
 
-    /// One attribute. Values of more than 65531 bytes do not exist here.
+    /// Appends one attribute, padded to 4 bytes. The value must not exceed 65531 bytes.
     pub(crate) fn attribute(&mut self, kind: u16, value: &[u8]) -> &mut Self {
         self.0.extend((value.len() as u16 + 4).to_ne_bytes());
         self.0.extend(kind.to_ne_bytes());
@@ -61,7 +61,7 @@ impl Writer {
     }
 }
 
-/// Reads numbers and attributes from what the kernel sent. Every method returns `None` past the end.
+/// A reader of numbers and attributes in a message from the kernel. Every method returns `None` past the end.
 #[derive(Debug, Clone)]
 pub(crate) struct Reader<'a>(&'a [u8]);
 
@@ -91,7 +91,7 @@ impl<'a> Reader<'a> {
 }
 
 impl<'a> Iterator for Reader<'a> {
-    /// The type of an attribute, without its flags, and its value.
+    /// The type of an attribute, without flags, and its value.
     type Item = (u16, Reader<'a>);
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn truncated_attributes_end_the_reading() {
+    fn reading_stops_at_a_truncated_attribute() {
         for bytes in
             [&[][..], &[8], &[8, 0, 1], &[8, 0, 1, 0], &[3, 0, 1, 0], &[0, 0, 1, 0], &[9, 0, 1, 0, 1, 2]]
         {

@@ -1,4 +1,4 @@
-//! `netem`: delay, jitter, loss, duplication, corruption, reordering, slots, and a rate of its own.
+//! `netem`: delay, jitter, loss, duplication, corruption, reordering, slots, and its own rate.
 
 use super::{
     Reader, Writer, distribution,
@@ -22,65 +22,67 @@ const TCA_NETEM_LATENCY64: u16 = 10;
 const TCA_NETEM_JITTER64: u16 = 11;
 const TCA_NETEM_SLOT: u16 = 12;
 const NETEM_LOSS_GE: u16 = 2;
-/// The bytes of `struct tc_netem_qopt`.
+/// The size of `struct tc_netem_qopt`, in bytes.
 const QOPT_BYTES: usize = 24;
 
-/// A probability and its correlation.
+/// The probability of an event for each packet, and the correlation of successive events.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Chance {
-    /// How often.
+pub struct CorrelatedProbability {
+    /// The fraction of packets that are affected; 0 % turns the effect off.
     pub probability: Percent,
-    /// How much it depends on the packet before.
+    /// How much the event depends on the event of the previous packet; 0 % makes events independent.
     pub correlation: Percent,
 }
 
-/// Settings of a `netem`.
+/// The settings of a `netem` qdisc.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Netem {
-    /// One-way delay.
+    /// The one-way delay (`latency`), sent in ticks of the packet scheduler.
     pub delay: Span,
-    /// Its variation.
+    /// The variation of the delay (`jitter`), sent in ticks of the packet scheduler.
     pub jitter: Span,
-    /// How much the delay depends on that of the packet before.
+    /// How much the delay of a packet depends on the delay of the previous packet.
     pub jitter_correlation: Percent,
-    /// How it varies. The kernel does not tell: read back, this is always uniform.
+    /// The distribution of the jitter. The kernel does not report it: after decoding it is always uniform.
     pub distribution: Distribution,
-    /// Packets held at most.
+    /// The largest number of packets in the delay line; further packets are dropped.
     pub limit: u32,
-    /// Independent loss.
-    pub loss: Chance,
-    /// Loss in bursts, instead.
+    /// The loss of single packets; unused if `loss_bursts` is set.
+    pub loss: CorrelatedProbability,
+    /// Loss in bursts, which replaces `loss` (`NETEM_LOSS_GE`).
     pub loss_bursts: Option<GilbertElliott>,
-    /// Duplication.
-    pub duplicate: Chance,
-    /// Corruption.
-    pub corrupt: Chance,
-    /// Reordering.
-    pub reorder: Chance,
-    /// Every so-many-th packet is reordered; 0 without reordering.
+    /// The packets that are sent twice.
+    pub duplicate: CorrelatedProbability,
+    /// The packets in which one bit is inverted.
+    pub corrupt: CorrelatedProbability,
+    /// The packets that skip the delay and so overtake others.
+    pub reorder: CorrelatedProbability,
+    /// Only every Nth packet may be reordered (`gap`); 0 without reordering.
     pub reorder_gap: u32,
-    /// Serialisation packet by packet.
+    /// The rate at which packets are serialised one by one, without a token bucket.
     pub rate: Option<BitRate>,
-    /// Delivery in slots.
+    /// The time slots in which packets are delivered together (`struct tc_netem_slot`).
     pub slots: Option<Slots>,
 }
 
-/// Whether a message makes a qdisc or changes one.
+/// The operation of a message: whether it creates a qdisc or changes one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verb {
-    /// A new qdisc: what is not said is off.
+pub enum Operation {
+    /// Creates a qdisc. Settings that the message omits are off.
     Create,
-    /// One that is there: what is not said stays, so everything has to be said.
+    /// Changes an existing qdisc. Settings that the message omits keep their values, so it contains all of
+    /// them.
     Change,
 }
 
 impl Netem {
-    /// The kind as the kernel names it.
+    /// The kind as the kernel names it (`TCA_KIND`).
     pub const KIND: &'static str = "netem";
 
-    /// The content of `TCA_OPTIONS`: `struct tc_netem_qopt` bare, then attributes.
-    pub fn encode(&self, clock: Clock, verb: Verb) -> Vec<u8> {
-        let all = verb == Verb::Change;
+    /// Returns the content of `TCA_OPTIONS`: `struct tc_netem_qopt` without an attribute header, then
+    /// attributes.
+    pub fn encode(&self, clock: Clock, operation: Operation) -> Vec<u8> {
+        let all = operation == Operation::Change;
         let mut w = Writer::default();
         let [loss, duplicate] = [self.loss, self.duplicate].map(|c| c.probability.to_kernel());
         w.words(&[
@@ -102,7 +104,7 @@ impl Netem {
             }
         }
         if let Some(model) = &self.loss_bursts {
-            // The struct holds p, r, h and 1 - k: h is the delivery while bad.
+            // The struct has p, r, h and 1 - k, where h is the probability of delivery in the bad state.
             let words = [model.enter, model.leave, model.loss_bad.complement(), model.loss_good];
             w.nested(TCA_NETEM_LOSS, |w| {
                 w.attribute_words(NETEM_LOSS_GE, &words.map(Percent::to_kernel));
@@ -131,7 +133,7 @@ impl Netem {
             value.words(&[slots.packets.unwrap_or(0), bytes, 0, 0, 0, 0]);
             w.attribute(TCA_NETEM_SLOT, &value.finish());
         }
-        // A table cannot be taken back, only replaced: a change says "uniform" by a table, too.
+        // A table cannot be removed, only replaced, so a change to "uniform" needs a table as well.
         if self.distribution != Distribution::Uniform || (all && !self.jitter.is_zero()) {
             let table: Vec<u8> =
                 distribution::table(self.distribution).into_iter().flat_map(i16::to_ne_bytes).collect();
@@ -140,7 +142,7 @@ impl Netem {
         w.finish()
     }
 
-    /// What the kernel dumps; `None` when it is not that.
+    /// Decodes `TCA_OPTIONS` as the kernel dumps it; `None` if it is malformed.
     pub fn decode(options: &[u8], clock: Clock) -> Option<Self> {
         let mut head = Reader::new(options.get(..QOPT_BYTES)?);
         let mut next = || head.u32();
@@ -159,10 +161,12 @@ impl Netem {
                     netem.duplicate.correlation = percent()?;
                 }
                 TCA_NETEM_REORDER => {
-                    netem.reorder = Chance { probability: percent()?, correlation: percent()? };
+                    netem.reorder =
+                        CorrelatedProbability { probability: percent()?, correlation: percent()? };
                 }
                 TCA_NETEM_CORRUPT => {
-                    netem.corrupt = Chance { probability: percent()?, correlation: percent()? };
+                    netem.corrupt =
+                        CorrelatedProbability { probability: percent()?, correlation: percent()? };
                 }
                 TCA_NETEM_LOSS => netem.loss_bursts = decode_loss(value),
                 TCA_NETEM_RATE => {
@@ -195,7 +199,7 @@ fn decode_loss(mut models: Reader<'_>) -> Option<GilbertElliott> {
 }
 
 fn decode_slots(mut value: Reader<'_>) -> Option<Slots> {
-    // The kernel gives "no limit" back as the largest signed number.
+    // The kernel reports "no limit" as the largest signed number.
     let count = |n: u32| (n != 0 && n != i32::MAX as u32).then_some(n);
     let slots = Slots {
         min_delay: Span::from_nanos(value.u64()?),

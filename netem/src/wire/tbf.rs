@@ -1,4 +1,4 @@
-//! `tbf`: a token bucket with a queue.
+//! `tbf`: a token bucket with a queue, the default shaper.
 
 use super::{
     Reader, Writer,
@@ -12,32 +12,33 @@ const TCA_TBF_RTAB: u16 = 2;
 const TCA_TBF_RATE64: u16 = 4;
 const TCA_TBF_BURST: u16 = 6;
 
-/// Settings of a `tbf`.
+/// The settings of a `tbf` qdisc.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Tbf {
-    /// The rate at which tokens arrive; whole bytes per second.
+    /// The rate at which tokens arrive, rounded down to whole bytes per second.
     pub rate: BitRate,
-    /// The depth of the bucket. The kernel gives it back as a time in ticks, so to within 64 ns of the rate.
+    /// The depth of the bucket. The kernel reports it as a time in ticks, so it is read back with an error of
+    /// up to what the rate sends in 64 ns.
     pub burst: Bytes,
-    /// How much may wait.
+    /// The capacity of the queue; at most 2^32 - 1 bytes.
     pub limit: Bytes,
 }
 
 impl Tbf {
-    /// The kind as the kernel names it.
+    /// The kind as the kernel names it (`TCA_KIND`).
     pub const KIND: &'static str = "tbf";
 
-    /// The content of `TCA_OPTIONS`: `struct tc_tbf_qopt` (rate, peak rate, limit, bucket in ticks, MTU of
-    /// the peak rate), the bucket in bytes, the rate in 64 bits where 32 do not hold it, and the table of
-    /// times.
+    /// Returns the content of `TCA_OPTIONS`: `struct tc_tbf_qopt` (rate, peak rate, limit, bucket in ticks,
+    /// MTU of the peak rate), the bucket in bytes, the rate in 64 bits if 32 are not enough, and the table of
+    /// transmission times.
     pub fn encode(&self, clock: Clock) -> Vec<u8> {
         let rate = self.rate.to_byte_rate().get();
         let word = |bytes: Bytes| u32::try_from(bytes.get()).unwrap_or(u32::MAX);
         let mut parameters = Writer::default();
         ratespec(&mut parameters, rate);
         parameters.words(&[0; 3]);
-        // Where the rate exceeds 32 bits, so does iproute2's idea of this one; the kernel takes
-        // TCA_TBF_BURST.
+        // As iproute2 does, this uses the rate clamped to 32 bits, so it is wrong for higher rates. The
+        // kernel uses TCA_TBF_BURST.
         let bucket = clock.transmission_ticks(rate.min(u32::MAX.into()), self.burst.get());
         parameters.words(&[word(self.limit), bucket, 0]);
 
@@ -51,7 +52,7 @@ impl Tbf {
         w.finish()
     }
 
-    /// What the kernel dumps; `None` when it is not that.
+    /// Decodes `TCA_OPTIONS` as the kernel dumps it; `None` if it is malformed.
     pub fn decode(options: &[u8], clock: Clock) -> Option<Self> {
         let (mut rate, mut limit, mut ticks) = (None, None, None);
         let mut rate64 = None;

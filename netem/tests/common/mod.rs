@@ -1,23 +1,24 @@
-//! Throw-away namespaces, and real `tc` to check with.
-#![allow(dead_code, reason = "each test binary uses its part")]
+//! Temporary network namespaces, and the real `tc` and `ip` for comparison.
+#![allow(dead_code, reason = "each test binary uses only a part of this module")]
 
 use netem::{Error, Namespace, Netlink};
 use std::{net::Ipv4Addr, os::fd::AsFd, process::Command};
 
-/// The environment variable that names the program `netem`, where the tests run elsewhere than they were
-/// built.
+/// The environment variable with the path of the program `netem`, for tests that run on another system than
+/// the one where they were built.
 const PROGRAM: &str = "NETEM_PROGRAM";
 
-/// The program `netem`, to be given arguments.
+/// Returns a command for the program `netem`, without arguments.
 pub(crate) fn program() -> Command {
     Command::new(std::env::var_os(PROGRAM).unwrap_or_else(|| env!("CARGO_BIN_EXE_netem").into()))
 }
 
-/// The addresses of the two ends.
+/// The address of the near end of a link, in a /24 network.
 pub(crate) const NEAR: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+/// The address of the far end of a link, in the same network.
 pub(crate) const FAR: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 
-/// Two namespaces joined by a veth pair, `near` in one and `far` in the other, both up.
+/// Two namespaces connected by a veth pair, `near` in one and `far` in the other, both up.
 pub(crate) struct Pair {
     pub(crate) near_namespace: Namespace,
     pub(crate) far_namespace: Namespace,
@@ -25,13 +26,13 @@ pub(crate) struct Pair {
     pub(crate) far: Netlink,
 }
 
-/// A namespace, or why there is none: the test is then skipped, and says so.
+/// Creates a namespace. Returns `None` and prints why if that is not permitted; the test is then skipped.
 pub(crate) fn namespace() -> Option<Namespace> {
     match Namespace::new() {
         Ok(namespace) => Some(namespace),
-        Err(Error::NotPermitted { doing }) => {
+        Err(Error::NotPermitted { action }) => {
             println!(
-                "skipped: not permitted to {doing}; run as root, or under `unshare --user --map-root-user`"
+                "skipped: not permitted to {action}; run as root, or under `unshare --user --map-root-user`"
             );
             None
         }
@@ -52,7 +53,7 @@ pub(crate) async fn pair() -> Option<Pair> {
     Some(Pair { near_namespace, far_namespace, near, far })
 }
 
-/// What a command prints in a namespace; `None` when the program is not installed.
+/// Runs a command in a namespace and returns its output; `None` if the program is not installed.
 pub(crate) fn output_in(namespace: &Namespace, program: &str, args: &str) -> Option<String> {
     let run = || Command::new(program).args(args.split_ascii_whitespace()).output();
     match namespace.run(run) {

@@ -1,10 +1,10 @@
-//! CPU time of processes and threads, to the nanosecond, from the scheduler's own books
+//! CPU time of processes and threads, in nanoseconds, from the scheduler's statistics
 //! (`/proc/PID/task/TID/schedstat`).
 
 use std::{fs, time::Duration};
 
-/// What the threads of a process have used for which `counts` says yes, given their names; those that have
-/// ended are left out.
+/// Returns the CPU time of those threads of a process whose names `counts` accepts. Threads that have ended
+/// are not included.
 pub(crate) fn of_threads(pid: u32, counts: impl Fn(&str) -> bool) -> Duration {
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Duration::ZERO };
     let used = |thread: fs::DirEntry| {
@@ -16,21 +16,21 @@ pub(crate) fn of_threads(pid: u32, counts: impl Fn(&str) -> bool) -> Duration {
     threads.flatten().filter_map(used).sum()
 }
 
-/// What all threads of a process have used.
+/// Returns the CPU time of all running threads of a process.
 pub(crate) fn of_process(pid: u32) -> Duration {
     of_threads(pid, |_| true)
 }
 
-/// A process that this one started, or one it started did, by the beginning of its name.
+/// Finds a descendant of this process whose name begins with `name`. Returns its PID.
 pub(crate) fn descendant(name: &str) -> Option<u32> {
     let pids = fs::read_dir("/proc").ok()?.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
     pids.into_iter().find(|&pid: &u32| {
         fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.starts_with(name))
-            && is_ours(pid)
+            && is_own_descendant(pid)
     })
 }
 
-fn is_ours(mut pid: u32) -> bool {
+fn is_own_descendant(mut pid: u32) -> bool {
     while pid > 1 {
         if pid == std::process::id() {
             return true;

@@ -1,6 +1,6 @@
-//! One guest for measurements, booted as for a migration and not migrated.
+//! A guest for measurements, booted in the same way as for a migration, but not migrated.
 
-use crate::{Result, Setting};
+use crate::{BenchConfig, Result};
 use std::{path::Path, time::Duration};
 use stressor::protocol::Command;
 use tempfile::TempDir;
@@ -8,9 +8,9 @@ use testbed::{
     driver::{
         control_port::TelemetrySample,
         qemu::{
-            accel::{self, Place},
-            machine::{Accelerator, Machine, Role},
-            process::{Guest, Handle, while_alive},
+            accel::{self, Platform},
+            machine::{Accelerator, GuestMachine, Role},
+            process::{Connections, QemuProcess, while_alive},
         },
     },
     image::{self, Cache, KernelChoice},
@@ -21,36 +21,36 @@ use testbed::{
 use tokio::time::Instant;
 use units::Bytes;
 
-/// The guest's memory.
+/// The size of the guest's memory.
 pub(crate) const MEMORY: Bytes = Bytes::new(1 << 30);
 
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
 const REQUEST_LIMIT: Duration = Duration::from_secs(120);
 
-/// A guest that runs its stressor.
+/// A running guest with a stressor that answers.
 pub(crate) struct BenchGuest {
-    pub(crate) guest: Guest,
-    /// What runs its CPU, and why.
+    pub(crate) guest: Connections,
+    /// The accelerator's name and why it was chosen.
     pub(crate) accelerator: String,
     pub(crate) kind: Accelerator,
-    /// A directory that QEMU and this process both see.
+    /// A directory that both QEMU and this process can access.
     pub(crate) scratch: TempDir,
-    process: Handle,
+    process: QemuProcess,
     _lab: Lab,
 }
 
 impl BenchGuest {
-    pub(crate) async fn boot(setting: &Setting) -> Result<Self> {
+    pub(crate) async fn boot(config: &BenchConfig) -> Result<Self> {
         let cache = Cache::user()?;
         let files = image::prepare(
             &KernelChoice::from_options(None, None),
-            &setting.programs.join("stressor"),
+            &config.programs.join("stressor"),
             &cache,
         )?;
         let lab = lab::local::start().await?;
         let scratch = tempfile::tempdir()?;
         let (address, prefix) = GUEST_ADDRESS;
-        let mut machine = Machine {
+        let mut machine = GuestMachine {
             accelerator: Accelerator::Kvm,
             cpu: Accelerator::Kvm.default_cpu().into(),
             vcpus: 1,
@@ -61,20 +61,20 @@ impl BenchGuest {
             network: None,
         };
         let facts = &lab.description.source;
-        let place = Place {
-            machine: format!("{}, Linux {}", facts.cpu_model, facts.kernel),
+        let platform = Platform {
+            host: format!("{}, Linux {}", facts.cpu_model, facts.kernel),
             qemu: testbed::host::qemu_version()?,
         };
         let log = |name: &str| scratch.path().join(name);
+        let trial_log = log("accelerator.log");
         let finding =
-            accel::choose(Accel::Auto, &lab.source, &machine, &place, cache.root(), &log("accelerator.log"))
-                .await?;
+            accel::choose(Accel::Auto, &lab.source, &machine, &platform, cache.root(), &trial_log).await?;
         machine.accelerator = finding.accelerator;
         machine.cpu = finding.accelerator.default_cpu().into();
-        let process = Handle::start(&lab.source.node, &machine, Role::Boot, &log("guest.log")).await?;
-        let connected: Result<Guest> = while_alive(&process, async {
-            let guest = Guest::connect(&lab.source.node, &process).await?;
-            guest.stressor.hello(BOOT_LIMIT).await?;
+        let process = QemuProcess::start(&lab.source.node, &machine, Role::Boot, &log("guest.log")).await?;
+        let connected: Result<Connections> = while_alive(&process, async {
+            let guest = Connections::connect(&lab.source.node, &process).await?;
+            guest.control_port.hello(BOOT_LIMIT).await?;
             Ok(guest)
         })
         .await;
@@ -82,27 +82,27 @@ impl BenchGuest {
         Ok(Self { guest: connected?, accelerator, kind: finding.accelerator, scratch, process, _lab: lab })
     }
 
-    /// Asks the stressor for something.
+    /// Sends a command to the stressor and waits for its reply. `what` names the request in error messages.
     pub(crate) async fn ask(&self, what: &'static str, command: Command) -> Result<()> {
-        Ok(self.guest.stressor.request(what, command, REQUEST_LIMIT).await?)
+        Ok(self.guest.control_port.request(what, command, REQUEST_LIMIT).await?)
     }
 
-    /// The telemetry that comes in from now on.
+    /// Collects the telemetry that arrives within `span` from now.
     pub(crate) async fn follow(&self, span: Duration) -> Vec<TelemetrySample> {
         let from = Instant::now();
         tokio::time::sleep(span).await;
-        load::between(&self.guest.stressor.telemetry(), from, Instant::now()).to_vec()
+        load::between(&self.guest.control_port.telemetry(), from, Instant::now()).to_vec()
     }
 
-    /// The next telemetry.
+    /// Waits for the next telemetry sample.
     pub(crate) async fn next_telemetry(&self) -> Result<TelemetrySample> {
         let from = Instant::now();
         let newest =
-            |telemetry: &[TelemetrySample]| telemetry.last().filter(|sample| sample.seen > from).cloned();
-        Ok(self.guest.stressor.wait_for_telemetry("send telemetry", REQUEST_LIMIT, newest).await?)
+            |telemetry: &[TelemetrySample]| telemetry.last().filter(|sample| sample.received > from).cloned();
+        Ok(self.guest.control_port.wait_for_telemetry("send telemetry", REQUEST_LIMIT, newest).await?)
     }
 
-    /// Writes the guest's memory into a file.
+    /// Writes the guest's memory to a file (QMP's `pmemsave`).
     pub(crate) async fn save_memory(&self, path: &Path) -> Result<()> {
         let arguments = serde_json::json!({ "val": 0, "size": MEMORY.get(), "filename": path });
         self.guest.monitor.call("pmemsave", arguments).await?;

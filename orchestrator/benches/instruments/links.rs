@@ -1,16 +1,18 @@
-//! The links: what a profile asks for against what crosses, for each backend; the time to apply a profile.
+//! Measures the links: the requested profile compared with actual traffic, for each backend, and the time
+//! to apply a profile.
 //!
-//! Every figure has two network namespaces of its own with an interface `link` in each. Goodput is one TCP
-//! stream's. The probes beside the stream are paced to take at most a thousandth of the rate, and the stream
-//! runs long enough on slow links for a packet more or less not to matter: at 1 Mbit/s one takes 12 ms.
+//! Each figure is measured in two new network namespaces with an interface `link` in each. Goodput is that
+//! of one TCP stream. The probes sent beside the stream use at most a thousandth of the rate. On slow links
+//! the stream runs long enough that one packet more or less does not matter: at 1 Mbit/s a packet takes 12
+//! ms.
 
 use crate::{
-    Result, Setting, cpu,
-    report::{Report, median, percent, progress, verdict},
+    BenchConfig, Result, cpu,
+    report::{ReportWriter, median, percent, progress, verdict},
 };
 use netem::{
     LinkProfile, Namespace, Netlink, Profile,
-    measure::{Measurement, Server, Settings, measure as measure_path, tcp_payload},
+    measure::{Measurement, MeasurementSettings, Server, measure as measure_path, tcp_payload},
     userspace::{Emulator, Tun},
 };
 use std::{
@@ -27,7 +29,7 @@ const NEAR: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 1);
 const FAR: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 2);
 const PORT: u16 = 5202;
 const MTU: u32 = 1500;
-/// A probe in a frame as rates count it: 64 bytes, UDP, IP and Ethernet headers.
+/// The size of a probe's frame as the shaper counts it: 64 bytes plus UDP, IP and Ethernet headers.
 const PROBE_FRAME_BITS: u64 = (64 + 8 + 20 + 14) * 8;
 
 const GOODPUT: [&str; 6] = ["1mbit", "10mbit", "100mbit", "500mbit", "984mbit", "5gbit"];
@@ -56,7 +58,7 @@ struct Link {
     near: Namespace,
     near_netlink: Netlink,
     emulator: Option<Emulator>,
-    /// Kept, since it goes with its last owner.
+    /// Kept open, because a namespace ends with its last reference.
     _far: Namespace,
 }
 
@@ -78,9 +80,9 @@ impl Link {
             }
         };
         for namespace in [&near, &far] {
-            // Else a stream with 80 ms of round trip carries 33 MB/s, whatever the link.
-            for setting in ["tcp_rmem", "tcp_wmem"] {
-                let path = format!("/proc/sys/net/ipv4/{setting}");
+            // With the default buffers, a stream carries at most 33 MB/s at 80 ms of round trip.
+            for sysctl in ["tcp_rmem", "tcp_wmem"] {
+                let path = format!("/proc/sys/net/ipv4/{sysctl}");
                 namespace.run(|| std::fs::write(&path, "4096 131072 67108864"))?;
             }
         }
@@ -93,27 +95,27 @@ impl Link {
         Ok(Self { near, near_netlink, emulator, _far: far })
     }
 
-    fn measure(&self, settings: &Settings) -> io::Result<Measurement> {
+    fn measure(&self, settings: &MeasurementSettings) -> io::Result<Measurement> {
         self.near.run(|| measure_path((FAR, PORT).into(), settings))
     }
 }
 
-pub(crate) async fn measure(setting: &Setting, report: &Report) -> Result<()> {
-    report.heading("Links: asked for against what crosses");
-    // Shows what is missing, once, before a table of failures would.
+pub(crate) async fn measure(config: &BenchConfig, report: &ReportWriter) -> Result<()> {
+    report.heading("Links: requested and measured");
+    // If links cannot be made at all, fail once here instead of in every row of the tables.
     Link::new(Backend::Kernel, &LinkProfile::default()).await?;
-    goodput(setting, report).await;
-    round_trips(setting, report).await;
-    loss(setting, report).await;
-    ceiling(setting, report).await;
-    applying(setting, report).await
+    goodput(config, report).await;
+    round_trips(config, report).await;
+    loss(config, report).await;
+    ceiling(config, report).await;
+    applying(config, report).await
 }
 
 fn profile(key: &str, value: &str) -> Result<Profile> {
     Ok(serde_json::from_value(serde_json::json!({ key: value }))?)
 }
 
-/// A line for what could not be measured, with as many columns as the others.
+/// Returns a table row for a figure that could not be measured, padded to `columns`.
 fn failed(backend: Backend, what: &str, columns: usize, error: &dyn std::fmt::Display) -> Vec<String> {
     let mut row = vec![backend.name().into(), what.into()];
     row.resize(columns - 1, String::new());
@@ -125,16 +127,17 @@ fn emulator_cpu() -> Duration {
     cpu::of_threads(std::process::id(), |name| name.starts_with("link-"))
 }
 
-async fn goodput(setting: &Setting, report: &Report) {
-    report.say(
-        "\nGoodput of one TCP stream. Wanted: what the rate leaves it (1448 of each 1514 bytes at an MTU of 1500), \
-         within 1 %.\nLate: what the emulator's deliveries missed their time by. CPU: of the emulator.\n",
+async fn goodput(config: &BenchConfig, report: &ReportWriter) {
+    report.text(
+        "\nGoodput of one TCP stream. Wanted: the share of the rate that is payload (1448 of each 1514 bytes \
+         at an MTU of 1500),\nwithin 1 %. Late: how late the emulator delivered packets, on average. CPU: of \
+         the emulator.\n",
     );
     let mut rows = Vec::new();
     for backend in Backend::ALL {
         for rate in GOODPUT {
             progress(&format!("goodput, {}, {rate}", backend.name()));
-            let row = goodput_of(setting, backend, rate).await;
+            let row = goodput_of(config, backend, rate).await;
             rows.push(row.unwrap_or_else(|error| failed(backend, rate, 8, &error)));
         }
     }
@@ -142,17 +145,17 @@ async fn goodput(setting: &Setting, report: &Report) {
     report.table(&headings, 2, &rows);
 }
 
-async fn goodput_of(setting: &Setting, backend: Backend, rate: &str) -> Result<Vec<String>> {
+async fn goodput_of(config: &BenchConfig, backend: Backend, rate: &str) -> Result<Vec<String>> {
     let profile = profile("rate", rate)?;
     let link = Link::new(backend, &LinkProfile::symmetric(profile.clone())).await?;
     let bits = profile.rate.map_or(u64::MAX, units::BitRate::get);
     let nanos_between_probes = PROBE_FRAME_BITS * 1000 * 1_000_000_000 / bits;
-    // The token bucket and the queue fill, and slow start ends, within the warm-up.
+    // During the warm-up, the token bucket and the queue fill and slow start ends.
     let (warm_up, counted) = match bits {
-        ..5_000_000 => (setting.span / 2, setting.span * 2),
-        _ => (setting.span / 5, setting.span),
+        ..5_000_000 => (config.span / 2, config.span * 2),
+        _ => (config.span / 5, config.span),
     };
-    let settings = Settings {
+    let settings = MeasurementSettings {
         duration: warm_up + counted,
         warm_up,
         interval: Duration::from_nanos(nanos_between_probes.max(5_000_000)),
@@ -180,31 +183,37 @@ async fn goodput_of(setting: &Setting, backend: Backend, rate: &str) -> Result<V
     ])
 }
 
-/// Probes alone; no stream to speak of.
-fn probes(count: u32, interval: Duration) -> Settings {
-    Settings { duration: Duration::from_millis(1), warm_up: Duration::ZERO, interval, idle_probes: count }
+/// Returns settings for probes on an idle link. The stream is as short as possible.
+fn probes(count: u32, interval: Duration) -> MeasurementSettings {
+    MeasurementSettings {
+        duration: Duration::from_millis(1),
+        warm_up: Duration::ZERO,
+        interval,
+        idle_probes: count,
+    }
 }
 
-async fn round_trips(setting: &Setting, report: &Report) {
-    report.say(
-        "\nRound trips of UDP probes, without other traffic, both directions delayed. Wanted: twice the delay, within \
-         2 % or 0.1 ms.\nNo delay: what the two ends and the path need by themselves.\n",
+async fn round_trips(config: &BenchConfig, report: &ReportWriter) {
+    report.text(
+        "\nRound trips of UDP probes without other traffic, with both directions delayed. Wanted: twice the \
+         delay, within 2 % or 0.1 ms.\nThe row without a delay shows the time that the two ends and the path \
+         take.\n",
     );
     let mut rows = Vec::new();
     for backend in Backend::ALL {
         for delay in ["0ms"].into_iter().chain(DELAYS) {
             progress(&format!("round trips, {}, {delay}", backend.name()));
-            let row = round_trips_of(setting, backend, delay).await;
+            let row = round_trips_of(config, backend, delay).await;
             rows.push(row.unwrap_or_else(|error| failed(backend, delay, 7, &error)));
         }
     }
     report.table(&["backend", "delay", "wanted ms", "p50 ms", "p99 ms", "off ms", "wanted"], 2, &rows);
 }
 
-async fn round_trips_of(setting: &Setting, backend: Backend, delay: &str) -> Result<Vec<String>> {
+async fn round_trips_of(config: &BenchConfig, backend: Backend, delay: &str) -> Result<Vec<String>> {
     let profile = profile("delay", delay)?;
     let link = Link::new(backend, &LinkProfile::symmetric(profile.clone())).await?;
-    let measured = link.measure(&probes(50 * setting.span.as_secs() as u32, Duration::from_millis(5)))?;
+    let measured = link.measure(&probes(50 * config.span.as_secs() as u32, Duration::from_millis(5)))?;
     let wanted = 2.0 * profile.delay.as_millis_f64();
     let [p50, p99] = [measured.idle.p50, measured.idle.p99].map(Span::as_millis_f64);
     let off = p50 - wanted;
@@ -220,27 +229,27 @@ async fn round_trips_of(setting: &Setting, backend: Backend, delay: &str) -> Res
     ])
 }
 
-async fn loss(setting: &Setting, report: &Report) {
-    report.say(
-        "\nLoss of UDP probes, in one direction. Wanted: a number lost that chance gives 99.9 times in 100 \
-         (binomial).\n",
+async fn loss(config: &BenchConfig, report: &ReportWriter) {
+    report.text(
+        "\nLoss of UDP probes, in one direction. Wanted: a number of lost probes within the 99.9 % interval \
+         of the binomial distribution.\n",
     );
     let mut rows = Vec::new();
     for backend in Backend::ALL {
         for loss in LOSSES {
             progress(&format!("loss, {}, {loss}", backend.name()));
-            let row = loss_of(setting, backend, loss).await;
+            let row = loss_of(config, backend, loss).await;
             rows.push(row.unwrap_or_else(|error| failed(backend, loss, 6, &error)));
         }
     }
     report.table(&["backend", "loss", "sent", "lost", "bounds", "wanted"], 2, &rows);
 }
 
-async fn loss_of(setting: &Setting, backend: Backend, asked: &str) -> Result<Vec<String>> {
+async fn loss_of(config: &BenchConfig, backend: Backend, asked: &str) -> Result<Vec<String>> {
     let profile = profile("loss", asked)?;
     let part = profile.loss.fraction();
     let link = Link::new(backend, &LinkProfile { forward: profile, ..LinkProfile::default() }).await?;
-    let measured = link.measure(&probes(1000 * setting.span.as_secs() as u32, Duration::from_millis(1)))?;
+    let measured = link.measure(&probes(1000 * config.span.as_secs() as u32, Duration::from_millis(1)))?;
     let (sent, lost) = (measured.idle.sent, measured.idle.sent - measured.idle.echoed);
     let (least, most) = binomial_bounds(sent, part);
     Ok(vec![
@@ -253,11 +262,11 @@ async fn loss_of(setting: &Setting, backend: Backend, asked: &str) -> Result<Vec
     ])
 }
 
-/// How often an event of probability `part` (below 1) happens in `count` trials: the narrowest bounds with at
-/// most 1 in 2000 below and as many above.
+/// Returns bounds for how often an event of probability `part` (below 1) happens in `count` trials: the
+/// narrowest ones that are missed with a probability of at most 1/2000 on each side.
 fn binomial_bounds(count: u64, part: f64) -> (u64, u64) {
     const TAIL: f64 = 0.0005;
-    // In logarithms: the probability of no event at all is too small for a number.
+    // In logarithms, because the probability of no event at all can be too small for a float.
     let mut log_probability = count as f64 * (1.0 - part).ln();
     let (mut below, mut least) = (0.0, None);
     for events in 0..count {
@@ -273,36 +282,36 @@ fn binomial_bounds(count: u64, part: f64) -> (u64, u64) {
     (least.unwrap_or(0), count)
 }
 
-async fn ceiling(setting: &Setting, report: &Report) {
+async fn ceiling(config: &BenchConfig, report: &ReportWriter) {
     let result = async {
         let link = Link::new(Backend::Userspace, &LinkProfile::default()).await?;
-        let settings = Settings {
-            duration: setting.span,
-            warm_up: setting.span / 5,
+        let settings = MeasurementSettings {
+            duration: config.span,
+            warm_up: config.span / 5,
             idle_probes: 1,
-            ..Settings::default()
+            ..MeasurementSettings::default()
         };
         let (cpu, since) = (emulator_cpu(), Instant::now());
         let measured = link.measure(&settings)?;
         let share = emulator_cpu().saturating_sub(cpu).as_secs_f64() / since.elapsed().as_secs_f64();
-        Ok::<_, crate::Failure>((measured.goodput.as_mb_per_s(), share))
+        Ok::<_, crate::BoxedError>((measured.goodput.as_mb_per_s(), share))
     };
-    report.say(&match result.await {
+    report.text(&match result.await {
         Ok((rate, share)) => format!(
-            "\nThe userspace backend's ceiling, without a rate: {rate:.0} MB/s ({:.2} Gbit/s of goodput), the emulator \
-             taking {:.0}% of a CPU.",
+            "\nMaximum of the userspace backend, without a rate: {rate:.0} MB/s ({:.2} Gbit/s of goodput); \
+             the emulator uses {:.0}% of a CPU.",
             rate * 8.0 / 1000.0,
             100.0 * share
         ),
-        Err(error) => format!("\nThe userspace backend's ceiling: not here: {error}"),
+        Err(error) => format!("\nMaximum of the userspace backend: not here: {error}"),
     });
 }
 
-/// The time to apply a profile: a change of the rate back and forth.
-async fn applying(setting: &Setting, report: &Report) -> Result<()> {
+/// Measures the time to apply a profile, by alternating between two rates.
+async fn applying(config: &BenchConfig, report: &ReportWriter) -> Result<()> {
     let link = Link::new(Backend::Kernel, &LinkProfile::default()).await?;
     let rates = ["984mbit", "928mbit"];
-    let times = if setting.quick { 40 } else { 400 };
+    let times = if config.quick { 40 } else { 400 };
     let profiles = [profile("rate", rates[0])?, profile("rate", rates[1])?];
     let mut own = Vec::new();
     for number in 0..times {
@@ -310,7 +319,7 @@ async fn applying(setting: &Setting, report: &Report) -> Result<()> {
         link.near_netlink.apply("link", &profiles[number % 2]).await?;
         own.push(since.elapsed().as_secs_f64() * 1e3);
     }
-    let netem = setting.programs.join("netem");
+    let netem = config.programs.join("netem");
     let program = |rate: &str| {
         let mut command = Command::new(&netem);
         command.args(["apply", "link", "--rate", rate]);
@@ -325,7 +334,7 @@ async fn applying(setting: &Setting, report: &Report) -> Result<()> {
     let own = median(&mut own);
     let program = time_of_program(&link, &rates, times, &program)?;
     link.near_netlink.clear("link").await?;
-    report.say("\nTime to apply a profile with a rate over another one, median\n");
+    report.text("\nMedian time to replace a profile by one with another rate\n");
     let mut rows = vec![
         vec!["library, in process".into(), format!("{own:.3}")],
         vec!["program netem".into(), format!("{program:.3}")],
@@ -354,7 +363,7 @@ fn time_of_program(
     for number in 0..times {
         let mut command = program(rates[number % 2]);
         command.stdout(Stdio::null()).stdin(Stdio::null());
-        // On a thread of the namespace, so that the program starts in it.
+        // Started from a thread in the namespace, so that the program runs there.
         let (status, took) = link.near.run(|| {
             let since = Instant::now();
             Ok((command.status()?, since.elapsed()))

@@ -1,11 +1,11 @@
-//! `cargo xtask bench instruments`: how good the project's instruments are, on the machine it runs on.
+//! `cargo xtask bench instruments`: measures how accurate the project's instruments are on this host.
 //!
-//! Three parts: the stressor (what it was asked for against what it achieved, on the host and in a guest,
-//! beside `mm_dirty`), the independent witness of what is dirtied in a guest, and the links. Each line says
-//! what is wanted and what was got. It is a benchmark and not a test: the exit code is 0 whatever the figures
-//! are, 2 for bad input, and 3 when a part could not measure anything.
+//! There are three parts: the stressor (requested and achieved rates, on the host and in a guest, compared
+//! with `mm_dirty`), independent checks of what the stressor dirties in a guest (`witness`), and the links.
+//! Each line shows the wanted and the measured value. This is a benchmark and not a test: the exit code is
+//! 0 whatever the figures are, 2 for bad input, and 3 if an instrument could not be measured at all.
 //!
-//! The figures mean something on a machine that does nothing else, as root.
+//! Run it as root on a host that does nothing else; otherwise the figures mean little.
 
 mod cpu;
 mod guest;
@@ -17,7 +17,7 @@ mod windows;
 mod witness;
 
 use clap::{Parser, ValueEnum};
-use report::Report;
+use report::ReportWriter;
 use std::{
     fs,
     path::PathBuf,
@@ -26,56 +26,57 @@ use std::{
 };
 use testbed::host;
 
-/// What every part of this program fails with; it is printed and no more.
-type Failure = Box<dyn std::error::Error>;
-type Result<T> = std::result::Result<T, Failure>;
+/// The error of all functions here. It is only ever printed.
+type BoxedError = Box<dyn std::error::Error>;
+type Result<T> = std::result::Result<T, BoxedError>;
 
 const EXIT_BAD_INPUT: u8 = 2;
 const EXIT_NOTHING_MEASURED: u8 = 3;
 
-/// Where `cargo xtask` has put the programs.
+/// The environment variable in which `cargo xtask` passes the directory of the programs.
 const PROGRAMS_VARIABLE: &str = "TESTBED_DIST";
 
-/// Measure the instruments
+/// Measure the accuracy of the instruments
 #[derive(Parser)]
 #[command(name = "instruments")]
 struct Arguments {
-    /// Write the text to this file as well
+    /// Also write the output to this file
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// The program of the repository `xzpeter/mig_mon`, to compare the stressor with
+    /// Path of the program of the repository `xzpeter/mig_mon`, to compare the stressor with its `mm_dirty`
     #[arg(long, value_name = "PATH")]
     mig_mon: Option<PathBuf>,
-    /// Measure for a short time: shows that it works, the figures are rough
+    /// Measure each figure for a short time only: enough to see that everything works, but the figures are
+    /// rough
     #[arg(long)]
     quick: bool,
-    /// Only this part
-    #[arg(long, value_name = "PART")]
-    only: Option<Part>,
-    /// What `cargo bench` passes to every benchmark
+    /// Measure only this instrument
+    #[arg(long, value_name = "INSTRUMENT")]
+    only: Option<Instrument>,
+    /// Ignored; `cargo bench` passes it to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Part {
+enum Instrument {
     Stressor,
     Witness,
     Netem,
 }
 
-/// What the parts need to know.
-struct Setting {
+/// The settings shared by all measurements.
+struct BenchConfig {
     /// The directory of the programs `stressor` and `netem`.
     programs: PathBuf,
     mig_mon: Option<PathBuf>,
-    /// How long one figure is measured.
+    /// How long each figure is measured.
     span: Duration,
     quick: bool,
 }
 
 fn main() -> ExitCode {
-    // The nodes of a lab are this very program.
+    // A lab starts its nodes by running the current executable, which is this benchmark.
     if std::env::args().nth(1).is_some_and(|word| word == "node") {
         return testbed::cli::main();
     }
@@ -89,20 +90,20 @@ fn main() -> ExitCode {
     }
     let Some(programs) = std::env::var_os(PROGRAMS_VARIABLE).map(PathBuf::from) else {
         return bad_input(format!(
-            "{PROGRAMS_VARIABLE} does not say where the programs are; run `cargo xtask bench instruments`"
+            "{PROGRAMS_VARIABLE} is not set; run this as `cargo xtask bench instruments`"
         ));
     };
-    let report = match Report::new(arguments.out.as_deref()) {
+    let report = match ReportWriter::new(arguments.out.as_deref()) {
         Ok(report) => report,
         Err(error) => return bad_input(format!("--out: cannot write: {error}")),
     };
-    let setting = Setting {
+    let config = BenchConfig {
         programs,
         mig_mon: arguments.mig_mon,
         span: Duration::from_secs(if arguments.quick { 2 } else { 10 }),
         quick: arguments.quick,
     };
-    match measure(&setting, arguments.only, &report) {
+    match measure(&config, arguments.only, &report) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(EXIT_NOTHING_MEASURED),
         Err(error) => {
@@ -112,30 +113,30 @@ fn main() -> ExitCode {
     }
 }
 
-/// Measures the parts that are wanted; whether each of them measured something.
-fn measure(setting: &Setting, only: Option<Part>, report: &Report) -> Result<bool> {
-    describe_machine(setting, report);
-    // One thread, because the nodes end with the thread that started them.
+/// Measures all instruments, or only one. Returns whether each of them could be measured.
+fn measure(config: &BenchConfig, only: Option<Instrument>, report: &ReportWriter) -> Result<bool> {
+    describe_machine(config, report);
+    // Single-threaded, because the nodes end with the thread that started them.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut all_measured = true;
-    for part in [Part::Stressor, Part::Witness, Part::Netem] {
-        if only.is_some_and(|only| only != part) {
+    for instrument in [Instrument::Stressor, Instrument::Witness, Instrument::Netem] {
+        if only.is_some_and(|only| only != instrument) {
             continue;
         }
-        let measured = match part {
-            Part::Stressor => stressing::measure(setting, report, &runtime),
-            Part::Witness => runtime.block_on(witness::measure(setting, report)),
-            Part::Netem => runtime.block_on(links::measure(setting, report)),
+        let measured = match instrument {
+            Instrument::Stressor => stressing::measure(config, report, &runtime),
+            Instrument::Witness => runtime.block_on(witness::measure(config, report)),
+            Instrument::Netem => runtime.block_on(links::measure(config, report)),
         };
         if let Err(error) = measured {
-            report.say(&format!("cannot measure: {error}"));
+            report.text(&format!("cannot measure: {error}"));
             all_measured = false;
         }
     }
     Ok(all_measured)
 }
 
-fn describe_machine(setting: &Setting, report: &Report) {
+fn describe_machine(config: &BenchConfig, report: &ReportWriter) {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_string();
     let load = read("/proc/loadavg");
     let load = load.split(' ').take(3).collect::<Vec<_>>().join(" ");
@@ -143,7 +144,7 @@ fn describe_machine(setting: &Setting, report: &Report) {
     let commit = commit.ok().filter(|output| output.status.success());
     let commit =
         commit.map_or_else(|| "unknown".into(), |o| String::from_utf8_lossy(&o.stdout).trim().to_string());
-    report.say(&format!(
+    report.text(&format!(
         "Instruments, {}\n\n\
          commit        {commit}\n\
          CPU           {}, {} usable\n\
@@ -159,7 +160,7 @@ fn describe_machine(setting: &Setting, report: &Report) {
         read("/sys/kernel/mm/transparent_hugepage/enabled"),
         host::kernel_release().unwrap_or_else(|_| "unknown".into()),
         host::qemu_version().unwrap_or_else(|error| format!("none: {error}")),
-        setting.span.as_secs(),
-        if setting.quick { " (--quick: rough)" } else { "" },
+        config.span.as_secs(),
+        if config.quick { " (--quick: rough)" } else { "" },
     ));
 }

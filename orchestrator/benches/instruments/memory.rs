@@ -1,10 +1,10 @@
-//! A process that dirties memory in order, watched from outside: how far it has come, by what its memory
-//! holds.
+//! Observes from outside how many pages a process has dirtied, by reading its memory.
 //!
-//! Both the stressor (content `increment`) and `mm_dirty` count in the first word of a page how often they
-//! have written it. In sequential order the pages before the writer's place have been written once more than
-//! those behind it. So a search by halves of `/proc/PID/mem`, some 16 reads of 8 bytes, finds how many pages
-//! have been written since the start, to the page, without the process's help and in some 20 us.
+//! Both the stressor (content `increment`) and `mm_dirty` count in the first word of each page how often
+//! they have written it. They write sequentially, so the pages before the writer's current position have
+//! been written once more than those after it. A binary search in `/proc/PID/mem`, some 16 reads of 8
+//! bytes, therefore finds the exact number of pages written since the start, in some 20 us and without the
+//! help of the process.
 
 use crate::{Result, windows::Sample};
 use nix::{
@@ -20,18 +20,18 @@ use std::{
 };
 use stressor::monotonic_ns;
 
-/// How the first word of a page counts, and what is behind it.
+/// The format of the counter at the start of a page, and of the bytes after it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Counter {
-    /// The first byte, from 1 before the first write, and over from 0 after 255; then nothing but zeros.
+    /// The first byte: 1 before the first write, wrapping from 255 to 0. All other bytes are zero.
     Byte,
-    /// All 8 bytes, from whatever they held; then noise.
+    /// The first 8 bytes, starting from any value. The other words are random.
     Word,
 }
 
 impl Counter {
-    /// Whether a page looks as if it had such a counter, and not like one of the process's own that lies
-    /// beside them.
+    /// Returns whether a page appears to have this counter, and is not another page of the process in the
+    /// same mapping.
     fn is_in(self, page: &[u8; PAGE as usize]) -> bool {
         let words = || page[8..].chunks(8).map(|word| word != [0; 8]);
         match self {
@@ -41,28 +41,29 @@ impl Counter {
     }
 }
 
-/// The memory that is dirtied.
-pub(crate) struct Watched {
+/// The dirtied memory of a process, as seen from outside.
+pub(crate) struct WatchedMemory {
     memory: File,
     start: u64,
     pages: u64,
     mask: u64,
-    /// What each page's counter was before the first write.
+    /// Each page's counter before the first write.
     origin: Vec<u64>,
-    /// The counter of the first page when it was last looked at, and how often it was written by then, one
-    /// more so that it is never 0.
+    /// The number of writes of the first page at the last sample, as its counter shows it (it may have
+    /// wrapped).
     first_page: u64,
+    /// The number of writes of the first page by then, without wrapping, plus 1 so that it is never 0.
     passes: u64,
 }
 
 const PAGE: u64 = stressor::workload::PAGE_BYTES;
 
-/// How long a sample may take. Usually it takes some microseconds; the writer can be met in mid-page a few
-/// times.
+/// How long a sample may take. Usually it takes some microseconds; it is repeated when the writer is in the
+/// middle of a page.
 const SAMPLE_LIMIT: Duration = Duration::from_secs(1);
 
-impl Watched {
-    /// Finds the `pages` pages in a process that has filled them.
+impl WatchedMemory {
+    /// Finds the `pages` pages of a process, waiting up to `limit` for the process to fill them.
     pub(crate) fn find(pid: u32, pages: u64, counter: Counter, limit: Duration) -> Result<Self> {
         let memory = File::open(format!("/proc/{pid}/mem"))?;
         let mask = match counter {
@@ -113,8 +114,9 @@ impl Watched {
         Ok(self.word(page)?.wrapping_sub(self.origin[page as usize]) & self.mask)
     }
 
-    /// How many pages have been written since some moment before the first sample, and when that was. Must be
-    /// called at least once in 255 passes.
+    /// Returns how many pages have been written since an arbitrary moment before the first sample, and the
+    /// time of the sample. Must be called at least once every 255 passes, or a wrapped counter goes
+    /// unnoticed.
     pub(crate) fn sample(&mut self) -> Result<Sample> {
         let since = Instant::now();
         while since.elapsed() < SAMPLE_LIMIT {
@@ -126,11 +128,13 @@ impl Watched {
                 if self.writes(middle)? == first { written = middle } else { not_written = middle }
             }
             let after_ns = monotonic_ns();
-            // A page that is being written as a whole holds noise where its counter is, for a moment:
-            // elsewhere it counts as not written yet, at the first page it says nothing.
+            // While a page is written as a whole, its counter is random for a moment. The search then takes
+            // the page as not written yet, which is right; but if it is the first page, the sample is
+            // invalid.
             let advance = first.wrapping_sub(self.first_page) & self.mask;
             let is_count = u32::try_from(advance).is_ok();
-            // Else it began anew meanwhile, and what was found means nothing.
+            // If the first page has changed, a new pass began during the search, and the result is
+            // meaningless.
             if is_count && self.writes(0)? == first {
                 self.passes += advance;
                 self.first_page = first;
@@ -138,17 +142,18 @@ impl Watched {
                 return Ok(Sample { at_ns: before_ns.midpoint(after_ns), pages });
             }
         }
-        Err(format!("the counters in the memory make no sense for {} s", SAMPLE_LIMIT.as_secs()).into())
+        Err(format!("cannot make sense of the counters in memory for {} s", SAMPLE_LIMIT.as_secs()).into())
     }
 
-    /// How many pages have been written, counted page by page; for a process that has stopped and whose
-    /// counters have not run over.
+    /// Returns how many pages have been written, by reading every counter. The process must have stopped,
+    /// and no counter may have wrapped.
     pub(crate) fn count(&self) -> Result<u64> {
         (0..self.pages).map(|page| self.writes(page)).sum()
     }
 
-    /// Samples every 10 ms. Begins half a millisecond after something was written: the stressor writes once a
-    /// millisecond, and a window that began in the midst of that could hold a part of a step more or less.
+    /// Takes a sample every 10 ms for `span`. The first one is taken half a millisecond after a write: the
+    /// stressor writes once per millisecond, and a window that begins during a write could contain a part
+    /// of a step more or less.
     pub(crate) fn follow(&mut self, span: Duration) -> Result<Vec<Sample>> {
         const TICK: Duration = Duration::from_millis(10);
         let _ = prctl::set_timerslack(1);
@@ -166,7 +171,7 @@ impl Watched {
     }
 }
 
-/// The private, writable, anonymous mappings of a process.
+/// Returns the address ranges of the private, writable, anonymous mappings of a process.
 fn anonymous_mappings(pid: u32) -> Result<Vec<(u64, u64)>> {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
     let mapping = |line: &str| {
@@ -180,9 +185,9 @@ fn anonymous_mappings(pid: u32) -> Result<Vec<(u64, u64)>> {
     Ok(maps.lines().filter_map(mapping).collect())
 }
 
-/// Keeps the calling thread, and what it starts from then on, on the last CPU: the stressor pins its first
-/// thread to the first one.
-pub(crate) fn keep_to_last_cpu() {
+/// Pins the calling thread, and processes it starts later, to the last CPU, because the stressor pins its
+/// first thread to the first one.
+pub(crate) fn pin_to_last_cpu() {
     let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
     let last = (0..CpuSet::count()).rfind(|&cpu| allowed.is_set(cpu).unwrap_or(false));
     let mut only = CpuSet::new();

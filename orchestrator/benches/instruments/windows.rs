@@ -1,27 +1,28 @@
-//! From counts at moments to rates in windows of time.
+//! Converts samples of a page count into rates over windows of time.
 
 use std::time::Duration;
 
-/// The windows that are looked at.
+/// The lengths of the windows that are reported.
 pub(crate) const WINDOWS: [Duration; 3] =
     [Duration::from_millis(10), Duration::from_millis(100), Duration::from_secs(1)];
 
-/// How many pages had been dirtied at a moment.
+/// The number of pages dirtied up to a point in time.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sample {
-    /// By the clock of the machine in which they are dirtied, in nanoseconds.
+    /// The time in nanoseconds, by the clock of the system that dirties the pages (host or guest).
     pub(crate) at_ns: u64,
     pub(crate) pages: u64,
 }
 
-/// Rates in windows of one length, in bytes per second.
+/// The rates in all windows of one length, in bytes per second, in ascending order.
 pub(crate) struct Rates {
     sorted: Vec<f64>,
 }
 
 impl Rates {
-    /// The rates in consecutive windows, which begin and end at samples. A window is as long as asked for to
-    /// within half the time between two samples; each rate is over its window's real length.
+    /// Computes the rates in consecutive windows, which begin and end at samples. A window's length differs
+    /// from the given one by at most half the time between two samples; its rate is computed with its real
+    /// length.
     pub(crate) fn new(samples: &[Sample], window: Duration) -> Self {
         let Some(tick) = samples.get(1).map(|s| s.at_ns - samples[0].at_ns) else {
             return Self { sorted: Vec::new() };
@@ -48,13 +49,13 @@ impl Rates {
         self.sorted.iter().sum::<f64>() / self.sorted.len().max(1) as f64
     }
 
-    /// The nearest rank; 0 of nothing.
+    /// Returns a quantile by nearest rank, or 0 if there are no windows.
     pub(crate) fn quantile(&self, part: f64) -> f64 {
         let rank = (self.sorted.len() as f64 * part).ceil() as usize;
         self.sorted.get(rank.saturating_sub(1)).copied().unwrap_or(0.0)
     }
 
-    /// The rate farthest from `wanted`.
+    /// Returns the rate that is farthest from `wanted`.
     pub(crate) fn worst(&self, wanted: f64) -> f64 {
         let (least, most) = (self.quantile(0.0), self.quantile(1.0));
         if wanted - least > most - wanted { least } else { most }

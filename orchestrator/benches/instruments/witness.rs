@@ -1,22 +1,24 @@
-//! The independent witness: what QEMU sees dirtied in a guest, against what the stressor says it dirtied.
+//! Independent checks of the stressor: what QEMU observes as dirtied in a guest, compared with the
+//! stressor's own count.
 //!
-//! Three witnesses, because none does everything:
+//! There are three methods, because none is sufficient alone:
 //!
-//! - `calc-dirty-rate` in the mode dirty-bitmap counts pages where KVM hands its log over. Under TCG nothing
-//!   is handed over, and QEMU reports 0 (10.0). It reports whole MiB/s, rounded down.
-//! - `calc-dirty-rate` in the mode page-sampling compares checksums of randomly chosen pages, under any
-//!   accelerator. It is as good as its sample: at most 16384 pages in a GiB.
-//! - Two images of the guest's memory (`pmemsave`), taken while the stressor is stopped, compared page by
-//!   page: exact, under any accelerator, and by no mechanism the stressor or its pacing has a part in.
+//! - `calc-dirty-rate` in dirty-bitmap mode counts pages when KVM hands over its dirty log. Under TCG
+//!   nothing is handed over, and QEMU (10.0) reports 0. It reports whole MiB/s, rounded down.
+//! - `calc-dirty-rate` in page-sampling mode compares checksums of randomly chosen pages, under any
+//!   accelerator. Its accuracy depends on the sample: at most 16384 pages per GiB.
+//! - Two images of the guest's memory (`pmemsave`), taken while the stressor is stopped, are compared page
+//!   by page. This is exact, works under any accelerator, and does not depend on the stressor or its
+//!   pacing.
 //!
-//! The working set is larger than what is dirtied in the time, so that no page counts twice for the stressor
-//! and once for the witness.
+//! The working set is larger than the memory dirtied during a measurement. Otherwise the stressor would
+//! count a page twice that the check counts once.
 
 use crate::{
-    Result, Setting,
+    BenchConfig, Result,
     guest::{BenchGuest, MEMORY},
-    report::{Report, percent, progress, verdict},
-    stressing::limited,
+    report::{ReportWriter, percent, progress, verdict},
+    stressing::rate_limit,
 };
 use serde_json::{Value, json};
 use std::{fs::File, io::Read, path::Path, time::Duration};
@@ -29,23 +31,23 @@ use testbed::{driver::qemu::machine::Accelerator, migration::load};
 use tokio::time::Instant;
 use units::Bytes;
 
-/// In MB/s; 0 shows what the guest's kernel dirties by itself.
+/// The rates in MB/s; 0 shows what the guest's kernel dirties by itself.
 const RATES: [u64; 8] = [0, 16, 32, 64, 96, 128, 250, 500];
 const WORKING_SET: Bytes = Bytes::new(640 << 20);
 const CALCULATION: Duration = Duration::from_secs(1);
-/// What QEMU allows in a GiB.
+/// The largest sample per GiB that QEMU allows.
 const SAMPLED_PAGES: u64 = 16384;
 const MEBIBYTE: f64 = 1_048_576.0;
-/// Wanted: no farther apart.
+/// The largest relative difference that meets the target.
 const TOLERANCE: f64 = 0.02;
-/// Half the width of a normal distribution's 99.9 % interval, in standard deviations.
+/// Half the width of the 99.9 % interval of a normal distribution, in standard deviations.
 const DEVIATIONS: f64 = 3.29;
 
-pub(crate) async fn measure(setting: &Setting, report: &Report) -> Result<()> {
-    report.heading("Witness: what QEMU sees dirtied in a guest");
-    let bench = BenchGuest::boot(setting).await?;
-    report.say(&format!(
-        "accelerator: {}. Working set {} MiB of {} MiB, a word a page, sequential; {} s for each figure.",
+pub(crate) async fn measure(config: &BenchConfig, report: &ReportWriter) -> Result<()> {
+    report.heading("Independent checks: what QEMU observes as dirtied in a guest");
+    let bench = BenchGuest::boot(config).await?;
+    report.text(&format!(
+        "accelerator: {}. Working set {} MiB of {} MiB, one word per page, sequential; {} s per figure.",
         bench.accelerator,
         WORKING_SET.get() >> 20,
         MEMORY.get() >> 20,
@@ -58,7 +60,7 @@ pub(crate) async fn measure(setting: &Setting, report: &Report) -> Result<()> {
 
 async fn set(bench: &BenchGuest, rate: u64) -> Result<()> {
     let workload = Workload {
-        rate: limited(Some(rate)),
+        rate: rate_limit(Some(rate)),
         working_set: WORKING_SET,
         content: Content::Increment,
         write: Write::Word,
@@ -67,11 +69,11 @@ async fn set(bench: &BenchGuest, rate: u64) -> Result<()> {
     bench.ask("take a workload", Command::Set(workload)).await
 }
 
-/// Images of the memory before and after.
-async fn images(bench: &BenchGuest, report: &Report) -> Result<()> {
-    report.say(
-        "\nTwo images of the guest's memory. Own: pages the stressor counted, and 1 in 1024 more for its table of \
-         generations.\nSeen: pages that differ, less those that differ at rate 0.\n",
+/// Compares images of the memory before and after the stressor has run.
+async fn images(bench: &BenchGuest, report: &ReportWriter) -> Result<()> {
+    report.text(
+        "\nTwo images of the guest's memory. Own: pages counted by the stressor, plus 1 in 1024 for its \
+         table of generations.\nSeen: pages that differ, minus those that differ at rate 0.\n",
     );
     let files = ["before", "after"].map(|name| bench.scratch.path().join(name));
     let mut background = 0;
@@ -89,9 +91,7 @@ async fn images(bench: &BenchGuest, report: &Report) -> Result<()> {
         let different = different_pages(&files[0], &files[1])?;
         if rate == 0 {
             background = different;
-            report.say(&format!(
-                "at rate 0, {background} pages differ: what the guest's kernel does by itself\n"
-            ));
+            report.text(&format!("at rate 0, {background} pages differ, dirtied by the guest's kernel\n"));
             continue;
         }
         let pages = after.pages_dirtied - before.pages_dirtied;
@@ -116,7 +116,7 @@ async fn images(bench: &BenchGuest, report: &Report) -> Result<()> {
     Ok(())
 }
 
-/// How many pages of 4 KiB differ between two files of the same length.
+/// Counts the 4 KiB pages that differ between two memory images.
 fn different_pages(one: &Path, other: &Path) -> Result<u64> {
     let (mut one, mut other) = (File::open(one)?, File::open(other)?);
     let mut chunks = [vec![0; 1 << 20], vec![0; 1 << 20]];
@@ -131,16 +131,17 @@ fn different_pages(one: &Path, other: &Path) -> Result<u64> {
     Ok(different)
 }
 
-/// What `calc-dirty-rate` says.
-async fn calculated(bench: &BenchGuest, report: &Report) -> Result<()> {
-    report.say(
-        "\ncalc-dirty-rate, in MiB/s, which it rounds down. Wanted: within 2 % and 1 MiB/s for the rounding; for the \
-         mode\npage-sampling besides within what its sample allows, 99.9 times in 100. Own: telemetry of the same time.\n",
+/// Compares `calc-dirty-rate` with the stressor's telemetry, for all rates and both modes.
+async fn calculated(bench: &BenchGuest, report: &ReportWriter) -> Result<()> {
+    report.text(
+        "\ncalc-dirty-rate, in MiB/s, rounded down by QEMU. Wanted: within 2 %, and 1 MiB/s for the \
+         rounding; in page-sampling mode\nalso within the 99.9 % interval of its sample. Own: the stressor's \
+         telemetry of the same time.\n",
     );
     if bench.kind == Accelerator::Tcg {
-        report.say(
-            "Under TCG, QEMU counts nothing in the mode dirty-bitmap: it counts pages where it takes over a log from \
-             KVM,\nand TCG marks its bitmap at each write. So it says 0, and this mode is no witness here.\n",
+        report.text(
+            "Under TCG, dirty-bitmap mode cannot check anything: QEMU counts pages when it takes over KVM's \
+             dirty log, but TCG\nmarks the bitmap directly at each write. QEMU therefore reports 0.\n",
         );
     }
     let mut rows = Vec::new();
@@ -183,7 +184,8 @@ async fn calculated(bench: &BenchGuest, report: &Report) -> Result<()> {
     Ok(())
 }
 
-/// What the stressor says it dirtied, in bytes per second, and what QEMU says, in MiB per second.
+/// Runs `calc-dirty-rate` once. Returns the stressor's own rate in bytes per second, and QEMU's in MiB per
+/// second.
 async fn calculate(bench: &BenchGuest, mode: &str) -> Result<(f64, f64)> {
     let monitor = &bench.guest.monitor;
     let mut arguments = json!({ "calc-time": CALCULATION.as_secs(), "mode": mode });
@@ -197,8 +199,9 @@ async fn calculate(bench: &BenchGuest, mode: &str) -> Result<(f64, f64)> {
         tokio::time::sleep(Duration::from_millis(20)).await;
         let answer: Value = monitor.query("query-dirty-rate").await?;
         if answer["status"] == "measured" {
-            let said = answer["dirty-rate"].as_f64().ok_or("QEMU measured and does not say what")?;
-            let telemetry = bench.guest.stressor.telemetry();
+            let said =
+                answer["dirty-rate"].as_f64().ok_or("QEMU reports \"measured\" without a dirty rate")?;
+            let telemetry = bench.guest.control_port.telemetry();
             let own = load::rate(load::between(&telemetry, from, Instant::now()));
             return Ok((own.ok_or("the guest sent no telemetry")?, said));
         }

@@ -1,8 +1,9 @@
-//! The host's side of the conversation with the stressor in the guest.
+//! The orchestrator's side of the connection to the stressor in the guest.
 //!
-//! A guest that migrates has two ends: the source's virtio-serial port, then the destination's. There is one
-//! [`ControlPort`] for each; telemetry is kept with the time it came in on the host's monotonic clock,
-//! which [`crate::measure::clock`] needs. A line that a migration cut short is skipped.
+//! A guest that migrates is reachable through two virtio-serial ports: first the source's, then the
+//! destination's. Each has its own [`ControlPort`]. It keeps every telemetry sample with the time of its
+//! arrival by the orchestrator's monotonic clock, which [`crate::measure::clock`] needs. A line that the
+//! migration has cut short is skipped.
 
 use crate::node::Channel;
 use std::{
@@ -22,134 +23,137 @@ use tokio::{
     time::{self, Instant},
 };
 
-/// Why the guest did not do what it was asked.
+/// An error carrying out a request to the stressor.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// It tried and failed.
+    /// The stressor answered that the request failed.
     #[error("the stressor could not {what}: {reason}")]
     Failed {
-        /// What was asked.
+        /// The request, as a verb phrase like "fill its memory".
         what: &'static str,
-        /// Its words.
+        /// The reason that the stressor gives.
         reason: String,
     },
-    /// It said nothing in time.
+    /// No answer, or not the expected telemetry, arrived in time.
     #[error("the guest did not {what} within {} s", limit.as_secs())]
     Silent {
-        /// What was expected.
+        /// The request or the expectation, as a verb phrase like "fill its memory".
         what: &'static str,
-        /// How long it had.
+        /// The time limit that has passed.
         limit: Duration,
     },
-    /// The way to it is gone.
+    /// The connection to the stressor is closed.
     #[error("the guest's control port closed")]
     Closed,
 }
 
-/// One telemetry line and when it came in.
+/// One line of telemetry with the time of its arrival.
 #[derive(Debug, Clone)]
 pub struct TelemetrySample {
-    /// By the host's monotonic clock.
-    pub seen: Instant,
-    /// What the stressor said.
+    /// When the line arrived, by the orchestrator's monotonic clock.
+    pub received: Instant,
+    /// The content of the line, timed by the guest's clock.
     pub telemetry: Telemetry,
 }
 
-/// What the conversation has brought so far.
+/// Everything received through a port so far, and the requests that wait for an answer.
 #[derive(Default)]
-struct Heard {
+struct PortState {
     hello: Option<Hello>,
     telemetry: Vec<TelemetrySample>,
     waiting: HashMap<u64, oneshot::Sender<Answer>>,
 }
 
-/// A conversation with the stressor through one QEMU.
+/// A connection to the stressor through one QEMU.
 pub struct ControlPort {
     write: Box<dyn Fn(String) + Send + Sync>,
-    next: AtomicU64,
-    heard: Arc<Mutex<Heard>>,
-    /// Changes with every line that makes sense; closes with the port.
-    news: watch::Receiver<()>,
+    next_id: AtomicU64,
+    state: Arc<Mutex<PortState>>,
+    /// Notifies of every valid line; closes with the port.
+    changes: watch::Receiver<()>,
 }
 
 impl ControlPort {
-    /// Speaks to the stressor over a node's channel.
+    /// Connects to the stressor over a node's channel.
     pub fn over(channel: Channel) -> Self {
         let writer = channel.writer();
         Self::start(channel.lines, move |line| writer.write(line))
     }
 
-    /// Speaks to the stressor over any stream of lines.
+    /// Connects to the stressor over any stream of lines.
     pub fn start(
         mut lines: mpsc::UnboundedReceiver<String>,
         write: impl Fn(String) + Send + Sync + 'static,
     ) -> Self {
-        let heard: Arc<Mutex<Heard>> = Arc::default();
-        let (tell, news) = watch::channel(());
-        let shared = Arc::clone(&heard);
+        let state: Arc<Mutex<PortState>> = Arc::default();
+        let (notify, changes) = watch::channel(());
+        let shared = Arc::clone(&state);
         tokio::spawn(async move {
             while let Some(line) = lines.recv().await {
-                let seen = Instant::now();
+                let received = Instant::now();
                 let Ok(message) = serde_json::from_str::<Message>(&line) else { continue };
-                let mut heard = shared.lock().unwrap();
+                let mut state = shared.lock().unwrap();
                 match message {
-                    Message::Hello(hello) => heard.hello = Some(hello),
+                    Message::Hello(hello) => state.hello = Some(hello),
                     Message::Telemetry(telemetry) => {
-                        heard.telemetry.push(TelemetrySample { seen, telemetry });
+                        state.telemetry.push(TelemetrySample { received, telemetry });
                     }
                     Message::Reply { id, answer } => {
-                        if let Some(waiting) = heard.waiting.remove(&id) {
+                        if let Some(waiting) = state.waiting.remove(&id) {
                             let _ = waiting.send(answer);
                         }
                     }
                 }
-                drop(heard);
-                let _ = tell.send(());
+                drop(state);
+                let _ = notify.send(());
             }
+            // Dropping the senders makes every pending request fail with `Closed`.
             shared.lock().unwrap().waiting.clear();
         });
-        Self { write: Box::new(write), next: AtomicU64::new(1), heard, news }
+        Self { write: Box::new(write), next_id: AtomicU64::new(1), state, changes }
     }
 
-    /// Waits for the stressor to say that it runs.
+    /// Waits for the stressor's greeting, which it sends once when it starts.
     pub async fn hello(&self, limit: Duration) -> Result<Hello, Error> {
-        self.wait_for("start its stressor", limit, |heard| heard.hello.clone()).await
+        self.wait_for("start its stressor", limit, |state| state.hello.clone()).await
     }
 
-    /// Waits until `telemetry` makes something of what came in; it is called again after every line.
+    /// Waits until `condition` returns a value for all telemetry received so far, and returns that value.
+    /// Calls `condition` at once and again after every line.
     pub async fn wait_for_telemetry<T>(
         &self,
         what: &'static str,
         limit: Duration,
-        mut telemetry: impl FnMut(&[TelemetrySample]) -> Option<T>,
+        mut condition: impl FnMut(&[TelemetrySample]) -> Option<T>,
     ) -> Result<T, Error> {
-        self.wait_for(what, limit, |heard| telemetry(&heard.telemetry)).await
+        self.wait_for(what, limit, |state| condition(&state.telemetry)).await
     }
 
     async fn wait_for<T>(
         &self,
         what: &'static str,
         limit: Duration,
-        mut check: impl FnMut(&Heard) -> Option<T>,
+        mut condition: impl FnMut(&PortState) -> Option<T>,
     ) -> Result<T, Error> {
-        let mut news = self.news.clone();
+        let mut changes = self.changes.clone();
         let wait = async {
             loop {
-                if let Some(found) = check(&self.heard.lock().unwrap()) {
-                    return Ok(found);
+                if let Some(value) = condition(&self.state.lock().unwrap()) {
+                    return Ok(value);
                 }
-                news.changed().await.map_err(|_| Error::Closed)?;
+                changes.changed().await.map_err(|_| Error::Closed)?;
             }
         };
         time::timeout(limit, wait).await.map_err(|_| Error::Silent { what, limit })?
     }
 
-    /// All telemetry so far, oldest first.
+    /// Returns all telemetry received so far, oldest first.
     pub fn telemetry(&self) -> Vec<TelemetrySample> {
-        self.heard.lock().unwrap().telemetry.clone()
+        self.state.lock().unwrap().telemetry.clone()
     }
 
-    /// Asks the stressor for something that is answered with a plain yes.
+    /// Sends the stressor a command whose answer carries no data, and waits for that answer. `what` names the
+    /// command in errors, as a verb phrase.
     pub async fn request(&self, what: &'static str, command: Command, limit: Duration) -> Result<(), Error> {
         match self.ask(what, command, limit).await? {
             Answer::Failed(reason) => Err(Error::Failed { what, reason }),
@@ -157,20 +161,21 @@ impl ControlPort {
         }
     }
 
-    /// Has the stressor compare all of its memory with what it wrote; it stops dirtying for that.
+    /// Makes the stressor compare all of its memory with what it has written. The stressor stops dirtying for
+    /// that.
     pub async fn verify(&self, limit: Duration) -> Result<Verification, Error> {
-        let what = "check its memory";
+        let what = "verify its memory";
         match self.ask(what, Command::Verify, limit).await? {
             Answer::Verified(verification) => Ok(verification),
             Answer::Failed(reason) => Err(Error::Failed { what, reason }),
-            Answer::Done => Err(Error::Failed { what, reason: "it answered something else".into() }),
+            Answer::Done => Err(Error::Failed { what, reason: "its answer contains no result".into() }),
         }
     }
 
     async fn ask(&self, what: &'static str, command: Command, limit: Duration) -> Result<Answer, Error> {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
-        self.heard.lock().unwrap().waiting.insert(id, sender);
+        self.state.lock().unwrap().waiting.insert(id, sender);
         let line = serde_json::to_string(&Request { id, command })
             .map_err(|e| Error::Failed { what, reason: e.to_string() })?;
         (self.write)(line);

@@ -1,7 +1,7 @@
-//! A migration that is a script: a driver without a hypervisor, and a guest that speaks the stressor's
-//! protocol.
+//! A scripted driver for tests: no hypervisor, and a guest that speaks the stressor's protocol.
 //!
-//! Time is the runtime's, so a test that pauses it runs in no time and gets the same figures every time.
+//! All times are the runtime's, so a test that pauses time finishes at once and gets the same figures every
+//! time.
 
 use super::{Driver, Error, Event, State, Status, control_port::ControlPort};
 use crate::{
@@ -28,20 +28,20 @@ use tokio::{
     time::{self, Instant},
 };
 
-/// How a migration goes.
+/// The course of a scripted migration.
 #[derive(Debug, Clone)]
 pub(crate) struct Script {
-    /// How long memory is sent until the guest stops; for ever without it.
+    /// How long memory is sent until the guest stops; endlessly if absent.
     pub(crate) active: Option<Duration>,
     /// How long the guest is stopped.
     pub(crate) downtime: Duration,
-    /// Bytes sent a second while memory is sent.
+    /// Bytes sent per second while memory is sent.
     pub(crate) bandwidth: u64,
-    /// How long a pass takes.
+    /// The duration of one pass.
     pub(crate) pass: Duration,
-    /// How long the guest takes to answer a request while it dirties.
+    /// How long the guest takes to answer a request while it dirties memory.
     pub(crate) answer: Duration,
-    /// What goes wrong.
+    /// The fault to inject, if any.
     pub(crate) fault: Option<Fault>,
 }
 
@@ -58,103 +58,103 @@ impl Default for Script {
     }
 }
 
-/// Something that goes wrong.
+/// A fault to inject into a scripted migration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// Neither end starts.
+    /// Starting the two ends fails.
     Start,
     /// The stressor cannot fill its memory.
     Fill,
-    /// The guest dirties nothing, and says nothing.
+    /// The guest sends nothing and dirties nothing once it is started.
     SilentGuest,
-    /// The ends cannot be set up.
+    /// The ends cannot be prepared.
     Prepare,
     /// The migrate command is refused.
     Begin,
-    /// The source does not say how the migration stands.
+    /// The source does not report the state of the migration.
     Progress,
     /// The migration fails after a second.
     Migration,
-    /// Somebody else cancels it after a second.
+    /// Somebody else cancels the migration after a second.
     CancelledByOthers,
-    /// The migration completes, and the guest does not run.
+    /// The migration completes, but the guest does not run.
     NoResume,
-    /// A migration that is to be cancelled goes on.
+    /// The migration continues although it was cancelled.
     NoCancel,
-    /// The guest runs, and the driver says that it does not.
+    /// The guest runs, but the driver reports it as stopped.
     Stopped,
-    /// The guest is not heard after the migration.
+    /// The guest sends nothing after the migration.
     SilentAfterwards,
-    /// The guest's memory is not what was written.
+    /// The guest's memory differs from what the stressor has written.
     Corruption,
-    /// The ends cannot be ended.
-    End,
+    /// The ends cannot be shut down.
+    ShutDown,
 }
 
-/// The driver.
-pub(crate) struct Mock {
+/// A driver that plays a [`Script`].
+pub(crate) struct MockDriver {
     script: Script,
     shared: Arc<Shared>,
     ports: Option<[ControlPort; 2]>,
     migration: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// What a test can see of a [`Mock`] and do to it while an attempt owns it.
+/// The state of a [`MockDriver`] that a test can inspect and change while an attempt owns the driver.
 pub(crate) struct Shared {
     guest: Mutex<Guest>,
     state: Mutex<State>,
     began: Mutex<Option<Instant>>,
     dead: watch::Sender<Option<End>>,
-    acts: Mutex<Vec<Action>>,
-    loads: Mutex<Vec<(End, Rate)>>,
-    ended: watch::Sender<bool>,
+    actions: Mutex<Vec<Action>>,
+    rates: Mutex<Vec<(End, Rate)>>,
+    shut_down: watch::Sender<bool>,
 }
 
 impl Shared {
-    /// Has an end die.
+    /// Makes an end exit unexpectedly.
     pub(crate) fn kill(&self, end: End) {
         self.dead.send_replace(Some(end));
     }
 
-    /// The actions that the driver was asked for.
-    pub(crate) fn acts(&self) -> Vec<Action> {
-        self.acts.lock().unwrap().clone()
+    /// Returns the actions that the driver was asked to carry out.
+    pub(crate) fn actions(&self) -> Vec<Action> {
+        self.actions.lock().unwrap().clone()
     }
 
-    /// The loads that were set, and through which end.
-    pub(crate) fn loads(&self) -> Vec<(End, Rate)> {
-        self.loads.lock().unwrap().clone()
+    /// Returns the dirty rates that the stressor was told, each with the end through which it was told.
+    pub(crate) fn rates(&self) -> Vec<(End, Rate)> {
+        self.rates.lock().unwrap().clone()
     }
 
-    /// Whether everything was ended.
-    pub(crate) fn has_ended(&self) -> bool {
-        *self.ended.borrow()
+    /// Returns whether the driver was shut down.
+    pub(crate) fn is_shut_down(&self) -> bool {
+        *self.shut_down.borrow()
     }
 }
 
-/// The guest, as far as it is visible from outside.
+/// The simulated guest with its stressor.
 struct Guest {
-    /// Where it runs; nowhere while it is stopped.
-    at: Option<End>,
+    /// The end where the guest runs; none while it is stopped.
+    location: Option<End>,
     rate: Rate,
     running: bool,
     pages: f64,
     clock: Duration,
-    seen: Instant,
+    updated: Instant,
     sequence: u64,
 }
 
 impl Guest {
-    /// Brings the guest to the present: its clock and its pages stand still while it is stopped.
+    /// Advances the guest's clock and its dirtied pages to the present. Both stand still while it is stopped.
     fn catch_up(&mut self) {
-        let since = self.seen.elapsed();
-        self.seen = Instant::now();
-        if self.at.is_none() {
+        let elapsed = self.updated.elapsed();
+        self.updated = Instant::now();
+        if self.location.is_none() {
             return;
         }
-        self.clock += since;
+        self.clock += elapsed;
         if let (true, Rate::Limited(rate)) = (self.running, self.rate) {
-            self.pages += rate.get() as f64 * since.as_secs_f64() / PAGE_BYTES as f64;
+            self.pages += rate.get() as f64 * elapsed.as_secs_f64() / PAGE_BYTES as f64;
         }
     }
 
@@ -173,15 +173,15 @@ impl Guest {
     }
 }
 
-impl Mock {
+impl MockDriver {
     pub(crate) fn new(script: Script) -> (Self, Arc<Shared>) {
         let guest = Guest {
-            at: None,
+            location: None,
             rate: Workload::default().rate,
             running: false,
             pages: 0.0,
             clock: Duration::ZERO,
-            seen: Instant::now(),
+            updated: Instant::now(),
             sequence: 0,
         };
         let shared = Arc::new(Shared {
@@ -189,19 +189,20 @@ impl Mock {
             state: Mutex::new(State::Other),
             began: Mutex::default(),
             dead: watch::Sender::new(None),
-            acts: Mutex::default(),
-            loads: Mutex::default(),
-            ended: watch::Sender::new(false),
+            actions: Mutex::default(),
+            rates: Mutex::default(),
+            shut_down: watch::Sender::new(false),
         });
         let mock = Self { script, shared: Arc::clone(&shared), ports: None, migration: Mutex::default() };
         (mock, shared)
     }
 
-    fn fails(&self, fault: Fault, words: &str) -> Result<(), Error> {
-        if self.script.fault == Some(fault) { Err(Error::Scripted(words.into())) } else { Ok(()) }
+    /// Returns an error with this message if the script has this fault.
+    fn inject(&self, fault: Fault, message: &str) -> Result<(), Error> {
+        if self.script.fault == Some(fault) { Err(Error::Scripted(message.into())) } else { Ok(()) }
     }
 
-    /// The conversation with the guest through one end.
+    /// Starts a connection to the guest through one end.
     fn port(&self, end: End) -> ControlPort {
         let (to_host, lines) = mpsc::unbounded_channel::<String>();
         let (to_guest, mut requests) = mpsc::unbounded_channel::<String>();
@@ -220,7 +221,7 @@ impl Mock {
                     time::sleep(answer).await;
                 }
                 let mut guest = shared.guest.lock().unwrap();
-                if guest.at != Some(end) {
+                if guest.location != Some(end) {
                     continue;
                 }
                 let silent = match fault {
@@ -257,7 +258,7 @@ impl Shared {
             Command::Set(_) if fault == Some(Fault::Fill) => return Answer::Failed("out of memory".into()),
             Command::Set(workload) => {
                 guest.rate = workload.rate;
-                self.loads.lock().unwrap().push((end, workload.rate));
+                self.rates.lock().unwrap().push((end, workload.rate));
             }
             Command::Start => guest.running = true,
             Command::Stop => guest.running = false,
@@ -284,20 +285,20 @@ impl Shared {
     fn stop_guest(&self) {
         let mut guest = self.guest.lock().unwrap();
         guest.catch_up();
-        guest.at = None;
+        guest.location = None;
     }
 
     fn start_guest(&self, end: End) {
         let mut guest = self.guest.lock().unwrap();
         guest.catch_up();
-        guest.at = Some(end);
+        guest.location = Some(end);
     }
 
     fn set_state(&self, state: State) {
         *self.state.lock().unwrap() = state;
     }
 
-    /// Waits until an end is dead.
+    /// Waits until an end has been killed.
     async fn death(&self) -> Error {
         let mut dead = self.dead.subscribe();
         let end = dead.wait_for(Option::is_some).await.ok().and_then(|dead| *dead);
@@ -305,8 +306,8 @@ impl Shared {
     }
 }
 
-/// Plays a migration that goes as the script says until its end.
-async fn play(script: Script, shared: Arc<Shared>, tell: mpsc::UnboundedSender<Event>) {
+/// Plays the migration of a script to its end.
+async fn play(script: Script, shared: Arc<Shared>, events: mpsc::UnboundedSender<Event>) {
     shared.set_state(State::Active);
     let second = Duration::from_secs(1);
     match script.fault {
@@ -325,24 +326,24 @@ async fn play(script: Script, shared: Arc<Shared>, tell: mpsc::UnboundedSender<E
     let Some(active) = script.active else { return };
     time::sleep(active).await;
     shared.stop_guest();
-    let _ = tell.send(Event::Stopped(Instant::now()));
+    let _ = events.send(Event::Stopped(Instant::now()));
     shared.set_state(State::Other);
     time::sleep(script.downtime).await;
     if script.fault != Some(Fault::NoResume) {
         shared.start_guest(End::Destination);
-        let _ = tell.send(Event::Resumed(Instant::now()));
+        let _ = events.send(Event::Resumed(Instant::now()));
     }
     shared.set_state(State::Completed(Completion {
         total_time_ms: Some((active + script.downtime).as_millis() as u64),
         downtime_ms: Some(script.downtime.as_millis() as u64),
         setup_time_ms: None,
     }));
-    let _ = tell.send(Event::Changed);
+    let _ = events.send(Event::Changed);
 }
 
-impl Driver for Mock {
+impl Driver for MockDriver {
     async fn start(&mut self) -> Result<(), Error> {
-        self.fails(Fault::Start, "it does not start")?;
+        self.inject(Fault::Start, "it does not start")?;
         tokio::select! {
             () = time::sleep(Duration::from_millis(300)) => {}
             death = self.shared.death() => return Err(death),
@@ -360,25 +361,25 @@ impl Driver for Mock {
         })
     }
 
-    async fn ended(&self) -> Error {
+    async fn unexpected_exit(&self) -> Error {
         self.shared.death().await
     }
 
     async fn prepare(&self, _: &Migrate) -> Result<(), Error> {
-        self.fails(Fault::Prepare, "a capability is refused")
+        self.inject(Fault::Prepare, "a capability is refused")
     }
 
     async fn begin(&self) -> Result<mpsc::UnboundedReceiver<Event>, Error> {
-        self.fails(Fault::Begin, "the command is refused")?;
-        let (tell, events) = mpsc::unbounded_channel();
+        self.inject(Fault::Begin, "the command is refused")?;
+        let (sender, events) = mpsc::unbounded_channel();
         *self.shared.began.lock().unwrap() = Some(Instant::now());
-        let task = tokio::spawn(play(self.script.clone(), Arc::clone(&self.shared), tell));
+        let task = tokio::spawn(play(self.script.clone(), Arc::clone(&self.shared), sender));
         *self.migration.lock().unwrap() = Some(task);
         Ok(events)
     }
 
     async fn progress(&self, since: Instant) -> Result<Status, Error> {
-        self.fails(Fault::Progress, "it does not answer")?;
+        self.inject(Fault::Progress, "it does not answer")?;
         let began = self.shared.began.lock().unwrap().ok_or(Error::NotStarted)?;
         let sent = |time: Duration| (self.script.bandwidth as f64 * time.as_secs_f64()) as u64;
         let elapsed = began.elapsed().min(self.script.active.unwrap_or(Duration::MAX));
@@ -394,7 +395,7 @@ impl Driver for Mock {
     }
 
     async fn act(&self, action: Action) -> Result<(), Error> {
-        self.shared.acts.lock().unwrap().push(action);
+        self.shared.actions.lock().unwrap().push(action);
         if action == Action::Cancel && self.script.fault != Some(Fault::NoCancel) {
             if let Some(migration) = self.migration.lock().unwrap().take() {
                 migration.abort();
@@ -406,11 +407,11 @@ impl Driver for Mock {
 
     async fn is_running(&self, end: End) -> Result<bool, Error> {
         let stopped = self.script.fault == Some(Fault::Stopped);
-        Ok(!stopped && self.shared.guest.lock().unwrap().at == Some(end))
+        Ok(!stopped && self.shared.guest.lock().unwrap().location == Some(end))
     }
 
-    async fn end(&mut self) -> Result<(), Error> {
-        self.shared.ended.send_replace(true);
-        self.fails(Fault::End, "it cannot be killed")
+    async fn shut_down(&mut self) -> Result<(), Error> {
+        self.shared.shut_down.send_replace(true);
+        self.inject(Fault::ShutDown, "it cannot be killed")
     }
 }

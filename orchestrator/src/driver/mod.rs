@@ -1,9 +1,9 @@
-//! What runs a guest at both ends of a migration and migrates it.
+//! Drivers: they run a guest at both ends of a migration and migrate it.
 //!
-//! A [`Driver`] is all that an attempt knows of a hypervisor. It does what it is told and says what it sees;
-//! when to act and when to give up is decided above it, by a [`crate::mode`]. [`qemu`] drives two QEMUs
-//! through QMP. [`control_port`] is the conversation with the stressor in the guest, which every driver
-//! offers for either end.
+//! [`Driver`] is an attempt's only interface to a hypervisor. A driver carries out commands and reports what
+//! it observes. It does not decide when to act or when to give up; that is the job of a [`crate::mode`].
+//! [`qemu`] drives two QEMU processes through QMP. [`control_port`] is the connection to the stressor in the
+//! guest, which every driver provides for each end.
 
 use crate::{
     matrix::Migrate,
@@ -26,117 +26,118 @@ pub mod control_port;
 pub(crate) mod mock;
 pub mod qemu;
 
-/// The two ends of one migration, from their start to their end.
+/// A hypervisor at both ends of one migration, from the start of the ends to their shutdown.
 ///
-/// The calls come in the order in which they stand here; [`Driver::end`] comes last, whatever has failed
-/// before it, and even if nothing has been started.
+/// An attempt calls the methods in the order of their declaration. It always calls [`Driver::shut_down`]
+/// last, even after a failure, and even if nothing has been started.
 #[expect(async_fn_in_trait, reason = "the whole program runs on one thread, so no future has to be `Send`")]
 pub trait Driver {
-    /// Starts both ends. Afterwards the guest is about to run at the source, and the destination is up.
+    /// Starts both ends. On return the guest is about to run at the source, and the destination is up.
     async fn start(&mut self) -> Result<(), Error>;
 
-    /// The conversation with the stressor in the guest, through one end. At the destination it is silent
+    /// Returns the connection to the stressor in the guest through the given end. The destination's is silent
     /// until the guest runs there.
     ///
     /// # Errors
     ///
-    /// Before [`Driver::start`].
+    /// [`Error::NotStarted`] before [`Driver::start`].
     fn control_port(&self, end: End) -> Result<&ControlPort, Error>;
 
-    /// Waits until an end ends by itself, and says which and why. Never returns for an end that may end, such
-    /// as a destination whose migration has been cancelled.
-    async fn ended(&self) -> Error;
+    /// Waits until either end exits unexpectedly, and returns an error that says which end and why. Ignores
+    /// an exit that is expected, for example the destination's after its migration has been cancelled.
+    async fn unexpected_exit(&self) -> Error;
 
-    /// Sets both ends up for a migration with these settings, and has the destination listen.
+    /// Configures both ends for a migration with these settings and makes the destination listen.
     async fn prepare(&self, settings: &Migrate) -> Result<(), Error>;
 
-    /// Begins the migration and returns what the ends announce from then on.
+    /// Starts the migration. Returns a channel with the events that both ends announce from then on.
     async fn begin(&self) -> Result<mpsc::UnboundedReceiver<Event>, Error>;
 
-    /// Asks the source how the migration stands; the sample's time counts from `since`.
+    /// Asks the source for the state of the migration. The sample's time is counted from `since`.
     async fn progress(&self, since: Instant) -> Result<Status, Error>;
 
-    /// Acts on a migration in progress.
+    /// Carries out an action on a migration in progress.
     async fn act(&self, action: Action) -> Result<(), Error>;
 
-    /// Whether the guest runs at this end, as the driver has it.
+    /// Returns whether the hypervisor reports the guest as running at this end.
     async fn is_running(&self, end: End) -> Result<bool, Error>;
 
-    /// Ends both ends, going on after failures; the first failure.
-    async fn end(&mut self) -> Result<(), Error>;
+    /// Shuts both ends down. Continues after a failure, and returns the first one.
+    async fn shut_down(&mut self) -> Result<(), Error>;
 }
 
-/// An error in the driver's own words.
+/// An error reported by a driver.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A node failed.
+    /// An error of the node that runs an end.
     #[error(transparent)]
     Node(#[from] NodeError),
-    /// QEMU failed.
+    /// An error of the QEMU driver.
     #[error(transparent)]
     Qemu(#[from] qemu::Error),
-    /// A call came before [`Driver::start`], or [`Driver::begin`] before [`Driver::prepare`].
-    #[error("nothing has been started")]
+    /// A method was called before [`Driver::start`], or [`Driver::begin`] before [`Driver::prepare`].
+    #[error("the source and the destination have not been started or prepared")]
     NotStarted,
-    /// What a test's script says.
+    /// The error that a test's script asks for.
     #[cfg(test)]
     #[error("{0}")]
     Scripted(String),
 }
 
-/// Something that an end announces by itself.
+/// An event that an end announces unasked.
 #[derive(Debug)]
 pub enum Event {
-    /// The migration has changed its state or begun a pass: worth asking for its [`Status`] at once.
+    /// The migration has changed its state or begun a pass. The caller should ask for its [`Status`] at once.
     Changed,
     /// The guest stopped at the source.
     Stopped(Instant),
     /// The guest started to run at the destination.
     Resumed(Instant),
-    /// An end can no longer be heard.
+    /// The connection to an end was lost.
     Lost(End, Error),
 }
 
-/// How a migration stands.
+/// The status of a migration at one moment.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Status {
-    /// What it means.
+    /// The state, reduced to what callers distinguish.
     pub state: State,
-    /// The figures, with the state in the driver's own word.
+    /// The figures, and the state as the driver names it.
     pub sample: Sample,
 }
 
-/// The state of a migration, as far as somebody has to act on it.
+/// The state of a migration. States that nobody has to act on are one variant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
-    /// Memory is sent while the guest runs at the source: it can be acted on, and given up.
+    /// Memory is sent while the guest runs at the source. The migration accepts actions and can be given up.
     Active,
-    /// Something else, like the set-up or the switchover: it is left alone.
+    /// Any other state, for example set-up or switchover. The migration is left alone.
     Other,
     /// It has completed at the source.
     Completed(Completion),
     /// It has failed, for this reason.
     Failed(String),
-    /// It has been cancelled, by us or, for this reason, not by us.
+    /// It has been cancelled, by this program or by somebody else. The text is the reason if it was somebody
+    /// else.
     Cancelled(String),
 }
 
-/// How long an end may take to die after something about it failed, so that its last words are known.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How long to wait, after work with an end has failed, for the end to exit and its last output to arrive.
+const EXIT_GRACE: Duration = Duration::from_millis(500);
 
-/// Does some work with running ends, which fails as soon as `ended` returns. When the work fails, an end that
-/// ends shortly afterwards is taken to be the reason.
-pub async fn unless_ended<T, E: From<D>, D, F: Future<Output = D>>(
-    ended: impl Fn() -> F,
+/// Does some work that needs running processes, and fails as soon as `exit` returns. If the work itself fails
+/// and `exit` returns within 500 ms afterwards, the exit is reported as the reason, since it explains more.
+pub async fn unless_exited<T, E: From<D>, D, F: Future<Output = D>>(
+    exit: impl Fn() -> F,
     work: impl Future<Output = Result<T, E>>,
 ) -> Result<T, E> {
     let result = tokio::select! {
         biased;
-        reason = ended() => return Err(reason.into()),
+        reason = exit() => return Err(reason.into()),
         result = work => result,
     };
     if result.is_err()
-        && let Ok(reason) = time::timeout(LAST_WORDS, ended()).await
+        && let Ok(reason) = time::timeout(EXIT_GRACE, exit()).await
     {
         return Err(reason.into());
     }

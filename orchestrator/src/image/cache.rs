@@ -1,10 +1,10 @@
-//! The user's cache directory: what is in it is complete, whoever writes and however they end.
+//! The user's cache directory. Its entries are always complete, even if a writer is killed.
 //!
 //! An entry is written under `scratch/`, synced, and renamed to its name, so a reader that finds an entry
-//! finds all of it and needs no lock. Writers hold the cache's lock, which the kernel releases when its
-//! holder dies: whoever holds it may therefore delete everything under `scratch/`, and does, first thing.
+//! finds all of it and needs no lock. Writers hold the cache's lock, which the kernel releases if the holder
+//! dies. The holder may therefore delete everything under `scratch/`, and does so before it writes.
 //!
-//! An entry is never changed. The directory as a whole can be deleted at any time when nothing runs.
+//! The content of an entry is never changed. The whole directory may be deleted whenever no `testbed` runs.
 
 use super::Error;
 use std::{
@@ -15,69 +15,69 @@ use std::{
 };
 use tempfile::{NamedTempFile, TempDir};
 
-/// How long an entry of which there can be many is kept after its last use.
+/// How long [`CacheWriter::prune`] keeps an entry after its last use: 30 days.
 const KEEP: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// A directory of finished entries.
+/// A directory of complete entries.
 #[derive(Debug, Clone)]
 pub struct Cache {
     root: PathBuf,
 }
 
 impl Cache {
-    /// The user's own: `$XDG_CACHE_HOME/testbed`, or `~/.cache/testbed`.
+    /// Returns the user's cache: `$XDG_CACHE_HOME/testbed`, else `~/.cache/testbed`.
     ///
     /// # Errors
-    /// When the environment names neither.
+    /// If neither `XDG_CACHE_HOME` nor `HOME` is set to an absolute path.
     pub fn user() -> Result<Self, Error> {
         let set = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
         let base = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")));
         Ok(Self { root: base.ok_or(Error::NoCacheHome)?.join("testbed") })
     }
 
-    /// One in this directory, which need not exist yet.
+    /// Returns the cache in this directory, which need not exist yet.
     pub fn at(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
 
-    /// The directory itself.
+    /// Returns the cache's directory.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Where an entry is, or would be.
+    /// Returns the path that an entry has or would have.
     pub fn path(&self, entry: impl AsRef<Path>) -> PathBuf {
         self.root.join(entry)
     }
 
-    /// An entry that is there, marked as used today.
+    /// Finds an entry and marks it as used. Returns its path, or `None` if there is no such entry.
     pub fn find(&self, entry: impl AsRef<Path>) -> Option<PathBuf> {
         let path = self.path(entry);
         let metadata = fs::metadata(&path).ok()?;
         let a_day = Duration::from_secs(24 * 3600);
         if metadata.modified().ok()?.elapsed().is_ok_and(|age| age > a_day) {
-            // Only pruning looks at the time, and a cache that cannot be written to is not pruned.
+            // A failure is harmless: only pruning reads the time, and an unwritable cache is not pruned.
             let _ = File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
         }
         Some(path)
     }
 
-    /// The right to write, waited for, until the returned value is dropped.
+    /// Waits for the cache's lock. Returns a writer that holds the lock until it is dropped.
     ///
     /// # Errors
-    /// When the directory or its lock cannot be made.
-    pub fn lock(&self) -> Result<Writer<'_>, Error> {
-        let writer = Writer { cache: self, _lock: self.exclusive("lock", || {})? };
+    /// If the directory or the lock file cannot be created.
+    pub fn lock(&self) -> Result<CacheWriter<'_>, Error> {
+        let writer = CacheWriter { cache: self, _lock: self.acquire("lock", || {})? };
         writer.clear_scratch()?;
         Ok(writer)
     }
 
-    /// A lock of this name, waited for and held until the returned value is dropped, or the process ends.
-    /// `waiting` is called first if somebody else holds it.
+    /// Waits for the lock of this name; calls `on_wait` first if another process holds it. Returns a guard
+    /// that holds the lock until it is dropped or the process ends.
     ///
     /// # Errors
-    /// When the directory or the lock cannot be made.
-    pub fn exclusive(&self, name: &str, waiting: impl FnOnce()) -> Result<Exclusive, Error> {
+    /// If the directory or the lock file cannot be created.
+    pub fn acquire(&self, name: &str, on_wait: impl FnOnce()) -> Result<LockGuard, Error> {
         fs::create_dir_all(&self.root).map_err(Error::io("create the cache directory", self.root()))?;
         let path = self.path(name);
         let file = File::options()
@@ -86,33 +86,33 @@ impl Cache {
             .open(&path)
             .map_err(Error::io("open the lock file", path.as_path()))?;
         if file.try_lock().is_err() {
-            waiting();
+            on_wait();
             file.lock().map_err(Error::io("lock", path.as_path()))?;
         }
-        Ok(Exclusive { _file: file })
+        Ok(LockGuard { _file: file })
     }
 }
 
-/// A lock that is held.
+/// A held lock. The kernel releases it when the file is closed.
 #[derive(Debug)]
-pub struct Exclusive {
+pub struct LockGuard {
     _file: File,
 }
 
-/// The one writer of a [`Cache`].
+/// The writer of a [`Cache`]. There is at most one at a time, because it holds the cache's lock.
 #[derive(Debug)]
-pub struct Writer<'a> {
+pub struct CacheWriter<'a> {
     cache: &'a Cache,
-    _lock: Exclusive,
+    _lock: LockGuard,
 }
 
-impl Writer<'_> {
-    /// The cache this writes to.
+impl CacheWriter<'_> {
+    /// Returns the cache that this writes to.
     pub fn cache(&self) -> &Cache {
         self.cache
     }
 
-    /// Removes what writers left that did not live to finish it.
+    /// Removes the incomplete entries of writers that were killed.
     fn clear_scratch(&self) -> Result<(), Error> {
         let scratch = self.scratch();
         match fs::remove_dir_all(&scratch) {
@@ -128,12 +128,12 @@ impl Writer<'_> {
         self.cache.path("scratch")
     }
 
-    /// Makes a file an entry, replacing one of that name.
+    /// Writes a file as an entry, replacing an entry of the same name. Returns its path.
     ///
     /// # Errors
-    /// When it cannot be written; then the entry is as it was.
+    /// If it cannot be written; the previous entry, if any, is unchanged.
     pub fn store_file(&self, entry: impl AsRef<Path>, content: &[u8]) -> Result<PathBuf, Error> {
-        let path = self.place(entry)?;
+        let path = self.entry_path(entry)?;
         let write = || {
             let mut file = NamedTempFile::new_in(self.scratch())?;
             file.write_all(content)?;
@@ -145,21 +145,21 @@ impl Writer<'_> {
         Ok(path)
     }
 
-    /// A directory to prepare an entry in, or to download to; gone when it is dropped.
+    /// Creates a directory to prepare an entry in. It is removed when the returned value is dropped.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// If it cannot be created.
     pub fn scratch_directory(&self) -> Result<TempDir, Error> {
         TempDir::new_in(self.scratch()).map_err(Error::io("create a directory in", self.scratch().as_path()))
     }
 
-    /// Makes a prepared directory of plain files an entry. An entry of that name stays as it is: names are
-    /// made from contents, so it holds the same.
+    /// Moves a prepared directory of plain files into place as an entry. Returns its path. An existing entry
+    /// of the same name is kept: names are derived from contents, so both hold the same.
     ///
     /// # Errors
-    /// When it cannot be synced or renamed; then there is no such entry.
+    /// If the directory cannot be synced or renamed; then the entry does not exist.
     pub fn store_directory(&self, entry: impl AsRef<Path>, prepared: TempDir) -> Result<PathBuf, Error> {
-        let path = self.place(entry)?;
+        let path = self.entry_path(entry)?;
         if path.exists() {
             return Ok(path);
         }
@@ -169,17 +169,17 @@ impl Writer<'_> {
             sync_directory_of(&path)
         };
         publish().map_err(Error::io("write", path.as_path()))?;
-        // Renamed away: there is nothing left for it to delete.
+        // The directory has been renamed, so `TempDir` has nothing left to delete.
         let _ = prepared.keep();
         Ok(path)
     }
 
-    /// Makes an entry a name for another one, atomically.
+    /// Atomically makes an entry a symbolic link to another entry.
     ///
     /// # Errors
-    /// When the link cannot be made.
-    pub fn point(&self, entry: impl AsRef<Path>, target: &Path) -> Result<(), Error> {
-        let path = self.place(entry)?;
+    /// If the link cannot be created.
+    pub fn link(&self, entry: impl AsRef<Path>, target: &Path) -> Result<(), Error> {
+        let path = self.entry_path(entry)?;
         let link = || {
             let new = self.scratch().join("link");
             std::os::unix::fs::symlink(target, &new)?;
@@ -189,20 +189,20 @@ impl Writer<'_> {
         link().map_err(Error::io("write the link", path.as_path()))
     }
 
-    /// Deletes the files of a directory that nobody used for a month.
+    /// Deletes the files of a directory that have not been used for 30 days.
     pub fn prune(&self, directory: impl AsRef<Path>) {
         let Ok(entries) = fs::read_dir(self.cache.path(directory)) else { return };
         for entry in entries.flatten() {
             let old = entry.metadata().and_then(|metadata| metadata.modified());
             if old.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > KEEP)) {
-                // A file that cannot be deleted costs its space and nothing else.
+                // A file that cannot be deleted only wastes space.
                 let _ = fs::remove_file(entry.path());
             }
         }
     }
 
-    /// The path of an entry, the directory above it made.
-    fn place(&self, entry: impl AsRef<Path>) -> Result<PathBuf, Error> {
+    /// Creates the parent directory of an entry. Returns the path of the entry.
+    fn entry_path(&self, entry: impl AsRef<Path>) -> Result<PathBuf, Error> {
         let path = self.cache.path(entry);
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
@@ -232,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_writer_clears_what_a_dead_one_left() {
+    fn a_writer_removes_what_a_killed_writer_left_in_scratch() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::at(dir.path());
         fs::create_dir_all(cache.path("scratch/unpacked/deep")).unwrap();
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_replaced_and_not_written_over() {
+    fn a_file_is_replaced_and_not_overwritten_in_place() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::at(dir.path());
         let writer = cache.lock().unwrap();
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_appears_whole_and_a_link_moves() {
+    fn a_directory_is_stored_whole_and_a_link_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::at(dir.path());
         let writer = cache.lock().unwrap();
@@ -268,14 +268,14 @@ mod tests {
             fs::create_dir(prepared.path().join("sub")).unwrap();
             fs::write(prepared.path().join("sub/file"), name).unwrap();
             writer.store_directory(format!("trees/{name}"), prepared).unwrap();
-            writer.point("trees/current", Path::new(name)).unwrap();
+            writer.link("trees/current", Path::new(name)).unwrap();
             assert_eq!(fs::read_to_string(cache.path("trees/current/sub/file")).unwrap(), name);
         }
         assert_eq!(fs::read_dir(cache.path("scratch")).unwrap().count(), 0);
     }
 
     #[test]
-    fn pruning_spares_what_is_in_use() {
+    fn pruning_keeps_files_that_are_in_use() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::at(dir.path());
         let writer = cache.lock().unwrap();

@@ -1,23 +1,24 @@
-//! Undoes the compression of kernels, and that which some distributions put on kernel modules.
+//! Decompresses kernels, and the kernel modules of distributions that compress them.
 //!
-//! What something is compressed with is read from its first bytes, not from its name.
+//! The format is recognized by the first bytes, not by the name of the file.
 
 use std::io::{self, Read};
 
-/// What something is compressed with.
+/// A compression format that the Linux kernel's build supports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
     Gzip,
     Xz,
-    /// What `lzma` writes, the format before xz. It has no magic bytes: this is how it always starts.
+    /// The format that `lzma` writes, the predecessor of xz. It has no magic bytes; [`Format::of`] compares
+    /// the first bytes of its header, which are always the same.
     Lzma,
     Zstd,
-    /// What `lz4 -l` writes, the format before LZ4's frames, and the only one of LZ4's that kernels use.
+    /// The legacy LZ4 format, which `lz4 -l` writes; kernels use no other LZ4 format.
     Lz4,
 }
 
 impl Format {
-    /// The format of something that starts like this.
+    /// Recognizes the format of these bytes. Returns `None` for bytes that are not compressed.
     pub(super) fn of(bytes: &[u8]) -> Option<Self> {
         match bytes {
             [0x1f, 0x8b, ..] => Some(Self::Gzip),
@@ -29,10 +30,10 @@ impl Format {
         }
     }
 
-    /// What the bytes stand for.
+    /// Decompresses bytes of this format.
     ///
     /// # Errors
-    /// When they are damaged or cut short.
+    /// If they are damaged or truncated.
     pub(super) fn decompress(self, bytes: &[u8]) -> io::Result<Vec<u8>> {
         let mut plain = Vec::new();
         match self {
@@ -50,9 +51,9 @@ impl Format {
     }
 }
 
-/// After the magic bytes: blocks, each after its length, of which none depends on another.
+/// Decompresses the legacy LZ4 format: the magic bytes, then independent blocks, each preceded by its length.
 fn lz4(bytes: &[u8]) -> io::Result<Vec<u8>> {
-    /// The most that one block stands for.
+    /// The maximum size of a decompressed block, in bytes.
     const BLOCK: usize = 8 << 20;
     let mut plain = Vec::new();
     let mut rest = &bytes[4..];
@@ -72,10 +73,10 @@ fn lz4(bytes: &[u8]) -> io::Result<Vec<u8>> {
     Ok(plain)
 }
 
-/// The bytes a compressed file stands for; bytes that are not compressed, as they are.
+/// Decompresses the content of a file. Bytes that are not compressed are returned unchanged.
 ///
 /// # Errors
-/// When the compressed bytes are damaged or cut short.
+/// If the compressed bytes are damaged or truncated.
 pub(super) fn decompress(bytes: Vec<u8>) -> io::Result<Vec<u8>> {
     match Format::of(&bytes) {
         Some(format) => format.decompress(&bytes),
@@ -85,7 +86,7 @@ pub(super) fn decompress(bytes: Vec<u8>) -> io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixtures::{PACKERS, lz4};
+    use super::super::fixtures::{COMPRESSORS, lz4};
     use super::*;
 
     fn content() -> Vec<u8> {
@@ -94,8 +95,8 @@ mod tests {
 
     #[test]
     fn each_format_is_recognized() {
-        for (format, pack) in PACKERS {
-            let packed = pack(&content());
+        for (format, compress) in COMPRESSORS {
+            let packed = compress(&content());
             assert!(packed.len() < content().len());
             assert_eq!(Format::of(&packed), Some(format));
             assert_eq!(decompress(packed).unwrap(), content());
@@ -104,9 +105,9 @@ mod tests {
     }
 
     #[test]
-    fn a_file_cut_short_is_an_error() {
-        for (format, pack) in PACKERS {
-            let mut packed = pack(&content());
+    fn a_truncated_file_is_an_error() {
+        for (format, compress) in COMPRESSORS {
+            let mut packed = compress(&content());
             packed.truncate(packed.len() / 2);
             assert!(decompress(packed).is_err(), "{format:?}");
         }

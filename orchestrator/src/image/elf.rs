@@ -1,23 +1,23 @@
-//! The questions asked of ELF files: what a kernel module says of itself, whether a program runs without a
-//! dynamic loader, whether QEMU can start a kernel.
+//! Reads ELF files: the dependencies of a kernel module, whether a program needs a dynamic loader, and
+//! whether QEMU can start a kernel.
 
 use super::Error;
 use elf::{ElfBytes, abi, endian::AnyEndian, note::Note};
 use std::{fs, path::Path};
 
-/// What a kernel module's `.modinfo` section says.
+/// The fields of a kernel module's `.modinfo` section that are used here.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct ModuleInfo {
-    /// The modules this one uses symbols of. Those built into the kernel are not among them.
+    /// The modules whose symbols this one uses, without those that are built into the kernel.
     pub(super) depends: Vec<String>,
-    /// The kernel it was built for: release, then options.
+    /// The kernel that it was built for: the release, then options.
     pub(super) vermagic: Option<String>,
 }
 
 /// Reads a module's `.modinfo` section.
 ///
 /// # Errors
-/// In words, when there is none.
+/// If the file is damaged or has no `.modinfo` section; the string is the message.
 pub(super) fn module_info(bytes: &[u8]) -> Result<ModuleInfo, String> {
     let file =
         ElfBytes::<AnyEndian>::minimal_parse(bytes).map_err(|error| format!("not an ELF file: {error}"))?;
@@ -40,16 +40,15 @@ pub(super) fn module_info(bytes: &[u8]) -> Result<ModuleInfo, String> {
     Ok(info)
 }
 
-/// Whether a file is a program for x86-64 that needs no dynamic loader, so that it can be the only program
-/// of a guest.
+/// Checks that a file is a static program for x86-64: a guest has no dynamic loader.
 ///
 /// # Errors
-/// When it cannot be read or is no such program; the message says which.
+/// If the file cannot be read, or is not a static program for x86-64; the message says which.
 pub fn check_static(path: &Path) -> Result<(), Error> {
     check_static_bytes(path, &fs::read(path).map_err(Error::io("read the stressor", path))?)
 }
 
-/// As [`check_static`], of bytes already read.
+/// Does the same as [`check_static`] for a file that has already been read.
 pub(super) fn check_static_bytes(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let refuse = |why| Err(Error::Stressor { path: path.to_path_buf(), why });
     let Ok(file) = ElfBytes::<AnyEndian>::minimal_parse(bytes) else {
@@ -67,8 +66,8 @@ pub(super) fn check_static_bytes(path: &Path, bytes: &[u8]) -> Result<(), Error>
     Ok(())
 }
 
-/// Whether QEMU can start these bytes as a kernel for x86-64: whether they are an ELF file with a note of the
-/// address that a virtual machine enters it at (PVH; `XEN_ELFNOTE_PHYS32_ENTRY` in Xen's elfnote.h).
+/// Returns whether QEMU can start this as a kernel for x86-64: whether it is an ELF file with a PVH note,
+/// which has the address to enter the kernel at (`XEN_ELFNOTE_PHYS32_ENTRY` in Xen's elfnote.h).
 pub(super) fn has_pvh_entry(bytes: &[u8]) -> bool {
     const PHYS32_ENTRY: u64 = 18;
     let Ok(file) = ElfBytes::<AnyEndian>::minimal_parse(bytes) else { return false };
@@ -77,7 +76,7 @@ pub(super) fn has_pvh_entry(bytes: &[u8]) -> bool {
         Note::Unknown(note) => note.n_type == PHYS32_ENTRY && note.name_str().is_ok_and(|name| name == "Xen"),
         _ => false,
     };
-    // QEMU looks for the note where the program headers say notes are, and not at sections.
+    // Like QEMU, this looks for the note in the segments of type PT_NOTE, not in sections.
     let notes = segments.iter().filter(|segment| segment.p_type == abi::PT_NOTE);
     let mut notes = notes.filter_map(|segment| file.segment_data_as_notes(&segment).ok()).flatten();
     file.ehdr.e_machine == abi::EM_X86_64 && notes.any(is_entry)
@@ -97,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_module_is_said() {
+    fn a_file_that_is_not_a_module_is_refused() {
         assert!(module_info(b"text").unwrap_err().contains("not an ELF file"));
         assert!(module_info(&program(false)).unwrap_err().contains(".modinfo"));
         let cut = module("x", "virtio", "6.1.0");
@@ -105,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_static_program_is_an_init() {
+    fn only_a_static_program_can_be_init() {
         let path = Path::new("/somewhere/stressor");
         check_static_bytes(path, &program(false)).unwrap();
         let refused = |bytes: &[u8]| check_static_bytes(path, bytes).unwrap_err().to_string();
@@ -117,11 +116,11 @@ mod tests {
     }
 
     #[test]
-    fn a_kernels_entry_is_in_its_notes() {
+    fn the_pvh_note_is_found() {
         let kernel = vmlinux("Xen", 18);
         assert!(has_pvh_entry(&kernel));
-        assert!(!has_pvh_entry(&vmlinux("Xen", 17)), "another note of Xen's");
-        assert!(!has_pvh_entry(&vmlinux("GNU", 18)), "another's note 18");
+        assert!(!has_pvh_entry(&vmlinux("Xen", 17)), "a Xen note of another type");
+        assert!(!has_pvh_entry(&vmlinux("GNU", 18)), "a note of type 18 that is not Xen's");
         assert!(!has_pvh_entry(&program(false)), "no notes at all");
         assert!(!has_pvh_entry(b"text"));
         for end in 0..kernel.len() {

@@ -1,4 +1,4 @@
-//! The smallest files that pass for what they stand for: modules, programs, kernels.
+//! Minimal modules, programs and kernels for tests: just enough of each file to be accepted.
 
 use super::compress::Format;
 use std::{
@@ -24,7 +24,7 @@ fn elf_header(phnum: u16, shoff: u64, shnum: u16) -> Vec<u8> {
     bytes
 }
 
-/// An ELF program, with or without a dynamic loader.
+/// Builds an ELF program that is linked dynamically or statically.
 pub(crate) fn program(dynamic: bool) -> Vec<u8> {
     let mut bytes = elf_header(1, 0, 0);
     bytes.extend(if dynamic { 3_u32 } else { 1 }.to_le_bytes()); // PT_INTERP, PT_LOAD
@@ -32,7 +32,7 @@ pub(crate) fn program(dynamic: bool) -> Vec<u8> {
     bytes
 }
 
-/// An ELF file with a `.modinfo` section.
+/// Builds an ELF file with a `.modinfo` section, like a kernel module's.
 pub(crate) fn module(name: &str, depends: &str, vermagic: &str) -> Vec<u8> {
     let info = format!("license=GPL\0depends={depends}\0name={name}\0vermagic={vermagic}\0");
     let names = b"\0.modinfo\0.shstrtab\0";
@@ -46,7 +46,7 @@ pub(crate) fn module(name: &str, depends: &str, vermagic: &str) -> Vec<u8> {
         bytes.extend(name.to_le_bytes());
         bytes.extend(kind.to_le_bytes());
         for field in [0, 0, offset, size, 0, 1, 0] {
-            // sh_link and sh_info share one of these.
+            // sh_link and sh_info, of 32 bits each, are one of these fields.
             bytes.extend(u64::to_le_bytes(field));
         }
     };
@@ -56,7 +56,7 @@ pub(crate) fn module(name: &str, depends: &str, vermagic: &str) -> Vec<u8> {
     bytes
 }
 
-/// An ELF file like a kernel's, of which one note says this.
+/// Builds an ELF file like a kernel's, with a note of this name and type.
 pub(super) fn vmlinux(name: &str, kind: u32) -> Vec<u8> {
     let mut notes = Vec::new();
     let mut note = |name: &str, kind: u32, content: &[u8]| {
@@ -81,18 +81,18 @@ pub(super) fn vmlinux(name: &str, kind: u32) -> Vec<u8> {
     bytes
 }
 
-/// The payload of a bzImage: packed, and the size of what it is followed by, unless the format ends with
-/// that.
+/// Builds the payload of a bzImage: the compressed bytes, then the decompressed size, unless the format
+/// itself ends with that size (gzip).
 pub(super) fn payload(format: Format, plain: &[u8]) -> Vec<u8> {
-    let (_, pack) = PACKERS.into_iter().find(|(candidate, _)| *candidate == format).unwrap();
-    let mut bytes = pack(plain);
+    let (_, compress) = COMPRESSORS.into_iter().find(|(candidate, _)| *candidate == format).unwrap();
+    let mut bytes = compress(plain);
     if format != Format::Gzip {
         bytes.extend((plain.len() as u32).to_le_bytes());
     }
     bytes
 }
 
-/// A bzImage of this release with this payload and some code before and after it.
+/// Builds a bzImage of this release with this payload and some code before and after it.
 pub(super) fn bzimage(release: &str, payload: &[u8]) -> Vec<u8> {
     let mut bytes = kernel(release);
     bytes[0x1f1] = 1;
@@ -105,7 +105,7 @@ pub(super) fn bzimage(release: &str, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The head of a bzImage that says it is this release.
+/// Builds the start of a bzImage, with a boot header that names this release.
 pub(crate) fn kernel(release: &str) -> Vec<u8> {
     let mut bytes = vec![0; 0x400];
     bytes[0x202..0x206].copy_from_slice(b"HdrS");
@@ -123,7 +123,7 @@ pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
 
 pub(crate) fn xz(bytes: &[u8]) -> Vec<u8> {
     let mut options = lzma_rust2::XzOptions::default();
-    // As kernels are packed.
+    // The options that the kernel's build uses.
     options.set_check_sum_type(lzma_rust2::CheckType::Crc32);
     options.prepend_pre_filter(lzma_rust2::FilterType::BcjX86, 0);
     let mut encoder = lzma_rust2::XzWriter::new(Vec::new(), options).unwrap();
@@ -152,13 +152,14 @@ pub(crate) fn zstd(bytes: &[u8]) -> Vec<u8> {
     ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
 }
 
-type Pack = fn(&[u8]) -> Vec<u8>;
+type Compress = fn(&[u8]) -> Vec<u8>;
 
-/// What packs into each format.
-pub(super) const PACKERS: [(Format, Pack); 5] =
+/// The compressor for each format.
+pub(super) const COMPRESSORS: [(Format, Compress); 5] =
     [(Format::Gzip, gzip), (Format::Xz, xz), (Format::Lzma, lzma), (Format::Zstd, zstd), (Format::Lz4, lz4)];
 
-/// The modules of a distribution's kernel with their dependencies, as its `.modinfo` sections name them.
+/// Some modules of a distribution's kernel: the directory, the name, and the dependencies as its `.modinfo`
+/// section lists them.
 pub(crate) const MODULES: [(&str, &str, &str); 10] = [
     ("drivers/virtio", "virtio", "virtio_ring"),
     ("drivers/virtio", "virtio_ring", ""),
@@ -172,7 +173,7 @@ pub(crate) const MODULES: [(&str, &str, &str); 10] = [
     ("drivers/block", "virtio_blk", "virtio_ring,virtio"),
 ];
 
-/// A directory as a kernel package unpacks: `boot/vmlinuz-RELEASE` and `lib/modules/RELEASE`.
+/// A directory like an unpacked kernel package: `boot/vmlinuz-RELEASE` and `lib/modules/RELEASE`.
 pub(crate) struct Tree {
     pub(crate) root: PathBuf,
 }

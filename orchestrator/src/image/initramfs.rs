@@ -1,8 +1,8 @@
-//! The guest's file system: an archive in the kernel's own format (newc), unpacked by it at boot.
+//! The guest's file system: a cpio archive (format newc) that the kernel unpacks at boot.
 //!
-//! It holds the stressor, or another program, as `/init`, the modules it loads with their order in
-//! `/modules/order`, the directories it mounts on, the console the kernel opens for it, what other programs
-//! it may run in `/programs`, and nothing else. The same inputs give the same bytes.
+//! It contains `/init` (the stressor or another program), the modules for `/init` to load, with their order
+//! in `/modules/order`, the directories that `/init` mounts file systems on, the console that the kernel
+//! opens for it, other programs in `/programs`, and nothing else. The same inputs give the same bytes.
 
 use super::modules::Module;
 use cpio::newc::{Builder, trailer};
@@ -13,7 +13,7 @@ const PROGRAM: u32 = 0o100_755;
 const FILE: u32 = 0o100_644;
 const CONSOLE: u32 = 0o020_600;
 
-/// The archive. `programs` are names and contents.
+/// Builds the archive. `programs` has the names and contents of the files in `/programs`.
 pub(super) fn build(init: &[u8], modules: &[Module], programs: &[(&str, &[u8])]) -> io::Result<Vec<u8>> {
     let contents = modules.iter().map(|module| module.content.len());
     let contents = contents.chain(programs.iter().map(|(_, content)| content.len()));
@@ -77,7 +77,7 @@ mod tests {
     /// Name, mode, device, content.
     type Entry = (String, u32, (u32, u32), Vec<u8>);
 
-    /// Every entry, as another reader sees them.
+    /// Reads all entries with the `cpio` crate's reader.
     fn entries(archive: &[u8]) -> Vec<Entry> {
         let mut rest = archive;
         let mut found = Vec::new();
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn it_holds_what_the_guest_needs_and_nothing_else() {
+    fn the_archive_contains_what_the_guest_needs_and_nothing_else() {
         let modules = [module("virtio_ring", b"ring"), module("virtio", b"virtio!")];
         let archive = build(b"the stressor", &modules, &[("netem", b"a program")]).unwrap();
         let entry =
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn its_first_bytes_are_these() {
+    fn the_first_bytes_are_a_newc_header() {
         let archive = build(b"", &[], &[]).unwrap();
         let expected = concat!(
             "070701",   // magic

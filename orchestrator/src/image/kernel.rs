@@ -1,12 +1,12 @@
-//! Where the guest's kernel comes from.
+//! Finds the guest's kernel and reads it with its modules.
 //!
-//! In this order, unless one is chosen: the kernel in the cache (adopted by `testbed setup`, which downloads
-//! the distribution's package or takes a given file), then the kernel this host runs. Nothing is downloaded
-//! here.
+//! Unless the user chooses a kernel, the kernel in the cache comes first (`testbed setup` puts it there: the
+//! distribution's package, or a file that the user names), then the kernel that this host runs. This module
+//! downloads nothing.
 
 use super::{
     Cache, Error,
-    modules::{Module, Modules, Wanted},
+    modules::{Module, ModuleSelection, Modules},
 };
 use std::{
     convert::Infallible,
@@ -15,32 +15,32 @@ use std::{
     str::FromStr,
 };
 
-/// The entry of the cache that leads to the kernel in use.
+/// The cache entry that is a symbolic link to the kernel in use.
 pub(super) const CURRENT: &str = "kernels/current";
 
-/// Which kernel the guest is to boot.
+/// The kernel that the user chose for guests.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum KernelChoice {
-    /// The one in the cache, else the one this host runs.
+    /// The kernel in the cache, else the kernel that this host runs.
     #[default]
     Auto,
-    /// The one in the cache.
+    /// The kernel in the cache; no other is tried.
     Cached,
-    /// The one this host runs.
+    /// The kernel that this host runs.
     Host,
-    /// This file.
+    /// A kernel image that the user names.
     Given {
         /// The kernel: a bzImage, which distributions name `vmlinuz`.
         image: PathBuf,
-        /// Its modules, as in `/lib/modules/RELEASE`. If not given they are looked for beside the image and
-        /// in `/lib/modules`.
+        /// The directory of its modules, like `/lib/modules/RELEASE`. `None` searches beside the image and in
+        /// `/lib/modules`.
         modules: Option<PathBuf>,
     },
 }
 
 impl KernelChoice {
-    /// What `--kernel` and `--modules` say together. The directory counts only where the kernel is a path:
-    /// the others have modules of their own.
+    /// Combines `--kernel` and `--modules`. The directory of modules is used only if `--kernel` is a path:
+    /// the other choices have modules of their own.
     pub fn from_options(kernel: Option<&str>, modules: Option<&Path>) -> Self {
         let Ok(choice) = kernel.unwrap_or("auto").parse();
         match choice {
@@ -53,7 +53,7 @@ impl KernelChoice {
 impl FromStr for KernelChoice {
     type Err = Infallible;
 
-    /// `auto`, `cached`, `host`, or a path.
+    /// Parses `auto`, `cached`, `host`, or a path.
     fn from_str(text: &str) -> Result<Self, Infallible> {
         Ok(match text {
             "auto" => Self::Auto,
@@ -64,15 +64,15 @@ impl FromStr for KernelChoice {
     }
 }
 
-/// Where a guest's kernel came from.
+/// The origin of a guest's kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum KernelSource {
-    /// A file the user named.
+    /// A file that the user named.
     Given,
-    /// The cache.
+    /// The cache, which `testbed setup` fills.
     Cached,
-    /// The kernel this host runs.
+    /// The kernel that this host runs.
     Host,
 }
 
@@ -86,36 +86,37 @@ impl fmt::Display for KernelSource {
     }
 }
 
-/// A kernel with what is wanted of its modules, read completely.
+/// A kernel image with its selected modules, read into memory.
 #[derive(Debug)]
 pub(super) struct Kernel {
     pub(super) image: PathBuf,
     pub(super) content: Vec<u8>,
     pub(super) release: String,
     pub(super) source: KernelSource,
-    /// In the order they are loaded in.
+    /// The selected modules in load order.
     pub(super) modules: Vec<Module>,
-    /// Which of its parts are built in, for a copy of it.
+    /// The kernel's configuration, which says what is built in; copied into the cache with the kernel.
     pub(super) config: Option<String>,
+    /// The text of `modules.builtin`, copied into the cache with the kernel.
     pub(super) builtin: Option<String>,
 }
 
-/// The kernel this host runs, as far as files tell.
+/// The kernel that this host runs.
 #[derive(Debug, Clone)]
-pub(super) struct Host {
-    /// `/`, except in tests.
+pub(super) struct HostKernel {
+    /// The root of the host's file system: `/`, except in tests.
     pub(super) root: PathBuf,
     pub(super) release: String,
 }
 
-impl Host {
+impl HostKernel {
     pub(super) fn running() -> Result<Self, Error> {
         let path = Path::new("/proc/sys/kernel/osrelease");
         let release = fs::read_to_string(path).map_err(Error::io("read", path))?;
         Ok(Self { root: PathBuf::from("/"), release: release.trim().to_owned() })
     }
 
-    fn find(&self, wanted: &Wanted<'_>) -> Result<Kernel, Error> {
+    fn find(&self, wanted: &ModuleSelection<'_>) -> Result<Kernel, Error> {
         let modules = self.root.join("lib/modules").join(&self.release);
         let image = self.root.join("boot").join(format!("vmlinuz-{}", self.release));
         let beside_modules = modules.join("vmlinuz");
@@ -124,12 +125,12 @@ impl Host {
     }
 }
 
-/// Finds and reads the kernel of this choice.
+/// Finds the chosen kernel and reads it with its selected modules.
 pub(super) fn find(
     choice: &KernelChoice,
-    wanted: &Wanted<'_>,
+    wanted: &ModuleSelection<'_>,
     cache: &Cache,
-    host: &Host,
+    host: &HostKernel,
 ) -> Result<Kernel, Error> {
     match choice {
         KernelChoice::Given { image, modules } => {
@@ -137,25 +138,26 @@ pub(super) fn find(
         }
         KernelChoice::Host => host.find(wanted),
         KernelChoice::Cached => cached(cache, wanted)
-            .unwrap_or_else(|| Err(Error::NoKernel { tried: vec!["none is in the cache".to_owned()] })),
+            .unwrap_or_else(|| Err(Error::NoKernel { tried: vec!["none in the cache".to_owned()] })),
         KernelChoice::Auto => {
             let mut tried = Vec::new();
             match cached(cache, wanted) {
                 Some(Ok(kernel)) => return Ok(kernel),
-                Some(Err(error)) => tried.push(format!("the one in the cache does not serve ({error})")),
-                None => tried.push("none is in the cache".to_owned()),
+                Some(Err(error)) => tried.push(format!("the kernel in the cache is unusable ({error})")),
+                None => tried.push("none in the cache".to_owned()),
             }
             host.find(wanted).map_err(|error| {
-                tried.push(format!("this host's own does not serve ({error})"));
+                tried.push(format!("this host's own kernel is unusable ({error})"));
                 Error::NoKernel { tried }
             })
         }
     }
 }
 
-/// The kernel in the cache, if there is one.
-fn cached(cache: &Cache, wanted: &Wanted<'_>) -> Option<Result<Kernel, Error>> {
-    // Resolved once, so that a set-up that replaces the kernel meanwhile does not mix two.
+/// Reads the kernel in the cache. Returns `None` if the cache has none.
+fn cached(cache: &Cache, wanted: &ModuleSelection<'_>) -> Option<Result<Kernel, Error>> {
+    // The link is resolved once. Otherwise a `testbed setup` that replaces the kernel in the meantime could
+    // give the image of one kernel and the modules of another.
     let directory = cache.path(CURRENT).canonicalize().ok()?;
     Some(read(&directory.join("vmlinuz"), Some(&directory.join("modules")), KernelSource::Cached, wanted))
 }
@@ -164,7 +166,7 @@ fn read(
     image: &Path,
     given: Option<&Path>,
     source: KernelSource,
-    wanted: &Wanted<'_>,
+    wanted: &ModuleSelection<'_>,
 ) -> Result<Kernel, Error> {
     let content = fs::read(image).map_err(Error::io("read the kernel", image))?;
     let release =
@@ -176,7 +178,7 @@ fn read(
 
     let places: Vec<PathBuf> = match given {
         Some(given) => {
-            // Packages have them in `usr` since /lib is a link to there (Debian 13).
+            // Since Debian 13, where /lib is a link to /usr/lib, packages have the modules below `usr`.
             let below = ["", "lib/modules", "usr/lib/modules"].map(|below| given.join(below).join(&release));
             [given.to_path_buf()].into_iter().chain(below).collect()
         }
@@ -193,7 +195,7 @@ fn read(
         None => Modules::none(&release, &places[0], config.as_deref()),
     };
     let modules = modules.select(wanted).map_err(|error| match error {
-        // What is missing is then not a module but all of them.
+        // No directory was found, so all modules are missing and not just this one.
         Error::MissingModule { .. } if directory.is_none() => {
             Error::NoModules { release: release.clone(), looked: places.clone() }
         }
@@ -203,16 +205,17 @@ fn read(
     Ok(Kernel { image: image.to_path_buf(), content, release, source, modules, config, builtin })
 }
 
-/// Whether a directory is one of modules, rather than one above it.
+/// Returns whether this is a directory of modules and not one of its parents.
 fn holds_modules(directory: &Path) -> bool {
-    let is_one = |name: &std::ffi::OsStr| {
+    let is_part_of_modules = |name: &std::ffi::OsStr| {
         let name = name.to_string_lossy();
         name == "kernel" || name.starts_with("modules.") || name.contains(".ko")
     };
-    fs::read_dir(directory).is_ok_and(|entries| entries.flatten().any(|entry| is_one(&entry.file_name())))
+    fs::read_dir(directory)
+        .is_ok_and(|entries| entries.flatten().any(|entry| is_part_of_modules(&entry.file_name())))
 }
 
-/// The release that a kernel image names in its boot header (Linux's Documentation/arch/x86/boot.rst).
+/// Reads the release from the boot header of a kernel image (Linux's Documentation/arch/x86/boot.rst).
 fn release_of(image: &[u8]) -> Result<&str, &'static str> {
     const MAGIC: usize = 0x202;
     const VERSION: usize = 0x20e;
@@ -225,6 +228,7 @@ fn release_of(image: &[u8]) -> Result<&str, &'static str> {
         .filter(|offset| *offset != 0)
         .and_then(|offset| image.get(SETUP + usize::from(offset)..))
         .ok_or("its boot header names no version")?;
+    // The version string begins with the release: `6.1.0-56-cloud-amd64 (builder@host) #1 SMP ...`.
     let end = text.iter().take(256).position(|byte| byte.is_ascii_whitespace() || *byte == 0);
     end.and_then(|end| std::str::from_utf8(&text[..end]).ok())
         .filter(|release| !release.is_empty())
@@ -236,8 +240,8 @@ mod tests {
     use super::super::fixtures::{RELEASE, Tree, kernel};
     use super::*;
 
-    fn host(root: &Path) -> Host {
-        Host { root: root.to_path_buf(), release: RELEASE.to_owned() }
+    fn host(root: &Path) -> HostKernel {
+        HostKernel { root: root.to_path_buf(), release: RELEASE.to_owned() }
     }
 
     #[test]
@@ -254,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn modules_are_found_from_the_directory_or_one_above() {
+    fn modules_are_found_in_the_directory_itself_or_below_a_parent() {
         let dir = tempfile::tempdir().unwrap();
         let tree = Tree::new(dir.path());
         let cache = Cache::at(dir.path().join("cache"));
@@ -265,14 +269,15 @@ mod tests {
             None, // beside the image
         ] {
             let choice = KernelChoice::Given { image: tree.image(), modules: modules.clone() };
-            let kernel = find(&choice, &Wanted::BY_GUESTS, &cache, &host(Path::new("/nowhere"))).unwrap();
+            let kernel =
+                find(&choice, &ModuleSelection::FOR_GUESTS, &cache, &host(Path::new("/nowhere"))).unwrap();
             assert_eq!(kernel.modules.len(), 9, "{modules:?}");
             assert_eq!(kernel.release, RELEASE);
         }
     }
 
     #[test]
-    fn modules_are_found_where_packages_of_a_merged_usr_have_them() {
+    fn modules_are_found_below_usr() {
         let dir = tempfile::tempdir().unwrap();
         let tree = Tree::new(dir.path());
         fs::create_dir(tree.root.join("usr")).unwrap();
@@ -280,7 +285,8 @@ mod tests {
         let cache = Cache::at(dir.path().join("cache"));
         for modules in [Some(tree.root.clone()), Some(tree.root.join("usr/lib/modules")), None] {
             let choice = KernelChoice::Given { image: tree.image(), modules: modules.clone() };
-            let kernel = find(&choice, &Wanted::BY_GUESTS, &cache, &host(Path::new("/nowhere"))).unwrap();
+            let kernel =
+                find(&choice, &ModuleSelection::FOR_GUESTS, &cache, &host(Path::new("/nowhere"))).unwrap();
             assert_eq!(kernel.modules.len(), 9, "{modules:?}");
         }
     }
@@ -290,7 +296,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let tree = Tree::new(dir.path());
         let cache = Cache::at(dir.path().join("cache"));
-        let found = find(&KernelChoice::Auto, &Wanted::BY_GUESTS, &cache, &host(dir.path())).unwrap();
+        let found =
+            find(&KernelChoice::Auto, &ModuleSelection::FOR_GUESTS, &cache, &host(dir.path())).unwrap();
         assert_eq!(found.source, KernelSource::Host);
         assert_eq!(found.image, tree.image());
     }
@@ -299,27 +306,29 @@ mod tests {
     fn without_any_kernel_the_error_says_what_was_tried() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::at(dir.path().join("cache"));
-        let error =
-            find(&KernelChoice::Auto, &Wanted::BY_GUESTS, &cache, &host(dir.path())).unwrap_err().to_string();
-        assert!(error.contains("none is in the cache"), "{error}");
+        let error = find(&KernelChoice::Auto, &ModuleSelection::FOR_GUESTS, &cache, &host(dir.path()))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("none in the cache"), "{error}");
         assert!(error.contains(&format!("boot/vmlinuz-{RELEASE}")), "{error}");
         assert!(error.contains("testbed setup"), "{error}");
     }
 
     #[test]
-    fn a_kernel_without_modules_asks_for_them() {
+    fn the_error_for_a_kernel_without_modules_names_the_option() {
         let dir = tempfile::tempdir().unwrap();
         let tree = Tree::new(dir.path());
         fs::remove_dir_all(dir.path().join("lib")).unwrap();
         let choice = KernelChoice::Given { image: tree.image(), modules: Some(dir.path().join("lib")) };
-        let error = find(&choice, &Wanted::BY_GUESTS, &Cache::at("/nowhere"), &host(Path::new("/nowhere")))
-            .unwrap_err();
+        let error =
+            find(&choice, &ModuleSelection::FOR_GUESTS, &Cache::at("/nowhere"), &host(Path::new("/nowhere")))
+                .unwrap_err();
         assert!(matches!(error, Error::NoModules { .. }), "{error}");
         assert!(error.to_string().contains("--modules"));
     }
 
     #[test]
-    fn options_say_which() {
+    fn the_choice_is_read_from_the_options() {
         let modules = Path::new("/m");
         assert_eq!(KernelChoice::from_options(None, None), KernelChoice::Auto);
         assert_eq!(KernelChoice::from_options(Some("host"), None), KernelChoice::Host);

@@ -1,9 +1,9 @@
 //! The files a guest boots from: a kernel and an initramfs that holds the stressor.
 //!
-//! [`prepare`] finds a kernel with its virtio modules, decompresses it (see [`Boot`]), builds the archive,
-//! and keeps both in the user's cache under the digest of what they are made from, so that they are made once
-//! per kernel and stressor. It changes nothing outside the cache, downloads nothing and needs no root;
-//! [`adopt`] is how `testbed setup` puts a kernel into the cache for it.
+//! [`prepare`] finds a kernel with its virtio modules, decompresses it (see [`Boot`]), builds the initramfs,
+//! and keeps both in the user's cache under a digest of their inputs, so that each is made once per kernel
+//! and stressor. It changes nothing outside the cache, downloads nothing and needs no root. [`adopt`] copies
+//! a kernel into the cache; `testbed setup` calls it.
 
 mod cache;
 mod compress;
@@ -16,15 +16,15 @@ mod kernel;
 mod modules;
 mod vmlinux;
 
-pub use cache::{Cache, Exclusive, Writer};
+pub use cache::{Cache, CacheWriter, LockGuard};
 pub use elf::check_static;
 pub use error::Error;
 pub use kernel::{KernelChoice, KernelSource};
-pub use modules::{LINKS, NEEDED};
+pub use modules::{GUEST_MODULES, LINK_MODULES};
 pub use vmlinux::Boot;
 
-use kernel::{CURRENT, Host, Kernel};
-use modules::Wanted;
+use kernel::{CURRENT, HostKernel, Kernel};
+use modules::ModuleSelection;
 use sha2::{Digest, Sha256};
 use std::{
     fmt::Write as _,
@@ -32,48 +32,47 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Changes whenever the archive is built differently from the same inputs.
+/// Part of the digest of an initramfs; changed whenever the same inputs give a different archive.
 const FORMAT: &str = "testbed-initramfs-1";
 
-/// The environment variable that names the stressor to put into guests.
+/// The environment variable that names the stressor program to put into guests.
 pub const STRESSOR_VARIABLE: &str = "TESTBED_STRESSOR";
 
-/// What QEMU is given to boot a guest.
+/// The files that QEMU boots a guest from.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct GuestFiles {
-    /// The kernel image: the one that was chosen, or what it decompresses to.
+    /// The kernel image: the chosen file, or the kernel that was decompressed from it.
     pub kernel: PathBuf,
-    /// Which of the two.
+    /// Whether `kernel` is the chosen file or the decompressed kernel.
     pub boot: Boot,
-    /// The archive the kernel unpacks and whose `/init` it starts.
+    /// The archive that the kernel unpacks and whose `/init` it starts.
     pub initramfs: PathBuf,
-    /// The release the kernel names itself, as in `uname -r`.
+    /// The kernel's release, as `uname -r` prints it in the guest.
     pub kernel_release: String,
-    /// Where the kernel came from.
     pub kernel_source: KernelSource,
-    /// SHA-256, in hexadecimal, of the kernel that was chosen and of everything in the archive: two guests
-    /// with the same digest are the same guest.
+    /// SHA-256, in hexadecimal, of the chosen kernel image and of everything in the initramfs. Guests with
+    /// the same digest are identical.
     pub digest: String,
 }
 
-/// Makes a guest's files ready. Takes milliseconds when they are in the cache.
+/// Prepares a guest's files. Takes milliseconds if they are in the cache.
 ///
 /// # Errors
-/// When there is no kernel of that choice with the modules a guest needs, when the stressor is not a static
-/// program, or when the cache cannot be written.
+/// If the chosen kernel does not exist or lacks a module that a guest needs, if the stressor is not a static
+/// program, or if the cache cannot be written.
 pub fn prepare(choice: &KernelChoice, stressor: &Path, cache: &Cache) -> Result<GuestFiles, Error> {
-    prepare_on(choice, stressor, cache, &Host::running()?)
+    prepare_on(choice, stressor, cache, &HostKernel::running()?)
 }
 
 fn prepare_on(
     choice: &KernelChoice,
     stressor: &Path,
     cache: &Cache,
-    host: &Host,
+    host: &HostKernel,
 ) -> Result<GuestFiles, Error> {
     let init = fs::read(stressor).map_err(Error::io("read the stressor", stressor))?;
     elf::check_static_bytes(stressor, &init)?;
-    let kernel = kernel::find(choice, &Wanted::BY_GUESTS, cache, host)?;
+    let kernel = kernel::find(choice, &ModuleSelection::FOR_GUESTS, cache, host)?;
 
     let mut content = Hasher::new(FORMAT);
     content.add("init", &init);
@@ -81,15 +80,15 @@ fn prepare_on(
         content.add(&module.name, &module.content);
     }
     let image_digest = content.finish();
-    let initramfs = made_once(cache, "initramfs", &image_digest, || {
+    let initramfs = find_or_create(cache, "initramfs", &image_digest, || {
         initramfs::build(&init, &kernel.modules, &[])
             .map_err(Error::io("build", cache.path("initramfs").join(&image_digest).as_path()))
     })?;
 
     let mut guest = Hasher::new("testbed-guest-1");
     guest.add("kernel", &kernel.content);
-    // Continued from the kernel's own hash: hashing it again would double what this takes when everything is
-    // in the cache.
+    // Continues from the hash of the kernel: hashing the kernel a second time would double the time that this
+    // function takes when everything is in the cache.
     let mut plain = guest.clone();
     plain.add(vmlinux::FORMAT, b"");
     let unpacked = decompressed(cache, &kernel.content, &plain.finish())?;
@@ -104,39 +103,42 @@ fn prepare_on(
     })
 }
 
-/// What is in a guest with another purpose than a migration.
+/// The contents of a guest that is not for a migration, such as the guest that runs the tests of netem.
 #[derive(Debug, Clone, Copy)]
-pub struct Contents<'a> {
-    /// The program that the kernel starts; it must be static.
+pub struct ImageContents<'a> {
+    /// The program that the kernel starts as `/init`. It must be static.
     pub init: &'a Path,
-    /// The modules it is to load. They and what they depend on are in `/modules`; `/modules/order` names them
-    /// in the order to load them.
+    /// The modules for `/init` to load. `/modules` holds them and their dependencies; `/modules/order` lists
+    /// them in load order.
     pub modules: &'a [&'a str],
-    /// Programs for `/programs`, by their file names; they must be static.
+    /// Programs to copy to `/programs`, under their own file names. They must be static.
     pub programs: &'a [&'a Path],
 }
 
-/// A guest with another purpose than a migration.
+/// A guest that is not for a migration, ready to boot.
 #[derive(Debug)]
-pub struct Image {
-    /// The kernel.
-    pub kernel: KernelFound,
-    /// The archive it unpacks, and whose `/init` it starts.
+pub struct GuestImage {
+    pub kernel: FoundKernel,
+    /// The archive that the kernel unpacks and whose `/init` it starts.
     pub initramfs: Vec<u8>,
 }
 
-/// Puts such a guest together. Writes nothing.
+/// Builds a guest that is not for a migration. Writes nothing.
 ///
 /// # Errors
-/// When there is no kernel of that choice with these modules, or a program is not static.
-pub fn assemble(choice: &KernelChoice, contents: &Contents<'_>, cache: &Cache) -> Result<Image, Error> {
+/// If the chosen kernel does not exist or lacks one of the modules, or if a program is not static.
+pub fn assemble(
+    choice: &KernelChoice,
+    contents: &ImageContents<'_>,
+    cache: &Cache,
+) -> Result<GuestImage, Error> {
     let program = |path: &Path| {
         let bytes = fs::read(path).map_err(Error::io("read the program", path))?;
         elf::check_static_bytes(path, &bytes)?;
         Ok((path.file_name().unwrap_or_default().to_string_lossy().into_owned(), bytes))
     };
-    let wanted = Wanted { required: contents.modules, optional: &[] };
-    let kernel = kernel::find(choice, &wanted, cache, &Host::running()?)?;
+    let wanted = ModuleSelection { required: contents.modules, optional: &[] };
+    let kernel = kernel::find(choice, &wanted, cache, &HostKernel::running()?)?;
     let (_, init) = program(contents.init)?;
     let programs = contents.programs.iter().map(|path| program(path)).collect::<Result<Vec<_>, Error>>()?;
     let programs: Vec<(&str, &[u8])> =
@@ -144,20 +146,21 @@ pub fn assemble(choice: &KernelChoice, contents: &Contents<'_>, cache: &Cache) -
     let initramfs = initramfs::build(&init, &kernel.modules, &programs)
         .map_err(Error::io("build an archive with", contents.init))?;
     let Kernel { image, release, source, .. } = kernel;
-    Ok(Image { kernel: KernelFound { image, release, source }, initramfs })
+    Ok(GuestImage { kernel: FoundKernel { image, release, source }, initramfs })
 }
 
-/// A kernel image's decompressed kernel, if it has one that QEMU can start.
+/// Decompresses the kernel in a kernel image, or finds it in the cache. Returns its path, or `None` if the
+/// image contains no kernel that QEMU can start directly.
 fn decompressed(cache: &Cache, image: &[u8], digest: &str) -> Result<Option<PathBuf>, Error> {
-    let Some(payload) = vmlinux::Payload::of(image) else { return Ok(None) };
-    // That there is none takes as long to find out: an empty entry remembers it.
-    let path = made_once(cache, "vmlinux", digest, || Ok(payload.kernel().unwrap_or_default()))?;
+    let Some(compressed) = vmlinux::CompressedKernel::find(image) else { return Ok(None) };
+    // A failed attempt takes just as long, so an empty entry records it.
+    let path = find_or_create(cache, "vmlinux", digest, || Ok(compressed.decompress().unwrap_or_default()))?;
     let size = fs::metadata(&path).map_err(Error::io("read", path.as_path()))?.len();
     Ok((size > 0).then_some(path))
 }
 
-/// The entry of this name in a directory of the cache, made if it is not there.
-fn made_once(
+/// Creates an entry in a directory of the cache unless it exists. Returns its path.
+fn find_or_create(
     cache: &Cache,
     directory: &str,
     name: &str,
@@ -168,7 +171,7 @@ fn made_once(
         return Ok(path);
     }
     let writer = cache.lock()?;
-    // Somebody else may have made it while this waited for the lock.
+    // Another process may have created the entry while this one waited for the lock.
     if let Some(path) = cache.find(&entry) {
         return Ok(path);
     }
@@ -177,44 +180,44 @@ fn made_once(
     writer.store_file(&entry, &content)
 }
 
-/// A kernel that a guest can boot.
+/// A kernel that has every module a guest needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KernelFound {
-    /// The image.
+pub struct FoundKernel {
     pub image: PathBuf,
-    /// The release it names itself.
+    /// The kernel's release, read from the image.
     pub release: String,
-    /// Where it came from.
     pub source: KernelSource,
 }
 
-/// The kernel of this choice, if it is there and has what a guest needs. Writes nothing.
+/// Finds the chosen kernel and checks that it has every module a guest needs. Writes nothing.
 ///
 /// # Errors
-/// When there is none.
-pub fn find_kernel(choice: &KernelChoice, cache: &Cache) -> Result<KernelFound, Error> {
+/// If the kernel does not exist or lacks a module.
+pub fn find_kernel(choice: &KernelChoice, cache: &Cache) -> Result<FoundKernel, Error> {
     find_kernel_below(Path::new("/"), choice, cache)
 }
 
-/// As [`find_kernel`], with the host's own files below another root.
+/// Does the same as [`find_kernel`], but looks for the host's kernel below `root` instead of `/`.
 pub(crate) fn find_kernel_below(
     root: &Path,
     choice: &KernelChoice,
     cache: &Cache,
-) -> Result<KernelFound, Error> {
-    let host = Host { root: root.to_path_buf(), ..Host::running()? };
-    let Kernel { image, release, source, .. } = kernel::find(choice, &Wanted::BY_GUESTS, cache, &host)?;
-    Ok(KernelFound { image, release, source })
+) -> Result<FoundKernel, Error> {
+    let host = HostKernel { root: root.to_path_buf(), ..HostKernel::running()? };
+    let Kernel { image, release, source, .. } =
+        kernel::find(choice, &ModuleSelection::FOR_GUESTS, cache, &host)?;
+    Ok(FoundKernel { image, release, source })
 }
 
-/// Copies a kernel into the cache, with its configuration, the modules a guest needs and those of [`LINKS`]
-/// that it has, and makes it the one that [`KernelChoice::Auto`] finds. Returns its release.
+/// Copies a kernel into the cache, with its configuration, the modules a guest needs and those of
+/// [`LINK_MODULES`] that it has, and makes it the kernel that [`KernelChoice::Auto`] selects. Returns its
+/// release.
 ///
 /// # Errors
-/// When that is no kernel, when modules are missing, or when the cache cannot be written.
-pub fn adopt(image: &Path, modules: Option<&Path>, writer: &Writer<'_>) -> Result<String, Error> {
+/// If the file is not a kernel, if modules are missing, or if the cache cannot be written.
+pub fn adopt(image: &Path, modules: Option<&Path>, writer: &CacheWriter<'_>) -> Result<String, Error> {
     let choice = KernelChoice::Given { image: image.to_path_buf(), modules: modules.map(Path::to_path_buf) };
-    let kernel = kernel::find(&choice, &Wanted::FOR_THE_CACHE, writer.cache(), &Host::running()?)?;
+    let kernel = kernel::find(&choice, &ModuleSelection::FOR_CACHE, writer.cache(), &HostKernel::running()?)?;
 
     let mut content = Hasher::new("testbed-kernel-1");
     content.add("kernel", &kernel.content);
@@ -239,15 +242,15 @@ pub fn adopt(image: &Path, modules: Option<&Path>, writer: &Writer<'_>) -> Resul
     }
     put("modules/modules.builtin", kernel.builtin.as_deref().unwrap_or_default().as_bytes())?;
     writer.store_directory(format!("kernels/{name}"), prepared)?;
-    writer.point(CURRENT, Path::new(&name))?;
+    writer.link(CURRENT, Path::new(&name))?;
     Ok(kernel.release)
 }
 
-/// The stressor that guests are to run: the file `TESTBED_STRESSOR` names, else `stressor` beside the
-/// running program. Whether it is there and static is [`check_static`]'s to say.
+/// Returns the path of the stressor program for guests: the file that `TESTBED_STRESSOR` names, else
+/// `stressor` in the directory of the running program. Does not check the file; [`check_static`] does.
 ///
 /// # Errors
-/// When the running program's own path is unknown.
+/// If the path of the running program is unknown.
 pub fn stressor_path() -> Result<PathBuf, Error> {
     if let Some(path) = std::env::var_os(STRESSOR_VARIABLE).filter(|path| !path.is_empty()) {
         return Ok(path.into());
@@ -257,7 +260,8 @@ pub fn stressor_path() -> Result<PathBuf, Error> {
     Ok(program.with_file_name("stressor"))
 }
 
-/// A digest of named parts; no two different lists of parts run into the same bytes.
+/// A SHA-256 digest of a list of named parts. Each name and each content is preceded by its length, so two
+/// different lists never hash the same bytes.
 #[derive(Clone)]
 struct Hasher(Sha256);
 

@@ -1,9 +1,10 @@
-//! Which kernel modules the guest loads, and in which order.
+//! Selects the kernel modules that a guest loads, and their order.
 //!
-//! The guest needs three drivers ([`NEEDED`]); everything else is what those depend on. A kernel in the cache
-//! keeps those for links ([`LINKS`]) besides, for guests with another purpose than a migration. Dependencies
-//! come from `modules.dep` where depmod has made one, else from what the modules say of themselves (a package
-//! unpacked and not installed has no `modules.dep`). What is built into the kernel is left out.
+//! A guest needs three drivers ([`GUEST_MODULES`]) and their dependencies. The cache also keeps the link
+//! modules ([`LINK_MODULES`]) of a kernel, for the guest that runs the tests of netem. Dependencies come from
+//! `modules.dep` if depmod has written that file, else from the modules' own `.modinfo` sections (a package
+//! that is unpacked but not installed has no `modules.dep`). Modules that are built into the kernel are left
+//! out.
 
 use super::{Error, compress, elf};
 use std::{
@@ -12,52 +13,52 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The drivers of the guest's devices: the bus, the stressor's port, the network that is probed.
-pub const NEEDED: [&str; 3] = ["virtio_pci", "virtio_console", "virtio_net"];
+/// The drivers of the guest's devices: the bus, the control port, and the network card that the probe pings.
+pub const GUEST_MODULES: [&str; 3] = ["virtio_pci", "virtio_console", "virtio_net"];
 
-/// What the program `netem` uses of a kernel. Kernels may lack some.
-pub const LINKS: [&str; 9] =
+/// The modules that the program `netem` uses. Kernels may lack some of them.
+pub const LINK_MODULES: [&str; 9] =
     ["sch_netem", "sch_tbf", "sch_htb", "sch_ingress", "act_mirred", "cls_u32", "ifb", "veth", "bridge"];
 
-/// Which modules are selected, with all that they depend on.
+/// The modules to select, by name. Their dependencies are always selected too.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Wanted<'a> {
-    /// These must be there, as a file or built in.
+pub(super) struct ModuleSelection<'a> {
+    /// Modules that must exist, as a file or built in.
     pub(super) required: &'a [&'a str],
-    /// These are taken where there is a file.
+    /// Modules that are selected only if they exist as a file.
     pub(super) optional: &'a [&'a str],
 }
 
-impl Wanted<'static> {
-    /// What a guest that is migrated needs.
-    pub(super) const BY_GUESTS: Self = Self { required: &NEEDED, optional: &[] };
-    /// What is kept of a kernel.
-    pub(super) const FOR_THE_CACHE: Self = Self { required: &NEEDED, optional: &LINKS };
+impl ModuleSelection<'static> {
+    /// The modules that a guest needs to be migrated.
+    pub(super) const FOR_GUESTS: Self = Self { required: &GUEST_MODULES, optional: &[] };
+    /// The modules that the cache keeps with a kernel.
+    pub(super) const FOR_CACHE: Self = Self { required: &GUEST_MODULES, optional: &LINK_MODULES };
 }
 
-/// A module to load.
+/// A module for a guest to load.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Module {
-    /// Its name, with underscores.
+    /// The name, with underscores instead of hyphens.
     pub(super) name: String,
-    /// The module itself, not compressed.
+    /// The ELF file, decompressed.
     pub(super) content: Vec<u8>,
 }
 
-/// What is known of one kernel's modules.
+/// The modules of one kernel: their files, their dependencies, and what is built in.
 #[derive(Debug)]
 pub(super) struct Modules {
     release: String,
     directory: PathBuf,
     files: BTreeMap<String, PathBuf>,
-    /// From `modules.dep`; without one, modules are asked themselves.
+    /// The dependencies from `modules.dep`. Without that file, each module's `.modinfo` names them.
     dependencies: Option<BTreeMap<String, Vec<String>>>,
     builtin: BTreeSet<String>,
 }
 
 impl Modules {
-    /// Reads what a directory like `/lib/modules/RELEASE` holds, or one that holds just module files.
-    /// `config` is the kernel's configuration, where there is one to be read.
+    /// Reads a directory like `/lib/modules/RELEASE`, or one that contains only module files. `config` is the
+    /// text of the kernel's configuration, if it could be read.
     pub(super) fn read(release: &str, directory: &Path, config: Option<&str>) -> Result<Self, Error> {
         let mut modules = Self {
             release: release.to_owned(),
@@ -77,7 +78,7 @@ impl Modules {
         Ok(modules)
     }
 
-    /// Of a kernel that has no module files: what it needs is built in, or missing.
+    /// Describes a kernel without module files: every module is built in or missing.
     pub(super) fn none(release: &str, directory: &Path, config: Option<&str>) -> Self {
         Self {
             release: release.to_owned(),
@@ -98,8 +99,12 @@ impl Modules {
         self.dependencies = Some(dependencies);
     }
 
-    /// The modules that are wanted, each after those it depends on.
-    pub(super) fn select(&self, wanted: &Wanted<'_>) -> Result<Vec<Module>, Error> {
+    /// Reads the selected modules and their dependencies. Returns each module after the modules it depends
+    /// on.
+    ///
+    /// # Errors
+    /// If a required module or a dependency is missing, damaged or for another kernel.
+    pub(super) fn select(&self, wanted: &ModuleSelection<'_>) -> Result<Vec<Module>, Error> {
         let mut selected = Vec::new();
         let mut visited = BTreeSet::new();
         let present = wanted.optional.iter().filter(|name| self.files.contains_key(**name));
@@ -109,6 +114,7 @@ impl Modules {
         Ok(selected)
     }
 
+    /// Appends a module to `selected`, after its dependencies (a depth-first search).
     fn visit(
         &self,
         name: &str,
@@ -144,21 +150,22 @@ impl Modules {
     }
 }
 
-/// Of [`NEEDED`], those a kernel configuration says are built in.
+/// Returns the modules of [`GUEST_MODULES`] that are built in according to a kernel configuration.
 fn builtin_by_config(config: &str) -> BTreeSet<String> {
     let built_in = |name: &&str| {
         let line = format!("CONFIG_{}=y", name.to_uppercase());
         config.lines().any(|candidate| candidate == line)
     };
-    NEEDED.iter().filter(|name| built_in(name)).map(|name| (*name).to_owned()).collect()
+    GUEST_MODULES.iter().filter(|name| built_in(name)).map(|name| (*name).to_owned()).collect()
 }
 
-/// All module files below a directory, by name; of two with one name, the first in order of paths.
+/// Collects all module files below a directory, by name. Of two files with the same name, the first in the
+/// order of their paths is kept.
 fn collect(directory: &Path, files: &mut BTreeMap<String, PathBuf>) -> std::io::Result<()> {
     let mut entries = fs::read_dir(directory)?.collect::<Result<Vec<_>, _>>()?;
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {
-        // Not following links: `build` and `source` lead out of the modules.
+        // Symbolic links are not followed: `build` and `source` point outside the directory.
         if entry.file_type()?.is_dir() {
             collect(&entry.path(), files)?;
         } else if let Some(name) = entry.file_name().to_str().and_then(module_name) {
@@ -168,14 +175,14 @@ fn collect(directory: &Path, files: &mut BTreeMap<String, PathBuf>) -> std::io::
     Ok(())
 }
 
-/// The name of the module that a path stands for, if it stands for one.
+/// Returns the name of the module in this file, or `None` if the file is not a module.
 fn module_name(path: &str) -> Option<String> {
     let file = path.trim().rsplit('/').next()?;
     let (name, rest) = file.split_once(".ko")?;
     matches!(rest, "" | ".xz" | ".zst" | ".gz").then(|| normalized(name))
 }
 
-/// Module names are written with hyphens and underscores alike.
+/// Replaces hyphens by underscores: module names are written with either.
 fn normalized(name: &str) -> String {
     name.replace('-', "_")
 }
@@ -185,14 +192,14 @@ mod tests {
     use super::super::fixtures::{MODULES, RELEASE, Tree, gzip, module, xz, zstd};
     use super::*;
 
-    type Pack = fn(&[u8]) -> Vec<u8>;
+    type Compress = fn(&[u8]) -> Vec<u8>;
 
     fn select(tree: &Tree) -> Result<Vec<String>, Error> {
-        let selected = Modules::read(RELEASE, &tree.modules(), None)?.select(&Wanted::BY_GUESTS)?;
+        let selected = Modules::read(RELEASE, &tree.modules(), None)?.select(&ModuleSelection::FOR_GUESTS)?;
         Ok(selected.into_iter().map(|module| module.name).collect())
     }
 
-    /// Every module after all that it depends on, by the fixture's own table.
+    /// Asserts that every module comes after its dependencies, which the fixture's table lists.
     fn assert_ordered(order: &[String]) {
         for (at, name) in order.iter().enumerate() {
             let (_, _, depends) = MODULES.iter().find(|(_, module, _)| module == name).unwrap();
@@ -203,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn modules_say_what_they_depend_on() {
+    fn without_modules_dep_dependencies_come_from_the_modules() {
         let dir = tempfile::tempdir().unwrap();
         let order = select(&Tree::new(dir.path())).unwrap();
         assert_ordered(&order);
@@ -213,14 +220,14 @@ mod tests {
     }
 
     #[test]
-    fn modules_dep_is_followed_where_there_is_one() {
+    fn modules_dep_takes_precedence_over_the_modules() {
         let dir = tempfile::tempdir().unwrap();
         let tree = Tree::new(dir.path());
         let at = |name: &str| {
             let (folder, ..) = MODULES.iter().find(|(_, module, _)| *module == name).unwrap();
             format!("kernel/{folder}/{name}.ko")
         };
-        // The file says more than the modules do: it is the file that counts.
+        // The file lists a dependency that the modules do not: the file takes precedence.
         let list = format!(
             "{}: {} {}\n{}:\n{}: {}\n{}:\n{}:\n{}: {}\n",
             at("virtio_pci"),
@@ -243,18 +250,20 @@ mod tests {
     }
 
     #[test]
-    fn compressed_modules_come_out_plain() {
+    fn compressed_modules_are_decompressed() {
         let dir = tempfile::tempdir().unwrap();
         let tree = Tree::new(dir.path());
-        let packs: [(&str, Pack); 3] = [("xz", xz), ("zst", zstd), ("gz", gzip)];
+        let formats: [(&str, Compress); 3] = [("xz", xz), ("zst", zstd), ("gz", gzip)];
         for (at, (folder, name, depends)) in MODULES.iter().enumerate() {
-            let (suffix, pack) = packs[at % 3];
+            let (suffix, compress) = formats[at % 3];
             let plain = module(name, depends, RELEASE);
             tree.remove(folder, &format!("{name}.ko"));
-            tree.put(folder, &format!("{name}.ko.{suffix}"), &pack(&plain));
+            tree.put(folder, &format!("{name}.ko.{suffix}"), &compress(&plain));
         }
-        let selected =
-            Modules::read(RELEASE, &tree.modules(), None).unwrap().select(&Wanted::BY_GUESTS).unwrap();
+        let selected = Modules::read(RELEASE, &tree.modules(), None)
+            .unwrap()
+            .select(&ModuleSelection::FOR_GUESTS)
+            .unwrap();
         assert_eq!(selected.len(), 9);
         for Module { name, content } in selected {
             let (_, _, depends) = MODULES.iter().find(|(_, module, _)| *module == name).unwrap();
@@ -263,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_built_in_is_left_out() {
+    fn built_in_modules_are_left_out() {
         let dir = tempfile::tempdir().unwrap();
         let tree = Tree::new(dir.path());
         fs::write(
@@ -278,19 +287,19 @@ mod tests {
     }
 
     #[test]
-    fn a_configuration_tells_of_a_kernel_without_modules() {
+    fn the_configuration_of_a_kernel_without_modules_is_used() {
         let config = "CONFIG_VIRTIO_PCI=y\nCONFIG_VIRTIO_NET=y\nCONFIG_VIRTIO_CONSOLE=y\n";
         let modules = Modules::none(RELEASE, Path::new("/nowhere"), Some(config));
-        assert_eq!(modules.select(&Wanted::BY_GUESTS).unwrap(), []);
+        assert_eq!(modules.select(&ModuleSelection::FOR_GUESTS).unwrap(), []);
         let config = "CONFIG_VIRTIO_PCI=y\nCONFIG_VIRTIO_NET=m\nCONFIG_VIRTIO_CONSOLE=y\n";
         let error = Modules::none(RELEASE, Path::new("/nowhere"), Some(config))
-            .select(&Wanted::BY_GUESTS)
+            .select(&ModuleSelection::FOR_GUESTS)
             .unwrap_err();
         assert!(error.to_string().contains("no module virtio_net"), "{error}");
     }
 
     #[test]
-    fn a_missing_dependency_is_named_with_what_needs_it() {
+    fn the_error_for_a_missing_dependency_names_the_module_that_needs_it() {
         let dir = tempfile::tempdir().unwrap();
         let tree = Tree::new(dir.path());
         tree.remove("net/core", "failover.ko");

@@ -1,37 +1,42 @@
-//! `testbed doctor`: everything that a run needs, in the lab that is meant.
+//! `testbed doctor`: checks everything that a run needs in the chosen lab.
 
 use super::{hosts, local};
 use crate::{
-    finding::{self, Report},
+    finding::{self, CheckReport},
     image::{self, Cache, KernelChoice},
-    lab::{Error, hosts::ssh::Hosts},
+    lab::{Error, hosts::ssh::SshHosts},
     setup::{self, SystemRunner},
 };
 use std::path::Path;
 
-/// What a run needs on the orchestrator's machine, whichever its lab.
+/// The files and directories that a run with any lab needs on the orchestrator's host.
 #[derive(Debug)]
-pub struct Needs<'a> {
-    /// Where prepared files are kept.
+pub struct Requirements<'a> {
+    /// The user's cache, which has the prepared kernels and initramfs archives.
     pub cache: &'a Cache,
-    /// The guest's kernel.
     pub kernel: &'a KernelChoice,
-    /// The stressor.
+    /// The path of the stressor program for guests.
     pub stressor: &'a Path,
-    /// Where results go.
+    /// The parent of results folders.
     pub results: &'a Path,
 }
 
-/// Looks at this machine, and at the lab's hosts, or at the local lab where it has none.
-pub async fn examine(needs: &Needs<'_>, hosts_of_lab: Option<&Hosts>) -> Result<Report, Error> {
-    let Needs { cache, kernel, stressor, results } = needs;
+/// Checks this host, and then the hosts of the lab, or the local lab if there are none.
+///
+/// # Errors
+/// If a local file that the hosts need cannot be read. A failed check is a finding, not an error.
+pub async fn examine(
+    needs: &Requirements<'_>,
+    hosts_of_lab: Option<&SshHosts>,
+) -> Result<CheckReport, Error> {
+    let Requirements { cache, kernel, stressor, results } = needs;
     let Some(hosts_of_lab) = hosts_of_lab else {
         let checks = setup::standard_checks(&SystemRunner, cache, kernel, stressor, results);
         return Ok(finding::examine(&checks).and(vec![local::examine().await]));
     };
     let report = finding::examine(&setup::checks_without_nodes(cache, kernel, stressor, results));
     Ok(match image::prepare(kernel, stressor, cache) {
-        // What is missing for that is in the report.
+        // The report already has the reason: the checks above cover the kernel, the stressor and the cache.
         Err(_) => report,
         Ok(guest) => report.and(hosts::examine(hosts_of_lab, &guest).await?),
     })

@@ -1,5 +1,6 @@
-//! What is there, seen from outside: nodes of runs in progress ([`processes`], [`status`]), the way into them
-//! ([`shell`]), a host's means ([`observe`]), and all that a run needs ([`doctor`], [`local`], [`hosts`]).
+//! Observes labs and hosts from outside a run: the nodes of runs in progress ([`processes`], [`status`]),
+//! shells in these nodes ([`shell`]), the resources of a host ([`observe`]), and the checks of `testbed
+//! doctor` ([`doctor`], [`local`], [`hosts`]).
 
 pub mod doctor;
 pub mod hosts;

@@ -1,10 +1,10 @@
-//! What there is on a host: its own means, and the nodes of runs in progress, seen from outside.
+//! Observes a host from outside a run: its resources, and the nodes of runs in progress.
 //!
-//! What is in a node's namespaces is read by a process that enters them and ends. Nothing is changed, and
-//! nothing is asked of the run. On another host, the same program says the same through SSH
-//! ([`crate::lab::hosts::ssh`]). An ordinary user sees their own runs only, root everybody's.
+//! A child process enters a node's namespaces, reads what is there, and exits. It changes nothing and sends
+//! the run nothing. On other hosts, `testbed observe` does the same through SSH ([`crate::lab::hosts::ssh`]).
+//! An ordinary user sees only their own runs, root sees the runs of all users.
 
-use super::processes::{self, Seen};
+use super::processes::{self, ObservedNode};
 use crate::{
     driver::qemu::cpus::Cpus,
     node::{
@@ -12,7 +12,7 @@ use crate::{
         server::{isolate, serve},
     },
 };
-use netem::{Netlink, show::Shown};
+use netem::{Netlink, show::InterfaceState};
 use nix::{
     ifaddrs::{InterfaceAddress, getifaddrs},
     net::if_::InterfaceFlags,
@@ -32,104 +32,104 @@ use std::{
     process::Command,
 };
 
-/// What was seen of a host.
+/// The resources of a host, and the nodes on it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Observation {
-    /// What a node there would say of itself.
+    /// The facts that a node on this host would report.
     pub facts: Facts,
-    /// Whether KVM can be had.
+    /// Whether `/dev/kvm` can be opened.
     pub kvm: Kvm,
     /// The host's own interfaces, without loopback.
     pub interfaces: Vec<Interface>,
-    /// The directories that were asked about, as far as they are there.
+    /// The requested directories that exist.
     pub directories: Vec<Directory>,
-    /// Which CPUs its QEMU can give a guest, or why that is not known, where it was asked.
+    /// The CPU models that QEMU offers guests, or the reason why they are unknown; `None` if not requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpus: Option<Result<Cpus, String>>,
-    /// The nodes of runs in progress there, where it was asked.
+    /// The nodes of runs in progress; empty if not requested.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub nodes: Vec<Seen>,
+    pub nodes: Vec<ObservedNode>,
 }
 
-/// How it stands with `/dev/kvm`.
+/// The state of `/dev/kvm`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kvm {
-    /// It opens.
+    /// It can be opened for reading and writing.
     Open,
-    /// It is there, but does not open, and why.
+    /// It exists, but cannot be opened, for this reason.
     Closed(String),
-    /// There is none.
+    /// It does not exist.
     Absent,
 }
 
-/// A directory, and what it lies on.
+/// A directory and its file system.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Directory {
-    /// Its path.
+    /// The path that was requested.
     pub path: PathBuf,
-    /// The type of the file system: `ext4`, `nfs4`.
+    /// The type of the file system, such as `ext4` or `nfs4`.
     pub file_system: String,
-    /// What is mounted: a device, a server's export.
+    /// The source of the mount: a device, or the export of a server.
     pub source: String,
-    /// What an ordinary user can still put there, in bytes.
+    /// The space that is free for ordinary users, in bytes.
     pub free_bytes: u64,
 }
 
-/// A network interface.
+/// A network interface of a node or of a host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interface {
-    /// Its name.
     pub name: String,
     /// Whether it is set up and has a carrier.
     pub up: bool,
-    /// Its addresses with their prefix lengths, without those of the link.
+    /// Its addresses with their prefix lengths, without IPv6 link-local addresses.
     pub addresses: Vec<String>,
-    /// What shapes it, as `netem show --json` has it; nothing for interfaces of the host.
+    /// Its shaping, in the format of `netem show --json`; `None` for interfaces of the host.
     pub shaping: Option<Value>,
-    /// The same as `netem show` prints it.
+    /// Its shaping, in the text format of `netem show`; empty for interfaces of the host.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub shown: String,
 }
 
 impl Interface {
-    /// Whether a profile is in force on it.
+    /// Returns whether a profile is applied to it, in either direction.
     pub fn is_shaped(&self) -> bool {
-        let is_applied = |way| self.shaping.as_ref().is_some_and(|shaping| shaping[way].is_object());
+        let is_applied =
+            |direction| self.shaping.as_ref().is_some_and(|shaping| shaping[direction].is_object());
         is_applied("sends") || is_applied("receives")
     }
 }
 
-/// What went wrong in a look around.
-type Problem = Box<dyn Error + Send + Sync>;
+/// An error of an observation; it is only printed.
+type BoxError = Box<dyn Error + Send + Sync>;
 
-/// What is to be looked at on a host besides its own means.
+/// The optional parts of an [`Observation`].
 #[derive(Debug, Clone, Default)]
-pub struct Wanted {
-    /// These directories.
+pub struct ObserveRequest {
+    /// Directories whose file systems are observed.
     pub directories: Vec<PathBuf>,
-    /// The CPUs that QEMU can give a guest.
+    /// Whether to ask QEMU for its CPU models.
     pub cpus: bool,
-    /// The nodes of runs in progress.
+    /// Whether to observe the nodes of runs in progress.
     pub nodes: bool,
 }
 
-/// Looks at this host.
-pub async fn observe(wanted: &Wanted) -> Result<Observation, Problem> {
+/// Observes this host.
+pub async fn observe(request: &ObserveRequest) -> Result<Observation, BoxError> {
     let privilege = if geteuid().is_root() { Privilege::Root } else { Privilege::UserNamespace };
     let kvm = kvm();
     Ok(Observation {
         facts: serve::facts(privilege).await?,
         interfaces: interfaces(false).await?,
-        directories: wanted.directories.iter().filter_map(|path| directory(path).ok()).collect(),
-        cpus: wanted.cpus.then(|| Cpus::of_qemu(kvm == Kvm::Open).map_err(|error| error.to_string())),
-        nodes: if wanted.nodes { processes::nodes()? } else { Vec::new() },
+        directories: request.directories.iter().filter_map(|path| directory(path).ok()).collect(),
+        cpus: request.cpus.then(|| Cpus::of_qemu(kvm == Kvm::Open).map_err(|error| error.to_string())),
+        nodes: if request.nodes { processes::nodes()? } else { Vec::new() },
         kvm,
     })
 }
 
-/// The interfaces of a node, by a process that enters its network.
-pub(super) fn interfaces_in(pid: u32) -> Result<Vec<Interface>, Problem> {
+/// Reads the interfaces of the node with this process. A child process enters the node's network namespace.
+pub(super) fn interfaces_in(pid: u32) -> Result<Vec<Interface>, BoxError> {
     let mut command = Command::new("/proc/self/exe");
     command.arg0("testbed").args(["observe", "--pid", &pid.to_string()]);
     let output = command.output()?;
@@ -139,13 +139,15 @@ pub(super) fn interfaces_in(pid: u32) -> Result<Vec<Interface>, Problem> {
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// Enters a node's network, for [`interfaces`]. Must be called while the process has a single thread.
+/// Enters the network namespace of a node, for [`interfaces`]. Call it while this process has a single
+/// thread.
 pub fn enter_network(pid: u32) -> Result<(), isolate::Error> {
     isolate::join(pid, CloneFlags::CLONE_NEWNET)
 }
 
-/// The interfaces in the network of this thread but loopback, and what shapes them, if that is wanted.
-pub async fn interfaces(shaping: bool) -> Result<Vec<Interface>, Problem> {
+/// Reads the interfaces in the network namespace of this thread, without loopback. `shaping` also reads their
+/// shaping.
+pub async fn interfaces(shaping: bool) -> Result<Vec<Interface>, BoxError> {
     let netlink = Netlink::open()?;
     let addresses: Vec<InterfaceAddress> = getifaddrs()?.collect();
     let mut found = Vec::new();
@@ -156,7 +158,7 @@ pub async fn interfaces(shaping: bool) -> Result<Vec<Interface>, Problem> {
         if flags.contains(InterfaceFlags::IFF_LOOPBACK) {
             continue;
         }
-        let shown = if shaping { Some(Shown::read(&netlink, &name).await?) } else { None };
+        let shown = if shaping { Some(InterfaceState::read(&netlink, &name).await?) } else { None };
         found.push(Interface {
             up: flags.contains(InterfaceFlags::IFF_UP | InterfaceFlags::IFF_LOWER_UP),
             addresses: of.filter_map(address_text).collect(),
@@ -168,7 +170,8 @@ pub async fn interfaces(shaping: bool) -> Result<Vec<Interface>, Problem> {
     Ok(found)
 }
 
-/// An IP address with its prefix length; not an IPv6 address that every link has by itself.
+/// Formats an IP address with its prefix length. Returns `None` for an IPv6 link-local address, which every
+/// interface has.
 fn address_text(address: &InterfaceAddress) -> Option<String> {
     let ip = |storage: &SockaddrStorage| {
         let v4 = storage.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
@@ -191,6 +194,7 @@ fn kvm() -> Kvm {
     }
 }
 
+/// Reads the file system and the free space of a directory.
 fn directory(path: &Path) -> io::Result<Directory> {
     let real = fs::canonicalize(path)?;
     let space = statvfs(&real)?;
@@ -201,17 +205,19 @@ fn directory(path: &Path) -> io::Result<Directory> {
     Ok(Directory { path: path.into(), file_system, source, free_bytes })
 }
 
-/// The type and the source of what is mounted where this path is, by the text of `mountinfo`.
+/// Finds the mount that contains a path in the text of `/proc/self/mountinfo`. Returns its type and its
+/// source.
 fn mount_of(mounts: &str, path: &Path) -> Option<(String, String)> {
     let mount = |line: &str| {
         let (place, what) = line.split_once(" - ")?;
-        // Blanks and the like are in octal.
+        // The kernel writes a space in a path as the octal escape \040.
         let point = place.split(' ').nth(4)?.replace("\\040", " ");
         let mut what = what.split(' ');
         path.starts_with(&point)
             .then(|| Some((point.len(), what.next()?.to_string(), what.next()?.to_string())))?
     };
-    // Of two mounts in one place, the later one is seen.
+    // The longest mount point counts. Of two mounts at the same point, the later one hides the other;
+    // `max_by_key` returns the last maximum.
     let nearest = mounts.lines().filter_map(mount).max_by_key(|(depth, ..)| *depth)?;
     Some((nearest.1, nearest.2))
 }

@@ -1,13 +1,13 @@
-//! The processes of nodes on this host, found in `/proc`.
+//! Finds the processes of nodes on this host in `/proc`.
 //!
-//! A run's nodes have no names outside and keep no list of themselves. They are known by the words that this
-//! program starts them with: `testbed node --inside ... --name compute1 --run 4711`. A run is named by its
-//! orchestrator's process, and on other hosts than that one's by `4711@host`.
+//! The nodes of a run are not registered anywhere. They are recognized by the command line that this program
+//! starts them with: `testbed node --inside ... --name compute1 --run 4711`. A run is named after the process
+//! ID of its orchestrator, `4711`; on hosts other than the orchestrator's, after `4711@host`.
 //!
-//! A lab starts and ends one process after the other. A node whose parent or orchestrator has ended is about
-//! to be killed by the kernel and is not listed. Whether a lab is complete, its nodes say by their processes'
-//! names ([`READY`]); [`Stage`] tells where a run's lab is, and [`nodes`] reads again for a while until what
-//! it shows is of one moment.
+//! The processes of a lab start and end one after the other. A node whose parent or orchestrator has ended is
+//! about to be killed by the kernel, and is not listed. When a lab is complete, the names of its node
+//! processes change to [`READY`]. [`LabState`] is the state of a run's lab; [`nodes`] reads `/proc` again,
+//! for up to a second, until all it returns was there at the same time.
 
 use super::observe::{Interface, interfaces_in};
 use crate::{
@@ -25,75 +25,77 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a look waits for a lab that is starting or ending to have done so.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long [`nodes`] waits for a starting or ending lab.
+const SETTLE_LIMIT: Duration = Duration::from_secs(1);
 
-/// How often it looks meanwhile.
-pub(super) const TICK: Duration = Duration::from_millis(20);
+/// The interval at which `/proc` is read again while a lab starts or ends.
+pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A node's process.
+/// The process of a node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NodeProcess {
-    /// The node's name.
+    /// The node's name: `controller`, `compute1` or `compute2`.
     pub name: String,
-    /// The run that it belongs to.
+    /// The name of the run: `4711`, or `4711@host`.
     pub run: String,
-    /// Whether its orchestrator is on another host, or came by SSH as if it were.
+    /// Whether its orchestrator is on another host, or has reached this host by SSH.
     pub remote: bool,
-    /// Whether its lab was complete and open to others when this was read.
+    /// Whether its lab was complete, so that others may use it, when `/proc` was read.
     pub ready: bool,
-    /// Its number on its host.
+    /// The process ID on its host.
     pub pid: u32,
-    /// For how long it has been there, in seconds.
+    /// The age of the process, in seconds.
     pub for_s: f64,
-    /// When it was started, in the kernel's ticks since the host was: with its number, no other process's.
+    /// The start of the process, in kernel ticks since the host's boot. Together with the process ID, it
+    /// identifies the process.
     #[serde(skip)]
     started: u64,
-    /// Its orchestrator's process, where that is visible here.
+    /// The process ID of its orchestrator, if that is visible here.
     #[serde(skip)]
     orchestrator: Option<u32>,
 }
 
-/// A node, and what is in it.
+/// A node, with its interfaces and its QEMU processes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Seen {
-    /// Its process.
+pub struct ObservedNode {
     #[serde(flatten)]
     pub process: NodeProcess,
     /// Its interfaces, without loopback.
     pub interfaces: Vec<Interface>,
-    /// Its QEMUs.
+    /// The QEMU processes in it.
     pub qemus: Vec<Qemu>,
-    /// Why it could not be looked into, if so.
+    /// The reason why its interfaces could not be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
 }
 
-/// A QEMU in a node.
+/// A QEMU process in a node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Qemu {
-    /// What it is for: `boot`, `source`, `destination`.
+    /// The role of its guest: `boot`, `source` or `destination`.
     pub role: String,
-    /// Its number on the host.
+    /// The process ID on the host.
     pub pid: u32,
-    /// For how long it has been there, in seconds.
+    /// The age of the process, in seconds.
     pub for_s: f64,
 }
 
-/// Where a run's lab is between its start and its end, by those of its nodes that are on one host.
+/// The state of a run's lab, judged by its nodes on one host.
+///
+/// The order is that of completeness: the greatest of several states is the least complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Stage {
-    /// All its nodes are there and connected.
+pub enum LabState {
+    /// All its nodes have started and are connected.
     Complete,
-    /// A node of a complete lab is gone; the others follow, unless it was killed.
+    /// A node of a complete lab has ended. The other nodes will end too, unless that node was killed.
     Ending,
-    /// Its nodes are being made and connected.
+    /// Its nodes are being started and connected.
     Starting,
 }
 
-impl Stage {
-    /// The stage of the run with these nodes. On other hosts than its orchestrator's it has nodes that are
-    /// not among them.
+impl LabState {
+    /// Returns the state of the lab with these nodes, all of one run. On a host other than the
+    /// orchestrator's, the lab has further nodes on other hosts.
     pub fn of(nodes: &[&NodeProcess]) -> Self {
         if nodes.iter().any(|node| !node.ready) {
             return Self::Starting;
@@ -103,8 +105,8 @@ impl Stage {
         if is_remote || NODES.iter().all(is_one) { Self::Complete } else { Self::Ending }
     }
 
-    /// The least complete of the stages of the runs with these nodes.
-    pub fn least_of<'a>(nodes: impl IntoIterator<Item = &'a NodeProcess>) -> Self {
+    /// Returns the state of the least complete lab of these nodes, which may belong to several runs.
+    pub fn least_complete<'a>(nodes: impl IntoIterator<Item = &'a NodeProcess>) -> Self {
         let mut runs: Vec<Vec<&NodeProcess>> = Vec::new();
         for node in nodes {
             match runs.iter_mut().find(|run| run[0].run == node.run) {
@@ -117,68 +119,72 @@ impl Stage {
 }
 
 impl NodeProcess {
-    /// Whether the same process still serves as a node.
-    pub fn is_there(&self) -> bool {
-        read(self.pid).is_some_and(|now| now.started == self.started)
+    /// Returns whether the same process still runs and serves as a node.
+    pub fn is_alive(&self) -> bool {
+        read_node(self.pid).is_some_and(|now| now.started == self.started)
     }
 
-    /// What the run's orchestrator was started as, where it is on this host.
+    /// Returns the command line of the run's orchestrator, if that is visible on this host.
     pub fn command(&self) -> Option<String> {
-        let words = words(self.orchestrator?)?;
+        let words = command_line(self.orchestrator?)?;
         let program = Path::new(words.first()?).file_name()?.to_string_lossy().into_owned();
         Some([program].into_iter().chain(words.into_iter().skip(1)).collect::<Vec<_>>().join(" "))
     }
 }
 
-/// Returns the nodes on this host, with what is in them.
-///
-/// Where a lab is starting or ending, it is looked at again, for up to a second.
-pub fn nodes() -> io::Result<Vec<Seen>> {
-    let deadline = Instant::now() + PATIENCE;
+/// Observes the nodes on this host that the user may see. While a lab is starting or ending, reads again for
+/// up to a second, and then returns the nodes that are alive.
+pub fn nodes() -> io::Result<Vec<ObservedNode>> {
+    let deadline = Instant::now() + SETTLE_LIMIT;
     loop {
         let before = processes()?;
-        let seen: Vec<Option<Seen>> = before.iter().cloned().map(look_into).collect();
-        let is_settled = Stage::least_of(&before) == Stage::Complete
-            && seen.iter().all(Option::is_some)
-            && before.iter().all(NodeProcess::is_there);
+        let observed: Vec<Option<ObservedNode>> = before.iter().cloned().map(observe_node).collect();
+        let is_settled = LabState::least_complete(&before) == LabState::Complete
+            && observed.iter().all(Option::is_some)
+            && before.iter().all(NodeProcess::is_alive);
         if is_settled || Instant::now() >= deadline {
-            return Ok(seen.into_iter().flatten().filter(|seen| seen.process.is_there()).collect());
+            return Ok(observed.into_iter().flatten().filter(|node| node.process.is_alive()).collect());
         }
-        thread::sleep(TICK);
+        thread::sleep(POLL_INTERVAL);
     }
 }
 
-/// Returns the processes of nodes on this host, as far as this user may know.
+/// Lists the processes of nodes on this host that the user may see, sorted by run and then by node.
 pub fn processes() -> io::Result<Vec<NodeProcess>> {
-    let mut found: Vec<NodeProcess> = pids()?.filter_map(read).collect();
-    found.sort_by(|a, b| (&a.run, rank(&a.name), a.pid).cmp(&(&b.run, rank(&b.name), b.pid)));
+    let mut found: Vec<NodeProcess> = pids()?.filter_map(read_node).collect();
+    found.sort_by(|a, b| {
+        (&a.run, display_order(&a.name), a.pid).cmp(&(&b.run, display_order(&b.name), b.pid))
+    });
     Ok(found)
 }
 
-/// A node's place in every list.
-pub(super) fn rank(name: &str) -> usize {
+/// Returns the position of a node in lists: controller, compute1, compute2.
+pub(super) fn display_order(name: &str) -> usize {
     NODES.iter().position(|known| *known == name).unwrap_or(NODES.len())
 }
 
+/// Lists the process IDs in `/proc`.
 fn pids() -> io::Result<impl Iterator<Item = u32>> {
     let entries = fs::read_dir("/proc")?.flatten();
     Ok(entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()))
 }
 
-/// Returns the node that this process is; nothing where it is none, or one that is going.
-fn read(pid: u32) -> Option<NodeProcess> {
-    let (name, run, remote) = node_words(&words(pid)?)?;
+/// Reads the node that a process serves. Returns `None` if the process is no node, if the node is about to
+/// end, or if the user may not see it.
+fn read_node(pid: u32) -> Option<NodeProcess> {
+    let (name, run, remote) = parse_node_command(&command_line(pid)?)?;
     let us = geteuid();
     let owner = fs::metadata(format!("/proc/{pid}")).ok()?.uid();
-    // Words prove nothing. What root enters as root was made by root; what it enters in somebody's user
-    // namespace, it enters as that user.
+    // Anybody can fake a command line. Root accepts a process of another user only if it is in a user
+    // namespace of that user, where root acts as that user; a process that root enters as root must belong to
+    // root.
     let ours =
         owner == us.as_raw() || us.is_root() && !isolate::is_in_our_user_namespace(pid).unwrap_or(true);
     ours.then_some(())?;
-    let status = Status::read(pid)?;
+    let status = ProcessStatus::read(pid)?;
     let orchestrator = match status.ancestry((!remote).then_some(&run))? {
         Ancestry::Orchestrator(pid) => Some(pid),
-        Ancestry::OutOfSight => None,
+        Ancestry::NotVisible => None,
     };
     let ready =
         fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim_end().as_bytes() == READY.to_bytes();
@@ -186,8 +192,9 @@ fn read(pid: u32) -> Option<NodeProcess> {
     Some(NodeProcess { name, run, remote, ready, pid, for_s: age_s(started)?, started, orchestrator })
 }
 
-/// A node's name, its run, and whether it is served from elsewhere, by the words of its serving process.
-fn node_words(words: &[String]) -> Option<(String, String, bool)> {
+/// Parses the command line of a node's serving process. Returns the node's name, its run, and whether its
+/// orchestrator is remote.
+fn parse_node_command(words: &[String]) -> Option<(String, String, bool)> {
     let after = |option: &str| {
         let at = words.iter().position(|word| word == option)?;
         words.get(at + 1).cloned()
@@ -201,73 +208,76 @@ fn node_words(words: &[String]) -> Option<(String, String, bool)> {
     }
 }
 
-/// Whether these are the words of the process that makes a node's namespaces and starts the serving one.
-fn is_outside(words: &[String]) -> bool {
+/// Returns whether this is the command line of a node's outer process, which creates the namespaces and
+/// starts the serving process.
+fn is_outer_process(words: &[String]) -> bool {
     words.get(1).is_some_and(|command| command == "node") && !words.iter().any(|word| word == "--inside")
 }
 
-/// Returns the words that a process was started with; nothing of the kernel's own processes, and of those
-/// that are ending: the kernel takes their memory, which has the words, before their namespaces.
-fn words(pid: u32) -> Option<Vec<String>> {
+/// Reads the command line of a process. Returns `None` for kernel threads, and for processes that are
+/// exiting: the kernel frees their memory, which contains the command line, before their namespaces.
+fn command_line(pid: u32) -> Option<Vec<String>> {
     let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let line = line.strip_suffix(b"\0")?;
     Some(line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect())
 }
 
-/// What the kernel says of a process.
-struct Status {
-    /// Its parent; zero where that is outside of this PID namespace.
+/// The fields of `/proc/PID/status` that are used here.
+struct ProcessStatus {
+    /// The process ID of its parent; zero if that is outside this PID namespace.
     parent: u32,
-    /// Its number in its own PID namespace.
-    own_number: u32,
+    /// The process ID in its own, innermost PID namespace.
+    own_pid: u32,
 }
 
-impl Status {
+impl ProcessStatus {
     fn read(pid: u32) -> Option<Self> {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let last = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name))?;
             line.split_whitespace().last()?.parse().ok()
         };
-        Some(Self { parent: last("PPid:")?, own_number: last("NSpid:")? })
+        Some(Self { parent: last("PPid:")?, own_pid: last("NSpid:")? })
     }
 
-    /// Returns who is above the node whose serving process this is. `run` is the run's name where the
-    /// orchestrator is on this host.
+    /// Finds the orchestrator of the node with this serving process. `run` is the run's name if the
+    /// orchestrator is on this host. Returns `None` if the node's parent or its orchestrator has ended: the
+    /// kernel is about to kill the node.
     fn ancestry(&self, run: Option<&str>) -> Option<Ancestry> {
         if self.parent == 0 {
-            return Some(Ancestry::OutOfSight);
+            return Some(Ancestry::NotVisible);
         }
-        is_outside(&words(self.parent)?).then_some(())?;
+        is_outer_process(&command_line(self.parent)?).then_some(())?;
         let (Some(run), orchestrator) = (run, Self::read(self.parent)?.parent) else {
-            return Some(Ancestry::OutOfSight);
+            return Some(Ancestry::NotVisible);
         };
         if orchestrator == 0 {
-            return Some(Ancestry::OutOfSight);
+            return Some(Ancestry::NotVisible);
         }
-        // Orphans get another parent, whose number is not the run's name.
-        let number = Self::read(orchestrator)?.own_number;
-        (number.to_string() == run).then_some(Ancestry::Orchestrator(orchestrator))
+        // An orphan gets another parent, whose process ID is not the name of the run.
+        let own_pid = Self::read(orchestrator)?.own_pid;
+        (own_pid.to_string() == run).then_some(Ancestry::Orchestrator(orchestrator))
     }
 }
 
-/// Who is above a node. One of which a parent has ended is about to be killed, and has none.
+/// The orchestrator above a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ancestry {
-    /// The orchestrator's process.
+    /// The process ID of the orchestrator.
     Orchestrator(u32),
-    /// A process on another host, or outside of this PID namespace.
-    OutOfSight,
+    /// The orchestrator is on another host, or outside this PID namespace.
+    NotVisible,
 }
 
-/// Returns when a process was started, in the kernel's ticks since the host was.
+/// Returns the start of a process, in kernel ticks since the host's boot.
 fn started_ticks(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name before the last parenthesis may hold anything. The start is the 22nd field, the 20th after it.
+    // The start is field 22. Fields are counted from the last parenthesis, after field 2, because the name of
+    // the process may contain spaces and parentheses: index 19 after it.
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
-/// Returns for how long there has been what was started at this tick.
+/// Returns the age of a process that was started at this tick, in seconds.
 fn age_s(started: u64) -> Option<f64> {
     let ticks = sysconf(SysconfVar::CLK_TCK).ok()??;
     let uptime = fs::read_to_string("/proc/uptime").ok()?;
@@ -275,22 +285,23 @@ fn age_s(started: u64) -> Option<f64> {
     Some((uptime - started as f64 / ticks as f64).max(0.0))
 }
 
-/// Returns what is in a node; nothing where it has gone meanwhile.
-fn look_into(process: NodeProcess) -> Option<Seen> {
+/// Observes the inside of a node. Returns `None` if the node has ended in the meantime.
+fn observe_node(process: NodeProcess) -> Option<ObservedNode> {
     let pid_namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
     let namespace = pid_namespace(process.pid)?;
     let qemus = pids().ok()?.filter(|pid| pid_namespace(*pid).as_ref() == Some(&namespace));
-    let qemu = |pid| Some(Qemu { role: qemu_role(&words(pid)?)?, pid, for_s: age_s(started_ticks(pid)?)? });
+    let qemu =
+        |pid| Some(Qemu { role: qemu_role(&command_line(pid)?)?, pid, for_s: age_s(started_ticks(pid)?)? });
     let qemus = qemus.filter_map(qemu).collect();
     let (interfaces, problem) = match interfaces_in(process.pid) {
         Ok(interfaces) => (interfaces, None),
-        Err(_) if !process.is_there() => return None,
+        Err(_) if !process.is_alive() => return None,
         Err(problem) => (Vec::new(), Some(problem.to_string())),
     };
-    Some(Seen { process, interfaces, qemus, problem })
+    Some(ObservedNode { process, interfaces, qemus, problem })
 }
 
-/// What a QEMU of ours is for, by its words.
+/// Parses the role of a QEMU process from its command line. Returns `None` if this program did not start it.
 fn qemu_role(words: &[String]) -> Option<String> {
     (words.first()? == QEMU).then_some(())?;
     let name = words.iter().position(|word| word == "-name")?;
@@ -299,7 +310,7 @@ fn qemu_role(words: &[String]) -> Option<String> {
 
 #[cfg(test)]
 impl NodeProcess {
-    /// A node of a complete lab; on a host, where the run's name has one.
+    /// Returns a node of a complete lab, which is remote if the run's name contains a host.
     pub(super) fn sample(name: &str, run: &str) -> Self {
         Self {
             name: name.into(),
@@ -323,8 +334,8 @@ mod tests {
     }
 
     #[test]
-    fn a_node_is_known_by_its_words() {
-        let known = |line: &str| node_words(&split(line));
+    fn a_node_is_recognized_by_its_command_line() {
+        let known = |line: &str| parse_node_command(&split(line));
         assert_eq!(
             known("testbed node --inside root --name compute1 --run 4711"),
             Some(("compute1".into(), "4711".into(), false))
@@ -333,14 +344,14 @@ mod tests {
             known("testbed node --inside root --name controller --run 7@here --remote x --network 3"),
             Some(("controller".into(), "7@here".into(), true))
         );
-        // The process that only makes the namespaces, a QEMU, and somebody's search for nodes.
+        // Not nodes: the outer process, which only creates the namespaces, a QEMU, and a search for nodes.
         assert_eq!(known("testbed node --name compute1 --run 4711"), None);
         assert_eq!(known("qemu-system-x86_64 -name testbed-source"), None);
         assert_eq!(known("grep testbed node --inside --name a --run b"), None);
     }
 
     #[test]
-    fn a_qemu_is_known_by_its_name() {
+    fn a_qemu_is_recognized_by_its_name() {
         assert_eq!(
             qemu_role(&split("qemu-system-x86_64 -m 1 -name testbed-source")).as_deref(),
             Some("source")
@@ -349,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_is_as_old_as_it_is() {
+    fn the_age_of_this_process_is_plausible() {
         let age = age_s(started_ticks(std::process::id()).unwrap()).unwrap();
         assert!((0.0..3600.0).contains(&age), "{age}");
     }
@@ -362,27 +373,27 @@ mod tests {
     fn a_lab_is_complete_between_its_start_and_its_end() {
         let of = |names: &[&str], run: &str, ready| {
             let nodes: Vec<_> = names.iter().map(|name| node(name, run, ready)).collect();
-            Stage::least_of(&nodes)
+            LabState::least_complete(&nodes)
         };
-        assert_eq!(of(&NODES, "7", true), Stage::Complete);
-        assert_eq!(of(&NODES, "7", false), Stage::Starting);
-        assert_eq!(of(&NODES[..2], "7", false), Stage::Starting);
-        assert_eq!(of(&NODES[1..], "7", true), Stage::Ending);
-        // The next lab of a run that has lost one.
-        assert_eq!(of(&["controller", "compute1", "compute2", "compute2"], "7", true), Stage::Ending);
-        // A host has one node of the three.
-        assert_eq!(of(&["compute1"], "7@a", true), Stage::Complete);
-        assert_eq!(of(&[], "", true), Stage::Complete);
+        assert_eq!(of(&NODES, "7", true), LabState::Complete);
+        assert_eq!(of(&NODES, "7", false), LabState::Starting);
+        assert_eq!(of(&NODES[..2], "7", false), LabState::Starting);
+        assert_eq!(of(&NODES[1..], "7", true), LabState::Ending);
+        // A run has lost a node and is starting its next lab.
+        assert_eq!(of(&["controller", "compute1", "compute2", "compute2"], "7", true), LabState::Ending);
+        // On a host of an inventory, a lab has one node.
+        assert_eq!(of(&["compute1"], "7@a", true), LabState::Complete);
+        assert_eq!(of(&[], "", true), LabState::Complete);
         let two = [node("compute1", "7@a", true), node("compute1", "8@a", false)];
-        assert_eq!(Stage::least_of(&two), Stage::Starting);
+        assert_eq!(LabState::least_complete(&two), LabState::Starting);
     }
 
     #[test]
-    fn a_node_without_a_living_parent_is_none() {
-        let us = Status::read(std::process::id()).unwrap();
-        assert_eq!(us.own_number, std::process::id());
-        // What has started this test is no node.
+    fn a_process_whose_parent_is_no_node_has_no_ancestry() {
+        let us = ProcessStatus::read(std::process::id()).unwrap();
+        assert_eq!(us.own_pid, std::process::id());
+        // The parent of this test is no outer process of a node.
         assert_eq!(us.ancestry(Some("1")), None);
-        assert_eq!(Status { parent: 0, own_number: 1 }.ancestry(None), Some(Ancestry::OutOfSight));
+        assert_eq!(ProcessStatus { parent: 0, own_pid: 1 }.ancestry(None), Some(Ancestry::NotVisible));
     }
 }

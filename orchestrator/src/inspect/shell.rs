@@ -1,23 +1,24 @@
-//! A program of the user's in a node, or a shell: `testbed lab shell`.
+//! `testbed lab shell`: runs a shell, or another program of the user, in a node.
 //!
-//! A run's lab that is starting or ending is waited for, so that the program finds all of it or another one.
+//! If the lab of a run is just starting or ending, the command waits, so that the program runs in a complete
+//! lab or in another one.
 
 use super::{
     observe::Observation,
-    processes::{self, NodeProcess, Stage, TICK},
+    processes::{self, LabState, NodeProcess, POLL_INTERVAL},
 };
 use crate::{
     lab::{
         self,
         hosts::{
             inventory::Become,
-            ssh::{Hosts, Upload, Way},
+            ssh::{HostAccess, SshHosts, Upload},
         },
     },
     matrix::Settings,
     node::{
         NodeError,
-        server::visit::{self, Visit},
+        server::visit::{self, NodeSession},
     },
     sys,
 };
@@ -33,66 +34,62 @@ use std::{
 };
 use tokio::time;
 
-/// How long a lab that is starting may take to be complete; a loaded machine is slow.
-const STARTING: Duration = Duration::from_secs(15);
+/// The time limit for a starting lab to become complete; a busy host is slow.
+const START_LIMIT: Duration = Duration::from_secs(15);
 
-/// How long a lab that lacks a node may take to be gone.
-const ENDING: Duration = Duration::from_secs(1);
+/// The time limit for a lab that lacks a node to end.
+const END_LIMIT: Duration = Duration::from_secs(1);
 
-/// What a user wants to be run, and where.
+/// A program to run in a node.
 #[derive(Debug)]
 pub struct Shell<'a> {
-    /// The node.
+    /// The name of the node.
     pub node: &'a str,
-    /// The run, where it is named.
+    /// The name of the run, if the user gives one.
     pub run: Option<&'a str>,
-    /// The link of a lab that is started for the shell.
+    /// The link of the temporary lab, which is started if no run is in progress.
     pub link: Profile,
-    /// The program and its arguments; the user's shell without.
+    /// The program and its arguments. If empty, the user's shell is run.
     pub program: &'a [OsString],
 }
 
-/// An error on the way into a node.
+/// An error running a program in a node.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It is not clear which node is meant.
+    /// No node or more than one fits the user's choice.
     #[error(transparent)]
-    NotOne(#[from] NotOne),
-    /// The inventory is for a lab without this node.
-    #[error("a lab has no {0}")]
+    Select(#[from] SelectError),
+    /// The inventory has no host for this node.
+    #[error("the lab has no node {0}")]
     NoSuchNode(String),
-    /// The link is a run's.
-    #[error(
-        "run {0} is under way, and its link is not for the shell to shape; leave the options of the link out"
-    )]
+    /// There are link options, but the link belongs to a run.
+    #[error("run {0} is in progress, and a shell cannot change its link; leave out the link options")]
     LinkOfRun(String),
-    /// The link is between hosts.
-    #[error(
-        "the options of the link are for a lab of the shell's own, on this machine; leave them out with hosts"
-    )]
+    /// There are link options, but the node is on a host of an inventory.
+    #[error("the link options shape a temporary lab on this host; leave them out with hosts")]
     LinkOfHosts,
-    /// The link makes no sense, or this machine cannot have it.
+    /// The link options contradict each other, or this host cannot shape the link.
     #[error("{0}")]
     Link(String),
-    /// There is no lab.
+    /// The temporary lab could not be started, or a host could not be reached.
     #[error(transparent)]
     Lab(#[from] lab::Error),
-    /// A node of the shell's own lab did not do what it was asked.
+    /// A node of the temporary lab failed to shape the link.
     #[error(transparent)]
     Node(#[from] NodeError),
-    /// The way into the node is closed.
+    /// The program was not started in the node.
     #[error("{0}")]
     Refused(String),
-    /// The system refused something.
+    /// A system call failed.
     #[error(transparent)]
     System(#[from] io::Error),
 }
 
 impl Error {
-    /// Whether the user has to say something else, rather than that something does not work.
+    /// Returns whether the user's input is the reason: another command line would help.
     pub fn is_input(&self) -> bool {
         match self {
-            Self::NotOne(error) => !matches!(error, NotOne::NoNode { .. }),
+            Self::Select(error) => !matches!(error, SelectError::NoNode { .. }),
             Self::NoSuchNode(_) | Self::LinkOfRun(_) | Self::LinkOfHosts | Self::Link(_) => true,
             Self::Lab(error) => error.is_input(),
             Self::Node(_) | Self::Refused(_) | Self::System(_) => false,
@@ -100,27 +97,27 @@ impl Error {
     }
 }
 
-/// What came of bringing a program into a node of this machine.
-enum Entered {
-    /// It was started, and has ended.
-    Ended(ExitStatus),
-    /// It was not started, and why.
+/// The outcome of running a program in a node on this host.
+enum EnterOutcome {
+    /// The program was started and has exited.
+    Exited(ExitStatus),
+    /// The program was not started, for this reason.
     Refused(String),
 }
 
 impl Shell<'_> {
-    /// Runs the program on this machine, in a node of the run that is meant, or of a lab of its own where
-    /// none is in progress, which `notice` is told. Returns the program's exit code.
-    pub async fn on_this_machine(&self, notice: impl Fn(&str)) -> Result<u8, Error> {
+    /// Runs the program on this host, in a node of the chosen run. If no run is in progress, runs it in a
+    /// temporary lab and says so through `notice`. Returns the program's exit code.
+    pub async fn run_locally(&self, notice: impl Fn(&str)) -> Result<u8, Error> {
         self.link.validate().map_err(|error| Error::Link(error.to_string()))?;
-        let deadline = Instant::now() + STARTING;
+        let deadline = Instant::now() + START_LIMIT;
         loop {
             let Some(process) = self.choose(async || Ok(local_processes()?)).await? else { break };
             match enter(&process, self.program).await? {
-                Entered::Ended(status) => return Ok(visit::exit_code(status)),
-                // Its run ended in the meantime: there may be another, or none.
-                Entered::Refused(_) if !process.is_there() && Instant::now() < deadline => {}
-                Entered::Refused(reason) => return Err(Error::Refused(reason)),
+                EnterOutcome::Exited(status) => return Ok(visit::exit_code(status)),
+                // The run has ended in the meantime: choose again, since there may be another run.
+                EnterOutcome::Refused(_) if !process.is_alive() && Instant::now() < deadline => {}
+                EnterOutcome::Refused(reason) => return Err(Error::Refused(reason)),
             }
         }
         let lab = lab::local::start().await?;
@@ -129,33 +126,34 @@ impl Shell<'_> {
         let shaped = if settings.link.is_empty() {
             "not shaped".into()
         } else {
-            link.shape(&settings.link).await?.to_string()
+            format!("shaped ({})", link.shape(&settings.link).await?)
         };
         notice(&format!(
-            "no run is under way: this is a lab of the shell's own, and ends with it; compute2 is {} from compute1, \
-             {shaped}",
+            "No run in progress: started a temporary lab; it is removed when this shell exits.\n\
+             The address of compute2 is {}; the migration link is {shaped}.",
             link.destination_address()
         ));
         lab.announce().await?;
         let ours = process::id().to_string();
         let processes = local_processes()?;
         let node = processes.iter().find(|process| process.run == ours && process.name == self.node);
-        let entered = match node {
+        let outcome = match node {
             Some(node) => enter(node, self.program).await?,
-            None => Entered::Refused(format!("{} has ended", self.node)),
+            None => EnterOutcome::Refused(format!("{} has ended", self.node)),
         };
         lab.end().await;
-        match entered {
-            Entered::Ended(status) => Ok(visit::exit_code(status)),
-            Entered::Refused(reason) => Err(Error::Refused(reason)),
+        match outcome {
+            EnterOutcome::Exited(status) => Ok(visit::exit_code(status)),
+            EnterOutcome::Refused(reason) => Err(Error::Refused(reason)),
         }
     }
 
-    /// Returns the command that runs the program on the node's host: in the node of the run that is
-    /// meant, or on the host itself where none is in progress, which `notice` is told; on a terminal or not.
-    pub async fn on_host(
+    /// Returns the command that runs the program on the node's host, in the node of the chosen run. If no run
+    /// is in progress, the command runs the program on the host itself, and `notice` says so. `terminal`
+    /// gives the program a terminal.
+    pub async fn host_command(
         &self,
-        Hosts { inventory, way }: &Hosts,
+        SshHosts { inventory, access }: &SshHosts,
         terminal: bool,
         notice: impl Fn(&str),
     ) -> Result<Command, Error> {
@@ -164,136 +162,134 @@ impl Shell<'_> {
         }
         let host = inventory.hosts().into_iter().find(|(node, _)| *node == self.node).map(|(_, host)| host);
         let host = host.ok_or_else(|| Error::NoSuchNode(self.node.into()))?;
-        let place = Place::reach(way, host).await?;
-        let process = self.choose(async || Ok(place.processes().await?)).await?;
+        let remote = RemoteHost::reach(access, host).await?;
+        let process = self.choose(async || Ok(remote.processes().await?)).await?;
         if process.is_none() {
-            let how = if inventory.r#become == Become::Sudo { ", by sudo" } else { "" };
-            notice(&format!("no run is under way: this is the host {host} itself, as root{how}"));
+            let how = if inventory.r#become == Become::Sudo { ", through sudo" } else { "" };
+            notice(&format!("No run in progress: this shell is on the host {host} itself, as root{how}."));
         }
-        Ok(place.visit(self.node, process.map(|process| process.pid), self.program, terminal))
+        Ok(remote.enter_command(self.node, process.map(|process| process.pid), self.program, terminal))
     }
 
-    /// Returns the node that is meant, by a `look` at those that there are, as soon as its lab is complete;
-    /// nothing where no run is in progress.
+    /// Waits until the lab of the chosen run is complete, and selects the node. `list` lists the nodes that
+    /// there are. Returns `None` if no run is in progress.
     async fn choose(
         &self,
-        look: impl AsyncFn() -> Result<Vec<NodeProcess>, Error>,
+        list: impl AsyncFn() -> Result<Vec<NodeProcess>, Error>,
     ) -> Result<Option<NodeProcess>, Error> {
         let began = Instant::now();
         loop {
-            let nodes = look().await?;
-            let patience = match Stage::least_of(nodes.iter().filter(|node| is_meant(&node.run, self.run))) {
-                Stage::Complete => Duration::ZERO,
-                Stage::Ending => ENDING,
-                Stage::Starting => STARTING,
+            let nodes = list().await?;
+            let chosen = nodes.iter().filter(|node| matches_run(&node.run, self.run));
+            let limit = match LabState::least_complete(chosen) {
+                LabState::Complete => Duration::ZERO,
+                LabState::Ending => END_LIMIT,
+                LabState::Starting => START_LIMIT,
             };
-            if began.elapsed() < patience {
-                time::sleep(TICK).await;
+            if began.elapsed() < limit {
+                time::sleep(POLL_INTERVAL).await;
                 continue;
             }
-            let picked = pick(&nodes, self.node, self.run)?;
-            if let Some(process) = picked.filter(|_| !self.link.is_empty()) {
+            let selected = select_node(&nodes, self.node, self.run)?;
+            if let Some(process) = selected.filter(|_| !self.link.is_empty()) {
                 return Err(Error::LinkOfRun(process.run.clone()));
             }
-            return Ok(picked.cloned());
+            return Ok(selected.cloned());
         }
     }
 }
 
-/// Brings a program into a node of this machine and waits for its end.
-async fn enter(node: &NodeProcess, program: &[OsString]) -> Result<Entered, Error> {
-    // From here on, the terminal's keys are the program's.
-    sys::outlive_interrupts()?;
+/// Runs a program in a node on this host and waits until it exits.
+async fn enter(node: &NodeProcess, program: &[OsString]) -> Result<EnterOutcome, Error> {
+    // From now on, Ctrl-C and the other keys of the terminal are for the program.
+    sys::survive_terminal_signals()?;
     let (mut refusal, theirs) = io::pipe()?;
+    // No close-on-exec: `testbed enter` inherits this end and writes the reason to it if it refuses.
     fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty())).map_err(io::Error::from)?;
     let mut command = Command::new("/proc/self/exe");
     command.arg0("testbed").args(["enter", &node.name, "--pid", &node.pid.to_string()]);
     command.args(["--refusal", &theirs.as_raw_fd().to_string(), "--"]).args(program);
-    // By the runtime, which the nodes of the shell's own lab are served by meanwhile.
+    // Started by tokio: the nodes of a temporary lab need the runtime while the program runs.
     let status = tokio::process::Command::from(command).status().await?;
     drop(theirs);
     let mut reason = String::new();
     refusal.read_to_string(&mut reason)?;
-    Ok(if reason.is_empty() { Entered::Ended(status) } else { Entered::Refused(reason) })
+    Ok(if reason.is_empty() { EnterOutcome::Exited(status) } else { EnterOutcome::Refused(reason) })
 }
 
-/// Why no node can be meant.
+/// An error selecting a node.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotOne {
-    /// More than one run is under way.
-    #[error("{} runs are under way: {}; say which with --run", .0.len(), .0.join(", "))]
+pub enum SelectError {
+    /// More than one run fits.
+    #[error("{} runs are in progress: {}; choose one with --run", .0.len(), .0.join(", "))]
     Several(Vec<String>),
-    /// The run that was named is not.
-    #[error("no run {0} is under way; `testbed lab status` lists those that are")]
+    /// The run that the user names is not in progress.
+    #[error("no run {0} is in progress; `testbed lab status` lists the runs in progress")]
     NoSuchRun(String),
-    /// The run has no such node now.
-    #[error("run {run} has no {node} now; it may be starting or ending")]
-    NoNode {
-        /// The run.
-        run: String,
-        /// The node.
-        node: String,
-    },
+    /// The run lacks the node at the moment.
+    #[error("run {run} has no node {node} at the moment; it may be starting or ending")]
+    NoNode { run: String, node: String },
 }
 
-/// Returns the node of this name, of the run that is named or is the only one; none where no run is under
-/// way.
-fn pick<'a>(
+/// Selects the node of this name, of the run `run`, or of the only run. Returns `None` if no run is in
+/// progress and none was named.
+fn select_node<'a>(
     nodes: &'a [NodeProcess],
     node: &str,
     run: Option<&str>,
-) -> Result<Option<&'a NodeProcess>, NotOne> {
+) -> Result<Option<&'a NodeProcess>, SelectError> {
     let mut runs: Vec<&str> =
-        nodes.iter().map(|node| node.run.as_str()).filter(|name| is_meant(name, run)).collect();
+        nodes.iter().map(|node| node.run.as_str()).filter(|name| matches_run(name, run)).collect();
     runs.dedup();
     match (&runs[..], run) {
         ([], None) => Ok(None),
-        ([], Some(run)) => Err(NotOne::NoSuchRun(run.into())),
+        ([], Some(run)) => Err(SelectError::NoSuchRun(run.into())),
         ([run], _) => match nodes.iter().find(|process| process.name == node && process.run == *run) {
             Some(found) => Ok(Some(found)),
-            None => Err(NotOne::NoNode { run: (*run).into(), node: node.into() }),
+            None => Err(SelectError::NoNode { run: (*run).into(), node: node.into() }),
         },
-        (several, _) => Err(NotOne::Several(several.iter().map(ToString::to_string).collect())),
+        (several, _) => Err(SelectError::Several(several.iter().map(ToString::to_string).collect())),
     }
 }
 
-/// Whether a run of this name is meant, where one is `wanted`.
-fn is_meant(name: &str, wanted: Option<&str>) -> bool {
+/// Returns whether the run `name` fits the user's choice: any run fits `None`; `4711` fits `4711` and
+/// `4711@host`.
+fn matches_run(name: &str, wanted: Option<&str>) -> bool {
     wanted.is_none_or(|wanted| name == wanted || name.split_once('@').is_some_and(|(pid, _)| pid == wanted))
 }
 
-/// Returns the processes of local runs' nodes on this machine.
+/// Lists the nodes of this host that belong to local labs.
 fn local_processes() -> io::Result<Vec<NodeProcess>> {
     Ok(processes::processes()?.into_iter().filter(|process| !process.remote).collect())
 }
 
-/// A node's host.
-struct Place<'a> {
-    way: &'a Way,
+/// The host of a node, reached by SSH.
+struct RemoteHost<'a> {
+    access: &'a HostAccess,
     host: &'a str,
-    /// This program there, in words of a shell.
+    /// The command that runs this program as root on the host, quoted for a shell.
     program: String,
 }
 
-impl<'a> Place<'a> {
-    /// The host of this name for ssh, with this program on it.
-    async fn reach(way: &'a Way, host: &'a str) -> Result<Self, lab::Error> {
+impl<'a> RemoteHost<'a> {
+    /// Connects to a host, by its name for ssh, and uploads this program to it.
+    async fn reach(access: &'a HostAccess, host: &'a str) -> Result<Self, lab::Error> {
         let upload = Upload::read(Path::new("/proc/self/exe"))?;
-        Ok(Self { way, host, program: way.host(host).as_root(&upload).await? })
+        Ok(Self { access, host, program: access.host(host).install(&upload).await? })
     }
 
-    /// The nodes of runs under way there.
+    /// Lists the nodes of runs in progress on the host.
     async fn processes(&self) -> Result<Vec<NodeProcess>, lab::Error> {
         let seen =
-            self.way.host(self.host).observe::<Observation>(&self.program, &["--nodes".into()]).await?;
+            self.access.host(self.host).observe::<Observation>(&self.program, &["--nodes".into()]).await?;
         Ok(seen.nodes.into_iter().map(|seen| seen.process).filter(|process| process.remote).collect())
     }
 
-    /// The command that brings a program there, into the node of this name, or onto the host itself without a
-    /// process.
-    fn visit(&self, node: &str, pid: Option<u32>, program: &[OsString], terminal: bool) -> Command {
-        let visit = Visit { node: node.into(), pid, remote: true, program: program.to_vec() };
-        self.way.host(self.host).visit(&self.program, &visit, terminal)
+    /// Returns the command that runs a program in the node with the process `pid`, or on the host itself if
+    /// `pid` is `None`.
+    fn enter_command(&self, node: &str, pid: Option<u32>, program: &[OsString], terminal: bool) -> Command {
+        let session = NodeSession { node: node.into(), pid, remote: true, program: program.to_vec() };
+        self.access.host(self.host).enter_command(&self.program, &session, terminal)
     }
 }
 
@@ -306,27 +302,27 @@ mod tests {
     }
 
     #[test]
-    fn the_only_run_need_not_be_named() {
+    fn the_only_run_is_selected_by_default() {
         let nodes = [node("controller", "7"), node("compute1", "7")];
-        assert_eq!(pick(&nodes, "compute1", None), Ok(Some(&nodes[1])));
-        assert_eq!(pick(&nodes, "compute1", Some("7")), Ok(Some(&nodes[1])));
+        assert_eq!(select_node(&nodes, "compute1", None), Ok(Some(&nodes[1])));
+        assert_eq!(select_node(&nodes, "compute1", Some("7")), Ok(Some(&nodes[1])));
         assert_eq!(
-            pick(&nodes, "compute2", None),
-            Err(NotOne::NoNode { run: "7".into(), node: "compute2".into() })
+            select_node(&nodes, "compute2", None),
+            Err(SelectError::NoNode { run: "7".into(), node: "compute2".into() })
         );
-        assert_eq!(pick(&[], "compute1", None), Ok(None));
-        assert_eq!(pick(&nodes, "compute1", Some("8")), Err(NotOne::NoSuchRun("8".into())));
+        assert_eq!(select_node(&[], "compute1", None), Ok(None));
+        assert_eq!(select_node(&nodes, "compute1", Some("8")), Err(SelectError::NoSuchRun("8".into())));
     }
 
     #[test]
-    fn several_runs_are_told_apart() {
+    fn one_of_several_runs_has_to_be_chosen() {
         let nodes = [node("compute1", "7@a"), node("compute1", "7@b"), node("compute1", "9@a")];
-        let several = NotOne::Several(vec!["7@a".into(), "7@b".into(), "9@a".into()]);
-        assert_eq!(several.to_string(), "3 runs are under way: 7@a, 7@b, 9@a; say which with --run");
-        assert_eq!(pick(&nodes, "compute1", None), Err(several));
-        assert_eq!(pick(&nodes, "compute1", Some("9")), Ok(Some(&nodes[2])));
-        assert_eq!(pick(&nodes, "compute1", Some("7@b")), Ok(Some(&nodes[1])));
-        let which = NotOne::Several(vec!["7@a".into(), "7@b".into()]);
-        assert_eq!(pick(&nodes, "compute1", Some("7")), Err(which));
+        let several = SelectError::Several(vec!["7@a".into(), "7@b".into(), "9@a".into()]);
+        assert_eq!(several.to_string(), "3 runs are in progress: 7@a, 7@b, 9@a; choose one with --run");
+        assert_eq!(select_node(&nodes, "compute1", None), Err(several));
+        assert_eq!(select_node(&nodes, "compute1", Some("9")), Ok(Some(&nodes[2])));
+        assert_eq!(select_node(&nodes, "compute1", Some("7@b")), Ok(Some(&nodes[1])));
+        let which = SelectError::Several(vec!["7@a".into(), "7@b".into()]);
+        assert_eq!(select_node(&nodes, "compute1", Some("7")), Err(which));
     }
 }

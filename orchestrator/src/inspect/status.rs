@@ -1,66 +1,66 @@
-//! What is under way in a lab: `testbed lab status`.
+//! `testbed lab status`: the runs in progress in a lab, and the hosts of the lab.
 
 use super::{
     observe::{Interface, Observation},
-    processes::{self, Seen, Stage, rank},
+    processes::{self, LabState, ObservedNode, display_order},
 };
 use crate::lab::{
     Error,
-    hosts::ssh::{Hosts, Upload},
+    hosts::ssh::{SshHosts, Upload},
     topology::EMULATED,
 };
 use serde::Serialize;
 use std::{fmt, io, path::Path};
 
-/// What is under way in a lab.
+/// The status of a lab. Its fields are the JSON of `testbed lab status --json`.
 #[derive(Debug, Serialize)]
 pub struct Status {
-    /// The hosts that the nodes are on; none for the local lab.
+    /// The hosts of the lab; empty for the local lab.
     pub hosts: Vec<HostStatus>,
-    /// The runs under way.
+    /// The runs in progress, sorted by name.
     pub runs: Vec<RunStatus>,
 }
 
-/// A host of the lab.
+/// The status of a host of the lab.
 #[derive(Debug, Serialize)]
 pub struct HostStatus {
-    /// The node that it is for.
+    /// The node that the inventory has it for.
     pub node: &'static str,
     /// Its name for ssh.
     pub host: String,
-    /// What it said of itself.
+    /// Its observation; `None` if it does not answer.
     pub seen: Option<Observation>,
-    /// Why it did not, if so.
+    /// The reason why it does not answer.
     pub problem: Option<String>,
 }
 
-/// A run that is under way.
+/// The status of a run in progress.
 #[derive(Debug, Serialize)]
 pub struct RunStatus {
-    /// Its name: the number of its orchestrator's process, and on other hosts than that one's the host's name
-    /// too.
+    /// The name of the run: the process ID of its orchestrator, `4711`; on hosts other than the
+    /// orchestrator's, `4711@host`.
     pub run: String,
-    /// What its orchestrator was started as, where that is on this host.
+    /// The command line of its orchestrator, if that is on this host.
     pub command: Option<String>,
-    /// Its nodes.
-    pub nodes: Vec<Seen>,
+    /// Its nodes: controller, compute1, compute2.
+    pub nodes: Vec<ObservedNode>,
 }
 
 impl Status {
-    /// Of this machine's own lab.
+    /// Observes the local labs on this host.
     pub fn local() -> io::Result<Self> {
         let nodes = processes::nodes()?.into_iter().filter(|seen| !seen.process.remote);
         Ok(Self { hosts: Vec::new(), runs: by_run(nodes) })
     }
 
-    /// Of a lab of hosts. One that does not answer is no error here.
-    pub async fn of(Hosts { inventory, way }: &Hosts) -> Result<Self, Error> {
+    /// Observes the hosts of a lab. A host that does not answer is not an error; its status says why.
+    pub async fn of_hosts(SshHosts { inventory, access }: &SshHosts) -> Result<Self, Error> {
         let program = Upload::read(Path::new("/proc/self/exe"))?;
         let asked = inventory.hosts().map(|(node, name)| {
-            let (host, program) = (way.host(name), &program);
+            let (host, program) = (access.host(name), &program);
             async move {
                 let looked = async {
-                    host.observe::<Observation>(&host.as_root(program).await?, &["--nodes".into()]).await
+                    host.observe::<Observation>(&host.install(program).await?, &["--nodes".into()]).await
                 };
                 let (seen, problem) = match looked.await {
                     Ok(seen) => (Some(seen), None),
@@ -77,12 +77,12 @@ impl Status {
         Ok(Self { hosts, runs: by_run(nodes) })
     }
 
-    /// Whether every host answers.
-    pub fn is_whole(&self) -> bool {
+    /// Returns whether every host of the lab answers.
+    pub fn all_hosts_answer(&self) -> bool {
         self.hosts.iter().all(|host| host.problem.is_none())
     }
 
-    /// For JSON: without what is there in another form.
+    /// Removes the text form of the shaping, which JSON does not need: it has the same as data.
     #[must_use]
     pub fn without_text(mut self) -> Self {
         for seen in self.runs.iter_mut().flat_map(|run| &mut run.nodes) {
@@ -94,20 +94,20 @@ impl Status {
     }
 }
 
-/// Nodes of one run together, the runs in the order of their names.
-fn by_run(nodes: impl IntoIterator<Item = Seen>) -> Vec<RunStatus> {
+/// Groups nodes by run. Returns the runs sorted by name.
+fn by_run(nodes: impl IntoIterator<Item = ObservedNode>) -> Vec<RunStatus> {
     let mut runs: Vec<RunStatus> = Vec::new();
-    for seen in nodes {
-        let name = seen.process.run.clone();
+    for node in nodes {
+        let name = node.process.run.clone();
         match runs.iter_mut().find(|run| run.run == name) {
-            Some(run) => run.nodes.push(seen),
+            Some(run) => run.nodes.push(node),
             None => {
-                runs.push(RunStatus { command: seen.process.command(), run: name, nodes: vec![seen] });
+                runs.push(RunStatus { command: node.process.command(), run: name, nodes: vec![node] });
             }
         }
     }
     for run in &mut runs {
-        run.nodes.sort_by_key(|seen| rank(&seen.process.name));
+        run.nodes.sort_by_key(|node| display_order(&node.process.name));
     }
     runs.sort_by(|a, b| a.run.cmp(&b.run));
     runs
@@ -122,10 +122,12 @@ impl fmt::Display for Status {
             writeln!(f)?;
         }
         if self.runs.is_empty() {
-            let whose = if nix::unistd::geteuid().is_root() { "no run" } else { "no run of yours" };
-            let (whose, place) =
-                if self.hosts.is_empty() { (whose, "on this machine") } else { ("no run", "on these hosts") };
-            return writeln!(f, "{whose} is under way {place}");
+            // An ordinary user does not see the runs of others on this host. On the hosts of an inventory,
+            // `testbed observe` runs as root and sees them all.
+            let which = if nix::unistd::geteuid().is_root() { "no run" } else { "none of your runs" };
+            let (which, place) =
+                if self.hosts.is_empty() { (which, "on this host") } else { ("no run", "on these hosts") };
+            return writeln!(f, "{which} is in progress {place}");
         }
         for (i, run) in self.runs.iter().enumerate() {
             if i > 0 {
@@ -156,7 +158,7 @@ impl fmt::Display for HostStatus {
     }
 }
 
-/// An interface in some words.
+/// Formats an interface as its name, its addresses and its state.
 fn brief(Interface { name, up, addresses, .. }: &Interface) -> String {
     let state = if *up { "up" } else { "down" };
     [name.as_str(), &addresses.join(" "), state]
@@ -168,15 +170,15 @@ fn brief(Interface { name, up, addresses, .. }: &Interface) -> String {
 
 impl fmt::Display for RunStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let age = self.nodes.iter().map(|seen| seen.process.for_s).fold(0.0, f64::max);
+        let age = self.nodes.iter().map(|node| node.process.for_s).fold(0.0, f64::max);
         let command = self.command.as_ref().map_or(String::new(), |command| format!(" ({command})"));
-        let stage = match Stage::least_of(self.nodes.iter().map(|seen| &seen.process)) {
-            Stage::Complete => "",
-            Stage::Starting => ", starting",
-            Stage::Ending => ", incomplete",
+        let state = match LabState::least_complete(self.nodes.iter().map(|node| &node.process)) {
+            LabState::Complete => "",
+            LabState::Starting => ", starting",
+            LabState::Ending => ", incomplete",
         };
-        writeln!(f, "run {}{command}, for {age:.0} s{stage}", self.run)?;
-        for Seen { process, interfaces, qemus, problem } in &self.nodes {
+        writeln!(f, "run {}{command}, started {age:.0} s ago{state}", self.run)?;
+        for ObservedNode { process, interfaces, qemus, problem } in &self.nodes {
             writeln!(f, "  {}, process {}", process.name, process.pid)?;
             for interface in interfaces {
                 let how = match interface.name.as_str() {
@@ -192,7 +194,7 @@ impl fmt::Display for RunStatus {
                 }
             }
             for qemu in qemus {
-                writeln!(f, "    QEMU {}, process {}, for {:.0} s", qemu.role, qemu.pid, qemu.for_s)?;
+                writeln!(f, "    QEMU {}, process {}, started {:.0} s ago", qemu.role, qemu.pid, qemu.for_s)?;
             }
             if let Some(problem) = problem {
                 writeln!(f, "    {problem}")?;
@@ -208,7 +210,7 @@ mod tests {
     use crate::inspect::processes::NodeProcess;
 
     #[test]
-    fn a_status_reads_as_a_list() {
+    fn a_status_is_printed_as_a_list() {
         let interface = Interface {
             name: "migration".into(),
             up: true,
@@ -224,21 +226,24 @@ mod tests {
             shown: "guests\n  sends:    nothing applied\n".into(),
         };
         let qemus = vec![processes::Qemu { role: "source".into(), pid: 12, for_s: 3.4 }];
-        let seen = |name: &str| Seen {
+        let observed = |name: &str| ObservedNode {
             process: NodeProcess::sample(name, "x"),
             interfaces: vec![plain.clone(), interface.clone()],
             qemus: qemus.clone(),
             problem: None,
         };
-        let status = Status { hosts: Vec::new(), runs: by_run([seen("compute1"), seen("controller")]) };
+        let status =
+            Status { hosts: Vec::new(), runs: by_run([observed("compute1"), observed("controller")]) };
         let text = status.to_string();
         let node = |name: &str| {
             format!(
-                "  {name}, process 1\n    guests down, not shaped\n    migration 192.0.2.1/24 up\n      sends:    {{rate:300mbit}}\n    \
-                 QEMU source, process 12, for 3 s\n"
+                "  {name}, process 1\n    guests down, not shaped\n    migration 192.0.2.1/24 up\n      \
+                 sends:    {{rate:300mbit}}\n    QEMU source, process 12, started 3 s ago\n"
             )
         };
-        assert_eq!(text, format!("run x, for 1 s, incomplete\n{}{}", node("controller"), node("compute1")));
+        let expected =
+            format!("run x, started 1 s ago, incomplete\n{}{}", node("controller"), node("compute1"));
+        assert_eq!(text, expected);
         let json = serde_json::to_value(status.without_text()).unwrap();
         assert_eq!(json["runs"][0]["nodes"][0]["name"], "controller");
         assert!(json["runs"][0]["nodes"][0]["interfaces"][0].get("shown").is_none());

@@ -1,10 +1,10 @@
-//! Which lab a command uses, and how it starts.
+//! The choice of a lab on the command line (`--lab`), and how the chosen lab starts.
 
 use super::{
     Error, Lab,
     hosts::{
         inventory::Inventory,
-        ssh::{self, Hosts},
+        ssh::{self, SshHosts},
         vagrant,
     },
     local,
@@ -12,21 +12,21 @@ use super::{
 use crate::image::GuestFiles;
 use std::{convert::Infallible, path::PathBuf, str::FromStr};
 
-/// Which lab is meant.
+/// The lab that a command uses: the value of `--lab`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Choice {
-    /// Namespaces of this machine.
+pub enum LabChoice {
+    /// A lab in namespaces on this host.
     #[default]
     Local,
-    /// The machines of a Vagrantfile, see [`vagrant`].
+    /// The machines of a Vagrantfile: see [`vagrant`].
     Vagrant,
-    /// The hosts that this file names.
+    /// The hosts named in this inventory file.
     Inventory(PathBuf),
 }
 
-impl Choice {
-    /// The hosts; none where the nodes are this machine's own.
-    pub fn hosts(&self) -> Result<Option<Hosts>, Error> {
+impl LabChoice {
+    /// Returns the hosts of the lab, or `None` for the local lab. For Vagrant, runs `vagrant ssh-config`.
+    pub fn hosts(&self) -> Result<Option<SshHosts>, Error> {
         Ok(match self {
             Self::Local => None,
             Self::Vagrant => Some(vagrant::hosts()?),
@@ -34,7 +34,7 @@ impl Choice {
         })
     }
 
-    /// Makes sure that the hosts are named as they have to be; reaches none.
+    /// Validates the inventory without contacting any host, and for Vagrant that `vagrant` is in `PATH`.
     pub fn check(&self) -> Result<(), Error> {
         match self {
             Self::Vagrant => Ok(vagrant::check()?),
@@ -43,10 +43,10 @@ impl Choice {
     }
 }
 
-impl FromStr for Choice {
+impl FromStr for LabChoice {
     type Err = Infallible;
 
-    /// `local`, `vagrant`, or a path.
+    /// Parses `local`, `vagrant`, or the path of an inventory.
     fn from_str(text: &str) -> Result<Self, Infallible> {
         Ok(match text {
             "local" => Self::Local,
@@ -56,13 +56,14 @@ impl FromStr for Choice {
     }
 }
 
-/// Starts a lab in which these guests can be run, and which others may look into.
-pub async fn start(choice: &Choice, guest: &GuestFiles) -> Result<Lab, Error> {
+/// Starts a lab, uploads the guest's files to its hosts, and announces it, so that `testbed lab` can inspect
+/// and enter its nodes.
+pub async fn start(choice: &LabChoice, guest: &GuestFiles) -> Result<Lab, Error> {
     let lab = match choice.hosts()? {
         None => local::start().await?,
         Some(hosts) => {
             let mut lab = ssh::start(&hosts, guest).await?;
-            if *choice == Choice::Vagrant {
+            if *choice == LabChoice::Vagrant {
                 lab.description.kind = "vagrant".into();
             }
             lab

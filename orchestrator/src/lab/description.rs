@@ -1,4 +1,4 @@
-//! What a lab is and what it can do: for the results, and to tell which cells of a matrix have to be skipped.
+//! The description of a lab: for the results, and to decide which cells of a matrix the lab has to skip.
 
 use crate::{
     matrix::Settings,
@@ -8,46 +8,47 @@ use netem::{Backend, Feature, Profile, Shaper};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
-/// What a lab is, for the results.
+/// The kind of a lab, the facts about its compute nodes, and the latency to its nodes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Description {
-    /// The kind of lab.
+    /// The kind of lab: `local`, `ssh` or `vagrant`.
     pub kind: String,
-    /// What the source node said of itself.
+    /// The source node's facts about itself.
     pub source: Facts,
-    /// What the destination node said of itself.
+    /// The destination node's facts about itself.
     pub destination: Facts,
-    /// How far away the nodes are from the orchestrator, whose clock takes all times. Absent in results of
-    /// older versions.
+    /// The round trips between the orchestrator, whose clock takes all times, and the nodes. Absent in
+    /// results of older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub round_trips: Option<RoundTrips>,
 }
 
 impl Description {
-    /// What carries out the links of these settings in this lab: see [`backend`].
+    /// Chooses the backend for the link of these settings in this lab: see [`backend`].
     ///
     /// # Errors
     ///
-    /// What the lab lacks, in words.
+    /// The feature that the lab lacks, as text.
     pub fn backend(&self, settings: &Settings) -> Result<Backend, String> {
         let kernels = [&self.source.features, &self.destination.features];
-        // It is the source that makes both ends of an emulated link.
+        // The source creates both ends of an emulated link.
         backend(settings, kernels, self.source.no_emulator.as_deref())
     }
 
-    /// What the lab lacks for a migration with these settings, in words, if it lacks anything for any link
-    /// that the migration meets.
+    /// Returns the feature that this lab lacks for a migration with these settings, as text, or `None` if it
+    /// has all. The links of the timeline count too.
     pub fn lacks(&self, settings: &Settings) -> Option<String> {
         self.backend(settings).err()
     }
 }
 
-/// Returns what carries out the links of these settings, those of the timeline included: the kernel where
-/// both nodes' kernels have all that they take, else the emulator.
+/// Chooses the backend for the link of these settings, including the links of the timeline: the kernel if
+/// both nodes' `kernels` have all required features, otherwise the emulator.
 ///
 /// # Errors
 ///
-/// What is lacking, in words, where neither can.
+/// The missing feature, as text, if neither backend works. `no_emulator` is why the source cannot emulate
+/// links.
 pub fn backend(
     settings: &Settings,
     kernels: [&BTreeSet<String>; 2],
@@ -61,7 +62,7 @@ pub fn backend(
     let lacks =
         format!("this link needs {} ({}), which the kernel lacks", feature.module(), feature.option());
     if links.iter().any(|link| link.slots.is_some()) {
-        return Err(format!("{lacks}, and the backend `{}` has no slots", Backend::Userspace));
+        return Err(format!("{lacks}, and the backend `{}` does not support slots", Backend::Userspace));
     }
     match no_emulator {
         Some(reason) => Err(format!("{lacks}, and it cannot be emulated: {reason}")),
@@ -69,7 +70,7 @@ pub fn backend(
     }
 }
 
-/// A part that a link needs of the kernel and that a node's kernel does not have.
+/// Returns a kernel feature that a link needs and that at least one node's kernel lacks.
 fn lacking(link: &Profile, kernels: [&BTreeSet<String>; 2]) -> Option<Feature> {
     let needed = [
         (link.needs_delay_line(), Feature::Netem),
@@ -109,7 +110,7 @@ mod tests {
     const DELAYED: &str = r#"{ "rate": "1gbit", "delay": "5ms" }"#;
 
     #[test]
-    fn the_kernel_shapes_what_it_can() {
+    fn the_kernel_is_preferred_to_the_emulator() {
         let all = description(&Feature::ALL, None);
         let slots = r#"{ "slots": { "min_delay": "1ms", "max_delay": "2ms" } }"#;
         for link in ["{}", DELAYED, r#"{ "rate": "1gbit", "shaper": "htb" }"#, slots] {
@@ -121,18 +122,18 @@ mod tests {
         assert_eq!(only_rates.lacks(&settings(DELAYED)), None);
         assert_eq!(
             only_rates.lacks(&settings(slots)).unwrap(),
-            "this link needs sch_netem (CONFIG_NET_SCH_NETEM), which the kernel lacks, and the backend `userspace` \
-             has no slots"
+            "this link needs sch_netem (CONFIG_NET_SCH_NETEM), which the kernel lacks, and the backend \
+             `userspace` does not support slots"
         );
     }
 
     #[test]
-    fn what_can_be_had_in_neither_way_is_lacking() {
+    fn a_feature_that_no_backend_has_is_lacking() {
         let neither = description(&[Feature::Tbf], Some("no access to /dev/net/tun"));
         assert_eq!(
             neither.lacks(&settings(DELAYED)).unwrap(),
-            "this link needs sch_netem (CONFIG_NET_SCH_NETEM), which the kernel lacks, and it cannot be emulated: \
-             no access to /dev/net/tun"
+            "this link needs sch_netem (CONFIG_NET_SCH_NETEM), which the kernel lacks, and it cannot be \
+             emulated: no access to /dev/net/tun"
         );
         assert_eq!(neither.lacks(&settings(r#"{ "rate": "1gbit" }"#)), None);
     }

@@ -1,4 +1,4 @@
-//! The link that an attempt migrates over.
+//! The migration link of an attempt: shaping it and reading its counters.
 
 use super::{Compute, Lab};
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
 use netem::{Backend, Profile};
 use std::net::Ipv4Addr;
 
-/// The link that an attempt migrates over.
+/// The migration link of an attempt, shaped by the kernel or emulated.
 #[derive(Clone, Copy)]
 pub struct Link<'a> {
     pub(super) lab: &'a Lab,
@@ -19,21 +19,22 @@ pub struct Link<'a> {
 }
 
 impl Link<'_> {
-    /// The lab that it is of.
+    /// Returns the lab that the link belongs to.
     pub fn lab(&self) -> &Lab {
         self.lab
     }
 
-    /// The destination's address on it.
+    /// Returns the destination's address on the link.
     pub fn destination_address(&self) -> Ipv4Addr {
         self.lab.destination.end(self.backend).address
     }
 
-    /// Shapes the link alike in both directions. Packets that are under way are not lost, so that this can be
-    /// done in mid-migration.
+    /// Shapes the link identically in both directions. Packets in transit are not lost, so this can be done
+    /// during a migration.
     ///
-    /// At both ends of a link with a delay, TCP's buffers may grow to [`tcp_buffers::ROUND_TRIPS`], and in
-    /// any case as far as the kernel has it. Where that is refused, a long link carries less than its rate.
+    /// If the link has a delay, this also lets TCP's buffers at both ends grow to
+    /// [`tcp_buffers::ROUND_TRIPS`] round trips of data; the limits are never below the kernel's own. If a
+    /// node refuses, a long link carries less than its rate.
     pub async fn shape(&self, profile: &Profile) -> Result<LinkSetting, NodeError> {
         let Lab { source, destination, .. } = self.lab;
         let shape = async |compute: &Compute| {
@@ -43,8 +44,8 @@ impl Link<'_> {
         let trees = match self.backend {
             Backend::Kernel => [shape(source).await?, shape(destination).await?],
             Backend::Userspace => {
-                self.lab.emulate().await?;
-                // It shapes both directions.
+                self.lab.ensure_emulated_link().await?;
+                // The emulator at the source shapes both directions.
                 let tree = shape(source).await?;
                 [tree.clone(), tree]
             }
@@ -60,7 +61,7 @@ impl Link<'_> {
         Ok(LinkSetting { backend: self.backend, source, destination })
     }
 
-    /// What has passed through the source's end.
+    /// Reads the traffic counted so far at the source's end of the link.
     pub async fn traffic(&self) -> Result<Traffic, NodeError> {
         let source = &self.lab.source;
         source.node.traffic(&source.end(self.backend).interface).await

@@ -1,8 +1,10 @@
-//! The local lab: three nodes as namespaces of this machine, links between them made through netlink.
+//! The local lab: three nodes in namespaces on this host, with links created through netlink.
 //!
-//! Nothing in it has a name outside: the namespaces are held by the node processes alone, so whichever way
-//! `testbed` ends, the kernel takes nodes, links and queueing disciplines back. It needs root, or a kernel
-//! that lets ordinary users make user namespaces; the nodes say which it was.
+//! Nothing in it has a name on the host. Only the node processes hold the namespaces, so however `testbed`
+//! ends, the kernel removes nodes, links and queueing disciplines. It needs root, or a kernel that lets
+//! ordinary users create user namespaces; the nodes' [`Facts::privilege`] tells which.
+//!
+//! [`Facts::privilege`]: crate::node::protocol::Facts::privilege
 
 use super::{
     Compute, Description, Error, Lab,
@@ -12,7 +14,7 @@ use crate::node::{Node, round_trip::RoundTrips};
 use std::process::Stdio;
 use tokio::process::{Child, Command};
 
-/// Starts the three nodes and connects them.
+/// Starts the three nodes on this host and connects them.
 pub async fn start() -> Result<Lab, Error> {
     let (controller, controller_process) = start_node("controller", None).await?;
     let controller_pid = controller_process.id();
@@ -49,10 +51,11 @@ pub async fn start() -> Result<Lab, Error> {
 }
 
 fn pid(process: &Child, node: &str) -> Result<u32, Error> {
-    process.id().ok_or_else(|| Error::Start { node: node.into(), reason: "it ended".into() })
+    process.id().ok_or_else(|| Error::Start { node: node.into(), reason: "it has exited".into() })
 }
 
-/// Starts a node process; it shares the user namespace of the process `join`, if it needs one at all.
+/// Starts a node process. If it needs a user namespace, it joins that of the process `join`, or creates one
+/// if `join` is `None`.
 async fn start_node(name: &'static str, join: Option<u32>) -> Result<(Node, Child), Error> {
     let mut command = Command::new("/proc/self/exe");
     let run = std::process::id().to_string();
@@ -62,11 +65,11 @@ async fn start_node(name: &'static str, join: Option<u32>) -> Result<(Node, Chil
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        // An interrupt from the terminal is the orchestrator's to act on, not the nodes'.
+        // A process group of its own: Ctrl-C must reach only the orchestrator.
         .process_group(0)
         .kill_on_drop(true)
         .spawn()?;
-    // Its first answer shows that its namespaces are there; the next node may need them.
-    let node = super::serve_through(name, &mut child).await?;
+    // Once the node answers, its namespaces exist; the next node may join its user namespace.
+    let node = super::connect_node(name, &mut child).await?;
     Ok((node, child))
 }

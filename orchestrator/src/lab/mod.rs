@@ -1,10 +1,10 @@
-//! A lab: three nodes, the network between them, and what is known about both.
+//! A lab: three nodes and the links between them.
 //!
 //! ```text
 //!                    controller 198.51.100.1
 //!                     guests (bridge)
 //!                    /               \
-//!              guests                 guests          the guest's network: probes, never shaped
+//!              guests                 guests          the guests' network: for the probe, never shaped
 //!         compute1                       compute2
 //!              migration ─────── migration            shaped by the kernel at both ends
 //!            192.0.2.1              192.0.2.2
@@ -12,20 +12,19 @@
 //!          203.0.113.1              203.0.113.2
 //! ```
 //!
-//! There are two links to migrate over. An attempt uses the one that the kernel shapes, unless its link needs
-//! something that the kernel lacks and the emulator has: [`Description::backend`] decides. The emulated link
-//! is made when an attempt first needs it.
+//! There are two migration links. An attempt uses the one shaped by the kernel, unless its link properties
+//! need a feature that the kernel lacks and the emulator has; [`Description::backend`] decides. The emulated
+//! link is created when an attempt first needs it.
 //!
-//! The addresses come from the ranges reserved for documentation (RFC 5737): they exist inside the lab only.
+//! The addresses are from the ranges reserved for documentation (RFC 5737); they exist only inside the lab.
 //!
-//! [`topology`] has the names and addresses. [`local`] makes the nodes on this machine, [`hosts`] on other
-//! machines.
+//! [`topology`] has the names and addresses. [`local`] starts the nodes on this host, [`hosts`] on others.
 
 use crate::{
     matrix::Settings,
     node::{Node, NodeError},
 };
-pub use choice::{Choice, start};
+pub use choice::{LabChoice, start};
 pub use description::{Description, backend};
 pub use link::Link;
 use netem::Backend;
@@ -40,78 +39,79 @@ mod link;
 pub mod local;
 pub mod topology;
 
-/// Why there is no lab.
+/// An error starting a lab.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A node process did not start, or ended at once.
+    /// A node process did not start, or exited immediately.
     #[error("cannot start node {node}: {reason}")]
     Start {
-        /// The node's name.
+        /// The name of the node.
         node: String,
-        /// Its last words.
+        /// The standard error of its process.
         reason: String,
     },
-    /// The inventory is no good.
+    /// The inventory is unreadable or invalid.
     #[error(transparent)]
     Inventory(#[from] hosts::inventory::Error),
-    /// There are no machines of Vagrant's.
+    /// The Vagrant machines are missing or not running.
     #[error(transparent)]
-    Vagrant(#[from] hosts::vagrant::Trouble),
-    /// A host did not take what a node needs there.
+    Vagrant(#[from] hosts::vagrant::Error),
+    /// A host is unreachable, or a file or node could not be put or started there.
     #[error("cannot use host {host}: {reason}")]
     Host {
-        /// Its name.
+        /// The host's name for ssh.
         host: String,
-        /// What it, or ssh, said.
+        /// The error message of ssh or of the host.
         reason: String,
     },
-    /// The system refused to start a process.
+    /// A process could not be started, or a file to upload could not be read.
     #[error("cannot start a node process: {0}")]
     Process(#[from] io::Error),
-    /// A node could not do its part.
+    /// A node failed to carry out a call.
     #[error(transparent)]
     Node(#[from] NodeError),
 }
 
 impl Error {
-    /// Whether it is for the user to name other hosts, rather than for the hosts to work.
+    /// Returns whether the user's input is wrong, such as the inventory, as opposed to a host that fails.
     pub fn is_input(&self) -> bool {
         match self {
             Self::Inventory(_) => true,
-            Self::Vagrant(trouble) => trouble.is_input(),
+            Self::Vagrant(error) => error.is_input(),
             _ => false,
         }
     }
 }
 
-/// One end of a link to migrate over.
+/// One end of a migration link.
 #[derive(Debug, Clone)]
-pub struct End {
-    /// The interface.
+pub struct LinkEnd {
+    /// The name of the interface in the node.
     pub interface: String,
-    /// Its address.
+    /// The IPv4 address of the interface.
     pub address: Ipv4Addr,
 }
 
-/// A compute node and the names of its interfaces.
+/// A compute node and its interfaces.
 #[derive(Clone)]
 pub struct Compute {
-    /// The node.
+    /// The handle to the node.
     pub node: Node,
-    /// Its end of the link that the kernel shapes.
-    pub shaped: End,
-    /// Its end of the emulated link, once that is there.
-    pub emulated: End,
-    /// Its interface on the guests' network.
+    /// The node's end of the link shaped by the kernel.
+    pub shaped: LinkEnd,
+    /// The node's end of the emulated link, which may not exist yet.
+    pub emulated: LinkEnd,
+    /// The name of the node's interface on the guests' network.
     pub guests_interface: String,
-    /// Paths of the guest's kernel and initramfs on its host, where they are not this machine's own.
+    /// The paths of the guest's kernel and initramfs on the node's host; `None` on this host, where they are
+    /// used in place.
     pub guest_files: Option<(String, String)>,
 }
 
 impl Compute {
-    /// The source (0) or the destination (1) of a lab, with what of the guest is on its host.
+    /// Describes the source (`which` = 0) or the destination (1) of a lab.
     fn new(node: Node, which: usize, guest_files: Option<(String, String)>) -> Self {
-        let end = |interface: &str, addresses: [Ipv4Addr; 2]| End {
+        let end = |interface: &str, addresses: [Ipv4Addr; 2]| LinkEnd {
             interface: interface.into(),
             address: addresses[which],
         };
@@ -124,8 +124,8 @@ impl Compute {
         }
     }
 
-    /// Its end of the link of this backend.
-    fn end(&self, backend: Backend) -> &End {
+    /// Returns the node's end of the link with this backend.
+    fn end(&self, backend: Backend) -> &LinkEnd {
         match backend {
             Backend::Kernel => &self.shaped,
             Backend::Userspace => &self.emulated,
@@ -133,28 +133,27 @@ impl Compute {
     }
 }
 
-/// Three nodes, connected and ready.
+/// Three connected nodes.
 pub struct Lab {
-    /// The node that stands for the guest's clients.
+    /// The node that represents the guest's clients and runs the probe.
     pub controller: Node,
-    /// Where guests start.
+    /// The compute node where guests start.
     pub source: Compute,
-    /// Where they migrate to.
+    /// The compute node that guests migrate to.
     pub destination: Compute,
-    /// What the lab is.
+    /// The lab's kind and the facts about its nodes.
     pub description: Description,
-    /// Whether the emulated link has been made.
+    /// Set once the emulated link exists.
     emulated: OnceCell<()>,
-    /// The process in whose network namespace the destination's end of it is to be, where that is on this
-    /// machine.
+    /// The PID of the destination node, for the emulated link; `None` if the nodes are on other hosts.
     destination_pid: Option<u32>,
-    /// The local node processes, or those that lead to nodes elsewhere; they end with the lab.
+    /// The local node processes, or the ssh processes that lead to remote nodes; they end with the lab.
     processes: [Child; 3],
 }
 
 impl Lab {
-    /// A lab of these nodes. The emulated link's far end is to be in the network namespace of
-    /// `destination_pid`, where that is on this machine.
+    /// Assembles a lab of connected nodes. `destination_pid` is the PID of the destination node, whose
+    /// network namespace gets the far end of the emulated link, or `None` if the nodes are on other hosts.
     fn new(
         controller: Node,
         [source, destination]: [Compute; 2],
@@ -173,7 +172,7 @@ impl Lab {
         }
     }
 
-    /// Shows to others that the lab is complete, so that they may look into it and enter its nodes.
+    /// Marks the nodes as complete, so that `testbed lab` can inspect and enter them.
     pub async fn announce(&self) -> Result<(), NodeError> {
         for node in [&self.controller, &self.source.node, &self.destination.node] {
             node.announce().await?;
@@ -181,38 +180,39 @@ impl Lab {
         Ok(())
     }
 
-    /// Ends the lab, in order; a lab that is dropped is killed. Of a local one nothing is left then.
+    /// Shuts the lab down: each node gets 2 s to exit before its process is killed. Nothing is left of a
+    /// local lab when this returns. Dropping a lab kills the processes immediately.
     pub async fn end(self) {
-        // Nodes end when nobody holds them any more.
+        // A node exits when the last handle to it is dropped.
         let processes = self.processes;
         drop((self.controller, self.source, self.destination));
         for mut process in processes {
-            if time::timeout(LAST_WORDS, process.wait()).await.is_err() {
+            if time::timeout(EXIT_GRACE, process.wait()).await.is_err() {
                 let _ = process.kill().await;
             }
         }
     }
 
-    /// Whether every node is still there.
-    pub fn is_whole(&self) -> bool {
+    /// Returns whether the connection to every node still works.
+    pub fn is_intact(&self) -> bool {
         ![&self.controller, &self.source.node, &self.destination.node].iter().any(|n| n.is_gone())
     }
 
-    /// The link that an attempt with these settings uses.
+    /// Returns the migration link that an attempt with these settings uses.
     ///
     /// # Errors
     ///
-    /// As [`Description::backend`].
+    /// The missing feature, as text, as [`Description::backend`] returns it.
     pub fn link(&self, settings: &Settings) -> Result<Link<'_>, String> {
         Ok(Link { lab: self, backend: self.description.backend(settings)? })
     }
 
-    /// Makes the emulated link, unless it is there.
-    async fn emulate(&self) -> Result<(), NodeError> {
+    /// Creates the emulated link if it does not exist yet.
+    async fn ensure_emulated_link(&self) -> Result<(), NodeError> {
         let make = async || {
             let (near, far) = (&self.source, &self.destination);
             let [name, peer] = [near, far].map(|compute| compute.emulated.interface.as_str());
-            // A lab without one says in its description that it has no emulator.
+            // Not reached without a PID: the description of such a lab says that it cannot emulate links.
             let Some(destination_pid) = self.destination_pid else { return Ok(()) };
             near.node.add_emulated_link(name, peer, destination_pid).await?;
             for Compute { node, emulated, .. } in [near, far] {
@@ -224,21 +224,22 @@ impl Lab {
     }
 }
 
-/// How long a node that failed may take to say why, and one that is ended to do so.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long to wait for the error message of a node that failed to start, and for a node to exit.
+const EXIT_GRACE: Duration = Duration::from_secs(2);
 
-/// The node that a process is, or leads to, once it has answered.
-pub(crate) async fn serve_through(name: &str, process: &mut Child) -> Result<Node, Error> {
+/// Connects to a node through the standard streams of a process, which is the node itself or the ssh that
+/// leads to it. Returns when the node has answered its first call.
+pub(crate) async fn connect_node(name: &str, process: &mut Child) -> Result<Node, Error> {
     let failed = |reason: &str| Error::Start { node: name.into(), reason: reason.trim().into() };
     let (Some(stdin), Some(stdout), Some(mut stderr)) =
         (process.stdin.take(), process.stdout.take(), process.stderr.take())
     else {
-        return Err(failed("it has no standard streams"));
+        return Err(failed("its standard streams are not pipes"));
     };
-    let node = Node::over(name, stdout, stdin);
+    let node = Node::from_streams(name, stdout, stdin);
     if node.facts().await.is_err() {
         let mut reason = String::new();
-        let _ = time::timeout(LAST_WORDS, stderr.read_to_string(&mut reason)).await;
+        let _ = time::timeout(EXIT_GRACE, stderr.read_to_string(&mut reason)).await;
         return Err(failed(&reason));
     }
     Ok(node)

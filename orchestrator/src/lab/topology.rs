@@ -1,21 +1,21 @@
-//! What a lab's nodes, interfaces and addresses are called: the ground that everything about labs stands on.
+//! The names and addresses of a lab's nodes and interfaces. They are the same in every lab.
 //!
-//! The addresses come from the ranges reserved for documentation (RFC 5737): they exist inside the lab only.
+//! The addresses are from the ranges reserved for documentation (RFC 5737); they exist only inside the lab.
 
 use std::net::Ipv4Addr;
 
-/// The names of a lab's nodes.
+/// The names of a lab's nodes: the controller, the source and the destination.
 pub const NODES: [&str; 3] = ["controller", "compute1", "compute2"];
 
 /// The controller's address on the guests' network.
 pub const CONTROLLER_ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
-/// The addresses of source and destination on the link that the kernel shapes.
+/// The addresses of source and destination on the link shaped by the kernel.
 pub const SHAPED_ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2)];
 /// The addresses of source and destination on the emulated link.
 pub const EMULATED_ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(203, 0, 113, 1), Ipv4Addr::new(203, 0, 113, 2)];
-/// The name of a compute node's interface on the migration link that the kernel shapes.
+/// The name of a compute node's interface on the migration link shaped by the kernel.
 pub const MIGRATION: &str = "migration";
-/// The name of a compute node's interface on the emulated link.
+/// The name of a compute node's interface on the emulated migration link.
 pub const EMULATED: &str = "emulated";
 /// The name of a node's interface on the guests' network.
 pub const GUESTS: &str = "guests";
@@ -23,7 +23,7 @@ pub const GUESTS: &str = "guests";
 /// The guest's address and prefix length on the guests' network.
 pub const GUEST_ADDRESS: (Ipv4Addr, u8) = (Ipv4Addr::new(198, 51, 100, 10), 24);
 
-/// The prefix length of every network here.
+/// The prefix length of every network in the lab.
 pub const PREFIX: u8 = 24;
 
 /// The guest's Ethernet address: locally administered, in QEMU's customary range.

@@ -1,5 +1,6 @@
-//! What changed between two versions of a matrix, in terms of cells and settings: a run is only resumed with
-//! the matrix it began with. Comments, formatting and other spellings of the same value do not count.
+//! The differences between two versions of a matrix, in terms of cells and settings. A run can only be
+//! resumed with the matrix it began with; comments, formatting and other spellings of the same value do not
+//! count as differences.
 
 use super::{
     catalog,
@@ -8,29 +9,31 @@ use super::{
 use indexmap::IndexMap;
 use sha2::{Digest, Sha256};
 
-/// How many cells a line names before it only counts them.
-const NAMED: usize = 3;
+/// The largest number of cells that a line names; it only counts the others.
+const MAX_NAMED: usize = 3;
 
-/// What changed from one plan to another.
+/// The differences between two plans, one sentence each.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// What makes measurements of the old plan useless for the new one: cells, their settings, their number
-    /// of repeats, their order.
-    pub measured: Vec<String>,
-    /// What does not: the name, the description, expectations, published figures.
-    pub judged: Vec<String>,
+    /// Differences that make records of the old plan useless for the new one: in the cells, their settings,
+    /// the number of repeats or the order.
+    pub invalidating: Vec<String>,
+    /// Differences that leave records valid: in the name, the description, the expectations or the published
+    /// figures.
+    pub harmless: Vec<String>,
 }
 
 impl Changes {
-    /// Whether nothing changed.
+    /// Returns whether the two plans are the same.
     pub const fn is_empty(&self) -> bool {
-        self.measured.is_empty() && self.judged.is_empty()
+        self.invalidating.is_empty() && self.harmless.is_empty()
     }
 }
 
 impl Plan {
-    /// Identifies what the plan measures: equal for two plans exactly if [`Plan::changes_to`] finds nothing
-    /// that concerns measurements. 64 hexadecimal digits.
+    /// Returns a digest (SHA-256, as 64 hexadecimal digits) of everything that affects the plan's
+    /// measurements. Two plans have the same digest exactly if [`Plan::changes_to`] finds no
+    /// [invalidating](Changes::invalidating) changes between them.
     pub fn digest(&self) -> String {
         let mut hash = Sha256::new();
         hash.update(format!("{:?} {}\n", self.order, self.repeat));
@@ -43,7 +46,7 @@ impl Plan {
         digits.filter_map(|digit| char::from_digit(digit.into(), 16)).collect()
     }
 
-    /// What changed from this plan to another one.
+    /// Compares this plan with a newer one.
     pub fn changes_to(&self, new: &Self) -> Changes {
         let mut changes = Changes::default();
         let old_cells: IndexMap<&str, &Cell> = self.cells.iter().map(|c| (c.id.as_str(), c)).collect();
@@ -55,11 +58,11 @@ impl Plan {
                 settings.entry(change).or_default().push(id);
             }
         }
-        let measured = &mut changes.measured;
+        let invalidating = &mut changes.invalidating;
         for (change, cells) in settings {
             let all = cells.len() == old_cells.len() && cells.len() > 1;
             let where_ = if all { "in every cell".into() } else { format!("in {}", names(&cells)) };
-            measured.push(format!("{change} {where_}"));
+            invalidating.push(format!("{change} {where_}"));
         }
         let missing = |from: &IndexMap<&str, &Cell>, in_: &IndexMap<&str, &Cell>| -> Vec<String> {
             from.keys().filter(|id| !in_.contains_key(*id)).map(ToString::to_string).collect()
@@ -69,21 +72,23 @@ impl Plan {
         for (verb, cells) in [("removed", &gone), ("added", &added)] {
             if !cells.is_empty() {
                 let cells: Vec<&str> = cells.iter().map(String::as_str).collect();
-                measured.push(format!("{verb}: {}", names(&cells)));
+                invalidating.push(format!("{verb}: {}", names(&cells)));
             }
         }
         if gone.is_empty() && added.is_empty() && !old_cells.keys().eq(new_cells.keys()) {
-            measured.push("the cells are in another order".into());
-        } else if measured.is_empty() && self.cells.iter().zip(&new.cells).any(|(a, b)| a.index != b.index) {
-            measured.push("the cells are another part of the matrix".into());
+            invalidating.push("the cells are in a different order".into());
+        } else if invalidating.is_empty()
+            && self.cells.iter().zip(&new.cells).any(|(a, b)| a.index != b.index)
+        {
+            invalidating.push("the cells are a different part of the matrix".into());
         }
         if self.repeat != new.repeat {
-            measured.push(format!("repeat: {} -> {}", self.repeat, new.repeat));
+            invalidating.push(format!("repeat: {} -> {}", self.repeat, new.repeat));
         }
         if self.order != new.order {
-            measured.push(format!("order: {} -> {}", order(self.order), order(new.order)));
+            invalidating.push(format!("order: {} -> {}", order(self.order), order(new.order)));
         }
-        let judged = &mut changes.judged;
+        let harmless = &mut changes.harmless;
         for (name, changed) in [
             ("name", self.name != new.name),
             ("description", self.description != new.description),
@@ -91,14 +96,14 @@ impl Plan {
             ("reference", self.reference != new.reference),
         ] {
             if changed {
-                judged.push(format!("{name} changed"));
+                harmless.push(format!("{name} changed"));
             }
         }
         changes
     }
 }
 
-/// Each setting that differs, as `path: old -> new`.
+/// Returns a line `path: old -> new` for each setting that differs.
 fn setting_changes(old: &Cell, new: &Cell) -> Vec<String> {
     let values = catalog::all()
         .map(|setting| (setting.path(), setting.value(&old.settings), setting.value(&new.settings)));
@@ -107,16 +112,16 @@ fn setting_changes(old: &Cell, new: &Cell) -> Vec<String> {
 }
 
 fn names(cells: &[&str]) -> String {
-    if cells.len() <= NAMED {
+    if cells.len() <= MAX_NAMED {
         return cells.join(", ");
     }
-    format!("{} and {} more cells", cells[..NAMED].join(", "), cells.len() - NAMED)
+    format!("{} and {} more cells", cells[..MAX_NAMED].join(", "), cells.len() - MAX_NAMED)
 }
 
 fn order(order: RunOrder) -> String {
     match order {
         RunOrder::AsWritten => "as-written".into(),
-        RunOrder::Shuffled { seed } => format!("shuffled by {seed}"),
+        RunOrder::Shuffled { seed } => format!("shuffled with seed {seed}"),
     }
 }
 
@@ -136,14 +141,14 @@ mod tests {
     fn changes(new: &str) -> Changes {
         let (old, new) = (plan(OLD), plan(new));
         let changes = old.changes_to(&new);
-        assert_eq!(changes.measured.is_empty(), old.digest() == new.digest(), "{changes:?}");
+        assert_eq!(changes.invalidating.is_empty(), old.digest() == new.digest(), "{changes:?}");
         changes
     }
 
-    fn measured(new: &str) -> Vec<String> {
+    fn invalidating(new: &str) -> Vec<String> {
         let changes = changes(new);
-        assert_eq!(changes.judged, [""; 0]);
-        changes.measured
+        assert_eq!(changes.harmless, [""; 0]);
+        changes.invalidating
     }
 
     #[test]
@@ -157,65 +162,65 @@ mod tests {
     #[test]
     fn a_changed_setting_is_named_with_both_values() {
         assert_eq!(
-            measured(&OLD.replace("timeout: 60s", "timeout: 30s")),
+            invalidating(&OLD.replace("timeout: 60s", "timeout: 30s")),
             ["migrate.timeout: 60s -> 30s in every cell"]
         );
         assert_eq!(
-            measured(&OLD.replace("{ timeout", "{ max_passes: 3, timeout")),
+            invalidating(&OLD.replace("{ timeout", "{ max_passes: 3, timeout")),
             ["migrate.max_passes: none -> 3 in every cell"]
         );
         assert_eq!(
-            measured(&OLD.replace("migrate:", "link: { loss: 1% }\nmigrate:")),
+            invalidating(&OLD.replace("migrate:", "link: { loss: 1% }\nmigrate:")),
             ["link.loss: 0 -> 1% in every cell"]
         );
         assert_eq!(
-            measured(&format!("{OLD}timeline: [{{ at: 1s, link: {{ rate: 1000mbit }} }}]\n")),
+            invalidating(&format!("{OLD}timeline: [{{ at: 1s, link: {{ rate: 1000mbit }} }}]\n")),
             [r#"timeline: none -> [{"at":"1s","link":{"rate":"1gbit"}}] in every cell"#]
         );
     }
 
     #[test]
-    fn cells_that_came_and_went_are_named() {
+    fn added_and_removed_cells_are_named() {
         assert_eq!(
-            measured(&OLD.replace("32MB/s, 64MB/s", "48MB/s, 64MB/s")),
+            invalidating(&OLD.replace("32MB/s, 64MB/s", "48MB/s, 64MB/s")),
             ["removed: stress.rate=32MBps", "added: stress.rate=48MBps"]
         );
         assert_eq!(
-            measured(&OLD.replace("0, 16MB/s, 32MB/s, 64MB/s", "0")),
+            invalidating(&OLD.replace("0, 16MB/s, 32MB/s, 64MB/s", "0")),
             ["removed: stress.rate=16MBps, stress.rate=32MBps, stress.rate=64MBps"]
         );
         assert_eq!(
-            measured(&OLD.replace("64MB/s]", "64MB/s, 1MB/s, 2MB/s, 3MB/s, 4MB/s]")),
+            invalidating(&OLD.replace("64MB/s]", "64MB/s, 1MB/s, 2MB/s, 3MB/s, 4MB/s]")),
             ["added: stress.rate=1MBps, stress.rate=2MBps, stress.rate=3MBps and 1 more cells"]
         );
         assert_eq!(
-            measured(&OLD.replace("16MB/s, 32MB/s", "32MB/s, 16MB/s")),
-            ["the cells are in another order"]
+            invalidating(&OLD.replace("16MB/s, 32MB/s", "32MB/s, 16MB/s")),
+            ["the cells are in a different order"]
         );
     }
 
     #[test]
-    fn repeats_and_order_count() {
-        assert_eq!(measured(&format!("{OLD}repeat: 3\n")), ["repeat: 1 -> 3"]);
+    fn changed_repeats_and_order_are_invalidating() {
+        assert_eq!(invalidating(&format!("{OLD}repeat: 3\n")), ["repeat: 1 -> 3"]);
         assert_eq!(
-            measured(&format!("{OLD}order: shuffled\nseed: 7\n")),
-            ["order: as-written -> shuffled by 7"]
+            invalidating(&format!("{OLD}order: shuffled\nseed: 7\n")),
+            ["order: as-written -> shuffled with seed 7"]
         );
     }
 
     #[test]
-    fn expectations_and_words_do_not_invalidate_but_are_mentioned() {
+    fn changed_expectations_and_descriptions_are_mentioned_but_harmless() {
         let new = OLD.replace("name: n", "name: other\ndescription: d").replace("stress.rate == 0,", "");
         let changes = changes(&new.replace("{ where:", "{").replace("{  outcome", "{ outcome"));
-        assert_eq!(changes.measured, [""; 0]);
-        assert_eq!(changes.judged, ["name changed", "description changed", "expect changed"]);
+        assert_eq!(changes.invalidating, [""; 0]);
+        assert_eq!(changes.harmless, ["name changed", "description changed", "expect changed"]);
     }
 
     #[test]
-    fn a_part_of_a_matrix_is_not_the_whole() {
+    fn a_shard_differs_from_the_whole_matrix() {
         let whole = plan(OLD);
         let part = whole.clone().shard("1/2".parse().unwrap());
         assert_ne!(whole.digest(), part.digest());
-        assert_eq!(whole.changes_to(&part).measured, ["removed: stress.rate=16MBps, stress.rate=64MBps"]);
+        assert_eq!(whole.changes_to(&part).invalidating, ["removed: stress.rate=16MBps, stress.rate=64MBps"]);
     }
 }

@@ -1,19 +1,19 @@
-//! What is wrong with a matrix file, told as a compiler would: where, what, and what to write instead.
+//! Errors in a matrix file, in the style of a compiler: where, what, and what to write instead.
 
 use serde_json::Value;
 use std::{fmt, sync::Arc};
 
-/// One step into a document.
+/// One step of a [`KeyPath`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Segment {
-    /// The value of this key.
+    /// Selects the value of a key of a mapping.
     Key(String),
-    /// The list's item of this index, from 0.
+    /// Selects an item of a list, counted from 0.
     Index(usize),
 }
 
 impl Segment {
-    /// The part of a value that it leads to.
+    /// Returns the part of `value` that this step selects, if there is one.
     pub(crate) fn of<'v>(&self, value: &'v Value) -> Option<&'v Value> {
         match self {
             Self::Key(key) => value.get(key),
@@ -22,29 +22,29 @@ impl Segment {
     }
 }
 
-/// Where in a document something is, by keys: `axes.stress.rate[3]`.
+/// The path of a value in a document, as keys and indexes: `axes.stress.rate[3]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct FilePath(Vec<Segment>);
+pub struct KeyPath(Vec<Segment>);
 
-impl FilePath {
-    /// The document itself.
+impl KeyPath {
+    /// Returns the empty path, which is that of the whole document.
     pub const fn root() -> Self {
         Self(Vec::new())
     }
 
-    /// This path and one more key.
+    /// Returns this path extended by a key.
     #[must_use]
     pub fn key(&self, key: impl Into<String>) -> Self {
         self.with(Segment::Key(key.into()))
     }
 
-    /// This path and the item of this index.
+    /// Returns this path extended by the index of an item, from 0.
     #[must_use]
     pub fn index(&self, index: usize) -> Self {
         self.with(Segment::Index(index))
     }
 
-    /// This path and a dotted path below it, of keys and the numbers of items.
+    /// Returns this path extended by a dotted path of keys and indexes, such as `timeline.0.at`.
     #[must_use]
     pub fn dotted(&self, path: &str) -> Self {
         let step = |whole: Self, part: &str| match part.parse() {
@@ -54,7 +54,7 @@ impl FilePath {
         path.split('.').fold(self.clone(), step)
     }
 
-    /// The steps, outermost first.
+    /// Returns the steps of the path, outermost first.
     pub fn segments(&self) -> &[Segment] {
         &self.0
     }
@@ -66,7 +66,7 @@ impl FilePath {
     }
 }
 
-impl fmt::Display for FilePath {
+impl fmt::Display for KeyPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, segment) in self.0.iter().enumerate() {
             match segment {
@@ -79,46 +79,45 @@ impl fmt::Display for FilePath {
     }
 }
 
-/// A place in a text. Lines and columns count from 1, columns in characters.
+/// A range of characters in one line of a text. Lines and columns count from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
-    /// The line.
+    /// The number of the line, from 1.
     pub line: usize,
-    /// The column at which it starts.
+    /// The column of the first character, from 1; counts characters, not bytes.
     pub column: usize,
-    /// How many characters it covers, at least 1.
+    /// The number of characters, at least 1.
     pub length: usize,
 }
 
-/// One thing that is wrong with a matrix file.
+/// One error in a matrix file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// The key it is about; the root when it is about the whole file.
-    pub path: FilePath,
-    /// What is wrong.
+    /// The key that the error is about; the root if it is about the whole file.
+    pub path: KeyPath,
+    /// What is wrong, without a full stop.
     pub message: String,
-    /// What to do about it, where that is known.
+    /// How to correct it, if that is known.
     pub help: Option<String>,
-    /// Where it is; absent when it is about something the file does not contain.
+    /// The characters to mark; absent if the error is about something missing from the file.
     pub position: Option<Position>,
 }
 
-/// Everything that is wrong with a matrix file; never empty as an error. Displays as a compiler's messages
-/// do, in plain text.
+/// All errors in a matrix file; at least one. Displayed like a compiler's messages, in plain text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct Diagnostics {
-    /// The name of the file, as it was given.
+    /// The name of the file, as given by the user.
     pub source_name: String,
-    /// What is wrong, in the order of the file.
+    /// The errors, in the order of the file; at most 50.
     pub list: Vec<Diagnostic>,
-    /// How many more there were than are listed.
+    /// The number of further errors, which are not listed.
     pub omitted: usize,
     text: Arc<str>,
 }
 
 impl Diagnostics {
-    /// How many are kept; nobody reads more.
-    pub(crate) const MOST: usize = 50;
+    /// The largest number of errors that are listed; nobody reads more.
+    pub(crate) const MAX_LISTED: usize = 50;
 
     pub(crate) fn new(source_name: &str, text: Arc<str>) -> Self {
         Self { source_name: source_name.into(), list: Vec::new(), omitted: 0, text }
@@ -149,7 +148,7 @@ fn render(f: &mut fmt::Formatter<'_>, diagnostic: &Diagnostic, name: &str, text:
             let number = line.to_string();
             margin = " ".repeat(number.len());
             let source = text.lines().nth(line - 1).unwrap_or_default();
-            // Tabs stay tabs, so that the caret stands under what it means.
+            // Tabs stay tabs, so that the caret is aligned with the marked characters.
             let indent: String =
                 source.chars().take(column - 1).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
             writeln!(f, "{margin} --> {name}:{line}:{column}")?;

@@ -1,4 +1,4 @@
-//! What the author of a matrix expects of its cells, and the published figures to stand beside them.
+//! Expectations, which the attempts of a run must meet, and published figures to compare measurements with.
 
 use super::{
     expression::{Expression, Operator},
@@ -10,44 +10,48 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::{borrow::Cow, fmt, str::FromStr};
 use units::{Bytes, ParseError, Span};
 
-/// What is expected of some cells. Every attempt of each of them has to meet all of it.
+/// An expectation about some cells. Every attempt of these cells must have the outcome and meet all bounds.
+/// At least an outcome or one bound is required.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Expectation {
-    /// The cells it is about; without it, all of them.
+    /// A condition that selects the cells, such as `stress.rate <= 96MB/s`. Default: all cells.
     #[serde(default, rename = "where", skip_serializing_if = "Option::is_none")]
     pub condition: Option<Expression>,
-    /// How the migration ends.
+    /// The outcome that every attempt must have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
-    /// Bounds of the downtime, like `<= 300ms`: as the client saw it, or as QEMU reported it where no client
-    /// looked.
+    /// Bounds on the downtime, such as `<= 300ms`: as the probe measured it or, without a probe, as QEMU
+    /// reported it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub downtime: Option<Bounds<Span>>,
-    /// Bounds of the total time, from the migrate command until the guest runs at the destination.
+    /// Bounds on the total time, such as `<= 20s`: from the migrate command until the guest runs at the
+    /// destination.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub total_time: Option<Bounds<Span>>,
-    /// Bounds of the data transferred, as QEMU reported it, like `>= 448MB and <= 496MB`.
+    /// Bounds on the data transferred, such as `>= 448MB and <= 496MB`: as QEMU reported it, without the
+    /// headers of TCP, IP and Ethernet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transferred: Option<Bounds<Bytes>>,
 }
 
-/// What bounds and published figures can be about. Which figure of a record that is, `results::figures` says.
+/// A quantity that expectations bound and references publish. The list of figures, `results::figures`, says
+/// which figure of a record measures it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subject {
-    /// See [`Expectation::downtime`].
+    /// The time without service, see [`Expectation::downtime`].
     Downtime,
-    /// See [`Expectation::total_time`].
+    /// The duration of the migration, see [`Expectation::total_time`].
     TotalTime,
-    /// See [`Expectation::transferred`].
+    /// The size of the migration stream, see [`Expectation::transferred`].
     Transferred,
 }
 
 impl Subject {
-    /// Every subject, in the order in which sentences name them.
+    /// All subjects, in the order in which messages name them.
     pub const ALL: [Self; 3] = [Self::Downtime, Self::TotalTime, Self::Transferred];
 
-    /// Returns its name, the key in a matrix file.
+    /// Returns the subject's name, which is its key in a matrix file.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Downtime => "downtime",
@@ -64,7 +68,8 @@ enum SubjectBounds<'a> {
 }
 
 impl SubjectBounds<'_> {
-    /// Returns how a figure, in milliseconds or bytes, breaks them. One that was not measured meets no bound.
+    /// Returns a sentence if a figure, in milliseconds or bytes, violates the bounds. A figure that was not
+    /// measured violates all bounds.
     fn violation(&self, subject: Subject, figure: Option<f64>) -> Option<String> {
         match self {
             Self::Time(bounds) => {
@@ -95,30 +100,31 @@ impl Expectation {
         }
     }
 
-    /// Whether it says something about cells with these settings.
+    /// Returns whether the expectation is about cells with these settings.
     pub fn applies_to(&self, settings: &Settings) -> bool {
         self.condition.as_ref().is_none_or(|condition| condition.matches(settings))
     }
 
-    /// Returns how an attempt falls short, one sentence each; empty when it meets the expectation. `figure`
-    /// has what was measured of a subject, in milliseconds or bytes.
+    /// Returns a sentence for each part of the expectation that an attempt violates; none if it meets the
+    /// expectation. `figure` returns what the attempt measured of a subject, in milliseconds or bytes.
     pub fn violations(&self, outcome: Outcome, figure: impl Fn(Subject) -> Option<f64>) -> Vec<String> {
-        let ended = self.outcome.filter(|expected| *expected != outcome);
-        let ended = ended.map(|expected| format!("outcome is {outcome}, expected {expected}"));
-        let broken = Subject::ALL
+        let wrong_outcome = self.outcome.filter(|expected| *expected != outcome);
+        let wrong_outcome =
+            wrong_outcome.map(|expected| format!("outcome is {outcome}, expected {expected}"));
+        let violated = Subject::ALL
             .into_iter()
             .filter_map(|subject| self.bounds(subject)?.violation(subject, figure(subject)));
-        ended.into_iter().chain(broken).collect()
+        wrong_outcome.into_iter().chain(violated).collect()
     }
 
-    /// Whether it expects anything at all.
+    /// Returns whether the expectation has neither an outcome nor bounds.
     pub(crate) fn is_empty(&self) -> bool {
         self.outcome.is_none() && Subject::ALL.into_iter().all(|subject| self.bounds(subject).is_none())
     }
 }
 
 impl fmt::Display for Expectation {
-    /// As a sentence: "stress.rate <= 96MB/s: converged, downtime <= 300ms".
+    /// Writes the expectation in one line: "stress.rate <= 96MB/s: converged, downtime <= 300ms".
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.condition {
             Some(condition) => write!(f, "{condition}: ")?,
@@ -132,19 +138,19 @@ impl fmt::Display for Expectation {
     }
 }
 
-/// One bound of a quantity: `<= 300ms`.
+/// One bound on a quantity: `<= 300ms`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bound<T> {
     operator: Operator,
     value: T,
 }
 
-/// All bounds of a quantity, joined by `and`: `>= 448MB and <= 496MB`. At least one.
+/// The bounds on a quantity, joined by `and`: `>= 448MB and <= 496MB`. There is at least one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bounds<T>(Vec<Bound<T>>);
 
 impl<T: Ord + Copy + fmt::Display> Bounds<T> {
-    /// Whether a value lies within all bounds.
+    /// Returns whether a value is within all bounds.
     pub fn contain(&self, value: T) -> bool {
         self.0.iter().all(|bound| bound.operator.holds(Some(value.cmp(&bound.value))))
     }
@@ -166,7 +172,7 @@ impl<T: FromStr<Err = ParseError>> FromStr for Bounds<T> {
             let part = part.trim();
             let operator = Operator::ALL.iter().find(|(name, _)| part.starts_with(name));
             let (name, operator) = operator
-                .ok_or_else(|| format!("`{part}` is not a bound: it starts with one of <, <=, >, >=, =="))?;
+                .ok_or_else(|| format!("`{part}` is not a bound: start it with <, <=, >, >= or =="))?;
             let value =
                 part[name.len()..].trim_start().parse().map_err(|error: ParseError| error.to_string())?;
             Ok(Bound { operator: *operator, value })
@@ -210,13 +216,13 @@ impl<T> JsonSchema for Bounds<T> {
     }
 }
 
-/// Published figures, to stand beside what is measured.
+/// Published figures, which reports show beside the measured ones.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Reference {
-    /// Where they were published.
+    /// Where the figures were published, for example the title of a paper or a URL.
     pub source: String,
-    /// The figures.
+    /// The figures. If several rows match a cell, the first of them counts.
     pub rows: Vec<ReferenceRow>,
 }
 
@@ -224,25 +230,25 @@ pub struct Reference {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReferenceRow {
-    /// The cells they belong to.
+    /// A condition that selects the cells to which the figures belong.
     #[serde(rename = "where")]
     pub condition: Expression,
-    /// How the migration ended.
+    /// The published outcome of the migration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
-    /// Total time of the migration.
+    /// The published total time of the migration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub total_time: Option<Span>,
-    /// Downtime.
+    /// The published downtime of the guest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub downtime: Option<Span>,
-    /// Data transferred.
+    /// The published size of the transferred data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transferred: Option<Bytes>,
 }
 
 impl ReferenceRow {
-    /// Returns what was published of a subject, in milliseconds or bytes.
+    /// Returns the published figure of a subject, in milliseconds or bytes.
     pub fn figure(&self, subject: Subject) -> Option<f64> {
         match subject {
             Subject::Downtime => Some(self.downtime?.as_millis_f64()),
@@ -253,7 +259,7 @@ impl ReferenceRow {
 }
 
 impl Reference {
-    /// The first row about these settings.
+    /// Returns the first row whose condition these settings meet.
     pub fn row_for(&self, settings: &Settings) -> Option<&ReferenceRow> {
         self.rows.iter().find(|row| row.condition.matches(settings))
     }
@@ -264,7 +270,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bounds_hold_and_print_as_written() {
+    fn bounds_are_checked_and_print_as_written() {
         let bounds: Bounds<Bytes> = ">= 448MB and <= 496MB".parse().unwrap();
         let mb = |mb: u64| Bytes::new(mb * 1_000_000);
         let held = [447, 448, 496, 497].map(|n| bounds.contain(mb(n)));
@@ -276,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_violation_says_what_was_and_what_was_expected() {
+    fn a_violation_states_the_actual_and_the_expected_figure() {
         let expectation: Expectation = serde_json::from_value(serde_json::json!({
             "where": "stress.rate == 0", "outcome": "converged",
             "downtime": "<= 300ms", "transferred": "< 1GB",

@@ -1,15 +1,17 @@
-//! From a matrix file to the list of migrations it asks for.
+//! The way from a matrix file to the list of migrations it asks for.
 //!
 //! ```text
-//!   text ── File::parse ──> File ── File::expand ──> Plan ── Plan::attempts ──> what to run, in order
-//!           (as written)            (as resolved)
+//!   text ── File::parse ──> File ── File::expand ──> Plan ── Plan::attempts ──> attempts, in order
+//!                       (as written)             (as resolved)
 //! ```
 //!
-//! [`File`] is what the author wrote, checked as far as the text alone allows; [`Plan`] is every cell with
-//! all of its [`Settings`], each sound in itself. Both steps report everything they find at once, as
-//! [`Diagnostics`] that name the key's path, the line and the column. Nothing here looks at the machine: what
-//! it lacks becomes a skipped cell later. An [`Expression`] selects cells, in the file and on the command
-//! line.
+//! [`File`] is the matrix as its author wrote it, with every check that needs only the text. [`Plan`] is the
+//! list of cells, each with all of its [`Settings`], and each valid by itself. Both steps report everything
+//! they find at once, as [`Diagnostics`] that name the key's path, the line and the column. An [`Expression`]
+//! selects cells, both in the file and on the command line.
+//!
+//! Nothing in this module looks at the host. If the host lacks something that a cell needs, the run skips
+//! that cell later.
 
 mod catalog;
 mod changes;
@@ -25,13 +27,13 @@ mod typed;
 mod yaml;
 
 pub use changes::Changes;
-pub use diagnostic::{Diagnostic, Diagnostics, FilePath, Position, Segment};
+pub use diagnostic::{Diagnostic, Diagnostics, KeyPath, Position, Segment};
 pub use expect::{Bound, Bounds, Expectation, Reference, ReferenceRow, Subject};
 pub use expression::{Expression, ExpressionError};
-pub use file::{Axis, File, Order, Point};
+pub use file::{Axis, CellOrder, File, Overrides};
 pub use plan::{Attempt, Cell, Plan, RunOrder, Shard, ShardError};
 pub use schema::schema;
 pub use settings::{
-    Accel, Bandwidth, Entry, Guest, LinkChange, Migrate, Probe, Problem, Settings, Step, Stress,
-    StressChange, WorkingSet, kernel_reserve,
+    Accel, Bandwidth, Guest, LinkChange, Migrate, Probe, Settings, SettingsError, Step, Stress, StressChange,
+    TimelineEntry, WorkingSet, kernel_reserve,
 };

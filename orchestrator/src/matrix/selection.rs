@@ -1,48 +1,50 @@
-//! Which part of a matrix is meant: `--only`, `--repeat` and `--shard`.
+//! The part of a matrix that a run makes, as selected by `--only`, `--repeat` and `--shard`.
 
 use super::{Expression, ExpressionError, Plan, Shard, ShardError};
 use serde::{Deserialize, Serialize};
 
-/// Which part of its matrix a run makes: what it was started with, so that it is continued with it.
+/// The options that select a part of a matrix. A run keeps those it was started with, so that `--resume`
+/// continues with the same part.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Selection {
-    /// Only the cells for which this expression holds.
+    /// The text of an expression: only the cells that meet it are run.
     pub only: Option<String>,
-    /// Repeats of each cell, instead of the file's.
+    /// The number of attempts for each cell, instead of the one in the file.
     pub repeat: Option<u32>,
-    /// A part of the cells, as `I/N`.
+    /// A shard of the cells, as `I/N`.
     pub shard: Option<String>,
 }
 
-/// What cannot be selected from a matrix.
+/// An error in the selection of a part of a matrix.
 #[derive(Debug, thiserror::Error)]
 pub enum SelectionError {
-    /// The expression makes no sense.
+    /// The expression of `--only` is invalid.
     #[error("--only: {0}")]
     Only(ExpressionError),
-    /// It names no part.
+    /// The text of `--shard` is not a shard.
     #[error("--shard: {0}")]
     Shard(#[from] ShardError),
-    /// Nothing is selected.
+    /// The selection leaves no cell to run.
     #[error("no cell of the matrix is left to run: check --only and --shard")]
     Nothing,
 }
 
 impl Selection {
-    /// The part that is meant, where it is not all cells.
+    /// Returns the shard to run, or `None` for all cells.
     ///
     /// # Errors
     ///
-    /// Where the text names none.
+    /// Fails if the text is not a shard.
     pub fn shard(&self) -> Result<Option<Shard>, ShardError> {
         self.shard.as_ref().map(|shard| shard.parse()).transpose()
     }
 
-    /// The cells and repeats of a matrix that all parts have together: everything but the shard.
+    /// Returns the cells and repeats that all shards of this selection have together: applies everything but
+    /// the shard.
     ///
     /// # Errors
     ///
-    /// Where the expression makes no sense.
+    /// Fails if the expression is invalid.
     pub fn whole(&self, mut plan: Plan) -> Result<Plan, SelectionError> {
         plan.repeat = self.repeat.unwrap_or(plan.repeat);
         let Some(only) = &self.only else { return Ok(plan) };
@@ -50,11 +52,11 @@ impl Selection {
         Ok(plan.only(&only))
     }
 
-    /// What is to be run of a matrix.
+    /// Applies the selection to the plan of a whole matrix. Returns the part to run.
     ///
     /// # Errors
     ///
-    /// Where nothing is left of it, or the selection makes no sense.
+    /// Fails if the selection is invalid or leaves no cell to run.
     pub fn of(&self, plan: Plan) -> Result<Plan, SelectionError> {
         let whole = self.whole(plan)?;
         let part = match self.shard()? {

@@ -1,10 +1,10 @@
-//! From a value as the YAML reader gives it to a typed one.
+//! Converts an untyped value, as the YAML reader returns it, to a typed one.
 //!
-//! serde describes errors by calling [`de::Error`]; [`Refusal`] keeps what it is called with, so that no
-//! message has to be taken apart. An error ends the reading of the value around it. To find them all, whoever
-//! reads remembers what was refused in [`Skipped`], and reads the rest again as if that had not been written.
+//! serde describes errors by calling [`de::Error`]. [`ReadErrorKind`] keeps the arguments of these calls, so
+//! that no message has to be parsed. An error ends the reading of the whole value. To find all errors, the
+//! caller adds each invalid part to [`SkippedValues`], and reads the value again as if that part were absent.
 
-use super::diagnostic::{FilePath, Segment};
+use super::diagnostic::{KeyPath, Segment};
 use serde::{
     Deserializer,
     de::{
@@ -16,65 +16,65 @@ use serde::{
 use serde_json::{Map, Value};
 use std::{collections::HashSet, fmt, ptr};
 
-/// Why a value is refused.
+/// The reason why a value is invalid.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    /// Something else is expected.
+pub(crate) enum ReadErrorKind {
+    /// The value has the wrong type or is out of range. Both texts describe values, in words.
     Mismatch { expected: String, found: String },
-    /// A word that is not one of the known ones.
-    Word { found: String, known: &'static [&'static str] },
-    /// A key that is not one of the known ones.
-    Key { found: String, known: &'static [&'static str] },
-    /// A mapping without a key that it needs.
-    Missing(&'static str),
-    /// What the type itself says.
+    /// The value is not one of the words that the setting allows.
+    UnknownWord { found: String, known: &'static [&'static str] },
+    /// The mapping has a key that its type does not know.
+    UnknownKey { found: String, known: &'static [&'static str] },
+    /// The mapping lacks a required key.
+    MissingKey(&'static str),
+    /// A message from the parser of the value's own type, such as a missing unit.
     Other(String),
 }
 
-/// What is refused, and where.
+/// An invalid value, and where it is.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Refused {
-    /// The path of the value; of the mapping, if it is about a key.
-    pub(crate) at: FilePath,
-    pub(crate) refusal: Refusal,
+pub(crate) struct ReadError {
+    /// The path of the invalid value. For an unknown or missing key, the path of the mapping.
+    pub(crate) at: KeyPath,
+    pub(crate) kind: ReadErrorKind,
 }
 
-/// What is read as if it had not been written: parts of one value, each told by where in memory it is, since
-/// a path would have to be made for whatever is not skipped.
+/// Parts of one value that are read as if they were absent.
+///
+/// A part is identified by its address in memory: with paths, the reader would have to build a path for every
+/// value just to look it up here.
 #[derive(Debug, Default)]
-pub(crate) struct Skipped(HashSet<*const Value>);
+pub(crate) struct SkippedValues(HashSet<*const Value>);
 
-impl Skipped {
-    /// Skips a part; whether it was not skipped before.
+impl SkippedValues {
+    /// Adds a part. Returns false if it was skipped already.
     pub(crate) fn insert(&mut self, part: &Value) -> bool {
         self.0.insert(ptr::from_ref(part))
     }
 
-    /// Whether this part is skipped.
-    pub(crate) fn has(&self, part: &Value) -> bool {
+    /// Returns whether a part is skipped.
+    pub(crate) fn contains(&self, part: &Value) -> bool {
         self.0.contains(&ptr::from_ref(part))
     }
 }
 
-/// Reads a value that is written at `at`, but for what is skipped.
+/// Reads a value, as if its skipped parts were absent. `at` is the path at which the value is written.
 pub(crate) fn read<T: DeserializeOwned>(
     value: &Value,
-    at: &FilePath,
-    skipped: &Skipped,
-) -> Result<T, Refused> {
-    let reading = Reading { value, place: Place::Root(at), skipped };
-    T::deserialize(reading).map_err(|Error { at: place, refusal }| Refused {
-        at: place.unwrap_or_else(|| at.clone()),
-        refusal: *refusal,
-    })
+    at: &KeyPath,
+    skipped: &SkippedValues,
+) -> Result<T, ReadError> {
+    let deserializer = ValueDeserializer { value, path: LazyPath::Root(at), skipped };
+    T::deserialize(deserializer)
+        .map_err(|Error { at: path, kind }| ReadError { at: path.unwrap_or_else(|| at.clone()), kind: *kind })
 }
 
-/// Reads a text as a file's scalar would be.
-pub(crate) fn from_text<T: DeserializeOwned>(text: &str) -> Result<T, Refusal> {
-    T::deserialize(IntoDeserializer::<Error>::into_deserializer(text)).map_err(|error| *error.refusal)
+/// Reads a text as if it were a scalar in a file.
+pub(crate) fn from_text<T: DeserializeOwned>(text: &str) -> Result<T, ReadErrorKind> {
+    T::deserialize(IntoDeserializer::<Error>::into_deserializer(text)).map_err(|error| *error.kind)
 }
 
-impl Refusal {
+impl ReadErrorKind {
     fn mismatch(expected: impl Into<String>, found: &Unexpected<'_>) -> Self {
         let found = match found {
             Unexpected::Bool(flag) => format!("`{flag}`"),
@@ -91,14 +91,14 @@ impl Refusal {
     }
 }
 
-impl fmt::Display for Refusal {
-    /// What is wrong; what to write instead is the business of whoever knows the settings.
+impl fmt::Display for ReadErrorKind {
+    /// Says what is wrong. `catalog::help`, which knows the settings, says what to write instead.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Mismatch { expected, found } => write!(f, "expected {expected}, found {found}"),
-            Self::Word { found, known } => write!(f, "`{found}` is not one of {}", quoted(known)),
-            Self::Key { found, .. } => write!(f, "unknown key `{found}`"),
-            Self::Missing(key) => write!(f, "missing key `{key}`"),
+            Self::UnknownWord { found, known } => write!(f, "`{found}` is not one of {}", quoted(known)),
+            Self::UnknownKey { found, .. } => write!(f, "unknown key `{found}`"),
+            Self::MissingKey(key) => write!(f, "missing key `{key}`"),
             Self::Other(message) => f.write_str(message),
         }
     }
@@ -108,28 +108,28 @@ fn quoted(words: &[&str]) -> String {
     words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
 }
 
-/// A refusal on its way up, with its place once that is known.
+/// The error type that serde sees. The innermost value that knows its path adds it, as the error passes up.
 #[derive(Debug)]
 struct Error {
-    at: Option<FilePath>,
-    refusal: Box<Refusal>,
+    at: Option<KeyPath>,
+    kind: Box<ReadErrorKind>,
 }
 
-impl From<Refusal> for Error {
-    fn from(refusal: Refusal) -> Self {
-        Self { at: None, refusal: refusal.into() }
+impl From<ReadErrorKind> for Error {
+    fn from(kind: ReadErrorKind) -> Self {
+        Self { at: None, kind: kind.into() }
     }
 }
 
 impl Error {
-    fn at(self, place: Place<'_>) -> Self {
-        Self { at: self.at.or_else(|| Some(place.path())), ..self }
+    fn at(self, path: LazyPath<'_>) -> Self {
+        Self { at: self.at.or_else(|| Some(path.build())), ..self }
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.refusal.fmt(f)
+        self.kind.fmt(f)
     }
 }
 
@@ -137,57 +137,58 @@ impl std::error::Error for Error {}
 
 impl de::Error for Error {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        Refusal::Other(message.to_string()).into()
+        ReadErrorKind::Other(message.to_string()).into()
     }
 
     fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Refusal::mismatch(expected.to_string(), &found).into()
+        ReadErrorKind::mismatch(expected.to_string(), &found).into()
     }
 
     fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Refusal::mismatch(expected.to_string(), &found).into()
+        ReadErrorKind::mismatch(expected.to_string(), &found).into()
     }
 
     fn unknown_variant(found: &str, known: &'static [&'static str]) -> Self {
-        Refusal::Word { found: found.into(), known }.into()
+        ReadErrorKind::UnknownWord { found: found.into(), known }.into()
     }
 
     fn unknown_field(found: &str, known: &'static [&'static str]) -> Self {
-        Refusal::Key { found: found.into(), known }.into()
+        ReadErrorKind::UnknownKey { found: found.into(), known }.into()
     }
 
     fn missing_field(key: &'static str) -> Self {
-        Refusal::Missing(key).into()
+        ReadErrorKind::MissingKey(key).into()
     }
 }
 
-/// Where a value is, as a chain up to the value that was asked for: a path costs nothing until it is wanted.
+/// The path of a value as a chain of references up to the outermost value, so that a path is allocated only
+/// if there is an error to report.
 #[derive(Clone, Copy)]
-enum Place<'a> {
-    Root(&'a FilePath),
-    Key(&'a Place<'a>, &'a str),
-    Index(&'a Place<'a>, usize),
+enum LazyPath<'a> {
+    Root(&'a KeyPath),
+    Key(&'a LazyPath<'a>, &'a str),
+    Index(&'a LazyPath<'a>, usize),
 }
 
-impl Place<'_> {
-    fn path(self) -> FilePath {
+impl LazyPath<'_> {
+    fn build(self) -> KeyPath {
         match self {
             Self::Root(path) => path.clone(),
-            Self::Key(parent, key) => parent.path().key(key),
-            Self::Index(parent, index) => parent.path().with(Segment::Index(index)),
+            Self::Key(parent, key) => parent.build().key(key),
+            Self::Index(parent, index) => parent.build().with(Segment::Index(index)),
         }
     }
 }
 
-/// A value to be read.
+/// The deserializer of one value. Unlike `serde_json`'s own, its errors have a path and their parts.
 #[derive(Clone, Copy)]
-struct Reading<'a> {
+struct ValueDeserializer<'a> {
     value: &'a Value,
-    place: Place<'a>,
-    skipped: &'a Skipped,
+    path: LazyPath<'a>,
+    skipped: &'a SkippedValues,
 }
 
-impl Reading<'_> {
+impl ValueDeserializer<'_> {
     fn expected(&self, what: impl Into<String>) -> Error {
         let found = match self.value {
             Value::Null => Unexpected::Unit,
@@ -201,7 +202,7 @@ impl Reading<'_> {
             Value::Array(_) => Unexpected::Seq,
             Value::Object(_) => Unexpected::Map,
         };
-        Refusal::mismatch(what, &found).into()
+        ReadErrorKind::mismatch(what, &found).into()
     }
 
     fn whole_number(&self, largest: u64) -> Result<u64, Error> {
@@ -217,15 +218,15 @@ impl Reading<'_> {
     }
 
     fn list<'v, V: Visitor<'v>>(&self, items: &[Value], visitor: V) -> Result<V::Value, Error> {
-        visitor.visit_seq(List { reading: self, items, next: 0 })
+        visitor.visit_seq(ListAccess { parent: self, items, next: 0 })
     }
 
     fn mapping<'v, V: Visitor<'v>>(&self, keys: &Map<String, Value>, visitor: V) -> Result<V::Value, Error> {
-        visitor.visit_map(Mapping { reading: self, keys: keys.iter(), value: None })
+        visitor.visit_map(MappingAccess { parent: self, keys: keys.iter(), value: None })
     }
 }
 
-/// Whole numbers of these types.
+/// Implements the methods that deserialize unsigned integers of these types.
 macro_rules! whole_numbers {
     ($($method:ident: $type:ty;)+) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
@@ -235,10 +236,10 @@ macro_rules! whole_numbers {
     )+};
 }
 
-impl<'de> Deserializer<'de> for Reading<'_> {
+impl<'de> Deserializer<'de> for ValueDeserializer<'_> {
     type Error = Error;
 
-    /// For types that say themselves what they expect.
+    /// Serves the types whose visitors check the type of the value themselves.
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match self.value {
             Value::Null => visitor.visit_unit(),
@@ -324,51 +325,53 @@ impl<'de> Deserializer<'de> for Reading<'_> {
     }
 }
 
-/// The items of a list that are not skipped, one after the other.
-struct List<'a> {
-    reading: &'a Reading<'a>,
+/// Access to the items of a list that are not skipped.
+struct ListAccess<'a> {
+    parent: &'a ValueDeserializer<'a>,
     items: &'a [Value],
     next: usize,
 }
 
-impl<'de> SeqAccess<'de> for List<'_> {
+impl<'de> SeqAccess<'de> for ListAccess<'_> {
     type Error = Error;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Error> {
         loop {
             let Some(value) = self.items.get(self.next) else { return Ok(None) };
-            let place = Place::Index(&self.reading.place, self.next);
+            let path = LazyPath::Index(&self.parent.path, self.next);
             self.next += 1;
-            if !self.reading.skipped.has(value) {
-                let item = Reading { value, place, skipped: self.reading.skipped };
-                return seed.deserialize(item).map(Some).map_err(|error| error.at(place));
+            if !self.parent.skipped.contains(value) {
+                let item = ValueDeserializer { value, path, skipped: self.parent.skipped };
+                return seed.deserialize(item).map(Some).map_err(|error| error.at(path));
             }
         }
     }
 }
 
-/// The keys of a mapping that are not skipped, with their values.
-struct Mapping<'a> {
-    reading: &'a Reading<'a>,
+/// Access to the entries of a mapping whose values are not skipped.
+struct MappingAccess<'a> {
+    parent: &'a ValueDeserializer<'a>,
     keys: serde_json::map::Iter<'a>,
     value: Option<(&'a str, &'a Value)>,
 }
 
-impl<'de> MapAccess<'de> for Mapping<'_> {
+impl<'de> MapAccess<'de> for MappingAccess<'_> {
     type Error = Error;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Error> {
-        let skipped = self.reading.skipped;
-        let Some((key, value)) = self.keys.find(|(_, value)| !skipped.has(value)) else { return Ok(None) };
+        let skipped = self.parent.skipped;
+        let Some((key, value)) = self.keys.find(|(_, value)| !skipped.contains(value)) else {
+            return Ok(None);
+        };
         self.value = Some((key, value));
         seed.deserialize(key.as_str().into_deserializer()).map(Some)
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
         let (key, value) = self.value.take().unwrap_or(("", &Value::Null));
-        let place = Place::Key(&self.reading.place, key);
-        let value = Reading { value, place, skipped: self.reading.skipped };
-        seed.deserialize(value).map_err(|error| error.at(place))
+        let path = LazyPath::Key(&self.parent.path, key);
+        let value = ValueDeserializer { value, path, skipped: self.parent.skipped };
+        seed.deserialize(value).map_err(|error| error.at(path))
     }
 }
 
@@ -378,49 +381,48 @@ mod tests {
     use crate::matrix::settings::Settings;
     use serde_json::json;
 
-    fn top() -> FilePath {
-        FilePath::root().key("top")
+    fn top() -> KeyPath {
+        KeyPath::root().key("top")
     }
 
-    fn refused<T: DeserializeOwned + fmt::Debug>(value: &Value) -> (String, Refusal) {
-        let Refused { at, refusal } = read::<T>(value, &top(), &Skipped::default()).unwrap_err();
-        (at.to_string(), refusal)
+    fn error<T: DeserializeOwned + fmt::Debug>(value: &Value) -> (String, ReadErrorKind) {
+        let ReadError { at, kind } = read::<T>(value, &top(), &SkippedValues::default()).unwrap_err();
+        (at.to_string(), kind)
     }
 
     #[test]
-    fn a_refusal_has_its_place_and_its_parts() {
+    fn an_error_has_its_path_and_kind() {
         let value =
             json!({ "stress": { "phases": [{ "rate": "1MB/s", "duration": "1s" }, { "rate": "2MB/s" }] } });
-        let expected = ("top.stress.phases[1]".into(), Refusal::Missing("duration"));
-        assert_eq!(refused::<Settings>(&value), expected);
+        let expected = ("top.stress.phases[1]".into(), ReadErrorKind::MissingKey("duration"));
+        assert_eq!(error::<Settings>(&value), expected);
         let value = json!({ "guest": { "memry": 1 } });
-        let (at, refusal) = refused::<Settings>(&value);
-        assert!(
-            matches!(refusal, Refusal::Key { found, known } if found == "memry" && known.contains(&"memory"))
-        );
+        let (at, kind) = error::<Settings>(&value);
+        let ReadErrorKind::UnknownKey { found, known } = kind else { panic!("{kind:?}") };
+        assert!(found == "memry" && known.contains(&"memory"));
         assert_eq!(at, "top.guest");
-        let (at, refusal) = refused::<Settings>(&json!({ "guest": { "accel": "kwm" } }));
+        let (at, kind) = error::<Settings>(&json!({ "guest": { "accel": "kwm" } }));
         assert_eq!(at, "top.guest.accel");
-        assert_eq!(refusal.to_string(), "`kwm` is not one of `auto`, `kvm`, `tcg`");
+        assert_eq!(kind.to_string(), "`kwm` is not one of `auto`, `kvm`, `tcg`");
     }
 
     #[test]
-    fn what_is_skipped_is_not_there_and_moves_nothing() {
+    fn skipped_items_are_absent_and_leave_indexes_unchanged() {
         let value = json!([1, "x", "y", 4, "z"]);
-        let mut skipped = Skipped::default();
+        let mut skipped = SkippedValues::default();
         for (i, next) in [(1, 2), (2, 4)] {
             assert!(skipped.insert(&value[i]) && !skipped.insert(&value[i]));
-            let refused = read::<Vec<u32>>(&value, &top(), &skipped).unwrap_err();
-            assert_eq!(refused.at, top().index(next));
+            let error = read::<Vec<u32>>(&value, &top(), &skipped).unwrap_err();
+            assert_eq!(error.at, top().index(next));
         }
         skipped.insert(&value[4]);
         assert_eq!(read::<Vec<u32>>(&value, &top(), &skipped), Ok(vec![1, 4]));
     }
 
     #[test]
-    fn a_mismatch_is_told_in_words_of_the_file() {
-        let words = |refusal: Refusal| refusal.to_string();
-        let of = |value: Value| words(refused::<u32>(&value).1);
+    fn a_mismatch_is_described_in_terms_of_the_file() {
+        let words = |kind: ReadErrorKind| kind.to_string();
+        let of = |value: Value| words(error::<u32>(&value).1);
         assert_eq!(
             of(json!(4_294_967_296_u64)),
             "expected a whole number up to 4294967295, found `4294967296`"
@@ -428,7 +430,7 @@ mod tests {
         assert_eq!(of(json!(-1)), "expected a whole number, found `-1`");
         assert_eq!(of(json!(1.5)), "expected a whole number, found `1.5`");
         assert_eq!(of(json!(null)), "expected a whole number, found nothing");
-        assert_eq!(words(refused::<bool>(&json!([])).1), "expected `true` or `false`, found a list");
-        assert_eq!(words(refused::<String>(&json!({})).1), "expected a string, found a mapping");
+        assert_eq!(words(error::<bool>(&json!([])).1), "expected `true` or `false`, found a list");
+        assert_eq!(words(error::<String>(&json!({})).1), "expected a string, found a mapping");
     }
 }

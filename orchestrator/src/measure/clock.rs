@@ -1,33 +1,36 @@
-//! The time that the guest lost: its downtime by its own clock.
+//! The guest's downtime, computed from the time that its clock lost.
 //!
-//! A guest's clock stands still while the guest is stopped, so the guest cannot see the stop; it falls back
-//! behind the host's clock instead, by exactly the time for which no guest code could run. Each telemetry
-//! line carries the guest's clock and is stamped with the host's when it comes in. The difference of the two
-//! is the guest's offset plus a delivery delay that is never negative, so the least difference over a while
-//! is close to the offset. What it grows by across the switchover is the time lost.
+//! The guest's clock stands still while the guest is stopped, so the guest cannot notice the stop. Instead,
+//! its clock falls behind that of the host, by exactly the time for which no guest code could run. Each line
+//! of telemetry carries a reading of the guest's clock, and is stamped with the host's clock when it is
+//! received. The difference between the two is the offset of the guest's clock plus a delivery delay, which
+//! is never negative. So the smallest difference over some time is close to the offset, and the growth of the
+//! offset across the switchover is the time lost.
 //!
-//! A guest that calibrates its clock against an emulated timer runs some hundred parts per million off. The
-//! drift is estimated from the telemetry before the stop, where nothing else changes the offset, and
-//! taken out. Only the host's clock and differences of the guest's are used, so this holds between two hosts
-//! as well as on one.
+//! A guest that calibrates its clock against an emulated timer is some hundred parts per million too fast or
+//! too slow. This drift is estimated from the telemetry before the stop, where nothing else changes the
+//! offset, and subtracted. Only the host's clock and differences of the guest's clock are used, so the method
+//! works between two hosts as well as on one.
 
 use tokio::time::Instant;
 
-/// A reading of the guest's clock and when it came in, in seconds by any fixed origin.
+/// A reading of the guest's clock, and the time at which it was received. Both are in seconds, each since any
+/// fixed origin.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Reading {
-    /// The host's monotonic clock.
+pub struct ClockReading {
+    /// The time of receipt, by the monotonic clock of the host that runs the orchestrator.
     pub host_s: f64,
-    /// The guest's monotonic clock.
+    /// The reading of the guest's monotonic clock.
     pub guest_s: f64,
 }
 
-impl Reading {
-    /// A telemetry line's reading, its host time counted from `origin`.
-    pub fn new(seen: Instant, clock_ns: u64, origin: Instant) -> Self {
-        let host_s = match seen.checked_duration_since(origin) {
+impl ClockReading {
+    /// Converts the clock of a telemetry sample, in nanoseconds. The time of receipt is counted from
+    /// `origin`.
+    pub fn new(received: Instant, clock_ns: u64, origin: Instant) -> Self {
+        let host_s = match received.checked_duration_since(origin) {
             Some(later) => later.as_secs_f64(),
-            None => -(origin - seen).as_secs_f64(),
+            None => -(origin - received).as_secs_f64(),
         };
         Self { host_s, guest_s: clock_ns as f64 / 1e9 }
     }
@@ -37,24 +40,25 @@ impl Reading {
     }
 }
 
-/// How long a stretch's least offset is taken over, in seconds.
-const STRETCH_S: f64 = 0.4;
+/// The length of the windows for which the smallest offset is taken, in seconds.
+const WINDOW_S: f64 = 0.4;
 
-/// How far the result may be off, in seconds. Below zero by more than this it is no measurement.
+/// The accuracy of the result, in seconds. A result that is negative by more than this is not a measurement.
 const ACCURACY_S: f64 = 0.005;
 
-/// The time that the guest's clock lost between the last of `before` and the first of `after`, in seconds.
+/// Returns the time that the guest's clock lost between the last reading of `before` and the first of
+/// `after`, in seconds.
 ///
-/// `None` with fewer than two stretches of 0.4 s before or less than one after, or when the clock seems to
-/// have gained time: then the clock's drift, or its offset, would be a guess.
-pub fn time_lost_s(before: &[Reading], after: &[Reading]) -> Option<f64> {
-    let minima = least_offsets(before);
+/// Returns `None` if `before` covers less than two windows of 0.4 s or `after` less than one, or if the clock
+/// seems to have gained time. In these cases, the drift or the offset of the clock would be a guess.
+pub fn time_lost_s(before: &[ClockReading], after: &[ClockReading]) -> Option<f64> {
+    let minima = smallest_offsets(before);
     let [first, .., last] = minima[..] else { return None };
     let resumed_at = after.first()?.host_s;
-    let early_after: Vec<Reading> =
-        after.iter().copied().take_while(|r| r.host_s < resumed_at + 2.0 * STRETCH_S).collect();
-    let (after_at, after_offset) = least(&early_after)?;
-    if early_after.last()?.host_s - resumed_at < STRETCH_S {
+    let early_after: Vec<ClockReading> =
+        after.iter().copied().take_while(|r| r.host_s < resumed_at + 2.0 * WINDOW_S).collect();
+    let (after_at, after_offset) = smallest_offset(&early_after)?;
+    if early_after.last()?.host_s - resumed_at < WINDOW_S {
         return None;
     }
     let drift = (last.1 - first.1) / (last.0 - first.0);
@@ -63,14 +67,14 @@ pub fn time_lost_s(before: &[Reading], after: &[Reading]) -> Option<f64> {
     (lost_s >= -ACCURACY_S).then_some(lost_s.max(0.0))
 }
 
-/// The least offset of each whole stretch, with its time.
-fn least_offsets(readings: &[Reading]) -> Vec<(f64, f64)> {
+/// Returns the smallest offset in each window, with its time.
+fn smallest_offsets(readings: &[ClockReading]) -> Vec<(f64, f64)> {
     let Some(start) = readings.first().map(|r| r.host_s) else { return Vec::new() };
-    let stretch = |r: &Reading| ((r.host_s - start) / STRETCH_S) as u64;
-    readings.chunk_by(|a, b| stretch(a) == stretch(b)).filter_map(least).collect()
+    let window = |r: &ClockReading| ((r.host_s - start) / WINDOW_S) as u64;
+    readings.chunk_by(|a, b| window(a) == window(b)).filter_map(smallest_offset).collect()
 }
 
-fn least(readings: &[Reading]) -> Option<(f64, f64)> {
+fn smallest_offset(readings: &[ClockReading]) -> Option<(f64, f64)> {
     readings.iter().map(|r| (r.host_s, r.offset_s())).min_by(|a, b| a.1.total_cmp(&b.1))
 }
 
@@ -78,19 +82,20 @@ fn least(readings: &[Reading]) -> Option<(f64, f64)> {
 mod tests {
     use super::*;
 
-    /// Telemetry every 50 ms of host time with a delivery delay of up to 8 ms, one in three prompt.
-    fn readings(from_s: f64, to_s: f64, guest_s: impl Fn(f64) -> f64) -> Vec<Reading> {
+    /// Returns readings for every 50 ms of host time. One in three arrives promptly, the others after up to 8
+    /// ms.
+    fn readings(from_s: f64, to_s: f64, guest_s: impl Fn(f64) -> f64) -> Vec<ClockReading> {
         let count = ((to_s - from_s) / 0.05) as u64;
         let at = |i: u64| {
             let sent = from_s + i as f64 * 0.05;
             let delay = if i.is_multiple_of(3) { 0.0002 } else { 0.001 * (1 + i % 8) as f64 };
-            Reading { host_s: sent + delay, guest_s: guest_s(sent) }
+            ClockReading { host_s: sent + delay, guest_s: guest_s(sent) }
         };
         (0..count).map(at).collect()
     }
 
     #[test]
-    fn a_stop_is_found_to_a_millisecond_whatever_the_drift() {
+    fn a_stop_is_measured_to_a_millisecond_despite_drift() {
         for drift in [-0.001, 0.0, 0.0004] {
             for stop in [0.0, 0.030, 0.25, 2.0] {
                 let clock = |t: f64| t * (1.0 + drift);
@@ -103,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn too_little_telemetry_gives_no_figure() {
+    fn too_little_telemetry_gives_no_result() {
         let after = readings(5.0, 7.0, |t| t);
         assert_eq!(time_lost_s(&[], &after), None);
         assert_eq!(time_lost_s(&readings(4.6, 5.0, |t| t), &after), None);
@@ -112,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_gained_time_gives_no_figure() {
+    fn a_clock_that_gained_time_gives_no_result() {
         let before = readings(0.0, 5.0, |t| t);
         assert_eq!(time_lost_s(&before, &readings(5.0, 7.0, |t| t + 0.05)), None);
         assert_eq!(time_lost_s(&before, &readings(5.0, 7.0, |t| t + 0.001)), Some(0.0));

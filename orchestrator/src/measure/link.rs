@@ -1,35 +1,36 @@
-//! What a link was set to.
+//! The shaping in force on a link, as records have it.
 
 use netem::Backend;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// What a link was set to, in both directions.
+/// The shaping of a link, in both directions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LinkSetting {
-    /// What shapes it.
+    /// The backend that shapes the link: the kernel, or the emulator in user space.
     pub backend: Backend,
-    /// The source's end.
+    /// The end at the source, which shapes what the source sends.
     pub source: EndSetting,
-    /// The destination's end.
+    /// The end at the destination, which shapes what the destination sends.
     pub destination: EndSetting,
 }
 
-/// What one end of a link was set to.
+/// The shaping of one end of a link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EndSetting {
-    /// What shapes its packets, from the root down; nothing where nothing does. The emulator has the same for
-    /// both ends.
+    /// The queueing disciplines that shape the packets, from the root down; empty if packets are not shaped.
+    /// With the emulator, both ends have the same list.
     pub tree: Vec<String>,
-    /// Why TCP's buffers could not be given the size that the link takes; absent where they have it.
+    /// Why TCP's buffers could not be enlarged to the size that the link needs; absent if they were.
+    /// Otherwise a single stream may carry less than the rate of the link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub buffers_refused: Option<String>,
 }
 
 #[cfg(test)]
 impl LinkSetting {
-    /// A link that the kernel shapes by this alone, at both ends.
+    /// Returns a link with this single queueing discipline of the kernel at both ends.
     pub(crate) fn example(tree: String) -> Self {
         let end = EndSetting { tree: vec![tree], buffers_refused: None };
         Self { backend: Backend::Kernel, source: end.clone(), destination: end }
@@ -37,12 +38,12 @@ impl LinkSetting {
 }
 
 impl fmt::Display for LinkSetting {
-    /// What both ends have in common is written once.
+    /// Writes both ends in one line. What they have in common appears once.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { backend, source, destination } = self;
         let trees = [source, destination].map(|end| format!("{backend} backend: {}", end.tree.join(", ")));
         let refusals = [source, destination].into_iter().filter_map(|end| end.buffers_refused.as_ref());
-        let refusals = refusals.map(|reason| format!("TCP's buffers are limited as before: {reason}"));
+        let refusals = refusals.map(|reason| format!("TCP's buffers keep the kernel's limits: {reason}"));
         let mut parts: Vec<String> = trees.into_iter().chain(refusals).collect();
         parts.dedup();
         f.write_str(&parts.join("; "))
@@ -54,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_both_ends_share_is_said_once() {
+    fn properties_of_both_ends_are_printed_once() {
         let end = |tree: &[&str], refused: Option<&str>| EndSetting {
             tree: tree.iter().map(ToString::to_string).collect(),
             buffers_refused: refused.map(Into::into),
@@ -65,12 +66,12 @@ mod tests {
         let refused = setting(end(&["tbf"], Some("read-only")), end(&["tbf"], Some("read-only")));
         assert_eq!(
             refused.to_string(),
-            "kernel backend: tbf; TCP's buffers are limited as before: read-only"
+            "kernel backend: tbf; TCP's buffers keep the kernel's limits: read-only"
         );
         let different = setting(end(&["tbf 1"], None), end(&["tbf 2"], Some("why")));
         assert_eq!(
             different.to_string(),
-            "kernel backend: tbf 1; kernel backend: tbf 2; TCP's buffers are limited as before: why"
+            "kernel backend: tbf 1; kernel backend: tbf 2; TCP's buffers keep the kernel's limits: why"
         );
         let json = serde_json::to_string(&different).unwrap();
         assert_eq!(serde_json::from_str::<LinkSetting>(&json).unwrap(), different);

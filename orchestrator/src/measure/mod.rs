@@ -1,8 +1,11 @@
-//! What is made of a migration's raw observations.
+//! Arithmetic on the raw observations of a migration, and the types that hold them. Nothing here does I/O.
 //!
-//! [`samples`] is what QEMU said while it migrated, [`passes`] turns that into one entry per pass over the
-//! memory, [`stall`] decides whether it still makes progress, [`clock`] finds the time that the guest lost,
-//! [`tcp_buffers`] is what TCP holds on its way, [`link`] what the link was set to.
+//! - [`samples`]: the state of a migration at one moment, as QEMU reports it.
+//! - [`passes`]: one entry for each pass over the memory, computed from the samples.
+//! - [`stall`]: whether a migration still makes progress.
+//! - [`clock`]: the guest's downtime, computed from the time that its clock lost.
+//! - [`tcp_buffers`]: how much data TCP may hold on its way over a link.
+//! - [`link`]: how a link was shaped.
 
 pub mod clock;
 pub mod link;
@@ -18,14 +21,14 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum End {
-    /// Where the guest comes from.
+    /// The compute node that the guest leaves.
     Source,
-    /// Where it goes.
+    /// The compute node to which the guest moves.
     Destination,
 }
 
 impl End {
-    /// Its name, in messages.
+    /// Returns how messages name this end.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Source => "source",

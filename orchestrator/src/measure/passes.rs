@@ -1,9 +1,10 @@
-//! Passes: from one reading of the dirty bitmap to the next.
+//! The passes of pre-copy. A pass lasts from one reading of the dirty bitmap to the next.
 //!
-//! QEMU counts its readings of the bitmap and announces each with an event; the orchestrator takes a sample
-//! right after each event. A pass starts with the first sample that carries its number and ends with the
-//! first of the next. QEMU 10 reads the bitmap again whenever what is left seems to fit the downtime limit,
-//! so late passes can be shorter than the time a sample takes; such passes show in the numbering only.
+//! QEMU counts its readings of the bitmap and sends an event for each; the orchestrator takes a sample right
+//! after each event. A pass starts with the first sample that has its number, and ends with the first sample
+//! of the next pass. QEMU 10 reads the bitmap again whenever the remaining memory seems to fit into the
+//! downtime limit, so late passes can be shorter than it takes to get a sample. These passes are missing from
+//! the list, and only show as gaps in the numbering.
 
 use super::samples::Sample;
 use schemars::JsonSchema;
@@ -13,26 +14,26 @@ use stressor::workload::PAGE_BYTES;
 /// One pass over the dirty memory.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Pass {
-    /// QEMU's number, from 1.
+    /// The number of the pass as QEMU counts, from 1.
     pub number: u64,
-    /// When it started, in milliseconds since the migrate command.
+    /// The start of the pass, in milliseconds since the migrate command.
     pub started_at_ms: f64,
-    /// How long it took, in milliseconds.
+    /// The duration of the pass, in milliseconds.
     pub duration_ms: f64,
-    /// What was known to be dirty when it started, in bytes.
+    /// The memory known to be dirty at the start of the pass, in bytes.
     pub remaining_bytes: u64,
-    /// What was sent in it, in bytes, as QEMU counts.
+    /// The data sent during the pass, in bytes as QEMU counts them.
     pub sent_bytes: u64,
-    /// What became dirty in it, in bytes: what the next reading found beyond what this pass had left over.
-    /// Absent for the last pass, which no reading follows.
+    /// The memory dirtied during the pass, in bytes: what the next reading of the bitmap found, less what
+    /// this pass had not sent. Absent for the last pass, since no reading follows it.
     pub dirtied_bytes: Option<u64>,
-    /// What was sent per second, in bytes; 0 for a pass too short to tell.
+    /// The average bandwidth during the pass, in bytes per second; 0 for passes shorter than 1 ms.
     pub bandwidth_bytes_per_s: u64,
-    /// How far QEMU throttled the vCPUs at its end, in per cent.
+    /// The share of time for which QEMU throttled the vCPUs at the end of the pass, in percent.
     pub throttle_percent: u64,
 }
 
-/// The passes that a migration's samples show, in order.
+/// Returns the passes of a migration, in order, as its samples show them.
 pub fn passes(samples: &[Sample]) -> Vec<Pass> {
     let started: Vec<&[Sample]> =
         samples.chunk_by(|a, b| a.pass == b.pass).filter(|chunk| chunk[0].pass > 0).collect();
@@ -85,12 +86,12 @@ mod tests {
     }
 
     #[test]
-    fn a_pass_lasts_from_its_first_sample_to_the_next_ones() {
+    fn a_pass_lasts_until_the_first_sample_of_the_next_pass() {
         let samples = [
             sample(1.0, 0, 0, 0),
             sample(10.0, 1, 0, 1000),
             sample(60.0, 1, 500, 500),
-            // All but 100 pages sent; 200 have become dirty meanwhile.
+            // All but 100 pages were sent, and 200 were dirtied meanwhile.
             sample(100.0, 2, 900, 300),
             sample(120.0, 2, 1100, 100),
         ];

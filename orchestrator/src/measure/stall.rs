@@ -1,44 +1,49 @@
-//! The stall detector: will this migration, as it goes, end before its deadline?
+//! The stall detector, which finds migrations that cannot finish before their deadline.
 //!
-//! While bandwidth `B` exceeds the dirty rate `R`, a pass that starts with `X` bytes takes `X / B` and leaves
-//! `X R / B`, so that what remains falls by `B - R` per second: a straight line over time. Otherwise each
-//! pass starts with the whole working set again. A migration is called stalled only when both are so over its
-//! most recent passes, [`MIN_PASSES`] of them over at least [`MIN_WINDOW_MS`]:
+//! While the bandwidth `B` exceeds the dirty rate `R`, a pass that starts with `X` bytes takes `X / B`
+//! seconds and leaves `X R / B` bytes, so that the remaining memory falls by `B - R` per second: a straight
+//! line over time. Otherwise, each pass starts with the whole working set again. A migration counts as
+//! stalled only if both of these hold for its most recent passes, at least [`MIN_PASSES`] that span at least
+//! [`MIN_WINDOW_MS`]:
 //!
-//! - every pass starts at the level of the largest of them ([`LEVEL`]): one pass below it would show that the
-//!   link can outrun the load;
-//! - even the steepest fall that the scatter of the points leaves possible (the fitted slope less [`CAUTION`]
-//!   standard errors) would not bring the remaining memory below the downtime limit before the deadline.
+//! - No pass made progress: each starts with at least [`NO_PROGRESS_SHARE`] of the remaining memory with
+//!   which the largest of them starts. A single smaller pass would show that the link can outrun the
+//!   workload.
+//! - The deadline is out of reach: even if the remaining memory fell as steeply as the scatter of the passes
+//!   allows, which is the fitted slope less [`SLOPE_MARGIN`] standard errors, it would not fall below the
+//!   limit (bandwidth times downtime limit) before the deadline.
 //!
-//! A migration that converges slowly is left alone as long as it can still make it, and so is one that has
-//! not shown enough yet.
+//! A migration that converges slowly is left alone as long as it may still finish in time. So is a migration
+//! with too few passes.
 
 use super::passes::Pass;
 
-/// Passes that must be seen before anything is said.
+/// The smallest number of passes on which a decision is based.
 pub const MIN_PASSES: usize = 16;
 
-/// The time those passes must cover, in milliseconds.
+/// The shortest time that these passes must span, in milliseconds.
 pub const MIN_WINDOW_MS: f64 = 8_000.0;
 
-/// How many standard errors steeper than the fitted line the fall may really be.
-pub const CAUTION: f64 = 4.0;
+/// The margin for error of the fitted slope, in standard errors: the real fall is assumed to be this much
+/// steeper.
+pub const SLOPE_MARGIN: f64 = 4.0;
 
-/// The share of the largest pass's start at which a pass counts as having made no progress.
-pub const LEVEL: f64 = 0.97;
+/// The share of the largest pass, by remaining memory at its start, from which a pass counts as having made
+/// no progress.
+pub const NO_PROGRESS_SHARE: f64 = 0.97;
 
-/// The first pass sends all of the memory and says nothing about the dirty rate.
-const FIRST_TELLING_PASS: u64 = 2;
+/// The first pass that is considered: pass 1 sends all memory and says nothing about the dirty rate.
+const FIRST_INFORMATIVE_PASS: u64 = 2;
 
-/// Whether the migration has no chance to end by itself before `deadline_ms`, judged by its passes so far.
+/// Returns whether a migration, judging by its passes so far, cannot finish by itself before `deadline_ms`.
 ///
-/// `limit_bytes` is what may be left when the guest is stopped: bandwidth times downtime limit. Times are in
-/// milliseconds since the migrate command.
+/// `limit_bytes` is the largest remaining memory with which QEMU stops the guest: bandwidth times downtime
+/// limit. Times are in milliseconds since the migrate command.
 pub fn is_stalled(passes: &[Pass], limit_bytes: f64, deadline_ms: f64) -> bool {
-    let telling: Vec<&Pass> =
-        passes.iter().filter(|p| p.number >= FIRST_TELLING_PASS && p.remaining_bytes > 0).collect();
-    let Some(recent) = recent_window(&telling) else { return false };
-    let level = recent.iter().map(|p| p.remaining_bytes).max().unwrap_or(0) as f64 * LEVEL;
+    let informative: Vec<&Pass> =
+        passes.iter().filter(|p| p.number >= FIRST_INFORMATIVE_PASS && p.remaining_bytes > 0).collect();
+    let Some(recent) = recent_window(&informative) else { return false };
+    let level = recent.iter().map(|p| p.remaining_bytes).max().unwrap_or(0) as f64 * NO_PROGRESS_SHARE;
     if recent.iter().any(|p| (p.remaining_bytes as f64) < level) {
         return false;
     }
@@ -46,13 +51,13 @@ pub fn is_stalled(passes: &[Pass], limit_bytes: f64, deadline_ms: f64) -> bool {
         recent.iter().map(|p| (p.started_at_ms, p.remaining_bytes as f64)).collect();
     let line = Line::fit(&points);
     let now_ms = points[points.len() - 1].0;
-    let steepest = line.slope - CAUTION * line.slope_error;
+    let steepest = line.slope - SLOPE_MARGIN * line.slope_error;
     let to_fall = line.at(now_ms) - limit_bytes;
-    // Reached when to_fall + steepest * time == 0; never, if nothing falls.
+    // The limit is reached when to_fall + steepest * time == 0; never, if the slope is not negative.
     to_fall > 0.0 && (steepest >= 0.0 || now_ms + to_fall / -steepest > deadline_ms)
 }
 
-/// The shortest run of the latest passes that is long enough in number and in time.
+/// Returns the fewest latest passes that are enough, both in number and in time.
 fn recent_window<'a>(passes: &'a [&'a Pass]) -> Option<&'a [&'a Pass]> {
     let last = passes.last()?;
     let long_enough = |start: usize| {
@@ -63,7 +68,7 @@ fn recent_window<'a>(passes: &'a [&'a Pass]) -> Option<&'a [&'a Pass]> {
     Some(&passes[start..])
 }
 
-/// A least-squares line.
+/// A least-squares regression line.
 struct Line {
     slope: f64,
     slope_error: f64,
@@ -71,7 +76,7 @@ struct Line {
 }
 
 impl Line {
-    /// Fits at least three points that differ in x.
+    /// Fits a line to points. At least three are needed, at different x.
     fn fit(points: &[(f64, f64)]) -> Self {
         let n = points.len() as f64;
         let mean = (points.iter().map(|p| p.0).sum::<f64>() / n, points.iter().map(|p| p.1).sum::<f64>() / n);
@@ -95,17 +100,18 @@ mod tests {
     const BANDWIDTH: f64 = 111e6;
     const LIMIT: f64 = BANDWIDTH * 0.1;
 
-    /// Deterministic scatter in [-1, 1].
+    /// Returns a pseudorandom number in [-1, 1], always the same for a seed.
     fn scatter(seed: u64) -> f64 {
         ((mix(seed.wrapping_mul(STEP)) >> 11) as f64 / (1u64 << 52) as f64) - 1.0
     }
 
-    /// Runs a pre-copy of a working set that is dirtied at `rate` over a link whose bandwidth scatters by
-    /// `noise`; whether it ended before the deadline, and whether the detector ever spoke.
+    /// Simulates the pre-copy of a working set that is dirtied at `rate`, in bytes per second, over a link
+    /// whose bandwidth varies by `noise`. Returns whether it finished before the deadline, and whether the
+    /// detector ever reported a stall.
     fn run(rate: f64, noise: f64, deadline_ms: f64, seed: u64) -> (bool, bool) {
         let mut passes: Vec<Pass> = Vec::new();
         let (mut now, mut remaining) = (0.0, 472e6);
-        let mut spoke = false;
+        let mut reported = false;
         for number in 1.. {
             passes.push(Pass {
                 number,
@@ -118,12 +124,12 @@ mod tests {
                 throttle_percent: 0,
             });
             if remaining <= LIMIT {
-                return (true, spoke);
+                return (true, reported);
             }
             if now > deadline_ms {
-                return (false, spoke);
+                return (false, reported);
             }
-            spoke |= is_stalled(&passes, LIMIT, deadline_ms);
+            reported |= is_stalled(&passes, LIMIT, deadline_ms);
             let bandwidth = BANDWIDTH * (1.0 + noise * scatter(seed * 1000 + number));
             let seconds = remaining / bandwidth;
             now += seconds * 1e3;
@@ -133,26 +139,26 @@ mod tests {
     }
 
     #[test]
-    fn it_never_speaks_in_a_migration_that_ends_in_time() {
+    fn no_stall_is_reported_in_a_migration_that_finishes_in_time() {
         for seed in 0..200 {
             for rate in [16e6, 64e6, 96e6, 100e6, 104e6, 107e6, 109e6, 110e6] {
                 for noise in [0.0, 0.02, 0.1, 0.3] {
-                    let (converged, spoke) = run(rate, noise, 60_000.0, seed);
-                    assert!(!(converged && spoke), "rate {rate}, noise {noise}, seed {seed}");
+                    let (converged, reported) = run(rate, noise, 60_000.0, seed);
+                    assert!(!(converged && reported), "rate {rate}, noise {noise}, seed {seed}");
                 }
             }
         }
     }
 
     #[test]
-    fn it_speaks_where_the_load_exceeds_the_link() {
+    fn a_stall_is_reported_if_the_workload_outruns_the_link() {
         for rate in [116e6, 128e6, 256e6] {
             assert_eq!(run(rate, 0.01, 60_000.0, 1), (false, true), "rate {rate}");
         }
     }
 
     #[test]
-    fn it_waits_until_it_has_seen_enough() {
+    fn no_stall_is_reported_before_there_are_enough_passes() {
         assert!(!is_stalled(&[], LIMIT, 60_000.0));
         let pass = |number: u64, started_at_ms| Pass {
             number,

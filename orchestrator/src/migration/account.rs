@@ -1,13 +1,13 @@
-//! What an attempt puts into its record.
+//! Enters the results of an attempt into its record.
 
 use super::{
-    follow::{Followed, Verdict},
+    follow::{FinishedMigration, Verdict},
     load,
 };
 use crate::{
     driver::control_port::TelemetrySample,
     measure::{
-        clock::{self, Reading},
+        clock::{self, ClockReading},
         link::LinkSetting,
     },
     node::{protocol::Traffic, server::probe},
@@ -16,64 +16,69 @@ use crate::{
 use stressor::workload::Rate;
 use tokio::time::Instant;
 
-/// How the migration link was set at first.
-pub(super) fn shaped(measured: &mut Measured, setting: LinkSetting) {
+/// Records how the migration link was set at the start of the attempt.
+pub(super) fn link_setting(measured: &mut Measured, setting: LinkSetting) {
     measured.link = Some(setting.to_string());
     measured.link_setting = Some(setting);
 }
 
-/// What the migration link carried between two looks at it, and how well it was emulated.
-pub(super) fn link(measured: &mut Measured, before: Traffic, after: Traffic) {
+/// Records the traffic that the source sent over the migration link between two readings of its counters, and
+/// how late an emulated link delivered packets.
+pub(super) fn link_traffic(measured: &mut Measured, before: Traffic, after: Traffic) {
     measured.transferred.wire_bytes = Some(after.sent_bytes.saturating_sub(before.sent_bytes));
     measured.link_lateness = after.late.map(LinkLateness::from);
 }
 
-pub(super) fn migration(measured: &mut Measured, followed: &Followed) {
-    measured.iterations = followed.passes();
-    measured.timeline.clone_from(&followed.carried);
-    // Not the last sample's: QEMU forgets its figures when a migration is cancelled.
-    measured.transferred.qemu_bytes = followed.samples.iter().map(|s| s.transferred_bytes).max();
-    if let Some(resumed) = followed.resumed {
-        let total = resumed - followed.started;
+/// Records the passes, the timeline, the bytes sent, the total time and QEMU's own figures.
+pub(super) fn migration(measured: &mut Measured, finished: &FinishedMigration) {
+    measured.iterations = finished.passes();
+    measured.timeline.clone_from(&finished.applied);
+    // The largest figure, not the last: QEMU clears its figures when a migration is cancelled.
+    measured.transferred.qemu_bytes = finished.samples.iter().map(|s| s.transferred_bytes).max();
+    if let Some(resumed) = finished.resumed {
+        let total = resumed - finished.started;
         measured.total_time_ms = Some(round_micros(total.as_secs_f64() * 1e3));
     }
-    if let Verdict::Completed(completion) = followed.verdict {
+    if let Verdict::Completed(completion) = finished.verdict {
         measured.qemu = Some(completion);
         measured.downtime_ms.qemu = completion.downtime_ms.map(|ms| ms as f64);
     }
 }
 
-pub(super) fn probe(measured: &mut Measured, probe: probe::Report, followed: &Followed) {
-    if followed.resumed.is_some() {
+/// Records the probe's report, and the client's downtime if the migration has completed.
+pub(super) fn probe(measured: &mut Measured, probe: probe::ProbeReport, finished: &FinishedMigration) {
+    if finished.resumed.is_some() {
         measured.downtime_ms.client = Some(round_micros(probe.largest_gap_ns as f64 / 1e6));
     }
     measured.probe = Some(probe.into());
 }
 
-/// The rates during and after the migration, and the time the guest lost in it: by the telemetry that came in
-/// at the source, and where the guest is now. It was left to dirty until it had been `observed`.
-pub(super) fn load(
+/// Records the dirty rates during and after the migration, and the time that the guest's clock lost in it.
+///
+/// `source` is the telemetry received through the source, `here` the telemetry received where the guest is
+/// now. The guest dirtied memory until `observed_until`; `wanted` is the rate requested at the start.
+pub(super) fn stress(
     measured: &mut Measured,
     source: &[TelemetrySample],
     here: &[TelemetrySample],
-    followed: &Followed,
-    observed: Instant,
+    finished: &FinishedMigration,
+    observed_until: Instant,
     wanted: Rate,
 ) {
-    let Followed { started, stopped, carried, .. } = followed;
-    let since = followed.guest_runs_since();
+    let FinishedMigration { started, stopped, applied, .. } = finished;
+    let since = finished.guest_runs_since();
     let during = load::between(source, *started, *stopped);
     let stress = &mut measured.stress;
     stress.during = load::rate(during);
-    stress.stretches = load::stretches(during, *started, *stopped, wanted, carried);
+    stress.stretches = load::rate_intervals(during, *started, *stopped, wanted, applied);
     stress.forgone_bytes = load::forgone_bytes(during);
     stress.longest_stall_ms = load::longest_stall_ms(during);
-    stress.after = load::rate(load::between(here, since, observed));
-    if followed.resumed.is_some() {
-        let readings = |telemetry: &[TelemetrySample]| -> Vec<Reading> {
-            telemetry.iter().map(|t| Reading::new(t.seen, t.telemetry.clock_ns, *started)).collect()
+    stress.after = load::rate(load::between(here, since, observed_until));
+    if finished.resumed.is_some() {
+        let readings = |telemetry: &[TelemetrySample]| -> Vec<ClockReading> {
+            telemetry.iter().map(|t| ClockReading::new(t.received, t.telemetry.clock_ns, *started)).collect()
         };
-        let first = source.first().map_or(*started, |first| first.seen);
+        let first = source.first().map_or(*started, |first| first.received);
         let until_stop = load::between(source, first, *stopped);
         let lost =
             clock::time_lost_s(&readings(until_stop), &readings(load::between(here, since, Instant::now())));

@@ -1,8 +1,8 @@
-//! One attempt, phase by phase.
+//! Makes one attempt, phase by phase, and returns its record.
 
 use super::{
     Error, account,
-    follow::{self, Course, Followed, Verdict},
+    follow::{self, FinishedMigration, MigrationSpec, Verdict},
     load,
     network::Network,
     timeline::LinkAndGuest,
@@ -11,7 +11,7 @@ use crate::{
     driver::{
         Driver,
         control_port::{self, TelemetrySample},
-        unless_ended,
+        unless_exited,
     },
     event::{Event, Sink},
     matrix::{Cell, Settings},
@@ -33,110 +33,114 @@ use stressor::{
 use tokio::time::Instant;
 use units::ByteRate;
 
-/// The longest a guest that has been started may take to answer; nested TCG is slow.
+/// The longest a guest that has just been started may take to answer; nested TCG is slow.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
-/// The longest the stressor may take to fill or to check its memory.
+/// The longest the stressor may take to fill or to verify its memory.
 const MEMORY_LIMIT: Duration = Duration::from_secs(120);
 
-/// The longest the dirty rate may take to settle. Ten seconds of a guest's clock may take several times that.
+/// The longest the dirty rate may take to settle. Any rate is accepted after ten seconds of the guest's
+/// clock, which may take several times as long in real time.
 const SETTLE_LIMIT: Duration = Duration::from_secs(60);
 
-/// How often the stressor sends telemetry until its rate has settled, in milliseconds: twice as often as
-/// usual, so that enough lines have come in after half the time.
+/// The telemetry interval until the dirty rate has settled, in milliseconds. It is half of the usual
+/// interval, so that enough samples arrive in half the time.
 const SETTLING_TELEMETRY_MS: u64 = TELEMETRY_INTERVAL_MS / 2;
 
-/// How long the guest is watched after the migration, where it is then: what the measurement of its lost time
-/// needs.
-const WATCH: Duration = Duration::from_millis(500);
+/// How long the guest is observed after the migration, where it is then. The measurement of the time that the
+/// guest lost needs this much telemetry.
+const OBSERVATION: Duration = Duration::from_millis(500);
 
-/// How long of that time it goes on dirtying, which is what the rate afterwards is over; then it checks its
-/// memory.
-const DIRTY: Duration = Duration::from_millis(200);
+/// How long the guest keeps dirtying memory in that time. The dirty rate after the migration is measured over
+/// this time; then the stressor verifies its memory.
+const DIRTYING: Duration = Duration::from_millis(200);
 
-/// The longest a guest that should run may say nothing. Under nested TCG one that has just been restored, and
-/// all of whose code has to be translated again, took 9 s to answer; with the host's cores in use by others,
-/// more than 10 s.
+/// The longest a guest that should run may be silent. Under nested TCG, a guest that has just been restored
+/// took 9 s to answer, because all of its code has to be translated again; with other programs on the host's
+/// cores, more than 10 s.
 const SIGN_OF_LIFE_LIMIT: Duration = Duration::from_secs(40);
 
-/// The longest the guest's network may take to answer the first probe: as [`SIGN_OF_LIFE_LIMIT`].
+/// The longest the guest's network may take to answer the first probe, for the same reason as
+/// [`SIGN_OF_LIFE_LIMIT`].
 const PROBE_LIMIT: Duration = Duration::from_secs(40);
 
-/// What is attempted.
+/// The cell to attempt, and where its files go.
 #[derive(Clone, Copy)]
-pub struct Plan<'a> {
-    /// The cell.
+pub struct AttemptSpec<'a> {
+    /// The cell to attempt, with all of its settings.
     pub cell: &'a Cell,
-    /// Which repetition, from 1.
+    /// The number of the repetition, counted from 1.
     pub number: u32,
-    /// The folder for its samples.
+    /// The folder for the file with the samples.
     pub folder: &'a Path,
 }
 
-/// Makes the attempt and writes it down in `draft`. `interrupted` ends it early; whatever happens, the driver
-/// has ended what it started when this returns.
+/// Makes an attempt, records it in `builder`, and returns the record. Ends early when `interrupted`
+/// completes. In every case the driver is shut down before this function returns.
 pub async fn attempt(
     mut driver: impl Driver,
     network: &impl Network,
-    plan: Plan<'_>,
-    draft: RecordBuilder,
+    spec: AttemptSpec<'_>,
+    builder: RecordBuilder,
     sink: &dyn Sink,
     interrupted: impl Future<Output = ()>,
 ) -> Record {
-    let mut attempt = Attempt { network, plan, draft, sink };
-    let ended = tokio::select! {
+    let mut attempt = Attempt { network, spec, builder, sink };
+    let result = tokio::select! {
         biased;
-        () = interrupted => Ok((Outcome::Interrupted, Some("it was interrupted".into()))),
-        ended = attempt.run(&mut driver) => ended,
+        () = interrupted => Ok((Outcome::Interrupted, Some("interrupted by the user".into()))),
+        result = attempt.run(&mut driver) => result,
     };
     attempt.enter(Phase::TearDown);
-    // Both, whatever becomes of either. The probe's end is refused where none runs any more, which is as it
-    // should be.
-    let (_, torn_down) = tokio::join!(network.stop_probe(), driver.end());
-    let trouble = torn_down.err().map(Error::from);
-    let (outcome, reason) = match (ended, trouble) {
+    // Both always run to their end. Stopping the probe fails if no probe runs any more, so its error is
+    // ignored.
+    let (_, shut_down) = tokio::join!(network.stop_probe(), driver.shut_down());
+    let tear_down_error = shut_down.err().map(Error::from);
+    // An error during tear-down spoils a success only; any other outcome keeps its own reason.
+    let (outcome, reason) = match (result, tear_down_error) {
         (Err(error), _) | (Ok((Outcome::Converged, _)), Some(error)) => {
             (error.outcome(), Some(error.to_string()))
         }
-        (Ok(ended), _) => ended,
+        (Ok(result), _) => result,
     };
-    let mut draft = attempt.draft;
-    draft.measured.disagreements = agreement::disagreements(&draft.measured, &plan.cell.settings.link);
-    draft.freeze(plan.cell, plan.number, outcome, reason)
+    let mut builder = attempt.builder;
+    builder.measured.disagreements = agreement::disagreements(&builder.measured, &spec.cell.settings.link);
+    builder.freeze(spec.cell, spec.number, outcome, reason)
 }
 
-/// An attempt that is being made.
+/// An attempt in progress.
 struct Attempt<'a, N> {
     network: &'a N,
-    plan: Plan<'a>,
-    draft: RecordBuilder,
+    spec: AttemptSpec<'a>,
+    builder: RecordBuilder,
     sink: &'a dyn Sink,
 }
 
-type Ended = (Outcome, Option<String>);
+type OutcomeAndReason = (Outcome, Option<String>);
 
 impl<N: Network> Attempt<'_, N> {
     fn enter(&mut self, phase: Phase) {
-        self.draft.enter(phase);
-        self.sink.take(&Event::PhaseEntered(phase));
+        self.builder.enter(phase);
+        self.sink.handle(&Event::PhaseEntered(phase));
     }
 
-    async fn run(&mut self, driver: &mut impl Driver) -> Result<Ended, Error> {
+    async fn run(&mut self, driver: &mut impl Driver) -> Result<OutcomeAndReason, Error> {
         self.enter(Phase::Boot);
-        // Not beside the start: a link that was half made when that failed would be in the way of the next
-        // attempt.
-        let setting = self.network.shape(&self.plan.cell.settings.link).await?;
-        account::shaped(&mut self.draft.measured, setting);
+        // Not concurrently with the start: if the start failed, a link that was only half set up would be in
+        // the way of the next attempt.
+        let setting = self.network.shape(&self.spec.cell.settings.link).await?;
+        account::link_setting(&mut self.builder.measured, setting);
         driver.start().await?;
         let driver = &*driver;
-        unless_ended(|| driver.ended(), self.phases(driver)).await
+        unless_exited(|| driver.unexpected_exit(), self.phases(driver)).await
     }
 
-    /// Goes through the phases in which both ends run.
-    async fn phases(&mut self, driver: &impl Driver) -> Result<Ended, Error> {
-        let settings = &self.plan.cell.settings;
+    /// Goes through the phases from fill to verify, in which both ends run.
+    async fn phases(&mut self, driver: &impl Driver) -> Result<OutcomeAndReason, Error> {
+        let settings = &self.spec.cell.settings;
         let source = driver.control_port(End::Source)?;
-        source.request("run", Command::TelemetryEvery(SETTLING_TELEMETRY_MS), START_LIMIT).await?;
+        let telemetry = Command::TelemetryEvery(SETTLING_TELEMETRY_MS);
+        source.request("answer its first request", telemetry, START_LIMIT).await?;
         self.enter(Phase::Fill);
         let workload = settings.workload();
         let rate = workload.rate;
@@ -147,15 +151,16 @@ impl<N: Network> Attempt<'_, N> {
         self.enter(Phase::Settle);
         self.settle(driver, settings, rate).await?;
         self.enter(Phase::Migrate);
-        let followed = self.migrate(driver, settings).await?;
+        let finished = self.migrate(driver, settings).await?;
         self.enter(Phase::Observe);
-        let observed = self.observe(driver, &followed, rate).await?;
+        let observed_until = self.observe(driver, &finished, rate).await?;
         self.enter(Phase::Verify);
-        let verification = self.verify(driver, settings, &followed, observed, rate).await?;
-        Ok(ended(followed.verdict, &verification))
+        let verification = self.verify(driver, settings, &finished, observed_until, rate).await?;
+        Ok(outcome_and_reason(finished.verdict, &verification))
     }
 
-    /// Starts the probe and the load, waits for both, and sets the telemetry back to its usual interval.
+    /// Starts the probe and the dirtying of memory, and waits until the probe is answered and the dirty rate
+    /// is steady. Then sets the telemetry back to its usual interval.
     async fn settle(&mut self, driver: &impl Driver, settings: &Settings, wanted: Rate) -> Result<(), Error> {
         let source = driver.control_port(End::Source)?;
         let probing = async {
@@ -166,7 +171,7 @@ impl<N: Network> Attempt<'_, N> {
         };
         let settled = async {
             let since = Instant::now();
-            source.request("start dirtying", Command::Start, SIGN_OF_LIFE_LIMIT).await?;
+            source.request("start dirtying memory", Command::Start, SIGN_OF_LIFE_LIMIT).await?;
             let settled = source.wait_for_telemetry("reach a steady dirty rate", SETTLE_LIMIT, |telemetry| {
                 load::settled(load::between(telemetry, since, Instant::now()), wanted)
             });
@@ -176,80 +181,85 @@ impl<N: Network> Attempt<'_, N> {
             Ok(rate)
         };
         let ((), rate) = tokio::try_join!(probing, settled)?;
-        self.draft.measured.stress.requested = load::limit(wanted);
-        self.draft.measured.stress.before = Some(rate);
+        self.builder.measured.stress.requested = load::bytes_per_s(wanted);
+        self.builder.measured.stress.before = Some(rate);
         Ok(())
     }
 
-    async fn migrate(&mut self, driver: &impl Driver, settings: &Settings) -> Result<Followed, Error> {
+    async fn migrate(
+        &mut self,
+        driver: &impl Driver,
+        settings: &Settings,
+    ) -> Result<FinishedMigration, Error> {
         let wire_before = self.network.traffic().await?;
-        let course = Course { steps: &settings.steps(), samples_file: &self.plan.folder.join(SAMPLES) };
+        let spec = MigrationSpec { steps: &settings.steps(), samples_file: &self.spec.folder.join(SAMPLES) };
         let mut policy = settings.migrate.mode.policy(settings.migrate.limits());
         let actuator = LinkAndGuest { network: self.network, driver };
-        let followed = follow::migrate(driver, &mut *policy, &course, &actuator, self.sink).await?;
+        let finished = follow::migrate(driver, &mut *policy, &spec, &actuator, self.sink).await?;
         let wire_after = self.network.traffic().await?;
-        account::migration(&mut self.draft.measured, &followed);
-        account::link(&mut self.draft.measured, wire_before, wire_after);
-        Ok(followed)
+        account::migration(&mut self.builder.measured, &finished);
+        account::link_traffic(&mut self.builder.measured, wire_before, wire_after);
+        Ok(finished)
     }
 
-    /// Watches the guest where it is now: it must run, and go on dirtying if it is to. Returns when it had
-    /// done so for long enough.
+    /// Observes the guest where it is now. It must run, and dirty memory unless its rate is zero. Returns the
+    /// time at which it had done so for long enough.
     async fn observe(
         &self,
         driver: &impl Driver,
-        followed: &Followed,
+        finished: &FinishedMigration,
         wanted: Rate,
     ) -> Result<Instant, Error> {
-        let end = followed.end();
-        let in_force = followed.carried.iter().rev().find_map(|entry| entry.rate).unwrap_or(wanted);
+        let end = finished.end();
+        let in_force = finished.applied.iter().rev().find_map(|entry| entry.rate).unwrap_or(wanted);
         let dirties = in_force != Rate::Limited(ByteRate::ZERO);
-        let telemetry = watched_for(DIRTY, followed.guest_runs_since(), move |first, last| {
+        let enough = telemetry_for(DIRTYING, finished.guest_runs_since(), move |first, last| {
             last.telemetry.pages_dirtied > first.telemetry.pages_dirtied || !dirties
         });
         let here = driver.control_port(end)?;
-        let alive = here.wait_for_telemetry("show that it runs", DIRTY + SIGN_OF_LIFE_LIMIT, telemetry);
-        alive.await.map_err(|error| lost(&error))?;
-        let observed = Instant::now();
+        let alive = here.wait_for_telemetry("continue its work", DIRTYING + SIGN_OF_LIFE_LIMIT, enough);
+        alive.await.map_err(|error| guest_lost(&error))?;
+        let observed_until = Instant::now();
         if !driver.is_running(end).await? {
             return Err(Error::GuestLost(format!("it is stopped at the {}", end.name())));
         }
-        Ok(observed)
+        Ok(observed_until)
     }
 
-    /// Has the guest check its memory while the client and the guest's clock are still watched.
+    /// Makes the stressor verify its memory, while the probe and the telemetry continue.
     async fn verify(
         &mut self,
         driver: &impl Driver,
         settings: &Settings,
-        followed: &Followed,
-        observed: Instant,
+        finished: &FinishedMigration,
+        observed_until: Instant,
         wanted: Rate,
     ) -> Result<Verification, Error> {
-        let here = driver.control_port(followed.end())?;
-        let telemetry = watched_for(WATCH, followed.guest_runs_since(), |_, _| true);
-        let (verification, watched) = tokio::join!(
+        let here = driver.control_port(finished.end())?;
+        let enough = telemetry_for(OBSERVATION, finished.guest_runs_since(), |_, _| true);
+        let (verification, observation) = tokio::join!(
             here.verify(MEMORY_LIMIT),
-            here.wait_for_telemetry("show that it runs", WATCH + SIGN_OF_LIFE_LIMIT, telemetry)
+            here.wait_for_telemetry("keep sending telemetry", OBSERVATION + SIGN_OF_LIFE_LIMIT, enough)
         );
-        let verification = verification.map_err(|error| lost(&error))?;
-        let measured = &mut self.draft.measured;
+        let verification = verification.map_err(|error| guest_lost(&error))?;
+        let measured = &mut self.builder.measured;
         measured.verified = Some(verification.clone().into());
         let source = driver.control_port(End::Source)?.telemetry();
-        account::load(measured, &source, &here.telemetry(), followed, observed, wanted);
+        account::stress(measured, &source, &here.telemetry(), finished, observed_until, wanted);
+        // Corrupted memory is the more important finding: a lack of telemetry must not hide it.
         if verification.is_good() {
-            watched.map_err(|error| lost(&error))?;
+            observation.map_err(|error| guest_lost(&error))?;
         }
         if probe_interval(settings).is_some() {
-            account::probe(measured, self.network.stop_probe().await?, followed);
+            account::probe(measured, self.network.stop_probe().await?, finished);
         }
         Ok(verification)
     }
 }
 
-/// Returns a condition on telemetry: that it spans this time since a moment, and that `accept` takes its
-/// first and last line.
-fn watched_for(
+/// Returns a condition on telemetry: the samples since this moment span this time, and `accept` returns true
+/// for the first and the last of them.
+fn telemetry_for(
     span: Duration,
     since: Instant,
     accept: impl Fn(&TelemetrySample, &TelemetrySample) -> bool,
@@ -257,25 +267,26 @@ fn watched_for(
     move |telemetry| {
         let since_then = load::between(telemetry, since, Instant::now());
         let (first, last) = (since_then.first()?, since_then.last()?);
-        (last.seen - first.seen >= span && accept(first, last)).then_some(())
+        (last.received - first.received >= span && accept(first, last)).then_some(())
     }
 }
 
-/// The interval of the client's probe, if there is to be one.
+/// Returns the interval of the client's probe, or nothing if the settings switch the probe off.
 fn probe_interval(settings: &Settings) -> Option<Duration> {
     let interval = settings.probe.interval;
     (!interval.is_zero()).then(|| interval.into())
 }
 
-fn lost(error: &control_port::Error) -> Error {
+fn guest_lost(error: &control_port::Error) -> Error {
     Error::GuestLost(error.to_string())
 }
 
-/// The outcome: the verdict on the migration, unless the memory is not what was written.
-fn ended(verdict: Verdict, verification: &Verification) -> Ended {
+/// Returns the outcome with its reason: `corrupted` if the memory differs from what was written, otherwise
+/// the verdict on the migration.
+fn outcome_and_reason(verdict: Verdict, verification: &Verification) -> OutcomeAndReason {
     match (&verification.first_bad, verdict) {
         (Some(bad), _) => {
-            (Outcome::Corrupted, Some(format!("the guest's memory is not what was written: {bad}")))
+            (Outcome::Corrupted, Some(format!("the guest's memory differs from what was written: {bad}")))
         }
         (None, Verdict::Completed(_)) => (Outcome::Converged, None),
         (None, Verdict::GivenUp(reason)) => (Outcome::NotConverged, Some(reason)),

@@ -1,12 +1,13 @@
-//! Follows one migration from its command to a verdict.
+//! Follows one migration from the migrate command to a verdict.
 //!
-//! The driver is asked how the migration stands every [`SAMPLE_INTERVAL`], and besides at once whenever it
-//! announces a new pass. Each sample is written to the attempt's `samples.jsonl` before anything is made of
-//! it. What to do is the mode's decision; a migration that is switching over, or over, is not put before it.
+//! A sample of the migration's state is taken from the driver every [`SAMPLE_INTERVAL`], and in addition at
+//! once when the driver announces a new pass or a new state. Each sample is written to the attempt's
+//! `samples.jsonl` before it is used. The mode decides what to do. It is not asked once the migration is
+//! switching over or has ended.
 
 use super::{
     Error,
-    timeline::{self, Actuator, Stage},
+    timeline::{self, Actuator, MigrationStage},
 };
 use crate::{
     driver::{self, Driver, State},
@@ -18,7 +19,7 @@ use crate::{
         samples::{Completion, Sample},
     },
     mode::{Action, Decision, Policy, Progress},
-    results::record::Carried,
+    results::record::AppliedChange,
 };
 use std::{cell::RefCell, fs::File, io::Write, path::Path, pin::pin, time::Duration};
 use tokio::{
@@ -26,99 +27,113 @@ use tokio::{
     time::{self, Instant},
 };
 
-/// How often the driver is asked.
+/// The interval between samples.
 pub const SAMPLE_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How long a migration that was cancelled may take to end, or a guest to run once it has come in.
+/// The longest a cancelled migration may take to end, and the longest a guest may take to run at the
+/// destination after it has stopped at the source and the migration has completed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How a migration ended.
+/// The end of a migration that did not fail.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
     /// The guest runs at the destination.
     Completed(Completion),
-    /// It was cancelled, for this reason.
+    /// The migration was given up for this reason and cancelled.
     GivenUp(String),
 }
 
-/// A migration that was followed to its end.
+/// A migration that has ended with a verdict.
 #[derive(Debug)]
-pub struct Followed {
-    /// How it ended.
+pub struct FinishedMigration {
+    /// Whether it completed or was given up.
     pub verdict: Verdict,
     /// When the migrate command was sent.
     pub started: Instant,
-    /// When the guest stopped at the source (or the migration was given up).
+    /// When the guest stopped at the source, or when the migration was given up.
     pub stopped: Instant,
-    /// When the guest started to run at the destination.
+    /// When the guest started to run at the destination; absent if the migration was given up.
     pub resumed: Option<Instant>,
-    /// All samples, in order.
+    /// All samples, oldest first.
     pub samples: Vec<Sample>,
-    /// What of the timeline was carried out.
-    pub carried: Vec<Carried>,
+    /// The changes of the timeline that were carried out, in order.
+    pub applied: Vec<AppliedChange>,
 }
 
-impl Followed {
-    /// The passes that the samples show.
+impl FinishedMigration {
+    /// Returns the passes that the samples show.
     pub fn passes(&self) -> Vec<Pass> {
         passes::passes(&self.samples)
     }
 
-    /// Since when the guest runs where it is now.
+    /// Returns the time since which the guest has been running where it is now. If the migration was given
+    /// up, this is the time of that decision.
     pub fn guest_runs_since(&self) -> Instant {
         self.resumed.unwrap_or(self.stopped)
     }
 
-    /// Where the guest is now.
+    /// Returns the end at which the guest is now.
     pub fn end(&self) -> End {
         if self.resumed.is_some() { End::Destination } else { End::Source }
     }
 }
 
-/// What a migration is, besides its two ends.
-pub struct Course<'a> {
-    /// What changes in the middle of it.
+/// The changes during a migration, and its output.
+pub struct MigrationSpec<'a> {
+    /// The entries of the timeline, in order.
     pub steps: &'a [Step],
-    /// Where the samples go.
+    /// The file that the samples are written to.
     pub samples_file: &'a Path,
 }
 
-/// What has been seen of a migration so far.
+/// Everything observed of a migration so far that leads to a verdict.
 #[derive(Default)]
-struct Seen {
+struct MigrationTracker {
+    /// When the guest stopped at the source.
     stopped: Option<Instant>,
+    /// When the guest started to run at the destination.
     resumed: Option<Instant>,
+    /// The driver's figures once the migration has completed at the source, and when they arrived.
     completion: Option<(Completion, Instant)>,
-    /// Why the migration was given up, and when: it may still complete in that very moment.
+    /// Why the migration was given up, and when. It may still complete before it is cancelled.
     given_up: Option<(String, Instant)>,
-    /// Whether it has ended because it was cancelled.
+    /// Whether the migration has ended because it was cancelled.
     cancelled: bool,
 }
 
-/// Starts the migration and follows it; `policy` decides, `actuator` carries out the timeline.
+/// Starts a migration and follows it until there is a verdict. `policy` decides what to do, `actuator`
+/// carries out the timeline, `sink` is told of every sample.
+///
+/// # Errors
+///
+/// The migration fails, an end or its connection is lost, the guest does not run after a migration that
+/// completed, an entry of the timeline fails, or the samples cannot be written.
 pub async fn migrate(
     driver: &impl Driver,
     policy: &mut dyn Policy,
-    course: &Course<'_>,
+    spec: &MigrationSpec<'_>,
     actuator: &impl Actuator,
     sink: &dyn Sink,
-) -> Result<Followed, Error> {
-    let Course { steps, samples_file } = *course;
+) -> Result<FinishedMigration, Error> {
+    let MigrationSpec { steps, samples_file } = *spec;
     let started = Instant::now();
-    let mut log = Log::create(samples_file, started, sink)?;
+    let mut log = SampleLog::create(samples_file, started, sink)?;
     let mut events = driver.begin().await?;
 
-    let (stage, told) = watch::channel(Stage::Source);
-    let carried = RefCell::default();
-    let mut timeline = pin!(timeline::play(actuator, steps, started, told, &carried));
+    let (stage, receiver) = watch::channel(MigrationStage::Source);
+    let applied = RefCell::default();
+    // Pinned outside of the loop: an entry in progress must survive the iterations, each of which polls it.
+    let mut timeline = pin!(timeline::play(actuator, steps, started, receiver, &applied));
     let mut timeline_ended = false;
     let mut ticker = time::interval(SAMPLE_INTERVAL);
+    // After a slow answer the next sample is due a whole interval later; missed ones are not made up for.
     ticker.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
-    let mut seen = Seen::default();
+    let mut tracker = MigrationTracker::default();
     let verdict = loop {
+        // Whatever happens first leads to a sample and a decision below.
         tokio::select! {
             Some(event) = events.recv() => {
-                if !seen.hear(event, &stage)? {
+                if !tracker.record_event(event, &stage)? {
                     continue;
                 }
             }
@@ -128,19 +143,24 @@ pub async fn migrate(
             }
             _ = ticker.tick() => {}
         }
-        if seen.completion.is_none() {
-            match log.ask(driver).await? {
-                State::Completed(completion) => seen.completion = Some((completion, Instant::now())),
-                State::Cancelled(_) if seen.given_up.is_some() => seen.cancelled = true,
-                State::Failed(words) | State::Cancelled(words) => return Err(Error::Migration(words)),
-                State::Active if seen.given_up.is_none() => {
-                    let settled_ms = settled_ms(steps, &carried.borrow());
+        // Once the source has completed, its figures are final. The loop then only waits for the
+        // destination's announcement that the guest runs, which may arrive later, since it comes from another
+        // node.
+        if tracker.completion.is_none() {
+            match log.sample(driver).await? {
+                // Also after the migration was given up: it may have completed before the cancellation.
+                State::Completed(completion) => tracker.completion = Some((completion, Instant::now())),
+                State::Cancelled(_) if tracker.given_up.is_some() => tracker.cancelled = true,
+                State::Failed(reason) | State::Cancelled(reason) => return Err(Error::Migration(reason)),
+                State::Active if tracker.given_up.is_none() => {
+                    let settled_ms = settled_ms(steps, &applied.borrow());
                     match policy.decide(&Progress { samples: &log.samples, settled_ms }) {
                         Decision::Wait => {}
                         Decision::Act(action) => driver.act(action).await?,
                         Decision::GiveUp(reason) => {
-                            seen.given_up = Some((reason, Instant::now()));
-                            stage.send_replace(Stage::GivenUp);
+                            tracker.given_up = Some((reason, Instant::now()));
+                            // Before the cancellation, so that no entry of the timeline begins any more.
+                            stage.send_replace(MigrationStage::GivenUp);
                             driver.act(Action::Cancel).await?;
                         }
                     }
@@ -148,55 +168,67 @@ pub async fn migrate(
                 State::Active | State::Other => {}
             }
         }
-        if let Some(verdict) = seen.verdict()? {
+        if let Some(verdict) = tracker.verdict()? {
             break verdict;
         }
     };
     if !timeline_ended {
-        // No entry begins any more; one that had begun ends, or learns that the guest does not come to the
-        // destination.
+        // No entry begins any more. An entry in progress ends, or learns from the closed channel that the
+        // guest will not arrive at the destination.
         drop(stage);
         timeline.await?;
     }
-    let stopped = seen.given_up.filter(|_| seen.cancelled).map(|(_, at)| at).or(seen.stopped);
-    Ok(Followed {
+    // After a cancellation the guest is not stopped for good: the decision to give up takes the place of the
+    // stop.
+    let stopped = tracker.given_up.filter(|_| tracker.cancelled).map(|(_, at)| at).or(tracker.stopped);
+    Ok(FinishedMigration {
         verdict,
         started,
         stopped: stopped.unwrap_or_else(Instant::now),
-        resumed: seen.resumed.filter(|_| !seen.cancelled),
+        resumed: tracker.resumed.filter(|_| !tracker.cancelled),
         samples: log.samples,
-        carried: carried.take(),
+        applied: applied.take(),
     })
 }
 
-impl Seen {
-    /// Takes an event in; whether it is worth a sample.
-    fn hear(&mut self, event: driver::Event, stage: &watch::Sender<Stage>) -> Result<bool, Error> {
+impl MigrationTracker {
+    /// Records an event. Returns whether a sample should be taken now.
+    fn record_event(
+        &mut self,
+        event: driver::Event,
+        stage: &watch::Sender<MigrationStage>,
+    ) -> Result<bool, Error> {
         match event {
             driver::Event::Changed => {}
             driver::Event::Stopped(at) => {
                 self.stopped = Some(at);
-                // The two ends are heard through two nodes: the source's word may come last.
+                // The two ends announce their events through two nodes: the source's may arrive after the
+                // destination's. It must not make a guest that runs at the destination count as stopped.
                 stage.send_if_modified(|stage| {
-                    let earlier = *stage != Stage::Destination;
+                    let earlier = *stage != MigrationStage::Destination;
                     if earlier {
-                        *stage = Stage::Stopped;
+                        *stage = MigrationStage::Stopped;
                     }
                     earlier
                 });
             }
             driver::Event::Resumed(at) => {
                 self.resumed = Some(at);
-                stage.send_replace(Stage::Destination);
+                stage.send_replace(MigrationStage::Destination);
             }
-            // A destination whose migration is cancelled ends.
+            // The destination exits when its migration is cancelled.
             driver::Event::Lost(End::Destination, _) if self.given_up.is_some() => return Ok(false),
             driver::Event::Lost(_, error) => return Err(error.into()),
         }
         Ok(true)
     }
 
-    /// The verdict, once there is one.
+    /// Returns the verdict, once there is one.
+    ///
+    /// # Errors
+    ///
+    /// The guest does not run at the destination, or the cancellation does not take effect, within
+    /// [`PATIENCE`].
     fn verdict(&self) -> Result<Option<Verdict>, Error> {
         if self.cancelled {
             return Ok(self.given_up.clone().map(|(reason, _)| Verdict::GivenUp(reason)));
@@ -206,8 +238,8 @@ impl Seen {
         }
         let overdue = |since: Option<Instant>| since.is_some_and(|at| at.elapsed() > PATIENCE);
         if self.completion.is_some() && overdue(self.stopped.or(self.completion.map(|(_, at)| at))) {
-            let text = "the migration completed, but the guest does not run at the destination";
-            return Err(Error::GuestLost(text.into()));
+            let reason = "the migration completed, but the guest does not run at the destination";
+            return Err(Error::GuestLost(reason.into()));
         }
         if self.completion.is_none() && overdue(self.given_up.as_ref().map(|(_, at)| *at)) {
             return Err(Error::Migration(format!(
@@ -219,14 +251,14 @@ impl Seen {
     }
 }
 
-/// From when on nothing changes any more, in milliseconds since the migrate command; not known while an entry
-/// of the timeline is to come.
-fn settled_ms(steps: &[Step], carried: &[Carried]) -> Option<f64> {
-    (steps.len() == carried.len()).then(|| carried.last().map_or(0.0, |last| last.done_ms))
+/// Returns the time from which on the conditions stay the same, in milliseconds since the migrate command; 0
+/// without a timeline, nothing while an entry is still to come.
+fn settled_ms(steps: &[Step], applied: &[AppliedChange]) -> Option<f64> {
+    (steps.len() == applied.len()).then(|| applied.last().map_or(0.0, |last| last.done_ms))
 }
 
-/// The samples, kept and written down.
-struct Log<'a> {
+/// The samples, in memory and in their file.
+struct SampleLog<'a> {
     started: Instant,
     file: File,
     path: &'a Path,
@@ -234,22 +266,23 @@ struct Log<'a> {
     sink: &'a dyn Sink,
 }
 
-impl<'a> Log<'a> {
+impl<'a> SampleLog<'a> {
     fn create(path: &'a Path, started: Instant, sink: &'a dyn Sink) -> Result<Self, Error> {
         let file =
-            File::create(path).map_err(|source| Error::Write { what: path.display().to_string(), source })?;
+            File::create(path).map_err(|source| Error::Write { path: path.display().to_string(), source })?;
         Ok(Self { started, file, path, samples: Vec::new(), sink })
     }
 
-    /// Asks the driver and keeps what it says.
-    async fn ask(&mut self, driver: &impl Driver) -> Result<State, Error> {
+    /// Takes a sample from the driver, writes it to the file and keeps it. Returns the state of the
+    /// migration.
+    async fn sample(&mut self, driver: &impl Driver) -> Result<State, Error> {
         let driver::Status { state, sample } = driver.progress(self.started).await?;
         let mut line = serde_json::to_vec(&sample).unwrap_or_default();
         line.push(b'\n');
         self.file
             .write_all(&line)
-            .map_err(|source| Error::Write { what: self.path.display().to_string(), source })?;
-        self.sink.take(&Event::Sampled(&sample));
+            .map_err(|source| Error::Write { path: self.path.display().to_string(), source })?;
+        self.sink.handle(&Event::Sampled(&sample));
         self.samples.push(sample);
         Ok(state)
     }
@@ -261,21 +294,21 @@ mod tests {
     use units::Span;
 
     #[test]
-    fn a_guest_that_runs_at_the_destination_is_not_taken_for_stopped_again() {
-        let (stage, told) = watch::channel(Stage::Source);
-        let mut seen = Seen::default();
-        seen.hear(driver::Event::Resumed(Instant::now()), &stage).unwrap();
-        seen.hear(driver::Event::Stopped(Instant::now()), &stage).unwrap();
-        assert_eq!(*told.borrow(), Stage::Destination);
+    fn a_late_stop_event_does_not_stop_a_guest_that_runs_at_the_destination() {
+        let (stage, receiver) = watch::channel(MigrationStage::Source);
+        let mut tracker = MigrationTracker::default();
+        tracker.record_event(driver::Event::Resumed(Instant::now()), &stage).unwrap();
+        tracker.record_event(driver::Event::Stopped(Instant::now()), &stage).unwrap();
+        assert_eq!(*receiver.borrow(), MigrationStage::Destination);
     }
 
     #[test]
-    fn conditions_have_settled_when_the_last_entry_is_done() {
+    fn conditions_are_settled_once_the_last_entry_is_done() {
         let step = |at| Step { at: Span::from_secs(at), link: None, workload: None };
-        let carried =
-            |done_ms| Carried { due_ms: 0.0, began_ms: 0.0, done_ms, link: None, rate: None, by: None };
+        let applied =
+            |done_ms| AppliedChange { due_ms: 0.0, began_ms: 0.0, done_ms, link: None, rate: None, by: None };
         assert_eq!(settled_ms(&[], &[]), Some(0.0));
-        assert_eq!(settled_ms(&[step(1), step(2)], &[carried(1e3)]), None);
-        assert_eq!(settled_ms(&[step(1), step(2)], &[carried(1e3), carried(2e3)]), Some(2e3));
+        assert_eq!(settled_ms(&[step(1), step(2)], &[applied(1e3)]), None);
+        assert_eq!(settled_ms(&[step(1), step(2)], &[applied(1e3), applied(2e3)]), Some(2e3));
     }
 }

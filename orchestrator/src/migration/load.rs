@@ -1,111 +1,118 @@
-//! Rates out of the stressor's telemetry: what was really dirtied, and whether it has settled.
+//! Dirty rates computed from the stressor's telemetry: the rate that was really reached, and whether it has
+//! settled.
 
 use crate::{
     driver::control_port::TelemetrySample,
-    results::record::{Carried, Stretch, round_micros},
+    results::record::{AppliedChange, RateInterval, round_micros},
 };
 use std::time::Duration;
 use stressor::workload::{PAGE_BYTES, Rate};
 use tokio::time::Instant;
 use units::ByteRate;
 
-/// A rate counts as settled when this many stretches of telemetry in a row agree.
-const STRETCHES: usize = 2;
+/// The number of consecutive windows of telemetry that must agree for a rate to count as settled.
+const WINDOWS: usize = 2;
 
-/// Telemetry lines in a stretch.
-const SAMPLES_PER_STRETCH: usize = 4;
+/// The number of telemetry intervals in a window.
+const SAMPLES_PER_WINDOW: usize = 4;
 
-/// How far stretches may be from what they are compared with.
+/// The largest relative difference between a window's rate and the requested rate.
 const TOLERANCE: f64 = 0.02;
 
-/// After this time by the guest's clock, any rate will do: the guest, or the machine, cannot keep the one
-/// asked for. Not after a number of lines: a guest that is slow to send them is slow to do anything.
+/// The time by the guest's clock after which any rate is accepted, in nanoseconds: the guest or its host
+/// cannot keep up the requested one. A number of samples would not do, because a guest that sends them slowly
+/// is slow at everything.
 const PATIENCE_NS: u64 = 10_000_000_000;
 
-/// The shortest time over which a rate says something, in milliseconds: ten lines of telemetry.
-const TELLING_MS: f64 = 500.0;
+/// The shortest time over which a rate is meaningful, in milliseconds: ten samples of telemetry.
+const MIN_INTERVAL_MS: f64 = 500.0;
 
-/// Bytes dirtied per second of the guest's clock, from the first to the last of these samples.
+/// Returns the bytes dirtied per second of the guest's clock, from the first to the last of these samples.
 pub fn rate(telemetry: &[TelemetrySample]) -> Option<f64> {
     let (first, last) = (&telemetry.first()?.telemetry, &telemetry.last()?.telemetry);
     let seconds = last.clock_ns.checked_sub(first.clock_ns).filter(|ns| *ns > 0)? as f64 / 1e9;
     Some((last.pages_dirtied.saturating_sub(first.pages_dirtied) * PAGE_BYTES) as f64 / seconds)
 }
 
-/// The telemetry that came in between two moments.
+/// Returns the telemetry that arrived between two moments, both included.
 pub fn between(telemetry: &[TelemetrySample], from: Instant, to: Instant) -> &[TelemetrySample] {
-    let start = telemetry.partition_point(|b| b.seen < from);
-    let end = telemetry.partition_point(|b| b.seen <= to);
+    let start = telemetry.partition_point(|sample| sample.received < from);
+    let end = telemetry.partition_point(|sample| sample.received <= to);
     &telemetry[start.min(end)..end]
 }
 
-/// What was due to be dirtied between the first and the last of these samples and was not, in bytes.
+/// Returns the bytes that should have been dirtied between the first and the last of these samples, but were
+/// forgone.
 pub fn forgone_bytes(telemetry: &[TelemetrySample]) -> Option<u64> {
     let (first, last) = (&telemetry.first()?.telemetry, &telemetry.last()?.telemetry);
     Some(last.pages_forgone.saturating_sub(first.pages_forgone) * PAGE_BYTES)
 }
 
-/// The longest stall that any of these samples reports, in milliseconds.
+/// Returns the longest stall that any of these samples reports, in milliseconds.
 pub fn longest_stall_ms(telemetry: &[TelemetrySample]) -> Option<f64> {
-    telemetry.iter().map(|b| b.telemetry.longest_stall_ns).max().map(|ns| ns as f64 / 1e6)
+    telemetry.iter().map(|sample| sample.telemetry.longest_stall_ns).max().map(|ns| ns as f64 / 1e6)
 }
 
-/// The rate in bytes per second, if there is one.
-pub fn limit(rate: Rate) -> Option<u64> {
+/// Returns a rate in bytes per second; nothing if it is unlimited.
+pub fn bytes_per_s(rate: Rate) -> Option<u64> {
     match rate {
         Rate::Limited(rate) => Some(rate.get()),
         Rate::Unlimited => None,
     }
 }
 
-/// The parts of the time between two moments in which one rate was asked for, `wanted` being the first; none
-/// where the entries of the timeline that were carried out change no rate. The time that a change itself
-/// takes is in no part.
-pub fn stretches(
+/// Divides the time between two moments into intervals with one requested rate each, starting with `wanted`.
+/// Returns no intervals if none of the changes in `applied` changes the rate. The time that a change itself
+/// takes belongs to no interval.
+pub fn rate_intervals(
     telemetry: &[TelemetrySample],
     from: Instant,
     to: Instant,
     wanted: Rate,
-    carried: &[Carried],
-) -> Vec<Stretch> {
-    let changes: Vec<(&Carried, Rate)> = carried.iter().filter_map(|c| Some((c, c.rate?))).collect();
+    applied: &[AppliedChange],
+) -> Vec<RateInterval> {
+    let changes: Vec<(&AppliedChange, Rate)> =
+        applied.iter().filter_map(|change| Some((change, change.rate?))).collect();
     if changes.is_empty() {
         return Vec::new();
     }
     let end_ms = round_micros((to - from).as_secs_f64() * 1e3);
-    let starts = [(0.0, wanted)].into_iter().chain(changes.iter().map(|(c, rate)| (c.done_ms, *rate)));
-    let ends = changes.iter().map(|(c, _)| c.began_ms).chain([end_ms]);
-    let stretch = |((from_ms, requested), to_ms): ((f64, Rate), f64)| {
+    let starts =
+        [(0.0, wanted)].into_iter().chain(changes.iter().map(|(change, rate)| (change.done_ms, *rate)));
+    let ends = changes.iter().map(|(change, _)| change.began_ms).chain([end_ms]);
+    let interval = |((from_ms, requested), to_ms): ((f64, Rate), f64)| {
         let to_ms = to_ms.min(end_ms);
         let moment = |ms: f64| from + Duration::from_secs_f64(ms / 1e3);
-        let long_enough = to_ms - from_ms >= TELLING_MS;
+        let long_enough = to_ms - from_ms >= MIN_INTERVAL_MS;
         let achieved =
             long_enough.then(|| rate(between(telemetry, moment(from_ms), moment(to_ms)))).flatten();
-        // A change that was completed after the end has no part.
-        (from_ms < to_ms).then(|| Stretch { from_ms, to_ms, requested: limit(requested), achieved })
+        let requested = bytes_per_s(requested);
+        // A change that was completed after the end starts no interval.
+        (from_ms < to_ms).then_some(RateInterval { from_ms, to_ms, requested, achieved })
     };
-    starts.zip(ends).filter_map(stretch).collect()
+    starts.zip(ends).filter_map(interval).collect()
 }
 
-/// The rate that the stressor has settled at, if it has, judged by its telemetry since it was started.
+/// Returns the rate at which the stressor has settled, or nothing if it has not yet. `telemetry` is
+/// everything since the stressor was started.
 ///
-/// It has when its last two stretches are each within 2 % of the rate asked for, or within a page of what
-/// that makes. An unlimited rate, and one that cannot be reached, is taken as it is after a while; the record
-/// has both rates.
+/// The rate has settled when each of the last two windows is within 2 % of the requested rate, or within one
+/// page of it. An unlimited rate, and one that is not reached, is accepted as it is after ten seconds of the
+/// guest's clock; the record contains both the requested and the reached rate.
 pub fn settled(telemetry: &[TelemetrySample], wanted: Rate) -> Option<f64> {
-    let needed = STRETCHES * SAMPLES_PER_STRETCH + 1;
+    let needed = WINDOWS * SAMPLES_PER_WINDOW + 1;
     let recent = telemetry.get(telemetry.len().checked_sub(needed)?..)?;
     let near = |goal: f64| {
-        let mut stretches =
-            (0..STRETCHES).map(|i| &recent[i * SAMPLES_PER_STRETCH..=(i + 1) * SAMPLES_PER_STRETCH]);
-        stretches.all(|telemetry| {
-            // Nothing finer can be counted.
+        let mut windows =
+            (0..WINDOWS).map(|i| &recent[i * SAMPLES_PER_WINDOW..=(i + 1) * SAMPLES_PER_WINDOW]);
+        windows.all(|telemetry| {
+            // Whole pages are counted, so the rate cannot be known more exactly than one page in this time.
             let page = PAGE_BYTES as f64 / (clock_ns(telemetry) as f64 / 1e9);
             rate(telemetry).is_some_and(|rate| (rate - goal).abs() <= page.max(goal * TOLERANCE))
         })
     };
     let reached = match wanted {
-        // Where nothing is wanted, nothing is to be written, not even a page.
+        // At a requested rate of zero not even one page may be dirtied.
         Rate::Limited(ByteRate::ZERO) => rate(recent) == Some(0.0),
         Rate::Limited(wanted) => near(wanted.get() as f64),
         Rate::Unlimited => false,
@@ -113,7 +120,7 @@ pub fn settled(telemetry: &[TelemetrySample], wanted: Rate) -> Option<f64> {
     if reached || clock_ns(telemetry) >= PATIENCE_NS { rate(recent) } else { None }
 }
 
-/// The time from the first to the last of these samples, by the guest's clock.
+/// Returns the time from the first to the last of these samples by the guest's clock, in nanoseconds.
 fn clock_ns(telemetry: &[TelemetrySample]) -> u64 {
     let clock = |sample: Option<&TelemetrySample>| sample.map_or(0, |sample| sample.telemetry.clock_ns);
     clock(telemetry.last()).saturating_sub(clock(telemetry.first()))
@@ -124,11 +131,11 @@ mod tests {
     use super::*;
     use stressor::protocol::{Latency, Telemetry};
 
-    /// Telemetry 50 ms apart, each with the pages of its number.
+    /// Returns samples 50 ms apart, with these counts of dirtied pages.
     fn telemetry(pages: impl IntoIterator<Item = u64>) -> Vec<TelemetrySample> {
         let start = Instant::now();
         let sample = |(i, pages_dirtied)| TelemetrySample {
-            seen: start + Duration::from_millis(50) * i as u32,
+            received: start + Duration::from_millis(50) * i as u32,
             telemetry: Telemetry {
                 sequence: i as u64,
                 clock_ns: i as u64 * 50_000_000,
@@ -145,37 +152,36 @@ mod tests {
     const WANTED: Rate = Rate::Limited(ByteRate::new(1000 * PAGE_BYTES * 20));
 
     #[test]
-    fn a_rate_is_counted_by_the_guests_clock() {
+    fn a_rate_is_per_second_of_the_guests_clock() {
         assert_eq!(rate(&telemetry([0, 1000, 2000])), Some((1000 * PAGE_BYTES * 20) as f64));
         assert_eq!(rate(&telemetry([5])), None);
         assert_eq!(rate(&[]), None);
     }
 
     #[test]
-    fn it_has_settled_once_it_stays_at_what_was_asked_for() {
+    fn a_rate_settles_at_the_requested_rate_or_after_ten_seconds() {
         assert_eq!(settled(&telemetry((0..8).map(|i| i * 1000)), WANTED), None, "too soon");
         assert!(settled(&telemetry((0..9).map(|i| i * 1000)), WANTED).is_some());
         let half = |n: usize| telemetry((0..n as u64).map(|i| i * 500));
-        // Lines of telemetry in that time.
-        let patient = 201;
-        assert_eq!(settled(&half(patient - 1), WANTED), None, "steady, but not what was asked for");
-        assert!(settled(&half(patient), WANTED).is_some());
-        assert!(settled(&half(patient), Rate::Unlimited).is_some());
+        let samples_in_ten_seconds = 201;
+        assert_eq!(settled(&half(samples_in_ten_seconds - 1), WANTED), None, "steady, but too slow");
+        assert!(settled(&half(samples_in_ten_seconds), WANTED).is_some());
+        assert!(settled(&half(samples_in_ten_seconds), Rate::Unlimited).is_some());
         let unsteady = |n: usize| telemetry((0..n as u64).map(|i| i / 5 * 5000));
-        assert_eq!(settled(&unsteady(patient - 1), WANTED), None);
-        assert!(settled(&unsteady(patient), WANTED).is_some(), "no machine is waited for for ever");
+        assert_eq!(settled(&unsteady(samples_in_ten_seconds - 1), WANTED), None);
+        assert!(settled(&unsteady(samples_in_ten_seconds), WANTED).is_some(), "waiting must end");
     }
 
     #[test]
-    fn a_slow_rate_settles_though_its_pages_can_be_counted() {
-        // Ten pages a stretch, with one more or less now and then.
+    fn a_slow_rate_settles_although_one_page_is_more_than_the_tolerance() {
+        // Ten pages per window, and sometimes one more or one less.
         let slow = Rate::Limited(ByteRate::new(50 * PAGE_BYTES));
         assert!(settled(&telemetry([0, 2, 5, 7, 11, 12, 15, 17, 20]), slow).is_some());
         assert_eq!(settled(&telemetry([0, 2, 5, 7, 13, 14, 15, 17, 20]), slow), None);
     }
 
     #[test]
-    fn a_guest_that_says_little_is_not_waited_for_longer() {
+    fn a_guest_that_sends_few_samples_is_not_given_more_time() {
         let mut telemetry = telemetry((0..20).map(|i| i * 500));
         for (i, sample) in telemetry.iter_mut().enumerate() {
             sample.telemetry.clock_ns = i as u64 * 600_000_000;
@@ -190,21 +196,21 @@ mod tests {
     }
 
     #[test]
-    fn only_beats_between_the_moments_count() {
+    fn only_samples_in_the_interval_count() {
         let all = telemetry(0..10);
-        let inner = between(&all, all[2].seen, all[5].seen);
+        let inner = between(&all, all[2].received, all[5].received);
         assert_eq!(inner.len(), 4);
         assert_eq!(longest_stall_ms(inner), Some(5e-6));
         assert_eq!(forgone_bytes(inner), Some(3 * PAGE_BYTES));
-        assert!(between(&all, all[5].seen, all[2].seen).is_empty());
+        assert!(between(&all, all[5].received, all[2].received).is_empty());
     }
 
     #[test]
-    fn each_rate_is_held_against_its_own_part_of_the_migration() {
+    fn each_requested_rate_has_its_own_interval_of_the_migration() {
         // 1000 pages a sample for 2 s, 100 for the next 2 s.
         let all = telemetry((0..80).map(|i| if i < 40 { i * 1000 } else { 40_000 + (i - 40) * 100 }));
-        let (from, to) = (all[0].seen, all[79].seen);
-        let change = |began_ms, done_ms, rate| Carried {
+        let (from, to) = (all[0].received, all[79].received);
+        let change = |began_ms, done_ms, rate| AppliedChange {
             due_ms: began_ms,
             began_ms,
             done_ms,
@@ -213,20 +219,20 @@ mod tests {
             by: None,
         };
         let slower = Rate::Limited(ByteRate::new(100 * PAGE_BYTES * 20));
-        let carried = [
+        let applied = [
             change(100.0, 101.0, None),
             change(1_960.0, 2_010.0, Some(slower)),
             change(3_900.0, 4_000.0, Some(Rate::Unlimited)),
         ];
-        let stretch = |from_ms, to_ms, pages: u64| {
+        let interval = |from_ms, to_ms, pages: u64| {
             let rate = pages * PAGE_BYTES * 20;
-            Stretch { from_ms, to_ms, requested: Some(rate), achieved: Some(rate as f64) }
+            RateInterval { from_ms, to_ms, requested: Some(rate), achieved: Some(rate as f64) }
         };
         // The last change was completed after the guest had stopped.
-        let expected = [stretch(0.0, 1_960.0, 1000), stretch(2_010.0, 3_900.0, 100)];
-        assert_eq!(stretches(&all, from, to, WANTED, &carried), expected);
-        assert_eq!(stretches(&all, from, to, WANTED, &carried[..1]), []);
-        let short = stretches(&all, from, all[45].seen, WANTED, &carried[..2]);
+        let expected = [interval(0.0, 1_960.0, 1000), interval(2_010.0, 3_900.0, 100)];
+        assert_eq!(rate_intervals(&all, from, to, WANTED, &applied), expected);
+        assert_eq!(rate_intervals(&all, from, to, WANTED, &applied[..1]), []);
+        let short = rate_intervals(&all, from, all[45].received, WANTED, &applied[..2]);
         assert_eq!(short[1].achieved, None, "{short:?}");
     }
 }

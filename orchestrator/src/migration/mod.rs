@@ -1,19 +1,19 @@
-//! One attempt at one cell, from the start of both ends to their end.
+//! One attempt at one cell, from the start of both ends to their shutdown.
 //!
 //! ```text
-//! boot      both ends start with a guest that has booted before; the destination waits
+//! boot      the source starts from the saved guest; the destination waits
 //! fill      the stressor fills its memory
-//! settle    it dirties; the rate settles; the client's probe runs
+//! settle    the stressor dirties memory until its rate is steady; the client's probe starts
 //! migrate   the migrate command; samples; a verdict: completed, or given up and cancelled
-//! observe   the guest runs and dirties where it is now
-//! verify    the stressor checks its memory
+//! observe   the guest must run, and dirty memory, where it is now
+//! verify    the stressor verifies its memory
 //! ```
 //!
-//! [`attempt`] goes through these phases and tears down whatever happens. It knows no hypervisor and no lab:
-//! a [`Driver`](crate::driver::Driver) migrates, a [`Network`](network::Network) is migrated over. [`follow`]
-//! samples the migration, asks its mode what to do and does it; [`timeline`] carries out what changes in the
-//! middle of it. [`load`] reads rates from the stressor's telemetry, `account` puts what was seen into the
-//! record.
+//! [`attempt`] goes through these phases and always tears everything down at the end. It knows no hypervisor
+//! and no lab: a [`Driver`](crate::driver::Driver) migrates the guest, over a [`Network`](network::Network).
+//! [`follow`] samples the migration, asks its mode for decisions and carries them out; [`timeline`] applies
+//! the changes that are scheduled during the migration. [`load`] computes dirty rates from the stressor's
+//! telemetry, and `account` enters the results into the record.
 
 use crate::{
     driver::{self, control_port},
@@ -32,44 +32,44 @@ mod recorded;
 mod tests;
 pub mod timeline;
 
-/// An error that ends an attempt before there is a verdict on the migration.
+/// An error that makes an attempt fail, or shows that its guest is lost.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A node failed.
+    /// An error of a node, its link or its probe.
     #[error(transparent)]
     Node(#[from] NodeError),
-    /// The driver failed.
+    /// An error of the driver.
     #[error(transparent)]
     Driver(#[from] driver::Error),
-    /// The stressor failed before the migration.
+    /// The stressor did not do what it was asked to do before the migration.
     #[error(transparent)]
     ControlPort(#[from] control_port::Error),
     /// An entry of the timeline could not be carried out.
-    #[error("the timeline's entry at {at}: {cause}")]
+    #[error("the timeline entry at {at} failed: {cause}")]
     Timeline {
-        /// When it was due, counted from the migrate command.
+        /// The time at which it was due, counted from the migrate command.
         at: Span,
-        /// Why not.
+        /// The error of the link or of the guest.
         cause: Box<Error>,
     },
-    /// The migration failed, in the driver's words.
+    /// The migration failed; the text is the driver's reason.
     #[error("the migration failed: {0}")]
     Migration(String),
-    /// The guest should run and does not.
+    /// The guest should run but does not.
     #[error("the guest is lost: {0}")]
     GuestLost(String),
-    /// Its samples or logs could not be written.
-    #[error("cannot write {what}: {source}")]
+    /// The file with the samples could not be written.
+    #[error("cannot write {path}: {source}")]
     Write {
-        /// The file.
-        what: String,
-        /// Why not.
+        /// The path of the file.
+        path: String,
+        /// The error of the operating system.
         source: std::io::Error,
     },
 }
 
 impl Error {
-    /// The outcome of an attempt that ended with this.
+    /// Returns the outcome of an attempt that ends with this error.
     pub fn outcome(&self) -> Outcome {
         match self {
             Self::GuestLost(_) => Outcome::GuestLost,

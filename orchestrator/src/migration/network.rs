@@ -1,4 +1,4 @@
-//! What an attempt needs of a lab's networks: the link that it migrates over, and a client that probes the
+//! The parts of a lab's networks that an attempt uses: the migration link, and a client that probes the
 //! guest.
 
 use crate::{
@@ -9,17 +9,18 @@ use crate::{
 use netem::Profile;
 use std::time::Duration;
 
-/// The link that a guest migrates over, and the network on which a client probes it.
+/// The migration link, and the network on which a client probes the guest.
 #[expect(async_fn_in_trait, reason = "the whole program runs on one thread, so no future has to be `Send`")]
 pub trait Network {
-    /// Shapes the link, also while a migration runs; returns what was set.
+    /// Shapes the link, also during a migration. Returns the settings that are now in force.
     async fn shape(&self, link: &Profile) -> Result<LinkSetting, NodeError>;
-    /// What the source has sent over the link so far.
+    /// Returns the traffic over the link so far, as counted at the source.
     async fn traffic(&self) -> Result<Traffic, NodeError>;
-    /// Starts to probe the guest at this interval, once it has answered within `patience`.
+    /// Waits at most `patience` for the guest to answer a first probe, then keeps probing it at this
+    /// interval.
     async fn start_probe(&self, interval: Duration, patience: Duration) -> Result<(), NodeError>;
-    /// Ends the probe and returns what it saw; refused where none runs.
-    async fn stop_probe(&self) -> Result<probe::Report, NodeError>;
+    /// Stops the probe and returns its report. Fails if no probe runs.
+    async fn stop_probe(&self) -> Result<probe::ProbeReport, NodeError>;
 }
 
 impl Network for Link<'_> {
@@ -35,7 +36,7 @@ impl Network for Link<'_> {
         self.lab().controller.start_probe(GUEST_ADDRESS.0, interval, patience).await
     }
 
-    async fn stop_probe(&self) -> Result<probe::Report, NodeError> {
+    async fn stop_probe(&self) -> Result<probe::ProbeReport, NodeError> {
         self.lab().controller.stop_probe().await
     }
 }

@@ -1,4 +1,5 @@
-//! What others measured, from the types that tell of it to those that are kept in a record.
+//! Conversions from the types in which nodes, links and the stressor report measurements to the record's
+//! types.
 
 use crate::{
     node::{round_trip, server::probe},
@@ -19,9 +20,9 @@ impl From<Lateness> for LinkLateness {
     }
 }
 
-impl From<probe::Report> for Probe {
-    fn from(report: probe::Report) -> Self {
-        let probe::Report { interval_ns, sent, received, largest_gap_ns, median_gap_ns } = report;
+impl From<probe::ProbeReport> for Probe {
+    fn from(report: probe::ProbeReport) -> Self {
+        let probe::ProbeReport { interval_ns, sent, received, largest_gap_ns, median_gap_ns } = report;
         Self { interval_ns, sent, received, largest_gap_ns, median_gap_ns }
     }
 }
@@ -69,8 +70,8 @@ mod tests {
     use units::Span;
 
     #[test]
-    fn what_is_kept_reads_as_what_was_said() {
-        let report = probe::Report {
+    fn the_records_types_serialize_like_the_reports() {
+        let report = probe::ProbeReport {
             interval_ns: 10_000_000,
             sent: 9,
             received: 8,
@@ -86,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn lateness_is_kept_as_its_mean_and_its_worst() {
+    fn lateness_is_recorded_as_mean_and_maximum_in_milliseconds() {
         let late =
             Lateness { deliveries: 4, total: Span::from_millis(6), worst: Span::from_nanos(2_500_400) };
         let kept = LinkLateness { deliveries: 4, late_mean_ms: 1.5, late_worst_ms: 2.5 };

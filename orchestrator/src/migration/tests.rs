@@ -1,18 +1,18 @@
-//! Whole attempts against the mock driver: every outcome, every failure, every phase; in paused time, so that
-//! they take none and have the same figures every time.
+//! Whole attempts with the mock driver: every outcome, every failure, and a failure in every phase. Time is
+//! paused, so the tests finish at once and get the same figures every time.
 
 use super::{
-    attempt::{Plan, attempt},
-    follow::{self, Course, Verdict},
+    attempt::{AttemptSpec, attempt},
+    follow::{self, MigrationSpec, Verdict},
     network::Network,
     timeline::LinkAndGuest,
 };
 use crate::{
     driver::{
         Driver,
-        mock::{Fault, Mock, Script, Shared},
+        mock::{Fault, MockDriver, Script, Shared},
     },
-    event::{Event, Fan, Sink},
+    event::{Event, FanOut, Sink},
     matrix::{self, Cell, File},
     measure::{End, link::LinkSetting, samples::Sample},
     mode::{Action, Decision, Policy, Progress},
@@ -34,28 +34,28 @@ use stressor::workload::Rate;
 use tokio::{sync::Notify, time::Instant};
 use units::{ByteRate, Span};
 
-/// Something that happens when an attempt enters a phase.
+/// An action to take when an attempt enters a phase.
 type Hook = Box<dyn Fn() + Send + Sync>;
 
-/// An attempt that is set up.
+/// The set-up of an attempt.
 struct Setup {
     settings: &'static str,
     script: Script,
-    broken: Option<Broken>,
+    network_fault: Option<NetworkFault>,
 }
 
 impl Setup {
-    /// A guest that dirties 16 MB/s and migrates within two seconds.
+    /// Returns the set-up of a guest that dirties 16 MB/s and migrates within two seconds.
     fn new() -> Self {
-        Self { settings: "", script: Script::default(), broken: None }
+        Self { settings: "", script: Script::default(), network_fault: None }
     }
 
-    /// Something goes wrong.
+    /// Returns the same set-up with a fault of the driver or the guest.
     fn fault(fault: Fault) -> Self {
         Self { script: Script { fault: Some(fault), ..Script::default() }, ..Self::new() }
     }
 
-    /// A migration that does not end by itself.
+    /// Returns the same set-up with a migration that does not end by itself.
     fn endless() -> Self {
         Self { script: Script { active: None, ..Script::default() }, ..Self::new() }
     }
@@ -64,8 +64,8 @@ impl Setup {
         Self { settings, ..self }
     }
 
-    fn broken(self, broken: Broken) -> Self {
-        Self { broken: Some(broken), ..self }
+    fn network_fault(self, fault: NetworkFault) -> Self {
+        Self { network_fault: Some(fault), ..self }
     }
 
     fn cell(&self) -> Cell {
@@ -75,117 +75,117 @@ impl Setup {
         plan.unwrap_or_else(|error| panic!("{error}")).cells.remove(0)
     }
 
-    async fn run(self) -> Made {
+    async fn run(self) -> AttemptResult {
         self.run_with(Phase::Boot, |_| Box::new(|| ())).await
     }
 
-    /// Makes the attempt; in a phase, something happens that `hook` makes of what a test can do.
-    async fn run_with(self, at: Phase, hook: impl FnOnce(Handles) -> Hook) -> Made {
+    /// Makes the attempt. When it enters the phase `at`, runs the action that `hook` returns.
+    async fn run_with(self, at: Phase, hook: impl FnOnce(TestHandles) -> Hook) -> AttemptResult {
         let folder = tempfile::tempdir().unwrap();
         let cell = self.cell();
-        let (driver, shared) = Mock::new(self.script);
+        let (driver, shared) = MockDriver::new(self.script);
         let interrupt = Arc::new(Notify::new());
-        let handles = Handles { driver: Arc::clone(&shared), interrupt: Arc::clone(&interrupt) };
-        let sink = AtPhase { at, hook: hook(handles) };
-        let network = Wires { broken: self.broken, ..Wires::default() };
-        let plan = Plan { cell: &cell, number: 1, folder: folder.path() };
+        let handles = TestHandles { driver: Arc::clone(&shared), interrupt: Arc::clone(&interrupt) };
+        let sink = PhaseHook { at, hook: hook(handles) };
+        let network = MockNetwork { fault: self.network_fault, ..MockNetwork::default() };
+        let spec = AttemptSpec { cell: &cell, number: 1, folder: folder.path() };
         let record =
-            attempt(driver, &network, plan, RecordBuilder::start(), &sink, interrupt.notified()).await;
+            attempt(driver, &network, spec, RecordBuilder::start(), &sink, interrupt.notified()).await;
         let samples = fs::read_to_string(folder.path().join("samples.jsonl")).unwrap_or_default();
         let samples = samples.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        assert!(shared.has_ended(), "the driver was ended");
-        assert!(!network.probing.get(), "the probe was ended");
-        Made { record, samples, driver: shared, links: network.links.into_inner() }
+        assert!(shared.is_shut_down(), "the driver must be shut down");
+        assert!(!network.probing.get(), "the probe must be stopped");
+        AttemptResult { record, samples, driver: shared, links: network.links.into_inner() }
     }
 }
 
-/// What a hook can do.
-struct Handles {
+/// The means for a hook to disturb an attempt.
+struct TestHandles {
     driver: Arc<Shared>,
     interrupt: Arc<Notify>,
 }
 
-/// An attempt that was made.
-struct Made {
+/// The record of an attempt and everything else that it left behind.
+struct AttemptResult {
     record: Record,
     samples: Vec<Sample>,
     driver: Arc<Shared>,
     links: Vec<String>,
 }
 
-impl Made {
+impl AttemptResult {
     fn outcome(&self) -> (Outcome, &str) {
         (self.record.outcome, self.record.reason.as_deref().unwrap_or(""))
     }
 
     fn last_phase(&self) -> Option<Phase> {
-        // Before tear-down, which is always there.
+        // The phase before tear-down, which is always the last one.
         self.record.measured.phases_ms.keys().rev().nth(1).copied()
     }
 }
 
-struct AtPhase {
+struct PhaseHook {
     at: Phase,
     hook: Hook,
 }
 
-impl Sink for AtPhase {
-    fn take(&self, event: &Event<'_>) {
+impl Sink for PhaseHook {
+    fn handle(&self, event: &Event<'_>) {
         if matches!(event, Event::PhaseEntered(phase) if *phase == self.at) {
             (self.hook)();
         }
     }
 }
 
-/// A part of the network that does not work.
+/// A function of the network that fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Broken {
+enum NetworkFault {
     Shaping,
     Counting,
     Probe,
 }
 
-/// The network of a lab that does not exist.
+/// A network that notes what it is asked.
 #[derive(Default)]
-struct Wires {
-    broken: Option<Broken>,
+struct MockNetwork {
+    fault: Option<NetworkFault>,
     links: RefCell<Vec<String>>,
     probing: Flag<bool>,
     counted: Flag<u64>,
 }
 
-impl Wires {
-    fn works(&self, part: Broken) -> Result<(), NodeError> {
-        if self.broken == Some(part) { Err(NodeError::Gone { node: "compute1".into() }) } else { Ok(()) }
+impl MockNetwork {
+    fn inject(&self, fault: NetworkFault) -> Result<(), NodeError> {
+        if self.fault == Some(fault) { Err(NodeError::Gone { node: "compute1".into() }) } else { Ok(()) }
     }
 }
 
-impl Network for Wires {
+impl Network for MockNetwork {
     async fn shape(&self, link: &Profile) -> Result<LinkSetting, NodeError> {
-        self.works(Broken::Shaping)?;
+        self.inject(NetworkFault::Shaping)?;
         let rate = link.rate.unwrap_or_default().to_string();
         self.links.borrow_mut().push(rate.clone());
         Ok(LinkSetting::example(rate))
     }
 
     async fn traffic(&self) -> Result<Traffic, NodeError> {
-        self.works(Broken::Counting)?;
-        // What 200 MB of memory are on a wire.
+        self.inject(NetworkFault::Counting)?;
+        // 200 MB of memory with all headers.
         self.counted.set(self.counted.get() + 209_000_000);
         Ok(Traffic { sent_bytes: self.counted.get(), received_bytes: 0, late: None })
     }
 
     async fn start_probe(&self, _: Duration, _: Duration) -> Result<(), NodeError> {
-        self.works(Broken::Probe)?;
+        self.inject(NetworkFault::Probe)?;
         self.probing.set(true);
         Ok(())
     }
 
-    async fn stop_probe(&self) -> Result<probe::Report, NodeError> {
+    async fn stop_probe(&self) -> Result<probe::ProbeReport, NodeError> {
         if !self.probing.replace(false) {
             return Err(NodeError::Gone { node: "controller".into() });
         }
-        Ok(probe::Report {
+        Ok(probe::ProbeReport {
             interval_ns: 10_000_000,
             sent: 300,
             received: 293,
@@ -196,10 +196,10 @@ impl Network for Wires {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_migration_that_completes_has_all_of_its_figures() {
-    let made = Setup::new().run().await;
-    assert_eq!(made.outcome(), (Outcome::Converged, ""));
-    let measured = &made.record.measured;
+async fn a_migration_that_completes_has_all_figures() {
+    let result = Setup::new().run().await;
+    assert_eq!(result.outcome(), (Outcome::Converged, ""));
+    let measured = &result.record.measured;
     assert_eq!(measured.total_time_ms, Some(2060.0));
     let downtime = measured.downtime_ms;
     assert_eq!((downtime.qemu, downtime.client), (Some(60.0), Some(70.0)));
@@ -215,7 +215,7 @@ async fn a_migration_that_completes_has_all_of_its_figures() {
     }
     assert_eq!(measured.verified.as_ref().unwrap().pages_checked, 1000);
     assert_eq!(measured.disagreements, Vec::<String>::new());
-    assert_eq!(made.links, ["800mbit"]);
+    assert_eq!(result.links, ["800mbit"]);
     let phases: Vec<Phase> = measured.phases_ms.keys().copied().collect();
     assert_eq!(
         phases,
@@ -232,79 +232,85 @@ async fn a_migration_that_completes_has_all_of_its_figures() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_sample_is_written_down() {
-    let made = Setup::new().run().await;
-    assert!(made.samples.len() > 40, "{}", made.samples.len());
-    assert!(made.samples.is_sorted_by(|a, b| a.at_ms <= b.at_ms));
-    assert_eq!(made.samples.last().unwrap().transferred_bytes, 200_000_000);
+async fn every_sample_is_written_to_the_file() {
+    let result = Setup::new().run().await;
+    assert!(result.samples.len() > 40, "{}", result.samples.len());
+    assert!(result.samples.is_sorted_by(|a, b| a.at_ms <= b.at_ms));
+    assert_eq!(result.samples.last().unwrap().transferred_bytes, 200_000_000);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_guest_without_a_probe_and_without_a_load_migrates() {
-    let made = Setup::new().with("probe: { interval: 0 }\naxes: { stress.rate: [0] }\n").run().await;
-    assert_eq!(made.outcome(), (Outcome::Converged, ""));
-    assert_eq!(made.record.measured.downtime_ms.client, None);
-    assert_eq!(made.record.measured.stress.during, Some(0.0));
+async fn a_guest_without_a_probe_and_without_dirtying_migrates() {
+    let result = Setup::new().with("probe: { interval: 0 }\naxes: { stress.rate: [0] }\n").run().await;
+    assert_eq!(result.outcome(), (Outcome::Converged, ""));
+    assert_eq!(result.record.measured.downtime_ms.client, None);
+    assert_eq!(result.record.measured.stress.during, Some(0.0));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_migration_is_given_up_at_its_deadline_and_the_guest_runs_on_at_the_source() {
-    let made = Setup::endless().with("migrate: { timeout: 5s, stall_detection: false }\n").run().await;
-    assert_eq!(made.outcome(), (Outcome::NotConverged, "the deadline of 5s passed"));
-    assert_eq!(made.driver.acts(), [Action::Cancel]);
-    let measured = &made.record.measured;
+async fn a_migration_is_given_up_at_its_deadline_and_the_guest_keeps_running_at_the_source() {
+    let result = Setup::endless().with("migrate: { timeout: 5s, stall_detection: false }\n").run().await;
+    assert_eq!(result.outcome(), (Outcome::NotConverged, "the deadline of 5s passed"));
+    assert_eq!(result.driver.actions(), [Action::Cancel]);
+    let measured = &result.record.measured;
     assert_eq!((measured.total_time_ms, measured.downtime_ms.client), (None, None));
     assert!(measured.stress.after.is_some() && measured.verified.is_some());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_migration_is_given_up_after_its_last_pass() {
-    let made = Setup::endless().with("migrate: { max_passes: 3 }\n").run().await;
-    assert_eq!(made.outcome(), (Outcome::NotConverged, "it was not done after 3 passes"));
+    let result = Setup::endless().with("migrate: { max_passes: 3 }\n").run().await;
+    assert_eq!(result.outcome(), (Outcome::NotConverged, "not finished after 3 passes"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_migration_is_given_up_when_it_makes_no_progress() {
-    let made = Setup::endless().with("migrate: { timeout: 60s }\n").run().await;
-    let (outcome, reason) = made.outcome();
+    let result = Setup::endless().with("migrate: { timeout: 60s }\n").run().await;
+    let (outcome, reason) = result.outcome();
     assert_eq!(outcome, Outcome::NotConverged);
     assert!(
         reason.starts_with("the remaining memory stopped shrinking: 50 MB at the start of pass"),
         "{reason}"
     );
-    assert!(made.samples.last().unwrap().at_ms < 20_000.0);
+    assert!(result.samples.last().unwrap().at_ms < 20_000.0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn memory_that_is_not_what_was_written_is_corrupted() {
-    let made = Setup::fault(Fault::Corruption).run().await;
-    let (outcome, reason) = made.outcome();
+async fn memory_that_differs_from_what_was_written_is_corrupted() {
+    let result = Setup::fault(Fault::Corruption).run().await;
+    let (outcome, reason) = result.outcome();
     assert_eq!(outcome, Outcome::Corrupted);
-    assert!(reason.starts_with("the guest's memory is not what was written: "), "{reason}");
+    assert!(reason.starts_with("the guest's memory differs from what was written: "), "{reason}");
 }
 
-/// Where an attempt fails, and how: the outcome, the words, the phase it had come to.
-async fn fails(setup: Setup, outcome: Outcome, words: &str, phase: Phase) {
-    let made = setup.run().await;
-    assert_eq!(made.outcome(), (outcome, words));
-    assert_eq!(made.last_phase(), Some(phase));
-    assert_eq!(made.record.measured.disagreements, Vec::<String>::new());
+/// Returns the set-up of a migration that is given up after its first pass and does not react to that.
+fn endless_and_not_cancellable() -> Setup {
+    let script = Script { active: None, fault: Some(Fault::NoCancel), ..Script::default() };
+    Setup { script, ..Setup::new() }.with("migrate: { max_passes: 1 }\n")
 }
 
-/// One test for each way to fail.
+/// Makes an attempt that must fail with this outcome and this reason in this phase.
+async fn fails(setup: Setup, outcome: Outcome, reason: &str, phase: Phase) {
+    let result = setup.run().await;
+    assert_eq!(result.outcome(), (outcome, reason));
+    assert_eq!(result.last_phase(), Some(phase));
+    assert_eq!(result.record.measured.disagreements, Vec::<String>::new());
+}
+
+/// Defines one test per failure.
 macro_rules! failures {
-    ($($name:ident: $setup:expr => $outcome:ident, $words:expr, $phase:ident;)+) => {
+    ($($name:ident: $setup:expr => $outcome:ident, $reason:expr, $phase:ident;)+) => {
         $(
             #[tokio::test(start_paused = true)]
             async fn $name() {
-                fails($setup, Outcome::$outcome, $words, Phase::$phase).await;
+                fails($setup, Outcome::$outcome, $reason, Phase::$phase).await;
             }
         )+
     };
 }
 
 failures! {
-    a_link_that_cannot_be_shaped: Setup::new().broken(Broken::Shaping)
+    a_link_that_cannot_be_shaped: Setup::new().network_fault(NetworkFault::Shaping)
         => Failed, "node compute1 is gone", Boot;
     ends_that_do_not_start: Setup::fault(Fault::Start)
         => Failed, "it does not start", Boot;
@@ -312,11 +318,11 @@ failures! {
         => Failed, "a capability is refused", Fill;
     memory_that_cannot_be_filled: Setup::fault(Fault::Fill)
         => Failed, "the stressor could not fill its memory: out of memory", Fill;
-    a_guest_that_does_not_answer_the_probe: Setup::new().broken(Broken::Probe)
+    a_guest_that_does_not_answer_the_probe: Setup::new().network_fault(NetworkFault::Probe)
         => Failed, "node compute1 is gone", Settle;
     a_guest_that_falls_silent: Setup::fault(Fault::SilentGuest)
         => Failed, "the guest did not reach a steady dirty rate within 60 s", Settle;
-    a_link_that_cannot_be_counted: Setup::new().broken(Broken::Counting)
+    traffic_that_cannot_be_counted: Setup::new().network_fault(NetworkFault::Counting)
         => Failed, "node compute1 is gone", Migrate;
     a_migration_that_is_refused: Setup::fault(Fault::Begin)
         => Failed, "the command is refused", Migrate;
@@ -330,33 +336,32 @@ failures! {
         => GuestLost,
         "the guest is lost: the migration completed, but the guest does not run at the destination",
         Migrate;
-    a_migration_that_cannot_be_cancelled:
-        Setup { script: Script { active: None, fault: Some(Fault::NoCancel), ..Script::default() }, ..Setup::new() }
-            .with("migrate: { max_passes: 1 }\n")
+    a_migration_that_cannot_be_cancelled: endless_and_not_cancellable()
         => Failed, "the migration failed: it could not be cancelled within 20 s", Migrate;
     a_guest_that_is_silent_afterwards: Setup::fault(Fault::SilentAfterwards)
-        => GuestLost, "the guest is lost: the guest did not show that it runs within 40 s", Observe;
+        => GuestLost, "the guest is lost: the guest did not continue its work within 40 s", Observe;
     a_guest_that_is_stopped_afterwards: Setup::fault(Fault::Stopped)
         => GuestLost, "the guest is lost: it is stopped at the destination", Observe;
-    ends_that_cannot_be_ended: Setup::fault(Fault::End)
+    ends_that_cannot_be_shut_down: Setup::fault(Fault::ShutDown)
         => Failed, "it cannot be killed", Verify;
 }
 
-/// An end dies in a phase.
+/// Makes an attempt in which an end dies in this phase.
 async fn dies(phase: Phase, end: End) {
-    let made = Setup::new().run_with(phase, |handles| Box::new(move || handles.driver.kill(end))).await;
-    assert_eq!(made.outcome(), (Outcome::Failed, format!("the {} died", end.name()).as_str()));
-    assert_eq!(made.last_phase(), Some(phase));
+    let result = Setup::new().run_with(phase, |handles| Box::new(move || handles.driver.kill(end))).await;
+    assert_eq!(result.outcome(), (Outcome::Failed, format!("the {} died", end.name()).as_str()));
+    assert_eq!(result.last_phase(), Some(phase));
 }
 
-/// The user interrupts in a phase.
+/// Makes an attempt that the user interrupts in this phase.
 async fn interrupted(phase: Phase) {
-    let made = Setup::new().run_with(phase, |handles| Box::new(move || handles.interrupt.notify_one())).await;
-    assert_eq!(made.outcome(), (Outcome::Interrupted, "it was interrupted"));
-    assert_eq!(made.last_phase(), Some(phase));
+    let result =
+        Setup::new().run_with(phase, |handles| Box::new(move || handles.interrupt.notify_one())).await;
+    assert_eq!(result.outcome(), (Outcome::Interrupted, "interrupted by the user"));
+    assert_eq!(result.last_phase(), Some(phase));
 }
 
-/// One test for each phase.
+/// Defines one test per phase and disturbance.
 macro_rules! in_each_phase {
     ($($name:ident: $phase:ident),+) => {
         mod the_source_dies {
@@ -381,12 +386,13 @@ macro_rules! in_each_phase {
 }
 
 in_each_phase! {
-    in_boot: Boot, in_fill: Fill, in_settle: Settle, in_migrate: Migrate, in_observe: Observe, in_verify: Verify
+    in_boot: Boot, in_fill: Fill, in_settle: Settle, in_migrate: Migrate, in_observe: Observe,
+    in_verify: Verify
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_happens_while_everything_is_torn_down_changes_nothing() {
-    let made = Setup::new()
+async fn a_disturbance_during_tear_down_does_not_change_the_outcome() {
+    let result = Setup::new()
         .run_with(Phase::TearDown, |handles| {
             Box::new(move || {
                 handles.driver.kill(End::Destination);
@@ -394,7 +400,7 @@ async fn what_happens_while_everything_is_torn_down_changes_nothing() {
             })
         })
         .await;
-    assert_eq!(made.outcome(), (Outcome::Converged, ""));
+    assert_eq!(result.outcome(), (Outcome::Converged, ""));
 }
 
 fn rate(bytes: u64) -> Rate {
@@ -403,13 +409,13 @@ fn rate(bytes: u64) -> Rate {
 
 #[tokio::test(start_paused = true)]
 async fn entries_before_the_switchover_are_carried_out_at_the_source() {
-    let made = Setup::new()
+    let result = Setup::new()
         .with("timeline: [{ at: 500ms, stress: { rate: 4MB/s } }, { at: 1s, link: { rate: 400mbit } }]\n")
         .run()
         .await;
-    assert_eq!(made.outcome(), (Outcome::Converged, ""));
-    let [load, link] = &made.record.measured.timeline[..] else {
-        panic!("{:?}", made.record.measured.timeline)
+    assert_eq!(result.outcome(), (Outcome::Converged, ""));
+    let [load, link] = &result.record.measured.timeline[..] else {
+        panic!("{:?}", result.record.measured.timeline)
     };
     assert_eq!((load.by, load.rate), (Some(End::Source), Some(rate(4_000_000))));
     assert_eq!((load.due_ms, load.began_ms), (500.0, 500.0));
@@ -417,9 +423,9 @@ async fn entries_before_the_switchover_are_carried_out_at_the_source() {
         (link.link.as_deref(), link.by, link.began_ms),
         (Some("kernel backend: 400mbit"), None, 1000.0)
     );
-    assert_eq!(made.driver.loads(), [(End::Source, rate(16_000_000)), (End::Source, rate(4_000_000))]);
-    assert_eq!(made.links, ["800mbit", "400mbit"]);
-    let stretches = &made.record.measured.stress.stretches;
+    assert_eq!(result.driver.rates(), [(End::Source, rate(16_000_000)), (End::Source, rate(4_000_000))]);
+    assert_eq!(result.links, ["800mbit", "400mbit"]);
+    let stretches = &result.record.measured.stress.stretches;
     assert_eq!(
         stretches.iter().map(|s| s.requested).collect::<Vec<_>>(),
         [Some(16_000_000), Some(4_000_000)]
@@ -431,33 +437,35 @@ async fn an_entry_that_the_switchover_interrupts_is_completed_at_the_destination
     let script = Script { answer: Duration::from_millis(100), ..Script::default() };
     let setup =
         Setup { script, ..Setup::new() }.with("timeline: [{ at: 1950ms, stress: { rate: 4MB/s } }]\n");
-    let made = setup.run().await;
-    assert_eq!(made.outcome(), (Outcome::Converged, ""));
-    let [load] = &made.record.measured.timeline[..] else { panic!("{:?}", made.record.measured.timeline) };
-    // The migration completes at 2060 ms, and the guest answers there.
+    let result = setup.run().await;
+    assert_eq!(result.outcome(), (Outcome::Converged, ""));
+    let [load] = &result.record.measured.timeline[..] else {
+        panic!("{:?}", result.record.measured.timeline)
+    };
+    // The migration completes at 2060 ms, and the guest answers at the destination 100 ms later.
     assert_eq!((load.by, load.began_ms, load.done_ms), (Some(End::Destination), 1950.0, 2160.0));
-    assert_eq!(made.driver.loads(), [(End::Source, rate(16_000_000)), (End::Destination, rate(4_000_000))]);
+    assert_eq!(result.driver.rates(), [(End::Source, rate(16_000_000)), (End::Destination, rate(4_000_000))]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_entry_after_the_switchover_is_not_begun() {
-    let made = Setup::new().with("timeline: [{ at: 3s, link: { rate: 400mbit } }]\n").run().await;
-    assert_eq!(made.outcome(), (Outcome::Converged, ""));
-    assert_eq!(made.record.measured.timeline, []);
-    assert_eq!(made.links, ["800mbit"]);
+async fn an_entry_after_the_switchover_does_not_begin() {
+    let result = Setup::new().with("timeline: [{ at: 3s, link: { rate: 400mbit } }]\n").run().await;
+    assert_eq!(result.outcome(), (Outcome::Converged, ""));
+    assert_eq!(result.record.measured.timeline, []);
+    assert_eq!(result.links, ["800mbit"]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_migration_is_not_given_up_as_stalled_before_the_last_entry() {
     let settings = "migrate: { timeout: 60s }\ntimeline: [{ at: 30s, link: { rate: 400mbit } }]\n";
-    let made = Setup::endless().with(settings).run().await;
-    let (outcome, reason) = made.outcome();
+    let result = Setup::endless().with(settings).run().await;
+    let (outcome, reason) = result.outcome();
     assert_eq!(outcome, Outcome::NotConverged);
     assert!(reason.starts_with("the remaining memory stopped shrinking"), "{reason}");
-    assert!(made.samples.last().unwrap().at_ms > 38_000.0, "{:?}", made.samples.last());
+    assert!(result.samples.last().unwrap().at_ms > 38_000.0, "{:?}", result.samples.last());
 }
 
-/// A mode that does nothing but wait.
+/// A policy that always waits.
 struct Wait;
 
 impl Policy for Wait {
@@ -466,10 +474,10 @@ impl Policy for Wait {
     }
 }
 
-/// A mode that allows more downtime with each pass, once.
-struct Ramp(u64);
+/// A policy that raises the downtime limit once in each pass. It keeps the number of the last pass.
+struct RaiseDowntimeLimit(u64);
 
-impl Policy for Ramp {
+impl Policy for RaiseDowntimeLimit {
     fn decide(&mut self, progress: &Progress<'_>) -> Decision {
         let pass = progress.samples.last().map_or(0, |now| now.pass);
         if pass <= self.0 {
@@ -480,32 +488,33 @@ impl Policy for Ramp {
     }
 }
 
-async fn followed(policy: &mut dyn Policy) -> (Verdict, Vec<Action>) {
+/// Follows a migration with this policy. Returns its verdict and the actions that the driver was asked for.
+async fn follow_with(policy: &mut dyn Policy) -> (Verdict, Vec<Action>) {
     let script = Script { active: Some(Duration::from_millis(1800)), ..Script::default() };
-    let (mut driver, shared) = Mock::new(script);
+    let (mut driver, shared) = MockDriver::new(script);
     driver.start().await.unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let course = Course { steps: &[], samples_file: &folder.path().join("samples.jsonl") };
-    let network = Wires::default();
+    let spec = MigrationSpec { steps: &[], samples_file: &folder.path().join("samples.jsonl") };
+    let network = MockNetwork::default();
     let actuator = LinkAndGuest { network: &network, driver: &driver };
-    let followed = follow::migrate(&driver, policy, &course, &actuator, &Fan::default()).await.unwrap();
-    assert!(followed.started < Instant::now());
-    (followed.verdict, shared.acts())
+    let finished = follow::migrate(&driver, policy, &spec, &actuator, &FanOut::default()).await.unwrap();
+    assert!(finished.started < Instant::now());
+    (finished.verdict, shared.actions())
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_mode_that_waits_lets_the_migration_end_by_itself() {
-    let (verdict, acts) = followed(&mut Wait).await;
+async fn a_policy_that_waits_lets_the_migration_complete() {
+    let (verdict, actions) = follow_with(&mut Wait).await;
     assert!(matches!(verdict, Verdict::Completed(_)), "{verdict:?}");
-    assert_eq!(acts, []);
+    assert_eq!(actions, []);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_mode_wants_done_is_done() {
-    let (verdict, acts) = followed(&mut Ramp(1)).await;
+async fn the_actions_of_a_policy_are_carried_out() {
+    let (verdict, actions) = follow_with(&mut RaiseDowntimeLimit(1)).await;
     assert!(matches!(verdict, Verdict::Completed(_)), "{verdict:?}");
     let limits = [200, 300, 400].map(|ms| Action::SetDowntimeLimit(Span::from_millis(ms)));
-    assert_eq!(acts, limits);
+    assert_eq!(actions, limits);
 }
 
 #[test]

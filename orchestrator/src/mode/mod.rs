@@ -1,72 +1,73 @@
-//! The policies that decide while a guest migrates: when to act, and when to give up.
+//! Migration modes: the policies that decide when to act on a migration in progress, and when to give it up.
 //!
-//! A [`Policy`] sees what has been sampled so far and says what to do next. It knows no driver and keeps no
-//! record: the driver carries its decisions out, [`crate::migration`] takes the samples and writes everything
-//! down. `modes!` is the list of all modes; to add one, write its file and add its line there.
+//! A [`Policy`] gets the samples taken so far and decides what to do next. It does not know the driver and
+//! keeps no record: the driver carries out its decisions, and [`crate::migration`] takes the samples and
+//! records everything. `modes!` is the list of all modes. To add a mode, write its file and add its line to
+//! that list.
 
 use crate::measure::samples::Sample;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use units::Span;
 
-/// What a policy decides by: the part of a matrix's `migrate` section that is about giving up.
+/// The limits that a policy enforces: the settings of a matrix's `migrate` section about giving up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// The deadline, counted from the migrate command.
     pub timeout: Span,
-    /// The downtime that the driver may plan for.
+    /// The downtime that the driver aims for.
     pub downtime_limit: Span,
-    /// The most passes over the memory; any number without it.
+    /// The largest number of passes over the memory; `None` for no limit.
     pub max_passes: Option<u32>,
-    /// Whether a migration is given up once the remaining memory has stopped shrinking.
+    /// Whether to give up a migration once the remaining memory has stopped shrinking.
     pub stall_detection: bool,
 }
 
-/// What a policy sees: a migration that is neither switching over nor over.
+/// The progress of a migration whose switchover has not begun, as a policy sees it.
 #[derive(Debug, Clone, Copy)]
 pub struct Progress<'a> {
-    /// All samples, oldest first.
+    /// All samples taken so far, oldest first.
     pub samples: &'a [Sample],
-    /// When the last entry of the timeline took effect, in milliseconds since the migrate command; 0 without
-    /// a timeline, absent while an entry is still to come.
+    /// The time at which the last entry of the timeline took effect, in milliseconds since the migrate
+    /// command. 0 without a timeline; absent while an entry is still to come.
     pub settled_ms: Option<f64>,
 }
 
-/// What a policy wants done.
+/// A decision of a policy.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Decision {
-    /// Nothing, until there is something new to see.
+    /// Do nothing until the next sample.
     Wait,
-    /// This, while the migration goes on.
+    /// Carry out an action while the migration continues.
     Act(Action),
-    /// End the migration and keep the guest at the source, for this reason.
+    /// Cancel the migration, so that the guest stays at the source, and record this reason.
     GiveUp(String),
 }
 
-/// What a driver can be asked to do to a migration in progress.
+/// An action that a driver can carry out on a migration in progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// Allow this downtime from now on.
+    /// Set another downtime limit.
     SetDowntimeLimit(Span),
-    /// Cancel the migration: the guest stays at the source.
+    /// Cancel the migration, so that the guest stays at the source.
     Cancel,
 }
 
-/// A policy.
+/// A policy for one migration.
 pub trait Policy {
-    /// Decides what to do next. Called after every sample of a migration that is neither switching over nor
-    /// over.
+    /// Decides what to do next. Called after every sample, until the switchover begins or the migration ends.
     fn decide(&mut self, progress: &Progress<'_>) -> Decision;
 }
 
-/// Declares the modes: for each its documentation, its name, its file and the policy in it.
+/// Declares the modes: each with its description, its name, its file and the policy in that file.
 macro_rules! modes {
     ($($(#[$attribute:meta])* $name:ident = $file:ident::$policy:ident),+ $(,)?) => {
         $(mod $file;)+
 
-        /// The way the memory moves.
+        /// How the guest's memory gets to the destination.
         #[derive(
-            Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+            Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+            JsonSchema,
         )]
         #[serde(rename_all = "kebab-case")]
         pub enum Mode {
@@ -74,7 +75,7 @@ macro_rules! modes {
         }
 
         impl Mode {
-            /// Returns the policy of this mode, for one migration.
+            /// Creates the policy of this mode for one migration.
             pub fn policy(self, limits: Limits) -> Box<dyn Policy> {
                 match self {
                     $(Self::$name => Box::new($file::$policy::new(limits))),+
@@ -85,8 +86,9 @@ macro_rules! modes {
 }
 
 modes! {
-    /// The guest runs at the source while its memory is sent, pass after pass, until the rest fits into the
-    /// downtime limit.
+    /// Pre-copy. While the guest runs at the source, its memory is sent in passes, each of which sends what
+    /// was dirtied during the previous one. Once the rest can be sent within the downtime limit, the guest
+    /// stops at the source, the rest is sent, and the guest resumes at the destination.
     #[default]
     Precopy = precopy::Precopy,
 }

@@ -1,8 +1,8 @@
-//! Pre-copy: passes over the memory until the rest fits into the downtime limit.
+//! The policy of pre-copy, which sends memory in passes until the rest fits into the downtime limit.
 //!
-//! It is given up at its deadline, after its last allowed pass, or when the stall detector says that it
-//! cannot end before the deadline. The stall detector is not asked while the timeline has an entry to come;
-//! afterwards it looks only at the passes since the last entry.
+//! A migration is given up at its deadline, after its last allowed pass, or if the stall detector finds that
+//! it cannot finish before the deadline. The stall detector is not used while entries of the timeline are
+//! still to come; afterwards, it only gets the passes that began after the last entry took effect.
 
 use super::{Decision, Limits, Policy, Progress};
 use crate::measure::{
@@ -11,7 +11,7 @@ use crate::measure::{
     stall,
 };
 
-/// The policy of pre-copy.
+/// The pre-copy policy for one migration.
 pub(super) struct Precopy {
     limits: Limits,
 }
@@ -28,9 +28,9 @@ impl Precopy {
             return Some(format!("the deadline of {timeout} passed"));
         }
         if let Some(cap) = max_passes.filter(|cap| now.pass > u64::from(*cap)) {
-            return Some(format!("it was not done after {cap} passes"));
+            return Some(format!("not finished after {cap} passes"));
         }
-        // A stall can only be seen in whole passes: so only when one has just ended.
+        // The stall detector needs whole passes, so it is only used when a new pass begins.
         let before = progress.samples.iter().rev().nth(1);
         let pass_begins = before.is_none_or(|before| before.pass != now.pass);
         if self.limits.stall_detection && pass_begins { self.stalled(progress, now) } else { None }
@@ -44,8 +44,8 @@ impl Precopy {
         let limit = bandwidth(&passes)? * downtime_limit.as_secs_f64();
         stall::is_stalled(&passes, limit, timeout.as_millis_f64()).then(|| {
             format!(
-                "the remaining memory stopped shrinking: {:.0} MB at the start of pass {}, and no way to {:.0} MB \
-                 within {timeout}",
+                "the remaining memory stopped shrinking: {:.0} MB at the start of pass {}, which cannot \
+                 reach {:.0} MB within {timeout}",
                 now.remaining_bytes as f64 / 1e6,
                 now.pass,
                 limit / 1e6,
@@ -60,7 +60,8 @@ impl Policy for Precopy {
     }
 }
 
-/// Returns the bytes per second over these passes.
+/// Returns the average bandwidth over these passes, in bytes per second. Returns nothing if they took no
+/// time.
 fn bandwidth(passes: &[Pass]) -> Option<f64> {
     let sent: u64 = passes.iter().map(|p| p.sent_bytes).sum();
     let millis: f64 = passes.iter().map(|p| p.duration_ms).sum();
@@ -83,7 +84,7 @@ mod tests {
         Sample { at_ms, pass, ..Sample::default() }
     }
 
-    /// The reason to give up after these samples, if there is one.
+    /// Returns the reason for which the policy gives up after these samples.
     fn reason(limits: Limits, samples: &[Sample], settled_ms: Option<f64>) -> Option<String> {
         match Precopy::new(limits).decide(&Progress { samples, settled_ms }) {
             Decision::Wait => None,
@@ -105,11 +106,11 @@ mod tests {
         let limits = Limits { max_passes: Some(3), ..LIMITS };
         assert_eq!(reason(limits, &[sample(10.0, 3)], Some(0.0)), None);
         let done = reason(limits, &[sample(10.0, 4)], Some(0.0));
-        assert_eq!(done.unwrap(), "it was not done after 3 passes");
+        assert_eq!(done.unwrap(), "not finished after 3 passes");
         assert_eq!(reason(LIMITS, &[sample(10.0, 4)], Some(0.0)), None);
     }
 
-    /// A migration that makes no progress for 30 seconds, in passes of one second.
+    /// Returns the samples of a migration that makes no progress for 30 seconds, in passes of one second.
     fn stalled() -> Vec<Sample> {
         (0..61u64)
             .map(|i| Sample {
@@ -121,12 +122,12 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_a_stall_until_the_last_change_has_had_its_effect() {
+    fn stalls_are_only_detected_after_the_last_entry_of_the_timeline() {
         let stalled = stalled();
         assert!(reason(LIMITS, &stalled, Some(0.0)).unwrap().contains("stopped shrinking"));
-        assert_eq!(reason(LIMITS, &stalled, None), None, "a change is to come");
+        assert_eq!(reason(LIMITS, &stalled, None), None, "an entry is still to come");
         assert!(reason(LIMITS, &stalled, Some(12_000.0)).is_some());
-        assert_eq!(reason(LIMITS, &stalled, Some(20_000.0)), None, "too few passes since");
+        assert_eq!(reason(LIMITS, &stalled, Some(20_000.0)), None, "too few passes since the last entry");
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! The orchestrator's side of a node: typed calls, processes and channels.
 //!
-//! A [`Node`] is made from any pair of byte streams that lead to a node process, and can be cloned. Calls can
-//! be given up at any time: a reply that nobody waits for is dropped. When the streams end, every call that
-//! waits, and every later one, fails with [`NodeError::Gone`].
+//! A [`Node`] is built from any pair of byte streams that lead to a node process, and can be cloned. The
+//! future of a call can be dropped at any time; its reply is then discarded. When the streams end, all
+//! pending and later calls fail with [`NodeError::Gone`].
 
 use super::{
-    protocol::{Call, Facts, FromNode, Spawn, ToNode, Traffic},
-    server::probe,
+    protocol::{Call, Facts, FromNode, ProcessSpec, ToNode, Traffic},
+    server::probe::ProbeReport,
 };
 use netem::{Applied, Profile};
 use serde::de::DeserializeOwned;
@@ -26,132 +26,135 @@ use tokio::{
     time,
 };
 
-/// Why a node did not do what it was asked.
+/// An error of a call to a node.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum NodeError {
-    /// The node process is gone, or the way to it.
+    /// The node process has exited, or the connection to it is lost.
     #[error("node {node} is gone")]
     Gone {
-        /// The node's name.
+        /// The name of the node.
         node: String,
     },
-    /// The node tried and failed.
+    /// The node reported an error.
     #[error("node {node} could not {what}: {reason}")]
     Failed {
-        /// The node's name.
+        /// The name of the node.
         node: String,
-        /// What was asked.
+        /// The operation as a verb phrase that completes "could not".
         what: String,
-        /// Its words.
+        /// The error message from the node.
         reason: String,
     },
 }
 
-/// A node, as the orchestrator holds it.
+/// A handle to a node. The node ends when the last handle is dropped; processes and channels hold one too.
 #[derive(Clone)]
 pub struct Node {
-    shared: Arc<Shared>,
+    connection: Arc<Connection>,
 }
 
-struct Shared {
+struct Connection {
     name: String,
-    next: AtomicU64,
+    /// Numbers the calls.
+    next_id: AtomicU64,
     out: mpsc::UnboundedSender<ToNode>,
-    routes: Mutex<Routes>,
+    dispatcher: Mutex<Dispatcher>,
 }
 
-/// Where what the node sends is to go.
+/// Hands each message from the node to the caller that waits for it.
 #[derive(Default)]
-struct Routes {
+struct Dispatcher {
+    /// Whether the node's output has ended.
     gone: bool,
     replies: HashMap<u64, oneshot::Sender<Result<Value, String>>>,
-    channels: RouteTable<String>,
-    processes: RouteTable<Event>,
+    channels: Mailboxes<String>,
+    processes: Mailboxes<ProcessEvent>,
 }
 
-/// The way to whoever holds a channel or a process. What comes before anybody does waits.
-struct Route<T> {
-    early: Vec<T>,
-    to: Option<mpsc::UnboundedSender<T>>,
+/// The messages for the holder of one channel or process.
+struct Mailbox<T> {
+    /// Messages that arrived before the holder subscribed.
+    queued: Vec<T>,
+    subscriber: Option<mpsc::UnboundedSender<T>>,
     ended: bool,
 }
 
-/// The routes to the holders of one kind of thing, by its number.
-struct RouteTable<T>(HashMap<u64, Route<T>>);
+/// The mailboxes of all channels, or of all processes, by number.
+struct Mailboxes<T>(HashMap<u64, Mailbox<T>>);
 
-impl<T> Default for RouteTable<T> {
+impl<T> Default for Mailboxes<T> {
     fn default() -> Self {
         Self(HashMap::new())
     }
 }
 
-impl<T> RouteTable<T> {
-    fn entry(&mut self, number: u64) -> &mut Route<T> {
-        self.0.entry(number).or_insert(Route { early: Vec::new(), to: None, ended: false })
+impl<T> Mailboxes<T> {
+    fn entry(&mut self, number: u64) -> &mut Mailbox<T> {
+        self.0.entry(number).or_insert(Mailbox { queued: Vec::new(), subscriber: None, ended: false })
     }
 
     fn deliver(&mut self, number: u64, item: T) {
-        let route = self.entry(number);
-        match &route.to {
-            Some(to) => {
-                let _ = to.send(item);
+        let mailbox = self.entry(number);
+        match &mailbox.subscriber {
+            Some(subscriber) => {
+                let _ = subscriber.send(item);
             }
-            None => route.early.push(item),
+            None => mailbox.queued.push(item),
         }
     }
 
-    /// Nothing more will come for this number.
+    /// Closes a mailbox: no more messages will arrive for this number.
     fn end(&mut self, number: u64) {
-        let route = self.entry(number);
-        route.ended = true;
-        if route.to.is_some() {
+        let mailbox = self.entry(number);
+        mailbox.ended = true;
+        if mailbox.subscriber.is_some() {
             self.0.remove(&number);
         }
     }
 
-    /// A receiver for this number, with all that came for it already.
-    fn attach(&mut self, number: u64) -> mpsc::UnboundedReceiver<T> {
+    /// Returns a receiver for this number. It starts with the messages that have already arrived.
+    fn subscribe(&mut self, number: u64) -> mpsc::UnboundedReceiver<T> {
         let (sender, receiver) = mpsc::unbounded_channel();
-        let route = self.entry(number);
-        for item in route.early.drain(..) {
+        let mailbox = self.entry(number);
+        for item in mailbox.queued.drain(..) {
             let _ = sender.send(item);
         }
-        if route.ended {
+        if mailbox.ended {
             self.0.remove(&number);
         } else {
-            route.to = Some(sender);
+            mailbox.subscriber = Some(sender);
         }
         receiver
     }
 }
 
-/// What a process on a node did.
+/// An event of a process on a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// It wrote a line.
+pub enum ProcessEvent {
+    /// The process wrote this line to standard output or standard error.
     Output(String),
-    /// It ended, and how.
+    /// The process exited with this status, as text: `exit status: 1`, `signal: 9 (SIGKILL)`.
     Exited(String),
 }
 
-/// A process on a node.
+/// A process on a node; killed when dropped.
 pub struct Process {
     node: Node,
     number: u64,
-    /// Its output, then its end. Ends without [`Event::Exited`] when the node is gone.
-    pub events: mpsc::UnboundedReceiver<Event>,
+    /// The process's output lines, then its exit. Ends without [`ProcessEvent::Exited`] if the node is gone.
+    pub events: mpsc::UnboundedReceiver<ProcessEvent>,
 }
 
-/// A connection to a Unix socket on a node, line by line.
+/// A line-based connection to a Unix socket on a node.
 pub struct Channel {
     number: u64,
     node: Node,
-    /// Lines that came in; ends when the other side closed, or the node is gone.
+    /// The lines received; closes when the peer closes the connection or the node is gone.
     pub lines: mpsc::UnboundedReceiver<String>,
 }
 
 impl Channel {
-    /// A handle that writes to the channel.
+    /// Returns a handle that writes to the channel.
     pub fn writer(&self) -> ChannelWriter {
         ChannelWriter { number: self.number, node: self.node.clone() }
     }
@@ -165,22 +168,26 @@ pub struct ChannelWriter {
 }
 
 impl ChannelWriter {
-    /// Writes a line; `text` holds no line end.
+    /// Writes a line. `text` must not contain a line terminator; the node appends it.
     pub fn write(&self, text: String) {
-        let _ = self.node.shared.out.send(ToNode::Line { channel: self.number, text });
+        let _ = self.node.connection.out.send(ToNode::Line { channel: self.number, text });
     }
 }
 
 impl Node {
-    /// Speaks to the node process at the other end of these streams.
-    pub fn over(
+    /// Creates a handle to the node process at the other end of these streams. Nothing is sent yet.
+    pub fn from_streams(
         name: &str,
         read: impl AsyncRead + Send + Unpin + 'static,
         mut write: impl AsyncWrite + Send + Unpin + 'static,
     ) -> Self {
         let (out, mut outgoing) = mpsc::unbounded_channel::<ToNode>();
-        let shared =
-            Arc::new(Shared { name: name.into(), next: AtomicU64::new(1), out, routes: Mutex::default() });
+        let connection = Arc::new(Connection {
+            name: name.into(),
+            next_id: AtomicU64::new(1),
+            out,
+            dispatcher: Mutex::default(),
+        });
         tokio::spawn(async move {
             while let Some(message) = outgoing.recv().await {
                 let mut line = serde_json::to_vec(&message).unwrap_or_default();
@@ -190,105 +197,107 @@ impl Node {
                 }
             }
         });
-        // Weak: when the last handle goes, the writer above ends, the node sees the end of its input and
-        // ends too, and then this reader does.
-        let reader = Arc::downgrade(&shared);
+        // Weak, so that dropping the last handle closes everything: the writer task above ends, the node sees
+        // the end of its input and exits, and then this reader ends.
+        let reader = Arc::downgrade(&connection);
         tokio::spawn(async move {
             let mut lines = BufReader::new(read).lines();
             while let Ok(Some(line)) = lines.next_line().await {
-                let Some(shared) = reader.upgrade() else { return };
+                let Some(connection) = reader.upgrade() else { return };
                 if let Ok(message) = serde_json::from_str(&line) {
-                    shared.routes.lock().unwrap().deliver(message);
+                    connection.dispatcher.lock().unwrap().deliver(message);
                 }
             }
-            if let Some(shared) = reader.upgrade() {
-                *shared.routes.lock().unwrap() = Routes { gone: true, ..Routes::default() };
+            if let Some(connection) = reader.upgrade() {
+                *connection.dispatcher.lock().unwrap() = Dispatcher { gone: true, ..Dispatcher::default() };
             }
         });
-        Self { shared }
+        Self { connection }
     }
 
-    /// Tells the node at this interval that somebody is there, for as long as a handle to it is.
+    /// Sends a keep-alive to the node at this interval for as long as a handle to the node exists.
     pub fn keep_alive(&self, interval: Duration) {
-        let shared = Arc::downgrade(&self.shared);
+        let connection = Arc::downgrade(&self.connection);
         tokio::spawn(async move {
             let mut ticker = time::interval(interval);
             loop {
                 ticker.tick().await;
-                let Some(shared) = shared.upgrade() else { return };
-                if shared.out.send(ToNode::Alive).is_err() {
+                let Some(connection) = connection.upgrade() else { return };
+                if connection.out.send(ToNode::Alive).is_err() {
                     return;
                 }
             }
         });
     }
 
-    /// The node's name.
+    /// Returns the node's name: `controller`, `compute1` or `compute2`.
     pub fn name(&self) -> &str {
-        &self.shared.name
+        &self.connection.name
     }
 
-    /// Whether the node process, or the way to it, is gone.
+    /// Returns whether the node process has exited or the connection to it is lost.
     pub fn is_gone(&self) -> bool {
-        self.shared.routes.lock().unwrap().gone
+        self.connection.dispatcher.lock().unwrap().gone
     }
 
     fn gone(&self) -> NodeError {
-        NodeError::Gone { node: self.shared.name.clone() }
+        NodeError::Gone { node: self.connection.name.clone() }
     }
 
     async fn call<R: DeserializeOwned>(&self, what: &str, call: Call) -> Result<R, NodeError> {
-        let id = self.shared.next.fetch_add(1, Ordering::Relaxed);
+        let id = self.connection.next_id.fetch_add(1, Ordering::Relaxed);
         let (sender, reply) = oneshot::channel();
         {
-            let mut routes = self.shared.routes.lock().unwrap();
-            if routes.gone {
+            let mut dispatcher = self.connection.dispatcher.lock().unwrap();
+            if dispatcher.gone {
                 return Err(self.gone());
             }
-            routes.replies.insert(id, sender);
+            dispatcher.replies.insert(id, sender);
         }
-        self.shared.out.send(ToNode::Call { id, call }).map_err(|_| self.gone())?;
-        let failed = |reason| NodeError::Failed { node: self.shared.name.clone(), what: what.into(), reason };
+        self.connection.out.send(ToNode::Call { id, call }).map_err(|_| self.gone())?;
+        let failed =
+            |reason| NodeError::Failed { node: self.connection.name.clone(), what: what.into(), reason };
         let value = reply.await.map_err(|_| self.gone())?.map_err(failed)?;
-        serde_json::from_value(value).map_err(|e| failed(format!("its answer makes no sense: {e}")))
+        serde_json::from_value(value).map_err(|e| failed(format!("its reply is invalid: {e}")))
     }
 
-    /// What the node says of itself.
+    /// Asks the node to describe itself and its host.
     pub async fn facts(&self) -> Result<Facts, NodeError> {
         self.call("describe itself", Call::Facts).await
     }
 
-    /// How long it takes to hear from the node, which does nothing for it.
+    /// Measures the time from sending [`Call::Ping`], which does nothing, until its reply arrives.
     pub async fn round_trip(&self) -> Result<Duration, NodeError> {
-        let asked = Instant::now();
+        let sent_at = Instant::now();
         self.call::<()>("answer", Call::Ping).await?;
-        Ok(asked.elapsed())
+        Ok(sent_at.elapsed())
     }
 
-    /// Has the node show that its lab is complete.
+    /// Marks the node as part of a complete lab: see [`Call::Announce`].
     pub async fn announce(&self) -> Result<(), NodeError> {
-        self.call("show that its lab is complete", Call::Announce).await
+        self.call("announce that its lab is complete", Call::Announce).await
     }
 
-    /// Starts a process. A caller that gives up in the middle leaves none behind: a process that nobody holds
-    /// is killed.
-    pub async fn spawn(&self, spawn: Spawn) -> Result<Process, NodeError> {
-        let (give, take) = oneshot::channel();
+    /// Starts a process. If this future is dropped before it returns, the process is killed as soon as it has
+    /// started.
+    pub async fn spawn(&self, spec: ProcessSpec) -> Result<Process, NodeError> {
+        let (sender, process) = oneshot::channel();
         let node = self.clone();
+        // In a task of its own: should the caller be gone, the `Process` is dropped there, which kills it.
         tokio::spawn(async move {
-            let _ = give.send(node.start(spawn).await);
+            let _ = sender.send(node.start(spec).await);
         });
-        take.await.unwrap_or_else(|_| Err(self.gone()))
+        process.await.unwrap_or_else(|_| Err(self.gone()))
     }
 
-    async fn start(&self, spawn: Spawn) -> Result<Process, NodeError> {
-        let what = format!("start {}", spawn.program);
-        let number = self.call(&what, Call::Spawn(spawn)).await?;
-        let events = self.shared.routes.lock().unwrap().processes.attach(number);
+    async fn start(&self, spec: ProcessSpec) -> Result<Process, NodeError> {
+        let what = format!("start {}", spec.program);
+        let number = self.call(&what, Call::Spawn(spec)).await?;
+        let events = self.connection.dispatcher.lock().unwrap().processes.subscribe(number);
         Ok(Process { node: self.clone(), number, events })
     }
 
-    /// Connects to a Unix socket of a process started there.
+    /// Connects to a Unix socket of a process on this node: see [`Call::Connect`].
     pub async fn connect(
         &self,
         process: &Process,
@@ -298,57 +307,59 @@ impl Node {
         let timeout_ms = timeout.as_millis() as u64;
         let call = Call::Connect { process: process.number, path: path.into(), timeout_ms };
         let number = self.call(&format!("connect to {path}"), call).await?;
-        let lines = self.shared.routes.lock().unwrap().channels.attach(number);
+        let lines = self.connection.dispatcher.lock().unwrap().channels.subscribe(number);
         Ok(Channel { number, node: self.clone(), lines })
     }
 
-    /// Makes a virtual Ethernet link whose other end lies in the network namespace of a process.
+    /// Creates a veth pair between the node and the network namespace of a process on the same host.
     pub async fn add_link(&self, name: &str, peer: &str, peer_pid: u32) -> Result<(), NodeError> {
         let call = Call::AddLink { name: name.into(), peer: peer.into(), peer_pid };
         self.call(&format!("add the link {name}"), call).await
     }
 
-    /// Takes over the wire of one of the host's interfaces.
+    /// Takes over the host interface `parent` as the node's interface `name`: see [`Call::Attach`].
     pub async fn attach(&self, parent: &str, name: &str) -> Result<(), NodeError> {
         let call = Call::Attach { parent: parent.into(), name: name.into() };
         self.call(&format!("use its interface {parent}"), call).await
     }
 
-    /// Makes an emulated link whose other end lies in the network namespace of a process.
+    /// Creates an emulated link between the node and the network namespace of a process on the same host.
     pub async fn add_emulated_link(&self, name: &str, peer: &str, peer_pid: u32) -> Result<(), NodeError> {
         let call = Call::AddEmulatedLink { name: name.into(), peer: peer.into(), peer_pid };
         self.call(&format!("add the emulated link {name}"), call).await
     }
 
-    /// Lets TCP's buffers grow to at least so many bytes; with 0, as far as the kernel had it at first.
+    /// Raises the limit of TCP's buffers to at least `bytes`; 0 restores the kernel's original limit.
     pub async fn allow_tcp_buffers(&self, bytes: u64) -> Result<(), NodeError> {
-        self.call("limit TCP's buffers", Call::AllowTcpBuffers { bytes }).await
+        self.call("set the limits of TCP's buffers", Call::AllowTcpBuffers { bytes }).await
     }
 
-    /// Makes a bridge of these interfaces.
+    /// Creates a bridge with these interfaces as ports and brings all of them up.
     pub async fn add_bridge(&self, name: &str, ports: &[&str]) -> Result<(), NodeError> {
         let ports = ports.iter().map(ToString::to_string).collect();
         self.call(&format!("add the bridge {name}"), Call::AddBridge { name: name.into(), ports }).await
     }
 
-    /// Brings an interface up, with an address if one is given.
+    /// Brings an interface up, after adding the address and prefix length if given.
     pub async fn set_up(&self, interface: &str, address: Option<(Ipv4Addr, u8)>) -> Result<(), NodeError> {
         let call = Call::SetUp { interface: interface.into(), address };
         self.call(&format!("bring {interface} up"), call).await
     }
 
-    /// Shapes what the node sends through an interface, or both directions of a link that it emulates.
+    /// Shapes what the node sends through an interface; if the node emulates the link, both directions.
     pub async fn shape(&self, interface: &str, profile: &Profile) -> Result<Applied, NodeError> {
         let call = Call::Shape { interface: interface.into(), profile: Box::new(profile.clone()) };
         self.call(&format!("shape {interface}"), call).await
     }
 
-    /// What has passed through an interface, or an emulated link.
+    /// Reads the traffic counted so far on an interface or an emulated link.
     pub async fn traffic(&self, interface: &str) -> Result<Traffic, NodeError> {
-        self.call(&format!("count {interface}"), Call::Traffic { interface: interface.into() }).await
+        let call = Call::Traffic { interface: interface.into() };
+        self.call(&format!("read the counters of {interface}"), call).await
     }
 
-    /// Starts the downtime probe; returns once the target answers.
+    /// Starts the downtime probe. Returns when the target's first reply has arrived; fails if none arrives
+    /// within `timeout`.
     pub async fn start_probe(
         &self,
         target: Ipv4Addr,
@@ -363,41 +374,41 @@ impl Node {
         self.call(&format!("probe {target}"), call).await
     }
 
-    /// Ends the downtime probe.
-    pub async fn stop_probe(&self) -> Result<probe::Report, NodeError> {
+    /// Stops the downtime probe and returns its report.
+    pub async fn stop_probe(&self) -> Result<ProbeReport, NodeError> {
         self.call("stop the probe", Call::StopProbe).await
     }
 }
 
 impl Process {
-    /// Kills the process; its [`Event::Exited`] follows.
+    /// Kills the process with SIGKILL; [`ProcessEvent::Exited`] follows.
     pub async fn kill(&self) -> Result<(), NodeError> {
         self.node.call("kill a process", Call::Kill { process: self.number }).await
     }
 }
 
 impl Drop for Process {
-    /// Has it killed, unless it has ended: without an answer, since nobody could wait for one.
+    /// Asks the node to kill the process, without waiting for the reply: `drop` cannot wait.
     fn drop(&mut self) {
-        let Shared { next, out, .. } = &*self.node.shared;
+        let Connection { next_id, out, .. } = &*self.node.connection;
         let call = Call::Kill { process: self.number };
-        let _ = out.send(ToNode::Call { id: next.fetch_add(1, Ordering::Relaxed), call });
+        let _ = out.send(ToNode::Call { id: next_id.fetch_add(1, Ordering::Relaxed), call });
     }
 }
 
-impl Routes {
+impl Dispatcher {
     fn deliver(&mut self, message: FromNode) {
         match message {
             FromNode::Reply { id, result } => {
-                if let Some(waiting) = self.replies.remove(&id) {
-                    let _ = waiting.send(result);
+                if let Some(caller) = self.replies.remove(&id) {
+                    let _ = caller.send(result);
                 }
             }
             FromNode::Line { channel, text } => self.channels.deliver(channel, text),
             FromNode::Closed { channel } => self.channels.end(channel),
-            FromNode::Output { process, text } => self.processes.deliver(process, Event::Output(text)),
+            FromNode::Output { process, text } => self.processes.deliver(process, ProcessEvent::Output(text)),
             FromNode::Exited { process, status } => {
-                self.processes.deliver(process, Event::Exited(status));
+                self.processes.deliver(process, ProcessEvent::Exited(status));
                 self.processes.end(process);
             }
         }
@@ -409,36 +420,37 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    /// Has a node start a process for a caller that gives up before or after the node's answer.
-    async fn given_up(answered: bool) {
+    /// Checks that a process is killed: if `replied`, when its handle is dropped, else when its starter was
+    /// cancelled before the node replied.
+    async fn assert_killed(replied: bool) {
         let (ours, theirs) = tokio::io::duplex(4096);
         let (read, write) = tokio::io::split(ours);
-        let node = Node::over("compute1", read, write);
-        let (heard, mut say) = tokio::io::split(theirs);
-        let mut heard = BufReader::new(heard).lines();
-        let given_up = tokio::spawn({
+        let node = Node::from_streams("compute1", read, write);
+        let (calls, mut answers) = tokio::io::split(theirs);
+        let mut received = BufReader::new(calls).lines();
+        let starter = tokio::spawn({
             let node = node.clone();
-            async move { node.spawn(Spawn::default()).await.map(drop) }
+            async move { node.spawn(ProcessSpec::default()).await.map(drop) }
         });
-        let call: ToNode = serde_json::from_str(&heard.next_line().await.unwrap().unwrap()).unwrap();
+        let call: ToNode = serde_json::from_str(&received.next_line().await.unwrap().unwrap()).unwrap();
         let ToNode::Call { id, call: Call::Spawn(_) } = call else { panic!("{call:?}") };
-        if !answered {
-            given_up.abort();
-            assert!(given_up.await.is_err());
+        if !replied {
+            starter.abort();
+            assert!(starter.await.is_err());
         }
         let reply = json!({ "reply": { "id": id, "result": { "Ok": 4711 } } });
-        say.write_all(format!("{reply}\n").as_bytes()).await.unwrap();
-        let call: ToNode = serde_json::from_str(&heard.next_line().await.unwrap().unwrap()).unwrap();
+        answers.write_all(format!("{reply}\n").as_bytes()).await.unwrap();
+        let call: ToNode = serde_json::from_str(&received.next_line().await.unwrap().unwrap()).unwrap();
         assert!(matches!(call, ToNode::Call { call: Call::Kill { process: 4711 }, .. }), "{call:?}");
     }
 
     #[tokio::test]
-    async fn a_process_whose_starter_gave_up_is_killed() {
-        given_up(false).await;
+    async fn a_process_whose_start_was_cancelled_is_killed() {
+        assert_killed(false).await;
     }
 
     #[tokio::test]
-    async fn a_process_that_nobody_holds_is_killed() {
-        given_up(true).await;
+    async fn a_process_whose_handle_is_dropped_is_killed() {
+        assert_killed(true).await;
     }
 }

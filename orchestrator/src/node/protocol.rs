@@ -1,9 +1,9 @@
-//! What the orchestrator and a node process say to each other: one JSON object a line, over the node's
-//! standard input and output, which a local child process and an SSH session both have.
+//! The protocol between the orchestrator and a node process: one JSON object per line over the node's
+//! standard input and output. A local child process and an SSH session both provide these streams.
 //!
-//! The orchestrator sends [`ToNode`]; the node sends [`FromNode`]. Calls carry a number and are answered in
-//! any order. Conversations with QEMU's monitor and with the guest are lines too, so the node passes them
-//! through as [`ToNode::Line`] and [`FromNode::Line`] of a channel, without looking inside.
+//! The orchestrator sends [`ToNode`]; the node sends [`FromNode`]. Calls are numbered, and replies may arrive
+//! in any order. QEMU's monitor and the guest's control port are line-based too; the node forwards their
+//! lines unparsed on a channel, as [`ToNode::Line`] and [`FromNode::Line`].
 
 use jiff::Timestamp;
 use netem::userspace::Lateness;
@@ -11,234 +11,236 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
-/// In an argument of [`Spawn::args`]: the number of the file descriptor through which [`Spawn::frames_of`]
-/// come and go.
+/// The placeholder in [`ProcessSpec::args`] for the number of the inherited file descriptor that carries the
+/// Ethernet frames of [`ProcessSpec::frames_of`].
 pub const FRAMES: &str = "{frames}";
 
-/// A message to a node.
+/// A message from the orchestrator to a node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ToNode {
-    /// Do this and send a [`FromNode::Reply`] with the same number.
+    /// Carry out a call and answer with a [`FromNode::Reply`] of the same number.
     Call {
-        /// Chosen by the orchestrator.
+        /// The call's number, chosen by the orchestrator.
         id: u64,
-        /// What to do.
+        /// The operation to carry out.
         call: Call,
     },
-    /// Write this line to a channel that [`Call::Connect`] opened.
+    /// Write a line to a channel.
     Line {
-        /// The channel's number.
+        /// The channel, as numbered by [`Call::Connect`].
         channel: u64,
-        /// The line, without its end.
+        /// The line without its line terminator.
         text: String,
     },
-    /// I am still here. A node on another host that hears nothing for a while takes it that nobody is.
+    /// A keep-alive. A node on another host that receives no message for 8 s assumes that the orchestrator is
+    /// gone, and ends.
     Alive,
 }
 
-/// A message from a node.
+/// A message from a node to the orchestrator.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FromNode {
     /// The answer to a call.
     Reply {
-        /// The call's number.
+        /// The number from [`ToNode::Call`].
         id: u64,
-        /// What was asked for, or why not, in words.
+        /// The call's return value, or the error message if the call failed.
         result: Result<Value, String>,
     },
-    /// A line came in on a channel.
+    /// A line arrived on a channel.
     Line {
-        /// The channel's number.
+        /// The channel, as numbered by [`Call::Connect`].
         channel: u64,
-        /// The line, without its end.
+        /// The line without its line terminator.
         text: String,
     },
-    /// A channel's other end closed it.
+    /// The peer closed a channel.
     Closed {
-        /// The channel's number.
+        /// The channel, as numbered by [`Call::Connect`].
         channel: u64,
     },
     /// A process wrote a line to its standard output or standard error.
     Output {
-        /// The process, as [`Call::Spawn`] numbered it.
+        /// The process, as numbered by [`Call::Spawn`].
         process: u64,
-        /// The line, without its end.
+        /// The line without its line terminator.
         text: String,
     },
-    /// A process ended; all of its output has been sent before.
+    /// A process exited; all of its output has already been sent.
     Exited {
-        /// The process, as [`Call::Spawn`] numbered it.
+        /// The process, as numbered by [`Call::Spawn`].
         process: u64,
-        /// How, in words: `exit status: 1`, `signal: 9 (SIGKILL)`.
+        /// The exit status as text: `exit status: 1`, `signal: 9 (SIGKILL)`.
         status: String,
     },
 }
 
-/// What a node can be asked to do.
+/// An operation that a node carries out for the orchestrator.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Call {
-    /// Describe yourself: [`Facts`].
+    /// Return the node's [`Facts`].
     Facts,
-    /// Answer, at once.
+    /// Reply immediately; measures the round trip.
     Ping,
-    /// Show to whoever looks for nodes that the lab is complete, and this node open to visitors.
+    /// Mark the node's process as part of a complete lab that other processes may inspect and enter.
     Announce,
-    /// Start a process; answered with its number.
-    Spawn(Spawn),
-    /// Kill a process at once (SIGKILL). Not an error if it has ended already.
+    /// Start a process; returns its number.
+    Spawn(ProcessSpec),
+    /// Kill a process with SIGKILL. Not an error if it has already exited.
     Kill {
-        /// The process's number.
+        /// The process, as numbered by [`Call::Spawn`].
         process: u64,
     },
-    /// Connect to a Unix socket of a process started here, waiting up to `timeout_ms` for it to be there, and
-    /// no longer than the process runs; answered with the channel's number.
+    /// Connect to a Unix socket of a process started by this node. Waits until the socket exists, but no
+    /// longer than `timeout_ms` or the life of the process. Returns the channel's number.
     Connect {
-        /// The process's number.
+        /// The process, as numbered by [`Call::Spawn`].
         process: u64,
         /// The socket's path in the node's private directory.
         path: String,
         /// How long to wait for the socket, in milliseconds.
         timeout_ms: u64,
     },
-    /// Make a pair of virtual Ethernet interfaces, this end up, the other in another node's namespace.
+    /// Create a veth pair: one end here, brought up, the other in another node's network namespace.
     AddLink {
         /// The name of this end.
         name: String,
         /// The name of the other end.
         peer: String,
-        /// The process in whose network namespace the other end shall be, by its number on this host.
+        /// The process whose network namespace gets the other end: its PID on this host.
         peer_pid: u32,
     },
-    /// Take over the wire of one of the host's interfaces, as an interface of the node's. One that carries
-    /// the SSH session is refused. For a node on another host only.
+    /// Take over a host interface: create an interface on top of it in the node's namespace. Refused for the
+    /// interface that carries the SSH session. Only for a node on another host.
     Attach {
-        /// The host's interface.
+        /// The name of the host's interface.
         parent: String,
-        /// The name of the node's.
+        /// The name of the new interface in the node.
         name: String,
     },
-    /// Make a bridge that joins the interfaces named, and bring all of them up.
+    /// Create a bridge, add interfaces to it as ports, and bring all of them up.
     AddBridge {
-        /// The bridge's name.
+        /// The name of the bridge.
         name: String,
-        /// Its ports.
+        /// The interfaces that become its ports.
         ports: Vec<String>,
     },
-    /// Give an interface an address and bring it up.
+    /// Bring an interface up, after adding an address if one is given.
     SetUp {
-        /// The interface.
+        /// The name of the interface.
         interface: String,
-        /// Its IPv4 address and prefix length, if it shall have one.
+        /// The IPv4 address and prefix length to add, if any.
         address: Option<(Ipv4Addr, u8)>,
     },
-    /// Make a pair of TUN devices with a link emulator between them, one here, the other in another node's
-    /// namespace. It lives as long as this node.
+    /// Create two TUN devices with a link emulator between them: one here, the other in another node's
+    /// network namespace. The link lives as long as this node.
     AddEmulatedLink {
         /// The name of this end.
         name: String,
         /// The name of the other end.
         peer: String,
-        /// The process in whose network namespace the other end shall be, by its number on this host.
+        /// The process whose network namespace gets the other end: its PID on this host.
         peer_pid: u32,
     },
-    /// Let TCP's buffers in this node's network namespace grow to at least so many bytes; with 0, as far as
-    /// the kernel had it at first.
+    /// Raise the limit of TCP's buffers in this node's network namespace to at least this size; 0 restores
+    /// the kernel's original limit.
     AllowTcpBuffers {
-        /// How many.
+        /// The minimum for the limit, in bytes.
         bytes: u64,
     },
-    /// Shape what this node sends through an interface; of a link that is emulated here, both directions.
-    /// Answered with a [`netem::Applied`]. What is under way on the link is not lost.
+    /// Shape what this node sends through an interface; if this node emulates the link, both directions.
+    /// Returns a [`netem::Applied`]. Packets in transit on the link are not lost.
     Shape {
-        /// The interface.
+        /// The name of the interface.
         interface: String,
-        /// What to enforce.
+        /// The link properties to enforce.
         profile: Box<netem::Profile>,
     },
-    /// What has passed through an interface so far: [`Traffic`].
+    /// Return the [`Traffic`] that an interface has counted so far.
     Traffic {
-        /// The interface.
+        /// The name of the interface.
         interface: String,
     },
-    /// Send an ICMP echo request at a fixed interval until [`Call::StopProbe`]; answered when the first
-    /// reply is in.
+    /// Start the downtime probe: send ICMP echo requests at a fixed interval until [`Call::StopProbe`].
+    /// Answered when the first echo reply has arrived.
     StartProbe {
-        /// Whom to ask.
+        /// The address to ping.
         target: Ipv4Addr,
-        /// The interval, in nanoseconds.
+        /// The interval between requests, in nanoseconds.
         interval_ns: u64,
         /// How long to wait for the first reply, in milliseconds.
         timeout_ms: u64,
     },
-    /// End the probe; answered with a [`super::server::probe::Report`].
+    /// Stop the probe; returns a [`super::server::probe::ProbeReport`].
     StopProbe,
 }
 
-/// A process to start, in the node's private directory, which vanishes with the node.
+/// A process to start. Its working directory is the node's private directory, which vanishes with the node.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Spawn {
-    /// The program.
+pub struct ProcessSpec {
+    /// The program, as a path or a name in `PATH`.
     pub program: String,
-    /// Its arguments; [`FRAMES`] is replaced.
+    /// The arguments; [`FRAMES`] in them is replaced.
     pub args: Vec<String>,
-    /// An interface whose Ethernet frames the process gets, and sends, as datagrams of an inherited socket.
+    /// The interface whose Ethernet frames the process receives and sends as datagrams on an inherited
+    /// socket, if any.
     pub frames_of: Option<String>,
 }
 
-/// What a node says of itself.
+/// A node's description of itself and its host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Facts {
-    /// Its version of this program.
+    /// The version of `testbed` that serves the node.
     pub version: String,
-    /// Its QEMU's version, if it has one.
+    /// The version of QEMU, if it is installed.
     pub qemu: Option<String>,
-    /// Kernel release.
+    /// The release of the running kernel.
     pub kernel: String,
-    /// Model of its CPU.
+    /// The model name of the CPU.
     pub cpu_model: String,
-    /// CPUs that are online.
+    /// The number of online CPUs.
     pub cpus: usize,
-    /// Memory in all, in bytes.
+    /// The host's total memory, in bytes.
     pub memory_bytes: u64,
-    /// Memory that could be had without swapping when it said this, in bytes.
+    /// The memory available without swapping at the time of the answer, in bytes.
     pub available_memory_bytes: u64,
-    /// Its wall clock when it said this. No duration is taken from it.
+    /// The node's wall clock at the time of the answer. No duration is computed from it.
     pub clock: Timestamp,
-    /// Whether its namespaces are root's or an ordinary user's.
+    /// Whether the namespaces were created by root or by an ordinary user.
     pub privilege: Privilege,
-    /// The kernel modules of [`netem::Feature`] that it has, loaded or built in, by name.
+    /// The names of the kernel modules of [`netem::Feature`] that the kernel has, loaded or built in.
     pub features: BTreeSet<String>,
-    /// Why it cannot emulate links ([`netem::userspace`]); absent where it can.
+    /// Why the node cannot emulate links ([`netem::userspace`]); absent if it can.
     pub no_emulator: Option<String>,
 }
 
-/// Where a node's right to make namespaces, links and queueing disciplines comes from.
+/// The source of a node's right to create namespaces, links and queueing disciplines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Privilege {
-    /// The user is root.
+    /// The node was started by root.
     Root,
-    /// An ordinary user, root only inside a user namespace of its own.
+    /// The node was started by an ordinary user, who is root only in the node's user namespace.
     UserNamespace,
 }
 
-/// What has passed through an interface.
+/// The traffic counted on an interface.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Traffic {
-    /// Bytes sent, Ethernet headers included.
+    /// Bytes sent, including Ethernet headers.
     ///
-    /// As the queueing discipline counted them where there is one (it counts the headers of every segment of
-    /// an offloaded packet, the interface only those of the first). On a link that is emulated here, as the
-    /// emulator delivered them: it carries IP and adds 14 bytes for the Ethernet header of each frame.
-    /// Neither counts what was lost or dropped, both count what was sent again. The emulator does not count
-    /// what is still under way.
+    /// Counted by the queueing discipline if there is one: it counts the headers of every segment of an
+    /// offloaded packet, whereas the interface counts only those of the first. If this node emulates the
+    /// link, the bytes that the emulator delivered: it carries IP packets and adds 14 bytes per frame for the
+    /// Ethernet header. Lost and dropped packets are not counted; retransmissions are. The emulator does not
+    /// count packets still in transit.
     pub sent_bytes: u64,
-    /// Bytes received, as the interface counted them, or as the emulator delivered them.
+    /// Bytes received, as counted by the interface or delivered by the emulator.
     pub received_bytes: u64,
-    /// By how much the emulator missed the times at which packets were due, in both directions, since this
-    /// was last asked; absent where the kernel shapes.
+    /// How late the emulator sent packets relative to their due times, in both directions, since the previous
+    /// [`Call::Traffic`]; absent if the kernel shapes the link.
     pub late: Option<Lateness>,
 }

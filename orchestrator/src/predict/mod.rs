@@ -1,5 +1,5 @@
-//! What a migration will do, before it is run: the pre-copy model ([`precopy`]), and what a run of a plan
-//! would do ([`preview`]).
+//! Predictions: the pre-copy model of one migration ([`precopy`]), and the preview of a whole run
+//! ([`preview`]).
 
 pub mod precopy;
 pub mod preview;

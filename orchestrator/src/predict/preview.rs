@@ -1,5 +1,5 @@
-//! What a run of a plan would do: every cell with the predicted outcome, and whether and why it would be
-//! skipped; as a table for people and as JSON for programs.
+//! The preview of a run: every cell with its predicted result, or with the reason why it would be skipped. It
+//! is shown as a table, and written as JSON for programs.
 
 use crate::{
     matrix::{Cell, Plan, RunOrder, Settings},
@@ -12,40 +12,41 @@ use serde::Serialize;
 use std::fmt;
 use units::Span;
 
-/// What a run of a plan would do. Displays as a table; serializes in full.
+/// The preview of a run. Its `Display` is a table; its serialization has every detail.
 #[derive(Debug, Clone, Serialize)]
 pub struct Preview {
-    /// The matrix's name.
+    /// The name of the matrix.
     pub name: String,
-    /// How often each cell is measured.
+    /// The number of attempts at each cell.
     pub repeat: u32,
-    /// The order in which cells are measured.
+    /// The order of the attempts.
     pub order: RunOrder,
-    /// How many migrations a run makes, the skipped ones left out.
+    /// The number of migrations in the run, without skipped cells.
     pub migrations: usize,
-    /// How long these take together, as predicted, without booting guests.
+    /// The predicted duration of all migrations together, without the time for booting guests.
     pub migrating: Span,
-    /// The cells, in the order of the file.
+    /// The cells, in the order of the matrix.
     pub cells: Vec<PreviewCell>,
 }
 
-/// What a run would do with one cell.
+/// The preview of one cell.
 #[derive(Debug, Clone, Serialize)]
 pub struct PreviewCell {
-    /// The cell's identity.
+    /// The cell's id, unique within the matrix.
     pub id: String,
-    /// What distinguishes it.
+    /// The axes with the cell's values, which distinguish it from the others.
     pub axes: IndexMap<String, String>,
-    /// All of its settings.
+    /// All settings of the cell.
     pub settings: Settings,
-    /// Why it would be skipped; absent when it would be measured.
+    /// The reason why the cell would be skipped; absent if it would be attempted.
     pub skipped: Option<String>,
-    /// What the model says; absent when it would be skipped.
+    /// The model's prediction; absent if the cell would be skipped.
     pub predicted: Option<Prediction>,
 }
 
 impl Preview {
-    /// Looks ahead. `would_skip` tells why a cell would be skipped on the machine in question, or nothing.
+    /// Predicts every cell of a plan. `would_skip` returns the reason why a cell would be skipped, or nothing
+    /// if it would be attempted.
     pub fn new(plan: &Plan, would_skip: impl Fn(&Cell) -> Option<String>) -> Self {
         let cells: Vec<_> = plan
             .cells
@@ -82,7 +83,7 @@ impl fmt::Display for Preview {
         let names: Vec<&str> = if axes.is_empty() { vec!["cell"] } else { axes.iter().copied().collect() };
         let figures_from = names.len() + 1;
         let any_skipped = self.cells.iter().any(|cell| cell.skipped.is_some());
-        let reason = any_skipped.then_some("because");
+        let reason = any_skipped.then_some("reason");
         table.set_header(names.into_iter().chain(COLUMNS).chain(reason));
         for cell in &self.cells {
             let mut row: Vec<String> = if axes.is_empty() {
@@ -120,14 +121,14 @@ impl fmt::Display for Preview {
             write!(f, ", shuffled by seed {seed}")?;
         }
         let minutes = self.migrating.as_secs_f64() / 60.0;
-        writeln!(f, ": {} migrations, {minutes:.1} min of migrating as predicted", self.migrations)
+        writeln!(f, ": {} migrations, predicted to take {minutes:.1} min in total", self.migrations)
     }
 }
 
-/// The columns after the axes: an outcome, then figures.
+/// The columns after the axes: the outcome, then the figures.
 const COLUMNS: [&str; 5] = ["predicted", "time", "downtime", "data", "passes"];
 
-/// A prediction's cells of the table, one for each of [`COLUMNS`].
+/// Returns a prediction as text, one entry for each of [`COLUMNS`].
 fn figures(predicted: &Prediction) -> [String; 5] {
     [
         predicted.outcome.to_string(),
@@ -144,28 +145,29 @@ mod tests {
     use crate::matrix::File;
 
     fn plan() -> Plan {
-        let text = "name: n\nguest: { ballast: 360MiB }\nlink: { rate: 928mbit }\nmigrate: { downtime_limit: 100ms }\n\
+        let text = "name: n\nguest: { ballast: 360MiB }\nlink: { rate: 928mbit }\n\
+                    migrate: { downtime_limit: 100ms }\n\
                     axes: { stress.rate: [0, 64MB/s, 128MB/s], guest.accel: [kvm, tcg] }\nrepeat: 2\n";
         File::parse(text, "n").and_then(|file| file.expand()).unwrap_or_else(|e| panic!("{e}"))
     }
 
     fn no_kvm(cell: &Cell) -> Option<String> {
-        (cell.settings.guest.accel == crate::matrix::Accel::Kvm).then(|| "no guest runs on KVM here".into())
+        (cell.settings.guest.accel == crate::matrix::Accel::Kvm).then(|| "KVM does not work".into())
     }
 
     #[test]
-    fn the_table_shows_predictions_and_reasons() {
+    fn the_table_shows_predictions_and_reasons_for_skipping() {
         let text = Preview::new(&plan(), no_kvm).to_string();
         let expected = [
-            " stress.rate  guest.accel  predicted        time  downtime     data  passes  because",
-            " 0            kvm          skipped             -         -        -       -  no guest runs on KVM here",
+            " stress.rate  guest.accel  predicted        time  downtime     data  passes  reason",
+            " 0            kvm          skipped             -         -        -       -  KVM does not work",
             " 0            tcg          converged       4.2 s     75 ms   468 MB       2",
-            " 64MB/s       kvm          skipped             -         -        -       -  no guest runs on KVM here",
+            " 64MB/s       kvm          skipped             -         -        -       -  KVM does not work",
             " 64MB/s       tcg          converged       6.1 s     97 ms   681 MB       8",
-            " 128MB/s      kvm          skipped             -         -        -       -  no guest runs on KVM here",
+            " 128MB/s      kvm          skipped             -         -        -       -  KVM does not work",
             " 128MB/s      tcg          not-converged  15.1 s         -  1674 MB      10",
             "",
-            "6 cells, 3 of them skipped, 2 times each: 6 migrations, 0.8 min of migrating as predicted",
+            "6 cells, 3 of them skipped, 2 times each: 6 migrations, predicted to take 0.8 min in total",
         ];
         let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
         assert_eq!(lines, expected, "{text}");
@@ -176,7 +178,7 @@ mod tests {
         let plan = File::parse("name: n\n", "n").and_then(|file| file.expand()).unwrap();
         let text = Preview::new(&plan, |_| None).to_string();
         assert!(text.lines().nth(1).unwrap().starts_with(" base  converged"), "{text}");
-        assert!(text.ends_with("1 cells: 1 migrations, 0.0 min of migrating as predicted\n"), "{text}");
+        assert!(text.ends_with("1 cells: 1 migrations, predicted to take 0.0 min in total\n"), "{text}");
     }
 
     #[test]
@@ -184,7 +186,7 @@ mod tests {
         let preview = Preview::new(&plan(), no_kvm);
         let json = serde_json::to_value(&preview).unwrap();
         assert_eq!(json["cells"].as_array().unwrap().len(), 6);
-        assert_eq!(json["cells"][0]["skipped"], "no guest runs on KVM here");
+        assert_eq!(json["cells"][0]["skipped"], "KVM does not work");
         assert_eq!(json["cells"][0]["predicted"], serde_json::Value::Null);
         assert_eq!(json["cells"][1]["predicted"]["outcome"], "converged");
         assert_eq!(json["cells"][5]["predicted"]["outcome"], "not-converged");

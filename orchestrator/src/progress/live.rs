@@ -1,4 +1,4 @@
-//! Progress on a terminal: a bar for the run, a line for the migration that goes on right now.
+//! Progress on a terminal: a bar for the run, and a line for the migration in progress.
 
 use super::{about, outcome_line};
 use crate::{
@@ -10,10 +10,10 @@ use crate::{
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::sync::Mutex;
 
-/// Redraws at most this often: enough to look alive, too little to cost anything.
+/// The maximum number of redraws per second: enough to look alive, too few to cost anything.
 const REDRAWS_PER_SECOND: u8 = 5;
 
-/// A bar and a line that are drawn over and over.
+/// A bar and a line at the bottom of the terminal, which are redrawn when something happens.
 pub struct Live {
     all: MultiProgress,
     run: ProgressBar,
@@ -23,12 +23,12 @@ pub struct Live {
 }
 
 impl Live {
-    /// Starts drawing on standard error; `colour` as the user wants it.
+    /// Starts drawing on standard error, in colour if `colour` is set.
     pub fn start(colour: bool) -> Self {
         let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(REDRAWS_PER_SECOND));
         let run = all.add(ProgressBar::new(0));
         let attempt = all.add(ProgressBar::new_spinner());
-        // The templates are constants, so they are known to be right.
+        // The templates are constants and valid, so this cannot fail.
         let bar = if colour { "{bar:30.cyan} {pos}/{len}  {msg}" } else { "{bar:30} {pos}/{len}  {msg}" };
         if let (Ok(bar), Ok(line)) =
             (ProgressStyle::with_template(bar), ProgressStyle::with_template("{wide_msg}"))
@@ -40,11 +40,11 @@ impl Live {
     }
 
     fn print(&self, line: impl AsRef<str>) {
-        // A terminal that is gone is no reason to end the run.
+        // The run continues even if the terminal is gone.
         let _ = self.all.println(line);
     }
 
-    /// Shows what the current attempt does.
+    /// Shows the state of the current attempt on its line.
     fn show(&self, text: &str) {
         self.attempt.set_message(format!("{}: {text}", self.name.lock().unwrap()));
     }
@@ -65,9 +65,9 @@ impl Live {
 }
 
 impl Sink for Live {
-    fn take(&self, event: &Event<'_>) {
+    fn handle(&self, event: &Event<'_>) {
         match event {
-            Event::Remark(text) => self.print(text),
+            Event::Message(text) => self.print(text),
             Event::AttemptStarted { number, total, name, left } => {
                 self.run.set_length(*total as u64);
                 self.run.set_position(*number as u64 - 1);

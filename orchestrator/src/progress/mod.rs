@@ -1,4 +1,4 @@
-//! What a person sees of a run while it goes on: [`live`] on a terminal, [`plain`] lines elsewhere.
+//! Progress messages of a run, for people: [`live`] on a terminal, [`plain`] lines elsewhere.
 
 use crate::results::record::Record;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 pub mod live;
 pub mod plain;
 
-/// One line about an attempt that has ended.
+/// Returns a line about an attempt that has ended, with its outcome and main figures.
 fn outcome_line(record: &Record) -> String {
     let measured = &record.measured;
     let parts = [
@@ -19,7 +19,7 @@ fn outcome_line(record: &Record) -> String {
     parts.into_iter().flatten().collect()
 }
 
-/// A duration for people: `45 s`, `3 min 20 s`.
+/// Returns a duration rounded to seconds, such as `45 s` or `3 min 20 s`.
 fn about(duration: Duration) -> String {
     let seconds = duration.as_secs_f64().round() as u64;
     if seconds < 60 { format!("{seconds} s") } else { format!("{} min {:02} s", seconds / 60, seconds % 60) }
@@ -31,7 +31,7 @@ mod tests {
     use crate::{matrix::File, outcome::Outcome, results::builder::RecordBuilder};
 
     #[test]
-    fn a_line_tells_what_is_known_of_an_attempt() {
+    fn a_line_has_the_outcome_and_the_figures_that_were_measured() {
         let plan =
             File::parse("name: n\n", "n").and_then(|file| file.expand()).unwrap_or_else(|e| panic!("{e}"));
         let mut record = RecordBuilder::start().freeze(&plan.cells[0], 2, Outcome::Converged, None);
@@ -49,12 +49,12 @@ mod tests {
     }
 
     #[test]
-    fn estimates_are_rounded_to_what_they_are_worth() {
-        let said = |ms| about(Duration::from_millis(ms));
-        assert_eq!(said(400), "0 s");
-        assert_eq!(said(59_400), "59 s");
-        assert_eq!(said(59_600), "1 min 00 s");
-        assert_eq!(said(200_000), "3 min 20 s");
-        assert_eq!(said(7_265_000), "121 min 05 s");
+    fn estimates_are_rounded_to_seconds() {
+        let text = |ms| about(Duration::from_millis(ms));
+        assert_eq!(text(400), "0 s");
+        assert_eq!(text(59_400), "59 s");
+        assert_eq!(text(59_600), "1 min 00 s");
+        assert_eq!(text(200_000), "3 min 20 s");
+        assert_eq!(text(7_265_000), "121 min 05 s");
     }
 }

@@ -1,15 +1,15 @@
-//! Progress as plain lines, for logs and pipes: one when an attempt starts, one when it has ended.
+//! Progress as plain lines, for logs and pipes: one when an attempt starts, and one when it ends.
 
 use super::{about, outcome_line};
 use crate::event::{Event, Sink};
 
-/// Writes a line to standard error for each attempt.
+/// A sink that writes lines to standard error.
 pub struct Plain;
 
 impl Sink for Plain {
-    fn take(&self, event: &Event<'_>) {
+    fn handle(&self, event: &Event<'_>) {
         match event {
-            Event::Remark(text) => eprintln!("{text}"),
+            Event::Message(text) => eprintln!("{text}"),
             Event::AttemptStarted { number, total, name, left } => {
                 eprintln!("[{number}/{total}] {name} … (about {} left)", about(*left));
             }

@@ -1,14 +1,14 @@
-//! What is said below the table of a stored run: the folders it was put together from, and what speaks
-//! against taking them for one whole.
+//! The notes below the table of a stored run: the folders that it was merged from, what is missing, and what
+//! differs between its parts.
 
-use crate::results::parts::{Composition, Repeated};
+use crate::results::parts::{Composition, DuplicateAttempt};
 use std::{collections::HashMap, path::Path};
 
-/// How many attempts a line names before it only counts them.
+/// The number of attempts that a line names if it cannot name all.
 const NAMED: usize = 3;
 
-/// Returns one line for each thing to say; none for a whole run that is complete. What belongs to the line
-/// before is indented.
+/// Returns the notes, one line each. A complete run in one folder has none. A line that belongs to the line
+/// before it is indented.
 pub(super) fn sentences(composition: &Composition) -> Vec<String> {
     let mut lines = Vec::new();
     let named = composition.parts.iter().filter_map(|part| {
@@ -28,19 +28,20 @@ pub(super) fn sentences(composition: &Composition) -> Vec<String> {
         lines.push(format!("missing: {}: {}", counted(missing.len(), "attempt"), some(missing)));
     }
     if !composition.strange.is_empty() {
-        lines.push(format!("not in this matrix, and not judged: {}", some(&composition.strange)));
+        let strange = some(&composition.strange);
+        lines.push(format!("not in this matrix, so not checked against expectations: {strange}"));
     }
-    lines.extend(repeated(&composition.repeated));
+    lines.extend(duplicates(&composition.repeated));
     for difference in &composition.differences {
         let values = difference.values.iter().map(|(value, folders)| {
             let folders = folders.iter().map(|folder| folder.display().to_string());
             format!("{value} in {}", folders.collect::<Vec<_>>().join(", "))
         });
         let values = values.collect::<Vec<_>>().join("; ");
-        lines.push(format!("not the same in all parts: {}: {values}", difference.what));
+        lines.push(format!("differs between parts: {}: {values}", difference.what));
     }
     for why in &composition.unknown_environments {
-        lines.push(format!("not compared with the other parts: {why}"));
+        lines.push(format!("environment not compared: {why}"));
     }
     if let Some(why) = &composition.separate {
         lines.push(format!("not merged: {why}"));
@@ -48,34 +49,37 @@ pub(super) fn sentences(composition: &Composition) -> Vec<String> {
     lines
 }
 
-/// Attempts that two folders have, together for each pair of folders; and each that ended otherwise.
-fn repeated(all: &[Repeated]) -> Vec<String> {
+/// Returns a line for each pair of folders that have results of the same attempts, and an indented line for
+/// each attempt with different outcomes.
+fn duplicates(all: &[DuplicateAttempt]) -> Vec<String> {
     let mut pairs: Vec<(&Path, &Path)> = Vec::new();
-    let mut members: HashMap<(&Path, &Path), Vec<&Repeated>> = HashMap::new();
-    for one in all {
-        let pair = (one.counts.as_path(), one.left_out.as_path());
+    let mut members: HashMap<(&Path, &Path), Vec<&DuplicateAttempt>> = HashMap::new();
+    for duplicate in all {
+        let pair = (duplicate.counts.as_path(), duplicate.left_out.as_path());
         let of_pair = members.entry(pair).or_default();
         if of_pair.is_empty() {
             pairs.push(pair);
         }
-        of_pair.push(one);
+        of_pair.push(duplicate);
     }
     let mut lines = Vec::new();
     for pair in pairs {
         let (counts, left_out) = (pair.0.display(), pair.1.display());
-        let attempts: Vec<String> = members[&pair].iter().map(|one| one.attempt.clone()).collect();
+        let attempts: Vec<String> = members[&pair].iter().map(|d| d.attempt.clone()).collect();
         let attempts = some(&attempts);
         lines.push(format!(
-            "made twice: {attempts}: {counts} counts, which began first; {left_out} is left out"
+            "attempted twice: {attempts}: the result in {counts} counts, as it started first; the one in \
+             {left_out} is left out"
         ));
-        for one in members[&pair].iter().filter(|one| one.outcome != one.left_out_outcome) {
-            let (attempt, outcome, other) = (&one.attempt, one.outcome, one.left_out_outcome);
+        for duplicate in members[&pair].iter().filter(|d| d.outcome != d.left_out_outcome) {
+            let DuplicateAttempt { attempt, outcome, left_out_outcome: other, .. } = duplicate;
             lines.push(format!("    {attempt} is {outcome} in {counts} and {other} in {left_out}"));
         }
     }
     lines
 }
 
+/// Returns the names of the attempts, or of the first [`NAMED`] of them and the number of others.
 fn some(attempts: &[String]) -> String {
     if attempts.len() <= NAMED + 1 {
         return attempts.join(", ");
@@ -83,6 +87,7 @@ fn some(attempts: &[String]) -> String {
     format!("{} and {} more", attempts[..NAMED].join(", "), attempts.len() - NAMED)
 }
 
+/// Returns the number with the noun, in the plural unless the number is 1.
 fn counted(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }

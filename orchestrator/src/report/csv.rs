@@ -1,6 +1,6 @@
-//! A row per attempt, for a spreadsheet.
+//! The report as CSV, with one row per attempt, for spreadsheets.
 
-use super::{Ended, Format, Rendered, composition, origin, summary};
+use super::{FinishedRun, Format, RenderedReport, composition, origin, summary};
 use crate::results::{
     figures::{self, FIGURES},
     parts::Run,
@@ -8,35 +8,34 @@ use crate::results::{
 };
 use std::{io, path::Path};
 
-/// One header, and all records.
+/// The format `csv`: one header, then the records of all runs.
 pub(super) struct Csv;
 
 impl Format for Csv {
-    fn ended(&self, run: &Ended<'_>) -> io::Result<Rendered> {
+    fn finished(&self, run: &FinishedRun<'_>) -> io::Result<RenderedReport> {
         let notes = vec![format!("results: {}", run.folder.display())];
-        Ok(Rendered { text: summary(run.records)?, notes })
+        Ok(RenderedReport { text: summary(run.records)?, notes })
     }
 
-    fn stored(&self, runs: &[Run]) -> io::Result<Rendered> {
+    fn stored(&self, runs: &[Run]) -> io::Result<RenderedReport> {
         let several = runs.iter().map(|run| run.composition.parts.len()).sum::<usize>() > 1;
         let records = runs.iter().flat_map(|run| {
-            let placed = run.records.iter().enumerate();
-            placed.map(move |(place, record)| (several.then(|| origin(run, place)), record))
+            let indexed = run.records.iter().enumerate();
+            indexed.map(move |(index, record)| (several.then(|| origin(run, index)), record))
         });
         let text = rows(records)?;
         let notes = runs.iter().flat_map(|run| composition::sentences(&run.composition)).collect();
-        Ok(Rendered { text, notes })
+        Ok(RenderedReport { text, notes })
     }
 }
 
-/// The columns of figures, with their names and values.
-fn columns() -> impl Iterator<Item = (&'static figures::Figure, figures::Csv)> + Clone {
+/// Returns the figures that have a column in CSV, with the column.
+fn columns() -> impl Iterator<Item = (&'static figures::Figure, figures::CsvColumn)> + Clone {
     FIGURES.iter().filter_map(|figure| Some((figure, figure.csv?)))
 }
 
-/// Returns the records as CSV, with a header. An axis that a record does not have is left empty, and so is a
-/// figure that was not measured. Where records of several folders come together, each with its own, that is
-/// the first column.
+/// Returns the records as CSV, with a header. A field is empty if the record does not have the axis, or if
+/// the figure was not measured. If the records come with their folders, these are the first column.
 pub(super) fn rows<'a>(
     records: impl Iterator<Item = (Option<&'a Path>, &'a Record)> + Clone,
 ) -> io::Result<String> {
@@ -49,14 +48,14 @@ pub(super) fn rows<'a>(
     writer.write_record(header.chain(["attempt", "outcome"]).chain(names).chain(["started_at", "reason"]))?;
     for (folder, record) in records {
         let folder = folder.map(|folder| folder.display().to_string());
-        let place = folder.into_iter().chain([record.cell.clone()]);
+        let names = folder.into_iter().chain([record.cell.clone()]);
         let values = axes.iter().map(|axis| record.axes.get(*axis).cloned().unwrap_or_default());
         let ended = [record.attempt.to_string(), record.outcome.to_string()];
         let measured = columns().map(|(figure, column)| {
             (figure.value)(&record.measured).map(|value| column.show(value)).unwrap_or_default()
         });
         let rest = [record.started_at.to_string(), record.reason.clone().unwrap_or_default()];
-        writer.write_record(place.chain(values).chain(ended).chain(measured).chain(rest))?;
+        writer.write_record(names.chain(values).chain(ended).chain(measured).chain(rest))?;
     }
     let bytes = writer.into_inner().map_err(csv::IntoInnerError::into_error)?;
     String::from_utf8(bytes).map_err(io::Error::other)
@@ -67,7 +66,7 @@ mod tests {
     use super::*;
     use crate::{matrix::File, outcome::Outcome, results::builder::RecordBuilder};
 
-    /// The rows after the header, as maps from column to value.
+    /// Returns the rows after the header, as maps from column to value.
     fn rows(matrix: &str, change: impl Fn(&mut Record)) -> Vec<indexmap::IndexMap<String, String>> {
         let plan = File::parse(matrix, "n").and_then(|file| file.expand()).unwrap_or_else(|e| panic!("{e}"));
         let mut records: Vec<Record> =
@@ -79,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn an_axis_is_a_column_and_empty_where_a_cell_has_none() {
+    fn an_axis_is_a_column_which_is_empty_for_cells_without_it() {
         let matrix = "name: n\naxes: { stress.rate: [1MB/s] }\ninclude: [{ guest.vcpus: 2 }]\n";
         let rows = rows(matrix, |_| ());
         let columns: Vec<&String> = rows[0].keys().take(4).collect();
@@ -90,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_measured_is_empty_rather_than_zero() {
+    fn a_figure_that_was_not_measured_is_empty_rather_than_zero() {
         let rows = rows("name: n\n", |_| ());
         let filled: Vec<&str> =
             rows[0].iter().filter(|(_, value)| !value.is_empty()).map(|(name, _)| name.as_str()).collect();

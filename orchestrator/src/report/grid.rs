@@ -1,34 +1,35 @@
-//! The cells of the table: a row per cell of the matrix, what was measured, and beside it what was published.
+//! The content of tables: a row per cell of the matrix, with measured figures and the published ones beside
+//! them.
 //!
-//! Where a cell was measured more than once, each figure is the median, with the smallest and the largest
-//! behind it; failed, skipped and interrupted attempts have none.
+//! If a cell was measured more than once, each figure is shown as the median, followed by the minimum and the
+//! maximum. Failed, skipped and interrupted attempts have no figures.
 
 use crate::{
     matrix::{Plan, Subject},
     outcome::Outcome,
     results::{
-        figures::{Column, FIGURES, Figure},
+        figures::{FIGURES, Figure, TableColumn},
         record::Record,
     },
 };
 
-/// A table without its drawing.
+/// The text of a table, without its layout.
 pub(super) struct Grid {
-    /// The titles of the columns; those of figures with their unit in a second line.
+    /// The titles of the columns. Those of figures have the unit on a second line.
     pub(super) header: Vec<String>,
-    /// The rows, each as long as the header.
+    /// The rows, one per cell of the matrix, each with as many columns as the header.
     pub(super) rows: Vec<Vec<String>>,
-    /// How many columns, from the left, have words; the others have numbers.
+    /// The number of columns, from the left, that contain words. The others contain numbers.
     pub(super) words: usize,
 }
 
 impl Grid {
     pub(super) fn new(plan: &Plan, records: &[Record]) -> Self {
         let axes = plan.axis_paths();
-        let figures: Vec<(&Figure, Column)> =
+        let figures: Vec<(&Figure, TableColumn)> =
             FIGURES.iter().filter_map(|figure| Some((figure, figure.table?))).collect();
         let rows_of_reference = || plan.reference.iter().flat_map(|reference| &reference.rows);
-        let published: Vec<(Subject, Column)> = figures
+        let published: Vec<(Subject, TableColumn)> = figures
             .iter()
             .filter_map(|(figure, column)| Some((figure.published_as?, *column)))
             .filter(|(subject, _)| rows_of_reference().any(|row| row.figure(*subject).is_some()))
@@ -54,7 +55,7 @@ impl Grid {
     }
 }
 
-/// The outcomes of a cell's attempts: `converged`, or `converged 2, failed 1`.
+/// Returns the outcomes of a cell's attempts, such as `converged` or `converged 2, failed 1`.
 fn outcomes(attempts: &[&Record]) -> String {
     let counts = Outcome::ALL.iter().filter_map(|outcome| {
         let count = attempts.iter().filter(|r| r.outcome == *outcome).count();
@@ -67,8 +68,8 @@ fn outcomes(attempts: &[&Record]) -> String {
     }
 }
 
-/// The median of a figure over the attempts that have it, with its range where there are several.
-fn spread(attempts: &[&Record], figure: &Figure, column: &Column) -> String {
+/// Returns the median of a figure over the attempts that measured it, with the range if there are several.
+fn spread(attempts: &[&Record], figure: &Figure, column: &TableColumn) -> String {
     let mut values: Vec<f64> = attempts.iter().filter_map(|r| (figure.value)(&r.measured)).collect();
     values.sort_unstable_by(f64::total_cmp);
     let show = |value: f64| column.show(value);

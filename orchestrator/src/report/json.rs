@@ -1,31 +1,31 @@
-//! The records and the judgement, for programs.
+//! The report as JSON, with the records and the verdict, for programs.
 
-use super::{Ended, Format, Rendered, origin};
+use super::{FinishedRun, Format, RenderedReport, origin};
 use crate::results::{
     parts::{Composition, Run},
     record::Record,
-    verdict::{self, Judgement},
+    verdict::{self, RunVerdict},
 };
 use serde::Serialize;
 use std::{io, path::Path};
 
-/// An object for a run that has just ended, drawn for people; a line for each stored run.
+/// The format `json`: an indented object for a run that has just finished, or one line for each stored run.
 pub(super) struct Json;
 
 impl Format for Json {
-    fn ended(&self, run: &Ended<'_>) -> io::Result<Rendered> {
-        let records = run.records.iter().map(|record| Stored { results: None, record });
-        let report = Report {
+    fn finished(&self, run: &FinishedRun<'_>) -> io::Result<RenderedReport> {
+        let records = run.records.iter().map(|record| StoredRecord { results: None, record });
+        let report = JsonReport {
             results: Some(run.folder),
             complete: run.complete,
             records: records.collect(),
-            judgement: run.judgement,
+            verdict: run.verdict,
             composition: None,
         };
         Ok((serde_json::to_string_pretty(&report)? + "\n").into())
     }
 
-    fn stored(&self, runs: &[Run]) -> io::Result<Rendered> {
+    fn stored(&self, runs: &[Run]) -> io::Result<RenderedReport> {
         let mut text = String::new();
         for run in runs {
             text += &line(run)?;
@@ -35,24 +35,24 @@ impl Format for Json {
     }
 }
 
-/// A run as JSON.
+/// A run as a JSON object.
 #[derive(Serialize)]
-struct Report<'a> {
-    /// Absent where it is of several folders; each record then names its own.
+struct JsonReport<'a> {
+    /// The results folder. Absent if the run has several; each record then names its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     results: Option<&'a Path>,
     complete: bool,
-    records: Vec<Stored<'a>>,
+    records: Vec<StoredRecord<'a>>,
     #[serde(flatten)]
-    judgement: &'a Judgement,
-    /// What a stored run was put together from.
+    verdict: &'a RunVerdict,
+    /// The folders that a stored run was merged from. Absent for a run that has just finished.
     #[serde(flatten)]
     composition: Option<&'a Composition>,
 }
 
-/// A record, and its folder where there are several.
+/// A record, with its folder if the run has several.
 #[derive(Serialize)]
-struct Stored<'a> {
+struct StoredRecord<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     results: Option<&'a Path>,
     #[serde(flatten)]
@@ -62,12 +62,12 @@ struct Stored<'a> {
 fn line(run: &Run) -> serde_json::Result<String> {
     let Run { plan, records, composition, .. } = run;
     let several = composition.parts.len() > 1;
-    let stored = |(place, record)| Stored { results: several.then(|| origin(run, place)), record };
-    serde_json::to_string(&Report {
+    let stored = |(index, record)| StoredRecord { results: several.then(|| origin(run, index)), record };
+    serde_json::to_string(&JsonReport {
         results: (!several).then(|| composition.parts[0].results.as_path()),
         complete: composition.is_complete(),
         records: records.iter().enumerate().map(stored).collect(),
-        judgement: &verdict::judge(plan, records),
+        verdict: &verdict::evaluate(plan, records),
         composition: Some(composition),
     })
 }

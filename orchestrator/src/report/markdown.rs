@@ -1,36 +1,35 @@
-//! The table and what stands below it, for a pull request or an issue.
+//! The table and the text below it in Markdown, for a pull request or an issue.
 //!
-//! Written for GitHub's flavour of Markdown. Text of the matrix cannot become markup, a link or a new column:
-//! cells and sentences are escaped, and what is program text (expectations, attempts, folders) is in code
-//! spans.
+//! The output is in GitHub's flavour of Markdown. Text from the matrix cannot become markup, a link or a new
+//! column: cells and sentences are escaped, and expectations, attempts and folders are in code spans.
 
-use super::{Ended, Format, Rendered, composition, grid::Grid};
+use super::{FinishedRun, Format, RenderedReport, composition, grid::Grid};
 use crate::{
     matrix::Plan,
     results::{
         parts::Run,
         record::Record,
-        verdict::{self, Judgement},
+        verdict::{self, RunVerdict},
     },
 };
 use std::{fmt::Write as _, io, iter};
 
-/// A table in Markdown.
+/// The format `markdown`.
 pub(super) struct Markdown;
 
 impl Format for Markdown {
-    fn ended(&self, run: &Ended<'_>) -> io::Result<Rendered> {
-        let table = render(run.plan, run.records, run.judgement);
+    fn finished(&self, run: &FinishedRun<'_>) -> io::Result<RenderedReport> {
+        let table = render(run.plan, run.records, run.verdict);
         Ok(format!("{table}\nResults: {}\n", code(&run.folder.display().to_string())).into())
     }
 
-    fn stored(&self, runs: &[Run]) -> io::Result<Rendered> {
+    fn stored(&self, runs: &[Run]) -> io::Result<RenderedReport> {
         let mut text = String::new();
         for (i, run) in runs.iter().enumerate() {
             if runs.len() > 1 {
                 let _ = write!(text, "{}### {}\n\n", if i > 0 { "\n" } else { "" }, code(&run.title()));
             }
-            text += &render(&run.plan, &run.records, &verdict::judge(&run.plan, &run.records));
+            text += &render(&run.plan, &run.records, &verdict::evaluate(&run.plan, &run.records));
             let notes = composition::sentences(&run.composition);
             if !notes.is_empty() {
                 text.push('\n');
@@ -43,24 +42,24 @@ impl Format for Markdown {
     }
 }
 
-fn render(plan: &Plan, records: &[Record], judgement: &Judgement) -> String {
+fn render(plan: &Plan, records: &[Record], verdict: &RunVerdict) -> String {
     let mut text = draw(&Grid::new(plan, records));
     if let Some(reference) = &plan.reference {
         let _ = write!(text, "\nPublished: {}\n", escaped(&reference.source));
     }
-    for sentence in &judgement.threshold {
+    for sentence in &verdict.threshold {
         let _ = write!(text, "\n{}\n", escaped(sentence));
     }
-    if !judgement.expectations.is_empty() {
+    if !verdict.expectations.is_empty() {
         text.push('\n');
     }
-    for judged in &judgement.expectations {
-        let verdict = match judged.violations.len() {
-            0 => judged.verdict().to_string(),
-            _ => format!("**{}**", judged.verdict()),
+    for expectation in &verdict.expectations {
+        let word = match expectation.violations.len() {
+            0 => expectation.word().to_string(),
+            _ => format!("**{}**", expectation.word()),
         };
-        text += &item(false, &format!("expected {}: {verdict}", code(&judged.expectation)));
-        for violation in &judged.violations {
+        text += &item(false, &format!("expected {}: {word}", code(&expectation.expectation)));
+        for violation in &expectation.violations {
             text += &item(true, &code(violation));
         }
     }
@@ -78,12 +77,12 @@ fn draw(grid: &Grid) -> String {
     iter::once(line(&grid.header)).chain([rule]).chain(grid.rows.iter().map(|row| line(row))).collect()
 }
 
-/// An item of a list.
+/// Returns an item of a bulleted list, with its line end.
 fn item(nested: bool, text: &str) -> String {
     format!("{}- {text}\n", if nested { "  " } else { "" })
 }
 
-/// Text on one line in which nothing is markup.
+/// Returns the text on one line, with every character escaped that could be markup.
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
@@ -99,7 +98,7 @@ fn escaped(text: &str) -> String {
     escaped
 }
 
-/// A code span on one line, whose delimiters are longer than any run of backticks in it.
+/// Returns a code span on one line. Its delimiters are longer than any run of backticks in the text.
 fn code(text: &str) -> String {
     let text = text.replace(['\n', '\r'], " ");
     let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
@@ -128,7 +127,7 @@ mod tests {
         let plan = File::parse(matrix, "n").and_then(|file| file.expand()).unwrap_or_else(|e| panic!("{e}"));
         let record = RecordBuilder::start().freeze(&plan.cells[0], 1, Outcome::Failed, None);
         let records = [record];
-        let text = render(&plan, &records, &verdict::judge(&plan, &records));
+        let text = render(&plan, &records, &verdict::evaluate(&plan, &records));
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[1], "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |");
         assert_eq!(lines[2], r"| max\|-x | failed | - | - | - | - | - | - |");

@@ -1,12 +1,12 @@
-//! What is shown of runs when they have ended, and afterwards: one [`Format`] a file.
+//! Reports on runs that have just finished and on stored runs, with one file per [`Format`].
 //!
-//! `grid` makes the cells of a table, which `table` draws for a terminal and `markdown` for a pull
-//! request. `composition` puts into sentences what a stored run was put together from. To add a format, add
-//! its file, its variant of [`FormatName`] and its line in [`FormatName::format`].
+//! `grid` computes the content of a table, which `table` draws for a terminal and `markdown` for a pull
+//! request. `composition` describes the folders that a stored run was merged from. To add a format, add its
+//! file, its variant of [`FormatName`], and its arms in the functions of [`FormatName`].
 
 use crate::{
     matrix::Plan,
-    results::{parts::Run, record::Record, verdict::Judgement},
+    results::{parts::Run, record::Record, verdict::RunVerdict},
 };
 use std::{io, path::Path};
 
@@ -17,63 +17,63 @@ mod json;
 mod markdown;
 mod table;
 
-/// A run that has just ended.
+/// A run that has just finished or was interrupted.
 #[derive(Debug, Clone, Copy)]
-pub struct Ended<'a> {
-    /// Its results folder.
+pub struct FinishedRun<'a> {
+    /// The run's results folder.
     pub folder: &'a Path,
-    /// What was to be run.
+    /// The plan that the run followed.
     pub plan: &'a Plan,
-    /// Every record there is.
+    /// Every record of the run, including those from before it was continued.
     pub records: &'a [Record],
-    /// Whether every attempt of the plan was made.
+    /// Whether every attempt of the plan has a result.
     pub complete: bool,
-    /// How the records compare with what the matrix expects.
-    pub judgement: &'a Judgement,
+    /// The verdict on the records.
+    pub verdict: &'a RunVerdict,
 }
 
 /// A report, ready to be printed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Rendered {
-    /// The report.
+pub struct RenderedReport {
+    /// The report, for standard output.
     pub text: String,
-    /// What else there is to say that the format has no place for, a line each.
+    /// Notes that have no place in the format, one line each, for standard error.
     pub notes: Vec<String>,
 }
 
-impl From<String> for Rendered {
+impl From<String> for RenderedReport {
     fn from(text: String) -> Self {
         Self { text, notes: Vec::new() }
     }
 }
 
-/// A format of reports.
+/// A format in which reports are rendered.
 pub trait Format {
-    /// Renders a run that has just ended.
-    fn ended(&self, run: &Ended<'_>) -> io::Result<Rendered>;
+    /// Renders a run that has just finished or was interrupted.
+    fn finished(&self, run: &FinishedRun<'_>) -> io::Result<RenderedReport>;
 
-    /// Renders stored runs, in order.
-    fn stored(&self, runs: &[Run]) -> io::Result<Rendered>;
+    /// Renders runs that were read from results folders, in order.
+    fn stored(&self, runs: &[Run]) -> io::Result<RenderedReport>;
 }
 
-/// The formats, by name.
+/// The name of a format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FormatName {
-    /// The table, as on a terminal.
+    /// A table for terminals.
     Table,
-    /// A row per attempt, as CSV.
+    /// CSV with one row per attempt.
     Csv,
-    /// The records and the judgement, as JSON.
+    /// JSON with the records and the verdict.
     Json,
-    /// The table, in Markdown.
+    /// A table in Markdown.
     Markdown,
 }
 
 impl FormatName {
-    /// Every format.
+    /// Every format, in the order in which help lists them.
     pub const ALL: [Self; 4] = [Self::Table, Self::Csv, Self::Json, Self::Markdown];
 
-    /// Returns the format's name.
+    /// Returns the name, as the option `--format` takes it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Table => "table",
@@ -83,7 +83,7 @@ impl FormatName {
         }
     }
 
-    /// Returns the format.
+    /// Returns the implementation of the format.
     pub const fn format(self) -> &'static dyn Format {
         match self {
             Self::Table => &table::Table,
@@ -94,12 +94,12 @@ impl FormatName {
     }
 }
 
-/// Returns the short form of a run's records that is kept in its folder.
+/// Returns the summary of a run's records, as it is written to `summary.csv` in the results folder.
 pub fn summary(records: &[Record]) -> io::Result<String> {
     csv::rows(records.iter().map(|record| (None, record)))
 }
 
-/// The folder of the record at this place in a stored run.
-fn origin(run: &Run, place: usize) -> &Path {
-    &run.composition.parts[run.origins[place]].results
+/// Returns the results folder of the record with this index in a stored run.
+fn origin(run: &Run, index: usize) -> &Path {
+    &run.composition.parts[run.origins[index]].results
 }

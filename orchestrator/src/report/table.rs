@@ -1,33 +1,33 @@
-//! The table for a terminal, and below it the threshold, the expectations and what the run consists of.
+//! The table for a terminal, followed by the threshold, the expectations and the parts of the run.
 
-use super::{Ended, Format, Rendered, composition, grid::Grid};
+use super::{FinishedRun, Format, RenderedReport, composition, grid::Grid};
 use crate::{
     matrix::Plan,
     results::{
         parts::Run,
         record::Record,
-        verdict::{self, Judgement},
+        verdict::{self, RunVerdict},
     },
 };
 use comfy_table::{CellAlignment, presets};
 use std::{fmt::Write as _, io};
 
-/// A table for a terminal.
+/// The format `table`.
 pub(super) struct Table;
 
 impl Format for Table {
-    fn ended(&self, run: &Ended<'_>) -> io::Result<Rendered> {
-        let table = render(run.plan, run.records, run.judgement);
+    fn finished(&self, run: &FinishedRun<'_>) -> io::Result<RenderedReport> {
+        let table = render(run.plan, run.records, run.verdict);
         Ok(format!("{table}\nresults: {}\n", run.folder.display()).into())
     }
 
-    fn stored(&self, runs: &[Run]) -> io::Result<Rendered> {
+    fn stored(&self, runs: &[Run]) -> io::Result<RenderedReport> {
         let mut text = String::new();
         for (i, run) in runs.iter().enumerate() {
             if runs.len() > 1 {
                 let _ = write!(text, "{}{}\n\n", if i > 0 { "\n" } else { "" }, run.title());
             }
-            text += &render(&run.plan, &run.records, &verdict::judge(&run.plan, &run.records));
+            text += &render(&run.plan, &run.records, &verdict::evaluate(&run.plan, &run.records));
             let notes = composition::sentences(&run.composition);
             if !notes.is_empty() {
                 let _ = write!(text, "\n{}\n", notes.join("\n"));
@@ -37,20 +37,20 @@ impl Format for Table {
     }
 }
 
-fn render(plan: &Plan, records: &[Record], judgement: &Judgement) -> String {
+fn render(plan: &Plan, records: &[Record], verdict: &RunVerdict) -> String {
     let mut text = draw(Grid::new(plan, records));
     if let Some(reference) = &plan.reference {
         let _ = writeln!(text, "published: {}", reference.source);
     }
-    for sentence in &judgement.threshold {
+    for sentence in &verdict.threshold {
         let _ = write!(text, "\n{sentence}\n");
     }
-    if !judgement.expectations.is_empty() {
+    if !verdict.expectations.is_empty() {
         text.push('\n');
     }
-    for judged in &judgement.expectations {
-        let _ = writeln!(text, "expected {}: {}", judged.expectation, judged.verdict());
-        for violation in &judged.violations {
+    for expectation in &verdict.expectations {
+        let _ = writeln!(text, "expected {}: {}", expectation.expectation, expectation.word());
+        for violation in &expectation.violations {
             let _ = writeln!(text, "    {violation}");
         }
     }
@@ -65,7 +65,7 @@ fn draw(grid: Grid) -> String {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table.add_rows(grid.rows);
-    // comfy-table pads the last column.
+    // comfy-table pads the last column with spaces.
     table.lines().map(|line| line.trim_end().to_string() + "\n").collect()
 }
 
@@ -75,10 +75,11 @@ mod tests {
     use crate::{
         matrix::File,
         outcome::Outcome,
-        results::{builder::RecordBuilder, verdict::judge},
+        results::{builder::RecordBuilder, verdict::evaluate},
     };
 
-    /// The table of a matrix whose attempts end like this: the cell, the outcome, the total time.
+    /// Returns the lines of the table of a matrix with these attempts: cell, outcome, total time in
+    /// milliseconds.
     fn table_of(matrix: &str, attempts: &[(usize, Outcome, Option<f64>)]) -> Vec<String> {
         let plan = File::parse(matrix, "n").and_then(|file| file.expand()).unwrap_or_else(|e| panic!("{e}"));
         let record = |(cell, outcome, total_time_ms): &(usize, Outcome, Option<f64>)| {
@@ -87,7 +88,7 @@ mod tests {
             record
         };
         let records: Vec<Record> = attempts.iter().map(record).collect();
-        render(&plan, &records, &judge(&plan, &records)).lines().map(ToString::to_string).collect()
+        render(&plan, &records, &evaluate(&plan, &records)).lines().map(ToString::to_string).collect()
     }
 
     const MATRIX: &str = "name: n\naxes: { guest.vcpus: [1, 2, 3] }\n";
@@ -105,11 +106,16 @@ mod tests {
             (2, Skipped, None),
         ];
         let expected = [
-            " guest.vcpus  outcome                            total time  downtime  downtime   downtime  data  passes",
-            "                                                          s   QEMU ms  guest ms  client ms    MB",
-            " 1            converged 3, failed 1           5.0 (4.0–9.0)         -         -          -     -       -",
-            " 2            not-converged 1, interrupted 1              -         -         -          -     -       -",
-            " 3            skipped                                     -         -         -          -     -       -",
+            " guest.vcpus  outcome                            total time  downtime  downtime   downtime  \
+             data  passes",
+            "                                                          s   QEMU ms  guest ms  client ms    \
+             MB",
+            " 1            converged 3, failed 1           5.0 (4.0–9.0)         -         -          -     \
+             -       -",
+            " 2            not-converged 1, interrupted 1              -         -         -          -     \
+             -       -",
+            " 3            skipped                                     -         -         -          -     \
+             -       -",
         ];
         assert_eq!(table_of(MATRIX, &attempts), expected);
     }
@@ -125,7 +131,8 @@ mod tests {
     fn expectations_follow_the_table() {
         let matrix = format!(
             "{MATRIX}expect:\n  - {{ where: guest.vcpus == 1, outcome: converged }}\n  \
-             - {{ where: guest.vcpus == 2, outcome: converged }}\n  - {{ where: guest.vcpus == 3, outcome: converged }}\n"
+             - {{ where: guest.vcpus == 2, outcome: converged }}\n  \
+             - {{ where: guest.vcpus == 3, outcome: converged }}\n"
         );
         let lines = table_of(&matrix, &[(0, Outcome::Converged, None), (1, Outcome::GuestLost, None)]);
         assert_eq!(

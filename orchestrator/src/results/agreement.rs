@@ -1,57 +1,59 @@
-//! One thing measured twice: do the figures agree?
+//! Comparison of figures that measure the same quantity in two ways.
 //!
-//! Nothing is corrected or averaged here. What does not agree is said, and both figures stand.
+//! Disagreements are reported, and both figures are kept. Nothing is corrected or averaged.
 
 use crate::{
     measure::tcp_buffers,
-    results::record::{Measured, Stretch},
+    results::record::{Measured, RateInterval},
 };
 use netem::{
     Profile,
     ethernet::{FRAME_BYTES, TCP_PAYLOAD_BYTES},
 };
 
-/// The most that headers add to QEMU's stream at an Ethernet MTU of 1500 bytes.
+/// The largest factor by which headers enlarge QEMU's stream, at an Ethernet MTU of 1500 bytes.
 const HEADER_SHARE: f64 = FRAME_BYTES as f64 / TCP_PAYLOAD_BYTES as f64;
 
-/// How far the bytes on the wire may be from QEMU's count with headers added: acknowledged retransmissions
-/// and the migration's own control traffic.
+/// The share by which the bytes on the wire may differ from QEMU's count with headers: acknowledged
+/// retransmissions, and the migration's own control traffic.
 const WIRE_TOLERANCE: f64 = 0.03;
 
-/// How much less than another a downtime may be that covers it, in milliseconds: the accuracy of the guest's.
+/// How far a downtime may fall short of a shorter one that it includes, in milliseconds: the accuracy of the
+/// guest's downtime.
 const DOWNTIME_ACCURACY_MS: f64 = 10.0;
 
-/// What the destination may need to load the device state and start the guest, in milliseconds: the guest's
-/// clock stands still for it, QEMU's figure leaves it out.
+/// The time that the destination may need to load the device state and start the guest, in milliseconds. The
+/// guest's clock stands still during it; QEMU's downtime leaves it out.
 const RESUME_MS: f64 = 100.0;
 
-/// What may pass between the guest's first instruction at the destination and its first reply, in
-/// milliseconds: the network has to learn where it is, and TCG has to translate all of its code anew.
+/// The time that may pass between the guest's first instruction at the destination and its first reply, in
+/// milliseconds. The network has to learn the guest's new location, and TCG has to translate all of the
+/// guest's code again.
 const FIRST_REPLY_MS: f64 = 150.0;
 
-/// How far the achieved rate may be from the requested one before the migration.
+/// The share by which the achieved dirty rate may differ from the requested one before the migration.
 const BEFORE_TOLERANCE: f64 = 0.02;
 
-/// And during it, when the guest shares the machine's CPUs with the migration.
+/// The share by which it may differ during the migration, when the guest shares the host's CPUs with it.
 const DURING_TOLERANCE: f64 = 0.05;
 
-/// How long after QEMU has handed its last byte to TCP the destination may get it, in milliseconds: what
-/// TCP's buffers may hold beyond the usual on a link with a delay, and the delay itself.
+/// Returns how long the last byte that QEMU has handed to TCP may take to reach the destination, in
+/// milliseconds: the time to send what TCP's larger buffers hold on a link with a delay, plus the delay.
 fn in_tcp_ms(link: &Profile) -> f64 {
     link.delay.as_millis_f64() * f64::from(2 * tcp_buffers::ROUND_TRIPS + 1)
 }
 
-/// The disagreements within the figures of one attempt over this link, in words.
+/// Returns the disagreements between the figures of one attempt over this link, one sentence each.
 pub fn disagreements(measured: &Measured, link: &Profile) -> Vec<String> {
     let mut found = Vec::new();
     if let (Some(qemu), Some(wire)) = (measured.transferred.qemu_bytes, measured.transferred.wire_bytes) {
         let expected = qemu as f64 * HEADER_SHARE;
-        // What TCP held when the migration was given up has never left.
+        // If the migration was given up, the data that TCP held then was never sent.
         let held = if measured.total_time_ms.is_none() { tcp_buffers::bytes(link) as f64 } else { 0.0 };
         let tolerance = expected * WIRE_TOLERANCE;
         if !(-tolerance - held..=tolerance).contains(&(wire as f64 - expected)) {
             found.push(format!(
-                "QEMU counts {:.1} MB, which is {:.1} MB with headers; the link counts {:.1} MB",
+                "QEMU counted {:.1} MB, which is {:.1} MB with headers, but the link counted {:.1} MB",
                 qemu as f64 / 1e6,
                 expected / 1e6,
                 wire as f64 / 1e6,
@@ -62,13 +64,15 @@ pub fn disagreements(measured: &Measured, link: &Profile) -> Vec<String> {
     if let (Some(qemu), Some(guest)) = (downtime.qemu, downtime.guest)
         && !(-DOWNTIME_ACCURACY_MS..=RESUME_MS + in_tcp_ms(link)).contains(&(guest - qemu))
     {
-        found.push(format!("QEMU reports {qemu:.0} ms of downtime, the guest's clock lost {guest:.0} ms"));
+        found.push(format!(
+            "QEMU reports a downtime of {qemu:.0} ms, but the guest's clock lost {guest:.0} ms"
+        ));
     }
     if let (Some(guest), Some(client), Some(probe)) = (downtime.guest, downtime.client, &measured.probe) {
         let interval = probe.interval_ns as f64 / 1e6;
         if !(-DOWNTIME_ACCURACY_MS - interval..=FIRST_REPLY_MS + interval).contains(&(client - guest)) {
             found.push(format!(
-                "the guest's clock lost {guest:.0} ms, a client had no answer for {client:.0} ms"
+                "the guest's clock lost {guest:.0} ms, but a client got no reply for {client:.0} ms"
             ));
         }
     }
@@ -77,7 +81,7 @@ pub fn disagreements(measured: &Measured, link: &Profile) -> Vec<String> {
     if stress.stretches.is_empty() {
         rates.push(("during the migration".into(), stress.requested, stress.during, DURING_TOLERANCE));
     }
-    for Stretch { from_ms, to_ms, requested, achieved } in &stress.stretches {
+    for RateInterval { from_ms, to_ms, requested, achieved } in &stress.stretches {
         let when = format!("from {:.1} s to {:.1} s of the migration", from_ms / 1e3, to_ms / 1e3);
         rates.push((when, *requested, *achieved, DURING_TOLERANCE));
     }
@@ -86,7 +90,7 @@ pub fn disagreements(measured: &Measured, link: &Profile) -> Vec<String> {
             && (achieved - requested as f64).abs() > requested as f64 * tolerance
         {
             found.push(format!(
-                "{:.1} MB/s were to be dirtied, {:.1} MB/s were {when}",
+                "the requested dirty rate was {:.1} MB/s, but the guest achieved {:.1} MB/s {when}",
                 requested as f64 / 1e6,
                 achieved / 1e6,
             ));
@@ -121,14 +125,14 @@ mod tests {
     }
 
     #[test]
-    fn figures_that_agree_are_not_mentioned() {
+    fn figures_that_agree_are_not_reported() {
         let link = Profile::default();
         assert_eq!(disagreements(&measured(), &link), Vec::<String>::new());
         assert_eq!(disagreements(&Measured::default(), &link), Vec::<String>::new());
     }
 
     #[test]
-    fn what_tcp_holds_on_a_long_link_is_allowed_for() {
+    fn data_held_by_tcp_on_a_link_with_a_delay_is_allowed_for() {
         let rate = Some(BitRate::new(936_000_000));
         let link = Profile { rate, delay: Span::from_millis(40), ..Profile::default() };
         let count = |guest, wire, total_time_ms| {
@@ -139,7 +143,7 @@ mod tests {
             m.total_time_ms = total_time_ms;
             disagreements(&m, &link).len()
         };
-        // 60 ms by QEMU's account, 9 x 40 ms in TCP and on the link, 100 ms to resume.
+        // 60 ms as QEMU reports, 9 x 40 ms in TCP and on the link, 100 ms to resume.
         assert_eq!(count(519.0, 494_000_000, Some(5000.0)), 0);
         assert_eq!(count(521.0, 494_000_000, Some(5000.0)), 1);
         // 4 x 80 ms of 117 MB/s are 37 MB.
@@ -151,33 +155,34 @@ mod tests {
 
     #[test]
     fn each_pair_of_figures_is_compared() {
-        let said = |change: fn(&mut Measured)| {
+        let found = |change: fn(&mut Measured)| {
             let mut m = measured();
             change(&mut m);
             disagreements(&m, &Profile::default()).join("; ")
         };
-        assert!(said(|m| m.transferred.wire_bytes = Some(400_000_000)).contains("the link counts 400.0 MB"));
-        assert!(said(|m| m.downtime_ms.qemu = Some(100.0)).starts_with("QEMU reports 100 ms"));
-        assert!(said(|m| m.downtime_ms.guest = Some(190.0)).starts_with("QEMU reports 60 ms"));
-        assert!(said(|m| m.downtime_ms.client = Some(300.0)).contains("no answer for 300 ms"));
-        assert!(said(|m| m.downtime_ms.client = Some(30.0)).contains("no answer for 30 ms"));
-        assert!(said(|m| m.stress.before = Some(90e6)).contains("90.0 MB/s were before"));
-        assert!(said(|m| m.stress.during = Some(90e6)).contains("90.0 MB/s were during"));
+        assert!(found(|m| m.transferred.wire_bytes = Some(400_000_000)).contains("link counted 400.0 MB"));
+        assert!(found(|m| m.downtime_ms.qemu = Some(100.0)).contains("a downtime of 100 ms"));
+        assert!(found(|m| m.downtime_ms.guest = Some(190.0)).contains("a downtime of 60 ms"));
+        assert!(found(|m| m.downtime_ms.client = Some(300.0)).contains("no reply for 300 ms"));
+        assert!(found(|m| m.downtime_ms.client = Some(30.0)).contains("no reply for 30 ms"));
+        assert!(found(|m| m.stress.before = Some(90e6)).contains("achieved 90.0 MB/s before"));
+        assert!(found(|m| m.stress.during = Some(90e6)).contains("achieved 90.0 MB/s during"));
     }
 
     #[test]
-    fn a_rate_that_changes_is_compared_part_by_part() {
-        let part = |requested, achieved| Stretch { from_ms: 0.0, to_ms: 2e3, requested, achieved };
+    fn a_rate_that_changes_is_compared_interval_by_interval() {
+        let interval = |(requested, achieved)| RateInterval { from_ms: 0.0, to_ms: 2e3, requested, achieved };
         let mut m = measured();
-        // What the average over different rates is, says nothing.
+        // An average over different rates is compared with none of them.
         m.stress.during = Some(50e6);
         m.stress.stretches =
-            vec![part(Some(96_000_000), Some(96e6)), part(Some(0), Some(0.0)), part(None, Some(1e9))];
+            [(Some(96_000_000), Some(96e6)), (Some(0), Some(0.0)), (None, Some(1e9))].map(interval).into();
         assert_eq!(disagreements(&m, &Profile::default()), Vec::<String>::new());
         m.stress.stretches[1].achieved = Some(1e6);
         assert_eq!(
             disagreements(&m, &Profile::default()),
-            ["0.0 MB/s were to be dirtied, 1.0 MB/s were from 0.0 s to 2.0 s of the migration"]
+            ["the requested dirty rate was 0.0 MB/s, but the guest achieved 1.0 MB/s from 0.0 s to 2.0 s \
+              of the migration"]
         );
     }
 }

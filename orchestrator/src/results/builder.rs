@@ -1,4 +1,4 @@
-//! A record while its attempt runs.
+//! The builder of a record, which collects measurements while the attempt runs.
 
 use super::{
     figures,
@@ -9,10 +9,10 @@ use crate::{matrix::Cell, outcome::Outcome};
 use jiff::Timestamp;
 use std::time::Instant;
 
-/// A record that is still being written: it times the phases, and becomes a [`Record`] once, with the
-/// outcome. After that nothing changes it.
+/// A record in progress. It measures the phases, and becomes a [`Record`] when the outcome is known. The
+/// record does not change after that.
 pub struct RecordBuilder {
-    /// What has been measured so far.
+    /// The measurements so far.
     pub measured: Measured,
     started_at: Timestamp,
     started: Instant,
@@ -20,7 +20,7 @@ pub struct RecordBuilder {
 }
 
 impl RecordBuilder {
-    /// Starts the record, and the clock.
+    /// Starts the record and the measurement of its duration.
     pub fn start() -> Self {
         Self {
             measured: Measured::default(),
@@ -30,7 +30,7 @@ impl RecordBuilder {
         }
     }
 
-    /// Ends the current phase and enters the next.
+    /// Ends the current phase, if any, and enters this one.
     pub fn enter(&mut self, phase: Phase) {
         self.end_phase();
         self.phase = Some((phase, Instant::now()));
@@ -42,11 +42,11 @@ impl RecordBuilder {
         }
     }
 
-    /// Ends the record.
+    /// Ends the current phase and returns the finished record.
     pub fn freeze(mut self, cell: &Cell, attempt: u32, outcome: Outcome, reason: Option<String>) -> Record {
         self.end_phase();
         self.measured.wall_time_ms = millis(self.started);
-        self.measured.obtained = figures::obtained(&self.measured);
+        self.measured.obtained = figures::provenance(&self.measured);
         Record {
             format: FormatVersion::CURRENT,
             cell: cell.id.clone(),
@@ -80,11 +80,11 @@ mod tests {
             builder.enter(*phase);
             sleep(Duration::from_millis(2));
         }
-        builder.freeze(&plan.cells[0], 2, Outcome::Interrupted, Some("it was interrupted".into()))
+        builder.freeze(&plan.cells[0], 2, Outcome::Interrupted, Some("interrupted by the user".into()))
     }
 
     #[test]
-    fn every_phase_that_was_entered_has_its_time_in_order() {
+    fn phases_are_recorded_in_order_with_their_durations() {
         let record = frozen(&[Phase::Boot, Phase::Fill, Phase::TearDown]);
         let phases: Vec<Phase> = record.measured.phases_ms.keys().copied().collect();
         assert_eq!(phases, [Phase::Boot, Phase::Fill, Phase::TearDown]);
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_has_the_names_that_others_read() {
+    fn the_names_of_fields_do_not_change() {
         let json = serde_json::to_value(frozen(&[Phase::Boot])).unwrap();
         let keys: Vec<&String> = json.as_object().unwrap().keys().collect();
         assert_eq!(

@@ -1,6 +1,7 @@
-//! What a run ran on: enough to judge its figures, and to repeat it elsewhere.
+//! The environment of a run: what is needed to assess its figures, and to repeat it elsewhere.
 //!
-//! Plain data, and the format of `environment.json`, as [`record`](super::record) is of `cells.jsonl`.
+//! These types are plain data and define the format of `environment.json`, as [`record`](super::record)
+//! defines that of `cells.jsonl`.
 
 use super::{format::FormatVersion, record::RoundTrips};
 use crate::matrix::{Accel, RunOrder};
@@ -10,116 +11,118 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
-/// The circumstances of a run. A run that was continued elsewhere has the last ones.
+/// The environment of a run. If the run was continued elsewhere, this is the environment of the last part.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Environment {
-    /// The version of the results format; absent in results of older versions.
+    /// The version of the results format. Absent in the oldest results, which have none.
     #[serde(default, skip_serializing_if = "FormatVersion::is_unversioned")]
     pub format: FormatVersion,
-    /// When the run started, or was continued.
+    /// When the run started, or when it was last continued.
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub started_at: Timestamp,
-    /// Version of `testbed`, `netem` and `stressor`, which are released together.
+    /// The version of `testbed`, `netem` and `stressor`, which are released together.
     pub version: String,
-    /// The version of the source's QEMU, as it reports it.
+    /// The version of QEMU at the source, as QEMU reports it.
     pub qemu: String,
-    /// What runs the guest's CPUs, and why, for each wish of the matrix.
-    pub accelerators: IndexMap<Accel, Choice>,
-    /// The guest kernel's release.
+    /// The accelerator that was chosen for each value of `guest.accel` in the matrix, and why.
+    pub accelerators: IndexMap<Accel, AcceleratorChoice>,
+    /// The release of the guest's kernel, as `uname -r` would print it.
     pub guest_kernel: String,
-    /// How QEMU was given the kernel.
+    /// Whether the guest's kernel was decompressed before it was given to QEMU.
     pub guest_boot: Boot,
-    /// SHA-256 of the guest's kernel, modules and stressor.
+    /// The SHA-256 of the guest's kernel, modules and stressor, in hexadecimal.
     pub guest_digest: String,
-    /// The nodes.
+    /// The lab: the nodes that guests migrated between.
     pub lab: Lab,
-    /// The order of the attempts, and the seed where it is shuffled.
+    /// The order of the attempts, and the seed if it was shuffled.
     pub order: RunOrder,
 }
 
-/// Which accelerator was used, and why.
+/// The accelerator that was used, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Choice {
-    /// What ran the guest's CPUs.
+pub struct AcceleratorChoice {
+    /// The accelerator that ran the guest's CPUs.
     pub accelerator: Accelerator,
-    /// Why, in words.
+    /// The reason for the choice, in words.
     pub reason: String,
-    /// How the guest ended that was booted to try KVM, where that failed.
+    /// How the guest that was booted to test KVM ended, if that test failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trial: Option<String>,
 }
 
-/// What runs a guest's CPUs.
+/// An accelerator: what runs a guest's CPUs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Accelerator {
-    /// The host's hardware virtualization.
+    /// KVM, the hardware virtualization of the host.
     Kvm,
-    /// QEMU's translator.
+    /// TCG, which translates the guest's code in software.
     Tcg,
 }
 
-/// How a guest's kernel was booted.
+/// How the guest's kernel was booted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Boot {
-    /// It decompressed itself, as it does on a machine.
+    /// The kernel was compressed and decompressed itself, as it does on real hardware.
     Compressed,
-    /// It was decompressed before and entered directly (PVH).
+    /// The kernel was decompressed beforehand and entered directly (PVH).
     Uncompressed,
 }
 
-/// What a lab was.
+/// The lab of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Lab {
-    /// The kind of lab.
+    /// The kind of lab, such as `local` or `ssh`.
     pub kind: String,
-    /// The node that guests migrated from.
+    /// The source, which guests migrated from.
     pub source: Node,
-    /// The node that they migrated to.
+    /// The destination, which guests migrated to.
     pub destination: Node,
-    /// How far away the nodes were from the orchestrator, whose clock takes all times. Absent in results of
-    /// older versions.
+    /// The round-trip times between the nodes and the orchestrator, whose clock measures most durations.
+    /// Absent in results of older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub round_trips: Option<RoundTrips>,
 }
 
-/// What a node said of itself.
+/// The facts that a node reported about itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Node {
-    /// Its version of this program.
+    /// The version of `testbed` on the node.
     pub version: String,
-    /// Its QEMU's version. Absent in results of older versions, whose nodes had one QEMU, the environment's.
+    /// The version of QEMU on the node. Absent in results of older versions, in which both nodes had the QEMU
+    /// of the environment.
     pub qemu: Option<String>,
-    /// Kernel release.
+    /// The release of the host's kernel.
     pub kernel: String,
-    /// Model of its CPU.
+    /// The model name of the CPU.
     pub cpu_model: String,
-    /// CPUs that were online.
+    /// The number of CPUs that were online.
     pub cpus: usize,
-    /// Memory in all, in bytes.
+    /// The total memory, in bytes.
     pub memory_bytes: u64,
-    /// Memory that was available without swapping, in bytes. Absent in results of older versions.
+    /// The memory that was available without swapping, in bytes. Absent in results of older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub available_memory_bytes: Option<u64>,
-    /// Its wall clock when it said this. No duration is taken from it. Absent in results of older versions.
+    /// The node's wall clock when it reported these facts. No duration is computed from it. Absent in results
+    /// of older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub clock: Option<Timestamp>,
-    /// Whether its namespaces were root's or an ordinary user's.
+    /// Whether root or an ordinary user created the node's namespaces.
     pub privilege: Privilege,
-    /// The modules for links that its kernel had, loaded or built in, by name.
+    /// The names of the kernel modules for shaping links that were available, loaded or built in.
     pub features: BTreeSet<String>,
-    /// Why it could not emulate links; absent where it could.
+    /// The reason why the node could not emulate links; absent if it could.
     pub no_emulator: Option<String>,
 }
 
-/// Where a node's right to make namespaces, links and queueing disciplines came from.
+/// The source of a node's permission to create namespaces, links and queueing disciplines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Privilege {
-    /// The user was root.
+    /// The node ran as root.
     Root,
-    /// An ordinary user, root only inside a user namespace of its own.
+    /// The node ran as an ordinary user, who was root only inside its own user namespace.
     UserNamespace,
 }

@@ -1,4 +1,4 @@
-//! Plans and records for tests of what is made of them.
+//! Plans and records for tests of verdicts and thresholds.
 
 use super::{builder::RecordBuilder, record::Record};
 use crate::{
@@ -10,7 +10,7 @@ pub(super) fn plan(text: &str) -> Plan {
     File::parse(text, "n").and_then(|file| file.expand()).unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// One record per outcome, for the plan's cells in order; `None` leaves a cell out.
+/// Returns one record per outcome, for the plan's cells in order. `None` leaves a cell without a record.
 pub(super) fn records(plan: &Plan, outcomes: &[Option<Outcome>]) -> Vec<Record> {
     assert_eq!(plan.cells.len(), outcomes.len());
     let record = |(cell, outcome): (&Cell, &Option<Outcome>)| {

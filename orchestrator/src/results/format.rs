@@ -1,13 +1,14 @@
-//! The version of the results format, which every record and `environment.json` state.
+//! The version of the results format, which is stated in every record and in `environment.json`.
 //!
-//! A version is a number. It is raised when what older programs read changes its meaning, its type or its
-//! name, or goes. A new field does not raise it: readers pass over fields that they do not know, and what a
-//! record does not have is absent. So a program reads every version up to its own, and refuses newer ones.
+//! A version is a number. It is raised when a field that older programs read is removed, or changes its
+//! meaning, type or name. A new field does not raise it: readers ignore fields that they do not know, and a
+//! field that a record does not have counts as absent. A program therefore reads every version up to its own
+//! and refuses newer ones.
 //!
-//! | version | since |
+//! | version | contents |
 //! |---|---|
 //! | none | the first records; later ones also have `obtained` and `round_trips` |
-//! | 1 | `format` itself |
+//! | 1 | adds `format` itself |
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -18,58 +19,58 @@ use serde::{Deserialize, Serialize};
 pub struct FormatVersion(u32);
 
 impl FormatVersion {
-    /// The one that this program writes, and the newest that it reads.
+    /// The version that this program writes, which is also the newest that it reads.
     pub const CURRENT: Self = Self(1);
 
-    /// Whether this is of results that do not state their version.
+    /// Returns whether the results state no version.
     pub fn is_unversioned(&self) -> bool {
         self.0 == 0
     }
 }
 
-/// Why a value of the results cannot be read.
+/// An error reading a value from the results.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Problem {
-    /// It is of a version that this program does not know.
+pub(super) enum ReadError {
+    /// The value has a version that this program does not know.
     #[error(
-        "it is in results format {found}; testbed {} reads formats up to {}: read it with the version that \
-         wrote it, or a newer one",
+        "it uses results format {found}, but testbed {} reads formats only up to {}; use the version of \
+         testbed that wrote it, or a newer one",
         env!("CARGO_PKG_VERSION"),
         FormatVersion::CURRENT.0
     )]
     Newer {
-        /// The version.
+        /// The version that the value states.
         found: u32,
     },
-    /// It makes no sense.
+    /// The value is not valid JSON, or lacks a field, or has one of the wrong type.
     #[error(transparent)]
     Json(#[from] serde_json::Error),
 }
 
-/// The one field that every version has.
+/// The only field that is the same in every version.
 #[derive(Default, Deserialize)]
-struct Stated {
+struct VersionOnly {
     #[serde(default)]
     format: FormatVersion,
 }
 
-/// Reads a value of the results from JSON.
+/// Reads a value of the results from JSON. `format` returns the version that a value states.
 ///
 /// # Errors
 ///
-/// Where it is of a newer version, or no such value.
+/// Fails if the value states a newer version, or cannot be parsed.
 pub(super) fn read<'a, T: Deserialize<'a>>(
     json: &'a str,
     format: fn(&T) -> FormatVersion,
-) -> Result<T, Problem> {
+) -> Result<T, ReadError> {
     let value = serde_json::from_str(json);
-    // A newer version may well read as this one, and mean something else.
+    // A value of a newer version may parse as one of this version, but mean something else.
     let found = match &value {
         Ok(value) => format(value),
-        Err(_) => serde_json::from_str::<Stated>(json).unwrap_or_default().format,
+        Err(_) => serde_json::from_str::<VersionOnly>(json).unwrap_or_default().format,
     };
     if found > FormatVersion::CURRENT {
-        return Err(Problem::Newer { found: found.0 });
+        return Err(ReadError::Newer { found: found.0 });
     }
     Ok(value?)
 }
@@ -79,33 +80,34 @@ mod tests {
     use super::*;
 
     #[derive(Debug, PartialEq, Deserialize)]
-    struct Thing {
+    struct Document {
         #[serde(default)]
         format: FormatVersion,
         name: String,
     }
 
-    fn said(json: &str) -> String {
-        match read::<Thing>(json, |thing| thing.format) {
-            Ok(thing) => thing.name,
-            Err(problem) => problem.to_string(),
+    /// Returns the name of the document that was read, or the error message.
+    fn name_or_error(json: &str) -> String {
+        match read::<Document>(json, |document| document.format) {
+            Ok(document) => document.name,
+            Err(error) => error.to_string(),
         }
     }
 
     #[test]
     fn versions_up_to_this_one_are_read_and_newer_ones_refused() {
-        assert_eq!(said(r#"{ "name": "first" }"#), "first");
-        assert_eq!(said(r#"{ "format": 1, "name": "now", "new": [] }"#), "now");
-        let refused = |format| {
+        assert_eq!(name_or_error(r#"{ "name": "first" }"#), "first");
+        assert_eq!(name_or_error(r#"{ "format": 1, "name": "now", "new": [] }"#), "now");
+        let refusal = |format| {
             format!(
-                "it is in results format {format}; testbed {} reads formats up to 1: read it with the version \
-                 that wrote it, or a newer one",
+                "it uses results format {format}, but testbed {} reads formats only up to 1; use the version \
+                 of testbed that wrote it, or a newer one",
                 env!("CARGO_PKG_VERSION")
             )
         };
-        assert_eq!(said(r#"{ "format": 2, "name": "later" }"#), refused(2));
-        assert_eq!(said(r#"{ "format": 7, "title": "renamed" }"#), refused(7));
-        assert!(said(r#"{ "format": 1 }"#).starts_with("missing field `name`"));
-        assert!(said(r#"{ "format": "one" "#).contains("invalid type"));
+        assert_eq!(name_or_error(r#"{ "format": 2, "name": "later" }"#), refusal(2));
+        assert_eq!(name_or_error(r#"{ "format": 7, "title": "renamed" }"#), refusal(7));
+        assert!(name_or_error(r#"{ "format": 1 }"#).starts_with("missing field `name`"));
+        assert!(name_or_error(r#"{ "format": "one" "#).contains("invalid type"));
     }
 }

@@ -1,21 +1,24 @@
-//! The results of a run: a folder that holds everything needed to read, check, continue and repeat it.
+//! The results of a run: a folder with everything that is needed to read, check, continue and repeat the run.
 //!
 //! ```text
-//! matrix.yaml         the matrix file as run
-//! selection.json      which part of the matrix is run: --only, --repeat, --shard
-//! environment.json    what it ran on
-//! cells.jsonl         one record per attempt, appended and synced as soon as it is known
-//! summary.csv         the same in short, one row per attempt, written when the run ends
-//! attempts/CELL.N/    samples.jsonl, source.log, destination.log of each attempt (and boot.log)
+//! matrix.yaml         the matrix file that is run
+//! selection.json      the part of the matrix that is run: --only, --repeat, --shard
+//! environment.json    the hosts, QEMU and guest of the run
+//! cells.jsonl         one record per attempt, appended and synced when the attempt ends
+//! summary.csv         a summary with one row per attempt, written when the run ends
+//! attempts/CELL.N/    samples.jsonl, source.log and destination.log of each attempt (and boot.log)
 //! ```
 //!
-//! [`record`] and [`environment`] are what is written, plain data in a versioned [`format`](mod@format);
-//! [`builder`] makes a record while an attempt runs, [`figures`] says what each figure is. [`store`] is the
-//! folder, [`samples`] reads an attempt's samples, [`schema`] describes all of it. [`agreement`] compares
-//! figures that were measured twice, [`verdict`] what was measured with what the matrix expects, and
-//! `threshold` says where convergence ends. [`parts`] puts folders together that are parts of one run.
+//! - [`record`] and [`environment`] define what is written: plain data in a versioned [`format`](mod@format).
+//! - [`figures`] defines each figure of a record; [`builder`] fills a record while its attempt runs.
+//! - [`store`] reads and writes the folder, [`samples`] reads the samples of an attempt, and [`schema`]
+//!   describes the files as JSON Schema.
+//! - [`agreement`] compares figures that measure the same quantity, [`verdict`] compares the records with the
+//!   expectations of the matrix, and `threshold` finds the dirty rate at which convergence ends.
+//! - [`parts`] merges folders that are parts of one run.
 //!
-//! Nothing here knows labs, nodes or QEMU: results are read where none of them is.
+//! This module does not depend on labs, nodes or QEMU, so that results can be read on hosts that have none of
+//! them.
 
 pub mod agreement;
 pub mod builder;

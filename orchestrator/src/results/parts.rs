@@ -1,15 +1,15 @@
-//! Several results folders, and which of them are parts of one run.
+//! Merging of results folders that are parts of one run.
 //!
-//! Folders are parts of one run if each has a shard of the same matrix: the same by meaning (comments and
-//! spelling do not count), with the same `--only` and `--repeat`, divided into as many parts. [`gather`] puts
-//! such folders together as one [`Run`]; any other folder is a run by itself, so that two whole runs of one
-//! matrix are compared and not mixed.
+//! Folders are parts of one run if each has a shard of the same matrix, with the same `--only` and `--repeat`
+//! and the same number of shards. Matrices are compared by meaning, so comments and spelling do not count.
+//! [`gather`] merges these folders into one [`Run`]. Any other folder is a run by itself, so that two whole
+//! runs of one matrix are compared rather than mixed.
 //!
-//! Nothing is averaged away or left out in silence. A [`Run`] says which parts and attempts it lacks, which
-//! attempts are in two folders, and in what the machines of its parts differ. Of an attempt that two folders
-//! have a result of, the one that began first counts, as with `--resume`, which never makes an attempt again
-//! that has a result; where both began at once, the folder that was named first. Interrupted attempts are no
-//! results, and all of them are kept.
+//! Nothing is averaged, and nothing is left out silently. A [`Run`] states which parts and attempts are
+//! missing, which attempts are in two folders, and how the hosts of its parts differ. If two folders have a
+//! result of the same attempt, the result that started first counts, as with `--resume`, which never repeats
+//! an attempt that has a result. If both started at the same time, the folder that was named first counts.
+//! Interrupted attempts have no result, and all of them are kept.
 
 use super::{environment::Lab, record::Record, store};
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
     },
     outcome::Outcome,
 };
-use environments::{Difference, Part};
+use environments::{EnvironmentDifference, PartEnvironment};
 use serde::Serialize;
 use std::{
     collections::{HashMap, HashSet},
@@ -28,42 +28,42 @@ use std::{
 
 mod environments;
 
-/// Why a folder cannot be reported.
+/// An error reading a results folder for a report.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It cannot be read.
+    /// The folder or one of its files cannot be read.
     #[error(transparent)]
     Store(#[from] store::Error),
-    /// Its matrix makes no sense.
+    /// The folder's matrix is invalid.
     #[error(transparent)]
     Matrix(#[from] Diagnostics),
-    /// Which part of the matrix it has makes no sense.
+    /// The folder's selection of a part of the matrix is invalid.
     #[error("{path}: {reason}")]
     Selection {
-        /// The file.
+        /// The path of the selection file.
         path: PathBuf,
-        /// What is wrong.
+        /// What is invalid about the selection.
         reason: SelectionError,
     },
 }
 
-/// A results folder.
+/// A results folder with its records, not merged with others yet.
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
-    /// What it is a part of: the matrix with `--only` and `--repeat`.
+    /// The whole plan that the folder is a part of: the matrix with `--only` and `--repeat`.
     plan: Plan,
-    /// Which part; absent where it is the whole.
+    /// The part of the plan; absent if it is the whole plan.
     shard: Option<Shard>,
     records: Vec<Record>,
 }
 
 impl Folder {
-    /// Reads the folder of a finished or a running run.
+    /// Reads the folder of a run that is finished or in progress.
     ///
     /// # Errors
     ///
-    /// Where it is none, or something in it makes no sense.
+    /// Fails if this is not a results folder, or if its matrix, selection or records are invalid.
     pub fn read(path: &Path) -> Result<Self, Error> {
         let (matrix, records) = store::read(path)?;
         let selection = store::selection(path)?;
@@ -78,134 +78,136 @@ impl Folder {
         selection: &Selection,
         records: Vec<Record>,
     ) -> Result<Self, SelectionError> {
-        // Refuses what no run can have been started with.
+        // Fails for a selection that no run can have been started with.
         selection.of(plan.clone())?;
         let shard = selection.shard()?.filter(|shard| shard.count() > 1);
         Ok(Self { path: path.into(), plan: selection.whole(plan)?, shard, records })
     }
 
-    /// Why the other folder is no part of the same run; nothing, where it is one.
-    fn stranger(&self, other: &Self) -> Option<String> {
+    /// Returns why the other folder is not part of the same run, or nothing if it is.
+    fn mismatch(&self, other: &Self) -> Option<String> {
         let (Some(shard), Some(others)) = (self.shard, other.shard) else {
             return Some("one of them is a whole run".into());
         };
         if shard.count() != others.count() {
-            return Some(format!("{shard} and {others} are parts of different divisions"));
+            return Some(format!("{shard} and {others} have different numbers of parts"));
         }
         let changes = self.plan.changes_to(&other.plan);
-        let lines: Vec<String> = changes.measured.into_iter().chain(changes.judged).collect();
+        let lines: Vec<String> = changes.invalidating.into_iter().chain(changes.harmless).collect();
         (!lines.is_empty()).then(|| lines.join("; "))
     }
 }
 
-/// A folder of a run.
+/// A results folder that a run consists of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Source {
-    /// The folder, as it was named.
+pub struct PartFolder {
+    /// The path of the folder, as the user named it.
     pub results: PathBuf,
-    /// The part of the matrix that it has; absent where that is the whole.
+    /// The part of the matrix that it has; absent if it has the whole matrix.
     pub shard: Option<Shard>,
 }
 
-/// A part of which there is no folder.
+/// A part of the run for which no folder was named.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MissingPart {
-    /// The part.
+    /// The number of the part, and how many there are.
     pub shard: Shard,
-    /// How many attempts it has.
+    /// The number of attempts in that part.
     pub attempts: usize,
 }
 
-/// An attempt that two folders have a result of.
+/// An attempt that has a result in two folders.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Repeated {
-    /// The attempt, as `CELL #N`.
+pub struct DuplicateAttempt {
+    /// The name of the attempt, as `CELL #N`.
     pub attempt: String,
-    /// Where its result counts.
+    /// The folder whose result counts.
     pub counts: PathBuf,
-    /// How it ended there.
+    /// The outcome that counts.
     pub outcome: Outcome,
-    /// Where its result is left out.
+    /// The folder whose result is left out.
     pub left_out: PathBuf,
-    /// How it ended there.
+    /// The outcome that is left out.
     pub left_out_outcome: Outcome,
 }
 
-/// What a run consists of and what speaks against taking it for a whole.
+/// The folders that a run consists of, and the reasons why it may not be complete or uniform.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Composition {
-    /// Its folders, in the order in which they were named.
-    pub parts: Vec<Source>,
-    /// Parts of which there is no folder. Their attempts are not among the missing ones.
+    /// The folders of the run, in the order in which the user named them.
+    pub parts: Vec<PartFolder>,
+    /// The parts without a folder. Their attempts are not listed in `missing_attempts`.
     pub missing_parts: Vec<MissingPart>,
-    /// Attempts that have no result, as `CELL #N`.
+    /// The attempts without a result, as `CELL #N`.
     pub missing_attempts: Vec<String>,
-    /// Attempts that two folders have a result of.
-    pub repeated: Vec<Repeated>,
-    /// Records of cells that the matrix does not have, as `CELL #N`. They are not judged.
+    /// The attempts that have a result in two folders.
+    pub repeated: Vec<DuplicateAttempt>,
+    /// The attempts at cells that the matrix does not have, as `CELL #N`. They are not checked against
+    /// expectations.
     pub strange: Vec<String>,
-    /// In what the machines of the parts differ.
-    pub differences: Vec<Difference>,
-    /// Parts with results of which it is not known what they ran on, and why.
+    /// The differences between the environments of the parts.
+    pub differences: Vec<EnvironmentDifference>,
+    /// For each part with results whose environment is unknown, the reason.
     pub unknown_environments: Vec<String>,
-    /// Why its first folder was not taken for a part of an earlier run of the same name.
+    /// Why its first folder was not merged with an earlier run of the same name.
     pub separate: Option<String>,
 }
 
 impl Composition {
-    /// Whether every attempt of the matrix has a result.
+    /// Returns whether every attempt of the matrix has a result.
     pub const fn is_complete(&self) -> bool {
         self.missing_parts.is_empty() && self.missing_attempts.is_empty()
     }
 }
 
-/// A run: of one folder, or of several that are its parts.
+/// A run, read from one folder or from several that are its parts.
 #[derive(Debug)]
 pub struct Run {
-    /// What was to be run: the matrix with `--only` and `--repeat`, all parts together.
+    /// The plan of the whole run: the matrix with `--only` and `--repeat`, with all parts.
     pub plan: Plan,
-    /// Every record that counts, and the interrupted ones. Those of one folder are in the order in which they
-    /// were made, those of several in the order of the plan.
+    /// Every record that counts, and the interrupted ones. They are in the order in which they were made if
+    /// the run is read from one folder, and in the order of the plan otherwise.
     pub records: Vec<Record>,
-    /// The folder of each record, as a position in [`Composition::parts`].
+    /// For each record, the index of its folder in [`Composition::parts`].
     pub origins: Vec<usize>,
-    /// What it consists of.
+    /// The folders of the run, and what is missing or differs.
     pub composition: Composition,
 }
 
-/// What would carry out the links of these settings in this lab, in a word.
+/// A function that returns the name of the backend that shapes the links of these settings in this lab.
 pub type BackendOf = fn(&Settings, &Lab) -> String;
 
-/// Puts folders together that are parts of one run, in the order in which they were named. What their links
-/// would be carried out by is asked of `backend`.
+/// Merges folders that are parts of one run, and returns the runs in the order in which their first folders
+/// were named. `backend` names the backend that shapes a link, to compare the environments of the parts.
 pub fn gather(folders: Vec<Folder>, backend: BackendOf) -> Vec<Run> {
     let mut groups: Vec<(Vec<Folder>, Option<String>)> = Vec::new();
     for folder in folders {
-        if let Some((group, _)) = groups.iter_mut().find(|(group, _)| group[0].stranger(&folder).is_none()) {
+        if let Some((group, _)) = groups.iter_mut().find(|(group, _)| group[0].mismatch(&folder).is_none()) {
             group.push(folder);
             continue;
         }
-        let namesake = groups.iter().map(|(group, _)| &group[0]).find(|other| {
+        let same_name = groups.iter().map(|(group, _)| &group[0]).find(|other| {
             other.shard.is_some() && folder.shard.is_some() && other.plan.name == folder.plan.name
         });
-        let separate = namesake.and_then(|other| Some((&other.path, other.stranger(&folder)?)));
+        let separate = same_name.and_then(|other| Some((&other.path, other.mismatch(&folder)?)));
         let separate = separate.map(|(other, why)| {
-            format!("{} and {} are not parts of one run: {why}", other.display(), folder.path.display())
+            format!("{} and {} are not parts of the same run: {why}", other.display(), folder.path.display())
         });
         groups.push((vec![folder], separate));
     }
-    groups.into_iter().map(|(group, separate)| Run::of(group, separate, backend)).collect()
+    groups.into_iter().map(|(group, separate)| Run::merge(group, separate, backend)).collect()
 }
 
 impl Run {
-    /// At least one folder; several are parts of one run.
-    fn of(folders: Vec<Folder>, separate: Option<String>, backend: BackendOf) -> Self {
+    /// Merges the folders, at least one, which are parts of one run.
+    fn merge(folders: Vec<Folder>, separate: Option<String>, backend: BackendOf) -> Self {
         let plan = folders[0].plan.clone();
-        let parts: Vec<Source> =
-            folders.iter().map(|f| Source { results: f.path.clone(), shard: f.shard }).collect();
+        let parts: Vec<PartFolder> =
+            folders.iter().map(|f| PartFolder { results: f.path.clone(), shard: f.shard }).collect();
         let (differences, unknown_environments) = if folders.len() > 1 {
             let with_results = folders.iter().filter(|folder| !folder.records.is_empty());
-            environments::compare(&plan, &with_results.map(Part::read).collect::<Vec<_>>(), backend)
+            let parts: Vec<PartEnvironment> = with_results.map(PartEnvironment::read).collect();
+            environments::compare(&plan, &parts, backend)
         } else {
             Default::default()
         };
@@ -213,10 +215,10 @@ impl Run {
             .into_iter()
             .enumerate()
             .flat_map(|(origin, folder)| folder.records.into_iter().map(move |record| (origin, record)));
-        let (entries, repeated) = counting(&plan, &parts, entries.collect());
+        let (entries, repeated) = resolve_duplicates(&plan, &parts, entries.collect());
         let known: HashSet<&str> = plan.cells.iter().map(|cell| cell.id.as_str()).collect();
         let strange = entries.iter().filter(|(_, record)| !known.contains(record.cell.as_str()));
-        let strange = strange.map(|(_, record)| name(&record.cell, record.attempt)).collect();
+        let strange = strange.map(|(_, record)| attempt_name(&record.cell, record.attempt)).collect();
         let (missing_parts, missing_attempts) = missing(&plan, &parts, &entries);
         let (origins, records) = entries.into_iter().unzip();
         let composition = Composition {
@@ -232,38 +234,43 @@ impl Run {
         Self { plan, records, origins, composition }
     }
 
-    /// Its folders, for a heading.
+    /// Returns the paths of its folders, for a heading.
     pub fn title(&self) -> String {
         let names = self.composition.parts.iter().map(|part| part.results.display().to_string());
         names.collect::<Vec<_>>().join(", ")
     }
 }
 
-/// A record, and the position of its folder.
+/// A record, and the index of its folder.
 type Entry = (usize, Record);
 
-/// Leaves out what does not count of attempts that two folders have a result of, and sorts what several
-/// folders have into the order of the plan.
-fn counting(plan: &Plan, parts: &[Source], entries: Vec<Entry>) -> (Vec<Entry>, Vec<Repeated>) {
+/// Sorts the records of several folders into the order of the plan, and removes results that do not count
+/// because another folder has an earlier result of the same attempt. Returns the remaining records and the
+/// duplicates.
+fn resolve_duplicates(
+    plan: &Plan,
+    parts: &[PartFolder],
+    entries: Vec<Entry>,
+) -> (Vec<Entry>, Vec<DuplicateAttempt>) {
     if parts.len() == 1 {
         return (entries, Vec::new());
     }
-    let places: HashMap<(&str, u32), usize> = plan
+    let positions: HashMap<(&str, u32), usize> = plan
         .attempts()
         .iter()
         .enumerate()
-        .map(|(place, attempt)| ((plan.cells[attempt.cell].id.as_str(), attempt.number), place))
+        .map(|(position, attempt)| ((plan.cells[attempt.cell].id.as_str(), attempt.number), position))
         .collect();
     let mut entries = entries;
-    // Stable, so that folders keep their order and interrupted attempts stay before those that were made
-    // again.
-    entries.sort_by_key(|(_, r)| places.get(&(r.cell.as_str(), r.attempt)).copied().unwrap_or(usize::MAX));
+    // The sort is stable, so that folders keep their order and interrupted attempts stay before their
+    // repetition.
+    entries.sort_by_key(|(_, r)| positions.get(&(r.cell.as_str(), r.attempt)).copied().unwrap_or(usize::MAX));
 
     let is_result = |record: &Record| record.outcome != Outcome::Interrupted;
-    let mut first: HashMap<(String, u32), (usize, Outcome, jiff::Timestamp)> = HashMap::new();
+    let mut earliest: HashMap<(String, u32), (usize, Outcome, jiff::Timestamp)> = HashMap::new();
     for (origin, record) in entries.iter().filter(|(_, record)| is_result(record)) {
         let found = (*origin, record.outcome, record.started_at);
-        first
+        earliest
             .entry((record.cell.clone(), record.attempt))
             .and_modify(|known| {
                 if found.2 < known.2 {
@@ -274,14 +281,14 @@ fn counting(plan: &Plan, parts: &[Source], entries: Vec<Entry>) -> (Vec<Entry>, 
     }
     let mut repeated = Vec::new();
     entries.retain(|(origin, record)| {
-        let Some(&(counts, outcome, _)) = first.get(&(record.cell.clone(), record.attempt)) else {
+        let Some(&(counts, outcome, _)) = earliest.get(&(record.cell.clone(), record.attempt)) else {
             return true;
         };
         if counts == *origin || !is_result(record) {
             return true;
         }
-        repeated.push(Repeated {
-            attempt: name(&record.cell, record.attempt),
+        repeated.push(DuplicateAttempt {
+            attempt: attempt_name(&record.cell, record.attempt),
             counts: parts[counts].results.clone(),
             outcome,
             left_out: parts[*origin].results.clone(),
@@ -292,20 +299,20 @@ fn counting(plan: &Plan, parts: &[Source], entries: Vec<Entry>) -> (Vec<Entry>, 
     (entries, repeated)
 }
 
-/// Parts without a folder, and attempts of the others without a result.
-fn missing(plan: &Plan, parts: &[Source], entries: &[Entry]) -> (Vec<MissingPart>, Vec<String>) {
+/// Returns the parts without a folder, and the attempts of all other parts that have no result.
+fn missing(plan: &Plan, parts: &[PartFolder], entries: &[Entry]) -> (Vec<MissingPart>, Vec<String>) {
     let made: HashSet<(&str, u32)> = entries
         .iter()
         .filter(|(_, record)| record.outcome != Outcome::Interrupted)
         .map(|(_, record)| (record.cell.as_str(), record.attempt))
         .collect();
-    let given: HashSet<usize> = parts.iter().filter_map(|part| Some(part.shard?.number())).collect();
+    let named: HashSet<usize> = parts.iter().filter_map(|part| Some(part.shard?.number())).collect();
     let count = parts[0].shard.map(Shard::count);
     let part_of = |position| count.map(|count| Shard::at(position, count));
-    let is_given = |shard: Option<Shard>| shard.is_none_or(|shard| given.contains(&shard.number()));
+    let is_named = |shard: Option<Shard>| shard.is_none_or(|shard| named.contains(&shard.number()));
     let mut missing_parts: Vec<MissingPart> = Vec::new();
     for position in 0..plan.cells.len() {
-        let Some(shard) = part_of(position).filter(|shard| !is_given(Some(*shard))) else { continue };
+        let Some(shard) = part_of(position).filter(|shard| !is_named(Some(*shard))) else { continue };
         let attempts = plan.repeat as usize;
         match missing_parts.iter_mut().find(|part| part.shard == shard) {
             Some(part) => part.attempts += attempts,
@@ -313,14 +320,14 @@ fn missing(plan: &Plan, parts: &[Source], entries: &[Entry]) -> (Vec<MissingPart
         }
     }
     missing_parts.sort_unstable_by_key(|part| part.shard.number());
-    let attempts = plan.attempts().into_iter().filter(|attempt| is_given(part_of(attempt.cell)));
+    let attempts = plan.attempts().into_iter().filter(|attempt| is_named(part_of(attempt.cell)));
     let attempts = attempts.map(|attempt| (plan.cells[attempt.cell].id.as_str(), attempt.number));
     let missing = attempts.filter(|attempt| !made.contains(attempt));
-    (missing_parts, missing.map(|(cell, number)| name(cell, number)).collect())
+    (missing_parts, missing.map(|(cell, number)| attempt_name(cell, number)).collect())
 }
 
-/// An attempt, for people.
-fn name(cell: &str, attempt: u32) -> String {
+/// Returns the name of an attempt in reports.
+fn attempt_name(cell: &str, attempt: u32) -> String {
     format!("{cell} #{attempt}")
 }
 

@@ -1,9 +1,10 @@
-//! The record of one attempt: what was asked, what happened, what was measured.
+//! The record of one attempt: its settings, its outcome and its measurements.
 //!
-//! Plain data, and the format of `cells.jsonl`: no type here is one that programs say to each other, so that
-//! a change of a protocol changes no file. [`RecordBuilder`](super::builder::RecordBuilder) writes a record
-//! while its attempt runs. What each figure is, where it starts and ends and what it leaves out is in
-//! [`figures`](super::figures), once.
+//! These types are plain data and define the format of `cells.jsonl`. None of them is part of a protocol
+//! between programs, so a change of a protocol does not change the files.
+//! [`RecordBuilder`](super::builder::RecordBuilder) fills a record while its attempt runs. The definition of
+//! each figure (what it is, where it starts and ends, what it leaves out) is in [`figures`](super::figures)
+//! only.
 
 use super::format::FormatVersion;
 use crate::{
@@ -17,60 +18,60 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use stressor::workload::Rate;
 
-/// One attempt at one cell of the matrix.
+/// The record of one attempt at one cell of the matrix.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Record {
-    /// The version of the results format; absent in records of older versions.
+    /// The version of the results format. Absent in the oldest records, which have none.
     #[serde(default, skip_serializing_if = "FormatVersion::is_unversioned")]
     pub format: FormatVersion,
-    /// The cell's identity in the matrix.
+    /// The cell's identifier in the matrix, such as `stress.rate=64MBps`.
     pub cell: String,
-    /// Which of the cell's repetitions this is, from 1.
+    /// The number of the cell's repetition, from 1.
     pub attempt: u32,
-    /// How it ended.
+    /// How the attempt ended.
     pub outcome: Outcome,
-    /// Why it ended so, in words; absent for a migration that simply converged.
+    /// The reason for the outcome, in words; absent if the migration converged.
     pub reason: Option<String>,
-    /// When it started.
+    /// When the attempt started.
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub started_at: Timestamp,
-    /// The values of the matrix's axes in this cell.
+    /// The cell's value on each axis of the matrix.
     pub axes: IndexMap<String, String>,
-    /// All settings of the cell, defaults included.
+    /// All settings of the cell, including defaults.
     pub settings: Settings,
-    /// Everything that was measured.
+    /// Everything that was measured in the attempt.
     #[serde(flatten)]
     pub measured: Measured,
 }
 
-/// What an attempt measured; what it did not reach is absent.
+/// The measurements of one attempt. Figures that the attempt did not reach are absent.
 ///
-/// What each figure is, [`FIGURES`](super::figures::FIGURES) says, and from there the JSON Schema and
-/// `docs/figures.md`.
+/// [`FIGURES`](super::figures::FIGURES) defines each figure; the JSON Schema and `docs/figures.md` repeat its
+/// definitions.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Measured {
     /// The figure `total_time_ms`.
     pub total_time_ms: Option<f64>,
-    /// The downtime, seen from three sides.
+    /// The downtime, as measured by QEMU, by the guest and by a client, in milliseconds.
     pub downtime_ms: Downtime,
-    /// The data moved, counted in two places.
+    /// The data that the migration moved, as counted by QEMU and on the migration link, in bytes.
     pub transferred: Transferred,
     /// The figure `iterations`.
     pub iterations: Vec<Pass>,
     /// The figure `timeline`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub timeline: Vec<Carried>,
-    /// The load, as the stressor counted it.
+    pub timeline: Vec<AppliedChange>,
+    /// The load on the guest's memory, as counted by the stressor.
     pub stress: Stress,
     /// The figure `verified`.
     pub verified: Option<Verification>,
     /// The figure `qemu`.
     pub qemu: Option<Completion>,
-    /// What the downtime probe saw, from before the migration until after it.
+    /// The results of the downtime probe, which runs from before the migration until after it.
     pub probe: Option<Probe>,
-    /// How the migration link was shaped, as set, and by which backend: [`Self::link_setting`] in words.
+    /// How the migration link was shaped at first, and by which backend: `link_setting` in words.
     pub link: Option<String>,
-    /// How the migration link was set at first. Absent in records of older versions.
+    /// How the migration link was shaped at first. Absent in records of older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link_setting: Option<LinkSetting>,
     /// The figure `link_lateness`.
@@ -79,18 +80,19 @@ pub struct Measured {
     pub phases_ms: IndexMap<Phase, f64>,
     /// The figure `wall_time_ms`.
     pub wall_time_ms: f64,
-    /// Two measurements of one thing that do not agree, in words. Both stand as they were measured.
+    /// Pairs of measurements of the same quantity that disagree, in words. Both are kept as measured.
     pub disagreements: Vec<String>,
-    /// How far away the nodes were when the lab started: what the ways in [`Obtained::ways`] are parts of.
-    /// Absent in records of older versions.
+    /// The round-trip times of messages to the nodes, measured when the lab started. They bound the message
+    /// delays that `obtained` names in `ways`. Absent in records of older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub round_trips: Option<RoundTrips>,
-    /// How each duration here was obtained, by its key. Absent in records of older versions.
+    /// How each duration of this record was measured, by the figure's key. Absent in records of older
+    /// versions.
     #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
-    pub obtained: IndexMap<String, Obtained>,
+    pub obtained: IndexMap<String, Provenance>,
 }
 
-/// The downtime of one migration, in milliseconds.
+/// The downtime of one migration, measured in three ways, in milliseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Downtime {
     /// The figure `downtime_ms.qemu`.
@@ -101,7 +103,7 @@ pub struct Downtime {
     pub client: Option<f64>,
 }
 
-/// The data that one migration moved, in bytes.
+/// The data that one migration moved, counted in two places, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Transferred {
     /// The figure `transferred.qemu_bytes`.
@@ -110,56 +112,57 @@ pub struct Transferred {
     pub wire_bytes: Option<u64>,
 }
 
-/// The scheduling error of the link emulator (backend `userspace`): by how much packets were delivered later
-/// than was computed for them, both directions together.
+/// The scheduling error of the link emulator (backend `userspace`): how much later than computed it delivered
+/// packets, both directions together.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LinkLateness {
-    /// Packets delivered; one that is not segmented yet, of up to 64 KiB, counts as one.
+    /// The number of packets delivered. A packet of up to 64 KiB that is not segmented yet counts as one.
     pub deliveries: u64,
-    /// How late they were on average, in milliseconds.
+    /// The mean lateness of the packets, in milliseconds.
     pub late_mean_ms: f64,
-    /// How late the worst of them was, in milliseconds.
+    /// The largest lateness of any packet, in milliseconds.
     pub late_worst_ms: f64,
 }
 
-/// What the downtime probe saw: ICMP echo requests at a fixed interval, and the times between their replies.
+/// The results of the downtime probe, which sends ICMP echo requests to the guest at a fixed interval and
+/// measures the gaps between their replies.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Probe {
-    /// The interval between requests, in nanoseconds.
+    /// The interval at which requests are sent, in nanoseconds.
     pub interval_ns: u64,
-    /// Requests sent.
+    /// The number of requests sent.
     pub sent: u64,
-    /// Replies received.
+    /// The number of replies received.
     pub received: u64,
-    /// The longest time between two consecutive replies, in nanoseconds.
+    /// The longest gap between two consecutive replies, in nanoseconds.
     pub largest_gap_ns: u64,
-    /// The median time between two consecutive replies, in nanoseconds.
+    /// The median gap between two consecutive replies, in nanoseconds.
     pub median_gap_ns: u64,
 }
 
-/// What the check of the guest's memory found.
+/// The result of the check of the guest's memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Verification {
-    /// Pages of 4 KiB compared, working set and ballast.
+    /// The number of pages of 4 KiB compared, in the working set and the ballast.
     pub pages_checked: u64,
-    /// How many of them were not as they were written.
+    /// The number of pages that did not hold what was written to them.
     #[serde(default)]
     pub pages_bad: u64,
-    /// The first of those.
+    /// The first page that did not hold what was written to it; absent if there is none.
     pub first_bad: Option<BadPage>,
 }
 
 /// A page that does not hold what was written to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BadPage {
-    /// Which memory it belongs to.
+    /// The part of the stressor's memory that the page belongs to.
     #[serde(default)]
     pub area: MemoryArea,
-    /// Its index within that memory, from 0, in pages of 4 KiB.
+    /// The page's index within that part, from 0, in pages of 4 KiB.
     pub index: u64,
-    /// How often it was written after it was filled.
+    /// How often the page was written after it was filled.
     pub expected_generation: u32,
-    /// What it held instead, in a few words.
+    /// What the page held instead, in a few words.
     pub held: String,
 }
 
@@ -167,94 +170,93 @@ pub struct BadPage {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum MemoryArea {
-    /// The memory that is dirtied.
+    /// The working set: the memory that the stressor dirties.
     #[default]
     WorkingSet,
-    /// The memory that is left alone.
+    /// The ballast: memory that is filled and then left unchanged.
     Ballast,
 }
 
-/// The times that a call which does nothing took to a node and back, through the streams that everything else
-/// comes by.
+/// The round-trip time of a call to a node that does nothing, over the same streams as all other messages.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RoundTrip {
-    /// The shortest, in milliseconds.
+    /// The shortest round trip of several calls, in milliseconds.
     pub least_ms: f64,
-    /// The middle one, in milliseconds.
+    /// The median round trip of several calls, in milliseconds.
     pub median_ms: f64,
 }
 
-/// The round trips between the orchestrator and its nodes, when the lab started.
+/// The round-trip times between the orchestrator and its nodes, measured when the lab started.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RoundTrips {
-    /// To the controller and back.
+    /// From the orchestrator to the controller and back.
     pub controller: RoundTrip,
-    /// To the source and back.
+    /// From the orchestrator to the source and back.
     pub source: RoundTrip,
-    /// To the destination and back.
+    /// From the orchestrator to the destination and back.
     pub destination: RoundTrip,
 }
 
-/// How a duration was obtained.
+/// The provenance of a duration: which clock measured it, and from which event to which event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Obtained {
-    /// By whose clock.
+pub struct Provenance {
+    /// The clock that measured it.
     pub clock: Clock,
-    /// From what event.
+    /// The event at which the duration starts.
     pub from: String,
-    /// To what event.
+    /// The event at which the duration ends.
     pub to: String,
-    /// Which ways between the orchestrator and the nodes are in it, where any are.
+    /// The message delays between the orchestrator and the nodes that the duration includes, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ways: Option<String>,
 }
 
-/// Whose clock a duration is by.
+/// The clock that measures a duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Clock {
-    /// The orchestrator's.
+    /// The clock of the orchestrator's host.
     Orchestrator,
-    /// The source's host's.
+    /// The clock of the source's host.
     Source,
-    /// The controller's host's.
+    /// The clock of the controller's host.
     Controller,
-    /// The guest's, which stands still while the guest is stopped.
+    /// The guest's clock, which stands still while the guest is stopped.
     Guest,
-    /// The guest's and the orchestrator's: what the one fell behind the other.
+    /// The guest's and the orchestrator's clocks: how far the guest's fell behind the orchestrator's.
     GuestAndOrchestrator,
 }
 
-/// An entry of the timeline that was carried out. Times are in milliseconds since the migrate command.
+/// An entry of the matrix's timeline that was applied. Times are in milliseconds since the migrate command.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Carried {
-    /// When the matrix has it.
+pub struct AppliedChange {
+    /// When the entry was due, according to the matrix.
     pub due_ms: f64,
-    /// When the first of its changes was asked for.
+    /// When the entry's first change was requested.
     pub began_ms: f64,
-    /// When the last of them was confirmed.
+    /// When the entry's last change was confirmed.
     pub done_ms: f64,
-    /// How the link was shaped, as set; absent where the entry leaves the link alone.
+    /// How the link was shaped, in words; absent if the entry does not change the link.
     pub link: Option<String>,
-    /// The rate asked for from then on; absent where the entry leaves the load alone.
+    /// The dirty rate requested from then on; absent if the entry does not change the load.
     pub rate: Option<Rate>,
-    /// Which end confirmed the change of the load: the destination, where the guest stopped before it could
-    /// answer at the source and was asked again.
+    /// The end that confirmed the change of the load. It is the destination if the guest stopped at the
+    /// source before it could answer there, so that the change had to be requested again.
     pub by: Option<End>,
 }
 
-/// A part of the migration in which the load was asked for at one rate. Times are in milliseconds since the
+/// An interval of the migration in which one dirty rate was requested. Times are in milliseconds since the
 /// migrate command.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Stretch {
-    /// When the rate had been set.
+pub struct RateInterval {
+    /// When the rate was confirmed.
     pub from_ms: f64,
-    /// When another one was asked for, the guest stopped or the migration was given up.
+    /// When the next rate was requested, the guest stopped, or the migration was given up.
     pub to_ms: f64,
-    /// What was asked for, in bytes dirtied per second; absent where it is unlimited.
+    /// The requested dirty rate, in bytes per second of the guest's clock; absent if unlimited.
     pub requested: Option<u64>,
-    /// What was achieved, in the same unit. Absent where the stretch is too short to tell, less than half a
-    /// second.
+    /// The achieved dirty rate, in bytes per second of the guest's clock. Absent if the interval is shorter
+    /// than half a second, which is too short to tell.
     pub achieved: Option<f64>,
 }
 
@@ -269,7 +271,7 @@ pub struct Stress {
     pub during: Option<f64>,
     /// The figure `stress.stretches`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub stretches: Vec<Stretch>,
+    pub stretches: Vec<RateInterval>,
     /// The figure `stress.after`.
     pub after: Option<f64>,
     /// The figure `stress.forgone_bytes`.
@@ -278,43 +280,45 @@ pub struct Stress {
     pub longest_stall_ms: Option<f64>,
 }
 
-/// A phase of an attempt.
+/// A phase of an attempt. An attempt goes through the phases in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
-    /// Both QEMUs start, the source with a guest that was saved when it had booted. The first attempt on a
-    /// machine boots that guest.
+    /// Both QEMU processes start; the source's restores the guest from a state saved after booting. The first
+    /// attempt with a VM configuration boots the guest and saves that state.
     Boot,
-    /// The stressor fills its memory.
+    /// The stressor fills the working set and the ballast.
     Fill,
-    /// The dirty rate settles.
+    /// The stressor dirties memory until its dirty rate is steady.
     Settle,
-    /// The migration, until it has completed or was given up.
+    /// The guest migrates, until the migration completes or is given up.
     Migrate,
-    /// The guest is watched where it is now.
+    /// The guest is observed at the end where it now is: it must run, and it must dirty memory unless the
+    /// requested rate is 0.
     Observe,
-    /// The stressor checks its memory, while the guest is still watched.
+    /// The stressor checks its memory, while the guest is still observed.
     Verify,
-    /// Both QEMUs are ended.
+    /// The probe is stopped and both QEMU processes are ended.
     TearDown,
 }
 
 impl Phase {
-    /// What happens in it, in a word or two.
+    /// Returns what happens in the phase, in a word or two, for progress messages.
     pub fn describe(self) -> &'static str {
         match self {
             Self::Boot => "booting",
             Self::Fill => "filling memory",
             Self::Settle => "settling",
             Self::Migrate => "migrating",
-            Self::Observe => "watching",
+            Self::Observe => "observing",
             Self::Verify => "verifying",
-            Self::TearDown => "ending",
+            Self::TearDown => "tearing down",
         }
     }
 }
 
-/// Returns milliseconds rounded to the microsecond: finer would suggest an accuracy that is not there.
+/// Returns milliseconds rounded to whole microseconds. More digits would suggest an accuracy that is not
+/// there.
 pub fn round_micros(millis: f64) -> f64 {
     (millis * 1e3).round() / 1e3
 }
@@ -324,7 +328,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn milliseconds_are_kept_to_the_microsecond() {
+    fn milliseconds_are_rounded_to_the_microsecond() {
         assert_eq!(round_micros(1.234_567_8).to_string(), "1.235");
     }
 }

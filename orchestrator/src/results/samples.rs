@@ -1,14 +1,14 @@
-//! The samples of an attempt: what QEMU said of its migration, one line of `samples.jsonl` each.
+//! The samples of an attempt: QEMU's reports on the state of the migration, one per line of `samples.jsonl`.
 
 use super::store::{self, Error};
 use crate::measure::samples::Sample;
 use std::{fs, io, path::Path};
 
-/// The file, in the attempt's folder.
+/// The name of the file with the samples, in the attempt's folder.
 pub const SAMPLES: &str = "samples.jsonl";
 
-/// Reads the samples of an attempt of the run in `folder`, in order. Returns none where the attempt did not
-/// get as far as its migration. A last line that was cut off is left out.
+/// Reads the samples of an attempt of the run in `folder`, in order. Returns nothing if the attempt ended
+/// before its migration started. A last line that was cut off is ignored.
 pub fn read(folder: &Path, cell: &str, attempt: u32) -> Result<Option<Vec<Sample>>, Error> {
     let path = store::attempt_path(folder, cell, attempt).join(SAMPLES);
     let text = match fs::read_to_string(&path) {
@@ -46,7 +46,7 @@ mod tests {
     }
 
     #[test]
-    fn samples_are_read_back_as_they_were_written_as_far_as_they_are_whole() {
+    fn samples_are_read_back_as_written_without_a_line_that_was_cut_off() {
         let folder = tempfile::tempdir().unwrap();
         let path = store::attempt_path(folder.path(), "stress.rate=1MBps", 2);
         assert_eq!(read(folder.path(), "stress.rate=1MBps", 2).unwrap(), None);

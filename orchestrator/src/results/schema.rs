@@ -1,35 +1,36 @@
-//! The JSON Schema of results, made from the types; what each figure is comes from [`FIGURES`].
+//! The JSON Schema of results. It is generated from the types; the descriptions of figures are from
+//! [`FIGURES`].
 
 use super::{environment::Environment, figures::FIGURES, record::Record};
 use crate::measure::samples::Sample;
 use schemars::{Schema, generate::SchemaSettings};
 use serde_json::{Map, Value};
 
-/// Returns the JSON Schema (draft 2020-12) of a record, a line of `cells.jsonl`. Its definitions have those
-/// of `environment.json` (`Environment`) and of a line of `samples.jsonl` (`Sample`) too.
+/// Returns the JSON Schema (draft 2020-12) of a record, which is a line of `cells.jsonl`. Its definitions
+/// include those of `environment.json` (`Environment`) and of a line of `samples.jsonl` (`Sample`).
 pub fn schema() -> Schema {
     let mut generator = SchemaSettings::draft2020_12().into_generator();
     generator.subschema_for::<Environment>();
     generator.subschema_for::<Sample>();
     let mut root = generator.into_root_schema_for::<Record>().to_value();
     for figure in FIGURES {
-        describe(&mut root, figure.key, figure.what);
+        describe(&mut root, figure.key, figure.description);
     }
     Schema::try_from(root).unwrap_or_default()
 }
 
-/// Describes what is at a dotted path of a record.
+/// Sets the description of the field of a record at a dotted path.
 fn describe(root: &mut Value, path: &str, text: &str) {
     let mut at = String::new();
     for name in path.split('.') {
-        // What a property of the record refers to is a definition.
+        // A property with a type of its own refers to a definition, which has the properties below it.
         if let Some(reference) = root.pointer(&at).and_then(|schema| schema["$ref"].as_str()) {
             at = reference.trim_start_matches('#').to_string();
         }
         at = format!("{at}/properties/{name}");
     }
-    let place: Option<&mut Map<String, Value>> = root.pointer_mut(&at).and_then(Value::as_object_mut);
-    if let Some(schema) = place {
+    let property: Option<&mut Map<String, Value>> = root.pointer_mut(&at).and_then(Value::as_object_mut);
+    if let Some(schema) = property {
         schema.insert("description".into(), text.into());
     }
 }
@@ -39,12 +40,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_figure_is_described_and_nothing_is_left_undescribed() {
+    fn every_figure_is_described_by_its_definition() {
         let root = schema().to_value();
         let text = root.to_string();
         for figure in FIGURES {
-            assert!(text.contains(&Value::from(figure.what).to_string()), "{} is nowhere", figure.key);
+            let description = Value::from(figure.description).to_string();
+            assert!(text.contains(&description), "{} is not described", figure.key);
         }
-        assert!(!text.contains("The figure `"), "a figure has the description of its field");
+        assert!(!text.contains("The figure `"), "a figure is described by its field's doc comment");
     }
 }

@@ -1,8 +1,9 @@
-//! The results folder of one run.
+//! The results folder of one run, and how it is read and written.
 //!
-//! A record is appended to `cells.jsonl` with a single write and synced before the run goes on, so a run can
-//! be killed at any moment and continued: a line that was cut off is dropped when the folder is opened again,
-//! and its attempt is made again. One run at a time has a folder, which a lock on `cells.jsonl` sees to.
+//! Each record is appended to `cells.jsonl` with a single write and synced before the next attempt starts, so
+//! a run can be killed at any time and continued: a line that was cut off is dropped when the folder is
+//! opened again, and its attempt is repeated. A lock on `cells.jsonl` ensures that only one run at a time
+//! uses a folder.
 
 use super::{environment::Environment, format, record::Record};
 use crate::{matrix::selection::Selection, outcome::Outcome};
@@ -13,59 +14,60 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The matrix file as run.
+/// The name of the matrix file that is run.
 pub const MATRIX: &str = "matrix.yaml";
-/// Which part of the matrix is run.
+/// The name of the file that says which part of the matrix is run.
 pub const SELECTION: &str = "selection.json";
-/// What it ran on.
+/// The name of the file that describes the run's environment.
 pub const ENVIRONMENT: &str = "environment.json";
-/// One record a line.
+/// The name of the file with the records, one per line.
 pub const CELLS: &str = "cells.jsonl";
-/// The short form.
+/// The name of the file with the summary of the records, as CSV.
 pub const SUMMARY: &str = "summary.csv";
 
-/// Why a results folder cannot be used.
+/// An error creating, reading or writing a results folder.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It is there already.
+    /// A folder that was to be created already exists.
     #[error(
-        "the results folder {0} exists already: continue that run with --resume, or name another with --out"
+        "the results folder {0} already exists: continue its run with --resume, or choose another folder \
+         with --out"
     )]
     Exists(PathBuf),
-    /// It is not a results folder.
+    /// The folder contains no matrix, so it is not a results folder.
     #[error("{0} is not a results folder: it has no {MATRIX}")]
     NotResults(PathBuf),
-    /// Another run is using it.
+    /// Another run holds the lock on the folder.
     #[error("another run is writing to {0}")]
     InUse(PathBuf),
-    /// A record in it makes no sense.
+    /// A line of the records or samples is invalid.
     #[error("{path}, line {line}: {reason}")]
     BadRecord {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// The line, from 1.
+        /// The number of the line, from 1.
         line: usize,
-        /// What is wrong.
+        /// Why the line is invalid.
         reason: String,
     },
-    /// The system said no.
+    /// A file operation failed.
     #[error("cannot {what} {path}: {source}")]
     Io {
-        /// What was attempted.
+        /// The operation, as a verb phrase before the path.
         what: &'static str,
-        /// On what.
+        /// The path of the file or folder.
         path: PathBuf,
-        /// Why not.
+        /// The cause of the failure.
         source: io::Error,
     },
 }
 
-/// Adds what was attempted on what to a system error.
+/// Returns a function that adds the operation and the path to a system error.
 fn doing(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::Io { what, path: path.into(), source }
 }
 
-/// A results folder that this run may write to.
+/// A results folder that this process has locked and may write to.
 #[derive(Debug)]
 pub struct Store {
     folder: PathBuf,
@@ -74,16 +76,16 @@ pub struct Store {
 }
 
 impl Drop for Store {
-    /// Releases the folder now. A program that is about to be started has the descriptor too, and with it the
-    /// lock.
+    /// Releases the lock explicitly. Closing the file would not be enough: a child process that is just being
+    /// started has inherited the descriptor, and with it the lock.
     fn drop(&mut self) {
-        // It can only fail for a file without a lock.
+        // This can only fail for a file without a lock.
         let _ = self.cells.unlock();
     }
 }
 
 impl Store {
-    /// Makes a new folder for a run of this part of this matrix.
+    /// Creates a new folder for a run of this selection of the matrix, and locks it.
     pub fn create(folder: &Path, matrix: &str, selection: &Selection) -> Result<Self, Error> {
         if let Some(parent) = folder.parent() {
             fs::create_dir_all(parent).map_err(doing("make the folder", parent))?;
@@ -98,7 +100,7 @@ impl Store {
         Self::open(folder)
     }
 
-    /// Opens a folder to continue its run. Interrupted attempts do not count as made.
+    /// Opens a folder to continue its run, locks it, and drops a last line that was cut off.
     pub fn open(folder: &Path) -> Result<Self, Error> {
         if !folder.join(MATRIX).is_file() {
             return Err(Error::NotResults(folder.into()));
@@ -126,23 +128,23 @@ impl Store {
         Ok(Self { folder: folder.into(), cells, records })
     }
 
-    /// The folder.
+    /// Returns the path of the folder.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// All records so far, in the order they were made, interrupted ones included.
+    /// Returns all records so far, in the order in which they were made, including interrupted attempts.
     pub fn records(&self) -> &[Record] {
         &self.records
     }
 
-    /// Whether this attempt has a result.
+    /// Returns whether this attempt has a result. An interrupted attempt has none.
     pub fn has(&self, cell: &str, attempt: u32) -> bool {
         let made = |r: &Record| r.cell == cell && r.attempt == attempt && r.outcome != Outcome::Interrupted;
         self.records.iter().any(made)
     }
 
-    /// Appends a record; it is on the disk when this returns.
+    /// Appends a record and syncs it to the disk.
     pub fn append(&mut self, record: Record) -> Result<(), Error> {
         let path = self.folder.join(CELLS);
         let mut line = serde_json::to_vec(&record).map_err(|e| doing("write", &path)(e.into()))?;
@@ -153,7 +155,8 @@ impl Store {
         Ok(())
     }
 
-    /// Makes the folder for an attempt's samples and logs, empty.
+    /// Creates an empty folder for an attempt's samples and logs, and removes an earlier one of the same
+    /// attempt.
     pub fn attempt_folder(&self, cell: &str, attempt: u32) -> Result<PathBuf, Error> {
         let folder = attempt_path(&self.folder, cell, attempt);
         match fs::remove_dir_all(&folder) {
@@ -164,9 +167,9 @@ impl Store {
         Ok(folder)
     }
 
-    /// Removes the folder if the run did not get far enough to record anything in it, not even what it runs
-    /// on. Returns whether it was removed.
-    pub fn withdraw(&self) -> Result<bool, Error> {
+    /// Removes the folder if it has no records and no environment, because the run failed before it could
+    /// write any. Returns whether the folder was removed.
+    pub fn remove_if_empty(&self) -> Result<bool, Error> {
         if !self.records.is_empty() || self.folder.join(ENVIRONMENT).exists() {
             return Ok(false);
         }
@@ -178,12 +181,12 @@ impl Store {
         Ok(true)
     }
 
-    /// Writes down what the run runs on.
+    /// Writes the environment of the run, replacing an earlier one.
     pub fn write_environment(&self, environment: &Environment) -> Result<(), Error> {
         write_json(&self.folder.join(ENVIRONMENT), environment)
     }
 
-    /// Writes the short form of all records.
+    /// Writes the summary of all records, replacing an earlier one.
     pub fn write_summary(&self, csv: &str) -> Result<(), Error> {
         let path = self.folder.join(SUMMARY);
         fs::write(&path, csv).map_err(doing("write", &path))
@@ -196,7 +199,7 @@ fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Error> {
     fs::write(path, text).map_err(doing("write", path))
 }
 
-/// Reads which part of its matrix a run makes; all of it, where the folder does not say.
+/// Reads which part of its matrix a run selects. Returns the whole matrix if the folder does not say.
 pub fn selection(folder: &Path) -> Result<Selection, Error> {
     let path = folder.join(SELECTION);
     match fs::read_to_string(&path) {
@@ -206,7 +209,7 @@ pub fn selection(folder: &Path) -> Result<Selection, Error> {
     }
 }
 
-/// Reads the records of a finished or a running run, and the matrix it ran.
+/// Reads the matrix and the records of a run that is finished or in progress.
 pub fn read(folder: &Path) -> Result<(String, Vec<Record>), Error> {
     let matrix = folder.join(MATRIX);
     if !matrix.is_file() {
@@ -218,7 +221,7 @@ pub fn read(folder: &Path) -> Result<(String, Vec<Record>), Error> {
     Ok((matrix_text, parse(whole_lines(&text), &path)?))
 }
 
-/// Reads what a run runs on; nothing, where it has not come that far.
+/// Reads the environment of a run. Returns nothing if the run has not written it yet.
 pub fn environment(folder: &Path) -> Result<Option<Environment>, Error> {
     let path = folder.join(ENVIRONMENT);
     let text = match fs::read_to_string(&path) {
@@ -227,10 +230,10 @@ pub fn environment(folder: &Path) -> Result<Option<Environment>, Error> {
         Err(error) => return Err(doing("read", &path)(error)),
     };
     let environment = format::read(&text, |environment: &Environment| environment.format);
-    environment.map(Some).map_err(|problem| doing("read", &path)(io::Error::other(problem)))
+    environment.map(Some).map_err(|error| doing("read", &path)(io::Error::other(error)))
 }
 
-/// Returns the folder of an attempt's samples and logs. It is there once the attempt has begun.
+/// Returns the path of the folder for an attempt's samples and logs. It exists once the attempt has started.
 pub fn attempt_path(folder: &Path, cell: &str, attempt: u32) -> PathBuf {
     folder.join("attempts").join(format!("{}.{attempt}", file_name(cell)))
 }
@@ -242,16 +245,16 @@ pub(super) fn whole_lines(text: &str) -> &str {
 
 fn parse(text: &str, path: &Path) -> Result<Vec<Record>, Error> {
     let record = |(i, line): (usize, &str)| {
-        format::read(line, |record: &Record| record.format).map_err(|problem| Error::BadRecord {
+        format::read(line, |record: &Record| record.format).map_err(|error| Error::BadRecord {
             path: path.into(),
             line: i + 1,
-            reason: problem.to_string(),
+            reason: error.to_string(),
         })
     };
     text.lines().enumerate().map(record).collect()
 }
 
-/// A cell's identity as a file name.
+/// Returns a cell's identifier as a file name: all characters but letters, digits and `._=-` become `-`.
 fn file_name(cell: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || "._=-".contains(c) { c } else { '-' };
     cell.chars().map(plain).collect()
@@ -292,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attempt_counts_as_made_unless_it_was_interrupted() {
+    fn an_attempt_has_a_result_unless_it_was_interrupted() {
         let (_parent, mut store) = store();
         let plan = plan();
         let cell = &plan.cells[0];
@@ -306,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_cut_off_is_gone_from_the_file_and_appending_goes_on_there() {
+    fn a_line_that_was_cut_off_is_removed_before_the_next_record_is_appended() {
         let (_parent, mut store) = store();
         let (plan, folder) = (plan(), store.folder().to_path_buf());
         let record = |n| RecordBuilder::start().freeze(&plan.cells[0], n, Outcome::Converged, None);
@@ -321,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attempts_folder_is_its_own_and_empty() {
+    fn each_attempt_gets_an_empty_folder_of_its_own() {
         let (_parent, store) = store();
         let folder = store.attempt_folder("stress.rate=1MBps,link.delay=1ms", 2).unwrap();
         assert_eq!(folder, store.folder().join("attempts/stress.rate=1MBps-link.delay=1ms.2"));
@@ -332,19 +335,19 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_did_not_begin_leaves_no_folder_and_one_that_did_keeps_it() {
-        let (parent, unbegun) = store();
-        assert!(unbegun.withdraw().unwrap());
+    fn only_the_folder_of_a_run_without_records_is_removed() {
+        let (parent, empty) = store();
+        assert!(empty.remove_if_empty().unwrap());
         assert_eq!(fs::read_dir(parent.path().join("a")).unwrap().count(), 0);
-        let (_parent, mut begun) = store();
+        let (_parent, mut store) = store();
         let record = RecordBuilder::start().freeze(&plan().cells[0], 1, Outcome::Failed, None);
-        begun.append(record).unwrap();
-        assert!(!begun.withdraw().unwrap());
-        assert_eq!(read(begun.folder()).unwrap().1.len(), 1);
+        store.append(record).unwrap();
+        assert!(!store.remove_if_empty().unwrap());
+        assert_eq!(read(store.folder()).unwrap().1.len(), 1);
     }
 
     #[test]
-    fn no_cell_leaves_the_folder() {
+    fn no_cell_name_points_outside_the_results_folder() {
         for cell in ["../../etc/passwd", "a/b", "ä b\n", "guest.cpu=max,+x"] {
             let name = file_name(cell);
             assert!(!name.contains('/') && name.is_ascii() && !name.contains('\n'), "{name}");

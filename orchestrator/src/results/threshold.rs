@@ -1,4 +1,4 @@
-//! Where convergence ends: the highest dirty rate at which every attempt converged, in sentences.
+//! The threshold of convergence: the highest dirty rate up to which every attempt converged, in sentences.
 
 use super::record::Record;
 use crate::{
@@ -9,15 +9,15 @@ use stressor::workload::Rate;
 
 const DIRTY_RATE: &str = "stress.rate";
 
-/// Returns a sentence for each combination of the other axes: up to which dirty rate every attempt converged.
-/// None where the matrix does not vary the dirty rate. `verdicts` are the attempts that came to a verdict on
-/// the migration.
-pub(super) fn sentences(plan: &Plan, verdicts: &[(&Cell, &Record)]) -> Vec<String> {
+/// Returns a sentence for each combination of the other axes that states up to which dirty rate every attempt
+/// converged. Returns no sentences if the matrix does not vary the dirty rate. `decided` are the attempts
+/// whose migration converged or was given up.
+pub(super) fn sentences(plan: &Plan, decided: &[(&Cell, &Record)]) -> Vec<String> {
     if !plan.axis_paths().contains(&DIRTY_RATE) {
         return Vec::new();
     }
     let mut groups: Vec<(String, Vec<(&Cell, &Record)>)> = Vec::new();
-    for &(cell, record) in verdicts {
+    for &(cell, record) in decided {
         let others = cell.axes.iter().filter(|(path, _)| *path != DIRTY_RATE);
         let name = others.map(|(path, value)| format!("{path} {value}")).collect::<Vec<_>>().join(", ");
         match groups.iter_mut().find(|(known, _)| *known == name) {
@@ -28,6 +28,8 @@ pub(super) fn sentences(plan: &Plan, verdicts: &[(&Cell, &Record)]) -> Vec<Strin
     groups.iter().filter_map(|(name, members)| sentence(name, members)).collect()
 }
 
+/// Returns the sentence for one combination of the other axes, which `group` names. Returns nothing if no
+/// member has a limited dirty rate.
 fn sentence(group: &str, members: &[(&Cell, &Record)]) -> Option<String> {
     let mut levels: Vec<(u64, &str, bool)> = Vec::new();
     for (cell, record) in members {

@@ -1,11 +1,11 @@
-//! What a run runs on, from the types that tell of it to those that are kept.
+//! Conversions from the types of the lab, the nodes and the guest into those of a run's environment.
 
 use crate::{
-    driver::qemu::{accel::Finding, machine},
+    driver::qemu::{accel::AcceleratorFinding, machine},
     image, lab,
     matrix::Settings,
     node::protocol,
-    results::environment::{Accelerator, Boot, Choice, Lab, Node, Privilege},
+    results::environment::{Accelerator, AcceleratorChoice, Boot, Lab, Node, Privilege},
 };
 
 impl From<lab::Description> for Lab {
@@ -40,8 +40,8 @@ impl From<protocol::Facts> for Node {
     }
 }
 
-impl From<Finding> for Choice {
-    fn from(finding: Finding) -> Self {
+impl From<AcceleratorFinding> for AcceleratorChoice {
+    fn from(finding: AcceleratorFinding) -> Self {
         let accelerator = match finding.accelerator {
             machine::Accelerator::Kvm => Accelerator::Kvm,
             machine::Accelerator::Tcg => Accelerator::Tcg,
@@ -59,7 +59,8 @@ impl From<image::Boot> for Boot {
     }
 }
 
-/// Returns what would carry out the links of these settings in the lab of a stored run, in a word.
+/// Returns the name of the backend that would shape the links of these settings in the lab of a stored run,
+/// or `none` if it has no backend for them.
 pub fn backend(settings: &Settings, lab: &Lab) -> String {
     let kernels = [&lab.source.features, &lab.destination.features];
     let backend = lab::backend(settings, kernels, lab.source.no_emulator.as_deref());
@@ -95,22 +96,25 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_reads_as_what_was_said() {
+    fn converted_types_have_the_same_json() {
         assert_eq!(to_value(Lab::from(description())).unwrap(), to_value(description()).unwrap());
         let trial = Some("QEMU ended".to_string());
-        let finding =
-            Finding { accelerator: machine::Accelerator::Tcg, reason: "no guest boots".into(), trial };
-        assert_eq!(to_value(Choice::from(finding.clone())).unwrap(), to_value(finding).unwrap());
+        let finding = AcceleratorFinding {
+            accelerator: machine::Accelerator::Tcg,
+            reason: "no guest boots".into(),
+            trial,
+        };
+        assert_eq!(to_value(AcceleratorChoice::from(finding.clone())).unwrap(), to_value(finding).unwrap());
         for boot in [image::Boot::Compressed, image::Boot::Uncompressed] {
             assert_eq!(to_value(Boot::from(boot)).unwrap(), to_value(boot).unwrap());
         }
     }
 
     #[test]
-    fn a_stored_lab_would_use_the_backend_that_the_lab_uses() {
+    fn a_stored_lab_has_the_same_backends_as_the_lab_itself() {
         let matrix = "name: n\nlink: { rate: 1gbit }\naxes: { link.delay: [0, 5ms] }\n";
         let plan = File::parse(matrix, "n").and_then(|file| file.expand()).unwrap_or_else(|e| panic!("{e}"));
-        let said = |lab: &lab::Description| {
+        let backends = |lab: &lab::Description| {
             let stored = Lab::from(lab.clone());
             for cell in &plan.cells {
                 let used = lab.backend(&cell.settings).map_or("none".into(), |backend| backend.to_string());
@@ -119,10 +123,10 @@ mod tests {
             plan.cells.iter().map(|cell| backend(&cell.settings, &stored)).collect::<Vec<_>>()
         };
         let mut lab = description();
-        assert_eq!(said(&lab), ["kernel", "userspace"]);
+        assert_eq!(backends(&lab), ["kernel", "userspace"]);
         lab.source.no_emulator = Some("no TUN devices".into());
-        assert_eq!(said(&lab), ["kernel", "none"]);
+        assert_eq!(backends(&lab), ["kernel", "none"]);
         lab.destination.features.clear();
-        assert_eq!(said(&lab), ["none", "none"]);
+        assert_eq!(backends(&lab), ["none", "none"]);
     }
 }

@@ -1,4 +1,5 @@
-//! Interruption: the first SIGINT, SIGTERM or SIGHUP asks the run to stop, the second leaves at once.
+//! Interruption of a run: the first SIGINT, SIGTERM or SIGHUP asks the run to stop, the second exits
+//! immediately.
 
 use std::{io, process};
 use tokio::{
@@ -6,35 +7,36 @@ use tokio::{
     sync::watch,
 };
 
-/// The exit code of a run that was interrupted: 128 + SIGINT, as shells have it.
+/// The exit code of a run that was interrupted: 128 + SIGINT, as in shells.
 pub const EXIT_CODE: u8 = 130;
 
-/// Whether the user has asked the run to stop.
+/// The receiving end of a request to stop a run.
 #[derive(Debug, Clone)]
 pub struct Interrupt {
     requested: watch::Receiver<bool>,
 }
 
-/// Asks a run to stop.
+/// The sending end of a request to stop a run.
 #[derive(Debug)]
 pub struct Interrupter(watch::Sender<bool>);
 
 impl Interrupter {
-    /// Asks.
+    /// Asks the run to stop. Further calls have no effect.
     pub fn interrupt(&self) {
         let _ = self.0.send(true);
     }
 }
 
 impl Interrupt {
-    /// One that is asked for by its [`Interrupter`].
+    /// Returns both ends of a request.
     pub fn new() -> (Interrupter, Self) {
         let (sender, requested) = watch::channel(false);
         (Interrupter(sender), Self { requested })
     }
 
-    /// One that is asked for by signals. `notice` is called at the first.
-    pub fn by_signals(notice: impl FnOnce() + Send + 'static) -> io::Result<Self> {
+    /// Returns a request that the first signal makes, after it has called `notice`. The second signal exits
+    /// the process.
+    pub fn on_signals(notice: impl FnOnce() + Send + 'static) -> io::Result<Self> {
         let (interrupter, interrupt) = Self::new();
         let mut signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()]
             .map(signal)
@@ -54,7 +56,7 @@ impl Interrupt {
                         notice();
                         interrupter.interrupt();
                     }
-                    // Everything this process started ends with it.
+                    // Everything that this process started ends with it.
                     None => process::exit(EXIT_CODE.into()),
                 }
             }
@@ -62,12 +64,12 @@ impl Interrupt {
         Ok(interrupt)
     }
 
-    /// Whether it was asked for.
+    /// Returns whether the run was asked to stop.
     pub fn is_requested(&self) -> bool {
         *self.requested.borrow()
     }
 
-    /// Waits until it is asked for; for ever, if nobody can ask any more.
+    /// Waits until the run is asked to stop. Waits for ever if the sending end was dropped without a request.
     pub async fn requested(&self) {
         let mut requested = self.requested.clone();
         if requested.wait_for(|requested| *requested).await.is_err() {

@@ -1,8 +1,9 @@
-//! Runs a plan: attempt after attempt, each recorded before the next begins.
+//! The engine that runs a plan, attempt by attempt, and records each attempt before the next one starts.
 //!
-//! The engine knows nothing of QEMU or namespaces. It asks a [`Bench`] for attempts, so that the whole logic
-//! (order, repetition, skipping, resuming, interruption, expectations) is tested against one that needs
-//! neither. [`real`] is the bench that migrates; [`interrupt`] turns signals into a request to stop.
+//! The engine does not depend on QEMU or namespaces. It asks a [`Bench`] to make each attempt, so that all of
+//! its logic (order, repetition, skipping, resuming, interruption, expectations) is tested with a bench that
+//! needs neither. [`real`] is the bench that migrates guests; [`interrupt`] turns signals into a request to
+//! stop.
 
 use crate::{
     event::{Event, Sink},
@@ -23,18 +24,20 @@ pub mod environment;
 pub mod interrupt;
 pub mod real;
 
-/// Something that can attempt a migration.
+/// An implementation of attempts, which the engine calls.
 pub trait Bench {
-    /// Why it could not even try.
+    /// An error that prevents the bench from making attempts at all.
     type Error: std::error::Error + Send + Sync + 'static;
 
-    /// Makes ready; what attempts will run on.
+    /// Prepares the bench for attempts. Returns the environment that they will run in.
     fn prepare(&mut self, sink: &dyn Sink) -> impl Future<Output = Result<Environment, Self::Error>>;
 
-    /// Why this cell cannot be attempted here, if it cannot. Asked after [`Bench::prepare`].
-    fn lacks(&self, cell: &Cell) -> Option<String>;
+    /// Returns why this cell must be skipped in this environment, or nothing if it can be attempted. Called
+    /// after [`Bench::prepare`].
+    fn skip_reason(&self, cell: &Cell) -> Option<String>;
 
-    /// Makes an attempt; its samples and logs go to `folder`. Comes back soon after `interrupt` asks it to.
+    /// Makes an attempt and writes its samples and logs to `folder`. Returns soon after `interrupt` is
+    /// requested.
     fn attempt(
         &mut self,
         cell: &Cell,
@@ -45,39 +48,40 @@ pub trait Bench {
     ) -> impl Future<Output = Result<Record, Self::Error>>;
 }
 
-/// Why a run ended before all of its attempts were made.
+/// An error that ends a run before all attempts were made.
 #[derive(Debug, thiserror::Error)]
 pub enum Error<B: std::error::Error> {
-    /// The bench failed.
+    /// The bench could not make attempts.
     #[error(transparent)]
     Bench(B),
-    /// A result could not be written.
+    /// The results folder could not be written.
     #[error(transparent)]
     Store(#[from] store::Error),
 }
 
-/// How a run ended.
+/// The result of a run that was not ended by an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
+pub enum RunOutcome {
     /// Every attempt of the plan has a result.
     Complete,
-    /// The user stopped it.
+    /// The user interrupted the run.
     Interrupted,
 }
 
-/// What one attempt takes besides its migration, until some have been seen.
+/// The estimated duration of an attempt without its migration, until attempts have been made.
 const USUAL_OVERHEAD: Duration = Duration::from_secs(4);
 
-/// Makes every attempt of the plan that the store has no result of, and says to `sink` what happens.
+/// Makes every attempt of the plan that has no result in the store, and sends events to `sink`. Returns
+/// whether the run is complete or was interrupted.
 pub async fn run<B: Bench>(
     plan: &Plan,
     store: &mut Store,
     bench: &mut B,
     sink: &dyn Sink,
     interrupt: &Interrupt,
-) -> Result<Ending, Error<B::Error>> {
+) -> Result<RunOutcome, Error<B::Error>> {
     let ended = attempts(plan, store, bench, sink, interrupt).await;
-    sink.take(&Event::RunEnded);
+    sink.handle(&Event::RunEnded);
     ended
 }
 
@@ -87,7 +91,7 @@ async fn attempts<B: Bench>(
     bench: &mut B,
     sink: &dyn Sink,
     interrupt: &Interrupt,
-) -> Result<Ending, Error<B::Error>> {
+) -> Result<RunOutcome, Error<B::Error>> {
     let attempts: Vec<(&Cell, u32)> = plan
         .attempts()
         .into_iter()
@@ -95,46 +99,48 @@ async fn attempts<B: Bench>(
         .filter(|(cell, number)| !store.has(&cell.id, *number))
         .collect();
     if attempts.is_empty() {
-        return Ok(Ending::Complete);
+        return Ok(RunOutcome::Complete);
     }
     let environment = tokio::select! {
-        () = interrupt.requested() => return Ok(Ending::Interrupted),
+        () = interrupt.requested() => return Ok(RunOutcome::Interrupted),
         environment = bench.prepare(sink) => environment.map_err(Error::Bench)?,
     };
     store.write_environment(&environment)?;
-    let mut pace = Pace::default();
+    let mut estimator = Estimator::default();
     for (i, (cell, number)) in attempts.iter().enumerate() {
         if interrupt.is_requested() {
-            return Ok(Ending::Interrupted);
+            return Ok(RunOutcome::Interrupted);
         }
-        let left = attempts[i..].iter().map(|(cell, _)| pace.expected(cell)).sum();
+        let left = attempts[i..].iter().map(|(cell, _)| estimator.estimate(cell)).sum();
         let name = if plan.repeat > 1 { format!("{} #{number}", cell.id) } else { cell.id.clone() };
-        sink.take(&Event::AttemptStarted { number: i + 1, total: attempts.len(), name: &name, left });
-        let record = if let Some(reason) = bench.lacks(cell) {
+        sink.handle(&Event::AttemptStarted { number: i + 1, total: attempts.len(), name: &name, left });
+        let record = if let Some(reason) = bench.skip_reason(cell) {
             RecordBuilder::start().freeze(cell, *number, Outcome::Skipped, Some(reason))
         } else {
             let folder = store.attempt_folder(&cell.id, *number)?;
             bench.attempt(cell, *number, &folder, sink, interrupt).await.map_err(Error::Bench)?
         };
-        pace.learn(cell, &record);
+        estimator.observe(cell, &record);
         let interrupted = record.outcome == Outcome::Interrupted;
         store.append(record.clone())?;
-        sink.take(&Event::AttemptEnded(&record));
+        sink.handle(&Event::AttemptEnded(&record));
         if interrupted {
-            return Ok(Ending::Interrupted);
+            return Ok(RunOutcome::Interrupted);
         }
     }
-    Ok(Ending::Complete)
+    Ok(RunOutcome::Complete)
 }
 
-/// How long attempts take, against what the model says: for the estimate of what is left.
+/// An estimator of the duration of attempts: the model's prediction of the migration, plus the mean overhead
+/// of the attempts so far.
 #[derive(Default)]
-struct Pace {
+struct Estimator {
+    /// The duration of each attempt minus the predicted duration of its migration, in seconds.
     overheads: Vec<f64>,
 }
 
-impl Pace {
-    fn expected(&self, cell: &Cell) -> Duration {
+impl Estimator {
+    fn estimate(&self, cell: &Cell) -> Duration {
         let overhead = if self.overheads.is_empty() {
             USUAL_OVERHEAD.as_secs_f64()
         } else {
@@ -143,7 +149,7 @@ impl Pace {
         Duration::from_secs_f64((predicted_s(cell) + overhead).max(0.0))
     }
 
-    fn learn(&mut self, cell: &Cell, record: &Record) {
+    fn observe(&mut self, cell: &Cell, record: &Record) {
         if record.outcome != Outcome::Skipped {
             self.overheads.push(record.measured.wall_time_ms / 1e3 - predicted_s(cell));
         }

@@ -1,14 +1,14 @@
-//! The bench that migrates: a lab, a guest image, and QEMU.
+//! The bench that makes real migrations, with a lab, a guest image and QEMU.
 //!
-//! The lab is started once and used for all attempts; if a node is lost, the attempt that lost it has failed
-//! and the next one gets a new lab.
+//! The lab is started once and used for all attempts. If a node is lost, the attempt in progress fails and
+//! the next attempt starts a new lab.
 
 use super::{Bench, interrupt::Interrupt};
 use crate::{
     driver::qemu::{
         self, Pair,
-        accel::{self, Finding, Place},
-        machine::{Accelerator, Machine, QEMU},
+        accel::{self, AcceleratorFinding, Platform},
+        machine::{Accelerator, GuestMachine, QEMU},
         saved::SavedGuest,
     },
     event::{Event, Sink},
@@ -28,89 +28,91 @@ use std::{
 };
 use tokio::time;
 
-/// Why the bench cannot work at all.
+/// An error that prevents the bench from making attempts.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There are no guest files.
-    #[error("{0}; `testbed doctor` lists what is missing, `testbed setup` mends it")]
+    /// The guest files could not be prepared.
+    #[error("{0}; `testbed doctor` lists what is missing, `testbed setup` installs it")]
     Guest(#[from] image::Error),
-    /// There is no lab.
+    /// The lab could not be started.
     #[error(transparent)]
     Lab(#[from] lab::Error),
-    /// There is no QEMU.
+    /// A node cannot run QEMU.
     #[error("{0} cannot run {QEMU}; `testbed setup` installs it")]
     Qemu(&'static str),
-    /// It was not prepared.
+    /// An attempt was requested before [`Bench::prepare`].
     #[error("the bench was not prepared")]
     Unprepared,
-    /// The accelerator's finding could not be kept.
-    #[error("cannot keep what was found out about the accelerator: {0}")]
+    /// The choice of the accelerator could not be written to the cache.
+    #[error("cannot save the choice of the accelerator in the cache: {0}")]
     Cache(io::Error),
 }
 
-/// What the bench is made of.
-pub struct Options {
-    /// The nodes.
-    pub lab: lab::Choice,
-    /// Where guest files and findings are kept.
+/// The options of the bench.
+pub struct BenchOptions {
+    /// The lab to start, local or on other hosts.
+    pub lab: lab::LabChoice,
+    /// The cache for guest files and for the choice of the accelerator.
     pub cache: Cache,
-    /// The static stressor.
+    /// The path of the statically linked stressor for the guest.
     pub stressor: PathBuf,
-    /// Which kernel the guest boots.
+    /// The choice of the kernel that the guest boots.
     pub kernel: KernelChoice,
 }
 
-/// How long a lab that was lost may take to come back: a host that reboots takes a minute or two.
-const RETURN_LIMIT: Duration = Duration::from_secs(300);
+/// The time limit for restarting a lab that was lost: a host that reboots takes a minute or two.
+const RESTART_LIMIT: Duration = Duration::from_secs(300);
 
-/// How often it is tried.
-const RETURN_INTERVAL: Duration = Duration::from_secs(2);
+/// The interval at which restarting a lost lab is tried.
+const RESTART_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The bench.
-pub struct Real {
-    options: Options,
-    wishes: Vec<Accel>,
+/// A bench that migrates guests between QEMU processes in a lab.
+pub struct QemuBench {
+    options: BenchOptions,
+    /// The values of `guest.accel` in the plan.
+    accels: Vec<Accel>,
     order: RunOrder,
     lab: Option<(Lab, SavedGuest)>,
     guest: Option<GuestFiles>,
-    findings: IndexMap<Accel, Finding>,
+    accelerators: IndexMap<Accel, AcceleratorFinding>,
 }
 
-impl Real {
-    /// A bench for this plan; nothing is started yet.
-    pub fn new(options: Options, plan: &Plan) -> Self {
-        let mut wishes = Vec::new();
+impl QemuBench {
+    /// Creates a bench for this plan. Nothing is started before [`Bench::prepare`].
+    pub fn new(options: BenchOptions, plan: &Plan) -> Self {
+        let mut accels = Vec::new();
         for cell in &plan.cells {
-            if !wishes.contains(&cell.settings.guest.accel) {
-                wishes.push(cell.settings.guest.accel);
+            if !accels.contains(&cell.settings.guest.accel) {
+                accels.push(cell.settings.guest.accel);
             }
         }
-        Self { options, wishes, order: plan.order, lab: None, guest: None, findings: IndexMap::new() }
+        Self { options, accels, order: plan.order, lab: None, guest: None, accelerators: IndexMap::new() }
     }
 
-    /// The lab: the one there is, or a new one where a node has been lost. A host that went may come back.
+    /// Returns the lab in use, or starts a new one if there is none or a node was lost. In the latter case,
+    /// hosts get time to come back.
     async fn lab(&mut self, guest: &GuestFiles) -> Result<&mut (Lab, SavedGuest), Error> {
         let choice = &self.options.lab;
         let lost = match self.lab.take() {
-            Some((lab, saved)) if lab.is_whole() => return Ok(self.lab.insert((lab, saved))),
+            Some((lab, saved)) if lab.is_intact() => return Ok(self.lab.insert((lab, saved))),
             lost => lost.is_some(),
         };
-        let patience = if lost && *choice != lab::Choice::Local { RETURN_LIMIT } else { Duration::ZERO };
+        let patience = if lost && *choice != lab::LabChoice::Local { RESTART_LIMIT } else { Duration::ZERO };
         let deadline = Instant::now() + patience;
         loop {
             match lab::start(choice, guest).await {
                 Ok(lab) => return Ok(self.lab.insert((lab, SavedGuest::default()))),
                 Err(error) if Instant::now() >= deadline => return Err(error.into()),
-                Err(_not_back_yet) => time::sleep(RETURN_INTERVAL).await,
+                Err(_not_yet_back) => time::sleep(RESTART_INTERVAL).await,
             }
         }
     }
 }
 
-fn machine(guest: &GuestFiles, settings: &Settings, accelerator: Accelerator) -> Machine {
+fn machine(guest: &GuestFiles, settings: &Settings, accelerator: Accelerator) -> GuestMachine {
     let (address, prefix) = GUEST_ADDRESS;
     let cpu = settings.guest.cpu.as_deref().unwrap_or(accelerator.default_cpu());
-    Machine {
+    GuestMachine {
         accelerator,
         cpu: cpu.into(),
         vcpus: settings.guest.vcpus,
@@ -122,43 +124,43 @@ fn machine(guest: &GuestFiles, settings: &Settings, accelerator: Accelerator) ->
     }
 }
 
-impl Bench for Real {
+impl Bench for QemuBench {
     type Error = Error;
 
     async fn prepare(&mut self, sink: &dyn Sink) -> Result<Environment, Error> {
         let files = image::prepare(&self.options.kernel, &self.options.stressor, &self.options.cache)?;
         let cache = self.options.cache.root().to_path_buf();
-        let (wishes, order) = (self.wishes.clone(), self.order);
+        let (accels, order) = (self.accels.clone(), self.order);
         let (lab, _) = self.lab(&files).await?;
         let description = lab.description.clone();
         let qemu = description.source.qemu.clone().ok_or(Error::Qemu("the source"))?;
         description.destination.qemu.as_ref().ok_or(Error::Qemu("the destination"))?;
-        let place = Place {
-            machine: format!("{}, Linux {}", description.source.cpu_model, description.source.kernel),
+        let platform = Platform {
+            host: format!("{}, Linux {}", description.source.cpu_model, description.source.kernel),
             qemu: qemu.clone(),
         };
         let probed = machine(&files, &Settings::default(), Accelerator::Kvm);
         let log = cache.join("accelerator.log");
-        let mut findings = IndexMap::new();
-        for wish in wishes {
-            let finding = accel::choose(wish, &lab.source, &probed, &place, &cache, &log).await;
+        let mut accelerators = IndexMap::new();
+        for accel in accels {
+            let finding = accel::choose(accel, &lab.source, &probed, &platform, &cache, &log).await;
             let finding = finding.map_err(Error::Cache)?;
-            sink.take(&Event::Remark(&format!(
+            sink.handle(&Event::Message(&format!(
                 "accelerator: {}: {}",
                 finding.accelerator.name(),
                 finding.reason
             )));
-            findings.insert(wish, finding);
+            accelerators.insert(accel, finding);
         }
         let environment = Environment {
             format: FormatVersion::CURRENT,
             started_at: Timestamp::now(),
             version: env!("CARGO_PKG_VERSION").into(),
             qemu,
-            accelerators: findings
+            accelerators: accelerators
                 .clone()
                 .into_iter()
-                .map(|(wish, finding)| (wish, finding.into()))
+                .map(|(accel, finding)| (accel, finding.into()))
                 .collect(),
             guest_kernel: files.kernel_release.clone(),
             guest_boot: files.boot.into(),
@@ -166,12 +168,12 @@ impl Bench for Real {
             lab: description.into(),
             order,
         };
-        self.findings = findings;
+        self.accelerators = accelerators;
         self.guest = Some(files);
         Ok(environment)
     }
 
-    fn lacks(&self, cell: &Cell) -> Option<String> {
+    fn skip_reason(&self, cell: &Cell) -> Option<String> {
         self.lab.as_ref().and_then(|(lab, _)| lab.description.lacks(&cell.settings))
     }
 
@@ -184,32 +186,33 @@ impl Bench for Real {
         interrupt: &Interrupt,
     ) -> Result<Record, Error> {
         let guest = self.guest.clone().ok_or(Error::Unprepared)?;
-        let unmade =
+        let without_attempt =
             |outcome, reason: String| Ok(RecordBuilder::start().freeze(cell, number, outcome, Some(reason)));
-        let finding = self.findings.get(&cell.settings.guest.accel);
+        let finding = self.accelerators.get(&cell.settings.guest.accel);
         let accelerator = finding.map_or(Accelerator::Tcg, |f| f.accelerator);
-        // Not while a migration runs: there is nothing to end in order.
+        // An interruption here can drop the future: no migration is in progress that has to be ended in
+        // order.
         let (lab, saved) = tokio::select! {
             ready = self.lab(&guest) => ready?,
             () = interrupt.requested() => {
-                return unmade(Outcome::Interrupted, "it was interrupted".into());
+                return without_attempt(Outcome::Interrupted, "interrupted by the user".into());
             }
         };
         let link = match lab.link(&cell.settings) {
             Ok(link) => link,
-            Err(lacks) => return unmade(Outcome::Skipped, lacks),
+            Err(reason) => return without_attempt(Outcome::Skipped, reason),
         };
         let machine = machine(&guest, &cell.settings, accelerator);
-        let pair = qemu::Plan {
+        let pair = qemu::PairSpec {
             source: &lab.source,
             destination: &lab.destination,
             address: link.destination_address(),
             machine: &machine,
             folder,
         };
-        let mut draft = RecordBuilder::start();
-        draft.measured.round_trips = lab.description.round_trips.map(Into::into);
-        let plan = attempt::Plan { cell, number, folder };
-        Ok(attempt(Pair::new(pair, saved), &link, plan, draft, sink, interrupt.requested()).await)
+        let mut builder = RecordBuilder::start();
+        builder.measured.round_trips = lab.description.round_trips.map(Into::into);
+        let plan = attempt::AttemptSpec { cell, number, folder };
+        Ok(attempt(Pair::new(pair, saved), &link, plan, builder, sink, interrupt.requested()).await)
     }
 }

@@ -1,8 +1,8 @@
-//! Asks apt what it would do, and has it fetch packages, without changing anything on the system.
+//! Asks apt what it would do, and downloads packages with it, without changing anything on the system.
 //!
-//! apt is given package lists of its own in a private directory, read from the machine's own sources, and
-//! the machine's own record of installed packages. So its answers hold for this machine, they need no root
-//! and no earlier `apt-get update`, and a source can be tried before it is configured.
+//! apt runs with package lists in a private directory, read from this host's own sources, and with the host's
+//! own database of installed packages. So its answers are valid for this host, need neither root nor an
+//! earlier `apt-get update`, and a source can be tried before it is configured.
 
 use super::{Error, Invocation, Output, Runner};
 use std::{
@@ -12,28 +12,28 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Packages that depend on the current kernel for virtual machines: Debian's, Ubuntu's.
+/// The metapackages that depend on the current kernel for virtual machines: Debian's and Ubuntu's.
 const KERNELS: [&str; 2] = ["linux-image-cloud-amd64", "linux-image-virtual"];
 
-/// apt with a private state.
+/// An apt whose package lists and cache are in a private directory.
 pub(super) struct Apt<'a> {
     runner: &'a dyn Runner,
-    /// Where the state is.
+    /// The private directory.
     directory: PathBuf,
-    /// The system's configuration directory, which is only read.
+    /// The system's configuration directory, `/etc/apt`, which is only read.
     etc: PathBuf,
-    /// What kept the lists from being read completely, if anything.
+    /// The error messages of an incomplete update of the package lists.
     pub(super) incomplete: Option<String>,
 }
 
-/// What an installation would do.
+/// The result of a simulated installation (`apt-get install -s`).
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Simulation {
-    /// Packages with the versions that would be installed.
+    /// The names and versions of the packages that would be installed.
     pub(super) installed: Vec<(String, String)>,
-    /// Those among them that replace an older version.
+    /// The names of those packages that would replace an older version.
     pub(super) upgraded: Vec<String>,
-    /// Packages that would be removed.
+    /// The names of the packages that would be removed.
     pub(super) removed: Vec<String>,
     /// Whether a package would be replaced by an older version.
     pub(super) downgrades: bool,
@@ -42,16 +42,17 @@ pub(super) struct Simulation {
 /// A kernel that can be downloaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct KernelPackage {
-    /// The packages it consists of, the one with the image first.
+    /// The names of its packages; the first has the image.
     pub(super) packages: Vec<String>,
-    /// The version of the first.
+    /// The version of the first package.
     pub(super) version: String,
-    /// What is downloaded, in bytes.
+    /// The size of the download, in bytes.
     pub(super) size: u64,
 }
 
 impl<'a> Apt<'a> {
-    /// Reads the package lists of the system's sources into this directory.
+    /// Reads the package lists of the system's sources into `directory`. `etc` is `/etc/apt`, except in
+    /// tests.
     pub(super) fn open(runner: &'a dyn Runner, etc: &Path, directory: &Path) -> Result<Self, Error> {
         for part in ["state/lists/partial", "cache/archives/partial"] {
             let path = directory.join(part);
@@ -64,7 +65,7 @@ impl<'a> Apt<'a> {
         Ok(apt)
     }
 
-    /// Reads the lists of one more source, given as the text of a `.sources` file.
+    /// Reads the package lists again, with one more source, given as the text of a `.sources` file.
     pub(super) fn try_source(&mut self, text: &str) -> Result<(), Error> {
         let parts = self.directory.join("sources");
         fs::create_dir_all(&parts).map_err(Error::io("create", &parts))?;
@@ -85,7 +86,7 @@ impl<'a> Apt<'a> {
 
     fn configure(&self, sources: Option<&Path>) -> Result<(), Error> {
         let mut text = String::new();
-        // Hooks of the system's, such as cleaning its own archives, have no business here.
+        // The system's hooks must not run: they clean the system's own archives, for example.
         for hook in [
             "APT::Update::Pre-Invoke",
             "APT::Update::Post-Invoke",
@@ -99,7 +100,7 @@ impl<'a> Apt<'a> {
         }
         let state = self.directory.join("state");
         let cache = self.directory.join("cache");
-        // The directories are this user's own, which apt's own user cannot reach: hence no sandbox.
+        // No sandbox: the user `_apt` cannot enter the directories, which belong to the current user.
         let _ = write!(
             text,
             "Dir::State \"{}\";\nDir::Cache \"{}\";\nAPT::Sandbox::User \"\";\n\
@@ -125,16 +126,18 @@ impl<'a> Apt<'a> {
         self.runner.capture(&command).map_err(|source| Error::Start { command, source })
     }
 
-    /// One source that cannot be reached must not hide the others: what came is used.
+    /// Updates the package lists. An unreachable source is no error, because the other sources may suffice;
+    /// `incomplete` keeps the messages.
     fn update(&mut self) -> Result<(), Error> {
         let output = self.capture("apt-get", &["-q", "update"])?;
         if output.code != Some(0) {
-            self.incomplete = Some(said(&output));
+            self.incomplete = Some(error_text(&output));
         }
         Ok(())
     }
 
-    /// What installing a package would do. An error in words when apt sees no way.
+    /// Simulates the installation of a package, from `suite` if given. The inner error is apt's message if it
+    /// cannot install the package.
     pub(super) fn simulate(
         &self,
         package: &str,
@@ -145,12 +148,12 @@ impl<'a> Apt<'a> {
         arguments.push(package);
         let output = self.capture("apt-get", &arguments)?;
         if output.code != Some(0) {
-            return Ok(Err(said(&output)));
+            return Ok(Err(error_text(&output)));
         }
         Ok(Ok(Simulation::parse(&output.stdout)))
     }
 
-    /// The current kernel for virtual machines, if the sources have one.
+    /// Finds the current kernel for virtual machines. Returns `None` if the sources have none.
     pub(super) fn kernel(&self) -> Result<Option<KernelPackage>, Error> {
         for metapackage in KERNELS {
             let Some(described) = self.describe(metapackage)? else { continue };
@@ -161,7 +164,7 @@ impl<'a> Apt<'a> {
                 fields.get("Size").and_then(|size| size.parse::<u64>().ok()).unwrap_or(0)
             };
             let mut kernel = KernelPackage { packages: vec![image], version, size: size(&fields) };
-            // Where the modules have a package of their own.
+            // Ubuntu has the modules in a package of their own.
             if let Some(modules) = depends(&fields, "linux-modules-") {
                 kernel.size += self.describe(&modules)?.map_or(0, |fields| size(&fields));
                 kernel.packages.push(modules);
@@ -183,8 +186,8 @@ impl<'a> Apt<'a> {
         Ok((output.code == Some(0) && !fields.is_empty()).then_some(fields))
     }
 
-    /// Downloads a kernel and unpacks it without installing it. Returns the image and the directory that
-    /// everything was unpacked in.
+    /// Downloads a kernel and unpacks it without installing it. Returns the paths of the image and of the
+    /// directory that all its packages are unpacked in.
     pub(super) fn fetch(&self, kernel: &KernelPackage) -> Result<(PathBuf, PathBuf), Error> {
         let download = self.directory.join("download");
         let unpacked = self.directory.join("unpacked");
@@ -193,7 +196,7 @@ impl<'a> Apt<'a> {
         }
         let arguments: Vec<&str> =
             ["-q", "download"].into_iter().chain(kernel.packages.iter().map(String::as_str)).collect();
-        // apt checks what it downloads against the signed lists.
+        // apt verifies the download against its signed package lists.
         run(self.runner, &self.command("apt-get", &arguments).within(&download))?;
         for archive in files(&download)? {
             let (archive, unpacked) = (archive.display().to_string(), unpacked.display().to_string());
@@ -211,7 +214,7 @@ impl<'a> Apt<'a> {
 }
 
 impl Simulation {
-    /// From lines such as `Inst NAME [OLD] (NEW ORIGIN [ARCH])` and `Remv NAME [OLD]`.
+    /// Parses apt's output: lines like `Inst NAME [OLD] (NEW ORIGIN [ARCH])` and `Remv NAME [OLD]`.
     fn parse(text: &str) -> Self {
         let mut simulation = Self { downgrades: text.contains("will be DOWNGRADED"), ..Self::default() };
         for line in text.lines() {
@@ -231,33 +234,34 @@ impl Simulation {
         simulation
     }
 
-    /// The version a package would have afterwards, if this changes it.
+    /// Returns the version of a package that would be installed, or `None` if it would not be changed.
     pub(super) fn version(&self, package: &str) -> Option<&str> {
         self.installed.iter().find(|(name, _)| name == package).map(|(_, version)| version.as_str())
     }
 }
 
-/// Runs a command and takes every end but a good one for an error.
+/// Runs a command and shows its output to the user. Every exit code but zero is an error.
 pub(super) fn run(runner: &dyn Runner, command: &Invocation) -> Result<(), Error> {
     let output = runner.show(command).map_err(|source| Error::Start { command: command.clone(), source })?;
     if output.code == Some(0) {
         return Ok(());
     }
-    let said = if output.stderr.is_empty() { "see above".to_owned() } else { said(&output) };
-    Err(Error::Command { command: command.clone(), code: output.code, said })
+    let message =
+        if output.stderr.is_empty() { "see its output above".to_owned() } else { error_text(&output) };
+    Err(Error::Command { command: command.clone(), code: output.code, message })
 }
 
-/// What went wrong, from a command's output: its errors, else its last line.
-fn said(output: &Output) -> String {
+/// Extracts the error message from a command's output: the lines that start with `E: `, else the last line.
+fn error_text(output: &Output) -> String {
     let errors: Vec<&str> = output.stderr.lines().filter(|line| line.starts_with("E: ")).collect();
     if errors.is_empty() {
-        output.stderr.lines().last().unwrap_or("it did not say why").to_owned()
+        output.stderr.lines().last().unwrap_or("no error message").to_owned()
     } else {
         errors.join("; ")
     }
 }
 
-/// The first dependency whose name begins like this.
+/// Returns the name of the first dependency that starts with `prefix`.
 fn depends(fields: &BTreeMap<String, String>, prefix: &str) -> Option<String> {
     let list = fields.get("Depends")?;
     let names = list.split([',', '|']).filter_map(|item| item.split_whitespace().next());
@@ -267,6 +271,7 @@ fn depends(fields: &BTreeMap<String, String>, prefix: &str) -> Option<String> {
         .map(str::to_owned)
 }
 
+/// Lists a directory. Returns the paths in alphabetical order.
 fn files(directory: &Path) -> Result<Vec<PathBuf>, Error> {
     let read =
         || fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>();
@@ -280,7 +285,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_simulation_is_read_from_what_apt_prints() {
+    fn a_simulation_is_parsed() {
         let text = "\
 Reading package lists...
 The following packages will be REMOVED:
@@ -313,10 +318,10 @@ Conf seabios (1.16.2-1 Debian:12.15/oldstable [all])
     }
 
     #[test]
-    fn what_apt_complains_of_is_passed_on() {
+    fn the_error_text_is_taken_from_stderr() {
         let output = |stderr: &str| Output { stderr: stderr.to_owned(), ..Output::default() };
-        assert_eq!(said(&output("W: old\nE: one\nE: two\n")), "E: one; E: two");
-        assert_eq!(said(&output("first\nlast\n")), "last");
-        assert_eq!(said(&output("")), "it did not say why");
+        assert_eq!(error_text(&output("W: old\nE: one\nE: two\n")), "E: one; E: two");
+        assert_eq!(error_text(&output("first\nlast\n")), "last");
+        assert_eq!(error_text(&output("")), "no error message");
     }
 }

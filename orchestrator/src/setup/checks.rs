@@ -1,8 +1,9 @@
-//! The requirements of a run in the local lab that this module knows of.
+//! The checks of `testbed doctor` on this host: QEMU, the guest's kernel, the stressor, the cache, space,
+//! namespaces and memory. They change nothing but the user's cache.
 
 use super::{
     MINIMUM_QEMU, Qemu, Runner,
-    sys::{self, Step},
+    sys::{self, NamespaceStep},
 };
 use crate::{
     finding::{Check, Finding},
@@ -13,12 +14,11 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
 };
-use stressor::machine::Memory;
+use stressor::machine::MemInfo;
 
 const SETUP: &str = "testbed setup";
 
-/// The checks of this module that do not concern nodes: what a run needs on the orchestrator's machine in any
-/// lab.
+/// Returns the checks for files and directories, which a run needs on the orchestrator's host with any lab.
 pub fn checks_without_nodes(
     cache: &Cache,
     kernel: &KernelChoice,
@@ -33,7 +33,7 @@ pub fn checks_without_nodes(
     ]
 }
 
-/// All checks of this module.
+/// Returns all checks of this module, which a run in the local lab needs.
 pub fn standard_checks<'a>(
     runner: &'a dyn Runner,
     cache: &Cache,
@@ -50,9 +50,9 @@ pub fn standard_checks<'a>(
     checks
 }
 
-/// QEMU for x86, new enough.
+/// The check that QEMU for x86 is in `PATH` and new enough.
 pub struct QemuProgram<'a> {
-    /// Asks it for its version.
+    /// Finds QEMU and runs it with `--version`.
     pub runner: &'a dyn Runner,
 }
 
@@ -63,7 +63,7 @@ impl Check for QemuProgram<'_> {
             Qemu::Ready { path, version } => Finding::ok(NAME, format!("{version} at {}", path.display())),
             Qemu::TooOld { path, version } => Finding::missing(
                 NAME,
-                format!("{} is {version}, and {MINIMUM_QEMU} or newer is needed", path.display()),
+                format!("{} is version {version}; {MINIMUM_QEMU} or newer is required", path.display()),
                 SETUP,
             ),
             Qemu::Broken { path, why } => {
@@ -74,11 +74,9 @@ impl Check for QemuProgram<'_> {
     }
 }
 
-/// A kernel for guests, with the modules they load.
+/// The check that there is a kernel for guests, with the modules that they load.
 pub struct GuestKernel {
-    /// Which.
     pub choice: KernelChoice,
-    /// Where one may be.
     pub cache: Cache,
 }
 
@@ -95,52 +93,52 @@ impl Check for GuestKernel {
     }
 }
 
-/// The program that guests run, linked statically.
+/// The check that the stressor for guests exists and is linked statically.
 pub struct StaticStressor {
-    /// Where it should be.
     pub path: PathBuf,
 }
 
 impl Check for StaticStressor {
     fn examine(&self) -> Finding {
         const NAME: &str = "stressor";
-        const REMEDY: &str = "cargo xtask install (in the source tree), or name it with TESTBED_STRESSOR";
+        const REMEDY: &str =
+            "run `cargo xtask install` in the source tree, or set TESTBED_STRESSOR to its path";
         match image::check_static(&self.path) {
             Ok(()) => Finding::ok(NAME, format!("static, {}", self.path.display())),
             Err(image::Error::Io { source, .. }) => {
                 Finding::missing(NAME, format!("cannot read {}: {source}", self.path.display()), REMEDY)
             }
             Err(image::Error::Stressor { path, why }) => {
-                Finding::missing(NAME, format!("{} is of no use: {why}", path.display()), REMEDY)
+                Finding::missing(NAME, format!("{} is unusable: {why}", path.display()), REMEDY)
             }
             Err(error) => Finding::missing(NAME, error.to_string(), REMEDY),
         }
     }
 }
 
-/// A cache that can be written to.
+/// The check that the cache can be written to.
 pub struct CacheDirectory {
-    /// The cache.
     pub cache: Cache,
 }
 
 impl Check for CacheDirectory {
     fn examine(&self) -> Finding {
         const NAME: &str = "cache";
-        match self.cache.exclusive("probe.lock", || {}) {
+        match self.cache.acquire("probe.lock", || {}) {
             Ok(_) => Finding::ok(NAME, self.cache.root().display().to_string()),
             Err(error) => Finding::missing(
                 NAME,
                 error.to_string(),
-                "make it writable, or set XDG_CACHE_HOME to a directory that is",
+                "make the cache directory writable, or set XDG_CACHE_HOME to a writable directory",
             ),
         }
     }
 }
 
-/// Network namespaces, as root or in a user namespace. A child process tries to make them.
+/// The check that network namespaces can be created, as root or in a user namespace. A child process tries
+/// it.
 pub struct Namespaces {
-    /// `/`, except in tests.
+    /// The root of the file system: `/`, except in tests.
     pub root: PathBuf,
 }
 
@@ -153,7 +151,7 @@ impl Check for Namespaces {
             Ok(Ok(())) => Finding::ok(Self::NAME, "network namespaces in a user namespace, without root"),
             Ok(Err((step, errno))) => self.explain(step, errno),
             Err(error) => {
-                Finding::missing(Self::NAME, format!("cannot try to make namespaces: {error}"), "run as root")
+                Finding::missing(Self::NAME, format!("cannot test namespaces: {error}"), "run as root")
             }
         }
     }
@@ -162,8 +160,8 @@ impl Check for Namespaces {
 impl Namespaces {
     const NAME: &str = "namespaces";
 
-    /// Why a user namespace was refused, and what the system's settings have to do with it.
-    fn explain(&self, step: Step, errno: nix::errno::Errno) -> Finding {
+    /// Describes why a user namespace was refused, and which sysctl setting allows it.
+    fn explain(&self, step: NamespaceStep, errno: nix::errno::Errno) -> Finding {
         let setting = |name: &str| {
             let path = self.root.join("proc/sys").join(name.replace('.', "/"));
             fs::read_to_string(path).ok().map(|value| value.trim().to_owned())
@@ -176,64 +174,64 @@ impl Namespaces {
             ("user.max_net_namespaces", "0", "15000"),
         ];
         let what = match step {
-            Step::Unshare => "making namespaces",
-            Step::MapUser => "becoming root in a user namespace",
-            Step::Network => "setting up a network in a namespace",
+            NamespaceStep::Unshare => "create namespaces",
+            NamespaceStep::MapUser => "become root in a user namespace",
+            NamespaceStep::Network => "set up an interface in a network namespace",
         };
         for (name, forbids, allows) in known {
             if setting(name).as_deref() == Some(forbids) {
                 return Finding::missing(
                     Self::NAME,
-                    format!("{what} is refused ({}), for {name} is {forbids}", errno.desc()),
+                    format!("cannot {what}: {}, because {name} is {forbids}", errno.desc()),
                     format!("sudo sysctl -w {name}={allows}, or run as root"),
                 );
             }
         }
         Finding::missing(
             Self::NAME,
-            format!("{what} is refused ({})", errno.desc()),
-            "run as root; within a container, give it CAP_SYS_ADMIN",
+            format!("cannot {what}: {}", errno.desc()),
+            "run as root; in a container, add CAP_SYS_ADMIN",
         )
     }
 }
 
-/// Memory for two guests, the source and the destination.
+/// The check that there is memory for two guests, at the source and at the destination.
 pub struct FreeMemory {
-    /// What there is.
-    pub memory: io::Result<Memory>,
+    /// The result of [`host::memory`], or a value in tests.
+    pub memory: io::Result<MemInfo>,
 }
 
 impl Check for FreeMemory {
     fn examine(&self) -> Finding {
         const NAME: &str = "memory";
-        /// Two small guests, partly used.
+        /// Enough for two small guests that use part of their memory, in MiB; less is an error.
         const LEAST_MIB: u64 = 768;
-        /// Two guests of 1 GiB and what QEMU needs besides.
+        /// Enough for two guests of 1 GiB and their QEMU processes, in MiB; less is a warning.
         const ENOUGH_MIB: u64 = 2560;
         const REMEDY: &str = "close other programs, or choose smaller guests in the matrix";
-        let Memory { available, is_limited, .. } = match &self.memory {
+        let MemInfo { available, limited_by_cgroup, .. } = match &self.memory {
             Ok(memory) => memory,
             Err(error) => {
-                let detail = format!("how much is free is not known: {error}");
+                let detail = format!("cannot determine the free memory: {error}");
                 return Finding::warning(NAME, detail, REMEDY);
             }
         };
         let available_mib = available.get() >> 20;
-        let whose = if *is_limited { " in this control group" } else { "" };
-        let detail = format!("{available_mib} MiB are free{whose}");
+        let whose = if *limited_by_cgroup { " in this cgroup" } else { "" };
+        let detail = format!("{available_mib} MiB free{whose}");
         match available_mib {
             ENOUGH_MIB.. => Finding::ok(NAME, detail),
             LEAST_MIB.. => {
-                Finding::warning(NAME, format!("{detail}; two guests of 1 GiB need {ENOUGH_MIB}"), REMEDY)
+                Finding::warning(NAME, format!("{detail}; two guests of 1 GiB need {ENOUGH_MIB} MiB"), REMEDY)
             }
-            _ => Finding::missing(NAME, format!("{detail}; two small guests need {LEAST_MIB}"), REMEDY),
+            _ => Finding::missing(NAME, format!("{detail}; two small guests need {LEAST_MIB} MiB"), REMEDY),
         }
     }
 }
 
-/// Space for results, in a directory that can be written to.
+/// The check that results can be written, and that there is space for them.
 pub struct DiskSpace {
-    /// Where results go. It need not exist yet.
+    /// The parent of results folders. It need not exist yet.
     pub directory: PathBuf,
 }
 
@@ -242,20 +240,22 @@ impl Check for DiskSpace {
         const NAME: &str = "results";
         const LEAST_MIB: u64 = 64;
         const ENOUGH_MIB: u64 = 1024;
-        const REMEDY: &str = "name another directory with --out";
+        const REMEDY: &str = "choose another directory with --out";
         let absolute = std::path::absolute(&self.directory).unwrap_or_else(|_| self.directory.clone());
         let existing = absolute.ancestors().find(|directory| directory.exists()).unwrap_or(Path::new("/"));
         let shown = existing.display();
         if nix::unistd::access(existing, nix::unistd::AccessFlags::W_OK).is_err() || !existing.is_dir() {
-            return Finding::missing(NAME, format!("{shown} cannot be written to"), REMEDY);
+            return Finding::missing(NAME, format!("{shown} is not writable"), REMEDY);
         }
         match nix::sys::statvfs::statvfs(existing) {
-            Err(errno) => {
-                Finding::warning(NAME, format!("cannot ask {shown} for its space: {}", errno.desc()), REMEDY)
-            }
+            Err(errno) => Finding::warning(
+                NAME,
+                format!("cannot read the free space of {shown}: {}", errno.desc()),
+                REMEDY,
+            ),
             Ok(space) => {
                 let free_mib = space.blocks_available() * space.fragment_size() / (1024 * 1024);
-                let detail = format!("{free_mib} MiB are free in {shown}");
+                let detail = format!("{free_mib} MiB free in {shown}");
                 match free_mib {
                     ENOUGH_MIB.. => Finding::ok(NAME, detail),
                     LEAST_MIB.. => Finding::warning(NAME, detail, REMEDY),
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_qemu_is_named_with_what_is_needed() {
+    fn the_finding_for_an_old_qemu_names_both_versions() {
         let runner = FakeRunner::default().program(crate::setup::QEMU_PROGRAM).answer(
             "--version",
             0,
@@ -293,16 +293,16 @@ mod tests {
         );
         let finding = QemuProgram { runner: &runner }.examine();
         assert_eq!(finding.state, State::Missing);
-        assert!(finding.detail.contains("is 6.2, and 7.2 or newer"), "{}", finding.detail);
+        assert!(finding.detail.contains("is version 6.2; 7.2 or newer"), "{}", finding.detail);
         assert_eq!(finding.remedy.as_deref(), Some("testbed setup"));
     }
 
     #[test]
-    fn the_setting_that_forbids_namespaces_is_named() {
+    fn the_remedy_names_the_setting_that_forbids_namespaces() {
         let explain = |files: &[(&str, &str)]| {
             let dir = root(files);
             let check = Namespaces { root: dir.path().to_path_buf() };
-            let finding = check.explain(Step::Unshare, Errno::EPERM);
+            let finding = check.explain(NamespaceStep::Unshare, Errno::EPERM);
             assert_eq!(finding.state, State::Missing);
             finding.remedy.unwrap()
         };
@@ -324,10 +324,10 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_enough_scarce_or_too_little() {
+    fn free_memory_is_enough_scarce_or_too_little() {
         let state = |mib: u64| {
             let (total, available) = (Bytes::new(1 << 40), Bytes::new(mib << 20));
-            FreeMemory { memory: Ok(Memory { total, available, is_limited: false }) }.examine().state
+            FreeMemory { memory: Ok(MemInfo { total, available, limited_by_cgroup: false }) }.examine().state
         };
         assert_eq!(state(8000), State::Ok);
         assert_eq!(state(2000), State::Warning);
@@ -335,17 +335,17 @@ mod tests {
     }
 
     #[test]
-    fn results_need_a_place_that_can_be_written() {
+    fn results_need_a_writable_directory() {
         let dir = root(&[("file", "")]);
         let at = |name: &str| DiskSpace { directory: dir.path().join(name) }.examine();
         assert_ne!(at("results/run-1").state, State::Missing);
         let within_a_file = at("file/results");
         assert_eq!(within_a_file.state, State::Missing);
-        assert!(within_a_file.detail.contains("cannot be written to"), "{}", within_a_file.detail);
+        assert!(within_a_file.detail.contains("is not writable"), "{}", within_a_file.detail);
     }
 
     #[test]
-    fn a_stressor_that_is_not_there_or_dynamic_is_missing() {
+    fn an_absent_or_dynamic_stressor_is_reported() {
         let dir = root(&[]);
         let path = dir.path().join("stressor");
         let check = StaticStressor { path: path.clone() };
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cache_that_cannot_be_made_is_missing() {
+    fn a_cache_that_cannot_be_created_is_reported() {
         let dir = root(&[("file", "")]);
         let check = |path: &str| CacheDirectory { cache: Cache::at(dir.path().join(path)) }.examine();
         assert_eq!(check("cache").state, State::Ok);

@@ -1,110 +1,105 @@
-//! What can go wrong while a machine is set up.
+//! The errors of `testbed setup`.
 
 use super::Invocation;
 use crate::image;
 use std::{io, path::PathBuf};
 
-/// Why the machine is not set up. Each says what was attempted, on what, and what to do about it.
+/// An error setting this host up. Each message says what was attempted, on what, and what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// There is nobody to ask.
-    #[error("this needs your consent, and there is no terminal to ask on: run it with --yes to agree")]
+    /// The user has to agree, but there is nobody to ask.
+    #[error("these changes need your consent, but there is no terminal to ask on: run with --yes to agree")]
     NoTerminal,
 
-    /// The user said no.
+    /// The user answered no.
     #[error("nothing was changed")]
     Declined,
 
-    /// Packages have to be installed, by somebody who may.
+    /// Packages have to be installed, but the user cannot become root.
     #[error(
-        "installing packages needs root, and there is no sudo here. As root, run:\n\n{}",
+        "installing packages needs root, and sudo is not in PATH. Run as root:\n\n{}",
         commands.join("\n")
     )]
     NeedsRoot {
-        /// What to run.
+        /// Lines for a shell of root.
         commands: Vec<String>,
     },
 
-    /// This program does not drive that package manager.
-    #[error("QEMU is installed on this system with:\n\n    {command}\n\nThen run `testbed setup` again")]
-    ByHand {
-        /// What to run.
-        command: Invocation,
-    },
+    /// The package manager is not apt, so the user has to run it.
+    #[error(
+        "`testbed setup` installs packages only with apt. Install QEMU with:\n\n    {command}\n\nThen run \
+         `testbed setup` again"
+    )]
+    ByHand { command: Invocation },
 
     /// No package manager was found.
     #[error(
-        "none of apt-get, dnf, zypper and pacman is here: install QEMU {minimum} or newer so that \
+        "none of apt-get, dnf, zypper and pacman is in PATH: install QEMU {minimum} or newer so that \
          qemu-system-x86_64 is in PATH, and run `testbed setup` again"
     )]
     NoManager {
-        /// The oldest QEMU that serves.
+        /// The oldest supported version of QEMU.
         minimum: String,
     },
 
-    /// The distribution has no QEMU that serves.
+    /// No package has a QEMU that is new enough, or none can be installed safely.
     #[error(
-        "no package of this system's gives QEMU {minimum} or newer without removing others:\n{}\nInstall one \
-         by hand so that qemu-system-x86_64 is in PATH",
+        "cannot install QEMU {minimum} or newer from this system's packages without removing or downgrading \
+         others:\n{}\nInstall it by hand so that qemu-system-x86_64 is in PATH",
         lines(tried)
     )]
     NoQemu {
-        /// The oldest QEMU that serves.
+        /// The oldest supported version of QEMU.
         minimum: String,
-        /// Each way that was tried, and why it does not lead there.
+        /// Each suite that was tried, and why it cannot be used.
         tried: Vec<String>,
     },
 
-    /// There is no kernel package to fetch.
+    /// There is no kernel package to download, or it contains no kernel.
     #[error(
-        "no package of a kernel for virtual machines was found ({tried}): give a kernel with --kernel, and the \
+        "found no kernel package for virtual machines ({tried}): name a kernel with --kernel, and the \
          directory of its modules with --modules"
     )]
     NoKernelPackage {
-        /// What was tried.
+        /// The reason why there is none.
         tried: String,
     },
 
-    /// A command failed.
-    #[error("`{command}` failed{}: {said}", code.map(|code| format!(" with exit code {code}")).unwrap_or_default())]
+    /// A command was run and failed.
+    #[error(
+        "`{command}` failed{}: {message}",
+        code.map(|code| format!(" with exit code {code}")).unwrap_or_default()
+    )]
     Command {
-        /// The command.
         command: Invocation,
-        /// Its exit code.
+        /// The exit code; `None` if a signal ended the command.
         code: Option<i32>,
-        /// The end of what it said.
-        said: String,
+        /// The error lines of its output, else the last line.
+        message: String,
     },
 
     /// A command could not be started.
     #[error("cannot run `{command}`: {source}")]
-    Start {
-        /// The command.
-        command: Invocation,
-        /// Why not.
-        source: io::Error,
-    },
+    Start { command: Invocation, source: io::Error },
 
     /// A file could not be read or written.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was attempted, as a verb.
+        /// What was attempted, as a verb: `create`.
         action: &'static str,
-        /// On what.
         path: PathBuf,
-        /// Why not.
         source: io::Error,
     },
 
-    /// The guest's files could not be made ready.
+    /// The guest's files could not be prepared.
     #[error(transparent)]
     Guest(#[from] image::Error),
 }
 
 impl Error {
-    /// The exit code of a program that ends with this: 2 when the user has to answer first, 3 when the
-    /// machine is the reason.
+    /// Returns the exit code of a program that ends with this error: 2 if the user did not agree, 3 if this
+    /// host is the reason.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::NoTerminal | Self::Declined => 2,
@@ -112,7 +107,7 @@ impl Error {
         }
     }
 
-    /// For `map_err`: an I/O error with what was attempted and on what.
+    /// Returns a closure for `map_err` that adds the action and the path to an I/O error.
     pub(super) fn io(action: &'static str, path: &std::path::Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Io { action, path, source }

@@ -1,35 +1,35 @@
-//! The machine that is set up, as far as setting it up depends on it.
+//! The host that is set up: its privileges and its package manager.
 
 use super::{Invocation, Runner};
 use crate::image::Cache;
 use std::path::PathBuf;
 
-/// The machine, and who asks.
-pub struct Machine<'a> {
-    /// Runs its commands.
+/// This host, and the user who runs `testbed setup` on it.
+pub struct LocalHost<'a> {
+    /// Runs the host's commands.
     pub runner: &'a dyn Runner,
-    /// The user's cache.
+    /// The cache of the user, which kernels are copied to.
     pub cache: Cache,
-    /// `/`, except in tests.
+    /// The root of the file system: `/`, except in tests.
     pub root: PathBuf,
-    /// Whether packages can be installed.
+    /// The way to install packages.
     pub privilege: Privilege,
 }
 
-/// How something is done as root.
+/// The way to run a command as root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Privilege {
-    /// This program runs as root.
+    /// This program itself runs as root.
     Root,
-    /// `sudo` is here.
+    /// `sudo` is in `PATH`; it may ask for a password.
     Sudo,
-    /// Not at all.
+    /// Neither of them: nothing can be installed.
     None,
 }
 
-impl<'a> Machine<'a> {
-    /// This machine and this user.
-    pub fn this(runner: &'a dyn Runner, cache: Cache) -> Self {
+impl<'a> LocalHost<'a> {
+    /// Describes this host and the current user.
+    pub fn detect(runner: &'a dyn Runner, cache: Cache) -> Self {
         let privilege = if nix::unistd::geteuid().is_root() {
             Privilege::Root
         } else if runner.find("sudo").is_some() {
@@ -40,7 +40,7 @@ impl<'a> Machine<'a> {
         Self { runner, cache, root: PathBuf::from("/"), privilege }
     }
 
-    /// A command as it is run with root's rights. `interactive` is whether sudo may ask for a password.
+    /// Wraps a command so that it runs as root. `interactive` allows sudo to ask for a password.
     pub(super) fn as_root(&self, command: Invocation, interactive: bool) -> Invocation {
         match self.privilege {
             Privilege::Sudo if interactive => command.through("sudo", &[]),
@@ -50,7 +50,7 @@ impl<'a> Machine<'a> {
     }
 }
 
-/// A package manager.
+/// A package manager that this program knows. It runs only apt; for the others it prints the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PackageManager {
     Apt,
@@ -60,15 +60,16 @@ pub(super) enum PackageManager {
 }
 
 impl PackageManager {
-    /// The one this machine has.
-    pub(super) fn of(runner: &dyn Runner) -> Option<Self> {
-        // apt first: it can be beside others where packages are built for them.
+    /// Finds the package manager of this host.
+    pub(super) fn detect(runner: &dyn Runner) -> Option<Self> {
+        // apt first: on a Debian where packages for other distributions are built, `dnf` may be installed
+        // too.
         let known =
             [("apt-get", Self::Apt), ("dnf", Self::Dnf), ("zypper", Self::Zypper), ("pacman", Self::Pacman)];
         known.into_iter().find(|(program, _)| runner.find(program).is_some()).map(|(_, manager)| manager)
     }
 
-    /// The command that installs QEMU.
+    /// Returns the command that installs QEMU.
     pub(super) fn install_qemu(self) -> Invocation {
         match self {
             Self::Apt => {

@@ -1,12 +1,12 @@
-//! Makes a machine fit for a run, and says whether it is.
+//! Prepares this host for runs, and checks whether it is prepared.
 //!
-//! [`run`] is `testbed setup`: it finds out what is missing, says exactly what it will change, asks, and does
-//! it. Finding out changes nothing: package lists are read into a private directory of the user's cache. Root
-//! is needed only for installing packages. [`crate::finding`] is `testbed doctor`: a list of checks, each
-//! with its remedy.
+//! [`run`] is `testbed setup`: it determines what is missing, says exactly what it will change, asks, and
+//! does it. Determining what is missing changes nothing: package lists are read into a private directory of
+//! the user's cache. Only the installation of packages needs root. [`standard_checks`] are the checks that
+//! `testbed doctor` makes, each with its remedy (see [`crate::finding`]).
 //!
-//! It installs nothing but QEMU and what QEMU depends on, removes and downgrades nothing, and drives no
-//! package manager but apt; for others it says which command to type.
+//! It installs only QEMU and its dependencies, removes and downgrades nothing, and uses no package manager
+//! but apt. For other package managers it prints the command to type.
 
 mod apt;
 mod checks;
@@ -25,7 +25,7 @@ pub use checks::{
     checks_without_nodes, standard_checks,
 };
 pub use error::Error;
-pub use machine::{Machine, Privilege};
+pub use machine::{LocalHost, Privilege};
 pub use qemu::{MINIMUM as MINIMUM_QEMU, PROGRAM as QEMU_PROGRAM, Qemu, Version as QemuVersion};
 pub use runner::{Invocation, Output, Runner, SystemRunner};
 
@@ -37,36 +37,35 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What the user wants of a set-up.
+/// The options of `testbed setup`.
 #[derive(Debug, Clone, Default)]
-pub struct Options {
-    /// Whether the user agrees beforehand to what will be changed.
+pub struct SetupOptions {
+    /// Whether to make the changes without asking (`--yes`).
     pub yes: bool,
-    /// Which kernel guests are to boot.
-    pub kernel: KernelWish,
-    /// The stressor that goes into the guest.
+    /// The kernel that guests boot from now on.
+    pub kernel: KernelRequest,
+    /// The path of the stressor program for guests.
     pub stressor: PathBuf,
 }
 
-/// Which kernel guests are to boot from now on.
+/// The kernel that the user asks `testbed setup` for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum KernelWish {
-    /// What there is; the distribution's package if there is none.
+pub enum KernelRequest {
+    /// The kernel in the cache, else the kernel that this host runs, else the distribution's package.
     #[default]
     Auto,
-    /// The current one of the distribution's packages, whatever there is.
+    /// The distribution's current kernel package, even if there is a usable kernel already.
     Distribution,
-    /// This file, copied into the cache.
+    /// A kernel that the user names. It is copied into the cache.
     Given {
-        /// The image.
         image: PathBuf,
-        /// The directory of its modules.
+        /// The directory of its modules, like `/lib/modules/RELEASE`.
         modules: Option<PathBuf>,
     },
 }
 
-impl KernelWish {
-    /// What `--kernel` (`auto`, `distribution`, or a path) and `--modules` say together.
+impl KernelRequest {
+    /// Combines `--kernel` (`auto`, `distribution`, or a path) and `--modules`.
     pub fn from_options(kernel: Option<&str>, modules: Option<&Path>) -> Self {
         match kernel {
             None | Some("auto") => Self::Auto,
@@ -76,59 +75,59 @@ impl KernelWish {
     }
 }
 
-/// Talks to the user.
-pub trait Dialogue {
-    /// Says one line.
+/// The user who runs `testbed setup`: a terminal, or a script in tests.
+pub trait Prompt {
+    /// Prints a line.
     fn say(&mut self, line: &str);
 
-    /// Asks a question; `None` when there is nobody to answer.
+    /// Asks a yes-or-no question. Returns `None` if there is nobody to answer.
     fn ask(&mut self, question: &str) -> Option<bool>;
 
-    /// Whether somebody would answer.
+    /// Returns whether there is somebody to answer.
     fn interactive(&self) -> bool;
 }
 
-/// Sets the machine up. Where nothing is missing it says so and changes nothing.
+/// Runs `testbed setup`. If nothing is missing it says so and changes nothing.
 ///
 /// # Errors
-/// When the user does not agree, when something cannot be found, or when a step fails. What was done before
-/// stays, and a second set-up goes on from there.
-pub fn run(options: &Options, machine: &Machine<'_>, dialogue: &mut dyn Dialogue) -> Result<(), Error> {
+/// If the user does not agree, if a package cannot be found, or if a step fails. The steps before are not
+/// undone; the next `testbed setup` continues from there.
+pub fn run(options: &SetupOptions, host: &LocalHost<'_>, prompt: &mut dyn Prompt) -> Result<(), Error> {
     image::check_static(&options.stressor)?;
-    let _one_at_a_time = machine
-        .cache
-        .exclusive("setup.lock", || dialogue.say("Another set-up is running; waiting for it."))?;
-    let directory = ScratchDirectory::new(&machine.cache.path("setup"))?;
+    let _one_at_a_time = host.cache.acquire("setup.lock", || {
+        prompt.say("Another `testbed setup` is running; waiting for it to finish.");
+    })?;
+    let directory = ScratchDirectory::new(&host.cache.path("setup"))?;
     let mut apt = None;
-    let plan = make_plan(options, machine, directory.path(), &mut apt, dialogue)?;
+    let plan = make_plan(options, host, directory.path(), &mut apt, prompt)?;
     if plan.is_empty() {
-        dialogue.say("Nothing has to be installed or downloaded.");
+        prompt.say("Nothing to install or download.");
     } else {
-        plan.describe(machine).iter().for_each(|line| dialogue.say(line));
-        if let (Some(qemu), Privilege::None) = (&plan.qemu, machine.privilege) {
+        plan.describe(host).iter().for_each(|line| prompt.say(line));
+        if let (Some(qemu), Privilege::None) = (&plan.qemu, host.privilege) {
             return Err(Error::NeedsRoot { commands: qemu.by_hand() });
         }
-        if !options.yes && !dialogue.ask("Do this?").ok_or(Error::NoTerminal)? {
+        if !options.yes && !prompt.ask("Proceed?").ok_or(Error::NoTerminal)? {
             return Err(Error::Declined);
         }
     }
     if let Some(qemu) = &plan.qemu {
-        install(qemu, machine, directory.path(), dialogue)?;
+        install(qemu, host, directory.path(), prompt)?;
     }
     match &plan.kernel {
         Some(KernelPlan::Fetch(package)) => {
             if let Some(apt) = &apt {
                 let (image, unpacked) = apt.fetch(package)?;
-                image::adopt(&image, Some(&unpacked), &machine.cache.lock()?)?;
+                image::adopt(&image, Some(&unpacked), &host.cache.lock()?)?;
             }
         }
         Some(KernelPlan::Adopt { image, modules }) => {
-            image::adopt(image, modules.as_deref(), &machine.cache.lock()?)?;
+            image::adopt(image, modules.as_deref(), &host.cache.lock()?)?;
         }
         None => {}
     }
-    let files = image::prepare(&KernelChoice::Auto, &options.stressor, &machine.cache)?;
-    dialogue.say(&format!(
+    let files = image::prepare(&KernelChoice::Auto, &options.stressor, &host.cache)?;
+    prompt.say(&format!(
         "Guests boot {} ({} kernel {}) with {}.",
         files.kernel.display(),
         files.kernel_source,
@@ -138,35 +137,35 @@ pub fn run(options: &Options, machine: &Machine<'_>, dialogue: &mut dyn Dialogue
     Ok(())
 }
 
-/// What has to change. Opens apt where something has to come from it.
+/// Determines what has to change. Fills `apt` if QEMU or a kernel has to come from apt's packages.
 fn make_plan<'a>(
-    options: &Options,
-    machine: &Machine<'a>,
+    options: &SetupOptions,
+    host: &LocalHost<'a>,
     directory: &Path,
     apt: &mut Option<apt::Apt<'a>>,
-    dialogue: &mut dyn Dialogue,
+    prompt: &mut dyn Prompt,
 ) -> Result<Plan, Error> {
-    let needs_qemu = !matches!(Qemu::probe(machine.runner), Qemu::Ready { .. });
+    let needs_qemu = !matches!(Qemu::probe(host.runner), Qemu::Ready { .. });
     let mut plan = Plan::default();
     let needs_kernel = match &options.kernel {
-        KernelWish::Given { image, modules } => {
+        KernelRequest::Given { image, modules } => {
             plan.kernel = Some(KernelPlan::Adopt { image: image.clone(), modules: modules.clone() });
             false
         }
-        KernelWish::Distribution => true,
-        KernelWish::Auto => {
-            image::find_kernel_below(&machine.root, &KernelChoice::Auto, &machine.cache).is_err()
+        KernelRequest::Distribution => true,
+        KernelRequest::Auto => {
+            image::find_kernel_below(&host.root, &KernelChoice::Auto, &host.cache).is_err()
         }
     };
     if !needs_qemu && !needs_kernel {
         return Ok(plan);
     }
-    let manager = PackageManager::of(machine.runner);
+    let manager = PackageManager::detect(host.runner);
     if manager == Some(PackageManager::Apt) {
-        dialogue.say("Reading the package lists (into the cache; the system's own stay as they are).");
-        let apt = apt.insert(apt::Apt::open(machine.runner, &machine.root.join("etc/apt"), directory)?);
+        prompt.say("Reading the package lists into the cache (those of the system are not changed).");
+        let apt = apt.insert(apt::Apt::open(host.runner, &host.root.join("etc/apt"), directory)?);
         if needs_qemu {
-            plan.qemu = Some(plan::install_qemu(apt, machine)?);
+            plan.qemu = Some(plan::install_qemu(apt, host)?);
         }
         if needs_kernel {
             let found = apt.kernel()?.ok_or_else(|| Error::NoKernelPackage {
@@ -178,34 +177,34 @@ fn make_plan<'a>(
     }
     if needs_qemu {
         let manager = manager.ok_or_else(|| Error::NoManager { minimum: MINIMUM_QEMU.to_string() })?;
-        return Err(Error::ByHand { command: machine.as_root(manager.install_qemu(), true) });
+        return Err(Error::ByHand { command: host.as_root(manager.install_qemu(), true) });
     }
-    Err(Error::NoKernelPackage { tried: "this system's packages come without apt".to_owned() })
+    Err(Error::NoKernelPackage { tried: "this system does not use apt".to_owned() })
 }
 
-/// Installs QEMU as planned; a source that does not lead there is taken back.
+/// Installs QEMU as planned. If that fails, it removes the apt source that it added.
 fn install(
     qemu: &QemuInstall,
-    machine: &Machine<'_>,
+    host: &LocalHost<'_>,
     directory: &Path,
-    dialogue: &mut dyn Dialogue,
+    prompt: &mut dyn Prompt,
 ) -> Result<(), Error> {
     let staged = directory.join("testbed-backports.sources");
     if let Some(source) = &qemu.source {
         fs::write(&staged, &source.text).map_err(Error::io("write", &staged))?;
     }
-    let interactive = dialogue.interactive();
+    let interactive = prompt.interactive();
     let mut run = |command: Invocation| {
-        let command = machine.as_root(command, interactive);
-        dialogue.say(&format!("+ {command}"));
-        apt::run(machine.runner, &command)
+        let command = host.as_root(command, interactive);
+        prompt.say(&format!("+ {command}"));
+        apt::run(host.runner, &command)
     };
     let commands = qemu.commands(&staged);
     let last = commands.len() - 1;
     let mut outcome = Ok(());
     for (at, command) in commands.into_iter().enumerate() {
         outcome = run(command);
-        // One of many sources that cannot be reached fails the update, and may not matter.
+        // `apt-get update` fails if any source is unreachable, which may not be a source of QEMU.
         let is_update = at + 1 == last;
         if outcome.is_err() && !is_update {
             break;
@@ -213,20 +212,21 @@ fn install(
     }
     if let (Err(_), Some(source)) = (&outcome, &qemu.source) {
         let path = source.path.display().to_string();
-        // The error that led here says more than one about this.
+        // The first error says more than a second one about the removal would.
         let _ = run(Invocation::new("rm", ["-f", &path]));
     }
     outcome?;
-    match Qemu::probe(machine.runner) {
+    match Qemu::probe(host.runner) {
         Qemu::Ready { .. } => Ok(()),
         other => Err(Error::NoQemu {
             minimum: MINIMUM_QEMU.to_string(),
-            tried: vec![format!("the packages were installed, and yet PATH leads to {other:?}")],
+            tried: vec![format!("the packages were installed, but QEMU in PATH is unusable: {other:?}")],
         }),
     }
 }
 
-/// A directory that is empty at first and gone at the end, however the last one ended.
+/// A directory that is empty at first and removed at the end. A previous one that was left behind, because
+/// its process was killed, is removed first.
 struct ScratchDirectory(PathBuf);
 
 impl ScratchDirectory {
@@ -242,7 +242,7 @@ impl ScratchDirectory {
     }
 
     fn remove(&self) {
-        // What stays is removed by the next set-up, and cannot be mistaken for anything.
+        // A failure is harmless: the next `testbed setup` removes the directory before it uses it.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

@@ -1,7 +1,7 @@
-//! What has to change for a run to work: found out first, shown, and only then done.
+//! The changes that `testbed setup` will make. They are all determined and shown before the first is made.
 
 use super::{
-    Error, Invocation, Machine, Privilege,
+    Error, Invocation, LocalHost, Privilege,
     apt::{Apt, KernelPackage, Simulation},
     qemu::{MINIMUM, Version},
     sources::{self, Backports},
@@ -11,76 +11,75 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The package that has QEMU for x86.
+/// The Debian package of QEMU for x86.
 const PACKAGE: &str = "qemu-system-x86";
 
-/// What has to change.
+/// The changes that have to be made; `None` stands for nothing to do.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Plan {
     pub(super) qemu: Option<QemuInstall>,
     pub(super) kernel: Option<KernelPlan>,
 }
 
-/// How QEMU comes onto the system.
+/// An installation of QEMU with apt.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct QemuInstall {
-    /// The suite it is taken from, unless it is the system's usual one.
+    /// The suite to install from (`apt-get -t`); `None` for the default suite.
     pub(super) suite: Option<String>,
-    /// The source that has to be configured for it.
+    /// The apt source to add for that suite, unless it is configured already.
     pub(super) source: Option<NewSource>,
-    /// Why not from the usual suite.
-    pub(super) because: Option<String>,
-    /// What is installed, with versions.
+    /// The reason why the default suite is not used: `the default suite: it would remove qemu-utils`.
+    pub(super) reason: Option<String>,
+    /// The names and versions of the packages that are installed.
     pub(super) installed: Vec<(String, String)>,
-    /// Those of them that are installed already in an older version.
+    /// The names of those packages that replace an older version.
     pub(super) upgraded: Vec<String>,
 }
 
-/// A file for apt's configuration.
+/// A file to add to apt's sources.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct NewSource {
-    /// Where it goes.
     pub(super) path: PathBuf,
-    /// What it holds.
+    /// The content of the file.
     pub(super) text: String,
-    /// The file it is derived from.
+    /// The configured source whose address and key are used.
     pub(super) derived_from: PathBuf,
 }
 
-/// How a kernel comes into the cache.
+/// The way to put a kernel into the cache.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum KernelPlan {
-    /// The distribution's package, downloaded and unpacked.
+    /// Downloads and unpacks the distribution's package.
     Fetch(KernelPackage),
-    /// A file that was given.
+    /// Copies a kernel that the user names.
     Adopt {
-        /// The image.
         image: PathBuf,
-        /// The directory of its modules, if it was given too.
+        /// The directory of its modules, if the user names it.
         modules: Option<PathBuf>,
     },
 }
 
-/// The name of this release, as suites are named after it.
+/// Returns the codename of the distribution's release, such as `bookworm`, which its suites are named after.
 fn codename(root: &Path) -> Option<String> {
     let text = fs::read_to_string(root.join("etc/os-release")).ok()?;
     let value = text.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="))?;
     Some(value.trim_matches('"').to_owned()).filter(|name| !name.is_empty())
 }
 
-/// Finds out how QEMU can be installed with nothing else lost: from the usual suite, else from backports.
-pub(super) fn install_qemu(apt: &mut Apt<'_>, machine: &Machine<'_>) -> Result<QemuInstall, Error> {
+/// Determines how to install QEMU without removing or downgrading a package: from the default suite, else
+/// from backports.
+pub(super) fn install_qemu(apt: &mut Apt<'_>, host: &LocalHost<'_>) -> Result<QemuInstall, Error> {
     let mut tried = Vec::new();
     let from = |tried: &[String]| tried.last().cloned();
     match acceptable(apt.simulate(PACKAGE, None)?) {
         Ok(simulation) => return Ok(QemuInstall::new(simulation, None, None, None)),
-        Err(why) => tried.push(format!("the usual suite: {why}")),
+        Err(why) => tried.push(format!("the default suite: {why}")),
     }
-    let etc = machine.root.join("etc/apt");
-    let backports = codename(&machine.root).and_then(|name| sources::backports(&etc, &name));
+    let etc = host.root.join("etc/apt");
+    let backports = codename(&host.root).and_then(|name| sources::backports(&etc, &name));
     let (suite, source) = match backports {
         None => {
-            tried.push("backports: no source of this release is configured to derive them from".to_owned());
+            tried.push("backports: apt has no source of this release to derive them from".to_owned());
             return Err(no_qemu(tried, apt));
         }
         Some(Backports::Configured { suite }) => (suite, None),
@@ -103,7 +102,10 @@ fn no_qemu(mut tried: Vec<String>, apt: &Apt<'_>) -> Error {
     Error::NoQemu { minimum: MINIMUM.to_string(), tried }
 }
 
-/// Takes an installation that gives a QEMU new enough and takes nothing away.
+/// Accepts a simulated installation if it gives a QEMU that is new enough and removes and downgrades nothing.
+///
+/// # Errors
+/// The reason why the installation is not acceptable, for the user.
 fn acceptable(simulated: Result<Simulation, String>) -> Result<Simulation, String> {
     let simulation = simulated?;
     if !simulation.removed.is_empty() {
@@ -114,7 +116,7 @@ fn acceptable(simulated: Result<Simulation, String>) -> Result<Simulation, Strin
     }
     let version = simulation
         .version(PACKAGE)
-        .ok_or_else(|| format!("{PACKAGE} is installed already, and yet no QEMU that serves is in PATH"))?;
+        .ok_or_else(|| format!("{PACKAGE} is already installed, but QEMU in PATH is missing or unusable"))?;
     if Version::leading(version).is_none_or(|version| version < MINIMUM) {
         return Err(format!("it has QEMU {version}"));
     }
@@ -126,12 +128,12 @@ impl QemuInstall {
         simulation: Simulation,
         suite: Option<String>,
         source: Option<NewSource>,
-        because: Option<String>,
+        reason: Option<String>,
     ) -> Self {
-        Self { suite, source, because, installed: simulation.installed, upgraded: simulation.upgraded }
+        Self { suite, source, reason, installed: simulation.installed, upgraded: simulation.upgraded }
     }
 
-    /// The commands that do it, given a file that holds the new source.
+    /// Returns the commands to run as root. `staged` is a file with the text of the new source, to be copied.
     pub(super) fn commands(&self, staged: &Path) -> Vec<Invocation> {
         let mut commands = Vec::new();
         if let Some(source) = &self.source {
@@ -139,7 +141,7 @@ impl QemuInstall {
             commands.push(Invocation::new("install", ["-D", "-m", "0644", &from, &to]));
         }
         commands.push(Invocation::new("apt-get", ["-q", "update"]));
-        // Waits for another apt, and prints no progress that only a terminal could show.
+        // Waits up to 300 s for another apt, and prints no progress bar, which needs a terminal.
         let mut words = vec!["-q", "-o", "DPkg::Lock::Timeout=300", "-o", "Dpkg::Use-Pty=0"];
         words.extend(["install", "-y", "--no-install-recommends", "--no-remove"]);
         words.extend(self.suite.iter().flat_map(|suite| ["-t", suite]));
@@ -148,7 +150,7 @@ impl QemuInstall {
         commands
     }
 
-    /// The same for a person to type, who has no such file.
+    /// Returns the same commands for the user to paste into a shell, where a here-document replaces `staged`.
     pub(super) fn by_hand(&self) -> Vec<String> {
         let mut commands: Vec<String> =
             self.commands(Path::new("")).iter().map(ToString::to_string).collect();
@@ -164,8 +166,8 @@ impl QemuInstall {
             Privilege::Sudo => "as root, through sudo",
         };
         let mut lines = vec![format!("On this system, {through}:")];
-        if let Some(because) = &self.because {
-            lines.push(format!("  QEMU does not come from {because}."));
+        if let Some(reason) = &self.reason {
+            lines.push(format!("  QEMU is not taken from {reason}."));
         }
         if let Some(source) = &self.source {
             lines.push(format!(
@@ -198,11 +200,11 @@ impl Plan {
         *self == Self::default()
     }
 
-    /// Exactly what will change, a line each.
-    pub(super) fn describe(&self, machine: &Machine<'_>) -> Vec<String> {
-        let mut lines = self.qemu.as_ref().map_or(Vec::new(), |qemu| qemu.describe(machine.privilege));
+    /// Lists exactly what will change, one line per change.
+    pub(super) fn describe(&self, host: &LocalHost<'_>) -> Vec<String> {
+        let mut lines = self.qemu.as_ref().map_or(Vec::new(), |qemu| qemu.describe(host.privilege));
         let Some(kernel) = &self.kernel else { return lines };
-        lines.push(format!("In {}:", machine.cache.root().display()));
+        lines.push(format!("In {}:", host.cache.root().display()));
         lines.push(match kernel {
             KernelPlan::Fetch(package) => format!(
                 "  download {} {} ({:.0} MB) and unpack its kernel for guests, without installing it",

@@ -1,24 +1,23 @@
-//! Whether this machine has a QEMU that serves.
+//! Finds QEMU in `PATH` and checks its version.
 
 use super::{Invocation, Runner};
 use std::{fmt, path::PathBuf};
 
 pub use crate::host::QEMU as PROGRAM;
 
-/// The oldest QEMU that serves: the first with `-netdev dgram`.
+/// The oldest supported QEMU: the first version with `-netdev dgram`.
 pub const MINIMUM: Version = Version { major: 7, minor: 2 };
 
-/// A version of QEMU's, as far as it matters here.
+/// A version of QEMU, without the third number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
-    /// The first number.
     pub major: u32,
-    /// The second.
     pub minor: u32,
 }
 
 impl Version {
-    /// Of a text that begins with it, `10.0.2 (Debian ...)`, or of a package's version, `1:10.0.2+ds-2`.
+    /// Parses the version at the start of a text: QEMU's own, `10.0.2 (Debian ...)`, or a package's,
+    /// `1:10.0.2+ds-2`.
     pub(super) fn leading(text: &str) -> Option<Self> {
         let upstream = match text.split_once(':') {
             Some((epoch, rest)) if epoch.bytes().all(|byte| byte.is_ascii_digit()) => rest,
@@ -36,36 +35,25 @@ impl fmt::Display for Version {
     }
 }
 
-/// What is in `PATH`.
+/// The QEMU that is first in `PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Qemu {
-    /// One that serves.
+    /// A version that is new enough.
     Ready {
-        /// The program.
         path: PathBuf,
-        /// As it names itself.
+        /// The version with all its numbers, such as `10.0.2`.
         version: String,
     },
-    /// One that is older than [`MINIMUM`].
-    TooOld {
-        /// The program.
-        path: PathBuf,
-        /// Its version.
-        version: Version,
-    },
-    /// One that does not say which it is.
-    Broken {
-        /// The program.
-        path: PathBuf,
-        /// What happened instead.
-        why: String,
-    },
-    /// None.
+    /// A version that is older than [`MINIMUM`].
+    TooOld { path: PathBuf, version: Version },
+    /// A program that does not run, or does not print its version.
+    Broken { path: PathBuf, why: String },
+    /// No such program in `PATH`.
     Missing,
 }
 
 impl Qemu {
-    /// Asks the program in `PATH`.
+    /// Runs the program in `PATH` with `--version`.
     pub fn probe(runner: &dyn Runner) -> Self {
         let Some(path) = runner.find(PROGRAM) else { return Self::Missing };
         let command = Invocation::new(&path.display().to_string(), ["--version"]);
@@ -81,7 +69,7 @@ impl Qemu {
                 Self::Ready { path, version: exact }
             }
             Some((_, version)) => Self::TooOld { path, version },
-            None => Self::Broken { path, why: format!("`{command}` names no version") },
+            None => Self::Broken { path, why: format!("`{command}` prints no version") },
         }
     }
 }
@@ -107,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn each_state_is_told_from_the_others() {
+    fn a_qemu_is_ready_too_old_broken_or_missing() {
         let path = PathBuf::from("/usr/bin/qemu-system-x86_64");
         let says = |version: &str| format!("QEMU emulator version {version}\nCopyright (c) ...\n");
         assert_eq!(

@@ -1,4 +1,4 @@
-//! Commands of the system's, behind a trait, so that every decision about them is tested without them.
+//! Runs the host's commands, behind a trait, so that tests of `testbed setup` need none of them.
 
 use std::{
     fmt, io,
@@ -6,19 +6,18 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// A program with its arguments.
+/// A command to run: a program with its arguments. `Display` prints it as it is typed into a shell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invocation {
     /// The program, looked up in `PATH`.
     pub program: String,
-    /// Its arguments.
     pub arguments: Vec<String>,
-    /// Where it runs; where this program runs, if not given.
+    /// The directory to run it in; `None` for the current directory.
     pub directory: Option<PathBuf>,
 }
 
 impl Invocation {
-    /// A program with arguments.
+    /// Creates a command that runs in the current directory.
     pub fn new<A: Into<String>>(program: &str, arguments: impl IntoIterator<Item = A>) -> Self {
         Self {
             program: program.to_owned(),
@@ -27,14 +26,14 @@ impl Invocation {
         }
     }
 
-    /// The same, in this directory.
+    /// Makes the command run in this directory.
     #[must_use]
     pub fn within(mut self, directory: &Path) -> Self {
         self.directory = Some(directory.to_path_buf());
         self
     }
 
-    /// The same, run by another program such as `sudo`.
+    /// Makes another program, such as `sudo`, run the command. `options` are that program's.
     #[must_use]
     pub fn through(mut self, program: &str, options: &[&str]) -> Self {
         self.arguments.insert(0, std::mem::replace(&mut self.program, program.to_owned()));
@@ -44,13 +43,13 @@ impl Invocation {
 }
 
 impl fmt::Display for Invocation {
-    /// As it is typed into a shell.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&quoted(&self.program))?;
         self.arguments.iter().try_for_each(|argument| write!(f, " {}", quoted(argument)))
     }
 }
 
+/// Quotes a word for a shell if it needs quotes.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%~".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
@@ -60,36 +59,36 @@ fn quoted(word: &str) -> String {
     }
 }
 
-/// How a command ended, and what it said.
+/// The exit code and the output of a command.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Output {
-    /// Its exit code; none if a signal ended it.
+    /// The exit code; `None` if a signal ended the command.
     pub code: Option<i32>,
-    /// What it wrote, where that was captured.
+    /// The standard output; empty unless it was captured.
     pub stdout: String,
-    /// What it complained of, where that was captured.
+    /// The standard error; empty unless it was captured.
     pub stderr: String,
 }
 
-/// Runs commands. All run in the C locale and without an input.
+/// Runs commands, in the C locale and with an empty standard input.
 pub trait Runner {
-    /// Runs one and captures what it writes.
+    /// Runs a command and captures its output.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// If it cannot be started.
     fn capture(&self, invocation: &Invocation) -> io::Result<Output>;
 
-    /// Runs one and lets the user see what it writes, on standard error.
+    /// Runs a command and shows its output to the user, on standard error.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// If it cannot be started.
     fn show(&self, invocation: &Invocation) -> io::Result<Output>;
 
-    /// Where a program is, if it is in `PATH`.
+    /// Finds a program in `PATH`. Returns its path.
     fn find(&self, program: &str) -> Option<PathBuf>;
 }
 
-/// Runs commands for real.
+/// The [`Runner`] that runs commands on this host.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemRunner;
 
@@ -116,7 +115,7 @@ impl Runner for SystemRunner {
     }
 
     fn show(&self, invocation: &Invocation) -> io::Result<Output> {
-        // Standard output is kept for what the user asked this program for.
+        // Standard output is reserved for the results of `testbed` itself.
         let status = Self::command(invocation).stdout(io::stderr()).status()?;
         Ok(Output { code: status.code(), ..Output::default() })
     }
@@ -131,7 +130,7 @@ impl Runner for SystemRunner {
 
 #[cfg(test)]
 pub(super) mod fake {
-    //! A machine that consists of answers.
+    //! A host without commands: every command has a scripted answer.
 
     use super::{Invocation, Output, Runner};
     use std::{
@@ -140,31 +139,32 @@ pub(super) mod fake {
         path::{Path, PathBuf},
     };
 
-    type Effect = Box<dyn Fn(&Invocation)>;
+    type SideEffect = Box<dyn Fn(&Invocation)>;
 
-    /// Answers commands by the words they contain, the first match first, and remembers them all.
+    /// Answers commands by the words that they contain; the first match counts. Records all commands.
     #[derive(Default)]
     pub(in super::super) struct FakeRunner {
-        answers: Vec<(Vec<String>, Output, Option<Effect>)>,
+        answers: Vec<(Vec<String>, Output, Option<SideEffect>)>,
         programs: RefCell<Vec<String>>,
-        /// Programs that the command of an answer installs, by the answer's place.
+        /// The programs that commands install: the index of the answer, and the program.
         installs: Vec<(usize, String)>,
-        seen: RefCell<Vec<String>>,
+        commands: RefCell<Vec<String>>,
     }
 
     impl FakeRunner {
+        /// Adds a program to `PATH`.
         pub(in super::super) fn program(self, name: &str) -> Self {
             self.programs.borrow_mut().push(name.to_owned());
             self
         }
 
-        /// The command of the last answer puts this program in place.
+        /// Makes the command of the last answer add this program to `PATH`.
         pub(in super::super) fn installing(mut self, name: &str) -> Self {
             self.installs.push((self.answers.len() - 1, name.to_owned()));
             self
         }
 
-        /// A command line with all of these words gets this answer.
+        /// Adds an answer to every command line that contains all of these words.
         pub(in super::super) fn answer(mut self, words: &str, code: i32, stdout: &str) -> Self {
             let words = words.split(' ').map(str::to_owned).collect();
             let output =
@@ -173,23 +173,24 @@ pub(super) mod fake {
             self
         }
 
-        /// What the command of the last answer does besides.
-        pub(in super::super) fn doing(mut self, effect: impl Fn(&Invocation) + 'static) -> Self {
+        /// Adds a side effect to the command of the last answer.
+        pub(in super::super) fn with_effect(mut self, effect: impl Fn(&Invocation) + 'static) -> Self {
             self.answers.last_mut().expect("an answer before").2 = Some(Box::new(effect));
             self
         }
 
-        /// The commands so far, with the path of the cache replaced, for it differs from run to run.
-        pub(in super::super) fn seen(&self, cache: &Path) -> Vec<String> {
+        /// Returns the commands so far, with `CACHE` for the path of the cache, which differs between test
+        /// runs.
+        pub(in super::super) fn commands(&self, cache: &Path) -> Vec<String> {
             let cache = cache.display().to_string();
-            self.seen.borrow().iter().map(|line| line.replace(&cache, "CACHE")).collect()
+            self.commands.borrow().iter().map(|line| line.replace(&cache, "CACHE")).collect()
         }
     }
 
     impl Runner for FakeRunner {
         fn capture(&self, invocation: &Invocation) -> io::Result<Output> {
             let line = invocation.to_string();
-            self.seen.borrow_mut().push(line.clone());
+            self.commands.borrow_mut().push(line.clone());
             let words: Vec<&str> = line.split(' ').collect();
             let known = |wanted: &String| words.contains(&wanted.as_str());
             let Some(at) = self.answers.iter().position(|(words, ..)| words.iter().all(known)) else {
@@ -220,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_command_prints_as_it_is_typed() {
+    fn a_command_is_printed_with_shell_quotes() {
         let plain = Invocation::new("apt-get", ["install", "-y", "qemu-system-x86"]);
         assert_eq!(plain.to_string(), "apt-get install -y qemu-system-x86");
         assert_eq!(plain.through("sudo", &["-n"]).to_string(), "sudo -n apt-get install -y qemu-system-x86");
@@ -228,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_real_command_is_run_captured_and_found() {
+    fn the_system_runner_runs_and_finds_real_commands() {
         let output =
             SystemRunner.capture(&Invocation::new("sh", ["-c", "echo out; echo err >&2; exit 3"])).unwrap();
         assert_eq!(output, Output { code: Some(3), stdout: "out\n".to_owned(), stderr: "err\n".to_owned() });

@@ -1,9 +1,8 @@
-//! Where apt gets its packages, and how a newer suite of the same archive is added to that.
+//! Reads apt's sources, and derives a source for backports, a newer suite of the same archive.
 //!
-//! Both formats are read: one line a source (`*.list`) and paragraphs (`*.sources`). What is written is a
-//! paragraph with the address and the key of the source that the machine has already, so nothing is trusted
-//! that was not trusted before. A backports suite has a low priority: its packages are installed when they
-//! are asked for, and nothing else changes.
+//! Both formats are read: one source per line (`*.list`), and paragraphs (`*.sources`). The derived source is
+//! a paragraph with the address and the key of a source that this host already has, so it trusts nothing new.
+//! A backports suite has a low priority: apt installs its packages only on request and upgrades nothing else.
 
 use std::{
     collections::BTreeMap,
@@ -12,29 +11,25 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The file that [`Backports::New`] is written to, below apt's configuration directory.
+/// The path of the file for [`Backports::New`], relative to apt's configuration directory.
 pub(super) const FILE: &str = "sources.list.d/testbed-backports.sources";
 
-/// How the backports of a release are reached.
+/// The backports of a release: a suite such as `bookworm-backports`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Backports {
-    /// They are among the machine's sources.
-    Configured {
-        /// The name of the suite.
-        suite: String,
-    },
-    /// They would be, with this file.
+    /// The suite is among this host's sources.
+    Configured { suite: String },
+    /// The suite has to be added, with a new file.
     New {
-        /// The name of the suite.
         suite: String,
-        /// What the file would hold.
+        /// The content of the new file.
         text: String,
-        /// The file whose source it is derived from.
+        /// The file with the source whose address and key are used.
         derived_from: PathBuf,
     },
 }
 
-/// One source: field names in lower case, to values as written.
+/// A source: a map of field names, in lower case, to the values as written, and the file that it is from.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Source {
     fields: BTreeMap<String, String>,
@@ -42,37 +37,39 @@ struct Source {
 }
 
 impl Source {
+    /// Returns whether the value of a field contains a word.
     fn has(&self, field: &str, word: &str) -> bool {
         self.fields.get(field).is_some_and(|value| value.split_whitespace().any(|each| each == word))
     }
 
-    /// A source of programs, in use, of this suite.
-    fn serves(&self, suite: &str) -> bool {
+    /// Returns whether this is an enabled source of binary packages of a suite.
+    fn provides(&self, suite: &str) -> bool {
         let off =
             self.fields.get("enabled").is_some_and(|value| matches!(value.trim(), "no" | "false" | "0"));
         !off && self.has("types", "deb") && self.has("suites", suite) && self.has("components", "main")
     }
 }
 
-/// How the backports of the release named `codename` are reached from `apt`, apt's configuration directory.
-/// `None` when no source of that release is configured.
+/// Finds or derives the source of the backports of the release `codename`. `apt` is apt's configuration
+/// directory. Returns `None` if it has no source of that release.
 pub(super) fn backports(apt: &Path, codename: &str) -> Option<Backports> {
     let sources = read(apt);
     let suite = format!("{codename}-backports");
-    if sources.iter().any(|source| source.serves(&suite)) {
+    if sources.iter().any(|source| source.provides(&suite)) {
         return Some(Backports::Configured { suite });
     }
-    let base = sources.iter().find(|source| source.serves(codename))?;
+    let base = sources.iter().find(|source| source.provides(codename))?;
     let text = derived(base, &suite)?;
     Some(Backports::New { suite, text, derived_from: base.file.clone() })
 }
 
+/// Writes the text of a source of `suite` with the address and the key of `base`.
 fn derived(base: &Source, suite: &str) -> Option<String> {
     let address = base.fields.get("uris")?.split_whitespace().next()?;
     let mut text = format!(
-        "# Written by `testbed setup`, to install QEMU from a newer suite of the archive that is named in\n\
+        "# Written by `testbed setup` to install QEMU from a newer suite of the archive in\n\
          # {}.\n\
-         # Nothing else is installed or upgraded from it unless you ask for it. Delete this file to undo.\n\
+         # apt takes no other package from it unless you ask for it. Delete this file to undo the change.\n\
          Types: deb\nURIs: {address}\nSuites: {suite}\nComponents: main\n",
         base.file.display()
     );
@@ -80,7 +77,7 @@ fn derived(base: &Source, suite: &str) -> Option<String> {
         [("signed-by", "Signed-By"), ("architectures", "Architectures"), ("trusted", "Trusted")]
     {
         if let Some(value) = base.fields.get(field) {
-            // A key can be part of the file: then its lines follow, indented as they were.
+            // A key can be part of the file; then its lines follow, with their indentation.
             let value = value.trim_end();
             let space = if value.starts_with('\n') { "" } else { " " };
             let _ = writeln!(text, "{name}:{space}{value}");
@@ -89,7 +86,7 @@ fn derived(base: &Source, suite: &str) -> Option<String> {
     Some(text)
 }
 
-/// All sources below apt's configuration directory, in the order apt reads them.
+/// Reads all sources below apt's configuration directory, in the order in which apt reads them.
 fn read(apt: &Path) -> Vec<Source> {
     let mut files: Vec<PathBuf> = fs::read_dir(apt.join("sources.list.d"))
         .into_iter()
@@ -101,7 +98,7 @@ fn read(apt: &Path) -> Vec<Source> {
     files.insert(0, apt.join("sources.list"));
     let mut sources = Vec::new();
     for file in files {
-        // A file that cannot be read is one apt cannot read either.
+        // apt, run by the same user, cannot read this file either.
         let Ok(text) = fs::read_to_string(&file) else { continue };
         let found = match file.extension().and_then(|extension| extension.to_str()) {
             Some("sources") => paragraphs(&text),
@@ -113,6 +110,7 @@ fn read(apt: &Path) -> Vec<Source> {
     sources
 }
 
+/// Parses a `.sources` file: paragraphs of fields, in deb822 format.
 fn paragraphs(text: &str) -> Vec<BTreeMap<String, String>> {
     let mut all = Vec::new();
     let mut fields: BTreeMap<String, String> = BTreeMap::new();
@@ -139,7 +137,7 @@ fn paragraphs(text: &str) -> Vec<BTreeMap<String, String>> {
     all
 }
 
-/// `deb [option=value ...] address suite component ...`
+/// Parses a line of a `.list` file: `deb [option=value ...] address suite component ...`.
 fn one_line(line: &str) -> Option<BTreeMap<String, String>> {
     let line = line.split('#').next().unwrap_or_default().trim();
     let (kind, rest) = line.split_once(char::is_whitespace)?;
@@ -196,7 +194,7 @@ Components: main
     }
 
     #[test]
-    fn the_same_archive_with_the_same_key() {
+    fn the_new_source_has_the_same_archive_and_key() {
         assert_eq!(
             new_text(&[("sources.list.d/debian.sources", SOURCES)]),
             "Types: deb\nURIs: http://archive.example/debian\nSuites: bookworm-backports\nComponents: main\n\
@@ -224,7 +222,8 @@ Components: main
     fn one_line_sources_are_read_too() {
         let list = "# deb http://old.example/debian bookworm main\n\
                     deb-src http://source.example/debian bookworm main\n\
-                    deb [arch=amd64,i386 signed-by=/k.gpg] http://archive.example/debian bookworm main contrib\n";
+                    deb [arch=amd64,i386 signed-by=/k.gpg] http://archive.example/debian bookworm main \
+                    contrib\n";
         assert_eq!(
             new_text(&[("sources.list", list)]),
             "Types: deb\nURIs: http://archive.example/debian\nSuites: bookworm-backports\nComponents: main\n\
@@ -233,7 +232,7 @@ Components: main
     }
 
     #[test]
-    fn a_suite_that_is_configured_is_not_written_again() {
+    fn a_configured_backports_suite_is_found() {
         let list = "deb http://archive.example/debian bookworm-backports main\n";
         let (_dir, found) =
             with(&[("sources.list.d/debian.sources", SOURCES), ("sources.list.d/b.list", list)]);
@@ -241,7 +240,7 @@ Components: main
     }
 
     #[test]
-    fn what_is_switched_off_or_of_another_release_does_not_count() {
+    fn sources_that_are_disabled_or_of_another_release_are_ignored() {
         let off = SOURCES.replace("Types: deb\n#", "Types: deb\nEnabled: no\n#");
         assert_eq!(with(&[("sources.list.d/debian.sources", &off)]).1, None);
         let other = SOURCES.replace("bookworm ", "trixie ");

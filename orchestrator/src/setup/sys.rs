@@ -1,7 +1,8 @@
-//! The one thing here that needs `unsafe`: a child process that tries to make namespaces.
+//! A child process that tries to create namespaces. All `unsafe` of `setup` is here.
 //!
-//! A process with several threads cannot enter a user namespace, and one that could would not come back. So
-//! a child tries, which is forked and not a program of its own, for there may be none that fits.
+//! A process with several threads cannot enter a user namespace, and no process can leave one again. So a
+//! child tries. The child is forked and executes no other program, because a suitable program may not be
+//! installed.
 #![allow(unsafe_code)]
 
 use nix::{
@@ -15,29 +16,30 @@ use std::{
     os::fd::AsRawFd,
 };
 
-/// What the child was doing when it failed.
+/// The step at which the child failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
-    /// Making the namespaces.
+pub(super) enum NamespaceStep {
+    /// Creating the namespaces with `unshare`.
     Unshare,
-    /// Becoming root in the user namespace.
+    /// Mapping the user to root of the user namespace.
     MapUser,
-    /// Setting up a network interface.
+    /// Setting an interface up in the network namespace.
     Network,
 }
 
-impl Step {
+impl NamespaceStep {
     const ALL: [Self; 3] = [Self::Unshare, Self::MapUser, Self::Network];
 }
 
-/// Makes a network namespace in a child, within a new user namespace or not, and sets up an interface in it:
-/// there are systems that allow the one and not the other.
+/// Creates a network namespace in a child, in a new user namespace if `user` is set, and sets an interface up
+/// in it: some systems allow to create the namespace, but not to set the interface up.
 ///
 /// # Errors
-/// The outer error when the child could not be started or watched; the inner one when it failed, with what
-/// it was doing.
-pub(super) fn try_namespaces(user: bool) -> io::Result<Result<(), (Step, Errno)>> {
-    // Everything that allocates comes before the fork.
+/// The outer error if the child could not be started or waited for; the inner error if the child failed, with
+/// the step and the error number.
+pub(super) fn try_namespaces(user: bool) -> io::Result<Result<(), (NamespaceStep, Errno)>> {
+    // All allocations come before the fork: another thread may hold the allocator's lock when the process
+    // forks.
     let maps = [
         (c"/proc/self/setgroups", CString::from(c"deny")),
         (c"/proc/self/uid_map", CString::new(format!("0 {} 1", geteuid()))?),
@@ -71,11 +73,11 @@ pub(super) fn try_namespaces(user: bool) -> io::Result<Result<(), (Step, Errno)>
                 }
             };
             if let WaitStatus::Signaled(_, signal, _) = status {
-                return Err(io::Error::other(format!("the child that tried was killed by {signal}")));
+                return Err(io::Error::other(format!("the child process was killed by {signal}")));
             }
             read?;
             let [step, a, b, c, d] = report;
-            Ok(match step.checked_sub(1).and_then(|at| Step::ALL.get(usize::from(at))) {
+            Ok(match step.checked_sub(1).and_then(|at| NamespaceStep::ALL.get(usize::from(at))) {
                 None => Ok(()),
                 Some(step) => Err((*step, Errno::from_raw(i32::from_le_bytes([a, b, c, d])))),
             })
@@ -83,8 +85,8 @@ pub(super) fn try_namespaces(user: bool) -> io::Result<Result<(), (Step, Errno)>
     }
 }
 
-/// What the child does. Allocates nothing.
-fn in_child(user: bool, maps: &[(&CStr, CString)]) -> Result<(), (Step, Errno)> {
+/// Runs in the child: creates the namespaces and sets the interface up. Allocates nothing.
+fn in_child(user: bool, maps: &[(&CStr, CString)]) -> Result<(), (NamespaceStep, Errno)> {
     let check = |step, result: libc::c_int| {
         if result < 0 { Err((step, Errno::last())) } else { Ok(result) }
     };
@@ -92,23 +94,23 @@ fn in_child(user: bool, maps: &[(&CStr, CString)]) -> Result<(), (Step, Errno)> 
     // SAFETY: system calls on this process, which has one thread; every pointer is to a live value of the
     // type and length that the call expects.
     unsafe {
-        check(Step::Unshare, libc::unshare(flags))?;
+        check(NamespaceStep::Unshare, libc::unshare(flags))?;
         if user {
             for (path, text) in maps {
-                let file = check(Step::MapUser, libc::open(path.as_ptr(), libc::O_WRONLY))?;
+                let file = check(NamespaceStep::MapUser, libc::open(path.as_ptr(), libc::O_WRONLY))?;
                 let bytes = text.as_bytes();
                 let written = libc::write(file, bytes.as_ptr().cast(), bytes.len());
-                check(Step::MapUser, if written < 0 { -1 } else { 0 })?;
+                check(NamespaceStep::MapUser, if written < 0 { -1 } else { 0 })?;
                 libc::close(file);
             }
         }
-        let socket = check(Step::Network, libc::socket(libc::AF_INET, libc::SOCK_DGRAM, 0))?;
+        let socket = check(NamespaceStep::Network, libc::socket(libc::AF_INET, libc::SOCK_DGRAM, 0))?;
         let mut request: libc::ifreq = std::mem::zeroed();
         for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
             *to = from.cast_signed();
         }
         request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
-        check(Step::Network, libc::ioctl(socket, libc::SIOCSIFFLAGS, &raw const request))?;
+        check(NamespaceStep::Network, libc::ioctl(socket, libc::SIOCSIFFLAGS, &raw const request))?;
     }
     Ok(())
 }
@@ -118,11 +120,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn trying_leaves_this_process_where_it_was() {
+    fn trying_leaves_the_namespaces_of_this_process_unchanged() {
         let namespaces = || ["user", "net"].map(|kind| std::fs::read_link(format!("/proc/self/ns/{kind}")));
         let before = namespaces().map(Result::unwrap);
         for user in [true, false] {
-            // Whether it works depends on the machine; that it is found out does not.
+            // Whether this succeeds depends on the host, so only the outer result is checked.
             let outcome = try_namespaces(user).unwrap();
             eprintln!("user namespace {user}: {outcome:?}");
         }

@@ -1,4 +1,4 @@
-//! Set-up's decisions, on machines that consist of answers.
+//! Tests of `testbed setup` on hosts whose commands have scripted answers.
 
 use super::runner::fake::FakeRunner;
 use super::*;
@@ -13,14 +13,14 @@ const REMOVES: &str = "Remv qemu-utils [1:10.0.2]\nInst qemu-system-x86 (1:7.2+d
 const NEWER: &str = "Inst seabios (1.16.3-2 Backports [all])\n\
                      Inst qemu-system-x86 (1:10.0.2+ds-2 Backports [amd64])\n";
 
-/// What is said and asked, with the answers given beforehand.
+/// A user with a fixed answer to every question. Records the lines and the questions.
 #[derive(Default)]
-struct Script {
+struct ScriptedPrompt {
     said: Vec<String>,
     answer: Option<bool>,
 }
 
-impl Dialogue for Script {
+impl Prompt for ScriptedPrompt {
     fn say(&mut self, line: &str) {
         self.said.push(line.to_owned());
     }
@@ -35,12 +35,12 @@ impl Dialogue for Script {
     }
 }
 
-struct Setting {
+struct Fixture {
     dir: tempfile::TempDir,
     stressor: PathBuf,
 }
 
-impl Setting {
+impl Fixture {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let stressor = dir.path().join("stressor");
@@ -58,7 +58,7 @@ impl Setting {
         Cache::at(self.dir.path().join("cache"))
     }
 
-    /// The cache has a kernel.
+    /// Puts a kernel into the cache.
     fn with_kernel(self) -> Self {
         let tree = Tree::new(&self.dir.path().join("tree"));
         image::adopt(&tree.image(), None, &self.cache().lock().unwrap()).unwrap();
@@ -70,23 +70,23 @@ impl Setting {
         runner: &FakeRunner,
         privilege: Privilege,
         yes: bool,
-        script: &mut Script,
+        prompt: &mut ScriptedPrompt,
     ) -> Result<(), Error> {
-        let machine = Machine { runner, cache: self.cache(), root: self.dir.path().to_path_buf(), privilege };
-        let options = Options { yes, kernel: KernelWish::Auto, stressor: self.stressor.clone() };
-        let outcome = run(&options, &machine, script);
-        assert!(!self.cache().path("setup").exists(), "the private directory is gone");
+        let host = LocalHost { runner, cache: self.cache(), root: self.dir.path().to_path_buf(), privilege };
+        let options = SetupOptions { yes, kernel: KernelRequest::Auto, stressor: self.stressor.clone() };
+        let outcome = run(&options, &host, prompt);
+        assert!(!self.cache().path("setup").exists(), "the private directory must be removed");
         outcome
     }
 
-    fn seen(&self, runner: &FakeRunner) -> Vec<String> {
+    fn commands(&self, runner: &FakeRunner) -> Vec<String> {
         let root = self.dir.path().display().to_string();
-        runner.seen(self.cache().root()).iter().map(|line| line.replace(&root, "")).collect()
+        runner.commands(self.cache().root()).iter().map(|line| line.replace(&root, "")).collect()
     }
 
-    /// The commands that were run on the system itself, not on a private state.
-    fn on_the_system(&self, runner: &FakeRunner) -> Vec<String> {
-        let mut all = self.seen(runner);
+    /// Returns the commands that change the system, not only apt's private directory.
+    fn system_commands(&self, runner: &FakeRunner) -> Vec<String> {
+        let mut all = self.commands(runner);
         all.retain(|line| {
             !line.contains("-c CACHE/") && !line.contains("--version") && !line.contains("dpkg-deb")
         });
@@ -94,7 +94,7 @@ impl Setting {
     }
 }
 
-/// A Debian without QEMU until `apt-get install -y` has run.
+/// Returns a runner like Debian's, where `apt-get install -y` puts QEMU into `PATH`.
 fn debian(simulated: &[(&str, i32, &str)]) -> FakeRunner {
     let runner = FakeRunner::default().program("apt-get").answer("update", 0, "");
     let runner = runner.answer("install -y", 0, "").installing(QEMU_PROGRAM).answer("--version", 0, QEMU);
@@ -103,57 +103,58 @@ fn debian(simulated: &[(&str, i32, &str)]) -> FakeRunner {
 }
 
 #[test]
-fn where_nothing_is_missing_nothing_is_asked_or_changed() {
-    let setting = Setting::new().with_kernel();
+fn if_nothing_is_missing_nothing_is_asked_or_changed() {
+    let fixture = Fixture::new().with_kernel();
     let runner = FakeRunner::default().program(QEMU_PROGRAM).answer("--version", 0, QEMU);
-    let mut script = Script::default();
-    setting.run(&runner, Privilege::None, false, &mut script).unwrap();
-    assert_eq!(setting.seen(&runner), ["/usr/bin/qemu-system-x86_64 --version"]);
-    assert_eq!(script.said[0], "Nothing has to be installed or downloaded.");
-    assert!(script.said[1].contains(RELEASE), "{:?}", script.said);
+    let mut prompt = ScriptedPrompt::default();
+    fixture.run(&runner, Privilege::None, false, &mut prompt).unwrap();
+    assert_eq!(fixture.commands(&runner), ["/usr/bin/qemu-system-x86_64 --version"]);
+    assert_eq!(prompt.said[0], "Nothing to install or download.");
+    assert!(prompt.said[1].contains(RELEASE), "{:?}", prompt.said);
 }
 
 #[test]
-fn the_usual_suite_is_taken_where_it_serves() {
-    let setting = Setting::new().with_kernel();
+fn the_default_suite_is_used_if_its_qemu_is_new_enough() {
+    let fixture = Fixture::new().with_kernel();
     let runner = debian(&[("-s", 0, PLAIN)]);
-    let mut script = Script::default();
-    setting.run(&runner, Privilege::Root, true, &mut script).unwrap();
+    let mut prompt = ScriptedPrompt::default();
+    fixture.run(&runner, Privilege::Root, true, &mut prompt).unwrap();
     assert_eq!(
-        setting.on_the_system(&runner),
+        fixture.system_commands(&runner),
         [
             "apt-get -q update",
-            "apt-get -q -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 install -y --no-install-recommends --no-remove qemu-system-x86"
+            "apt-get -q -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 install -y --no-install-recommends \
+             --no-remove qemu-system-x86"
         ]
     );
-    let said = script.said.join("\n");
+    let said = prompt.said.join("\n");
     assert!(said.contains("On this system, as root:\n  run apt-get -q update"), "{said}");
     assert!(said.contains("installs qemu-system-x86 1:7.2+dfsg-7"), "{said}");
     assert!(!said.contains("backports"), "{said}");
 }
 
 #[test]
-fn where_it_would_remove_something_backports_are_taken() {
-    let setting = Setting::new().with_kernel();
+fn backports_are_used_if_the_default_suite_would_remove_a_package() {
+    let fixture = Fixture::new().with_kernel();
     let runner = debian(&[("-s -t bookworm-backports", 0, NEWER), ("-s", 0, REMOVES)]);
-    let mut script = Script::default();
-    setting.run(&runner, Privilege::Root, true, &mut script).unwrap();
+    let mut prompt = ScriptedPrompt::default();
+    fixture.run(&runner, Privilege::Root, true, &mut prompt).unwrap();
     let file = "/etc/apt/sources.list.d/testbed-backports.sources";
     assert_eq!(
-        setting.on_the_system(&runner),
+        fixture.system_commands(&runner),
         [
             format!("install -D -m 0644 CACHE/setup/testbed-backports.sources {file}"),
             "apt-get -q update".to_owned(),
-            "apt-get -q -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 install -y --no-install-recommends --no-remove \
-             -t bookworm-backports qemu-system-x86"
+            "apt-get -q -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 install -y --no-install-recommends \
+             --no-remove -t bookworm-backports qemu-system-x86"
                 .to_owned(),
         ]
     );
-    let root = setting.dir.path().display().to_string();
-    let said = script.said.join("\n").replace(&root, "");
+    let root = fixture.dir.path().display().to_string();
+    let said = prompt.said.join("\n").replace(&root, "");
     assert!(
         said.contains(
-            "  QEMU does not come from the usual suite: it would remove qemu-utils.\n  \
+            "  QEMU is not taken from the default suite: it would remove qemu-utils.\n  \
              write /etc/apt/sources.list.d/testbed-backports.sources, derived from \
              /etc/apt/sources.list.d/debian.sources:\n      \
              Types: deb\n      URIs: http://archive.example/debian\n      Suites: bookworm-backports\n      \
@@ -164,42 +165,42 @@ fn where_it_would_remove_something_backports_are_taken() {
 }
 
 #[test]
-fn an_apt_that_sees_no_way_leads_to_backports_too() {
-    let setting = Setting::new().with_kernel();
+fn backports_are_used_if_apt_cannot_install_from_the_default_suite() {
+    let fixture = Fixture::new().with_kernel();
     let runner = debian(&[("-s -t", 0, NEWER), ("-s", 100, "")]);
-    let mut script = Script::default();
-    setting.run(&runner, Privilege::Root, true, &mut script).unwrap();
-    assert!(script.said.join("\n").contains("the usual suite: as the fake says"), "{:?}", script.said);
+    let mut prompt = ScriptedPrompt::default();
+    fixture.run(&runner, Privilege::Root, true, &mut prompt).unwrap();
+    assert!(prompt.said.join("\n").contains("the default suite: as the fake says"), "{:?}", prompt.said);
 }
 
 #[test]
-fn where_no_suite_serves_nothing_is_changed() {
-    let setting = Setting::new().with_kernel();
+fn if_every_suite_is_too_old_nothing_is_changed() {
+    let fixture = Fixture::new().with_kernel();
     let old = "Inst qemu-system-x86 (1:5.2+dfsg-11 Debian:11 [amd64])\n";
     let runner = debian(&[("-s", 0, old)]);
-    let error = setting.run(&runner, Privilege::Root, true, &mut Script::default()).unwrap_err();
-    assert_eq!(setting.on_the_system(&runner), [""; 0]);
+    let error = fixture.run(&runner, Privilege::Root, true, &mut ScriptedPrompt::default()).unwrap_err();
+    assert_eq!(fixture.system_commands(&runner), [""; 0]);
     let text = error.to_string();
-    assert!(text.contains("the usual suite: it has QEMU 1:5.2"), "{text}");
+    assert!(text.contains("the default suite: it has QEMU 1:5.2"), "{text}");
     assert!(text.contains("bookworm-backports: it has QEMU 1:5.2"), "{text}");
     assert_eq!(error.exit_code(), 3);
 }
 
 #[test]
-fn packages_that_bring_no_qemu_are_an_error() {
-    let setting = Setting::new().with_kernel();
+fn packages_that_contain_no_qemu_are_an_error() {
+    let fixture = Fixture::new().with_kernel();
     let runner = FakeRunner::default()
         .program("apt-get")
         .answer("update", 0, "")
         .answer("install -y", 0, "")
         .answer("-s", 0, PLAIN);
-    let error = setting.run(&runner, Privilege::Root, true, &mut Script::default()).unwrap_err();
+    let error = fixture.run(&runner, Privilege::Root, true, &mut ScriptedPrompt::default()).unwrap_err();
     assert!(error.to_string().contains("the packages were installed"), "{error}");
 }
 
 #[test]
-fn a_source_that_did_not_help_is_taken_back() {
-    let setting = Setting::new().with_kernel();
+fn an_added_source_is_removed_if_the_installation_fails() {
+    let fixture = Fixture::new().with_kernel();
     let runner = FakeRunner::default()
         .program("apt-get")
         .answer("install -y", 100, "")
@@ -208,16 +209,16 @@ fn a_source_that_did_not_help_is_taken_back() {
         .answer("rm", 0, "")
         .answer("-s -t", 0, NEWER)
         .answer("-s", 0, REMOVES);
-    let error = setting.run(&runner, Privilege::Root, true, &mut Script::default()).unwrap_err();
+    let error = fixture.run(&runner, Privilege::Root, true, &mut ScriptedPrompt::default()).unwrap_err();
     assert!(matches!(error, Error::Command { code: Some(100), .. }), "{error}");
-    let last = setting.on_the_system(&runner).pop().unwrap();
+    let last = fixture.system_commands(&runner).pop().unwrap();
     assert_eq!(last, "rm -f /etc/apt/sources.list.d/testbed-backports.sources");
 }
 
 #[test]
-fn a_source_that_cannot_be_written_ends_it_and_a_failed_update_does_not() {
-    let setting = Setting::new().with_kernel();
-    let machine = |write, update| {
+fn an_unwritable_source_is_fatal_and_a_failed_update_is_not() {
+    let fixture = Fixture::new().with_kernel();
+    let runner_with = |write, update| {
         FakeRunner::default()
             .program("apt-get")
             .answer("-s -t", 0, NEWER)
@@ -230,40 +231,40 @@ fn a_source_that_cannot_be_written_ends_it_and_a_failed_update_does_not() {
             .answer("--version", 0, QEMU)
             .answer("rm", 0, "")
     };
-    let runner = machine(1, 0);
-    setting.run(&runner, Privilege::Root, true, &mut Script::default()).unwrap_err();
-    let commands = setting.on_the_system(&runner);
+    let runner = runner_with(1, 0);
+    fixture.run(&runner, Privilege::Root, true, &mut ScriptedPrompt::default()).unwrap_err();
+    let commands = fixture.system_commands(&runner);
     assert_eq!(commands.len(), 2, "{commands:?}");
     assert!(commands[1].starts_with("rm -f"), "{commands:?}");
-    let runner = machine(0, 100);
-    setting.run(&runner, Privilege::Root, true, &mut Script::default()).unwrap();
-    assert_eq!(setting.on_the_system(&runner).len(), 3);
+    let runner = runner_with(0, 100);
+    fixture.run(&runner, Privilege::Root, true, &mut ScriptedPrompt::default()).unwrap();
+    assert_eq!(fixture.system_commands(&runner).len(), 3);
 }
 
 #[test]
-fn an_ordinary_user_goes_through_sudo() {
-    let setting = Setting::new().with_kernel();
+fn an_ordinary_user_installs_with_sudo() {
+    let fixture = Fixture::new().with_kernel();
     let runner = debian(&[("-s", 0, PLAIN)]);
-    let mut script = Script { answer: Some(true), ..Script::default() };
-    setting.run(&runner, Privilege::Sudo, true, &mut script).unwrap();
-    assert!(script.said.iter().any(|line| line == "On this system, as root, through sudo:"));
-    let commands = setting.on_the_system(&runner);
+    let mut prompt = ScriptedPrompt { answer: Some(true), ..ScriptedPrompt::default() };
+    fixture.run(&runner, Privilege::Sudo, true, &mut prompt).unwrap();
+    assert!(prompt.said.iter().any(|line| line == "On this system, as root, through sudo:"));
+    let commands = fixture.system_commands(&runner);
     assert!(commands.iter().all(|line| line.starts_with("sudo apt-get")), "{commands:?}");
-    // With nobody at a terminal, sudo must not wait for a password.
+    // Without a terminal, sudo must not wait for a password.
     let runner = debian(&[("-s", 0, PLAIN)]);
-    setting.run(&runner, Privilege::Sudo, true, &mut Script::default()).unwrap();
-    let commands = setting.on_the_system(&runner);
+    fixture.run(&runner, Privilege::Sudo, true, &mut ScriptedPrompt::default()).unwrap();
+    let commands = fixture.system_commands(&runner);
     assert!(commands.iter().all(|line| line.starts_with("sudo -n apt-get")), "{commands:?}");
 }
 
 #[test]
 fn without_root_or_sudo_the_commands_are_printed() {
-    let setting = Setting::new().with_kernel();
+    let fixture = Fixture::new().with_kernel();
     let runner = debian(&[("-s -t", 0, NEWER), ("-s", 0, REMOVES)]);
-    let error = setting.run(&runner, Privilege::None, true, &mut Script::default()).unwrap_err();
-    assert_eq!(setting.on_the_system(&runner), [""; 0]);
+    let error = fixture.run(&runner, Privilege::None, true, &mut ScriptedPrompt::default()).unwrap_err();
+    assert_eq!(fixture.system_commands(&runner), [""; 0]);
     let text = error.to_string();
-    // As it stands it can be pasted: neither the paragraph nor its end may be indented.
+    // The text can be pasted as it is: neither the here-document nor its end may be indented.
     assert!(text.contains("testbed-backports.sources <<'END'\n#"), "{text}");
     assert!(text.contains("\nSuites: bookworm-backports\n"), "{text}");
     assert!(text.contains("\nEND\napt-get -q update\n"), "{text}");
@@ -271,42 +272,47 @@ fn without_root_or_sudo_the_commands_are_printed() {
 }
 
 #[test]
-fn nobody_to_ask_and_no_are_two_ends_without_a_change() {
-    let setting = Setting::new().with_kernel();
+fn without_consent_nothing_is_changed() {
+    let fixture = Fixture::new().with_kernel();
     for (answer, expected) in [(None, "--yes"), (Some(false), "nothing was changed")] {
         let runner = debian(&[("-s", 0, PLAIN)]);
-        let mut script = Script { answer, ..Script::default() };
-        let error = setting.run(&runner, Privilege::Root, false, &mut script).unwrap_err();
+        let mut prompt = ScriptedPrompt { answer, ..ScriptedPrompt::default() };
+        let error = fixture.run(&runner, Privilege::Root, false, &mut prompt).unwrap_err();
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().contains(expected), "{error}");
-        assert_eq!(setting.on_the_system(&runner), [""; 0]);
-        let question = script.said.iter().position(|line| line == "Do this?").unwrap();
-        assert!(script.said[..question].iter().any(|line| line.contains("install -y")), "said before asked");
+        assert_eq!(fixture.system_commands(&runner), [""; 0]);
+        let question = prompt.said.iter().position(|line| line == "Proceed?").unwrap();
+        assert!(
+            prompt.said[..question].iter().any(|line| line.contains("install -y")),
+            "the commands are shown before the question"
+        );
     }
 }
 
 #[test]
-fn other_package_managers_get_the_command_printed() {
+fn the_command_for_other_package_managers_is_printed() {
     for (program, command) in [
         ("dnf", "sudo dnf install qemu-system-x86-core"),
         ("zypper", "sudo zypper install qemu-x86"),
         ("pacman", "sudo pacman -S qemu-system-x86"),
     ] {
-        let setting = Setting::new().with_kernel();
+        let fixture = Fixture::new().with_kernel();
         let runner = FakeRunner::default().program(program);
-        let error = setting.run(&runner, Privilege::Sudo, true, &mut Script::default()).unwrap_err();
+        let error = fixture.run(&runner, Privilege::Sudo, true, &mut ScriptedPrompt::default()).unwrap_err();
         assert!(error.to_string().contains(&format!("\n    {command}\n")), "{error}");
-        assert_eq!(setting.seen(&runner), [""; 0]);
+        assert_eq!(fixture.commands(&runner), [""; 0]);
     }
     let none = FakeRunner::default();
-    let error =
-        Setting::new().with_kernel().run(&none, Privilege::Root, true, &mut Script::default()).unwrap_err();
+    let error = Fixture::new()
+        .with_kernel()
+        .run(&none, Privilege::Root, true, &mut ScriptedPrompt::default())
+        .unwrap_err();
     assert!(matches!(error, Error::NoManager { .. }), "{error}");
 }
 
 #[test]
-fn a_kernel_is_fetched_without_being_installed() {
-    let setting = Setting::new();
+fn a_kernel_is_downloaded_without_being_installed() {
+    let fixture = Fixture::new();
     let runner = FakeRunner::default()
         .program("apt-get")
         .program(QEMU_PROGRAM)
@@ -315,50 +321,50 @@ fn a_kernel_is_fetched_without_being_installed() {
         .answer("show linux-image-cloud-amd64", 0, "Depends: linux-image-6.1.0-test-amd64 (= 6.1.1-1)\n")
         .answer("show linux-image-6.1.0-test-amd64", 0, "Version: 6.1.1-1\nSize: 26713492\n")
         .answer("download", 0, "")
-        .doing(|command| {
+        .with_effect(|command| {
             let directory = command.directory.as_ref().expect("a directory to download to");
             fs::write(directory.join("linux-image.deb"), "a package").unwrap();
         })
         .answer("dpkg-deb", 0, "")
-        .doing(|command| {
+        .with_effect(|command| {
             Tree::new(Path::new(command.arguments.last().unwrap()));
         });
-    let mut script = Script { answer: Some(true), ..Script::default() };
-    setting.run(&runner, Privilege::None, false, &mut script).unwrap();
-    assert_eq!(setting.on_the_system(&runner), [""; 0]);
-    let said = script.said.join("\n");
+    let mut prompt = ScriptedPrompt { answer: Some(true), ..ScriptedPrompt::default() };
+    fixture.run(&runner, Privilege::None, false, &mut prompt).unwrap();
+    assert_eq!(fixture.system_commands(&runner), [""; 0]);
+    let said = prompt.said.join("\n");
     assert!(said.contains("download linux-image-6.1.0-test-amd64 6.1.1-1 (27 MB)"), "{said}");
-    let found = image::find_kernel(&KernelChoice::Cached, &setting.cache()).unwrap();
+    let found = image::find_kernel(&KernelChoice::Cached, &fixture.cache()).unwrap();
     assert_eq!(found.release, RELEASE);
-    // Once there, it is not fetched again.
+    // A kernel in the cache is not downloaded again.
     let runner = FakeRunner::default().program(QEMU_PROGRAM).answer("--version", 0, QEMU);
-    setting.run(&runner, Privilege::None, false, &mut Script::default()).unwrap();
+    fixture.run(&runner, Privilege::None, false, &mut ScriptedPrompt::default()).unwrap();
 }
 
 #[test]
-fn a_given_kernel_is_kept_for_later_runs() {
-    let setting = Setting::new();
-    let tree = Tree::new(&setting.dir.path().join("tree"));
+fn a_given_kernel_is_copied_into_the_cache() {
+    let fixture = Fixture::new();
+    let tree = Tree::new(&fixture.dir.path().join("tree"));
     let runner = FakeRunner::default().program(QEMU_PROGRAM).answer("--version", 0, QEMU);
-    let machine = Machine {
+    let host = LocalHost {
         runner: &runner,
-        cache: setting.cache(),
-        root: setting.dir.path().to_path_buf(),
+        cache: fixture.cache(),
+        root: fixture.dir.path().to_path_buf(),
         privilege: Privilege::None,
     };
-    let kernel = KernelWish::Given { image: tree.image(), modules: Some(tree.modules()) };
-    let options = Options { yes: true, kernel, stressor: setting.stressor.clone() };
-    run(&options, &machine, &mut Script::default()).unwrap();
+    let kernel = KernelRequest::Given { image: tree.image(), modules: Some(tree.modules()) };
+    let options = SetupOptions { yes: true, kernel, stressor: fixture.stressor.clone() };
+    run(&options, &host, &mut ScriptedPrompt::default()).unwrap();
     fs::remove_dir_all(&tree.root).unwrap();
-    assert_eq!(image::find_kernel(&KernelChoice::Auto, &setting.cache()).unwrap().release, RELEASE);
+    assert_eq!(image::find_kernel(&KernelChoice::Auto, &fixture.cache()).unwrap().release, RELEASE);
 }
 
 #[test]
-fn without_a_stressor_nothing_is_begun() {
-    let setting = Setting::new();
-    fs::remove_file(&setting.stressor).unwrap();
+fn without_a_stressor_nothing_is_changed() {
+    let fixture = Fixture::new();
+    fs::remove_file(&fixture.stressor).unwrap();
     let runner = FakeRunner::default();
-    let error = setting.run(&runner, Privilege::Root, true, &mut Script::default()).unwrap_err();
+    let error = fixture.run(&runner, Privilege::Root, true, &mut ScriptedPrompt::default()).unwrap_err();
     assert!(error.to_string().contains("stressor"), "{error}");
-    assert!(!setting.cache().root().exists());
+    assert!(!fixture.cache().root().exists());
 }

@@ -1,15 +1,15 @@
-//! Three hosts with real SSH servers, as namespaces of this machine: what a lab of real hosts is to
-//! `testbed`.
+//! Three hosts with real SSH servers, made of namespaces on this host. To `testbed` they look like real
+//! hosts.
 //!
 //! ```text
-//!   this thread's namespace      one link to each host, for SSH
-//!   host 0, 1, 2                 eth0: that link; eth1: the migration link between 1 and 2; eth2: to a switch
+//!   this thread's namespace   one link to each host, for SSH
+//!   host 0, 1, 2              eth0: that link; eth1: the migration link between 1 and 2; eth2: to a switch
 //! ```
 //!
-//! Each has a network, a mount and a PID namespace, an sshd of its own, and a small cache directory. Keys are
-//! made for the occasion.
+//! Each host has a network, a mount and a PID namespace, its own sshd, and a small cache directory. The
+//! keys are generated for each test.
 
-use super::real::{Place, skipped};
+use super::real::{TestDir, skipped};
 use netem::{Namespace, Netlink};
 use nix::{
     sched::{CloneFlags, unshare},
@@ -27,7 +27,7 @@ use std::{
 
 const SSHD: &str = "/usr/sbin/sshd";
 
-/// The hosts; they end with this value.
+/// The running hosts. Dropping this value ends them.
 pub(crate) struct Hosts {
     networks: Vec<Namespace>,
     _switch: Namespace,
@@ -36,20 +36,21 @@ pub(crate) struct Hosts {
     runtime: tokio::runtime::Runtime,
 }
 
-/// Does something in a network where hosts can be; only root can make one, and the test is skipped otherwise.
-pub(crate) fn with_hosts(place: &Place, test: impl FnOnce(&mut Hosts) + Send) {
+/// Runs a test with three hosts, on a thread with its own network namespace. Skips the test if this process
+/// is not root or sshd is not installed.
+pub(crate) fn with_hosts(dir: &TestDir, test: impl FnOnce(&mut Hosts) + Send) {
     if !geteuid().is_root() {
         skipped::<()>("needs root, for hosts with SSH servers");
         return;
     }
     if !Path::new(SSHD).exists() {
-        skipped::<()>(&format!("there is no {SSHD} (Debian's package openssh-server)"));
+        skipped::<()>(&format!("{SSHD} is not installed (Debian package openssh-server)"));
         return;
     }
     thread::scope(|scope| {
         let apart = scope.spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
-            test(&mut Hosts::start(place));
+            test(&mut Hosts::start(dir));
         });
         if let Err(panic) = apart.join() {
             std::panic::resume_unwind(panic);
@@ -62,12 +63,12 @@ fn address(host: usize, end: u8) -> Ipv4Addr {
 }
 
 impl Hosts {
-    fn start(place: &Place) -> Self {
+    fn start(dir: &TestDir) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let networks: Vec<Namespace> = (0..3).map(|_| Namespace::new().unwrap()).collect();
         let switch = Namespace::new().unwrap();
-        runtime.block_on(plumb(&networks, &switch)).unwrap();
-        let folder = place.path("hosts");
+        runtime.block_on(connect_networks(&networks, &switch)).unwrap();
+        let folder = dir.path("hosts");
         fs::create_dir(&folder).unwrap();
         for key in ["user", "host"] {
             let mut keygen = Command::new("ssh-keygen");
@@ -76,36 +77,37 @@ impl Hosts {
         }
         let mut hosts = Self { networks, _switch: switch, servers: Vec::new(), folder, runtime };
         for host in 0..3 {
-            hosts.serve(host, place);
+            hosts.add_server(host, dir);
         }
         hosts.trust("host.pub");
         hosts.write_ssh_config();
         hosts
     }
 
-    /// Takes a host's power away and, after a while, gives it back: all processes are gone at once, and what
-    /// was in its cache directory is too.
-    pub(crate) fn reboot(&mut self, host: usize, place: &Place) {
+    /// Reboots a host as after a power failure: all its processes and the content of its cache directory
+    /// are lost.
+    pub(crate) fn reboot(&mut self, host: usize, dir: &TestDir) {
         let server = &mut self.servers[host];
         server.kill().unwrap();
         server.wait().unwrap();
-        // Nobody closes its connections.
+        // The link goes down, so that nothing closes the host's connections.
         self.connect(host, false);
         thread::sleep(Duration::from_millis(500));
         self.connect(host, true);
-        let server = self.start_server(host, place);
+        let server = self.start_server(host, dir);
         self.servers[host] = server;
     }
 
-    /// Starts a host's SSH server, for the first time.
-    fn serve(&mut self, host: usize, place: &Place) {
+    /// Creates a host's cache directory and starts its SSH server.
+    fn add_server(&mut self, host: usize, dir: &TestDir) {
         fs::create_dir(self.cache(host)).unwrap();
-        let server = self.start_server(host, place);
+        let server = self.start_server(host, dir);
         self.servers.push(server);
     }
 
-    /// Starts a host's SSH server.
-    fn start_server(&self, host: usize, place: &Place) -> Child {
+    /// Starts a host's SSH server and waits until it accepts connections. Returns the process that holds the
+    /// host's namespaces.
+    fn start_server(&self, host: usize, dir: &TestDir) -> Child {
         let cache = self.cache(host);
         let folder = self.folder.display();
         let config = self.folder.join(format!("sshd{host}"));
@@ -114,7 +116,7 @@ impl Hosts {
              StrictModes no\nUsePAM no\nPermitRootLogin yes\nPasswordAuthentication no\n\
              SetEnv {} XDG_CACHE_HOME={}\n",
             address(host, 2),
-            place.mark(),
+            dir.mark(),
             cache.display(),
         );
         fs::write(&config, text).unwrap();
@@ -152,17 +154,17 @@ impl Hosts {
         server
     }
 
-    /// What a host's SSH server has said.
+    /// Returns the log of a host's SSH server.
     pub(crate) fn log(&self, host: usize) -> String {
         fs::read_to_string(self.folder.join(format!("sshd{host}.log"))).unwrap()
     }
 
-    /// A host's cache directory, which only it can see into.
+    /// Returns the path of a host's cache directory, a tmpfs that only this host has mounted.
     pub(crate) fn cache(&self, host: usize) -> PathBuf {
         self.folder.join(format!("cache{host}"))
     }
 
-    /// Makes this public key the one that hosts are expected to have.
+    /// Makes this public key the only host key in `known_hosts`.
     pub(crate) fn trust(&self, public_key: &str) {
         let key = fs::read_to_string(self.folder.join(public_key)).unwrap();
         let lines = (0..3).map(|host| format!("{} {key}", address(host, 2)));
@@ -175,17 +177,18 @@ impl Hosts {
             [0, 1, 2].map(|host| format!("Host lab{host}\n  HostName {}\n", address(host, 2))).concat();
         let text = format!(
             "{names}Host *\n  User root\n  IdentityFile {folder}/user\n  IdentitiesOnly yes\n  \
-             UserKnownHostsFile {folder}/known_hosts\n  GlobalKnownHostsFile none\n  StrictHostKeyChecking yes\n"
+             UserKnownHostsFile {folder}/known_hosts\n  GlobalKnownHostsFile none\n  \
+             StrictHostKeyChecking yes\n"
         );
         fs::write(self.ssh_config(), text).unwrap();
     }
 
-    /// The configuration by which `ssh` reaches the hosts.
+    /// Returns the path of the configuration with which `ssh` reaches the hosts.
     pub(crate) fn ssh_config(&self) -> PathBuf {
         self.folder.join("ssh_config")
     }
 
-    /// Writes an inventory of these hosts, changed so; its path.
+    /// Writes an inventory of these hosts after `change` has edited it. Returns its path.
     pub(crate) fn inventory(&self, change: impl FnOnce(String) -> String) -> String {
         let text = "controller: { host: lab0, guests: eth2 }\n\
                     compute1: { host: lab1, guests: eth2, migration: eth1 }\n\
@@ -196,7 +199,7 @@ impl Hosts {
         path.display().to_string()
     }
 
-    /// Pulls the cable between this thread's network and a host, or puts it back.
+    /// Disconnects a host from this thread's network, or connects it again.
     pub(crate) fn connect(&self, host: usize, connected: bool) {
         let cable = format!("host{host}");
         let set = async {
@@ -206,18 +209,18 @@ impl Hosts {
         self.runtime.block_on(set).unwrap();
     }
 
-    /// Fills a host's cache directory to the last byte.
+    /// Fills a host's cache directory completely.
     pub(crate) fn fill_disk(&self, host: usize) {
         let full = format!("cat /dev/zero > {}/zeros || true", self.cache(host).display());
         let inside = self.servers[host].id().to_string();
-        // Into the mounts of the server, the only child of the process that made its namespaces.
+        // The process that made the namespaces has one child, the server, whose mount namespace is entered.
         let server = fs::read_to_string(format!("/proc/{inside}/task/{inside}/children")).unwrap();
         let mut command = Command::new("nsenter");
         command.args(["--mount", "--target", server.trim(), "sh", "-c", &full]).stderr(Stdio::null());
         assert!(command.status().unwrap().success());
     }
 
-    /// The interfaces that a host has.
+    /// Returns the names of a host's network interfaces, sorted and separated by spaces.
     pub(crate) fn interfaces(&self, host: usize) -> String {
         let read = || fs::read_to_string("/proc/thread-self/net/dev");
         let text = self.networks[host].run(read).unwrap();
@@ -231,14 +234,15 @@ impl Hosts {
 impl Drop for Hosts {
     fn drop(&mut self) {
         for server in &mut self.servers {
-            // With it goes all that is in its PID namespace.
+            // The kernel then kills everything in the host's PID namespace.
             let _ = server.kill();
             let _ = server.wait();
         }
     }
 }
 
-async fn plumb(networks: &[Namespace], switch: &Namespace) -> Result<(), netem::Error> {
+/// Connects the hosts' namespaces with each other, with the switch and with this thread's namespace.
+async fn connect_networks(networks: &[Namespace], switch: &Namespace) -> Result<(), netem::Error> {
     let here = Netlink::open()?;
     here.set_up("lo").await?;
     let at_switch = Netlink::open_in(switch.as_fd())?;

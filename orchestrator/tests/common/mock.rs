@@ -1,4 +1,4 @@
-//! A bench without QEMU: attempts end the way the test says, at once.
+//! A mock of `run::Bench`, without QEMU: attempts end immediately, in the way the test's script says.
 
 use std::{
     collections::BTreeSet,
@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 use testbed::{
-    event::{Event, Fan, Sink},
+    event::{Event, FanOut, Sink},
     matrix::{Cell, Plan},
     measure::passes::Pass,
     outcome::Outcome,
@@ -20,53 +20,53 @@ use testbed::{
         store::{self, Store},
     },
     run::{
-        self, Bench, Ending,
+        self, Bench, RunOutcome,
         interrupt::{Interrupt, Interrupter},
     },
 };
 
-/// How an attempt goes.
-pub(crate) enum Act {
-    /// It ends like this.
+/// The scripted course of an attempt.
+pub(crate) enum Scripted {
+    /// The attempt ends with this outcome.
     End(Outcome),
-    /// It ends like this, for this reason.
+    /// The attempt ends with this outcome and reason.
     Because(Outcome, &'static str),
-    /// The bench breaks down.
+    /// The bench fails, and with it the run.
     BreakDown,
-    /// The user interrupts it.
+    /// The user interrupts the attempt.
     Interrupted,
 }
 
-/// The bench has broken down.
+/// The error of a mock bench that fails.
 #[derive(Debug, thiserror::Error)]
 #[error("the bench broke down")]
 pub(crate) struct BrokenDown;
 
-type Script<'a> = Box<dyn FnMut(&Cell, u32) -> Act + 'a>;
+type Script<'a> = Box<dyn FnMut(&Cell, u32) -> Scripted + 'a>;
 
-/// The bench, and what it was asked for.
-pub(crate) struct Mock<'a> {
+/// The mock bench, with a log of the calls it received.
+pub(crate) struct MockBench<'a> {
     script: Script<'a>,
-    /// Why a cell cannot be attempted.
-    pub(crate) lacks: fn(&Cell) -> Option<String>,
-    /// Whether it breaks down before the first attempt.
+    /// Returns the reason to skip a cell, if it must be skipped.
+    pub(crate) skip_reason: fn(&Cell) -> Option<String>,
+    /// Whether the bench fails before the first attempt.
     pub(crate) broken: bool,
-    /// How often it was made ready.
+    /// How often the bench was prepared.
     pub(crate) prepared: usize,
-    /// The attempts, as `CELL #N`.
+    /// The attempts that were made, as `CELL #N`.
     pub(crate) made: Vec<String>,
-    /// Their folders.
+    /// The folders of these attempts.
     pub(crate) folders: Vec<PathBuf>,
     interrupter: Interrupter,
     interrupt: Interrupt,
 }
 
-impl<'a> Mock<'a> {
-    pub(crate) fn new(script: impl FnMut(&Cell, u32) -> Act + 'a) -> Self {
+impl<'a> MockBench<'a> {
+    pub(crate) fn new(script: impl FnMut(&Cell, u32) -> Scripted + 'a) -> Self {
         let (interrupter, interrupt) = Interrupt::new();
         Self {
             script: Box::new(script),
-            lacks: |_| None,
+            skip_reason: |_| None,
             broken: false,
             prepared: 0,
             made: Vec::new(),
@@ -76,9 +76,9 @@ impl<'a> Mock<'a> {
         }
     }
 
-    /// Every attempt converges.
+    /// Creates a bench on which every attempt converges.
     pub(crate) fn converging() -> Self {
-        Self::new(|_, _| Act::End(Outcome::Converged))
+        Self::new(|_, _| Scripted::End(Outcome::Converged))
     }
 
     /// Interrupts the run before it begins.
@@ -86,13 +86,13 @@ impl<'a> Mock<'a> {
         self.interrupter.interrupt();
     }
 
-    /// Runs the plan on it.
+    /// Runs a plan on this bench, without a sink for events.
     pub(crate) async fn run(
         &mut self,
         plan: &Plan,
         store: &mut Store,
-    ) -> Result<Ending, run::Error<BrokenDown>> {
-        self.run_watched(plan, store, &Fan::default()).await
+    ) -> Result<RunOutcome, run::Error<BrokenDown>> {
+        self.run_watched(plan, store, &FanOut::default()).await
     }
 
     pub(crate) async fn run_watched(
@@ -100,23 +100,23 @@ impl<'a> Mock<'a> {
         plan: &Plan,
         store: &mut Store,
         sink: &dyn Sink,
-    ) -> Result<Ending, run::Error<BrokenDown>> {
+    ) -> Result<RunOutcome, run::Error<BrokenDown>> {
         let interrupt = self.interrupt.clone();
         run::run(plan, store, self, sink, &interrupt).await
     }
 }
 
-impl Bench for Mock<'_> {
+impl Bench for MockBench<'_> {
     type Error = BrokenDown;
 
     async fn prepare(&mut self, sink: &dyn Sink) -> Result<Environment, BrokenDown> {
         self.prepared += 1;
-        sink.take(&Event::Remark("ready"));
+        sink.handle(&Event::Message("ready"));
         if self.broken { Err(BrokenDown) } else { Ok(environment()) }
     }
 
-    fn lacks(&self, cell: &Cell) -> Option<String> {
-        (self.lacks)(cell)
+    fn skip_reason(&self, cell: &Cell) -> Option<String> {
+        (self.skip_reason)(cell)
     }
 
     async fn attempt(
@@ -127,7 +127,7 @@ impl Bench for Mock<'_> {
         sink: &dyn Sink,
         interrupt: &Interrupt,
     ) -> Result<Record, BrokenDown> {
-        // What every attempt owes the ones after it: it is on the disk before they begin.
+        // Each record must be on the disk before the next attempt begins.
         let cells = folder.ancestors().nth(2).unwrap().join(store::CELLS);
         let text = fs::read_to_string(cells).unwrap();
         assert!(text.is_empty() || text.ends_with('\n'));
@@ -139,36 +139,36 @@ impl Bench for Mock<'_> {
         fs::write(folder.join("source.log"), "[ended]\n").unwrap();
         self.made.push(format!("{} #{attempt}", cell.id));
         self.folders.push(folder.to_path_buf());
-        sink.take(&Event::PhaseEntered(Phase::Boot));
+        sink.handle(&Event::PhaseEntered(Phase::Boot));
 
         let builder = RecordBuilder::start();
         let (outcome, reason) = match (self.script)(cell, attempt) {
-            Act::End(outcome) => (outcome, None),
-            Act::Because(outcome, reason) => (outcome, Some(reason.to_string())),
-            Act::BreakDown => return Err(BrokenDown),
-            Act::Interrupted => {
+            Scripted::End(outcome) => (outcome, None),
+            Scripted::Because(outcome, reason) => (outcome, Some(reason.to_string())),
+            Scripted::BreakDown => return Err(BrokenDown),
+            Scripted::Interrupted => {
                 self.interrupter.interrupt();
                 interrupt.requested().await;
-                (Outcome::Interrupted, Some("it was interrupted".into()))
+                (Outcome::Interrupted, Some("interrupted by the user".into()))
             }
         };
         Ok(builder.freeze(cell, attempt, outcome, reason))
     }
 }
 
-/// Remembers what a run showed.
+/// A sink that keeps the events of a run as lines of text.
 #[derive(Default)]
-pub(crate) struct Noted {
+pub(crate) struct RecordingSink {
     lines: Mutex<Vec<String>>,
     left: Mutex<Vec<Duration>>,
 }
 
-impl Noted {
+impl RecordingSink {
     pub(crate) fn lines(&self) -> Vec<String> {
         self.lines.lock().unwrap().clone()
     }
 
-    /// The estimates of what is left, one for each attempt.
+    /// Returns the estimates of the remaining time, one for each attempt.
     pub(crate) fn left(&self) -> Vec<Duration> {
         self.left.lock().unwrap().clone()
     }
@@ -178,10 +178,10 @@ impl Noted {
     }
 }
 
-impl Sink for Noted {
-    fn take(&self, event: &Event<'_>) {
+impl Sink for RecordingSink {
+    fn handle(&self, event: &Event<'_>) {
         match event {
-            Event::Remark(text) => self.note(*text),
+            Event::Message(text) => self.note(*text),
             Event::AttemptStarted { number, total, name, left } => {
                 self.left.lock().unwrap().push(*left);
                 self.note(format!("{number}/{total} {name}"));
@@ -193,17 +193,17 @@ impl Sink for Noted {
     }
 }
 
-/// `CELL #N`.
+/// Formats a record's attempt as `CELL #N`.
 pub(crate) fn name(record: &Record) -> String {
     format!("{} #{}", record.cell, record.attempt)
 }
 
-/// `CELL #N: OUTCOME` of each record.
+/// Formats each record as `CELL #N: OUTCOME`.
 pub(crate) fn outcomes(records: &[Record]) -> Vec<String> {
     records.iter().map(|record| format!("{}: {}", name(record), record.outcome)).collect()
 }
 
-/// A machine that does not exist.
+/// Returns the environment of a fictitious host.
 pub(crate) fn environment() -> Environment {
     let node = Node {
         version: "0.1.0".into(),
@@ -232,7 +232,7 @@ pub(crate) fn environment() -> Environment {
     }
 }
 
-/// A record of a plan's cell with round figures, for golden files.
+/// Returns a record of a plan's cell with round figures, for golden files.
 pub(crate) fn record(plan: &Plan, cell: usize, attempt: u32, outcome: Outcome, total_time_ms: f64) -> Record {
     let cell = &plan.cells[cell];
     let mut record = RecordBuilder::start().freeze(cell, attempt, outcome, None);

@@ -1,7 +1,7 @@
-//! Runs of the real program with a real QEMU, watched from outside.
+//! Runs of the real program with a real QEMU, observed from outside.
 //!
-//! Everything that a run starts carries a marker in its environment, by which it is found in `/proc`,
-//! whatever it is called and whoever has become its parent.
+//! All processes of a run inherit a marker in their environment. It identifies them in `/proc`, whatever
+//! their names and parents are.
 
 use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
@@ -36,26 +36,27 @@ use testbed::{
 /// The environment variable that marks a run's processes.
 const MARKER: &str = "TESTBED_TEST_RUN";
 
-/// How long anything may take that has to happen; a loaded machine is slow, and this is no measurement.
+/// How long tests wait for anything. It is long, because hosts may be busy and these tests measure nothing.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// How long after the end of a run something of it may be left.
+/// How long processes and namespaces of a run may exist after its end.
 pub(crate) const LEFTOVERS: Duration = Duration::from_secs(2);
 
-/// How often is looked.
+/// The interval of polling.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Real runs are made one at a time: they share two cores.
+/// Serializes real runs, because they share two cores.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// What real runs need.
+/// The prerequisites of a real run, while it is this test's turn.
 pub(crate) struct Ready {
     /// The directory of the programs.
     pub(crate) bin: PathBuf,
     _turn: MutexGuard<'static, ()>,
 }
 
-/// What real runs need, or nothing, and then it was said why.
+/// Waits for this test's turn and returns the prerequisites of real runs. If any are missing, prints why
+/// the test is skipped and returns `None`.
 pub(crate) fn ready() -> Option<Ready> {
     match find() {
         Ok(bin) => {
@@ -66,28 +67,27 @@ pub(crate) fn ready() -> Option<Ready> {
     }
 }
 
-/// Says why a test is skipped.
+/// Prints why a test is skipped. Returns `None`.
 pub(crate) fn skipped<T>(why: &str) -> Option<T> {
     println!("skipped: {why}");
     None
 }
 
 fn find() -> Result<PathBuf, String> {
-    let bin =
-        std::env::var_os("TESTBED_DIST").ok_or("TESTBED_DIST names no programs: run `cargo xtask test`")?;
+    let bin = std::env::var_os("TESTBED_DIST").ok_or("TESTBED_DIST is not set: run `cargo xtask test`")?;
     let bin = PathBuf::from(bin);
     let stressor = bin.join("stressor");
     if !bin.join("testbed").is_file() || image::check_static(&stressor).is_err() {
-        return Err(format!("{} has no testbed with a static stressor", bin.display()));
+        return Err(format!("{} does not contain testbed and a static stressor", bin.display()));
     }
-    testbed::host::qemu_version().map_err(|error| format!("there is no QEMU: {error}"))?;
+    testbed::host::qemu_version().map_err(|error| format!("QEMU is not installed: {error}"))?;
     let cache = Cache::user().map_err(|error| error.to_string())?;
     image::find_kernel(&KernelChoice::Auto, &cache).map_err(|error| error.to_string())?;
     Ok(bin)
 }
 
-/// A directory of the test's own. Its runs' results are in `run`.
-pub(crate) struct Place {
+/// A temporary directory of a test. Its runs write their results to `run` in it.
+pub(crate) struct TestDir {
     dir: TempDir,
     pub(crate) testbed: PathBuf,
     marker: String,
@@ -96,7 +96,7 @@ pub(crate) struct Place {
     options: Vec<String>,
 }
 
-impl Place {
+impl TestDir {
     pub(crate) fn new(ready: &Ready, matrix: &str) -> Self {
         Self::below(Path::new(env!("CARGO_TARGET_TMPDIR")), ready, matrix)
     }
@@ -116,10 +116,11 @@ impl Place {
         }
     }
 
-    /// One whose runs belong to an ordinary user, with a home, a cache and copies of the programs of its own.
+    /// Creates a directory whose runs belong to an ordinary user, with a home, a cache and copies of the
+    /// programs.
     pub(crate) fn of_user(uid: u32, ready: &Ready, matrix: &str) -> Self {
-        let mut place = Self::below(&std::env::temp_dir(), ready, matrix);
-        let root = place.dir.path().to_path_buf();
+        let mut dir = Self::below(&std::env::temp_dir(), ready, matrix);
+        let root = dir.dir.path().to_path_buf();
         for program in ["testbed", "stressor"] {
             fs::copy(ready.bin.join(program), root.join(program)).unwrap();
         }
@@ -127,28 +128,28 @@ impl Place {
         if cached.exists() {
             copy(&cached, &root.join("kernel"));
             let option = |path: &str| root.join("kernel").join(path).display().to_string();
-            place.options = vec!["--kernel".into(), option("vmlinuz"), "--modules".into(), option("modules")];
+            dir.options = vec!["--kernel".into(), option("vmlinuz"), "--modules".into(), option("modules")];
         }
         fs::create_dir(root.join("home")).unwrap();
         give_to(uid, &root);
-        place.testbed = root.join("testbed");
-        place.owner = Some(uid);
-        place.set("HOME", root.join("home"));
-        place.set("XDG_CACHE_HOME", root.join("home/cache"));
-        place
+        dir.testbed = root.join("testbed");
+        dir.owner = Some(uid);
+        dir.set("HOME", root.join("home"));
+        dir.set("XDG_CACHE_HOME", root.join("home/cache"));
+        dir
     }
 
-    /// Sets a variable of the environment of all that is started here.
+    /// Sets an environment variable for everything that is started in this directory.
     pub(crate) fn set(&mut self, name: &'static str, value: impl Into<OsString>) {
         self.variables.push((name, value.into()));
     }
 
-    /// A file of this name beside the matrix.
+    /// Returns the path of a file beside the matrix.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    /// The variable that marks the run's processes, wherever they are.
+    /// Returns the environment variable that marks the run's processes, as `NAME=VALUE`.
     pub(crate) fn mark(&self) -> String {
         format!("{MARKER}={}", self.marker)
     }
@@ -157,7 +158,7 @@ impl Place {
         self.dir.path().join("run")
     }
 
-    /// The records on the disk; none before there is a folder.
+    /// Reads the records from the disk. There are none before the results folder exists.
     pub(crate) fn records(&self) -> Vec<Record> {
         store::read(&self.folder()).map(|(_, records)| records).unwrap_or_default()
     }
@@ -166,7 +167,7 @@ impl Place {
         serde_json::from_str(&fs::read_to_string(self.folder().join(store::ENVIRONMENT)).unwrap()).unwrap()
     }
 
-    /// Whether the attempt has samples of a migration that is under way.
+    /// Returns whether the attempt has samples of a migration in progress.
     pub(crate) fn migrates(&self, attempt: &str) -> bool {
         let samples = self.folder().join("attempts").join(attempt).join("samples.jsonl");
         let text = fs::read_to_string(samples).unwrap_or_default();
@@ -183,15 +184,15 @@ impl Place {
         command
     }
 
-    /// Starts `testbed run`, its output going to files.
-    pub(crate) fn start(&self, args: &[&str]) -> Running<'_> {
+    /// Starts `testbed run` with its output redirected to files.
+    pub(crate) fn start(&self, args: &[&str]) -> RunningTestbed<'_> {
         let file = |name| File::create(self.dir.path().join(name)).unwrap();
         let child = self.command(args).stdout(file("stdout")).stderr(file("stderr")).spawn().unwrap();
-        Running { place: self, child, terminal: None }
+        RunningTestbed { dir: self, child, terminal: None }
     }
 
-    /// Starts `testbed run` on a terminal.
-    pub(crate) fn start_on_terminal(&self, args: &[&str]) -> Running<'_> {
+    /// Starts `testbed run` with standard error on a pseudoterminal.
+    pub(crate) fn start_on_terminal(&self, args: &[&str]) -> RunningTestbed<'_> {
         let size = Winsize { ws_row: 24, ws_col: 120, ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(&size, None).unwrap();
         fcntl(&pty.master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
@@ -199,14 +200,14 @@ impl Place {
         let mut command = self.command(args);
         command.env("TERM", "xterm").stdout(stdout).stderr(pty.slave);
         let child = command.spawn().unwrap();
-        Running {
-            place: self,
+        RunningTestbed {
+            dir: self,
             child,
             terminal: Some(Terminal { master: pty.master.into(), shown: Vec::new() }),
         }
     }
 
-    /// Runs to the end.
+    /// Runs `testbed run` and returns its exit code.
     #[track_caller]
     pub(crate) fn run(&self, args: &[&str]) -> i32 {
         self.start(args).end()
@@ -220,7 +221,7 @@ impl Place {
         fs::read_to_string(self.dir.path().join("stderr")).unwrap_or_default()
     }
 
-    /// What another subcommand prints, and its exit code.
+    /// Runs another subcommand. Returns its exit code and standard output.
     pub(crate) fn ask(&self, subcommand: &str, args: &[&str]) -> (i32, String) {
         let mut command = Command::new(&self.testbed);
         command.arg(subcommand).args(args).current_dir(self.dir.path()).env(MARKER, &self.marker);
@@ -229,23 +230,23 @@ impl Place {
         (output.status.code().unwrap(), String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// What another subcommand comes to: exit code, standard output, standard error.
-    pub(crate) fn ask_all(&self, args: &[&str]) -> (i32, String, String) {
+    /// Runs another subcommand. Returns its exit code, standard output and standard error.
+    pub(crate) fn run_subcommand(&self, args: &[&str]) -> (i32, String, String) {
         let output = self.other(args).output().unwrap();
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
         (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
     }
 
-    /// Another subcommand, about to be started.
+    /// Returns a command for another subcommand, ready to be started.
     pub(crate) fn other(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.testbed);
         command.args(args).current_dir(self.dir.path()).env(MARKER, &self.marker).stdin(Stdio::null());
         command
     }
 
-    /// What a subcommand comes to on a terminal where this is typed: exit code, and what was shown. Nothing
-    /// where no terminal can be made.
-    pub(crate) fn typed(&self, args: &[&str], input: &str) -> Option<(i32, String)> {
+    /// Runs a subcommand on a terminal with `input` typed into it. Returns its exit code and what the
+    /// terminal showed, or `None` if there is no program `script` to create the terminal.
+    pub(crate) fn on_terminal(&self, args: &[&str], input: &str) -> Option<(i32, String)> {
         let words: Vec<String> = [self.testbed.display().to_string()]
             .into_iter()
             .chain(args.iter().map(|arg| format!("'{arg}'")))
@@ -254,14 +255,14 @@ impl Place {
         script.args(["--quiet", "--return", "--command", &words.join(" "), "/dev/null"]);
         script.current_dir(self.dir.path()).env(MARKER, &self.marker);
         let Ok(mut child) = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn() else {
-            return skipped("there is no `script` (Debian's package bsdutils) to make a terminal");
+            return skipped("`script` is not installed (Debian package bsdutils)");
         };
         child.stdin.as_mut().unwrap().write_all(input.as_bytes()).unwrap();
         let output = child.wait_with_output().unwrap();
         Some((output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stdout).into_owned()))
     }
 
-    /// The run's processes.
+    /// Returns the processes of the run.
     pub(crate) fn processes(&self) -> Vec<Process> {
         let marker = self.mark();
         all_pids()
@@ -279,14 +280,14 @@ impl Place {
             .collect()
     }
 
-    /// The network namespaces of the run's processes.
+    /// Returns the network namespaces of the run's processes, without that of this thread.
     pub(crate) fn networks(&self) -> BTreeSet<String> {
         let here = network("thread-self");
         let all = self.processes().into_iter().filter_map(|process| network(&process.pid.to_string()));
         all.filter(|network| Some(network) != here.as_ref()).collect()
     }
 
-    /// Everything, for a failed test.
+    /// Formats output, records and processes of the run, for the message of a failed test.
     pub(crate) fn shown(&self) -> String {
         let records: Vec<String> = self
             .records()
@@ -305,8 +306,8 @@ impl Place {
     }
 }
 
-/// Copies this program to a folder that anybody can look into, and that nobody has to build. Another process
-/// copies it, so that it can be run at once: see [`write_script`](super::write_script).
+/// Copies a program and makes it executable for everybody. Another process copies it, so that it can be run
+/// immediately: see [`write_script`](super::write_script).
 pub(crate) fn copy_program(program: &Path, to: &Path) {
     use std::os::unix::fs::PermissionsExt;
     assert!(Command::new("cp").arg(program).arg(to).status().unwrap().success());
@@ -353,13 +354,13 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Whether it is the QEMU at this end of the migration.
+    /// Returns whether the process is the QEMU of this role: `boot`, `source` or `destination`.
     pub(crate) fn is_qemu(&self, end: &str) -> bool {
         self.words.first().is_some_and(|name| name.contains("qemu-system"))
             && self.words.contains(&format!("testbed-{end}"))
     }
 
-    /// Its parent's number.
+    /// Returns the PID of the parent.
     pub(crate) fn parent(&self) -> i32 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap();
         status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().parse().unwrap()
@@ -375,26 +376,26 @@ struct Terminal {
     shown: Vec<u8>,
 }
 
-/// A run that goes on; it is killed when this is dropped.
-pub(crate) struct Running<'a> {
-    place: &'a Place,
+/// A `testbed run` in progress. It is killed when this value is dropped.
+pub(crate) struct RunningTestbed<'a> {
+    dir: &'a TestDir,
     child: Child,
     terminal: Option<Terminal>,
 }
 
-impl Running<'_> {
+impl RunningTestbed<'_> {
     pub(crate) fn pid(&self) -> i32 {
         self.child.id().cast_signed()
     }
 
-    /// Waits until `look` finds something; the run must not end before.
+    /// Waits until `look` finds something, and returns it. Fails if the run ends before.
     #[track_caller]
-    pub(crate) fn wait_for<T>(&mut self, what: &str, mut look: impl FnMut(&Place) -> Option<T>) -> T {
-        let place = self.place;
-        self.poll(what, |_| look(place))
+    pub(crate) fn wait_for<T>(&mut self, what: &str, mut look: impl FnMut(&TestDir) -> Option<T>) -> T {
+        let dir = self.dir;
+        self.poll(what, |_| look(dir))
     }
 
-    /// Waits until the terminal has shown a text.
+    /// Waits until the terminal has shown a text. Fails if the run ends before.
     #[track_caller]
     pub(crate) fn wait_for_shown(&mut self, text: &str) {
         self.poll(&format!("`{text}` on the terminal"), |shown| shown.contains(text).then_some(()));
@@ -409,17 +410,17 @@ impl Running<'_> {
             if let Some(found) = look(&shown) {
                 return found;
             }
-            assert!(ended.is_none(), "it ended before {what}: {ended:?}\n{shown}\n{}", self.place.shown());
-            assert!(Instant::now() < deadline, "waited in vain for {what}\n{shown}\n{}", self.place.shown());
+            assert!(ended.is_none(), "the run ended before {what}: {ended:?}\n{shown}\n{}", self.dir.shown());
+            assert!(Instant::now() < deadline, "timed out waiting for {what}\n{shown}\n{}", self.dir.shown());
             thread::sleep(TICK);
         }
     }
 
-    /// What the terminal has shown so far.
+    /// Returns what the terminal has shown so far.
     pub(crate) fn shown(&mut self) -> String {
         let Some(terminal) = &mut self.terminal else { return String::new() };
         let mut buffer = [0; 4096];
-        // Ends with an error: nothing more for now, or nobody has the other side open any more.
+        // The read fails when there is no more output for now, or when the other side has been closed.
         while let Ok(count @ 1..) = terminal.master.read(&mut buffer) {
             terminal.shown.extend_from_slice(&buffer[..count]);
         }
@@ -431,7 +432,7 @@ impl Running<'_> {
         self.child.wait().unwrap();
     }
 
-    /// Waits for it to end; its status.
+    /// Waits for the run to end. Returns its exit status.
     #[track_caller]
     pub(crate) fn ended(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
@@ -440,37 +441,37 @@ impl Running<'_> {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(Instant::now() < deadline, "it does not end\n{shown}\n{}", self.place.shown());
+            assert!(Instant::now() < deadline, "the run does not end\n{shown}\n{}", self.dir.shown());
             thread::sleep(TICK);
         }
     }
 
-    /// Waits for it to end; its exit code.
+    /// Waits for the run to end. Returns its exit code, and fails if a signal ended it.
     #[track_caller]
     pub(crate) fn end(mut self) -> i32 {
         let status = self.ended();
-        status.code().unwrap_or_else(|| panic!("it ended by {status}\n{}", self.place.shown()))
+        status.code().unwrap_or_else(|| panic!("the run was ended by {status}\n{}", self.dir.shown()))
     }
 }
 
-impl Drop for Running<'_> {
+impl Drop for RunningTestbed<'_> {
     fn drop(&mut self) {
-        // It may have ended; then there is nothing to do.
+        // Both fail if the process has ended already, which is fine.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// What a run must leave as it found it: the mounts, the links, `/tmp` and `/run` as the calling thread sees
-/// them.
+/// The state of the host that runs must not change: mounts, links, and the files in `/tmp` and `/run`, as
+/// the calling thread sees them.
 #[derive(Debug, PartialEq)]
-struct Surroundings {
+struct HostState {
     mounts: String,
     links: BTreeSet<String>,
     files: BTreeSet<PathBuf>,
 }
 
-impl Surroundings {
+impl HostState {
     fn now() -> Self {
         let links = fs::read_to_string("/proc/thread-self/net/dev").unwrap();
         let mut files = BTreeSet::new();
@@ -488,35 +489,36 @@ impl Surroundings {
     }
 }
 
-/// Makes sure that runs leave nothing behind.
-pub(crate) struct Watch {
-    before: Surroundings,
+/// A check that runs leave nothing behind.
+pub(crate) struct LeftoverCheck {
+    before: HostState,
 }
 
-impl Watch {
-    /// Runs must leave everything as it is now.
+impl LeftoverCheck {
+    /// Starts the check with the current state, which runs must restore.
     pub(crate) fn from_now() -> Self {
-        Self { before: Surroundings::now() }
+        Self { before: HostState::now() }
     }
 
-    /// Waits until nothing of the run is left, for [`LEFTOVERS`] at most. `networks` are the namespaces that
-    /// it had.
+    /// Waits, for [`LEFTOVERS`] at most, until nothing of the run is left. `networks` are the network
+    /// namespaces that the run had.
     #[track_caller]
-    pub(crate) fn assert_nothing_left(&self, place: &Place, networks: &BTreeSet<String>) {
+    pub(crate) fn assert_nothing_left(&self, dir: &TestDir, networks: &BTreeSet<String>) {
         let deadline = Instant::now() + LEFTOVERS;
         loop {
-            let processes = place.processes();
+            let processes = dir.processes();
             let held = |network: &String| {
                 all_pids().any(|pid| self::network(&pid.to_string()).as_ref() == Some(network))
             };
             let held: Vec<&String> = networks.iter().filter(|network| held(network)).collect();
-            let now = Surroundings::now();
+            let now = HostState::now();
             if processes.is_empty() && held.is_empty() && now == self.before {
                 return;
             }
             assert!(
                 Instant::now() < deadline,
-                "left after {LEFTOVERS:?}: {processes:#?}, {held:?}\nbefore: {:#?}\nnow: {now:#?}",
+                "left after {LEFTOVERS:?}: processes {processes:#?}, networks {held:?}\n\
+                 before: {:#?}\nnow: {now:#?}",
                 self.before,
             );
             thread::sleep(TICK);
@@ -524,12 +526,12 @@ impl Watch {
     }
 }
 
-/// Does something where nothing else on this machine can make a mount, a link or a file: in a mount and a
-/// network namespace of its own, with an empty `/tmp` and `/run`; see [`Watch`]. Only root can; the test is
-/// skipped otherwise.
-pub(crate) fn watched(ready: &Ready, test: impl FnOnce() + Send) {
+/// Runs a test on a thread with its own mount and network namespace and an empty `/tmp` and `/run`, so that
+/// no other process on this host can interfere with [`LeftoverCheck`]. Skips the test if this process is
+/// not root.
+pub(crate) fn isolated(ready: &Ready, test: impl FnOnce() + Send) {
     if !geteuid().is_root() {
-        skipped::<()>("needs root, for a /tmp, a /run and a network of its own to watch");
+        skipped::<()>("needs root, for its own /tmp, /run and network");
         return;
     }
     thread::scope(|scope| {
@@ -548,7 +550,8 @@ pub(crate) fn watched(ready: &Ready, test: impl FnOnce() + Send) {
     });
 }
 
-/// Puts an empty file system on `/tmp` and on `/run`, for this thread and what it starts, except for `keep`.
+/// Mounts an empty file system on `/tmp` and on `/run` for this thread and the processes it starts. The
+/// paths in `keep` stay accessible.
 fn empty_tmp_and_run(keep: &[&Path]) {
     let none: Option<&str> = None;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();

@@ -1,4 +1,4 @@
-//! What ARCHITECTURE.md shows, held against the tree.
+//! Tests that compare ARCHITECTURE.md with the repository.
 
 use std::{
     fs,
@@ -7,14 +7,14 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// The patch that adds a mode applies to the tree as it is.
+/// The patch in "To add a mode" applies to the current sources.
 #[test]
 fn the_patch_that_adds_a_mode_applies() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let text = fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap();
-    let (_, text) = text.split_once("### To add a mode").expect("the section is there");
-    let (_, text) = text.split_once("```diff\n").expect("the patch is there");
-    let (patch, _) = text.split_once("```").expect("it ends");
+    let (_, text) = text.split_once("### To add a mode").expect("no section on modes");
+    let (_, text) = text.split_once("```diff\n").expect("no patch in the section");
+    let (patch, _) = text.split_once("```").expect("the patch does not end");
     let git = Command::new("git")
         .args(["apply", "--check", "-"])
         .current_dir(root)

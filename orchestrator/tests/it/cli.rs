@@ -1,4 +1,4 @@
-//! `testbed` as people meet it: exit codes, messages, help, JSON; all of it without QEMU.
+//! The command line of `testbed`: exit codes, messages, help and JSON, all without QEMU.
 
 use crate::common::{golden, mock, plan};
 use serde_json::Value;
@@ -20,12 +20,12 @@ use testbed::{
 /// A small threshold matrix with published figures and expectations.
 const THRESHOLD: &str = include_str!("../golden/threshold.yaml");
 
-/// A directory to call the program in, and a home, both empty at first.
-struct Place {
+/// A working directory and a home directory for the program, both empty at first.
+struct Sandbox {
     dir: TempDir,
 }
 
-impl Place {
+impl Sandbox {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         for name in ["here", "home"] {
@@ -34,32 +34,31 @@ impl Place {
         Self { dir }
     }
 
-    /// One whose current directory has this `matrix.yaml`.
+    /// Returns a sandbox whose working directory has this `matrix.yaml`.
     fn with_matrix(text: &str) -> Self {
-        let place = Self::new();
-        fs::write(place.path("matrix.yaml"), text).unwrap();
-        place
+        let sandbox = Self::new();
+        fs::write(sandbox.path("matrix.yaml"), text).unwrap();
+        sandbox
     }
 
-    /// One with a results folder `run` that has these records.
+    /// Returns a sandbox with a results folder `run` that has these records.
     fn with_run(matrix: &str, records: impl IntoIterator<Item = Record>) -> Self {
-        let place = Self::new();
-        place.add_run("run", matrix, records);
-        place
+        let sandbox = Self::new();
+        sandbox.add_run("run", matrix, records);
+        sandbox
     }
 
-    /// Adds a results folder of this name that has these records.
+    /// Adds a results folder with this name and these records.
     fn add_run(&self, name: &str, matrix: &str, records: impl IntoIterator<Item = Record>) {
-        // Not by a `Store`: a process that another test starts in this moment would keep its lock for a
-        // while.
+        // Not with a `Store`: a process that another test is just starting would hold its lock for a while.
         fs::create_dir(self.path(name)).unwrap();
         let lines = records.into_iter().map(|record| serde_json::to_string(&record).unwrap() + "\n");
         fs::write(self.path(name).join(store::CELLS), lines.collect::<String>()).unwrap();
         fs::write(self.path(name).join(store::MATRIX), matrix).unwrap();
     }
 
-    /// Adds a results folder of this name: a part of [`THRESHOLD`], with those of these records that it has,
-    /// made on the machine that does not exist, with this QEMU.
+    /// Adds a results folder with this name: a part of [`THRESHOLD`], with those of the records that are in
+    /// that part, and the mock environment with this version of QEMU.
     fn add_part(&self, name: &str, shard: &str, qemu: &str, records: &[Record]) {
         let part = plan(THRESHOLD).shard(shard.parse().unwrap());
         self.add_run(name, THRESHOLD, records.iter().filter(|r| part.cell(&r.cell).is_some()).cloned());
@@ -73,13 +72,13 @@ impl Place {
         write(store::ENVIRONMENT, json(serde_json::to_value(&environment).unwrap()));
     }
 
-    /// One with a run of [`THRESHOLD`] in three parts that have all records: `p1`, `p2`, `p3`.
+    /// Returns a sandbox with a complete run of [`THRESHOLD`] in three parts: `p1`, `p2` and `p3`.
     fn with_parts() -> Self {
-        let place = Self::new();
+        let sandbox = Self::new();
         for (name, shard) in [("p1", "1/3"), ("p2", "2/3"), ("p3", "3/3")] {
-            place.add_part(name, shard, "10.0.2", &threshold_records());
+            sandbox.add_part(name, shard, "10.0.2", &threshold_records());
         }
-        place
+        sandbox
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -90,7 +89,7 @@ impl Place {
         fs::read_to_string(self.path(name)).unwrap()
     }
 
-    /// What is in the current directory and the home, by name.
+    /// Returns the names of all entries of the working directory and the home directory.
     fn entries(&self) -> Vec<String> {
         let mut entries = Vec::new();
         for folder in ["here", "home"] {
@@ -101,28 +100,28 @@ impl Place {
         entries
     }
 
-    fn testbed(&self, args: &[&str]) -> Ended {
+    fn testbed(&self, args: &[&str]) -> Finished {
         let output = Command::new(env!("CARGO_BIN_EXE_testbed"))
             .args(args)
             .current_dir(self.dir.path().join("here"))
             .env("HOME", self.dir.path().join("home"))
             .env_remove("XDG_CACHE_HOME")
             .env_remove("COLUMNS")
-            // Without a stressor no guest can be started, whatever a test gets wrong.
+            // Without a stressor, a test cannot start a guest by mistake.
             .env(testbed::image::STRESSOR_VARIABLE, "absent-stressor")
             .output()
             .unwrap();
-        Ended { command: args.join(" "), output }
+        Finished { command: args.join(" "), output }
     }
 }
 
-/// A program that has ended. Failed assertions show all of it.
-struct Ended {
+/// The result of a command. Failed assertions show all of its output.
+struct Finished {
     command: String,
     output: Output,
 }
 
-impl Ended {
+impl Finished {
     fn stdout(&self) -> String {
         String::from_utf8(self.output.stdout.clone()).unwrap()
     }
@@ -161,17 +160,18 @@ impl Ended {
     }
 }
 
-/// The records of a run of [`THRESHOLD`]: two levels that converged twice, one that did not, twice.
+/// Returns the records of a run of [`THRESHOLD`]: two dirty rates at which both attempts converged, and one
+/// at which neither did.
 fn threshold_records() -> Vec<Record> {
     let plan = plan(THRESHOLD);
     let mut records = Vec::new();
     for attempt in [1, 2] {
-        let longer = f64::from(attempt - 1) * 250.0;
-        records.push(mock::record(&plan, 0, attempt, Outcome::Converged, 4000.0 + longer));
-        records.push(mock::record(&plan, 1, attempt, Outcome::Converged, 6125.0 + longer));
-        let mut beyond = mock::record(&plan, 2, attempt, Outcome::NotConverged, 20_000.0);
-        beyond.reason = Some("the deadline of 20s passed".into());
-        records.push(beyond);
+        let extra_ms = f64::from(attempt - 1) * 250.0;
+        records.push(mock::record(&plan, 0, attempt, Outcome::Converged, 4000.0 + extra_ms));
+        records.push(mock::record(&plan, 1, attempt, Outcome::Converged, 6125.0 + extra_ms));
+        let mut above = mock::record(&plan, 2, attempt, Outcome::NotConverged, 20_000.0);
+        above.reason = Some("the deadline of 20s passed".into());
+        records.push(above);
     }
     records
 }
@@ -185,11 +185,11 @@ fn bad_input_is_refused_by_run_and_plan_and_nothing_is_started() {
         let (input, message) = case.split_once("----\n").unwrap();
         count += 1;
         for command in ["run", "plan"] {
-            let place = Place::with_matrix(input);
-            let ended = place.testbed(&[command, "matrix.yaml"]);
-            ended.exits(2).prints_nothing();
-            assert_eq!(ended.stderr().trim_end(), message.trim_end(), "{title}\n{}", ended.shown());
-            assert_eq!(place.entries(), ["matrix.yaml"], "{title}\n{}", ended.shown());
+            let sandbox = Sandbox::with_matrix(input);
+            let finished = sandbox.testbed(&[command, "matrix.yaml"]);
+            finished.exits(2).prints_nothing();
+            assert_eq!(finished.stderr().trim_end(), message.trim_end(), "{title}\n{}", finished.shown());
+            assert_eq!(sandbox.entries(), ["matrix.yaml"], "{title}\n{}", finished.shown());
         }
     }
     assert!(count >= 60, "only {count} cases");
@@ -214,109 +214,110 @@ fn bad_arguments_are_refused_and_nothing_is_started() {
         ("matrix.yaml other.yaml", "unexpected argument 'other.yaml'"),
     ] {
         for command in ["run", "plan"] {
-            let place = Place::with_matrix(THRESHOLD);
+            let sandbox = Sandbox::with_matrix(THRESHOLD);
             let args: Vec<&str> = [command].into_iter().chain(args.split_ascii_whitespace()).collect();
-            place.testbed(&args).exits(2).says(message).prints_nothing();
-            assert_eq!(place.entries(), ["matrix.yaml"], "{args:?}");
+            sandbox.testbed(&args).exits(2).says(message).prints_nothing();
+            assert_eq!(sandbox.entries(), ["matrix.yaml"], "{args:?}");
         }
     }
-    let place = Place::with_matrix(THRESHOLD);
-    place.testbed(&["run", "--out", "x", "--resume", "y"]).exits(2).says("cannot be used with");
-    place.testbed(&["rum", "matrix.yaml"]).exits(2).says("'run'");
-    assert_eq!(place.entries(), ["matrix.yaml"]);
+    let sandbox = Sandbox::with_matrix(THRESHOLD);
+    sandbox.testbed(&["run", "--out", "x", "--resume", "y"]).exits(2).says("cannot be used with");
+    sandbox.testbed(&["rum", "matrix.yaml"]).exits(2).says("'run'");
+    assert_eq!(sandbox.entries(), ["matrix.yaml"]);
 }
 
 #[test]
-fn a_results_folder_that_is_there_is_not_written_to() {
-    let place = Place::with_matrix(THRESHOLD);
-    fs::create_dir(place.path("out")).unwrap();
-    place
+fn an_existing_results_folder_is_not_written_to() {
+    let sandbox = Sandbox::with_matrix(THRESHOLD);
+    fs::create_dir(sandbox.path("out")).unwrap();
+    sandbox
         .testbed(&["run", "matrix.yaml", "--out", "out"])
         .exits(2)
-        .says("error: the results folder out exists already: continue that run with --resume")
+        .says("error: the results folder out already exists: continue its run with --resume")
         .prints_nothing();
-    assert_eq!(fs::read_dir(place.path("out")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(sandbox.path("out")).unwrap().count(), 0);
 }
 
 #[test]
-fn what_is_no_results_folder_is_not_continued() {
-    let place = Place::with_matrix(THRESHOLD);
-    fs::create_dir(place.path("out")).unwrap();
+fn a_folder_that_is_not_a_results_folder_is_refused() {
+    let sandbox = Sandbox::with_matrix(THRESHOLD);
+    fs::create_dir(sandbox.path("out")).unwrap();
     for folder in ["out", "absent"] {
         let message = format!("error: {folder} is not a results folder: it has no matrix.yaml");
-        place.testbed(&["run", "--resume", folder]).exits(2).says(&message);
-        place.testbed(&["report", folder]).exits(2).says(&message).prints_nothing();
+        sandbox.testbed(&["run", "--resume", folder]).exits(2).says(&message);
+        sandbox.testbed(&["report", folder]).exits(2).says(&message).prints_nothing();
     }
-    assert_eq!(fs::read_dir(place.path("out")).unwrap().count(), 0);
-    assert_eq!(place.entries(), ["matrix.yaml", "out"]);
+    assert_eq!(fs::read_dir(sandbox.path("out")).unwrap().count(), 0);
+    assert_eq!(sandbox.entries(), ["matrix.yaml", "out"]);
 }
 
 #[test]
-fn a_changed_matrix_is_not_continued_and_what_changed_is_said() {
+fn a_run_is_not_continued_with_a_changed_matrix_and_the_changes_are_listed() {
     let records = threshold_records();
-    let place = Place::with_run(THRESHOLD, records.into_iter().take(1));
-    let before = place.read("run/cells.jsonl");
+    let sandbox = Sandbox::with_run(THRESHOLD, records.into_iter().take(1));
+    let before = sandbox.read("run/cells.jsonl");
     let changed = THRESHOLD.replace("timeout: 20s", "timeout: 30s").replace("128MB/s]", "160MB/s]");
-    fs::write(place.path("other.yaml"), changed).unwrap();
-    let ended = place.testbed(&["run", "other.yaml", "--resume", "run"]);
-    ended.exits(2).prints_nothing();
+    fs::write(sandbox.path("other.yaml"), changed).unwrap();
+    let finished = sandbox.testbed(&["run", "other.yaml", "--resume", "run"]);
+    finished.exits(2).prints_nothing();
     assert_eq!(
-        ended.stderr(),
-        "error: other.yaml is not the matrix of this run any more; leave it out to continue as it began, or start \
-         a new run:\n    migrate.timeout: 20s -> 30s in stress.rate=0, stress.rate=64MBps\n    removed: \
-         stress.rate=128MBps\n    added: stress.rate=160MBps\n"
+        finished.stderr(),
+        "error: other.yaml differs from the matrix of this run; leave it out to continue with the \
+         original, or start a new run:\n    migrate.timeout: 20s -> 30s in stress.rate=0, \
+         stress.rate=64MBps\n    removed: stress.rate=128MBps\n    added: stress.rate=160MBps\n"
     );
-    fs::write(place.path("other.yaml"), THRESHOLD.replace("outcome: converged", "outcome: failed")).unwrap();
-    place.testbed(&["run", "other.yaml", "--resume", "run"]).exits(2).says("expect changed");
-    assert_eq!(place.read("run/cells.jsonl"), before);
-    assert_eq!(place.read("run/matrix.yaml"), THRESHOLD);
-    assert!(!place.path("run/environment.json").exists(), "nothing was started");
+    let changed = THRESHOLD.replace("outcome: converged", "outcome: failed");
+    fs::write(sandbox.path("other.yaml"), changed).unwrap();
+    sandbox.testbed(&["run", "other.yaml", "--resume", "run"]).exits(2).says("expect changed");
+    assert_eq!(sandbox.read("run/cells.jsonl"), before);
+    assert_eq!(sandbox.read("run/matrix.yaml"), THRESHOLD);
+    assert!(!sandbox.path("run/environment.json").exists(), "nothing was started");
 }
 
 #[test]
-fn a_folder_that_another_run_writes_to_is_left_alone() {
-    let place = Place::new();
-    let _other = Store::create(&place.path("run"), THRESHOLD, &Selection::default()).unwrap();
-    place.testbed(&["run", "--resume", "run"]).exits(2).says("error: another run is writing to run");
-    assert!(!place.path("run/summary.csv").exists());
+fn a_folder_in_use_by_another_run_is_refused() {
+    let sandbox = Sandbox::new();
+    let _other = Store::create(&sandbox.path("run"), THRESHOLD, &Selection::default()).unwrap();
+    sandbox.testbed(&["run", "--resume", "run"]).exits(2).says("error: another run is writing to run");
+    assert!(!sandbox.path("run/summary.csv").exists());
 }
 
 #[test]
-fn a_run_that_has_all_results_reports_them_again() {
-    let place = Place::with_run(THRESHOLD, threshold_records());
-    let ended = place.testbed(&["run", "--resume", "run"]);
-    ended.exits(0);
-    golden("run.txt", &ended.stdout());
-    golden("summary.csv", &place.read("run/summary.csv"));
-    assert_eq!(place.read("run/cells.jsonl").lines().count(), 6, "nothing was attempted");
+fn continuing_a_complete_run_reports_its_results() {
+    let sandbox = Sandbox::with_run(THRESHOLD, threshold_records());
+    let finished = sandbox.testbed(&["run", "--resume", "run"]);
+    finished.exits(0);
+    golden("run.txt", &finished.stdout());
+    golden("summary.csv", &sandbox.read("run/summary.csv"));
+    assert_eq!(sandbox.read("run/cells.jsonl").lines().count(), 6, "nothing was attempted");
 
-    // The same file, written otherwise, is the same matrix.
-    fs::write(place.path("same.yaml"), format!("# a comment\n{THRESHOLD}")).unwrap();
-    place.testbed(&["run", "same.yaml", "--resume", "run"]).exits(0);
-    assert_eq!(place.read("run/matrix.yaml"), THRESHOLD, "the folder keeps its own");
+    // A file with a different spelling is the same matrix.
+    fs::write(sandbox.path("same.yaml"), format!("# a comment\n{THRESHOLD}")).unwrap();
+    sandbox.testbed(&["run", "same.yaml", "--resume", "run"]).exits(0);
+    assert_eq!(sandbox.read("run/matrix.yaml"), THRESHOLD, "the folder keeps its own matrix");
 }
 
 #[test]
-fn a_run_of_a_part_is_continued_as_that_part() {
+fn a_run_of_a_selection_is_continued_with_that_selection() {
     let records = threshold_records().into_iter().filter(|record| record.cell == "stress.rate=64MBps");
-    let place = Place::with_run(THRESHOLD, records);
+    let sandbox = Sandbox::with_run(THRESHOLD, records);
     let selection = r#"{ "only": "stress.rate == 64MB/s", "repeat": null, "shard": null }"#;
-    fs::write(place.path("run").join(store::SELECTION), selection).unwrap();
-    let ended = place.testbed(&["run", "--resume", "run"]);
-    ended.exits(0);
-    assert!(!ended.stdout().contains("128MB/s  "), "{}", ended.shown());
-    assert!(!place.path("run/environment.json").exists(), "nothing was attempted");
-    place
+    fs::write(sandbox.path("run").join(store::SELECTION), selection).unwrap();
+    let finished = sandbox.testbed(&["run", "--resume", "run"]);
+    finished.exits(0);
+    assert!(!finished.stdout().contains("128MB/s  "), "{}", finished.shown());
+    assert!(!sandbox.path("run/environment.json").exists(), "nothing was attempted");
+    sandbox
         .testbed(&["run", "--resume", "run", "--only", "stress.rate == 0"])
         .exits(2)
         .says("cannot be used with");
 }
 
 #[test]
-fn json_has_the_records_and_the_judgement() {
-    let place = Place::with_run(THRESHOLD, threshold_records());
-    let ended = place.testbed(&["run", "--resume", "run", "--json"]);
-    let json = ended.exits(0).json();
+fn json_has_the_records_and_the_verdict() {
+    let sandbox = Sandbox::with_run(THRESHOLD, threshold_records());
+    let finished = sandbox.testbed(&["run", "--resume", "run", "--json"]);
+    let json = finished.exits(0).json();
     let keys: Vec<&String> = json.as_object().unwrap().keys().collect();
     assert_eq!(keys, ["results", "complete", "records", "expectations", "failed", "threshold"]);
     assert_eq!((&json["results"], &json["complete"]), (&Value::from("run"), &Value::from(true)));
@@ -330,58 +331,58 @@ fn json_has_the_records_and_the_judgement() {
 }
 
 #[test]
-fn exit_codes_say_how_a_run_went() {
+fn exit_codes_depend_on_the_outcomes() {
     let cases =
         [(Outcome::NotConverged, 0), (Outcome::Converged, 1), (Outcome::GuestLost, 3), (Outcome::Failed, 3)];
     for (outcome, code) in cases {
         let mut records = threshold_records();
         records[2].outcome = outcome;
-        let place = Place::with_run(THRESHOLD, records);
-        let ended = place.testbed(&["run", "--resume", "run"]);
-        ended.exits(code);
+        let sandbox = Sandbox::with_run(THRESHOLD, records);
+        let finished = sandbox.testbed(&["run", "--resume", "run"]);
+        finished.exits(code);
         let violated = format!("    stress.rate=128MBps #1: outcome is {outcome}, expected not-converged\n");
-        assert_eq!(ended.stdout().contains(&violated), code != 0, "{}", ended.shown());
-        assert_eq!(ended.stdout().contains("DOES NOT HOLD"), code != 0, "{}", ended.shown());
+        assert_eq!(finished.stdout().contains(&violated), code != 0, "{}", finished.shown());
+        assert_eq!(finished.stdout().contains("DOES NOT HOLD"), code != 0, "{}", finished.shown());
     }
 }
 
 #[test]
-fn a_machine_that_is_not_set_up_gets_no_further_and_nothing_is_in_the_way_of_the_same_command() {
-    let place = Place::with_matrix(THRESHOLD);
+fn a_run_on_a_host_that_is_not_set_up_fails_and_leaves_no_folder() {
+    let sandbox = Sandbox::with_matrix(THRESHOLD);
     let message = "error: cannot read the stressor absent-stressor: ";
     for _ in 0..2 {
-        let ended = place.testbed(&["run", "matrix.yaml", "--out", "run"]);
-        ended.exits(3).says(message).says("`testbed doctor` lists what is missing").prints_nothing();
-        assert!(!place.path("run").exists());
+        let finished = sandbox.testbed(&["run", "matrix.yaml", "--out", "run"]);
+        finished.exits(3).says(message).says("`testbed doctor` lists what is missing").prints_nothing();
+        assert!(!sandbox.path("run").exists());
     }
-    // A run that is to be continued keeps its folder.
-    let place = Place::with_run(THRESHOLD, []);
-    place.testbed(&["run", "--resume", "run"]).exits(3).says(message);
-    assert_eq!(place.read("run/summary.csv").lines().count(), 1);
+    // The folder of a run that is continued is kept.
+    let sandbox = Sandbox::with_run(THRESHOLD, []);
+    sandbox.testbed(&["run", "--resume", "run"]).exits(3).says(message);
+    assert_eq!(sandbox.read("run/summary.csv").lines().count(), 1);
 }
 
 #[test]
 fn stored_results_are_reported() {
-    let place = Place::with_run(THRESHOLD, threshold_records());
-    let ended = place.testbed(&["report", "run"]);
-    ended.exits(0);
-    let table = ended.stdout();
+    let sandbox = Sandbox::with_run(THRESHOLD, threshold_records());
+    let finished = sandbox.testbed(&["report", "run"]);
+    finished.exits(0);
+    let table = finished.stdout();
     golden("report.txt", &table);
-    assert!(ended.stderr().is_empty(), "{}", ended.shown());
-    let csv = place.testbed(&["report", "run", "--csv"]);
+    assert!(finished.stderr().is_empty(), "{}", finished.shown());
+    let csv = sandbox.testbed(&["report", "run", "--csv"]);
     golden("summary.csv", &csv.exits(0).stdout());
 
-    let two = place.testbed(&["report", "run", "run/"]);
+    let two = sandbox.testbed(&["report", "run", "run/"]);
     assert_eq!(two.exits(0).stdout(), format!("run\n\n{table}\nrun/\n\n{table}"));
-    assert!(!place.path("run/summary.csv").exists(), "a report writes nothing");
+    assert!(!sandbox.path("run/summary.csv").exists(), "a report writes nothing");
 }
 
 #[test]
-fn every_format_has_a_name_and_the_old_options_are_the_same() {
-    let place = Place::with_run(THRESHOLD, threshold_records());
+fn the_options_csv_and_json_are_short_for_format() {
+    let sandbox = Sandbox::with_run(THRESHOLD, threshold_records());
     let printed = |args: &[&str]| {
-        let ended = place.testbed(args);
-        (ended.exits(0).stdout(), ended.stderr())
+        let finished = sandbox.testbed(args);
+        (finished.exits(0).stdout(), finished.stderr())
     };
     assert_eq!(printed(&["report", "run", "--format", "table"]), printed(&["report", "run"]));
     assert_eq!(printed(&["report", "run", "--format", "csv"]), printed(&["report", "run", "--csv"]));
@@ -400,61 +401,61 @@ fn every_format_has_a_name_and_the_old_options_are_the_same() {
 
     for command in [&["report", "run"][..], &resume] {
         let with = |options: &[&'static str]| [command, options].concat();
-        place
+        sandbox
             .testbed(&with(&["--format", "xml"]))
             .exits(2)
             .says("[possible values: table, csv, json, markdown]");
-        place.testbed(&with(&["--format", "json", "--json"])).exits(2).says("cannot be used with");
+        sandbox.testbed(&with(&["--format", "json", "--json"])).exits(2).says("cannot be used with");
     }
-    place.testbed(&["report", "run", "--format", "csv", "--csv"]).exits(2).says("cannot be used with");
+    sandbox.testbed(&["report", "run", "--format", "csv", "--csv"]).exits(2).says("cannot be used with");
 }
 
 #[test]
-fn what_parts_lack_is_said_in_markdown_below_the_table_too() {
-    let place = Place::new();
+fn missing_parts_and_differences_are_listed_in_markdown() {
+    let sandbox = Sandbox::new();
     let records = threshold_records();
-    place.add_part("p1", "1/3", "10.0.2", &records);
-    place.add_part("p3", "3/3", "7.2.0", &records[..3]);
-    place.add_run("whole", THRESHOLD, threshold_records());
-    let text = place.testbed(&["report", "p1", "p3", "whole", "--format", "markdown"]).exits(0).stdout();
+    sandbox.add_part("p1", "1/3", "10.0.2", &records);
+    sandbox.add_part("p3", "3/3", "7.2.0", &records[..3]);
+    sandbox.add_run("whole", THRESHOLD, threshold_records());
+    let text = sandbox.testbed(&["report", "p1", "p3", "whole", "--format", "markdown"]).exits(0).stdout();
     golden("report-parts-lacking.md", &text);
 }
 
 #[test]
 fn the_parts_of_a_run_are_reported_as_one() {
-    let place = Place::with_parts();
-    let table = place.testbed(&["report", "p1", "p2", "p3"]).exits(0).stdout();
+    let sandbox = Sandbox::with_parts();
+    let table = sandbox.testbed(&["report", "p1", "p2", "p3"]).exits(0).stdout();
     golden("report-parts.txt", &table);
-    // What was measured is what a whole run has, to the letter.
-    place.add_run("run", THRESHOLD, threshold_records());
-    let whole = place.testbed(&["report", "run"]).exits(0).stdout();
+    // The table is exactly that of a run in one folder.
+    sandbox.add_run("run", THRESHOLD, threshold_records());
+    let whole = sandbox.testbed(&["report", "run"]).exits(0).stdout();
     assert_eq!(table, format!("{whole}\nparts: 1/3 in p1, 2/3 in p2, 3/3 in p3\n"));
-    let other_order = place.testbed(&["report", "p3", "p1", "p2"]).exits(0).stdout();
+    let other_order = sandbox.testbed(&["report", "p3", "p1", "p2"]).exits(0).stdout();
     assert_eq!(other_order, format!("{whole}\nparts: 3/3 in p3, 1/3 in p1, 2/3 in p2\n"));
-    // A whole run of the same matrix is another run, to be compared.
-    let compared = place.testbed(&["report", "p1", "run", "p2", "p3"]).exits(0).stdout();
+    // A whole run of the same matrix is a separate run, to be compared.
+    let compared = sandbox.testbed(&["report", "p1", "run", "p2", "p3"]).exits(0).stdout();
     assert_eq!(compared, format!("p1, p2, p3\n\n{table}\nrun\n\n{whole}"));
 }
 
 #[test]
-fn what_parts_lack_and_where_they_differ_is_said_below_the_table() {
-    let place = Place::new();
+fn missing_parts_and_differences_are_listed_below_the_table() {
+    let sandbox = Sandbox::new();
     let records = threshold_records();
-    // The middle part is not there; the last was cut short, and made again on another machine.
-    place.add_part("p1", "1/3", "10.0.2", &records);
-    place.add_part("cut", "3/3", "10.0.2", &records[..3]);
+    // The second part is missing. The third was cut short, and then repeated on another host.
+    sandbox.add_part("p1", "1/3", "10.0.2", &records);
+    sandbox.add_part("cut", "3/3", "10.0.2", &records[..3]);
     let mut again = records.clone();
     for record in &mut again {
         record.started_at = "2026-01-03T03:04:05Z".parse().unwrap();
     }
     again[2].outcome = Outcome::Converged;
     again.pop();
-    place.add_part("again", "3/3", "7.2.0", &again);
-    let table = place.testbed(&["report", "p1", "again", "cut"]).exits(0).stdout();
+    sandbox.add_part("again", "3/3", "7.2.0", &again);
+    let table = sandbox.testbed(&["report", "p1", "again", "cut"]).exits(0).stdout();
     golden("report-parts-lacking.txt", &table);
 
-    // With CSV, the same goes to standard error, and no row is there twice.
-    let csv = place.testbed(&["report", "p1", "again", "cut", "--csv"]);
+    // With CSV, the notes go to standard error, and no row appears twice.
+    let csv = sandbox.testbed(&["report", "p1", "again", "cut", "--csv"]);
     let rows: Vec<String> = csv.exits(0).stdout().lines().map(|row| row.chars().take(24).collect()).collect();
     assert_eq!(
         rows,
@@ -465,10 +466,10 @@ fn what_parts_lack_and_where_they_differ_is_said_below_the_table() {
             "p1,stress.rate=0,0,2,con"
         ]
     );
-    csv.says("note: missing: part 2/3, with 2 attempts\n").says("note: not the same in all parts: QEMU: ");
+    csv.says("note: missing: part 2/3, with 2 attempts\n").says("note: differs between parts: QEMU: ");
 
-    let ended = place.testbed(&["report", "p1", "again", "cut", "--json"]);
-    let json = ended.exits(0).json();
+    let finished = sandbox.testbed(&["report", "p1", "again", "cut", "--json"]);
+    let json = finished.exits(0).json();
     assert_eq!(json["complete"], false);
     assert_eq!(json["missing_parts"], serde_json::json!([{ "shard": "2/3", "attempts": 2 }]));
     assert_eq!(json["missing_attempts"], serde_json::json!(["stress.rate=128MBps #2"]));
@@ -484,50 +485,51 @@ fn what_parts_lack_and_where_they_differ_is_said_below_the_table() {
 }
 
 #[test]
-fn a_part_alone_is_reported_as_a_part_of_the_whole() {
-    let place = Place::with_parts();
-    let table = place.testbed(&["report", "p2"]).exits(0).stdout();
+fn a_single_part_is_reported_as_part_of_the_whole_run() {
+    let sandbox = Sandbox::with_parts();
+    let table = sandbox.testbed(&["report", "p2"]).exits(0).stdout();
     assert!(table.contains(" 128MB/s      not tried"), "{table}");
     let notes =
         "\nparts: 2/3 in p2\nmissing: part 1/3, with 2 attempts\nmissing: part 3/3, with 2 attempts\n";
     assert!(table.ends_with(notes), "{table}");
-    let json = place.testbed(&["report", "p2", "--json"]).exits(0).json();
+    let json = sandbox.testbed(&["report", "p2", "--json"]).exits(0).json();
     assert_eq!((&json["results"], &json["complete"]), (&Value::from("p2"), &Value::from(false)));
 }
 
 #[test]
 fn parts_of_different_runs_are_not_mixed() {
-    let place = Place::with_parts();
+    let sandbox = Sandbox::with_parts();
     let changed = THRESHOLD.replace("timeout: 20s", "timeout: 30s");
-    fs::write(place.path("p2").join(store::MATRIX), changed).unwrap();
-    let shown = place.testbed(&["report", "p1", "p2", "p3"]).exits(0).stdout();
+    fs::write(sandbox.path("p2").join(store::MATRIX), changed).unwrap();
+    let shown = sandbox.testbed(&["report", "p1", "p2", "p3"]).exits(0).stdout();
     assert!(shown.starts_with("p1, p3\n\n"), "{shown}");
     assert!(shown.contains("missing: part 2/3, with 2 attempts\n\np2\n\n"), "{shown}");
-    let why = "not merged: p1 and p2 are not parts of one run: migrate.timeout: 20s -> 30s in every cell\n";
+    let why = "not merged: p1 and p2 are not parts of the same run: migrate.timeout: 20s -> 30s in every \
+               cell\n";
     assert!(shown.ends_with(why), "{shown}");
 
-    // One header, whatever the runs have in common.
-    let csv = place.testbed(&["report", "p1", "p2", "p3", "--csv"]).exits(0).stdout();
+    // There is one header for all runs.
+    let csv = sandbox.testbed(&["report", "p1", "p2", "p3", "--csv"]).exits(0).stdout();
     let first: Vec<&str> = csv.lines().map(|line| line.split(',').next().unwrap()).collect();
     assert_eq!(first, ["results", "p1", "p3", "p1", "p3", "p2", "p2"]);
-    let json = place.testbed(&["report", "p1", "p2", "p3", "--json"]).exits(0).stdout();
+    let json = sandbox.testbed(&["report", "p1", "p2", "p3", "--json"]).exits(0).stdout();
     let runs: Vec<Value> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!((runs.len(), &runs[1]["results"]), (2, &Value::from("p2")));
 }
 
 #[test]
-fn reports_as_json_are_what_a_run_prints_and_more() {
-    let place = Place::with_run(THRESHOLD, threshold_records());
-    let run = place.testbed(&["run", "--resume", "run", "--json"]).exits(0).json();
-    let report = place.testbed(&["report", "run", "--json"]).exits(0).json();
+fn json_reports_have_all_fields_that_a_run_prints() {
+    let sandbox = Sandbox::with_run(THRESHOLD, threshold_records());
+    let run = sandbox.testbed(&["run", "--resume", "run", "--json"]).exits(0).json();
+    let report = sandbox.testbed(&["report", "run", "--json"]).exits(0).json();
     for (key, value) in run.as_object().unwrap() {
         assert_eq!(report[key], *value, "{key}");
     }
     assert_eq!(report["parts"], serde_json::json!([{ "results": "run", "shard": null }]));
 
-    let place = Place::with_parts();
-    let parts = place.testbed(&["report", "p1", "p2", "p3", "--json"]).exits(0).json();
-    assert!(parts.get("results").is_none(), "it is of several folders");
+    let sandbox = Sandbox::with_parts();
+    let parts = sandbox.testbed(&["report", "p1", "p2", "p3", "--json"]).exits(0).json();
+    assert!(parts.get("results").is_none(), "the run has several folders");
     for key in ["complete", "expectations", "failed", "threshold"] {
         assert_eq!(parts[key], run[key], "{key}");
     }
@@ -538,73 +540,71 @@ fn reports_as_json_are_what_a_run_prints_and_more() {
     assert_eq!(records, threshold_records());
 }
 
-/// Does something to the folder `p2`.
-type Spoil<'a> = &'a dyn Fn(&Place);
+/// A function that damages the folder `p2`.
+type Damage<'a> = &'a dyn Fn(&Sandbox);
 
 #[test]
-fn a_folder_that_makes_no_sense_is_named_and_nothing_is_reported() {
+fn a_damaged_folder_is_named_and_nothing_is_reported() {
     let replace = |file: &'static str, text: &'static str| {
-        move |place: &Place| fs::write(place.path("p2").join(file), text).unwrap()
+        move |sandbox: &Sandbox| fs::write(sandbox.path("p2").join(file), text).unwrap()
     };
-    let cut = |place: &Place| {
-        let cells = place.read("p2/cells.jsonl").replacen("\"outcome\":", "\"outcom\":", 2);
-        fs::write(place.path("p2/cells.jsonl"), cells.replacen("\"outcom\":", "\"outcome\":", 1)).unwrap();
+    let cut = |sandbox: &Sandbox| {
+        let cells = sandbox.read("p2/cells.jsonl").replacen("\"outcome\":", "\"outcom\":", 2);
+        fs::write(sandbox.path("p2/cells.jsonl"), cells.replacen("\"outcom\":", "\"outcome\":", 1)).unwrap();
     };
-    let gone = |place: &Place| fs::remove_file(place.path("p2/cells.jsonl")).unwrap();
-    let cases: [(Spoil<'_>, &str); 6] = [
+    let gone = |sandbox: &Sandbox| fs::remove_file(sandbox.path("p2/cells.jsonl")).unwrap();
+    let cases: [(Damage<'_>, &str); 6] = [
         (&cut, "error: p2/cells.jsonl, line 2: missing field `outcome`"),
         (&gone, "error: cannot read p2/cells.jsonl: No such file or directory"),
         (&replace(store::MATRIX, "name: n\naxis: {}\n"), "p2/matrix.yaml"),
         (&replace(store::SELECTION, "{"), "error: cannot read p2/selection.json: "),
         (
             &replace(store::SELECTION, r#"{ "only": null, "repeat": null, "shard": "4/3" }"#),
-            "error: p2/selection.json: --shard: `4/3` is not a shard: write it like `2/3`, the second of three",
+            "error: p2/selection.json: --shard: `4/3` is not a shard: write it like `2/3`, the second of \
+             three",
         ),
         (
             &replace(store::SELECTION, r#"{ "only": "x == 1", "repeat": null, "shard": null }"#),
             "error: p2/selection.json: --only: ",
         ),
     ];
-    for (spoil, message) in cases {
-        let place = Place::with_parts();
-        spoil(&place);
+    for (damage, message) in cases {
+        let sandbox = Sandbox::with_parts();
+        damage(&sandbox);
         for options in [&[][..], &["--csv"], &["--json"]] {
             let args = [&["report", "p1", "p2", "p3"], options].concat();
-            place.testbed(&args).exits(2).says(message).prints_nothing();
+            sandbox.testbed(&args).exits(2).says(message).prints_nothing();
         }
     }
-    Place::with_parts().testbed(&["report", "p1", "--csv", "--json"]).exits(2).says("cannot be used with");
+    Sandbox::with_parts().testbed(&["report", "p1", "--csv", "--json"]).exits(2).says("cannot be used with");
 
-    // What a part ran on is not needed for its figures; that it is not known is said.
-    let place = Place::with_parts();
-    fs::write(place.path("p2").join(store::ENVIRONMENT), "{").unwrap();
-    fs::remove_file(place.path("p3").join(store::ENVIRONMENT)).unwrap();
-    let table = place.testbed(&["report", "p1", "p2", "p3"]).exits(0).stdout();
-    assert!(
-        table.contains("not compared with the other parts: cannot read p2/environment.json: "),
-        "{table}"
-    );
-    assert!(table.ends_with("not compared with the other parts: p3 has no environment.json\n"), "{table}");
+    // A part without an environment is reported, with a note.
+    let sandbox = Sandbox::with_parts();
+    fs::write(sandbox.path("p2").join(store::ENVIRONMENT), "{").unwrap();
+    fs::remove_file(sandbox.path("p3").join(store::ENVIRONMENT)).unwrap();
+    let table = sandbox.testbed(&["report", "p1", "p2", "p3"]).exits(0).stdout();
+    assert!(table.contains("environment not compared: cannot read p2/environment.json: "), "{table}");
+    assert!(table.ends_with("environment not compared: p3 has no environment.json\n"), "{table}");
 }
 
 #[test]
-fn a_run_of_some_cells_is_reported_as_these() {
-    let place = Place::with_run(THRESHOLD, threshold_records().into_iter().take(2));
+fn a_run_of_a_selection_is_reported_with_its_cells_only() {
+    let sandbox = Sandbox::with_run(THRESHOLD, threshold_records().into_iter().take(2));
     let selection = r#"{ "only": "stress.rate <= 64MB/s", "repeat": 1, "shard": null }"#;
-    fs::write(place.path("run").join(store::SELECTION), selection).unwrap();
-    let table = place.testbed(&["report", "run"]).exits(0).stdout();
-    let run = place.testbed(&["run", "--resume", "run"]).exits(0).stdout();
+    fs::write(sandbox.path("run").join(store::SELECTION), selection).unwrap();
+    let table = sandbox.testbed(&["report", "run"]).exits(0).stdout();
+    let run = sandbox.testbed(&["run", "--resume", "run"]).exits(0).stdout();
     assert_eq!(format!("{table}\nresults: run\n"), run);
 }
 
 #[test]
-fn a_run_that_goes_on_is_reported_as_far_as_it_is() {
-    let place = Place::new();
-    let mut store = Store::create(&place.path("run"), THRESHOLD, &Selection::default()).unwrap();
+fn a_run_in_progress_is_reported_with_the_results_so_far() {
+    let sandbox = Sandbox::new();
+    let mut store = Store::create(&sandbox.path("run"), THRESHOLD, &Selection::default()).unwrap();
     store.append(threshold_records().remove(0)).unwrap();
-    let cells = fs::OpenOptions::new().append(true).open(place.path("run").join(store::CELLS)).unwrap();
+    let cells = fs::OpenOptions::new().append(true).open(sandbox.path("run").join(store::CELLS)).unwrap();
     std::io::Write::write_all(&mut &cells, b"{\"cell\":\"stress.r").unwrap();
-    let table = place.testbed(&["report", "run"]).exits(0).stdout();
+    let table = sandbox.testbed(&["report", "run"]).exits(0).stdout();
     assert!(table.contains(" 64MB/s       not tried"), "{table}");
     assert!(table.contains("up to 0."), "{table}");
     assert!(table.contains("stress.rate >= 128MB/s: not-converged: not tried"), "{table}");
@@ -614,19 +614,19 @@ fn a_run_that_goes_on_is_reported_as_far_as_it_is() {
 }
 
 #[test]
-fn the_schema_is_json_schema() {
-    let json = Place::new().testbed(&["schema"]).exits(0).json();
+fn both_schemas_are_printed_as_json_schema() {
+    let json = Sandbox::new().testbed(&["schema"]).exits(0).json();
     assert_eq!(json["$schema"], "https://json-schema.org/draft/2020-12/schema");
     assert!(json["properties"]["axes"].is_object());
-    let json = Place::new().testbed(&["schema", "--records"]).exits(0).json();
+    let json = Sandbox::new().testbed(&["schema", "--records"]).exits(0).json();
     assert_eq!(json["$schema"], "https://json-schema.org/draft/2020-12/schema");
     assert!(json["properties"]["outcome"].is_object());
 }
 
 #[test]
-fn a_plan_is_shown_as_a_table_and_as_json_and_writes_nothing() {
-    let place = Place::with_matrix(THRESHOLD);
-    let table = place.testbed(&["plan", "matrix.yaml"]).exits(0).stdout();
+fn a_plan_is_printed_as_a_table_or_as_json_and_writes_nothing() {
+    let sandbox = Sandbox::with_matrix(THRESHOLD);
+    let table = sandbox.testbed(&["plan", "matrix.yaml"]).exits(0).stdout();
     assert!(table.contains("3 cells, 2 times each: 6 migrations"), "{table}");
     let args = [
         "plan",
@@ -639,20 +639,20 @@ fn a_plan_is_shown_as_a_table_and_as_json_and_writes_nothing() {
         "--shard",
         "2/2",
     ];
-    let json = place.testbed(&args).exits(0).json();
+    let json = sandbox.testbed(&args).exits(0).json();
     assert_eq!(json["repeat"], 3);
     let cells: Vec<&str> =
         json["cells"].as_array().unwrap().iter().map(|cell| cell["id"].as_str().unwrap()).collect();
     assert_eq!(cells, ["stress.rate=64MBps"]);
-    assert_eq!(place.entries(), ["matrix.yaml"]);
+    assert_eq!(sandbox.entries(), ["matrix.yaml"]);
 }
 
 #[test]
 fn every_command_explains_itself() {
-    let place = Place::new();
+    let sandbox = Sandbox::new();
     let help = |args: &[&str], name: &str| {
-        let ended = place.testbed(args);
-        let text = ended.exits(0).stdout();
+        let finished = sandbox.testbed(args);
+        let text = finished.exits(0).stdout();
         for line in text.lines() {
             assert!(line.chars().count() <= 100, "{line}");
         }
@@ -672,11 +672,12 @@ fn every_command_explains_itself() {
     }
     assert!(shown >= 6, "only {shown} commands");
     let golden_files = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/help");
-    assert_eq!(fs::read_dir(golden_files).unwrap().count(), shown + 1, "one of a command that is gone");
+    let golden_files = fs::read_dir(golden_files).unwrap().count();
+    assert_eq!(golden_files, shown + 1, "a golden file belongs to no command");
 }
 
 #[test]
 fn the_version_is_the_crates() {
-    let ended = Place::new().testbed(&["--version"]);
-    assert_eq!(ended.exits(0).stdout(), format!("testbed {}\n", env!("CARGO_PKG_VERSION")));
+    let finished = Sandbox::new().testbed(&["--version"]);
+    assert_eq!(finished.exits(0).stdout(), format!("testbed {}\n", env!("CARGO_PKG_VERSION")));
 }

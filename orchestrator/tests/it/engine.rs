@@ -1,8 +1,8 @@
-//! The engine against a bench that needs neither QEMU nor root: what is attempted, in which order, what is
-//! kept, and what a run that was cut short does when it is continued.
+//! The engine with a mock bench, which needs neither QEMU nor root: which attempts are made and in which
+//! order, what is recorded, and what happens when a run that was cut short is continued.
 
 use crate::common::{
-    mock::{Act, Mock, Noted, outcomes},
+    mock::{MockBench, RecordingSink, Scripted, outcomes},
     plan,
 };
 use std::{
@@ -19,13 +19,13 @@ use testbed::{
         store::{self, Store},
         verdict,
     },
-    run::Ending,
+    run::RunOutcome,
 };
 
-/// Three cells.
+/// A matrix with three cells.
 const MATRIX: &str = "name: n\naxes: { stress.rate: [1MB/s, 2MB/s, 3MB/s] }\n";
 
-/// A results folder that is gone after the test.
+/// A results folder that is removed after the test.
 struct Folder {
     _parent: TempDir,
     path: PathBuf,
@@ -44,7 +44,7 @@ impl Folder {
         self.path.join(store::CELLS)
     }
 
-    /// The records as they are on the disk.
+    /// Reads the records from the disk.
     fn records(&self) -> Vec<Record> {
         store::read(&self.path).unwrap().1
     }
@@ -53,7 +53,7 @@ impl Folder {
         outcomes(&self.records())
     }
 
-    /// Opens it again, as `--resume` does.
+    /// Opens the folder again, as `--resume` does.
     fn reopen(&self) -> Store {
         Store::open(&self.path).unwrap()
     }
@@ -66,20 +66,20 @@ fn entries(folder: &Path) -> Vec<String> {
     names
 }
 
-/// Ends attempts by their cell's place in the matrix.
-fn by_cell(acts: impl Fn(usize) -> Act) -> impl FnMut(&Cell, u32) -> Act {
+/// Returns a script for the mock that depends on the index of the cell only.
+fn by_cell(acts: impl Fn(usize) -> Scripted) -> impl FnMut(&Cell, u32) -> Scripted {
     move |cell, _| acts(cell.index)
 }
 
 #[tokio::test]
 async fn every_attempt_is_recorded_in_order_with_its_outcome() {
     let (folder, mut store) = Folder::new(MATRIX);
-    let mut bench = Mock::new(by_cell(|i| match i {
-        0 => Act::End(Outcome::Converged),
-        1 => Act::Because(Outcome::NotConverged, "the deadline of 60s passed"),
-        _ => Act::Because(Outcome::GuestLost, "it does not run"),
+    let mut bench = MockBench::new(by_cell(|i| match i {
+        0 => Scripted::End(Outcome::Converged),
+        1 => Scripted::Because(Outcome::NotConverged, "the deadline of 60s passed"),
+        _ => Scripted::Because(Outcome::GuestLost, "it does not run"),
     }));
-    assert_eq!(bench.run(&folder.plan, &mut store).await.unwrap(), Ending::Complete);
+    assert_eq!(bench.run(&folder.plan, &mut store).await.unwrap(), RunOutcome::Complete);
     assert_eq!(
         folder.outcomes(),
         [
@@ -89,7 +89,7 @@ async fn every_attempt_is_recorded_in_order_with_its_outcome() {
         ]
     );
     let records = folder.records();
-    assert_eq!(records, store.records(), "the disk has what the run knows");
+    assert_eq!(records, store.records(), "the disk has the same records as the store");
     assert_eq!(records[0].reason, None);
     assert_eq!(records[1].reason.as_deref(), Some("the deadline of 60s passed"));
     assert_eq!(records[1].axes["stress.rate"], "2MB/s");
@@ -99,9 +99,9 @@ async fn every_attempt_is_recorded_in_order_with_its_outcome() {
 }
 
 #[tokio::test]
-async fn the_folder_has_what_it_promises() {
+async fn the_folder_has_the_documented_files() {
     let (folder, mut store) = Folder::new(MATRIX);
-    Mock::converging().run(&folder.plan, &mut store).await.unwrap();
+    MockBench::converging().run(&folder.plan, &mut store).await.unwrap();
     store.write_summary(&testbed::report::summary(store.records()).unwrap()).unwrap();
     assert_eq!(
         entries(&folder.path),
@@ -121,8 +121,8 @@ async fn the_folder_has_what_it_promises() {
 #[tokio::test]
 async fn repeats_make_each_cell_once_before_any_a_second_time() {
     let (folder, mut store) = Folder::new("name: n\naxes: { stress.rate: [1MB/s, 2MB/s] }\nrepeat: 3\n");
-    let mut bench = Mock::new(|_, attempt| {
-        Act::End(if attempt == 2 { Outcome::NotConverged } else { Outcome::Converged })
+    let mut bench = MockBench::new(|_, attempt| {
+        Scripted::End(if attempt == 2 { Outcome::NotConverged } else { Outcome::Converged })
     });
     bench.run(&folder.plan, &mut store).await.unwrap();
     assert_eq!(
@@ -140,16 +140,17 @@ async fn repeats_make_each_cell_once_before_any_a_second_time() {
 }
 
 #[tokio::test]
-async fn a_seed_shuffles_the_same_way_again_and_another_otherwise() {
+async fn the_order_depends_on_the_seed_only() {
     let shuffled = |seed: u64| {
         format!(
-            "name: n\naxes: {{ stress.rate: [1MB/s, 2MB/s, 3MB/s, 4MB/s, 5MB/s, 6MB/s, 7MB/s, 8MB/s] }}\norder: shuffled\nseed: {seed}\nrepeat: 2\n"
+            "name: n\naxes: {{ stress.rate: [1MB/s, 2MB/s, 3MB/s, 4MB/s, 5MB/s, 6MB/s, 7MB/s, 8MB/s] }}\n\
+             order: shuffled\nseed: {seed}\nrepeat: 2\n"
         )
     };
     let mut orders = Vec::new();
     for seed in [7, 7, 8] {
         let (folder, mut store) = Folder::new(&shuffled(seed));
-        let mut bench = Mock::converging();
+        let mut bench = MockBench::converging();
         bench.run(&folder.plan, &mut store).await.unwrap();
         assert_eq!(bench.made, folder.records().iter().map(crate::common::mock::name).collect::<Vec<_>>());
         orders.push(bench.made.clone());
@@ -158,17 +159,17 @@ async fn a_seed_shuffles_the_same_way_again_and_another_otherwise() {
     assert_ne!(orders[0], orders[2]);
     let mut sorted = orders[0].clone();
     sorted.sort_unstable();
-    assert_ne!(sorted, orders[0], "it is shuffled");
+    assert_ne!(sorted, orders[0], "the order is shuffled");
     let mut other = orders[2].clone();
     other.sort_unstable();
-    assert_eq!(sorted, other, "and the same attempts are made");
+    assert_eq!(sorted, other, "both orders have the same attempts");
 }
 
 #[tokio::test]
-async fn a_cell_that_this_machine_cannot_do_is_skipped_with_the_reason() {
+async fn a_cell_that_cannot_be_attempted_is_skipped_with_the_reason() {
     let (folder, mut store) = Folder::new(MATRIX);
-    let mut bench = Mock::converging();
-    bench.lacks = |cell| (cell.index == 1).then(|| "this link needs sch_netem".into());
+    let mut bench = MockBench::converging();
+    bench.skip_reason = |cell| (cell.index == 1).then(|| "this link needs sch_netem".into());
     bench.run(&folder.plan, &mut store).await.unwrap();
     assert_eq!(bench.made, ["stress.rate=1MBps #1", "stress.rate=3MBps #1"]);
     let skipped = &folder.records()[1];
@@ -183,36 +184,38 @@ async fn a_cell_that_this_machine_cannot_do_is_skipped_with_the_reason() {
 #[tokio::test]
 async fn a_failed_attempt_does_not_end_the_run() {
     let (folder, mut store) = Folder::new(MATRIX);
-    let mut bench = Mock::new(by_cell(|i| match i {
-        0 => Act::Because(Outcome::Failed, "QEMU at the source ended (signal: 9 (SIGKILL))"),
-        _ => Act::End(Outcome::Converged),
+    let mut bench = MockBench::new(by_cell(|i| match i {
+        0 => Scripted::Because(Outcome::Failed, "QEMU at the source ended (signal: 9 (SIGKILL))"),
+        _ => Scripted::End(Outcome::Converged),
     }));
-    assert_eq!(bench.run(&folder.plan, &mut store).await.unwrap(), Ending::Complete);
+    assert_eq!(bench.run(&folder.plan, &mut store).await.unwrap(), RunOutcome::Complete);
     assert_eq!(bench.made.len(), 3);
     assert_eq!(folder.records()[0].outcome, Outcome::Failed);
-    assert_eq!(verdict::judge(&folder.plan, store.records()).exit_code(), verdict::EXIT_FAILED);
+    assert_eq!(verdict::evaluate(&folder.plan, store.records()).exit_code(), verdict::EXIT_FAILED);
 }
 
 #[tokio::test]
-async fn a_bench_that_breaks_down_ends_the_run_and_what_was_recorded_stays() {
+async fn an_error_of_the_bench_ends_the_run_and_keeps_the_records() {
     let (folder, mut store) = Folder::new(MATRIX);
-    let mut bench =
-        Mock::new(by_cell(|i| if i == 1 { Act::BreakDown } else { Act::End(Outcome::Converged) }));
+    let mut bench = MockBench::new(by_cell(|i| match i {
+        1 => Scripted::BreakDown,
+        _ => Scripted::End(Outcome::Converged),
+    }));
     let error = bench.run(&folder.plan, &mut store).await.unwrap_err();
     assert_eq!(error.to_string(), "the bench broke down");
     assert_eq!(folder.outcomes(), ["stress.rate=1MBps #1: converged"]);
     assert_eq!(bench.made.len(), 2, "no attempt after it");
 
     drop(store);
-    let mut again = Mock::converging();
+    let mut again = MockBench::converging();
     again.run(&folder.plan, &mut folder.reopen()).await.unwrap();
     assert_eq!(again.made, ["stress.rate=2MBps #1", "stress.rate=3MBps #1"]);
 }
 
 #[tokio::test]
-async fn a_bench_that_cannot_be_made_ready_attempts_nothing() {
+async fn no_attempt_is_made_if_the_bench_cannot_be_prepared() {
     let (folder, mut store) = Folder::new(MATRIX);
-    let mut bench = Mock::converging();
+    let mut bench = MockBench::converging();
     bench.broken = true;
     assert!(bench.run(&folder.plan, &mut store).await.is_err());
     assert_eq!(bench.made, [""; 0]);
@@ -220,49 +223,52 @@ async fn a_bench_that_cannot_be_made_ready_attempts_nothing() {
 }
 
 #[tokio::test]
-async fn what_has_a_result_is_not_attempted_again() {
+async fn an_attempt_with_a_result_is_not_repeated() {
     let (folder, mut store) = Folder::new(MATRIX);
-    let mut bench = Mock::new(by_cell(|i| match i {
-        0 => Act::End(Outcome::Failed),
-        1 => Act::End(Outcome::NotConverged),
-        _ => Act::End(Outcome::Converged),
+    let mut bench = MockBench::new(by_cell(|i| match i {
+        0 => Scripted::End(Outcome::Failed),
+        1 => Scripted::End(Outcome::NotConverged),
+        _ => Scripted::End(Outcome::Converged),
     }));
     bench.run(&folder.plan, &mut store).await.unwrap();
     drop(store);
     let before = fs::read(folder.cells()).unwrap();
 
-    let mut again = Mock::converging();
-    assert_eq!(again.run(&folder.plan, &mut folder.reopen()).await.unwrap(), Ending::Complete);
-    assert_eq!((again.prepared, again.made.len()), (0, 0), "nothing is even made ready");
+    let mut again = MockBench::converging();
+    assert_eq!(again.run(&folder.plan, &mut folder.reopen()).await.unwrap(), RunOutcome::Complete);
+    assert_eq!((again.prepared, again.made.len()), (0, 0), "not even the bench is prepared");
     assert_eq!(fs::read(folder.cells()).unwrap(), before);
 }
 
 #[tokio::test]
-async fn a_skipped_cell_is_not_attempted_again_either() {
+async fn a_skipped_cell_is_not_attempted_when_the_run_is_continued() {
     let (folder, mut store) = Folder::new(MATRIX);
-    let mut bench = Mock::converging();
-    bench.lacks = |_| Some("no".into());
+    let mut bench = MockBench::converging();
+    bench.skip_reason = |_| Some("no".into());
     bench.run(&folder.plan, &mut store).await.unwrap();
     drop(store);
-    let mut again = Mock::converging();
+    let mut again = MockBench::converging();
     again.run(&folder.plan, &mut folder.reopen()).await.unwrap();
     assert_eq!(again.made, [""; 0]);
     assert_eq!(folder.records().len(), 3);
 }
 
 #[tokio::test]
-async fn an_interrupted_attempt_is_recorded_ends_the_run_and_is_made_again() {
+async fn an_interrupted_attempt_ends_the_run_and_is_repeated_when_it_is_continued() {
     let (folder, mut store) = Folder::new(MATRIX);
-    let mut bench =
-        Mock::new(by_cell(|i| if i == 1 { Act::Interrupted } else { Act::End(Outcome::Converged) }));
-    assert_eq!(bench.run(&folder.plan, &mut store).await.unwrap(), Ending::Interrupted);
+    let mut bench = MockBench::new(by_cell(|i| match i {
+        1 => Scripted::Interrupted,
+        _ => Scripted::End(Outcome::Converged),
+    }));
+    assert_eq!(bench.run(&folder.plan, &mut store).await.unwrap(), RunOutcome::Interrupted);
     assert_eq!(folder.outcomes(), ["stress.rate=1MBps #1: converged", "stress.rate=2MBps #1: interrupted"]);
     drop(store);
 
-    // Its folder still has the first attempt's files; the mock checks that it gets an empty one.
-    let mut again = Mock::converging();
+    // The attempt's folder still has files of the interrupted attempt; the mock checks that it gets an empty
+    // one.
+    let mut again = MockBench::converging();
     let mut store = folder.reopen();
-    assert_eq!(again.run(&folder.plan, &mut store).await.unwrap(), Ending::Complete);
+    assert_eq!(again.run(&folder.plan, &mut store).await.unwrap(), RunOutcome::Complete);
     assert_eq!(again.made, ["stress.rate=2MBps #1", "stress.rate=3MBps #1"]);
     assert_eq!(
         folder.outcomes(),
@@ -276,43 +282,42 @@ async fn an_interrupted_attempt_is_recorded_ends_the_run_and_is_made_again() {
 }
 
 #[tokio::test]
-async fn an_interruption_that_comes_as_an_attempt_ends_keeps_its_result() {
+async fn an_interruption_just_as_an_attempt_ends_keeps_its_result() {
     let (folder, mut store) = Folder::new(MATRIX);
     let (interrupter, interrupt) = testbed::run::interrupt::Interrupt::new();
-    let mut bench = Mock::new(|_, _| {
+    let mut bench = MockBench::new(|_, _| {
         interrupter.interrupt();
-        Act::End(Outcome::Converged)
+        Scripted::End(Outcome::Converged)
     });
-    let ending =
-        testbed::run::run(&folder.plan, &mut store, &mut bench, &testbed::event::Fan::default(), &interrupt)
-            .await;
-    assert_eq!(ending.unwrap(), Ending::Interrupted);
+    let sink = testbed::event::FanOut::default();
+    let outcome = testbed::run::run(&folder.plan, &mut store, &mut bench, &sink, &interrupt).await;
+    assert_eq!(outcome.unwrap(), RunOutcome::Interrupted);
     assert_eq!(folder.outcomes(), ["stress.rate=1MBps #1: converged"]);
 }
 
 #[tokio::test]
-async fn an_interruption_before_the_first_attempt_attempts_nothing() {
+async fn no_attempt_is_made_after_an_interruption_before_the_first() {
     let (folder, mut store) = Folder::new(MATRIX);
-    let mut bench = Mock::converging();
+    let mut bench = MockBench::converging();
     bench.interrupt();
-    assert_eq!(bench.run(&folder.plan, &mut store).await.unwrap(), Ending::Interrupted);
+    assert_eq!(bench.run(&folder.plan, &mut store).await.unwrap(), RunOutcome::Interrupted);
     assert_eq!(bench.made, [""; 0]);
     assert_eq!(folder.records(), []);
 }
 
 #[tokio::test]
-async fn a_line_that_was_cut_off_is_dropped_and_its_attempt_made_again() {
+async fn a_line_that_was_cut_off_is_dropped_and_its_attempt_repeated() {
     let (folder, mut store) = Folder::new(MATRIX);
-    Mock::converging().run(&folder.plan, &mut store).await.unwrap();
+    MockBench::converging().run(&folder.plan, &mut store).await.unwrap();
     drop(store);
     let whole = fs::read_to_string(folder.cells()).unwrap();
     let last = whole.trim_end().rfind('\n').unwrap() + 1;
-    // Cut in the record, after its first byte, and just before its line end.
+    // Cut after the first byte of the record, inside it, and just before its line end.
     for end in [last + 1, last + 40, whole.len() - 1] {
         fs::write(folder.cells(), &whole[..end]).unwrap();
         let (_, readable) = store::read(&folder.path).unwrap();
-        assert_eq!(readable.len(), 2, "a report reads what is whole");
-        let mut again = Mock::converging();
+        assert_eq!(readable.len(), 2, "a report reads the complete lines");
+        let mut again = MockBench::converging();
         again.run(&folder.plan, &mut folder.reopen()).await.unwrap();
         assert_eq!(again.made, ["stress.rate=3MBps #1"], "cut at {end} of {}", whole.len());
         let text = fs::read_to_string(folder.cells()).unwrap();
@@ -322,7 +327,7 @@ async fn a_line_that_was_cut_off_is_dropped_and_its_attempt_made_again() {
 }
 
 #[test]
-fn a_line_in_the_middle_that_is_no_record_is_refused_with_its_number() {
+fn an_invalid_complete_line_is_reported_with_its_number() {
     let (folder, store) = Folder::new(MATRIX);
     drop(store);
     OpenOptions::new().append(true).open(folder.cells()).unwrap().write_all(b"{}\n").unwrap();
@@ -331,30 +336,30 @@ fn a_line_in_the_middle_that_is_no_record_is_refused_with_its_number() {
 }
 
 #[test]
-fn a_folder_belongs_to_one_run_at_a_time() {
+fn only_one_run_at_a_time_can_use_a_folder() {
     let (folder, store) = Folder::new(MATRIX);
     let error = Store::open(&folder.path).unwrap_err().to_string();
     assert_eq!(error, format!("another run is writing to {}", folder.path.display()));
     let error = Store::create(&folder.path, MATRIX, &Selection::default()).unwrap_err().to_string();
-    assert!(error.contains("exists already: continue that run with --resume"), "{error}");
+    assert!(error.contains("already exists: continue its run with --resume"), "{error}");
     drop(store);
     folder.reopen();
 }
 
 #[test]
-fn a_folder_without_a_matrix_is_not_continued() {
+fn a_folder_without_a_matrix_is_refused_and_left_unchanged() {
     let folder = tempfile::tempdir().unwrap();
     let error = Store::open(folder.path()).unwrap_err().to_string();
     assert!(error.ends_with("is not a results folder: it has no matrix.yaml"), "{error}");
-    assert_eq!(entries(folder.path()), [""; 0], "and nothing is written to it");
+    assert_eq!(entries(folder.path()), [""; 0], "nothing is written to the folder");
 }
 
 #[tokio::test]
-async fn a_watcher_sees_the_run_as_it_goes() {
+async fn a_sink_receives_the_events_in_order() {
     let (folder, mut store) = Folder::new(MATRIX);
-    let mut bench = Mock::converging();
-    bench.lacks = |cell| (cell.index == 1).then(|| "no".into());
-    let noted = Noted::default();
+    let mut bench = MockBench::converging();
+    bench.skip_reason = |cell| (cell.index == 1).then(|| "no".into());
+    let noted = RecordingSink::default();
     bench.run_watched(&folder.plan, &mut store, &noted).await.unwrap();
     assert_eq!(
         noted.lines(),
@@ -374,19 +379,22 @@ async fn a_watcher_sees_the_run_as_it_goes() {
 }
 
 #[tokio::test]
-async fn a_continued_run_counts_what_is_left_and_names_repetitions() {
+async fn a_continued_run_numbers_its_remaining_attempts() {
     let (folder, mut store) = Folder::new("name: n\nrepeat: 3\n");
-    let mut bench = Mock::new(|_, n| if n == 2 { Act::Interrupted } else { Act::End(Outcome::Converged) });
+    let mut bench = MockBench::new(|_, n| match n {
+        2 => Scripted::Interrupted,
+        _ => Scripted::End(Outcome::Converged),
+    });
     bench.run(&folder.plan, &mut store).await.unwrap();
     drop(store);
-    let noted = Noted::default();
-    Mock::converging().run_watched(&folder.plan, &mut folder.reopen(), &noted).await.unwrap();
+    let noted = RecordingSink::default();
+    MockBench::converging().run_watched(&folder.plan, &mut folder.reopen(), &noted).await.unwrap();
     let starts: Vec<String> = noted.lines().into_iter().filter(|line| line.contains('/')).collect();
     assert_eq!(starts, ["1/2 base #2", "2/2 base #3"]);
 }
 
 #[tokio::test]
-async fn the_exit_code_says_whether_all_went_as_expected() {
+async fn the_exit_code_depends_on_the_outcomes_and_expectations() {
     let expecting = format!("{MATRIX}expect:\n  - {{ where: stress.rate <= 2MB/s, outcome: converged }}\n");
     let cases: [(Outcome, u8); 7] = [
         (Outcome::Converged, 0),
@@ -394,16 +402,18 @@ async fn the_exit_code_says_whether_all_went_as_expected() {
         (Outcome::Corrupted, 3),
         (Outcome::GuestLost, 3),
         (Outcome::Failed, 3),
-        // Neither says anything about the expectation.
+        // Neither of these is checked against the expectation.
         (Outcome::Skipped, 0),
         (Outcome::Interrupted, 0),
     ];
     for (outcome, code) in cases {
         let (folder, mut store) = Folder::new(&expecting);
-        let mut bench =
-            Mock::new(by_cell(move |i| Act::End(if i == 1 { outcome } else { Outcome::Converged })));
+        let mut bench = MockBench::new(by_cell(move |i| match i {
+            1 => Scripted::End(outcome),
+            _ => Scripted::End(Outcome::Converged),
+        }));
         bench.run(&folder.plan, &mut store).await.unwrap();
-        let judgement = verdict::judge(&folder.plan, store.records());
-        assert_eq!(judgement.exit_code(), code, "{outcome}: {judgement:?}");
+        let verdict = verdict::evaluate(&folder.plan, store.records());
+        assert_eq!(verdict.exit_code(), code, "{outcome}: {verdict:?}");
     }
 }

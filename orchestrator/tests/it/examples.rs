@@ -1,6 +1,6 @@
-//! The examples of running a matrix on more than one machine: the scripts for Slurm against a `sbatch` that
-//! only notes what it is asked for; the manifests for Kubernetes against the API's schema, where a validator
-//! is installed.
+//! Tests of the examples that run a matrix on several hosts: the Slurm scripts with stubs of `sbatch` and
+//! `testbed` that log their arguments, and the Kubernetes manifests with a schema validator, if one is
+//! installed.
 
 use crate::common::{examples, real::skipped, shown, write_script};
 use serde_json::Value;
@@ -11,27 +11,27 @@ use std::{
 };
 use testbed::results::verdict;
 
-/// A directory with programs that note what they are called with, and the scripts beside them.
-struct Place {
+/// A temporary directory with stub programs that log their arguments.
+struct TestDir {
     dir: tempfile::TempDir,
 }
 
-impl Place {
+impl TestDir {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let place = Self { dir };
-        fs::create_dir(place.path("bin")).unwrap();
+        let dir = Self { dir };
+        fs::create_dir(dir.path("bin")).unwrap();
         let note =
             |answer: &str| format!("#!/bin/sh\necho \"$(basename \"$0\") $*\" >>\"$NOTES\"\n{answer}\n");
-        // Some clusters add their name to the number.
-        place.program("sbatch", &note("echo \"$(wc -l <\"$NOTES\");here\""));
-        place.program(
+        // Some clusters append their name to the job's number.
+        dir.program("sbatch", &note("echo \"$(wc -l <\"$NOTES\");here\""));
+        dir.program(
             "testbed",
             &note(
                 "case \"$*\" in *'--shard 9/9'*) echo 'no cell' >&2; exit 2 ;; *report*) echo table ;; esac",
             ),
         );
-        place
+        dir
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -53,8 +53,8 @@ impl Place {
         command.stdin(Stdio::null()).output().unwrap()
     }
 
-    /// What the programs were called with since the last look.
-    fn notes(&self) -> Vec<String> {
+    /// Returns, and clears, the log of the stubs' calls.
+    fn calls(&self) -> Vec<String> {
         let text = fs::read_to_string(self.path("notes")).unwrap_or_default();
         let _ = fs::remove_file(self.path("notes"));
         text.lines()
@@ -65,70 +65,70 @@ impl Place {
 
 #[test]
 fn parts_are_submitted_as_an_array_and_the_report_waits_for_them() {
-    let place = Place::new();
-    let output = place.run("submit.sh", &["m.yaml", "4", "runs/a", "--only", "stress.rate == 0"], &[]);
+    let dir = TestDir::new();
+    let output = dir.run("submit.sh", &["m.yaml", "4", "runs/a", "--only", "stress.rate == 0"], &[]);
     assert!(output.status.success(), "{}", shown(&output));
     assert_eq!(
-        place.notes(),
+        dir.calls(),
         [
             "testbed plan m.yaml --shard 4/4 --only stress.rate == 0",
             "sbatch --parsable --array=1-4 part.sh m.yaml runs/a --only stress.rate == 0",
             "sbatch --parsable --dependency=afterany:2 report.sh runs/a",
         ]
     );
-    assert!(place.path("runs/a").is_dir());
+    assert!(dir.path("runs/a").is_dir());
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert_eq!(said, "job 2: 4 parts in runs/a/part-*; job 3: the report, in runs/a/table.txt\n");
+    assert_eq!(said, "job 2: 4 parts in runs/a/part-*; job 3: report in runs/a/table.txt\n");
 
-    place.run("submit.sh", &["m.yaml", "4", "b"], &[("AT_ONCE", "1")]);
-    assert_eq!(place.notes()[1], "sbatch --parsable --array=1-4%1 part.sh m.yaml b");
+    dir.run("submit.sh", &["m.yaml", "4", "b"], &[("AT_ONCE", "1")]);
+    assert_eq!(dir.calls()[1], "sbatch --parsable --array=1-4%1 part.sh m.yaml b");
 }
 
 #[test]
-fn what_is_wrong_with_a_matrix_is_found_before_anything_is_submitted() {
-    let place = Place::new();
-    let output = place.run("submit.sh", &["m.yaml", "9", "runs"], &[]);
+fn invalid_input_is_reported_before_anything_is_submitted() {
+    let dir = TestDir::new();
+    let output = dir.run("submit.sh", &["m.yaml", "9", "runs"], &[]);
     assert_eq!(output.status.code(), Some(2), "{}", shown(&output));
-    assert_eq!(place.notes(), ["testbed plan m.yaml --shard 9/9"]);
-    assert!(!place.path("runs").exists());
-    let output = place.run("submit.sh", &["m.yaml"], &[]);
+    assert_eq!(dir.calls(), ["testbed plan m.yaml --shard 9/9"]);
+    assert!(!dir.path("runs").exists());
+    let output = dir.run("submit.sh", &["m.yaml"], &[]);
     assert_eq!(output.status.code(), Some(2), "{}", shown(&output));
     assert!(shown(&output).contains("submit.sh FILE PARTS DIR"), "{}", shown(&output));
-    assert_eq!(place.notes(), [""; 0]);
+    assert_eq!(dir.calls(), [""; 0]);
 }
 
 #[test]
-fn a_task_makes_its_part_and_goes_on_with_it_when_started_again() {
-    let place = Place::new();
+fn a_task_runs_its_part_and_continues_it_when_started_again() {
+    let dir = TestDir::new();
     let task = [("SLURM_ARRAY_TASK_ID", "3"), ("SLURM_ARRAY_TASK_COUNT", "4")];
     let args = ["m.yaml", "runs", "--repeat", "2"];
-    place.run("part.sh", &args, &task);
-    assert_eq!(place.notes(), ["testbed run m.yaml --lab local --shard 3/4 --out runs/part-0003 --repeat 2"]);
-    // Submitted alone, with another lab.
+    dir.run("part.sh", &args, &task);
+    assert_eq!(dir.calls(), ["testbed run m.yaml --lab local --shard 3/4 --out runs/part-0003 --repeat 2"]);
+    // A task submitted alone, with another lab.
     let alone = [task[0], ("SLURM_ARRAY_TASK_COUNT", "1"), ("PARTS", "4"), ("LAB", "lab.yaml")];
-    place.run("part.sh", &args, &alone);
+    dir.run("part.sh", &args, &alone);
     assert_eq!(
-        place.notes(),
+        dir.calls(),
         ["testbed run m.yaml --lab lab.yaml --shard 3/4 --out runs/part-0003 --repeat 2"]
     );
-    fs::create_dir_all(place.path("runs/part-0003")).unwrap();
-    place.run("part.sh", &args, &task);
-    assert_eq!(place.notes(), ["testbed run m.yaml --lab local --resume runs/part-0003"]);
+    fs::create_dir_all(dir.path("runs/part-0003")).unwrap();
+    dir.run("part.sh", &args, &task);
+    assert_eq!(dir.calls(), ["testbed run m.yaml --lab local --resume runs/part-0003"]);
 
-    fs::create_dir_all(place.path("runs/part-0010")).unwrap();
-    let output = place.run("report.sh", &["runs"], &[]);
+    fs::create_dir_all(dir.path("runs/part-0010")).unwrap();
+    let output = dir.run("report.sh", &["runs"], &[]);
     assert!(output.status.success(), "{}", shown(&output));
     assert_eq!(
-        place.notes(),
+        dir.calls(),
         [
             "testbed report runs/part-0003 runs/part-0010",
             "testbed report --csv runs/part-0003 runs/part-0010"
         ]
     );
-    assert_eq!(fs::read_to_string(place.path("runs/table.txt")).unwrap(), "table\n");
+    assert_eq!(fs::read_to_string(dir.path("runs/table.txt")).unwrap(), "table\n");
 }
 
-/// A program's answer to these arguments, if it is installed.
+/// Runs a program, if it is installed. Otherwise prints that the test is skipped.
 fn ask(program: &str, args: &[&std::ffi::OsStr]) -> Option<Output> {
     match Command::new(program).args(args).output() {
         Ok(output) => Some(output),
@@ -163,7 +163,7 @@ fn the_manifests_are_valid() {
 }
 
 #[test]
-fn the_job_has_as_many_parts_as_pods_and_never_repeats_a_result() {
+fn the_job_has_as_many_parts_as_pods_and_never_retries_a_result() {
     let job = manifest("job.yaml");
     let spec = &job["spec"];
     let pod = &spec["template"]["spec"];
@@ -175,7 +175,7 @@ fn the_job_has_as_many_parts_as_pods_and_never_repeats_a_result() {
     let exits = &spec["podFailurePolicy"]["rules"][1];
     assert_eq!((&exits["action"], &exits["onExitCodes"]["operator"]), (&"FailIndex".into(), &"In".into()));
     assert_eq!(exits["onExitCodes"]["containerName"], container["name"]);
-    // An expectation that does not hold, and bad input. What failed in the lab is tried again.
+    // Violated expectations and bad input are not retried; failures of the lab are.
     let codes = exits["onExitCodes"]["values"].as_array().unwrap();
     assert_eq!(*codes, [Value::from(verdict::EXIT_UNEXPECTED), Value::from(2)]);
     assert!(!codes.contains(&verdict::EXIT_FAILED.into()));
@@ -183,23 +183,23 @@ fn the_job_has_as_many_parts_as_pods_and_never_repeats_a_result() {
 }
 
 #[test]
-fn a_pod_makes_its_part_and_goes_on_with_it_when_started_again() {
-    let place = Place::new();
+fn a_pod_runs_its_part_and_continues_it_when_started_again() {
+    let dir = TestDir::new();
     let job = manifest("job.yaml");
     let container = &job["spec"]["template"]["spec"]["containers"][0];
     let script = container["args"][0].as_str().unwrap();
-    // The folders as they are here.
-    let script = script.replace("/results", &place.path("results").display().to_string());
+    // The pod's folder for results becomes one in the test's directory.
+    let script = script.replace("/results", &dir.path("results").display().to_string());
     let pod = || {
-        let path = format!("{}:{}", place.path("bin").display(), std::env::var("PATH").unwrap());
+        let path = format!("{}:{}", dir.path("bin").display(), std::env::var("PATH").unwrap());
         let mut command = Command::new("bash");
-        command.args(["-ec", &script]).env("PATH", path).env("NOTES", place.path("notes"));
+        command.args(["-ec", &script]).env("PATH", path).env("NOTES", dir.path("notes"));
         let output = command.env("JOB_COMPLETION_INDEX", "2").env("PARTS", "4").output().unwrap();
         assert!(output.status.success(), "{}", shown(&output));
-        place.notes().join("\n").replace(&format!("{}/", place.dir.path().display()), "")
+        dir.calls().join("\n").replace(&format!("{}/", dir.dir.path().display()), "")
     };
     assert_eq!(pod(), "testbed run /matrix/matrix.yaml --shard 3/4 --out results/part-0003");
-    fs::create_dir_all(place.path("results/part-0003")).unwrap();
+    fs::create_dir_all(dir.path("results/part-0003")).unwrap();
     assert_eq!(pod(), "testbed run /matrix/matrix.yaml --resume results/part-0003");
     assert_eq!(container["command"], serde_json::json!(["bash", "-ec"]));
 }

@@ -1,9 +1,8 @@
-//! The order of imports: each module imports from lower layers only, and no circle of imports spans two
-//! folders.
+//! The layers of imports: each module imports from lower layers only, and no import cycle spans two folders.
 //!
-//! The layers are those of ARCHITECTURE.md's section "Layers": a fenced block `layers CRATE` for each crate,
-//! a layer a line, the highest first. Modules in one line do not import each other. `use` lines and other
-//! paths are read from the sources; what is compiled for tests only does not count.
+//! The section "Layers" of ARCHITECTURE.md defines the layers in a fenced block `layers CRATE` for each
+//! crate, with one layer per line, the highest first. Modules on one line do not import each other. Imports
+//! are all `use` lines and other paths in the sources, except in code that is compiled for tests only.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,22 +14,22 @@ use syn::{
     visit::{self, Visit},
 };
 
-/// A path from the crate's root, without `crate`.
+/// The path of a module or an item from the crate's root, without `crate`.
 type ModulePath = Vec<String>;
 
-/// The modules of a crate, by their paths. Modules within a file are part of that file's.
+/// The modules of a crate, by their paths. A module inside a file belongs to that file's module.
 struct Sources(BTreeMap<ModulePath, Module>);
 
-/// A file of source text.
+/// A module that is a file.
 #[derive(Default)]
 struct Module {
-    /// The file, from the crate's `src`.
+    /// The path of the file below the crate's `src`.
     file: PathBuf,
-    /// The folder that it belongs to: for a module that has submodules, theirs.
+    /// The folder that the module belongs to: its own if it has submodules, else its parent's.
     folder: ModulePath,
-    /// The names that its `use` lines bring in, with where they come from.
+    /// The names that its `use` lines bring into scope, with the paths that they refer to.
     names: BTreeMap<String, ModulePath>,
-    /// The paths in this crate that it names.
+    /// The paths in this crate that the module refers to.
     imports: BTreeSet<ModulePath>,
 }
 
@@ -57,17 +56,17 @@ impl Sources {
         };
         self.0.insert(path.to_vec(), module);
         for child in children {
-            let place = [folder.join(format!("{child}.rs")), folder.join(&child).join("mod.rs")];
-            let file = place.iter().find(|file| src.join(file).is_file());
-            let file = file.unwrap_or_else(|| panic!("there is no file of the module {path:?} {child}"));
+            let candidates = [folder.join(format!("{child}.rs")), folder.join(&child).join("mod.rs")];
+            let file = candidates.iter().find(|file| src.join(file).is_file());
+            let file = file.unwrap_or_else(|| panic!("no file for module {child} of {path:?}"));
             self.read_module(src, file, &[path, &[child]].concat());
         }
     }
 
-    /// The module in which a path's last name is defined, as far as the path is one of modules.
-    fn defining(&self, path: &[String]) -> ModulePath {
+    /// Returns the module that defines the item at a path, following re-exports.
+    fn defining_module(&self, path: &[String]) -> ModulePath {
         let mut path = path.to_vec();
-        // A name may be passed on by a module, and again by the next.
+        // A module may re-export a name that another module re-exports.
         for _ in 0..8 {
             let depth = (0..=path.len()).rev().find(|depth| self.0.contains_key(&path[..*depth])).unwrap();
             let (module, rest) = path.split_at(depth);
@@ -77,72 +76,73 @@ impl Sources {
                 None => return module.to_vec(),
             }
         }
-        panic!("{path:?} is passed on in a circle");
+        panic!("{path:?} is re-exported in a cycle");
     }
 
-    /// Which imports do not run down these layers.
-    fn against(&self, layers: &Layers) -> BTreeSet<String> {
-        let mut wrong = Vec::new();
-        let there: BTreeSet<&str> = self.0.keys().filter_map(|path| Some(path.first()?.as_str())).collect();
+    /// Returns the violations of these layers, one sentence each.
+    fn violations(&self, layers: &Layers) -> BTreeSet<String> {
+        let mut found = Vec::new();
+        let present: BTreeSet<&str> = self.0.keys().filter_map(|path| Some(path.first()?.as_str())).collect();
         let listed: BTreeSet<&str> = layers.0.iter().flatten().map(String::as_str).collect();
-        wrong.extend(there.difference(&listed).map(|module| format!("{module} is in no layer")));
-        wrong
-            .extend(listed.difference(&there).map(|module| format!("{module} is in a layer, but not there")));
-        let mut wrong = BTreeSet::from_iter(wrong);
+        found.extend(present.difference(&listed).map(|module| format!("{module} is in no layer")));
+        found.extend(
+            listed.difference(&present).map(|module| format!("{module} is in a layer, but does not exist")),
+        );
+        let mut found = BTreeSet::from_iter(found);
         for (from, module) in self.0.iter().filter(|(from, _)| !from.is_empty()) {
             for path in module.imports.iter().filter(|path| !path.is_empty()) {
                 if !self.0.contains_key(&path[..1]) {
-                    wrong.insert(format!(
-                        "{} uses {} by the crate's root, not by its own module",
+                    found.insert(format!(
+                        "{} uses {} through the crate's root instead of its own module",
                         module.file.display(),
                         path.join("::")
                     ));
                     continue;
                 }
-                let to = self.defining(path);
+                let to = self.defining_module(path);
                 let [above, below] = [from, &to].map(|path| layers.of(&path[0]));
                 if from[0] != to[0] && above >= below {
                     let file = module.file.display();
-                    wrong.insert(format!("{file} uses {} against the layers", to.join("::")));
+                    found.insert(format!("{file} uses {}, which is not in a lower layer", to.join("::")));
                 }
             }
         }
-        wrong
+        found
     }
 
-    /// Circles of imports that more than one folder takes part in. What a folder's own module uses of the
-    /// folder is part of none.
-    fn circles(&self) -> BTreeSet<String> {
-        let mut next: BTreeMap<&ModulePath, BTreeSet<ModulePath>> = BTreeMap::new();
+    /// Returns the imports that belong to a cycle through more than one folder, one sentence each. Imports of
+    /// a folder's own module from the folder do not count.
+    fn cycles(&self) -> BTreeSet<String> {
+        let mut imports: BTreeMap<&ModulePath, BTreeSet<ModulePath>> = BTreeMap::new();
         for (from, module) in &self.0 {
-            let used = module.imports.iter().map(|path| self.defining(path));
-            next.insert(from, used.filter(|to| !to.starts_with(from)).collect());
+            let used = module.imports.iter().map(|path| self.defining_module(path));
+            imports.insert(from, used.filter(|to| !to.starts_with(from)).collect());
         }
-        let reached = |start: &ModulePath| {
+        let reachable_from = |start: &ModulePath| {
             let mut seen = BTreeSet::new();
             let mut waiting = vec![start.clone()];
             while let Some(module) = waiting.pop() {
-                waiting.extend(next[&module].iter().filter(|to| seen.insert((*to).clone())).cloned());
+                waiting.extend(imports[&module].iter().filter(|to| seen.insert((*to).clone())).cloned());
             }
             seen
         };
-        let mut circles = BTreeSet::new();
-        for (from, used) in &next {
+        let mut cycles = BTreeSet::new();
+        for (from, used) in &imports {
             for to in used.iter().filter(|to| self.0[*from].folder != self.0[*to].folder) {
-                if reached(to).contains(*from) {
-                    circles.insert(format!(
-                        "{} uses {}, in a circle",
+                if reachable_from(to).contains(*from) {
+                    cycles.insert(format!(
+                        "{} uses {}, in a cycle",
                         self.0[*from].file.display(),
                         to.join("::")
                     ));
                 }
             }
         }
-        circles
+        cycles
     }
 }
 
-/// The names of the files' modules declared here.
+/// Returns the names of the modules that are declared here and have files of their own.
 fn submodules(items: &[Item]) -> Vec<String> {
     let declared = items.iter().filter_map(|item| match item {
         Item::Mod(module) if module.content.is_none() && !is_for_tests(&module.attrs) => {
@@ -177,16 +177,16 @@ fn attributes(item: &Item) -> &[Attribute] {
     }
 }
 
-/// Collects what a file names.
+/// A visitor that collects the imports of one file.
 struct Reader {
-    /// The module at this point of the file.
+    /// The path of the module at the current position in the file.
     path: ModulePath,
     children: Vec<String>,
     module: Module,
 }
 
 impl Reader {
-    /// A path from the root; nothing for one into another crate.
+    /// Returns a path from the crate's root, or nothing for a path into another crate.
     fn absolute(&self, path: &[String]) -> Option<ModulePath> {
         let (first, rest) = path.split_first()?;
         match first.as_str() {
@@ -195,9 +195,9 @@ impl Reader {
             "super" => {
                 let mut above = self.path.clone();
                 above.pop();
-                let ups = rest.iter().take_while(|name| *name == "super").count();
-                above.truncate(above.len() - ups);
-                Some([&above, &rest[ups..]].concat())
+                let levels = rest.iter().take_while(|name| *name == "super").count();
+                above.truncate(above.len() - levels);
+                Some([&above, &rest[levels..]].concat())
             }
             child if self.children.iter().any(|name| name == child) => Some([&self.path, path].concat()),
             name => Some([self.module.names.get(name)?, rest].concat()),
@@ -242,7 +242,7 @@ impl Reader {
 
 impl<'ast> Visit<'ast> for Reader {
     fn visit_file(&mut self, file: &'ast File) {
-        // First, since a name may be used above the line that brings it in.
+        // `use` lines first, because a name may be used above the line that brings it into scope.
         for item in &file.items {
             if let Item::Use(item) = item
                 && !is_for_tests(&item.attrs)
@@ -289,27 +289,27 @@ impl<'ast> Visit<'ast> for Reader {
         visit::visit_path(self, path);
     }
 
-    fn visit_macro(&mut self, makes: &'ast Macro) {
-        // What a macro takes need not be Rust, but paths in it look as they do elsewhere.
-        let text = makes.tokens.to_string().replace(" :: ", "::");
+    fn visit_macro(&mut self, call: &'ast Macro) {
+        // The arguments of a macro need not parse as Rust, but paths in them look the same as elsewhere.
+        let text = call.tokens.to_string().replace(" :: ", "::");
         for word in text.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':')) {
             let names: ModulePath = word.split("::").map(ToString::to_string).collect();
             if names.len() > 1 && names.iter().all(|name| !name.is_empty() && !name.contains(':')) {
                 self.import(&names);
             }
         }
-        visit::visit_macro(self, makes);
+        visit::visit_macro(self, call);
     }
 }
 
-/// The layers of a crate, the highest first.
+/// The layers of a crate, from the highest to the lowest.
 struct Layers(Vec<Vec<String>>);
 
 impl Layers {
-    /// Those that a text has of a crate.
+    /// Reads the layers of a crate from the text of ARCHITECTURE.md.
     fn read(text: &str, name: &str) -> Self {
         let fence = format!("```layers {name}\n");
-        let (_, block) = text.split_once(&fence).unwrap_or_else(|| panic!("there are no layers of {name}"));
+        let (_, block) = text.split_once(&fence).unwrap_or_else(|| panic!("no layers of {name}"));
         let (block, _) = block.split_once("```").unwrap();
         let layer = |line: &str| line.split(',').map(|module| module.trim().to_string()).collect();
         Self(block.lines().map(layer).collect())
@@ -321,72 +321,69 @@ impl Layers {
 }
 
 #[track_caller]
-fn assert_in_order(name: &str, folder: &str) {
+fn assert_layered(name: &str, folder: &str) {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let text = fs::read_to_string(workspace.join("ARCHITECTURE.md")).unwrap();
     let sources = Sources::read(&workspace.join(folder).join("src"));
-    let mut wrong = sources.against(&Layers::read(&text, name));
-    wrong.extend(sources.circles());
-    assert!(wrong.is_empty(), "{name}:\n{}", wrong.into_iter().collect::<Vec<_>>().join("\n"));
+    let mut violations = sources.violations(&Layers::read(&text, name));
+    violations.extend(sources.cycles());
+    assert!(violations.is_empty(), "{name}:\n{}", violations.into_iter().collect::<Vec<_>>().join("\n"));
 }
 
 #[test]
-fn imports_of_the_orchestrator_run_down() {
-    assert_in_order("testbed", "orchestrator");
+fn the_orchestrator_keeps_its_layers() {
+    assert_layered("testbed", "orchestrator");
 }
 
 #[test]
-fn imports_of_netem_run_down() {
-    assert_in_order("netem", "netem");
+fn netem_keeps_its_layers() {
+    assert_layered("netem", "netem");
 }
 
 #[test]
-fn imports_of_the_stressor_run_down() {
-    assert_in_order("stressor", "stressor");
+fn the_stressor_keeps_its_layers() {
+    assert_layered("stressor", "stressor");
 }
 
 #[test]
-fn what_runs_up_or_in_a_circle_is_found() {
+fn violations_and_cycles_are_found() {
     let dir = tempfile::tempdir().unwrap();
     let write = |file: &str, text: &str| {
         let path = dir.path().join(file);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     };
-    write("lib.rs", "pub mod high; pub mod low; mod beside; pub use beside::Thing;");
+    write("lib.rs", "pub mod high; pub mod low; mod beside; pub use beside::Item;");
     write("high/mod.rs", "pub mod inner; use crate::low; use inner::Inner; fn f() { low::g() }");
     write("high/inner.rs", "pub mod deep; pub use deep::Deep; pub struct Inner;");
     write("high/inner/deep.rs", "pub struct Deep(super::super::Other);");
     write(
         "low.rs",
-        "use crate::{Thing, beside::{self, X}};\n#[cfg(test)]\nmod tests { use crate::beside::f; }\n\
+        "use crate::{Item, beside::{self, X}};\n#[cfg(test)]\nmod tests { use crate::beside::f; }\n\
          fn g() { println!(\"{}\", crate::high::f()); }\n#[cfg(test)]\nuse crate::high::Deep;\n",
     );
     write("beside.rs", "#[cfg(test)]\nmod tests;\npub struct X(std::io::Error);\n");
     let sources = Sources::read(dir.path());
     let layers = Layers::read("```layers x\nhigh\nlow, beside, gone\n```\n", "x");
-    let found = |found: BTreeSet<String>| found.into_iter().collect::<Vec<_>>();
+    let list = |found: BTreeSet<String>| found.into_iter().collect::<Vec<_>>();
     assert_eq!(
-        found(sources.against(&layers)),
+        list(sources.violations(&layers)),
         [
-            "gone is in a layer, but not there",
-            "low.rs uses Thing by the crate's root, not by its own module",
-            "low.rs uses beside against the layers",
-            "low.rs uses high against the layers",
+            "gone is in a layer, but does not exist",
+            "low.rs uses Item through the crate's root instead of its own module",
+            "low.rs uses beside, which is not in a lower layer",
+            "low.rs uses high, which is not in a lower layer",
         ]
     );
-    assert_eq!(
-        found(sources.circles()),
-        ["high/mod.rs uses low, in a circle", "low.rs uses high, in a circle"]
-    );
+    assert_eq!(list(sources.cycles()), ["high/mod.rs uses low, in a cycle", "low.rs uses high, in a cycle"]);
     write("high/inner/deep.rs", "pub struct Deep(super::super::other::Other);");
     write("high/mod.rs", "pub mod inner; pub mod other;");
     write("high/other.rs", "pub use super::inner::deep::Deep; pub struct Other;");
     assert_eq!(
-        found(Sources::read(dir.path()).circles()),
+        list(Sources::read(dir.path()).cycles()),
         [
-            "high/inner/deep.rs uses high::other, in a circle",
-            "high/other.rs uses high::inner::deep, in a circle"
+            "high/inner/deep.rs uses high::other, in a cycle",
+            "high/other.rs uses high::inner::deep, in a cycle"
         ]
     );
 }

@@ -1,8 +1,8 @@
-//! Every way in which a matrix file can be wrong, with the exact message that its author gets.
+//! Invalid matrix files of every kind, with the exact messages that their authors get.
 //!
-//! `matrix/bad-inputs.txt` holds the cases: a title, the file, and what is printed. After a deliberate change
-//! of messages, `UPDATE_GOLDEN=1 cargo test --test it matrix_bad_inputs` writes them anew; read the
-//! difference.
+//! `matrix/bad-inputs.txt` holds the cases, each with a title, the matrix file and the expected output. After
+//! a deliberate change of messages, `UPDATE_GOLDEN=1 cargo test --test it matrix_bad_inputs` regenerates the
+//! outputs; review the diff.
 
 use proptest::prelude::*;
 use std::{fmt::Write, fs, path::Path};
@@ -11,7 +11,7 @@ use testbed::matrix::File;
 const TITLE: &str = "#### ";
 const OUTPUT: &str = "----\n";
 
-/// What is printed for a file, or that it is accepted.
+/// Returns the messages for a matrix file, or a line that says that it is accepted.
 fn output(text: &str) -> String {
     match File::parse(text, "matrix.yaml").and_then(|file| file.expand()) {
         Ok(plan) => format!("accepted: {} cells\n", plan.cells.len()),
@@ -20,7 +20,7 @@ fn output(text: &str) -> String {
 }
 
 #[test]
-fn every_bad_input_gets_its_message() {
+fn every_invalid_file_gets_its_message() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/matrix/bad-inputs.txt");
     let golden = fs::read_to_string(&path).unwrap();
     let cases = golden.split(TITLE).skip(1).map(|case| {
@@ -47,11 +47,12 @@ fn every_bad_input_gets_its_message() {
     assert!(count >= 60, "only {count} cases: the file was cut short");
 }
 
-/// Files that are right, to be damaged.
-const RIGHT: [&str; 2] =
+/// Valid matrix files, which the property test damages.
+const VALID: [&str; 2] =
     [include_str!("../../../scenarios/smoke.yaml"), include_str!("../../../scenarios/icclab/threshold.yaml")];
 
-/// A file with a few edits: characters or lines put in, taken out or moved, or an end cut off.
+/// Generates a matrix file with a few edits: characters or lines that are inserted, removed or swapped, or
+/// lines that are cut off.
 fn damaged() -> impl Strategy<Value = String> {
     let pieces = vec![
         "\t",
@@ -85,13 +86,13 @@ fn damaged() -> impl Strategy<Value = String> {
     ];
     let piece = prop_oneof![prop::sample::select(pieces).prop_map(str::to_owned), "\\PC{0,4}"];
     let edit = (any::<prop::sample::Index>(), any::<prop::sample::Index>(), 0..5u8, piece);
-    (prop::sample::select(RIGHT.to_vec()), prop::collection::vec(edit, 1..5)).prop_map(|(right, edits)| {
-        let mut lines: Vec<String> = right.lines().map(|line| format!("{line}\n")).collect();
-        for (line, at, how, piece) in edits {
+    (prop::sample::select(VALID.to_vec()), prop::collection::vec(edit, 1..5)).prop_map(|(valid, edits)| {
+        let mut lines: Vec<String> = valid.lines().map(|line| format!("{line}\n")).collect();
+        for (line, at, kind, piece) in edits {
             let (line, of) = (line.index(lines.len()), lines.len());
             let ends: Vec<usize> = lines[line].char_indices().map(|(end, _)| end).collect();
             let column = ends.get(at.index(ends.len().max(1))).copied().unwrap_or(0);
-            match how {
+            match kind {
                 0 => lines[line].insert_str(column, &piece),
                 1 => lines.swap(line, at.index(of)),
                 2 if of > 1 => drop(lines.remove(line)),
@@ -107,14 +108,16 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn no_text_panics_and_every_error_has_its_place(text in prop_oneof![4 => damaged(), 1 => any::<String>()]) {
+    fn no_text_panics_and_every_error_has_a_position(
+        text in prop_oneof![4 => damaged(), 1 => any::<String>()]
+    ) {
         if let Err(diagnostics) = File::parse(&text, "matrix.yaml").and_then(|file| file.expand()) {
-            prop_assert!(!diagnostics.list.is_empty(), "no reason\n{}", text);
+            prop_assert!(!diagnostics.list.is_empty(), "an error without a message\n{}", text);
             for diagnostic in &diagnostics.list {
-                // What the file does not contain has no line, but a name.
+                // An error about something missing from the file has no position, but the path of a key.
                 let Some(position) = diagnostic.position else {
                     let named = !diagnostic.path.segments().is_empty();
-                    prop_assert!(named, "no line: {}\n{text}", diagnostic.message);
+                    prop_assert!(named, "neither position nor path: {}\n{text}", diagnostic.message);
                     continue;
                 };
                 let line = text.lines().nth(position.line - 1).unwrap_or_default();

@@ -1,4 +1,5 @@
-//! The scenarios that come with the project read, expand, and are expected to do what the model predicts.
+//! The scenarios that come with the project: they parse and expand, and their expectations agree with the
+//! model's predictions.
 
 use std::{
     fs,
@@ -33,7 +34,7 @@ fn root() -> PathBuf {
 }
 
 #[test]
-fn every_scenario_reads_and_expects_what_the_model_predicts() {
+fn every_scenario_expands_and_expects_what_the_model_predicts() {
     let mut files = Vec::new();
     scenarios(&root(), &mut files);
     assert!(files.len() >= 2, "{files:?}");
@@ -49,7 +50,7 @@ fn every_scenario_reads_and_expects_what_the_model_predicts() {
 }
 
 #[test]
-fn the_threshold_scenario_is_the_published_experiment() {
+fn the_threshold_scenario_matches_the_published_experiment() {
     let plan = plan(&root().join("icclab/threshold.yaml"));
     let published: serde_yaml::Value =
         serde_yaml::from_str(include_str!("../matrix/icclab-2014-stressed.yaml")).unwrap();

@@ -1,18 +1,18 @@
-//! What QEMU is started and set up with, as a whole: command lines, capabilities and parameters.
+//! QEMU's complete command lines, capabilities and parameters, compared with golden files.
 
 use crate::common::golden;
 use std::fmt::Write as _;
 use testbed::{
     driver::qemu::{
-        machine::{Accelerator, Machine, Role, spawn},
+        machine::{Accelerator, GuestMachine, Role, spawn},
         parameters::{Parameters, parameters},
     },
     matrix::File,
 };
 use units::Bytes;
 
-fn machine(accelerator: Accelerator) -> Machine {
-    Machine {
+fn machine(accelerator: Accelerator) -> GuestMachine {
+    GuestMachine {
         accelerator,
         cpu: accelerator.default_cpu().into(),
         vcpus: 2,
@@ -24,8 +24,8 @@ fn machine(accelerator: Accelerator) -> Machine {
     }
 }
 
-/// A command line, one option with its argument a line.
-fn command_line(machine: &Machine, role: Role) -> String {
+/// Returns a command line as text, with each option and its argument on a line of its own.
+fn command_line(machine: &GuestMachine, role: Role) -> String {
     let spawn = spawn(machine, role);
     let mut text = spawn.program;
     for word in spawn.args {
@@ -37,18 +37,18 @@ fn command_line(machine: &Machine, role: Role) -> String {
 }
 
 #[test]
-fn command_lines_are_known_as_a_whole() {
+fn command_lines_match_the_golden_file() {
     let mut text = String::new();
     for role in [Role::Boot, Role::Source, Role::Destination] {
         let _ = writeln!(text, "{}, TCG:\n{}", role.name(), command_line(&machine(Accelerator::Tcg), role));
     }
-    let kvm = Machine { network: None, ..machine(Accelerator::Kvm) };
+    let kvm = GuestMachine { network: None, ..machine(Accelerator::Kvm) };
     let _ = writeln!(text, "source, KVM, without a network:\n{}", command_line(&kvm, Role::Source));
     golden("qemu-command-lines.txt", &text);
 }
 
 #[test]
-fn each_migrate_section_comes_to_these_capabilities_and_parameters() {
+fn migrate_sections_become_the_capabilities_and_parameters_in_the_golden_file() {
     let sections = [
         "{}",
         "{ downtime_limit: 100ms, timeout: 5s, max_passes: 3, stall_detection: false }",
@@ -62,7 +62,8 @@ fn each_migrate_section_comes_to_these_capabilities_and_parameters() {
         let Parameters { capabilities, parameters } = parameters(&plan.cells[0].settings.migrate);
         let _ = writeln!(
             text,
-            "migrate: {section}\n  migrate-set-capabilities {capabilities}\n  migrate-set-parameters {parameters}"
+            "migrate: {section}\n  migrate-set-capabilities {capabilities}\n  \
+             migrate-set-parameters {parameters}"
         );
     }
     golden("qemu-parameters.txt", &text);

@@ -1,7 +1,8 @@
-//! The results format: what every released version wrote is still read, and described by the JSON Schema.
+//! The results format: results of every released version can still be read and match the JSON Schema.
 //!
-//! `tests/formats` has a results folder of each version: three kinds from before records stated one, then one
-//! for each version, by its number. A new version adds its folder, made by a real run; none is ever changed.
+//! `tests/formats` has results folders from real runs: three of results that state no version, then one for
+//! each version, named by its number. A new version of the format adds a folder; existing folders are never
+//! changed.
 
 use crate::common::{self, golden};
 use jsonschema::Validator;
@@ -21,12 +22,12 @@ fn folder(name: &str) -> PathBuf {
 
 fn testbed(args: &[&str], directory: &Path) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_testbed"));
-    // Without a stressor no guest can be started, whatever a test gets wrong.
+    // Without a stressor, a test cannot start a guest by mistake.
     command.env(testbed::image::STRESSOR_VARIABLE, "absent-stressor");
     command.args(args).current_dir(directory).output().unwrap()
 }
 
-/// What the program prints; it must succeed.
+/// Runs the program, which must succeed, and returns its standard output.
 #[track_caller]
 fn printed(args: &[&str], directory: &Path) -> String {
     let Output { status, stdout, stderr } = testbed(args, directory);
@@ -34,7 +35,7 @@ fn printed(args: &[&str], directory: &Path) -> String {
     String::from_utf8(stdout).unwrap()
 }
 
-/// The lines of a file that must be JSON.
+/// Parses each line of a file as JSON.
 fn lines(path: &Path) -> Vec<Value> {
     let text = fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -44,7 +45,7 @@ fn json(path: &Path) -> Value {
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
 }
 
-/// The schema that `testbed schema --records` prints.
+/// Returns the schema that `testbed schema --records` prints.
 fn schema() -> Value {
     serde_json::from_str(&printed(&["schema", "--records"], &folder(""))).unwrap()
 }
@@ -53,7 +54,7 @@ fn validator(schema: &Value) -> Validator {
     jsonschema::draft202012::new(schema).unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// A validator of one of the schema's definitions.
+/// Returns a validator for one of the schema's definitions.
 fn validator_of(definition: &str) -> Validator {
     let mut schema = schema();
     let root = schema.as_object_mut().unwrap();
@@ -63,10 +64,10 @@ fn validator_of(definition: &str) -> Validator {
 }
 
 #[track_caller]
-fn assert_valid(validator: &Validator, value: &Value, place: &Path) {
+fn assert_valid(validator: &Validator, value: &Value, path: &Path) {
     let errors: Vec<String> =
         validator.iter_errors(value).map(|e| format!("{}: {e}", e.instance_path())).collect();
-    assert!(errors.is_empty(), "{}: {:.600}", place.display(), errors.join("\n"));
+    assert!(errors.is_empty(), "{}: {:.600}", path.display(), errors.join("\n"));
 }
 
 #[test]
@@ -81,37 +82,38 @@ fn results_of_every_version_are_reported() {
     }
 }
 
-/// Without the keys whose value is `null`: absent and `null` are the same.
-fn known(mut value: Value) -> Value {
+/// Removes the keys whose value is `null`, which means the same as an absent key.
+fn without_nulls(mut value: Value) -> Value {
     match &mut value {
         Value::Object(fields) => {
             fields.retain(|_, value| !value.is_null());
-            fields.values_mut().for_each(|value| *value = known(value.take()));
+            fields.values_mut().for_each(|value| *value = without_nulls(value.take()));
         }
-        Value::Array(items) => items.iter_mut().for_each(|value| *value = known(value.take())),
+        Value::Array(items) => items.iter_mut().for_each(|value| *value = without_nulls(value.take())),
         _ => {}
     }
     value
 }
 
 #[test]
-fn nothing_is_lost_or_made_up_when_results_of_any_version_are_read() {
+fn reading_results_of_any_version_neither_loses_nor_invents_values() {
     for name in FORMATS {
         let records = lines(&folder(name).join(store::CELLS));
         let report = printed(&["report", name, "--format", "json"], &folder(""));
         let mut report: Value = serde_json::from_str(&report).unwrap();
-        assert_eq!(known(report["records"].take()), known(records.into()), "{name}");
+        assert_eq!(without_nulls(report["records"].take()), without_nulls(records.into()), "{name}");
 
         let mut stored = json(&folder(name).join(store::ENVIRONMENT));
-        // It was of the whole run at first; now each record says it of its link.
+        // In the oldest results the backend was stated for the whole run; now each record states it.
         stored.as_object_mut().unwrap().shift_remove("link_backend");
         let environment = store::environment(&folder(name)).unwrap().unwrap();
-        assert_eq!(known(serde_json::to_value(&environment).unwrap()), known(stored), "{name}");
+        let environment = serde_json::to_value(&environment).unwrap();
+        assert_eq!(without_nulls(environment), without_nulls(stored), "{name}");
     }
 }
 
 #[test]
-fn results_of_every_version_are_as_the_schema_says() {
+fn results_of_every_version_match_the_schema() {
     let (record, environment) = (validator(&schema()), validator_of("Environment"));
     for name in FORMATS {
         for value in lines(&folder(name).join(store::CELLS)) {
@@ -121,12 +123,12 @@ fn results_of_every_version_are_as_the_schema_says() {
     }
 }
 
-/// Every results folder at or below `place`.
-fn results_below(place: &Path, found: &mut Vec<PathBuf>) {
-    if place.join(store::MATRIX).exists() {
-        found.push(place.into());
+/// Finds every results folder at or below `folder`.
+fn results_below(folder: &Path, found: &mut Vec<PathBuf>) {
+    if folder.join(store::MATRIX).exists() {
+        found.push(folder.into());
     }
-    for entry in fs::read_dir(place).unwrap().map(Result::unwrap) {
+    for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
         if entry.file_type().unwrap().is_dir() {
             results_below(&entry.path(), found);
         }
@@ -134,7 +136,7 @@ fn results_below(place: &Path, found: &mut Vec<PathBuf>) {
 }
 
 #[test]
-fn every_run_that_is_kept_in_the_repository_is_read_and_as_the_schema_says() {
+fn all_results_in_the_repository_can_be_read_and_match_the_schema() {
     let (record, environment) = (validator(&schema()), validator_of("Environment"));
     let results = Path::new(env!("CARGO_MANIFEST_DIR")).join("../results");
     let mut folders = Vec::new();
@@ -155,7 +157,7 @@ fn every_run_that_is_kept_in_the_repository_is_read_and_as_the_schema_says() {
 }
 
 #[test]
-fn samples_of_an_attempt_are_read_and_as_the_schema_says() {
+fn samples_can_be_read_and_match_the_schema() {
     let samples = samples::read(&folder("1"), "migrate.max_passes=2", 1).unwrap().unwrap();
     assert_eq!(samples.len(), 40);
     assert!(samples.is_sorted_by_key(|sample| (sample.pass, sample.transferred_bytes)));
@@ -168,11 +170,11 @@ fn samples_of_an_attempt_are_read_and_as_the_schema_says() {
 }
 
 #[test]
-fn the_schema_refuses_what_is_no_record() {
+fn the_schema_rejects_invalid_records() {
     let validator = validator(&schema());
     let record = lines(&folder("1").join(store::CELLS)).remove(0);
     assert!(validator.is_valid(&record));
-    let spoilt = |pointer: &str, value: Value| {
+    let changed = |pointer: &str, value: Value| {
         let mut record = record.clone();
         *record.pointer_mut(pointer).unwrap() = value;
         record
@@ -186,7 +188,7 @@ fn the_schema_refuses_what_is_no_record() {
         ("/settings/stress/rate", Value::from(40)),
         ("/obtained/qemu/clock", Value::from("sundial")),
     ] {
-        assert!(!validator.is_valid(&spoilt(pointer, value.clone())), "{pointer} = {value}");
+        assert!(!validator.is_valid(&changed(pointer, value.clone())), "{pointer} = {value}");
     }
     for key in ["cell", "attempt", "outcome", "started_at", "settings", "wall_time_ms"] {
         let mut record = record.clone();
@@ -199,7 +201,17 @@ fn the_schema_refuses_what_is_no_record() {
 fn every_property_of_the_results_is_described() {
     let schema = schema();
     let definitions = schema["$defs"].as_object().unwrap();
-    let own = ["Environment", "Lab", "Node", "Choice", "Measured", "Downtime", "Stress", "Pass", "Sample"];
+    let own = [
+        "Environment",
+        "Lab",
+        "Node",
+        "AcceleratorChoice",
+        "Measured",
+        "Downtime",
+        "Stress",
+        "Pass",
+        "Sample",
+    ];
     let named = own.iter().filter_map(|name| definitions.get(*name));
     for object in std::iter::once(&schema).chain(named) {
         for (name, property) in object["properties"].as_object().unwrap() {
@@ -208,46 +220,46 @@ fn every_property_of_the_results_is_described() {
     }
 }
 
-/// A copy of the results of format 1 in a directory of its own, with something replaced in a file of it.
-fn changed(file: &str, from: &str, to: &str) -> tempfile::TempDir {
-    let place = tempfile::tempdir().unwrap();
-    let run = place.path().join("run");
+/// Returns a new directory with a copy of the results of format 1, with a text replaced in one of its files.
+fn copy_with(file: &str, from: &str, to: &str) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let run = directory.path().join("run");
     fs::create_dir(&run).unwrap();
     for name in [store::MATRIX, store::SELECTION, store::CELLS, store::ENVIRONMENT] {
         let text = fs::read_to_string(folder("1").join(name)).unwrap();
         let text = if name == file { text.replace(from, to) } else { text };
         fs::write(run.join(name), text).unwrap();
     }
-    place
+    directory
 }
 
 #[test]
-fn records_of_a_newer_version_are_refused_and_the_versions_are_named() {
+fn results_of_a_newer_version_are_refused_with_both_versions_named() {
     let newer = format!(
-        "it is in results format 7; testbed {} reads formats up to 1: read it with the version that wrote it, or a \
-         newer one\n",
+        "it uses results format 7, but testbed {} reads formats only up to 1; use the version of testbed \
+         that wrote it, or a newer one\n",
         env!("CARGO_PKG_VERSION")
     );
-    // One that would read as a record of this version, and one that would not.
+    // The first would parse as a record of this version, the second would not.
     for to in ["\"format\":7,\"cell\":", "\"format\":7,\"name\":"] {
-        let place = changed(store::CELLS, "\"format\":1,\"cell\":", to);
-        let before = fs::read(place.path().join("run/cells.jsonl")).unwrap();
+        let directory = copy_with(store::CELLS, "\"format\":1,\"cell\":", to);
+        let before = fs::read(directory.path().join("run/cells.jsonl")).unwrap();
         for args in [&["report", "run"][..], &["report", "run", "--json"], &["run", "--resume", "run"]] {
-            let Output { status, stdout, stderr } = testbed(args, place.path());
+            let Output { status, stdout, stderr } = testbed(args, directory.path());
             let stderr = String::from_utf8(stderr).unwrap();
             assert_eq!(status.code(), Some(2), "{args:?}: {stderr}");
             assert_eq!(stderr, format!("error: run/cells.jsonl, line 1: {newer}"), "{args:?}");
             assert!(stdout.is_empty());
         }
-        assert_eq!(fs::read(place.path().join("run/cells.jsonl")).unwrap(), before);
+        assert_eq!(fs::read(directory.path().join("run/cells.jsonl")).unwrap(), before);
     }
-    let place = changed(store::ENVIRONMENT, "\"format\": 1", "\"format\": 7");
-    let error = store::environment(&place.path().join("run")).unwrap_err().to_string();
+    let directory = copy_with(store::ENVIRONMENT, "\"format\": 1", "\"format\": 7");
+    let error = store::environment(&directory.path().join("run")).unwrap_err().to_string();
     assert!(error.ends_with(newer.trim_end()) && error.contains("environment.json"), "{error}");
 }
 
 #[test]
-fn what_is_written_states_its_version() {
+fn new_results_state_their_version_first() {
     let plan = common::plan("name: n\n");
     let record: Record = common::mock::record(&plan, 0, 1, testbed::outcome::Outcome::Converged, 4000.0);
     let environment: Environment = common::mock::environment();

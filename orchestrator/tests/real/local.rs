@@ -1,10 +1,12 @@
-//! The real thing: `testbed run` with QEMU, in namespaces of this machine, disturbed in every way that its
-//! users and their machines know.
+//! Tests `testbed run` with real QEMU processes, in namespaces on this host, with interruptions and
+//! failures of all kinds.
 //!
-//! `cargo xtask test` stages the programs and sets the machine up for these. One that cannot run says
-//! `skipped:` and why.
+//! `cargo xtask test` builds the programs and installs what is missing before it runs these tests. A test
+//! that cannot run prints `skipped:` and why.
 
-use crate::common::real::{Place, Process, Running, Watch, ready, signal, skipped, watched};
+use crate::common::real::{
+    LeftoverCheck, Process, RunningTestbed, TestDir, isolated, ready, signal, skipped,
+};
 use nix::{sys::signal::Signal, unistd::geteuid};
 use std::{collections::BTreeSet, fs, os::unix::process::CommandExt, process::Command};
 use testbed::{
@@ -15,8 +17,8 @@ use testbed::{
     },
 };
 
-/// One small migration that takes some seconds, in which there is time to disturb it. The guest is idle: on a
-/// machine with much else to do a load may not settle, and none of these tests is about the load.
+/// A small migration that takes some seconds, long enough to disturb it. The guest is idle, because on a
+/// busy host a load may not settle, and none of these tests is about the load.
 const SMALL: &str = "
 name: small
 guest: { memory: 192MiB, ballast: 48MiB }
@@ -28,7 +30,7 @@ expect: [{ outcome: converged }]
 
 const SMOKE: &str = include_str!("../../../scenarios/smoke.yaml");
 
-/// An ordinary user that every system has: `nobody`.
+/// The user ID of `nobody`, an ordinary user on every system.
 const NOBODY: u32 = 65_534;
 
 fn small(repeat: u32) -> String {
@@ -36,11 +38,12 @@ fn small(repeat: u32) -> String {
 }
 
 #[track_caller]
-fn outcomes(place: &Place) -> Vec<Outcome> {
-    place.records().iter().map(|record| record.outcome).collect()
+fn outcomes(dir: &TestDir) -> Vec<Outcome> {
+    dir.records().iter().map(|record| record.outcome).collect()
 }
 
-/// A record holds what was promised of it; `link` is part of what it says of the link.
+/// Checks that a record has all its figures, in plausible ranges. `link` is part of its description of the
+/// link.
 #[track_caller]
 fn assert_complete(record: &Record, link: &str) {
     let measured = &record.measured;
@@ -50,7 +53,7 @@ fn assert_complete(record: &Record, link: &str) {
     let downtime = &measured.downtime_ms;
     for figure in [downtime.qemu, downtime.guest, downtime.client] {
         assert_eq!(figure.is_some(), converged, "{text}");
-        // More than a hundredth of a millisecond, less than the whole migration.
+        // More than 0.01 ms and less than the total time.
         assert!(figure.is_none_or(|ms| ms > 0.01 && Some(ms) < measured.total_time_ms), "{text}");
     }
     let (qemu, wire) = (measured.transferred.qemu_bytes.unwrap(), measured.transferred.wire_bytes.unwrap());
@@ -72,20 +75,20 @@ fn assert_complete(record: &Record, link: &str) {
 
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
-fn the_smoke_scenario_holds_and_its_records_are_complete() {
+fn the_smoke_scenario_passes_with_complete_records() {
     let Some(ready) = ready() else { return };
-    let place = Place::new(&ready, SMOKE);
-    assert_eq!(place.run(&["matrix.yaml", "--out", "run"]), 0, "{}", place.shown());
-    let records = place.records();
-    assert_eq!(outcomes(&place), [Outcome::Converged, Outcome::NotConverged], "{}", place.shown());
+    let dir = TestDir::new(&ready, SMOKE);
+    assert_eq!(dir.run(&["matrix.yaml", "--out", "run"]), 0, "{}", dir.shown());
+    let records = dir.records();
+    assert_eq!(outcomes(&dir), [Outcome::Converged, Outcome::NotConverged], "{}", dir.shown());
     for record in &records {
         assert_complete(record, "kernel backend: tbf");
         assert_eq!(record.measured.link_lateness, None);
     }
-    assert_eq!(records[1].reason.as_deref(), Some("it was not done after 4 passes"));
+    assert_eq!(records[1].reason.as_deref(), Some("not finished after 4 passes"));
 
     let privilege = if geteuid().is_root() { "root" } else { "user-namespace" };
-    let environment = place.environment();
+    let environment = dir.environment();
     assert_eq!(environment["lab"]["source"]["privilege"], privilege);
     assert!(!environment["qemu"].as_str().unwrap().is_empty());
     assert_eq!(environment["guest_digest"].as_str().unwrap().len(), 64);
@@ -93,21 +96,17 @@ fn the_smoke_scenario_holds_and_its_records_are_complete() {
         records.iter().map(|record| format!("{}.1", record.cell.replace(',', "-"))).collect::<Vec<_>>();
     for cell in &attempts {
         for file in ["samples.jsonl", "source.log", "destination.log"] {
-            let file = place.folder().join("attempts").join(cell).join(file);
+            let file = dir.folder().join("attempts").join(cell).join(file);
             assert!(fs::metadata(&file).is_ok_and(|file| file.len() > 0), "{} is empty", file.display());
         }
     }
-    let booted = |cell: &String| place.folder().join("attempts").join(cell).join("boot.log").exists();
-    assert!(booted(&attempts[0]) && !booted(&attempts[1]), "a machine boots once");
-    assert_eq!(fs::read_to_string(place.folder().join("summary.csv")).unwrap().lines().count(), 3);
-    assert!(
-        place.stdout().contains("expected stress.rate == 36MB/s: not-converged: holds"),
-        "{}",
-        place.shown()
-    );
+    let booted = |cell: &String| dir.folder().join("attempts").join(cell).join("boot.log").exists();
+    assert!(booted(&attempts[0]) && !booted(&attempts[1]), "a guest configuration boots only once");
+    assert_eq!(fs::read_to_string(dir.folder().join("summary.csv")).unwrap().lines().count(), 3);
+    assert!(dir.stdout().contains("expected stress.rate == 36MB/s: not-converged: holds"), "{}", dir.shown());
 }
 
-/// A load that its link cannot carry, until it is removed; then the link is made wider.
+/// A load that exceeds the link's rate until it is removed; then the link's rate is increased.
 const RELIEVED: &str = "
 name: relieved
 guest: { memory: 192MiB, ballast: 8MiB }
@@ -125,15 +124,15 @@ expect: [{ outcome: converged, total_time: '> 7s' }]
 #[ignore = "runs QEMU: cargo xtask test"]
 fn a_migration_that_cannot_converge_does_once_its_load_is_removed() {
     let Some(ready) = ready() else { return };
-    let place = Place::new(&ready, RELIEVED);
-    assert_eq!(place.run(&["matrix.yaml", "--out", "run"]), 0, "{}", place.shown());
-    let record = &place.records()[0];
+    let dir = TestDir::new(&ready, RELIEVED);
+    assert_eq!(dir.run(&["matrix.yaml", "--out", "run"]), 0, "{}", dir.shown());
+    let record = &dir.records()[0];
     let measured = &record.measured;
     let text = format!("{record:#?}");
     assert_eq!(record.outcome, Outcome::Converged, "{text}");
     assert_eq!(record.settings.timeline.len(), 3, "{text}");
     let [load, link] = &measured.timeline[..] else {
-        panic!("what the end came before is not there: {text}")
+        panic!("there must be two entries, without the one after the end: {text}")
     };
     assert_eq!((load.due_ms, link.due_ms), (7_000.0, 7_100.0));
     for entry in [load, link] {
@@ -141,7 +140,9 @@ fn a_migration_that_cannot_converge_does_once_its_load_is_removed() {
     }
     assert_eq!((load.by, link.by), (Some(testbed::measure::End::Source), None), "{text}");
     assert!(link.link.as_deref().is_some_and(|link| link.contains("rate 400mbit")), "{text}");
-    let [loaded, idle] = &measured.stress.stretches[..] else { panic!("two rates were asked for: {text}") };
+    let [loaded, idle] = &measured.stress.stretches[..] else {
+        panic!("there must be a stretch for each of the two rates: {text}")
+    };
     assert_eq!((loaded.requested, idle.requested), (Some(40_000_000), Some(0)));
     assert!(loaded.achieved.is_some_and(|rate| rate > 10e6), "{text}");
     assert!(idle.achieved.is_none_or(|rate| rate == 0.0), "{text}");
@@ -153,7 +154,7 @@ fn a_migration_that_cannot_converge_does_once_its_load_is_removed() {
     assert!(verified.pages_checked > 0 && verified.first_bad.is_none(), "{text}");
 }
 
-/// Why an ordinary user cannot make namespaces here, if so.
+/// Returns why an ordinary user cannot create namespaces on this host, or `None` if it can.
 fn no_user_namespaces(uid: u32) -> Option<String> {
     let output = Command::new("unshare").args(["--user", "--net", "true"]).uid(uid).gid(uid).output();
     match output {
@@ -168,41 +169,41 @@ fn no_user_namespaces(uid: u32) -> Option<String> {
 fn an_ordinary_user_runs_the_smoke_scenario_and_leaves_nothing_when_killed() {
     let Some(ready) = ready() else { return };
     if !geteuid().is_root() {
-        skipped::<()>("this is an ordinary user already: the smoke scenario shows that it works");
+        skipped::<()>("not root: the test of the smoke scenario covers ordinary users already");
         return;
     }
     if let Some(why) = no_user_namespaces(NOBODY) {
-        skipped::<()>(&format!("ordinary users cannot make namespaces here: {why}"));
+        skipped::<()>(&format!("ordinary users cannot create namespaces on this host: {why}"));
         return;
     }
-    watched(&ready, || {
-        let place = Place::of_user(NOBODY, &ready, SMOKE);
-        let watch = Watch::from_now();
-        let mut run = place.start(&["matrix.yaml", "--out", "run", "--only", "stress.rate < 10MB/s"]);
-        run.wait_for("a migration", |place| {
-            place.migrates("link.rate=400mbit-stress.rate=1MBps.1").then_some(())
+    isolated(&ready, || {
+        let dir = TestDir::of_user(NOBODY, &ready, SMOKE);
+        let watch = LeftoverCheck::from_now();
+        let mut run = dir.start(&["matrix.yaml", "--out", "run", "--only", "stress.rate < 10MB/s"]);
+        run.wait_for("a migration", |dir| {
+            dir.migrates("link.rate=400mbit-stress.rate=1MBps.1").then_some(())
         });
-        let networks = place.networks();
+        let networks = dir.networks();
         assert!(networks.len() >= 3, "{networks:?}");
         run.kill();
-        watch.assert_nothing_left(&place, &networks);
+        watch.assert_nothing_left(&dir, &networks);
 
-        assert_eq!(place.run(&["--resume", "run"]), 0, "{}", place.shown());
-        assert_eq!(outcomes(&place), [Outcome::Converged], "{}", place.shown());
-        assert_complete(&place.records()[0], "kernel backend: tbf");
-        assert_eq!(place.environment()["lab"]["source"]["privilege"], "user-namespace");
+        assert_eq!(dir.run(&["--resume", "run"]), 0, "{}", dir.shown());
+        assert_eq!(outcomes(&dir), [Outcome::Converged], "{}", dir.shown());
+        assert_complete(&dir.records()[0], "kernel backend: tbf");
+        assert_eq!(dir.environment()["lab"]["source"]["privilege"], "user-namespace");
     });
 }
 
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
-fn a_run_is_looked_into_while_it_goes_on() {
+fn a_run_in_progress_can_be_inspected() {
     let Some(ready) = ready() else { return };
-    let place = Place::new(&ready, SMALL);
-    let mut run = place.start(&["matrix.yaml", "--out", "run"]);
-    run.wait_for("a migration", |place| place.migrates("base.1").then_some(()));
+    let dir = TestDir::new(&ready, SMALL);
+    let mut run = dir.start(&["matrix.yaml", "--out", "run"]);
+    run.wait_for("a migration", |dir| dir.migrates("base.1").then_some(()));
     let name = run.pid().to_string();
-    let (code, out, err) = place.ask_all(&["lab", "status", "--json"]);
+    let (code, out, err) = dir.run_subcommand(&["lab", "status", "--json"]);
     assert_eq!(code, 0, "{err}");
     let status: serde_json::Value = serde_json::from_str(&out).unwrap();
     let ours = status["runs"].as_array().unwrap().iter().find(|run| run["run"] == name.as_str());
@@ -214,93 +215,92 @@ fn a_run_is_looked_into_while_it_goes_on() {
         let [qemu] = &qemus(node)[..] else { panic!("{out}") };
         assert_eq!(qemu["role"], role, "{out}");
         let pid = i32::try_from(qemu["pid"].as_i64().unwrap()).unwrap();
-        assert!(place.processes().iter().any(|process| process.pid == pid && process.is_qemu(role)), "{out}");
+        assert!(dir.processes().iter().any(|process| process.pid == pid && process.is_qemu(role)), "{out}");
     }
     let shaping =
         &ours["nodes"][1]["interfaces"].as_array().unwrap().iter().find(|i| i["name"] == "migration");
     assert_eq!(shaping.unwrap()["shaping"]["sends"]["rate"], "300mbit", "{out}");
 
     let shell = |node: &str, script: &str| {
-        place.ask_all(&["lab", "shell", "--run", &name, node, "--", "sh", "-c", script])
+        dir.run_subcommand(&["lab", "shell", "--run", &name, node, "--", "sh", "-c", script])
     };
-    // A process's number in there is the one that can be signalled there.
+    // /proc in the shell shows the node's PIDs: a PID found there can be signalled.
     let script = "uname -n; for p in /proc/[0-9]*; do \
                   if grep -q qemu $p/comm; then kill -0 ${p#/proc/} && echo found; fi; done; exit 6";
     let (code, out, err) = shell("compute1", script);
     assert_eq!((code, out.as_str()), (6, "compute1\nfound\n"), "{err}");
     let (code, out, err) = shell("controller", "kill -9 $$");
     assert_eq!((code, out.as_str()), (128 + 9, ""), "{err}");
-    assert_eq!(run.end(), 0, "{}", place.shown());
-    assert!(place.records()[0].measured.obtained.contains_key("downtime_ms.guest"));
+    assert_eq!(run.end(), 0, "{}", dir.shown());
+    assert!(dir.records()[0].measured.obtained.contains_key("downtime_ms.guest"));
 }
 
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
 fn two_runs_at_once_do_not_disturb_each_other() {
     let Some(ready) = ready() else { return };
-    let places = [Place::new(&ready, SMALL), Place::new(&ready, SMALL)];
-    let mut runs = places.each_ref().map(|place| place.start(&["matrix.yaml", "--out", "run"]));
+    let dirs = [TestDir::new(&ready, SMALL), TestDir::new(&ready, SMALL)];
+    let mut runs = dirs.each_ref().map(|dir| dir.start(&["matrix.yaml", "--out", "run"]));
     let mut networks = Vec::new();
     for run in &mut runs {
-        // Both at once: neither has ended while the other migrates.
-        networks
-            .push(run.wait_for("its migration", |place| place.migrates("base.1").then(|| place.networks())));
+        // Both run at the same time: neither ends before the other migrates.
+        networks.push(run.wait_for("its migration", |dir| dir.migrates("base.1").then(|| dir.networks())));
     }
     assert!(networks[0].len() >= 3 && networks[0].is_disjoint(&networks[1]), "{networks:?}");
-    for (run, place) in runs.into_iter().zip(&places) {
-        assert_eq!(run.end(), 0, "{}", place.shown());
-        assert_eq!(outcomes(place), [Outcome::Converged], "{}", place.shown());
-        let measured = &place.records()[0].measured;
+    for (run, dir) in runs.into_iter().zip(&dirs) {
+        assert_eq!(run.end(), 0, "{}", dir.shown());
+        assert_eq!(outcomes(dir), [Outcome::Converged], "{}", dir.shown());
+        let measured = &dir.records()[0].measured;
         assert!(
             measured.verified.as_ref().is_some_and(|verified| verified.pages_checked > 12_000),
             "{measured:#?}"
         );
         let (qemu, wire) =
             (measured.transferred.qemu_bytes.unwrap(), measured.transferred.wire_bytes.unwrap());
-        assert!(wire > qemu && wire < qemu * 12 / 10, "each counts its own: {qemu}, {wire}");
+        assert!(wire > qemu && wire < qemu * 12 / 10, "each run counts only its own bytes: {qemu}, {wire}");
     }
 }
 
-/// When a run is killed: its name, and what waits for it.
-type Moment = (&'static str, fn(&mut Running));
+/// A moment at which a run is killed: its name, and a function that waits for it.
+type Moment = (&'static str, fn(&mut RunningTestbed));
 
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
-fn a_killed_run_leaves_nothing_and_is_continued() {
+fn a_killed_run_leaves_nothing_behind_and_can_be_continued() {
     let Some(ready) = ready() else { return };
-    watched(&ready, || {
-        let place = Place::new(&ready, SMALL);
-        let watch = Watch::from_now();
+    isolated(&ready, || {
+        let dir = TestDir::new(&ready, SMALL);
+        let watch = LeftoverCheck::from_now();
         let moments: [Moment; 5] = [
             ("starting", |run| {
-                run.wait_for("a folder", |place| place.folder().join(store::CELLS).exists().then_some(()));
+                run.wait_for("a folder", |dir| dir.folder().join(store::CELLS).exists().then_some(()));
             }),
             ("starting its nodes", |run| {
                 let is_node = |process: &Process| process.words.get(1).is_some_and(|word| word == "node");
-                run.wait_for("a node", |place| place.processes().iter().any(is_node).then_some(()));
+                run.wait_for("a node", |dir| dir.processes().iter().any(is_node).then_some(()));
             }),
             ("booting", |run| {
                 let is_qemu = |process: &Process| process.is_qemu("source");
-                run.wait_for("QEMU", |place| place.processes().iter().any(is_qemu).then_some(()));
+                run.wait_for("QEMU", |dir| dir.processes().iter().any(is_qemu).then_some(()));
             }),
             ("migrating", |run| run.wait_for_shown("migrating")),
             ("verifying", |run| run.wait_for_shown("verifying")),
         ];
         for (i, (moment, reached)) in moments.into_iter().enumerate() {
             let args: &[&str] = if i == 0 { &["matrix.yaml", "--out", "run"] } else { &["--resume", "run"] };
-            let mut run = place.start_on_terminal(args);
+            let mut run = dir.start_on_terminal(args);
             reached(&mut run);
-            let networks = place.networks();
+            let networks = dir.networks();
             assert!(i < 2 || networks.len() >= 3, "{moment}: {networks:?}");
             run.kill();
             println!("killed while {moment}");
-            watch.assert_nothing_left(&place, &networks);
-            assert!(place.records().is_empty(), "{moment}: the attempt had ended\n{}", place.shown());
+            watch.assert_nothing_left(&dir, &networks);
+            assert!(dir.records().is_empty(), "{moment}: the attempt had ended\n{}", dir.shown());
         }
-        let run = place.start_on_terminal(&["--resume", "run"]);
-        assert_eq!(run.end(), 0, "{}", place.shown());
-        assert_eq!(outcomes(&place), [Outcome::Converged], "{}", place.shown());
-        watch.assert_nothing_left(&place, &BTreeSet::new());
+        let run = dir.start_on_terminal(&["--resume", "run"]);
+        assert_eq!(run.end(), 0, "{}", dir.shown());
+        assert_eq!(outcomes(&dir), [Outcome::Converged], "{}", dir.shown());
+        watch.assert_nothing_left(&dir, &BTreeSet::new());
     });
 }
 
@@ -308,52 +308,52 @@ fn a_killed_run_leaves_nothing_and_is_continued() {
 #[ignore = "runs QEMU: cargo xtask test"]
 fn an_interrupt_ends_the_attempt_and_the_run() {
     let Some(ready) = ready() else { return };
-    watched(&ready, || {
-        let place = Place::new(&ready, SMALL);
-        let watch = Watch::from_now();
-        let mut run = place.start(&["matrix.yaml", "--out", "run"]);
-        run.wait_for("a migration", |place| place.migrates("base.1").then_some(()));
-        let networks = place.networks();
+    isolated(&ready, || {
+        let dir = TestDir::new(&ready, SMALL);
+        let watch = LeftoverCheck::from_now();
+        let mut run = dir.start(&["matrix.yaml", "--out", "run"]);
+        run.wait_for("a migration", |dir| dir.migrates("base.1").then_some(()));
+        let networks = dir.networks();
         signal(run.pid(), Signal::SIGINT);
-        assert_eq!(run.end(), 130, "{}", place.shown());
-        watch.assert_nothing_left(&place, &networks);
-        let records = place.records();
-        assert_eq!(outcomes(&place), [Outcome::Interrupted], "{}", place.shown());
-        assert_eq!(records[0].reason.as_deref(), Some("it was interrupted"));
+        assert_eq!(run.end(), 130, "{}", dir.shown());
+        watch.assert_nothing_left(&dir, &networks);
+        let records = dir.records();
+        assert_eq!(outcomes(&dir), [Outcome::Interrupted], "{}", dir.shown());
+        assert_eq!(records[0].reason.as_deref(), Some("interrupted by the user"));
         assert!(records[0].measured.phases_ms.contains_key(&Phase::TearDown));
-        assert!(place.stderr().contains("continue with: testbed run --resume run"), "{}", place.shown());
-        assert!(place.folder().join("summary.csv").exists());
+        assert!(dir.stderr().contains("continue with: testbed run --resume run"), "{}", dir.shown());
+        assert!(dir.folder().join("summary.csv").exists());
     });
 }
 
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
-fn a_second_interrupt_leaves_at_once() {
+fn a_second_interrupt_quits_immediately() {
     let Some(ready) = ready() else { return };
-    watched(&ready, || {
-        let place = Place::new(&ready, SMALL);
-        let watch = Watch::from_now();
-        let mut run = place.start(&["matrix.yaml", "--out", "run"]);
+    isolated(&ready, || {
+        let dir = TestDir::new(&ready, SMALL);
+        let watch = LeftoverCheck::from_now();
+        let mut run = dir.start(&["matrix.yaml", "--out", "run"]);
         run.wait_for("QEMU", |p| p.processes().iter().any(|p| p.is_qemu("destination")).then_some(()));
-        let networks = place.networks();
-        // While it stands still, so that the second is there before it can do anything about the first.
+        let networks = dir.networks();
+        // The process is stopped meanwhile, so that both signals are pending before it can handle the first.
         signal(run.pid(), Signal::SIGSTOP);
         signal(run.pid(), Signal::SIGINT);
         signal(run.pid(), Signal::SIGTERM);
         signal(run.pid(), Signal::SIGCONT);
-        assert_eq!(run.end(), 130, "{}", place.shown());
-        watch.assert_nothing_left(&place, &networks);
-        assert!(place.records().is_empty(), "it did not wait for the attempt\n{}", place.shown());
-        assert!(place.folder().join("matrix.yaml").exists());
+        assert_eq!(run.end(), 130, "{}", dir.shown());
+        watch.assert_nothing_left(&dir, &networks);
+        assert!(dir.records().is_empty(), "it quit without waiting for the attempt\n{}", dir.shown());
+        assert!(dir.folder().join("matrix.yaml").exists());
     });
 }
 
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
-fn a_qemu_that_dies_fails_its_attempt_and_the_run_goes_on() {
+fn a_qemu_that_dies_fails_its_attempt_and_the_run_continues() {
     let Some(ready) = ready() else { return };
-    let place = Place::new(&ready, &small(6));
-    let mut run = place.start(&["matrix.yaml", "--out", "run"]);
+    let dir = TestDir::new(&ready, &small(6));
+    let mut run = dir.start(&["matrix.yaml", "--out", "run"]);
     let mut attempt = 0;
     for (end, which, migrating) in [
         ("boot", "that boots the guest", false),
@@ -363,73 +363,73 @@ fn a_qemu_that_dies_fails_its_attempt_and_the_run_goes_on() {
         ("destination", "at the destination", true),
     ] {
         attempt += 1;
-        let victim = run.wait_for(&format!("attempt {attempt}"), |place| {
-            let ready = place.records().len() == attempt - 1
-                && (!migrating || place.migrates(&format!("base.{attempt}")));
-            let processes = if ready { place.processes() } else { Vec::new() };
+        let victim = run.wait_for(&format!("attempt {attempt}"), |dir| {
+            let ready = dir.records().len() == attempt - 1
+                && (!migrating || dir.migrates(&format!("base.{attempt}")));
+            let processes = if ready { dir.processes() } else { Vec::new() };
             processes.into_iter().find(|process| process.is_qemu(end))
         });
         signal(victim.pid, Signal::SIGKILL);
-        let record = run.wait_for("its record", |place| place.records().get(attempt - 1).cloned());
+        let record = run.wait_for("its record", |dir| dir.records().get(attempt - 1).cloned());
         let reason = record.reason.unwrap_or_default();
-        assert_eq!(record.outcome, Outcome::Failed, "{reason}\n{}", place.shown());
+        assert_eq!(record.outcome, Outcome::Failed, "{reason}\n{}", dir.shown());
         let words = format!("QEMU {which} ended (signal: 9 (SIGKILL)");
         assert!(reason.contains(&words), "migrating: {migrating}: {reason}");
         let phase = if migrating { Phase::Migrate } else { Phase::Boot };
         assert!(record.measured.phases_ms.contains_key(&phase), "{:?}", record.measured.phases_ms);
         assert_eq!(record.measured.phases_ms.contains_key(&Phase::Migrate), migrating);
-        let log = place.folder().join("attempts").join(format!("base.{attempt}/{end}.log"));
+        let log = dir.folder().join("attempts").join(format!("base.{attempt}/{end}.log"));
         assert!(fs::read_to_string(log).unwrap().contains("[ended: signal: 9 (SIGKILL)]"));
     }
-    assert_eq!(run.end(), 3, "{}", place.shown());
-    assert_eq!(outcomes(&place)[5..], [Outcome::Converged], "{}", place.shown());
+    assert_eq!(run.end(), 3, "{}", dir.shown());
+    assert_eq!(outcomes(&dir)[5..], [Outcome::Converged], "{}", dir.shown());
 }
 
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
 fn a_node_that_dies_fails_its_attempt_and_the_next_one_gets_a_new_lab() {
     let Some(ready) = ready() else { return };
-    let place = Place::new(&ready, &small(3));
-    let mut run = place.start(&["matrix.yaml", "--out", "run"]);
-    let source = |place: &Place| place.processes().into_iter().find(|process| process.is_qemu("source"));
+    let dir = TestDir::new(&ready, &small(3));
+    let mut run = dir.start(&["matrix.yaml", "--out", "run"]);
+    let source = |dir: &TestDir| dir.processes().into_iter().find(|process| process.is_qemu("source"));
 
-    // The first process inside the source's namespaces, and with it everything there.
-    let inside = run.wait_for("a migration", |place| {
-        let qemu = place.migrates("base.1").then(|| source(place)).flatten()?;
+    // Killing the first process inside the source's namespaces kills everything in there.
+    let inside = run.wait_for("a migration", |dir| {
+        let qemu = dir.migrates("base.1").then(|| source(dir)).flatten()?;
         Some(qemu.parent())
     });
-    let old = place.networks();
-    // Kept open, lest the kernel give their numbers to new ones.
+    let old = dir.networks();
+    // Kept open, so that the kernel does not reuse the numbers of these namespaces.
     let open = |process: &Process| fs::File::open(format!("/proc/{}/ns/net", process.pid)).ok();
-    let kept: Vec<fs::File> = place.processes().iter().filter_map(open).collect();
+    let kept: Vec<fs::File> = dir.processes().iter().filter_map(open).collect();
     signal(inside, Signal::SIGKILL);
-    let record = run.wait_for("its record", |place| place.records().first().cloned());
-    assert_eq!(record.outcome, Outcome::Failed, "{}", place.shown());
+    let record = run.wait_for("its record", |dir| dir.records().first().cloned());
+    assert_eq!(record.outcome, Outcome::Failed, "{}", dir.shown());
     let reason = record.reason.unwrap_or_default();
     assert!(reason.contains("gone"), "{reason}");
 
-    // The controller, which neither QEMU runs on.
-    let controller = run.wait_for("the second attempt", |place| {
-        source(place)?;
+    // Then the controller, on which no QEMU runs.
+    let controller = run.wait_for("the second attempt", |dir| {
+        source(dir)?;
         let has = |words: &[String], wanted| words.iter().any(|word| word == wanted);
-        let is_it =
+        let is_controller =
             |words: &[String]| has(words, "node") && has(words, "controller") && !has(words, "--inside");
-        place.processes().into_iter().find(|process| is_it(&process.words))
+        dir.processes().into_iter().find(|process| is_controller(&process.words))
     });
-    let new = place.networks();
-    assert!(new.is_disjoint(&old), "a new lab has new namespaces: {old:?}, {new:?}\n{}", place.shown());
+    let new = dir.networks();
+    assert!(new.is_disjoint(&old), "a new lab has new namespaces: {old:?}, {new:?}\n{}", dir.shown());
     drop(kept);
     signal(controller.pid, Signal::SIGKILL);
-    let record = run.wait_for("its record", |place| place.records().get(1).cloned());
-    assert_eq!(record.outcome, Outcome::Failed, "{}", place.shown());
+    let record = run.wait_for("its record", |dir| dir.records().get(1).cloned());
+    assert_eq!(record.outcome, Outcome::Failed, "{}", dir.shown());
     let reason = record.reason.unwrap_or_default();
     assert!(reason.contains("controller is gone"), "{reason}");
 
-    assert_eq!(run.end(), 3, "{}", place.shown());
-    assert_eq!(outcomes(&place)[2..], [Outcome::Converged], "{}", place.shown());
+    assert_eq!(run.end(), 3, "{}", dir.shown());
+    assert_eq!(outcomes(&dir)[2..], [Outcome::Converged], "{}", dir.shown());
 }
 
-/// A migration over a link whose delay is longer than any other downtime here.
+/// A migration over a link whose delay is longer than any downtime in the other tests.
 const DELAYED: &str = "
 name: delayed
 guest: { memory: 192MiB, ballast: 48MiB }
@@ -441,40 +441,41 @@ expect: [{ outcome: converged }]
 
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
-fn a_link_with_a_delay_is_emulated_where_the_kernel_has_none_and_vanishes_too() {
+fn a_link_with_a_delay_is_emulated_without_sch_netem_and_leaves_nothing_behind() {
     let Some(ready) = ready() else { return };
     if let Err(error) = netem::userspace::supported() {
         skipped::<()>(&error.to_string());
         return;
     }
-    watched(&ready, || {
-        let place = Place::new(&ready, DELAYED);
-        let watch = Watch::from_now();
-        let mut run = place.start(&["matrix.yaml", "--out", "run"]);
-        run.wait_for("a migration", |place| place.migrates("base.1").then_some(()));
-        let networks = place.networks();
+    isolated(&ready, || {
+        let dir = TestDir::new(&ready, DELAYED);
+        let watch = LeftoverCheck::from_now();
+        let mut run = dir.start(&["matrix.yaml", "--out", "run"]);
+        run.wait_for("a migration", |dir| dir.migrates("base.1").then_some(()));
+        let networks = dir.networks();
         assert!(networks.len() >= 3, "{networks:?}");
         run.kill();
-        watch.assert_nothing_left(&place, &networks);
+        watch.assert_nothing_left(&dir, &networks);
 
-        assert_eq!(place.run(&["--resume", "run"]), 0, "{}", place.shown());
-        assert_eq!(outcomes(&place), [Outcome::Converged], "{}", place.shown());
-        watch.assert_nothing_left(&place, &BTreeSet::new());
-        let record = &place.records()[0];
-        let features = place.environment()["lab"]["source"]["features"].to_string();
+        assert_eq!(dir.run(&["--resume", "run"]), 0, "{}", dir.shown());
+        assert_eq!(outcomes(&dir), [Outcome::Converged], "{}", dir.shown());
+        watch.assert_nothing_left(&dir, &BTreeSet::new());
+        let record = &dir.records()[0];
+        let features = dir.environment()["lab"]["source"]["features"].to_string();
         if features.contains("sch_netem") {
             assert_complete(record, "kernel backend: ");
             assert_eq!(record.measured.link_lateness, None);
         } else {
             assert_complete(record, r#"userspace backend: {"rate":"300mbit","delay":"200ms"}"#);
             let late = record.measured.link_lateness.unwrap();
-            // 64 KiB at a time, and an acknowledgement for some.
+            // At least one delivery for each 64 KiB, plus acknowledgements.
             assert!(late.deliveries > record.measured.transferred.qemu_bytes.unwrap() / 65_536, "{late:?}");
             assert!(late.late_worst_ms >= late.late_mean_ms && late.late_mean_ms > 0.0, "{late:?}");
         }
-        // Two trips to connect, and one for the last byte.
+        // Connecting takes two trips, and the last byte one.
         assert!(record.measured.total_time_ms.unwrap() > 600.0, "{record:#?}");
-        // The guest's last state leaves after it has stopped. Its clock tells to a few milliseconds.
+        // The guest's last state is sent after it has stopped. The guest's clock is accurate to a few
+        // milliseconds.
         let downtime = &record.measured.downtime_ms;
         assert!(downtime.guest.unwrap() > 190.0 && downtime.client.unwrap() > 190.0, "{record:#?}");
     });

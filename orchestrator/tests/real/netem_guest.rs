@@ -1,5 +1,5 @@
-//! The tests of `netem` that need a kernel, in a guest with the distribution's: it has `sch_netem` as a
-//! module, which the kernel of the machine that runs the tests may not have.
+//! Runs the tests of `netem` that need kernel support in a guest with the distribution's kernel. That kernel
+//! has `sch_netem` as a module, which the kernel of the host that runs the tests may lack.
 
 use std::{
     io::Read,
@@ -11,23 +11,24 @@ use std::{
 };
 use testbed::{
     driver::qemu::machine::QEMU,
-    image::{self, Cache, Contents, Image, KernelChoice},
-    setup::{self, Dialogue, KernelWish, Machine, Options, Runner, SystemRunner},
+    image::{self, Cache, GuestImage, ImageContents, KernelChoice},
+    setup::{self, KernelRequest, LocalHost, Prompt, Runner, SetupOptions, SystemRunner},
 };
 
-/// The test programs, in the order in which they run.
+/// The test programs of netem, in the order in which the guest runs them.
 const TESTS: [&str; 3] = ["sch_netem", "kernel", "cli"];
 
-/// The one of which every test must find what it needs. Of the others, those that compare with `tc` find
-/// none.
+/// The test program in which no test may be skipped. In the others, the tests that compare with `tc` are
+/// skipped, because the guest has no `tc`.
 const NEVER_SKIPPED: &str = "sch_netem";
 
-/// After this the guest is taken for dead. It took 20 s on two idle cores.
-const PATIENCE: Duration = Duration::from_secs(600);
+/// The time limit for the guest. It took 20 s on two idle cores.
+const GUEST_LIMIT: Duration = Duration::from_secs(600);
 
+/// A user who agrees to everything.
 struct Agreeing;
 
-impl Dialogue for Agreeing {
+impl Prompt for Agreeing {
     fn say(&mut self, line: &str) {
         println!("{line}");
     }
@@ -41,13 +42,14 @@ impl Dialogue for Agreeing {
     }
 }
 
-/// The guest with the kernel in the user's cache, if that has the modules, else with the distribution's,
-/// fetched into a cache of this test's own. Or why there is none.
-fn image(programs: &Path) -> Result<Image, String> {
+/// Builds the guest with the kernel in the user's cache, if that has the link modules, else with the
+/// distribution's kernel, which is downloaded into a cache below `target/tmp`. The error is the reason to
+/// skip the test.
+fn image(programs: &Path) -> Result<GuestImage, String> {
     let [init, netem] = ["run-programs", "netem"].map(|name| programs.join(name));
     let tests = TESTS.map(|name| programs.join(name));
     let inside: Vec<&Path> = [&netem].into_iter().chain(&tests).map(PathBuf::as_path).collect();
-    let contents = Contents { init: &init, modules: &image::LINKS, programs: &inside };
+    let contents = ImageContents { init: &init, modules: &image::LINK_MODULES, programs: &inside };
     let user = Cache::user().map_err(|error| error.to_string())?;
     let own = Cache::at(Path::new(env!("CARGO_TARGET_TMPDIR")).join("netem-guest"));
     for cache in [&user, &own] {
@@ -62,25 +64,25 @@ fn image(programs: &Path) -> Result<Image, String> {
         return Err("no kernel with sch_netem is in the cache, and there is no apt to fetch one".to_owned());
     }
     let stressor = PathBuf::from(std::env::var_os("TESTBED_DIST").unwrap()).join("stressor");
-    let options = Options { yes: true, kernel: KernelWish::Distribution, stressor };
-    let machine = Machine::this(&runner, own.clone());
-    setup::run(&options, &machine, &mut Agreeing).map_err(|error| error.to_string())?;
+    let options = SetupOptions { yes: true, kernel: KernelRequest::Distribution, stressor };
+    let host = LocalHost::detect(&runner, own.clone());
+    setup::run(&options, &host, &mut Agreeing).map_err(|error| error.to_string())?;
     image::assemble(&KernelChoice::Cached, &contents, &own).map_err(|error| error.to_string())
 }
 
-/// A QEMU that is killed when this is dropped.
-struct Running(Child);
+/// A QEMU process, which is killed when this is dropped.
+struct QemuProcess(Child);
 
-impl Drop for Running {
+impl Drop for QemuProcess {
     fn drop(&mut self) {
-        // It may have ended; then there is nothing to do.
+        // An error means that QEMU has already exited.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Boots it and gives what the console showed until it had switched itself off.
-fn console(image: &Image) -> String {
+/// Boots the guest and waits until it switches itself off. Returns the text of its console.
+fn console(image: &GuestImage) -> String {
     let dir = tempfile::tempdir().unwrap();
     let initramfs = dir.path().join("initramfs");
     std::fs::write(&initramfs, &image.initramfs).unwrap();
@@ -100,7 +102,7 @@ fn console(image: &Image) -> String {
         .args(["-append", &options])
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
-    let mut qemu = Running(command.spawn().unwrap());
+    let mut qemu = QemuProcess(command.spawn().unwrap());
     let mut output = qemu.0.stdout.take().unwrap();
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
@@ -110,13 +112,13 @@ fn console(image: &Image) -> String {
         }
     });
     let mut shown = Vec::new();
-    let deadline = std::time::Instant::now() + PATIENCE;
+    let deadline = std::time::Instant::now() + GUEST_LIMIT;
     loop {
         match receiver.recv_timeout(deadline.saturating_duration_since(std::time::Instant::now())) {
             Ok(bytes) => shown.extend(bytes),
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
             Err(mpsc::RecvTimeoutError::Timeout) => {
-                panic!("the guest does not end:\n{}", String::from_utf8_lossy(&shown))
+                panic!("the guest did not end within {GUEST_LIMIT:?}:\n{}", String::from_utf8_lossy(&shown))
             }
         }
     }
@@ -124,7 +126,7 @@ fn console(image: &Image) -> String {
     String::from_utf8_lossy(&shown).replace('\r', "")
 }
 
-/// What is wrong with what the tests printed, if anything.
+/// Returns what is wrong with the output of the tests; an empty list if they all passed.
 fn complaints(console: &str) -> Vec<String> {
     let mut found = Vec::new();
     for name in TESTS {
@@ -154,9 +156,9 @@ fn complaints(console: &str) -> Vec<String> {
 
 #[test]
 #[ignore = "boots the distribution's kernel in QEMU: cargo xtask test"]
-fn the_tests_of_netem_pass_in_a_kernel_that_has_it() {
+fn the_tests_of_netem_pass_in_a_guest_with_sch_netem() {
     let Some(programs) = std::env::var_os("TESTBED_GUEST_TESTS") else {
-        println!("skipped: TESTBED_GUEST_TESTS names no programs: run `cargo xtask test`");
+        println!("skipped: TESTBED_GUEST_TESTS is not set: run `cargo xtask test`");
         return;
     };
     if let Err(error) = testbed::host::qemu_version() {
@@ -176,13 +178,14 @@ fn the_tests_of_netem_pass_in_a_kernel_that_has_it() {
     println!("{console}");
 }
 
-/// Of a console on which all is well, every change that matters is noticed.
+/// Each relevant change to the output of a successful guest is found.
 #[test]
-fn what_did_not_run_or_pass_is_noticed() {
+fn tests_that_did_not_run_or_pass_are_found() {
     let part = |name: &str| {
         format!(
             "run-programs: {name} starts\n\nrunning 2 tests\ntest a ... ok\ntest b ... ok\n\n\
-             test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.00s\n\n\
+             test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; \
+             finished in 1.00s\n\n\
              run-programs: {name} ended: exit status: 0\n"
         )
     };

@@ -1,16 +1,16 @@
-//! Set-up for real: apt, a download, a kernel.
+//! `testbed setup` with the real apt: it downloads the distribution's kernel.
 
 use std::path::{Path, PathBuf};
 use testbed::{
     image::{self, Cache, KernelChoice, KernelSource},
-    setup::{self, Dialogue, KernelWish, Machine, Options, Qemu, Runner, SystemRunner},
+    setup::{self, KernelRequest, LocalHost, Prompt, Qemu, Runner, SetupOptions, SystemRunner},
 };
 
-/// Agrees to everything, and remembers what was said.
+/// A user who agrees to everything. Records the lines printed.
 #[derive(Default)]
 struct Agreeing(Vec<String>);
 
-impl Dialogue for Agreeing {
+impl Prompt for Agreeing {
     fn say(&mut self, line: &str) {
         self.0.push(line.to_owned());
     }
@@ -24,15 +24,15 @@ impl Dialogue for Agreeing {
     }
 }
 
-/// The stressor that `cargo xtask test` has built.
+/// Returns the path of the stressor that `cargo xtask test` has built.
 fn stressor() -> PathBuf {
-    let dist = std::env::var_os("TESTBED_DIST").expect("cargo xtask test names TESTBED_DIST");
+    let dist = std::env::var_os("TESTBED_DIST").expect("`cargo xtask test` sets TESTBED_DIST");
     Path::new(&dist).join("stressor")
 }
 
 #[test]
 #[ignore = "downloads the distribution's kernel: cargo xtask test"]
-fn two_at_once_fetch_the_distributions_kernel_without_installing_it() {
+fn concurrent_setups_download_the_distributions_kernel_without_installing_it() {
     let runner = SystemRunner;
     if runner.find("apt-get").is_none() {
         eprintln!("skipped: this system has no apt");
@@ -48,10 +48,10 @@ fn two_at_once_fetch_the_distributions_kernel_without_installing_it() {
     let cache = Cache::at(dir.path());
     let set_up = || {
         let runner = SystemRunner;
-        let machine = Machine::this(&runner, cache.clone());
-        let options = Options { yes: true, kernel: KernelWish::Distribution, stressor: stressor() };
-        let mut dialogue = Agreeing::default();
-        setup::run(&options, &machine, &mut dialogue).map(|()| dialogue.0)
+        let host = LocalHost::detect(&runner, cache.clone());
+        let options = SetupOptions { yes: true, kernel: KernelRequest::Distribution, stressor: stressor() };
+        let mut prompt = Agreeing::default();
+        setup::run(&options, &host, &mut prompt).map(|()| prompt.0)
     };
     std::thread::scope(|scope| {
         let both = [scope.spawn(set_up), scope.spawn(set_up)];
@@ -67,8 +67,8 @@ fn two_at_once_fetch_the_distributions_kernel_without_installing_it() {
     assert!(files.kernel.starts_with(dir.path()));
     let archive = std::fs::read(&files.initramfs).unwrap();
     let holds = |name: &[u8]| archive.windows(name.len()).any(|bytes| bytes == name);
-    for module in image::NEEDED {
+    for module in image::GUEST_MODULES {
         assert!(holds(format!("{module}.ko").as_bytes()), "{module} is a module of that kernel");
     }
-    assert!(!cache.path("setup").exists(), "what was downloaded is gone");
+    assert!(!cache.path("setup").exists(), "the download must be removed");
 }

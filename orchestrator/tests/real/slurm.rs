@@ -1,4 +1,4 @@
-//! The Slurm example on a real cluster of one node.
+//! Tests the Slurm example on a real cluster of one node.
 
 use crate::common::{
     examples,
@@ -15,7 +15,7 @@ use testbed::results::store;
 
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
-fn a_slurm_cluster_makes_all_parts_and_the_report() {
+fn a_slurm_cluster_runs_all_parts_and_the_report() {
     let Some(ready) = ready() else { return };
     let installed = |program: &&str| {
         let places = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin";
@@ -30,13 +30,15 @@ fn a_slurm_cluster_makes_all_parts_and_the_report() {
         skipped::<()>("only root can start a Slurm cluster");
         return;
     }
-    // Munge wants a folder that nobody else can write to, up to the root. The target folder may not be one.
+    // Munge requires that nobody else can write to its folder or any parent of it. That may not be true of
+    // the target folder.
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     fs::create_dir(path("cluster")).unwrap();
     symlink(examples(), path("examples")).unwrap();
     let cluster = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/slurm/cluster.sh");
-    let work = "examples/slurm/submit.sh examples/small.yaml 2 run --repeat 1 --only 'stress.rate == 8MB/s or stress.rate == 96MB/s'
+    let work = "examples/slurm/submit.sh examples/small.yaml 2 run --repeat 1 \
+        --only 'stress.rate == 8MB/s or stress.rate == 96MB/s'
         while squeue --noheader | grep -q .; do sleep 0.5; done";
     let mut command = Command::new("unshare");
     command.args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]).arg(cluster);

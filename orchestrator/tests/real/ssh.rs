@@ -1,8 +1,8 @@
-//! Labs of hosts that are reached by SSH: real SSH servers, in namespaces that stand for the hosts.
+//! Labs on hosts reached through SSH: real SSH servers, in namespaces that represent the hosts.
 
 use crate::common::{
     hosts::{Hosts, with_hosts},
-    real::{Place, ready, signal},
+    real::{TestDir, ready, signal},
 };
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -24,20 +24,21 @@ expect: [{ outcome: converged }]
 
 const SMOKE: &str = include_str!("../../../scenarios/smoke.yaml");
 
-/// The folder of its second attempt, which takes a quarter of a minute.
-const SECOND: &str = "link.rate=36mbit-stress.rate=36MBps-migrate.max_passes=4.1";
+/// The folder of the smoke scenario's second attempt, which takes a quarter of a minute.
+const SECOND_ATTEMPT: &str = "link.rate=36mbit-stress.rate=36MBps-migrate.max_passes=4.1";
 
-/// How long after the end of the orchestrator, or of the way to it, something of a run may be left on a host.
-const LEFTOVERS: Duration = Duration::from_secs(10);
+/// How long a host may take to end a run's processes after it has lost the orchestrator.
+const CLEANUP_LIMIT: Duration = Duration::from_secs(10);
 
+/// The interfaces that each host has without a run.
 const INTERFACES: [&str; 3] = ["eth0 eth2 lo", "eth0 eth1 eth2 lo", "eth0 eth1 eth2 lo"];
 
-/// Waits until no process of the run is left on any host.
+/// Waits until no process of the run is left on any host, then checks that the hosts' interfaces are back.
 #[track_caller]
-fn assert_nothing_left(place: &Place, hosts: &Hosts) {
-    let deadline = Instant::now() + LEFTOVERS;
-    while !place.processes().is_empty() {
-        assert!(Instant::now() < deadline, "left after {LEFTOVERS:?}: {:#?}", place.processes());
+fn assert_nothing_left(dir: &TestDir, hosts: &Hosts) {
+    let deadline = Instant::now() + CLEANUP_LIMIT;
+    while !dir.processes().is_empty() {
+        assert!(Instant::now() < deadline, "left after {CLEANUP_LIMIT:?}: {:#?}", dir.processes());
         thread::sleep(Duration::from_millis(50));
     }
     for (host, interfaces) in INTERFACES.iter().enumerate() {
@@ -46,25 +47,25 @@ fn assert_nothing_left(place: &Place, hosts: &Hosts) {
 }
 
 #[track_caller]
-fn outcomes(place: &Place) -> Vec<Outcome> {
-    place.records().iter().map(|record| record.outcome).collect()
+fn outcomes(dir: &TestDir) -> Vec<Outcome> {
+    dir.records().iter().map(|record| record.outcome).collect()
 }
 
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
 fn the_smoke_scenario_holds_between_hosts() {
     let Some(ready) = ready() else { return };
-    let place = Place::new(&ready, SMOKE);
-    with_hosts(&place, |hosts| {
+    let dir = TestDir::new(&ready, SMOKE);
+    with_hosts(&dir, |hosts| {
         let lab = hosts.inventory(|text| text);
-        let mut run = place.start(&["matrix.yaml", "--out", "run", "--lab", &lab]);
-        run.wait_for("a migration", |place| place.migrates(SECOND).then_some(()));
-        a_run_is_looked_into(&place, &lab, &run.pid().to_string());
-        assert_eq!(run.end(), 0, "{}", place.shown());
-        assert_eq!(outcomes(&place), [Outcome::Converged, Outcome::NotConverged], "{}", place.shown());
-        let environment = place.environment();
+        let mut run = dir.start(&["matrix.yaml", "--out", "run", "--lab", &lab]);
+        run.wait_for("the second migration", |dir| dir.migrates(SECOND_ATTEMPT).then_some(()));
+        assert_run_can_be_inspected(&dir, &lab, &run.pid().to_string());
+        assert_eq!(run.end(), 0, "{}", dir.shown());
+        assert_eq!(outcomes(&dir), [Outcome::Converged, Outcome::NotConverged], "{}", dir.shown());
+        let environment = dir.environment();
         assert_eq!(environment["lab"]["kind"], "ssh");
-        let measured = &place.records()[0].measured;
+        let measured = &dir.records()[0].measured;
         assert!(measured.downtime_ms.client.is_some());
         let round_trips = measured.round_trips.unwrap();
         assert_eq!(environment["lab"]["round_trips"], serde_json::to_value(round_trips).unwrap());
@@ -75,14 +76,14 @@ fn the_smoke_scenario_holds_between_hosts() {
             );
         }
         assert_eq!(measured.obtained["total_time_ms"].clock, Clock::Orchestrator);
-        assert_nothing_left(&place, hosts);
+        assert_nothing_left(&dir, hosts);
     });
 }
 
-/// What `testbed lab` says of a run between hosts that is under way, and does in it.
+/// Checks `testbed lab status` and `testbed lab shell` with a run in progress on hosts.
 #[track_caller]
-fn a_run_is_looked_into(place: &Place, lab: &str, pid: &str) {
-    let (code, out, err) = place.ask_all(&["lab", "status", "--lab", lab, "--json"]);
+fn assert_run_can_be_inspected(dir: &TestDir, lab: &str, pid: &str) {
+    let (code, out, err) = dir.run_subcommand(&["lab", "status", "--lab", lab, "--json"]);
     assert_eq!(code, 0, "{err}");
     let status: Value = serde_json::from_str(&out).unwrap();
     let [run] = &status["runs"].as_array().unwrap()[..] else { panic!("{out}") };
@@ -98,107 +99,107 @@ fn a_run_is_looked_into(place: &Place, lab: &str, pid: &str) {
         let migration = interfaces.iter().find(|interface| interface["name"] == "migration").unwrap();
         assert!(migration["shaping"]["sends"]["rate"].is_string(), "{out}");
     }
-    // By the process's number alone, and into the node's own processes.
+    // `--run` takes the PID without the host name; the shell sees the node's processes.
     let script = "uname -n; cat /proc/[0-9]*/comm | grep -c qemu; exit 4";
-    let (code, out, err) =
-        place.ask_all(&["lab", "shell", "--lab", lab, "--run", pid, "compute1", "--", "sh", "-c", script]);
+    let shell = ["lab", "shell", "--lab", lab, "--run", pid, "compute1", "--", "sh", "-c", script];
+    let (code, out, err) = dir.run_subcommand(&shell);
     assert_eq!(code, 4, "{out}{err}");
     assert!(out.starts_with("compute1\n") && !out.ends_with("\n0\n"), "{out}{err}");
     let (code, _, err) =
-        place.ask_all(&["lab", "shell", "--lab", lab, "--run", "1@x", "compute1", "--", "true"]);
+        dir.run_subcommand(&["lab", "shell", "--lab", lab, "--run", "1@x", "compute1", "--", "true"]);
     assert_eq!(code, 2, "{err}");
-    assert!(err.contains("no run 1@x is under way"), "{err}");
+    assert!(err.contains("no run 1@x is in progress"), "{err}");
 }
 
 #[test]
 #[ignore = "needs SSH servers: cargo xtask test"]
-fn hosts_without_a_run_are_looked_at_and_have_a_shell() {
+fn lab_status_and_shell_work_on_hosts_without_a_run() {
     let Some(ready) = ready() else { return };
-    let place = Place::new(&ready, SMALL);
-    with_hosts(&place, |hosts| {
+    let dir = TestDir::new(&ready, SMALL);
+    with_hosts(&dir, |hosts| {
         let lab = hosts.inventory(|text| text);
-        let (code, out, err) = place.ask_all(&["lab", "status", "--lab", &lab]);
+        let (code, out, err) = dir.run_subcommand(&["lab", "status", "--lab", &lab]);
         assert_eq!(code, 0, "{err}");
-        for words in ["compute2   lab2 answers: ", "eth1 up", "no run is under way on these hosts"] {
+        for words in ["compute2   lab2 answers: ", "eth1 up", "no run is in progress on these hosts"] {
             assert!(out.contains(words), "{words} is not in:\n{out}");
         }
         let script = "uname -n; id -u; cut -d: -f1 /proc/net/dev; exit 7";
         let (code, out, err) =
-            place.ask_all(&["lab", "shell", "--lab", &lab, "compute1", "--", "sh", "-c", script]);
+            dir.run_subcommand(&["lab", "shell", "--lab", &lab, "compute1", "--", "sh", "-c", script]);
         assert_eq!(code, 7, "{out}{err}");
         assert!(out.starts_with("compute1\n0\n") && out.contains("eth0"), "{out}");
-        assert!(err.contains("this is the host lab1 itself, as root"), "{err}");
+        assert!(err.contains("on the host lab1 itself, as root"), "{err}");
 
         let typed = "uname -n\nstty size > /dev/null && echo $((6 * 7))\nexit 9\n";
-        if let Some((code, shown)) = place.typed(&["lab", "shell", "--lab", &lab, "compute2"], typed) {
+        if let Some((code, shown)) = dir.on_terminal(&["lab", "shell", "--lab", &lab, "compute2"], typed) {
             assert_eq!(code, 9, "{shown}");
             assert!(shown.contains("compute2") && shown.contains("42\r\n"), "{shown}");
-            assert!(shown.contains("this is the host lab2 itself"), "{shown}");
-            assert_nothing_left(&place, hosts);
+            assert!(shown.contains("on the host lab2 itself"), "{shown}");
+            assert_nothing_left(&dir, hosts);
         }
 
-        // One that is killed ends what it runs there.
+        // Killing the `ssh` of a shell ends the program on the host.
         let program = ["lab", "shell", "--lab", &lab, "compute1", "--", "sh", "-c", "sleep 613; true"];
-        let mut shell = place.other(&program).spawn().unwrap();
+        let mut shell = dir.other(&program).spawn().unwrap();
         let deadline = Instant::now() + Duration::from_secs(60);
-        while !place.processes().iter().any(|process| process.words == ["sleep", "613"]) {
-            assert!(Instant::now() < deadline, "{}", place.shown());
+        while !dir.processes().iter().any(|process| process.words == ["sleep", "613"]) {
+            assert!(Instant::now() < deadline, "{}", dir.shown());
             thread::sleep(Duration::from_millis(20));
         }
-        let ssh = place.processes().into_iter().find(|process| process.words[0] == "ssh").unwrap();
+        let ssh = dir.processes().into_iter().find(|process| process.words[0] == "ssh").unwrap();
         signal(ssh.pid, Signal::SIGKILL);
         assert_eq!(shell.wait().unwrap().code(), Some(128 + 9));
-        assert_nothing_left(&place, hosts);
+        assert_nothing_left(&dir, hosts);
 
         let gone = hosts.inventory(|text| text.replace("lab2", "lab9"));
-        let (code, out, err) = place.ask_all(&["lab", "status", "--lab", &gone]);
+        let (code, out, err) = dir.run_subcommand(&["lab", "status", "--lab", &gone]);
         assert_eq!(code, 3, "{err}");
         assert!(out.contains("compute2   lab9 does not answer: ") && out.contains("lab1 answers"), "{out}");
-        let (code, _, err) = place.ask_all(&["lab", "shell", "--lab", &gone, "compute2", "--", "true"]);
+        let (code, _, err) = dir.run_subcommand(&["lab", "shell", "--lab", &gone, "compute2", "--", "true"]);
         assert_eq!(code, 3, "{err}");
         assert!(err.contains("cannot use host lab9"), "{err}");
-        assert_nothing_left(&place, hosts);
+        assert_nothing_left(&dir, hosts);
     });
 }
 
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
-fn a_cut_connection_a_dead_node_and_a_reboot_fail_their_attempts_and_the_run_goes_on() {
+fn a_run_continues_after_a_cut_connection_a_dead_node_and_a_reboot() {
     let Some(ready) = ready() else { return };
-    let place = Place::new(&ready, &format!("{SMALL}repeat: 4\n"));
-    with_hosts(&place, |hosts| {
+    let dir = TestDir::new(&ready, &format!("{SMALL}repeat: 4\n"));
+    with_hosts(&dir, |hosts| {
         let lab = hosts.inventory(|text| text);
-        let mut run = place.start(&["matrix.yaml", "--out", "run", "--lab", &lab]);
-        run.wait_for("a migration", |place| place.migrates("base.1").then_some(()));
+        let mut run = dir.start(&["matrix.yaml", "--out", "run", "--lab", &lab]);
+        run.wait_for("a migration", |dir| dir.migrates("base.1").then_some(()));
         hosts.connect(1, false);
-        // The orchestrator is still there: it is the host that takes down what nobody looks after.
-        let deadline = Instant::now() + LEFTOVERS;
-        run.wait_for("the end of QEMU at the source", |place| {
-            let left = place.processes().iter().any(|process| process.is_qemu("source"));
-            assert!(!left || Instant::now() < deadline, "QEMU runs on\n{}", place.shown());
+        // The orchestrator still runs, so it must be the host that ends the processes.
+        let deadline = Instant::now() + CLEANUP_LIMIT;
+        run.wait_for("the end of QEMU at the source", |dir| {
+            let left = dir.processes().iter().any(|process| process.is_qemu("source"));
+            assert!(!left || Instant::now() < deadline, "QEMU runs on\n{}", dir.shown());
             (!left).then_some(())
         });
-        let record = run.wait_for("its record", |place| place.records().first().cloned());
-        assert_eq!(record.outcome, Outcome::Failed, "{}", place.shown());
-        assert!(record.reason.unwrap_or_default().contains("gone"), "{}", place.shown());
+        let record = run.wait_for("its record", |dir| dir.records().first().cloned());
+        assert_eq!(record.outcome, Outcome::Failed, "{}", dir.shown());
+        assert!(record.reason.unwrap_or_default().contains("gone"), "{}", dir.shown());
         hosts.connect(1, true);
 
-        let node = run.wait_for("the second attempt", |place| {
-            place.migrates("base.2").then_some(())?;
-            let source = place.processes().into_iter().find(|process| process.is_qemu("source"))?;
+        let node = run.wait_for("the second attempt", |dir| {
+            dir.migrates("base.2").then_some(())?;
+            let source = dir.processes().into_iter().find(|process| process.is_qemu("source"))?;
             Some(source.parent())
         });
         signal(node, Signal::SIGKILL);
-        let record = run.wait_for("its record", |place| place.records().get(1).cloned());
-        assert_eq!(record.outcome, Outcome::Failed, "{}", place.shown());
+        let record = run.wait_for("its record", |dir| dir.records().get(1).cloned());
+        assert_eq!(record.outcome, Outcome::Failed, "{}", dir.shown());
 
-        run.wait_for("the third attempt", |place| place.migrates("base.3").then_some(()));
-        hosts.reboot(2, &place);
-        let record = run.wait_for("its record", |place| place.records().get(2).cloned());
-        assert_eq!(record.outcome, Outcome::Failed, "{}", place.shown());
-        assert_eq!(run.end(), 3, "{}", place.shown());
-        assert_eq!(outcomes(&place)[3..], [Outcome::Converged], "{}", place.shown());
-        assert_nothing_left(&place, hosts);
+        run.wait_for("the third attempt", |dir| dir.migrates("base.3").then_some(()));
+        hosts.reboot(2, &dir);
+        let record = run.wait_for("its record", |dir| dir.records().get(2).cloned());
+        assert_eq!(record.outcome, Outcome::Failed, "{}", dir.shown());
+        assert_eq!(run.end(), 3, "{}", dir.shown());
+        assert_eq!(outcomes(&dir)[3..], [Outcome::Converged], "{}", dir.shown());
+        assert_nothing_left(&dir, hosts);
     });
 }
 
@@ -206,37 +207,37 @@ fn a_cut_connection_a_dead_node_and_a_reboot_fail_their_attempts_and_the_run_goe
 #[ignore = "runs QEMU: cargo xtask test"]
 fn a_killed_orchestrator_leaves_nothing_on_the_hosts() {
     let Some(ready) = ready() else { return };
-    let place = Place::new(&ready, SMALL);
-    with_hosts(&place, |hosts| {
+    let dir = TestDir::new(&ready, SMALL);
+    with_hosts(&dir, |hosts| {
         let lab = hosts.inventory(|text| text);
-        let mut run = place.start(&["matrix.yaml", "--out", "run", "--lab", &lab]);
-        run.wait_for("a migration", |place| place.migrates("base.1").then_some(()));
+        let mut run = dir.start(&["matrix.yaml", "--out", "run", "--lab", &lab]);
+        run.wait_for("a migration", |dir| dir.migrates("base.1").then_some(()));
         run.kill();
         drop(run);
-        // At once, while the hosts may still be taking down what the first run left.
-        assert_eq!(place.run(&["--resume", "run", "--lab", &lab]), 0, "{}", place.shown());
-        let mut run = place.start(&["matrix.yaml", "--out", "again", "--lab", &lab]);
-        run.wait_for("QEMU", |place| place.processes().iter().any(|p| p.is_qemu("boot")).then_some(()));
+        // Resume immediately, while the hosts may still be cleaning up after the first run.
+        assert_eq!(dir.run(&["--resume", "run", "--lab", &lab]), 0, "{}", dir.shown());
+        let mut run = dir.start(&["matrix.yaml", "--out", "again", "--lab", &lab]);
+        run.wait_for("QEMU", |dir| dir.processes().iter().any(|p| p.is_qemu("boot")).then_some(()));
         run.kill();
-        assert_nothing_left(&place, hosts);
+        assert_nothing_left(&dir, hosts);
     });
 }
 
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
-fn a_full_disk_fails_the_attempt_and_the_run_goes_on_when_there_is_room() {
+fn a_full_disk_fails_the_attempt_and_the_run_continues_with_free_space() {
     let Some(ready) = ready() else { return };
-    let place = Place::new(&ready, &format!("{SMALL}repeat: 2\n"));
-    with_hosts(&place, |hosts| {
+    let dir = TestDir::new(&ready, &format!("{SMALL}repeat: 2\n"));
+    with_hosts(&dir, |hosts| {
         let lab = hosts.inventory(|text| text);
-        let serving = |place: &Place, node: &str| {
-            let is_it =
+        let serving_pid = |dir: &TestDir, node: &str| {
+            let is_serving =
                 |words: &[String]| ["--inside", node].iter().all(|word| words.iter().any(|w| w == word));
-            place.processes().into_iter().find(|process| is_it(&process.words)).map(|process| process.pid)
+            dir.processes().into_iter().find(|process| is_serving(&process.words)).map(|process| process.pid)
         };
-        // The node's own directory is where the guest is saved that has booted.
-        let room = |size: &str| {
-            let node = serving(&place, "compute1").unwrap().to_string();
+        // The booted guest is saved in the node's private directory.
+        let resize_run_dir = |size: &str| {
+            let node = serving_pid(&dir, "compute1").unwrap().to_string();
             let mut mount = Command::new("nsenter");
             mount.args([
                 "--target",
@@ -249,19 +250,19 @@ fn a_full_disk_fails_the_attempt_and_the_run_goes_on_when_there_is_room() {
             ]);
             assert!(mount.status().unwrap().success());
         };
-        let mut run = place.start(&["matrix.yaml", "--out", "run", "--lab", &lab]);
-        run.wait_for("the nodes", |place| serving(place, "compute1").and(serving(place, "compute2")));
-        // It must not boot the guest before.
+        let mut run = dir.start(&["matrix.yaml", "--out", "run", "--lab", &lab]);
+        run.wait_for("the nodes", |dir| serving_pid(dir, "compute1").and(serving_pid(dir, "compute2")));
+        // Pause the orchestrator, so that it does not boot the guest before the directory is full.
         signal(run.pid(), Signal::SIGSTOP);
-        room("64k");
+        resize_run_dir("64k");
         signal(run.pid(), Signal::SIGCONT);
-        let record = run.wait_for("its record", |place| place.records().first().cloned());
-        assert_eq!(record.outcome, Outcome::Failed, "{}", place.shown());
-        assert!(record.reason.unwrap_or_default().contains("No space left"), "{}", place.shown());
-        room("1g");
-        assert_eq!(run.end(), 3, "{}", place.shown());
-        assert_eq!(outcomes(&place)[1..], [Outcome::Converged], "{}", place.shown());
-        assert_nothing_left(&place, hosts);
+        let record = run.wait_for("its record", |dir| dir.records().first().cloned());
+        assert_eq!(record.outcome, Outcome::Failed, "{}", dir.shown());
+        assert!(record.reason.unwrap_or_default().contains("No space left"), "{}", dir.shown());
+        resize_run_dir("1g");
+        assert_eq!(run.end(), 3, "{}", dir.shown());
+        assert_eq!(outcomes(&dir)[1..], [Outcome::Converged], "{}", dir.shown());
+        assert_nothing_left(&dir, hosts);
     });
 }
 
@@ -269,34 +270,34 @@ fn a_full_disk_fails_the_attempt_and_the_run_goes_on_when_there_is_room() {
 #[ignore = "runs QEMU: cargo xtask test"]
 fn two_runs_on_the_same_hosts_do_not_mix() {
     let Some(ready) = ready() else { return };
-    let place = Place::new(&ready, &format!("{SMALL}repeat: 4\n"));
-    let other = Place::new(&ready, SMALL);
-    with_hosts(&place, |hosts| {
+    let dir = TestDir::new(&ready, &format!("{SMALL}repeat: 4\n"));
+    let other = TestDir::new(&ready, SMALL);
+    with_hosts(&dir, |hosts| {
         let lab = hosts.inventory(|text| text);
-        let mut run = place.start(&["matrix.yaml", "--out", "run", "--lab", &lab]);
-        run.wait_for("QEMU", |place| place.processes().iter().any(|p| p.is_qemu("boot")).then_some(()));
+        let mut run = dir.start(&["matrix.yaml", "--out", "run", "--lab", &lab]);
+        run.wait_for("QEMU", |dir| dir.processes().iter().any(|p| p.is_qemu("boot")).then_some(()));
         assert_eq!(other.run(&["matrix.yaml", "--out", "run", "--lab", &lab]), 3, "{}", other.shown());
-        let said = other.stderr();
-        assert!(said.contains("another run may be using eth2"), "{said}");
-        assert_eq!(run.end(), 0, "{}", place.shown());
-        assert_nothing_left(&place, hosts);
+        let stderr = other.stderr();
+        assert!(stderr.contains("another run may be using eth2"), "{stderr}");
+        assert_eq!(run.end(), 0, "{}", dir.shown());
+        assert_nothing_left(&dir, hosts);
     });
 }
 
 #[test]
 #[ignore = "needs SSH servers: cargo xtask test"]
-fn a_lab_that_cannot_be_used_is_refused_with_the_reason() {
+fn an_unusable_lab_is_refused_with_the_reason() {
     let Some(ready) = ready() else { return };
-    let place = Place::new(&ready, SMALL);
-    with_hosts(&place, |hosts| {
+    let dir = TestDir::new(&ready, SMALL);
+    with_hosts(&dir, |hosts| {
         let refused = |lab: &str, words: &[&str]| {
             let args = ["matrix.yaml", "--out", "run", "--lab", lab];
-            let code = place.run(&args);
-            assert_eq!(code, 3, "{}", place.shown());
-            let said = place.stderr();
-            assert!(words.iter().all(|word| said.contains(word)), "{words:?} is not all in:\n{said}");
-            assert_nothing_left(&place, hosts);
-            assert!(!place.folder().exists(), "a run that did not begin leaves no results");
+            let code = dir.run(&args);
+            assert_eq!(code, 3, "{}", dir.shown());
+            let stderr = dir.stderr();
+            assert!(words.iter().all(|word| stderr.contains(word)), "{words:?} is not all in:\n{stderr}");
+            assert_nothing_left(&dir, hosts);
+            assert!(!dir.folder().exists(), "a run that did not begin leaves no results");
         };
         refused(
             &hosts.inventory(|text| text.replacen("migration: eth1", "migration: eth0", 1)),
@@ -316,46 +317,46 @@ fn a_lab_that_cannot_be_used_is_refused_with_the_reason() {
 
 #[test]
 #[ignore = "needs SSH servers: cargo xtask test"]
-fn the_doctor_finds_what_hosts_lack() {
+fn doctor_finds_problems_of_hosts() {
     let Some(ready) = ready() else { return };
-    let place = Place::new(&ready, SMALL);
-    with_hosts(&place, |hosts| {
-        let images = format!("images: {}\n", place.path("images").display());
-        let (code, said) = place.ask("doctor", &["--lab", &hosts.inventory(|text| text + &images)]);
-        assert_eq!(code, 0, "{said}");
+    let dir = TestDir::new(&ready, SMALL);
+    with_hosts(&dir, |hosts| {
+        let images = format!("images: {}\n", dir.path("images").display());
+        let (code, out) = dir.ask("doctor", &["--lab", &hosts.inventory(|text| text + &images)]);
+        assert_eq!(code, 0, "{out}");
         for words in [
             "compute2 answers compute1",
             "ok       shared images",
-            "both computes see one",
+            "both compute nodes share",
             "ok       CPU model",
-            "ms there and back",
+            "round trip ",
             "ok       controller space",
         ] {
-            assert!(said.contains(words), "{words} is not in:\n{said}");
+            assert!(out.contains(words), "{words} is not in:\n{out}");
         }
         let wrong = |text: String| text.replacen("eth1", "eth7", 1).replace("lab2", "lab9");
-        let (code, said) = place.ask("doctor", &["--lab", &hosts.inventory(wrong)]);
-        assert_eq!(code, 1, "{said}");
-        assert!(said.contains("missing  compute1 migration") && said.contains("eth7"), "{said}");
-        assert!(said.contains("missing  compute2 reach") && said.contains("`ssh lab9 true`"), "{said}");
+        let (code, out) = dir.ask("doctor", &["--lab", &hosts.inventory(wrong)]);
+        assert_eq!(code, 1, "{out}");
+        assert!(out.contains("missing  compute1 migration") && out.contains("eth7"), "{out}");
+        assert!(out.contains("missing  compute2 reach") && out.contains("`ssh lab9 true`"), "{out}");
         let by_sudo = hosts.inventory(|text| text.replace("become: none", "become: sudo"));
-        let (code, said) = place.ask("doctor", &["--lab", &by_sudo]);
-        assert_eq!(code, 1, "{said}");
+        let (code, out) = dir.ask("doctor", &["--lab", &by_sudo]);
+        assert_eq!(code, 1, "{out}");
         assert!(
-            said.contains("missing  controller root") && said.contains("run sudo without a password"),
-            "{said}"
+            out.contains("missing  controller root") && out.contains("run sudo without a password"),
+            "{out}"
         );
         let (code, _) =
-            place.ask("doctor", &["--lab", &hosts.inventory(|text| text.replace("host:", "hots:"))]);
+            dir.ask("doctor", &["--lab", &hosts.inventory(|text| text.replace("host:", "hots:"))]);
         assert_eq!(code, 2);
-        // A path that is another directory on each host, and no room but for what is there already.
+        // `images` is a different directory on each host, and one host has no free space.
         hosts.fill_disk(1);
-        let (code, said) =
-            place.ask("doctor", &["--lab", &hosts.inventory(|text| text + "images: /run/images\n")]);
-        assert_eq!(code, 0, "{said}");
-        assert!(said.contains("warning  shared images") && said.contains("mount it on both"), "{said}");
-        assert!(said.contains("tmpfs of run"), "{said}");
-        assert!(said.contains("warning  compute1 space") && said.contains("make room there"), "{said}");
-        assert_nothing_left(&place, hosts);
+        let (code, out) =
+            dir.ask("doctor", &["--lab", &hosts.inventory(|text| text + "images: /run/images\n")]);
+        assert_eq!(code, 0, "{out}");
+        assert!(out.contains("warning  shared images") && out.contains("mount it on both"), "{out}");
+        assert!(out.contains("tmpfs of run"), "{out}");
+        assert!(out.contains("warning  compute1 space") && out.contains("free space there"), "{out}");
+        assert_nothing_left(&dir, hosts);
     });
 }

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# A Slurm cluster of one node, this machine, for as long as a command runs:
+# Runs a command with a Slurm cluster whose only node is this host:
 #
 #   unshare --net --mount --pid --fork --kill-child --mount-proc cluster.sh DIR COMMAND...
 #
-# The namespaces keep the cluster to itself: its daemons talk over a loopback of their own, and the kernel ends them
-# when the command has. DIR keeps the configuration, the logs, and in jobs.txt what became of each job. Needs root
-# and Debian's packages slurm-wlm and munge.
+# The namespaces isolate the cluster: its daemons use a private loopback interface, and the kernel ends them
+# when the command has ended. DIR gets the configuration, the logs, and jobs.txt with the result of each
+# job. Needs root and the Debian packages slurm-wlm and munge.
 
 set -euo pipefail
 
@@ -16,7 +16,7 @@ cpus=$(nproc)
 mkdir -p "$dir/state" "$dir/spool"
 
 ip link set lo up
-# The resolver's AI_ADDRCONFIG, which Slurm asks with, does not count 127.0.0.1 as an address.
+# Slurm resolves names with AI_ADDRCONFIG, which does not count 127.0.0.1 as an address.
 ip address add 192.0.2.9/32 dev lo
 (umask 077 && head -c 1024 /dev/urandom >"$dir/munge.key")
 munged --force --key-file="$dir/munge.key" --socket="$dir/munge.socket" --pid-file="$dir/munged.pid" \
@@ -42,7 +42,7 @@ SelectType=select/cons_tres
 MpiDefault=none
 JobCompType=jobcomp/filetxt
 JobCompLoc=$dir/jobs.txt
-# A cluster waits a while before it looks for work; this one need not.
+# Schedule jobs without the usual delays.
 SchedulerParameters=sched_min_interval=0,batch_sched_delay=0
 ReturnToService=2
 END
@@ -53,7 +53,7 @@ for _ in $(seq 50); do
     [ "$(timeout 2 sinfo --noheader --format=%T 2>/dev/null)" = idle ] && exec "$@"
     sleep 0.2
 done
-echo "the node is not ready:" >&2
+echo "the Slurm node did not become ready within its time limit:" >&2
 sinfo >&2 || true
 tail -n 20 "$dir"/*.log >&2
 exit 1

@@ -1,6 +1,6 @@
-//! What has to be so in the nodes, looked at from outside of `testbed`.
+//! Checks of the nodes that do not rely on what `testbed` reports.
 
-use crate::{Failure, command::output};
+use crate::{TaskError, command::output};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -10,46 +10,46 @@ use std::{
     time::Duration,
 };
 
-/// The nodes.
+/// The names of the nodes; the first has no part in migrations, the others are the compute nodes.
 pub(super) const NODES: [&str; 3] = ["controller", "compute1", "compute2"];
 
-/// The delay that is set on the migration network, in one direction.
+/// The delay that [`netem_delays`] sets on the migration network, in one direction.
 const DELAY_MS: f64 = 400.0;
 
-/// How much of it the shortest round trip has to show at least: under nested TCG round trips take some
-/// milliseconds, and clocks are coarse.
-const SHOWN: f64 = 0.95;
+/// The share of the delay that must be visible in the shortest round trip. It is less than 1 because under
+/// nested TCG a round trip takes some milliseconds and clocks are coarse.
+const MIN_MEASURED_SHARE: f64 = 0.95;
 
-/// How often the network of SSH is looked at during a run.
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// The time between two checks of the SSH network during a run.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The queueing disciplines that a link is shaped with.
+/// The queueing disciplines that shaping a link can use.
 const SHAPERS: [&str; 3] = ["tbf", "htb", "netem"];
 
-/// The nodes, as `ssh` reaches them.
-pub(super) struct Hosts {
+/// Access to the nodes by `ssh`.
+pub(super) struct SshNodes {
     config: PathBuf,
 }
 
-impl Hosts {
-    /// What `vagrant ssh-config` says of them.
-    pub(super) fn of(text: &str, folder: &Path) -> Result<Self, Failure> {
+impl SshNodes {
+    /// Takes the output of `vagrant ssh-config` and stores it in `folder`, where `ssh` reads it.
+    pub(super) fn new(text: &str, folder: &Path) -> Result<Self, TaskError> {
         let config = folder.join("ssh-config");
         fs::write(&config, text).map_err(|error| format!("cannot write {}: {error}", config.display()))?;
         Ok(Self { config })
     }
 
-    /// What a script says that a user's shell runs there.
-    fn ask(&self, node: &str, script: &str) -> Result<String, Failure> {
+    /// Runs a shell script on a node as the login user. Returns its trimmed standard output.
+    fn ask(&self, node: &str, script: &str) -> Result<String, TaskError> {
         let mut ssh = Command::new("ssh");
         ssh.arg("-F").arg(&self.config).args(["-o", "BatchMode=yes", node, script]).stdin(Stdio::null());
-        let said = output(&mut ssh)?;
-        said.trim().lines().for_each(|line| eprintln!("    {line}"));
-        Ok(said.trim().to_owned())
+        let answer = output(&mut ssh)?;
+        answer.trim().lines().for_each(|line| eprintln!("    {line}"));
+        Ok(answer.trim().to_owned())
     }
 
-    /// Puts a program there, into the user's home; its path.
-    fn put(&self, node: &str, program: &Path) -> Result<String, Failure> {
+    /// Copies a program into the login user's home directory on a node. Returns its path there.
+    fn upload(&self, node: &str, program: &Path) -> Result<String, TaskError> {
         let name = program.file_name().unwrap_or_default().to_string_lossy();
         let file = fs::File::open(program).map_err(|e| format!("cannot read {}: {e}", program.display()))?;
         let mut ssh = Command::new("ssh");
@@ -60,113 +60,116 @@ impl Hosts {
     }
 }
 
-/// The guests' files are on the controller's export, whole, and both computes have them from there by NFS.
-pub(super) fn images_are_shared(hosts: &Hosts) -> Result<(), Failure> {
-    // Each is called by the digest of its content.
+/// Checks that the guests' files are complete on the controller's export and that both compute nodes mount
+/// it by NFS.
+pub(super) fn images_are_shared(nodes: &SshNodes) -> Result<(), TaskError> {
+    // The name of each file is the SHA-256 of its content.
     let list = "cd /srv/images && sha256sum * | sort";
-    let exported = hosts.ask(NODES[0], list)?;
+    let exported = nodes.ask(NODES[0], list)?;
     let whole = |line: &str| line.split_once("  ").is_some_and(|(digest, name)| digest == name);
     if exported.lines().count() < 2 || !exported.lines().all(whole) {
-        return Err(format!("the export has not the guests' files: {exported}").into());
+        return Err(format!("the guests' files are missing or incomplete on the export: {exported}").into());
     }
     for compute in &NODES[1..] {
         let kind =
-            hosts.ask(compute, "stat -f -c %T /srv/images; findmnt -n -o FSTYPE,SOURCE /srv/images")?;
+            nodes.ask(compute, "stat -f -c %T /srv/images; findmnt -n -o FSTYPE,SOURCE /srv/images")?;
         if !kind.starts_with("nfs\nnfs4") {
-            return Err(format!("{compute} has no NFS on /srv/images: {kind}").into());
+            return Err(format!("/srv/images on {compute} is not an NFS mount: {kind}").into());
         }
-        let seen = hosts.ask(compute, "ls /srv/images")?;
+        let seen = nodes.ask(compute, "ls /srv/images")?;
         let names = exported.lines().filter_map(|line| line.split_once("  ")).map(|(_, name)| name);
         if !names.eq(seen.lines()) {
-            return Err(format!("{compute} sees other files: {seen}").into());
+            return Err(format!("{compute} sees other files than the controller: {seen}").into());
         }
     }
     Ok(())
 }
 
-/// A delay that netem sets on the interface of the migration network is measured there, and not on Vagrant's.
-pub(super) fn netem_delays(hosts: &Hosts, program: &Path) -> Result<(), Failure> {
-    let netem = hosts.put(NODES[1], program)?;
-    let round_trip = |address: &str| -> Result<f64, Failure> {
-        let said = hosts.ask(NODES[1], &format!("sudo ping -q -c 5 -i 0.5 {address} | tail -n 1"))?;
-        least(&said).ok_or_else(|| format!("{address} does not answer: {said}").into())
+/// Checks that a delay set by netem on the migration network can be measured there and leaves Vagrant's own
+/// network alone.
+pub(super) fn netem_delays(nodes: &SshNodes, program: &Path) -> Result<(), TaskError> {
+    let netem = nodes.upload(NODES[1], program)?;
+    let round_trip = |address: &str| -> Result<f64, TaskError> {
+        let answer = nodes.ask(NODES[1], &format!("sudo ping -q -c 5 -i 0.5 {address} | tail -n 1"))?;
+        min_round_trip_ms(&answer).ok_or_else(|| format!("{address} does not answer pings: {answer}").into())
     };
     for (node, address) in [(NODES[1], "192.0.2.1/24"), (NODES[2], "192.0.2.2/24")] {
-        hosts.ask(node, &format!("sudo ip address add {address} dev eth3"))?;
+        nodes.ask(node, &format!("sudo ip address add {address} dev eth3"))?;
     }
-    let measured = || -> Result<[f64; 4], Failure> {
+    let measured = || -> Result<[f64; 4], TaskError> {
         let before = round_trip("192.0.2.2")?;
-        hosts.ask(NODES[1], &format!("sudo {netem} apply eth3 --rate 100mbit --delay {DELAY_MS}ms"))?;
-        hosts.ask(NODES[1], "sudo tc qdisc show dev eth3; sudo tc qdisc show dev eth0")?;
+        nodes.ask(NODES[1], &format!("sudo {netem} apply eth3 --rate 100mbit --delay {DELAY_MS}ms"))?;
+        nodes.ask(NODES[1], "sudo tc qdisc show dev eth3; sudo tc qdisc show dev eth0")?;
         let during = round_trip("192.0.2.2")?;
-        // By the way that SSH takes.
+        // On the network that SSH uses.
         let session = round_trip("$(echo $SSH_CONNECTION | cut -d ' ' -f 1)")?;
-        hosts.ask(NODES[1], &format!("sudo {netem} clear eth3"))?;
+        nodes.ask(NODES[1], &format!("sudo {netem} clear eth3"))?;
         Ok([before, during, session, round_trip("192.0.2.2")?])
     };
     let measured = measured();
     for node in &NODES[1..] {
-        hosts.ask(node, "sudo ip address flush dev eth3")?;
+        nodes.ask(node, "sudo ip address flush dev eth3")?;
     }
     let [before, during, session, after] = measured?;
     eprintln!(
-        "    round trips of the migration network, ms: {before} before, {during} with a delay of {DELAY_MS}, {after} \
-         after; of the network of SSH: {session} meanwhile"
+        "    round trips on the migration network, ms: {before} before, {during} with a delay of {DELAY_MS}, \
+         {after} after; on the SSH network meanwhile: {session}"
     );
-    let delayed = during - before >= DELAY_MS * SHOWN;
+    let delayed = during - before >= DELAY_MS * MIN_MEASURED_SHARE;
     if delayed && session < DELAY_MS / 2.0 && after < DELAY_MS / 2.0 {
         return Ok(());
     }
-    Err("the delay is not where it was set, or not there at all".to_owned().into())
+    Err("the delay set on the migration network has no effect there, or also elsewhere".to_owned().into())
 }
 
-/// The shortest round trip in the last line of what `ping` says, in milliseconds.
-fn least(line: &str) -> Option<f64> {
+/// Parses the shortest round trip, in milliseconds, from the last line that `ping` prints.
+fn min_round_trip_ms(line: &str) -> Option<f64> {
     line.split_once(" = ")?.1.split('/').next()?.parse().ok()
 }
 
-/// During some work, nothing shapes the network that SSH uses.
-pub(super) fn session_is_left_alone(
-    hosts: &Hosts,
-    work: impl FnOnce() -> Result<(), Failure>,
-) -> Result<(), Failure> {
+/// Checks, while `work` runs, that nothing shapes the network that SSH uses.
+pub(super) fn ssh_network_is_not_shaped(
+    nodes: &SshNodes,
+    work: impl FnOnce() -> Result<(), TaskError>,
+) -> Result<(), TaskError> {
     let ended = AtomicBool::new(false);
     thread::scope(|scope| {
         let watch = scope.spawn(|| {
-            let mut looks = 0;
+            let mut checks = 0;
             let mut shaped = Vec::new();
             while !ended.load(Ordering::Relaxed) {
                 for node in &NODES[1..] {
                     let mut ssh = Command::new("ssh");
-                    ssh.arg("-F").arg(&hosts.config).args(["-o", "BatchMode=yes", node]);
+                    ssh.arg("-F").arg(&nodes.config).args(["-o", "BatchMode=yes", node]);
                     ssh.args(["/sbin/tc qdisc show dev eth0"]).stdin(Stdio::null());
-                    let Ok(said) = ssh.output() else { continue };
-                    let said = String::from_utf8_lossy(&said.stdout).into_owned();
-                    looks += usize::from(said.contains("qdisc"));
-                    if SHAPERS.iter().any(|kind| said.contains(kind)) {
-                        shaped.push(format!("{node}: {}", said.trim()));
+                    let Ok(answer) = ssh.output() else { continue };
+                    let answer = String::from_utf8_lossy(&answer.stdout).into_owned();
+                    checks += usize::from(answer.contains("qdisc"));
+                    if SHAPERS.iter().any(|kind| answer.contains(kind)) {
+                        shaped.push(format!("{node}: {}", answer.trim()));
                     }
                 }
-                thread::sleep(LOOK_INTERVAL);
+                thread::sleep(CHECK_INTERVAL);
             }
-            (looks, shaped)
+            (checks, shaped)
         });
-        let done = work();
+        let result = work();
         ended.store(true, Ordering::Relaxed);
-        let (looks, shaped) = watch.join().unwrap_or_default();
-        done?;
+        let (checks, shaped) = watch.join().unwrap_or_default();
+        result?;
         eprintln!(
-            "    looked at eth0 of the computes {looks} times during the run; it was shaped {} times",
+            "    checked eth0 of the compute nodes {checks} times during the run; it was shaped {} times",
             shaped.len()
         );
-        if looks == 0 {
-            return Err("eth0 of the computes could not be looked at".to_owned().into());
+        if checks == 0 {
+            return Err("eth0 of the compute nodes could not be checked during the run".to_owned().into());
         }
         if shaped.is_empty() { Ok(()) } else { Err(shaped.join("\n").into()) }
     })
 }
 
-/// The command lines of the processes here whose programs' names begin so.
+/// Returns the command lines of the processes in this PID namespace whose program's name begins with one of
+/// `programs`.
 pub(super) fn processes(programs: &[&str]) -> Vec<String> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path());
     processes
@@ -184,8 +187,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_shortest_round_trip_is_read() {
-        assert_eq!(least("rtt min/avg/max/mdev = 400.523/401.000/402.100/0.400 ms"), Some(400.523));
-        assert_eq!(least("5 packets transmitted, 0 received"), None);
+    fn the_shortest_round_trip_is_parsed() {
+        assert_eq!(
+            min_round_trip_ms("rtt min/avg/max/mdev = 400.523/401.000/402.100/0.400 ms"),
+            Some(400.523)
+        );
+        assert_eq!(min_round_trip_ms("5 packets transmitted, 0 received"), None);
     }
 }

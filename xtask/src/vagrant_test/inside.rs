@@ -1,15 +1,15 @@
-//! The part of the test that is inside of its namespaces: a libvirt of its own, and what is done with it.
+//! The part of the test that runs inside its namespaces: it starts a private libvirt and works with the lab.
 //!
 //! libvirt keeps its state below `/run`, `/etc/libvirt`, `/var/lib/libvirt`, `/var/cache/libvirt` and
-//! `/var/log/libvirt`. All of these are other directories here. Neither systemd nor dbus is needed, and
-//! nothing of the machine's is changed.
+//! `/var/log/libvirt`. Inside the namespaces, the test mounts directories of its own in all these places.
+//! Neither systemd nor dbus is needed, and the host's own libvirt is not changed.
 
 use super::{
-    checks::{self, Hosts},
+    checks::{self, SshNodes},
     steps::Log,
 };
 use crate::{
-    Failure,
+    TaskError,
     command::{output, run, status},
     workspace::Workspace,
 };
@@ -22,36 +22,37 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The variable with the catalog of the box.
+/// The environment variable with the path of the box's catalog.
 pub(super) const CATALOG: &str = "TESTBED_VAGRANT_CATALOG";
 
-/// What domains and networks are called by.
+/// The prefix of the names of domains and networks.
 const NAME: &str = "testbed-test";
 
-/// How long libvirt may take to answer.
+/// How long libvirt may take to start.
 const LIBVIRT_LIMIT: Duration = Duration::from_secs(30);
 
-/// The migrations whose outcomes must be the physics, for the accelerator of the nodes.
+/// The scenario that shows the convergence threshold, by the accelerator that the nodes run under.
 const THRESHOLDS: [(&str, &str); 2] =
     [("tcg", "scenarios/labs/nested-tcg.yaml"), ("kvm", "scenarios/icclab/threshold.yaml")];
 
-/// What the test has.
-struct Lab {
-    /// The source tree.
+/// The lab under test: its files and settings.
+struct TestLab {
+    /// The top folder of the source tree.
     root: PathBuf,
-    /// The programs.
+    /// The directory of the project's programs.
     bin: PathBuf,
-    /// The test's files.
+    /// The directory for the test's temporary files.
     folder: PathBuf,
-    /// Its results.
+    /// The directory for results.
     out: PathBuf,
+    /// What runs the nodes: `tcg` or `kvm`.
     accel: String,
 }
 
-/// Makes the test.
-pub(super) fn test(folder: &Path, out: &Path, accel: &str) -> Result<(), Failure> {
+/// Runs the whole test inside the namespaces, and takes the lab down even if a step failed.
+pub(super) fn test(folder: &Path, out: &Path, accel: &str) -> Result<(), TaskError> {
     let workspace = Workspace::find()?;
-    let lab = Lab {
+    let lab = TestLab {
         bin: workspace.target.join("dist/bin"),
         root: workspace.root,
         folder: folder.into(),
@@ -60,7 +61,7 @@ pub(super) fn test(folder: &Path, out: &Path, accel: &str) -> Result<(), Failure
     };
     let mut log = Log::open(out)?;
     let libvirt = log.step("start libvirt", || lab.start_libvirt())?;
-    let tested = lab.make_and_use(&mut log);
+    let tested = lab.run_steps(&mut log);
     if tested.is_err() {
         lab.show_consoles();
     }
@@ -70,47 +71,47 @@ pub(super) fn test(folder: &Path, out: &Path, accel: &str) -> Result<(), Failure
     tested.and(destroyed).and(empty)
 }
 
-impl Lab {
-    /// The nodes, from their box to their second boot. Once they are up, each step is made whatever became of
-    /// those before; the first failure.
-    fn make_and_use(&self, log: &mut Log) -> Result<(), Failure> {
+impl TestLab {
+    /// Runs all steps from adding the box to checks after a reboot. Once the nodes are up, every step of a
+    /// group runs even if an earlier one failed. Returns the first error.
+    fn run_steps(&self, log: &mut Log) -> Result<(), TaskError> {
         let catalog = std::env::var_os(CATALOG).ok_or_else(|| format!("{CATALOG} is not set"))?;
         log.step("vagrant box add", || {
             run(self.in_lab("vagrant").args(["box", "add", "--provider", "libvirt"]).arg(&catalog))
         })?;
         log.step("vagrant up", || self.vagrant(&["up", "--provider=libvirt"]))?;
-        let hosts = self.hosts()?;
+        let nodes = self.nodes()?;
         let threshold =
             THRESHOLDS.iter().find(|(accel, _)| *accel == self.accel).map_or("", |(_, file)| file);
         let used = [
             log.step("testbed doctor --lab vagrant", || self.testbed(&["doctor", "--lab", "vagrant"])),
             log.step("sch_netem delays the migration network, and only that", || {
-                checks::netem_delays(&hosts, &self.bin.join("netem"))
+                checks::netem_delays(&nodes, &self.bin.join("netem"))
             }),
             log.step("scenarios/smoke.yaml", || self.migrate("scenarios/smoke.yaml", "smoke")),
-            log.step("the images are on the NFS export", || checks::images_are_shared(&hosts)),
+            log.step("the images are on the NFS export", || checks::images_are_shared(&nodes)),
             log.step(threshold, || {
-                // While the migration network is shaped.
-                checks::session_is_left_alone(&hosts, || self.migrate(threshold, "threshold"))
+                // This scenario shapes the migration network.
+                checks::ssh_network_is_not_shaped(&nodes, || self.migrate(threshold, "threshold"))
             }),
         ];
         log.step("vagrant halt", || self.vagrant(&["halt"]))?;
         log.step("vagrant up, again", || self.vagrant(&["up"]))?;
         log.step("vagrant provision", || self.vagrant(&["provision"]))?;
-        let hosts = self.hosts()?;
+        let nodes = self.nodes()?;
         let again = [
-            log.step("the images are still on the NFS export", || checks::images_are_shared(&hosts)),
+            log.step("the images are still on the NFS export", || checks::images_are_shared(&nodes)),
             log.step("testbed doctor --lab vagrant, again", || self.testbed(&["doctor", "--lab", "vagrant"])),
         ];
         used.into_iter().chain(again).collect()
     }
 
-    /// How Vagrant says that the nodes are reached.
-    fn hosts(&self) -> Result<Hosts, Failure> {
-        Hosts::of(&output(self.in_lab("vagrant").arg("ssh-config"))?, &self.folder)
+    /// Asks Vagrant how to reach the nodes by SSH.
+    fn nodes(&self) -> Result<SshNodes, TaskError> {
+        SshNodes::new(&output(self.in_lab("vagrant").arg("ssh-config"))?, &self.folder)
     }
 
-    /// A program, with the lab's environment.
+    /// Returns a command with the environment that makes Vagrant and `testbed` use this lab.
     fn in_lab(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command
@@ -120,7 +121,7 @@ impl Lab {
             .env("VAGRANT_HOME", self.folder.join("home"))
             .env("VAGRANT_DOTFILE_PATH", self.folder.join("state"))
             .env("TMPDIR", self.folder.join("tmp"))
-            // It would ask the network whether there is a newer Vagrant.
+            // Vagrant would check online for a newer version of itself.
             .env("VAGRANT_CHECKPOINT_DISABLE", "1")
             .env("LAB_NAME", NAME)
             .env("LAB_ACCEL", &self.accel)
@@ -135,24 +136,24 @@ impl Lab {
         self.folder.join("consoles")
     }
 
-    fn vagrant(&self, arguments: &[&str]) -> Result<(), Failure> {
-        // Without a bar that moves.
+    fn vagrant(&self, arguments: &[&str]) -> Result<(), TaskError> {
+        // No progress bar.
         run(self.in_lab("vagrant").args(arguments).arg("--no-tty"))
     }
 
-    fn testbed(&self, arguments: &[&str]) -> Result<(), Failure> {
+    fn testbed(&self, arguments: &[&str]) -> Result<(), TaskError> {
         let program = self.bin.join("testbed");
         run(self.in_lab(&program.to_string_lossy()).args(arguments))
     }
 
-    /// Runs a matrix in the lab; its expectations have to hold.
-    fn migrate(&self, scenario: &str, name: &str) -> Result<(), Failure> {
+    /// Runs a matrix in the lab. Fails if an expectation is violated.
+    fn migrate(&self, scenario: &str, name: &str) -> Result<(), TaskError> {
         let results = self.out.join(name);
         self.testbed(&["run", "--lab", "vagrant", scenario, "--out", &results.to_string_lossy()])
     }
 
-    /// Starts a libvirt that nothing but this test knows.
-    fn start_libvirt(&self) -> Result<[Child; 2], Failure> {
+    /// Starts a libvirt that is visible only inside the test's namespaces. Returns its two daemons.
+    fn start_libvirt(&self) -> Result<[Child; 2], TaskError> {
         run(Command::new("ip").args(["link", "set", "lo", "up"]))?;
         run(Command::new("mount").args(["-t", "tmpfs", "-o", "mode=755", "run", "/run"]))?;
         let folder = |name: &str| {
@@ -160,15 +161,15 @@ impl Lab {
             fs::create_dir_all(&folder).map(|()| folder.clone()).map_err(|e| cannot("create", &folder, &e))
         };
         let etc = folder("etc")?;
-        // Its settings, but neither its domains nor its networks.
+        // The host's libvirt settings, but not its domains and networks.
         for entry in fs::read_dir("/etc/libvirt").into_iter().flatten().flatten() {
             if entry.path().is_file() {
                 fs::copy(entry.path(), etc.join(entry.file_name()))
                     .map_err(|e| cannot("copy", &entry.path(), &e))?;
             }
         }
-        // As root: where only root can open /dev/kvm, libvirt otherwise probes QEMU anew at each call, for
-        // four seconds. Without control groups, which would outlive the test.
+        // QEMU runs as root: where only root can open /dev/kvm, libvirt would otherwise probe QEMU again at
+        // each call, for four seconds. No control groups, because they would outlive the test.
         let settings = "user = \"root\"\ngroup = \"root\"\ncgroup_controllers = []\n";
         fs::write(etc.join("qemu.conf"), settings).map_err(|e| cannot("write", &etc, &e))?;
         for (name, place) in [
@@ -184,8 +185,8 @@ impl Lab {
         let deadline = Instant::now() + LIBVIRT_LIMIT;
         while !status(virsh().arg("version").stdout(Stdio::null()).stderr(Stdio::null()))?.success() {
             if Instant::now() > deadline {
-                let said = fs::read_to_string(self.folder.join("libvirtd.log")).unwrap_or_default();
-                return Err(format!("libvirt does not answer: {said}").into());
+                let log = fs::read_to_string(self.folder.join("libvirtd.log")).unwrap_or_default();
+                return Err(format!("libvirt does not answer: {log}").into());
             }
             thread::sleep(Duration::from_millis(200));
         }
@@ -197,7 +198,7 @@ impl Lab {
         Ok(daemons)
     }
 
-    fn daemon(&self, name: &str) -> Result<Child, Failure> {
+    fn daemon(&self, name: &str) -> Result<Child, TaskError> {
         let path = self.folder.join(format!("{name}.log"));
         let log = fs::File::create(&path).map_err(|e| cannot("create", &path, &e))?;
         let program = Path::new("/usr/sbin").join(name);
@@ -206,7 +207,7 @@ impl Lab {
         command.spawn().map_err(|e| cannot("run", &program, &e))
     }
 
-    /// The last of what the nodes wrote on their consoles, for a test that failed.
+    /// Prints the last 20 lines of each node's console, to explain a failure.
     fn show_consoles(&self) {
         for node in checks::NODES {
             let text = fs::read(self.consoles().join(format!("{node}.log"))).unwrap_or_default();
@@ -218,12 +219,12 @@ impl Lab {
     }
 }
 
-/// What libvirt still has after `vagrant destroy`: nothing but the box's own disk, from which those of the
-/// machines were made.
-fn check_that_nothing_is_left() -> Result<(), Failure> {
-    let list = |arguments: &[&str]| -> Result<Vec<String>, Failure> {
-        let said = output(virsh().args(arguments))?;
-        Ok(said.split_whitespace().map(str::to_owned).collect())
+/// Checks that `vagrant destroy` left nothing behind. The box's own disk image, which the disks of the
+/// nodes were based on, may stay.
+fn check_that_nothing_is_left() -> Result<(), TaskError> {
+    let list = |arguments: &[&str]| -> Result<Vec<String>, TaskError> {
+        let names = output(virsh().args(arguments))?;
+        Ok(names.split_whitespace().map(str::to_owned).collect())
     };
     let domains = list(&["list", "--all", "--name"])?;
     let networks = list(&["net-list", "--all", "--name"])?;
@@ -234,11 +235,14 @@ fn check_that_nothing_is_left() -> Result<(), Failure> {
     if domains.is_empty() && networks.is_empty() && disks.is_empty() && processes.is_empty() {
         return Ok(());
     }
-    let left = format!("left: domains {domains:?}, networks {networks:?}, volumes {disks:?}, {processes:?}");
-    Err(left.into())
+    let message = format!(
+        "vagrant destroy left domains {domains:?}, networks {networks:?}, volumes {disks:?}, \
+         processes {processes:?}"
+    );
+    Err(message.into())
 }
 
-fn cannot(what: &str, path: &Path, error: &std::io::Error) -> Failure {
+fn cannot(what: &str, path: &Path, error: &std::io::Error) -> TaskError {
     format!("cannot {what} {}: {error}", path.display()).into()
 }
 

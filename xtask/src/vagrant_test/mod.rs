@@ -1,16 +1,17 @@
-//! `cargo xtask vagrant-test`: the lab of `vagrant/`, from the building of its box to `vagrant destroy`, for
-//! real.
+//! `cargo xtask vagrant-test`: an end-to-end test of the lab in `vagrant/`, from building its box to
+//! `vagrant destroy`.
 //!
-//! What runs on the machine stays the same: libvirt, its domains, networks and storage pool, Vagrant's own
-//! state and the nodes are in namespaces of the test's ([`inside`]). A libvirt of the machine's own is
-//! neither used nor disturbed, and none has to run. When the test ends, however it ends, so do the
-//! namespaces, and with them all processes, bridges and mounts; only files are left to be removed. There is
-//! no way out of the namespaces' network, so the nodes are made and provisioned offline.
+//! The test does not touch what runs on the host: libvirt, its domains, networks and storage pool,
+//! Vagrant's own state and the nodes are all in namespaces that belong to the test ([`inside`]). A libvirt
+//! that runs on the host is neither used nor disturbed, and none is needed. When the test ends, for
+//! whatever reason, the kernel ends the namespaces with all their processes, bridges and mounts; only files
+//! are left to be removed. The namespaces have no route to the outside, so the test also shows that the
+//! nodes are created and provisioned offline.
 //!
-//! Besides `vagrant/` itself this needs root, a Debian, and the packages in [`PACKAGES`].
+//! The test needs root, Debian, and the packages in [`PACKAGES`].
 
 use crate::{
-    Failure,
+    TaskError,
     command::{exit_code, output, run},
     dist, ready,
 };
@@ -33,7 +34,7 @@ mod checks;
 mod inside;
 mod steps;
 
-/// What the test needs of Debian besides QEMU.
+/// The Debian packages that the test needs in addition to QEMU.
 const PACKAGES: [&str; 13] = [
     "vagrant",
     "vagrant-libvirt",
@@ -50,41 +51,43 @@ const PACKAGES: [&str; 13] = [
     "iputils-ping",
 ];
 
-/// Marks the processes of the test, wherever they are.
+/// The environment variable that marks the processes of the test, in whatever namespace they are.
 const MARKER: &str = "TESTBED_VAGRANT_TEST";
 
-/// How long after the test's namespaces have ended something of it may be left.
+/// How long processes and interfaces may take to disappear after the test's namespaces have ended.
 const LEFTOVERS: Duration = Duration::from_secs(10);
 
-/// Build the lab of `vagrant/`, run migrations in it, and destroy it again
+/// Create the Vagrant lab in `vagrant/`, run migrations in it, and destroy it again
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Install what is missing without asking (implied by CI=true)
+    /// Install missing packages without asking (implied by CI=true)
     #[arg(long)]
     yes: bool,
-    /// What runs the nodes. TCG works everywhere and takes twenty minutes; KVM has to be nested for KVM in
-    /// the nodes
+    /// The accelerator that the nodes run under. TCG works everywhere and takes twenty minutes. With KVM, the
+    /// guests also run under KVM if nested virtualization is enabled
     #[arg(long, value_name = "ACCEL", default_value = "tcg", value_parser = ["tcg", "kvm"])]
     accel: String,
-    /// Where the durations and the runs' results are put [default: results/vagrant-test-TIME]
+    /// The folder for durations and results [default: results/vagrant-test-TIME]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// The part of the test that is inside of the namespaces, with its files here
+    /// Run the part inside the namespaces, with its temporary files in this directory
     #[arg(long, value_name = "DIR", hide = true)]
     inside: Option<PathBuf>,
 }
 
-pub(crate) fn vagrant_test(arguments: &Arguments) -> Result<(), Failure> {
+pub(crate) fn vagrant_test(arguments: &Arguments) -> Result<(), TaskError> {
     if let (Some(folder), Some(out)) = (&arguments.inside, &arguments.out) {
         return inside::test(folder, out, &arguments.accel);
     }
     if !geteuid().is_root() {
-        return Err("needs root, for namespaces, file systems and libvirt: sudo".to_owned().into());
+        return Err("this test needs root for namespaces, file systems and libvirt; use sudo"
+            .to_owned()
+            .into());
     }
     install(arguments.yes)?;
-    let staged = dist::dist()?;
-    ready::ensure(&staged, arguments.yes)?;
-    let workspace = &staged.workspace;
+    let programs = dist::dist()?;
+    ready::ensure(&programs, arguments.yes)?;
+    let workspace = &programs.workspace;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let default = || workspace.root.join(format!("results/vagrant-test-{}", now.as_secs()));
     let out = arguments.out.clone().unwrap_or_else(default);
@@ -106,7 +109,7 @@ pub(crate) fn vagrant_test(arguments: &Arguments) -> Result<(), Failure> {
             _ => Ok(()),
         }
     };
-    // A test that was killed cannot remove its files.
+    // An earlier test that was killed could not remove its files.
     removed("of an earlier test")?;
     fs::create_dir_all(&folder).map_err(|error| format!("cannot create {}: {error}", folder.display()))?;
     let mut log = steps::Log::open(&out)?;
@@ -114,29 +117,30 @@ pub(crate) fn vagrant_test(arguments: &Arguments) -> Result<(), Failure> {
     drop(log);
 
     let before = interfaces();
-    let done = in_namespaces(arguments, &folder, &out, catalog.trim());
-    let left = wait_for_nothing(&before);
+    let exit = in_namespaces(arguments, &folder, &out, catalog.trim());
+    let left = wait_until_nothing_is_left(&before);
     removed("after the test")?;
-    let done = done?;
+    let exit = exit?;
     left?;
-    if done == 0 {
-        println!("Passed. Durations and results: {}", out.display());
+    if exit == 0 {
+        println!("Passed. Durations and results are in {}.", out.display());
         return Ok(());
     }
-    Err(Failure::Reported(done))
+    Err(TaskError::AlreadyReported(exit))
 }
 
-/// Runs the part inside; its exit code. It ends with this process, and with the first signal to end.
-fn in_namespaces(arguments: &Arguments, folder: &Path, out: &Path, catalog: &str) -> Result<u8, Failure> {
+/// Runs [`inside::test`] in new namespaces. Returns its exit code. The namespaces end with this process,
+/// and at the first SIGINT, SIGTERM or SIGHUP.
+fn in_namespaces(arguments: &Arguments, folder: &Path, out: &Path, catalog: &str) -> Result<u8, TaskError> {
     let this = std::env::current_exe().map_err(|error| format!("cannot find this program: {error}"))?;
-    // From here on signals are waited for, and a child is born without the mask.
+    // A thread waits for the signals, so they are blocked here. `Command` unblocks them in the child.
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         signals.add(signal);
     }
     signals.thread_block().map_err(|error| format!("cannot wait for signals: {error}"))?;
-    // The first process inside is a shell because it has to take in all whose parents have ended: libvirt
-    // waits until the machines that it stops are really gone.
+    // The first process of the PID namespace is a shell, because it has to reap orphaned processes: libvirt
+    // waits until the virtual machines that it stops are really gone.
     let mut command = Command::new("setpriv");
     command
         .args(["--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private", "--pid", "--fork"])
@@ -155,40 +159,41 @@ fn in_namespaces(arguments: &Arguments, folder: &Path, out: &Path, catalog: &str
     let pid = Pid::from_raw(child.id().cast_signed());
     thread::spawn(move || {
         if let Ok(signal) = signals.wait() {
-            eprintln!("{signal}: taking everything down");
+            eprintln!("{signal} received: removing the lab");
             let _ = kill(pid, Signal::SIGKILL);
         }
     });
     let ended = child.wait().map_err(|error| format!("cannot wait for the test: {error}"))?;
-    // It is only ever killed from here.
+    // It has no exit code only if the thread above killed it: then this test was interrupted.
     Ok(if ended.success() { 0 } else { ended.code().map_or(130, |_| exit_code(ended)) })
 }
 
-/// The network interfaces of this machine.
+/// Returns the names of this host's network interfaces.
 fn interfaces() -> BTreeSet<String> {
     let entries = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// Waits until no process and no interface of the test's is left.
-fn wait_for_nothing(before: &BTreeSet<String>) -> Result<(), Failure> {
+/// Waits until all processes of the test and all interfaces that were not there `before` are gone, for
+/// [`LEFTOVERS`] at most.
+fn wait_until_nothing_is_left(before: &BTreeSet<String>) -> Result<(), TaskError> {
     let marker = format!("{MARKER}={}", std::process::id());
     let deadline = Instant::now() + LEFTOVERS;
     loop {
-        let processes = marked(&marker);
+        let processes = processes_with(&marker);
         let new: Vec<String> = interfaces().difference(before).cloned().collect();
         if processes.is_empty() && new.is_empty() {
             return Ok(());
         }
         if Instant::now() > deadline {
-            return Err(format!("left after the test: processes {processes:?}, interfaces {new:?}").into());
+            return Err(format!("the test left processes {processes:?} and interfaces {new:?}").into());
         }
         thread::sleep(Duration::from_millis(100));
     }
 }
 
-/// The command lines of the processes with this variable.
-fn marked(marker: &str) -> Vec<String> {
+/// Returns the command lines of the processes that have `marker` (`NAME=VALUE`) in their environment.
+fn processes_with(marker: &str) -> Vec<String> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path());
     processes
         .filter(|process| {
@@ -202,27 +207,29 @@ fn marked(marker: &str) -> Vec<String> {
         .collect()
 }
 
-/// Installs what is missing, after asking.
-fn install(yes: bool) -> Result<(), Failure> {
+/// Installs the packages of [`PACKAGES`] that are missing, after asking.
+fn install(yes: bool) -> Result<(), TaskError> {
     let missing: Vec<&str> = PACKAGES.into_iter().filter(|package| !is_installed(package)).collect();
     if missing.is_empty() {
         return Ok(());
     }
     if !Path::new("/usr/bin/apt-get").exists() {
-        return Err(format!("needs Debian's packages {}", missing.join(", ")).into());
+        return Err(
+            format!("this test needs the Debian packages {}; install them", missing.join(", ")).into()
+        );
     }
     let install = format!("apt-get install --no-install-recommends {}", missing.join(" "));
     if !yes && !ready::unattended() {
         if !io::stdin().is_terminal() {
-            eprintln!("missing: `{install}` would install it; `--yes` says so, and so does CI=true");
-            return Err(Failure::Reported(2));
+            eprintln!("packages are missing: run `{install}`, or allow it here with --yes or CI=true");
+            return Err(TaskError::AlreadyReported(2));
         }
-        eprint!("The test needs: {install}\nInstall it now? [y/N] ");
+        eprint!("The test needs missing packages: {install}\nInstall them now? [y/N] ");
         let _ = io::stderr().flush();
         let mut answer = String::new();
         let _ = io::stdin().read_line(&mut answer);
         if !answer.trim().eq_ignore_ascii_case("y") {
-            return Err(Failure::Reported(2));
+            return Err(TaskError::AlreadyReported(2));
         }
     }
     run(Command::new("apt-get").args(["update", "-q"]))?;
@@ -242,19 +249,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_is_found_by_its_mark() {
+    fn processes_are_found_by_their_environment() {
         let mark = format!("XTASK_TEST_MARK={}", std::process::id());
-        assert!(marked(&mark).is_empty());
+        assert!(processes_with(&mark).is_empty());
         let (name, value) = mark.split_once('=').unwrap();
         let mut child = Command::new("sleep").arg("60").env(name, value).spawn().unwrap();
-        // It may not have come to its program yet.
+        // The child may not have executed `sleep` yet.
         let deadline = Instant::now() + LEFTOVERS;
-        while marked(&mark) != ["sleep 60"] {
-            assert!(Instant::now() < deadline, "{:?}", marked(&mark));
+        while processes_with(&mark) != ["sleep 60"] {
+            assert!(Instant::now() < deadline, "{:?}", processes_with(&mark));
             thread::sleep(Duration::from_millis(10));
         }
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(marked(&mark).is_empty());
+        assert!(processes_with(&mark).is_empty());
     }
 }

@@ -1,7 +1,7 @@
-//! The steps of the test: what is done, how long it took, and whether it went well. Each is written down as
-//! soon as it has ended, into `steps.csv`.
+//! The log of the test's steps: name, duration and whether the step failed. Each step is appended to
+//! `steps.csv` as soon as it has ended.
 
-use crate::Failure;
+use crate::TaskError;
 use std::{
     fs::{File, OpenOptions},
     io::Write,
@@ -9,17 +9,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Where they are written down, in the folder of the test's results.
+/// The name of the log, in the folder of the test's results.
 const FILE: &str = "steps.csv";
 
-/// The steps that have been made.
+/// The log of steps.
 pub(super) struct Log {
     file: File,
 }
 
 impl Log {
-    /// Begins the log, or goes on with it.
-    pub(super) fn open(out: &Path) -> Result<Self, Failure> {
+    /// Creates the log, or opens it to append to it.
+    pub(super) fn open(out: &Path) -> Result<Self, TaskError> {
         let path = out.join(FILE);
         let open = || {
             let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
@@ -32,26 +32,26 @@ impl Log {
         Ok(Self { file })
     }
 
-    /// Notes a step that has been made.
-    pub(super) fn note(&mut self, name: &str, took: Duration) -> Result<(), Failure> {
+    /// Appends a step that has ended, with its duration in seconds.
+    pub(super) fn note(&mut self, name: &str, took: Duration) -> Result<(), TaskError> {
         let line = format!("\"{}\",{:.1}\n", name.replace('"', "'"), took.as_secs_f64());
         self.file.write_all(line.as_bytes()).map_err(|error| format!("cannot write {FILE}: {error}").into())
     }
 
-    /// Makes a step.
+    /// Runs a step, reports it on standard error, and appends it to the log.
     pub(super) fn step<T>(
         &mut self,
         name: &str,
-        step: impl FnOnce() -> Result<T, Failure>,
-    ) -> Result<T, Failure> {
+        step: impl FnOnce() -> Result<T, TaskError>,
+    ) -> Result<T, TaskError> {
         eprintln!("\n== {name}");
         let since = Instant::now();
-        let done = step();
+        let result = step();
         let took = since.elapsed();
-        let ended = if done.is_ok() { "done" } else { "FAILED" };
+        let ended = if result.is_ok() { "done" } else { "FAILED" };
         eprintln!("== {ended} in {:.1} s: {name}", took.as_secs_f64());
-        self.note(&if done.is_ok() { name.to_owned() } else { format!("{name}: failed") }, took)?;
-        done
+        self.note(&if result.is_ok() { name.to_owned() } else { format!("{name}: failed") }, took)?;
+        result
     }
 }
 
@@ -61,7 +61,7 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn each_step_is_written_down_when_it_has_ended() {
+    fn each_step_is_logged_when_it_has_ended() {
         let out = std::env::temp_dir().join(format!("xtask-steps-{}", std::process::id()));
         fs::create_dir_all(&out).unwrap();
         let written = || fs::read_to_string(out.join(FILE)).unwrap();
@@ -70,7 +70,7 @@ mod tests {
         assert_eq!(written(), "step,seconds\n\"one\",1.5\n");
         let Ok(mut log) = Log::open(&out) else { panic!("no log") };
         assert!(log.step("two, three", || Ok(())).is_ok());
-        assert!(log.step("four", || Err::<(), _>(Failure::Reported(3))).is_err());
+        assert!(log.step("four", || Err::<(), _>(TaskError::AlreadyReported(3))).is_err());
         assert_eq!(written(), "step,seconds\n\"one\",1.5\n\"two, three\",0.0\n\"four: failed\",0.0\n");
         fs::remove_dir_all(&out).unwrap();
     }

@@ -1,12 +1,12 @@
-//! Which accelerator runs a guest here: found by running one.
+//! The choice of the accelerator, found by booting a guest under KVM.
 //!
-//! On some machines `/dev/kvm` opens and a virtual machine can be created, and still no guest gets beyond its
-//! firmware. So a guest is booted under KVM, once for each machine, kernel and QEMU, up to the stressor's
-//! first words. The finding is kept in the cache directory.
+//! On some hosts `/dev/kvm` opens and a virtual machine can be created, yet no guest gets beyond its
+//! firmware. So for each combination of CPU, kernel and QEMU version, a test guest is booted once under KVM,
+//! up to the stressor's greeting. The finding is kept in the cache directory.
 
 use super::{
-    machine::{Accelerator, Machine, Role},
-    process::{self, Guest, Handle},
+    machine::{Accelerator, GuestMachine, Role},
+    process::{self, Connections, QemuProcess},
 };
 use crate::{lab::Compute, matrix::Accel, node::NodeError};
 use serde::{Deserialize, Serialize};
@@ -17,138 +17,141 @@ use std::{
     time::Duration,
 };
 
-/// A guest under a working KVM is up in about a second.
+/// The longest the test guest may take to boot. With a working KVM it takes about a second.
 const BOOT_LIMIT: Duration = Duration::from_secs(8);
 
-/// The name of the file that findings are kept in.
+/// The name of the file with the findings, in the cache directory.
 const FILE: &str = "accelerator.json";
 
-/// Which accelerator is used, and why.
+/// The accelerator to use, and the reason for the choice.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Finding {
-    /// What runs the guest's CPUs.
+pub struct AcceleratorFinding {
+    /// The accelerator that runs the guest's CPUs.
     pub accelerator: Accelerator,
-    /// Why, in words.
+    /// The reason for the choice, as text.
     pub reason: String,
-    /// What became of the guest that was to show it, where one was tried and failed.
+    /// The error of the test guest, if one was booted and failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trial: Option<String>,
 }
 
-/// What a finding holds for.
+/// The combination of host and QEMU for which a finding is valid.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
-    /// The machine: its CPU and kernel.
-    pub machine: String,
-    /// QEMU's version.
+pub struct Platform {
+    /// The host's CPU model and kernel.
+    pub host: String,
+    /// The version of QEMU on the host.
     pub qemu: String,
 }
 
-impl Place {
+impl Platform {
     fn key(&self) -> String {
-        format!("{} with QEMU {}", self.machine, self.qemu)
+        format!("{} with QEMU {}", self.host, self.qemu)
     }
 }
 
-/// The accelerator to use for a wish: what was asked for, or what works.
+/// Returns the accelerator for a setting of the matrix: the requested one, or for `auto` the one that works
+/// on this node. `machine` is the test guest's machine; the output of its QEMU is appended to `log`. A
+/// finding for this platform in the folder `cache` is reused; a new one is stored there.
 pub async fn choose(
     wish: Accel,
     node: &Compute,
-    machine: &Machine,
-    place: &Place,
+    machine: &GuestMachine,
+    platform: &Platform,
     cache: &Path,
     log: &Path,
-) -> io::Result<Finding> {
+) -> io::Result<AcceleratorFinding> {
     match wish {
-        Accel::Kvm => Ok(asked_for(Accelerator::Kvm)),
-        Accel::Tcg => Ok(asked_for(Accelerator::Tcg)),
+        Accel::Kvm => Ok(requested(Accelerator::Kvm)),
+        Accel::Tcg => Ok(requested(Accelerator::Tcg)),
         Accel::Auto => {
-            let store = Store { path: cache.join(FILE) };
-            if let Some(known) = store.get(place) {
+            let cache = FindingsFile { path: cache.join(FILE) };
+            if let Some(known) = cache.get(platform) {
                 return Ok(known);
             }
-            let finding = probe(node, machine, log).await;
-            store.put(place, &finding)?;
+            let finding = try_kvm(node, machine, log).await;
+            cache.put(platform, &finding)?;
             Ok(finding)
         }
     }
 }
 
-fn asked_for(accelerator: Accelerator) -> Finding {
-    Finding { accelerator, reason: "the matrix asks for it".into(), trial: None }
+fn requested(accelerator: Accelerator) -> AcceleratorFinding {
+    AcceleratorFinding { accelerator, reason: "the matrix asks for it".into(), trial: None }
 }
 
-/// Boots a guest under KVM and sees whether it gets anywhere.
-async fn probe(node: &Compute, machine: &Machine, log: &Path) -> Finding {
-    let machine = Machine {
+/// Boots a test guest under KVM. Chooses KVM if the stressor greets within [`BOOT_LIMIT`], otherwise TCG.
+async fn try_kvm(node: &Compute, machine: &GuestMachine, log: &Path) -> AcceleratorFinding {
+    let machine = GuestMachine {
         accelerator: Accelerator::Kvm,
         cpu: Accelerator::Kvm.default_cpu().into(),
         ..machine.on(node)
     };
     let booted = async {
-        let process = Handle::start(&node.node, &machine, Role::Boot, log).await?;
+        let process = QemuProcess::start(&node.node, &machine, Role::Boot, log).await?;
         let booted = process::while_alive(&process, async {
-            let guest = Guest::connect(&node.node, &process).await?;
-            guest.stressor.hello(BOOT_LIMIT).await.map_err(|e| Why(e.to_string()))
+            let connections = Connections::connect(&node.node, &process).await?;
+            connections.control_port.hello(BOOT_LIMIT).await.map_err(|e| BootFailure(e.to_string()))
         });
         let booted = booted.await;
         process.kill().await?;
         booted
     };
     match booted.await {
-        Ok(_) => Finding {
+        Ok(_) => AcceleratorFinding {
             accelerator: Accelerator::Kvm,
-            reason: "a guest boots under KVM here".into(),
+            reason: "a test guest booted under KVM".into(),
             trial: None,
         },
-        Err(Why(why)) => not_kvm(&why),
+        Err(BootFailure(error)) => tcg_because(&error),
     }
 }
 
-/// Why no guest runs, in words.
-struct Why(String);
+/// The error that kept the test guest from booting, as text.
+struct BootFailure(String);
 
-impl From<process::Error> for Why {
+impl From<process::Error> for BootFailure {
     fn from(error: process::Error) -> Self {
         Self(error.to_string())
     }
 }
 
-impl From<NodeError> for Why {
+impl From<NodeError> for BootFailure {
     fn from(error: NodeError) -> Self {
         Self(error.to_string())
     }
 }
 
-fn not_kvm(why: &str) -> Finding {
-    Finding {
+/// Returns the finding that KVM does not work, with the error of the test guest.
+fn tcg_because(error: &str) -> AcceleratorFinding {
+    AcceleratorFinding {
         accelerator: Accelerator::Tcg,
-        reason: "no guest boots under KVM here".into(),
-        trial: Some(why.into()),
+        reason: "a test guest did not boot under KVM".into(),
+        trial: Some(error.into()),
     }
 }
 
-/// Findings by place, in a file. One that does not read is as good as none.
-struct Store {
+/// The file with the findings by platform. An unreadable file counts as empty.
+struct FindingsFile {
     path: PathBuf,
 }
 
-impl Store {
-    fn all(&self) -> BTreeMap<String, Finding> {
+impl FindingsFile {
+    fn all(&self) -> BTreeMap<String, AcceleratorFinding> {
         let text = fs::read_to_string(&self.path).unwrap_or_default();
         serde_json::from_str(&text).unwrap_or_default()
     }
 
-    fn get(&self, place: &Place) -> Option<Finding> {
-        self.all().remove(&place.key())
+    fn get(&self, platform: &Platform) -> Option<AcceleratorFinding> {
+        self.all().remove(&platform.key())
     }
 
-    fn put(&self, place: &Place, finding: &Finding) -> io::Result<()> {
+    fn put(&self, platform: &Platform, finding: &AcceleratorFinding) -> io::Result<()> {
         let mut all = self.all();
-        all.insert(place.key(), finding.clone());
+        all.insert(platform.key(), finding.clone());
         let folder = self.path.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(folder)?;
-        // Two runs at once may both write; each writes a whole file.
+        // Two runs may write at the same time. Renaming a complete file over the old one keeps it readable.
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
         serde_json::to_writer_pretty(&mut file, &all)?;
         file.persist(&self.path)?;
@@ -161,17 +164,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_finding_holds_for_its_machine_and_qemu_only() {
+    fn a_finding_is_valid_for_its_host_and_qemu_only() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store { path: folder.path().join("deeper").join(FILE) };
-        let here = Place { machine: "a".into(), qemu: "10.0.2".into() };
-        let newer = Place { qemu: "10.1.0".into(), ..here.clone() };
-        let finding = not_kvm("it hangs");
-        assert_eq!(store.get(&here), None);
-        store.put(&here, &finding).unwrap();
-        assert_eq!(store.get(&here), Some(finding));
-        assert_eq!(store.get(&newer), None);
-        fs::write(&store.path, "{ cut off").unwrap();
-        assert_eq!(store.get(&here), None);
+        let cache = FindingsFile { path: folder.path().join("deeper").join(FILE) };
+        let here = Platform { host: "a".into(), qemu: "10.0.2".into() };
+        let newer = Platform { qemu: "10.1.0".into(), ..here.clone() };
+        let finding = tcg_because("it hangs");
+        assert_eq!(cache.get(&here), None);
+        cache.put(&here, &finding).unwrap();
+        assert_eq!(cache.get(&here), Some(finding));
+        assert_eq!(cache.get(&newer), None);
+        fs::write(&cache.path, "{ cut off").unwrap();
+        assert_eq!(cache.get(&here), None);
     }
 }

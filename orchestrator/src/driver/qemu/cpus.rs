@@ -1,8 +1,8 @@
-//! Which CPUs a host's QEMU can give a guest, in QEMU's own words.
+//! The CPU models that a host's QEMU can give a guest, as QEMU reports them.
 //!
-//! A guest that migrates needs a CPU that both hosts can run. The flags in `/proc/cpuinfo` do not say that:
-//! KVM adds and leaves out, and so does the host's own hypervisor where it is a guest. QEMU knows, so it is
-//! asked.
+//! A guest that migrates needs a CPU that both hosts can run. The flags in `/proc/cpuinfo` do not answer
+//! that: KVM adds and removes features, and so does the host's own hypervisor if the host is a virtual
+//! machine. QEMU knows, so this module asks QEMU.
 
 use super::machine::QEMU;
 use serde::{Deserialize, Serialize};
@@ -13,19 +13,24 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// What QEMU says of CPUs on a host.
+/// The CPU models that QEMU supports on a host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Cpus {
-    /// Whether it was asked about KVM; else it was about TCG.
+    /// Whether these are the models under KVM; otherwise they are those under TCG.
     pub kvm: bool,
-    /// The models of which the host lacks no feature.
+    /// The models with all of their features available on the host.
     pub models: BTreeSet<String>,
-    /// Under KVM, what the model `host` comes to: its features with their values.
+    /// The features of the model `host` with their values. Empty under TCG.
     pub host: BTreeMap<String, Value>,
 }
 
 impl Cpus {
-    /// Asks this host's QEMU.
+    /// Starts this host's QEMU without a guest and asks it for its CPU models, under KVM or under TCG.
+    ///
+    /// # Errors
+    ///
+    /// QEMU cannot be started, or does not answer as expected; the error contains what it wrote to standard
+    /// error.
     pub fn of_qemu(kvm: bool) -> io::Result<Self> {
         let machine = if kvm { "none,accel=kvm" } else { "none,accel=tcg" };
         let mut qemu = Command::new(QEMU)
@@ -53,23 +58,23 @@ impl Cpus {
                 json!({ "execute": "query-cpu-model-expansion", "arguments": arguments, "id": "host" }),
             );
         }
-        // One that has ended says why below.
+        // If QEMU has exited, writing fails; its standard error then says why, below.
         let mut stdin = qemu.stdin.take();
         for question in questions {
             let _ = stdin.as_mut().map(|stdin| writeln!(stdin, "{question}"));
         }
         let answers = Self::read(BufReader::new(qemu.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?), kvm);
-        // Not by `quit`: it ends at once then, and answers that are on their way are lost.
+        // The command `quit` would end QEMU at once and lose answers that are still to be written.
         qemu.kill()?;
         let output = qemu.wait_with_output()?;
         answers.map_err(|error| {
-            let words = String::from_utf8_lossy(&output.stderr);
-            let words = format!("{QEMU} does not tell which CPUs it has: {error} {}", words.trim());
-            io::Error::other(words.trim_end().to_string())
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            let message = format!("cannot get the CPU models from {QEMU}: {error} {}", stderr.trim());
+            io::Error::other(message.trim_end().to_string())
         })
     }
 
-    /// Reads what it answers, as far as it was asked.
+    /// Reads QEMU's answers until the last expected one. The model `host` is expected under KVM only.
     fn read(answers: impl BufRead, kvm: bool) -> io::Result<Self> {
         let (mut models, mut host) = (None, None);
         for line in answers.lines() {
@@ -103,22 +108,23 @@ impl Cpus {
         }
     }
 
-    /// The features in which the model `host` differs.
-    pub fn differences<'a>(&'a self, other: &'a Self) -> BTreeSet<&'a str> {
+    /// Returns the names of the features in which the model `host` differs between the two hosts.
+    pub fn host_differences<'a>(&'a self, other: &'a Self) -> BTreeSet<&'a str> {
         let names = self.host.keys().chain(other.host.keys());
         names.filter(|name| self.host.get(*name) != other.host.get(*name)).map(String::as_str).collect()
     }
 
-    /// A model that both can run, for the users to name: the richest of a list of known ones, else any.
-    pub fn common<'a>(&'a self, other: &'a Self) -> Option<&'a str> {
+    /// Returns a model that both hosts can run, to suggest to the user: the one with the most features among
+    /// the well-known models, otherwise any.
+    pub fn common_model<'a>(&'a self, other: &'a Self) -> Option<&'a str> {
         let both: BTreeSet<&str> = self.models.intersection(&other.models).map(String::as_str).collect();
-        // These two are whatever the host is.
+        // These two stand for a different CPU on each host.
         let mut models = both.iter().filter(|name| !["host", "max"].contains(name));
         RICHEST_FIRST.iter().find(|name| both.contains(*name)).or_else(|| models.next()).copied()
     }
 }
 
-/// Some models, so that one that can do more comes before one that can do less.
+/// Well-known CPU models, those with more features before those with fewer.
 const RICHEST_FIRST: [&str; 15] = [
     "SapphireRapids",
     "Icelake-Server",
@@ -141,19 +147,25 @@ const RICHEST_FIRST: [&str; 15] = [
 mod tests {
     use super::*;
 
-    const ANSWERS: &str = r#"{"QMP": {"version": {}}}
-{"return": {}}
-{"return": [{"name": "Denverton", "unavailable-features": ["mpx"]}, {"name": "qemu64", "unavailable-features": []}, {"name": "max"}], "id": "models"}
-{"return": {"model": {"name": "host", "props": {"avx": true, "level": 13}}}, "id": "host"}
-"#;
+    const ANSWERS: &str = concat!(
+        r#"{"QMP": {"version": {}}}"#,
+        "\n",
+        r#"{"return": {}}"#,
+        "\n",
+        r#"{"return": [{"name": "Denverton", "unavailable-features": ["mpx"]}, "#,
+        r#"{"name": "qemu64", "unavailable-features": []}, {"name": "max"}], "id": "models"}"#,
+        "\n",
+        r#"{"return": {"model": {"name": "host", "props": {"avx": true, "level": 13}}}, "id": "host"}"#,
+        "\n",
+    );
 
     #[test]
-    fn a_model_counts_where_no_feature_is_missing() {
+    fn a_model_is_supported_if_no_feature_is_unavailable() {
         let cpus = Cpus::read(ANSWERS.as_bytes(), true).unwrap();
         assert_eq!(cpus.models, BTreeSet::from(["qemu64".to_string()]));
         assert_eq!(cpus.host["level"], 13);
         assert!(Cpus::read(&b"{\"return\": {}}\n"[..], true).is_err());
-        // What was cut off is no answer.
+        // Answers that end early are an error.
         let without_host = &ANSWERS.as_bytes()[..ANSWERS.find(r#"{"return": {"model""#).unwrap()];
         assert!(Cpus::read(without_host, true).is_err());
         assert_eq!(Cpus::read(without_host, false).unwrap().models, cpus.models);
@@ -166,15 +178,15 @@ mod tests {
         let here = Cpus::read(ANSWERS.as_bytes(), true).unwrap();
         let there = ANSWERS.replace("\"avx\": true", "\"avx\": false, \"sha\": true");
         let there = Cpus::read(there.as_bytes(), true).unwrap();
-        assert_eq!(here.differences(&there), BTreeSet::from(["avx", "sha"]));
-        assert!(here.differences(&here).is_empty());
-        assert_eq!(here.common(&there), Some("qemu64"));
+        assert_eq!(here.host_differences(&there), BTreeSet::from(["avx", "sha"]));
+        assert!(here.host_differences(&here).is_empty());
+        assert_eq!(here.common_model(&there), Some("qemu64"));
         let there = Cpus { models: BTreeSet::from(["max".to_string()]), ..there };
-        assert_eq!(there.common(&there), None);
+        assert_eq!(there.common_model(&there), None);
     }
 
     #[test]
-    fn the_qemu_here_has_its_own_model() {
+    fn this_hosts_qemu_supports_its_own_model() {
         match Cpus::of_qemu(false) {
             Ok(cpus) => assert!(cpus.models.contains("qemu64"), "{cpus:?}"),
             Err(error) => println!("skipped: {error}"),

@@ -1,41 +1,43 @@
-//! The virtual machine, as QEMU's command line.
+//! The guest machine, as QEMU's command line.
 //!
-//! All ends of a migration get the same machine; they differ in where its state comes from. What slows a boot
-//! under TCG is left out (timers, ports and displays that the guest does not use), which halves its time;
-//! `qemu64` boots faster there than `max`, whose features the kernel then uses.
+//! Both ends of a migration get the same machine; they differ in where its state comes from. Devices that
+//! slow a boot under TCG and that the guest does not use (timers, ports and displays) are left out, which
+//! halves the boot time. Under TCG, `qemu64` boots faster than `max`: with `max` the kernel uses features
+//! that are slow to emulate.
 
 use crate::{
     lab::{Compute, topology::GUEST_MAC},
-    node::protocol::{FRAMES, Spawn},
+    node::protocol::{FRAMES, ProcessSpec},
 };
 use stressor::protocol::PORT;
 use units::Bytes;
 
 pub use crate::host::QEMU;
 
-/// What the machine is made of.
+/// The configuration of a guest machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Machine {
-    /// What runs its CPUs.
+pub struct GuestMachine {
+    /// The accelerator that runs the virtual CPUs.
     pub accelerator: Accelerator,
-    /// QEMU's name of the CPU model.
+    /// The CPU model, by QEMU's name.
     pub cpu: String,
-    /// Virtual CPUs.
+    /// The number of virtual CPUs.
     pub vcpus: u32,
-    /// Memory; a whole number of MiB, as QEMU takes it.
+    /// Memory size, a whole number of MiB, since QEMU is given it in MiB.
     pub memory: Bytes,
     /// Path of the guest's kernel.
     pub kernel: String,
     /// Path of the guest's initial RAM disk.
     pub initramfs: String,
-    /// The guest's address and prefix length, as `ADDRESS/PREFIX`.
+    /// The guest's IP address and prefix length, as `ADDRESS/PREFIX`.
     pub address: String,
-    /// The node's interface that is the guest's network.
+    /// The node's interface that connects the guest's network card. Without it the guest has no network card.
     pub network: Option<String>,
 }
 
-impl Machine {
-    /// Returns the machine as it is started on a node: with its host's own paths and its own network.
+impl GuestMachine {
+    /// Returns the machine as it is started on this node: with the paths of the node's host and the node's
+    /// interface.
     #[must_use]
     pub fn on(&self, compute: &Compute) -> Self {
         let paths = compute.guest_files.clone();
@@ -45,18 +47,18 @@ impl Machine {
     }
 }
 
-/// What runs a guest's CPUs.
+/// The way a guest's CPUs run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Accelerator {
-    /// The host's hardware virtualization.
+    /// Hardware virtualization by the host's CPU.
     Kvm,
-    /// QEMU's translator.
+    /// Translation by QEMU's code generator, in software.
     Tcg,
 }
 
 impl Accelerator {
-    /// QEMU's name.
+    /// Returns QEMU's name of the accelerator.
     pub fn name(self) -> &'static str {
         match self {
             Self::Kvm => "kvm",
@@ -64,7 +66,7 @@ impl Accelerator {
         }
     }
 
-    /// The CPU model that boots fastest.
+    /// Returns the CPU model that boots fastest with this accelerator.
     pub fn default_cpu(self) -> &'static str {
         match self {
             Self::Kvm => "host",
@@ -73,19 +75,19 @@ impl Accelerator {
     }
 }
 
-/// What a QEMU is for.
+/// The purpose of a QEMU process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// Boots a guest, for [`super::saved`].
+    /// Boots a guest that [`super::saved`] then saves.
     Boot,
-    /// Goes on with the saved guest, and migrates it.
+    /// Resumes the saved guest and migrates it.
     Source,
-    /// Waits for the guest to come in.
+    /// Waits for the migrating guest to arrive.
     Destination,
 }
 
 impl Role {
-    /// Its name, in file names and messages.
+    /// Returns the role's name, for file names and messages.
     pub fn name(self) -> &'static str {
         match self {
             Self::Boot => "boot",
@@ -94,7 +96,7 @@ impl Role {
         }
     }
 
-    /// Which QEMU it is, to follow the word "QEMU" in messages.
+    /// Returns a phrase that tells this QEMU from the others. It follows the word "QEMU" in messages.
     pub fn which(self) -> &'static str {
         match self {
             Self::Boot => "that boots the guest",
@@ -104,27 +106,27 @@ impl Role {
     }
 }
 
-/// A QEMU's monitor socket in its node's private directory.
+/// Returns the name of a QEMU's monitor socket, in its node's private directory.
 pub fn monitor_path(role: Role) -> String {
     format!("{}-monitor", role.name())
 }
 
-/// A guest's control port socket in its node's private directory.
+/// Returns the name of the socket of a guest's control port, in its node's private directory.
 pub fn control_path(role: Role) -> String {
     format!("{}-control", role.name())
 }
 
-/// The saved guest in its node's private directory.
+/// The file name of the saved guest, in its node's private directory.
 const SAVED: &str = "guest";
 
-/// Where QEMU is to send a guest that shall be saved, as a migration URI. A pipe, because QEMU has written to
-/// files only since version 8.2.
+/// Returns the migration URI that makes QEMU save a guest. It names a pipe, because QEMU can migrate to a
+/// file only since version 8.2.
 pub fn save_uri() -> String {
     format!("exec:cat > {SAVED}")
 }
 
-/// Parts of the kernel that a guest does without: set-up for tracing, certificates and statistics, which
-/// takes TCG half a second. A kernel that does not have one of them does not mind.
+/// Initialization of the guest kernel that is skipped: tracing, certificates and statistics. It takes half a
+/// second under TCG. A kernel ignores the names that it does not know.
 const SKIPPED_INITCALLS: &[&str] = &[
     "trace_eval_init",
     "init_kprobe_trace",
@@ -133,14 +135,16 @@ const SKIPPED_INITCALLS: &[&str] = &[
     "load_system_certificate_list",
 ];
 
-/// The guest kernel's options.
+/// Returns the guest kernel's command line, without the guest's address.
 ///
-/// No mitigations, no self-tests, no timer check, no patching of its own code, no second clearing of the
-/// memory it hands out: each costs time under TCG. A panic ends QEMU, so that it is noticed at once. TCG's
-/// time-stamp counter is QEMU's own virtual clock, so it can be relied on; the kernel would otherwise read
-/// its clock from an emulated port, a thousand times a second. ACPI stays, though it costs a quarter of a
-/// second: without its timer the kernel sometimes cannot calibrate that counter, has no clock fine enough for
-/// timers, and the stressor wakes up every 4 ms instead of every one.
+/// - Mitigations, self-tests, the timer check, the patching of the kernel's own code and the second clearing
+///   of allocated memory are off: each costs time under TCG.
+/// - A panic ends QEMU, so it is noticed at once.
+/// - Under TCG, the time-stamp counter is QEMU's own virtual clock, so it is declared reliable. Otherwise the
+///   kernel would read its clock from an emulated port, a thousand times a second.
+/// - ACPI stays on, though it costs a quarter of a second. Without its timer the kernel sometimes cannot
+///   calibrate the time-stamp counter; then it has no clock fine enough for timers, and the stressor wakes up
+///   every 4 ms instead of every 1 ms.
 fn kernel_options(accelerator: Accelerator) -> String {
     let clock = match accelerator {
         Accelerator::Tcg => " tsc=reliable",
@@ -153,8 +157,8 @@ fn kernel_options(accelerator: Accelerator) -> String {
     )
 }
 
-/// The command that starts this machine in a role.
-pub fn spawn(machine: &Machine, role: Role) -> Spawn {
+/// Returns the command that starts a QEMU with this machine in a role.
+pub fn spawn(machine: &GuestMachine, role: Role) -> ProcessSpec {
     let mut args = Vec::new();
     let mut add = |words: &[&str]| args.extend(words.iter().map(ToString::to_string));
     add(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
@@ -165,7 +169,7 @@ pub fn spawn(machine: &Machine, role: Role) -> Spawn {
     add(&["-m", &format!("{}M", machine.memory.get() >> 20)]);
     add(&["-kernel", &machine.kernel, "-initrd", &machine.initramfs]);
     add(&["-append", &format!("{} testbed.ip={}", kernel_options(machine.accelerator), machine.address)]);
-    // The console goes to standard output, which the node passes on into the log.
+    // The guest's console goes to QEMU's standard output, which the node forwards into the log.
     add(&["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
     add(&["-chardev", &format!("socket,id=monitor,path={},server=on,wait=off", monitor_path(role))]);
     add(&["-mon", "chardev=monitor,mode=control"]);
@@ -181,5 +185,5 @@ pub fn spawn(machine: &Machine, role: Role) -> Spawn {
         Role::Source => add(&["-incoming", &format!("exec:cat {SAVED}")]),
         Role::Destination => add(&["-incoming", "defer"]),
     }
-    Spawn { program: QEMU.into(), args, frames_of: machine.network.clone() }
+    ProcessSpec { program: QEMU.into(), args, frames_of: machine.network.clone() }
 }

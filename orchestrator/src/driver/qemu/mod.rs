@@ -1,9 +1,9 @@
-//! QEMU: all that knows its command line, QMP, capabilities and parameters.
+//! The QEMU driver: the only code that knows QEMU's command line, QMP, capabilities and parameters.
 //!
-//! [`Pair`] is the driver: two QEMUs and the migration between them. One QEMU is a command line
-//! ([`machine`]), a process with a monitor ([`process`], [`qmp`]) and a guest that has booted before and was
-//! saved ([`saved`]). [`parameters`] turns a matrix's settings into QEMU's. [`cpus`] is which CPUs a host's
-//! QEMU can give a guest, [`accel`] which accelerator really works here.
+//! [`Pair`] is the driver: two QEMU processes and the migration between them. Each QEMU has a command line
+//! ([`machine`]), a process with a monitor ([`process`], [`qmp`]), and a guest that was booted earlier and
+//! saved ([`saved`]). [`parameters`] translates the matrix's settings into QEMU's. [`cpus`] asks a host's
+//! QEMU which CPUs it can give a guest; [`accel`] finds out which accelerator works on a host.
 
 pub mod accel;
 pub mod cpus;
@@ -15,21 +15,21 @@ pub mod qmp;
 mod query;
 pub mod saved;
 
-pub use pair::{Pair, Plan};
+pub use pair::{Pair, PairSpec};
 
-/// An error of QEMU or of the way to it.
+/// An error of a QEMU or of the connection to it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A QEMU did not start, or ended by itself.
+    /// A QEMU did not start, or exited unexpectedly.
     #[error(transparent)]
     Process(#[from] process::Error),
-    /// A monitor failed.
+    /// A command to a QEMU's monitor failed.
     #[error(transparent)]
     Monitor(#[from] qmp::Error),
-    /// There was no guest to start with.
+    /// The guest could not be booted or saved.
     #[error(transparent)]
     Saved(#[from] saved::Error),
-    /// The destination listens, but its answer names no port.
-    #[error("the migration failed: QEMU does not say where it listens: {0}")]
+    /// The destination listens, but its answer, which is the text, contains no port.
+    #[error("the migration failed: the destination's QEMU does not report its port: {0}")]
     NoPort(String),
 }

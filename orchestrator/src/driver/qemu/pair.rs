@@ -1,10 +1,10 @@
-//! The driver: a QEMU at each end, and the migration between them.
+//! The QEMU driver: a QEMU process at each end, and the migration between them.
 
 use super::{
     Error,
-    machine::{Machine, Role},
+    machine::{GuestMachine, Role},
     parameters::{Parameters, parameters},
-    process::{self, Guest, Handle},
+    process::{self, Connections, QemuProcess},
     qmp,
     query::QueryMigrate,
     saved::SavedGuest,
@@ -26,53 +26,53 @@ use tokio::{
     time::Instant,
 };
 
-/// Two QEMUs, or what there is of them so far.
+/// The QEMU processes of one migration. Those that have not been started yet are absent.
 pub struct Pair<'a> {
-    plan: Plan<'a>,
+    spec: PairSpec<'a>,
     saved: &'a mut SavedGuest,
-    /// The QEMU that boots the guest which both ends start with.
-    boot: Option<Handle>,
-    source: Option<Handle>,
-    destination: Option<Handle>,
-    guests: Option<Guests>,
-    /// Where the destination listens, as a migration URI.
+    /// The QEMU that boots the guest to be saved.
+    boot: Option<QemuProcess>,
+    source: Option<QemuProcess>,
+    destination: Option<QemuProcess>,
+    connections: Option<PairConnections>,
+    /// The migration URI at which the destination listens; set by [`Driver::prepare`].
     uri: OnceCell<String>,
 }
 
-/// What a [`Pair`] is made of.
-pub struct Plan<'a> {
-    /// Where the guest starts.
+/// The nodes, the machine and the files of a [`Pair`].
+pub struct PairSpec<'a> {
+    /// The node where the guest starts.
     pub source: &'a Compute,
-    /// Where it migrates to.
+    /// The node that the guest migrates to.
     pub destination: &'a Compute,
     /// The destination's address on the migration link.
     pub address: Ipv4Addr,
-    /// The machine of both.
-    pub machine: &'a Machine,
-    /// The folder for logs.
+    /// The guest machine, the same at both ends.
+    pub machine: &'a GuestMachine,
+    /// The folder for the logs of the QEMU processes.
     pub folder: &'a Path,
 }
 
-/// Both QEMUs, once they have been connected to.
-struct Guests {
-    source: Guest,
-    destination: Guest,
+/// The connections to both QEMUs.
+struct PairConnections {
+    source: Connections,
+    destination: Connections,
 }
 
 impl<'a> Pair<'a> {
-    /// Returns a pair that has not been started. `saved` is which guest is saved at the source, and goes with
-    /// the lab.
-    pub fn new(plan: Plan<'a>, saved: &'a mut SavedGuest) -> Self {
+    /// Returns a pair that has not been started. `saved` describes the guest saved at the source; it has to
+    /// be kept as long as the lab.
+    pub fn new(spec: PairSpec<'a>, saved: &'a mut SavedGuest) -> Self {
         let uri = OnceCell::new();
-        Self { plan, saved, boot: None, source: None, destination: None, guests: None, uri }
+        Self { spec, saved, boot: None, source: None, destination: None, connections: None, uri }
     }
 
-    fn guests(&self) -> Result<&Guests, driver::Error> {
-        self.guests.as_ref().ok_or(driver::Error::NotStarted)
+    fn connections(&self) -> Result<&PairConnections, driver::Error> {
+        self.connections.as_ref().ok_or(driver::Error::NotStarted)
     }
 
-    fn guest(&self, end: End) -> Result<&Guest, driver::Error> {
-        let Guests { source, destination } = self.guests()?;
+    fn connections_to(&self, end: End) -> Result<&Connections, driver::Error> {
+        let PairConnections { source, destination } = self.connections()?;
         Ok(match end {
             End::Source => source,
             End::Destination => destination,
@@ -80,61 +80,66 @@ impl<'a> Pair<'a> {
     }
 }
 
-impl Plan<'_> {
-    /// Starts a QEMU and puts it into `process` as soon as it is there, so that it is ended whatever follows.
-    async fn spawn<'p>(&self, role: Role, process: &'p mut Option<Handle>) -> Result<&'p Handle, Error> {
+impl PairSpec<'_> {
+    /// Starts a QEMU and stores it in `slot` at once, so that [`Driver::shut_down`] finds it even if a later
+    /// step fails.
+    async fn spawn<'p>(
+        &self,
+        role: Role,
+        slot: &'p mut Option<QemuProcess>,
+    ) -> Result<&'p QemuProcess, Error> {
         let compute = match role {
             Role::Boot | Role::Source => self.source,
             Role::Destination => self.destination,
         };
         let log = self.folder.join(format!("{}.log", role.name()));
-        let handle = Handle::start(&compute.node, &self.machine.on(compute), role, &log).await?;
-        Ok(process.insert(handle))
+        let process = QemuProcess::start(&compute.node, &self.machine.on(compute), role, &log).await?;
+        Ok(slot.insert(process))
     }
 
-    /// Starts the source's QEMU with a guest of this machine, which is booted and saved first unless that is
-    /// done.
+    /// Starts the source's QEMU from the saved guest. If no guest with this machine is saved, boots and saves
+    /// one first.
     async fn start_source(
         &self,
         saved: &mut SavedGuest,
-        boot: &mut Option<Handle>,
-        source: &mut Option<Handle>,
-    ) -> Result<Guest, Error> {
-        if !saved.is_of(self.machine) {
-            let handle = self.spawn(Role::Boot, boot).await?;
-            saved.save(&self.source.node, handle, self.machine).await?;
-            handle.kill().await.map_err(process::Error::from)?;
+        boot: &mut Option<QemuProcess>,
+        source: &mut Option<QemuProcess>,
+    ) -> Result<Connections, Error> {
+        if !saved.has_machine(self.machine) {
+            let process = self.spawn(Role::Boot, boot).await?;
+            saved.save(&self.source.node, process, self.machine).await?;
+            process.kill().await.map_err(process::Error::from)?;
             *boot = None;
         }
-        let handle = self.spawn(Role::Source, source).await?;
-        connect(self.source, handle).await
+        let process = self.spawn(Role::Source, source).await?;
+        connect(self.source, process).await
     }
 
-    async fn start_destination(&self, destination: &mut Option<Handle>) -> Result<Guest, Error> {
-        let handle = self.spawn(Role::Destination, destination).await?;
-        connect(self.destination, handle).await
+    async fn start_destination(&self, destination: &mut Option<QemuProcess>) -> Result<Connections, Error> {
+        let process = self.spawn(Role::Destination, destination).await?;
+        connect(self.destination, process).await
     }
 }
 
-async fn connect(compute: &Compute, handle: &Handle) -> Result<Guest, Error> {
-    let connected = async { Ok(Guest::connect(&compute.node, handle).await?) };
-    process::while_alive(handle, connected).await
+async fn connect(compute: &Compute, process: &QemuProcess) -> Result<Connections, Error> {
+    let connected = async { Ok(Connections::connect(&compute.node, process).await?) };
+    process::while_alive(process, connected).await
 }
 
 impl Driver for Pair<'_> {
     async fn start(&mut self) -> Result<(), driver::Error> {
-        let Self { plan, saved, boot, source, destination, .. } = self;
+        let Self { spec, saved, boot, source, destination, .. } = self;
         let (source, destination) =
-            tokio::try_join!(plan.start_source(saved, boot, source), plan.start_destination(destination))?;
-        self.guests = Some(Guests { source, destination });
+            tokio::try_join!(spec.start_source(saved, boot, source), spec.start_destination(destination))?;
+        self.connections = Some(PairConnections { source, destination });
         Ok(())
     }
 
     fn control_port(&self, end: End) -> Result<&ControlPort, driver::Error> {
-        Ok(&self.guest(end)?.stressor)
+        Ok(&self.connections_to(end)?.control_port)
     }
 
-    async fn ended(&self) -> driver::Error {
+    async fn unexpected_exit(&self) -> driver::Error {
         let (Some(source), Some(destination)) = (&self.source, &self.destination) else {
             return driver::Error::NotStarted;
         };
@@ -146,48 +151,49 @@ impl Driver for Pair<'_> {
     }
 
     async fn prepare(&self, settings: &Migrate) -> Result<(), driver::Error> {
-        let Guests { source, destination } = self.guests()?;
+        let PairConnections { source, destination } = self.connections()?;
         let Parameters { capabilities, parameters } = parameters(settings);
-        for guest in [source, destination] {
-            guest.call("migrate-set-capabilities", capabilities.clone()).await?;
-            guest.call("migrate-set-parameters", parameters.clone()).await?;
+        for qemu in [source, destination] {
+            qemu.call("migrate-set-capabilities", capabilities.clone()).await?;
+            qemu.call("migrate-set-parameters", parameters.clone()).await?;
         }
-        // Port 0: the kernel picks a free one, and QEMU says which.
-        let address = self.plan.address;
+        // With port 0 the kernel picks a free port, which QEMU then reports.
+        let address = self.spec.address;
         destination.call("migrate-incoming", json!({ "uri": format!("tcp:{address}:0") })).await?;
         let answer = destination.call("query-migrate", json!({})).await?;
         let port = serde_json::from_value(answer.clone()).ok().and_then(|query: QueryMigrate| query.port());
         let port = port.ok_or_else(|| Error::NoPort(answer.to_string()))?;
-        // Called once: a second call would have been refused by QEMU.
+        // The cell is still empty: QEMU would have refused a second `migrate-incoming`.
         self.uri.get_or_init(|| format!("tcp:{address}:{port}"));
         Ok(())
     }
 
     async fn begin(&self) -> Result<mpsc::UnboundedReceiver<Event>, driver::Error> {
-        let Guests { source, destination } = self.guests()?;
+        let PairConnections { source, destination } = self.connections()?;
         let uri = self.uri.get().ok_or(driver::Error::NotStarted)?;
-        let (tell, events) = mpsc::unbounded_channel();
-        tokio::spawn(announce(End::Source, source.monitor.events(), tell.clone()));
-        tokio::spawn(announce(End::Destination, destination.monitor.events(), tell));
+        // Subscribes before the migrate command, so that no event is missed.
+        let (sender, events) = mpsc::unbounded_channel();
+        tokio::spawn(forward_events(End::Source, source.monitor.events(), sender.clone()));
+        tokio::spawn(forward_events(End::Destination, destination.monitor.events(), sender));
         source.call("migrate", json!({ "uri": uri })).await?;
         Ok(events)
     }
 
     async fn progress(&self, since: Instant) -> Result<Status, driver::Error> {
-        let answer = self.guests()?.source.monitor.query::<QueryMigrate>("query-migrate").await;
+        let answer = self.connections()?.source.monitor.query::<QueryMigrate>("query-migrate").await;
         let at_ms = since.elapsed().as_micros() as f64 / 1e3;
         Ok(answer.map_err(Error::from)?.status(at_ms))
     }
 
     async fn act(&self, action: Action) -> Result<(), driver::Error> {
-        let source = &self.guests()?.source;
+        let source = &self.connections()?.source;
         match action {
             Action::SetDowntimeLimit(limit) => {
                 source.call("migrate-set-parameters", json!({ "downtime-limit": limit.as_millis() })).await?;
             }
             Action::Cancel => {
-                // It ends when the source tells it.
-                self.destination.iter().for_each(Handle::may_end);
+                // The destination's QEMU exits when the source closes the migration stream.
+                self.destination.iter().for_each(QemuProcess::expect_exit);
                 source.call("migrate_cancel", json!({})).await?;
             }
         }
@@ -195,38 +201,42 @@ impl Driver for Pair<'_> {
     }
 
     async fn is_running(&self, end: End) -> Result<bool, driver::Error> {
-        Ok(self.guest(end)?.call("query-status", json!({})).await?["running"] == true)
+        Ok(self.connections_to(end)?.call("query-status", json!({})).await?["running"] == true)
     }
 
-    async fn end(&mut self) -> Result<(), driver::Error> {
+    async fn shut_down(&mut self) -> Result<(), driver::Error> {
         let mut result = Ok(());
-        for handle in [self.boot.take(), self.source.take(), self.destination.take()].into_iter().flatten() {
-            result = result.and(handle.kill().await);
+        for process in [self.boot.take(), self.source.take(), self.destination.take()].into_iter().flatten() {
+            result = result.and(process.kill().await);
         }
         Ok(result?)
     }
 }
 
-/// Passes on what one end announces, until it or the listener is gone.
-async fn announce(end: End, mut events: broadcast::Receiver<qmp::Event>, tell: mpsc::UnboundedSender<Event>) {
+/// Forwards one end's QMP events as driver events, until the monitor's connection or the listener is gone.
+async fn forward_events(
+    end: End,
+    mut events: broadcast::Receiver<qmp::Event>,
+    sender: mpsc::UnboundedSender<Event>,
+) {
     loop {
         let event = match events.recv().await {
             Ok(event) => event,
-            // Some were missed; the samples show the state all the same.
+            // Some events were missed; the samples taken at intervals show the state anyway.
             Err(RecvError::Lagged(_)) => continue,
             Err(RecvError::Closed) => {
                 let closed = Error::from(qmp::Error::Closed);
-                let _ = tell.send(Event::Lost(end, closed.into()));
+                let _ = sender.send(Event::Lost(end, closed.into()));
                 return;
             }
         };
         let event = match (end, event.name.as_str()) {
-            (End::Source, "STOP") => Event::Stopped(event.seen),
-            (End::Destination, "RESUME") => Event::Resumed(event.seen),
+            (End::Source, "STOP") => Event::Stopped(event.received),
+            (End::Destination, "RESUME") => Event::Resumed(event.received),
             (End::Source, "MIGRATION_PASS" | "MIGRATION") => Event::Changed,
             _ => continue,
         };
-        if tell.send(event).is_err() {
+        if sender.send(event).is_err() {
             return;
         }
     }

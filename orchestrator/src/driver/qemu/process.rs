@@ -1,11 +1,11 @@
-//! A running QEMU: its process, its monitor, the conversation with its guest, and its last words.
+//! A running QEMU: its process, its last output, and the connections to its monitor and to its guest.
 
-use super::machine::{self, Machine, Role};
+use super::machine::{self, GuestMachine, Role};
 use crate::{
     driver::{
         control_port::{self, ControlPort},
         qemu::qmp,
-        unless_ended,
+        unless_exited,
     },
     node::{self, Node, NodeError, Process},
 };
@@ -27,123 +27,125 @@ use tokio::{
     time,
 };
 
-/// How long QEMU may take until its sockets are there.
+/// The longest QEMU may take to create its sockets.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
-/// How long a killed QEMU may take to be gone.
+/// The longest a killed QEMU may take to exit.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 
-/// How many of its last lines tell why a QEMU ended.
+/// The number of last lines of output that are quoted when a QEMU has ended.
 const LAST_LINES: usize = 6;
 
-/// Why there is no running QEMU.
+/// An error starting a QEMU or communicating with it.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// The node could not start it.
+    /// The node could not start QEMU, or connect to its sockets.
     #[error(transparent)]
     Node(#[from] NodeError),
-    /// Its monitor failed.
+    /// A command to QEMU's monitor failed.
     #[error(transparent)]
     Monitor(#[from] qmp::Error),
-    /// The stressor in its guest was not heard.
+    /// The stressor in the guest did not answer.
     #[error(transparent)]
     ControlPort(#[from] control_port::Error),
-    /// It ended by itself.
-    #[error("QEMU {which} ended ({status}){words}")]
+    /// QEMU ended unexpectedly.
+    #[error("the QEMU {which} ended ({status}){output}")]
     Died {
-        /// Which one.
+        /// The phrase from [`Role::which`].
         which: &'static str,
-        /// How it ended.
+        /// The exit status or the signal, as text.
         status: String,
-        /// Its last lines, if it had any, with a lead-in.
-        words: String,
+        /// The last lines of output after `: `; empty without output.
+        output: String,
     },
 }
 
-/// Does some work with a running QEMU, see [`unless_ended`].
+/// Does some work with a running QEMU, and fails if QEMU ends unexpectedly. See [`unless_exited`].
 pub async fn while_alive<T, E: From<Error>>(
-    process: &Handle,
+    process: &QemuProcess,
     work: impl Future<Output = Result<T, E>>,
 ) -> Result<T, E> {
-    unless_ended(|| process.died(), work).await
+    unless_exited(|| process.died(), work).await
 }
 
-/// A QEMU and its guest.
-pub struct Guest {
-    /// Its monitor.
+/// The connections to a QEMU and its guest.
+pub struct Connections {
+    /// The connection to QEMU's monitor.
     pub monitor: qmp::Client,
-    /// The stressor in it; silent at the destination until the guest has come in.
-    pub stressor: ControlPort,
+    /// The connection to the stressor in the guest; silent at the destination until the guest has arrived.
+    pub control_port: ControlPort,
 }
 
-/// A QEMU process, whose output goes to a log and whose end is noticed.
-pub struct Handle {
+/// A QEMU process. Its output is written to a log, and its exit is noticed.
+pub struct QemuProcess {
     role: Role,
     process: Process,
     last_lines: Arc<Mutex<VecDeque<String>>>,
+    /// The exit status or the signal, once the process has exited.
     ended: watch::Receiver<Option<String>>,
-    may_end: AtomicBool,
+    exit_is_expected: AtomicBool,
 }
 
-impl Handle {
-    /// Starts a QEMU on a node; what it writes is appended to `log`.
-    pub async fn start(node: &Node, machine: &Machine, role: Role, log: &Path) -> Result<Self, Error> {
+impl QemuProcess {
+    /// Starts a QEMU on a node. Its output is appended to `log`.
+    pub async fn start(node: &Node, machine: &GuestMachine, role: Role, log: &Path) -> Result<Self, Error> {
         let mut process = node.spawn(machine::spawn(machine, role)).await?;
         let last_lines: Arc<Mutex<VecDeque<String>>> = Arc::default();
-        let (tell, ended) = watch::channel(None);
+        let (tell_ended, ended) = watch::channel(None);
         let (_, nothing) = mpsc::unbounded_channel();
         let events = std::mem::replace(&mut process.events, nothing);
-        tokio::spawn(follow(events, log.to_path_buf(), Arc::clone(&last_lines), tell));
-        Ok(Self { role, process, last_lines, ended, may_end: AtomicBool::new(false) })
+        tokio::spawn(copy_output(events, log.to_path_buf(), Arc::clone(&last_lines), tell_ended));
+        Ok(Self { role, process, last_lines, ended, exit_is_expected: AtomicBool::new(false) })
     }
 
-    /// Allows this QEMU to end from now on: a destination does when its migration is cancelled.
-    pub fn may_end(&self) {
-        self.may_end.store(true, Ordering::Relaxed);
+    /// Makes an exit expected from now on: a destination exits when its migration is cancelled.
+    pub fn expect_exit(&self) {
+        self.exit_is_expected.store(true, Ordering::Relaxed);
     }
 
-    /// Waits until it ends by itself and says how; for ever, once [`Handle::may_end`] has been called.
+    /// Waits until QEMU ends unexpectedly, and returns [`Error::Died`]. Never returns if the exit is
+    /// expected, see [`QemuProcess::expect_exit`].
     pub async fn died(&self) -> Error {
         let mut ended = self.ended.clone();
         let status = match ended.wait_for(Option::is_some).await {
             Ok(status) => status.clone().unwrap_or_default(),
             Err(_) => "its node is gone".into(),
         };
-        if self.may_end.load(Ordering::Relaxed) {
+        if self.exit_is_expected.load(Ordering::Relaxed) {
             future::pending::<()>().await;
         }
-        Error::Died { which: self.role.which(), status, words: self.last_words() }
+        Error::Died { which: self.role.which(), status, output: self.last_output() }
     }
 
-    /// The last lines that it wrote, with a lead-in; empty without any.
-    pub fn last_words(&self) -> String {
+    /// Returns the last lines of QEMU's output on one line, after `: `; empty without output.
+    pub fn last_output(&self) -> String {
         let lines = self.last_lines.lock().unwrap();
-        let words = lines.iter().map(String::as_str).collect::<Vec<_>>().join(" | ");
-        if words.is_empty() { words } else { format!(": {words}") }
+        let output = lines.iter().map(String::as_str).collect::<Vec<_>>().join(" | ");
+        if output.is_empty() { output } else { format!(": {output}") }
     }
 
-    /// Kills it and waits until it is gone.
+    /// Kills QEMU and waits until it has exited, for at most 10 s.
     pub async fn kill(&self) -> Result<(), NodeError> {
         self.process.kill().await?;
         let mut ended = self.ended.clone();
-        // An error means that the node has gone, and the process with it.
+        // An error means that the node is gone, and QEMU with it.
         let _ = time::timeout(KILL_LIMIT, ended.wait_for(Option::is_some)).await;
         Ok(())
     }
 }
 
-/// Copies a process's output to its log until it ends.
-async fn follow(
-    mut events: mpsc::UnboundedReceiver<node::Event>,
+/// Copies a process's output to its log, keeps its last lines, and reports its exit.
+async fn copy_output(
+    mut events: mpsc::UnboundedReceiver<node::ProcessEvent>,
     log: PathBuf,
     last_lines: Arc<Mutex<VecDeque<String>>>,
     ended: watch::Sender<Option<String>>,
 ) {
-    // A log that cannot be written is missed, but is no reason to lose the measurement.
+    // A log that cannot be written is no reason to lose the measurement.
     let mut log = OpenOptions::new().create(true).append(true).open(log).ok();
     while let Some(event) = events.recv().await {
         let line = match event {
-            node::Event::Output(line) => {
+            node::ProcessEvent::Output(line) => {
                 let mut lines = last_lines.lock().unwrap();
                 if !line.trim().is_empty() {
                     lines.push_back(line.trim().to_string());
@@ -153,7 +155,7 @@ async fn follow(
                 }
                 line
             }
-            node::Event::Exited(status) => {
+            node::ProcessEvent::Exited(status) => {
                 let line = format!("[ended: {status}]");
                 let _ = ended.send(Some(status));
                 line
@@ -165,17 +167,17 @@ async fn follow(
     }
 }
 
-impl Guest {
-    /// Connects to a QEMU that was started on this node.
-    pub async fn connect(node: &Node, process: &Handle) -> Result<Self, Error> {
+impl Connections {
+    /// Connects to the monitor and the control port of a QEMU on this node.
+    pub async fn connect(node: &Node, process: &QemuProcess) -> Result<Self, Error> {
         let role = process.role;
         let monitor = node.connect(&process.process, &machine::monitor_path(role), START_LIMIT).await?;
         let monitor = qmp::Client::over(monitor).await?;
         let control = node.connect(&process.process, &machine::control_path(role), START_LIMIT).await?;
-        Ok(Self { monitor, stressor: ControlPort::over(control) })
+        Ok(Self { monitor, control_port: ControlPort::over(control) })
     }
 
-    /// Runs a command of its monitor.
+    /// Runs a QMP command and returns its result.
     pub(super) async fn call(&self, command: &str, arguments: Value) -> Result<Value, super::Error> {
         Ok(self.monitor.call(command, arguments).await?)
     }

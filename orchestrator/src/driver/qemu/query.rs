@@ -1,4 +1,4 @@
-//! The answer to `query-migrate`.
+//! QEMU's answer to `query-migrate`, and its translation into the driver's terms.
 
 use crate::{
     driver::{State, Status},
@@ -6,7 +6,8 @@ use crate::{
 };
 use serde::Deserialize;
 
-/// The answer to `query-migrate`; all is absent before a migration, `ram` before it is set up.
+/// The answer to `query-migrate`. Before a migration all fields are absent; `ram` is absent until its set-up
+/// ends.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct QueryMigrate {
@@ -41,17 +42,18 @@ struct SocketAddress {
 }
 
 impl QueryMigrate {
-    /// Returns the status, its sample taken at this time.
+    /// Returns the status. `at_ms` is the time of the sample, in milliseconds since the migrate command.
     pub(super) fn status(&self, at_ms: f64) -> Status {
         Status { state: self.state(), sample: self.sample(at_ms) }
     }
 
-    /// Returns the port at which the destination listens.
+    /// Returns the TCP port at which the destination listens.
     pub(super) fn port(&self) -> Option<u16> {
         self.socket_address.first()?.port.as_ref()?.parse().ok()
     }
 
-    /// An unknown state is left alone: versions of QEMU add some.
+    /// Returns the state. A state that is not known here is [`State::Other`], since new versions of QEMU add
+    /// states.
     fn state(&self) -> State {
         match self.status.as_str() {
             "active" => State::Active,
@@ -60,14 +62,14 @@ impl QueryMigrate {
                 downtime_ms: self.downtime,
                 setup_time_ms: self.setup_time,
             }),
-            "failed" => State::Failed(self.words()),
-            "cancelled" => State::Cancelled(self.words()),
+            "failed" => State::Failed(self.reason()),
+            "cancelled" => State::Cancelled(self.reason()),
             _ => State::Other,
         }
     }
 
-    fn words(&self) -> String {
-        self.error_desc.clone().unwrap_or_else(|| format!("QEMU reports it as {}", self.status))
+    fn reason(&self) -> String {
+        self.error_desc.clone().unwrap_or_else(|| format!("QEMU reports the status \"{}\"", self.status))
     }
 
     fn sample(&self, at_ms: f64) -> Sample {
@@ -97,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn states_are_told_apart_and_unknown_ones_are_left_alone() {
+    fn states_are_distinguished_and_unknown_ones_are_other() {
         assert_eq!(state(json!({})), State::Other, "no migration yet");
         assert_eq!(state(json!({ "status": "setup" })), State::Other);
         assert_eq!(state(json!({ "status": "active", "ram": { "transferred": 1 } })), State::Active);
@@ -108,19 +110,19 @@ mod tests {
         );
         assert_eq!(
             state(json!({ "status": "cancelled" })),
-            State::Cancelled("QEMU reports it as cancelled".into())
+            State::Cancelled("QEMU reports the status \"cancelled\"".into())
         );
     }
 
     #[test]
-    fn a_figure_that_qemu_does_not_give_is_absent() {
+    fn a_figure_that_qemu_does_not_report_is_absent() {
         let answer = json!({ "status": "completed", "total-time": 4049, "setup-time": 3 });
-        let account = Completion { total_time_ms: Some(4049), downtime_ms: None, setup_time_ms: Some(3) };
-        assert_eq!(state(answer), State::Completed(account));
+        let completion = Completion { total_time_ms: Some(4049), downtime_ms: None, setup_time_ms: Some(3) };
+        assert_eq!(state(answer), State::Completed(completion));
     }
 
     #[test]
-    fn the_destination_says_at_which_port_it_listens() {
+    fn the_destinations_port_is_read_from_its_answer() {
         let port = |answer: Value| serde_json::from_value::<QueryMigrate>(answer).unwrap().port();
         assert_eq!(port(json!({ "socket-address": [{ "type": "inet", "port": "49152" }] })), Some(49152));
         assert_eq!(port(json!({ "socket-address": [] })), None);

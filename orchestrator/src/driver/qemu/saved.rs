@@ -1,14 +1,14 @@
-//! A guest that has booted, saved on its node, that every attempt starts from.
+//! The saved guest: a booted guest in a file on its node, from which every attempt starts.
 //!
-//! A boot takes seconds under TCG, and no two boots leave the same memory behind. So a guest is booted once
-//! for a machine, up to the stressor's first words, and QEMU writes its state into a file in the node's
-//! private directory, by the same means that migrate it. Attempts then start in a fraction of a second, and
-//! alike.
+//! A boot takes seconds under TCG, and no two boots leave the same memory contents. So for each guest
+//! machine, a guest is booted once, up to the stressor's greeting. QEMU then writes its state into a file in
+//! the node's private directory, by migrating it there. Attempts start from that file in a fraction of a
+//! second, all from the same state.
 
 use super::{
-    machine::{self, Machine},
+    machine::{self, GuestMachine},
     parameters::NO_CAP,
-    process::{self, Guest, Handle},
+    process::{self, Connections, QemuProcess},
     qmp,
 };
 use crate::{
@@ -19,26 +19,27 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::time;
 
-/// The longest a guest may take to boot. Under nested TCG it takes 80 s, and where other programs use the
-/// host's cores three times that and more. A kernel that panics ends QEMU, so that nobody waits for it.
+/// The longest a guest may take to boot. Under nested TCG it takes 80 s, and three times that or more while
+/// other programs use the host's cores. A kernel panic ends QEMU, so it is noticed without waiting that long.
 const BOOT_LIMIT: Duration = Duration::from_secs(600);
 
-/// How often QEMU is asked whether it has saved the guest.
+/// The interval at which QEMU is asked whether it has saved the guest.
 const INTERVAL: Duration = Duration::from_millis(10);
 
 /// An error booting or saving the guest.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// QEMU or its guest did not run.
+    /// QEMU did not start, or its guest did not boot.
     #[error(transparent)]
     Process(#[from] process::Error),
-    /// QEMU ran, but did not save it.
-    #[error("QEMU could not save the guest that it had booted in its node's {RUN_DIR} ({status}){words}")]
+    /// The guest booted, but QEMU could not save it.
+    #[error("QEMU could not save the booted guest to its node's {RUN_DIR} ({reason}){output}")]
     Save {
-        /// What QEMU says of it.
-        status: String,
-        /// The last lines of QEMU and of what it saved through, if there are any, with a lead-in.
-        words: String,
+        /// The reason that QEMU gives.
+        reason: String,
+        /// The last lines of output, of QEMU and of the command that it saves through, after `: `; empty
+        /// without output.
+        output: String,
     },
 }
 
@@ -54,19 +55,25 @@ impl From<control_port::Error> for Error {
     }
 }
 
-/// Which machine's guest is saved at a lab's source, if any is. It goes with the lab.
+/// The guest saved at a lab's source, known by its machine; empty while no guest is saved. It is lost with
+/// the lab.
 #[derive(Debug, Default)]
-pub struct SavedGuest(Option<Machine>);
+pub struct SavedGuest(Option<GuestMachine>);
 
 impl SavedGuest {
-    /// Whether the guest of this machine is saved.
-    pub fn is_of(&self, machine: &Machine) -> bool {
+    /// Returns whether the saved guest has this machine.
+    pub fn has_machine(&self, machine: &GuestMachine) -> bool {
         self.0.as_ref() == Some(machine)
     }
 
-    /// Waits until the guest of a QEMU in [`machine::Role::Boot`] has booted, and saves it in place of what
-    /// is saved. QEMU and its guest, now stopped, are of no use afterwards.
-    pub async fn save(&mut self, node: &Node, process: &Handle, machine: &Machine) -> Result<(), Error> {
+    /// Waits until the guest of a QEMU in [`machine::Role::Boot`] has booted, and saves it over any guest
+    /// saved before. Afterwards the guest is stopped, and its QEMU should be killed.
+    pub async fn save(
+        &mut self,
+        node: &Node,
+        process: &QemuProcess,
+        machine: &GuestMachine,
+    ) -> Result<(), Error> {
         self.0 = None;
         process::while_alive(process, save(node, process)).await?;
         self.0 = Some(machine.clone());
@@ -74,19 +81,19 @@ impl SavedGuest {
     }
 }
 
-async fn save(node: &Node, process: &Handle) -> Result<(), Error> {
-    let guest = Guest::connect(node, process).await?;
-    guest.stressor.hello(BOOT_LIMIT).await?;
-    // Without this QEMU writes at most 128 MiB/s.
-    guest.monitor.call("migrate-set-parameters", json!({ "max-bandwidth": NO_CAP })).await?;
-    guest.monitor.call("migrate", json!({ "uri": machine::save_uri() })).await?;
+async fn save(node: &Node, process: &QemuProcess) -> Result<(), Error> {
+    let Connections { monitor, control_port } = Connections::connect(node, process).await?;
+    control_port.hello(BOOT_LIMIT).await?;
+    // By default QEMU writes at most 128 MiB/s.
+    monitor.call("migrate-set-parameters", json!({ "max-bandwidth": NO_CAP })).await?;
+    monitor.call("migrate", json!({ "uri": machine::save_uri() })).await?;
     loop {
-        let status: Value = guest.monitor.query("query-migrate").await?;
+        let status: Value = monitor.query("query-migrate").await?;
         match status["status"].as_str() {
             Some("completed") => return Ok(()),
             Some("failed" | "cancelled") => {
-                let said = status["error-desc"].as_str().unwrap_or("it does not say why");
-                return Err(Error::Save { status: said.into(), words: process.last_words() });
+                let reason = status["error-desc"].as_str().unwrap_or("it gives no reason");
+                return Err(Error::Save { reason: reason.into(), output: process.last_output() });
             }
             _ => time::sleep(INTERVAL).await,
         }

@@ -1,16 +1,16 @@
-//! Which hosts a lab is made of: a YAML file.
+//! The inventory of a lab: a YAML file that names its hosts and their interfaces.
 //!
 //! ```yaml
 //! controller: { host: lab0, guests: eth2 }
 //! compute1:   { host: lab1, guests: eth2, migration: eth1 }
 //! compute2:   { host: lab2, guests: eth2, migration: eth1 }
-//! become: sudo                # how to get root there; `none` where one logs in as root
-//! images: /srv/images         # where the guest's files go; each host's cache directory without it
-//! ssh_config: ssh-config      # instead of the user's own
+//! become: sudo                # how to become root; `none` if the login user is root
+//! images: /srv/images         # directory for the guest's files; default: each host's cache directory
+//! ssh_config: ssh-config      # default: the user's own ssh configuration
 //! ```
 //!
-//! `host` is whatever `ssh` takes: keys, users, ports and jump hosts are its configuration's business. The
-//! interfaces named carry nothing else during a run. They need no address.
+//! `host` is any destination that `ssh` accepts; keys, users, ports and jump hosts belong in the ssh
+//! configuration. The interfaces must carry no other traffic during a run. They need no address.
 
 use crate::lab::topology::NODES;
 use serde::Deserialize;
@@ -19,23 +19,26 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Why there is no inventory.
+/// An error reading an inventory.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It cannot be read.
-    #[error("cannot read the inventory {path}: {source}; `--lab` takes `local`, `vagrant` or a file")]
+    /// The file could not be read.
+    #[error(
+        "cannot read the inventory {path}: {source}; `--lab` takes `local`, `vagrant` or the path of an \
+         inventory"
+    )]
     Read {
-        /// The file.
+        /// The path of the inventory.
         path: PathBuf,
-        /// Why not.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// It says something wrong.
+    /// The content of the file is not a valid inventory.
     #[error("{path}: {problem}")]
     Invalid {
-        /// The file.
+        /// The path of the inventory.
         path: PathBuf,
-        /// What, and where.
+        /// The problem, with the key or line where it is.
         problem: String,
     },
 }
@@ -44,40 +47,41 @@ pub enum Error {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Inventory {
-    /// Where the guest's clients are.
+    /// The host of the controller, which represents the guest's clients.
     pub controller: ControllerHost,
-    /// Where guests start.
+    /// The host of the source, where guests start.
     pub compute1: ComputeHost,
-    /// Where they migrate to.
+    /// The host of the destination, which guests migrate to.
     pub compute2: ComputeHost,
-    /// How to become root.
+    /// How to become root on the hosts; `sudo` by default.
     #[serde(default)]
     pub r#become: Become,
-    /// The directory for the guest's files on the compute hosts, an NFS export for example.
+    /// The directory for the guest's files on the compute hosts, for example an NFS export. By default each
+    /// host's cache directory.
     pub images: Option<PathBuf>,
-    /// The configuration file for ssh; the user's own without it. Relative to the inventory.
+    /// The configuration file for ssh, relative to the inventory. By default the user's own.
     pub ssh_config: Option<PathBuf>,
 }
 
-/// The controller's host.
+/// The host of the controller and its interface.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ControllerHost {
-    /// Its name for ssh.
+    /// The host's name for ssh.
     pub host: String,
-    /// Its interface on the guests' network.
+    /// The host's interface on the guests' network.
     pub guests: String,
 }
 
-/// A compute node's host.
+/// The host of a compute node and its interfaces.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ComputeHost {
-    /// Its name for ssh.
+    /// The host's name for ssh.
     pub host: String,
-    /// Its interface on the guests' network.
+    /// The host's interface on the guests' network.
     pub guests: String,
-    /// Its interface on the migration network.
+    /// The host's interface on the migration network.
     pub migration: String,
 }
 
@@ -85,15 +89,15 @@ pub struct ComputeHost {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Become {
-    /// Through sudo, without a password.
+    /// Through `sudo`, which must not ask for a password.
     #[default]
     Sudo,
-    /// One is, after logging in.
+    /// The login user is already root.
     None,
 }
 
 impl Inventory {
-    /// Reads an inventory.
+    /// Reads and validates an inventory. Resolves `ssh_config` relative to the inventory's folder.
     pub fn read(path: &Path) -> Result<Self, Error> {
         let text = fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
         let mut inventory =
@@ -103,7 +107,7 @@ impl Inventory {
         Ok(inventory)
     }
 
-    /// The hosts' names for ssh, by the nodes' names.
+    /// Returns the nodes' names, each with its host's name for ssh.
     pub fn hosts(&self) -> [(&'static str, &str); 3] {
         let [controller, compute1, compute2] = NODES;
         [
@@ -113,7 +117,11 @@ impl Inventory {
         ]
     }
 
-    /// What a file with this text says, or what is wrong with it.
+    /// Parses and validates an inventory.
+    ///
+    /// # Errors
+    ///
+    /// The problem as text, with the key or line where it is.
     fn parse(text: &str) -> Result<Self, String> {
         let inventory: Self = serde_path_to_error::deserialize(serde_yaml::Deserializer::from_str(text))
             .map_err(|e| {
@@ -124,17 +132,17 @@ impl Inventory {
         for (name, compute) in [("compute1", compute1), ("compute2", compute2)] {
             if compute.guests == compute.migration {
                 return Err(format!(
-                    "{name}: {} cannot be both the guests' network and the migration network",
+                    "{name}: {} cannot be on both the guests' network and the migration network",
                     compute.guests
                 ));
             }
         }
         let hosts = [&controller.host, &compute1.host, &compute2.host];
         if let Some(twice) = hosts.iter().enumerate().find(|(i, host)| hosts[..*i].contains(host)) {
-            return Err(format!("{} is named twice; a lab takes three hosts", twice.1));
+            return Err(format!("{} is named twice; a lab needs three different hosts", twice.1));
         }
         if let Some(bad) = hosts.iter().find(|host| host.is_empty() || host.starts_with('-')) {
-            return Err(format!("{bad:?} is no name of a host"));
+            return Err(format!("{bad:?} is not a valid host name"));
         }
         Ok(inventory)
     }
@@ -151,7 +159,7 @@ compute2: { host: lab2, guests: eth2, migration: eth1 }
 ";
 
     #[test]
-    fn a_file_names_three_hosts() {
+    fn an_inventory_names_three_hosts() {
         let inventory = Inventory::parse(GOOD).unwrap();
         assert_eq!(inventory.compute2.host, "lab2");
         assert_eq!(inventory.r#become, Become::Sudo);
@@ -160,7 +168,7 @@ compute2: { host: lab2, guests: eth2, migration: eth1 }
     }
 
     #[test]
-    fn a_configuration_is_looked_for_beside_the_inventory() {
+    fn the_ssh_configuration_is_relative_to_the_inventory() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lab.yaml");
         fs::write(&path, format!("{GOOD}ssh_config: keys/config\n")).unwrap();
@@ -168,15 +176,15 @@ compute2: { host: lab2, guests: eth2, migration: eth1 }
     }
 
     #[test]
-    fn what_is_wrong_is_said_with_its_place() {
+    fn errors_name_the_key_or_line() {
         let problem = |text: &str| Inventory::parse(text).unwrap_err();
         let missing = problem(&GOOD.replace(", migration: eth1", ""));
         assert!(missing.contains("compute1") && missing.contains("migration"), "{missing}");
         let unknown = problem(&format!("{GOOD}image: /x\n"));
         assert!(unknown.contains("unknown field `image`") && unknown.contains("`images`"), "{unknown}");
-        assert!(problem(&GOOD.replace("eth1", "eth2")).contains("cannot be both"));
+        assert!(problem(&GOOD.replace("eth1", "eth2")).contains("cannot be on both"));
         assert!(problem(&GOOD.replace("lab2", "lab0")).contains("lab0 is named twice"));
-        assert!(problem(&GOOD.replace("lab1", "-oProxyCommand=x")).contains("no name of a host"));
+        assert!(problem(&GOOD.replace("lab1", "-oProxyCommand=x")).contains("not a valid host name"));
         assert!(problem(&format!("{GOOD}become: doas\n")).contains("become"));
         assert!(problem("controller: [").contains("line"));
     }

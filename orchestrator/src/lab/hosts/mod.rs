@@ -1,5 +1,5 @@
-//! Labs on other hosts: which hosts an [`inventory`] names, how they are reached ([`ssh`]), and the machines
-//! of a Vagrantfile ([`vagrant`]).
+//! Labs on other hosts: the hosts that an [`inventory`] names, reached through [`ssh`], or the machines of a
+//! Vagrantfile ([`vagrant`]).
 
 pub mod inventory;
 mod memfile;

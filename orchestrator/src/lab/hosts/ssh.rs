@@ -1,14 +1,15 @@
-//! A lab of hosts that are reached by SSH, with the system's `ssh`: its configuration, agents and jump hosts
+//! A lab of hosts that are reached through the system's `ssh`, so its configuration, agents and jump hosts
 //! work.
 //!
-//! What a host needs is put into a directory of it once, under the digest of its content: this program, and
-//! on the compute hosts what guests boot from. Then this program is started there as a node, by root, and
-//! served through the SSH session. Nothing else is installed, and nothing listens. A node makes interfaces of
-//! its own on the host's ([`crate::node::server::host`]), in a network namespace that goes with it; the
-//! host's interfaces and addresses stay as they are.
+//! The files that a host needs are uploaded once, into a directory there, named by the SHA-256 of their
+//! content: this program, and on the compute hosts the guest's kernel and initramfs. Then this program is
+//! started there as root, as a node, and talks to the orchestrator through the SSH session. Nothing else is
+//! installed, and nothing listens on a port. A node creates its own interfaces on top of the host's
+//! ([`crate::node::server::host`]), in a network namespace that ends with the node; the host's interfaces and
+//! addresses are not changed.
 //!
-//! When the session ends, however it ends, the node ends with all that it started. A connection that hangs is
-//! noticed at both ends: by `ssh` after eight seconds, by the node after as many.
+//! When the session ends, for whatever reason, the node and everything it started end. A dead connection is
+//! detected at both ends after eight seconds: by `ssh` and by the node.
 
 use super::{
     inventory::{Become, ComputeHost, Inventory},
@@ -17,13 +18,13 @@ use super::{
 use crate::{
     image::GuestFiles,
     lab::{
-        Compute, Description, Error, Lab, serve_through,
+        Compute, Description, Error, Lab, connect_node,
         topology::{CONTROLLER_ADDRESS, GUESTS, MIGRATION, PREFIX},
     },
     node::{
         Node,
         round_trip::RoundTrips,
-        server::{serve::ALIVE_INTERVAL, visit::Visit},
+        server::{serve::ALIVE_INTERVAL, visit::NodeSession},
     },
 };
 use nix::unistd::gethostname;
@@ -40,8 +41,8 @@ use tokio::{
     process::{Child, Command},
 };
 
-/// Never ask, give up soon, and notice a dead connection in eight seconds.
-const OPTIONS: [&str; 5] = [
+/// The options of `ssh`: never prompt, time out early, and detect a dead connection within eight seconds.
+const SSH_OPTIONS: [&str; 5] = [
     "BatchMode=yes",
     "ConnectTimeout=10",
     "ServerAliveInterval=2",
@@ -49,29 +50,29 @@ const OPTIONS: [&str; 5] = [
     "ClearAllForwardings=yes",
 ];
 
-/// Where things are put on a host that the inventory says nothing about.
-const CACHE: &str = "\"${XDG_CACHE_HOME:-$HOME/.cache}\"/testbed/uploads";
+/// The upload directory on a host, as shell words, unless the inventory names another.
+const UPLOAD_DIR: &str = "\"${XDG_CACHE_HOME:-$HOME/.cache}\"/testbed/uploads";
 
 /// Starts a node on each host of the inventory and connects them.
-pub async fn start(Hosts { inventory, way }: &Hosts, guest: &GuestFiles) -> Result<Lab, Error> {
+pub async fn start(SshHosts { inventory, access }: &SshHosts, guest: &GuestFiles) -> Result<Lab, Error> {
     let program = Upload::read(Path::new("/proc/self/exe"))?;
     let images = [&guest.kernel, &guest.initramfs].map(|path| Upload::read(path));
     let [kernel, initramfs] = images;
     let (kernel, initramfs) = (kernel?, initramfs?);
 
     let controller = async {
-        let host = way.host(&inventory.controller.host);
-        let root = host.as_root(&program).await?;
+        let host = access.host(&inventory.controller.host);
+        let root = host.install(&program).await?;
         let (node, process) = host.start_node("controller", &root).await?;
         node.attach(&inventory.controller.guests, GUESTS).await?;
         node.set_up(GUESTS, Some((CONTROLLER_ADDRESS, PREFIX))).await?;
         Ok::<_, Error>((node, process))
     };
     let compute = async |which, name, compute: &ComputeHost| {
-        let host = way.host(&compute.host);
+        let host = access.host(&compute.host);
         let images = inventory.images.as_deref();
-        let guest = (host.put(&kernel, images).await?, host.put(&initramfs, images).await?);
-        let root = host.as_root(&program).await?;
+        let guest = (host.upload(&kernel, images).await?, host.upload(&initramfs, images).await?);
+        let root = host.install(&program).await?;
         let (node, process) = host.start_node(name, &root).await?;
         node.attach(&compute.guests, GUESTS).await?;
         node.attach(&compute.migration, MIGRATION).await?;
@@ -79,16 +80,16 @@ pub async fn start(Hosts { inventory, way }: &Hosts, guest: &GuestFiles) -> Resu
         compute.node.set_up(MIGRATION, Some((compute.shaped.address, PREFIX))).await?;
         Ok::<_, Error>((compute, process))
     };
-    // At once: each takes some round trips of SSH, and a slow host takes seconds for one.
+    // In parallel: each takes several SSH round trips, and a slow host takes seconds for one.
     let (controller, source, destination) = tokio::join!(
         controller,
         compute(0, "compute1", &inventory.compute1),
         compute(1, "compute2", &inventory.compute2),
     );
-    // Of several that fail, the same one is named each time.
+    // If several fail, always report the same one.
     let ((controller, first), (source, second), (destination, third)) = (controller?, source?, destination?);
     let mut source_facts = source.node.facts().await?;
-    source_facts.no_emulator = Some("the emulator is for nodes on one machine".into());
+    source_facts.no_emulator = Some("the emulator works only between nodes on the same host".into());
     let description = Description {
         kind: "ssh".into(),
         source: source_facts,
@@ -99,37 +100,38 @@ pub async fn start(Hosts { inventory, way }: &Hosts, guest: &GuestFiles) -> Resu
     Ok(Lab::new(controller, [source, destination], description, None, processes))
 }
 
-/// The hosts of an inventory, and how they are reached.
+/// The hosts of an inventory, and how to reach them.
 #[derive(Debug)]
-pub struct Hosts {
-    /// The inventory.
+pub struct SshHosts {
+    /// The hosts and the role of each.
     pub inventory: Inventory,
-    /// The way to its hosts.
-    pub way: Way,
+    /// How to reach the hosts and become root there.
+    pub access: HostAccess,
 }
 
-impl From<Inventory> for Hosts {
-    /// Those of the user's own inventory, reached as it has it.
+impl From<Inventory> for SshHosts {
+    /// Uses the ssh configuration that the inventory names, or else the user's.
     fn from(inventory: Inventory) -> Self {
         let config = inventory.ssh_config.clone().map(SshConfig::File);
-        let way = Way { config, root: inventory.r#become };
-        Self { inventory, way }
+        let access = HostAccess { config, become_root: inventory.r#become };
+        Self { inventory, access }
     }
 }
 
-/// How hosts are reached.
+/// How to reach hosts through ssh and become root there.
 #[derive(Debug)]
-pub struct Way {
+pub struct HostAccess {
+    /// The configuration file for ssh; the user's own if `None`.
     pub(super) config: Option<SshConfig>,
-    pub(super) root: Become,
+    pub(super) become_root: Become,
 }
 
-/// The configuration for ssh, where it is not the user's own.
+/// A configuration for ssh other than the user's own.
 #[derive(Debug)]
 pub(super) enum SshConfig {
-    /// A file that an inventory names.
+    /// A file named by the inventory.
     File(PathBuf),
-    /// One in memory.
+    /// A file in memory: the output of `vagrant ssh-config`.
     Memory(Memfile),
 }
 
@@ -142,21 +144,22 @@ impl SshConfig {
     }
 }
 
-impl Way {
-    pub(crate) fn host<'a>(&'a self, name: &'a str) -> Host<'a> {
-        Host { way: self, name }
+impl HostAccess {
+    pub(crate) fn host<'a>(&'a self, name: &'a str) -> SshHost<'a> {
+        SshHost { access: self, name }
     }
 }
 
-/// A host of the inventory.
-pub(crate) struct Host<'a> {
-    way: &'a Way,
+/// A host that is reached through ssh.
+pub(crate) struct SshHost<'a> {
+    access: &'a HostAccess,
     name: &'a str,
 }
 
-/// Something to put on a host.
+/// A file to upload to hosts, where it is named by its digest.
 pub(crate) struct Upload {
     content: Vec<u8>,
+    /// The SHA-256 of the content, in hexadecimal.
     digest: String,
 }
 
@@ -171,19 +174,19 @@ impl Upload {
     }
 }
 
-impl Host<'_> {
+impl SshHost<'_> {
     fn failed(&self, reason: impl Into<String>) -> Error {
         Error::Host { host: self.name.into(), reason: reason.into() }
     }
 
-    /// `ssh`, about to run a script there in a POSIX shell, whichever the user's own is; on a terminal or
-    /// not.
-    fn plain_ssh(&self, terminal: bool, script: &str) -> process::Command {
+    /// Returns an `ssh` command that runs a script on the host in `sh`, whatever the user's login shell is.
+    /// `terminal` requests a terminal there.
+    fn ssh_command(&self, terminal: bool, script: &str) -> process::Command {
         let mut command = process::Command::new("ssh");
-        if let Some(config) = &self.way.config {
+        if let Some(config) = &self.access.config {
             command.arg("-F").arg(config.path());
         }
-        for option in OPTIONS {
+        for option in SSH_OPTIONS {
             command.args(["-o", option]);
         }
         let terminal = if terminal { "-t" } else { "-T" };
@@ -191,118 +194,133 @@ impl Host<'_> {
         command
     }
 
-    /// The same, to be spoken with through its standard streams.
-    fn ssh(&self, script: &str) -> Command {
-        let mut command = Command::from(self.plain_ssh(false, script));
-        // An interrupt from the terminal is the orchestrator's to act on.
+    /// Returns [`Self::ssh_command`] without a terminal, with pipes for the standard streams.
+    fn piped_ssh(&self, script: &str) -> Command {
+        let mut command = Command::from(self.ssh_command(false, script));
+        // A process group of its own: Ctrl-C must reach only the orchestrator.
         command.process_group(0).kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 
-    /// Runs a script with this input; what it prints.
-    async fn run(&self, script: &str, input: &[u8]) -> Result<String, Error> {
-        let mut child = self.ssh(script).spawn().map_err(|e| self.failed(format!("cannot run ssh: {e}")))?;
+    /// Runs a script on the host with this standard input. Returns its trimmed standard output.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Host`] with the script's standard error if it exits with a failure.
+    async fn run_with_input(&self, script: &str, input: &[u8]) -> Result<String, Error> {
+        let spawned = self.piped_ssh(script).spawn();
+        let mut child = spawned.map_err(|e| self.failed(format!("cannot run ssh: {e}")))?;
         if let Some(mut stdin) = child.stdin.take() {
-            // A host that does not want it says why below.
+            // If writing fails, the exit status and standard error below tell why.
             let _ = stdin.write_all(input).await;
         }
         let output = child.wait_with_output().await?;
         if !output.status.success() {
-            let words = String::from_utf8_lossy(&output.stderr);
-            return Err(self.failed(format!("{} ({})", words.trim(), output.status)));
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            return Err(self.failed(format!("{} ({})", stderr.trim(), output.status)));
         }
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_string())
     }
 
-    /// Puts a file into this directory of the host, or the user's cache there, unless it is there; its path.
-    pub(crate) async fn put(&self, upload: &Upload, directory: Option<&Path>) -> Result<String, Error> {
-        let directory = directory.map_or_else(|| CACHE.to_string(), |path| quoted(&path.to_string_lossy()));
+    /// Uploads a file into `directory` on the host, or into the user's cache there if that is `None`, unless
+    /// the file is already there. Returns its path on the host.
+    pub(crate) async fn upload(&self, upload: &Upload, directory: Option<&Path>) -> Result<String, Error> {
+        let directory =
+            directory.map_or_else(|| UPLOAD_DIR.to_string(), |path| quoted(&path.to_string_lossy()));
         let Upload { content, digest } = upload;
-        let there = format!("d={directory}; if test -s \"$d/{digest}\"; then printf %s \"$d/{digest}\"; fi");
-        let path = self.run(&there, b"").await?;
+        let find = format!("d={directory}; if test -s \"$d/{digest}\"; then printf %s \"$d/{digest}\"; fi");
+        let path = self.run_with_input(&find, b"").await?;
         if !path.is_empty() {
             return Ok(path);
         }
-        // Under another name until it is whole: the connection may be cut.
+        // Use a temporary name until the file is complete: the connection may be cut.
         let store = format!(
-            "set -e; d={directory}; mkdir -p \"$d\"; t=$(mktemp \"$d/.new.XXXXXX\"); trap 'rm -f \"$t\"' EXIT HUP TERM; \
-             cat > \"$t\"; test \"$(wc -c < \"$t\")\" -eq {}; chmod 755 \"$t\"; mv \"$t\" \"$d/{digest}\"; \
-             printf %s \"$d/{digest}\"",
+            "set -e; d={directory}; mkdir -p \"$d\"; t=$(mktemp \"$d/.new.XXXXXX\"); \
+             trap 'rm -f \"$t\"' EXIT HUP TERM; cat > \"$t\"; test \"$(wc -c < \"$t\")\" -eq {}; \
+             chmod 755 \"$t\"; mv \"$t\" \"$d/{digest}\"; printf %s \"$d/{digest}\"",
             content.len()
         );
-        self.run(&store, content).await
+        self.run_with_input(&store, content).await
     }
 
-    /// Starts a node there, by a program that [`Host::as_root`] has put there.
+    /// Starts a node on the host. `program` is the result of [`SshHost::install`]. Returns the node and the
+    /// `ssh` process that leads to it.
     pub(crate) async fn start_node(&self, name: &str, program: &str) -> Result<(Node, Child), Error> {
         let run = quoted(&run_name());
         let script = format!("exec {program} node --name {name} --run {run} --remote \"$SSH_CONNECTION\"");
         let mut process =
-            self.ssh(&script).spawn().map_err(|e| self.failed(format!("cannot run ssh: {e}")))?;
-        let node = serve_through(name, &mut process).await.map_err(|error| match error {
-            Error::Start { reason, .. } => self.failed(format!("its node does not start: {reason}")),
+            self.piped_ssh(&script).spawn().map_err(|e| self.failed(format!("cannot run ssh: {e}")))?;
+        let node = connect_node(name, &mut process).await.map_err(|error| match error {
+            Error::Start { reason, .. } => self.failed(format!("the node does not start there: {reason}")),
             other => other,
         })?;
         node.keep_alive(ALIVE_INTERVAL);
         Ok((node, process))
     }
 
-    /// The words of a POSIX shell that run this program as root there, once it has been put there.
-    pub(crate) async fn as_root(&self, program: &Upload) -> Result<String, Error> {
-        Ok(self.root_words(&self.put(program, None).await?))
+    /// Uploads this program into the user's cache on the host. Returns the shell words that run it there as
+    /// root.
+    pub(crate) async fn install(&self, program: &Upload) -> Result<String, Error> {
+        Ok(self.root_command(&self.upload(program, None).await?))
     }
 
-    /// The words of a POSIX shell that run the program of this path as root there.
-    pub(crate) fn root_words(&self, path: &str) -> String {
+    /// Returns the shell words that run the program at this path on the host as root.
+    pub(crate) fn root_command(&self, path: &str) -> String {
         let path = quoted(path);
-        match self.way.root {
+        match self.access.become_root {
             Become::Sudo => format!("sudo -n {path}"),
             Become::None => path,
         }
     }
 
-    /// What a user's commands there say.
-    pub(crate) async fn ask(&self, script: &str) -> Result<String, Error> {
-        self.run(script, b"").await
+    /// Runs a script on the host as the login user. Returns its trimmed standard output.
+    pub(crate) async fn run_script(&self, script: &str) -> Result<String, Error> {
+        self.run_with_input(script, b"").await
     }
 
-    /// Looks around there, by a program that [`Host::as_root`] has put there; `words` are more of the
-    /// command.
+    /// Runs `testbed observe` on the host with these arguments and parses its JSON output. `program` is the
+    /// result of [`SshHost::install`].
     pub(crate) async fn observe<T: DeserializeOwned>(
         &self,
         program: &str,
-        words: &[String],
+        args: &[String],
     ) -> Result<T, Error> {
-        let words: Vec<String> = words.iter().map(|word| quoted(word)).collect();
-        let script = format!("exec {program} observe {}", words.join(" "));
-        let found = self.run(&script, b"").await?;
-        serde_json::from_str(&found)
-            .map_err(|e| self.failed(format!("what it says of itself makes no sense: {e}")))
+        let args: Vec<String> = args.iter().map(|arg| quoted(arg)).collect();
+        let script = format!("exec {program} observe {}", args.join(" "));
+        let output = self.run_with_input(&script, b"").await?;
+        serde_json::from_str(&output)
+            .map_err(|e| self.failed(format!("`testbed observe` printed invalid JSON there: {e}")))
     }
 
-    /// `ssh`, about to bring a program into a node there, or onto the host itself, as root, with this
-    /// process's standard streams; on a terminal or not. `program` as for [`Host::observe`].
-    pub(crate) fn visit(&self, program: &str, visit: &Visit, terminal: bool) -> process::Command {
-        let mut script = format!("exec {program} enter --remote {}", visit.node);
-        if let Some(pid) = visit.pid {
+    /// Returns an `ssh` command that runs the session's program as root, in a node on the host or on the host
+    /// itself, with this process's standard streams. `program` is the result of [`SshHost::install`];
+    /// `terminal` requests a terminal there.
+    pub(crate) fn enter_command(
+        &self,
+        program: &str,
+        session: &NodeSession,
+        terminal: bool,
+    ) -> process::Command {
+        let mut script = format!("exec {program} enter --remote {}", session.node);
+        if let Some(pid) = session.pid {
             let _ = write!(script, " --pid {pid}");
         }
         script += " --";
-        for word in &visit.program {
+        for word in &session.program {
             let _ = write!(script, " {}", quoted(&word.to_string_lossy()));
         }
-        self.plain_ssh(terminal, &script)
+        self.ssh_command(terminal, &script)
     }
 }
 
-/// The name of this process's runs on other hosts.
+/// Returns the name that this process's run has on other hosts: `PID@HOST`.
 fn run_name() -> String {
     let host = gethostname().unwrap_or_default();
     format!("{}@{}", process::id(), host.to_string_lossy())
 }
 
-/// As one word of a POSIX shell.
+/// Quotes text as one word of a POSIX shell.
 pub(crate) fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
@@ -312,7 +330,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_quoted_text_is_one_word_of_a_shell() {
+    fn quoted_text_is_one_shell_word() {
         for text in ["", "plain", "a b", "it's", "$HOME `x` \"y\" \\ *", "'\n'"] {
             let output =
                 process::Command::new("sh").args(["-c", &format!("printf %s {}", quoted(text))]).output();

@@ -1,16 +1,16 @@
-//! The lab of `--lab vagrant`: the machines of a Vagrantfile, as hosts that are reached by SSH.
+//! The lab of `--lab vagrant`: the machines of a Vagrantfile, as hosts reached through SSH.
 //!
-//! Beside the Vagrantfile lies [`INVENTORY`], an inventory like any other. How its hosts are reached,
-//! `vagrant ssh-config` says each time a lab starts: addresses may change with every `vagrant up`. What it
-//! says is kept in memory, under a path that lasts as long as this process, so that nothing is left however
-//! that ends.
+//! [`INVENTORY`], next to the Vagrantfile, is an ordinary inventory. The ssh configuration for its hosts is
+//! the output of `vagrant ssh-config` each time a lab starts, because addresses may change with every
+//! `vagrant up`. It is kept in memory, under a path that is valid as long as this process lives, so nothing
+//! remains however the process ends.
 //!
-//! This neither starts nor stops machines.
+//! This module neither starts nor stops machines.
 
 use super::{
     inventory::{self, Inventory},
     memfile::Memfile,
-    ssh::{Hosts, SshConfig, Way},
+    ssh::{HostAccess, SshConfig, SshHosts},
 };
 use std::{
     env, io,
@@ -18,118 +18,119 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// The inventory, in the Vagrantfile's folder.
+/// The name of the inventory in the Vagrantfile's folder.
 pub const INVENTORY: &str = "lab.yaml";
 
 const PROGRAM: &str = "vagrant";
 
 const VAGRANTFILE: &str = "Vagrantfile";
 
-/// The variable that names Vagrant's folder, for Vagrant as well.
-const FOLDER: &str = "VAGRANT_CWD";
+/// The environment variable that names the Vagrantfile's folder; Vagrant reads it too.
+const FOLDER_VAR: &str = "VAGRANT_CWD";
 
-/// Where this project has its Vagrantfile.
+/// The folder of the Vagrantfile in this project.
 const SUBFOLDER: &str = "vagrant";
 
-/// Why there is no lab of Vagrant's.
+/// An error finding or reaching the Vagrant machines.
 #[derive(Debug, thiserror::Error)]
-pub enum Trouble {
-    /// The inventory beside the Vagrantfile is no good.
+pub enum Error {
+    /// The inventory next to the Vagrantfile is unreadable or invalid.
     #[error(transparent)]
     Inventory(#[from] inventory::Error),
-    /// There is no Vagrantfile.
+    /// The folders that were searched contain no Vagrantfile.
     #[error(
-        "there is no Vagrantfile in {0}; go to the folder that has it or the one above `vagrant/`, or name it by \
-         {FOLDER}"
+        "no Vagrantfile in {0}; run testbed in the folder that contains it or in the parent of `vagrant/`, \
+         or set {FOLDER_VAR} to its folder"
     )]
     NoVagrantfile(String),
-    /// There is no Vagrant.
-    #[error("cannot run vagrant: {0}; install it, on Debian the packages vagrant and vagrant-libvirt")]
+    /// The program `vagrant` is missing or cannot be started.
+    #[error("cannot run vagrant: {0}; install it (on Debian, the packages vagrant and vagrant-libvirt)")]
     NoVagrant(io::Error),
-    /// Vagrant does not say how to reach the machines.
-    #[error("{folder}: `vagrant ssh-config` says: {words}; `vagrant up` there starts the machines")]
+    /// The command `vagrant ssh-config` failed, as it does if the machines are not running.
+    #[error("{folder}: `vagrant ssh-config` failed: {message}; start the machines there with `vagrant up`")]
     NotUp {
-        /// The Vagrantfile's folder.
+        /// The path of the Vagrantfile's folder.
         folder: String,
-        /// Vagrant's own words.
-        words: String,
+        /// Vagrant's error message on one line.
+        message: String,
     },
-    /// It says so of other machines.
-    #[error("{folder}: {INVENTORY} names the host {host}, which the Vagrantfile there does not have")]
+    /// A host of the inventory is not a machine of the Vagrantfile.
+    #[error("{folder}: {INVENTORY} names the host {host}, which the Vagrantfile there does not define")]
     NoHost {
-        /// The Vagrantfile's folder.
+        /// The path of the Vagrantfile's folder.
         folder: String,
-        /// The host.
+        /// The host's name in the inventory.
         host: String,
     },
-    /// What Vagrant says could not be kept.
-    #[error("cannot keep what `vagrant ssh-config` says: {0}")]
-    Keep(io::Error),
+    /// The file in memory for the output of `vagrant ssh-config` could not be created.
+    #[error("cannot store the output of `vagrant ssh-config` in memory: {0}")]
+    Memfile(io::Error),
 }
 
-impl Trouble {
-    /// Whether it is for the user to say something else, rather than for the machines to work.
+impl Error {
+    /// Returns whether the user's input or installation is wrong, as opposed to machines that do not run.
     pub fn is_input(&self) -> bool {
         matches!(self, Self::Inventory(_) | Self::NoVagrantfile(_) | Self::NoVagrant(_) | Self::NoHost { .. })
     }
 }
 
-/// The folder with the Vagrantfile.
-fn folder() -> Result<PathBuf, Trouble> {
-    let (folders, looked) = match env::var_os(FOLDER).filter(|folder| !folder.is_empty()) {
-        Some(named) => (vec![PathBuf::from(&named)], format!("{} ({FOLDER})", named.to_string_lossy())),
-        None => (vec![".".into(), SUBFOLDER.into()], format!("this folder or its `{SUBFOLDER}/`")),
+/// Finds the folder with the Vagrantfile: the folder that `VAGRANT_CWD` names, or else the current folder or
+/// its subfolder `vagrant/`.
+fn folder() -> Result<PathBuf, Error> {
+    let (folders, searched) = match env::var_os(FOLDER_VAR).filter(|folder| !folder.is_empty()) {
+        Some(named) => (vec![PathBuf::from(&named)], format!("{} ({FOLDER_VAR})", named.to_string_lossy())),
+        None => (vec![".".into(), SUBFOLDER.into()], format!("the current folder or in `{SUBFOLDER}/`")),
     };
     let found = folders.into_iter().find(|folder| folder.join(VAGRANTFILE).is_file());
-    found.ok_or(Trouble::NoVagrantfile(looked))
+    found.ok_or(Error::NoVagrantfile(searched))
 }
 
-/// Makes sure that there is a Vagrantfile with a good inventory, and a Vagrant, which is not asked: that
-/// takes seconds.
-pub(crate) fn check() -> Result<(), Trouble> {
+/// Checks that there is a Vagrantfile with a valid inventory, and that `vagrant` is in `PATH`. Does not run
+/// `vagrant`, which takes seconds.
+pub(crate) fn check() -> Result<(), Error> {
     Inventory::read(&folder()?.join(INVENTORY))?;
     let path = env::var_os("PATH").unwrap_or_default();
     if env::split_paths(&path).any(|folder| folder.join(PROGRAM).is_file()) {
         return Ok(());
     }
-    Err(Trouble::NoVagrant(io::Error::new(io::ErrorKind::NotFound, "it is not in PATH")))
+    Err(Error::NoVagrant(io::Error::new(io::ErrorKind::NotFound, "not found in PATH")))
 }
 
-/// The hosts, and how Vagrant says that they are reached.
-pub(crate) fn hosts() -> Result<Hosts, Trouble> {
+/// Returns the hosts of the inventory and the ssh configuration for them, which `vagrant ssh-config` prints.
+pub(crate) fn hosts() -> Result<SshHosts, Error> {
     let folder = folder()?;
     let inventory = Inventory::read(&folder.join(INVENTORY))?;
     let text = ssh_config(&folder)?;
     let hosts = [&inventory.controller.host, &inventory.compute1.host, &inventory.compute2.host];
-    if let Some(host) = hosts.into_iter().find(|host| !names(&text, host)) {
-        return Err(Trouble::NoHost { folder: folder.display().to_string(), host: host.clone() });
+    if let Some(host) = hosts.into_iter().find(|host| !has_host(&text, host)) {
+        return Err(Error::NoHost { folder: folder.display().to_string(), host: host.clone() });
     }
-    let config = Memfile::holding(&text).map_err(Trouble::Keep)?;
-    let way = Way { config: Some(SshConfig::Memory(config)), root: inventory.r#become };
-    Ok(Hosts { inventory, way })
+    let config = Memfile::with_text(&text).map_err(Error::Memfile)?;
+    let access = HostAccess { config: Some(SshConfig::Memory(config)), become_root: inventory.r#become };
+    Ok(SshHosts { inventory, access })
 }
 
-/// What `vagrant ssh-config` prints.
-fn ssh_config(folder: &Path) -> Result<String, Trouble> {
+/// Runs `vagrant ssh-config` and returns its output, which is an ssh configuration.
+fn ssh_config(folder: &Path) -> Result<String, Error> {
     let output = Command::new(PROGRAM)
         .arg("ssh-config")
-        .env(FOLDER, folder)
-        // Plain words, whatever the terminal.
+        .env(FOLDER_VAR, folder)
+        // No escape sequences in error messages.
         .env("VAGRANT_NO_COLOR", "1")
         .stdin(Stdio::null())
         .output()
-        .map_err(Trouble::NoVagrant)?;
+        .map_err(Error::NoVagrant)?;
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        let lines = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>();
-        let words = if lines.is_empty() { output.status.to_string() } else { lines.join(" ") };
-        return Err(Trouble::NotUp { folder: folder.display().to_string(), words });
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let lines = stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>();
+        let message = if lines.is_empty() { output.status.to_string() } else { lines.join(" ") };
+        return Err(Error::NotUp { folder: folder.display().to_string(), message });
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Whether a configuration for ssh names this host.
-fn names(config: &str, host: &str) -> bool {
+/// Returns whether an ssh configuration has a `Host` line with this name.
+fn has_host(config: &str, host: &str) -> bool {
     let mut lines = config.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
     lines.any(|words| words.first() == Some(&"Host") && words[1..].contains(&host))
 }
@@ -139,9 +140,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_is_named_by_its_whole_name() {
+    fn a_host_is_found_by_its_whole_name() {
         let config = "Host controller\n  HostName 192.0.2.1\n\nHost compute1 c1\n";
-        assert!(["controller", "compute1", "c1"].iter().all(|host| names(config, host)));
-        assert!(["compute", "192.0.2.1", "compute2"].iter().all(|host| !names(config, host)));
+        assert!(["controller", "compute1", "c1"].iter().all(|host| has_host(config, host)));
+        assert!(["compute", "192.0.2.1", "compute2"].iter().all(|host| !has_host(config, host)));
     }
 }

@@ -1,12 +1,14 @@
 //! Conditions on settings: `stress.rate <= 96MB/s and not (link.delay == 0 or guest.accel == kvm)`.
 //!
-//! A comparison has a setting's path on its left and a value on its right, written as the setting itself is
-//! written, unit included. `not` binds tighter than `and`, `and` tighter than `or`. A setting that is absent
-//! equals `none` and is neither smaller nor larger than anything; `unlimited` is larger than every rate. A
-//! setting that takes either of two quantities compares as the one that the value's unit names:
-//! `stress.working_set <= 96MB` holds for a working set written `1s` at 64MB/s.
+//! A comparison has the path of a setting on its left and a value on its right, written as in a matrix file,
+//! unit included. `not` binds tighter than `and`, and `and` binds tighter than `or`.
 //!
-//! An expression is checked completely when it is read: evaluation cannot fail.
+//! - An absent setting equals `none`, and is neither smaller nor larger than any value.
+//! - `unlimited` is larger than every rate.
+//! - A setting that may be either of two quantities is compared as the one to which the unit of the value
+//!   belongs: `stress.working_set <= 96MB` holds for a working set written as `1s` at 64MB/s.
+//!
+//! Parsing checks an expression completely, so evaluation cannot fail.
 
 use super::{
     catalog::Setting,
@@ -18,30 +20,30 @@ use std::{borrow::Cow, cmp::Ordering, fmt, str::FromStr};
 
 mod syntax;
 
-/// A condition on settings, checked.
+/// A valid condition on settings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Expression {
     text: String,
-    root: Node,
+    root: Ast,
 }
 
-/// Why a text is not a condition.
+/// An error in the text of a condition.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct ExpressionError {
-    /// What is wrong.
+    /// What is wrong, without a full stop.
     pub message: String,
-    /// What to write instead, where that is known.
+    /// What to write instead, if that is known.
     pub help: Option<String>,
-    /// How many characters precede the culprit.
+    /// The number of characters before the invalid part.
     pub offset: usize,
-    /// How many characters the culprit has; 0 at the end of the text.
+    /// The number of characters of the invalid part; 0 if something is missing at the end of the text.
     pub length: usize,
 }
 
 impl ExpressionError {
-    /// The message with the expression and a mark under the culprit, as [`Diagnostics`](super::Diagnostics)
-    /// show it; for expressions that are in no file.
+    /// Renders the message with the expression and carets under the invalid part, as
+    /// [`Diagnostics`](super::Diagnostics) do. For expressions that are not in a file.
     pub fn show(&self, expression: &str) -> String {
         let mark = format!("{}{}", " ".repeat(self.offset), "^".repeat(self.length.max(1)));
         let help = self.help.as_ref().map(|help| format!("\n  = help: {help}")).unwrap_or_default();
@@ -49,11 +51,12 @@ impl ExpressionError {
     }
 }
 
+/// The syntax tree of a condition.
 #[derive(Debug, Clone, PartialEq)]
-enum Node {
-    All(Vec<Node>),
-    Any(Vec<Node>),
-    Not(Box<Node>),
+enum Ast {
+    All(Vec<Ast>),
+    Any(Vec<Ast>),
+    Not(Box<Ast>),
     Compare(Comparison),
 }
 
@@ -71,7 +74,7 @@ impl PartialEq for Comparison {
     }
 }
 
-/// How a setting is compared.
+/// A comparison operator, of conditions and of [`Bounds`](super::Bounds).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Operator {
     Equal,
@@ -83,6 +86,7 @@ pub(crate) enum Operator {
 }
 
 impl Operator {
+    /// All operators, each with its notation. Longer ones come first, so that `<=` is not taken for `<`.
     pub(crate) const ALL: [(&'static str, Self); 6] = [
         ("==", Self::Equal),
         ("!=", Self::NotEqual),
@@ -92,7 +96,8 @@ impl Operator {
         (">", Self::Greater),
     ];
 
-    /// Whether it holds for two things that compare so; nothing for things that do not compare.
+    /// Returns whether the operator holds for two values with this ordering. Values that cannot be compared
+    /// (`None`) are unequal, and neither is smaller.
     pub(crate) fn holds(self, ordering: Option<Ordering>) -> bool {
         match self {
             Self::Equal => ordering == Some(Ordering::Equal),
@@ -104,7 +109,7 @@ impl Operator {
         }
     }
 
-    const fn orders(self) -> bool {
+    const fn needs_order(self) -> bool {
         !matches!(self, Self::Equal | Self::NotEqual)
     }
 }
@@ -117,24 +122,24 @@ impl fmt::Display for Operator {
 }
 
 impl Expression {
-    /// Whether it holds for these settings.
+    /// Returns whether these settings meet the condition.
     pub fn matches(&self, settings: &Settings) -> bool {
         self.root.holds(settings)
     }
 
-    /// As it was written.
+    /// Returns the text of the condition, as its author wrote it.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// The settings it looks at, each once, in the order in which they appear.
+    /// Returns the paths of the settings in the condition, each once, in the order in which they appear.
     pub fn paths(&self) -> Vec<&str> {
         let mut paths = Vec::new();
         self.root.collect(&mut paths);
         paths
     }
 
-    /// The condition that settings have these values. There is at least one.
+    /// Returns the condition that all these settings have these values. `values` must not be empty.
     pub(super) fn equal_to(values: Vec<(&'static Setting, Value)>) -> Self {
         let term = |(setting, value): &(&'static Setting, Value)| {
             let text = value.to_string();
@@ -142,14 +147,14 @@ impl Expression {
             format!("{} == {quote}{text}{quote}", setting.path())
         };
         let text = values.iter().map(term).collect::<Vec<_>>().join(" and ");
-        let node = |(setting, value)| Node::Compare(Comparison { setting, operator: Operator::Equal, value });
-        let mut nodes: Vec<Node> = values.into_iter().map(node).collect();
-        let root = if nodes.len() == 1 { nodes.remove(0) } else { Node::All(nodes) };
+        let node = |(setting, value)| Ast::Compare(Comparison { setting, operator: Operator::Equal, value });
+        let mut nodes: Vec<Ast> = values.into_iter().map(node).collect();
+        let root = if nodes.len() == 1 { nodes.remove(0) } else { Ast::All(nodes) };
         Self { text, root }
     }
 }
 
-impl Node {
+impl Ast {
     fn holds(&self, settings: &Settings) -> bool {
         match self {
             Self::All(nodes) => nodes.iter().all(|node| node.holds(settings)),
@@ -175,7 +180,7 @@ impl Node {
 impl Comparison {
     fn holds(&self, settings: &Settings) -> bool {
         let actual = match (&self.value, self.setting.path()) {
-            // A working set that is written as a time has a size too.
+            // A working set written as a time also has a size.
             (Value::Bytes(_), "stress.working_set") => settings.stress.working_set_bytes().map(Value::Bytes),
             _ => Some(self.setting.value(settings)),
         };
@@ -217,8 +222,9 @@ impl JsonSchema for Expression {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "type": "string",
-            "description": "A condition on settings, like `stress.rate <= 96MB/s and link.delay == 0ms`: \
-                            comparisons (== != < <= > >=), joined by `and`, `or`, `not` and parentheses.",
+            "description": "A condition on settings, such as `stress.rate <= 96MB/s and link.delay == 0ms`: \
+                            comparisons (`==`, `!=`, `<`, `<=`, `>`, `>=`), combined with `and`, `or`, `not` \
+                            and parentheses. An absent setting equals `none`.",
         })
     }
 }

@@ -7,21 +7,21 @@
 //! comparison = PATH OPERATOR VALUE
 //! ```
 
-use super::{Comparison, Expression, ExpressionError, Node, Operator};
+use super::{Ast, Comparison, Expression, ExpressionError, Operator};
 use crate::matrix::{
     catalog,
-    settings::value::{Compared, Value},
-    typed::Refusal,
+    settings::value::{Comparability, Value},
+    typed::ReadErrorKind,
 };
 
-/// Deeper nesting is refused, so that no text overflows the stack.
-const DEEPEST: usize = 50;
+/// The deepest nesting of parentheses and `not` that is accepted, so that no text overflows the stack.
+const MAX_DEPTH: usize = 50;
 
 #[derive(Debug, Clone, PartialEq)]
 enum Token {
-    /// A path, a value or a keyword.
+    /// A path, an unquoted value or a keyword.
     Word(String),
-    /// A quoted value.
+    /// The content of a quoted value, without its quotes.
     Quoted(String),
     Operator(Operator),
     Open,
@@ -29,19 +29,20 @@ enum Token {
     End,
 }
 
+/// A token and its position in the text, in characters.
 #[derive(Debug, Clone)]
-struct Placed {
+struct SpannedToken {
     token: Token,
     offset: usize,
     length: usize,
 }
 
-impl Placed {
+impl SpannedToken {
     fn error(&self, message: impl Into<String>, help: Option<String>) -> ExpressionError {
         ExpressionError { message: message.into(), help, offset: self.offset, length: self.length }
     }
 
-    /// How a message names it.
+    /// Returns how messages name the token.
     fn name(&self) -> String {
         match &self.token {
             Token::Word(text) | Token::Quoted(text) => format!("`{text}`"),
@@ -57,7 +58,7 @@ impl Placed {
     }
 }
 
-pub(super) fn parse(text: &str) -> Result<Node, ExpressionError> {
+pub(super) fn parse(text: &str) -> Result<Ast, ExpressionError> {
     let mut parser = Parser { tokens: tokens(text)?, next: 0 };
     let root = parser.any(0)?;
     let rest = parser.peek();
@@ -71,7 +72,7 @@ pub(super) fn parse(text: &str) -> Result<Node, ExpressionError> {
     }
 }
 
-fn tokens(text: &str) -> Result<Vec<Placed>, ExpressionError> {
+fn tokens(text: &str) -> Result<Vec<SpannedToken>, ExpressionError> {
     let chars: Vec<char> = text.chars().collect();
     let mut tokens = Vec::new();
     let mut at = 0;
@@ -87,7 +88,7 @@ fn tokens(text: &str) -> Result<Vec<Placed>, ExpressionError> {
             quote @ ('\'' | '"') => {
                 let Some(length) = chars[at + 1..].iter().position(|c| *c == quote) else {
                     return Err(ExpressionError {
-                        message: format!("a quoted value without the closing {quote}"),
+                        message: format!("missing closing {quote} of a quoted value"),
                         help: None,
                         offset: at,
                         length: chars.len() - at,
@@ -109,9 +110,9 @@ fn tokens(text: &str) -> Result<Vec<Placed>, ExpressionError> {
             }
         };
         at += 1;
-        tokens.push(Placed { token, offset: start, length: at - start });
+        tokens.push(SpannedToken { token, offset: start, length: at - start });
     }
-    tokens.push(Placed { token: Token::End, offset: chars.len(), length: 0 });
+    tokens.push(SpannedToken { token: Token::End, offset: chars.len(), length: 0 });
     Ok(tokens)
 }
 
@@ -138,61 +139,62 @@ fn operator(chars: &[char], offset: usize) -> Result<Token, ExpressionError> {
 }
 
 struct Parser {
-    /// Ends with [`Token::End`], which is never passed.
-    tokens: Vec<Placed>,
+    /// The tokens; the last is [`Token::End`], and `next` never moves beyond it.
+    tokens: Vec<SpannedToken>,
     next: usize,
 }
 
 impl Parser {
-    fn peek(&self) -> &Placed {
+    fn peek(&self) -> &SpannedToken {
         &self.tokens[self.next]
     }
 
-    fn take(&mut self) -> Placed {
+    fn advance(&mut self) -> SpannedToken {
         let token = self.peek().clone();
         self.next = (self.next + 1).min(self.tokens.len() - 1);
         token
     }
 
-    fn takes(&mut self, word: &str) -> bool {
+    /// Advances if the next token is this keyword. Returns whether it was.
+    fn accept(&mut self, word: &str) -> bool {
         let found = self.peek().is_word(word);
         if found {
-            self.take();
+            self.advance();
         }
         found
     }
 
-    fn any(&mut self, depth: usize) -> Result<Node, ExpressionError> {
+    fn any(&mut self, depth: usize) -> Result<Ast, ExpressionError> {
         let mut nodes = vec![self.all(depth)?];
-        while self.takes("or") {
+        while self.accept("or") {
             nodes.push(self.all(depth)?);
         }
-        Ok(if nodes.len() == 1 { nodes.remove(0) } else { Node::Any(nodes) })
+        Ok(if nodes.len() == 1 { nodes.remove(0) } else { Ast::Any(nodes) })
     }
 
-    fn all(&mut self, depth: usize) -> Result<Node, ExpressionError> {
+    fn all(&mut self, depth: usize) -> Result<Ast, ExpressionError> {
         let mut nodes = vec![self.unary(depth)?];
-        while self.takes("and") {
+        while self.accept("and") {
             nodes.push(self.unary(depth)?);
         }
-        Ok(if nodes.len() == 1 { nodes.remove(0) } else { Node::All(nodes) })
+        Ok(if nodes.len() == 1 { nodes.remove(0) } else { Ast::All(nodes) })
     }
 
-    fn unary(&mut self, depth: usize) -> Result<Node, ExpressionError> {
-        if depth > DEEPEST {
+    fn unary(&mut self, depth: usize) -> Result<Ast, ExpressionError> {
+        if depth > MAX_DEPTH {
             return Err(self.peek().error("nested too deeply", None));
         }
-        if self.takes("not") {
-            return Ok(Node::Not(Box::new(self.unary(depth + 1)?)));
+        if self.accept("not") {
+            return Ok(Ast::Not(Box::new(self.unary(depth + 1)?)));
         }
         if self.peek().token != Token::Open {
-            return self.comparison().map(Node::Compare);
+            return self.comparison().map(Ast::Compare);
         }
-        let open = self.take();
+        let open = self.advance();
         let node = self.any(depth + 1)?;
         match self.peek().token {
             Token::Close => {
-                self.take();
+                self.advance();
                 Ok(node)
             }
             Token::End => Err(open.error("`(` without `)`", None)),
@@ -204,7 +206,7 @@ impl Parser {
     }
 
     fn comparison(&mut self) -> Result<Comparison, ExpressionError> {
-        let path = self.take();
+        let path = self.advance();
         let name = match &path.token {
             Token::Word(name) if !matches!(name.as_str(), "and" | "or" | "not") => name.clone(),
             _ => {
@@ -215,35 +217,35 @@ impl Parser {
         let Some(setting) = catalog::find(&name) else {
             return Err(path.error(format!("`{name}` is not a setting"), catalog::suggest(&name)));
         };
-        let placed = self.take();
-        let Token::Operator(operator) = placed.token else {
-            let message = format!("expected an operator after `{name}`, found {}", placed.name());
-            return Err(placed.error(message, Some("the operators are ==, !=, <, <=, > and >=".into())));
+        let after_path = self.advance();
+        let Token::Operator(operator) = after_path.token else {
+            let message = format!("expected an operator after `{name}`, found {}", after_path.name());
+            return Err(after_path.error(message, Some("the operators are ==, !=, <, <=, > and >=".into())));
         };
-        if operator.orders() && setting.compared() != Compared::Ordered {
+        if operator.needs_order() && setting.comparability() != Comparability::Ordered {
             let message = format!("`{name}` has no order, so `{operator}` does not apply");
-            return Err(placed.error(message, Some("compare it with == or !=".into())));
+            return Err(after_path.error(message, Some("compare it with == or !=".into())));
         }
-        let token = self.take();
+        let token = self.advance();
         let (Token::Word(text) | Token::Quoted(text)) = &token.token else {
             return Err(token.error(format!("expected a value, found {}", token.name()), None));
         };
-        // Nothing else would be a value of it, and would say less.
-        let comparable = setting.comparable(*text == Value::None.to_string());
+        // Checked before the value is parsed, since the parser's own message would be less helpful.
+        let comparable = setting.check_comparable(*text == Value::None.to_string());
         comparable.map_err(|(message, help)| token.error(message, help))?;
-        let refused = |refusal: Refusal| token.error(refusal.to_string(), catalog::help(&refusal));
-        let value = setting.literal(text).map_err(refused)?;
+        let invalid = |kind: ReadErrorKind| token.error(kind.to_string(), catalog::help(&kind));
+        let value = setting.literal(text).map_err(invalid)?;
         Ok(Comparison { setting, operator, value })
     }
 }
 
 impl Expression {
-    /// Both conditions at once, each in parentheses.
+    /// Returns the conjunction of two conditions. In its text, each is in parentheses.
     #[must_use]
     pub fn and(&self, other: &Self) -> Self {
         Self {
             text: format!("({self}) and ({other})"),
-            root: Node::All(vec![self.root.clone(), other.root.clone()]),
+            root: Ast::All(vec![self.root.clone(), other.root.clone()]),
         }
     }
 }

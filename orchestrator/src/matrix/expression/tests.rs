@@ -12,7 +12,7 @@ fn holds(expression: &str, settings: &Settings) -> bool {
 }
 
 #[test]
-fn comparisons_use_the_quantity_and_not_the_text() {
+fn quantities_are_compared_rather_than_texts() {
     let s = settings("96MB/s", "0");
     for (expression, expected) in [
         ("stress.rate == 96000kB/s", true),
@@ -47,7 +47,7 @@ fn comparisons_use_the_quantity_and_not_the_text() {
 }
 
 #[test]
-fn unlimited_is_more_than_any_rate() {
+fn unlimited_exceeds_every_rate() {
     let mut s = Settings::default();
     s.stress.rate = "unlimited".parse().unwrap();
     assert!(holds("stress.rate > 1TB/s and stress.rate == unlimited", &s));
@@ -85,11 +85,11 @@ fn an_error_is_shown_with_its_expression() {
     assert_eq!(
         expression.parse::<Expression>().unwrap_err().show(expression),
         "error: `kwm` is not one of `auto`, `kvm`, `tcg`\n  |\n  | guest.accel == kwm\n  \
-         |                ^^^\n  = help: the nearest is `kvm`"
+         |                ^^^\n  = help: did you mean `kvm`?"
     );
 }
 
-/// What is wrong, marked in the expression itself.
+/// Returns the error in an invalid expression, with carets under the invalid part.
 fn error(expression: &str) -> String {
     let error = expression.parse::<Expression>().expect_err(expression);
     let marker = format!("{}{}", " ".repeat(error.offset), "^".repeat(error.length.max(1)));
@@ -98,11 +98,11 @@ fn error(expression: &str) -> String {
 }
 
 #[test]
-fn an_error_points_at_the_culprit() {
+fn an_error_marks_the_invalid_part() {
     let cases = [
         "stress.rat <= 96MB/s
 ^^^^^^^^^^ `stress.rat` is not a setting
-help: the nearest setting is `stress.rate`",
+help: did you mean `stress.rate`?",
         "stress.rate = 96MB/s
             ^ `=` is not an operator
 help: equality is written `==`",
@@ -126,7 +126,7 @@ help: join comparisons with `and` or `or`; quote a value that has spaces",
 help: a comparison is written like `stress.rate <= 96MB/s`",
         "guest.accel == kwm
                ^^^ `kwm` is not one of `auto`, `kvm`, `tcg`
-help: the nearest is `kvm`",
+help: did you mean `kvm`?",
         "guest.accel < kvm
             ^ `guest.accel` has no order, so `<` does not apply
 help: compare it with == or !=",
@@ -135,14 +135,14 @@ help: compare it with == or !=",
         "migrate.stall_detection == yes
                            ^^^ `yes` is neither `true` nor `false`",
         "guest.cpu == 'max
-             ^^^^ a quoted value without the closing '",
+             ^^^^ missing closing ' of a quoted value",
     ];
     for expected in cases {
         let expression = expected.lines().next().unwrap_or_default();
         assert_eq!(error(expression), expected);
     }
-    assert!(error("stress.content == randm").contains("`randm` is not a content"));
-    assert!(error("stress.phases == 1").contains("is no single value"));
+    assert!(error("stress.content == randm").contains("`randm` is not a page content"));
+    assert!(error("stress.phases == 1").contains("is not a single value"));
     assert!(error("link.loss < 1").contains("is not a percentage"));
     assert!(error("stress.rate <= 96").contains("`96` has no unit"));
     assert!(error("stress.rate <= 96MB").contains("`MB` is not a unit of a data rate"));
@@ -151,7 +151,7 @@ help: compare it with == or !=",
 }
 
 #[test]
-fn the_text_survives_and_the_paths_are_listed() {
+fn the_text_survives_serialization_and_the_paths_are_listed() {
     let expression: Expression =
         "stress.rate > 1MB/s and not (stress.rate == 2MB/s or link.delay > 0)".parse().unwrap();
     assert_eq!(expression.paths(), ["stress.rate", "link.delay"]);

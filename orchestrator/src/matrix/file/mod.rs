@@ -1,11 +1,12 @@
-//! The matrix file as its author wrote it: read and checked as far as the text alone allows.
+//! The matrix file as its author wrote it, with every check that needs only the text.
 //!
-//! [`File::parse`] looks at nothing but the text. It finds what is not YAML, keys that are unknown or appear
-//! twice, values of the wrong type, quantities without a unit, empty axes and expressions that do not hold
-//! together; it reports all of them at once. Whether the settings of each cell make sense together is for
-//! [`File::expand`].
+//! [`File::parse`] looks at nothing but the text. It finds invalid YAML, keys that are unknown or appear
+//! twice, values of the wrong type, quantities without a unit, empty axes and invalid expressions, and
+//! reports all of them at once. [`File::expand`] then checks whether the settings of each cell make sense
+//! together.
 //!
-//! An axis is named by the setting it varies, or, when it varies several together, by any other word:
+//! An axis is named after the setting it varies. An axis that varies several settings together may have any
+//! other name:
 //!
 //! ```yaml
 //! axes:
@@ -17,11 +18,11 @@
 
 use super::{
     catalog::Setting,
-    diagnostic::{Diagnostics, FilePath},
+    diagnostic::{Diagnostics, KeyPath},
     expect::{Expectation, Reference},
     expression::Expression,
     settings::Settings,
-    yaml::{Document, Sink},
+    yaml::{DiagnosticSink, Document},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -30,50 +31,55 @@ use std::{collections::BTreeMap, sync::Arc};
 
 mod read;
 
-pub(crate) use read::MOST_CELLS;
+pub(crate) use read::MAX_CELLS;
 
-/// A matrix file as written.
+/// A matrix: a guest, a link, a workload and a way to migrate, and the axes along which they vary.
 #[derive(Debug, Clone, JsonSchema)]
 #[schemars(deny_unknown_fields, title = "Migration matrix")]
 pub struct File {
-    /// Names the results: letters, digits, `.`, `_` and `-`, at most 64 of them.
+    /// The name of the matrix, which also names the results folder: 1 to 64 letters, digits, `.`, `_` and
+    /// `-`, of which the first is a letter or a digit. The only key that every matrix must have.
     #[schemars(regex(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"))]
     pub name: String,
-    /// What the matrix shows, for people.
+    /// What the matrix is meant to show. Free text for readers; it has no effect on the run.
     #[schemars(default)]
     pub description: Option<String>,
-    /// The settings that all cells share, but for what an axis or `include` changes.
+    /// The settings that all cells share, unless an axis or an entry of `include` changes them.
     #[schemars(flatten)]
     pub settings: Settings,
-    /// What varies: every combination of one value from each axis is a cell, the last axis varying fastest.
-    /// An axis is named by a setting and lists its values; under any other name, it lists mappings that set
-    /// several settings together.
+    /// What varies between cells. Every combination of one value from each axis is a cell; the last axis
+    /// varies fastest. An axis named after a setting, such as `stress.rate`, lists values of that setting. An
+    /// axis with any other name lists mappings, each of which sets several settings together. At most 100,000
+    /// cells.
     #[schemars(with = "BTreeMap<String, Vec<Value>>", default = "BTreeMap::<String, Vec<Value>>::new")]
     pub axes: Vec<Axis>,
-    /// More cells, each a mapping from settings to values. With `include` and without `axes`, these are the
-    /// only cells.
+    /// Additional cells, each a mapping from settings to values. Without `axes`, these are the only cells.
     #[schemars(with = "Vec<BTreeMap<String, Value>>", default = "Vec::<BTreeMap<String, Value>>::new")]
-    pub include: Vec<Point>,
-    /// Cells of the axes to leave out: conditions, or mappings from settings to values. Does not apply to
-    /// `include`.
+    pub include: Vec<Overrides>,
+    /// Combinations of the axes to leave out: conditions such as `stress.rate > 96MB/s`, or mappings from
+    /// settings to values, which match if all their values do. Each must match at least one cell. Cells from
+    /// `include` are never left out.
     #[schemars(with = "Vec<Exclusion>", default = "Vec::<Exclusion>::new")]
     pub exclude: Vec<Expression>,
-    /// How often each cell is measured.
+    /// The number of attempts for each cell.
     #[schemars(range(min = 1, max = 1000), default = "once")]
     pub repeat: u32,
-    /// The order in which cells are measured. Each is measured once before any is measured again.
+    /// The order in which cells are measured. Every cell has its first attempt before any cell has a second
+    /// one, and so on.
     #[schemars(default)]
-    pub order: Order,
-    /// Fixes the shuffled order; without it, the order follows from the cells.
+    pub order: CellOrder,
+    /// The seed of the shuffled order: the same seed gives the same order. By default it is derived from the
+    /// cells, so that the same cells come in the same order every time. Only with `order: shuffled`.
     #[schemars(default)]
     pub seed: Option<u64>,
-    /// What the measurements have to show for the run to succeed.
+    /// What the attempts must show for the run to succeed. `testbed run` exits with code 1 if an expectation
+    /// is violated.
     #[schemars(default = "Vec::<Expectation>::new")]
     pub expect: Vec<Expectation>,
-    /// Published figures, to stand beside the measurements.
+    /// Published figures, which reports show beside the measured ones.
     #[schemars(default)]
     pub reference: Option<Reference>,
-    /// The text, for messages about cells.
+    /// The text and where its keys are, for error messages about cells.
     #[schemars(skip)]
     pub(super) document: Arc<Document>,
 }
@@ -81,18 +87,18 @@ pub struct File {
 /// One axis of a matrix.
 #[derive(Debug, Clone)]
 pub struct Axis {
-    /// The setting it varies, or a name of its own.
+    /// The path of the setting that the axis varies, or a free name if it varies several settings together.
     pub name: String,
-    /// Its values; at least one.
-    pub points: Vec<Point>,
+    /// The values of the axis, in the order of the file; at least one.
+    pub values: Vec<Overrides>,
 }
 
-/// Settings that are set together: one value of an axis, or one cell of `include`.
+/// Settings that replace shared ones: one value of an axis, or one cell of `include`.
 #[derive(Debug, Clone)]
-pub struct Point {
-    /// What is set, in the order of the file, no setting twice.
+pub struct Overrides {
+    /// Which settings are set, in the order of the file; no setting appears twice.
     pub(super) assignments: Vec<Assignment>,
-    /// Settings that have these values; the rest of them means nothing.
+    /// The new values, at the settings listed in `assignments`. All other settings here are meaningless.
     pub(super) values: Settings,
 }
 
@@ -100,14 +106,14 @@ pub struct Point {
 #[derive(Debug, Clone)]
 pub(super) struct Assignment {
     pub(super) setting: &'static Setting,
-    /// The value as the setting prints it, whichever way it was written: `1GB` for `1000MB`.
+    /// The value in its canonical form: `1GB` even if the file says `1000MB`.
     pub(super) text: Arc<str>,
-    /// Where it is written.
-    pub(super) at: FilePath,
+    /// The path in the file at which the value is written.
+    pub(super) at: KeyPath,
 }
 
-impl Point {
-    /// Sets what it sets.
+impl Overrides {
+    /// Copies the overriding values into `settings`.
     pub(super) fn apply(&self, settings: &mut Settings) {
         for assignment in &self.assignments {
             assignment.setting.copy(&self.values, settings);
@@ -118,15 +124,16 @@ impl Point {
 /// The order in which cells are measured.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum Order {
-    /// As the axes give them.
+pub enum CellOrder {
+    /// The order of the file: combinations of the axes with the last axis varying fastest, then `include`.
     #[default]
     AsWritten,
-    /// At random, anew in each round of repeats, so that a drift of the machine does not look like an effect.
+    /// A random order, shuffled again for each round of repeats, so that a slow drift of the host (warming
+    /// up, other load) does not look like an effect of the settings.
     Shuffled,
 }
 
-/// The schema of an entry of `exclude`.
+/// An entry of `exclude`. Only its schema is used.
 #[derive(JsonSchema)]
 #[serde(untagged)]
 #[expect(dead_code, reason = "describes the file, is never made")]
@@ -140,18 +147,19 @@ const fn once() -> u32 {
 }
 
 impl File {
-    /// Reads a matrix file. `source_name` is what messages call it; nothing is opened.
+    /// Parses the text of a matrix file. `source_name` is the file's name in error messages; no file is
+    /// opened.
     ///
     /// # Errors
     ///
-    /// Everything that is wrong with the text, with its place.
+    /// Returns every error in the text, with its line and column.
     pub fn parse(text: &str, source_name: &str) -> Result<Self, Diagnostics> {
         let document = Arc::new(Document::parse(text, source_name)?);
-        let mut sink = Sink::new(&document);
+        let mut sink = DiagnosticSink::new(&document);
         let file = read::file(&document, &mut sink);
         match (sink.finish(())?, file) {
             ((), Some(file)) => Ok(file),
-            // A file that could not be read has left a reason, so this is not reached.
+            // Unreachable: without a file there is at least one diagnostic, and `finish` has returned it.
             ((), None) => Err(Diagnostics::new(source_name, text.into())),
         }
     }

@@ -1,12 +1,12 @@
-//! From a [`File`] to a [`Plan`]: combines the axes, resolves each cell's settings, and checks that each cell
-//! can mean something.
+//! Expands a [`File`] to a [`Plan`]: combines the axes, resolves the settings of each cell, and checks that
+//! they are consistent.
 
 use super::{Cell, Plan, RunOrder};
 use crate::matrix::{
-    diagnostic::{Diagnostics, FilePath},
-    file::{Assignment, File, MOST_CELLS, Order, Point},
-    settings::{Problem, Settings},
-    yaml::{Sink, Spot},
+    diagnostic::{Diagnostics, KeyPath},
+    file::{Assignment, CellOrder, File, MAX_CELLS, Overrides},
+    settings::{Settings, SettingsError},
+    yaml::{DiagnosticSink, Location},
 };
 use sha2::{Digest, Sha256};
 use std::{
@@ -19,16 +19,17 @@ impl File {
     ///
     /// # Errors
     ///
-    /// Cells whose settings contradict each other, cells that appear twice, conditions of `exclude` and
-    /// `expect` that no cell meets, and matrices without a cell or with more than 100,000.
+    /// Fails for cells whose settings contradict each other, cells that appear twice, conditions of `exclude`
+    /// and `expect` that no cell meets, axes that combine to more than 100,000 cells, and a matrix without
+    /// cells.
     pub fn expand(&self) -> Result<Plan, Diagnostics> {
-        let mut sink = Sink::new(&self.document);
-        let product = self.axes.iter().try_fold(1usize, |n, axis| n.checked_mul(axis.points.len()));
-        if product.is_none_or(|n| n > MOST_CELLS) {
-            let spot = Spot::Key(FilePath::root().key("axes"));
-            let help = "leave out values, or split the matrix into several files";
-            let message = format!("the axes combine to more than {MOST_CELLS} cells");
-            sink.push(&spot, message, Some(help.into()));
+        let mut sink = DiagnosticSink::new(&self.document);
+        let product = self.axes.iter().try_fold(1usize, |n, axis| n.checked_mul(axis.values.len()));
+        if product.is_none_or(|n| n > MAX_CELLS) {
+            let location = Location::Key(KeyPath::root().key("axes"));
+            let help = "remove values, or split the matrix into several files";
+            let message = format!("the axes combine to more than {MAX_CELLS} cells");
+            sink.push(&location, message, Some(help.into()));
             return sink
                 .finish(())
                 .and(Err(Diagnostics::new(&self.document.name, self.document.text.clone())));
@@ -56,7 +57,7 @@ impl File {
             expect: self.expect.clone(),
             reference: self.reference.clone(),
         };
-        if self.order == Order::Shuffled {
+        if self.order == CellOrder::Shuffled {
             let seed = self.seed.unwrap_or_else(|| plan.seed_from_cells());
             plan.order = RunOrder::Shuffled { seed };
         }
@@ -64,19 +65,21 @@ impl File {
     }
 }
 
+/// The expansion of a file, in progress.
 struct Expansion<'a> {
     file: &'a File,
-    sink: Sink<'a>,
+    sink: DiagnosticSink<'a>,
     cells: Vec<Cell>,
-    /// What was reported, so that a thousand cells with one mistake give one message.
-    reported: HashSet<(FilePath, String)>,
-    /// Which conditions of `exclude` and `expect` were met.
+    /// The messages reported so far, so that a thousand cells with the same mistake give one message.
+    reported: HashSet<(KeyPath, String)>,
+    /// For each entry of `exclude`, whether a cell met its condition.
     excluding: Vec<bool>,
+    /// For each entry of `expect`, whether a cell met its condition.
     expecting: Vec<bool>,
 }
 
 impl<'a> Expansion<'a> {
-    /// The product of the axes, the last varying fastest.
+    /// Adds all combinations of the axes, with the last axis varying fastest.
     fn combine(&mut self, product: usize) {
         let axes = &self.file.axes;
         if axes.is_empty() && !self.file.include.is_empty() {
@@ -85,47 +88,49 @@ impl<'a> Expansion<'a> {
         self.cells.reserve(product);
         for number in 0..product {
             let mut rest = number;
-            let mut points: Vec<&Point> = Vec::with_capacity(axes.len());
+            let mut overrides: Vec<&Overrides> = Vec::with_capacity(axes.len());
             for axis in axes.iter().rev() {
-                points.push(&axis.points[rest % axis.points.len()]);
-                rest /= axis.points.len();
+                overrides.push(&axis.values[rest % axis.values.len()]);
+                rest /= axis.values.len();
             }
-            points.reverse();
-            self.cell(&points, true);
+            overrides.reverse();
+            self.cell(&overrides, true);
         }
     }
 
+    /// Adds the cells of `include`, and reports those that are equal to another cell.
     fn include(&mut self) {
         let file = self.file;
-        let mut places = Vec::new();
-        for (i, point) in file.include.iter().enumerate() {
+        let mut included = Vec::new();
+        for (i, overrides) in file.include.iter().enumerate() {
             let before = self.cells.len();
-            self.cell(&[point], false);
+            self.cell(&[overrides], false);
             if self.cells.len() > before {
-                places.push((i, before));
+                included.push((i, before));
             }
         }
-        if places.is_empty() {
+        if included.is_empty() {
             return;
         }
-        let first = self.cells.len() - places.len();
+        let first = self.cells.len() - included.len();
         let mut known: HashMap<&Settings, &str> =
             self.cells[..first].iter().map(|cell| (&cell.settings, &*cell.id)).collect();
-        for (i, position) in places {
+        for (i, position) in included {
             let cell = &self.cells[position];
             if let Some(other) = known.insert(&cell.settings, &cell.id) {
-                let spot = Spot::Value(FilePath::root().key("include").index(i));
-                let help = Some("`repeat` measures a cell more than once".into());
-                self.sink.push(&spot, format!("the same cell as `{other}`"), help);
+                let location = Location::Value(KeyPath::root().key("include").index(i));
+                let help = Some("to measure a cell more than once, set `repeat`".into());
+                self.sink.push(&location, format!("this cell is the same as `{other}`"), help);
             }
         }
     }
 
-    /// Adds one cell, unless it is excluded or cannot be.
-    fn cell(&mut self, points: &[&'a Point], excludable: bool) {
+    /// Adds one cell, unless it is `excludable` and a condition excludes it. Reports contradictions in its
+    /// settings.
+    fn cell(&mut self, layers: &[&'a Overrides], excludable: bool) {
         let mut settings = self.file.settings.clone();
-        for point in points {
-            point.apply(&mut settings);
+        for layer in layers {
+            layer.apply(&mut settings);
         }
         if excludable {
             let mut excluded = false;
@@ -141,68 +146,73 @@ impl<'a> Expansion<'a> {
         for (expectation, met) in self.file.expect.iter().zip(&mut self.expecting) {
             *met = *met || expectation.applies_to(&settings);
         }
-        let assignments: Vec<_> = points.iter().flat_map(|point| &point.assignments).collect();
-        let id = identity(&assignments);
-        for problem in settings.check() {
-            self.problem(&problem, &assignments, &id);
+        let assignments: Vec<_> = layers.iter().flat_map(|layer| &layer.assignments).collect();
+        let id = cell_id(&assignments);
+        for error in settings.check() {
+            self.report_settings(&error, &assignments, &id);
         }
         let axes = assignments.iter().map(|a| (a.setting.path().to_string(), a.text.to_string())).collect();
         self.cells.push(Cell { id, index: self.cells.len(), axes, settings });
     }
 
-    /// Reports a problem where its most likely culprit is set: by this cell, else for all cells.
-    fn problem(&mut self, problem: &Problem, assignments: &[&Assignment], id: &str) {
-        let root = FilePath::root();
-        let paths = &problem.paths;
+    /// Reports contradictory settings of a cell. The message points at the setting most likely to be wrong
+    /// among those that this cell sets, or else among those that all cells share.
+    fn report_settings(&mut self, error: &SettingsError, assignments: &[&Assignment], id: &str) {
+        let root = KeyPath::root();
+        let paths = &error.paths;
         let own = assignments.iter().find(|a| paths.iter().any(|path| path == a.setting.path()));
         let mut paths = paths.iter().map(|path| root.dotted(path));
         let culprit = paths.clone().next().unwrap_or_default();
         let written = paths.find(|path| self.file.document.get(path).is_some());
-        let spot = match (own, written) {
-            (Some(assignment), _) => Spot::Value(assignment.at.clone()),
-            (None, Some(path)) => Spot::Value(path),
-            (None, None) => Spot::File(culprit),
+        let location = match (own, written) {
+            (Some(assignment), _) => Location::Value(assignment.at.clone()),
+            (None, Some(path)) => Location::Value(path),
+            (None, None) => Location::File(culprit),
         };
         let cell = own.filter(|_| assignments.len() > 1).map(|_| format!("in the cell {id}"));
-        let help = match (&problem.help, cell) {
+        let help = match (&error.help, cell) {
             (Some(help), Some(cell)) => Some(format!("{help} ({cell})")),
             (help, cell) => help.clone().or(cell),
         };
-        self.report(&spot, problem.message.clone(), help);
+        self.report(&location, error.message.clone(), help);
     }
 
-    fn report(&mut self, spot: &Spot, message: String, help: Option<String>) {
-        if self.reported.insert((spot.path().clone(), message.clone())) {
-            self.sink.push(spot, message, help);
+    /// Reports an error, unless the same one was reported before.
+    fn report(&mut self, location: &Location, message: String, help: Option<String>) {
+        if self.reported.insert((location.path().clone(), message.clone())) {
+            self.sink.push(location, message, help);
         }
     }
 
-    /// Conditions that no cell meets are mistakes: nobody excludes or expects nothing.
+    /// Reports conditions that no cell meets. They are mistakes: nobody means to exclude or expect nothing.
     fn report_unmet(&mut self) {
-        let root = FilePath::root();
+        let root = KeyPath::root();
         for (i, _) in self.excluding.iter().enumerate().filter(|(_, met)| !**met) {
             let help = Some("remove it, or correct its condition".into());
-            self.sink.push(&Spot::Value(root.key("exclude").index(i)), "this excludes no cell", help);
+            let location = Location::Value(root.key("exclude").index(i));
+            self.sink.push(&location, "this exclusion matches no cell", help);
         }
         if self.cells.is_empty() && self.sink.is_empty() {
-            let spot = Spot::Key(root.key("exclude"));
-            self.sink.push(&spot, "no cell is left", Some("exclude fewer, or add cells".into()));
+            let location = Location::Key(root.key("exclude"));
+            let help = Some("exclude fewer cells, or add some".into());
+            self.sink.push(&location, "`exclude` leaves no cell", help);
         }
         if !self.sink.is_empty() {
             return;
         }
         for (i, _) in self.expecting.iter().enumerate().filter(|(_, met)| !**met) {
-            let spot = Spot::Value(root.key("expect").index(i).key("where"));
+            let location = Location::Value(root.key("expect").index(i).key("where"));
             let message = format!("none of the {} cells meets this condition", self.cells.len());
-            self.sink.push(&spot, message, Some("remove it, or correct its condition".into()));
+            self.sink.push(&location, message, Some("remove it, or correct its condition".into()));
         }
     }
 }
 
-/// A cell's identity from what distinguishes it, fit for a file name on every system: at most 120 characters
-/// of letters, digits and `.,=_-`. Where writing a value so loses something, a hash of the value is added.
-fn identity(assignments: &[&Assignment]) -> String {
-    const LONGEST: usize = 120;
+/// Returns a cell's ID, made of the settings that distinguish it. It is usable as a file name on every
+/// system: at most 120 characters, of letters, digits and `.,=_-`. If other characters were replaced or the
+/// ID was cut off, it ends with a hash of the exact values, so that different cells keep different IDs.
+fn cell_id(assignments: &[&Assignment]) -> String {
+    const MAX_LENGTH: usize = 120;
     if assignments.is_empty() {
         return "base".into();
     }
@@ -221,16 +231,16 @@ fn identity(assignments: &[&Assignment]) -> String {
         let _ = write!(id, "{separator}{}={text}", assignment.setting.path());
         let _ = write!(exact, "{separator}{}={}", assignment.setting.path(), assignment.text);
     }
-    if lossy || id.len() > LONGEST {
+    if lossy || id.len() > MAX_LENGTH {
         let hash = Sha256::digest(exact.as_bytes());
-        id.truncate(LONGEST - 9);
+        id.truncate(MAX_LENGTH - 9);
         let _ = write!(id, "-{:02x}{:02x}{:02x}{:02x}", hash[0], hash[1], hash[2], hash[3]);
     }
     id
 }
 
 impl Plan {
-    /// A seed that is the same for the same cells.
+    /// Derives a seed of 32 bits from the IDs of the cells, so that the same cells give the same seed.
     fn seed_from_cells(&self) -> u64 {
         let mut hash = Sha256::new();
         for cell in &self.cells {

@@ -14,48 +14,49 @@ mod order;
 
 pub use order::{Shard, ShardError};
 
-/// A matrix as resolved.
+/// A resolved matrix: every cell with all of its settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
-    /// The matrix's name.
+    /// The name of the matrix.
     pub name: String,
-    /// What the matrix shows, for people.
+    /// What the matrix is meant to show, as its author describes it.
     pub description: Option<String>,
-    /// The cells, in the order of the file; at least one, until [`Plan::only`] or [`Plan::shard`] leaves
-    /// none.
+    /// The cells, in the order of the file. At least one, unless [`Plan::only`] or [`Plan::shard`] removed
+    /// them all.
     pub cells: Vec<Cell>,
-    /// How often each cell is measured; at least once.
+    /// The number of attempts for each cell; at least one.
     pub repeat: u32,
     /// The order in which cells are measured.
     pub order: RunOrder,
-    /// What the measurements have to show.
+    /// What the attempts must show for the run to succeed.
     pub expect: Vec<Expectation>,
-    /// Published figures, to stand beside the measurements.
+    /// Published figures, which reports show beside the measured ones.
     pub reference: Option<Reference>,
-    /// How many cells the whole matrix has.
+    /// The number of cells of the whole matrix, before [`Plan::only`] and [`Plan::shard`].
     pub total_cells: usize,
 }
 
 /// One combination of settings, to be measured [`Plan::repeat`] times.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Cell {
-    /// Names the cell by what distinguishes it: `stress.rate=96MBps,link.delay=20ms`, or `base` where nothing
-    /// does. Unique in the matrix, fit for a file name, and the same as long as the cell's axes are.
+    /// The name of the cell, made of the settings that distinguish it: `stress.rate=96MBps,link.delay=20ms`,
+    /// or `base` if there are none. Unique in the matrix, usable as a file name, and stable as long as the
+    /// values of these settings are.
     pub id: String,
-    /// Its place in the whole matrix, from 0; unchanged by filters.
+    /// The position of the cell in the whole matrix, from 0; filters do not change it.
     pub index: usize,
-    /// What the axes set, by path, in the order of the file; each value as the setting prints it.
+    /// The settings that the axes or `include` set, as canonical text by path, in the order of the file.
     pub axes: IndexMap<String, String>,
-    /// All settings.
+    /// All settings of the cell, whether shared or its own.
     pub settings: Settings,
 }
 
-/// One measurement of one cell.
+/// One migration of one cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Attempt {
-    /// The cell, as its position in [`Plan::cells`].
+    /// The cell, as an index into [`Plan::cells`].
     pub cell: usize,
-    /// Which of the cell's measurements this is, from 1.
+    /// The number of this attempt among those of its cell, from 1.
     pub number: u32,
 }
 
@@ -63,19 +64,20 @@ pub struct Attempt {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RunOrder {
-    /// As the file gives them.
+    /// The order of the file.
     AsWritten,
-    /// At random; the seed gives the same order again.
+    /// A random order, which the seed reproduces.
     Shuffled {
-        /// The seed, as written or as derived from the cells.
+        /// The seed, either from the file or derived from the cells.
         seed: u64,
     },
 }
 
 impl Plan {
-    /// Every measurement, in the order in which to make them: each cell once before any a second time.
+    /// Returns all attempts in the order in which to make them: every cell has its first attempt before any
+    /// has its second.
     ///
-    /// The order of two cells does not depend on which others a filter left out.
+    /// The order of two cells does not depend on the cells that a filter removed.
     pub fn attempts(&self) -> Vec<Attempt> {
         let by_index: IndexMap<usize, usize> =
             self.cells.iter().enumerate().map(|(position, cell)| (cell.index, position)).collect();
@@ -95,36 +97,37 @@ impl Plan {
         attempts
     }
 
-    /// The cells for which a condition holds.
+    /// Keeps only the cells that meet a condition.
     #[must_use]
     pub fn only(mut self, condition: &Expression) -> Self {
         self.cells.retain(|cell| condition.matches(&cell.settings));
         self
     }
 
-    /// One part of the cells: with `i/n`, every `n`-th, beginning with the `i`-th. All parts together are the
-    /// whole, and each measures all repeats of its cells.
+    /// Keeps only the cells of a shard: for `i/n`, every `n`-th cell, beginning with the `i`-th. The shards
+    /// of a plan are disjoint and together have all of its cells, each with all of its repeats.
     #[must_use]
     pub fn shard(mut self, shard: Shard) -> Self {
         let mut position = 0;
         self.cells.retain(|_| {
             position += 1;
-            shard.has(position - 1)
+            shard.contains(position - 1)
         });
         self
     }
 
-    /// The cell of this identity.
+    /// Returns the cell with this ID.
     pub fn cell(&self, id: &str) -> Option<&Cell> {
         self.cells.iter().find(|cell| cell.id == id)
     }
 
-    /// What is expected of a cell.
+    /// Returns the expectations that apply to a cell.
     pub fn expectations_of<'a>(&'a self, cell: &'a Cell) -> impl Iterator<Item = &'a Expectation> {
         self.expect.iter().filter(|expectation| expectation.applies_to(&cell.settings))
     }
 
-    /// The paths that distinguish the cells, in the order in which they first appear: the columns of a table.
+    /// Returns the paths of all settings that distinguish cells, in the order in which they first appear.
+    /// They become the columns of a table.
     pub fn axis_paths(&self) -> Vec<&str> {
         let paths: indexmap::IndexSet<&str> =
             self.cells.iter().flat_map(|cell| cell.axes.keys().map(String::as_str)).collect();

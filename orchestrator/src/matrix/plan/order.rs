@@ -1,11 +1,13 @@
-//! Shuffling that a seed reproduces, on any machine and in any later version, and shards.
+//! Shards, and a shuffle that gives the same order for the same seed on every host and in every later
+//! version.
 
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 use units::random::{STEP, mix};
 
-/// Shuffles by Fisher and Yates, with the numbers of `SplitMix64` (Steele, Lea and Flood, 2014). Its own
-/// generator, and not a crate's, because recorded seeds must keep their meaning.
+/// A Fisher-Yates shuffle with random numbers from `SplitMix64` (Steele, Lea and Flood, 2014).
+///
+/// The generator is our own, not a crate's, because a recorded seed must give the same order forever.
 pub(super) struct Shuffle {
     state: u64,
 }
@@ -21,7 +23,7 @@ impl Shuffle {
         }
     }
 
-    /// A number below `bound`, which is not 0. The bias, `bound / 2^64`, is beyond notice.
+    /// Returns a random number below `bound`, which must not be 0. Its bias, `bound / 2^64`, is negligible.
     fn below(&mut self, bound: u64) -> u64 {
         ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
     }
@@ -32,38 +34,40 @@ impl Shuffle {
     }
 }
 
-/// One of several equal parts of a matrix: `2/3` is the second of three.
+/// One of several parts of a matrix that are run separately, with about equally many cells each. `2/3` is the
+/// second of three.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Shard {
-    /// From 1 to `count`.
+    /// The number of the shard, from 1 to `count`.
     number: usize,
     count: usize,
 }
 
-/// A text that names no part.
+/// An error for a text that is not a shard.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a shard: write it like `2/3`, the second of three")]
 pub struct ShardError(String);
 
 impl Shard {
-    /// The one of `count` parts that the item of this position, from 0, belongs to. `count` is not 0.
+    /// Returns the shard to which the cell at `position` (from 0) belongs, of `count` shards. `count` must
+    /// not be 0.
     pub const fn at(position: usize, count: usize) -> Self {
         Self { number: position % count + 1, count }
     }
 
-    /// Which part it is, from 1.
+    /// Returns the number of this shard, from 1.
     pub const fn number(self) -> usize {
         self.number
     }
 
-    /// How many parts there are.
+    /// Returns how many shards the matrix is divided into.
     pub const fn count(self) -> usize {
         self.count
     }
 
-    /// Whether the item of this position, from 0, belongs to this part.
-    pub(super) const fn has(self, position: usize) -> bool {
+    /// Returns whether the cell at `position`, from 0, belongs to this shard.
+    pub(super) const fn contains(self, position: usize) -> bool {
         position % self.count == self.number - 1
     }
 }
@@ -106,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_keeps_its_meaning() {
+    fn a_seed_always_gives_the_same_order() {
         let shuffled = |seed| {
             let mut items: Vec<_> = (0..8).collect();
             Shuffle::new(seed).apply(&mut items);
@@ -120,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn every_place_is_equally_likely() {
+    fn every_position_is_equally_likely() {
         let mut shuffle = Shuffle::new(7);
         let mut counts = [0u32; 4];
         for _ in 0..40_000 {
@@ -132,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn shards_read_and_print() {
+    fn shards_parse_and_print() {
         assert_eq!("2/3".parse::<Shard>().unwrap().to_string(), "2/3");
         for bad in ["", "3", "0/3", "4/3", "1/0", "a/b", "-1/3"] {
             let error = bad.parse::<Shard>().unwrap_err().to_string();

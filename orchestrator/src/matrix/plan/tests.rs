@@ -30,14 +30,14 @@ fn the_last_axis_varies_fastest() {
 }
 
 #[test]
-fn a_file_without_axes_is_one_cell_or_those_of_include() {
+fn without_axes_there_is_one_cell_or_those_of_include() {
     assert_eq!(ids(&plan("name: n\n")), ["base"]);
     let included = plan("name: n\ninclude:\n  - { stress.rate: 1MB/s }\n  - { stress.rate: 2MB/s }\n");
     assert_eq!(ids(&included), ["stress.rate=1MBps", "stress.rate=2MBps"]);
 }
 
 #[test]
-fn settings_are_the_shared_ones_but_for_what_the_cell_sets() {
+fn a_cell_overrides_only_the_settings_it_sets() {
     let plan = plan(
         "name: n\nguest: { memory: 2GiB }\nmigrate: { timeout: 10s }\n\
          axes: { migrate.downtime_limit: [30ms, 300ms] }\n",
@@ -50,9 +50,10 @@ fn settings_are_the_shared_ones_but_for_what_the_cell_sets() {
 }
 
 #[test]
-fn an_axis_of_mappings_varies_settings_together_and_leaves_nothing_behind() {
+fn an_axis_of_mappings_varies_settings_together_without_leaking_into_the_next_cell() {
     let plan = plan(
-        "name: n\nlink: { delay: 5ms }\naxes:\n  policy:\n    - { migrate.timeout: 10s, link.delay: 1ms }\n    \
+        "name: n\nlink: { delay: 5ms }\naxes:\n  policy:\n    \
+         - { migrate.timeout: 10s, link.delay: 1ms }\n    \
          - { migrate.timeout: 20s }\n",
     );
     assert_eq!(ids(&plan), ["migrate.timeout=10s,link.delay=1ms", "migrate.timeout=20s"]);
@@ -60,7 +61,7 @@ fn an_axis_of_mappings_varies_settings_together_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn exclude_takes_conditions_and_mappings_and_spares_include() {
+fn exclude_takes_conditions_and_mappings_and_does_not_apply_to_include() {
     let plan = plan(
         "name: n\naxes:\n  stress.rate: [0, 16MB/s, 32MB/s]\n  link.delay: [0, 20ms]\n\
          exclude:\n  - stress.rate >= 16MB/s and link.delay == 0\n  - { stress.rate: 0, link.delay: 20ms }\n\
@@ -80,13 +81,13 @@ fn exclude_takes_conditions_and_mappings_and_spares_include() {
 }
 
 #[test]
-fn a_value_is_the_same_however_it_is_written() {
+fn ids_use_the_canonical_form_of_a_value() {
     let plan = plan("name: n\naxes: { guest.memory: [2000MB, 1024MiB] }\n");
     assert_eq!(ids(&plan), ["guest.memory=2GB", "guest.memory=1GiB"]);
 }
 
 #[test]
-fn identities_are_file_names_and_stay_distinct() {
+fn ids_are_file_names_and_stay_distinct() {
     let plan = plan("name: n\naxes: { guest.cpu: [\"a b\", a/b, null, 'qemu64,+x'] }\n");
     let allowed = |c: char| c.is_ascii_alphanumeric() || ".,=_-".contains(c);
     let distinct: std::collections::HashSet<_> = ids(&plan).into_iter().collect();
@@ -113,7 +114,7 @@ fn every_cell_is_measured_once_before_any_is_measured_again() {
 }
 
 #[test]
-fn a_seed_reproduces_the_order_and_another_one_changes_it() {
+fn the_same_seed_gives_the_same_order_and_another_seed_another() {
     let order = |seed: &str| {
         let plan = plan(&format!("{FIVE}repeat: 4\norder: shuffled\n{seed}"));
         plan.attempts().iter().map(|a| a.cell).collect::<Vec<_>>()
@@ -122,11 +123,11 @@ fn a_seed_reproduces_the_order_and_another_one_changes_it() {
     assert_ne!(order("seed: 1\n"), order("seed: 2\n"));
     assert_eq!(order(""), order(""));
     let rounds: Vec<_> = order("seed: 1\n").chunks(5).map(<[_]>::to_vec).collect();
-    assert!(rounds.iter().any(|round| *round != rounds[0]), "each round has an order of its own");
+    assert!(rounds.iter().any(|round| *round != rounds[0]), "each round has its own order");
 }
 
 #[test]
-fn filters_keep_the_order_of_what_remains() {
+fn filters_keep_the_order_of_the_remaining_cells() {
     let whole = plan(&format!("{FIVE}repeat: 2\norder: shuffled\nseed: 3\n"));
     let condition = "stress.rate != 3MB/s".parse().unwrap();
     let part = whole.clone().only(&condition);
@@ -140,7 +141,7 @@ fn filters_keep_the_order_of_what_remains() {
 }
 
 #[test]
-fn shards_share_the_cells_out() {
+fn shards_are_disjoint_and_together_have_all_cells() {
     let whole = plan(FIVE);
     for count in 1..=7 {
         let mut seen: Vec<usize> = (1..=count)
@@ -154,7 +155,7 @@ fn shards_share_the_cells_out() {
 }
 
 #[test]
-fn the_attempts_of_all_shards_are_those_of_the_whole_and_keep_its_order() {
+fn the_shards_together_make_all_attempts_in_the_order_of_the_whole_plan() {
     for order in ["", "order: shuffled\n", "order: shuffled\nseed: 7\n"] {
         let whole = plan(&format!("{FIVE}repeat: 3\n{order}")).only(&"stress.rate != 2MB/s".parse().unwrap());
         let attempts = |plan: &Plan| -> Vec<(String, u32)> {
@@ -167,14 +168,14 @@ fn the_attempts_of_all_shards_are_those_of_the_whole_and_keep_its_order() {
             let parts: Vec<Plan> = shards.iter().map(|shard| whole.clone().shard(*shard)).collect();
             let mut left = all.clone();
             for (shard, part) in shards.iter().zip(&parts) {
-                assert_eq!(*part, whole.clone().shard(*shard), "the same every time");
+                assert_eq!(*part, whole.clone().shard(*shard), "sharding is deterministic");
                 let own = attempts(part);
                 let mut expected = all.clone();
                 expected.retain(|attempt| own.contains(attempt));
-                assert_eq!(own, expected, "{shard}: in the order of the whole");
+                assert_eq!(own, expected, "{shard}: in the order of the whole plan");
                 let before = left.len();
                 left.retain(|attempt| !own.contains(attempt));
-                assert_eq!(before - left.len(), own.len(), "{shard}: none that another has");
+                assert_eq!(before - left.len(), own.len(), "{shard}: no attempt of another shard");
                 let positions = (0..whole.cells.len()).filter(|p| Shard::at(*p, count) == *shard);
                 assert!(positions.map(|p| &whole.cells[p]).eq(&part.cells), "{shard}");
             }
@@ -184,7 +185,7 @@ fn the_attempts_of_all_shards_are_those_of_the_whole_and_keep_its_order() {
 }
 
 #[test]
-fn a_plan_survives_being_written_and_read() {
+fn a_plan_survives_serialization() {
     let whole = plan(&format!(
         "{FIVE}order: shuffled\nexpect: [{{ where: stress.rate > 1MB/s, outcome: converged }}]\n"
     ));
@@ -193,7 +194,7 @@ fn a_plan_survives_being_written_and_read() {
 }
 
 #[test]
-fn the_example_of_the_design_reads_as_it_says() {
+fn the_threshold_example_expands_as_designed() {
     let plan = plan(
         r#"
 name: icclab-threshold

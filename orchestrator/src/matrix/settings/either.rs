@@ -1,37 +1,37 @@
-//! Settings that take either of two quantities, told apart by the unit.
+//! Settings that may be either of two quantities, which differ by their unit.
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::{borrow::Cow, fmt, str::FromStr};
 use units::{BitRate, ByteRate, Bytes, Span};
 
-/// How much memory is dirtied over and over. Written as a size, `96MB`, or as a time, `1s`.
+/// The memory that is dirtied over and over. Written as a size, `96MB`, or as a time, `1s`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum WorkingSet {
-    /// This much memory.
+    /// A fixed amount of memory.
     Size(Bytes),
-    /// As much as the rate dirties in this time.
+    /// The amount of memory that the dirty rate dirties in this time.
     Time(Span),
 }
 
 impl Default for WorkingSet {
-    /// What the rate dirties in a second.
+    /// Returns the memory that the rate dirties in one second.
     fn default() -> Self {
         Self::Time(Span::from_secs(1))
     }
 }
 
-/// A cap on a bandwidth. Written in bytes, `110MB/s`, or in bits, `900mbit`, per second.
+/// A limit on a bandwidth. Written in bytes per second, `110MB/s`, or in bits per second, `900mbit`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Bandwidth {
-    /// In bytes per second.
+    /// A limit in bytes per second.
     Bytes(ByteRate),
-    /// In bits per second.
+    /// A limit in bits per second.
     Bits(BitRate),
 }
 
 impl Bandwidth {
-    /// In bytes per second, rounded down.
+    /// Returns the limit in bytes per second, rounded down.
     pub const fn to_byte_rate(self) -> ByteRate {
         match self {
             Self::Bytes(rate) => rate,
@@ -40,8 +40,8 @@ impl Bandwidth {
     }
 }
 
-/// Text, serde and schema of an enum over two quantities. A text is read as the second quantity if that
-/// succeeds, as the first if that does, and else neither.
+/// Implements parsing, display, serde and the schema for an enum of two quantities. A text is parsed as the
+/// second quantity if possible, and otherwise as the first.
 macro_rules! either {
     ($type:ident, $first:ident($a:ty), $second:ident($b:ty), $expected:literal) => {
         impl FromStr for $type {
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_unit_tells_which_of_the_two_is_meant() {
+    fn the_unit_selects_the_quantity() {
         assert_eq!("96MB".parse(), Ok(WorkingSet::Size(Bytes::new(96_000_000))));
         assert_eq!("2s".parse(), Ok(WorkingSet::Time(Span::from_secs(2))));
         assert_eq!("8mbit".parse(), Ok(Bandwidth::Bits(BitRate::new(8_000_000))));
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_reads_back_as_what_was_written() {
+    fn values_read_back_as_they_are_written() {
         for text in ["96MB", "1s", "0"] {
             let value: WorkingSet = serde_json::from_value(text.into()).unwrap();
             assert_eq!(serde_json::to_value(value).unwrap(), text);

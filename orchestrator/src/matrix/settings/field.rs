@@ -1,37 +1,38 @@
-//! One setting as the rest of the program handles it: by its path, whatever its type.
+//! Access to settings by their path, independent of their types.
 //!
-//! [`section!`] declares a section and [`settings!`] the list of sections. Nothing else lists them: axes,
-//! conditions, suggestions, comparisons of two matrices and hashes go through the fields that these make, and
-//! the schema through the same types.
+//! [`section!`] declares a section, and [`settings!`] declares the list of sections. There is no other list
+//! of settings: axes, conditions, suggestions, comparisons of two matrices and hashes use the [`Field`]s that
+//! these macros generate, and the schema is generated from the same types.
 
-use super::value::{Compared, SettingType, Value};
+use super::value::{Comparability, SettingType, Value};
 use crate::matrix::{
-    diagnostic::FilePath,
-    typed::{self, Refusal, Refused, Skipped},
+    diagnostic::KeyPath,
+    typed::{self, ReadError, ReadErrorKind, SkippedValues},
 };
 use serde_json::Value as Json;
 use std::fmt;
 
-/// Reads a value as written into an `S`.
-type Read<S> = dyn Fn(&mut S, &Json, &FilePath, &Skipped) -> Result<(), Refused> + Send + Sync;
-/// Copies a value from one `S` to another.
-type Copy<S> = dyn Fn(&S, &mut S) + Send + Sync;
-/// The value that an `S` has.
-type Get<S> = dyn Fn(&S) -> Value + Send + Sync;
+/// Reads a value, as written in a file, into a field of an `S`.
+type ReadFn<S> = dyn Fn(&mut S, &Json, &KeyPath, &SkippedValues) -> Result<(), ReadError> + Send + Sync;
+/// Copies the value of a field from one `S` to another.
+type CopyFn<S> = dyn Fn(&S, &mut S) + Send + Sync;
+/// Returns the value of a field of an `S`.
+type GetFn<S> = dyn Fn(&S) -> Value + Send + Sync;
 
-/// One value of an `S`: a setting of [`Settings`](super::Settings), or a key of one of its sections.
+/// A field of a struct `S`: a setting, if `S` is [`Settings`](super::Settings), or else a key of a section.
 pub(crate) struct Field<S> {
     path: String,
-    compared: Compared,
-    literal: fn(&str) -> Result<Value, Refusal>,
-    read: Box<Read<S>>,
-    copy: Box<Copy<S>>,
-    value: Box<Get<S>>,
+    comparability: Comparability,
+    literal: fn(&str) -> Result<Value, ReadErrorKind>,
+    read: Box<ReadFn<S>>,
+    copy: Box<CopyFn<S>>,
+    value: Box<GetFn<S>>,
 }
 
-/// A part of the settings that lists its fields.
+/// A type whose fields are settings.
 pub(crate) trait Section: Sized + 'static {
-    /// Every field, in the order of the type. A part that is a setting by itself has one, without a name.
+    /// Returns all fields, in the order of their declaration. A section that is a single setting by itself
+    /// has one field, with an empty path.
     fn fields() -> Vec<Field<Self>>;
 }
 
@@ -39,7 +40,7 @@ impl<S: 'static> Field<S> {
     pub(super) fn new<T: SettingType>(name: &str, get: fn(&S) -> &T, get_mut: fn(&mut S) -> &mut T) -> Self {
         Self {
             path: name.into(),
-            compared: T::COMPARED,
+            comparability: T::COMPARABILITY,
             literal: T::literal,
             read: Box::new(move |into, written, at, skipped| {
                 *get_mut(into) = typed::read(written, at, skipped)?;
@@ -50,18 +51,18 @@ impl<S: 'static> Field<S> {
         }
     }
 
-    /// The same field, of what `S` is a part of.
+    /// Converts a field of a section to a field of the `R` that contains the section.
     pub(super) fn within<R: 'static>(
         self,
         section: &str,
         get: fn(&R) -> &S,
         get_mut: fn(&mut R) -> &mut S,
     ) -> Field<R> {
-        let Self { path, compared, literal, read, copy, value } = self;
+        let Self { path, comparability, literal, read, copy, value } = self;
         let path = if path.is_empty() { section.into() } else { format!("{section}.{path}") };
         Field {
             path,
-            compared,
+            comparability,
             literal,
             read: Box::new(move |into, written, at, skipped| read(get_mut(into), written, at, skipped)),
             copy: Box::new(move |from, to| copy(get(from), get_mut(to))),
@@ -69,49 +70,51 @@ impl<S: 'static> Field<S> {
         }
     }
 
-    /// The dotted path of a setting: `stress.rate`.
+    /// Returns the path of the setting, such as `stress.rate`; within a section, `rate`.
     pub(crate) fn path(&self) -> &str {
         &self.path
     }
 
-    /// What conditions can ask of it.
-    pub(crate) const fn compared(&self) -> Compared {
-        self.compared
+    /// Returns the comparisons that conditions can make with the setting.
+    pub(crate) const fn comparability(&self) -> Comparability {
+        self.comparability
     }
 
-    /// Reads a value of a condition, written as the setting itself is written.
-    pub(crate) fn literal(&self, text: &str) -> Result<Value, Refusal> {
+    /// Parses a value in a condition, which is written as in a matrix file.
+    pub(crate) fn literal(&self, text: &str) -> Result<Value, ReadErrorKind> {
         (self.literal)(text)
     }
 
-    /// Whether a condition can ask for a value of it, or for its absence. If not, the message and help.
-    pub(crate) fn comparable(&self, absence: bool) -> Result<(), (String, Option<String>)> {
-        let help = match self.compared {
-            Compared::Ordered | Compared::Equal => return Ok(()),
-            Compared::Absent if absence => return Ok(()),
-            Compared::Absent => Some("compare it with `none`".into()),
-            Compared::Never => None,
+    /// Checks that a condition can compare the setting with a value or, if `absence`, with `none`. If it
+    /// cannot, the error is the message and the help.
+    pub(crate) fn check_comparable(&self, absence: bool) -> Result<(), (String, Option<String>)> {
+        let help = match self.comparability {
+            Comparability::Ordered | Comparability::EqualityOnly => return Ok(()),
+            Comparability::AbsenceOnly if absence => return Ok(()),
+            Comparability::AbsenceOnly => Some("it can only be compared with `none`".into()),
+            Comparability::Never => None,
         };
-        Err((format!("`{}` is no single value that could be compared", self.path), help))
+        Err((format!("`{}` is not a single value and cannot be compared", self.path), help))
     }
 
-    /// Reads a value that is written at `at`, but for what is skipped.
+    /// Reads a value into the field, as if its skipped parts were absent. `at` is the path at which the value
+    /// is written.
     pub(crate) fn read(
         &self,
         into: &mut S,
         written: &Json,
-        at: &FilePath,
-        skipped: &Skipped,
-    ) -> Result<(), Refused> {
+        at: &KeyPath,
+        skipped: &SkippedValues,
+    ) -> Result<(), ReadError> {
         (self.read)(into, written, at, skipped)
     }
 
-    /// Sets it to what it is in `from`.
+    /// Copies the value of this field from one `S` to another.
     pub(crate) fn copy(&self, from: &S, to: &mut S) {
         (self.copy)(from, to);
     }
 
-    /// Its value.
+    /// Returns the value of this field.
     pub(crate) fn value(&self, of: &S) -> Value {
         (self.value)(of)
     }
@@ -123,7 +126,8 @@ impl<S> fmt::Debug for Field<S> {
     }
 }
 
-/// Lists the fields of a section whose type is declared elsewhere. Does not compile while one is missing.
+/// Implements [`Section`] for a struct declared elsewhere, given the names of its fields. If a field is
+/// missing from the list, it does not compile.
 macro_rules! fields {
     ($section:ty { $($field:ident),+ $(,)? }) => {
         impl $crate::matrix::settings::field::Section for $section {
@@ -139,7 +143,7 @@ macro_rules! fields {
     };
 }
 
-/// Declares a section: each setting with its description, its type and its default.
+/// Declares a section: each setting with its description, type and default.
 macro_rules! section {
     (
         $(#[$about:meta])*
@@ -166,7 +170,7 @@ macro_rules! section {
     };
 }
 
-/// Declares the sections, with the description of each.
+/// Declares the list of sections, each with its description.
 macro_rules! settings {
     (
         $(#[$about:meta])*
@@ -184,7 +188,7 @@ macro_rules! settings {
         }
 
         impl $settings {
-            /// The names of the sections, in the order of the type.
+            /// The names of all sections, in the order of their declaration.
             pub(crate) const SECTIONS: &[&str] = &[$(stringify!($section)),+];
         }
 

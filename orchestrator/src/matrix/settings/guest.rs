@@ -1,4 +1,4 @@
-//! The section `guest`.
+//! The section `guest` of a matrix: the virtual machine that migrates.
 
 use super::field::section;
 use schemars::JsonSchema;
@@ -7,34 +7,38 @@ use stressor::workload::Content;
 use units::Bytes;
 
 section! {
-    /// The virtual machine that migrates.
+    /// The guest: the virtual machine that migrates.
     pub struct Guest {
-        /// Memory of the guest. Its kernel, the ballast and the working set have to fit.
+        /// The memory of the guest. The guest's kernel, the ballast and the working set must fit into it. The
+        /// kernel needs 80 MiB, plus 1/64 of the memory, plus 64 MiB if the memory is larger than 3 GiB; of
+        /// `1GiB`, 928 MiB are left.
         pub memory: Bytes = Bytes::new(1 << 30),
-        /// Virtual CPUs, 1 to 255.
+        /// The number of virtual CPUs, from 1 to 255.
         #[schemars(range(min = 1, max = 255))]
         pub vcpus: u32 = 1,
-        /// Memory that is filled once and then left alone: the part of a real guest that a migration sends
-        /// exactly once.
+        /// Memory that is filled once and then left alone, like the idle part of a real guest: a migration
+        /// sends it exactly once. Rounded up to whole pages of 4 KiB.
         pub ballast: Bytes = Bytes::ZERO,
-        /// What a page of the ballast holds.
+        /// The content of the ballast's pages. It decides how well they compress; QEMU sends pages of zeros
+        /// as a few bytes each.
         pub ballast_content: Content = Content::default(),
-        /// What runs the guest's CPUs.
+        /// What executes the guest's CPUs: KVM or QEMU's emulation, TCG.
         pub accel: Accel = Accel::Auto,
-        /// A CPU model by QEMU's name (`qemu64`, `max`, `host`); without it, the fastest to boot.
+        /// The CPU model, by its name in QEMU, such as `qemu64`, `max` or `host`. Default: the model that
+        /// boots fastest, which is `host` with KVM and `qemu64` with TCG.
         pub cpu: Option<String> = None,
     }
 }
 
-/// What runs the guest's CPUs.
+/// What executes the guest's CPUs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Accel {
-    /// KVM where a guest has been seen to run on it, TCG elsewhere; the results say which.
+    /// KVM if a guest has been seen to run with it, otherwise TCG. The results say which one was used.
     #[default]
     Auto,
-    /// The host's hardware virtualization.
+    /// Hardware virtualization by the host's CPUs.
     Kvm,
-    /// QEMU's translator: slower, and runs everywhere.
+    /// Emulation by QEMU: slower than KVM, but available on every host.
     Tcg,
 }

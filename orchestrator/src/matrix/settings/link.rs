@@ -1,4 +1,4 @@
-//! The section `link`, which is netem's [`Profile`].
+//! The section `link` of a matrix, which is netem's [`Profile`].
 
 use super::field::{self, Field, Section};
 use netem::Profile;
@@ -27,7 +27,7 @@ field::fields!(Profile {
     slots,
 });
 
-/// Every field of a link.
+/// Returns all settings of a link, under the names that they have within the section.
 pub(super) fn fields() -> &'static [Field<Profile>] {
     static FIELDS: OnceLock<Vec<Field<Profile>>> = OnceLock::new();
     FIELDS.get_or_init(Profile::fields)

@@ -1,32 +1,38 @@
-//! The section `migrate`.
+//! The section `migrate` of a matrix: how the guest is migrated, and when the migration is given up.
 
 use super::{Bandwidth, field::section};
 use crate::mode::{Limits, Mode};
 use units::Span;
 
 section! {
-    /// How the guest is migrated, and when that is given up.
+    /// How the guest is migrated, and when the migration is given up. A migration that is given up is
+    /// cancelled, and the guest stays at the source: the outcome is `not-converged`.
     pub struct Migrate {
-        /// The way the memory moves.
+        /// The migration mode: how the guest's memory gets to the destination.
         pub mode: Mode = Mode::Precopy,
-        /// The downtime QEMU may plan for: it stops the guest once what remains fits into this time. Whole
-        /// milliseconds, at most 2000s.
+        /// The downtime that QEMU aims for: it stops the guest as soon as it expects to send the remaining
+        /// memory within this time. The actual downtime may be longer. Whole milliseconds, at most `2000s`.
         pub downtime_limit: Span = Span::from_millis(300),
-        /// The deadline: a migration that takes longer is given up.
+        /// The deadline, counted from the migrate command. A migration that has not begun its switchover by
+        /// then is given up. More than 0.
         pub timeout: Span = Span::from_secs(60),
-        /// Give up after this many passes; without it, passes are not counted.
+        /// The largest number of passes over the memory, at least 1: a migration that begins another pass is
+        /// given up. Default: no limit.
         #[schemars(range(min = 1))]
         pub max_passes: Option<u32> = None,
-        /// Give up as soon as the remaining memory has stopped shrinking.
+        /// Whether to give up as soon as the remaining memory has stopped shrinking and the deadline is out
+        /// of reach, instead of waiting for the deadline. It takes at least 16 passes and 8 s to tell. While
+        /// entries of the timeline are still to come, a migration is not given up for this reason.
         pub stall_detection: bool = true,
-        /// QEMU's own cap on the migration's bandwidth, in bytes or bits per second; without it, only the
-        /// link limits it.
+        /// The bandwidth limit that QEMU itself applies to the migration, in bytes per second such as
+        /// `110MB/s`, or in bits per second such as `900mbit`. More than 0. Default: no limit, so that only
+        /// the link limits the migration.
         pub max_bandwidth: Option<Bandwidth> = None,
     }
 }
 
 impl Migrate {
-    /// The part that a mode decides by.
+    /// Returns the settings that a migration policy needs.
     pub fn limits(&self) -> Limits {
         let Self { timeout, downtime_limit, max_passes, stall_detection, .. } = *self;
         Limits { timeout, downtime_limit, max_passes, stall_detection }

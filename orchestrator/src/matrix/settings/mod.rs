@@ -1,15 +1,21 @@
-//! The settings of one migration: what a matrix file sets, axes vary, and a record repeats in full.
+//! The settings of one migration. A matrix file sets them, its axes vary them, and every record has all of
+//! them.
 //!
-//! Every setting has a default, so a file names only what it cares about. The types refuse values that mean
-//! nothing on their own (a size without a unit); [`Settings::check`] refuses those that contradict each
-//! other (a working set larger than the guest). Neither looks at the machine: what it lacks is found later.
+//! Every setting has a default, so a file only has the settings that matter to its author. The types reject
+//! values that are invalid by themselves (a size without a unit); [`Settings::check`] rejects values that
+//! contradict each other (a working set larger than the guest). Neither looks at the host: whether the host
+//! has what a cell needs is checked later.
 //!
-//! To add a setting, add its line to the section's `section!`: description, name, type and default. A setting
-//! of the link is a field of [`Profile`](netem::Profile), and `link.rs` does not compile until it names it. A
-//! type that no setting has had yet implements `SettingType`, in `value.rs`. To add a section, declare it in
-//! a file of its own and add its line to `settings!` below. Parsing, defaults, the schema, axes, conditions,
-//! suggestions, comparisons of two matrices and hashes follow; what settings must satisfy together is added
-//! to `check.rs`.
+//! # Adding a setting
+//!
+//! Add a line to the `section!` of its section, with its description, name, type and default. If the type is
+//! new among settings, implement `SettingType` for it in `value.rs`. A setting of the link is a field of
+//! [`Profile`](netem::Profile); `link.rs` does not compile until it lists that field.
+//!
+//! To add a section, declare it in its own file and add its line to `settings!` below.
+//!
+//! Parsing, defaults, the schema, axes, conditions, suggestions, comparisons of two matrices and hashes
+//! follow from these declarations. Add conditions that several settings must satisfy together to `check.rs`.
 
 use field::{Field, Section as _};
 use std::{
@@ -28,31 +34,33 @@ mod stress;
 mod timeline;
 pub(super) mod value;
 
-pub use check::{Problem, kernel_reserve};
+pub use check::{SettingsError, kernel_reserve};
 pub use either::{Bandwidth, WorkingSet};
 pub use guest::{Accel, Guest};
 pub use migrate::Migrate;
 pub use probe::Probe;
 pub use stress::Stress;
-pub use timeline::{Entry, LinkChange, Step, StressChange};
+pub use timeline::{LinkChange, Step, StressChange, TimelineEntry};
 
 field::settings! {
-    /// All settings of one migration, resolved: nothing is left to a default.
+    /// All settings of one migration. Each has a value: the default applies to settings that are not given.
     pub struct Settings {
-        /// The virtual machine that migrates.
+        /// The guest: the virtual machine that migrates.
         pub guest: Guest,
-        /// The link between source and destination, the same in both directions.
+        /// The migration link between source and destination, shaped alike in both directions. The default is
+        /// a link that is not shaped.
         pub link: netem::Profile,
-        /// The client that measures the downtime from outside.
+        /// The probe: the client that pings the guest, and so measures the downtime from outside.
         pub probe: Probe,
-        /// What dirties the guest's memory.
+        /// The workload in the guest: how its memory is dirtied while it migrates.
         pub stress: Stress,
-        /// How the guest is migrated, and when that is given up.
+        /// How the guest is migrated, and when the migration is given up.
         pub migrate: Migrate,
-        /// What changes in the middle of the migration, in order: of the link any setting, of the load what
-        /// leaves the memory as it is.
+        /// Changes of the link and the workload during the migration, in the order of their times. Any
+        /// setting of the link can change, and those of the workload that leave the guest's memory as it is:
+        /// `rate`, `order`, `threads` and `catch_up`. An axis can vary the timeline as a whole.
         #[serde(skip_serializing_if = "Vec::is_empty")]
-        pub timeline: Vec<Entry>,
+        pub timeline: Vec<TimelineEntry>,
     }
 }
 
@@ -65,7 +73,7 @@ impl Hash for Settings {
 }
 
 impl Settings {
-    /// Every setting, in the order of the types.
+    /// Returns all settings, in the order of the sections and of the settings in them.
     pub(crate) fn all() -> &'static [Field<Self>] {
         static ALL: OnceLock<Vec<Field<Settings>>> = OnceLock::new();
         ALL.get_or_init(Self::fields)
@@ -75,54 +83,54 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::{field::Section, value::Value, *};
-    use crate::matrix::{diagnostic::FilePath, typed::Skipped};
+    use crate::matrix::{diagnostic::KeyPath, typed::SkippedValues};
     use serde_json::json;
 
     field::section! {
-        /// A section.
-        struct Kitchen {
-            /// A setting.
-            heat: u32 = 180,
-            /// Another one.
+        /// An example of a section's declaration.
+        struct ExampleSection {
+            /// A setting that is a plain number.
+            count: u32 = 180,
+            /// A setting that has a unit.
             time: units::Span = units::Span::from_secs(60),
         }
     }
 
     field::settings! {
-        /// Other settings.
-        struct House {
-            /// A section.
-            kitchen: Kitchen,
+        /// Settings with a single section.
+        struct ExampleSettings {
+            /// The only section of these settings.
+            example: ExampleSection,
         }
     }
 
-    /// What [`super`] says is all that adding a section takes.
+    /// Checks that one line declares a setting, as the module's documentation promises.
     #[test]
-    fn a_line_declares_a_setting() {
-        let fields = House::fields();
-        assert_eq!(House::SECTIONS, ["kitchen"]);
-        assert_eq!(fields.iter().map(Field::path).collect::<Vec<_>>(), ["kitchen.heat", "kitchen.time"]);
-        let house = House::default();
-        assert_eq!(fields[0].value(&house).to_string(), "180");
-        let mut other = House::default();
-        let at = FilePath::root();
-        fields[1].read(&mut other, &json!("1min"), &at, &Skipped::default()).unwrap();
-        assert_eq!(other, house);
-        fields[1].read(&mut other, &json!("90s"), &at, &Skipped::default()).unwrap();
-        let mut copy = House::default();
+    fn one_line_declares_a_setting() {
+        let fields = ExampleSettings::fields();
+        assert_eq!(ExampleSettings::SECTIONS, ["example"]);
+        assert_eq!(fields.iter().map(Field::path).collect::<Vec<_>>(), ["example.count", "example.time"]);
+        let defaults = ExampleSettings::default();
+        assert_eq!(fields[0].value(&defaults).to_string(), "180");
+        let mut other = ExampleSettings::default();
+        let at = KeyPath::root();
+        fields[1].read(&mut other, &json!("1min"), &at, &SkippedValues::default()).unwrap();
+        assert_eq!(other, defaults);
+        fields[1].read(&mut other, &json!("90s"), &at, &SkippedValues::default()).unwrap();
+        let mut copy = ExampleSettings::default();
         fields[1].copy(&other, &mut copy);
         assert_eq!(
-            (fields[1].value(&copy), copy.kitchen.heat),
+            (fields[1].value(&copy), copy.example.count),
             (Value::Span(units::Span::from_secs(90)), 180)
         );
         assert_eq!(
             serde_json::to_value(&copy).unwrap(),
-            json!({ "kitchen": { "heat": 180, "time": "90s" } })
+            json!({ "example": { "count": 180, "time": "90s" } })
         );
     }
 
     #[test]
-    fn every_setting_reads_what_it_prints() {
+    fn every_setting_reads_back_what_it_prints() {
         let mut settings: Settings = serde_json::from_value(json!({
             "link": { "loss_bursts": { "enter": "1%", "leave": "50%" }, "loss": "0.5%", "reorder_gap": 5,
                       "slots": { "min_delay": "1ms", "max_delay": "2ms" } },
@@ -139,7 +147,7 @@ mod tests {
                 } else {
                     value.to_json()
                 };
-                setting.read(&mut copy, &json, &FilePath::root(), &Skipped::default()).unwrap();
+                setting.read(&mut copy, &json, &KeyPath::root(), &SkippedValues::default()).unwrap();
                 assert_eq!(copy, settings, "{}", setting.path());
             }
             settings = Settings::default();

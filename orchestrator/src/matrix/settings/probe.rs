@@ -1,12 +1,14 @@
-//! The section `probe`.
+//! The section `probe` of a matrix: the client that measures the downtime from outside.
 
 use super::field::section;
 use units::Span;
 
 section! {
-    /// The client that measures the downtime from outside.
+    /// The probe: a client on the controller that pings the guest at a fixed interval, and so measures the
+    /// downtime as a client of the guest sees it.
     pub struct Probe {
-        /// Time between two probes; 0 sends none. At least 1ms.
+        /// The time between two pings, at least `1ms`. It is the resolution of the downtime that the probe
+        /// measures. `0` disables the probe.
         pub interval: Span = Span::from_millis(10),
     }
 }

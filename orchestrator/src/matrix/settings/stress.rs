@@ -1,46 +1,52 @@
-//! The section `stress`, and the workload that it amounts to.
+//! The section `stress` of a matrix, and its conversion to the stressor's workload.
 
 use super::{Settings, WorkingSet, field::section};
 use stressor::workload::{CatchUp, Content, Order, PageSize, Phase, Rate, Workload, Write};
 use units::{Bytes, Span};
 
 section! {
-    /// What dirties the guest's memory: a [`Workload`], except that the size of the working set may follow
-    /// from the rate, and that the ballast belongs to the guest.
+    /// The workload in the guest: how the stressor dirties memory before, during and after the migration. By
+    /// default the guest is idle. (Memory that is only filled once is `guest.ballast`.)
     pub struct Stress {
-        /// How fast memory is dirtied: bytes of 4 KiB pages written per second, by all threads together. 0
-        /// leaves the guest idle, `unlimited` is as fast as its CPUs can.
+        /// The dirty rate: how many bytes of memory all threads together dirty per second, in pages of 4 KiB.
+        /// `0` leaves the guest idle; `unlimited` dirties memory as fast as the guest's CPUs can.
         pub rate: Rate = Rate::IDLE,
-        /// The memory that is dirtied over and over: a size, or a time, meaning what the rate dirties in that
-        /// time.
+        /// The memory that is dirtied over and over. Either a size, such as `96MB`, or a time, such as `1s`:
+        /// the memory that `rate` dirties in this time. With an `unlimited` rate, it must be a size. Rounded
+        /// up to whole pages.
         pub working_set: WorkingSet = WorkingSet::default(),
-        /// What a page of the working set holds.
+        /// The content of the working set's pages. It decides how well they compress, and whether QEMU sends
+        /// them as pages of zeros.
         pub content: Content = Content::default(),
-        /// How much of a page one write stores.
+        /// How much of a page a single write changes.
         pub write: Write = Write::default(),
-        /// Which page is written next.
+        /// The order in which the pages of the working set are written.
         pub order: Order = Order::default(),
-        /// How many threads write, each to its own part of the working set, pinned to the guest's CPUs in
-        /// turn.
+        /// The number of threads that write, each to its own part of the working set. Threads are pinned to
+        /// the guest's CPUs in turn. At least 1, and at most one for each page of the working set.
         #[schemars(range(min = 1))]
         pub threads: u32 = 1,
-        /// The pages that back the working set. It is dirtied in steps of 4 KiB all the same.
+        /// The size of the pages that back the working set in the guest. The guest reserves huge pages whole,
+        /// so they must fit into its memory. Whatever the size, memory is dirtied in units of 4 KiB.
         pub page_size: PageSize = PageSize::default(),
-        /// How often to write what has come due since the last time: at most 1ms, at least 10us.
+        /// The time between two wake-ups of a writing thread, each of which writes the pages that have come
+        /// due since the last one. From `10us` to `1ms`. A shorter step dirties more evenly and costs more
+        /// CPU time.
         pub step: Span = Workload::LONGEST_STEP,
-        /// Whether writes that a stall prevented are made up for.
+        /// Whether writes that a stall of the guest prevented are made up for afterwards.
         pub catch_up: CatchUp = CatchUp::default(),
-        /// Rates for the first stretches of time after the start, one after the other; `rate` holds after
-        /// them.
+        /// Dirty rates for successive periods, the first of which begins when the stressor starts to dirty
+        /// memory; after the last, `rate` applies. To change the rate at given times of the migration, use
+        /// `timeline` instead; a matrix cannot change the workload in both ways.
         pub phases: Vec<Phase> = Vec::new(),
-        /// Chooses the random content and the random order; the same seed gives the same again.
+        /// The seed of random content and random order. The same seed gives the same content and order.
         pub seed: u64 = 1,
     }
 }
 
 impl Stress {
-    /// The size of the working set, whichever way it was written. None for a time at an unlimited rate, which
-    /// [`Settings::check`] refuses.
+    /// Returns the size of the working set. Returns nothing for a time at an unlimited rate, which
+    /// [`Settings::check`] rejects.
     pub fn working_set_bytes(&self) -> Option<Bytes> {
         match (self.working_set, self.rate) {
             (WorkingSet::Size(size), _) => Some(size),
@@ -51,7 +57,8 @@ impl Stress {
 }
 
 impl Settings {
-    /// What the stressor in the guest is asked to do.
+    /// Returns the workload for the stressor in the guest. It combines this section with the ballast of the
+    /// section `guest`, and has the working set as a size.
     pub fn workload(&self) -> Workload {
         let Stress {
             rate, content, write, order, threads, page_size, step, catch_up, ref phases, seed, ..
@@ -79,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_defaults_are_the_stressors() {
+    fn the_defaults_match_those_of_the_stressor() {
         assert_eq!(Settings::default().workload(), Workload::default());
     }
 }

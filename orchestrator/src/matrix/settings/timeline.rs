@@ -1,4 +1,4 @@
-//! What changes in the middle of a migration.
+//! The timeline: changes of the link and the workload during a migration.
 
 use super::{
     Settings,
@@ -15,46 +15,51 @@ use std::{borrow::Cow, collections::BTreeSet, fmt};
 use stressor::workload::{CatchUp, Order, Rate, Workload};
 use units::Span;
 
-/// The timeline is a section that is a setting by itself.
-impl Section for Vec<Entry> {
+// The timeline is a section that is a single setting.
+impl Section for Vec<TimelineEntry> {
     fn fields() -> Vec<Field<Self>> {
         vec![Field::new("", |timeline: &Self| timeline, |timeline: &mut Self| timeline)]
     }
 }
 
-/// A change of the link, the load or both, while the guest migrates.
+/// A change of the link, the workload or both, at a time during the migration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Entry {
-    /// When, counted from the migrate command. Later than the entry before, and before the deadline.
+pub struct TimelineEntry {
+    /// The time of the change, counted from the migrate command. It must be later than that of the previous
+    /// entry, and earlier than `migrate.timeout`. The entry has no effect if the guest has already stopped at
+    /// the source.
     pub at: Span,
-    /// Settings of the link from then on; what is not named stays as it was.
+    /// The settings of the link that change, in both directions. All others stay as they are. `null` resets
+    /// an optional setting, such as `rate`, to its default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link: Option<LinkChange>,
-    /// Settings of the load from then on; what is not named stays as it was, and so does the memory.
+    /// The settings of the workload that change. All others stay as they are, and so does the guest's memory.
+    /// Cannot be used with `stress.phases`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stress: Option<StressChange>,
 }
 
-impl Entry {
-    /// Whether it names no setting at all.
+impl TimelineEntry {
+    /// Returns whether the entry changes no setting at all.
     pub fn is_empty(&self) -> bool {
         self.link.as_ref().is_none_or(|link| link.keys.is_empty())
             && self.stress.as_ref().is_none_or(|stress| *stress == StressChange::default())
     }
 }
 
-/// Some settings of a link, those of a [`Profile`], each sound in itself.
+/// New values for some of the settings of a [`Profile`]. Each is valid by itself; whether the changed link is
+/// valid as a whole is checked by [`Settings::check`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LinkChange {
-    /// Which settings, in alphabetical order, so that equal changes print alike.
+    /// The settings that change, in alphabetical order, so that equal changes print alike.
     keys: BTreeSet<&'static str>,
-    /// A link that has them; the rest of it means nothing.
+    /// A profile with the new values. Its other settings are meaningless.
     values: Profile,
 }
 
 impl LinkChange {
-    /// The link with these settings in place of its own.
+    /// Returns a copy of `link` with the new values.
     pub fn apply(&self, link: &Profile) -> Profile {
         let mut changed = link.clone();
         self.fields().for_each(|field| field.copy(&self.values, &mut changed));
@@ -87,9 +92,9 @@ impl<'de> Deserialize<'de> for LinkChange {
             fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<LinkChange, M::Error> {
                 let mut change = LinkChange::default();
                 while let Some(key) = map.next_key::<String>()? {
-                    let alone = OneEntry { key: Some(&key), map: &mut map };
-                    let values = Profile::deserialize(MapAccessDeserializer::new(alone))?;
-                    // A key that is none was refused as a profile's.
+                    let entry = SingleEntryMap { key: Some(&key), map: &mut map };
+                    let values = Profile::deserialize(MapAccessDeserializer::new(entry))?;
+                    // Finds exactly one field: `Profile` has already rejected unknown keys.
                     for field in link::fields().iter().filter(|field| field.path() == key) {
                         field.copy(&values, &mut change.values);
                         change.keys.insert(field.path());
@@ -99,14 +104,14 @@ impl<'de> Deserialize<'de> for LinkChange {
             }
         }
 
-        /// One entry of a mapping as a mapping of its own: read as a profile, it is the value of one key, and
-        /// which keys were written is not lost.
-        struct OneEntry<'a, M> {
+        /// One entry of a mapping, as a mapping. Deserializing each entry as a profile of its own keeps track
+        /// of the keys that were written; a whole profile would not tell them from defaults.
+        struct SingleEntryMap<'a, M> {
             key: Option<&'a str>,
             map: &'a mut M,
         }
 
-        impl<'de, M: MapAccess<'de>> MapAccess<'de> for OneEntry<'_, M> {
+        impl<'de, M: MapAccess<'de>> MapAccess<'de> for SingleEntryMap<'_, M> {
             type Error = M::Error;
 
             fn next_key_seed<K: DeserializeSeed<'de>>(
@@ -135,35 +140,37 @@ impl JsonSchema for LinkChange {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        // Every key of a profile may be left out.
+        // All keys of a profile are optional, so its schema also describes a change.
         generator.subschema_for::<Profile>()
     }
 }
 
-/// What of a load can change without touching the guest's memory.
+/// Changes of the workload. They can only concern settings that leave the guest's memory as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct StressChange {
-    /// How fast memory is dirtied. A working set that is written as a time keeps the size it had.
+    /// The new dirty rate, such as `96MB/s`, `0` or `unlimited`. A working set written as a time keeps the
+    /// size that follows from the original `stress.rate`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate: Option<Rate>,
-    /// Which page is written next.
+    /// The new order in which the pages of the working set are written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub order: Option<Order>,
-    /// How many threads write, each to its own part of the working set.
+    /// The new number of threads that write, each to its own part of the working set. At least 1, and at most
+    /// one for each page of the working set.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub threads: Option<u32>,
-    /// Whether writes that a stall prevented are made up for.
+    /// Whether writes that a stall of the guest prevents from then on are made up for afterwards.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub catch_up: Option<CatchUp>,
 }
 
 impl StressChange {
-    /// What can change.
+    /// The keys of this type, as messages list them.
     pub(crate) const KEYS: &'static str = "`rate`, `order`, `threads` and `catch_up`";
 
-    /// The workload with these settings in place of its own.
+    /// Returns a copy of `workload` with the new values.
     pub fn apply(&self, workload: &Workload) -> Workload {
         Workload {
             rate: self.rate.unwrap_or(workload.rate),
@@ -175,22 +182,22 @@ impl StressChange {
     }
 }
 
-/// What an entry of a timeline amounts to.
+/// A resolved entry of a timeline: the whole link and the whole workload after the change.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step {
-    /// When, counted from the migrate command.
+    /// The time of the change, counted from the migrate command.
     pub at: Span,
-    /// The whole link from then on, where the entry changes it.
+    /// The link after the change; absent if the entry does not change it.
     pub link: Option<Profile>,
-    /// The whole load from then on, where the entry changes it.
+    /// The workload after the change; absent if the entry does not change it.
     pub workload: Option<Workload>,
 }
 
 impl Settings {
-    /// The timeline, resolved.
+    /// Resolves the timeline: applies its entries one after the other to the link and the workload.
     pub fn steps(&self) -> Vec<Step> {
         let (mut link, mut workload) = (self.link.clone(), self.workload());
-        let step = |entry: &Entry| {
+        let step = |entry: &TimelineEntry| {
             if let Some(change) = &entry.link {
                 link = change.apply(&link);
             }
@@ -218,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_entry_does_not_name_stays_as_it_was() {
+    fn settings_that_an_entry_does_not_name_stay_as_they_are() {
         let settings = settings(json!({
             "link": { "rate": "100mbit", "queue": "1MB" },
             "stress": { "rate": "64MB/s", "working_set": "500ms", "threads": 2 },
@@ -235,7 +242,7 @@ mod tests {
         assert_eq!((&first.workload, &second.link), (&None, &None));
         let idle = second.workload.as_ref().unwrap();
         assert_eq!(idle, &Workload { rate: Rate::IDLE, ..settings.workload() });
-        assert_eq!(idle.working_set, Bytes::new(32_000_000), "of the rate before");
+        assert_eq!(idle.working_set, Bytes::new(32_000_000), "follows from the original rate");
         let link = third.link.as_ref().unwrap();
         assert_eq!((link.rate, link.queue), (Some(BitRate::new(50_000_000)), None));
         assert_eq!(link.delay, Span::from_millis(1));
@@ -245,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_changes_print_alike_and_read_back_as_they_were() {
+    fn equal_changes_print_alike_and_read_back_unchanged() {
         let printed = |link: Value| {
             let change: LinkChange = serde_json::from_value(link).unwrap();
             let value = serde_json::to_value(&change).unwrap();

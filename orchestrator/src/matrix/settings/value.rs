@@ -1,8 +1,9 @@
-//! The types that a setting can have, and what conditions, tables and hashes see of them.
+//! The types that settings can have, and the common [`Value`] to which conditions, tables and hashes reduce
+//! them.
 
-use super::{Accel, Bandwidth, Entry, WorkingSet};
+use super::{Accel, Bandwidth, TimelineEntry, WorkingSet};
 use crate::{
-    matrix::typed::{self, Refusal},
+    matrix::typed::{self, ReadErrorKind},
     mode::Mode,
 };
 use netem::{Distribution, GilbertElliott, Percent, Shaper, Slots};
@@ -12,61 +13,54 @@ use std::{cmp::Ordering, fmt};
 use stressor::workload::{CatchUp, Content, Order, PageSize, Phase, Rate, Write};
 use units::{BitRate, ByteRate, Bytes, Span};
 
-/// The value of one setting, whichever it is.
+/// The value of a setting of any type.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Value {
     /// An optional setting that is absent.
     None,
-    /// `true` or `false`.
     Flag(bool),
-    /// A plain number.
+    /// A number without a unit.
     Number(Number),
-    /// A size.
     Bytes(Bytes),
-    /// A data rate.
     ByteRate(ByteRate),
-    /// The rate of a link.
     BitRate(BitRate),
-    /// A data rate without a bound.
+    /// The dirty rate `unlimited`, which is larger than every [`ByteRate`](Self::ByteRate).
     Unlimited,
-    /// A time.
     Span(Span),
-    /// A probability.
     Percent(Percent),
-    /// What pages hold.
     Content(Content),
-    /// Which page is written next.
     Order(Order),
-    /// A fixed word, or any text.
+    /// One of a fixed set of words, or free text.
     Text(String),
-    /// A list or a mapping.
+    /// A list or a mapping, which conditions cannot compare.
     Structured(Json),
 }
 
-/// What conditions can ask of a setting.
+/// The comparisons that conditions can make with a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Compared {
-    /// Which of two values is larger.
+pub(crate) enum Comparability {
+    /// All comparisons, since values have an order.
     Ordered,
-    /// Whether two values are equal.
-    Equal,
-    /// Whether it is absent.
-    Absent,
-    /// Nothing.
+    /// Only `==` and `!=`.
+    EqualityOnly,
+    /// Only `== none` and `!= none`: whether the setting is absent.
+    AbsenceOnly,
+    /// No comparisons at all.
     Never,
 }
 
 impl Value {
-    /// How two values compare; nothing for values that do not.
+    /// Compares two values. Returns nothing if they have incomparable types, or if they
+    /// differ and have no order.
     pub(crate) fn compare(&self, other: &Self) -> Option<Ordering> {
-        let eightfold = |rate: &ByteRate| u128::from(rate.get()) * 8;
+        let bits_of_bytes = |rate: &ByteRate| u128::from(rate.get()) * 8;
         let bits = |rate: &BitRate| u128::from(rate.get());
         match (self, other) {
             (Self::Bytes(a), Self::Bytes(b)) => Some(a.cmp(b)),
             (Self::ByteRate(a), Self::ByteRate(b)) => Some(a.cmp(b)),
             (Self::BitRate(a), Self::BitRate(b)) => Some(a.cmp(b)),
-            (Self::ByteRate(a), Self::BitRate(b)) => Some(eightfold(a).cmp(&bits(b))),
-            (Self::BitRate(a), Self::ByteRate(b)) => Some(bits(a).cmp(&eightfold(b))),
+            (Self::ByteRate(a), Self::BitRate(b)) => Some(bits_of_bytes(a).cmp(&bits(b))),
+            (Self::BitRate(a), Self::ByteRate(b)) => Some(bits(a).cmp(&bits_of_bytes(b))),
             (Self::Unlimited, Self::ByteRate(_)) => Some(Ordering::Greater),
             (Self::ByteRate(_), Self::Unlimited) => Some(Ordering::Less),
             (Self::Span(a), Self::Span(b)) => Some(a.cmp(b)),
@@ -79,7 +73,7 @@ impl Value {
         }
     }
 
-    /// As JSON, quantities as text.
+    /// Converts the value to JSON, with quantities as text: `"96MB"`.
     pub(crate) fn to_json(&self) -> Json {
         match self {
             Self::None => Json::Null,
@@ -92,7 +86,7 @@ impl Value {
 }
 
 impl fmt::Display for Value {
-    /// In one line, as tables and identities show it; quantities in their shortest form.
+    /// Writes the value in one line, as in tables and cell IDs. Quantities are in their shortest form.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::None => f.write_str("none"),
@@ -113,25 +107,25 @@ impl fmt::Display for Value {
     }
 }
 
-/// What the type of a setting can do.
+/// A type that settings can have.
 pub(crate) trait SettingType: Clone + DeserializeOwned + 'static {
-    /// What conditions can ask.
-    const COMPARED: Compared;
+    /// The comparisons that conditions can make with a setting of this type.
+    const COMPARABILITY: Comparability;
 
-    /// The value.
+    /// Converts a value of this type to the common one.
     fn value(&self) -> Value;
 
-    /// Reads a value of a condition.
-    fn literal(text: &str) -> Result<Value, Refusal> {
+    /// Parses the value on the right of a comparison, which is written as in a matrix file.
+    fn literal(text: &str) -> Result<Value, ReadErrorKind> {
         typed::from_text::<Self>(text).map(|value| value.value())
     }
 }
 
-/// Types that are one variant of [`Value`].
+/// Implements [`SettingType`] for types that have their own variant of [`Value`].
 macro_rules! plain {
-    ($($compared:ident: $($type:ident),+;)+) => {$($(
+    ($($comparability:ident: $($type:ident),+;)+) => {$($(
         impl SettingType for $type {
-            const COMPARED: Compared = Compared::$compared;
+            const COMPARABILITY: Comparability = Comparability::$comparability;
 
             fn value(&self) -> Value {
                 Value::$type(self.clone())
@@ -142,17 +136,17 @@ macro_rules! plain {
 
 plain! {
     Ordered: Bytes, BitRate, Span, Percent;
-    Equal: Content, Order;
+    EqualityOnly: Content, Order;
 }
 
-/// Enums of fixed words.
+/// Implements [`SettingType`] for enums whose variants are written as single words.
 macro_rules! words {
     ($($type:ty),+) => {$(
         impl SettingType for $type {
-            const COMPARED: Compared = Compared::Equal;
+            const COMPARABILITY: Comparability = Comparability::EqualityOnly;
 
             fn value(&self) -> Value {
-                Value::Text(Word(self).to_string())
+                Value::Text(SerializedName(self).to_string())
             }
         }
     )+};
@@ -160,29 +154,30 @@ macro_rules! words {
 
 words!(Accel, Mode, Write, PageSize, CatchUp, Shaper, Distribution);
 
-/// Displays a variant by the name that files have for it.
-struct Word<'a, T>(&'a T);
+/// Displays a variant of an enum by its serialized name, which is that in matrix files.
+struct SerializedName<'a, T>(&'a T);
 
-impl<T: Serialize> fmt::Display for Word<'_, T> {
+impl<T: Serialize> fmt::Display for SerializedName<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.serialize(f)
     }
 }
 
-/// Numbers. A condition may compare one with a fraction.
+/// Implements [`SettingType`] for numbers. Conditions may compare them with fractions.
 macro_rules! numbers {
     ($($type:ty),+) => {$(
         impl SettingType for $type {
-            const COMPARED: Compared = Compared::Ordered;
+            const COMPARABILITY: Comparability = Comparability::Ordered;
 
             fn value(&self) -> Value {
                 Value::Number((*self).into())
             }
 
-            fn literal(text: &str) -> Result<Value, Refusal> {
+            fn literal(text: &str) -> Result<Value, ReadErrorKind> {
                 let whole = text.parse().ok().map(|number: u64| number.into());
                 let number = whole.or_else(|| text.parse().ok().and_then(Number::from_f64));
-                number.map(Value::Number).ok_or_else(|| Refusal::Other(format!("`{text}` is not a number")))
+                let invalid = || ReadErrorKind::Other(format!("`{text}` is not a number"));
+                number.map(Value::Number).ok_or_else(invalid)
             }
         }
     )+};
@@ -190,11 +185,11 @@ macro_rules! numbers {
 
 numbers!(u32, u64);
 
-/// Lists and mappings, which are set as a whole.
+/// Implements [`SettingType`] for lists and mappings, which can only be set as a whole.
 macro_rules! structured {
     ($($type:ty),+) => {$(
         impl SettingType for $type {
-            const COMPARED: Compared = Compared::Never;
+            const COMPARABILITY: Comparability = Comparability::Never;
 
             fn value(&self) -> Value {
                 Value::Structured(serde_json::to_value(self).unwrap_or_default())
@@ -206,20 +201,20 @@ macro_rules! structured {
 structured!(GilbertElliott, Slots, Vec<Phase>);
 
 impl SettingType for bool {
-    const COMPARED: Compared = Compared::Equal;
+    const COMPARABILITY: Comparability = Comparability::EqualityOnly;
 
     fn value(&self) -> Value {
         Value::Flag(*self)
     }
 
-    fn literal(text: &str) -> Result<Value, Refusal> {
-        let refusal = |_| Refusal::Other(format!("`{text}` is neither `true` nor `false`"));
-        text.parse().map(Value::Flag).map_err(refusal)
+    fn literal(text: &str) -> Result<Value, ReadErrorKind> {
+        let invalid = |_| ReadErrorKind::Other(format!("`{text}` is neither `true` nor `false`"));
+        text.parse().map(Value::Flag).map_err(invalid)
     }
 }
 
 impl SettingType for String {
-    const COMPARED: Compared = Compared::Equal;
+    const COMPARABILITY: Comparability = Comparability::EqualityOnly;
 
     fn value(&self) -> Value {
         Value::Text(self.clone())
@@ -227,7 +222,7 @@ impl SettingType for String {
 }
 
 impl SettingType for Rate {
-    const COMPARED: Compared = Compared::Ordered;
+    const COMPARABILITY: Comparability = Comparability::Ordered;
 
     fn value(&self) -> Value {
         match self {
@@ -238,7 +233,7 @@ impl SettingType for Rate {
 }
 
 impl SettingType for Bandwidth {
-    const COMPARED: Compared = Compared::Ordered;
+    const COMPARABILITY: Comparability = Comparability::Ordered;
 
     fn value(&self) -> Value {
         match self {
@@ -249,20 +244,20 @@ impl SettingType for Bandwidth {
 }
 
 impl SettingType for WorkingSet {
-    const COMPARED: Compared = Compared::Ordered;
+    const COMPARABILITY: Comparability = Comparability::Ordered;
 
     fn value(&self) -> Value {
         match self {
             Self::Size(size) => Value::Bytes(*size),
-            // What any rate dirties in no time.
+            // At every rate, 0 s of dirtying is 0 bytes. So `0` compares with sizes.
             Self::Time(Span::ZERO) => Value::Bytes(Bytes::ZERO),
             Self::Time(time) => Value::Span(*time),
         }
     }
 }
 
-impl SettingType for Vec<Entry> {
-    const COMPARED: Compared = Compared::Never;
+impl SettingType for Vec<TimelineEntry> {
+    const COMPARABILITY: Comparability = Comparability::Never;
 
     fn value(&self) -> Value {
         if self.is_empty() {
@@ -273,16 +268,16 @@ impl SettingType for Vec<Entry> {
 }
 
 impl<T: SettingType> SettingType for Option<T> {
-    const COMPARED: Compared = match T::COMPARED {
-        Compared::Never => Compared::Absent,
-        compared => compared,
+    const COMPARABILITY: Comparability = match T::COMPARABILITY {
+        Comparability::Never => Comparability::AbsenceOnly,
+        comparability => comparability,
     };
 
     fn value(&self) -> Value {
         self.as_ref().map_or(Value::None, T::value)
     }
 
-    fn literal(text: &str) -> Result<Value, Refusal> {
+    fn literal(text: &str) -> Result<Value, ReadErrorKind> {
         if text == "none" { Ok(Value::None) } else { T::literal(text) }
     }
 }
@@ -292,11 +287,11 @@ mod tests {
     use super::*;
 
     fn literal<T: SettingType>(text: &str) -> Value {
-        T::literal(text).unwrap_or_else(|refusal| panic!("{text}: {refusal:?}"))
+        T::literal(text).unwrap_or_else(|kind| panic!("{text}: {kind:?}"))
     }
 
     #[test]
-    fn a_value_prints_as_it_is_written_and_reads_back() {
+    fn a_value_reads_back_as_it_prints() {
         fn check<T: SettingType>(texts: &[&str]) {
             for text in texts {
                 assert_eq!(literal::<T>(text).to_string(), *text);

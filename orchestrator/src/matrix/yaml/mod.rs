@@ -1,52 +1,53 @@
-//! YAML text into a tree of values, and a key's path back into a line and a column.
+//! Parses YAML text to a tree of values, and maps the path of a key back to a line and a column.
 //!
-//! The subset is YAML 1.2 less three things that make a file mean something else than it seems to: a key that
-//! appears twice, merge keys (`<<`) and tags (`!name`) are errors. Anchors and aliases work, and a message
-//! about an alias points at what it stands for.
+//! The supported subset is YAML 1.2 without three features that make a file mean something other than it
+//! seems to: duplicate keys, merge keys (`<<`) and tags (`!name`) are errors. Anchors and aliases work, and a
+//! message about an alias points at the value that it refers to.
 //!
-//! `serde_yaml` reads the values. It has no places to give, so when there is something to report,
-//! `saphyr-parser` goes over the text too: it is well kept, brings one small crate that is not here already,
-//! and tells where each scalar and each list begins and ends. It decides nothing: where it reads a text
-//! differently, a message points at what is around the culprit. The drawing, by contrast, stays our own:
-//! annotate-snippets is made for labels over many lines, in colour, and its snippets would have to be fitted
-//! with the path and the help that a message has here.
+//! `serde_yaml` reads the values. It does not report their positions, so when there is an error to report,
+//! `saphyr-parser` reads the text as well: it is well maintained, adds one small crate that is not a
+//! dependency already, and reports where each scalar and each list begins and ends. It decides nothing: if it
+//! reads a text differently, a message points at the value around the culprit.
+//!
+//! The messages are rendered by our own code. The crate annotate-snippets is made for coloured labels over
+//! many lines, and its snippets would have to be extended by the path and the help that a message has here.
 
-use super::diagnostic::{Diagnostic, Diagnostics, FilePath, Position};
-use places::Places;
+use super::diagnostic::{Diagnostic, Diagnostics, KeyPath, Position};
+use places::SourceMap;
 use serde_json::Value;
 use std::sync::{Arc, OnceLock};
 
 mod places;
 mod tree;
 
-/// A parsed file, with its text for messages.
+/// A parsed YAML file, with its text for error messages.
 #[derive(Debug)]
 pub(crate) struct Document {
     pub(crate) name: Arc<str>,
     pub(crate) text: Arc<str>,
     pub(crate) value: Value,
-    places: OnceLock<Places>,
+    source_map: OnceLock<SourceMap>,
 }
 
-/// What in a document a message is about.
+/// The part of a document that a message is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Spot {
+pub(crate) enum Location {
     /// The value at a path.
-    Value(FilePath),
+    Value(KeyPath),
     /// The last key of a path.
-    Key(FilePath),
+    Key(KeyPath),
     /// The second occurrence of the last key of a path.
-    SecondKey(FilePath),
+    SecondKey(KeyPath),
     /// The tag of the value at a path.
-    Tag(FilePath),
-    /// Some characters of the text at a path: how many precede them, and how many they are.
-    Within(FilePath, usize, usize),
-    /// The whole file, or something that it lacks.
-    File(FilePath),
+    Tag(KeyPath),
+    /// Part of the scalar at a path: the number of characters before it, and the number of its characters.
+    Within(KeyPath, usize, usize),
+    /// The whole file, for a key that is missing from it.
+    File(KeyPath),
 }
 
-impl Spot {
-    pub(crate) fn path(&self) -> &FilePath {
+impl Location {
+    pub(crate) fn path(&self) -> &KeyPath {
         match self {
             Self::Value(path)
             | Self::Key(path)
@@ -58,25 +59,25 @@ impl Spot {
     }
 }
 
-/// Collects what is wrong with one document.
+/// Collects the errors in one document.
 #[derive(Debug)]
-pub(crate) struct Sink<'a> {
+pub(crate) struct DiagnosticSink<'a> {
     pub(crate) document: &'a Document,
     found: Diagnostics,
 }
 
-impl<'a> Sink<'a> {
+impl<'a> DiagnosticSink<'a> {
     pub(crate) fn new(document: &'a Document) -> Self {
         Self { document, found: Diagnostics::new(&document.name, document.text.clone()) }
     }
 
-    pub(crate) fn push(&mut self, spot: &Spot, message: impl Into<String>, help: Option<String>) {
-        if self.found.list.len() >= Diagnostics::MOST {
+    pub(crate) fn push(&mut self, location: &Location, message: impl Into<String>, help: Option<String>) {
+        if self.found.list.len() >= Diagnostics::MAX_LISTED {
             self.found.omitted += 1;
             return;
         }
-        let position = self.document.locate(spot);
-        let path = spot.path().clone();
+        let position = self.document.locate(location);
+        let path = location.path().clone();
         self.found.list.push(Diagnostic { path, message: message.into(), help, position });
     }
 
@@ -84,12 +85,12 @@ impl<'a> Sink<'a> {
         self.found.list.is_empty()
     }
 
-    /// Whether something was found in what is at a path.
-    pub(crate) fn has_below(&self, path: &FilePath) -> bool {
+    /// Returns whether an error was found at a path or below it.
+    pub(crate) fn has_below(&self, path: &KeyPath) -> bool {
         self.found.list.iter().any(|found| found.path.segments().starts_with(path.segments()))
     }
 
-    /// `value`, unless something was found.
+    /// Returns `value`, or else all errors, sorted by their position in the file.
     pub(crate) fn finish<T>(mut self, value: T) -> Result<T, Diagnostics> {
         if self.is_empty() {
             return Ok(value);
@@ -100,18 +101,18 @@ impl<'a> Sink<'a> {
 }
 
 impl Document {
-    /// Parses a text that is known to users as `name`.
+    /// Parses a text. `name` is the file's name in error messages.
     pub(crate) fn parse(text: &str, name: &str) -> Result<Self, Diagnostics> {
-        // Some editors put a byte order mark before the text; the reader would take it for a document.
+        // Some editors put a byte order mark before the text; the parser would take it for a document.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let document =
-            |value| Self { name: name.into(), text: text.into(), value, places: OnceLock::default() };
+            |value| Self { name: name.into(), text: text.into(), value, source_map: OnceLock::default() };
         match tree::read(text) {
-            Ok((value, faults)) => {
+            Ok((value, violations)) => {
                 let document = document(value);
-                let mut sink = Sink::new(&document);
-                for fault in faults {
-                    sink.push(&fault.spot, fault.message, Some(fault.help.into()));
+                let mut sink = DiagnosticSink::new(&document);
+                for violation in violations {
+                    sink.push(&violation.location, violation.message, Some(violation.help.into()));
                 }
                 sink.finish(())?;
                 Ok(document)
@@ -120,42 +121,43 @@ impl Document {
         }
     }
 
-    /// What to say of a text that is not one YAML document.
+    /// Returns the error for a text that is not exactly one YAML document.
     fn not_yaml(&self, error: &serde_yaml::Error) -> Diagnostics {
         let message = error.to_string();
         let (message, position) = if let Some(at) = error.location() {
-            // The place is reported beside the message.
-            let place = format!(" at line {} column {}", at.line(), at.column());
-            let message = message.split_once(&place).map_or(message.as_str(), |(before, _)| before);
+            // The position is reported separately.
+            let suffix = format!(" at line {} column {}", at.line(), at.column());
+            let message = message.split_once(&suffix).map_or(message.as_str(), |(before, _)| before);
             (message, places::nearest(&self.text, at.line(), at.column()))
         } else {
-            // The one error without a place: there is a second document.
-            let second = self.places().second_document();
+            // The only error without a position is that there is a second document.
+            let second = self.source_map().second_document();
             (message.as_str(), second.unwrap_or_else(|| places::nearest(&self.text, 1, 1)))
         };
         let mut found = Diagnostics::new(&self.name, self.text.clone());
-        let message = format!("this is not YAML: {message}");
-        found.list.push(Diagnostic { path: FilePath::root(), message, help: None, position: Some(position) });
+        let message = format!("invalid YAML: {message}");
+        found.list.push(Diagnostic { path: KeyPath::root(), message, help: None, position: Some(position) });
         found
     }
 
-    /// The value at a path, if there is one.
-    pub(crate) fn get(&self, path: &FilePath) -> Option<&Value> {
+    /// Returns the value at a path, if there is one.
+    pub(crate) fn get(&self, path: &KeyPath) -> Option<&Value> {
         path.segments().iter().try_fold(&self.value, |value, segment| segment.of(value))
     }
 
-    /// Where something is. For what the document lacks, the nearest thing around it that it has; nothing
-    /// where that is the whole file.
-    pub(crate) fn locate(&self, spot: &Spot) -> Option<Position> {
-        if matches!(spot, Spot::File(_)) { None } else { self.places().locate(spot) }
+    /// Returns the position of `location` or, if the document does not have it, of the innermost value around
+    /// it. Returns nothing if that is the whole file.
+    pub(crate) fn locate(&self, location: &Location) -> Option<Position> {
+        if matches!(location, Location::File(_)) { None } else { self.source_map().locate(location) }
     }
 
-    fn places(&self) -> &Places {
-        self.places.get_or_init(|| Places::of(&self.text))
+    fn source_map(&self) -> &SourceMap {
+        self.source_map.get_or_init(|| SourceMap::of(&self.text))
     }
 
-    /// The document's value at a path, if it is a mapping, has these keys alone.
-    pub(crate) fn has_only(&self, path: &FilePath, keys: &[&str]) -> bool {
+    /// Returns whether the value at a path has no other keys than these. True for values that are not
+    /// mappings.
+    pub(crate) fn has_only(&self, path: &KeyPath, keys: &[&str]) -> bool {
         let map = self.get(path).and_then(Value::as_object);
         map.is_none_or(|map| map.keys().all(|key| keys.contains(&key.as_str())))
     }
@@ -166,10 +168,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_byte_order_mark_and_carriage_returns_are_no_part_of_the_text() {
+    fn byte_order_mark_and_carriage_returns_are_ignored() {
         let document = Document::parse("\u{feff}name: n\r\nguest:\r\n  cpu: a\r\n", "n").unwrap();
         assert_eq!(document.value, serde_json::json!({ "name": "n", "guest": { "cpu": "a" } }));
-        let place = |path| document.locate(&Spot::Value(FilePath::root().dotted(path)));
+        let place = |path| document.locate(&Location::Value(KeyPath::root().dotted(path)));
         assert_eq!(place("name"), Some(Position { line: 1, column: 7, length: 1 }));
         assert_eq!(place("guest.cpu"), Some(Position { line: 3, column: 8, length: 1 }));
     }

@@ -1,22 +1,23 @@
-//! Where everything in a YAML text is written.
+//! The source map of a YAML text: the line and the column of each key and value.
 
-use super::Spot;
+use super::Location;
 use crate::matrix::diagnostic::{Position, Segment};
 use saphyr_parser::{Event, Parser, Span};
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
-/// The places of a text, as far as it can be read.
+/// The positions of all keys and values of a text, up to the first syntax error.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(super) struct SourceMap {
     chars: Vec<char>,
-    root: Option<Arc<Node>>,
+    root: Option<Arc<SourceNode>>,
     second_document: Option<Range<usize>>,
 }
 
-/// A value and the characters it is written in.
+/// A value and its position in the text.
 #[derive(Debug)]
-struct Node {
-    /// Anchor and tag included; of a list or a mapping, up to its first item or key.
+struct SourceNode {
+    /// The characters of the value, including its anchor and tag. For a list or a mapping, only those up to
+    /// its first item or key.
     written: Range<usize>,
     content: Content,
 }
@@ -24,57 +25,57 @@ struct Node {
 #[derive(Debug)]
 enum Content {
     Scalar(String),
-    List(Vec<Arc<Node>>),
-    Mapping(Vec<(Arc<Node>, Arc<Node>)>),
+    List(Vec<Arc<SourceNode>>),
+    Mapping(Vec<(Arc<SourceNode>, Arc<SourceNode>)>),
 }
 
-/// A list or a mapping of which not all has been read.
-struct Open {
+/// A list or a mapping whose end has not been reached yet.
+struct OpenCollection {
     written: Range<usize>,
     anchor: usize,
     is_mapping: bool,
-    /// Its items; of a mapping, keys and values in turn.
-    items: Vec<Arc<Node>>,
+    /// The items read so far. For a mapping, keys and values alternate.
+    items: Vec<Arc<SourceNode>>,
 }
 
-impl Open {
-    fn close(self) -> Node {
+impl OpenCollection {
+    fn close(self) -> SourceNode {
         let content = if self.is_mapping {
             let pairs = self.items.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone()));
             Content::Mapping(pairs.collect())
         } else {
             Content::List(self.items)
         };
-        Node { written: self.written, content }
+        SourceNode { written: self.written, content }
     }
 }
 
-impl Places {
-    /// Finds the places of a text. Where it is not YAML, they end.
+impl SourceMap {
+    /// Maps a text. Keys and values after the first syntax error are missing.
     pub(super) fn of(text: &str) -> Self {
-        let mut places = Self { chars: text.chars().collect(), root: None, second_document: None };
-        let mut anchors: HashMap<usize, Arc<Node>> = HashMap::new();
-        let mut open: Vec<Open> = Vec::new();
+        let mut map = Self { chars: text.chars().collect(), root: None, second_document: None };
+        let mut anchors: HashMap<usize, Arc<SourceNode>> = HashMap::new();
+        let mut open: Vec<OpenCollection> = Vec::new();
         let mut documents = 0;
         for event in Parser::new_from_str(text) {
             let Ok((event, Span { start, end })) = event else { break };
-            let length = places.chars.len();
+            let length = map.chars.len();
             let written = start.index().min(length)..end.index().clamp(start.index().min(length), length);
             let (anchor, node) = match event {
                 Event::DocumentStart(_) => {
                     documents += 1;
                     if documents == 2 {
-                        places.second_document = Some(written);
+                        map.second_document = Some(written);
                         break;
                     }
                     continue;
                 }
                 Event::SequenceStart(anchor, _) => {
-                    open.push(Open { written, anchor, is_mapping: false, items: Vec::new() });
+                    open.push(OpenCollection { written, anchor, is_mapping: false, items: Vec::new() });
                     continue;
                 }
                 Event::MappingStart(anchor, _) => {
-                    open.push(Open { written, anchor, is_mapping: true, items: Vec::new() });
+                    open.push(OpenCollection { written, anchor, is_mapping: true, items: Vec::new() });
                     continue;
                 }
                 Event::SequenceEnd | Event::MappingEnd => match open.pop() {
@@ -82,65 +83,67 @@ impl Places {
                     None => continue,
                 },
                 Event::Scalar(text, _, anchor, _) => {
-                    (anchor, Node { written, content: Content::Scalar(text.into()) }.into())
+                    (anchor, SourceNode { written, content: Content::Scalar(text.into()) }.into())
                 }
-                // What it stands for; nothing, inside of just that.
+                // An alias has the position of its anchor's value. Inside that very value, where the alias
+                // would contain itself, it counts as an empty scalar.
                 Event::Alias(anchor) => match anchors.get(&anchor) {
                     Some(node) => (0, node.clone()),
-                    None => (0, Node { written, content: Content::Scalar(String::new()) }.into()),
+                    None => (0, SourceNode { written, content: Content::Scalar(String::new()) }.into()),
                 },
                 _ => continue,
             };
             if anchor > 0 {
                 anchors.insert(anchor, node.clone());
             }
-            places.add(&mut open, node);
+            map.add(&mut open, node);
         }
         while let Some(unended) = open.pop() {
-            places.add(&mut open, unended.close().into());
+            map.add(&mut open, unended.close().into());
         }
-        places
+        map
     }
 
-    fn add(&mut self, open: &mut [Open], node: Arc<Node>) {
+    fn add(&mut self, open: &mut [OpenCollection], node: Arc<SourceNode>) {
         match open.last_mut() {
             Some(parent) => parent.items.push(node),
             None => self.root = Some(node),
         }
     }
 
-    /// Where a second document begins.
+    /// Returns the position of the second document, if the text has one.
     pub(super) fn second_document(&self) -> Option<Position> {
         self.second_document.clone().map(|written| self.position(written))
     }
 
-    /// Where something is, or else the nearest thing around it. Nothing, if that is the whole text.
-    pub(super) fn locate(&self, spot: &Spot) -> Option<Position> {
-        let path = spot.path().segments();
+    /// Returns the position of `location` or, if the text does not have it, of the innermost value around it.
+    /// Returns nothing if that is the whole text.
+    pub(super) fn locate(&self, location: &Location) -> Option<Position> {
+        let path = location.path().segments();
         let Some(root) = &self.root else {
-            // A text without a value.
+            // The text is empty, or has comments only.
             let end = self.chars.len();
             return path.is_empty().then(|| self.position(end..end));
         };
         let (mut node, mut key) = (root, None);
         for (i, segment) in path.iter().enumerate() {
             let is_last = i + 1 == path.len();
-            let nth = usize::from(is_last && matches!(spot, Spot::SecondKey(_)));
+            let nth = usize::from(is_last && matches!(location, Location::SecondKey(_)));
             let Some((found_key, found)) = node.child(segment, nth) else {
                 return (i > 0).then(|| self.value(node));
             };
             (node, key) = (found, found_key);
         }
-        Some(match (spot, key) {
-            (Spot::Key(_) | Spot::SecondKey(_), Some(key)) => self.value(key),
-            (Spot::Within(_, before, length), _) => self.within(node, *before, *length),
-            (Spot::Tag(_), _) => self.tag(node),
+        Some(match (location, key) {
+            (Location::Key(_) | Location::SecondKey(_), Some(key)) => self.value(key),
+            (Location::Within(_, before, length), _) => self.within(node, *before, *length),
+            (Location::Tag(_), _) => self.tag(node),
             _ => self.value(node),
         })
     }
 
-    /// The anchor and the tag of a value, and then the value itself.
-    fn parts(&self, node: &Node) -> (Vec<Range<usize>>, Range<usize>) {
+    /// Splits a node into its properties (anchor and tag, in the order of the text) and the bare value.
+    fn parts(&self, node: &SourceNode) -> (Vec<Range<usize>>, Range<usize>) {
         let (mut properties, mut bare) = (Vec::new(), node.written.clone());
         let count = |from: &Range<usize>, counts: fn(&char) -> bool| {
             self.chars[from.clone()].iter().take_while(|c| counts(c)).count()
@@ -153,7 +156,7 @@ impl Places {
         (properties, bare)
     }
 
-    fn value(&self, node: &Node) -> Position {
+    fn value(&self, node: &SourceNode) -> Position {
         let (_, bare) = self.parts(node);
         match node.content {
             Content::Scalar(_) => self.position(bare),
@@ -161,20 +164,20 @@ impl Places {
         }
     }
 
-    fn tag(&self, node: &Node) -> Position {
+    fn tag(&self, node: &SourceNode) -> Position {
         let (properties, _) = self.parts(node);
         let tag = properties.into_iter().find(|property| self.chars[property.start] == '!');
         tag.map_or_else(|| self.value(node), |tag| self.position(tag))
     }
 
-    /// Some characters of a scalar. It may be quoted, or folded over several lines; where it is written with
-    /// escapes, it is marked as a whole.
-    fn within(&self, node: &Node, before: usize, length: usize) -> Position {
+    /// Returns the position of `length` characters of a scalar that follow the first `before`. The scalar may
+    /// be quoted, or folded over several lines. If it contains escapes, returns the position of all of it.
+    fn within(&self, node: &SourceNode, before: usize, length: usize) -> Position {
         let (_, bare) = self.parts(node);
         let Content::Scalar(text) = &node.content else { return self.value(node) };
         let quotes = usize::from(self.chars[bare.clone()].first().is_some_and(|c| matches!(c, '"' | '\'')));
         let inner = bare.start + quotes..(bare.end - quotes).max(bare.start + quotes);
-        // Folding moves nothing but whitespace.
+        // Folding changes nothing but whitespace, so the characters are matched without it.
         let visible = |c: &char| !c.is_whitespace();
         let written: Vec<usize> = inner.clone().filter(|at| visible(&self.chars[*at])).collect();
         if !text.chars().filter(visible).eq(written.iter().map(|at| self.chars[*at])) {
@@ -182,17 +185,17 @@ impl Places {
         }
         let preceding = text.chars().take(before).filter(visible).count();
         let covered = text.chars().skip(before).take(length).filter(visible).count();
-        // At the end of the text, what is missing would come after the last of it.
+        // An error at the end of an expression (something is missing there) points after its last character.
         let end = written.last().map_or(inner.start, |last| last + 1);
         let start = written.get(preceding).copied().filter(|_| covered > 0).unwrap_or(end);
         let end = written.get((preceding + covered).saturating_sub(1)).map_or(end, |last| last + 1);
         self.position(start..end.max(start))
     }
 
-    /// Characters as a position: their first line, if they are on several.
+    /// Converts a range of characters to a position. Of several lines, it covers only the first.
     fn position(&self, chars: Range<usize>) -> Position {
         let is_break = |c: &char| matches!(c, '\n' | '\r');
-        // After the last line break comes no line.
+        // The end of the text is on its last line, not on an empty line after the final line break.
         let end = self.chars.len();
         let last = self.chars.strip_suffix(&['\n']).map_or(end, <[char]>::len);
         let before = &self.chars[..if chars.start < end { chars.start } else { last }];
@@ -203,7 +206,8 @@ impl Places {
     }
 }
 
-/// The place that is nearest to a line and a column, which count from 1: a parser may point past the end.
+/// Returns the position in the text that is nearest to a line and a column, both from 1: the parser may point
+/// past the end of the text.
 pub(super) fn nearest(text: &str, line: usize, column: usize) -> Position {
     let last = text.lines().count().max(1);
     let length = |line: usize| text.lines().nth(line - 1).map_or(0, |line| line.chars().count());
@@ -211,8 +215,9 @@ pub(super) fn nearest(text: &str, line: usize, column: usize) -> Position {
     Position { line, column: column.min(length(line) + 1), length: 1 }
 }
 
-impl Node {
-    /// The key and the value of the `nth` of the entries that a segment names.
+impl SourceNode {
+    /// Returns the item or the entry that `segment` names, as its key (if it has one) and its value. Of
+    /// several entries with the same key, returns the `nth`, counted from 0.
     fn child(&self, segment: &Segment, nth: usize) -> Option<(Option<&Arc<Self>>, &Arc<Self>)> {
         match (&self.content, segment) {
             (Content::List(items), Segment::Index(index)) => items.get(*index).map(|item| (None, item)),
@@ -229,43 +234,44 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::matrix::diagnostic::FilePath;
+    use crate::matrix::diagnostic::KeyPath;
 
-    /// The characters that a spot marks.
-    fn marked(text: &str, spot: &Spot) -> String {
-        let Position { line, column, length } = Places::of(text).locate(spot).unwrap();
+    /// Returns the characters at a location.
+    fn marked(text: &str, location: &Location) -> String {
+        let Position { line, column, length } = SourceMap::of(text).locate(location).unwrap();
         text.lines().nth(line - 1).unwrap_or_default().chars().skip(column - 1).take(length).collect()
     }
 
-    fn at(path: &str) -> FilePath {
-        FilePath::root().dotted(path)
+    fn at(path: &str) -> KeyPath {
+        KeyPath::root().dotted(path)
     }
 
     #[test]
     fn a_value_a_key_and_a_tag_are_found() {
         let text = "é: 'q r'\nm: &a { k: [1, -2.50] }\nn: !t &b word # no\nm: *a\no:\n  - - x\n    - y z\n";
-        for (spot, expected) in [
-            (Spot::Value(at("é")), "'q r'"),
-            (Spot::Key(at("é")), "é"),
-            (Spot::Value(at("m.k.1")), "-2.50"),
-            (Spot::Value(at("m")), "{"),
-            (Spot::Value(at("n")), "word"),
-            (Spot::Tag(at("n")), "!t"),
-            (Spot::SecondKey(at("m")), "m"),
-            (Spot::Value(at("o.0.1")), "y z"),
-            (Spot::Value(at("o.0.7")), "-"),
+        for (location, expected) in [
+            (Location::Value(at("é")), "'q r'"),
+            (Location::Key(at("é")), "é"),
+            (Location::Value(at("m.k.1")), "-2.50"),
+            (Location::Value(at("m")), "{"),
+            (Location::Value(at("n")), "word"),
+            (Location::Tag(at("n")), "!t"),
+            (Location::SecondKey(at("m")), "m"),
+            (Location::Value(at("o.0.1")), "y z"),
+            (Location::Value(at("o.0.7")), "-"),
         ] {
-            assert_eq!(marked(text, &spot), expected, "{spot:?}");
+            assert_eq!(marked(text, &location), expected, "{location:?}");
         }
-        assert_eq!(Places::of(text).locate(&Spot::SecondKey(at("m"))).unwrap().line, 4);
-        assert_eq!(Places::of(text).locate(&Spot::Key(at("nothing"))), None);
-        let end = |text| Places::of(text).locate(&Spot::Value(FilePath::root())).map(|p| (p.line, p.column));
+        assert_eq!(SourceMap::of(text).locate(&Location::SecondKey(at("m"))).unwrap().line, 4);
+        assert_eq!(SourceMap::of(text).locate(&Location::Key(at("nothing"))), None);
+        let end =
+            |text| SourceMap::of(text).locate(&Location::Value(KeyPath::root())).map(|p| (p.line, p.column));
         assert_eq!(["", "# é\n", "#\n\n"].map(end), [Some((1, 1)), Some((1, 4)), Some((2, 1))]);
     }
 
     #[test]
-    fn a_part_of_a_text_is_found_however_it_is_written() {
-        let spot = Spot::Within(at("c"), 10, 4);
+    fn part_of_a_scalar_is_found_in_every_style() {
+        let location = Location::Within(at("c"), 10, 4);
         for text in [
             "c: not a == bcde",
             "c: 'not a ==  bcde'",
@@ -277,18 +283,19 @@ mod tests {
             let value: serde_json::Value = serde_yaml::from_str(text).unwrap();
             let scalar = value["c"].as_str().unwrap();
             let before = scalar.chars().take_while(|c| *c != 'b').count();
-            assert_eq!(marked(text, &Spot::Within(at("c"), before, 4)), "bcde", "{text}");
-            let end = Places::of(text).locate(&Spot::Within(at("c"), scalar.chars().count(), 0)).unwrap();
+            assert_eq!(marked(text, &Location::Within(at("c"), before, 4)), "bcde", "{text}");
+            let end =
+                SourceMap::of(text).locate(&Location::Within(at("c"), scalar.chars().count(), 0)).unwrap();
             assert_eq!(end.length, 1, "{text}");
         }
-        assert_eq!(marked("c: \"not \\x61 == bcde\"", &spot), "\"not \\x61 == bcde\"", "escapes");
+        assert_eq!(marked("c: \"not \\x61 == bcde\"", &location), "\"not \\x61 == bcde\"", "escapes");
     }
 
     #[test]
-    fn an_alias_to_what_it_is_in_and_many_aliases_are_no_harm() {
-        assert_eq!(marked("a: &x [1, *x]\n", &Spot::Value(at("a.1"))), "*x");
+    fn recursive_aliases_and_alias_bombs_are_handled() {
+        assert_eq!(marked("a: &x [1, *x]\n", &Location::Value(at("a.1"))), "*x");
         let level = |i: usize| format!("a{i}: &a{i} [{}]\n", vec![format!("*a{}", i - 1); 9].join(", "));
         let bomb = format!("a0: &a0 [x]\n{}", (1..40).map(level).collect::<String>());
-        assert_eq!(marked(&bomb, &Spot::Value(at(&format!("a39{}", ".0".repeat(40))))), "x");
+        assert_eq!(marked(&bomb, &Location::Value(at(&format!("a39{}", ".0".repeat(40))))), "x");
     }
 }

@@ -1,41 +1,42 @@
-//! What the YAML reader makes of a text, and what this program does not take although YAML allows it.
+//! Builds the tree of values of a YAML text, and finds YAML features outside of the supported subset.
 
-use super::Spot;
-use crate::matrix::diagnostic::{FilePath, Segment};
+use super::Location;
+use crate::matrix::diagnostic::{KeyPath, Segment};
 use serde::de::{
     self, DeserializeSeed, Deserializer, EnumAccess, IgnoredAny, MapAccess, SeqAccess, VariantAccess,
 };
 use serde_json::{Map, Value};
 use std::{cell::RefCell, fmt};
 
-/// Something that the YAML reader lets pass and this program does not.
-pub(super) struct Fault {
-    pub(super) spot: Spot,
+/// A use of a YAML feature that `serde_yaml` accepts and this program does not: a duplicate key, a merge key
+/// or a tag.
+pub(super) struct SubsetViolation {
+    pub(super) location: Location,
     pub(super) message: String,
     pub(super) help: &'static str,
 }
 
-/// Reads the one document of a text.
-pub(super) fn read(text: &str) -> Result<(Value, Vec<Fault>), serde_yaml::Error> {
-    let faults = RefCell::default();
-    let tree = Tree { faults: &faults, path: FilePath::root() };
+/// Parses a text that holds one document. Returns its value and the violations of the subset in it.
+pub(super) fn read(text: &str) -> Result<(Value, Vec<SubsetViolation>), serde_yaml::Error> {
+    let violations = RefCell::default();
+    let tree = Tree { violations: &violations, path: KeyPath::root() };
     let value = tree.deserialize(serde_yaml::Deserializer::from_str(text))?;
-    Ok((value, faults.take()))
+    Ok((value, violations.take()))
 }
 
-/// Builds the tree, noting faults.
+/// Builds the value at `path`, and collects the violations in it.
 struct Tree<'a> {
-    faults: &'a RefCell<Vec<Fault>>,
-    path: FilePath,
+    violations: &'a RefCell<Vec<SubsetViolation>>,
+    path: KeyPath,
 }
 
 impl Tree<'_> {
-    fn fault(&self, spot: Spot, message: String, help: &'static str) {
-        self.faults.borrow_mut().push(Fault { spot, message, help });
+    fn violation(&self, location: Location, message: String, help: &'static str) {
+        self.violations.borrow_mut().push(SubsetViolation { location, message, help });
     }
 
     fn below(&self, segment: Segment) -> Self {
-        Self { faults: self.faults, path: self.path.with(segment) }
+        Self { violations: self.violations, path: self.path.with(segment) }
     }
 }
 
@@ -83,7 +84,7 @@ impl<'de> de::Visitor<'de> for Tree<'_> {
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        // Infinity and NaN become texts, which no setting takes for a number.
+        // JSON has no infinity and no NaN. They become strings, which no setting accepts as a number.
         Ok(serde_json::Number::from_f64(value).map_or_else(|| value.to_string().into(), Value::Number))
     }
 
@@ -105,11 +106,11 @@ impl<'de> de::Visitor<'de> for Tree<'_> {
             let path = self.path.key(&key);
             let value = entries.next_value_seed(self.below(Segment::Key(key.clone())))?;
             if key == "<<" {
-                let help = "write the keys out, or give each value an anchor of its own";
-                self.fault(Spot::Key(path), "merge keys are not supported".into(), help);
+                let help = "write the keys out, or give each value its own anchor";
+                self.violation(Location::Key(path), "merge keys are not supported".into(), help);
             } else if map.contains_key(&key) {
                 let help = "remove one of the two";
-                self.fault(Spot::SecondKey(path), format!("`{key}` is set twice"), help);
+                self.violation(Location::SecondKey(path), format!("`{key}` is set twice"), help);
             } else {
                 map.insert(key, value);
             }
@@ -118,8 +119,12 @@ impl<'de> de::Visitor<'de> for Tree<'_> {
     }
 
     fn visit_enum<A: EnumAccess<'de>>(self, data: A) -> Result<Value, A::Error> {
-        let help = "remove the tag; a text is quoted, \"!like this\"";
-        self.fault(Spot::Tag(self.path.clone()), "YAML tags (`!name`) are not supported".into(), help);
+        let help = "remove the tag, or quote a text that starts with `!`: \"!like this\"";
+        self.violation(
+            Location::Tag(self.path.clone()),
+            "YAML tags (`!name`) are not supported".into(),
+            help,
+        );
         let (_tag, content) = data.variant::<IgnoredAny>()?;
         content.newtype_variant::<IgnoredAny>()?;
         Ok(Value::Null)

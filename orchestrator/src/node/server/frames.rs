@@ -1,9 +1,10 @@
-//! A process's Ethernet: the frames of an interface, as datagrams of a socket that the process inherits.
+//! The guest's network card: relays Ethernet frames between an interface and a datagram socket that a process
+//! inherits.
 //!
-//! QEMU can use such a socket as a guest's network. No TAP device is needed, so no access to `/dev/net/tun`,
-//! and nothing is left behind on the interface. The traffic is that of the downtime probe, some hundred
-//! frames a second, so that copying each costs next to nothing; a frame that finds a full socket is dropped,
-//! as Ethernet does.
+//! QEMU can use a datagram socket as a network backend. This needs no TAP device, hence no access to
+//! `/dev/net/tun`, and leaves nothing behind on the interface. The only traffic is that of the downtime
+//! probe, some hundred frames per second, so copying each frame costs little. A frame that finds a full
+//! socket is dropped, as on Ethernet.
 
 use crate::sys;
 use nix::{
@@ -16,17 +17,17 @@ use std::{
 };
 use tokio::io::unix::AsyncFd;
 
-/// The largest frame that is passed on, in bytes: well above Ethernet's usual 1514.
+/// The largest frame that is relayed, in bytes; well above Ethernet's usual 1514.
 const FRAME_MAX: usize = 65_536;
 
-/// The node's side: an interface and the other end of the process's socket.
-pub(super) struct Frames {
+/// The relay between a packet socket on an interface and the node's end of the process's socket.
+pub(super) struct FrameRelay {
     interface: AsyncFd<OwnedFd>,
     process: AsyncFd<OwnedFd>,
 }
 
-impl Frames {
-    /// Opens an interface; the second of the pair is for the process, which inherits it.
+impl FrameRelay {
+    /// Opens an interface. Returns the relay and the socket for the process to inherit.
     pub(super) fn open(interface: &str) -> io::Result<(Self, OwnedFd)> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Datagram, None, flags)?;
@@ -35,7 +36,7 @@ impl Frames {
         Ok((Self { interface, process: sys::readable(ours)? }, theirs))
     }
 
-    /// Passes frames on, both ways, until a socket fails.
+    /// Relays frames in both directions until a socket fails.
     pub(super) async fn relay(self) -> io::Result<()> {
         let mut buffer = vec![0; FRAME_MAX];
         loop {
@@ -46,7 +47,7 @@ impl Frames {
             let mut from = from;
             let received = from.try_io(|fd| Ok(recv(fd.as_raw_fd(), &mut buffer, MsgFlags::empty())?));
             if let Ok(len) = received {
-                // A full queue, or an end that is going away: the frame is lost.
+                // The queue is full or the receiver is shutting down: the frame is dropped.
                 let _ = send(to.as_raw_fd(), &buffer[..len?], MsgFlags::empty());
             }
         }

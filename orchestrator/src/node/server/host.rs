@@ -1,4 +1,5 @@
-//! The host that a remote node is on: the network beside the node's own.
+//! The network of the host that a remote node runs on. The node has a network namespace of its own and takes
+//! over some of the host's interfaces.
 
 use netem::{Namespace, Netlink};
 use nix::{
@@ -16,63 +17,70 @@ use std::{
 };
 use tokio::time;
 
-/// How long an interface may be taken: a node that has lost its orchestrator holds it for up to ten seconds.
-const TAKEN_LIMIT: Duration = Duration::from_secs(12);
+/// How long to wait for an interface that is in use: a node that has lost its orchestrator holds its
+/// interfaces for up to ten seconds.
+const IN_USE_LIMIT: Duration = Duration::from_secs(12);
 
-/// How often it is tried meanwhile.
-const TAKEN_INTERVAL: Duration = Duration::from_millis(200);
+/// The interval between attempts to take over an interface that is in use.
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
-/// The host's network, and what in it must not be touched.
+/// The host's network namespace, with the address that the SSH session uses.
 #[derive(Debug)]
-pub struct Host {
+pub struct HostNetwork {
     network: Namespace,
-    /// The host's address in the SSH session that the node is served through.
+    /// The host's address in the SSH session that carries the protocol. The interface with this address must
+    /// not be taken over.
     session: Option<IpAddr>,
 }
 
-/// The network namespace of the calling process, for [`Host::open`] in a process that it starts.
+/// Opens the network namespace of the calling process as a descriptor that child processes inherit, for
+/// [`HostNetwork::open`].
 pub fn inheritable_network() -> io::Result<File> {
     let network = File::open("/proc/self/ns/net")?;
     fcntl(&network, FcntlArg::F_SETFD(FdFlag::empty()))?;
     Ok(network)
 }
 
-/// The host's address in the value of `SSH_CONNECTION`: client's address and port, host's address and port.
+/// Returns the host's address from the value of `SSH_CONNECTION`, which has four fields: the client's address
+/// and port, the host's address and port.
 fn session_address(connection: &str) -> Option<IpAddr> {
     let address = connection.split_whitespace().nth(2)?;
     let without_zone = address.split('%').next()?;
     without_zone.parse().ok()
 }
 
-impl Host {
-    /// The network that [`inheritable_network`] opened in the parent, as the descriptor of this number.
+impl HostNetwork {
+    /// Opens the namespace that [`inheritable_network`] opened in the parent process under this descriptor
+    /// number. `connection` is the value of `SSH_CONNECTION`.
     pub fn open(descriptor: i32, connection: &str) -> io::Result<Self> {
         let network = File::open(format!("/proc/self/fd/{descriptor}"))?;
         Ok(Self { network: network.into(), session: session_address(connection) })
     }
 
-    /// Takes over the wire of one of the host's interfaces, as an interface of the node's.
+    /// Takes over the host's interface `parent`: creates a macvlan interface `name` on it in this process's
+    /// network namespace.
+    ///
+    /// If the interface is in use, keeps trying for 12 s. Fails if it carries the SSH session.
     pub(super) async fn attach(&self, parent: &str, name: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
         if self.carries_session(parent)? {
             return Err(format!(
-                "{parent} carries the SSH session; name another interface in the inventory, one that is used for \
-                 nothing else"
+                "{parent} carries the SSH session; in the inventory, name an interface that nothing else uses"
             )
             .into());
         }
         let here = File::open("/proc/self/ns/net")?;
         let netlink = Netlink::open_in(self.network.as_fd())?;
-        let deadline = Instant::now() + TAKEN_LIMIT;
+        let deadline = Instant::now() + IN_USE_LIMIT;
         loop {
-            let taken = match netlink.add_macvlan(name, parent, Some(here.as_fd())).await {
-                // The kernel's word for an interface that is taken over already.
+            let in_use = match netlink.add_macvlan(name, parent, Some(here.as_fd())).await {
+                // The kernel reports EINVAL if the interface already has a passthrough macvlan.
                 Err(error) if error.errno() == Some(Errno::EINVAL as i32) => error,
                 other => return Ok(other?),
             };
             if Instant::now() > deadline {
-                return Err(format!("{taken}; another run may be using {parent}").into());
+                return Err(format!("{in_use}; another run may be using {parent}").into());
             }
-            time::sleep(TAKEN_INTERVAL).await;
+            time::sleep(RETRY_INTERVAL).await;
         }
     }
 
@@ -93,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_hosts_end_of_the_session_is_found() {
+    fn the_session_address_is_the_hosts() {
         let address = |text: &str| session_address(text).map(|a| a.to_string());
         assert_eq!(address("192.0.2.9 50000 192.0.2.1 22").as_deref(), Some("192.0.2.1"));
         assert_eq!(address("fe80::9%eth0 50000 fe80::1%eth0 22").as_deref(), Some("fe80::1"));

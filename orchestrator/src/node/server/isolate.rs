@@ -1,18 +1,18 @@
-//! Namespaces of a node: made by the node process itself, named by nothing, gone with it.
+//! A node's namespaces: created by the node process itself, without names, and gone when it ends.
 //!
-//! A node process has a network, a mount and a PID namespace of its own. It is the first process of the PID
-//! namespace, so that the kernel kills everything it started when it ends, however it ends. Its `/run` is a
-//! tmpfs of its own: sockets and files there are out of everybody's way and vanish with the namespace.
+//! A node process has its own network, mount and PID namespaces. It is the first process of the PID
+//! namespace, so the kernel kills everything it started when it ends, for whatever reason. Its `/run` is a
+//! private tmpfs: sockets and files there cannot collide with others and vanish with the namespace.
 //!
-//! As root nothing more is needed. An ordinary user gets a user namespace first; the nodes of one lab share
-//! it, so that one of them can put the end of a link into another.
+//! For root that is all. An ordinary user first gets a user namespace, which the nodes of one lab share, so
+//! that one node can put the end of a link into another.
 //!
-//! On another host, reached by SSH, a node is the same: its network is not the host's but a namespace, with
-//! interfaces on the wires of the host's. What it does to them, shaping above all, goes with the namespace
-//! too.
+//! A node on another host, started over SSH, does not use the host's network namespace either: it has its
+//! own, with interfaces on top of the host's. All changes to them, traffic shaping in particular, vanish with
+//! the namespace.
 //!
-//! A process does not enter a PID namespace that it makes, only its children do. So [`enter`] is called by
-//! a first process, which makes the namespaces and then starts the serving process and waits for it.
+//! A process does not enter a PID namespace that it creates; only its children do. So [`enter`] is called by
+//! an outer process, which creates the namespaces, starts the serving process and waits for it.
 
 use crate::node::protocol::Privilege;
 use nix::{
@@ -24,45 +24,47 @@ use nix::{
 };
 use std::{fs, fs::File, io, os::unix::fs::MetadataExt, path::Path};
 
-/// The directory that is the node's own.
+/// The node's private directory, a tmpfs.
 pub const RUN_DIR: &str = "/run";
 
-/// Why a node's namespaces could not be made.
+/// An error creating or entering a node's namespaces.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The kernel said no to new namespaces.
+    /// The kernel refused to create namespaces.
     #[error(
-        "cannot make {what}: {source}; run as root, or allow unprivileged user namespaces (`testbed doctor` says how)"
+        "cannot create {what}: {source}; run as root, or allow unprivileged user namespaces \
+         (`testbed doctor` shows how)"
     )]
     Namespaces {
-        /// Which.
+        /// The kinds of namespaces, as a noun phrase that completes "cannot create".
         what: &'static str,
-        /// The kernel's reason.
+        /// The kernel's error.
         source: Errno,
     },
-    /// A node's namespaces could not be entered.
+    /// A namespace of a running node could not be entered.
     #[error(
         "cannot enter the {what} namespace of the node (process {pid}): {source}; its run may have ended"
     )]
     Join {
-        /// The node's process.
+        /// The PID of the node's serving process.
         pid: u32,
-        /// Which namespace.
+        /// The kind of namespace: `user`, `net`, `pid` or `mnt`.
         what: &'static str,
-        /// Why not.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// Setting up a namespace that was made failed.
+    /// A newly created namespace could not be set up.
     #[error("cannot set up the node's namespaces: {what}: {source}")]
     SetUp {
-        /// What was attempted.
+        /// The step that failed, in the imperative.
         what: String,
-        /// Why not.
+        /// The operating system's error.
         source: io::Error,
     },
 }
 
-/// Makes this process's namespaces; `join` names a node process whose user namespace is to be shared.
+/// Creates the node's namespaces. If they need a user namespace, joins that of the process `join`, or creates
+/// one if `join` is `None`. Returns whether root or a user namespace gave the privileges.
 ///
 /// Must be called while the process has a single thread.
 pub fn enter(join: Option<u32>) -> Result<Privilege, Error> {
@@ -100,14 +102,14 @@ fn join_user_namespace(pid: u32) -> Result<(), Error> {
         .map_err(|source| Error::Namespaces { what: "a shared user namespace", source })
 }
 
-/// Brings this process into those of a node's namespaces that are named, and before that into the node's user
-/// namespace, where it has one of its own. Of a PID namespace only children get to be members.
+/// Enters the given kinds of namespaces of the node's process `pid`, after its user namespace if that differs
+/// from ours. After joining a PID namespace, only children of this process are members of it.
 ///
-/// Who enters the user namespace of somebody else becomes that user. Must be called while the process has a
-/// single thread.
+/// Entering another user's user namespace makes this process that user. Must be called while the process has
+/// a single thread.
 pub fn join(pid: u32, namespaces: CloneFlags) -> Result<(), Error> {
     let failed = |what| move |source: io::Error| Error::Join { pid, what, source };
-    // All are opened before one is entered: from inside, `/proc` may look different.
+    // Open all before entering any: inside a namespace, `/proc` may look different.
     let open = |name: &'static str| File::open(format!("/proc/{pid}/ns/{name}")).map_err(failed(name));
     let user = (!is_in_our_user_namespace(pid).map_err(failed("user"))?).then(|| open("user")).transpose()?;
     let kinds = [
@@ -135,16 +137,16 @@ pub fn join(pid: u32, namespaces: CloneFlags) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether a process is in the user namespace of this one.
+/// Returns whether a process is in the same user namespace as this one.
 pub fn is_in_our_user_namespace(pid: u32) -> io::Result<bool> {
     let of = |process: &str| Ok::<_, io::Error>(fs::metadata(format!("/proc/{process}/ns/user"))?.ino());
     Ok(of(&pid.to_string())? == of("self")?)
 }
 
-/// Gives the node its private `/run`, in the mount namespace of [`enter`].
+/// Mounts the node's private `/run`. Must be called in the mount namespace created by [`enter`].
 pub fn private_run_dir() -> Result<(), Error> {
     let none: Option<&str> = None;
-    // Nothing that is mounted here shall show outside.
+    // Keep mounts in this namespace from propagating to the host.
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
         .map_err(|e| Error::SetUp { what: "make mounts private".into(), source: e.into() })?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
@@ -155,5 +157,5 @@ pub fn private_run_dir() -> Result<(), Error> {
 /// Asks the kernel to kill this process when its parent ends.
 pub fn die_with_parent() -> Result<(), Error> {
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)
-        .map_err(|e| Error::SetUp { what: "ask to be ended with the parent".into(), source: e.into() })
+        .map_err(|e| Error::SetUp { what: "set the parent-death signal".into(), source: e.into() })
 }

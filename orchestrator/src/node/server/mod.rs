@@ -1,8 +1,8 @@
-//! The node's side: it serves the calls of the protocol ([`serve`]) in namespaces of its own ([`isolate`],
+//! The node's side of the protocol: it serves calls ([`serve`]) in its own namespaces ([`isolate`],
 //! [`outside`]).
 //!
-//! [`probe`] is the downtime probe that a node can run, [`tcp_buffers`] sets how far TCP's buffers may grow,
-//! [`host`] uses the interfaces of another host, [`visit`] brings a user's program into a node.
+//! [`probe`] is the downtime probe, [`tcp_buffers`] raises the limits of TCP's buffers, [`host`] takes over
+//! interfaces of the host that a remote node runs on, and [`visit`] runs a user's program in a node.
 
 mod frames;
 pub mod host;

@@ -1,5 +1,5 @@
-//! The first process of a node: it makes the namespaces, starts the serving process in them, and waits for
-//! it.
+//! The outer process of a node: it creates the namespaces, starts the serving process in them, and waits
+//! until that exits.
 
 use super::{host, isolate};
 use crate::node::protocol::Privilege;
@@ -12,50 +12,52 @@ use std::{
     process::Command,
 };
 
-/// A node that is to be started.
+/// Starts a node on this host.
 #[derive(Debug)]
-pub struct Outside<'a> {
-    /// Its name, by which it is found in a list of processes.
+pub struct NodeLauncher<'a> {
+    /// The node's name. It is on the command line, where `testbed lab` finds it in the list of processes.
     pub name: &'a str,
-    /// The run that it belongs to, likewise.
+    /// The run that the node belongs to; on the command line for the same reason.
     pub run: &'a str,
-    /// The node process whose user namespace it shares, if it needs one.
+    /// The PID of the node process whose user namespace to join, if a user namespace is needed.
     pub join: Option<u32>,
-    /// The `SSH_CONNECTION` of the session of an orchestrator on another host.
+    /// The value of `SSH_CONNECTION`, if the orchestrator is on another host.
     pub remote: Option<&'a str>,
 }
 
-/// An error starting the serving process.
+/// An error starting or running the serving process.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It has no namespaces.
+    /// The namespaces could not be created.
     #[error(transparent)]
     Isolate(#[from] isolate::Error),
-    /// An ordinary user cannot use a host's interfaces.
+    /// The node is on another host and was not started by root: only root can use the host's interfaces.
     #[error("a node on another host needs root there; set `become: sudo` in the inventory")]
     NeedsRoot,
-    /// The host's network cannot be passed on.
+    /// The host's network namespace could not be opened for the serving process.
     #[error(transparent)]
     Network(io::Error),
-    /// The system does not start it.
+    /// The serving process could not be started.
     #[error("cannot start the process inside the namespaces: {0}")]
     Start(io::Error),
-    /// It was killed.
-    #[error("the process inside ended by signal {0:?}")]
+    /// The serving process was killed by a signal.
+    #[error("the process inside the namespaces was killed by signal {0:?}")]
     Killed(Option<i32>),
 }
 
-impl Outside<'_> {
-    /// Serves the node; returns the serving process's exit code. Must be called while the process has a
-    /// single thread.
-    pub fn serve(&self) -> Result<u8, Error> {
+impl NodeLauncher<'_> {
+    /// Starts the serving process in new namespaces and waits until it exits. Returns its exit code.
+    ///
+    /// Must be called while this process has a single thread.
+    pub fn launch(&self) -> Result<u8, Error> {
         let network = self.remote.map(|_| host::inheritable_network()).transpose().map_err(Error::Network)?;
         let inside = match (isolate::enter(self.join)?, self.remote) {
             (Privilege::Root, _) => "root",
             (Privilege::UserNamespace, None) => "user-namespace",
             (Privilege::UserNamespace, Some(_)) => return Err(Error::NeedsRoot),
         };
-        // Visitors find the serving process: from then on, its namespaces are as they stay.
+        // Before the serving process starts: as soon as it is listed, others may enter its namespaces, which
+        // must be final by then.
         isolate::private_run_dir()?;
         let mut command = Command::new("/proc/self/exe");
         command.arg0("testbed").args(["node", "--inside", inside, "--name", self.name, "--run", self.run]);

@@ -1,11 +1,11 @@
-//! The downtime probe: ICMP echo requests at a fixed interval, and the gaps between their replies.
+//! The downtime probe: sends ICMP echo requests at a fixed interval and measures the gaps between replies.
 //!
-//! The guest's kernel answers by itself, so the probe sees what a client of the guest sees: the time without
-//! answers includes the stop at the source, the start at the destination, and the time until the network
-//! has learnt where the guest now is. Replies are stamped by the kernel when they come in, so a busy machine
-//! does not widen the gaps it measures.
+//! The guest's kernel answers the requests, so the probe sees the downtime of a client: the time without
+//! replies includes the stop at the source, the start at the destination, and the time until the network
+//! has learnt the guest's new location. The receiving kernel timestamps the replies, so load on the probe's
+//! host does not widen the measured gaps.
 //!
-//! A gap is the time between two consecutive replies. Without any downtime it is about the interval, so the
+//! A gap is the time between two consecutive replies. Without downtime a gap is about one interval, so the
 //! interval is the resolution.
 
 use crate::sys;
@@ -23,29 +23,29 @@ use std::{
 };
 use tokio::{io::unix::AsyncFd, sync::oneshot, task::JoinHandle, time};
 
-/// What one probe saw.
+/// The result of a probe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Report {
+pub struct ProbeReport {
     /// The interval between requests, in nanoseconds.
     pub interval_ns: u64,
-    /// Requests sent.
+    /// The number of requests sent.
     pub sent: u64,
-    /// Replies received.
+    /// The number of replies received.
     pub received: u64,
-    /// The longest time between two consecutive replies, in nanoseconds.
+    /// The longest gap between two consecutive replies, in nanoseconds; 0 with fewer than two replies.
     pub largest_gap_ns: u64,
-    /// The median time between two consecutive replies, in nanoseconds.
+    /// The median gap between two consecutive replies, in nanoseconds; 0 with fewer than two replies.
     pub median_gap_ns: u64,
 }
 
-/// A probe that is sending.
+/// A running probe.
 pub struct Probe {
     stop: oneshot::Sender<()>,
-    task: JoinHandle<io::Result<Report>>,
+    task: JoinHandle<io::Result<ProbeReport>>,
 }
 
 impl Probe {
-    /// Starts probing; returns when the first reply is in, or fails after `timeout`.
+    /// Starts a probe. Returns when the first reply has arrived; fails if none arrives within `timeout`.
     pub async fn start(target: Ipv4Addr, interval: Duration, timeout: Duration) -> io::Result<Self> {
         let (stop, stopped) = oneshot::channel();
         let (answered, first_reply) = oneshot::channel();
@@ -55,18 +55,18 @@ impl Probe {
             Ok(Ok(())) => Ok(probe),
             Ok(Err(_)) => {
                 probe.stop().await?;
-                Err(io::Error::other("the probe ended before a reply came"))
+                Err(io::Error::other("the probe ended before a reply arrived"))
             }
             Err(_) => {
                 probe.task.abort();
-                let text = format!("{target} answered no ICMP echo request within {} s", timeout.as_secs());
+                let text = format!("{target} did not answer a ping within {} s", timeout.as_secs());
                 Err(io::Error::new(io::ErrorKind::TimedOut, text))
             }
         }
     }
 
-    /// Ends the probe. Requests still unanswered are counted as lost.
-    pub async fn stop(self) -> io::Result<Report> {
+    /// Stops the probe and returns its report. Requests without a reply so far count as lost.
+    pub async fn stop(self) -> io::Result<ProbeReport> {
         let _ = self.stop.send(());
         self.task.await.map_err(io::Error::other)?
     }
@@ -77,18 +77,18 @@ async fn run(
     interval: Duration,
     answered: oneshot::Sender<()>,
     mut stop: oneshot::Receiver<()>,
-) -> io::Result<Report> {
+) -> io::Result<ProbeReport> {
     let mut ticker = time::interval(interval);
     ticker.set_missed_tick_behavior(time::MissedTickBehavior::Skip);
     let mut answered = Some(answered);
     let mut sent = 0u64;
-    // Each reply's sequence number and when the kernel received it, in nanoseconds.
+    // The kernel's receive timestamp of each reply, in nanoseconds.
     let mut replies: VecDeque<u64> = VecDeque::new();
     loop {
         tokio::select! {
             _ = &mut stop => break,
             _ = ticker.tick() => {
-                // Nobody may be there to answer: that is what is measured.
+                // Sending may fail while the guest is unreachable: that is what the probe measures.
                 if socket.send(sent as u16).is_ok() {
                     sent += 1;
                 }
@@ -106,10 +106,10 @@ async fn run(
     Ok(report(interval, sent, replies.make_contiguous()))
 }
 
-fn report(interval: Duration, sent: u64, replies_ns: &[u64]) -> Report {
+fn report(interval: Duration, sent: u64, replies_ns: &[u64]) -> ProbeReport {
     let mut gaps: Vec<u64> = replies_ns.windows(2).map(|w| w[1].saturating_sub(w[0])).collect();
     gaps.sort_unstable();
-    Report {
+    ProbeReport {
         interval_ns: interval.as_nanos() as u64,
         sent,
         received: replies_ns.len() as u64,
@@ -122,7 +122,7 @@ const ECHO_REQUEST: u8 = 8;
 const ECHO_REPLY: u8 = 0;
 const IPV4_HEADER_MIN: usize = 20;
 
-/// A raw ICMP socket that talks to one host.
+/// A raw ICMP socket for one target.
 struct Socket {
     fd: AsyncFd<OwnedFd>,
     target: SockaddrIn,
@@ -147,7 +147,8 @@ impl Socket {
         Ok(())
     }
 
-    /// Waits for a packet; when it came in, in nanoseconds, if it is a reply to this probe.
+    /// Waits for a packet. If it is a reply to this probe, returns the kernel's receive timestamp, in
+    /// nanoseconds.
     async fn receive(&self) -> io::Result<Option<u64>> {
         let mut guard = self.fd.readable().await?;
         match guard.try_io(|fd| receive(fd.as_raw_fd(), self.identifier)) {
@@ -172,7 +173,7 @@ fn receive(fd: i32, identifier: u16) -> io::Result<Option<u64>> {
     Ok(at_ns.filter(|_| is_reply(&packet[..len], identifier)))
 }
 
-/// An ICMP echo request (RFC 792) with eight bytes of payload.
+/// Builds an ICMP echo request (RFC 792) with eight bytes of payload.
 fn echo_request(identifier: u16, sequence: u16) -> [u8; 16] {
     let mut packet = [0u8; 16];
     packet[0] = ECHO_REQUEST;
@@ -185,7 +186,7 @@ fn echo_request(identifier: u16, sequence: u16) -> [u8; 16] {
     packet
 }
 
-/// Whether an IPv4 packet is an ICMP echo reply with this identifier.
+/// Returns whether an IPv4 packet is an ICMP echo reply with this identifier.
 fn is_reply(packet: &[u8], identifier: u16) -> bool {
     let header_len = packet.first().map_or(0, |b| usize::from(b & 0xf) * 4);
     header_len >= IPV4_HEADER_MIN
@@ -199,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_is_what_rfc_792_says() {
+    fn an_echo_request_follows_rfc_792() {
         let packet = echo_request(0x1234, 7);
         assert_eq!(packet[..8], [8, 0, 0xe5, 0xc4, 0x12, 0x34, 0, 7]);
         let sum: u32 = packet.chunks_exact(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum();
@@ -210,7 +211,7 @@ mod tests {
     fn only_replies_to_this_probe_count() {
         let mut packet = vec![0x45; 20];
         packet.extend(echo_request(9, 1));
-        assert!(!is_reply(&packet, 9), "a request is no reply");
+        assert!(!is_reply(&packet, 9), "a request is not a reply");
         packet[20] = ECHO_REPLY;
         assert!(is_reply(&packet, 9));
         assert!(!is_reply(&packet, 8));
@@ -221,9 +222,9 @@ mod tests {
     #[test]
     fn the_largest_gap_is_between_two_replies() {
         let ms = |n: u64| n * 1_000_000;
-        let seen = report(Duration::from_millis(10), 30, &[ms(0), ms(10), ms(20), ms(130), ms(140)]);
-        assert_eq!((seen.largest_gap_ns, seen.median_gap_ns), (ms(110), ms(10)));
-        assert_eq!((seen.sent, seen.received), (30, 5));
+        let measured = report(Duration::from_millis(10), 30, &[ms(0), ms(10), ms(20), ms(130), ms(140)]);
+        assert_eq!((measured.largest_gap_ns, measured.median_gap_ns), (ms(110), ms(10)));
+        assert_eq!((measured.sent, measured.received), (30, 5));
         assert_eq!(report(Duration::from_millis(10), 3, &[]).largest_gap_ns, 0);
     }
 }

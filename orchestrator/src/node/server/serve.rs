@@ -1,18 +1,18 @@
-//! The node process: carries out [`Call`]s until its standard input ends, then ends, and with it everything
-//! it started.
+//! The serving process of a node: carries out [`Call`]s until its standard input ends, then exits. Everything
+//! it started ends with it.
 //!
-//! It keeps no state but what it must own: processes, channels, the probe, emulated links, the netlink
-//! connection. What to start and in what order is the orchestrator's business.
+//! It holds only the state that it must own: processes, channels, the probe, emulated links, the netlink
+//! connection. It makes no decisions: the orchestrator decides what to start and in which order.
 
-use super::{frames::Frames, host::Host, isolate::RUN_DIR, probe::Probe, tcp_buffers::TcpBuffers};
+use super::{frames::FrameRelay, host::HostNetwork, isolate::RUN_DIR, probe::Probe, tcp_buffers::TcpBuffers};
 use crate::{
     host,
-    node::protocol::{self, Call, Facts, FromNode, Privilege, Spawn, ToNode, Traffic},
+    node::protocol::{self, Call, Facts, FromNode, Privilege, ProcessSpec, ToNode, Traffic},
 };
 use jiff::Timestamp;
 use netem::{
     Applied, Backend, LinkProfile, Netlink, Profile,
-    kernel::{Handle, Qdisc, Settings},
+    kernel::{Handle, Qdisc, QdiscSettings},
     userspace::{self, Emulator, Tun},
 };
 use nix::sys::prctl;
@@ -41,33 +41,35 @@ use tokio::{
     time,
 };
 
-/// The longest a remote orchestrator may say nothing; it does every [`ALIVE_INTERVAL`].
+/// How long a node on another host waits for the next message before it assumes that the orchestrator is
+/// gone. Keep-alives arrive every [`ALIVE_INTERVAL`].
 const SILENCE_LIMIT: Duration = Duration::from_secs(8);
 
-/// How often the orchestrator of a node on another host says that it is there.
+/// The interval at which the orchestrator sends keep-alives to a node on another host.
 pub const ALIVE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The name of the process of a node whose lab is complete, by which others know that ([`Call::Announce`]).
+/// The process name that a node gives itself when its lab is complete ([`Call::Announce`]), for other
+/// processes to see.
 pub const READY: &CStr = c"testbed-ready";
 
-/// From this, an emulator derives which packets it loses and so on.
+/// The seed of every link emulator; packet loss and other random choices are derived from it.
 const EMULATOR_SEED: u64 = 1;
 
-/// What a call came to; a failure is passed on in words.
-type Outcome = Result<Value, Box<dyn std::error::Error + Send + Sync>>;
+/// A call's return value; an error is sent to the orchestrator as text.
+type CallResult = Result<Value, Box<dyn std::error::Error + Send + Sync>>;
 
-/// Serves calls from standard input on standard output until input ends.
+/// Serves calls from standard input on standard output until the input ends.
 ///
-/// On another `host` than the orchestrator's it also ends, within ten seconds, when it hears nothing any
-/// more.
-pub async fn serve(privilege: Privilege, host: Option<Host>) -> io::Result<()> {
-    // Netlink requests are not `Send`, and need not be: the node has one thread.
+/// A node on another host than the orchestrator's has a `host` network. It also exits when no message has
+/// arrived for 8 s.
+pub async fn serve(privilege: Privilege, host: Option<HostNetwork>) -> io::Result<()> {
+    // Netlink requests are not `Send`, so the calls are handled on this one thread.
     LocalSet::new().run_until(serve_here(privilege, host)).await
 }
 
-async fn serve_here(privilege: Privilege, host: Option<Host>) -> io::Result<()> {
+async fn serve_here(privilege: Privilege, host: Option<HostNetwork>) -> io::Result<()> {
     let (out, mut outgoing) = mpsc::unbounded_channel::<FromNode>();
-    let node = Arc::new(Node {
+    let server = Arc::new(Server {
         privilege,
         host,
         out,
@@ -90,17 +92,17 @@ async fn serve_here(privilege: Privilege, host: Option<Host>) -> io::Result<()> 
         io::Result::Ok(())
     });
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
-    while let Some(line) = next_line(&mut lines, node.host.is_some()).await? {
+    while let Some(line) = next_line(&mut lines, server.host.is_some()).await? {
         match serde_json::from_str(&line).map_err(io::Error::other)? {
             ToNode::Call { id, call } => {
-                let node = Arc::clone(&node);
+                let server = Arc::clone(&server);
                 task::spawn_local(async move {
-                    let result = node.carry_out(call).await.map_err(|e| e.to_string());
-                    node.send(FromNode::Reply { id, result });
+                    let result = server.handle(call).await.map_err(|e| e.to_string());
+                    server.send(FromNode::Reply { id, result });
                 });
             }
             ToNode::Line { channel, text } => {
-                let sender = node.channels.lock().unwrap().get(&channel).cloned();
+                let sender = server.channels.lock().unwrap().get(&channel).cloned();
                 if let Some(sender) = sender {
                     let _ = sender.send(text);
                 }
@@ -112,8 +114,8 @@ async fn serve_here(privilege: Privilege, host: Option<Host>) -> io::Result<()> 
     Ok(())
 }
 
-/// The next message's line; none when the orchestrator is gone, or when one that is elsewhere has said
-/// nothing for so long that the way to it must be cut.
+/// Reads the line of the next message. Returns `None` at the end of the input, and for a remote orchestrator
+/// also after [`SILENCE_LIMIT`] without a message.
 async fn next_line(lines: &mut Lines<BufReader<Stdin>>, remote: bool) -> io::Result<Option<String>> {
     if !remote {
         return lines.next_line().await;
@@ -121,40 +123,43 @@ async fn next_line(lines: &mut Lines<BufReader<Stdin>>, remote: bool) -> io::Res
     time::timeout(SILENCE_LIMIT, lines.next_line()).await.unwrap_or(Ok(None))
 }
 
-struct Node {
+struct Server {
     privilege: Privilege,
-    /// The host's network, where it is not the orchestrator's host.
-    host: Option<Host>,
+    /// The network of the node's host, unless that is the orchestrator's host too.
+    host: Option<HostNetwork>,
     out: mpsc::UnboundedSender<FromNode>,
     netlink: Netlink,
     tcp_buffers: TcpBuffers,
-    /// By the name of this end of the link.
+    /// The link emulators, by the name of the link's end in this node.
     emulators: Mutex<HashMap<String, Emulator>>,
-    /// Numbers processes and channels.
+    /// The next number for a process or channel.
     next: AtomicU64,
+    /// The running processes; dropping a process's sender kills it.
     processes: Mutex<HashMap<u64, oneshot::Sender<()>>>,
+    /// Senders of the lines that are to be written to each channel.
     channels: Mutex<HashMap<u64, mpsc::UnboundedSender<String>>>,
     probe: AsyncMutex<Option<Probe>>,
 }
 
-impl Node {
-    /// Nobody listens any more only when the node is about to end.
+impl Server {
     fn send(&self, message: FromNode) {
+        // The receiver is closed only when the node is about to exit.
         let _ = self.out.send(message);
     }
 
-    fn number(&self) -> u64 {
+    fn next_number(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    async fn carry_out(self: &Arc<Self>, call: Call) -> Outcome {
+    async fn handle(self: &Arc<Self>, call: Call) -> CallResult {
         match call {
             Call::Facts => json(facts(self.privilege).await?),
             Call::Ping => json(()),
             Call::Announce => json(prctl::set_name(READY)?),
             Call::Spawn(spawn) => json(self.spawn(&spawn)?),
             Call::Kill { process } => {
-                // The receiver's task kills; a process that has ended has taken its entry with it.
+                // Dropping the sender makes the process's task kill it. The entry of a process that has
+                // exited is already gone.
                 drop(self.processes.lock().unwrap().remove(&process));
                 json(())
             }
@@ -168,7 +173,8 @@ impl Node {
                 json(self.netlink.set_up(&name).await?)
             }
             Call::Attach { parent, name } => {
-                let host = self.host.as_ref().ok_or("this node is on no host but the orchestrator's")?;
+                let host =
+                    self.host.as_ref().ok_or("only a node on another host can take over interfaces")?;
                 host.attach(&parent, &name).await?;
                 json(self.netlink.set_up(&name).await?)
             }
@@ -199,7 +205,7 @@ impl Node {
             Call::StartProbe { target, interval_ns, timeout_ms } => {
                 let mut probe = self.probe.lock().await;
                 if probe.is_some() {
-                    return Err("a probe is running already".into());
+                    return Err("a probe is already running".into());
                 }
                 let (interval, timeout) =
                     (Duration::from_nanos(interval_ns), Duration::from_millis(timeout_ms));
@@ -213,28 +219,29 @@ impl Node {
         }
     }
 
-    fn spawn(self: &Arc<Self>, spawn: &Spawn) -> io::Result<u64> {
-        let network = spawn.frames_of.as_deref().map(Frames::open).transpose()?;
+    /// Starts a process and the tasks that forward its output and report its exit. Returns its number.
+    fn spawn(self: &Arc<Self>, spec: &ProcessSpec) -> io::Result<u64> {
+        let network = spec.frames_of.as_deref().map(FrameRelay::open).transpose()?;
         let (frames, socket) = network.unzip();
-        let mut child = Command::new(&spawn.program)
-            .args(spawn.args.iter().map(|arg| fill_in(arg, socket.as_ref())))
+        let mut child = Command::new(&spec.program)
+            .args(spec.args.iter().map(|arg| fill_in_descriptor(arg, socket.as_ref())))
             .current_dir(RUN_DIR)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
-            .map_err(|e| io::Error::new(e.kind(), format!("cannot start {}: {e}", spawn.program)))?;
+            .map_err(|e| io::Error::new(e.kind(), format!("cannot start {}: {e}", spec.program)))?;
         drop(socket);
         let relay = frames.map(|frames| task::spawn_local(frames.relay()));
-        let process = self.number();
+        let process = self.next_number();
         let (keep, killed) = oneshot::channel();
         self.processes.lock().unwrap().insert(process, keep);
         let outputs = [
-            tokio::spawn(Arc::clone(self).pass_output(process, child.stdout.take())),
-            tokio::spawn(Arc::clone(self).pass_output(process, child.stderr.take())),
+            tokio::spawn(Arc::clone(self).forward_output(process, child.stdout.take())),
+            tokio::spawn(Arc::clone(self).forward_output(process, child.stderr.take())),
         ];
-        let node = Arc::clone(self);
+        let server = Arc::clone(self);
         tokio::spawn(async move {
             let status = wait_or_kill(&mut child, killed).await;
             for output in outputs {
@@ -243,13 +250,13 @@ impl Node {
             if let Some(relay) = relay {
                 relay.abort();
             }
-            node.processes.lock().unwrap().remove(&process);
-            node.send(FromNode::Exited { process, status });
+            server.processes.lock().unwrap().remove(&process);
+            server.send(FromNode::Exited { process, status });
         });
         Ok(process)
     }
 
-    async fn pass_output(self: Arc<Self>, process: u64, from: Option<impl AsyncRead + Unpin>) {
+    async fn forward_output(self: Arc<Self>, process: u64, from: Option<impl AsyncRead + Unpin>) {
         let Some(from) = from else { return };
         let mut from = BufReader::new(from);
         let mut line = Vec::new();
@@ -260,16 +267,19 @@ impl Node {
         }
     }
 
+    /// Connects to a process's Unix socket and starts the tasks that carry its lines. Returns the channel's
+    /// number.
     async fn connect(self: &Arc<Self>, process: u64, path: &Path, timeout: Duration) -> io::Result<u64> {
         let stream = time::timeout(timeout, async {
-            // Whoever asked may have given up; the socket of the next process there is not for them.
+            // Stop when the process has exited: a later process may listen on the same path, and its socket
+            // is not the one asked for.
             while self.processes.lock().unwrap().contains_key(&process) {
                 match UnixStream::connect(path).await {
                     Ok(stream) => return Ok(stream),
                     Err(_not_there_yet) => time::sleep(Duration::from_millis(2)).await,
                 }
             }
-            Err(io::Error::other(format!("the process that should listen on {} has ended", path.display())))
+            Err(io::Error::other(format!("the process that should listen on {} has exited", path.display())))
         });
         let stream = stream.await.map_err(|_| {
             io::Error::new(
@@ -278,7 +288,7 @@ impl Node {
             )
         })??;
         let (read, mut write) = stream.into_split();
-        let channel = self.number();
+        let channel = self.next_number();
         let (lines, mut to_write) = mpsc::unbounded_channel::<String>();
         self.channels.lock().unwrap().insert(channel, lines);
         tokio::spawn(async move {
@@ -289,17 +299,17 @@ impl Node {
                 }
             }
         });
-        let node = Arc::clone(self);
+        let server = Arc::clone(self);
         tokio::spawn(async move {
             let mut read = BufReader::new(read);
             let mut line = Vec::new();
             while read.read_until(b'\n', &mut line).await.is_ok_and(|n| n > 0) {
                 let text = String::from_utf8_lossy(&line).trim_end().to_string();
-                node.send(FromNode::Line { channel, text });
+                server.send(FromNode::Line { channel, text });
                 line.clear();
             }
-            node.channels.lock().unwrap().remove(&channel);
-            node.send(FromNode::Closed { channel });
+            server.channels.lock().unwrap().remove(&channel);
+            server.send(FromNode::Closed { channel });
         });
         Ok(channel)
     }
@@ -320,7 +330,7 @@ impl Node {
     async fn traffic(&self, interface: &str) -> Result<Traffic, Box<dyn std::error::Error + Send + Sync>> {
         if let Some(emulator) = self.emulators.lock().unwrap().get(interface) {
             if !emulator.is_alive() {
-                return Err("the link emulator has ended".into());
+                return Err("the link emulator has stopped".into());
             }
             let [forward, backward] = emulator.statistics();
             return Ok(Traffic {
@@ -331,7 +341,7 @@ impl Node {
         }
         let counters = self.netlink.counters(interface).await?;
         let qdiscs = self.netlink.show(interface).await?;
-        let ours = |q: &&Qdisc| q.parent == Handle::ROOT && q.settings != Settings::Other;
+        let ours = |q: &&Qdisc| q.parent == Handle::ROOT && q.settings != QdiscSettings::Other;
         let root = qdiscs.iter().find(ours);
         Ok(Traffic {
             sent_bytes: root.map_or(counters.tx_bytes, |q| q.statistics.sent_bytes),
@@ -341,7 +351,7 @@ impl Node {
     }
 }
 
-/// What a node with this privilege says of itself.
+/// Collects the facts about this host, for a node with this privilege.
 pub async fn facts(privilege: Privilege) -> Result<Facts, Box<dyn std::error::Error + Send + Sync>> {
     let memory = host::memory()?;
     Ok(Facts {
@@ -359,12 +369,13 @@ pub async fn facts(privilege: Privilege) -> Result<Facts, Box<dyn std::error::Er
     })
 }
 
-/// Waits for the process to end, killing it when the other end of `killed` is dropped.
+/// Waits until the process exits, and kills it when the sender of `killed` is dropped. Returns its exit
+/// status as text.
 async fn wait_or_kill(child: &mut Child, killed: oneshot::Receiver<()>) -> String {
     let status = tokio::select! {
         status = child.wait() => status,
         _ = killed => {
-            // It may have ended in this very moment; either way the wait below has its status.
+            // The process may have exited just now; either way `wait` returns its status.
             let _ = child.start_kill();
             child.wait().await
         }
@@ -372,11 +383,12 @@ async fn wait_or_kill(child: &mut Child, killed: oneshot::Receiver<()>) -> Strin
     status.map_or_else(|e| e.to_string(), |s| s.to_string())
 }
 
-fn json(value: impl Serialize) -> Outcome {
+fn json(value: impl Serialize) -> CallResult {
     Ok(serde_json::to_value(value)?)
 }
 
-fn fill_in(arg: &str, socket: Option<&OwnedFd>) -> String {
+/// Replaces [`protocol::FRAMES`] in an argument with the socket's descriptor number.
+fn fill_in_descriptor(arg: &str, socket: Option<&OwnedFd>) -> String {
     match socket {
         Some(socket) => arg.replace(protocol::FRAMES, &socket.as_raw_fd().to_string()),
         None => arg.into(),

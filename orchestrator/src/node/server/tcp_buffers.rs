@@ -1,13 +1,14 @@
-//! How far TCP's buffers may grow in a node's network namespace.
+//! The limits of TCP's buffers in a node's network namespace.
 //!
-//! One TCP stream has at most a buffer's worth of data under way, so a link with a long round trip needs
-//! buffers of more than its rate times its round trip; the kernel's usual limits end at some 30 MB/s with a
-//! round trip of 80 ms. Raising the limits is what people do who tune such links. Autotuning still decides
-//! how much of it a connection takes.
+//! A TCP stream has at most one buffer of data in flight, so a link with a long round trip needs buffers
+//! larger than its bandwidth-delay product; with the kernel's usual limits, a stream reaches some 30 MB/s at
+//! a round trip of 80 ms. Raising the limits is the usual tuning for such links. Autotuning still decides how
+//! much buffer each connection uses.
 
 use std::{fs, io};
 
-/// The limits of what a socket receives and sends: least, default and most, in bytes.
+/// The kernel's settings for receive and send buffers; each has three values in bytes: minimum, default and
+/// maximum.
 const SETTINGS: [&str; 2] = ["/proc/sys/net/ipv4/tcp_rmem", "/proc/sys/net/ipv4/tcp_wmem"];
 
 /// The limits of this process's network namespace.
@@ -16,20 +17,21 @@ pub struct TcpBuffers {
 }
 
 impl TcpBuffers {
-    /// Those in force now are kept as the original ones. None are known where they cannot be read.
+    /// Reads the current limits and keeps them as the original ones. Limits that cannot be read stay unknown.
     pub fn read() -> Self {
         Self { original: SETTINGS.map(|path| read(path).unwrap_or_default()) }
     }
 
-    /// Lets buffers grow to at least so many bytes; with 0, as far as originally.
+    /// Raises the maximum sizes to at least `bytes`; 0 restores the original ones. They are never lowered
+    /// below the original.
     ///
     /// # Errors
     ///
-    /// When a limit has to change and cannot be read or written: `/proc/sys` may be read-only in a container.
+    /// If a limit has to change and cannot be read or written: `/proc/sys` may be read-only in a container.
     pub fn allow(&self, bytes: u64) -> io::Result<()> {
         for (path, original) in SETTINGS.into_iter().zip(&self.original) {
             let wanted = match original[..] {
-                [least, usual, most] => [least, usual, bytes.max(most)],
+                [minimum, default, maximum] => [minimum, default, bytes.max(maximum)],
                 _ if bytes == 0 => continue,
                 _ => return Err(io::Error::other(format!("cannot read {path}"))),
             };
@@ -54,7 +56,7 @@ mod tests {
     use netem::Namespace;
 
     #[test]
-    fn buffers_may_grow_further_and_then_as_far_as_before() {
+    fn limits_are_raised_and_restored() {
         let namespace = match Namespace::new() {
             Ok(namespace) => namespace,
             Err(error) => {
@@ -62,7 +64,7 @@ mod tests {
                 return;
             }
         };
-        let most = |bytes| {
+        let maximum = |bytes| {
             let limits = namespace.run(|| {
                 let buffers = TcpBuffers::read();
                 buffers.allow(bytes)?;
@@ -73,8 +75,8 @@ mod tests {
             });
             limits.unwrap()
         };
-        assert_eq!(most(1 << 30).0, [1 << 30; 2]);
-        let (raised, original) = most(1);
-        assert_eq!(raised, original, "buffers are never made smaller");
+        assert_eq!(maximum(1 << 30).0, [1 << 30; 2]);
+        let (raised, original) = maximum(1);
+        assert_eq!(raised, original, "limits are never lowered");
     }
 }

@@ -1,19 +1,21 @@
-//! A program of the user's in a node, or on a host, as if it were started there: what `testbed lab shell`
-//! does.
+//! A user's program in a node, or on a host, as if it had been started there: the implementation of
+//! `testbed lab shell`.
 //!
 //! ```text
 //! testbed lab shell ── testbed enter (joins the namespaces) ── testbed enter (inside) ── the program
 //! ```
 //!
-//! The second process is needed since only children get to be members of a PID namespace that is joined. It
-//! has a mount namespace of its own, so that `/proc` shows the node's processes alone, and a host name of its
-//! own, which most shells have in their prompt: the node's name.
+//! The second process is needed because a process that joins a PID namespace does not become a member itself;
+//! only its children do. The second process has its own mount namespace, so that `/proc` shows only the
+//! node's processes, and its own host name, the node's name, which most shells show in their prompt.
 //!
-//! On a terminal, the process inside and the program are a process group of their own in the foreground, as
-//! shells want it: the terminal's keys reach the program alone. The process inside survives them; a program
-//! that Ctrl-Z stops is let go on, since nobody could do that for it. When any of them ends, however it ends,
-//! the program ends with it; and when the program ends, so does what it has started and left, also what it
-//! has put into the background. Where the process inside is killed itself, that ends with its run.
+//! On a terminal, the process inside and the program form a process group of their own in the foreground, as
+//! shells expect: keys such as Ctrl-C reach only this group. The process inside survives their signals. A
+//! program stopped by Ctrl-Z is resumed at once, since no shell could resume it.
+//!
+//! When any process of the chain ends, for whatever reason, the program is killed. When the program ends, all
+//! its descendants are killed, including background jobs. Only if the process inside is killed do the
+//! descendants live until the run ends.
 
 use super::isolate;
 use crate::sys;
@@ -50,40 +52,40 @@ use std::{
     time::Duration,
 };
 
-/// The shell where `SHELL` names none.
+/// The default shell, if `SHELL` is not set.
 const SHELL: &str = "/bin/sh";
 
-/// Where the administrator's programs are, which an ordinary user's search path may not have.
-const ADMINISTRATORS: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
+/// The directories of administration programs, which may be missing from an ordinary user's `PATH`.
+const ADMIN_DIRS: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 
-/// Exit codes as shells have them.
+// Exit codes that shells use: program not found, not executable, and killed by a signal (plus its number).
 const NOT_FOUND: u8 = 127;
 const CANNOT_RUN: u8 = 126;
-const BY_SIGNAL: u8 = 128;
+const SIGNAL_BASE: u8 = 128;
 
-/// Why a program could not be run in a node.
+/// An error running a program in a node.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The node's namespaces are out of reach.
+    /// The node's namespaces could not be entered.
     #[error(transparent)]
     Isolate(#[from] isolate::Error),
     /// The node ended before the program was started.
-    #[error("{0} is gone: its run, or the shell's lab, has ended")]
+    #[error("{0} is gone: its run, or the shell's temporary lab, has ended")]
     Gone(String),
-    /// The program cannot be run.
+    /// The program could not be started.
     #[error("cannot run {program}: {source}")]
     Program {
-        /// The program.
+        /// The program as given by the user, or the shell.
         program: String,
-        /// Why not.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// The system refused something else.
+    /// Another system call failed.
     #[error("cannot {what}: {source}")]
     System {
-        /// What was attempted.
+        /// The operation as a verb phrase that completes "cannot".
         what: &'static str,
-        /// Why not.
+        /// The operating system's error.
         source: io::Error,
     },
 }
@@ -93,7 +95,8 @@ fn system<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Error {
 }
 
 impl Error {
-    /// The exit code that shells have for it, where they have one.
+    /// Returns the exit code that shells use for this error: 127 for a program that is not found, 126 for
+    /// one that cannot be run, none for other errors.
     pub fn exit_code(&self) -> Option<u8> {
         match self {
             Self::Program { source, .. } if source.kind() == io::ErrorKind::NotFound => Some(NOT_FOUND),
@@ -103,92 +106,98 @@ impl Error {
     }
 }
 
-/// A program's end in a node.
+/// The end of a program in a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ended {
-    /// Its exit code.
+pub struct SessionEnd {
+    /// The exit code of the program, as [`exit_code`] defines it.
     pub code: u8,
-    /// Whether the node ended first, and took the program with it.
-    pub with_its_node: bool,
+    /// Whether the node ended first and the program was killed with it.
+    pub killed_with_node: bool,
 }
 
-/// What is to be run, and where.
+/// A program to run in a node or on a host.
 #[derive(Debug)]
-pub struct Visit {
-    /// The node's name.
+pub struct NodeSession {
+    /// The name of the node; becomes the host name.
     pub node: String,
-    /// The node's process; none for the host itself.
+    /// The PID of the node's serving process, or `None` to run the program on the host itself.
     pub pid: Option<u32>,
-    /// Whether whoever asked is at the other end of standard output, so that the program ends when that is
-    /// closed.
+    /// Whether the user is on another host, at the other end of standard output. If it is closed, the program
+    /// is killed.
     pub remote: bool,
-    /// The program and its arguments; the user's shell without.
+    /// The program and its arguments; empty for the user's shell.
     pub program: Vec<OsString>,
 }
 
-/// What a process's end comes to as an exit code, as shells have it.
+/// Converts an exit status to an exit code as shells do: 128 plus the signal's number for a process that was
+/// killed by a signal.
 pub fn exit_code(status: ExitStatus) -> u8 {
     status
         .code()
-        .map_or_else(|| BY_SIGNAL.saturating_add(status.signal().unwrap_or(0) as u8), |code| code as u8)
+        .map_or_else(|| SIGNAL_BASE.saturating_add(status.signal().unwrap_or(0) as u8), |code| code as u8)
 }
 
-impl Visit {
-    /// Enters the node and runs the program there. Must be called while the process has a single thread,
-    /// which it has from then on.
-    pub fn enter(&self) -> Result<Ended, Error> {
+impl NodeSession {
+    /// Enters the node and runs the program there through a second process. Waits until that exits.
+    ///
+    /// Must be called while this process has a single thread, and starts no other.
+    pub fn enter(&self) -> Result<SessionEnd, Error> {
         let parent = getppid();
-        let terminal = Terminal::now();
-        let here = env::current_dir();
+        let terminal = Terminal::save();
+        let current_dir = env::current_dir();
         if let Some(pid) = self.pid {
             isolate::join(
                 pid,
                 CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS,
             )?;
         }
-        // Not before: whoever becomes another user is forgotten to be ended.
+        // Only after joining: the kernel clears the parent-death signal when a process changes its user.
         isolate::die_with_parent()?;
         if getppid() != parent {
-            return Ok(Ended { code: BY_SIGNAL + Signal::SIGKILL as u8, with_its_node: false });
+            return Ok(SessionEnd { code: SIGNAL_BASE + Signal::SIGKILL as u8, killed_with_node: false });
         }
-        sys::outlive_interrupts().map_err(system("handle interrupts"))?;
-        let (theirs, mut ours) = UnixStream::pair().map_err(system("make a pair of sockets"))?;
-        fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty())).map_err(system("pass a socket on"))?;
+        sys::survive_terminal_signals().map_err(system("handle interrupts"))?;
+        let (theirs, mut ours) = UnixStream::pair().map_err(system("create a socket pair"))?;
+        fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty())).map_err(system("make a socket inheritable"))?;
         let mut command = Command::new("/proc/self/exe");
         command.arg0("testbed").args(["enter", &self.node, "--lifeline", &theirs.as_raw_fd().to_string()]);
         command.args(self.remote.then_some("--remote"));
-        command.args(terminal.is_ours().then_some("--foreground"));
+        command.args(terminal.is_foreground().then_some("--foreground"));
         command.args(self.pid.map(|pid| format!("--pid={pid}")));
         command.arg("--").args(&self.program);
-        if let Ok(here) = here.and_then(|here| fs::metadata(&here).map(|_| here)) {
-            command.current_dir(here);
+        // The directory may not exist in the node's mount namespace.
+        if let Ok(dir) = current_dir.and_then(|dir| fs::metadata(&dir).map(|_| dir)) {
+            command.current_dir(dir);
         }
         let status = command.status().map_err(system("start a process in the node"))?;
         terminal.restore();
-        let with_its_node = status.signal() == Some(Signal::SIGKILL as i32) && self.pid.is_some();
+        let killed_with_node = status.signal() == Some(Signal::SIGKILL as i32) && self.pid.is_some();
         drop(theirs);
         let was_started = ours.set_nonblocking(true).is_ok() && ours.read_exact(&mut [0]).is_ok();
-        if with_its_node && !was_started {
+        if killed_with_node && !was_started {
             return Err(Error::Gone(self.node.clone()));
         }
-        Ok(Ended { code: exit_code(status), with_its_node })
+        Ok(SessionEnd { code: exit_code(status), killed_with_node })
     }
 
-    /// Runs the program, in the process inside; its exit code. It ends when nobody holds the other end of
-    /// `lifeline` any more, where a byte says that it is being started. It is to have the terminal, if
-    /// whoever asked is in the terminal's `foreground`.
-    pub fn serve(&self, lifeline: RawFd, foreground: bool) -> Result<u8, Error> {
+    /// Runs the program; called in the process inside. Returns the program's exit code.
+    ///
+    /// `lifeline` is a socket inherited from the first process. A byte is written to it when the program is
+    /// about to start, and the program is killed when its other end is closed. `foreground` says whether the
+    /// first process is in the terminal's foreground process group; if it is, the program gets the terminal.
+    pub fn run_inside(&self, lifeline: RawFd, foreground: bool) -> Result<u8, Error> {
         let mut lifeline = UnixStream::from(sys::inherited(lifeline).map_err(system("use the socket"))?);
-        prctl::set_child_subreaper(true).map_err(system("look after what the program leaves"))?;
-        self.furnish().map_err(system("make a mount and a host name of the shell's own"))?;
-        sys::outlive_interrupts().map_err(system("handle interrupts"))?;
+        // Orphaned descendants become children of this process, which `kill_descendants` relies on.
+        prctl::set_child_subreaper(true).map_err(system("become a subreaper"))?;
+        self.set_up_namespaces().map_err(system("set up the shell's mount namespace and host name"))?;
+        sys::survive_terminal_signals().map_err(system("handle interrupts"))?;
         if foreground {
-            own_group();
+            lead_foreground_group();
         }
         let mut command = self.command();
         sys::die_with_parent(&mut command);
-        // Before: of a program that may have begun, nobody shall believe that it has not. No reader, no
-        // matter.
+        // Before the program starts, so that a program that may have started is never reported as not
+        // started. A failure is harmless: then nobody reads it.
         let _ = lifeline.write_all(&[1]);
         let child = command.spawn().map_err(|source| Error::Program {
             program: command.get_program().display().to_string(),
@@ -196,16 +205,16 @@ impl Visit {
         })?;
         let (pid, remote) = (Pid::from_raw(child.id().cast_signed()), self.remote);
         thread::spawn(move || {
-            wait_for_end(&lifeline, remote);
+            wait_for_hangup(&lifeline, remote);
             let _ = kill(pid, Signal::SIGKILL);
         });
         let code = wait(pid).map_err(system("wait for the program"))?;
-        end_descendants();
+        kill_descendants();
         Ok(code)
     }
 
-    /// A host name that is the node's, and a `/proc` with its processes.
-    fn furnish(&self) -> Result<(), Errno> {
+    /// Sets the host name to the node's, and mounts a `/proc` that shows the node's processes.
+    fn set_up_namespaces(&self) -> Result<(), Errno> {
         let mounts = if self.pid.is_some() { CloneFlags::CLONE_NEWNS } else { CloneFlags::empty() };
         unshare(CloneFlags::CLONE_NEWUTS | mounts)?;
         sethostname(&self.node)?;
@@ -213,7 +222,8 @@ impl Visit {
             let none: Option<&str> = None;
             mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
             let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-            // In some containers an ordinary user may not; then `/proc` shows more than the node.
+            // Not permitted to ordinary users in some containers; then `/proc` shows more than the node's
+            // processes.
             let _ = mount(Some("proc"), "/proc", Some("proc"), flags, none);
         }
         Ok(())
@@ -236,25 +246,25 @@ impl Visit {
     }
 }
 
-/// The search path, with where the administrator's programs are.
+/// Returns this search path with the missing [`ADMIN_DIRS`] appended.
 fn search_path(path: &str) -> String {
-    let there: Vec<&str> = path.split(':').filter(|folder| !folder.is_empty()).collect();
-    let missing = ADMINISTRATORS.into_iter().filter(|folder| !there.contains(folder));
-    there.iter().copied().chain(missing).collect::<Vec<_>>().join(":")
+    let present: Vec<&str> = path.split(':').filter(|folder| !folder.is_empty()).collect();
+    let missing = ADMIN_DIRS.into_iter().filter(|folder| !present.contains(folder));
+    present.iter().copied().chain(missing).collect::<Vec<_>>().join(":")
 }
 
-/// Makes this process the leader of a process group, and brings that to the foreground of the terminal. The
-/// group that it was in is out of sight in a PID namespace, and some shells despair of that.
-fn own_group() {
+/// Makes this process the leader of a new process group and puts that in the terminal's foreground. The
+/// previous group is not visible in the PID namespace, which makes some shells exit.
+fn lead_foreground_group() {
     let Ok(terminal) = File::options().read(true).write(true).open("/dev/tty") else { return };
     if setpgid(Pid::from_raw(0), Pid::from_raw(0)).is_ok() {
-        to_foreground(&terminal, getpgrp());
+        set_foreground_group(&terminal, getpgrp());
     }
 }
 
-/// Makes a process group the one that the terminal's keys reach.
-fn to_foreground(terminal: &File, group: Pid) {
-    // Else one who is not in the foreground is stopped for it.
+/// Puts a process group in the terminal's foreground.
+fn set_foreground_group(terminal: &File, group: Pid) {
+    // A background process that calls tcsetpgrp is stopped by SIGTTOU unless it blocks the signal.
     let mut background = SigSet::empty();
     background.add(Signal::SIGTTOU);
     if background.thread_block().is_ok() {
@@ -263,13 +273,13 @@ fn to_foreground(terminal: &File, group: Pid) {
     }
 }
 
-/// Waits for the program to end; its exit code.
+/// Waits until the program exits. Returns its exit code.
 fn wait(program: Pid) -> Result<u8, Errno> {
     loop {
         match waitpid(program, Some(WaitPidFlag::WUNTRACED)) {
             Ok(WaitStatus::Exited(_, code)) => return Ok(code as u8),
-            Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(BY_SIGNAL + signal as u8),
-            // By the terminal's key: it goes on, with what it may have started.
+            Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(SIGNAL_BASE + signal as u8),
+            // Ctrl-Z: resume the whole process group.
             Ok(WaitStatus::Stopped(_, Signal::SIGTSTP)) => {
                 let _ = kill(Pid::from_raw(0), Signal::SIGCONT);
             }
@@ -279,12 +289,12 @@ fn wait(program: Pid) -> Result<u8, Errno> {
     }
 }
 
-/// Waits until nobody is interested any more.
-fn wait_for_end(lifeline: &UnixStream, remote: bool) {
+/// Waits until the other end of the lifeline is closed, or, for a remote user, standard output.
+fn wait_for_hangup(lifeline: &UnixStream, remote: bool) {
     let stdout = io::stdout();
     let mut watched = vec![PollFd::new(lifeline.as_fd(), PollFlags::empty())];
     if remote {
-        // The end of a session that has no terminal shows here alone.
+        // The only sign that an SSH session without a terminal has ended.
         watched.push(PollFd::new(stdout.as_fd(), PollFlags::empty()));
     }
     let ended = |fd: &PollFd| fd.any() == Some(true) || fd.revents().is_some_and(|events| !events.is_empty());
@@ -295,8 +305,8 @@ fn wait_for_end(lifeline: &UnixStream, remote: bool) {
     }
 }
 
-/// Kills whatever has come of this process, and waits until it is gone.
-fn end_descendants() {
+/// Kills all descendants of this process and waits until they are gone.
+fn kill_descendants() {
     loop {
         for pid in descendants().unwrap_or_default() {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
@@ -309,19 +319,19 @@ fn end_descendants() {
     }
 }
 
-/// The processes below this one, by their numbers in its PID namespace. Those that are orphaned come to be
-/// its children.
+/// Returns the PIDs of this process's descendants, in its own PID namespace. Orphans are included, since this
+/// process is their subreaper.
 fn descendants() -> Option<Vec<i32>> {
-    let us = Listed::read("self")?;
-    // `/proc` may be of a namespace further out, and then has more than one number for each.
+    let us = ProcStatus::read("self")?;
+    // If `/proc` belongs to an outer PID namespace, each process has several PIDs.
     let depth = us.numbers.len() - 1;
     let entries = fs::read_dir("/proc").ok()?.flatten();
-    let all: HashMap<i32, Listed> = entries
-        .filter_map(|entry| Listed::read(entry.file_name().to_str()?))
-        .map(|listed| (listed.pid, listed))
+    let all: HashMap<i32, ProcStatus> = entries
+        .filter_map(|entry| ProcStatus::read(entry.file_name().to_str()?))
+        .map(|process| (process.pid, process))
         .collect();
     let below = |mut pid: i32| {
-        while let Some(parent) = all.get(&pid).map(|listed| listed.parent) {
+        while let Some(parent) = all.get(&pid).map(|process| process.parent) {
             if parent == us.pid {
                 return true;
             }
@@ -329,19 +339,19 @@ fn descendants() -> Option<Vec<i32>> {
         }
         false
     };
-    let found = all.values().filter(|listed| below(listed.pid));
-    Some(found.filter_map(|listed| listed.numbers.get(depth).copied()).collect())
+    let found = all.values().filter(|process| below(process.pid));
+    Some(found.filter_map(|process| process.numbers.get(depth).copied()).collect())
 }
 
-/// A process as `/proc` lists it.
-struct Listed {
+/// The fields of `/proc/PID/status` that are needed here.
+struct ProcStatus {
     pid: i32,
     parent: i32,
-    /// Its number in the PID namespace of `/proc`, and in each one further in that it is in.
+    /// The process's PID in the PID namespace of `/proc` and in each nested one down to its own.
     numbers: Vec<i32>,
 }
 
-impl Listed {
+impl ProcStatus {
     fn read(entry: &str) -> Option<Self> {
         let status = fs::read_to_string(format!("/proc/{entry}/status")).ok()?;
         let field = |name: &str| {
@@ -354,11 +364,11 @@ impl Listed {
     }
 }
 
-/// The terminal, as it is before a shell that may not leave it so.
+/// The state of the controlling terminal, saved before a program that may change it.
 struct Terminal(Option<(File, Termios, Pid)>);
 
 impl Terminal {
-    fn now() -> Self {
+    fn save() -> Self {
         let open = || {
             let terminal = File::options().read(true).write(true).open("/dev/tty").ok()?;
             let (settings, group) = (tcgetattr(&terminal).ok()?, tcgetpgrp(&terminal).ok()?);
@@ -367,18 +377,18 @@ impl Terminal {
         Self(open())
     }
 
-    /// Whether its keys reach this process.
-    fn is_ours(&self) -> bool {
+    /// Returns whether this process was in the foreground process group.
+    fn is_foreground(&self) -> bool {
         self.0.as_ref().is_some_and(|(_, _, group)| *group == getpgrp())
     }
 
-    /// Puts it back: its settings, and whom its keys reach.
+    /// Restores the terminal's settings and its foreground process group, if that was this process's group.
     fn restore(&self) {
         let Some((terminal, settings, group)) = &self.0 else { return };
-        if !self.is_ours() {
+        if !self.is_foreground() {
             return;
         }
-        to_foreground(terminal, *group);
+        set_foreground_group(terminal, *group);
         let _ = tcsetattr(terminal, SetArg::TCSADRAIN, settings);
     }
 }
@@ -388,13 +398,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_search_path_gets_what_it_lacks() {
+    fn missing_admin_directories_are_appended_to_the_search_path() {
         assert_eq!(search_path("/usr/bin:/sbin:/bin"), "/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/sbin");
         assert_eq!(search_path(""), "/usr/local/sbin:/usr/sbin:/sbin");
     }
 
     #[test]
-    fn children_and_theirs_are_found() {
+    fn children_and_grandchildren_are_found() {
         let mut child = Command::new("sh").args(["-c", "sleep 60 & wait"]).spawn().unwrap();
         let found = || descendants().unwrap();
         let pid = child.id().cast_signed();

@@ -3,7 +3,8 @@ use crate::matrix::File;
 
 const MB: u64 = 1_000_000;
 
-/// The reference experiment: 472 MB at once, a working set of one second, 120 MB/s, a limit of 30 ms.
+/// Returns the reference experiment: 472 MB of memory, a working set of one second's dirtying, a bandwidth of
+/// 120 MB/s and a downtime limit of 30 ms.
 fn reference(rate_mb: u64) -> Input {
     Input {
         memory: Bytes::new(472 * MB),
@@ -14,7 +15,7 @@ fn reference(rate_mb: u64) -> Input {
         timeout: Span::from_secs(60),
         max_passes: None,
         stall_passes: None,
-        reading: Reading::EndOfPass,
+        bitmap_sync: BitmapSync::EndOfPass,
     }
 }
 
@@ -31,10 +32,10 @@ fn the_textbook_reproduces_the_figures_of_the_design() {
 }
 
 #[test]
-fn qemus_way_of_reading_moves_about_the_same_in_more_passes() {
+fn reading_the_bitmap_like_qemu_sends_about_the_same_in_more_passes() {
     for rate in [16, 32, 48, 64, 80, 96] {
         let textbook = Input { downtime_limit: Span::from_millis(300), ..reference(rate) };
-        let qemu = Input { reading: Reading::BelowLimit, ..textbook };
+        let qemu = Input { bitmap_sync: BitmapSync::BelowLimit, ..textbook };
         let ratio = moved_mb(qemu) as f64 / moved_mb(textbook) as f64;
         assert!((0.95..1.25).contains(&ratio), "{rate}: {ratio}");
         assert!(qemu.predict().passes >= textbook.predict().passes, "{rate}");
@@ -42,7 +43,7 @@ fn qemus_way_of_reading_moves_about_the_same_in_more_passes() {
     }
 }
 
-/// Measured on the reference machine with QEMU 10.0.2 (DESIGN, "known facts").
+/// The figures were measured on the reference host with QEMU 10.0.2.
 #[test]
 fn measured_migrations_lie_within_a_sixth_of_the_prediction() {
     let tight = "guest: { ballast: 360MiB }\nlink: { rate: 985mbit }\nmigrate: { downtime_limit: 100ms }";
@@ -69,8 +70,8 @@ fn measured_migrations_lie_within_a_sixth_of_the_prediction() {
 }
 
 #[test]
-fn nothing_converges_above_the_bandwidth_unless_the_working_set_fits_into_the_limit() {
-    let fast = Input { reading: Reading::BelowLimit, ..reference(121) };
+fn above_the_bandwidth_a_migration_converges_only_if_its_working_set_fits_into_the_limit() {
+    let fast = Input { bitmap_sync: BitmapSync::BelowLimit, ..reference(121) };
     let prediction = fast.predict();
     assert_eq!((prediction.outcome, prediction.reason), (Outcome::NotConverged, Some(Reason::Deadline)));
     assert_eq!(prediction.total_time, Span::from_secs(60));
@@ -83,7 +84,7 @@ fn nothing_converges_above_the_bandwidth_unless_the_working_set_fits_into_the_li
 }
 
 #[test]
-fn each_way_to_give_up_is_named() {
+fn each_reason_to_give_up_is_reported() {
     let stalled = Input { stall_passes: Some(3), ..reference(200) }.predict();
     assert_eq!(stalled.reason, Some(Reason::Stall));
     assert!(stalled.total_time < Span::from_secs(60));
@@ -96,10 +97,10 @@ fn each_way_to_give_up_is_named() {
 }
 
 #[test]
-fn a_change_in_the_middle_counts_from_its_time_on() {
-    let stuck = Input { stall_passes: Some(3), reading: Reading::BelowLimit, ..reference(128) };
+fn a_scheduled_change_takes_effect_at_its_time() {
+    let stuck = Input { stall_passes: Some(3), bitmap_sync: BitmapSync::BelowLimit, ..reference(128) };
     assert_eq!(stuck.predict().reason, Some(Reason::Stall));
-    let change = |seconds, rate, bandwidth| Change {
+    let change = |seconds, rate, bandwidth| ScheduledChange {
         at: Span::from_secs(seconds),
         rate: ByteRate::new(rate * MB),
         bandwidth: ByteRate::new(bandwidth * MB),
@@ -115,7 +116,7 @@ fn a_change_in_the_middle_counts_from_its_time_on() {
     assert_eq!(faster.outcome, Outcome::Converged);
     let slower =
         Input { stall_passes: None, ..reference(0) }.predict_with(&[change(1, 0, 12), change(2, 0, 120)]);
-    // 120 MB, 12 MB, and what is left of 472 MB.
+    // 120 MB in the first second, 12 MB in the second, then the remaining 340 MB.
     assert!((slower.total_time.as_secs_f64() - (2.0 + 340.0 / 120.0)).abs() < 1e-6, "{slower:?}");
     let late = stuck.predict_with(&[change(3600, 0, 120)]);
     assert_eq!(late.reason, Some(Reason::Deadline), "no stall is seen before the last change");
@@ -141,7 +142,8 @@ fn qemus_cap_counts_where_it_is_below_the_link() {
     assert_eq!(bandwidth(&settings), payload_bandwidth(BitRate::new(940 * MB)));
 }
 
-/// Numbers of every magnitude, from a generator of its own so that a failure repeats.
+/// Returns pseudo-random numbers of every magnitude. The generator is fixed, so that a failure is
+/// reproducible.
 fn magnitudes(count: usize) -> impl Iterator<Item = u64> {
     let mut state = 42u64;
     std::iter::repeat_with(move || {
@@ -163,7 +165,7 @@ fn any_input(numbers: &mut impl Iterator<Item = u64>) -> Option<Input> {
         timeout: Span::from_nanos(numbers.next()?),
         max_passes: None,
         stall_passes: None,
-        reading: if numbers.next()? & 1 == 0 { Reading::EndOfPass } else { Reading::BelowLimit },
+        bitmap_sync: if numbers.next()? & 1 == 0 { BitmapSync::EndOfPass } else { BitmapSync::BelowLimit },
     })
 }
 

@@ -1,6 +1,6 @@
-//! In what the machines of a run's parts differ, as far as it can matter for the figures.
+//! Comparison of the environments of a run's parts, limited to what can affect the figures.
 //!
-//! Not compared: when a part ran, how much memory its nodes have, and what else they did at the time.
+//! When a part ran, how much memory its nodes have, and what else its hosts did at the time are not compared.
 
 use super::{BackendOf, Folder};
 use crate::{
@@ -14,22 +14,22 @@ use indexmap::IndexMap;
 use serde::Serialize;
 use std::path::PathBuf;
 
-/// Something that is not the same on the machines of all parts.
+/// A property that is not the same in the environments of all parts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Difference {
-    /// What differs.
+pub struct EnvironmentDifference {
+    /// The name of the property.
     pub what: String,
-    /// Each value, and the folders of the parts that have it.
+    /// Each value of the property, with the folders of the parts that have it.
     pub values: IndexMap<String, Vec<PathBuf>>,
 }
 
-/// A part, and what it ran on, or why that is not known.
-pub(super) struct Part {
+/// The environment of a part, or the reason why it is unknown.
+pub(super) struct PartEnvironment {
     pub(super) path: PathBuf,
     pub(super) environment: Result<Environment, String>,
 }
 
-impl Part {
+impl PartEnvironment {
     pub(super) fn read(folder: &Folder) -> Self {
         let environment = match store::environment(&folder.path) {
             Ok(Some(environment)) => Ok(environment),
@@ -40,25 +40,30 @@ impl Part {
     }
 }
 
-/// What differs, and why which environments are not known.
-pub(super) fn compare(plan: &Plan, parts: &[Part], backend: BackendOf) -> (Vec<Difference>, Vec<String>) {
-    let mut facets: IndexMap<String, IndexMap<String, Vec<PathBuf>>> = IndexMap::new();
+/// Returns the differences between the environments of the parts, and the reasons why environments are
+/// unknown.
+pub(super) fn compare(
+    plan: &Plan,
+    parts: &[PartEnvironment],
+    backend: BackendOf,
+) -> (Vec<EnvironmentDifference>, Vec<String>) {
+    let mut properties: IndexMap<String, IndexMap<String, Vec<PathBuf>>> = IndexMap::new();
     let mut unknown = Vec::new();
     for part in parts {
         match &part.environment {
             Ok(environment) => {
                 for (what, value) in describe(plan, environment, backend) {
-                    facets.entry(what).or_default().entry(value).or_default().push(part.path.clone());
+                    properties.entry(what).or_default().entry(value).or_default().push(part.path.clone());
                 }
             }
             Err(why) => unknown.push(why.clone()),
         }
     }
-    let differences = facets.into_iter().filter(|(_, values)| values.len() > 1);
-    (differences.map(|(what, values)| Difference { what, values }).collect(), unknown)
+    let differences = properties.into_iter().filter(|(_, values)| values.len() > 1);
+    (differences.map(|(what, values)| EnvironmentDifference { what, values }).collect(), unknown)
 }
 
-/// What can matter of an environment, by name.
+/// Returns the name and the value of each property of an environment that can affect the figures.
 fn describe(plan: &Plan, environment: &Environment, backend: BackendOf) -> Vec<(String, String)> {
     let Environment { lab, .. } = environment;
     let ends = |fact: &dyn Fn(&Node) -> String| {
@@ -69,26 +74,26 @@ fn describe(plan: &Plan, environment: &Environment, backend: BackendOf) -> Vec<(
         format!("{source} at the source and {destination} at the destination")
     };
     let named = |name: &str, value: String| (name.to_string(), value);
-    let mut facets = vec![
+    let mut properties = vec![
         named("testbed", environment.version.clone()),
         named("lab", lab.kind.clone()),
         named("QEMU", ends(&|node| node.qemu.as_ref().unwrap_or(&environment.qemu).clone())),
     ];
-    for (wish, choice) in &environment.accelerators {
-        let wish = serde_json::to_value(wish).unwrap_or_default();
-        let name = format!("accelerator where the matrix has {}", wish.as_str().unwrap_or_default());
-        facets.push((name, accelerator(choice.accelerator).to_string()));
+    for (accel, choice) in &environment.accelerators {
+        let accel = serde_json::to_value(accel).unwrap_or_default();
+        let name = format!("accelerator for guest.accel {}", accel.as_str().unwrap_or_default());
+        properties.push((name, accelerator(choice.accelerator).to_string()));
     }
-    facets.extend([
+    properties.extend([
         named("CPU", ends(&|node| format!("{} {}", node.cpus, node.cpu_model))),
         named("host kernel", ends(&|node| node.kernel.clone())),
         named("namespaces", ends(&|node| privilege(node.privilege).to_string())),
         named("guest kernel", environment.guest_kernel.clone()),
-        // A digest of the kernel, the modules and the stressor.
+        // The start of the digest of the kernel, the modules and the stressor.
         named("guest files", environment.guest_digest.chars().take(12).collect()),
         named("link backend", backends(plan, environment, backend)),
     ]);
-    facets
+    properties
 }
 
 const fn accelerator(accelerator: Accelerator) -> &'static str {
@@ -100,13 +105,14 @@ const fn accelerator(accelerator: Accelerator) -> &'static str {
 
 const fn privilege(privilege: Privilege) -> &'static str {
     match privilege {
-        Privilege::Root => "made by root",
-        Privilege::UserNamespace => "made by an ordinary user",
+        Privilege::Root => "created by root",
+        Privilege::UserNamespace => "created by an ordinary user",
     }
 }
 
-/// What carries out the links of all of the plan's cells there, those of other parts too: parts have
-/// different cells, and are compared by what they would do with the same ones.
+/// Returns the backends that shape the links of the plan's cells in this environment. All cells of the plan
+/// count, also those of other parts: since parts have different cells, they are compared by the backends that
+/// they would use for the same ones.
 fn backends(plan: &Plan, environment: &Environment, backend: BackendOf) -> String {
     let mut counts: IndexMap<String, usize> = IndexMap::new();
     for cell in &plan.cells {
@@ -115,6 +121,9 @@ fn backends(plan: &Plan, environment: &Environment, backend: BackendOf) -> Strin
     if counts.len() == 1 {
         return counts.into_keys().collect();
     }
-    let counts = counts.iter().map(|(backend, cells)| format!("{backend} for {cells} cells"));
+    let counts = counts.iter().map(|(backend, cells)| {
+        let plural = if *cells == 1 { "" } else { "s" };
+        format!("{backend} for {cells} cell{plural}")
+    });
     counts.collect::<Vec<_>>().join(" and ")
 }

@@ -1,12 +1,12 @@
 use super::*;
 use crate::results::{
     fixtures::{NO, YES, plan, records},
-    verdict::judge,
+    verdict::evaluate,
 };
 
 fn threshold_of(outcomes: [Option<Outcome>; 3]) -> Vec<String> {
     let plan = plan("name: n\naxes: { stress.rate: [1MB/s, 2MB/s, 4MB/s] }\n");
-    judge(&plan, &records(&plan, &outcomes)).threshold
+    evaluate(&plan, &records(&plan, &outcomes)).threshold
 }
 
 #[test]
@@ -20,10 +20,10 @@ fn the_threshold_is_one_sentence() {
         ([NO, NO, NO], "Pre-copy did not converge even at 1MB/s."),
         (
             [YES, NO, YES],
-            "Pre-copy converged at every dirty rate up to 1MB/s; at 2MB/s it did not; some higher rates did, so \
-             repeat the run.",
+            "Pre-copy converged at every dirty rate up to 1MB/s; at 2MB/s it did not; some higher rates did, \
+             so repeat the run.",
         ),
-        // What was not tried says nothing.
+        // Attempts without a result are ignored.
         ([YES, None, None], "Pre-copy converged at every dirty rate tried, up to 1MB/s."),
         (
             [YES, Some(Outcome::Skipped), NO],
@@ -45,28 +45,29 @@ fn a_rate_counts_only_if_every_attempt_converged() {
     let mut all = records(&plan, &[YES, YES]);
     all.extend(records(&plan, &[YES, NO]));
     assert_eq!(
-        judge(&plan, &all).threshold,
+        evaluate(&plan, &all).threshold,
         ["Pre-copy converged at every dirty rate up to 1MB/s; at 2MB/s and above it never did."]
     );
 }
 
 #[test]
-fn rates_are_ordered_whatever_the_order_of_the_file() {
+fn rates_are_sorted_independently_of_their_order_in_the_file() {
     let plan = plan("name: n\naxes: { stress.rate: [4MB/s, 1MB/s, 900kB/s] }\n");
     let sentence = "Pre-copy converged at every dirty rate up to 1MB/s; at 4MB/s and above it never did.";
-    assert_eq!(judge(&plan, &records(&plan, &[NO, YES, YES])).threshold, [sentence]);
+    assert_eq!(evaluate(&plan, &records(&plan, &[NO, YES, YES])).threshold, [sentence]);
 }
 
 #[test]
-fn each_combination_of_the_other_axes_has_its_threshold() {
+fn each_combination_of_the_other_axes_has_its_own_threshold() {
     let plan = plan(
-        "name: n\naxes: { link.rate: [400mbit, 1gbit], stress.rate: [1MB/s, 2MB/s] }\nprobe: { interval: 0 }\n",
+        "name: n\naxes: { link.rate: [400mbit, 1gbit], stress.rate: [1MB/s, 2MB/s] }\n\
+         probe: { interval: 0 }\n",
     );
     assert_eq!(
-        judge(&plan, &records(&plan, &[YES, NO, YES, YES])).threshold,
+        evaluate(&plan, &records(&plan, &[YES, NO, YES, YES])).threshold,
         [
-            "With link.rate 400mbit: pre-copy converged at every dirty rate up to 1MB/s; at 2MB/s and above it \
-             never did.",
+            "With link.rate 400mbit: pre-copy converged at every dirty rate up to 1MB/s; at 2MB/s and above \
+             it never did.",
             "With link.rate 1gbit: pre-copy converged at every dirty rate tried, up to 2MB/s.",
         ]
     );
@@ -75,5 +76,5 @@ fn each_combination_of_the_other_axes_has_its_threshold() {
 #[test]
 fn without_an_axis_of_dirty_rates_there_is_no_threshold() {
     let plan = plan("name: n\naxes: { guest.vcpus: [1, 2] }\n");
-    assert_eq!(judge(&plan, &records(&plan, &[YES, NO])).threshold, [""; 0]);
+    assert_eq!(evaluate(&plan, &records(&plan, &[YES, NO])).threshold, [""; 0]);
 }

@@ -2,7 +2,7 @@ use super::*;
 use crate::results::fixtures::{NO, YES, plan, records};
 
 #[test]
-fn expectations_are_held_against_the_attempts_that_count() {
+fn expectations_are_checked_against_attempts_that_were_made() {
     let plan = plan(
         "name: n\naxes: { stress.rate: [1MB/s, 2MB/s, 4MB/s] }\nexpect:\n\
          - { where: stress.rate <= 2MB/s, outcome: converged, downtime: <= 100ms, transferred: < 1GB }\n\
@@ -14,34 +14,34 @@ fn expectations_are_held_against_the_attempts_that_count() {
         record.measured.transferred.qemu_bytes = Some(999_999_999);
         record.measured.downtime_ms.qemu = Some(100.0);
     }
-    // What a client saw counts, where one looked.
+    // If a client measured the downtime, its figure is checked rather than QEMU's.
     all[1].measured.downtime_ms.client = Some(100.5);
-    let judgement = judge(&plan, &all);
-    assert_eq!(judgement.expectations.iter().map(|e| e.attempts).collect::<Vec<_>>(), [2, 0, 2]);
+    let verdict = evaluate(&plan, &all);
+    assert_eq!(verdict.expectations.iter().map(|e| e.attempts).collect::<Vec<_>>(), [2, 0, 2]);
     assert_eq!(
-        judgement.expectations[0].violations,
+        verdict.expectations[0].violations,
         ["stress.rate=2MBps #1: downtime is 100500us, expected <= 100ms"]
     );
-    assert_eq!(judgement.expectations[0].expectation, plan.expect[0].to_string());
-    assert_eq!(judgement.exit_code(), EXIT_UNEXPECTED);
+    assert_eq!(verdict.expectations[0].expectation, plan.expect[0].to_string());
+    assert_eq!(verdict.exit_code(), EXIT_UNEXPECTED);
     all[1].measured.downtime_ms.client = Some(100.0);
-    assert_eq!(judge(&plan, &all).exit_code(), 0);
+    assert_eq!(evaluate(&plan, &all).exit_code(), 0);
 }
 
 #[test]
-fn a_failure_outweighs_an_expectation() {
+fn a_failure_takes_precedence_over_a_violated_expectation() {
     let plan = plan("name: n\naxes: { stress.rate: [1MB/s, 2MB/s] }\nexpect: [{ outcome: converged }]\n");
-    let code = |outcomes| judge(&plan, &records(&plan, outcomes)).exit_code();
+    let code = |outcomes| evaluate(&plan, &records(&plan, outcomes)).exit_code();
     assert_eq!(code(&[YES, YES]), 0);
     assert_eq!(code(&[YES, NO]), EXIT_UNEXPECTED);
     assert_eq!(code(&[Some(Outcome::Failed), NO]), EXIT_FAILED);
 }
 
 #[test]
-fn records_of_cells_that_the_plan_does_not_have_are_not_judged() {
+fn records_of_cells_that_the_plan_does_not_have_are_not_checked() {
     let whole = plan("name: n\naxes: { stress.rate: [1MB/s, 2MB/s] }\nexpect: [{ outcome: converged }]\n");
     let all = records(&whole, &[YES, NO]);
     let part = whole.only(&"stress.rate == 1MB/s".parse().unwrap());
-    let judgement = judge(&part, &all);
-    assert_eq!((judgement.expectations[0].attempts, judgement.exit_code()), (1, 0));
+    let verdict = evaluate(&part, &all);
+    assert_eq!((verdict.expectations[0].attempts, verdict.exit_code()), (1, 0));
 }

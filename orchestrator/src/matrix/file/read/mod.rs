@@ -1,14 +1,14 @@
-//! From the tree of a YAML document to a [`File`], piece by piece, so that one error does not hide another.
+//! Converts the tree of a YAML document to a [`File`], key by key, so that one error does not hide another.
 
-use super::{File, Order, Point};
+use super::{CellOrder, File, Overrides};
 use crate::matrix::{
     catalog,
-    diagnostic::{FilePath, Segment},
+    diagnostic::{KeyPath, Segment},
     expect::{Expectation, Reference},
     expression::{Expression, ExpressionError},
     settings::{Settings, StressChange},
-    typed::{self, Refusal, Refused, Skipped},
-    yaml::{Document, Sink, Spot},
+    typed::{self, ReadError, ReadErrorKind, SkippedValues},
+    yaml::{DiagnosticSink, Document, Location},
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -16,15 +16,15 @@ use std::{collections::HashSet, ptr, sync::Arc};
 
 mod cells;
 
-/// More cells than this are a mistake.
-pub(crate) const MOST_CELLS: usize = 100_000;
+/// The largest number of cells that the axes of a matrix may combine to. More are taken for a mistake.
+pub(crate) const MAX_CELLS: usize = 100_000;
 
-/// Reads everything; what is wrong goes to the sink, and nothing is returned only then.
-pub(super) fn file(document: &Arc<Document>, sink: &mut Sink<'_>) -> Option<File> {
-    let root = FilePath::root();
+/// Reads a whole matrix file and reports every error to `sink`. Returns nothing only if it reported an error.
+pub(super) fn file(document: &Arc<Document>, sink: &mut DiagnosticSink<'_>) -> Option<File> {
+    let root = KeyPath::root();
     let Value::Object(keys) = &document.value else {
-        let help = Some("it begins with a line like `name: my-matrix`".into());
-        sink.push(&Spot::Value(root), "a matrix file is a mapping of keys to values", help);
+        let help = Some("start it with a line like `name: my-matrix`".into());
+        sink.push(&Location::Value(root), "a matrix file must be a mapping of keys to values", help);
         return None;
     };
     let mut reader = Reader { keys: keys.clone(), known: Vec::new(), sink };
@@ -35,17 +35,18 @@ pub(super) fn file(document: &Arc<Document>, sink: &mut Sink<'_>) -> Option<File
     let include = reader.include();
     let exclude = reader.exclude();
     let repeat = reader.repeat();
-    let order: Order = reader.optional("order").unwrap_or_default();
+    let order: CellOrder = reader.optional("order").unwrap_or_default();
     let seed: Option<u64> = reader.optional("seed");
-    if seed.is_some() && order == Order::AsWritten {
-        let help = Some("write `order: shuffled`, or remove the seed".into());
-        reader.sink.push(&Spot::Key(root.key("seed")), "a seed without a shuffled order has no effect", help);
+    if seed.is_some() && order == CellOrder::AsWritten {
+        let help = Some("set `order: shuffled`, or remove `seed`".into());
+        let message = "`seed` has no effect without `order: shuffled`";
+        reader.sink.push(&Location::Key(root.key("seed")), message, help);
     }
     let expect = reader.expectations();
     let reference = reader.optional::<Reference>("reference");
     reader.unknown_keys();
     if let Some(settings) = settings.as_ref().filter(|_| !reader.sink.is_empty()) {
-        reader.check(settings, axes.iter().flat_map(|axis| &axis.points).chain(&include));
+        reader.check(settings, axes.iter().flat_map(|axis| &axis.values).chain(&include));
     }
     Some(File {
         name: name?,
@@ -63,54 +64,58 @@ pub(super) fn file(document: &Arc<Document>, sink: &mut Sink<'_>) -> Option<File
     })
 }
 
+/// A matrix file that is being read.
 struct Reader<'a, 'd> {
-    /// What has not been read.
+    /// The top-level keys of the file that have not been read yet.
     keys: Map<String, Value>,
-    /// The keys that a file can have, as far as they have been asked for.
+    /// The top-level keys that have been asked for; in the end, all that a file may have.
     known: Vec<&'static str>,
-    sink: &'a mut Sink<'d>,
+    sink: &'a mut DiagnosticSink<'d>,
 }
 
 impl Reader<'_, '_> {
-    /// Takes the value of one of the file's keys. A key without a value, all of its own keys perhaps
-    /// commented out, says nothing.
+    /// Takes the value of a top-level key. A key without a value counts as absent: the author may have
+    /// commented out everything below it.
     fn take(&mut self, key: &'static str) -> Option<Value> {
         self.known.push(key);
         self.keys.shift_remove(key).filter(|value| !value.is_null())
     }
 
-    /// Reads a value. Whatever stands in the way is reported and skipped, and the rest read again, so that
-    /// every key's error is found.
-    fn value<T: DeserializeOwned>(&mut self, value: &Value, at: &FilePath) -> Option<T> {
-        self.attempt(value, at, |skipped| typed::read(value, at, skipped))
+    /// Reads a value. If a part of it is invalid, reports that part, skips it and reads the value again, so
+    /// that every error in it is found.
+    fn value<T: DeserializeOwned>(&mut self, value: &Value, at: &KeyPath) -> Option<T> {
+        self.value_with(value, at, |skipped| typed::read(value, at, skipped))
     }
 
-    /// Reads a value that is at `at` as [`Reader::value`] does, with any function.
-    fn attempt<T>(
+    /// Reads the value at path `at` with the function `read`, and skips invalid parts as [`Reader::value`]
+    /// does.
+    fn value_with<T>(
         &mut self,
         value: &Value,
-        at: &FilePath,
-        mut read: impl FnMut(&Skipped) -> Result<T, Refused>,
+        at: &KeyPath,
+        mut read: impl FnMut(&SkippedValues) -> Result<T, ReadError>,
     ) -> Option<T> {
-        let mut skipped = Skipped::default();
+        let mut skipped = SkippedValues::default();
         loop {
-            let Refused { at: place, refusal } = match read(&skipped) {
+            let ReadError { at: path, kind } = match read(&skipped) {
                 Ok(value) => return Some(value),
-                Err(refused) => refused,
+                Err(error) => error,
             };
-            let culprit = match &refusal {
-                Refusal::Key { found, .. } => place.key(found),
-                _ => place,
+            let culprit = match &kind {
+                ReadErrorKind::UnknownKey { found, .. } => path.key(found),
+                _ => path,
             };
             let below = culprit.segments().get(at.segments().len()..).unwrap_or_default();
             let written = below.iter().try_fold(value, |value, step| step.of(value)).unwrap_or(value);
-            // What is skipped is missing, but its author did write it.
-            let is_skipped = match &refusal {
-                Refusal::Missing(key) => written.get(key).is_some_and(|value| skipped.has(value)),
+            // A key that was skipped looks missing now, but its author did write it.
+            let is_skipped = match &kind {
+                ReadErrorKind::MissingKey(key) => {
+                    written.get(key).is_some_and(|value| skipped.contains(value))
+                }
                 _ => false,
             };
             if !is_skipped {
-                self.report(&culprit, written, &refusal);
+                self.report(&culprit, written, &kind);
             }
             if ptr::eq(written, value) || !skipped.insert(written) {
                 return None;
@@ -118,23 +123,23 @@ impl Reader<'_, '_> {
         }
     }
 
-    /// Reports why a value is refused.
-    fn report(&mut self, culprit: &FilePath, written: &Value, refusal: &Refusal) {
-        if let (Refusal::Other(_), Some(Segment::Key(key)), Value::String(text)) =
-            (refusal, culprit.segments().last(), written)
+    /// Reports why the value `written`, at path `culprit`, is invalid.
+    fn report(&mut self, culprit: &KeyPath, written: &Value, kind: &ReadErrorKind) {
+        if let (ReadErrorKind::Other(_), Some(Segment::Key(key)), Value::String(text)) =
+            (kind, culprit.segments().last(), written)
             && key == "where"
             && self.expression(text, culprit).is_none()
         {
-            // The message is an expression's own, which says which part of the text is wrong.
+            // `expression` has already reported the error, and which part of the text is wrong.
             return;
         }
-        let is_key = matches!(refusal, Refusal::Key { .. });
+        let is_key = matches!(kind, ReadErrorKind::UnknownKey { .. });
         let (message, help) = match is_key.then(|| unchangeable(culprit)).flatten() {
             Some((message, help)) => (message, Some(help)),
-            None => (refusal.to_string(), catalog::help(refusal)),
+            None => (kind.to_string(), catalog::help(kind)),
         };
-        let spot = if is_key { Spot::Key(culprit.clone()) } else { Spot::Value(culprit.clone()) };
-        self.sink.push(&spot, message, help);
+        let location = if is_key { Location::Key(culprit.clone()) } else { Location::Value(culprit.clone()) };
+        self.sink.push(&location, message, help);
     }
 
     fn settings(&mut self) -> Option<Settings> {
@@ -142,47 +147,47 @@ impl Reader<'_, '_> {
         for section in Settings::SECTIONS {
             sections.extend(self.take(section).map(|value| (section.to_string(), value)));
         }
-        self.value(&Value::Object(sections), &FilePath::root())
+        self.value(&Value::Object(sections), &KeyPath::root())
     }
 
-    /// Reports the keys that nothing has asked for.
+    /// Reports the top-level keys that a matrix file does not have.
     fn unknown_keys(&mut self) {
         for (key, _) in std::mem::take(&mut self.keys).into_iter().filter(|(_, value)| !value.is_null()) {
-            let path = FilePath::root().key(&key);
+            let path = KeyPath::root().key(&key);
             let help = catalog::help_with_key(&key, &self.known);
-            self.sink.push(&Spot::Key(path), format!("unknown key `{key}`"), Some(help));
+            self.sink.push(&Location::Key(path), format!("unknown key `{key}`"), Some(help));
         }
     }
 
-    /// Reports what is wrong with the shared settings, as far as no axis can change it. Expansion does this
-    /// for each cell, but a file with other errors is not expanded.
-    fn check<'p>(&mut self, settings: &Settings, points: impl Iterator<Item = &'p Point>) {
-        let varied: HashSet<&str> =
-            points.flat_map(|point| &point.assignments).map(|assignment| assignment.setting.path()).collect();
-        for problem in settings.check() {
-            if problem.paths.iter().any(|path| varied.contains(path.as_str())) {
+    /// Reports contradictions among the shared settings that no axis or `include` can resolve. Expansion
+    /// checks every cell in the same way, but a file with other errors is not expanded.
+    fn check<'p>(&mut self, settings: &Settings, varied: impl Iterator<Item = &'p Overrides>) {
+        let assignments = varied.flat_map(|overrides| &overrides.assignments);
+        let varied: HashSet<&str> = assignments.map(|assignment| assignment.setting.path()).collect();
+        for error in settings.check() {
+            if error.paths.iter().any(|path| varied.contains(path.as_str())) {
                 continue;
             }
-            let mut paths = problem.paths.iter().map(|path| FilePath::root().dotted(path));
+            let mut paths = error.paths.iter().map(|path| KeyPath::root().dotted(path));
             let Some(path) = paths.find(|path| self.sink.document.get(path).is_some()) else { continue };
-            let spot = Spot::Value(path);
-            // What lacks the part that was reported and taken out, perhaps only because of that.
-            if !self.sink.has_below(spot.path()) {
-                self.sink.push(&spot, problem.message, problem.help);
+            let location = Location::Value(path);
+            // Where an invalid part was reported and skipped, this error may only follow from its absence.
+            if !self.sink.has_below(location.path()) {
+                self.sink.push(&location, error.message, error.help);
             }
         }
     }
 
     fn optional<T: DeserializeOwned>(&mut self, key: &'static str) -> Option<T> {
         let value = self.take(key)?;
-        self.value(&value, &FilePath::root().key(key))
+        self.value(&value, &KeyPath::root().key(key))
     }
 
     fn name(&mut self) -> Option<String> {
-        let path = FilePath::root().key("name");
+        let path = KeyPath::root().key("name");
         let help = Some("add a line like `name: my-matrix`".into());
         let Some(name) = self.take("name") else {
-            self.sink.push(&Spot::File(path), "the matrix has no `name`", help);
+            self.sink.push(&Location::File(path), "the matrix has no `name`", help);
             return None;
         };
         let name: String = self.value(&name, &path)?;
@@ -193,53 +198,55 @@ impl Reader<'_, '_> {
         if sound {
             return Some(name);
         }
-        let help = "a name is up to 64 letters, digits, `.`, `_` and `-`, the first a letter or digit";
-        self.sink.push(&Spot::Value(path), format!("`{name}` cannot name a folder"), Some(help.into()));
+        let help = "it names the results folder: use up to 64 letters, digits, `.`, `_` and `-`, and start \
+                    with a letter or digit";
+        self.sink.push(&Location::Value(path), format!("`{name}` is not a valid name"), Some(help.into()));
         None
     }
 
     fn repeat(&mut self) -> u32 {
         let repeat = self.optional("repeat").unwrap_or(1);
         if !(1..=1000).contains(&repeat) {
-            let spot = Spot::Value(FilePath::root().key("repeat"));
-            let message = format!("each cell cannot be measured {repeat} times");
-            self.sink.push(&spot, message, Some("write a number from 1 to 1000".into()));
+            let location = Location::Value(KeyPath::root().key("repeat"));
+            let message = format!("a cell cannot be measured {repeat} times");
+            self.sink.push(&location, message, Some("write a number from 1 to 1000".into()));
         }
         repeat
     }
 
-    fn expression(&mut self, text: &str, path: &FilePath) -> Option<Expression> {
+    fn expression(&mut self, text: &str, path: &KeyPath) -> Option<Expression> {
         text.parse()
             .map_err(|error: ExpressionError| {
-                let spot = Spot::Within(path.clone(), error.offset, error.length);
-                self.sink.push(&spot, error.message, error.help);
+                let location = Location::Within(path.clone(), error.offset, error.length);
+                self.sink.push(&location, error.message, error.help);
             })
             .ok()
     }
 
-    /// The items of a list.
+    /// Takes the items of a top-level key whose value is a list.
     fn list(&mut self, key: &'static str) -> Vec<Value> {
         match self.take(key) {
             None => Vec::new(),
             Some(Value::Array(items)) => items,
             Some(_) => {
-                let spot = Spot::Value(FilePath::root().key(key));
-                self.sink.push(&spot, format!("`{key}` is a list"), Some("begin each item with `- `".into()));
+                let location = Location::Value(KeyPath::root().key(key));
+                let help = Some("begin each item with `- `".into());
+                self.sink.push(&location, format!("`{key}` must be a list"), help);
                 Vec::new()
             }
         }
     }
 
     fn expectations(&mut self) -> Vec<Expectation> {
-        let at = FilePath::root().key("expect");
+        let at = KeyPath::root().key("expect");
         let mut expectations = Vec::new();
         for (i, item) in self.list("expect").into_iter().enumerate() {
             let at = at.index(i);
             let Some(expectation) = self.value::<Expectation>(&item, &at) else { continue };
             if expectation.is_empty() && self.sink.document.has_only(&at, &["where"]) {
                 let help =
-                    Some("add an `outcome`, or bounds of `downtime`, `total_time` or `transferred`".into());
-                self.sink.push(&Spot::Value(at), "this expects nothing", help);
+                    Some("add an `outcome`, or bounds on `downtime`, `total_time` or `transferred`".into());
+                self.sink.push(&Location::Value(at), "this expects neither an outcome nor bounds", help);
             }
             expectations.push(expectation);
         }
@@ -247,8 +254,9 @@ impl Reader<'_, '_> {
     }
 }
 
-/// What to say of a key of a timeline that is a setting, but not one that a timeline can change.
-fn unchangeable(path: &FilePath) -> Option<(String, String)> {
+/// Returns the message and the help for a key of a timeline that is a setting, but not one that can change
+/// during a migration. Returns nothing for other keys.
+fn unchangeable(path: &KeyPath) -> Option<(String, String)> {
     let at = path.segments().iter().rposition(|step| *step == Segment::Key("timeline".into()))?;
     // The timeline itself may be an item of an axis.
     let below = &path.segments()[at + 1..];
@@ -259,11 +267,11 @@ fn unchangeable(path: &FilePath) -> Option<(String, String)> {
         }
     }
     let help = match keys[..] {
-        [section] if catalog::is_section(section) => "`link` and `stress` can".into(),
+        [section] if catalog::is_section(section) => "a timeline can change `link` and `stress`".into(),
         ["stress", name] if catalog::find(&format!("stress.{name}")).is_some() => {
-            format!("of the load, {} can; the memory stays as it is", StressChange::KEYS)
+            format!("under `stress`, a timeline can change {}; the memory stays as it is", StressChange::KEYS)
         }
         _ => return None,
     };
-    Some((format!("`{}` cannot change in the middle of a migration", keys.join(".")), help))
+    Some((format!("`{}` cannot change during a migration", keys.join(".")), help))
 }

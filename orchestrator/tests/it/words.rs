@@ -1,0 +1,177 @@
+//! The words and the shape of all text in the repository: line widths, phrases that crept in before, and doc
+//! comments that say nothing.
+
+use crate::common::documents::root;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// The widest a line may be, in characters.
+const WIDTH: usize = 110;
+
+/// The largest share of doc comments that may have four words or fewer, in percent.
+const SHORT_DOCS: usize = 8;
+
+/// Phrases of a private dialect, and what to say. Words are compared without case, as whole words.
+const PHRASES: &[(&str, &str)] = &[
+    ("mend", "fix"),
+    ("mends", "fixes"),
+    ("mended", "fixed"),
+    ("under way", "in progress"),
+    ("judgement", "verdict"),
+    ("what became of", "the result of"),
+    ("what becomes of", "the result of"),
+    ("whatever becomes of", "whatever the result of"),
+    ("as good as none", "counts as empty"),
+    ("once more leaves", "press Ctrl-C again to quit"),
+    ("so-many-th", "Nth"),
+    ("every so often", "regularly"),
+    ("be had", "be available"),
+    ("such a one", "name it"),
+    ("if so", "repeat the condition"),
+    ("as far as", "if, or up to"),
+    ("so far as", "if, or up to"),
+    ("to go on from", "to start from"),
+    ("how it stands", "the state of"),
+    ("really shaped", "traffic-shaped"),
+    ("despair", "exit"),
+    ("what may pass at once", "burst size"),
+    ("but for its first", "ignoring its first"),
+    ("is out of sight", "is not visible"),
+    ("why there is no", "an error"),
+];
+
+/// Files whose lines are data, or of somebody else.
+const DATA: [&str; 8] = [
+    "Cargo.lock",
+    "LICENSE-",
+    "/golden",
+    "tests/formats/",
+    "tests/matrix/bad-inputs.txt",
+    ".jsonl",
+    ".csv",
+    "table.txt",
+];
+
+/// Returns the text files of the repository, with their paths below it.
+fn files() -> Vec<(String, String)> {
+    let mut files = Vec::new();
+    let mut folders = vec![PathBuf::new()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(root().join(&folder)).unwrap() {
+            let name = entry.as_ref().unwrap().file_name().into_string().unwrap();
+            let path = folder.join(&name);
+            let kind = entry.unwrap().file_type().unwrap();
+            // What cargo, git, Vagrant and runs write is not the repository's.
+            let is_ours = !matches!(name.as_str(), "target" | ".git" | ".vagrant") && !is_a_run(&path);
+            if kind.is_dir() && is_ours {
+                folders.push(path);
+            } else if kind.is_file() {
+                let name = path.to_str().unwrap().to_owned();
+                // Others are not text.
+                if let Ok(text) = fs::read_to_string(root().join(&path)) {
+                    files.push((name, text));
+                }
+            }
+        }
+    }
+    assert!(files.len() > 200, "only {} files", files.len());
+    files
+}
+
+/// Whether git ignores this folder: the results of somebody's run.
+fn is_a_run(path: &Path) -> bool {
+    path.parent() == Some(Path::new("results"))
+        && !matches!(
+            path.file_name().and_then(|name| name.to_str()),
+            Some("instruments" | "reference" | "slurm" | "vagrant")
+        )
+}
+
+fn has_extension(path: &str, extension: &str) -> bool {
+    Path::new(path).extension().is_some_and(|found| found == extension)
+}
+
+fn is_data(path: &str) -> bool {
+    DATA.iter().any(|part| path.contains(part)) || path.starts_with("results/") && !has_extension(path, "md")
+}
+
+#[test]
+fn no_line_is_too_wide() {
+    let mut wide = Vec::new();
+    for (path, text) in files().iter().filter(|(path, _)| !is_data(path)) {
+        for (number, line) in (1..).zip(text.lines()) {
+            // An address cannot be broken.
+            if line.chars().count() > WIDTH && !line.contains("://") {
+                wide.push(format!("{path}:{number}"));
+            }
+        }
+    }
+    assert!(wide.is_empty(), "wider than {WIDTH} columns:\n{}", wide.join("\n"));
+}
+
+#[test]
+fn phrases_that_stop_a_reader_do_not_come_back() {
+    let mut found = Vec::new();
+    for (path, text) in files() {
+        // This file names them.
+        if is_data(&path) || path.ends_with("it/words.rs") {
+            continue;
+        }
+        let text = text.to_lowercase();
+        for (number, line) in (1..).zip(text.lines()) {
+            for (phrase, better) in PHRASES.iter().filter(|(phrase, _)| has_words(line, phrase)) {
+                found.push(format!("{path}:{number}: `{phrase}`; say: {better}"));
+            }
+        }
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+/// Whether these words are in a line, and not only as a part of longer ones.
+fn has_words(line: &str, words: &str) -> bool {
+    let is_letter = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
+    line.match_indices(words).any(|(start, _)| {
+        !is_letter(line[..start].chars().next_back())
+            && !is_letter(line[start + words.len()..].chars().next())
+    })
+}
+
+#[test]
+fn few_doc_comments_say_almost_nothing() {
+    let mut comments = 0;
+    let mut short = Vec::new();
+    for (path, text) in files().iter().filter(|(path, _)| has_extension(path, "rs")) {
+        let mut lines = (1..).zip(text.lines()).peekable();
+        while let Some((number, line)) = lines.next() {
+            let Some((marker, first)) = doc(line) else { continue };
+            let mut words = first.split_whitespace().count();
+            while let Some((_, more)) =
+                lines.peek().and_then(|(_, line)| doc(line)).filter(|(m, _)| *m == marker)
+            {
+                words += more.split_whitespace().count();
+                lines.next();
+            }
+            comments += 1;
+            if words <= 4 {
+                short.push(format!("{path}:{number}: {}", line.trim()));
+            }
+        }
+    }
+    assert!(comments > 1000, "only {comments}");
+    assert!(
+        short.len() * 100 <= comments * SHORT_DOCS,
+        "{} of {comments} doc comments have four words or fewer:\n{}",
+        short.len(),
+        short.join("\n")
+    );
+}
+
+/// Returns the marker and the text of a line of a doc comment.
+fn doc(line: &str) -> Option<(&str, &str)> {
+    let line = line.trim_start();
+    ["///", "//!"]
+        .into_iter()
+        .find_map(|marker| Some((marker, line.strip_prefix(marker).filter(|rest| !rest.starts_with('/'))?)))
+}
