@@ -105,7 +105,7 @@ impl<'de> Deserialize<'de> for Percent {
             type Value = Percent;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a percentage with a percent sign, like `0.1%`")
+                f.write_str("a percentage, like `0.1%`")
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Percent, E> {
@@ -136,7 +136,7 @@ impl schemars::JsonSchema for Percent {
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({
-            "description": "a percentage with a percent sign, like `0.1%`",
+            "description": "a percentage, like `0.1%`",
             "anyOf": [
                 { "type": "string", "pattern": "^ *(0|[0-9]+(\\.[0-9]+)? *%) *$" },
                 { "const": 0 },

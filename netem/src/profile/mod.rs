@@ -28,12 +28,11 @@ pub struct Profile {
     pub shaper: Shaper,
     /// The burst size: the depth of the token bucket, which an idle link may send at once. By default 2 ms of
     /// the rate (above 1 Gbit/s 2 ms for each Gbit/s, up to 10 ms), and enough for one unsegmented packet of
-    /// 64 KiB if that takes less than 6 ms; see [`Profile::burst_bytes`].
+    /// 64 KiB if that takes less than 6 ms.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub burst: Option<Bytes>,
     /// The size of the queue in front of the bottleneck. Packets that do not fit are dropped (tail drop). By
-    /// default 25 ms of the rate or the bandwidth-delay product, whichever is larger; see
-    /// [`Profile::queue_bytes`].
+    /// default the largest of 25 ms of the rate, the bandwidth-delay product and 80 KiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue: Option<Bytes>,
     /// The one-way delay. At most `4min`.
@@ -80,7 +79,7 @@ pub struct Profile {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reorder_gap: Option<u32>,
     /// The largest number of packets in the delay line. Further packets are dropped. By default twice the
-    /// number that the rate can put into it, and at least 1000; see [`Profile::limit_packets`].
+    /// number that the rate can put into it, and at least 1000.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
     /// Delivery in time slots: packets are held and delivered together, as wireless and cable access networks

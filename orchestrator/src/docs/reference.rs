@@ -32,7 +32,8 @@ const INTRODUCTION: [&str; 3] = [
      cell.",
     "Every key but `name` has a default. Units are mandatory: `MB` is 10^6 bytes, `MiB` is 2^20 bytes, \
      `mbit` is 10^6 bit/s. Unknown keys, missing units and settings that contradict each other are errors \
-     with line, column and a hint, and nothing is started.",
+     with line, column and a hint, and nothing is started. What this host or this QEMU lacks is not an \
+     error: the cell is skipped.",
     "Any setting of a section can be an axis, under its full name: `stress.rate`, `link.delay`. Conditions \
      (`where`, `exclude`, `--only`) compare settings with values and combine with `and`, `or` and `not`.",
 ];

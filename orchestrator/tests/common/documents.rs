@@ -105,6 +105,16 @@ pub(crate) const COMMANDS: &[(&str, Trial)] = &[
     ),
     // By nothing.
     (
+        "cargo xtask run scenarios/smoke.yaml",
+        NotRun("builds everything again; its parts are tried one by one"),
+    ),
+    ("testbed run scenarios/icclab/threshold.yaml", NotRun("takes minutes; results/reference has five runs")),
+    (
+        "testbed run scenarios/icclab/load-removed.yaml",
+        Test(LOCAL, "a_migration_that_cannot_converge_does_once_its_load_is_removed"),
+    ),
+    ("testbed run scenarios/latency.yaml", NotRun("takes minutes; run with `--only` above")),
+    (
         "cargo xtask run scenarios/icclab/threshold.yaml",
         NotRun("takes minutes; its parts are tried one by one"),
     ),
@@ -133,7 +143,7 @@ pub(crate) const COMMANDS: &[(&str, Trial)] = &[
 ];
 
 /// The pages whose commands are tried.
-const PAGES: [&str; 11] = [
+const PAGES: [&str; 12] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
@@ -145,6 +155,7 @@ const PAGES: [&str; 11] = [
     "docs/measuring.md",
     "docs/results.md",
     "docs/scenarios.md",
+    "docs/teaching.md",
 ];
 
 /// The words with which a command begins.
