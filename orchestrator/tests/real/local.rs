@@ -321,7 +321,7 @@ fn an_interrupt_ends_the_attempt_and_the_run() {
         assert_eq!(outcomes(&dir), [Outcome::Interrupted], "{}", dir.shown());
         assert_eq!(records[0].reason.as_deref(), Some("interrupted by the user"));
         assert!(records[0].measured.phases_ms.contains_key(&Phase::TearDown));
-        assert!(dir.stderr().contains("continue with: testbed run --resume run"), "{}", dir.shown());
+        assert!(dir.stderr().contains("Continue with: testbed run --resume run"), "{}", dir.shown());
         assert!(dir.folder().join("summary.csv").exists());
     });
 }
