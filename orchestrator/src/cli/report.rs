@@ -3,7 +3,10 @@
 use super::{Failure, show};
 use crate::{
     report::FormatName,
-    results::parts::{self, Folder},
+    results::{
+        parts::{self, Folder},
+        verdict,
+    },
     run::environment,
 };
 use clap::Args;
@@ -15,8 +18,10 @@ pub(super) const AFTER_HELP: &str = "Examples:
   testbed report results/reference/latency-tcg --format csv
 
 Exit codes:
-  0    the results were read
-  2    bad input: a folder that cannot be read or holds no results";
+  0    every expectation holds
+  1    an expectation does not hold, or is undecided
+  2    bad input: a folder that cannot be read or holds no results
+  3    an attempt is failed, guest-lost or corrupted, or none could be made";
 
 #[derive(Debug, Args)]
 pub(super) struct ReportArgs {
@@ -45,5 +50,6 @@ pub(super) fn report(args: &ReportArgs) -> Result<u8, Failure> {
     let folders: Result<Vec<Folder>, _> = args.runs.iter().map(|run| Folder::read(run)).collect();
     let runs = parts::gather(folders.map_err(Failure::input)?, environment::backend);
     show(&format.format().stored(&runs).map_err(Failure::lab)?);
-    Ok(0)
+    // The worst of all runs: 3 before 1 before 0.
+    Ok(runs.iter().map(|run| verdict::evaluate(&run.plan, &run.records).exit_code()).max().unwrap_or(0))
 }

@@ -52,7 +52,11 @@ fn facts(figure: &Figure) -> Vec<(&'static str, String)> {
         ("message delays included", figure.ways.map(ToString::to_string)),
         ("column in tables", figure.table.map(|column| column.header.replace('\n', ", "))),
         ("column in CSV", figure.csv.map(|column| format!("`{}`", column.name))),
-        ("name in expectations", figure.expected_as.map(subject)),
+        (
+            "name in expectations",
+            (!figure.expected_as.is_empty())
+                .then(|| figure.expected_as.iter().map(|s| subject(*s)).collect::<Vec<_>>().join(", ")),
+        ),
         ("published figure shown beside it, in `reference`", figure.published_as.map(subject)),
     ]
     .into_iter()

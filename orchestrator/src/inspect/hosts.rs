@@ -353,7 +353,7 @@ async fn compare_compute_nodes(source: &RunningNode, destination: &RunningNode) 
     }
     let answers = async {
         source.node.start_probe(SHAPED_ADDRESSES[1], Duration::from_millis(100), ANSWER_LIMIT).await?;
-        source.node.stop_probe().await
+        source.node.stop_probe(Duration::ZERO).await
     };
     findings.push(match answers.await {
         Ok(_) => Finding::ok("migration link", "compute2 answers compute1"),

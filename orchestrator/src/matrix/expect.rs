@@ -7,7 +7,7 @@ use super::{
 use crate::outcome::Outcome;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use std::{borrow::Cow, fmt, str::FromStr};
+use std::{borrow::Cow, cmp::Ordering, fmt, str::FromStr};
 use units::{Bytes, ParseError, Span};
 
 /// An expectation about some cells. Every attempt of these cells must have the outcome and meet all bounds.
@@ -21,10 +21,20 @@ pub struct Expectation {
     /// The outcome that every attempt must have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
-    /// Bounds on the downtime, such as `<= 300ms`: as the probe measured it or, without a probe, as QEMU
-    /// reported it.
+    /// Bounds on the downtime, such as `<= 300ms`: as a client saw it (`downtime.client`) or, without a
+    /// probe, as QEMU reported it (`downtime.qemu`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub downtime: Option<Bounds<Span>>,
+    /// Bounds on the downtime as a client saw it, by the gaps between the probe's replies. What the probe
+    /// measures is an interval: if a bound lies within it, the expectation is undecided.
+    #[serde(default, rename = "downtime.client", skip_serializing_if = "Option::is_none")]
+    pub downtime_client: Option<Bounds<Span>>,
+    /// Bounds on the downtime as the guest's clock measured it.
+    #[serde(default, rename = "downtime.guest", skip_serializing_if = "Option::is_none")]
+    pub downtime_guest: Option<Bounds<Span>>,
+    /// Bounds on the downtime as QEMU reported it.
+    #[serde(default, rename = "downtime.qemu", skip_serializing_if = "Option::is_none")]
+    pub downtime_qemu: Option<Bounds<Span>>,
     /// Bounds on the total time, such as `<= 20s`: from the migrate command until the guest runs at the
     /// destination.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -33,6 +43,44 @@ pub struct Expectation {
     /// headers of TCP, IP and Ethernet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transferred: Option<Bounds<Bytes>>,
+    /// `none`: two measurements of one quantity must not disagree.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disagreements: Option<NoDisagreements>,
+}
+
+/// How many disagreements between measurements are expected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum NoDisagreements {
+    /// All figures that are measured twice agree.
+    None,
+}
+
+/// The bounds of what was measured, in milliseconds or bytes: what is certain and what is possible.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Interval {
+    /// What is certain.
+    pub least: f64,
+    /// What is possible; absent if there is no upper bound.
+    pub most: Option<f64>,
+}
+
+impl Interval {
+    /// Returns the interval of a figure that is known exactly.
+    pub const fn exactly(value: f64) -> Self {
+        Self { least: value, most: Some(value) }
+    }
+}
+
+/// The result of checking one part of an expectation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// It holds.
+    Held,
+    /// It does not hold; the sentence says why.
+    Violated(String),
+    /// The measurement is not precise enough to decide; the sentence says why.
+    Undecided(String),
 }
 
 /// A quantity that expectations bound and references publish. The list of figures, `results::figures`, says
@@ -41,6 +89,12 @@ pub struct Expectation {
 pub enum Subject {
     /// The time without service, see [`Expectation::downtime`].
     Downtime,
+    /// The time without service for a client, see [`Expectation::downtime_client`].
+    DowntimeClient,
+    /// The time without service by the guest's clock, see [`Expectation::downtime_guest`].
+    DowntimeGuest,
+    /// The time without service by QEMU's report, see [`Expectation::downtime_qemu`].
+    DowntimeQemu,
     /// The duration of the migration, see [`Expectation::total_time`].
     TotalTime,
     /// The size of the migration stream, see [`Expectation::transferred`].
@@ -49,12 +103,22 @@ pub enum Subject {
 
 impl Subject {
     /// All subjects, in the order in which messages name them.
-    pub const ALL: [Self; 3] = [Self::Downtime, Self::TotalTime, Self::Transferred];
+    pub const ALL: [Self; 6] = [
+        Self::Downtime,
+        Self::DowntimeClient,
+        Self::DowntimeGuest,
+        Self::DowntimeQemu,
+        Self::TotalTime,
+        Self::Transferred,
+    ];
 
     /// Returns the subject's name, which is its key in a matrix file.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Downtime => "downtime",
+            Self::DowntimeClient => "downtime.client",
+            Self::DowntimeGuest => "downtime.guest",
+            Self::DowntimeQemu => "downtime.qemu",
             Self::TotalTime => "total_time",
             Self::Transferred => "transferred",
         }
@@ -68,16 +132,12 @@ enum SubjectBounds<'a> {
 }
 
 impl SubjectBounds<'_> {
-    /// Returns a sentence if a figure, in milliseconds or bytes, violates the bounds. A figure that was not
-    /// measured violates all bounds.
-    fn violation(&self, subject: Subject, figure: Option<f64>) -> Option<String> {
+    /// Checks a figure, in milliseconds or bytes. A figure that was not measured violates all bounds.
+    fn check(&self, subject: Subject, figure: Option<Interval>) -> Finding {
+        let name = subject.name();
         match self {
-            Self::Time(bounds) => {
-                bounds.violation(subject.name(), figure.map(|ms| Span::from_nanos((ms * 1e6) as u64)))
-            }
-            Self::Data(bounds) => {
-                bounds.violation(subject.name(), figure.map(|bytes| Bytes::new(bytes as u64)))
-            }
+            Self::Time(bounds) => bounds.check(name, figure, |ms| Span::from_nanos((ms * 1e6) as u64)),
+            Self::Data(bounds) => bounds.check(name, figure, |bytes| Bytes::new(bytes as u64)),
         }
     }
 }
@@ -95,6 +155,9 @@ impl Expectation {
     fn bounds(&self, subject: Subject) -> Option<SubjectBounds<'_>> {
         match subject {
             Subject::Downtime => self.downtime.as_ref().map(SubjectBounds::Time),
+            Subject::DowntimeClient => self.downtime_client.as_ref().map(SubjectBounds::Time),
+            Subject::DowntimeGuest => self.downtime_guest.as_ref().map(SubjectBounds::Time),
+            Subject::DowntimeQemu => self.downtime_qemu.as_ref().map(SubjectBounds::Time),
             Subject::TotalTime => self.total_time.as_ref().map(SubjectBounds::Time),
             Subject::Transferred => self.transferred.as_ref().map(SubjectBounds::Data),
         }
@@ -105,21 +168,37 @@ impl Expectation {
         self.condition.as_ref().is_none_or(|condition| condition.matches(settings))
     }
 
-    /// Returns a sentence for each part of the expectation that an attempt violates; none if it meets the
-    /// expectation. `figure` returns what the attempt measured of a subject, in milliseconds or bytes.
-    pub fn violations(&self, outcome: Outcome, figure: impl Fn(Subject) -> Option<f64>) -> Vec<String> {
-        let wrong_outcome = self.outcome.filter(|expected| *expected != outcome);
-        let wrong_outcome =
-            wrong_outcome.map(|expected| format!("outcome is {outcome}, expected {expected}"));
-        let violated = Subject::ALL
+    /// Checks an attempt against each part of the expectation. `figure` returns what the attempt measured of
+    /// a subject, in milliseconds or bytes. `disagreements` is the number of pairs of measurements that
+    /// disagree. Returns the findings that keep the expectation from holding.
+    pub fn check(
+        &self,
+        outcome: Outcome,
+        figure: impl Fn(Subject) -> Option<Interval>,
+        disagreements: usize,
+    ) -> Vec<Finding> {
+        let wrong_outcome = self
+            .outcome
+            .filter(|expected| *expected != outcome)
+            .map(|expected| Finding::Violated(format!("outcome is {outcome}, expected {expected}")));
+        let bounds = Subject::ALL
             .into_iter()
-            .filter_map(|subject| self.bounds(subject)?.violation(subject, figure(subject)));
-        wrong_outcome.into_iter().chain(violated).collect()
+            .filter_map(|subject| Some(self.bounds(subject)?.check(subject, figure(subject))))
+            .filter(|finding| *finding != Finding::Held);
+        let disagree = self.disagreements.filter(|_| disagreements > 0).map(|_| {
+            let plural = if disagreements == 1 { "" } else { "s" };
+            Finding::Violated(format!(
+                "{disagreements} disagreement{plural} between measurements, expected none"
+            ))
+        });
+        wrong_outcome.into_iter().chain(bounds).chain(disagree).collect()
     }
 
     /// Returns whether the expectation has neither an outcome nor bounds.
     pub(crate) fn is_empty(&self) -> bool {
-        self.outcome.is_none() && Subject::ALL.into_iter().all(|subject| self.bounds(subject).is_none())
+        self.outcome.is_none()
+            && self.disagreements.is_none()
+            && Subject::ALL.into_iter().all(|subject| self.bounds(subject).is_none())
     }
 }
 
@@ -134,7 +213,9 @@ impl fmt::Display for Expectation {
             .into_iter()
             .filter_map(|subject| Some(format!("{} {}", subject.name(), self.bounds(subject)?)));
         let outcome = self.outcome.map(|outcome| outcome.to_string());
-        f.write_str(&outcome.into_iter().chain(bounds).collect::<Vec<_>>().join(", "))
+        let disagreements = self.disagreements.map(|_| "disagreements none".to_owned());
+        let parts = outcome.into_iter().chain(bounds).chain(disagreements);
+        f.write_str(&parts.collect::<Vec<_>>().join(", "))
     }
 }
 
@@ -155,12 +236,37 @@ impl<T: Ord + Copy + fmt::Display> Bounds<T> {
         self.0.iter().all(|bound| bound.operator.holds(Some(value.cmp(&bound.value))))
     }
 
-    fn violation(&self, name: &str, value: Option<T>) -> Option<String> {
-        match value {
-            None => Some(format!("{name} was not measured, expected {self}")),
-            Some(value) if self.contain(value) => None,
-            Some(value) => Some(format!("{name} is {value}, expected {self}")),
+    /// Checks an interval. `quantity` converts its ends.
+    fn check(&self, name: &str, figure: Option<Interval>, quantity: impl Fn(f64) -> T) -> Finding {
+        let Some(Interval { least, most }) = figure else {
+            return Finding::Violated(format!("{name} was not measured, expected {self}"));
+        };
+        let (least, most) = (quantity(least), most.map(quantity));
+        let is = match most {
+            Some(most) if most == least => format!("{name} is {least}"),
+            Some(most) => format!("{name} is between {least} and {most}"),
+            None => format!("{name} is at least {least}"),
+        };
+        let decided: Vec<Option<bool>> = self.0.iter().map(|bound| bound.decide(least, most)).collect();
+        if decided.contains(&Some(false)) {
+            Finding::Violated(format!("{is}, expected {self}"))
+        } else if decided.contains(&None) {
+            Finding::Undecided(format!("{is}, which does not decide {self}"))
+        } else {
+            Finding::Held
         }
+    }
+}
+
+impl<T: Ord + Copy> Bound<T> {
+    /// Returns whether the values from `least` to `most` (without one, to any size) are within the bound.
+    /// Returns nothing if only some of them are.
+    fn decide(&self, least: T, most: Option<T>) -> Option<bool> {
+        let low = least.cmp(&self.value);
+        let high = most.map_or(Ordering::Greater, |most| most.cmp(&self.value));
+        let between = if (low, high) == (Ordering::Less, Ordering::Greater) { Ordering::Equal } else { low };
+        let held = [low, between, high].map(|ordering| self.operator.holds(Some(ordering)));
+        (held[0] == held[1] && held[1] == held[2]).then_some(held[0])
     }
 }
 
@@ -254,6 +360,8 @@ impl ReferenceRow {
             Subject::Downtime => Some(self.downtime?.as_millis_f64()),
             Subject::TotalTime => Some(self.total_time?.as_millis_f64()),
             Subject::Transferred => Some(self.transferred?.get() as f64),
+            // Publications seldom say who measured a downtime.
+            Subject::DowntimeClient | Subject::DowntimeGuest | Subject::DowntimeQemu => None,
         }
     }
 }
@@ -281,32 +389,84 @@ mod tests {
         assert!("".parse::<Bounds<Span>>().unwrap_err().contains("is not a bound"));
     }
 
+    fn expectation(json: serde_json::Value) -> Expectation {
+        serde_json::from_value(json).unwrap()
+    }
+
+    /// Returns what an attempt measured: a downtime between two ends, and the data transferred.
+    fn figures(
+        least: f64,
+        most: Option<f64>,
+        transferred: Option<f64>,
+    ) -> impl Fn(Subject) -> Option<Interval> {
+        move |subject| match subject {
+            Subject::Downtime | Subject::DowntimeClient => Some(Interval { least, most }),
+            Subject::Transferred => transferred.map(Interval::exactly),
+            _ => None,
+        }
+    }
+
     #[test]
     fn a_violation_states_the_actual_and_the_expected_figure() {
-        let expectation: Expectation = serde_json::from_value(serde_json::json!({
+        let expectation = expectation(serde_json::json!({
             "where": "stress.rate == 0", "outcome": "converged",
             "downtime": "<= 300ms", "transferred": "< 1GB",
-        }))
-        .unwrap();
-        let figures = |downtime_ms: f64, transferred_bytes: Option<f64>| {
-            move |subject| match subject {
-                Subject::Downtime => Some(downtime_ms),
-                Subject::TotalTime => None,
-                Subject::Transferred => transferred_bytes,
-            }
-        };
-        assert_eq!(expectation.violations(Outcome::Converged, figures(300.0, Some(1.0))), [""; 0]);
+        }));
+        let exactly = |ms| figures(ms, Some(ms), Some(1.0));
+        assert_eq!(expectation.check(Outcome::Converged, exactly(300.0), 0), []);
+        let violated = |text: &str| Finding::Violated(text.into());
         assert_eq!(
-            expectation.violations(Outcome::Failed, figures(301.0, None)),
+            expectation.check(Outcome::Failed, figures(301.0, Some(301.0), None), 0),
             [
-                "outcome is failed, expected converged",
-                "downtime is 301ms, expected <= 300ms",
-                "transferred was not measured, expected < 1GB",
+                violated("outcome is failed, expected converged"),
+                violated("downtime is 301ms, expected <= 300ms"),
+                violated("transferred was not measured, expected < 1GB"),
             ]
         );
         assert_eq!(
             expectation.to_string(),
             "stress.rate == 0: converged, downtime <= 300ms, transferred < 1GB"
         );
+    }
+
+    #[test]
+    fn an_interval_decides_a_bound_only_if_all_of_it_is_on_one_side() {
+        let check = |bounds: &str, least: f64, most: Option<f64>| {
+            let expectation = expectation(serde_json::json!({ "downtime.client": bounds }));
+            match expectation.check(Outcome::Converged, figures(least, most, None), 0).pop() {
+                None => "holds".to_owned(),
+                Some(Finding::Undecided(text)) => format!("undecided: {text}"),
+                Some(Finding::Violated(text)) => format!("violated: {text}"),
+                Some(Finding::Held) => unreachable!("what holds is no finding"),
+            }
+        };
+        assert_eq!(check("<= 1s", 990.0, Some(1000.0)), "holds");
+        assert_eq!(
+            check("<= 1s", 995.0, Some(1005.0)),
+            "undecided: downtime.client is between 995ms and 1005ms, which does not decide <= 1s"
+        );
+        assert_eq!(
+            check("<= 1s", 1001.0, Some(1011.0)),
+            "violated: downtime.client is between 1001ms and 1011ms, expected <= 1s"
+        );
+        // A gap that never ended.
+        assert_eq!(check("<= 1s", 5000.0, None), "violated: downtime.client is at least 5s, expected <= 1s");
+        assert!(check("<= 10s", 5000.0, None).starts_with("undecided: downtime.client is at least 5s"));
+        assert_eq!(check(">= 5s", 5000.0, None), "holds");
+        assert!(check("< 5s", 5000.0, None).starts_with("violated"));
+        assert!(check(">= 1s and <= 2s", 1500.0, None).starts_with("undecided"));
+        assert!(check("== 1s", 990.0, Some(1010.0)).starts_with("undecided"));
+        assert!(check("!= 1s", 990.0, Some(1010.0)).starts_with("undecided"));
+    }
+
+    #[test]
+    fn disagreements_can_be_refused() {
+        let expectation = expectation(serde_json::json!({ "disagreements": "none" }));
+        assert_eq!(expectation.check(Outcome::Converged, |_| None, 0), []);
+        assert_eq!(
+            expectation.check(Outcome::Converged, |_| None, 2),
+            [Finding::Violated("2 disagreements between measurements, expected none".into())]
+        );
+        assert_eq!(expectation.to_string(), "every cell: disagreements none");
     }
 }

@@ -28,7 +28,9 @@ mod yaml;
 
 pub use changes::Changes;
 pub use diagnostic::{Diagnostic, Diagnostics, KeyPath, Position, Segment};
-pub use expect::{Bound, Bounds, Expectation, Reference, ReferenceRow, Subject};
+pub use expect::{
+    Bound, Bounds, Expectation, Finding, Interval, NoDisagreements, Reference, ReferenceRow, Subject,
+};
 pub use expression::{Expression, ExpressionError};
 pub use file::{Axis, CellOrder, File, Overrides};
 pub use plan::{Attempt, Cell, Plan, RunOrder, Shard, ShardError};

@@ -45,10 +45,16 @@ pub(super) fn migration(measured: &mut Measured, finished: &FinishedMigration) {
     }
 }
 
-/// Records the probe's report, and the client's downtime if the migration has completed.
+/// Records the probe's report, and the bounds of the client's downtime if the migration has completed.
+///
+/// Replies come one interval apart when nothing is wrong, so a gap is longer than the downtime behind it by
+/// up to one interval. A gap that is still open has no upper bound.
 pub(super) fn probe(measured: &mut Measured, probe: probe::ProbeReport, finished: &FinishedMigration) {
     if finished.resumed.is_some() {
-        measured.downtime_ms.client = Some(round_micros(probe.largest_gap_ns as f64 / 1e6));
+        let ms = |ns: u64| round_micros(ns as f64 / 1e6);
+        let longest = probe.largest_gap_ns.max(probe.open_gap_ns);
+        measured.downtime_ms.client_at_least = longest.map(|gap| ms(gap.saturating_sub(probe.interval_ns)));
+        measured.downtime_ms.client = probe.largest_gap_ns.filter(|_| probe.open_gap_ns.is_none()).map(ms);
     }
     measured.probe = Some(probe.into());
 }

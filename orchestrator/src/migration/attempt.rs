@@ -64,6 +64,10 @@ const SIGN_OF_LIFE_LIMIT: Duration = Duration::from_secs(40);
 /// [`SIGN_OF_LIFE_LIMIT`].
 const PROBE_LIMIT: Duration = Duration::from_secs(40);
 
+/// The longest the probe waits for a last reply when it is stopped. Without one, the client's downtime has no
+/// end, and this time is part of its lower bound.
+const LAST_REPLY_LIMIT: Duration = Duration::from_secs(5);
+
 /// The cell to attempt, and where its files go.
 #[derive(Clone, Copy)]
 pub struct AttemptSpec<'a> {
@@ -94,7 +98,7 @@ pub async fn attempt(
     attempt.enter(Phase::TearDown);
     // Both always run to their end. Stopping the probe fails if no probe runs any more, so its error is
     // ignored.
-    let (_, shut_down) = tokio::join!(network.stop_probe(), driver.shut_down());
+    let (_, shut_down) = tokio::join!(network.stop_probe(Duration::ZERO), driver.shut_down());
     let tear_down_error = shut_down.err().map(Error::from);
     // An error during tear-down spoils a success only; any other outcome keeps its own reason.
     let (outcome, reason) = match (result, tear_down_error) {
@@ -251,7 +255,8 @@ impl<N: Network> Attempt<'_, N> {
             observation.map_err(|error| guest_lost(&error))?;
         }
         if probe_interval(settings).is_some() {
-            account::probe(measured, self.network.stop_probe().await?, finished);
+            let report = self.network.stop_probe(LAST_REPLY_LIMIT).await?;
+            account::probe(measured, report, finished);
         }
         Ok(verification)
     }

@@ -19,8 +19,9 @@ pub trait Network {
     /// Waits at most `patience` for the guest to answer a first probe, then keeps probing it at this
     /// interval.
     async fn start_probe(&self, interval: Duration, patience: Duration) -> Result<(), NodeError>;
-    /// Stops the probe and returns its report. Fails if no probe runs.
-    async fn stop_probe(&self) -> Result<probe::ProbeReport, NodeError>;
+    /// Stops the probe when the guest answers it once more, or after `patience` without an answer, and
+    /// returns its report. Fails if no probe runs.
+    async fn stop_probe(&self, patience: Duration) -> Result<probe::ProbeReport, NodeError>;
 }
 
 impl Network for Link<'_> {
@@ -36,7 +37,7 @@ impl Network for Link<'_> {
         self.lab().controller.start_probe(GUEST_ADDRESS.0, interval, patience).await
     }
 
-    async fn stop_probe(&self) -> Result<probe::ProbeReport, NodeError> {
-        self.lab().controller.stop_probe().await
+    async fn stop_probe(&self, patience: Duration) -> Result<probe::ProbeReport, NodeError> {
+        self.lab().controller.stop_probe(patience).await
     }
 }

@@ -22,8 +22,9 @@ impl From<Lateness> for LinkLateness {
 
 impl From<probe::ProbeReport> for Probe {
     fn from(report: probe::ProbeReport) -> Self {
-        let probe::ProbeReport { interval_ns, sent, received, largest_gap_ns, median_gap_ns } = report;
-        Self { interval_ns, sent, received, largest_gap_ns, median_gap_ns }
+        let probe::ProbeReport { interval_ns, sent, received, largest_gap_ns, median_gap_ns, open_gap_ns } =
+            report;
+        Self { interval_ns, sent, received, largest_gap_ns, median_gap_ns, open_gap_ns }
     }
 }
 
@@ -75,8 +76,9 @@ mod tests {
             interval_ns: 10_000_000,
             sent: 9,
             received: 8,
-            largest_gap_ns: 20_000_000,
-            median_gap_ns: 10_000_000,
+            largest_gap_ns: Some(20_000_000),
+            median_gap_ns: Some(10_000_000),
+            open_gap_ns: Some(5_000_000_000),
         };
         assert_eq!(to_value(Probe::from(report.clone())).unwrap(), to_value(report).unwrap());
         for area in [verify::Area::WorkingSet, verify::Area::Ballast] {

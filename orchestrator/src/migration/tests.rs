@@ -42,12 +42,13 @@ struct Setup {
     settings: &'static str,
     script: Script,
     network_fault: Option<NetworkFault>,
+    open_gap: Option<Duration>,
 }
 
 impl Setup {
     /// Returns the set-up of a guest that dirties 16 MB/s and migrates within two seconds.
     fn new() -> Self {
-        Self { settings: "", script: Script::default(), network_fault: None }
+        Self { settings: "", script: Script::default(), network_fault: None, open_gap: None }
     }
 
     /// Returns the same set-up with a fault of the driver or the guest.
@@ -87,7 +88,8 @@ impl Setup {
         let interrupt = Arc::new(Notify::new());
         let handles = TestHandles { driver: Arc::clone(&shared), interrupt: Arc::clone(&interrupt) };
         let sink = PhaseHook { at, hook: hook(handles) };
-        let network = MockNetwork { fault: self.network_fault, ..MockNetwork::default() };
+        let network =
+            MockNetwork { fault: self.network_fault, open_gap: self.open_gap, ..MockNetwork::default() };
         let spec = AttemptSpec { cell: &cell, number: 1, folder: folder.path() };
         let record =
             attempt(driver, &network, spec, RecordBuilder::start(), &sink, interrupt.notified()).await;
@@ -151,6 +153,8 @@ struct MockNetwork {
     fault: Option<NetworkFault>,
     links: RefCell<Vec<String>>,
     probing: Flag<bool>,
+    /// How long the guest has not answered when the probe ends without a last reply.
+    open_gap: Option<Duration>,
     counted: Flag<u64>,
 }
 
@@ -181,7 +185,7 @@ impl Network for MockNetwork {
         Ok(())
     }
 
-    async fn stop_probe(&self) -> Result<probe::ProbeReport, NodeError> {
+    async fn stop_probe(&self, _: Duration) -> Result<probe::ProbeReport, NodeError> {
         if !self.probing.replace(false) {
             return Err(NodeError::Gone { node: "controller".into() });
         }
@@ -189,10 +193,23 @@ impl Network for MockNetwork {
             interval_ns: 10_000_000,
             sent: 300,
             received: 293,
-            largest_gap_ns: 70_000_000,
-            median_gap_ns: 10_000_000,
+            largest_gap_ns: Some(70_000_000),
+            median_gap_ns: Some(10_000_000),
+            open_gap_ns: self.open_gap.map(|gap| gap.as_nanos() as u64),
         })
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_never_answers_again_has_no_longest_downtime() {
+    let open_gap = Some(Duration::from_secs(5));
+    let result = Setup { open_gap, ..Setup::new() }.run().await;
+    assert_eq!(result.outcome(), (Outcome::Converged, ""));
+    let downtime = result.record.measured.downtime_ms;
+    assert_eq!((downtime.client, downtime.client_at_least), (None, Some(4990.0)));
+    assert_eq!(result.record.measured.probe.as_ref().unwrap().open_gap_ns, Some(5_000_000_000));
+    let notes = result.record.measured.disagreements.join("; ");
+    assert!(notes.contains("a client got no reply for at least 4990 ms"), "{notes}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -203,6 +220,7 @@ async fn a_migration_that_completes_has_all_figures() {
     assert_eq!(measured.total_time_ms, Some(2060.0));
     let downtime = measured.downtime_ms;
     assert_eq!((downtime.qemu, downtime.client), (Some(60.0), Some(70.0)));
+    assert_eq!(downtime.client_at_least, Some(60.0));
     let lost = downtime.guest.unwrap();
     assert!((59.0..=61.0).contains(&lost), "{lost}");
     assert_eq!(measured.transferred.qemu_bytes, Some(200_000_000));

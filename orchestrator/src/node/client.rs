@@ -374,9 +374,11 @@ impl Node {
         self.call(&format!("probe {target}"), call).await
     }
 
-    /// Stops the downtime probe and returns its report.
-    pub async fn stop_probe(&self) -> Result<ProbeReport, NodeError> {
-        self.call("stop the probe", Call::StopProbe).await
+    /// Stops the downtime probe when the next reply arrives, or after `patience` without one, and returns its
+    /// report.
+    pub async fn stop_probe(&self, patience: Duration) -> Result<ProbeReport, NodeError> {
+        let call = Call::StopProbe { patience_ms: patience.as_millis() as u64 };
+        self.call("stop the probe", call).await
     }
 }
 

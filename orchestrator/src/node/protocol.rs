@@ -174,8 +174,11 @@ pub enum Call {
         /// How long to wait for the first reply, in milliseconds.
         timeout_ms: u64,
     },
-    /// Stop the probe; returns a [`super::server::probe::ProbeReport`].
-    StopProbe,
+    /// Stop the probe when the next reply arrives; returns a [`super::server::probe::ProbeReport`].
+    StopProbe {
+        /// How long to wait for the next reply, in milliseconds.
+        patience_ms: u64,
+    },
 }
 
 /// A process to start. Its working directory is the node's private directory, which vanishes with the node.

@@ -45,7 +45,11 @@ pub(super) fn rows<'a>(
     let folder = records.clone().find_map(|(folder, _)| folder).map(|_| "results");
     let names = columns().map(|(_, column)| column.name);
     let header = folder.into_iter().chain(["cell"]).chain(axes.iter().copied());
-    writer.write_record(header.chain(["attempt", "outcome"]).chain(names).chain(["started_at", "reason"]))?;
+    writer.write_record(header.chain(["attempt", "outcome"]).chain(names).chain([
+        "started_at",
+        "reason",
+        "disagreements",
+    ]))?;
     for (folder, record) in records {
         let folder = folder.map(|folder| folder.display().to_string());
         let names = folder.into_iter().chain([record.cell.clone()]);
@@ -54,7 +58,11 @@ pub(super) fn rows<'a>(
         let measured = columns().map(|(figure, column)| {
             (figure.value)(&record.measured).map(|value| column.show(value)).unwrap_or_default()
         });
-        let rest = [record.started_at.to_string(), record.reason.clone().unwrap_or_default()];
+        let rest = [
+            record.started_at.to_string(),
+            record.reason.clone().unwrap_or_default(),
+            record.measured.disagreements.join(" | "),
+        ];
         writer.write_record(names.chain(values).chain(ended).chain(measured).chain(rest))?;
     }
     let bytes = writer.into_inner().map_err(csv::IntoInnerError::into_error)?;

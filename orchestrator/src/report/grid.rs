@@ -4,6 +4,7 @@
 //! If a cell was measured more than once, each figure is shown as the median, followed by the minimum and the
 //! maximum. Failed, skipped and interrupted attempts have no figures.
 
+use super::remarks::MARK;
 use crate::{
     matrix::{Plan, Subject},
     outcome::Outcome,
@@ -45,7 +46,9 @@ impl Grid {
             let beside = published.iter().map(|(subject, column)| {
                 row.and_then(|row| row.figure(*subject)).map(|value| column.show(value)).unwrap_or_default()
             });
-            values.chain([outcomes(&attempts)]).chain(measured).chain(beside).collect()
+            let disagree = attempts.iter().any(|record| !record.measured.disagreements.is_empty());
+            let outcome = outcomes(&attempts) + if disagree { MARK } else { "" };
+            values.chain([outcome]).chain(measured).chain(beside).collect()
         });
         Self {
             words: axes.len() + 1,
@@ -69,21 +72,37 @@ fn outcomes(attempts: &[&Record]) -> String {
 }
 
 /// Returns the median of a figure over the attempts that measured it, with the range if there are several.
+/// What has a lower bound only is shown after `>`, and is larger than all others.
 fn spread(attempts: &[&Record], figure: &Figure, column: &TableColumn) -> String {
-    let mut values: Vec<f64> = attempts.iter().filter_map(|r| (figure.value)(&r.measured)).collect();
-    values.sort_unstable_by(f64::total_cmp);
-    let show = |value: f64| column.show(value);
+    let mut values: Vec<Shown> = attempts.iter().filter_map(|r| Shown::new(figure, r)).collect();
+    values.sort_unstable_by(|a, b| a.is_open.cmp(&b.is_open).then(a.value.total_cmp(&b.value)));
+    let show = |shown: Shown| format!("{}{}", if shown.is_open { ">" } else { "" }, column.show(shown.value));
     match values[..] {
         [] => "-".into(),
         [value] => show(value),
         [low, .., high] => {
             let middle = values.len() / 2;
-            let median = if values.len().is_multiple_of(2) {
-                f64::midpoint(values[middle - 1], values[middle])
-            } else {
-                values[middle]
-            };
+            let mut median = values[middle];
+            if values.len().is_multiple_of(2) {
+                median.value = f64::midpoint(values[middle - 1].value, median.value);
+            }
             format!("{} ({}–{})", show(median), show(low), show(high))
         }
+    }
+}
+
+/// A value as a table shows it.
+#[derive(Clone, Copy)]
+struct Shown {
+    value: f64,
+    /// Whether it is only a lower bound.
+    is_open: bool,
+}
+
+impl Shown {
+    fn new(figure: &Figure, record: &Record) -> Option<Self> {
+        let interval = figure.interval(&record.measured)?;
+        let value = interval.most.unwrap_or(interval.least);
+        Some(Self { value, is_open: interval.most.is_none() })
     }
 }

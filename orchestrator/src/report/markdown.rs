@@ -3,7 +3,7 @@
 //! The output is in GitHub's flavour of Markdown. Text from the matrix cannot become markup, a link or a new
 //! column: cells and sentences are escaped, and expectations, attempts and folders are in code spans.
 
-use super::{FinishedRun, Format, RenderedReport, composition, grid::Grid};
+use super::{FinishedRun, Format, RenderedReport, composition, grid::Grid, remarks};
 use crate::{
     matrix::Plan,
     results::{
@@ -47,6 +47,13 @@ fn render(plan: &Plan, records: &[Record], verdict: &RunVerdict) -> String {
     if let Some(reference) = &plan.reference {
         let _ = write!(text, "\nPublished: {}\n", escaped(&reference.source));
     }
+    let remarks = remarks::remarks(records);
+    if !remarks.is_empty() {
+        text.push('\n');
+    }
+    for remark in remarks {
+        text += &item(false, &code(&remark));
+    }
     for sentence in &verdict.threshold {
         let _ = write!(text, "\n{}\n", escaped(sentence));
     }
@@ -54,13 +61,11 @@ fn render(plan: &Plan, records: &[Record], verdict: &RunVerdict) -> String {
         text.push('\n');
     }
     for expectation in &verdict.expectations {
-        let word = match expectation.violations.len() {
-            0 => expectation.word().to_string(),
-            _ => format!("**{}**", expectation.word()),
-        };
-        text += &item(false, &format!("expected {}: {word}", code(&expectation.expectation)));
-        for violation in &expectation.violations {
-            text += &item(true, &code(violation));
+        let words = expectation.words();
+        let words = if expectation.violations.is_empty() { words } else { format!("**{words}**") };
+        text += &item(false, &format!("expected {}: {words}", code(&expectation.expectation)));
+        for sentence in expectation.violations.iter().chain(&expectation.undecided) {
+            text += &item(true, &code(sentence));
         }
     }
     text

@@ -15,6 +15,7 @@ mod csv;
 mod grid;
 mod json;
 mod markdown;
+mod remarks;
 mod table;
 
 /// A run that has just finished or was interrupted.

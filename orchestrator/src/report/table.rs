@@ -1,6 +1,6 @@
 //! The table for a terminal, followed by the threshold, the expectations and the parts of the run.
 
-use super::{FinishedRun, Format, RenderedReport, composition, grid::Grid};
+use super::{FinishedRun, Format, RenderedReport, composition, grid::Grid, remarks};
 use crate::{
     matrix::Plan,
     results::{
@@ -42,6 +42,13 @@ fn render(plan: &Plan, records: &[Record], verdict: &RunVerdict) -> String {
     if let Some(reference) = &plan.reference {
         let _ = writeln!(text, "published: {}", reference.source);
     }
+    let remarks = remarks::remarks(records);
+    if !remarks.is_empty() {
+        text.push('\n');
+    }
+    for remark in remarks {
+        let _ = writeln!(text, "{remark}");
+    }
     for sentence in &verdict.threshold {
         let _ = write!(text, "\n{sentence}\n");
     }
@@ -49,9 +56,9 @@ fn render(plan: &Plan, records: &[Record], verdict: &RunVerdict) -> String {
         text.push('\n');
     }
     for expectation in &verdict.expectations {
-        let _ = writeln!(text, "expected {}: {}", expectation.expectation, expectation.word());
-        for violation in &expectation.violations {
-            let _ = writeln!(text, "    {violation}");
+        let _ = writeln!(text, "expected {}: {}", expectation.expectation, expectation.words());
+        for sentence in expectation.violations.iter().chain(&expectation.undecided) {
+            let _ = writeln!(text, "    {sentence}");
         }
     }
     text

@@ -11,7 +11,7 @@
 //! them: a one-way delay is at most the round trip.
 
 use super::record::{Clock, Measured, Provenance};
-use crate::matrix::Subject;
+use crate::matrix::{Interval, Subject};
 use indexmap::IndexMap;
 use std::fmt;
 
@@ -41,11 +41,25 @@ pub struct Figure {
     pub table: Option<TableColumn>,
     /// Its column in CSV files.
     pub csv: Option<CsvColumn>,
-    /// The subject of expectations for which it is checked. If several figures have the same subject, the
+    /// Returns a lower bound of what is measured, if the value is only an upper bound of it.
+    pub at_least: Option<fn(&Measured) -> Option<f64>>,
+    /// The subjects of expectations for which it is checked. If several figures have the same subject, the
     /// last one in the list that was measured counts.
-    pub expected_as: Option<Subject>,
+    pub expected_as: &'static [Subject],
     /// The published figure (`reference` in the matrix) that tables show beside it.
     pub published_as: Option<Subject>,
+}
+
+impl Figure {
+    /// Returns the bounds of what is measured: the value at both ends, unless it is only an upper bound.
+    /// Returns nothing if it was not measured.
+    pub fn interval(&self, measured: &Measured) -> Option<Interval> {
+        let value = (self.value)(measured);
+        match self.at_least.and_then(|at_least| at_least(measured)) {
+            Some(least) => Some(Interval { least, most: value }),
+            None => value.map(Interval::exactly),
+        }
+    }
 }
 
 /// A column of a terminal or Markdown table.
@@ -125,7 +139,8 @@ const DEFAULTS: Figure = Figure {
     value: |_| None,
     table: None,
     csv: None,
-    expected_as: None,
+    at_least: None,
+    expected_as: &[],
     published_as: None,
 };
 
@@ -143,7 +158,7 @@ pub const FIGURES: &[Figure] = &[
         value: |m| m.total_time_ms,
         table: Some(TableColumn { header: "total time\ns", per: 1e3, decimals: 1 }),
         csv: Some(CsvColumn { name: "total_time_ms", whole: false }),
-        expected_as: Some(Subject::TotalTime),
+        expected_as: &[Subject::TotalTime],
         published_as: Some(Subject::TotalTime),
         ..DEFAULTS
     },
@@ -158,7 +173,7 @@ pub const FIGURES: &[Figure] = &[
         value: |m| m.downtime_ms.qemu,
         table: Some(TableColumn { header: "downtime\nQEMU ms", per: 1.0, decimals: 0 }),
         csv: Some(CsvColumn { name: "downtime_qemu_ms", whole: false }),
-        expected_as: Some(Subject::Downtime),
+        expected_as: &[Subject::DowntimeQemu, Subject::Downtime],
         published_as: Some(Subject::Downtime),
         ..DEFAULTS
     },
@@ -179,23 +194,40 @@ pub const FIGURES: &[Figure] = &[
         value: |m| m.downtime_ms.guest,
         table: Some(TableColumn { header: "downtime\nguest ms", per: 1.0, decimals: 0 }),
         csv: Some(CsvColumn { name: "downtime_guest_ms", whole: false }),
+        expected_as: &[Subject::DowntimeGuest],
         ..DEFAULTS
     },
     Figure {
         key: "downtime_ms.client",
-        description: "The downtime as a client of the guest sees it: the longest gap between two replies to \
-                      the probe, an ICMP echo client in the controller node, by its kernel's receive \
-                      timestamps. It includes the time until the network delivers packets to the guest's new \
-                      location. A longer gap anywhere between the phases `settle` and `verify` counts \
-                      instead. The resolution is the probe's interval. `probe` has its other results. Absent \
-                      if the guest never ran at the destination.",
+        description: "The longest downtime that is possible for a client of the guest: the longest gap \
+                      between two replies to the probe, an ICMP echo client in the controller node. It \
+                      includes the time until the network delivers packets to the guest's new location. A \
+                      longer gap anywhere between the phases `settle` and `verify` counts instead. `probe` \
+                      has its other results. Absent if the guest never ran at the destination, and if it \
+                      did not answer any more when the probe was stopped.",
         clock: Some(Clock::Controller),
         from: "the controller's kernel receives a reply",
         to: "the controller's kernel receives the next reply",
         value: |m| m.downtime_ms.client,
         table: Some(TableColumn { header: "downtime\nclient ms", per: 1.0, decimals: 0 }),
         csv: Some(CsvColumn { name: "downtime_client_ms", whole: false }),
-        expected_as: Some(Subject::Downtime),
+        at_least: Some(|m| m.downtime_ms.client_at_least),
+        expected_as: &[Subject::DowntimeClient, Subject::Downtime],
+        ..DEFAULTS
+    },
+    Figure {
+        key: "downtime_ms.client_at_least",
+        description: "The shortest downtime that the replies allow for a client of the guest: the longest \
+                      gap less one interval of the probe, since replies come that far apart when nothing is \
+                      wrong. A gap that was still open when the probe was stopped counts, too; then there is \
+                      no `downtime_ms.client`, and tables show this figure after `>`. Expectations about the \
+                      client's downtime hold only if both figures meet them. Absent if the guest never ran \
+                      at the destination.",
+        clock: Some(Clock::Controller),
+        from: "the controller's kernel receives a reply",
+        to: "the controller's kernel receives the next reply, or the probe ends without one",
+        value: |m| m.downtime_ms.client_at_least,
+        csv: Some(CsvColumn { name: "downtime_client_at_least_ms", whole: false }),
         ..DEFAULTS
     },
     Figure {
@@ -207,7 +239,7 @@ pub const FIGURES: &[Figure] = &[
         value: |m| Some(m.transferred.qemu_bytes? as f64),
         table: Some(TableColumn { header: "data\nMB", per: 1e6, decimals: 0 }),
         csv: Some(CsvColumn { name: "transferred_qemu_bytes", whole: true }),
-        expected_as: Some(Subject::Transferred),
+        expected_as: &[Subject::Transferred],
         published_as: Some(Subject::Transferred),
         ..DEFAULTS
     },
@@ -407,11 +439,11 @@ pub fn provenance(measured: &Measured) -> IndexMap<String, Provenance> {
     durations.collect()
 }
 
-/// Returns the value that an expectation about `subject` checks, in the figure's unit: milliseconds or bytes.
-/// Returns nothing if no figure with that subject was measured.
-pub fn value_for(subject: Subject, measured: &Measured) -> Option<f64> {
-    let mut candidates = FIGURES.iter().rev().filter(|figure| figure.expected_as == Some(subject));
-    candidates.find_map(|figure| (figure.value)(measured))
+/// Returns what an expectation about `subject` checks, in the figure's unit: milliseconds or bytes. Returns
+/// nothing if no figure with that subject was measured.
+pub fn interval_for(subject: Subject, measured: &Measured) -> Option<Interval> {
+    let mut candidates = FIGURES.iter().rev().filter(|figure| figure.expected_as.contains(&subject));
+    candidates.find_map(|figure| figure.interval(measured))
 }
 
 #[cfg(test)]

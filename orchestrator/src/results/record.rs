@@ -101,6 +101,9 @@ pub struct Downtime {
     pub guest: Option<f64>,
     /// The figure `downtime_ms.client`.
     pub client: Option<f64>,
+    /// The figure `downtime_ms.client_at_least`. Absent in records of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_at_least: Option<f64>,
 }
 
 /// The data that one migration moved, counted in two places, in bytes.
@@ -134,10 +137,14 @@ pub struct Probe {
     pub sent: u64,
     /// The number of replies received.
     pub received: u64,
-    /// The longest gap between two consecutive replies, in nanoseconds.
-    pub largest_gap_ns: u64,
-    /// The median gap between two consecutive replies, in nanoseconds.
-    pub median_gap_ns: u64,
+    /// The longest gap between two consecutive replies, in nanoseconds. Absent with fewer than two replies.
+    pub largest_gap_ns: Option<u64>,
+    /// The median gap between two consecutive replies, in nanoseconds. Absent with fewer than two replies.
+    pub median_gap_ns: Option<u64>,
+    /// The time from the last reply until the probe ended without another one, in nanoseconds. Absent if the
+    /// guest answered until the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_gap_ns: Option<u64>,
 }
 
 /// The result of the check of the guest's memory.

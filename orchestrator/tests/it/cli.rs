@@ -319,7 +319,10 @@ fn json_has_the_records_and_the_verdict() {
     let finished = sandbox.testbed(&["run", "--resume", "run", "--json"]);
     let json = finished.exits(0).json();
     let keys: Vec<&String> = json.as_object().unwrap().keys().collect();
-    assert_eq!(keys, ["results", "complete", "records", "expectations", "failed", "threshold"]);
+    assert_eq!(
+        keys,
+        ["results", "complete", "records", "expectations", "failed", "nothing_made", "threshold"]
+    );
     assert_eq!((&json["results"], &json["complete"]), (&Value::from("run"), &Value::from(true)));
     let records: Vec<Record> = serde_json::from_value(json["records"].clone()).unwrap();
     assert_eq!(records, threshold_records());
@@ -417,7 +420,7 @@ fn missing_parts_and_differences_are_listed_in_markdown() {
     sandbox.add_part("p1", "1/3", "10.0.2", &records);
     sandbox.add_part("p3", "3/3", "7.2.0", &records[..3]);
     sandbox.add_run("whole", THRESHOLD, threshold_records());
-    let text = sandbox.testbed(&["report", "p1", "p3", "whole", "--format", "markdown"]).exits(0).stdout();
+    let text = sandbox.testbed(&["report", "p1", "p3", "whole", "--format", "markdown"]).exits(1).stdout();
     golden("report-parts-lacking.md", &text);
 }
 
@@ -451,12 +454,12 @@ fn missing_parts_and_differences_are_listed_below_the_table() {
     again[2].outcome = Outcome::Converged;
     again.pop();
     sandbox.add_part("again", "3/3", "7.2.0", &again);
-    let table = sandbox.testbed(&["report", "p1", "again", "cut"]).exits(0).stdout();
+    let table = sandbox.testbed(&["report", "p1", "again", "cut"]).exits(1).stdout();
     golden("report-parts-lacking.txt", &table);
 
     // With CSV, the notes go to standard error, and no row appears twice.
     let csv = sandbox.testbed(&["report", "p1", "again", "cut", "--csv"]);
-    let rows: Vec<String> = csv.exits(0).stdout().lines().map(|row| row.chars().take(24).collect()).collect();
+    let rows: Vec<String> = csv.exits(1).stdout().lines().map(|row| row.chars().take(24).collect()).collect();
     assert_eq!(
         rows,
         [
@@ -469,7 +472,7 @@ fn missing_parts_and_differences_are_listed_below_the_table() {
     csv.says("note: missing: part 2/3, with 2 attempts\n").says("note: differs between parts: QEMU: ");
 
     let finished = sandbox.testbed(&["report", "p1", "again", "cut", "--json"]);
-    let json = finished.exits(0).json();
+    let json = finished.exits(1).json();
     assert_eq!(json["complete"], false);
     assert_eq!(json["missing_parts"], serde_json::json!([{ "shard": "2/3", "attempts": 2 }]));
     assert_eq!(json["missing_attempts"], serde_json::json!(["stress.rate=128MBps #2"]));
@@ -487,12 +490,12 @@ fn missing_parts_and_differences_are_listed_below_the_table() {
 #[test]
 fn a_single_part_is_reported_as_part_of_the_whole_run() {
     let sandbox = Sandbox::with_parts();
-    let table = sandbox.testbed(&["report", "p2"]).exits(0).stdout();
+    let table = sandbox.testbed(&["report", "p2"]).exits(1).stdout();
     assert!(table.contains(" 128MB/s      not tried"), "{table}");
     let notes =
         "\nparts: 2/3 in p2\nmissing: part 1/3, with 2 attempts\nmissing: part 3/3, with 2 attempts\n";
     assert!(table.ends_with(notes), "{table}");
-    let json = sandbox.testbed(&["report", "p2", "--json"]).exits(0).json();
+    let json = sandbox.testbed(&["report", "p2", "--json"]).exits(1).json();
     assert_eq!((&json["results"], &json["complete"]), (&Value::from("p2"), &Value::from(false)));
 }
 
@@ -501,7 +504,7 @@ fn parts_of_different_runs_are_not_mixed() {
     let sandbox = Sandbox::with_parts();
     let changed = THRESHOLD.replace("timeout: 20s", "timeout: 30s");
     fs::write(sandbox.path("p2").join(store::MATRIX), changed).unwrap();
-    let shown = sandbox.testbed(&["report", "p1", "p2", "p3"]).exits(0).stdout();
+    let shown = sandbox.testbed(&["report", "p1", "p2", "p3"]).exits(1).stdout();
     assert!(shown.starts_with("p1, p3\n\n"), "{shown}");
     assert!(shown.contains("missing: part 2/3, with 2 attempts\n\np2\n\n"), "{shown}");
     let why = "not merged: p1 and p2 are not parts of the same run: migrate.timeout: 20s -> 30s in every \
@@ -509,10 +512,10 @@ fn parts_of_different_runs_are_not_mixed() {
     assert!(shown.ends_with(why), "{shown}");
 
     // There is one header for all runs.
-    let csv = sandbox.testbed(&["report", "p1", "p2", "p3", "--csv"]).exits(0).stdout();
+    let csv = sandbox.testbed(&["report", "p1", "p2", "p3", "--csv"]).exits(1).stdout();
     let first: Vec<&str> = csv.lines().map(|line| line.split(',').next().unwrap()).collect();
     assert_eq!(first, ["results", "p1", "p3", "p1", "p3", "p2", "p2"]);
-    let json = sandbox.testbed(&["report", "p1", "p2", "p3", "--json"]).exits(0).stdout();
+    let json = sandbox.testbed(&["report", "p1", "p2", "p3", "--json"]).exits(1).stdout();
     let runs: Vec<Value> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!((runs.len(), &runs[1]["results"]), (2, &Value::from("p2")));
 }
@@ -604,7 +607,7 @@ fn a_run_in_progress_is_reported_with_the_results_so_far() {
     store.append(threshold_records().remove(0)).unwrap();
     let cells = fs::OpenOptions::new().append(true).open(sandbox.path("run").join(store::CELLS)).unwrap();
     std::io::Write::write_all(&mut &cells, b"{\"cell\":\"stress.r").unwrap();
-    let table = sandbox.testbed(&["report", "run"]).exits(0).stdout();
+    let table = sandbox.testbed(&["report", "run"]).exits(1).stdout();
     assert!(table.contains(" 64MB/s       not tried"), "{table}");
     assert!(table.contains("up to 0."), "{table}");
     assert!(table.contains("stress.rate >= 128MB/s: not-converged: not tried"), "{table}");

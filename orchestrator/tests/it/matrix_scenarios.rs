@@ -63,7 +63,7 @@ fn the_threshold_scenario_matches_the_published_experiment() {
     let (levels, transferred) = (megabytes("stressed_mb"), megabytes("transferred_mb"));
     let total_time: Vec<Span> =
         thousandths("migration_time_s").iter().map(|ms| Span::from_millis(*ms)).collect();
-    assert_eq!(plan.cells.len(), levels.len() + 2);
+    assert_eq!(plan.cells.len(), levels.len() + 4);
     let reference = plan.reference.as_ref().unwrap();
     for (i, level) in levels.iter().enumerate() {
         let settings = &plan.cells[i].settings;
@@ -72,5 +72,13 @@ fn the_threshold_scenario_matches_the_published_experiment() {
         let row = reference.row_for(settings).unwrap();
         assert_eq!(row.transferred, Some(transferred[i]));
         assert_eq!(row.total_time, Some(total_time[i]));
+        // The published data are expected within 5 %, and within 10 % close to the threshold.
+        let percent = if level.get() == 96_000_000 { 10 } else { 5 };
+        let bounds = plan.expectations_of(&plan.cells[i]).find_map(|expected| expected.transferred.as_ref());
+        let bounds = bounds.unwrap_or_else(|| panic!("nothing is expected of the data at {level}"));
+        let per_mille = |n: u64| Bytes::new(transferred[i].get() / 1000 * n);
+        for (share, held) in [(1000, true), (1001 + 10 * percent, false), (999 - 10 * percent, false)] {
+            assert_eq!(bounds.contain(per_mille(share)), held, "{level}: {share} per mille of the published");
+        }
     }
 }

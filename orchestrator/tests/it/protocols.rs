@@ -3,6 +3,7 @@
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use std::time::Duration;
 use testbed::{
     driver::qemu::qmp,
     node::{
@@ -121,7 +122,7 @@ proptest! {
                 let reply = serde_json::to_string(&reply).unwrap();
                 write.write_all(format!("{reply}\n").as_bytes()).await.unwrap();
             };
-            tokio::join!(node.stop_probe(), serve).0
+            tokio::join!(node.stop_probe(Duration::ZERO), serve).0
         });
         prop_assert!(answer.unwrap_err().to_string().contains("no"));
     }

@@ -27,11 +27,12 @@ fn testbed(args: &[&str], directory: &Path) -> Output {
     command.args(args).current_dir(directory).output().unwrap()
 }
 
-/// Runs the program, which must succeed, and returns its standard output.
+/// Runs the program, which must accept what it is given, and returns its standard output. A report ends with
+/// 1 if the run is not complete.
 #[track_caller]
 fn printed(args: &[&str], directory: &Path) -> String {
     let Output { status, stdout, stderr } = testbed(args, directory);
-    assert!(status.success(), "{args:?}: {}", String::from_utf8_lossy(&stderr));
+    assert!(matches!(status.code(), Some(0 | 1)), "{args:?}: {}", String::from_utf8_lossy(&stderr));
     String::from_utf8(stdout).unwrap()
 }
 

@@ -39,12 +39,15 @@ impl Settings {
         self.check_parts(&mut errors);
         self.check_migrate(&mut errors);
         self.check_timeline(&mut errors);
-        if !self.probe.interval.is_zero() && self.probe.interval < Span::from_millis(1) {
-            errors.push(error(
-                &["probe.interval"],
-                format!("the probe cannot send a ping every {}", self.probe.interval),
-                "write at least `1ms`, or `0` to disable the probe",
-            ));
+        let interval = self.probe.interval;
+        if !interval.is_zero() && !(Span::from_millis(1)..=Span::from_secs(1)).contains(&interval) {
+            let message = if interval < Span::from_millis(1) {
+                format!("the probe cannot send a ping every {interval}")
+            } else {
+                format!("a ping every {interval} measures no downtime: the interval is its resolution")
+            };
+            let help = "write `1ms` to `1s`, or `0` to disable the probe";
+            errors.push(error(&["probe.interval"], message, help));
         }
         errors
     }
@@ -285,6 +288,8 @@ mod tests {
         assert_eq!(with(|s| s.migrate.downtime_limit = Span::from_nanos(1)), ["migrate.downtime_limit"]);
         assert_eq!(with(|s| s.migrate.max_passes = Some(0)), ["migrate.max_passes"]);
         assert_eq!(with(|s| s.probe.interval = Span::from_nanos(1)), ["probe.interval"]);
+        assert_eq!(with(|s| s.probe.interval = Span::from_millis(1001)), ["probe.interval"]);
+        assert_eq!(with(|s| s.probe.interval = Span::from_secs(1)), [""; 0]);
         assert_eq!(with(|s| s.probe.interval = Span::ZERO), [""; 0]);
         assert_eq!(with(|s| s.stress.threads = 0), ["stress.threads"]);
         assert_eq!(with(|s| s.stress.rate = Rate::Unlimited), ["stress.working_set"]);

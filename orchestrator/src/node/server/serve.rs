@@ -212,10 +212,12 @@ impl Server {
                 *probe = Some(Probe::start(target, interval, timeout).await?);
                 json(())
             }
-            Call::StopProbe => match self.probe.lock().await.take() {
-                Some(probe) => json(probe.stop().await?),
-                None => Err("no probe is running".into()),
-            },
+            Call::StopProbe { patience_ms } => {
+                // The lock is released first: another call may stop the attempt meanwhile.
+                let probe = self.probe.lock().await.take();
+                let probe = probe.ok_or("no probe is running")?;
+                json(probe.stop(Duration::from_millis(patience_ms)).await?)
+            }
         }
     }
 

@@ -25,7 +25,48 @@ fn expectations_are_checked_against_attempts_that_were_made() {
     assert_eq!(verdict.expectations[0].expectation, plan.expect[0].to_string());
     assert_eq!(verdict.exit_code(), EXIT_UNEXPECTED);
     all[1].measured.downtime_ms.client = Some(100.0);
+    let verdict = evaluate(&plan, &all);
+    let words: Vec<String> = verdict.expectations.iter().map(ExpectationVerdict::words).collect();
+    assert_eq!(words, ["holds", "not tried", "holds so far (2 of 3 cells)"]);
+    assert_eq!(verdict.exit_code(), EXIT_UNEXPECTED);
+}
+
+#[test]
+fn what_was_not_tried_as_a_whole_does_not_hold_yet() {
+    let plan =
+        plan("name: n\naxes: { stress.rate: [1MB/s, 2MB/s] }\nrepeat: 2\nexpect: [{ outcome: converged }]\n");
+    let mut all = records(&plan, &[YES, YES]);
+    let verdict = evaluate(&plan, &all);
+    assert_eq!(verdict.expectations[0].words(), "holds so far (2 of 4 attempts)");
+    assert_eq!(verdict.exit_code(), EXIT_UNEXPECTED);
+    let mut again = all.clone();
+    again.iter_mut().for_each(|record| record.attempt = 2);
+    all.extend(again);
     assert_eq!(evaluate(&plan, &all).exit_code(), 0);
+}
+
+#[test]
+fn a_run_in_which_everything_was_skipped_has_failed() {
+    let plan = plan("name: n\naxes: { stress.rate: [1MB/s, 2MB/s] }\n");
+    let skipped = Some(Outcome::Skipped);
+    let code = |outcomes: &[Option<Outcome>]| evaluate(&plan, &records(&plan, outcomes)).exit_code();
+    assert_eq!(code(&[skipped, skipped]), EXIT_FAILED);
+    assert_eq!(code(&[skipped, YES]), 0);
+}
+
+#[test]
+fn a_bound_within_what_is_possible_is_undecided() {
+    let plan = plan("name: n\nexpect: [{ downtime: <= 100ms }]\n");
+    let mut all = records(&plan, &[YES]);
+    all[0].measured.downtime_ms.client = Some(105.0);
+    all[0].measured.downtime_ms.client_at_least = Some(95.0);
+    let verdict = evaluate(&plan, &all);
+    assert_eq!(verdict.expectations[0].words(), "UNDECIDED");
+    assert_eq!(
+        verdict.expectations[0].undecided,
+        ["base #1: downtime is between 95ms and 105ms, which does not decide <= 100ms"]
+    );
+    assert_eq!(verdict.exit_code(), EXIT_UNEXPECTED);
 }
 
 #[test]
