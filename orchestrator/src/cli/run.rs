@@ -38,8 +38,8 @@ Files:
 
 Exit codes:
   0    every attempt has a result, and every expectation holds
-  1    an expectation does not hold, or is undecided: not all of its attempts were made, or a bound lies
-       within what the measurement leaves open
+  1    an expectation does not hold, or is undecided: not all of its attempts were made, or a
+       measurement leaves open on which side of a bound it is
   2    bad input; nothing was started
   3    the lab or QEMU failed: an attempt is failed, guest-lost or corrupted, or none could be made
   130  interrupted";

@@ -235,6 +235,30 @@ fn a_run_in_progress_can_be_inspected() {
     assert!(dir.records()[0].measured.obtained.contains_key("downtime_ms.guest"));
 }
 
+/// The guest's network is cut during the migration and never heals.
+#[test]
+#[ignore = "runs QEMU: cargo xtask test"]
+fn a_client_that_never_hears_of_the_guest_again_has_no_longest_downtime() {
+    let Some(ready) = ready() else { return };
+    let expecting = SMALL.replace("[{ outcome: converged }]", "[{ downtime: <= 1s }, { downtime: >= 1min }]");
+    let dir = TestDir::new(&ready, &expecting);
+    let mut run = dir.start(&["matrix.yaml", "--out", "run"]);
+    run.wait_for("a migration", |dir| dir.migrates("base.1").then_some(()));
+    let name = run.pid().to_string();
+    let cut =
+        ["lab", "shell", "--run", &name, "controller", "--", "ip", "link", "set", "dev", "guests", "down"];
+    let (code, _, err) = dir.run_subcommand(&cut);
+    assert_eq!(code, 0, "{err}");
+    assert_eq!(run.end(), 1, "{}", dir.shown());
+    let downtime = dir.records()[0].measured.downtime_ms;
+    assert_eq!(downtime.client, None, "{}", dir.shown());
+    // The migration goes on for some time, and the probe waits 5 s for a last reply.
+    assert!(downtime.client_at_least.is_some_and(|ms| ms > 5000.0), "{downtime:?}");
+    let shown = dir.shown();
+    assert!(shown.contains("downtime <= 1s: DOES NOT HOLD") && shown.contains(" is at least "), "{shown}");
+    assert!(shown.contains("downtime >= 1min: UNDECIDED"), "{shown}");
+}
+
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
 fn two_runs_at_once_do_not_disturb_each_other() {

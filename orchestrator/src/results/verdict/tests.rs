@@ -40,7 +40,9 @@ fn what_was_not_tried_as_a_whole_does_not_hold_yet() {
     assert_eq!(verdict.expectations[0].words(), "holds so far (2 of 4 attempts)");
     assert_eq!(verdict.exit_code(), EXIT_UNEXPECTED);
     let mut again = all.clone();
-    again.iter_mut().for_each(|record| record.attempt = 2);
+    for record in &mut again {
+        record.attempt = 2;
+    }
     all.extend(again);
     assert_eq!(evaluate(&plan, &all).exit_code(), 0);
 }
