@@ -136,8 +136,14 @@ impl SubjectBounds<'_> {
     fn check(&self, subject: Subject, figure: Option<Interval>) -> Finding {
         let name = subject.name();
         match self {
-            Self::Time(bounds) => bounds.check(name, figure, |ms| Span::from_nanos((ms * 1e6) as u64)),
-            Self::Data(bounds) => bounds.check(name, figure, |bytes| Bytes::new(bytes as u64)),
+            Self::Time(bounds) => {
+                let span = |ms: f64| Span::from_nanos((ms * 1e6) as u64);
+                bounds.check(name, figure, span, |ms| format!("{} ms", round_tenths(ms)))
+            }
+            Self::Data(bounds) => {
+                let bytes = |bytes: f64| Bytes::new(bytes as u64);
+                bounds.check(name, figure, bytes, |figure| bytes(figure).to_string())
+            }
         }
     }
 }
@@ -236,17 +242,23 @@ impl<T: Ord + Copy + fmt::Display> Bounds<T> {
         self.0.iter().all(|bound| bound.operator.holds(Some(value.cmp(&bound.value))))
     }
 
-    /// Checks an interval. `quantity` converts its ends.
-    fn check(&self, name: &str, figure: Option<Interval>, quantity: impl Fn(f64) -> T) -> Finding {
+    /// Checks an interval. `quantity` converts its ends, and `show` prints them.
+    fn check(
+        &self,
+        name: &str,
+        figure: Option<Interval>,
+        quantity: impl Fn(f64) -> T,
+        show: impl Fn(f64) -> String,
+    ) -> Finding {
         let Some(Interval { least, most }) = figure else {
             return Finding::Violated(format!("{name} was not measured, expected {self}"));
         };
-        let (least, most) = (quantity(least), most.map(quantity));
         let is = match most {
-            Some(most) if most == least => format!("{name} is {least}"),
-            Some(most) => format!("{name} is between {least} and {most}"),
-            None => format!("{name} is at least {least}"),
+            Some(most) if most > least => format!("{name} is between {} and {}", show(least), show(most)),
+            Some(_) => format!("{name} is {}", show(least)),
+            None => format!("{name} is at least {}", show(least)),
         };
+        let (least, most) = (quantity(least), most.map(quantity));
         let decided: Vec<Option<bool>> = self.0.iter().map(|bound| bound.decide(least, most)).collect();
         if decided.contains(&Some(false)) {
             Finding::Violated(format!("{is}, expected {self}"))
@@ -256,6 +268,11 @@ impl<T: Ord + Copy + fmt::Display> Bounds<T> {
             Finding::Held
         }
     }
+}
+
+/// Rounds to tenths, which is more than any figure is accurate to.
+fn round_tenths(value: f64) -> f64 {
+    (value * 10.0).round() / 10.0
 }
 
 impl<T: Ord + Copy> Bound<T> {
@@ -419,7 +436,7 @@ mod tests {
             expectation.check(Outcome::Failed, figures(301.0, Some(301.0), None), 0),
             [
                 violated("outcome is failed, expected converged"),
-                violated("downtime is 301ms, expected <= 300ms"),
+                violated("downtime is 301 ms, expected <= 300ms"),
                 violated("transferred was not measured, expected < 1GB"),
             ]
         );
@@ -443,15 +460,18 @@ mod tests {
         assert_eq!(check("<= 1s", 990.0, Some(1000.0)), "holds");
         assert_eq!(
             check("<= 1s", 995.0, Some(1005.0)),
-            "undecided: downtime.client is between 995ms and 1005ms, which does not decide <= 1s"
+            "undecided: downtime.client is between 995 ms and 1005 ms, which does not decide <= 1s"
         );
         assert_eq!(
             check("<= 1s", 1001.0, Some(1011.0)),
-            "violated: downtime.client is between 1001ms and 1011ms, expected <= 1s"
+            "violated: downtime.client is between 1001 ms and 1011 ms, expected <= 1s"
         );
         // A gap that never ended.
-        assert_eq!(check("<= 1s", 5000.0, None), "violated: downtime.client is at least 5s, expected <= 1s");
-        assert!(check("<= 10s", 5000.0, None).starts_with("undecided: downtime.client is at least 5s"));
+        assert_eq!(
+            check("<= 1s", 5000.0, None),
+            "violated: downtime.client is at least 5000 ms, expected <= 1s"
+        );
+        assert!(check("<= 10s", 5000.0, None).starts_with("undecided: downtime.client is at least 5000 ms"));
         assert_eq!(check(">= 5s", 5000.0, None), "holds");
         assert!(check("< 5s", 5000.0, None).starts_with("violated"));
         assert!(check(">= 1s and <= 2s", 1500.0, None).starts_with("undecided"));

@@ -20,7 +20,7 @@ fn expectations_are_checked_against_attempts_that_were_made() {
     assert_eq!(verdict.expectations.iter().map(|e| e.attempts).collect::<Vec<_>>(), [2, 0, 2]);
     assert_eq!(
         verdict.expectations[0].violations,
-        ["stress.rate=2MBps #1: downtime is 100500us, expected <= 100ms"]
+        ["stress.rate=2MBps #1: downtime is 100.5 ms, expected <= 100ms"]
     );
     assert_eq!(verdict.expectations[0].expectation, plan.expect[0].to_string());
     assert_eq!(verdict.exit_code(), EXIT_UNEXPECTED);
@@ -66,7 +66,7 @@ fn a_bound_within_what_is_possible_is_undecided() {
     assert_eq!(verdict.expectations[0].words(), "UNDECIDED");
     assert_eq!(
         verdict.expectations[0].undecided,
-        ["base #1: downtime is between 95ms and 105ms, which does not decide <= 100ms"]
+        ["base #1: downtime is between 95 ms and 105 ms, which does not decide <= 100ms"]
     );
     assert_eq!(verdict.exit_code(), EXIT_UNEXPECTED);
 }
