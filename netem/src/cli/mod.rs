@@ -16,7 +16,7 @@ use crate::{
     profile::Profile,
     show::{InterfaceState, inline},
 };
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use play::PlayArgs;
 pub use profile_args::ProfileArgs;
 use serde::Serialize;
@@ -165,10 +165,11 @@ pub fn command() -> clap::Command {
     Cli::command()
 }
 
-/// Runs the program with the arguments of this process: executes the subcommand and prints its output or
+/// Runs the program, which calls itself this version, with the arguments of this process: executes the subcommand and prints its output or
 /// error. Returns the exit code.
-pub async fn main() -> ExitCode {
-    let cli = Cli::parse();
+pub async fn main(version: &'static str) -> ExitCode {
+    let matches = command().version(version).get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     match run(&cli).await {
         Ok(text) => {
             print!("{text}");

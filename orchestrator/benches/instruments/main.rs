@@ -78,7 +78,7 @@ struct BenchConfig {
 fn main() -> ExitCode {
     // A lab starts its nodes by running the current executable, which is this benchmark.
     if std::env::args().nth(1).is_some_and(|word| word == "node") {
-        return testbed::cli::main();
+        return testbed::cli::main(env!("CARGO_PKG_VERSION"));
     }
     let arguments = Arguments::parse();
     let bad_input = |problem: String| {

@@ -10,7 +10,7 @@ use crate::{
     report::{FormatName, RenderedReport},
 };
 use clap::{
-    Args, CommandFactory, Parser, Subcommand, ValueEnum,
+    Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
     builder::{PossibleValue, StringValueParser, TypedValueParser},
 };
 use std::{ffi::OsStr, fmt, path::PathBuf, process::ExitCode};
@@ -216,10 +216,12 @@ pub fn command() -> clap::Command {
     Cli::command()
 }
 
-/// Runs the program and returns its exit code.
-pub fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Run(args) => run::run(&args),
+/// Runs the program, which calls itself this version, and returns its exit code.
+pub fn main(version: &'static str) -> ExitCode {
+    let matches = command().version(version).get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let result = match cli.command {
+        Command::Run(args) => run::run(&args, version),
         Command::Plan(args) => plan::plan(&args),
         Command::Report(args) => report::report(&args),
         Command::Doctor(args) => doctor::doctor(&args),

@@ -74,15 +74,17 @@ pub(super) struct RunArgs {
     json: bool,
 }
 
-pub(super) fn run(args: &RunArgs) -> Result<u8, Failure> {
+pub(super) fn run(args: &RunArgs, version: &'static str) -> Result<u8, Failure> {
     args.lab.choice().check().map_err(super::lab_failure)?;
     let options = BenchOptions {
         lab: args.lab.choice(),
         cache: Cache::user().map_err(Failure::input)?,
         stressor: image::stressor_path().map_err(Failure::input)?,
         kernel: args.kernel.choice(),
+        version: version.into(),
     };
     let (plan, mut store) = open(args)?;
+    store.set_version(version);
     let mut bench = QemuBench::new(options, &plan);
     let sinks = sinks(args.quiet);
     let runtime = super::runtime()?;

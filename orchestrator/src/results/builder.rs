@@ -49,6 +49,7 @@ impl RecordBuilder {
         self.measured.obtained = figures::provenance(&self.measured);
         Record {
             format: FormatVersion::CURRENT,
+            version: None,
             cell: cell.id.clone(),
             attempt,
             outcome,

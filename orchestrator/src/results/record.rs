@@ -24,6 +24,9 @@ pub struct Record {
     /// The version of the results format. Absent in the oldest records, which have none.
     #[serde(default, skip_serializing_if = "FormatVersion::is_unversioned")]
     pub format: FormatVersion,
+    /// The version and the commit of the `testbed` that made the record. Absent in records of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
     /// The cell's identifier in the matrix, such as `stress.rate=64MBps`.
     pub cell: String,
     /// The number of the cell's repetition, from 1.

@@ -73,6 +73,7 @@ pub struct Store {
     folder: PathBuf,
     cells: File,
     records: Vec<Record>,
+    version: Option<String>,
 }
 
 impl Drop for Store {
@@ -125,7 +126,7 @@ impl Store {
             cells.set_len(whole.len() as u64).map_err(doing("drop the cut-off end of", &path))?;
             cells.seek(io::SeekFrom::End(0)).map_err(doing("read", &path))?;
         }
-        Ok(Self { folder: folder.into(), cells, records })
+        Ok(Self { folder: folder.into(), cells, records, version: None })
     }
 
     /// Returns the path of the folder.
@@ -144,8 +145,14 @@ impl Store {
         self.records.iter().any(made)
     }
 
+    /// Sets the version of the program that further records name.
+    pub fn set_version(&mut self, version: &str) {
+        self.version = Some(version.to_owned());
+    }
+
     /// Appends a record and syncs it to the disk.
-    pub fn append(&mut self, record: Record) -> Result<(), Error> {
+    pub fn append(&mut self, mut record: Record) -> Result<(), Error> {
+        record.version.clone_from(&self.version);
         let path = self.folder.join(CELLS);
         let mut line = serde_json::to_vec(&record).map_err(|e| doing("write", &path)(e.into()))?;
         line.push(b'\n');

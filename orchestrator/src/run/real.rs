@@ -58,6 +58,8 @@ pub struct BenchOptions {
     pub stressor: PathBuf,
     /// The choice of the kernel that the guest boots.
     pub kernel: KernelChoice,
+    /// The version and commit of this program.
+    pub version: String,
 }
 
 /// The time limit for restarting a lab that was lost: a host that reboots takes a minute or two.
@@ -155,7 +157,7 @@ impl Bench for QemuBench {
         let environment = Environment {
             format: FormatVersion::CURRENT,
             started_at: Timestamp::now(),
-            version: env!("CARGO_PKG_VERSION").into(),
+            version: self.options.version.clone(),
             qemu,
             accelerators: accelerators
                 .clone()
