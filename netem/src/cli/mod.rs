@@ -165,8 +165,8 @@ pub fn command() -> clap::Command {
     Cli::command()
 }
 
-/// Runs the program, which calls itself this version, with the arguments of this process: executes the subcommand and prints its output or
-/// error. Returns the exit code.
+/// Runs the program, which calls itself this version, with the arguments of this process: executes the
+/// subcommand and prints its output or error. Returns the exit code.
 pub async fn main(version: &'static str) -> ExitCode {
     let matches = command().version(version).get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());

@@ -20,8 +20,8 @@ pub struct Environment {
     /// When the run started, or when it was last continued.
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub started_at: Timestamp,
-    /// The version of `testbed`, `netem` and `stressor`, which are released together, and the commit that they
-    /// were built from.
+    /// The version of `testbed`, `netem` and `stressor`, which are released together, and the commit that
+    /// they were built from.
     pub version: String,
     /// The version of QEMU at the source, as QEMU reports it.
     pub qemu: String,
