@@ -44,8 +44,8 @@ pub enum Error {
     /// The stressor did not do what it was asked to do before the migration.
     #[error(transparent)]
     ControlPort(#[from] control_port::Error),
-    /// An entry of the timeline could not be carried out.
-    #[error("the timeline entry at {at} failed: {cause}")]
+    /// A change that the timeline or a phase of the workload asks for could not be carried out.
+    #[error("the change due at {at} failed: {cause}")]
     Timeline {
         /// The time at which it was due, counted from the migrate command.
         at: Span,

@@ -60,6 +60,11 @@ impl Setup {
         Self { script: Script { active: None, ..Script::default() }, ..Self::new() }
     }
 
+    /// Returns the same set-up with another migration.
+    fn script(script: Script) -> Self {
+        Self { script, ..Self::new() }
+    }
+
     fn with(self, settings: &'static str) -> Self {
         Self { settings, ..self }
     }
@@ -524,4 +529,70 @@ fn the_settings_choose_the_mode() {
     let progress = Progress { samples: &late, settled_ms: Some(0.0) };
     let decision = migrate.mode.policy(migrate.limits()).decide(&progress);
     assert_eq!(decision, Decision::GiveUp("the deadline of 1s passed".into()));
+}
+
+/// Makes an attempt in which the guest's rates are these phases, and `stress.rate` afterwards. No two of its
+/// measurements may disagree.
+async fn with_phases(script: Script, phases: &str, more: &str) -> AttemptResult {
+    let settings = format!("axes: {{ stress.phases: [[{phases}]] }}\n{more}");
+    let result = Setup::script(script).with(settings.leak()).run().await;
+    assert_eq!(result.outcome(), (Outcome::Converged, ""));
+    assert_eq!(result.record.measured.disagreements, Vec::<String>::new());
+    result
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_settles_and_is_observed_at_the_rate_of_a_phase_that_outlasts_the_migration() {
+    let result = with_phases(Script::default(), "{ rate: 0, duration: 100s }", "").await;
+    let stress = &result.record.measured.stress;
+    assert_eq!(stress.requested, Some(0));
+    assert_eq!((stress.before, stress.during, stress.after), (Some(0.0), Some(0.0), Some(0.0)));
+    assert_eq!((result.record.measured.timeline.len(), stress.stretches.len()), (0, 0));
+    assert_eq!(result.driver.rates(), [(End::Source, rate(0))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_phase_is_requested_recorded_and_compared_by_itself() {
+    let phases = "{ rate: 0, duration: 600ms }, { rate: 64MB/s, duration: 700ms }";
+    let result =
+        with_phases(Script::default(), phases, "timeline: [{ at: 1s, link: { rate: 400mbit } }]\n").await;
+    let measured = &result.record.measured;
+    let due: Vec<f64> = measured.timeline.iter().map(|change| change.due_ms).collect();
+    assert_eq!(due, [600.0, 1000.0, 1300.0]);
+    let requested: Vec<_> = measured.stress.stretches.iter().map(|part| part.requested).collect();
+    assert_eq!(requested, [Some(0), Some(64_000_000), Some(16_000_000)]);
+    assert!(measured.stress.stretches.iter().all(|part| part.achieved.is_some()), "{measured:#?}");
+    assert!((15.7e6..16.3e6).contains(&measured.stress.after.unwrap()), "{measured:#?}");
+    let rates: Vec<_> = result.driver.rates().into_iter().map(|(_, rate)| rate).collect();
+    assert_eq!(rates, [rate(0), rate(64_000_000), rate(16_000_000)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_phase_of_nothing_in_force_at_the_end_leaves_the_guest_idle() {
+    let phases = "{ rate: 64MB/s, duration: 1s }, { rate: 0, duration: 100s }";
+    let result = with_phases(Script::default(), phases, "").await;
+    let stress = &result.record.measured.stress;
+    assert_eq!((stress.requested, stress.after), (Some(64_000_000), Some(0.0)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_phase_that_begins_during_the_switchover_begins_at_the_destination() {
+    let script = Script { answer: Duration::from_millis(100), ..Script::default() };
+    let result = with_phases(script, "{ rate: 0, duration: 1950ms }", "").await;
+    assert_eq!(result.driver.rates(), [(End::Source, rate(0)), (End::Destination, rate(16_000_000))]);
+    assert_eq!(result.record.measured.timeline[0].by, Some(End::Destination));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_migration_is_not_given_up_as_stalled_before_the_last_phase() {
+    for (seconds, last) in [(30, 38_000.0), (70, 8_000.0)] {
+        let settings = format!("axes: {{ stress.phases: [[{{ rate: 0, duration: {seconds}s }}]] }}\n");
+        let result = Setup::endless().with(settings.leak()).run().await;
+        let (outcome, reason) = result.outcome();
+        assert_eq!(outcome, Outcome::NotConverged);
+        assert!(reason.starts_with("the remaining memory stopped shrinking"), "{reason}");
+        // A phase that would begin after the deadline is not waited for.
+        let ended = result.samples.last().unwrap().at_ms;
+        assert!((last..last + 5_000.0).contains(&ended), "{ended}");
+    }
 }

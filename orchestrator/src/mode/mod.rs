@@ -28,8 +28,8 @@ pub struct Limits {
 pub struct Progress<'a> {
     /// All samples taken so far, oldest first.
     pub samples: &'a [Sample],
-    /// The time at which the last entry of the timeline took effect, in milliseconds since the migrate
-    /// command. 0 without a timeline; absent while an entry is still to come.
+    /// The time at which the last change of the link or the workload took effect, in milliseconds since the
+    /// migrate command. 0 without changes; absent while one is still to come.
     pub settled_ms: Option<f64>,
 }
 

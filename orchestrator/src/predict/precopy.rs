@@ -12,9 +12,9 @@
 //! `ram_state_pending_exact` in QEMU 10). See [`BitmapSync`].
 //!
 //! The model leaves out TCP's ramp-up, loss, round trips, the time that a destination needs to load pages,
-//! the phases of a workload, repeated writes to the same page in a random order, and the fixed cost of the
-//! switchover (some 10 ms). It counts guest memory: page headers reduce the bandwidth, see
-//! [`payload_bandwidth`], and pages of zeros cost nothing.
+//! repeated writes to the same page in a random order, and the fixed cost of the switchover (some 10 ms). It
+//! counts guest memory: page headers reduce the bandwidth, see [`payload_bandwidth`], and pages of zeros cost
+//! nothing.
 
 use crate::{matrix::Settings, outcome::Outcome};
 use netem::{
@@ -129,7 +129,7 @@ impl Input {
         Self {
             memory: Bytes::new(memory.min(settings.guest.memory.get())),
             working_set,
-            rate: byte_rate(settings.stress.rate),
+            rate: byte_rate(settings.workload().rate),
             bandwidth: bandwidth(settings),
             downtime_limit: migrate.downtime_limit,
             timeout: migrate.timeout,
@@ -273,7 +273,7 @@ impl Simulation<'_> {
     }
 }
 
-/// Predicts a migration with these settings, including their timeline.
+/// Predicts a migration with these settings, including their timeline and the phases of their workload.
 pub fn predict(settings: &Settings) -> Prediction {
     let input = Input::from_settings(settings);
     let (mut rate, mut bandwidth) = (input.rate, input.bandwidth);

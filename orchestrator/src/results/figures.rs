@@ -245,13 +245,14 @@ pub const FIGURES: &[Figure] = &[
     },
     Figure {
         key: "timeline",
-        description: "The entries of the matrix's timeline that were applied, in order, with times in \
-                      milliseconds since `migrate`. Entries that were not due before the migration ended are \
-                      absent.",
+        description: "The changes that were applied, in order, with times in milliseconds since `migrate`: \
+                      the entries of the matrix's `timeline`, and the beginnings of the rates in \
+                      `stress.phases` after the first. Changes that were not due before the migration ended \
+                      are absent.",
         unit: Unit::Entries,
         clock: Some(Clock::Orchestrator),
         from: "just before the orchestrator sends `migrate` to the source",
-        to: "the orchestrator requests an entry's first change (`began_ms`); its last change is confirmed \
+        to: "the orchestrator requests the first part of a change (`began_ms`); its last part is confirmed \
              (`done_ms`)",
         ways: Some("from the nodes that confirm the changes"),
         value: |m| count(&m.timeline),
@@ -289,7 +290,7 @@ pub const FIGURES: &[Figure] = &[
         key: "stress.stretches",
         description: "The dirty rate that the guest achieved during the migration, split into intervals of \
                       one requested rate each, with times in milliseconds since `migrate`. Present only if \
-                      the timeline changed the rate.",
+                      `timeline` or `stress.phases` changed the rate.",
         unit: Unit::Entries,
         clock: Some(Clock::Orchestrator),
         from: "just before the orchestrator sends `migrate` to the source",

@@ -22,7 +22,8 @@ section! {
         pub max_passes: Option<u32> = None,
         /// Whether to give up as soon as the remaining memory has stopped shrinking and the deadline is out
         /// of reach, instead of waiting for the deadline. It takes at least 16 passes and 8 s to tell. While
-        /// entries of the timeline are still to come, a migration is not given up for this reason.
+        /// changes by `timeline` or `stress.phases` are still to come, a migration is not given up for this
+        /// reason.
         pub stall_detection: bool = true,
         /// The bandwidth limit that QEMU itself applies to the migration, in bytes per second such as
         /// `110MB/s`, or in bits per second such as `900mbit`. More than 0. Default: no limit, so that only

@@ -125,6 +125,24 @@ fn a_scheduled_change_takes_effect_at_its_time() {
 }
 
 #[test]
+fn phases_are_predicted_like_the_same_timeline() {
+    let predicted = |stress: &str, timeline: &str| {
+        let text = format!(
+            "name: n\nguest: {{ ballast: 360MiB }}\nlink: {{ rate: 928mbit }}\n\
+             migrate: {{ downtime_limit: 100ms }}\nstress: {{ working_set: 128MB, {stress} }}\n{timeline}"
+        );
+        let plan = File::parse(&text, "n").and_then(|file| file.expand()).unwrap_or_else(|e| panic!("{e}"));
+        predict(&plan.cells[0].settings)
+    };
+    let phases = predicted("rate: 0, phases: [{ rate: 128MB/s, duration: 20s }]", "");
+    assert_eq!(phases.outcome, Outcome::Converged);
+    assert!(phases.total_time > Span::from_secs(20), "{phases:?}");
+    assert_eq!(phases, predicted("rate: 128MB/s", "timeline: [{ at: 20s, stress: { rate: 0 } }]\n"));
+    let idle = predicted("rate: 128MB/s, phases: [{ rate: 0, duration: 100s }]", "");
+    assert_eq!(idle, predicted("rate: 0", ""));
+}
+
+#[test]
 fn a_gigabit_link_carries_what_tcp_leaves_of_it() {
     let carried = |mbit: u64| payload_bandwidth(BitRate::new(mbit * MB)).as_mb_per_s();
     assert!((carried(940) - 112.16).abs() < 0.01, "{}", carried(940));
