@@ -11,6 +11,7 @@ use crate::{
     driver::Driver,
     matrix::Step,
     measure::{End, link::LinkSetting},
+    node::protocol::Traffic,
     results::record::{AppliedChange, round_micros},
 };
 use netem::Profile;
@@ -45,6 +46,8 @@ pub trait Actuator {
     async fn shape(&self, link: &Profile) -> Result<LinkSetting, Error>;
     /// Changes the workload of the guest, which runs at this end.
     async fn set_workload(&self, end: End, workload: &Workload) -> Result<(), Error>;
+    /// Returns the traffic over the migration link so far.
+    async fn traffic(&self) -> Result<Traffic, Error>;
 }
 
 /// The actuator for a migration: the link of its network, and the guest of its driver.
@@ -64,6 +67,10 @@ impl<N: Network, D: Driver> Actuator for LinkAndGuest<'_, N, D> {
         let command = Command::Set(workload.clone());
         let port = self.driver.control_port(end)?;
         Ok(port.request("change its workload", command, CHANGE_LIMIT).await?)
+    }
+
+    async fn traffic(&self) -> Result<Traffic, Error> {
+        Ok(self.network.traffic().await?)
     }
 }
 
@@ -170,6 +177,10 @@ mod tests {
                 future::pending::<()>().await;
             }
             Ok(())
+        }
+
+        async fn traffic(&self) -> Result<Traffic, Error> {
+            Ok(Traffic::default())
         }
     }
 

@@ -148,6 +148,19 @@ pub const FIGURES: &[Figure] = &[
         ..DEFAULTS
     },
     Figure {
+        key: "past_deadline_ms",
+        description: "How long after the deadline (`migrate.timeout`) the guest ran at the destination. The \
+                      guest was already stopped for the switchover at the deadline, so that the migration \
+                      could not be given up any more. Absent if the migration ended before its deadline, or \
+                      was given up.",
+        clock: Some(Clock::Orchestrator),
+        from: "the deadline, counted from just before the orchestrator sends `migrate` to the source",
+        to: "the orchestrator receives the event `RESUME` from the destination",
+        ways: Some("from the destination"),
+        value: |m| m.past_deadline_ms,
+        ..DEFAULTS
+    },
+    Figure {
         key: "downtime_ms.qemu",
         description: "The downtime as QEMU reports it at the source, in `query-migrate`.",
         clock: Some(Clock::Source),

@@ -30,7 +30,7 @@ pub struct Record {
     pub attempt: u32,
     /// How the attempt ended.
     pub outcome: Outcome,
-    /// The reason for the outcome, in words; absent if the migration converged.
+    /// The reason for the outcome, in words; absent if the migration converged before its deadline.
     pub reason: Option<String>,
     /// When the attempt started.
     #[schemars(with = "String", extend("format" = "date-time"))]
@@ -52,6 +52,9 @@ pub struct Record {
 pub struct Measured {
     /// The figure `total_time_ms`.
     pub total_time_ms: Option<f64>,
+    /// The figure `past_deadline_ms`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub past_deadline_ms: Option<f64>,
     /// The downtime, as measured by QEMU, by the guest and by a client, in milliseconds.
     pub downtime_ms: Downtime,
     /// The data that the migration moved, as counted by QEMU and on the migration link, in bytes.

@@ -14,7 +14,8 @@ section! {
         /// memory within this time. The actual downtime may be longer. Whole milliseconds, at most `2000s`.
         pub downtime_limit: Span = Span::from_millis(300),
         /// The deadline, counted from the migrate command. A migration that has not begun its switchover by
-        /// then is given up. More than 0.
+        /// then is given up, whatever its state. A switchover that has begun is waited for as long as it
+        /// makes progress, and recorded as past its deadline. More than 0.
         pub timeout: Span = Span::from_secs(60),
         /// The largest number of passes over the memory, at least 1: a migration that begins another pass is
         /// given up. Default: no limit.
