@@ -11,7 +11,9 @@ use crate::{
         samples::{Completion, Sample},
     },
     mode::Action,
+    node::protocol::Traffic,
 };
+use netem::userspace::Lateness;
 use std::{
     sync::{Arc, Mutex},
     time::Duration,
@@ -31,10 +33,24 @@ use tokio::{
 /// The course of a scripted migration.
 #[derive(Debug, Clone)]
 pub(crate) struct Script {
+    /// How long the migration is set up before memory is sent; endlessly if absent.
+    pub(crate) setup: Option<Duration>,
     /// How long memory is sent until the guest stops; endlessly if absent.
     pub(crate) active: Option<Duration>,
-    /// How long the guest is stopped.
+    /// How long the guest is stopped at the source until the migration completes there.
     pub(crate) downtime: Duration,
+    /// How long the destination loads after that until the guest runs there; endlessly if absent.
+    pub(crate) loading: Option<Duration>,
+    /// When, counted from the migrate command, the link begins to lose everything.
+    pub(crate) cut: Duration,
+    /// The lateness that the link reports each time that it is asked for its traffic.
+    pub(crate) late: Option<Lateness>,
+    /// From when until when, counted from the migrate command, the source answers no requests.
+    pub(crate) silence: (Duration, Duration),
+    /// Whether the destination answers requests.
+    pub(crate) destination_answers: bool,
+    /// How long the migration takes to end once it is cancelled.
+    pub(crate) cancelling: Duration,
     /// Bytes sent per second while memory is sent.
     pub(crate) bandwidth: u64,
     /// The duration of one pass.
@@ -45,16 +61,28 @@ pub(crate) struct Script {
     pub(crate) fault: Option<Fault>,
 }
 
+impl Script {
+    /// A migration of two seconds.
+    pub(crate) const SHORT: Self = Self {
+        setup: Some(Duration::ZERO),
+        active: Some(Duration::from_secs(2)),
+        downtime: Duration::from_millis(60),
+        loading: Some(Duration::ZERO),
+        cut: Duration::MAX,
+        late: None,
+        silence: (Duration::ZERO, Duration::ZERO),
+        destination_answers: true,
+        cancelling: Duration::ZERO,
+        bandwidth: 100_000_000,
+        pass: Duration::from_millis(500),
+        answer: Duration::ZERO,
+        fault: None,
+    };
+}
+
 impl Default for Script {
     fn default() -> Self {
-        Self {
-            active: Some(Duration::from_secs(2)),
-            downtime: Duration::from_millis(60),
-            bandwidth: 100_000_000,
-            pass: Duration::from_millis(500),
-            answer: Duration::ZERO,
-            fault: None,
-        }
+        Self::SHORT
     }
 }
 
@@ -77,8 +105,8 @@ pub(crate) enum Fault {
     Migration,
     /// Somebody else cancels the migration after a second.
     CancelledByOthers,
-    /// The migration completes, but the guest does not run.
-    NoResume,
+    /// The guest runs at the destination, but the source does not complete the migration.
+    NoCompletion,
     /// The migration continues although it was cancelled.
     NoCancel,
     /// The guest runs, but the driver reports it as stopped.
@@ -101,8 +129,10 @@ pub(crate) struct MockDriver {
 
 /// The state of a [`MockDriver`] that a test can inspect and change while an attempt owns the driver.
 pub(crate) struct Shared {
+    script: Script,
     guest: Mutex<Guest>,
-    state: Mutex<State>,
+    /// The state, and the word for it in samples.
+    state: Mutex<(State, &'static str)>,
     began: Mutex<Option<Instant>>,
     dead: watch::Sender<Option<End>>,
     actions: Mutex<Vec<Action>>,
@@ -124,6 +154,41 @@ impl Shared {
     /// Returns the dirty rates that the stressor was told, each with the end through which it was told.
     pub(crate) fn rates(&self) -> Vec<(End, Rate)> {
         self.rates.lock().unwrap().clone()
+    }
+
+    /// Returns the time since the migrate command; zero before it.
+    fn elapsed(&self) -> Duration {
+        self.began.lock().unwrap().map_or(Duration::ZERO, |began| began.elapsed())
+    }
+
+    /// Returns the bytes of memory sent so far, and the number of the current pass.
+    fn progress(&self) -> (u64, u64) {
+        let Script { setup, active, bandwidth, pass, .. } = self.script;
+        let sending = self.elapsed().saturating_sub(setup.unwrap_or(Duration::MAX));
+        let sending = sending.min(active.unwrap_or(Duration::MAX));
+        (
+            (bandwidth as f64 * sending.as_secs_f64()) as u64,
+            1 + (sending.as_millis() / pass.as_millis()) as u64,
+        )
+    }
+
+    /// Returns the traffic that the link has counted at the source. It has sent memory with all headers, and
+    /// since the stop of the guest 20 kB in each second. What it has received tells nothing.
+    pub(crate) fn traffic(&self) -> Traffic {
+        let Script { setup, active, cut, .. } = self.script;
+        let stop = setup.and_then(|setup| setup.checked_add(active?)).unwrap_or(Duration::MAX);
+        let since_stop = self.elapsed().min(cut).saturating_sub(stop).as_secs();
+        let sent_bytes = self.progress().0 * 209 / 200 + 20_000 * since_stop;
+        Traffic { sent_bytes, received_bytes: 60 * self.elapsed().as_secs(), late: self.script.late }
+    }
+
+    /// Waits until the source answers requests.
+    async fn answers(&self) {
+        let (from, to) = self.script.silence;
+        let elapsed = self.elapsed();
+        if (from..to).contains(&elapsed) {
+            time::sleep(to.saturating_sub(elapsed)).await;
+        }
     }
 
     /// Returns whether the driver was shut down.
@@ -185,8 +250,9 @@ impl MockDriver {
             sequence: 0,
         };
         let shared = Arc::new(Shared {
+            script: script.clone(),
             guest: Mutex::new(guest),
-            state: Mutex::new(State::Other),
+            state: Mutex::new((State::Other, "none")),
             began: Mutex::default(),
             dead: watch::Sender::new(None),
             actions: Mutex::default(),
@@ -294,8 +360,8 @@ impl Shared {
         guest.location = Some(end);
     }
 
-    fn set_state(&self, state: State) {
-        *self.state.lock().unwrap() = state;
+    fn set_state(&self, state: State, word: &'static str) {
+        *self.state.lock().unwrap() = (state, word);
     }
 
     /// Waits until an end has been killed.
@@ -306,19 +372,29 @@ impl Shared {
     }
 }
 
+/// Sleeps, unless the time is zero: even the shortest sleep would let other tasks run first.
+async fn pause(time: Duration) {
+    if !time.is_zero() {
+        time::sleep(time).await;
+    }
+}
+
 /// Plays the migration of a script to its end.
 async fn play(script: Script, shared: Arc<Shared>, events: mpsc::UnboundedSender<Event>) {
-    shared.set_state(State::Active);
+    shared.set_state(State::Other, "setup");
+    let Some(setup) = script.setup else { return };
+    pause(setup).await;
+    shared.set_state(State::Active, "active");
     let second = Duration::from_secs(1);
     match script.fault {
         Some(Fault::Migration) => {
             time::sleep(second).await;
-            shared.set_state(State::Failed("the stream broke".into()));
+            shared.set_state(State::Failed("the stream broke".into()), "failed");
             return;
         }
         Some(Fault::CancelledByOthers) => {
             time::sleep(second).await;
-            shared.set_state(State::Cancelled("somebody cancelled it".into()));
+            shared.set_state(State::Cancelled("somebody cancelled it".into()), "cancelled");
             return;
         }
         _ => {}
@@ -327,18 +403,21 @@ async fn play(script: Script, shared: Arc<Shared>, events: mpsc::UnboundedSender
     time::sleep(active).await;
     shared.stop_guest();
     let _ = events.send(Event::Stopped(Instant::now()));
-    shared.set_state(State::Other);
+    shared.set_state(State::Other, "device");
     time::sleep(script.downtime).await;
-    if script.fault != Some(Fault::NoResume) {
-        shared.start_guest(End::Destination);
-        let _ = events.send(Event::Resumed(Instant::now()));
-    }
-    shared.set_state(State::Completed(Completion {
+    let completion = Completion {
         total_time_ms: Some((active + script.downtime).as_millis() as u64),
         downtime_ms: Some(script.downtime.as_millis() as u64),
         setup_time_ms: None,
-    }));
-    let _ = events.send(Event::Changed);
+    };
+    if script.fault != Some(Fault::NoCompletion) {
+        shared.set_state(State::Completed(completion), "completed");
+        let _ = events.send(Event::Changed);
+    }
+    let Some(loading) = script.loading else { return };
+    pause(loading).await;
+    shared.start_guest(End::Destination);
+    let _ = events.send(Event::Resumed(Instant::now()));
 }
 
 impl Driver for MockDriver {
@@ -380,32 +459,42 @@ impl Driver for MockDriver {
 
     async fn progress(&self, since: Instant) -> Result<Status, Error> {
         self.inject(Fault::Progress, "it does not answer")?;
-        let began = self.shared.began.lock().unwrap().ok_or(Error::NotStarted)?;
-        let sent = |time: Duration| (self.script.bandwidth as f64 * time.as_secs_f64()) as u64;
-        let elapsed = began.elapsed().min(self.script.active.unwrap_or(Duration::MAX));
+        self.shared.began.lock().unwrap().ok_or(Error::NotStarted)?;
+        self.shared.answers().await;
+        let (transferred_bytes, pass) = self.shared.progress();
+        let (state, word) = self.shared.state.lock().unwrap().clone();
         let sample = Sample {
             at_ms: since.elapsed().as_secs_f64() * 1e3,
-            status: "scripted".into(),
-            transferred_bytes: sent(elapsed),
-            remaining_bytes: sent(self.script.pass),
-            pass: 1 + (elapsed.as_millis() / self.script.pass.as_millis()) as u64,
+            status: word.into(),
+            transferred_bytes,
+            remaining_bytes: (self.script.bandwidth as f64 * self.script.pass.as_secs_f64()) as u64,
+            pass,
             ..Sample::default()
         };
-        Ok(Status { state: self.shared.state.lock().unwrap().clone(), sample })
+        Ok(Status { state, sample })
     }
 
     async fn act(&self, action: Action) -> Result<(), Error> {
         self.shared.actions.lock().unwrap().push(action);
+        self.shared.answers().await;
         if action == Action::Cancel && self.script.fault != Some(Fault::NoCancel) {
             if let Some(migration) = self.migration.lock().unwrap().take() {
                 migration.abort();
             }
-            self.shared.set_state(State::Cancelled("it was cancelled".into()));
+            self.shared.set_state(State::Other, "cancelling");
+            let (shared, cancelling) = (Arc::clone(&self.shared), self.script.cancelling);
+            tokio::spawn(async move {
+                pause(cancelling).await;
+                shared.set_state(State::Cancelled("it was cancelled".into()), "cancelled");
+            });
         }
         Ok(())
     }
 
     async fn is_running(&self, end: End) -> Result<bool, Error> {
+        if end == End::Destination && !self.script.destination_answers {
+            std::future::pending::<()>().await;
+        }
         let stopped = self.script.fault == Some(Fault::Stopped);
         Ok(!stopped && self.shared.guest.lock().unwrap().location == Some(end))
     }

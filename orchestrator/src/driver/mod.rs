@@ -53,10 +53,11 @@ pub trait Driver {
     /// Starts the migration. Returns a channel with the events that both ends announce from then on.
     async fn begin(&self) -> Result<mpsc::UnboundedReceiver<Event>, Error>;
 
-    /// Asks the source for the state of the migration. The sample's time is counted from `since`.
+    /// Asks the source for the state of the migration, and waits for the answer as long as it takes. The
+    /// sample's time is counted from `since`.
     async fn progress(&self, since: Instant) -> Result<Status, Error>;
 
-    /// Carries out an action on a migration in progress.
+    /// Carries out an action on a migration in progress, and waits for the confirmation as long as it takes.
     async fn act(&self, action: Action) -> Result<(), Error>;
 
     /// Returns whether the hypervisor reports the guest as running at this end.

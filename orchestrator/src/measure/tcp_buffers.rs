@@ -8,6 +8,10 @@ use units::BitRate;
 /// buffer for data.
 pub const ROUND_TRIPS: u32 = 4;
 
+/// The size to which the kernel itself lets a send buffer grow, in bytes: the third number of
+/// `net.ipv4.tcp_wmem`.
+pub const KERNEL_LIMIT: u64 = 4 << 20;
+
 /// Returns the size to which TCP's buffers may grow on a link, [`ROUND_TRIPS`] of its data, in bytes. A link
 /// without a rate counts as one of 10 Gbit/s. Returns 0 for a link without a delay, where the kernel's own
 /// limits stay in force.

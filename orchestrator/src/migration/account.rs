@@ -13,6 +13,7 @@ use crate::{
     node::{protocol::Traffic, server::probe},
     results::record::{LinkLateness, Measured, round_micros},
 };
+use netem::userspace::Lateness;
 use stressor::workload::Rate;
 use tokio::time::Instant;
 
@@ -23,10 +24,17 @@ pub(super) fn link_setting(measured: &mut Measured, setting: LinkSetting) {
 }
 
 /// Records the traffic that the source sent over the migration link between two readings of its counters, and
-/// how late an emulated link delivered packets.
-pub(super) fn link_traffic(measured: &mut Measured, before: Traffic, after: Traffic) {
+/// how late an emulated link delivered packets. `meanwhile` is the lateness that readings in between have
+/// returned.
+pub(super) fn link_traffic(
+    measured: &mut Measured,
+    before: Traffic,
+    meanwhile: Option<Lateness>,
+    after: Traffic,
+) {
     measured.transferred.wire_bytes = Some(after.sent_bytes.saturating_sub(before.sent_bytes));
-    measured.link_lateness = after.late.map(LinkLateness::from);
+    let late = [meanwhile, after.late].into_iter().flatten().reduce(Lateness::merge);
+    measured.link_lateness = late.map(LinkLateness::from);
 }
 
 /// Records the passes, the timeline, the bytes sent, the total time and QEMU's own figures.
@@ -38,6 +46,7 @@ pub(super) fn migration(measured: &mut Measured, finished: &FinishedMigration) {
     if let Some(resumed) = finished.resumed {
         let total = resumed - finished.started;
         measured.total_time_ms = Some(round_micros(total.as_secs_f64() * 1e3));
+        measured.past_deadline_ms = finished.past_deadline.map(|by| round_micros(by.as_secs_f64() * 1e3));
     }
     if let Verdict::Completed(completion) = finished.verdict {
         measured.qemu = Some(completion);

@@ -160,7 +160,7 @@ impl<N: Network> Attempt<'_, N> {
         let observed_until = self.observe(driver, &finished, rate).await?;
         self.enter(Phase::Verify);
         let verification = self.verify(driver, settings, &finished, observed_until, rate).await?;
-        Ok(outcome_and_reason(finished.verdict, &verification))
+        Ok(outcome_and_reason(&finished, settings, &verification))
     }
 
     /// Starts the probe and the dirtying of memory, and waits until the probe is answered and the dirty rate
@@ -196,13 +196,17 @@ impl<N: Network> Attempt<'_, N> {
         settings: &Settings,
     ) -> Result<FinishedMigration, Error> {
         let wire_before = self.network.traffic().await?;
-        let spec = MigrationSpec { steps: &settings.steps(), samples_file: &self.spec.folder.join(SAMPLES) };
+        let spec = MigrationSpec {
+            steps: &settings.steps(),
+            timeout: settings.migrate.timeout,
+            samples_file: &self.spec.folder.join(SAMPLES),
+        };
         let mut policy = settings.migrate.mode.policy(settings.migrate.limits());
         let actuator = LinkAndGuest { network: self.network, driver };
         let finished = follow::migrate(driver, &mut *policy, &spec, &actuator, self.sink).await?;
         let wire_after = self.network.traffic().await?;
         account::migration(&mut self.builder.measured, &finished);
-        account::link_traffic(&mut self.builder.measured, wire_before, wire_after);
+        account::link_traffic(&mut self.builder.measured, wire_before, finished.late, wire_after);
         Ok(finished)
     }
 
@@ -288,12 +292,24 @@ fn guest_lost(error: &control_port::Error) -> Error {
 
 /// Returns the outcome with its reason: `corrupted` if the memory differs from what was written, otherwise
 /// the verdict on the migration.
-fn outcome_and_reason(verdict: Verdict, verification: &Verification) -> OutcomeAndReason {
-    match (&verification.first_bad, verdict) {
+fn outcome_and_reason(
+    finished: &FinishedMigration,
+    settings: &Settings,
+    verification: &Verification,
+) -> OutcomeAndReason {
+    let past_deadline = finished.past_deadline.map(|by| {
+        let timeout = settings.migrate.timeout;
+        let by = match by.as_secs_f64() {
+            seconds if seconds < 1.0 => format!("{:.0} ms", seconds * 1e3),
+            seconds => format!("{seconds:.1} s"),
+        };
+        format!("the switchover ended {by} after the deadline of {timeout}, too late to give it up")
+    });
+    match (&verification.first_bad, &finished.verdict) {
         (Some(bad), _) => {
             (Outcome::Corrupted, Some(format!("the guest's memory differs from what was written: {bad}")))
         }
-        (None, Verdict::Completed(_)) => (Outcome::Converged, None),
-        (None, Verdict::GivenUp(reason)) => (Outcome::NotConverged, Some(reason)),
+        (None, Verdict::Completed(_)) => (Outcome::Converged, past_deadline),
+        (None, Verdict::GivenUp(reason)) => (Outcome::NotConverged, Some(reason.clone())),
     }
 }

@@ -4,13 +4,28 @@
 //! once when the driver announces a new pass or a new state. Each sample is written to the attempt's
 //! `samples.jsonl` before it is used. The mode decides what to do. It is not asked once the migration is
 //! switching over or has ended.
+//!
+//! Every state of a migration has a bound, whatever the mode decides:
+//!
+//! | while | bound |
+//! |---|---|
+//! | the guest runs at the source (setup, sending) | the deadline; the migration is then given up |
+//! | the source does not answer while the guest runs | [`ANSWER_LIMIT`]; after giving up, [`PATIENCE`] |
+//! | the migration has been given up, but not cancelled | [`PATIENCE`] |
+//! | the guest is stopped for the switchover | [`PATIENCE`] without progress |
+//! | the migration has completed, and the destination loads | [`PATIENCE`] without progress |
+//! | the guest runs at the destination, and the source has not completed | [`PATIENCE`] without progress |
+//!
+//! A switchover cannot be given up: QEMU answers nothing until it has sent the rest. So the source's silence
+//! counts for nothing then. Progress is a sample that differs from the one before, or data on the link that
+//! the destination acknowledges.
 
 use super::{
     Error,
     timeline::{self, Actuator, MigrationStage},
 };
 use crate::{
-    driver::{self, Driver, State},
+    driver::{self, Driver, State, Status},
     event::{Event, Sink},
     matrix::Step,
     measure::{
@@ -19,20 +34,46 @@ use crate::{
         samples::{Completion, Sample},
     },
     mode::{Action, Decision, Policy, Progress},
+    node::protocol::Traffic,
     results::record::AppliedChange,
 };
-use std::{cell::RefCell, fs::File, io::Write, path::Path, pin::pin, time::Duration};
+use netem::userspace::Lateness;
+use std::{
+    cell::RefCell,
+    fs::File,
+    future::{self, Future},
+    io::Write,
+    path::Path,
+    pin::{Pin, pin},
+    time::Duration,
+};
 use tokio::{
     sync::watch,
     time::{self, Instant},
 };
+use units::Span;
 
 /// The interval between samples.
 pub const SAMPLE_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The longest a cancelled migration may take to end, and the longest a guest may take to run at the
-/// destination after it has stopped at the source and the migration has completed.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The longest a migration that was given up may take to end, and the longest a migration that cannot be
+/// given up any more may make no progress.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The longest the source may take to answer while the guest runs there. On a busy host it takes a second at
+/// most.
+pub const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+
+/// The interval at which the link is asked for its traffic while a switchover makes no other progress. Most
+/// switchovers take less.
+const LINK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The data that a switchover has to send to count as progress, in bytes. TCP repeats less than this in
+/// [`PATIENCE`] if nothing arrives.
+const PROGRESS_BYTES: u64 = 16 << 10;
+
+/// The longest the destination may take to say whether the guest runs there.
+const QUESTION_LIMIT: Duration = Duration::from_secs(5);
 
 /// The end of a migration that did not fail.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,10 +95,15 @@ pub struct FinishedMigration {
     pub stopped: Instant,
     /// When the guest started to run at the destination; absent if the migration was given up.
     pub resumed: Option<Instant>,
+    /// How long after the deadline that was; absent if it was earlier, or if the migration was given up.
+    pub past_deadline: Option<Duration>,
     /// All samples, oldest first.
     pub samples: Vec<Sample>,
-    /// The changes of the timeline that were carried out, in order.
+    /// The steps that were carried out, in order.
     pub applied: Vec<AppliedChange>,
+    /// How late an emulated link delivered packets until its traffic was last asked for; absent if it was
+    /// not.
+    pub late: Option<Lateness>,
 }
 
 impl FinishedMigration {
@@ -78,36 +124,70 @@ impl FinishedMigration {
     }
 }
 
-/// The changes during a migration, and its output.
+/// The changes during a migration, its deadline, and its output.
 pub struct MigrationSpec<'a> {
-    /// The entries of the timeline, in order.
+    /// The changes of the link and the workload, in order.
     pub steps: &'a [Step],
+    /// The deadline, counted from the migrate command.
+    pub timeout: Span,
     /// The file that the samples are written to.
     pub samples_file: &'a Path,
 }
 
+/// A request that has not been answered yet.
+struct Pending<'a, T, E> {
+    since: Instant,
+    answer: Pin<Box<dyn Future<Output = Result<T, E>> + 'a>>,
+}
+
+impl<'a, T, E> Pending<'a, T, E> {
+    fn new(answer: impl Future<Output = Result<T, E>> + 'a) -> Self {
+        Self { since: Instant::now(), answer: Box::pin(answer) }
+    }
+}
+
+/// Waits for the answer to a request, and forgets the request then. Never returns without a request.
+async fn answered<T, E>(pending: &mut Option<Pending<'_, T, E>>) -> Result<T, E> {
+    match pending {
+        Some(Pending { answer, .. }) => {
+            let result = answer.await;
+            *pending = None;
+            result
+        }
+        None => future::pending().await,
+    }
+}
+
 /// Everything observed of a migration so far that leads to a verdict.
-#[derive(Default)]
 struct MigrationTracker {
     /// When the guest stopped at the source.
     stopped: Option<Instant>,
     /// When the guest started to run at the destination.
     resumed: Option<Instant>,
-    /// The driver's figures once the migration has completed at the source, and when they arrived.
-    completion: Option<(Completion, Instant)>,
+    /// The driver's figures once the migration has completed at the source.
+    completion: Option<Completion>,
     /// Why the migration was given up, and when. It may still complete before it is cancelled.
     given_up: Option<(String, Instant)>,
     /// Whether the migration has ended because it was cancelled.
     cancelled: bool,
+    /// When the migration last made progress.
+    progressed: Instant,
+    /// When the link was last asked for its traffic.
+    asked_for_traffic: Instant,
+    /// The link's traffic when it last showed progress.
+    traffic: Option<Traffic>,
+    /// How late an emulated link delivered packets until it was last asked.
+    late: Option<Lateness>,
 }
 
 /// Starts a migration and follows it until there is a verdict. `policy` decides what to do, `actuator`
-/// carries out the timeline, `sink` is told of every sample.
+/// carries out the steps, `sink` is told of every sample.
 ///
 /// # Errors
 ///
-/// The migration fails, an end or its connection is lost, the guest does not run after a migration that
-/// completed, an entry of the timeline fails, or the samples cannot be written.
+/// The migration fails, an end or its connection is lost or does not answer, the switchover makes no
+/// progress, the guest does not run after a migration that completed, a step fails, or the samples cannot be
+/// written.
 pub async fn migrate(
     driver: &impl Driver,
     policy: &mut dyn Policy,
@@ -115,83 +195,212 @@ pub async fn migrate(
     actuator: &impl Actuator,
     sink: &dyn Sink,
 ) -> Result<FinishedMigration, Error> {
-    let MigrationSpec { steps, samples_file } = *spec;
+    let MigrationSpec { steps, timeout, samples_file } = *spec;
     let started = Instant::now();
-    let mut log = SampleLog::create(samples_file, started, sink)?;
-    let mut events = driver.begin().await?;
+    let deadline = started + Duration::from(timeout);
+    let mut log = SampleLog::create(samples_file, sink)?;
+    let mut events = time::timeout_at(deadline + PATIENCE, driver.begin())
+        .await
+        .map_err(|_| Error::NoAnswer { silent: started.elapsed(), state: String::new() })??;
 
     let (stage, receiver) = watch::channel(MigrationStage::Source);
     let applied = RefCell::default();
-    // Pinned outside of the loop: an entry in progress must survive the iterations, each of which polls it.
+    // Pinned outside of the loop: a step in progress must survive the iterations, each of which polls it.
     let mut timeline = pin!(timeline::play(actuator, steps, started, receiver, &applied));
     let mut timeline_ended = false;
     let mut ticker = time::interval(SAMPLE_INTERVAL);
     // After a slow answer the next sample is due a whole interval later; missed ones are not made up for.
     ticker.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
-    let mut tracker = MigrationTracker::default();
+    let mut tracker = MigrationTracker::new(started);
+    // Requests stay pending over the iterations too, so that a source that does not answer holds up neither
+    // the events nor the deadline.
+    let (mut status, mut action, mut traffic) = (None, None, None);
+    // Whether something has happened since the pending request for a status that calls for another one.
+    let mut ask_again = false;
     let verdict = loop {
-        // Whatever happens first leads to a sample and a decision below.
-        tokio::select! {
-            Some(event) = events.recv() => {
-                if !tracker.record_event(event, &stage)? {
-                    continue;
+        let mut reported = None;
+        let ask = tokio::select! {
+            biased;
+            answer = answered(&mut status) => {
+                reported = Some(log.keep(answer?)?);
+                if log.shows_progress() {
+                    tracker.progressed = Instant::now();
                 }
+                std::mem::take(&mut ask_again)
+            }
+            answer = answered(&mut action) => {
+                answer?;
+                false
+            }
+            Some(event) = events.recv() => {
+                let ask = tracker.record_event(event, &stage)?;
+                ask_again |= ask && status.is_some();
+                ask
             }
             ended = &mut timeline, if !timeline_ended => {
                 ended?;
                 timeline_ended = true;
+                ask_again |= status.is_some();
+                true
             }
-            _ = ticker.tick() => {}
+            counted = answered(&mut traffic) => {
+                tracker.record_traffic(counted?);
+                false
+            }
+            _ = ticker.tick() => true,
+            () = time::sleep_until(deadline), if tracker.can_be_given_up() => false,
+        };
+        let mut reason = None;
+        match reported {
+            // Also after the migration was given up: it may have completed before the cancellation.
+            Some(State::Completed(completion)) => tracker.completed(completion),
+            Some(State::Cancelled(_)) if tracker.given_up.is_some() => tracker.cancelled = true,
+            Some(State::Failed(reason) | State::Cancelled(reason)) => return Err(Error::Migration(reason)),
+            Some(State::Active)
+                if tracker.can_be_given_up() && action.is_none() && Instant::now() < deadline =>
+            {
+                let settled_ms = settled_ms(steps, &applied.borrow());
+                match policy.decide(&Progress { samples: &log.samples, settled_ms }) {
+                    Decision::Wait => {}
+                    Decision::Act(decided) => action = Some(Pending::new(driver.act(decided))),
+                    Decision::GiveUp(why) => reason = Some(why),
+                }
+            }
+            Some(State::Active | State::Other) | None => {}
+        }
+        if tracker.can_be_given_up() && Instant::now() >= deadline {
+            reason = Some(format!("the deadline of {timeout} passed{}", log.in_state()));
+        }
+        if let Some(reason) = reason {
+            tracker.given_up = Some((reason, Instant::now()));
+            // Before the cancellation, so that no step begins any more.
+            stage.send_replace(MigrationStage::GivenUp);
+            action = Some(Pending::new(driver.act(Action::Cancel)));
         }
         // Once the source has completed, its figures are final. The loop then only waits for the
         // destination's announcement that the guest runs, which may arrive later, since it comes from another
         // node.
-        if tracker.completion.is_none() {
-            match log.sample(driver).await? {
-                // Also after the migration was given up: it may have completed before the cancellation.
-                State::Completed(completion) => tracker.completion = Some((completion, Instant::now())),
-                State::Cancelled(_) if tracker.given_up.is_some() => tracker.cancelled = true,
-                State::Failed(reason) | State::Cancelled(reason) => return Err(Error::Migration(reason)),
-                State::Active if tracker.given_up.is_none() => {
-                    let settled_ms = settled_ms(steps, &applied.borrow());
-                    match policy.decide(&Progress { samples: &log.samples, settled_ms }) {
-                        Decision::Wait => {}
-                        Decision::Act(action) => driver.act(action).await?,
-                        Decision::GiveUp(reason) => {
-                            tracker.given_up = Some((reason, Instant::now()));
-                            // Before the cancellation, so that no entry of the timeline begins any more.
-                            stage.send_replace(MigrationStage::GivenUp);
-                            driver.act(Action::Cancel).await?;
-                        }
-                    }
-                }
-                State::Active | State::Other => {}
-            }
+        if ask && status.is_none() && tracker.completion.is_none() {
+            status = Some(Pending::new(driver.progress(started)));
         }
-        if let Some(verdict) = tracker.verdict()? {
-            break verdict;
+        if traffic.is_none() && tracker.asks_for_traffic() {
+            tracker.asked_for_traffic = Instant::now();
+            traffic = Some(Pending::new(actuator.traffic()));
+        }
+        let unanswered = [status.as_ref().map(|s| s.since), action.as_ref().map(|a| a.since)];
+        let silent = unanswered.into_iter().flatten().min().map_or(Duration::ZERO, |since| since.elapsed());
+        match tracker.ending(silent, &log.in_state()) {
+            Ending::None => {}
+            Ending::Verdict(verdict) => break verdict,
+            Ending::Error(error) => return Err(error),
+            Ending::NotResumed => return Err(not_resumed(driver).await),
         }
     };
     if !timeline_ended {
-        // No entry begins any more. An entry in progress ends, or learns from the closed channel that the
-        // guest will not arrive at the destination.
+        // No step begins any more. A step in progress ends, or learns from the closed channel that the guest
+        // will not arrive at the destination.
         drop(stage);
         timeline.await?;
     }
     // After a cancellation the guest is not stopped for good: the decision to give up takes the place of the
     // stop.
+    let resumed = tracker.resumed.filter(|_| !tracker.cancelled);
     let stopped = tracker.given_up.filter(|_| tracker.cancelled).map(|(_, at)| at).or(tracker.stopped);
     Ok(FinishedMigration {
         verdict,
         started,
         stopped: stopped.unwrap_or_else(Instant::now),
-        resumed: tracker.resumed.filter(|_| !tracker.cancelled),
+        resumed,
+        past_deadline: resumed.and_then(|at| at.checked_duration_since(deadline)).filter(|by| !by.is_zero()),
         samples: log.samples,
         applied: applied.take(),
+        late: tracker.late,
     })
 }
 
+/// Finds out why a guest does not run at the destination although the migration has completed and nothing
+/// arrives there any more.
+async fn not_resumed(driver: &impl Driver) -> Error {
+    let lost = |why: String| {
+        let what = "the migration completed, but the guest does not run at the destination";
+        Error::GuestLost(format!("{what}: {why}"))
+    };
+    let seconds = PATIENCE.as_secs();
+    match time::timeout(QUESTION_LIMIT, driver.is_running(End::Destination)).await {
+        Ok(Ok(false)) => lost(format!("nothing has arrived there for {seconds} s, and it still waits")),
+        Ok(Ok(true)) => {
+            Error::Migration("the guest runs at the destination, which has not announced it".into())
+        }
+        Ok(Err(error)) => error.into(),
+        Err(_) => lost(format!("nothing has arrived there for {seconds} s, and it does not answer")),
+    }
+}
+
+/// What the observations so far say about the end of a migration.
+enum Ending {
+    /// It has not ended.
+    None,
+    /// It has ended with this verdict.
+    Verdict(Verdict),
+    /// It has failed, or its bound has passed.
+    Error(Error),
+    /// It has completed, but the guest does not run at the destination.
+    NotResumed,
+}
+
 impl MigrationTracker {
+    fn new(now: Instant) -> Self {
+        Self {
+            stopped: None,
+            resumed: None,
+            completion: None,
+            given_up: None,
+            cancelled: false,
+            progressed: now,
+            asked_for_traffic: now,
+            traffic: None,
+            late: None,
+        }
+    }
+
+    /// Returns whether the guest still runs at the source and the migration has not been given up.
+    fn can_be_given_up(&self) -> bool {
+        self.given_up.is_none() && !self.cancelled && !self.switches_over()
+    }
+
+    /// Returns whether the guest has stopped at the source, so that the migration cannot be given up any
+    /// more.
+    fn switches_over(&self) -> bool {
+        self.stopped.is_some() || self.resumed.is_some() || self.completion.is_some()
+    }
+
+    /// Returns whether the link should be asked for its traffic now.
+    fn asks_for_traffic(&self) -> bool {
+        let since = self.progressed.max(self.asked_for_traffic);
+        self.switches_over() && self.resumed.is_none() && since.elapsed() >= LINK_INTERVAL
+    }
+
+    fn completed(&mut self, completion: Completion) {
+        self.completion = Some(completion);
+        self.progressed = Instant::now();
+    }
+
+    /// Records the traffic of the link. The source has to send, and the destination to answer: what the
+    /// source repeats for nothing is no progress, and neither are a network's own packets.
+    fn record_traffic(&mut self, now: Traffic) {
+        let progressed = self.traffic.is_some_and(|before| {
+            now.sent_bytes >= before.sent_bytes + PROGRESS_BYTES && now.received_bytes > before.received_bytes
+        });
+        if progressed {
+            self.progressed = Instant::now();
+        }
+        if progressed || self.traffic.is_none() {
+            self.traffic = Some(now);
+        }
+        // Each answer has the lateness since the previous one.
+        self.late = [self.late, now.late].into_iter().flatten().reduce(Lateness::merge);
+    }
+
     /// Records an event. Returns whether a sample should be taken now.
     fn record_event(
         &mut self,
@@ -220,46 +429,58 @@ impl MigrationTracker {
             driver::Event::Lost(End::Destination, _) if self.given_up.is_some() => return Ok(false),
             driver::Event::Lost(_, error) => return Err(error.into()),
         }
+        self.progressed = Instant::now();
         Ok(true)
     }
 
-    /// Returns the verdict, once there is one.
-    ///
-    /// # Errors
-    ///
-    /// The guest does not run at the destination, or the cancellation does not take effect, within
-    /// [`PATIENCE`].
-    fn verdict(&self) -> Result<Option<Verdict>, Error> {
-        if self.cancelled {
-            return Ok(self.given_up.clone().map(|(reason, _)| Verdict::GivenUp(reason)));
-        }
-        if let (Some((completion, _)), Some(_)) = (self.completion, self.resumed) {
-            return Ok(Some(Verdict::Completed(completion)));
-        }
-        let overdue = |since: Option<Instant>| since.is_some_and(|at| at.elapsed() > PATIENCE);
-        if self.completion.is_some() && overdue(self.stopped.or(self.completion.map(|(_, at)| at))) {
-            let reason = "the migration completed, but the guest does not run at the destination";
-            return Err(Error::GuestLost(reason.into()));
-        }
-        if self.completion.is_none() && overdue(self.given_up.as_ref().map(|(_, at)| *at)) {
-            return Err(Error::Migration(format!(
-                "it could not be cancelled within {} s",
-                PATIENCE.as_secs()
-            )));
-        }
-        Ok(None)
+    /// Returns how the migration has ended, if it has. The source has left requests unanswered for the time
+    /// `silent`; `in_state` says in which state the migration last was.
+    fn ending(&self, silent: Duration, in_state: &str) -> Ending {
+        let seconds = PATIENCE.as_secs();
+        let no_answer = || Error::NoAnswer { silent, state: in_state.into() };
+        // Half of the patience: the request may have been sent some time after the last sign of life.
+        let is_silent = silent >= PATIENCE / 2;
+        let stuck = self.progressed.elapsed() > PATIENCE;
+        let error = match (&self.given_up, self.completion, self.resumed) {
+            (Some((reason, _)), ..) if self.cancelled => {
+                return Ending::Verdict(Verdict::GivenUp(reason.clone()));
+            }
+            (_, Some(completion), Some(_)) => return Ending::Verdict(Verdict::Completed(completion)),
+            (_, Some(_), None) if stuck => return Ending::NotResumed,
+            (_, None, Some(_)) if silent > ANSWER_LIMIT => no_answer(),
+            (_, None, Some(_)) if stuck && !is_silent => Error::Migration(format!(
+                "the guest runs at the destination, but the source has not completed within {seconds} \
+                 s{in_state}"
+            )),
+            (_, None, None) if self.switches_over() => {
+                if !stuck {
+                    return Ending::None;
+                }
+                let silence = if is_silent { ", and the source does not answer" } else { "" };
+                Error::GuestLost(format!(
+                    "it is stopped for the switchover, which has made no progress for {seconds} s{in_state}\
+                     {silence}"
+                ))
+            }
+            (Some((reason, at)), None, None) if at.elapsed() > PATIENCE => {
+                let why = if is_silent { "the source does not answer" } else { "it was not cancelled" };
+                Error::Migration(format!("given up ({reason}), but {why} within {seconds} s{in_state}"))
+            }
+            (None, None, None) if silent > ANSWER_LIMIT => no_answer(),
+            _ => return Ending::None,
+        };
+        Ending::Error(error)
     }
 }
 
 /// Returns the time from which on the conditions stay the same, in milliseconds since the migrate command; 0
-/// without a timeline, nothing while an entry is still to come.
+/// without steps, nothing while a step is still to come.
 fn settled_ms(steps: &[Step], applied: &[AppliedChange]) -> Option<f64> {
     (steps.len() == applied.len()).then(|| applied.last().map_or(0.0, |last| last.done_ms))
 }
 
 /// The samples, in memory and in their file.
 struct SampleLog<'a> {
-    started: Instant,
     file: File,
     path: &'a Path,
     samples: Vec<Sample>,
@@ -267,16 +488,14 @@ struct SampleLog<'a> {
 }
 
 impl<'a> SampleLog<'a> {
-    fn create(path: &'a Path, started: Instant, sink: &'a dyn Sink) -> Result<Self, Error> {
+    fn create(path: &'a Path, sink: &'a dyn Sink) -> Result<Self, Error> {
         let file =
             File::create(path).map_err(|source| Error::Write { path: path.display().to_string(), source })?;
-        Ok(Self { started, file, path, samples: Vec::new(), sink })
+        Ok(Self { file, path, samples: Vec::new(), sink })
     }
 
-    /// Takes a sample from the driver, writes it to the file and keeps it. Returns the state of the
-    /// migration.
-    async fn sample(&mut self, driver: &impl Driver) -> Result<State, Error> {
-        let driver::Status { state, sample } = driver.progress(self.started).await?;
+    /// Writes a sample to the file and keeps it. Returns the state of the migration.
+    fn keep(&mut self, Status { state, sample }: Status) -> Result<State, Error> {
         let mut line = serde_json::to_vec(&sample).unwrap_or_default();
         line.push(b'\n');
         self.file
@@ -286,17 +505,39 @@ impl<'a> SampleLog<'a> {
         self.samples.push(sample);
         Ok(state)
     }
+
+    /// Returns whether the last sample differs from the one before.
+    fn shows_progress(&self) -> bool {
+        let figures = |s: &Sample| (s.transferred_bytes, s.remaining_bytes, s.pass, s.status.clone());
+        let mut latest = self.samples.iter().rev().map(figures);
+        latest.next() != latest.next()
+    }
+
+    /// Returns the state of the last sample in the driver's words, as a phrase with a space before it; empty
+    /// before the first sample.
+    fn in_state(&self) -> String {
+        let status = self.samples.last().map(|sample| sample.status.as_str()).unwrap_or_default();
+        if status.is_empty() { String::new() } else { format!(" in the state `{status}`") }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use units::Span;
+
+    #[test]
+    fn the_bounds_are_stated_in_the_documents() {
+        let text = include_str!("../../../docs/measuring.md");
+        let (_, bounds) = text.split_once("## How long each state may last").expect("no section on bounds");
+        for limit in [PATIENCE, ANSWER_LIMIT] {
+            assert!(bounds.contains(&format!("{} s", limit.as_secs())), "{limit:?}");
+        }
+    }
 
     #[test]
     fn a_late_stop_event_does_not_stop_a_guest_that_runs_at_the_destination() {
         let (stage, receiver) = watch::channel(MigrationStage::Source);
-        let mut tracker = MigrationTracker::default();
+        let mut tracker = MigrationTracker::new(Instant::now());
         tracker.record_event(driver::Event::Resumed(Instant::now()), &stage).unwrap();
         tracker.record_event(driver::Event::Stopped(Instant::now()), &stage).unwrap();
         assert_eq!(*receiver.borrow(), MigrationStage::Destination);

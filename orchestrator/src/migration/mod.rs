@@ -11,15 +11,16 @@
 //!
 //! [`attempt`] goes through these phases and always tears everything down at the end. It knows no hypervisor
 //! and no lab: a [`Driver`](crate::driver::Driver) migrates the guest, over a [`Network`](network::Network).
-//! [`follow`] samples the migration, asks its mode for decisions and carries them out; [`timeline`] applies
-//! the changes that are scheduled during the migration. [`load`] computes dirty rates from the stressor's
-//! telemetry, and `account` enters the results into the record.
+//! [`follow`] samples the migration, asks its mode for decisions and carries them out, and bounds every
+//! state; [`timeline`] applies the changes that are scheduled during the migration. [`load`] computes dirty
+//! rates from the stressor's telemetry, and `account` enters the results into the record.
 
 use crate::{
     driver::{self, control_port},
     node::NodeError,
     outcome::Outcome,
 };
+use std::time::Duration;
 use units::Span;
 
 mod account;
@@ -44,8 +45,8 @@ pub enum Error {
     /// The stressor did not do what it was asked to do before the migration.
     #[error(transparent)]
     ControlPort(#[from] control_port::Error),
-    /// An entry of the timeline could not be carried out.
-    #[error("the timeline entry at {at} failed: {cause}")]
+    /// A change that the timeline or a phase of the workload asks for could not be carried out.
+    #[error("the change due at {at} failed: {cause}")]
     Timeline {
         /// The time at which it was due, counted from the migrate command.
         at: Span,
@@ -55,6 +56,14 @@ pub enum Error {
     /// The migration failed; the text is the driver's reason.
     #[error("the migration failed: {0}")]
     Migration(String),
+    /// The source has not answered for a while. Whether the guest runs is not known.
+    #[error("the source has not answered for {} s{state}", silent.as_secs())]
+    NoAnswer {
+        /// The time for which it has not answered.
+        silent: Duration,
+        /// The state in which the migration last was, as a phrase after a space; empty if it is not known.
+        state: String,
+    },
     /// The guest should run but does not.
     #[error("the guest is lost: {0}")]
     GuestLost(String),

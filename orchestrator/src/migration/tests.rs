@@ -23,7 +23,7 @@ use crate::{
         record::{Phase, Record},
     },
 };
-use netem::Profile;
+use netem::{Profile, userspace::Lateness};
 use std::{
     cell::{Cell as Flag, RefCell},
     fs,
@@ -58,7 +58,12 @@ impl Setup {
 
     /// Returns the same set-up with a migration that does not end by itself.
     fn endless() -> Self {
-        Self { script: Script { active: None, ..Script::default() }, ..Self::new() }
+        Self::script(Script { active: None, ..Script::default() })
+    }
+
+    /// Returns the same set-up with another migration.
+    fn script(script: Script) -> Self {
+        Self { script, ..Self::new() }
     }
 
     fn with(self, settings: &'static str) -> Self {
@@ -88,8 +93,8 @@ impl Setup {
         let interrupt = Arc::new(Notify::new());
         let handles = TestHandles { driver: Arc::clone(&shared), interrupt: Arc::clone(&interrupt) };
         let sink = PhaseHook { at, hook: hook(handles) };
-        let network =
-            MockNetwork { fault: self.network_fault, open_gap: self.open_gap, ..MockNetwork::default() };
+        let mut network = MockNetwork::new(&shared, self.network_fault);
+        network.open_gap = self.open_gap;
         let spec = AttemptSpec { cell: &cell, number: 1, folder: folder.path() };
         let record =
             attempt(driver, &network, spec, RecordBuilder::start(), &sink, interrupt.notified()).await;
@@ -148,17 +153,26 @@ enum NetworkFault {
 }
 
 /// A network that notes what it is asked.
-#[derive(Default)]
 struct MockNetwork {
+    driver: Arc<Shared>,
     fault: Option<NetworkFault>,
     links: RefCell<Vec<String>>,
     probing: Flag<bool>,
     /// How long the guest has not answered when the probe ends without a last reply.
     open_gap: Option<Duration>,
-    counted: Flag<u64>,
 }
 
 impl MockNetwork {
+    fn new(driver: &Arc<Shared>, fault: Option<NetworkFault>) -> Self {
+        Self {
+            driver: Arc::clone(driver),
+            fault,
+            links: RefCell::default(),
+            probing: Flag::default(),
+            open_gap: None,
+        }
+    }
+
     fn inject(&self, fault: NetworkFault) -> Result<(), NodeError> {
         if self.fault == Some(fault) { Err(NodeError::Gone { node: "compute1".into() }) } else { Ok(()) }
     }
@@ -174,9 +188,7 @@ impl Network for MockNetwork {
 
     async fn traffic(&self) -> Result<Traffic, NodeError> {
         self.inject(NetworkFault::Counting)?;
-        // 200 MB of memory with all headers.
-        self.counted.set(self.counted.get() + 209_000_000);
-        Ok(Traffic { sent_bytes: self.counted.get(), received_bytes: 0, late: None })
+        Ok(self.driver.traffic())
     }
 
     async fn start_probe(&self, _: Duration, _: Duration) -> Result<(), NodeError> {
@@ -268,10 +280,11 @@ async fn a_guest_without_a_probe_and_without_dirtying_migrates() {
 #[tokio::test(start_paused = true)]
 async fn a_migration_is_given_up_at_its_deadline_and_the_guest_keeps_running_at_the_source() {
     let result = Setup::endless().with("migrate: { timeout: 5s, stall_detection: false }\n").run().await;
-    assert_eq!(result.outcome(), (Outcome::NotConverged, "the deadline of 5s passed"));
+    assert_eq!(result.outcome(), (Outcome::NotConverged, "the deadline of 5s passed in the state `active`"));
     assert_eq!(result.driver.actions(), [Action::Cancel]);
     let measured = &result.record.measured;
     assert_eq!((measured.total_time_ms, measured.downtime_ms.client), (None, None));
+    assert_eq!(measured.past_deadline_ms, None);
     assert!(measured.stress.after.is_some() && measured.verified.is_some());
 }
 
@@ -304,7 +317,23 @@ async fn memory_that_differs_from_what_was_written_is_corrupted() {
 /// Returns the set-up of a migration that is given up after its first pass and does not react to that.
 fn endless_and_not_cancellable() -> Setup {
     let script = Script { active: None, fault: Some(Fault::NoCancel), ..Script::default() };
-    Setup { script, ..Setup::new() }.with("migrate: { max_passes: 1 }\n")
+    Setup::script(script).with("migrate: { max_passes: 1 }\n")
+}
+
+/// A time that no test reaches.
+const FOREVER: Duration = Duration::from_secs(1_000_000);
+
+/// When the guest stops in [`LATE`], counted from the migrate command.
+const WITH_THE_STOP: Duration = Duration::from_secs(2);
+
+/// A migration whose switchover takes five minutes. The destination takes as long again to load.
+const LATE: Script =
+    Script { downtime: Duration::from_secs(300), loading: Some(Duration::from_secs(300)), ..Script::SHORT };
+
+/// Returns the set-up of an endless migration whose source answers nothing between these two seconds.
+fn silent_from(from: u64, to: u64) -> Setup {
+    let silence = (Duration::from_secs(from), Duration::from_secs(to));
+    Setup::script(Script { active: None, silence, ..Script::default() })
 }
 
 /// Makes an attempt that must fail with this outcome and this reason in this phase.
@@ -350,12 +379,52 @@ failures! {
         => Failed, "the migration failed: the stream broke", Migrate;
     a_migration_that_others_cancel: Setup::fault(Fault::CancelledByOthers)
         => Failed, "the migration failed: somebody cancelled it", Migrate;
-    a_guest_that_does_not_resume: Setup::fault(Fault::NoResume)
+    a_guest_that_does_not_resume: Setup::script(Script { loading: None, cut: WITH_THE_STOP, ..Script::SHORT })
         => GuestLost,
-        "the guest is lost: the migration completed, but the guest does not run at the destination",
+        "the guest is lost: the migration completed, but the guest does not run at the destination: nothing \
+         has arrived there for 20 s, and it still waits",
+        Migrate;
+    a_destination_that_does_not_answer: Setup::script(Script {
+        loading: None, cut: WITH_THE_STOP, destination_answers: false, ..Script::SHORT
+    })  => GuestLost,
+        "the guest is lost: the migration completed, but the guest does not run at the destination: nothing \
+         has arrived there for 20 s, and it does not answer",
+        Migrate;
+    a_switchover_over_a_link_that_is_cut: Setup::script(Script { cut: WITH_THE_STOP, ..LATE })
+        => GuestLost,
+        "the guest is lost: it is stopped for the switchover, which has made no progress for 20 s in the \
+         state `device`",
+        Migrate;
+    a_switchover_in_which_nothing_answers: Setup::script(Script {
+        cut: WITH_THE_STOP, silence: (WITH_THE_STOP, FOREVER), ..LATE
+    })  => GuestLost,
+        "the guest is lost: it is stopped for the switchover, which has made no progress for 20 s in the \
+         state `active`, and the source does not answer",
+        Migrate;
+    a_source_that_does_not_complete: Setup::fault(Fault::NoCompletion)
+        => Failed,
+        "the migration failed: the guest runs at the destination, but the source has not completed within \
+         20 s in the state `device`",
         Migrate;
     a_migration_that_cannot_be_cancelled: endless_and_not_cancellable()
-        => Failed, "the migration failed: it could not be cancelled within 20 s", Migrate;
+        => Failed,
+        "the migration failed: given up (not finished after 1 passes), but it was not cancelled within 20 s \
+         in the state `active`",
+        Migrate;
+    a_cancellation_that_takes_too_long: Setup::script(Script {
+        setup: None, cancelling: Duration::from_secs(21), ..Script::default()
+    }).with("migrate: { timeout: 5s }\n")
+        => Failed,
+        "the migration failed: given up (the deadline of 5s passed in the state `setup`), but it was not \
+         cancelled within 20 s in the state `cancelling`",
+        Migrate;
+    a_source_that_falls_silent: silent_from(1, 3600).with("migrate: { timeout: 300s }\n")
+        => Failed, "the source has not answered for 60 s in the state `active`", Migrate;
+    a_source_that_is_silent_at_the_deadline: silent_from(1, 3600).with("migrate: { timeout: 5s }\n")
+        => Failed,
+        "the migration failed: given up (the deadline of 5s passed in the state `active`), but the source \
+         does not answer within 20 s in the state `active`",
+        Migrate;
     a_guest_that_is_silent_afterwards: Setup::fault(Fault::SilentAfterwards)
         => GuestLost, "the guest is lost: the guest did not continue its work within 40 s", Observe;
     a_guest_that_is_stopped_afterwards: Setup::fault(Fault::Stopped)
@@ -453,8 +522,7 @@ async fn entries_before_the_switchover_are_carried_out_at_the_source() {
 #[tokio::test(start_paused = true)]
 async fn an_entry_that_the_switchover_interrupts_is_completed_at_the_destination() {
     let script = Script { answer: Duration::from_millis(100), ..Script::default() };
-    let setup =
-        Setup { script, ..Setup::new() }.with("timeline: [{ at: 1950ms, stress: { rate: 4MB/s } }]\n");
+    let setup = Setup::script(script).with("timeline: [{ at: 1950ms, stress: { rate: 4MB/s } }]\n");
     let result = setup.run().await;
     assert_eq!(result.outcome(), (Outcome::Converged, ""));
     let [load] = &result.record.measured.timeline[..] else {
@@ -483,6 +551,9 @@ async fn a_migration_is_not_given_up_as_stalled_before_the_last_entry() {
     assert!(result.samples.last().unwrap().at_ms > 38_000.0, "{:?}", result.samples.last());
 }
 
+/// How long a migration sends that ends soon.
+const SHORT: Option<Duration> = Some(Duration::from_millis(1800));
+
 /// A policy that always waits.
 struct Wait;
 
@@ -506,14 +577,15 @@ impl Policy for RaiseDowntimeLimit {
     }
 }
 
-/// Follows a migration with this policy. Returns its verdict and the actions that the driver was asked for.
-async fn follow_with(policy: &mut dyn Policy) -> (Verdict, Vec<Action>) {
-    let script = Script { active: Some(Duration::from_millis(1800)), ..Script::default() };
-    let (mut driver, shared) = MockDriver::new(script);
+/// Follows a migration that sends for this time with this policy, for at most a minute. Returns its verdict
+/// and the actions that the driver was asked for.
+async fn follow_with(policy: &mut dyn Policy, active: Option<Duration>) -> (Verdict, Vec<Action>) {
+    let (mut driver, shared) = MockDriver::new(Script { active, ..Script::default() });
     driver.start().await.unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let spec = MigrationSpec { steps: &[], samples_file: &folder.path().join("samples.jsonl") };
-    let network = MockNetwork::default();
+    let samples_file = &folder.path().join("samples.jsonl");
+    let spec = MigrationSpec { steps: &[], timeout: Span::from_secs(60), samples_file };
+    let network = MockNetwork::new(&shared, None);
     let actuator = LinkAndGuest { network: &network, driver: &driver };
     let finished = follow::migrate(&driver, policy, &spec, &actuator, &FanOut::default()).await.unwrap();
     assert!(finished.started < Instant::now());
@@ -522,14 +594,21 @@ async fn follow_with(policy: &mut dyn Policy) -> (Verdict, Vec<Action>) {
 
 #[tokio::test(start_paused = true)]
 async fn a_policy_that_waits_lets_the_migration_complete() {
-    let (verdict, actions) = follow_with(&mut Wait).await;
+    let (verdict, actions) = follow_with(&mut Wait, SHORT).await;
     assert!(matches!(verdict, Verdict::Completed(_)), "{verdict:?}");
     assert_eq!(actions, []);
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_policy_that_only_waits_is_ended_by_the_deadline_too() {
+    let (verdict, actions) = follow_with(&mut Wait, None).await;
+    assert_eq!(verdict, Verdict::GivenUp("the deadline of 60s passed in the state `active`".into()));
+    assert_eq!(actions, [Action::Cancel]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_actions_of_a_policy_are_carried_out() {
-    let (verdict, actions) = follow_with(&mut RaiseDowntimeLimit(1)).await;
+    let (verdict, actions) = follow_with(&mut RaiseDowntimeLimit(1), SHORT).await;
     assert!(matches!(verdict, Verdict::Completed(_)), "{verdict:?}");
     let limits = [200, 300, 400].map(|ms| Action::SetDowntimeLimit(Span::from_millis(ms)));
     assert_eq!(actions, limits);
@@ -537,9 +616,150 @@ async fn the_actions_of_a_policy_are_carried_out() {
 
 #[test]
 fn the_settings_choose_the_mode() {
-    let migrate = matrix::Migrate { timeout: Span::from_secs(1), ..matrix::Migrate::default() };
-    let late = [Sample { at_ms: 1_000.0, ..Sample::default() }];
+    let migrate = matrix::Migrate { max_passes: Some(1), ..matrix::Migrate::default() };
+    let late = [Sample { pass: 2, ..Sample::default() }];
     let progress = Progress { samples: &late, settled_ms: Some(0.0) };
     let decision = migrate.mode.policy(migrate.limits()).decide(&progress);
-    assert_eq!(decision, Decision::GiveUp("the deadline of 1s passed".into()));
+    assert_eq!(decision, Decision::GiveUp("not finished after 1 passes".into()));
+}
+
+/// Makes an attempt in which the guest's rates are these phases, and `stress.rate` afterwards. No two of its
+/// measurements may disagree.
+async fn with_phases(script: Script, phases: &str, more: &str) -> AttemptResult {
+    let settings = format!("axes: {{ stress.phases: [[{phases}]] }}\n{more}");
+    let result = Setup::script(script).with(settings.leak()).run().await;
+    assert_eq!(result.outcome(), (Outcome::Converged, ""));
+    assert_eq!(result.record.measured.disagreements, Vec::<String>::new());
+    result
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_settles_and_is_observed_at_the_rate_of_a_phase_that_outlasts_the_migration() {
+    let result = with_phases(Script::default(), "{ rate: 0, duration: 100s }", "").await;
+    let stress = &result.record.measured.stress;
+    assert_eq!(stress.requested, Some(0));
+    assert_eq!((stress.before, stress.during, stress.after), (Some(0.0), Some(0.0), Some(0.0)));
+    assert_eq!((result.record.measured.timeline.len(), stress.stretches.len()), (0, 0));
+    assert_eq!(result.driver.rates(), [(End::Source, rate(0))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_phase_is_requested_recorded_and_compared_by_itself() {
+    let phases = "{ rate: 0, duration: 600ms }, { rate: 64MB/s, duration: 700ms }";
+    let result =
+        with_phases(Script::default(), phases, "timeline: [{ at: 1s, link: { rate: 400mbit } }]\n").await;
+    let measured = &result.record.measured;
+    let due: Vec<f64> = measured.timeline.iter().map(|change| change.due_ms).collect();
+    assert_eq!(due, [600.0, 1000.0, 1300.0]);
+    let requested: Vec<_> = measured.stress.stretches.iter().map(|part| part.requested).collect();
+    assert_eq!(requested, [Some(0), Some(64_000_000), Some(16_000_000)]);
+    assert!(measured.stress.stretches.iter().all(|part| part.achieved.is_some()), "{measured:#?}");
+    assert!((15.7e6..16.3e6).contains(&measured.stress.after.unwrap()), "{measured:#?}");
+    let rates: Vec<_> = result.driver.rates().into_iter().map(|(_, rate)| rate).collect();
+    assert_eq!(rates, [rate(0), rate(64_000_000), rate(16_000_000)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_phase_of_nothing_in_force_at_the_end_leaves_the_guest_idle() {
+    let phases = "{ rate: 64MB/s, duration: 1s }, { rate: 0, duration: 100s }";
+    let result = with_phases(Script::default(), phases, "").await;
+    let stress = &result.record.measured.stress;
+    assert_eq!((stress.requested, stress.after), (Some(64_000_000), Some(0.0)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_phase_that_begins_during_the_switchover_begins_at_the_destination() {
+    let script = Script { answer: Duration::from_millis(100), ..Script::default() };
+    let result = with_phases(script, "{ rate: 0, duration: 1950ms }", "").await;
+    assert_eq!(result.driver.rates(), [(End::Source, rate(0)), (End::Destination, rate(16_000_000))]);
+    assert_eq!(result.record.measured.timeline[0].by, Some(End::Destination));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_migration_is_not_given_up_as_stalled_before_the_last_phase() {
+    for (seconds, last) in [(30, 38_000.0), (70, 8_000.0)] {
+        let settings = format!("axes: {{ stress.phases: [[{{ rate: 0, duration: {seconds}s }}]] }}\n");
+        let result = Setup::endless().with(settings.leak()).run().await;
+        let (outcome, reason) = result.outcome();
+        assert_eq!(outcome, Outcome::NotConverged);
+        assert!(reason.starts_with("the remaining memory stopped shrinking"), "{reason}");
+        // A phase that would begin after the deadline is not waited for.
+        let ended = result.samples.last().unwrap().at_ms;
+        assert!((last..last + 5_000.0).contains(&ended), "{ended}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_migration_is_given_up_at_its_deadline_in_every_state_in_which_the_guest_runs() {
+    let setup = Script { setup: None, ..Script::default() };
+    let late = Script { setup: Some(Duration::from_millis(4_900)), active: None, ..Script::default() };
+    let slow = Script { setup: None, cancelling: Duration::from_secs(15), ..Script::default() };
+    for (script, state) in [(setup, "setup"), (late, "active"), (slow, "setup")] {
+        let result = Setup::script(script).with("migrate: { timeout: 5s }\n").run().await;
+        let reason = format!("the deadline of 5s passed in the state `{state}`");
+        assert_eq!(result.outcome(), (Outcome::NotConverged, reason.as_str()));
+        assert_eq!(result.driver.actions(), [Action::Cancel]);
+        assert!(result.record.measured.stress.after.is_some());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_is_slow_is_waited_for() {
+    // Silence before the deadline, and silence over the deadline, which the request to cancel outlasts.
+    let result = silent_from(1, 50).with("migrate: { timeout: 60s, stall_detection: false }\n").run().await;
+    let reason = "the deadline of 60s passed in the state `active`";
+    assert_eq!(result.outcome(), (Outcome::NotConverged, reason));
+    let result = silent_from(4, 24).with("migrate: { timeout: 5s }\n").run().await;
+    let reason = "the deadline of 5s passed in the state `active`";
+    assert_eq!(result.outcome(), (Outcome::NotConverged, reason));
+    // The guest stops and the migration completes meanwhile.
+    let silence = (Duration::from_secs(1), Duration::from_secs(40));
+    let result = Setup::script(Script { silence, ..Script::default() }).run().await;
+    assert_eq!(result.outcome(), (Outcome::Converged, ""));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_switchover_is_waited_for_while_data_arrives_and_recorded_as_past_its_deadline() {
+    let one = Lateness { deliveries: 1, total: Span::from_millis(1), worst: Span::from_millis(1) };
+    let late = Script { late: Some(one), ..LATE };
+    let silent = Script { silence: (WITH_THE_STOP, Duration::from_secs(302)), ..late.clone() };
+    for script in [late, silent] {
+        let result = Setup::script(script).with("migrate: { timeout: 5s }\n").run().await;
+        let reason = "the switchover ended 597.0 s after the deadline of 5s, too late to give it up";
+        assert_eq!(result.outcome(), (Outcome::Converged, reason));
+        assert_eq!(result.driver.actions(), []);
+        let measured = &result.record.measured;
+        assert_eq!(measured.total_time_ms, Some(602_000.0));
+        assert_eq!(measured.past_deadline_ms, Some(597_000.0));
+        // And 20 kB in each of 600 seconds.
+        assert_eq!(measured.transferred.wire_bytes, Some(221_000_000));
+        // The link is asked each second, and before and after; each answer has the lateness since the last.
+        let deliveries = measured.link_lateness.unwrap().deliveries;
+        assert!((500..=602).contains(&deliveries), "{deliveries}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_switchover_that_comes_before_the_cancellation_is_not_given_up() {
+    let active = Some(Duration::from_millis(5_020));
+    let script = Script { active, fault: Some(Fault::NoCancel), ..Script::default() };
+    let result = Setup::script(script).with("migrate: { timeout: 5s }\n").run().await;
+    let reason = "the switchover ended 80 ms after the deadline of 5s, too late to give it up";
+    assert_eq!(result.outcome(), (Outcome::Converged, reason));
+    assert_eq!(result.driver.actions(), [Action::Cancel]);
+    assert!((59.0..=61.0).contains(&result.record.measured.downtime_ms.guest.unwrap()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn patience_with_the_destination_counts_from_the_completion() {
+    // Nothing arrives any more once the guest has stopped, for 30 s altogether.
+    let script = Script {
+        downtime: Duration::from_secs(15),
+        loading: Some(Duration::from_secs(15)),
+        cut: WITH_THE_STOP,
+        ..Script::default()
+    };
+    let result = Setup::script(script).run().await;
+    assert_eq!(result.outcome(), (Outcome::Converged, ""));
+    assert_eq!(result.record.measured.past_deadline_ms, None);
 }

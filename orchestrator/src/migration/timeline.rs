@@ -1,16 +1,17 @@
-//! Carries out a timeline during the migration. It changes the link through the [`Network`], and the workload
-//! through the guest's control port.
+//! Carries out the steps of a migration: the entries of the timeline and the phases of the workload. It
+//! changes the link through the [`Network`], and the workload through the guest's control port.
 //!
 //! The guest cannot answer while it is stopped, and a request sent to it at the source may be lost with the
-//! source. So no entry begins once the guest has stopped there. An entry that the stop interrupts is
-//! completed at the destination as soon as the guest runs there: the request is sent again, which changes
-//! nothing if the guest has already received it.
+//! source. So no step begins once the guest has stopped there. A step that the stop interrupts is completed
+//! as soon as the guest runs again, at the destination or, after a cancellation, at the source: the request
+//! is sent again, which changes nothing if the guest has already received it.
 
 use super::{Error, network::Network};
 use crate::{
     driver::Driver,
     matrix::Step,
     measure::{End, link::LinkSetting},
+    node::protocol::Traffic,
     results::record::{AppliedChange, round_micros},
 };
 use netem::Profile;
@@ -45,6 +46,8 @@ pub trait Actuator {
     async fn shape(&self, link: &Profile) -> Result<LinkSetting, Error>;
     /// Changes the workload of the guest, which runs at this end.
     async fn set_workload(&self, end: End, workload: &Workload) -> Result<(), Error>;
+    /// Returns the traffic over the migration link so far.
+    async fn traffic(&self) -> Result<Traffic, Error>;
 }
 
 /// The actuator for a migration: the link of its network, and the guest of its driver.
@@ -64,6 +67,10 @@ impl<N: Network, D: Driver> Actuator for LinkAndGuest<'_, N, D> {
         let command = Command::Set(workload.clone());
         let port = self.driver.control_port(end)?;
         Ok(port.request("change its workload", command, CHANGE_LIMIT).await?)
+    }
+
+    async fn traffic(&self) -> Result<Traffic, Error> {
+        Ok(self.network.traffic().await?)
     }
 }
 
@@ -96,11 +103,7 @@ pub async fn play(
         let (link, by) = carry_out(actuator, step, &mut stage)
             .await
             .map_err(|cause| Error::Timeline { at: step.at, cause: Box::new(cause) })?;
-        // A change of the workload that no end has confirmed may not be in force, so it is not recorded.
-        let rate = step.workload.as_ref().filter(|_| by.is_some()).map(|workload| workload.rate);
-        if link.is_none() && rate.is_none() {
-            continue;
-        }
+        let rate = step.workload.as_ref().map(|workload| workload.rate);
         let due_ms = step.at.as_millis_f64();
         let done_ms = millis(Instant::now());
         applied.borrow_mut().push(AppliedChange { due_ms, began_ms, done_ms, link, rate, by });
@@ -133,20 +136,18 @@ async fn carry_out(
     }
     let resumed: Result<_, RecvError> =
         stage.wait_for(|stage| *stage == MigrationStage::Destination).await.map(drop);
-    if resumed.is_err() {
-        // The channel is closed: the migration has a verdict, and the guest does not arrive at the
-        // destination.
-        return Ok((link, None));
-    }
-    actuator.set_workload(End::Destination, workload).await?;
-    Ok((link, Some(End::Destination)))
+    // If the channel is closed, the migration has a verdict, and the guest does not arrive at the
+    // destination: it runs at the source again.
+    let end = if resumed.is_ok() { End::Destination } else { End::Source };
+    actuator.set_workload(end, workload).await?;
+    Ok((link, Some(end)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::driver::control_port;
-    use std::{future, iter};
+    use std::{cell::Cell, future, iter};
     use stressor::workload::Rate;
     use units::{ByteRate, Span};
 
@@ -155,6 +156,8 @@ mod tests {
     struct MockActuator {
         requests: RefCell<Vec<String>>,
         source_is_silent: bool,
+        /// Set once a silent source answers again.
+        source_answers: Cell<bool>,
         refuses: bool,
     }
 
@@ -170,10 +173,14 @@ mod tests {
             if self.refuses {
                 return Err(control_port::Error::Closed.into());
             }
-            if self.source_is_silent && end == End::Source {
+            if self.source_is_silent && end == End::Source && !self.source_answers.get() {
                 future::pending::<()>().await;
             }
             Ok(())
+        }
+
+        async fn traffic(&self) -> Result<Traffic, Error> {
+            Ok(Traffic::default())
         }
     }
 
@@ -261,11 +268,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_request_that_the_stop_interrupts_is_repeated_at_the_source_after_a_cancellation() {
+        let mock = MockActuator { source_is_silent: true, ..MockActuator::default() };
+        let (sender, stage) = watch::channel(MigrationStage::Source);
+        let applied = RefCell::default();
+        let steps = [load(0, 7)];
+        let migration = async {
+            while mock.requests.borrow().is_empty() {
+                tokio::task::yield_now().await;
+            }
+            sender.send(MigrationStage::Stopped).unwrap();
+            tokio::task::yield_now().await;
+            mock.source_answers.set(true);
+            drop(sender);
+        };
+        let (result, ()) = tokio::join!(play(&mock, &steps, Instant::now(), stage, &applied), migration);
+        result.unwrap();
+        assert_eq!(*mock.requests.borrow(), ["Source 7B/s", "Source 7B/s"]);
+        assert_eq!(applied.borrow()[0].by, Some(End::Source));
+    }
+
+    #[tokio::test]
     async fn the_error_of_an_entry_names_its_time() {
         let mock = MockActuator { refuses: true, ..MockActuator::default() };
         let (applied, result) = played(&mock, &[link(0, "1mbit"), load(1, 5)], async |_| ()).await;
         assert_eq!(applied.len(), 1);
         let message = result.unwrap_err().to_string();
-        assert_eq!(message, "the timeline entry at 1ms failed: the guest's control port closed");
+        assert_eq!(message, "the change due at 1ms failed: the guest's control port closed");
     }
 }

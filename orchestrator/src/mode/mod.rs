@@ -10,10 +10,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use units::Span;
 
-/// The limits that a policy enforces: the settings of a matrix's `migrate` section about giving up.
+/// The limits that a policy may need: the settings of a matrix's `migrate` section about giving up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// The deadline, counted from the migrate command.
+    /// The deadline, counted from the migrate command. [`crate::migration::follow`] enforces it, whatever the
+    /// policy decides.
     pub timeout: Span,
     /// The downtime that the driver aims for.
     pub downtime_limit: Span,
@@ -28,8 +29,8 @@ pub struct Limits {
 pub struct Progress<'a> {
     /// All samples taken so far, oldest first.
     pub samples: &'a [Sample],
-    /// The time at which the last entry of the timeline took effect, in milliseconds since the migrate
-    /// command. 0 without a timeline; absent while an entry is still to come.
+    /// The time at which the last change of the link or the workload took effect, in milliseconds since the
+    /// migrate command. 0 without changes; absent while one is still to come.
     pub settled_ms: Option<f64>,
 }
 
@@ -55,7 +56,8 @@ pub enum Action {
 
 /// A policy for one migration.
 pub trait Policy {
-    /// Decides what to do next. Called after every sample, until the switchover begins or the migration ends.
+    /// Decides what to do next. Called after every sample, until the switchover begins or the migration ends,
+    /// but not while an action is being carried out.
     fn decide(&mut self, progress: &Progress<'_>) -> Decision;
 }
 

@@ -12,9 +12,9 @@
 //! `ram_state_pending_exact` in QEMU 10). See [`BitmapSync`].
 //!
 //! The model leaves out TCP's ramp-up, loss, round trips, the time that a destination needs to load pages,
-//! the phases of a workload, repeated writes to the same page in a random order, and the fixed cost of the
-//! switchover (some 10 ms). It counts guest memory: page headers reduce the bandwidth, see
-//! [`payload_bandwidth`], and pages of zeros cost nothing.
+//! repeated writes to the same page in a random order, and the fixed cost of the switchover (some 10 ms). It
+//! counts guest memory: page headers reduce the bandwidth, see [`payload_bandwidth`], and pages of zeros cost
+//! nothing.
 
 use crate::{matrix::Settings, outcome::Outcome};
 use netem::{
@@ -53,7 +53,8 @@ pub struct Input {
     pub bandwidth: ByteRate,
     /// The downtime that the migration may plan for.
     pub downtime_limit: Span,
-    /// The time from the migrate command after which the migration is given up.
+    /// The time from the migrate command after which the migration is given up, unless its switchover has
+    /// begun.
     pub timeout: Span,
     /// The number of passes after which the migration is given up; any number if absent.
     pub max_passes: Option<u32>,
@@ -107,7 +108,7 @@ pub struct Prediction {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reason {
-    /// The migration would last longer than its timeout.
+    /// The migration would not begin its switchover before its timeout.
     Deadline,
     /// The migration would need more passes than allowed.
     PassCap,
@@ -129,7 +130,7 @@ impl Input {
         Self {
             memory: Bytes::new(memory.min(settings.guest.memory.get())),
             working_set,
-            rate: byte_rate(settings.stress.rate),
+            rate: byte_rate(settings.workload().rate),
             bandwidth: bandwidth(settings),
             downtime_limit: migrate.downtime_limit,
             timeout: migrate.timeout,
@@ -157,13 +158,7 @@ impl Input {
             let limit = bandwidth * self.downtime_limit.as_secs_f64();
             // The rest may always be one page, so that even a limit of zero can be met.
             if remaining <= limit.max(PAGE) {
-                let last = remaining / bandwidth;
-                let in_time = simulation.send(remaining).is_some();
-                return if in_time {
-                    simulation.converged(last)
-                } else {
-                    simulation.given_up(Reason::Deadline)
-                };
+                return simulation.switch_over(remaining);
             }
             if self.max_passes.is_some_and(|most| simulation.passes >= most) {
                 return simulation.given_up(Reason::PassCap);
@@ -246,8 +241,17 @@ impl Simulation<'_> {
         }
     }
 
-    /// Returns the prediction of a migration that converges with this downtime, in seconds.
-    fn converged(&self, downtime: f64) -> Prediction {
+    /// Sends the last bytes while the guest is stopped, and returns the prediction. What begins before the
+    /// deadline is not given up any more, and nothing changes until it ends.
+    fn switch_over(&mut self, bytes: f64) -> Prediction {
+        let bandwidth = self.rates().bandwidth;
+        if bandwidth == 0.0 || self.time >= self.input.timeout.as_secs_f64() {
+            return self.given_up(Reason::Deadline);
+        }
+        let downtime = bytes / bandwidth;
+        self.passes += 1;
+        self.time += downtime;
+        self.sent += bytes;
         Prediction {
             outcome: Outcome::Converged,
             reason: None,
@@ -273,7 +277,7 @@ impl Simulation<'_> {
     }
 }
 
-/// Predicts a migration with these settings, including their timeline.
+/// Predicts a migration with these settings, including their timeline and the phases of their workload.
 pub fn predict(settings: &Settings) -> Prediction {
     let input = Input::from_settings(settings);
     let (mut rate, mut bandwidth) = (input.rate, input.bandwidth);

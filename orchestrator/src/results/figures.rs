@@ -163,6 +163,19 @@ pub const FIGURES: &[Figure] = &[
         ..DEFAULTS
     },
     Figure {
+        key: "past_deadline_ms",
+        description: "How long after the deadline (`migrate.timeout`) the guest ran at the destination. The \
+                      guest was already stopped for the switchover at the deadline, so that the migration \
+                      could not be given up any more. Absent if the migration ended before its deadline, or \
+                      was given up.",
+        clock: Some(Clock::Orchestrator),
+        from: "the deadline, counted from just before the orchestrator sends `migrate` to the source",
+        to: "the orchestrator receives the event `RESUME` from the destination",
+        ways: Some("from the destination"),
+        value: |m| m.past_deadline_ms,
+        ..DEFAULTS
+    },
+    Figure {
         key: "downtime_ms.qemu",
         description: "The downtime as QEMU reports it at the source, in `query-migrate`.",
         clock: Some(Clock::Source),
@@ -277,13 +290,14 @@ pub const FIGURES: &[Figure] = &[
     },
     Figure {
         key: "timeline",
-        description: "The entries of the matrix's timeline that were applied, in order, with times in \
-                      milliseconds since `migrate`. Entries that were not due before the migration ended are \
-                      absent.",
+        description: "The changes that were applied, in order, with times in milliseconds since `migrate`: \
+                      the entries of the matrix's `timeline`, and the beginnings of the rates in \
+                      `stress.phases` after the first. Changes that were not due before the migration ended \
+                      are absent.",
         unit: Unit::Entries,
         clock: Some(Clock::Orchestrator),
         from: "just before the orchestrator sends `migrate` to the source",
-        to: "the orchestrator requests an entry's first change (`began_ms`); its last change is confirmed \
+        to: "the orchestrator requests the first part of a change (`began_ms`); its last part is confirmed \
              (`done_ms`)",
         ways: Some("from the nodes that confirm the changes"),
         value: |m| count(&m.timeline),
@@ -321,7 +335,7 @@ pub const FIGURES: &[Figure] = &[
         key: "stress.stretches",
         description: "The dirty rate that the guest achieved during the migration, split into intervals of \
                       one requested rate each, with times in milliseconds since `migrate`. Present only if \
-                      the timeline changed the rate.",
+                      `timeline` or `stress.phases` changed the rate.",
         unit: Unit::Entries,
         clock: Some(Clock::Orchestrator),
         from: "just before the orchestrator sends `migrate` to the source",

@@ -33,7 +33,7 @@ pub struct Record {
     pub attempt: u32,
     /// How the attempt ended.
     pub outcome: Outcome,
-    /// The reason for the outcome, in words; absent if the migration converged.
+    /// The reason for the outcome, in words; absent if the migration converged before its deadline.
     pub reason: Option<String>,
     /// When the attempt started.
     #[schemars(with = "String", extend("format" = "date-time"))]
@@ -55,6 +55,9 @@ pub struct Record {
 pub struct Measured {
     /// The figure `total_time_ms`.
     pub total_time_ms: Option<f64>,
+    /// The figure `past_deadline_ms`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub past_deadline_ms: Option<f64>,
     /// The downtime, as measured by QEMU, by the guest and by a client, in milliseconds.
     pub downtime_ms: Downtime,
     /// The data that the migration moved, as counted by QEMU and on the migration link, in bytes.
@@ -237,18 +240,19 @@ pub enum Clock {
     GuestAndOrchestrator,
 }
 
-/// An entry of the matrix's timeline that was applied. Times are in milliseconds since the migrate command.
+/// A change of the matrix's `timeline` or `stress.phases` that was applied. Times are in milliseconds since
+/// the migrate command.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AppliedChange {
-    /// When the entry was due, according to the matrix.
+    /// When the change was due, according to the matrix.
     pub due_ms: f64,
-    /// When the entry's first change was requested.
+    /// When its first part was requested.
     pub began_ms: f64,
-    /// When the entry's last change was confirmed.
+    /// When its last part was confirmed.
     pub done_ms: f64,
-    /// How the link was shaped, in words; absent if the entry does not change the link.
+    /// How the link was shaped, in words; absent if the link does not change.
     pub link: Option<String>,
-    /// The dirty rate requested from then on; absent if the entry does not change the load.
+    /// The dirty rate requested from then on; absent if the load does not change.
     pub rate: Option<Rate>,
     /// The end that confirmed the change of the load. It is the destination if the guest stopped at the
     /// source before it could answer there, so that the change had to be requested again.

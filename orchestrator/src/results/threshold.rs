@@ -29,11 +29,15 @@ pub(super) fn sentences(plan: &Plan, decided: &[(&Cell, &Record)]) -> Vec<String
 }
 
 /// Returns the sentence for one combination of the other axes, which `group` names. Returns nothing if no
-/// member has a limited dirty rate.
+/// member has a limited dirty rate. A workload with phases has no single rate, so it is left out.
 fn sentence(group: &str, members: &[(&Cell, &Record)]) -> Option<String> {
     let mut levels: Vec<(u64, &str, bool)> = Vec::new();
     for (cell, record) in members {
-        let Rate::Limited(rate) = cell.settings.stress.rate else { continue };
+        let stress = &cell.settings.stress;
+        let Rate::Limited(rate) = stress.rate else { continue };
+        if !stress.phases.is_empty() {
+            continue;
+        }
         let converged = record.outcome == Outcome::Converged;
         match levels.iter_mut().find(|(known, ..)| *known == rate.get()) {
             Some((.., all)) => *all &= converged,

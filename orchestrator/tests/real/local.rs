@@ -154,6 +154,29 @@ fn a_migration_that_cannot_converge_does_once_its_load_is_removed() {
     assert!(verified.pages_checked > 0 && verified.first_bad.is_none(), "{text}");
 }
 
+/// A guest that is idle in its first phase, and a link on which QEMU never connects.
+const DEAF: &str = "
+name: deaf
+guest: { memory: 192MiB }
+link: { loss: 100% }
+stress: { rate: 16MB/s, working_set: 4MB, phases: [{ rate: 0, duration: 100s }] }
+migrate: { timeout: 2s }
+expect: [{ outcome: not-converged }]
+";
+
+#[test]
+#[ignore = "runs QEMU: cargo xtask test"]
+fn a_migration_that_never_connects_is_given_up_at_its_deadline() {
+    let Some(ready) = ready() else { return };
+    let dir = TestDir::new(&ready, DEAF);
+    assert_eq!(dir.run(&["matrix.yaml", "--out", "run"]), 0, "{}", dir.shown());
+    let record = &dir.records()[0];
+    let text = format!("{record:#?}");
+    assert_eq!(record.reason.as_deref(), Some("the deadline of 2s passed in the state `setup`"), "{text}");
+    let stress = &record.measured.stress;
+    assert_eq!((stress.requested, stress.before, stress.after), (Some(0), Some(0.0), Some(0.0)), "{text}");
+}
+
 /// Returns why an ordinary user cannot create namespaces on this host, or `None` if it can.
 fn no_user_namespaces(uid: u32) -> Option<String> {
     let output = Command::new("unshare").args(["--user", "--net", "true"]).uid(uid).gid(uid).output();

@@ -180,23 +180,25 @@ impl Driver for Pair<'_> {
     }
 
     async fn progress(&self, since: Instant) -> Result<Status, driver::Error> {
-        let answer = self.connections()?.source.monitor.query::<QueryMigrate>("query-migrate").await;
+        let answer =
+            self.connections()?.source.monitor.query_patiently::<QueryMigrate>("query-migrate").await;
         let at_ms = since.elapsed().as_micros() as f64 / 1e3;
         Ok(answer.map_err(Error::from)?.status(at_ms))
     }
 
     async fn act(&self, action: Action) -> Result<(), driver::Error> {
-        let source = &self.connections()?.source;
-        match action {
+        let (command, arguments) = match action {
             Action::SetDowntimeLimit(limit) => {
-                source.call("migrate-set-parameters", json!({ "downtime-limit": limit.as_millis() })).await?;
+                ("migrate-set-parameters", json!({ "downtime-limit": limit.as_millis() }))
             }
             Action::Cancel => {
                 // The destination's QEMU exits when the source closes the migration stream.
                 self.destination.iter().for_each(QemuProcess::expect_exit);
-                source.call("migrate_cancel", json!({})).await?;
+                ("migrate_cancel", json!({}))
             }
-        }
+        };
+        let source = &self.connections()?.source;
+        source.monitor.call_patiently(command, arguments).await.map_err(Error::from)?;
         Ok(())
     }
 

@@ -6,7 +6,7 @@
 //! lines ignored; neither is an error, so newer versions of QEMU keep working.
 
 use crate::node::Channel;
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 use std::{
     collections::HashMap,
@@ -152,6 +152,16 @@ impl Client {
 
     /// Runs a command and waits at most 60 s for its reply. Returns the reply's value.
     pub async fn call(&self, command: &str, arguments: Value) -> Result<Value, Error> {
+        time::timeout(REPLY_LIMIT, self.call_patiently(command, arguments))
+            .await
+            .map_err(|_| Error::Silent { command: command.into() })?
+    }
+
+    /// Runs a command and waits for its reply as long as the connection lasts. Returns the reply's value.
+    ///
+    /// QEMU replies to nothing while it sends the rest of a migration with the guest stopped, which may take
+    /// any time.
+    pub async fn call_patiently(&self, command: &str, arguments: Value) -> Result<Value, Error> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (sender, reply) = oneshot::channel();
         self.pending.lock().unwrap().as_mut().ok_or(Error::Closed)?.insert(id, sender);
@@ -160,19 +170,27 @@ impl Client {
             line["arguments"] = arguments;
         }
         (self.write)(line.to_string());
-        time::timeout(REPLY_LIMIT, reply)
+        reply
             .await
-            .map_err(|_| Error::Silent { command: command.into() })?
             .map_err(|_| Error::Closed)?
             .map_err(|reason| Error::Refused { command: command.into(), reason })
     }
 
-    /// Runs a command without arguments and deserializes its reply.
-    pub async fn query<T: serde::de::DeserializeOwned>(&self, command: &str) -> Result<T, Error> {
-        let value = self.call(command, json!({})).await?;
-        serde_json::from_value(value)
-            .map_err(|e| Error::Malformed { command: command.into(), reason: e.to_string() })
+    /// Runs a command without arguments, waits at most 60 s for its reply, and deserializes it.
+    pub async fn query<T: DeserializeOwned>(&self, command: &str) -> Result<T, Error> {
+        deserialized(command, self.call(command, json!({})).await?)
     }
+
+    /// Runs a command without arguments, waits for its reply as long as the connection lasts, and
+    /// deserializes it.
+    pub async fn query_patiently<T: DeserializeOwned>(&self, command: &str) -> Result<T, Error> {
+        deserialized(command, self.call_patiently(command, json!({})).await?)
+    }
+}
+
+fn deserialized<T: DeserializeOwned>(command: &str, value: Value) -> Result<T, Error> {
+    serde_json::from_value(value)
+        .map_err(|e| Error::Malformed { command: command.into(), reason: e.to_string() })
 }
 
 #[cfg(test)]
@@ -235,6 +253,27 @@ mod tests {
             });
         assert_eq!(b.unwrap(), "for b");
         assert_eq!(a.unwrap_err().to_string(), "QEMU refused a: no");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_patient_call_outlasts_the_limit_of_others() {
+        let (client, mut peer) = Peer::client().await;
+        let asked = Instant::now();
+        let (hasty, patient, ()) = tokio::join!(
+            async { (client.call("hasty", json!({})).await, asked.elapsed()) },
+            client.call_patiently("patient", json!({})),
+            async {
+                let ids = [peer.receive().await["id"].clone(), peer.receive().await["id"].clone()];
+                time::sleep(2 * REPLY_LIMIT).await;
+                for id in ids {
+                    peer.send(&json!({ "return": "late", "id": id }).to_string());
+                }
+            }
+        );
+        let (error, after) = hasty;
+        assert_eq!(error.unwrap_err().to_string(), "QEMU did not answer hasty within 60 s");
+        assert_eq!(after, REPLY_LIMIT);
+        assert_eq!(patient.unwrap(), "late");
     }
 
     #[tokio::test]

@@ -131,7 +131,7 @@ impl Settings {
                 format!("at an unlimited rate, a working set of {time} has no size"),
                 "write the working set as a size, like `96MB`",
             ));
-        } else if let Err(error) = self.workload().check() {
+        } else if let Err(error) = self.workload_with_phases().check() {
             let paths: &[&str] = match error {
                 WorkloadError::NothingToDirty { .. } => {
                     &["stress.working_set", "stress.phases", "stress.rate"]
@@ -185,7 +185,7 @@ impl Settings {
         // If the initial link or workload is invalid already, it says nothing about an entry that the changed
         // one is invalid too.
         let initially_valid = errors.is_empty();
-        for (i, (entry, step)) in timeline.iter().zip(self.steps()).enumerate() {
+        for (i, (entry, step)) in timeline.iter().zip(self.timeline_steps()).enumerate() {
             let at = |key: &str| format!("timeline.{i}{key}");
             let mut report = |keys: &[String], message: String, help: Option<&str>| {
                 let paths = keys.iter().cloned().chain(["timeline".into()]).collect();
@@ -210,10 +210,11 @@ impl Settings {
                 let help = "write an earlier time, or raise `migrate.timeout`";
                 report(&[at(".at"), "migrate.timeout".into()], message, Some(help));
             }
-            if entry.stress.is_some() && !self.stress.phases.is_empty() {
-                let help = "write the phases as entries of the timeline, or remove `stress` from this entry";
-                let message = "a change of the workload would restart its `phases`".into();
-                report(&[at(".stress"), "stress.phases".into()], message, Some(help));
+            let sets_rate = entry.stress.as_ref().is_some_and(|stress| stress.rate.is_some());
+            if sets_rate && !self.stress.phases.is_empty() {
+                let help = "write the phases as entries of the timeline, or remove `rate` from this entry";
+                let message = "both `stress.phases` and this entry set the dirty rate".into();
+                report(&[at(".stress.rate"), "stress.phases".into()], message, Some(help));
             }
             if !initially_valid {
                 continue;

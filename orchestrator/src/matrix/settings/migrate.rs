@@ -14,7 +14,8 @@ section! {
         /// memory within this time. The actual downtime may be longer. Whole milliseconds, at most `2000s`.
         pub downtime_limit: Span = Span::from_millis(300),
         /// The deadline, counted from the migrate command. A migration that has not begun its switchover by
-        /// then is given up. More than 0.
+        /// then is given up, whatever its state. A switchover that has begun is waited for as long as it
+        /// makes progress, and recorded as past its deadline. More than 0.
         pub timeout: Span = Span::from_secs(60),
         /// The largest number of passes over the memory, at least 1: a migration that begins another pass is
         /// given up. Default: no limit.
@@ -22,7 +23,8 @@ section! {
         pub max_passes: Option<u32> = None,
         /// Whether to give up as soon as the remaining memory has stopped shrinking and the deadline is out
         /// of reach, instead of waiting for the deadline. It takes at least 16 passes and 8 s to tell. While
-        /// entries of the timeline are still to come, a migration is not given up for this reason.
+        /// changes by `timeline` or `stress.phases` are still to come, a migration is not given up for this
+        /// reason.
         pub stall_detection: bool = true,
         /// The bandwidth limit that QEMU itself applies to the migration, in bytes per second such as
         /// `110MB/s`, or in bits per second such as `900mbit`. More than 0. Default: no limit, so that only

@@ -35,9 +35,11 @@ section! {
         pub step: Span = Workload::LONGEST_STEP,
         /// Whether writes that a stall of the guest prevented are made up for afterwards.
         pub catch_up: CatchUp = CatchUp::default(),
-        /// Dirty rates for successive periods, the first of which begins when the stressor starts to dirty
-        /// memory; after the last, `rate` applies. To change the rate at given times of the migration, use
-        /// `timeline` instead; a matrix cannot change the workload in both ways.
+        /// Dirty rates for successive periods of the migration; after the last, `rate` applies. The first is
+        /// in force from the beginning: the guest settles at it, and its duration counts from the migrate
+        /// command. A period has no effect if the guest has already stopped at the source when it begins.
+        /// `timeline` can change the rate as well, and much else, but a matrix can use only one of them for
+        /// the rate.
         pub phases: Vec<Phase> = Vec::new(),
         /// The seed of random content and random order. The same seed gives the same content and order.
         pub seed: u64 = 1,
@@ -57,14 +59,20 @@ impl Stress {
 }
 
 impl Settings {
-    /// Returns the workload for the stressor in the guest. It combines this section with the ballast of the
-    /// section `guest`, and has the working set as a size.
+    /// Returns the workload with all its phases, to check it.
+    pub(super) fn workload_with_phases(&self) -> Workload {
+        Workload { rate: self.stress.rate, phases: self.stress.phases.clone(), ..self.workload() }
+    }
+
+    /// Returns the workload at the start of the migration. It combines this section with the ballast of the
+    /// section `guest`, and has the working set as a size. It has the rate of the first phase and no phases:
+    /// those are among [`Settings::steps`].
     pub fn workload(&self) -> Workload {
         let Stress {
             rate, content, write, order, threads, page_size, step, catch_up, ref phases, seed, ..
         } = self.stress;
         Workload {
-            rate,
+            rate: phases.first().map_or(rate, |phase| phase.rate),
             working_set: self.stress.working_set_bytes().unwrap_or_default(),
             ballast: self.guest.ballast,
             content,
@@ -75,7 +83,7 @@ impl Settings {
             page_size,
             step,
             catch_up,
-            phases: phases.clone(),
+            phases: Vec::new(),
             seed,
         }
     }

@@ -1,4 +1,5 @@
-//! The timeline: changes of the link and the workload during a migration.
+//! The changes of the link and the workload during a migration: the timeline and the workload's phases, as
+//! one list of steps.
 
 use super::{
     Settings,
@@ -11,7 +12,11 @@ use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{DeserializeSeed, IntoDeserializer, MapAccess, Visitor, value::MapAccessDeserializer},
 };
-use std::{borrow::Cow, collections::BTreeSet, fmt};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 use stressor::workload::{CatchUp, Order, Rate, Workload};
 use units::Span;
 
@@ -35,7 +40,7 @@ pub struct TimelineEntry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link: Option<LinkChange>,
     /// The settings of the workload that change. All others stay as they are, and so does the guest's memory.
-    /// Cannot be used with `stress.phases`.
+    /// `rate` cannot be used with `stress.phases`, which sets the rate already.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stress: Option<StressChange>,
 }
@@ -182,35 +187,86 @@ impl StressChange {
     }
 }
 
-/// A resolved entry of a timeline: the whole link and the whole workload after the change.
+/// A change during the migration: the whole link and the whole workload after it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step {
     /// The time of the change, counted from the migrate command.
     pub at: Span,
-    /// The link after the change; absent if the entry does not change it.
+    /// The link after the change; absent if the step does not change it.
     pub link: Option<Profile>,
-    /// The workload after the change; absent if the entry does not change it.
+    /// The workload after the change; absent if the step does not change it.
     pub workload: Option<Workload>,
 }
 
+/// What changes at one time.
+#[derive(Default)]
+struct Change<'a> {
+    /// The rate of the phase that begins.
+    phase: Option<Rate>,
+    /// The entry of the timeline that is due.
+    entry: Option<&'a TimelineEntry>,
+}
+
 impl Settings {
-    /// Resolves the timeline: applies its entries one after the other to the link and the workload.
+    /// Returns everything that changes during the migration, in the order of the times: the entries of the
+    /// timeline, and the beginnings of all phases of the workload but the first, which is in force from
+    /// before the migration. [`Settings::workload`] is the workload until the first step.
+    ///
+    /// A phase that begins at the deadline or later is left out, since no migration gets that far.
     pub fn steps(&self) -> Vec<Step> {
+        let mut changes: BTreeMap<Span, Change<'_>> = BTreeMap::new();
+        for (at, rate) in self.phase_starts().filter(|(at, _)| *at < self.migrate.timeout) {
+            changes.entry(at).or_default().phase = Some(rate);
+        }
+        for entry in &self.timeline {
+            changes.entry(entry.at).or_default().entry = Some(entry);
+        }
+        self.resolve(changes)
+    }
+
+    /// Returns the step of each entry of the timeline, whatever the order of their times.
+    pub(super) fn timeline_steps(&self) -> Vec<Step> {
+        let change = |entry| Change { phase: None, entry: Some(entry) };
+        self.resolve(self.timeline.iter().map(|entry| (entry.at, change(entry))))
+    }
+
+    /// Returns when each phase but the first begins, counted from the migrate command, and its rate.
+    /// `stress.rate` follows the last phase.
+    fn phase_starts(&self) -> impl Iterator<Item = (Span, Rate)> {
+        let phases = &self.stress.phases;
+        let next_rates = phases.iter().skip(1).map(|phase| phase.rate).chain([self.stress.rate]);
+        let mut end = Span::ZERO;
+        phases.iter().zip(next_rates).map(move |(phase, next)| {
+            end = Span::from_nanos(end.as_nanos().saturating_add(phase.duration.as_nanos()));
+            (end, next)
+        })
+    }
+
+    /// Applies changes one after the other to the link and the workload.
+    fn resolve<'a>(&self, changes: impl IntoIterator<Item = (Span, Change<'a>)>) -> Vec<Step> {
         let (mut link, mut workload) = (self.link.clone(), self.workload());
-        let step = |entry: &TimelineEntry| {
-            if let Some(change) = &entry.link {
+        let step = |(at, Change { phase, entry }): (Span, Change<'_>)| {
+            let phase = phase.filter(|rate| *rate != workload.rate);
+            let (on_link, on_stress) =
+                entry.map_or((None, None), |entry| (entry.link.as_ref(), entry.stress.as_ref()));
+            if let Some(change) = on_link {
                 link = change.apply(&link);
             }
-            if let Some(change) = &entry.stress {
+            if let Some(rate) = phase {
+                workload.rate = rate;
+            }
+            if let Some(change) = on_stress {
                 workload = change.apply(&workload);
             }
-            Step {
-                at: entry.at,
-                link: entry.link.as_ref().map(|_| link.clone()),
-                workload: entry.stress.as_ref().map(|_| workload.clone()),
-            }
+            let loaded = phase.is_some() || on_stress.is_some();
+            // Two phases of the same rate in succession are no change.
+            (loaded || entry.is_some()).then(|| Step {
+                at,
+                link: on_link.map(|_| link.clone()),
+                workload: loaded.then(|| workload.clone()),
+            })
         };
-        self.timeline.iter().map(step).collect()
+        changes.into_iter().filter_map(step).collect()
     }
 }
 
@@ -249,6 +305,56 @@ mod tests {
         let workload = third.workload.as_ref().unwrap();
         assert_eq!(workload.rate, Rate::Limited(ByteRate::new(8_000_000)));
         assert_eq!((workload.working_set, workload.threads), (Bytes::new(32_000_000), 2));
+    }
+
+    /// Returns the times of all steps, each with the rate of its workload and of its link, as texts.
+    fn shown(settings: &Settings) -> Vec<String> {
+        let step = |step: Step| {
+            let rate = step.workload.map_or("-".into(), |workload| workload.rate.to_string());
+            let link = step.link.and_then(|link| link.rate).map_or("-".into(), |rate| rate.to_string());
+            format!("{} {rate} {link}", step.at)
+        };
+        settings.steps().into_iter().map(step).collect()
+    }
+
+    #[test]
+    fn phases_and_timeline_are_one_list_of_steps() {
+        let phases = json!([
+            { "rate": 0, "duration": "2s" },
+            { "rate": "8MB/s", "duration": "1s" },
+            { "rate": "8MB/s", "duration": "1s" },
+            { "rate": "unlimited", "duration": "500ms" },
+        ]);
+        let stress = json!({ "rate": "16MB/s", "phases": phases });
+        let alone = settings(json!({ "stress": stress }));
+        assert_eq!(alone.check(), []);
+        let workload = alone.workload();
+        assert_eq!((workload.rate, workload.phases.len()), (Rate::IDLE, 0));
+        assert_eq!(workload.working_set, Bytes::new(16_000_000), "follows from the rate after all phases");
+        assert_eq!(shown(&alone), ["2s 8MB/s -", "4s unlimited -", "4500ms 16MB/s -"]);
+        let both = settings(json!({ "stress": stress, "link": { "rate": "100mbit" }, "timeline": [
+            { "at": "1s", "link": { "rate": "50mbit" } },
+            { "at": "2s", "stress": { "threads": 2 }, "link": { "rate": "10mbit" } },
+            { "at": "3s", "stress": { "threads": 3 } },
+        ] }));
+        assert_eq!(both.check(), []);
+        let expected = ["1s - 50mbit", "2s 8MB/s 10mbit", "3s 8MB/s -", "4s unlimited -", "4500ms 16MB/s -"];
+        assert_eq!(shown(&both), expected);
+        let threads: Vec<_> =
+            both.steps().iter().filter_map(|s| Some(s.workload.as_ref()?.threads)).collect();
+        assert_eq!(threads, [2, 3, 3, 3]);
+    }
+
+    #[test]
+    fn a_phase_that_would_begin_at_the_deadline_is_no_step() {
+        let with = |timeout| {
+            shown(&settings(json!({
+                "stress": { "rate": "16MB/s", "phases": [{ "rate": 0, "duration": "100s" }] },
+                "migrate": { "timeout": timeout },
+            })))
+        };
+        assert_eq!(with("100s"), [""; 0]);
+        assert_eq!(with("101s"), ["100s 16MB/s -"]);
     }
 
     #[test]

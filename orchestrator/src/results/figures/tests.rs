@@ -9,6 +9,7 @@ use std::collections::HashSet;
 /// Returns measurements in which every figure is present.
 fn all() -> Measured {
     let mut measured = Measured { total_time_ms: Some(1.0), ..Measured::default() };
+    measured.past_deadline_ms = Some(1.0);
     measured.downtime_ms.qemu = Some(1.0);
     measured.downtime_ms.guest = Some(1.0);
     measured.downtime_ms.client = Some(1.0);
@@ -101,6 +102,7 @@ fn exactly_the_durations_have_a_provenance() {
     let keys: Vec<String> = provenance(&all()).into_keys().collect();
     let expected = [
         "total_time_ms",
+        "past_deadline_ms",
         "downtime_ms.qemu",
         "downtime_ms.guest",
         "downtime_ms.client",

@@ -40,6 +40,15 @@ fn the_threshold_is_one_sentence() {
 }
 
 #[test]
+fn a_workload_with_phases_has_no_threshold() {
+    let plan = plan(
+        "name: n\nstress: { phases: [{ rate: 0, duration: 100s }] }\n\
+         axes: { stress.rate: [1MB/s, 2MB/s, 4MB/s] }\n",
+    );
+    assert_eq!(evaluate(&plan, &records(&plan, &[YES, YES, NO])).threshold, [""; 0]);
+}
+
+#[test]
 fn a_rate_counts_only_if_every_attempt_converged() {
     let plan = plan("name: n\naxes: { stress.rate: [1MB/s, 2MB/s] }\nrepeat: 2\n");
     let mut all = records(&plan, &[YES, YES]);
