@@ -8,7 +8,7 @@ use crate::{
     matrix::Migrate,
     measure::{
         End,
-        samples::{Completion, Sample},
+        samples::{Completion, MemoryProgress, Sample},
     },
     mode::Action,
     node::protocol::Traffic,
@@ -466,9 +466,12 @@ impl Driver for MockDriver {
         let sample = Sample {
             at_ms: since.elapsed().as_secs_f64() * 1e3,
             status: word.into(),
-            transferred_bytes,
-            remaining_bytes: (self.script.bandwidth as f64 * self.script.pass.as_secs_f64()) as u64,
-            pass,
+            memory: Some(MemoryProgress {
+                transferred_bytes,
+                remaining_bytes: (self.script.bandwidth as f64 * self.script.pass.as_secs_f64()) as u64,
+                pass,
+                ..MemoryProgress::default()
+            }),
             ..Sample::default()
         };
         Ok(Status { state, sample })

@@ -6,9 +6,10 @@
 //! downtime limit, so late passes can be shorter than it takes to get a sample. These passes are missing from
 //! the list, and only show as gaps in the numbering.
 
-use super::samples::Sample;
+use super::samples::{MemoryProgress, Sample};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::ops::Deref;
 use stressor::workload::PAGE_BYTES;
 
 /// One pass over the dirty memory.
@@ -35,9 +36,11 @@ pub struct Pass {
 
 /// Returns the passes of a migration, in order, as its samples show them.
 pub fn passes(samples: &[Sample]) -> Vec<Pass> {
-    let started: Vec<&[Sample]> =
-        samples.chunk_by(|a, b| a.pass == b.pass).filter(|chunk| chunk[0].pass > 0).collect();
-    let pass = |(i, chunk): (usize, &&[Sample])| {
+    // Samples without progress, such as those of a migration that is set up, belong to no pass.
+    let known: Vec<Known> = samples.iter().filter_map(Known::new).collect();
+    let started: Vec<&[Known]> =
+        known.chunk_by(|a, b| a.pass == b.pass).filter(|chunk| chunk[0].pass > 0).collect();
+    let pass = |(i, chunk): (usize, &&[Known])| {
         let first = &chunk[0];
         let next = started.get(i + 1).map(|chunk| &chunk[0]);
         let end = next.unwrap_or(&chunk[chunk.len() - 1]);
@@ -66,6 +69,28 @@ pub fn passes(samples: &[Sample]) -> Vec<Pass> {
     started.iter().enumerate().map(pass).collect()
 }
 
+/// A sample that shows progress with the guest's memory.
+struct Known {
+    at_ms: f64,
+    memory: MemoryProgress,
+    throttle_percent: u64,
+}
+
+impl Known {
+    fn new(sample: &Sample) -> Option<Self> {
+        let Sample { at_ms, throttle_percent, .. } = *sample;
+        Some(Self { at_ms, memory: sample.memory?, throttle_percent })
+    }
+}
+
+impl Deref for Known {
+    type Target = MemoryProgress;
+
+    fn deref(&self) -> &MemoryProgress {
+        &self.memory
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,13 +99,13 @@ mod tests {
         Sample {
             at_ms,
             status: "active".into(),
-            transferred_bytes: sent_pages * PAGE_BYTES,
-            remaining_bytes: remaining_pages * PAGE_BYTES,
-            normal_pages: sent_pages,
-            zero_pages: 0,
-            pass,
-            dirty_rate_bytes_per_s: 0,
-            mbit_per_s: 0.0,
+            memory: Some(MemoryProgress {
+                transferred_bytes: sent_pages * PAGE_BYTES,
+                remaining_bytes: remaining_pages * PAGE_BYTES,
+                normal_pages: sent_pages,
+                pass,
+                ..MemoryProgress::default()
+            }),
             throttle_percent: 0,
         }
     }

@@ -11,6 +11,16 @@ pub struct Sample {
     /// The state of the migration in the driver's own words. Those of QEMU are `setup`, `active`, `device`,
     /// `completed`, …
     pub status: String,
+    /// The progress with the guest's memory. Its fields are absent until the driver reports them.
+    #[serde(flatten)]
+    pub memory: Option<MemoryProgress>,
+    /// The share of time for which QEMU throttles the vCPUs, in percent; 0 if it does not.
+    pub throttle_percent: u64,
+}
+
+/// How far the transfer of the guest's memory has come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct MemoryProgress {
     /// The number of bytes sent so far.
     pub transferred_bytes: u64,
     /// The number of bytes of memory that are known to be dirty and have not been sent yet.
@@ -25,8 +35,13 @@ pub struct Sample {
     pub dirty_rate_bytes_per_s: u64,
     /// QEMU's figure for its sending rate, in 10^6 bit/s.
     pub mbit_per_s: f64,
-    /// The share of time for which QEMU throttles the vCPUs, in percent; 0 if it does not.
-    pub throttle_percent: u64,
+}
+
+impl Sample {
+    /// Returns the number of the current pass; 0 before the first.
+    pub fn pass(&self) -> u64 {
+        self.memory.map_or(0, |memory| memory.pass)
+    }
 }
 
 /// The driver's own figures for a completed migration. Figures that the driver does not report are absent.

@@ -42,7 +42,8 @@ pub(super) fn migration(measured: &mut Measured, finished: &FinishedMigration) {
     measured.iterations = finished.passes();
     measured.timeline.clone_from(&finished.applied);
     // The largest figure, not the last: QEMU clears its figures when a migration is cancelled.
-    measured.transferred.qemu_bytes = finished.samples.iter().map(|s| s.transferred_bytes).max();
+    measured.transferred.qemu_bytes =
+        finished.samples.iter().filter_map(|sample| Some(sample.memory?.transferred_bytes)).max();
     if let Some(resumed) = finished.resumed {
         let total = resumed - finished.started;
         measured.total_time_ms = Some(round_micros(total.as_secs_f64() * 1e3));

@@ -508,7 +508,7 @@ impl<'a> SampleLog<'a> {
 
     /// Returns whether the last sample differs from the one before.
     fn shows_progress(&self) -> bool {
-        let figures = |s: &Sample| (s.transferred_bytes, s.remaining_bytes, s.pass, s.status.clone());
+        let figures = |s: &Sample| (s.memory, s.status.clone());
         let mut latest = self.samples.iter().rev().map(figures);
         latest.next() != latest.next()
     }

@@ -14,7 +14,11 @@ use crate::{
     },
     event::{Event, FanOut, Sink},
     matrix::{self, Cell, File},
-    measure::{End, link::LinkSetting, samples::Sample},
+    measure::{
+        End,
+        link::LinkSetting,
+        samples::{MemoryProgress, Sample},
+    },
     mode::{Action, Decision, Policy, Progress},
     node::{NodeError, protocol::Traffic, server::probe},
     outcome::Outcome,
@@ -266,7 +270,7 @@ async fn every_sample_is_written_to_the_file() {
     let result = Setup::new().run().await;
     assert!(result.samples.len() > 40, "{}", result.samples.len());
     assert!(result.samples.is_sorted_by(|a, b| a.at_ms <= b.at_ms));
-    assert_eq!(result.samples.last().unwrap().transferred_bytes, 200_000_000);
+    assert_eq!(result.samples.last().unwrap().memory.unwrap().transferred_bytes, 200_000_000);
 }
 
 #[tokio::test(start_paused = true)]
@@ -568,7 +572,7 @@ struct RaiseDowntimeLimit(u64);
 
 impl Policy for RaiseDowntimeLimit {
     fn decide(&mut self, progress: &Progress<'_>) -> Decision {
-        let pass = progress.samples.last().map_or(0, |now| now.pass);
+        let pass = progress.samples.last().map_or(0, Sample::pass);
         if pass <= self.0 {
             return Decision::Wait;
         }
@@ -617,7 +621,8 @@ async fn the_actions_of_a_policy_are_carried_out() {
 #[test]
 fn the_settings_choose_the_mode() {
     let migrate = matrix::Migrate { max_passes: Some(1), ..matrix::Migrate::default() };
-    let late = [Sample { pass: 2, ..Sample::default() }];
+    let memory = Some(MemoryProgress { pass: 2, ..MemoryProgress::default() });
+    let late = [Sample { memory, ..Sample::default() }];
     let progress = Progress { samples: &late, settled_ms: Some(0.0) };
     let decision = migrate.mode.policy(migrate.limits()).decide(&progress);
     assert_eq!(decision, Decision::GiveUp("not finished after 1 passes".into()));

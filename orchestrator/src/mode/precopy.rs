@@ -23,12 +23,12 @@ impl Precopy {
 
     fn reason_to_give_up(&self, progress: &Progress<'_>) -> Option<String> {
         let now = progress.samples.last()?;
-        if let Some(cap) = self.limits.max_passes.filter(|cap| now.pass > u64::from(*cap)) {
+        if let Some(cap) = self.limits.max_passes.filter(|cap| now.pass() > u64::from(*cap)) {
             return Some(format!("not finished after {cap} passes"));
         }
         // The stall detector needs whole passes, so it is only used when a new pass begins.
         let before = progress.samples.iter().rev().nth(1);
-        let pass_begins = before.is_none_or(|before| before.pass != now.pass);
+        let pass_begins = before.is_none_or(|before| before.pass() != now.pass());
         if self.limits.stall_detection && pass_begins { self.stalled(progress, now) } else { None }
     }
 
@@ -42,8 +42,8 @@ impl Precopy {
             format!(
                 "the remaining memory stopped shrinking: {:.0} MB at the start of pass {}, which cannot \
                  reach {:.0} MB within {timeout}",
-                now.remaining_bytes as f64 / 1e6,
-                now.pass,
+                now.memory.map_or(0, |memory| memory.remaining_bytes) as f64 / 1e6,
+                now.pass(),
                 limit / 1e6,
             )
         })
@@ -67,6 +67,7 @@ fn bandwidth(passes: &[Pass]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::measure::samples::MemoryProgress;
     use units::Span;
 
     const LIMITS: Limits = Limits {
@@ -77,7 +78,11 @@ mod tests {
     };
 
     fn sample(at_ms: f64, pass: u64) -> Sample {
-        Sample { at_ms, pass, ..Sample::default() }
+        Sample {
+            at_ms,
+            memory: Some(MemoryProgress { pass, ..MemoryProgress::default() }),
+            ..Sample::default()
+        }
     }
 
     /// Returns the reason for which the policy gives up after these samples.
@@ -101,10 +106,12 @@ mod tests {
     /// Returns the samples of a migration that makes no progress for 30 seconds, in passes of one second.
     fn stalled() -> Vec<Sample> {
         (0..61u64)
-            .map(|i| Sample {
-                transferred_bytes: i * 100_000_000,
-                remaining_bytes: 128_000_000,
-                ..sample(i as f64 * 500.0, i / 2 + 1)
+            .map(|i| {
+                let mut sample = sample(i as f64 * 500.0, i / 2 + 1);
+                let memory = sample.memory.as_mut().unwrap();
+                memory.transferred_bytes = i * 100_000_000;
+                memory.remaining_bytes = 128_000_000;
+                sample
             })
             .collect()
     }

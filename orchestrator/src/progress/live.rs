@@ -86,12 +86,13 @@ impl Sink for Live {
 }
 
 fn sample_text(sample: &Sample) -> String {
+    let seconds = sample.at_ms / 1e3;
+    let Some(memory) = &sample.memory else { return format!("{seconds:.1} s, {}", sample.status) };
     format!(
-        "{:.1} s, pass {}, {:.0} MB left, {:.0} MB/s sent, {:.0} MB/s dirtied",
-        sample.at_ms / 1e3,
-        sample.pass,
-        sample.remaining_bytes as f64 / 1e6,
-        sample.mbit_per_s / 8.0,
-        sample.dirty_rate_bytes_per_s as f64 / 1e6,
+        "{seconds:.1} s, pass {}, {:.0} MB left, {:.0} MB/s sent, {:.0} MB/s dirtied",
+        memory.pass,
+        memory.remaining_bytes as f64 / 1e6,
+        memory.mbit_per_s / 8.0,
+        memory.dirty_rate_bytes_per_s as f64 / 1e6,
     )
 }

@@ -29,18 +29,21 @@ pub fn read(folder: &Path, cell: &str, attempt: u32) -> Result<Option<Vec<Sample
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::measure::samples::MemoryProgress;
 
     fn sample(at_ms: f64, pass: u64) -> Sample {
         Sample {
             at_ms,
             status: "active".into(),
-            transferred_bytes: 1_000_000,
-            remaining_bytes: 2_000_000,
-            normal_pages: 240,
-            zero_pages: 3,
-            pass,
-            dirty_rate_bytes_per_s: 64_000_000,
-            mbit_per_s: 934.5,
+            memory: (pass > 0).then_some(MemoryProgress {
+                transferred_bytes: 1_000_000,
+                remaining_bytes: 2_000_000,
+                normal_pages: 240,
+                zero_pages: 3,
+                pass,
+                dirty_rate_bytes_per_s: 64_000_000,
+                mbit_per_s: 934.5,
+            }),
             throttle_percent: 0,
         }
     }
@@ -51,7 +54,7 @@ mod tests {
         let path = store::attempt_path(folder.path(), "stress.rate=1MBps", 2);
         assert_eq!(read(folder.path(), "stress.rate=1MBps", 2).unwrap(), None);
         fs::create_dir_all(&path).unwrap();
-        let samples = [sample(0.25, 1), sample(50.0, 1), sample(100.125, 2)];
+        let samples = [sample(0.25, 0), sample(50.0, 1), sample(100.125, 2)];
         let lines: String = samples.iter().map(|s| serde_json::to_string(s).unwrap() + "\n").collect();
         fs::write(path.join(SAMPLES), format!("{lines}{{\"at_ms\":150.0,\"sta")).unwrap();
         assert_eq!(read(folder.path(), "stress.rate=1MBps", 2).unwrap().unwrap(), samples);

@@ -161,7 +161,10 @@ fn all_results_in_the_repository_can_be_read_and_match_the_schema() {
 fn samples_can_be_read_and_match_the_schema() {
     let samples = samples::read(&folder("1"), "migrate.max_passes=2", 1).unwrap().unwrap();
     assert_eq!(samples.len(), 40);
-    assert!(samples.is_sorted_by_key(|sample| (sample.pass, sample.transferred_bytes)));
+    assert!(
+        samples
+            .is_sorted_by_key(|sample| sample.memory.map(|memory| (memory.pass, memory.transferred_bytes)))
+    );
     let file = store::attempt_path(&folder("1"), "migrate.max_passes=2", 1).join(samples::SAMPLES);
     let validator = validator_of("Sample");
     for value in lines(&file) {

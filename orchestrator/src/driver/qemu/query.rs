@@ -2,9 +2,10 @@
 
 use crate::{
     driver::{State, Status},
-    measure::samples::{Completion, Sample},
+    measure::samples::{Completion, MemoryProgress, Sample},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
 /// The answer to `query-migrate`. Before a migration all fields are absent; `ram` is absent until its set-up
 /// ends.
@@ -14,6 +15,7 @@ pub(super) struct QueryMigrate {
     #[serde(default)]
     status: String,
     error_desc: Option<String>,
+    #[serde(default, deserialize_with = "whole")]
     ram: Option<Ram>,
     total_time: Option<u64>,
     downtime: Option<u64>,
@@ -23,8 +25,9 @@ pub(super) struct QueryMigrate {
     socket_address: Vec<SocketAddress>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "kebab-case", default)]
+/// Progress with the guest's memory. An answer without one of these fields has no progress to show.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 struct Ram {
     transferred: u64,
     remaining: u64,
@@ -73,10 +76,7 @@ impl QueryMigrate {
     }
 
     fn sample(&self, at_ms: f64) -> Sample {
-        let ram = self.ram.clone().unwrap_or_default();
-        Sample {
-            at_ms,
-            status: self.status.clone(),
+        let memory = self.ram.as_ref().map(|ram| MemoryProgress {
             transferred_bytes: ram.transferred,
             remaining_bytes: ram.remaining,
             normal_pages: ram.normal,
@@ -84,15 +84,39 @@ impl QueryMigrate {
             pass: ram.dirty_sync_count,
             dirty_rate_bytes_per_s: ram.dirty_pages_rate.saturating_mul(ram.page_size),
             mbit_per_s: ram.mbps,
+        });
+        Sample {
+            at_ms,
+            status: self.status.clone(),
+            memory,
             throttle_percent: self.cpu_throttle_percentage.unwrap_or(0),
         }
     }
 }
 
+/// Reads progress, or nothing if a part of it is missing.
+fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Ram>, D::Error> {
+    Ok(Ram::deserialize(Value::deserialize(deserializer)?).ok())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
+    use serde_json::json;
+
+    #[test]
+    fn progress_that_qemu_does_not_report_is_absent_rather_than_zero() {
+        let memory =
+            |answer: Value| serde_json::from_value::<QueryMigrate>(answer).unwrap().status(0.0).sample.memory;
+        let ram = json!({
+            "transferred": 1, "remaining": 2, "normal": 3, "duplicate": 4, "dirty-sync-count": 5,
+            "dirty-pages-rate": 6, "page-size": 4096, "mbps": 7.5,
+        });
+        let known = memory(json!({ "status": "active", "ram": ram })).unwrap();
+        assert_eq!((known.transferred_bytes, known.pass, known.dirty_rate_bytes_per_s), (1, 5, 6 * 4096));
+        assert_eq!(memory(json!({ "status": "setup" })), None);
+        assert_eq!(memory(json!({ "status": "active", "ram": { "transferred": 1 } })), None);
+    }
 
     fn state(answer: Value) -> State {
         serde_json::from_value::<QueryMigrate>(answer).unwrap().status(0.0).state
