@@ -122,8 +122,10 @@ async fn attempts<B: Bench>(
         };
         estimator.observe(cell, &record);
         let interrupted = record.outcome == Outcome::Interrupted;
-        store.append(record.clone())?;
+        // An attempt whose record cannot be stored is shown before the run ends.
+        let stored = store.append(record.clone());
         sink.handle(&Event::AttemptEnded(&record));
+        stored?;
         if interrupted {
             return Ok(RunOutcome::Interrupted);
         }

@@ -227,15 +227,69 @@ fn bad_arguments_are_refused_and_nothing_is_started() {
 }
 
 #[test]
-fn an_existing_results_folder_is_not_written_to() {
-    let sandbox = Sandbox::with_matrix(THRESHOLD);
-    fs::create_dir(sandbox.path("out")).unwrap();
-    sandbox
-        .testbed(&["run", "matrix.yaml", "--out", "out"])
+fn a_folder_with_files_is_not_written_to_and_an_empty_one_is_taken() {
+    let sandbox = Sandbox::with_run(THRESHOLD, []);
+    fs::write(sandbox.path("matrix.yaml"), THRESHOLD).unwrap();
+    fs::create_dir_all(sandbox.path("notes")).unwrap();
+    fs::write(sandbox.path("notes/todo"), "").unwrap();
+    let run = |folder: &str| sandbox.testbed(&["run", "matrix.yaml", "--out", folder]);
+    run("run")
         .exits(2)
-        .says("error: the results folder out already exists: continue its run with --resume")
+        .says("error: the results folder run already exists: continue its run with --resume")
         .prints_nothing();
-    assert_eq!(fs::read_dir(sandbox.path("out")).unwrap().count(), 0);
+    run("notes")
+        .exits(2)
+        .says("error: the folder notes is not empty: choose a new or an empty")
+        .prints_nothing();
+    assert_eq!(fs::read_dir(sandbox.path("notes")).unwrap().count(), 1);
+
+    // Without a stressor, the runs below fail after they have taken the folder, and leave it as it was.
+    fs::create_dir(sandbox.path("empty")).unwrap();
+    std::os::unix::fs::symlink("empty", sandbox.path("link")).unwrap();
+    fs::create_dir_all(sandbox.path("mounted/lost+found")).unwrap();
+    for (folder, entries) in [("empty", 0), ("empty/", 0), ("link", 0), ("mounted", 1)] {
+        run(folder).exits(3).says("error: cannot read the stressor absent-stressor: ").prints_nothing();
+        assert_eq!(fs::read_dir(sandbox.path(folder)).unwrap().count(), entries, "{folder}");
+    }
+}
+
+/// A disk that is full when the run ends: the results are shown, and the summary is missing.
+#[test]
+fn results_are_shown_although_the_summary_cannot_be_written() {
+    let sandbox = Sandbox::with_run(THRESHOLD, threshold_records());
+    std::os::unix::fs::symlink("/dev/full", sandbox.path("run").join(store::SUMMARY)).unwrap();
+    let finished = sandbox.testbed(&["run", "--resume", "run"]);
+    finished.exits(3);
+    golden("run.txt", &finished.stdout());
+    finished
+        .says("error: cannot write run/summary.csv: No space left on device")
+        .says("`testbed report run --format csv` prints the summary");
+    let json = sandbox.testbed(&["run", "--resume", "run", "--json"]).exits(3).json();
+    assert_eq!(json["complete"], true);
+    sandbox.testbed(&["report", "run"]).exits(0);
+}
+
+/// The run cannot go on, because there is no stressor; what it has so far is shown.
+#[test]
+fn the_results_so_far_are_shown_when_a_run_cannot_go_on() {
+    let mut records = threshold_records();
+    records[4].outcome = Outcome::Failed;
+    records[4].reason = Some("cannot write samples.jsonl: No space left on device (os error 28)".into());
+    let sandbox = Sandbox::with_run(THRESHOLD, records);
+    let finished = sandbox.testbed(&["run", "--resume", "run"]);
+    finished.exits(3).says("error: cannot read the stressor absent-stressor: ");
+    finished.says("The run is not complete. Continue with: testbed run --resume run\n");
+    assert!(finished.stdout().contains("64MB/s"), "{}", finished.shown());
+
+    // A report says that the attempt is missing, and once it has been repeated it is an attempt like others.
+    let report = sandbox.testbed(&["report", "run"]).exits(0).stdout();
+    assert!(report.contains("missing: 1 attempt"), "{report}");
+    let mut cells = sandbox.read("run/cells.jsonl");
+    cells += &(serde_json::to_string(&threshold_records()[4]).unwrap() + "\n");
+    fs::write(sandbox.path("run/cells.jsonl"), cells).unwrap();
+    let finished = sandbox.testbed(&["run", "--resume", "run", "--json"]);
+    let json = finished.exits(0).json();
+    assert_eq!((&json["failed"], json["records"].as_array().unwrap().len()), (&Value::from(0), 6));
 }
 
 #[test]

@@ -231,6 +231,8 @@ impl Server {
         let mut child = Command::new(&spec.program)
             .args(spec.args.iter().map(|arg| fill_in_descriptor(arg, socket.as_ref())))
             .current_dir(RUN_DIR)
+            // The reasons that it gives are compared with known ones.
+            .env("LC_ALL", "C")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
