@@ -1,6 +1,6 @@
 //! The command line of `testbed`: exit codes, messages, help and JSON, all without QEMU.
 
-use crate::common::{golden, mock, plan};
+use crate::common::{golden, mock, plan, write_script};
 use serde_json::Value;
 use std::{
     fs,
@@ -101,8 +101,16 @@ impl Sandbox {
     }
 
     fn testbed(&self, args: &[&str]) -> Finished {
+        self.testbed_in(None, args)
+    }
+
+    /// Runs the program with a folder before the others in `PATH`.
+    fn testbed_in(&self, programs: Option<&Path>, args: &[&str]) -> Finished {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let folders = programs.map(Path::to_path_buf).into_iter().chain(std::env::split_paths(&path));
         let output = Command::new(env!("CARGO_BIN_EXE_testbed"))
             .args(args)
+            .env("PATH", std::env::join_paths(folders).unwrap())
             .current_dir(self.dir.path().join("here"))
             .env("HOME", self.dir.path().join("home"))
             .env_remove("XDG_CACHE_HOME")
@@ -699,6 +707,63 @@ fn a_plan_is_printed_as_a_table_or_as_json_and_writes_nothing() {
         json["cells"].as_array().unwrap().iter().map(|cell| cell["id"].as_str().unwrap()).collect();
     assert_eq!(cells, ["stress.rate=64MBps"]);
     assert_eq!(sandbox.entries(), ["matrix.yaml"]);
+}
+
+/// A QEMU that has no KVM and does not know the CPU model `z80`. Whatever else it is asked to be, it is
+/// killed, which says nothing about the machine.
+const STUB_OF_QEMU: &str = r#"#!/bin/sh
+case "$*" in
+*--version*) echo "QEMU emulator version 10.0.2" ;;
+*accel=kvm*)
+    echo "Could not access KVM kernel module: No such file or directory" >&2
+    echo "qemu-system-x86_64: failed to initialize kvm: No such file or directory" >&2
+    exit 1 ;;
+*z80*)
+    echo "qemu-system-x86_64: warning: the weather is bad" >&2
+    echo "qemu-system-x86_64: unable to find CPU model 'z80'" >&2
+    exit 1 ;;
+*) kill -9 $$ ;;
+esac
+"#;
+
+#[test]
+fn a_plan_shows_what_this_host_and_its_qemu_cannot_do() {
+    let matrix = "name: n\naxes: { guest.accel: [tcg, kvm, auto], guest.cpu: [qemu64, z80] }\n\
+                  include: [{ guest.memory: 3000TiB }]\n";
+    let sandbox = Sandbox::with_matrix(matrix);
+    let programs = sandbox.dir.path().join("programs");
+    fs::create_dir(&programs).unwrap();
+    write_script(&programs.join("qemu-system-x86_64"), STUB_OF_QEMU);
+    let finished = sandbox.testbed_in(Some(&programs), &["plan", "matrix.yaml", "--json"]);
+    if finished.stderr().contains("cannot tell which cells") {
+        println!("skipped: {}", finished.stderr());
+        return;
+    }
+    let json = finished.exits(0).json();
+    let cells = json["cells"].as_array().unwrap();
+    let skipped: Vec<(&str, &str)> = cells
+        .iter()
+        .map(|cell| (cell["id"].as_str().unwrap(), cell["skipped"].as_str().unwrap_or("attempted")))
+        .collect();
+    let no_kvm = "KVM does not work here: Could not access KVM kernel module: No such file or directory; \
+                  failed to initialize kvm: No such file or directory; `guest.accel: auto` uses TCG instead";
+    let no_z80 =
+        "QEMU on this host refuses this guest with the accelerator tcg: unable to find CPU model 'z80'";
+    assert_eq!(
+        skipped[..6],
+        [
+            ("guest.accel=tcg,guest.cpu=qemu64", "attempted"),
+            ("guest.accel=tcg,guest.cpu=z80", no_z80),
+            ("guest.accel=kvm,guest.cpu=qemu64", no_kvm),
+            ("guest.accel=kvm,guest.cpu=z80", no_kvm),
+            ("guest.accel=auto,guest.cpu=qemu64", "attempted"),
+            ("guest.accel=auto,guest.cpu=z80", no_z80),
+        ]
+    );
+    let (_, memory) = skipped[6];
+    assert!(memory.starts_with("a guest of 3000TiB is larger than the memory of this host, "), "{memory}");
+    assert_eq!(json["migrations"], 2);
+    assert_eq!(sandbox.entries(), ["matrix.yaml"], "nothing is written");
 }
 
 #[test]

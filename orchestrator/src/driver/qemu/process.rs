@@ -254,12 +254,17 @@ async fn copy_output(mut events: mpsc::UnboundedReceiver<node::ProcessEvent>, lo
     }
 }
 
+/// Connects to the monitor of a QEMU on this node.
+pub(super) async fn monitor(node: &Node, process: &QemuProcess) -> Result<qmp::Client, Error> {
+    let path = machine::monitor_path(process.role);
+    Ok(qmp::Client::over(node.connect(&process.process, &path, START_LIMIT).await?).await?)
+}
+
 impl Connections {
     /// Connects to the monitor and the control port of a QEMU on this node.
     pub async fn connect(node: &Node, process: &QemuProcess) -> Result<Self, Error> {
         let role = process.role;
-        let monitor = node.connect(&process.process, &machine::monitor_path(role), START_LIMIT).await?;
-        let monitor = qmp::Client::over(monitor).await?;
+        let monitor = monitor(node, process).await?;
         let control = node.connect(&process.process, &machine::control_path(role), START_LIMIT).await?;
         Ok(Self { monitor, control_port: ControlPort::over(control) })
     }
