@@ -69,7 +69,7 @@ pub enum Error {
         output: String,
     },
     /// The guest panicked, which ends its QEMU.
-    #[error("the guest panicked: {line} (the QEMU {which} {status})")]
+    #[error("the guest panicked: {line}; the QEMU {which} {status}")]
     Panicked {
         /// The line on the guest's console that says why.
         line: String,
@@ -134,7 +134,9 @@ impl QemuProcess {
         }
         let which = self.role.which();
         match (self.panicked.borrow().clone(), status) {
-            (Some(line), Some(status)) => Error::Panicked { line, which, status: format!("ended, {status}") },
+            (Some(line), Some(status)) => {
+                Error::Panicked { line, which, status: format!("ended ({status})") }
+            }
             (Some(line), None) => Error::Panicked { line, which, status: "has not ended".into() },
             (None, status) => {
                 let status = status.unwrap_or_else(|| "its node is gone".into());
@@ -344,10 +346,10 @@ mod tests {
         assert_eq!(watched.panicked.borrow().as_deref(), Some("Kernel panic - not syncing: x"));
         let line = watched.panicked.borrow().clone().unwrap();
         let error =
-            Error::Panicked { line, which: Role::Source.which(), status: "ended, exit status: 0".into() };
+            Error::Panicked { line, which: Role::Source.which(), status: "ended (exit status: 0)".into() };
         assert_eq!(
             error.to_string(),
-            "the guest panicked: Kernel panic - not syncing: x (the QEMU at the source ended, exit status: 0)"
+            "the guest panicked: Kernel panic - not syncing: x; the QEMU at the source ended (exit status: 0)"
         );
     }
 }
