@@ -6,6 +6,7 @@ mod common;
 use common::{FAR, namespace, output_in, pair};
 use netem::{
     Error, Feature, Netlink, Profile, Shaper,
+    ethernet::{FRAME_BYTES, TCP_PAYLOAD_BYTES},
     kernel::{QdiscSettings, supported},
 };
 use std::{
@@ -73,6 +74,44 @@ async fn a_change_of_rate_is_in_place_and_a_change_of_shaper_is_not() {
         assert!(pair.near.change("near", &changed).await.unwrap().in_place);
         assert_eq!(pair.near.profile("near").await.unwrap(), Some(changed));
     }
+}
+
+#[tokio::test]
+async fn every_segment_is_counted_with_its_headers_also_without_a_profile() {
+    const PAYLOAD_BYTES: u64 = 64_000_000;
+    let Some(pair) = pair().await else { return };
+    let netlink = &pair.near;
+    assert_eq!(netlink.sent_bytes("near").await.unwrap(), None);
+    assert!(!netlink.count("near").await.unwrap().in_place);
+    assert!(netlink.count("near").await.unwrap().in_place, "a queue that counts goes on counting");
+    assert_eq!(netlink.profile("near").await.unwrap(), None, "it shapes nothing");
+
+    let listener = pair.far_namespace.run(|| TcpListener::bind((FAR, 0))).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let receiver = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        std::io::copy(&mut stream, &mut std::io::sink()).unwrap()
+    });
+    let mut stream = pair.near_namespace.run(|| TcpStream::connect((FAR, port))).unwrap();
+    let chunk = vec![1; 1_000_000];
+    for _ in 0..PAYLOAD_BYTES / 1_000_000 {
+        stream.write_all(&chunk).unwrap();
+    }
+    drop(stream);
+    assert_eq!(receiver.join().unwrap(), PAYLOAD_BYTES);
+
+    let on_the_wire = PAYLOAD_BYTES * FRAME_BYTES / TCP_PAYLOAD_BYTES;
+    let sent = netlink.sent_bytes("near").await.unwrap().unwrap();
+    assert!(sent.abs_diff(on_the_wire) < on_the_wire / 200, "{sent} instead of {on_the_wire}");
+    let statistics = netlink.show("near").await.unwrap()[0].statistics;
+    assert_eq!((statistics.drops, statistics.backlog_packets), (0, 0));
+
+    // A profile replaces the queue, and the queue a profile.
+    assert!(!netlink.apply("near", &rate("1gbit")).await.unwrap().in_place);
+    assert_eq!(netlink.profile("near").await.unwrap(), Some(rate("1gbit")));
+    assert_eq!(netlink.count("near").await.unwrap().tree, [""; 0]);
+    assert!(netlink.clear("near").await.unwrap());
+    assert_eq!(netlink.sent_bytes("near").await.unwrap(), None);
 }
 
 #[tokio::test]

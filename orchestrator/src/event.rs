@@ -30,7 +30,8 @@ pub enum Event<'a> {
     PhaseEntered(Phase),
     /// A sample of the migration's progress was taken.
     Sampled(&'a Sample),
-    /// The attempt has ended, and its record is synced to the disk.
+    /// The attempt has ended, and its record is synced to the disk. If it cannot be, the run ends with an
+    /// error after this event.
     AttemptEnded(&'a Record),
     /// The run has ended. No further events follow.
     RunEnded,

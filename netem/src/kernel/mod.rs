@@ -114,7 +114,7 @@ impl Netlink {
             self.roll_back(&link, &present, &wanted).await;
             return Err(error);
         }
-        self.set_gso_max_segments(&link, profile, root.is_some()).await?;
+        self.set_gso_max_segments(&link, profile, root.is_some_and(|q| tree::shapes(q.handle))).await?;
         Ok(Applied::new(&link, &wanted, false))
     }
 
@@ -147,6 +147,42 @@ impl Netlink {
         Ok(sent || received)
     }
 
+    /// Removes the profile for what an interface sends, and lets a queue that shapes nothing count what it
+    /// sends instead.
+    ///
+    /// The interface itself counts an unsegmented packet (up to 64 KiB) with the headers of its first segment
+    /// only; a qdisc counts those of every segment, as they are on the wire ([`Netlink::sent_bytes`]). The
+    /// queue is removed by [`Netlink::clear`], and replaced by [`Netlink::apply`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoInterface`], [`Error::Occupied`] if the interface has a qdisc that netem did not create,
+    /// [`Error::NotPermitted`].
+    pub async fn count(&self, interface: &str) -> Result<Applied> {
+        let link = self.interface(interface).await?;
+        let present = self.qdiscs_of(&link).await?;
+        let root = own_root(&present, &link)?;
+        if root.is_some_and(|root| root.handle.major() == tree::COUNTER) {
+            return Ok(Applied::new(&link, &[], true));
+        }
+        self.set_qdisc(&link, &tree::counter(), Operation::Create).await?;
+        self.set_gso_max_segments(&link, &Profile::default(), root.is_some_and(|q| tree::shapes(q.handle)))
+            .await?;
+        Ok(Applied::new(&link, &[], false))
+    }
+
+    /// Returns how many bytes the qdiscs of this crate have sent through an interface since their root was
+    /// created, with the headers of every segment; `None` if there are none. A new root begins at 0.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoInterface`].
+    pub async fn sent_bytes(&self, interface: &str) -> Result<Option<u64>> {
+        let qdiscs = self.show(interface).await?;
+        let root = qdiscs.iter().find(|q| q.parent == Handle::ROOT && tree::is_ours(q.handle));
+        Ok(root.map(|root| root.statistics.sent_bytes))
+    }
+
     /// Removes the qdiscs of this crate that shape what an interface sends. Returns whether there were any.
     async fn clear_egress(&self, link: &Interface) -> Result<bool> {
         let present = self.qdiscs_of(link).await?;
@@ -154,7 +190,7 @@ impl Netlink {
             return Ok(false);
         };
         self.delete_root(link, root.handle.into()).await?;
-        self.set_gso_max_segments(link, &Profile::default(), true).await?;
+        self.set_gso_max_segments(link, &Profile::default(), tree::shapes(root.handle)).await?;
         Ok(true)
     }
 

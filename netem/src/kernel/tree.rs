@@ -7,7 +7,10 @@
 //! `queue`.
 //!
 //! The qdiscs of this crate are recognised by their handles, 6e60: to 6e62: or 6e70: to 6e72:. There are two
-//! sets so that one tree can replace another in a single request.
+//! sets so that one tree can replace another in a single request. The queue of [`Netlink::count`], which
+//! shapes nothing, is 6e80:.
+//!
+//! [`Netlink::count`]: crate::Netlink::count
 
 use super::qdisc::{Handle, Qdisc, QdiscSettings};
 use crate::{
@@ -29,6 +32,8 @@ use units::{Bytes, Span};
 /// The first major number of each set of handles. A set consists of this number and the next two.
 const HANDLE_SETS: [u16; 2] = [0x6e60, 0x6e70];
 const HANDLES_PER_SET: u16 = 3;
+/// The major number of the queue that only counts; see [`counter`].
+pub(crate) const COUNTER: u16 = 0x6e80;
 /// The minor number of an htb's only class, and of the class through which a netem or tbf leads to its child.
 const CLASS: u16 = 1;
 /// A single htb class does not need a quantum, but the kernel warns if it is outside 1000 to 200000 bytes.
@@ -44,7 +49,22 @@ pub(crate) struct QdiscSpec {
 
 /// Returns whether a handle is in one of the sets that this crate uses.
 pub(crate) fn is_ours(handle: Handle) -> bool {
+    handle.major() == COUNTER || shapes(handle)
+}
+
+/// Returns whether a handle is in one of the sets that trees for profiles use.
+pub(crate) fn shapes(handle: Handle) -> bool {
     HANDLE_SETS.iter().any(|set| (*set..set + HANDLES_PER_SET).contains(&handle.major()))
+}
+
+/// Returns the queue that counts what an interface sends and shapes nothing. A packet that finds it empty
+/// passes it at once (`TCQ_F_CAN_BYPASS`), and its limit is never reached.
+pub(crate) fn counter() -> QdiscSpec {
+    QdiscSpec {
+        parent: TcHandle::ROOT,
+        handle: TcHandle { major: COUNTER, minor: 0 },
+        settings: QdiscSettings::Bfifo(Bfifo { limit: Bytes::new(1 << 30) }),
+    }
 }
 
 /// Returns the tree for a profile on an interface with this MTU, from the root down; empty if the profile is
@@ -111,7 +131,7 @@ fn delay_line(profile: &Profile) -> Netem {
 /// The kernel does not report the distribution of jitter, so it is always uniform. `burst`, `queue` and
 /// `limit` are absent if they equal their defaults, as in a profile that does not set them.
 pub(crate) fn profile_of(qdiscs: &[Qdisc], mtu: u32) -> Option<Profile> {
-    let ours: Vec<_> = qdiscs.iter().filter(|q| is_ours(q.handle)).collect();
+    let ours: Vec<_> = qdiscs.iter().filter(|q| shapes(q.handle)).collect();
     if ours.is_empty() {
         return None;
     }

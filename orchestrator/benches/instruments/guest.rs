@@ -8,7 +8,7 @@ use testbed::{
     driver::{
         control_port::TelemetrySample,
         qemu::{
-            accel::{self, Platform},
+            accel::{self, Platform, TrialSpec},
             machine::{Accelerator, GuestMachine, Role},
             process::{Connections, QemuProcess, while_alive},
         },
@@ -67,8 +67,14 @@ impl BenchGuest {
         };
         let log = |name: &str| scratch.path().join(name);
         let trial_log = log("accelerator.log");
-        let finding =
-            accel::choose(Accel::Auto, &lab.source, &machine, &platform, cache.root(), &trial_log).await?;
+        let spec = TrialSpec {
+            node: &lab.source,
+            machine: &machine,
+            platform: &platform,
+            cache: cache.root(),
+            log: &trial_log,
+        };
+        let finding = accel::choose(Accel::Auto, spec).await?;
         machine.accelerator = finding.accelerator;
         machine.cpu = finding.accelerator.default_cpu().into();
         let process = QemuProcess::start(&lab.source.node, &machine, Role::Boot, &log("guest.log")).await?;

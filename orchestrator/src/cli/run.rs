@@ -51,7 +51,7 @@ pub(super) struct RunArgs {
     file: Option<PathBuf>,
     #[command(flatten)]
     selection: SelectionArgs,
-    /// Write the results to this new folder [default: results/NAME-TIME]
+    /// Write the results to this folder, new or empty [default: results/NAME-TIME]
     #[arg(long, value_name = "DIR", conflicts_with = "resume")]
     out: Option<PathBuf>,
     /// Continue the run in this results folder: make the attempts that are missing from the part of the
@@ -94,30 +94,44 @@ pub(super) fn run(args: &RunArgs, version: &'static str) -> Result<u8, Failure> 
         let interrupt = Interrupt::on_signals(notice).map_err(Failure::lab)?;
         run::run(&plan, &mut store, &mut bench, &sinks, &interrupt).await.map_err(Failure::lab)
     });
-    if ended.is_err() && args.resume.is_none() && store.remove_if_empty().map_err(Failure::lab)? {
+    // What is removed is not the reason for the failure, so its own errors do not matter.
+    if ended.is_err() && args.resume.is_none() && store.remove_if_empty().unwrap_or(false) {
         return ended.map(|_| 0);
     }
     let summary = report::summary(store.records()).map_err(Failure::lab)?;
-    store.write_summary(&summary).map_err(Failure::lab)?;
-    let ending = ended?;
+    let summarized = store.write_summary(&summary);
+    if ended.is_err() && store.records().is_empty() {
+        return ended.map(|_| 0);
+    }
 
+    // Results are shown even if they cannot be stored, on a disk that is full for example.
     let verdict = verdict::evaluate(&plan, store.records());
     let format = if args.json { FormatName::Json } else { args.format };
     let run = FinishedRun {
         folder: store.folder(),
         plan: &plan,
         records: store.records(),
-        complete: ending == RunOutcome::Complete,
+        complete: matches!(ended, Ok(RunOutcome::Complete)),
         verdict: &verdict,
     };
     show(&format.format().finished(&run).map_err(Failure::lab)?);
-    Ok(match ending {
-        RunOutcome::Complete => verdict.exit_code(),
-        RunOutcome::Interrupted => {
-            eprintln!("Interrupted. Continue with: testbed run --resume {}", store.folder().display());
-            interrupt::EXIT_CODE
+    let folder = store.folder().display();
+    match ended {
+        Ok(RunOutcome::Complete) => {
+            summarized.map_err(|error| {
+                Failure::lab(format!("{error}; `testbed report {folder} --format csv` prints the summary"))
+            })?;
+            Ok(verdict.exit_code())
         }
-    })
+        Ok(RunOutcome::Interrupted) => {
+            eprintln!("Interrupted. Continue with: testbed run --resume {folder}");
+            Ok(interrupt::EXIT_CODE)
+        }
+        Err(failure) => {
+            eprintln!("The run is not complete. Continue with: testbed run --resume {folder}");
+            Err(failure)
+        }
+    }
 }
 
 /// Returns the plan and the store for its results: a new one, or that of the run to continue.

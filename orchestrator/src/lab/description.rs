@@ -82,11 +82,12 @@ fn lacking(link: &Profile, kernels: [&BTreeSet<String>; 2]) -> Option<Feature> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::node::protocol::Privilege;
 
-    fn description(features: &[Feature], no_emulator: Option<&str>) -> Description {
+    /// Returns a lab whose hosts have 16 GiB of memory.
+    pub(crate) fn description(features: &[Feature], no_emulator: Option<&str>) -> Description {
         let facts = Facts {
             version: String::new(),
             kernel: String::new(),

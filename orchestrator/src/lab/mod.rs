@@ -37,6 +37,7 @@ mod description;
 pub mod hosts;
 mod link;
 pub mod local;
+mod memory;
 pub mod topology;
 
 /// An error starting a lab.

@@ -91,7 +91,16 @@ impl Setup {
 
     /// Makes the attempt. When it enters the phase `at`, runs the action that `hook` returns.
     async fn run_with(self, at: Phase, hook: impl FnOnce(TestHandles) -> Hook) -> AttemptResult {
-        let folder = tempfile::tempdir().unwrap();
+        self.run_in(&tempfile::tempdir().unwrap(), at, hook).await
+    }
+
+    /// Makes the attempt with its files in this folder.
+    async fn run_in(
+        self,
+        folder: &tempfile::TempDir,
+        at: Phase,
+        hook: impl FnOnce(TestHandles) -> Hook,
+    ) -> AttemptResult {
         let cell = self.cell();
         let (driver, shared) = MockDriver::new(self.script);
         let interrupt = Arc::new(Notify::new());
@@ -226,6 +235,20 @@ async fn a_guest_that_never_answers_again_has_no_longest_downtime() {
     assert_eq!(result.record.measured.probe.as_ref().unwrap().open_gap_ns, Some(5_000_000_000));
     let notes = result.record.measured.disagreements.join("; ");
     assert!(notes.contains("a client got no reply for at least 4990 ms"), "{notes}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_on_a_full_disk_says_so_and_has_no_result() {
+    let folder = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink("/dev/full", folder.path().join("samples.jsonl")).unwrap();
+    let link = folder.path().join("samples.jsonl");
+    let run =
+        Setup::new().run_in(&folder, Phase::TearDown, |_| Box::new(move || fs::remove_file(&link).unwrap()));
+    let record = run.await.record;
+    assert_eq!(record.outcome, Outcome::Failed);
+    let reason = record.reason.as_deref().unwrap();
+    assert!(reason.ends_with("samples.jsonl: No space left on device (os error 28)"), "{reason}");
+    assert!(record.lacked_disk() && !record.is_result());
 }
 
 #[tokio::test(start_paused = true)]

@@ -235,11 +235,12 @@ pub enum Privilege {
 pub struct Traffic {
     /// Bytes sent, including Ethernet headers.
     ///
-    /// Counted by the queueing discipline if there is one: it counts the headers of every segment of an
-    /// offloaded packet, whereas the interface counts only those of the first. If this node emulates the
-    /// link, the bytes that the emulator delivered: it carries IP packets and adds 14 bytes per frame for the
-    /// Ethernet header. Lost and dropped packets are not counted; retransmissions are. The emulator does not
-    /// count packets still in transit.
+    /// Counted by the queueing disciplines: they count the headers of each segment of an offloaded packet,
+    /// whereas the interface counts only those of the first. A link without shaping has one that only counts,
+    /// and the count goes on when they are replaced. If this node emulates the link, the bytes that the
+    /// emulator delivered: it carries IP packets and adds 14 bytes per frame for the Ethernet header. Lost
+    /// and dropped packets are not counted; retransmissions are. The emulator does not count packets still
+    /// in transit.
     pub sent_bytes: u64,
     /// Bytes received, as counted by the interface or delivered by the emulator.
     pub received_bytes: u64,

@@ -9,7 +9,7 @@
 //! missing, which attempts are in two folders, and how the hosts of its parts differ. If two folders have a
 //! result of the same attempt, the result that started first counts, as with `--resume`, which never repeats
 //! an attempt that has a result. If both started at the same time, the folder that was named first counts.
-//! Interrupted attempts have no result, and all of them are kept.
+//! Interrupted attempts, and those that failed for lack of disk space, have no result. All of them are kept.
 
 use super::{environment::Lab, record::Record, store};
 use crate::{
@@ -266,7 +266,7 @@ fn resolve_duplicates(
     // repetition.
     entries.sort_by_key(|(_, r)| positions.get(&(r.cell.as_str(), r.attempt)).copied().unwrap_or(usize::MAX));
 
-    let is_result = |record: &Record| record.outcome != Outcome::Interrupted;
+    let is_result = Record::is_result;
     let mut earliest: HashMap<(String, u32), (usize, Outcome, jiff::Timestamp)> = HashMap::new();
     for (origin, record) in entries.iter().filter(|(_, record)| is_result(record)) {
         let found = (*origin, record.outcome, record.started_at);
@@ -284,7 +284,7 @@ fn resolve_duplicates(
         let Some(&(counts, outcome, _)) = earliest.get(&(record.cell.clone(), record.attempt)) else {
             return true;
         };
-        if counts == *origin || !is_result(record) {
+        if counts == *origin || !(is_result(record) || record.lacked_disk()) {
             return true;
         }
         repeated.push(DuplicateAttempt {
@@ -303,7 +303,7 @@ fn resolve_duplicates(
 fn missing(plan: &Plan, parts: &[PartFolder], entries: &[Entry]) -> (Vec<MissingPart>, Vec<String>) {
     let made: HashSet<(&str, u32)> = entries
         .iter()
-        .filter(|(_, record)| record.outcome != Outcome::Interrupted)
+        .filter(|(_, record)| record.is_result())
         .map(|(_, record)| (record.cell.as_str(), record.attempt))
         .collect();
     let named: HashSet<usize> = parts.iter().filter_map(|part| Some(part.shard?.number())).collect();

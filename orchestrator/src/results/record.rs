@@ -47,6 +47,29 @@ pub struct Record {
     pub measured: Measured,
 }
 
+/// What the kernel says if a disk is full or a quota used up, in the words of both common C libraries.
+const DISK_IS_FULL: [&str; 2] = ["no space left on device", "quota exceeded"];
+
+impl Record {
+    /// Returns whether the attempt has a result. If not, a run that is continued makes it again.
+    pub fn is_result(&self) -> bool {
+        self.outcome != Outcome::Interrupted && !self.lacked_disk()
+    }
+
+    /// Returns whether the attempt failed because a disk was full, at this host or at a node. That says
+    /// nothing about the migration.
+    pub fn lacked_disk(&self) -> bool {
+        let reason = self.reason.as_deref().unwrap_or_default().to_lowercase();
+        self.outcome == Outcome::Failed && DISK_IS_FULL.iter().any(|words| reason.contains(words))
+    }
+
+    /// Returns whether a later record replaces this one, which is of the same attempt and failed for lack of
+    /// disk space.
+    pub fn is_superseded_by(&self, later: &Self) -> bool {
+        self.lacked_disk() && (&self.cell, self.attempt) == (&later.cell, later.attempt)
+    }
+}
+
 /// The measurements of one attempt. Figures that the attempt did not reach are absent.
 ///
 /// [`FIGURES`](super::figures::FIGURES) defines each figure; the JSON Schema and `docs/figures.md` repeat its

@@ -2,11 +2,12 @@
 //!
 //! Each record is appended to `cells.jsonl` with a single write and synced before the next attempt starts, so
 //! a run can be killed at any time and continued: a line that was cut off is dropped when the folder is
-//! opened again, and its attempt is repeated. A lock on `cells.jsonl` ensures that only one run at a time
-//! uses a folder.
+//! opened again, and its attempt is repeated. An attempt that failed for lack of disk space is repeated too;
+//! its record stays in the file, but counts only until there is another one. A lock on `cells.jsonl` ensures
+//! that only one run at a time uses a folder.
 
 use super::{environment::Environment, format, record::Record};
-use crate::{matrix::selection::Selection, outcome::Outcome};
+use crate::matrix::selection::Selection;
 use serde::Serialize;
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -28,12 +29,15 @@ pub const SUMMARY: &str = "summary.csv";
 /// An error creating, reading or writing a results folder.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A folder that was to be created already exists.
+    /// A folder that was to be created already has the results of a run.
     #[error(
         "the results folder {0} already exists: continue its run with --resume, or choose another folder \
          with --out"
     )]
     Exists(PathBuf),
+    /// A folder that was to be created has other files.
+    #[error("the folder {0} is not empty: choose a new or an empty folder with --out")]
+    NotEmpty(PathBuf),
     /// The folder contains no matrix, so it is not a results folder.
     #[error("{0} is not a results folder: it has no {MATRIX}")]
     NotResults(PathBuf),
@@ -71,6 +75,8 @@ fn doing(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
 #[derive(Debug)]
 pub struct Store {
     folder: PathBuf,
+    /// Whether this process made the folder, as opposed to finding it.
+    made: bool,
     cells: File,
     records: Vec<Record>,
     version: Option<String>,
@@ -86,19 +92,44 @@ impl Drop for Store {
 }
 
 impl Store {
-    /// Creates a new folder for a run of this selection of the matrix, and locks it.
+    /// Creates a folder for a run of this selection of the matrix, or takes an empty one, and locks it. If
+    /// that fails, nothing is left in it.
     pub fn create(folder: &Path, matrix: &str, selection: &Selection) -> Result<Self, Error> {
         if let Some(parent) = folder.parent() {
             fs::create_dir_all(parent).map_err(doing("make the folder", parent))?;
         }
-        match fs::create_dir(folder) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Err(Error::Exists(folder.into())),
-            made => made.map_err(doing("make the folder", folder))?,
+        let made = match fs::create_dir(folder) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
+            made => made.map(|()| true).map_err(doing("make the folder", folder))?,
+        };
+        if !made {
+            check_empty(folder)?;
         }
-        write_json(&folder.join(SELECTION), selection)?;
-        let path = folder.join(MATRIX);
-        fs::write(&path, matrix).map_err(doing("write", &path))?;
-        Self::open(folder)
+        // Of two runs that take the same folder, only one can create this file.
+        let path = folder.join(SELECTION);
+        match OpenOptions::new().write(true).create_new(true).open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(Error::Exists(folder.into()));
+            }
+            claimed => drop(claimed.map_err(doing("write", &path))?),
+        }
+        let filled = || {
+            write_json(&folder.join(SELECTION), selection)?;
+            let path = folder.join(MATRIX);
+            fs::write(&path, matrix).map_err(doing("write", &path))?;
+            Self::open(folder)
+        };
+        match filled() {
+            Ok(mut store) => {
+                store.made = made;
+                Ok(store)
+            }
+            Err(error) => {
+                // The first error is the one that explains.
+                let _ = remove_files(folder, made);
+                Err(error)
+            }
+        }
     }
 
     /// Opens a folder to continue its run, locks it, and drops a last line that was cut off.
@@ -121,12 +152,12 @@ impl Store {
         let mut text = String::new();
         cells.read_to_string(&mut text).map_err(doing("read", &path))?;
         let whole = whole_lines(&text);
-        let records = parse(whole, &path)?;
+        let records = that_count(parse(whole, &path)?);
         if whole.len() < text.len() {
             cells.set_len(whole.len() as u64).map_err(doing("drop the cut-off end of", &path))?;
             cells.seek(io::SeekFrom::End(0)).map_err(doing("read", &path))?;
         }
-        Ok(Self { folder: folder.into(), cells, records, version: None })
+        Ok(Self { folder: folder.into(), made: false, cells, records, version: None })
     }
 
     /// Returns the path of the folder.
@@ -134,15 +165,16 @@ impl Store {
         &self.folder
     }
 
-    /// Returns all records so far, in the order in which they were made, including interrupted attempts.
+    /// Returns the records so far, in the order in which they were made, including interrupted attempts. The
+    /// last one may not be on the disk, if it could not be written.
     pub fn records(&self) -> &[Record] {
         &self.records
     }
 
-    /// Returns whether this attempt has a result. An interrupted attempt has none.
+    /// Returns whether this attempt has a result. An interrupted attempt has none, nor has one that failed
+    /// for lack of disk space.
     pub fn has(&self, cell: &str, attempt: u32) -> bool {
-        let made = |r: &Record| r.cell == cell && r.attempt == attempt && r.outcome != Outcome::Interrupted;
-        self.records.iter().any(made)
+        self.records.iter().any(|r| r.cell == cell && r.attempt == attempt && r.is_result())
     }
 
     /// Sets the version of the program that further records name.
@@ -150,16 +182,22 @@ impl Store {
         self.version = Some(version.to_owned());
     }
 
-    /// Appends a record and syncs it to the disk.
+    /// Appends a record and syncs it to the disk. A record that cannot be written is kept in memory, so that
+    /// it is shown, and no part of it is left in the file.
     pub fn append(&mut self, mut record: Record) -> Result<(), Error> {
         record.version.clone_from(&self.version);
         let path = self.folder.join(CELLS);
-        let mut line = serde_json::to_vec(&record).map_err(|e| doing("write", &path)(e.into()))?;
-        line.push(b'\n');
-        self.cells.write_all(&line).map_err(doing("write", &path))?;
-        self.cells.sync_data().map_err(doing("sync", &path))?;
+        let line = serde_json::to_vec(&record).map_err(|e| doing("write", &path)(e.into()));
+        self.records.retain(|earlier| !earlier.is_superseded_by(&record));
         self.records.push(record);
-        Ok(())
+        let mut line = line?;
+        line.push(b'\n');
+        let end = self.cells.metadata().map_err(doing("read", &path))?.len();
+        if let Err(error) = self.cells.write_all(&line) {
+            let _ = self.cells.set_len(end);
+            return Err(doing("write", &path)(error));
+        }
+        self.cells.sync_data().map_err(doing("sync", &path))
     }
 
     /// Creates an empty folder for an attempt's samples and logs, and removes an earlier one of the same
@@ -174,17 +212,13 @@ impl Store {
         Ok(folder)
     }
 
-    /// Removes the folder if it has no records and no environment, because the run failed before it could
-    /// write any. Returns whether the folder was removed.
+    /// Removes what the run wrote if it has no records and no environment, because it failed before it could
+    /// write any, and the folder too if the run made it. Returns whether that was done.
     pub fn remove_if_empty(&self) -> Result<bool, Error> {
         if !self.records.is_empty() || self.folder.join(ENVIRONMENT).exists() {
             return Ok(false);
         }
-        for name in [CELLS, MATRIX, SELECTION] {
-            let path = self.folder.join(name);
-            fs::remove_file(&path).map_err(doing("remove", &path))?;
-        }
-        fs::remove_dir(&self.folder).map_err(doing("remove", &self.folder))?;
+        remove_files(&self.folder, self.made)?;
         Ok(true)
     }
 
@@ -200,10 +234,54 @@ impl Store {
     }
 }
 
+/// Fails if a folder that exists has any entries, other than the one that every new file system has.
+fn check_empty(folder: &Path) -> Result<(), Error> {
+    let entries = fs::read_dir(folder).map_err(doing("read the folder", folder))?;
+    for entry in entries {
+        if entry.map_err(doing("read the folder", folder))?.file_name() != "lost+found" {
+            let is_run = folder.join(MATRIX).is_file();
+            return Err(if is_run { Error::Exists(folder.into()) } else { Error::NotEmpty(folder.into()) });
+        }
+    }
+    Ok(())
+}
+
+/// Removes the files of a run that has no results, and its folder if `made` is set.
+fn remove_files(folder: &Path, made: bool) -> Result<(), Error> {
+    for name in [CELLS, MATRIX, SELECTION] {
+        let path = folder.join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(doing("remove", &path)(error));
+            }
+            _ => {}
+        }
+    }
+    if made {
+        fs::remove_dir(folder).map_err(doing("remove", folder))?;
+    }
+    Ok(())
+}
+
+/// Returns the records without those that a later record of the same attempt supersedes.
+fn that_count(records: Vec<Record>) -> Vec<Record> {
+    let mut counting: Vec<Record> = Vec::with_capacity(records.len());
+    for record in records {
+        counting.retain(|earlier| !earlier.is_superseded_by(&record));
+        counting.push(record);
+    }
+    counting
+}
+
 fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Error> {
     let mut text = serde_json::to_string_pretty(value).map_err(|e| doing("write", path)(e.into()))?;
     text.push('\n');
-    fs::write(path, text).map_err(doing("write", path))
+    // A file that cannot be written completely must not take the place of an earlier one.
+    let part = path.with_extension("part");
+    fs::write(&part, text).and_then(|()| fs::rename(&part, path)).map_err(|error| {
+        let _ = fs::remove_file(&part);
+        doing("write", path)(error)
+    })
 }
 
 /// Reads which part of its matrix a run selects. Returns the whole matrix if the folder does not say.
@@ -225,7 +303,7 @@ pub fn read(folder: &Path) -> Result<(String, Vec<Record>), Error> {
     let matrix_text = fs::read_to_string(&matrix).map_err(doing("read", &matrix))?;
     let path = folder.join(CELLS);
     let text = fs::read_to_string(&path).map_err(doing("read", &path))?;
-    Ok((matrix_text, parse(whole_lines(&text), &path)?))
+    Ok((matrix_text, that_count(parse(whole_lines(&text), &path)?)))
 }
 
 /// Reads the environment of a run. Returns nothing if the run has not written it yet.
@@ -272,6 +350,7 @@ mod tests {
     use super::*;
     use crate::{
         matrix::{File, Plan},
+        outcome::Outcome,
         results::builder::RecordBuilder,
     };
 
@@ -312,6 +391,80 @@ mod tests {
             assert_eq!(store.has(&cell.id, 1), outcome != Outcome::Interrupted, "{outcome}");
             assert!(!store.has(&cell.id, 2) && !store.has(&plan.cells[1].id, 1));
             store.records.clear();
+        }
+    }
+
+    #[test]
+    fn an_attempt_that_lacked_disk_has_no_result_and_its_record_counts_until_there_is_one() {
+        let (_parent, mut store) = store();
+        let (plan, folder) = (plan(), store.folder().to_path_buf());
+        let cell = &plan.cells[0];
+        let failed =
+            |reason: &str| RecordBuilder::start().freeze(cell, 1, Outcome::Failed, Some(reason.to_string()));
+        for reason in [
+            "cannot write attempts/x/samples.jsonl: No space left on device (os error 28)",
+            "QEMU could not save the booted guest to its node's /run/testbed (it gives no reason): cat: \
+             write error: No space left on device",
+            "cannot write attempts/x/samples.jsonl: Disk quota exceeded (os error 122)",
+            "cannot write attempts/x/samples.jsonl: Quota exceeded (os error 122)",
+        ] {
+            store.append(failed(reason)).unwrap();
+            assert!(!store.has(&cell.id, 1), "{reason}");
+            assert_eq!(store.records().len(), 1, "each takes the place of the one before");
+        }
+        // The words alone do not make a failure.
+        let not_converged = Some("No space left on device".into());
+        let result = RecordBuilder::start().freeze(cell, 1, Outcome::NotConverged, not_converged);
+        store.append(result.clone()).unwrap();
+        assert!(store.has(&cell.id, 1));
+        assert_eq!(store.records(), std::slice::from_ref(&result));
+        drop(store);
+        assert_eq!(read(&folder).unwrap().1, [result]);
+        assert_eq!(fs::read_to_string(folder.join(CELLS)).unwrap().lines().count(), 5, "nothing is erased");
+        let mut store = Store::open(&folder).unwrap();
+        store.append(failed("the guest's kernel panicked")).unwrap();
+        assert_eq!(store.records().len(), 2, "any other failure is a result");
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_written_is_still_shown() {
+        let (_parent, mut store) = store();
+        store.cells = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let record = RecordBuilder::start().freeze(&plan().cells[0], 1, Outcome::Converged, None);
+        let error = store.append(record.clone()).unwrap_err().to_string();
+        assert!(error.ends_with("cells.jsonl: No space left on device (os error 28)"), "{error}");
+        assert_eq!(store.records(), [record]);
+    }
+
+    #[test]
+    fn an_empty_folder_is_taken_and_outlives_a_run_without_results() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("mounted");
+        // A new file system has this folder.
+        fs::create_dir_all(folder.join("lost+found")).unwrap();
+        let create = || Store::create(&folder, MATRIX, &Selection::default());
+        let store = create().unwrap();
+        assert_eq!(selection(&folder).unwrap(), Selection::default());
+        let second = create().unwrap_err().to_string();
+        assert!(second.contains("already exists: continue its run with --resume"), "{second}");
+        assert!(store.remove_if_empty().unwrap());
+        drop(store);
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "only what was there before");
+        create().unwrap();
+
+        for (name, is_folder) in [("notes.txt", false), (".git", true)] {
+            let folder = parent.path().join(name.replace('.', "-"));
+            let entry = folder.join(name);
+            fs::create_dir_all(if is_folder { &entry } else { &folder }).unwrap();
+            if !is_folder {
+                fs::write(&entry, "").unwrap();
+            }
+            let refused = Store::create(&folder, MATRIX, &Selection::default()).unwrap_err().to_string();
+            assert!(
+                refused.ends_with("is not empty: choose a new or an empty folder with --out"),
+                "{refused}"
+            );
+            assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
         }
     }
 

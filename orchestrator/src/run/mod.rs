@@ -2,8 +2,8 @@
 //!
 //! The engine does not depend on QEMU or namespaces. It asks a [`Bench`] to make each attempt, so that all of
 //! its logic (order, repetition, skipping, resuming, interruption, expectations) is tested with a bench that
-//! needs neither. [`real`] is the bench that migrates guests; [`interrupt`] turns signals into a request to
-//! stop.
+//! needs neither. [`real`] is the bench that migrates guests; [`screen`] finds the cells that it cannot
+//! attempt; [`interrupt`] turns signals into a request to stop.
 
 use crate::{
     event::{Event, Sink},
@@ -23,6 +23,7 @@ use std::{future::Future, path::Path, time::Duration};
 pub mod environment;
 pub mod interrupt;
 pub mod real;
+pub mod screen;
 
 /// An implementation of attempts, which the engine calls.
 pub trait Bench {
@@ -122,8 +123,10 @@ async fn attempts<B: Bench>(
         };
         estimator.observe(cell, &record);
         let interrupted = record.outcome == Outcome::Interrupted;
-        store.append(record.clone())?;
+        // An attempt whose record cannot be stored is shown before the run ends.
+        let stored = store.append(record.clone());
         sink.handle(&Event::AttemptEnded(&record));
+        stored?;
         if interrupted {
             return Ok(RunOutcome::Interrupted);
         }

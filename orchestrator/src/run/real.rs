@@ -3,23 +3,26 @@
 //! The lab is started once and used for all attempts. If a node is lost, the attempt in progress fails and
 //! the next attempt starts a new lab.
 
-use super::{Bench, interrupt::Interrupt};
+use super::{
+    Bench,
+    interrupt::Interrupt,
+    screen::{self, Accelerators, Reasons},
+};
 use crate::{
     driver::qemu::{
         self, Pair,
-        accel::{self, AcceleratorFinding, Platform},
+        accel::{self, Platform, TrialSpec},
         machine::{Accelerator, GuestMachine, QEMU},
         saved::SavedGuest,
     },
     event::{Event, Sink},
     image::{self, Cache, GuestFiles, KernelChoice},
-    lab::{self, Lab, topology::GUEST_ADDRESS},
-    matrix::{Accel, Cell, Plan, RunOrder, Settings},
+    lab::{self, Lab},
+    matrix::{Cell, Plan, RunOrder, Settings},
     migration::attempt::{self, attempt},
     outcome::Outcome,
     results::{builder::RecordBuilder, environment::Environment, format::FormatVersion, record::Record},
 };
-use indexmap::IndexMap;
 use jiff::Timestamp;
 use std::{
     io,
@@ -71,24 +74,28 @@ const RESTART_INTERVAL: Duration = Duration::from_secs(2);
 /// A bench that migrates guests between QEMU processes in a lab.
 pub struct QemuBench {
     options: BenchOptions,
-    /// The values of `guest.accel` in the plan.
-    accels: Vec<Accel>,
+    /// The cells of the plan.
+    cells: Vec<Cell>,
     order: RunOrder,
     lab: Option<(Lab, SavedGuest)>,
     guest: Option<GuestFiles>,
-    accelerators: IndexMap<Accel, AcceleratorFinding>,
+    accelerators: Accelerators,
+    /// Why cells cannot be attempted.
+    reasons: Reasons,
 }
 
 impl QemuBench {
     /// Creates a bench for this plan. Nothing is started before [`Bench::prepare`].
     pub fn new(options: BenchOptions, plan: &Plan) -> Self {
-        let mut accels = Vec::new();
-        for cell in &plan.cells {
-            if !accels.contains(&cell.settings.guest.accel) {
-                accels.push(cell.settings.guest.accel);
-            }
+        Self {
+            options,
+            cells: plan.cells.clone(),
+            order: plan.order,
+            lab: None,
+            guest: None,
+            accelerators: Accelerators::new(),
+            reasons: Reasons::new(),
         }
-        Self { options, accels, order: plan.order, lab: None, guest: None, accelerators: IndexMap::new() }
     }
 
     /// Returns the lab in use, or starts a new one if there is none or a node was lost. In the latter case,
@@ -112,18 +119,21 @@ impl QemuBench {
 }
 
 fn machine(guest: &GuestFiles, settings: &Settings, accelerator: Accelerator) -> GuestMachine {
-    let (address, prefix) = GUEST_ADDRESS;
-    let cpu = settings.guest.cpu.as_deref().unwrap_or(accelerator.default_cpu());
-    GuestMachine {
-        accelerator,
-        cpu: cpu.into(),
-        vcpus: settings.guest.vcpus,
-        memory: settings.guest.memory,
-        kernel: guest.kernel.display().to_string(),
-        initramfs: guest.initramfs.display().to_string(),
-        address: format!("{address}/{prefix}"),
-        network: None,
-    }
+    screen::machine([&guest.kernel, &guest.initramfs], settings, accelerator)
+}
+
+/// Returns the machine of the guest that tries an accelerator; without files, of one that is not booted.
+pub fn trial_machine(files: Option<&GuestFiles>) -> GuestMachine {
+    let nowhere = Path::new("");
+    let files = files.map_or([nowhere; 2], |files| [files.kernel.as_path(), files.initramfs.as_path()]);
+    screen::machine(files, &Settings::default(), Accelerator::Kvm)
+}
+
+/// Returns the combination of host and QEMU at the source of a lab, or nothing without QEMU.
+pub fn platform(lab: &lab::Description) -> Option<Platform> {
+    let lab::Description { source, .. } = lab;
+    let host = format!("{}, Linux {}", source.cpu_model, source.kernel);
+    Some(Platform { host, qemu: source.qemu.clone()? })
 }
 
 impl Bench for QemuBench {
@@ -132,28 +142,27 @@ impl Bench for QemuBench {
     async fn prepare(&mut self, sink: &dyn Sink) -> Result<Environment, Error> {
         let files = image::prepare(&self.options.kernel, &self.options.stressor, &self.options.cache)?;
         let cache = self.options.cache.root().to_path_buf();
-        let (accels, order) = (self.accels.clone(), self.order);
+        let (cells, order) = (self.cells.clone(), self.order);
         let (lab, _) = self.lab(&files).await?;
         let description = lab.description.clone();
         let qemu = description.source.qemu.clone().ok_or(Error::Qemu("the source"))?;
         description.destination.qemu.as_ref().ok_or(Error::Qemu("the destination"))?;
-        let platform = Platform {
-            host: format!("{}, Linux {}", description.source.cpu_model, description.source.kernel),
-            qemu: qemu.clone(),
-        };
-        let probed = machine(&files, &Settings::default(), Accelerator::Kvm);
+        let platform = platform(&description).ok_or(Error::Qemu("the source"))?;
+        let probed = trial_machine(Some(&files));
         let log = cache.join("accelerator.log");
-        let mut accelerators = IndexMap::new();
-        for accel in accels {
-            let finding = accel::choose(accel, &lab.source, &probed, &platform, &cache, &log).await;
-            let finding = finding.map_err(Error::Cache)?;
-            sink.handle(&Event::Message(&format!(
-                "accelerator: {}: {}",
-                finding.accelerator.name(),
-                finding.reason
-            )));
+        let spec =
+            TrialSpec { node: &lab.source, machine: &probed, platform: &platform, cache: &cache, log: &log };
+        let mut accelerators = Accelerators::new();
+        for accel in screen::accels(&cells) {
+            let finding = accel::choose(accel, spec).await.map_err(Error::Cache)?;
+            let text = match finding.unusable() {
+                Some(_) => format!("accelerator: {} does not work", finding.accelerator.name()),
+                None => format!("accelerator: {}: {}", finding.accelerator.name(), finding.reason),
+            };
+            sink.handle(&Event::Message(&text));
             accelerators.insert(accel, finding);
         }
+        let reasons = screen::screen(&cells, lab, &accelerators, &log).await;
         let environment = Environment {
             format: FormatVersion::CURRENT,
             started_at: Timestamp::now(),
@@ -171,12 +180,13 @@ impl Bench for QemuBench {
             order,
         };
         self.accelerators = accelerators;
+        self.reasons = reasons;
         self.guest = Some(files);
         Ok(environment)
     }
 
     fn skip_reason(&self, cell: &Cell) -> Option<String> {
-        self.lab.as_ref().and_then(|(lab, _)| lab.description.lacks(&cell.settings))
+        self.reasons.get(&cell.id).cloned()
     }
 
     async fn attempt(

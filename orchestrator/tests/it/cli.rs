@@ -1,6 +1,6 @@
 //! The command line of `testbed`: exit codes, messages, help and JSON, all without QEMU.
 
-use crate::common::{golden, mock, plan};
+use crate::common::{golden, mock, plan, write_script};
 use serde_json::Value;
 use std::{
     fs,
@@ -101,8 +101,16 @@ impl Sandbox {
     }
 
     fn testbed(&self, args: &[&str]) -> Finished {
+        self.testbed_in(None, args)
+    }
+
+    /// Runs the program with a folder before the others in `PATH`.
+    fn testbed_in(&self, programs: Option<&Path>, args: &[&str]) -> Finished {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let folders = programs.map(Path::to_path_buf).into_iter().chain(std::env::split_paths(&path));
         let output = Command::new(env!("CARGO_BIN_EXE_testbed"))
             .args(args)
+            .env("PATH", std::env::join_paths(folders).unwrap())
             .current_dir(self.dir.path().join("here"))
             .env("HOME", self.dir.path().join("home"))
             .env_remove("XDG_CACHE_HOME")
@@ -227,15 +235,69 @@ fn bad_arguments_are_refused_and_nothing_is_started() {
 }
 
 #[test]
-fn an_existing_results_folder_is_not_written_to() {
-    let sandbox = Sandbox::with_matrix(THRESHOLD);
-    fs::create_dir(sandbox.path("out")).unwrap();
-    sandbox
-        .testbed(&["run", "matrix.yaml", "--out", "out"])
+fn a_folder_with_files_is_not_written_to_and_an_empty_one_is_taken() {
+    let sandbox = Sandbox::with_run(THRESHOLD, []);
+    fs::write(sandbox.path("matrix.yaml"), THRESHOLD).unwrap();
+    fs::create_dir_all(sandbox.path("notes")).unwrap();
+    fs::write(sandbox.path("notes/todo"), "").unwrap();
+    let run = |folder: &str| sandbox.testbed(&["run", "matrix.yaml", "--out", folder]);
+    run("run")
         .exits(2)
-        .says("error: the results folder out already exists: continue its run with --resume")
+        .says("error: the results folder run already exists: continue its run with --resume")
         .prints_nothing();
-    assert_eq!(fs::read_dir(sandbox.path("out")).unwrap().count(), 0);
+    run("notes")
+        .exits(2)
+        .says("error: the folder notes is not empty: choose a new or an empty")
+        .prints_nothing();
+    assert_eq!(fs::read_dir(sandbox.path("notes")).unwrap().count(), 1);
+
+    // Without a stressor, the runs below fail after they have taken the folder, and leave it as it was.
+    fs::create_dir(sandbox.path("empty")).unwrap();
+    std::os::unix::fs::symlink("empty", sandbox.path("link")).unwrap();
+    fs::create_dir_all(sandbox.path("mounted/lost+found")).unwrap();
+    for (folder, entries) in [("empty", 0), ("empty/", 0), ("link", 0), ("mounted", 1)] {
+        run(folder).exits(3).says("error: cannot read the stressor absent-stressor: ").prints_nothing();
+        assert_eq!(fs::read_dir(sandbox.path(folder)).unwrap().count(), entries, "{folder}");
+    }
+}
+
+/// A disk that is full when the run ends: the results are shown, and the summary is missing.
+#[test]
+fn results_are_shown_although_the_summary_cannot_be_written() {
+    let sandbox = Sandbox::with_run(THRESHOLD, threshold_records());
+    std::os::unix::fs::symlink("/dev/full", sandbox.path("run").join(store::SUMMARY)).unwrap();
+    let finished = sandbox.testbed(&["run", "--resume", "run"]);
+    finished.exits(3);
+    golden("run.txt", &finished.stdout());
+    finished
+        .says("error: cannot write run/summary.csv: No space left on device")
+        .says("`testbed report run --format csv` prints the summary");
+    let json = sandbox.testbed(&["run", "--resume", "run", "--json"]).exits(3).json();
+    assert_eq!(json["complete"], true);
+    sandbox.testbed(&["report", "run"]).exits(0);
+}
+
+/// The run cannot go on, because there is no stressor; what it has so far is shown.
+#[test]
+fn the_results_so_far_are_shown_when_a_run_cannot_go_on() {
+    let mut records = threshold_records();
+    records[4].outcome = Outcome::Failed;
+    records[4].reason = Some("cannot write samples.jsonl: No space left on device (os error 28)".into());
+    let sandbox = Sandbox::with_run(THRESHOLD, records);
+    let finished = sandbox.testbed(&["run", "--resume", "run"]);
+    finished.exits(3).says("error: cannot read the stressor absent-stressor: ");
+    finished.says("The run is not complete. Continue with: testbed run --resume run\n");
+    assert!(finished.stdout().contains("64MB/s"), "{}", finished.shown());
+
+    // A report says that the attempt is missing, and once it has been repeated it is an attempt like others.
+    let report = sandbox.testbed(&["report", "run"]).exits(3).stdout();
+    assert!(report.contains("missing: 1 attempt"), "{report}");
+    let mut cells = sandbox.read("run/cells.jsonl");
+    cells += &(serde_json::to_string(&threshold_records()[4]).unwrap() + "\n");
+    fs::write(sandbox.path("run/cells.jsonl"), cells).unwrap();
+    let finished = sandbox.testbed(&["run", "--resume", "run", "--json"]);
+    let json = finished.exits(0).json();
+    assert_eq!((&json["failed"], json["records"].as_array().unwrap().len()), (&Value::from(0), 6));
 }
 
 #[test]
@@ -648,6 +710,63 @@ fn a_plan_is_printed_as_a_table_or_as_json_and_writes_nothing() {
         json["cells"].as_array().unwrap().iter().map(|cell| cell["id"].as_str().unwrap()).collect();
     assert_eq!(cells, ["stress.rate=64MBps"]);
     assert_eq!(sandbox.entries(), ["matrix.yaml"]);
+}
+
+/// A QEMU that has no KVM and does not know the CPU model `z80`. Whatever else it is asked to be, it is
+/// killed, which says nothing about the machine.
+const STUB_OF_QEMU: &str = r#"#!/bin/sh
+case "$*" in
+*--version*) echo "QEMU emulator version 10.0.2" ;;
+*accel=kvm*)
+    echo "Could not access KVM kernel module: No such file or directory" >&2
+    echo "qemu-system-x86_64: failed to initialize kvm: No such file or directory" >&2
+    exit 1 ;;
+*z80*)
+    echo "qemu-system-x86_64: warning: the weather is bad" >&2
+    echo "qemu-system-x86_64: unable to find CPU model 'z80'" >&2
+    exit 1 ;;
+*) kill -9 $$ ;;
+esac
+"#;
+
+#[test]
+fn a_plan_shows_what_this_host_and_its_qemu_cannot_do() {
+    let matrix = "name: n\naxes: { guest.accel: [tcg, kvm, auto], guest.cpu: [qemu64, z80] }\n\
+                  include: [{ guest.memory: 3000TiB }]\n";
+    let sandbox = Sandbox::with_matrix(matrix);
+    let programs = sandbox.dir.path().join("programs");
+    fs::create_dir(&programs).unwrap();
+    write_script(&programs.join("qemu-system-x86_64"), STUB_OF_QEMU);
+    let finished = sandbox.testbed_in(Some(&programs), &["plan", "matrix.yaml", "--json"]);
+    if finished.stderr().contains("cannot tell which cells") {
+        println!("skipped: {}", finished.stderr());
+        return;
+    }
+    let json = finished.exits(0).json();
+    let cells = json["cells"].as_array().unwrap();
+    let skipped: Vec<(&str, &str)> = cells
+        .iter()
+        .map(|cell| (cell["id"].as_str().unwrap(), cell["skipped"].as_str().unwrap_or("attempted")))
+        .collect();
+    let no_kvm = "KVM does not work here: Could not access KVM kernel module: No such file or directory; \
+                  failed to initialize kvm: No such file or directory; `guest.accel: auto` uses TCG instead";
+    let no_z80 =
+        "QEMU on this host refuses this guest with the accelerator tcg: unable to find CPU model 'z80'";
+    assert_eq!(
+        skipped[..6],
+        [
+            ("guest.accel=tcg,guest.cpu=qemu64", "attempted"),
+            ("guest.accel=tcg,guest.cpu=z80", no_z80),
+            ("guest.accel=kvm,guest.cpu=qemu64", no_kvm),
+            ("guest.accel=kvm,guest.cpu=z80", no_kvm),
+            ("guest.accel=auto,guest.cpu=qemu64", "attempted"),
+            ("guest.accel=auto,guest.cpu=z80", no_z80),
+        ]
+    );
+    let (_, memory) = skipped[6];
+    assert!(memory.starts_with("a guest of 3000TiB is larger than the memory of this host, "), "{memory}");
+    assert_eq!(json["migrations"], 2);
+    assert_eq!(sandbox.entries(), ["matrix.yaml"], "nothing is written");
 }
 
 #[test]

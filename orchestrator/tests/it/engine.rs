@@ -241,6 +241,33 @@ async fn an_attempt_with_a_result_is_not_repeated() {
 }
 
 #[tokio::test]
+async fn an_attempt_that_lacked_disk_is_made_again_and_then_counts_once() {
+    let (folder, mut store) = Folder::new(MATRIX);
+    let mut bench = MockBench::new(by_cell(|i| match i {
+        0 => Scripted::Because(Outcome::Failed, "cannot write x: No space left on device (os error 28)"),
+        1 => Scripted::Because(Outcome::Failed, "the guest panicked: Kernel panic - not syncing: x"),
+        _ => Scripted::End(Outcome::Converged),
+    }));
+    bench.run(&folder.plan, &mut store).await.unwrap();
+    assert_eq!(verdict::evaluate(&folder.plan, store.records()).failed, 2);
+    drop(store);
+    let mut again = MockBench::converging();
+    let mut store = folder.reopen();
+    again.run(&folder.plan, &mut store).await.unwrap();
+    assert_eq!(again.made, ["stress.rate=1MBps #1"]);
+    let verdict = verdict::evaluate(&folder.plan, store.records());
+    assert_eq!((verdict.failed, store.records().len()), (1, 3), "{verdict:?}");
+    assert_eq!(
+        folder.outcomes(),
+        [
+            "stress.rate=2MBps #1: failed",
+            "stress.rate=3MBps #1: converged",
+            "stress.rate=1MBps #1: converged"
+        ]
+    );
+}
+
+#[tokio::test]
 async fn a_skipped_cell_is_not_attempted_when_the_run_is_continued() {
     let (folder, mut store) = Folder::new(MATRIX);
     let mut bench = MockBench::converging();

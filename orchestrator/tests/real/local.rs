@@ -106,6 +106,52 @@ fn the_smoke_scenario_passes_with_complete_records() {
     assert!(dir.stdout().contains("expected stress.rate == 36MB/s: not-converged: holds"), "{}", dir.shown());
 }
 
+/// A migration over a link without shaping that QEMU limits, and cells that QEMU, the guest's CPU or this
+/// host cannot do.
+const UNSHAPED: &str = "
+name: unshaped
+guest: { memory: 192MiB, ballast: 48MiB, accel: tcg }
+stress: { rate: 0, working_set: 4MB }
+migrate: { max_bandwidth: 40MB/s, downtime_limit: 300ms, timeout: 60s }
+axes: { guest.cpu: [qemu64, z80, host] }
+include:
+  - { guest.memory: 2GiB, stress.page_size: 1GiB, stress.working_set: 1GiB }
+  - { guest.memory: 3000TiB }
+";
+
+#[test]
+#[ignore = "runs QEMU: cargo xtask test"]
+fn cells_that_cannot_be_attempted_are_skipped_as_the_plan_says() {
+    let Some(ready) = ready() else { return };
+    let dir = TestDir::new(&ready, UNSHAPED);
+    let (code, plan, _) = dir.run_subcommand(&["plan", "matrix.yaml", "--json"]);
+    assert_eq!(code, 0, "{plan}");
+    let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
+    let planned: Vec<Option<&str>> =
+        plan["cells"].as_array().unwrap().iter().map(|cell| cell["skipped"].as_str()).collect();
+    assert_eq!(planned[0], None);
+    for (reason, why) in planned[1..].iter().zip([
+        "unable to find CPU model 'z80'",
+        "CPU model 'host' requires KVM",
+        "has no pages of 1GiB: it lacks pdpe1gb",
+        "is larger than the memory of this host",
+    ]) {
+        assert!(reason.is_some_and(|reason| reason.contains(why)), "{reason:?} without {why}");
+    }
+    // An empty folder is taken.
+    fs::create_dir(dir.folder()).unwrap();
+    dir.run(&["matrix.yaml", "--out", "run"]);
+    let records = dir.records();
+    let skipped: Vec<Option<&str>> = records.iter().map(|record| record.reason.as_deref()).collect();
+    assert_eq!(skipped, planned, "{}", dir.shown());
+    assert_eq!(records[0].outcome, Outcome::Converged);
+    let data = &records[0].measured.transferred;
+    let (qemu, wire) = (data.qemu_bytes.unwrap() as f64, data.wire_bytes.unwrap() as f64);
+    assert!((1.035..1.06).contains(&(wire / qemu)), "{data:?}");
+    let notes = &records[0].measured.disagreements;
+    assert!(notes.iter().all(|note| !note.contains("the link counted")), "{notes:?}");
+}
+
 /// A load that exceeds the link's rate until it is removed; then the link's rate is increased.
 const RELIEVED: &str = "
 name: relieved

@@ -7,6 +7,7 @@
 use super::{
     machine::{Accelerator, GuestMachine, Role},
     process::{self, Connections, QemuProcess},
+    trial::{self, Verdict},
 };
 use crate::{lab::Compute, matrix::Accel, node::NodeError};
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,12 @@ use std::{
 /// The longest the test guest may take to boot. With a working KVM it takes about a second.
 const BOOT_LIMIT: Duration = Duration::from_secs(8);
 
+/// The reason for TCG if QEMU does not even start with KVM.
+const REFUSED: &str = "QEMU does not start with KVM";
+
+/// The reason for TCG if QEMU starts with KVM, but its guest does not.
+const NO_BOOT: &str = "a test guest did not boot under KVM";
+
 /// The name of the file with the findings, in the cache directory.
 const FILE: &str = "accelerator.json";
 
@@ -30,7 +37,7 @@ pub struct AcceleratorFinding {
     pub accelerator: Accelerator,
     /// The reason for the choice, as text.
     pub reason: String,
-    /// The error of the test guest, if one was booted and failed.
+    /// The error of QEMU or of the test guest, if KVM was tried and failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trial: Option<String>,
 }
@@ -50,29 +57,77 @@ impl Platform {
     }
 }
 
-/// Returns the accelerator for a setting of the matrix: the requested one, or for `auto` the one that works
-/// on this node. `machine` is the test guest's machine; the output of its QEMU is appended to `log`. A
-/// finding for this platform in the folder `cache` is reused; a new one is stored there.
-pub async fn choose(
-    wish: Accel,
-    node: &Compute,
-    machine: &GuestMachine,
-    platform: &Platform,
-    cache: &Path,
-    log: &Path,
-) -> io::Result<AcceleratorFinding> {
-    match wish {
-        Accel::Kvm => Ok(requested(Accelerator::Kvm)),
-        Accel::Tcg => Ok(requested(Accelerator::Tcg)),
-        Accel::Auto => {
-            let cache = FindingsFile { path: cache.join(FILE) };
-            if let Some(known) = cache.get(platform) {
-                return Ok(known);
+impl AcceleratorFinding {
+    /// Returns why the accelerator does not work, although the matrix asks for it.
+    pub fn unusable(&self) -> Option<&str> {
+        if self.accelerator == Accelerator::Kvm { self.trial.as_deref() } else { None }
+    }
+
+    /// Returns the finding for a matrix that asks for KVM: it is used, or unusable.
+    fn for_kvm(self) -> Self {
+        match self.accelerator {
+            Accelerator::Kvm => requested(Accelerator::Kvm),
+            Accelerator::Tcg => {
+                Self { trial: Some(self.trial.unwrap_or(self.reason)), ..requested(Accelerator::Kvm) }
             }
-            let finding = try_kvm(node, machine, log).await;
-            cache.put(platform, &finding)?;
-            Ok(finding)
         }
+    }
+}
+
+/// Where and with what an accelerator is tried.
+#[derive(Clone, Copy)]
+pub struct TrialSpec<'a> {
+    /// The node whose host needs the accelerator.
+    pub node: &'a Compute,
+    /// The machine of the test guest.
+    pub machine: &'a GuestMachine,
+    /// The combination of host and QEMU.
+    pub platform: &'a Platform,
+    /// The folder for findings.
+    pub cache: &'a Path,
+    /// The file that the output of QEMU is appended to.
+    pub log: &'a Path,
+}
+
+/// Returns the accelerator for a setting of the matrix: TCG if it asks for that; KVM if it asks for that,
+/// which may be unusable ([`AcceleratorFinding::unusable`]); or for `auto` the one that works on this node. A
+/// finding for this platform in the cache is reused, unless the matrix asks for KVM and it did not work; a
+/// new finding is stored there.
+pub async fn choose(wish: Accel, spec: TrialSpec<'_>) -> io::Result<AcceleratorFinding> {
+    if let Some(known) = known(wish, &spec) {
+        return Ok(known);
+    }
+    let finding = match try_kvm_machine(&spec).await {
+        Some(refused) => refused,
+        None => try_kvm(spec.node, spec.machine, spec.log).await,
+    };
+    FindingsFile::within(spec.cache).put(spec.platform, &finding)?;
+    Ok(if wish == Accel::Kvm { finding.for_kvm() } else { finding })
+}
+
+/// Returns the accelerator for a setting of the matrix if that is known without booting a guest. Stores
+/// nothing.
+pub async fn guess(wish: Accel, spec: TrialSpec<'_>) -> Option<AcceleratorFinding> {
+    if let Some(known) = known(wish, &spec) {
+        return Some(known);
+    }
+    let stored = FindingsFile::within(spec.cache).get(spec.platform);
+    let finding = match try_kvm_machine(&spec).await {
+        Some(refused) => Some(refused),
+        // A refusal that was stored is no longer true.
+        None => stored.filter(|finding| finding.reason != REFUSED),
+    };
+    finding.map(|finding| if wish == Accel::Kvm { finding.for_kvm() } else { finding })
+}
+
+/// Returns the accelerator if no trial is needed.
+fn known(wish: Accel, spec: &TrialSpec<'_>) -> Option<AcceleratorFinding> {
+    let stored = || FindingsFile::within(spec.cache).get(spec.platform);
+    match wish {
+        Accel::Tcg => Some(requested(Accelerator::Tcg)),
+        Accel::Auto => stored(),
+        // What did not work may work now, and nothing else would do.
+        Accel::Kvm => Some(stored()?.for_kvm()).filter(|finding| finding.unusable().is_none()),
     }
 }
 
@@ -80,13 +135,23 @@ fn requested(accelerator: Accelerator) -> AcceleratorFinding {
     AcceleratorFinding { accelerator, reason: "the matrix asks for it".into(), trial: None }
 }
 
+/// Starts a QEMU with KVM and without a guest. Returns a finding if QEMU refuses.
+async fn try_kvm_machine(spec: &TrialSpec<'_>) -> Option<AcceleratorFinding> {
+    match trial::try_machine(spec.node, &with_kvm(spec.machine), spec.log).await {
+        Verdict::Refused(error) => Some(tcg_because(REFUSED, &error)),
+        Verdict::Possible(_) | Verdict::Unknown(_) => None,
+    }
+}
+
+/// Returns the test guest's machine with KVM and the CPU model that suits it.
+fn with_kvm(machine: &GuestMachine) -> GuestMachine {
+    let cpu = Accelerator::Kvm.default_cpu().into();
+    GuestMachine { accelerator: Accelerator::Kvm, cpu, ..machine.clone() }
+}
+
 /// Boots a test guest under KVM. Chooses KVM if the stressor greets within [`BOOT_LIMIT`], otherwise TCG.
 async fn try_kvm(node: &Compute, machine: &GuestMachine, log: &Path) -> AcceleratorFinding {
-    let machine = GuestMachine {
-        accelerator: Accelerator::Kvm,
-        cpu: Accelerator::Kvm.default_cpu().into(),
-        ..machine.on(node)
-    };
+    let machine = with_kvm(&machine.on(node));
     let booted = async {
         let process = QemuProcess::start(&node.node, &machine, Role::Boot, log).await?;
         let booted = process::while_alive(&process, async {
@@ -103,7 +168,7 @@ async fn try_kvm(node: &Compute, machine: &GuestMachine, log: &Path) -> Accelera
             reason: "a test guest booted under KVM".into(),
             trial: None,
         },
-        Err(BootFailure(error)) => tcg_because(&error),
+        Err(BootFailure(error)) => tcg_because(NO_BOOT, &error),
     }
 }
 
@@ -122,13 +187,9 @@ impl From<NodeError> for BootFailure {
     }
 }
 
-/// Returns the finding that KVM does not work, with the error of the test guest.
-fn tcg_because(error: &str) -> AcceleratorFinding {
-    AcceleratorFinding {
-        accelerator: Accelerator::Tcg,
-        reason: "a test guest did not boot under KVM".into(),
-        trial: Some(error.into()),
-    }
+/// Returns the finding that KVM does not work, with the error of QEMU or of the test guest.
+fn tcg_because(reason: &str, error: &str) -> AcceleratorFinding {
+    AcceleratorFinding { accelerator: Accelerator::Tcg, reason: reason.into(), trial: Some(error.into()) }
 }
 
 /// The file with the findings by platform. An unreadable file counts as empty.
@@ -137,6 +198,10 @@ struct FindingsFile {
 }
 
 impl FindingsFile {
+    fn within(cache: &Path) -> Self {
+        Self { path: cache.join(FILE) }
+    }
+
     fn all(&self) -> BTreeMap<String, AcceleratorFinding> {
         let text = fs::read_to_string(&self.path).unwrap_or_default();
         serde_json::from_str(&text).unwrap_or_default()
@@ -164,12 +229,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn kvm_that_does_not_work_is_unusable_if_the_matrix_asks_for_it() {
+        let broken = tcg_because(REFUSED, "Could not access KVM kernel module: Permission denied");
+        assert_eq!(broken.unusable(), None, "`auto` uses TCG");
+        let asked = broken.for_kvm();
+        assert_eq!(asked.accelerator, Accelerator::Kvm);
+        assert_eq!(asked.unusable(), Some("Could not access KVM kernel module: Permission denied"));
+        let works = AcceleratorFinding {
+            accelerator: Accelerator::Kvm,
+            reason: "a test guest booted under KVM".into(),
+            trial: None,
+        };
+        assert_eq!(works.for_kvm(), requested(Accelerator::Kvm));
+        assert_eq!(requested(Accelerator::Kvm).unusable(), None);
+    }
+
+    #[test]
     fn a_finding_is_valid_for_its_host_and_qemu_only() {
         let folder = tempfile::tempdir().unwrap();
         let cache = FindingsFile { path: folder.path().join("deeper").join(FILE) };
         let here = Platform { host: "a".into(), qemu: "10.0.2".into() };
         let newer = Platform { qemu: "10.1.0".into(), ..here.clone() };
-        let finding = tcg_because("it hangs");
+        let finding = tcg_because(NO_BOOT, "it hangs");
         assert_eq!(cache.get(&here), None);
         cache.put(&here, &finding).unwrap();
         assert_eq!(cache.get(&here), Some(finding));

@@ -84,6 +84,8 @@ pub enum Role {
     Source,
     /// Waits for the migrating guest to arrive.
     Destination,
+    /// Shows whether QEMU can make the machine; its guest never runs. See [`super::trial`].
+    Trial,
 }
 
 impl Role {
@@ -93,6 +95,7 @@ impl Role {
             Self::Boot => "boot",
             Self::Source => "source",
             Self::Destination => "destination",
+            Self::Trial => "trial",
         }
     }
 
@@ -102,6 +105,7 @@ impl Role {
             Self::Boot => "that boots the guest",
             Self::Source => "at the source",
             Self::Destination => "at the destination",
+            Self::Trial => "that tries the machine",
         }
     }
 }
@@ -167,8 +171,11 @@ pub fn spawn(machine: &GuestMachine, role: Role) -> ProcessSpec {
     add(&["-machine", &format!("pc,accel={accelerator},hpet=off,vmport=off,usb=off,graphics=off")]);
     add(&["-cpu", &machine.cpu, "-smp", &machine.vcpus.to_string()]);
     add(&["-m", &format!("{}M", machine.memory.get() >> 20)]);
-    add(&["-kernel", &machine.kernel, "-initrd", &machine.initramfs]);
-    add(&["-append", &format!("{} testbed.ip={}", kernel_options(machine.accelerator), machine.address)]);
+    if role != Role::Trial {
+        add(&["-kernel", &machine.kernel, "-initrd", &machine.initramfs]);
+        let options = kernel_options(machine.accelerator);
+        add(&["-append", &format!("{options} testbed.ip={}", machine.address)]);
+    }
     // The guest's console goes to QEMU's standard output, which the node forwards into the log.
     add(&["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
     add(&["-chardev", &format!("socket,id=monitor,path={},server=on,wait=off", monitor_path(role))]);
@@ -184,6 +191,7 @@ pub fn spawn(machine: &GuestMachine, role: Role) -> ProcessSpec {
         Role::Boot => {}
         Role::Source => add(&["-incoming", &format!("exec:cat {SAVED}")]),
         Role::Destination => add(&["-incoming", "defer"]),
+        Role::Trial => add(&["-S"]),
     }
     ProcessSpec { program: QEMU.into(), args, frames_of: machine.network.clone() }
 }

@@ -3,7 +3,8 @@
 //! [`Pair`] is the driver: two QEMU processes and the migration between them. Each QEMU has a command line
 //! ([`machine`]), a process with a monitor ([`process`], [`qmp`]), and a guest that was booted earlier and
 //! saved ([`saved`]). [`parameters`] translates the matrix's settings into QEMU's. [`cpus`] asks a host's
-//! QEMU which CPUs it can give a guest; [`accel`] finds out which accelerator works on a host.
+//! QEMU which CPUs it can give a guest; [`accel`] finds out which accelerator works on a host, and [`trial`]
+//! whether QEMU can make a machine.
 
 pub mod accel;
 pub mod cpus;
@@ -14,6 +15,7 @@ pub mod process;
 pub mod qmp;
 mod query;
 pub mod saved;
+pub mod trial;
 
 pub use pair::{Pair, PairSpec};
 

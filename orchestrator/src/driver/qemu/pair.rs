@@ -89,7 +89,7 @@ impl PairSpec<'_> {
         slot: &'p mut Option<QemuProcess>,
     ) -> Result<&'p QemuProcess, Error> {
         let compute = match role {
-            Role::Boot | Role::Source => self.source,
+            Role::Boot | Role::Source | Role::Trial => self.source,
             Role::Destination => self.destination,
         };
         let log = self.folder.join(format!("{}.log", role.name()));

@@ -36,6 +36,16 @@ const KILL_LIMIT: Duration = Duration::from_secs(10);
 /// The number of last lines of output that are quoted when a QEMU has ended.
 const LAST_LINES: usize = 6;
 
+/// How a line on the console begins with which a guest ends: that of its kernel, and that of the stressor,
+/// which is its PID 1 and has a bug.
+const PANICS: [&str; 2] = ["Kernel panic", "stressor: this is a bug"];
+
+/// What the kernel says if PID 1 has ended. Its last line before says why.
+const PID_1_ENDED: &str = "Attempted to kill init";
+
+/// How long a QEMU whose guest has panicked may take to exit. The guest resets at once, which ends QEMU.
+const PANIC_GRACE: Duration = Duration::from_secs(2);
+
 /// An error starting a QEMU or communicating with it.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
@@ -57,6 +67,16 @@ pub enum Error {
         status: String,
         /// The last lines of output after `: `; empty without output.
         output: String,
+    },
+    /// The guest panicked, which ends its QEMU.
+    #[error("the guest panicked: {line}; the QEMU {which} {status}")]
+    Panicked {
+        /// The line on the guest's console that says why.
+        line: String,
+        /// The phrase from [`Role::which`].
+        which: &'static str,
+        /// The exit status of QEMU, or that it has none.
+        status: String,
     },
 }
 
@@ -81,6 +101,8 @@ pub struct QemuProcess {
     role: Role,
     process: Process,
     last_lines: Arc<Mutex<VecDeque<String>>>,
+    /// The line with which the guest has panicked.
+    panicked: watch::Receiver<Option<String>>,
     /// The exit status or the signal, once the process has exited.
     ended: watch::Receiver<Option<String>>,
     exit_is_expected: AtomicBool,
@@ -90,12 +112,12 @@ impl QemuProcess {
     /// Starts a QEMU on a node. Its output is appended to `log`.
     pub async fn start(node: &Node, machine: &GuestMachine, role: Role, log: &Path) -> Result<Self, Error> {
         let mut process = node.spawn(machine::spawn(machine, role)).await?;
-        let last_lines: Arc<Mutex<VecDeque<String>>> = Arc::default();
-        let (tell_ended, ended) = watch::channel(None);
         let (_, nothing) = mpsc::unbounded_channel();
         let events = std::mem::replace(&mut process.events, nothing);
-        tokio::spawn(copy_output(events, log.to_path_buf(), Arc::clone(&last_lines), tell_ended));
-        Ok(Self { role, process, last_lines, ended, exit_is_expected: AtomicBool::new(false) })
+        let (output, watched) = Output::watch();
+        tokio::spawn(copy_output(events, log.to_path_buf(), output));
+        let Watched { last_lines, panicked, ended } = watched;
+        Ok(Self { role, process, last_lines, panicked, ended, exit_is_expected: AtomicBool::new(false) })
     }
 
     /// Makes an exit expected from now on: a destination exits when its migration is cancelled.
@@ -103,18 +125,41 @@ impl QemuProcess {
         self.exit_is_expected.store(true, Ordering::Relaxed);
     }
 
-    /// Waits until QEMU ends unexpectedly, and returns [`Error::Died`]. Never returns if the exit is
-    /// expected, see [`QemuProcess::expect_exit`].
+    /// Waits until QEMU ends unexpectedly or its guest panics, and returns [`Error::Died`] or
+    /// [`Error::Panicked`]. Never returns if the exit is expected, see [`QemuProcess::expect_exit`].
     pub async fn died(&self) -> Error {
-        let mut ended = self.ended.clone();
-        let status = match ended.wait_for(Option::is_some).await {
-            Ok(status) => status.clone().unwrap_or_default(),
-            Err(_) => "its node is gone".into(),
-        };
+        let status = self.status_after_end().await;
         if self.exit_is_expected.load(Ordering::Relaxed) {
             future::pending::<()>().await;
         }
-        Error::Died { which: self.role.which(), status, output: self.last_output() }
+        let which = self.role.which();
+        match (self.panicked.borrow().clone(), status) {
+            (Some(line), Some(status)) => {
+                Error::Panicked { line, which, status: format!("ended ({status})") }
+            }
+            (Some(line), None) => Error::Panicked { line, which, status: "has not ended".into() },
+            (None, status) => {
+                let status = status.unwrap_or_else(|| "its node is gone".into());
+                Error::Died { which, status, output: self.last_output() }
+            }
+        }
+    }
+
+    /// Waits until QEMU has exited, or until it should have because its guest has panicked. Returns the exit
+    /// status, if there is one.
+    async fn status_after_end(&self) -> Option<String> {
+        let (mut ended, mut panicked) = (self.ended.clone(), self.panicked.clone());
+        let overdue = async {
+            if panicked.wait_for(Option::is_some).await.is_err() {
+                future::pending::<()>().await;
+            }
+            time::sleep(PANIC_GRACE).await;
+        };
+        tokio::select! {
+            biased;
+            ended = ended.wait_for(Option::is_some) => ended.ok().and_then(|status| status.clone()),
+            () = overdue => None,
+        }
     }
 
     /// Returns the last lines of QEMU's output on one line, after `: `; empty without output.
@@ -134,30 +179,74 @@ impl QemuProcess {
     }
 }
 
-/// Copies a process's output to its log, keeps its last lines, and reports its exit.
-async fn copy_output(
-    mut events: mpsc::UnboundedReceiver<node::ProcessEvent>,
-    log: PathBuf,
+/// What [`copy_output`] finds out about a process.
+struct Output {
     last_lines: Arc<Mutex<VecDeque<String>>>,
+    panicked: watch::Sender<Option<String>>,
     ended: watch::Sender<Option<String>>,
-) {
+}
+
+/// The other end of an [`Output`].
+struct Watched {
+    last_lines: Arc<Mutex<VecDeque<String>>>,
+    panicked: watch::Receiver<Option<String>>,
+    ended: watch::Receiver<Option<String>>,
+}
+
+impl Output {
+    fn watch() -> (Self, Watched) {
+        let last_lines = Arc::<Mutex<VecDeque<String>>>::default();
+        let ((panicked, sees_panic), (ended, sees_end)) = (watch::channel(None), watch::channel(None));
+        let watched = Watched { last_lines: Arc::clone(&last_lines), panicked: sees_panic, ended: sees_end };
+        (Self { last_lines, panicked, ended }, watched)
+    }
+
+    /// Keeps a line that is among the last ones, and notices one with which a guest panics.
+    fn keep(&self, line: &str) {
+        let line = line.trim();
+        if line.is_empty() {
+            return;
+        }
+        let mut lines = self.last_lines.lock().unwrap();
+        // A later panic is a consequence of the first.
+        if self.panicked.borrow().is_none()
+            && let Some(at) = PANICS.iter().find_map(|words| line.find(words))
+        {
+            let mut panic = line[at..].to_string();
+            if panic.contains(PID_1_ENDED)
+                && let Some(before) = lines.back()
+            {
+                panic = format!("{panic}, after \"{}\"", without_time(before));
+            }
+            self.panicked.send_replace(Some(panic));
+        }
+        lines.push_back(line.to_string());
+        while lines.len() > LAST_LINES {
+            lines.pop_front();
+        }
+    }
+}
+
+/// Returns a line of the kernel's without the time in brackets that it may begin with.
+fn without_time(line: &str) -> &str {
+    let rest = line.strip_prefix('[').and_then(|line| line.split_once(']'));
+    let is_time = |text: &str| text.trim().parse::<f64>().is_ok();
+    rest.filter(|(time, _)| is_time(time)).map_or(line, |(_, rest)| rest.trim_start())
+}
+
+/// Copies a process's output to its log, and keeps in `output` what matters of it.
+async fn copy_output(mut events: mpsc::UnboundedReceiver<node::ProcessEvent>, log: PathBuf, output: Output) {
     // A log that cannot be written is no reason to lose the measurement.
     let mut log = OpenOptions::new().create(true).append(true).open(log).ok();
     while let Some(event) = events.recv().await {
         let line = match event {
             node::ProcessEvent::Output(line) => {
-                let mut lines = last_lines.lock().unwrap();
-                if !line.trim().is_empty() {
-                    lines.push_back(line.trim().to_string());
-                }
-                while lines.len() > LAST_LINES {
-                    lines.pop_front();
-                }
+                output.keep(&line);
                 line
             }
             node::ProcessEvent::Exited(status) => {
                 let line = format!("[ended: {status}]");
-                let _ = ended.send(Some(status));
+                output.ended.send_replace(Some(status));
                 line
             }
         };
@@ -167,12 +256,17 @@ async fn copy_output(
     }
 }
 
+/// Connects to the monitor of a QEMU on this node.
+pub(super) async fn monitor(node: &Node, process: &QemuProcess) -> Result<qmp::Client, Error> {
+    let path = machine::monitor_path(process.role);
+    Ok(qmp::Client::over(node.connect(&process.process, &path, START_LIMIT).await?).await?)
+}
+
 impl Connections {
     /// Connects to the monitor and the control port of a QEMU on this node.
     pub async fn connect(node: &Node, process: &QemuProcess) -> Result<Self, Error> {
         let role = process.role;
-        let monitor = node.connect(&process.process, &machine::monitor_path(role), START_LIMIT).await?;
-        let monitor = qmp::Client::over(monitor).await?;
+        let monitor = monitor(node, process).await?;
         let control = node.connect(&process.process, &machine::control_path(role), START_LIMIT).await?;
         Ok(Self { monitor, control_port: ControlPort::over(control) })
     }
@@ -180,5 +274,82 @@ impl Connections {
     /// Runs a QMP command and returns its result.
     pub(super) async fn call(&self, command: &str, arguments: Value) -> Result<Value, super::Error> {
         Ok(self.monitor.call(command, arguments).await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns the panic that these lines of a console show.
+    fn panic(lines: &[&str]) -> Option<String> {
+        let (output, watched) = Output::watch();
+        for line in lines {
+            output.keep(line);
+        }
+        assert!(watched.last_lines.lock().unwrap().len() <= LAST_LINES);
+        watched.panicked.borrow().clone()
+    }
+
+    #[test]
+    fn a_panic_is_named_by_its_line_however_much_follows() {
+        let trace =
+            ["CPU: 0 PID: 1 Comm: swapper/0 Not tainted 6.1.0 #1", "Call Trace:", " <TASK>", " panic+0x1"];
+        let boot = "[    0.514][    T1] Kernel panic - not syncing: VFS: Unable to mount root fs on \
+                    unknown-block(0,0)";
+        let lines: Vec<&str> = ["Booting from ROM..", boot].into_iter().chain(trace.repeat(4)).collect();
+        let expected = "Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)";
+        assert_eq!(panic(&lines).as_deref(), Some(expected));
+        assert_eq!(
+            panic(&["---[ end Kernel panic - not syncing: x ]---"]).unwrap(),
+            "Kernel panic - not syncing: x ]---"
+        );
+        assert_eq!(panic(&["Booting from ROM..", "reboot: Power down"]), None);
+        // The first of two is the cause.
+        let two = ["Kernel panic - not syncing: a", "Kernel panic - not syncing: b"];
+        assert_eq!(panic(&two).unwrap(), "Kernel panic - not syncing: a");
+    }
+
+    #[test]
+    fn the_end_of_pid_1_is_explained_by_the_line_before() {
+        let killed = [
+            "[    9.1] Out of memory: Killed process 1 (init)",
+            "[    9.2] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000009",
+        ];
+        assert_eq!(
+            panic(&killed).unwrap(),
+            "Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000009, after \"Out of memory: \
+             Killed process 1 (init)\""
+        );
+        let bug = [
+            "stressor: this is a bug: panicked at src/lane.rs:1:2: index out of bounds",
+            "reboot: Power down",
+        ];
+        assert_eq!(panic(&bug).as_deref(), Some(bug[0]));
+    }
+
+    #[tokio::test]
+    async fn lines_and_the_end_reach_the_log_and_the_watcher() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("source.log");
+        let (sender, events) = mpsc::unbounded_channel();
+        let (output, watched) = Output::watch();
+        sender.send(node::ProcessEvent::Output("Kernel panic - not syncing: x".into())).unwrap();
+        sender.send(node::ProcessEvent::Exited("exit status: 0".into())).unwrap();
+        drop(sender);
+        copy_output(events, log.clone(), output).await;
+        assert_eq!(
+            std::fs::read_to_string(log).unwrap(),
+            "Kernel panic - not syncing: x\n[ended: exit status: 0]\n"
+        );
+        assert_eq!(watched.ended.borrow().as_deref(), Some("exit status: 0"));
+        assert_eq!(watched.panicked.borrow().as_deref(), Some("Kernel panic - not syncing: x"));
+        let line = watched.panicked.borrow().clone().unwrap();
+        let error =
+            Error::Panicked { line, which: Role::Source.which(), status: "ended (exit status: 0)".into() };
+        assert_eq!(
+            error.to_string(),
+            "the guest panicked: Kernel panic - not syncing: x; the QEMU at the source ended (exit status: 0)"
+        );
     }
 }

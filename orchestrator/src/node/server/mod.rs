@@ -2,7 +2,8 @@
 //! [`outside`]).
 //!
 //! [`probe`] is the downtime probe, [`tcp_buffers`] raises the limits of TCP's buffers, [`host`] takes over
-//! interfaces of the host that a remote node runs on, and [`visit`] runs a user's program in a node.
+//! interfaces of the host that a remote node runs on, [`visit`] runs a user's program in a node, and `wire`
+//! counts the bytes that a node sends.
 
 mod frames;
 pub mod host;
@@ -12,3 +13,4 @@ pub mod probe;
 pub mod serve;
 pub mod tcp_buffers;
 pub mod visit;
+mod wire;

@@ -4,7 +4,10 @@
 //! It holds only the state that it must own: processes, channels, the probe, emulated links, the netlink
 //! connection. It makes no decisions: the orchestrator decides what to start and in which order.
 
-use super::{frames::FrameRelay, host::HostNetwork, isolate::RUN_DIR, probe::Probe, tcp_buffers::TcpBuffers};
+use super::{
+    frames::FrameRelay, host::HostNetwork, isolate::RUN_DIR, probe::Probe, tcp_buffers::TcpBuffers,
+    wire::WireCounts,
+};
 use crate::{
     host,
     node::protocol::{self, Call, Facts, FromNode, Privilege, ProcessSpec, ToNode, Traffic},
@@ -12,7 +15,6 @@ use crate::{
 use jiff::Timestamp;
 use netem::{
     Applied, Backend, LinkProfile, Netlink, Profile,
-    kernel::{Handle, Qdisc, QdiscSettings},
     userspace::{self, Emulator, Tun},
 };
 use nix::sys::prctl;
@@ -76,6 +78,7 @@ async fn serve_here(privilege: Privilege, host: Option<HostNetwork>) -> io::Resu
         netlink: Netlink::open().map_err(io::Error::other)?,
         tcp_buffers: TcpBuffers::read(),
         emulators: Mutex::default(),
+        wire: WireCounts::default(),
         next: AtomicU64::new(1),
         processes: Mutex::default(),
         channels: Mutex::default(),
@@ -132,6 +135,8 @@ struct Server {
     tcp_buffers: TcpBuffers,
     /// The link emulators, by the name of the link's end in this node.
     emulators: Mutex<HashMap<String, Emulator>>,
+    /// What the kernel's qdiscs have counted.
+    wire: WireCounts,
     /// The next number for a process or channel.
     next: AtomicU64,
     /// The running processes; dropping a process's sender kills it.
@@ -228,6 +233,8 @@ impl Server {
         let mut child = Command::new(&spec.program)
             .args(spec.args.iter().map(|arg| fill_in_descriptor(arg, socket.as_ref())))
             .current_dir(RUN_DIR)
+            // The reasons that it gives are compared with known ones.
+            .env("LC_ALL", "C")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -326,7 +333,7 @@ impl Server {
                 in_place: true,
             });
         }
-        self.netlink.apply(interface, profile).await
+        self.wire.shape(&self.netlink, interface, profile).await
     }
 
     async fn traffic(&self, interface: &str) -> Result<Traffic, Box<dyn std::error::Error + Send + Sync>> {
@@ -341,13 +348,9 @@ impl Server {
                 late: Some(emulator.take_lateness()),
             });
         }
-        let counters = self.netlink.counters(interface).await?;
-        let qdiscs = self.netlink.show(interface).await?;
-        let ours = |q: &&Qdisc| q.parent == Handle::ROOT && q.settings != QdiscSettings::Other;
-        let root = qdiscs.iter().find(ours);
         Ok(Traffic {
-            sent_bytes: root.map_or(counters.tx_bytes, |q| q.statistics.sent_bytes),
-            received_bytes: counters.rx_bytes,
+            sent_bytes: self.wire.sent(&self.netlink, interface).await?,
+            received_bytes: self.netlink.counters(interface).await?.rx_bytes,
             late: None,
         })
     }

@@ -242,6 +242,19 @@ fn of_two_results_of_one_attempt_the_one_that_started_first_counts() {
 }
 
 #[test]
+fn an_attempt_that_lacked_disk_in_one_folder_counts_where_it_has_a_result() {
+    let mut early = folder("full", "1/2", &[(0, 1, Outcome::Failed, 1), (2, 1, Outcome::Failed, 2)]);
+    for record in &mut early.records {
+        record.reason = Some("cannot write x: No space left on device (os error 28)".into());
+    }
+    let run = merged(vec![early, folder("again", "1/2", &[(0, 1, Outcome::Converged, 9)])]);
+    assert_eq!(attempts(&run), ["1MB/s #1 converged again", "3MB/s #1 failed full"]);
+    let repeated = &run.composition.repeated[0];
+    assert_eq!((repeated.left_out_outcome, repeated.outcome), (Outcome::Failed, Outcome::Converged));
+    assert!(run.composition.missing_attempts.contains(&"stress.rate=3MBps #1".into()));
+}
+
+#[test]
 fn a_folder_that_is_named_twice_counts_once() {
     let part = || complete("p1", MATRIX, &selection("1/2"));
     let run = merged(vec![part(), part()]);

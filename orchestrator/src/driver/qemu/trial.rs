@@ -1,0 +1,132 @@
+//! A trial of a guest machine: starts a QEMU with it and without a guest, to find out what the host cannot
+//! do.
+//!
+//! Only QEMU knows which CPU models it has, which of them an accelerator can run, and how much memory it gets
+//! from the kernel. So a QEMU is started with exactly the machine of an attempt, but its CPUs stay stopped
+//! (`-S`), and the memory untouched. That takes a quarter of a second.
+
+use super::{
+    machine::{GuestMachine, QEMU, Role},
+    process::{self, QemuProcess},
+};
+use crate::lab::Compute;
+use serde_json::{Value, json};
+use std::path::Path;
+use stressor::workload::PageSize;
+
+/// What a guest's CPU has, according to QEMU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CpuFeatures {
+    /// Whether it has pages of 2 MiB.
+    pub pages_2m: bool,
+    /// Whether it has pages of 1 GiB.
+    pub pages_1g: bool,
+}
+
+impl CpuFeatures {
+    /// Returns the CPU feature that a page size needs and this CPU lacks, by its name in QEMU.
+    pub fn lacks_for(self, size: PageSize) -> Option<&'static str> {
+        match size {
+            PageSize::Huge2M if !self.pages_2m => Some("pse"),
+            PageSize::Huge1G if !self.pages_1g => Some("pdpe1gb"),
+            _ => None,
+        }
+    }
+}
+
+/// The result of a trial.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// QEMU can make the machine, and this is its CPU.
+    Possible(CpuFeatures),
+    /// QEMU refuses the machine, for this reason.
+    Refused(String),
+    /// The trial itself failed, which says nothing about the machine.
+    Unknown(String),
+}
+
+/// Tries a machine on a node. The output of its QEMU is appended to `log`.
+pub async fn try_machine(node: &Compute, machine: &GuestMachine, log: &Path) -> Verdict {
+    let machine = GuestMachine { network: None, ..machine.clone() };
+    let tried = async {
+        let process = QemuProcess::start(&node.node, &machine, Role::Trial, log).await?;
+        let features = process::while_alive(&process, async {
+            let monitor = process::monitor(&node.node, &process).await?;
+            let cpus: Value = monitor.query("query-cpus-fast").await?;
+            let path = &cpus[0]["qom-path"];
+            let has = async |property| {
+                let question = json!({ "path": path, "property": property });
+                Ok::<_, process::Error>(monitor.call("qom-get", question).await? == true)
+            };
+            Ok::<_, process::Error>(CpuFeatures {
+                pages_2m: has("pse").await?,
+                pages_1g: has("pdpe1gb").await?,
+            })
+        })
+        .await;
+        process.kill().await?;
+        features
+    };
+    tried.await.map_or_else(|error: process::Error| verdict_on(&error), Verdict::Possible)
+}
+
+/// Returns what an error says about the machine: QEMU refuses it if it exits by itself.
+fn verdict_on(error: &process::Error) -> Verdict {
+    match error {
+        process::Error::Died { status, output, .. } if status.starts_with("exit status") => {
+            Verdict::Refused(refusal(output))
+        }
+        other => Verdict::Unknown(other.to_string()),
+    }
+}
+
+/// Returns QEMU's last words without its name and without warnings, which are about something else.
+fn refusal(output: &str) -> String {
+    let lines = output.trim_start_matches(": ").split(" | ").map(|line| {
+        let line = line.trim();
+        line.strip_prefix(QEMU).and_then(|line| line.strip_prefix(": ")).unwrap_or(line)
+    });
+    let told: Vec<&str> = lines.filter(|line| !line.is_empty() && !line.starts_with("warning:")).collect();
+    if told.is_empty() { "it gives no reason".into() } else { told.join("; ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::NodeError;
+
+    #[test]
+    fn a_refusal_is_what_qemu_says_before_it_exits() {
+        let died = |status: &str, output: &str| process::Error::Died {
+            which: Role::Trial.which(),
+            status: status.into(),
+            output: output.into(),
+        };
+        let says = ": qemu-system-x86_64: warning: TCG doesn't support requested feature | \
+                    qemu-system-x86_64: unable to find CPU model 'foo'";
+        assert_eq!(
+            verdict_on(&died("exit status: 1", says)),
+            Verdict::Refused("unable to find CPU model 'foo'".into())
+        );
+        let says = ": Could not access KVM kernel module: Permission denied | qemu-system-x86_64: failed to \
+                    initialize kvm: Permission denied";
+        let both = "Could not access KVM kernel module: Permission denied; failed to initialize kvm: \
+                    Permission denied";
+        assert_eq!(verdict_on(&died("exit status: 1", says)), Verdict::Refused(both.into()));
+        assert_eq!(verdict_on(&died("exit status: 1", "")), Verdict::Refused("it gives no reason".into()));
+        assert!(matches!(verdict_on(&died("signal: 9 (SIGKILL)", says)), Verdict::Unknown(_)));
+        let gone = process::Error::Node(NodeError::Gone { node: "compute1".into() });
+        assert!(matches!(verdict_on(&gone), Verdict::Unknown(_)));
+    }
+
+    #[test]
+    fn huge_pages_need_a_feature_of_the_cpu() {
+        let small = CpuFeatures { pages_2m: false, pages_1g: false };
+        assert_eq!(small.lacks_for(PageSize::Small), None);
+        assert_eq!(small.lacks_for(PageSize::Huge2M), Some("pse"));
+        let usual = CpuFeatures { pages_2m: true, ..small };
+        assert_eq!(usual.lacks_for(PageSize::Huge2M), None);
+        assert_eq!(usual.lacks_for(PageSize::Huge1G), Some("pdpe1gb"));
+        assert_eq!(CpuFeatures { pages_1g: true, ..usual }.lacks_for(PageSize::Huge1G), None);
+    }
+}

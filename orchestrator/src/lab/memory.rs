@@ -1,0 +1,138 @@
+//! The memory that the two guests of an attempt take on the hosts of a lab.
+//!
+//! A QEMU takes from its host what its guest has touched. That is at least what the guest's kernel, the
+//! ballast and the working set need; the destination needs it a second time, except for pages of zeros, which
+//! are not sent. A cell is refused only if this minimum is not there: the kernel would end one of the QEMUs.
+
+use super::Description;
+use crate::{matrix::Settings, node::protocol::Facts};
+use stressor::workload::{Content, PageSize};
+use units::Bytes;
+
+const MIB: u64 = 1 << 20;
+
+/// What the guest's kernel, its initramfs and the stressor touch, without the table of pages.
+const KERNEL_BYTES: u64 = 60 * MIB;
+
+/// What a QEMU takes for itself.
+const QEMU_BYTES: u64 = 30 * MIB;
+
+/// The least memory that a cell takes at each end, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Need {
+    source: u64,
+    destination: u64,
+}
+
+impl Need {
+    fn of(settings: &Settings) -> Self {
+        let memory = settings.guest.memory.get();
+        let page = PageSize::bytes(settings.stress.page_size);
+        let written = settings.stress.working_set_bytes().unwrap_or_default().get();
+        let written = written.div_ceil(page).saturating_mul(page);
+        let ballast = settings.guest.ballast.get();
+        // Linux has 64 bytes for each page of 4 KiB.
+        let both = KERNEL_BYTES + QEMU_BYTES + memory / 64;
+        let sent = |bytes: u64, content: Content| if content == Content::Zero { 0 } else { bytes };
+        Self {
+            source: both.saturating_add(ballast).saturating_add(written),
+            destination: both
+                .saturating_add(sent(ballast, settings.guest.ballast_content))
+                .saturating_add(sent(written, settings.stress.content)),
+        }
+    }
+}
+
+impl Description {
+    /// Returns what the hosts of this lab lack to run both guests of these settings, as text, or `None` if
+    /// there is enough memory.
+    pub fn lacks_memory(&self, settings: &Settings) -> Option<String> {
+        let Need { source, destination } = Need::of(settings);
+        let memory = settings.guest.memory;
+        let ends = if self.is_one_host() {
+            vec![("this host", "two guests need", &self.source, source.saturating_add(destination))]
+        } else {
+            vec![
+                ("the source", "a guest needs", &self.source, source),
+                ("the destination", "a guest needs", &self.destination, destination),
+            ]
+        };
+        ends.into_iter().find_map(|(host, guests, facts, need)| lacking(memory, host, guests, facts, need))
+    }
+
+    /// Returns whether both compute nodes are on the same host.
+    pub fn is_one_host(&self) -> bool {
+        self.kind == "local"
+    }
+}
+
+fn lacking(memory: Bytes, host: &str, guests: &str, facts: &Facts, need: u64) -> Option<String> {
+    let Facts { memory_bytes: total, available_memory_bytes: available, .. } = *facts;
+    if memory.get() > total {
+        return Some(format!("a guest of {memory} is larger than the memory of {host}, {}", mib(total)));
+    }
+    (need > available).then(|| {
+        let (need, left) = (mib(need), mib(available));
+        format!("{guests} at least {need} of memory, but {host} has only {left} left")
+    })
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{} MiB", bytes / MIB)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::description::tests::description, *};
+    use netem::Feature;
+
+    fn settings(guest: &str, stress: &str) -> Settings {
+        Settings {
+            guest: serde_json::from_str(guest).unwrap(),
+            stress: serde_json::from_str(stress).unwrap(),
+            ..Settings::default()
+        }
+    }
+
+    /// Returns a lab of this kind whose hosts have 16 GiB, of which these are available.
+    fn lab(kind: &str, source_mib: u64, destination_mib: u64) -> Description {
+        let mut lab = description(&Feature::ALL, None);
+        lab.kind = kind.into();
+        lab.source.available_memory_bytes = source_mib * MIB;
+        lab.destination.available_memory_bytes = destination_mib * MIB;
+        lab
+    }
+
+    #[test]
+    fn two_guests_on_one_host_take_their_memory_twice() {
+        let both = settings(r#"{ "memory": "4GiB", "ballast": "1GiB" }"#, r#"{ "rate": "64MB/s" }"#);
+        // Each takes 60 and 30 MiB, 64 MiB for the table of pages, the ballast and 61 MiB that it dirties.
+        assert_eq!(lab("local", 2480, 0).lacks_memory(&both), None);
+        assert_eq!(
+            lab("local", 2470, 0).lacks_memory(&both).unwrap(),
+            "two guests need at least 2478 MiB of memory, but this host has only 2470 MiB left"
+        );
+        assert_eq!(lab("ssh", 1240, 1240).lacks_memory(&both), None);
+        assert_eq!(
+            lab("ssh", 1240, 1230).lacks_memory(&both).unwrap(),
+            "a guest needs at least 1239 MiB of memory, but the destination has only 1230 MiB left"
+        );
+        assert!(lab("ssh", 1230, 1240).lacks_memory(&both).unwrap().contains("the source has only"));
+    }
+
+    #[test]
+    fn memory_that_a_guest_never_touches_is_not_counted() {
+        // The default guest of 1 GiB runs on a host with much less.
+        assert_eq!(lab("local", 220, 0).lacks_memory(&Settings::default()), None);
+        let zeros = r#"{ "memory": "4GiB", "ballast": "2GiB", "ballast_content": "zero" }"#;
+        assert_eq!(lab("local", 2400, 0).lacks_memory(&settings(zeros, "{}")), None);
+        assert_eq!(lab("ssh", 4000, 200).lacks_memory(&settings(zeros, "{}")), None);
+    }
+
+    #[test]
+    fn a_guest_that_is_larger_than_its_host_is_refused() {
+        let large = settings(r#"{ "memory": "17GiB" }"#, "{}");
+        let lacks = lab("local", 16_000, 0).lacks_memory(&large).unwrap();
+        assert_eq!(lacks, "a guest of 17GiB is larger than the memory of this host, 16384 MiB");
+    }
+}
