@@ -25,7 +25,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     process::ExitCode,
 };
-use units::{ByteRate, Span};
+use units::{ByteRate, Span, counted};
 
 /// Shape the rate, delay and loss of a network interface.
 #[derive(Debug, Parser)]
@@ -175,7 +175,7 @@ pub async fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("netem: {error}");
+            eprintln!("error: {error}");
             ExitCode::from(if error.is_usage() { 2 } else { 1 })
         }
     }
@@ -264,7 +264,7 @@ async fn measure_path(cli: &Cli, args: &MeasureArgs) -> Result<String, Error> {
         let server = Server::bind(address)
             .or_else(|_| Server::bind((Ipv4Addr::UNSPECIFIED, args.port).into()))
             .map_err(Error::system(format!("listen on port {}", args.port)))?;
-        eprintln!("netem: listening on port {}; press Ctrl-C to stop", args.port);
+        eprintln!("Listening on port {}; press Ctrl-C to stop", args.port);
         server.run().map_err(Error::system("serve"))?;
         return Ok(String::new());
     };
@@ -317,9 +317,9 @@ fn describe_report(MeasureReport { configured, measured }: &MeasureReport) -> St
         writeln!(
             text,
             "{name:<9} round trip min {min} p50 {p50} p90 {p90} p99 {p99} max {max} ms; \
-             lost {} of {} probes ({:.2} %)",
+             lost {} of {} ({:.2} %)",
             trips.sent - trips.echoed,
-            trips.sent,
+            counted(trips.sent, "probe"),
             100.0 * trips.loss()
         )
         .expect("writing to a string");
