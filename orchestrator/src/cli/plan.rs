@@ -1,6 +1,6 @@
 //! `testbed plan`.
 
-use super::{Failure, SelectionArgs, print, read};
+use super::{Failure, SelectionArgs, print, read, terminal};
 use crate::{
     lab,
     matrix::{File, Plan, selection::Selection},
@@ -19,7 +19,7 @@ Exit codes:
 
 #[derive(Debug, Args)]
 pub(super) struct PlanArgs {
-    /// The matrix file
+    /// The matrix file, or `-` for standard input
     file: PathBuf,
     #[command(flatten)]
     selection: SelectionArgs,
@@ -35,8 +35,8 @@ pub(super) fn resolve(text: &str, name: &str, selection: &Selection) -> Result<P
 }
 
 pub(super) fn plan(args: &PlanArgs) -> Result<u8, Failure> {
-    let text = read(&args.file)?;
-    let plan = resolve(&text, &args.file.display().to_string(), &args.selection.selection())?;
+    let (text, name) = read(&args.file)?;
+    let plan = resolve(&text, &name, &args.selection.selection())?;
     // Starting the lab takes milliseconds and leaves nothing behind. Without one, every cell is shown.
     let lab = super::runtime()?.block_on(lab::local::start());
     let description = lab.as_ref().ok().map(|lab| &lab.description);
@@ -44,7 +44,7 @@ pub(super) fn plan(args: &PlanArgs) -> Result<u8, Failure> {
     if args.json {
         print(&(serde_json::to_string_pretty(&preview).map_err(Failure::lab)? + "\n"));
     } else {
-        print(&preview.to_string());
+        print(&preview.table(terminal::width()));
     }
     if let Err(error) = lab {
         eprintln!("note: cannot tell which cells would be skipped: {error}");

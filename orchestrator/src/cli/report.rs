@@ -1,6 +1,6 @@
 //! `testbed report`.
 
-use super::{Failure, show};
+use super::{Failure, show, terminal};
 use crate::{
     report::FormatName,
     results::parts::{self, Folder},
@@ -44,6 +44,6 @@ pub(super) fn report(args: &ReportArgs) -> Result<u8, Failure> {
     };
     let folders: Result<Vec<Folder>, _> = args.runs.iter().map(|run| Folder::read(run)).collect();
     let runs = parts::gather(folders.map_err(Failure::input)?, environment::backend);
-    show(&format.format().stored(&runs).map_err(Failure::lab)?);
+    show(format, &format.format(terminal::width()).stored(&runs).map_err(Failure::lab)?);
     Ok(0)
 }

@@ -28,7 +28,7 @@ impl Precopy {
             return Some(format!("the deadline of {timeout} passed"));
         }
         if let Some(cap) = max_passes.filter(|cap| now.pass > u64::from(*cap)) {
-            return Some(format!("not finished after {cap} passes"));
+            return Some(format!("not finished after {cap} pass{}", if cap == 1 { "" } else { "es" }));
         }
         // The stall detector needs whole passes, so it is only used when a new pass begins.
         let before = progress.samples.iter().rev().nth(1);
