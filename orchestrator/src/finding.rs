@@ -170,7 +170,7 @@ impl CheckReport {
             let mut lines = lines.into_iter();
             let head = format!("{word}{padding} {name:<name_width$}");
             match lines.next() {
-                Some(first) if !below => text += &format!("{head}  {first}\n"),
+                Some(first) if !below => text.extend([&head, "  ", &first, "\n"]),
                 first => {
                     text += head.trim_end();
                     text.push('\n');

@@ -158,7 +158,7 @@ impl Table {
         let Some(width) = width.map(|width| width.max(MIN_WIDTH)) else {
             return self.render(None);
         };
-        if self.total(&self.natural_widths()) <= width {
+        if Self::total(&self.natural_widths()) <= width {
             return self.render(None);
         }
         let parts = self.parts(width);
@@ -169,8 +169,9 @@ impl Table {
     /// Splits the table into parts that are not wider than this if their cells are folded.
     fn parts(&self, width: usize) -> Vec<Self> {
         let least = self.least_widths();
-        let place =
-            |columns: &[usize]| self.total(&columns.iter().map(|at| least[*at]).collect::<Vec<_>>()) <= width;
+        let place = |columns: &[usize]| {
+            Self::total(&columns.iter().map(|at| least[*at]).collect::<Vec<_>>()) <= width
+        };
         let is_key = |at: &usize| self.columns[*at].content == Content::Key;
         let (keys, others): (Vec<usize>, Vec<usize>) = (0..self.columns.len()).partition(is_key);
         let mut parts = vec![keys.clone()];
@@ -214,7 +215,7 @@ impl Table {
     }
 
     /// Returns the width of the whole table. The blank after the last column is not printed.
-    fn total(&self, widths: &[usize]) -> usize {
+    fn total(widths: &[usize]) -> usize {
         (widths.iter().sum::<usize>() + PADDING * widths.len()).saturating_sub(1)
     }
 
@@ -223,11 +224,11 @@ impl Table {
         let natural = self.natural_widths();
         let mut widths = self.least_widths();
         // Words are cut only where one column is too wide beside the keys.
-        while self.total(&widths) > width && widths.iter().any(|width| *width > 1) {
+        while Self::total(&widths) > width && widths.iter().any(|width| *width > 1) {
             let widest = (0..widths.len()).max_by_key(|at| widths[*at]).unwrap_or(0);
             widths[widest] -= 1;
         }
-        let mut spare = width.saturating_sub(self.total(&widths));
+        let mut spare = width.saturating_sub(Self::total(&widths));
         // Words gain more from being on one line than numbers do.
         let is_number = |at: &usize| self.columns[*at].content == Content::Number;
         let (numbers, words): (Vec<usize>, Vec<usize>) = (0..widths.len()).partition(is_number);
@@ -246,7 +247,7 @@ impl Table {
         table.add_rows(self.rows.clone());
         if let Some(widths) = widths {
             table.set_content_arrangement(ContentArrangement::Dynamic);
-            table.set_width(u16::try_from(self.total(widths) + 1).unwrap_or(u16::MAX));
+            table.set_width(u16::try_from(Self::total(widths) + 1).unwrap_or(u16::MAX));
         }
         for (at, drawn) in table.column_iter_mut().enumerate() {
             if self.columns[at].content == Content::Number {

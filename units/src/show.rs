@@ -36,7 +36,7 @@ fn in_unit(size: Bytes, step: f64, units: [&'static str; 7]) -> String {
 
 /// Returns the number with a noun, in the plural unless the number is 1: `1 cell`, `2 cells`. The plural ends
 /// in `s`.
-pub fn counted<N: fmt::Display + PartialEq + From<u8>>(number: N, noun: &str) -> String {
+pub fn counted<N: fmt::Display + PartialEq + From<u8> + Copy>(number: N, noun: &str) -> String {
     let plural = if number == N::from(1) { "" } else { "s" };
     format!("{number} {noun}{plural}")
 }

@@ -302,7 +302,7 @@ fn describe_report(MeasureReport { configured, measured }: &MeasureReport) -> St
             let share = measured.goodput.get() as f64 / payload.get().max(1) as f64;
             write!(
                 text,
-                ", {:.1} % of the {:.2} MB/s that the rate leaves for TCP payload",
+                ", {:.1} % of the {:.2} MB/s that are left for TCP payload",
                 100.0 * share,
                 payload.as_mb_per_s()
             )
@@ -316,7 +316,7 @@ fn describe_report(MeasureReport { configured, measured }: &MeasureReport) -> St
             .map(|t| format!("{:.3}", t.as_millis_f64()));
         writeln!(
             text,
-            "{name:<9} round trip min {min} p50 {p50} p90 {p90} p99 {p99} max {max} ms; \
+            "{name:<9} round trip min {min} p50 {p50} p90 {p90} p99 {p99} max {max} ms\n          \
              lost {} of {} ({:.2} %)",
             trips.sent - trips.echoed,
             counted(trips.sent, "probe"),

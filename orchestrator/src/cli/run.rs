@@ -186,7 +186,8 @@ fn sinks(quiet: bool, verbose: bool) -> FanOut {
     }
     let stderr = std::io::stderr();
     let colour = terminal::colored(&stderr);
-    if stderr.is_terminal() {
+    // A dumb terminal cannot redraw a line.
+    if stderr.is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb") {
         sinks.add(Live::start(colour, verbose));
     } else {
         sinks.add(Plain::new(colour, verbose));

@@ -9,7 +9,7 @@ use crate::{
 };
 use indexmap::IndexMap;
 use serde::Serialize;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use units::{Span, counted};
 
 /// The preview of a run. Its `Display` is a table; its serialization has every detail.
@@ -117,16 +117,16 @@ impl Preview {
         let mut text = counted(self.cells.len(), "cell");
         let skipped = self.cells.iter().filter(|cell| cell.skipped.is_some()).count();
         if skipped > 0 {
-            text += &match (skipped, self.cells.len()) {
-                (1, 1) => ", which is skipped".to_owned(),
-                _ => format!(", {skipped} of them skipped"),
+            let _ = match self.cells.len() {
+                1 => write!(text, ", which is skipped"),
+                _ => write!(text, ", {skipped} of them skipped"),
             };
         }
         if self.repeat > 1 {
-            text += &format!(", {} times each", self.repeat);
+            let _ = write!(text, ", {} times each", self.repeat);
         }
         if let RunOrder::Shuffled { seed } = self.order {
-            text += &format!(", shuffled by seed {seed}");
+            let _ = write!(text, ", shuffled by seed {seed}");
         }
         let migrations = counted(self.migrations, "migration");
         let time = match self.migrating.as_secs_f64() {

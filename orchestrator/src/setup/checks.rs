@@ -260,8 +260,12 @@ impl Check for DiskSpace {
         let absolute = std::path::absolute(&self.directory).unwrap_or_else(|_| self.directory.clone());
         let existing = absolute.ancestors().find(|directory| directory.exists()).unwrap_or(Path::new("/"));
         let shown = existing.display();
-        if nix::unistd::access(existing, nix::unistd::AccessFlags::W_OK).is_err() || !existing.is_dir() {
-            return Finding::failed(NAME, format!("{shown} is not writable"), REMEDY);
+        let why = match nix::unistd::access(existing, nix::unistd::AccessFlags::W_OK) {
+            Err(errno) => Some(errno.desc()),
+            Ok(()) => (!existing.is_dir()).then_some("Not a directory"),
+        };
+        if let Some(why) = why {
+            return Finding::failed(NAME, format!("{shown} is not writable: {why}"), REMEDY);
         }
         match nix::sys::statvfs::statvfs(existing) {
             Err(errno) => Finding::warning(

@@ -333,7 +333,7 @@ fn testbed_without_its_stressor_says_where_it_belongs() {
         assert!(!finished.stderr().contains("testbed setup"), "{}", finished.stderr());
     }
     let doctor = finished(&["doctor", "--quiet"]).exits(1).stdout();
-    assert!(words(&doctor).contains(&format!("fix: testbed needs the program `stressor`")), "{doctor}");
+    assert!(words(&doctor).contains("fix: testbed needs the program `stressor`"), "{doctor}");
     assert!(words(&doctor).contains(advice), "{doctor}");
 }
 
