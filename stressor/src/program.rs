@@ -284,7 +284,9 @@ impl Stats {
 
 /// Returns the width of the terminal that standard output is, or `None` if it is none.
 fn terminal_width() -> Option<usize> {
-    terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| usize::from(width.0))
+    const USUAL: usize = 80;
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    Some(if size.ws_col == 0 { USUAL } else { usize::from(size.ws_col) })
 }
 
 /// Returns the percentiles of a latency as text, each with its name.

@@ -86,7 +86,8 @@ pub(super) fn width_of(stream: &(impl IsTerminal + AsFd)) -> Option<usize> {
     if !stream.is_terminal() {
         return None;
     }
-    let told = terminal_size::terminal_size_of(stream).map(|(width, _)| usize::from(width.0));
+    let told = rustix::termios::tcgetwinsize(stream).ok().map(|size| usize::from(size.ws_col));
+    let told = told.filter(|columns| *columns > 0);
     let variable = || std::env::var("COLUMNS").ok()?.parse().ok().filter(|columns| *columns > 0);
     Some(told.or_else(variable).unwrap_or(USUAL_WIDTH))
 }

@@ -326,6 +326,24 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_looked_into_is_not_said_to_be_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = Tree::new(dir.path());
+        let nowhere = host(Path::new("/nowhere"));
+        let cache = Cache::at(dir.path().join("cache"));
+        fs::create_dir_all(cache.path("kernels")).unwrap();
+        std::os::unix::fs::symlink("current", cache.path(CURRENT)).unwrap();
+        let error = find(&KernelChoice::Auto, &ModuleSelection::FOR_GUESTS, &cache, &nowhere).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("the kernel in the cache is unusable (cannot find the kernel at "), "{text}");
+        let modules = dir.path().join("file");
+        fs::write(&modules, "").unwrap();
+        let choice = KernelChoice::Given { image: tree.image(), modules: Some(modules) };
+        let text = find(&choice, &ModuleSelection::FOR_GUESTS, &cache, &nowhere).unwrap_err().to_string();
+        assert!(text.starts_with("cannot read the directory of modules "), "{text}");
+    }
+
+    #[test]
     fn the_error_for_a_kernel_without_modules_names_the_option() {
         let dir = tempfile::tempdir().unwrap();
         let tree = Tree::new(dir.path());

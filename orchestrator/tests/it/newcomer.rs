@@ -20,7 +20,8 @@ use testbed::outcome::Outcome;
 /// Runs a command whose standard output is a terminal of this width. Returns its exit code and what the
 /// terminal got.
 fn on_terminal(mut command: Command, columns: u16) -> (Option<i32>, String) {
-    let size = Winsize { ws_row: 50, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // Some terminals do not know their height.
+    let size = Winsize { ws_row: 0, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     let pty = openpty(&size, None).unwrap();
     command.stdout(pty.slave).stderr(Stdio::null()).stdin(Stdio::null()).env("TERM", "xterm");
     let mut child = command.spawn().unwrap();
