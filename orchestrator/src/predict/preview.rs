@@ -150,9 +150,15 @@ const COLUMNS: [&str; 5] = ["predicted", "time", "downtime", "data", "passes"];
 fn figures(predicted: &Prediction) -> [String; 5] {
     [
         predicted.outcome.to_string(),
-        format!("{:.1} s", predicted.total_time.as_secs_f64()),
+        match predicted.total_time.as_secs_f64() {
+            seconds if seconds < 3600.0 => format!("{seconds:.1} s"),
+            _ => layout::about(predicted.total_time.into()),
+        },
         predicted.downtime.map_or_else(|| "-".into(), |time| format!("{:.0} ms", time.as_millis_f64())),
-        format!("{:.0} MB", predicted.transferred.as_mb()),
+        match predicted.transferred.as_mb() {
+            megabytes if megabytes < 1e5 => format!("{megabytes:.0} MB"),
+            _ => predicted.transferred.rounded().to_string(),
+        },
         predicted.passes.to_string(),
     ]
 }
@@ -197,6 +203,16 @@ mod tests {
         let text = Preview::new(&plan, |_| None).to_string();
         assert!(text.lines().nth(1).unwrap().starts_with(" base  converged"), "{text}");
         assert!(text.ends_with("1 cell: 1 migration, predicted to take 0.1 s in total\n"), "{text}");
+    }
+
+    #[test]
+    fn big_guests_and_long_migrations_are_readable() {
+        let text = "name: n\nguest: { memory: 4TiB, ballast: 3TiB }\nlink: { rate: 1gbit }\n\
+                    migrate: { timeout: 100h }\n";
+        let plan = File::parse(text, "n").and_then(|file| file.expand()).unwrap_or_else(|e| panic!("{e}"));
+        let text = Preview::new(&plan, |_| None).to_string();
+        let row = text.lines().nth(1).unwrap();
+        assert!(row.contains(" h ") && row.contains(" TB "), "{text}");
     }
 
     #[test]
