@@ -3,7 +3,7 @@
 use crate::{error::Error, kernel::Qdisc, links::Counters, netlink::Netlink, profile::Profile};
 use serde::Serialize;
 use std::fmt;
-use units::Bytes;
+use units::{Bytes, counted};
 
 /// The profiles, qdiscs and counters of an interface: the output of `netem show`, as text (`Display`) or JSON
 /// (`Serialize`).
@@ -43,23 +43,23 @@ impl fmt::Display for InterfaceState {
             let s = &qdisc.statistics;
             writeln!(
                 f,
-                "  {qdisc}\n    sent {} in {} packets, dropped {}, overlimits {}, backlog {} in {} packets",
+                "  {qdisc}\n    sent {} in {}, dropped {}, overlimits {}, backlog {} in {}",
                 Bytes::new(s.sent_bytes),
-                s.sent_packets,
+                counted(s.sent_packets, "packet"),
                 s.drops,
                 s.overlimits,
                 Bytes::new(s.backlog_bytes),
-                s.backlog_packets
+                counted(s.backlog_packets, "packet")
             )?;
         }
         let c = &self.counters;
         writeln!(
             f,
-            "  counters: sent {} in {} packets, received {} in {} packets",
+            "  counters: sent {} in {}, received {} in {}",
             Bytes::new(c.tx_bytes),
-            c.tx_packets,
+            counted(c.tx_packets, "packet"),
             Bytes::new(c.rx_bytes),
-            c.rx_packets
+            counted(c.rx_packets, "packet")
         )
     }
 }

@@ -53,6 +53,7 @@ async fn invalid_input_is_rejected_with_a_message_and_changes_nothing() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "netem {args}: {stderr}");
         assert!(stderr.contains(says), "netem {args}: {stderr}");
+        assert!(stderr.starts_with("error: "), "netem {args}: {stderr}");
         assert!(output.stdout.is_empty(), "netem {args}");
     }
     let after = pair.near.show("near").await.unwrap();
@@ -116,6 +117,23 @@ async fn an_invalid_trace_changes_nothing() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("No such file"));
     assert_eq!(netem(here, &format!("play naer {good}")).status.code(), Some(2));
     assert_eq!(pair.near.profile("near").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_trace_may_come_from_standard_input() {
+    let Some(pair) = pair().await else { return };
+    let played = |text: &str| {
+        let (_folder, path) = trace(text);
+        let input = std::fs::File::open(path).unwrap();
+        pair.near_namespace.run(|| program().args(["play", "near", "-"]).stdin(input).output()).unwrap()
+    };
+    let output = played("0s 40mbit\n5ms end\n");
+    let expected = "near: 0 40mbit\nnear: ended; previous state restored\n";
+    assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
+    let output = played("0s 40mbit\n5 end\n");
+    assert_eq!(output.status.code(), Some(2));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.starts_with("error: ") && stderr.contains("<stdin>"), "{stderr}");
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 //! Each check examines one requirement and changes nothing but the user's cache. Checks are values: other
 //! modules can add theirs to the list of [`crate::setup::standard_checks`].
 
+use crate::layout::wrap;
 use std::fmt;
 
 /// The state of one requirement.
@@ -13,8 +14,26 @@ pub enum State {
     Ok,
     /// The requirement is partly met: some runs do not work, or do not work as well.
     Warning,
-    /// The requirement is not met: no run works.
+    /// Something that every run needs is not there.
     Missing,
+    /// Something that every run needs is there, but it does not work, or there is too little of it.
+    Failed,
+}
+
+impl State {
+    /// Returns whether no run works.
+    pub fn prevents_runs(self) -> bool {
+        matches!(self, Self::Missing | Self::Failed)
+    }
+
+    /// Returns the color of the word, as a parameter of the terminal's escape sequence.
+    fn color(self) -> &'static str {
+        match self {
+            Self::Ok => "32",
+            Self::Warning => "33",
+            Self::Missing | Self::Failed => "1;31",
+        }
+    }
 }
 
 impl fmt::Display for State {
@@ -23,6 +42,7 @@ impl fmt::Display for State {
             Self::Ok => "ok",
             Self::Warning => "warning",
             Self::Missing => "missing",
+            Self::Failed => "failed",
         })
     }
 }
@@ -52,9 +72,14 @@ impl Finding {
         Self { name: name.to_owned(), state: State::Warning, detail, remedy }
     }
 
-    /// Returns the finding that a requirement is not met.
+    /// Returns the finding that something required is not there.
     pub fn missing(name: &str, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { state: State::Missing, ..Self::warning(name, detail, remedy) }
+    }
+
+    /// Returns the finding that something required is there, but does not work or does not suffice.
+    pub fn failed(name: &str, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { state: State::Failed, ..Self::warning(name, detail, remedy) }
     }
 }
 
@@ -73,7 +98,7 @@ impl<F: Fn() -> Finding> Check for F {
 /// The results of all checks.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct CheckReport {
-    /// Whether a run would work: no requirement is missing.
+    /// Whether a run would work: nothing that it needs is missing or fails.
     pub ready: bool,
     /// One finding per check, in the order of the checks.
     pub findings: Vec<Finding>,
@@ -82,7 +107,7 @@ pub struct CheckReport {
 /// Runs every check, even if earlier ones failed, and returns their findings.
 pub fn examine(checks: &[Box<dyn Check + '_>]) -> CheckReport {
     let findings: Vec<Finding> = checks.iter().map(|check| check.examine()).collect();
-    CheckReport { ready: findings.iter().all(|finding| finding.state != State::Missing), findings }
+    CheckReport { ready: findings.iter().all(|finding| !finding.state.prevents_runs()), findings }
 }
 
 impl CheckReport {
@@ -94,7 +119,7 @@ impl CheckReport {
     /// Returns this report with further findings added.
     #[must_use]
     pub fn and(mut self, findings: Vec<Finding>) -> Self {
-        self.ready &= findings.iter().all(|finding| finding.state != State::Missing);
+        self.ready &= findings.iter().all(|finding| !finding.state.prevents_runs());
         self.findings.extend(findings);
         self
     }
@@ -107,17 +132,67 @@ impl CheckReport {
     }
 }
 
-impl fmt::Display for CheckReport {
-    /// Writes a line per finding, with its remedy on the next line.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = self.findings.iter().map(|finding| finding.name.len()).max().unwrap_or(0);
+/// The width of a report that does not go to a terminal, in columns.
+const USUAL_WIDTH: usize = 80;
+
+/// The least and the greatest width that a report is laid out for.
+const WIDTHS: std::ops::RangeInclusive<usize> = 40..=100;
+
+impl CheckReport {
+    /// Returns the report as text: for each finding its state, its name and what was found, then its remedy.
+    /// No line is wider than the terminal, or than 80 columns if there is none. The states are colored if
+    /// `colored` is set.
+    pub fn text(&self, terminal: Option<usize>, colored: bool) -> String {
+        let width = terminal.unwrap_or(USUAL_WIDTH).clamp(*WIDTHS.start(), *WIDTHS.end());
+        let name_width = self.findings.iter().map(|finding| finding.name.len()).max().unwrap_or(0);
+        let prefix = STATE_WIDTH + 1 + name_width + 2;
+        let mut text = String::new();
         for Finding { name, state, detail, remedy } in &self.findings {
-            writeln!(f, "{state:<8} {name:<width$}  {detail}")?;
-            if let Some(remedy) = remedy {
-                writeln!(f, "{:8} {:width$}  fix: {remedy}", "", "")?;
+            let padding = " ".repeat(STATE_WIDTH - state.to_string().len());
+            let word =
+                if colored { format!("\x1b[{}m{state}\x1b[0m", state.color()) } else { state.to_string() };
+            // What was found goes below the name if little more than half of the width is left beside it, or
+            // if a path would have to be cut there.
+            let cut = |text: &str| {
+                text.split_whitespace().any(|word| word.chars().count() > width.saturating_sub(prefix))
+            };
+            let below = prefix * 2 > width || cut(detail);
+            let indent = if below { 4 } else { prefix };
+            let mut lines: Vec<String> = Vec::new();
+            for part in detail.lines() {
+                lines.extend(wrap(part, width - indent));
             }
+            if let Some(remedy) = remedy {
+                for (number, line) in wrap(remedy, width - indent - FIX.len()).into_iter().enumerate() {
+                    lines.push(if number == 0 { format!("{FIX}{line}") } else { format!("     {line}") });
+                }
+            }
+            let mut lines = lines.into_iter();
+            let head = format!("{word}{padding} {name:<name_width$}");
+            match lines.next() {
+                Some(first) if !below => text.extend([&head, "  ", &first, "\n"]),
+                first => {
+                    text += head.trim_end();
+                    text.push('\n');
+                    text.extend(first.map(|first| format!("{:indent$}{first}\n", "")));
+                }
+            }
+            text.extend(lines.map(|line| format!("{:indent$}{line}\n", "")));
         }
-        Ok(())
+        text
+    }
+}
+
+/// The width of the longest state.
+const STATE_WIDTH: usize = 8;
+
+/// What precedes a remedy.
+const FIX: &str = "fix: ";
+
+impl fmt::Display for CheckReport {
+    /// Writes the report as [`CheckReport::text`] returns it without a terminal.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text(None, false))
     }
 }
 
@@ -133,6 +208,7 @@ mod tests {
                     State::Ok => Finding::ok("qemu", "QEMU 10"),
                     State::Warning => Finding::warning("memory", "little", "close programs"),
                     State::Missing => Finding::missing("guest kernel", "none", "testbed setup"),
+                    State::Failed => Finding::failed("results", "not writable", "choose another"),
                 };
                 Box::new(move || finding.clone()) as Box<dyn Check>
             })
@@ -144,6 +220,7 @@ mod tests {
     fn only_missing_requirements_prevent_a_run() {
         assert_eq!(report(&[State::Ok, State::Warning]).exit_code(), 0);
         assert_eq!(report(&[State::Ok, State::Missing, State::Ok]).exit_code(), 1);
+        assert_eq!(report(&[State::Failed]).exit_code(), 1);
         assert_eq!(report(&[State::Missing]).findings.len(), 1);
     }
 
@@ -159,6 +236,32 @@ mod tests {
              \x20                      fix: testbed setup\n"
         );
         assert_eq!(report(&[State::Ok, State::Warning]).problems().findings.len(), 1);
+    }
+
+    #[test]
+    fn no_line_is_wider_than_the_terminal() {
+        let path = "/a/path/that/is/longer/than/any/terminal/that/this/test/tries".repeat(3);
+        let long = format!("`ssh lab9 true` has to work without asking for anything, and {path}");
+        let findings = vec![
+            Finding::failed("compute2 migration", long.as_str(), long.as_str()),
+            Finding::ok("QEMU", "10.0.2 at /usr/bin/qemu-system-x86_64"),
+        ];
+        let report = CheckReport { ready: false, findings };
+        for terminal in (40..140).map(Some).chain([None]) {
+            let text = report.text(terminal, false);
+            let limit = terminal.unwrap_or(80).min(100);
+            let wide: Vec<&str> = text.lines().filter(|line| line.chars().count() > limit).collect();
+            assert_eq!(wide, [""; 0], "{terminal:?}:\n{text}");
+            assert_eq!(text.matches("fix: ").count(), 1);
+            assert!(text.contains("`ssh lab9 true`"), "a command stays on one line:\n{text}");
+        }
+    }
+
+    #[test]
+    fn states_have_colors_on_request() {
+        let text = report(&[State::Ok, State::Missing]).text(None, true);
+        assert!(text.starts_with("\x1b[32mok\x1b[0m       qemu "), "{text:?}");
+        assert!(text.contains("\x1b[1;31mmissing\x1b[0m  guest kernel  none"), "{text:?}");
     }
 
     #[test]

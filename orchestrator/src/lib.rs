@@ -9,6 +9,7 @@ pub mod host;
 pub mod image;
 pub mod inspect;
 pub mod lab;
+pub mod layout;
 pub mod matrix;
 pub mod measure;
 pub mod migration;

@@ -11,6 +11,7 @@ use units::{Bytes, Span};
 /// memory holds exactly what was written.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "stressor", version, max_term_width = 100, after_help = AFTER_HELP)]
+#[command(arg_required_else_help = true)]
 pub struct Cli {
     /// The options that describe the workload.
     #[command(flatten)]
@@ -28,8 +29,8 @@ pub struct Cli {
     #[arg(long, conflicts_with = "control")]
     pub json: bool,
 
-    /// Read requests from standard input and write replies and telemetry to standard output, as in a guest;
-    /// see the module `protocol` of the library
+    /// Read requests from standard input and write replies and telemetry to standard output, one JSON object
+    /// per line, as in a guest
     #[arg(long, conflicts_with_all = ["WorkloadArgs"])]
     pub control: bool,
 }

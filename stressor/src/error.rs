@@ -12,6 +12,11 @@ pub enum Error {
     Workload(#[from] WorkloadError),
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    #[error(
+        "there is nothing to do without memory: give it a size with --working-set, and a --rate to dirty it \
+         at; `stressor --help` has examples"
+    )]
+    NothingToDo,
     #[error("cannot determine how much memory is available: {0}")]
     Probe(#[source] io::Error),
     #[error("cannot allocate {size} for the {area}: {cause}; the stressor has released all its memory")]
@@ -25,7 +30,7 @@ pub enum Error {
 impl Error {
     /// Returns whether the settings are at fault. In that case nothing was changed.
     pub fn is_bad_settings(&self) -> bool {
-        matches!(self, Self::Workload(_) | Self::Memory(_))
+        matches!(self, Self::Workload(_) | Self::Memory(_) | Self::NothingToDo)
     }
 
     /// Creates an error for a failed system call. `what` completes "cannot ...", as in "open /dev/console".

@@ -6,7 +6,7 @@ use crate::{
     workload::{PAGE_BYTES, PageSize, Workload, pages_for},
 };
 use std::{fs, io, path::Path};
-use units::Bytes;
+use units::{Bytes, counted};
 
 /// The memory that a workload leaves free: for other programs that may grow, page tables, and the kernel.
 const MARGIN_BYTES: u64 = 32 << 20;
@@ -33,10 +33,10 @@ pub struct SystemMemory {
 #[expect(missing_docs, reason = "the messages are the documentation")]
 pub enum MemoryError {
     #[error(
-        "the workload needs {:.1} MB of memory (working set {working_set}, ballast {ballast}, and a table of \
-         their pages) and {:.1} MB must stay free, but only {:.1} MB are available {location}: \
+        "the workload needs {} of memory (working set {working_set}, ballast {ballast}, and a table of \
+         their pages) and {} must stay free, but only {} are available {location}: \
          make the working set or the ballast smaller, or provide more memory",
-        need.as_mb(), margin.as_mb(), available.as_mb()
+        need.rounded(), margin.rounded(), available.rounded()
     )]
     TooLittleMemory {
         need: Bytes,
@@ -47,8 +47,14 @@ pub enum MemoryError {
         available: Bytes,
     },
     #[error(
-        "the working set needs {need} huge pages of {size}, but only {free} are free: reserve them as root \
-         with `echo {need} > {path}` (add the number of pages that other programs use)"
+        "the working set needs {} of {size}, but {}: reserve them as root \
+         with `echo {need} > {path}` (add the number of pages that other programs use)",
+        counted(*need, "huge page"),
+        match free {
+            0 => "none is free".to_owned(),
+            1 => "only one is free".to_owned(),
+            several => format!("only {several} are free"),
+        }
     )]
     TooFewHugePages { need: u64, free: u64, size: Bytes, path: String },
     #[error("huge pages of {size} are not supported here: choose another page size ({path} does not exist)")]
@@ -211,6 +217,8 @@ mod tests {
         // 100 MiB, the table of 60 KiB, and the margin of 32 MiB.
         let small = workload(60, 40, PageSize::Small);
         assert_eq!(system(133).check(&small), Ok(()));
+        let huge = system(132).check(&workload(95_000_000, 0, PageSize::Small)).unwrap_err().to_string();
+        assert!(huge.starts_with("the workload needs 99.7 TB of memory"), "{huge}");
         let error = system(132).check(&small).unwrap_err().to_string();
         assert_eq!(
             error,
@@ -236,6 +244,9 @@ mod tests {
              with `echo 11 > /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages` \
              (add the number of pages that other programs use)"
         );
+        let none = SystemMemory { free_2m: Some(0), ..system(1000) };
+        let error = none.check(&workload(1, 0, PageSize::Huge2M)).unwrap_err().to_string();
+        assert!(error.starts_with("the working set needs 1 huge page of 2MiB, but none is free:"), "{error}");
         let error = system(1000).check(&workload(21, 0, PageSize::Huge1G)).unwrap_err().to_string();
         assert!(error.starts_with("huge pages of 1GiB are not supported here"), "{error}");
         assert!(system(33).check(&workload(20, 10, PageSize::Huge2M)).is_err());

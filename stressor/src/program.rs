@@ -27,7 +27,7 @@ use std::{
     process::ExitCode,
     time::{Duration, Instant},
 };
-use units::{ByteRate, Span};
+use units::{ByteRate, Span, counted};
 
 /// The interval between status lines.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
@@ -70,7 +70,7 @@ struct Stats {
 pub fn run(cli: Cli) -> ExitCode {
     let outcome = if cli.control { serve_control() } else { Runner::new(cli).and_then(Runner::finish) };
     outcome.unwrap_or_else(|error| {
-        eprintln!("stressor: {error}");
+        eprintln!("error: {error}");
         ExitCode::from(if error.is_bad_settings() { BAD_SETTINGS } else { FAILED })
     })
 }
@@ -95,8 +95,16 @@ struct Runner {
 impl Runner {
     /// Allocates and fills the memory and starts dirtying.
     fn new(cli: Cli) -> Result<Self, Error> {
+        let workload = Workload::from(cli.workload.clone());
+        if workload.working_set.is_zero() && workload.ballast.is_zero() && workload.dirties_nothing() {
+            return Err(Error::NothingToDo);
+        }
+        let is_idle = !workload.working_set.is_zero() && workload.dirties_nothing();
         let mut engine = Engine::new(HugePages::Reserved);
-        engine.set(cli.workload.clone().into())?;
+        engine.set(workload)?;
+        if is_idle {
+            eprintln!("note: --rate is 0, so the working set is allocated but not dirtied");
+        }
         // Until here there is nothing to summarize, so an interruption may simply end the program. The lanes'
         // threads, started below, inherit the blocked signals.
         let signals = block_signals().map_err(|errno| Error::system("catch signals", errno))?;
@@ -165,7 +173,7 @@ impl Runner {
         if self.cli.json {
             return print_json(&OutputLine::Status(stats));
         }
-        writeln!(io::stdout(), "{stats}")
+        writeln!(io::stdout(), "{}", stats.line(terminal_width()))
     }
 
     /// Verifies the memory if requested, prints the summary, and returns the exit code.
@@ -199,23 +207,25 @@ impl Runner {
         writeln!(out)?;
         writeln!(
             out,
-            "achieved      {:.1} MB/s{requested}: {} pages in {:.2} s",
+            "achieved      {:.1} MB/s{requested}: {} in {:.2} s",
             stats.mb_per_s(),
-            stats.pages_dirtied,
+            counted(stats.pages_dirtied, "page"),
             stats.at_s
         )?;
         if stats.pages_forgone > 0 {
-            writeln!(out, "forgone       {} pages, dropped because of stalls", stats.pages_forgone)?;
+            let pages = counted(stats.pages_forgone, "page");
+            writeln!(out, "forgone       {pages}, dropped because of stalls")?;
         }
         writeln!(out, "longest stall {}", Nanos(stats.longest_stall_ns))?;
-        writeln!(out, "write latency {}", Percentiles(&stats.write_latency))?;
+        writeln!(out, "write latency {}", percentiles(&stats.write_latency).join("  "))?;
         match verification {
             None => writeln!(out, "memory        not verified"),
             Some(Verification { pages_checked, first_bad: None, .. }) => {
-                writeln!(out, "memory        {pages_checked} pages, all as written")
+                writeln!(out, "memory        {}, all as written", counted(*pages_checked, "page"))
             }
             Some(Verification { pages_checked, pages_bad, first_bad: Some(first) }) => {
-                writeln!(out, "memory        CORRUPT: {pages_bad} of {pages_checked} pages; {first}")
+                let pages = counted(*pages_checked, "page");
+                writeln!(out, "memory        CORRUPT: {pages_bad} of {pages}; {first}")
             }
         }
     }
@@ -239,28 +249,51 @@ impl Stats {
     }
 }
 
-impl fmt::Display for Stats {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:>5.0} s {:>9.1} MB/s   stall {:>8}   write {}",
+impl Stats {
+    /// Returns the statistics on one line. On a terminal that is too narrow for all of them, the percentiles
+    /// of the write latency are left out from the least important.
+    fn line(&self, width: Option<usize>) -> String {
+        let start = format!(
+            "{:>5.0} s {:>9.1} MB/s   stall {:>8}   write",
             self.at_s,
             self.mb_per_s(),
-            Nanos(self.longest_stall_ns),
-            Percentiles(&self.write_latency)
-        )
+            Nanos(self.longest_stall_ns)
+        );
+        let percentiles = percentiles(&self.write_latency);
+        let line = |shown: &[bool; 4]| {
+            let shown =
+                percentiles.iter().zip(shown).filter(|(_, shown)| **shown).map(|(text, _)| text.as_str());
+            format!("{start} {}", shown.collect::<Vec<_>>().join("  "))
+        };
+        // Left out are p99.9, then the median, then the maximum.
+        let choices =
+            [[true; 4], [true, true, false, true], [false, true, false, true], [false, true, false, false]];
+        let mut lines = choices.iter().map(line);
+        let all = lines.next().unwrap_or_default();
+        let Some(width) = width.filter(|width| all.chars().count() > *width) else { return all };
+        let mut shorter = all;
+        for candidate in lines {
+            shorter = candidate;
+            if shorter.chars().count() <= width {
+                break;
+            }
+        }
+        shorter
     }
 }
 
-/// Formats the percentiles of a latency on one line.
-struct Percentiles<'a>(&'a Latency);
+/// Returns the width of the terminal that standard output is, or `None` if it is none.
+fn terminal_width() -> Option<usize> {
+    const USUAL: usize = 80;
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    Some(if size.ws_col == 0 { USUAL } else { usize::from(size.ws_col) })
+}
 
-impl fmt::Display for Percentiles<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Latency { p50_ns, p99_ns, p999_ns, max_ns } = *self.0;
-        let [p50, p99, p999, max] = [p50_ns, p99_ns, p999_ns, max_ns].map(Nanos);
-        write!(f, "p50 {p50:>8}  p99 {p99:>8}  p99.9 {p999:>8}  max {max:>8}")
-    }
+/// Returns the percentiles of a latency as text, each with its name.
+fn percentiles(latency: &Latency) -> [String; 4] {
+    let Latency { p50_ns, p99_ns, p999_ns, max_ns } = *latency;
+    [("p50", p50_ns), ("p99", p99_ns), ("p99.9", p999_ns), ("max", max_ns)]
+        .map(|(name, ns)| format!("{name} {:>8}", Nanos(ns)))
 }
 
 /// Formats a time in nanoseconds with a suitable unit, from ns to s.
@@ -295,4 +328,35 @@ fn block_signals() -> Result<SignalFd, Errno> {
     let signals = termination_signals();
     signals.thread_block()?;
     SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_line_is_not_wider_than_the_terminal() {
+        let write_latency = Latency { p50_ns: 1_200, p99_ns: 12_300, p999_ns: 123_400, max_ns: 1_234_500 };
+        let stats = Stats {
+            at_s: 12.0,
+            achieved_bytes_per_s: 96_000_000,
+            pages_dirtied: 1,
+            pages_forgone: 0,
+            longest_stall_ns: 5_600_000,
+            write_latency,
+        };
+        let full = stats.line(None);
+        assert_eq!(
+            full,
+            "   12 s      96.0 MB/s   stall   5.6 ms   \
+             write p50   1.2 us  p99  12.3 us  p99.9 123.4 us  max   1.2 ms"
+        );
+        assert_eq!(stats.line(Some(200)), full);
+        for width in 60..110 {
+            let line = stats.line(Some(width));
+            assert!(line.chars().count() <= width, "{width}: {line}");
+            assert!(line.starts_with("   12 s      96.0 MB/s   stall   5.6 ms   write "), "{line}");
+        }
+        assert!(stats.line(Some(80)).ends_with("p99  12.3 us  max   1.2 ms"), "{}", stats.line(Some(80)));
+    }
 }

@@ -5,6 +5,7 @@
 
 use crate::content::{Page, Pattern};
 use serde::{Deserialize, Serialize};
+use units::counted;
 
 /// The result of verifying all memory.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,7 +68,7 @@ impl std::fmt::Display for BadPage {
             Area::Ballast => "the ballast",
         };
         let Self { index, expected_generation, held, .. } = self;
-        write!(f, "page {index} of {area}, written {expected_generation} times, held {held}")
+        write!(f, "page {index} of {area}, written {}, held {held}", counted(*expected_generation, "time"))
     }
 }
 

@@ -7,7 +7,7 @@
 use crate::share::Percentage;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
-use units::{ByteRate, Bytes, Span};
+use units::{ByteRate, Bytes, Span, counted};
 
 /// The unit in which memory is dirtied and counted, in bytes, even if huge pages back it.
 pub const PAGE_BYTES: u64 = 4096;
@@ -161,8 +161,9 @@ pub enum WorkloadError {
     #[error("`threads` is 0: at least one thread is needed")]
     NoThreads,
     #[error(
-        "{threads} threads cannot share a working set of {pages} pages of 4 KiB: \
-         use at most {pages} threads, or a larger working set"
+        "{threads} threads cannot share a working set of {} of 4 KiB: \
+         use at most {}, or a larger working set",
+        counted(*pages, "page"), counted(*pages, "thread")
     )]
     MoreThreadsThanPages { threads: u32, pages: u64 },
     #[error("phase {number} has a duration of 0: set it to a time, like `30s`")]
@@ -226,6 +227,11 @@ impl Workload {
     /// The shortest allowed step, 10 us. A wake-up takes almost as long.
     pub const SHORTEST_STEP: Span = Span::from_nanos(10_000);
 
+    /// Returns whether the rate is 0 in every phase.
+    pub fn dirties_nothing(&self) -> bool {
+        self.rate.is_idle() && self.phases.iter().all(|phase| phase.rate.is_idle())
+    }
+
     /// Checks that the settings are valid and consistent, regardless of the available memory.
     ///
     /// # Errors
@@ -286,6 +292,7 @@ mod tests {
         refused("{ phases: [{ rate: 1MB/s, duration: 1s }] }", "a rate of 1MB/s needs a working set");
         refused("{ working_set: 1MB, threads: 0 }", "at least one thread");
         refused("{ working_set: 16KiB, threads: 5 }", "use at most 4 threads");
+        refused("{ working_set: 4KiB, threads: 2 }", "of 1 page of 4 KiB: use at most 1 thread, or");
         refused("{ working_set: 1MB, phases: [{ rate: 0, duration: 0 }] }", "phase 1 has a duration of 0");
         refused("{ step: 1001us }", "a step of 1001us is out of range: use a step from 10us to 1ms");
         refused("{ step: 0 }", "out of range");

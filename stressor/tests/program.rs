@@ -63,12 +63,35 @@ fn invalid_settings_exit_with_code_2_and_explain_the_fix() {
         ("--working-set 1MB --step 2ms", "from 10us to 1ms"),
         ("--duration 10", "`10` has no unit"),
         ("--control --rate 1MB/s", "cannot be used with"),
+        ("--duration 1s", "there is nothing to do without memory"),
+        ("--json --rate 0", "there is nothing to do without memory"),
+        ("--phase 0:1s", "there is nothing to do without memory"),
         ("--speed 1MB/s", "unexpected argument '--speed'"),
     ] {
         let output = run(args);
         assert_eq!(output.code, Some(2), "{args}");
         assert!(output.stderr.contains(words), "{args}");
+        assert!(output.stderr.starts_with("error: "), "{args}");
         assert_eq!(output.stdout, "", "{args}");
+    }
+}
+
+#[test]
+fn without_arguments_the_help_is_shown() {
+    let output = run("");
+    assert_eq!(output.code, Some(2));
+    assert!(output.stderr.contains("Usage: stressor") && output.stderr.contains("Examples:"));
+    assert_eq!(output.stdout, "");
+}
+
+#[test]
+fn memory_that_is_not_dirtied_is_pointed_out() {
+    let note = "note: --rate is 0, so the working set is allocated but not dirtied";
+    let output = run("--working-set 1MiB --duration 1ms");
+    assert_eq!(output.code, Some(0));
+    assert!(output.stderr.contains(note));
+    for args in ["--working-set 1MiB --phase 1MB/s:1ms --duration 2ms", "--ballast 1MiB --duration 1ms"] {
+        assert_eq!(run(args).stderr, "", "{args}");
     }
 }
 

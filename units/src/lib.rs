@@ -20,9 +20,11 @@ pub mod random;
 #[cfg(feature = "schema")]
 mod schema;
 mod serde_text;
+mod show;
 
 pub use parse::ParseError;
 use parse::Unit;
+pub use show::counted;
 
 /// An amount of memory or data, from 0 to `u64::MAX` bytes. Written `4096B`, `96MB`, `1GiB`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

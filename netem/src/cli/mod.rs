@@ -25,7 +25,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     process::ExitCode,
 };
-use units::{ByteRate, Span};
+use units::{ByteRate, Span, counted};
 
 /// Shape the rate, delay and loss of a network interface.
 #[derive(Debug, Parser)]
@@ -176,7 +176,7 @@ pub async fn main(version: &'static str) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("netem: {error}");
+            eprintln!("error: {error}");
             ExitCode::from(if error.is_usage() { 2 } else { 1 })
         }
     }
@@ -265,7 +265,7 @@ async fn measure_path(cli: &Cli, args: &MeasureArgs) -> Result<String, Error> {
         let server = Server::bind(address)
             .or_else(|_| Server::bind((Ipv4Addr::UNSPECIFIED, args.port).into()))
             .map_err(Error::system(format!("listen on port {}", args.port)))?;
-        eprintln!("netem: listening on port {}; press Ctrl-C to stop", args.port);
+        eprintln!("Listening on port {}; press Ctrl-C to stop", args.port);
         server.run().map_err(Error::system("serve"))?;
         return Ok(String::new());
     };
@@ -303,7 +303,7 @@ fn describe_report(MeasureReport { configured, measured }: &MeasureReport) -> St
             let share = measured.goodput.get() as f64 / payload.get().max(1) as f64;
             write!(
                 text,
-                ", {:.1} % of the {:.2} MB/s that the rate leaves for TCP payload",
+                ", {:.1} % of the {:.2} MB/s that are left for TCP payload",
                 100.0 * share,
                 payload.as_mb_per_s()
             )
@@ -317,10 +317,10 @@ fn describe_report(MeasureReport { configured, measured }: &MeasureReport) -> St
             .map(|t| format!("{:.3}", t.as_millis_f64()));
         writeln!(
             text,
-            "{name:<9} round trip min {min} p50 {p50} p90 {p90} p99 {p99} max {max} ms; \
-             lost {} of {} probes ({:.2} %)",
+            "{name:<9} round trip min {min} p50 {p50} p90 {p90} p99 {p99} max {max} ms\n          \
+             lost {} of {} ({:.2} %)",
             trips.sent - trips.echoed,
-            trips.sent,
+            counted(trips.sent, "probe"),
             100.0 * trips.loss()
         )
         .expect("writing to a string");

@@ -12,7 +12,7 @@ use serde::Serialize;
 use std::{
     fs,
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 use tokio::{
@@ -25,8 +25,8 @@ use units::{BitRate, Span};
 pub(super) struct PlayArgs {
     #[command(flatten)]
     shape: ShapeArgs,
-    /// The trace file: lines like `250ms 12mbit`, the first at 0s, and a last line like `6s end`; # starts a
-    /// comment.
+    /// The trace file, or `-` for standard input: lines like `250ms 12mbit`, the first at 0s, and a last line
+    /// like `6s end`; # starts a comment.
     trace: PathBuf,
     /// Repeat the trace until interrupted.
     #[arg(long)]
@@ -53,7 +53,8 @@ struct TracePlayer<'a> {
 
 pub(super) async fn play(cli: &Cli, args: &PlayArgs) -> Result<()> {
     let interface = args.shape.interface.as_str();
-    let file = args.trace.display().to_string();
+    let from_stdin = args.trace == Path::new("-");
+    let file = if from_stdin { "<stdin>".to_owned() } else { args.trace.display().to_string() };
     let error = |problem: String| Error::Trace { file: file.clone(), problem };
     if args.shape.profile.has_rate() {
         return Err(Error::Unsuitable {
@@ -62,7 +63,8 @@ pub(super) async fn play(cli: &Cli, args: &PlayArgs) -> Result<()> {
         });
     }
     let invalid = |e: TraceError| error(e.to_string());
-    let text = fs::read_to_string(&args.trace).map_err(|e| error(e.to_string()))?;
+    let text = if from_stdin { io::read_to_string(io::stdin()) } else { fs::read_to_string(&args.trace) };
+    let text = text.map_err(|e| error(e.to_string()))?;
     let trace: Trace = text.parse().map_err(invalid)?;
     let profiles = trace.profiles(&args.shape.profile.resolve()).map_err(invalid)?;
     let listen = |kind| signal(kind).map_err(Error::system("listen for signals"));

@@ -57,7 +57,7 @@ use std::{
     },
     thread::{self, JoinHandle},
 };
-use units::{Bytes, Span};
+use units::{Bytes, Span, counted};
 
 /// One end of an emulated link: a TUN device, which exists as long as this value.
 ///
@@ -327,7 +327,7 @@ pub fn describe(profile: &Profile) -> String {
     let queue = profile.rate.map(|_| format!(", queue {}", Bytes::new(profile.queue_bytes())));
     let limit = profile
         .needs_delay_line()
-        .then(|| format!(", at most {} packets in transit", profile.limit_packets()));
+        .then(|| format!(", at most {} in transit", counted(profile.limit_packets(), "packet")));
     format!("{json}{}{}", queue.unwrap_or_default(), limit.unwrap_or_default())
 }
 

@@ -1,6 +1,6 @@
 //! `testbed doctor`.
 
-use super::{Failure, KernelArgs, LabArgs, print};
+use super::{Failure, KernelArgs, LabArgs, print, terminal};
 use crate::{
     image::{self, Cache},
     inspect::doctor,
@@ -36,7 +36,7 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<u8, Failure> {
     let cache = Cache::user().map_err(Failure::input)?;
     let stressor = image::stressor_path().map_err(Failure::input)?;
     let hosts = args.lab.choice().hosts().map_err(super::lab_failure)?;
-    let kernel = args.kernel.choice();
+    let kernel = args.kernel.unchecked();
     let needs = doctor::Requirements {
         cache: &cache,
         kernel: &kernel,
@@ -52,7 +52,7 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<u8, Failure> {
     if args.json {
         print(&(serde_json::to_string_pretty(&report).map_err(Failure::lab)? + "\n"));
     } else {
-        print(&report.to_string());
+        print(&report.text(terminal::width(), terminal::colored(&std::io::stdout())));
     }
     Ok(code)
 }

@@ -1,12 +1,13 @@
 //! `testbed lab`.
 
-use super::{Failure, LabArgs, print};
+use super::{Failure, LabArgs, print, terminal};
 use crate::{
     inspect::{
         shell::{self, Shell},
         status::Status,
     },
     lab::topology::NODES,
+    layout,
     node::server::visit,
     results::verdict::EXIT_FAILED,
     sys,
@@ -107,7 +108,7 @@ fn status(args: &StatusArgs) -> Result<u8, Failure> {
     if args.json {
         print(&(serde_json::to_string_pretty(&status.without_text()).map_err(Failure::lab)? + "\n"));
     } else {
-        print(&status.to_string());
+        print(&layout::fold(&status.to_string(), terminal::width()));
     }
     Ok(code)
 }

@@ -4,7 +4,7 @@
 //! examples, the environment and files it uses, and its exit codes; the manual pages show the same text.
 
 use crate::{
-    image::KernelChoice,
+    image::{self, Cache, KernelChoice},
     lab::LabChoice,
     matrix::selection::Selection,
     report::{FormatName, RenderedReport},
@@ -13,7 +13,14 @@ use clap::{
     Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
     builder::{PossibleValue, StringValueParser, TypedValueParser},
 };
-use std::{ffi::OsStr, fmt, path::PathBuf, process::ExitCode};
+use std::{
+    ffi::OsStr,
+    fmt,
+    io::{self, Read},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+use terminal::Color;
 
 mod doctor;
 mod enter;
@@ -26,6 +33,7 @@ mod report;
 mod run;
 mod schema;
 mod setup;
+mod terminal;
 
 /// Measures live migrations of QEMU guests
 ///
@@ -35,6 +43,17 @@ mod setup;
 #[derive(Debug, Parser)]
 #[command(name = "testbed", version, max_term_width = 100, after_long_help = AFTER_HELP)]
 struct Cli {
+    /// Color the output: on a terminal only (auto), always, or never
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        value_enum,
+        default_value_t,
+        hide_possible_values = true
+    )]
+    #[arg(display_order = 100)]
+    color: Color,
     #[command(subcommand)]
     command: Command,
 }
@@ -45,7 +64,7 @@ const AFTER_HELP: &str = "Examples:
   testbed run scenarios/smoke.yaml
 
 Environment:
-  NO_COLOR           set to anything: no colors
+  NO_COLOR           set to anything: no colors, unless --color says otherwise
   TESTBED_STRESSOR   the stressor program [default: the one beside testbed]
   VAGRANT_CWD        the folder of the Vagrantfile, for --lab vagrant
   XDG_CACHE_HOME     where the cache is [default: ~/.cache]
@@ -123,7 +142,7 @@ impl SelectionArgs {
 struct LabArgs {
     /// Where the nodes are: `local`, namespaces of this host; `vagrant`, the virtual machines of the
     /// Vagrantfile in this folder, in `vagrant/` or in `VAGRANT_CWD`; or an inventory file of hosts to reach
-    /// by SSH
+    /// by SSH, `-` for standard input
     #[arg(long, value_name = "LAB", default_value = "local", value_parser = words(&["local", "vagrant"]))]
     #[arg(hide_possible_values = true)]
     lab: String,
@@ -182,9 +201,51 @@ struct KernelArgs {
 }
 
 impl KernelArgs {
-    fn choice(&self) -> KernelChoice {
+    /// Returns the choice. A kernel that the user names must be usable: `testbed setup` cannot change that it
+    /// is not.
+    fn choice(&self, cache: &Cache) -> Result<KernelChoice, Failure> {
+        let choice = self.unchecked();
+        match &choice {
+            KernelChoice::Given { .. } => {
+                check_kernel(&self.kernel, &choice, cache, &["auto"])?;
+            }
+            _ if self.modules.is_some() => {
+                return Err(modules_without_kernel(&self.kernel));
+            }
+            _ => {}
+        }
+        Ok(choice)
+    }
+
+    /// Returns the choice without looking at the kernel.
+    fn unchecked(&self) -> KernelChoice {
         KernelChoice::from_options(Some(&self.kernel), self.modules.as_deref())
     }
+}
+
+/// Checks that a kernel that the user names has everything that guests need. `words` are the values of the
+/// option that are no paths.
+fn check_kernel(name: &str, choice: &KernelChoice, cache: &Cache, words: &[&str]) -> Result<(), Failure> {
+    let Err(error) = image::find_kernel(choice, cache) else { return Ok(()) };
+    let absent =
+        matches!(&error, image::Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound);
+    Err(Failure::input(match similar(name, words).filter(|_| absent) {
+        Some(word) => format!("--kernel: {error}; did you mean `{word}`?"),
+        None => format!("--kernel: {error}"),
+    }))
+}
+
+/// Reports modules for a kernel that has its own.
+fn modules_without_kernel(kernel: &str) -> Failure {
+    Failure::input(format!(
+        "--modules belongs to a kernel that --kernel names by its path, not to `{kernel}`"
+    ))
+}
+
+/// Returns the word that a mistyped one is similar to.
+fn similar<'a>(mistyped: &str, words: &[&'a str]) -> Option<&'a str> {
+    let close = |word: &&&str| strsim::damerau_levenshtein(mistyped, word) <= 2 && mistyped.len() > 2;
+    words.iter().filter(close).min_by_key(|word| strsim::damerau_levenshtein(mistyped, word)).copied()
 }
 
 /// A command's failure: its message and exit code.
@@ -218,8 +279,10 @@ pub fn command() -> clap::Command {
 
 /// Runs the program, which calls itself this version, and returns its exit code.
 pub fn main(version: &'static str) -> ExitCode {
-    let matches = command().version(version).get_matches();
+    let color = Color::among(std::env::args_os());
+    let matches = command().version(version).color(color.for_clap()).get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    cli.color.choose();
     let result = match cli.command {
         Command::Run(args) => run::run(&args, version),
         Command::Plan(args) => plan::plan(&args),
@@ -238,27 +301,61 @@ pub fn main(version: &'static str) -> ExitCode {
         Err(failure) => {
             let text = failure.text.trim_end();
             // Diagnostics of matrix files begin with the prefix themselves.
-            let prefix = if text.starts_with("error: ") { "" } else { "error: " };
+            let text = text.strip_prefix(ERROR).unwrap_or(text);
+            let prefix = if terminal::colored(&io::stderr()) { "\x1b[1;31merror:\x1b[0m " } else { ERROR };
             eprintln!("{prefix}{text}");
             failure.code.into()
         }
     }
 }
 
-/// Reads a file that the user named.
-fn read(path: &PathBuf) -> Result<String, Failure> {
-    std::fs::read_to_string(path).map_err(|e| Failure::input(format!("cannot read {}: {e}", path.display())))
+/// The prefix of error messages, of all three programs.
+const ERROR: &str = "error: ";
+
+/// The name of a file that stands for standard input.
+const STDIN: &str = "-";
+
+/// Reads a file that the user named, or standard input for `-`. Returns its text, and its name for messages.
+fn read(path: &Path) -> Result<(String, String), Failure> {
+    let (read, name) = if path == Path::new(STDIN) {
+        let mut text = String::new();
+        (io::stdin().lock().read_to_string(&mut text).map(|_| text), "<stdin>".to_owned())
+    } else {
+        (std::fs::read_to_string(path), path.display().to_string())
+    };
+    let text = read.map_err(|e| Failure::input(format!("cannot read {name}: {e}")))?;
+    Ok((text, name))
 }
 
 /// Prints results. A closed pipe is not an error.
 fn print(text: &str) {
-    use std::io::Write;
-    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    use io::Write;
+    let _ = io::stdout().lock().write_all(text.as_bytes());
+}
+
+/// Colors the words of the expectations in a table: what does not hold is red, what holds is green.
+fn paint_verdicts(text: &str) -> String {
+    let paint = |line: &str| {
+        [("DOES NOT HOLD", "1;31"), ("holds", "32")]
+            .into_iter()
+            .find_map(|(word, color)| {
+                Some(format!(
+                    "{}\x1b[{color}m{word}\x1b[0m\n",
+                    line.strip_suffix(word).filter(|rest| rest.ends_with(": "))?
+                ))
+            })
+            .unwrap_or_else(|| format!("{line}\n"))
+    };
+    text.lines().map(paint).collect()
 }
 
 /// Prints a report, and its notes to standard error.
-fn show(report: &RenderedReport) {
-    print(&report.text);
+fn show(format: FormatName, report: &RenderedReport) {
+    if format == FormatName::Table && terminal::colored(&io::stdout()) {
+        print(&paint_verdicts(&report.text));
+    } else {
+        print(&report.text);
+    }
     for line in report.notes.iter().flat_map(|note| note.lines()) {
         eprintln!("note: {line}");
     }

@@ -1,6 +1,6 @@
 //! `testbed plan`.
 
-use super::{Failure, SelectionArgs, print, read};
+use super::{Failure, SelectionArgs, print, read, terminal};
 use crate::{
     driver::qemu::{
         accel::{self, AcceleratorFinding, TrialSpec},
@@ -28,7 +28,7 @@ Exit codes:
 
 #[derive(Debug, Args)]
 pub(super) struct PlanArgs {
-    /// The matrix file
+    /// The matrix file, or `-` for standard input
     file: PathBuf,
     #[command(flatten)]
     selection: SelectionArgs,
@@ -44,8 +44,8 @@ pub(super) fn resolve(text: &str, name: &str, selection: &Selection) -> Result<P
 }
 
 pub(super) fn plan(args: &PlanArgs) -> Result<u8, Failure> {
-    let text = read(&args.file)?;
-    let plan = resolve(&text, &args.file.display().to_string(), &args.selection.selection())?;
+    let (text, name) = read(&args.file)?;
+    let plan = resolve(&text, &name, &args.selection.selection())?;
     // Starting the lab and trying machines takes a second and leaves nothing behind. Without a lab, every
     // cell is shown.
     let screened = super::runtime()?.block_on(screened(&plan));
@@ -54,7 +54,7 @@ pub(super) fn plan(args: &PlanArgs) -> Result<u8, Failure> {
     if args.json {
         print(&(serde_json::to_string_pretty(&preview).map_err(Failure::lab)? + "\n"));
     } else {
-        print(&preview.to_string());
+        print(&preview.table(terminal::width()));
     }
     match screened {
         Ok((_, Some(note))) => eprintln!("note: {note}"),

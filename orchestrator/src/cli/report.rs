@@ -1,6 +1,6 @@
 //! `testbed report`.
 
-use super::{Failure, show};
+use super::{Failure, show, terminal};
 use crate::{
     report::FormatName,
     results::{
@@ -49,7 +49,7 @@ pub(super) fn report(args: &ReportArgs) -> Result<u8, Failure> {
     };
     let folders: Result<Vec<Folder>, _> = args.runs.iter().map(|run| Folder::read(run)).collect();
     let runs = parts::gather(folders.map_err(Failure::input)?, environment::backend);
-    show(&format.format().stored(&runs).map_err(Failure::lab)?);
+    show(format, &format.format(terminal::width()).stored(&runs).map_err(Failure::lab)?);
     // The worst of all runs: 3 before 1 before 0.
     Ok(runs.iter().map(|run| verdict::evaluate(&run.plan, &run.records).exit_code()).max().unwrap_or(0))
 }

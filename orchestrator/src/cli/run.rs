@@ -1,9 +1,10 @@
 //! `testbed run`.
 
-use super::{Failure, KernelArgs, LabArgs, SelectionArgs, plan::resolve, read, show};
+use super::{Failure, KernelArgs, LabArgs, SelectionArgs, plan::resolve, read, show, terminal};
 use crate::{
     event::FanOut,
     image::{self, Cache},
+    layout::shell_word,
     matrix::{Plan, selection::Selection},
     progress::{live::Live, plain::Plain},
     report::{self, FinishedRun, FormatName},
@@ -46,7 +47,7 @@ Exit codes:
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
-    /// The matrix file; with --resume it may be left out
+    /// The matrix file, or `-` for standard input; with --resume it may be left out
     #[arg(required_unless_present = "resume")]
     file: Option<PathBuf>,
     #[command(flatten)]
@@ -65,6 +66,9 @@ pub(super) struct RunArgs {
     /// Show no progress
     #[arg(short, long)]
     quiet: bool,
+    /// Also show the command line of each QEMU, and each phase with its duration
+    #[arg(short, long, conflicts_with = "quiet")]
+    verbose: bool,
     /// How to print the results: as a table, as CSV with one row per attempt, as JSON with all records and
     /// the verdict, or as a table in Markdown
     #[arg(long, value_name = "FORMAT", default_value = "table", conflicts_with = "json")]
@@ -75,18 +79,24 @@ pub(super) struct RunArgs {
 }
 
 pub(super) fn run(args: &RunArgs, version: &'static str) -> Result<u8, Failure> {
+    let stdin = Path::new(super::STDIN);
+    if args.file.as_deref() == Some(stdin) && Path::new(&args.lab.lab) == stdin {
+        return Err(Failure::input("only one of the matrix file and --lab can be standard input"));
+    }
     args.lab.choice().check().map_err(super::lab_failure)?;
+    let cache = Cache::user().map_err(Failure::input)?;
     let options = BenchOptions {
         lab: args.lab.choice(),
-        cache: Cache::user().map_err(Failure::input)?,
         stressor: image::stressor_path().map_err(Failure::input)?,
-        kernel: args.kernel.choice(),
+        kernel: args.kernel.choice(&cache)?,
         version: version.into(),
+        verbose: args.verbose,
+        cache,
     };
     let (plan, mut store) = open(args)?;
     store.set_version(version);
     let mut bench = QemuBench::new(options, &plan);
-    let sinks = sinks(args.quiet);
+    let sinks = sinks(args.quiet, args.verbose);
     let runtime = super::runtime()?;
     let ended = runtime.block_on(async {
         let notice =
@@ -114,8 +124,8 @@ pub(super) fn run(args: &RunArgs, version: &'static str) -> Result<u8, Failure> 
         complete: matches!(ended, Ok(RunOutcome::Complete)),
         verdict: &verdict,
     };
-    show(&format.format().finished(&run).map_err(Failure::lab)?);
-    let folder = store.folder().display();
+    show(format, &format.format(terminal::width()).finished(&run).map_err(Failure::lab)?);
+    let folder = shell_word(&store.folder().display().to_string());
     match ended {
         Ok(RunOutcome::Complete) => {
             summarized.map_err(|error| {
@@ -136,7 +146,7 @@ pub(super) fn run(args: &RunArgs, version: &'static str) -> Result<u8, Failure> 
 
 /// Returns the plan and the store for its results: a new one, or that of the run to continue.
 fn open(args: &RunArgs) -> Result<(Plan, Store), Failure> {
-    let given = args.file.as_ref().map(|file| Ok((read(file)?, file.display().to_string()))).transpose()?;
+    let given = args.file.as_deref().map(read).transpose()?;
     match (&args.resume, given) {
         (None, Some((text, name))) => {
             let selection = args.selection.selection();
@@ -175,8 +185,7 @@ fn refuse_changes(old: (&str, &str), new: (&str, &str)) -> Result<(), Failure> {
 
 /// Returns the matrix of a run that is continued, and its name for messages.
 fn stored(folder: &Path) -> Result<(String, String), Failure> {
-    let path = folder.join(store::MATRIX);
-    Ok((read(&path)?, path.display().to_string()))
+    read(&folder.join(store::MATRIX))
 }
 
 /// Returns the default results folder, `results/NAME-TIME` in the current directory.
@@ -186,16 +195,18 @@ fn default_folder(name: &str) -> PathBuf {
 }
 
 /// Returns the sinks of the run's events: live progress on a terminal, plain lines elsewhere.
-fn sinks(quiet: bool) -> FanOut {
-    let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+fn sinks(quiet: bool, verbose: bool) -> FanOut {
     let mut sinks = FanOut::default();
     if quiet {
         return sinks;
     }
-    if std::io::stderr().is_terminal() {
-        sinks.add(Live::start(colour));
+    let stderr = std::io::stderr();
+    let colour = terminal::colored(&stderr);
+    // A dumb terminal cannot redraw a line.
+    if stderr.is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb") {
+        sinks.add(Live::start(colour, verbose));
     } else {
-        sinks.add(Plain);
+        sinks.add(Plain::new(colour, verbose));
     }
     sinks
 }

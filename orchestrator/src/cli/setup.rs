@@ -1,8 +1,9 @@
 //! `testbed setup`.
 
-use super::Failure;
+use super::{Failure, terminal};
 use crate::{
-    image::{self, Cache},
+    image::{self, Cache, KernelChoice},
+    layout,
     setup::{self, KernelRequest, LocalHost, Prompt, SetupOptions, SystemRunner},
 };
 use clap::Args;
@@ -13,6 +14,7 @@ use std::{
 
 pub(super) const AFTER_HELP: &str = "Examples:
   testbed setup
+  testbed setup --dry-run
   testbed setup --yes
   testbed setup --kernel distribution
 
@@ -20,7 +22,7 @@ Files:
   ~/.cache/testbed   guest kernels and images; $XDG_CACHE_HOME/testbed if that is set
 
 Exit codes:
-  0    everything is ready
+  0    everything is ready, or --dry-run has shown what is not
   2    bad input, or setup was declined
   3    installing failed";
 
@@ -37,6 +39,9 @@ pub(super) struct SetupArgs {
     /// Install without asking
     #[arg(short, long)]
     yes: bool,
+    /// Show what would be installed or downloaded, and change nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
 }
 
 /// The user at a terminal: questions go to standard error, answers come from standard input.
@@ -45,7 +50,8 @@ struct Terminal;
 
 impl Prompt for Terminal {
     fn say(&mut self, line: &str) {
-        eprintln!("{line}");
+        // The lists of packages are long.
+        eprint!("{}", layout::fold(&format!("{line}\n"), terminal::width_of(&io::stderr())));
     }
 
     fn ask(&mut self, question: &str) -> Option<bool> {
@@ -65,13 +71,21 @@ impl Prompt for Terminal {
 }
 
 pub(super) fn setup(args: &SetupArgs) -> Result<u8, Failure> {
-    let options = SetupOptions {
-        yes: args.yes,
-        kernel: KernelRequest::from_options(Some(&args.kernel), args.modules.as_deref()),
-        stressor: image::stressor_path().map_err(Failure::input)?,
-    };
-    let host = LocalHost::detect(&SystemRunner, Cache::user().map_err(Failure::input)?);
-    setup::run(&options, &host, &mut Terminal)
+    let cache = Cache::user().map_err(Failure::input)?;
+    let kernel = KernelRequest::from_options(Some(&args.kernel), args.modules.as_deref());
+    match (&kernel, &args.modules) {
+        (KernelRequest::Given { image, modules }, _) => {
+            let choice = KernelChoice::Given { image: image.clone(), modules: modules.clone() };
+            super::check_kernel(&args.kernel, &choice, &cache, &["auto", "distribution"])?;
+        }
+        (_, Some(_)) => return Err(super::modules_without_kernel(&args.kernel)),
+        (_, None) => {}
+    }
+    let options =
+        SetupOptions { yes: args.yes, kernel, stressor: image::stressor_path().map_err(Failure::input)? };
+    let host = LocalHost::detect(&SystemRunner, cache);
+    let setup = if args.dry_run { setup::dry_run } else { setup::run };
+    setup(&options, &host, &mut Terminal)
         .map_err(|e| Failure { code: e.exit_code(), text: e.to_string() })?;
     Ok(0)
 }

@@ -45,7 +45,12 @@ pub(super) fn module_info(bytes: &[u8]) -> Result<ModuleInfo, String> {
 /// # Errors
 /// If the file cannot be read, or is not a static program for x86-64; the message says which.
 pub fn check_static(path: &Path) -> Result<(), Error> {
-    check_static_bytes(path, &fs::read(path).map_err(Error::io("read the stressor", path))?)
+    check_static_bytes(path, &read_stressor(path)?)
+}
+
+/// Reads the stressor program for guests.
+pub(super) fn read_stressor(path: &Path) -> Result<Vec<u8>, Error> {
+    fs::read(path).map_err(|source| Error::NoStressor { path: path.to_path_buf(), source })
 }
 
 /// Does the same as [`check_static`] for a file that has already been read.

@@ -65,13 +65,19 @@ pub enum Error {
     #[error("cannot use the kernel module {}: {why}", path.display())]
     BadModule { path: PathBuf, why: String },
 
+    /// The program that runs in guests is not where it is expected.
+    #[error("cannot read the stressor {}: {source}; {STRESSOR_REMEDY}", path.display())]
+    NoStressor { path: PathBuf, source: io::Error },
+
     /// The program is not a static program for x86-64, so the guest cannot run it.
-    #[error(
-        "{} cannot be the guest's init: {why}; build it with `cargo xtask dist`, which links it statically",
-        path.display()
-    )]
+    #[error("{} cannot be the guest's init: {why}; {STRESSOR_REMEDY}", path.display())]
     Stressor { path: PathBuf, why: &'static str },
 }
+
+/// How to get a stressor. `testbed setup` has none: it belongs to this program.
+pub const STRESSOR_REMEDY: &str = "testbed needs the program `stressor` of the same build, \
+                                   statically linked: put it beside testbed, or set TESTBED_STRESSOR to \
+                                   its path (from the source tree, `cargo xtask install` installs both)";
 
 impl Error {
     /// Returns a closure for `map_err` that adds the action and the path to an I/O error.

@@ -10,7 +10,7 @@ use super::{
 };
 use std::{
     convert::Infallible,
-    fmt, fs,
+    fmt, fs, io,
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -158,7 +158,12 @@ pub(super) fn find(
 fn cached(cache: &Cache, wanted: &ModuleSelection<'_>) -> Option<Result<Kernel, Error>> {
     // The link is resolved once. Otherwise a `testbed setup` that replaces the kernel in the meantime could
     // give the image of one kernel and the modules of another.
-    let directory = cache.path(CURRENT).canonicalize().ok()?;
+    let link = cache.path(CURRENT);
+    let directory = match link.canonicalize() {
+        Ok(directory) => directory,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) => return Some(Err(Error::io("find the kernel at", link.as_path())(error))),
+    };
     Some(read(&directory.join("vmlinuz"), Some(&directory.join("modules")), KernelSource::Cached, wanted))
 }
 
@@ -190,6 +195,12 @@ fn read(
         ],
     };
     let directory = places.iter().find(|place| holds_modules(place));
+    if let (Some(given), None) = (given, directory)
+        && let Err(error) = fs::read_dir(given)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(Error::io("read the directory of modules", given)(error));
+    }
     let modules = match directory {
         Some(directory) => Modules::read(&release, directory, config.as_deref())?,
         None => Modules::none(&release, &places[0], config.as_deref()),
@@ -312,6 +323,24 @@ mod tests {
         assert!(error.contains("none in the cache"), "{error}");
         assert!(error.contains(&format!("boot/vmlinuz-{RELEASE}")), "{error}");
         assert!(error.contains("testbed setup"), "{error}");
+    }
+
+    #[test]
+    fn what_cannot_be_looked_into_is_not_said_to_be_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = Tree::new(dir.path());
+        let nowhere = host(Path::new("/nowhere"));
+        let cache = Cache::at(dir.path().join("cache"));
+        fs::create_dir_all(cache.path("kernels")).unwrap();
+        std::os::unix::fs::symlink("current", cache.path(CURRENT)).unwrap();
+        let error = find(&KernelChoice::Auto, &ModuleSelection::FOR_GUESTS, &cache, &nowhere).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("the kernel in the cache is unusable (cannot find the kernel at "), "{text}");
+        let modules = dir.path().join("file");
+        fs::write(&modules, "").unwrap();
+        let choice = KernelChoice::Given { image: tree.image(), modules: Some(modules) };
+        let text = find(&choice, &ModuleSelection::FOR_GUESTS, &cache, &nowhere).unwrap_err().to_string();
+        assert!(text.starts_with("cannot read the directory of modules "), "{text}");
     }
 
     #[test]

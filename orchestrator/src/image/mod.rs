@@ -18,7 +18,7 @@ mod vmlinux;
 
 pub use cache::{Cache, CacheWriter, LockGuard};
 pub use elf::check_static;
-pub use error::Error;
+pub use error::{Error, STRESSOR_REMEDY};
 pub use kernel::{KernelChoice, KernelSource};
 pub use modules::{GUEST_MODULES, LINK_MODULES};
 pub use vmlinux::Boot;
@@ -70,7 +70,7 @@ fn prepare_on(
     cache: &Cache,
     host: &HostKernel,
 ) -> Result<GuestFiles, Error> {
-    let init = fs::read(stressor).map_err(Error::io("read the stressor", stressor))?;
+    let init = elf::read_stressor(stressor)?;
     elf::check_static_bytes(stressor, &init)?;
     let kernel = kernel::find(choice, &ModuleSelection::FOR_GUESTS, cache, host)?;
 

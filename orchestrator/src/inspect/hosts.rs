@@ -27,7 +27,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::process::Child;
-use units::BitRate;
+use units::{BitRate, Bytes, counted};
 
 /// The memory for a guest of 1 GiB and its QEMU process, in bytes.
 const MIN_FREE_MEMORY_BYTES: u64 = 1280 << 20;
@@ -133,7 +133,7 @@ async fn check_host(
             }
             Err(e) => {
                 let remedy = "free space there, or set `images` to another directory";
-                findings.push(Finding::missing(&check_name(spec, "images"), e.to_string(), remedy));
+                findings.push(Finding::failed(&check_name(spec, "images"), e.to_string(), remedy));
             }
         }
     }
@@ -153,26 +153,26 @@ async fn upload_program(
     program: &Upload,
     findings: &mut Vec<Finding>,
 ) -> Option<String> {
-    let mut missing = |what: &str, detail: String, remedy: &str| {
-        findings.push(Finding::missing(&check_name(spec, what), detail, remedy));
+    let mut failed = |what: &str, detail: String, remedy: &str| {
+        findings.push(Finding::failed(&check_name(spec, what), detail, remedy));
         None
     };
     match host.run_script("uname -m").await {
         Ok(arch) if arch == ARCH => {}
         Ok(arch) => {
             let detail = format!("this program is for {ARCH}, the host is {arch}");
-            return missing("program", detail, &format!("use a host that is {ARCH}, like this one"));
+            return failed("program", detail, &format!("use a host that is {ARCH}, like this one"));
         }
         Err(error) => {
             let remedy = format!("`ssh {} true` has to work without asking for anything", spec.host);
-            return missing("reach", error.to_string(), &remedy);
+            return failed("reach", error.to_string(), &remedy);
         }
     }
     let path = match host.upload(program, None).await {
         Ok(path) => path,
         Err(error) => {
             let remedy = "free space in the cache directory of the login user there";
-            return missing("program", error.to_string(), remedy);
+            return failed("program", error.to_string(), remedy);
         }
     };
     match host.run_script(&format!("exec {} --version", quoted(&path))).await {
@@ -180,7 +180,7 @@ async fn upload_program(
         Err(error) => {
             let remedy = "programs must be executable in the cache directory there: mount it without noexec, \
                           or set XDG_CACHE_HOME";
-            missing("program", error.to_string(), remedy)
+            failed("program", error.to_string(), remedy)
         }
     }
 }
@@ -214,7 +214,7 @@ async fn observe_host(
     for directory in &seen.directories {
         let Directory { path, file_system, source, free_bytes } = directory;
         let detail =
-            format!("{} MiB free in {} ({file_system} of {source})", free_bytes >> 20, path.display());
+            format!("{} free in {} ({file_system} of {source})", binary(*free_bytes), path.display());
         if *free_bytes < MIN_FREE_SPACE_BYTES {
             let remedy = "free space there; files of earlier versions of testbed can be deleted";
             findings.push(Finding::warning(&check_name(spec, "space"), detail, remedy));
@@ -253,6 +253,11 @@ async fn check_shared_images(
             "export it by NFS from the controller and mount it on both; without disks, copies work too",
         )
     })
+}
+
+/// Formats a size of memory or of a disk.
+fn binary(bytes: u64) -> impl std::fmt::Display {
+    Bytes::new(bytes).rounded_binary()
 }
 
 /// Returns the name of a check: the node, and what is checked.
@@ -310,13 +315,16 @@ async fn check_node(
     findings.push(Finding::ok(
         &what,
         format!(
-            "{}, {} CPUs, Linux {}, round trip {:.1} ms",
-            facts.cpu_model, facts.cpus, facts.kernel, away.median_ms
+            "{}, {}, Linux {}, round trip {:.1} ms",
+            facts.cpu_model,
+            counted(facts.cpus, "CPU"),
+            facts.kernel,
+            away.median_ms
         ),
     ));
     if spec.runs_guests && facts.available_memory_bytes < MIN_FREE_MEMORY_BYTES {
-        let free = facts.available_memory_bytes >> 20;
-        let detail = format!("{free} MiB free; a guest of 1 GiB needs {} MiB", MIN_FREE_MEMORY_BYTES >> 20);
+        let (free, needed) = (binary(facts.available_memory_bytes), binary(MIN_FREE_MEMORY_BYTES));
+        let detail = format!("{free} free; a guest of 1 GiB needs {needed}");
         findings.push(Finding::warning(
             &check_name(spec, "memory"),
             detail,
@@ -359,7 +367,7 @@ async fn compare_compute_nodes(source: &RunningNode, destination: &RunningNode) 
         Ok(_) => Finding::ok("migration link", "compute2 answers compute1"),
         Err(error) => {
             let remedy = "both `migration` interfaces have to be up and connected to the same network";
-            Finding::missing("migration link", error.to_string(), remedy)
+            Finding::failed("migration link", error.to_string(), remedy)
         }
     });
     let description = Description {

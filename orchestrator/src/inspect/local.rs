@@ -12,7 +12,7 @@ pub async fn examine() -> Finding {
     let description = match lab::local::start().await {
         Ok(lab) => lab.description.clone(),
         Err(error) => {
-            return Finding::missing(NAME, error.to_string(), "see `namespaces` above, or run as root");
+            return Finding::failed(NAME, error.to_string(), "see `namespaces` above, or run as root");
         }
     };
     let backend = |link| description.backend(&Settings { link, ..Settings::default() });

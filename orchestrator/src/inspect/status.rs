@@ -11,6 +11,7 @@ use crate::lab::{
 };
 use serde::Serialize;
 use std::{fmt, io, path::Path};
+use units::{Bytes, counted};
 
 /// The status of a lab. Its fields are the JSON of `testbed lab status --json`.
 #[derive(Debug, Serialize)]
@@ -147,11 +148,14 @@ impl fmt::Display for HostStatus {
         }
         let Some(Observation { facts, interfaces, .. }) = seen else { return Ok(()) };
         let qemu = facts.qemu.as_ref().map_or("no QEMU".into(), |version| format!("QEMU {version}"));
-        let (free, all) = (facts.available_memory_bytes >> 20, facts.memory_bytes >> 20);
+        let [free, all] = [facts.available_memory_bytes, facts.memory_bytes]
+            .map(|bytes| Bytes::new(bytes).rounded_binary());
         writeln!(
             f,
-            "{node:<10} {host} answers: {}, {} CPUs, {free} of {all} MiB free, Linux {}, {qemu}",
-            facts.cpu_model, facts.cpus, facts.kernel
+            "{node:<10} {host} answers: {}, {}, {free} of {all} free, Linux {}, {qemu}",
+            facts.cpu_model,
+            counted(facts.cpus, "CPU"),
+            facts.kernel
         )?;
         let interfaces: Vec<String> = interfaces.iter().map(brief).collect();
         writeln!(f, "{:<10} interfaces: {}", "", interfaces.join("; "))

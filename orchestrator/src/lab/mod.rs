@@ -231,7 +231,11 @@ const EXIT_GRACE: Duration = Duration::from_secs(2);
 /// Connects to a node through the standard streams of a process, which is the node itself or the ssh that
 /// leads to it. Returns when the node has answered its first call.
 pub(crate) async fn connect_node(name: &str, process: &mut Child) -> Result<Node, Error> {
-    let failed = |reason: &str| Error::Start { node: name.into(), reason: reason.trim().into() };
+    // The node's own prefix would be a second one in this program's message.
+    let failed = |reason: &str| {
+        let reason = reason.trim();
+        Error::Start { node: name.into(), reason: reason.strip_prefix("error: ").unwrap_or(reason).into() }
+    };
     let (Some(stdin), Some(stdout), Some(mut stderr)) =
         (process.stdin.take(), process.stdout.take(), process.stderr.take())
     else {
@@ -244,4 +248,22 @@ pub(crate) async fn connect_node(name: &str, process: &mut Child) -> Result<Node
         return Err(failed(&reason));
     }
     Ok(node)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Stdio;
+    use tokio::process::Command;
+
+    #[tokio::test]
+    async fn a_node_that_does_not_start_gives_its_reason_without_a_second_prefix() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo 'error: no namespaces here' >&2"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let Err(error) = connect_node("compute1", &mut command.spawn().unwrap()).await else {
+            panic!("this is no node");
+        };
+        assert_eq!(error.to_string(), "cannot start node compute1: no namespaces here");
+    }
 }

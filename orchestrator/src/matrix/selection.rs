@@ -19,8 +19,13 @@ pub struct Selection {
 #[derive(Debug, thiserror::Error)]
 pub enum SelectionError {
     /// The expression of `--only` is invalid.
-    #[error("--only: {0}")]
-    Only(ExpressionError),
+    #[error("--only: {}", error.show(text).trim_start_matches("error: "))]
+    Only {
+        /// The text of the expression.
+        text: String,
+        /// What is wrong with it, and what to write instead.
+        error: ExpressionError,
+    },
     /// The text of `--shard` is not a shard.
     #[error("--shard: {0}")]
     Shard(#[from] ShardError),
@@ -48,7 +53,8 @@ impl Selection {
     pub fn whole(&self, mut plan: Plan) -> Result<Plan, SelectionError> {
         plan.repeat = self.repeat.unwrap_or(plan.repeat);
         let Some(only) = &self.only else { return Ok(plan) };
-        let only: Expression = only.parse().map_err(SelectionError::Only)?;
+        let only: Expression =
+            only.parse().map_err(|error| SelectionError::Only { text: only.clone(), error })?;
         Ok(plan.only(&only))
     }
 

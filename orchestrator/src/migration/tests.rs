@@ -435,7 +435,7 @@ failures! {
         Migrate;
     a_migration_that_cannot_be_cancelled: endless_and_not_cancellable()
         => Failed,
-        "the migration failed: given up (not finished after 1 passes), but it was not cancelled within 20 s \
+        "the migration failed: given up (not finished after 1 pass), but it was not cancelled within 20 s \
          in the state `active`",
         Migrate;
     a_cancellation_that_takes_too_long: Setup::script(Script {
@@ -648,7 +648,7 @@ fn the_settings_choose_the_mode() {
     let late = [Sample { memory, ..Sample::default() }];
     let progress = Progress { samples: &late, settled_ms: Some(0.0) };
     let decision = migrate.mode.policy(migrate.limits()).decide(&progress);
-    assert_eq!(decision, Decision::GiveUp("not finished after 1 passes".into()));
+    assert_eq!(decision, Decision::GiveUp("not finished after 1 pass".into()));
 }
 
 /// Makes an attempt in which the guest's rates are these phases, and `stress.rate` afterwards. No two of its

@@ -24,7 +24,7 @@ impl Precopy {
     fn reason_to_give_up(&self, progress: &Progress<'_>) -> Option<String> {
         let now = progress.samples.last()?;
         if let Some(cap) = self.limits.max_passes.filter(|cap| now.pass() > u64::from(*cap)) {
-            return Some(format!("not finished after {cap} passes"));
+            return Some(format!("not finished after {cap} pass{}", if cap == 1 { "" } else { "es" }));
         }
         // The stall detector needs whole passes, so it is only used when a new pass begins.
         let before = progress.samples.iter().rev().nth(1);

@@ -5,11 +5,12 @@
 //! in any order. QEMU's monitor and the guest's control port are line-based too; the node forwards their
 //! lines unparsed on a channel, as [`ToNode::Line`] and [`FromNode::Line`].
 
+use crate::layout::shell_word;
 use jiff::Timestamp;
 use netem::userspace::Lateness;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{collections::BTreeSet, fmt, net::Ipv4Addr};
 
 /// The placeholder in [`ProcessSpec::args`] for the number of the inherited file descriptor that carries the
 /// Ethernet frames of [`ProcessSpec::frames_of`].
@@ -191,6 +192,14 @@ pub struct ProcessSpec {
     /// The interface whose Ethernet frames the process receives and sends as datagrams on an inherited
     /// socket, if any.
     pub frames_of: Option<String>,
+}
+
+impl fmt::Display for ProcessSpec {
+    /// Writes the command as it is typed into a shell.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&shell_word(&self.program))?;
+        self.args.iter().try_for_each(|argument| write!(f, " {}", shell_word(argument)))
+    }
 }
 
 /// A node's description of itself and its host.

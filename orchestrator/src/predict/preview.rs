@@ -2,15 +2,15 @@
 //! is shown as a table, and written as JSON for programs.
 
 use crate::{
+    layout::{self, Column, Content, Table},
     matrix::{Cell, Plan, RunOrder, Settings},
     outcome::Outcome,
     predict::precopy::{self, Prediction},
 };
-use comfy_table::{CellAlignment, Table, presets};
 use indexmap::IndexMap;
 use serde::Serialize;
-use std::fmt;
-use units::Span;
+use std::fmt::{self, Write as _};
+use units::{Span, counted};
 
 /// The preview of a run. Its `Display` is a table; its serialization has every detail.
 #[derive(Debug, Clone, Serialize)]
@@ -75,53 +75,71 @@ impl Preview {
     }
 }
 
-impl fmt::Display for Preview {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Preview {
+    /// Returns the preview as a table, folded to a terminal of this width if there is one, and a summary.
+    pub fn table(&self, width: Option<usize>) -> String {
         let axes = self.columns();
-        let mut table = Table::new();
-        table.load_style(presets::NOTHING);
         let names: Vec<&str> = if axes.is_empty() { vec!["cell"] } else { axes.iter().copied().collect() };
         let figures_from = names.len() + 1;
         let any_skipped = self.cells.iter().any(|cell| cell.skipped.is_some());
         let reason = any_skipped.then_some("reason");
-        table.set_header(names.into_iter().chain(COLUMNS).chain(reason));
-        for cell in &self.cells {
+        let columns = names.into_iter().chain(COLUMNS).chain(reason).enumerate().map(|(at, header)| {
+            let content = match at {
+                at if at + 1 < figures_from => Content::Key,
+                at if (figures_from..figures_from + COLUMNS.len() - 1).contains(&at) => Content::Number,
+                _ => Content::Words,
+            };
+            Column { header: header.to_owned(), content }
+        });
+        let rows = self.cells.iter().map(|cell| {
             let mut row: Vec<String> = if axes.is_empty() {
                 vec![cell.id.clone()]
             } else {
                 axes.iter().map(|path| cell.axes.get(*path).cloned().unwrap_or_default()).collect()
             };
             match (&cell.skipped, &cell.predicted) {
-                (Some(reason), _) => {
+                (Some(_), _) => {
                     row.push(Outcome::Skipped.to_string());
                     row.extend(std::iter::repeat_n("-".into(), COLUMNS.len() - 1));
-                    row.push(reason.clone());
                 }
                 (None, Some(predicted)) => row.extend(figures(predicted)),
-                (None, None) => {}
+                (None, None) => row.extend(std::iter::repeat_n(String::new(), COLUMNS.len())),
             }
-            table.add_row(row);
-        }
-        for column in figures_from..figures_from + COLUMNS.len() - 1 {
-            if let Some(column) = table.column_mut(column) {
-                column.set_cell_alignment(CellAlignment::Right);
-            }
-        }
-        writeln!(f, "{}", table.trim_fmt())?;
-        writeln!(f)?;
+            row.extend(any_skipped.then(|| cell.skipped.clone().unwrap_or_default()));
+            row
+        });
+        let table = Table { columns: columns.collect(), rows: rows.collect() };
+        table.draw(width) + "\n" + &layout::fold(&self.summary(), width)
+    }
+
+    /// Returns the numbers of cells and migrations, and the time that they are predicted to take.
+    fn summary(&self) -> String {
+        let mut text = counted(self.cells.len(), "cell");
         let skipped = self.cells.iter().filter(|cell| cell.skipped.is_some()).count();
-        write!(f, "{} cells", self.cells.len())?;
         if skipped > 0 {
-            write!(f, ", {skipped} of them skipped")?;
+            let _ = match self.cells.len() {
+                1 => write!(text, ", which is skipped"),
+                _ => write!(text, ", {skipped} of them skipped"),
+            };
         }
         if self.repeat > 1 {
-            write!(f, ", {} times each", self.repeat)?;
+            let _ = write!(text, ", {} times each", self.repeat);
         }
         if let RunOrder::Shuffled { seed } = self.order {
-            write!(f, ", shuffled by seed {seed}")?;
+            let _ = write!(text, ", shuffled by seed {seed}");
         }
-        let minutes = self.migrating.as_secs_f64() / 60.0;
-        writeln!(f, ": {} migrations, predicted to take {minutes:.1} min in total", self.migrations)
+        let migrations = counted(self.migrations, "migration");
+        let time = match self.migrating.as_secs_f64() {
+            seconds if seconds < 10.0 => format!("{seconds:.1} s"),
+            _ => layout::about(self.migrating.into()),
+        };
+        format!("{text}: {migrations}, predicted to take {time} in total\n")
+    }
+}
+
+impl fmt::Display for Preview {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.table(None))
     }
 }
 
@@ -132,9 +150,15 @@ const COLUMNS: [&str; 5] = ["predicted", "time", "downtime", "data", "passes"];
 fn figures(predicted: &Prediction) -> [String; 5] {
     [
         predicted.outcome.to_string(),
-        format!("{:.1} s", predicted.total_time.as_secs_f64()),
+        match predicted.total_time.as_secs_f64() {
+            seconds if seconds < 3600.0 => format!("{seconds:.1} s"),
+            _ => layout::about(predicted.total_time.into()),
+        },
         predicted.downtime.map_or_else(|| "-".into(), |time| format!("{:.0} ms", time.as_millis_f64())),
-        format!("{:.0} MB", predicted.transferred.as_mb()),
+        match predicted.transferred.as_mb() {
+            megabytes if megabytes < 1e5 => format!("{megabytes:.0} MB"),
+            _ => predicted.transferred.rounded().to_string(),
+        },
         predicted.passes.to_string(),
     ]
 }
@@ -167,7 +191,7 @@ mod tests {
             " 128MB/s      kvm          skipped             -         -        -       -  KVM does not work",
             " 128MB/s      tcg          not-converged  15.1 s         -  1674 MB      10",
             "",
-            "6 cells, 3 of them skipped, 2 times each: 6 migrations, predicted to take 0.8 min in total",
+            "6 cells, 3 of them skipped, 2 times each: 6 migrations, predicted to take 51 s in total",
         ];
         let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
         assert_eq!(lines, expected, "{text}");
@@ -178,7 +202,17 @@ mod tests {
         let plan = File::parse("name: n\n", "n").and_then(|file| file.expand()).unwrap();
         let text = Preview::new(&plan, |_| None).to_string();
         assert!(text.lines().nth(1).unwrap().starts_with(" base  converged"), "{text}");
-        assert!(text.ends_with("1 cells: 1 migrations, predicted to take 0.0 min in total\n"), "{text}");
+        assert!(text.ends_with("1 cell: 1 migration, predicted to take 0.1 s in total\n"), "{text}");
+    }
+
+    #[test]
+    fn big_guests_and_long_migrations_are_readable() {
+        let text = "name: n\nguest: { memory: 4TiB, ballast: 3TiB }\nlink: { rate: 1gbit }\n\
+                    migrate: { timeout: 100h }\n";
+        let plan = File::parse(text, "n").and_then(|file| file.expand()).unwrap_or_else(|e| panic!("{e}"));
+        let text = Preview::new(&plan, |_| None).to_string();
+        let row = text.lines().nth(1).unwrap();
+        assert!(row.contains(" h ") && row.contains(" TB "), "{text}");
     }
 
     #[test]

@@ -1,42 +1,84 @@
 //! Progress on a terminal: a bar for the run, and a line for the migration in progress.
 
-use super::{about, outcome_line};
+use super::{CurrentPhase, outcome_line, painted};
 use crate::{
     event::{Event, Sink},
+    layout::about,
     measure::samples::Sample,
-    outcome::Outcome,
     results::record::Record,
 };
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::sync::Mutex;
+use std::{
+    sync::{Arc, Mutex, Weak},
+    thread,
+    time::{Duration, Instant},
+};
+use units::{ByteRate, Bytes};
 
 /// The maximum number of redraws per second: enough to look alive, too few to cost anything.
 const REDRAWS_PER_SECOND: u8 = 5;
 
-/// A bar and a line at the bottom of the terminal, which are redrawn when something happens.
+/// The interval at which the time left is shown anew.
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A bar and a line at the bottom of the terminal, which are redrawn when something happens, and the time
+/// left every second.
 pub struct Live {
     all: MultiProgress,
     run: ProgressBar,
     attempt: ProgressBar,
-    name: Mutex<String>,
+    /// The attempt in progress. The thread that counts the time down ends when it is dropped.
+    current: Arc<Mutex<CurrentAttempt>>,
+    phase: Mutex<CurrentPhase>,
     colour: bool,
+    verbose: bool,
+}
+
+/// The attempt in progress: what the first line shows beside the bar.
+#[derive(Debug, Clone, Default)]
+struct CurrentAttempt {
+    name: String,
+    /// When the attempt started, and the time that was left then.
+    left: Option<(Instant, Duration)>,
+}
+
+impl CurrentAttempt {
+    /// Returns the text beside the bar. The name comes last, since it is cut off where the terminal ends.
+    fn text(&self, now: Instant) -> String {
+        let Some((started, left)) = self.left else { return String::new() };
+        let left = left.saturating_sub(now.saturating_duration_since(started));
+        let left = if left < SECOND {
+            "longer than predicted".to_owned()
+        } else {
+            format!("about {} left", about(left))
+        };
+        format!("{left}  {}", self.name)
+    }
 }
 
 impl Live {
-    /// Starts drawing on standard error, in colour if `colour` is set.
-    pub fn start(colour: bool) -> Self {
-        let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(REDRAWS_PER_SECOND));
+    /// Starts drawing on standard error, in colour if `colour` is set, with details if `verbose` is.
+    pub fn start(colour: bool, verbose: bool) -> Self {
+        let target = ProgressDrawTarget::stderr_with_hz(REDRAWS_PER_SECOND);
+        let live = Self::on(target, colour, verbose);
+        count_down(&live.current, live.run.clone());
+        live
+    }
+
+    fn on(target: ProgressDrawTarget, colour: bool, verbose: bool) -> Self {
+        let all = MultiProgress::with_draw_target(target);
         let run = all.add(ProgressBar::new(0));
         let attempt = all.add(ProgressBar::new_spinner());
         // The templates are constants and valid, so this cannot fail.
-        let bar = if colour { "{bar:30.cyan} {pos}/{len}  {msg}" } else { "{bar:30} {pos}/{len}  {msg}" };
+        let bar =
+            if colour { "{bar:20.cyan} {pos}/{len}  {wide_msg}" } else { "{bar:20} {pos}/{len}  {wide_msg}" };
         if let (Ok(bar), Ok(line)) =
             (ProgressStyle::with_template(bar), ProgressStyle::with_template("{wide_msg}"))
         {
             run.set_style(bar);
             attempt.set_style(line);
         }
-        Self { all, run, attempt, name: Mutex::default(), colour }
+        Self { all, run, attempt, current: Arc::default(), phase: Mutex::default(), colour, verbose }
     }
 
     fn print(&self, line: impl AsRef<str>) {
@@ -44,24 +86,35 @@ impl Live {
         let _ = self.all.println(line);
     }
 
-    /// Shows the state of the current attempt on its line.
-    fn show(&self, text: &str) {
-        self.attempt.set_message(format!("{}: {text}", self.name.lock().unwrap()));
+    /// Prints a line about the phase that ends, and enters the next one, or none if the attempt has ended.
+    fn enter(&self, next: Option<crate::results::record::Phase>) {
+        let ended = self.phase.lock().unwrap().enter(next, Instant::now());
+        if let Some(line) = ended.filter(|_| self.verbose) {
+            self.print(format!("  {line}"));
+        }
     }
 
     fn ended(&self, record: &Record) {
         self.run.inc(1);
         let line = outcome_line(record);
-        let colour = match record.outcome {
-            Outcome::Converged => "32",
-            Outcome::NotConverged | Outcome::Skipped | Outcome::Interrupted => "33",
-            Outcome::Failed | Outcome::GuestLost | Outcome::Corrupted => "31",
-        };
-        self.print(if self.colour { format!("\x1b[{colour}m{line}\x1b[0m") } else { line });
+        self.print(if self.colour { painted(record.outcome, &line) } else { line });
         for disagreement in &record.measured.disagreements {
             self.print(format!("  note: {disagreement}"));
         }
     }
+}
+
+/// Shows the time left every second, until the [`Live`] that the attempt belongs to is dropped.
+fn count_down(current: &Arc<Mutex<CurrentAttempt>>, run: ProgressBar) {
+    let current: Weak<Mutex<CurrentAttempt>> = Arc::downgrade(current);
+    thread::spawn(move || {
+        while let Some(attempt) = current.upgrade().map(|current| current.lock().unwrap().clone()) {
+            if attempt.left.is_some() && !run.is_finished() {
+                run.set_message(attempt.text(Instant::now()));
+            }
+            thread::sleep(SECOND);
+        }
+    });
 }
 
 impl Sink for Live {
@@ -71,13 +124,21 @@ impl Sink for Live {
             Event::AttemptStarted { number, total, name, left } => {
                 self.run.set_length(*total as u64);
                 self.run.set_position(*number as u64 - 1);
-                self.run.set_message(format!("about {} left", about(*left)));
-                *self.name.lock().unwrap() = (*name).into();
+                let started = CurrentAttempt { name: (*name).into(), left: Some((Instant::now(), *left)) };
+                self.run.set_message(started.text(Instant::now()));
+                *self.current.lock().unwrap() = started;
             }
-            Event::PhaseEntered(phase) => self.show(phase.describe()),
-            Event::Sampled(sample) => self.show(&sample_text(sample)),
-            Event::AttemptEnded(record) => self.ended(record),
+            Event::PhaseEntered(phase) => {
+                self.enter(Some(*phase));
+                self.attempt.set_message(phase.describe());
+            }
+            Event::Sampled(sample) => self.attempt.set_message(sample_text(sample)),
+            Event::AttemptEnded(record) => {
+                self.enter(None);
+                self.ended(record);
+            }
             Event::RunEnded => {
+                self.current.lock().unwrap().left = None;
                 self.attempt.finish_and_clear();
                 self.run.finish_and_clear();
             }
@@ -85,14 +146,120 @@ impl Sink for Live {
     }
 }
 
+/// Returns the state of a migration, with the rates first: a narrow terminal cuts the end off.
 fn sample_text(sample: &Sample) -> String {
     let seconds = sample.at_ms / 1e3;
     let Some(memory) = &sample.memory else { return format!("{seconds:.1} s, {}", sample.status) };
     format!(
-        "{seconds:.1} s, pass {}, {:.0} MB left, {:.0} MB/s sent, {:.0} MB/s dirtied",
-        memory.pass,
-        memory.remaining_bytes as f64 / 1e6,
+        "{:.0} MB/s sent, {:.0} MB/s dirtied, {} left, pass {}, {seconds:.1} s",
         memory.mbit_per_s / 8.0,
-        memory.dirty_rate_bytes_per_s as f64 / 1e6,
+        ByteRate::new(memory.dirty_rate_bytes_per_s).as_mb_per_s(),
+        Bytes::new(memory.remaining_bytes).rounded(),
+        memory.pass,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::samples::MemoryProgress;
+    use indicatif::TermLike;
+    use std::io;
+
+    /// A terminal of this width that keeps everything that is written to it.
+    #[derive(Debug, Clone)]
+    struct Paper(u16, Arc<Mutex<String>>);
+
+    impl TermLike for Paper {
+        fn width(&self) -> u16 {
+            self.0
+        }
+
+        fn move_cursor_up(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_down(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_right(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_left(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn write_line(&self, line: &str) -> io::Result<()> {
+            self.write_str(&format!("{line}\n"))
+        }
+
+        fn write_str(&self, text: &str) -> io::Result<()> {
+            self.1.lock().unwrap().push_str(text);
+            Ok(())
+        }
+
+        fn clear_line(&self) -> io::Result<()> {
+            self.write_str("\n")
+        }
+
+        fn flush(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn sample() -> Sample {
+        let memory = MemoryProgress {
+            pass: 4,
+            remaining_bytes: 240_000_000,
+            mbit_per_s: 888.0,
+            dirty_rate_bytes_per_s: 96_000_000,
+            ..MemoryProgress::default()
+        };
+        Sample { at_ms: 12_345.0, memory: Some(memory), ..Sample::default() }
+    }
+
+    #[test]
+    fn the_rates_are_shown_in_a_narrow_terminal_whatever_the_cell_is_called() {
+        let name = "stress.rate=96MBps,link.rate=1gbit,link.delay=20ms,migrate.downtime_limit=300ms #12";
+        for (columns, shown) in [
+            (80, "111 MB/s sent, 96 MB/s dirtied, 240 MB left, pass 4, 12.3 s"),
+            (40, "111 MB/s sent, 96 MB/s dirtied"),
+        ] {
+            let terminal = Paper(columns, Arc::default());
+            let target = ProgressDrawTarget::term_like_with_hz(Box::new(terminal.clone()), 200);
+            let live = Live::on(target, false, false);
+            let left = Duration::from_secs(125);
+            live.handle(&Event::AttemptStarted { number: 3, total: 7, name, left });
+            live.handle(&Event::Sampled(&sample()));
+            live.run.tick();
+            live.attempt.tick();
+            let text = terminal.1.lock().unwrap().clone();
+            assert!(text.contains(shown), "{columns}:\n{text}");
+            assert!(text.contains("2/7"), "{columns}:\n{text}");
+            assert!(!text.contains(name), "the name is cut off:\n{text}");
+            if columns == 80 {
+                assert!(text.contains("about 2 min 05 s left  stress.rate=96MBps"), "{columns}:\n{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_time_left_is_counted_down() {
+        let start = Instant::now();
+        let attempt = CurrentAttempt { name: "base".into(), left: Some((start, Duration::from_secs(90))) };
+        let text = |second| attempt.text(start + Duration::from_secs(second));
+        assert_eq!(text(0), "about 1 min 30 s left  base");
+        assert_eq!(text(31), "about 59 s left  base");
+        assert_eq!(text(90), "longer than predicted  base");
+        assert_eq!(text(500), "longer than predicted  base");
+    }
+
+    #[test]
+    fn big_amounts_of_data_are_readable() {
+        let mut sample = sample();
+        sample.memory.as_mut().unwrap().remaining_bytes = 1_234_567_890_123;
+        assert!(sample_text(&sample).contains(", 1.2 TB left,"), "{}", sample_text(&sample));
+    }
 }

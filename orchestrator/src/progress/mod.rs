@@ -1,7 +1,11 @@
 //! Progress messages of a run, for people: [`live`] on a terminal, [`plain`] lines elsewhere.
 
-use crate::results::record::Record;
-use std::time::Duration;
+use crate::{
+    outcome::Outcome,
+    results::record::{Phase, Record},
+};
+use std::time::Instant;
+use units::Bytes;
 
 pub mod live;
 pub mod plain;
@@ -13,22 +17,40 @@ fn outcome_line(record: &Record) -> String {
         Some(format!("{} #{}: {}", record.cell, record.attempt, record.outcome)),
         measured.total_time_ms.map(|ms| format!(" in {:.1} s", ms / 1e3)),
         measured.downtime_ms.qemu.map(|ms| format!(", downtime {ms:.0} ms")),
-        measured.transferred.qemu_bytes.map(|bytes| format!(", {:.0} MB", bytes as f64 / 1e6)),
+        measured.transferred.qemu_bytes.map(|bytes| format!(", {}", Bytes::new(bytes).rounded())),
         record.reason.as_ref().map(|reason| format!(" ({reason})")),
     ];
     parts.into_iter().flatten().collect()
 }
 
-/// Returns a duration rounded to seconds, such as `45 s` or `3 min 20 s`.
-fn about(duration: Duration) -> String {
-    let seconds = duration.as_secs_f64().round() as u64;
-    if seconds < 60 { format!("{seconds} s") } else { format!("{} min {:02} s", seconds / 60, seconds % 60) }
+/// Returns the outcome of an attempt in its color, for a terminal.
+fn painted(outcome: Outcome, line: &str) -> String {
+    let color = match outcome {
+        Outcome::Converged => "32",
+        Outcome::NotConverged | Outcome::Skipped | Outcome::Interrupted => "33",
+        Outcome::Failed | Outcome::GuestLost | Outcome::Corrupted => "31",
+    };
+    format!("\x1b[{color}m{line}\x1b[0m")
+}
+
+/// The phase that an attempt is in, and since when, for `--verbose`.
+#[derive(Debug, Default)]
+struct CurrentPhase(Option<(Phase, Instant)>);
+
+impl CurrentPhase {
+    /// Enters a phase, or none if the attempt has ended. Returns a line about the phase before, if there is
+    /// one.
+    fn enter(&mut self, next: Option<Phase>, now: Instant) -> Option<String> {
+        let before = std::mem::replace(&mut self.0, next.map(|phase| (phase, now)));
+        before.map(|(phase, since)| format!("{}: {:.2} s", phase.describe(), (now - since).as_secs_f64()))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{matrix::File, outcome::Outcome, results::builder::RecordBuilder};
+    use crate::{matrix::File, results::builder::RecordBuilder};
+    use std::time::Duration;
 
     #[test]
     fn a_line_has_the_outcome_and_the_figures_that_were_measured() {
@@ -38,7 +60,7 @@ mod tests {
         record.measured.total_time_ms = Some(4_049.0);
         record.measured.downtime_ms.qemu = Some(61.4);
         record.measured.transferred.qemu_bytes = Some(471_600_000);
-        assert_eq!(outcome_line(&record), "base #2: converged in 4.0 s, downtime 61 ms, 472 MB");
+        assert_eq!(outcome_line(&record), "base #2: converged in 4.0 s, downtime 61 ms, 471.6 MB");
         let failed = RecordBuilder::start().freeze(
             &plan.cells[0],
             1,
@@ -49,12 +71,14 @@ mod tests {
     }
 
     #[test]
-    fn estimates_are_rounded_to_seconds() {
-        let text = |ms| about(Duration::from_millis(ms));
-        assert_eq!(text(400), "0 s");
-        assert_eq!(text(59_400), "59 s");
-        assert_eq!(text(59_600), "1 min 00 s");
-        assert_eq!(text(200_000), "3 min 20 s");
-        assert_eq!(text(7_265_000), "121 min 05 s");
+    fn a_phase_is_told_with_its_duration_once_it_has_ended() {
+        let (mut current, start) = (CurrentPhase::default(), Instant::now());
+        let at = |ms| start + Duration::from_millis(ms);
+        assert_eq!(current.enter(Some(Phase::Boot), at(0)), None);
+        let told = current.enter(Some(Phase::TearDown), at(1_500)).unwrap();
+        assert_eq!(told, format!("{}: 1.50 s", Phase::Boot.describe()));
+        let told = current.enter(None, at(1_750)).unwrap();
+        assert_eq!(told, format!("{}: 0.25 s", Phase::TearDown.describe()));
+        assert_eq!(current.enter(None, at(2_000)), None);
     }
 }

@@ -1,25 +1,81 @@
 //! Progress as plain lines, for logs and pipes: one when an attempt starts, and one when it ends.
 
-use super::{about, outcome_line};
-use crate::event::{Event, Sink};
+use super::{CurrentPhase, outcome_line, painted};
+use crate::{
+    event::{Event, Sink},
+    layout::about,
+};
+use std::{sync::Mutex, time::Instant};
 
 /// A sink that writes lines to standard error.
-pub struct Plain;
+#[derive(Debug, Default)]
+pub struct Plain {
+    colour: bool,
+    verbose: bool,
+    phase: Mutex<CurrentPhase>,
+}
 
-impl Sink for Plain {
-    fn handle(&self, event: &Event<'_>) {
+impl Plain {
+    /// Creates a sink that colors outcomes if `colour` is set, and shows phases if `verbose` is.
+    pub fn new(colour: bool, verbose: bool) -> Self {
+        Self { colour, verbose, phase: Mutex::default() }
+    }
+
+    /// Returns the lines that an event is shown as.
+    fn lines(&self, event: &Event<'_>, now: Instant) -> Vec<String> {
+        let mut lines = Vec::new();
+        let entered = match event {
+            Event::PhaseEntered(phase) => Some(Some(*phase)),
+            Event::AttemptEnded(_) | Event::RunEnded => Some(None),
+            _ => None,
+        };
+        if let Some(next) = entered {
+            let ended = self.phase.lock().unwrap().enter(next, now).filter(|_| self.verbose);
+            lines.extend(ended.map(|line| format!("        {line}")));
+        }
         match event {
-            Event::Message(text) => eprintln!("{text}"),
+            Event::Message(text) => lines.push((*text).to_owned()),
             Event::AttemptStarted { number, total, name, left } => {
-                eprintln!("[{number}/{total}] {name} … (about {} left)", about(*left));
+                lines.push(format!("[{number}/{total}] {name} … (about {} left)", about(*left)));
             }
             Event::AttemptEnded(record) => {
-                eprintln!("        {}", outcome_line(record));
+                let line = outcome_line(record);
+                let line = if self.colour { painted(record.outcome, &line) } else { line };
+                lines.push(format!("        {line}"));
                 for disagreement in &record.measured.disagreements {
-                    eprintln!("        note: {disagreement}");
+                    lines.push(format!("        note: {disagreement}"));
                 }
             }
             Event::PhaseEntered(_) | Event::Sampled(_) | Event::RunEnded => {}
         }
+        lines
+    }
+}
+
+impl Sink for Plain {
+    fn handle(&self, event: &Event<'_>) {
+        for line in self.lines(event, Instant::now()) {
+            eprintln!("{line}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::results::record::Phase;
+    use std::time::Duration;
+
+    #[test]
+    fn phases_are_shown_on_request_only() {
+        let events = [Event::PhaseEntered(Phase::Boot), Event::Message("m"), Event::RunEnded];
+        let shown = |sink: &Plain| {
+            let start = Instant::now();
+            let at = |second: u32| start + Duration::from_secs(1) * second;
+            (0..).zip(&events).flat_map(|(second, event)| sink.lines(event, at(second))).collect::<Vec<_>>()
+        };
+        assert_eq!(shown(&Plain::new(false, false)), ["m"]);
+        let phase = format!("        {}: 2.00 s", Phase::Boot.describe());
+        assert_eq!(shown(&Plain::new(false, true)), ["m", phase.as_str()]);
     }
 }

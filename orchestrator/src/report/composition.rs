@@ -3,6 +3,7 @@
 
 use crate::results::parts::{Composition, DuplicateAttempt};
 use std::{collections::HashMap, path::Path};
+use units::counted;
 
 /// The number of attempts that a line names if it cannot name all.
 const NAMED: usize = 3;
@@ -85,9 +86,4 @@ fn some(attempts: &[String]) -> String {
         return attempts.join(", ");
     }
     format!("{} and {} more", attempts[..NAMED].join(", "), attempts.len() - NAMED)
-}
-
-/// Returns the number with the noun, in the plural unless the number is 1.
-fn counted(number: usize, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }

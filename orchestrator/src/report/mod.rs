@@ -84,13 +84,14 @@ impl FormatName {
         }
     }
 
-    /// Returns the implementation of the format.
-    pub const fn format(self) -> &'static dyn Format {
+    /// Returns the implementation of the format. `width` is that of the terminal that the report is for, to
+    /// which tables are folded; without one they are drawn in full.
+    pub fn format(self, width: Option<usize>) -> Box<dyn Format> {
         match self {
-            Self::Table => &table::Table,
-            Self::Csv => &csv::Csv,
-            Self::Json => &json::Json,
-            Self::Markdown => &markdown::Markdown,
+            Self::Table => Box::new(table::Table { width }),
+            Self::Csv => Box::new(csv::Csv),
+            Self::Json => Box::new(json::Json),
+            Self::Markdown => Box::new(markdown::Markdown),
         }
     }
 }

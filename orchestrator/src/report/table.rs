@@ -2,6 +2,7 @@
 
 use super::{FinishedRun, Format, RenderedReport, composition, grid::Grid, remarks};
 use crate::{
+    layout::{self, Column, Content},
     matrix::Plan,
     results::{
         parts::Run,
@@ -9,15 +10,17 @@ use crate::{
         verdict::{self, RunVerdict},
     },
 };
-use comfy_table::{CellAlignment, presets};
 use std::{fmt::Write as _, io};
 
 /// The format `table`.
-pub(super) struct Table;
+pub(super) struct Table {
+    /// The width of the terminal that the table is folded to; `None` draws it in full.
+    pub(super) width: Option<usize>,
+}
 
 impl Format for Table {
     fn finished(&self, run: &FinishedRun<'_>) -> io::Result<RenderedReport> {
-        let table = render(run.plan, run.records, run.verdict);
+        let table = render(run.plan, run.records, run.verdict, self.width);
         Ok(format!("{table}\nresults: {}\n", run.folder.display()).into())
     }
 
@@ -27,18 +30,19 @@ impl Format for Table {
             if runs.len() > 1 {
                 let _ = write!(text, "{}{}\n\n", if i > 0 { "\n" } else { "" }, run.title());
             }
-            text += &render(&run.plan, &run.records, &verdict::evaluate(&run.plan, &run.records));
+            let verdict = verdict::evaluate(&run.plan, &run.records);
+            text += &render(&run.plan, &run.records, &verdict, self.width);
             let notes = composition::sentences(&run.composition);
             if !notes.is_empty() {
-                let _ = write!(text, "\n{}\n", notes.join("\n"));
+                text += &layout::fold(&format!("\n{}\n", notes.join("\n")), self.width);
             }
         }
         Ok(text.into())
     }
 }
 
-fn render(plan: &Plan, records: &[Record], verdict: &RunVerdict) -> String {
-    let mut text = draw(Grid::new(plan, records));
+fn render(plan: &Plan, records: &[Record], verdict: &RunVerdict, width: Option<usize>) -> String {
+    let mut text = String::new();
     if let Some(reference) = &plan.reference {
         let _ = writeln!(text, "published: {}", reference.source);
     }
@@ -61,19 +65,19 @@ fn render(plan: &Plan, records: &[Record], verdict: &RunVerdict) -> String {
             let _ = writeln!(text, "    {sentence}");
         }
     }
-    text
+    draw(Grid::new(plan, records), width) + &layout::fold(&text, width)
 }
 
-fn draw(grid: Grid) -> String {
-    let mut table = comfy_table::Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(grid.header);
-    for column in table.column_iter_mut().skip(grid.words) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table.add_rows(grid.rows);
-    // comfy-table pads the last column with spaces.
-    table.lines().map(|line| line.trim_end().to_string() + "\n").collect()
+fn draw(grid: Grid, width: Option<usize>) -> String {
+    let content = |at| match at {
+        // The last column with words is the outcome; the axes are before it.
+        at if at + 1 < grid.words => Content::Key,
+        at if at < grid.words => Content::Words,
+        _ => Content::Number,
+    };
+    let columns = grid.header.iter().enumerate();
+    let columns = columns.map(|(at, header)| Column { header: header.clone(), content: content(at) });
+    layout::Table { columns: columns.collect(), rows: grid.rows }.draw(width)
 }
 
 #[cfg(test)]
@@ -95,7 +99,7 @@ mod tests {
             record
         };
         let records: Vec<Record> = attempts.iter().map(record).collect();
-        render(&plan, &records, &evaluate(&plan, &records)).lines().map(ToString::to_string).collect()
+        render(&plan, &records, &evaluate(&plan, &records), None).lines().map(ToString::to_string).collect()
     }
 
     const MATRIX: &str = "name: n\naxes: { guest.vcpus: [1, 2, 3] }\n";

@@ -134,9 +134,7 @@ impl Store {
 
     /// Opens a folder to continue its run, locks it, and drops a last line that was cut off.
     pub fn open(folder: &Path) -> Result<Self, Error> {
-        if !folder.join(MATRIX).is_file() {
-            return Err(Error::NotResults(folder.into()));
-        }
+        require_matrix(folder)?;
         let path = folder.join(CELLS);
         let mut cells = OpenOptions::new()
             .create(true)
@@ -294,12 +292,21 @@ pub fn selection(folder: &Path) -> Result<Selection, Error> {
     }
 }
 
+/// Requires that a folder has a matrix. A folder that cannot be looked into may have one.
+fn require_matrix(folder: &Path) -> Result<(), Error> {
+    use io::ErrorKind::{NotADirectory, NotFound};
+    let matrix = folder.join(MATRIX);
+    match fs::metadata(&matrix) {
+        Ok(found) if found.is_file() => Ok(()),
+        Err(error) if !matches!(error.kind(), NotFound | NotADirectory) => Err(doing("read", &matrix)(error)),
+        _ => Err(Error::NotResults(folder.into())),
+    }
+}
+
 /// Reads the matrix and the records of a run that is finished or in progress.
 pub fn read(folder: &Path) -> Result<(String, Vec<Record>), Error> {
     let matrix = folder.join(MATRIX);
-    if !matrix.is_file() {
-        return Err(Error::NotResults(folder.into()));
-    }
+    require_matrix(folder)?;
     let matrix_text = fs::read_to_string(&matrix).map_err(doing("read", &matrix))?;
     let path = folder.join(CELLS);
     let text = fs::read_to_string(&path).map_err(doing("read", &path))?;

@@ -12,12 +12,12 @@ use crate::{
     driver::qemu::{
         self, Pair,
         accel::{self, Platform, TrialSpec},
-        machine::{Accelerator, GuestMachine, QEMU},
+        machine::{self, Accelerator, GuestMachine, QEMU, Role},
         saved::SavedGuest,
     },
     event::{Event, Sink},
     image::{self, Cache, GuestFiles, KernelChoice},
-    lab::{self, Lab},
+    lab::{self, Compute, Lab},
     matrix::{Cell, Plan, RunOrder, Settings},
     migration::attempt::{self, attempt},
     outcome::Outcome,
@@ -34,15 +34,20 @@ use tokio::time;
 /// An error that prevents the bench from making attempts.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The guest files could not be prepared.
-    #[error("{0}; `testbed doctor` lists what is missing, `testbed setup` installs it")]
+    /// The guest files could not be prepared. Where `testbed setup` helps, the error itself says so.
+    #[error("{0}; `testbed doctor` lists what is missing")]
     Guest(#[from] image::Error),
     /// The lab could not be started.
     #[error(transparent)]
     Lab(#[from] lab::Error),
     /// A node cannot run QEMU.
-    #[error("{0} cannot run {QEMU}; `testbed setup` installs it")]
-    Qemu(&'static str),
+    #[error("{end} cannot run {QEMU}; {remedy}")]
+    Qemu {
+        /// The end of the migration that the node is.
+        end: &'static str,
+        /// How to install it there.
+        remedy: &'static str,
+    },
     /// An attempt was requested before [`Bench::prepare`].
     #[error("the bench was not prepared")]
     Unprepared,
@@ -63,6 +68,8 @@ pub struct BenchOptions {
     pub kernel: KernelChoice,
     /// The version and commit of this program.
     pub version: String,
+    /// Whether the command line of each QEMU is told.
+    pub verbose: bool,
 }
 
 /// The time limit for restarting a lab that was lost: a host that reboots takes a minute or two.
@@ -136,6 +143,16 @@ pub fn platform(lab: &lab::Description) -> Option<Platform> {
     Some(Platform { host, qemu: source.qemu.clone()? })
 }
 
+/// Returns the command lines of the QEMU processes that an attempt starts, each with what the QEMU is for.
+fn commands(machine: &GuestMachine, lab: &Lab, saved: &SavedGuest) -> Vec<String> {
+    let boot = (!saved.has_machine(machine)).then_some((Role::Boot, &lab.source));
+    let ends = [(Role::Source, &lab.source), (Role::Destination, &lab.destination)];
+    let command = |(role, compute): (Role, &Compute)| {
+        format!("        QEMU {}: {}", role.which(), machine::spawn(&machine.on(compute), role))
+    };
+    boot.into_iter().chain(ends).map(command).collect()
+}
+
 impl Bench for QemuBench {
     type Error = Error;
 
@@ -143,11 +160,17 @@ impl Bench for QemuBench {
         let files = image::prepare(&self.options.kernel, &self.options.stressor, &self.options.cache)?;
         let cache = self.options.cache.root().to_path_buf();
         let (cells, order) = (self.cells.clone(), self.order);
+        // `testbed setup` installs nothing on other hosts.
+        let remedy = match self.options.lab {
+            lab::LabChoice::Local => "`testbed setup` installs it",
+            _ => "install it on that host, as `testbed doctor` with the same --lab says",
+        };
         let (lab, _) = self.lab(&files).await?;
         let description = lab.description.clone();
-        let qemu = description.source.qemu.clone().ok_or(Error::Qemu("the source"))?;
-        description.destination.qemu.as_ref().ok_or(Error::Qemu("the destination"))?;
-        let platform = platform(&description).ok_or(Error::Qemu("the source"))?;
+        let lacks = |end| Error::Qemu { end, remedy };
+        let qemu = description.source.qemu.clone().ok_or_else(|| lacks("the source"))?;
+        description.destination.qemu.as_ref().ok_or_else(|| lacks("the destination"))?;
+        let platform = platform(&description).ok_or_else(|| lacks("the source"))?;
         let probed = trial_machine(Some(&files));
         let log = cache.join("accelerator.log");
         let spec =
@@ -198,6 +221,7 @@ impl Bench for QemuBench {
         interrupt: &Interrupt,
     ) -> Result<Record, Error> {
         let guest = self.guest.clone().ok_or(Error::Unprepared)?;
+        let verbose = self.options.verbose;
         let without_attempt =
             |outcome, reason: String| Ok(RecordBuilder::start().freeze(cell, number, outcome, Some(reason)));
         let finding = self.accelerators.get(&cell.settings.guest.accel);
@@ -215,6 +239,11 @@ impl Bench for QemuBench {
             Err(reason) => return without_attempt(Outcome::Skipped, reason),
         };
         let machine = machine(&guest, &cell.settings, accelerator);
+        if verbose {
+            for command in commands(&machine, lab, saved) {
+                sink.handle(&Event::Message(&command));
+            }
+        }
         let pair = qemu::PairSpec {
             source: &lab.source,
             destination: &lab.destination,

@@ -15,6 +15,7 @@ use std::{
     path::{Path, PathBuf},
 };
 use stressor::machine::MemInfo;
+use units::Bytes;
 
 const SETUP: &str = "testbed setup";
 
@@ -61,13 +62,13 @@ impl Check for QemuProgram<'_> {
         const NAME: &str = "QEMU";
         match Qemu::probe(self.runner) {
             Qemu::Ready { path, version } => Finding::ok(NAME, format!("{version} at {}", path.display())),
-            Qemu::TooOld { path, version } => Finding::missing(
+            Qemu::TooOld { path, version } => Finding::failed(
                 NAME,
                 format!("{} is version {version}; {MINIMUM_QEMU} or newer is required", path.display()),
                 SETUP,
             ),
             Qemu::Broken { path, why } => {
-                Finding::missing(NAME, format!("{} does not run: {why}", path.display()), SETUP)
+                Finding::failed(NAME, format!("{} does not run: {why}", path.display()), SETUP)
             }
             Qemu::Missing => Finding::missing(NAME, format!("no {} in PATH", super::QEMU_PROGRAM), SETUP),
         }
@@ -88,7 +89,17 @@ impl Check for GuestKernel {
                 Finding::ok(NAME, format!("{} ({}), {}", found.release, found.source, found.image.display()))
             }
             Err(image::Error::NoKernel { tried }) => Finding::missing(NAME, tried.join("; "), SETUP),
-            Err(error) => Finding::missing(NAME, error.to_string(), SETUP),
+            Err(error) => {
+                let remedy = match self.choice {
+                    KernelChoice::Auto | KernelChoice::Cached => SETUP,
+                    // `testbed setup` does not change a kernel that somebody else chose.
+                    KernelChoice::Host | KernelChoice::Given { .. } => {
+                        "name a kernel that can be used with --kernel (and its modules with --modules), or \
+                         leave --kernel out"
+                    }
+                };
+                Finding::failed(NAME, error.to_string(), remedy)
+            }
         }
     }
 }
@@ -101,17 +112,20 @@ pub struct StaticStressor {
 impl Check for StaticStressor {
     fn examine(&self) -> Finding {
         const NAME: &str = "stressor";
-        const REMEDY: &str =
-            "run `cargo xtask install` in the source tree, or set TESTBED_STRESSOR to its path";
+        const REMEDY: &str = image::STRESSOR_REMEDY;
         match image::check_static(&self.path) {
             Ok(()) => Finding::ok(NAME, format!("static, {}", self.path.display())),
-            Err(image::Error::Io { source, .. }) => {
-                Finding::missing(NAME, format!("cannot read {}: {source}", self.path.display()), REMEDY)
+            Err(image::Error::NoStressor { source, .. }) => {
+                let detail = format!("cannot read {}: {source}", self.path.display());
+                match source.kind() {
+                    io::ErrorKind::NotFound => Finding::missing(NAME, detail, REMEDY),
+                    _ => Finding::failed(NAME, detail, REMEDY),
+                }
             }
             Err(image::Error::Stressor { path, why }) => {
-                Finding::missing(NAME, format!("{} is unusable: {why}", path.display()), REMEDY)
+                Finding::failed(NAME, format!("{} is unusable: {why}", path.display()), REMEDY)
             }
-            Err(error) => Finding::missing(NAME, error.to_string(), REMEDY),
+            Err(error) => Finding::failed(NAME, error.to_string(), REMEDY),
         }
     }
 }
@@ -126,7 +140,7 @@ impl Check for CacheDirectory {
         const NAME: &str = "cache";
         match self.cache.acquire("probe.lock", || {}) {
             Ok(_) => Finding::ok(NAME, self.cache.root().display().to_string()),
-            Err(error) => Finding::missing(
+            Err(error) => Finding::failed(
                 NAME,
                 error.to_string(),
                 "make the cache directory writable, or set XDG_CACHE_HOME to a writable directory",
@@ -151,7 +165,7 @@ impl Check for Namespaces {
             Ok(Ok(())) => Finding::ok(Self::NAME, "network namespaces in a user namespace, without root"),
             Ok(Err((step, errno))) => self.explain(step, errno),
             Err(error) => {
-                Finding::missing(Self::NAME, format!("cannot test namespaces: {error}"), "run as root")
+                Finding::failed(Self::NAME, format!("cannot test namespaces: {error}"), "run as root")
             }
         }
     }
@@ -180,14 +194,14 @@ impl Namespaces {
         };
         for (name, forbids, allows) in known {
             if setting(name).as_deref() == Some(forbids) {
-                return Finding::missing(
+                return Finding::failed(
                     Self::NAME,
                     format!("cannot {what}: {}, because {name} is {forbids}", errno.desc()),
                     format!("sudo sysctl -w {name}={allows}, or run as root"),
                 );
             }
         }
-        Finding::missing(
+        Finding::failed(
             Self::NAME,
             format!("cannot {what}: {}", errno.desc()),
             "run as root; in a container, add CAP_SYS_ADMIN",
@@ -218,13 +232,15 @@ impl Check for FreeMemory {
         };
         let available_mib = available.get() >> 20;
         let whose = if *limited_by_cgroup { " in this cgroup" } else { "" };
-        let detail = format!("{available_mib} MiB free{whose}");
+        let detail = format!("{} free{whose}", available.rounded_binary());
+        let mib = |mib: u64| Bytes::new(mib << 20).rounded_binary();
         match available_mib {
             ENOUGH_MIB.. => Finding::ok(NAME, detail),
             LEAST_MIB.. => {
-                Finding::warning(NAME, format!("{detail}; two guests of 1 GiB need {ENOUGH_MIB} MiB"), REMEDY)
+                let detail = format!("{detail}; two guests of 1 GiB need {}", mib(ENOUGH_MIB));
+                Finding::warning(NAME, detail, REMEDY)
             }
-            _ => Finding::missing(NAME, format!("{detail}; two small guests need {LEAST_MIB} MiB"), REMEDY),
+            _ => Finding::failed(NAME, format!("{detail}; two small guests need {}", mib(LEAST_MIB)), REMEDY),
         }
     }
 }
@@ -244,8 +260,12 @@ impl Check for DiskSpace {
         let absolute = std::path::absolute(&self.directory).unwrap_or_else(|_| self.directory.clone());
         let existing = absolute.ancestors().find(|directory| directory.exists()).unwrap_or(Path::new("/"));
         let shown = existing.display();
-        if nix::unistd::access(existing, nix::unistd::AccessFlags::W_OK).is_err() || !existing.is_dir() {
-            return Finding::missing(NAME, format!("{shown} is not writable"), REMEDY);
+        let why = match nix::unistd::access(existing, nix::unistd::AccessFlags::W_OK) {
+            Err(errno) => Some(errno.desc()),
+            Ok(()) => (!existing.is_dir()).then_some("Not a directory"),
+        };
+        if let Some(why) = why {
+            return Finding::failed(NAME, format!("{shown} is not writable: {why}"), REMEDY);
         }
         match nix::sys::statvfs::statvfs(existing) {
             Err(errno) => Finding::warning(
@@ -255,11 +275,11 @@ impl Check for DiskSpace {
             ),
             Ok(space) => {
                 let free_mib = space.blocks_available() * space.fragment_size() / (1024 * 1024);
-                let detail = format!("{free_mib} MiB free in {shown}");
+                let detail = format!("{} free in {shown}", Bytes::new(free_mib << 20).rounded_binary());
                 match free_mib {
                     ENOUGH_MIB.. => Finding::ok(NAME, detail),
                     LEAST_MIB.. => Finding::warning(NAME, detail, REMEDY),
-                    _ => Finding::missing(NAME, detail, REMEDY),
+                    _ => Finding::failed(NAME, detail, REMEDY),
                 }
             }
         }
@@ -272,7 +292,6 @@ mod tests {
     use super::*;
     use crate::finding::State;
     use nix::errno::Errno;
-    use units::Bytes;
 
     fn root(files: &[(&str, &str)]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
@@ -292,7 +311,7 @@ mod tests {
             "QEMU emulator version 6.2.0\n",
         );
         let finding = QemuProgram { runner: &runner }.examine();
-        assert_eq!(finding.state, State::Missing);
+        assert_eq!(finding.state, State::Failed);
         assert!(finding.detail.contains("is version 6.2; 7.2 or newer"), "{}", finding.detail);
         assert_eq!(finding.remedy.as_deref(), Some("testbed setup"));
     }
@@ -303,7 +322,7 @@ mod tests {
             let dir = root(files);
             let check = Namespaces { root: dir.path().to_path_buf() };
             let finding = check.explain(NamespaceStep::Unshare, Errno::EPERM);
-            assert_eq!(finding.state, State::Missing);
+            assert_eq!(finding.state, State::Failed);
             finding.remedy.unwrap()
         };
         assert!(
@@ -331,16 +350,35 @@ mod tests {
         };
         assert_eq!(state(8000), State::Ok);
         assert_eq!(state(2000), State::Warning);
-        assert_eq!(state(500), State::Missing);
+        assert_eq!(state(500), State::Failed);
+    }
+
+    #[test]
+    fn a_kernel_that_the_user_names_is_not_fixed_by_setup() {
+        let dir = root(&[("kernel", "no kernel")]);
+        for name in ["kernel", "absent"] {
+            let choice = KernelChoice::Given { image: dir.path().join(name), modules: None };
+            let finding = GuestKernel { choice, cache: Cache::at(dir.path()) }.examine();
+            assert_eq!(finding.state, State::Failed);
+            let remedy = finding.remedy.unwrap();
+            assert!(remedy.contains("--kernel") && !remedy.contains("setup"), "{remedy}");
+        }
+    }
+
+    #[test]
+    fn big_amounts_of_memory_are_readable() {
+        let (total, available) = (Bytes::new(1 << 45), Bytes::new(3 << 40));
+        let memory = Ok(MemInfo { total, available, limited_by_cgroup: false });
+        assert_eq!(FreeMemory { memory }.examine().detail, "3 TiB free");
     }
 
     #[test]
     fn results_need_a_writable_directory() {
         let dir = root(&[("file", "")]);
         let at = |name: &str| DiskSpace { directory: dir.path().join(name) }.examine();
-        assert_ne!(at("results/run-1").state, State::Missing);
+        assert!(!at("results/run-1").state.prevents_runs());
         let within_a_file = at("file/results");
-        assert_eq!(within_a_file.state, State::Missing);
+        assert_eq!(within_a_file.state, State::Failed, "it is not missing");
         assert!(within_a_file.detail.contains("is not writable"), "{}", within_a_file.detail);
     }
 
@@ -349,7 +387,10 @@ mod tests {
         let dir = root(&[]);
         let path = dir.path().join("stressor");
         let check = StaticStressor { path: path.clone() };
-        assert!(check.examine().detail.contains("cannot read"));
+        let absent = check.examine();
+        assert_eq!(absent.state, State::Missing);
+        assert!(absent.detail.contains("cannot read"));
+        assert!(absent.remedy.unwrap().contains("put it beside testbed"));
         fs::write(&path, image::fixtures::program(true)).unwrap();
         assert!(check.examine().detail.contains("linked dynamically"));
         fs::write(&path, image::fixtures::program(false)).unwrap();
@@ -361,6 +402,6 @@ mod tests {
         let dir = root(&[("file", "")]);
         let check = |path: &str| CacheDirectory { cache: Cache::at(dir.path().join(path)) }.examine();
         assert_eq!(check("cache").state, State::Ok);
-        assert_eq!(check("file/cache").state, State::Missing);
+        assert_eq!(check("file/cache").state, State::Failed);
     }
 }

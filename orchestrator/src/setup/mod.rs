@@ -99,7 +99,7 @@ pub fn run(options: &SetupOptions, host: &LocalHost<'_>, prompt: &mut dyn Prompt
     })?;
     let directory = ScratchDirectory::new(&host.cache.path("setup"))?;
     let mut apt = None;
-    let plan = make_plan(options, host, directory.path(), &mut apt, prompt)?;
+    let plan = make_plan(options, host, (directory.path(), "the cache"), &mut apt, prompt)?;
     if plan.is_empty() {
         prompt.say("Nothing to install or download.");
     } else {
@@ -137,11 +137,33 @@ pub fn run(options: &SetupOptions, host: &LocalHost<'_>, prompt: &mut dyn Prompt
     Ok(())
 }
 
-/// Determines what has to change. Fills `apt` if QEMU or a kernel has to come from apt's packages.
+/// Says what [`run`] would change (`--dry-run`), and changes nothing: the package lists are read into a
+/// temporary directory, so not even the cache is written to.
+///
+/// # Errors
+/// If the stressor is not usable, or if a package cannot be found.
+pub fn dry_run(options: &SetupOptions, host: &LocalHost<'_>, prompt: &mut dyn Prompt) -> Result<(), Error> {
+    image::check_static(&options.stressor)?;
+    let directory = tempfile::tempdir().map_err(Error::io("create", &std::env::temp_dir()))?;
+    let plan = make_plan(options, host, (directory.path(), "a temporary directory"), &mut None, prompt)?;
+    if plan.is_empty() {
+        prompt.say("Nothing to install or download.");
+    } else {
+        plan.describe(host).iter().for_each(|line| prompt.say(line));
+        if let (Some(_), Privilege::None) = (&plan.qemu, host.privilege) {
+            prompt.say("Installing packages needs root, and sudo is not in PATH.");
+        }
+    }
+    prompt.say("Nothing was changed: this was a dry run.");
+    Ok(())
+}
+
+/// Determines what has to change, with a directory for apt's package lists and its name for the user. Fills
+/// `apt` if QEMU or a kernel has to come from apt's packages.
 fn make_plan<'a>(
     options: &SetupOptions,
     host: &LocalHost<'a>,
-    directory: &Path,
+    (directory, place): (&Path, &str),
     apt: &mut Option<apt::Apt<'a>>,
     prompt: &mut dyn Prompt,
 ) -> Result<Plan, Error> {
@@ -162,7 +184,7 @@ fn make_plan<'a>(
     }
     let manager = PackageManager::detect(host.runner);
     if manager == Some(PackageManager::Apt) {
-        prompt.say("Reading the package lists into the cache (those of the system are not changed).");
+        prompt.say(&format!("Reading the package lists into {place} (those of the system are not changed)."));
         let apt = apt.insert(apt::Apt::open(host.runner, &host.root.join("etc/apt"), directory)?);
         if needs_qemu {
             plan.qemu = Some(plan::install_qemu(apt, host)?);

@@ -10,6 +10,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
 };
+use units::Bytes;
 
 /// The Debian package of QEMU for x86.
 const PACKAGE: &str = "qemu-system-x86";
@@ -207,10 +208,10 @@ impl Plan {
         lines.push(format!("In {}:", host.cache.root().display()));
         lines.push(match kernel {
             KernelPlan::Fetch(package) => format!(
-                "  download {} {} ({:.0} MB) and unpack its kernel for guests, without installing it",
+                "  download {} {} ({}) and unpack its kernel for guests, without installing it",
                 package.packages.join(" "),
                 package.version,
-                package.size as f64 / 1e6
+                Bytes::new(package.size).rounded()
             ),
             KernelPlan::Adopt { image, .. } => {
                 format!("  copy the kernel {} and its virtio modules, for guests", image.display())

@@ -1,5 +1,6 @@
 //! Runs the host's commands, behind a trait, so that tests of `testbed setup` need none of them.
 
+use crate::layout::shell_word;
 use std::{
     fmt, io,
     path::{Path, PathBuf},
@@ -44,18 +45,8 @@ impl Invocation {
 
 impl fmt::Display for Invocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&quoted(&self.program))?;
-        self.arguments.iter().try_for_each(|argument| write!(f, " {}", quoted(argument)))
-    }
-}
-
-/// Quotes a word for a shell if it needs quotes.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%~".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
+        f.write_str(&shell_word(&self.program))?;
+        self.arguments.iter().try_for_each(|argument| write!(f, " {}", shell_word(argument)))
     }
 }
 

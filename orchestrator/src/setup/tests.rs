@@ -73,7 +73,7 @@ impl Fixture {
         prompt: &mut ScriptedPrompt,
     ) -> Result<(), Error> {
         let host = LocalHost { runner, cache: self.cache(), root: self.dir.path().to_path_buf(), privilege };
-        let options = SetupOptions { yes, kernel: KernelRequest::Auto, stressor: self.stressor.clone() };
+        let options = SetupOptions { yes, stressor: self.stressor.clone(), ..SetupOptions::default() };
         let outcome = run(&options, &host, prompt);
         assert!(!self.cache().path("setup").exists(), "the private directory must be removed");
         outcome
@@ -333,7 +333,7 @@ fn a_kernel_is_downloaded_without_being_installed() {
     fixture.run(&runner, Privilege::None, false, &mut prompt).unwrap();
     assert_eq!(fixture.system_commands(&runner), [""; 0]);
     let said = prompt.said.join("\n");
-    assert!(said.contains("download linux-image-6.1.0-test-amd64 6.1.1-1 (27 MB)"), "{said}");
+    assert!(said.contains("download linux-image-6.1.0-test-amd64 6.1.1-1 (26.7 MB)"), "{said}");
     let found = image::find_kernel(&KernelChoice::Cached, &fixture.cache()).unwrap();
     assert_eq!(found.release, RELEASE);
     // A kernel in the cache is not downloaded again.
@@ -367,4 +367,34 @@ fn without_a_stressor_nothing_is_changed() {
     let error = fixture.run(&runner, Privilege::Root, true, &mut ScriptedPrompt::default()).unwrap_err();
     assert!(error.to_string().contains("stressor"), "{error}");
     assert!(!fixture.cache().root().exists());
+}
+
+#[test]
+fn a_dry_run_says_what_would_change_and_changes_nothing() {
+    let fixture = Fixture::new();
+    let runner = debian(&[
+        ("-s", 0, PLAIN),
+        ("show linux-image-cloud-amd64", 0, "Depends: linux-image-6.1.0-test-amd64 (= 6.1.1-1)\n"),
+        ("show linux-image-6.1.0-test-amd64", 0, "Version: 6.1.1-1\nSize: 26713492\n"),
+    ]);
+    let host = LocalHost {
+        runner: &runner,
+        cache: fixture.cache(),
+        root: fixture.dir.path().to_path_buf(),
+        privilege: Privilege::Root,
+    };
+    // It wins over --yes.
+    let stressor = fixture.stressor.clone();
+    let options = SetupOptions { yes: true, kernel: KernelRequest::Auto, stressor };
+    let mut prompt = ScriptedPrompt::default();
+    dry_run(&options, &host, &mut prompt).unwrap();
+    let said = prompt.said.join("\n");
+    assert!(said.contains("  run apt-get -q update"), "{said}");
+    assert!(said.contains("installs qemu-system-x86 1:7.2+dfsg-7"), "{said}");
+    assert!(said.contains("download linux-image-6.1.0-test-amd64 6.1.1-1 (26.7 MB)"), "{said}");
+    assert!(said.ends_with("\nNothing was changed: this was a dry run."), "{said}");
+    assert!(!said.contains("Proceed?"), "{said}");
+    assert!(!fixture.cache().root().exists(), "not even the cache is written to");
+    let changing = |line: &&String| !line.contains("-c /") && !line.contains("--version");
+    assert_eq!(fixture.commands(&runner).iter().filter(changing).count(), 0);
 }

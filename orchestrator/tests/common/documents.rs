@@ -42,6 +42,7 @@ pub(crate) const COMMANDS: &[(&str, Trial)] = &[
     ("testbed schema --records", Plain(&[0])),
     // A lab, QEMU or the other programs needed; in this order.
     ("testbed setup", Real(&[0])),
+    ("testbed setup --dry-run", Real(&[0])),
     ("testbed setup --yes", Real(&[0])),
     ("testbed lab shell compute1", Real(&[0])),
     ("testbed lab shell controller", Real(&[0])),

@@ -18,15 +18,15 @@ use testbed::{
 };
 
 /// A small threshold matrix with published figures and expectations.
-const THRESHOLD: &str = include_str!("../golden/threshold.yaml");
+pub(crate) const THRESHOLD: &str = include_str!("../golden/threshold.yaml");
 
 /// A working directory and a home directory for the program, both empty at first.
-struct Sandbox {
-    dir: TempDir,
+pub(crate) struct Sandbox {
+    pub(crate) dir: TempDir,
 }
 
 impl Sandbox {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         for name in ["here", "home"] {
             fs::create_dir(dir.path().join(name)).unwrap();
@@ -35,21 +35,21 @@ impl Sandbox {
     }
 
     /// Returns a sandbox whose working directory has this `matrix.yaml`.
-    fn with_matrix(text: &str) -> Self {
+    pub(crate) fn with_matrix(text: &str) -> Self {
         let sandbox = Self::new();
         fs::write(sandbox.path("matrix.yaml"), text).unwrap();
         sandbox
     }
 
     /// Returns a sandbox with a results folder `run` that has these records.
-    fn with_run(matrix: &str, records: impl IntoIterator<Item = Record>) -> Self {
+    pub(crate) fn with_run(matrix: &str, records: impl IntoIterator<Item = Record>) -> Self {
         let sandbox = Self::new();
         sandbox.add_run("run", matrix, records);
         sandbox
     }
 
     /// Adds a results folder with this name and these records.
-    fn add_run(&self, name: &str, matrix: &str, records: impl IntoIterator<Item = Record>) {
+    pub(crate) fn add_run(&self, name: &str, matrix: &str, records: impl IntoIterator<Item = Record>) {
         // Not with a `Store`: a process that another test is just starting would hold its lock for a while.
         fs::create_dir(self.path(name)).unwrap();
         let lines = records.into_iter().map(|record| serde_json::to_string(&record).unwrap() + "\n");
@@ -59,7 +59,7 @@ impl Sandbox {
 
     /// Adds a results folder with this name: a part of [`THRESHOLD`], with those of the records that are in
     /// that part, and the mock environment with this version of QEMU.
-    fn add_part(&self, name: &str, shard: &str, qemu: &str, records: &[Record]) {
+    pub(crate) fn add_part(&self, name: &str, shard: &str, qemu: &str, records: &[Record]) {
         let part = plan(THRESHOLD).shard(shard.parse().unwrap());
         self.add_run(name, THRESHOLD, records.iter().filter(|r| part.cell(&r.cell).is_some()).cloned());
         let selection = Selection { shard: Some(shard.into()), ..Selection::default() };
@@ -73,7 +73,7 @@ impl Sandbox {
     }
 
     /// Returns a sandbox with a complete run of [`THRESHOLD`] in three parts: `p1`, `p2` and `p3`.
-    fn with_parts() -> Self {
+    pub(crate) fn with_parts() -> Self {
         let sandbox = Self::new();
         for (name, shard) in [("p1", "1/3"), ("p2", "2/3"), ("p3", "3/3")] {
             sandbox.add_part(name, shard, "10.0.2", &threshold_records());
@@ -81,16 +81,16 @@ impl Sandbox {
         sandbox
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join("here").join(name)
     }
 
-    fn read(&self, name: &str) -> String {
+    pub(crate) fn read(&self, name: &str) -> String {
         fs::read_to_string(self.path(name)).unwrap()
     }
 
     /// Returns the names of all entries of the working directory and the home directory.
-    fn entries(&self) -> Vec<String> {
+    pub(crate) fn entries(&self) -> Vec<String> {
         let mut entries = Vec::new();
         for folder in ["here", "home"] {
             let names = fs::read_dir(self.dir.path().join(folder)).unwrap();
@@ -100,68 +100,74 @@ impl Sandbox {
         entries
     }
 
-    fn testbed(&self, args: &[&str]) -> Finished {
-        self.testbed_in(None, args)
+    pub(crate) fn testbed(&self, args: &[&str]) -> Finished {
+        let output = self.command(args).output().unwrap();
+        Finished { command: args.join(" "), output }
     }
 
     /// Runs the program with a folder before the others in `PATH`.
-    fn testbed_in(&self, programs: Option<&Path>, args: &[&str]) -> Finished {
+    fn testbed_in(&self, programs: &Path, args: &[&str]) -> Finished {
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let folders = programs.map(Path::to_path_buf).into_iter().chain(std::env::split_paths(&path));
-        let output = Command::new(env!("CARGO_BIN_EXE_testbed"))
+        let folders = [programs.to_path_buf()].into_iter().chain(std::env::split_paths(&path));
+        let output = self.command(args).env("PATH", std::env::join_paths(folders).unwrap()).output().unwrap();
+        Finished { command: args.join(" "), output }
+    }
+
+    /// Returns the program with these arguments, ready to start in the working directory.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_testbed"));
+        command
             .args(args)
-            .env("PATH", std::env::join_paths(folders).unwrap())
             .current_dir(self.dir.path().join("here"))
             .env("HOME", self.dir.path().join("home"))
             .env_remove("XDG_CACHE_HOME")
             .env_remove("COLUMNS")
+            .env_remove("NO_COLOR")
             // Without a stressor, a test cannot start a guest by mistake.
-            .env(testbed::image::STRESSOR_VARIABLE, "absent-stressor")
-            .output()
-            .unwrap();
-        Finished { command: args.join(" "), output }
+            .env(testbed::image::STRESSOR_VARIABLE, "absent-stressor");
+        command
     }
 }
 
 /// The result of a command. Failed assertions show all of its output.
-struct Finished {
-    command: String,
-    output: Output,
+pub(crate) struct Finished {
+    pub(crate) command: String,
+    pub(crate) output: Output,
 }
 
 impl Finished {
-    fn stdout(&self) -> String {
+    pub(crate) fn stdout(&self) -> String {
         String::from_utf8(self.output.stdout.clone()).unwrap()
     }
 
-    fn stderr(&self) -> String {
+    pub(crate) fn stderr(&self) -> String {
         String::from_utf8(self.output.stderr.clone()).unwrap()
     }
 
     #[track_caller]
-    fn exits(&self, code: i32) -> &Self {
+    pub(crate) fn exits(&self, code: i32) -> &Self {
         assert_eq!(self.output.status.code(), Some(code), "{}", self.shown());
         self
     }
 
     #[track_caller]
-    fn says(&self, text: &str) -> &Self {
+    pub(crate) fn says(&self, text: &str) -> &Self {
         assert!(self.stderr().contains(text), "expected: {text}\n{}", self.shown());
         self
     }
 
     #[track_caller]
-    fn prints_nothing(&self) -> &Self {
+    pub(crate) fn prints_nothing(&self) -> &Self {
         assert!(self.output.stdout.is_empty(), "{}", self.shown());
         self
     }
 
     #[track_caller]
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.stdout()).unwrap_or_else(|error| panic!("{error}\n{}", self.shown()))
     }
 
-    fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         let (stdout, stderr) = (self.stdout(), self.stderr());
         let status = self.output.status;
         format!("$ testbed {}\n{status}\n--- stdout\n{stdout}\n--- stderr\n{stderr}", self.command)
@@ -170,7 +176,7 @@ impl Finished {
 
 /// Returns the records of a run of [`THRESHOLD`]: two dirty rates at which both attempts converged, and one
 /// at which neither did.
-fn threshold_records() -> Vec<Record> {
+pub(crate) fn threshold_records() -> Vec<Record> {
     let plan = plan(THRESHOLD);
     let mut records = Vec::new();
     for attempt in [1, 2] {
@@ -737,7 +743,7 @@ fn a_plan_shows_what_this_host_and_its_qemu_cannot_do() {
     let programs = sandbox.dir.path().join("programs");
     fs::create_dir(&programs).unwrap();
     write_script(&programs.join("qemu-system-x86_64"), STUB_OF_QEMU);
-    let finished = sandbox.testbed_in(Some(&programs), &["plan", "matrix.yaml", "--json"]);
+    let finished = sandbox.testbed_in(&programs, &["plan", "matrix.yaml", "--json"]);
     if finished.stderr().contains("cannot tell which cells") {
         println!("skipped: {}", finished.stderr());
         return;

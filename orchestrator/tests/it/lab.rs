@@ -240,7 +240,7 @@ fn a_shell_without_a_run_starts_a_temporary_lab() {
 
         let (code, _, err) = sandbox.run(&["lab", "shell", "compute1", "--", "no-such-program"]);
         assert_eq!(code, 127, "{err}");
-        assert!(err.contains("cannot run no-such-program"), "{err}");
+        assert!(err.contains("error: cannot run no-such-program"), "{err}");
         let (code, ..) = sandbox.run(&["lab", "shell", "controller", "--", "sh", "-c", "kill -TERM $$"]);
         assert_eq!(code, 128 + 15);
         sandbox.assert_nothing_left();

@@ -33,6 +33,9 @@ mod matrix_scenarios;
 /// The JSON Schema of matrix files.
 mod matrix_schema;
 
+/// What a newcomer meets: hints, terminals of any width, colors, standard input.
+mod newcomer;
+
 /// Arbitrary input from a node or from QEMU's monitor.
 mod protocols;
 

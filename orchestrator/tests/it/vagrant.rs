@@ -1,7 +1,7 @@
 //! Errors of `--lab vagrant`, with a stub of Vagrant whose machines are missing or not running.
 
 use crate::common::vagrant::{INVENTORY, NOT_UP, path_with, stub};
-use std::{ffi::OsString, fs, path::PathBuf, process::Command};
+use std::{ffi::OsString, fs, os::unix::fs::symlink, path::PathBuf, process::Command};
 use tempfile::TempDir;
 
 /// A working directory with a matrix, a stub of Vagrant and a Vagrantfile in `vagrant/`.
@@ -53,6 +53,9 @@ fn a_missing_vagrant_vagrantfile_or_inventory_is_refused_before_the_run() {
     assert!(stderr.contains("cannot run vagrant") && stderr.contains("vagrant-libvirt"), "{stderr}");
     let stderr = folder.refused(RUN, 2, &[("VAGRANT_CWD", folder.path("home").into())]);
     assert!(stderr.contains("no Vagrantfile") && stderr.contains("home (VAGRANT_CWD)"), "{stderr}");
+    symlink("loop", folder.path("loop")).unwrap();
+    let stderr = folder.refused(RUN, 2, &[("VAGRANT_CWD", folder.path("loop").into())]);
+    assert!(stderr.contains("cannot look for a Vagrantfile in ") && stderr.contains("symbolic"), "{stderr}");
     folder.write("vagrant/lab.yaml", &INVENTORY.replace("become: none", "become: magic"));
     let stderr = folder.refused(RUN, 2, &[]);
     assert!(stderr.contains("vagrant/lab.yaml: become"), "{stderr}");

@@ -75,6 +75,23 @@ fn assert_complete(record: &Record, link: &str) {
 
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
+fn verbose_progress_has_qemus_command_lines_and_the_phases() {
+    let Some(ready) = ready() else { return };
+    let dir = TestDir::new(&ready, SMALL);
+    assert_eq!(dir.run(&["matrix.yaml", "--out", "run", "--verbose"]), 0, "{}", dir.shown());
+    let said = dir.stderr();
+    for role in ["that boots the guest", "at the source", "at the destination"] {
+        let start = format!("        QEMU {role}: qemu-system-x86_64 -nodefaults ");
+        assert_eq!(said.matches(&start).count(), 1, "{}", dir.shown());
+    }
+    for phase in [Phase::Boot, Phase::Fill, Phase::Settle, Phase::Migrate, Phase::Observe, Phase::Verify] {
+        let line = format!("        {}: ", phase.describe());
+        assert_eq!(said.matches(&line).count(), 1, "{line}\n{}", dir.shown());
+    }
+}
+
+#[test]
+#[ignore = "runs QEMU: cargo xtask test"]
 fn the_smoke_scenario_passes_with_complete_records() {
     let Some(ready) = ready() else { return };
     let dir = TestDir::new(&ready, SMOKE);

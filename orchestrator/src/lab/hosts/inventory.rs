@@ -17,6 +17,7 @@ use serde::Deserialize;
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::Mutex,
 };
 
 /// An error reading an inventory.
@@ -96,10 +97,27 @@ pub enum Become {
     None,
 }
 
+/// Returns the text of standard input. It can be read only once, but a command needs its inventory several
+/// times.
+fn stdin() -> io::Result<String> {
+    static TEXT: Mutex<Option<String>> = Mutex::new(None);
+    let mut text = TEXT.lock().unwrap();
+    if text.is_none() {
+        *text = Some(io::read_to_string(io::stdin())?);
+    }
+    Ok(text.clone().unwrap_or_default())
+}
+
 impl Inventory {
-    /// Reads and validates an inventory. Resolves `ssh_config` relative to the inventory's folder.
+    /// Reads and validates an inventory, from standard input if the path is `-`. Resolves `ssh_config`
+    /// relative to the inventory's folder.
     pub fn read(path: &Path) -> Result<Self, Error> {
-        let text = fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
+        let (text, path) = if path == Path::new("-") {
+            (stdin(), Path::new("<stdin>"))
+        } else {
+            (fs::read_to_string(path), path)
+        };
+        let text = text.map_err(|source| Error::Read { path: path.into(), source })?;
         let mut inventory =
             Self::parse(&text).map_err(|problem| Error::Invalid { path: path.into(), problem })?;
         let folder = path.parent().unwrap_or(Path::new(""));

@@ -13,7 +13,7 @@ use super::{
     ssh::{HostAccess, SshConfig, SshHosts},
 };
 use std::{
-    env, io,
+    env, fs, io,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -43,6 +43,14 @@ pub enum Error {
          or set {FOLDER_VAR} to its folder"
     )]
     NoVagrantfile(String),
+    /// A folder that may contain a Vagrantfile cannot be looked into.
+    #[error("cannot look for a Vagrantfile in {folder}: {source}")]
+    Unreadable {
+        /// The path of the folder.
+        folder: String,
+        /// The operating system's error.
+        source: io::Error,
+    },
     /// The program `vagrant` is missing or cannot be started.
     #[error("cannot run vagrant: {0}; install it (on Debian, the packages vagrant and vagrant-libvirt)")]
     NoVagrant(io::Error),
@@ -70,7 +78,7 @@ pub enum Error {
 impl Error {
     /// Returns whether the user's input or installation is wrong, as opposed to machines that do not run.
     pub fn is_input(&self) -> bool {
-        matches!(self, Self::Inventory(_) | Self::NoVagrantfile(_) | Self::NoVagrant(_) | Self::NoHost { .. })
+        !matches!(self, Self::NotUp { .. } | Self::Memfile(_))
     }
 }
 
@@ -81,8 +89,18 @@ fn folder() -> Result<PathBuf, Error> {
         Some(named) => (vec![PathBuf::from(&named)], format!("{} ({FOLDER_VAR})", named.to_string_lossy())),
         None => (vec![".".into(), SUBFOLDER.into()], format!("the current folder or in `{SUBFOLDER}/`")),
     };
-    let found = folders.into_iter().find(|folder| folder.join(VAGRANTFILE).is_file());
-    found.ok_or(Error::NoVagrantfile(searched))
+    for folder in folders {
+        match fs::metadata(folder.join(VAGRANTFILE)) {
+            Ok(found) if found.is_file() => return Ok(folder),
+            Err(source)
+                if !matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+            {
+                return Err(Error::Unreadable { folder: folder.display().to_string(), source });
+            }
+            _ => {}
+        }
+    }
+    Err(Error::NoVagrantfile(searched))
 }
 
 /// Checks that there is a Vagrantfile with a valid inventory, and that `vagrant` is in `PATH`. Does not run

@@ -202,7 +202,10 @@ impl<'a> Expansion<'a> {
         }
         for (i, _) in self.expecting.iter().enumerate().filter(|(_, met)| !**met) {
             let location = Location::Value(root.key("expect").index(i).key("where"));
-            let message = format!("none of the {} cells meets this condition", self.cells.len());
+            let message = match self.cells.len() {
+                1 => "the only cell does not meet this condition".to_owned(),
+                several => format!("none of the {several} cells meets this condition"),
+            };
             self.sink.push(&location, message, Some("remove it, or correct its condition".into()));
         }
     }
