@@ -138,7 +138,7 @@ impl schemars::JsonSchema for Percent {
         schemars::json_schema!({
             "description": "a percentage, like `0.1%`",
             "anyOf": [
-                { "type": "string", "pattern": "^ *(0|[0-9]+(\\.[0-9]+)? *%) *$" },
+                { "type": "string", "pattern": "^\\s*(0|([0-9]+\\.?[0-9]*|\\.[0-9]+)\\s*%)\\s*$" },
                 { "const": 0 },
             ],
         })
