@@ -11,7 +11,7 @@ use crate::{
         link::LinkSetting,
     },
     node::{protocol::Traffic, server::probe},
-    results::record::{LinkLateness, Measured, round_micros},
+    results::record::{LinkLateness, Measured, SentWhileRunning, round_micros},
 };
 use stressor::workload::Rate;
 use tokio::time::Instant;
@@ -35,6 +35,7 @@ pub(super) fn migration(measured: &mut Measured, finished: &FinishedMigration) {
     measured.timeline.clone_from(&finished.applied);
     // The largest figure, not the last: QEMU clears its figures when a migration is cancelled.
     measured.transferred.qemu_bytes = finished.samples.iter().map(|s| s.transferred_bytes).max();
+    measured.transferred.while_running = sent_while_running(finished);
     if let Some(resumed) = finished.resumed {
         let total = resumed - finished.started;
         measured.total_time_ms = Some(round_micros(total.as_secs_f64() * 1e3));
@@ -43,6 +44,18 @@ pub(super) fn migration(measured: &mut Measured, finished: &FinishedMigration) {
         measured.qemu = Some(completion);
         measured.downtime_ms.qemu = completion.downtime_ms.map(|ms| ms as f64);
     }
+}
+
+/// Returns what was sent from the first sample of a pass to the last one before the guest stopped.
+fn sent_while_running(finished: &FinishedMigration) -> Option<SentWhileRunning> {
+    let stopped_ms = (finished.stopped - finished.started).as_secs_f64() * 1e3;
+    let mut samples = finished.samples.iter().filter(|s| s.pass > 0 && s.at_ms < stopped_ms);
+    let first = samples.next()?;
+    let last = samples.next_back()?;
+    Some(SentWhileRunning {
+        bytes: last.transferred_bytes.saturating_sub(first.transferred_bytes),
+        duration_ms: round_micros(last.at_ms - first.at_ms),
+    })
 }
 
 /// Records the probe's report, and the client's downtime if the migration has completed.
