@@ -82,40 +82,79 @@ fn mapping_of(at: &KeyPath) -> Option<&str> {
 
 /// Returns advice on what to write instead of a key that is not one of `known`, the keys of `mapping`.
 pub(crate) fn help_with_key(found: &str, known: &[&str], mapping: Option<&str>) -> String {
-    if let Some(name) = known.iter().find(|name| plain(name) == plain(found)) {
-        return did_you_mean(name);
-    }
-    let synonyms = synonyms::keys(found);
-    let here = |key: &&'static str| match (mapping, key.rsplit_once('.')) {
-        (None, None) => known.contains(key).then_some(*key),
-        (Some(mapping), Some((section, name))) => {
-            (mapping == section && known.contains(&name)).then_some(name)
-        }
-        _ => None,
+    let misspelt = || {
+        let other = nearest(found, synonyms::all())?;
+        let is_close = strsim::jaro_winkler(found, other) > 0.94;
+        is_close.then(|| help_with_synonym(other, known, mapping)).flatten()
     };
-    let mut meant: Vec<&str> = synonyms.iter().filter_map(here).collect();
-    if meant.is_empty() || mapping.is_none() {
-        meant.extend(elsewhere(found, &synonyms));
-    }
-    if !meant.is_empty() {
-        return did_you_mean_one_of(found, &meant);
-    }
-    if let Some(help) = synonyms::not_made(found) {
-        return help.into();
-    }
-    nearest(found, known.iter().copied())
-        .map(did_you_mean)
+    help_with_synonym(found, known, mapping)
+        .or_else(|| synonyms::not_made(found).map(Into::into))
+        .or_else(|| nearest(found, known.iter().copied()).map(did_you_mean))
+        .or_else(misspelt)
         .or_else(|| suggest(found))
         .unwrap_or_else(|| format!("known keys: {}", known.join(", ")))
 }
 
-/// Returns the settings that a name without a section stands for: those that have it, or else those for which
-/// it is another name.
-fn elsewhere(name: &str, synonyms: &[&'static str]) -> Vec<&'static str> {
-    let has_name =
-        |setting: &&Setting| setting.path().rsplit('.').next().is_some_and(|n| plain(n) == plain(name));
-    let same: Vec<&str> = all().filter(has_name).map(Field::path).collect();
-    if same.is_empty() { synonyms.iter().copied().filter(|key| find(key).is_some()).collect() } else { same }
+/// Returns advice on what to write instead of a key, if it is another spelling of a known key or another name
+/// of a known key or of a setting.
+fn help_with_synonym(found: &str, known: &[&str], mapping: Option<&str>) -> Option<String> {
+    for form in &synonyms::forms(found) {
+        if let Some(name) = known.iter().find(|name| plain(name) == *form) {
+            return Some(did_you_mean(name));
+        }
+        let here = |key: &'static str| match (mapping, key.rsplit_once('.')) {
+            (None, None) => known.contains(&key).then_some(key),
+            (Some(mapping), Some((section, name))) => {
+                (mapping == section && known.contains(&name)).then_some(name)
+            }
+            _ => None,
+        };
+        let mut meant: Vec<&str> = synonyms::keys(form).into_iter().filter_map(here).collect();
+        if meant.is_empty() || mapping.is_none() {
+            meant.extend(elsewhere(form));
+        }
+        if !meant.is_empty() {
+            return Some(did_you_mean_one_of(found, &meant));
+        }
+    }
+    let meant = with_section(found);
+    (!meant.is_empty()).then(|| did_you_mean_one_of(found, &meant))
+}
+
+/// Returns the settings that a form of a name without a section stands for: those that have it, or else those
+/// for which it is another name.
+fn elsewhere(form: &str) -> Vec<&'static str> {
+    let has_name = |path: &&str| path.rsplit('.').next().is_some_and(|name| plain(name) == form);
+    let same: Vec<&str> = all().map(Field::path).filter(has_name).collect();
+    if same.is_empty() {
+        synonyms::keys(form).into_iter().filter(|key| find(key).is_some()).collect()
+    } else {
+        same
+    }
+}
+
+/// Returns the settings of a section that have a name or for which it is another name. The section may have
+/// another name, too.
+fn within(section: &str, name: &str) -> Vec<&'static str> {
+    let section = plain(section);
+    let named = Settings::SECTIONS.iter().copied().filter(|known| plain(known) == section);
+    let sections: Vec<&str> = named.chain(synonyms::keys(&section)).collect();
+    let in_section =
+        |path: &&str| path.split_once('.').is_some_and(|(section, _)| sections.contains(&section));
+    let of = |form: &String| -> Vec<&'static str> {
+        let has_name = |path: &&str| path.rsplit('.').next().is_some_and(|name| plain(name) == *form);
+        let same: Vec<&str> = all().map(Field::path).filter(in_section).filter(has_name).collect();
+        let others = synonyms::keys(form).into_iter().filter(|key| find(key).is_some());
+        if same.is_empty() { others.filter(in_section).collect() } else { same }
+    };
+    synonyms::forms(name).iter().map(of).find(|found| !found.is_empty()).unwrap_or_default()
+}
+
+/// Returns the settings that a name stands for which begins with that of a section: `network_latency`.
+fn with_section(name: &str) -> Vec<&'static str> {
+    let name = synonyms::snake(name);
+    let parts = name.match_indices('_').map(|(at, _)| within(&name[..at], &name[at + 1..]));
+    parts.into_iter().find(|found| !found.is_empty()).unwrap_or_default()
 }
 
 /// Returns advice on what to write instead of a path that is not that of a setting: the setting of that name
@@ -123,26 +162,10 @@ fn elsewhere(name: &str, synonyms: &[&'static str]) -> Vec<&'static str> {
 /// path.
 pub(crate) fn suggest(path: &str) -> Option<String> {
     let (section, name) = path.split_once('.').map_or((None, path), |(section, name)| (Some(section), name));
-    let synonyms = synonyms::keys(name);
-    let mut meant: Vec<&str> = Vec::new();
-    if let Some(section) = section {
-        let named = Settings::SECTIONS.iter().copied().filter(|known| plain(known) == plain(section));
-        let sections: Vec<&str> = named.chain(synonyms::keys(section)).collect();
-        let within = |key: &str, name: &str| {
-            key.split_once('.')
-                .is_some_and(|(section, n)| sections.contains(&section) && plain(n) == plain(name))
-        };
-        meant.extend(all().map(Field::path).filter(|key| within(key, name)));
-        if meant.is_empty() {
-            let in_section = |key: &&str| {
-                key.split_once('.').is_some_and(|(section, _)| sections.contains(&section))
-                    && find(key).is_some()
-            };
-            meant.extend(synonyms.iter().copied().filter(in_section));
-        }
-    }
+    let mut meant = section.map(|section| within(section, name)).unwrap_or_default();
     if meant.is_empty() {
-        meant = elsewhere(name, &synonyms);
+        let found = synonyms::forms(name).iter().map(|form| elsewhere(form)).find(|found| !found.is_empty());
+        meant = found.unwrap_or_else(|| with_section(name));
     }
     if !meant.is_empty() {
         return Some(did_you_mean_one_of(name, &meant));
@@ -158,7 +181,8 @@ fn did_you_mean(name: &str) -> String {
 /// Returns the question that offers all settings for which `found` is another name.
 fn did_you_mean_one_of(found: &str, names: &[&str]) -> String {
     let names = names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or ");
-    let round_trip = matches!(synonyms::forms(found)[1].as_str(), "rtt" | "roundtriptime");
+    let round_trip =
+        synonyms::forms(found).iter().any(|form| matches!(form.as_str(), "rtt" | "roundtriptime"));
     let note = if round_trip { " It is one way: half of the round-trip time." } else { "" };
     format!("did you mean {names}?{note}")
 }
@@ -279,10 +303,18 @@ mod tests {
                     assert!(help.starts_with(&format!("did you mean `{key}`?")), "{other}: {help}");
                     let help = suggest(other).unwrap();
                     assert!(
-                        help.contains(&format!("`{key}`")) || elsewhere(other, &[]) != [""; 0],
+                        help.contains(&format!("`{key}`")) || !elsewhere(&plain(other)).is_empty(),
                         "{other}: {help}"
                     );
                 }
+            }
+        }
+        for mapping in [None, Some("guest"), Some("phases")] {
+            let known = keys_of(mapping);
+            let known: Vec<&str> = known.iter().map(String::as_str).collect();
+            for other in synonyms::all() {
+                let help = help_with_key(other, &known, mapping);
+                assert!(!help.contains(&format!("`{other}`")) || known.contains(&other), "{other}: {help}");
             }
         }
         let settings_without: Vec<&str> = all()
@@ -296,7 +328,6 @@ mod tests {
                 "link.duplicate_correlation",
                 "link.corrupt_correlation",
                 "link.reorder_correlation",
-                "stress.seed",
             ],
             "every other setting has synonyms"
         );
@@ -328,6 +359,14 @@ mod tests {
         assert_eq!(help("iterations", None), "did you mean `repeat` or `migrate.max_passes`?");
         assert_eq!(help("rate", None), "did you mean `link.rate` or `stress.rate`?");
         assert_eq!(help("vm", None), "did you mean `guest`?");
+        assert_eq!(help("memory_mb", None), "did you mean `guest.memory`?");
+        assert_eq!(help("rateMbit", Some("link")), "did you mean `rate`?");
+        assert_eq!(help("num_vcpus", None), "did you mean `guest.vcpus`?");
+        assert_eq!(help("vcpuCount", Some("guest")), "did you mean `vcpus`?");
+        assert_eq!(help("network_bandwidth", None), "did you mean `link.rate`?");
+        assert_eq!(help("migration_timeout", None), "did you mean `migrate.timeout`?");
+        assert_eq!(help("bandwith", Some("link")), "did you mean `rate`?");
+        assert_eq!(help("timeout_seconds", None), "did you mean `migrate.timeout`?");
         assert!(help("multifd", Some("migrate")).starts_with("migrations are made by plain pre-copy"));
         assert_eq!(suggest("vm.ram").as_deref(), Some("did you mean `guest.memory`?"));
         assert_eq!(suggest("network.latency").as_deref(), Some("did you mean `link.delay`?"));

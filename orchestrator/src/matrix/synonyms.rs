@@ -49,7 +49,7 @@ pub(super) const SYNONYMS: &[(&str, &[&str])] = &[
         "expect",
         &["assert", "asserts", "assertions", "checks", "expected", "expectations", "thresholds", "slo"],
     ),
-    ("reference", &["published", "baseline", "literature", "paper", "source", "references"]),
+    ("reference", &["published", "baseline", "literature", "paper", "references"]),
     // The guest.
     (
         "guest.memory",
@@ -68,7 +68,19 @@ pub(super) const SYNONYMS: &[(&str, &[&str])] = &[
     ),
     (
         "guest.vcpus",
-        &["cpus", "vcpu", "smp", "cores", "cpu_count", "ncpus", "cpu_cores", "num_cpus", "nproc", "sockets"],
+        &[
+            "cpus",
+            "vcpu",
+            "smp",
+            "cores",
+            "cpu_count",
+            "ncpus",
+            "max_cpus",
+            "cpu_cores",
+            "num_cpus",
+            "nproc",
+            "sockets",
+        ],
     ),
     ("guest.cpu", &["cpu_model", "cpu_type", "cpu_mode", "model", "processor"]),
     ("guest.accel", &["kvm", "accelerator", "acceleration", "virt_type", "hypervisor", "enable_kvm", "tcg"]),
@@ -118,7 +130,17 @@ pub(super) const SYNONYMS: &[(&str, &[&str])] = &[
     ("link.distribution", &["delay_distribution", "jitter_distribution", "dist"]),
     (
         "link.loss",
-        &["packet_loss", "drop", "drops", "drop_rate", "loss_rate", "plr", "loss_ratio", "loss_random"],
+        &[
+            "packet_loss",
+            "drop",
+            "drops",
+            "drop_rate",
+            "packet_loss_rate",
+            "loss_rate",
+            "plr",
+            "loss_ratio",
+            "loss_random",
+        ],
     ),
     (
         "link.loss_bursts",
@@ -184,6 +206,7 @@ pub(super) const SYNONYMS: &[(&str, &[&str])] = &[
     ("stress.page_size", &["hugepages", "hugepage", "hugepage_size", "hugepagesz", "thp", "hugetlb"]),
     ("stress.step", &["tick", "granule", "time_step", "wake_up"]),
     ("stress.catch_up", &["make_up", "compensate"]),
+    ("stress.seed", &["random_seed", "rng_seed"]),
     ("stress.phases", &["stages", "ramp", "periods"]),
     ("phases.rate", &["dirty_rate", "speed", "bandwidth"]),
     ("phases.duration", &["time", "length", "for", "period", "seconds"]),
@@ -223,7 +246,16 @@ pub(super) const SYNONYMS: &[(&str, &[&str])] = &[
     ),
     (
         "migrate.max_passes",
-        &["max_iterations", "max_rounds", "iterations", "passes", "rounds", "max_iters", "iteration_limit"],
+        &[
+            "max_iterations",
+            "max_iteration",
+            "max_rounds",
+            "iterations",
+            "passes",
+            "rounds",
+            "max_iters",
+            "iteration_limit",
+        ],
     ),
     (
         "migrate.stall_detection",
@@ -336,7 +368,6 @@ const NOT_MADE: &[&str] = &[
     "mapped_ram",
     "colo",
     "block_migration",
-    "storage",
 ];
 
 /// Returns what to say about a name or a word of a migration that this program does not make.
@@ -350,26 +381,73 @@ pub(super) fn not_made(name: &str) -> Option<&'static str> {
 
 /// The ends of names that say in which unit a value is; here the value says it.
 const UNIT_SUFFIXES: &[&str] = &[
-    "_bytes", "_kb", "_mb", "_gb", "_kib", "_mib", "_gib", "_ns", "_us", "_ms", "_s", "_sec", "_secs",
-    "_seconds", "_bps", "_kbps", "_mbps", "_gbps", "_mbit", "_gbit", "_percent", "_pct",
+    "_bytes",
+    "_kb",
+    "_mb",
+    "_gb",
+    "_kib",
+    "_mib",
+    "_gib",
+    "_ns",
+    "_us",
+    "_ms",
+    "_s",
+    "_sec",
+    "_secs",
+    "_seconds",
+    "_minutes",
+    "_min",
+    "_bps",
+    "_kbps",
+    "_mbps",
+    "_gbps",
+    "_mbit",
+    "_gbit",
+    "_percent",
+    "_percentage",
+    "_pct",
 ];
 
-/// Returns a name as names are compared, and without a unit at its end.
-pub(super) fn forms(name: &str) -> [String; 2] {
-    let lower = name.to_ascii_lowercase();
-    let bare = UNIT_SUFFIXES.iter().find_map(|suffix| lower.strip_suffix(suffix)).unwrap_or(&lower);
-    [plain(name), plain(bare)]
+/// The parts of names that only say that the value is a number.
+const COUNT_PREFIXES: &[&str] = &["num_", "nr_", "n_", "number_of_", "no_of_"];
+const COUNT_SUFFIXES: &[&str] = &["_count", "_number", "_value", "_setting"];
+
+/// Returns a name in snake case: `max_downtime` for `maxDowntime` and `max-downtime`.
+pub(super) fn snake(name: &str) -> String {
+    let mut snake = String::new();
+    let mut after_lower = false;
+    for c in name.chars() {
+        if c.is_ascii_uppercase() && after_lower {
+            snake.push('_');
+        }
+        after_lower = c.is_ascii_lowercase();
+        snake.push(if matches!(c, '-' | ' ') { '_' } else { c.to_ascii_lowercase() });
+    }
+    snake
 }
 
-/// Returns the keys for which another name is known, in the order of the list.
-pub(super) fn keys(name: &str) -> Vec<&'static str> {
-    let of = |name: &str| -> Vec<&'static str> {
-        let known = SYNONYMS.iter().filter(|(_, others)| others.iter().any(|other| plain(other) == name));
-        known.map(|(key, _)| *key).collect()
-    };
-    let [whole, bare] = forms(name);
-    let found = of(&whole);
-    if found.is_empty() { of(&bare) } else { found }
+/// Returns the forms of a name to look for, the closest first: as it is, without a unit at its end, without
+/// what says that it is a number, and each in the singular and the plural. They are as [`plain`] makes them.
+pub(super) fn forms(name: &str) -> Vec<String> {
+    let whole = snake(name);
+    let bare = UNIT_SUFFIXES.iter().find_map(|suffix| whole.strip_suffix(suffix)).unwrap_or(&whole);
+    let counted = COUNT_PREFIXES.iter().find_map(|prefix| bare.strip_prefix(prefix)).unwrap_or(bare);
+    let counted = COUNT_SUFFIXES.iter().find_map(|suffix| counted.strip_suffix(suffix)).unwrap_or(counted);
+    let forms = [&whole, bare, counted].map(plain);
+    let other_number = |form: &String| form.strip_suffix('s').map_or_else(|| format!("{form}s"), Into::into);
+    let others: Vec<String> = forms.iter().map(other_number).collect();
+    forms.into_iter().chain(others).collect()
+}
+
+/// Returns the keys for which another name is known, in the order of the list. `form` is one of [`forms`].
+pub(super) fn keys(form: &str) -> Vec<&'static str> {
+    let known = SYNONYMS.iter().filter(|(_, others)| others.iter().any(|other| plain(other) == form));
+    known.map(|(key, _)| *key).collect()
+}
+
+/// Returns all other names.
+pub(super) fn all() -> impl Iterator<Item = &'static str> {
+    SYNONYMS.iter().flat_map(|(_, others)| others.iter().copied())
 }
 
 /// Returns the word among `known` for which another word is known.

@@ -134,12 +134,12 @@ impl Reader<'_, '_> {
             return;
         }
         let is_key = matches!(kind, ReadErrorKind::UnknownKey { .. });
-        let (message, help) = match is_key.then(|| unchangeable(culprit)).flatten() {
-            Some((message, help)) => (message, Some(help)),
-            None => {
-                let absent = || catalog::help_with_absence(written.as_str()?, culprit);
-                (kind.to_string(), catalog::help(kind, culprit).or_else(absent))
-            }
+        let unchangeable = is_key.then(|| unchangeable(culprit)).flatten();
+        let (message, help) = if let Some((message, help)) = unchangeable {
+            (message, Some(help))
+        } else {
+            let absent = || catalog::help_with_absence(written.as_str()?, culprit);
+            (kind.to_string(), catalog::help(kind, culprit).or_else(absent))
         };
         let location = if is_key { Location::Key(culprit.clone()) } else { Location::Value(culprit.clone()) };
         self.sink.push(&location, message, help);
