@@ -317,20 +317,6 @@ mod tests {
                 assert!(!help.contains(&format!("`{other}`")) || known.contains(&other), "{other}: {help}");
             }
         }
-        let settings_without: Vec<&str> = all()
-            .map(Field::path)
-            .filter(|path| synonyms::SYNONYMS.iter().all(|(key, _)| key != path))
-            .collect();
-        assert_eq!(
-            settings_without,
-            [
-                "link.loss_correlation",
-                "link.duplicate_correlation",
-                "link.corrupt_correlation",
-                "link.reorder_correlation",
-            ],
-            "every other setting has synonyms"
-        );
     }
 
     #[test]
