@@ -15,7 +15,7 @@ pub struct Percent(u32);
 #[error("`{text}` is not a percentage: {problem}")]
 pub struct PercentError {
     text: String,
-    problem: &'static str,
+    problem: String,
 }
 
 impl Percent {
@@ -60,13 +60,23 @@ impl FromStr for Percent {
     type Err = PercentError;
 
     fn from_str(text: &str) -> Result<Self, PercentError> {
-        let fail = |problem| Err(PercentError { text: text.to_owned(), problem });
+        let fail = |problem: &str| Err(PercentError { text: text.to_owned(), problem: problem.into() });
         let trimmed = text.trim();
         let Some(number) = trimmed.strip_suffix('%') else {
             if trimmed == "0" {
                 return Ok(Self::ZERO);
             }
-            return fail("add the percent sign, like `0.1%`");
+            // A number up to 1 may be meant as a fraction.
+            let percent = |factor: f64| {
+                let value = trimmed.parse::<f64>().ok().filter(|value| *value > 0.0 && *value <= 1.0)?;
+                Some(Self::from_fraction(value * factor))
+            };
+            return match (percent(0.01), percent(1.0)) {
+                (Some(percent), Some(fraction)) => {
+                    fail(&format!("add the percent sign: `{percent}`, or `{fraction}` if it is a fraction"))
+                }
+                _ => fail("add the percent sign, like `0.1%`"),
+            };
         };
         let number = number.trim_end();
         if !number.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
@@ -138,7 +148,7 @@ impl schemars::JsonSchema for Percent {
         schemars::json_schema!({
             "description": "a percentage, like `0.1%`",
             "anyOf": [
-                { "type": "string", "pattern": "^ *(0|[0-9]+(\\.[0-9]+)? *%) *$" },
+                { "type": "string", "pattern": "^\\s*(0|([0-9]+\\.?[0-9]*|\\.[0-9]+)\\s*%)\\s*$" },
                 { "const": 0 },
             ],
         })
@@ -186,6 +196,12 @@ mod tests {
         for text in ["", "%", "1", "-1%", "100.1%", "1e1%", "inf%", "nan%", "1.2.3%", "1 %%"] {
             assert!(text.parse::<Percent>().is_err(), "{text:?}");
         }
+        let fraction = "0.05".parse::<Percent>().unwrap_err().to_string();
+        assert!(
+            fraction.ends_with("add the percent sign: `0.05%`, or `5%` if it is a fraction"),
+            "{fraction}"
+        );
+        assert!("5".parse::<Percent>().unwrap_err().to_string().ends_with("the percent sign, like `0.1%`"));
         let over = "101%".parse::<Percent>().unwrap_err();
         assert_eq!(over.to_string(), "`101%` is not a percentage: it cannot exceed 100%");
     }

@@ -87,6 +87,8 @@ impl FromStr for Trace {
     type Err = TraceError;
 
     fn from_str(text: &str) -> Result<Self, TraceError> {
+        // Some editors put a byte order mark before the text.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let mut steps: Vec<Step> = Vec::new();
         let mut length = None;
         for (number, line) in (1..).zip(text.lines()) {
@@ -115,7 +117,7 @@ impl FromStr for Trace {
                 }
                 _ => {}
             }
-            if rate != END {
+            if !rate.eq_ignore_ascii_case(END) {
                 steps.push(Step { at, rate: parse(rate).map_err(error)?, line: number });
             } else if steps.is_empty() {
                 return Err(error("the trace ends before its first rate".into()));
@@ -153,6 +155,13 @@ mod tests {
     }
 
     #[test]
+    fn spellings_of_other_programs_and_a_byte_order_mark_are_read() {
+        let trace: Trace = "\u{feff}0 1Gbit/s\n1m30s 500Kbit\n2m END".parse().unwrap();
+        let same: Trace = "0s 1gbit\n90s 500kbit\n120s end".parse().unwrap();
+        assert_eq!(trace, same);
+    }
+
+    #[test]
     fn errors_name_their_line() {
         for (text, says) in [
             ("", "line 1: the trace has no rate"),
@@ -164,7 +173,7 @@ mod tests {
             ("0s 1mbit\n1s 2mbit\n1s end", "line 3: 1s is not later than the previous time, 1s"),
             ("0s 1mbit\n\n5 2mbit\n6s end", "line 3: `5` has no unit: a time"),
             ("0s 1mbit\n5s 2\n6s end", "line 2: `2` has no unit: a link rate"),
-            ("0s 1mbps\n6s end", "line 1: `mbps` is not a unit of a link rate"),
+            ("0s 1mbps\n6s end", "line 1: `1mbps` is ambiguous: write `8mbit` for bytes"),
             ("0s 1mbit 5ms\n6s end", "line 1: `0s 1mbit 5ms` is not a time and a rate"),
             ("0s\n6s end", "line 1: `0s` is not a time and a rate"),
             ("0s 1mbit\n6s end\n7s 1mbit", "line 3: nothing may follow `end`"),

@@ -35,6 +35,9 @@ async fn invalid_input_is_rejected_with_a_message_and_changes_nothing() {
         ("apply near --loss 1", "add the percent sign"),
         ("apply near --delay 20", "has no unit"),
         ("apply near --rate fast", "--rate"),
+        ("apply near --rate 100mbps", "write `800mbit` for bytes per second (as in tc), or `100mbit` for"),
+        ("apply near --rate 96MB/s", "did you mean `768mbit`?"),
+        ("apply near --rate 1mbit --queue 15Kb", "write `15kB` for 10^3 bytes, or `15KiB` for 2^10 bytes"),
         ("apply near --rate 10bit", "rate: 10bit is not between 1kbit and 10tbit"),
         ("apply near --delay 1ms --jitter 2ms", "jitter: 2ms is more than the delay"),
         ("apply near --queue 1MB", "queue: has no effect without `rate`"),
@@ -82,6 +85,11 @@ async fn apply_show_change_and_clear_print_their_results() {
     assert_eq!(shown["qdiscs"][0]["settings"]["tbf"]["rate"], "940mbit");
     assert!(shown["counters"]["tx_bytes"].is_u64());
     assert!(prints(here, "show near").contains("sends:    {rate:940mbit}"));
+    // As tc and others write rates, sizes, times and words.
+    prints(here, "apply near --rate 1Gbit/s --queue 1024Ki --shaper TBF");
+    let shown: serde_json::Value = serde_json::from_str(&prints(here, "show near --json")).unwrap();
+    assert_eq!(shown["sends"], serde_json::json!({ "rate": "1gbit", "queue": "1MiB" }));
+    prints(here, "change near --profile GIGABIT --rate 500Kbit");
     assert_eq!(prints(here, "clear near"), "near: cleared\n");
     assert_eq!(prints(here, "clear near"), "near: nothing was applied\n");
 }

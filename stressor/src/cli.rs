@@ -73,7 +73,7 @@ pub struct WorkloadArgs {
     pub ballast_content: Content,
 
     /// How much of a page each write stores: the whole page, or one word of 8 bytes
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_enum, ignore_case = true, default_value_t)]
     pub write: Write,
 
     /// Order in which pages are written: sequential, random, or hot-cold:WRITES/PAGES (hot-cold:90%/10%: 90%
@@ -86,11 +86,11 @@ pub struct WorkloadArgs {
     pub threads: u32,
 
     /// Size of the pages that back the working set; huge pages must be reserved beforehand
-    #[arg(long, value_name = "SIZE", value_enum, default_value_t)]
+    #[arg(long, value_name = "SIZE", value_enum, ignore_case = true, default_value_t)]
     pub page_size: PageSize,
 
     /// Whether writes that a stall prevented are dropped (never) or made up for immediately (burst)
-    #[arg(long, value_name = "POLICY", value_enum, default_value_t)]
+    #[arg(long, value_name = "POLICY", value_enum, ignore_case = true, default_value_t)]
     pub catch_up: CatchUp,
 
     /// Interval at which due pages are written, from 10us to 1ms; shorter is smoother and costs more wake-ups

@@ -3,20 +3,29 @@
 //!
 //! The same text form is used on the command line, in YAML and in JSON. (Serde's own form of enum variants
 //! would need a tag in YAML, `!hot-cold`, which nobody would guess.) Parsing is exact, and a printed value
-//! parses back to the same value.
+//! parses back to the same value. Words are read in upper and lower case, and with `_` or nothing in place of
+//! `-`; they are printed as they are listed.
 
 pub use crate::share::TextError;
 use crate::workload::{Content, Order, Phase, Rate};
 use std::{fmt, str::FromStr};
 use units::ParseError;
 
+/// Returns a word as it is compared: in lower case and without what separates its parts.
+fn plain(word: &str) -> String {
+    word.trim().chars().filter(|c| !matches!(c, '-' | '_')).collect::<String>().to_ascii_lowercase()
+}
+
 impl FromStr for Rate {
     type Err = TextError;
 
     fn from_str(text: &str) -> Result<Self, TextError> {
-        match text.trim() {
+        match plain(text).as_str() {
             "unlimited" => Ok(Self::Unlimited),
-            _ => text.parse().map(Self::Limited).map_err(|e| TextError(format!("{e}, or `unlimited`"))),
+            _ => text.parse().map(Self::Limited).map_err(|error: ParseError| {
+                let or = if matches!(error, ParseError::Ambiguous { .. }) { "" } else { ", or `unlimited`" };
+                TextError(format!("{error}{or}"))
+            }),
         }
     }
 }
@@ -34,12 +43,13 @@ impl FromStr for Content {
     type Err = TextError;
 
     fn from_str(text: &str) -> Result<Self, TextError> {
-        match text.split_once(':') {
-            None if text == "zero" => Ok(Self::Zero),
-            None if text == "constant" => Ok(Self::Constant),
-            None if text == "random" => Ok(Self::Random),
-            None if text == "increment" => Ok(Self::Increment),
-            Some(("compressible", share)) => share.parse().map(Self::Compressible),
+        let (word, share) = text.split_once(':').map_or((text, None), |(word, share)| (word, Some(share)));
+        match (plain(word).as_str(), share) {
+            ("zero", None) => Ok(Self::Zero),
+            ("constant", None) => Ok(Self::Constant),
+            ("random", None) => Ok(Self::Random),
+            ("increment", None) => Ok(Self::Increment),
+            ("compressible", Some(share)) => share.parse().map(Self::Compressible),
             _ => Err(TextError(format!(
                 "`{text}` is not a page content: use `zero`, `constant`, `random`, `increment` or \
                  `compressible:PERCENT` (`compressible:25%` compresses to a quarter)"
@@ -70,10 +80,11 @@ impl FromStr for Order {
                  (`hot-cold:90%/10%`: 90% of the writes go to 10% of the pages)"
             ))
         };
-        match text.split_once(':') {
-            None if text == "sequential" => Ok(Self::Sequential),
-            None if text == "random" => Ok(Self::Random),
-            Some(("hot-cold", shares)) => {
+        let (word, shares) = text.split_once(':').map_or((text, None), |(word, shares)| (word, Some(shares)));
+        match (plain(word).as_str(), shares) {
+            ("sequential", None) => Ok(Self::Sequential),
+            ("random", None) => Ok(Self::Random),
+            ("hotcold", Some(shares)) => {
                 let (writes, pages) = shares.split_once('/').ok_or_else(unknown)?;
                 Ok(Self::HotCold { writes: writes.parse()?, pages: pages.parse()? })
             }
@@ -164,22 +175,35 @@ macro_rules! text_serde {
     };
 }
 
+/// Returns a regular expression for a word in all the spellings that [`plain`] equates, and what follows it.
+#[cfg(feature = "schema")]
+fn words(words: &[&str], rest: &str) -> String {
+    let letter = |c: char| format!("[{c}{}][-_]*", c.to_ascii_uppercase());
+    let words: Vec<String> = words.iter().map(|word| word.chars().map(letter).collect()).collect();
+    format!("^\\s*[-_]*({})\\s*{rest}$", words.join("|"))
+}
+
 text_serde!(Rate, "a data rate like `96MB/s`, 0 or `unlimited`", |generator| schemars::json_schema!({
     "description": "A data rate like `96MB/s`, 0, or `unlimited`",
-    "anyOf": [generator.subschema_for::<units::ByteRate>(), { "const": "unlimited" }],
+    "anyOf": [
+        generator.subschema_for::<units::ByteRate>(),
+        { "type": "string", "pattern": words(&["unlimited"], "") },
+    ],
 }));
 text_serde!(Content, "a page content like `random` or `compressible:50%`", |_| schemars::json_schema!({
     "description": "`compressible:25%` compresses to a quarter",
     "anyOf": [
         { "enum": ["zero", "constant", "random", "increment"] },
-        { "type": "string", "pattern": r"^compressible:\d{1,2}(\.\d)?%$" },
+        { "type": "string", "pattern": words(&["zero", "constant", "random", "increment"], "") },
+        { "type": "string", "pattern": words(&["compressible"], r":\d{1,2}(\.\d)?%") },
     ],
 }));
 text_serde!(Order, "an order like `random` or `hot-cold:90%/10%`", |_| schemars::json_schema!({
     "description": "`hot-cold:90%/10%`: 90% of the writes go to 10% of the pages",
     "anyOf": [
         { "enum": ["sequential", "random"] },
-        { "type": "string", "pattern": r"^hot-cold:\d{1,2}(\.\d)?%/\d{1,2}(\.\d)?%$" },
+        { "type": "string", "pattern": words(&["sequential", "random"], "") },
+        { "type": "string", "pattern": words(&["hotcold"], r":\d{1,2}(\.\d)?%/\d{1,2}(\.\d)?%") },
     ],
 }));
 
@@ -205,13 +229,25 @@ mod tests {
     }
 
     #[test]
+    fn words_are_read_in_any_case_and_with_any_separator() {
+        assert_eq!("Unlimited".parse(), Ok(Rate::Unlimited));
+        assert_eq!("96mb/s".parse::<Rate>().unwrap().to_string(), "96MB/s");
+        assert_eq!("Zero".parse(), Ok(Content::Zero));
+        assert_eq!("COMPRESSIBLE:25%".parse::<Content>().unwrap().to_string(), "compressible:25%");
+        assert_eq!("Random".parse(), Ok(Order::Random));
+        for text in ["hot_cold:90%/10%", "HotCold:90%/10%", "HOT-COLD:90%/10%"] {
+            assert_eq!(text.parse::<Order>().unwrap().to_string(), "hot-cold:90%/10%");
+        }
+    }
+
+    #[test]
     fn invalid_text_is_refused_with_the_accepted_forms() {
         for share in
             ["", "%", "50", "0%", "100%", "-1%", "+1%", "1.25%", "1.%", ".5%", "1000%", "5 %", "1.+%"]
         {
             assert!(share.parse::<Percentage>().unwrap_err().to_string().contains("like `50%`"), "{share}");
         }
-        for content in ["", "noise", "random:50%", "compressible", "Zero"] {
+        for content in ["", "noise", "random:50%", "compressible", "zeroes"] {
             assert!(content.parse::<Content>().unwrap_err().to_string().contains("`increment`"), "{content}");
         }
         for order in ["", "reverse", "hot-cold", "hot-cold:90%", "sequential:1"] {

@@ -49,7 +49,9 @@ fn run(args: &str) -> CapturedOutput {
 fn invalid_settings_exit_with_code_2_and_explain_the_fix() {
     for (args, words) in [
         ("--rate 96", "`96` has no unit"),
-        ("--rate 96mb/s --working-set 1MB", "did you mean `MB/s`?"),
+        ("--rate 96Mb/s --working-set 1MB", "write `96MB/s` for bytes per second, or `12MB/s` for bits"),
+        ("--rate 96mbit --working-set 1MB", "did you mean `12MB/s`?"),
+        ("--rate 1MB/s --working-set 1M", "write `1MB` for 10^6 bytes, or `1MiB` for 2^20 bytes"),
         ("--rate 96MB/s", "needs a working set"),
         ("--working-set 100TB", "make the working set or the ballast smaller"),
         ("--ballast 100TB", "make the working set or the ballast smaller"),
@@ -93,6 +95,14 @@ fn memory_that_is_not_dirtied_is_pointed_out() {
     for args in ["--working-set 1MiB --phase 1MB/s:1ms --duration 2ms", "--ballast 1MiB --duration 1ms"] {
         assert_eq!(run(args).stderr, "", "{args}");
     }
+}
+
+#[test]
+fn spellings_of_other_programs_are_read() {
+    let output =
+        run("--rate 1mb/s --working-set 1Mi --write WORD --order Hot_Cold:90%/10% --page-size 4kib \
+                      --catch-up Never --content Random --step 500usec --duration 0.1sec --json");
+    assert_eq!(output.code, Some(0));
 }
 
 #[test]

@@ -5,6 +5,10 @@
 //! A bare number is an error, except `0`, which needs no unit. Decimal prefixes are powers of 1000 (`MB` is
 //! 10^6 bytes), binary prefixes are powers of 1024 (`MiB` is 2^20 bytes); `mbit` is 10^6 bit/s.
 //!
+//! Spellings of other programs are read too: `1 Gbit/s`, `500Kbit` (tc), `512Mi` (Kubernetes), `1m30s`,
+//! `250msec`. Those that mean different things to different programs are refused with their meanings: `512M`,
+//! `100mbps`.
+//!
 //! Parsing is exact: text that is not a whole number of the base unit (bytes, bytes per second, bits per
 //! second, nanoseconds) is refused, never rounded. Printing gives the shortest text that parses back to the
 //! same value, without a decimal point where possible.
@@ -15,12 +19,14 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
+mod ambiguous;
 mod parse;
 pub mod random;
 #[cfg(feature = "schema")]
 mod schema;
 mod serde_text;
 mod show;
+mod spelling;
 
 pub use parse::ParseError;
 use parse::Unit;
@@ -34,11 +40,11 @@ pub struct Bytes(u64);
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ByteRate(u64);
 
-/// The rate of a link, in bits per second. Written `940mbit`, `10gbit`, as in `tc`.
+/// The rate of a link, in bits per second. Written `940mbit`, `10gbit`, as for `tc`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BitRate(u64);
 
-/// A duration in nanoseconds, at most about 584 years. Written `300ms`, `1.5s`, `2min`.
+/// A duration in nanoseconds, at most about 584 years. Written `300ms`, `1.5s`, `2min`, `1m30s`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span(u64);
 
@@ -48,13 +54,27 @@ trait Quantity: Sized {
     const NOUN: &'static str;
     /// A valid text, quoted in error messages.
     const EXAMPLE: &'static str;
-    /// All accepted units. If two units give equally short texts, printing uses the one listed first.
+    /// What is counted.
+    const KIND: Kind;
+    /// The units with which quantities are printed. If two give equally short texts, printing uses the one
+    /// listed first.
     const UNITS: &'static [Unit];
+    /// Further units, which are only read.
+    const ONLY_READ: &'static [Unit];
 
     /// Creates a quantity from a number of base units.
     fn from_base(base: u64) -> Self;
     /// Returns the quantity as a number of base units.
     fn base(self) -> u64;
+}
+
+/// What a quantity counts, which decides how its parser understands units of other quantities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Bytes,
+    BytesPerSecond,
+    BitsPerSecond,
+    Nanoseconds,
 }
 
 const KIB: u64 = 1 << 10;
@@ -65,13 +85,19 @@ const KILO: u64 = 1_000;
 const MEGA: u64 = 1_000_000;
 const GIGA: u64 = 1_000_000_000;
 const TERA: u64 = 1_000_000_000_000;
+const MINUTE: u64 = 60 * GIGA;
 
 macro_rules! quantity {
-    ($type:ident, $noun:literal, $example:literal, [$($name:literal = $size:expr),+ $(,)?]) => {
+    (
+        $type:ident, $noun:literal, $example:literal, $kind:ident,
+        [$($unit:expr),+ $(,)?], [$($only_read:expr),*]
+    ) => {
         impl Quantity for $type {
             const NOUN: &'static str = $noun;
             const EXAMPLE: &'static str = $example;
-            const UNITS: &'static [Unit] = &[$(Unit { name: $name, size: $size }),+];
+            const KIND: Kind = Kind::$kind;
+            const UNITS: &'static [Unit] = &[$($unit),+];
+            const ONLY_READ: &'static [Unit] = &[$($only_read),*];
 
             fn from_base(base: u64) -> Self {
                 Self(base)
@@ -108,51 +134,113 @@ macro_rules! quantity {
     };
 }
 
+/// Returns a unit with its spellings, as `spelling` defines them.
+const fn unit(name: &'static str, size: u64, also: &'static [&'static str]) -> Unit {
+    Unit { name, size, also }
+}
+
+/// The unit of a data rate, of which `$upper` is the prefix. In lower case it is read as well, unlike `Mb/s`,
+/// which is the symbol of a bit rate.
+macro_rules! byte_rate {
+    ($name:literal, $size:expr, $lower:literal, $upper:literal) => {
+        unit(
+            $name,
+            $size,
+            &[
+                concat!($lower, "B/s"),
+                concat!($lower, "B/sec"),
+                concat!("=", $lower, "b/s"),
+                concat!("=", $lower, "b/sec"),
+                concat!("=", $upper, "Bps"),
+            ],
+        )
+    };
+}
+
+/// The unit of a bit rate.
+macro_rules! bit_rate {
+    ($name:literal, $size:expr) => {
+        unit(
+            $name,
+            $size,
+            &[
+                concat!($name, "s"),
+                concat!($name, "/s"),
+                concat!($name, "s/s"),
+                concat!($name, "/sec"),
+                concat!($name, "s/sec"),
+            ],
+        )
+    };
+}
+
 quantity!(
     Bytes,
     "a size",
     "96MB",
+    Bytes,
     [
-        "B" = 1,
-        "kB" = KILO,
-        "KB" = KILO,
-        "MB" = MEGA,
-        "GB" = GIGA,
-        "TB" = TERA,
-        "KiB" = KIB,
-        "MiB" = MIB,
-        "GiB" = GIB,
-        "TiB" = TIB,
-    ]
+        unit("B", 1, &["b", "byte", "bytes"]),
+        unit("kB", KILO, &["=kb"]),
+        unit("MB", MEGA, &["mB", "=mb"]),
+        unit("GB", GIGA, &["gB", "=gb"]),
+        unit("TB", TERA, &["tB", "=tb"]),
+        unit("KiB", KIB, &["kib", "ki"]),
+        unit("MiB", MIB, &["mib", "mi"]),
+        unit("GiB", GIB, &["gib", "gi"]),
+        unit("TiB", TIB, &["tib", "ti"]),
+    ],
+    []
 );
 quantity!(
     ByteRate,
     "a data rate",
     "96MB/s",
+    BytesPerSecond,
     [
-        "B/s" = 1,
-        "kB/s" = KILO,
-        "KB/s" = KILO,
-        "MB/s" = MEGA,
-        "GB/s" = GIGA,
-        "TB/s" = TERA,
-        "KiB/s" = KIB,
-        "MiB/s" = MIB,
-        "GiB/s" = GIB,
-        "TiB/s" = TIB,
-    ]
+        unit("B/s", 1, &["B/sec", "byte/s", "bytes/s", "byte/sec", "bytes/sec", "=Bps"]),
+        // Not `kb/s`: unlike `mb/s`, it is the symbol of a bit rate.
+        unit("kB/s", KILO, &["kB/sec", "=kBps", "=KBps"]),
+        byte_rate!("MB/s", MEGA, "m", "M"),
+        byte_rate!("GB/s", GIGA, "g", "G"),
+        byte_rate!("TB/s", TERA, "t", "T"),
+        byte_rate!("KiB/s", KIB, "ki", "Ki"),
+        byte_rate!("MiB/s", MIB, "mi", "Mi"),
+        byte_rate!("GiB/s", GIB, "gi", "Gi"),
+        byte_rate!("TiB/s", TIB, "ti", "Ti"),
+    ],
+    []
 );
 quantity!(
     BitRate,
     "a link rate",
     "940mbit",
-    ["bit" = 1, "kbit" = KILO, "mbit" = MEGA, "gbit" = GIGA, "tbit" = TERA,]
+    BitsPerSecond,
+    [
+        bit_rate!("bit", 1),
+        bit_rate!("kbit", KILO),
+        bit_rate!("mbit", MEGA),
+        bit_rate!("gbit", GIGA),
+        bit_rate!("tbit", TERA),
+    ],
+    [bit_rate!("kibit", KIB), bit_rate!("mibit", MIB), bit_rate!("gibit", GIB), bit_rate!("tibit", TIB)]
 );
 quantity!(
     Span,
     "a time",
     "300ms",
-    ["ns" = 1, "us" = KILO, "ms" = MEGA, "s" = GIGA, "min" = 60 * GIGA, "h" = 3600 * GIGA,]
+    Nanoseconds,
+    [
+        unit("ns", 1, &["nsec", "nsecs", "nanosecond", "nanoseconds"]),
+        // The micro sign and the Greek letter.
+        unit("us", KILO, &["usec", "usecs", "\u{b5}s", "\u{3bc}s", "microsecond", "microseconds"]),
+        unit("ms", MEGA, &["msec", "msecs", "millisecond", "milliseconds"]),
+        unit("s", GIGA, &["sec", "secs", "second", "seconds"]),
+        // Not `M`, which is a month to systemd.
+        unit("min", MINUTE, &["=m", "mins", "minute", "minutes"]),
+        unit("h", 60 * MINUTE, &["hr", "hrs", "hour", "hours"]),
+    ],
+    [unit("d", 24 * 60 * MINUTE, &["day", "days"])]
 );
 
 impl Bytes {

@@ -1,16 +1,20 @@
 //! The JSON Schema of the quantities, with which editors validate and complete matrix files.
 
-use crate::{BitRate, ByteRate, Bytes, Quantity, Span};
+use crate::{BitRate, ByteRate, Bytes, Kind, Quantity, Span, parse::Unit, spelling};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use std::borrow::Cow;
 
-/// Returns the schema of a quantity: a string that matches its text form, or the number 0.
+/// Returns the schema of a quantity: a string that matches its text form, or the number 0. The pattern allows
+/// what the parser reads, except that it does not know which numbers are too large or too fine.
 fn schema<Q: Quantity>() -> Schema {
-    let units = Q::UNITS.iter().map(|u| u.name).collect::<Vec<_>>().join("|");
+    let units = Q::UNITS.iter().chain(Q::ONLY_READ).flat_map(Unit::spellings);
+    let units = units.map(spelling::pattern).collect::<Vec<_>>().join("|");
+    let part = format!("[0-9]+(\\.[0-9]+)?\\s*({units})");
+    let more = if Q::KIND == Kind::Nanoseconds { format!("(\\s*{part})*") } else { String::new() };
     json_schema!({
         "description": format!("{} with its unit, like `{}`", Q::NOUN, Q::EXAMPLE),
         "anyOf": [
-            { "type": "string", "pattern": format!("^ *(0|[0-9]+(\\.[0-9]+)? *({units})) *$") },
+            { "type": "string", "pattern": format!("^\\s*(0+(\\.0+)?|{part}{more})\\s*$") },
             { "const": 0 },
         ],
     })

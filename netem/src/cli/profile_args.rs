@@ -14,12 +14,13 @@ use units::{BitRate, Bytes, Span};
 pub struct ProfileArgs {
     /// Start from a named profile (see `netem supported`).
     #[arg(long, value_name = "NAME", value_parser = named::ALL.iter().map(|n| n.name).collect::<Vec<_>>())]
+    #[arg(ignore_case = true)]
     profile: Option<String>,
     /// Rate, counting Ethernet frames without preamble, frame check sequence and inter-frame gap.
     #[arg(long)]
     rate: Option<BitRate>,
     /// The kernel's shaper that enforces the rate.
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, ignore_case = true)]
     shaper: Option<ShaperArg>,
     /// Burst size (depth of the token bucket); by default 2 ms of the rate or more.
     #[arg(long, value_name = "BYTES")]
@@ -38,7 +39,7 @@ pub struct ProfileArgs {
     #[arg(long, value_name = "PERCENT")]
     jitter_correlation: Option<Percent>,
     /// Distribution of the jitter; by default uniform.
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, ignore_case = true)]
     distribution: Option<DistributionArg>,
     /// Fraction of packets that are lost.
     #[arg(long, value_name = "PERCENT")]
@@ -91,6 +92,7 @@ enum DistributionArg {
     Uniform,
     Normal,
     Pareto,
+    #[value(alias = "pareto_normal")]
     ParetoNormal,
 }
 
@@ -123,7 +125,8 @@ impl ProfileArgs {
 
     /// Returns the named profile, or the empty one if none is given, overridden by the single settings.
     pub fn resolve(&self) -> Profile {
-        let base = self.profile.as_deref().and_then(Profile::named).unwrap_or_default();
+        let name = self.profile.as_ref().map(|name| name.to_ascii_lowercase());
+        let base = name.as_deref().and_then(Profile::named).unwrap_or_default();
         Profile {
             rate: self.rate.or(base.rate),
             shaper: self.shaper.map_or(base.shaper, |s| match s {

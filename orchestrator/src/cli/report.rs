@@ -32,6 +32,7 @@ pub(super) struct ReportArgs {
     /// there are several); as JSON with all records and the verdict, one line per run; or as a table in
     /// Markdown
     #[arg(long, value_name = "FORMAT", default_value = "table", conflicts_with_all = ["csv", "json"])]
+    #[arg(ignore_case = true)]
     format: FormatName,
     /// Same as --format csv
     #[arg(long, conflicts_with = "json")]

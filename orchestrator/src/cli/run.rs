@@ -71,7 +71,7 @@ pub(super) struct RunArgs {
     verbose: bool,
     /// How to print the results: as a table, as CSV with one row per attempt, as JSON with all records and
     /// the verdict, or as a table in Markdown
-    #[arg(long, value_name = "FORMAT", default_value = "table", conflicts_with = "json")]
+    #[arg(long, value_name = "FORMAT", ignore_case = true, default_value = "table", conflicts_with = "json")]
     format: FormatName,
     /// Same as --format json
     #[arg(long)]

@@ -26,7 +26,7 @@ expect:                                           # decides the exit code
   - { where: stress.rate >= 96MB/s, outcome: not-converged }
 ";
 
-const INTRODUCTION: [&str; 3] = [
+const INTRODUCTION: [&str; 4] = [
     "A matrix file is YAML. It describes a guest, a link, a workload and a way to migrate, and the axes \
      along which they vary. Each combination of values is a cell; `testbed run` migrates a guest for every \
      cell.",
@@ -34,6 +34,9 @@ const INTRODUCTION: [&str; 3] = [
      `mbit` is 10^6 bit/s. Unknown keys, missing units and settings that contradict each other are errors \
      with line, column and a hint, and nothing is started. What this host or this QEMU lacks is not an \
      error: the cell is skipped.",
+    "Units and words are read in other spellings as well: `1 Gbit/s`, `512Mi`, `1m30s`, `250msec`, \
+     `pre-copy`, `KVM`. A text that other programs read in different ways, such as `512M` or `100mbps`, is \
+     an error that says how to write each meaning. `none` is an optional setting that is absent.",
     "Any setting of a section can be an axis, under its full name: `stress.rate`, `link.delay`. Conditions \
      (`where`, `exclude`, `--only`) compare settings with values and combine with `and`, `or` and `not`.",
 ];
@@ -231,10 +234,11 @@ impl<'a> Reader<'a> {
     fn item(&mut self, name: &str, schema: &'a Value) -> Item {
         let (definition_name, definition) = self.resolve(schema);
         let is_new = definition_name.is_none_or(|name| self.explained.insert(name));
-        let words = definition["oneOf"].as_array().into_iter().flatten().filter(|_| is_new);
-        let words = words.filter_map(|word| {
-            let name = word["const"].as_str()?.to_owned();
-            Some(Item { name, value: None, text: description(word), words: Vec::new() })
+        let words = words(definition).into_iter().filter(|_| is_new).map(|(name, word)| Item {
+            name: name.to_owned(),
+            value: None,
+            text: description(word),
+            words: Vec::new(),
         });
         let mut value = self.value(schema);
         match &schema["default"] {
@@ -260,10 +264,9 @@ impl<'a> Reader<'a> {
             return format!("list: {inner}");
         }
         let (name, definition) = self.resolve(schema);
-        if let Some(words) = definition["oneOf"].as_array() {
-            let words: Vec<String> =
-                words.iter().filter_map(|word| Some(format!("`{}`", word["const"].as_str()?))).collect();
-            return either(&words);
+        let words = words(definition);
+        if !words.is_empty() {
+            return either(&words.iter().map(|(word, _)| format!("`{word}`")).collect::<Vec<_>>());
         }
         if definition["properties"].is_object() {
             return name.map_or_else(|| "mapping".into(), |name| format!("mapping `{name}`"));
@@ -312,6 +315,12 @@ fn either(words: &[String]) -> String {
         [most @ .., last] if !most.is_empty() => format!("{} or {last}", most.join(", ")),
         words => words.concat(),
     }
+}
+
+/// Returns the words among which a definition lets one choose, each with its schema.
+fn words(definition: &Value) -> Vec<(&str, &Value)> {
+    let alternatives = definition["anyOf"].as_array().into_iter().flatten();
+    alternatives.filter_map(|word| Some((word["const"].as_str()?, word))).collect()
 }
 
 /// Returns what an optional value is when it is present.

@@ -300,7 +300,15 @@ impl<T: FromStr<Err = ParseError>> FromStr for Bounds<T> {
                 part[name.len()..].trim_start().parse().map_err(|error: ParseError| error.to_string())?;
             Ok(Bound { operator: *operator, value })
         };
-        text.split(" and ").map(bound).collect::<Result<_, _>>().map(Self)
+        let mut parts = Vec::new();
+        let mut rest = text;
+        // ASCII letters have the same length in either case.
+        while let Some(at) = rest.to_ascii_lowercase().find(" and ") {
+            parts.push(&rest[..at]);
+            rest = &rest[at + " and ".len()..];
+        }
+        parts.push(rest);
+        parts.into_iter().map(bound).collect::<Result<_, _>>().map(Self)
     }
 }
 
@@ -335,7 +343,7 @@ impl<T> JsonSchema for Bounds<T> {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": "^ *(<|<=|>|>=|==|!=) *[0-9]" })
+        json_schema!({ "type": "string", "pattern": "^\\s*(<|<=|>|>=|==|!=)\\s*[0-9]" })
     }
 }
 
@@ -401,6 +409,7 @@ mod tests {
         let held = [447, 448, 496, 497].map(|n| bounds.contain(mb(n)));
         assert_eq!(held, [false, true, true, false]);
         assert_eq!(bounds.to_string(), ">= 448MB and <= 496MB");
+        assert_eq!("< 1m30s AND > 1m".parse::<Bounds<Span>>().unwrap().to_string(), "< 90s and > 60s");
         assert!("<= 300".parse::<Bounds<Span>>().unwrap_err().contains("has no unit"));
         assert!("300ms".parse::<Bounds<Span>>().unwrap_err().contains("is not a bound"));
         assert!("".parse::<Bounds<Span>>().unwrap_err().contains("is not a bound"));

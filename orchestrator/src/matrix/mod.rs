@@ -23,6 +23,7 @@ mod plan;
 mod schema;
 pub mod selection;
 mod settings;
+mod synonyms;
 mod typed;
 mod yaml;
 

@@ -3,6 +3,9 @@
 //! serde describes errors by calling [`de::Error`]. [`ReadErrorKind`] keeps the arguments of these calls, so
 //! that no message has to be parsed. An error ends the reading of the whole value. To find all errors, the
 //! caller adds each invalid part to [`SkippedValues`], and reads the value again as if that part were absent.
+//!
+//! Words are read in upper and lower case, and whatever separates their parts: `pre-copy` is `precopy`. In
+//! settings, `none` is an absent value, as tables print it.
 
 use super::diagnostic::{KeyPath, Segment};
 use serde::{
@@ -64,14 +67,52 @@ pub(crate) fn read<T: DeserializeOwned>(
     at: &KeyPath,
     skipped: &SkippedValues,
 ) -> Result<T, ReadError> {
-    let deserializer = ValueDeserializer { value, path: LazyPath::Root(at), skipped };
+    read_with(value, at, skipped, false)
+}
+
+/// Reads settings as [`read`] does, and `none` as an absent value.
+pub(crate) fn read_settings<T: DeserializeOwned>(
+    value: &Value,
+    at: &KeyPath,
+    skipped: &SkippedValues,
+) -> Result<T, ReadError> {
+    read_with(value, at, skipped, true)
+}
+
+fn read_with<T: DeserializeOwned>(
+    value: &Value,
+    at: &KeyPath,
+    skipped: &SkippedValues,
+    knows_none: bool,
+) -> Result<T, ReadError> {
+    let deserializer = ValueDeserializer { value, path: LazyPath::Root(at), skipped, knows_none };
     T::deserialize(deserializer)
         .map_err(|Error { at: path, kind }| ReadError { at: path.unwrap_or_else(|| at.clone()), kind: *kind })
 }
 
 /// Reads a text as if it were a scalar in a file.
 pub(crate) fn from_text<T: DeserializeOwned>(text: &str) -> Result<T, ReadErrorKind> {
-    T::deserialize(IntoDeserializer::<Error>::into_deserializer(text)).map_err(|error| *error.kind)
+    read(&text.into(), &KeyPath::root(), &SkippedValues::default()).map_err(|error| error.kind)
+}
+
+/// Returns a word as words are compared: in lower case and without what separates its parts.
+pub(crate) fn plain(word: &str) -> String {
+    let parts = word.chars().filter(|c| !matches!(c, '-' | '_' | ' '));
+    parts.collect::<String>().to_ascii_lowercase()
+}
+
+/// Returns whether a text stands for an absent value.
+pub(crate) fn is_none(text: &str) -> bool {
+    text.trim().eq_ignore_ascii_case("none")
+}
+
+/// Parses a flag. YAML 1.1 has more words for it than YAML 1.2, and QEMU writes `on` and `off`.
+pub(crate) fn flag(text: &str) -> Option<bool> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" => Some(true),
+        "false" | "no" | "off" => Some(false),
+        _ => None,
+    }
 }
 
 impl ReadErrorKind {
@@ -186,9 +227,15 @@ struct ValueDeserializer<'a> {
     value: &'a Value,
     path: LazyPath<'a>,
     skipped: &'a SkippedValues,
+    /// Whether `none` is read as an absent value.
+    knows_none: bool,
 }
 
 impl ValueDeserializer<'_> {
+    fn is_none(&self) -> bool {
+        self.knows_none && self.value.as_str().is_some_and(is_none)
+    }
+
     fn expected(&self, what: impl Into<String>) -> Error {
         let found = match self.value {
             Value::Null => Unexpected::Unit,
@@ -256,7 +303,8 @@ impl<'de> Deserializer<'de> for ValueDeserializer<'_> {
     }
 
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        let flag = self.value.as_bool().ok_or_else(|| self.expected("`true` or `false`"))?;
+        let flag = self.value.as_bool().or_else(|| flag(self.value.as_str()?));
+        let flag = flag.ok_or_else(|| self.expected("`true` or `false`"))?;
         visitor.visit_bool(flag)
     }
 
@@ -276,7 +324,7 @@ impl<'de> Deserializer<'de> for ValueDeserializer<'_> {
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        if self.value.is_null() { visitor.visit_none() } else { visitor.visit_some(self) }
+        if self.value.is_null() || self.is_none() { visitor.visit_none() } else { visitor.visit_some(self) }
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
@@ -288,6 +336,9 @@ impl<'de> Deserializer<'de> for ValueDeserializer<'_> {
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        if self.is_none() {
+            return self.list(&[], visitor);
+        }
         let items = self.value.as_array().ok_or_else(|| self.expected("a list"))?;
         self.list(items, visitor)
     }
@@ -313,6 +364,8 @@ impl<'de> Deserializer<'de> for ValueDeserializer<'_> {
         visitor: V,
     ) -> Result<V::Value, Error> {
         let word = self.value.as_str().ok_or_else(|| self.expected(format!("one of {}", quoted(words))))?;
+        let known = words.iter().copied().find(|known| plain(known) == plain(word));
+        let word = known.unwrap_or(word);
         visitor.visit_enum(IntoDeserializer::<Error>::into_deserializer(word))
     }
 
@@ -341,7 +394,7 @@ impl<'de> SeqAccess<'de> for ListAccess<'_> {
             let path = LazyPath::Index(&self.parent.path, self.next);
             self.next += 1;
             if !self.parent.skipped.contains(value) {
-                let item = ValueDeserializer { value, path, skipped: self.parent.skipped };
+                let item = ValueDeserializer { value, path, ..*self.parent };
                 return seed.deserialize(item).map(Some).map_err(|error| error.at(path));
             }
         }
@@ -370,7 +423,7 @@ impl<'de> MapAccess<'de> for MappingAccess<'_> {
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
         let (key, value) = self.value.take().unwrap_or(("", &Value::Null));
         let path = LazyPath::Key(&self.parent.path, key);
-        let value = ValueDeserializer { value, path, skipped: self.parent.skipped };
+        let value = ValueDeserializer { value, path, ..*self.parent };
         seed.deserialize(value).map_err(|error| error.at(path))
     }
 }

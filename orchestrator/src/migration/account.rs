@@ -11,7 +11,7 @@ use crate::{
         link::LinkSetting,
     },
     node::{protocol::Traffic, server::probe},
-    results::record::{LinkLateness, Measured, round_micros},
+    results::record::{LinkLateness, Measured, SentWhileRunning, round_micros},
 };
 use netem::userspace::Lateness;
 use stressor::workload::Rate;
@@ -44,6 +44,7 @@ pub(super) fn migration(measured: &mut Measured, finished: &FinishedMigration) {
     // The largest figure, not the last: QEMU clears its figures when a migration is cancelled.
     measured.transferred.qemu_bytes =
         finished.samples.iter().filter_map(|sample| Some(sample.memory?.transferred_bytes)).max();
+    measured.transferred.while_running = sent_while_running(finished);
     if let Some(resumed) = finished.resumed {
         let total = resumed - finished.started;
         measured.total_time_ms = Some(round_micros(total.as_secs_f64() * 1e3));
@@ -53,6 +54,19 @@ pub(super) fn migration(measured: &mut Measured, finished: &FinishedMigration) {
         measured.qemu = Some(completion);
         measured.downtime_ms.qemu = completion.downtime_ms.map(|ms| ms as f64);
     }
+}
+
+/// Returns what was sent from the first sample of a pass to the last one before the guest stopped.
+fn sent_while_running(finished: &FinishedMigration) -> Option<SentWhileRunning> {
+    let stopped_ms = (finished.stopped - finished.started).as_secs_f64() * 1e3;
+    let running = finished.samples.iter().filter(|s| s.pass() > 0 && s.at_ms < stopped_ms);
+    let mut sent = running.filter_map(|s| Some((s.at_ms, s.memory?.transferred_bytes)));
+    let (first_ms, first) = sent.next()?;
+    let (last_ms, last) = sent.next_back()?;
+    Some(SentWhileRunning {
+        bytes: last.saturating_sub(first),
+        duration_ms: round_micros(last_ms - first_ms),
+    })
 }
 
 /// Records the probe's report, and the bounds of the client's downtime if the migration has completed.

@@ -108,7 +108,10 @@ pub async fn attempt(
         (Ok(result), _) => result,
     };
     let mut builder = attempt.builder;
-    builder.measured.disagreements = agreement::disagreements(&builder.measured, &spec.cell.settings.link);
+    let Settings { link, migrate, .. } = &spec.cell.settings;
+    let mut disagreements = agreement::disagreements(&builder.measured, link);
+    disagreements.extend(agreement::limit_exceeded(&builder.measured, migrate));
+    builder.measured.disagreements = disagreements;
     builder.freeze(spec.cell, spec.number, outcome, reason)
 }
 

@@ -334,6 +334,23 @@ async fn a_migration_is_given_up_when_it_makes_no_progress() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_limit_of_qemu_that_it_does_not_keep_is_a_disagreement() {
+    let note =
+        "QEMU was told to send at most 50MB/s, but it sent 100.0 MB/s while the guest ran at the source";
+    let result = Setup::new().with("migrate: { max_bandwidth: 50MB/s }\n").run().await;
+    let measured = &result.record.measured;
+    assert_eq!(measured.disagreements, [note]);
+    let sent = measured.transferred.while_running.unwrap();
+    assert!((1900.0..2000.0).contains(&sent.duration_ms), "{sent:?}");
+    assert_eq!(sent.bytes, (sent.duration_ms * 1e5) as u64);
+    let kept = Setup::new().with("migrate: { max_bandwidth: 100MB/s }\n").run().await;
+    assert_eq!(kept.record.measured.disagreements, [""; 0]);
+    // Also if the migration is given up.
+    let given_up = Setup::endless().with("migrate: { max_bandwidth: 50MB/s, timeout: 5s }\n").run().await;
+    assert!(given_up.record.measured.disagreements.contains(&note.into()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn memory_that_differs_from_what_was_written_is_corrupted() {
     let result = Setup::fault(Fault::Corruption).run().await;
     let (outcome, reason) = result.outcome();

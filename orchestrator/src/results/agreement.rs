@@ -3,8 +3,9 @@
 //! Disagreements are reported, and both figures are kept. Nothing is corrected or averaged.
 
 use crate::{
+    matrix::Migrate,
     measure::tcp_buffers,
-    results::record::{Measured, RateInterval},
+    results::record::{Measured, RateInterval, SentWhileRunning},
 };
 use netem::{
     Profile,
@@ -45,6 +46,16 @@ const BEFORE_TOLERANCE: f64 = 0.02;
 
 /// The share by which it may differ during the migration, when the guest shares the host's CPUs with it.
 const DURING_TOLERANCE: f64 = 0.05;
+
+/// The share by which QEMU may exceed its own bandwidth limit.
+const LIMIT_TOLERANCE: f64 = 0.1;
+
+/// The time over which QEMU averages what it sends, in seconds (`BUFFER_DELAY` in migration/options.h): it
+/// may send the data of one such time at once, at the beginning and at the end of what is measured.
+const LIMIT_WINDOW_S: f64 = 0.1;
+
+/// The data that QEMU may have sent before it counts it: its buffer holds 64 pieces, which are 32 pages.
+const LIMIT_CHUNK_BYTES: f64 = 2.0 * 32.0 * 4104.0;
 
 /// Returns how long the last byte that QEMU has handed to TCP may take to reach the destination, in
 /// milliseconds: the time to send what TCP's buffers hold, plus the delay.
@@ -119,6 +130,24 @@ pub fn disagreements(measured: &Measured, link: &Profile) -> Vec<String> {
         }
     }
     found
+}
+
+/// Returns a sentence if QEMU sent clearly more than its own bandwidth limit allows while the guest ran at
+/// the source. QEMU does not apply the limit to the switchover.
+///
+/// QEMU 10 does so at every limit up to 1 MB/s: it sends 32 pages before it looks at the limit again, every
+/// 0.1 s, and so at least 1.3 MB/s.
+pub fn limit_exceeded(measured: &Measured, migrate: &Migrate) -> Option<String> {
+    let limit = migrate.max_bandwidth?;
+    let SentWhileRunning { bytes, duration_ms } = measured.transferred.while_running?;
+    let (rate, seconds) = (limit.to_byte_rate().get() as f64, duration_ms / 1e3);
+    let allowed = rate * (seconds * (1.0 + LIMIT_TOLERANCE) + 2.0 * LIMIT_WINDOW_S) + LIMIT_CHUNK_BYTES;
+    (seconds > 0.0 && bytes as f64 > allowed).then(|| {
+        format!(
+            "QEMU was told to send at most {limit}, but it sent {:.1} MB/s while the guest ran at the source",
+            bytes as f64 / seconds / 1e6
+        )
+    })
 }
 
 #[cfg(test)]
@@ -254,6 +283,33 @@ mod tests {
         assert_eq!(count(6_500_000, None), 0);
         assert_eq!(count(6_500_000, Some(5e3)), 1);
         assert_eq!(count(5_000_000, None), 1);
+    }
+
+    #[test]
+    fn what_qemu_sent_is_compared_with_its_own_limit() {
+        let found = |limit: &str, bytes, duration_ms| {
+            let migrate = Migrate { max_bandwidth: Some(limit.parse().unwrap()), ..Migrate::default() };
+            let mut m = measured();
+            m.transferred.while_running = Some(SentWhileRunning { bytes, duration_ms });
+            limit_exceeded(&m, &migrate)
+        };
+        // What QEMU 10 does at every limit up to 1 MB/s.
+        for limit in ["10B/s", "100kB/s", "8mbit"] {
+            let sentence = found(limit, 26_200_000, 20_000.0).unwrap();
+            let expected = format!("at most {limit}, but it sent 1.3 MB/s while");
+            assert!(sentence.contains(&expected), "{sentence}");
+        }
+        assert_eq!(found("1.2MB/s", 26_200_000, 20_000.0), None);
+        // A limit that is ignored shows in a migration of a few samples.
+        assert!(found("10MB/s", 60_000_000, 600.0).is_some());
+        // What a limit of 50 MB/s allows, and what QEMU sends at once at both ends.
+        assert_eq!(found("50MB/s", 100_000_000, 2000.0), None);
+        assert_eq!(found("50MB/s", 110_000_000, 2000.0), None);
+        assert!(found("50MB/s", 121_000_000, 2000.0).is_some());
+        assert_eq!(found("50MB/s", 10_000_000, 100.0), None);
+        assert_eq!(found("50MB/s", 10_000_000, 0.0), None);
+        let unlimited = measured();
+        assert_eq!(limit_exceeded(&unlimited, &Migrate::default()), None);
     }
 
     #[test]

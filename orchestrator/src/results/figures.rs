@@ -272,6 +272,21 @@ pub const FIGURES: &[Figure] = &[
         ..DEFAULTS
     },
     Figure {
+        key: "transferred.while_running",
+        description: "The payload of the migration stream that QEMU sent while the guest still ran at the \
+                      source (`bytes`), and the time in which it did (`duration_ms`). QEMU's own limit, \
+                      `migrate.max_bandwidth`, applies during this time only.",
+        unit: Unit::Bytes,
+        clock: Some(Clock::Orchestrator),
+        from: "the orchestrator receives the first sample of a pass from the source",
+        to: "the orchestrator receives the last sample before the event `STOP` from the source, or before it \
+             gives the migration up",
+        leaves_out: "TCP, IP and Ethernet headers; what is sent before the first sample; the switchover",
+        ways: Some("the difference between two delays from the source"),
+        value: |m| Some(m.transferred.while_running?.bytes as f64),
+        ..DEFAULTS
+    },
+    Figure {
         key: "iterations",
         description: "The passes of pre-copy over the guest's memory (QEMU's iterations), one entry each, \
                       with times in milliseconds. The value in tables and CSV is the number of the last \

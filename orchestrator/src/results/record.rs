@@ -136,12 +136,25 @@ pub struct Downtime {
 }
 
 /// The data that one migration moved, counted in two places, in bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Transferred {
     /// The figure `transferred.qemu_bytes`.
     pub qemu_bytes: Option<u64>,
     /// The figure `transferred.wire_bytes`.
     pub wire_bytes: Option<u64>,
+    /// The figure `transferred.while_running`. Absent in records of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub while_running: Option<SentWhileRunning>,
+}
+
+/// The data that QEMU sent while the guest still ran at the source, which is when QEMU's own bandwidth limit
+/// applies.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SentWhileRunning {
+    /// The data sent, in bytes as QEMU counts them.
+    pub bytes: u64,
+    /// The time in which it was sent, in milliseconds.
+    pub duration_ms: f64,
 }
 
 /// The scheduling error of the link emulator (backend `userspace`): how much later than computed it delivered

@@ -210,6 +210,23 @@ fn bad_input_is_refused_by_run_and_plan_and_nothing_is_started() {
 }
 
 #[test]
+fn a_matrix_in_the_spellings_of_other_programs_is_planned_and_printed_in_ours() {
+    let sandbox = Sandbox::with_matrix(
+        "\u{feff}name: n\nguest: { memory: 512Mi, accel: TCG }\nlink: { delay: 20msec }\n\
+         migrate: { mode: pre-copy, timeout: 1m30s, stall_detection: on }\n\
+         axes: { link.rate: [None, 500Kbit], stress.rate: [8mb/s, Unlimited] }\n\
+         stress: { working_set: 64Mi }\n",
+    );
+    let finished =
+        sandbox.testbed(&["plan", "matrix.yaml", "--only", "link.rate == 0.5Mbit AND stress.rate < 9MBps"]);
+    finished.exits(0);
+    let printed = finished.stdout();
+    let row: Vec<&str> = printed.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(row[..2], ["500kbit", "8MB/s"], "{printed}");
+    assert!(!printed.contains("nlimited"), "{printed}");
+}
+
+#[test]
 fn bad_arguments_are_refused_and_nothing_is_started() {
     for (args, message) in [
         ("", "FILE"),

@@ -141,6 +141,8 @@ impl Inventory {
     ///
     /// The problem as text, with the key or line where it is.
     fn parse(text: &str) -> Result<Self, String> {
+        // Some editors put a byte order mark before the text.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let inventory: Self = serde_path_to_error::deserialize(serde_yaml::Deserializer::from_str(text))
             .map_err(|e| {
                 let (path, problem) = (e.path().to_string(), e.into_inner());
@@ -183,6 +185,7 @@ compute2: { host: lab2, guests: eth2, migration: eth1 }
         assert_eq!(inventory.r#become, Become::Sudo);
         let root = Inventory::parse(&format!("{GOOD}become: none\n")).unwrap();
         assert_eq!(root.r#become, Become::None);
+        assert!(Inventory::parse(&format!("\u{feff}{GOOD}")).is_ok(), "a byte order mark is ignored");
     }
 
     #[test]

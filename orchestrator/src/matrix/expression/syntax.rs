@@ -10,8 +10,9 @@
 use super::{Ast, Comparison, Expression, ExpressionError, Operator};
 use crate::matrix::{
     catalog,
-    settings::value::{Comparability, Value},
-    typed::ReadErrorKind,
+    diagnostic::KeyPath,
+    settings::value::Comparability,
+    typed::{self, ReadErrorKind},
 };
 
 /// The deepest nesting of parentheses and `not` that is accepted, so that no text overflows the stack.
@@ -54,7 +55,7 @@ impl SpannedToken {
     }
 
     fn is_word(&self, word: &str) -> bool {
-        matches!(&self.token, Token::Word(text) if text == word)
+        matches!(&self.token, Token::Word(text) if text.eq_ignore_ascii_case(word))
     }
 }
 
@@ -208,7 +209,7 @@ impl Parser {
     fn comparison(&mut self) -> Result<Comparison, ExpressionError> {
         let path = self.advance();
         let name = match &path.token {
-            Token::Word(name) if !matches!(name.as_str(), "and" | "or" | "not") => name.clone(),
+            Token::Word(name) if !["and", "or", "not"].iter().any(|word| path.is_word(word)) => name.clone(),
             _ => {
                 let help = "a comparison is written like `stress.rate <= 96MB/s`".into();
                 return Err(path.error(format!("expected a setting, found {}", path.name()), Some(help)));
@@ -231,9 +232,11 @@ impl Parser {
             return Err(token.error(format!("expected a value, found {}", token.name()), None));
         };
         // Checked before the value is parsed, since the parser's own message would be less helpful.
-        let comparable = setting.check_comparable(*text == Value::None.to_string());
+        let comparable = setting.check_comparable(typed::is_none(text));
         comparable.map_err(|(message, help)| token.error(message, help))?;
-        let invalid = |kind: ReadErrorKind| token.error(kind.to_string(), catalog::help(&kind));
+        let invalid = |kind: ReadErrorKind| {
+            token.error(kind.to_string(), catalog::help(&kind, &KeyPath::root().dotted(setting.path())))
+        };
         let value = setting.literal(text).map_err(invalid)?;
         Ok(Comparison { setting, operator, value })
     }

@@ -73,6 +73,8 @@ fn not_binds_tighter_than_and_and_and_tighter_than_or() {
         (format!("not {no} and {yes}"), true),
         (format!("not ({no} or {yes})"), false),
         (format!("not not {yes}"), true),
+        (format!("NOT not {yes} AND {yes} Or {yes}"), true),
+        ("migrate.stall_detection == Yes and link.queue == NONE and guest.accel == AUTO".into(), true),
         (format!("({yes})and({yes})"), true),
     ] {
         assert_eq!(holds(&expression, &s), expected, "{expression}");
@@ -132,8 +134,8 @@ help: did you mean `kvm`?",
 help: compare it with == or !=",
         "guest.vcpus == many
                ^^^^ `many` is not a number",
-        "migrate.stall_detection == yes
-                           ^^^ `yes` is neither `true` nor `false`",
+        "migrate.stall_detection == yep
+                           ^^^ `yep` is neither `true` nor `false`",
         "guest.cpu == 'max
              ^^^^ missing closing ' of a quoted value",
     ];

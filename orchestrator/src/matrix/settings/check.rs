@@ -2,7 +2,7 @@
 
 use super::{Settings, WorkingSet};
 use stressor::workload::{Rate, WorkloadError};
-use units::{Bytes, Span};
+use units::{ByteRate, Bytes, Span};
 
 /// An error in settings that are each valid by themselves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +17,9 @@ pub struct SettingsError {
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
+/// The smallest bandwidth that QEMU can mean: it divides a limit by ten, and a result of 0 is no limit to it
+/// (`migration_rate_set` and `migration_rate_exceeded`).
+const MIN_BANDWIDTH: ByteRate = ByteRate::new(10);
 /// The largest downtime limit that QEMU accepts, its `MAX_MIGRATE_DOWNTIME_SECONDS`.
 const MAX_DOWNTIME: Span = Span::from_secs(2000);
 
@@ -171,11 +174,14 @@ impl Settings {
                 "write at least 1, or remove the key",
             ));
         }
-        if migrate.max_bandwidth.is_some_and(|cap| cap.to_byte_rate().is_zero()) {
+        if let Some(limit) = migrate.max_bandwidth.filter(|limit| limit.to_byte_rate() < MIN_BANDWIDTH) {
             errors.push(error(
                 &["migrate.max_bandwidth"],
-                "a bandwidth of 0 transfers nothing",
-                "write a rate, like `110MB/s`, or remove the key",
+                format!(
+                    "QEMU would take a bandwidth of {limit} for no limit: it counts whole bytes per tenth of \
+                     a second"
+                ),
+                format!("write at least `{MIN_BANDWIDTH}`, or `none` for no limit"),
             ));
         }
     }
@@ -248,7 +254,7 @@ fn mib(bytes: u64) -> String {
 mod tests {
     use super::*;
     use stressor::workload::PageSize;
-    use units::{BitRate, ByteRate};
+    use units::BitRate;
 
     fn limited(rate: u64) -> Rate {
         Rate::Limited(ByteRate::new(rate))
@@ -288,6 +294,13 @@ mod tests {
         assert_eq!(with(|s| s.migrate.downtime_limit = Span::from_secs(2001)), ["migrate.downtime_limit"]);
         assert_eq!(with(|s| s.migrate.downtime_limit = Span::from_nanos(1)), ["migrate.downtime_limit"]);
         assert_eq!(with(|s| s.migrate.max_passes = Some(0)), ["migrate.max_passes"]);
+        let limit = |text: &str| with(|s| s.migrate.max_bandwidth = Some(text.parse().unwrap()));
+        for text in ["0", "7bit", "9B/s", "79bit"] {
+            assert_eq!(limit(text), ["migrate.max_bandwidth"], "{text}");
+        }
+        for text in ["10B/s", "80bit", "1MB/s"] {
+            assert_eq!(limit(text), [""; 0], "{text}");
+        }
         assert_eq!(with(|s| s.probe.interval = Span::from_nanos(1)), ["probe.interval"]);
         assert_eq!(with(|s| s.probe.interval = Span::from_millis(1001)), ["probe.interval"]);
         assert_eq!(with(|s| s.probe.interval = Span::from_secs(1)), [""; 0]);

@@ -3,7 +3,7 @@
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::{borrow::Cow, fmt, str::FromStr};
-use units::{BitRate, ByteRate, Bytes, Span};
+use units::{BitRate, ByteRate, Bytes, ParseError, Span};
 
 /// The memory that is dirtied over and over. Written as a size, `96MB`, or as a time, `1s`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -40,20 +40,41 @@ impl Bandwidth {
     }
 }
 
+/// Returns the meanings of a text as one of two quantities, of which at least one is ambiguous.
+fn meanings(a: Result<String, ParseError>, b: Result<String, ParseError>) -> Vec<String> {
+    let of = |quantity| match quantity {
+        Ok(text) => vec![format!("`{text}`")],
+        Err(ParseError::Ambiguous { meanings, .. }) => meanings,
+        Err(_) => Vec::new(),
+    };
+    // Of a text that is ambiguous as both, the second quantity has a better word for bits.
+    let mut all: Vec<String> = of(a).into_iter().filter(|meaning| !meaning.contains("for bits")).collect();
+    all.extend(of(b).pop());
+    all
+}
+
 /// Implements parsing, display, serde and the schema for an enum of two quantities. A text is parsed as the
-/// second quantity if possible, and otherwise as the first.
+/// second quantity if possible, and otherwise as the first. If it is ambiguous as one of them, it is refused
+/// even if it has only one meaning as the other: `512m` are minutes, but may be meant as megabytes.
 macro_rules! either {
     ($type:ident, $first:ident($a:ty), $second:ident($b:ty), $expected:literal) => {
         impl FromStr for $type {
             type Err = String;
 
             fn from_str(text: &str) -> Result<Self, String> {
-                if let Ok(b) = text.parse::<$b>() {
-                    return Ok(Self::$second(b));
+                let (a, b) = (text.parse::<$a>(), text.parse::<$b>());
+                let is_ambiguous = [a.as_ref().err(), b.as_ref().err()]
+                    .iter()
+                    .any(|error| matches!(error, Some(ParseError::Ambiguous { .. })));
+                if is_ambiguous {
+                    let meanings = meanings(a.map(|a| a.to_string()), b.map(|b| b.to_string()));
+                    return Err(ParseError::Ambiguous { text: text.trim().into(), meanings }.to_string());
                 }
-                text.parse::<$a>()
-                    .map(Self::$first)
-                    .map_err(|_| format!(concat!("`{}` is not ", $expected), text))
+                match (a, b) {
+                    (_, Ok(b)) => Ok(Self::$second(b)),
+                    (Ok(a), _) => Ok(Self::$first(a)),
+                    _ => Err(format!(concat!("`{}` is not ", $expected), text)),
+                }
             }
         }
 
@@ -135,6 +156,33 @@ mod tests {
             "96".parse::<WorkingSet>().unwrap_err(),
             "`96` is not a size with its unit, like `96MB`, or a time, like `1s`"
         );
+    }
+
+    #[test]
+    fn a_text_that_one_of_the_two_reads_differently_is_ambiguous() {
+        fn answer<T: FromStr<Err = String> + fmt::Debug>(text: &str) -> String {
+            let error = text.parse::<T>().unwrap_err();
+            error.strip_prefix(&format!("`{text}` is ambiguous: write ")).unwrap_or(&error).to_owned()
+        }
+        let bits = "`900mbit` for bits per second";
+        assert_eq!(
+            answer::<Bandwidth>("900Mbps"),
+            format!("`900MB/s` for bytes per second (as in tc), or {bits}")
+        );
+        assert_eq!(answer::<Bandwidth>("900Mb/s"), format!("`900MB/s` for bytes per second, or {bits}"));
+        assert_eq!(answer::<Bandwidth>("900mb/s"), format!("`900MB/s`, or {bits}"));
+        assert_eq!(
+            answer::<Bandwidth>("900M"),
+            format!("`900MB/s` for 10^6 bytes, or `900MiB/s` for 2^20 bytes, or {bits}")
+        );
+        assert_eq!(
+            answer::<WorkingSet>("512m"),
+            "`512MB` for 10^6 bytes, or `512MiB` for 2^20 bytes, or `30720s`"
+        );
+        assert_eq!("1m30s".parse(), Ok(WorkingSet::Time(Span::from_secs(90))));
+        assert_eq!("512Mi".parse(), Ok(WorkingSet::Size(Bytes::new(1 << 29))));
+        assert_eq!("900Mbit".parse(), Ok(Bandwidth::Bits(BitRate::new(900_000_000))));
+        assert_eq!("900MBps".parse(), Ok(Bandwidth::Bytes(ByteRate::new(900_000_000))));
     }
 
     #[test]

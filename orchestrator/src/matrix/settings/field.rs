@@ -43,7 +43,7 @@ impl<S: 'static> Field<S> {
             comparability: T::COMPARABILITY,
             literal: T::literal,
             read: Box::new(move |into, written, at, skipped| {
-                *get_mut(into) = typed::read(written, at, skipped)?;
+                *get_mut(into) = typed::read_settings(written, at, skipped)?;
                 Ok(())
             }),
             copy: Box::new(move |from, to| get_mut(to).clone_from(get(from))),

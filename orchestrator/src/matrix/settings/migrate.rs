@@ -27,8 +27,9 @@ section! {
         /// reason.
         pub stall_detection: bool = true,
         /// The bandwidth limit that QEMU itself applies to the migration, in bytes per second such as
-        /// `110MB/s`, or in bits per second such as `900mbit`. More than 0. Default: no limit, so that only
-        /// the link limits the migration.
+        /// `110MB/s`, or in bits per second such as `900mbit`. At least `10B/s`. QEMU exceeds limits of a few
+        /// MB/s, and sends at least 1.3 MB/s with any; if it sends clearly more than the limit allows, the
+        /// record has a note. Default: no limit, so that only the link limits the migration.
         pub max_bandwidth: Option<Bandwidth> = None,
     }
 }

@@ -208,8 +208,8 @@ impl SettingType for bool {
     }
 
     fn literal(text: &str) -> Result<Value, ReadErrorKind> {
-        let invalid = |_| ReadErrorKind::Other(format!("`{text}` is neither `true` nor `false`"));
-        text.parse().map(Value::Flag).map_err(invalid)
+        let invalid = || ReadErrorKind::Other(format!("`{text}` is neither `true` nor `false`"));
+        typed::flag(text).map(Value::Flag).ok_or_else(invalid)
     }
 }
 
@@ -278,7 +278,7 @@ impl<T: SettingType> SettingType for Option<T> {
     }
 
     fn literal(text: &str) -> Result<Value, ReadErrorKind> {
-        if text == "none" { Ok(Value::None) } else { T::literal(text) }
+        if typed::is_none(text) { Ok(Value::None) } else { T::literal(text) }
     }
 }
 

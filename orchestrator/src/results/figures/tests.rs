@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     measure::{passes::Pass, samples::Completion},
-    results::record::{AppliedChange, LinkLateness, Phase, RateInterval, Verification},
+    results::record::{AppliedChange, LinkLateness, Phase, RateInterval, SentWhileRunning, Verification},
 };
 use serde_json::Value;
 use std::collections::HashSet;
@@ -16,6 +16,7 @@ fn all() -> Measured {
     measured.downtime_ms.client_at_least = Some(1.0);
     measured.transferred.qemu_bytes = Some(1);
     measured.transferred.wire_bytes = Some(1);
+    measured.transferred.while_running = Some(SentWhileRunning { bytes: 1, duration_ms: 1.0 });
     measured.iterations.push(Pass {
         number: 1,
         started_at_ms: 0.0,
@@ -107,6 +108,7 @@ fn exactly_the_durations_have_a_provenance() {
         "downtime_ms.guest",
         "downtime_ms.client",
         "downtime_ms.client_at_least",
+        "transferred.while_running",
         "iterations",
         "timeline",
         "stress.stretches",

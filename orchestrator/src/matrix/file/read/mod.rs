@@ -134,9 +134,12 @@ impl Reader<'_, '_> {
             return;
         }
         let is_key = matches!(kind, ReadErrorKind::UnknownKey { .. });
-        let (message, help) = match is_key.then(|| unchangeable(culprit)).flatten() {
-            Some((message, help)) => (message, Some(help)),
-            None => (kind.to_string(), catalog::help(kind)),
+        let unchangeable = is_key.then(|| unchangeable(culprit)).flatten();
+        let (message, help) = if let Some((message, help)) = unchangeable {
+            (message, Some(help))
+        } else {
+            let absent = || catalog::help_with_absence(written.as_str()?, culprit);
+            (kind.to_string(), catalog::help(kind, culprit).or_else(absent))
         };
         let location = if is_key { Location::Key(culprit.clone()) } else { Location::Value(culprit.clone()) };
         self.sink.push(&location, message, help);
@@ -147,14 +150,15 @@ impl Reader<'_, '_> {
         for section in Settings::SECTIONS {
             sections.extend(self.take(section).map(|value| (section.to_string(), value)));
         }
-        self.value(&Value::Object(sections), &KeyPath::root())
+        let (sections, root) = (Value::Object(sections), KeyPath::root());
+        self.value_with(&sections, &root, |skipped| typed::read_settings(&sections, &root, skipped))
     }
 
     /// Reports the top-level keys that a matrix file does not have.
     fn unknown_keys(&mut self) {
         for (key, _) in std::mem::take(&mut self.keys).into_iter().filter(|(_, value)| !value.is_null()) {
             let path = KeyPath::root().key(&key);
-            let help = catalog::help_with_key(&key, &self.known);
+            let help = catalog::help_with_key(&key, &self.known, None);
             self.sink.push(&Location::Key(path), format!("unknown key `{key}`"), Some(help));
         }
     }
