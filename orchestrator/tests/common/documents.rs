@@ -213,6 +213,33 @@ fn divided(page: &str) -> (Vec<&str>, String) {
     (code, prose)
 }
 
+/// Returns the commands that messages of the three programs name, each with the file: what stands between
+/// backticks in a line of code that is no comment.
+pub(crate) fn in_messages() -> BTreeSet<(String, String)> {
+    let mut found = BTreeSet::new();
+    let mut folders =
+        ["orchestrator/src", "netem/src", "stressor/src"].map(|name| root().join(name)).to_vec();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            // Tests stand at the end of a file, or in one of their own.
+            let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+            let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+            for literal in lines.flat_map(|line| line.split('`').skip(1).step_by(2)) {
+                if let Some(command) = command(literal).filter(|command| !command.contains(['{', '\\'])) {
+                    found.insert((command, path.display().to_string()));
+                }
+            }
+        }
+    }
+    found
+}
+
 /// Whether a literal in prose only names a program and a subcommand: `testbed lab shell`.
 fn is_a_name(literal: &str) -> bool {
     let is_word = |word: &str| word.bytes().all(|byte| byte.is_ascii_lowercase());

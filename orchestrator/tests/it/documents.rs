@@ -1,7 +1,7 @@
 //! What the documents and the help texts show: commands that work, and pages that are made from the code.
 
 use crate::common::{
-    documents::{COMMANDS, Trial, root, shown},
+    documents::{COMMANDS, Trial, in_messages, root, shown},
     shown as output_of,
 };
 use std::{collections::BTreeSet, fs, os::unix::fs::symlink, process::Command};
@@ -19,6 +19,19 @@ fn every_documented_command_is_tried_or_has_a_reason() {
         unlisted.is_empty() && gone.is_empty(),
         "not listed: {unlisted:#?}\nnot shown any more: {gone:#?}"
     );
+}
+
+/// Every command that a message names is one of those that are tried, or the beginning of one.
+#[test]
+fn commands_in_messages_are_tried() {
+    let found = in_messages();
+    for (named, file) in &found {
+        // The help of every command is a golden file.
+        let is_tried = named.ends_with(" --help")
+            || COMMANDS.iter().any(|(command, _)| command.starts_with(named.as_str()));
+        assert!(is_tried, "{file}: `{named}` is not among the commands that are tried");
+    }
+    assert!(found.len() > 10, "only {found:?}");
 }
 
 /// A test that is said to try a command exists.

@@ -72,8 +72,8 @@ fn the_threshold_scenario_matches_the_published_experiment() {
         let row = reference.row_for(settings).unwrap();
         assert_eq!(row.transferred, Some(transferred[i]));
         assert_eq!(row.total_time, Some(total_time[i]));
-        // The published data are expected within 5 %, and within 20 % close to the threshold.
-        let percent = if level.get() == 96_000_000 { 20 } else { 5 };
+        // The published data are expected within 5 %, and within 25 % close to the threshold.
+        let percent = if level.get() == 96_000_000 { 25 } else { 5 };
         let bounds = plan.expectations_of(&plan.cells[i]).find_map(|expected| expected.transferred.as_ref());
         let bounds = bounds.unwrap_or_else(|| panic!("nothing is expected of the data at {level}"));
         let per_mille = |n: u64| Bytes::new(transferred[i].get() / 1000 * n);
