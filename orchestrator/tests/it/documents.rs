@@ -25,7 +25,17 @@ fn every_documented_command_is_tried_or_has_a_reason() {
 #[test]
 fn commands_in_messages_are_tried() {
     let found = in_messages();
-    for (named, file) in &found {
+    // Commands that testbed starts by itself, of its own and of Vagrant's, are named where they fail, not
+    // advised.
+    let testbed = testbed::cli::command();
+    let internal: Vec<String> = testbed
+        .get_subcommands()
+        .filter(|command| command.is_hide_set())
+        .map(|command| format!("testbed {}", command.get_name()))
+        .collect();
+    for (named, file) in
+        found.iter().filter(|(named, _)| !internal.contains(named) && !named.starts_with("vagrant"))
+    {
         // The help of every command is a golden file.
         let is_tried = named.ends_with(" --help")
             || COMMANDS.iter().any(|(command, _)| command.starts_with(named.as_str()));
