@@ -2,21 +2,12 @@
 
 use super::{Failure, SelectionArgs, print, read, terminal};
 use crate::{
-    driver::qemu::{
-        accel::{self, AcceleratorFinding, TrialSpec},
-        machine::QEMU,
-    },
-    image::{self, Cache, KernelChoice},
-    lab,
-    matrix::{Accel, Cell, File, Plan, selection::Selection},
+    matrix::{File, Plan, selection::Selection},
     predict::preview::Preview,
-    run::{
-        real,
-        screen::{self, Accelerators, Reasons},
-    },
+    run::screen,
 };
 use clap::Args;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 pub(super) const AFTER_HELP: &str = "Examples:
   testbed plan scenarios/icclab/threshold.yaml
@@ -48,7 +39,7 @@ pub(super) fn plan(args: &PlanArgs) -> Result<u8, Failure> {
     let plan = resolve(&text, &name, &args.selection.selection())?;
     // Starting the lab and trying machines takes a second and leaves nothing behind. Without a lab, every
     // cell is shown.
-    let screened = super::runtime()?.block_on(screened(&plan));
+    let screened = super::runtime()?.block_on(screen::on_this_host(&plan));
     let reasons = screened.as_ref().ok().map(|(reasons, _)| reasons);
     let preview = Preview::new(&plan, |cell| reasons?.get(&cell.id).cloned());
     if args.json {
@@ -62,52 +53,4 @@ pub(super) fn plan(args: &PlanArgs) -> Result<u8, Failure> {
         Err(error) => eprintln!("note: cannot tell which cells would be skipped: {error}"),
     }
     Ok(0)
-}
-
-/// Returns why cells would be skipped on this host, and a note if not everything can be told.
-async fn screened(plan: &Plan) -> Result<(Reasons, Option<String>), lab::Error> {
-    let lab = lab::local::start().await?;
-    let nowhere = Path::new("/dev/null");
-    let Some(platform) = real::platform(&lab.description) else {
-        let lacks = |cell: &Cell| {
-            lab.description.lacks(&cell.settings).or_else(|| lab.description.lacks_memory(&cell.settings))
-        };
-        let reasons = plan.cells.iter().filter_map(|cell| Some((cell.id.clone(), lacks(cell)?)));
-        let note = format!(
-            "without {QEMU}, neither accelerators nor CPU models can be tried; `testbed setup` installs it"
-        );
-        return Ok((reasons.collect(), Some(note)));
-    };
-    let cache = Cache::user().ok();
-    let folder = cache.as_ref().map_or(nowhere, Cache::root);
-    let mut accelerators = Accelerators::new();
-    for accel in screen::accels(&plan.cells) {
-        let machine = real::trial_machine(None);
-        let spec = TrialSpec {
-            node: &lab.source,
-            machine: &machine,
-            platform: &platform,
-            cache: folder,
-            log: nowhere,
-        };
-        let finding = match accel::guess(accel, spec).await {
-            None if accel == Accel::Kvm => boot(spec, cache.as_ref()).await,
-            known => known,
-        };
-        // What is still unknown counts as working, and the run will show.
-        let Some(finding) = finding else { continue };
-        accelerators.insert(accel, finding);
-    }
-    let reasons = screen::screen(&plan.cells, &lab, &accelerators, nowhere).await;
-    lab.end().await;
-    Ok((reasons, None))
-}
-
-/// Boots a guest with KVM, since nothing else shows that it works. Returns nothing if the guest's files
-/// cannot be prepared.
-async fn boot(spec: TrialSpec<'_>, cache: Option<&Cache>) -> Option<AcceleratorFinding> {
-    let stressor = image::stressor_path().ok()?;
-    let files = image::prepare(&KernelChoice::from_options(None, None), &stressor, cache?).ok()?;
-    let machine = real::trial_machine(Some(&files));
-    accel::choose(Accel::Kvm, TrialSpec { machine: &machine, ..spec }).await.ok()
 }

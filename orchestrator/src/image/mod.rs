@@ -55,6 +55,13 @@ pub struct GuestFiles {
     pub digest: String,
 }
 
+impl GuestFiles {
+    /// Returns the paths of the kernel image and of the archive.
+    pub fn paths(&self) -> [&Path; 2] {
+        [&self.kernel, &self.initramfs]
+    }
+}
+
 /// Prepares a guest's files. Takes milliseconds if they are in the cache.
 ///
 /// # Errors

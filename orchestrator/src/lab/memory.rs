@@ -85,13 +85,10 @@ fn mib(bytes: u64) -> String {
 mod tests {
     use super::{super::description::tests::description, *};
     use netem::Feature;
+    use serde_json::{Value, json};
 
-    fn settings(guest: &str, stress: &str) -> Settings {
-        Settings {
-            guest: serde_json::from_str(guest).unwrap(),
-            stress: serde_json::from_str(stress).unwrap(),
-            ..Settings::default()
-        }
+    fn settings(value: Value) -> Settings {
+        serde_json::from_value(value).unwrap()
     }
 
     /// Returns a lab of this kind whose hosts have 16 GiB, of which these are available.
@@ -105,7 +102,10 @@ mod tests {
 
     #[test]
     fn two_guests_on_one_host_take_their_memory_twice() {
-        let both = settings(r#"{ "memory": "4GiB", "ballast": "1GiB" }"#, r#"{ "rate": "64MB/s" }"#);
+        let both = settings(json!({
+            "guest": { "memory": "4GiB", "ballast": "1GiB" },
+            "stress": { "rate": "64MB/s" },
+        }));
         // Each takes 60 and 30 MiB, 64 MiB for the table of pages, the ballast and 61 MiB that it dirties.
         assert_eq!(lab("local", 2480, 0).lacks_memory(&both), None);
         assert_eq!(
@@ -124,14 +124,15 @@ mod tests {
     fn memory_that_a_guest_never_touches_is_not_counted() {
         // The default guest of 1 GiB runs on a host with much less.
         assert_eq!(lab("local", 220, 0).lacks_memory(&Settings::default()), None);
-        let zeros = r#"{ "memory": "4GiB", "ballast": "2GiB", "ballast_content": "zero" }"#;
-        assert_eq!(lab("local", 2400, 0).lacks_memory(&settings(zeros, "{}")), None);
-        assert_eq!(lab("ssh", 4000, 200).lacks_memory(&settings(zeros, "{}")), None);
+        let zeros =
+            settings(json!({ "guest": { "memory": "4GiB", "ballast": "2GiB", "ballast_content": "zero" } }));
+        assert_eq!(lab("local", 2400, 0).lacks_memory(&zeros), None);
+        assert_eq!(lab("ssh", 4000, 200).lacks_memory(&zeros), None);
     }
 
     #[test]
     fn a_guest_that_is_larger_than_its_host_is_refused() {
-        let large = settings(r#"{ "memory": "17GiB" }"#, "{}");
+        let large = settings(json!({ "guest": { "memory": "17GiB" } }));
         let lacks = lab("local", 16_000, 0).lacks_memory(&large).unwrap();
         assert_eq!(lacks, "a guest of 17GiB is larger than the memory of this host, 16384 MiB");
     }

@@ -18,7 +18,7 @@ use crate::{
     event::{Event, Sink},
     image::{self, Cache, GuestFiles, KernelChoice},
     lab::{self, Compute, Lab},
-    matrix::{Cell, Plan, RunOrder, Settings},
+    matrix::{Cell, Plan, RunOrder},
     migration::attempt::{self, attempt},
     outcome::Outcome,
     results::{builder::RecordBuilder, environment::Environment, format::FormatVersion, record::Record},
@@ -125,24 +125,6 @@ impl QemuBench {
     }
 }
 
-fn machine(guest: &GuestFiles, settings: &Settings, accelerator: Accelerator) -> GuestMachine {
-    screen::machine([&guest.kernel, &guest.initramfs], settings, accelerator)
-}
-
-/// Returns the machine of the guest that tries an accelerator; without files, of one that is not booted.
-pub fn trial_machine(files: Option<&GuestFiles>) -> GuestMachine {
-    let nowhere = Path::new("");
-    let files = files.map_or([nowhere; 2], |files| [files.kernel.as_path(), files.initramfs.as_path()]);
-    screen::machine(files, &Settings::default(), Accelerator::Kvm)
-}
-
-/// Returns the combination of host and QEMU at the source of a lab, or nothing without QEMU.
-pub fn platform(lab: &lab::Description) -> Option<Platform> {
-    let lab::Description { source, .. } = lab;
-    let host = format!("{}, Linux {}", source.cpu_model, source.kernel);
-    Some(Platform { host, qemu: source.qemu.clone()? })
-}
-
 /// Returns the command lines of the QEMU processes that an attempt starts, each with what the QEMU is for.
 fn commands(machine: &GuestMachine, lab: &Lab, saved: &SavedGuest) -> Vec<String> {
     let boot = (!saved.has_machine(machine)).then_some((Role::Boot, &lab.source));
@@ -170,8 +152,8 @@ impl Bench for QemuBench {
         let lacks = |end| Error::Qemu { end, remedy };
         let qemu = description.source.qemu.clone().ok_or_else(|| lacks("the source"))?;
         description.destination.qemu.as_ref().ok_or_else(|| lacks("the destination"))?;
-        let platform = platform(&description).ok_or_else(|| lacks("the source"))?;
-        let probed = trial_machine(Some(&files));
+        let platform = Platform::of(&description).ok_or_else(|| lacks("the source"))?;
+        let probed = screen::test_guest(files.paths());
         let log = cache.join("accelerator.log");
         let spec =
             TrialSpec { node: &lab.source, machine: &probed, platform: &platform, cache: &cache, log: &log };
@@ -238,7 +220,7 @@ impl Bench for QemuBench {
             Ok(link) => link,
             Err(reason) => return without_attempt(Outcome::Skipped, reason),
         };
-        let machine = machine(&guest, &cell.settings, accelerator);
+        let machine = GuestMachine::new(&cell.settings, accelerator, guest.paths());
         if verbose {
             for command in commands(&machine, lab, saved) {
                 sink.handle(&Event::Message(&command));

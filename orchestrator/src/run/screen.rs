@@ -3,16 +3,18 @@
 //!
 //! The reasons are, in the order in which they are looked for: no backend for the link, too little memory, an
 //! accelerator that does not work, a machine that QEMU refuses (its CPU model in particular), and huge pages
-//! that the guest's CPU does not have. Each machine is tried only once.
+//! that the guest's CPU does not have. Each machine is tried at most once, and only if a larger one like it
+//! is not possible.
 
 use crate::{
     driver::qemu::{
-        accel::AcceleratorFinding,
-        machine::{Accelerator, GuestMachine},
+        accel::{self, AcceleratorFinding, Platform, TrialSpec},
+        machine::{Accelerator, GuestMachine, QEMU},
         trial::{self, Verdict},
     },
-    lab::{Compute, Description, Lab, topology::GUEST_ADDRESS},
-    matrix::{Accel, Cell, Settings},
+    image::{self, Cache, KernelChoice},
+    lab::{self, Compute, Description, Lab},
+    matrix::{Accel, Cell, Plan, Settings},
 };
 use indexmap::IndexMap;
 use std::{collections::HashMap, path::Path};
@@ -23,21 +25,66 @@ pub type Accelerators = IndexMap<Accel, AcceleratorFinding>;
 /// The reasons why cells cannot be attempted, by the cells' identifiers.
 pub type Reasons = HashMap<String, String>;
 
-/// Returns the machine of a guest with these settings, with the paths of its kernel and its initramfs.
-pub(super) fn machine(files: [&Path; 2], settings: &Settings, accelerator: Accelerator) -> GuestMachine {
-    let (address, prefix) = GUEST_ADDRESS;
-    let cpu = settings.guest.cpu.as_deref().unwrap_or(accelerator.default_cpu());
-    let [kernel, initramfs] = files.map(|path| path.display().to_string());
-    GuestMachine {
-        accelerator,
-        cpu: cpu.into(),
-        vcpus: settings.guest.vcpus,
-        memory: settings.guest.memory,
-        kernel,
-        initramfs,
-        address: format!("{address}/{prefix}"),
-        network: None,
+/// Returns the paths of a guest's files, for a machine that is not booted.
+fn no_files() -> [&'static Path; 2] {
+    [Path::new(""); 2]
+}
+
+/// Returns the machine of the guest that shows whether KVM works. `files` are the paths of its kernel and
+/// initramfs.
+pub fn test_guest(files: [&Path; 2]) -> GuestMachine {
+    GuestMachine::new(&Settings::default(), Accelerator::Kvm, files)
+}
+
+/// Returns why cells of a plan cannot be attempted with the local lab, and a note if not everything can be
+/// told.
+///
+/// # Errors
+///
+/// The lab cannot be started.
+pub async fn on_this_host(plan: &Plan) -> Result<(Reasons, Option<String>), lab::Error> {
+    let lab = lab::local::start().await?;
+    let nowhere = Path::new("/dev/null");
+    let Some(platform) = Platform::of(&lab.description) else {
+        let untried = Accelerators::new();
+        let reason = |cell: &Cell| without_qemu(&lab.description, &cell.settings, &untried).err();
+        let reasons = plan.cells.iter().filter_map(|cell| Some((cell.id.clone(), reason(cell)?)));
+        let note = format!(
+            "without {QEMU}, neither accelerators nor CPU models can be tried; `testbed setup` installs it"
+        );
+        return Ok((reasons.collect(), Some(note)));
+    };
+    let cache = Cache::user().ok();
+    let machine = test_guest(no_files());
+    let spec = TrialSpec {
+        node: &lab.source,
+        machine: &machine,
+        platform: &platform,
+        cache: cache.as_ref().map_or(nowhere, Cache::root),
+        log: nowhere,
+    };
+    let mut accelerators = Accelerators::new();
+    for accel in accels(&plan.cells) {
+        let finding = match accel::guess(accel, spec).await {
+            None if accel == Accel::Kvm => boot(spec, cache.as_ref()).await,
+            known => known,
+        };
+        // What is still unknown counts as working, and the run will show.
+        let Some(finding) = finding else { continue };
+        accelerators.insert(accel, finding);
     }
+    let reasons = screen(&plan.cells, &lab, &accelerators, nowhere).await;
+    lab.end().await;
+    Ok((reasons, None))
+}
+
+/// Boots a guest with KVM, since nothing else shows that it works. Returns nothing if the guest's files
+/// cannot be prepared.
+async fn boot(spec: TrialSpec<'_>, cache: Option<&Cache>) -> Option<AcceleratorFinding> {
+    let stressor = image::stressor_path().ok()?;
+    let files = image::prepare(&KernelChoice::from_options(None, None), &stressor, cache?).ok()?;
+    let machine = test_guest(files.paths());
+    accel::choose(Accel::Kvm, TrialSpec { machine: &machine, ..spec }).await.ok()
 }
 
 /// Returns the values of `guest.accel` in these cells, each once.
@@ -64,19 +111,49 @@ pub async fn screen(
     } else {
         vec![("the source", &lab.source), ("the destination", &lab.destination)]
     };
-    let mut trials = Trials { ends, log, known: Vec::new() };
     let mut reasons = Reasons::new();
+    let mut possible: Vec<(&Cell, GuestMachine)> = Vec::new();
     for cell in cells {
-        let settings = &cell.settings;
-        let reason = match without_qemu(&lab.description, settings, accelerators) {
-            Err(reason) => Some(reason),
-            Ok(accelerator) => trials.lacking(settings, accelerator).await,
-        };
-        if let Some(reason) = reason {
+        match without_qemu(&lab.description, &cell.settings, accelerators) {
+            Err(reason) => drop(reasons.insert(cell.id.clone(), reason)),
+            Ok(accelerator) => {
+                possible.push((cell, GuestMachine::new(&cell.settings, accelerator, no_files())));
+            }
+        }
+    }
+    let mut trials = Trials {
+        ends,
+        log,
+        largest: largest(possible.iter().map(|(_, machine)| machine)),
+        known: Vec::new(),
+    };
+    for (cell, machine) in possible {
+        if let Some(reason) = trials.lacking(&cell.settings, &machine).await {
             reasons.insert(cell.id.clone(), reason);
         }
     }
     reasons
+}
+
+/// Returns for each accelerator and CPU model of these machines a machine that has at least the CPUs and the
+/// memory of each.
+fn largest<'a>(machines: impl IntoIterator<Item = &'a GuestMachine>) -> Vec<GuestMachine> {
+    let mut largest: Vec<GuestMachine> = Vec::new();
+    for machine in machines {
+        match largest.iter_mut().find(|known| is_alike(known, machine)) {
+            Some(known) => {
+                known.vcpus = known.vcpus.max(machine.vcpus);
+                known.memory = known.memory.max(machine.memory);
+            }
+            None => largest.push(machine.clone()),
+        }
+    }
+    largest
+}
+
+/// Returns whether two machines differ in their number of CPUs and their memory only.
+fn is_alike(a: &GuestMachine, b: &GuestMachine) -> bool {
+    (a.accelerator, &a.cpu) == (b.accelerator, &b.cpu)
 }
 
 /// Returns the accelerator for a cell with these settings.
@@ -106,28 +183,41 @@ struct Trials<'a> {
     /// The hosts that a guest needs, with what they are called.
     ends: Vec<(&'static str, &'a Compute)>,
     log: &'a Path,
+    /// The largest machines of the plan; see [`largest`].
+    largest: Vec<GuestMachine>,
     known: Vec<(GuestMachine, Vec<Verdict>)>,
 }
 
 impl Trials<'_> {
-    /// Returns what QEMU, or the guest's CPU, lacks for a cell with these settings.
-    async fn lacking(&mut self, settings: &Settings, accelerator: Accelerator) -> Option<String> {
-        let machine = machine([Path::new(""); 2], settings, accelerator);
-        let at = if let Some(at) = self.known.iter().position(|(known, _)| *known == machine) {
-            at
-        } else {
-            let mut verdicts = Vec::new();
-            for (_, compute) in &self.ends {
-                verdicts.push(trial::try_machine(compute, &machine, self.log).await);
+    /// Returns what QEMU, or the guest's CPU, lacks for a cell with these settings and this machine.
+    async fn lacking(&mut self, settings: &Settings, machine: &GuestMachine) -> Option<String> {
+        // What has enough for the largest machine has enough for each: most plans need one trial.
+        if let Some(largest) = self.largest.iter().find(|largest| is_alike(largest, machine)).cloned() {
+            let verdicts = self.verdicts(&largest).await;
+            if verdicts.iter().all(|verdict| matches!(verdict, Verdict::Possible(_))) {
+                return self.reason(settings, machine, &verdicts);
             }
-            self.known.push((machine, verdicts));
-            self.known.len() - 1
-        };
-        let (machine, verdicts) = &self.known[at];
-        self.ends
-            .iter()
-            .zip(verdicts)
-            .find_map(|((host, _), verdict)| reason(verdict, host, machine, settings))
+        }
+        let verdicts = self.verdicts(machine).await;
+        self.reason(settings, machine, &verdicts)
+    }
+
+    fn reason(&self, settings: &Settings, machine: &GuestMachine, verdicts: &[Verdict]) -> Option<String> {
+        let ends = self.ends.iter().zip(verdicts);
+        ends.into_iter().find_map(|((host, _), verdict)| reason(verdict, host, machine, settings))
+    }
+
+    /// Returns the verdict of each host on a machine, and tries it first if it is new.
+    async fn verdicts(&mut self, machine: &GuestMachine) -> Vec<Verdict> {
+        if let Some((_, verdicts)) = self.known.iter().find(|(known, _)| known == machine) {
+            return verdicts.clone();
+        }
+        let mut verdicts = Vec::new();
+        for (_, compute) in &self.ends {
+            verdicts.push(trial::try_machine(compute, machine, self.log).await);
+        }
+        self.known.push((machine.clone(), verdicts.clone()));
+        verdicts
     }
 }
 
@@ -157,25 +247,34 @@ fn reason(verdict: &Verdict, host: &str, machine: &GuestMachine, settings: &Sett
 mod tests {
     use super::*;
     use crate::driver::qemu::trial::CpuFeatures;
+    use serde_json::{Value, json};
 
-    fn settings(guest: &str, stress: &str) -> Settings {
-        Settings {
-            guest: serde_json::from_str(guest).unwrap(),
-            stress: serde_json::from_str(stress).unwrap(),
-            ..Settings::default()
-        }
+    fn settings(value: Value) -> Settings {
+        serde_json::from_value(value).unwrap()
     }
 
     fn reason_of(verdict: &Verdict, settings: &Settings) -> Option<String> {
-        let machine = machine([Path::new(""); 2], settings, Accelerator::Tcg);
+        let machine = GuestMachine::new(settings, Accelerator::Tcg, no_files());
         reason(verdict, "this host", &machine, settings)
+    }
+
+    #[test]
+    fn one_machine_has_what_all_with_its_cpu_need() {
+        let machine = |cpu: &str, vcpus: u32, memory: &str| {
+            let guest = json!({ "guest": { "cpu": cpu, "vcpus": vcpus, "memory": memory } });
+            GuestMachine::new(&settings(guest), Accelerator::Tcg, no_files())
+        };
+        let machines = [machine("max", 1, "2GiB"), machine("qemu64", 8, "1GiB"), machine("max", 4, "1GiB")];
+        assert_eq!(largest(&machines), [machine("max", 4, "2GiB"), machine("qemu64", 8, "1GiB")]);
+        let kvm = GuestMachine { accelerator: Accelerator::Kvm, ..machines[0].clone() };
+        assert_eq!(largest([&machines[0], &kvm]), [machines[0].clone(), kvm.clone()]);
     }
 
     #[test]
     fn a_refusal_names_the_host_and_the_machine() {
         let refused = Verdict::Refused("unable to find CPU model 'foo'".into());
         assert_eq!(
-            reason_of(&refused, &settings(r#"{ "cpu": "foo", "vcpus": 2 }"#, "{}")).unwrap(),
+            reason_of(&refused, &settings(json!({ "guest": { "cpu": "foo", "vcpus": 2 } }))).unwrap(),
             "QEMU on this host refuses this guest with the accelerator tcg: unable to find CPU model 'foo'"
         );
         let unknown = Verdict::Unknown("node compute1 is gone".into());
@@ -185,7 +284,7 @@ mod tests {
     #[test]
     fn huge_pages_that_the_cpu_lacks_are_named() {
         let qemu64 = Verdict::Possible(CpuFeatures { pages_2m: true, pages_1g: false });
-        let with = |size: &str| settings("{}", &format!(r#"{{ "page_size": "{size}" }}"#));
+        let with = |size: &str| settings(json!({ "stress": { "page_size": size } }));
         assert_eq!(reason_of(&qemu64, &with("2MiB")), None);
         assert_eq!(
             reason_of(&qemu64, &with("1GiB")).unwrap(),

@@ -9,7 +9,11 @@ use super::{
     process::{self, Connections, QemuProcess},
     trial::{self, Verdict},
 };
-use crate::{lab::Compute, matrix::Accel, node::NodeError};
+use crate::{
+    lab::{Compute, Description},
+    matrix::Accel,
+    node::NodeError,
+};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
@@ -52,6 +56,13 @@ pub struct Platform {
 }
 
 impl Platform {
+    /// Returns the platform of a lab's source, or nothing without QEMU.
+    pub fn of(lab: &Description) -> Option<Self> {
+        let source = &lab.source;
+        let host = format!("{}, Linux {}", source.cpu_model, source.kernel);
+        Some(Self { host, qemu: source.qemu.clone()? })
+    }
+
     fn key(&self) -> String {
         format!("{} with QEMU {}", self.host, self.qemu)
     }

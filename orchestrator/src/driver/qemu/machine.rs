@@ -6,9 +6,14 @@
 //! that are slow to emulate.
 
 use crate::{
-    lab::{Compute, topology::GUEST_MAC},
+    lab::{
+        Compute,
+        topology::{GUEST_ADDRESS, GUEST_MAC},
+    },
+    matrix::Settings,
     node::protocol::{FRAMES, ProcessSpec},
 };
+use std::path::Path;
 use stressor::protocol::PORT;
 use units::Bytes;
 
@@ -36,6 +41,23 @@ pub struct GuestMachine {
 }
 
 impl GuestMachine {
+    /// Returns the machine of a guest with these settings. `files` are the paths of its kernel and its
+    /// initial RAM disk.
+    pub fn new(settings: &Settings, accelerator: Accelerator, files: [&Path; 2]) -> Self {
+        let (address, prefix) = GUEST_ADDRESS;
+        let [kernel, initramfs] = files.map(|path| path.display().to_string());
+        Self {
+            accelerator,
+            cpu: settings.guest.cpu.as_deref().unwrap_or(accelerator.default_cpu()).into(),
+            vcpus: settings.guest.vcpus,
+            memory: settings.guest.memory,
+            kernel,
+            initramfs,
+            address: format!("{address}/{prefix}"),
+            network: None,
+        }
+    }
+
     /// Returns the machine as it is started on this node: with the paths of the node's host and the node's
     /// interface.
     #[must_use]
