@@ -59,8 +59,11 @@ impl Record {
     /// Returns whether the attempt failed because a disk was full, at this host or at a node. That says
     /// nothing about the migration.
     pub fn lacked_disk(&self) -> bool {
-        let reason = self.reason.as_deref().unwrap_or_default().to_lowercase();
-        self.outcome == Outcome::Failed && DISK_IS_FULL.iter().any(|words| reason.contains(words))
+        let reason = self.reason.as_deref().filter(|_| self.outcome == Outcome::Failed);
+        reason.is_some_and(|reason| {
+            let reason = reason.to_lowercase();
+            DISK_IS_FULL.iter().any(|words| reason.contains(words))
+        })
     }
 
     /// Returns whether a later record replaces this one, which is of the same attempt and failed for lack of

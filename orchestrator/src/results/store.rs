@@ -10,6 +10,7 @@ use super::{environment::Environment, format, record::Record};
 use crate::matrix::selection::Selection;
 use serde::Serialize;
 use std::{
+    collections::HashSet,
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, Write},
     path::{Path, PathBuf},
@@ -263,11 +264,15 @@ fn remove_files(folder: &Path, made: bool) -> Result<(), Error> {
 
 /// Returns the records without those that a later record of the same attempt supersedes.
 fn that_count(records: Vec<Record>) -> Vec<Record> {
+    let mut later = HashSet::new();
     let mut counting: Vec<Record> = Vec::with_capacity(records.len());
-    for record in records {
-        counting.retain(|earlier| !earlier.is_superseded_by(&record));
-        counting.push(record);
+    for record in records.into_iter().rev() {
+        let is_last = later.insert((record.cell.clone(), record.attempt));
+        if is_last || !record.lacked_disk() {
+            counting.push(record);
+        }
     }
+    counting.reverse();
     counting
 }
 
