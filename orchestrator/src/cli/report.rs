@@ -3,10 +3,7 @@
 use super::{Failure, show, terminal};
 use crate::{
     report::FormatName,
-    results::{
-        parts::{self, Folder},
-        verdict,
-    },
+    results::parts::{self, Folder},
     run::environment,
 };
 use clap::Args;
@@ -52,5 +49,5 @@ pub(super) fn report(args: &ReportArgs) -> Result<u8, Failure> {
     let runs = parts::gather(folders.map_err(Failure::input)?, environment::backend);
     show(format, &format.format(terminal::width()).stored(&runs).map_err(Failure::lab)?);
     // The worst of all runs: 3 before 1 before 0.
-    Ok(runs.iter().map(|run| verdict::evaluate(&run.plan, &run.records).exit_code()).max().unwrap_or(0))
+    Ok(runs.iter().map(|run| run.verdict.exit_code()).max().unwrap_or(0))
 }

@@ -4,7 +4,7 @@ use super::{FinishedRun, Format, RenderedReport, origin};
 use crate::results::{
     parts::{Composition, Run},
     record::Record,
-    verdict::{self, RunVerdict},
+    verdict::RunVerdict,
 };
 use serde::Serialize;
 use std::{io, path::Path};
@@ -60,14 +60,14 @@ struct StoredRecord<'a> {
 }
 
 fn line(run: &Run) -> serde_json::Result<String> {
-    let Run { plan, records, composition, .. } = run;
+    let Run { records, composition, verdict, .. } = run;
     let several = composition.parts.len() > 1;
     let stored = |(index, record)| StoredRecord { results: several.then(|| origin(run, index)), record };
     serde_json::to_string(&JsonReport {
         results: (!several).then(|| composition.parts[0].results.as_path()),
         complete: composition.is_complete(),
         records: records.iter().enumerate().map(stored).collect(),
-        verdict: &verdict::evaluate(plan, records),
+        verdict,
         composition: Some(composition),
     })
 }

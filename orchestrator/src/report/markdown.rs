@@ -6,11 +6,7 @@
 use super::{FinishedRun, Format, RenderedReport, composition, grid::Grid, remarks};
 use crate::{
     matrix::Plan,
-    results::{
-        parts::Run,
-        record::Record,
-        verdict::{self, RunVerdict},
-    },
+    results::{parts::Run, record::Record, verdict::RunVerdict},
 };
 use std::{fmt::Write as _, io, iter};
 
@@ -29,7 +25,7 @@ impl Format for Markdown {
             if runs.len() > 1 {
                 let _ = write!(text, "{}### {}\n\n", if i > 0 { "\n" } else { "" }, code(&run.title()));
             }
-            text += &render(&run.plan, &run.records, &verdict::evaluate(&run.plan, &run.records));
+            text += &render(&run.plan, &run.records, &run.verdict);
             let notes = composition::sentences(&run.composition);
             if !notes.is_empty() {
                 text.push('\n');
@@ -115,7 +111,11 @@ fn code(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{matrix::File, outcome::Outcome, results::builder::RecordBuilder};
+    use crate::{
+        matrix::File,
+        outcome::Outcome,
+        results::{builder::RecordBuilder, verdict::evaluate},
+    };
 
     #[test]
     fn text_cannot_become_markup() {
@@ -132,7 +132,7 @@ mod tests {
         let plan = File::parse(matrix, "n").and_then(|file| file.expand()).unwrap_or_else(|e| panic!("{e}"));
         let record = RecordBuilder::start().freeze(&plan.cells[0], 1, Outcome::Failed, None);
         let records = [record];
-        let text = render(&plan, &records, &verdict::evaluate(&plan, &records));
+        let text = render(&plan, &records, &evaluate(&plan, &records));
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[1], "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |");
         assert_eq!(lines[2], r"| max\|-x | failed | - | - | - | - | - | - |");

@@ -11,7 +11,12 @@
 //! an attempt that has a result. If both started at the same time, the folder that was named first counts.
 //! Interrupted attempts, and those that failed for lack of disk space, have no result. All of them are kept.
 
-use super::{environment::Lab, record::Record, store};
+use super::{
+    environment::Lab,
+    record::Record,
+    store,
+    verdict::{self, RunVerdict},
+};
 use crate::{
     matrix::{
         Diagnostics, File, Plan, Settings, Shard,
@@ -172,6 +177,8 @@ pub struct Run {
     pub origins: Vec<usize>,
     /// The folders of the run, and what is missing or differs.
     pub composition: Composition,
+    /// The verdict on the records.
+    pub verdict: RunVerdict,
 }
 
 /// A function that returns the name of the backend that shapes the links of these settings in this lab.
@@ -220,7 +227,7 @@ impl Run {
         let strange = entries.iter().filter(|(_, record)| !known.contains(record.cell.as_str()));
         let strange = strange.map(|(_, record)| attempt_name(&record.cell, record.attempt)).collect();
         let (missing_parts, missing_attempts) = missing(&plan, &parts, &entries);
-        let (origins, records) = entries.into_iter().unzip();
+        let (origins, records): (_, Vec<Record>) = entries.into_iter().unzip();
         let composition = Composition {
             parts,
             missing_parts,
@@ -231,7 +238,8 @@ impl Run {
             unknown_environments,
             separate,
         };
-        Self { plan, records, origins, composition }
+        let verdict = verdict::evaluate(&plan, &records);
+        Self { plan, records, origins, composition, verdict }
     }
 
     /// Returns the paths of its folders, for a heading.

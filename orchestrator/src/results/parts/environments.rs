@@ -13,6 +13,7 @@ use crate::{
 use indexmap::IndexMap;
 use serde::Serialize;
 use std::path::PathBuf;
+use units::counted;
 
 /// A property that is not the same in the environments of all parts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -121,9 +122,6 @@ fn backends(plan: &Plan, environment: &Environment, backend: BackendOf) -> Strin
     if counts.len() == 1 {
         return counts.into_keys().collect();
     }
-    let counts = counts.iter().map(|(backend, cells)| {
-        let plural = if *cells == 1 { "" } else { "s" };
-        format!("{backend} for {cells} cell{plural}")
-    });
+    let counts = counts.iter().map(|(backend, cells)| format!("{backend} for {}", counted(*cells, "cell")));
     counts.collect::<Vec<_>>().join(" and ")
 }
