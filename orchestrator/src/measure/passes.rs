@@ -9,7 +9,6 @@
 use super::samples::{MemoryProgress, Sample};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::ops::Deref;
 use stressor::workload::PAGE_BYTES;
 
 /// One pass over the dirty memory.
@@ -37,22 +36,23 @@ pub struct Pass {
 /// Returns the passes of a migration, in order, as its samples show them.
 pub fn passes(samples: &[Sample]) -> Vec<Pass> {
     // Samples without progress, such as those of a migration that is set up, belong to no pass.
-    let known: Vec<Known> = samples.iter().filter_map(Known::new).collect();
-    let started: Vec<&[Known]> =
-        known.chunk_by(|a, b| a.pass == b.pass).filter(|chunk| chunk[0].pass > 0).collect();
-    let pass = |(i, chunk): (usize, &&[Known])| {
-        let first = &chunk[0];
-        let next = started.get(i + 1).map(|chunk| &chunk[0]);
-        let end = next.unwrap_or(&chunk[chunk.len() - 1]);
-        let duration_ms = end.at_ms - first.at_ms;
+    let known: Vec<(&Sample, MemoryProgress)> =
+        samples.iter().filter_map(|sample| Some((sample, sample.memory?))).collect();
+    let started: Vec<&[(&Sample, MemoryProgress)]> =
+        known.chunk_by(|(_, a), (_, b)| a.pass == b.pass).filter(|chunk| chunk[0].1.pass > 0).collect();
+    let pass = |(i, chunk): (usize, &&[(&Sample, MemoryProgress)])| {
+        let (first_sample, first) = chunk[0];
+        let next = started.get(i + 1).map(|chunk| chunk[0]);
+        let (end_sample, end) = next.unwrap_or(chunk[chunk.len() - 1]);
+        let duration_ms = end_sample.at_ms - first_sample.at_ms;
         let sent_bytes = end.transferred_bytes.saturating_sub(first.transferred_bytes);
         Pass {
             number: first.pass,
-            started_at_ms: first.at_ms,
+            started_at_ms: first_sample.at_ms,
             duration_ms,
             remaining_bytes: first.remaining_bytes,
             sent_bytes,
-            dirtied_bytes: next.map(|next| {
+            dirtied_bytes: next.map(|(_, next)| {
                 let pages = (next.normal_pages + next.zero_pages)
                     .saturating_sub(first.normal_pages + first.zero_pages);
                 let left_over = first.remaining_bytes.saturating_sub(pages * PAGE_BYTES);
@@ -63,32 +63,10 @@ pub fn passes(samples: &[Sample]) -> Vec<Pass> {
             } else {
                 0
             },
-            throttle_percent: end.throttle_percent,
+            throttle_percent: end_sample.throttle_percent,
         }
     };
     started.iter().enumerate().map(pass).collect()
-}
-
-/// A sample that shows progress with the guest's memory.
-struct Known {
-    at_ms: f64,
-    memory: MemoryProgress,
-    throttle_percent: u64,
-}
-
-impl Known {
-    fn new(sample: &Sample) -> Option<Self> {
-        let Sample { at_ms, throttle_percent, .. } = *sample;
-        Some(Self { at_ms, memory: sample.memory?, throttle_percent })
-    }
-}
-
-impl Deref for Known {
-    type Target = MemoryProgress;
-
-    fn deref(&self) -> &MemoryProgress {
-        &self.memory
-    }
 }
 
 #[cfg(test)]

@@ -105,8 +105,9 @@ async fn run(
                 // An error means that whoever started the probe is gone.
                 deadline = Some(time::Instant::now() + patience.unwrap_or_default());
             }
-            () = async { time::sleep_until(deadline.unwrap_or_else(time::Instant::now)).await },
-                if deadline.is_some() => break true,
+            () = time::sleep_until(deadline.unwrap_or_else(time::Instant::now)), if deadline.is_some() => {
+                break true;
+            }
             _ = ticker.tick() => {
                 // Sending may fail while the guest is unreachable: that is what the probe measures.
                 if socket.send(requests.next_sequence()).is_ok() {
