@@ -27,10 +27,13 @@ mod schema;
 mod serde_text;
 mod show;
 mod spelling;
+mod version;
 
 pub use parse::ParseError;
 use parse::Unit;
 pub use show::counted;
+#[doc(hidden)]
+pub use version::git_version;
 
 /// An amount of memory or data, from 0 to `u64::MAX` bytes. Written `4096B`, `96MB`, `1GiB`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
