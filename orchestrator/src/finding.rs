@@ -3,7 +3,7 @@
 //! Each check examines one requirement and changes nothing but the user's cache. Checks are values: other
 //! modules can add theirs to the list of [`crate::setup::standard_checks`].
 
-use crate::layout::wrap;
+use crate::layout::{painted, wrap};
 use std::fmt;
 
 /// The state of one requirement.
@@ -149,8 +149,8 @@ impl CheckReport {
         let mut text = String::new();
         for Finding { name, state, detail, remedy } in &self.findings {
             let padding = " ".repeat(STATE_WIDTH - state.to_string().len());
-            let word =
-                if colored { format!("\x1b[{}m{state}\x1b[0m", state.color()) } else { state.to_string() };
+            let word = state.to_string();
+            let word = if colored { painted(&word, state.color()) } else { word };
             // What was found goes below the name if little more than half of the width is left beside it, or
             // if a path would have to be cut there.
             let cut = |text: &str| {

@@ -19,7 +19,7 @@ pub fn wrap(text: &str, width: usize) -> Vec<String> {
 }
 
 /// Does the same as [`wrap`], with another width for the first line.
-fn wrap_after(text: &str, first: usize, others: usize) -> Vec<String> {
+pub(crate) fn wrap_after(text: &str, first: usize, others: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     let mut line = String::new();
     let mut length = 0;
@@ -115,12 +115,18 @@ pub fn about(duration: Duration) -> String {
 
 /// Quotes a word for a shell if it needs quotes.
 pub fn shell_word(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%~".contains(c);
+    // Not `~`, which a shell expands.
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         word.to_owned()
     } else {
         format!("'{}'", word.replace('\'', r"'\''"))
     }
+}
+
+/// Returns a text in a color, which is a parameter of a terminal's escape sequence: `32`, `1;31`.
+pub fn painted(text: &str, color: &str) -> String {
+    format!("\x1b[{color}m{text}\x1b[0m")
 }
 
 /// A column of a [`Table`].
@@ -278,6 +284,15 @@ mod tests {
         for width in 1..40 {
             let text = "the emulator's TUN devices `ip -brief link` lists /a/long/path/without/blanks";
             assert!(wrap(text, width).iter().all(|line| line.chars().count() <= width), "{width}");
+        }
+    }
+
+    #[test]
+    fn quoted_text_is_one_shell_word() {
+        for text in ["", "plain", "a b", "it's", "$HOME `x` \"y\" \\ *", "'\n'", "~", "a/b=c:d,e+f@g%h"] {
+            let script = format!("printf %s {}", shell_word(text));
+            let output = std::process::Command::new("sh").args(["-c", &script]).output();
+            assert_eq!(String::from_utf8_lossy(&output.unwrap().stdout), text);
         }
     }
 

@@ -6,6 +6,7 @@
 use crate::{
     image::{self, Cache, KernelChoice},
     lab::LabChoice,
+    layout::painted,
     matrix::selection::Selection,
     report::{FormatName, RenderedReport},
 };
@@ -302,8 +303,11 @@ pub fn main(version: &'static str) -> ExitCode {
             let text = failure.text.trim_end();
             // Diagnostics of matrix files begin with the prefix themselves.
             let text = text.strip_prefix(ERROR).unwrap_or(text);
-            let prefix = if terminal::colored(&io::stderr()) { "\x1b[1;31merror:\x1b[0m " } else { ERROR };
-            eprintln!("{prefix}{text}");
+            if terminal::colored(&io::stderr()) {
+                eprintln!("{} {text}", painted(ERROR.trim_end(), "1;31"));
+            } else {
+                eprintln!("{ERROR}{text}");
+            }
             failure.code.into()
         }
     }
@@ -339,10 +343,8 @@ fn paint_verdicts(text: &str) -> String {
         [("DOES NOT HOLD", "1;31"), ("holds", "32")]
             .into_iter()
             .find_map(|(word, color)| {
-                Some(format!(
-                    "{}\x1b[{color}m{word}\x1b[0m\n",
-                    line.strip_suffix(word).filter(|rest| rest.ends_with(": "))?
-                ))
+                let rest = line.strip_suffix(word).filter(|rest| rest.ends_with(": "))?;
+                Some(format!("{rest}{}\n", painted(word, color)))
             })
             .unwrap_or_else(|| format!("{line}\n"))
     };

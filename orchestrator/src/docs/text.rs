@@ -1,5 +1,6 @@
 //! Text as Markdown and as a manual page.
 
+use crate::layout;
 use roff::{Inline, Roff, bold, roman};
 
 /// Where lines of Markdown are broken, in columns.
@@ -28,17 +29,7 @@ pub(super) fn inlines(text: &str) -> Vec<Inline> {
 /// Breaks a paragraph into lines of at most 110 columns. The first begins with `first`, all others with
 /// `indent`.
 pub(super) fn wrapped(text: &str, first: &str, indent: &str) -> String {
-    let mut lines = vec![first.to_owned()];
-    for (index, word) in text.split_ascii_whitespace().enumerate() {
-        let line = lines.last_mut().expect("there is a first line");
-        if index == 0 {
-            line.push_str(word);
-        } else if line.chars().count() + 1 + word.chars().count() <= WIDTH {
-            line.push(' ');
-            line.push_str(word);
-        } else {
-            lines.push(format!("{indent}{word}"));
-        }
-    }
-    lines.join("\n")
+    let left = |prefix: &str| WIDTH - prefix.chars().count();
+    let lines = layout::wrap_after(text, left(first), left(indent));
+    format!("{first}{}", lines.join(&format!("\n{indent}")))
 }

@@ -12,10 +12,11 @@ use crate::{
         Description, Error,
         hosts::{
             inventory::Inventory,
-            ssh::{SshHost, SshHosts, Upload, quoted},
+            ssh::{SshHost, SshHosts, Upload},
         },
         topology::{CONTROLLER_ADDRESS, GUESTS, MIGRATION, PREFIX, SHAPED_ADDRESSES},
     },
+    layout::shell_word,
     matrix::Settings,
     node::{Node, protocol::Facts, round_trip::RoundTrip},
 };
@@ -175,7 +176,7 @@ async fn upload_program(
             return failed("program", error.to_string(), remedy);
         }
     };
-    match host.run_script(&format!("exec {} --version", quoted(&path))).await {
+    match host.run_script(&format!("exec {} --version", shell_word(&path))).await {
         Ok(_) => Some(path),
         Err(error) => {
             let remedy = "programs must be executable in the cache directory there: mount it without noexec, \
@@ -237,7 +238,7 @@ async fn check_shared_images(
     on: Option<&Directory>,
 ) -> Option<Finding> {
     let name = format!(".testbed-{}-{}", std::process::id(), Timestamp::now().as_nanosecond());
-    let mark = quoted(&images.join(name).to_string_lossy());
+    let mark = shell_word(&images.join(name).to_string_lossy());
     // If the directory is not writable, another finding already says so.
     source.run_script(&format!("set -C; : > {mark}")).await.ok()?;
     let seen = destination.run_script(&format!("if test -e {mark}; then echo yes; fi")).await;

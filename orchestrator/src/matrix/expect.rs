@@ -8,7 +8,7 @@ use crate::outcome::Outcome;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::{borrow::Cow, cmp::Ordering, fmt, str::FromStr};
-use units::{Bytes, ParseError, Span};
+use units::{Bytes, ParseError, Span, counted};
 
 /// An expectation about some cells. Every attempt of these cells must have the outcome and meet all bounds.
 /// At least an outcome or one bound is required.
@@ -192,10 +192,8 @@ impl Expectation {
             .filter_map(|subject| Some(self.bounds(subject)?.check(subject, figure(subject))))
             .filter(|finding| *finding != Finding::Held);
         let disagree = self.disagreements.filter(|_| disagreements > 0).map(|_| {
-            let plural = if disagreements == 1 { "" } else { "s" };
-            Finding::Violated(format!(
-                "{disagreements} disagreement{plural} between measurements, expected none"
-            ))
+            let found = counted(disagreements, "disagreement");
+            Finding::Violated(format!("{found} between measurements, expected none"))
         });
         wrong_outcome.into_iter().chain(bounds).chain(disagree).collect()
     }

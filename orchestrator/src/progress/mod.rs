@@ -1,6 +1,7 @@
 //! Progress messages of a run, for people: [`live`] on a terminal, [`plain`] lines elsewhere.
 
 use crate::{
+    layout,
     outcome::Outcome,
     results::record::{Phase, Record},
 };
@@ -30,7 +31,7 @@ fn painted(outcome: Outcome, line: &str) -> String {
         Outcome::NotConverged | Outcome::Skipped | Outcome::Interrupted => "33",
         Outcome::Failed | Outcome::GuestLost | Outcome::Corrupted => "31",
     };
-    format!("\x1b[{color}m{line}\x1b[0m")
+    layout::painted(line, color)
 }
 
 /// The phase that an attempt is in, and since when, for `--verbose`.

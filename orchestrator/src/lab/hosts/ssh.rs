@@ -21,6 +21,7 @@ use crate::{
         Compute, Description, Error, Lab, connect_node,
         topology::{CONTROLLER_ADDRESS, GUESTS, MIGRATION, PREFIX},
     },
+    layout::shell_word,
     node::{
         Node,
         round_trip::RoundTrips,
@@ -190,7 +191,7 @@ impl SshHost<'_> {
             command.args(["-o", option]);
         }
         let terminal = if terminal { "-t" } else { "-T" };
-        command.args([terminal, "--", self.name, &format!("exec sh -c {}", quoted(script))]);
+        command.args([terminal, "--", self.name, &format!("exec sh -c {}", shell_word(script))]);
         command
     }
 
@@ -227,7 +228,7 @@ impl SshHost<'_> {
     /// the file is already there. Returns its path on the host.
     pub(crate) async fn upload(&self, upload: &Upload, directory: Option<&Path>) -> Result<String, Error> {
         let directory =
-            directory.map_or_else(|| UPLOAD_DIR.to_string(), |path| quoted(&path.to_string_lossy()));
+            directory.map_or_else(|| UPLOAD_DIR.to_string(), |path| shell_word(&path.to_string_lossy()));
         let Upload { content, digest } = upload;
         let find = format!("d={directory}; if test -s \"$d/{digest}\"; then printf %s \"$d/{digest}\"; fi");
         let path = self.run_with_input(&find, b"").await?;
@@ -247,7 +248,7 @@ impl SshHost<'_> {
     /// Starts a node on the host. `program` is the result of [`SshHost::install`]. Returns the node and the
     /// `ssh` process that leads to it.
     pub(crate) async fn start_node(&self, name: &str, program: &str) -> Result<(Node, Child), Error> {
-        let run = quoted(&run_name());
+        let run = shell_word(&run_name());
         let script = format!("exec {program} node --name {name} --run {run} --remote \"$SSH_CONNECTION\"");
         let mut process =
             self.piped_ssh(&script).spawn().map_err(|e| self.failed(format!("cannot run ssh: {e}")))?;
@@ -267,7 +268,7 @@ impl SshHost<'_> {
 
     /// Returns the shell words that run the program at this path on the host as root.
     pub(crate) fn root_command(&self, path: &str) -> String {
-        let path = quoted(path);
+        let path = shell_word(path);
         match self.access.become_root {
             Become::Sudo => format!("sudo -n {path}"),
             Become::None => path,
@@ -286,7 +287,7 @@ impl SshHost<'_> {
         program: &str,
         args: &[String],
     ) -> Result<T, Error> {
-        let args: Vec<String> = args.iter().map(|arg| quoted(arg)).collect();
+        let args: Vec<String> = args.iter().map(|arg| shell_word(arg)).collect();
         let script = format!("exec {program} observe {}", args.join(" "));
         let output = self.run_with_input(&script, b"").await?;
         serde_json::from_str(&output)
@@ -308,7 +309,7 @@ impl SshHost<'_> {
         }
         script += " --";
         for word in &session.program {
-            let _ = write!(script, " {}", quoted(&word.to_string_lossy()));
+            let _ = write!(script, " {}", shell_word(&word.to_string_lossy()));
         }
         self.ssh_command(terminal, &script)
     }
@@ -318,23 +319,4 @@ impl SshHost<'_> {
 fn run_name() -> String {
     let host = gethostname().unwrap_or_default();
     format!("{}@{}", process::id(), host.to_string_lossy())
-}
-
-/// Quotes text as one word of a POSIX shell.
-pub(crate) fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn quoted_text_is_one_shell_word() {
-        for text in ["", "plain", "a b", "it's", "$HOME `x` \"y\" \\ *", "'\n'"] {
-            let output =
-                process::Command::new("sh").args(["-c", &format!("printf %s {}", quoted(text))]).output();
-            assert_eq!(String::from_utf8_lossy(&output.unwrap().stdout), text);
-        }
-    }
 }
