@@ -4,11 +4,7 @@ use super::{FinishedRun, Format, RenderedReport, composition, grid::Grid, remark
 use crate::{
     layout::{self, Column, Content},
     matrix::Plan,
-    results::{
-        parts::Run,
-        record::Record,
-        verdict::{self, RunVerdict},
-    },
+    results::{parts::Run, record::Record, verdict::RunVerdict},
 };
 use std::{fmt::Write as _, io};
 
@@ -30,8 +26,7 @@ impl Format for Table {
             if runs.len() > 1 {
                 let _ = write!(text, "{}{}\n\n", if i > 0 { "\n" } else { "" }, run.title());
             }
-            let verdict = verdict::evaluate(&run.plan, &run.records);
-            text += &render(&run.plan, &run.records, &verdict, self.width);
+            text += &render(&run.plan, &run.records, &run.verdict, self.width);
             let notes = composition::sentences(&run.composition);
             if !notes.is_empty() {
                 text += &layout::fold(&format!("\n{}\n", notes.join("\n")), self.width);
