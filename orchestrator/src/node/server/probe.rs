@@ -25,7 +25,6 @@ use std::{
     io::{self, IoSliceMut},
     net::{Ipv4Addr, SocketAddrV4},
     os::fd::{AsRawFd, OwnedFd},
-    pin::pin,
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
@@ -88,7 +87,7 @@ async fn run(
     socket: Socket,
     interval: Duration,
     answered: oneshot::Sender<()>,
-    stop: oneshot::Receiver<Duration>,
+    mut stop: oneshot::Receiver<Duration>,
 ) -> io::Result<ProbeReport> {
     let mut ticker = time::interval(interval);
     ticker.set_missed_tick_behavior(time::MissedTickBehavior::Skip);
@@ -96,7 +95,6 @@ async fn run(
     let mut requests = Requests::default();
     // When each reply arrived, in nanoseconds of the monotonic clock.
     let mut replies: Vec<u64> = Vec::new();
-    let mut stop = pin!(stop);
     // Set once the probe has been asked to stop.
     let mut deadline: Option<time::Instant> = None;
     let open = loop {
@@ -109,9 +107,11 @@ async fn run(
                 break true;
             }
             _ = ticker.tick() => {
+                // Before the request is sent: its reply may arrive before the clock is read again.
+                let sent_ns = Now::read()?.monotonic_ns;
                 // Sending may fail while the guest is unreachable: that is what the probe measures.
                 if socket.send(requests.next_sequence()).is_ok() {
-                    requests.sent(Now::read()?.monotonic_ns);
+                    requests.sent(sent_ns);
                 }
             }
             received = socket.receive() => {
