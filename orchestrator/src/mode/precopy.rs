@@ -7,7 +7,7 @@
 use super::{Decision, Limits, Policy, Progress};
 use crate::measure::{
     passes::{self, Pass},
-    samples::Sample,
+    samples::MemoryProgress,
     stall,
 };
 
@@ -22,17 +22,17 @@ impl Precopy {
     }
 
     fn reason_to_give_up(&self, progress: &Progress<'_>) -> Option<String> {
-        let now = progress.samples.last()?;
-        if let Some(cap) = self.limits.max_passes.filter(|cap| now.pass() > u64::from(*cap)) {
+        let now = progress.samples.last()?.memory?;
+        if let Some(cap) = self.limits.max_passes.filter(|cap| now.pass > u64::from(*cap)) {
             return Some(format!("not finished after {cap} pass{}", if cap == 1 { "" } else { "es" }));
         }
         // The stall detector needs whole passes, so it is only used when a new pass begins.
         let before = progress.samples.iter().rev().nth(1);
-        let pass_begins = before.is_none_or(|before| before.pass() != now.pass());
+        let pass_begins = before.is_none_or(|before| before.pass() != now.pass);
         if self.limits.stall_detection && pass_begins { self.stalled(progress, now) } else { None }
     }
 
-    fn stalled(&self, progress: &Progress<'_>, now: &Sample) -> Option<String> {
+    fn stalled(&self, progress: &Progress<'_>, now: MemoryProgress) -> Option<String> {
         let Limits { timeout, downtime_limit, .. } = self.limits;
         let settled_ms = progress.settled_ms?;
         let mut passes = passes::passes(progress.samples);
@@ -42,8 +42,8 @@ impl Precopy {
             format!(
                 "the remaining memory stopped shrinking: {:.0} MB at the start of pass {}, which cannot \
                  reach {:.0} MB within {timeout}",
-                now.memory.map_or(0, |memory| memory.remaining_bytes) as f64 / 1e6,
-                now.pass(),
+                now.remaining_bytes as f64 / 1e6,
+                now.pass,
                 limit / 1e6,
             )
         })
@@ -67,7 +67,7 @@ fn bandwidth(passes: &[Pass]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::samples::MemoryProgress;
+    use crate::measure::samples::Sample;
     use units::Span;
 
     const LIMITS: Limits = Limits {
