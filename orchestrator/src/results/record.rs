@@ -65,12 +65,6 @@ impl Record {
             DISK_IS_FULL.iter().any(|words| reason.contains(words))
         })
     }
-
-    /// Returns whether a later record replaces this one, which is of the same attempt and failed for lack of
-    /// disk space.
-    pub fn is_superseded_by(&self, later: &Self) -> bool {
-        self.lacked_disk() && (&self.cell, self.attempt) == (&later.cell, later.attempt)
-    }
 }
 
 /// The measurements of one attempt. Figures that the attempt did not reach are absent.

@@ -13,6 +13,7 @@ use std::{
     collections::HashSet,
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, Write},
+    mem,
     path::{Path, PathBuf},
 };
 
@@ -187,8 +188,8 @@ impl Store {
         record.version.clone_from(&self.version);
         let path = self.folder.join(CELLS);
         let line = serde_json::to_vec(&record).map_err(|e| doing("write", &path)(e.into()));
-        self.records.retain(|earlier| !earlier.is_superseded_by(&record));
         self.records.push(record);
+        self.records = that_count(mem::take(&mut self.records));
         let mut line = line?;
         line.push(b'\n');
         let end = self.cells.metadata().map_err(doing("read", &path))?.len();
