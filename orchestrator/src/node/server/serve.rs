@@ -348,11 +348,7 @@ impl Server {
                 late: Some(emulator.take_lateness()),
             });
         }
-        Ok(Traffic {
-            sent_bytes: self.wire.sent(&self.netlink, interface).await?,
-            received_bytes: self.netlink.counters(interface).await?.rx_bytes,
-            late: None,
-        })
+        Ok(self.wire.traffic(&self.netlink, interface).await?)
     }
 }
 

@@ -4,6 +4,7 @@
 //! counts those of the first segment only. So what an interface has sent is what its qdiscs have counted. A
 //! qdisc that is replaced by one of another kind takes its count with it, so the counts are summed up here.
 
+use crate::node::protocol::Traffic;
 use netem::{Applied, Netlink, Profile};
 use std::{collections::HashMap, sync::Mutex};
 
@@ -58,11 +59,16 @@ impl WireCounts {
         Ok(applied)
     }
 
-    /// Returns the bytes that an interface has sent since it was shaped for the first time.
-    pub(super) async fn sent(&self, netlink: &Netlink, interface: &str) -> netem::Result<u64> {
-        let now = Count::read(netlink, interface).await?;
+    /// Returns what an interface has sent since it was shaped for the first time, and what it has received.
+    pub(super) async fn traffic(&self, netlink: &Netlink, interface: &str) -> netem::Result<Traffic> {
+        let by_qdiscs = netlink.sent_bytes(interface).await?;
+        let by_interface = netlink.counters(interface).await?;
         let earlier = self.0.lock().unwrap().get(interface).copied().unwrap_or(0);
-        Ok(now.qdisc_bytes.map_or(now.interface_bytes, |sent| earlier + sent))
+        Ok(Traffic {
+            sent_bytes: by_qdiscs.map_or(by_interface.tx_bytes, |sent| earlier + sent),
+            received_bytes: by_interface.rx_bytes,
+            late: None,
+        })
     }
 }
 
@@ -106,7 +112,7 @@ mod tests {
         let counts = WireCounts::default();
         let profile = |text: &str| serde_json::from_str::<Profile>(text).unwrap();
         counts.shape(&netlink, "near", &profile("{}")).await.unwrap();
-        let before = counts.sent(&netlink, "near").await.unwrap();
+        let before = counts.traffic(&netlink, "near").await.unwrap().sent_bytes;
         let mut stream = near.run(|| net::TcpStream::connect(("10.77.0.2", port))).unwrap();
         let payload = vec![1; PART_BYTES as usize];
         stream.write_all(&payload).unwrap();
@@ -124,7 +130,7 @@ mod tests {
         drop(stream);
         let total = PART_BYTES * (1 + links.len() as u64);
         assert_eq!(receiver.join().unwrap(), total);
-        let sent = counts.sent(&netlink, "near").await.unwrap() - before;
+        let sent = counts.traffic(&netlink, "near").await.unwrap().sent_bytes - before;
         let on_the_wire = total * netem::ethernet::FRAME_BYTES / netem::ethernet::TCP_PAYLOAD_BYTES;
         assert!(sent.abs_diff(on_the_wire) < on_the_wire / 100, "{sent} instead of {on_the_wire}");
     }
