@@ -59,14 +59,14 @@ pub enum Error {
     #[error(transparent)]
     ControlPort(#[from] control_port::Error),
     /// QEMU ended unexpectedly.
-    #[error("the QEMU {which} ended ({status}){output}")]
+    #[error("the QEMU {which} ended ({status}){}", after_colon(.lines))]
     Died {
         /// The phrase from [`Role::which`].
         which: &'static str,
         /// The exit status or the signal, as text.
         status: String,
-        /// The last lines of output after `: `; empty without output.
-        output: String,
+        /// The last lines of output.
+        lines: Vec<String>,
     },
     /// The guest panicked, which ends its QEMU.
     #[error("the guest panicked: {line}; the QEMU {which} {status}")]
@@ -78,6 +78,11 @@ pub enum Error {
         /// The exit status of QEMU, or that it has none.
         status: String,
     },
+}
+
+/// Returns the last lines of a program's output on one line, after `: `; empty without output.
+pub(super) fn after_colon(lines: &[String]) -> String {
+    if lines.is_empty() { String::new() } else { format!(": {}", lines.join(" | ")) }
 }
 
 /// Does some work with a running QEMU, and fails if QEMU ends unexpectedly. See [`unless_exited`].
@@ -100,11 +105,7 @@ pub struct Connections {
 pub struct QemuProcess {
     role: Role,
     process: Process,
-    last_lines: Arc<Mutex<VecDeque<String>>>,
-    /// The line with which the guest has panicked.
-    panicked: watch::Receiver<Option<String>>,
-    /// The exit status or the signal, once the process has exited.
-    ended: watch::Receiver<Option<String>>,
+    output: Watched,
     exit_is_expected: AtomicBool,
 }
 
@@ -116,8 +117,7 @@ impl QemuProcess {
         let events = std::mem::replace(&mut process.events, nothing);
         let (output, watched) = Output::watch();
         tokio::spawn(copy_output(events, log.to_path_buf(), output));
-        let Watched { last_lines, panicked, ended } = watched;
-        Ok(Self { role, process, last_lines, panicked, ended, exit_is_expected: AtomicBool::new(false) })
+        Ok(Self { role, process, output: watched, exit_is_expected: AtomicBool::new(false) })
     }
 
     /// Makes an exit expected from now on: a destination exits when its migration is cancelled.
@@ -133,14 +133,14 @@ impl QemuProcess {
             future::pending::<()>().await;
         }
         let which = self.role.which();
-        match (self.panicked.borrow().clone(), status) {
+        match (self.output.panicked.borrow().clone(), status) {
             (Some(line), Some(status)) => {
                 Error::Panicked { line, which, status: format!("ended ({status})") }
             }
             (Some(line), None) => Error::Panicked { line, which, status: "has not ended".into() },
             (None, status) => {
                 let status = status.unwrap_or_else(|| "its node is gone".into());
-                Error::Died { which, status, output: self.last_output() }
+                Error::Died { which, status, lines: self.last_lines() }
             }
         }
     }
@@ -148,7 +148,7 @@ impl QemuProcess {
     /// Waits until QEMU has exited, or until it should have because its guest has panicked. Returns the exit
     /// status, if there is one.
     async fn status_after_end(&self) -> Option<String> {
-        let (mut ended, mut panicked) = (self.ended.clone(), self.panicked.clone());
+        let Watched { mut ended, mut panicked, .. } = self.output.clone();
         let overdue = async {
             if panicked.wait_for(Option::is_some).await.is_err() {
                 future::pending::<()>().await;
@@ -162,17 +162,15 @@ impl QemuProcess {
         }
     }
 
-    /// Returns the last lines of QEMU's output on one line, after `: `; empty without output.
-    pub fn last_output(&self) -> String {
-        let lines = self.last_lines.lock().unwrap();
-        let output = lines.iter().map(String::as_str).collect::<Vec<_>>().join(" | ");
-        if output.is_empty() { output } else { format!(": {output}") }
+    /// Returns the last lines of QEMU's output.
+    pub fn last_lines(&self) -> Vec<String> {
+        self.output.last_lines.lock().unwrap().iter().cloned().collect()
     }
 
     /// Kills QEMU and waits until it has exited, for at most 10 s.
     pub async fn kill(&self) -> Result<(), NodeError> {
         self.process.kill().await?;
-        let mut ended = self.ended.clone();
+        let mut ended = self.output.ended.clone();
         // An error means that the node is gone, and QEMU with it.
         let _ = time::timeout(KILL_LIMIT, ended.wait_for(Option::is_some)).await;
         Ok(())
@@ -187,9 +185,12 @@ struct Output {
 }
 
 /// The other end of an [`Output`].
+#[derive(Clone)]
 struct Watched {
     last_lines: Arc<Mutex<VecDeque<String>>>,
+    /// The line with which the guest has panicked.
     panicked: watch::Receiver<Option<String>>,
+    /// The exit status or the signal, once the process has exited.
     ended: watch::Receiver<Option<String>>,
 }
 

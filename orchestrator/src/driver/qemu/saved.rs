@@ -33,13 +33,12 @@ pub enum Error {
     #[error(transparent)]
     Process(#[from] process::Error),
     /// The guest booted, but QEMU could not save it.
-    #[error("QEMU could not save the booted guest to its node's {RUN_DIR} ({reason}){output}")]
+    #[error("QEMU could not save the booted guest to its node's {RUN_DIR} ({reason}){}", process::after_colon(.lines))]
     Save {
         /// The reason that QEMU gives.
         reason: String,
-        /// The last lines of output, of QEMU and of the command that it saves through, after `: `; empty
-        /// without output.
-        output: String,
+        /// The last lines of output, of QEMU and of the command that it saves through.
+        lines: Vec<String>,
     },
 }
 
@@ -93,7 +92,7 @@ async fn save(node: &Node, process: &QemuProcess) -> Result<(), Error> {
             Some("completed") => return Ok(()),
             Some("failed" | "cancelled") => {
                 let reason = status["error-desc"].as_str().unwrap_or("it gives no reason");
-                return Err(Error::Save { reason: reason.into(), output: process.last_output() });
+                return Err(Error::Save { reason: reason.into(), lines: process.last_lines() });
             }
             _ => time::sleep(INTERVAL).await,
         }

@@ -73,20 +73,20 @@ pub async fn try_machine(node: &Compute, machine: &GuestMachine, log: &Path) -> 
 /// Returns what an error says about the machine: QEMU refuses it if it exits by itself.
 fn verdict_on(error: &process::Error) -> Verdict {
     match error {
-        process::Error::Died { status, output, .. } if status.starts_with("exit status") => {
-            Verdict::Refused(refusal(output))
+        process::Error::Died { status, lines, .. } if status.starts_with("exit status") => {
+            Verdict::Refused(refusal(lines))
         }
         other => Verdict::Unknown(other.to_string()),
     }
 }
 
 /// Returns QEMU's last words without its name and without warnings, which are about something else.
-fn refusal(output: &str) -> String {
-    let lines = output.trim_start_matches(": ").split(" | ").map(|line| {
-        let line = line.trim();
-        line.strip_prefix(QEMU).and_then(|line| line.strip_prefix(": ")).unwrap_or(line)
-    });
-    let told: Vec<&str> = lines.filter(|line| !line.is_empty() && !line.starts_with("warning:")).collect();
+fn refusal(lines: &[String]) -> String {
+    let told: Vec<&str> = lines
+        .iter()
+        .map(|line| line.strip_prefix(QEMU).and_then(|line| line.strip_prefix(": ")).unwrap_or(line))
+        .filter(|line| !line.starts_with("warning:"))
+        .collect();
     if told.is_empty() { "it gives no reason".into() } else { told.join("; ") }
 }
 
@@ -97,24 +97,28 @@ mod tests {
 
     #[test]
     fn a_refusal_is_what_qemu_says_before_it_exits() {
-        let died = |status: &str, output: &str| process::Error::Died {
+        let died = |status: &str, lines: &[&str]| process::Error::Died {
             which: Role::Trial.which(),
             status: status.into(),
-            output: output.into(),
+            lines: lines.iter().copied().map(Into::into).collect(),
         };
-        let says = ": qemu-system-x86_64: warning: TCG doesn't support requested feature | \
-                    qemu-system-x86_64: unable to find CPU model 'foo'";
+        let says = [
+            "qemu-system-x86_64: warning: TCG doesn't support requested feature",
+            "qemu-system-x86_64: unable to find CPU model 'foo'",
+        ];
         assert_eq!(
-            verdict_on(&died("exit status: 1", says)),
+            verdict_on(&died("exit status: 1", &says)),
             Verdict::Refused("unable to find CPU model 'foo'".into())
         );
-        let says = ": Could not access KVM kernel module: Permission denied | qemu-system-x86_64: failed to \
-                    initialize kvm: Permission denied";
+        let says = [
+            "Could not access KVM kernel module: Permission denied",
+            "qemu-system-x86_64: failed to initialize kvm: Permission denied",
+        ];
         let both = "Could not access KVM kernel module: Permission denied; failed to initialize kvm: \
                     Permission denied";
-        assert_eq!(verdict_on(&died("exit status: 1", says)), Verdict::Refused(both.into()));
-        assert_eq!(verdict_on(&died("exit status: 1", "")), Verdict::Refused("it gives no reason".into()));
-        assert!(matches!(verdict_on(&died("signal: 9 (SIGKILL)", says)), Verdict::Unknown(_)));
+        assert_eq!(verdict_on(&died("exit status: 1", &says)), Verdict::Refused(both.into()));
+        assert_eq!(verdict_on(&died("exit status: 1", &[])), Verdict::Refused("it gives no reason".into()));
+        assert!(matches!(verdict_on(&died("signal: 9 (SIGKILL)", &says)), Verdict::Unknown(_)));
         let gone = process::Error::Node(NodeError::Gone { node: "compute1".into() });
         assert!(matches!(verdict_on(&gone), Verdict::Unknown(_)));
     }
