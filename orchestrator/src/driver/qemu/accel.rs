@@ -74,13 +74,14 @@ impl AcceleratorFinding {
         if self.accelerator == Accelerator::Kvm { self.trial.as_deref() } else { None }
     }
 
-    /// Returns the finding for a matrix that asks for KVM: it is used, or unusable.
-    fn for_kvm(self) -> Self {
-        match self.accelerator {
-            Accelerator::Kvm => requested(Accelerator::Kvm),
-            Accelerator::Tcg => {
+    /// Returns the finding for a setting of the matrix. If it asks for KVM, that is used, or unusable.
+    fn for_wish(self, wish: Accel) -> Self {
+        match (wish, self.accelerator) {
+            (Accel::Kvm, Accelerator::Kvm) => requested(Accelerator::Kvm),
+            (Accel::Kvm, Accelerator::Tcg) => {
                 Self { trial: Some(self.trial.unwrap_or(self.reason)), ..requested(Accelerator::Kvm) }
             }
+            (Accel::Auto | Accel::Tcg, _) => self,
         }
     }
 }
@@ -113,7 +114,7 @@ pub async fn choose(wish: Accel, spec: TrialSpec<'_>) -> io::Result<AcceleratorF
         None => try_kvm(spec.node, spec.machine, spec.log).await,
     };
     FindingsFile::within(spec.cache).put(spec.platform, &finding)?;
-    Ok(if wish == Accel::Kvm { finding.for_kvm() } else { finding })
+    Ok(finding.for_wish(wish))
 }
 
 /// Returns the accelerator for a setting of the matrix if that is known without booting a guest. Stores
@@ -122,24 +123,26 @@ pub async fn guess(wish: Accel, spec: TrialSpec<'_>) -> Option<AcceleratorFindin
     if let Some(known) = known(wish, &spec) {
         return Some(known);
     }
-    let stored = FindingsFile::within(spec.cache).get(spec.platform);
     let finding = match try_kvm_machine(&spec).await {
-        Some(refused) => Some(refused),
+        Some(refused) => refused,
         // A refusal that was stored is no longer true.
-        None => stored.filter(|finding| finding.reason != REFUSED),
+        None => stored(&spec).filter(|finding| finding.reason != REFUSED)?,
     };
-    finding.map(|finding| if wish == Accel::Kvm { finding.for_kvm() } else { finding })
+    Some(finding.for_wish(wish))
 }
 
 /// Returns the accelerator if no trial is needed.
 fn known(wish: Accel, spec: &TrialSpec<'_>) -> Option<AcceleratorFinding> {
-    let stored = || FindingsFile::within(spec.cache).get(spec.platform);
     match wish {
         Accel::Tcg => Some(requested(Accelerator::Tcg)),
-        Accel::Auto => stored(),
+        Accel::Auto => stored(spec),
         // What did not work may work now, and nothing else would do.
-        Accel::Kvm => Some(stored()?.for_kvm()).filter(|finding| finding.unusable().is_none()),
+        Accel::Kvm => Some(stored(spec)?.for_wish(wish)).filter(|finding| finding.unusable().is_none()),
     }
+}
+
+fn stored(spec: &TrialSpec<'_>) -> Option<AcceleratorFinding> {
+    FindingsFile::within(spec.cache).get(spec.platform)
 }
 
 fn requested(accelerator: Accelerator) -> AcceleratorFinding {
@@ -243,7 +246,7 @@ mod tests {
     fn kvm_that_does_not_work_is_unusable_if_the_matrix_asks_for_it() {
         let broken = tcg_because(REFUSED, "Could not access KVM kernel module: Permission denied");
         assert_eq!(broken.unusable(), None, "`auto` uses TCG");
-        let asked = broken.for_kvm();
+        let asked = broken.for_wish(Accel::Kvm);
         assert_eq!(asked.accelerator, Accelerator::Kvm);
         assert_eq!(asked.unusable(), Some("Could not access KVM kernel module: Permission denied"));
         let works = AcceleratorFinding {
@@ -251,7 +254,7 @@ mod tests {
             reason: "a test guest booted under KVM".into(),
             trial: None,
         };
-        assert_eq!(works.for_kvm(), requested(Accelerator::Kvm));
+        assert_eq!(works.for_wish(Accel::Kvm), requested(Accelerator::Kvm));
         assert_eq!(requested(Accelerator::Kvm).unusable(), None);
     }
 
