@@ -9,10 +9,10 @@ use crate::{
 };
 use indexmap::IndexMap;
 use serde::Serialize;
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 use units::{Span, counted};
 
-/// The preview of a run. Its `Display` is a table; its serialization has every detail.
+/// The preview of a run. Its serialization has every detail; [`Preview::table`] shows it to people.
 #[derive(Debug, Clone, Serialize)]
 pub struct Preview {
     /// The name of the matrix.
@@ -73,9 +73,7 @@ impl Preview {
     fn columns(&self) -> indexmap::IndexSet<&str> {
         self.cells.iter().flat_map(|cell| cell.axes.keys().map(String::as_str)).collect()
     }
-}
 
-impl Preview {
     /// Returns the preview as a table, folded to a terminal of this width if there is one, and a summary.
     pub fn table(&self, width: Option<usize>) -> String {
         let axes = self.columns();
@@ -137,12 +135,6 @@ impl Preview {
     }
 }
 
-impl fmt::Display for Preview {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.table(None))
-    }
-}
-
 /// The columns after the axes: the outcome, then the figures.
 const COLUMNS: [&str; 5] = ["predicted", "time", "downtime", "data", "passes"];
 
@@ -181,7 +173,7 @@ mod tests {
 
     #[test]
     fn the_table_shows_predictions_and_reasons_for_skipping() {
-        let text = Preview::new(&plan(), no_kvm).to_string();
+        let text = Preview::new(&plan(), no_kvm).table(None);
         let expected = [
             " stress.rate  guest.accel  predicted        time  downtime     data  passes  reason",
             " 0            kvm          skipped             -         -        -       -  KVM does not work",
@@ -200,7 +192,7 @@ mod tests {
     #[test]
     fn a_plan_of_one_cell_names_it() {
         let plan = File::parse("name: n\n", "n").and_then(|file| file.expand()).unwrap();
-        let text = Preview::new(&plan, |_| None).to_string();
+        let text = Preview::new(&plan, |_| None).table(None);
         assert!(text.lines().nth(1).unwrap().starts_with(" base  converged"), "{text}");
         assert!(text.ends_with("1 cell: 1 migration, predicted to take 0.1 s in total\n"), "{text}");
     }
@@ -210,7 +202,7 @@ mod tests {
         let text = "name: n\nguest: { memory: 4TiB, ballast: 3TiB }\nlink: { rate: 1gbit }\n\
                     migrate: { timeout: 100h }\n";
         let plan = File::parse(text, "n").and_then(|file| file.expand()).unwrap_or_else(|e| panic!("{e}"));
-        let text = Preview::new(&plan, |_| None).to_string();
+        let text = Preview::new(&plan, |_| None).table(None);
         let row = text.lines().nth(1).unwrap();
         assert!(row.contains(" h ") && row.contains(" TB "), "{text}");
     }
