@@ -365,7 +365,7 @@ impl MigrationTracker {
 
     /// Returns whether the guest still runs at the source and the migration has not been given up.
     fn can_be_given_up(&self) -> bool {
-        self.given_up.is_none() && !self.cancelled && !self.switches_over()
+        self.given_up.is_none() && !self.switches_over()
     }
 
     /// Returns whether the guest has stopped at the source, so that the migration cannot be given up any
@@ -506,11 +506,12 @@ impl<'a> SampleLog<'a> {
         Ok(state)
     }
 
-    /// Returns whether the last sample differs from the one before.
+    /// Returns whether the last sample differs from the one before. The first one does.
     fn shows_progress(&self) -> bool {
-        let figures = |s: &Sample| (s.memory, s.status.clone());
-        let mut latest = self.samples.iter().rev().map(figures);
-        latest.next() != latest.next()
+        match &self.samples[..] {
+            [.., before, last] => (before.memory, &before.status) != (last.memory, &last.status),
+            _ => true,
+        }
     }
 
     /// Returns the state of the last sample in the driver's words, as a phrase with a space before it; empty
