@@ -121,7 +121,6 @@ pub(crate) enum Fault {
 
 /// A driver that plays a [`Script`].
 pub(crate) struct MockDriver {
-    script: Script,
     shared: Arc<Shared>,
     ports: Option<[ControlPort; 2]>,
     migration: Mutex<Option<JoinHandle<()>>>,
@@ -250,7 +249,7 @@ impl MockDriver {
             sequence: 0,
         };
         let shared = Arc::new(Shared {
-            script: script.clone(),
+            script,
             guest: Mutex::new(guest),
             state: Mutex::new((State::Other, "none")),
             began: Mutex::default(),
@@ -259,20 +258,21 @@ impl MockDriver {
             rates: Mutex::default(),
             shut_down: watch::Sender::new(false),
         });
-        let mock = Self { script, shared: Arc::clone(&shared), ports: None, migration: Mutex::default() };
+        let mock = Self { shared: Arc::clone(&shared), ports: None, migration: Mutex::default() };
         (mock, shared)
     }
 
     /// Returns an error with this message if the script has this fault.
     fn inject(&self, fault: Fault, message: &str) -> Result<(), Error> {
-        if self.script.fault == Some(fault) { Err(Error::Scripted(message.into())) } else { Ok(()) }
+        if self.shared.script.fault == Some(fault) { Err(Error::Scripted(message.into())) } else { Ok(()) }
     }
 
     /// Starts a connection to the guest through one end.
     fn port(&self, end: End) -> ControlPort {
         let (to_host, lines) = mpsc::unbounded_channel::<String>();
         let (to_guest, mut requests) = mpsc::unbounded_channel::<String>();
-        let (shared, fault, answer) = (Arc::clone(&self.shared), self.script.fault, self.script.answer);
+        let shared = Arc::clone(&self.shared);
+        let Script { fault, answer, .. } = shared.script;
         tokio::spawn(async move {
             let mut ticker = time::interval(Duration::from_millis(TELEMETRY_INTERVAL_MS));
             loop {
@@ -379,8 +379,9 @@ async fn pause(time: Duration) {
     }
 }
 
-/// Plays the migration of a script to its end.
-async fn play(script: Script, shared: Arc<Shared>, events: mpsc::UnboundedSender<Event>) {
+/// Plays the migration of the driver's script to its end.
+async fn play(shared: Arc<Shared>, events: mpsc::UnboundedSender<Event>) {
+    let script = &shared.script;
     shared.set_state(State::Other, "setup");
     let Some(setup) = script.setup else { return };
     pause(setup).await;
@@ -452,7 +453,7 @@ impl Driver for MockDriver {
         self.inject(Fault::Begin, "the command is refused")?;
         let (sender, events) = mpsc::unbounded_channel();
         *self.shared.began.lock().unwrap() = Some(Instant::now());
-        let task = tokio::spawn(play(self.script.clone(), Arc::clone(&self.shared), sender));
+        let task = tokio::spawn(play(Arc::clone(&self.shared), sender));
         *self.migration.lock().unwrap() = Some(task);
         Ok(events)
     }
@@ -461,6 +462,7 @@ impl Driver for MockDriver {
         self.inject(Fault::Progress, "it does not answer")?;
         self.shared.began.lock().unwrap().ok_or(Error::NotStarted)?;
         self.shared.answers().await;
+        let Script { bandwidth, pass: pass_time, .. } = self.shared.script;
         let (transferred_bytes, pass) = self.shared.progress();
         let (state, word) = self.shared.state.lock().unwrap().clone();
         let sample = Sample {
@@ -468,7 +470,7 @@ impl Driver for MockDriver {
             status: word.into(),
             memory: Some(MemoryProgress {
                 transferred_bytes,
-                remaining_bytes: (self.script.bandwidth as f64 * self.script.pass.as_secs_f64()) as u64,
+                remaining_bytes: (bandwidth as f64 * pass_time.as_secs_f64()) as u64,
                 pass,
                 ..MemoryProgress::default()
             }),
@@ -480,12 +482,12 @@ impl Driver for MockDriver {
     async fn act(&self, action: Action) -> Result<(), Error> {
         self.shared.actions.lock().unwrap().push(action);
         self.shared.answers().await;
-        if action == Action::Cancel && self.script.fault != Some(Fault::NoCancel) {
+        if action == Action::Cancel && self.shared.script.fault != Some(Fault::NoCancel) {
             if let Some(migration) = self.migration.lock().unwrap().take() {
                 migration.abort();
             }
             self.shared.set_state(State::Other, "cancelling");
-            let (shared, cancelling) = (Arc::clone(&self.shared), self.script.cancelling);
+            let (shared, cancelling) = (Arc::clone(&self.shared), self.shared.script.cancelling);
             tokio::spawn(async move {
                 pause(cancelling).await;
                 shared.set_state(State::Cancelled("it was cancelled".into()), "cancelled");
@@ -495,10 +497,10 @@ impl Driver for MockDriver {
     }
 
     async fn is_running(&self, end: End) -> Result<bool, Error> {
-        if end == End::Destination && !self.script.destination_answers {
+        if end == End::Destination && !self.shared.script.destination_answers {
             std::future::pending::<()>().await;
         }
-        let stopped = self.script.fault == Some(Fault::Stopped);
+        let stopped = self.shared.script.fault == Some(Fault::Stopped);
         Ok(!stopped && self.shared.guest.lock().unwrap().location == Some(end))
     }
 
