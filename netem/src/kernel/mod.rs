@@ -178,17 +178,14 @@ impl Netlink {
     ///
     /// [`Error::NoInterface`].
     pub async fn sent_bytes(&self, interface: &str) -> Result<Option<u64>> {
-        let qdiscs = self.show(interface).await?;
-        let root = qdiscs.iter().find(|q| q.parent == Handle::ROOT && tree::is_ours(q.handle));
-        Ok(root.map(|root| root.statistics.sent_bytes))
+        let present = self.show(interface).await?;
+        Ok(find_own_root(&present).map(|root| root.statistics.sent_bytes))
     }
 
     /// Removes the qdiscs of this crate that shape what an interface sends. Returns whether there were any.
     async fn clear_egress(&self, link: &Interface) -> Result<bool> {
         let present = self.qdiscs_of(link).await?;
-        let Some(root) = present.iter().find(|q| q.parent == Handle::ROOT && tree::is_ours(q.handle)) else {
-            return Ok(false);
-        };
+        let Some(root) = find_own_root(&present) else { return Ok(false) };
         self.delete_root(link, root.handle.into()).await?;
         self.set_gso_max_segments(link, &Profile::default(), tree::shapes(root.handle)).await?;
         Ok(true)
@@ -341,6 +338,11 @@ fn check_frame_fits(profile: &Profile, link: &Interface) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Returns the root qdisc if this crate created it.
+fn find_own_root(present: &[Qdisc]) -> Option<&Qdisc> {
+    present.iter().find(|q| q.parent == Handle::ROOT && tree::is_ours(q.handle))
 }
 
 /// Returns the root qdisc if this crate created it, or `None` if it is the kernel's default.
