@@ -33,7 +33,10 @@ pub enum Error {
     #[error(transparent)]
     Process(#[from] process::Error),
     /// The guest booted, but QEMU could not save it.
-    #[error("QEMU could not save the booted guest to its node's {RUN_DIR} ({reason}){}", process::after_colon(.lines))]
+    #[error(
+        "QEMU could not save the booted guest to its node's {RUN_DIR} ({reason}){}",
+        process::after_colon(.lines)
+    )]
     Save {
         /// The reason that QEMU gives.
         reason: String,
