@@ -6,7 +6,7 @@
 
 use super::Description;
 use crate::{matrix::Settings, node::protocol::Facts};
-use stressor::workload::{Content, PageSize};
+use stressor::workload::Content;
 use units::Bytes;
 
 const MIB: u64 = 1 << 20;
@@ -27,9 +27,7 @@ struct Need {
 impl Need {
     fn of(settings: &Settings) -> Self {
         let memory = settings.guest.memory.get();
-        let page = PageSize::bytes(settings.stress.page_size);
-        let written = settings.stress.working_set_bytes().unwrap_or_default().get();
-        let written = written.div_ceil(page).saturating_mul(page);
+        let written = settings.stress.working_set_in_pages().get();
         let ballast = settings.guest.ballast.get();
         // Linux has 64 bytes for each page of 4 KiB.
         let both = KERNEL_BYTES + QEMU_BYTES + memory / 64;

@@ -89,9 +89,7 @@ impl Settings {
         };
         let ballast = self.guest.ballast;
         // Pages are reserved whole, huge pages in particular.
-        let page = self.stress.page_size.bytes();
-        let written = self.stress.working_set_bytes().unwrap_or_default();
-        let working_set = Bytes::new(written.get().div_ceil(page).saturating_mul(page));
+        let working_set = self.stress.working_set_in_pages();
         if ballast.get() > room {
             errors.push(error(
                 &["guest.ballast", "guest.memory"],
@@ -101,6 +99,7 @@ impl Settings {
         } else if working_set.get() > room - ballast.get() {
             let ballast_part =
                 if ballast.is_zero() { String::new() } else { format!(" with a ballast of {ballast}") };
+            let written = self.stress.working_set_bytes().unwrap_or_default();
             let derived = match self.stress.working_set {
                 WorkingSet::Time(time) => format!(" ({time} at {})", self.stress.rate),
                 WorkingSet::Size(_) => String::new(),

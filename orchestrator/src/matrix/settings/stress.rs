@@ -56,6 +56,14 @@ impl Stress {
             (WorkingSet::Time(_), Rate::Unlimited) => None,
         }
     }
+
+    /// Returns the memory that the working set takes, in whole pages of its size; 0 where
+    /// [`Stress::working_set_bytes`] returns nothing.
+    pub fn working_set_in_pages(&self) -> Bytes {
+        let page = self.page_size.bytes();
+        let pages = self.working_set_bytes().unwrap_or_default().get().div_ceil(page);
+        Bytes::new(pages.saturating_mul(page))
+    }
 }
 
 impl Settings {
