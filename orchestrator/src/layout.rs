@@ -113,6 +113,11 @@ pub fn about(duration: Duration) -> String {
     }
 }
 
+/// Returns words as they are typed into a shell.
+pub fn shell_line<W: AsRef<str>>(words: impl IntoIterator<Item = W>) -> String {
+    words.into_iter().map(|word| shell_word(word.as_ref())).collect::<Vec<_>>().join(" ")
+}
+
 /// Quotes a word for a shell if it needs quotes.
 pub fn shell_word(word: &str) -> String {
     // Not `~`, which a shell expands.

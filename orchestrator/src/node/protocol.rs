@@ -5,12 +5,12 @@
 //! in any order. QEMU's monitor and the guest's control port are line-based too; the node forwards their
 //! lines unparsed on a channel, as [`ToNode::Line`] and [`FromNode::Line`].
 
-use crate::layout::shell_word;
+use crate::layout::shell_line;
 use jiff::Timestamp;
 use netem::userspace::Lateness;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::{collections::BTreeSet, fmt, net::Ipv4Addr};
+use std::{collections::BTreeSet, fmt, iter, net::Ipv4Addr};
 
 /// The placeholder in [`ProcessSpec::args`] for the number of the inherited file descriptor that carries the
 /// Ethernet frames of [`ProcessSpec::frames_of`].
@@ -197,8 +197,7 @@ pub struct ProcessSpec {
 impl fmt::Display for ProcessSpec {
     /// Writes the command as it is typed into a shell.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&shell_word(&self.program))?;
-        self.args.iter().try_for_each(|argument| write!(f, " {}", shell_word(argument)))
+        f.write_str(&shell_line(iter::once(&self.program).chain(&self.args)))
     }
 }
 

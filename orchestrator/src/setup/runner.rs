@@ -1,8 +1,8 @@
 //! Runs the host's commands, behind a trait, so that tests of `testbed setup` need none of them.
 
-use crate::layout::shell_word;
+use crate::layout::shell_line;
 use std::{
-    fmt, io,
+    fmt, io, iter,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -45,8 +45,7 @@ impl Invocation {
 
 impl fmt::Display for Invocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&shell_word(&self.program))?;
-        self.arguments.iter().try_for_each(|argument| write!(f, " {}", shell_word(argument)))
+        f.write_str(&shell_line(iter::once(&self.program).chain(&self.arguments)))
     }
 }
 

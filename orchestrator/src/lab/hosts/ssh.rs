@@ -21,7 +21,7 @@ use crate::{
         Compute, Description, Error, Lab, connect_node,
         topology::{CONTROLLER_ADDRESS, GUESTS, MIGRATION, PREFIX},
     },
-    layout::shell_word,
+    layout::{shell_line, shell_word},
     node::{
         Node,
         round_trip::RoundTrips,
@@ -33,7 +33,7 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use std::{
     fmt::Write as _,
-    fs,
+    fs, iter,
     path::{Path, PathBuf},
     process::{self, Stdio},
 };
@@ -287,8 +287,7 @@ impl SshHost<'_> {
         program: &str,
         args: &[String],
     ) -> Result<T, Error> {
-        let args: Vec<String> = args.iter().map(|arg| shell_word(arg)).collect();
-        let script = format!("exec {program} observe {}", args.join(" "));
+        let script = format!("exec {program} observe {}", shell_line(args));
         let output = self.run_with_input(&script, b"").await?;
         serde_json::from_str(&output)
             .map_err(|e| self.failed(format!("`testbed observe` printed invalid JSON there: {e}")))
@@ -307,10 +306,8 @@ impl SshHost<'_> {
         if let Some(pid) = session.pid {
             let _ = write!(script, " --pid {pid}");
         }
-        script += " --";
-        for word in &session.program {
-            let _ = write!(script, " {}", shell_word(&word.to_string_lossy()));
-        }
+        let words = session.program.iter().map(|word| word.to_string_lossy());
+        let _ = write!(script, " {}", shell_line(iter::once("--".into()).chain(words)));
         self.ssh_command(terminal, &script)
     }
 }
