@@ -86,14 +86,6 @@ impl Live {
         let _ = self.all.println(line);
     }
 
-    /// Prints a line about the phase that ends, and enters the next one, or none if the attempt has ended.
-    fn enter(&self, next: Option<crate::results::record::Phase>) {
-        let ended = self.phase.lock().unwrap().enter(next, Instant::now());
-        if let Some(line) = ended.filter(|_| self.verbose) {
-            self.print(format!("  {line}"));
-        }
-    }
-
     fn ended(&self, record: &Record) {
         self.run.inc(1);
         let line = outcome_line(record);
@@ -119,6 +111,10 @@ fn count_down(current: &Arc<Mutex<CurrentAttempt>>, run: ProgressBar) {
 
 impl Sink for Live {
     fn handle(&self, event: &Event<'_>) {
+        let ended = self.phase.lock().unwrap().follow(event, Instant::now());
+        if let Some(line) = ended.filter(|_| self.verbose) {
+            self.print(format!("  {line}"));
+        }
         match event {
             Event::Message(text) => self.print(text),
             Event::AttemptStarted { number, total, name, left } => {
@@ -128,15 +124,9 @@ impl Sink for Live {
                 self.run.set_message(started.text(Instant::now()));
                 *self.current.lock().unwrap() = started;
             }
-            Event::PhaseEntered(phase) => {
-                self.enter(Some(*phase));
-                self.attempt.set_message(phase.describe());
-            }
+            Event::PhaseEntered(phase) => self.attempt.set_message(phase.describe()),
             Event::Sampled(sample) => self.attempt.set_message(sample_text(sample)),
-            Event::AttemptEnded(record) => {
-                self.enter(None);
-                self.ended(record);
-            }
+            Event::AttemptEnded(record) => self.ended(record),
             Event::RunEnded => {
                 self.current.lock().unwrap().left = None;
                 self.attempt.finish_and_clear();

@@ -1,6 +1,7 @@
 //! Progress messages of a run, for people: [`live`] on a terminal, [`plain`] lines elsewhere.
 
 use crate::{
+    event::Event,
     layout,
     outcome::Outcome,
     results::record::{Phase, Record},
@@ -39,6 +40,15 @@ fn painted(outcome: Outcome, line: &str) -> String {
 struct CurrentPhase(Option<(Phase, Instant)>);
 
 impl CurrentPhase {
+    /// Follows an event. Returns a line about the phase that it ends, if it ends one.
+    fn follow(&mut self, event: &Event<'_>, now: Instant) -> Option<String> {
+        match event {
+            Event::PhaseEntered(phase) => self.enter(Some(*phase), now),
+            Event::AttemptEnded(_) | Event::RunEnded => self.enter(None, now),
+            Event::Message(_) | Event::AttemptStarted { .. } | Event::Sampled(_) => None,
+        }
+    }
+
     /// Enters a phase, or none if the attempt has ended. Returns a line about the phase before, if there is
     /// one.
     fn enter(&mut self, next: Option<Phase>, now: Instant) -> Option<String> {

@@ -23,16 +23,8 @@ impl Plain {
 
     /// Returns the lines that an event is shown as.
     fn lines(&self, event: &Event<'_>, now: Instant) -> Vec<String> {
-        let mut lines = Vec::new();
-        let entered = match event {
-            Event::PhaseEntered(phase) => Some(Some(*phase)),
-            Event::AttemptEnded(_) | Event::RunEnded => Some(None),
-            _ => None,
-        };
-        if let Some(next) = entered {
-            let ended = self.phase.lock().unwrap().enter(next, now).filter(|_| self.verbose);
-            lines.extend(ended.map(|line| format!("        {line}")));
-        }
+        let ended = self.phase.lock().unwrap().follow(event, now).filter(|_| self.verbose);
+        let mut lines: Vec<String> = ended.map(|line| format!("        {line}")).into_iter().collect();
         match event {
             Event::Message(text) => lines.push((*text).to_owned()),
             Event::AttemptStarted { number, total, name, left } => {
