@@ -7,6 +7,7 @@ pub mod event;
 pub mod finding;
 pub mod host;
 pub mod image;
+pub mod input;
 pub mod inspect;
 pub mod lab;
 pub mod layout;

@@ -5,6 +5,7 @@
 
 use crate::{
     image::{self, Cache, KernelChoice},
+    input,
     lab::LabChoice,
     layout::painted,
     matrix::selection::Selection,
@@ -16,8 +17,7 @@ use clap::{
 };
 use std::{
     ffi::OsStr,
-    fmt,
-    io::{self, Read},
+    fmt, io,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -316,18 +316,11 @@ pub fn main(version: &'static str) -> ExitCode {
 /// The prefix of error messages, of all three programs.
 const ERROR: &str = "error: ";
 
-/// The name of a file that stands for standard input.
-const STDIN: &str = "-";
-
 /// Reads a file that the user named, or standard input for `-`. Returns its text, and its name for messages.
 fn read(path: &Path) -> Result<(String, String), Failure> {
-    let (read, name) = if path == Path::new(STDIN) {
-        let mut text = String::new();
-        (io::stdin().lock().read_to_string(&mut text).map(|_| text), "<stdin>".to_owned())
-    } else {
-        (std::fs::read_to_string(path), path.display().to_string())
-    };
-    let text = read.map_err(|e| Failure::input(format!("cannot read {name}: {e}")))?;
+    let (text, name) = input::read(path);
+    let name = name.display().to_string();
+    let text = text.map_err(|e| Failure::input(format!("cannot read {name}: {e}")))?;
     Ok((text, name))
 }
 

@@ -4,6 +4,7 @@ use super::{Failure, KernelArgs, LabArgs, SelectionArgs, plan::resolve, read, sh
 use crate::{
     event::FanOut,
     image::{self, Cache},
+    input,
     layout::shell_word,
     matrix::{Plan, selection::Selection},
     progress::{live::Live, plain::Plain},
@@ -19,10 +20,7 @@ use crate::{
     },
 };
 use clap::Args;
-use std::{
-    io::IsTerminal,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 pub(super) const AFTER_HELP: &str = "Examples:
   testbed run scenarios/smoke.yaml
@@ -79,7 +77,7 @@ pub(super) struct RunArgs {
 }
 
 pub(super) fn run(args: &RunArgs, version: &'static str) -> Result<u8, Failure> {
-    let stdin = Path::new(super::STDIN);
+    let stdin = Path::new(input::STDIN);
     if args.file.as_deref() == Some(stdin) && Path::new(&args.lab.lab) == stdin {
         return Err(Failure::input("only one of the matrix file and --lab can be standard input"));
     }
@@ -202,8 +200,7 @@ fn sinks(quiet: bool, verbose: bool) -> FanOut {
     }
     let stderr = std::io::stderr();
     let colour = terminal::colored(&stderr);
-    // A dumb terminal cannot redraw a line.
-    if stderr.is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb") {
+    if terminal::redraws(&stderr) {
         sinks.add(Live::start(colour, verbose));
     } else {
         sinks.add(Plain::new(colour, verbose));

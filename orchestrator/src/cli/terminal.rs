@@ -61,13 +61,18 @@ impl Color {
         match self {
             Self::Always => true,
             Self::Never => false,
-            Self::Auto => {
-                terminal
-                    && no_color.is_none_or(|value| value.is_empty())
-                    && term.is_none_or(|value| value != "dumb")
-            }
+            Self::Auto => terminal && no_color.is_none_or(|value| value.is_empty()) && !is_dumb(term),
         }
     }
+}
+
+fn is_dumb(term: Option<OsString>) -> bool {
+    term.is_some_and(|term| term == "dumb")
+}
+
+/// Returns whether this stream goes to a terminal that can redraw a line.
+pub(super) fn redraws(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && !is_dumb(std::env::var_os("TERM"))
 }
 
 /// Returns whether output to this stream is colored.

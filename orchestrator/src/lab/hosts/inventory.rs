@@ -12,12 +12,11 @@
 //! `host` is any destination that `ssh` accepts; keys, users, ports and jump hosts belong in the ssh
 //! configuration. The interfaces must carry no other traffic during a run. They need no address.
 
-use crate::lab::topology::NODES;
+use crate::{input, lab::topology::NODES};
 use serde::Deserialize;
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
-    sync::Mutex,
 };
 
 /// An error reading an inventory.
@@ -97,29 +96,14 @@ pub enum Become {
     None,
 }
 
-/// Returns the text of standard input. It can be read only once, but a command needs its inventory several
-/// times.
-fn stdin() -> io::Result<String> {
-    static TEXT: Mutex<Option<String>> = Mutex::new(None);
-    let mut text = TEXT.lock().unwrap();
-    if text.is_none() {
-        *text = Some(io::read_to_string(io::stdin())?);
-    }
-    Ok(text.clone().unwrap_or_default())
-}
-
 impl Inventory {
     /// Reads and validates an inventory, from standard input if the path is `-`. Resolves `ssh_config`
     /// relative to the inventory's folder.
     pub fn read(path: &Path) -> Result<Self, Error> {
-        let (text, path) = if path == Path::new("-") {
-            (stdin(), Path::new("<stdin>"))
-        } else {
-            (fs::read_to_string(path), path)
-        };
-        let text = text.map_err(|source| Error::Read { path: path.into(), source })?;
+        let (text, path) = input::read(path);
+        let text = text.map_err(|source| Error::Read { path: path.clone(), source })?;
         let mut inventory =
-            Self::parse(&text).map_err(|problem| Error::Invalid { path: path.into(), problem })?;
+            Self::parse(&text).map_err(|problem| Error::Invalid { path: path.clone(), problem })?;
         let folder = path.parent().unwrap_or(Path::new(""));
         inventory.ssh_config = inventory.ssh_config.map(|config| folder.join(config));
         Ok(inventory)
@@ -170,6 +154,8 @@ impl Inventory {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const GOOD: &str = "\
