@@ -150,9 +150,8 @@ impl Bench for QemuBench {
         let (lab, _) = self.lab(&files).await?;
         let description = lab.description.clone();
         let lacks = |end| Error::Qemu { end, remedy };
-        let qemu = description.source.qemu.clone().ok_or_else(|| lacks("the source"))?;
-        description.destination.qemu.as_ref().ok_or_else(|| lacks("the destination"))?;
         let platform = Platform::of(&description).ok_or_else(|| lacks("the source"))?;
+        description.destination.qemu.as_ref().ok_or_else(|| lacks("the destination"))?;
         let probed = screen::test_guest(files.paths());
         let log = cache.join("accelerator.log");
         let spec =
@@ -172,7 +171,7 @@ impl Bench for QemuBench {
             format: FormatVersion::CURRENT,
             started_at: Timestamp::now(),
             version: self.options.version.clone(),
-            qemu,
+            qemu: platform.qemu,
             accelerators: accelerators
                 .clone()
                 .into_iter()

@@ -44,6 +44,12 @@ pub fn test_guest(files: [&Path; 2]) -> GuestMachine {
 /// The lab cannot be started.
 pub async fn on_this_host(plan: &Plan) -> Result<(Reasons, Option<String>), lab::Error> {
     let lab = lab::local::start().await?;
+    let answer = reasons_in(&lab, plan).await;
+    lab.end().await;
+    Ok(answer)
+}
+
+async fn reasons_in(lab: &Lab, plan: &Plan) -> (Reasons, Option<String>) {
     let nowhere = Path::new("/dev/null");
     let Some(platform) = Platform::of(&lab.description) else {
         let untried = Accelerators::new();
@@ -52,7 +58,7 @@ pub async fn on_this_host(plan: &Plan) -> Result<(Reasons, Option<String>), lab:
         let note = format!(
             "without {QEMU}, neither accelerators nor CPU models can be tried; `testbed setup` installs it"
         );
-        return Ok((reasons.collect(), Some(note)));
+        return (reasons.collect(), Some(note));
     };
     let cache = Cache::user().ok();
     let machine = test_guest(no_files());
@@ -73,9 +79,7 @@ pub async fn on_this_host(plan: &Plan) -> Result<(Reasons, Option<String>), lab:
         let Some(finding) = finding else { continue };
         accelerators.insert(accel, finding);
     }
-    let reasons = screen(&plan.cells, &lab, &accelerators, nowhere).await;
-    lab.end().await;
-    Ok((reasons, None))
+    (screen(&plan.cells, lab, &accelerators, nowhere).await, None)
 }
 
 /// Boots a guest with KVM, since nothing else shows that it works. Returns nothing if the guest's files
