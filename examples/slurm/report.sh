@@ -11,5 +11,8 @@
 set -euo pipefail
 
 dir=$1
-"${TESTBED:-testbed}" report "$dir"/part-* | tee "$dir/table.txt"
-"${TESTBED:-testbed}" report --csv "$dir"/part-* 2>/dev/null >"$dir/summary.csv"
+# An exit code of 1 or 3 is a verdict on the parts; both files are written all the same.
+code=0
+"${TESTBED:-testbed}" report "$dir"/part-* | tee "$dir/table.txt" || code=$?
+"${TESTBED:-testbed}" report --csv "$dir"/part-* 2>/dev/null >"$dir/summary.csv" || code=$?
+exit "$code"

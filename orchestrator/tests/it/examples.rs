@@ -128,6 +128,18 @@ fn a_task_runs_its_part_and_continues_it_when_started_again() {
     assert_eq!(fs::read_to_string(dir.path("runs/table.txt")).unwrap(), "table\n");
 }
 
+#[test]
+fn the_report_of_a_run_that_failed_is_written_and_its_exit_code_kept() {
+    let dir = TestDir::new();
+    dir.program("testbed", "#!/bin/sh\necho \"$*\"\nexit 1\n");
+    fs::create_dir_all(dir.path("runs/part-0001")).unwrap();
+    let output = dir.run("report.sh", &["runs"], &[]);
+    assert_eq!(output.status.code(), Some(1), "{}", shown(&output));
+    let written = |name: &str| fs::read_to_string(dir.path("runs").join(name)).unwrap();
+    assert_eq!(written("table.txt"), "report runs/part-0001\n");
+    assert_eq!(written("summary.csv"), "report --csv runs/part-0001\n");
+}
+
 /// Runs a program, if it is installed. Otherwise prints that the test is skipped.
 fn ask(program: &str, args: &[&std::ffi::OsStr]) -> Option<Output> {
     match Command::new(program).args(args).output() {
