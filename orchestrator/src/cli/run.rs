@@ -132,6 +132,9 @@ pub(super) fn run(args: &RunArgs, version: &'static str) -> Result<u8, Failure> 
             Ok(verdict.exit_code())
         }
         Ok(RunOutcome::Interrupted) => {
+            if let Err(error) = summarized {
+                eprintln!("{}{error}", super::ERROR);
+            }
             eprintln!("Interrupted. Continue with: testbed run --resume {folder}");
             Ok(interrupt::EXIT_CODE)
         }

@@ -8,7 +8,12 @@ use crate::common::real::{
     LeftoverCheck, Process, RunningTestbed, TestDir, isolated, ready, signal, skipped,
 };
 use nix::{sys::signal::Signal, unistd::geteuid};
-use std::{collections::BTreeSet, fs, os::unix::process::CommandExt, process::Command};
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::{fs::symlink, process::CommandExt},
+    process::Command,
+};
 use testbed::{
     outcome::Outcome,
     results::{
@@ -425,6 +430,8 @@ fn an_interrupt_ends_the_attempt_and_the_run() {
         let mut run = dir.start(&["matrix.yaml", "--out", "run"]);
         run.wait_for("a migration", |dir| dir.migrates("base.1").then_some(()));
         let networks = dir.networks();
+        // The disk is full when the summary is written.
+        symlink("/dev/full", dir.folder().join("summary.csv")).unwrap();
         signal(run.pid(), Signal::SIGINT);
         assert_eq!(run.end(), 130, "{}", dir.shown());
         watch.assert_nothing_left(&dir, &networks);
@@ -433,7 +440,11 @@ fn an_interrupt_ends_the_attempt_and_the_run() {
         assert_eq!(records[0].reason.as_deref(), Some("interrupted by the user"));
         assert!(records[0].measured.phases_ms.contains_key(&Phase::TearDown));
         assert!(dir.stderr().contains("Continue with: testbed run --resume run"), "{}", dir.shown());
-        assert!(dir.folder().join("summary.csv").exists());
+        assert!(
+            dir.stderr().contains("error: cannot write run/summary.csv: No space left"),
+            "{}",
+            dir.shown()
+        );
     });
 }
 
