@@ -11,7 +11,7 @@ use std::{borrow::Cow, cmp::Ordering, fmt, str::FromStr};
 use units::{Bytes, ParseError, Span, counted};
 
 /// An expectation about some cells. Every attempt of these cells must have the outcome and meet all bounds.
-/// At least an outcome or one bound is required.
+/// At least an outcome, one bound or `disagreements` is required.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Expectation {
@@ -72,12 +72,10 @@ impl Interval {
     }
 }
 
-/// The result of checking one part of an expectation.
+/// Why a part of an expectation does not hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finding {
-    /// It holds.
-    Held,
-    /// It does not hold; the sentence says why.
+    /// What was measured is against it; the sentence says how.
     Violated(String),
     /// The measurement is not precise enough to decide; the sentence says why.
     Undecided(String),
@@ -133,7 +131,7 @@ enum SubjectBounds<'a> {
 
 impl SubjectBounds<'_> {
     /// Checks a figure, in milliseconds or bytes. A figure that was not measured violates all bounds.
-    fn check(&self, subject: Subject, figure: Option<Interval>) -> Finding {
+    fn check(&self, subject: Subject, figure: Option<Interval>) -> Option<Finding> {
         let name = subject.name();
         match self {
             Self::Time(bounds) => {
@@ -189,8 +187,7 @@ impl Expectation {
             .map(|expected| Finding::Violated(format!("outcome is {outcome}, expected {expected}")));
         let bounds = Subject::ALL
             .into_iter()
-            .filter_map(|subject| Some(self.bounds(subject)?.check(subject, figure(subject))))
-            .filter(|finding| *finding != Finding::Held);
+            .filter_map(|subject| self.bounds(subject)?.check(subject, figure(subject)));
         let disagree = self.disagreements.filter(|_| disagreements > 0).map(|_| {
             let found = counted(disagreements, "disagreement");
             Finding::Violated(format!("{found} between measurements, expected none"))
@@ -198,7 +195,7 @@ impl Expectation {
         wrong_outcome.into_iter().chain(bounds).chain(disagree).collect()
     }
 
-    /// Returns whether the expectation has neither an outcome nor bounds.
+    /// Returns whether the expectation has no outcome, no bounds and no `disagreements`.
     pub(crate) fn is_empty(&self) -> bool {
         self.outcome.is_none()
             && self.disagreements.is_none()
@@ -240,16 +237,17 @@ impl<T: Ord + Copy + fmt::Display> Bounds<T> {
         self.0.iter().all(|bound| bound.operator.holds(Some(value.cmp(&bound.value))))
     }
 
-    /// Checks an interval. `quantity` converts its ends, and `show` prints them.
+    /// Checks an interval. `quantity` converts its ends, and `show` prints them. Returns nothing if it is
+    /// within all bounds.
     fn check(
         &self,
         name: &str,
         figure: Option<Interval>,
         quantity: impl Fn(f64) -> T,
         show: impl Fn(f64) -> String,
-    ) -> Finding {
+    ) -> Option<Finding> {
         let Some(Interval { least, most }) = figure else {
-            return Finding::Violated(format!("{name} was not measured, expected {self}"));
+            return Some(Finding::Violated(format!("{name} was not measured, expected {self}")));
         };
         let is = match most {
             Some(most) if most > least => format!("{name} is between {} and {}", show(least), show(most)),
@@ -259,11 +257,11 @@ impl<T: Ord + Copy + fmt::Display> Bounds<T> {
         let (least, most) = (quantity(least), most.map(quantity));
         let decided: Vec<Option<bool>> = self.0.iter().map(|bound| bound.decide(least, most)).collect();
         if decided.contains(&Some(false)) {
-            Finding::Violated(format!("{is}, expected {self}"))
+            Some(Finding::Violated(format!("{is}, expected {self}")))
         } else if decided.contains(&None) {
-            Finding::Undecided(format!("{is}, which does not decide {self}"))
+            Some(Finding::Undecided(format!("{is}, which does not decide {self}")))
         } else {
-            Finding::Held
+            None
         }
     }
 }
@@ -461,7 +459,6 @@ mod tests {
                 None => "holds".to_owned(),
                 Some(Finding::Undecided(text)) => format!("undecided: {text}"),
                 Some(Finding::Violated(text)) => format!("violated: {text}"),
-                Some(Finding::Held) => unreachable!("what holds is no finding"),
             }
         };
         assert_eq!(check("<= 1s", 990.0, Some(1000.0)), "holds");

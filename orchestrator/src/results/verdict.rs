@@ -114,7 +114,6 @@ pub fn evaluate(plan: &Plan, records: &[Record]) -> RunVerdict {
             for finding in expectation.check(record.outcome, figure, record.measured.disagreements.len()) {
                 let sentence = |text| format!("{} #{}: {text}", cell.id, record.attempt);
                 match finding {
-                    Finding::Held => {}
                     Finding::Violated(text) => verdict.violations.push(sentence(text)),
                     Finding::Undecided(text) => verdict.undecided.push(sentence(text)),
                 }

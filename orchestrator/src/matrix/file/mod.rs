@@ -73,7 +73,7 @@ pub struct File {
     #[schemars(default)]
     pub seed: Option<u64>,
     /// What the attempts must show for the run to succeed. `testbed run` exits with code 1 if an expectation
-    /// is violated.
+    /// is violated or undecided.
     #[schemars(default = "Vec::<Expectation>::new")]
     pub expect: Vec<Expectation>,
     /// Published figures, which reports show beside the measured ones.
