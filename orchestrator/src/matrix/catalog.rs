@@ -54,10 +54,7 @@ pub(crate) fn help(kind: &ReadErrorKind, at: &KeyPath) -> Option<String> {
 pub(crate) fn help_with_absence(text: &str, at: &KeyPath) -> Option<String> {
     const WORDS: [&str; 9] =
         ["unlimited", "infinite", "infinity", "inf", "nil", "disabled", "off", "no", "default"];
-    let mut keys = at.segments().iter().rev().filter_map(|segment| match segment {
-        Segment::Key(key) => Some(key.as_str()),
-        Segment::Index(_) => None,
-    });
+    let mut keys = at.segments().iter().rev().filter_map(Segment::as_key);
     let last = keys.next()?;
     let setting = find(last).or_else(|| find(&format!("{}.{last}", keys.next()?)))?;
     let can_be_absent = setting.value(&Settings::default()) == Value::None;
@@ -67,10 +64,7 @@ pub(crate) fn help_with_absence(text: &str, at: &KeyPath) -> Option<String> {
 
 /// Returns the last key of a path; of a key that is itself a path, such as `link.slots`, the last part.
 fn last_key(path: &[Segment]) -> Option<&str> {
-    let key = path.iter().rev().find_map(|segment| match segment {
-        Segment::Key(key) => Some(key.as_str()),
-        Segment::Index(_) => None,
-    })?;
+    let key = path.iter().rev().find_map(Segment::as_key)?;
     key.rsplit('.').next()
 }
 
@@ -124,30 +118,31 @@ fn help_with_synonym(found: &str, known: &[&str], mapping: Option<&str>) -> Opti
 /// Returns the settings that a form of a name without a section stands for: those that have it, or else those
 /// for which it is another name.
 fn elsewhere(form: &str) -> Vec<&'static str> {
+    named(form, |_| true)
+}
+
+/// Returns the settings with a path that is meant and which have a form of a name, or else those for which it
+/// is another name.
+fn named(form: &str, is_meant: impl Fn(&str) -> bool) -> Vec<&'static str> {
     let has_name = |path: &&str| path.rsplit('.').next().is_some_and(|name| plain(name) == form);
-    let same: Vec<&str> = all().map(Field::path).filter(has_name).collect();
-    if same.is_empty() {
-        synonyms::keys(form).into_iter().filter(|key| find(key).is_some()).collect()
-    } else {
-        same
+    let same: Vec<&str> = all().map(Field::path).filter(|path| is_meant(path)).filter(has_name).collect();
+    if !same.is_empty() {
+        return same;
     }
+    synonyms::keys(form).into_iter().filter(|key| find(key).is_some() && is_meant(key)).collect()
 }
 
 /// Returns the settings of a section that have a name or for which it is another name. The section may have
 /// another name, too.
 fn within(section: &str, name: &str) -> Vec<&'static str> {
     let section = plain(section);
-    let named = Settings::SECTIONS.iter().copied().filter(|known| plain(known) == section);
-    let sections: Vec<&str> = named.chain(synonyms::keys(&section)).collect();
+    let spelled = Settings::SECTIONS.iter().copied().filter(|known| plain(known) == section);
+    let sections: Vec<&str> = spelled.chain(synonyms::keys(&section)).collect();
     let in_section =
-        |path: &&str| path.split_once('.').is_some_and(|(section, _)| sections.contains(&section));
-    let of = |form: &String| -> Vec<&'static str> {
-        let has_name = |path: &&str| path.rsplit('.').next().is_some_and(|name| plain(name) == *form);
-        let same: Vec<&str> = all().map(Field::path).filter(in_section).filter(has_name).collect();
-        let others = synonyms::keys(form).into_iter().filter(|key| find(key).is_some());
-        if same.is_empty() { others.filter(in_section).collect() } else { same }
-    };
-    synonyms::forms(name).iter().map(of).find(|found| !found.is_empty()).unwrap_or_default()
+        |path: &str| path.split_once('.').is_some_and(|(section, _)| sections.contains(&section));
+    let found =
+        synonyms::forms(name).iter().map(|form| named(form, in_section)).find(|found| !found.is_empty());
+    found.unwrap_or_default()
 }
 
 /// Returns the settings that a name stands for which begins with that of a section: `network_latency`.

@@ -20,6 +20,14 @@ impl Segment {
             Self::Index(index) => value.get(index),
         }
     }
+
+    /// Returns the key, if this step selects one.
+    pub(crate) fn as_key(&self) -> Option<&str> {
+        match self {
+            Self::Key(key) => Some(key),
+            Self::Index(_) => None,
+        }
+    }
 }
 
 /// The path of a value in a document, as keys and indexes: `axes.stress.rate[3]`.

@@ -19,7 +19,7 @@ pub struct Selection {
 #[derive(Debug, thiserror::Error)]
 pub enum SelectionError {
     /// The expression of `--only` is invalid.
-    #[error("--only: {}", error.show(text).trim_start_matches("error: "))]
+    #[error("--only: {}", error.show(text))]
     Only {
         /// The text of the expression.
         text: String,

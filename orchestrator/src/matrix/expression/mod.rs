@@ -47,7 +47,7 @@ impl ExpressionError {
     pub fn show(&self, expression: &str) -> String {
         let mark = format!("{}{}", " ".repeat(self.offset), "^".repeat(self.length.max(1)));
         let help = self.help.as_ref().map(|help| format!("\n  = help: {help}")).unwrap_or_default();
-        format!("error: {}\n  |\n  | {expression}\n  | {mark}{help}", self.message)
+        format!("{}\n  |\n  | {expression}\n  | {mark}{help}", self.message)
     }
 }
 

@@ -86,7 +86,7 @@ fn an_error_is_shown_with_its_expression() {
     let expression = "guest.accel == kwm";
     assert_eq!(
         expression.parse::<Expression>().unwrap_err().show(expression),
-        "error: `kwm` is not one of `auto`, `kvm`, `tcg`\n  |\n  | guest.accel == kwm\n  \
+        "`kwm` is not one of `auto`, `kvm`, `tcg`\n  |\n  | guest.accel == kwm\n  \
          |                ^^^\n  = help: did you mean `kvm`?"
     );
 }

@@ -264,12 +264,7 @@ fn unchangeable(path: &KeyPath) -> Option<(String, String)> {
     let at = path.segments().iter().rposition(|step| *step == Segment::Key("timeline".into()))?;
     // The timeline itself may be an item of an axis.
     let below = &path.segments()[at + 1..];
-    let mut keys = Vec::new();
-    for step in below {
-        if let Segment::Key(key) = step {
-            keys.push(key.as_str());
-        }
-    }
+    let keys: Vec<&str> = below.iter().filter_map(Segment::as_key).collect();
     let help = match keys[..] {
         [section] if catalog::is_section(section) => "a timeline can change `link` and `stress`".into(),
         ["stress", name] if catalog::find(&format!("stress.{name}")).is_some() => {
