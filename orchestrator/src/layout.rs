@@ -294,6 +294,8 @@ mod tests {
 
     #[test]
     fn quoted_text_is_one_shell_word() {
+        assert_eq!(shell_word("results/my run"), "'results/my run'");
+        assert_eq!(shell_word("results/latency-20261126-101500"), "results/latency-20261126-101500");
         for text in ["", "plain", "a b", "it's", "$HOME `x` \"y\" \\ *", "'\n'", "~", "a/b=c:d,e+f@g%h"] {
             let script = format!("printf %s {}", shell_word(text));
             let output = std::process::Command::new("sh").args(["-c", &script]).output();

@@ -1,5 +1,6 @@
 //! The commands that the documents and the help texts show, and how each of them is tried.
 
+use super::files_below;
 use clap::Command;
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
@@ -217,23 +218,17 @@ fn divided(page: &str) -> (Vec<&str>, String) {
 /// backticks in a line of code that is no comment.
 pub(crate) fn in_messages() -> BTreeSet<(String, String)> {
     let mut found = BTreeSet::new();
-    let mut folders =
-        ["orchestrator/src", "netem/src", "stressor/src"].map(|name| root().join(name)).to_vec();
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-                continue;
-            }
-            let text = fs::read_to_string(&path).unwrap();
-            // Tests stand at the end of a file, or in one of their own.
-            let code = text.split("#[cfg(test)]").next().unwrap_or_default();
-            let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
-            for literal in lines.flat_map(|line| line.split('`').skip(1).step_by(2)) {
-                if let Some(command) = command(literal).filter(|command| !command.contains(['{', '\\'])) {
-                    found.insert((command, path.display().to_string()));
-                }
+    for path in ["orchestrator/src", "netem/src", "stressor/src"]
+        .into_iter()
+        .flat_map(|folder| files_below(&root().join(folder), |_| true))
+    {
+        let text = fs::read_to_string(&path).unwrap();
+        // Tests stand at the end of a file, or in one of their own.
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+        for literal in lines.flat_map(|line| line.split('`').skip(1).step_by(2)) {
+            if let Some(command) = command(literal).filter(|command| !command.contains(['{', '\\'])) {
+                found.insert((command, path.display().to_string()));
             }
         }
     }

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses only some of these")]
 
 use std::{
+    ffi::OsString,
     fs,
     io::Write,
     path::{Path, PathBuf},
@@ -57,4 +58,32 @@ pub(crate) fn write_script(path: &Path, text: &str) {
     let mut child = write.spawn().unwrap();
     child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     assert!(child.wait().unwrap().success(), "cannot write {}", path.display());
+}
+
+/// Returns `PATH` with this folder added at the front.
+pub(crate) fn path_with(folder: &Path) -> OsString {
+    let others = std::env::var_os("PATH").unwrap_or_default();
+    std::env::join_paths([folder.to_path_buf()].into_iter().chain(std::env::split_paths(&others))).unwrap()
+}
+
+/// Returns a text with each run of blanks and line ends as one blank, to look for words in folded text.
+pub(crate) fn words(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Returns the files in a folder and in those folders below it that `enter` accepts.
+pub(crate) fn files_below(folder: &Path, enter: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                files.push(path);
+            } else if path.is_dir() && enter(&path) {
+                folders.push(path);
+            }
+        }
+    }
+    files
 }

@@ -1,7 +1,7 @@
 //! A stub of `vagrant`, whose `ssh-config` is a script of the test.
 
 use super::write_script;
-use std::{ffi::OsString, fs, path::Path};
+use std::{fs, path::Path};
 
 /// The inventory of the stub's machines.
 pub(crate) const INVENTORY: &str = "\
@@ -23,10 +23,4 @@ pub(crate) fn stub(folder: &Path, script: &str) {
     fs::create_dir_all(folder).unwrap();
     let text = format!("#!/bin/sh\n[ \"$*\" = ssh-config ] || exit 64\n{script}\n");
     write_script(&folder.join("vagrant"), &text);
-}
-
-/// Returns `PATH` with this folder added at the front.
-pub(crate) fn path_with(folder: &Path) -> OsString {
-    let others = std::env::var_os("PATH").unwrap_or_default();
-    std::env::join_paths([folder.to_path_buf()].into_iter().chain(std::env::split_paths(&others))).unwrap()
 }

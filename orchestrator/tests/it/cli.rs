@@ -1,6 +1,6 @@
 //! The command line of `testbed`: exit codes, messages, help and JSON, all without QEMU.
 
-use crate::common::{golden, mock, plan, write_script};
+use crate::common::{golden, mock, path_with, plan, write_script};
 use serde_json::Value;
 use std::{
     fs,
@@ -107,15 +107,18 @@ impl Sandbox {
 
     /// Runs the program with a folder before the others in `PATH`.
     fn testbed_in(&self, programs: &Path, args: &[&str]) -> Finished {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let folders = [programs.to_path_buf()].into_iter().chain(std::env::split_paths(&path));
-        let output = self.command(args).env("PATH", std::env::join_paths(folders).unwrap()).output().unwrap();
+        let output = self.command(args).env("PATH", path_with(programs)).output().unwrap();
         Finished { command: args.join(" "), output }
     }
 
     /// Returns the program with these arguments, ready to start in the working directory.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_testbed"));
+        self.command_of(Path::new(env!("CARGO_BIN_EXE_testbed")), args)
+    }
+
+    /// Returns a copy of the program with these arguments, ready to start in the working directory.
+    pub(crate) fn command_of(&self, program: &Path, args: &[&str]) -> Command {
+        let mut command = Command::new(program);
         command
             .args(args)
             .current_dir(self.dir.path().join("here"))

@@ -3,7 +3,7 @@
 
 use crate::{
     cli::{Finished, Sandbox, THRESHOLD, threshold_records},
-    common::{golden, mock, plan},
+    common::{golden, mock, plan, real::copy_program, words},
 };
 use nix::pty::{Winsize, openpty};
 use std::{
@@ -13,6 +13,7 @@ use std::{
         fs::{PermissionsExt, symlink},
         process::CommandExt,
     },
+    path::Path,
     process::{Command, Stdio},
 };
 use testbed::outcome::Outcome;
@@ -51,11 +52,6 @@ fn with_input(mut command: Command, input: &str) -> Finished {
 fn fits(text: &str, columns: usize) {
     let wide: Vec<&str> = text.lines().filter(|line| line.chars().count() > columns).collect();
     assert!(wide.is_empty(), "wider than {columns} columns: {wide:#?}\nin\n{text}");
-}
-
-/// Returns a text with each run of blanks and line ends as one blank, to look for words in folded text.
-fn words(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[test]
@@ -316,12 +312,11 @@ fn a_violated_expectation_is_red() {
 fn testbed_without_its_stressor_says_where_it_belongs() {
     let sandbox = Sandbox::with_matrix(THRESHOLD);
     let alone = sandbox.dir.path().join("testbed");
-    fs::copy(env!("CARGO_BIN_EXE_testbed"), &alone).unwrap();
+    copy_program(Path::new(env!("CARGO_BIN_EXE_testbed")), &alone);
     let finished = |args: &[&str]| {
-        let mut command = Command::new(&alone);
-        command.args(args).current_dir(sandbox.path(".")).env("HOME", sandbox.dir.path().join("home"));
-        command.env_remove("XDG_CACHE_HOME").env_remove(testbed::image::STRESSOR_VARIABLE);
-        Finished { command: args.join(" "), output: command.output().unwrap() }
+        let mut command = sandbox.command_of(&alone, args);
+        let output = command.env_remove(testbed::image::STRESSOR_VARIABLE).output().unwrap();
+        Finished { command: args.join(" "), output }
     };
     let place = sandbox.dir.path().join("stressor");
     let advice = "put it beside testbed, or set TESTBED_STRESSOR to its path";
@@ -343,13 +338,4 @@ fn verbose_and_quiet_exclude_each_other() {
     let sandbox = Sandbox::with_matrix(THRESHOLD);
     sandbox.testbed(&["run", "matrix.yaml", "-v", "-q"]).exits(2).says("cannot be used with");
     sandbox.testbed(&["run", "matrix.yaml", "-v"]).exits(3).says("cannot read the stressor");
-}
-
-#[test]
-fn the_command_that_continues_a_run_can_be_pasted() {
-    assert_eq!(testbed::layout::shell_word("results/my run"), "'results/my run'");
-    assert_eq!(
-        testbed::layout::shell_word("results/latency-20261126-101500"),
-        "results/latency-20261126-101500"
-    );
 }

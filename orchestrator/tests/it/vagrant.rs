@@ -1,6 +1,9 @@
 //! Errors of `--lab vagrant`, with a stub of Vagrant whose machines are missing or not running.
 
-use crate::common::vagrant::{INVENTORY, NOT_UP, path_with, stub};
+use crate::common::{
+    path_with,
+    vagrant::{INVENTORY, NOT_UP, stub},
+};
 use std::{ffi::OsString, fs, os::unix::fs::symlink, path::PathBuf, process::Command};
 use tempfile::TempDir;
 

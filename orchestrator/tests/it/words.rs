@@ -1,11 +1,8 @@
 //! The words and the shape of all text in the repository: line widths, phrases that crept in before, and doc
 //! comments that say nothing.
 
-use crate::common::documents::root;
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use crate::common::{documents::root, files_below};
+use std::{fs, path::Path};
 
 /// The widest a line may be, in characters.
 const WIDTH: usize = 110;
@@ -56,33 +53,23 @@ const DATA: [&str; 8] = [
 
 /// Returns the text files of the repository, with their paths below it.
 fn files() -> Vec<(String, String)> {
-    let mut files = Vec::new();
-    let mut folders = vec![PathBuf::new()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(root().join(&folder)).unwrap() {
-            let name = entry.as_ref().unwrap().file_name().into_string().unwrap();
-            let path = folder.join(&name);
-            let kind = entry.unwrap().file_type().unwrap();
-            // What cargo, git, Vagrant and runs write is not the repository's.
-            let is_ours = !matches!(name.as_str(), "target" | ".git" | ".vagrant") && !is_a_run(&path);
-            if kind.is_dir() && is_ours {
-                folders.push(path);
-            } else if kind.is_file() {
-                let name = path.to_str().unwrap().to_owned();
-                // Others are not text.
-                if let Ok(text) = fs::read_to_string(root().join(&path)) {
-                    files.push((name, text));
-                }
-            }
-        }
-    }
+    // What cargo, git, Vagrant and runs write is not the repository's.
+    let is_ours = |path: &Path| {
+        !path.ends_with("target") && !path.ends_with(".git") && !path.ends_with(".vagrant") && !is_a_run(path)
+    };
+    let paths = files_below(&root(), is_ours).into_iter();
+    let files: Vec<(String, String)> = paths
+        // Others are not text.
+        .filter_map(|path| Some((fs::read_to_string(&path).ok()?, path)))
+        .map(|(text, path)| (path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned(), text))
+        .collect();
     assert!(files.len() > 200, "only {} files", files.len());
     files
 }
 
 /// Whether git ignores this folder: the results of somebody's run.
 fn is_a_run(path: &Path) -> bool {
-    path.parent() == Some(Path::new("results"))
+    path.parent() == Some(&root().join("results"))
         && !matches!(
             path.file_name().and_then(|name| name.to_str()),
             Some("instruments" | "reference" | "slurm" | "vagrant")

@@ -3,6 +3,7 @@
 use crate::common::{
     hosts::{Hosts, with_hosts},
     real::{TestDir, ready, signal},
+    words,
 };
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -323,7 +324,7 @@ fn doctor_finds_problems_of_hosts() {
     // Lines are wrapped, so the words of what doctor says are compared.
     let ask = |lab: &str| {
         let (code, out) = dir.ask("doctor", &["--lab", lab]);
-        (code, out.split_whitespace().collect::<Vec<_>>().join(" "))
+        (code, words(&out))
     };
     with_hosts(&dir, |hosts| {
         let images = format!("images: {}\n", dir.path("images").display());

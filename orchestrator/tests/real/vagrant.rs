@@ -3,8 +3,9 @@
 
 use crate::common::{
     hosts::with_hosts,
+    path_with,
     real::{TestDir, ready},
-    vagrant::{INVENTORY, NOT_UP, path_with, stub},
+    vagrant::{INVENTORY, NOT_UP, stub},
 };
 use std::fs;
 use testbed::outcome::Outcome;
