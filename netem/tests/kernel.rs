@@ -1,5 +1,10 @@
 //! Tests of the backend `kernel` against the running kernel, in temporary namespaces, compared with the
 //! output of the real `tc`. Tests that need `sch_netem` are in `sch_netem.rs`.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the output of a test says what failed or why it was skipped"
+)]
 
 mod common;
 

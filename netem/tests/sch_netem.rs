@@ -3,6 +3,11 @@
 //! `cargo xtask test` runs these tests in a guest with the distribution's kernel, which has `sch_netem` as a
 //! module. Because the guest may be slow, times are only compared with lower bounds. Random results must be
 //! within bounds that a correct implementation exceeds less than once in a million times.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the output of a test says what failed or why it was skipped"
+)]
 
 mod common;
 

@@ -1,4 +1,9 @@
 //! Tests of the backend `userspace` between two namespaces, with real TCP and UDP traffic.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the output of a test says what failed or why it was skipped"
+)]
 
 mod common;
 

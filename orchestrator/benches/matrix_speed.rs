@@ -1,6 +1,7 @@
 //! Measures how long it takes to parse, expand and check a matrix of 10,000 cells, for four kinds of matrix
 //! file. Prints the best of five rounds for each: `cargo bench --bench matrix_speed`. The goal is at most
 //! 0.2 s of CPU time.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the output of a benchmark is its result")]
 
 use nix::time::{ClockId, clock_gettime};
 use std::{

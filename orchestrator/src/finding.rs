@@ -3,7 +3,8 @@
 //! Each check examines one requirement and changes nothing but the user's cache. Checks are values: other
 //! modules can add theirs to the list of [`crate::setup::standard_checks`].
 
-use crate::layout::{painted, wrap};
+use crate::layout::wrap;
+use frontend::Text;
 use std::fmt;
 
 /// The state of one requirement.
@@ -142,15 +143,15 @@ impl CheckReport {
     /// Returns the report as text: for each finding its state, its name and what was found, then its remedy.
     /// No line is wider than the terminal, or than 80 columns if there is none. The states are colored if
     /// `colored` is set.
-    pub fn text(&self, terminal: Option<usize>, colored: bool) -> String {
+    pub fn text(&self, terminal: Option<usize>, colored: bool) -> Text {
         let width = terminal.unwrap_or(USUAL_WIDTH).clamp(*WIDTHS.start(), *WIDTHS.end());
         let name_width = self.findings.iter().map(|finding| finding.name.len()).max().unwrap_or(0);
         let prefix = STATE_WIDTH + 1 + name_width + 2;
-        let mut text = String::new();
+        let mut text = Text::default();
         for Finding { name, state, detail, remedy } in &self.findings {
             let padding = " ".repeat(STATE_WIDTH - state.to_string().len());
-            let word = state.to_string();
-            let word = if colored { painted(&word, state.color()) } else { word };
+            let word = Text::from(state.to_string());
+            text += if colored { word.painted(state.color()) } else { word };
             // What was found goes below the name if little more than half of the width is left beside it, or
             // if a path would have to be cut there.
             let cut = |text: &str| {
@@ -168,16 +169,15 @@ impl CheckReport {
                 }
             }
             let mut lines = lines.into_iter();
-            let head = format!("{word}{padding} {name:<name_width$}");
+            let head = format!("{padding} {name:<name_width$}");
             match lines.next() {
-                Some(first) if !below => text.extend([&head, "  ", &first, "\n"]),
+                Some(first) if !below => text += format!("{head}  {first}\n"),
                 first => {
-                    text += head.trim_end();
-                    text.push('\n');
-                    text.extend(first.map(|first| format!("{:indent$}{first}\n", "")));
+                    text += format!("{}\n", head.trim_end());
+                    text.extend(first.map(|first| format!("{:indent$}{first}\n", "").into()));
                 }
             }
-            text.extend(lines.map(|line| format!("{:indent$}{line}\n", "")));
+            text.extend(lines.map(|line| format!("{:indent$}{line}\n", "").into()));
         }
         text
     }
@@ -192,7 +192,7 @@ const FIX: &str = "fix: ";
 impl fmt::Display for CheckReport {
     /// Writes the report as [`CheckReport::text`] returns it without a terminal.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text(None, false))
+        self.text(None, false).fmt(f)
     }
 }
 
@@ -248,7 +248,7 @@ mod tests {
         ];
         let report = CheckReport { ready: false, findings };
         for terminal in (40..140).map(Some).chain([None]) {
-            let text = report.text(terminal, false);
+            let text = report.text(terminal, false).to_string();
             let limit = terminal.unwrap_or(80).min(100);
             let wide: Vec<&str> = text.lines().filter(|line| line.chars().count() > limit).collect();
             assert_eq!(wide, [""; 0], "{terminal:?}:\n{text}");
@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn states_have_colors_on_request() {
-        let text = report(&[State::Ok, State::Missing]).text(None, true);
+        let text = report(&[State::Ok, State::Missing]).text(None, true).to_string();
         assert!(text.starts_with("\x1b[32mok\x1b[0m       qemu "), "{text:?}");
         assert!(text.contains("\x1b[1;31mmissing\x1b[0m  guest kernel  none"), "{text:?}");
     }

@@ -102,6 +102,12 @@ pub fn fold(text: &str, width: Option<usize>) -> String {
     folded
 }
 
+/// Returns a text whose lines after the first are indented by four columns, so that they are seen to belong to
+/// it.
+pub fn hanging(text: &str) -> String {
+    text.replace('\n', &format!("\n{:HANGING$}", ""))
+}
+
 /// Returns a duration rounded to seconds, such as `45 s`, `3 min 20 s` or `2 h 01 min`.
 pub fn about(duration: Duration) -> String {
     let seconds = duration.as_secs_f64().round() as u64;
@@ -127,11 +133,6 @@ pub fn shell_word(word: &str) -> String {
     } else {
         format!("'{}'", word.replace('\'', r"'\''"))
     }
-}
-
-/// Returns a text in a color, which is a parameter of a terminal's escape sequence: `32`, `1;31`.
-pub fn painted(text: &str, color: &str) -> String {
-    format!("\x1b[{color}m{text}\x1b[0m")
 }
 
 /// A column of a [`Table`].

@@ -4,6 +4,7 @@
 //!
 //! The kernel passes the options after `--` on its command line as arguments. It passes unknown options of
 //! the form `NAME=value` as environment variables, which the programs inherit.
+#![allow(clippy::print_stdout, reason = "the output goes to the console of the guest")]
 
 use std::process::Command;
 use stressor::init;

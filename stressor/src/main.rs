@@ -11,6 +11,9 @@ fn main() -> ExitCode {
     if process::id() == 1 {
         init::run();
     }
-    let matches = cli::command().version(units::version!()).get_matches();
-    program::run(Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()))
+    let matches = cli::command().version(units::version!()).try_get_matches();
+    match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => program::run(cli),
+        Err(message) => frontend::parser(&message).map_or_else(program::failed, ExitCode::from),
+    }
 }

@@ -70,9 +70,15 @@ struct Stats {
 pub fn run(cli: Cli) -> ExitCode {
     let outcome = if cli.control { serve_control() } else { Runner::new(cli).and_then(Runner::finish) };
     outcome.unwrap_or_else(|error| {
-        eprintln!("error: {error}");
-        ExitCode::from(if error.is_bad_settings() { BAD_SETTINGS } else { FAILED })
+        let code = failed(&error);
+        if error.is_bad_settings() { ExitCode::from(BAD_SETTINGS) } else { code }
     })
+}
+
+/// Reports an error. Returns the exit code.
+pub fn failed(error: impl fmt::Display) -> ExitCode {
+    frontend::tell(format!("error: {error}"));
+    ExitCode::from(FAILED)
 }
 
 fn serve_control() -> Result<ExitCode, Error> {
@@ -103,7 +109,7 @@ impl Runner {
         let mut engine = Engine::new(HugePages::Reserved);
         engine.set(workload)?;
         if is_idle {
-            eprintln!("note: --rate is 0, so the working set is allocated but not dirtied");
+            frontend::tell("note: --rate is 0, so the working set is allocated but not dirtied");
         }
         // Until here there is nothing to summarize, so an interruption may simply end the program. The lanes'
         // threads, started below, inherit the blocked signals.
@@ -317,9 +323,11 @@ fn print_json(output: &OutputLine) -> io::Result<()> {
     io::stdout().write_all(line.as_bytes())
 }
 
-/// Returns the signals that end the workload: SIGINT, SIGTERM and SIGHUP.
+/// Returns the signals that end the workload: those of SIGINT, SIGTERM and SIGHUP that this process does not
+/// ignore from its start.
 fn termination_signals() -> SigSet {
-    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect()
+    let signals = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+    signals.into_iter().filter(|signal| !frontend::is_ignored(*signal)).collect()
 }
 
 /// Blocks the termination signals, so that they do not end the program, and returns a descriptor to read

@@ -1,5 +1,10 @@
 //! Tests of the program `stressor` from outside: its command line, its output, signals, and the protocol over
 //! standard input and output. A failed test prints the command and its output.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the output of a test says what failed or why it was skipped"
+)]
 
 use serde_json::Value;
 use std::{

@@ -15,7 +15,7 @@ pub(crate) fn cargo() -> Command {
 
 /// Runs a command that reports its own errors; only its exit code is passed on.
 pub(crate) fn run(command: &mut Command) -> Result<(), TaskError> {
-    eprintln!("+ {}", command_line(command));
+    frontend::tell(format!("+ {}", command_line(command)));
     let status = status(command)?;
     if status.success() { Ok(()) } else { Err(TaskError::AlreadyReported(exit_code(status))) }
 }
@@ -24,7 +24,7 @@ pub(crate) fn run(command: &mut Command) -> Result<(), TaskError> {
 /// one in the list that failed.
 pub(crate) fn run_side_by_side<const N: usize>(commands: [Command; N]) -> Result<(), TaskError> {
     let started = commands.map(|mut command| {
-        eprintln!("+ {}", command_line(&command));
+        frontend::tell(format!("+ {}", command_line(&command)));
         let child = command.spawn();
         (command, child)
     });
@@ -42,7 +42,7 @@ pub(crate) fn run_side_by_side<const N: usize>(commands: [Command; N]) -> Result
 
 /// Runs a command like [`run`] and returns its standard output.
 pub(crate) fn output(command: &mut Command) -> Result<String, TaskError> {
-    eprintln!("+ {}", command_line(command));
+    frontend::tell(format!("+ {}", command_line(command)));
     let output = command.stdout(Stdio::piped()).spawn().and_then(Child::wait_with_output);
     let output = output.map_err(|error| cannot_run(command, &error))?;
     if !output.status.success() {

@@ -28,15 +28,15 @@ pub(crate) fn install(arguments: &Arguments) -> Result<(), TaskError> {
         dist::copy_if_changed(&programs.bin.join(program), &bin.join(program))?;
     }
     run(Command::new(programs.testbed()).arg("generate").arg(&prefix))?;
-    println!(
+    frontend::tell(format!(
         "Installed {} in {}/bin, with manual pages and completions in {}/share.",
         PROGRAMS.join(", "),
         prefix.display(),
         prefix.display()
-    );
+    ));
     let path = std::env::var_os("PATH").unwrap_or_default();
     if !std::env::split_paths(&path).any(|directory| directory == bin) {
-        println!("{} is not in PATH. Add it to run the programs by name.", bin.display());
+        frontend::tell(format!("{} is not in PATH. Add it to run the programs by name.", bin.display()));
     }
     Ok(())
 }

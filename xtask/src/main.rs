@@ -58,13 +58,16 @@ fn main() -> ExitCode {
         Task::Bench(arguments) => bench::bench(&arguments),
         Task::VagrantTest(arguments) => vagrant_test::vagrant_test(&arguments),
         Task::Install(arguments) => install::install(&arguments),
-        Task::Dist => dist::dist().map(|programs| println!("{}", programs.bin.display())),
+        Task::Dist => dist::dist().and_then(|programs| {
+            frontend::print(format!("{}\n", programs.bin.display()))
+                .map_err(|error| TaskError::Message(error.to_string()))
+        }),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(TaskError::AlreadyReported(code)) => ExitCode::from(code),
         Err(TaskError::Message(message)) => {
-            eprintln!("error: {message}");
+            frontend::tell(format!("error: {message}"));
             ExitCode::FAILURE
         }
     }

@@ -1,5 +1,6 @@
 //! Tests of vagrant/box/sources.sh with a private apt: its configuration, its state and its archives (local
 //! folders) belong to the test.
+#![allow(clippy::print_stdout, reason = "the output of a test says what failed or why it was skipped")]
 
 use std::{
     fs,

@@ -17,6 +17,7 @@ use crate::{
     show::{InterfaceState, inline},
 };
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use frontend::Text;
 use play::PlayArgs;
 pub use profile_args::ProfileArgs;
 use serde::Serialize;
@@ -168,19 +169,26 @@ pub fn command() -> clap::Command {
 /// Runs the program, which calls itself this version, with the arguments of this process: executes the
 /// subcommand and prints its output or error. Returns the exit code.
 pub async fn main(version: &'static str) -> ExitCode {
-    let matches = command().version(version).get_matches();
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    match run(&cli).await {
-        Ok(text) => {
-            print!("{text}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::from(if error.is_usage() { 2 } else { 1 })
-        }
-    }
+    let matches = command().version(version).try_get_matches();
+    let written = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Err(message) => frontend::parser(&message),
+        Ok(cli) => match run(&cli).await {
+            Ok(text) => frontend::print(if cli.json { Text::json(&text) } else { text.into() }).map(|()| 0),
+            Err(error) => {
+                frontend::tell(format!("error: {error}"));
+                Ok(if error.is_usage() { 2 } else { FAILED })
+            }
+        },
+    };
+    let code = written.unwrap_or_else(|error| {
+        frontend::tell(format!("error: {error}"));
+        FAILED
+    });
+    code.into()
 }
+
+/// The exit code if something failed.
+const FAILED: u8 = 1;
 
 async fn run(cli: &Cli) -> Result<String, Error> {
     match &cli.command {
@@ -191,7 +199,7 @@ async fn run(cli: &Cli) -> Result<String, Error> {
         Command::Clear { interface } => {
             let cleared = Netlink::open()?.clear(interface).await?;
             let text = if cleared { "cleared" } else { "nothing was applied" };
-            Ok(output(cli, &serde_json::json!({ "interface": interface, "cleared": cleared }), || {
+            Ok(rendered(cli, &serde_json::json!({ "interface": interface, "cleared": cleared }), || {
                 format!("{interface}: {text}\n")
             }))
         }
@@ -201,7 +209,7 @@ async fn run(cli: &Cli) -> Result<String, Error> {
 }
 
 /// Returns the output of a subcommand: `value` as JSON with --json, else `text`.
-fn output<T: Serialize>(cli: &Cli, value: &T, text: impl FnOnce() -> String) -> String {
+fn rendered<T: Serialize>(cli: &Cli, value: &T, text: impl FnOnce() -> String) -> String {
     if cli.json { format!("{}\n", serde_json::to_string_pretty(value).expect("plain data")) } else { text() }
 }
 
@@ -225,7 +233,7 @@ async fn shape_link(cli: &Cli, shape: &ShapeArgs, change: bool) -> Result<String
         (false, true) => netlink.change(interface, &profile).await?,
         (false, false) => netlink.apply(interface, &profile).await?,
     };
-    Ok(output(cli, &applied, || describe(&applied)))
+    Ok(rendered(cli, &applied, || describe(&applied)))
 }
 
 fn describe(applied: &Applied) -> String {
@@ -239,7 +247,7 @@ fn describe(applied: &Applied) -> String {
 
 async fn show(cli: &Cli, interface: &str) -> Result<String, Error> {
     let shown = InterfaceState::read(&Netlink::open()?, interface).await?;
-    Ok(output(cli, &shown, || shown.to_string()))
+    Ok(rendered(cli, &shown, || shown.to_string()))
 }
 
 /// The profile of the local interface, with which a measurement is compared.
@@ -265,7 +273,7 @@ async fn measure_path(cli: &Cli, args: &MeasureArgs) -> Result<String, Error> {
         let server = Server::bind(address)
             .or_else(|_| Server::bind((Ipv4Addr::UNSPECIFIED, args.port).into()))
             .map_err(Error::system(format!("listen on port {}", args.port)))?;
-        eprintln!("Listening on port {}; press Ctrl-C to stop", args.port);
+        frontend::tell(format!("Listening on port {}; press Ctrl-C to stop", args.port));
         server.run().map_err(Error::system("serve"))?;
         return Ok(String::new());
     };
@@ -293,7 +301,7 @@ async fn measure_path(cli: &Cli, args: &MeasureArgs) -> Result<String, Error> {
         "measure the path to {address} (is `netem measure --serve` running there?)"
     )))?;
     let report = MeasureReport { configured, measured };
-    Ok(output(cli, &report, || describe_report(&report)))
+    Ok(rendered(cli, &report, || describe_report(&report)))
 }
 
 fn describe_report(MeasureReport { configured, measured }: &MeasureReport) -> String {
@@ -335,7 +343,7 @@ async fn supported(cli: &Cli) -> Result<String, Error> {
         .map(|n| serde_json::json!({ "name": n.name, "about": n.about, "profile": n.profile() }))
         .collect();
     let value = serde_json::json!({ "features": found, "profiles": profiles });
-    Ok(output(cli, &value, || {
+    Ok(rendered(cli, &value, || {
         let mut text = String::from("Features of this kernel:\n");
         for feature in Feature::ALL {
             let state = if found.contains(&feature) { "yes" } else { "no" };

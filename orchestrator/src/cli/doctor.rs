@@ -1,6 +1,6 @@
 //! `testbed doctor`.
 
-use super::{Failure, KernelArgs, LabArgs, print, terminal};
+use super::{Failure, KernelArgs, LabArgs, print, print_json, terminal};
 use crate::{
     image::{self, Cache},
     inspect::doctor,
@@ -50,9 +50,9 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<u8, Failure> {
         report = report.problems();
     }
     if args.json {
-        print(&(serde_json::to_string_pretty(&report).map_err(Failure::lab)? + "\n"));
+        print_json(&report)?;
     } else {
-        print(&report.text(terminal::width(), terminal::colored(&std::io::stdout())));
+        print(report.text(terminal::width(), terminal::colored(&std::io::stdout())))?;
     }
     Ok(code)
 }

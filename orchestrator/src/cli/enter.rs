@@ -43,7 +43,7 @@ pub(super) fn enter(args: &EnterArgs) -> Result<u8, Failure> {
     if let Some(lifeline) = args.lifeline {
         return session.run_inside(lifeline, args.foreground).or_else(|error| match error {
             Error::Program { .. } => {
-                eprintln!("{ERROR}{error}");
+                frontend::tell(format!("{ERROR}{error}"));
                 error.exit_code().ok_or_else(|| Failure::lab(error))
             }
             error => Err(Failure::lab(error)),
@@ -52,7 +52,7 @@ pub(super) fn enter(args: &EnterArgs) -> Result<u8, Failure> {
     match (session.enter(), refusal) {
         (Ok(ended), _) => {
             if ended.killed_with_node {
-                eprintln!("{ERROR}{}", Error::Gone(session.node));
+                frontend::tell(format!("{ERROR}{}", Error::Gone(session.node)));
             }
             Ok(ended.code)
         }

@@ -1,6 +1,6 @@
 //! `testbed lab`.
 
-use super::{Failure, LabArgs, print, terminal};
+use super::{Failure, LabArgs, print, print_json, terminal};
 use crate::{
     inspect::{
         shell::{self, Shell},
@@ -106,9 +106,9 @@ fn status(args: &StatusArgs) -> Result<u8, Failure> {
     };
     let code = if status.all_hosts_answer() { 0 } else { EXIT_FAILED };
     if args.json {
-        print(&(serde_json::to_string_pretty(&status.without_text()).map_err(Failure::lab)? + "\n"));
+        print_json(&status.without_text())?;
     } else {
-        print(&layout::fold(&status.to_string(), terminal::width()));
+        print(layout::fold(&status.to_string(), terminal::width()))?;
     }
     Ok(code)
 }
@@ -122,7 +122,7 @@ fn shell(args: &ShellArgs) -> Result<u8, Failure> {
     };
     let failure =
         |error: shell::Error| if error.is_input() { Failure::input(error) } else { Failure::lab(error) };
-    let notice = |text: &str| eprintln!("{text}");
+    let notice = |text: &str| frontend::tell(text);
     let runtime = super::runtime()?;
     let Some(hosts) = args.lab.choice().hosts().map_err(super::lab_failure)? else {
         return runtime.block_on(shell.run_locally(notice)).map_err(failure);

@@ -7,7 +7,6 @@ use crate::{
     image::{self, Cache, KernelChoice},
     input,
     lab::LabChoice,
-    layout::painted,
     matrix::selection::Selection,
     report::{FormatName, RenderedReport},
 };
@@ -15,6 +14,8 @@ use clap::{
     Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
     builder::{PossibleValue, StringValueParser, TypedValueParser},
 };
+use frontend::Text;
+use serde::Serialize;
 use std::{
     ffi::OsStr,
     fmt, io,
@@ -281,10 +282,31 @@ pub fn command() -> clap::Command {
 /// Runs the program, which calls itself this version, and returns its exit code.
 pub fn main(version: &'static str) -> ExitCode {
     let color = Color::among(std::env::args_os());
-    let matches = command().version(version).color(color.for_clap()).get_matches();
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let matches = command().version(version).color(color.for_clap()).try_get_matches();
+    let result = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => execute(cli, version),
+        Err(message) => frontend::parser(&message).map_err(Failure::lab),
+    };
+    match result {
+        Ok(code) => code.into(),
+        Err(failure) => {
+            let text = failure.text.trim_end();
+            // Diagnostics of matrix files begin with the prefix themselves.
+            let text = text.strip_prefix(ERROR).unwrap_or(text);
+            let mut line = Text::from(ERROR.trim_end());
+            if terminal::colored(&io::stderr()) {
+                line = line.painted("1;31");
+            }
+            line += format!(" {text}");
+            frontend::tell(line);
+            failure.code.into()
+        }
+    }
+}
+
+fn execute(cli: Cli, version: &'static str) -> Result<u8, Failure> {
     cli.color.choose();
-    let result = match cli.command {
+    match cli.command {
         Command::Run(args) => run::run(&args, version),
         Command::Plan(args) => plan::plan(&args),
         Command::Report(args) => report::report(&args),
@@ -296,20 +318,6 @@ pub fn main(version: &'static str) -> ExitCode {
         Command::Node(args) => node::node(&args),
         Command::Observe(args) => observe::observe(&args),
         Command::Enter(args) => enter::enter(&args),
-    };
-    match result {
-        Ok(code) => code.into(),
-        Err(failure) => {
-            let text = failure.text.trim_end();
-            // Diagnostics of matrix files begin with the prefix themselves.
-            let text = text.strip_prefix(ERROR).unwrap_or(text);
-            if terminal::colored(&io::stderr()) {
-                eprintln!("{} {text}", painted(ERROR.trim_end(), "1;31"));
-            } else {
-                eprintln!("{ERROR}{text}");
-            }
-            failure.code.into()
-        }
     }
 }
 
@@ -324,36 +332,48 @@ fn read(path: &Path) -> Result<(String, String), Failure> {
     Ok((text, name))
 }
 
-/// Prints results. A closed pipe is not an error.
-fn print(text: &str) {
-    use io::Write;
-    let _ = io::stdout().lock().write_all(text.as_bytes());
+/// Prints results.
+fn print(text: impl Into<Text>) -> Result<(), Failure> {
+    frontend::print(text).map_err(Failure::lab)
+}
+
+/// Prints a value as indented JSON.
+fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+    print(Text::json(&(serde_json::to_string_pretty(value).map_err(Failure::lab)? + "\n")))
 }
 
 /// Colors the words of the expectations in a table: what does not hold is red, what holds is green.
-fn paint_verdicts(text: &str) -> String {
-    let paint = |line: &str| {
-        [("DOES NOT HOLD", "1;31"), ("holds", "32")]
-            .into_iter()
-            .find_map(|(word, color)| {
-                let rest = line.strip_suffix(word).filter(|rest| rest.ends_with(": "))?;
-                Some(format!("{rest}{}\n", painted(word, color)))
-            })
-            .unwrap_or_else(|| format!("{line}\n"))
-    };
-    text.lines().map(paint).collect()
+fn paint_verdicts(text: &str) -> Text {
+    let mut painted = Text::default();
+    for line in text.lines() {
+        let verdict = [("DOES NOT HOLD", "1;31"), ("holds", "32")].into_iter().find_map(|(word, color)| {
+            let rest = line.strip_suffix(word).filter(|rest| rest.ends_with(": "))?;
+            Some((rest, Text::from(word).painted(color)))
+        });
+        match verdict {
+            Some((rest, word)) => {
+                painted += rest;
+                painted += word;
+            }
+            None => painted += line,
+        }
+        painted += "\n";
+    }
+    painted
 }
 
 /// Prints a report, and its notes to standard error.
-fn show(format: FormatName, report: &RenderedReport) {
-    if format == FormatName::Table && terminal::colored(&io::stdout()) {
-        print(&paint_verdicts(&report.text));
-    } else {
-        print(&report.text);
-    }
+fn show(format: FormatName, report: &RenderedReport) -> Result<(), Failure> {
+    let text = match format {
+        FormatName::Table if terminal::colored(&io::stdout()) => paint_verdicts(&report.text),
+        FormatName::Json => Text::json(&report.text),
+        FormatName::Table | FormatName::Csv | FormatName::Markdown => report.text.as_str().into(),
+    };
+    print(text)?;
     for line in report.notes.iter().flat_map(|note| note.lines()) {
-        eprintln!("note: {line}");
+        frontend::tell(format!("note: {line}"));
     }
+    Ok(())
 }
 
 /// Creates the runtime of a command. It has one thread: a node asks the kernel to be killed when the *thread*

@@ -3,6 +3,7 @@
 use super::{Failure, print};
 use crate::inspect::observe::{self, ObserveRequest};
 use clap::Args;
+use frontend::Text;
 use std::path::PathBuf;
 
 #[derive(Debug, Args)]
@@ -32,6 +33,6 @@ pub(super) fn observe(args: &ObserveArgs) -> Result<u8, Failure> {
         let found = super::runtime()?.block_on(observe::observe(&request));
         serde_json::to_string(&found.map_err(Failure::lab)?)
     };
-    print(&(found.map_err(Failure::lab)? + "\n"));
+    print(Text::json(&(found.map_err(Failure::lab)? + "\n")))?;
     Ok(0)
 }

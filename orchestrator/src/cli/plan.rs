@@ -1,6 +1,6 @@
 //! `testbed plan`.
 
-use super::{Failure, SelectionArgs, print, read, terminal};
+use super::{Failure, SelectionArgs, print, print_json, read, terminal};
 use crate::{
     matrix::{File, Plan, selection::Selection},
     predict::preview::Preview,
@@ -43,14 +43,16 @@ pub(super) fn plan(args: &PlanArgs) -> Result<u8, Failure> {
     let reasons = screened.as_ref().ok().map(|(reasons, _)| reasons);
     let preview = Preview::new(&plan, |cell| reasons?.get(&cell.id).cloned());
     if args.json {
-        print(&(serde_json::to_string_pretty(&preview).map_err(Failure::lab)? + "\n"));
+        print_json(&preview)?;
     } else {
-        print(&preview.table(terminal::width()));
+        print(preview.table(terminal::width()))?;
     }
     match screened {
-        Ok((_, Some(note))) => eprintln!("note: {note}"),
+        Ok((_, Some(note))) => frontend::tell(format!("note: {note}")),
         Ok((_, None)) => {}
-        Err(error) => eprintln!("note: cannot tell which cells would be skipped: {error}"),
+        Err(error) => {
+            frontend::tell(format!("note: cannot tell which cells would be skipped: {error}"));
+        }
     }
     Ok(0)
 }

@@ -97,8 +97,11 @@ pub(super) fn run(args: &RunArgs, version: &'static str) -> Result<u8, Failure> 
     let sinks = sinks(args.quiet, args.verbose);
     let runtime = super::runtime()?;
     let ended = runtime.block_on(async {
-        let notice =
-            || eprintln!("Interrupted: ending the current attempt. Press Ctrl-C again to quit immediately.");
+        let notice = || {
+            frontend::tell(
+                "Interrupted: ending the current attempt. Press Ctrl-C again to quit immediately.",
+            );
+        };
         let interrupt = Interrupt::on_signals(notice).map_err(Failure::lab)?;
         run::run(&plan, &mut store, &mut bench, &sinks, &interrupt).await.map_err(Failure::lab)
     });
@@ -122,24 +125,25 @@ pub(super) fn run(args: &RunArgs, version: &'static str) -> Result<u8, Failure> 
         complete: matches!(ended, Ok(RunOutcome::Complete)),
         verdict: &verdict,
     };
-    show(format, &format.format(terminal::width()).finished(&run).map_err(Failure::lab)?);
+    let shown = show(format, &format.format(terminal::width()).finished(&run).map_err(Failure::lab)?);
     let folder = shell_word(&store.folder().display().to_string());
     match ended {
         Ok(RunOutcome::Complete) => {
             summarized.map_err(|error| {
                 Failure::lab(format!("{error}; `testbed report {folder} --format csv` prints the summary"))
             })?;
+            shown?;
             Ok(verdict.exit_code())
         }
         Ok(RunOutcome::Interrupted) => {
             if let Err(error) = summarized {
-                eprintln!("{}{error}", super::ERROR);
+                frontend::tell(format!("{}{error}", super::ERROR));
             }
-            eprintln!("Interrupted. Continue with: testbed run --resume {folder}");
+            frontend::tell(format!("Interrupted. Continue with: testbed run --resume {folder}"));
             Ok(interrupt::EXIT_CODE)
         }
         Err(failure) => {
-            eprintln!("The run is not complete. Continue with: testbed run --resume {folder}");
+            frontend::tell(format!("The run is not complete. Continue with: testbed run --resume {folder}"));
             Err(failure)
         }
     }
@@ -202,11 +206,11 @@ fn sinks(quiet: bool, verbose: bool) -> FanOut {
         return sinks;
     }
     let stderr = std::io::stderr();
-    let colour = terminal::colored(&stderr);
+    let color = terminal::colored(&stderr);
     if terminal::redraws(&stderr) {
-        sinks.add(Live::start(colour, verbose));
+        sinks.add(Live::start(color, verbose));
     } else {
-        sinks.add(Plain::new(colour, verbose));
+        sinks.add(Plain::new(color, verbose));
     }
     sinks
 }

@@ -1,6 +1,6 @@
 //! `testbed schema`.
 
-use super::{Failure, print};
+use super::{Failure, print_json};
 use crate::{matrix, results};
 use clap::Args;
 
@@ -20,6 +20,6 @@ pub(super) struct SchemaArgs {
 
 pub(super) fn schema(args: &SchemaArgs) -> Result<u8, Failure> {
     let schema = if args.records { results::schema::schema() } else { matrix::schema() };
-    print(&(serde_json::to_string_pretty(&schema).map_err(Failure::lab)? + "\n"));
+    print_json(&schema)?;
     Ok(0)
 }

@@ -8,7 +8,7 @@ use crate::{
 };
 use clap::Args;
 use std::{
-    io::{self, BufRead, IsTerminal, Write},
+    io::{self, BufRead, IsTerminal},
     path::PathBuf,
 };
 
@@ -51,15 +51,14 @@ struct Terminal;
 impl Prompt for Terminal {
     fn say(&mut self, line: &str) {
         // The lists of packages are long.
-        eprint!("{}", layout::fold(&format!("{line}\n"), terminal::width_of(&io::stderr())));
+        frontend::ask(layout::fold(&format!("{line}\n"), terminal::width_of(&io::stderr())));
     }
 
     fn ask(&mut self, question: &str) -> Option<bool> {
         if !self.interactive() {
             return None;
         }
-        eprint!("{question} [y/N] ");
-        let _ = io::stderr().flush();
+        frontend::ask(format!("{question} [y/N] "));
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer).ok()?;
         Some(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))

@@ -66,8 +66,9 @@ impl Color {
     }
 }
 
+/// Returns whether a terminal of this type understands no control sequences.
 fn is_dumb(term: Option<OsString>) -> bool {
-    term.is_some_and(|term| term == "dumb")
+    term.is_none_or(|term| term.is_empty() || term == "dumb")
 }
 
 /// Returns whether this stream goes to a terminal that can redraw a line.
@@ -121,6 +122,8 @@ mod tests {
         assert!(auto(true, Some(""), "xterm"));
         assert!(!auto(true, Some("1"), "xterm"));
         assert!(!auto(true, None, "dumb"));
+        assert!(!auto(true, None, ""));
+        assert!(!Color::Auto.applies(true, None, None));
         assert!(!auto(false, None, "xterm"));
         assert!(Color::Always.applies(false, Some("1".into()), None));
         assert!(!Color::Never.applies(true, None, None));

@@ -7,6 +7,7 @@ use crate::{
     measure::samples::Sample,
     results::record::Record,
 };
+use frontend::{Text, one_line};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{
     sync::{Arc, Mutex, Weak},
@@ -30,7 +31,7 @@ pub struct Live {
     /// The attempt in progress. The thread that counts the time down ends when it is dropped.
     current: Arc<Mutex<CurrentAttempt>>,
     phase: Mutex<CurrentPhase>,
-    colour: bool,
+    color: bool,
     verbose: bool,
 }
 
@@ -57,39 +58,39 @@ impl CurrentAttempt {
 }
 
 impl Live {
-    /// Starts drawing on standard error, in colour if `colour` is set, with details if `verbose` is.
-    pub fn start(colour: bool, verbose: bool) -> Self {
+    /// Starts drawing on standard error, in color if `color` is set, with details if `verbose` is.
+    pub fn start(color: bool, verbose: bool) -> Self {
         let target = ProgressDrawTarget::stderr_with_hz(REDRAWS_PER_SECOND);
-        let live = Self::on(target, colour, verbose);
+        let live = Self::on(target, color, verbose);
         count_down(&live.current, live.run.clone());
         live
     }
 
-    fn on(target: ProgressDrawTarget, colour: bool, verbose: bool) -> Self {
+    fn on(target: ProgressDrawTarget, color: bool, verbose: bool) -> Self {
         let all = MultiProgress::with_draw_target(target);
         let run = all.add(ProgressBar::new(0));
         let attempt = all.add(ProgressBar::new_spinner());
         // The templates are constants and valid, so this cannot fail.
         let bar =
-            if colour { "{bar:20.cyan} {pos}/{len}  {wide_msg}" } else { "{bar:20} {pos}/{len}  {wide_msg}" };
+            if color { "{bar:20.cyan} {pos}/{len}  {wide_msg}" } else { "{bar:20} {pos}/{len}  {wide_msg}" };
         if let (Ok(bar), Ok(line)) =
             (ProgressStyle::with_template(bar), ProgressStyle::with_template("{wide_msg}"))
         {
             run.set_style(bar);
             attempt.set_style(line);
         }
-        Self { all, run, attempt, current: Arc::default(), phase: Mutex::default(), colour, verbose }
+        Self { all, run, attempt, current: Arc::default(), phase: Mutex::default(), color, verbose }
     }
 
-    fn print(&self, line: impl AsRef<str>) {
+    fn print(&self, line: impl Into<Text>) {
         // The run continues even if the terminal is gone.
-        let _ = self.all.println(line);
+        let _ = self.all.println(line.into().as_str());
     }
 
     fn ended(&self, record: &Record) {
         self.run.inc(1);
         let line = outcome_line(record);
-        self.print(if self.colour { painted(record.outcome, &line) } else { line });
+        self.print(if self.color { painted(record.outcome, &line) } else { line.into() });
         for disagreement in &record.measured.disagreements {
             self.print(format!("  note: {disagreement}"));
         }
@@ -116,16 +117,16 @@ impl Sink for Live {
             self.print(format!("  {line}"));
         }
         match event {
-            Event::Message(text) => self.print(text),
+            Event::Message(text) => self.print(*text),
             Event::AttemptStarted { number, total, name, left } => {
                 self.run.set_length(*total as u64);
                 self.run.set_position(*number as u64 - 1);
-                let started = CurrentAttempt { name: (*name).into(), left: Some((Instant::now(), *left)) };
+                let started = CurrentAttempt { name: one_line(name), left: Some((Instant::now(), *left)) };
                 self.run.set_message(started.text(Instant::now()));
                 *self.current.lock().unwrap() = started;
             }
             Event::PhaseEntered(phase) => self.attempt.set_message(phase.describe()),
-            Event::Sampled(sample) => self.attempt.set_message(sample_text(sample)),
+            Event::Sampled(sample) => self.attempt.set_message(one_line(&sample_text(sample))),
             Event::AttemptEnded(record) => self.ended(record),
             Event::RunEnded => {
                 self.current.lock().unwrap().left = None;

@@ -2,10 +2,11 @@
 
 use crate::{
     event::Event,
-    layout,
+    layout::hanging,
     outcome::Outcome,
     results::record::{Phase, Record},
 };
+use frontend::Text;
 use std::time::Instant;
 use units::Bytes;
 
@@ -20,19 +21,19 @@ fn outcome_line(record: &Record) -> String {
         measured.total_time_ms.map(|ms| format!(" in {:.1} s", ms / 1e3)),
         measured.downtime_ms.qemu.map(|ms| format!(", downtime {ms:.0} ms")),
         measured.transferred.qemu_bytes.map(|bytes| format!(", {}", Bytes::new(bytes).rounded())),
-        record.reason.as_ref().map(|reason| format!(" ({reason})")),
+        record.reason.as_ref().map(|reason| format!(" ({})", hanging(reason))),
     ];
     parts.into_iter().flatten().collect()
 }
 
 /// Returns the outcome of an attempt in its color, for a terminal.
-fn painted(outcome: Outcome, line: &str) -> String {
+fn painted(outcome: Outcome, line: &str) -> Text {
     let color = match outcome {
         Outcome::Converged => "32",
         Outcome::NotConverged | Outcome::Skipped | Outcome::Interrupted => "33",
         Outcome::Failed | Outcome::GuestLost | Outcome::Corrupted => "31",
     };
-    layout::painted(line, color)
+    Text::from(line).painted(color)
 }
 
 /// The phase that an attempt is in, and since when, for `--verbose`.

@@ -5,37 +5,38 @@ use crate::{
     event::{Event, Sink},
     layout::about,
 };
+use frontend::Text;
 use std::{sync::Mutex, time::Instant};
 
 /// A sink that writes lines to standard error.
 #[derive(Debug, Default)]
 pub struct Plain {
-    colour: bool,
+    color: bool,
     verbose: bool,
     phase: Mutex<CurrentPhase>,
 }
 
 impl Plain {
-    /// Creates a sink that colors outcomes if `colour` is set, and shows phases if `verbose` is.
-    pub fn new(colour: bool, verbose: bool) -> Self {
-        Self { colour, verbose, phase: Mutex::default() }
+    /// Creates a sink that colors outcomes if `color` is set, and shows phases if `verbose` is.
+    pub fn new(color: bool, verbose: bool) -> Self {
+        Self { color, verbose, phase: Mutex::default() }
     }
 
     /// Returns the lines that an event is shown as.
-    fn lines(&self, event: &Event<'_>, now: Instant) -> Vec<String> {
+    fn lines(&self, event: &Event<'_>, now: Instant) -> Vec<Text> {
         let ended = self.phase.lock().unwrap().follow(event, now).filter(|_| self.verbose);
-        let mut lines: Vec<String> = ended.map(|line| format!("        {line}")).into_iter().collect();
+        let mut lines: Vec<Text> = ended.map(|line| format!("        {line}").into()).into_iter().collect();
         match event {
-            Event::Message(text) => lines.push((*text).to_owned()),
+            Event::Message(text) => lines.push((*text).into()),
             Event::AttemptStarted { number, total, name, left } => {
-                lines.push(format!("[{number}/{total}] {name} … (about {} left)", about(*left)));
+                lines.push(format!("[{number}/{total}] {name} … (about {} left)", about(*left)).into());
             }
             Event::AttemptEnded(record) => {
                 let line = outcome_line(record);
-                let line = if self.colour { painted(record.outcome, &line) } else { line };
-                lines.push(format!("        {line}"));
+                let line = if self.color { painted(record.outcome, &line) } else { line.into() };
+                lines.push([Text::from("        "), line].into_iter().collect());
                 for disagreement in &record.measured.disagreements {
-                    lines.push(format!("        note: {disagreement}"));
+                    lines.push(format!("        note: {disagreement}").into());
                 }
             }
             Event::PhaseEntered(_) | Event::Sampled(_) | Event::RunEnded => {}
@@ -47,7 +48,7 @@ impl Plain {
 impl Sink for Plain {
     fn handle(&self, event: &Event<'_>) {
         for line in self.lines(event, Instant::now()) {
-            eprintln!("{line}");
+            frontend::tell(line);
         }
     }
 }

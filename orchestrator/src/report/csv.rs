@@ -6,6 +6,7 @@ use crate::results::{
     parts::Run,
     record::Record,
 };
+use frontend::Text;
 use std::{io, path::Path};
 
 /// The format `csv`: one header, then the records of all runs.
@@ -66,7 +67,9 @@ pub(super) fn rows<'a>(
         writer.write_record(names.chain(values).chain(ended).chain(measured).chain(rest))?;
     }
     let bytes = writer.into_inner().map_err(csv::IntoInnerError::into_error)?;
-    String::from_utf8(bytes).map_err(io::Error::other)
+    // It is a file as well, and may be shown by any program.
+    let text = String::from_utf8(bytes).map_err(io::Error::other)?;
+    Ok(Text::from(text).to_string())
 }
 
 #[cfg(test)]

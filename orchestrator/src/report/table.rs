@@ -2,10 +2,11 @@
 
 use super::{FinishedRun, Format, RenderedReport, composition, grid::Grid, remarks};
 use crate::{
-    layout::{self, Column, Content},
+    layout::{self, Column, Content, hanging},
     matrix::Plan,
     results::{parts::Run, record::Record, verdict::RunVerdict},
 };
+use frontend::one_line;
 use std::{fmt::Write as _, io};
 
 /// The format `table`.
@@ -24,7 +25,7 @@ impl Format for Table {
         let mut text = String::new();
         for (i, run) in runs.iter().enumerate() {
             if runs.len() > 1 {
-                let _ = write!(text, "{}{}\n\n", if i > 0 { "\n" } else { "" }, run.title());
+                let _ = write!(text, "{}{}\n\n", if i > 0 { "\n" } else { "" }, one_line(&run.title()));
             }
             text += &render(&run.plan, &run.records, &run.verdict, self.width);
             let notes = composition::sentences(&run.composition);
@@ -39,14 +40,14 @@ impl Format for Table {
 fn render(plan: &Plan, records: &[Record], verdict: &RunVerdict, width: Option<usize>) -> String {
     let mut text = String::new();
     if let Some(reference) = &plan.reference {
-        let _ = writeln!(text, "published: {}", reference.source);
+        let _ = writeln!(text, "published: {}", hanging(&reference.source));
     }
     let remarks = remarks::remarks(records);
     if !remarks.is_empty() {
         text.push('\n');
     }
     for remark in remarks {
-        let _ = writeln!(text, "{remark}");
+        let _ = writeln!(text, "{}", hanging(&remark));
     }
     for sentence in &verdict.threshold {
         let _ = write!(text, "\n{sentence}\n");
@@ -55,9 +56,9 @@ fn render(plan: &Plan, records: &[Record], verdict: &RunVerdict, width: Option<u
         text.push('\n');
     }
     for expectation in &verdict.expectations {
-        let _ = writeln!(text, "expected {}: {}", expectation.expectation, expectation.words());
+        let _ = writeln!(text, "expected {}: {}", one_line(&expectation.expectation), expectation.words());
         for sentence in expectation.violations.iter().chain(&expectation.undecided) {
-            let _ = writeln!(text, "    {sentence}");
+            let _ = writeln!(text, "    {}", one_line(sentence));
         }
     }
     draw(Grid::new(plan, records), width) + &layout::fold(&text, width)

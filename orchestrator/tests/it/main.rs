@@ -1,4 +1,9 @@
 //! Tests that need no QEMU, in one program.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the output of a test says what failed or why it was skipped"
+)]
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -44,6 +49,9 @@ mod qemu;
 
 /// Results in every version of the format, and their JSON Schema.
 mod records;
+
+/// Full devices, closed pipes, and control characters in text.
+mod streams;
 
 /// `--lab vagrant` with a stub of `vagrant`.
 mod vagrant;

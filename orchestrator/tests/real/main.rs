@@ -2,6 +2,11 @@
 //!
 //! They are marked `#[ignore]`: `cargo xtask test` builds the programs they need, installs what is missing
 //! on this host, and runs them one at a time. A test that cannot run prints `skipped:` and why.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the output of a test says what failed or why it was skipped"
+)]
 
 #[path = "../common/mod.rs"]
 mod common;

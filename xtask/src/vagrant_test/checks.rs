@@ -44,7 +44,7 @@ impl SshNodes {
         let mut ssh = Command::new("ssh");
         ssh.arg("-F").arg(&self.config).args(["-o", "BatchMode=yes", node, script]).stdin(Stdio::null());
         let answer = output(&mut ssh)?;
-        answer.trim().lines().for_each(|line| eprintln!("    {line}"));
+        answer.trim().lines().for_each(|line| frontend::tell(format!("    {line}")));
         Ok(answer.trim().to_owned())
     }
 
@@ -111,10 +111,10 @@ pub(super) fn netem_delays(nodes: &SshNodes, program: &Path) -> Result<(), TaskE
         nodes.ask(node, "sudo ip address flush dev eth3")?;
     }
     let [before, during, session, after] = measured?;
-    eprintln!(
+    frontend::tell(format!(
         "    round trips on the migration network, ms: {before} before, {during} with a delay of {DELAY_MS}, \
          {after} after; on the SSH network meanwhile: {session}"
-    );
+    ));
     let delayed = during - before >= DELAY_MS * MIN_MEASURED_SHARE;
     if delayed && session < DELAY_MS / 2.0 && after < DELAY_MS / 2.0 {
         return Ok(());
@@ -157,10 +157,10 @@ pub(super) fn ssh_network_is_not_shaped(
         ended.store(true, Ordering::Relaxed);
         let (checks, shaped) = watch.join().unwrap_or_default();
         result?;
-        eprintln!(
+        frontend::tell(format!(
             "    checked eth0 of the compute nodes {checks} times during the run; it was shaped {} times",
             shaped.len()
-        );
+        ));
         if checks == 0 {
             return Err("eth0 of the compute nodes could not be checked during the run".to_owned().into());
         }

@@ -213,8 +213,8 @@ impl TestLab {
             let text = fs::read(self.consoles().join(format!("{node}.log"))).unwrap_or_default();
             let text = String::from_utf8_lossy(&text);
             let lines: Vec<&str> = text.lines().collect();
-            eprintln!("--- console of {node}");
-            lines[lines.len().saturating_sub(20)..].iter().for_each(|line| eprintln!("{line}"));
+            frontend::tell(format!("--- console of {node}"));
+            lines[lines.len().saturating_sub(20)..].iter().for_each(|line| frontend::tell(*line));
         }
     }
 }

@@ -22,7 +22,7 @@ use nix::{
 use std::{
     collections::BTreeSet,
     fs,
-    io::{self, IsTerminal, Write},
+    io::{self, IsTerminal},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -123,7 +123,7 @@ pub(crate) fn vagrant_test(arguments: &Arguments) -> Result<(), TaskError> {
     let exit = exit?;
     left?;
     if exit == 0 {
-        println!("Passed. Durations and results are in {}.", out.display());
+        frontend::tell(format!("Passed. Durations and results are in {}.", out.display()));
         return Ok(());
     }
     Err(TaskError::AlreadyReported(exit))
@@ -159,7 +159,7 @@ fn in_namespaces(arguments: &Arguments, folder: &Path, out: &Path, catalog: &str
     let pid = Pid::from_raw(child.id().cast_signed());
     thread::spawn(move || {
         if let Ok(signal) = signals.wait() {
-            eprintln!("{signal} received: removing the lab");
+            frontend::tell(format!("{signal} received: removing the lab"));
             let _ = kill(pid, Signal::SIGKILL);
         }
     });
@@ -221,11 +221,12 @@ fn install(yes: bool) -> Result<(), TaskError> {
     let install = format!("apt-get install --no-install-recommends {}", missing.join(" "));
     if !yes && !ready::unattended() {
         if !io::stdin().is_terminal() {
-            eprintln!("packages are missing: run `{install}`, or allow it here with --yes or CI=true");
+            frontend::tell(format!(
+                "packages are missing: run `{install}`, or allow it here with --yes or CI=true"
+            ));
             return Err(TaskError::AlreadyReported(2));
         }
-        eprint!("The test needs missing packages: {install}\nInstall them now? [y/N] ");
-        let _ = io::stderr().flush();
+        frontend::ask(format!("The test needs missing packages: {install}\nInstall them now? [y/N] "));
         let mut answer = String::new();
         let _ = io::stdin().read_line(&mut answer);
         if !answer.trim().eq_ignore_ascii_case("y") {

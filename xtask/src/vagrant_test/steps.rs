@@ -44,12 +44,12 @@ impl Log {
         name: &str,
         step: impl FnOnce() -> Result<T, TaskError>,
     ) -> Result<T, TaskError> {
-        eprintln!("\n== {name}");
+        frontend::tell(format!("\n== {name}"));
         let since = Instant::now();
         let result = step();
         let took = since.elapsed();
         let ended = if result.is_ok() { "done" } else { "FAILED" };
-        eprintln!("== {ended} in {:.1} s: {name}", took.as_secs_f64());
+        frontend::tell(format!("== {ended} in {:.1} s: {name}", took.as_secs_f64()));
         self.note(&if result.is_ok() { name.to_owned() } else { format!("{name}: failed") }, took)?;
         result
     }

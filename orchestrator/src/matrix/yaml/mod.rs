@@ -9,7 +9,7 @@
 //! dependency already, and reports where each scalar and each list begins and ends. It decides nothing: if it
 //! reads a text differently, a message points at the value around the culprit.
 //!
-//! The messages are rendered by our own code. The crate annotate-snippets is made for coloured labels over
+//! The messages are rendered by our own code. The crate annotate-snippets is made for colored labels over
 //! many lines, and its snippets would have to be extended by the path and the help that a message has here.
 
 use super::diagnostic::{Diagnostic, Diagnostics, KeyPath, Position};

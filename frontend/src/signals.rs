@@ -1,0 +1,31 @@
+//! Signals that the program must leave alone.
+
+use nix::sys::signal::Signal;
+use std::fs;
+
+/// Returns whether this process ignores a signal. `nohup` starts programs that ignore SIGHUP, and a shell
+/// without job control starts background jobs that ignore SIGINT; a program that catches these signals
+/// nevertheless would end when it was meant to continue. Call this before the signal is caught.
+pub fn is_ignored(signal: Signal) -> bool {
+    fs::read_to_string("/proc/self/status").is_ok_and(|status| is_in(&status, signal))
+}
+
+/// Returns whether a process with this `/proc/PID/status` ignores a signal: bit N - 1 of `SigIgn` stands for
+/// signal N, see `proc_pid_status(5)`.
+fn is_in(status: &str, signal: Signal) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal as u32 - 1) & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_is_a_bit_of_the_mask() {
+        let status = "Name:\tx\nSigBlk:\t0000000000000001\nSigIgn:\t0000000000001001\n";
+        assert!(is_in(status, Signal::SIGHUP) && is_in(status, Signal::SIGPIPE));
+        assert!(!is_in(status, Signal::SIGINT) && !is_in("", Signal::SIGHUP));
+    }
+}
