@@ -1,4 +1,9 @@
 //! Tests of the command line: exit codes, messages and JSON output, each in its own network namespace.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the output of a test says what failed or why it was skipped"
+)]
 
 mod common;
 
@@ -181,7 +186,7 @@ async fn play_follows_the_trace_and_then_restores_the_previous_profile() {
 async fn a_signal_ends_a_repeating_trace() {
     let Some(pair) = pair().await else { return };
     let (_folder, path) = trace("0s 40mbit\n5ms 12mbit\n10ms end\n");
-    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         let mut command = program();
         command.args(["play", "near", &path, "--repeat"]).stdout(Stdio::piped());
         let mut child = pair.near_namespace.run(|| command.spawn()).unwrap();

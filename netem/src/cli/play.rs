@@ -8,11 +8,14 @@ use crate::{
     trace::{Trace, TraceError},
 };
 use clap::Args;
+use nix::sys::signal as nix;
 use serde::Serialize;
 use std::{
     fs,
-    io::{self, Write},
+    future::poll_fn,
+    io,
     path::{Path, PathBuf},
+    task::Poll,
     time::Duration,
 };
 use tokio::{
@@ -67,15 +70,14 @@ pub(super) async fn play(cli: &Cli, args: &PlayArgs) -> Result<()> {
     let text = text.map_err(|e| error(e.to_string()))?;
     let trace: Trace = text.parse().map_err(invalid)?;
     let profiles = trace.profiles(&args.shape.profile.resolve()).map_err(invalid)?;
-    let listen = |kind| signal(kind).map_err(Error::system("listen for signals"));
-    let mut signals = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let mut interruption = Interruption::listen().map_err(Error::system("listen for signals"))?;
 
     let player = TracePlayer { cli, netlink: Netlink::open()?, interface, ingress: args.shape.ingress };
     let before = player.profile().await?.unwrap_or_default();
     let (first, rest) = profiles.split_first().expect("a trace has at least one rate");
     // From here on the previous profile has to be restored, whatever happens.
     let set = player.set(first).await?;
-    let outcome = player.run((first, set), rest, trace.length(), args.repeat, &mut signals).await;
+    let outcome = player.run((first, set), rest, trace.length(), args.repeat, &mut interruption).await;
     let restored = player.apply(&before).await;
     let interrupted = outcome?;
     restored?;
@@ -114,19 +116,19 @@ impl TracePlayer<'_> {
         rest: &[(Span, Profile)],
         length: Span,
         repeat: bool,
-        signals: &mut (Signal, Signal),
+        interruption: &mut Interruption,
     ) -> Result<bool> {
         let mut start = Instant::now();
         self.print(&set)?;
         loop {
             for step in rest {
-                if wait(start + Duration::from(step.0), signals).await {
+                if interruption.before(start + Duration::from(step.0)).await {
                     return Ok(true);
                 }
                 self.print(&self.set(step).await?)?;
             }
             start += Duration::from(length);
-            if wait(start, signals).await {
+            if interruption.before(start).await {
                 return Ok(true);
             }
             if !repeat {
@@ -147,17 +149,31 @@ impl TracePlayer<'_> {
                 format!("{interface}: {how}; previous state restored")
             }
         };
-        let mut output = io::stdout().lock();
-        writeln!(output, "{line}").and_then(|()| output.flush()).map_err(Error::system("print"))
+        frontend::print(line + "\n").map_err(Error::system("print"))
     }
 }
 
-/// Waits until a time or for a signal. Returns whether a signal arrived.
-async fn wait(until: Instant, (interrupt, terminate): &mut (Signal, Signal)) -> bool {
-    tokio::select! {
-        biased;
-        _ = interrupt.recv() => true,
-        _ = terminate.recv() => true,
-        () = sleep_until(until) => false,
+/// The signals that end a trace.
+struct Interruption(Vec<Signal>);
+
+impl Interruption {
+    /// Catches SIGINT, SIGTERM and SIGHUP, except those that this process ignores from its start.
+    fn listen() -> io::Result<Self> {
+        let signals = [nix::Signal::SIGINT, nix::Signal::SIGTERM, nix::Signal::SIGHUP];
+        let caught = signals.into_iter().filter(|signal| !frontend::is_ignored(*signal));
+        caught.map(|caught| signal(SignalKind::from_raw(caught as i32))).collect::<io::Result<_>>().map(Self)
+    }
+
+    /// Waits until a time or for a signal. Returns whether a signal arrived.
+    async fn before(&mut self, until: Instant) -> bool {
+        let arrival = poll_fn(|context| {
+            let arrived = self.0.iter_mut().any(|signal| signal.poll_recv(context).is_ready());
+            if arrived { Poll::Ready(()) } else { Poll::Pending }
+        });
+        tokio::select! {
+            biased;
+            () = arrival => true,
+            () = sleep_until(until) => false,
+        }
     }
 }

@@ -1,9 +1,11 @@
 //! Interruption of a run: the first SIGINT, SIGTERM or SIGHUP asks the run to stop, the second exits
 //! immediately.
 
-use std::{io, process};
+use nix::sys::signal::Signal;
+use std::{future::poll_fn, io, process, task::Poll, thread};
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    runtime::Builder,
+    signal::unix::{self, SignalKind, signal},
     sync::watch,
 };
 
@@ -27,6 +29,15 @@ impl Interrupter {
     }
 }
 
+/// Waits for one of these signals.
+async fn arrival(signals: &mut [unix::Signal]) {
+    poll_fn(|context| {
+        let arrived = signals.iter_mut().any(|signal| signal.poll_recv(context).is_ready());
+        if arrived { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
 impl Interrupt {
     /// Returns both ends of a request.
     pub fn new() -> (Interrupter, Self) {
@@ -34,32 +45,31 @@ impl Interrupt {
         (Interrupter(sender), Self { requested })
     }
 
-    /// Returns a request that the first signal makes, after it has called `notice`. The second signal exits
-    /// the process.
+    /// Returns a request that the first signal makes, before it calls `notice`. The second signal exits the
+    /// process. Signals that this process ignores from its start stay ignored.
+    ///
+    /// # Errors
+    /// If the signals cannot be caught.
     pub fn on_signals(notice: impl FnOnce() + Send + 'static) -> io::Result<Self> {
         let (interrupter, interrupt) = Self::new();
-        let mut signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()]
-            .map(signal)
-            .into_iter()
-            .collect::<io::Result<Vec<_>>>()?;
-        tokio::spawn(async move {
-            let mut notice = Some(notice);
-            loop {
-                let [int, term, hup] = &mut signals[..] else { return };
-                tokio::select! {
-                    _ = int.recv() => {}
-                    _ = term.recv() => {}
-                    _ = hup.recv() => {}
-                }
-                match notice.take() {
-                    Some(notice) => {
-                        notice();
-                        interrupter.interrupt();
-                    }
-                    // Everything that this process started ends with it.
-                    None => process::exit(EXIT_CODE.into()),
-                }
-            }
+        let caught = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+        let caught = caught.into_iter().filter(|signal| !frontend::is_ignored(*signal));
+        // A thread of its own, because the run's thread may wait for a terminal that takes no more output.
+        let runtime = Builder::new_current_thread().enable_io().build()?;
+        let mut signals = {
+            let _context = runtime.enter();
+            caught
+                .map(|caught| signal(SignalKind::from_raw(caught as i32)))
+                .collect::<io::Result<Vec<_>>>()?
+        };
+        thread::spawn(move || {
+            runtime.block_on(arrival(&mut signals));
+            interrupter.interrupt();
+            // It may wait for the terminal, too.
+            thread::spawn(notice);
+            runtime.block_on(arrival(&mut signals));
+            // Everything that this process started ends with it.
+            process::exit(EXIT_CODE.into());
         });
         Ok(interrupt)
     }

@@ -191,14 +191,26 @@ impl TestDir {
         RunningTestbed { dir: self, child, terminal: None }
     }
 
+    /// Starts `testbed run` with this standard error.
+    pub(crate) fn start_with_stderr(&self, args: &[&str], stderr: impl Into<Stdio>) -> RunningTestbed<'_> {
+        let stdout = File::create(self.dir.path().join("stdout")).unwrap();
+        let child = self.command(args).stdout(stdout).stderr(stderr).spawn().unwrap();
+        RunningTestbed { dir: self, child, terminal: None }
+    }
+
     /// Starts `testbed run` with standard error on a pseudoterminal.
     pub(crate) fn start_on_terminal(&self, args: &[&str]) -> RunningTestbed<'_> {
+        self.start_on_terminal_of_type(args, "xterm")
+    }
+
+    /// Does the same as [`start_on_terminal`](Self::start_on_terminal), with this value of `TERM`.
+    pub(crate) fn start_on_terminal_of_type(&self, args: &[&str], term: &str) -> RunningTestbed<'_> {
         let size = Winsize { ws_row: 24, ws_col: 120, ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(&size, None).unwrap();
         fcntl(&pty.master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
         let stdout = File::create(self.dir.path().join("stdout")).unwrap();
         let mut command = self.command(args);
-        command.env("TERM", "xterm").stdout(stdout).stderr(pty.slave);
+        command.env("TERM", term).stdout(stdout).stderr(pty.slave);
         let child = command.spawn().unwrap();
         RunningTestbed {
             dir: self,

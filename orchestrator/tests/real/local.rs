@@ -4,13 +4,19 @@
 //! `cargo xtask test` builds the programs and installs what is missing before it runs these tests. A test
 //! that cannot run prints `skipped:` and why.
 
-use crate::common::real::{
-    LeftoverCheck, Process, RunningTestbed, TestDir, isolated, ready, signal, skipped,
+use crate::common::{
+    real::{LeftoverCheck, Process, RunningTestbed, TestDir, isolated, ready, signal, skipped},
+    write_script,
 };
-use nix::{sys::signal::Signal, unistd::geteuid};
+use nix::{
+    fcntl::{FcntlArg, fcntl},
+    sys::signal::Signal,
+    unistd::geteuid,
+};
 use std::{
     collections::BTreeSet,
-    fs,
+    fs::{self, OpenOptions},
+    io::{Write, pipe},
     os::unix::{fs::symlink, process::CommandExt},
     process::Command,
 };
@@ -446,6 +452,89 @@ fn an_interrupt_ends_the_attempt_and_the_run() {
             dir.shown()
         );
     });
+}
+
+#[test]
+#[ignore = "runs QEMU: cargo xtask test"]
+fn a_run_whose_standard_error_is_full_is_recorded_and_can_be_interrupted() {
+    let Some(ready) = ready() else { return };
+    isolated(&ready, || {
+        let dir = TestDir::new(&ready, &small(2));
+        let full = || OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let watch = LeftoverCheck::from_now();
+        let mut run = dir.start_with_stderr(&["matrix.yaml", "--out", "run"], full());
+        run.wait_for("the second migration", |dir| dir.migrates("base.2").then_some(()));
+        let networks = dir.networks();
+        signal(run.pid(), Signal::SIGINT);
+        assert_eq!(run.end(), 130, "{}", dir.shown());
+        watch.assert_nothing_left(&dir, &networks);
+        assert_eq!(outcomes(&dir), [Outcome::Converged, Outcome::Interrupted], "{}", dir.shown());
+        let run = dir.start_with_stderr(&["--resume", "run"], full());
+        assert_eq!(run.end(), 0, "{}", dir.shown());
+    });
+}
+
+/// A reader that has stopped reading, such as a pager: a diagnostic waits for it, but no signal does.
+#[test]
+#[ignore = "runs QEMU: cargo xtask test"]
+fn a_run_whose_standard_error_is_stuck_is_ended_by_the_second_interrupt() {
+    let Some(ready) = ready() else { return };
+    isolated(&ready, || {
+        let dir = TestDir::new(&ready, SMALL);
+        let watch = LeftoverCheck::from_now();
+        let (reader, mut writer) = pipe().unwrap();
+        let page = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
+        writer.write_all(&vec![b'x'; usize::try_from(page).unwrap()]).unwrap();
+        let mut run = dir.start_with_stderr(&["matrix.yaml", "--out", "run"], writer);
+        // It is in the system call 1 (write) on file descriptor 2.
+        let call = format!("/proc/{}/syscall", run.pid());
+        let stuck = || fs::read_to_string(&call).is_ok_and(|call| call.starts_with("1 0x2 "));
+        run.wait_for("the first diagnostic", |_| stuck().then_some(()));
+        let networks = dir.networks();
+        signal(run.pid(), Signal::SIGINT);
+        signal(run.pid(), Signal::SIGTERM);
+        assert_eq!(run.end(), 130, "{}", dir.shown());
+        watch.assert_nothing_left(&dir, &networks);
+        drop(reader);
+    });
+}
+
+#[test]
+#[ignore = "runs QEMU: cargo xtask test"]
+fn signals_that_are_ignored_from_the_start_stay_ignored() {
+    let Some(ready) = ready() else { return };
+    isolated(&ready, || {
+        let mut dir = TestDir::new(&ready, SMALL);
+        // As nohup starts a program, and a shell without job control a background job.
+        let script = format!("#!/bin/sh\ntrap '' HUP INT\nexec '{}' \"$@\"\n", dir.testbed.display());
+        dir.testbed = dir.path("in-background");
+        write_script(&dir.testbed, &script);
+        let mut run = dir.start(&["matrix.yaml", "--out", "run"]);
+        run.wait_for("a migration", |dir| dir.migrates("base.1").then_some(()));
+        signal(run.pid(), Signal::SIGHUP);
+        signal(run.pid(), Signal::SIGINT);
+        assert_eq!(run.end(), 0, "{}", dir.shown());
+        assert_eq!(outcomes(&dir), [Outcome::Converged], "{}", dir.shown());
+        let mut run = dir.start(&["matrix.yaml", "--out", "other"]);
+        run.wait_for("QEMU", |p| p.processes().iter().any(|p| p.is_qemu("destination")).then_some(()));
+        signal(run.pid(), Signal::SIGTERM);
+        assert_eq!(run.end(), 130, "{}", dir.shown());
+    });
+}
+
+#[test]
+#[ignore = "runs QEMU: cargo xtask test"]
+fn a_terminal_that_cannot_redraw_gets_plain_lines() {
+    let Some(ready) = ready() else { return };
+    for term in ["dumb", ""] {
+        let dir = TestDir::new(&ready, SMALL);
+        let mut run = dir.start_on_terminal_of_type(&["matrix.yaml", "--out", "run"], term);
+        assert!(run.ended().success(), "{}", dir.shown());
+        let shown = run.shown().replace("\r\n", "\n");
+        assert!(shown.contains("[1/1] base") && shown.contains("base #1: converged in "), "{term}: {shown}");
+        assert!(shown.contains("accelerator"), "{term}: {shown}");
+        assert!(!shown.contains(['\x1b', '\r']), "{term}: {shown:?}");
+    }
 }
 
 #[test]
