@@ -23,6 +23,7 @@ pub use profile_args::ProfileArgs;
 use serde::Serialize;
 use std::{
     fmt::Write as _,
+    io::{self, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     process::ExitCode,
 };
@@ -87,6 +88,7 @@ Examples:
 const MEASURE_HELP: &str = "\
 Examples:
   netem measure --serve
+  netem measure --serve --listen 192.0.2.2
   netem measure 192.0.2.2";
 
 const SUPPORTED_HELP: &str = "\
@@ -146,9 +148,13 @@ struct MeasureArgs {
     /// IP address of the host that runs `netem measure --serve`.
     #[arg(required_unless_present = "serve", conflicts_with = "serve")]
     server: Option<IpAddr>,
-    /// Run the server, until interrupted.
+    /// Run the server, until interrupted. It answers only clients that connect over TCP, at most 16 at a
+    /// time, and ends the session of one that is silent for 30s.
     #[arg(long)]
     serve: bool,
+    /// Local address on which the server listens [default: every address, as clients are other hosts].
+    #[arg(long, value_name = "ADDRESS", requires = "serve", conflicts_with = "server")]
+    listen: Option<IpAddr>,
     /// Port of the server, for both TCP and UDP.
     #[arg(long, default_value_t = 5202)]
     port: u16,
@@ -268,15 +274,14 @@ struct MeasureReport {
 
 async fn measure_path(cli: &Cli, args: &MeasureArgs) -> Result<String, Error> {
     let Some(server) = args.server else {
-        let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, args.port));
-        // Without IPv6 in the kernel, binding to an IPv6 address fails.
-        let server = Server::bind(address)
-            .or_else(|_| Server::bind((Ipv4Addr::UNSPECIFIED, args.port).into()))
-            .map_err(Error::system(format!("listen on port {}", args.port)))?;
-        frontend::tell(format!("Listening on port {}; press Ctrl-C to stop", args.port));
-        server.run().map_err(Error::system("serve"))?;
-        return Ok(String::new());
+        return serve(args.listen, args.port).map(|()| String::new());
     };
+    if args.port == 0 {
+        return Err(Error::Unsuitable {
+            interface: server.to_string(),
+            problem: "--port: no server listens on port 0".into(),
+        });
+    }
     if !(Span::from_millis(100)..=Span::from_secs(3600)).contains(&args.time) {
         return Err(Error::Unsuitable {
             interface: server.to_string(),
@@ -297,11 +302,32 @@ async fn measure_path(cli: &Cli, args: &MeasureArgs) -> Result<String, Error> {
     let duration = args.time.into();
     let settings = MeasurementSettings { duration, warm_up: duration / 6, ..MeasurementSettings::default() };
     let address = SocketAddr::from((server, args.port));
-    let measured = measure::measure(address, &settings).map_err(Error::system(format!(
-        "measure the path to {address} (is `netem measure --serve` running there?)"
-    )))?;
+    let measured = measure::measure(address, &settings).map_err(|error| {
+        let hint = if error.kind() == io::ErrorKind::ConnectionRefused {
+            " (is `netem measure --serve` running there?)"
+        } else {
+            ""
+        };
+        Error::system(format!("measure the path to {address}{hint}"))(error)
+    })?;
     let report = MeasureReport { configured, measured };
     Ok(rendered(cli, &report, || describe_report(&report)))
+}
+
+/// Serves measurements until interrupted.
+fn serve(listen: Option<IpAddr>, port: u16) -> Result<(), Error> {
+    let server = match listen {
+        Some(address) => Server::bind((address, port).into())
+            .map_err(Error::system(format!("listen on {}", SocketAddr::from((address, port)))))?,
+        // Without IPv6 in the kernel, binding to an IPv6 address fails.
+        None => Server::bind((Ipv6Addr::UNSPECIFIED, port).into())
+            .or_else(|_| Server::bind((Ipv4Addr::UNSPECIFIED, port).into()))
+            .map_err(Error::system(format!("listen on port {port}")))?,
+    };
+    let address = server.address().map_err(Error::system("read the server's address"))?;
+    // The server also works where nobody can read this.
+    let _ = writeln!(io::stderr(), "Listening on {address}; press Ctrl-C to stop");
+    server.run().map_err(Error::system("serve"))
 }
 
 fn describe_report(MeasureReport { configured, measured }: &MeasureReport) -> String {

@@ -105,6 +105,10 @@ pub(crate) const COMMANDS: &[(&str, Trial)] = &[
             "concurrent_setups_download_the_distributions_kernel_without_installing_it",
         ),
     ),
+    (
+        "netem measure --serve --listen 192.0.2.2",
+        Test("netem/tests/measure.rs", "a_server_listens_where_it_is_told"),
+    ),
     // By nothing.
     (
         "cargo xtask run scenarios/smoke.yaml",

@@ -1,0 +1,188 @@
+//! Measures a network path between two hosts: the goodput of one TCP stream, round-trip times, and loss.
+//!
+//! One host runs a [`Server`], the other calls [`measure`]. Probes are UDP packets of 64 bytes of payload,
+//! sent at a constant rate and echoed by the server. A round trip therefore includes the scheduling delays of
+//! both hosts, some 50 to 100 us on an idle host. A measurement has three phases:
+//!
+//! 1. probes alone: the idle round-trip time;
+//! 2. a TCP stream alone: its goodput, as the receiver counts it. Probes would reduce it: a probe is a frame
+//!    of 106 bytes, and 200 of them per second take a sixth of 1 Mbit/s;
+//! 3. probes beside the stream: the round-trip time under load, which includes the queue.
+//!
+//! A server answers only the probes of a session, which a client opens over TCP: see [`Server`].
+
+use crate::profile::Profile;
+use serde::Serialize;
+use std::time::Duration;
+use units::{ByteRate, Span};
+
+mod client;
+mod protocol;
+mod server;
+
+pub use client::measure;
+pub use server::Server;
+
+/// The number of sessions that a server has at a time. It refuses further clients.
+pub const MAX_SESSIONS: usize = 16;
+/// The time after which a server ends the session of a client whose TCP connection is silent, and a client
+/// gives up a server.
+pub const MAX_SILENCE: Duration = Duration::from_secs(30);
+/// The longest [`MeasurementSettings::duration`].
+pub const MAX_DURATION: Duration = Duration::from_secs(3600);
+/// The longest time that idle probes may take. The TCP connection is silent meanwhile.
+const MAX_IDLE_TIME: Duration = Duration::from_secs(20);
+const CHUNK_BYTES: usize = 128 * 1024;
+
+/// The durations and counts of a measurement.
+#[derive(Debug, Clone, Copy)]
+pub struct MeasurementSettings {
+    /// How long the TCP stream runs alone, including the warm-up. It then runs as long again beside probes;
+    /// that part does not count towards the goodput. At most [`MAX_DURATION`].
+    pub duration: Duration,
+    /// The start of the stream that does not count, while the stream finds the path's rate, which it
+    /// overshoots at first.
+    pub warm_up: Duration,
+    /// The time between two probes, at least 100 us.
+    pub interval: Duration,
+    /// The number of probes sent without a stream. They may take 20 s.
+    pub idle_probes: u32,
+}
+
+impl MeasurementSettings {
+    /// A shorter interval between probes would measure how fast this host sends.
+    const MIN_INTERVAL: Duration = Duration::from_micros(100);
+}
+
+impl Default for MeasurementSettings {
+    /// Returns 400 idle probes, 3 s of stream of which the first 0.5 s do not count, and 3 s of stream beside
+    /// probes. Probes are 5 ms apart.
+    fn default() -> Self {
+        Self {
+            duration: Duration::from_secs(3),
+            warm_up: Duration::from_millis(500),
+            interval: Duration::from_millis(5),
+            idle_probes: 400,
+        }
+    }
+}
+
+/// The result of a measurement.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Measurement {
+    /// The payload rate of one TCP stream, as the receiver counted it.
+    pub goodput: ByteRate,
+    /// The round trips of probes without a stream.
+    pub idle: RoundTrips,
+    /// The round trips of probes beside the stream.
+    pub loaded: RoundTrips,
+}
+
+/// The counts and round-trip times of a series of probes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct RoundTrips {
+    /// The number of probes that were sent.
+    pub sent: u64,
+    /// The number of probes that the server received, duplicates included, as its last echo reported it.
+    pub arrived: u64,
+    /// The number of probes whose echo came back.
+    pub echoed: u64,
+    /// The shortest round trip. This and the other times are zero if no echo came back.
+    pub min: Span,
+    /// The median round trip (nearest rank).
+    pub p50: Span,
+    /// The 90th percentile of the round trips (nearest rank).
+    pub p90: Span,
+    /// The 99th percentile of the round trips (nearest rank).
+    pub p99: Span,
+    /// The longest round trip of all.
+    pub max: Span,
+}
+
+impl RoundTrips {
+    /// Returns the fraction of probes whose echo did not come back, between 0 and 1: the loss of both
+    /// directions together.
+    pub fn loss(&self) -> f64 {
+        1.0 - self.echoed as f64 / (self.sent.max(1)) as f64
+    }
+
+    fn new(sent: u64, arrived: u64, mut times: Vec<Duration>) -> Self {
+        times.sort_unstable();
+        let rank = |part: f64| {
+            let index = (times.len() as f64 * part).ceil() as usize;
+            times.get(index.saturating_sub(1)).copied().map_or(Span::ZERO, Span::from)
+        };
+        Self {
+            sent,
+            arrived,
+            echoed: times.len() as u64,
+            min: rank(0.0),
+            p50: rank(0.5),
+            p90: rank(0.9),
+            p99: rank(0.99),
+            max: rank(1.0),
+        }
+    }
+}
+
+/// Returns the payload rate of one TCP stream with timestamps over IPv4 at a profile's rate: a frame of
+/// MTU + 14 bytes carries MTU - 52 bytes of payload, the rest being the TCP, IP and Ethernet headers. `None`
+/// if the profile has no rate.
+pub fn tcp_payload(profile: &Profile, mtu: u32) -> Option<ByteRate> {
+    let rate = u128::from(profile.rate?.to_byte_rate().get());
+    let (payload, frame) = (u128::from(mtu.saturating_sub(52)), u128::from(mtu) + 14);
+    Some(ByteRate::new((rate * payload / frame) as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    #[test]
+    fn percentiles_are_the_nearest_ranks() {
+        let times = (1..=100).rev().map(Duration::from_millis).collect();
+        let trips = RoundTrips::new(200, 150, times);
+        let millis = [trips.min, trips.p50, trips.p90, trips.p99, trips.max].map(Span::as_millis);
+        assert_eq!(millis, [1, 50, 90, 99, 100]);
+        assert!((trips.loss() - 0.5).abs() < 1e-9);
+        assert_eq!(RoundTrips::new(3, 0, Vec::new()).max, Span::ZERO);
+    }
+
+    #[test]
+    fn tcp_payload_is_the_rate_less_headers() {
+        let profile = Profile { rate: Some("928mbit".parse().unwrap()), ..Profile::default() };
+        assert_eq!(tcp_payload(&profile, 1500), Some(ByteRate::new(110_943_196)));
+        assert_eq!(tcp_payload(&Profile::default(), 1500), None);
+    }
+
+    #[test]
+    fn a_measurement_over_loopback_loses_nothing() {
+        let server = Server::bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let address = server.address().unwrap();
+        thread::spawn(|| server.run());
+        let settings = MeasurementSettings {
+            duration: Duration::from_millis(100),
+            warm_up: Duration::ZERO,
+            interval: Duration::from_millis(1),
+            idle_probes: 20,
+        };
+        let measured = measure(address, &settings).unwrap();
+        assert_eq!((measured.idle.sent, measured.idle.arrived, measured.idle.echoed), (20, 20, 20));
+        assert!(measured.idle.min > Span::ZERO && measured.idle.min <= measured.idle.max);
+        assert!(!measured.goodput.is_zero());
+    }
+    #[test]
+    fn settings_that_cannot_work_are_refused() {
+        let good = MeasurementSettings::default();
+        for (settings, says) in [
+            (MeasurementSettings { duration: Duration::MAX, ..good }, "a duration of"),
+            (MeasurementSettings { interval: Duration::ZERO, ..good }, "0ns is less than 100µs"),
+            (MeasurementSettings { idle_probes: u32::MAX, ..good }, "take more than 20s"),
+            (MeasurementSettings { interval: Duration::MAX, ..good }, "take more than 20s"),
+        ] {
+            let error = measure(([127, 0, 0, 1], 9).into(), &settings).unwrap_err();
+            assert!(error.to_string().contains(says), "{error}");
+        }
+    }
+}
