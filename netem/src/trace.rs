@@ -1,7 +1,8 @@
 //! Rate traces: the rate of a link as a function of time, for example as recorded on a real link.
 //!
 //! A trace is a text file. Each line has a time, counted from the start of the trace, and the rate from that
-//! time on, both with units. The first time is 0, times ascend, and the last line says when the trace ends.
+//! time on, both with units. The first time is 0, times ascend by at least 1 ms, and the last line says when
+//! the trace ends.
 //! `#` starts a comment.
 //!
 //! ```text
@@ -23,6 +24,9 @@
 use crate::profile::Profile;
 use std::{fmt::Display, str::FromStr};
 use units::{BitRate, Span};
+
+/// The shortest time between two steps. Setting a rate takes a fraction of it.
+const MIN_STEP: Span = Span::from_millis(1);
 
 /// The word in place of the rate on the last line.
 const END: &str = "end";
@@ -115,6 +119,14 @@ impl FromStr for Trace {
                 Some(before) if at <= before.at => {
                     return Err(error(format!("{at} is not later than the previous time, {}", before.at)));
                 }
+                Some(before) if at.as_nanos() - before.at.as_nanos() < MIN_STEP.as_nanos() => {
+                    let problem = format!(
+                        "{at} is less than {MIN_STEP} later than the previous time, {}: the kernel cannot \
+                         change a rate that fast",
+                        before.at
+                    );
+                    return Err(error(problem));
+                }
                 _ => {}
             }
             if !rate.eq_ignore_ascii_case(END) {
@@ -171,6 +183,8 @@ mod tests {
             ("1s 1mbit\n2s end", "line 1: the first rate is at 1s; a trace must start at `0s`"),
             ("0s 1mbit\n1s 2mbit\n1s 3mbit\n2s end", "line 3: 1s is not later than the previous time, 1s"),
             ("0s 1mbit\n1s 2mbit\n1s end", "line 3: 1s is not later than the previous time, 1s"),
+            ("0s 1mbit\n1ns end", "line 2: 1ns is less than 1ms later than the previous time, 0"),
+            ("0s 1mbit\n1s 2mbit\n1000999us end", "line 3: 1000999us is less than 1ms later"),
             ("0s 1mbit\n\n5 2mbit\n6s end", "line 3: `5` has no unit: a time"),
             ("0s 1mbit\n5s 2\n6s end", "line 2: `2` has no unit: a link rate"),
             ("0s 1mbps\n6s end", "line 1: `1mbps` is ambiguous: write `8mbit` for bytes"),

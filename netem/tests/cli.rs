@@ -56,6 +56,14 @@ async fn invalid_input_is_rejected_with_a_message_and_changes_nothing() {
         ("change near --ingress --rate 1mbit", "near has no profile to change; apply one first"),
         ("measure", "required"),
         ("measure 127.0.0.1 --time 1ms", "--time: 1ms is not between 100ms and 1h"),
+        ("measure 127.0.0.1 --time 100000h", "is not between 100ms and 1h"),
+        ("measure 127.0.0.1 --port 0", "--port: no server listens on port 0"),
+        ("measure --serve --port 65536", "65536 is not in 0..=65535"),
+        ("measure 127.0.0.1 --listen 127.0.0.1", "cannot be used with '--listen"),
+        ("apply near --limit 0 --delay 1ms", "limit: is 0; nothing would pass"),
+        ("apply near --rate 1mbit --queue 1000TB", "queue: 1000TB is not between 64B and 4294967295B"),
+        ("apply near --rate 1mbit --burst 4GiB", "burst: 4GiB is not between 64B and 4294967295B"),
+        ("apply near --delay 100000h", "100000h is more than 240s"),
     ] {
         let output = netem(&pair.near_namespace, args);
         let stderr = String::from_utf8_lossy(&output.stderr);
@@ -116,6 +124,7 @@ async fn an_invalid_trace_changes_nothing() {
     for (text, options, says) in [
         ("0s 1mbit\n5 2mbit\n6s end", "", "line 2: `5` has no unit"),
         ("0s 1mbit\n\n1s 10bit\n6s end", "", "line 3: rate: 10bit is not between"),
+        ("0s 1mbit\n1ns end", "--repeat", "line 2: 1ns is less than 1ms later than the previous time"),
         ("0s 1mbit\n1s end", "--jitter 1ms", "line 1: jitter: 1ms is more than the delay"),
         ("0s 1mbit\n1s end", "--rate 5mbit", "the trace sets the rate"),
     ] {
@@ -129,6 +138,11 @@ async fn an_invalid_trace_changes_nothing() {
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("No such file"));
     assert_eq!(netem(here, &format!("play naer {good}")).status.code(), Some(2));
+    // An endless trace is not read to its end.
+    let output = netem(here, "play near /dev/zero");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("/dev/zero: the trace is longer than 8388608 bytes"), "{stderr}");
     assert_eq!(pair.near.profile("near").await.unwrap(), None);
 }
 

@@ -11,9 +11,9 @@ use clap::Args;
 use nix::sys::signal as nix;
 use serde::Serialize;
 use std::{
-    fs,
+    fs::File,
     future::poll_fn,
-    io,
+    io::{self, Read},
     path::{Path, PathBuf},
     task::Poll,
     time::Duration,
@@ -23,6 +23,9 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use units::{BitRate, Span};
+
+/// The largest size of a trace: more than an hour of a new rate every 10 ms.
+const MAX_TRACE_BYTES: u64 = 8 << 20;
 
 #[derive(Debug, Args)]
 pub(super) struct PlayArgs {
@@ -66,7 +69,8 @@ pub(super) async fn play(cli: &Cli, args: &PlayArgs) -> Result<()> {
         });
     }
     let invalid = |e: TraceError| error(e.to_string());
-    let text = if from_stdin { io::read_to_string(io::stdin()) } else { fs::read_to_string(&args.trace) };
+    let text =
+        if from_stdin { read_bounded(io::stdin()) } else { File::open(&args.trace).and_then(read_bounded) };
     let text = text.map_err(|e| error(e.to_string()))?;
     let trace: Trace = text.parse().map_err(invalid)?;
     let profiles = trace.profiles(&args.shape.profile.resolve()).map_err(invalid)?;
@@ -82,6 +86,17 @@ pub(super) async fn play(cli: &Cli, args: &PlayArgs) -> Result<()> {
     let interrupted = outcome?;
     restored?;
     player.print(&PlayEvent::Ended { interface, interrupted })
+}
+
+/// Reads the text of a trace, which may be endless.
+fn read_bounded(input: impl Read) -> io::Result<String> {
+    let mut text = String::new();
+    input.take(MAX_TRACE_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_TRACE_BYTES {
+        let problem = format!("the trace is longer than {MAX_TRACE_BYTES} bytes");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+    }
+    Ok(text)
 }
 
 impl TracePlayer<'_> {

@@ -343,8 +343,9 @@ impl Profile {
             }
         }
         for (key, value, min) in [("burst", self.burst, 64), ("queue", self.queue, 64)] {
-            if let Some(bytes) = value.map(Bytes::get).filter(|b| *b < min || *b > u64::from(u32::MAX)) {
-                return fail(key, format!("{} is not between {min}B and 4GiB", Bytes::new(bytes)));
+            let max = u64::from(u32::MAX);
+            if let Some(bytes) = value.map(Bytes::get).filter(|b| !(min..=max).contains(b)) {
+                return fail(key, format!("{} is not between {min}B and {max}B", Bytes::new(bytes)));
             }
         }
         if let (Some(rate), Some(burst)) = (self.rate, self.burst)
