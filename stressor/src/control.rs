@@ -72,19 +72,18 @@ pub fn serve(engine: &mut Engine, input: impl Read, output: impl Write + Send) -
     })
 }
 
-/// Reads one line into `line`, of which it keeps at most about [`MAX_LINE_BYTES`]. Returns false at the end
-/// of the input.
+/// Reads one line into `line`; instead of a line that is longer than [`MAX_LINE_BYTES`], an empty one.
+/// Returns false at the end of the input.
 fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
     line.clear();
-    loop {
-        let read = input.by_ref().take(MAX_LINE_BYTES).read_until(b'\n', line)?;
-        if read == 0 || line.ends_with(b"\n") {
-            return Ok(read > 0);
-        }
-        if line.len() as u64 >= MAX_LINE_BYTES {
-            line.clear();
-        }
+    if input.by_ref().take(MAX_LINE_BYTES).read_until(b'\n', line)? == 0 {
+        return Ok(false);
     }
+    if line.len() as u64 == MAX_LINE_BYTES && !line.ends_with(b"\n") {
+        input.skip_until(b'\n')?;
+        line.clear();
+    }
+    Ok(true)
 }
 
 /// Parses a request. Returns its number and either its command or the error message for the reply. Returns
@@ -363,7 +362,8 @@ mod tests {
         client.send_raw("\n\n\u{0}\u{7f}garbage\n[1,2]\n");
         client.send_raw(vec![0xff, 0xfe, b'\n']);
         client.send_raw(vec![b'x'; 3 << 20]);
-        client.send_raw("\n{\"id\":2,\"command\":\"sto");
+        // The end of a line that is too long is no request either.
+        client.send_raw("{\"id\":1,\"command\":\"stop\"}\n{\"id\":2,\"command\":\"sto");
         client.send_raw("p\"}\n{\"id\":3,\"command\":\"dance\"}\n");
         assert_eq!(client.reply(), (2, Answer::Done));
         let (3, Answer::Failed(why)) = client.reply() else { panic!("not refused") };
