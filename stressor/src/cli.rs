@@ -8,7 +8,8 @@ use units::{Bytes, Span};
 ///
 /// Writes to a working set at an even rate, in steps of a millisecond. Every second it prints the achieved
 /// rate, the longest stall and the write latency. At the end, or when interrupted, it verifies that the
-/// memory holds exactly what was written.
+/// memory holds exactly what was written. An interruption before the memory is filled, or a second one, ends
+/// the program at once.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "stressor", version, max_term_width = 100, after_help = AFTER_HELP)]
 #[command(arg_required_else_help = true)]
@@ -17,7 +18,7 @@ pub struct Cli {
     #[command(flatten)]
     pub workload: WorkloadArgs,
 
-    /// Stop after this time [default: run until interrupted]
+    /// Stop after this time, counted from when the memory is filled [default: run until interrupted]
     #[arg(long, value_name = "TIME", conflicts_with = "control")]
     pub duration: Option<Span>,
 

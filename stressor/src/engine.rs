@@ -20,6 +20,7 @@ use crate::{
 use nix::{
     errno::Errno,
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    sys::signal::SigSet,
     unistd::Pid,
 };
 use std::{
@@ -128,6 +129,8 @@ impl Engine {
         let (workload, meter, stop_lanes) = (self.workload.clone(), self.meter(), Arc::clone(&stop));
         let (report, started) = mpsc::sync_channel(1);
         let runner = thread::Builder::new().name("dirtier".into()).spawn(move || {
+            // Signals are for the thread that uses the engine. The lanes inherit this.
+            let _ = SigSet::all().thread_block();
             memory.dirty(&workload, &meter, &stop_lanes, &report);
             memory
         });

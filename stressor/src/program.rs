@@ -111,17 +111,19 @@ impl Runner {
         if is_idle {
             frontend::tell("note: --rate is 0, so the working set is allocated but not dirtied");
         }
-        // Until here there is nothing to summarize, so an interruption may simply end the program. The lanes'
-        // threads, started below, inherit the blocked signals.
-        let signals = block_signals().map_err(|errno| Error::system("catch signals", errno))?;
+        let started = Instant::now();
         engine.start()?;
+        // Until here there is nothing to summarize, so an interruption may simply end the program, whatever
+        // it is doing.
+        let signals = block_signals().map_err(|errno| Error::system("catch signals", errno))?;
         let meter = Reader::new(engine.meter());
-        Ok(Self { cli, engine, meter, signals, started: Instant::now() })
+        Ok(Self { cli, engine, meter, signals, started })
     }
 
-    /// Prints a status every second until the time is over or a signal arrives, then the summary.
+    /// Prints a status every second until the time is over or a signal arrives, then the summary. While
+    /// nobody reads the output, there is no status: the next one covers the whole time since the last.
     fn finish(mut self) -> Result<ExitCode, Error> {
-        let mut total = Interval::empty();
+        let (mut total, mut since_last) = (Interval::empty(), Interval::empty());
         let end = self.cli.duration.and_then(|duration| self.started.checked_add(duration.into()));
         let mut last = self.started;
         let mut took;
@@ -136,16 +138,19 @@ impl Runner {
             }
             let interval = self.meter.interval();
             total.add(&interval);
+            since_last.add(&interval);
             took = now - self.started;
             if ended {
                 break;
             }
-            let status = self.print_status(&interval, now, now - last);
-            if status.is_err() {
-                // Standard output is closed.
-                break;
+            if stdout_is_ready() {
+                if self.print_status(&since_last, now, now - last).is_err() {
+                    // Standard output is closed.
+                    break;
+                }
+                since_last = Interval::empty();
+                last = now;
             }
-            last = now;
             while next <= now {
                 next += STATUS_INTERVAL;
             }
@@ -321,6 +326,14 @@ fn print_json(output: &OutputLine) -> io::Result<()> {
     let mut line = serde_json::to_string(output).expect("output lines have only string keys");
     line.push('\n');
     io::stdout().write_all(line.as_bytes())
+}
+
+/// Returns whether a line can be written to standard output without waiting for its reader.
+fn stdout_is_ready() -> bool {
+    let stdout = io::stdout();
+    let mut watched = [PollFd::new(stdout.as_fd(), PollFlags::POLLOUT)];
+    // An error shows when the line is written.
+    !matches!(poll(&mut watched, PollTimeout::ZERO), Ok(0))
 }
 
 /// Returns the signals that end the workload: those of SIGINT, SIGTERM and SIGHUP that this process does not

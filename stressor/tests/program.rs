@@ -10,8 +10,13 @@ use serde_json::Value;
 use std::{
     fs::{self, File},
     io::{BufRead, BufReader, Write},
-    os::unix::fs::FileExt,
+    os::{
+        fd::OwnedFd,
+        unix::{fs::FileExt, net::UnixStream},
+    },
     process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio},
+    thread,
+    time::Duration,
 };
 use stressor::{
     Workload,
@@ -186,13 +191,74 @@ fn an_interrupted_program_prints_the_summary() {
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         stdout.read_line(&mut first).unwrap();
         assert!(first.contains("MB/s"), "{first}");
-        let kill = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().unwrap();
-        assert!(kill.success());
+        send(signal, &child);
         let mut rest = String::new();
         std::io::Read::read_to_string(&mut stdout, &mut rest).unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(0), "{signal}: {rest}");
         assert!(rest.contains("all as written"), "{signal}: {rest}");
     }
+}
+
+/// Sends a signal to a process.
+fn send(signal: &str, child: &Child) {
+    let kill = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().unwrap();
+    assert!(kill.success());
+}
+
+/// Returns a number of kB that `/proc/PID/status` has under a name; 0 if the process has ended.
+fn status_kb(child: &Child, name: &str) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.map_or(0, |value| value.trim().trim_end_matches(" kB").parse().unwrap())
+}
+
+#[test]
+fn a_signal_ends_the_program_while_it_fills_its_memory() {
+    for signal in ["INT", "TERM", "HUP"] {
+        let mut command = stressor("--rate 1MB/s --working-set 1GiB --duration 1min");
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        while status_kb(&child, "VmRSS") < 50_000 && child.try_wait().unwrap().is_none() {}
+        send(signal, &child);
+        let output = child.wait_with_output().unwrap();
+        let output = capture(&command, output);
+        // On a fast host the memory may be full by now. Then there is a summary.
+        assert!(output.code.is_none() || output.stdout.contains("as written"), "{signal}");
+        assert_eq!(output.stderr, "", "{signal}");
+    }
+}
+
+#[test]
+fn signals_end_a_program_whose_output_nobody_reads() {
+    let (_reader, mut writer) = UnixStream::pair().unwrap();
+    writer.set_nonblocking(true).unwrap();
+    while writer.write(&[b'x'; 1024]).is_ok() {}
+    writer.set_nonblocking(false).unwrap();
+    let mut command = stressor("--rate 1MB/s --working-set 1MiB --no-verify");
+    let mut child = command.stdout(OwnedFd::from(writer)).spawn().unwrap();
+    // By then, a status is due. Should it not be, the test only shows less.
+    thread::sleep(Duration::from_millis(1500));
+    // The first signal stops the dirtying; the summary waits for a reader, and the next signal ends that too.
+    while child.try_wait().unwrap().is_none() {
+        send("INT", &child);
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_signal_that_was_ignored_from_the_start_stays_ignored() {
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' HUP; exec \"$0\" --rate 8MB/s --working-set 1MiB"]);
+    let mut child = command.arg(env!("CARGO_BIN_EXE_stressor")).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.next().unwrap().contains("MB/s   stall"));
+    send("HUP", &child);
+    for _ in 0..2 {
+        let line = lines.next().unwrap();
+        assert!(line.contains("MB/s   stall"), "{line}");
+    }
+    send("TERM", &child);
+    assert!(lines.any(|line| line.contains("all as written")));
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[test]
