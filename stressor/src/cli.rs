@@ -82,7 +82,8 @@ pub struct WorkloadArgs {
     #[arg(long, default_value_t)]
     pub order: Order,
 
-    /// Number of writing threads, each with its own part of the working set, pinned to the CPUs in turn
+    /// Number of writing threads, each with its own part of the working set, pinned to the CPUs in turn; at
+    /// most 16 for each CPU
     #[arg(long, value_name = "COUNT", default_value_t = 1)]
     pub threads: u32,
 

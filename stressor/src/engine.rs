@@ -102,6 +102,7 @@ impl Engine {
     /// [`Error::Map`] it holds no memory, and after [`Error::Thread`] it is stopped.
     pub fn set(&mut self, workload: Workload) -> Result<(), Error> {
         workload.check()?;
+        workload.check_cpus(allowed_cpus().len().max(1))?;
         let reuse = Reuse::between(&self.workload, &workload);
         self.check_memory(&workload)?;
         let was_running = self.is_running();

@@ -32,8 +32,8 @@ pub struct Workload {
     pub write: Write,
     /// The order in which pages are written.
     pub order: Order,
-    /// The number of writing threads. Each has its own part of the working set; they are pinned to the CPUs
-    /// in turn.
+    /// The number of writing threads, at most 16 for each CPU. Each has its own part of the working set; they
+    /// are pinned to the CPUs in turn.
     pub threads: u32,
     /// The size of the pages that back the working set. Dirtying is in units of 4 KiB with any size.
     pub page_size: PageSize,
@@ -166,6 +166,13 @@ pub enum WorkloadError {
         counted(*pages, "page"), counted(*pages, "thread")
     )]
     MoreThreadsThanPages { threads: u32, pages: u64 },
+    #[error(
+        "{threads} threads are too many for {}: threads on the same CPU only take turns, and waking more \
+         than {} for each takes the time that they need to write; use at most {}",
+        counted(*cpus as u64, "CPU"), Workload::MAX_THREADS_PER_CPU,
+        counted(Workload::max_threads(*cpus), "thread")
+    )]
+    MoreThreadsThanCpus { threads: u32, cpus: usize },
     #[error("phase {number} has a duration of 0: set it to a time, like `30s`")]
     EmptyPhase { number: usize },
     #[error("a step of {0} is out of range: use a step from 10us to 1ms")]
@@ -227,12 +234,32 @@ impl Workload {
     /// The shortest allowed step, 10 us. A wake-up takes almost as long.
     pub const SHORTEST_STEP: Span = Span::from_nanos(10_000);
 
+    /// The largest number of threads for each CPU. A wake-up takes about 20 us of a step.
+    pub const MAX_THREADS_PER_CPU: u64 = 16;
+
+    /// Returns the largest number of threads on a system with this many CPUs.
+    pub const fn max_threads(cpus: usize) -> u64 {
+        (cpus as u64).saturating_mul(Self::MAX_THREADS_PER_CPU)
+    }
+
     /// Returns whether the rate is 0 in every phase.
     pub fn dirties_nothing(&self) -> bool {
         self.rate.is_idle() && self.phases.iter().all(|phase| phase.rate.is_idle())
     }
 
-    /// Checks that the settings are valid and consistent, regardless of the available memory.
+    /// Checks that a system with this many CPUs can run the threads.
+    ///
+    /// # Errors
+    ///
+    /// If there are more than [`Workload::max_threads`].
+    pub fn check_cpus(&self, cpus: usize) -> Result<(), WorkloadError> {
+        if u64::from(self.threads) > Self::max_threads(cpus) {
+            return Err(WorkloadError::MoreThreadsThanCpus { threads: self.threads, cpus });
+        }
+        Ok(())
+    }
+
+    /// Checks that the settings are valid and consistent, regardless of the available memory and CPUs.
     ///
     /// # Errors
     ///
@@ -297,6 +324,20 @@ mod tests {
         refused("{ step: 1001us }", "a step of 1001us is out of range: use a step from 10us to 1ms");
         refused("{ step: 0 }", "out of range");
         refused("{ working_set: 10000000TB }", "exceeds the maximum of 128TiB");
+    }
+
+    #[test]
+    fn more_threads_than_the_cpus_can_wake_are_refused() {
+        let with = |threads| Workload { threads, ..Workload::default() };
+        assert_eq!(with(32).check_cpus(2), Ok(()));
+        for (threads, cpus, words) in [
+            (33, 2, "33 threads are too many for 2 CPUs: threads on the same CPU only take turns"),
+            (u32::MAX, 1, "for 1 CPU: "),
+            (17, 1, "more than 16 for each takes the time that they need to write; use at most 16 threads"),
+        ] {
+            let error = with(threads).check_cpus(cpus).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
     }
 
     #[test]

@@ -67,6 +67,10 @@ fn invalid_settings_exit_with_code_2_and_explain_the_fix() {
         ("--ballast 100TB", "make the working set or the ballast smaller"),
         ("--working-set 16KiB --threads 5", "use at most 4 threads"),
         ("--working-set 16KiB --threads 0", "at least one thread"),
+        ("--working-set 1GiB --threads 100000 --duration 1s", "100000 threads are too many for"),
+        ("--working-set 100TB --threads 4294967295", "threads are too many for"),
+        ("--working-set 1MB --threads 4294967296", "4294967296 is not in 0..=4294967295"),
+        ("--working-set 1000000TB", "exceeds the maximum of 128TiB"),
         ("--working-set 1TB --page-size 2MiB", "huge pages of 2MiB"),
         ("--content noise", "compressible:PERCENT"),
         ("--order hot-cold:1/2", "like `50%`"),
@@ -359,6 +363,25 @@ fn control_works_from_hello_to_the_end_of_input() {
     assert_eq!(session.telemetry().pages_dirtied, still);
     assert_eq!(session.verify(), Verification { pages_checked: 512, pages_bad: 0, first_bad: None });
     assert!(!session.telemetry().running);
+    session.close();
+}
+
+#[test]
+fn control_bounds_the_length_of_a_line_and_the_number_of_threads() {
+    let mut session = ControlSession::start();
+    let before = status_kb(&session.child, "VmHWM");
+    for _ in 0..64 {
+        session.input.write_all(&vec![b'x'; 1 << 20]).unwrap();
+    }
+    session.input.write_all(b"\n").unwrap();
+    let many = "{ rate: 1MB/s, working_set: 1GiB, threads: 100000 }";
+    let Answer::Failed(why) = session.request(protocol::Command::Set(serde_yaml::from_str(many).unwrap()))
+    else {
+        panic!("100000 threads are accepted")
+    };
+    assert!(why.starts_with("100000 threads are too many for"), "{why}");
+    let after = status_kb(&session.child, "VmHWM");
+    assert!(after < before + 16 * 1024, "64 MiB without a newline took {} kB", after - before);
     session.close();
 }
 

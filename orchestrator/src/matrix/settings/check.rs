@@ -1,7 +1,7 @@
 //! The conditions that the settings of a cell must satisfy together, beyond each having the right type.
 
 use super::{Settings, WorkingSet};
-use stressor::workload::{Rate, WorkloadError};
+use stressor::workload::{Rate, Workload, WorkloadError};
 use units::{ByteRate, Bytes, Span};
 
 /// An error in settings that are each valid by themselves.
@@ -17,6 +17,8 @@ pub struct SettingsError {
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
+/// The largest number of CPUs of a guest. More would need another machine type of QEMU.
+const MAX_VCPUS: u32 = 255;
 /// The smallest bandwidth that QEMU can mean: it divides a limit by ten, and a result of 0 is no limit to it
 /// (`migration_rate_set` and `migration_rate_exceeded`).
 const MIN_BANDWIDTH: ByteRate = ByteRate::new(10);
@@ -56,11 +58,11 @@ impl Settings {
     }
 
     fn check_guest(&self, errors: &mut Vec<SettingsError>) {
-        if !(1..=255).contains(&self.guest.vcpus) {
+        if !(1..=MAX_VCPUS).contains(&self.guest.vcpus) {
             errors.push(error(
                 &["guest.vcpus"],
                 format!("a guest cannot have {} CPUs", self.guest.vcpus),
-                "write a number from 1 to 255",
+                format!("write a number from 1 to {MAX_VCPUS}"),
             ));
         }
         if self.guest.cpu.as_deref().is_some_and(|cpu| cpu.trim().is_empty()) {
@@ -133,13 +135,14 @@ impl Settings {
                 format!("at an unlimited rate, a working set of {time} has no size"),
                 "write the working set as a size, like `96MB`",
             ));
-        } else if let Err(error) = self.workload_with_phases().check() {
+        } else if let Err(error) = self.check_workload(&self.workload_with_phases()) {
             let paths: &[&str] = match error {
                 WorkloadError::NothingToDirty { .. } => {
                     &["stress.working_set", "stress.phases", "stress.rate"]
                 }
                 WorkloadError::NoThreads => &["stress.threads"],
                 WorkloadError::MoreThreadsThanPages { .. } => &["stress.threads", "stress.working_set"],
+                WorkloadError::MoreThreadsThanCpus { .. } => &["stress.threads", "guest.vcpus"],
                 WorkloadError::Step(_) => &["stress.step"],
                 WorkloadError::EmptyPhase { .. } => &["stress.phases"],
                 WorkloadError::TooLarge(_) => &["stress.working_set", "guest.ballast", "stress.rate"],
@@ -147,6 +150,13 @@ impl Settings {
             let paths = paths.iter().map(ToString::to_string).collect();
             errors.push(SettingsError { paths, message: error.to_string(), help: None });
         }
+    }
+
+    /// Checks a workload that the guest is to run.
+    fn check_workload(&self, workload: &Workload) -> Result<(), WorkloadError> {
+        // What is wrong with the number of CPUs itself is reported elsewhere.
+        let cpus = self.guest.vcpus.clamp(1, MAX_VCPUS);
+        workload.check().and_then(|()| workload.check_cpus(cpus as usize))
     }
 
     fn check_migrate(&self, errors: &mut Vec<SettingsError>) {
@@ -228,7 +238,7 @@ impl Settings {
                 let message = format!("from here on, the link's `{}`: {}", error.key, error.problem);
                 report(&[at(&format!(".link.{}", error.key)), at(".link")], message, None);
             }
-            if let Some(error) = step.workload.and_then(|workload| workload.check().err()) {
+            if let Some(error) = step.workload.and_then(|workload| self.check_workload(&workload).err()) {
                 let key = match error {
                     WorkloadError::NothingToDirty { .. } => ".stress.rate",
                     _ => ".stress.threads",
@@ -305,6 +315,9 @@ mod tests {
         assert_eq!(with(|s| s.probe.interval = Span::from_secs(1)), [""; 0]);
         assert_eq!(with(|s| s.probe.interval = Span::ZERO), [""; 0]);
         assert_eq!(with(|s| s.stress.threads = 0), ["stress.threads"]);
+        assert_eq!(with(|s| (s.guest.vcpus, s.stress.threads) = (2, 32)), [""; 0]);
+        assert_eq!(with(|s| (s.guest.vcpus, s.stress.threads) = (2, 33)), ["stress.threads"]);
+        assert_eq!(with(|s| (s.guest.vcpus, s.stress.threads) = (u32::MAX, 33)), ["guest.vcpus"]);
         assert_eq!(with(|s| s.stress.rate = Rate::Unlimited), ["stress.working_set"]);
         assert_eq!(with(|s| s.link.rate = Some(BitRate::new(999))), ["link.rate"]);
         assert_eq!(with(|s| s.link.jitter = Span::from_millis(1)), ["link.jitter"]);

@@ -23,7 +23,8 @@ section! {
         /// The order in which the pages of the working set are written.
         pub order: Order = Order::default(),
         /// The number of threads that write, each to its own part of the working set. Threads are pinned to
-        /// the guest's CPUs in turn. At least 1, and at most one for each page of the working set.
+        /// the guest's CPUs in turn. At least 1, at most 16 for each CPU of the guest, and at most one for
+        /// each page of the working set.
         #[schemars(range(min = 1))]
         pub threads: u32 = 1,
         /// The size of the pages that back the working set in the guest. The guest reserves huge pages whole,
