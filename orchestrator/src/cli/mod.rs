@@ -7,7 +7,7 @@ use crate::{
     image::{self, Cache, KernelChoice},
     input,
     lab::LabChoice,
-    matrix::selection::Selection,
+    matrix::{MAX_REPEAT, selection::Selection},
     report::{FormatName, RenderedReport},
 };
 use clap::{
@@ -125,8 +125,8 @@ struct SelectionArgs {
     /// Select the cells for which EXPR holds, such as "stress.rate <= 96MB/s and link.delay == 0"
     #[arg(long, value_name = "EXPR")]
     only: Option<String>,
-    /// Repeat each cell N times instead of as often as the file says
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    /// Repeat each cell N times, at most 1000, instead of as often as the file says
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_REPEAT)))]
     repeat: Option<u32>,
     /// Select the I-th of N parts of the matrix; the parts together make up the whole
     #[arg(long, value_name = "I/N")]

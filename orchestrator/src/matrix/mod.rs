@@ -33,6 +33,7 @@ pub use expect::{
     Bound, Bounds, Expectation, Finding, Interval, NoDisagreements, Reference, ReferenceRow, Subject,
 };
 pub use expression::{Expression, ExpressionError};
+pub(crate) use file::MAX_REPEAT;
 pub use file::{Axis, CellOrder, File, Overrides};
 pub use plan::{Attempt, Cell, Plan, RunOrder, Shard, ShardError};
 pub use schema::schema;

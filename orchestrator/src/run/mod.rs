@@ -108,11 +108,13 @@ async fn attempts<B: Bench>(
     };
     store.write_environment(&environment)?;
     let mut estimator = Estimator::default();
+    let mut predicted_left_s: f64 = attempts.iter().map(|(cell, _)| predicted_s(cell)).sum();
     for (i, (cell, number)) in attempts.iter().enumerate() {
         if interrupt.is_requested() {
             return Ok(RunOutcome::Interrupted);
         }
-        let left = attempts[i..].iter().map(|(cell, _)| estimator.estimate(cell)).sum();
+        let left = estimator.estimate(attempts.len() - i, predicted_left_s);
+        predicted_left_s -= predicted_s(cell);
         let name = if plan.repeat > 1 { format!("{} #{number}", cell.id) } else { cell.id.clone() };
         sink.handle(&Event::AttemptStarted { number: i + 1, total: attempts.len(), name: &name, left });
         let record = if let Some(reason) = bench.skip_reason(cell) {
@@ -138,23 +140,25 @@ async fn attempts<B: Bench>(
 /// of the attempts so far.
 #[derive(Default)]
 struct Estimator {
-    /// The duration of each attempt minus the predicted duration of its migration, in seconds.
-    overheads: Vec<f64>,
+    /// The duration of all attempts so far minus the predicted duration of their migrations, in seconds.
+    overhead_s: f64,
+    attempts: usize,
 }
 
 impl Estimator {
-    fn estimate(&self, cell: &Cell) -> Duration {
-        let overhead = if self.overheads.is_empty() {
-            USUAL_OVERHEAD.as_secs_f64()
-        } else {
-            self.overheads.iter().sum::<f64>() / self.overheads.len() as f64
+    /// Returns the duration of this many attempts, whose migrations are predicted to take a time together.
+    fn estimate(&self, attempts: usize, predicted_s: f64) -> Duration {
+        let overhead_s = match self.attempts {
+            0 => USUAL_OVERHEAD.as_secs_f64(),
+            so_far => self.overhead_s / so_far as f64,
         };
-        Duration::from_secs_f64((predicted_s(cell) + overhead).max(0.0))
+        Duration::from_secs_f64((predicted_s + attempts as f64 * overhead_s).max(0.0))
     }
 
     fn observe(&mut self, cell: &Cell, record: &Record) {
         if record.outcome != Outcome::Skipped {
-            self.overheads.push(record.measured.wall_time_ms / 1e3 - predicted_s(cell));
+            self.overhead_s += record.measured.wall_time_ms / 1e3 - predicted_s(cell);
+            self.attempts += 1;
         }
     }
 }

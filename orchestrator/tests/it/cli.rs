@@ -243,6 +243,9 @@ fn bad_arguments_are_refused_and_nothing_is_started() {
         ("matrix.yaml --shard 3/2", "error: --shard: "),
         ("matrix.yaml --shard 1", "error: --shard: "),
         ("matrix.yaml --repeat 0", "invalid value '0' for '--repeat <N>'"),
+        ("matrix.yaml --repeat 4000000000", "4000000000 is not in 1..=1000"),
+        ("matrix.yaml --shard 1/18446744073709551616", "error: --shard: "),
+        ("matrix.yaml --shard 18446744073709551615/18446744073709551615", "error: no cell of the matrix is"),
         ("matrix.yaml --repeat many", "invalid value 'many' for '--repeat <N>'"),
         ("matrix.yaml --ouput x", "unexpected argument '--ouput'"),
         ("matrix.yaml other.yaml", "unexpected argument 'other.yaml'"),
@@ -644,7 +647,7 @@ fn a_damaged_folder_is_named_and_nothing_is_reported() {
         fs::write(sandbox.path("p2/cells.jsonl"), cells.replacen("\"outcom\":", "\"outcome\":", 1)).unwrap();
     };
     let gone = |sandbox: &Sandbox| fs::remove_file(sandbox.path("p2/cells.jsonl")).unwrap();
-    let cases: [(Damage<'_>, &str); 6] = [
+    let cases: [(Damage<'_>, &str); 7] = [
         (&cut, "error: p2/cells.jsonl, line 2: missing field `outcome`"),
         (&gone, "error: cannot read p2/cells.jsonl: No such file or directory"),
         (&replace(store::MATRIX, "name: n\naxis: {}\n"), "p2/matrix.yaml"),
@@ -653,6 +656,11 @@ fn a_damaged_folder_is_named_and_nothing_is_reported() {
             &replace(store::SELECTION, r#"{ "only": null, "repeat": null, "shard": "4/3" }"#),
             "error: p2/selection.json: --shard: `4/3` is not a shard: write it like `2/3`, the second of \
              three",
+        ),
+        (
+            &replace(store::SELECTION, r#"{ "only": null, "repeat": 4000000000, "shard": "2/3" }"#),
+            "error: p2/selection.json: --repeat: a cell cannot be measured 4000000000 times; use a number \
+             from 1 to 1000",
         ),
         (
             &replace(store::SELECTION, r#"{ "only": "x == 1", "repeat": null, "shard": null }"#),

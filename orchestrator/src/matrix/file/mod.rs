@@ -31,7 +31,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 mod read;
 
-pub(crate) use read::MAX_CELLS;
+pub(crate) use read::{MAX_CELLS, MAX_REPEAT};
 
 /// A matrix: a guest, a link, a workload and a way to migrate, and the axes along which they vary.
 #[derive(Debug, Clone, JsonSchema)]
@@ -62,7 +62,7 @@ pub struct File {
     #[schemars(with = "Vec<Exclusion>", default = "Vec::<Exclusion>::new")]
     pub exclude: Vec<Expression>,
     /// The number of attempts for each cell.
-    #[schemars(range(min = 1, max = 1000), default = "once")]
+    #[schemars(range(min = 1, max = MAX_REPEAT), default = "once")]
     pub repeat: u32,
     /// The order in which cells are measured. Every cell has its first attempt before any cell has a second
     /// one, and so on.

@@ -19,6 +19,9 @@ mod cells;
 /// The largest number of cells that the axes of a matrix may combine to. More are taken for a mistake.
 pub(crate) const MAX_CELLS: usize = 100_000;
 
+/// The largest number of attempts for each cell.
+pub(crate) const MAX_REPEAT: u32 = 1000;
+
 /// Reads a whole matrix file and reports every error to `sink`. Returns nothing only if it reported an error.
 pub(super) fn file(document: &Arc<Document>, sink: &mut DiagnosticSink<'_>) -> Option<File> {
     let root = KeyPath::root();
@@ -210,10 +213,10 @@ impl Reader<'_, '_> {
 
     fn repeat(&mut self) -> u32 {
         let repeat = self.optional("repeat").unwrap_or(1);
-        if !(1..=1000).contains(&repeat) {
+        if !(1..=MAX_REPEAT).contains(&repeat) {
             let location = Location::Value(KeyPath::root().key("repeat"));
             let message = format!("a cell cannot be measured {repeat} times");
-            self.sink.push(&location, message, Some("write a number from 1 to 1000".into()));
+            self.sink.push(&location, message, Some(format!("write a number from 1 to {MAX_REPEAT}")));
         }
         repeat
     }
