@@ -1,9 +1,4 @@
 //! Tests of the command line: exit codes, messages and JSON output, each in its own network namespace.
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "the output of a test says what failed or why it was skipped"
-)]
 
 mod common;
 

@@ -3,11 +3,6 @@
 //! `golden-iproute2-6.1.txt` has a `tc` command on one line and the content of its `TCA_OPTIONS` in
 //! hexadecimal on the next, captured with `strace -e trace=sendmsg`. The distribution tables of netem are not
 //! in it: a test in `wire::distribution` compares them with iproute2's files.
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "the output of a test says what failed or why it was skipped"
-)]
 
 use netem::{
     GilbertElliott, Percent, Slots,

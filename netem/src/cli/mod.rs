@@ -23,7 +23,7 @@ pub use profile_args::ProfileArgs;
 use serde::Serialize;
 use std::{
     fmt::Write as _,
-    io::{self, Write as _},
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     process::ExitCode,
 };
@@ -325,8 +325,7 @@ fn serve(listen: Option<IpAddr>, port: u16) -> Result<(), Error> {
             .map_err(Error::system(format!("listen on port {port}")))?,
     };
     let address = server.address().map_err(Error::system("read the server's address"))?;
-    // The server also works where nobody can read this.
-    let _ = writeln!(io::stderr(), "Listening on {address}; press Ctrl-C to stop");
+    frontend::tell(format!("Listening on {address}; press Ctrl-C to stop"));
     server.run().map_err(Error::system("serve"))
 }
 

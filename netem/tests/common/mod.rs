@@ -1,4 +1,5 @@
 //! Temporary network namespaces, and the real `tc` and `ip` for comparison.
+#![allow(clippy::print_stdout, reason = "a test that is skipped says why")]
 #![allow(dead_code, reason = "each test binary uses only a part of this module")]
 
 use netem::{Error, Namespace, Netlink};
