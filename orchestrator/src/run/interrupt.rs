@@ -62,15 +62,15 @@ impl Interrupt {
                 .map(|caught| signal(SignalKind::from_raw(caught as i32)))
                 .collect::<io::Result<Vec<_>>>()?
         };
-        thread::spawn(move || {
+        thread::Builder::new().name("signals".into()).spawn(move || {
             runtime.block_on(arrival(&mut signals));
             interrupter.interrupt();
-            // It may wait for the terminal, too.
-            thread::spawn(notice);
+            // It may wait for the terminal, too. The run ends without it as well.
+            let _ = thread::Builder::new().spawn(notice);
             runtime.block_on(arrival(&mut signals));
             // Everything that this process started ends with it.
             process::exit(EXIT_CODE.into());
-        });
+        })?;
         Ok(interrupt)
     }
 
