@@ -11,7 +11,7 @@ pub const SAMPLES: &str = "samples.jsonl";
 /// before its migration started. A last line that was cut off is ignored.
 pub fn read(folder: &Path, cell: &str, attempt: u32) -> Result<Option<Vec<Sample>>, Error> {
     let path = store::attempt_path(folder, cell, attempt).join(SAMPLES);
-    let text = match fs::read_to_string(&path) {
+    let text = match fs::read(&path).and_then(store::whole_lines) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(Error::Io { what: "read", path, source }),
@@ -23,7 +23,7 @@ pub fn read(folder: &Path, cell: &str, attempt: u32) -> Result<Option<Vec<Sample
             reason: error.to_string(),
         })
     };
-    store::whole_lines(&text).lines().enumerate().map(sample).collect::<Result<_, _>>().map(Some)
+    text.lines().enumerate().map(sample).collect::<Result<_, _>>().map(Some)
 }
 
 #[cfg(test)]
@@ -56,7 +56,8 @@ mod tests {
         fs::create_dir_all(&path).unwrap();
         let samples = [sample(0.25, 0), sample(50.0, 1), sample(100.125, 2)];
         let lines: String = samples.iter().map(|s| serde_json::to_string(s).unwrap() + "\n").collect();
-        fs::write(path.join(SAMPLES), format!("{lines}{{\"at_ms\":150.0,\"sta")).unwrap();
+        let cut_off = [lines.as_bytes(), b"{\"at_ms\":150.0,\"status\":\"\xc3"].concat();
+        fs::write(path.join(SAMPLES), cut_off).unwrap();
         assert_eq!(read(folder.path(), "stress.rate=1MBps", 2).unwrap().unwrap(), samples);
 
         fs::write(path.join(SAMPLES), format!("{lines}{{}}\n")).unwrap();

@@ -5,6 +5,9 @@
 //! opened again, and its attempt is repeated. An attempt that failed for lack of disk space is repeated too;
 //! its record stays in the file, but counts only until there is another one. A lock on `cells.jsonl` ensures
 //! that only one run at a time uses a folder.
+//!
+//! The matrix is the last file that a new folder gets, and it appears as a whole. So a folder with a matrix
+//! can be continued, and one without is what a killed run left, which a new run may take.
 
 use super::{environment::Environment, format, record::Record};
 use crate::matrix::selection::Selection;
@@ -14,6 +17,7 @@ use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, Write},
     mem,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -105,55 +109,39 @@ impl Store {
             made => made.map(|()| true).map_err(doing("make the folder", folder))?,
         };
         if !made {
-            check_empty(folder)?;
+            check_unused(folder)?;
         }
-        // Of two runs that take the same folder, only one can create this file.
-        let path = folder.join(SELECTION);
-        match OpenOptions::new().write(true).create_new(true).open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(Error::Exists(folder.into()));
-            }
-            claimed => drop(claimed.map_err(doing("write", &path))?),
-        }
-        let filled = || {
-            write_json(&folder.join(SELECTION), selection)?;
-            let path = folder.join(MATRIX);
-            fs::write(&path, matrix).map_err(doing("write", &path))?;
-            Self::open(folder)
+        // Of two runs that take the same folder, only one can lock this file.
+        let cells = match lock_cells(folder) {
+            Err(Error::InUse(_)) => return Err(Error::Exists(folder.into())),
+            locked => locked?,
         };
-        match filled() {
-            Ok(mut store) => {
-                store.made = made;
-                Ok(store)
-            }
-            Err(error) => {
-                // The first error is the one that explains.
-                let _ = remove_files(folder, made);
-                Err(error)
-            }
+        if folder.join(MATRIX).exists() {
+            return Err(Error::Exists(folder.into()));
         }
+        let fill = || {
+            write_json(&folder.join(SELECTION), selection)?;
+            write_whole(&folder.join(MATRIX), matrix)
+        };
+        if let Err(error) = fill() {
+            // The first error is the one that explains.
+            let _ = remove_files(folder, made);
+            return Err(error);
+        }
+        Ok(Self { folder: folder.into(), made, cells, records: Vec::new(), version: None })
     }
 
     /// Opens a folder to continue its run, locks it, and drops a last line that was cut off.
     pub fn open(folder: &Path) -> Result<Self, Error> {
         require_matrix(folder)?;
         let path = folder.join(CELLS);
-        let mut cells = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .read(true)
-            .open(&path)
-            .map_err(doing("open", &path))?;
-        match cells.try_lock() {
-            Err(TryLockError::WouldBlock) => return Err(Error::InUse(folder.into())),
-            Err(TryLockError::Error(source)) => return Err(doing("lock", &path)(source)),
-            Ok(()) => {}
-        }
-        let mut text = String::new();
-        cells.read_to_string(&mut text).map_err(doing("read", &path))?;
-        let whole = whole_lines(&text);
-        let records = that_count(parse(whole, &path)?);
-        if whole.len() < text.len() {
+        let mut cells = lock_cells(folder)?;
+        let mut text = Vec::new();
+        cells.read_to_end(&mut text).map_err(doing("read", &path))?;
+        let length = text.len();
+        let whole = whole_lines(text).map_err(doing("read", &path))?;
+        let records = that_count(parse(&whole, &path)?);
+        if whole.len() < length {
             cells.set_len(whole.len() as u64).map_err(doing("drop the cut-off end of", &path))?;
             cells.seek(io::SeekFrom::End(0)).map_err(doing("read", &path))?;
         }
@@ -234,16 +222,40 @@ impl Store {
     }
 }
 
-/// Fails if a folder that exists has any entries, other than the one that every new file system has.
-fn check_empty(folder: &Path) -> Result<(), Error> {
+/// Opens the records of a folder, creates them if there are none, and locks them.
+fn lock_cells(folder: &Path) -> Result<File, Error> {
+    let path = folder.join(CELLS);
+    let cells =
+        OpenOptions::new().create(true).append(true).read(true).open(&path).map_err(doing("open", &path))?;
+    match cells.try_lock() {
+        Err(TryLockError::WouldBlock) => return Err(Error::InUse(folder.into())),
+        Err(TryLockError::Error(source)) => return Err(doing("lock", &path)(source)),
+        Ok(()) => {}
+    }
+    // A run that ended meanwhile without results has removed the file.
+    let same = |found: fs::Metadata| Ok(found.ino() == cells.metadata()?.ino());
+    if fs::metadata(&path).and_then(same).unwrap_or(false) {
+        Ok(cells)
+    } else {
+        Err(Error::InUse(folder.into()))
+    }
+}
+
+/// Fails if a folder that exists has any entries, other than the one that every new file system has, and the
+/// files of a run that was killed while it made the folder.
+fn check_unused(folder: &Path) -> Result<(), Error> {
+    let unfinished = [CELLS.into(), SELECTION.into(), part(SELECTION.as_ref()), part(MATRIX.as_ref())];
     let entries = fs::read_dir(folder).map_err(doing("read the folder", folder))?;
     for entry in entries {
-        if entry.map_err(doing("read the folder", folder))?.file_name() != "lost+found" {
+        let name = entry.map_err(doing("read the folder", folder))?.file_name();
+        if name != "lost+found" && !unfinished.iter().any(|file| file.as_os_str() == name) {
             let is_run = folder.join(MATRIX).is_file();
             return Err(if is_run { Error::Exists(folder.into()) } else { Error::NotEmpty(folder.into()) });
         }
     }
-    Ok(())
+    // Records without their matrix are somebody's results.
+    let has_records = fs::metadata(folder.join(CELLS)).is_ok_and(|cells| cells.len() > 0);
+    if has_records { Err(Error::NotEmpty(folder.into())) } else { Ok(()) }
 }
 
 /// Removes the files of a run that has no results, and its folder if `made` is set.
@@ -280,12 +292,21 @@ fn that_count(records: Vec<Record>) -> Vec<Record> {
 fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Error> {
     let mut text = serde_json::to_string_pretty(value).map_err(|e| doing("write", path)(e.into()))?;
     text.push('\n');
-    // A file that cannot be written completely must not take the place of an earlier one.
-    let part = path.with_extension("part");
+    write_whole(path, &text)
+}
+
+/// Writes a file that appears as a whole. If it cannot be written completely, an earlier one stays.
+fn write_whole(path: &Path, text: &str) -> Result<(), Error> {
+    let part = part(path);
     fs::write(&part, text).and_then(|()| fs::rename(&part, path)).map_err(|error| {
         let _ = fs::remove_file(&part);
         doing("write", path)(error)
     })
+}
+
+/// Returns the path under which a file is written before it gets its name.
+fn part(path: &Path) -> PathBuf {
+    path.with_extension("part")
 }
 
 /// Reads which part of its matrix a run selects. Returns the whole matrix if the folder does not say.
@@ -315,8 +336,8 @@ pub fn read(folder: &Path) -> Result<(String, Vec<Record>), Error> {
     require_matrix(folder)?;
     let matrix_text = fs::read_to_string(&matrix).map_err(doing("read", &matrix))?;
     let path = folder.join(CELLS);
-    let text = fs::read_to_string(&path).map_err(doing("read", &path))?;
-    Ok((matrix_text, that_count(parse(whole_lines(&text), &path)?)))
+    let text = fs::read(&path).and_then(whole_lines).map_err(doing("read", &path))?;
+    Ok((matrix_text, that_count(parse(&text, &path)?)))
 }
 
 /// Reads the environment of a run. Returns nothing if the run has not written it yet.
@@ -336,9 +357,11 @@ pub fn attempt_path(folder: &Path, cell: &str, attempt: u32) -> PathBuf {
     folder.join("attempts").join(format!("{}.{attempt}", file_name(cell)))
 }
 
-/// Returns the text without a last line that was cut off.
-pub(super) fn whole_lines(text: &str) -> &str {
-    &text[..text.rfind('\n').map_or(0, |end| end + 1)]
+/// Returns the lines of a file without a last one that was cut off, perhaps within a character. Fails if the
+/// others are not UTF-8.
+pub(super) fn whole_lines(mut text: Vec<u8>) -> io::Result<String> {
+    text.truncate(text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1));
+    String::from_utf8(text).map_err(io::Error::other)
 }
 
 fn parse(text: &str, path: &Path) -> Result<Vec<Record>, Error> {
@@ -465,6 +488,18 @@ mod tests {
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "only what was there before");
         create().unwrap();
 
+        // A run that was killed earlier leaves a folder without a matrix, and no records.
+        for file in [super::MATRIX, SELECTION] {
+            fs::rename(folder.join(file), part(&folder.join(file))).unwrap();
+        }
+        let store = create().unwrap();
+        assert_eq!(read(&folder).unwrap(), (MATRIX.into(), Vec::new()));
+        drop(store);
+        fs::remove_file(folder.join(super::MATRIX)).unwrap();
+        fs::write(folder.join(CELLS), "{}\n").unwrap();
+        let refused = create().unwrap_err().to_string();
+        assert!(refused.contains("is not empty"), "records without a matrix are kept: {refused}");
+
         for (name, is_folder) in [("notes.txt", false), (".git", true)] {
             let folder = parent.path().join(name.replace('.', "-"));
             let entry = folder.join(name);
@@ -487,7 +522,9 @@ mod tests {
         let (plan, folder) = (plan(), store.folder().to_path_buf());
         let record = |n| RecordBuilder::start().freeze(&plan.cells[0], n, Outcome::Converged, None);
         store.append(record(1)).unwrap();
-        store.cells.write_all(b"{\"cell\":\"stress.rate=1MBps\",\"att").unwrap();
+        // Cut within a character.
+        store.cells.write_all(b"{\"cell\":\"stress.rate=1MBps\",\"reason\":\"\xc3").unwrap();
+        assert_eq!(read(&folder).unwrap().1.len(), 1);
         drop(store);
         let mut store = Store::open(&folder).unwrap();
         assert_eq!(store.records().len(), 1);

@@ -1,9 +1,11 @@
 //! The command line of `testbed`: exit codes, messages, help and JSON, all without QEMU.
 
 use crate::common::{golden, mock, path_with, plan, write_script};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::{
     fs,
+    os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Command, Output},
 };
@@ -289,6 +291,26 @@ fn a_folder_with_files_is_not_written_to_and_an_empty_one_is_taken() {
         run(folder).exits(3).says("error: cannot read the stressor absent-stressor: ").prints_nothing();
         assert_eq!(fs::read_dir(sandbox.path(folder)).unwrap().count(), entries, "{folder}");
     }
+}
+
+/// The kernel kills the program in the middle of writing the matrix, at a limit of one block. What it has
+/// written is a valid matrix, but another one.
+#[test]
+fn a_run_killed_while_it_makes_its_folder_leaves_one_that_a_new_run_takes() {
+    let text = format!("name: n\n#{}\naxes: {{ stress.rate: [1MB/s, 2MB/s] }}\n", "x".repeat(4096));
+    let sandbox = Sandbox::with_matrix(&text);
+    let args = ["run", "matrix.yaml", "--out", "run"];
+    let mut limited = Command::new("sh");
+    limited.args(["-c", r#"ulimit -c 0 && ulimit -f 1 && exec "$0" "$@""#, env!("CARGO_BIN_EXE_testbed")]);
+    let status = limited.args(args).current_dir(sandbox.path("")).status().unwrap();
+    assert_eq!(status.signal(), Some(Signal::SIGXFSZ as i32), "{status}");
+
+    let message = "error: run is not a results folder: it has no matrix.yaml";
+    sandbox.testbed(&["report", "run"]).exits(2).says(message);
+    sandbox.testbed(&["run", "--resume", "run"]).exits(2).says(message);
+    // Without a stressor, this run fails after it has taken the folder, and empties it.
+    sandbox.testbed(&args).exits(3).says("error: cannot read the stressor absent-stressor: ");
+    assert_eq!(fs::read_dir(sandbox.path("run")).unwrap().count(), 0);
 }
 
 /// A disk that is full when the run ends: the results are shown, and the summary is missing.
