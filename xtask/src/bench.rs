@@ -3,12 +3,16 @@
 //! The benchmark is `orchestrator/benches/instruments`. This module starts it directly, because `cargo bench`
 //! would replace its exit code with its own.
 
-use crate::{TaskError, command::cargo, dist, ready};
+use crate::{
+    TaskError, artifacts,
+    command::{cargo, output},
+    dist, ready,
+};
 use clap::{Subcommand, ValueEnum};
 use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
 };
 
 /// The environment variable that tells the benchmark the directory of the programs.
@@ -85,37 +89,6 @@ pub(crate) fn bench(arguments: &Arguments) -> Result<(), TaskError> {
 fn build(root: &Path) -> Result<PathBuf, TaskError> {
     let mut command = cargo();
     command.current_dir(root).args(["bench", "-p", "testbed", "--bench", "instruments", "--no-run"]);
-    command.args(["--message-format", "json-render-diagnostics"]).stderr(Stdio::inherit());
-    let output = command.output().map_err(|error| format!("cannot run cargo bench: {error}"))?;
-    if !output.status.success() {
-        return Err(TaskError::AlreadyReported(crate::command::exit_code(output.status)));
-    }
-    executable(&String::from_utf8_lossy(&output.stdout))
-        .ok_or_else(|| "cargo bench did not report the path of the benchmark".to_owned().into())
-}
-
-/// Finds the benchmark's executable in cargo's messages (one JSON object per line).
-fn executable(messages: &str) -> Option<PathBuf> {
-    let program = |line| {
-        let message: serde_json::Value = serde_json::from_str(line).ok()?;
-        let is_benchmark = message["target"]["name"] == "instruments";
-        message["executable"].as_str().filter(|_| is_benchmark).map(PathBuf::from)
-    };
-    messages.lines().find_map(program)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_benchmark_is_found_in_cargos_messages() {
-        let messages = r#"
-            {"reason":"compiler-artifact","target":{"name":"units"},"executable":null}
-            {"reason":"compiler-artifact","target":{"name":"testbed"},"executable":"/t/testbed"}
-            {"reason":"compiler-artifact","target":{"name":"instruments"},"executable":"/t/instruments-1"}
-            {"reason":"build-finished","success":true}"#;
-        assert_eq!(executable(messages), Some("/t/instruments-1".into()));
-        assert_eq!(executable("nothing"), None);
-    }
+    command.args(["--message-format", "json-render-diagnostics"]);
+    Ok(artifacts::find(&output(&mut command)?, "bench", "instruments")?)
 }

@@ -1,15 +1,18 @@
-//! The project's development tasks, one file each: `cargo xtask run`, `test`, `bench`, `vagrant-test`,
-//! `install`, `dist`.
+//! The project's development tasks, one file each: `cargo xtask run`, `test`, `bench`,
+//! `vagrant-test`, `install`, `dist`.
 //!
 //! They need a Rust toolchain, a linker and this repository. Anything else this host lacks is installed by
 //! `testbed setup`; [`ready`] explains when that happens without asking.
 
+mod artifacts;
 mod bench;
+mod busy;
 mod command;
 mod dist;
 mod guest_tests;
 mod install;
 mod ready;
+mod repeat;
 mod run;
 mod test;
 mod vagrant_test;

@@ -3,19 +3,30 @@
 //! First come the tests that need nothing but the programs, then those that run QEMU. The latter are in
 //! `orchestrator/tests/real` and marked `#[ignore]`, so that a plain `cargo test` lists them as ignored.
 //! They run one at a time, because they measure and would disturb each other.
+//!
+//! With `--repeat`, every test program runs several times instead, which finds tests that fail now and then.
 
 use crate::{
     TaskError,
     command::{cargo, run},
-    dist, guest_tests, ready,
-    workspace::Workspace,
+    dist::{self, BuiltPrograms},
+    guest_tests, ready,
+    repeat::Repeat,
+    workspace::{TestTarget, Workspace},
 };
+use std::process::Command;
 
 /// The environment variable that tells tests the directory of the programs.
 const DIST: &str = "TESTBED_DIST";
 
 /// The environment variable that tells tests the directory of the programs to run in a guest.
 const GUEST_TESTS: &str = "TESTBED_GUEST_TESTS";
+
+/// The program with the tests that run QEMU.
+const REAL: &str = "testbed::real";
+
+/// The arguments that make [`REAL`] run its tests.
+const RUN_REAL: [&str; 2] = ["--ignored", "--test-threads=1"];
 
 /// Run all tests
 #[derive(clap::Args)]
@@ -26,28 +37,106 @@ pub(crate) struct Arguments {
     /// Install missing packages without asking (implied by CI=true)
     #[arg(long)]
     yes: bool,
+    /// Run each test program this often, and say at the end which test failed how often. Leaves out the
+    /// examples in doc comments. Exit code: 0, or 1 if any test failed
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    repeat: Option<u32>,
+    /// With --repeat: run only this test program, such as `netem` (the unit tests of a library),
+    /// `netem::bin/netem` (those of a program) or `testbed::it`; may be given several times
+    #[arg(long, value_name = "PROGRAM", requires = "repeat")]
+    program: Vec<String>,
+    /// With --repeat: keep all CPUs busy meanwhile
+    #[arg(long, requires = "repeat")]
+    busy: bool,
+    /// With --repeat: arguments of every test program, such as part of a test's name
+    #[arg(last = true, value_name = "ARGUMENT", requires = "repeat")]
+    pass_on: Vec<String>,
 }
 
 pub(crate) fn test(arguments: &Arguments) -> Result<(), TaskError> {
+    if let Some(count) = arguments.repeat {
+        return repeat(arguments, count);
+    }
     if arguments.unit_only {
         let root = Workspace::find()?.root;
         return run(cargo().current_dir(root).args(["test", "--workspace", "--lib", "--bins"]));
     }
     let programs = dist::dist()?;
-    let tests = || {
-        let mut command = cargo();
-        command.current_dir(&programs.workspace.root).env(DIST, &programs.bin);
-        command.args(["test", "--workspace"]);
-        command
-    };
-    run(&mut tests())?;
+    run(cargo_test(&programs).arg("--workspace"))?;
     ready::ensure(&programs, arguments.yes)?;
     let guest_tests = guest_tests::stage(&programs.workspace)?;
-    run(tests().env(GUEST_TESTS, &guest_tests).args([
-        "--test",
-        "real",
-        "--",
-        "--ignored",
-        "--test-threads=1",
-    ]))
+    let mut real = cargo_test(&programs);
+    real.env(GUEST_TESTS, &guest_tests).args(["--workspace", "--test", "real", "--"]).args(RUN_REAL);
+    run(&mut real)
+}
+
+/// Returns a cargo command that runs tests with these programs.
+fn cargo_test(programs: &BuiltPrograms) -> Command {
+    let mut command = cargo();
+    command.current_dir(&programs.workspace.root).env(DIST, &programs.bin).arg("test");
+    command
+}
+
+fn repeat(arguments: &Arguments, count: u32) -> Result<(), TaskError> {
+    let workspace = Workspace::find()?;
+    let targets = chosen(&workspace.tests, arguments.unit_only, &arguments.program).map_err(|message| {
+        eprintln!("error: {message}");
+        TaskError::AlreadyReported(2)
+    })?;
+    let mut build = cargo();
+    build.current_dir(&workspace.root).arg("test");
+    if targets.iter().any(|target| target.kind == "test") {
+        let programs = dist::dist()?;
+        build = cargo_test(&programs);
+        if targets.iter().any(|target| target.id() == REAL) {
+            ready::ensure(&programs, arguments.yes)?;
+            build.env(GUEST_TESTS, guest_tests::stage(&programs.workspace)?);
+        }
+    }
+    let own = |target: &TestTarget| if target.id() == REAL { &RUN_REAL[..] } else { &[] };
+    let repeat = Repeat {
+        count,
+        busy: arguments.busy,
+        targets: targets.iter().map(|target| (target, own(target))).collect(),
+        arguments: &arguments.pass_on,
+        folder: workspace.target.join("repeat"),
+    };
+    repeat.run(build)
+}
+
+/// Returns the test programs with these names, or all if there are none. Fails if a name is unknown.
+fn chosen(all: &[TestTarget], unit_only: bool, names: &[String]) -> Result<Vec<TestTarget>, String> {
+    let known: Vec<&TestTarget> = all.iter().filter(|target| !unit_only || target.kind != "test").collect();
+    if let Some(unknown) = names.iter().find(|name| known.iter().all(|target| target.id() != **name)) {
+        let ids: Vec<String> = known.iter().map(|target| target.id()).collect();
+        return Err(format!("there is no test program `{unknown}`; there are: {}", ids.join(", ")));
+    }
+    let is_chosen = |target: &&TestTarget| names.is_empty() || names.contains(&target.id());
+    Ok(known.into_iter().filter(is_chosen).cloned().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_programs_are_chosen_by_name() {
+        let target = |kind: &str, name: &str| TestTarget {
+            package: "netem".into(),
+            manifest: "/w/netem/Cargo.toml".into(),
+            kind: kind.into(),
+            name: name.into(),
+        };
+        let all = [target("lib", "netem"), target("bin", "netem"), target("test", "cli")];
+        let ids = |unit_only, names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            let targets = chosen(&all, unit_only, &names)?;
+            Ok::<_, String>(targets.iter().map(TestTarget::id).collect::<Vec<_>>())
+        };
+        assert_eq!(ids(false, &[]).unwrap(), ["netem", "netem::bin/netem", "netem::cli"]);
+        assert_eq!(ids(true, &[]).unwrap(), ["netem", "netem::bin/netem"]);
+        assert_eq!(ids(false, &["netem::cli"]).unwrap(), ["netem::cli"]);
+        let refused = ids(true, &["netem::cli"]).unwrap_err();
+        assert_eq!(refused, "there is no test program `netem::cli`; there are: netem, netem::bin/netem");
+    }
 }

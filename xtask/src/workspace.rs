@@ -4,6 +4,7 @@ use crate::{
     TaskError,
     command::{cargo, output},
 };
+use serde_json::Value;
 use std::{
     env,
     ffi::OsString,
@@ -38,8 +39,65 @@ pub(crate) struct Workspace {
     pub(crate) root: PathBuf,
     /// The target directory, with everything cargo builds.
     pub(crate) target: PathBuf,
+    /// The programs with the workspace's tests.
+    pub(crate) tests: Vec<TestTarget>,
     /// The target triple of this host.
     host: String,
+}
+
+/// A target of cargo with tests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TestTarget {
+    pub(crate) package: String,
+    /// The path of the package's manifest.
+    pub(crate) manifest: PathBuf,
+    /// `lib`, `bin` or `test`.
+    pub(crate) kind: String,
+    pub(crate) name: String,
+}
+
+impl TestTarget {
+    /// Returns the name of the program: that of the package for its library, `PACKAGE::bin/NAME` for the unit
+    /// tests of a program, `PACKAGE::NAME` for others. These are the names that nextest uses, too.
+    pub(crate) fn id(&self) -> String {
+        match self.kind.as_str() {
+            "lib" => self.package.clone(),
+            "bin" => format!("{}::bin/{}", self.package, self.name),
+            _ => format!("{}::{}", self.package, self.name),
+        }
+    }
+
+    /// Returns the folder in which cargo runs the tests: that of the package.
+    pub(crate) fn folder(&self) -> &Path {
+        self.manifest.parent().unwrap_or(Path::new("/"))
+    }
+
+    /// Returns the options that select it. Other packages may have targets of the same name, but building
+    /// for the whole workspace shares all dependencies with a plain `cargo test`.
+    pub(crate) fn cargo_arguments(&self) -> Vec<&str> {
+        match self.kind.as_str() {
+            "lib" => vec!["--lib"],
+            kind => vec![if kind == "bin" { "--bin" } else { "--test" }, &self.name],
+        }
+    }
+
+    /// Reads the targets with tests from the output of `cargo metadata`.
+    fn all(metadata: &Value) -> Vec<Self> {
+        let array = |value: &Value| value.as_array().cloned().unwrap_or_default();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let targets = |package: &Value| {
+            let (name, manifest) = (text(&package["name"]), text(&package["manifest_path"]));
+            let tested = array(&package["targets"]).into_iter().filter(|target| target["test"] == true);
+            let target = move |target: Value| Self {
+                package: name.clone(),
+                manifest: manifest.clone().into(),
+                kind: text(&target["kind"][0]),
+                name: text(&target["name"]),
+            };
+            tested.map(target).collect::<Vec<_>>()
+        };
+        array(&metadata["packages"]).iter().flat_map(targets).collect()
+    }
 }
 
 impl Workspace {
@@ -54,13 +112,13 @@ impl Workspace {
         if !output.status.success() {
             return Err(format!("cargo metadata failed: {}", String::from_utf8_lossy(&output.stderr)).into());
         }
-        let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)
+        let metadata: Value = serde_json::from_slice(&output.stdout)
             .map_err(|error| format!("cannot parse the output of cargo metadata: {error}"))?;
         let directory = |key: &str| {
             metadata[key].as_str().map(PathBuf::from).ok_or(format!("cargo metadata reports no {key}"))
         };
         let (root, target) = (directory("workspace_root")?, directory("target_directory")?);
-        Ok(Self { root, target, host: host()? })
+        Ok(Self { root, target, tests: TestTarget::all(&metadata), host: host()? })
     }
 
     /// Returns a cargo command that builds static programs.
@@ -110,5 +168,21 @@ mod tests {
         let manifest_of = |directory: Option<&str>| manifest(directory.map(Into::into)).ok();
         assert_eq!(manifest_of(Some("/moved/xtask")), Some("/moved/xtask/Cargo.toml".into()));
         assert_eq!(manifest_of(None), None);
+    }
+
+    #[test]
+    fn targets_with_tests_are_read_from_cargos_metadata() {
+        let metadata = serde_json::json!({ "packages": [{
+            "name": "p", "manifest_path": "/w/p/Cargo.toml", "targets": [
+                { "kind": ["lib"], "name": "p", "test": true },
+                { "kind": ["bin"], "name": "p", "test": true },
+                { "kind": ["test"], "name": "t", "test": true },
+                { "kind": ["test"], "name": "storm", "test": false },
+            ],
+        }] });
+        let targets = TestTarget::all(&metadata);
+        let ids: Vec<String> = targets.iter().map(TestTarget::id).collect();
+        assert_eq!(ids, ["p", "p::bin/p", "p::t"]);
+        assert_eq!(targets[0].folder(), Path::new("/w/p"));
     }
 }
