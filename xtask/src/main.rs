@@ -1,4 +1,4 @@
-//! The project's development tasks, one file each: `cargo xtask run`, `test`, `bench`,
+//! The project's development tasks, one file each: `cargo xtask run`, `test`, `storm`, `bench`,
 //! `vagrant-test`, `install`, `dist`.
 //!
 //! They need a Rust toolchain, a linker and this repository. Anything else this host lacks is installed by
@@ -14,6 +14,7 @@ mod install;
 mod ready;
 mod repeat;
 mod run;
+mod storm;
 mod test;
 mod vagrant_test;
 mod workspace;
@@ -33,6 +34,7 @@ struct Arguments {
 enum Task {
     Run(run::Arguments),
     Test(test::Arguments),
+    Storm(storm::Arguments),
     Bench(bench::Arguments),
     VagrantTest(vagrant_test::Arguments),
     Install(install::Arguments),
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().task {
         Task::Run(arguments) => run::run(&arguments),
         Task::Test(arguments) => test::test(&arguments),
+        Task::Storm(arguments) => storm::storm(&arguments),
         Task::Bench(arguments) => bench::bench(&arguments),
         Task::VagrantTest(arguments) => vagrant_test::vagrant_test(&arguments),
         Task::Install(arguments) => install::install(&arguments),

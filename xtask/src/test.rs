@@ -2,7 +2,7 @@
 //!
 //! First come the tests that need nothing but the programs, then those that run QEMU. The latter are in
 //! `orchestrator/tests/real` and marked `#[ignore]`, so that a plain `cargo test` lists them as ignored.
-//! They run one at a time, because they measure and would disturb each other.
+//! They run one at a time, because they measure and would disturb each other. Last comes a short storm.
 //!
 //! With `--repeat`, every test program runs several times instead, which finds tests that fail now and then.
 
@@ -12,6 +12,7 @@ use crate::{
     dist::{self, BuiltPrograms},
     guest_tests, ready,
     repeat::Repeat,
+    storm,
     workspace::{TestTarget, Workspace},
 };
 use std::process::Command;
@@ -38,7 +39,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     yes: bool,
     /// Run each test program this often, and say at the end which test failed how often. Leaves out the
-    /// examples in doc comments. Exit code: 0, or 1 if any test failed
+    /// storm and the examples in doc comments. Exit code: 0, or 1 if any test failed
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     repeat: Option<u32>,
     /// With --repeat: run only this test program, such as `netem` (the unit tests of a library),
@@ -67,7 +68,8 @@ pub(crate) fn test(arguments: &Arguments) -> Result<(), TaskError> {
     let guest_tests = guest_tests::stage(&programs.workspace)?;
     let mut real = cargo_test(&programs);
     real.env(GUEST_TESTS, &guest_tests).args(["--workspace", "--test", "real", "--"]).args(RUN_REAL);
-    run(&mut real)
+    run(&mut real)?;
+    storm::short(&programs)
 }
 
 /// Returns a cargo command that runs tests with these programs.

@@ -212,12 +212,38 @@ impl Hosts {
     /// Fills a host's cache directory completely.
     pub(crate) fn fill_disk(&self, host: usize) {
         let full = format!("cat /dev/zero > {}/zeros || true", self.cache(host).display());
-        let inside = self.servers[host].id().to_string();
-        // The process that made the namespaces has one child, the server, whose mount namespace is entered.
-        let server = fs::read_to_string(format!("/proc/{inside}/task/{inside}/children")).unwrap();
         let mut command = Command::new("nsenter");
-        command.args(["--mount", "--target", server.trim(), "sh", "-c", &full]).stderr(Stdio::null());
+        command.args(["--mount", "--target", &self.server(host), "sh", "-c", &full]).stderr(Stdio::null());
         assert!(command.status().unwrap().success());
+    }
+
+    /// Returns the PID of a host's SSH server, as text.
+    fn server(&self, host: usize) -> String {
+        // The process that made the namespaces has one child, the server.
+        let outside = self.servers[host].id();
+        let children = fs::read_to_string(format!("/proc/{outside}/task/{outside}/children")).unwrap();
+        children.trim().to_owned()
+    }
+
+    /// Describes what a run could leave on a host: interfaces, their qdiscs as `netem` shows them, mounts,
+    /// and files in its `/run` and `/tmp`.
+    pub(crate) fn state(&self, host: usize, netem: &Path) -> String {
+        let server = format!("/proc/{}", self.server(host));
+        let interfaces = self.interfaces(host);
+        let mut lines = vec![fs::read_to_string(format!("{server}/mounts")).unwrap()];
+        for folder in ["run", "tmp"] {
+            let entries = fs::read_dir(format!("{server}/root/{folder}")).unwrap();
+            let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+            names.sort_unstable();
+            lines.push(format!("/{folder}: {names:?}"));
+        }
+        for interface in interfaces.split(' ') {
+            let show = || Command::new(netem).args(["show", interface]).output();
+            let output = self.networks[host].run(show).unwrap();
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            lines.extend(text.lines().filter(|line| !line.contains("sent ")).map(str::to_owned));
+        }
+        lines.join("\n")
     }
 
     /// Returns the names of a host's network interfaces, sorted and separated by spaces.

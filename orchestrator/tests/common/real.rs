@@ -353,7 +353,7 @@ fn all_pids() -> impl Iterator<Item = i32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-fn network(pid: &str) -> Option<String> {
+pub(crate) fn network(pid: &str) -> Option<String> {
     let link = fs::read_link(format!("/proc/{pid}/ns/net")).ok()?;
     Some(link.display().to_string())
 }
@@ -439,6 +439,11 @@ impl RunningTestbed<'_> {
         String::from_utf8_lossy(&terminal.shown).into_owned()
     }
 
+    /// Returns the exit status if the run has ended.
+    pub(crate) fn try_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -516,7 +521,17 @@ impl LeftoverCheck {
     /// namespaces that the run had.
     #[track_caller]
     pub(crate) fn assert_nothing_left(&self, dir: &TestDir, networks: &BTreeSet<String>) {
-        let deadline = Instant::now() + LEFTOVERS;
+        self.wait(dir, networks, LEFTOVERS).unwrap_or_else(|left| panic!("{left}"));
+    }
+
+    /// Waits, for `limit` at most, until nothing of the run is left. Fails with what is left then.
+    pub(crate) fn wait(
+        &self,
+        dir: &TestDir,
+        networks: &BTreeSet<String>,
+        limit: Duration,
+    ) -> Result<(), String> {
+        let deadline = Instant::now() + limit;
         loop {
             let processes = dir.processes();
             let held = |network: &String| {
@@ -525,14 +540,15 @@ impl LeftoverCheck {
             let held: Vec<&String> = networks.iter().filter(|network| held(network)).collect();
             let now = HostState::now();
             if processes.is_empty() && held.is_empty() && now == self.before {
-                return;
+                return Ok(());
             }
-            assert!(
-                Instant::now() < deadline,
-                "left after {LEFTOVERS:?}: processes {processes:#?}, networks {held:?}\n\
-                 before: {:#?}\nnow: {now:#?}",
-                self.before,
-            );
+            if Instant::now() >= deadline {
+                return Err(format!(
+                    "left after {limit:?}: processes {processes:#?}, networks {held:?}\n\
+                     before: {:#?}\nnow: {now:#?}",
+                    self.before,
+                ));
+            }
             thread::sleep(TICK);
         }
     }
