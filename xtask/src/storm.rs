@@ -13,8 +13,8 @@ use std::{ffi::OsString, process::Command};
 /// The environment variable that tells the storm the directory of the programs.
 const DIST: &str = "TESTBED_DIST";
 
-/// The storm that is one of the tests: ten trials, two at a time.
-const SHORT: [&str; 6] = ["--count", "10", "--seed", "1", "--jobs", "2"];
+/// The storm that is one of the tests: ten trials, three at a time.
+const SHORT: [&str; 6] = ["--count", "10", "--seed", "1", "--jobs", "3"];
 
 /// Strike short runs with signals and link failures at random moments, and check that they lose and leave
 /// nothing

@@ -136,6 +136,14 @@ pub(crate) const COMMANDS: &[(&str, Trial)] = &[
     ("cargo test -p testbed --test it cli::", SUITE),
     ("cargo test -p testbed --test real -- --ignored local::", SUITE),
     ("cargo bench -p testbed --bench matrix_speed", NotRun("prints times, which tests do not judge")),
+    (
+        "cargo xtask test --repeat 20 --busy --program testbed::it",
+        NotRun("takes half an hour; the tests of xtask repeat a program"),
+    ),
+    (
+        "cargo xtask storm --count 100 --seed 7",
+        NotRun("takes half an hour; `cargo xtask test` runs ten trials"),
+    ),
     ("cargo xtask bench instruments", NotRun("takes a quarter of an hour, on an idle host")),
     ("cargo xtask bench instruments --quick", NotRun("takes minutes, on an idle host")),
     ("cargo xtask vagrant-test", NotRun("needs libvirt and twenty minutes")),

@@ -94,8 +94,12 @@ fn main() -> ExitCode {
     let Some(ready) = ready() else { return ExitCode::SUCCESS };
     let started = Instant::now();
     let labs = settings.lab.map_or(vec![Lab::Local, Lab::Ssh], |lab| vec![lab]);
-    let calm: Vec<Trial> =
-        labs.into_iter().map(|lab| trial::make(&ready, lab, &[], Duration::ZERO)).collect();
+    let calm: Vec<Trial> = thread::scope(|scope| {
+        let ready = &ready;
+        let make = |lab| scope.spawn(move || trial::make(ready, lab, &[], Duration::ZERO));
+        let runs: Vec<_> = labs.into_iter().map(make).collect();
+        runs.into_iter().map(|run| run.join().expect("a trial catches panics")).collect()
+    });
     for trial in &calm {
         println!("undisturbed: {:.1} s, {}", trial.took.as_secs_f64(), trial.line());
     }
