@@ -13,8 +13,9 @@ use std::{ffi::OsString, process::Command};
 /// The environment variable that tells the storm the directory of the programs.
 const DIST: &str = "TESTBED_DIST";
 
-/// The storm that is one of the tests: ten trials, three at a time.
-const SHORT: [&str; 6] = ["--count", "10", "--seed", "1", "--jobs", "3"];
+/// The storm that is one of the tests: ten trials, three at a time. This seed draws every kind of strike, and
+/// nearly every kind in both labs.
+const SHORT: [&str; 6] = ["--count", "10", "--seed", "194", "--jobs", "3"];
 
 /// Strike short runs with signals and link failures at random moments, and check that they lose and leave
 /// nothing

@@ -224,7 +224,9 @@ impl Bench<'_> {
             thread::sleep(TICK);
             ended.status = run.try_ended();
         }
-        pending.into_iter().for_each(|pending| pending.undo.undo());
+        for Pending { undo, .. } in pending {
+            undo.undo();
+        }
         trial.missed.extend(strikes.map(|strike| strike.kind));
         trial.check(Promise::Ends, self.end(&ended));
         ended
