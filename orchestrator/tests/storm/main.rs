@@ -94,16 +94,21 @@ fn main() -> ExitCode {
     let Some(ready) = ready() else { return ExitCode::SUCCESS };
     let started = Instant::now();
     let labs = settings.lab.map_or(vec![Lab::Local, Lab::Ssh], |lab| vec![lab]);
+    // As many at the same time as trials later, which slow each other down.
+    let count = labs.len().max(settings.jobs as usize);
     let calm: Vec<Trial> = thread::scope(|scope| {
         let ready = &ready;
         let make = |lab| scope.spawn(move || trial::make(ready, lab, &[], Duration::ZERO));
-        let runs: Vec<_> = labs.into_iter().map(make).collect();
+        let runs: Vec<_> = labs.into_iter().cycle().take(count).map(make).collect();
         runs.into_iter().map(|run| run.join().expect("a trial catches panics")).collect()
     });
     for trial in &calm {
         println!("undisturbed: {:.1} s, {}", trial.took.as_secs_f64(), trial.line());
     }
-    let length = |lab| calm.iter().find(|trial| trial.lab == lab).map_or(Duration::ZERO, |trial| trial.took);
+    let length = |lab| {
+        let took = calm.iter().filter(|trial| trial.lab == lab).map(|trial| trial.took);
+        took.max().unwrap_or_default()
+    };
 
     let next = AtomicU64::new(settings.first);
     let trials = Mutex::new(Vec::new());
