@@ -65,7 +65,7 @@ impl Repeat<'_> {
                     .map_err(|error| format!("cannot run {}: {error}", program.display()))?;
             }
         }
-        print!("{}", table(&failures, self.count));
+        frontend::print(table(&failures, self.count)).map_err(|error| error.to_string())?;
         if failures.is_empty() { Ok(()) } else { Err(TaskError::AlreadyReported(1)) }
     }
 
@@ -88,7 +88,8 @@ impl Repeat<'_> {
             failed if failed.is_empty() => "ok".to_owned(),
             failed => format!("FAILED: {}", failed.iter().map(String::as_str).collect::<Vec<_>>().join(", ")),
         };
-        eprintln!("{program} {round}/{}: {result} ({} s)", self.count, started.elapsed().as_secs());
+        let seconds = started.elapsed().as_secs();
+        frontend::tell(format!("{program} {round}/{}: {result} ({seconds} s)", self.count));
         if failed.is_empty() {
             return fs::remove_file(&path);
         }

@@ -82,7 +82,7 @@ fn cargo_test(programs: &BuiltPrograms) -> Command {
 fn repeat(arguments: &Arguments, count: u32) -> Result<(), TaskError> {
     let workspace = Workspace::find()?;
     let targets = chosen(&workspace.tests, arguments.unit_only, &arguments.program).map_err(|message| {
-        eprintln!("error: {message}");
+        frontend::tell(format!("error: {message}"));
         TaskError::AlreadyReported(2)
     })?;
     let mut build = cargo();
