@@ -102,8 +102,8 @@ pub fn fold(text: &str, width: Option<usize>) -> String {
     folded
 }
 
-/// Returns a text whose lines after the first are indented by four columns, so that they are seen to belong to
-/// it.
+/// Returns a text whose lines after the first are indented by four columns, so that they are seen to belong
+/// to it.
 pub fn hanging(text: &str) -> String {
     text.replace('\n', &format!("\n{:HANGING$}", ""))
 }
