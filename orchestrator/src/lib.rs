@@ -18,6 +18,7 @@ pub mod mode;
 pub mod node;
 pub mod outcome;
 pub mod predict;
+pub mod process_tree;
 pub mod progress;
 pub mod report;
 pub mod results;

@@ -383,7 +383,7 @@ impl Node {
 }
 
 impl Process {
-    /// Kills the process with SIGKILL; [`ProcessEvent::Exited`] follows.
+    /// Kills the process, and all that it has started, with SIGKILL; [`ProcessEvent::Exited`] follows.
     pub async fn kill(&self) -> Result<(), NodeError> {
         self.node.call("kill a process", Call::Kill { process: self.number }).await
     }

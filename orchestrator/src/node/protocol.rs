@@ -69,7 +69,7 @@ pub enum FromNode {
         /// The line without its line terminator.
         text: String,
     },
-    /// A process exited; all of its output has already been sent.
+    /// A process exited, and all that it had started is gone; all of its output has already been sent.
     Exited {
         /// The process, as numbered by [`Call::Spawn`].
         process: u64,
@@ -90,7 +90,7 @@ pub enum Call {
     Announce,
     /// Start a process; returns its number.
     Spawn(ProcessSpec),
-    /// Kill a process with SIGKILL. Not an error if it has already exited.
+    /// Kill a process, and all that it has started, with SIGKILL. Not an error if it has already exited.
     Kill {
         /// The process, as numbered by [`Call::Spawn`].
         process: u64,

@@ -16,6 +16,7 @@ use crate::{
     measure::End,
     mode::Action,
 };
+use futures::future::join_all;
 use serde_json::json;
 use std::{cell::OnceCell, net::Ipv4Addr, path::Path};
 use tokio::{
@@ -207,11 +208,9 @@ impl Driver for Pair<'_> {
     }
 
     async fn shut_down(&mut self) -> Result<(), driver::Error> {
-        let mut result = Ok(());
-        for process in [self.boot.take(), self.source.take(), self.destination.take()].into_iter().flatten() {
-            result = result.and(process.kill().await);
-        }
-        Ok(result?)
+        let processes = [self.boot.take(), self.source.take(), self.destination.take()];
+        let killed = join_all(processes.iter().flatten().map(QemuProcess::kill)).await;
+        Ok(killed.into_iter().collect::<Result<(), _>>()?)
     }
 }
 

@@ -11,17 +11,18 @@ use super::{
 use crate::{
     host,
     node::protocol::{self, Call, Facts, FromNode, Privilege, ProcessSpec, ToNode, Traffic},
+    process_tree,
 };
 use jiff::Timestamp;
 use netem::{
     Applied, Backend, LinkProfile, Netlink, Profile,
     userspace::{self, Emulator, Tun},
 };
-use nix::sys::prctl;
+use nix::sys::{prctl, signal::Signal};
 use serde::Serialize;
 use serde_json::Value;
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     ffi::CStr,
     fs::File,
     io,
@@ -54,6 +55,9 @@ pub const ALIVE_INTERVAL: Duration = Duration::from_secs(2);
 /// processes to see.
 pub const READY: &CStr = c"testbed-ready";
 
+/// The longest that killed processes are waited for; one with much memory takes some tenths of a second.
+const STRAY_LIMIT: Duration = Duration::from_secs(5);
+
 /// The seed of every link emulator; packet loss and other random choices are derived from it.
 const EMULATOR_SEED: u64 = 1;
 
@@ -81,6 +85,7 @@ async fn serve_here(privilege: Privilege, host: Option<HostNetwork>) -> io::Resu
         wire: WireCounts::default(),
         next: AtomicU64::new(1),
         processes: Mutex::default(),
+        children: Mutex::default(),
         channels: Mutex::default(),
         probe: AsyncMutex::default(),
     });
@@ -141,6 +146,8 @@ struct Server {
     next: AtomicU64,
     /// The running processes; dropping a process's sender kills it.
     processes: Mutex<HashMap<u64, oneshot::Sender<()>>>,
+    /// The PIDs of the running processes.
+    children: Mutex<BTreeSet<u32>>,
     /// Senders of the lines that are to be written to each channel.
     channels: Mutex<HashMap<u64, mpsc::UnboundedSender<String>>>,
     probe: AsyncMutex<Option<Probe>>,
@@ -242,6 +249,9 @@ impl Server {
             .spawn()
             .map_err(|e| io::Error::new(e.kind(), format!("cannot start {}: {e}", spec.program)))?;
         drop(socket);
+        // There is no `await` since the start, so nothing has taken the process for a stray.
+        let pid = child.id();
+        self.children.lock().unwrap().extend(pid);
         let relay = frames.map(|frames| task::spawn_local(frames.relay()));
         let process = self.next_number();
         let (keep, killed) = oneshot::channel();
@@ -253,6 +263,11 @@ impl Server {
         let server = Arc::clone(self);
         tokio::spawn(async move {
             let status = wait_or_kill(&mut child, killed).await;
+            if let Some(pid) = pid {
+                server.children.lock().unwrap().remove(&pid);
+            }
+            // They may hold the outputs open.
+            server.kill_strays().await;
             for output in outputs {
                 let _ = output.await;
             }
@@ -263,6 +278,21 @@ impl Server {
             server.send(FromNode::Exited { process, status });
         });
         Ok(process)
+    }
+
+    /// Kills all descendants of this node that do not descend from a running process: those of a process that
+    /// has ended. The node is the first process of its PID namespace, so none of them can leave it.
+    async fn kill_strays(&self) {
+        let deadline = time::Instant::now() + STRAY_LIMIT;
+        loop {
+            let children = self.children.lock().unwrap().clone();
+            // Without `/proc`, only the process itself is killed.
+            let running = process_tree::signal_descendants(Signal::SIGKILL, &children).unwrap_or(false);
+            if !running || time::Instant::now() >= deadline {
+                return;
+            }
+            time::sleep(process_tree::INTERVAL).await;
+        }
     }
 
     async fn forward_output(self: Arc<Self>, process: u64, from: Option<impl AsyncRead + Unpin>) {
