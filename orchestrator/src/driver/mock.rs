@@ -117,6 +117,8 @@ pub(crate) enum Fault {
     Corruption,
     /// The ends cannot be shut down.
     ShutDown,
+    /// Shutting the ends down does not come to an end.
+    EndlessShutDown,
 }
 
 /// A driver that plays a [`Script`].
@@ -506,6 +508,9 @@ impl Driver for MockDriver {
 
     async fn shut_down(&mut self) -> Result<(), Error> {
         self.shared.shut_down.send_replace(true);
+        if self.shared.script.fault == Some(Fault::EndlessShutDown) {
+            std::future::pending::<()>().await;
+        }
         self.inject(Fault::ShutDown, "it cannot be killed")
     }
 }

@@ -24,13 +24,14 @@ use crate::{
         samples::SAMPLES,
     },
 };
+use futures::FutureExt;
 use std::{future::Future, path::Path, time::Duration};
 use stressor::{
     protocol::{Command, TELEMETRY_INTERVAL_MS},
     verify::Verification,
     workload::Rate,
 };
-use tokio::time::Instant;
+use tokio::time::{self, Instant};
 use units::ByteRate;
 
 /// The longest a guest that has just been started may take to answer; nested TCG is slow.
@@ -68,6 +69,10 @@ const PROBE_LIMIT: Duration = Duration::from_secs(40);
 /// end, and this time is part of its lower bound.
 const LAST_REPLY_LIMIT: Duration = Duration::from_secs(5);
 
+/// The longest the tear-down may take once the user has interrupted the run. It takes a tenth of a second,
+/// unless a node or the connection to it hangs.
+const INTERRUPTED_LIMIT: Duration = Duration::from_millis(500);
+
 /// The cell to attempt, and where its files go.
 #[derive(Clone, Copy)]
 pub struct AttemptSpec<'a> {
@@ -80,7 +85,8 @@ pub struct AttemptSpec<'a> {
 }
 
 /// Makes an attempt, records it in `builder`, and returns the record. Ends early when `interrupted`
-/// completes. In every case the driver is shut down before this function returns.
+/// completes. The driver is shut down before this function returns, in every case but one: after an
+/// interruption, that may take [`INTERRUPTED_LIMIT`] at most.
 pub async fn attempt(
     mut driver: impl Driver,
     network: &impl Network,
@@ -90,15 +96,26 @@ pub async fn attempt(
     interrupted: impl Future<Output = ()>,
 ) -> Record {
     let mut attempt = Attempt { network, spec, builder, sink };
+    let interrupted = interrupted.shared();
     let result = tokio::select! {
         biased;
-        () = interrupted => Ok((Outcome::Interrupted, Some("interrupted by the user".into()))),
+        () = interrupted.clone() => Ok((Outcome::Interrupted, Some("interrupted by the user".into()))),
         result = attempt.run(&mut driver) => result,
     };
     attempt.enter(Phase::TearDown);
-    // Both always run to their end. Stopping the probe fails if no probe runs any more, so its error is
+    // Neither failure ends the other. Stopping the probe fails if no probe runs any more, so its error is
     // ignored.
-    let (_, shut_down) = tokio::join!(network.stop_probe(Duration::ZERO), driver.shut_down());
+    let torn_down = async { tokio::join!(network.stop_probe(Duration::ZERO), driver.shut_down()).1 };
+    let given_up = async {
+        interrupted.await;
+        time::sleep(INTERRUPTED_LIMIT).await;
+    };
+    let shut_down = tokio::select! {
+        biased;
+        shut_down = torn_down => shut_down,
+        // The run ends now, and its lab with everything in it.
+        () = given_up => Ok(()),
+    };
     let tear_down_error = shut_down.err().map(Error::from);
     // An error during tear-down spoils a success only; any other outcome keeps its own reason.
     let (outcome, reason) = match (result, tear_down_error) {

@@ -534,6 +534,17 @@ async fn a_disturbance_during_tear_down_does_not_change_the_outcome() {
     assert_eq!(result.outcome(), (Outcome::Converged, ""));
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_interrupt_is_obeyed_while_a_tear_down_hangs() {
+    for phase in [Phase::Settle, Phase::TearDown] {
+        let hook = |handles: TestHandles| -> Hook { Box::new(move || handles.interrupt.notify_one()) };
+        let result = Setup::fault(Fault::EndlessShutDown).run_with(phase, hook).await;
+        let converged = (Outcome::Converged, "");
+        let interrupted = (Outcome::Interrupted, "interrupted by the user");
+        assert_eq!(result.outcome(), if phase == Phase::TearDown { converged } else { interrupted });
+    }
+}
+
 fn rate(bytes: u64) -> Rate {
     Rate::Limited(ByteRate::new(bytes))
 }

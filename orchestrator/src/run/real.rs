@@ -25,11 +25,12 @@ use crate::{
 };
 use jiff::Timestamp;
 use std::{
-    io,
+    io, panic,
     path::{Path, PathBuf},
+    thread,
     time::{Duration, Instant},
 };
-use tokio::time;
+use tokio::{sync::oneshot, time};
 
 /// An error that prevents the bench from making attempts.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +106,24 @@ impl QemuBench {
         }
     }
 
+    /// Prepares the guest's files on a thread of its own, because that blocks, for seconds at the first time:
+    /// meanwhile the user may interrupt the run. The thread then ends with the program.
+    async fn guest_files(&self) -> Result<GuestFiles, image::Error> {
+        let BenchOptions { kernel, stressor, cache, .. } = &self.options;
+        let (kernel, stressor, cache) = (kernel.clone(), stressor.clone(), cache.clone());
+        let (sender, files) = oneshot::channel();
+        let preparing = thread::spawn(move || {
+            let _ = sender.send(image::prepare(&kernel, &stressor, &cache));
+        });
+        match files.await {
+            Ok(files) => files,
+            Err(_no_answer) => match preparing.join() {
+                Err(panic) => panic::resume_unwind(panic),
+                Ok(()) => unreachable!("the thread sends an answer unless it panics"),
+            },
+        }
+    }
+
     /// Returns the lab in use, or starts a new one if there is none or a node was lost. In the latter case,
     /// hosts get time to come back.
     async fn lab(&mut self, guest: &GuestFiles) -> Result<&mut (Lab, SavedGuest), Error> {
@@ -139,7 +158,7 @@ impl Bench for QemuBench {
     type Error = Error;
 
     async fn prepare(&mut self, sink: &dyn Sink) -> Result<Environment, Error> {
-        let files = image::prepare(&self.options.kernel, &self.options.stressor, &self.options.cache)?;
+        let files = self.guest_files().await?;
         let cache = self.options.cache.root().to_path_buf();
         let (cells, order) = (self.cells.clone(), self.order);
         // `testbed setup` installs nothing on other hosts.
