@@ -24,7 +24,8 @@ Files:
 Exit codes:
   0    everything is ready, or --dry-run has shown what is not
   2    bad input, or setup was declined
-  3    installing failed";
+  3    installing failed
+  130  interrupted by SIGINT; 129 by SIGHUP, 143 by SIGTERM";
 
 #[derive(Debug, Args)]
 pub(super) struct SetupArgs {
@@ -82,6 +83,7 @@ pub(super) fn setup(args: &SetupArgs) -> Result<u8, Failure> {
     }
     let options =
         SetupOptions { yes: args.yes, kernel, stressor: image::stressor_path().map_err(Failure::input)? };
+    setup::end_commands_on_signals().map_err(Failure::lab)?;
     let host = LocalHost::detect(&SystemRunner, cache);
     let setup = if args.dry_run { setup::dry_run } else { setup::run };
     setup(&options, &host, &mut Terminal)

@@ -11,6 +11,7 @@
 mod apt;
 mod checks;
 mod error;
+mod interrupt;
 mod machine;
 mod plan;
 mod qemu;
@@ -25,6 +26,7 @@ pub use checks::{
     checks_without_nodes, standard_checks,
 };
 pub use error::Error;
+pub use interrupt::end_commands_on_signals;
 pub use machine::{LocalHost, Privilege};
 pub use qemu::{MINIMUM as MINIMUM_QEMU, PROGRAM as QEMU_PROGRAM, Qemu, Version as QemuVersion};
 pub use runner::{Invocation, Output, Runner, SystemRunner};

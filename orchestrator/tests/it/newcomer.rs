@@ -3,9 +3,13 @@
 
 use crate::{
     cli::{Finished, Sandbox, THRESHOLD, threshold_records},
-    common::{golden, mock, plan, real::copy_program, words},
+    common::{golden, mock, plan, real::copy_program, words, write_script},
 };
-use nix::pty::{Winsize, openpty};
+use nix::{
+    pty::{Winsize, openpty},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use std::{
     fs,
     io::{Read, Write},
@@ -15,6 +19,8 @@ use std::{
     },
     path::Path,
     process::{Command, Stdio},
+    thread,
+    time::Duration,
 };
 use testbed::outcome::Outcome;
 
@@ -338,4 +344,56 @@ fn verbose_and_quiet_exclude_each_other() {
     let sandbox = Sandbox::with_matrix(THRESHOLD);
     sandbox.testbed(&["run", "matrix.yaml", "-v", "-q"]).exits(2).says("cannot be used with");
     sandbox.testbed(&["run", "matrix.yaml", "-v"]).exits(3).says("cannot read the stressor");
+}
+
+#[test]
+fn a_signal_to_setup_ends_the_commands_that_it_has_started() {
+    for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+        let sandbox = Sandbox::new();
+        let (folder, pid_file) = (sandbox.path("bin"), sandbox.path("pid"));
+        fs::create_dir(&folder).unwrap();
+        // The first command of setup asks QEMU for its version. This one starts a process that outlives it.
+        let text =
+            format!("#!/bin/sh\nsleep 1000 &\necho $! >{0}.new\nmv {0}.new {0}\nwait\n", pid_file.display());
+        write_script(&folder.join(testbed::host::QEMU), &text);
+        fs::write(sandbox.path("stressor"), static_program()).unwrap();
+        let mut command = sandbox.command(&["setup", "--yes"]);
+        command.env(testbed::image::STRESSOR_VARIABLE, "stressor");
+        let path = format!("{}:/usr/bin:/bin", folder.display());
+        command.env("PATH", path).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let started = poll(|| fs::read_to_string(&pid_file).ok()).expect("setup asks QEMU for its version");
+        let sleeper = Pid::from_raw(started.trim().parse().unwrap());
+        kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(code));
+        // A process that has ended is a zombie until its new parent notices.
+        let gone = poll(|| {
+            let state = fs::read_to_string(format!("/proc/{sleeper}/stat"));
+            state.map_or(true, |state| state.contains(") Z ")).then_some(())
+        });
+        let _ = kill(sleeper, Signal::SIGKILL);
+        assert!(gone.is_some(), "a process that setup has started goes on");
+    }
+}
+
+/// Looks for something again and again for ten seconds.
+fn poll<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    (0..1000).find_map(|_| {
+        let found = look();
+        if found.is_none() {
+            thread::sleep(Duration::from_millis(10));
+        }
+        found
+    })
+}
+
+/// Returns an ELF program for x86-64 that needs no loader: a header, and a program header without content.
+fn static_program() -> Vec<u8> {
+    let mut program = b"\x7fELF\x02\x01\x01".to_vec();
+    program.resize(64 + 56, 0);
+    // The type, the machine, the version, and where and how many program headers of which size there are.
+    for (at, value) in [(16, 2), (18, 62), (20, 1), (32, 64), (52, 64), (54, 56), (56, 1)] {
+        program[at] = value;
+    }
+    program
 }

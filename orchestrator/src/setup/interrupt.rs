@@ -1,0 +1,58 @@
+//! Interruption of `testbed setup`: SIGINT, SIGTERM and SIGHUP end the commands that it has started, too.
+//!
+//! A signal to this process alone would leave them behind: only a terminal sends SIGINT to all of them.
+
+use crate::process_tree;
+use nix::sys::{prctl, signal::Signal};
+use std::{fs, io, process, thread, time::Duration};
+use tokio::{
+    runtime::Builder,
+    signal::unix::{SignalKind, signal},
+};
+
+/// How long commands may take to end by themselves before they are killed.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// From now on, ends this process at the first SIGINT, SIGTERM or SIGHUP, after all that it has started has
+/// ended. A command gets the same signal, and 500 ms later SIGKILL. Signals that this process was started to
+/// ignore are still ignored, as `nohup` wants it.
+///
+/// # Errors
+///
+/// The signals cannot be handled.
+pub fn end_commands_on_signals() -> io::Result<()> {
+    // A process whose parent ends first becomes a child of this one, and is still found.
+    prctl::set_child_subreaper(true)?;
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let inside = runtime.enter();
+    let ignored = ignored_signals();
+    let streams: Vec<_> = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]
+        .into_iter()
+        .filter(|signal| ignored & (1 << (*signal as u32 - 1)) == 0)
+        .map(|wanted| Ok((wanted, signal(SignalKind::from_raw(wanted as i32))?)))
+        .collect::<io::Result<_>>()?;
+    drop(inside);
+    if streams.is_empty() {
+        return Ok(());
+    }
+    thread::spawn(move || {
+        let arrivals = streams.into_iter().map(|(signal, mut stream)| {
+            Box::pin(async move {
+                stream.recv().await;
+                signal
+            })
+        });
+        let (signal, ..) = runtime.block_on(futures::future::select_all(arrivals));
+        // Without `/proc` the commands cannot be found.
+        let _ = process_tree::end_descendants(signal, PATIENCE);
+        process::exit(128 + signal as i32);
+    });
+    Ok(())
+}
+
+/// Returns the signals that this process ignores, with signal 1 in the lowest bit.
+fn ignored_signals() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+}
