@@ -6,10 +6,12 @@
 use crate::{error::Result, feature::Feature, netlink::Netlink};
 use rtnetlink::{
     AddressMessageBuilder, LinkBridge, LinkMacVlan, LinkMessageBuilder, LinkUnspec, LinkVeth,
+    RouteMessageBuilder,
     packet_core::{NLM_F_CREATE, NLM_F_EXCL},
     packet_route::{
         RouteNetlinkMessage,
         link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage, MacVlanMode},
+        route::RouteType,
     },
 };
 use serde::Serialize;
@@ -176,6 +178,24 @@ impl Netlink {
         self.request(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL, action).await
     }
 
+    /// Prohibits sending to all addresses of an IPv4 network but one of them, in this network namespace.
+    ///
+    /// Without a route to an address, no connection from there can be established either: the answer to its
+    /// first packet is not sent. The routes belong to no interface, so they stay if one goes down.
+    ///
+    /// # Errors
+    ///
+    /// If this process may not change routes, or has already prohibited the same.
+    pub async fn prohibit_all_but(&self, peer: Ipv4Addr, prefix_len: u8) -> Result<()> {
+        for (network, prefix_len) in all_but(peer, prefix_len) {
+            let route = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(network, prefix_len);
+            let message = RouteNetlinkMessage::NewRoute(route.kind(RouteType::Prohibit).build());
+            let action = || format!("prohibit sending to {network}/{prefix_len}");
+            self.request(message, NLM_F_CREATE | NLM_F_EXCL, action).await?;
+        }
+        Ok(())
+    }
+
     /// Deletes an interface; of a veth pair, both interfaces.
     ///
     /// # Errors
@@ -204,5 +224,32 @@ impl Netlink {
         let index = self.interface(interface).await?.index;
         let message = change(LinkUnspec::new_with_index(index)).build();
         self.request(RouteNetlinkMessage::SetLink(message), 0, action).await
+    }
+}
+
+/// Returns the networks that together have all addresses of a network with this prefix length, except for
+/// `one`: for each bit behind the prefix, the addresses that differ from `one` in this bit first.
+fn all_but(one: Ipv4Addr, prefix_len: u8) -> impl Iterator<Item = (Ipv4Addr, u8)> {
+    (prefix_len + 1..=32).map(move |prefix_len| {
+        let bit = 1_u32 << (32 - prefix_len);
+        (Ipv4Addr::from_bits((one.to_bits() ^ bit) & !(bit - 1)), prefix_len)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_addresses_but_one_are_covered_exactly_once() {
+        for one in [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2), Ipv4Addr::new(192, 0, 2, 255)] {
+            for last in 0..=255 {
+                let address = Ipv4Addr::new(192, 0, 2, last);
+                let covers = |(network, prefix_len): &(Ipv4Addr, u8)| {
+                    (network.to_bits() ^ address.to_bits()) >> (32 - prefix_len) == 0
+                };
+                assert_eq!(all_but(one, 24).filter(covers).count(), usize::from(address != one), "{address}");
+            }
+        }
     }
 }

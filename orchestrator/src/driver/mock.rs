@@ -97,6 +97,8 @@ pub(crate) enum Fault {
     SilentGuest,
     /// The ends cannot be prepared.
     Prepare,
+    /// The destination cannot listen.
+    Listen,
     /// The migrate command is refused.
     Begin,
     /// The source does not report the state of the migration.
@@ -449,6 +451,10 @@ impl Driver for MockDriver {
 
     async fn prepare(&self, _: &Migrate) -> Result<(), Error> {
         self.inject(Fault::Prepare, "a capability is refused")
+    }
+
+    async fn listen(&self) -> Result<(), Error> {
+        self.inject(Fault::Listen, "the address is in use")
     }
 
     async fn begin(&self) -> Result<mpsc::UnboundedReceiver<Event>, Error> {

@@ -47,8 +47,12 @@ pub trait Driver {
     /// an exit that is expected, for example the destination's after its migration has been cancelled.
     async fn unexpected_exit(&self) -> Error;
 
-    /// Configures both ends for a migration with these settings and makes the destination listen.
+    /// Configures both ends for a migration with these settings.
     async fn prepare(&self, settings: &Migrate) -> Result<(), Error>;
+
+    /// Makes the destination listen for the migration. Called just before [`Driver::begin`], because
+    /// whoever connects first is the source to a destination that listens.
+    async fn listen(&self) -> Result<(), Error>;
 
     /// Starts the migration. Returns a channel with the events that both ends announce from then on.
     async fn begin(&self) -> Result<mpsc::UnboundedReceiver<Event>, Error>;
@@ -76,8 +80,8 @@ pub enum Error {
     /// An error of the QEMU driver.
     #[error(transparent)]
     Qemu(#[from] qemu::Error),
-    /// A method was called before [`Driver::start`], or [`Driver::begin`] before [`Driver::prepare`].
-    #[error("the source and the destination have not been started or prepared")]
+    /// A method was called before [`Driver::start`], or [`Driver::begin`] before [`Driver::listen`].
+    #[error("the source and the destination have not been started, or the destination does not listen")]
     NotStarted,
     /// The error that a test's script asks for.
     #[cfg(test)]

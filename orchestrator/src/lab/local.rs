@@ -36,8 +36,8 @@ pub async fn start() -> Result<Lab, Error> {
     let destination_pid = pid(&destination_process, "compute2")?;
     let [near, far] = [&source, &destination].map(|compute| compute.shaped.interface.as_str());
     source.node.add_link(near, far, destination_pid).await?;
-    for Compute { node, shaped, .. } in [&source, &destination] {
-        node.set_up(&shaped.interface, Some((shaped.address, PREFIX))).await?;
+    for compute in [&source, &destination] {
+        compute.set_up(&compute.shaped).await?;
     }
 
     let description = Description {

@@ -91,6 +91,8 @@ pub struct LinkEnd {
     pub interface: String,
     /// The IPv4 address of the interface.
     pub address: Ipv4Addr,
+    /// The address of the other end.
+    pub peer: Ipv4Addr,
 }
 
 /// A compute node and its interfaces.
@@ -115,6 +117,7 @@ impl Compute {
         let end = |interface: &str, addresses: [Ipv4Addr; 2]| LinkEnd {
             interface: interface.into(),
             address: addresses[which],
+            peer: addresses[1 - which],
         };
         Self {
             node,
@@ -123,6 +126,13 @@ impl Compute {
             guests_interface: GUESTS.into(),
             guest_files,
         }
+    }
+
+    /// Brings an end of a migration link up. Only the other end can connect to the node through it, although
+    /// more addresses may be on its network.
+    async fn set_up(&self, end: &LinkEnd) -> Result<(), NodeError> {
+        self.node.set_up(&end.interface, Some((end.address, PREFIX))).await?;
+        self.node.prohibit_all_but(end.peer, PREFIX).await
     }
 
     /// Returns the node's end of the link with this backend.
@@ -216,8 +226,8 @@ impl Lab {
             // Not reached without a PID: the description of such a lab says that it cannot emulate links.
             let Some(destination_pid) = self.destination_pid else { return Ok(()) };
             near.node.add_emulated_link(name, peer, destination_pid).await?;
-            for Compute { node, emulated, .. } in [near, far] {
-                node.set_up(&emulated.interface, Some((emulated.address, PREFIX))).await?;
+            for compute in [near, far] {
+                compute.set_up(&compute.emulated).await?;
             }
             Ok(())
         };

@@ -215,6 +215,7 @@ impl<N: Network> Attempt<'_, N> {
         driver: &impl Driver,
         settings: &Settings,
     ) -> Result<FinishedMigration, Error> {
+        driver.listen().await?;
         let wire_before = self.network.traffic().await?;
         let spec = MigrationSpec {
             steps: &settings.steps(),

@@ -413,6 +413,8 @@ failures! {
         => Failed, "node compute1 is gone", Settle;
     a_guest_that_falls_silent: Setup::fault(Fault::SilentGuest)
         => Failed, "the guest did not reach a steady dirty rate within 60 s", Settle;
+    a_destination_that_cannot_listen: Setup::fault(Fault::Listen)
+        => Failed, "the address is in use", Migrate;
     traffic_that_cannot_be_counted: Setup::new().network_fault(NetworkFault::Counting)
         => Failed, "node compute1 is gone", Migrate;
     a_migration_that_is_refused: Setup::fault(Fault::Begin)

@@ -346,6 +346,11 @@ impl Node {
         self.call(&format!("bring {interface} up"), call).await
     }
 
+    /// Prohibits sending to all addresses of a network but one: see [`Call::ProhibitAllBut`].
+    pub async fn prohibit_all_but(&self, peer: Ipv4Addr, prefix: u8) -> Result<(), NodeError> {
+        self.call("restrict its migration link", Call::ProhibitAllBut { peer, prefix }).await
+    }
+
     /// Shapes what the node sends through an interface; if the node emulates the link, both directions.
     pub async fn shape(&self, interface: &str, profile: &Profile) -> Result<Applied, NodeError> {
         let call = Call::Shape { interface: interface.into(), profile: Box::new(profile.clone()) };

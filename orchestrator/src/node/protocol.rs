@@ -136,6 +136,14 @@ pub enum Call {
         /// The IPv4 address and prefix length to add, if any.
         address: Option<(Ipv4Addr, u8)>,
     },
+    /// Prohibit sending to all addresses of a network but one. Nobody else on the network can connect to this
+    /// node, since it does not answer.
+    ProhibitAllBut {
+        /// The address that may be sent to.
+        peer: Ipv4Addr,
+        /// The prefix length of the network.
+        prefix: u8,
+    },
     /// Create two TUN devices with a link emulator between them: one here, the other in another node's
     /// network namespace. The link lives as long as this node.
     AddEmulatedLink {

@@ -36,7 +36,7 @@ pub struct Pair<'a> {
     source: Option<QemuProcess>,
     destination: Option<QemuProcess>,
     connections: Option<PairConnections>,
-    /// The migration URI at which the destination listens; set by [`Driver::prepare`].
+    /// The migration URI at which the destination listens; set by [`Driver::listen`].
     uri: OnceCell<String>,
 }
 
@@ -158,6 +158,11 @@ impl Driver for Pair<'_> {
             qemu.call("migrate-set-capabilities", capabilities.clone()).await?;
             qemu.call("migrate-set-parameters", parameters.clone()).await?;
         }
+        Ok(())
+    }
+
+    async fn listen(&self) -> Result<(), driver::Error> {
+        let destination = &self.connections()?.destination;
         // With port 0 the kernel picks a free port, which QEMU then reports.
         let address = self.spec.address;
         destination.call("migrate-incoming", json!({ "uri": format!("tcp:{address}:0") })).await?;

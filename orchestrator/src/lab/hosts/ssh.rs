@@ -78,7 +78,7 @@ pub async fn start(SshHosts { inventory, access }: &SshHosts, guest: &GuestFiles
         node.attach(&compute.guests, GUESTS).await?;
         node.attach(&compute.migration, MIGRATION).await?;
         let compute = Compute::new(node, which, Some(guest));
-        compute.node.set_up(MIGRATION, Some((compute.shaped.address, PREFIX))).await?;
+        compute.set_up(&compute.shaped).await?;
         Ok::<_, Error>((compute, process))
     };
     // In parallel: each takes several SSH round trips, and a slow host takes seconds for one.

@@ -212,6 +212,7 @@ impl Server {
                 }
                 json(self.netlink.set_up(&interface).await?)
             }
+            Call::ProhibitAllBut { peer, prefix } => json(self.netlink.prohibit_all_but(peer, prefix).await?),
             Call::Shape { interface, profile } => json(self.shape(&interface, &profile).await?),
             Call::Traffic { interface } => json(self.traffic(&interface).await?),
             Call::StartProbe { target, interval_ns, timeout_ms } => {
