@@ -9,6 +9,7 @@ use testbed::{
         control_port::TelemetrySample,
         qemu::{
             accel::{self, Platform, TrialSpec},
+            confinement::Confinement,
             machine::{Accelerator, GuestMachine, Role},
             process::{Connections, QemuProcess, while_alive},
         },
@@ -59,6 +60,7 @@ impl BenchGuest {
             initramfs: files.initramfs.display().to_string(),
             address: format!("{address}/{prefix}"),
             network: None,
+            confinement: Confinement::default(),
         };
         let facts = &lab.description.source;
         let platform = Platform {

@@ -25,6 +25,9 @@ pub struct Environment {
     pub version: String,
     /// The version of QEMU at the source, as QEMU reports it.
     pub qemu: String,
+    /// What confined the QEMU processes. Absent in results of older versions, in which nothing did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confinement: Option<Confinement>,
     /// The accelerator that was chosen for each value of `guest.accel` in the matrix, and why.
     pub accelerators: IndexMap<Accel, AcceleratorChoice>,
     /// The release of the guest's kernel, as `uname -r` would print it.
@@ -37,6 +40,18 @@ pub struct Environment {
     pub lab: Lab,
     /// The order of the attempts, and the seed if it was shuffled.
     pub order: RunOrder,
+}
+
+/// What confined the QEMU processes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Confinement {
+    /// Whether QEMU filtered its own system calls (seccomp).
+    pub sandbox: bool,
+    /// The user and the group that QEMU became, as `UID:GID`; `null` if it stayed the user of its node.
+    pub user: Option<String>,
+    /// What QEMU was not confined by although it should have been, and why, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lacks: Vec<String>,
 }
 
 /// The accelerator that was used, and why.

@@ -1,11 +1,15 @@
 //! Conversions from the types of the lab, the nodes and the guest into those of a run's environment.
 
 use crate::{
-    driver::qemu::{accel::AcceleratorFinding, machine},
+    driver::qemu::{
+        accel::AcceleratorFinding,
+        confinement::{self, ConfinementFinding},
+        machine,
+    },
     image, lab,
     matrix::Settings,
     node::protocol,
-    results::environment::{Accelerator, AcceleratorChoice, Boot, Lab, Node, Privilege},
+    results::environment::{Accelerator, AcceleratorChoice, Boot, Confinement, Lab, Node, Privilege},
 };
 
 impl From<lab::Description> for Lab {
@@ -47,6 +51,14 @@ impl From<AcceleratorFinding> for AcceleratorChoice {
             machine::Accelerator::Tcg => Accelerator::Tcg,
         };
         Self { accelerator, reason: finding.reason, trial: finding.trial }
+    }
+}
+
+impl From<ConfinementFinding> for Confinement {
+    fn from(finding: ConfinementFinding) -> Self {
+        let ConfinementFinding { confinement, lacks } = finding;
+        let user = confinement.user.map(|_| confinement::USER.into());
+        Self { sandbox: confinement.sandbox, user, lacks }
     }
 }
 

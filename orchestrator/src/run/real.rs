@@ -12,6 +12,7 @@ use crate::{
     driver::qemu::{
         self, Pair,
         accel::{self, Platform, TrialSpec},
+        confinement::{self, Confinement},
         machine::{self, Accelerator, GuestMachine, QEMU, Role},
         saved::SavedGuest,
     },
@@ -88,6 +89,8 @@ pub struct QemuBench {
     lab: Option<(Lab, SavedGuest)>,
     guest: Option<GuestFiles>,
     accelerators: Accelerators,
+    /// What confines each QEMU.
+    confinement: Confinement,
     /// Why cells cannot be attempted.
     reasons: Reasons,
 }
@@ -102,6 +105,7 @@ impl QemuBench {
             lab: None,
             guest: None,
             accelerators: Accelerators::new(),
+            confinement: Confinement::default(),
             reasons: Reasons::new(),
         }
     }
@@ -171,8 +175,20 @@ impl Bench for QemuBench {
         let lacks = |end| Error::Qemu { end, remedy };
         let platform = Platform::of(&description).ok_or_else(|| lacks("the source"))?;
         description.destination.qemu.as_ref().ok_or_else(|| lacks("the destination"))?;
-        let probed = screen::test_guest(files.paths());
         let log = cache.join("accelerator.log");
+        let ends =
+            if description.is_one_host() { vec![&lab.source] } else { vec![&lab.source, &lab.destination] };
+        let plain = screen::test_guest(screen::no_files());
+        let tcg = GuestMachine {
+            accelerator: Accelerator::Tcg,
+            cpu: Accelerator::Tcg.default_cpu().into(),
+            ..plain
+        };
+        let confined = confinement::choose(&ends, description.source.privilege, &tcg, &log).await;
+        for lack in &confined.lacks {
+            sink.handle(&Event::Message(&format!("note: {lack}")));
+        }
+        let probed = GuestMachine { confinement: confined.confinement, ..screen::test_guest(files.paths()) };
         let spec =
             TrialSpec { node: &lab.source, machine: &probed, platform: &platform, cache: &cache, log: &log };
         let mut accelerators = Accelerators::new();
@@ -185,12 +201,13 @@ impl Bench for QemuBench {
             sink.handle(&Event::Message(&text));
             accelerators.insert(accel, finding);
         }
-        let reasons = screen::screen(&cells, lab, &accelerators, &log).await;
+        let reasons = screen::screen(&cells, lab, &accelerators, confined.confinement, &log).await;
         let environment = Environment {
             format: FormatVersion::CURRENT,
             started_at: Timestamp::now(),
             version: self.options.version.clone(),
             qemu: platform.qemu,
+            confinement: Some(confined.clone().into()),
             accelerators: accelerators
                 .clone()
                 .into_iter()
@@ -205,6 +222,7 @@ impl Bench for QemuBench {
         self.accelerators = accelerators;
         self.reasons = reasons;
         self.guest = Some(files);
+        self.confinement = confined.confinement;
         Ok(environment)
     }
 
@@ -226,6 +244,7 @@ impl Bench for QemuBench {
             |outcome, reason: String| Ok(RecordBuilder::start().freeze(cell, number, outcome, Some(reason)));
         let finding = self.accelerators.get(&cell.settings.guest.accel);
         let accelerator = finding.map_or(Accelerator::Tcg, |f| f.accelerator);
+        let confinement = self.confinement;
         // An interruption here can drop the future: no migration is in progress that has to be ended in
         // order.
         let (lab, saved) = tokio::select! {
@@ -238,7 +257,8 @@ impl Bench for QemuBench {
             Ok(link) => link,
             Err(reason) => return without_attempt(Outcome::Skipped, reason),
         };
-        let machine = GuestMachine::new(&cell.settings, accelerator, guest.paths());
+        let machine =
+            GuestMachine { confinement, ..GuestMachine::new(&cell.settings, accelerator, guest.paths()) };
         if verbose {
             for command in commands(&machine, lab, saved) {
                 sink.handle(&Event::Message(&command));

@@ -9,6 +9,7 @@
 use crate::{
     driver::qemu::{
         accel::{self, AcceleratorFinding, Platform, TrialSpec},
+        confinement::Confinement,
         machine::{Accelerator, GuestMachine, QEMU},
         trial::{self, Verdict},
     },
@@ -26,7 +27,7 @@ pub type Accelerators = IndexMap<Accel, AcceleratorFinding>;
 pub type Reasons = HashMap<String, String>;
 
 /// Returns the paths of a guest's files, for a machine that is not booted.
-fn no_files() -> [&'static Path; 2] {
+pub(super) fn no_files() -> [&'static Path; 2] {
     [Path::new(""); 2]
 }
 
@@ -79,7 +80,7 @@ async fn reasons_in(lab: &Lab, plan: &Plan) -> (Reasons, Option<String>) {
         let Some(finding) = finding else { continue };
         accelerators.insert(accel, finding);
     }
-    (screen(&plan.cells, lab, &accelerators, nowhere).await, None)
+    (screen(&plan.cells, lab, &accelerators, Confinement::default(), nowhere).await, None)
 }
 
 /// Boots a guest with KVM, since nothing else shows that it works. Returns nothing if the guest's files
@@ -102,12 +103,13 @@ pub fn accels<'a>(cells: impl IntoIterator<Item = &'a Cell>) -> Vec<Accel> {
     accels
 }
 
-/// Returns why cells cannot be attempted in this lab with these accelerators. The output of QEMU is appended
-/// to `log`.
+/// Returns why cells cannot be attempted in this lab with these accelerators and this confinement of
+/// QEMU. The output of QEMU is appended to `log`.
 pub async fn screen(
     cells: impl IntoIterator<Item = &Cell>,
     lab: &Lab,
     accelerators: &Accelerators,
+    confinement: Confinement,
     log: &Path,
 ) -> Reasons {
     let ends = if lab.description.is_one_host() {
@@ -121,7 +123,8 @@ pub async fn screen(
         match without_qemu(&lab.description, &cell.settings, accelerators) {
             Err(reason) => drop(reasons.insert(cell.id.clone(), reason)),
             Ok(accelerator) => {
-                possible.push((cell, GuestMachine::new(&cell.settings, accelerator, no_files())));
+                let machine = GuestMachine::new(&cell.settings, accelerator, no_files());
+                possible.push((cell, GuestMachine { confinement, ..machine }));
             }
         }
     }

@@ -4,6 +4,7 @@ use crate::common::golden;
 use std::fmt::Write as _;
 use testbed::{
     driver::qemu::{
+        confinement::{Confinement, UserOption},
         machine::{Accelerator, GuestMachine, Role, spawn},
         parameters::{Parameters, parameters},
     },
@@ -21,6 +22,7 @@ fn machine(accelerator: Accelerator) -> GuestMachine {
         initramfs: "/cache/initramfs".into(),
         address: "198.51.100.10/24".into(),
         network: Some("guests".into()),
+        confinement: Confinement { sandbox: true, user: Some(UserOption::RunWith) },
     }
 }
 
@@ -42,8 +44,20 @@ fn command_lines_match_the_golden_file() {
     for role in [Role::Boot, Role::Source, Role::Destination] {
         let _ = writeln!(text, "{}, TCG:\n{}", role.name(), command_line(&machine(Accelerator::Tcg), role));
     }
-    let kvm = GuestMachine { network: None, ..machine(Accelerator::Kvm) };
-    let _ = writeln!(text, "source, KVM, without a network:\n{}", command_line(&kvm, Role::Source));
+    let kvm =
+        GuestMachine { network: None, confinement: Confinement::default(), ..machine(Accelerator::Kvm) };
+    let _ = writeln!(
+        text,
+        "source, KVM, without a network and confinement:\n{}",
+        command_line(&kvm, Role::Source)
+    );
+    for (whose, user) in [("an old QEMU of root", Some(UserOption::RunAs)), ("a user's QEMU", None)] {
+        let machine =
+            GuestMachine { confinement: Confinement { sandbox: true, user }, ..machine(Accelerator::Tcg) };
+        let lines = command_line(&machine, Role::Destination);
+        let confined = lines.lines().filter(|line| ["-sandbox", "-run"].iter().any(|o| line.contains(o)));
+        let _ = writeln!(text, "destination, {whose}:\n{}\n", confined.collect::<Vec<_>>().join("\n"));
+    }
     golden("qemu-command-lines.txt", &text);
 }
 

@@ -5,6 +5,7 @@
 //! halves the boot time. Under TCG, `qemu64` boots faster than `max`: with `max` the kernel uses features
 //! that are slow to emulate.
 
+use super::confinement::Confinement;
 use crate::{
     lab::{
         Compute,
@@ -38,6 +39,8 @@ pub struct GuestMachine {
     pub address: String,
     /// The node's interface that connects the guest's network card. Without it the guest has no network card.
     pub network: Option<String>,
+    /// What confines the QEMU process; the same at both ends.
+    pub confinement: Confinement,
 }
 
 impl GuestMachine {
@@ -55,6 +58,7 @@ impl GuestMachine {
             initramfs,
             address: format!("{address}/{prefix}"),
             network: None,
+            confinement: Confinement::default(),
         }
     }
 
@@ -189,6 +193,7 @@ pub fn spawn(machine: &GuestMachine, role: Role) -> ProcessSpec {
     let mut add = |words: &[&str]| args.extend(words.iter().map(ToString::to_string));
     add(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
     add(&["-name", &format!("testbed-{}", role.name())]);
+    add(&machine.confinement.arguments(role).iter().map(String::as_str).collect::<Vec<_>>());
     let accelerator = machine.accelerator.name();
     add(&["-machine", &format!("pc,accel={accelerator},hpet=off,vmport=off,usb=off,graphics=off")]);
     add(&["-cpu", &machine.cpu, "-smp", &machine.vcpus.to_string()]);

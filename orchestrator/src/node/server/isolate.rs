@@ -143,14 +143,16 @@ pub fn is_in_our_user_namespace(pid: u32) -> io::Result<bool> {
     Ok(of(&pid.to_string())? == of("self")?)
 }
 
-/// Mounts the node's private `/run`. Must be called in the mount namespace created by [`enter`].
+/// Mounts the node's private `/run`. Like `/tmp`, it is writable for everybody: QEMU saves a guest there as
+/// an unprivileged user, and nobody else can reach it. Must be called in the mount namespace created by
+/// [`enter`].
 pub fn private_run_dir() -> Result<(), Error> {
     let none: Option<&str> = None;
     // Keep mounts in this namespace from propagating to the host.
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
         .map_err(|e| Error::SetUp { what: "make mounts private".into(), source: e.into() })?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount(Some("testbed"), Path::new(RUN_DIR), Some("tmpfs"), flags, Some("mode=700"))
+    mount(Some("testbed"), Path::new(RUN_DIR), Some("tmpfs"), flags, Some("mode=1777"))
         .map_err(|e| Error::SetUp { what: format!("mount a tmpfs on {RUN_DIR}"), source: e.into() })
 }
 

@@ -317,6 +317,7 @@ mod environment_differences {
             started_at: jiff::Timestamp::UNIX_EPOCH,
             version: "0.1.0".into(),
             qemu: "10.0.2".into(),
+            confinement: None,
             accelerators: [(Accel::Auto, choice)].into_iter().collect(),
             guest_kernel: "6.1.0".into(),
             guest_boot: Boot::Compressed,

@@ -1,0 +1,136 @@
+//! The confinement of a QEMU process: a filter of its system calls, and an unprivileged user.
+//!
+//! The destination's QEMU reads what arrives from the network, and each QEMU runs a guest. A fault of QEMU
+//! there must not give anybody the host. So QEMU gets a sandbox (seccomp), which it may have been built
+//! without, and if root has started the lab, it becomes an unprivileged user once it has opened its files and
+//! devices. What works on a host is found out by starting a QEMU that is confined like this.
+
+use super::{
+    machine::{GuestMachine, Role},
+    trial::{self, Verdict},
+};
+use crate::{lab::Compute, node::protocol::Privilege};
+use std::path::Path;
+
+/// The user and the group that QEMU becomes: those of `nobody`, which own no files.
+pub const USER: &str = "65534:65534";
+
+/// What confines a QEMU process.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Confinement {
+    /// Whether QEMU's system calls are filtered.
+    pub sandbox: bool,
+    /// How QEMU becomes the user [`USER`]; it stays the user of its node if absent.
+    pub user: Option<UserOption>,
+}
+
+/// The option with which QEMU becomes another user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UserOption {
+    /// `-run-with user=`.
+    RunWith,
+    /// `-runas`, of older versions.
+    RunAs,
+}
+
+impl Confinement {
+    /// Returns the options of a QEMU in this role.
+    ///
+    /// A QEMU that saves a guest, or resumes a saved one, starts `cat` for it, so it has to be allowed to
+    /// start programs. To become another user, it needs system calls that it may otherwise not use; they are
+    /// of no use to that user.
+    pub(super) fn arguments(self, role: Role) -> Vec<String> {
+        let mut arguments = Vec::new();
+        if self.sandbox {
+            let elevate = if self.user.is_some() { "allow" } else { "deny" };
+            let spawn = match role {
+                Role::Boot | Role::Source => "allow",
+                Role::Destination | Role::Trial => "deny",
+            };
+            let filter =
+                format!("on,obsolete=deny,elevateprivileges={elevate},spawn={spawn},resourcecontrol=deny");
+            arguments.extend(["-sandbox".into(), filter]);
+        }
+        match self.user {
+            Some(UserOption::RunWith) => arguments.extend(["-run-with".into(), format!("user={USER}")]),
+            Some(UserOption::RunAs) => arguments.extend(["-runas".into(), USER.into()]),
+            None => {}
+        }
+        arguments
+    }
+
+    /// Returns the confinements to try, from the strictest to none.
+    fn candidates(privilege: Privilege) -> Vec<Self> {
+        let users: &[_] = match privilege {
+            Privilege::Root => &[Some(UserOption::RunWith), Some(UserOption::RunAs), None],
+            // An ordinary user cannot become another one.
+            Privilege::UserNamespace => &[None],
+        };
+        let with = |sandbox| users.iter().map(move |user| Self { sandbox, user: *user });
+        with(true).chain(with(false)).collect()
+    }
+}
+
+/// The confinement of the QEMUs of a lab, and what it lacks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfinementFinding {
+    /// The strictest confinement that works at both ends.
+    pub confinement: Confinement,
+    /// What QEMU is not confined by although it should be, and why, as sentences for people.
+    pub lacks: Vec<String>,
+}
+
+/// Finds the strictest confinement that works at both ends. `machine` is any machine, which is tried with it;
+/// the output of QEMU is appended to `log`.
+pub async fn choose(
+    ends: &[&Compute],
+    privilege: Privilege,
+    machine: &GuestMachine,
+    log: &Path,
+) -> ConfinementFinding {
+    let (mut confinement, mut refused) = (Confinement::default(), Vec::new());
+    'candidates: for candidate in Confinement::candidates(privilege) {
+        let machine = GuestMachine { confinement: candidate, ..machine.clone() };
+        for end in ends {
+            match trial::try_machine(end, &machine, log).await {
+                Verdict::Possible(_) => {}
+                Verdict::Refused(reason) | Verdict::Unknown(reason) => {
+                    refused.push((candidate, reason));
+                    continue 'candidates;
+                }
+            }
+        }
+        confinement = candidate;
+        break;
+    }
+    // Why a candidate was refused that differs in nothing else.
+    let because = |differs: &dyn Fn(&Confinement) -> bool| {
+        let refusal = refused.iter().find(|(candidate, _)| differs(candidate));
+        refusal.map_or(String::new(), |(_, reason)| format!(": {reason}"))
+    };
+    let mut lacks = Vec::new();
+    if !confinement.sandbox {
+        let reason = because(&|other| other.sandbox && other.user == confinement.user);
+        lacks.push(format!("QEMU runs without a sandbox, because it refuses one{reason}"));
+    }
+    if confinement.user.is_none() && privilege == Privilege::Root {
+        let reason = because(&|other| other.user.is_some() && other.sandbox == confinement.sandbox);
+        lacks.push(format!("QEMU runs as root, because it cannot become another user{reason}"));
+    }
+    ConfinementFinding { confinement, lacks }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_strictest_confinement_is_tried_first_and_none_last() {
+        let of_root = Confinement::candidates(Privilege::Root);
+        assert_eq!(of_root[0], Confinement { sandbox: true, user: Some(UserOption::RunWith) });
+        assert_eq!(of_root.last(), Some(&Confinement::default()));
+        let of_user = Confinement::candidates(Privilege::UserNamespace);
+        assert!(of_user.iter().all(|confinement| confinement.user.is_none()));
+        assert_eq!(of_user.last(), Some(&Confinement::default()));
+    }
+}
