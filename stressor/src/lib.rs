@@ -17,7 +17,7 @@
 
 #![warn(missing_docs)]
 
-mod cgroup;
+pub mod cgroup;
 pub mod cli;
 mod clock;
 mod content;

@@ -325,7 +325,8 @@ async fn check_node(
     ));
     if spec.runs_guests && facts.available_memory_bytes < MIN_FREE_MEMORY_BYTES {
         let (free, needed) = (binary(facts.available_memory_bytes), binary(MIN_FREE_MEMORY_BYTES));
-        let detail = format!("{free} free; a guest of 1 GiB needs {needed}");
+        let whose = if facts.limited_by_cgroup { " in its cgroup" } else { "" };
+        let detail = format!("{free} free{whose}; a guest of 1 GiB needs {needed}");
         findings.push(Finding::warning(
             &check_name(spec, "memory"),
             detail,
@@ -482,6 +483,7 @@ mod tests {
             features: std::collections::BTreeSet::new(),
             no_emulator: None,
             available_memory_bytes: 0,
+            limited_by_cgroup: false,
             clock: Timestamp::UNIX_EPOCH,
             qemu: None,
         };

@@ -150,9 +150,11 @@ impl fmt::Display for HostStatus {
         let qemu = facts.qemu.as_ref().map_or("no QEMU".into(), |version| format!("QEMU {version}"));
         let [free, all] = [facts.available_memory_bytes, facts.memory_bytes]
             .map(|bytes| Bytes::new(bytes).rounded_binary());
+        let free =
+            format!("{free} of {all} free{}", if facts.limited_by_cgroup { " in its cgroup" } else { "" });
         writeln!(
             f,
-            "{node:<10} {host} answers: {}, {}, {free} of {all} free, Linux {}, {qemu}",
+            "{node:<10} {host} answers: {}, {}, {free}, Linux {}, {qemu}",
             facts.cpu_model,
             counted(facts.cpus, "CPU"),
             facts.kernel

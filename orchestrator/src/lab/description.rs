@@ -98,6 +98,7 @@ pub(super) mod tests {
             features: features.iter().map(ToString::to_string).collect(),
             no_emulator: no_emulator.map(Into::into),
             available_memory_bytes: 1 << 33,
+            limited_by_cgroup: false,
             clock: jiff::Timestamp::UNIX_EPOCH,
             qemu: None,
         };

@@ -42,6 +42,32 @@ impl Need {
 }
 
 impl Description {
+    /// Returns a warning, as text, if guests of these settings may take more memory than the control group of
+    /// their QEMUs has left. Then the kernel kills a QEMU, although the host has memory.
+    pub fn memory_may_run_out<'a>(&self, settings: impl IntoIterator<Item = &'a Settings>) -> Option<String> {
+        let largest = settings.into_iter().map(|settings| settings.guest.memory.get()).max()?;
+        let each = largest.saturating_add(QEMU_BYTES);
+        let (most, ends) = if self.is_one_host() {
+            (each.saturating_mul(2), vec![("this host", "two guests take", &self.source)])
+        } else {
+            (
+                each,
+                vec![
+                    ("the source", "a guest takes", &self.source),
+                    ("the destination", "a guest takes", &self.destination),
+                ],
+            )
+        };
+        let (host, take, facts) = ends
+            .into_iter()
+            .find(|(_, _, facts)| facts.limited_by_cgroup && most > facts.available_memory_bytes)?;
+        let (most, left) = (mib(most), mib(facts.available_memory_bytes));
+        Some(format!(
+            "{take} up to {most} of memory, but the cgroup on {host} has only {left} left; if that runs out, \
+             the kernel kills a QEMU"
+        ))
+    }
+
     /// Returns what the hosts of this lab lack to run both guests of these settings, as text, or `None` if
     /// there is enough memory.
     pub fn lacks_memory(&self, settings: &Settings) -> Option<String> {
@@ -71,7 +97,8 @@ fn lacking(memory: Bytes, host: &str, guests: &str, facts: &Facts, need: u64) ->
     }
     (need > available).then(|| {
         let (need, left) = (mib(need), mib(available));
-        format!("{guests} at least {need} of memory, but {host} has only {left} left")
+        let cgroup = if facts.limited_by_cgroup { "the cgroup on " } else { "" };
+        format!("{guests} at least {need} of memory, but {cgroup}{host} has only {left} left")
     })
 }
 
@@ -116,6 +143,26 @@ mod tests {
             "a guest needs at least 1239 MiB of memory, but the destination has only 1230 MiB left"
         );
         assert!(lab("ssh", 1230, 1240).lacks_memory(&both).unwrap().contains("the source has only"));
+    }
+
+    #[test]
+    fn a_cgroup_is_named_if_its_limit_is_what_counts() {
+        let small = settings(json!({ "guest": { "memory": "128MiB" } }));
+        let mut limited = lab("local", 300, 0);
+        limited.source.limited_by_cgroup = true;
+        assert_eq!(limited.lacks_memory(&small), None);
+        assert_eq!(
+            limited.memory_may_run_out([&small]).unwrap(),
+            "two guests take up to 316 MiB of memory, but the cgroup on this host has only 300 MiB left; if \
+             that runs out, the kernel kills a QEMU"
+        );
+        limited.source.available_memory_bytes = 320 * MIB;
+        assert_eq!(limited.memory_may_run_out([&small]), None);
+        limited.source.available_memory_bytes = 100 * MIB;
+        assert!(
+            limited.lacks_memory(&small).unwrap().contains("but the cgroup on this host has only 100 MiB")
+        );
+        assert_eq!(lab("local", 300, 0).memory_may_run_out([&small]), None, "the host decides by itself");
     }
 
     #[test]

@@ -226,6 +226,8 @@ pub struct Facts {
     pub memory_bytes: u64,
     /// The memory available without swapping at the time of the answer, in bytes.
     pub available_memory_bytes: u64,
+    /// Whether that is what the limits of the node's control groups leave; the host has more.
+    pub limited_by_cgroup: bool,
     /// The node's wall clock at the time of the answer. No duration is computed from it.
     pub clock: Timestamp,
     /// Whether the namespaces were created by root or by an ordinary user.

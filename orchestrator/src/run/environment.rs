@@ -33,6 +33,7 @@ impl From<protocol::Facts> for Node {
             cpus: facts.cpus,
             memory_bytes: facts.memory_bytes,
             available_memory_bytes: Some(facts.available_memory_bytes),
+            limited_by_cgroup: Some(facts.limited_by_cgroup),
             clock: Some(facts.clock),
             privilege: match facts.privilege {
                 protocol::Privilege::Root => Privilege::Root,
@@ -97,6 +98,7 @@ mod tests {
             cpus: 2,
             memory_bytes: 1 << 34,
             available_memory_bytes: 1 << 33,
+            limited_by_cgroup: true,
             clock: jiff::Timestamp::UNIX_EPOCH,
             privilege: protocol::Privilege::UserNamespace,
             features: ["sch_tbf".to_string()].into(),

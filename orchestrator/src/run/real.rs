@@ -31,6 +31,7 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
+use stressor::cgroup;
 use tokio::{sync::oneshot, time};
 
 /// An error that prevents the bench from making attempts.
@@ -178,6 +179,14 @@ impl Bench for QemuBench {
         let log = cache.join("accelerator.log");
         let ends =
             if description.is_one_host() { vec![&lab.source] } else { vec![&lab.source, &lab.destination] };
+        if let Some(warning) = description.memory_may_run_out(cells.iter().map(|cell| &cell.settings)) {
+            let with_us = if cgroup::oom_kills_all() {
+                ", and testbed with it, because memory.oom.group is set"
+            } else {
+                ""
+            };
+            sink.handle(&Event::Message(&format!("note: {warning}{with_us}")));
+        }
         let plain = screen::test_guest(screen::no_files());
         let tcg = GuestMachine {
             accelerator: Accelerator::Tcg,

@@ -212,6 +212,7 @@ pub(crate) fn environment() -> Environment {
         cpus: 2,
         memory_bytes: 1 << 34,
         available_memory_bytes: Some(1 << 33),
+        limited_by_cgroup: Some(false),
         clock: Some("2026-01-02T03:04:05Z".parse().unwrap()),
         qemu: Some("10.0.2".into()),
         privilege: Privilege::Root,

@@ -24,7 +24,7 @@ use serde_json::Value;
 use std::{
     collections::{BTreeSet, HashMap},
     ffi::CStr,
-    fs::File,
+    fs::{self, File},
     io,
     os::fd::{AsFd, AsRawFd, OwnedFd},
     path::Path,
@@ -35,6 +35,7 @@ use std::{
     },
     time::Duration,
 };
+use stressor::cgroup;
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader, Lines, Stdin},
     net::UnixStream,
@@ -54,6 +55,10 @@ pub const ALIVE_INTERVAL: Duration = Duration::from_secs(2);
 /// The process name that a node gives itself when its lab is complete ([`Call::Announce`]), for other
 /// processes to see.
 pub const READY: &CStr = c"testbed-ready";
+
+/// The `oom_score_adj` of processes that a node starts. The kernel kills the process with the highest score
+/// first; 500 stand for half of the memory.
+const OOM_SCORE: &str = "500";
 
 /// The longest that killed processes are waited for; one with much memory takes some tenths of a second.
 const STRAY_LIMIT: Duration = Duration::from_secs(5);
@@ -238,7 +243,8 @@ impl Server {
     fn spawn(self: &Arc<Self>, spec: &ProcessSpec) -> io::Result<u64> {
         let network = spec.frames_of.as_deref().map(FrameRelay::open).transpose()?;
         let (frames, socket) = network.unzip();
-        let mut child = Command::new(&spec.program)
+        let mut command = Command::new(&spec.program);
+        command
             .args(spec.args.iter().map(|arg| fill_in_descriptor(arg, socket.as_ref())))
             .current_dir(RUN_DIR)
             // The reasons that it gives are compared with known ones.
@@ -246,8 +252,9 @@ impl Server {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
+            .kill_on_drop(true);
+        let oom_kills = cgroup::oom_kills();
+        let mut child = first_to_be_killed(|| command.spawn())
             .map_err(|e| io::Error::new(e.kind(), format!("cannot start {}: {e}", spec.program)))?;
         drop(socket);
         // There is no `await` since the start, so nothing has taken the process for a stray.
@@ -263,7 +270,12 @@ impl Server {
         ];
         let server = Arc::clone(self);
         tokio::spawn(async move {
-            let status = wait_or_kill(&mut child, killed).await;
+            let status = match wait_or_kill(&mut child, killed).await {
+                (status, By::Others) if status != "exit status: 0" => {
+                    format!("{status}{}", lack_of_memory(oom_kills))
+                }
+                (status, _) => status,
+            };
             if let Some(pid) = pid {
                 server.children.lock().unwrap().remove(&pid);
             }
@@ -394,6 +406,7 @@ pub async fn facts(privilege: Privilege) -> Result<Facts, Box<dyn std::error::Er
         cpus: host::cpus(),
         memory_bytes: memory.total.get(),
         available_memory_bytes: memory.available.get(),
+        limited_by_cgroup: memory.limited_by_cgroup,
         clock: Timestamp::now(),
         privilege,
         features: netem::kernel::supported().await?.iter().map(ToString::to_string).collect(),
@@ -401,18 +414,54 @@ pub async fn facts(privilege: Privilege) -> Result<Facts, Box<dyn std::error::Er
     })
 }
 
+/// Who ended a process.
+enum By {
+    /// The node killed it.
+    Node,
+    /// The process itself, the kernel or somebody else.
+    Others,
+}
+
 /// Waits until the process exits, and kills it when the sender of `killed` is dropped. Returns its exit
 /// status as text.
-async fn wait_or_kill(child: &mut Child, killed: oneshot::Receiver<()>) -> String {
-    let status = tokio::select! {
-        status = child.wait() => status,
+async fn wait_or_kill(child: &mut Child, killed: oneshot::Receiver<()>) -> (String, By) {
+    let (status, by) = tokio::select! {
+        status = child.wait() => (status, By::Others),
         _ = killed => {
             // The process may have exited just now; either way `wait` returns its status.
             let _ = child.start_kill();
-            child.wait().await
+            (child.wait().await, By::Node)
         }
     };
-    status.map_or_else(|e| e.to_string(), |s| s.to_string())
+    (status.map_or_else(|e| e.to_string(), |s| s.to_string()), by)
+}
+
+/// Starts a process that the kernel kills before this node, and before `testbed`, if memory runs out.
+fn first_to_be_killed<T>(start: impl FnOnce() -> T) -> T {
+    const FILE: &str = "/proc/self/oom_score_adj";
+    // The process inherits the node's score. Everybody may raise the own score, and take that back.
+    let before = fs::read_to_string(FILE);
+    let raised = before.is_ok() && fs::write(FILE, OOM_SCORE).is_ok();
+    let started = start();
+    if let (Ok(before), true) = (before, raised) {
+        let _ = fs::write(FILE, before);
+    }
+    started
+}
+
+/// Returns a note, to be appended to the exit status of a process, if the kernel has killed processes for
+/// lack of memory since the process was started. `before` is the number of those that it had killed by then.
+fn lack_of_memory(before: Option<u64>) -> &'static str {
+    match (before, cgroup::oom_kills()) {
+        (Some(before), Some(now)) if now > before => {
+            if host::memory().is_ok_and(|memory| memory.limited_by_cgroup) {
+                ", killed by the kernel because the memory of its cgroup ran out"
+            } else {
+                ", killed by the kernel because memory ran out"
+            }
+        }
+        _ => "",
+    }
 }
 
 fn json(value: impl Serialize) -> CallResult {

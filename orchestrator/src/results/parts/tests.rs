@@ -305,6 +305,7 @@ mod environment_differences {
             cpus: 2,
             memory_bytes: 1 << 34,
             available_memory_bytes: Some(1 << 33),
+            limited_by_cgroup: Some(false),
             clock: Some(jiff::Timestamp::UNIX_EPOCH),
             privilege: Privilege::Root,
             features: ["sch_tbf".to_string()].into(),
