@@ -11,6 +11,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+/// What QEMUs may do on their host, and who may do something to them.
+mod containment;
+
 /// Commands of the documents and the help texts, as they are written.
 mod documents;
 
