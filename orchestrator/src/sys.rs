@@ -3,20 +3,26 @@
 
 use nix::{
     errno::Errno,
+    fcntl::AtFlags,
     net::if_::if_nametoindex,
     sys::{
         prctl,
         signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
         socket::{AddressFamily, SockFlag, SockType, socket},
     },
+    unistd::{execveat, setsid},
 };
+use rustix::process::ioctl_tiocsctty;
 use std::{
-    io, mem,
+    env,
+    ffi::{CString, OsStr, OsString},
+    fs, io, mem,
     os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
-        unix::process::CommandExt,
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        unix::{ffi::OsStringExt, process::CommandExt},
     },
     process::Command,
+    ptr,
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -88,8 +94,89 @@ pub(crate) fn survive_terminal_signals() -> io::Result<()> {
     Ok(())
 }
 
+/// Returns whether this process ignores a signal, as after `nohup`.
+pub(crate) fn ignores(signal: Signal) -> bool {
+    // SAFETY: sigaction is plain data, for which all zeroes is a value; without a new action, the call only
+    // fills in the current one.
+    unsafe {
+        let mut action: libc::sigaction = mem::zeroed();
+        libc::sigaction(signal as libc::c_int, ptr::null(), &raw mut action) == 0
+            && action.sa_sigaction == libc::SIG_IGN
+    }
+}
+
 /// Makes the kernel kill the program when the thread that starts it ends.
 pub(crate) fn die_with_parent(command: &mut Command) {
     // SAFETY: prctl is a plain system call, which a child may make between fork and exec.
     unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
+}
+
+/// Makes the program start in a new session and with this signal mask. `terminal`, one of its standard
+/// streams, is its controlling terminal; without it, there is none. The program is killed when the thread
+/// that starts it ends.
+pub(crate) fn start_session(command: &mut Command, terminal: Option<RawFd>, blocked: SigSet) {
+    let start = move || {
+        setsid()?;
+        if let Some(fd) = terminal {
+            // SAFETY: the descriptor is a standard stream, which is open until the program starts.
+            ioctl_tiocsctty(unsafe { BorrowedFd::borrow_raw(fd) })?;
+        }
+        blocked.thread_set_mask()?;
+        Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)
+    };
+    // SAFETY: the closure only makes system calls, which a child may make between fork and exec.
+    unsafe { command.pre_exec(start) };
+}
+
+/// Makes the program start with a session keyring of its own, without the keys of this process.
+pub(crate) fn leave_keyring(command: &mut Command) {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
+    let leave = || {
+        let unnamed = ptr::null::<libc::c_char>();
+        // SAFETY: the call takes no name. It fails where the kernel has no keyrings, and nothing is
+        // inherited.
+        unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, unnamed) };
+        Ok(())
+    };
+    // SAFETY: the closure only makes a system call, which a child may make between fork and exec.
+    unsafe { command.pre_exec(leave) };
+}
+
+/// Keeps programs that this process starts from inheriting any descriptor but the standard streams.
+pub(crate) fn inherit_no_descriptors() -> io::Result<()> {
+    let entries = fs::read_dir("/proc/self/fd")?.flatten();
+    let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<RawFd>().ok());
+    for number in numbers.filter(|number| *number > 2) {
+        // SAFETY: fcntl accepts any number and returns an error for one that is not open.
+        unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
+    Ok(())
+}
+
+/// Makes the command run this opened program, with the command's arguments and this process's environment,
+/// whatever the command's path leads to when it starts. This process must have a single thread.
+pub(crate) fn run_opened(command: &mut Command, program: OwnedFd) -> io::Result<()> {
+    let mut words = vec![OsString::from("testbed")];
+    words.extend(command.get_args().map(ToOwned::to_owned));
+    let variables = env::vars_os().map(|(name, value)| [name, value].join(OsStr::new("=")));
+    let c_string = |text: OsString| CString::new(text.into_vec());
+    let words = words.into_iter().map(c_string).collect::<Result<Vec<_>, _>>()?;
+    let variables = variables.map(c_string).collect::<Result<Vec<_>, _>>()?;
+    let start = move || match execveat(&program, c"", &words, &variables, AtFlags::AT_EMPTY_PATH) {
+        Ok(never) => match never {},
+        Err(errno) => Err(errno.into()),
+    };
+    // SAFETY: the closure allocates memory and makes a system call. The process has a single thread, so no
+    // other one can have held the allocator's lock at the fork.
+    unsafe { command.pre_exec(start) };
+    Ok(())
+}
+
+/// Returns the user who owns a user namespace, as this process's user namespace numbers users.
+pub(crate) fn user_namespace_owner(namespace: BorrowedFd) -> io::Result<u32> {
+    let mut owner: libc::uid_t = 0;
+    // SAFETY: the request writes a user ID to the pointer, which is valid until the call returns.
+    let result = unsafe { libc::ioctl(namespace.as_raw_fd(), libc::NS_GET_OWNER_UID, &raw mut owner) };
+    Errno::result(result)?;
+    Ok(owner)
 }

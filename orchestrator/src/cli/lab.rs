@@ -30,7 +30,8 @@ enum LabSubcommand {
     /// Show the runs in progress: nodes, interfaces, link shaping and QEMU processes
     ///
     /// With an inventory it also shows whether each host answers, and its equipment. Ordinary users see their
-    /// own runs on this host; root sees everybody's.
+    /// own runs on this host; root sees everybody's, those of other users with the user's name. What those
+    /// show is what their users let them show.
     #[command(after_help = STATUS_HELP)]
     Status(StatusArgs),
     /// Open a shell in a node of the run in progress, or run a command there
@@ -38,6 +39,10 @@ enum LabSubcommand {
     /// If no run is in progress on this host, it starts a lab of three nodes that lasts as long as the shell;
     /// the link options shape its link. If none is in progress on the hosts of an inventory, the shell is on
     /// the host itself, as root.
+    ///
+    /// On a terminal, the shell has a terminal of its own. Root enters runs of other users only with --user,
+    /// and has that user's rights in the node and this environment: PATH, HOME, USER and LOGNAME of that
+    /// user, and LANG, LC_*, SHELL and TERM.
     #[command(after_help = SHELL_HELP)]
     Shell(Box<ShellArgs>),
 }
@@ -59,6 +64,7 @@ const SHELL_HELP: &str = "Examples:
   testbed lab shell compute1 -- tc -s qdisc show dev migration
   testbed lab shell --rate 100mbit --delay 20ms compute1
   testbed lab shell --lab lab.yaml controller
+  testbed lab shell --user alice compute1
 
 Environment:
   SHELL  the shell to start [default: /bin/sh]
@@ -85,6 +91,9 @@ struct ShellArgs {
     /// The run to enter if several are in progress, as `testbed lab status` names it
     #[arg(long, value_name = "RUN")]
     run: Option<String>,
+    /// Choose among the runs of this user, a name or an ID; only root can name another user
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
     /// A command with its arguments, to run instead of a shell
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -117,6 +126,7 @@ fn shell(args: &ShellArgs) -> Result<u8, Failure> {
     let shell = Shell {
         node: &args.node,
         run: args.run.as_deref(),
+        user: args.user.as_deref(),
         link: args.link.resolve(),
         program: &args.command,
     };

@@ -1,22 +1,25 @@
 //! Observes a host from outside a run: its resources, and the nodes of runs in progress.
 //!
-//! A child process enters a node's namespaces, reads what is there, and exits. It changes nothing and sends
-//! the run nothing. On other hosts, `testbed observe` does the same through SSH ([`crate::lab::hosts::ssh`]).
-//! An ordinary user sees only their own runs, root sees the runs of all users.
+//! A child process enters a node's network namespace, reads what is there, and exits. It changes nothing,
+//! sends the run nothing, and starts no program of the node's. On other hosts, `testbed observe` does the
+//! same through SSH ([`crate::lab::hosts::ssh`]). An ordinary user sees only their own runs, root sees the
+//! runs of all users. Of another user's node, root enters the network namespace only, not the user namespace,
+//! where that user has all rights.
 
 use super::processes::{self, ObservedNode};
 use crate::{
     driver::qemu::cpus::Cpus,
     node::{
         protocol::{Facts, Privilege},
-        server::{isolate, serve},
+        server::{isolate, process::Namespaces, serve},
     },
 };
 use netem::{Netlink, show::InterfaceState};
 use nix::{
+    fcntl::{FcntlArg, FdFlag, fcntl},
     ifaddrs::{InterfaceAddress, getifaddrs},
     net::if_::InterfaceFlags,
-    sched::CloneFlags,
+    sched::{CloneFlags, setns},
     sys::{socket::SockaddrStorage, statvfs::statvfs},
     unistd::geteuid,
 };
@@ -27,7 +30,10 @@ use std::{
     fs::{self, File},
     io,
     net::IpAddr,
-    os::unix::process::CommandExt,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::process::CommandExt,
+    },
     path::{Path, PathBuf},
     process::Command,
 };
@@ -128,10 +134,17 @@ pub async fn observe(request: &ObserveRequest) -> Result<Observation, BoxError> 
     })
 }
 
-/// Reads the interfaces of the node with this process. A child process enters the node's network namespace.
-pub(super) fn interfaces_in(pid: u32) -> Result<Vec<Interface>, BoxError> {
+/// Reads the interfaces of a node. A child process enters the node's network namespace, after its user
+/// namespace if `enters_user` is set.
+pub(super) fn interfaces_in(node: &Namespaces, enters_user: bool) -> Result<Vec<Interface>, BoxError> {
     let mut command = Command::new("/proc/self/exe");
-    command.arg0("testbed").args(["observe", "--pid", &pid.to_string()]);
+    command.arg0("testbed").arg("observe");
+    let user = node.user.as_ref().filter(|_| enters_user);
+    for (option, namespace) in [("--network", Some(&node.net)), ("--user-namespace", user)] {
+        let Some(namespace) = namespace else { continue };
+        fcntl(namespace, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        command.args([option, &namespace.as_raw_fd().to_string()]);
+    }
     let output = command.output()?;
     if !output.status.success() {
         return Err(String::from_utf8_lossy(&output.stderr).trim().into());
@@ -139,10 +152,11 @@ pub(super) fn interfaces_in(pid: u32) -> Result<Vec<Interface>, BoxError> {
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// Enters the network namespace of a node, for [`interfaces`]. Call it while this process has a single
-/// thread.
-pub fn enter_network(pid: u32) -> Result<(), isolate::Error> {
-    isolate::join(pid, CloneFlags::CLONE_NEWNET)
+/// Enters the network namespace of a node, after its user namespace if that is given, for [`interfaces`].
+/// Call it while this process has a single thread.
+pub fn enter_network(user: Option<OwnedFd>, network: OwnedFd) -> io::Result<()> {
+    user.map_or(Ok(()), isolate::join_user)?;
+    Ok(setns(network, CloneFlags::CLONE_NEWNET)?)
 }
 
 /// Reads the interfaces in the network namespace of this thread, without loopback. `shaping` also reads their

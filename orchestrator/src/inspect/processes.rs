@@ -4,6 +4,10 @@
 //! starts them with: `testbed node --inside ... --name compute1 --run 4711`. A run is named after the process
 //! ID of its orchestrator, `4711`; on hosts other than the orchestrator's, after `4711@host`.
 //!
+//! Anybody can start a process with these arguments, so they prove nothing. A process counts as a node only
+//! if it has the namespaces of one and one user's rights ([`HeldProcess`]), and it is that user's node: what
+//! another user's node shows is that user's claim. Nodes of one run and of two users are two labs.
+//!
 //! The processes of a lab start and end one after the other. A node whose parent or orchestrator has ended is
 //! about to be killed by the kernel, and is not listed. When a lab is complete, the names of its node
 //! processes change to [`READY`]. [`LabState`] is the state of a run's lab; [`nodes`] reads `/proc` again,
@@ -13,13 +17,15 @@ use super::observe::{Interface, interfaces_in};
 use crate::{
     host::QEMU,
     lab::topology::NODES,
-    node::server::{isolate, serve::READY},
+    node::server::{
+        process::{HeldProcess, Namespaces, NodeArguments, Owner, ProcessStatus, split_arguments},
+        serve::READY,
+    },
 };
-use nix::unistd::{SysconfVar, geteuid, sysconf};
+use nix::unistd::{SysconfVar, Uid, User, geteuid, sysconf};
 use serde::{Deserialize, Serialize};
 use std::{
     fs, io,
-    os::unix::fs::MetadataExt,
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -46,6 +52,13 @@ pub struct NodeProcess {
     pub pid: u32,
     /// The age of the process, in seconds.
     pub for_s: f64,
+    /// The name of the user who owns it, or the user's ID if there is no account.
+    pub user: String,
+    /// The ID of that user.
+    pub uid: u32,
+    /// The ID of the group of that user.
+    #[serde(skip)]
+    gid: u32,
     /// The start of the process, in kernel ticks since the host's boot. Together with the process ID, it
     /// identifies the process.
     #[serde(skip)]
@@ -109,7 +122,7 @@ impl LabState {
     pub fn least_complete<'a>(nodes: impl IntoIterator<Item = &'a NodeProcess>) -> Self {
         let mut runs: Vec<Vec<&NodeProcess>> = Vec::new();
         for node in nodes {
-            match runs.iter_mut().find(|run| run[0].run == node.run) {
+            match runs.iter_mut().find(|run| run[0].is_of_same_lab(node)) {
                 Some(run) => run.push(node),
                 None => runs.push(vec![node]),
             }
@@ -122,6 +135,16 @@ impl NodeProcess {
     /// Returns whether the same process still runs and serves as a node.
     pub fn is_alive(&self) -> bool {
         read_node(self.pid).is_some_and(|now| now.started == self.started)
+    }
+
+    /// Returns the user and the group that own the process.
+    pub fn owner(&self) -> Owner {
+        Owner { uid: self.uid, gid: self.gid }
+    }
+
+    /// Returns whether both nodes belong to the same run of the same user.
+    pub fn is_of_same_lab(&self, other: &Self) -> bool {
+        (&self.run, self.uid) == (&other.run, other.uid)
     }
 
     /// Returns the command line of the run's orchestrator, if that is visible on this host.
@@ -153,7 +176,7 @@ pub fn nodes() -> io::Result<Vec<ObservedNode>> {
 pub fn processes() -> io::Result<Vec<NodeProcess>> {
     let mut found: Vec<NodeProcess> = pids()?.filter_map(read_node).collect();
     found.sort_by(|a, b| {
-        (&a.run, display_order(&a.name), a.pid).cmp(&(&b.run, display_order(&b.name), b.pid))
+        (&a.run, a.uid, display_order(&a.name), a.pid).cmp(&(&b.run, b.uid, display_order(&b.name), b.pid))
     });
     Ok(found)
 }
@@ -169,43 +192,43 @@ fn pids() -> io::Result<impl Iterator<Item = u32>> {
     Ok(entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()))
 }
 
+/// Returns the name of a user, or the ID of one without an account.
+fn user_name(uid: u32) -> String {
+    let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
+    user.map_or_else(|| uid.to_string(), |user| user.name)
+}
+
 /// Reads the node that a process serves. Returns `None` if the process is no node, if the node is about to
 /// end, or if the user may not see it.
 fn read_node(pid: u32) -> Option<NodeProcess> {
-    let (name, run, remote) = parse_node_command(&command_line(pid)?)?;
-    let us = geteuid();
-    let owner = fs::metadata(format!("/proc/{pid}")).ok()?.uid();
-    // Anybody can fake a command line. Root accepts a process of another user only if it is in a user
-    // namespace of that user, where root acts as that user; a process that root enters as root must belong to
-    // root.
-    let ours =
-        owner == us.as_raw() || us.is_root() && !isolate::is_in_our_user_namespace(pid).unwrap_or(true);
-    ours.then_some(())?;
-    let status = ProcessStatus::read(pid)?;
-    let orchestrator = match status.ancestry((!remote).then_some(&run))? {
+    // Only processes with such arguments are worth holding.
+    NodeArguments::parse(&command_line(pid)?)?;
+    let held = HeldProcess::open(pid).ok()?;
+    let NodeArguments { name, run, remote } = held.arguments()?;
+    let status = held.status()?;
+    let owner = status.owner?;
+    (owner.uid == geteuid().as_raw() || geteuid().is_root()).then_some(())?;
+    held.namespaces(owner.uid).ok()?;
+    let orchestrator = match ancestry(&status, (!remote).then_some(&run))? {
         Ancestry::Orchestrator(pid) => Some(pid),
         Ancestry::NotVisible => None,
     };
-    let ready =
-        fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim_end().as_bytes() == READY.to_bytes();
+    let ready = held.name()? == READY.to_bytes();
     let started = started_ticks(pid)?;
-    Some(NodeProcess { name, run, remote, ready, pid, for_s: age_s(started)?, started, orchestrator })
-}
-
-/// Parses the command line of a node's serving process. Returns the node's name, its run, and whether its
-/// orchestrator is remote.
-fn parse_node_command(words: &[String]) -> Option<(String, String, bool)> {
-    let after = |option: &str| {
-        let at = words.iter().position(|word| word == option)?;
-        words.get(at + 1).cloned()
+    let node = NodeProcess {
+        name,
+        run,
+        remote,
+        ready,
+        pid,
+        for_s: age_s(started)?,
+        user: user_name(owner.uid),
+        uid: owner.uid,
+        gid: owner.gid,
+        started,
+        orchestrator,
     };
-    match words {
-        [program, command, ..] if program == "testbed" && command == "node" => {
-            after("--inside")?;
-            Some((after("--name")?, after("--run")?, after("--remote").is_some()))
-        }
-        _ => None,
-    }
+    held.is_alive().then_some(node)
 }
 
 /// Returns whether this is the command line of a node's outer process, which creates the namespaces and
@@ -214,50 +237,28 @@ fn is_outer_process(words: &[String]) -> bool {
     words.get(1).is_some_and(|command| command == "node") && !words.iter().any(|word| word == "--inside")
 }
 
-/// Reads the command line of a process. Returns `None` for kernel threads, and for processes that are
-/// exiting: the kernel frees their memory, which contains the command line, before their namespaces.
+/// Reads the command line of a process, as [`split_arguments`] returns it.
 fn command_line(pid: u32) -> Option<Vec<String>> {
-    let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let line = line.strip_suffix(b"\0")?;
-    Some(line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect())
+    split_arguments(&fs::read(format!("/proc/{pid}/cmdline")).ok()?)
 }
 
-/// The fields of `/proc/PID/status` that are used here.
-struct ProcessStatus {
-    /// The process ID of its parent; zero if that is outside this PID namespace.
-    parent: u32,
-    /// The process ID in its own, innermost PID namespace.
-    own_pid: u32,
-}
-
-impl ProcessStatus {
-    fn read(pid: u32) -> Option<Self> {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let last = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-            line.split_whitespace().last()?.parse().ok()
-        };
-        Some(Self { parent: last("PPid:")?, own_pid: last("NSpid:")? })
+/// Finds the orchestrator of the node whose serving process has this status. `run` is the run's name if the
+/// orchestrator is on this host. Returns `None` if the node's parent or its orchestrator has ended: the
+/// kernel is about to kill the node.
+fn ancestry(node: &ProcessStatus, run: Option<&String>) -> Option<Ancestry> {
+    if node.parent == 0 {
+        return Some(Ancestry::NotVisible);
     }
-
-    /// Finds the orchestrator of the node with this serving process. `run` is the run's name if the
-    /// orchestrator is on this host. Returns `None` if the node's parent or its orchestrator has ended: the
-    /// kernel is about to kill the node.
-    fn ancestry(&self, run: Option<&str>) -> Option<Ancestry> {
-        if self.parent == 0 {
-            return Some(Ancestry::NotVisible);
-        }
-        is_outer_process(&command_line(self.parent)?).then_some(())?;
-        let (Some(run), orchestrator) = (run, Self::read(self.parent)?.parent) else {
-            return Some(Ancestry::NotVisible);
-        };
-        if orchestrator == 0 {
-            return Some(Ancestry::NotVisible);
-        }
-        // An orphan gets another parent, whose process ID is not the name of the run.
-        let own_pid = Self::read(orchestrator)?.own_pid;
-        (own_pid.to_string() == run).then_some(Ancestry::Orchestrator(orchestrator))
+    is_outer_process(&command_line(node.parent)?).then_some(())?;
+    let (Some(run), orchestrator) = (run, ProcessStatus::read(node.parent)?.parent) else {
+        return Some(Ancestry::NotVisible);
+    };
+    if orchestrator == 0 {
+        return Some(Ancestry::NotVisible);
     }
+    // An orphan gets another parent, whose process ID is not the name of the run.
+    let own_pid = ProcessStatus::read(orchestrator)?.own_pid;
+    (own_pid.to_string() == *run).then_some(Ancestry::Orchestrator(orchestrator))
 }
 
 /// The orchestrator above a node.
@@ -285,6 +286,13 @@ fn age_s(started: u64) -> Option<f64> {
     Some((uptime - started as f64 / ticks as f64).max(0.0))
 }
 
+/// Opens the namespaces of a node. Returns `None` if it has ended in the meantime.
+fn open_node(process: &NodeProcess) -> Option<Namespaces> {
+    let namespaces = HeldProcess::open(process.pid).ok()?.namespaces(process.uid).ok()?;
+    // They belong to the process that was found unless that has ended.
+    process.is_alive().then_some(namespaces)
+}
+
 /// Observes the inside of a node. Returns `None` if the node has ended in the meantime.
 fn observe_node(process: NodeProcess) -> Option<ObservedNode> {
     let pid_namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
@@ -293,7 +301,8 @@ fn observe_node(process: NodeProcess) -> Option<ObservedNode> {
     let qemu =
         |pid| Some(Qemu { role: qemu_role(&command_line(pid)?)?, pid, for_s: age_s(started_ticks(pid)?)? });
     let qemus = qemus.filter_map(qemu).collect();
-    let (interfaces, problem) = match interfaces_in(process.pid) {
+    let is_ours = process.uid == geteuid().as_raw();
+    let (interfaces, problem) = match interfaces_in(&open_node(&process)?, is_ours) {
         Ok(interfaces) => (interfaces, None),
         Err(_) if !process.is_alive() => return None,
         Err(problem) => (Vec::new(), Some(problem.to_string())),
@@ -319,6 +328,9 @@ impl NodeProcess {
             ready: true,
             pid: 1,
             for_s: 1.0,
+            user: "somebody".into(),
+            uid: geteuid().as_raw(),
+            gid: 0,
             started: 1,
             orchestrator: None,
         }
@@ -331,23 +343,6 @@ mod tests {
 
     fn split(line: &str) -> Vec<String> {
         line.split(' ').map(ToString::to_string).collect()
-    }
-
-    #[test]
-    fn a_node_is_recognized_by_its_command_line() {
-        let known = |line: &str| parse_node_command(&split(line));
-        assert_eq!(
-            known("testbed node --inside root --name compute1 --run 4711"),
-            Some(("compute1".into(), "4711".into(), false))
-        );
-        assert_eq!(
-            known("testbed node --inside root --name controller --run 7@here --remote x --network 3"),
-            Some(("controller".into(), "7@here".into(), true))
-        );
-        // Not nodes: the outer process, which only creates the namespaces, a QEMU, and a search for nodes.
-        assert_eq!(known("testbed node --name compute1 --run 4711"), None);
-        assert_eq!(known("qemu-system-x86_64 -name testbed-source"), None);
-        assert_eq!(known("grep testbed node --inside --name a --run b"), None);
     }
 
     #[test]
@@ -386,6 +381,11 @@ mod tests {
         assert_eq!(of(&[], "", true), LabState::Complete);
         let two = [node("compute1", "7@a", true), node("compute1", "8@a", false)];
         assert_eq!(LabState::least_complete(&two), LabState::Starting);
+        // Another user's node with the name of the run is none of the run's.
+        let other = NodeProcess { uid: 4711, ..node("compute2", "7", true) };
+        let both = NODES.iter().map(|name| node(name, "7", true)).chain([other]).collect::<Vec<_>>();
+        assert_eq!(LabState::of(&both[..3].iter().collect::<Vec<_>>()), LabState::Complete);
+        assert_eq!(LabState::least_complete(&both), LabState::Ending);
     }
 
     #[test]
@@ -393,7 +393,8 @@ mod tests {
         let us = ProcessStatus::read(std::process::id()).unwrap();
         assert_eq!(us.own_pid, std::process::id());
         // The parent of this test is no outer process of a node.
-        assert_eq!(us.ancestry(Some("1")), None);
-        assert_eq!(ProcessStatus { parent: 0, own_pid: 1 }.ancestry(None), Some(Ancestry::NotVisible));
+        assert_eq!(ancestry(&us, Some(&"1".into())), None);
+        let first = ProcessStatus { parent: 0, own_pid: 1, owner: None };
+        assert_eq!(ancestry(&first, None), Some(Ancestry::NotVisible));
     }
 }

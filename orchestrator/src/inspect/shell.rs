@@ -2,6 +2,9 @@
 //!
 //! If the lab of a run is just starting or ending, the command waits, so that the program runs in a complete
 //! lab or in another one.
+//!
+//! Root enters nodes of other users only if told to ([`Shell::user`]), and then with their rights: see
+//! [`crate::node::server::visit`].
 
 use super::{
     observe::Observation,
@@ -18,21 +21,35 @@ use crate::{
     matrix::Settings,
     node::{
         NodeError,
-        server::visit::{self, NodeSession},
+        server::{
+            session::TerminalSettings,
+            visit::{self, NodeSession, Target},
+        },
     },
     sys,
 };
 use netem::Profile;
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::{
+    fcntl::{FcntlArg, FdFlag, fcntl},
+    sys::signal::{Signal, kill},
+    unistd::{Pid, Uid, User, geteuid},
+};
 use std::{
     ffi::OsString,
+    future,
     io::{self, Read},
-    os::{fd::AsRawFd, unix::process::CommandExt},
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::process::{CommandExt, ExitStatusExt},
+    },
     path::Path,
     process::{self, Command, ExitStatus},
     time::{Duration, Instant},
 };
-use tokio::time;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time,
+};
 
 /// The time limit for a starting lab to become complete; a busy host is slow.
 const START_LIMIT: Duration = Duration::from_secs(15);
@@ -47,6 +64,8 @@ pub struct Shell<'a> {
     pub node: &'a str,
     /// The name of the run, if the user gives one.
     pub run: Option<&'a str>,
+    /// The user whose runs to choose from, if the user gives one: this user if not.
+    pub user: Option<&'a str>,
     /// The link of the temporary lab, which is started if no run is in progress.
     pub link: Profile,
     /// The program and its arguments. If empty, the user's shell is run.
@@ -59,6 +78,15 @@ pub enum Error {
     /// No node or more than one fits the user's choice.
     #[error(transparent)]
     Select(#[from] SelectError),
+    /// There is no such user.
+    #[error("there is no user {0} on this host")]
+    NoSuchUser(String),
+    /// An ordinary user names another one.
+    #[error("only root enters the runs of other users; leave --user out")]
+    NotRoot,
+    /// A user is given, but the node is on a host of an inventory.
+    #[error("--user chooses among the runs on this host; leave it out with hosts, where nodes are root's")]
+    UserOfHosts,
     /// The inventory has no host for this node.
     #[error("the lab has no node {0}")]
     NoSuchNode(String),
@@ -90,7 +118,8 @@ impl Error {
     pub fn is_input(&self) -> bool {
         match self {
             Self::Select(error) => !matches!(error, SelectError::NoNode { .. }),
-            Self::NoSuchNode(_) | Self::LinkOfRun(_) | Self::LinkOfHosts | Self::Link(_) => true,
+            Self::NoSuchUser(_) | Self::NotRoot | Self::UserOfHosts | Self::NoSuchNode(_) => true,
+            Self::LinkOfRun(_) | Self::LinkOfHosts | Self::Link(_) => true,
             Self::Lab(error) => error.is_input(),
             Self::Node(_) | Self::Refused(_) | Self::System(_) => false,
         }
@@ -110,15 +139,19 @@ impl Shell<'_> {
     /// temporary lab and says so through `notice`. Returns the program's exit code.
     pub async fn run_locally(&self, notice: impl Fn(&str)) -> Result<u8, Error> {
         self.link.validate().map_err(|error| Error::Link(error.to_string()))?;
+        let uid = self.uid()?;
         let deadline = Instant::now() + START_LIMIT;
         loop {
-            let Some(process) = self.choose(async || Ok(local_processes()?)).await? else { break };
+            let Some(process) = self.choose(uid, async || Ok(local_processes()?)).await? else { break };
             match enter(&process, self.program).await? {
                 EnterOutcome::Exited(status) => return Ok(visit::exit_code(status)),
                 // The run has ended in the meantime: choose again, since there may be another run.
                 EnterOutcome::Refused(_) if !process.is_alive() && Instant::now() < deadline => {}
                 EnterOutcome::Refused(reason) => return Err(Error::Refused(reason)),
             }
+        }
+        if uid != geteuid().as_raw() {
+            return Err(SelectError::NoRunOf(self.user.unwrap_or_default().into()).into());
         }
         let lab = lab::local::start().await?;
         let settings = Settings { link: self.link.clone(), ..Settings::default() };
@@ -136,7 +169,8 @@ impl Shell<'_> {
         lab.announce().await?;
         let ours = process::id().to_string();
         let processes = local_processes()?;
-        let node = processes.iter().find(|process| process.run == ours && process.name == self.node);
+        let is_ours = |process: &&NodeProcess| process.run == ours && process.uid == uid;
+        let node = processes.iter().filter(is_ours).find(|process| process.name == self.node);
         let outcome = match node {
             Some(node) => enter(node, self.program).await?,
             None => EnterOutcome::Refused(format!("{} has ended", self.node)),
@@ -160,27 +194,44 @@ impl Shell<'_> {
         if !self.link.is_empty() {
             return Err(Error::LinkOfHosts);
         }
+        if self.user.is_some() {
+            return Err(Error::UserOfHosts);
+        }
         let host = inventory.hosts().into_iter().find(|(node, _)| *node == self.node).map(|(_, host)| host);
         let host = host.ok_or_else(|| Error::NoSuchNode(self.node.into()))?;
         let remote = RemoteHost::reach(access, host).await?;
-        let process = self.choose(async || Ok(remote.processes().await?)).await?;
+        let process = self.choose(0, async || Ok(remote.processes().await?)).await?;
         if process.is_none() {
             let how = if inventory.r#become == Become::Sudo { ", through sudo" } else { "" };
             notice(&format!("No run in progress: this shell is on the host {host} itself, as root{how}."));
         }
-        Ok(remote.enter_command(self.node, process.map(|process| process.pid), self.program, terminal))
+        let target = process.map(|NodeProcess { pid, run, .. }| Target { pid, run });
+        Ok(remote.enter_command(self.node, target, self.program, terminal))
     }
 
-    /// Waits until the lab of the chosen run is complete, and selects the node. `list` lists the nodes that
-    /// there are. Returns `None` if no run is in progress.
+    /// Returns the ID of the user whose runs to choose from.
+    fn uid(&self) -> Result<u32, Error> {
+        let us = geteuid();
+        let Some(name) = self.user else { return Ok(us.as_raw()) };
+        let account = User::from_name(name).ok().flatten().map(|user| user.uid);
+        let uid = account.or_else(|| name.parse().ok().map(Uid::from_raw));
+        match uid.ok_or_else(|| Error::NoSuchUser(name.into()))? {
+            uid if uid != us && !us.is_root() => Err(Error::NotRoot),
+            uid => Ok(uid.as_raw()),
+        }
+    }
+
+    /// Waits until the lab of the chosen run of the user `uid` is complete, and selects the node. `list`
+    /// lists the nodes that there are. Returns `None` if no run is in progress.
     async fn choose(
         &self,
+        uid: u32,
         list: impl AsyncFn() -> Result<Vec<NodeProcess>, Error>,
     ) -> Result<Option<NodeProcess>, Error> {
         let began = Instant::now();
         loop {
-            let nodes = list().await?;
-            let chosen = nodes.iter().filter(|node| matches_run(&node.run, self.run));
+            let (nodes, others) = list().await?.into_iter().partition::<Vec<_>, _>(|node| node.uid == uid);
+            let chosen: Vec<_> = nodes.iter().filter(|node| matches_run(&node.run, self.run)).collect();
             let limit = match LabState::least_complete(chosen) {
                 LabState::Complete => Duration::ZERO,
                 LabState::Ending => END_LIMIT,
@@ -190,7 +241,13 @@ impl Shell<'_> {
                 time::sleep(POLL_INTERVAL).await;
                 continue;
             }
-            let selected = select_node(&nodes, self.node, self.run)?;
+            let selected = match select_node(&nodes, self.node, self.run) {
+                Ok(None) | Err(SelectError::NoSuchRun(_)) if self.user.is_none() => {
+                    refuse_others(&others, self.run)?;
+                    select_node(&nodes, self.node, self.run)?
+                }
+                selected => selected?,
+            };
             if let Some(process) = selected.filter(|_| !self.link.is_empty()) {
                 return Err(Error::LinkOfRun(process.run.clone()));
             }
@@ -207,14 +264,46 @@ async fn enter(node: &NodeProcess, program: &[OsString]) -> Result<EnterOutcome,
     // No close-on-exec: `testbed enter` inherits this end and writes the reason to it if it refuses.
     fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty())).map_err(io::Error::from)?;
     let mut command = Command::new("/proc/self/exe");
-    command.arg0("testbed").args(["enter", &node.name, "--pid", &node.pid.to_string()]);
+    command.arg0("testbed").args(["enter", &node.name, "--pid", &node.pid.to_string(), "--run", &node.run]);
+    if node.uid != geteuid().as_raw() {
+        let owner = node.owner();
+        command.args([format!("--uid={}", owner.uid), format!("--gid={}", owner.gid)]);
+    }
     command.args(["--refusal", &theirs.as_raw_fd().to_string(), "--"]).args(program);
+    let settings = TerminalSettings::of(io::stdin().as_fd());
     // Started by tokio: the nodes of a temporary lab need the runtime while the program runs.
-    let status = tokio::process::Command::from(command).status().await?;
+    let status = wait(tokio::process::Command::from(command).spawn()?).await?;
     drop(theirs);
+    if let Some(settings) = settings.filter(|_| status.signal().is_some()) {
+        // It was killed before it could do so.
+        settings.restore();
+    }
     let mut reason = String::new();
     refusal.read_to_string(&mut reason)?;
     Ok(if reason.is_empty() { EnterOutcome::Exited(status) } else { EnterOutcome::Refused(reason) })
+}
+
+/// Waits until `testbed enter` exits, and passes on signals that end this process: it has to restore the
+/// terminal first.
+async fn wait(mut child: tokio::process::Child) -> io::Result<ExitStatus> {
+    let mut terminations = signal(SignalKind::terminate())?;
+    // A program started by nohup survives its terminal.
+    let mut hangups = (!sys::ignores(Signal::SIGHUP)).then(|| signal(SignalKind::hangup())).transpose()?;
+    let hangup = async {
+        match &mut hangups {
+            Some(hangups) => hangups.recv().await,
+            None => future::pending().await,
+        }
+    };
+    let ended = tokio::select! {
+        status = child.wait() => return status,
+        _ = terminations.recv() => Signal::SIGTERM,
+        _ = hangup => Signal::SIGHUP,
+    };
+    if let Some(pid) = child.id() {
+        let _ = kill(Pid::from_raw(pid.cast_signed()), ended);
+    }
+    child.wait().await
 }
 
 /// An error selecting a node.
@@ -226,6 +315,19 @@ pub enum SelectError {
     /// The run that the user names is not in progress.
     #[error("no run {0} is in progress; `testbed lab status` lists the runs in progress")]
     NoSuchRun(String),
+    /// The user that the user names has no run in progress.
+    #[error("no run of user {0} is in progress; `testbed lab status` lists the runs in progress")]
+    NoRunOf(String),
+    /// The only runs that fit belong to other users.
+    #[error(
+        "run {run} belongs to user {user}; to enter it with that user's rights, add `--user {user}`{elsewise}"
+    )]
+    OfOther {
+        run: String,
+        user: String,
+        /// What else the user can do, as the end of the sentence.
+        elsewise: String,
+    },
     /// The run lacks the node at the moment.
     #[error("run {run} has no node {node} at the moment; it may be starting or ending")]
     NoNode { run: String, node: String },
@@ -250,6 +352,17 @@ fn select_node<'a>(
         },
         (several, _) => Err(SelectError::Several(several.iter().map(ToString::to_string).collect())),
     }
+}
+
+/// Refuses to choose if runs of other users fit: the user may mean one of them.
+fn refuse_others(others: &[NodeProcess], run: Option<&str>) -> Result<(), SelectError> {
+    let Some(node) = others.iter().find(|node| matches_run(&node.run, run)) else { return Ok(()) };
+    let us = User::from_uid(geteuid()).ok().flatten().map_or_else(|| "0".into(), |user| user.name);
+    let elsewise = match run {
+        Some(_) => String::new(),
+        None => format!(", or `--user {us}` for a temporary lab"),
+    };
+    Err(SelectError::OfOther { run: node.run.clone(), user: node.user.clone(), elsewise })
 }
 
 /// Returns whether the run `name` fits the user's choice: any run fits `None`; `4711` fits `4711` and
@@ -278,17 +391,25 @@ impl<'a> RemoteHost<'a> {
         Ok(Self { access, host, program: access.host(host).install(&upload).await? })
     }
 
-    /// Lists the nodes of runs in progress on the host.
+    /// Lists the nodes of runs in progress on the host. Those of other users than root only claim to be
+    /// nodes.
     async fn processes(&self) -> Result<Vec<NodeProcess>, lab::Error> {
         let seen =
             self.access.host(self.host).observe::<Observation>(&self.program, &["--nodes".into()]).await?;
-        Ok(seen.nodes.into_iter().map(|seen| seen.process).filter(|process| process.remote).collect())
+        let is_real = |process: &NodeProcess| process.remote && process.uid == 0;
+        Ok(seen.nodes.into_iter().map(|seen| seen.process).filter(is_real).collect())
     }
 
-    /// Returns the command that runs a program in the node with the process `pid`, or on the host itself if
-    /// `pid` is `None`.
-    fn enter_command(&self, node: &str, pid: Option<u32>, program: &[OsString], terminal: bool) -> Command {
-        let session = NodeSession { node: node.into(), pid, remote: true, program: program.to_vec() };
+    /// Returns the command that runs a program in the node with the process `target`, or on the host itself
+    /// if that is `None`.
+    fn enter_command(
+        &self,
+        node: &str,
+        target: Option<Target>,
+        program: &[OsString],
+        terminal: bool,
+    ) -> Command {
+        let session = NodeSession { node: node.into(), target, remote: true, program: program.to_vec() };
         self.access.host(self.host).enter_command(&self.program, &session, terminal)
     }
 }
@@ -312,6 +433,20 @@ mod tests {
         );
         assert_eq!(select_node(&[], "compute1", None), Ok(None));
         assert_eq!(select_node(&nodes, "compute1", Some("8")), Err(SelectError::NoSuchRun("8".into())));
+    }
+
+    #[test]
+    fn the_run_of_another_user_is_refused_with_the_option_that_enters_it() {
+        let mut nodes = [node("compute1", "7")];
+        nodes[0].user = "alice".into();
+        assert_eq!(refuse_others(&nodes, Some("8")), Ok(()));
+        let refused = refuse_others(&nodes, Some("7")).unwrap_err().to_string();
+        assert_eq!(
+            refused,
+            "run 7 belongs to user alice; to enter it with that user's rights, add `--user alice`"
+        );
+        let refused = refuse_others(&nodes, None).unwrap_err().to_string();
+        assert!(refused.ends_with("` for a temporary lab"), "{refused}");
     }
 
     #[test]

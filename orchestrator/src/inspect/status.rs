@@ -1,14 +1,17 @@
 //! `testbed lab status`: the runs in progress in a lab, and the hosts of the lab.
+//!
+//! What a node shows is what its user lets it show. Runs of other users are labelled with the user's name.
 
 use super::{
     observe::{Interface, Observation},
-    processes::{self, LabState, ObservedNode, display_order},
+    processes::{self, LabState, NodeProcess, ObservedNode, display_order},
 };
 use crate::lab::{
     Error,
     hosts::ssh::{SshHosts, Upload},
     topology::EMULATED,
 };
+use nix::unistd::geteuid;
 use serde::Serialize;
 use std::{fmt, io, path::Path};
 use units::{Bytes, counted};
@@ -41,6 +44,8 @@ pub struct RunStatus {
     /// The name of the run: the process ID of its orchestrator, `4711`; on hosts other than the
     /// orchestrator's, `4711@host`.
     pub run: String,
+    /// The user who owns its nodes.
+    pub user: String,
     /// The command line of its orchestrator, if that is on this host.
     pub command: Option<String>,
     /// Its nodes: controller, compute1, compute2.
@@ -95,22 +100,24 @@ impl Status {
     }
 }
 
-/// Groups nodes by run. Returns the runs sorted by name.
+/// Groups nodes by run and user. Returns the runs sorted by name.
 fn by_run(nodes: impl IntoIterator<Item = ObservedNode>) -> Vec<RunStatus> {
     let mut runs: Vec<RunStatus> = Vec::new();
     for node in nodes {
-        let name = node.process.run.clone();
-        match runs.iter_mut().find(|run| run.run == name) {
+        match runs.iter_mut().find(|run| run.nodes[0].process.is_of_same_lab(&node.process)) {
             Some(run) => run.nodes.push(node),
-            None => {
-                runs.push(RunStatus { command: node.process.command(), run: name, nodes: vec![node] });
-            }
+            None => runs.push(RunStatus {
+                run: node.process.run.clone(),
+                user: node.process.user.clone(),
+                command: node.process.command(),
+                nodes: vec![node],
+            }),
         }
     }
     for run in &mut runs {
         run.nodes.sort_by_key(|node| display_order(&node.process.name));
     }
-    runs.sort_by(|a, b| a.run.cmp(&b.run));
+    runs.sort_by(|a, b| (&a.run, &a.user).cmp(&(&b.run, &b.user)));
     runs
 }
 
@@ -125,7 +132,7 @@ impl fmt::Display for Status {
         if self.runs.is_empty() {
             // An ordinary user does not see the runs of others on this host. On the hosts of an inventory,
             // `testbed observe` runs as root and sees them all.
-            let which = if nix::unistd::geteuid().is_root() { "no run" } else { "none of your runs" };
+            let which = if geteuid().is_root() { "no run" } else { "none of your runs" };
             let (which, place) =
                 if self.hosts.is_empty() { (which, "on this host") } else { ("no run", "on these hosts") };
             return writeln!(f, "{which} is in progress {place}");
@@ -183,7 +190,11 @@ impl fmt::Display for RunStatus {
             LabState::Starting => ", starting",
             LabState::Ending => ", incomplete",
         };
-        writeln!(f, "run {}{command}, started {age:.0} s ago{state}", self.run)?;
+        // Nodes on other hosts belong to root there.
+        let own = |process: &NodeProcess| if process.remote { 0 } else { geteuid().as_raw() };
+        let is_foreign = self.nodes.iter().any(|node| node.process.uid != own(&node.process));
+        let user = if is_foreign { format!(" of user {}", self.user) } else { String::new() };
+        writeln!(f, "run {}{user}{command}, started {age:.0} s ago{state}", self.run)?;
         for ObservedNode { process, interfaces, qemus, problem } in &self.nodes {
             writeln!(f, "  {}, process {}", process.name, process.pid)?;
             for interface in interfaces {
@@ -213,7 +224,6 @@ impl fmt::Display for RunStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inspect::processes::NodeProcess;
 
     #[test]
     fn a_status_is_printed_as_a_list() {

@@ -83,6 +83,10 @@ pub(crate) const COMMANDS: &[(&str, Trial)] = &[
         Test(SSH, "lab_status_and_shell_work_on_hosts_without_a_run"),
     ),
     (
+        "testbed lab shell --user alice compute1",
+        Test("orchestrator/tests/it/lab.rs", "an_ordinary_user_has_a_lab_and_does_not_see_others"),
+    ),
+    (
         "testbed lab status --lab lab.yaml --json",
         Test(SSH, "lab_status_and_shell_work_on_hosts_without_a_run"),
     ),

@@ -406,8 +406,15 @@ fn an_interrupt_reaches_the_program_and_the_lab_stays() {
 #[test]
 fn killing_any_process_of_a_shell_leaves_nothing() {
     with_sandbox(|sandbox| {
-        for victim in ["lab shell", "enter compute1 --pid", "enter compute1 --lifeline", "sh -c", "--inside"]
-        {
+        let victims = [
+            "lab shell",
+            "enter compute1 --pid",
+            "enter compute1 --joining",
+            "enter compute1 --lifeline",
+            "sh -c",
+            "--inside",
+        ];
+        for victim in victims {
             let held = sandbox.hold_shell(None, &["compute1"]);
             let found = sandbox.processes().into_iter().find(|(pid, command)| {
                 let is_node = victim != "--inside" || command.contains("--name compute1");
@@ -515,19 +522,346 @@ fn an_ordinary_user_has_a_lab_and_does_not_see_others() {
             assert_eq!(code, 0, "{err}");
             assert!(out.contains("compute2") && out.contains("rate:50mbit"), "{out}{err}");
         }
+        let (_, out, _) = sandbox.run(&["lab", "status"]);
+        assert!(out.contains(" of user nobody (testbed lab shell --rate 50mbit"), "{out}");
+        // Without the option, root does not enter that lab, and is not taken to want another one either.
+        let (code, out, err) = sandbox.run(&["lab", "shell", "compute2", "--", "true"]);
+        assert_eq!((code, out.as_str()), (2, ""), "{err}");
+        assert!(err.contains("belongs to user nobody") && err.contains("add `--user nobody`"), "{err}");
+        assert!(err.contains("`--user root` for a temporary lab"), "{err}");
+        let own = ["lab", "shell", "--user", "root", "compute2", "--", "uname", "-n"];
+        let (code, out, err) = sandbox.run(&own);
+        assert_eq!((code, out.as_str()), (0, "compute2\n"), "{err}");
+        assert!(err.contains("started a temporary lab"), "{err}");
+        for (user, message) in [("no-such-user", "there is no user no-such-user"), ("4711", "of user 4711")] {
+            let (code, _, err) = sandbox.run(&["lab", "shell", "--user", user, "compute2", "--", "true"]);
+            assert_eq!(code, 2, "{err}");
+            assert!(err.contains(message), "{err}");
+        }
+        let (code, _, err) = as_nobody(&["lab", "shell", "--user", "root", "compute2", "--", "true"]);
+        assert_eq!(code, 2, "{err}");
+        assert!(err.contains("only root enters the runs of other users"), "{err}");
+
         // In that user's lab, root becomes that user: a forged command line in the process list must not give
         // anyone root's privileges.
         let secret_file = sandbox.dir.path().join("of-root");
         fs::write(&secret_file, "secret").unwrap();
         fs::set_permissions(&secret_file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        // Root's shell starts in `/` there, not in a folder that the user might not have reached.
+        let as_root = format!("pwd | grep -qx / && uname -n; cat {}", secret_file.display());
         for (code, out, err) in [
             as_nobody(&["lab", "shell", "compute2", "--", "sh", "-c", "uname -n; cat of-root"]),
-            sandbox.run(&["lab", "shell", "compute2", "--", "sh", "-c", "uname -n; cat of-root"]),
+            sandbox.run(&["lab", "shell", "--user", "nobody", "compute2", "--", "sh", "-c", &as_root]),
         ] {
             assert_eq!((code, out.as_str()), (1, "compute2\n"), "{err}");
             assert!(err.contains("Permission denied"), "{err}");
         }
         drop(theirs);
         sandbox.assert_nothing_left();
+    });
+}
+
+/// Runs a test in a sandbox, with an ordinary user who may create namespaces, or skips it.
+fn with_another_user(test: impl FnOnce(&Sandbox)) {
+    with_sandbox(|sandbox| {
+        if !geteuid().is_root() {
+            skipped::<()>("needs root and another user");
+            return;
+        }
+        let lab = sandbox.testbed_as(Some(NOBODY), &["lab", "shell", "compute1", "--", "true"]);
+        let (_, _, err) = exit_and_output(&{ lab }.output().unwrap());
+        if err.contains("cannot create a user namespace") {
+            skipped::<()>(&format!("ordinary users cannot create namespaces here: {err}"));
+            return;
+        }
+        test(sandbox);
+    });
+}
+
+/// The options for `testbed lab shell` that enter a node of the other user.
+const THEIRS: [&str; 4] = ["lab", "shell", "--user", "nobody"];
+
+#[test]
+fn another_users_node_runs_nothing_as_root() {
+    with_another_user(|sandbox| {
+        let theirs = sandbox.hold_shell(Some(NOBODY), &["compute2"]);
+        // Whoever starts `/proc/self/exe` in compute1's mounts starts this script.
+        let dir = sandbox.dir.path();
+        let (caught, exe) = (dir.join("caught"), dir.join("proc/self/exe"));
+        fs::create_dir_all(exe.parent().unwrap()).unwrap();
+        let script = format!("#!/bin/sh\nenv > {0}; id -u >> {0}\n", caught.display());
+        crate::common::write_script(&exe, &script);
+        fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+        let node = sandbox.processes().into_iter().find(|(_, command)| {
+            command.starts_with("testbed node --inside") && command.contains("--name compute1")
+        });
+        let target = format!("--target={}", node.unwrap().0);
+        let mut mount = Command::new("nsenter");
+        mount
+            .args([&target, "--user", "--preserve-credentials", "--mount", "--", "mount", "--bind"])
+            .arg(dir.join("proc"))
+            .arg("/proc");
+        let mounted = mount.uid(NOBODY).gid(NOBODY).output().unwrap();
+        assert!(mounted.status.success(), "{mounted:?}");
+
+        let enter = |options: &[&str]| {
+            let args = [options, &["compute1", "--", "sh", "-c", "echo there; exit 7"]].concat();
+            let output = sandbox.testbed(&args).env("SECRET", "of-root").output().unwrap();
+            let caught = fs::read_to_string(&caught).unwrap_or_default();
+            assert!(!caught.contains("of-root") && !caught.ends_with("\n0\n"), "{caught}");
+            (exit_and_output(&output), caught)
+        };
+        let ((code, _, err), caught) = enter(&THEIRS[..2]);
+        assert_eq!((code, caught.as_str()), (2, ""), "{err}");
+        assert!(err.contains("add `--user nobody`"), "{err}");
+        let ((code, out, err), caught) = enter(&THEIRS);
+        assert_eq!((code, out.as_str(), caught.as_str()), (7, "there\n", ""), "{err}");
+        let (code, out, err) = sandbox.run(&["lab", "status"]);
+        assert_eq!(code, 0, "{err}");
+        assert!(out.contains("migration 192.0.2.1/24 up"), "{out}");
+        assert!(!dir.join("caught").exists());
+        drop(theirs);
+        sandbox.assert_nothing_left();
+    });
+}
+
+#[test]
+fn a_shell_in_another_users_node_has_nothing_of_the_callers() {
+    with_another_user(|sandbox| {
+        let theirs = sandbox.hold_shell(Some(NOBODY), &["compute1"]);
+        let shell = [&THEIRS[..], &["compute1", "--"]].concat();
+        let mut environment = sandbox.testbed(&[&shell[..], &["env"]].concat());
+        environment.env("SECRET", "of-root").env("LC_TIME", "C").env("HOME", "/root");
+        let (code, out, err) = exit_and_output(&environment.output().unwrap());
+        assert_eq!(code, 0, "{err}");
+        let known =
+            ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "LANG", "TESTBED_NODE", "PS1", "PWD"];
+        for line in out.lines() {
+            let (name, _) = line.split_once('=').unwrap();
+            assert!(known.contains(&name) || name.starts_with("LC_"), "{out}");
+        }
+        assert!(out.contains("USER=nobody\n") && out.contains("LC_TIME=C\n"), "{out}");
+        assert!(!out.contains("HOME=/root\n"), "{out}");
+        // A node of one's own has the caller's environment.
+        let mut own = sandbox.testbed(&["lab", "shell", "--user", "root", "compute1", "--", "env"]);
+        let (_, out, err) = exit_and_output(&own.env("SECRET", "of-root").output().unwrap());
+        assert!(out.contains("SECRET=of-root\n"), "{out}{err}");
+
+        // Descriptor 7 is open in the caller.
+        let secret = sandbox.dir.path().join("of-root");
+        fs::write(&secret, "secret").unwrap();
+        let line = format!("exec 7<{}; exec \"$@\"", secret.display());
+        let program = sandbox.program().display().to_string();
+        let listed =
+            [&["sh", "-c", &line, "sh", &program], &shell[..], &["ls", "-l", "/proc/self/fd"]].concat();
+        let (code, out, err) = exit_and_output(&sandbox.enter(&[], &listed).output().unwrap());
+        assert_eq!(code, 0, "{err}");
+        assert!(!out.contains("of-root") && !out.contains(" 7 -> "), "{out}");
+        drop(theirs);
+        sandbox.assert_nothing_left();
+    });
+}
+
+/// A Perl program that puts a line into the input of each terminal that it can reach, as if somebody had
+/// typed it (`TIOCSTI`).
+const TYPE_FOR_OTHERS: &str = r"
+    open(my $tty, '+<', '/dev/tty');
+    for my $to (*STDIN, *STDOUT, *STDERR, $tty) { ioctl($to, 0x5412, $_) for split(//, qq(typed\n)); }
+";
+
+#[test]
+fn a_shell_in_another_users_node_cannot_type_for_the_caller() {
+    with_another_user(|sandbox| {
+        let theirs = sandbox.hold_shell(Some(NOBODY), &["compute1"]);
+        let typist = sandbox.dir.path().join("type.pl");
+        fs::write(&typist, TYPE_FOR_OTHERS).unwrap();
+        let enters = format!("{} {} compute1 --", sandbox.program().display(), THEIRS.join(" "));
+        // `cat` shows what is in the caller's terminal afterwards.
+        let typist = typist.display();
+        let outer = [
+            "echo outer $(tty) $(stty -g)",
+            &format!(r#"{enters} sh -c "echo inner \$(tty)""#),
+            &format!("{enters} perl {typist}"),
+            "echo after $(stty -g); cat",
+        ]
+        .join("\n");
+        fs::write(sandbox.dir.path().join("outer.sh"), outer).unwrap();
+        let script = ["script", "--quiet", "--return", "--command", "sh outer.sh", "/dev/null"];
+        if Command::new("script").arg("--version").output().is_err() {
+            skipped::<()>("there is no `script` (Debian's package bsdutils) to create a terminal");
+            return;
+        }
+        let mut child = sandbox.enter(&[], &script).stdin(Stdio::piped()).spawn().unwrap();
+        let mut shown = Vec::new();
+        while !String::from_utf8_lossy(&shown).contains("after ") {
+            let mut byte = [0];
+            let more = child.stdout.as_mut().unwrap().read(&mut byte).unwrap();
+            assert!(more > 0, "{}", String::from_utf8_lossy(&shown));
+            shown.extend_from_slice(&byte);
+        }
+        // The end of the input is the end of `cat`.
+        let output = child.wait_with_output().unwrap();
+        shown.extend_from_slice(&output.stdout);
+        let shown = String::from_utf8_lossy(&shown);
+        let words = |name: &str| -> Vec<String> {
+            let line = shown.lines().find_map(|line| line.trim().strip_prefix(name)).unwrap_or_default();
+            line.split_whitespace().map(ToString::to_string).collect()
+        };
+        let (outer, inner, after) = (words("outer "), words("inner "), words("after "));
+        assert!(outer[0].starts_with("/dev/") && inner[0].starts_with("/dev/"), "{shown}");
+        assert_ne!(outer[0], inner[0], "{shown}");
+        assert_eq!(outer[1], after[0], "the terminal is restored: {shown}");
+        let (_, rest) = shown.split_once("after ").unwrap();
+        assert!(!rest.contains("typed"), "{shown}");
+        drop(theirs);
+        sandbox.assert_nothing_left();
+    });
+}
+
+#[test]
+fn a_set_uid_program_with_the_arguments_of_a_node_is_no_node() {
+    with_another_user(|sandbox| {
+        let dir = sandbox.dir.path();
+        fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let folder = dir.join("set-uid");
+        fs::create_dir(&folder).unwrap();
+        copy_program(&sandbox.program(), &folder);
+        let program = folder.join("testbed");
+        fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o4755)).unwrap();
+        // A script named `node` passes for the process above a node, and its parent for the orchestrator.
+        let script = format!(
+            "PATH={}:$PATH
+            for name in controller compute1 compute2; do
+                sleep 600 | testbed node --inside root --name $name --run $PPID &
+            done
+            echo there
+            wait",
+            folder.display()
+        );
+        fs::write(dir.join("node"), script).unwrap();
+        let user = [format!("--setuid={NOBODY}"), format!("--setgid={NOBODY}")];
+        let mut forger =
+            sandbox.enter(&user, &["sh", "-c", "sh node; true"]).process_group(0).spawn().unwrap();
+        forger.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
+        let forger = HeldShell { _sandbox: sandbox, child: forger };
+        let forged = wait_until("the forged nodes", || {
+            let all = fs::read_dir("/proc").unwrap().flatten();
+            let all = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+            let forged: Vec<i32> = all
+                .filter(|pid| {
+                    let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                    let words = String::from_utf8_lossy(&words).replace('\0', " ");
+                    words.starts_with("testbed node --inside root --name")
+                        && fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program)
+                })
+                .collect();
+            (forged.len() == 3).then_some(forged)
+        });
+        let status = fs::read_to_string(format!("/proc/{}/status", forged[0])).unwrap();
+        let uids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap();
+        let uids: Vec<&str> = uids.split_whitespace().collect();
+        if uids[1] != "0" {
+            skipped::<()>("set-uid programs have no effect in this folder");
+            return;
+        }
+        assert_eq!(uids[0], NOBODY.to_string());
+
+        let (code, out, err) = sandbox.run(&["lab", "status"]);
+        assert_eq!((code, out.as_str()), (0, "no run is in progress on this host\n"), "{err}");
+        let network = fs::read_link(format!("/proc/{}/ns/net", sandbox.first)).unwrap();
+        let (code, out, err) =
+            sandbox.run(&["lab", "shell", "compute1", "--", "readlink", "/proc/self/ns/net"]);
+        assert_eq!(code, 0, "{err}");
+        assert_ne!(out.trim(), network.display().to_string(), "the shell is on the host");
+        assert!(err.contains("started a temporary lab"), "{err}");
+        drop(forger);
+        for pid in forged {
+            wait_until("the end of the forged nodes", || {
+                (!PathBuf::from(format!("/proc/{pid}/exe")).exists()).then_some(())
+            });
+        }
+    });
+}
+
+#[test]
+fn a_node_of_another_program_file_is_refused_with_the_program_to_use() {
+    with_sandbox(|sandbox| {
+        let dir = sandbox.dir.path();
+        let folder = dir.join("other");
+        fs::create_dir(&folder).unwrap();
+        copy_program(&sandbox.program(), &folder);
+        let other = folder.join("testbed");
+        let hold = || {
+            let program = other.display().to_string();
+            let args =
+                [&program, "lab", "shell", "compute1", "--", "sh", "-c", "echo there; sleep 600; true"];
+            let mut child = sandbox.enter(&[], &args).process_group(0).spawn().unwrap();
+            child.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
+            HeldShell { _sandbox: sandbox, child }
+        };
+        let enter = |program: &str| {
+            let args = [program, "lab", "shell", "compute1", "--", "uname", "-n"];
+            exit_and_output(&sandbox.enter(&[], &args).output().unwrap())
+        };
+        let ours = sandbox.program().display().to_string();
+        // A copy is the same program.
+        let held = hold();
+        let (code, out, err) = enter(&ours);
+        assert_eq!((code, out.as_str(), err.as_str()), (0, "compute1\n", ""));
+        drop(held);
+        sandbox.assert_nothing_left();
+
+        // Another build, which is replaced while its lab exists.
+        let grown = Command::new("sh").args(["-c", "echo >> \"$0\""]).arg(&other).status().unwrap();
+        assert!(grown.success());
+        let held = hold();
+        fs::remove_file(&other).unwrap();
+        let (code, out, err) = enter(&ours);
+        assert_eq!((code, out.as_str()), (3, ""), "{err}");
+        assert!(
+            err.contains("compute1 runs another file of testbed, ") && err.contains("(deleted)"),
+            "{err}"
+        );
+        let (_, remedy) = err.split_once("use that one: ").unwrap();
+        let (program, arguments) = remedy.split_once(' ').unwrap();
+        assert!(arguments.starts_with("lab shell --run "), "{err}");
+        let (code, out, err) = enter(program);
+        assert_eq!((code, out.as_str(), err.as_str()), (0, "compute1\n", ""));
+        drop(held);
+        sandbox.assert_nothing_left();
+    });
+}
+
+#[test]
+fn a_signal_that_ends_a_shell_restores_the_terminal() {
+    with_sandbox(|sandbox| {
+        for victim in ["lab shell", "enter compute1 --pid"] {
+            // The outer shell looks at the terminal's settings before and after.
+            let line = format!(
+                "echo before $(stty -g)\n{} lab shell compute1 -- sleep 600\necho after $(stty -g)",
+                sandbox.program().display()
+            );
+            fs::write(sandbox.dir.path().join("outer.sh"), line).unwrap();
+            let script = ["script", "--quiet", "--return", "--command", "sh outer.sh", "/dev/null"];
+            if Command::new("script").arg("--version").output().is_err() {
+                skipped::<()>("there is no `script` (Debian's package bsdutils) to create a terminal");
+                return;
+            }
+            let child = sandbox.enter(&[], &script).stdin(Stdio::piped()).spawn().unwrap();
+            wait_until("the sleep", || {
+                sandbox.processes().iter().any(|(_, command)| command == "sleep 600").then_some(())
+            });
+            let found = sandbox.processes().into_iter().find(|(_, command)| {
+                command.contains(victim) && command.split(' ').next().unwrap().ends_with("testbed")
+            });
+            crate::common::real::signal(found.unwrap().0, Signal::SIGTERM);
+            let (_, out, err) = exit_and_output(&child.wait_with_output().unwrap());
+            let settings = |name: &str| {
+                let (_, rest) = out.split_once(name).unwrap_or_else(|| panic!("{out}{err}"));
+                rest.split_whitespace().next().unwrap().to_string()
+            };
+            assert_eq!(settings("before "), settings("after "), "{out}{err}");
+            sandbox.assert_nothing_left();
+        }
     });
 }

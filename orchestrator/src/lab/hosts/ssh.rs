@@ -25,7 +25,10 @@ use crate::{
     node::{
         Node,
         round_trip::RoundTrips,
-        server::{serve::ALIVE_INTERVAL, visit::NodeSession},
+        server::{
+            serve::ALIVE_INTERVAL,
+            visit::{NodeSession, Target},
+        },
     },
 };
 use nix::unistd::gethostname;
@@ -303,8 +306,8 @@ impl SshHost<'_> {
         terminal: bool,
     ) -> process::Command {
         let mut script = format!("exec {program} enter --remote {}", session.node);
-        if let Some(pid) = session.pid {
-            let _ = write!(script, " --pid {pid}");
+        if let Some(Target { pid, run }) = &session.target {
+            let _ = write!(script, " --pid {pid} --run {}", shell_word(run));
         }
         let words = session.program.iter().map(|word| word.to_string_lossy());
         let _ = write!(script, " {}", shell_line(iter::once("--".into()).chain(words)));

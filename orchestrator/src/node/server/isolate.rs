@@ -14,6 +14,7 @@
 //! A process does not enter a PID namespace that it creates; only its children do. So [`enter`] is called by
 //! an outer process, which creates the namespaces, starts the serving process and waits for it.
 
+use super::process::Namespaces;
 use crate::node::protocol::Privilege;
 use nix::{
     errno::Errno,
@@ -22,7 +23,7 @@ use nix::{
     sys::signal::Signal,
     unistd::{Gid, Uid, getegid, geteuid, setgid, setgroups, setuid},
 };
-use std::{fs, fs::File, io, os::unix::fs::MetadataExt, path::Path};
+use std::{fs, fs::File, io, os::fd::AsFd, path::Path};
 
 /// The node's private directory, a tmpfs.
 pub const RUN_DIR: &str = "/run";
@@ -102,45 +103,32 @@ fn join_user_namespace(pid: u32) -> Result<(), Error> {
         .map_err(|source| Error::Namespaces { what: "a shared user namespace", source })
 }
 
-/// Enters the given kinds of namespaces of the node's process `pid`, after its user namespace if that differs
-/// from ours. After joining a PID namespace, only children of this process are members of it.
-///
-/// Entering another user's user namespace makes this process that user. Must be called while the process has
-/// a single thread.
-pub fn join(pid: u32, namespaces: CloneFlags) -> Result<(), Error> {
-    let failed = |what| move |source: io::Error| Error::Join { pid, what, source };
-    // Open all before entering any: inside a namespace, `/proc` may look different.
-    let open = |name: &'static str| File::open(format!("/proc/{pid}/ns/{name}")).map_err(failed(name));
-    let user = (!is_in_our_user_namespace(pid).map_err(failed("user"))?).then(|| open("user")).transpose()?;
-    let kinds = [
-        ("net", CloneFlags::CLONE_NEWNET),
-        ("pid", CloneFlags::CLONE_NEWPID),
-        ("mnt", CloneFlags::CLONE_NEWNS),
-    ];
-    let wanted: Vec<_> = kinds.into_iter().filter(|(_, kind)| namespaces.contains(*kind)).collect();
-    let opened = wanted.into_iter().map(|(name, kind)| Ok((name, open(name)?, kind)));
-    let opened = opened.collect::<Result<Vec<_>, Error>>()?;
+/// Enters all namespaces of a node. After joining a PID namespace, only children of this process are members
+/// of it. Must be called while the process has a single thread.
+pub fn join(namespaces: Namespaces) -> Result<(), Error> {
+    let Namespaces { pid, user, net, pids, mnt } = namespaces;
     if let Some(user) = user {
-        let enter = || {
-            if geteuid().is_root() {
-                setgroups(&[])?;
-            }
-            setns(user, CloneFlags::CLONE_NEWUSER)?;
-            setgid(Gid::from_raw(0))?;
-            setuid(Uid::from_raw(0))
-        };
-        enter().map_err(|errno| failed("user")(errno.into()))?;
+        join_user(user).map_err(|source| Error::Join { pid, what: "user", source })?;
     }
-    for (name, file, kind) in opened {
-        setns(file, kind).map_err(|errno| failed(name)(errno.into()))?;
+    for (what, file, kind) in [
+        ("net", net, CloneFlags::CLONE_NEWNET),
+        ("pid", pids, CloneFlags::CLONE_NEWPID),
+        ("mnt", mnt, CloneFlags::CLONE_NEWNS),
+    ] {
+        setns(file, kind).map_err(|errno| Error::Join { pid, what, source: errno.into() })?;
     }
     Ok(())
 }
 
-/// Returns whether a process is in the same user namespace as this one.
-pub fn is_in_our_user_namespace(pid: u32) -> io::Result<bool> {
-    let of = |process: &str| Ok::<_, io::Error>(fs::metadata(format!("/proc/{process}/ns/user"))?.ino());
-    Ok(of(&pid.to_string())? == of("self")?)
+/// Enters a user namespace of this user and becomes its root. Must be called while the process has a single
+/// thread.
+pub fn join_user(namespace: impl AsFd) -> io::Result<()> {
+    if geteuid().is_root() {
+        setgroups(&[])?;
+    }
+    setns(namespace, CloneFlags::CLONE_NEWUSER)?;
+    setgid(Gid::from_raw(0))?;
+    Ok(setuid(Uid::from_raw(0))?)
 }
 
 /// Mounts the node's private `/run`. Like `/tmp`, it is writable for everybody: QEMU saves a guest there as
@@ -158,6 +146,11 @@ pub fn private_run_dir() -> Result<(), Error> {
 
 /// Asks the kernel to kill this process when its parent ends.
 pub fn die_with_parent() -> Result<(), Error> {
-    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)
+    end_with_parent(Signal::SIGKILL)
+}
+
+/// Asks the kernel to send this process a signal when its parent ends.
+pub fn end_with_parent(signal: Signal) -> Result<(), Error> {
+    nix::sys::prctl::set_pdeathsig(signal)
         .map_err(|e| Error::SetUp { what: "set the parent-death signal".into(), source: e.into() })
 }

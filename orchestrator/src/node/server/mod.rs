@@ -2,15 +2,19 @@
 //! [`outside`]).
 //!
 //! [`probe`] is the downtime probe, [`tcp_buffers`] raises the limits of TCP's buffers, [`host`] takes over
-//! interfaces of the host that a remote node runs on, [`visit`] runs a user's program in a node, and `wire`
-//! counts the bytes that a node sends.
+//! interfaces of the host that a remote node runs on, and `wire` counts the bytes that a node sends.
+//!
+//! [`visit`] runs a user's program in a node, through [`session`], which gives it a terminal and a user of
+//! its own. [`process`] checks that a process is the node that it claims to be.
 
 mod frames;
 pub mod host;
 pub mod isolate;
 pub mod outside;
 pub mod probe;
+pub mod process;
 pub mod serve;
+pub mod session;
 pub mod tcp_buffers;
 pub mod visit;
 mod wire;

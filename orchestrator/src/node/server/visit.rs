@@ -2,47 +2,57 @@
 //! `testbed lab shell`.
 //!
 //! ```text
-//! testbed lab shell ── testbed enter (joins the namespaces) ── testbed enter (inside) ── the program
+//! testbed lab shell ── testbed enter (has the caller's terminal)
+//!                        └─ testbed enter --joining (joins the namespaces)
+//!                             └─ testbed enter --lifeline (inside) ── the program
 //! ```
 //!
-//! The second process is needed because a process that joins a PID namespace does not become a member itself;
-//! only its children do. The second process has its own mount namespace, so that `/proc` shows only the
-//! node's processes, and its own host name, the node's name, which most shells show in their prompt.
+//! The first `testbed enter` never leaves the caller's namespaces. It gives the rest a session of its own
+//! ([`session`]) and, in a node of another user, that user's rights, so that whatever happens in namespaces
+//! that the user controls, happens with no more than that user's rights.
 //!
-//! On a terminal, the process inside and the program form a process group of their own in the foreground, as
-//! shells expect: keys such as Ctrl-C reach only this group. The process inside survives their signals. A
-//! program stopped by Ctrl-Z is resumed at once, since no shell could resume it.
+//! The second one holds the node's process, checks it ([`HeldProcess::check`]), and joins its namespaces. It
+//! has opened its own program before, because a path may lead elsewhere in the node.
+//!
+//! The third one is needed because a process that joins a PID namespace does not become a member itself; only
+//! its children do. It has its own mount namespace, so that `/proc` shows only the node's processes, and its
+//! own host name, the node's name, which most shells show in their prompt. With a terminal, it and the
+//! program form a process group of their own in the foreground, as shells expect. It survives the signals of
+//! the terminal's keys. A program stopped by Ctrl-Z is resumed at once, since no shell could resume it.
 //!
 //! When any process of the chain ends, for whatever reason, the program is killed. When the program ends, all
 //! its descendants are killed, including background jobs. Only if the process inside is killed do the
 //! descendants live until the run ends.
 
-use super::isolate;
+use super::{
+    isolate,
+    process::{self, HeldProcess, Owner},
+    session,
+};
 use crate::sys;
 use nix::{
     errno::Errno,
-    fcntl::{FcntlArg, FdFlag, fcntl},
+    fcntl::{FcntlArg, FdFlag, OFlag, fcntl},
     mount::{MsFlags, mount},
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sched::{CloneFlags, unshare},
     sys::{
         prctl,
         signal::{SigSet, Signal, kill},
-        termios::{SetArg, Termios, tcgetattr, tcsetattr},
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
-    unistd::{Pid, getpgrp, getppid, sethostname, setpgid, tcgetpgrp, tcsetpgrp},
+    unistd::{Pid, getpgrp, getppid, sethostname, setpgid, tcsetpgrp},
 };
 use std::{
     collections::HashMap,
     env,
     ffi::OsString,
-    fs,
-    fs::File,
-    io::{self, Read, Write},
+    fs::{self, File},
+    io::{self, IsTerminal, Read, Write},
     os::{
-        fd::{AsFd, AsRawFd, RawFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
         unix::{
+            fs::OpenOptionsExt,
             net::UnixStream,
             process::{CommandExt, ExitStatusExt},
         },
@@ -61,7 +71,10 @@ const ADMIN_DIRS: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 // Exit codes that shells use: program not found, not executable, and killed by a signal (plus its number).
 const NOT_FOUND: u8 = 127;
 const CANNOT_RUN: u8 = 126;
-const SIGNAL_BASE: u8 = 128;
+pub(super) const SIGNAL_BASE: u8 = 128;
+
+/// The maximum length of a refusal, which may come from a process of another user, in bytes.
+const MAX_REFUSAL_BYTES: u64 = 4096;
 
 /// An error running a program in a node.
 #[derive(Debug, thiserror::Error)]
@@ -69,9 +82,9 @@ pub enum Error {
     /// The node's namespaces could not be entered.
     #[error(transparent)]
     Isolate(#[from] isolate::Error),
-    /// The node ended before the program was started.
-    #[error("{0} is gone: its run, or the shell's temporary lab, has ended")]
-    Gone(String),
+    /// The node ended before the program was started, or is none.
+    #[error(transparent)]
+    Process(#[from] process::Error),
     /// The program could not be started.
     #[error("cannot run {program}: {source}")]
     Program {
@@ -115,13 +128,31 @@ pub struct SessionEnd {
     pub killed_with_node: bool,
 }
 
+/// The outcome of running a program through [`NodeSession::run`].
+#[derive(Debug)]
+pub enum Outcome {
+    /// The program has exited with this code, as [`exit_code`] defines it.
+    Exited(u8),
+    /// The program was not started, for this reason.
+    Refused(String),
+}
+
+/// The serving process of a node to enter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The PID.
+    pub pid: u32,
+    /// The name of the run, as the process's arguments must have it.
+    pub run: String,
+}
+
 /// A program to run in a node or on a host.
 #[derive(Debug)]
 pub struct NodeSession {
     /// The name of the node; becomes the host name.
     pub node: String,
-    /// The PID of the node's serving process, or `None` to run the program on the host itself.
-    pub pid: Option<u32>,
+    /// The node's serving process, or `None` to run the program on the host itself.
+    pub target: Option<Target>,
     /// Whether the user is on another host, at the other end of standard output. If it is closed, the program
     /// is killed.
     pub remote: bool,
@@ -138,18 +169,59 @@ pub fn exit_code(status: ExitStatus) -> u8 {
 }
 
 impl NodeSession {
-    /// Enters the node and runs the program there through a second process. Waits until that exits.
+    /// Runs the program through a process that joins the node's namespaces, in a session of its own. With
+    /// `owner`, everything in the node has that user's rights. Waits until the program exits.
     ///
     /// Must be called while this process has a single thread, and starts no other.
-    pub fn enter(&self) -> Result<SessionEnd, Error> {
+    pub fn run(&self, owner: Option<Owner>) -> Result<Outcome, Error> {
         let parent = getppid();
-        let terminal = Terminal::save();
+        isolate::end_with_parent(Signal::SIGTERM)?;
+        if getppid() != parent {
+            return Ok(Outcome::Exited(SIGNAL_BASE + Signal::SIGTERM as u8));
+        }
+        let (refusal, theirs) = io::pipe().map_err(system("create a pipe"))?;
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0("testbed").args(["enter", &self.node, "--joining", "--refusal"]);
+        command.arg(theirs.as_raw_fd().to_string());
+        let ready = |command: &mut Command, has_terminal: bool| {
+            command.args(has_terminal.then_some("--terminal")).args(self.arguments());
+            Ok(fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty())).map(drop)?)
+        };
+        let code =
+            session::run(&mut command, owner, ready).map_err(system("start a session for the node"))?;
+        // The process may belong to another user: neither wait for the end of what it writes, nor take all.
+        fcntl(&refusal, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(system("read a pipe"))?;
+        let mut reason = Vec::new();
+        let _ = refusal.take(MAX_REFUSAL_BYTES).read_to_end(&mut reason);
+        let reason = String::from_utf8_lossy(&reason);
+        Ok(if reason.is_empty() { Outcome::Exited(code) } else { Outcome::Refused(reason.into()) })
+    }
+
+    /// Returns the arguments of `testbed enter` that all processes of the chain have in common.
+    fn arguments(&self) -> Vec<OsString> {
+        let mut arguments = Vec::new();
+        if let Some(Target { pid, run }) = &self.target {
+            arguments.extend([format!("--pid={pid}").into(), format!("--run={run}").into()]);
+        }
+        arguments.extend(self.remote.then_some("--remote".into()));
+        arguments.push("--".into());
+        arguments.extend(self.program.iter().cloned());
+        arguments
+    }
+
+    /// Enters the node and runs the program there through a second process. Waits until that exits.
+    /// `terminal` says whether the standard streams are a terminal of the program's own.
+    ///
+    /// Must be called while this process has a single thread, and starts no other.
+    pub fn enter(&self, terminal: bool) -> Result<SessionEnd, Error> {
+        let parent = getppid();
         let current_dir = env::current_dir();
-        if let Some(pid) = self.pid {
-            isolate::join(
-                pid,
-                CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS,
-            )?;
+        // Before joining: in the node, this path may lead to another program.
+        let program = File::options().read(true).custom_flags(OFlag::O_PATH.bits()).open("/proc/self/exe");
+        let program = OwnedFd::from(program.map_err(system("open this program"))?);
+        if let Some(Target { pid, run }) = &self.target {
+            let held = HeldProcess::open(*pid).map_err(|_| process::Error::Gone(self.node.clone()))?;
+            isolate::join(held.check(&self.node, run)?)?;
         }
         // Only after joining: the kernel clears the parent-death signal when a process changes its user.
         isolate::die_with_parent()?;
@@ -160,22 +232,19 @@ impl NodeSession {
         let (theirs, mut ours) = UnixStream::pair().map_err(system("create a socket pair"))?;
         fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty())).map_err(system("make a socket inheritable"))?;
         let mut command = Command::new("/proc/self/exe");
-        command.arg0("testbed").args(["enter", &self.node, "--lifeline", &theirs.as_raw_fd().to_string()]);
-        command.args(self.remote.then_some("--remote"));
-        command.args(terminal.is_foreground().then_some("--foreground"));
-        command.args(self.pid.map(|pid| format!("--pid={pid}")));
-        command.arg("--").args(&self.program);
+        command.args(["enter", &self.node, "--lifeline", &theirs.as_raw_fd().to_string()]);
+        command.args(terminal.then_some("--terminal")).args(self.arguments());
         // The directory may not exist in the node's mount namespace.
         if let Ok(dir) = current_dir.and_then(|dir| fs::metadata(&dir).map(|_| dir)) {
             command.current_dir(dir);
         }
+        sys::run_opened(&mut command, program).map_err(system("prepare a process in the node"))?;
         let status = command.status().map_err(system("start a process in the node"))?;
-        terminal.restore();
-        let killed_with_node = status.signal() == Some(Signal::SIGKILL as i32) && self.pid.is_some();
+        let killed_with_node = status.signal() == Some(Signal::SIGKILL as i32) && self.target.is_some();
         drop(theirs);
         let was_started = ours.set_nonblocking(true).is_ok() && ours.read_exact(&mut [0]).is_ok();
         if killed_with_node && !was_started {
-            return Err(Error::Gone(self.node.clone()));
+            return Err(process::Error::Gone(self.node.clone()).into());
         }
         Ok(SessionEnd { code: exit_code(status), killed_with_node })
     }
@@ -183,15 +252,15 @@ impl NodeSession {
     /// Runs the program; called in the process inside. Returns the program's exit code.
     ///
     /// `lifeline` is a socket inherited from the first process. A byte is written to it when the program is
-    /// about to start, and the program is killed when its other end is closed. `foreground` says whether the
-    /// first process is in the terminal's foreground process group; if it is, the program gets the terminal.
-    pub fn run_inside(&self, lifeline: RawFd, foreground: bool) -> Result<u8, Error> {
+    /// about to start, and the program is killed when its other end is closed. `terminal` is the same as for
+    /// [`Self::enter`]; the program is in the terminal's foreground.
+    pub fn run_inside(&self, lifeline: RawFd, terminal: bool) -> Result<u8, Error> {
         let mut lifeline = UnixStream::from(sys::inherited(lifeline).map_err(system("use the socket"))?);
         // Orphaned descendants become children of this process, which `kill_descendants` relies on.
         prctl::set_child_subreaper(true).map_err(system("become a subreaper"))?;
         self.set_up_namespaces().map_err(system("set up the shell's mount namespace and host name"))?;
         sys::survive_terminal_signals().map_err(system("handle interrupts"))?;
-        if foreground {
+        if terminal {
             lead_foreground_group();
         }
         let mut command = self.command();
@@ -215,10 +284,10 @@ impl NodeSession {
 
     /// Sets the host name to the node's, and mounts a `/proc` that shows the node's processes.
     fn set_up_namespaces(&self) -> Result<(), Errno> {
-        let mounts = if self.pid.is_some() { CloneFlags::CLONE_NEWNS } else { CloneFlags::empty() };
+        let mounts = if self.target.is_some() { CloneFlags::CLONE_NEWNS } else { CloneFlags::empty() };
         unshare(CloneFlags::CLONE_NEWUTS | mounts)?;
         sethostname(&self.node)?;
-        if self.pid.is_some() {
+        if self.target.is_some() {
             let none: Option<&str> = None;
             mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
             let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
@@ -253,22 +322,21 @@ fn search_path(path: &str) -> String {
     present.iter().copied().chain(missing).collect::<Vec<_>>().join(":")
 }
 
-/// Makes this process the leader of a new process group and puts that in the terminal's foreground. The
-/// previous group is not visible in the PID namespace, which makes some shells exit.
+/// Makes this process the leader of a new process group and puts that in the foreground of the terminal that
+/// is one of the standard streams. The previous group is not visible in the PID namespace, which makes some
+/// shells exit.
 fn lead_foreground_group() {
-    let Ok(terminal) = File::options().read(true).write(true).open("/dev/tty") else { return };
-    if setpgid(Pid::from_raw(0), Pid::from_raw(0)).is_ok() {
-        set_foreground_group(&terminal, getpgrp());
+    let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+    let streams = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+    let Some(terminal) = streams.into_iter().find(BorrowedFd::is_terminal) else { return };
+    if setpgid(Pid::from_raw(0), Pid::from_raw(0)).is_err() {
+        return;
     }
-}
-
-/// Puts a process group in the terminal's foreground.
-fn set_foreground_group(terminal: &File, group: Pid) {
     // A background process that calls tcsetpgrp is stopped by SIGTTOU unless it blocks the signal.
     let mut background = SigSet::empty();
     background.add(Signal::SIGTTOU);
     if background.thread_block().is_ok() {
-        let _ = tcsetpgrp(terminal, group);
+        let _ = tcsetpgrp(terminal, getpgrp());
         let _ = background.thread_unblock();
     }
 }
@@ -361,35 +429,6 @@ impl ProcStatus {
         let [pid] = field("Pid:")?[..] else { return None };
         let [parent] = field("PPid:")?[..] else { return None };
         Some(Self { pid, parent, numbers: field("NSpid:")? })
-    }
-}
-
-/// The state of the controlling terminal, saved before a program that may change it.
-struct Terminal(Option<(File, Termios, Pid)>);
-
-impl Terminal {
-    fn save() -> Self {
-        let open = || {
-            let terminal = File::options().read(true).write(true).open("/dev/tty").ok()?;
-            let (settings, group) = (tcgetattr(&terminal).ok()?, tcgetpgrp(&terminal).ok()?);
-            Some((terminal, settings, group))
-        };
-        Self(open())
-    }
-
-    /// Returns whether this process was in the foreground process group.
-    fn is_foreground(&self) -> bool {
-        self.0.as_ref().is_some_and(|(_, _, group)| *group == getpgrp())
-    }
-
-    /// Restores the terminal's settings and its foreground process group, if that was this process's group.
-    fn restore(&self) {
-        let Some((terminal, settings, group)) = &self.0 else { return };
-        if !self.is_foreground() {
-            return;
-        }
-        set_foreground_group(terminal, *group);
-        let _ = tcsetattr(terminal, SetArg::TCSADRAIN, settings);
     }
 }
 
