@@ -10,8 +10,8 @@
 //!
 //! The processes of a lab start and end one after the other. A node whose parent or orchestrator has ended is
 //! about to be killed by the kernel, and is not listed. When a lab is complete, the names of its node
-//! processes change to [`READY`]. [`LabState`] is the state of a run's lab; [`nodes`] reads `/proc` again,
-//! for up to a second, until all it returns was there at the same time.
+//! processes change to [`READY`]. [`LabState`] is the state of a run's lab; [`nodes`] reads `/proc` again
+//! until all it returns was there at the same time.
 
 use super::observe::{Interface, interfaces_in};
 use crate::{
@@ -31,8 +31,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long [`nodes`] waits for a starting or ending lab.
+/// How long [`nodes`] waits for a starting or ending lab to be complete or gone.
 const SETTLE_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long [`nodes`] waits for a reading during which no node starts or ends; a busy host is slow.
+const READING_LIMIT: Duration = Duration::from_secs(15);
 
 /// The interval at which `/proc` is read again while a lab starts or ends.
 pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -155,21 +158,36 @@ impl NodeProcess {
     }
 }
 
-/// Observes the nodes on this host that the user may see. While a lab is starting or ending, reads again for
-/// up to a second, and then returns the nodes that are alive.
+/// Observes the nodes on this host that the user may see. All of them were there from the beginning of the
+/// reading to its end. While a lab is starting or ending, reads again for up to a second. Only on a host
+/// where nodes keep starting and ending for 15 s, the nodes returned are just those that are alive.
 pub fn nodes() -> io::Result<Vec<ObservedNode>> {
-    let deadline = Instant::now() + SETTLE_LIMIT;
+    let began = Instant::now();
     loop {
         let before = processes()?;
         let observed: Vec<Option<ObservedNode>> = before.iter().cloned().map(observe_node).collect();
-        let is_settled = LabState::least_complete(&before) == LabState::Complete
-            && observed.iter().all(Option::is_some)
-            && before.iter().all(NodeProcess::is_alive);
-        if is_settled || Instant::now() >= deadline {
-            return Ok(observed.into_iter().flatten().filter(|node| node.process.is_alive()).collect());
+        let is_consistent = observed.iter().all(Option::is_some) && have_not_changed(&before, &processes()?);
+        let is_complete = LabState::least_complete(&before) == LabState::Complete;
+        let may_be_incomplete = began.elapsed() >= SETTLE_LIMIT;
+        if is_consistent && (is_complete || may_be_incomplete) || began.elapsed() >= READING_LIMIT {
+            let mut nodes: Vec<_> = observed.into_iter().flatten().collect();
+            if !is_consistent {
+                nodes.retain(|node| node.process.is_alive());
+            }
+            for node in nodes.iter_mut().filter(|node| !node.process.ready) {
+                // The interfaces of a starting node are being created and moved.
+                node.problem = None;
+            }
+            return Ok(nodes);
         }
         thread::sleep(POLL_INTERVAL);
     }
+}
+
+/// Returns whether two lists are of the same processes, in the same states.
+fn have_not_changed(before: &[NodeProcess], after: &[NodeProcess]) -> bool {
+    let identity = |node: &NodeProcess| (node.pid, node.started, node.ready);
+    before.iter().map(identity).eq(after.iter().map(identity))
 }
 
 /// Lists the processes of nodes on this host that the user may see, sorted by run and then by node.

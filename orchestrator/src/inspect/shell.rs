@@ -54,7 +54,7 @@ use tokio::{
 /// The time limit for a starting lab to become complete; a busy host is slow.
 const START_LIMIT: Duration = Duration::from_secs(15);
 
-/// The time limit for a lab that lacks a node to end.
+/// The time limit for a lab that lacks a node to end, before another node of it is entered.
 const END_LIMIT: Duration = Duration::from_secs(1);
 
 /// A program to run in a node.
@@ -118,8 +118,13 @@ impl Error {
     pub fn is_input(&self) -> bool {
         match self {
             Self::Select(error) => !matches!(error, SelectError::NoNode { .. }),
-            Self::NoSuchUser(_) | Self::NotRoot | Self::UserOfHosts | Self::NoSuchNode(_) => true,
-            Self::LinkOfRun(_) | Self::LinkOfHosts | Self::Link(_) => true,
+            Self::NoSuchUser(_)
+            | Self::NotRoot
+            | Self::UserOfHosts
+            | Self::NoSuchNode(_)
+            | Self::LinkOfRun(_)
+            | Self::LinkOfHosts
+            | Self::Link(_) => true,
             Self::Lab(error) => error.is_input(),
             Self::Node(_) | Self::Refused(_) | Self::System(_) => false,
         }
@@ -232,10 +237,11 @@ impl Shell<'_> {
         loop {
             let (nodes, others) = list().await?.into_iter().partition::<Vec<_>, _>(|node| node.uid == uid);
             let chosen: Vec<_> = nodes.iter().filter(|node| matches_run(&node.run, self.run)).collect();
+            let has_node = chosen.iter().any(|node| node.name == self.node);
             let limit = match LabState::least_complete(chosen) {
                 LabState::Complete => Duration::ZERO,
-                LabState::Ending => END_LIMIT,
-                LabState::Starting => START_LIMIT,
+                LabState::Ending if has_node => END_LIMIT,
+                LabState::Ending | LabState::Starting => START_LIMIT,
             };
             if began.elapsed() < limit {
                 time::sleep(POLL_INTERVAL).await;

@@ -740,14 +740,14 @@ fn a_set_uid_program_with_the_arguments_of_a_node_is_no_node() {
         );
         fs::write(dir.join("node"), script).unwrap();
         let user = [format!("--setuid={NOBODY}"), format!("--setgid={NOBODY}")];
-        let mut forger =
+        let mut claimant =
             sandbox.enter(&user, &["sh", "-c", "sh node; true"]).process_group(0).spawn().unwrap();
-        forger.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
-        let forger = HeldShell { _sandbox: sandbox, child: forger };
-        let forged = wait_until("the forged nodes", || {
+        claimant.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
+        let claimant = HeldShell { _sandbox: sandbox, child: claimant };
+        let claims = wait_until("the forged nodes", || {
             let all = fs::read_dir("/proc").unwrap().flatten();
             let all = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-            let forged: Vec<i32> = all
+            let claims: Vec<i32> = all
                 .filter(|pid| {
                     let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
                     let words = String::from_utf8_lossy(&words).replace('\0', " ");
@@ -755,9 +755,9 @@ fn a_set_uid_program_with_the_arguments_of_a_node_is_no_node() {
                         && fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program)
                 })
                 .collect();
-            (forged.len() == 3).then_some(forged)
+            (claims.len() == 3).then_some(claims)
         });
-        let status = fs::read_to_string(format!("/proc/{}/status", forged[0])).unwrap();
+        let status = fs::read_to_string(format!("/proc/{}/status", claims[0])).unwrap();
         let uids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap();
         let uids: Vec<&str> = uids.split_whitespace().collect();
         if uids[1] != "0" {
@@ -774,8 +774,8 @@ fn a_set_uid_program_with_the_arguments_of_a_node_is_no_node() {
         assert_eq!(code, 0, "{err}");
         assert_ne!(out.trim(), network.display().to_string(), "the shell is on the host");
         assert!(err.contains("started a temporary lab"), "{err}");
-        drop(forger);
-        for pid in forged {
+        drop(claimant);
+        for pid in claims {
             wait_until("the end of the forged nodes", || {
                 (!PathBuf::from(format!("/proc/{pid}/exe")).exists()).then_some(())
             });
@@ -791,7 +791,7 @@ fn a_node_of_another_program_file_is_refused_with_the_program_to_use() {
         fs::create_dir(&folder).unwrap();
         copy_program(&sandbox.program(), &folder);
         let other = folder.join("testbed");
-        let hold = || {
+        let start_lab = || {
             let program = other.display().to_string();
             let args =
                 [&program, "lab", "shell", "compute1", "--", "sh", "-c", "echo there; sleep 600; true"];
@@ -805,7 +805,7 @@ fn a_node_of_another_program_file_is_refused_with_the_program_to_use() {
         };
         let ours = sandbox.program().display().to_string();
         // A copy is the same program.
-        let held = hold();
+        let held = start_lab();
         let (code, out, err) = enter(&ours);
         assert_eq!((code, out.as_str(), err.as_str()), (0, "compute1\n", ""));
         drop(held);
@@ -814,7 +814,7 @@ fn a_node_of_another_program_file_is_refused_with_the_program_to_use() {
         // Another build, which is replaced while its lab exists.
         let grown = Command::new("sh").args(["-c", "echo >> \"$0\""]).arg(&other).status().unwrap();
         assert!(grown.success());
-        let held = hold();
+        let held = start_lab();
         fs::remove_file(&other).unwrap();
         let (code, out, err) = enter(&ours);
         assert_eq!((code, out.as_str()), (3, ""), "{err}");
@@ -828,6 +828,29 @@ fn a_node_of_another_program_file_is_refused_with_the_program_to_use() {
         let (code, out, err) = enter(program);
         assert_eq!((code, out.as_str(), err.as_str()), (0, "compute1\n", ""));
         drop(held);
+        sandbox.assert_nothing_left();
+    });
+}
+
+#[test]
+fn a_shell_waits_for_a_lab_that_lacks_its_node_to_end() {
+    with_sandbox(|sandbox| {
+        let held = sandbox.hold_shell(None, &["compute2"]);
+        let node = sandbox.processes().into_iter().find(|(_, command)| {
+            command.starts_with("testbed node --inside") && command.contains("--name compute1")
+        });
+        crate::common::real::signal(node.unwrap().0, Signal::SIGKILL);
+        let shell = sandbox.testbed(&["lab", "shell", "compute1", "--", "uname", "-n"]).spawn().unwrap();
+        let (code, out, err) = sandbox.run(&["lab", "status"]);
+        assert_eq!(code, 0, "{err}");
+        assert!(out.contains(", incomplete\n") && !out.contains("compute1,"), "{out}");
+        assert!(!out.contains("cannot"), "{out}");
+        // The rest of the lab ends some time later.
+        thread::sleep(Duration::from_secs(2));
+        drop(held);
+        let (code, out, err) = exit_and_output(&shell.wait_with_output().unwrap());
+        assert_eq!((code, out.as_str()), (0, "compute1\n"), "{err}");
+        assert!(err.contains("started a temporary lab"), "{err}");
         sandbox.assert_nothing_left();
     });
 }
