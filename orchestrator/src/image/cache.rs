@@ -5,11 +5,15 @@
 //! dies. The holder may therefore delete everything under `scratch/`, and does so before it writes.
 //!
 //! The content of an entry is never changed. The whole directory may be deleted whenever no `testbed` runs.
+//!
+//! Guests boot from the cache, so it is used only if nobody but its user and root can have written to it.
 
 use super::Error;
+use nix::unistd::geteuid;
 use std::{
     fs::{self, File},
-    io::Write,
+    io::{self, Write},
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -28,11 +32,14 @@ impl Cache {
     /// Returns the user's cache: `$XDG_CACHE_HOME/testbed`, else `~/.cache/testbed`.
     ///
     /// # Errors
-    /// If neither `XDG_CACHE_HOME` nor `HOME` is set to an absolute path.
+    /// If neither `XDG_CACHE_HOME` nor `HOME` is set to an absolute path, and if others may have written to
+    /// the cache.
     pub fn user() -> Result<Self, Error> {
         let set = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
         let base = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")));
-        Ok(Self { root: base.ok_or(Error::NoCacheHome)?.join("testbed") })
+        let root = base.ok_or(Error::NoCacheHome)?.join("testbed");
+        keep_private(&root, 2)?;
+        Ok(Self { root })
     }
 
     /// Returns the cache in this directory, which need not exist yet.
@@ -93,6 +100,37 @@ impl Cache {
     }
 }
 
+/// Checks that nobody but this user and root can write to a path and, down to this depth, to what is below it.
+/// Takes the right from the user's group, which has it wherever the umask is 002.
+fn keep_private(path: &Path, depth: usize) -> Result<(), Error> {
+    let metadata = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Error::io("read", path)(error)),
+    };
+    let untrusted = |why| Err(Error::Untrusted { path: path.to_path_buf(), why });
+    let (owner, user, mode) = (metadata.uid(), geteuid().as_raw(), metadata.mode());
+    if owner != user && owner != 0 {
+        return untrusted(format!("it belongs to the user with the ID {owner}"));
+    }
+    if metadata.is_symlink() {
+        return Ok(());
+    }
+    if mode & 0o002 != 0 || (mode & 0o020 != 0 && owner != user) {
+        return untrusted("others can write to it".into());
+    }
+    if mode & 0o020 != 0 {
+        let private = fs::Permissions::from_mode(mode & 0o7755);
+        fs::set_permissions(path, private).map_err(Error::io("change the mode of", path))?;
+    }
+    if metadata.is_dir() && depth > 0 {
+        for entry in fs::read_dir(path).map_err(Error::io("read", path))? {
+            keep_private(&entry.map_err(Error::io("read", path))?.path(), depth - 1)?;
+        }
+    }
+    Ok(())
+}
+
 /// A held lock. The kernel releases it when the file is closed.
 #[derive(Debug)]
 pub struct LockGuard {
@@ -116,7 +154,7 @@ impl CacheWriter<'_> {
     fn clear_scratch(&self) -> Result<(), Error> {
         let scratch = self.scratch();
         match fs::remove_dir_all(&scratch) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(Error::io("clear", scratch.as_path())(error));
             }
             _ => {}
@@ -211,11 +249,11 @@ impl CacheWriter<'_> {
     }
 }
 
-fn sync_directory_of(path: &Path) -> std::io::Result<()> {
+fn sync_directory_of(path: &Path) -> io::Result<()> {
     path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
 }
 
-fn sync_tree(directory: &Path) -> std::io::Result<()> {
+fn sync_tree(directory: &Path) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
@@ -230,6 +268,7 @@ fn sync_tree(directory: &Path) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::chown;
 
     #[test]
     fn a_writer_removes_what_a_killed_writer_left_in_scratch() {
@@ -253,7 +292,7 @@ mod tests {
         let mut opened_before = File::open(&path).unwrap();
         writer.store_file("name", b"2nd").unwrap();
         let mut seen = String::new();
-        std::io::Read::read_to_string(&mut opened_before, &mut seen).unwrap();
+        io::Read::read_to_string(&mut opened_before, &mut seen).unwrap();
         assert_eq!(seen, "the first");
         assert_eq!(fs::read(&path).unwrap(), b"2nd");
     }
@@ -272,6 +311,33 @@ mod tests {
             assert_eq!(fs::read_to_string(cache.path("trees/current/sub/file")).unwrap(), name);
         }
         assert_eq!(fs::read_dir(cache.path("scratch")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_cache_that_others_can_write_to_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, vmlinux) = (dir.path().join("testbed"), dir.path().join("testbed/vmlinux"));
+        let kernel = vmlinux.join("kernel");
+        keep_private(&root, 2).unwrap();
+        fs::create_dir_all(&vmlinux).unwrap();
+        fs::write(&kernel, "kernel").unwrap();
+        let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        for path in [&root, &vmlinux, &kernel] {
+            set(path, 0o775);
+            keep_private(&root, 2).unwrap();
+            assert_eq!(fs::metadata(path).unwrap().mode() & 0o777, 0o755, "without the group's right");
+            set(path, 0o777);
+            let error = keep_private(&root, 2).unwrap_err().to_string();
+            assert!(error.contains(&format!("cannot trust {}, from", path.display())), "{error}");
+            assert!(error.contains("others can write to it"), "{error}");
+            set(path, 0o755);
+            if geteuid().is_root() {
+                chown(path, Some(4711), None).unwrap();
+                let error = keep_private(&root, 2).unwrap_err().to_string();
+                assert!(error.contains("it belongs to the user with the ID 4711"), "{error}");
+                chown(path, Some(0), None).unwrap();
+            }
+        }
     }
 
     #[test]

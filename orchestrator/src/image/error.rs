@@ -19,6 +19,19 @@ pub enum Error {
     #[error("neither XDG_CACHE_HOME nor HOME is set: set XDG_CACHE_HOME to a directory for cached files")]
     NoCacheHome,
 
+    /// Others than the user may have written to the cache.
+    #[error(
+        "cannot trust {}, from which guests boot: {why}; delete it, or set XDG_CACHE_HOME to a directory of \
+         your own",
+        path.display()
+    )]
+    Untrusted {
+        /// The entry of the cache.
+        path: PathBuf,
+        /// Who else can write to it.
+        why: String,
+    },
+
     /// No kernel was found anywhere.
     #[error("no guest kernel: {}; run `testbed setup`, or give one with --kernel", tried.join("; "))]
     NoKernel {
