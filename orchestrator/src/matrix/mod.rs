@@ -25,7 +25,7 @@ pub mod selection;
 mod settings;
 mod synonyms;
 mod typed;
-mod yaml;
+pub(crate) mod yaml;
 
 pub use changes::Changes;
 pub use diagnostic::{Diagnostic, Diagnostics, KeyPath, Position, Segment};

@@ -47,6 +47,21 @@ fn every_invalid_file_gets_its_message() {
     assert!(count >= 60, "only {count} cases: the file was cut short");
 }
 
+#[test]
+fn a_file_beyond_what_any_matrix_needs_is_refused_before_it_takes_minutes() {
+    let head = "name: n\nguest: { memory: 256MiB }\naxes: { stress.rate: [1MB/s, 2MB/s] }\n";
+    let many = |key: &str, item: &str, count| output(&format!("{head}{key}:\n{}", item.repeat(count)));
+    let refusal = many("exclude", "  - stress.rate == 1MB/s\n", 1001);
+    assert!(refusal.contains("`exclude` has more than 1000 items"), "{refusal}");
+    let refusal = many("expect", "  - { outcome: converged }\n", 1001);
+    assert!(refusal.contains("`expect` has more than 1000 items"), "{refusal}");
+    // Each error costs another reading of the list, so not all are counted.
+    let refusal = many("timeline", "  - { at: 1s, speed: 3mbit }\n", 20_000);
+    assert!(refusal.contains("unknown key `speed`"), "{refusal}");
+    let refusal = output(&"[".repeat(200_000));
+    assert!(refusal.contains("lists and mappings are nested deeper than 64"), "{refusal}");
+}
+
 /// Valid matrix files, which the property test damages.
 const VALID: [&str; 2] =
     [include_str!("../../../scenarios/smoke.yaml"), include_str!("../../../scenarios/icclab/threshold.yaml")];

@@ -12,7 +12,7 @@
 //! `host` is any destination that `ssh` accepts; keys, users, ports and jump hosts belong in the ssh
 //! configuration. The interfaces must carry no other traffic during a run. They need no address.
 
-use crate::{input, lab::topology::NODES};
+use crate::{input, lab::topology::NODES, matrix::yaml};
 use serde::Deserialize;
 use std::{
     io,
@@ -124,9 +124,10 @@ impl Inventory {
     /// # Errors
     ///
     /// The problem as text, with the key or line where it is.
-    fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, String> {
         // Some editors put a byte order mark before the text.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        yaml::check_limits(text)?;
         let inventory: Self = serde_path_to_error::deserialize(serde_yaml::Deserializer::from_str(text))
             .map_err(|e| {
                 let (path, problem) = (e.path().to_string(), e.into_inner());
@@ -194,5 +195,6 @@ compute2: { host: lab2, guests: eth2, migration: eth1 }
         assert!(problem(&GOOD.replace("lab1", "-oProxyCommand=x")).contains("not a valid host name"));
         assert!(problem(&format!("{GOOD}become: doas\n")).contains("become"));
         assert!(problem("controller: [").contains("line"));
+        assert!(problem(&"[".repeat(200_000)).contains("nested deeper than 64 at line 1 column "));
     }
 }

@@ -29,6 +29,18 @@ pub(crate) struct Document {
     source_map: OnceLock<SourceMap>,
 }
 
+/// Checks that a text is not larger, deeper or wider than any file of this program needs to be. Accepts a
+/// text that is not YAML.
+///
+/// # Errors
+/// The limit, as text.
+pub(crate) fn check_limits(text: &str) -> Result<(), String> {
+    if let Some(Position { line, column, .. }) = places::deeper_than(tree::MAX_DEPTH, text) {
+        return Err(format!("{} {} at line {line} column {column}", tree::TOO_DEEP, tree::MAX_DEPTH));
+    }
+    tree::exceeded(text).map_or(Ok(()), Err)
+}
+
 /// The part of a document that a message is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Location {
@@ -59,6 +71,10 @@ impl Location {
     }
 }
 
+/// The number of errors beyond the listed ones after which a value is not searched for more. To find each,
+/// the value is read once more.
+const MAX_OMITTED: usize = 100;
+
 /// Collects the errors in one document.
 #[derive(Debug)]
 pub(crate) struct DiagnosticSink<'a> {
@@ -72,13 +88,24 @@ impl<'a> DiagnosticSink<'a> {
     }
 
     pub(crate) fn push(&mut self, location: &Location, message: impl Into<String>, help: Option<String>) {
-        if self.found.list.len() >= Diagnostics::MAX_LISTED {
-            self.found.omitted += 1;
+        if self.is_full() {
+            self.omit();
             return;
         }
         let position = self.document.locate(location);
         let path = location.path().clone();
         self.found.list.push(Diagnostic { path, message: message.into(), help, position });
+    }
+
+    /// Returns whether further errors are only counted. The caller need not work out a message then.
+    pub(crate) fn is_full(&self) -> bool {
+        self.found.list.len() >= Diagnostics::MAX_LISTED
+    }
+
+    /// Counts an error that is not listed. Returns whether so many were counted that finding more is futile.
+    pub(crate) fn omit(&mut self) -> bool {
+        self.found.omitted += 1;
+        self.found.omitted >= MAX_OMITTED
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -107,6 +134,13 @@ impl Document {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let document =
             |value| Self { name: name.into(), text: text.into(), value, source_map: OnceLock::default() };
+        if let Some(position) = places::deeper_than(tree::MAX_DEPTH, text) {
+            let mut found = Diagnostics::new(name, text.into());
+            let message = format!("{} {}", tree::TOO_DEEP, tree::MAX_DEPTH);
+            let position = Some(position);
+            found.list.push(Diagnostic { path: KeyPath::root(), message, help: None, position });
+            return Err(found);
+        }
         match tree::read(text) {
             Ok((value, violations)) => {
                 let document = document(value);
@@ -166,6 +200,34 @@ impl Document {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn texts_that_would_take_minutes_or_gigabytes_are_refused() {
+        let refusal = |text: &str| Document::parse(text, "n").unwrap_err().to_string();
+        let deep = ["[".repeat(200_000), "{a: ".repeat(200_000), "- ".repeat(100)];
+        let unbalanced = format!("a: ]\n{}", "[".repeat(200_000));
+        for text in deep.iter().chain([&unbalanced]) {
+            let message = refusal(text);
+            assert!(message.contains("nested deeper than 64") || text == &unbalanced, "{message}");
+            check_limits(text).unwrap_err();
+        }
+        let level = |i: usize| format!("a{i}: &a{i} [{}]\n", vec![format!("*a{}", i - 1); 9].join(", "));
+        let bomb = format!("a0: &a0 [x]\n{}", (1..12).map(level).collect::<String>());
+        let long = format!("a: &a {}\nb: [{}]\n", "x".repeat(9000), vec!["*a"; 1000].join(", "));
+        let wide = format!("a: &a [{}]\nb: [{}]\n", vec!["x"; 9000].join(", "), vec!["*a"; 1000].join(", "));
+        for text in [&bomb, &long, &wide] {
+            let message = refusal(text);
+            assert!(message.contains("aliases repeat") || message.contains("repetition limit"), "{message}");
+        }
+        let keys = (0..1001).map(|i| format!("k{i}: 1\n")).collect::<Vec<_>>().concat();
+        assert!(refusal(&keys).contains("the number of keys in this mapping is above 1000"));
+        let items = "- 1\n".repeat(100_001);
+        assert!(refusal(&items).contains("the number of items in this list is above 100000"));
+        let text = format!("a: {}\n", "9".repeat(10_001));
+        assert!(refusal(&text).contains("this text has more bytes than 10000"), "{}", refusal(&text));
+        assert!(check_limits("a: [").is_ok(), "not a matter of size");
+        assert!(check_limits("a: {b: [1, 2]}").is_ok());
+    }
 
     #[test]
     fn byte_order_mark_and_carriage_returns_are_ignored() {

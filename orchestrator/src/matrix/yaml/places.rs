@@ -206,6 +206,35 @@ impl SourceMap {
     }
 }
 
+/// Returns where lists and mappings in brackets are nested deeper than `limit`. The other parser would take
+/// time in the square of their depth.
+pub(super) fn deeper_than(limit: usize, text: &str) -> Option<Position> {
+    let brackets = || text.bytes().filter(|byte| matches!(byte, b'[' | b'{'));
+    if brackets().count() <= limit {
+        return None;
+    }
+    let at = |span: Span| Position { line: span.start.line(), column: span.start.col() + 1, length: 1 };
+    let mut depth = 0;
+    for event in Parser::new_from_str(text) {
+        match event {
+            Ok((Event::SequenceStart(..) | Event::MappingStart(..), span)) => {
+                depth += 1;
+                if depth > limit {
+                    return Some(at(span));
+                }
+            }
+            Ok((Event::SequenceEnd | Event::MappingEnd, _)) => depth -= 1,
+            Ok(_) => {}
+            // Beyond a syntax error the depth is unknown, but it is not above the number of brackets.
+            Err(error) => {
+                let marker = *error.marker();
+                return (brackets().count() > 100 * limit).then(|| at(Span::empty(marker)));
+            }
+        }
+    }
+    None
+}
+
 /// Returns the position in the text that is nearest to a line and a column, both from 1: the parser may point
 /// past the end of the text.
 pub(super) fn nearest(text: &str, line: usize, column: usize) -> Position {

@@ -1,4 +1,7 @@
 //! Builds the tree of values of a YAML text, and finds YAML features outside of the supported subset.
+//!
+//! A text that is larger, deeper or wider than any matrix file needs is refused, so that no text takes
+//! minutes or gigabytes. What aliases repeat counts each time.
 
 use super::Location;
 use crate::matrix::diagnostic::{KeyPath, Segment};
@@ -6,7 +9,10 @@ use serde::de::{
     self, DeserializeSeed, Deserializer, EnumAccess, IgnoredAny, MapAccess, SeqAccess, VariantAccess,
 };
 use serde_json::{Map, Value};
-use std::{cell::RefCell, fmt};
+use std::{
+    cell::{Cell, RefCell},
+    fmt,
+};
 
 /// A use of a YAML feature that `serde_yaml` accepts and this program does not: a duplicate key, a merge key
 /// or a tag.
@@ -16,27 +22,89 @@ pub(super) struct SubsetViolation {
     pub(super) help: &'static str,
 }
 
+/// The deepest nesting of lists and mappings.
+pub(super) const MAX_DEPTH: usize = 64;
+
+/// The message for deeper nesting, before the number.
+pub(super) const TOO_DEEP: &str = "lists and mappings are nested deeper than";
+
+/// The largest number of keys in a mapping.
+const MAX_KEYS: usize = 1000;
+
+/// The largest number of items in a list: one for each cell.
+const MAX_ITEMS: usize = 100_000;
+
+/// The longest text of a value or a key, in bytes.
+const MAX_TEXT: usize = 10_000;
+
+/// The largest number of values, together with the bytes of their texts, each counted as often as aliases
+/// repeat it.
+const MAX_SIZE: usize = 4 << 20;
+
 /// Parses a text that holds one document. Returns its value and the violations of the subset in it.
 pub(super) fn read(text: &str) -> Result<(Value, Vec<SubsetViolation>), serde_yaml::Error> {
-    let violations = RefCell::default();
-    let tree = Tree { violations: &violations, path: KeyPath::root() };
-    let value = tree.deserialize(serde_yaml::Deserializer::from_str(text))?;
-    Ok((value, violations.take()))
+    let found = Found::default();
+    let tree = Tree { found: &found, path: KeyPath::root() };
+    let value = tree.deserialize(serde_yaml::Deserializer::from_str(text));
+    match (found.exceeded.take(), value) {
+        (Some(exceeded), _) => Ok((Value::Null, vec![exceeded])),
+        (None, value) => Ok((value?, found.violations.take())),
+    }
+}
+
+/// Returns the message about the limit that a text exceeds, if it does.
+pub(super) fn exceeded(text: &str) -> Option<String> {
+    let found = Found::default();
+    let tree = Tree { found: &found, path: KeyPath::root() };
+    let _ = tree.deserialize(serde_yaml::Deserializer::from_str(text));
+    found.exceeded.take().map(|exceeded| exceeded.message)
+}
+
+/// What was found while the tree was built.
+#[derive(Default)]
+struct Found {
+    violations: RefCell<Vec<SubsetViolation>>,
+    /// The limit at which building has stopped.
+    exceeded: RefCell<Option<SubsetViolation>>,
+    /// See [`MAX_SIZE`].
+    size: Cell<usize>,
 }
 
 /// Builds the value at `path`, and collects the violations in it.
 struct Tree<'a> {
-    violations: &'a RefCell<Vec<SubsetViolation>>,
+    found: &'a Found,
     path: KeyPath,
 }
 
 impl Tree<'_> {
     fn violation(&self, location: Location, message: String, help: &'static str) {
-        self.violations.borrow_mut().push(SubsetViolation { location, message, help });
+        self.found.violations.borrow_mut().push(SubsetViolation { location, message, help });
     }
 
     fn below(&self, segment: Segment) -> Self {
-        Self { violations: self.violations, path: self.path.with(segment) }
+        Self { found: self.found, path: self.path.with(segment) }
+    }
+
+    /// Returns an error that stops building if a value is beyond a limit.
+    fn within<E: de::Error>(&self, size: usize, limit: usize, what: &str) -> Result<(), E> {
+        if size <= limit {
+            return Ok(());
+        }
+        let (location, message) = (Location::Value(self.path.clone()), format!("{what} {limit}"));
+        let help = "split the file, or remove what it does not need";
+        *self.found.exceeded.borrow_mut() = Some(SubsetViolation { location, message, help });
+        Err(E::custom("beyond a limit"))
+    }
+
+    /// Counts a value whose text has this length.
+    fn count<E: de::Error>(&self, length: usize) -> Result<(), E> {
+        self.within(length, MAX_TEXT, "this text has more bytes than")?;
+        self.found.size.set(self.found.size.get().saturating_add(1 + length));
+        self.within(
+            self.found.size.get(),
+            MAX_SIZE,
+            "with what its aliases repeat, the file has more bytes than",
+        )
     }
 }
 
@@ -44,6 +112,8 @@ impl<'de> DeserializeSeed<'de> for Tree<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        self.within(self.path.segments().len(), MAX_DEPTH, TOO_DEEP)?;
+        self.count(0)?;
         deserializer.deserialize_any(self)
     }
 }
@@ -88,7 +158,8 @@ impl<'de> de::Visitor<'de> for Tree<'_> {
         Ok(serde_json::Number::from_f64(value).map_or_else(|| value.to_string().into(), Value::Number))
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+    fn visit_str<E: de::Error>(self, value: &str) -> Result<Value, E> {
+        self.count(value.len())?;
         Ok(value.into())
     }
 
@@ -96,6 +167,7 @@ impl<'de> de::Visitor<'de> for Tree<'_> {
         let mut list = Vec::new();
         while let Some(item) = items.next_element_seed(self.below(Segment::Index(list.len())))? {
             list.push(item);
+            self.within(list.len(), MAX_ITEMS, "the number of items in this list is above")?;
         }
         Ok(list.into())
     }
@@ -103,6 +175,8 @@ impl<'de> de::Visitor<'de> for Tree<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
         while let Some(key) = entries.next_key::<String>()? {
+            self.count(key.len())?;
+            self.within(map.len() + 1, MAX_KEYS, "the number of keys in this mapping is above")?;
             let path = self.path.key(&key);
             let value = entries.next_value_seed(self.below(Segment::Key(key.clone())))?;
             if key == "<<" {

@@ -22,6 +22,9 @@ pub(crate) const MAX_CELLS: usize = 100_000;
 /// The largest number of attempts for each cell.
 pub(crate) const MAX_REPEAT: u32 = 1000;
 
+/// The largest number of items of `exclude`, and of `expect`.
+const MAX_CONDITIONS: usize = 1000;
+
 /// Reads a whole matrix file and reports every error to `sink`. Returns nothing only if it reported an error.
 pub(super) fn file(document: &Arc<Document>, sink: &mut DiagnosticSink<'_>) -> Option<File> {
     let root = KeyPath::root();
@@ -117,7 +120,11 @@ impl Reader<'_, '_> {
                 }
                 _ => false,
             };
-            if !is_skipped {
+            if !is_skipped && self.sink.is_full() {
+                if self.sink.omit() {
+                    return None;
+                }
+            } else if !is_skipped {
                 self.report(&culprit, written, &kind);
             }
             if ptr::eq(written, value) || !skipped.insert(written) {
@@ -160,6 +167,10 @@ impl Reader<'_, '_> {
     /// Reports the top-level keys that a matrix file does not have.
     fn unknown_keys(&mut self) {
         for (key, _) in std::mem::take(&mut self.keys).into_iter().filter(|(_, value)| !value.is_null()) {
+            if self.sink.is_full() {
+                self.sink.omit();
+                continue;
+            }
             let path = KeyPath::root().key(&key);
             let help = catalog::help_with_key(&key, &self.known, None);
             self.sink.push(&Location::Key(path), format!("unknown key `{key}`"), Some(help));
@@ -234,6 +245,13 @@ impl Reader<'_, '_> {
     fn list(&mut self, key: &'static str) -> Vec<Value> {
         match self.take(key) {
             None => Vec::new(),
+            // Each is compared with each cell.
+            Some(Value::Array(items)) if items.len() > MAX_CONDITIONS && key != "include" => {
+                let location = Location::Key(KeyPath::root().key(key));
+                let help = Some("join conditions with `or`, or split the matrix into several files".into());
+                self.sink.push(&location, format!("`{key}` has more than {MAX_CONDITIONS} items"), help);
+                Vec::new()
+            }
             Some(Value::Array(items)) => items,
             Some(_) => {
                 let location = Location::Value(KeyPath::root().key(key));
