@@ -1,5 +1,6 @@
 //! Facts about this host, for results and for diagnosis.
 
+use crate::bounded;
 use std::{fs, io, process::Command, thread};
 use stressor::machine::MemInfo;
 
@@ -30,7 +31,7 @@ pub fn memory() -> io::Result<MemInfo> {
 
 /// Returns the version of this host's QEMU, such as `10.0.2`, from the output of `--version`.
 pub fn qemu_version() -> io::Result<String> {
-    let output = Command::new(QEMU).arg("--version").output()?;
+    let output = bounded::output(Command::new(QEMU).arg("--version"))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let version = text.split_whitespace().skip_while(|word| *word != "version").nth(1);
     version

@@ -1,5 +1,6 @@
 //! A testbed for QEMU live migrations: runs a matrix of real migrations and reports what it measured.
 
+pub mod bounded;
 pub mod cli;
 pub mod docs;
 pub mod driver;

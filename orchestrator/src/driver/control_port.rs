@@ -5,7 +5,7 @@
 //! arrival by the orchestrator's monotonic clock, which [`crate::measure::clock`] needs. A line that the
 //! migration has cut short is skipped.
 
-use crate::node::Channel;
+use crate::node::{Channel, ChannelLine};
 use std::{
     collections::HashMap,
     sync::{
@@ -45,6 +45,12 @@ pub enum Error {
     /// The connection to the stressor is closed.
     #[error("the guest's control port closed")]
     Closed,
+    /// What the guest sent cannot be read; the connection has been closed.
+    #[error("the connection to the guest's control port failed: {reason}")]
+    Unreadable {
+        /// The error of the connection.
+        reason: String,
+    },
 }
 
 /// One line of telemetry with the time of its arrival.
@@ -62,6 +68,8 @@ struct PortState {
     hello: Option<Hello>,
     telemetry: Vec<TelemetrySample>,
     waiting: HashMap<u64, oneshot::Sender<Answer>>,
+    /// Why the connection has closed, unless the peer closed it.
+    unreadable: Option<String>,
 }
 
 /// A connection to the stressor through one QEMU.
@@ -82,7 +90,7 @@ impl ControlPort {
 
     /// Connects to the stressor over any stream of lines.
     pub fn start(
-        mut lines: mpsc::UnboundedReceiver<String>,
+        mut lines: mpsc::UnboundedReceiver<ChannelLine>,
         write: impl Fn(String) + Send + Sync + 'static,
     ) -> Self {
         let state: Arc<Mutex<PortState>> = Arc::default();
@@ -91,6 +99,13 @@ impl ControlPort {
         tokio::spawn(async move {
             while let Some(line) = lines.recv().await {
                 let received = Instant::now();
+                let line = match line {
+                    Ok(line) => line,
+                    Err(reason) => {
+                        shared.lock().unwrap().unreadable = Some(reason);
+                        break;
+                    }
+                };
                 let Ok(message) = serde_json::from_str::<Message>(&line) else { continue };
                 let mut state = shared.lock().unwrap();
                 match message {
@@ -107,7 +122,7 @@ impl ControlPort {
                 drop(state);
                 let _ = notify.send(());
             }
-            // Dropping the senders makes every pending request fail with `Closed`.
+            // Dropping the senders makes every pending request fail.
             shared.lock().unwrap().waiting.clear();
         });
         Self { write: Box::new(write), next_id: AtomicU64::new(1), state, changes }
@@ -141,10 +156,16 @@ impl ControlPort {
                 if let Some(value) = condition(&self.state.lock().unwrap()) {
                     return Ok(value);
                 }
-                changes.changed().await.map_err(|_| Error::Closed)?;
+                changes.changed().await.map_err(|_| self.closed())?;
             }
         };
         time::timeout(limit, wait).await.map_err(|_| Error::Silent { what, limit })?
+    }
+
+    /// Returns why the connection has closed.
+    fn closed(&self) -> Error {
+        let unreadable = self.state.lock().unwrap().unreadable.clone();
+        unreadable.map_or(Error::Closed, |reason| Error::Unreadable { reason })
     }
 
     /// Returns all telemetry received so far, oldest first.
@@ -180,6 +201,6 @@ impl ControlPort {
             .map_err(|e| Error::Failed { what, reason: e.to_string() })?;
         (self.write)(line);
         let answer = time::timeout(limit, answer).await.map_err(|_| Error::Silent { what, limit })?;
-        answer.map_err(|_| Error::Closed)
+        answer.map_err(|_| self.closed())
     }
 }

@@ -273,7 +273,7 @@ impl MockDriver {
 
     /// Starts a connection to the guest through one end.
     fn port(&self, end: End) -> ControlPort {
-        let (to_host, lines) = mpsc::unbounded_channel::<String>();
+        let (to_host, lines) = mpsc::unbounded_channel();
         let (to_guest, mut requests) = mpsc::unbounded_channel::<String>();
         let shared = Arc::clone(&self.shared);
         let Script { fault, answer, .. } = shared.script;
@@ -310,7 +310,7 @@ impl MockDriver {
                     }
                     None => guest.telemetry(),
                 };
-                if to_host.send(serde_json::to_string(&message).unwrap()).is_err() {
+                if to_host.send(Ok(serde_json::to_string(&message).unwrap())).is_err() {
                     return;
                 }
             }

@@ -8,6 +8,7 @@
 
 use super::processes::{self, ObservedNode};
 use crate::{
+    bounded,
     driver::qemu::cpus::Cpus,
     node::{
         protocol::{Facts, Privilege},
@@ -145,7 +146,7 @@ pub(super) fn interfaces_in(node: &Namespaces, enters_user: bool) -> Result<Vec<
         fcntl(namespace, FcntlArg::F_SETFD(FdFlag::empty()))?;
         command.args([option, &namespace.as_raw_fd().to_string()]);
     }
-    let output = command.output()?;
+    let output = bounded::output(&mut command)?;
     if !output.status.success() {
         return Err(String::from_utf8_lossy(&output.stderr).trim().into());
     }

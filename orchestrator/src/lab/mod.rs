@@ -238,6 +238,9 @@ impl Lab {
 /// How long to wait for the error message of a node that failed to start, and for a node to exit.
 const EXIT_GRACE: Duration = Duration::from_secs(2);
 
+/// The longest error message of a node that is read, in bytes.
+const REASON_BYTES: u64 = 64 << 10;
+
 /// Connects to a node through the standard streams of a process, which is the node itself or the ssh that
 /// leads to it. Returns when the node has answered its first call.
 pub(crate) async fn connect_node(name: &str, process: &mut Child) -> Result<Node, Error> {
@@ -252,9 +255,13 @@ pub(crate) async fn connect_node(name: &str, process: &mut Child) -> Result<Node
         return Err(failed("its standard streams are not pipes"));
     };
     let node = Node::from_streams(name, stdout, stdin);
-    if node.facts().await.is_err() {
+    if let Err(error) = node.facts().await {
+        if let NodeError::Unreadable { reason, .. } = error {
+            let _ = process.start_kill();
+            return Err(failed(&reason));
+        }
         let mut reason = String::new();
-        let _ = time::timeout(EXIT_GRACE, stderr.read_to_string(&mut reason)).await;
+        let _ = time::timeout(EXIT_GRACE, (&mut stderr).take(REASON_BYTES).read_to_string(&mut reason)).await;
         return Err(failed(&reason));
     }
     Ok(node)

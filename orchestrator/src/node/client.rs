@@ -8,6 +8,7 @@ use super::{
     protocol::{Call, Facts, FromNode, ProcessSpec, ToNode, Traffic},
     server::probe::ProbeReport,
 };
+use crate::bounded::{NODE_LINE_BYTES, read_line};
 use netem::{Applied, Profile};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -21,7 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
-    io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader},
     sync::{mpsc, oneshot},
     time,
 };
@@ -34,6 +35,14 @@ pub enum NodeError {
     Gone {
         /// The name of the node.
         node: String,
+    },
+    /// The connection to the node was closed because of what it sent, or could not be read.
+    #[error("the connection to node {node} failed: {reason}")]
+    Unreadable {
+        /// The name of the node.
+        node: String,
+        /// The error of the connection.
+        reason: String,
     },
     /// The node reported an error.
     #[error("node {node} could not {what}: {reason}")]
@@ -66,8 +75,10 @@ struct Connection {
 struct Dispatcher {
     /// Whether the node's output has ended.
     gone: bool,
+    /// The error that has ended the node's output, if it was one.
+    error: Option<String>,
     replies: HashMap<u64, oneshot::Sender<Result<Value, String>>>,
-    channels: Mailboxes<String>,
+    channels: Mailboxes<ChannelLine>,
     processes: Mailboxes<ProcessEvent>,
 }
 
@@ -145,12 +156,15 @@ pub struct Process {
     pub events: mpsc::UnboundedReceiver<ProcessEvent>,
 }
 
+/// A line received on a channel. An error is the last one, and says why the node closed the channel.
+pub type ChannelLine = Result<String, String>;
+
 /// A line-based connection to a Unix socket on a node.
 pub struct Channel {
     number: u64,
     node: Node,
     /// The lines received; closes when the peer closes the connection or the node is gone.
-    pub lines: mpsc::UnboundedReceiver<String>,
+    pub lines: mpsc::UnboundedReceiver<ChannelLine>,
 }
 
 impl Channel {
@@ -201,15 +215,21 @@ impl Node {
         // the end of its input and exits, and then this reader ends.
         let reader = Arc::downgrade(&connection);
         tokio::spawn(async move {
-            let mut lines = BufReader::new(read).lines();
-            while let Ok(Some(line)) = lines.next_line().await {
+            let (mut read, mut line) = (BufReader::new(read), Vec::new());
+            let error = loop {
+                match read_line(&mut read, &mut line, NODE_LINE_BYTES).await {
+                    Ok(true) => {}
+                    Ok(false) => break None,
+                    Err(error) => break Some(error.to_string()),
+                }
                 let Some(connection) = reader.upgrade() else { return };
-                if let Ok(message) = serde_json::from_str(&line) {
+                if let Ok(message) = serde_json::from_slice(&line) {
                     connection.dispatcher.lock().unwrap().deliver(message);
                 }
-            }
+            };
             if let Some(connection) = reader.upgrade() {
-                *connection.dispatcher.lock().unwrap() = Dispatcher { gone: true, ..Dispatcher::default() };
+                let gone = Dispatcher { gone: true, error, ..Dispatcher::default() };
+                *connection.dispatcher.lock().unwrap() = gone;
             }
         });
         Self { connection }
@@ -241,18 +261,25 @@ impl Node {
     }
 
     fn gone(&self) -> NodeError {
-        NodeError::Gone { node: self.connection.name.clone() }
+        let node = self.connection.name.clone();
+        match self.connection.dispatcher.lock().unwrap().error.clone() {
+            Some(reason) => NodeError::Unreadable { node, reason },
+            None => NodeError::Gone { node },
+        }
     }
 
     async fn call<R: DeserializeOwned>(&self, what: &str, call: Call) -> Result<R, NodeError> {
         let id = self.connection.next_id.fetch_add(1, Ordering::Relaxed);
         let (sender, reply) = oneshot::channel();
-        {
+        let gone = {
             let mut dispatcher = self.connection.dispatcher.lock().unwrap();
-            if dispatcher.gone {
-                return Err(self.gone());
+            if !dispatcher.gone {
+                dispatcher.replies.insert(id, sender);
             }
-            dispatcher.replies.insert(id, sender);
+            dispatcher.gone
+        };
+        if gone {
+            return Err(self.gone());
         }
         self.connection.out.send(ToNode::Call { id, call }).map_err(|_| self.gone())?;
         let failed =
@@ -411,8 +438,13 @@ impl Dispatcher {
                     let _ = caller.send(result);
                 }
             }
-            FromNode::Line { channel, text } => self.channels.deliver(channel, text),
-            FromNode::Closed { channel } => self.channels.end(channel),
+            FromNode::Line { channel, text } => self.channels.deliver(channel, Ok(text)),
+            FromNode::Closed { channel, reason } => {
+                if let Some(reason) = reason {
+                    self.channels.deliver(channel, Err(reason));
+                }
+                self.channels.end(channel);
+            }
             FromNode::Output { process, text } => self.processes.deliver(process, ProcessEvent::Output(text)),
             FromNode::Exited { process, status } => {
                 self.processes.deliver(process, ProcessEvent::Exited(status));
@@ -426,6 +458,7 @@ impl Dispatcher {
 mod tests {
     use super::*;
     use serde_json::json;
+    use tokio::io::AsyncBufReadExt;
 
     /// Checks that a process is killed: if `replied`, when its handle is dropped, else when its starter was
     /// cancelled before the node replied.
@@ -459,5 +492,43 @@ mod tests {
     #[tokio::test]
     async fn a_process_whose_handle_is_dropped_is_killed() {
         assert_killed(true).await;
+    }
+
+    #[tokio::test]
+    async fn a_node_that_sends_an_endless_line_is_gone_with_the_reason() {
+        let node = Node::from_streams("compute1", tokio::io::repeat(b'['), tokio::io::sink());
+        let expected = "the connection to node compute1 failed: a line is longer than 32 MiB";
+        for _ in 0..2 {
+            assert_eq!(node.facts().await.unwrap_err().to_string(), expected);
+        }
+        assert!(node.is_gone());
+    }
+
+    #[tokio::test]
+    async fn a_channel_that_the_node_closed_says_why() {
+        let (ours, theirs) = tokio::io::duplex(4096);
+        let (read, write) = tokio::io::split(ours);
+        let node = Node::from_streams("compute1", read, write);
+        let (calls, mut answers) = tokio::io::split(theirs);
+        tokio::spawn(async move {
+            let mut calls = BufReader::new(calls).lines();
+            while let Ok(Some(call)) = calls.next_line().await {
+                let ToNode::Call { id, .. } = serde_json::from_str(&call).unwrap() else { continue };
+                for message in [
+                    json!({ "line": { "channel": 5, "text": "hello" } }),
+                    json!({ "closed": { "channel": 5, "reason": "a line is longer than 4 MiB" } }),
+                    json!({ "reply": { "id": id, "result": { "Ok": 5 } } }),
+                ] {
+                    answers.write_all(format!("{message}\n").as_bytes()).await.unwrap();
+                }
+            }
+        });
+        let process = node.spawn(ProcessSpec::default()).await.unwrap();
+        let mut channel = node.connect(&process, "monitor", Duration::from_secs(1)).await.unwrap();
+        let mut lines = Vec::new();
+        while let Some(line) = channel.lines.recv().await {
+            lines.push(line);
+        }
+        assert_eq!(lines[..2], [Ok("hello".into()), Err("a line is longer than 4 MiB".into())]);
     }
 }

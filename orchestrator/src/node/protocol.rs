@@ -57,10 +57,13 @@ pub enum FromNode {
         /// The line without its line terminator.
         text: String,
     },
-    /// The peer closed a channel.
+    /// A channel has closed.
     Closed {
         /// The channel, as numbered by [`Call::Connect`].
         channel: u64,
+        /// Why the node closed the channel; absent if the peer did.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
     },
     /// A process wrote a line to its standard output or standard error.
     Output {

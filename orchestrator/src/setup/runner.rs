@@ -1,6 +1,6 @@
 //! Runs the host's commands, behind a trait, so that tests of `testbed setup` need none of them.
 
-use crate::layout::shell_line;
+use crate::{bounded, layout::shell_line};
 use std::{
     fmt, io, iter,
     path::{Path, PathBuf},
@@ -96,7 +96,7 @@ impl SystemRunner {
 
 impl Runner for SystemRunner {
     fn capture(&self, invocation: &Invocation) -> io::Result<Output> {
-        let output = Self::command(invocation).output()?;
+        let output = bounded::output(&mut Self::command(invocation))?;
         Ok(Output {
             code: output.status.code(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

@@ -29,6 +29,9 @@ mod lab;
 /// The layers in ARCHITECTURE.md, compared with the imports of the sources.
 mod layers;
 
+/// A node process: what it refuses from files and from what it is connected to.
+mod node;
+
 /// Invalid matrix files and their messages.
 mod matrix_bad_inputs;
 

@@ -69,7 +69,8 @@ fn any_from_node() -> impl Strategy<Value = FromNode> {
         (number(), any_json()).prop_map(|(id, value)| FromNode::Reply { id, result: Ok(value) }),
         (number(), text()).prop_map(|(id, why)| FromNode::Reply { id, result: Err(why) }),
         (number(), text()).prop_map(|(channel, text)| FromNode::Line { channel, text }),
-        number().prop_map(|channel| FromNode::Closed { channel }),
+        (number(), prop::option::of(text()))
+            .prop_map(|(channel, reason)| FromNode::Closed { channel, reason }),
         (number(), text()).prop_map(|(process, text)| FromNode::Output { process, text }),
         (number(), text()).prop_map(|(process, status)| FromNode::Exited { process, status }),
     ]
@@ -94,9 +95,9 @@ proptest! {
                     let command: Value = serde_json::from_str(&to_qemu.recv().await.unwrap()).unwrap();
                     assert_eq!(command["id"], number);
                     for line in lines.iter().filter(|_| number == 2) {
-                        to_client.send(line.clone()).unwrap();
+                        to_client.send(Ok(line.clone())).unwrap();
                     }
-                    to_client.send(json!({ "id": number, "return": number }).to_string()).unwrap();
+                    to_client.send(Ok(json!({ "id": number, "return": number }).to_string())).unwrap();
                 }
             };
             tokio::join!(client, qemu).0

@@ -5,6 +5,7 @@
 //! machine. QEMU knows, so this module asks QEMU.
 
 use super::machine::QEMU;
+use crate::bounded::{CHANNEL_LINE_BYTES, read_line_blocking};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::{
@@ -75,10 +76,11 @@ impl Cpus {
     }
 
     /// Reads QEMU's answers until the last expected one. The model `host` is expected under KVM only.
-    fn read(answers: impl BufRead, kvm: bool) -> io::Result<Self> {
+    fn read(mut answers: impl BufRead, kvm: bool) -> io::Result<Self> {
         let (mut models, mut host) = (None, None);
-        for line in answers.lines() {
-            let mut answer: Value = serde_json::from_str(&line?)?;
+        let mut line = Vec::new();
+        while read_line_blocking(&mut answers, &mut line, CHANNEL_LINE_BYTES)? {
+            let mut answer: Value = serde_json::from_slice(&line)?;
             if let Some(error) = answer.get("error") {
                 return Err(io::Error::other(error.to_string()));
             }

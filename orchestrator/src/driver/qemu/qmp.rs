@@ -5,7 +5,7 @@
 //! interruption: its reply is dropped, and the next call works. Unknown events are broadcast and unknown
 //! lines ignored; neither is an error, so newer versions of QEMU keep working.
 
-use crate::node::Channel;
+use crate::node::{Channel, ChannelLine};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 use std::{
@@ -49,6 +49,12 @@ pub enum Error {
     /// QEMU or the connection to it is gone.
     #[error("the connection to QEMU's monitor closed")]
     Closed,
+    /// What QEMU sent cannot be read; the connection has been closed.
+    #[error("the connection to QEMU's monitor failed: {reason}")]
+    Unreadable {
+        /// The error of the connection.
+        reason: String,
+    },
 }
 
 /// An event that QEMU sent unasked.
@@ -62,8 +68,8 @@ pub struct Event {
     pub received: Instant,
 }
 
-/// The calls that wait for a reply, by number; `None` once the connection has closed.
-type PendingCalls = Option<HashMap<u64, oneshot::Sender<Result<Value, String>>>>;
+/// The calls that wait for a reply, by number, or the error of all calls once the connection has closed.
+type PendingCalls = Result<HashMap<u64, oneshot::Sender<Result<Value, String>>>, Error>;
 
 /// A connection to one QEMU's monitor. Dropping it closes the connection.
 pub struct Client {
@@ -105,11 +111,11 @@ impl Client {
 
     /// Connects to a monitor over any stream of lines, and negotiates capabilities.
     pub async fn start(
-        mut lines: mpsc::UnboundedReceiver<String>,
+        mut lines: mpsc::UnboundedReceiver<ChannelLine>,
         write: impl Fn(String) + Send + Sync + 'static,
     ) -> Result<Self, Error> {
         let (events, _) = broadcast::channel(EVENT_BACKLOG);
-        let pending: Arc<Mutex<PendingCalls>> = Arc::new(Mutex::new(Some(HashMap::new())));
+        let pending: Arc<Mutex<PendingCalls>> = Arc::new(Mutex::new(Ok(HashMap::new())));
         let client = Self {
             next_id: AtomicU64::new(1),
             pending: Arc::clone(&pending),
@@ -117,7 +123,15 @@ impl Client {
             events: events.clone(),
         };
         tokio::spawn(async move {
+            let mut closed = Error::Closed;
             while let Some(line) = lines.recv().await {
+                let line = match line {
+                    Ok(line) => line,
+                    Err(reason) => {
+                        closed = Error::Unreadable { reason };
+                        break;
+                    }
+                };
                 // A line that is cut short or unknown is skipped. serde would also read a list as an
                 // `Incoming`.
                 let Ok(message) = serde_json::from_str::<Map<String, Value>>(&line) else { continue };
@@ -132,14 +146,14 @@ impl Client {
                         (None, None) => continue,
                     };
                     // The caller may have abandoned the call; then nobody waits for the reply.
-                    let caller = pending.lock().unwrap().as_mut().and_then(|calls| calls.remove(&id));
+                    let caller = pending.lock().unwrap().as_mut().ok().and_then(|calls| calls.remove(&id));
                     if let Some(caller) = caller {
                         let _ = caller.send(reply);
                     }
                 }
             }
-            // Dropping the senders makes every pending call fail with `Closed`.
-            pending.lock().unwrap().take();
+            // Dropping the senders makes every pending call fail.
+            *pending.lock().unwrap() = Err(closed);
         });
         client.call("qmp_capabilities", json!({})).await?;
         Ok(client)
@@ -164,7 +178,7 @@ impl Client {
     pub async fn call_patiently(&self, command: &str, arguments: Value) -> Result<Value, Error> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (sender, reply) = oneshot::channel();
-        self.pending.lock().unwrap().as_mut().ok_or(Error::Closed)?.insert(id, sender);
+        self.pending.lock().unwrap().as_mut().map_err(|closed| closed.clone())?.insert(id, sender);
         let mut line = json!({ "execute": command, "id": id });
         if arguments.as_object().is_some_and(|a| !a.is_empty()) {
             line["arguments"] = arguments;
@@ -172,8 +186,13 @@ impl Client {
         (self.write)(line.to_string());
         reply
             .await
-            .map_err(|_| Error::Closed)?
+            .map_err(|_| self.closed())?
             .map_err(|reason| Error::Refused { command: command.into(), reason })
+    }
+
+    /// Returns why the connection has closed.
+    fn closed(&self) -> Error {
+        self.pending.lock().unwrap().as_ref().err().cloned().unwrap_or(Error::Closed)
     }
 
     /// Runs a command without arguments, waits at most 60 s for its reply, and deserializes it.
@@ -199,7 +218,7 @@ mod tests {
 
     /// The QEMU side of a connection, scripted by a test.
     struct Peer {
-        to_client: mpsc::UnboundedSender<String>,
+        to_client: mpsc::UnboundedSender<ChannelLine>,
         from_client: mpsc::UnboundedReceiver<String>,
     }
 
@@ -218,7 +237,7 @@ mod tests {
         }
 
         fn send(&self, line: &str) {
-            self.to_client.send(line.into()).unwrap();
+            self.to_client.send(Ok(line.into())).unwrap();
         }
 
         async fn receive(&mut self) -> Value {
@@ -305,5 +324,15 @@ mod tests {
         let (call, ()) = tokio::join!(client.call("quit", json!({})), async { drop(peer) });
         assert!(matches!(call, Err(Error::Closed)));
         assert!(matches!(client.call("more", json!({})).await, Err(Error::Closed)));
+    }
+
+    #[tokio::test]
+    async fn calls_fail_with_the_reason_if_a_line_is_too_long() {
+        let (client, peer) = Peer::client().await;
+        let too_long = peer.to_client.send(Err("a line is longer than 4 MiB".into()));
+        let expected = "the connection to QEMU's monitor failed: a line is longer than 4 MiB";
+        let (call, ()) = tokio::join!(client.call("quit", json!({})), async { too_long.unwrap() });
+        assert_eq!(call.unwrap_err().to_string(), expected);
+        assert_eq!(client.call("more", json!({})).await.unwrap_err().to_string(), expected);
     }
 }

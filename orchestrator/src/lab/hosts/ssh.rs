@@ -16,6 +16,7 @@ use super::{
     memfile::Memfile,
 };
 use crate::{
+    bounded,
     image::GuestFiles,
     lab::{
         Compute, Description, Error, Lab, connect_node,
@@ -40,10 +41,7 @@ use std::{
     path::{Path, PathBuf},
     process::{self, Stdio},
 };
-use tokio::{
-    io::AsyncWriteExt,
-    process::{Child, Command},
-};
+use tokio::process::{Child, Command};
 
 /// The options of `ssh`: never prompt, time out early, and detect a dead connection within eight seconds.
 const SSH_OPTIONS: [&str; 5] = [
@@ -214,12 +212,8 @@ impl SshHost<'_> {
     /// [`Error::Host`] with the script's standard error if it exits with a failure.
     async fn run_with_input(&self, script: &str, input: &[u8]) -> Result<String, Error> {
         let spawned = self.piped_ssh(script).spawn();
-        let mut child = spawned.map_err(|e| self.failed(format!("cannot run ssh: {e}")))?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // If writing fails, the exit status and standard error below tell why.
-            let _ = stdin.write_all(input).await;
-        }
-        let output = child.wait_with_output().await?;
+        let child = spawned.map_err(|e| self.failed(format!("cannot run ssh: {e}")))?;
+        let output = bounded::output_of(child, input).await.map_err(|e| self.failed(e.to_string()))?;
         if !output.status.success() {
             let stderr = String::from_utf8_lossy(&output.stderr);
             return Err(self.failed(format!("{} ({})", stderr.trim(), output.status)));

@@ -12,10 +12,11 @@ use super::{
     memfile::Memfile,
     ssh::{HostAccess, SshConfig, SshHosts},
 };
+use crate::bounded;
 use std::{
     env, fs, io,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
 };
 
 /// The name of the inventory in the Vagrantfile's folder.
@@ -130,14 +131,10 @@ pub(crate) fn hosts() -> Result<SshHosts, Error> {
 
 /// Runs `vagrant ssh-config` and returns its output, which is an ssh configuration.
 fn ssh_config(folder: &Path) -> Result<String, Error> {
-    let output = Command::new(PROGRAM)
-        .arg("ssh-config")
-        .env(FOLDER_VAR, folder)
-        // No escape sequences in error messages.
-        .env("VAGRANT_NO_COLOR", "1")
-        .stdin(Stdio::null())
-        .output()
-        .map_err(Error::NoVagrant)?;
+    let mut command = Command::new(PROGRAM);
+    // Without escape sequences in error messages.
+    command.arg("ssh-config").env(FOLDER_VAR, folder).env("VAGRANT_NO_COLOR", "1");
+    let output = bounded::output(&mut command).map_err(Error::NoVagrant)?;
     if !output.status.success() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         let lines = stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>();

@@ -5,10 +5,11 @@
 //! connection. It makes no decisions: the orchestrator decides what to start and in which order.
 
 use super::{
-    frames::FrameRelay, host::HostNetwork, isolate::RUN_DIR, probe::Probe, tcp_buffers::TcpBuffers,
-    wire::WireCounts,
+    frames::FrameRelay, host::HostNetwork, isolate::RUN_DIR, probe::Probe,
+    tcp_buffers::TcpBuffers, wire::WireCounts,
 };
 use crate::{
+    bounded::{CHANNEL_LINE_BYTES, NODE_LINE_BYTES, read_line},
     host,
     node::protocol::{self, Call, Facts, FromNode, Privilege, ProcessSpec, ToNode, Traffic},
     process_tree,
@@ -37,7 +38,7 @@ use std::{
 };
 use stressor::cgroup;
 use tokio::{
-    io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader, Lines, Stdin},
+    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader, Stdin},
     net::UnixStream,
     process::{Child, Command},
     sync::{Mutex as AsyncMutex, mpsc, oneshot},
@@ -48,6 +49,9 @@ use tokio::{
 /// How long a node on another host waits for the next message before it assumes that the orchestrator is
 /// gone. Keep-alives arrive every [`ALIVE_INTERVAL`].
 const SILENCE_LIMIT: Duration = Duration::from_secs(8);
+
+/// The longest piece of a process's output that is passed on as one line, in bytes.
+const OUTPUT_LINE_BYTES: u64 = 64 << 10;
 
 /// The interval at which the orchestrator sends keep-alives to a node on another host.
 pub const ALIVE_INTERVAL: Duration = Duration::from_secs(2);
@@ -104,9 +108,9 @@ async fn serve_here(privilege: Privilege, host: Option<HostNetwork>) -> io::Resu
         }
         io::Result::Ok(())
     });
-    let mut lines = BufReader::new(tokio::io::stdin()).lines();
-    while let Some(line) = next_line(&mut lines, server.host.is_some()).await? {
-        match serde_json::from_str(&line).map_err(io::Error::other)? {
+    let (mut stdin, mut line) = (BufReader::new(tokio::io::stdin()), Vec::new());
+    while next_line(&mut stdin, &mut line, server.host.is_some()).await? {
+        match serde_json::from_slice(&line).map_err(io::Error::other)? {
             ToNode::Call { id, call } => {
                 let server = Arc::clone(&server);
                 task::spawn_local(async move {
@@ -127,13 +131,14 @@ async fn serve_here(privilege: Privilege, host: Option<HostNetwork>) -> io::Resu
     Ok(())
 }
 
-/// Reads the line of the next message. Returns `None` at the end of the input, and for a remote orchestrator
+/// Reads the line of the next message. Returns false at the end of the input, and for a remote orchestrator
 /// also after [`SILENCE_LIMIT`] without a message.
-async fn next_line(lines: &mut Lines<BufReader<Stdin>>, remote: bool) -> io::Result<Option<String>> {
+async fn next_line(stdin: &mut BufReader<Stdin>, line: &mut Vec<u8>, remote: bool) -> io::Result<bool> {
+    let next = read_line(stdin, line, NODE_LINE_BYTES);
     if !remote {
-        return lines.next_line().await;
+        return next.await;
     }
-    time::timeout(SILENCE_LIMIT, lines.next_line()).await.unwrap_or(Ok(None))
+    time::timeout(SILENCE_LIMIT, next).await.unwrap_or(Ok(false))
 }
 
 struct Server {
@@ -312,7 +317,8 @@ impl Server {
         let Some(from) = from else { return };
         let mut from = BufReader::new(from);
         let mut line = Vec::new();
-        while from.read_until(b'\n', &mut line).await.is_ok_and(|n| n > 0) {
+        // A longer line is passed on in pieces: what a program prints is no reason to end it.
+        while (&mut from).take(OUTPUT_LINE_BYTES).read_until(b'\n', &mut line).await.is_ok_and(|n| n > 0) {
             let text = String::from_utf8_lossy(&line).trim_end().to_string();
             self.send(FromNode::Output { process, text });
             line.clear();
@@ -355,13 +361,18 @@ impl Server {
         tokio::spawn(async move {
             let mut read = BufReader::new(read);
             let mut line = Vec::new();
-            while read.read_until(b'\n', &mut line).await.is_ok_and(|n| n > 0) {
-                let text = String::from_utf8_lossy(&line).trim_end().to_string();
-                server.send(FromNode::Line { channel, text });
-                line.clear();
-            }
+            let reason = loop {
+                match read_line(&mut read, &mut line, CHANNEL_LINE_BYTES).await {
+                    Ok(true) => {
+                        let text = String::from_utf8_lossy(&line).trim_end().to_string();
+                        server.send(FromNode::Line { channel, text });
+                    }
+                    Ok(false) => break None,
+                    Err(error) => break Some(error.to_string()),
+                }
+            };
             server.channels.lock().unwrap().remove(&channel);
-            server.send(FromNode::Closed { channel });
+            server.send(FromNode::Closed { channel, reason });
         });
         Ok(channel)
     }
