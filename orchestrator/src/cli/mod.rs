@@ -6,7 +6,7 @@
 use crate::{
     image::{self, Cache, KernelChoice},
     input,
-    lab::LabChoice,
+    lab::{LabChoice, hosts::uploads},
     matrix::{MAX_REPEAT, selection::Selection},
     report::{FormatName, RenderedReport},
 };
@@ -111,6 +111,9 @@ enum Command {
     /// Report what is on this host; started by `testbed lab` and `testbed doctor`
     #[command(hide = true)]
     Observe(observe::ObserveArgs),
+    /// Remove old uploads from folders on a host
+    #[command(hide = true)]
+    PruneUploads { folders: Vec<PathBuf> },
     /// Run a program in a node; started by `testbed lab shell`
     #[command(hide = true)]
     Enter(enter::EnterArgs),
@@ -317,6 +320,12 @@ fn execute(cli: Cli, version: &'static str) -> Result<u8, Failure> {
         Command::Lab(args) => lab::lab(&args),
         Command::Node(args) => node::node(&args),
         Command::Observe(args) => observe::observe(&args),
+        Command::PruneUploads { folders } => {
+            for folder in &folders {
+                uploads::prune(folder);
+            }
+            Ok(0)
+        }
         Command::Enter(args) => enter::enter(&args),
     }
 }

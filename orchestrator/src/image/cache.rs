@@ -100,8 +100,8 @@ impl Cache {
     }
 }
 
-/// Checks that nobody but this user and root can write to a path and, down to this depth, to what is below it.
-/// Takes the right from the user's group, which has it wherever the umask is 002.
+/// Checks that nobody but this user and root can write to a path and, down to this depth, to what is below
+/// it. Takes the right from the user's group, which has it wherever the umask is 002.
 fn keep_private(path: &Path, depth: usize) -> Result<(), Error> {
     let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata,

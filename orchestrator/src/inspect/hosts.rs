@@ -12,7 +12,7 @@ use crate::{
         Description, Error,
         hosts::{
             inventory::Inventory,
-            ssh::{SshHost, SshHosts, Upload},
+            ssh::{HostProgram, SshHost, SshHosts, Upload},
         },
         topology::{CONTROLLER_ADDRESS, GUESTS, MIGRATION, PREFIX, SHAPED_ADDRESSES},
     },
@@ -125,7 +125,7 @@ async fn check_host(
     findings: &mut Vec<Finding>,
 ) -> Option<RunningNode> {
     let program = upload_program(spec, host, program, findings).await?;
-    let mut put = vec![program.clone()];
+    let mut put = vec![program.path().to_string()];
     if spec.runs_guests {
         match host.upload(kernel, inventory.images.as_deref()).await {
             Ok(path) => {
@@ -138,22 +138,21 @@ async fn check_host(
             }
         }
     }
-    let root = host.root_command(&program);
-    let mut running = check_node(spec, host, &root, findings).await?;
+    let mut running = check_node(spec, host, &program, findings).await?;
     let mut directories: Vec<&Path> = put.iter().filter_map(|path| Path::new(path).parent()).collect();
     directories.dedup();
-    running.seen = observe_host(spec, host, &root, &directories, &running, findings).await;
+    running.seen = observe_host(spec, host, &program, &directories, &running, findings).await;
     Some(running)
 }
 
-/// Checks that the host can be reached, uploads this program, and checks that it runs there. Returns its path
-/// on the host.
+/// Checks that the host can be reached, uploads this program, and checks that it runs there. Returns the
+/// program there.
 async fn upload_program(
     spec: &HostSpec<'_>,
     host: &SshHost<'_>,
     program: &Upload,
     findings: &mut Vec<Finding>,
-) -> Option<String> {
+) -> Option<HostProgram> {
     let mut failed = |what: &str, detail: String, remedy: &str| {
         findings.push(Finding::failed(&check_name(spec, what), detail, remedy));
         None
@@ -169,15 +168,15 @@ async fn upload_program(
             return failed("reach", error.to_string(), &remedy);
         }
     }
-    let path = match host.upload(program, None).await {
-        Ok(path) => path,
+    let program = match host.install(program).await {
+        Ok(program) => program,
         Err(error) => {
             let remedy = "free space in the cache directory of the login user there";
             return failed("program", error.to_string(), remedy);
         }
     };
-    match host.run_script(&format!("exec {} --version", shell_word(&path))).await {
-        Ok(_) => Some(path),
+    match host.run_script(&format!("exec {} --version", shell_word(program.path()))).await {
+        Ok(_) => Some(program),
         Err(error) => {
             let remedy = "programs must be executable in the cache directory there: mount it without noexec, \
                           or set XDG_CACHE_HOME";
@@ -191,7 +190,7 @@ async fn upload_program(
 async fn observe_host(
     spec: &HostSpec<'_>,
     host: &SshHost<'_>,
-    program: &str,
+    program: &HostProgram,
     directories: &[&Path],
     running: &RunningNode,
     findings: &mut Vec<Finding>,
@@ -217,7 +216,7 @@ async fn observe_host(
         let detail =
             format!("{} free in {} ({file_system} of {source})", binary(*free_bytes), path.display());
         if *free_bytes < MIN_FREE_SPACE_BYTES {
-            let remedy = "free space there; files of earlier versions of testbed can be deleted";
+            let remedy = "free space there";
             findings.push(Finding::warning(&check_name(spec, "space"), detail, remedy));
         } else {
             enough.push(detail);
@@ -271,7 +270,7 @@ fn check_name(spec: &HostSpec<'_>, what: &str) -> String {
 async fn check_node(
     spec: &HostSpec<'_>,
     host: &SshHost<'_>,
-    program: &str,
+    program: &HostProgram,
     findings: &mut Vec<Finding>,
 ) -> Option<RunningNode> {
     let mut missing = |what: &str, detail: String, remedy: &str| {

@@ -15,7 +15,7 @@ use crate::{
         self,
         hosts::{
             inventory::Become,
-            ssh::{HostAccess, SshHosts, Upload},
+            ssh::{HostAccess, HostProgram, SshHosts, Upload},
         },
     },
     matrix::Settings,
@@ -386,8 +386,7 @@ fn local_processes() -> io::Result<Vec<NodeProcess>> {
 struct RemoteHost<'a> {
     access: &'a HostAccess,
     host: &'a str,
-    /// The command that runs this program as root on the host, quoted for a shell.
-    program: String,
+    program: HostProgram,
 }
 
 impl<'a> RemoteHost<'a> {

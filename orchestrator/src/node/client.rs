@@ -5,7 +5,7 @@
 //! pending and later calls fail with [`NodeError::Gone`].
 
 use super::{
-    protocol::{Call, Facts, FromNode, ProcessSpec, ToNode, Traffic},
+    protocol::{Call, Facts, FromNode, ProcessSpec, ToNode, Traffic, UploadedFile},
     server::probe::ProbeReport,
 };
 use crate::bounded::{NODE_LINE_BYTES, read_line};
@@ -336,6 +336,11 @@ impl Node {
         let number = self.call(&format!("connect to {path}"), call).await?;
         let lines = self.connection.dispatcher.lock().unwrap().channels.subscribe(number);
         Ok(Channel { number, node: self.clone(), lines })
+    }
+
+    /// Makes the node copy an uploaded file and check the copy: see [`Call::TakeUpload`]. Returns its path.
+    pub async fn take_upload(&self, file: UploadedFile) -> Result<String, NodeError> {
+        self.call("take the guest's files", Call::TakeUpload(file)).await
     }
 
     /// Creates a veth pair between the node and the network namespace of a process on the same host.

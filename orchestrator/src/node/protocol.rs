@@ -108,6 +108,8 @@ pub enum Call {
         /// How long to wait for the socket, in milliseconds.
         timeout_ms: u64,
     },
+    /// Copy an uploaded file to where only this node can write, and check the copy. Returns its path.
+    TakeUpload(UploadedFile),
     /// Create a veth pair: one end here, brought up, the other in another node's network namespace.
     AddLink {
         /// The name of this end.
@@ -210,6 +212,17 @@ impl fmt::Display for ProcessSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&shell_line(iter::once(&self.program).chain(&self.args)))
     }
+}
+
+/// A file that the orchestrator has uploaded to the node's host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UploadedFile {
+    /// The path on the host.
+    pub path: String,
+    /// The size of the content.
+    pub bytes: u64,
+    /// The SHA-256 of the content, in hexadecimal.
+    pub sha256: String,
 }
 
 /// A node's description of itself and its host.

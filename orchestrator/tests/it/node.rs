@@ -1,8 +1,12 @@
 //! A node process, connected as the orchestrator connects to it.
 
 use crate::common::real::skipped;
-use std::{process::Stdio, time::Duration};
-use testbed::node::{Node, protocol::ProcessSpec};
+use sha2::{Digest, Sha256};
+use std::{fmt::Write as _, fs, os::unix::fs::PermissionsExt, path::Path, process::Stdio, time::Duration};
+use testbed::node::{
+    Node,
+    protocol::{ProcessSpec, UploadedFile},
+};
 use tokio::{
     io::AsyncWriteExt,
     net::UnixListener,
@@ -23,6 +27,15 @@ async fn start() -> Option<(Node, Child)> {
     Some((node, process))
 }
 
+/// Describes a file with this content as uploaded.
+fn uploaded(path: &Path, content: &[u8]) -> UploadedFile {
+    let mut sha256 = String::new();
+    for byte in Sha256::digest(content) {
+        let _ = write!(sha256, "{byte:02x}");
+    }
+    UploadedFile { path: path.display().to_string(), bytes: content.len() as u64, sha256 }
+}
+
 #[tokio::test]
 async fn an_endless_line_from_a_socket_closes_its_channel_with_the_reason() {
     let Some((node, _process)) = start().await else { return };
@@ -41,4 +54,21 @@ async fn an_endless_line_from_a_socket_closes_its_channel_with_the_reason() {
     assert_eq!(channel.lines.recv().await, Some(Err("a line is longer than 4 MiB".into())));
     assert_eq!(channel.lines.recv().await, None);
     node.round_trip().await.expect("the node lives on");
+}
+
+#[tokio::test]
+async fn a_node_boots_guests_only_from_the_content_that_was_uploaded() {
+    let Some((node, _process)) = start().await else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("kernel");
+    let content = vec![7; 3 << 20];
+    fs::write(&path, &content).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+    let file = uploaded(&path, &content);
+    let copy = node.take_upload(file.clone()).await.unwrap();
+    assert_eq!(copy, format!("/run/boot/{}", file.sha256));
+
+    fs::write(&path, [&content[1..], b"x"].concat()).unwrap();
+    let error = node.take_upload(file).await.unwrap_err().to_string();
+    assert!(error.contains("kernel has changed since it was uploaded"), "{error}");
 }

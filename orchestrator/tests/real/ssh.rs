@@ -8,9 +8,10 @@ use crate::common::{
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::{
+    fs,
     process::Command,
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 use testbed::{outcome::Outcome, results::record::Clock};
 
@@ -361,6 +362,36 @@ fn doctor_finds_problems_of_hosts() {
         assert!(out.contains("warning shared images") && out.contains("mount it on both"), "{out}");
         assert!(out.contains("tmpfs of run"), "{out}");
         assert!(out.contains("warning compute1 space") && out.contains("free space there"), "{out}");
+        assert_nothing_left(&dir, hosts);
+    });
+}
+
+#[test]
+#[ignore = "runs QEMU: cargo xtask test"]
+fn a_host_boots_and_runs_what_was_uploaded_and_old_uploads_go() {
+    let Some(ready) = ready() else { return };
+    let dir = TestDir::new(&ready, SMALL);
+    with_hosts(&dir, |hosts| {
+        let images = dir.path("images");
+        let line = format!("images: {}\n", images.display());
+        let lab = hosts.inventory(|text| text + &line);
+        assert_eq!(dir.run(&["matrix.yaml", "--out", "first", "--lab", &lab]), 0, "{}", dir.shown());
+        let files: Vec<_> = fs::read_dir(&images).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(files.len(), 2, "the kernel and the initramfs: {files:?}");
+        let contents: Vec<_> = files.iter().map(|path| fs::read(path).unwrap()).collect();
+        for path in &files {
+            fs::write(path, "not what the name says").unwrap();
+        }
+        let old = images.join("0".repeat(64));
+        fs::write(&old, "of an earlier version").unwrap();
+        let last_year = SystemTime::now() - Duration::from_secs(365 * 24 * 3600);
+        fs::File::options().write(true).open(&old).unwrap().set_modified(last_year).unwrap();
+
+        assert_eq!(dir.run(&["matrix.yaml", "--out", "second", "--lab", &lab]), 0, "{}", dir.shown());
+        for (path, content) in files.iter().zip(&contents) {
+            assert!(fs::read(path).unwrap() == *content, "{} is not uploaded again", path.display());
+        }
+        assert!(!old.exists(), "an old upload is kept");
         assert_nothing_left(&dir, hosts);
     });
 }

@@ -1,7 +1,8 @@
 //! Labs on other hosts: the hosts that an [`inventory`] names, reached through [`ssh`], or the machines of a
-//! Vagrantfile ([`vagrant`]).
+//! Vagrantfile ([`vagrant`]). [`uploads`] removes old files that were uploaded to them.
 
 pub mod inventory;
 mod memfile;
 pub mod ssh;
+pub mod uploads;
 pub mod vagrant;

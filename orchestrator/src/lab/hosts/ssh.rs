@@ -4,7 +4,13 @@
 //! The files that a host needs are uploaded once, into a directory there, named by the SHA-256 of their
 //! content: this program, and on the compute hosts the guest's kernel and initramfs. Then this program is
 //! started there as root, as a node, and talks to the orchestrator through the SSH session. Nothing else is
-//! installed, and nothing listens on a port. A node creates its own interfaces on top of the host's
+//! installed, and nothing listens on a port.
+//!
+//! A file is never trusted by its name. This program is run as root only from a directory in which nobody
+//! but the login user can write, and its digest is checked each time before it runs. The guest's files may be
+//! in a directory that others write to: the node copies them, checks the copies, and gives QEMU those
+//! ([`crate::node::protocol::Call::TakeUpload`]). Old uploads are removed ([`super::uploads`]).
+//! A node creates its own interfaces on top of the host's
 //! ([`crate::node::server::host`]), in a network namespace that ends with the node; the host's interfaces and
 //! addresses are not changed.
 //!
@@ -25,6 +31,7 @@ use crate::{
     layout::{shell_line, shell_word},
     node::{
         Node,
+        protocol::UploadedFile,
         round_trip::RoundTrips,
         server::{
             serve::ALIVE_INTERVAL,
@@ -55,6 +62,19 @@ const SSH_OPTIONS: [&str; 5] = [
 /// The upload directory on a host, as shell words, unless the inventory names another.
 const UPLOAD_DIR: &str = "\"${XDG_CACHE_HOME:-$HOME/.cache}\"/testbed/uploads";
 
+/// Makes sure that nobody but the login user can write in the directory `$d`, from which root runs programs.
+const MAKE_PRIVATE: &str = "if ! test -O \"$d\" || ! chmod go-w \"$d\"; then \
+                            echo \"$d does not belong to the user who logs in: remove it, or set \
+                            XDG_CACHE_HOME there\" >&2; exit 1; fi; ";
+
+/// Fails with a message if the host cannot check files.
+const NEEDS_SHA256SUM: &str = "if ! command -v sha256sum > /dev/null; then \
+                               echo 'sha256sum is not installed there' >&2; exit 1; fi; ";
+
+/// Checks that the program `$0` has the digest that is its name.
+const CHECK_PROGRAM: &str = "if test \"$(sha256sum < \"$0\")\" != \"${0##*/}  -\"; then \
+                             echo \"$0 has changed since it was uploaded\" >&2; exit 1; fi; ";
+
 /// Starts a node on each host of the inventory and connects them.
 pub async fn start(SshHosts { inventory, access }: &SshHosts, guest: &GuestFiles) -> Result<Lab, Error> {
     let program = Upload::read(Path::new("/proc/self/exe"))?;
@@ -64,8 +84,8 @@ pub async fn start(SshHosts { inventory, access }: &SshHosts, guest: &GuestFiles
 
     let controller = async {
         let host = access.host(&inventory.controller.host);
-        let root = host.install(&program).await?;
-        let (node, process) = host.start_node("controller", &root).await?;
+        let program = host.install(&program).await?;
+        let (node, process) = host.start_node("controller", &program).await?;
         node.attach(&inventory.controller.guests, GUESTS).await?;
         node.set_up(GUESTS, Some((CONTROLLER_ADDRESS, PREFIX))).await?;
         Ok::<_, Error>((node, process))
@@ -73,9 +93,11 @@ pub async fn start(SshHosts { inventory, access }: &SshHosts, guest: &GuestFiles
     let compute = async |which, name, compute: &ComputeHost| {
         let host = access.host(&compute.host);
         let images = inventory.images.as_deref();
-        let guest = (host.upload(&kernel, images).await?, host.upload(&initramfs, images).await?);
-        let root = host.install(&program).await?;
-        let (node, process) = host.start_node(name, &root).await?;
+        let kernel = kernel.at(host.upload(&kernel, images).await?);
+        let initramfs = initramfs.at(host.upload(&initramfs, images).await?);
+        let program = host.install(&program).await?;
+        let (node, process) = host.start_node(name, &program).await?;
+        let guest = (node.take_upload(kernel).await?, node.take_upload(initramfs).await?);
         node.attach(&compute.guests, GUESTS).await?;
         node.attach(&compute.migration, MIGRATION).await?;
         let compute = Compute::new(node, which, Some(guest));
@@ -115,7 +137,7 @@ impl From<Inventory> for SshHosts {
     /// Uses the ssh configuration that the inventory names, or else the user's.
     fn from(inventory: Inventory) -> Self {
         let config = inventory.ssh_config.clone().map(SshConfig::File);
-        let access = HostAccess { config, become_root: inventory.r#become };
+        let access = HostAccess { config, become_root: inventory.r#become, images: inventory.images.clone() };
         Self { inventory, access }
     }
 }
@@ -126,6 +148,8 @@ pub struct HostAccess {
     /// The configuration file for ssh; the user's own if `None`.
     pub(super) config: Option<SshConfig>,
     pub(super) become_root: Become,
+    /// The directory for the guest's files, if the inventory names one.
+    pub(super) images: Option<PathBuf>,
 }
 
 /// A configuration for ssh other than the user's own.
@@ -173,6 +197,23 @@ impl Upload {
             let _ = write!(digest, "{byte:02x}");
         }
         Ok(Self { content, digest })
+    }
+
+    /// Describes the file as it is at this path on a host.
+    fn at(&self, path: String) -> UploadedFile {
+        UploadedFile { path, bytes: self.content.len() as u64, sha256: self.digest.clone() }
+    }
+}
+
+/// This program on a host.
+pub(crate) struct HostProgram {
+    path: String,
+}
+
+impl HostProgram {
+    /// Returns the program's path on the host.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
     }
 }
 
@@ -222,31 +263,39 @@ impl SshHost<'_> {
     }
 
     /// Uploads a file into `directory` on the host, or into the user's cache there if that is `None`, unless
-    /// the file is already there. Returns its path on the host.
+    /// the file is already there with this content. Returns its path on the host.
     pub(crate) async fn upload(&self, upload: &Upload, directory: Option<&Path>) -> Result<String, Error> {
         let directory =
             directory.map_or_else(|| UPLOAD_DIR.to_string(), |path| shell_word(&path.to_string_lossy()));
         let Upload { content, digest } = upload;
-        let find = format!("d={directory}; if test -s \"$d/{digest}\"; then printf %s \"$d/{digest}\"; fi");
+        let private = if directory == UPLOAD_DIR { MAKE_PRIVATE } else { "" };
+        let begin = format!("set -e; umask 022; d={directory}; mkdir -p \"$d\"; {private}{NEEDS_SHA256SUM}");
+        let find = format!(
+            "{begin}if test -f \"$d/{digest}\" && test \"$(sha256sum < \"$d/{digest}\")\" = \"{digest}  -\"; \
+             then touch -c \"$d/{digest}\" 2> /dev/null || :; printf %s \"$d/{digest}\"; fi"
+        );
         let path = self.run_with_input(&find, b"").await?;
         if !path.is_empty() {
             return Ok(path);
         }
         // Use a temporary name until the file is complete: the connection may be cut.
         let store = format!(
-            "set -e; d={directory}; mkdir -p \"$d\"; t=$(mktemp \"$d/.new.XXXXXX\"); \
-             trap 'rm -f \"$t\"' EXIT HUP TERM; cat > \"$t\"; test \"$(wc -c < \"$t\")\" -eq {}; \
-             chmod 755 \"$t\"; mv \"$t\" \"$d/{digest}\"; printf %s \"$d/{digest}\"",
-            content.len()
+            "{begin}t=$(mktemp \"$d/.new.XXXXXX\"); trap 'rm -f \"$t\"' EXIT HUP TERM; cat > \"$t\"; \
+             test \"$(sha256sum < \"$t\")\" = \"{digest}  -\"; chmod 755 \"$t\"; \
+             mv -f \"$t\" \"$d/{digest}\"; printf %s \"$d/{digest}\""
         );
         self.run_with_input(&store, content).await
     }
 
-    /// Starts a node on the host. `program` is the result of [`SshHost::install`]. Returns the node and the
-    /// `ssh` process that leads to it.
-    pub(crate) async fn start_node(&self, name: &str, program: &str) -> Result<(Node, Child), Error> {
+    /// Removes old uploads from the host, and starts a node there. `program` is the result of
+    /// [`SshHost::install`]. Returns the node and the `ssh` process that leads to it.
+    pub(crate) async fn start_node(&self, name: &str, program: &HostProgram) -> Result<(Node, Child), Error> {
         let run = shell_word(&run_name());
-        let script = format!("exec {program} node --name {name} --run {run} --remote \"$SSH_CONNECTION\"");
+        let root = self.root_command(program);
+        let script = format!(
+            "{}exec {root} node --name {name} --run {run} --remote \"$SSH_CONNECTION\"",
+            self.prune_command(program)
+        );
         let mut process =
             self.piped_ssh(&script).spawn().map_err(|e| self.failed(format!("cannot run ssh: {e}")))?;
         let node = connect_node(name, &mut process).await.map_err(|error| match error {
@@ -257,19 +306,30 @@ impl SshHost<'_> {
         Ok((node, process))
     }
 
-    /// Uploads this program into the user's cache on the host. Returns the shell words that run it there as
-    /// root.
-    pub(crate) async fn install(&self, program: &Upload) -> Result<String, Error> {
-        Ok(self.root_command(&self.upload(program, None).await?))
+    /// Uploads this program into the user's cache on the host.
+    pub(crate) async fn install(&self, program: &Upload) -> Result<HostProgram, Error> {
+        Ok(HostProgram { path: self.upload(program, None).await? })
     }
 
-    /// Returns the shell words that run the program at this path on the host as root.
-    pub(crate) fn root_command(&self, path: &str) -> String {
-        let path = shell_word(path);
-        match self.access.become_root {
-            Become::Sudo => format!("sudo -n {path}"),
-            Become::None => path,
+    /// Returns the shell words that check the content of the program and run it as root.
+    fn root_command(&self, program: &HostProgram) -> String {
+        let sudo = match self.access.become_root {
+            Become::Sudo => "sudo -n ",
+            Become::None => "",
+        };
+        let script = format!("{CHECK_PROGRAM}exec {sudo}\"$0\" \"$@\"");
+        format!("sh -c {} {}", shell_word(&script), shell_word(&program.path))
+    }
+
+    /// Returns the command, with `; `, that removes old uploads as the login user: on an NFS export, root may
+    /// not be able to.
+    fn prune_command(&self, program: &HostProgram) -> String {
+        let path = shell_word(&program.path);
+        let mut command = format!("{path} prune-uploads \"$(dirname {path})\"");
+        if let Some(images) = &self.access.images {
+            let _ = write!(command, " {}", shell_word(&images.to_string_lossy()));
         }
+        command + " > /dev/null 2>&1 < /dev/null || :; "
     }
 
     /// Runs a script on the host as the login user. Returns its trimmed standard output.
@@ -281,10 +341,10 @@ impl SshHost<'_> {
     /// result of [`SshHost::install`].
     pub(crate) async fn observe<T: DeserializeOwned>(
         &self,
-        program: &str,
+        program: &HostProgram,
         args: &[String],
     ) -> Result<T, Error> {
-        let script = format!("exec {program} observe {}", shell_line(args));
+        let script = format!("exec {} observe {}", self.root_command(program), shell_line(args));
         let output = self.run_with_input(&script, b"").await?;
         serde_json::from_str(&output)
             .map_err(|e| self.failed(format!("`testbed observe` printed invalid JSON there: {e}")))
@@ -295,11 +355,11 @@ impl SshHost<'_> {
     /// `terminal` requests a terminal there.
     pub(crate) fn enter_command(
         &self,
-        program: &str,
+        program: &HostProgram,
         session: &NodeSession,
         terminal: bool,
     ) -> process::Command {
-        let mut script = format!("exec {program} enter --remote {}", session.node);
+        let mut script = format!("exec {} enter --remote {}", self.root_command(program), session.node);
         if let Some(Target { pid, run }) = &session.target {
             let _ = write!(script, " --pid {pid} --run {}", shell_word(run));
         }

@@ -125,7 +125,11 @@ pub(crate) fn hosts() -> Result<SshHosts, Error> {
         return Err(Error::NoHost { folder: folder.display().to_string(), host: host.clone() });
     }
     let config = Memfile::with_text(&text).map_err(Error::Memfile)?;
-    let access = HostAccess { config: Some(SshConfig::Memory(config)), become_root: inventory.r#become };
+    let access = HostAccess {
+        config: Some(SshConfig::Memory(config)),
+        become_root: inventory.r#become,
+        images: inventory.images.clone(),
+    };
     Ok(SshHosts { inventory, access })
 }
 

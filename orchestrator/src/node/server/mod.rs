@@ -2,11 +2,13 @@
 //! [`outside`]).
 //!
 //! [`probe`] is the downtime probe, [`tcp_buffers`] raises the limits of TCP's buffers, [`host`] takes over
-//! interfaces of the host that a remote node runs on, and `wire` counts the bytes that a node sends.
+//! interfaces of the host that a remote node runs on, `wire` counts the bytes that a node sends, and
+//! `boot_files` checks what QEMU boots on another host.
 //!
 //! [`visit`] runs a user's program in a node, through [`session`], which gives it a terminal and a user of
 //! its own. [`process`] checks that a process is the node that it claims to be.
 
+mod boot_files;
 mod frames;
 pub mod host;
 pub mod isolate;

@@ -4,6 +4,7 @@
 use super::{host, isolate};
 use crate::node::protocol::Privilege;
 use std::{
+    fs::File,
     io,
     os::{
         fd::AsRawFd,
@@ -50,6 +51,13 @@ impl NodeLauncher<'_> {
     ///
     /// Must be called while this process has a single thread.
     pub fn launch(&self) -> Result<u8, Error> {
+        // While this process runs, its program is not pruned from the uploads.
+        let program = self.remote.map(|_| File::open("/proc/self/exe"));
+        let program = program.transpose().map_err(Error::Start)?;
+        if let Some(program) = &program {
+            // A file system without locks is no reason not to start.
+            let _ = program.lock_shared();
+        }
         let network = self.remote.map(|_| host::inheritable_network()).transpose().map_err(Error::Network)?;
         let inside = match (isolate::enter(self.join)?, self.remote) {
             (Privilege::Root, _) => "root",

@@ -5,7 +5,7 @@
 //! connection. It makes no decisions: the orchestrator decides what to start and in which order.
 
 use super::{
-    frames::FrameRelay, host::HostNetwork, isolate::RUN_DIR, probe::Probe,
+    boot_files, frames::FrameRelay, host::HostNetwork, isolate::RUN_DIR, probe::Probe,
     tcp_buffers::TcpBuffers, wire::WireCounts,
 };
 use crate::{
@@ -189,6 +189,7 @@ impl Server {
                 let path = Path::new(RUN_DIR).join(path);
                 json(self.connect(process, &path, Duration::from_millis(timeout_ms)).await?)
             }
+            Call::TakeUpload(file) => json(task::spawn_blocking(move || boot_files::take(&file)).await??),
             Call::AddLink { name, peer, peer_pid } => {
                 let namespace = File::open(format!("/proc/{peer_pid}/ns/net"))?;
                 self.netlink.add_veth(&name, &peer, Some(namespace.as_fd())).await?;
