@@ -174,7 +174,7 @@ async fn collect(
     Ok(messages)
 }
 
-fn refusal(error: &ErrorMessage, action: String) -> Error {
+pub(crate) fn refusal(error: &ErrorMessage, action: String) -> Error {
     let source = io::Error::from_raw_os_error(-error.raw_code());
     match source.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => Error::NotPermitted { action },

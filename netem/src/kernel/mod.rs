@@ -28,13 +28,13 @@ use crate::{
     error::{Error, Result},
     ethernet::HEADER_BYTES,
     feature::Feature,
-    netlink::{Interface, Netlink},
+    netlink::{self, Interface, Netlink},
     profile::Profile,
-    wire::netem::Operation,
+    wire::{netem::Operation, psched::Clock},
 };
 use rtnetlink::{
     LinkUnspec,
-    packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE},
+    packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NetlinkMessage, NetlinkPayload},
     packet_route::{
         RouteNetlinkMessage,
         link::LinkAttribute,
@@ -76,6 +76,30 @@ pub struct Applied {
     pub tree: Vec<String>,
     /// Whether existing qdiscs were changed in place, without losing the packets in their queues.
     pub in_place: bool,
+}
+
+/// Decodes a message that the kernel sent and shows what this crate reads from it: an interface, a qdisc, a
+/// class or an error. Returns `None` for other messages, and for bytes that are not a message.
+///
+/// For tests and fuzzing; [`Netlink`] decodes what it receives in the same way.
+pub fn show_answer(message: &[u8]) -> Option<String> {
+    let clock = Clock::parse("000003e8 00000040 000f4240 3b9aca00")?;
+    let qdisc = |message, is_class| {
+        let qdisc = Qdisc::decode(message, is_class, clock);
+        let shown = qdisc.to_string();
+        Some(format!("{shown} {:?}", tree::profile_of(&[qdisc], 1500)))
+    };
+    match NetlinkMessage::<RouteNetlinkMessage>::deserialize(message).ok()?.payload {
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
+            Some(format!("{:?}", Interface::from(&link)))
+        }
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewQueueDiscipline(message)) => {
+            qdisc(&message, false)
+        }
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewTrafficClass(message)) => qdisc(&message, true),
+        NetlinkPayload::Error(error) => Some(netlink::refusal(&error, "do something".into()).to_string()),
+        _ => None,
+    }
 }
 
 impl Netlink {

@@ -43,7 +43,7 @@ impl Clock {
     }
 
     /// Parses `/proc/net/psched`: four hexadecimal numbers, of which the second is nanoseconds per tick.
-    fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let tick_nanos = u64::from_str_radix(text.split_ascii_whitespace().nth(1)?, 16).ok()?;
         (tick_nanos > 0).then_some(Self { tick_nanos })
     }

@@ -139,6 +139,7 @@ pub(crate) const COMMANDS: &[(&str, Trial)] = &[
     ("cargo test -p testbed --lib migration", SUITE),
     ("cargo test -p testbed --test it cli::", SUITE),
     ("cargo test -p testbed --test real -- --ignored local::", SUITE),
+    ("cargo fuzz", NotRun("needs the nightly toolchain")),
     ("cargo bench -p testbed --bench matrix_speed", NotRun("prints times, which tests do not judge")),
     (
         "cargo xtask test --repeat 20 --busy --program testbed::it",

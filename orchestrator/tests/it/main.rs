@@ -8,6 +8,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+/// The corpora of `cargo fuzz`.
+mod corpus;
+
 /// The code examples in ARCHITECTURE.md.
 mod architecture;
 
