@@ -175,7 +175,7 @@ async fn collect(
 }
 
 pub(crate) fn refusal(error: &ErrorMessage, action: String) -> Error {
-    let source = io::Error::from_raw_os_error(-error.raw_code());
+    let source = io::Error::from_raw_os_error(error.raw_code().saturating_neg());
     match source.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => Error::NotPermitted { action },
         _ => Error::Kernel { action, source, message: extended_ack(&error.header) },
@@ -265,6 +265,15 @@ mod tests {
         let text = |name| no_interface(name, ["lo", "eth0", "eth1"].into_iter()).to_string();
         assert_eq!(text("eht0"), "no interface `eht0` in this network namespace; did you mean `eth0`?");
         assert_eq!(text("wlan17"), "no interface `wlan17` in this network namespace");
+    }
+
+    #[test]
+    fn every_error_number_gives_a_message() {
+        for code in [i32::MIN, -1, 1, i32::MAX] {
+            let mut error = ErrorMessage::default();
+            error.code = std::num::NonZeroI32::new(code);
+            assert!(!refusal(&error, "do something".into()).to_string().is_empty());
+        }
     }
 
     #[test]
