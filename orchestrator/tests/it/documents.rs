@@ -2,7 +2,7 @@
 
 use crate::common::{
     documents::{COMMANDS, Trial, in_messages, root, shown},
-    shown as output_of,
+    files_below, shown as output_of,
 };
 use std::{collections::BTreeSet, fs, os::unix::fs::symlink, process::Command};
 use testbed::docs::{figures, reference};
@@ -54,6 +54,20 @@ fn the_tests_that_try_commands_exist() {
             assert!(text.contains(&format!("fn {name}()")), "{command}: {file} has no test {name}");
         }
     }
+}
+
+/// A test that docs/security.md names exists.
+#[test]
+fn the_tests_of_the_security_page_exist() {
+    let page = fs::read_to_string(root().join("docs/security.md")).unwrap();
+    let is_name =
+        |word: &&str| word.contains('_') && word.bytes().all(|b| b == b'_' || b.is_ascii_lowercase());
+    let named: BTreeSet<&str> = page.split('`').skip(1).step_by(2).filter(is_name).collect();
+    let folders = ["orchestrator", "netem", "stressor"].map(|name| root().join(name));
+    let sources = folders.iter().flat_map(|folder| files_below(folder, |_| true));
+    let text: String = sources.filter_map(|path| fs::read_to_string(path).ok()).collect();
+    let absent: Vec<&&str> = named.iter().filter(|name| !text.contains(&format!("fn {name}()"))).collect();
+    assert!(absent.is_empty() && named.len() > 20, "no such tests: {absent:#?}");
 }
 
 /// Each command of the three programs is one that the command line accepts.
