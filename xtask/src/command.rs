@@ -3,14 +3,33 @@
 
 use crate::TaskError;
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     io,
     process::{Child, Command, ExitStatus, Stdio},
 };
 
 /// Returns a command for the cargo that started this program, or for `cargo` in PATH.
 pub(crate) fn cargo() -> Command {
-    Command::new(std::env::var_os("CARGO").as_deref().unwrap_or(OsStr::new("cargo")))
+    Command::new(cargo_program())
+}
+
+/// Returns a command for `cargo test`, without arguments of its own.
+pub(crate) fn cargo_test() -> Command {
+    let mut command = with_default_signals(cargo_program());
+    command.arg("test");
+    command
+}
+
+fn cargo_program() -> OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
+/// Returns a command that starts a program with the default actions of the signals that tests send. A
+/// background job, or one of nohup, has inherited that some of them are ignored, and so would its programs.
+pub(crate) fn with_default_signals(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("env");
+    command.arg("--default-signal=HUP,INT,QUIT,TERM").arg(program);
+    command
 }
 
 /// Runs a command that reports its own errors; only its exit code is passed on.

@@ -7,7 +7,7 @@ use crate::{
     TaskError,
     artifacts::{self, Executable},
     busy::Busy,
-    command::output,
+    command::{output, with_default_signals},
     workspace::TestTarget,
 };
 use std::{
@@ -53,7 +53,7 @@ impl Repeat<'_> {
         let mut failures = Failures::new();
         for round in 1..=self.count {
             for (target, own, program) in &programs {
-                let mut command = Command::new(program);
+                let mut command = with_default_signals(program);
                 command.args(*own).args(self.arguments).current_dir(target.folder());
                 for (name, value) in &variables {
                     match value {

@@ -8,7 +8,7 @@
 
 use crate::{
     TaskError,
-    command::{cargo, run},
+    command::{cargo_test, run},
     dist::{self, BuiltPrograms},
     guest_tests, ready,
     repeat::Repeat,
@@ -60,22 +60,22 @@ pub(crate) fn test(arguments: &Arguments) -> Result<(), TaskError> {
     }
     if arguments.unit_only {
         let root = Workspace::find()?.root;
-        return run(cargo().current_dir(root).args(["test", "--workspace", "--lib", "--bins"]));
+        return run(cargo_test().current_dir(root).args(["--workspace", "--lib", "--bins"]));
     }
     let programs = dist::dist()?;
-    run(cargo_test(&programs).arg("--workspace"))?;
+    run(test_programs(&programs).arg("--workspace"))?;
     ready::ensure(&programs, arguments.yes)?;
     let guest_tests = guest_tests::stage(&programs.workspace)?;
-    let mut real = cargo_test(&programs);
+    let mut real = test_programs(&programs);
     real.env(GUEST_TESTS, &guest_tests).args(["--workspace", "--test", "real", "--"]).args(RUN_REAL);
     run(&mut real)?;
     storm::short(&programs)
 }
 
 /// Returns a cargo command that runs tests with these programs.
-fn cargo_test(programs: &BuiltPrograms) -> Command {
-    let mut command = cargo();
-    command.current_dir(&programs.workspace.root).env(DIST, &programs.bin).arg("test");
+fn test_programs(programs: &BuiltPrograms) -> Command {
+    let mut command = cargo_test();
+    command.current_dir(&programs.workspace.root).env(DIST, &programs.bin);
     command
 }
 
@@ -85,11 +85,11 @@ fn repeat(arguments: &Arguments, count: u32) -> Result<(), TaskError> {
         frontend::tell(format!("error: {message}"));
         TaskError::AlreadyReported(2)
     })?;
-    let mut build = cargo();
-    build.current_dir(&workspace.root).arg("test");
+    let mut build = cargo_test();
+    build.current_dir(&workspace.root);
     if targets.iter().any(|target| target.kind == "test") {
         let programs = dist::dist()?;
-        build = cargo_test(&programs);
+        build = test_programs(&programs);
         if targets.iter().any(|target| target.id() == REAL) {
             ready::ensure(&programs, arguments.yes)?;
             build.env(GUEST_TESTS, guest_tests::stage(&programs.workspace)?);
