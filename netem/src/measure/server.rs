@@ -29,12 +29,14 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens on an address, for TCP and UDP on the same port. Port 0 selects a free port.
+    /// Listens on an address, for TCP and UDP on the same port. Port 0 selects a free port. On a system that
+    /// has just started, this first waits until the kernel has random numbers for the tokens of sessions.
     ///
     /// # Errors
     ///
     /// If the address is not local, or if the port is taken.
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
+        getrandom::fill(&mut Token::default())?;
         let streams = TcpListener::bind(address)?;
         let probes = UdpSocket::bind(streams.local_addr()?)?;
         Ok(Self { streams, probes, max_silence: MAX_SILENCE })

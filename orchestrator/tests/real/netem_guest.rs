@@ -94,7 +94,8 @@ fn console(image: &GuestImage) -> String {
     let mut command = Command::new(QEMU);
     command
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"])
-        .args(["-machine", "pc,accel=tcg", "-cpu", "qemu64", "-smp", "2", "-m", "512M"])
+        // A CPU with RDRAND, from which the kernel gets its first random numbers.
+        .args(["-machine", "pc,accel=tcg", "-cpu", "max", "-smp", "2", "-m", "512M"])
         .arg("-kernel")
         .arg(&image.kernel.image)
         .arg("-initrd")
