@@ -12,7 +12,11 @@ use crate::{
     workload::Write,
 };
 use nix::errno::Errno;
-use std::{ops::Range, thread};
+use std::{
+    ops::Range,
+    sync::{Mutex, PoisonError},
+    thread,
+};
 
 /// The distance, in pages, at which the cache lines of word writes are prefetched.
 const PREFETCH_PAGES: usize = 12;
@@ -54,15 +58,13 @@ impl Region {
         let mut mapping = Mapping::new(pages, backing)?;
         let table = if usage == Usage::Dirtied { pages } else { 0 };
         let per_thread = pages_per_thread(pages);
-        thread::scope(|scope| {
-            let fillers: Vec<_> = mapping
-                .pages_mut()
-                .chunks_mut(per_thread)
-                .enumerate()
-                .map(|(chunk, pages)| move || fill(&pattern, pages, (chunk * per_thread) as u64))
-                .collect();
-            run_all(scope, fillers).into_iter().collect::<Result<(), Errno>>()
-        })?;
+        let fillers = mapping
+            .pages_mut()
+            .chunks_mut(per_thread)
+            .enumerate()
+            .map(|(chunk, pages)| move || fill(&pattern, pages, (chunk * per_thread) as u64))
+            .collect();
+        run_all(fillers).into_iter().collect::<Result<(), Errno>>()?;
         Ok(Self { pattern, mapping, generations: vec![0; table] })
     }
 
@@ -96,14 +98,12 @@ impl Region {
     pub(crate) fn verify(&self, area: Area) -> Verification {
         let pages = self.mapping.pages();
         let per_thread = pages_per_thread(pages.len());
-        thread::scope(|scope| {
-            let checkers: Vec<_> = pages
-                .chunks(per_thread)
-                .enumerate()
-                .map(|(chunk, pages)| move || self.verify_from(chunk * per_thread, pages, area))
-                .collect();
-            run_all(scope, checkers).into_iter().fold(Verification::default(), Verification::and)
-        })
+        let checkers = pages
+            .chunks(per_thread)
+            .enumerate()
+            .map(|(chunk, pages)| move || self.verify_from(chunk * per_thread, pages, area))
+            .collect();
+        run_all(checkers).into_iter().fold(Verification::default(), Verification::and)
     }
 
     fn verify_from(&self, first: usize, pages: &[Page], area: Area) -> Verification {
@@ -163,20 +163,25 @@ fn pages_per_thread(pages: usize) -> usize {
     pages.div_ceil(threads).max(MIN_PAGES)
 }
 
-/// Runs jobs in parallel: the first on the calling thread, each of the others on a new thread. Returns their
+/// Runs jobs in parallel, on as many threads as there are jobs if the system has room for them. Returns their
 /// results in order.
-fn run_all<'scope, T: Send + 'scope>(
-    scope: &'scope thread::Scope<'scope, '_>,
-    jobs: Vec<impl FnOnce() -> T + Send + 'scope>,
-) -> Vec<T> {
-    let mut jobs = jobs.into_iter();
-    let Some(first) = jobs.next() else {
-        return Vec::new();
-    };
-    let others: Vec<_> = jobs.map(|job| scope.spawn(job)).collect();
-    let first = first();
-    let others = others.into_iter().map(|other| other.join().expect("filling and checking do not panic"));
-    std::iter::once(first).chain(others).collect()
+fn run_all<T: Send>(jobs: Vec<impl FnOnce() -> T + Send>) -> Vec<T> {
+    let count = jobs.len();
+    let queue = Mutex::new(jobs.into_iter().enumerate());
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || std::iter::from_fn(|| next().map(|(number, job)| (number, job()))).collect::<Vec<_>>();
+    let mut results = thread::scope(|scope| {
+        // Without more threads, this one does all the work.
+        let start = |_| thread::Builder::new().spawn_scoped(scope, work).ok();
+        let others: Vec<_> = (1..count).map_while(start).collect();
+        let mut results = work();
+        for other in others {
+            results.extend(other.join().expect("filling and checking do not panic"));
+        }
+        results
+    });
+    results.sort_unstable_by_key(|(number, _)| *number);
+    results.into_iter().map(|(_, result)| result).collect()
 }
 
 /// Fills consecutive pages. Memory is populated in blocks right before it is filled, while it is still in the

@@ -93,6 +93,22 @@ fn invalid_settings_exit_with_code_2_and_explain_the_fix() {
 }
 
 #[test]
+fn a_system_without_room_for_threads_is_an_error() {
+    // The limit holds for ordinary users only, and this one has no other processes.
+    let mut command = Command::new("prlimit");
+    command.args(["--nproc=1", "setpriv", "--reuid=54321", "--clear-groups"]);
+    command.args([env!("CARGO_BIN_EXE_stressor"), "--rate", "1MB/s", "--working-set", "64MiB"]);
+    let output = command.output().expect("prlimit can be run");
+    let output = capture(&command, output);
+    if output.stderr.contains("setpriv: ") || output.stderr.contains("Permission denied") {
+        println!("skipped: not as root, or not where everybody may run programs: {}", output.stderr);
+        return;
+    }
+    assert_eq!(output.code, Some(1));
+    assert!(output.stderr.starts_with("error: cannot start a thread: "), "{}", output.stderr);
+}
+
+#[test]
 fn without_arguments_the_help_is_shown() {
     let output = run("");
     assert_eq!(output.code, Some(2));
