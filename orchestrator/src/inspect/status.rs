@@ -11,6 +11,7 @@ use crate::lab::{
     hosts::ssh::{SshHosts, Upload},
     topology::EMULATED,
 };
+use frontend::one_line;
 use nix::unistd::geteuid;
 use serde::Serialize;
 use std::{fmt, io, path::Path};
@@ -184,7 +185,8 @@ fn brief(Interface { name, up, addresses, .. }: &Interface) -> String {
 impl fmt::Display for RunStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let age = self.nodes.iter().map(|node| node.process.for_s).fold(0.0, f64::max);
-        let command = self.command.as_ref().map_or(String::new(), |command| format!(" ({command})"));
+        let command =
+            self.command.as_ref().map_or(String::new(), |command| format!(" ({})", one_line(command)));
         let state = match LabState::least_complete(self.nodes.iter().map(|node| &node.process)) {
             LabState::Complete => "",
             LabState::Starting => ", starting",
@@ -211,10 +213,16 @@ impl fmt::Display for RunStatus {
                 }
             }
             for qemu in qemus {
-                writeln!(f, "    QEMU {}, process {}, started {:.0} s ago", qemu.role, qemu.pid, qemu.for_s)?;
+                writeln!(
+                    f,
+                    "    QEMU {}, process {}, started {:.0} s ago",
+                    one_line(&qemu.role),
+                    qemu.pid,
+                    qemu.for_s
+                )?;
             }
             if let Some(problem) = problem {
-                writeln!(f, "    {problem}")?;
+                writeln!(f, "    {}", one_line(problem))?;
             }
         }
         Ok(())
@@ -260,6 +268,11 @@ mod tests {
         let expected =
             format!("run x, started 1 s ago, incomplete\n{}{}", node("controller"), node("compute1"));
         assert_eq!(text, expected);
+        let mut forged = by_run([observed("compute1")]);
+        forged[0].command = Some("testbed run a\nrun 7, started".into());
+        forged[0].nodes[0].qemus[0].role = "source\n  compute2".into();
+        let forged = Status { hosts: Vec::new(), runs: forged }.to_string();
+        assert_eq!(forged.lines().count(), node("compute1").lines().count() + 1, "{forged}");
         let json = serde_json::to_value(status.without_text()).unwrap();
         assert_eq!(json["runs"][0]["nodes"][0]["name"], "controller");
         assert!(json["runs"][0]["nodes"][0]["interfaces"][0].get("shown").is_none());
