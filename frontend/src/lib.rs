@@ -43,7 +43,7 @@ pub fn ask(text: impl Into<Text>) {
 /// for. Returns the program's exit code.
 ///
 /// # Errors
-/// If the help or the version cannot be written, see [`print`].
+/// If the help or the version cannot be written, see [`print()`].
 pub fn parser(message: &clap::Error) -> io::Result<u8> {
     let code = u8::try_from(message.exit_code()).unwrap_or(2);
     if !message.use_stderr() {

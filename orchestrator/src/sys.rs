@@ -94,17 +94,6 @@ pub(crate) fn survive_terminal_signals() -> io::Result<()> {
     Ok(())
 }
 
-/// Returns whether this process ignores a signal, as after `nohup`.
-pub(crate) fn ignores(signal: Signal) -> bool {
-    // SAFETY: sigaction is plain data, for which all zeroes is a value; without a new action, the call only
-    // fills in the current one.
-    unsafe {
-        let mut action: libc::sigaction = mem::zeroed();
-        libc::sigaction(signal as libc::c_int, ptr::null(), &raw mut action) == 0
-            && action.sa_sigaction == libc::SIG_IGN
-    }
-}
-
 /// Makes the kernel kill the program when the thread that starts it ends.
 pub(crate) fn die_with_parent(command: &mut Command) {
     // SAFETY: prctl is a plain system call, which a child may make between fork and exec.

@@ -294,7 +294,8 @@ async fn enter(node: &NodeProcess, program: &[OsString]) -> Result<EnterOutcome,
 async fn wait(mut child: tokio::process::Child) -> io::Result<ExitStatus> {
     let mut terminations = signal(SignalKind::terminate())?;
     // A program started by nohup survives its terminal.
-    let mut hangups = (!sys::ignores(Signal::SIGHUP)).then(|| signal(SignalKind::hangup())).transpose()?;
+    let mut hangups =
+        (!frontend::is_ignored(Signal::SIGHUP)).then(|| signal(SignalKind::hangup())).transpose()?;
     let hangup = async {
         match &mut hangups {
             Some(hangups) => hangups.recv().await,

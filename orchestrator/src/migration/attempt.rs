@@ -86,7 +86,7 @@ pub struct AttemptSpec<'a> {
 
 /// Makes an attempt, records it in `builder`, and returns the record. Ends early when `interrupted`
 /// completes. The driver is shut down before this function returns, in every case but one: after an
-/// interruption, that may take [`INTERRUPTED_LIMIT`] at most.
+/// interruption, that may take `INTERRUPTED_LIMIT` at most.
 pub async fn attempt(
     mut driver: impl Driver,
     network: &impl Network,

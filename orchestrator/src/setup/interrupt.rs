@@ -4,7 +4,7 @@
 
 use crate::process_tree;
 use nix::sys::{prctl, signal::Signal};
-use std::{fs, io, process, thread, time::Duration};
+use std::{io, process, thread, time::Duration};
 use tokio::{
     runtime::Builder,
     signal::unix::{SignalKind, signal},
@@ -25,10 +25,9 @@ pub fn end_commands_on_signals() -> io::Result<()> {
     prctl::set_child_subreaper(true)?;
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let inside = runtime.enter();
-    let ignored = ignored_signals();
     let streams: Vec<_> = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]
         .into_iter()
-        .filter(|signal| ignored & (1 << (*signal as u32 - 1)) == 0)
+        .filter(|signal| !frontend::is_ignored(*signal))
         .map(|wanted| Ok((wanted, signal(SignalKind::from_raw(wanted as i32))?)))
         .collect::<io::Result<_>>()?;
     drop(inside);
@@ -48,11 +47,4 @@ pub fn end_commands_on_signals() -> io::Result<()> {
         process::exit(128 + signal as i32);
     });
     Ok(())
-}
-
-/// Returns the signals that this process ignores, with signal 1 in the lowest bit.
-fn ignored_signals() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }

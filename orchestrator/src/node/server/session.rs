@@ -106,7 +106,7 @@ fn signals() -> Result<SignalFd, Errno> {
     ] {
         // A caller that ignores a signal, such as nohup, wants that to hold for this process too. But SIGTERM
         // also tells that the caller has ended.
-        if signal == Signal::SIGTERM || !sys::ignores(signal) {
+        if signal == Signal::SIGTERM || !frontend::is_ignored(signal) {
             handled.add(signal);
         }
     }
