@@ -137,7 +137,10 @@ async fn a_stream_is_complete_after_loss_duplication_reordering_and_corruption()
 }
 
 #[tokio::test]
-async fn no_round_trip_is_shorter_than_twice_the_delay() {
+async fn no_round_trip_is_shorter_than_twice_the_delay_and_its_compensation() {
+    // A packet that wakes the emulator arrived earlier by the time that waking up takes, which is estimated
+    // and counts at most 200 us in each direction.
+    const LEAST: Duration = Duration::from_micros(2 * (20_000 - 200));
     let Some(link) = emulate(r#"{"delay":"20ms"}"#).await else { return };
     let echo = link.far.run(|| UdpSocket::bind((FAR, 0))).unwrap();
     let to = echo.local_addr().unwrap();
@@ -152,7 +155,8 @@ async fn no_round_trip_is_shorter_than_twice_the_delay() {
         let start = Instant::now();
         socket.send_to(b"there", to).unwrap();
         socket.recv(&mut [0; 8]).unwrap();
-        assert!(start.elapsed() >= Duration::from_millis(40), "{:?}", start.elapsed());
+        let took = start.elapsed();
+        assert!(took >= LEAST, "{took:?}");
     }
 }
 

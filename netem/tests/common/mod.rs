@@ -68,3 +68,11 @@ pub(crate) fn output_in(namespace: &Namespace, program: &str, args: &str) -> Opt
         }
     }
 }
+
+/// Returns the number of segments that TCP has sent again in a namespace.
+pub(crate) fn retransmitted_segments(namespace: &Namespace) -> u64 {
+    let snmp = namespace.run(|| std::fs::read_to_string("/proc/thread-self/net/snmp")).unwrap();
+    let line = |number| snmp.lines().filter(|line| line.starts_with("Tcp: ")).nth(number).unwrap();
+    let mut counters = line(0).split_whitespace().zip(line(1).split_whitespace());
+    counters.find(|(name, _)| *name == "RetransSegs").unwrap().1.parse().unwrap()
+}
