@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     bounded,
-    image::GuestFiles,
+    image::{GuestFiles, hex},
     lab::{
         Compute, Description, Error, Lab, connect_node,
         topology::{CONTROLLER_ADDRESS, GUESTS, MIGRATION, PREFIX},
@@ -192,10 +192,7 @@ pub(crate) struct Upload {
 impl Upload {
     pub(crate) fn read(path: &Path) -> Result<Self, Error> {
         let content = fs::read(path)?;
-        let mut digest = String::new();
-        for byte in Sha256::digest(&content) {
-            let _ = write!(digest, "{byte:02x}");
-        }
+        let digest = hex(&Sha256::digest(&content));
         Ok(Self { content, digest })
     }
 

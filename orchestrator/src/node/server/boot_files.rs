@@ -5,12 +5,11 @@
 //! before, meanwhile or later, QEMU boots what the orchestrator has sent.
 
 use super::isolate::RUN_DIR;
-use crate::node::protocol::UploadedFile;
+use crate::{image::hex, node::protocol::UploadedFile};
 use libc::{O_NOFOLLOW, O_NONBLOCK};
 use nix::mount::{MsFlags, mount};
 use sha2::{Digest, Sha256};
 use std::{
-    fmt::Write as _,
     fs::{self, File},
     io::{self, Read, Write},
     os::unix::fs::OpenOptionsExt,
@@ -70,13 +69,6 @@ fn copy_verified(file: &UploadedFile, folder: &Path) -> io::Result<PathBuf> {
     // Only pruning reads the time.
     let _ = from.set_modified(SystemTime::now());
     Ok(to)
-}
-
-fn hex(digest: &[u8]) -> String {
-    digest.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]
