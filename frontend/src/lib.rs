@@ -14,7 +14,7 @@ use std::{
 mod signals;
 mod text;
 
-pub use signals::is_ignored;
+pub use signals::{is_ignored, termination_signals};
 pub use text::{Text, one_line};
 
 /// Writes results to standard output.

@@ -10,6 +10,12 @@ pub fn is_ignored(signal: Signal) -> bool {
     fs::read_to_string("/proc/self/status").is_ok_and(|status| is_in(&status, signal))
 }
 
+/// Returns the signals that end a program and that it may catch to end in order: those of SIGINT, SIGTERM and
+/// SIGHUP that this process does not ignore from its start.
+pub fn termination_signals() -> impl Iterator<Item = Signal> {
+    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().filter(|signal| !is_ignored(*signal))
+}
+
 /// Returns whether a process with this `/proc/PID/status` ignores a signal: bit N - 1 of `SigIgn` stands for
 /// signal N, see `proc_pid_status(5)`.
 fn is_in(status: &str, signal: Signal) -> bool {

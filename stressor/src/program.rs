@@ -11,11 +11,12 @@ use crate::{
     verify::Verification,
     workload::{PAGE_BYTES, Rate, Workload},
 };
+use frontend::termination_signals;
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
-        signal::{SigSet, Signal},
+        signal::SigSet,
         signalfd::{SfdFlags, SignalFd},
     },
 };
@@ -156,7 +157,7 @@ impl Runner {
             }
         }
         // A second interruption ends the program immediately.
-        let _ = termination_signals().thread_unblock();
+        let _ = termination_signals().collect::<SigSet>().thread_unblock();
         self.finish_summary(&total, took)
     }
 
@@ -336,17 +337,10 @@ fn stdout_is_ready() -> bool {
     !matches!(poll(&mut watched, PollTimeout::ZERO), Ok(0))
 }
 
-/// Returns the signals that end the workload: those of SIGINT, SIGTERM and SIGHUP that this process does not
-/// ignore from its start.
-fn termination_signals() -> SigSet {
-    let signals = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
-    signals.into_iter().filter(|signal| !frontend::is_ignored(*signal)).collect()
-}
-
 /// Blocks the termination signals, so that they do not end the program, and returns a descriptor to read
 /// them.
 fn block_signals() -> Result<SignalFd, Errno> {
-    let signals = termination_signals();
+    let signals: SigSet = termination_signals().collect();
     signals.thread_block()?;
     SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
 }

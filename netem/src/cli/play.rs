@@ -8,7 +8,6 @@ use crate::{
     trace::{Trace, TraceError},
 };
 use clap::Args;
-use nix::sys::signal as nix;
 use serde::Serialize;
 use std::{
     fs::File,
@@ -174,8 +173,7 @@ struct Interruption(Vec<Signal>);
 impl Interruption {
     /// Catches SIGINT, SIGTERM and SIGHUP, except those that this process ignores from its start.
     fn listen() -> io::Result<Self> {
-        let signals = [nix::Signal::SIGINT, nix::Signal::SIGTERM, nix::Signal::SIGHUP];
-        let caught = signals.into_iter().filter(|signal| !frontend::is_ignored(*signal));
+        let caught = frontend::termination_signals();
         caught.map(|caught| signal(SignalKind::from_raw(caught as i32))).collect::<io::Result<_>>().map(Self)
     }
 

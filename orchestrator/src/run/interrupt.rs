@@ -1,7 +1,6 @@
 //! Interruption of a run: the first SIGINT, SIGTERM or SIGHUP asks the run to stop, the second exits
 //! immediately.
 
-use nix::sys::signal::Signal;
 use std::{future::poll_fn, io, process, task::Poll, thread};
 use tokio::{
     runtime::Builder,
@@ -52,13 +51,11 @@ impl Interrupt {
     /// If the signals cannot be caught.
     pub fn on_signals(notice: impl FnOnce() + Send + 'static) -> io::Result<Self> {
         let (interrupter, interrupt) = Self::new();
-        let caught = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
-        let caught = caught.into_iter().filter(|signal| !frontend::is_ignored(*signal));
         // A thread of its own, because the run's thread may wait for a terminal that takes no more output.
         let runtime = Builder::new_current_thread().enable_io().build()?;
         let mut signals = {
             let _context = runtime.enter();
-            caught
+            frontend::termination_signals()
                 .map(|caught| signal(SignalKind::from_raw(caught as i32)))
                 .collect::<io::Result<Vec<_>>>()?
         };

@@ -3,7 +3,7 @@
 //! A signal to this process alone would leave them behind: only a terminal sends SIGINT to all of them.
 
 use crate::process_tree;
-use nix::sys::{prctl, signal::Signal};
+use nix::sys::prctl;
 use std::{io, process, thread, time::Duration};
 use tokio::{
     runtime::Builder,
@@ -25,9 +25,7 @@ pub fn end_commands_on_signals() -> io::Result<()> {
     prctl::set_child_subreaper(true)?;
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let inside = runtime.enter();
-    let streams: Vec<_> = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]
-        .into_iter()
-        .filter(|signal| !frontend::is_ignored(*signal))
+    let streams: Vec<_> = frontend::termination_signals()
         .map(|wanted| Ok((wanted, signal(SignalKind::from_raw(wanted as i32))?)))
         .collect::<io::Result<_>>()?;
     drop(inside);
