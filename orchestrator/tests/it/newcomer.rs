@@ -12,7 +12,7 @@ use nix::{
 };
 use std::{
     fs,
-    io::{Read, Write},
+    io::{self, Read, Write},
     os::unix::{
         fs::{PermissionsExt, symlink},
         process::CommandExt,
@@ -45,12 +45,15 @@ fn on_terminal(mut command: Command, columns: u16) -> (Option<i32>, String) {
     (code, String::from_utf8(bytes).unwrap().replace("\r\n", "\n"))
 }
 
-/// Runs a command with this standard input.
+/// Runs a command with this standard input, which it does not have to read.
 fn with_input(mut command: Command, input: &str) -> Finished {
     let shown = format!("{command:?} < {input:?}");
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    match child.stdin.take().unwrap().write_all(input.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => panic!("{shown}: {error}"),
+        _ => {}
+    }
     Finished { command: shown, output: child.wait_with_output().unwrap() }
 }
 
