@@ -55,8 +55,11 @@ pub(super) fn node(args: &NodeArgs) -> Result<u8, Failure> {
                 Inside::Root => Privilege::Root,
                 Inside::UserNamespace => Privilege::UserNamespace,
             };
-            super::runtime()?.block_on(serve::serve(privilege, host)).map_err(Failure::lab)?;
-            Ok(0)
+            let runtime = super::runtime()?;
+            let served = runtime.block_on(serve::serve(privilege, host)).map_err(Failure::lab);
+            // A call may still be copying a file, on a thread that cannot be cancelled.
+            runtime.shutdown_background();
+            served.map(|()| 0)
         }
     }
 }

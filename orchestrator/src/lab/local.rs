@@ -70,6 +70,6 @@ async fn start_node(name: &'static str, join: Option<u32>) -> Result<(Node, Chil
         .kill_on_drop(true)
         .spawn()?;
     // Once the node answers, its namespaces exist; the next node may join its user namespace.
-    let node = super::connect_node(name, &mut child).await?;
+    let node = super::connect_node(name, &mut child, None).await?;
     Ok((node, child))
 }

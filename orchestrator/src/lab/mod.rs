@@ -22,7 +22,7 @@
 
 use crate::{
     matrix::Settings,
-    node::{Node, NodeError},
+    node::{Node, NodeError, alive::Carrier},
 };
 pub use choice::{LabChoice, start};
 pub use description::{Description, backend};
@@ -241,9 +241,13 @@ const EXIT_GRACE: Duration = Duration::from_secs(2);
 /// The longest error message of a node that is read, in bytes.
 const REASON_BYTES: u64 = 64 << 10;
 
-/// Connects to a node through the standard streams of a process, which is the node itself or the ssh that
-/// leads to it. Returns when the node has answered its first call.
-pub(crate) async fn connect_node(name: &str, process: &mut Child) -> Result<Node, Error> {
+/// Connects to a node through the standard streams of a process: the node itself, or with a `carrier`, the
+/// ssh that leads to it. Returns when the node has answered its first call.
+pub(crate) async fn connect_node(
+    name: &str,
+    process: &mut Child,
+    carrier: Option<Carrier>,
+) -> Result<Node, Error> {
     // The node's own prefix would be a second one in this program's message.
     let failed = |reason: &str| {
         let reason = reason.trim();
@@ -255,8 +259,13 @@ pub(crate) async fn connect_node(name: &str, process: &mut Child) -> Result<Node
         return Err(failed("its standard streams are not pipes"));
     };
     let node = Node::from_streams(name, stdout, stdin);
+    // From the beginning: a slow host takes longer for the first answer than a node waits for a silent
+    // orchestrator.
+    if let Some(carrier) = carrier {
+        node.keep_alive(carrier);
+    }
     if let Err(error) = node.facts().await {
-        if let NodeError::Unreadable { reason, .. } = error {
+        if let NodeError::Unreadable { reason, .. } | NodeError::Lost { reason, .. } = error {
             let _ = process.start_kill();
             return Err(failed(&reason));
         }
@@ -278,7 +287,7 @@ mod tests {
         let mut command = Command::new("sh");
         command.args(["-c", "echo 'error: no namespaces here' >&2"]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let Err(error) = connect_node("compute1", &mut command.spawn().unwrap()).await else {
+        let Err(error) = connect_node("compute1", &mut command.spawn().unwrap(), None).await else {
             panic!("this is no node");
         };
         assert_eq!(error.to_string(), "cannot start node compute1: no namespaces here");

@@ -1,10 +1,11 @@
 //! The orchestrator's side of a node: typed calls, processes and channels.
 //!
 //! A [`Node`] is built from any pair of byte streams that lead to a node process, and can be cloned. The
-//! future of a call can be dropped at any time; its reply is then discarded. When the streams end, all
-//! pending and later calls fail with [`NodeError::Gone`].
+//! future of a call can be dropped at any time; its reply is then discarded. When the streams end, or a node
+//! on another host is silent for too long, all pending and later calls fail ([`NodeError`]).
 
 use super::{
+    alive::{self, Carrier, MOST_PATIENCE, RoundTrips, Silence},
     protocol::{Call, Facts, FromNode, ProcessSpec, ToNode, Traffic, UploadedFile},
     server::probe::ProbeReport,
 };
@@ -14,17 +15,20 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::{
     collections::HashMap,
+    io,
     net::Ipv4Addr,
+    pin::Pin,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, Weak,
         atomic::{AtomicU64, Ordering},
     },
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, ReadBuf},
     sync::{mpsc, oneshot},
-    time,
+    time::{self, MissedTickBehavior},
 };
 
 /// An error of a call to a node.
@@ -35,6 +39,14 @@ pub enum NodeError {
     Gone {
         /// The name of the node.
         node: String,
+    },
+    /// The node has ended by itself, or is silent.
+    #[error("node {node} is gone: {reason}")]
+    Lost {
+        /// The name of the node.
+        node: String,
+        /// Why it ended, or its silence.
+        reason: String,
     },
     /// The connection to the node was closed because of what it sent, or could not be read.
     #[error("the connection to node {node} failed: {reason}")]
@@ -68,15 +80,20 @@ struct Connection {
     next_id: AtomicU64,
     out: mpsc::UnboundedSender<ToNode>,
     dispatcher: Mutex<Dispatcher>,
+    /// The number of bytes that have arrived from the node.
+    received: AtomicU64,
+    /// The number of bytes that have been, or are about to be, written to the node.
+    written: AtomicU64,
+    round_trips: Mutex<RoundTrips>,
 }
 
 /// Hands each message from the node to the caller that waits for it.
 #[derive(Default)]
 struct Dispatcher {
-    /// Whether the node's output has ended.
-    gone: bool,
-    /// The error that has ended the node's output, if it was one.
-    error: Option<String>,
+    /// The error of all calls, if the node is gone.
+    gone: Option<NodeError>,
+    /// Why the node ends, by its own account.
+    ending: Option<String>,
     replies: HashMap<u64, oneshot::Sender<Result<Value, String>>>,
     channels: Mailboxes<ChannelLine>,
     processes: Mailboxes<ProcessEvent>,
@@ -201,11 +218,18 @@ impl Node {
             next_id: AtomicU64::new(1),
             out,
             dispatcher: Mutex::default(),
+            received: AtomicU64::new(0),
+            written: AtomicU64::new(0),
+            round_trips: Mutex::default(),
         });
+        let writer = Arc::downgrade(&connection);
         tokio::spawn(async move {
             while let Some(message) = outgoing.recv().await {
                 let mut line = serde_json::to_vec(&message).unwrap_or_default();
                 line.push(b'\n');
+                if let Some(connection) = writer.upgrade() {
+                    connection.written.fetch_add(line.len() as u64, Ordering::Relaxed);
+                }
                 if write.write_all(&line).await.is_err() || write.flush().await.is_err() {
                     break;
                 }
@@ -215,7 +239,8 @@ impl Node {
         // the end of its input and exits, and then this reader ends.
         let reader = Arc::downgrade(&connection);
         tokio::spawn(async move {
-            let (mut read, mut line) = (BufReader::new(read), Vec::new());
+            let counted = Counted { input: read, connection: Weak::clone(&reader) };
+            let (mut read, mut line) = (BufReader::new(counted), Vec::new());
             let error = loop {
                 match read_line(&mut read, &mut line, NODE_LINE_BYTES).await {
                     Ok(true) => {}
@@ -223,28 +248,63 @@ impl Node {
                     Err(error) => break Some(error.to_string()),
                 }
                 let Some(connection) = reader.upgrade() else { return };
-                if let Ok(message) = serde_json::from_slice(&line) {
-                    connection.dispatcher.lock().unwrap().deliver(message);
+                match serde_json::from_slice(&line) {
+                    Ok(FromNode::Alive) => connection.round_trips.lock().unwrap().answered(now()),
+                    Ok(message) => connection.dispatcher.lock().unwrap().deliver(message),
+                    Err(_unknown) => {}
                 }
             };
             if let Some(connection) = reader.upgrade() {
-                let gone = Dispatcher { gone: true, error, ..Dispatcher::default() };
-                *connection.dispatcher.lock().unwrap() = gone;
+                let node = connection.name.clone();
+                let ending = connection.dispatcher.lock().unwrap().ending.take();
+                connection.end(match (error, ending) {
+                    (Some(reason), _) => NodeError::Unreadable { node, reason },
+                    (None, Some(reason)) => NodeError::Lost { node, reason },
+                    (None, None) => NodeError::Gone { node },
+                });
             }
         });
         Self { connection }
     }
 
-    /// Sends a keep-alive to the node at this interval for as long as a handle to the node exists.
-    pub fn keep_alive(&self, interval: Duration) {
+    /// Sends keep-alives to the node for as long as a handle to it exists, and takes the node for gone after
+    /// a silence: see [`alive`]. `carrier` is the process that carries the connection, such as `ssh`. While
+    /// it hears from the other host, the node itself may be stopped or starved, and is waited for up to
+    /// [`MOST_PATIENCE`].
+    pub fn keep_alive(&self, carrier: Carrier) {
         let connection = Arc::downgrade(&self.connection);
         tokio::spawn(async move {
-            let mut ticker = time::interval(interval);
+            let mut ticker = time::interval(alive::LOOK_INTERVAL);
+            ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let (mut node, mut host) = (Silence::new(now(), 0), Silence::new(now(), 0));
+            let (mut due, mut told, mut of_host) = (now(), None, 0);
             loop {
                 ticker.tick().await;
                 let Some(connection) = connection.upgrade() else { return };
-                if connection.out.send(ToNode::Alive).is_err() {
+                let now = now();
+                let received = connection.received.load(Ordering::Relaxed);
+                // Of what the carrier has read, all but this came from the other host. It reads it later.
+                let written = connection.written.load(Ordering::Relaxed);
+                let from_host = carrier.read_bytes().unwrap_or(0).saturating_sub(written);
+                of_host = from_host.max(of_host);
+                node.look(now, received);
+                host.look(now, received + of_host);
+                let mut round_trips = connection.round_trips.lock().unwrap();
+                let patience = round_trips.patience();
+                if host.exceeds(patience) || node.exceeds(MOST_PATIENCE) {
+                    let seconds = node.length().as_secs();
+                    let reason = format!("nothing was heard from it for {seconds} s");
+                    connection.end(NodeError::Lost { node: connection.name.clone(), reason });
                     return;
+                }
+                let is_due = now + alive::LOOK_INTERVAL / 2 >= due;
+                if is_due || round_trips.is_unknown() || told != Some(patience) {
+                    round_trips.sent(due.min(now));
+                    (due, told) = (now + alive::INTERVAL, Some(patience));
+                    let patience_ms = patience.as_millis() as u64;
+                    if connection.out.send(ToNode::Alive { patience_ms }).is_err() {
+                        return;
+                    }
                 }
             }
         });
@@ -257,29 +317,23 @@ impl Node {
 
     /// Returns whether the node process has exited or the connection to it is lost.
     pub fn is_gone(&self) -> bool {
-        self.connection.dispatcher.lock().unwrap().gone
+        self.connection.dispatcher.lock().unwrap().gone.is_some()
     }
 
     fn gone(&self) -> NodeError {
-        let node = self.connection.name.clone();
-        match self.connection.dispatcher.lock().unwrap().error.clone() {
-            Some(reason) => NodeError::Unreadable { node, reason },
-            None => NodeError::Gone { node },
-        }
+        let gone = self.connection.dispatcher.lock().unwrap().gone.clone();
+        gone.unwrap_or_else(|| NodeError::Gone { node: self.connection.name.clone() })
     }
 
     async fn call<R: DeserializeOwned>(&self, what: &str, call: Call) -> Result<R, NodeError> {
         let id = self.connection.next_id.fetch_add(1, Ordering::Relaxed);
         let (sender, reply) = oneshot::channel();
-        let gone = {
+        {
             let mut dispatcher = self.connection.dispatcher.lock().unwrap();
-            if !dispatcher.gone {
-                dispatcher.replies.insert(id, sender);
+            if let Some(gone) = &dispatcher.gone {
+                return Err(gone.clone());
             }
-            dispatcher.gone
-        };
-        if gone {
-            return Err(self.gone());
+            dispatcher.replies.insert(id, sender);
         }
         self.connection.out.send(ToNode::Call { id, call }).map_err(|_| self.gone())?;
         let failed =
@@ -424,6 +478,11 @@ impl Process {
     pub async fn kill(&self) -> Result<(), NodeError> {
         self.node.call("kill a process", Call::Kill { process: self.number }).await
     }
+
+    /// Returns why the process's events have ended without [`ProcessEvent::Exited`].
+    pub fn loss_of_node(&self) -> NodeError {
+        self.node.gone()
+    }
 }
 
 impl Drop for Process {
@@ -432,6 +491,42 @@ impl Drop for Process {
         let Connection { next_id, out, .. } = &*self.node.connection;
         let call = Call::Kill { process: self.number };
         let _ = out.send(ToNode::Call { id: next_id.fetch_add(1, Ordering::Relaxed), call });
+    }
+}
+
+/// Returns the time by tokio's clock, which tests may stop.
+fn now() -> Instant {
+    time::Instant::now().into_std()
+}
+
+impl Connection {
+    /// Makes all pending and later calls fail with this error, unless they do already.
+    fn end(&self, error: NodeError) {
+        let mut dispatcher = self.dispatcher.lock().unwrap();
+        if dispatcher.gone.is_none() {
+            *dispatcher = Dispatcher { gone: Some(error), ..Dispatcher::default() };
+        }
+    }
+}
+
+/// A stream that counts the bytes of its connection.
+struct Counted<R> {
+    input: R,
+    connection: Weak<Connection>,
+}
+
+impl<R: AsyncRead + Unpin> AsyncRead for Counted<R> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.input).poll_read(cx, buffer);
+        if let Some(connection) = self.connection.upgrade() {
+            connection.received.fetch_add((buffer.filled().len() - before) as u64, Ordering::Relaxed);
+        }
+        read
     }
 }
 
@@ -455,6 +550,9 @@ impl Dispatcher {
                 self.processes.deliver(process, ProcessEvent::Exited(status));
                 self.processes.end(process);
             }
+            FromNode::Ending { reason } => self.ending = Some(reason),
+            // Not for anybody who waits.
+            FromNode::Alive => {}
         }
     }
 }
@@ -497,6 +595,81 @@ mod tests {
     #[tokio::test]
     async fn a_process_whose_handle_is_dropped_is_killed() {
         assert_killed(true).await;
+    }
+
+    /// Connects to a node that answers the first `count` keep-alives, and nothing else.
+    fn with_answers(count: usize) -> Node {
+        let (ours, theirs) = tokio::io::duplex(4096);
+        let (read, write) = tokio::io::split(ours);
+        let node = Node::from_streams("compute1", read, write);
+        tokio::spawn(async move {
+            let (calls, mut answers) = tokio::io::split(theirs);
+            let mut calls = BufReader::new(calls).lines();
+            let mut left = count;
+            while let Ok(Some(call)) = calls.next_line().await {
+                let is_alive = matches!(serde_json::from_str(&call).unwrap(), ToNode::Alive { .. });
+                if is_alive && left > 0 {
+                    left -= 1;
+                    let answer = serde_json::to_string(&FromNode::Alive).unwrap();
+                    answers.write_all(format!("{answer}\n").as_bytes()).await.unwrap();
+                }
+            }
+        });
+        node
+    }
+
+    /// Returns after how many seconds a call fails, and its error.
+    async fn failure_of_a_call(node: &Node) -> (u64, String) {
+        let start = now();
+        let error = node.facts().await.unwrap_err().to_string();
+        assert!(node.is_gone());
+        ((now() - start).as_secs(), error)
+    }
+
+    /// A PID that no process has.
+    const NOBODY: Carrier = Carrier { pid: u32::MAX };
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_node_is_gone_after_the_patience() {
+        let node = with_answers(3);
+        node.keep_alive(NOBODY);
+        let (seconds, error) = failure_of_a_call(&node).await;
+        assert_eq!(error, "node compute1 is gone: nothing was heard from it for 8 s");
+        assert!((8..15).contains(&seconds), "after the third keep-alive: {seconds}");
+        let node = with_answers(0);
+        node.keep_alive(NOBODY);
+        let (seconds, error) = failure_of_a_call(&node).await;
+        assert_eq!((seconds, &error[..]), (60, "node compute1 is gone: nothing was heard from it for 60 s"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_node_on_a_host_that_answers_is_waited_for_longer() {
+        let node = with_answers(3);
+        // This process reads at least its own counters.
+        let carrier = Carrier { pid: std::process::id() };
+        if carrier.read_bytes().is_none() {
+            println!("skipped: this kernel does not count what a process reads");
+            return;
+        }
+        node.keep_alive(carrier);
+        let (seconds, error) = failure_of_a_call(&node).await;
+        assert_eq!(error, "node compute1 is gone: nothing was heard from it for 60 s");
+        assert!((60..67).contains(&seconds), "{seconds}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_answers_keep_alives_is_waited_for() {
+        let node = with_answers(usize::MAX);
+        node.keep_alive(NOBODY);
+        assert!(time::timeout(Duration::from_secs(3600), node.facts()).await.is_err());
+        assert!(!node.is_gone());
+    }
+
+    #[tokio::test]
+    async fn a_node_that_ends_by_itself_says_why() {
+        let last = serde_json::to_string(&FromNode::Ending { reason: "it is tired".into() }).unwrap();
+        let node = Node::from_streams("compute1", io::Cursor::new(format!("{last}\n")), tokio::io::sink());
+        assert_eq!(node.facts().await.unwrap_err().to_string(), "node compute1 is gone: it is tired");
     }
 
     #[tokio::test]

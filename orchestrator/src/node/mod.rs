@@ -10,9 +10,10 @@
 //!    └──────────────── standard input and output ────────────────┘
 //! ```
 //!
-//! [`client`] is the orchestrator's side, [`server`] the node's. [`round_trip`] measures the latency between
-//! the orchestrator and its nodes.
+//! [`client`] is the orchestrator's side, [`server`] the node's. [`alive`] tells a node that is gone from a
+//! busy machine. [`round_trip`] measures the latency between the orchestrator and its nodes.
 
+pub mod alive;
 pub mod client;
 pub mod protocol;
 pub mod round_trip;

@@ -34,9 +34,12 @@ pub enum ToNode {
         /// The line without its line terminator.
         text: String,
     },
-    /// A keep-alive. A node on another host that receives no message for 8 s assumes that the orchestrator is
-    /// gone, and ends.
-    Alive,
+    /// A keep-alive, to be answered with [`FromNode::Alive`].
+    Alive {
+        /// How long a silence of the orchestrator may be, in milliseconds. A node on another host ends after
+        /// a longer one; see [`super::alive`].
+        patience_ms: u64,
+    },
 }
 
 /// A message from a node to the orchestrator.
@@ -78,6 +81,13 @@ pub enum FromNode {
         process: u64,
         /// The exit status as text: `exit status: 1`, `signal: 9 (SIGKILL)`.
         status: String,
+    },
+    /// The answer to [`ToNode::Alive`], sent by a thread that does nothing else.
+    Alive,
+    /// The node's last message: it ends, although its input has not ended.
+    Ending {
+        /// Why it ends, as a clause that follows "the node is gone:".
+        reason: String,
     },
 }
 

@@ -246,6 +246,16 @@ impl Hosts {
         lines.join("\n")
     }
 
+    /// Returns whether no node uses an interface of a host.
+    pub(crate) fn is_free(&self, host: usize, interface: &str) -> bool {
+        let take = async {
+            let netlink = Netlink::open_in(self.networks[host].as_fd())?;
+            netlink.add_macvlan("taken", interface, None).await?;
+            netlink.delete("taken").await
+        };
+        self.runtime.block_on(take).is_ok()
+    }
+
     /// Returns the names of a host's network interfaces, sorted and separated by spaces.
     pub(crate) fn interfaces(&self, host: usize) -> String {
         let read = || fs::read_to_string("/proc/thread-self/net/dev");

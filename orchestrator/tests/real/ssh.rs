@@ -2,7 +2,7 @@
 
 use crate::common::{
     hosts::{Hosts, with_hosts},
-    real::{TestDir, ready, signal},
+    real::{Process, TestDir, ready, signal},
     words,
 };
 use nix::sys::signal::Signal;
@@ -13,7 +13,7 @@ use std::{
     thread,
     time::{Duration, Instant, SystemTime},
 };
-use testbed::{outcome::Outcome, results::record::Clock};
+use testbed::{node::alive::MOST_PATIENCE, outcome::Outcome, results::record::Clock};
 
 const SMALL: &str = "
 name: small
@@ -29,11 +29,26 @@ const SMOKE: &str = include_str!("../../../scenarios/smoke.yaml");
 /// The folder of the smoke scenario's second attempt, which takes a quarter of a minute.
 const SECOND_ATTEMPT: &str = "link.rate=36mbit-stress.rate=36MBps-migrate.max_passes=4.1";
 
-/// How long a host may take to end a run's processes after it has lost the orchestrator.
+/// How long a host may take to end a run's processes after the connection has been closed.
 const CLEANUP_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a host may take to end a run's processes while nobody tells it that the connection is cut. It
+/// takes up to ten seconds on a host that is not busy, but these tests keep theirs busy.
+const SILENCE_LIMIT: Duration = MOST_PATIENCE.saturating_add(CLEANUP_LIMIT);
 
 /// The interfaces that each host has without a run.
 const INTERFACES: [&str; 3] = ["eth0 eth2 lo", "eth0 eth1 eth2 lo", "eth0 eth1 eth2 lo"];
+
+/// Returns whether a host has the interfaces that it has without a run, and none is in use.
+fn is_free(hosts: &Hosts, host: usize) -> bool {
+    let wires = INTERFACES[host].split(' ').filter(|name| !["lo", "eth0"].contains(name));
+    hosts.interfaces(host) == INTERFACES[host] && wires.into_iter().all(|wire| hosts.is_free(host, wire))
+}
+
+/// Returns whether this is a process of a node on a host, in contrast to the `ssh` that leads there.
+fn is_of_node(process: &Process, node: &str) -> bool {
+    process.words[0] != "ssh" && ["node", node].iter().all(|word| process.words.iter().any(|w| w == word))
+}
 
 /// Waits until no process of the run is left on any host, then checks that the hosts' interfaces are back.
 #[track_caller]
@@ -175,12 +190,19 @@ fn a_run_continues_after_a_cut_connection_a_dead_node_and_a_reboot() {
         run.wait_for("a migration", |dir| dir.migrates("base.1").then_some(()));
         hosts.connect(1, false);
         // The orchestrator still runs, so it must be the host that ends the processes.
-        let deadline = Instant::now() + CLEANUP_LIMIT;
+        let deadline = Instant::now() + SILENCE_LIMIT;
         run.wait_for("the end of QEMU at the source", |dir| {
             let left = dir.processes().iter().any(|process| process.is_qemu("source"));
             assert!(!left || Instant::now() < deadline, "QEMU runs on\n{}", dir.shown());
             (!left).then_some(())
         });
+        // Nobody has told the host's SSH server that the connection is dead, so the node's input is open.
+        run.wait_for("the end of the node", |dir| {
+            let left = dir.processes().iter().any(|process| is_of_node(process, "compute1"));
+            assert!(!left || Instant::now() < deadline, "the node lives on\n{}", dir.shown());
+            (!left).then_some(())
+        });
+        assert!(is_free(hosts, 1), "the host does not have its interfaces back");
         let record = run.wait_for("its record", |dir| dir.records().first().cloned());
         assert_eq!(record.outcome, Outcome::Failed, "{}", dir.shown());
         assert!(record.reason.unwrap_or_default().contains("gone"), "{}", dir.shown());
@@ -201,6 +223,52 @@ fn a_run_continues_after_a_cut_connection_a_dead_node_and_a_reboot() {
         assert_eq!(record.outcome, Outcome::Failed, "{}", dir.shown());
         assert_eq!(run.end(), 3, "{}", dir.shown());
         assert_eq!(outcomes(&dir)[3..], [Outcome::Converged], "{}", dir.shown());
+        assert_nothing_left(&dir, hosts);
+    });
+}
+
+#[test]
+#[ignore = "runs QEMU: cargo xtask test"]
+fn a_run_whose_testbed_was_stopped_says_so_and_continues_in_a_new_lab() {
+    let Some(ready) = ready() else { return };
+    let dir = TestDir::new(&ready, &format!("{SMALL}repeat: 2\n"));
+    with_hosts(&dir, |hosts| {
+        let lab = hosts.inventory(|text| text);
+        let mut run = dir.start(&["matrix.yaml", "--out", "run", "--lab", &lab]);
+        run.wait_for("a migration", |dir| dir.migrates("base.1").then_some(()));
+        signal(run.pid(), Signal::SIGSTOP);
+        run.wait_for("the end of the nodes", |dir| {
+            let left = |node| dir.processes().iter().any(|process| is_of_node(process, node));
+            (!["controller", "compute1", "compute2"].into_iter().any(left)).then_some(())
+        });
+        assert!((0..3).all(|host| is_free(hosts, host)), "a host does not have its interfaces back");
+        signal(run.pid(), Signal::SIGCONT);
+        assert_eq!(run.end(), 3, "{}", dir.shown());
+        assert_eq!(outcomes(&dir), [Outcome::Failed, Outcome::Converged], "{}", dir.shown());
+        let reason = dir.records()[0].reason.clone().unwrap_or_default();
+        assert!(reason.contains("is gone: it heard nothing from testbed for "), "{reason}");
+        assert_nothing_left(&dir, hosts);
+    });
+}
+
+#[test]
+#[ignore = "runs QEMU: cargo xtask test"]
+fn a_node_that_stood_still_on_a_host_that_answers_is_not_lost() {
+    let Some(ready) = ready() else { return };
+    let dir = TestDir::new(&ready, SMALL);
+    with_hosts(&dir, |hosts| {
+        let lab = hosts.inventory(|text| text);
+        let mut run = dir.start(&["matrix.yaml", "--out", "run", "--lab", &lab]);
+        let node = run.wait_for("the guest", |dir| {
+            let guest = dir.processes().into_iter().find(|process| process.is_qemu("boot"))?;
+            Some(guest.parent())
+        });
+        signal(node, Signal::SIGSTOP);
+        // Longer than the shortest patience of either side.
+        thread::sleep(Duration::from_secs(12));
+        signal(node, Signal::SIGCONT);
+        assert_eq!(run.end(), 0, "{}", dir.shown());
+        assert_eq!(outcomes(&dir), [Outcome::Converged], "{}", dir.shown());
         assert_nothing_left(&dir, hosts);
     });
 }

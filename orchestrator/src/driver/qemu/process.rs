@@ -139,7 +139,7 @@ impl QemuProcess {
             }
             (Some(line), None) => Error::Panicked { line, which, status: "has not ended".into() },
             (None, status) => {
-                let status = status.unwrap_or_else(|| "its node is gone".into());
+                let status = status.unwrap_or_else(|| self.process.loss_of_node().to_string());
                 Error::Died { which, status, lines: self.last_lines() }
             }
         }

@@ -14,8 +14,8 @@
 //! ([`crate::node::server::host`]), in a network namespace that ends with the node; the host's interfaces and
 //! addresses are not changed.
 //!
-//! When the session ends, for whatever reason, the node and everything it started end. A dead connection is
-//! detected at both ends after eight seconds: by `ssh` and by the node.
+//! When the session ends, for whatever reason, the node and everything it started end. A dead connection ends
+//! nothing by itself, so both ends notice the other's silence ([`crate::node::alive`]).
 
 use super::{
     inventory::{Become, ComputeHost, Inventory},
@@ -31,12 +31,10 @@ use crate::{
     layout::{shell_line, shell_word},
     node::{
         Node,
+        alive::Carrier,
         protocol::UploadedFile,
         round_trip::RoundTrips,
-        server::{
-            serve::ALIVE_INTERVAL,
-            visit::{NodeSession, Target},
-        },
+        server::visit::{NodeSession, Target},
     },
 };
 use nix::unistd::gethostname;
@@ -50,12 +48,14 @@ use std::{
 };
 use tokio::process::{Child, Command};
 
-/// The options of `ssh`: never prompt, time out early, and detect a dead connection within eight seconds.
+/// The options of `ssh`: never prompt, and time out early. It asks every two seconds whether the host is
+/// alive, so that the orchestrator sees its answers ([`Carrier`]), and gives up after a minute: it must not
+/// be less patient than the orchestrator ([`crate::node::alive::MOST_PATIENCE`]).
 const SSH_OPTIONS: [&str; 5] = [
     "BatchMode=yes",
     "ConnectTimeout=10",
     "ServerAliveInterval=2",
-    "ServerAliveCountMax=3",
+    "ServerAliveCountMax=30",
     "ClearAllForwardings=yes",
 ];
 
@@ -295,11 +295,11 @@ impl SshHost<'_> {
         );
         let mut process =
             self.piped_ssh(&script).spawn().map_err(|e| self.failed(format!("cannot run ssh: {e}")))?;
-        let node = connect_node(name, &mut process).await.map_err(|error| match error {
+        let carrier = process.id().map(|pid| Carrier { pid });
+        let node = connect_node(name, &mut process, carrier).await.map_err(|error| match error {
             Error::Start { reason, .. } => self.failed(format!("the node does not start there: {reason}")),
             other => other,
         })?;
-        node.keep_alive(ALIVE_INTERVAL);
         Ok((node, process))
     }
 

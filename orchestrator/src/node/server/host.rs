@@ -18,7 +18,7 @@ use std::{
 use tokio::time;
 
 /// How long to wait for an interface that is in use: a node that has lost its orchestrator holds its
-/// interfaces for up to ten seconds.
+/// interfaces for up to ten seconds, unless its host is busy.
 const IN_USE_LIMIT: Duration = Duration::from_secs(12);
 
 /// The interval between attempts to take over an interface that is in use.

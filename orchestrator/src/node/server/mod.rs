@@ -2,8 +2,8 @@
 //! [`outside`]).
 //!
 //! [`probe`] is the downtime probe, [`tcp_buffers`] raises the limits of TCP's buffers, [`host`] takes over
-//! interfaces of the host that a remote node runs on, `wire` counts the bytes that a node sends, and
-//! `boot_files` checks what QEMU boots on another host.
+//! interfaces of the host that a remote node runs on, `wire` counts the bytes that a node sends,
+//! `boot_files` checks what QEMU boots on another host, and `streams` reads and writes messages.
 //!
 //! [`visit`] runs a user's program in a node, through [`session`], which gives it a terminal and a user of
 //! its own. [`process`] checks that a process is the node that it claims to be.
@@ -17,6 +17,7 @@ pub mod probe;
 pub mod process;
 pub mod serve;
 pub mod session;
+mod streams;
 pub mod tcp_buffers;
 pub mod visit;
 mod wire;

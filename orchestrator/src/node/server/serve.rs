@@ -1,15 +1,16 @@
 //! The serving process of a node: carries out [`Call`]s until its standard input ends, then exits. Everything
-//! it started ends with it.
+//! it started ends with it. On another host than the orchestrator's, it also ends after a silence of the
+//! orchestrator ([`crate::node::alive`]), although its input is still open: a cut connection ends nothing.
 //!
 //! It holds only the state that it must own: processes, channels, the probe, emulated links, the netlink
 //! connection. It makes no decisions: the orchestrator decides what to start and in which order.
 
 use super::{
-    boot_files, frames::FrameRelay, host::HostNetwork, isolate::RUN_DIR, probe::Probe,
+    boot_files, frames::FrameRelay, host::HostNetwork, isolate::RUN_DIR, probe::Probe, streams::Streams,
     tcp_buffers::TcpBuffers, wire::WireCounts,
 };
 use crate::{
-    bounded::{CHANNEL_LINE_BYTES, NODE_LINE_BYTES, read_line},
+    bounded::{CHANNEL_LINE_BYTES, read_line},
     host,
     node::protocol::{self, Call, Facts, FromNode, Privilege, ProcessSpec, ToNode, Traffic},
     process_tree,
@@ -26,7 +27,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     ffi::CStr,
     fs::{self, File},
-    io,
+    io, mem,
     os::fd::{AsFd, AsRawFd, OwnedFd},
     path::Path,
     process::Stdio,
@@ -38,7 +39,7 @@ use std::{
 };
 use stressor::cgroup;
 use tokio::{
-    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader, Stdin},
+    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader},
     net::UnixStream,
     process::{Child, Command},
     sync::{Mutex as AsyncMutex, mpsc, oneshot},
@@ -46,15 +47,8 @@ use tokio::{
     time,
 };
 
-/// How long a node on another host waits for the next message before it assumes that the orchestrator is
-/// gone. Keep-alives arrive every [`ALIVE_INTERVAL`].
-const SILENCE_LIMIT: Duration = Duration::from_secs(8);
-
 /// The longest piece of a process's output that is passed on as one line, in bytes.
 const OUTPUT_LINE_BYTES: u64 = 64 << 10;
-
-/// The interval at which the orchestrator sends keep-alives to a node on another host.
-pub const ALIVE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The process name that a node gives itself when its lab is complete ([`Call::Announce`]), for other
 /// processes to see.
@@ -75,19 +69,16 @@ type CallResult = Result<Value, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Serves calls from standard input on standard output until the input ends.
 ///
-/// A node on another host than the orchestrator's has a `host` network. It also exits when no message has
-/// arrived for 8 s.
+/// A node on another host than the orchestrator's has a `host` network. It also ends when the orchestrator
+/// has been silent for too long. When this returns, everything that the node started has ended, and the host
+/// has its interfaces back. A thread of this process may still be reading: the process must exit without
+/// waiting for it.
 pub async fn serve(privilege: Privilege, host: Option<HostNetwork>) -> io::Result<()> {
-    // Netlink requests are not `Send`, so the calls are handled on this one thread.
-    LocalSet::new().run_until(serve_here(privilege, host)).await
-}
-
-async fn serve_here(privilege: Privilege, host: Option<HostNetwork>) -> io::Result<()> {
-    let (out, mut outgoing) = mpsc::unbounded_channel::<FromNode>();
+    let mut streams = Streams::start(io::stdin(), io::stdout());
     let server = Arc::new(Server {
         privilege,
         host,
-        out,
+        out: streams.out.clone(),
         netlink: Netlink::open().map_err(io::Error::other)?,
         tcp_buffers: TcpBuffers::read(),
         emulators: Mutex::default(),
@@ -95,50 +86,37 @@ async fn serve_here(privilege: Privilege, host: Option<HostNetwork>) -> io::Resu
         next: AtomicU64::new(1),
         processes: Mutex::default(),
         children: Mutex::default(),
+        attached: Mutex::default(),
         channels: Mutex::default(),
         probe: AsyncMutex::default(),
     });
-    let writer = tokio::spawn(async move {
-        let mut stdout = tokio::io::stdout();
-        while let Some(message) = outgoing.recv().await {
-            let mut line = serde_json::to_vec(&message).unwrap_or_default();
-            line.push(b'\n');
-            stdout.write_all(&line).await?;
-            stdout.flush().await?;
-        }
-        io::Result::Ok(())
-    });
-    let (mut stdin, mut line) = (BufReader::new(tokio::io::stdin()), Vec::new());
-    while next_line(&mut stdin, &mut line, server.host.is_some()).await? {
-        match serde_json::from_slice(&line).map_err(io::Error::other)? {
-            ToNode::Call { id, call } => {
-                let server = Arc::clone(&server);
-                task::spawn_local(async move {
-                    let result = server.handle(call).await.map_err(|e| e.to_string());
-                    server.send(FromNode::Reply { id, result });
-                });
+    let silence = streams.silence();
+    // Netlink requests are not `Send`, so the calls are handled on this one thread.
+    let calls = LocalSet::new();
+    let ended = calls
+        .run_until(async {
+            tokio::select! {
+                biased;
+                end = server.serve_calls(&mut streams.messages) => end.map(|()| None),
+                silence = silence, if server.host.is_some() => Ok(Some(silence)),
             }
-            ToNode::Line { channel, text } => {
-                let sender = server.channels.lock().unwrap().get(&channel).cloned();
-                if let Some(sender) = sender {
-                    let _ = sender.send(text);
-                }
-            }
-            ToNode::Alive => {}
+        })
+        .await;
+    // Nothing starts any more.
+    drop(calls);
+    // Before the processes end: that is not their failure.
+    let last_message = match &ended {
+        Ok(Some(silence)) => {
+            let seconds = silence.as_secs();
+            Some(streams.end(format!("it heard nothing from testbed for {seconds} s, and ended")))
         }
+        _ => None,
+    };
+    server.tear_down().await;
+    if let Some(written) = last_message {
+        written.await;
     }
-    writer.abort();
-    Ok(())
-}
-
-/// Reads the line of the next message. Returns false at the end of the input, and for a remote orchestrator
-/// also after [`SILENCE_LIMIT`] without a message.
-async fn next_line(stdin: &mut BufReader<Stdin>, line: &mut Vec<u8>, remote: bool) -> io::Result<bool> {
-    let next = read_line(stdin, line, NODE_LINE_BYTES);
-    if !remote {
-        return next.await;
-    }
-    time::timeout(SILENCE_LIMIT, next).await.unwrap_or(Ok(false))
+    ended.map(drop)
 }
 
 struct Server {
@@ -158,6 +136,8 @@ struct Server {
     processes: Mutex<HashMap<u64, oneshot::Sender<()>>>,
     /// The PIDs of the running processes.
     children: Mutex<BTreeSet<u32>>,
+    /// The names of the interfaces on top of the host's.
+    attached: Mutex<Vec<String>>,
     /// Senders of the lines that are to be written to each channel.
     channels: Mutex<HashMap<u64, mpsc::UnboundedSender<String>>>,
     probe: AsyncMutex<Option<Probe>>,
@@ -171,6 +151,44 @@ impl Server {
 
     fn next_number(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Carries out calls until the messages end. Must run in a [`LocalSet`].
+    async fn serve_calls(
+        self: &Arc<Self>,
+        messages: &mut mpsc::UnboundedReceiver<io::Result<ToNode>>,
+    ) -> io::Result<()> {
+        while let Some(message) = messages.recv().await {
+            match message? {
+                ToNode::Call { id, call } => {
+                    let server = Arc::clone(self);
+                    task::spawn_local(async move {
+                        let result = server.handle(call).await.map_err(|e| e.to_string());
+                        server.send(FromNode::Reply { id, result });
+                    });
+                }
+                ToNode::Line { channel, text } => {
+                    let sender = self.channels.lock().unwrap().get(&channel).cloned();
+                    if let Some(sender) = sender {
+                        let _ = sender.send(text);
+                    }
+                }
+                // The thread that reads has answered it.
+                ToNode::Alive { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Kills everything that the node has started, and gives the host its interfaces back. The kernel does
+    /// both when the node has exited, but the latter some time later.
+    async fn tear_down(&self) {
+        self.kill_all_but(BTreeSet::new).await;
+        let attached = mem::take(&mut *self.attached.lock().unwrap());
+        for interface in attached {
+            // It does not exist if it could not be created.
+            let _ = self.netlink.delete(&interface).await;
+        }
     }
 
     async fn handle(self: &Arc<Self>, call: Call) -> CallResult {
@@ -198,6 +216,7 @@ impl Server {
             Call::Attach { parent, name } => {
                 let host =
                     self.host.as_ref().ok_or("only a node on another host can take over interfaces")?;
+                self.attached.lock().unwrap().push(name.clone());
                 host.attach(&parent, &name).await?;
                 json(self.netlink.set_up(&name).await?)
             }
@@ -302,11 +321,15 @@ impl Server {
     /// Kills all descendants of this node that do not descend from a running process: those of a process that
     /// has ended. The node is the first process of its PID namespace, so none of them can leave it.
     async fn kill_strays(&self) {
+        self.kill_all_but(|| self.children.lock().unwrap().clone()).await;
+    }
+
+    /// Kills all descendants of this node, except for these children and their descendants.
+    async fn kill_all_but(&self, kept: impl Fn() -> BTreeSet<u32>) {
         let deadline = time::Instant::now() + STRAY_LIMIT;
         loop {
-            let children = self.children.lock().unwrap().clone();
             // Without `/proc`, only the process itself is killed.
-            let running = process_tree::signal_descendants(Signal::SIGKILL, &children).unwrap_or(false);
+            let running = process_tree::signal_descendants(Signal::SIGKILL, &kept()).unwrap_or(false);
             if !running || time::Instant::now() >= deadline {
                 return;
             }
