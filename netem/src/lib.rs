@@ -21,6 +21,7 @@
 //!   decodes their netlink options.
 //! - [`userspace`]: the same effects between two TUN devices, for kernels without `sch_netem`.
 //! - [`links`]: veth pairs, bridges, addresses and counters, for a lab made of network namespaces.
+//! - [`routes`]: the interfaces that carry a connection.
 //! - [`show`]: the profiles, qdiscs and counters of an interface, as `netem show` prints them.
 //! - [`ethernet`]: frame sizes.
 //! - [`measure`]: goodput, round trips and loss across a link.
@@ -40,6 +41,7 @@ mod netlink;
 mod netns;
 mod percent;
 mod profile;
+pub mod routes;
 pub mod show;
 mod sys;
 pub mod trace;

@@ -131,6 +131,15 @@ impl Netlink {
         self.exchange(message, NLM_F_REQUEST | NLM_F_DUMP, &action).await
     }
 
+    /// Sends a request for one object and returns the kernel's answer.
+    pub(crate) async fn ask(
+        &self,
+        message: RouteNetlinkMessage,
+        action: impl Fn() -> String,
+    ) -> Result<Vec<RouteNetlinkMessage>> {
+        self.exchange(message, NLM_F_REQUEST, &action).await
+    }
+
     /// Requests a change, with additional `NLM_F_*` flags, and waits for the kernel's acknowledgement.
     pub(crate) async fn request(
         &self,

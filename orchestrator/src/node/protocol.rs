@@ -129,7 +129,7 @@ pub enum Call {
         /// The process whose network namespace gets the other end: its PID on this host.
         peer_pid: u32,
     },
-    /// Take over a host interface: create an interface on top of it in the node's namespace. Refused for the
+    /// Take over a host interface: create an interface on top of it in the node's namespace. Refused for an
     /// interface that carries the SSH session. Only for a node on another host.
     Attach {
         /// The name of the host's interface.

@@ -62,6 +62,11 @@ fn address(host: usize, end: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 77, u8::try_from(host).unwrap(), end)
 }
 
+/// Returns the address that a host has on `lo`, see [`Hosts::add_inner_address`].
+fn inner_address(host: usize) -> Ipv4Addr {
+    address(host, 100)
+}
+
 impl Hosts {
     fn start(dir: &TestDir) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -112,10 +117,9 @@ impl Hosts {
         let folder = self.folder.display();
         let config = self.folder.join(format!("sshd{host}"));
         let text = format!(
-            "ListenAddress {}\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/user.pub\nPidFile none\n\
+            "HostKey {folder}/host\nAuthorizedKeysFile {folder}/user.pub\nPidFile none\n\
              StrictModes no\nUsePAM no\nPermitRootLogin yes\nPasswordAuthentication no\n\
              SetEnv {} XDG_CACHE_HOME={}\n",
-            address(host, 2),
             dir.mark(),
             cache.display(),
         );
@@ -173,8 +177,14 @@ impl Hosts {
 
     fn write_ssh_config(&self) {
         let folder = self.folder.display();
-        let names =
-            [0, 1, 2].map(|host| format!("Host lab{host}\n  HostName {}\n", address(host, 2))).concat();
+        let names = [0, 1, 2].map(|host| {
+            let (outer, inner) = (address(host, 2), inner_address(host));
+            format!(
+                "Host lab{host}\n  HostName {outer}\n\
+                 Host inner{host}\n  HostName {inner}\n  HostKeyAlias {outer}\n"
+            )
+        });
+        let names = names.concat();
         let text = format!(
             "{names}Host *\n  User root\n  IdentityFile {folder}/user\n  IdentitiesOnly yes\n  \
              UserKnownHostsFile {folder}/known_hosts\n  GlobalKnownHostsFile none\n  \
@@ -197,6 +207,24 @@ impl Hosts {
         let path = self.folder.join("lab.yaml");
         fs::write(&path, change(text.into())).unwrap();
         path.display().to_string()
+    }
+
+    /// Gives a host an address on `lo`, at which ssh reaches it as `inner0` to `inner2`. Skips what needs it
+    /// if `ip` is not installed.
+    pub(crate) fn add_inner_address(&self, host: usize) -> bool {
+        let inner = inner_address(host);
+        let netlink =
+            async { Netlink::open_in(self.networks[host].as_fd())?.add_address("lo", inner, 32).await };
+        self.runtime.block_on(netlink).unwrap();
+        let mut route = Command::new("ip");
+        route.args(["route", "add", &inner.to_string(), "via", &address(host, 2).to_string()]);
+        match route.status() {
+            Ok(status) => {
+                assert!(status.success());
+                true
+            }
+            Err(error) => skipped::<()>(&format!("ip: {error}")).is_some(),
+        }
     }
 
     /// Disconnects a host from this thread's network, or connects it again.

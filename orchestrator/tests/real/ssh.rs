@@ -371,8 +371,15 @@ fn an_unusable_lab_is_refused_with_the_reason() {
         };
         refused(
             &hosts.inventory(|text| text.replacen("migration: eth1", "migration: eth0", 1)),
-            &["eth0 carries the SSH session"],
+            &["eth0 carries the SSH session: it has the address 10.77.1.2"],
         );
+        if hosts.add_inner_address(1) {
+            let by_inner = |text: String| text.replace("host: lab1", "host: inner1");
+            refused(
+                &hosts.inventory(|text| by_inner(text).replacen("migration: eth1", "migration: eth0", 1)),
+                &["eth0 carries the SSH session: the route to 10.77.1.1 leaves through it"],
+            );
+        }
         refused(&hosts.inventory(|text| text.replace("eth1", "eth7")), &["compute1", "eth7"]);
         refused(&hosts.inventory(|text| text.replace("become: none", "become: sudo")), &["lab0", "sudo"]);
         refused(&hosts.inventory(|text| text.replace("lab2", "lab9")), &["lab9"]);

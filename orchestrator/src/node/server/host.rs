@@ -1,17 +1,16 @@
 //! The network of the host that a remote node runs on. The node has a network namespace of its own and takes
-//! over some of the host's interfaces.
+//! over some of the host's interfaces, but none that carries its SSH session ([`netem::routes`]).
 
-use netem::{Namespace, Netlink};
+use netem::{Namespace, Netlink, routes::Connection};
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, FdFlag, fcntl},
-    ifaddrs::getifaddrs,
 };
 use std::{
     error::Error,
     fs::File,
     io,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::AsFd,
     time::{Duration, Instant},
 };
@@ -24,13 +23,12 @@ const IN_USE_LIMIT: Duration = Duration::from_secs(12);
 /// The interval between attempts to take over an interface that is in use.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
-/// The host's network namespace, with the address that the SSH session uses.
+/// The host's network namespace, with the SSH session that carries the protocol.
 #[derive(Debug)]
 pub struct HostNetwork {
     network: Namespace,
-    /// The host's address in the SSH session that carries the protocol. The interface with this address must
-    /// not be taken over.
-    session: Option<IpAddr>,
+    /// The session as a connection of the host; `None` if no network carries it.
+    session: Option<Connection>,
 }
 
 /// Opens the network namespace of the calling process as a descriptor that child processes inherit, for
@@ -41,12 +39,20 @@ pub fn inheritable_network() -> io::Result<File> {
     Ok(network)
 }
 
-/// Returns the host's address from the value of `SSH_CONNECTION`, which has four fields: the client's address
-/// and port, the host's address and port.
-fn session_address(connection: &str) -> Option<IpAddr> {
-    let address = connection.split_whitespace().nth(2)?;
-    let without_zone = address.split('%').next()?;
-    without_zone.parse().ok()
+/// Parses the value of `SSH_CONNECTION`, which has four fields: the client's address and port, the host's
+/// address and port.
+fn session(connection: &str) -> Option<Connection> {
+    let mut fields = connection.split_whitespace();
+    let mut zone = None;
+    let mut end = || {
+        let (address, port) = (fields.next()?, fields.next()?);
+        let (address, interface) = address.split_once('%').map_or((address, None), |(a, i)| (a, Some(i)));
+        zone = interface.map(Into::into).or(zone.take());
+        let address: IpAddr = address.parse().ok()?;
+        Some(SocketAddr::new(address.to_canonical(), port.parse().ok()?))
+    };
+    let (remote, local) = (end()?, end()?);
+    Some(Connection { local, remote, zone })
 }
 
 impl HostNetwork {
@@ -54,7 +60,7 @@ impl HostNetwork {
     /// number. `connection` is the value of `SSH_CONNECTION`.
     pub fn open(descriptor: i32, connection: &str) -> io::Result<Self> {
         let network = File::open(format!("/proc/self/fd/{descriptor}"))?;
-        Ok(Self { network: network.into(), session: session_address(connection) })
+        Ok(Self { network: network.into(), session: session(connection) })
     }
 
     /// Takes over the host's interface `parent`: creates a macvlan interface `name` on it in this process's
@@ -62,14 +68,17 @@ impl HostNetwork {
     ///
     /// If the interface is in use, keeps trying for 12 s. Fails if it carries the SSH session.
     pub(super) async fn attach(&self, parent: &str, name: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
-        if self.carries_session(parent)? {
+        let netlink = Netlink::open_in(self.network.as_fd())?;
+        if let Some(session) = &self.session
+            && let Some(reason) = netlink.carries(parent, session).await?
+        {
             return Err(format!(
-                "{parent} carries the SSH session; in the inventory, name an interface that nothing else uses"
+                "{parent} carries the SSH session: {reason}; in the inventory, name an interface that \
+                 nothing else uses"
             )
             .into());
         }
         let here = File::open("/proc/self/ns/net")?;
-        let netlink = Netlink::open_in(self.network.as_fd())?;
         let deadline = Instant::now() + IN_USE_LIMIT;
         loop {
             let in_use = match netlink.add_macvlan(name, parent, Some(here.as_fd())).await {
@@ -83,17 +92,6 @@ impl HostNetwork {
             time::sleep(RETRY_INTERVAL).await;
         }
     }
-
-    fn carries_session(&self, interface: &str) -> io::Result<bool> {
-        let Some(session) = self.session else { return Ok(false) };
-        let addresses = self.network.run(|| Ok(getifaddrs()?.collect::<Vec<_>>()))?;
-        Ok(addresses.iter().filter(|a| a.interface_name == interface).any(|a| {
-            let Some(address) = &a.address else { return false };
-            let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
-            let v6 = address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip()));
-            v4.or(v6) == Some(session)
-        }))
-    }
 }
 
 #[cfg(test)]
@@ -101,10 +99,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_session_address_is_the_hosts() {
-        let address = |text: &str| session_address(text).map(|a| a.to_string());
-        assert_eq!(address("192.0.2.9 50000 192.0.2.1 22").as_deref(), Some("192.0.2.1"));
-        assert_eq!(address("fe80::9%eth0 50000 fe80::1%eth0 22").as_deref(), Some("fe80::1"));
-        assert_eq!(address(""), None);
+    fn the_session_is_a_connection_of_the_host() {
+        let ends = |text: &str| {
+            let Connection { local, remote, zone } = session(text)?;
+            Some((local.to_string(), remote.to_string(), zone))
+        };
+        let both = |local: &str, remote: &str, zone: Option<&str>| {
+            Some((local.to_owned(), remote.to_owned(), zone.map(Into::into)))
+        };
+        assert_eq!(ends("192.0.2.9 50000 192.0.2.1 22"), both("192.0.2.1:22", "192.0.2.9:50000", None));
+        assert_eq!(
+            ends("fe80::9%eth0 50000 fe80::1%eth0 22"),
+            both("[fe80::1]:22", "[fe80::9]:50000", Some("eth0"))
+        );
+        assert_eq!(
+            ends("::ffff:192.0.2.9 50000 ::ffff:192.0.2.1 22"),
+            both("192.0.2.1:22", "192.0.2.9:50000", None)
+        );
+        for without_network in ["", "UNKNOWN 65535 UNKNOWN 65535", "192.0.2.9 50000"] {
+            assert_eq!(ends(without_network), None);
+        }
     }
 }

@@ -1,0 +1,378 @@
+//! The interfaces that carry a connection of this host.
+//!
+//! Whoever takes over one of them, for example with a macvlan in passthrough mode, cuts the connection. The
+//! connection's address does not tell which they are: it may be on `lo`, a dummy or a VRF, while the packets
+//! pass through another interface. So the kernel is asked for the route of the connection's own packets, with
+//! all rules of policy routing. What is below the interface of the route, the list of interfaces tells: a
+//! VLAN is on top of another interface, and a bridge has ports.
+//!
+//! The kernel does not tell two things: through which interface packets arrive, if that is another one, and
+//! where the packets of a tunnel go. The interface with the connection's address counts as one that carries
+//! it, and if a tunnel does, so do those of the default routes.
+
+use crate::{error::Result, netlink::Netlink};
+use rtnetlink::packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    address::{AddressAttribute, AddressMessage},
+    link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage},
+    route::{RouteAttribute, RouteFlags, RouteMessage},
+};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+/// An address for documentation (RFC 5737), which only a default route leads to.
+const ELSEWHERE_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+
+/// An address for documentation (RFC 3849), which only a default route leads to.
+const ELSEWHERE_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
+
+/// The number of the protocol TCP.
+const TCP: u8 = 6;
+
+/// A TCP connection of this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connection {
+    /// This end.
+    pub local: SocketAddr,
+    /// The other end.
+    pub remote: SocketAddr,
+    /// The name or the index of the interface that link-local addresses belong to; `None` for others.
+    pub zone: Option<String>,
+}
+
+/// Why an interface carries a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// It has the connection's address.
+    Address(IpAddr),
+    /// The route to this address leaves through it.
+    Route(IpAddr),
+    /// The packets of this interface pass through it.
+    Below(String),
+    /// It has a default route, and this interface, which carries the connection too, is a tunnel.
+    Tunnel(String),
+}
+
+impl fmt::Display for Reason {
+    /// Writes a sentence about the interface, which it calls "it".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => write!(f, "it has the address {address}"),
+            Self::Route(address) => write!(f, "the route to {address} leaves through it"),
+            Self::Below(upper) => write!(f, "the packets of {upper} pass through it"),
+            Self::Tunnel(tunnel) => write!(f, "it has the default route, and {tunnel} is a tunnel"),
+        }
+    }
+}
+
+impl Netlink {
+    /// Returns why an interface carries a connection; `None` if it does not.
+    ///
+    /// # Errors
+    ///
+    /// [`NoInterface`](crate::Error::NoInterface), and if the kernel does not answer.
+    pub async fn carries(&self, interface: &str, connection: &Connection) -> Result<Option<Reason>> {
+        let index = self.interface(interface).await?.index;
+        let links = self.links().await?;
+        Ok(self.carriers(connection, &links).await?.remove(&index))
+    }
+
+    /// Finds the interfaces among `links` that carry a connection, by index.
+    async fn carriers(
+        &self,
+        connection: &Connection,
+        links: &[LinkMessage],
+    ) -> Result<BTreeMap<u32, Reason>> {
+        let mut found = Carriers { links, reasons: BTreeMap::new() };
+        let (local, remote) = (connection.local.ip(), connection.remote.ip());
+        // The interfaces and VRFs that the connection may be bound to.
+        let mut bound_to = vec![None];
+        for index in self.interfaces_with(local).await? {
+            found.add(index, Reason::Address(local));
+            bound_to.extend(found.link(index).and_then(|link| found.vrf_of(link)).map(Some));
+        }
+        if let Some(zone) = &connection.zone {
+            let is_zone = |link: &&LinkMessage| name(link) == *zone || zone.parse() == Ok(link.header.index);
+            bound_to = vec![links.iter().find(is_zone).map(|link| link.header.index)];
+        }
+        for interface in bound_to {
+            for index in self.outputs(request_for(connection, interface)).await? {
+                found.add(index, Reason::Route(remote));
+            }
+        }
+        if let Some(tunnel) = found.tunnel() {
+            for elsewhere in [ELSEWHERE_V4, ELSEWHERE_V6] {
+                for index in self.outputs(request_to(elsewhere)).await? {
+                    found.add(index, Reason::Tunnel(tunnel.clone()));
+                }
+            }
+        }
+        Ok(found.reasons)
+    }
+
+    /// Returns the indexes of the interfaces that have this address.
+    async fn interfaces_with(&self, wanted: IpAddr) -> Result<Vec<u32>> {
+        let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        let answers = self.dump(request, || "list the addresses".into()).await?;
+        let is_wanted = |attribute: &AddressAttribute| {
+            matches!(attribute, AddressAttribute::Address(address) | AddressAttribute::Local(address)
+                if *address == wanted)
+        };
+        let messages = answers.into_iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewAddress(message) => Some(message),
+            _ => None,
+        });
+        let wanted = messages.filter(|message| message.attributes.iter().any(is_wanted));
+        Ok(wanted.map(|message| message.header.index).collect())
+    }
+
+    /// Returns the interfaces of a route: that which the kernel uses now, and those of the whole entry in the
+    /// routing table, because a route with several next hops may use another one later. Returns none if there
+    /// is no route.
+    async fn outputs(&self, request: RouteMessage) -> Result<Vec<u32>> {
+        let mut whole_entry = request.clone();
+        whole_entry.header.flags = RouteFlags::FibMatch;
+        let mut outputs = Vec::new();
+        for request in [request, whole_entry] {
+            let answers = self.ask(RouteNetlinkMessage::GetRoute(request), || "look up a route".into()).await;
+            let answers = match answers {
+                Err(no_route) if no_route.errno().is_some() => continue,
+                answers => answers?,
+            };
+            for answer in answers {
+                let RouteNetlinkMessage::NewRoute(route) = answer else { continue };
+                for attribute in route.attributes {
+                    match attribute {
+                        RouteAttribute::Oif(index) => outputs.push(index),
+                        RouteAttribute::MultiPath(hops) => {
+                            outputs.extend(hops.iter().map(|hop| hop.interface_index));
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+        Ok(outputs)
+    }
+}
+
+/// Returns the request for the route to an address.
+fn request_to(destination: IpAddr) -> RouteMessage {
+    let mut request = RouteMessage::default();
+    let is_v4 = destination.is_ipv4();
+    request.header.address_family = if is_v4 { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    request.header.destination_prefix_length = if is_v4 { 32 } else { 128 };
+    request.attributes.push(RouteAttribute::Destination(destination.into()));
+    request
+}
+
+/// Returns the request for the route of a connection's packets, if it is bound to this interface or VRF.
+fn request_for(connection: &Connection, bound_to: Option<u32>) -> RouteMessage {
+    let Connection { local, remote, .. } = connection;
+    let mut request = request_to(remote.ip());
+    request.header.source_prefix_length = request.header.destination_prefix_length;
+    request.attributes.extend([
+        RouteAttribute::Source(local.ip().into()),
+        RouteAttribute::IpProto(TCP),
+        RouteAttribute::Sport(local.port()),
+        RouteAttribute::Dport(remote.port()),
+    ]);
+    request.attributes.extend(bound_to.map(RouteAttribute::Oif));
+    request
+}
+
+/// The interfaces that carry a connection, as they are found.
+struct Carriers<'a> {
+    links: &'a [LinkMessage],
+    /// The reason of each, by index.
+    reasons: BTreeMap<u32, Reason>,
+}
+
+impl<'a> Carriers<'a> {
+    fn link(&self, index: u32) -> Option<&'a LinkMessage> {
+        self.links.iter().find(|link| link.header.index == index)
+    }
+
+    /// Adds an interface and all that its packets pass through, except for those that are known already.
+    fn add(&mut self, index: u32, reason: Reason) {
+        let mut pending = vec![(index, reason)];
+        while let Some((index, reason)) = pending.pop() {
+            let Some(link) = self.link(index) else { continue };
+            if self.reasons.contains_key(&index) {
+                continue;
+            }
+            self.reasons.insert(index, reason);
+            pending.extend(self.below(link).into_iter().map(|index| (index, Reason::Below(name(link)))));
+        }
+    }
+
+    /// Returns the interfaces that the packets of one pass through next: the ports of a bridge or bond, the
+    /// interface that a VLAN or macvlan is on, and the other end of a veth pair with the bridge that it is a
+    /// port of.
+    fn below(&self, link: &LinkMessage) -> Vec<u32> {
+        let ports = self.links.iter().filter(|port| controller(port) == Some(link.header.index));
+        let mut below: Vec<u32> = ports.map(|port| port.header.index).collect();
+        // Otherwise the index is that of another network namespace.
+        let is_here =
+            !link.attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::LinkNetNsId(_)));
+        let lower = link.attributes.iter().find_map(|attribute| match attribute {
+            LinkAttribute::Link(index) if is_here => Some(*index),
+            _ => None,
+        });
+        below.extend(lower);
+        if kind(link) == Some(&InfoKind::Veth) {
+            below.extend(lower.and_then(|other_end| self.link(other_end)).and_then(controller));
+        }
+        below
+    }
+
+    /// Returns the VRF that an interface is or belongs to.
+    fn vrf_of(&self, link: &LinkMessage) -> Option<u32> {
+        let around = controller(link).and_then(|index| self.link(index));
+        let vrf = [Some(link), around].into_iter().flatten().find(|link| kind(link) == Some(&InfoKind::Vrf));
+        vrf.map(|link| link.header.index)
+    }
+
+    /// Returns the name of a tunnel that carries the connection.
+    fn tunnel(&self) -> Option<String> {
+        self.reasons.keys().filter_map(|index| self.link(*index)).find(|link| is_tunnel(link)).map(name)
+    }
+}
+
+/// Returns whether the packets of an interface travel in other packets, or may do so.
+fn is_tunnel(link: &LinkMessage) -> bool {
+    let is_known = matches!(
+        kind(link),
+        Some(
+            InfoKind::Amt
+                | InfoKind::BareUdp
+                | InfoKind::ErSpan
+                | InfoKind::Geneve
+                | InfoKind::GreTap
+                | InfoKind::GreTap6
+                | InfoKind::Gtp
+                | InfoKind::Ip6ErSpan
+                | InfoKind::Tun
+                | InfoKind::Vxlan
+                | InfoKind::Wireguard
+        )
+    );
+    // Tunnels of other kinds carry IP packets without the header of a link layer.
+    is_known
+        || matches!(
+            link.header.link_layer_type,
+            LinkLayerType::None
+                | LinkLayerType::Ppp
+                | LinkLayerType::Tunnel
+                | LinkLayerType::Tunnel6
+                | LinkLayerType::Sit
+                | LinkLayerType::Ipgre
+                | LinkLayerType::Ip6gre
+        )
+}
+
+/// Returns the bridge, bond or VRF that an interface is a port of.
+fn controller(link: &LinkMessage) -> Option<u32> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Controller(index) => Some(*index),
+        _ => None,
+    })
+}
+
+fn kind(link: &LinkMessage) -> Option<&InfoKind> {
+    let infos = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => Some(infos),
+        _ => None,
+    });
+    infos?.iter().find_map(|info| match info {
+        LinkInfo::Kind(kind) => Some(kind),
+        _ => None,
+    })
+}
+
+fn name(link: &LinkMessage) -> String {
+    let name = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.clone()),
+        _ => None,
+    });
+    name.unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Describes an interface that is on `lower` and a port of `controller`, unless those are 0.
+    fn link(index: u32, text: &str, kind: InfoKind, [lower, controller]: [u32; 2]) -> LinkMessage {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        link.header.link_layer_type = LinkLayerType::Ether;
+        link.attributes =
+            vec![LinkAttribute::IfName(text.into()), LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)])];
+        link.attributes.extend((lower != 0).then_some(LinkAttribute::Link(lower)));
+        link.attributes.extend((controller != 0).then_some(LinkAttribute::Controller(controller)));
+        link
+    }
+
+    /// Returns the names of the interfaces that carry what leaves through this one.
+    fn carriers(links: &[LinkMessage], index: u32) -> Vec<String> {
+        let mut found = Carriers { links, reasons: BTreeMap::new() };
+        found.add(index, Reason::Route(ELSEWHERE_V4));
+        found.reasons.keys().map(|index| name(found.link(*index).unwrap())).collect()
+    }
+
+    #[test]
+    fn the_ports_of_a_bond_below_a_vlan_below_a_bridge_carry_its_packets() {
+        let links = [
+            link(1, "eth0", InfoKind::Dummy, [0, 3]),
+            link(2, "eth1", InfoKind::Dummy, [0, 3]),
+            link(3, "bond0", InfoKind::Bond, [0, 0]),
+            link(4, "bond0.5", InfoKind::Vlan, [3, 5]),
+            link(5, "br0", InfoKind::Bridge, [0, 0]),
+            link(6, "bond0.6", InfoKind::Vlan, [3, 0]),
+            link(7, "eth2", InfoKind::Dummy, [0, 0]),
+        ];
+        assert_eq!(carriers(&links, 5), ["eth0", "eth1", "bond0", "bond0.5", "br0"]);
+        assert_eq!(carriers(&links, 1), ["eth0"]);
+        assert_eq!(carriers(&links, 9), [""; 0]);
+    }
+
+    #[test]
+    fn a_veth_pair_leads_to_the_bridge_of_its_other_end_if_that_is_here() {
+        let mut links = [
+            link(1, "eth0", InfoKind::Dummy, [0, 4]),
+            link(2, "near", InfoKind::Veth, [3, 0]),
+            link(3, "far", InfoKind::Veth, [2, 4]),
+            link(4, "br0", InfoKind::Bridge, [0, 0]),
+        ];
+        assert_eq!(carriers(&links, 2), ["eth0", "near", "far", "br0"]);
+        links[1].attributes.push(LinkAttribute::LinkNetNsId(0));
+        assert_eq!(carriers(&links, 2), ["near"], "the index is that of another namespace");
+    }
+
+    #[test]
+    fn an_interface_and_its_ports_are_in_the_vrf() {
+        let links = [
+            link(1, "eth0", InfoKind::Dummy, [0, 2]),
+            link(2, "vrf0", InfoKind::Vrf, [0, 0]),
+            link(3, "eth1", InfoKind::Dummy, [0, 4]),
+            link(4, "br0", InfoKind::Bridge, [0, 0]),
+        ];
+        let found = Carriers { links: &links, reasons: BTreeMap::new() };
+        let vrfs = links.iter().map(|link| found.vrf_of(link));
+        assert_eq!(vrfs.collect::<Vec<_>>(), [Some(2), Some(2), None, None]);
+    }
+
+    #[test]
+    fn interfaces_without_a_link_layer_are_tunnels() {
+        let mut ipip = link(1, "tunl7", InfoKind::IpIp, [0, 0]);
+        assert!(!is_tunnel(&ipip));
+        ipip.header.link_layer_type = LinkLayerType::Tunnel;
+        assert!(is_tunnel(&ipip));
+        assert!(is_tunnel(&link(1, "tap7", InfoKind::Tun, [0, 0])));
+        assert!(!is_tunnel(&link(1, "eth0", InfoKind::Veth, [0, 0])));
+    }
+}
