@@ -1,4 +1,4 @@
-//! The descendants of this process, as `/proc` lists them.
+//! Processes as `/proc` shows them, and the descendants of this process among them.
 //!
 //! A program may start others: a wrapper around QEMU does, and so do `sudo` and `apt-get`. Whoever ends a
 //! program has to end these too. Process groups do not suffice, because a program can leave its group.
@@ -12,9 +12,7 @@ use nix::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
-    path::Path,
-    thread,
+    fs, io, thread,
     time::{Duration, Instant},
 };
 
@@ -25,7 +23,7 @@ pub const INTERVAL: Duration = Duration::from_millis(5);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Descendant {
     /// The PID in this process's PID namespace.
-    pid: i32,
+    pid: u32,
     /// Whether it has ended, and its parent has not noticed yet.
     ended: bool,
     /// Whether this process is its parent.
@@ -34,52 +32,75 @@ struct Descendant {
 
 /// What `/proc/PID/status` says of a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Status {
-    parent: i32,
-    ended: bool,
+pub struct ProcessStatus {
+    /// The PID of its parent; zero if that is outside the PID namespace of `/proc`.
+    pub parent: u32,
+    /// Whether it has ended, and its parent has not noticed yet.
+    pub ended: bool,
     /// The PIDs in all of its PID namespaces, from that of `/proc` to its own.
-    pids: Vec<i32>,
+    pub pids: Vec<u32>,
+    /// Its user and group, or `None` if real, effective, saved and file system IDs differ, as they do in
+    /// set-uid and set-gid programs.
+    pub owner: Option<Owner>,
 }
 
-impl Status {
-    fn parse(text: &str) -> Option<Self> {
+/// A user and a group, by their IDs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    pub uid: u32,
+    pub gid: u32,
+}
+
+impl ProcessStatus {
+    /// Parses the content of `/proc/PID/status`.
+    pub fn parse(text: &str) -> Option<Self> {
         let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        let pids = field("NSpid")?.split_whitespace().map(|pid| pid.parse().ok());
+        let numbers = |name: &str| -> Option<Vec<u32>> {
+            field(name)?.split_whitespace().map(|number| number.parse().ok()).collect()
+        };
+        let only = |numbers: Vec<u32>| {
+            let first = *numbers.first()?;
+            numbers.iter().all(|number| *number == first).then_some(first)
+        };
+        let owner = only(numbers("Uid")?).zip(only(numbers("Gid")?)).map(|(uid, gid)| Owner { uid, gid });
         Some(Self {
-            parent: field("PPid")?.trim().parse().ok()?,
+            parent: *numbers("PPid")?.last()?,
             ended: field("State")?.trim().starts_with(['Z', 'X']),
-            pids: pids.collect::<Option<_>>()?,
+            pids: numbers("NSpid").filter(|pids| !pids.is_empty())?,
+            owner,
         })
+    }
+
+    /// Reads the status of a process.
+    pub fn read(pid: u32) -> Option<Self> {
+        Self::parse(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
+    }
+
+    /// Returns the PID in its own, innermost PID namespace.
+    pub fn own_pid(&self) -> u32 {
+        self.pids.last().copied().unwrap_or_default()
     }
 }
 
 /// Lists the descendants of this process, without the children in `except` and their descendants.
 fn descendants(except: &BTreeSet<u32>) -> io::Result<Vec<Descendant>> {
     // `/proc` may be that of another PID namespace, in which all PIDs are others.
-    let me: i32 = fs::read_link("/proc/self")?.to_str().and_then(|pid| pid.parse().ok()).unwrap_or(0);
-    let mut all = BTreeMap::new();
-    for entry in fs::read_dir("/proc")?.flatten() {
-        let pid = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok());
-        // A process that has ended meanwhile has no status any more.
-        let status = |pid: i32| {
-            Status::parse(&fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status")).ok()?)
-        };
-        if let Some((pid, status)) = pid.and_then(|pid| Some((pid, status(pid)?))) {
-            all.insert(pid, status);
-        }
-    }
+    let me: u32 = fs::read_link("/proc/self")?.to_str().and_then(|pid| pid.parse().ok()).unwrap_or(0);
+    let pids = fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    // A process that has ended meanwhile has no status any more.
+    let all = pids.filter_map(|pid| Some((pid, ProcessStatus::read(pid)?))).collect();
     Ok(below(me, &all, except))
 }
 
 /// Returns the descendants of the process `me` in a list of processes by PID. See [`descendants`].
-fn below(me: i32, all: &BTreeMap<i32, Status>, except: &BTreeSet<u32>) -> Vec<Descendant> {
+fn below(me: u32, all: &BTreeMap<u32, ProcessStatus>, except: &BTreeSet<u32>) -> Vec<Descendant> {
     let depth = all.get(&me).map_or(1, |status| status.pids.len());
     let mut found = Vec::new();
     let mut parents = vec![me];
     while let Some(parent) = parents.pop() {
         for (pid, status) in all.iter().filter(|(_, status)| status.parent == parent) {
             let Some(&here) = status.pids.get(depth - 1) else { continue };
-            if parent == me && except.contains(&here.cast_unsigned()) {
+            if parent == me && except.contains(&here) {
                 continue;
             }
             found.push(Descendant { pid: here, ended: status.ended, is_child: parent == me });
@@ -99,7 +120,7 @@ fn below(me: i32, all: &BTreeMap<i32, Status>, except: &BTreeSet<u32>) -> Vec<De
 pub fn signal_descendants(signal: Signal, except: &BTreeSet<u32>) -> io::Result<bool> {
     let mut running = false;
     for Descendant { pid, ended, is_child } in descendants(except)? {
-        let pid = Pid::from_raw(pid);
+        let pid = Pid::from_raw(pid.cast_signed());
         if !ended {
             // It may have ended just now, or belong to another user.
             running |= kill(pid, signal).is_ok();
@@ -133,18 +154,50 @@ pub fn end_descendants(signal: Signal, patience: Duration) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::process::Command;
 
-    fn status(parent: i32, pids: &[i32]) -> Status {
-        Status { parent, ended: false, pids: pids.to_vec() }
+    fn status(parent: u32, pids: &[u32]) -> ProcessStatus {
+        ProcessStatus { parent, ended: false, pids: pids.to_vec(), owner: Some(Owner { uid: 7, gid: 5 }) }
     }
+
+    const TEXT: &str = "Name:\tsh (x)\nState:\tS (sleeping)\nTgid:\t90\nPPid:\t7\nUid:\t7\t7\t7\t7\n\
+                        Gid:\t5\t5\t5\t5\nNSpid:\t90\t12\n";
 
     #[test]
     fn the_status_of_a_process_is_read() {
-        let text = "Name:\tsh (x)\nState:\tS (sleeping)\nTgid:\t90\nPPid:\t7\nNSpid:\t90\t12\n";
-        assert_eq!(Status::parse(text), Some(status(7, &[90, 12])));
-        let zombie = text.replace("S (sleeping)", "Z (zombie)");
-        assert!(Status::parse(&zombie).unwrap().ended);
-        assert_eq!(Status::parse("Name:\tsh\n"), None);
+        let read = ProcessStatus::parse(TEXT).unwrap();
+        assert_eq!(read, status(7, &[90, 12]));
+        assert_eq!(read.own_pid(), 12);
+        let zombie = TEXT.replace("S (sleeping)", "Z (zombie)");
+        assert!(ProcessStatus::parse(&zombie).unwrap().ended);
+        assert_eq!(ProcessStatus::parse("Name:\tsh\n"), None);
+    }
+
+    #[test]
+    fn a_set_uid_program_belongs_to_nobody() {
+        for uids in ["7\t0\t0\t0", "0\t0\t0\t7"] {
+            let text = TEXT.replace("7\t7\t7\t7", uids);
+            assert_eq!(ProcessStatus::parse(&text).unwrap().owner, None);
+        }
+    }
+
+    #[test]
+    fn children_and_grandchildren_are_found() {
+        let mut child = Command::new("sh").args(["-c", "sleep 60 & wait"]).spawn().unwrap();
+        let pid = child.id();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let grandchild = loop {
+            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+            if let Some(grandchild) = children.split_whitespace().next() {
+                break grandchild.parse::<u32>().unwrap();
+            }
+            assert!(Instant::now() < deadline);
+        };
+        let found = descendants(&BTreeSet::new()).unwrap();
+        assert!([pid, grandchild].iter().all(|pid| found.iter().any(|found| found.pid == *pid)), "{found:?}");
+        kill(Pid::from_raw(grandchild.cast_signed()), Signal::SIGKILL).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]

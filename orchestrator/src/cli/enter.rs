@@ -3,9 +3,10 @@
 use super::{ERROR, Failure};
 use crate::{
     node::server::{
-        process::{self, Owner},
+        process,
         visit::{Error, NodeSession, Outcome, Target},
     },
+    process_tree::Owner,
     sys,
 };
 use clap::Args;

@@ -18,9 +18,10 @@ use crate::{
     host::QEMU,
     lab::topology::NODES,
     node::server::{
-        process::{HeldProcess, Namespaces, NodeArguments, Owner, ProcessStatus, split_arguments},
+        process::{HeldProcess, Namespaces, NodeArguments, split_arguments},
         serve::READY,
     },
+    process_tree::{Owner, ProcessStatus},
 };
 use nix::unistd::{SysconfVar, Uid, User, geteuid, sysconf};
 use serde::{Deserialize, Serialize};
@@ -275,7 +276,7 @@ fn ancestry(node: &ProcessStatus, run: Option<&String>) -> Option<Ancestry> {
         return Some(Ancestry::NotVisible);
     }
     // An orphan gets another parent, whose process ID is not the name of the run.
-    let own_pid = ProcessStatus::read(orchestrator)?.own_pid;
+    let own_pid = ProcessStatus::read(orchestrator)?.own_pid();
     (own_pid.to_string() == *run).then_some(Ancestry::Orchestrator(orchestrator))
 }
 
@@ -409,10 +410,10 @@ mod tests {
     #[test]
     fn a_process_whose_parent_is_no_node_has_no_ancestry() {
         let us = ProcessStatus::read(std::process::id()).unwrap();
-        assert_eq!(us.own_pid, std::process::id());
+        assert_eq!(us.own_pid(), std::process::id());
         // The parent of this test is no outer process of a node.
         assert_eq!(ancestry(&us, Some(&"1".into())), None);
-        let first = ProcessStatus { parent: 0, own_pid: 1, owner: None };
+        let first = ProcessStatus { parent: 0, ended: false, pids: vec![1], owner: None };
         assert_eq!(ancestry(&first, None), Some(Ancestry::NotVisible));
     }
 }

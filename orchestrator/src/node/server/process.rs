@@ -6,7 +6,7 @@
 //! another process, all that is read belongs to it, and its namespaces are opened before any is joined.
 //! [`HeldProcess::check`] compares what it is with what real nodes are.
 
-use crate::sys;
+use crate::{process_tree::ProcessStatus, sys};
 use nix::{
     fcntl::{OFlag, openat},
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -96,46 +96,6 @@ fn is_name(text: &str) -> bool {
 pub fn split_arguments(line: &[u8]) -> Option<Vec<String>> {
     let line = line.strip_suffix(b"\0")?;
     Some(line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect())
-}
-
-/// The fields of `/proc/PID/status` that are used here.
-#[derive(Debug, PartialEq, Eq)]
-pub struct ProcessStatus {
-    /// The PID of its parent; zero if that is outside this PID namespace.
-    pub parent: u32,
-    /// The PID in its own, innermost PID namespace.
-    pub own_pid: u32,
-    /// Its user and group, or `None` if real, effective, saved and file system IDs differ, as they do in
-    /// set-uid and set-gid programs.
-    pub owner: Option<Owner>,
-}
-
-/// A user and a group, by their IDs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Owner {
-    pub uid: u32,
-    pub gid: u32,
-}
-
-impl ProcessStatus {
-    /// Parses the content of `/proc/PID/status`.
-    pub fn parse(status: &str) -> Option<Self> {
-        let numbers = |name: &str| -> Option<Vec<u32>> {
-            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-            line.split_whitespace().map(|number| number.parse().ok()).collect()
-        };
-        let only = |numbers: Vec<u32>| {
-            let first = *numbers.first()?;
-            numbers.iter().all(|number| *number == first).then_some(first)
-        };
-        let owner = only(numbers("Uid:")?).zip(only(numbers("Gid:")?)).map(|(uid, gid)| Owner { uid, gid });
-        Some(Self { parent: *numbers("PPid:")?.last()?, own_pid: *numbers("NSpid:")?.last()?, owner })
-    }
-
-    /// Reads the status of a process.
-    pub fn read(pid: u32) -> Option<Self> {
-        Self::parse(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
-    }
 }
 
 /// The namespaces of a node, opened.
@@ -343,18 +303,6 @@ mod tests {
             assert_eq!(with("compute1", run), None, "{run:?}");
         }
         assert_eq!(with("compute1\x1b[2J", "7"), None);
-    }
-
-    #[test]
-    fn a_set_uid_program_belongs_to_nobody() {
-        let status = |uids: &str| {
-            let text = format!("Name:\tx\nPPid:\t4\nUid:\t{uids}\nGid:\t5\t5\t5\t5\nNSpid:\t9\t1\n");
-            ProcessStatus::parse(&text).unwrap()
-        };
-        let owner = Some(Owner { uid: 7, gid: 5 });
-        assert_eq!(status("7\t7\t7\t7"), ProcessStatus { parent: 4, own_pid: 1, owner });
-        assert_eq!(status("7\t0\t0\t0").owner, None);
-        assert_eq!(status("0\t0\t0\t7").owner, None);
     }
 
     #[test]

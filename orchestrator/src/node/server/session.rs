@@ -10,11 +10,8 @@
 //! reads nor changes it. A session on behalf of another user gets that user's rights and a clean environment,
 //! and no descriptor except the standard streams and those that this program passes.
 
-use super::{
-    process::Owner,
-    visit::{SIGNAL_BASE, exit_code},
-};
-use crate::sys;
+use super::visit::{SIGNAL_BASE, exit_code};
+use crate::{process_tree::Owner, sys};
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, OFlag, fcntl},

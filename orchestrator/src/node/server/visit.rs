@@ -26,10 +26,13 @@
 
 use super::{
     isolate,
-    process::{self, HeldProcess, Owner},
+    process::{self, HeldProcess},
     session,
 };
-use crate::sys;
+use crate::{
+    process_tree::{self, Owner},
+    sys,
+};
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, FdFlag, OFlag, fcntl},
@@ -44,7 +47,7 @@ use nix::{
     unistd::{Pid, getpgrp, getppid, sethostname, setpgid, tcsetpgrp},
 };
 use std::{
-    collections::HashMap,
+    collections::BTreeSet,
     env,
     ffi::OsString,
     fs::{self, File},
@@ -59,7 +62,6 @@ use std::{
     },
     process::{Command, ExitStatus},
     thread,
-    time::Duration,
 };
 
 /// The default shell, if `SHELL` is not set.
@@ -373,62 +375,12 @@ fn wait_for_hangup(lifeline: &UnixStream, remote: bool) {
     }
 }
 
-/// Kills all descendants of this process and waits until they are gone.
-fn kill_descendants() {
-    loop {
-        for pid in descendants().unwrap_or_default() {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-        }
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::StillAlive) => thread::sleep(Duration::from_millis(5)),
-            Ok(_) => {}
-            Err(_no_child_is_left) => return,
-        }
-    }
-}
-
-/// Returns the PIDs of this process's descendants, in its own PID namespace. Orphans are included, since this
+/// Kills all descendants of this process and waits until they are gone. Orphans are included, since this
 /// process is their subreaper.
-fn descendants() -> Option<Vec<i32>> {
-    let us = ProcStatus::read("self")?;
-    // If `/proc` belongs to an outer PID namespace, each process has several PIDs.
-    let depth = us.numbers.len() - 1;
-    let entries = fs::read_dir("/proc").ok()?.flatten();
-    let all: HashMap<i32, ProcStatus> = entries
-        .filter_map(|entry| ProcStatus::read(entry.file_name().to_str()?))
-        .map(|process| (process.pid, process))
-        .collect();
-    let below = |mut pid: i32| {
-        while let Some(parent) = all.get(&pid).map(|process| process.parent) {
-            if parent == us.pid {
-                return true;
-            }
-            pid = parent;
-        }
-        false
-    };
-    let found = all.values().filter(|process| below(process.pid));
-    Some(found.filter_map(|process| process.numbers.get(depth).copied()).collect())
-}
-
-/// The fields of `/proc/PID/status` that are needed here.
-struct ProcStatus {
-    pid: i32,
-    parent: i32,
-    /// The process's PID in the PID namespace of `/proc` and in each nested one down to its own.
-    numbers: Vec<i32>,
-}
-
-impl ProcStatus {
-    fn read(entry: &str) -> Option<Self> {
-        let status = fs::read_to_string(format!("/proc/{entry}/status")).ok()?;
-        let field = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-            line.split_whitespace().map(|number| number.parse().ok()).collect::<Option<Vec<i32>>>()
-        };
-        let [pid] = field("Pid:")?[..] else { return None };
-        let [parent] = field("PPid:")?[..] else { return None };
-        Some(Self { pid, parent, numbers: field("NSpid:")? })
+fn kill_descendants() {
+    let none = BTreeSet::new();
+    while process_tree::signal_descendants(Signal::SIGKILL, &none).unwrap_or(false) {
+        thread::sleep(process_tree::INTERVAL);
     }
 }
 
@@ -440,25 +392,5 @@ mod tests {
     fn missing_admin_directories_are_appended_to_the_search_path() {
         assert_eq!(search_path("/usr/bin:/sbin:/bin"), "/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/sbin");
         assert_eq!(search_path(""), "/usr/local/sbin:/usr/sbin:/sbin");
-    }
-
-    #[test]
-    fn children_and_grandchildren_are_found() {
-        let mut child = Command::new("sh").args(["-c", "sleep 60 & wait"]).spawn().unwrap();
-        let found = || descendants().unwrap();
-        let pid = child.id().cast_signed();
-        let deadline = std::time::Instant::now() + Duration::from_secs(10);
-        let grandchild = loop {
-            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-            if let Some(grandchild) = children.split_whitespace().next() {
-                break grandchild.parse::<i32>().unwrap();
-            }
-            assert!(std::time::Instant::now() < deadline);
-        };
-        let found = found();
-        assert!(found.contains(&pid) && found.contains(&grandchild), "{found:?}");
-        kill(Pid::from_raw(grandchild), Signal::SIGKILL).unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
     }
 }
