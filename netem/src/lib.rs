@@ -51,7 +51,7 @@ pub mod wire;
 pub use error::{Error, Result};
 pub use feature::Feature;
 pub use kernel::{Applied, Backend};
-pub use links::Counters;
+pub use links::{Counters, LinkRole, LinkUser};
 pub use netlink::{Interface, Netlink};
 pub use netns::Namespace;
 pub use percent::{Percent, PercentError};

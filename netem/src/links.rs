@@ -20,6 +20,10 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd},
 };
 
+pub use role::{LinkRole, LinkUser};
+
+mod role;
+
 /// The counters of an interface since it was created (`IFLA_STATS64`).
 ///
 /// Bytes are those of Ethernet frames without preamble, frame check sequence and inter-frame gap. A packet

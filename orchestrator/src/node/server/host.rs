@@ -1,6 +1,7 @@
 //! The network of the host that a remote node runs on. The node has a network namespace of its own and takes
 //! over some of the host's interfaces, but none that carries its SSH session ([`netem::routes`]).
 
+use super::parent::Unusable;
 use netem::{Namespace, Netlink, routes::Connection};
 use nix::{
     errno::Errno,
@@ -19,6 +20,9 @@ use tokio::time;
 /// How long to wait for an interface that is in use: a node that has lost its orchestrator holds its
 /// interfaces for up to ten seconds, unless its host is busy.
 const IN_USE_LIMIT: Duration = Duration::from_secs(12);
+
+/// What the message about an interface that stays in use says before the interface's name.
+pub(crate) const IN_USE: &str = "another run may be using";
 
 /// The interval between attempts to take over an interface that is in use.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
@@ -66,7 +70,8 @@ impl HostNetwork {
     /// Takes over the host's interface `parent`: creates a macvlan interface `name` on it in this process's
     /// network namespace.
     ///
-    /// If the interface is in use, keeps trying for 12 s. Fails if it carries the SSH session.
+    /// If another node uses the interface, keeps trying for 12 s. Fails at once if it carries the SSH
+    /// session, and if it can carry no macvlan: see [`Unusable`].
     pub(super) async fn attach(&self, parent: &str, name: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
         let netlink = Netlink::open_in(self.network.as_fd())?;
         if let Some(session) = &self.session
@@ -81,15 +86,34 @@ impl HostNetwork {
         let here = File::open("/proc/self/ns/net")?;
         let deadline = Instant::now() + IN_USE_LIMIT;
         loop {
-            let in_use = match netlink.add_macvlan(name, parent, Some(here.as_fd())).await {
-                // The kernel reports EINVAL if the interface already has a passthrough macvlan.
-                Err(error) if error.errno() == Some(Errno::EINVAL as i32) => error,
-                other => return Ok(other?),
-            };
-            if Instant::now() > deadline {
-                return Err(format!("{in_use}; another run may be using {parent}").into());
+            let index = netlink.interface(parent).await?.index;
+            let role = netlink.roles().await?.into_iter().find(|role| role.index == index);
+            if let Some(unusable) = role.as_ref().and_then(Unusable::check) {
+                return Err(unusable.to_string().into());
             }
-            time::sleep(RETRY_INTERVAL).await;
+            let refused = match netlink.add_macvlan(name, parent, Some(here.as_fd())).await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            match refused.errno().map(Errno::from_raw) {
+                // The kernel's answer if the interface already has a macvlan, in whatever namespace.
+                Some(Errno::EINVAL) if Instant::now() < deadline => time::sleep(RETRY_INTERVAL).await,
+                Some(Errno::EINVAL) => {
+                    return Err(format!(
+                        "{refused}: {parent} already carries a macvlan in another network namespace; \
+                         {IN_USE} {parent}, or a container or a virtual machine"
+                    )
+                    .into());
+                }
+                Some(Errno::EBUSY) => {
+                    return Err(format!(
+                        "{refused}: something on that host receives the frames of {parent} already, such as \
+                         an ipvlan of a container; name an interface that nothing else uses"
+                    )
+                    .into());
+                }
+                _ => return Err(refused.into()),
+            }
         }
     }
 }

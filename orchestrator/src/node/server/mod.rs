@@ -13,6 +13,7 @@ mod frames;
 pub mod host;
 pub mod isolate;
 pub mod outside;
+pub mod parent;
 pub mod probe;
 pub mod process;
 pub mod serve;
