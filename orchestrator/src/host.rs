@@ -1,7 +1,7 @@
 //! Facts about this host, for results and for diagnosis.
 
 use crate::bounded;
-use std::{fs, io, process::Command, thread};
+use std::{fs, io, path::Path, process::Command, thread};
 use stressor::machine::MemInfo;
 
 /// The name of the QEMU program, looked up in `PATH`.
@@ -30,11 +30,75 @@ pub fn memory() -> io::Result<MemInfo> {
 }
 
 /// Returns the version of this host's QEMU, such as `10.0.2`, from the output of `--version`.
+///
+/// # Errors
+///
+/// QEMU is not installed ([`io::ErrorKind::NotFound`]), or does not run.
 pub fn qemu_version() -> io::Result<String> {
     let output = bounded::output(Command::new(QEMU).arg("--version"))?;
+    if !output.status.success() {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let reason = stderr.lines().next().unwrap_or_default().trim();
+        return Err(io::Error::other(format!("`{QEMU} --version` fails ({}): {reason}", output.status)));
+    }
     let text = String::from_utf8_lossy(&output.stdout);
     let version = text.split_whitespace().skip_while(|word| *word != "version").nth(1);
     version
         .map(ToString::to_string)
         .ok_or_else(|| io::Error::other(format!("`{QEMU} --version` prints no version")))
+}
+
+/// The mount that a path is on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// The path of the mount point.
+    pub point: String,
+    /// The type of the file system, such as `ext4` or `nfs4`.
+    pub file_system: String,
+    /// The source: a device, or the export of a server.
+    pub source: String,
+    /// The options of the mount, such as `ro` or `noexec`.
+    pub options: Vec<String>,
+}
+
+impl Mount {
+    /// Finds the mount that contains a path in the text of `/proc/self/mountinfo`.
+    pub fn of(mounts: &str, path: &Path) -> Option<Self> {
+        let mount = |line: &str| {
+            let (place, what) = line.split_once(" - ")?;
+            let mut place = place.split(' ').skip(4);
+            // The kernel writes a space in a path as the octal escape \040.
+            let point = place.next()?.replace("\\040", " ");
+            if !path.starts_with(&point) {
+                return None;
+            }
+            let options = place.next()?.split(',').map(str::to_owned).collect();
+            let mut what = what.split(' ').map(str::to_owned);
+            Some(Self { point, options, file_system: what.next()?, source: what.next()? })
+        };
+        // The longest mount point counts. Of two mounts at the same point, the later one hides the other;
+        // `max_by_key` returns the last maximum.
+        mounts.lines().filter_map(mount).max_by_key(|mount| mount.point.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_lies_on_the_nearest_mount() {
+        let mounts = "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n\
+                      2 1 0:5 / /srv/images rw,noexec,relatime shared:1 - nfs4 controller:/images rw\n\
+                      3 1 0:6 / /srv/image rw - tmpfs image rw\n";
+        let of = |path: &str| {
+            let mount = Mount::of(mounts, Path::new(path)).unwrap();
+            (mount.file_system, mount.source)
+        };
+        assert_eq!(of("/srv/images/deep"), ("nfs4".into(), "controller:/images".into()));
+        assert_eq!(of("/srv/imagesque"), ("ext4".into(), "/dev/sda1".into()));
+        assert_eq!(of("/"), ("ext4".into(), "/dev/sda1".into()));
+        let options = Mount::of(mounts, Path::new("/srv/images")).unwrap().options;
+        assert_eq!(options, ["rw", "noexec", "relatime"]);
+    }
 }

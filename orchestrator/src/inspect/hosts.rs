@@ -469,6 +469,7 @@ mod tests {
     fn seen(kvm: bool, models: &[&str], host: &[(&str, bool)]) -> Observation {
         let cpus = Cpus {
             kvm,
+            machines: crate::driver::qemu::machine_types::MachineTypes::default(),
             models: models.iter().map(ToString::to_string).collect(),
             host: host.iter().map(|(name, on)| ((*name).to_string(), (*on).into())).collect(),
         };
@@ -485,9 +486,11 @@ mod tests {
             limited_by_cgroup: false,
             clock: Timestamp::UNIX_EPOCH,
             qemu: None,
+            broken_qemu: None,
         };
         let (interfaces, directories, nodes) = (Vec::new(), Vec::new(), Vec::new());
-        Observation { facts, kvm: Kvm::Open, interfaces, directories, cpus: Some(Ok(cpus)), nodes }
+        let unusable = std::collections::BTreeMap::new();
+        Observation { facts, kvm: Kvm::Open, interfaces, unusable, directories, cpus: Some(Ok(cpus)), nodes }
     }
 
     #[test]

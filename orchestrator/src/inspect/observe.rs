@@ -10,9 +10,10 @@ use super::processes::{self, ObservedNode};
 use crate::{
     bounded,
     driver::qemu::cpus::Cpus,
+    host::Mount,
     node::{
         protocol::{Facts, Privilege},
-        server::{isolate, process::Namespaces, serve},
+        server::{isolate, parent::Unusable, process::Namespaces, serve},
     },
 };
 use netem::{Netlink, show::InterfaceState};
@@ -27,6 +28,7 @@ use nix::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{
+    collections::BTreeMap,
     error::Error,
     fs::{self, File},
     io,
@@ -48,6 +50,9 @@ pub struct Observation {
     pub kvm: Kvm,
     /// The host's own interfaces, without loopback.
     pub interfaces: Vec<Interface>,
+    /// The host's interfaces, by name, that no node could use, and why.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub unusable: BTreeMap<String, Unusable>,
     /// The requested directories that exist.
     pub directories: Vec<Directory>,
     /// The CPU models that QEMU offers guests, or the reason why they are unknown; `None` if not requested.
@@ -128,6 +133,7 @@ pub async fn observe(request: &ObserveRequest) -> Result<Observation, BoxError> 
     Ok(Observation {
         facts: serve::facts(privilege).await?,
         interfaces: interfaces(false).await?,
+        unusable: unusable().await?,
         directories: request.directories.iter().filter_map(|path| directory(path).ok()).collect(),
         cpus: request.cpus.then(|| Cpus::of_qemu(kvm == Kvm::Open).map_err(|error| error.to_string())),
         nodes: if request.nodes { processes::nodes()? } else { Vec::new() },
@@ -185,6 +191,12 @@ pub async fn interfaces(shaping: bool) -> Result<Vec<Interface>, BoxError> {
     Ok(found)
 }
 
+/// Returns the interfaces in the network namespace of this thread that cannot carry a node's macvlan.
+async fn unusable() -> Result<BTreeMap<String, Unusable>, BoxError> {
+    let roles = Netlink::open()?.roles().await?;
+    Ok(roles.into_iter().filter_map(|role| Some((role.name.clone(), Unusable::check(&role)?))).collect())
+}
+
 /// Formats an IP address with its prefix length. Returns `None` for an IPv6 link-local address, which every
 /// interface has.
 fn address_text(address: &InterfaceAddress) -> Option<String> {
@@ -214,41 +226,8 @@ fn directory(path: &Path) -> io::Result<Directory> {
     let real = fs::canonicalize(path)?;
     let space = statvfs(&real)?;
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-    let (file_system, source) =
-        mount_of(&mounts, &real).unwrap_or_else(|| ("unknown".into(), "unknown".into()));
+    let (file_system, source) = Mount::of(&mounts, &real)
+        .map_or_else(|| ("unknown".into(), "unknown".into()), |mount| (mount.file_system, mount.source));
     let free_bytes = space.blocks_available() * space.fragment_size();
     Ok(Directory { path: path.into(), file_system, source, free_bytes })
-}
-
-/// Finds the mount that contains a path in the text of `/proc/self/mountinfo`. Returns its type and its
-/// source.
-fn mount_of(mounts: &str, path: &Path) -> Option<(String, String)> {
-    let mount = |line: &str| {
-        let (place, what) = line.split_once(" - ")?;
-        // The kernel writes a space in a path as the octal escape \040.
-        let point = place.split(' ').nth(4)?.replace("\\040", " ");
-        let mut what = what.split(' ');
-        path.starts_with(&point)
-            .then(|| Some((point.len(), what.next()?.to_string(), what.next()?.to_string())))?
-    };
-    // The longest mount point counts. Of two mounts at the same point, the later one hides the other;
-    // `max_by_key` returns the last maximum.
-    let nearest = mounts.lines().filter_map(mount).max_by_key(|(depth, ..)| *depth)?;
-    Some((nearest.1, nearest.2))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_lies_on_the_nearest_mount() {
-        let mounts = "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n\
-                      2 1 0:5 / /srv/images rw,relatime shared:1 - nfs4 controller:/images rw\n\
-                      3 1 0:6 / /srv/image rw - tmpfs image rw\n";
-        let of = |path: &str| mount_of(mounts, Path::new(path)).unwrap();
-        assert_eq!(of("/srv/images/deep"), ("nfs4".into(), "controller:/images".into()));
-        assert_eq!(of("/srv/imagesque"), ("ext4".into(), "/dev/sda1".into()));
-        assert_eq!(of("/"), ("ext4".into(), "/dev/sda1".into()));
-    }
 }

@@ -101,6 +101,7 @@ pub(super) mod tests {
             limited_by_cgroup: false,
             clock: jiff::Timestamp::UNIX_EPOCH,
             qemu: None,
+            broken_qemu: None,
         };
         Description { kind: "local".into(), source: facts.clone(), destination: facts, round_trips: None }
     }

@@ -240,8 +240,11 @@ pub struct UploadedFile {
 pub struct Facts {
     /// The version of `testbed` that serves the node.
     pub version: String,
-    /// The version of QEMU, if it is installed.
+    /// The version of QEMU, if it is installed and runs.
     pub qemu: Option<String>,
+    /// Why QEMU does not run although it is installed; absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broken_qemu: Option<String>,
     /// The release of the running kernel.
     pub kernel: String,
     /// The model name of the CPU.

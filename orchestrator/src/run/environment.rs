@@ -93,6 +93,7 @@ mod tests {
         let facts = protocol::Facts {
             version: "0.1.0".into(),
             qemu: Some("10.0.2".into()),
+            broken_qemu: None,
             kernel: "6.18.0".into(),
             cpu_model: "Difference Engine".into(),
             cpus: 2,

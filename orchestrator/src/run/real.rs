@@ -14,13 +14,16 @@ use crate::{
         accel::{self, Platform, TrialSpec},
         confinement::{self, Confinement},
         machine::{self, Accelerator, GuestMachine, QEMU, Role},
+        machine_types::{MachineTypes, UNVERSIONED},
         saved::SavedGuest,
+        trial,
     },
     event::{Event, Sink},
     image::{self, Cache, GuestFiles, KernelChoice},
-    lab::{self, Compute, Lab},
+    lab::{self, Compute, Description, Lab},
     matrix::{Cell, Plan, RunOrder},
     migration::attempt::{self, attempt},
+    node::protocol::Facts,
     outcome::Outcome,
     results::{builder::RecordBuilder, environment::Environment, format::FormatVersion, record::Record},
 };
@@ -44,11 +47,13 @@ pub enum Error {
     #[error(transparent)]
     Lab(#[from] lab::Error),
     /// A node cannot run QEMU.
-    #[error("{end} cannot run {QEMU}; {remedy}")]
+    #[error("{end} cannot run {QEMU}: {why}; {remedy}")]
     Qemu {
         /// The end of the migration that the node is.
         end: &'static str,
-        /// How to install it there.
+        /// Why it cannot.
+        why: String,
+        /// How to install or repair it there.
         remedy: &'static str,
     },
     /// An attempt was requested before [`Bench::prepare`].
@@ -92,6 +97,8 @@ pub struct QemuBench {
     accelerators: Accelerators,
     /// What confines each QEMU.
     confinement: Confinement,
+    /// The machine type of the guests, which QEMU has at both ends.
+    machine_type: String,
     /// Why cells cannot be attempted.
     reasons: Reasons,
 }
@@ -107,6 +114,7 @@ impl QemuBench {
             guest: None,
             accelerators: Accelerators::new(),
             confinement: Confinement::default(),
+            machine_type: UNVERSIONED.into(),
             reasons: Reasons::new(),
         }
     }
@@ -149,6 +157,82 @@ impl QemuBench {
     }
 }
 
+/// Returns the error that a node cannot run QEMU. Nothing is installed by `testbed setup` on other hosts.
+fn no_qemu(end: &'static str, facts: &Facts, is_local: bool) -> Error {
+    let (why, remedy) = match (&facts.broken_qemu, is_local) {
+        (Some(why), true) => (why.clone(), "repair it, or remove it and run `testbed setup`"),
+        (Some(why), false) => (why.clone(), "repair it on that host"),
+        (None, true) => ("it is not installed".into(), "`testbed setup` installs it"),
+        (None, false) => (
+            "it is not installed".into(),
+            "install it on that host, as `testbed doctor` with the same --lab says",
+        ),
+    };
+    Error::Qemu { end, why, remedy }
+}
+
+/// The machine type of a run's guests.
+struct ChosenMachineType {
+    /// The name of the type.
+    name: String,
+    /// What the user should know about the choice.
+    note: Option<String>,
+    /// Why no guest can migrate, if the two QEMUs have no type in common.
+    none_in_common: Option<String>,
+}
+
+/// Chooses a machine type that QEMU has at both ends. `machine` is any machine that both can make; the output
+/// of QEMU is appended to `log`.
+async fn choose_machine_type(
+    ends: &[&Compute],
+    machine: &GuestMachine,
+    lab: &Description,
+    log: &Path,
+) -> ChosenMachineType {
+    let mut types = Vec::new();
+    for end in ends {
+        match trial::machine_types(end, machine, log).await {
+            Ok(found) => types.push(found),
+            Err(error) => {
+                let note = format!("QEMU does not say which machine types it has, so `pc` is used: {error}");
+                let name = UNVERSIONED.into();
+                return ChosenMachineType { name, note: Some(note), none_in_common: None };
+            }
+        }
+    }
+    let (Some(source), Some(destination)) = (types.first(), types.last()) else {
+        return ChosenMachineType { name: UNVERSIONED.into(), note: None, none_in_common: None };
+    };
+    let versions = [&lab.source, &lab.destination].map(|facts| facts.qemu.as_deref().unwrap_or_default());
+    agree([source, destination], versions)
+}
+
+/// Chooses the machine type for the QEMUs of the source and the destination, which have these versions.
+fn agree([source, destination]: [&MachineTypes; 2], [here, there]: [&str; 2]) -> ChosenMachineType {
+    let Some(common) = source.common(destination) else {
+        let reason = format!(
+            "no machine type in common: QEMU {here} at the source has {}, QEMU {there} at the destination \
+             has {}; install the same version on both",
+            source.range(),
+            destination.range()
+        );
+        let name = UNVERSIONED.into();
+        return ChosenMachineType { name, note: None, none_in_common: Some(reason) };
+    };
+    let note = (here != there).then(|| {
+        let older = if source.is_newer_than(destination) {
+            ", but QEMU does not promise that a guest can migrate to an older version"
+        } else {
+            ""
+        };
+        format!(
+            "QEMU is {here} at the source and {there} at the destination; guests get the machine type \
+             {common}, the newest that both have{older}"
+        )
+    });
+    ChosenMachineType { name: common.into(), note, none_in_common: None }
+}
+
 /// Returns the command lines of the QEMU processes that an attempt starts, each with what the QEMU is for.
 fn commands(machine: &GuestMachine, lab: &Lab, saved: &SavedGuest) -> Vec<String> {
     let boot = (!saved.has_machine(machine)).then_some((Role::Boot, &lab.source));
@@ -166,16 +250,14 @@ impl Bench for QemuBench {
         let files = self.guest_files().await?;
         let cache = self.options.cache.root().to_path_buf();
         let (cells, order) = (self.cells.clone(), self.order);
-        // `testbed setup` installs nothing on other hosts.
-        let remedy = match self.options.lab {
-            lab::LabChoice::Local => "`testbed setup` installs it",
-            _ => "install it on that host, as `testbed doctor` with the same --lab says",
-        };
+        let is_local = self.options.lab == lab::LabChoice::Local;
         let (lab, _) = self.lab(&files).await?;
         let description = lab.description.clone();
-        let lacks = |end| Error::Qemu { end, remedy };
-        let platform = Platform::of(&description).ok_or_else(|| lacks("the source"))?;
-        description.destination.qemu.as_ref().ok_or_else(|| lacks("the destination"))?;
+        let platform = Platform::of(&description);
+        let platform = platform.ok_or_else(|| no_qemu("the source", &description.source, is_local))?;
+        if description.destination.qemu.is_none() {
+            return Err(no_qemu("the destination", &description.destination, is_local));
+        }
         let log = cache.join("accelerator.log");
         let ends =
             if description.is_one_host() { vec![&lab.source] } else { vec![&lab.source, &lab.destination] };
@@ -197,7 +279,16 @@ impl Bench for QemuBench {
         for lack in &confined.lacks {
             sink.handle(&Event::Message(&format!("note: {lack}")));
         }
-        let probed = GuestMachine { confinement: confined.confinement, ..screen::test_guest(files.paths()) };
+        let confined_tcg = GuestMachine { confinement: confined.confinement, ..tcg };
+        let chosen = choose_machine_type(&ends, &confined_tcg, &description, &log).await;
+        if let Some(note) = chosen.note {
+            sink.handle(&Event::Message(&format!("note: {note}")));
+        }
+        let probed = GuestMachine {
+            machine_type: chosen.name.clone(),
+            confinement: confined.confinement,
+            ..screen::test_guest(files.paths())
+        };
         let spec =
             TrialSpec { node: &lab.source, machine: &probed, platform: &platform, cache: &cache, log: &log };
         let mut accelerators = Accelerators::new();
@@ -210,12 +301,19 @@ impl Bench for QemuBench {
             sink.handle(&Event::Message(&text));
             accelerators.insert(accel, finding);
         }
-        let reasons = screen::screen(&cells, lab, &accelerators, confined.confinement, &log).await;
+        let reasons = match chosen.none_in_common {
+            Some(reason) => cells.iter().map(|cell| (cell.id.clone(), reason.clone())).collect(),
+            None => {
+                let template = GuestMachine { machine_type: chosen.name.clone(), ..confined_tcg };
+                screen::screen(&cells, lab, &accelerators, &template, &log).await
+            }
+        };
         let environment = Environment {
             format: FormatVersion::CURRENT,
             started_at: Timestamp::now(),
             version: self.options.version.clone(),
             qemu: platform.qemu,
+            machine_type: Some(chosen.name.clone()),
             confinement: Some(confined.clone().into()),
             accelerators: accelerators
                 .clone()
@@ -232,6 +330,7 @@ impl Bench for QemuBench {
         self.reasons = reasons;
         self.guest = Some(files);
         self.confinement = confined.confinement;
+        self.machine_type = chosen.name;
         Ok(environment)
     }
 
@@ -253,7 +352,7 @@ impl Bench for QemuBench {
             |outcome, reason: String| Ok(RecordBuilder::start().freeze(cell, number, outcome, Some(reason)));
         let finding = self.accelerators.get(&cell.settings.guest.accel);
         let accelerator = finding.map_or(Accelerator::Tcg, |f| f.accelerator);
-        let confinement = self.confinement;
+        let (confinement, machine_type) = (self.confinement, self.machine_type.clone());
         // An interruption here can drop the future: no migration is in progress that has to be ended in
         // order.
         let (lab, saved) = tokio::select! {
@@ -266,8 +365,11 @@ impl Bench for QemuBench {
             Ok(link) => link,
             Err(reason) => return without_attempt(Outcome::Skipped, reason),
         };
-        let machine =
-            GuestMachine { confinement, ..GuestMachine::new(&cell.settings, accelerator, guest.paths()) };
+        let machine = GuestMachine {
+            machine_type,
+            confinement,
+            ..GuestMachine::new(&cell.settings, accelerator, guest.paths())
+        };
         if verbose {
             for command in commands(&machine, lab, saved) {
                 sink.handle(&Event::Message(&command));
@@ -284,5 +386,35 @@ impl Bench for QemuBench {
         builder.measured.round_trips = lab.description.round_trips.map(Into::into);
         let plan = attempt::AttemptSpec { cell, number, folder };
         Ok(attempt(Pair::new(pair, saved), &link, plan, builder, sink, interrupt.requested()).await)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn types(names: &[&str]) -> MachineTypes {
+        let mut machines: Vec<_> = names.iter().map(|name| json!({ "name": name })).collect();
+        machines.last_mut().unwrap()["alias"] = "pc".into();
+        MachineTypes::from_answer(&machines.into())
+    }
+
+    #[test]
+    fn the_choice_of_a_machine_type_is_noted_if_the_versions_differ() {
+        let (old, new) = (types(&["pc-i440fx-7.2"]), types(&["pc-i440fx-7.2", "pc-i440fx-10.0"]));
+        let same = agree([&new, &new], ["10.0.2", "10.0.2"]);
+        assert_eq!((same.name.as_str(), same.note), ("pc-i440fx-10.0", None));
+        let upwards = agree([&old, &new], ["7.2.18", "10.0.2"]);
+        assert_eq!(upwards.name, "pc-i440fx-7.2");
+        let note = upwards.note.unwrap();
+        assert!(
+            note.contains("7.2.18 at the source") && note.ends_with("the newest that both have"),
+            "{note}"
+        );
+        let downwards = agree([&new, &old], ["10.0.2", "7.2.18"]).note.unwrap();
+        assert!(downwards.contains("does not promise"), "{downwards}");
+        let none = agree([&types(&["pc-i440fx-6.2"]), &new], ["6.2", "10.0.2"]).none_in_common.unwrap();
+        assert!(none.contains("has pc-i440fx-6.2,") && none.contains("install the same version"), "{none}");
     }
 }

@@ -9,7 +9,6 @@
 use crate::{
     driver::qemu::{
         accel::{self, AcceleratorFinding, Platform, TrialSpec},
-        confinement::Confinement,
         machine::{Accelerator, GuestMachine, QEMU},
         trial::{self, Verdict},
     },
@@ -80,7 +79,7 @@ async fn reasons_in(lab: &Lab, plan: &Plan) -> (Reasons, Option<String>) {
         let Some(finding) = finding else { continue };
         accelerators.insert(accel, finding);
     }
-    (screen(&plan.cells, lab, &accelerators, Confinement::default(), nowhere).await, None)
+    (screen(&plan.cells, lab, &accelerators, &machine, nowhere).await, None)
 }
 
 /// Boots a guest with KVM, since nothing else shows that it works. Returns nothing if the guest's files
@@ -103,13 +102,13 @@ pub fn accels<'a>(cells: impl IntoIterator<Item = &'a Cell>) -> Vec<Accel> {
     accels
 }
 
-/// Returns why cells cannot be attempted in this lab with these accelerators and this confinement of
-/// QEMU. The output of QEMU is appended to `log`.
+/// Returns why cells cannot be attempted in this lab with these accelerators, and with the machine type and
+/// the confinement of `template`. The output of QEMU is appended to `log`.
 pub async fn screen(
     cells: impl IntoIterator<Item = &Cell>,
     lab: &Lab,
     accelerators: &Accelerators,
-    confinement: Confinement,
+    template: &GuestMachine,
     log: &Path,
 ) -> Reasons {
     let ends = if lab.description.is_one_host() {
@@ -124,7 +123,8 @@ pub async fn screen(
             Err(reason) => drop(reasons.insert(cell.id.clone(), reason)),
             Ok(accelerator) => {
                 let machine = GuestMachine::new(&cell.settings, accelerator, no_files());
-                possible.push((cell, GuestMachine { confinement, ..machine }));
+                let (confinement, machine_type) = (template.confinement, template.machine_type.clone());
+                possible.push((cell, GuestMachine { machine_type, confinement, ..machine }));
             }
         }
     }

@@ -224,6 +224,7 @@ pub(crate) fn environment() -> Environment {
         started_at: "2026-01-02T03:04:05Z".parse().unwrap(),
         version: "0.1.0".into(),
         qemu: "10.0.2".into(),
+        machine_type: None,
         confinement: None,
         accelerators: [].into_iter().collect(),
         guest_kernel: "6.1.0".into(),

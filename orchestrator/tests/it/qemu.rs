@@ -14,6 +14,7 @@ use units::Bytes;
 
 fn machine(accelerator: Accelerator) -> GuestMachine {
     GuestMachine {
+        machine_type: "pc-i440fx-9.2".into(),
         accelerator,
         cpu: accelerator.default_cpu().into(),
         vcpus: 2,

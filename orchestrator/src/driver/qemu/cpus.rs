@@ -1,10 +1,10 @@
-//! The CPU models that a host's QEMU can give a guest, as QEMU reports them.
+//! The CPU models and machine types that a host's QEMU can give a guest, as QEMU reports them.
 //!
 //! A guest that migrates needs a CPU that both hosts can run. The flags in `/proc/cpuinfo` do not answer
 //! that: KVM adds and removes features, and so does the host's own hypervisor if the host is a virtual
 //! machine. QEMU knows, so this module asks QEMU.
 
-use super::machine::QEMU;
+use super::{machine::QEMU, machine_types::MachineTypes};
 use crate::bounded::{CHANNEL_LINE_BYTES, read_line_blocking};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -23,6 +23,9 @@ pub struct Cpus {
     pub models: BTreeSet<String>,
     /// The features of the model `host` with their values. Empty under TCG.
     pub host: BTreeMap<String, Value>,
+    /// The machine types.
+    #[serde(default)]
+    pub machines: MachineTypes,
 }
 
 impl Cpus {
@@ -51,6 +54,7 @@ impl Cpus {
             .spawn()?;
         let mut questions = vec![
             json!({ "execute": "qmp_capabilities" }),
+            json!({ "execute": "query-machines", "id": "machines" }),
             json!({ "execute": "query-cpu-definitions", "id": "models" }),
         ];
         if kvm {
@@ -77,7 +81,7 @@ impl Cpus {
 
     /// Reads QEMU's answers until the last expected one. The model `host` is expected under KVM only.
     fn read(mut answers: impl BufRead, kvm: bool) -> io::Result<Self> {
-        let (mut models, mut host) = (None, None);
+        let (mut models, mut host, mut machines) = (None, None, MachineTypes::default());
         let mut line = Vec::new();
         while read_line_blocking(&mut answers, &mut line, CHANNEL_LINE_BYTES)? {
             let mut answer: Value = serde_json::from_slice(&line)?;
@@ -92,6 +96,7 @@ impl Cpus {
                     let names = all.iter().filter(runs).filter_map(|model| model["name"].as_str());
                     models = Some(names.map(ToString::to_string).collect());
                 }
+                Some("machines") => machines = MachineTypes::from_answer(&answer["return"]),
                 Some("host") => {
                     host = Some(serde_json::from_value(answer["return"]["model"]["props"].take())?);
                 }
@@ -104,8 +109,8 @@ impl Cpus {
             }
         }
         match (models, host) {
-            (Some(models), Some(host)) => Ok(Self { kvm, models, host }),
-            (Some(models), None) if !kvm => Ok(Self { kvm, models, host: BTreeMap::new() }),
+            (Some(models), Some(host)) => Ok(Self { kvm, models, host, machines }),
+            (Some(models), None) if !kvm => Ok(Self { kvm, models, host: BTreeMap::new(), machines }),
             _ => Err(io::ErrorKind::UnexpectedEof.into()),
         }
     }

@@ -5,7 +5,7 @@
 //! halves the boot time. Under TCG, `qemu64` boots faster than `max`: with `max` the kernel uses features
 //! that are slow to emulate.
 
-use super::confinement::Confinement;
+use super::{confinement::Confinement, machine_types::UNVERSIONED};
 use crate::{
     lab::{
         Compute,
@@ -23,6 +23,8 @@ pub use crate::host::QEMU;
 /// The configuration of a guest machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuestMachine {
+    /// The machine type, by QEMU's name.
+    pub machine_type: String,
     /// The accelerator that runs the virtual CPUs.
     pub accelerator: Accelerator,
     /// The CPU model, by QEMU's name.
@@ -50,6 +52,7 @@ impl GuestMachine {
         let (address, prefix) = GUEST_ADDRESS;
         let [kernel, initramfs] = files.map(|path| path.display().to_string());
         Self {
+            machine_type: UNVERSIONED.into(),
             accelerator,
             cpu: settings.guest.cpu.as_deref().unwrap_or(accelerator.default_cpu()).into(),
             vcpus: settings.guest.vcpus,
@@ -194,8 +197,11 @@ pub fn spawn(machine: &GuestMachine, role: Role) -> ProcessSpec {
     add(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
     add(&["-name", &format!("testbed-{}", role.name())]);
     add(&machine.confinement.arguments(role).iter().map(String::as_str).collect::<Vec<_>>());
-    let accelerator = machine.accelerator.name();
-    add(&["-machine", &format!("pc,accel={accelerator},hpet=off,vmport=off,usb=off,graphics=off")]);
+    let (machine_type, accelerator) = (&machine.machine_type, machine.accelerator.name());
+    add(&[
+        "-machine",
+        &format!("{machine_type},accel={accelerator},hpet=off,vmport=off,usb=off,graphics=off"),
+    ]);
     add(&["-cpu", &machine.cpu, "-smp", &machine.vcpus.to_string()]);
     add(&["-m", &format!("{}M", machine.memory.get() >> 20)]);
     if role != Role::Trial {

@@ -4,12 +4,14 @@
 //! ([`machine`]), a process with a monitor ([`process`], [`qmp`]), and a guest that was booted earlier and
 //! saved ([`saved`]). [`parameters`] translates the matrix's settings into QEMU's. [`cpus`] asks a host's
 //! QEMU which CPUs it can give a guest; [`accel`] finds out which accelerator works on a host, and [`trial`]
-//! whether QEMU can make a machine. [`confinement`] restricts what a QEMU process may do.
+//! whether QEMU can make a machine. [`machine_types`] chooses one that both ends have. [`confinement`]
+//! restricts what a QEMU process may do.
 
 pub mod accel;
 pub mod confinement;
 pub mod cpus;
 pub mod machine;
+pub mod machine_types;
 mod pair;
 pub mod parameters;
 pub mod process;

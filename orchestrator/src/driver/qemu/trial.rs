@@ -7,6 +7,7 @@
 
 use super::{
     machine::{GuestMachine, QEMU, Role},
+    machine_types::MachineTypes,
     process::{self, QemuProcess},
 };
 use crate::lab::Compute;
@@ -68,6 +69,24 @@ pub async fn try_machine(node: &Compute, machine: &GuestMachine, log: &Path) -> 
         features
     };
     tried.await.map_or_else(|error: process::Error| verdict_on(&error), Verdict::Possible)
+}
+
+/// Asks the QEMU of a node for its machine types. `machine` is any machine that it can make; the output is
+/// appended to `log`.
+pub async fn machine_types(
+    node: &Compute,
+    machine: &GuestMachine,
+    log: &Path,
+) -> Result<MachineTypes, process::Error> {
+    let machine = GuestMachine { network: None, ..machine.clone() };
+    let process = QemuProcess::start(&node.node, &machine, Role::Trial, log).await?;
+    let types = process::while_alive(&process, async {
+        let monitor = process::monitor(&node.node, &process).await?;
+        Ok::<_, process::Error>(MachineTypes::from_answer(&monitor.query("query-machines").await?))
+    })
+    .await;
+    process.kill().await?;
+    types
 }
 
 /// Returns what an error says about the machine: QEMU refuses it if it exits by itself.

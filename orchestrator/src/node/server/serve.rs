@@ -433,9 +433,12 @@ impl Server {
 /// Collects the facts about this host, for a node with this privilege.
 pub async fn facts(privilege: Privilege) -> Result<Facts, Box<dyn std::error::Error + Send + Sync>> {
     let memory = host::memory()?;
+    let qemu = host::qemu_version();
+    let broken = |error: &io::Error| error.kind() != io::ErrorKind::NotFound;
     Ok(Facts {
         version: env!("CARGO_PKG_VERSION").into(),
-        qemu: host::qemu_version().ok(),
+        broken_qemu: qemu.as_ref().err().filter(|error| broken(error)).map(ToString::to_string),
+        qemu: qemu.ok(),
         kernel: host::kernel_release()?,
         cpu_model: host::cpu_model(),
         cpus: host::cpus(),

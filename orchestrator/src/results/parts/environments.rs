@@ -80,6 +80,9 @@ fn describe(plan: &Plan, environment: &Environment, backend: BackendOf) -> Vec<(
         named("lab", lab.kind.clone()),
         named("QEMU", ends(&|node| node.qemu.as_ref().unwrap_or(&environment.qemu).clone())),
     ];
+    if let Some(machine_type) = &environment.machine_type {
+        properties.push(named("machine type", machine_type.clone()));
+    }
     for (accel, choice) in &environment.accelerators {
         let accel = serde_json::to_value(accel).unwrap_or_default();
         let name = format!("accelerator for guest.accel {}", accel.as_str().unwrap_or_default());

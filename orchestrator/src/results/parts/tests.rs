@@ -318,6 +318,7 @@ mod environment_differences {
             started_at: jiff::Timestamp::UNIX_EPOCH,
             version: "0.1.0".into(),
             qemu: "10.0.2".into(),
+            machine_type: Some("pc-i440fx-10.0".into()),
             confinement: None,
             accelerators: [(Accel::Auto, choice)].into_iter().collect(),
             guest_kernel: "6.1.0".into(),
@@ -384,6 +385,11 @@ mod environment_differences {
             differences(|e| e.accelerators[&Accel::Auto].accelerator = Accelerator::Kvm),
             [r#"accelerator for guest.accel auto: tcg ["p1", "p3"]; kvm ["p2"]"#]
         );
+        assert_eq!(
+            differences(|e| e.machine_type = Some("pc-i440fx-9.2".into())),
+            [r#"machine type: pc-i440fx-10.0 ["p1", "p3"]; pc-i440fx-9.2 ["p2"]"#]
+        );
+        assert_eq!(differences(|e| e.machine_type = None), [""; 0], "an older version recorded none");
         assert_eq!(differences(|e| e.lab.kind = "ssh".into()), [r#"lab: local ["p1", "p3"]; ssh ["p2"]"#]);
     }
 
