@@ -11,6 +11,7 @@ use crate::{
     lab::{
         Description, Error,
         hosts::{
+            host_path::HostPath,
             inventory::Inventory,
             ssh::{HostProgram, SshHost, SshHosts, Upload},
         },
@@ -106,7 +107,8 @@ pub async fn examine(
     if let Some(images) = &inventory.images {
         let [_, source, destination] = hosts.each_ref().map(|spec| access.host(spec.host));
         let on = running.get(1).and_then(Option::as_ref).and_then(|running| running.seen.as_ref());
-        let on = on.and_then(|seen| seen.directories.iter().find(|directory| directory.path == *images));
+        // The images are looked at last.
+        let on = on.and_then(|seen| seen.directories.last());
         findings.extend(check_shared_images(&source, &destination, images, on).await);
     }
     if let [_, Some(source), Some(destination)] = &running[..] {
@@ -127,7 +129,7 @@ async fn check_host(
     let program = upload_program(spec, host, program, findings).await?;
     let mut put = vec![program.path().to_string()];
     if spec.runs_guests {
-        match host.upload(kernel, inventory.images.as_deref()).await {
+        match host.upload(kernel, inventory.images.as_ref()).await {
             Ok(path) => {
                 findings.push(Finding::ok(&check_name(spec, "images"), path.as_str()));
                 put.push(path);
@@ -233,17 +235,17 @@ async fn observe_host(
 async fn check_shared_images(
     source: &SshHost<'_>,
     destination: &SshHost<'_>,
-    images: &Path,
+    images: &HostPath,
     on: Option<&Directory>,
 ) -> Option<Finding> {
     let name = format!(".testbed-{}-{}", std::process::id(), Timestamp::now().as_nanosecond());
-    let mark = shell_word(&images.join(name).to_string_lossy());
+    let mark = format!("{}/{name}", images.script_word());
     // If the directory is not writable, another finding already says so.
     source.run_script(&format!("set -C; : > {mark}")).await.ok()?;
     let seen = destination.run_script(&format!("if test -e {mark}; then echo yes; fi")).await;
     let _ = source.run_script(&format!("rm -f {mark}")).await;
     let on = on.map_or(String::new(), |on| format!(", {} of {}", on.file_system, on.source));
-    let place = images.display();
+    let place = images;
     Some(if seen.ok()? == "yes" {
         Finding::ok("shared images", format!("both compute nodes share {place}{on}"))
     } else {

@@ -266,6 +266,24 @@ fn bad_input_is_refused_with_exit_code_2() {
             &["lab", "shell", "compute1", "--lab", "nowhere.yaml"],
             "cannot read the inventory nowhere.yaml",
         );
+        let hosts = "controller: { host: lab0, guests: a }\n\
+                     compute1: { host: lab1, guests: a, migration: b }\n\
+                     compute2: { host: lab2, guests: a, migration: b }\n";
+        let inventory = sandbox.dir.path().join("bad.yaml");
+        for (line, message) in [
+            ("images: images", "bad.yaml: images: \"images\" is a relative path"),
+            ("images: ~other/img", "another user's home directory"),
+            ("images: ''", "bad.yaml: images: it is empty"),
+            ("ssh_config: nowhere", "bad.yaml: ssh_config: cannot use"),
+            ("ssh_config: ~/no-such-file", "bad.yaml: ssh_config: cannot use"),
+        ] {
+            fs::write(&inventory, format!("{hosts}{line}\n")).unwrap();
+            for command in [&["lab", "status"][..], &["doctor"], &["run", "m.yaml"]] {
+                fs::write(sandbox.dir.path().join("m.yaml"), "name: m\n").unwrap();
+                refused(&[command, &["--lab", "bad.yaml"]].concat(), message);
+            }
+        }
+        assert!(!sandbox.dir.path().join("images").exists() && !sandbox.dir.path().join("~").exists());
         let nobody = "{ host: lab0, guests: a }\ncompute1: { host: lab1, guests: a, migration: b }\n";
         let text = format!("controller: {nobody}compute2: {{ host: lab2, guests: a, migration: b }}\n");
         fs::write(sandbox.dir.path().join("lab.yaml"), text).unwrap();

@@ -5,17 +5,19 @@
 //! compute1:   { host: lab1, guests: eth2, migration: eth1 }
 //! compute2:   { host: lab2, guests: eth2, migration: eth1 }
 //! become: sudo                # how to become root; `none` if the login user is root
-//! images: /srv/images         # directory for the guest's files; default: each host's cache directory
-//! ssh_config: ssh-config      # default: the user's own ssh configuration
+//! images: /srv/images         # directory for the guest's files; default: each host's cache directory.
+//!                             # An absolute path, or `~/…` in the login user's home directory there.
+//! ssh_config: ssh-config      # default: the user's own ssh configuration. Relative to this file, or `~/…`.
 //! ```
 //!
 //! `host` is any destination that `ssh` accepts; keys, users, ports and jump hosts belong in the ssh
 //! configuration. The interfaces must carry no other traffic during a run. They need no address.
 
+use super::host_path::{HostPath, check_text};
 use crate::{input, lab::topology::NODES, matrix::yaml};
 use serde::Deserialize;
 use std::{
-    io,
+    env, fs, io,
     path::{Path, PathBuf},
 };
 
@@ -58,8 +60,9 @@ pub struct Inventory {
     pub r#become: Become,
     /// The directory for the guest's files on the compute hosts, for example an NFS export. By default each
     /// host's cache directory.
-    pub images: Option<PathBuf>,
-    /// The configuration file for ssh, relative to the inventory. By default the user's own.
+    pub images: Option<HostPath>,
+    /// The configuration file for ssh, relative to the inventory or to the user's home directory (`~/…`). By
+    /// default the user's own.
     pub ssh_config: Option<PathBuf>,
 }
 
@@ -98,14 +101,16 @@ pub enum Become {
 
 impl Inventory {
     /// Reads and validates an inventory, from standard input if the path is `-`. Resolves `ssh_config`
-    /// relative to the inventory's folder.
+    /// relative to the inventory's folder, and checks that the file is there.
     pub fn read(path: &Path) -> Result<Self, Error> {
         let (text, path) = input::read(path);
         let text = text.map_err(|source| Error::Read { path: path.clone(), source })?;
-        let mut inventory =
-            Self::parse(&text).map_err(|problem| Error::Invalid { path: path.clone(), problem })?;
+        let invalid = |problem| Error::Invalid { path: path.clone(), problem };
+        let mut inventory = Self::parse(&text).map_err(invalid)?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        inventory.ssh_config = inventory.ssh_config.map(|config| folder.join(config));
+        if let Some(config) = inventory.ssh_config {
+            inventory.ssh_config = Some(find_ssh_config(folder, &config).map_err(invalid)?);
+        }
         Ok(inventory)
     }
 
@@ -146,10 +151,68 @@ impl Inventory {
         if let Some(twice) = hosts.iter().enumerate().find(|(i, host)| hosts[..*i].contains(host)) {
             return Err(format!("{} is named twice; a lab needs three different hosts", twice.1));
         }
-        if let Some(bad) = hosts.iter().find(|host| host.is_empty() || host.starts_with('-')) {
+        let is_bad =
+            |host: &str| host.is_empty() || host.starts_with('-') || host.chars().any(char::is_control);
+        if let Some(bad) = hosts.iter().find(|host| is_bad(host)) {
             return Err(format!("{bad:?} is not a valid host name"));
         }
+        for (key, interface) in [
+            ("controller.guests", &controller.guests),
+            ("compute1.guests", &compute1.guests),
+            ("compute1.migration", &compute1.migration),
+            ("compute2.guests", &compute2.guests),
+            ("compute2.migration", &compute2.migration),
+        ] {
+            check_interface(interface).map_err(|problem| format!("{key}: {problem}"))?;
+        }
+        if let Some(config) = &inventory.ssh_config {
+            check_text("a path", &config.to_string_lossy())
+                .map_err(|problem| format!("ssh_config: {problem}"))?;
+        }
         Ok(inventory)
+    }
+}
+
+/// The longest name that an interface can have, alternative names included (`ALTIFNAMSIZ`), in bytes.
+const INTERFACE_BYTES: usize = 127;
+
+/// Checks that an interface can have this name.
+fn check_interface(name: &str) -> Result<(), String> {
+    const WHAT: &str = "the name of an interface";
+    check_text(WHAT, name)?;
+    let bad = |c: char| c == '/' || c.is_whitespace();
+    if name.contains(bad) || name.len() > INTERFACE_BYTES || [".", ".."].contains(&name) {
+        return Err(format!("{name:?} is not {WHAT}; `ip -brief link` on that host lists them"));
+    }
+    Ok(())
+}
+
+/// Returns the path of the configuration for ssh that an inventory in `folder` names.
+///
+/// # Errors
+///
+/// The problem as text if there is no such file.
+fn find_ssh_config(folder: &Path, config: &Path) -> Result<PathBuf, String> {
+    let text = config.to_string_lossy();
+    let path = match (config.strip_prefix("~"), env::var_os("HOME")) {
+        (Ok(below), Some(home)) => Path::new(&home).join(below),
+        (Ok(_), None) => return Err(format!("ssh_config: {text} needs HOME, which is not set")),
+        (Err(_), _) if text.starts_with('~') => {
+            return Err(format!(
+                "ssh_config: {text:?} is another user's home directory; write its absolute path"
+            ));
+        }
+        (Err(_), _) => folder.join(config),
+    };
+    let absolute = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
+    let cannot = |why: String| {
+        let shown = absolute.display();
+        Err(format!("ssh_config: cannot use {shown}: {why}; a relative path is relative to the inventory"))
+    };
+    match fs::metadata(&path) {
+        Err(error) => cannot(error.to_string()),
+        Ok(found) if found.is_dir() => cannot("it is a directory".into()),
+        Ok(_) => Ok(path),
     }
 }
 
@@ -180,7 +243,43 @@ compute2: { host: lab2, guests: eth2, migration: eth1 }
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lab.yaml");
         fs::write(&path, format!("{GOOD}ssh_config: keys/config\n")).unwrap();
-        assert_eq!(Inventory::read(&path).unwrap().ssh_config, Some(dir.path().join("keys/config")));
+        let missing = Inventory::read(&path).unwrap_err().to_string();
+        let config = dir.path().join("keys/config");
+        for words in ["ssh_config", config.to_str().unwrap(), "No such file", "relative to the inventory"] {
+            assert!(missing.contains(words), "{missing}");
+        }
+        fs::create_dir_all(&config).unwrap();
+        assert!(Inventory::read(&path).unwrap_err().to_string().contains("it is a directory"));
+        fs::remove_dir(&config).unwrap();
+        fs::write(&config, "").unwrap();
+        assert_eq!(Inventory::read(&path).unwrap().ssh_config, Some(config));
+        fs::write(&path, format!("{GOOD}ssh_config: ~other/config\n")).unwrap();
+        assert!(Inventory::read(&path).unwrap_err().to_string().contains("another user's home directory"));
+    }
+
+    #[test]
+    fn paths_and_names_that_no_host_can_have_are_refused() {
+        let problem = |text: &str| Inventory::parse(text).unwrap_err();
+        let with = |line: &str| format!("{GOOD}{line}\n");
+        for line in ["images: /srv/images", "images: ~/img", "images: \"/a dir/it's\"", "ssh_config: a b"] {
+            Inventory::parse(&with(line)).unwrap();
+        }
+        for (line, words) in [
+            ("images: images", &["images: ", "relative", "/srv/images", "~/images"][..]),
+            ("images: ''", &["images: ", "empty"]),
+            ("images: \"/srv/\\nx\"", &["images: ", "control character"]),
+            ("images: ~other/img", &["images: ", "another user"]),
+            ("ssh_config: ''", &["ssh_config: ", "empty"]),
+            ("ssh_config: \"a\\0b\"", &["ssh_config: ", "control character"]),
+        ] {
+            let problem = problem(&with(line));
+            assert!(words.iter().all(|word| problem.contains(word)), "{words:?} is not all in: {problem}");
+        }
+        for bad in ["''", "\"eth1\\n\"", "eth 1", "a/b", "'.'", &"e".repeat(128)] {
+            let problem = problem(&GOOD.replacen("migration: eth1", &format!("migration: {bad}"), 1));
+            assert!(problem.starts_with("compute1.migration: "), "{bad}: {problem}");
+        }
+        assert!(problem(&GOOD.replace("lab1", "\"lab\\e1\"")).contains("not a valid host name"));
     }
 
     #[test]

@@ -18,6 +18,7 @@
 //! nothing by itself, so both ends notice the other's silence ([`crate::node::alive`]).
 
 use super::{
+    host_path::HostPath,
     inventory::{Become, ComputeHost, Inventory},
     memfile::Memfile,
 };
@@ -92,7 +93,7 @@ pub async fn start(SshHosts { inventory, access }: &SshHosts, guest: &GuestFiles
     };
     let compute = async |which, name, compute: &ComputeHost| {
         let host = access.host(&compute.host);
-        let images = inventory.images.as_deref();
+        let images = inventory.images.as_ref();
         let kernel = kernel.at(host.upload(&kernel, images).await?);
         let initramfs = initramfs.at(host.upload(&initramfs, images).await?);
         let program = host.install(&program).await?;
@@ -149,7 +150,7 @@ pub struct HostAccess {
     pub(super) config: Option<SshConfig>,
     pub(super) become_root: Become,
     /// The directory for the guest's files, if the inventory names one.
-    pub(super) images: Option<PathBuf>,
+    pub(super) images: Option<HostPath>,
 }
 
 /// A configuration for ssh other than the user's own.
@@ -261,9 +262,8 @@ impl SshHost<'_> {
 
     /// Uploads a file into `directory` on the host, or into the user's cache there if that is `None`, unless
     /// the file is already there with this content. Returns its path on the host.
-    pub(crate) async fn upload(&self, upload: &Upload, directory: Option<&Path>) -> Result<String, Error> {
-        let directory =
-            directory.map_or_else(|| UPLOAD_DIR.to_string(), |path| shell_word(&path.to_string_lossy()));
+    pub(crate) async fn upload(&self, upload: &Upload, directory: Option<&HostPath>) -> Result<String, Error> {
+        let directory = directory.map_or_else(|| UPLOAD_DIR.to_string(), HostPath::script_word);
         let Upload { content, digest } = upload;
         let private = if directory == UPLOAD_DIR { MAKE_PRIVATE } else { "" };
         let begin = format!("set -e; umask 022; d={directory}; mkdir -p \"$d\"; {private}{NEEDS_SHA256SUM}");
@@ -324,7 +324,7 @@ impl SshHost<'_> {
         let path = shell_word(&program.path);
         let mut command = format!("{path} prune-uploads \"$(dirname {path})\"");
         if let Some(images) = &self.access.images {
-            let _ = write!(command, " {}", shell_word(&images.to_string_lossy()));
+            let _ = write!(command, " {}", images.script_word());
         }
         command + " > /dev/null 2>&1 < /dev/null || :; "
     }
