@@ -6,6 +6,9 @@
 use crate::layout::wrap;
 use frontend::Text;
 use std::fmt;
+pub use storage::StorageProblem;
+
+mod storage;
 
 /// The state of one requirement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]

@@ -11,6 +11,7 @@ use testbed::{
             accel::{self, Platform, TrialSpec},
             confinement::Confinement,
             machine::{Accelerator, GuestMachine, Role},
+            machine_types::UNVERSIONED,
             process::{Connections, QemuProcess, while_alive},
         },
     },
@@ -61,6 +62,7 @@ impl BenchGuest {
             address: format!("{address}/{prefix}"),
             network: None,
             confinement: Confinement::default(),
+            machine_type: UNVERSIONED.into(),
         };
         let facts = &lab.description.source;
         let platform = Platform {

@@ -11,17 +11,19 @@ use crate::{
     lab::{
         Description, Error,
         hosts::{
+            cause,
             host_path::HostPath,
             inventory::Inventory,
             ssh::{HostProgram, SshHost, SshHosts, Upload},
         },
         topology::{CONTROLLER_ADDRESS, GUESTS, MIGRATION, PREFIX, SHAPED_ADDRESSES},
     },
-    layout::shell_word,
     matrix::Settings,
-    node::{Node, protocol::Facts, round_trip::RoundTrip},
+    node::{Node, protocol::Facts, round_trip::RoundTrip, server::host::IN_USE},
+    setup::{MINIMUM_QEMU, QemuVersion},
 };
 use jiff::Timestamp;
+use netem::Feature;
 use std::{
     env::consts::ARCH,
     net::Ipv4Addr,
@@ -134,9 +136,10 @@ async fn check_host(
                 findings.push(Finding::ok(&check_name(spec, "images"), path.as_str()));
                 put.push(path);
             }
-            Err(e) => {
-                let remedy = "free space there, or set `images` to another directory";
-                findings.push(Finding::failed(&check_name(spec, "images"), e.to_string(), remedy));
+            Err(error) => {
+                let (detail, remedy) = error.with_remedy_apart();
+                let remedy = remedy.unwrap_or_else(|| "set `images` to another directory".into());
+                findings.push(Finding::failed(&check_name(spec, "images"), detail, remedy));
             }
         }
     }
@@ -144,6 +147,7 @@ async fn check_host(
     let mut directories: Vec<&Path> = put.iter().filter_map(|path| Path::new(path).parent()).collect();
     directories.dedup();
     running.seen = observe_host(spec, host, &program, &directories, &running, findings).await;
+    check_interfaces(spec, &running, findings).await;
     Some(running)
 }
 
@@ -155,35 +159,31 @@ async fn upload_program(
     program: &Upload,
     findings: &mut Vec<Finding>,
 ) -> Option<HostProgram> {
-    let mut failed = |what: &str, detail: String, remedy: &str| {
-        findings.push(Finding::failed(&check_name(spec, what), detail, remedy));
+    let mut failed = |what: &str, error: Error, otherwise: String| {
+        let (detail, remedy) = error.with_remedy_apart();
+        findings.push(Finding::failed(&check_name(spec, what), detail, remedy.unwrap_or(otherwise)));
         None
     };
     match host.run_script("uname -m").await {
         Ok(arch) if arch == ARCH => {}
         Ok(arch) => {
             let detail = format!("this program is for {ARCH}, the host is {arch}");
-            return failed("program", detail, &format!("use a host that is {ARCH}, like this one"));
+            let remedy = format!("use a host that is {ARCH}, like this one");
+            findings.push(Finding::failed(&check_name(spec, "program"), detail, remedy));
+            return None;
         }
         Err(error) => {
-            let remedy = format!("`ssh {} true` has to work without asking for anything", spec.host);
-            return failed("reach", error.to_string(), &remedy);
+            let otherwise = format!("`{}` has to work without asking for anything", host.login_command());
+            return failed("reach", error, otherwise);
         }
     }
     let program = match host.install(program).await {
         Ok(program) => program,
-        Err(error) => {
-            let remedy = "free space in the cache directory of the login user there";
-            return failed("program", error.to_string(), remedy);
-        }
+        Err(error) => return failed("program", error, cause::another_directory(false).into()),
     };
-    match host.run_script(&format!("exec {} --version", shell_word(program.path()))).await {
-        Ok(_) => Some(program),
-        Err(error) => {
-            let remedy = "programs must be executable in the cache directory there: mount it without noexec, \
-                          or set XDG_CACHE_HOME";
-            failed("program", error.to_string(), remedy)
-        }
+    match host.try_program(&program).await {
+        Ok(()) => Some(program),
+        Err(error) => failed("program", error, cause::another_directory(false).into()),
     }
 }
 
@@ -267,17 +267,14 @@ fn check_name(spec: &HostSpec<'_>, what: &str) -> String {
     format!("{} {what}", spec.name)
 }
 
-/// Starts a node on the host, and checks its interfaces, QEMU, memory and clock. Returns the node, if it
-/// could be started. `program` is the same as for [`SshHost::observe`].
+/// Starts a node on the host, and checks QEMU, memory and clock. Returns the node, if it could be started.
+/// `program` is the same as for [`SshHost::observe`].
 async fn check_node(
     spec: &HostSpec<'_>,
     host: &SshHost<'_>,
     program: &HostProgram,
     findings: &mut Vec<Finding>,
 ) -> Option<RunningNode> {
-    let mut missing = |what: &str, detail: String, remedy: &str| {
-        findings.push(Finding::missing(&check_name(spec, what), detail, remedy));
-    };
     let started = async {
         let (node, process) = host.start_node(spec.name, program).await?;
         let (asked, asked_at) = (Instant::now(), Timestamp::now());
@@ -289,29 +286,15 @@ async fn check_node(
     let (running, (took, asked_at), away) = match started.await {
         Ok(started) => started,
         Err(error) => {
-            missing(
-                "root",
-                error.to_string(),
-                "allow its user to run sudo without a password, or log in as root and set `become: none`",
-            );
+            let (detail, remedy) = error.with_remedy_apart();
+            let remedy = remedy.unwrap_or_else(|| "the node's program has to run there as root".into());
+            findings.push(Finding::missing(&check_name(spec, "root"), detail, remedy));
             return None;
         }
     };
-    let RunningNode { node, facts, .. } = &running;
-    for (interface, name, address) in &spec.interfaces {
-        let attached = async {
-            node.attach(interface, name).await?;
-            node.set_up(name, address.map(|address| (address, PREFIX))).await
-        };
-        if let Err(error) = attached.await {
-            let remedy = format!(
-                "name another interface for {name} in the inventory; `ip -brief link` there lists them"
-            );
-            missing(name, error.to_string(), &remedy);
-        }
-    }
-    if spec.runs_guests && facts.qemu.is_none() {
-        missing("QEMU", "not installed".into(), "install it there; Debian's package is qemu-system-x86");
+    let facts = &running.facts;
+    if spec.runs_guests {
+        findings.extend(check_qemu(&check_name(spec, "QEMU"), facts));
     }
     let what = check_name(spec, "host");
     findings.push(Finding::ok(
@@ -326,13 +309,15 @@ async fn check_node(
     ));
     if spec.runs_guests && facts.available_memory_bytes < MIN_FREE_MEMORY_BYTES {
         let (free, needed) = (binary(facts.available_memory_bytes), binary(MIN_FREE_MEMORY_BYTES));
-        let whose = if facts.limited_by_cgroup { " in its cgroup" } else { "" };
+        let (whose, remedy) = if facts.limited_by_cgroup {
+            let raise = "raise the memory limit of the cgroup of SSH sessions there, or choose smaller \
+                         guests in the matrix";
+            (" in its cgroup", raise)
+        } else {
+            ("", "end other programs there, or choose smaller guests in the matrix")
+        };
         let detail = format!("{free} free{whose}; a guest of 1 GiB needs {needed}");
-        findings.push(Finding::warning(
-            &check_name(spec, "memory"),
-            detail,
-            "choose smaller guests in the matrix",
-        ));
+        findings.push(Finding::warning(&check_name(spec, "memory"), detail, remedy));
     }
     // The node read its clock at some time between the request and the arrival of the answer, `took` later.
     let apart = facts.clock.duration_since(asked_at).unsigned_abs();
@@ -347,17 +332,112 @@ async fn check_node(
     Some(running)
 }
 
+/// Takes over the host's interfaces, as a run does. Those that the observation of the host shows to be
+/// unusable are not tried.
+async fn check_interfaces(spec: &HostSpec<'_>, running: &RunningNode, findings: &mut Vec<Finding>) {
+    let RunningNode { node, seen, .. } = running;
+    for (interface, name, address) in &spec.interfaces {
+        let what = check_name(spec, name);
+        if let Some(unusable) = seen.as_ref().and_then(|seen| seen.unusable.get(*interface)) {
+            let place = format!("on {}", spec.host);
+            let remedy = format!("{}, {place}", unusable.remedy);
+            findings.push(Finding::failed(&what, unusable.reason.as_str(), remedy));
+            continue;
+        }
+        let attached = async {
+            node.attach(interface, name).await?;
+            node.set_up(name, address.map(|address| (address, PREFIX))).await
+        };
+        if let Err(error) = attached.await {
+            let detail = error.to_string();
+            let remedy = attach_remedy(&detail, name);
+            findings.push(Finding::missing(&what, detail, remedy));
+        } else if has_no_carrier(interface, seen.as_ref()) {
+            let detail =
+                format!("{interface} has no carrier: nothing is connected to it, or its peer is down");
+            let remedy = format!("check the cable and the port of the switch, or the peer of {interface}");
+            findings.push(Finding::failed(&what, detail, remedy));
+        }
+    }
+}
+
+/// Returns what to do if an interface could not be taken over as the node's interface `name`, which `error`
+/// explains.
+fn attach_remedy(error: &str, name: &str) -> String {
+    if error.contains(IN_USE) {
+        return "wait for the other run to end (`testbed lab status` with the same --lab shows it), or stop \
+                what else uses the interface"
+            .into();
+    }
+    if error.contains("this kernel has no") {
+        let (module, option) = (Feature::Macvlan.module(), Feature::Macvlan.option());
+        return format!("load the module there (`modprobe {module}`), or use a kernel with {option}");
+    }
+    format!("name another interface for {name} in the inventory; `ip -brief link` there lists them")
+}
+
+/// Returns whether an interface of a host is known to have no carrier.
+fn has_no_carrier(name: &str, seen: Option<&Observation>) -> bool {
+    let interface = seen.and_then(|seen| seen.interfaces.iter().find(|interface| interface.name == name));
+    interface.is_some_and(|interface| !interface.up)
+}
+
+/// Checks the QEMU of a host that runs guests. Returns what is wrong with it.
+fn check_qemu(what: &str, facts: &Facts) -> Option<Finding> {
+    const PACKAGE: &str = "Debian's package is qemu-system-x86";
+    match (&facts.qemu, &facts.broken_qemu) {
+        (None, None) => Some(Finding::missing(what, "not installed", format!("install it there; {PACKAGE}"))),
+        (None, Some(why)) => {
+            let remedy = format!("repair it there, or install it anew; {PACKAGE}");
+            Some(Finding::failed(what, why.as_str(), remedy))
+        }
+        (Some(version), _) if QemuVersion::leading(version).is_some_and(|known| known < MINIMUM_QEMU) => {
+            let detail = format!("version {version}; {MINIMUM_QEMU} or newer is required");
+            Some(Finding::failed(what, detail, format!("install a newer one there; {PACKAGE}")))
+        }
+        (Some(_), _) => None,
+    }
+}
+
+/// Compares the QEMUs of the compute nodes: guests can migrate if both have a machine type in common.
+fn compare_qemus(source: &RunningNode, destination: &RunningNode) -> Finding {
+    const NAME: &str = "QEMU";
+    let version = |facts: &Facts| facts.qemu.clone().unwrap_or_else(|| "none".into());
+    let (here, there) = (version(&source.facts), version(&destination.facts));
+    let detail = if here == there {
+        format!("{here} on both")
+    } else {
+        format!("{here} at the source, {there} at the destination")
+    };
+    if [&source.facts, &destination.facts].iter().any(|facts| facts.qemu.is_none()) {
+        return Finding::failed(NAME, detail, "see the findings about QEMU above");
+    }
+    let machines =
+        |node: &RunningNode| Some(node.seen.as_ref()?.cpus.as_ref()?.as_ref().ok()?.machines.clone());
+    let (Some(a), Some(b)) = (machines(source), machines(destination)) else {
+        return Finding::warning(NAME, detail, "install the same version on both");
+    };
+    match a.common(&b) {
+        None => {
+            let detail = format!("{detail}; no machine type in common: {} and {}", a.range(), b.range());
+            Finding::failed(NAME, detail, "install the same version on both")
+        }
+        Some(common) if a.is_newer_than(&b) => Finding::warning(
+            NAME,
+            format!(
+                "{detail}; guests get the machine type {common}, which both have, but QEMU does not promise \
+                 that a guest can migrate to an older version"
+            ),
+            "install the same version on both, or exchange compute1 and compute2 in the inventory",
+        ),
+        Some(common) => Finding::ok(NAME, format!("{detail}; guests get the machine type {common}")),
+    }
+}
+
 /// Compares the two compute nodes, and checks the migration link between them.
 async fn compare_compute_nodes(source: &RunningNode, destination: &RunningNode) -> Vec<Finding> {
     let mut findings = Vec::new();
-    findings.push(match (&source.facts.qemu, &destination.facts.qemu) {
-        (Some(a), Some(b)) if a == b => Finding::ok("QEMU", format!("{a} on both")),
-        (a, b) => {
-            let version = |v: &Option<String>| v.clone().unwrap_or_else(|| "none".into());
-            let detail = format!("{} at the source, {} at the destination", version(a), version(b));
-            Finding::warning("QEMU", detail, "install the same version on both")
-        }
-    });
+    findings.push(compare_qemus(source, destination));
     if let (Some(source), Some(destination)) = (&source.seen, &destination.seen) {
         findings.push(compare_kvm(&source.kvm, &destination.kvm));
         findings.extend(compare_cpus(source, destination));
@@ -369,7 +449,8 @@ async fn compare_compute_nodes(source: &RunningNode, destination: &RunningNode) 
     findings.push(match answers.await {
         Ok(_) => Finding::ok("migration link", "compute2 answers compute1"),
         Err(error) => {
-            let remedy = "both `migration` interfaces have to be up and connected to the same network";
+            let remedy = "connect both `migration` interfaces to the same network (the same VLAN of a \
+                          switch), after what is found about them above";
             Finding::failed("migration link", error.to_string(), remedy)
         }
     });
@@ -389,8 +470,6 @@ async fn compare_compute_nodes(source: &RunningNode, destination: &RunningNode) 
 /// Checks whether both compute nodes have KVM. A run uses the accelerator of the source.
 fn compare_kvm(source: &Kvm, destination: &Kvm) -> Finding {
     const NAME: &str = "KVM";
-    const REMEDY: &str = "enable virtualization in the firmware (of a VM: nested virtualization on its host) \
-                          and load kvm_intel or kvm_amd";
     let state = |kvm: &Kvm| match kvm {
         Kvm::Open => "can be opened".to_string(),
         Kvm::Closed(reason) => format!("cannot be opened ({reason})"),
@@ -398,14 +477,37 @@ fn compare_kvm(source: &Kvm, destination: &Kvm) -> Finding {
     };
     let detail =
         format!("/dev/kvm {} at the source, {} at the destination", state(source), state(destination));
+    let remedy = |kvm, end| format!("{} at the {end}", kvm_remedy(kvm));
     match (source, destination) {
         (Kvm::Open, Kvm::Open) => {
             Finding::ok(NAME, "/dev/kvm can be opened on both; a run will try whether guests boot under KVM")
         }
         (Kvm::Open, _) => {
-            Finding::missing(NAME, detail, format!("{REMEDY}; or set `guest.accel: tcg` in the matrix"))
+            let remedy = remedy(destination, "destination");
+            Finding::missing(NAME, detail, format!("{remedy}; or set `guest.accel: tcg` in the matrix"))
         }
-        _ => Finding::warning(NAME, format!("{detail}: guests run under TCG"), REMEDY),
+        (_, Kvm::Open) => {
+            Finding::warning(NAME, format!("{detail}: guests run under TCG"), remedy(source, "source"))
+        }
+        _ => {
+            let (near, far) = (kvm_remedy(source), kvm_remedy(destination));
+            let fix = if near == far { format!("{near} at both ends") } else { remedy(source, "source") };
+            Finding::warning(NAME, format!("{detail}: guests run under TCG"), fix)
+        }
+    }
+}
+
+/// Returns what to do if `/dev/kvm` cannot be used, which root tries to open.
+fn kvm_remedy(kvm: &Kvm) -> &'static str {
+    let has = |reason: &str| matches!(kvm, Kvm::Closed(why) if why.contains(reason));
+    if has("Permission denied") || has("Operation not permitted") {
+        "let root open /dev/kvm (a container has to be given the device; SELinux and AppArmor have to \
+         allow it)"
+    } else if has("Device or resource busy") {
+        "end the other hypervisor that uses the CPU's virtualization"
+    } else {
+        "enable virtualization in the firmware (of a VM: nested virtualization on its host) and load \
+         kvm_intel or kvm_amd"
     }
 }
 
@@ -466,6 +568,44 @@ mod tests {
         assert_eq!(state(closed(), Kvm::Open), State::Warning);
         assert_eq!(state(Kvm::Absent, Kvm::Absent), State::Warning);
         assert!(compare_kvm(&Kvm::Open, &closed()).detail.contains("at the destination"));
+    }
+
+    #[test]
+    fn the_remedy_for_kvm_follows_what_opening_it_says() {
+        let closed = |why: &str| Kvm::Closed(why.into());
+        let remedy = |source, destination| compare_kvm(&source, &destination).remedy.unwrap();
+        let denied = remedy(Kvm::Open, closed("Permission denied (os error 13)"));
+        assert!(denied.starts_with("let root open /dev/kvm") && denied.contains("destination"), "{denied}");
+        assert!(remedy(closed("Device or resource busy (os error 16)"), Kvm::Open).contains("hypervisor"));
+        let absent = remedy(Kvm::Absent, Kvm::Absent);
+        assert!(absent.contains("firmware") && absent.ends_with("at both ends"), "{absent}");
+    }
+
+    #[test]
+    fn a_qemu_is_missing_broken_or_too_old() {
+        let facts = |qemu: Option<&str>, broken: Option<&str>| Facts {
+            qemu: qemu.map(Into::into),
+            broken_qemu: broken.map(Into::into),
+            ..seen(false, &[], &[]).facts
+        };
+        let check = |facts: Facts| check_qemu("compute1 QEMU", &facts);
+        assert_eq!(check(facts(Some("10.0.2"), None)), None);
+        let missing = check(facts(None, None)).unwrap();
+        assert_eq!((missing.state, missing.detail.as_str()), (State::Missing, "not installed"));
+        let broken = check(facts(None, Some("libfdt.so.1: cannot open"))).unwrap();
+        assert_eq!(broken.state, State::Failed);
+        assert!(broken.detail.contains("libfdt") && broken.remedy.unwrap().starts_with("repair"));
+        let old = check(facts(Some("6.2.0"), None)).unwrap();
+        assert!(old.detail.contains("6.2.0; 7.2 or newer"), "{old:?}");
+    }
+
+    #[test]
+    fn the_remedy_for_an_interface_follows_the_cause() {
+        let remedy = |error: &str| attach_remedy(error, "guests");
+        assert!(remedy("x; another run may be using eth1").contains("lab status"));
+        assert!(remedy("no interface `eth7` in this network namespace").contains("`ip -brief link`"));
+        let lacking = netem::Error::MissingFeature { action: "x".into(), feature: Feature::Macvlan };
+        assert!(remedy(&lacking.to_string()).contains("modprobe macvlan"));
     }
 
     fn seen(kvm: bool, models: &[&str], host: &[(&str, bool)]) -> Observation {

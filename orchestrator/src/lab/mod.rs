@@ -58,12 +58,17 @@ pub enum Error {
     #[error(transparent)]
     Vagrant(#[from] hosts::vagrant::Error),
     /// A host is unreachable, or a file or node could not be put or started there.
-    #[error("cannot use host {host}: {reason}")]
+    #[error(
+        "cannot use host {host}: {reason}{}",
+        remedy.as_ref().map_or_else(String::new, |remedy| format!("; {remedy}"))
+    )]
     Host {
         /// The host's name for ssh.
         host: String,
         /// The error message of ssh or of the host.
         reason: String,
+        /// What to do, in the imperative, if the cause is known.
+        remedy: Option<String>,
     },
     /// A process could not be started, or a file to upload could not be read.
     #[error("cannot start a node process: {0}")]
@@ -80,6 +85,16 @@ impl Error {
             Self::Inventory(_) => true,
             Self::Vagrant(error) => error.is_input(),
             _ => false,
+        }
+    }
+
+    /// Returns the message without the remedy, and the remedy, if the cause is known.
+    pub fn with_remedy_apart(self) -> (String, Option<String>) {
+        match self {
+            Self::Host { host, reason, remedy } => {
+                (Self::Host { host, reason, remedy: None }.to_string(), remedy)
+            }
+            other => (other.to_string(), None),
         }
     }
 }

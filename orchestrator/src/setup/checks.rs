@@ -6,10 +6,11 @@ use super::{
     sys::{self, NamespaceStep},
 };
 use crate::{
-    finding::{Check, Finding},
+    finding::{Check, Finding, StorageProblem},
     host,
     image::{self, Cache, KernelChoice},
 };
+use nix::errno::Errno;
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -18,6 +19,9 @@ use stressor::machine::MemInfo;
 use units::Bytes;
 
 const SETUP: &str = "testbed setup";
+
+/// How to use another cache.
+const ANOTHER_CACHE: &str = "set XDG_CACHE_HOME to another directory";
 
 /// Returns the checks for files and directories, which a run needs on the orchestrator's host with any lab.
 pub fn checks_without_nodes(
@@ -62,17 +66,37 @@ impl Check for QemuProgram<'_> {
         const NAME: &str = "QEMU";
         match Qemu::probe(self.runner) {
             Qemu::Ready { path, version } => Finding::ok(NAME, format!("{version} at {}", path.display())),
-            Qemu::TooOld { path, version } => Finding::failed(
-                NAME,
-                format!("{} is version {version}; {MINIMUM_QEMU} or newer is required", path.display()),
-                SETUP,
-            ),
+            Qemu::TooOld { path, version } => {
+                let detail =
+                    format!("{} is version {version}; {MINIMUM_QEMU} or newer is required", path.display());
+                Finding::failed(NAME, detail, setup_replaces(&path))
+            }
             Qemu::Broken { path, why } => {
-                Finding::failed(NAME, format!("{} does not run: {why}", path.display()), SETUP)
+                let detail = format!("{} does not run: {why}", path.display());
+                let remedy = if is_packaged(&path) {
+                    "repair the package: `apt-get install --reinstall qemu-system-x86` on Debian".into()
+                } else {
+                    setup_replaces(&path)
+                };
+                Finding::failed(NAME, detail, remedy)
             }
             Qemu::Missing => Finding::missing(NAME, format!("no {} in PATH", super::QEMU_PROGRAM), SETUP),
         }
     }
+}
+
+/// Returns whether a program is where the distribution's packages have theirs.
+fn is_packaged(path: &Path) -> bool {
+    path.starts_with("/usr/bin") || path.starts_with("/bin")
+}
+
+/// Returns how to replace this QEMU, which cannot be used. `testbed setup` installs a package, which a
+/// program that is earlier in `PATH` hides.
+fn setup_replaces(path: &Path) -> String {
+    if is_packaged(path) {
+        return SETUP.into();
+    }
+    format!("remove {} or take its directory out of PATH, then run `{SETUP}`", path.display())
 }
 
 /// The check that there is a kernel for guests, with the modules that they load.
@@ -89,6 +113,17 @@ impl Check for GuestKernel {
                 Finding::ok(NAME, format!("{} ({}), {}", found.release, found.source, found.image.display()))
             }
             Err(image::Error::NoKernel { tried }) => Finding::missing(NAME, tried.join("; "), SETUP),
+            Err(image::Error::Io { action, path, source })
+                if matches!(self.choice, KernelChoice::Auto | KernelChoice::Cached) =>
+            {
+                let remedy = match StorageProblem::of(&source) {
+                    // Then a file is incomplete or was removed.
+                    None | Some(StorageProblem::Missing) => SETUP.into(),
+                    Some(problem) => problem.remedy("this user", ANOTHER_CACHE),
+                };
+                let error = image::Error::Io { action, path, source };
+                Finding::failed(NAME, error.to_string(), remedy)
+            }
             Err(error) => {
                 let remedy = match self.choice {
                     KernelChoice::Auto | KernelChoice::Cached => SETUP,
@@ -119,6 +154,10 @@ impl Check for StaticStressor {
                 let detail = format!("cannot read {}: {source}", self.path.display());
                 match source.kind() {
                     io::ErrorKind::NotFound => Finding::missing(NAME, detail, REMEDY),
+                    io::ErrorKind::PermissionDenied => {
+                        let readable = format!("make {} readable for this user", self.path.display());
+                        Finding::failed(NAME, detail, readable)
+                    }
                     _ => Finding::failed(NAME, detail, REMEDY),
                 }
             }
@@ -140,11 +179,17 @@ impl Check for CacheDirectory {
         const NAME: &str = "cache";
         match self.cache.acquire("probe.lock", || {}) {
             Ok(_) => Finding::ok(NAME, self.cache.root().display().to_string()),
-            Err(error) => Finding::failed(
-                NAME,
-                error.to_string(),
-                "make the cache directory writable, or set XDG_CACHE_HOME to a writable directory",
-            ),
+            Err(error) => {
+                let problem = match &error {
+                    image::Error::Io { source, .. } => StorageProblem::of(source),
+                    _ => None,
+                };
+                let remedy = problem.map_or_else(
+                    || format!("make the cache directory writable, or {ANOTHER_CACHE}"),
+                    |problem| problem.remedy("this user", ANOTHER_CACHE),
+                );
+                Finding::failed(NAME, error.to_string(), remedy)
+            }
         }
     }
 }
@@ -175,7 +220,7 @@ impl Namespaces {
     const NAME: &str = "namespaces";
 
     /// Describes why a user namespace was refused, and which sysctl setting allows it.
-    fn explain(&self, step: NamespaceStep, errno: nix::errno::Errno) -> Finding {
+    fn explain(&self, step: NamespaceStep, errno: Errno) -> Finding {
         let setting = |name: &str| {
             let path = self.root.join("proc/sys").join(name.replace('.', "/"));
             fs::read_to_string(path).ok().map(|value| value.trim().to_owned())
@@ -201,11 +246,17 @@ impl Namespaces {
                 );
             }
         }
-        Finding::failed(
-            Self::NAME,
-            format!("cannot {what}: {}", errno.desc()),
-            "run as root; in a container, add CAP_SYS_ADMIN",
-        )
+        let remedy = match errno {
+            Errno::ENOSPC | Errno::EUSERS => {
+                "end programs that hold namespaces, or raise user.max_user_namespaces and \
+                 user.max_net_namespaces with sysctl (namespaces can be nested 32 deep)"
+            }
+            Errno::EINVAL | Errno::ENOSYS => {
+                "use a kernel with CONFIG_USER_NS and CONFIG_NET_NS, or run as root"
+            }
+            _ => "run as root; in a container, add CAP_SYS_ADMIN",
+        };
+        Finding::failed(Self::NAME, format!("cannot {what}: {}", errno.desc()), remedy)
     }
 }
 
@@ -222,25 +273,29 @@ impl Check for FreeMemory {
         const LEAST_MIB: u64 = 768;
         /// Enough for two guests of 1 GiB and their QEMU processes, in MiB; less is a warning.
         const ENOUGH_MIB: u64 = 2560;
-        const REMEDY: &str = "close other programs, or choose smaller guests in the matrix";
         let MemInfo { available, limited_by_cgroup, .. } = match &self.memory {
             Ok(memory) => memory,
             Err(error) => {
                 let detail = format!("cannot determine the free memory: {error}");
-                return Finding::warning(NAME, detail, REMEDY);
+                return Finding::warning(NAME, detail, "mount /proc, and make /proc/meminfo readable");
             }
         };
         let available_mib = available.get() >> 20;
-        let whose = if *limited_by_cgroup { " in this cgroup" } else { "" };
+        let (whose, remedy) = if *limited_by_cgroup {
+            let raise = "raise the memory limit of this cgroup, or choose smaller guests in the matrix";
+            (" in this cgroup", raise)
+        } else {
+            ("", "close other programs, or choose smaller guests in the matrix")
+        };
         let detail = format!("{} free{whose}", available.rounded_binary());
         let mib = |mib: u64| Bytes::new(mib << 20).rounded_binary();
         match available_mib {
             ENOUGH_MIB.. => Finding::ok(NAME, detail),
             LEAST_MIB.. => {
                 let detail = format!("{detail}; two guests of 1 GiB need {}", mib(ENOUGH_MIB));
-                Finding::warning(NAME, detail, REMEDY)
+                Finding::warning(NAME, detail, remedy)
             }
-            _ => Finding::failed(NAME, format!("{detail}; two small guests need {}", mib(LEAST_MIB)), REMEDY),
+            _ => Finding::failed(NAME, format!("{detail}; two small guests need {}", mib(LEAST_MIB)), remedy),
         }
     }
 }
@@ -256,30 +311,37 @@ impl Check for DiskSpace {
         const NAME: &str = "results";
         const LEAST_MIB: u64 = 64;
         const ENOUGH_MIB: u64 = 1024;
-        const REMEDY: &str = "choose another directory with --out";
+        const OTHERWISE: &str = "choose another directory with --out";
         let absolute = std::path::absolute(&self.directory).unwrap_or_else(|_| self.directory.clone());
         let existing = absolute.ancestors().find(|directory| directory.exists()).unwrap_or(Path::new("/"));
         let shown = existing.display();
         let why = match nix::unistd::access(existing, nix::unistd::AccessFlags::W_OK) {
-            Err(errno) => Some(errno.desc()),
-            Ok(()) => (!existing.is_dir()).then_some("Not a directory"),
+            Err(errno) => Some(errno),
+            Ok(()) => (!existing.is_dir()).then_some(Errno::ENOTDIR),
         };
+        let remedy = |problem: StorageProblem| problem.remedy("this user", OTHERWISE);
         if let Some(why) = why {
-            return Finding::failed(NAME, format!("{shown} is not writable: {why}"), REMEDY);
+            let remedy = StorageProblem::of(&why.into()).map_or_else(|| OTHERWISE.into(), remedy);
+            return Finding::failed(NAME, format!("{shown} is not writable: {}", why.desc()), remedy);
         }
         match nix::sys::statvfs::statvfs(existing) {
             Err(errno) => Finding::warning(
                 NAME,
                 format!("cannot read the free space of {shown}: {}", errno.desc()),
-                REMEDY,
+                OTHERWISE,
             ),
+            // A file system without a number of inodes has none in total.
+            Ok(space) if space.files() > 0 && space.files_available() == 0 => {
+                let detail = format!("no inodes are free in {shown}");
+                Finding::failed(NAME, detail, remedy(StorageProblem::NoInodes))
+            }
             Ok(space) => {
                 let free_mib = space.blocks_available() * space.fragment_size() / (1024 * 1024);
                 let detail = format!("{} free in {shown}", Bytes::new(free_mib << 20).rounded_binary());
                 match free_mib {
                     ENOUGH_MIB.. => Finding::ok(NAME, detail),
-                    LEAST_MIB.. => Finding::warning(NAME, detail, REMEDY),
-                    _ => Finding::failed(NAME, detail, REMEDY),
+                    LEAST_MIB.. => Finding::warning(NAME, detail, remedy(StorageProblem::Full)),
+                    _ => Finding::failed(NAME, detail, remedy(StorageProblem::Full)),
                 }
             }
         }
@@ -291,7 +353,6 @@ mod tests {
     use super::super::runner::fake::FakeRunner;
     use super::*;
     use crate::finding::State;
-    use nix::errno::Errno;
 
     fn root(files: &[(&str, &str)]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
@@ -343,6 +404,25 @@ mod tests {
     }
 
     #[test]
+    fn the_remedy_for_namespaces_follows_the_error() {
+        let remedy = |errno| {
+            let dir = root(&[]);
+            let check = Namespaces { root: dir.path().to_path_buf() };
+            check.explain(NamespaceStep::Unshare, errno).remedy.unwrap()
+        };
+        assert!(remedy(Errno::ENOSPC).contains("user.max_user_namespaces"));
+        assert!(remedy(Errno::EINVAL).contains("CONFIG_USER_NS"));
+        assert!(remedy(Errno::EPERM).starts_with("run as root"));
+    }
+
+    #[test]
+    fn a_qemu_that_hides_the_packaged_one_has_to_go_first() {
+        assert_eq!(setup_replaces(Path::new("/usr/bin/qemu-system-x86_64")), SETUP);
+        let local = setup_replaces(Path::new("/usr/local/bin/qemu-system-x86_64"));
+        assert!(local.starts_with("remove /usr/local/bin/qemu-system-x86_64 or take"), "{local}");
+    }
+
+    #[test]
     fn free_memory_is_enough_scarce_or_too_little() {
         let state = |mib: u64| {
             let (total, available) = (Bytes::new(1 << 40), Bytes::new(mib << 20));
@@ -351,6 +431,12 @@ mod tests {
         assert_eq!(state(8000), State::Ok);
         assert_eq!(state(2000), State::Warning);
         assert_eq!(state(500), State::Failed);
+        let remedy = |memory| FreeMemory { memory }.examine().remedy.unwrap();
+        let (total, available) = (Bytes::new(1 << 40), Bytes::new(500 << 20));
+        let limited = remedy(Ok(MemInfo { total, available, limited_by_cgroup: true }));
+        assert!(limited.contains("limit of this cgroup"), "{limited}");
+        let unreadable = remedy(Err(io::ErrorKind::NotFound.into()));
+        assert!(unreadable.contains("/proc/meminfo"), "{unreadable}");
     }
 
     #[test]
@@ -380,6 +466,7 @@ mod tests {
         let within_a_file = at("file/results");
         assert_eq!(within_a_file.state, State::Failed, "it is not missing");
         assert!(within_a_file.detail.contains("is not writable"), "{}", within_a_file.detail);
+        assert!(within_a_file.remedy.unwrap().contains("remove or rename the file"));
     }
 
     #[test]
@@ -402,6 +489,8 @@ mod tests {
         let dir = root(&[("file", "")]);
         let check = |path: &str| CacheDirectory { cache: Cache::at(dir.path().join(path)) }.examine();
         assert_eq!(check("cache").state, State::Ok);
-        assert_eq!(check("file/cache").state, State::Failed);
+        let in_the_way = check("file/cache");
+        assert_eq!(in_the_way.state, State::Failed);
+        assert!(in_the_way.remedy.unwrap().contains("remove or rename the file"));
     }
 }

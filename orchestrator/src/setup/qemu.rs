@@ -18,7 +18,7 @@ pub struct Version {
 impl Version {
     /// Parses the version at the start of a text: QEMU's own, `10.0.2 (Debian ...)`, or a package's,
     /// `1:10.0.2+ds-2`.
-    pub(super) fn leading(text: &str) -> Option<Self> {
+    pub(crate) fn leading(text: &str) -> Option<Self> {
         let upstream = match text.split_once(':') {
             Some((epoch, rest)) if epoch.bytes().all(|byte| byte.is_ascii_digit()) => rest,
             _ => text,

@@ -27,6 +27,9 @@ use std::{
 
 const SSHD: &str = "/usr/sbin/sshd";
 
+/// The search path of the hosts, after each host's own programs.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// The running hosts. Dropping this value ends them.
 pub(crate) struct Hosts {
     networks: Vec<Namespace>,
@@ -106,6 +109,7 @@ impl Hosts {
     /// Creates a host's cache directory and starts its SSH server.
     fn add_server(&mut self, host: usize, dir: &TestDir) {
         fs::create_dir(self.cache(host)).unwrap();
+        fs::create_dir(self.programs(host)).unwrap();
         let server = self.start_server(host, dir);
         self.servers.push(server);
     }
@@ -119,9 +123,10 @@ impl Hosts {
         let text = format!(
             "HostKey {folder}/host\nAuthorizedKeysFile {folder}/user.pub\nPidFile none\n\
              StrictModes no\nUsePAM no\nPermitRootLogin yes\nPasswordAuthentication no\n\
-             SetEnv {} XDG_CACHE_HOME={}\n",
+             SetEnv {} XDG_CACHE_HOME={} PATH={}:{PATH}\n",
             dir.mark(),
             cache.display(),
+            self.programs(host).display(),
         );
         fs::write(&config, text).unwrap();
         let script = format!(
@@ -166,6 +171,20 @@ impl Hosts {
     /// Returns the path of a host's cache directory, a tmpfs that only this host has mounted.
     pub(crate) fn cache(&self, host: usize) -> PathBuf {
         self.folder.join(format!("cache{host}"))
+    }
+
+    /// Returns the path of a directory of programs that come first in the `PATH` of a host.
+    pub(crate) fn programs(&self, host: usize) -> PathBuf {
+        self.folder.join(format!("bin{host}"))
+    }
+
+    /// Runs a script on a host, with its mounts and its network. It must succeed.
+    #[track_caller]
+    pub(crate) fn on(&self, host: usize, script: &str) {
+        let mut command = Command::new("nsenter");
+        command.args(["--mount", "--net", "--target", &self.server(host), "sh", "-e", "-c", script]);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{script}\n{}", String::from_utf8_lossy(&output.stderr));
     }
 
     /// Makes this public key the only host key in `known_hosts`.

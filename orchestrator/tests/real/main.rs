@@ -11,6 +11,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+/// What is said about hosts that lack something.
+mod causes;
+
 /// What QEMUs may do on their host, and who may do something to them.
 mod containment;
 

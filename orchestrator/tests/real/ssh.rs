@@ -3,7 +3,7 @@
 use crate::common::{
     hosts::{Hosts, with_hosts},
     real::{Process, TestDir, ready, signal},
-    words,
+    words, write_script,
 };
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -420,7 +420,14 @@ fn doctor_finds_problems_of_hosts() {
         let (code, out) = ask(&hosts.inventory(wrong));
         assert_eq!(code, 1, "{out}");
         assert!(out.contains("missing compute1 migration") && out.contains("eth7"), "{out}");
-        assert!(out.contains("failed compute2 reach") && out.contains("`ssh lab9 true`"), "{out}");
+        assert!(out.contains("failed compute2 reach") && out.contains("correct `host` in"), "{out}");
+        let login = format!("`ssh -F {} lab9 true`", hosts.ssh_config().display());
+        assert!(out.contains(&login), "{out}");
+        // The words of a sudo that would ask.
+        write_script(
+            &hosts.programs(0).join("sudo"),
+            "#!/bin/sh\necho 'sudo: a password is required' >&2\nexit 1\n",
+        );
         let by_sudo = hosts.inventory(|text| text.replace("become: none", "become: sudo"));
         let (code, out) = ask(&by_sudo);
         assert_eq!(code, 1, "{out}");

@@ -18,12 +18,14 @@
 //! nothing by itself, so both ends notice the other's silence ([`crate::node::alive`]).
 
 use super::{
+    cause::{self, FOREIGN, NO_HOME, NOT_ROOT},
     host_path::HostPath,
     inventory::{Become, ComputeHost, Inventory},
     memfile::Memfile,
 };
 use crate::{
     bounded,
+    finding::StorageProblem,
     image::{GuestFiles, hex},
     lab::{
         Compute, Description, Error, Lab, connect_node,
@@ -60,13 +62,27 @@ const SSH_OPTIONS: [&str; 5] = [
     "ClearAllForwardings=yes",
 ];
 
+/// The exit code of `ssh` if it fails itself.
+const SSH_FAILED: i32 = 255;
+
 /// The upload directory on a host, as shell words, unless the inventory names another.
 const UPLOAD_DIR: &str = "\"${XDG_CACHE_HOME:-$HOME/.cache}\"/testbed/uploads";
 
+/// Fails with a message if the upload directory would be in a home directory that is missing: `mkdir -p` by
+/// root would create it.
+fn needs_home(directory: &str) -> String {
+    let unless = if directory == UPLOAD_DIR { "test -z \"${XDG_CACHE_HOME:-}\" && " } else { "" };
+    if directory.contains("$HOME") {
+        format!("if {unless}! test -d \"$HOME\"; then echo \"$HOME {NO_HOME}\" >&2; exit 1; fi; ")
+    } else {
+        String::new()
+    }
+}
+
 /// Makes sure that nobody but the login user can write in the directory `$d`, from which root runs programs.
-const MAKE_PRIVATE: &str = "if ! test -O \"$d\" || ! chmod go-w \"$d\"; then \
-                            echo \"$d does not belong to the user who logs in: remove it, or set \
-                            XDG_CACHE_HOME there\" >&2; exit 1; fi; ";
+fn make_private() -> String {
+    format!("if ! test -O \"$d\"; then echo \"$d {FOREIGN}\" >&2; exit 1; fi; chmod go-w \"$d\"; ")
+}
 
 /// Fails with a message if the host cannot check files.
 const NEEDS_SHA256SUM: &str = "if ! command -v sha256sum > /dev/null; then \
@@ -217,7 +233,17 @@ impl HostProgram {
 
 impl SshHost<'_> {
     fn failed(&self, reason: impl Into<String>) -> Error {
-        Error::Host { host: self.name.into(), reason: reason.into() }
+        Error::Host { host: self.name.into(), reason: reason.into(), remedy: None }
+    }
+
+    /// Returns a command that has to work if the host can be reached.
+    pub(crate) fn login_command(&self) -> String {
+        let config = match &self.access.config {
+            None => String::new(),
+            Some(SshConfig::File(path)) => format!("-F {} ", shell_word(&path.to_string_lossy())),
+            Some(SshConfig::Memory(_)) => return format!("vagrant ssh {} -c true", self.name),
+        };
+        format!("ssh {config}{} true", self.name)
     }
 
     /// Returns an `ssh` command that runs a script on the host in `sh`, whatever the user's login shell is.
@@ -255,18 +281,62 @@ impl SshHost<'_> {
         let output = bounded::output_of(child, input).await.map_err(|e| self.failed(e.to_string()))?;
         if !output.status.success() {
             let stderr = String::from_utf8_lossy(&output.stderr);
-            return Err(self.failed(format!("{} ({})", stderr.trim(), output.status)));
+            let mut error = self.failed(format!("{} ({})", stderr.trim(), output.status));
+            if let (Error::Host { remedy, .. }, Some(SSH_FAILED)) = (&mut error, output.status.code()) {
+                *remedy = Some(cause::reach_remedy(&stderr, &self.login_command()));
+            }
+            return Err(error);
         }
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_string())
     }
 
     /// Uploads a file into `directory` on the host, or into the user's cache there if that is `None`, unless
     /// the file is already there with this content. Returns its path on the host.
-    pub(crate) async fn upload(&self, upload: &Upload, directory: Option<&HostPath>) -> Result<String, Error> {
-        let directory = directory.map_or_else(|| UPLOAD_DIR.to_string(), HostPath::script_word);
+    pub(crate) async fn upload(
+        &self,
+        upload: &Upload,
+        directory: Option<&HostPath>,
+    ) -> Result<String, Error> {
+        let place = directory.map_or_else(|| UPLOAD_DIR.to_string(), HostPath::script_word);
+        let mut failed = match self.put(upload, &place).await {
+            Ok(path) => return Ok(path),
+            Err(error) => error,
+        };
+        if let Error::Host { reason, remedy, .. } = &mut failed
+            && remedy.is_none()
+        {
+            let otherwise = cause::another_directory(directory.is_some());
+            *remedy = cause::upload_remedy(reason, otherwise);
+            if StorageProblem::in_text(reason) == Some(StorageProblem::Full)
+                && self.has_no_inodes(&place).await
+            {
+                reason.push_str("; no inodes are free");
+                *remedy = Some(StorageProblem::NoInodes.remedy("", otherwise));
+            }
+        }
+        Err(failed)
+    }
+
+    /// Returns whether the file system of a directory, which is a word of a script, has no inodes left.
+    async fn has_no_inodes(&self, directory: &str) -> bool {
+        let script = format!(
+            "d={directory}; while ! test -e \"$d\"; do d=$(dirname \"$d\"); done; df -Pi \"$d\" | tail -n 1"
+        );
+        let line = self.run_script(&script).await.unwrap_or_default();
+        // A file system without a number of inodes has 0 in total.
+        let mut words = line.split_whitespace().skip(1);
+        let (total, _used, free) = (words.next(), words.next(), words.next());
+        total != Some("0") && free == Some("0")
+    }
+
+    async fn put(&self, upload: &Upload, directory: &str) -> Result<String, Error> {
         let Upload { content, digest } = upload;
-        let private = if directory == UPLOAD_DIR { MAKE_PRIVATE } else { "" };
-        let begin = format!("set -e; umask 022; d={directory}; mkdir -p \"$d\"; {private}{NEEDS_SHA256SUM}");
+        let private = if directory == UPLOAD_DIR { make_private() } else { String::new() };
+        let home = needs_home(directory);
+        let begin = format!(
+            "export LC_ALL=C; set -e; umask 022; {home}d={directory}; mkdir -p \"$d\"; \
+             {private}{NEEDS_SHA256SUM}"
+        );
         let find = format!(
             "{begin}if test -f \"$d/{digest}\" && test \"$(sha256sum < \"$d/{digest}\")\" = \"{digest}  -\"; \
              then touch -c \"$d/{digest}\" 2> /dev/null || :; printf %s \"$d/{digest}\"; fi"
@@ -290,17 +360,43 @@ impl SshHost<'_> {
         let run = shell_word(&run_name());
         let root = self.root_command(program);
         let script = format!(
-            "{}exec {root} node --name {name} --run {run} --remote \"$SSH_CONNECTION\"",
+            "export LC_ALL=C; {}exec {root} node --name {name} --run {run} --remote \"$SSH_CONNECTION\"",
             self.prune_command(program)
         );
         let mut process =
             self.piped_ssh(&script).spawn().map_err(|e| self.failed(format!("cannot run ssh: {e}")))?;
         let carrier = process.id().map(|pid| Carrier { pid });
-        let node = connect_node(name, &mut process, carrier).await.map_err(|error| match error {
-            Error::Start { reason, .. } => self.failed(format!("the node does not start there: {reason}")),
-            other => other,
-        })?;
+        let node = match connect_node(name, &mut process, carrier).await {
+            Ok(node) => node,
+            Err(Error::Start { reason, .. }) => {
+                let mut failed = self.failed(format!("the node does not start there: {reason}"));
+                if let Error::Host { remedy, .. } = &mut failed {
+                    *remedy = Some(match cause::root_remedy(&reason, self.access.become_root) {
+                        Some(remedy) => remedy,
+                        None => self.exec_remedy(&reason, program).await,
+                    });
+                }
+                return Err(failed);
+            }
+            Err(other) => return Err(other),
+        };
         Ok((node, process))
+    }
+
+    /// Checks that the program runs on the host as the login user.
+    pub(crate) async fn try_program(&self, program: &HostProgram) -> Result<(), Error> {
+        let script = format!("export LC_ALL=C; exec {} --version", shell_word(&program.path));
+        let Err(mut failed) = self.run_script(&script).await else { return Ok(()) };
+        if let Error::Host { reason, remedy: remedy @ None, .. } = &mut failed {
+            *remedy = Some(self.exec_remedy(reason, program).await);
+        }
+        Err(failed)
+    }
+
+    /// Returns what to do if the program cannot be executed on the host, where `output` was printed.
+    async fn exec_remedy(&self, output: &str, program: &HostProgram) -> String {
+        let mounts = self.run_script("cat /proc/self/mountinfo").await.unwrap_or_default();
+        cause::exec_remedy(output, &program.path, &mounts)
     }
 
     /// Uploads this program into the user's cache on the host.
@@ -310,11 +406,14 @@ impl SshHost<'_> {
 
     /// Returns the shell words that check the content of the program and run it as root.
     fn root_command(&self, program: &HostProgram) -> String {
-        let sudo = match self.access.become_root {
-            Become::Sudo => "sudo -n ",
-            Become::None => "",
+        let execute = match self.access.become_root {
+            Become::Sudo => "exec sudo -n \"$0\" \"$@\"".to_string(),
+            Become::None => format!(
+                "if test \"$(id -u)\" != 0; then echo \"$(id -un) {NOT_ROOT}\" >&2; exit 1; fi; \
+                 exec \"$0\" \"$@\""
+            ),
         };
-        let script = format!("{CHECK_PROGRAM}exec {sudo}\"$0\" \"$@\"");
+        let script = format!("{CHECK_PROGRAM}{execute}");
         format!("sh -c {} {}", shell_word(&script), shell_word(&program.path))
     }
 
