@@ -1,5 +1,5 @@
-//! The memory limits of control groups. A process that exceeds a limit is killed, no matter how much memory
-//! the host has.
+//! The limits of control groups on memory, huge pages and processes. A process that exceeds a limit on memory
+//! is killed, no matter how much memory the host has.
 //!
 //! Supports both versions of the kernel's interface (cgroup v1 and v2), wherever they are mounted. A limit
 //! that cannot be read is treated as no limit.
@@ -9,27 +9,54 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Returns the memory that this process can still use within the limits of its control groups, in bytes.
-/// Returns `None` if there is no limit.
+/// A limit of a control group, and what it leaves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limit {
+    /// The file that sets the limit.
+    pub file: PathBuf,
+    /// What is left of the limit, in the unit of the file: bytes, or processes.
+    pub left: u64,
+}
+
+/// Returns the limit of this process's control groups that leaves the least memory. Returns `None` if there
+/// is no limit.
 ///
 /// A group that exceeds `memory.high` is slowed down until it hardly runs, so that counts as a limit, too.
-pub fn memory_left() -> Option<u64> {
-    Memberships::of_this_process().iter().filter_map(Membership::left).min()
+pub fn memory_limit() -> Option<Limit> {
+    lowest(&Membership::of_this_process("memory"), memory_counters)
+}
+
+/// Returns the limit of this process's control groups that leaves the least memory in huge pages of this
+/// size, a power of two from 1 MiB on. Returns `None` if there is no limit.
+pub fn huge_page_limit(page_bytes: u64) -> Option<Limit> {
+    lowest(&Membership::of_this_process("hugetlb"), |version| huge_page_counters(version, page_bytes))
+}
+
+/// Returns the limit of this process's control groups that leaves the fewest processes; each thread counts as
+/// one. Returns `None` if there is no limit.
+pub fn process_limit() -> Option<Limit> {
+    lowest(&Membership::of_this_process("pids"), |_| vec![Counter::new("pids.max", "pids.current")])
 }
 
 /// Returns how many processes of this process's control group the kernel has killed because memory had run
 /// out, in the group or on the host. Returns the host's number if the group has none, and `None` if the
 /// kernel counts neither.
 pub fn oom_kills() -> Option<u64> {
-    let memberships = Memberships::of_this_process();
-    let of_group = memberships.iter().find_map(|group| field(&group.dir(), group.files.events, "oom_kill"));
+    let memberships = Membership::of_this_process("memory");
+    let of_group = memberships.iter().find_map(|group| {
+        let file = match group.version {
+            Version::V1 => "memory.oom_control",
+            Version::V2 => "memory.events",
+        };
+        field(&group.dir(), file, "oom_kill")
+    });
     of_group.or_else(|| field(Path::new("/proc"), "vmstat", "oom_kill"))
 }
 
 /// Returns whether the kernel kills all processes of a control group of this process, and so this process, if
 /// it kills one because the group's memory has run out (`memory.oom.group`).
 pub fn oom_kills_all() -> bool {
-    Memberships::of_this_process().iter().any(|group| {
+    Membership::of_this_process("memory").iter().any(|group| {
         let set = |level: PathBuf| {
             fs::read_to_string(level.join("memory.oom.group")).is_ok_and(|text| text.trim() == "1")
         };
@@ -43,28 +70,74 @@ fn field(dir: &Path, file: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
-/// The file names of one version of the interface, and the field of `memory.stat` with the memory that counts
-/// as used but can be reclaimed.
-#[derive(Debug, Clone, Copy)]
-struct Files {
-    limits: &'static [&'static str],
-    used: &'static str,
-    events: &'static str,
-    reclaimable: &'static str,
+/// A version of the kernel's interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    V1,
+    V2,
 }
 
-const V1: Files = Files {
-    limits: &["memory.limit_in_bytes"],
-    used: "memory.usage_in_bytes",
-    events: "memory.oom_control",
-    reclaimable: "total_inactive_file",
-};
-const V2: Files = Files {
-    limits: &["memory.max", "memory.high"],
-    used: "memory.current",
-    events: "memory.events",
-    reclaimable: "inactive_file",
-};
+/// A limit and what counts towards it: the names of their files.
+#[derive(Debug, Clone)]
+struct Counter {
+    limit: String,
+    used: String,
+    /// The field of `memory.stat` with the memory that counts as used but can be reclaimed.
+    reclaimable: Option<&'static str>,
+}
+
+impl Counter {
+    fn new(limit: impl Into<String>, used: impl Into<String>) -> Self {
+        Self { limit: limit.into(), used: used.into(), reclaimable: None }
+    }
+
+    /// Returns the limit of a single group.
+    fn read(&self, group: &Path) -> Option<Limit> {
+        let number = |name: &str| fs::read_to_string(group.join(name)).ok()?.trim().parse::<u64>().ok();
+        // "No limit" is the word `max`, or a number larger than any memory.
+        let limit = number(&self.limit).filter(|&limit| limit < 1 << 60)?;
+        let reclaimable = self.reclaimable.and_then(|name| field(group, "memory.stat", name)).unwrap_or(0);
+        let left = limit.saturating_sub(number(&self.used)?.saturating_sub(reclaimable));
+        Some(Limit { file: group.join(&self.limit), left })
+    }
+}
+
+fn memory_counters(version: Version) -> Vec<Counter> {
+    let (limits, used, reclaimable) = match version {
+        Version::V1 => (&["memory.limit_in_bytes"][..], "memory.usage_in_bytes", "total_inactive_file"),
+        Version::V2 => (&["memory.max", "memory.high"][..], "memory.current", "inactive_file"),
+    };
+    let counter = |&limit: &&str| Counter { reclaimable: Some(reclaimable), ..Counter::new(limit, used) };
+    limits.iter().map(counter).collect()
+}
+
+fn huge_page_counters(version: Version, page_bytes: u64) -> Vec<Counter> {
+    let size = match page_bytes >> 20 {
+        mib @ 0..1024 => format!("{mib}MB"),
+        mib => format!("{}GB", mib >> 10),
+    };
+    let (limit, used) = match version {
+        Version::V1 => ("limit_in_bytes", "usage_in_bytes"),
+        Version::V2 => ("max", "current"),
+    };
+    // Pages count as used once they are touched, and as reserved (`rsvd`) once they are mapped.
+    let counter = |kind: &str| {
+        let name = format!("hugetlb.{size}{kind}");
+        Counter::new(format!("{name}.{limit}"), format!("{name}.{used}"))
+    };
+    ["", ".rsvd"].map(counter).to_vec()
+}
+
+/// Returns the limit that leaves least.
+fn lowest(groups: &[Membership], counters: impl Fn(Version) -> Vec<Counter>) -> Option<Limit> {
+    let limits = groups.iter().flat_map(|group| {
+        let counters = counters(group.version);
+        group.levels().flat_map(move |level| {
+            counters.iter().filter_map(|counter| counter.read(&level)).collect::<Vec<_>>()
+        })
+    });
+    limits.min_by_key(|limit| limit.left)
+}
 
 /// A control group of a process, in one of the hierarchies.
 #[derive(Debug)]
@@ -73,43 +146,25 @@ struct Membership {
     mounted_at: PathBuf,
     /// The path of the group below that.
     path: PathBuf,
-    files: Files,
+    version: Version,
 }
 
 impl Membership {
-    fn dir(&self) -> PathBuf {
-        self.mounted_at.join(&self.path)
-    }
-
-    /// Returns the group and all groups above it. The limit of a group also applies to the groups below it.
-    fn levels(&self) -> impl Iterator<Item = PathBuf> {
-        self.path.ancestors().map(|level| self.mounted_at.join(level))
-    }
-
-    /// Returns the least memory that the limits of the group and of those above it leave, in bytes.
-    fn left(&self) -> Option<u64> {
-        self.levels().filter_map(|group| left_in(&group, &self.files)).min()
-    }
-}
-
-/// The control groups that limit the memory of a process.
-struct Memberships;
-
-impl Memberships {
-    fn of_this_process() -> Vec<Membership> {
+    /// Finds the groups of this process in which a controller may limit it.
+    fn of_this_process(controller: &str) -> Vec<Self> {
         let read = |file| fs::read_to_string(Path::new("/proc/self").join(file)).unwrap_or_default();
-        Self::parse(&read("cgroup"), &read("mountinfo"))
+        Self::parse(controller, &read("cgroup"), &read("mountinfo"))
     }
 
     /// Finds the groups that `/proc/PID/cgroup` lists where `/proc/PID/mountinfo` says that they are.
-    fn parse(groups: &str, mounts: &str) -> Vec<Membership> {
-        let group_of = |files: &Files| {
+    fn parse(controller: &str, groups: &str, mounts: &str) -> Vec<Self> {
+        let group_of = |version| {
             groups.lines().find_map(|line| {
                 let mut fields = line.splitn(3, ':').skip(1);
                 let (controllers, path) = (fields.next()?, fields.next()?);
-                let wanted = match files.events {
-                    "memory.events" => controllers.is_empty(),
-                    _ => controllers.split(',').any(|name| name == "memory"),
+                let wanted = match version {
+                    Version::V1 => controllers.split(',').any(|name| name == controller),
+                    Version::V2 => controllers.is_empty(),
                 };
                 wanted.then(|| Path::new(path))
             })
@@ -119,17 +174,26 @@ impl Memberships {
             let mut mount = mount.split(' ').skip(3).map(unescape);
             let (root, mounted_at) = (mount.next()?, mount.next()?.into());
             let mut file_system = file_system.split(' ');
-            let files = match (file_system.next()?, file_system.nth(1)?) {
-                ("cgroup2", _) => V2,
-                ("cgroup", options) if options.split(',').any(|option| option == "memory") => V1,
+            let version = match (file_system.next()?, file_system.nth(1)?) {
+                ("cgroup2", _) => Version::V2,
+                ("cgroup", options) if options.split(',').any(|option| option == controller) => Version::V1,
                 _ => return None,
             };
             // A container may see only a part of the hierarchy, but be told the full path.
-            let path = group_of(&files)?;
+            let path = group_of(version)?;
             let path = path.strip_prefix(root).or_else(|_| path.strip_prefix("/")).ok()?.into();
-            Some(Membership { mounted_at, path, files })
+            Some(Self { mounted_at, path, version })
         });
         found.collect()
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.mounted_at.join(&self.path)
+    }
+
+    /// Returns the group and all groups above it. The limit of a group also applies to the groups below it.
+    fn levels(&self) -> impl Iterator<Item = PathBuf> {
+        self.path.ancestors().map(|level| self.mounted_at.join(level))
     }
 }
 
@@ -137,16 +201,6 @@ impl Memberships {
 fn unescape(path: &str) -> String {
     let escapes = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
     escapes.iter().fold(path.into(), |path: String, (escape, character)| path.replace(escape, character))
-}
-
-/// Returns the memory that the limits of a single group leave, in bytes.
-fn left_in(group: &Path, files: &Files) -> Option<u64> {
-    let number = |name: &str| fs::read_to_string(group.join(name)).ok()?.trim().parse::<u64>().ok();
-    // "No limit" is the word `max` in version 2, and a number larger than any memory in version 1.
-    let limits = files.limits.iter().filter_map(|name| number(name)).filter(|&limit| limit < 1 << 60);
-    let limit = limits.min()?;
-    let reclaimable = field(group, "memory.stat", files.reclaimable).unwrap_or(0);
-    Some(limit.saturating_sub(number(files.used)?.saturating_sub(reclaimable)))
 }
 
 #[cfg(test)]
@@ -167,7 +221,7 @@ mod tests {
 
     /// Returns the memory left according to files like those of `/proc/PID`.
     fn left(groups: &str, mounts: &str) -> Option<u64> {
-        Memberships::parse(groups, mounts).iter().filter_map(Membership::left).min()
+        lowest(&Membership::parse("memory", groups, mounts), memory_counters).map(|limit| limit.left)
     }
 
     #[test]
@@ -209,9 +263,10 @@ mod tests {
         let mounts = mount("/docker/1", Path::new("/odd"), "cgroup2 cgroup2 rw");
         let mounts = mounts.replace("/odd", &odd.display().to_string().replace(' ', "\\040"));
         assert_eq!(left("0::/docker/1/inner\n", &mounts), Some(600));
-        let (group, events) = (&Memberships::parse("0::/docker/1/inner\n", &mounts)[0], "memory.events");
+        let (group, events) =
+            (&Membership::parse("memory", "0::/docker/1/inner\n", &mounts)[0], "memory.events");
         write(&odd.join("inner"), &[(events, "oom 4\noom_kill 3\noom_group_kill 0\n")]);
-        assert_eq!(field(&group.dir(), group.files.events, "oom_kill"), Some(3));
+        assert_eq!(field(&group.dir(), events, "oom_kill"), Some(3));
     }
 
     #[test]
@@ -225,5 +280,31 @@ mod tests {
         write(&root.path().join("memory"), &none);
         let mounts = mount("/", &root.path().join("memory"), "cgroup cgroup rw,memory");
         assert_eq!(left("2:memory:/\n", &mounts), None);
+    }
+
+    #[test]
+    fn each_limit_on_huge_pages_counts_and_is_named() {
+        let root = tempfile::tempdir().unwrap();
+        let mounts = mount("/", root.path(), "cgroup cgroup rw,hugetlb");
+        let limit = |page_bytes| {
+            let groups = Membership::parse("hugetlb", "4:hugetlb:/a/b\n", &mounts);
+            let limit = lowest(&groups, |version| huge_page_counters(version, page_bytes))?;
+            Some((limit.file.strip_prefix(root.path()).unwrap().display().to_string(), limit.left))
+        };
+        assert_eq!(limit(2 << 20), None);
+        let file = |group: &str, name: &str, content: &str| {
+            write(&root.path().join(group), &[(name, content)]);
+        };
+        file("a", "hugetlb.2MB.limit_in_bytes", "8388608\n");
+        file("a", "hugetlb.2MB.usage_in_bytes", "2097152\n");
+        file("a/b", "hugetlb.2MB.limit_in_bytes", "9223372036854771712\n");
+        assert_eq!(limit(2 << 20), Some(("a/hugetlb.2MB.limit_in_bytes".into(), 6 << 20)));
+        file("a/b", "hugetlb.2MB.rsvd.limit_in_bytes", "4194304\n");
+        file("a/b", "hugetlb.2MB.rsvd.usage_in_bytes", "2097152\n");
+        assert_eq!(limit(2 << 20), Some(("a/b/hugetlb.2MB.rsvd.limit_in_bytes".into(), 2 << 20)));
+        assert_eq!(limit(1 << 30), None, "each size has limits of its own");
+        file("a", "hugetlb.1GB.limit_in_bytes", "1073741824\n");
+        file("a", "hugetlb.1GB.usage_in_bytes", "0\n");
+        assert_eq!(limit(1 << 30), Some(("a/hugetlb.1GB.limit_in_bytes".into(), 1 << 30)));
     }
 }

@@ -11,7 +11,8 @@
 use crate::{
     clock::monotonic_ns,
     engine::Engine,
-    machine::SystemMemory,
+    error::Error,
+    machine::MemInfo,
     meter::Reader,
     protocol::{Answer, Command, Hello, Message, Request, TELEMETRY_INTERVAL_MS, Telemetry},
 };
@@ -34,12 +35,19 @@ const MAX_LINE_BYTES: u64 = 1 << 20;
 /// The allowed intervals between telemetry lines, in milliseconds.
 const TELEMETRY_INTERVALS_MS: RangeInclusive<u64> = 1..=1000;
 
-/// Serves requests until the input ends or one of the two streams fails, then stops the engine.
+/// Serves requests until the input ends or one of the two streams fails, then stops the engine. `source` is
+/// the name of the input in messages.
 ///
 /// # Errors
 ///
-/// Returns the error of the input. A failed output is not an error; it ends the function at the next request.
-pub fn serve(engine: &mut Engine, input: impl Read, output: impl Write + Send) -> io::Result<()> {
+/// Fails if the input fails, or if the thread that writes cannot be started. A failed output is not an error;
+/// it ends the function at the next request.
+pub fn serve(
+    engine: &mut Engine,
+    source: &str,
+    input: impl Read,
+    output: impl Write + Send,
+) -> Result<(), Error> {
     let telemetry = TelemetrySource { reader: Reader::new(engine.meter()), sequence: 0 };
     let interval_ms = AtomicU64::new(TELEMETRY_INTERVAL_MS);
     let (replies, outbox) = mpsc::channel();
@@ -47,14 +55,17 @@ pub fn serve(engine: &mut Engine, input: impl Read, output: impl Write + Send) -
     let _ = replies.send(Message::Hello(hello()));
     thread::scope(|scope| {
         let every = &interval_ms;
-        scope.spawn(move || write_messages(&outbox, telemetry, every, output));
+        thread::Builder::new()
+            .name("writer".into())
+            .spawn_scoped(scope, move || write_messages(&outbox, telemetry, every, output))
+            .map_err(Error::thread)?;
         let mut input = BufReader::new(input);
         let mut line = Vec::new();
         let outcome = loop {
             match read_line(&mut input, &mut line) {
                 Ok(true) => {}
                 Ok(false) => break Ok(()),
-                Err(error) => break Err(error),
+                Err(cause) => break Err(Error::system(format!("read requests from {source}"), cause)),
             }
             let Some((id, command)) = parse_request(&line) else {
                 continue;
@@ -133,7 +144,7 @@ fn hello() -> Hello {
         version: env!("CARGO_PKG_VERSION").into(),
         kernel: kernel.trim().into(),
         cpus: thread::available_parallelism().map_or(1, usize::from),
-        memory_bytes: SystemMemory::probe().map_or(0, |memory| memory.total.get()),
+        memory_bytes: MemInfo::probe().map_or(0, |memory| memory.total.get()),
         clock_ns: monotonic_ns(),
     }
 }
@@ -253,7 +264,7 @@ mod tests {
             let mut engine = Engine::new(HugePages::Reserved);
             let meter = engine.meter();
             let reader = ChannelReader(data, Vec::new());
-            let server = thread::spawn(move || serve(&mut engine, reader, out).unwrap());
+            let server = thread::spawn(move || serve(&mut engine, "the test", reader, out).unwrap());
             let (input, server) = (Some(input), Some(server));
             let client = Self { input, gate, output, meter, server, telemetry_lines: 0 };
             let hello = client.output.recv().unwrap();

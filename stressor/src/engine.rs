@@ -8,8 +8,9 @@ use crate::{
     clock::{Monotonic, monotonic_ns, wake_precisely},
     content::Pattern,
     error::Error,
+    huge_pages,
     lane::{Lane, Schedule},
-    machine::{self, SystemMemory},
+    machine::{self, MemoryError, SystemMemory},
     memory::{Partition, Region, Usage},
     meter::Meter,
     sys::Backing,
@@ -139,13 +140,15 @@ impl Engine {
             // The memory was moved into the closure and is freed with it.
             self.workload = Workload::default();
             self.state = State::Stopped(Memory::default());
-            Error::Thread(cause)
+            Error::thread(cause)
         })?;
         self.state = State::Running { stop, memory };
         self.meter.set_running(true);
         started.recv().expect("the runner reports before it ends").map_err(|cause| {
+            // While the threads that did start still count.
+            let error = Error::thread(cause);
             self.stop();
-            Error::Thread(cause)
+            error
         })
     }
 
@@ -193,7 +196,14 @@ impl Engine {
         let mut system = SystemMemory::probe().map_err(Error::Probe)?;
         // The memory held now is either reused or freed before new memory is allocated.
         system.add_available(&self.workload);
-        Ok(system.check(workload)?)
+        let mut checked = system.check(workload);
+        if let (HugePages::ReserveMissing, Err(MemoryError::TooFewHugePages { remedy, .. })) =
+            (self.huge_pages, &mut checked)
+        {
+            "the kernel can reserve no more; make the working set smaller, or provide more memory"
+                .clone_into(remedy);
+        }
+        Ok(checked?)
     }
 }
 
@@ -252,7 +262,7 @@ impl Memory {
 
     /// Allocates and fills the regions that are missing.
     fn fill(&mut self, workload: &Workload) -> Result<(), Error> {
-        let failed = |area, size| move |errno: Errno| Error::Map { area, size, cause: errno.into() };
+        let failed = |area, size| move |errno| Error::Map { area, size, cause: explained(errno) };
         let ballast_pages = pages_for(workload.ballast);
         if self.ballast.is_none() && ballast_pages > 0 {
             let region =
@@ -309,6 +319,18 @@ impl Memory {
     }
 }
 
+/// Returns an error of allocating memory, in words. There was enough memory when it was checked.
+fn explained(errno: Errno) -> io::Error {
+    match errno {
+        Errno::ENOMEM => io::Error::other("there was enough a moment ago, and another program has taken it"),
+        Errno::EFAULT => io::Error::other(
+            "there were enough huge pages a moment ago, and another program has taken them, or a limit on \
+             huge pages that cannot be read here is reached",
+        ),
+        other => other.into(),
+    }
+}
+
 /// Returns the numbers of the CPUs that this process may use.
 fn allowed_cpus() -> Vec<usize> {
     let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
@@ -328,8 +350,8 @@ fn pin_to(cpu: Option<usize>) {
 fn reserve_huge_pages(workload: &Workload) -> Result<(), Error> {
     for size in [PageSize::Huge2M, PageSize::Huge1G] {
         let need = if size == workload.page_size { machine::huge_pages_needed(workload) } else { 0 };
-        let path = machine::huge_page_file(size, "nr_hugepages");
-        if machine::huge_pages(size, "nr_hugepages").is_some_and(|reserved| reserved != need) {
+        let path = huge_pages::file(size, "nr_hugepages");
+        if huge_pages::read(size, "nr_hugepages").is_some_and(|reserved| reserved != need) {
             // The kernel may reserve fewer pages than requested. The check for free memory detects that.
             fs::write(&path, need.to_string())
                 .map_err(|cause| Error::system(format!("write {need} to {path}"), cause))?;

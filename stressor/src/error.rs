@@ -1,6 +1,10 @@
 //! The error type of this crate. Each message says what was attempted, on what, and, if known, how to fix it.
 
-use crate::{machine::MemoryError, workload::WorkloadError};
+use crate::{
+    cgroup::{self, Limit},
+    machine::MemoryError,
+    workload::WorkloadError,
+};
 use std::io;
 use units::Bytes;
 
@@ -21,8 +25,8 @@ pub enum Error {
     Probe(#[source] io::Error),
     #[error("cannot allocate {size} for the {area}: {cause}; the stressor has released all its memory")]
     Map { area: &'static str, size: Bytes, cause: io::Error },
-    #[error("cannot start a thread: {0}; check the limit on the number of threads (`ulimit -u`)")]
-    Thread(#[source] io::Error),
+    #[error("cannot start a thread: {cause}; {remedy}")]
+    Thread { cause: io::Error, remedy: String },
     #[error("cannot {what}: {cause}")]
     System { what: String, cause: io::Error },
 }
@@ -31,6 +35,15 @@ impl Error {
     /// Returns whether the settings are at fault. In that case nothing was changed.
     pub fn is_bad_settings(&self) -> bool {
         matches!(self, Self::Workload(_) | Self::Memory(_) | Self::NothingToDo)
+    }
+
+    /// Creates an error for a thread that could not be started, while those that were are still running.
+    pub(crate) fn thread(cause: io::Error) -> Self {
+        let remedy = match cgroup::process_limit() {
+            Some(Limit { file, left: 0 }) => format!("raise the limit in {}", file.display()),
+            _ => "check the limit on the number of threads (`ulimit -u`)".to_owned(),
+        };
+        Self::Thread { cause, remedy }
     }
 
     /// Creates an error for a failed system call. `what` completes "cannot ...", as in "open /dev/console".

@@ -75,9 +75,10 @@ fn run_init() -> Result<Infallible, Error> {
     let started = Duration::from_nanos(monotonic_ns());
     log(&format!("{} started {:.2} s after boot", env!("CARGO_PKG_VERSION"), started.as_secs_f64()));
     let mut engine = Engine::new(HugePages::ReserveMissing);
-    let served = control::serve(&mut engine, port, writer);
-    let cause = served.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
-    Err(Error::system(format!("read requests from the port {PORT}"), cause))
+    let source = format!("the port {PORT}");
+    control::serve(&mut engine, &source, port, writer)?;
+    let cause = io::Error::from(io::ErrorKind::UnexpectedEof);
+    Err(Error::system(format!("read requests from {source}"), cause))
 }
 
 /// Writes a line to the console, if there is one.

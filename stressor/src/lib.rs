@@ -4,7 +4,8 @@
 //! a virtio-serial port; as an ordinary program it is controlled by its command line. Both use the same
 //! parts:
 //!
-//! - [`workload`]: the settings, as people write them. [`machine`]: the check that there is enough memory.
+//! - [`workload`]: the settings, as people write them. [`machine`]: the check that there is enough memory,
+//!   within all limits (`headroom`) and in `huge_pages`.
 //! - `content`: the content of a page, derived from its index and generation. `memory`: regions of pages and
 //!   the table of their generations. [`verify`]: the result of comparing memory with its expected content.
 //! - [`pace`]: when the next page is due. `walk`: which page that is. `lane`: a thread that writes pages.
@@ -24,6 +25,8 @@ mod content;
 pub mod control;
 pub mod engine;
 mod error;
+mod headroom;
+mod huge_pages;
 pub mod init;
 mod lane;
 pub mod machine;

@@ -85,9 +85,7 @@ pub fn failed(error: impl fmt::Display) -> ExitCode {
 fn serve_control() -> Result<ExitCode, Error> {
     let mut engine = Engine::new(HugePages::Reserved);
     // `Stdout` is line-buffered, so each line is written at once and as a whole.
-    control::serve(&mut engine, io::stdin(), io::stdout())
-        .map(|()| ExitCode::SUCCESS)
-        .map_err(|cause| Error::system("read requests from standard input", cause))
+    control::serve(&mut engine, "standard input", io::stdin(), io::stdout()).map(|()| ExitCode::SUCCESS)
 }
 
 /// A workload in progress, with everything needed to report on it and to stop it.

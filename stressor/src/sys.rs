@@ -10,7 +10,7 @@ use nix::{
     errno::Errno,
     sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap},
 };
-use std::{ffi::c_void, net::Ipv4Addr, num::NonZeroUsize, os::fd::AsRawFd, ptr::NonNull};
+use std::{ffi::c_void, fs::File, net::Ipv4Addr, num::NonZeroUsize, os::fd::AsRawFd, ptr::NonNull};
 
 /// The kind of pages that back a mapping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,8 +101,8 @@ impl Drop for Mapping {
 }
 
 /// Makes the kernel allocate memory for all `pages` at once. This is faster than one page fault per page, and
-/// a lack of memory is reported as an error. Kernels before 5.14 do not support it; there, the first write to
-/// each page allocates its memory.
+/// a lack of memory is reported as an error. Kernels before 5.14 do not support it; there, pages 2 MiB
+/// apart are touched, so that a lack of huge pages is an error, too, and not a SIGBUS.
 ///
 /// # Errors
 ///
@@ -112,9 +112,25 @@ pub(crate) fn populate(pages: &mut [Page]) -> Result<(), Errno> {
     let result =
         unsafe { libc::madvise(pages.as_mut_ptr().cast(), size_of_val(pages), libc::MADV_POPULATE_WRITE) };
     match Errno::result(result) {
-        Ok(_) | Err(Errno::EINVAL) => Ok(()),
+        Ok(_) => Ok(()),
+        Err(Errno::EINVAL) => touch(pages),
         Err(errno) => Err(errno),
     }
+}
+
+/// Makes the kernel allocate the first page of each 2 MiB and the last page, and the huge pages that they are
+/// in. The pages must be zero.
+fn touch(pages: &mut [Page]) -> Result<(), Errno> {
+    const DISTANCE: usize = (2 << 20) / PAGE_BYTES as usize;
+    let Ok(zero) = File::open("/dev/zero") else { return Ok(()) };
+    for block in pages.chunks_mut(DISTANCE) {
+        for page in [block.as_mut_ptr(), &raw mut block[block.len() - 1]] {
+            // A program that stores into a page that it cannot have is killed; `read` fails instead.
+            // SAFETY: the page is exclusively borrowed, and a zero in its first byte is valid.
+            Errno::result(unsafe { libc::read(zero.as_raw_fd(), page.cast(), 1) })?;
+        }
+    }
+    Ok(())
 }
 
 /// Sets the IPv4 address of a network interface, if one is given, and brings the interface up. `socket` can
