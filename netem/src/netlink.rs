@@ -256,7 +256,7 @@ impl From<&LinkMessage> for Interface {
 
 /// Returns [`Error::NoInterface`] with the most similar name by edit distance, if that is at most half of the
 /// longer name's length.
-fn no_interface<'a>(name: &str, others: impl Iterator<Item = &'a str>) -> Error {
+pub(crate) fn no_interface<'a>(name: &str, others: impl Iterator<Item = &'a str>) -> Error {
     let nearest = others
         .map(|other| (strsim::damerau_levenshtein(name, other), other))
         .min()

@@ -48,3 +48,29 @@ pub(crate) fn set_tun_offload(tun: BorrowedFd<'_>, offload: u32) -> io::Result<(
     let result = unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(offload)) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
+
+/// Returns the payload of a full-size segment that a TCP connection sends, in bytes, and whether its headers
+/// have timestamps.
+pub(crate) fn tcp_segment(stream: BorrowedFd<'_>) -> io::Result<(u32, bool)> {
+    /// Where `tcpi_options` and `tcpi_snd_mss` are in `struct tcp_info`, which starts with these bytes.
+    const OPTIONS: usize = 5;
+    const SEND_MSS: std::ops::Range<usize> = 16..20;
+    const TIMESTAMPS: u8 = 1;
+    let mut info = [0_u8; SEND_MSS.end];
+    let mut length = info.len() as libc::socklen_t;
+    // SAFETY: the descriptor is open, and the kernel writes at most `length` bytes, which `info` has.
+    let result = unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let payload = u32::from_ne_bytes(std::array::from_fn(|i| info[SEND_MSS.start + i]));
+    Ok((payload, info[OPTIONS] & TIMESTAMPS != 0))
+}

@@ -1,13 +1,16 @@
-//! Tests of `netem measure` over loopback: whom a server answers, and what a client says about a server that
-//! does not measure.
+//! Tests of `netem measure`, over loopback and over links between namespaces: whom a server answers, what a
+//! client says about a server that does not measure, and which addresses it takes.
+#![allow(clippy::print_stdout, reason = "a test that is skipped says why")]
 
 mod common;
 
-use common::program;
+use common::{FAR, Pair, namespace, output_in, pair, program};
+use netem::Namespace;
+use serde_json::Value;
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    process::{Child, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
     thread,
 };
 
@@ -16,33 +19,55 @@ const ECHO: u8 = 2;
 const MAX_SESSIONS: usize = netem::measure::MAX_SESSIONS;
 
 /// A running `netem measure --serve`, which is killed on drop.
-struct Server {
+struct ServerProcess {
     child: Child,
+    /// The address on which it listens, as it prints it.
+    listens: String,
+}
+
+impl ServerProcess {
+    /// Starts a server with these options.
+    fn start(args: &[&str]) -> Self {
+        let mut command = program();
+        command.args(["measure", "--serve"]).args(args).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
+        let listens = line.strip_prefix("Listening on ").and_then(|rest| rest.split(';').next());
+        let listens = listens.unwrap_or_else(|| panic!("{line}")).to_owned();
+        Self { child, listens }
+    }
+
+    /// Starts a server with these options in a namespace.
+    fn start_in(namespace: &Namespace, args: &str) -> Self {
+        let args: Vec<&str> = args.split_whitespace().collect();
+        namespace.run(|| Ok(Self::start(&args))).unwrap()
+    }
+}
+
+impl Drop for ServerProcess {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+/// A server on loopback.
+struct Server {
+    process: ServerProcess,
     address: SocketAddr,
 }
 
 impl Server {
     /// Starts a server on a free port of an address.
     fn start(address: &str) -> Self {
-        let mut command = program();
-        command.args(["measure", "--serve", "--listen", address, "--port", "0"]).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.strip_prefix("Listening on ").and_then(|rest| rest.split(';').next());
-        let address = address.unwrap_or_else(|| panic!("{line}")).parse().unwrap();
-        Self { child, address }
+        let process = ServerProcess::start(&["--listen", address, "--port", "0"]);
+        let address = process.listens.parse().unwrap();
+        Self { process, address }
     }
 
     fn measure(&self) -> Output {
         measure(self.address)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
     }
 }
 
@@ -174,7 +199,7 @@ fn a_server_does_not_answer_a_server() {
 fn sessions_are_bounded_and_the_server_goes_on() {
     let server = Server::start("127.0.0.1");
     let mut sessions: Vec<_> = (0..MAX_SESSIONS).map(|_| Session::open(server.address)).collect();
-    let threads = || std::fs::read_dir(format!("/proc/{}/task", server.child.id())).unwrap().count();
+    let threads = || std::fs::read_dir(format!("/proc/{}/task", server.process.child.id())).unwrap().count();
     let before = threads();
     for _ in 0..3 {
         let stderr = error(&server.measure());
@@ -228,4 +253,200 @@ fn a_server_that_is_not_of_this_version_is_named() {
         assert!(stderr.contains(says), "{stderr}");
         fake.join().unwrap();
     }
+}
+
+/// Measures the path to a server for a moment, with these further arguments.
+fn measure_with(args: &str) -> Output {
+    program().args(["measure", "--time", "100ms"]).args(args.split_whitespace()).output().unwrap()
+}
+
+/// Measures as above in a namespace, which must succeed. Returns the output as JSON.
+#[track_caller]
+fn measured_in(namespace: &Namespace, args: &str) -> Value {
+    let args = format!("{args} --json");
+    let output = namespace.run(|| Ok(measure_with(&args))).unwrap();
+    assert_measured(&output);
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Checks that probes came back.
+#[track_caller]
+fn assert_echoes(report: &Value) {
+    let idle = &report["measured"]["idle"];
+    assert!(idle["echoed"].as_u64() > Some(0), "{report}");
+}
+
+#[test]
+fn names_and_addresses_are_taken_as_people_write_them() {
+    let server = Server::start("127.0.0.1");
+    let port = server.address.port();
+    for args in [
+        format!("localhost:{port}"),
+        format!("localhost --port {port}"),
+        format!("127.0.0.1:{port} --port {port}"),
+        format!("::ffff:127.0.0.1 --port {port}"),
+        format!("[::ffff:127.0.0.1]:{port}"),
+    ] {
+        let output = measure_with(&args);
+        assert_measured(&output);
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        assert!(stdout.starts_with(&format!("server    127.0.0.1:{port}\ngoodput ")), "{args}: {stdout}");
+    }
+    for (args, says) in [
+        ("no-such-host.invalid", "no-such-host.invalid: this name has no address ("),
+        ("--serve --listen no-such-host.invalid", "no-such-host.invalid: this name has no address ("),
+        ("fe80::2%no-such-link", "no interface `no-such-link` in this network namespace"),
+        ("--serve --listen fe80::2%no-such-link", "no interface `no-such-link` in this network namespace"),
+        ("fe80::2", "`fe80::2` is on every link: add the interface, as in `fe80::2%eth0`"),
+        ("--serve --listen fe80::2", "`fe80::2` is on every link: add the interface"),
+        ("2001:db8::2%lo", "has an interface, which only addresses from fe80:: on can have"),
+        ("192.0.2.2/24", "is neither a host name nor an address"),
+        ("[::1", "the bracket `[` is not closed"),
+        ("192.0.2.2:70000", "`70000` is not a port from 0 to 65535"),
+        ("192.0.2.2:0", "192.0.2.2:0: --port: no server listens on port 0"),
+        ("[::1]:80 --port 81", "[::1]:80: --port: 81 is another port"),
+    ] {
+        let output = measure_with(args);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args}: {stderr}");
+        assert!(stderr.starts_with("error: ") && stderr.contains(says), "{args}: {stderr}");
+        assert!(output.stdout.is_empty(), "{args}");
+    }
+}
+
+#[test]
+fn the_addresses_of_a_name_are_tried_in_order() {
+    let Some(namespace) = namespace() else { return };
+    output_in(&namespace, "ip", "link set lo up");
+    let hosts = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&hosts, "127.0.0.2 two.test\n127.0.0.3 two.test\n").unwrap();
+    let measure = || {
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "sh", "-c", "mount --bind \"$0\" /etc/hosts && exec \"$@\""])
+            .arg(hosts.path());
+        command.arg(program().get_program()).args(["measure", "two.test", "--time", "100ms"]);
+        namespace.run(|| command.output()).unwrap()
+    };
+    // Where no server runs, the last address is in the error, and the others are in notes before it.
+    let output = measure();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    if ["unshare: ", "mount: ", "this name has no address"].iter().any(|words| stderr.contains(words)) {
+        println!("skipped: no names of its own: {stderr}");
+        return;
+    }
+    let (note, failed) = error(&output).split_once('\n').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    let [first, last] = if note.contains("127.0.0.2") { [2, 3] } else { [3, 2] };
+    assert!(note.starts_with(&format!("note: cannot connect to 127.0.0.{first}:5202: ")), "{note}");
+    let says = format!("error: cannot measure the path to 127.0.0.{last}:5202 (is `netem");
+    assert!(failed.starts_with(&says), "{failed}");
+
+    let _server = ServerProcess::start_in(&namespace, &format!("--listen 127.0.0.{last}"));
+    let output = measure();
+    assert_measured(&output);
+    let [stdout, stderr] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+    assert_eq!(stderr.lines().collect::<Vec<_>>(), [note]);
+    assert!(stdout.starts_with(&format!("server    127.0.0.{last}:5202\n")), "{stdout}");
+}
+
+/// The addresses of IPv6 on a link between two namespaces.
+struct V6Link {
+    pair: Pair,
+    /// The link-local address of the far end.
+    far_local: String,
+}
+
+impl V6Link {
+    /// Makes a link with `2001:db8::1` at the near and `2001:db8::2` at the far end. Prints why a test is
+    /// skipped if that is not possible.
+    async fn new() -> Option<Self> {
+        let pair = pair().await?;
+        let ends = [("near", &pair.near_namespace, 1), ("far", &pair.far_namespace, 2)];
+        if ends[0].1.run(|| Ok(!std::path::Path::new("/proc/net/if_inet6").exists())).unwrap() {
+            println!("skipped: this kernel has no IPv6");
+            return None;
+        }
+        for (name, namespace, number) in ends {
+            let add =
+                |address: &str| output_in(namespace, "ip", &format!("addr add {address} dev {name} nodad"));
+            add(&format!("2001:db8::{number}/64"))?;
+            // The address that the kernel chose is only usable once it is known to be nobody else's.
+            add(&format!("fe80::5:{number}/64"))?;
+        }
+        Some(Self { pair, far_local: "fe80::5:2%far".to_owned() })
+    }
+}
+
+#[tokio::test]
+async fn a_path_over_ipv6_is_measured_with_its_own_headers() {
+    let Some(link) = V6Link::new().await else { return };
+    let (near, far) = (&link.pair.near_namespace, &link.pair.far_namespace);
+    let _server = ServerProcess::start_in(far, "");
+    let profile = serde_json::from_str(r#"{"rate":"100mbit"}"#).unwrap();
+    link.pair.near.apply("near", &profile).await.unwrap();
+    // Of a frame of 1514 bytes, Ethernet takes 14, IPv6 40 or IPv4 20, TCP 20, and timestamps 12.
+    for (address, timestamps, payload, used) in [
+        ("2001:db8::2", 1, 1428_u64, "[2001:db8::2]:5202".to_owned()),
+        ("2001:db8::2", 0, 1440, "[2001:db8::2]:5202".to_owned()),
+        (&FAR.to_string(), 1, 1448, format!("{FAR}:5202")),
+        (&FAR.to_string(), 0, 1460, format!("{FAR}:5202")),
+        (&format!("::ffff:{FAR}"), 1, 1448, format!("{FAR}:5202")),
+    ] {
+        near.run(|| std::fs::write("/proc/sys/net/ipv4/tcp_timestamps", timestamps.to_string())).unwrap();
+        let report = measured_in(near, &format!("{address} --interface near"));
+        assert_eq!(report["server"], used);
+        let segment = serde_json::json!({ "payload_bytes": payload, "frame_bytes": 1514 });
+        assert_eq!(report["measured"]["segment"], segment, "{address}");
+        let payload_rate = 100_000_000 / 8 * payload / 1514;
+        assert_eq!(report["asked"]["tcp_payload"], format!("{payload_rate}B/s"), "{address}");
+        assert_echoes(&report);
+    }
+}
+
+#[tokio::test]
+async fn link_local_addresses_have_a_zone_at_both_ends() {
+    let Some(link) = V6Link::new().await else { return };
+    let (near, far) = (&link.pair.near_namespace, &link.pair.far_namespace);
+    let at_far = link.far_local.clone();
+    // Seen from the near end, the far end is on the link of `near`.
+    let there = at_far.replace("%far", "%near");
+    for (listen, listens, args) in [
+        (String::new(), "[::]:5202".to_owned(), there.clone()),
+        (format!("--listen {at_far}"), format!("[{at_far}]:5202"), format!("{there}@if9")),
+        (format!("--listen [{at_far}]:7001"), format!("[{at_far}]:7001"), format!("[{there}]:7001")),
+    ] {
+        let server = ServerProcess::start_in(far, &listen);
+        assert_eq!(server.listens, listens);
+        let report = measured_in(near, &args);
+        let port = &listens[listens.len() - 4..];
+        assert_eq!(report["server"], format!("[{there}]:{port}"));
+        assert_echoes(&report);
+    }
+}
+
+#[test]
+fn a_client_without_room_for_threads_says_so() {
+    let Some(namespace) = namespace() else { return };
+    output_in(&namespace, "ip", "link set lo up");
+    let server = ServerProcess::start_in(&namespace, "--listen 127.0.0.1");
+    // The limit holds for ordinary users only, and this one has no other processes.
+    let run = || {
+        let mut command = Command::new("prlimit");
+        command.args(["--nproc=1", "setpriv", "--reuid=54323", "--clear-groups"]);
+        command.arg(program().get_program()).args(["measure", "127.0.0.1", "--time", "100ms"]).output()
+    };
+    let output = match namespace.run(run) {
+        Ok(output) => output,
+        Err(error) => {
+            println!("skipped: prlimit: {error}");
+            return;
+        }
+    };
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    if stderr.contains("setpriv: ") || stderr.contains("Permission denied") {
+        println!("skipped: not as root, or not where everybody may run programs: {stderr}");
+        return;
+    }
+    assert!(error(&output).contains("cannot start a thread: "), "{stderr}");
+    drop(server);
 }

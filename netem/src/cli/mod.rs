@@ -10,7 +10,7 @@ use crate::{
     error::Error,
     feature::Feature,
     kernel::{self, Applied},
-    measure::{self, Measurement, MeasurementSettings, Server},
+    measure::{self, Endpoint, Measurement, MeasurementSettings, Server, Session},
     named,
     netlink::Netlink,
     profile::Profile,
@@ -24,7 +24,7 @@ use serde::Serialize;
 use std::{
     fmt::Write as _,
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr},
     process::ExitCode,
 };
 use units::{ByteRate, Span, counted};
@@ -89,7 +89,8 @@ const MEASURE_HELP: &str = "\
 Examples:
   netem measure --serve
   netem measure --serve --listen 192.0.2.2
-  netem measure 192.0.2.2";
+  netem measure 192.0.2.2
+  netem measure fe80::2%eth0 --interface eth0";
 
 const SUPPORTED_HELP: &str = "\
 Examples:
@@ -145,19 +146,20 @@ struct ShapeArgs {
 
 #[derive(Debug, Args)]
 struct MeasureArgs {
-    /// IP address of the host that runs `netem measure --serve`.
+    /// Name or address of the host that runs `netem measure --serve`, such as node2, `fe80::2%eth0` or
+    /// `[2001:db8::2]:5202`. Of several addresses, the first that accepts a connection is measured.
     #[arg(required_unless_present = "serve", conflicts_with = "serve")]
-    server: Option<IpAddr>,
+    server: Option<Endpoint>,
     /// Run the server, until interrupted. It answers only clients that connect over TCP, at most 16 at a
     /// time, and ends the session of one that is silent for 30s.
     #[arg(long)]
     serve: bool,
     /// Local address on which the server listens [default: every address, as clients are other hosts].
     #[arg(long, value_name = "ADDRESS", requires = "serve", conflicts_with = "server")]
-    listen: Option<IpAddr>,
-    /// Port of the server, for both TCP and UDP.
-    #[arg(long, default_value_t = 5202)]
-    port: u16,
+    listen: Option<Endpoint>,
+    /// Port of the server, for both TCP and UDP [default: 5202].
+    #[arg(long)]
+    port: Option<u16>,
     /// How long to measure the goodput of a TCP stream, ignoring the first sixth; the stream then runs
     /// equally long beside probes. From 100ms to 1h.
     #[arg(long, default_value = "3s", value_name = "TIME")]
@@ -267,70 +269,93 @@ struct ConfiguredProfile {
 /// The output of `netem measure`.
 #[derive(Debug, Serialize)]
 struct MeasureReport {
+    /// The address and the port that were measured.
+    server: String,
     #[serde(rename = "asked")]
     configured: Option<ConfiguredProfile>,
     measured: Measurement,
 }
 
 async fn measure_path(cli: &Cli, args: &MeasureArgs) -> Result<String, Error> {
-    let Some(server) = args.server else {
-        return serve(args.listen, args.port).map(|()| String::new());
+    let Some(server) = &args.server else {
+        return serve(args.listen.as_ref(), args.port).map(|()| String::new());
     };
-    if args.port == 0 {
-        return Err(Error::Unsuitable {
-            interface: server.to_string(),
-            problem: "--port: no server listens on port 0".into(),
-        });
+    let unsuitable = |problem| Error::Unsuitable { interface: server.to_string(), problem };
+    let port = port(Some(server), args.port)?;
+    if port == 0 {
+        return Err(unsuitable("--port: no server listens on port 0".into()));
     }
     if !(Span::from_millis(100)..=Span::from_secs(3600)).contains(&args.time) {
-        return Err(Error::Unsuitable {
-            interface: server.to_string(),
-            problem: format!("--time: {} is not between 100ms and 1h", args.time),
-        });
+        return Err(unsuitable(format!("--time: {} is not between 100ms and 1h", args.time)));
     }
-    let configured = match &args.interface {
-        Some(name) => {
-            let netlink = Netlink::open()?;
-            let mtu = netlink.interface(name).await?.mtu;
-            netlink.profile(name).await?.map(|profile| ConfiguredProfile {
-                tcp_payload: measure::tcp_payload(&profile, mtu),
-                profile,
-            })
-        }
+    let profile = match &args.interface {
+        Some(name) => Netlink::open()?.profile(name).await?,
         None => None,
     };
     let duration = args.time.into();
     let settings = MeasurementSettings { duration, warm_up: duration / 6, ..MeasurementSettings::default() };
-    let address = SocketAddr::from((server, args.port));
-    let measured = measure::measure(address, &settings).map_err(|error| {
+    let addresses = server.resolve(port)?;
+    let session = Session::open(&addresses, |address, error| {
+        frontend::tell(format!("note: cannot connect to {}: {error}", measure::written(address)));
+    })
+    .map_err(|error| {
         let hint = if error.kind() == io::ErrorKind::ConnectionRefused {
             " (is `netem measure --serve` running there?)"
         } else {
             ""
         };
-        Error::system(format!("measure the path to {address}{hint}"))(error)
+        let last = addresses.last().map_or_else(String::new, |&address| measure::written(address));
+        Error::system(format!("measure the path to {last}{hint}"))(error)
     })?;
-    let report = MeasureReport { configured, measured };
+    let server = measure::written(session.server());
+    let measured =
+        session.measure(&settings).map_err(Error::system(format!("measure the path to {server}")))?;
+    let configured = profile.map(|profile| ConfiguredProfile {
+        tcp_payload: measure::tcp_payload(&profile, measured.segment),
+        profile,
+    });
+    let report = MeasureReport { server, configured, measured };
     Ok(rendered(cli, &report, || describe_report(&report)))
 }
 
+/// Returns the port of a server, which may be given with its address or with `--port`.
+fn port(server: Option<&Endpoint>, option: Option<u16>) -> Result<u16, Error> {
+    match (server.and_then(|server| Some((server, server.port?))), option) {
+        (Some((server, port)), Some(other)) if other != port => Err(Error::Unsuitable {
+            interface: server.to_string(),
+            problem: format!("--port: {other} is another port; give one of the two"),
+        }),
+        (Some((_, port)), _) | (None, Some(port)) => Ok(port),
+        (None, None) => Ok(measure::DEFAULT_PORT),
+    }
+}
+
 /// Serves measurements until interrupted.
-fn serve(listen: Option<IpAddr>, port: u16) -> Result<(), Error> {
+fn serve(listen: Option<&Endpoint>, option: Option<u16>) -> Result<(), Error> {
+    let port = port(listen, option)?;
     let server = match listen {
-        Some(address) => Server::bind((address, port).into())
-            .map_err(Error::system(format!("listen on {}", SocketAddr::from((address, port)))))?,
+        Some(listen) => {
+            let addresses = listen.resolve(port)?;
+            let mut servers = addresses.iter().map(|&address| {
+                Server::bind(address)
+                    .map_err(Error::system(format!("listen on {}", measure::written(address))))
+            });
+            let first = servers.next().expect("a resolved name has an address");
+            servers.fold(first, Result::or)?
+        }
         // Without IPv6 in the kernel, binding to an IPv6 address fails.
         None => Server::bind((Ipv6Addr::UNSPECIFIED, port).into())
             .or_else(|_| Server::bind((Ipv4Addr::UNSPECIFIED, port).into()))
             .map_err(Error::system(format!("listen on port {port}")))?,
     };
-    let address = server.address().map_err(Error::system("read the server's address"))?;
+    let address = measure::written(server.address().map_err(Error::system("read the server's address"))?);
     frontend::tell(format!("Listening on {address}; press Ctrl-C to stop"));
     server.run().map_err(Error::system("serve"))
 }
 
-fn describe_report(MeasureReport { configured, measured }: &MeasureReport) -> String {
-    let mut text = format!("goodput   {:.2} MB/s", measured.goodput.as_mb_per_s());
+fn describe_report(MeasureReport { server, configured, measured }: &MeasureReport) -> String {
+    let goodput = measured.goodput.as_mb_per_s();
+    let mut text = format!("server    {server}\ngoodput   {goodput:.2} MB/s");
     if let Some(configured) = configured {
         if let Some(payload) = configured.tcp_payload {
             let share = measured.goodput.get() as f64 / payload.get().max(1) as f64;

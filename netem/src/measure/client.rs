@@ -5,9 +5,11 @@ use super::{
     RoundTrips,
     protocol::{Direction, GREETING_BYTES, Greeting, PREFIX_BYTES, PROBE_BYTES, Probe, Token, number},
 };
+use crate::{ethernet::TcpSegment, sys};
 use std::{
     io::{self, Read, Write},
     net::{Shutdown, SocketAddr, TcpStream, UdpSocket},
+    os::fd::AsFd,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -18,40 +20,96 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long to wait for echoes after the last probe.
 const ECHO_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Measures the path to a [`Server`](super::Server). Blocks for twice [`MeasurementSettings::duration`] and a
-/// few seconds, or until the server has been silent for [`MAX_SILENCE`].
+/// Measures the path to a [`Server`](super::Server), as [`Session::measure`] does.
 ///
 /// # Errors
 ///
-/// If the settings are out of range, if the server does not answer, is of another version or has no room, or
-/// if a socket fails.
+/// Those of [`Session::open`] and [`Session::measure`].
 pub fn measure(server: SocketAddr, settings: &MeasurementSettings) -> io::Result<Measurement> {
     check(settings)?;
-    let MeasurementSettings { interval, duration, warm_up, idle_probes } = *settings;
-    let (mut stream, token) = open(server)?;
-    let prober = Prober { local: stream.local_addr()?, server, token, interval };
-    let idle = prober.probe(idle_probes)?;
-    let loaded_probes = u32::try_from(duration.as_nanos() / interval.as_nanos()).unwrap_or(u32::MAX);
+    Session::open(&[server], |_, _| {})?.measure(settings)
+}
 
-    let start = Instant::now();
-    let times = [warm_up, duration].map(|time| (time.as_nanos() as u64).to_be_bytes());
-    stream.write_all(times.as_flattened()).map_err(explain_silence)?;
-    let probing = thread::spawn(move || {
-        thread::sleep(duration.saturating_sub(start.elapsed()));
-        prober.probe(loaded_probes)
-    });
-    let chunk = vec![0; CHUNK_BYTES];
-    while start.elapsed() < 2 * duration {
-        stream.write_all(&chunk).map_err(explain_silence)?;
+/// A connection to a server, for one measurement.
+#[derive(Debug)]
+pub struct Session {
+    stream: TcpStream,
+    server: SocketAddr,
+    token: Token,
+}
+
+impl Session {
+    /// Connects to the first of these addresses that accepts a connection, and opens a session there. Calls
+    /// `next` with each address that does not, and the reason, before it goes on to another.
+    ///
+    /// # Errors
+    ///
+    /// If no address accepts a connection: then the error of the last. If the server does not answer, is of
+    /// another version or has no room.
+    pub fn open(servers: &[SocketAddr], mut next: impl FnMut(SocketAddr, &io::Error)) -> io::Result<Self> {
+        let mut left = servers.iter();
+        loop {
+            let Some(&server) = left.next() else {
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, "there is no address to connect to"));
+            };
+            match TcpStream::connect_timeout(&server, ANSWER_TIMEOUT) {
+                Ok(stream) => {
+                    let (stream, token) = greet(stream)?;
+                    return Ok(Self { stream, server, token });
+                }
+                Err(error) if left.len() == 0 => return Err(error),
+                Err(error) => next(server, &error),
+            }
+        }
     }
-    // The session, and with it the echoes, end with the stream.
-    let loaded = join(probing)?;
-    stream.shutdown(Shutdown::Write)?;
-    let mut answer = [0; 16];
-    stream.read_exact(&mut answer).map_err(explain_silence)?;
-    let (bytes, nanos) = (number(&answer, 0), number(&answer, 8));
-    let goodput = u128::from(bytes) * 1_000_000_000 / u128::from(nanos.max(1));
-    Ok(Measurement { goodput: ByteRate::new(goodput as u64), idle, loaded })
+
+    /// Returns the address that accepted the connection.
+    pub fn server(&self) -> SocketAddr {
+        self.server
+    }
+
+    /// Measures the path to the server. Blocks for twice [`MeasurementSettings::duration`] and a few seconds,
+    /// or until the server has been silent for [`MAX_SILENCE`].
+    ///
+    /// # Errors
+    ///
+    /// If the settings are out of range, if the server falls silent, or if a socket fails or a thread cannot
+    /// be started.
+    pub fn measure(self, settings: &MeasurementSettings) -> io::Result<Measurement> {
+        check(settings)?;
+        let MeasurementSettings { interval, duration, warm_up, idle_probes } = *settings;
+        let Self { mut stream, server, token } = self;
+        let prober = Prober { local: stream.local_addr()?, server, token, interval };
+        let idle = prober.probe(idle_probes)?;
+        let loaded_probes = u32::try_from(duration.as_nanos() / interval.as_nanos()).unwrap_or(u32::MAX);
+
+        let start = Instant::now();
+        let times = [warm_up, duration].map(|time| (time.as_nanos() as u64).to_be_bytes());
+        stream.write_all(times.as_flattened()).map_err(explain_silence)?;
+        let probing = spawn(move || {
+            thread::sleep(duration.saturating_sub(start.elapsed()));
+            prober.probe(loaded_probes)
+        })?;
+        let chunk = vec![0; CHUNK_BYTES];
+        while start.elapsed() < 2 * duration {
+            stream.write_all(&chunk).map_err(explain_silence)?;
+        }
+        // The session, and with it the echoes, end with the stream.
+        let loaded = join(probing)?;
+        let (payload_bytes, timestamps) = sys::tcp_segment(stream.as_fd())?;
+        let segment = TcpSegment::new(payload_bytes.into(), is_ipv6(server), timestamps);
+        stream.shutdown(Shutdown::Write)?;
+        let mut answer = [0; 16];
+        stream.read_exact(&mut answer).map_err(explain_silence)?;
+        let (bytes, nanos) = (number(&answer, 0), number(&answer, 8));
+        let goodput = u128::from(bytes) * 1_000_000_000 / u128::from(nanos.max(1));
+        Ok(Measurement { goodput: ByteRate::new(goodput as u64), segment, idle, loaded })
+    }
+}
+
+/// Returns whether packets to an address have IPv6 headers.
+fn is_ipv6(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_ipv6()
 }
 
 /// Checks that the server will wait as long as the measurement takes.
@@ -69,9 +127,8 @@ fn check(settings: &MeasurementSettings) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, problem))
 }
 
-/// Connects to a server and opens a session.
-fn open(server: SocketAddr) -> io::Result<(TcpStream, Token)> {
-    let mut stream = TcpStream::connect_timeout(&server, ANSWER_TIMEOUT)?;
+/// Reads the greeting of a server.
+fn greet(mut stream: TcpStream) -> io::Result<(TcpStream, Token)> {
     stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     let explain = |error: io::Error| match error.kind() {
         io::ErrorKind::WouldBlock => io::Error::new(
@@ -128,7 +185,7 @@ impl Prober {
         socket.connect(self.server)?;
         let start = Instant::now();
         let sender = socket.try_clone()?;
-        let sending = thread::spawn(move || self.send(&sender, count, start));
+        let sending = spawn(move || self.send(&sender, count, start))?;
 
         socket.set_read_timeout(Some(Duration::from_millis(20)))?;
         let mut echoes: Vec<Option<Duration>> = vec![None; count as usize];
@@ -173,6 +230,15 @@ impl Prober {
     fn echo(&self, packet: &[u8]) -> Option<Probe> {
         Probe::from_bytes(packet).filter(|p| p.direction == Direction::Echo && p.token == self.token)
     }
+}
+
+/// Starts a thread.
+fn spawn<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<JoinHandle<T>> {
+    let explain = |error: io::Error| {
+        let problem = format!("cannot start a thread: {error}; check the limits (`ulimit -u`, pids.max)");
+        io::Error::new(error.kind(), problem)
+    };
+    thread::Builder::new().name("probes".into()).spawn(work).map_err(explain)
 }
 
 /// Waits for a thread. A panic of the thread continues here.

@@ -1,26 +1,29 @@
 //! Measures a network path between two hosts: the goodput of one TCP stream, round-trip times, and loss.
 //!
-//! One host runs a [`Server`], the other calls [`measure`]. Probes are UDP packets of 64 bytes of payload,
-//! sent at a constant rate and echoed by the server. A round trip therefore includes the scheduling delays of
-//! both hosts, some 50 to 100 us on an idle host. A measurement has three phases:
+//! One host runs a [`Server`], the other opens a [`Session`] with it, or calls [`measure`]. Probes are UDP
+//! packets of 64 bytes of payload, sent at a constant rate and echoed by the server. A round trip therefore
+//! includes the scheduling delays of both hosts, some 50 to 100 us on an idle host. A measurement has three
+//! phases:
 //!
 //! 1. probes alone: the idle round-trip time;
 //! 2. a TCP stream alone: its goodput, as the receiver counts it. Probes would reduce it: a probe is a frame
-//!    of 106 bytes, and 200 of them per second take a sixth of 1 Mbit/s;
+//!    of 106 bytes (126 over IPv6), and 200 of them per second take a sixth of 1 Mbit/s;
 //! 3. probes beside the stream: the round-trip time under load, which includes the queue.
 //!
 //! A server answers only the probes of a session, which a client opens over TCP: see [`Server`].
 
-use crate::profile::Profile;
+use crate::{ethernet::TcpSegment, profile::Profile};
 use serde::Serialize;
 use std::time::Duration;
 use units::{ByteRate, Span};
 
 mod client;
+mod endpoint;
 mod protocol;
 mod server;
 
-pub use client::measure;
+pub use client::{Session, measure};
+pub use endpoint::{DEFAULT_PORT, Endpoint, EndpointError, written};
 pub use server::Server;
 
 /// The number of sessions that a server has at a time. It refuses further clients.
@@ -72,6 +75,8 @@ impl Default for MeasurementSettings {
 pub struct Measurement {
     /// The payload rate of one TCP stream, as the receiver counted it.
     pub goodput: ByteRate,
+    /// The full-size segments of the stream, as they were at its end.
+    pub segment: TcpSegment,
     /// The round trips of probes without a stream.
     pub idle: RoundTrips,
     /// The round trips of probes beside the stream.
@@ -125,13 +130,12 @@ impl RoundTrips {
     }
 }
 
-/// Returns the payload rate of one TCP stream with timestamps over IPv4 at a profile's rate: a frame of
-/// MTU + 14 bytes carries MTU - 52 bytes of payload, the rest being the TCP, IP and Ethernet headers. `None`
-/// if the profile has no rate.
-pub fn tcp_payload(profile: &Profile, mtu: u32) -> Option<ByteRate> {
+/// Returns the payload rate of one TCP stream of such segments at a profile's rate. `None` if the profile has
+/// no rate.
+pub fn tcp_payload(profile: &Profile, segment: TcpSegment) -> Option<ByteRate> {
     let rate = u128::from(profile.rate?.to_byte_rate().get());
-    let (payload, frame) = (u128::from(mtu.saturating_sub(52)), u128::from(mtu) + 14);
-    Some(ByteRate::new((rate * payload / frame) as u64))
+    let payload = rate * u128::from(segment.payload_bytes) / u128::from(segment.frame_bytes.max(1));
+    Some(ByteRate::new(payload as u64))
 }
 
 #[cfg(test)]
@@ -152,8 +156,11 @@ mod tests {
     #[test]
     fn tcp_payload_is_the_rate_less_headers() {
         let profile = Profile { rate: Some("928mbit".parse().unwrap()), ..Profile::default() };
-        assert_eq!(tcp_payload(&profile, 1500), Some(ByteRate::new(110_943_196)));
-        assert_eq!(tcp_payload(&Profile::default(), 1500), None);
+        let ipv4 = TcpSegment::new(1448, false, true);
+        assert_eq!(tcp_payload(&profile, ipv4), Some(ByteRate::new(110_943_196)));
+        let ipv6 = TcpSegment::new(1428, true, true);
+        assert_eq!(tcp_payload(&profile, ipv6), Some(ByteRate::new(109_410_832)));
+        assert_eq!(tcp_payload(&Profile::default(), ipv4), None);
     }
 
     #[test]
@@ -172,6 +179,7 @@ mod tests {
         assert!(measured.idle.min > Span::ZERO && measured.idle.min <= measured.idle.max);
         assert!(!measured.goodput.is_zero());
     }
+
     #[test]
     fn settings_that_cannot_work_are_refused() {
         let good = MeasurementSettings::default();

@@ -64,6 +64,17 @@ mod tests {
     }
 
     #[test]
+    fn headers_of_ipv6_count_with_their_own_size() {
+        const PAYLOAD: u16 = 1428;
+        let mut packet = vec![0; HEADER_BYTES + 40 + 32 + 10 * usize::from(PAYLOAD)];
+        packet[1] = 4;
+        packet[4..6].copy_from_slice(&PAYLOAD.to_ne_bytes());
+        packet[6..8].copy_from_slice(&40u16.to_ne_bytes());
+        packet[HEADER_BYTES + 40 + 12] = 8 << 4;
+        assert_eq!(wire_size(&packet), (10 * FRAME_BYTES, 10));
+    }
+
+    #[test]
     fn a_malformed_packet_counts_as_one_frame() {
         assert_eq!(wire_size(&[]), (14, 1));
         assert_eq!(wire_size(&[1; 10]), (14, 1));

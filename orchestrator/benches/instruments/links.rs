@@ -28,7 +28,6 @@ use units::{ByteRate, Span};
 const NEAR: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 1);
 const FAR: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 2);
 const PORT: u16 = 5202;
-const MTU: u32 = 1500;
 /// The size of a probe's frame as the shaper counts it: 64 bytes plus UDP, IP and Ethernet headers.
 const PROBE_FRAME_BITS: u64 = (64 + 8 + 20 + 14) * 8;
 
@@ -164,7 +163,7 @@ async fn goodput_of(config: &BenchConfig, backend: Backend, rate: &str) -> Resul
     let (cpu, since) = (emulator_cpu(), Instant::now());
     let measured = link.measure(&settings)?;
     let share = emulator_cpu().saturating_sub(cpu).as_secs_f64() / since.elapsed().as_secs_f64();
-    let wanted = tcp_payload(&profile, MTU).map_or(0.0, ByteRate::as_mb_per_s);
+    let wanted = tcp_payload(&profile, measured.segment).map_or(0.0, ByteRate::as_mb_per_s);
     let got = measured.goodput.as_mb_per_s();
     let off = got / wanted - 1.0;
     let [late, cpu] = link.emulator.as_ref().map_or_else(Default::default, |emulator| {
