@@ -424,6 +424,27 @@ async fn link_local_addresses_have_a_zone_at_both_ends() {
     }
 }
 
+/// A server that listens on every address answers from the one that a client has asked.
+#[tokio::test]
+async fn every_address_of_a_server_can_be_measured() {
+    let Some(link) = V6Link::new().await else { return };
+    let (near, far) = (&link.pair.near_namespace, &link.pair.far_namespace);
+    for address in ["10.77.0.3/24", "2001:db8::3/64", "10.79.0.1/32", "2001:db8:9::1/128"] {
+        if output_in(far, "ip", &format!("addr add {address} dev far")).is_none() {
+            return;
+        }
+    }
+    output_in(near, "ip", &format!("route add 10.79.0.1 via {FAR}"));
+    output_in(near, "ip", "route add 2001:db8:9::1 via 2001:db8::2");
+    let _server = ServerProcess::start_in(far, "");
+    for address in ["10.77.0.3", "10.79.0.1", "2001:db8::3", "2001:db8:9::1"] {
+        assert_echoes(&measured_in(near, address));
+    }
+    // As on a host without IPv6.
+    let _server = ServerProcess::start_in(far, "--listen 0.0.0.0 --port 7001");
+    assert_echoes(&measured_in(near, "10.77.0.3:7001"));
+}
+
 #[test]
 fn a_client_without_room_for_threads_says_so() {
     let Some(namespace) = namespace() else { return };

@@ -19,6 +19,7 @@ use units::{ByteRate, Span};
 
 mod client;
 mod endpoint;
+mod probe_socket;
 mod protocol;
 mod server;
 

@@ -6,12 +6,13 @@
 
 use super::{
     CHUNK_BYTES, MAX_DURATION, MAX_SESSIONS, MAX_SILENCE,
+    probe_socket::ProbeSocket,
     protocol::{Direction, Greeting, PROBE_BYTES, Probe, Token, number},
 };
 use std::{
     collections::HashMap,
     io::{self, Read, Write},
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -24,7 +25,7 @@ const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub struct Server {
     streams: TcpListener,
-    probes: UdpSocket,
+    probes: ProbeSocket,
     max_silence: Duration,
 }
 
@@ -38,7 +39,7 @@ impl Server {
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
         getrandom::fill(&mut Token::default())?;
         let streams = TcpListener::bind(address)?;
-        let probes = UdpSocket::bind(streams.local_addr()?)?;
+        let probes = ProbeSocket::bind(streams.local_addr()?)?;
         Ok(Self { streams, probes, max_silence: MAX_SILENCE })
     }
 
@@ -140,17 +141,17 @@ fn open(mut stream: TcpStream, sessions: &Sessions, max_silence: Duration) -> io
 }
 
 /// Echoes the probes of all sessions, and drops every other packet.
-fn echo(socket: &UdpSocket, sessions: &Sessions) {
+fn echo(socket: &ProbeSocket, sessions: &Sessions) {
     // One byte more than a probe, to recognize longer packets.
     let mut packet = [0; PROBE_BYTES + 1];
     loop {
-        let Ok((bytes, from)) = socket.recv_from(&mut packet) else {
+        let Ok((bytes, origin)) = socket.receive(&mut packet) else {
             thread::sleep(PAUSE_AFTER_ERROR);
             continue;
         };
-        if let Some(answer) = sessions.answer(&packet[..bytes], from.ip()) {
+        if let Some(answer) = sessions.answer(&packet[..bytes], origin.ip) {
             // If the buffer is full or the client unreachable, the probe counts as lost.
-            let _ = socket.send_to(&answer.to_bytes(), from);
+            let _ = socket.answer(&answer.to_bytes(), &origin);
         }
     }
 }
