@@ -223,8 +223,10 @@ fn bytes_needed(workload: &Workload, bound: &Bound) -> u64 {
 fn margin(workload: &Workload, bound: &Bound) -> u64 {
     // One thread starts the others. The ballast may be rounded up to 2 MiB.
     let threads = (u64::from(workload.threads) + 1) * THREAD_BYTES + (2 << 20);
+    // 8 bytes for each page, twice: page tables are not in `ordinary_bytes`, and others have them, too.
+    let page_tables = ordinary_bytes(workload) / PAGE_BYTES * 16;
     match bound {
-        Bound::System | Bound::ControlGroup(_) => MARGIN_BYTES,
+        Bound::System | Bound::ControlGroup(_) => MARGIN_BYTES.max(page_tables),
         Bound::AddressSpace | Bound::Data => threads,
         // The kernel keeps 8 MiB for root, and a 32nd of a process for everybody to be able to end it.
         Bound::Promises => MARGIN_BYTES + threads + ordinary_bytes(workload) / 32,
@@ -321,6 +323,14 @@ mod tests {
         }
         assert!(limited(system(500), Bound::AddressSpace, 20).check(&huge).is_err());
         assert_eq!(limited(system(500), Bound::Promises, 45).check(&huge), Ok(()));
+    }
+
+    #[test]
+    fn the_page_tables_of_a_large_workload_are_counted() {
+        // 64 GiB have tables of 128 MiB, and generations of 64 MiB.
+        let large = workload(64 << 10, 0, PageSize::Small);
+        assert!(system((64 << 10) + 64 + 100).check(&large).is_err());
+        assert_eq!(system((64 << 10) + 64 + 300).check(&large), Ok(()));
     }
 
     #[test]
