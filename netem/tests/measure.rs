@@ -345,7 +345,7 @@ fn the_addresses_of_a_name_are_tried_in_order() {
     let output = measure();
     assert_measured(&output);
     let [stdout, stderr] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
-    assert_eq!(stderr.lines().collect::<Vec<_>>(), [note]);
+    assert_eq!(stderr.lines().next(), Some(&*note));
     assert!(stdout.starts_with(&format!("server    127.0.0.{last}:5202\n")), "{stdout}");
 }
 
@@ -443,6 +443,71 @@ async fn every_address_of_a_server_can_be_measured() {
     // As on a host without IPv6.
     let _server = ServerProcess::start_in(far, "--listen 0.0.0.0 --port 7001");
     assert_echoes(&measured_in(near, "10.77.0.3:7001"));
+}
+
+/// `net.ipv6.bindv6only` would leave IPv4 out of what a server on every address serves.
+#[test]
+fn a_server_on_every_address_serves_ipv4_too() {
+    let Some(namespace) = namespace() else { return };
+    output_in(&namespace, "ip", "link set lo up");
+    let setting = "/proc/sys/net/ipv6/bindv6only";
+    if let Err(error) = namespace.run(|| std::fs::write(setting, "1")) {
+        println!("skipped: {setting}: {error}");
+        return;
+    }
+    let server = ServerProcess::start_in(&namespace, "");
+    assert_eq!(server.listens, "[::]:5202");
+    for address in ["127.0.0.1", "::1"] {
+        assert_echoes(&measured_in(&namespace, address));
+    }
+}
+
+/// Starts a server for one client that answers over TCP only. It reads the stream, or none of it.
+fn fake_server(reads: bool) -> (SocketAddr, thread::JoinHandle<TcpStream>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let serve = move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(b"netem-m\x02\x01").unwrap();
+        stream.write_all(&[7; 16]).unwrap();
+        stream.read_exact(&mut [0; 16]).unwrap();
+        if reads {
+            std::io::copy(&mut stream, &mut std::io::sink()).unwrap();
+        }
+        let answer = [10_000_000_u64, 1_000_000_000].map(u64::to_be_bytes);
+        stream.write_all(answer.as_flattened()).unwrap();
+        stream
+    };
+    (address, thread::spawn(serve))
+}
+
+#[test]
+fn a_path_that_blocks_udp_is_pointed_out() {
+    let (address, server) = fake_server(true);
+    let output = measure(address);
+    assert_measured(&output);
+    server.join().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.starts_with("note: no probe came back, although TCP passes;"), "{stderr}");
+}
+
+#[test]
+fn a_path_that_takes_no_more_does_not_delay_the_end_of_the_stream() {
+    let (address, server) = fake_server(false);
+    assert_measured(&measure(address));
+    server.join().unwrap();
+}
+
+#[tokio::test]
+async fn a_very_slow_path_is_measured() {
+    let Some(pair) = pair().await else { return };
+    let _server = ServerProcess::start_in(&pair.far_namespace, "");
+    let profile = serde_json::from_str(r#"{"rate":"12kbit"}"#).unwrap();
+    pair.near.apply("near", &profile).await.unwrap();
+    let output = pair.near_namespace.run(|| Ok(measure_with(&FAR.to_string()))).unwrap();
+    assert_measured(&output);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("note: the path is so slow that the probes, 21.2 kB/s, fill it;"), "{stderr}");
 }
 
 #[test]

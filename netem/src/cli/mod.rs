@@ -314,8 +314,27 @@ async fn measure_path(cli: &Cli, args: &MeasureArgs) -> Result<String, Error> {
         tcp_payload: measure::tcp_payload(&profile, measured.segment),
         profile,
     });
+    for note in notes(&measured, &settings) {
+        frontend::tell(format!("note: {note}"));
+    }
     let report = MeasureReport { server, configured, measured };
     Ok(rendered(cli, &report, || describe_report(&report)))
+}
+
+/// Returns what makes the figures of a measurement doubtful.
+fn notes(measured: &Measurement, settings: &MeasurementSettings) -> impl Iterator<Item = String> {
+    let silent = measured.idle.echoed == 0 && measured.loaded.echoed == 0;
+    let blocked = silent
+        .then(|| "no probe came back, although TCP passes; a firewall may block UDP on this port".to_owned());
+    let probes = settings.probe_rate();
+    let crowded = (probes.get() > measured.goodput.get() / 4).then(|| {
+        format!(
+            "the path is so slow that the probes, {:.1} kB/s, fill it; round trips include the queue that \
+             they make",
+            probes.get() as f64 / 1e3
+        )
+    });
+    blocked.into_iter().chain(crowded)
 }
 
 /// Returns the port of a server, which may be given with its address or with `--port`.

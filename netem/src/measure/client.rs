@@ -90,10 +90,7 @@ impl Session {
             thread::sleep(duration.saturating_sub(start.elapsed()));
             prober.probe(loaded_probes)
         })?;
-        let chunk = vec![0; CHUNK_BYTES];
-        while start.elapsed() < 2 * duration {
-            stream.write_all(&chunk).map_err(explain_silence)?;
-        }
+        send_until(&mut stream, start + 2 * duration)?;
         // The session, and with it the echoes, end with the stream.
         let loaded = join(probing)?;
         let (payload_bytes, timestamps) = sys::tcp_segment(stream.as_fd())?;
@@ -105,6 +102,25 @@ impl Session {
         let goodput = u128::from(bytes) * 1_000_000_000 / u128::from(nanos.max(1));
         Ok(Measurement { goodput: ByteRate::new(goodput as u64), segment, idle, loaded })
     }
+}
+
+/// Sends as much as the path takes until a time.
+fn send_until(stream: &mut TcpStream, end: Instant) -> io::Result<()> {
+    let chunk = vec![0; CHUNK_BYTES];
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        stream.set_write_timeout(Some(left.min(MAX_SILENCE)))?;
+        match stream.write(&chunk) {
+            // A slow path may not have taken all of a chunk by then.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && left < MAX_SILENCE => break,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            sent => drop(sent.map_err(explain_silence)?),
+        }
+    }
+    stream.set_write_timeout(Some(MAX_SILENCE))
 }
 
 /// Returns whether packets to an address have IPv6 headers.

@@ -12,16 +12,19 @@
 //!
 //! A server answers only the probes of a session, which a client opens over TCP: see [`Server`].
 
-use crate::{ethernet::TcpSegment, profile::Profile};
+use crate::{
+    ethernet::{HEADER_BYTES, TcpSegment},
+    profile::Profile,
+};
 use serde::Serialize;
 use std::time::Duration;
 use units::{ByteRate, Span};
 
 mod client;
 mod endpoint;
-mod probe_socket;
 mod protocol;
 mod server;
+mod sockets;
 
 pub use client::{Session, measure};
 pub use endpoint::{DEFAULT_PORT, Endpoint, EndpointError, written};
@@ -37,6 +40,8 @@ pub const MAX_DURATION: Duration = Duration::from_secs(3600);
 /// The longest time that idle probes may take. The TCP connection is silent meanwhile.
 const MAX_IDLE_TIME: Duration = Duration::from_secs(20);
 const CHUNK_BYTES: usize = 128 * 1024;
+/// The size of the frame of a probe over IPv4, in bytes: its payload and the UDP, IP and Ethernet headers.
+const PROBE_FRAME_BYTES: u64 = protocol::PROBE_BYTES as u64 + 8 + 20 + HEADER_BYTES;
 
 /// The durations and counts of a measurement.
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +61,12 @@ pub struct MeasurementSettings {
 impl MeasurementSettings {
     /// A shorter interval between probes would measure how fast this host sends.
     const MIN_INTERVAL: Duration = Duration::from_micros(100);
+
+    /// Returns the rate that the probes take of a path over IPv4.
+    pub fn probe_rate(&self) -> ByteRate {
+        let per_second = 1e9 / self.interval.as_nanos().max(1) as f64;
+        ByteRate::new((PROBE_FRAME_BYTES as f64 * per_second) as u64)
+    }
 }
 
 impl Default for MeasurementSettings {

@@ -6,8 +6,8 @@
 
 use super::{
     CHUNK_BYTES, MAX_DURATION, MAX_SESSIONS, MAX_SILENCE,
-    probe_socket::ProbeSocket,
     protocol::{Direction, Greeting, PROBE_BYTES, Probe, Token, number},
+    sockets::{self, ProbeSocket},
 };
 use std::{
     collections::HashMap,
@@ -38,7 +38,7 @@ impl Server {
     /// If the address is not local, or if the port is taken.
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
         getrandom::fill(&mut Token::default())?;
-        let streams = TcpListener::bind(address)?;
+        let streams = sockets::listener(address)?;
         let probes = ProbeSocket::bind(streams.local_addr()?)?;
         Ok(Self { streams, probes, max_silence: MAX_SILENCE })
     }

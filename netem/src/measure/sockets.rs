@@ -1,15 +1,42 @@
-//! The socket of a server for probes. Answers come from the address that was asked: a client takes none from
-//! another address of this host.
+//! The sockets of a server. Those for every address also take IPv4, whatever `net.ipv6.bindv6only` says, and
+//! answers to probes come from the address that was asked: a client takes none from another address of this
+//! host.
 
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt,
-    sockopt::{Ipv4PacketInfo, Ipv6RecvPacketInfo},
+    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
+    SockaddrStorage, bind, listen, recvmsg, sendmsg, setsockopt, socket,
+    sockopt::{Ipv4PacketInfo, Ipv6RecvPacketInfo, Ipv6V6Only, ReuseAddr},
 };
 use std::{
     io::{self, IoSlice, IoSliceMut},
-    net::{IpAddr, SocketAddr, UdpSocket},
-    os::fd::AsRawFd,
+    net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
+    os::fd::{AsRawFd, OwnedFd},
 };
+
+/// The number of connections that may wait to be accepted.
+const BACKLOG: i32 = 128;
+
+/// Listens for TCP connections on an address.
+pub(super) fn listener(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = bound(address, SockType::Stream)?;
+    listen(&socket, Backlog::new(BACKLOG)?)?;
+    Ok(socket.into())
+}
+
+/// Creates a socket with this local address.
+fn bound(address: SocketAddr, kind: SockType) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
+    if address.is_ipv6() {
+        setsockopt(&socket, Ipv6V6Only, &false)?;
+    }
+    if kind == SockType::Stream {
+        // A server can be started again while connections to the last one are still closing.
+        setsockopt(&socket, ReuseAddr, &true)?;
+    }
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+    Ok(socket)
+}
 
 /// A UDP socket that knows to which of its addresses a packet was sent.
 #[derive(Debug)]
@@ -34,13 +61,13 @@ enum Receiver {
 impl ProbeSocket {
     /// Creates a socket with this local address.
     pub(super) fn bind(address: SocketAddr) -> io::Result<Self> {
-        let socket = UdpSocket::bind(address)?;
+        let socket = bound(address, SockType::Datagram)?;
         match address {
             SocketAddr::V4(_) => setsockopt(&socket, Ipv4PacketInfo, &true)?,
             // Also for packets over IPv4, whose addresses are mapped then.
             SocketAddr::V6(_) => setsockopt(&socket, Ipv6RecvPacketInfo, &true)?,
         }
-        Ok(Self(socket))
+        Ok(Self(socket.into()))
     }
 
     /// Receives a packet. Returns the number of its bytes, or `buffer.len()` if it has more.
