@@ -1,5 +1,5 @@
-//! The programs that tests run inside a guest: `netem`, those of its tests that need a real kernel, and an
-//! init that runs them.
+//! The programs that tests run inside a guest: `netem` and `stressor`, those of their tests that need a
+//! kernel for themselves, and an init that runs them.
 //!
 //! The guest's initramfs contains nothing else, so they are linked statically. They are copied into one
 //! directory.
@@ -13,12 +13,14 @@ use crate::{
 use std::{fs, path::PathBuf};
 
 /// The cargo targets to build, each as kind and name.
-const TARGETS: [(&str, &str); 5] = [
+const TARGETS: [(&str, &str); 7] = [
     ("example", "run-programs"),
     ("bin", "netem"),
+    ("bin", "stressor"),
     ("test", "kernel"),
     ("test", "cli"),
     ("test", "sch_netem"),
+    ("test", "limits"),
 ];
 
 /// Builds the programs and copies them into `target/dist/guest-tests`. Returns that directory.

@@ -1,5 +1,6 @@
-//! Runs the tests of `netem` that need kernel support in a guest with the distribution's kernel. That kernel
-//! has `sch_netem` as a module, which the kernel of the host that runs the tests may lack.
+//! Runs the tests of `netem` and `stressor` that need kernel support in a guest with the distribution's
+//! kernel. That kernel has `sch_netem` as a module and the memory controller of cgroup v2, which the host
+//! that runs the tests may lack; and its settings are nobody else's.
 
 use std::{
     io::Read,
@@ -15,14 +16,14 @@ use testbed::{
     setup::{self, KernelRequest, LocalHost, Prompt, Runner, SetupOptions, SystemRunner},
 };
 
-/// The test programs of netem, in the order in which the guest runs them.
-const TESTS: [&str; 3] = ["sch_netem", "kernel", "cli"];
+/// The test programs of `netem`, and then of `stressor`, in the order in which the guest runs them.
+const TESTS: [&str; 4] = ["sch_netem", "kernel", "cli", "limits"];
 
-/// The test program in which no test may be skipped. In the others, the tests that compare with `tc` are
-/// skipped, because the guest has no `tc`.
+/// The test program in which no test may be skipped. In the others, those that need `tc`, a shell or other
+/// programs are skipped, because the guest has none.
 const NEVER_SKIPPED: &str = "sch_netem";
 
-/// The time limit for the guest. It took 20 s on two idle cores.
+/// The time limit for the guest. It took less than a minute on two idle cores.
 const GUEST_LIMIT: Duration = Duration::from_secs(600);
 
 /// A user who agrees to everything.
@@ -46,9 +47,9 @@ impl Prompt for Agreeing {
 /// distribution's kernel, which is downloaded into a cache below `target/tmp`. The error is the reason to
 /// skip the test.
 fn image(programs: &Path) -> Result<GuestImage, String> {
-    let [init, netem] = ["run-programs", "netem"].map(|name| programs.join(name));
+    let [init, netem, stressor] = ["run-programs", "netem", "stressor"].map(|name| programs.join(name));
     let tests = TESTS.map(|name| programs.join(name));
-    let inside: Vec<&Path> = [&netem].into_iter().chain(&tests).map(PathBuf::as_path).collect();
+    let inside: Vec<&Path> = [&netem, &stressor].into_iter().chain(&tests).map(PathBuf::as_path).collect();
     let contents = ImageContents { init: &init, modules: &image::LINK_MODULES, programs: &inside };
     let user = Cache::user().map_err(|error| error.to_string())?;
     let own = Cache::at(Path::new(env!("CARGO_TARGET_TMPDIR")).join("netem-guest"));
@@ -88,7 +89,8 @@ fn console(image: &GuestImage) -> String {
     std::fs::write(&initramfs, &image.initramfs).unwrap();
     let options = format!(
         "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check tsc=reliable \
-         NETEM_PROGRAM=/programs/netem RUST_TEST_NOCAPTURE=1 RUST_TEST_THREADS=1 -- {}",
+         NETEM_PROGRAM=/programs/netem STRESSOR_PROGRAM=/programs/stressor RUST_TEST_NOCAPTURE=1 \
+         RUST_TEST_THREADS=1 -- {}",
         TESTS.join(" ")
     );
     let mut command = Command::new(QEMU);
