@@ -293,8 +293,8 @@ fn names_and_addresses_are_taken_as_people_write_them() {
         assert!(stdout.starts_with(&format!("server    127.0.0.1:{port}\ngoodput ")), "{args}: {stdout}");
     }
     for (args, says) in [
-        ("no-such-host.invalid", "no-such-host.invalid: this name has no address ("),
-        ("--serve --listen no-such-host.invalid", "no-such-host.invalid: this name has no address ("),
+        ("no-such-host.invalid", "no-such-host.invalid: the name does not resolve ("),
+        ("--serve --listen no-such-host.invalid", "no-such-host.invalid: the name does not resolve ("),
         ("fe80::2%no-such-link", "no interface `no-such-link` in this network namespace"),
         ("--serve --listen fe80::2%no-such-link", "no interface `no-such-link` in this network namespace"),
         ("fe80::2", "`fe80::2` is on every link: add the interface, as in `fe80::2%eth0`"),
@@ -331,7 +331,7 @@ fn the_addresses_of_a_name_are_tried_in_order() {
     // Where no server runs, the last address is in the error, and the others are in notes before it.
     let output = measure();
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    if ["unshare: ", "mount: ", "this name has no address"].iter().any(|words| stderr.contains(words)) {
+    if ["unshare: ", "mount: ", "the name does not resolve"].iter().any(|words| stderr.contains(words)) {
         println!("skipped: no names of its own: {stderr}");
         return;
     }

@@ -148,9 +148,13 @@ impl Endpoint {
             Host::V6(v6) => Ok(vec![(*v6, port).into()]),
             Host::LinkLocal(v6, zone) => Ok(vec![SocketAddrV6::new(*v6, port, 0, scope(zone)?).into()]),
             Host::Name(name) => {
-                let problem = |why: &dyn fmt::Display| Error::Unsuitable {
-                    interface: name.clone(),
-                    problem: format!("this name has no address ({why}); correct it, or give the address"),
+                let problem = |why: &dyn fmt::Display| {
+                    let why = why.to_string();
+                    let why = why.trim_start_matches("failed to lookup address information: ");
+                    Error::Unsuitable {
+                        interface: name.clone(),
+                        problem: format!("the name does not resolve ({why}); correct it, or give an address"),
+                    }
                 };
                 let mut addresses = Vec::new();
                 for address in (name.as_str(), port).to_socket_addrs().map_err(|error| problem(&error))? {
@@ -199,6 +203,16 @@ pub fn written(address: SocketAddr) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_is_read_is_written_so_that_it_reads_the_same(text in "[a-z0-9.:%@\\[\\]-]{0,24}") {
+            if let Ok(read) = endpoint(&text) {
+                prop_assert_eq!(endpoint(&read.to_string()), Ok(read));
+            }
+        }
+    }
 
     fn endpoint(text: &str) -> Result<Endpoint, String> {
         text.parse().map_err(|error: EndpointError| error.to_string())
