@@ -197,11 +197,13 @@ impl Engine {
         // The memory held now is either reused or freed before new memory is allocated.
         system.add_available(&self.workload);
         let mut checked = system.check(workload);
-        if let (HugePages::ReserveMissing, Err(MemoryError::TooFewHugePages { remedy, .. })) =
-            (self.huge_pages, &mut checked)
-        {
-            "the kernel can reserve no more; make the working set smaller, or provide more memory"
-                .clone_into(remedy);
+        if self.huge_pages == HugePages::ReserveMissing && checked.is_err() {
+            // Pages that are not enough are of no use, and everything else lacks them.
+            reserve_huge_pages(&self.workload)?;
+            if let Err(MemoryError::TooFewHugePages { remedy, .. }) = &mut checked {
+                "the kernel can reserve no more; make the working set smaller, or provide more memory"
+                    .clone_into(remedy);
+            }
         }
         Ok(checked?)
     }

@@ -111,6 +111,13 @@ impl SystemMemory {
     ///
     /// Returns what is missing: ordinary memory or huge pages.
     pub fn check(&self, workload: &Workload) -> Result<(), MemoryError> {
+        let pool = match workload.page_size {
+            PageSize::Small => None,
+            PageSize::Huge2M => Some(&self.huge_2m),
+            PageSize::Huge1G => Some(&self.huge_1g),
+        };
+        // Before ordinary memory, which an attempt to reserve huge pages may have used up.
+        pool.map_or(Ok(()), |pool| self.check_huge_pages(pool.as_ref(), workload))?;
         let lacking = |headroom: &&Headroom| {
             let need = bytes_needed(workload, &headroom.bound);
             need > 0 && need + margin(workload, &headroom.bound) > headroom.left
@@ -126,12 +133,7 @@ impl SystemMemory {
                 remedy: headroom.bound.to_string(),
             });
         }
-        let pool = match workload.page_size {
-            PageSize::Small => return Ok(()),
-            PageSize::Huge2M => &self.huge_2m,
-            PageSize::Huge1G => &self.huge_1g,
-        };
-        self.check_huge_pages(pool.as_ref(), workload)
+        Ok(())
     }
 
     /// Checks that a pool has enough huge pages for a workload.

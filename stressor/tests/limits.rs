@@ -12,7 +12,11 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-use stressor::protocol::{Answer, Message, Request};
+use stressor::{
+    Workload,
+    engine::{Engine, HugePages},
+    protocol::{Answer, Message, Request},
+};
 
 /// The environment variable with the path of the program `stressor`, for tests that run in a guest, which
 /// they have for themselves.
@@ -134,7 +138,12 @@ impl Group {
     fn limit(&self, names: &[&str], value: &str) -> String {
         let file = names.iter().map(|name| self.dir.join(name)).find(|file| file.exists());
         let file = file.unwrap_or_else(|| panic!("no {names:?} in {}", self.dir.display()));
-        fs::write(&file, value).unwrap();
+        // The kernel refuses a limit below what a process that has just ended still seems to use.
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(error) = fs::write(&file, value) {
+            assert!(Instant::now() < deadline, "{}: {error}", file.display());
+            thread::sleep(Duration::from_millis(10));
+        }
         file.display().to_string()
     }
 
@@ -477,6 +486,27 @@ fn limits_of_the_process_are_named() {
     let args = "--rate 1MB/s --working-set 1MiB --duration 1ms";
     let Some(output) = run_through("prlimit", &["--memlock=0", "--fsize=0"], args) else { return };
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
+#[test]
+fn a_guest_keeps_no_huge_pages_for_a_workload_that_it_refuses() {
+    if std::env::var_os(PROGRAM).is_none() {
+        skipped::<()>("takes all memory for a moment: runs in a guest only");
+        return;
+    }
+    let _turn = turn();
+    let mut engine = Engine::new(HugePages::ReserveMissing);
+    let workload = |working_set: &str| -> Workload {
+        serde_yaml::from_str(&format!("{{ working_set: {working_set}, page_size: 2MiB }}")).unwrap()
+    };
+    engine.set(workload("20MiB")).unwrap();
+    assert_eq!(Pool::number("nr_hugepages"), 10);
+    let message = engine.set(workload("2GiB")).unwrap_err().to_string();
+    assert!(message.contains("1024 huge pages of 2MiB, but only "), "{message}");
+    assert!(message.contains("are free: the kernel can reserve no more; make"), "{message}");
+    assert_eq!(Pool::number("nr_hugepages"), 10);
+    engine.set(Workload::default()).unwrap();
+    assert_eq!(Pool::number("nr_hugepages"), 0);
 }
 
 #[test]
