@@ -14,6 +14,7 @@
 
 use super::qdisc::{Handle, Qdisc, QdiscSettings};
 use crate::{
+    percent::Percent,
     profile::{Distribution, Profile, Shaper},
     wire::{
         TCA_OPTIONS,
@@ -114,8 +115,10 @@ fn delay_line(profile: &Profile) -> Netem {
         jitter_correlation: profile.jitter_correlation,
         distribution: profile.distribution,
         limit: profile.limit_packets(),
+        // sch_netem loses fewer packets than requested if it correlates the loss itself. With a model of
+        // bursts it ignores these two numbers, but it keeps and reports them.
         loss: chance(profile.loss, profile.loss_correlation),
-        loss_bursts: profile.loss_bursts,
+        loss_bursts: profile.loss_bursts.or_else(|| profile.correlated_loss()),
         duplicate: chance(profile.duplicate, profile.duplicate_correlation),
         corrupt: chance(profile.corrupt, profile.corrupt_correlation),
         reorder: chance(profile.reorder, profile.reorder_correlation),
@@ -175,7 +178,10 @@ fn read_delay_line(netem: &Netem, profile: &mut Profile) {
     profile.jitter_correlation = netem.jitter_correlation;
     profile.distribution = Distribution::Uniform;
     (profile.loss, profile.loss_correlation) = (netem.loss.probability, netem.loss.correlation);
-    profile.loss_bursts = netem.loss_bursts;
+    profile.loss_bursts = netem.loss_bursts.filter(|model| profile.correlated_loss() != Some(*model));
+    if profile.loss_bursts.is_some() {
+        (profile.loss, profile.loss_correlation) = (Percent::ZERO, Percent::ZERO);
+    }
     (profile.duplicate, profile.duplicate_correlation) =
         (netem.duplicate.probability, netem.duplicate.correlation);
     (profile.corrupt, profile.corrupt_correlation) = (netem.corrupt.probability, netem.corrupt.correlation);
@@ -207,9 +213,8 @@ pub(crate) fn message(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::qdisc::QdiscStatistics, *};
     use crate::{
-        percent::Percent,
         profile::{GilbertElliott, Slots},
         wire::{netem::Operation, psched::Clock},
     };
@@ -447,6 +452,44 @@ mod tests {
         let own = Profile { shaper: Shaper::Netem, ..profile };
         assert_eq!(shape(&own), ["netem 6e60: parent root"]);
         assert_eq!(shape(&Profile::default()), [""; 0]);
+    }
+
+    /// Returns the profile that is read back after the kernel has stored this one.
+    fn read_back(text: &str) -> Profile {
+        let (profile, clock): (Profile, _) = (serde_json::from_str(text).unwrap(), Clock::default());
+        profile.validate().unwrap();
+        let mut specs = for_profile(&profile, 1500, None);
+        for spec in &mut specs {
+            if let QdiscSettings::Netem(netem) = &mut spec.settings {
+                *netem = Netem::decode(&netem.encode(clock, Operation::Create), clock).unwrap();
+            }
+        }
+        let qdisc = |spec: QdiscSpec| Qdisc {
+            kind: spec.settings.kind().into(),
+            handle: spec.handle.into(),
+            parent: spec.parent.into(),
+            settings: spec.settings,
+            statistics: QdiscStatistics::default(),
+        };
+        profile_of(&specs.into_iter().map(qdisc).collect::<Vec<_>>(), 1500).unwrap()
+    }
+
+    #[test]
+    fn correlated_loss_is_a_channel_with_two_states_and_read_back_as_requested() {
+        let text = r#"{"loss":"10%","loss_correlation":"25%"}"#;
+        let profile: Profile = serde_json::from_str(text).unwrap();
+        let bursts = delay_line(&profile).loss_bursts.unwrap();
+        assert_eq!((bursts.enter.to_string(), bursts.leave.to_string()), ("7.5%".into(), "67.5%".into()));
+        assert_eq!((bursts.loss_bad, bursts.loss_good), (Percent::ALWAYS, Percent::ZERO));
+        for text in [
+            text,
+            r#"{"loss":"0.001%","loss_correlation":"99%"}"#,
+            r#"{"loss":"33.3%","loss_correlation":"33.3%"}"#,
+            r#"{"loss_bursts":{"enter":"7.5%","leave":"67.5%","loss_bad":"100%","loss_good":"0%"}}"#,
+            r#"{"loss":"10%"}"#,
+        ] {
+            assert_eq!(read_back(text), serde_json::from_str(text).unwrap(), "{text}");
+        }
     }
 
     #[test]

@@ -138,6 +138,22 @@ pub struct GilbertElliott {
 }
 
 impl GilbertElliott {
+    /// Returns the channel that loses this fraction of packets, with this correlation between the losses of
+    /// successive packets.
+    ///
+    /// With a probability p and a correlation r, a packet after a lost one is lost with the probability
+    /// p + r(1 - p), and any other packet with p(1 - r). That is a channel that loses every packet in the bad
+    /// state and none in the good state.
+    pub fn correlated(probability: Percent, correlation: Percent) -> Self {
+        let (p, change) = (probability.fraction(), correlation.complement().fraction());
+        Self {
+            enter: Percent::from_fraction(p * change),
+            leave: Percent::from_fraction((1.0 - p) * change),
+            loss_bad: Percent::ALWAYS,
+            loss_good: Percent::ZERO,
+        }
+    }
+
     /// Returns the fraction of packets that are lost in the long run, between 0 and 1.
     pub fn mean_loss(&self) -> f64 {
         let (p, r) = (self.enter.fraction(), self.leave.fraction());
@@ -242,6 +258,12 @@ impl Profile {
             && self.reorder.is_zero()
             && self.jitter.is_zero())
             || self.loss_bursts.is_some()
+    }
+
+    /// Returns the channel that has the requested loss, if losses are correlated.
+    pub(crate) fn correlated_loss(&self) -> Option<GilbertElliott> {
+        let correlated = !(self.loss.is_zero() || self.loss_correlation.is_zero());
+        correlated.then(|| GilbertElliott::correlated(self.loss, self.loss_correlation))
     }
 
     /// Returns the depth of the token bucket in bytes, on an interface with this MTU: `burst` if it is set,
@@ -392,6 +414,28 @@ impl Profile {
             if set && !present {
                 return fail(key, format!("has no effect without `{needs}`; set `{needs}`, or remove this"));
             }
+        }
+        for (key, correlation, name, probability) in [
+            ("loss_correlation", self.loss_correlation, "loss", self.loss),
+            ("duplicate_correlation", self.duplicate_correlation, "duplicate", self.duplicate),
+            ("corrupt_correlation", self.corrupt_correlation, "corrupt", self.corrupt),
+            ("reorder_correlation", self.reorder_correlation, "reorder", self.reorder),
+        ] {
+            if correlation.is_zero() {
+                continue;
+            }
+            if probability == Percent::ALWAYS {
+                return fail(key, format!("has no effect if `{name}` is 100%; remove this"));
+            }
+            if GilbertElliott::correlated(probability, correlation).enter.is_zero() {
+                return fail(
+                    key,
+                    format!("is {correlation}: no packet would ever be affected; `{name}` is {probability}"),
+                );
+            }
+        }
+        if self.jitter_correlation == Percent::ALWAYS {
+            return fail("jitter_correlation", "is 100%: the delay would never vary".into());
         }
         if self.reorder_gap == Some(0) {
             return fail("reorder_gap", "is 0; 1 allows reordering every packet".into());

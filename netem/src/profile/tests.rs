@@ -55,6 +55,10 @@ fn an_invalid_setting_is_reported_with_its_key() {
         (r#"{"loss_correlation":"1%"}"#, "loss_correlation"),
         (r#"{"duplicate_correlation":"1%"}"#, "duplicate_correlation"),
         (r#"{"corrupt_correlation":"1%"}"#, "corrupt_correlation"),
+        (r#"{"loss":"100%","loss_correlation":"1%"}"#, "loss_correlation"),
+        (r#"{"loss":"1%","loss_correlation":"100%"}"#, "loss_correlation"),
+        (r#"{"loss":"0.0000001%","loss_correlation":"90%"}"#, "loss_correlation"),
+        (r#"{"duplicate":"1%","duplicate_correlation":"100%"}"#, "duplicate_correlation"),
         (r#"{"reorder":"1%"}"#, "reorder"),
         (r#"{"delay":"1ms","reorder_gap":2}"#, "reorder_gap"),
         (r#"{"delay":"1ms","reorder":"1%","reorder_gap":0}"#, "reorder_gap"),
@@ -118,6 +122,18 @@ fn the_long_run_loss_of_gilbert_elliott() {
         loss_good: Percent::ZERO,
     };
     assert!((model.mean_loss() - 0.05).abs() < 1e-6);
+}
+
+#[test]
+fn a_correlated_channel_has_the_requested_loss_and_correlation() {
+    for (loss, correlation) in [(0.1, 0.25), (0.1, 0.5), (0.5, 0.9), (0.0001, 0.99)] {
+        let model =
+            GilbertElliott::correlated(Percent::from_fraction(loss), Percent::from_fraction(correlation));
+        assert!((model.mean_loss() / loss - 1.0).abs() < 1e-3, "{loss} {correlation}: {model:?}");
+        // The losses of two successive packets are correlated by 1 - enter - leave.
+        let found = 1.0 - model.enter.fraction() - model.leave.fraction();
+        assert!((found - correlation).abs() < 1e-8, "{loss} {correlation}: {model:?}");
+    }
 }
 
 #[test]

@@ -47,7 +47,7 @@ pub struct Netem {
     pub distribution: Distribution,
     /// The largest number of packets in the delay line; further packets are dropped.
     pub limit: u32,
-    /// The loss of single packets; unused if `loss_bursts` is set.
+    /// The loss of single packets. The kernel keeps it but does not use it if `loss_bursts` is set.
     pub loss: CorrelatedProbability,
     /// Loss in bursts, which replaces `loss` (`NETEM_LOSS_GE`).
     pub loss_bursts: Option<GilbertElliott>,
