@@ -42,6 +42,7 @@ impl Netlink {
     /// did not create. The interface is then unchanged.
     pub async fn apply_ingress(&self, interface: &str, profile: &Profile) -> Result<Applied> {
         profile.validate()?;
+        super::check(profile)?;
         let link = self.interface(interface).await?;
         let ifb = ifb_name(&link);
         if profile.is_empty() {
@@ -67,7 +68,7 @@ impl Netlink {
     }
 
     /// Reads the profile that applies to what an interface receives; `None` if there is none. As in
-    /// [`Netlink::profile`], the distribution of jitter is always uniform.
+    /// [`Netlink::profile`], the distribution of jitter that does not keep the order is uniform.
     ///
     /// # Errors
     ///

@@ -16,11 +16,13 @@
 //! overcommitted, it fell to 99 to 108 MB/s at `940mbit` for seconds at a time, with buckets of 2, 4 and 8 ms
 //! alike: presumably the sender waits for a core.
 
+mod exact;
 mod ingress;
 mod qdisc;
 mod supported;
 mod tree;
 
+pub use exact::check;
 pub use qdisc::{Handle, Qdisc, QdiscSettings, QdiscStatistics};
 pub use supported::supported;
 
@@ -109,12 +111,13 @@ impl Netlink {
     ///
     /// # Errors
     ///
-    /// [`Error::Profile`] or [`Error::Unsuitable`] if the profile is invalid in general or on this interface,
-    /// [`Error::NoInterface`], [`Error::Occupied`] if the interface has a qdisc that netem did not create,
+    /// [`Error::Profile`] if the profile is invalid, or one that the kernel does not keep ([`check`]),
+    /// [`Error::Unsuitable`] if it is invalid on this interface, [`Error::NoInterface`], [`Error::Occupied`] if the interface has a qdisc that netem did not create,
     /// [`Error::MissingFeature`] if the kernel lacks a qdisc, [`Error::NotPermitted`]. The interface is then
     /// unchanged.
     pub async fn apply(&self, interface: &str, profile: &Profile) -> Result<Applied> {
         profile.validate()?;
+        check(profile)?;
         let link = self.interface(interface).await?;
         check_frame_fits(profile, &link)?;
         let present = self.qdiscs_of(&link).await?;
@@ -226,7 +229,8 @@ impl Netlink {
     }
 
     /// Reads the profile that applies to what an interface sends from the kernel; `None` if there is none.
-    /// The kernel does not report the distribution of jitter, so it is always uniform.
+    /// Of jitter that does not keep the order of packets, the kernel does not report the distribution, so it
+    /// is uniform.
     ///
     /// # Errors
     ///

@@ -43,7 +43,7 @@ impl Description {
 }
 
 /// Chooses the backend for the link of these settings, including the links of the timeline: the kernel if
-/// both nodes' `kernels` have all required features, otherwise the emulator.
+/// both nodes' `kernels` have all required features and do exactly what is asked for, otherwise the emulator.
 ///
 /// # Errors
 ///
@@ -56,11 +56,16 @@ pub fn backend(
 ) -> Result<Backend, String> {
     let later = settings.steps().into_iter().filter_map(|step| step.link);
     let links: Vec<Profile> = [settings.link.clone()].into_iter().chain(later).collect();
-    let Some(feature) = links.iter().find_map(|link| lacking(link, kernels)) else {
-        return Ok(Backend::Kernel);
+    let inexact = || links.iter().find_map(|link| netem::kernel::check(link).err());
+    let lacks = match links.iter().find_map(|link| lacking(link, kernels)) {
+        Some(feature) => {
+            format!("this link needs {} ({}), which the kernel lacks", feature.module(), feature.option())
+        }
+        None => match inexact() {
+            Some(error) => format!("the backend `{}` does not support `{}`", Backend::Kernel, error.key),
+            None => return Ok(Backend::Kernel),
+        },
     };
-    let lacks =
-        format!("this link needs {} ({}), which the kernel lacks", feature.module(), feature.option());
     if links.iter().any(|link| link.slots.is_some()) {
         return Err(format!("{lacks}, and the backend `{}` does not support slots", Backend::Userspace));
     }
@@ -139,5 +144,18 @@ pub(super) mod tests {
              emulated: no access to /dev/net/tun"
         );
         assert_eq!(neither.lacks(&settings(r#"{ "rate": "1gbit" }"#)), None);
+    }
+
+    #[test]
+    fn a_correlation_that_the_kernel_does_not_keep_is_emulated_or_lacking() {
+        let correlated = settings(r#"{ "duplicate": "1%", "duplicate_correlation": "25%" }"#);
+        assert_eq!(description(&Feature::ALL, None).backend(&correlated), Ok(Backend::Userspace));
+        assert_eq!(
+            description(&Feature::ALL, Some("no access to /dev/net/tun")).lacks(&correlated).unwrap(),
+            "the backend `kernel` does not support `duplicate_correlation`, and it cannot be emulated: no \
+             access to /dev/net/tun"
+        );
+        let loss = settings(r#"{ "loss": "10%", "loss_correlation": "25%" }"#);
+        assert_eq!(description(&Feature::ALL, None).backend(&loss), Ok(Backend::Kernel));
     }
 }
