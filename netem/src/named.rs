@@ -1,10 +1,7 @@
 //! Named profiles: well-known kinds of links, such as gigabit Ethernet or a satellite, and the sources of
 //! their figures.
 
-use crate::{
-    percent::Percent,
-    profile::{Distribution, Profile},
-};
+use crate::{percent::Percent, profile::Profile};
 use units::{BitRate, Span};
 
 /// A profile with a name and a one-line description.
@@ -68,7 +65,6 @@ impl NamedProfile {
             rate: Some(BitRate::new(self.rate_mbit * 1_000_000)),
             delay: Span::from_nanos(self.delay_us * 1_000),
             jitter: Span::from_nanos(self.jitter_us * 1_000),
-            distribution: if self.jitter_us > 0 { Distribution::ParetoNormal } else { Distribution::Uniform },
             loss: Percent::from_fraction(self.loss),
             ..Profile::default()
         }

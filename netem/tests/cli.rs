@@ -59,6 +59,33 @@ async fn invalid_input_is_rejected_with_a_message_and_changes_nothing() {
         ("apply near --rate 1mbit --queue 1000TB", "queue: 1000TB is not between 64B and 4294967295B"),
         ("apply near --rate 1mbit --burst 4GiB", "burst: 4GiB is not between 64B and 4294967295B"),
         ("apply near --delay 100000h", "100000h is more than 240s"),
+        ("apply near --loss 10% --loss-correlation 100%", "loss_correlation: is 100%: no packet would ever"),
+        (
+            "apply near --loss 100% --loss-correlation 10%",
+            "loss_correlation: has no effect if `loss` is 100%",
+        ),
+        (
+            "apply near --duplicate 1% --duplicate-correlation 25%",
+            "duplicate_correlation: not supported by the backend `kernel`: sch_netem then affects far fewer",
+        ),
+        ("apply near --corrupt 1% --corrupt-correlation 25% --ingress", "corrupt_correlation: not supported"),
+        (
+            "apply near --delay 5ms --reorder 1% --reorder-correlation 25%",
+            "reorder_correlation: not supported",
+        ),
+        (
+            "apply near --delay 5ms --jitter 1ms --distribution normal --jitter-correlation 25%",
+            "jitter_correlation: not supported by the backend `kernel`: sch_netem accepts it and ignores it",
+        ),
+        (
+            "apply near --delay 5ms --jitter 1ms --jitter-correlation 25%",
+            "jitter_correlation: has no effect with the distribution `exponential`",
+        ),
+        (
+            "apply near --rate 1mbit --shaper netem --delay 5ms --jitter 1ms --distribution uniform",
+            "shaper: with jitter of each packet by itself, the rate of sch_netem keeps the order",
+        ),
+        ("apply near --delay 2s --jitter 2s", "jitter: 2s is more than 1s"),
     ] {
         let output = netem(&pair.near_namespace, args);
         let stderr = String::from_utf8_lossy(&output.stderr);

@@ -5,7 +5,7 @@
 //! in it: a test in `wire::distribution` compares them with iproute2's files.
 
 use netem::{
-    GilbertElliott, Percent, Slots,
+    Distribution, GilbertElliott, Percent, Slots,
     wire::{
         htb::{Htb, HtbClass},
         netem::{CorrelatedProbability, Netem, Operation},
@@ -108,6 +108,7 @@ fn netem_table() -> Vec<(Netem, &'static str)> {
                 limit: 10_000,
                 jitter: Span::from_millis(5),
                 jitter_correlation: percent("25%"),
+                distribution: Distribution::Uniform,
                 ..delayed(50)
             },
             "netem delay 50ms 5ms 25% limit 10000",

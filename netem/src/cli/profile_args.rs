@@ -32,13 +32,15 @@ pub struct ProfileArgs {
     /// One-way delay, at most 4min.
     #[arg(long, value_name = "TIME")]
     delay: Option<Span>,
-    /// Variation of the delay, at most the delay itself.
+    /// Variation of the delay, at most the delay itself. By default, packets keep their order.
     #[arg(long, value_name = "TIME")]
     jitter: Option<Span>,
-    /// How much the delay of a packet depends on the delay of the previous packet.
+    /// How much the delay of a packet depends on the delay of the previous packet, if each packet has its
+    /// own; only with the backend `userspace`.
     #[arg(long, value_name = "PERCENT")]
     jitter_correlation: Option<Percent>,
-    /// Distribution of the jitter; by default uniform.
+    /// Distribution of the jitter; by default exponential, with which packets keep their order. With the
+    /// others, each packet has its own delay, and packets overtake each other.
     #[arg(long, value_enum, ignore_case = true)]
     distribution: Option<DistributionArg>,
     /// Fraction of packets that are lost.
@@ -54,19 +56,22 @@ pub struct ProfileArgs {
     /// Fraction of packets that arrive twice.
     #[arg(long, value_name = "PERCENT")]
     duplicate: Option<Percent>,
-    /// How much the duplication of a packet depends on the duplication of the previous packet.
+    /// How much the duplication of a packet depends on the duplication of the previous packet; only with the
+    /// backend `userspace`.
     #[arg(long, value_name = "PERCENT")]
     duplicate_correlation: Option<Percent>,
     /// Fraction of packets in which one bit is inverted.
     #[arg(long, value_name = "PERCENT")]
     corrupt: Option<Percent>,
-    /// How much the corruption of a packet depends on the corruption of the previous packet.
+    /// How much the corruption of a packet depends on the corruption of the previous packet; only with the
+    /// backend `userspace`.
     #[arg(long, value_name = "PERCENT")]
     corrupt_correlation: Option<Percent>,
     /// Fraction of packets that skip the delay and overtake others.
     #[arg(long, value_name = "PERCENT")]
     reorder: Option<Percent>,
-    /// How much the reordering of a packet depends on the reordering of the previous packet.
+    /// How much the reordering of a packet depends on the reordering of the previous packet; only with the
+    /// backend `userspace`.
     #[arg(long, value_name = "PERCENT")]
     reorder_correlation: Option<Percent>,
     /// Reorder only every Nth packet.
@@ -89,6 +94,7 @@ enum ShaperArg {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum DistributionArg {
+    Exponential,
     Uniform,
     Normal,
     Pareto,
@@ -140,6 +146,7 @@ impl ProfileArgs {
             jitter: self.jitter.unwrap_or(base.jitter),
             jitter_correlation: self.jitter_correlation.unwrap_or(base.jitter_correlation),
             distribution: self.distribution.map_or(base.distribution, |d| match d {
+                DistributionArg::Exponential => Distribution::Exponential,
                 DistributionArg::Uniform => Distribution::Uniform,
                 DistributionArg::Normal => Distribution::Normal,
                 DistributionArg::Pareto => Distribution::Pareto,

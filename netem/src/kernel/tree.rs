@@ -15,7 +15,7 @@
 use super::qdisc::{Handle, Qdisc, QdiscSettings};
 use crate::{
     percent::Percent,
-    profile::{Distribution, Profile, Shaper},
+    profile::{Profile, Shaper},
     wire::{
         TCA_OPTIONS,
         fifo::Bfifo,
@@ -131,7 +131,8 @@ fn delay_line(profile: &Profile) -> Netem {
 /// Returns the profile that the qdiscs of this crate enforce on an interface with this MTU; `None` if there
 /// are none.
 ///
-/// The kernel does not report the distribution of jitter, so it is always uniform. `burst`, `queue` and
+/// Of jitter that does not keep the order of packets, the kernel does not report the distribution, so it is
+/// uniform. `burst`, `queue` and
 /// `limit` are absent if they equal their defaults, as in a profile that does not set them.
 pub(crate) fn profile_of(qdiscs: &[Qdisc], mtu: u32) -> Option<Profile> {
     let ours: Vec<_> = qdiscs.iter().filter(|q| shapes(q.handle)).collect();
@@ -176,7 +177,7 @@ fn read_delay_line(netem: &Netem, profile: &mut Profile) {
     profile.delay = netem.delay;
     profile.jitter = netem.jitter;
     profile.jitter_correlation = netem.jitter_correlation;
-    profile.distribution = Distribution::Uniform;
+    profile.distribution = netem.distribution;
     (profile.loss, profile.loss_correlation) = (netem.loss.probability, netem.loss.correlation);
     profile.loss_bursts = netem.loss_bursts.filter(|model| profile.correlated_loss() != Some(*model));
     if profile.loss_bursts.is_some() {
@@ -215,7 +216,7 @@ pub(crate) fn message(
 mod tests {
     use super::{super::qdisc::QdiscStatistics, *};
     use crate::{
-        profile::{GilbertElliott, Slots},
+        profile::{Distribution, GilbertElliott, Slots},
         wire::{netem::Operation, psched::Clock},
     };
     use proptest::prelude::*;
@@ -241,6 +242,7 @@ mod tests {
             nanos.prop_map(Span::from_nanos)
         };
         let distribution = prop_oneof![
+            Just(Distribution::Exponential),
             Just(Distribution::Uniform),
             Just(Distribution::Normal),
             Just(Distribution::Pareto),
@@ -282,8 +284,12 @@ mod tests {
                     queue: rate.3.filter(|_| rate.0.is_some() && rate.1 != Shaper::Netem),
                     delay: delay.0,
                     jitter,
-                    jitter_correlation: if jitter.is_zero() { none } else { delay.2 },
-                    distribution: if jitter.is_zero() { Distribution::Uniform } else { delay.3 },
+                    jitter_correlation: if jitter.is_zero() || delay.3 == Distribution::default() {
+                        none
+                    } else {
+                        delay.2
+                    },
+                    distribution: if jitter.is_zero() { Distribution::default() } else { delay.3 },
                     loss: loss.0,
                     loss_correlation: correlation(loss),
                     loss_bursts,
@@ -310,13 +316,20 @@ mod tests {
         let whole = |span: Span| clock.span(clock.ticks(span));
         let rate = |rate: BitRate| BitRate::new(rate.get() / 8 * 8);
         match settings.clone() {
-            QdiscSettings::Netem(netem) => QdiscSettings::Netem(Netem {
-                delay: whole(netem.delay),
-                jitter: whole(netem.jitter),
-                rate: netem.rate.map(rate),
-                distribution: Distribution::Uniform,
-                ..netem
-            }),
+            QdiscSettings::Netem(netem) if netem.distribution == Distribution::Exponential => {
+                // The gate is stored in nanoseconds.
+                let jitter = netem.jitter.as_nanos();
+                let latency = whole(Span::from_nanos(netem.delay.as_nanos() - jitter));
+                let delay = Span::from_nanos(latency.as_nanos() + jitter);
+                QdiscSettings::Netem(Netem { delay, rate: netem.rate.map(rate), ..netem })
+            }
+            QdiscSettings::Netem(netem) => {
+                let jitter = whole(netem.jitter);
+                let distribution =
+                    if jitter.is_zero() { Distribution::default() } else { Distribution::Uniform };
+                let (delay, rate) = (whole(netem.delay), netem.rate.map(rate));
+                QdiscSettings::Netem(Netem { delay, jitter, rate, distribution, ..netem })
+            }
             QdiscSettings::Tbf(tbf) => QdiscSettings::Tbf(Tbf { rate: rate(tbf.rate), ..tbf }),
             QdiscSettings::HtbClass(class) => {
                 QdiscSettings::HtbClass(HtbClass { rate: rate(class.rate), ..class })
@@ -490,6 +503,20 @@ mod tests {
         ] {
             assert_eq!(read_back(text), serde_json::from_str(text).unwrap(), "{text}");
         }
+    }
+
+    #[test]
+    fn jitter_that_keeps_the_order_is_a_gate_and_read_back_as_requested() {
+        for text in [
+            r#"{"delay":"25ms","jitter":"5ms"}"#,
+            r#"{"delay":"5ms","jitter":"5ms"}"#,
+            r#"{"rate":"1gbit","shaper":"netem","delay":"4min","jitter":"1s"}"#,
+            r#"{"delay":"25ms","jitter":"5ms","distribution":"uniform"}"#,
+        ] {
+            assert_eq!(read_back(text), serde_json::from_str(text).unwrap(), "{text}");
+        }
+        let normal = read_back(r#"{"delay":"25ms","jitter":"5ms","distribution":"normal"}"#);
+        assert_eq!(normal.distribution, Distribution::Uniform);
     }
 
     #[test]

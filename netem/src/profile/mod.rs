@@ -38,14 +38,16 @@ pub struct Profile {
     /// The one-way delay. At most `4min`.
     #[serde(skip_serializing_if = "is_default")]
     pub delay: Span,
-    /// The variation of the delay: half the width of a uniform distribution, the standard deviation of the
-    /// others. At most the delay itself.
+    /// The variation of the delay: its standard deviation, or with the distribution `uniform` half of the
+    /// width. At most the delay itself, and with the distribution `exponential` at most `1s`.
     #[serde(skip_serializing_if = "is_default")]
     pub jitter: Span,
-    /// How much the delay of a packet depends on the delay of the previous packet.
+    /// How much the delay of a packet depends on the delay of the previous packet, if each packet has its own
+    /// (see `distribution`). Only with the backend `userspace`.
     #[serde(skip_serializing_if = "Percent::is_zero")]
     pub jitter_correlation: Percent,
-    /// The distribution of the jitter.
+    /// The distribution of the jitter. With the default, packets keep their order; with the others, each
+    /// packet has its own delay, and packets overtake each other.
     #[serde(skip_serializing_if = "is_default")]
     pub distribution: Distribution,
     /// The fraction of packets that are lost, each independently unless `loss_correlation` is set.
@@ -60,19 +62,22 @@ pub struct Profile {
     /// The fraction of packets that arrive twice.
     #[serde(skip_serializing_if = "Percent::is_zero")]
     pub duplicate: Percent,
-    /// How much the duplication of a packet depends on the duplication of the previous packet.
+    /// How much the duplication of a packet depends on the duplication of the previous packet. Only with the
+    /// backend `userspace`.
     #[serde(skip_serializing_if = "Percent::is_zero")]
     pub duplicate_correlation: Percent,
     /// The fraction of packets in which one random bit is inverted.
     #[serde(skip_serializing_if = "Percent::is_zero")]
     pub corrupt: Percent,
-    /// How much the corruption of a packet depends on the corruption of the previous packet.
+    /// How much the corruption of a packet depends on the corruption of the previous packet. Only with the
+    /// backend `userspace`.
     #[serde(skip_serializing_if = "Percent::is_zero")]
     pub corrupt_correlation: Percent,
     /// The fraction of packets that skip the delay and so overtake earlier packets.
     #[serde(skip_serializing_if = "Percent::is_zero")]
     pub reorder: Percent,
-    /// How much the reordering of a packet depends on the reordering of the previous packet.
+    /// How much the reordering of a packet depends on the reordering of the previous packet. Only with the
+    /// backend `userspace`.
     #[serde(skip_serializing_if = "Percent::is_zero")]
     pub reorder_correlation: Percent,
     /// Only every Nth packet may be reordered. When absent, 1: every packet.
@@ -107,14 +112,20 @@ pub enum Shaper {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Distribution {
-    /// Evenly between delay - jitter and delay + jitter.
+    /// In order: after delay - jitter, a packet waits for a gate that opens at random moments, on average
+    /// after the jitter. So packets that follow each other closely arrive together, and at every packet rate
+    /// the mean is the delay and the standard deviation the jitter.
     #[default]
+    Exponential,
+    /// Each packet by itself, evenly between delay - jitter and delay + jitter.
     Uniform,
-    /// Normal (Gaussian), with the jitter as standard deviation.
+    /// Each packet by itself, normal (Gaussian) with the jitter as standard deviation.
     Normal,
-    /// Pareto with shape 3: most packets a little early, a few very late.
+    /// Each packet by itself, Pareto with shape 3: most packets a little early, a few very late. The kernel's
+    /// table ends at four times the jitter, so the standard deviation is 0.82 of the jitter.
     Pareto,
-    /// A quarter normal, three quarters Pareto: close to what is measured on wide-area paths.
+    /// Each packet by itself, a quarter normal and three quarters Pareto: close to what is measured on
+    /// wide-area paths. The standard deviation is 0.83 of the jitter.
     ParetoNormal,
 }
 
@@ -216,6 +227,9 @@ const NANOS: u128 = 1_000_000_000;
 
 const MIN_RATE: BitRate = BitRate::new(1_000);
 const MAX_RATE: BitRate = BitRate::new(10_000_000_000_000);
+/// The largest jitter at a gate. The kernel holds a standard deviation of the time between its openings of at
+/// most 2^31 ns, and its table has a step of two jitters.
+const MAX_GATE_JITTER: Span = Span::from_secs(1);
 const MAX_DELAY: Span = Span::from_secs(240);
 /// The largest number of packets or bytes in a slot: the kernel counts with a signed 32-bit integer, and 0
 /// and `i32::MAX` mean unlimited.
@@ -258,6 +272,11 @@ impl Profile {
             && self.reorder.is_zero()
             && self.jitter.is_zero())
             || self.loss_bursts.is_some()
+    }
+
+    /// Returns whether jitter keeps the order of packets, which then wait at a gate.
+    pub(crate) fn has_gate(&self) -> bool {
+        !self.jitter.is_zero() && self.distribution == Distribution::Exponential
     }
 
     /// Returns the channel that has the requested loss, if losses are correlated.
@@ -431,6 +450,34 @@ impl Profile {
                 return fail(
                     key,
                     format!("is {correlation}: no packet would ever be affected; `{name}` is {probability}"),
+                );
+            }
+        }
+        if self.has_gate() {
+            if self.jitter > MAX_GATE_JITTER {
+                return fail(
+                    "jitter",
+                    format!(
+                        "{} is more than {MAX_GATE_JITTER}, the limit of the distribution `exponential`; \
+                         with the others, packets overtake each other",
+                        self.jitter
+                    ),
+                );
+            }
+            if !self.jitter_correlation.is_zero() {
+                return fail(
+                    "jitter_correlation",
+                    "has no effect with the distribution `exponential`, whose delays depend on each other \
+                     by time; set another `distribution`, or remove this"
+                        .into(),
+                );
+            }
+            if self.slots.is_some() {
+                return fail(
+                    "slots",
+                    "cannot be combined with jitter of the distribution `exponential`, which holds packets \
+                     too; set another `distribution`, or remove one of the two"
+                        .into(),
                 );
             }
         }

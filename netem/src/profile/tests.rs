@@ -52,6 +52,13 @@ fn an_invalid_setting_is_reported_with_its_key() {
         (r#"{"delay":"1ms","jitter":"2ms"}"#, "jitter"),
         (r#"{"delay":"1ms","distribution":"normal"}"#, "distribution"),
         (r#"{"delay":"1ms","jitter_correlation":"1%"}"#, "jitter_correlation"),
+        (r#"{"delay":"1ms","jitter":"1ms","jitter_correlation":"1%"}"#, "jitter_correlation"),
+        (r#"{"delay":"2s","jitter":"2s"}"#, "jitter"),
+        (
+            r#"{"delay":"1s","jitter":"1s","distribution":"uniform","jitter_correlation":"100%"}"#,
+            "jitter_correlation",
+        ),
+        (r#"{"delay":"1s","jitter":"1s","slots":{"min_delay":"2ms","max_delay":"3ms"}}"#, "slots"),
         (r#"{"loss_correlation":"1%"}"#, "loss_correlation"),
         (r#"{"duplicate_correlation":"1%"}"#, "duplicate_correlation"),
         (r#"{"corrupt_correlation":"1%"}"#, "corrupt_correlation"),

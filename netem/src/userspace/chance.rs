@@ -1,5 +1,6 @@
 //! Random events and delays whose successive values are correlated.
 
+use super::lane::Nanos;
 use crate::{
     percent::Percent,
     profile::{Distribution, GilbertElliott},
@@ -61,9 +62,9 @@ impl Loss {
     }
 }
 
-/// The deviation of the delay of each packet, in units of the jitter. Successive values are correlated as in
-/// an autoregressive process of first order, which preserves mean and variance. The shape of the distribution
-/// is preserved only without correlation.
+/// The deviation of the delay, in units of the jitter, if each packet has its own. Successive values are
+/// correlated as in an autoregressive process of first order, which preserves mean and variance. The shape of
+/// the distribution is preserved only without correlation.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Jitter {
     distribution: Distribution,
@@ -81,6 +82,28 @@ impl Jitter {
         let rho = self.correlation;
         self.last = rho * self.last + (1.0 - rho * rho).sqrt() * fresh;
         self.last
+    }
+}
+
+/// A gate at which packets wait, so that jitter keeps their order.
+///
+/// A packet that comes when the gate has opened since the last one closes it for a random time with an
+/// exponential distribution. That is memoryless: for every packet, the time until the gate opens has this
+/// distribution, however many others are waiting. (The slots of `sch_netem` with this distribution are the
+/// same.)
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Gate {
+    opens_at: Nanos,
+}
+
+impl Gate {
+    /// Returns when a packet that comes at `time` passes. `wait` is the mean time that it waits.
+    pub(super) fn pass(&mut self, time: Nanos, wait: Nanos, random: &mut Random) -> Nanos {
+        if self.opens_at < time {
+            let deviation = distribution::draw(Distribution::Exponential, random.next_u32());
+            self.opens_at = time.saturating_add((wait as f64 * (1.0 + deviation)) as Nanos);
+        }
+        self.opens_at
     }
 }
 

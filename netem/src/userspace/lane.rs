@@ -3,7 +3,7 @@
 //! It only computes with the times that it is given. It reads no clock and no device, so that it can be
 //! tested without them.
 
-use super::chance::{CorrelatedEvent, Jitter, Loss};
+use super::chance::{CorrelatedEvent, Gate, Jitter, Loss};
 use crate::profile::Profile;
 use units::random::Random;
 
@@ -50,9 +50,10 @@ pub(super) struct LinkModel {
     /// The number of packets since the last reordered one.
     since_reordered: u32,
     jitter: Jitter,
+    gate: Gate,
     /// When the bottleneck will have sent all packets so far.
     idle_at: Nanos,
-    /// When the last packet that was not reordered arrives.
+    /// When the latest packet that was not reordered arrives.
     last_due: Nanos,
 }
 
@@ -71,6 +72,7 @@ impl LinkModel {
             reorder: CorrelatedEvent::new(profile.reorder, profile.reorder_correlation),
             since_reordered: 0,
             jitter: Jitter::new(profile.distribution, profile.jitter_correlation),
+            gate: Gate::default(),
             idle_at: 0,
             last_due: 0,
         };
@@ -117,9 +119,9 @@ impl LinkModel {
         let due = if reordered {
             sent
         } else {
-            // Jitter alone does not reorder: a packet is never due before the previous one.
-            self.last_due = self.last_due.max(sent + self.delay());
-            self.last_due
+            let due = self.due(sent);
+            self.last_due = self.last_due.max(due);
+            due
         };
         PacketOutcome::Delivered {
             due,
@@ -148,14 +150,21 @@ impl LinkModel {
         reordered
     }
 
-    fn delay(&mut self) -> Nanos {
-        let delay = self.profile.delay.as_nanos();
-        let jitter = self.profile.jitter.as_nanos();
-        if jitter == 0 {
-            return delay;
+    /// Returns when a packet arrives that leaves the bottleneck at `sent` and is not reordered.
+    fn due(&mut self, sent: Nanos) -> Nanos {
+        let (delay, jitter) = (self.profile.delay.as_nanos(), self.profile.jitter.as_nanos());
+        if jitter > 0 && !self.profile.has_gate() {
+            // Each packet by itself, so that the mean does not depend on how close packets are.
+            let deviation = self.jitter.next(&mut self.random) * jitter as f64;
+            return sent + delay.saturating_add_signed(deviation as i64);
         }
-        let deviation = self.jitter.next(&mut self.random) * jitter as f64;
-        delay.saturating_add_signed(deviation as i64)
+        let due = if jitter > 0 {
+            self.gate.pass(sent + delay - jitter, jitter, &mut self.random)
+        } else {
+            sent + delay
+        };
+        // A shorter delay does not reorder either.
+        due.max(self.last_due)
     }
 
     /// Returns the time that `bytes` take at the rate; 0 without a rate.
@@ -238,17 +247,55 @@ mod tests {
         assert_eq!(link.arrive(0, 1514, 3), PacketOutcome::Dropped);
     }
 
+    /// Sends packets at this interval and returns their delays in milliseconds, and how many were overtaken.
+    fn delays(profile: &str, interval: Nanos) -> (Vec<f64>, usize) {
+        const PACKETS: u64 = 200_000;
+        let mut link = LinkModel::new(&serde_json::from_str(profile).unwrap(), 7);
+        let dues: Vec<Nanos> = (0..PACKETS).map(|n| due(link.arrive(n * interval, 1514, 0))).collect();
+        let delays = (0..).zip(&dues).map(|(n, due)| (due - n * interval) as f64 / MILLI as f64);
+        (delays.collect(), dues.windows(2).filter(|two| two[1] < two[0]).count())
+    }
+
+    fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
+        let mean = values.iter().sum::<f64>() / values.len() as f64;
+        let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / values.len() as f64;
+        (mean, variance.sqrt())
+    }
+
     #[test]
-    fn jitter_spreads_but_does_not_reorder() {
-        let profile =
-            Profile { delay: Span::from_millis(10), jitter: Span::from_millis(3), ..Profile::default() };
-        let mut link = LinkModel::new(&profile, 0);
-        let delays: Vec<_> =
-            (0..1000).map(|n| due(link.arrive(n * 10 * MILLI, 1514, 0)) - n * 10 * MILLI).collect();
-        assert!(delays.iter().all(|d| (7 * MILLI..=13 * MILLI).contains(d)));
-        assert!(delays.iter().any(|d| *d < 8 * MILLI) && delays.iter().any(|d| *d > 12 * MILLI));
-        let dues: Vec<_> = (0..1000).map(|n| due(link.arrive(20_000 * MILLI + n, 1514, 0))).collect();
-        assert!(dues.is_sorted());
+    fn jitter_keeps_order_mean_and_deviation_at_every_packet_rate() {
+        for interval in [100 * MILLI, 10 * MILLI, MILLI, 3 * MILLI / 10] {
+            let (delays, overtaken) = delays(r#"{"delay":"20ms","jitter":"10ms"}"#, interval);
+            assert_eq!(overtaken, 0, "{interval} ns");
+            assert!(delays.iter().all(|d| *d >= 10.0));
+            let (mean, deviation) = mean_and_deviation(&delays);
+            // Five standard deviations of the mean of a process that is correlated over one jitter.
+            let independent = (delays.len() as f64).min(delays.len() as f64 * interval as f64 / 20e6);
+            let bound = 5.0 * 10.0 / independent.sqrt();
+            assert!((mean - 20.0).abs() < bound, "{interval} ns: mean {mean}, bound {bound}");
+            assert!((deviation - 10.0).abs() < 2.0 * bound, "{interval} ns: deviation {deviation}");
+        }
+    }
+
+    #[test]
+    fn jitter_of_each_packet_by_itself_keeps_the_mean_but_not_the_order() {
+        // The Pareto table ends at 4, so its mean and its deviation are below 0 and 1.
+        for (distribution, mean_is, standard) in
+            [("uniform", 20.0, 5.0 / 3.0_f64.sqrt()), ("normal", 20.0, 5.0), ("pareto", 19.83, 4.1)]
+        {
+            let profile = format!(r#"{{"delay":"20ms","jitter":"5ms","distribution":"{distribution}"}}"#);
+            for interval in [100 * MILLI, MILLI, 3 * MILLI / 10] {
+                let (delays, overtaken) = delays(&profile, interval);
+                let (mean, deviation) = mean_and_deviation(&delays);
+                assert!((mean - mean_is).abs() < 0.1, "{distribution}, {interval} ns: mean {mean}");
+                assert!((deviation - standard).abs() < 0.1 * standard, "{distribution}: {deviation}");
+                assert_eq!(
+                    overtaken > 0,
+                    interval < 20 * MILLI,
+                    "{distribution}, {interval} ns: {overtaken}"
+                );
+            }
+        }
     }
 
     #[test]

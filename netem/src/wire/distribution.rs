@@ -13,6 +13,10 @@ pub const ENTRIES: usize = 4096;
 /// The value in a table that stands for one standard deviation.
 pub const SCALE: f64 = 8192.0;
 
+/// The step of the exponential table, in standard deviations. Its values reach to 9, out of the range of the
+/// others.
+pub(crate) const EXPONENTIAL_STEP: u64 = 2;
+
 /// The shape parameter of the Pareto distribution. With 3, the mean is 1.5.
 const PARETO_SHAPE: f64 = 3.0;
 const PARETO_MEAN: f64 = PARETO_SHAPE / (PARETO_SHAPE - 1.0);
@@ -27,6 +31,11 @@ pub fn table(distribution: Distribution) -> Vec<i16> {
 fn entry(distribution: Distribution, i: usize) -> i16 {
     let below = i as f64 / ENTRIES as f64;
     match distribution {
+        // The middle of each step, because the mean matters more than the end of the tail.
+        Distribution::Exponential => {
+            let middle = (i as f64 + 0.5) / ENTRIES as f64;
+            scaled((-(1.0 - middle).ln() - 1.0) / EXPONENTIAL_STEP as f64)
+        }
         Distribution::Uniform => scaled(2.0 * below - 1.0),
         Distribution::Normal => scaled(NORMAL[i]),
         Distribution::Pareto => scaled(pareto(1.0 - below)),
@@ -70,15 +79,22 @@ pub(crate) fn draw(distribution: Distribution, random: u32) -> f64 {
     match distribution {
         Distribution::Uniform => f64::from(random) / f64::from(u32::MAX) * 2.0 - 1.0,
         other => {
-            static TABLES: LazyLock<[Vec<i16>; 3]> = LazyLock::new(|| {
-                [Distribution::Normal, Distribution::Pareto, Distribution::ParetoNormal].map(table)
+            static TABLES: LazyLock<[Vec<i16>; 4]> = LazyLock::new(|| {
+                [
+                    Distribution::Normal,
+                    Distribution::Pareto,
+                    Distribution::ParetoNormal,
+                    Distribution::Exponential,
+                ]
+                .map(table)
             });
-            let table = match other {
-                Distribution::Normal => &TABLES[0],
-                Distribution::Pareto => &TABLES[1],
-                _ => &TABLES[2],
+            let (table, step) = match other {
+                Distribution::Normal => (&TABLES[0], 1),
+                Distribution::Pareto => (&TABLES[1], 1),
+                Distribution::Exponential => (&TABLES[3], EXPONENTIAL_STEP),
+                _ => (&TABLES[2], 1),
             };
-            f64::from(table[random as usize % ENTRIES]) / SCALE
+            step as f64 * f64::from(table[random as usize % ENTRIES]) / SCALE
         }
     }
 }
@@ -123,10 +139,25 @@ mod tests {
     }
 
     #[test]
+    fn the_exponential_table_has_mean_zero_and_deviation_one() {
+        let values: Vec<f64> =
+            (0..ENTRIES as u32).map(|random| draw(Distribution::Exponential, random)).collect();
+        let mean = values.iter().sum::<f64>() / ENTRIES as f64;
+        let variance = values.iter().map(|v| v * v).sum::<f64>() / ENTRIES as f64;
+        assert!(mean.abs() < 1e-3 && (variance.sqrt() - 1.0).abs() < 2e-3, "{mean} {variance}");
+        // No packet leaves before the shortest delay.
+        assert!(values[0] >= -1.0);
+    }
+
+    #[test]
     fn tables_ascend() {
-        for distribution in
-            [Distribution::Uniform, Distribution::Normal, Distribution::Pareto, Distribution::ParetoNormal]
-        {
+        for distribution in [
+            Distribution::Exponential,
+            Distribution::Uniform,
+            Distribution::Normal,
+            Distribution::Pareto,
+            Distribution::ParetoNormal,
+        ] {
             let table = table(distribution);
             assert_eq!(table.len(), ENTRIES);
             assert!(table.is_sorted(), "{distribution:?}");

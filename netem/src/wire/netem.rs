@@ -1,7 +1,8 @@
 //! `netem`: delay, jitter, loss, duplication, corruption, reordering, slots, and its own rate.
 
 use super::{
-    Reader, Writer, distribution,
+    Reader, Writer,
+    distribution::{self, EXPONENTIAL_STEP},
     psched::{Clock, bit_rate, needs_64_bits},
 };
 use crate::{
@@ -21,6 +22,7 @@ const TCA_NETEM_RATE64: u16 = 8;
 const TCA_NETEM_LATENCY64: u16 = 10;
 const TCA_NETEM_JITTER64: u16 = 11;
 const TCA_NETEM_SLOT: u16 = 12;
+const TCA_NETEM_SLOT_DIST: u16 = 13;
 const NETEM_LOSS_GE: u16 = 2;
 /// The size of `struct tc_netem_qopt`, in bytes.
 const QOPT_BYTES: usize = 24;
@@ -43,7 +45,9 @@ pub struct Netem {
     pub jitter: Span,
     /// How much the delay of a packet depends on the delay of the previous packet.
     pub jitter_correlation: Percent,
-    /// The distribution of the jitter. The kernel does not report it: after decoding it is always uniform.
+    /// The distribution of the jitter. [`Distribution::Exponential`] is a constant latency of delay - jitter,
+    /// and slots at exponentially distributed intervals. Which of the others it is, the kernel does not
+    /// report: after decoding it is uniform.
     pub distribution: Distribution,
     /// The largest number of packets in the delay line; further packets are dropped.
     pub limit: u32,
@@ -84,15 +88,12 @@ impl Netem {
     pub fn encode(&self, clock: Clock, operation: Operation) -> Vec<u8> {
         let all = operation == Operation::Change;
         let mut w = Writer::default();
+        let gate = self.gate();
+        let wait = gate.map_or(0, Span::as_nanos);
+        let latency = Span::from_nanos(self.delay.as_nanos().saturating_sub(wait));
+        let jitter = if gate.is_some() { Span::ZERO } else { self.jitter };
         let [loss, duplicate] = [self.loss, self.duplicate].map(|c| c.probability.to_kernel());
-        w.words(&[
-            clock.ticks(self.delay),
-            self.limit,
-            loss,
-            self.reorder_gap,
-            duplicate,
-            clock.ticks(self.jitter),
-        ]);
+        w.words(&[clock.ticks(latency), self.limit, loss, self.reorder_gap, duplicate, clock.ticks(jitter)]);
 
         let correlations = [self.jitter_correlation, self.loss.correlation, self.duplicate.correlation];
         if all || correlations.iter().any(|c| !c.is_zero()) {
@@ -118,26 +119,54 @@ impl Netem {
             // struct tc_netem_rate: rate, overhead of a packet, size and overhead of a cell.
             w.attribute_words(TCA_NETEM_RATE, &[u32::try_from(rate).unwrap_or(u32::MAX), 0, 0, 0]);
         }
-        if all || self.slots.is_some() {
-            let slots = self.slots.unwrap_or(Slots {
-                min_delay: Span::ZERO,
-                max_delay: Span::ZERO,
-                packets: None,
-                bytes: None,
-            });
-            let bytes = u32::try_from(slots.bytes.map_or(0, Bytes::get)).unwrap_or(i32::MAX as u32);
-            // struct tc_netem_slot: two times in ns, two counts, and the two times of a distribution.
-            let mut value = Writer::default();
-            value.bytes(&slots.min_delay.as_nanos().to_ne_bytes());
-            value.bytes(&slots.max_delay.as_nanos().to_ne_bytes());
-            value.words(&[slots.packets.unwrap_or(0), bytes, 0, 0, 0, 0]);
-            w.attribute(TCA_NETEM_SLOT, &value.finish());
+        if all || self.slots.is_some() || gate.is_some() {
+            w.attribute(TCA_NETEM_SLOT, &self.encode_slot(operation));
+        }
+        let table = |distribution| -> Vec<u8> {
+            distribution::table(distribution).into_iter().flat_map(i16::to_ne_bytes).collect()
+        };
+        if gate.is_some() {
+            w.attribute(TCA_NETEM_SLOT_DIST, &table(Distribution::Exponential));
+        } else if all && self.slots.is_some() {
+            w.attribute(TCA_NETEM_SLOT_DIST, &table(Distribution::Uniform));
         }
         // A table cannot be removed, only replaced, so a change to "uniform" needs a table as well.
-        if self.distribution != Distribution::Uniform || (all && !self.jitter.is_zero()) {
-            let table: Vec<u8> =
-                distribution::table(self.distribution).into_iter().flat_map(i16::to_ne_bytes).collect();
-            w.attribute(TCA_NETEM_DELAY_DIST, &table);
+        if !jitter.is_zero() && (all || self.distribution != Distribution::Uniform) {
+            w.attribute(TCA_NETEM_DELAY_DIST, &table(self.distribution));
+        }
+        w.finish()
+    }
+
+    /// Returns the mean time that packets wait at a gate, if jitter keeps their order.
+    fn gate(&self) -> Option<Span> {
+        (!self.jitter.is_zero() && self.distribution == Distribution::Exponential).then_some(self.jitter)
+    }
+
+    /// Returns a `struct tc_netem_slot`: two times in ns, two counts, and the two times of a distribution.
+    ///
+    /// The times of the distribution are used if the qdisc has a table for it. A table cannot be removed, so
+    /// a change that needs none has to set them, and a uniform table, to the same effect.
+    fn encode_slot(&self, operation: Operation) -> Vec<u8> {
+        let (times, counts, distribution) = if let Some(wait) = self.gate().map(Span::as_nanos) {
+            ([0, 0], [0, 0], [wait, EXPONENTIAL_STEP.saturating_mul(wait)])
+        } else if let Some(slots) = &self.slots {
+            let (min, max) = (slots.min_delay.as_nanos(), slots.max_delay.as_nanos());
+            let bytes = u32::try_from(slots.bytes.map_or(0, Bytes::get)).unwrap_or(i32::MAX as u32);
+            let distribution = match operation {
+                Operation::Create => [0, 0],
+                Operation::Change => [min.midpoint(max), max.saturating_sub(min) / 2],
+            };
+            ([min, max], [slots.packets.unwrap_or(0), bytes], distribution)
+        } else {
+            Default::default()
+        };
+        let mut w = Writer::default();
+        for time in times {
+            w.bytes(&time.to_ne_bytes());
+        }
+        w.words(&counts);
+        for time in distribution {
+            w.bytes(&time.to_ne_bytes());
         }
         w.finish()
     }
@@ -151,7 +180,7 @@ impl Netem {
         netem.reorder_gap = next()?;
         netem.duplicate.probability = Percent::from_kernel(next()?);
         netem.jitter = clock.span(next()?);
-        let mut rate64 = None;
+        let (mut rate64, mut gate) = (None, Span::ZERO);
         for (kind, mut value) in Reader::new(&options[QOPT_BYTES..]) {
             let mut percent = || value.u32().map(Percent::from_kernel);
             match kind {
@@ -176,12 +205,18 @@ impl Netem {
                 TCA_NETEM_RATE64 => rate64 = value.u64(),
                 TCA_NETEM_LATENCY64 => netem.delay = Span::from_nanos(value.u64()?),
                 TCA_NETEM_JITTER64 => netem.jitter = Span::from_nanos(value.u64()?),
-                TCA_NETEM_SLOT => netem.slots = decode_slots(value),
+                TCA_NETEM_SLOT => (netem.slots, gate) = decode_slot(value)?,
                 _ => {}
             }
         }
         if let Some(rate) = rate64 {
             netem.rate = Some(bit_rate(rate));
+        }
+        if !netem.jitter.is_zero() {
+            netem.distribution = Distribution::Uniform;
+        } else if !gate.is_zero() {
+            netem.jitter = gate;
+            netem.delay = Span::from_nanos(netem.delay.as_nanos().saturating_add(gate.as_nanos()));
         }
         Some(netem)
     }
@@ -198,7 +233,9 @@ fn decode_loss(mut models: Reader<'_>) -> Option<GilbertElliott> {
     })
 }
 
-fn decode_slots(mut value: Reader<'_>) -> Option<Slots> {
+/// Decodes a `struct tc_netem_slot`. Returns the slots if there are any, else the mean time that packets wait
+/// at a gate, or zero.
+fn decode_slot(mut value: Reader<'_>) -> Option<(Option<Slots>, Span)> {
     // The kernel reports "no limit" as the largest signed number.
     let count = |n: u32| (n != 0 && n != i32::MAX as u32).then_some(n);
     let slots = Slots {
@@ -207,5 +244,6 @@ fn decode_slots(mut value: Reader<'_>) -> Option<Slots> {
         packets: count(value.u32()?),
         bytes: count(value.u32()?).map(|n| Bytes::new(n.into())),
     };
-    (!slots.max_delay.is_zero()).then_some(slots)
+    let wait = Span::from_nanos(value.u64()?);
+    Some(if slots.max_delay.is_zero() { (None, wait) } else { (Some(slots), Span::ZERO) })
 }
