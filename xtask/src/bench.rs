@@ -6,7 +6,7 @@
 use crate::{
     TaskError, artifacts,
     command::{cargo, output},
-    dist, ready,
+    dist, guest_tests, ready,
 };
 use clap::{Subcommand, ValueEnum};
 use std::{
@@ -18,6 +18,9 @@ use std::{
 /// The environment variable that tells the benchmark the directory of the programs.
 const DIST: &str = "TESTBED_DIST";
 
+/// The environment variable that tells the benchmark the directory of the programs that a guest runs.
+const GUEST_TESTS: &str = "TESTBED_GUEST_TESTS";
+
 /// Measure how accurate and how fast the project's own tools are
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -28,8 +31,8 @@ pub(crate) struct Arguments {
 #[derive(Subcommand)]
 enum Benchmark {
     /// Measure the accuracy of the instruments: the stressor, the independent checks of what it dirties,
-    /// and the links. Exit code: 0 whatever the figures are, 2 for bad input, 3 if an instrument could not
-    /// be measured at all
+    /// the links, and links with many combinations of settings. Exit code: 0 whatever the figures are, 2 for
+    /// bad input, 3 if an instrument could not be measured at all
     Instruments(InstrumentsArguments),
 }
 
@@ -58,17 +61,21 @@ enum Instrument {
     Stressor,
     Witness,
     Netem,
+    LinkMatrix,
 }
 
 pub(crate) fn bench(arguments: &Arguments) -> Result<(), TaskError> {
     let Benchmark::Instruments(arguments) = &arguments.benchmark;
     let programs = dist::dist()?;
-    if arguments.only != Some(Instrument::Netem) {
+    if !matches!(arguments.only, Some(Instrument::Netem | Instrument::LinkMatrix)) {
         ready::ensure(&programs, arguments.yes)?;
     }
     let program = build(&programs.workspace.root)?;
     let mut bench = Command::new(&program);
     bench.env(DIST, &programs.bin);
+    if matches!(arguments.only, None | Some(Instrument::LinkMatrix)) {
+        bench.env(GUEST_TESTS, guest_tests::stage(&programs.workspace)?);
+    }
     for (option, path) in [("--out", &arguments.out), ("--mig-mon", &arguments.mig_mon)] {
         if let Some(path) = path {
             bench.arg(option).arg(path);

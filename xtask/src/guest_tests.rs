@@ -13,13 +13,14 @@ use crate::{
 use std::{fs, path::PathBuf};
 
 /// The cargo targets to build, each as kind and name.
-const TARGETS: [(&str, &str); 7] = [
+const TARGETS: [(&str, &str); 8] = [
     ("example", "run-programs"),
     ("bin", "netem"),
     ("bin", "stressor"),
     ("test", "kernel"),
     ("test", "cli"),
     ("test", "sch_netem"),
+    ("test", "link_matrix"),
     ("test", "limits"),
 ];
 

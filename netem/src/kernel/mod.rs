@@ -112,9 +112,9 @@ impl Netlink {
     /// # Errors
     ///
     /// [`Error::Profile`] if the profile is invalid, or one that the kernel does not keep ([`check`]),
-    /// [`Error::Unsuitable`] if it is invalid on this interface, [`Error::NoInterface`], [`Error::Occupied`] if
-    /// the interface has a qdisc that netem did not create, [`Error::MissingFeature`] if the kernel lacks a
-    /// qdisc, [`Error::NotPermitted`]. The interface is then unchanged.
+    /// [`Error::Unsuitable`] if it is invalid on this interface, [`Error::NoInterface`], [`Error::Occupied`]
+    /// if the interface has a qdisc that netem did not create, [`Error::MissingFeature`] if the kernel lacks
+    /// a qdisc, [`Error::NotPermitted`]. The interface is then unchanged.
     pub async fn apply(&self, interface: &str, profile: &Profile) -> Result<Applied> {
         profile.validate()?;
         check(profile)?;

@@ -328,7 +328,7 @@ mod tests {
                 let distribution =
                     if jitter.is_zero() { Distribution::default() } else { Distribution::Uniform };
                 let (delay, rate) = (whole(netem.delay), netem.rate.map(rate));
-                QdiscSettings::Netem(Netem { delay, jitter, rate, distribution, ..netem })
+                QdiscSettings::Netem(Netem { delay, jitter, distribution, rate, ..netem })
             }
             QdiscSettings::Tbf(tbf) => QdiscSettings::Tbf(Tbf { rate: rate(tbf.rate), ..tbf }),
             QdiscSettings::HtbClass(class) => {

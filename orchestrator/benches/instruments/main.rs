@@ -1,9 +1,10 @@
 //! `cargo xtask bench instruments`: measures how accurate the project's instruments are on this host.
 //!
-//! There are three parts: the stressor (requested and achieved rates, on the host and in a guest, compared
-//! with `mm_dirty`), independent checks of what the stressor dirties in a guest (`witness`), and the links.
-//! Each line shows the wanted and the measured value. This is a benchmark and not a test: the exit code is
-//! 0 whatever the figures are, 2 for bad input, and 3 if an instrument could not be measured at all.
+//! There are four parts: the stressor (requested and achieved rates, on the host and in a guest, compared
+//! with `mm_dirty`), independent checks of what the stressor dirties in a guest (`witness`), the links
+//! (`netem`), and links with many combinations of settings (`link-matrix`). Each line shows the wanted and
+//! the measured value. This is a benchmark and not a test: the exit code is 0 whatever the figures are, 2 for
+//! bad input, and 3 if an instrument could not be measured at all.
 //!
 //! Run it as root on a host that does nothing else; otherwise the figures mean little.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the output of a benchmark is its result")]
@@ -11,7 +12,10 @@
 mod cpu;
 mod guest;
 mod links;
+mod matrix;
 mod memory;
+#[path = "../../tests/common/netem_guest.rs"]
+mod netem_guest;
 mod report;
 mod stressing;
 mod windows;
@@ -36,6 +40,8 @@ const EXIT_NOTHING_MEASURED: u8 = 3;
 
 /// The environment variable in which `cargo xtask` passes the directory of the programs.
 const PROGRAMS_VARIABLE: &str = "TESTBED_DIST";
+/// The environment variable with the directory of the programs that a guest runs.
+const GUEST_TESTS_VARIABLE: &str = "TESTBED_GUEST_TESTS";
 
 /// Measure the accuracy of the instruments
 #[derive(Parser)]
@@ -64,12 +70,15 @@ enum Instrument {
     Stressor,
     Witness,
     Netem,
+    LinkMatrix,
 }
 
 /// The settings shared by all measurements.
 struct BenchConfig {
     /// The directory of the programs `stressor` and `netem`.
     programs: PathBuf,
+    /// The directory of the programs that a guest runs.
+    guest_tests: Option<PathBuf>,
     mig_mon: Option<PathBuf>,
     /// How long each figure is measured.
     span: Duration,
@@ -100,6 +109,7 @@ fn main() -> ExitCode {
     };
     let config = BenchConfig {
         programs,
+        guest_tests: std::env::var_os(GUEST_TESTS_VARIABLE).map(PathBuf::from),
         mig_mon: arguments.mig_mon,
         span: Duration::from_secs(if arguments.quick { 2 } else { 10 }),
         quick: arguments.quick,
@@ -120,7 +130,7 @@ fn measure(config: &BenchConfig, only: Option<Instrument>, report: &ReportWriter
     // Single-threaded, because the nodes end with the thread that started them.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut all_measured = true;
-    for instrument in [Instrument::Stressor, Instrument::Witness, Instrument::Netem] {
+    for instrument in [Instrument::Stressor, Instrument::Witness, Instrument::Netem, Instrument::LinkMatrix] {
         if only.is_some_and(|only| only != instrument) {
             continue;
         }
@@ -128,6 +138,7 @@ fn measure(config: &BenchConfig, only: Option<Instrument>, report: &ReportWriter
             Instrument::Stressor => stressing::measure(config, report, &runtime),
             Instrument::Witness => runtime.block_on(witness::measure(config, report)),
             Instrument::Netem => runtime.block_on(links::measure(config, report)),
+            Instrument::LinkMatrix => matrix::measure(config, report),
         };
         if let Err(error) = measured {
             report.text(&format!("cannot measure: {error}"));

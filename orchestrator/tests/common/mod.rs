@@ -13,6 +13,7 @@ use testbed::matrix::{File, Plan};
 pub(crate) mod documents;
 pub(crate) mod hosts;
 pub(crate) mod mock;
+pub(crate) mod netem_guest;
 pub(crate) mod real;
 pub(crate) mod vagrant;
 
