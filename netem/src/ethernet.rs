@@ -6,8 +6,11 @@ use serde::Serialize;
 /// The size of an Ethernet header, in bytes: two addresses and the type field.
 pub const HEADER_BYTES: u64 = 14;
 
+/// The MTU of Ethernet: the size of the largest IP packet, in bytes.
+pub const MTU: u32 = 1500;
+
 /// The size of a full-size frame at an MTU of 1500 bytes, in bytes.
-pub const FRAME_BYTES: u64 = 1500 + HEADER_BYTES;
+pub const FRAME_BYTES: u64 = MTU as u64 + HEADER_BYTES;
 
 /// The TCP payload of a full-size frame over IPv4, in bytes: 1500 less 20 for the IPv4 header and 32 for the
 /// TCP header with timestamps (RFC 7323).

@@ -12,7 +12,7 @@ pub struct Percent(u32);
 
 /// The error of parsing a text that is not a percentage between `0%` and `100%`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is not a percentage: {problem}")]
+#[error("`{text}` is not a percentage{problem}")]
 pub struct PercentError {
     text: String,
     problem: String,
@@ -60,7 +60,8 @@ impl FromStr for Percent {
     type Err = PercentError;
 
     fn from_str(text: &str) -> Result<Self, PercentError> {
-        let fail = |problem: &str| Err(PercentError { text: text.to_owned(), problem: problem.into() });
+        let fail_with = |problem: String| Err(PercentError { text: text.to_owned(), problem });
+        let fail = |problem: &str| fail_with(format!(": {problem}"));
         let trimmed = text.trim();
         let Some(number) = trimmed.strip_suffix('%') else {
             if trimmed == "0" {
@@ -83,7 +84,17 @@ impl FromStr for Percent {
             return fail("expected a decimal number and `%`, like `0.1%`");
         }
         match number.parse::<f64>() {
-            Ok(value) if value <= 100.0 => Ok(Self::from_fraction(value / 100.0)),
+            Ok(value) if value <= 100.0 => match Self::from_fraction(value / 100.0) {
+                Self::ZERO if value > 0.0 => fail_with(format!(
+                    " that the kernel can hold: above 0%, the smallest is {}; write that, or `0%`",
+                    Self(1)
+                )),
+                Self::ALWAYS if value < 100.0 => fail_with(format!(
+                    " that the kernel can hold: below 100%, the largest is {}; write that, or `100%`",
+                    Self(u32::MAX - 1)
+                )),
+                percent => Ok(percent),
+            },
             Ok(_) => fail("it cannot exceed 100%"),
             Err(_) => fail("expected a decimal number and `%`, like `0.1%`"),
         }
@@ -193,7 +204,20 @@ mod tests {
 
     #[test]
     fn malformed_percentages_are_rejected() {
-        for text in ["", "%", "1", "-1%", "100.1%", "1e1%", "inf%", "nan%", "1.2.3%", "1 %%"] {
+        for text in [
+            "",
+            "%",
+            "1",
+            "-1%",
+            "100.1%",
+            "0.00000001%",
+            "99.99999999%",
+            "1e1%",
+            "inf%",
+            "nan%",
+            "1.2.3%",
+            "1 %%",
+        ] {
             assert!(text.parse::<Percent>().is_err(), "{text:?}");
         }
         let fraction = "0.05".parse::<Percent>().unwrap_err().to_string();
@@ -202,6 +226,8 @@ mod tests {
             "{fraction}"
         );
         assert!("5".parse::<Percent>().unwrap_err().to_string().ends_with("the percent sign, like `0.1%`"));
+        let small = "0.00000001%".parse::<Percent>().unwrap_err().to_string();
+        assert!(small.ends_with("above 0%, the smallest is 0.00000002%; write that, or `0%`"), "{small}");
         let over = "101%".parse::<Percent>().unwrap_err();
         assert_eq!(over.to_string(), "`101%` is not a percentage: it cannot exceed 100%");
     }

@@ -86,6 +86,12 @@ async fn invalid_input_is_rejected_with_a_message_and_changes_nothing() {
             "shaper: with jitter of each packet by itself, the rate of sch_netem keeps the order",
         ),
         ("apply near --delay 2s --jitter 2s", "jitter: 2s is more than 1s"),
+        (
+            "apply near --delay 4min --jitter 4min --distribution uniform",
+            "jitter: 240s is more than 2147483647ns, the limit of the",
+        ),
+        ("apply near --delay 10ns", "delay: 10ns is less than 1us, the unit of the kernel; write 0"),
+        ("apply near --loss 0.00000001%", "above 0%, the smallest is 0.00000002%; write that, or `0%`"),
     ] {
         let output = netem(&pair.near_namespace, args);
         let stderr = String::from_utf8_lossy(&output.stderr);

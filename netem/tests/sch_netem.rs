@@ -178,6 +178,25 @@ async fn loss_has_the_requested_probability() {
     }
 }
 
+/// The default limit of the delay line is in packets, and has to fit small ones: with one that is counted in
+/// packets of 1500 bytes, most of these would be dropped.
+#[tokio::test]
+async fn the_delay_line_holds_small_packets() {
+    const SENT: u64 = 5000;
+    /// With the headers of UDP, IP and Ethernet, a frame of 106 bytes.
+    const PAYLOAD: [u8; 64] = [7; 64];
+    let Some(pair) = netem_pair().await else { return };
+    pair.near.apply("near", &profile(r#"{"rate":"10mbit","delay":"400ms"}"#)).await.unwrap();
+    let socket = pair.near_namespace.run(|| UdpSocket::bind((NEAR, 0))).unwrap();
+    for _ in 0..SENT {
+        // Nothing listens on this port, so sending fails when the far end has reported that.
+        while socket.send_to(&PAYLOAD, (FAR, 9)).is_err() {}
+    }
+    for qdisc in pair.near.show("near").await.unwrap() {
+        assert_eq!(qdisc.statistics.drops, 0, "{qdisc}");
+    }
+}
+
 /// netem's own shaper has no token bucket, so even the start of a transfer does not exceed the rate.
 #[tokio::test]
 async fn the_rate_is_never_exceeded() {

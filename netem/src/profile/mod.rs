@@ -32,14 +32,16 @@ pub struct Profile {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub burst: Option<Bytes>,
     /// The size of the queue in front of the bottleneck. Packets that do not fit are dropped (tail drop). By
-    /// default the largest of 25 ms of the rate, the bandwidth-delay product and 80 KiB.
+    /// default the largest of 25 ms of the rate, the bandwidth-delay product and 80 KiB, and at most
+    /// `4294967295B`, the limit of the kernel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue: Option<Bytes>,
     /// The one-way delay. At most `4min`.
     #[serde(skip_serializing_if = "is_default")]
     pub delay: Span,
     /// The variation of the delay: its standard deviation, or with the distribution `uniform` half of the
-    /// width. At most the delay itself, and with the distribution `exponential` at most `1s`.
+    /// width. At most the delay itself, and at most `1s` with the distribution `exponential`, `2147483647ns`
+    /// with the others.
     #[serde(skip_serializing_if = "is_default")]
     pub jitter: Span,
     /// How much the delay of a packet depends on the delay of the previous packet, if each packet has its own
@@ -83,8 +85,8 @@ pub struct Profile {
     /// Only every Nth packet may be reordered. When absent, 1: every packet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reorder_gap: Option<u32>,
-    /// The largest number of packets in the delay line. Further packets are dropped. By default twice the
-    /// number that the rate can put into it, and at least 1000.
+    /// The largest number of packets in the delay line. Further packets are dropped. By default the number of
+    /// the smallest packets that the rate can put into it, and at least 1000.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
     /// Delivery in time slots: packets are held and delivered together, as wireless and cable access networks
@@ -231,6 +233,15 @@ const MAX_RATE: BitRate = BitRate::new(10_000_000_000_000);
 /// most 2^31 ns, and its table has a step of two jitters.
 const MAX_GATE_JITTER: Span = Span::from_secs(1);
 const MAX_DELAY: Span = Span::from_secs(240);
+/// The largest jitter: `sch_netem` reduces a larger one to this without an error.
+const MAX_JITTER: Span = Span::from_nanos(i32::MAX as u64);
+/// The unit of delay and jitter in requests to the kernel, as in iproute2. The kernel then rounds down to a
+/// tick of 64 ns.
+const MIN_TIME: Span = Span::from_nanos(1_000);
+/// The largest bucket and the largest queue: the kernel counts their bytes with 32 bits.
+const MAX_BYTES: u64 = u32::MAX as u64;
+/// The size of the smallest Ethernet frame, without its frame check sequence.
+const SMALLEST_FRAME_BYTES: u64 = 60;
 /// The largest number of packets or bytes in a slot: the kernel counts with a signed 32-bit integer, and 0
 /// and `i32::MAX` mean unlimited.
 const MAX_PER_SLOT: u64 = i32::MAX as u64 - 1;
@@ -290,6 +301,8 @@ impl Profile {
     ///
     /// > max(2 to 10 ms of the rate, min(80 KiB, 6 ms of the rate), two frames)
     ///
+    /// and at most 2^32 - 1 bytes, the kernel's limit, which matters above 3.4 Tbit/s.
+    ///
     /// Three constraints lead to this formula:
     ///
     /// - The bucket must hold the largest packet, or the kernel segments the packet (tbf) or exceeds the rate
@@ -314,6 +327,7 @@ impl Profile {
                 bytes_over(rate, Span::from_nanos(nanos))
                     .max(LARGEST_PACKET_BYTES.min(bytes_over(rate, Span::from_millis(6))))
                     .max(2 * frame)
+                    .min(MAX_BYTES)
             },
             Bytes::get,
         )
@@ -339,29 +353,65 @@ impl Profile {
     /// bounds the delay that the queue can add. Rate x 2 x delay is the bandwidth-delay product: with a
     /// smaller queue, a single TCP stream cannot fill the link after a loss (C. Villamizar and C. Song, "High
     /// performance TCP in ANSNET", 1994). 80 KiB is one packet of 64 KiB with headers: a queue that cannot
-    /// hold one passes none.
+    /// hold one passes none. The kernel's limit, 2^32 - 1 bytes, applies too.
     pub fn queue_bytes(&self) -> u64 {
         let rate = self.rate.map_or(0, |r| r.to_byte_rate().get());
         let round_trip = Span::from_nanos(self.delay.as_nanos().saturating_mul(2));
         self.queue.map_or_else(
-            || bytes_over(rate, round_trip.max(Span::from_millis(25))).max(LARGEST_PACKET_BYTES),
+            || bytes_over(rate, round_trip.max(Span::from_millis(25))).clamp(LARGEST_PACKET_BYTES, MAX_BYTES),
             Bytes::get,
         )
     }
 
-    /// Returns the largest number of packets in the delay line: `limit` if it is set, else twice the number
-    /// of 1500-byte packets that the rate (10 Gbit/s if there is none) sends within delay + 4 x jitter, and
-    /// at least 1000, the kernel's default. With the shaper `netem`, the packets of the queue count too.
+    /// Returns the largest number of packets in the delay line: `limit` if it is set, else the number of
+    /// packets that can arrive within delay + 4 x jitter, and at least 1000, the kernel's default.
+    ///
+    /// The rate admits that many of the smallest frames, of 60 bytes. Counted in frames of 1500 bytes, which
+    /// seems natural, a limit drops small packets that the link would carry: of frames of 106 bytes at
+    /// `10mbit` with a delay of 400 ms, 65 %. No more than 2 million packets a second are expected, or, at a
+    /// high rate, twice the number of 1500-byte packets; without a rate, those of 10 Gbit/s.
+    ///
+    /// With the shaper `netem`, the queue of the rate is part of the delay line, and this limits it. Counted
+    /// in small packets, it would delay large ones by seconds, so there this is twice the number of 1500-byte
+    /// packets in delay line and queue.
     pub fn limit_packets(&self) -> u32 {
         const NO_RATE: BitRate = BitRate::new(10_000_000_000);
+        const MOST_PER_SECOND: u64 = 2_000_000;
         self.limit.unwrap_or_else(|| {
             let rate = self.rate.unwrap_or(NO_RATE).to_byte_rate().get();
-            let wait = self.delay.as_nanos().saturating_add(self.jitter.as_nanos().saturating_mul(4));
-            let queued =
-                if self.shaper == Shaper::Netem && self.rate.is_some() { self.queue_bytes() } else { 0 };
-            let bytes = bytes_over(rate, Span::from_nanos(wait)).saturating_add(queued);
-            u32::try_from(2 * (bytes / 1500)).unwrap_or(u32::MAX).max(1000)
+            let large = |bytes: u64| 2 * (bytes / 1500);
+            let wait = Span::from_nanos(
+                self.delay.as_nanos().saturating_add(self.jitter.as_nanos().saturating_mul(4)),
+            );
+            let packets = match self.shaper {
+                Shaper::Netem if self.rate.is_some() => {
+                    large(bytes_over(rate, wait).saturating_add(self.queue_bytes()))
+                }
+                _ if self.rate.is_none() => large(bytes_over(rate, wait)),
+                _ => {
+                    let per_second = (rate / SMALLEST_FRAME_BYTES).min(MOST_PER_SECOND.max(large(rate)));
+                    bytes_over(per_second, wait)
+                }
+            };
+            u32::try_from(packets).unwrap_or(u32::MAX).max(1000)
         })
+    }
+
+    /// Checks that the settings work on an interface with this MTU, besides [`Profile::validate`]: `burst`
+    /// and `queue` have to hold a frame, otherwise no packet would ever pass.
+    ///
+    /// # Errors
+    ///
+    /// The first setting that is too small.
+    pub fn validate_for(&self, mtu: u32) -> Result<(), ProfileError> {
+        let frame = u64::from(mtu) + HEADER_BYTES;
+        for (key, bytes) in [("burst", self.burst), ("queue", self.queue)] {
+            if let Some(bytes) = bytes.filter(|b| b.get() < frame) {
+                let problem = format!("{bytes} does not hold one frame of {frame}B (the MTU is {mtu})");
+                return Err(ProfileError { key, problem });
+            }
+        }
+        Ok(())
     }
 
     /// Checks the settings that do not depend on an interface.
@@ -384,9 +434,8 @@ impl Profile {
             }
         }
         for (key, value, min) in [("burst", self.burst, 64), ("queue", self.queue, 64)] {
-            let max = u64::from(u32::MAX);
-            if let Some(bytes) = value.map(Bytes::get).filter(|b| !(min..=max).contains(b)) {
-                return fail(key, format!("{} is not between {min}B and {max}B", Bytes::new(bytes)));
+            if let Some(bytes) = value.map(Bytes::get).filter(|b| !(min..=MAX_BYTES).contains(b)) {
+                return fail(key, format!("{} is not between {min}B and {MAX_BYTES}B", Bytes::new(bytes)));
             }
         }
         if let (Some(rate), Some(burst)) = (self.rate, self.burst)
@@ -414,6 +463,17 @@ impl Profile {
                     self.jitter, self.delay
                 ),
             );
+        }
+        if self.jitter > MAX_JITTER {
+            return fail(
+                "jitter",
+                format!("{} is more than {MAX_JITTER}, the limit of the kernel", self.jitter),
+            );
+        }
+        for (key, time) in [("delay", self.delay), ("jitter", self.jitter)] {
+            if !time.is_zero() && time < MIN_TIME {
+                return fail(key, format!("{time} is less than {MIN_TIME}, the unit of the kernel; write 0"));
+            }
         }
         for (key, set, needs, present) in [
             ("distribution", !is_default(&self.distribution), "jitter", !self.jitter.is_zero()),

@@ -78,6 +78,10 @@ fn an_invalid_setting_is_reported_with_its_key() {
         (r#"{"slots":{"min_delay":"2ms","max_delay":"3ms","packets":0}}"#, "slots.packets"),
         (r#"{"slots":{"min_delay":"2ms","max_delay":"3ms","bytes":"2GiB"}}"#, "slots.bytes"),
         (r#"{"rate":"1kbit","burst":"31kB"}"#, "burst"),
+        (r#"{"delay":"4min","jitter":"4min"}"#, "jitter"),
+        (r#"{"delay":"4min","jitter":"2147483648ns"}"#, "jitter"),
+        (r#"{"delay":"999ns"}"#, "delay"),
+        (r#"{"delay":"1ms","jitter":"1ns"}"#, "jitter"),
     ] {
         let error = parse(text).unwrap().validate().expect_err(text);
         assert_eq!(error.key, key, "{text}: {error}");
@@ -94,7 +98,8 @@ fn the_default_bucket_holds_two_milliseconds_and_the_largest_packet() {
     assert_eq!(burst(2_000_000_000), 1_000_000);
     assert_eq!(burst(5_000_000_000), 6_250_000);
     assert_eq!(burst(40_000_000_000), 50_000_000);
-    assert_eq!(burst(10_000_000_000_000), 12_500_000_000);
+    // 10 ms of the rate would be more than the kernel can count.
+    assert_eq!(burst(10_000_000_000_000), u64::from(u32::MAX));
 }
 
 #[test]
@@ -107,17 +112,43 @@ fn the_default_queue_is_25_ms_or_the_bandwidth_delay_product() {
     assert_eq!(profile(928_000_000, 0).queue_bytes(), 2_900_000);
     assert_eq!(profile(1_000_000_000, 80).queue_bytes(), 20_000_000);
     assert_eq!(profile(1_000_000, 0).queue_bytes(), LARGEST_PACKET_BYTES);
+    assert_eq!(profile(10_000_000_000_000, 0).queue_bytes(), u64::from(u32::MAX));
+}
+
+/// A limit in packets must not drop small packets that the rate admits.
+#[test]
+fn the_delay_line_holds_the_smallest_packets_that_the_rate_sends() {
+    let profile = |rate, delay| Profile {
+        rate: Some(BitRate::new(rate)),
+        delay: Span::from_millis(delay),
+        ..Profile::default()
+    };
+    // 10 Mbit/s are 4717 frames of 106 bytes in 400 ms, and 8333 of 60.
+    assert_eq!(profile(10_000_000, 400).limit_packets(), 8_333);
+    assert_eq!(profile(1_200_000_000, 1).limit_packets(), 2_000);
+    assert_eq!(profile(10_000_000, 1).limit_packets(), 1_000);
+    // Not more packets than CPUs can send.
+    assert_eq!(profile(1_200_000_000, 100).limit_packets(), 200_000);
+    assert_eq!(profile(100_000_000_000, 1).limit_packets(), 16_666);
+    let delayed = Profile { rate: None, ..profile(1, 100) };
+    assert_eq!(delayed.limit_packets(), 166_666);
+    // Here the limit is also the queue of the rate.
+    let own = Profile { shaper: Shaper::Netem, ..profile(1_200_000_000, 100) };
+    assert_eq!(own.limit_packets(), 60_000);
 }
 
 #[test]
-fn the_delay_line_holds_twice_the_packets_that_the_rate_sends() {
-    let profile = Profile {
-        rate: Some(BitRate::new(1_200_000_000)),
-        delay: Span::from_millis(100),
-        ..Profile::default()
-    };
-    assert_eq!(profile.limit_packets(), 20_000);
-    assert_eq!(Profile { delay: Span::from_millis(1), ..profile }.limit_packets(), 1000);
+fn a_bucket_and_a_queue_hold_a_frame_of_the_interface() {
+    let of = |text: &str, mtu| parse(text).unwrap().validate_for(mtu);
+    for text in [r#"{"rate":"1mbit","burst":"1514B"}"#, r#"{"rate":"1mbit","queue":"1514B"}"#, "{}"] {
+        assert_eq!(of(text, 1500), Ok(()), "{text}");
+    }
+    for (text, key) in
+        [(r#"{"rate":"1mbit","burst":"1513B"}"#, "burst"), (r#"{"rate":"1mbit","queue":"1kB"}"#, "queue")]
+    {
+        assert_eq!(of(text, 1500).unwrap_err().key, key);
+        assert_eq!(of(text, 900), Ok(()), "{text}");
+    }
 }
 
 #[test]

@@ -28,7 +28,7 @@ use crate::{
     },
     sys,
 };
-use netem::Profile;
+use netem::{Profile, ethernet};
 use nix::{
     fcntl::{FcntlArg, FdFlag, fcntl},
     sys::signal::{Signal, kill},
@@ -143,7 +143,8 @@ impl Shell<'_> {
     /// Runs the program on this host, in a node of the chosen run. If no run is in progress, runs it in a
     /// temporary lab and says so through `notice`. Returns the program's exit code.
     pub async fn run_locally(&self, notice: impl Fn(&str)) -> Result<u8, Error> {
-        self.link.validate().map_err(|error| Error::Link(error.to_string()))?;
+        let link = self.link.validate().and_then(|()| self.link.validate_for(ethernet::MTU));
+        link.map_err(|error| Error::Link(error.to_string()))?;
         let uid = self.uid()?;
         let deadline = Instant::now() + START_LIMIT;
         loop {

@@ -1,6 +1,7 @@
 //! The conditions that the settings of a cell must satisfy together, beyond each having the right type.
 
 use super::{Settings, WorkingSet};
+use netem::{Profile, ProfileError, ethernet};
 use stressor::workload::{Rate, Workload, WorkloadError};
 use units::{ByteRate, Bytes, Span};
 
@@ -123,7 +124,7 @@ impl Settings {
 
     /// Adds the errors that the link and the stressor find in their own settings.
     fn check_parts(&self, errors: &mut Vec<SettingsError>) {
-        if let Err(error) = self.link.validate() {
+        if let Err(error) = check_link(&self.link) {
             let message = format!("`{}`: {}", error.key, error.problem);
             errors.push(SettingsError { paths: vec![format!("link.{}", error.key)], message, help: None });
         }
@@ -234,7 +235,7 @@ impl Settings {
             if !initially_valid {
                 continue;
             }
-            if let Some(error) = step.link.and_then(|link| link.validate().err()) {
+            if let Some(error) = step.link.and_then(|link| check_link(&link).err()) {
                 let message = format!("from here on, the link's `{}`: {}", error.key, error.problem);
                 report(&[at(&format!(".link.{}", error.key)), at(".link")], message, None);
             }
@@ -247,6 +248,13 @@ impl Settings {
             }
         }
     }
+}
+
+/// Checks the settings of a link, whose MTU is that of Ethernet. Links of another MTU are possible on hosts
+/// only, which are unknown here.
+fn check_link(link: &Profile) -> Result<(), ProfileError> {
+    link.validate()?;
+    link.validate_for(ethernet::MTU)
 }
 
 fn error(paths: &[&str], message: impl Into<String>, help: impl Into<String>) -> SettingsError {
