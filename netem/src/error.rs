@@ -47,8 +47,8 @@ pub enum Error {
     },
     /// The kernel was built without a feature, or its module cannot be loaded.
     #[error(
-        "cannot {action}: this kernel has no {feature}; run `modprobe {}`, or use a kernel with {}",
-        feature.module(),
+        "cannot {action}: this kernel has no {feature}; run `{}`, or use a kernel with {}",
+        feature.load_command(),
         feature.option()
     )]
     MissingFeature {
@@ -60,7 +60,8 @@ pub enum Error {
     /// The interface already has a qdisc that this crate did not create.
     #[error(
         "{interface} already has a {kind} qdisc ({handle}) that netem did not create; \
-         remove it first: tc qdisc del dev {interface} {place}"
+         remove it first: tc qdisc del dev {} {place}",
+        shell_word(interface)
     )]
     Occupied {
         /// The interface that has the qdisc.
@@ -69,8 +70,46 @@ pub enum Error {
         kind: String,
         /// The handle of the existing qdisc, as `tc` writes it.
         handle: String,
-        /// Where the qdisc is attached: `root` or `ingress`.
+        /// Where the qdisc is attached: `root`, or `ingress` or `clsact`.
         place: &'static str,
+    },
+    /// The ingress qdisc of this crate has a filter that this crate did not create.
+    #[error(
+        "{interface} has another filter ({kind}, pref {preference}) for what it receives, which netem did \
+         not create; remove it first: tc filter del dev {} ingress pref {preference}",
+        shell_word(interface)
+    )]
+    OccupiedByFilter {
+        /// The interface that has the filter.
+        interface: String,
+        /// The kind of the filter, such as `flower`.
+        kind: String,
+        /// The preference of the filter, which identifies it.
+        preference: u16,
+    },
+    /// A part of what shapes the interface is missing or was changed by somebody else.
+    #[error(
+        "what {interface} {direction} is not shaped as applied: {problems}; apply a profile again to repair \
+         it, or remove it: netem clear {}",
+        shell_word(interface)
+    )]
+    Broken {
+        /// The shaped interface.
+        interface: String,
+        /// The direction: `sends` or `receives`.
+        direction: &'static str,
+        /// What is broken, separated by semicolons.
+        problems: String,
+    },
+    /// The kernel has accepted a setting, but holds another one. The previous state has been restored.
+    #[error("the kernel does not hold what {interface} was given, so that was undone: {asked} became {held}")]
+    Differs {
+        /// The interface.
+        interface: String,
+        /// The requested setting.
+        asked: String,
+        /// What the kernel reports instead.
+        held: String,
     },
     /// A change was requested, but no profile is in force on the interface.
     #[error("{interface} has no profile to change; apply one first")]
@@ -125,7 +164,41 @@ impl Error {
                 | Self::Trace { .. }
                 | Self::NoInterface { .. }
                 | Self::Occupied { .. }
+                | Self::OccupiedByFilter { .. }
+                | Self::Broken { .. }
                 | Self::NothingApplied { .. }
         )
+    }
+}
+
+/// Returns the name of an interface, in the form of [`printable`](crate::interface::printable), as a word of
+/// a POSIX shell's command line. A name with a byte
+/// that is not UTF-8 or a control character becomes `$'...'`, which bash, zsh and others understand.
+pub(crate) fn shell_word(name: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-.,+@%/=".contains(c);
+    if !name.is_empty() && name.chars().all(plain) {
+        name.to_owned()
+    } else if name.contains("\\x") {
+        format!("$'{}'", name.replace('\'', "\\'"))
+    } else {
+        format!("'{}'", name.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_quoted_for_a_shell() {
+        for (name, word) in [
+            ("eth0.7@if2", "eth0.7@if2"),
+            ("a;b", "'a;b'"),
+            ("a'$b", r"'a'\''$b'"),
+            ("v\\xff", r"$'v\xff'"),
+            ("", "''"),
+        ] {
+            assert_eq!(shell_word(name), word);
+        }
     }
 }

@@ -58,6 +58,14 @@ impl Feature {
         }
     }
 
+    /// Returns the command that loads what the feature needs.
+    pub(crate) fn load_command(self) -> String {
+        match self {
+            Self::Redirect => format!("modprobe -a cls_u32 {}", self.module()),
+            _ => format!("modprobe {}", self.module()),
+        }
+    }
+
     /// Returns the options of the kernel configuration that build the feature.
     pub const fn option(self) -> &'static str {
         match self {

@@ -23,7 +23,7 @@
 //! - [`links`]: veth pairs, bridges, addresses and counters, for a lab made of network namespaces.
 //! - [`routes`]: the interfaces that carry a connection.
 //! - [`show`]: the profiles, qdiscs and counters of an interface, as `netem show` prints them.
-//! - [`ethernet`]: frame sizes.
+//! - [`interface`]: the interfaces of a namespace and their names; [`ethernet`]: frame sizes.
 //! - [`measure`]: goodput, round trips and loss across a link.
 //! - [`cli`]: the program `netem`.
 
@@ -33,6 +33,7 @@ pub mod cli;
 pub mod error;
 pub mod ethernet;
 pub mod feature;
+pub mod interface;
 pub mod kernel;
 pub mod links;
 pub mod measure;
@@ -50,9 +51,10 @@ pub mod wire;
 
 pub use error::{Error, Result};
 pub use feature::Feature;
+pub use interface::Interface;
 pub use kernel::{Applied, Backend};
 pub use links::{Counters, LinkRole, LinkUser};
-pub use netlink::{Interface, Netlink};
+pub use netlink::Netlink;
 pub use netns::Namespace;
 pub use percent::{Percent, PercentError};
 pub use profile::{Distribution, GilbertElliott, LinkProfile, Profile, ProfileError, Shaper, Slots};

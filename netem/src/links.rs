@@ -10,7 +10,7 @@ use rtnetlink::{
     packet_core::{NLM_F_CREATE, NLM_F_EXCL},
     packet_route::{
         RouteNetlinkMessage,
-        link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage, MacVlanMode},
+        link::{InfoData, InfoKind, InfoVeth, LinkMessage, MacVlanMode},
         route::RouteType,
     },
 };
@@ -56,21 +56,17 @@ impl Netlink {
     ///
     /// [`NoInterface`](crate::Error::NoInterface).
     pub async fn counters(&self, interface: &str) -> Result<Counters> {
-        let index = self.interface(interface).await?.index;
-        let links = self.links().await?;
-        let attributes = links.iter().filter(|l| l.header.index == index).flat_map(|l| &l.attributes);
-        let mut stats =
-            attributes.filter_map(|a| if let LinkAttribute::Stats64(s) = a { Some(*s) } else { None });
-        let s = stats.next().unwrap_or_default();
+        let [rx_packets, tx_packets, rx_bytes, tx_bytes, rx_errors, tx_errors, rx_dropped, tx_dropped] =
+            self.interface(interface).await?.counters;
         Ok(Counters {
-            rx_bytes: s.rx_bytes,
-            tx_bytes: s.tx_bytes,
-            rx_packets: s.rx_packets,
-            tx_packets: s.tx_packets,
-            rx_errors: s.rx_errors,
-            tx_errors: s.tx_errors,
-            rx_dropped: s.rx_dropped,
-            tx_dropped: s.tx_dropped,
+            rx_bytes,
+            tx_bytes,
+            rx_packets,
+            tx_packets,
+            rx_errors,
+            tx_errors,
+            rx_dropped,
+            tx_dropped,
         })
     }
 

@@ -6,46 +6,82 @@
 use crate::{
     error::{Error, Result},
     feature::Feature,
+    interface::{self, Interface},
     wire::psched::Clock,
 };
 use futures::{Stream, StreamExt};
 use rtnetlink::{
-    Handle,
     packet_core::{
-        ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, NlasIterator,
+        DecodeError, ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable,
+        NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable, NlasIterator,
     },
-    packet_route::{
-        RouteNetlinkMessage,
-        link::{LinkAttribute, LinkMessage},
-    },
-    sys::AsyncSocket,
+    packet_route::{RouteNetlinkMessage, link::LinkMessage},
+    proto::ConnectionHandle,
+    sys::{AsyncSocket, SocketAddr, protocols::NETLINK_ROUTE},
 };
 use std::{io, os::fd::BorrowedFd, thread};
+
+/// The types of the messages that the kernel lists interfaces and filters with.
+const RTM_NEWLINK: u16 = 16;
+const RTM_NEWTFILTER: u16 = 44;
+
+/// A message of rtnetlink.
+///
+/// Interfaces and filters stay the bytes that the kernel has sent: netlink-packet-route drops a message in
+/// which it does not understand everything, and what it drops would be taken as absent.
+#[derive(Debug, Clone)]
+pub(crate) enum Message {
+    /// A request, or an answer that netlink-packet-route decodes.
+    Route(RouteNetlinkMessage),
+    /// An interface in the answer of the kernel.
+    Link(Vec<u8>),
+    /// A filter in the answer of the kernel.
+    Filter(Vec<u8>),
+}
+
+impl NetlinkSerializable for Message {
+    fn message_type(&self) -> u16 {
+        match self {
+            Self::Route(message) => message.message_type(),
+            Self::Link(_) => RTM_NEWLINK,
+            Self::Filter(_) => RTM_NEWTFILTER,
+        }
+    }
+
+    fn buffer_len(&self) -> usize {
+        match self {
+            Self::Route(message) => NetlinkSerializable::buffer_len(message),
+            Self::Link(bytes) | Self::Filter(bytes) => bytes.len(),
+        }
+    }
+
+    fn serialize(&self, buffer: &mut [u8]) {
+        match self {
+            Self::Route(message) => message.serialize(buffer),
+            Self::Link(bytes) | Self::Filter(bytes) => buffer.copy_from_slice(bytes),
+        }
+    }
+}
+
+impl NetlinkDeserializable for Message {
+    type Error = DecodeError;
+
+    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
+        match header.message_type {
+            RTM_NEWLINK => Ok(Self::Link(payload.to_owned())),
+            RTM_NEWTFILTER => Ok(Self::Filter(payload.to_owned())),
+            _ => RouteNetlinkMessage::deserialize(header, payload).map(Self::Route),
+        }
+    }
+}
 
 /// A connection to the kernel's routing and traffic control in one network namespace.
 ///
 /// Cheap to clone. The connection lives as long as the tokio runtime in which it was opened.
 #[derive(Debug, Clone)]
 pub struct Netlink {
-    handle: Handle,
+    handle: ConnectionHandle<Message>,
     pub(crate) clock: Clock,
-}
-
-/// The properties of an interface that traffic shaping needs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Interface {
-    /// The name (`IFLA_IFNAME`), such as `eth0`.
-    pub name: String,
-    /// The interface index, unique within its network namespace.
-    pub index: u32,
-    /// The MTU (`IFLA_MTU`): the size of the largest IP packet, in bytes.
-    pub mtu: u32,
-    /// The largest number of segments that TCP may pass down in one packet (`IFLA_GSO_MAX_SEGS`); `None` if
-    /// the kernel does not report it.
-    pub gso_max_segments: Option<u32>,
-    /// The largest number of segments that the device supports (`IFLA_TSO_MAX_SEGS`); `None` if the kernel
-    /// does not report it.
-    pub tso_max_segments: Option<u32>,
 }
 
 impl Netlink {
@@ -80,7 +116,7 @@ impl Netlink {
 
     fn connect(runtime: &tokio::runtime::Handle) -> io::Result<Self> {
         let _registers_here = runtime.enter();
-        let (mut connection, handle, _) = rtnetlink::new_connection()?;
+        let (mut connection, handle, _) = rtnetlink::proto::new_connection::<Message>(NETLINK_ROUTE)?;
         let socket = connection.socket_mut().socket_mut();
         // Answers carry error texts, and do not repeat the request.
         socket.set_ext_ack(true)?;
@@ -89,15 +125,16 @@ impl Netlink {
         Ok(Self { handle, clock: Clock::from_running_kernel()? })
     }
 
-    /// Finds an interface by its name.
+    /// Finds an interface by its name, by another name of it (`ip link property add`), or by its name as `ip`
+    /// prints it, like `eth0@if7`.
     ///
     /// # Errors
     ///
     /// [`Error::NoInterface`], with the most similar name.
     pub async fn interface(&self, name: &str) -> Result<Interface> {
-        let mut all = self.interfaces().await?;
-        match all.iter().position(|i| i.name == name) {
-            Some(found) => Ok(all.swap_remove(found)),
+        let all = self.interfaces().await?;
+        match interface::find(name, &all) {
+            Some(found) => Ok(found.clone()),
             None => Err(no_interface(name, all.iter().map(|i| i.name.as_str()))),
         }
     }
@@ -108,18 +145,13 @@ impl Netlink {
     ///
     /// If the kernel does not answer.
     pub async fn interfaces(&self) -> Result<Vec<Interface>> {
-        Ok(self.links().await?.iter().map(Interface::from).collect())
-    }
-
-    /// Lists the interfaces of the namespace as raw messages, with the attributes that [`Interface`] omits.
-    pub(crate) async fn links(&self) -> Result<Vec<LinkMessage>> {
         let answers = self
             .dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), || "list the interfaces".into())
             .await?;
-        Ok(answers
-            .into_iter()
-            .filter_map(|m| if let RouteNetlinkMessage::NewLink(link) = m { Some(link) } else { None })
-            .collect())
+        let decoded = answers
+            .iter()
+            .filter_map(|m| if let Message::Link(link) = m { Interface::decode(link) } else { None });
+        Ok(decoded.collect())
     }
 
     /// Sends a dump request (`NLM_F_DUMP`) and returns all objects that the kernel lists.
@@ -127,7 +159,7 @@ impl Netlink {
         &self,
         message: RouteNetlinkMessage,
         action: impl Fn() -> String,
-    ) -> Result<Vec<RouteNetlinkMessage>> {
+    ) -> Result<Vec<Message>> {
         self.exchange(message, NLM_F_REQUEST | NLM_F_DUMP, &action).await
     }
 
@@ -136,7 +168,7 @@ impl Netlink {
         &self,
         message: RouteNetlinkMessage,
         action: impl Fn() -> String,
-    ) -> Result<Vec<RouteNetlinkMessage>> {
+    ) -> Result<Vec<Message>> {
         self.exchange(message, NLM_F_REQUEST, &action).await
     }
 
@@ -155,11 +187,12 @@ impl Netlink {
         message: RouteNetlinkMessage,
         flags: u16,
         action: &dyn Fn() -> String,
-    ) -> Result<Vec<RouteNetlinkMessage>> {
-        let mut request = NetlinkMessage::from(message);
+    ) -> Result<Vec<Message>> {
+        let payload = NetlinkPayload::InnerMessage(Message::Route(message));
+        let mut request = NetlinkMessage::new(NetlinkHeader::default(), payload);
         request.header.flags = flags;
-        let mut handle = self.handle.clone();
-        let answers = handle.request(request).map_err(|e| Error::Protocol {
+        let kernel = SocketAddr::new(0, 0);
+        let answers = self.handle.request(request, kernel).map_err(|e| Error::Protocol {
             action: action(),
             problem: format!("the netlink connection is closed: {e}"),
         })?;
@@ -168,9 +201,9 @@ impl Netlink {
 }
 
 async fn collect(
-    answers: impl Stream<Item = NetlinkMessage<RouteNetlinkMessage>>,
+    answers: impl Stream<Item = NetlinkMessage<Message>>,
     action: &dyn Fn() -> String,
-) -> Result<Vec<RouteNetlinkMessage>> {
+) -> Result<Vec<Message>> {
     let mut answers = std::pin::pin!(answers);
     let mut messages = Vec::new();
     while let Some(answer) = answers.next().await {
@@ -232,35 +265,15 @@ impl Error {
     }
 }
 
-impl From<&LinkMessage> for Interface {
-    fn from(message: &LinkMessage) -> Self {
-        let mut interface = Self {
-            name: String::new(),
-            index: message.header.index,
-            mtu: 0,
-            gso_max_segments: None,
-            tso_max_segments: None,
-        };
-        for attribute in &message.attributes {
-            match attribute {
-                LinkAttribute::IfName(name) => interface.name.clone_from(name),
-                LinkAttribute::Mtu(mtu) => interface.mtu = *mtu,
-                LinkAttribute::GsoMaxSegs(segments) => interface.gso_max_segments = Some(*segments),
-                LinkAttribute::TsoMaxSegs(segments) => interface.tso_max_segments = Some(*segments),
-                _ => {}
-            }
-        }
-        interface
-    }
-}
-
 /// Returns [`Error::NoInterface`] with the most similar name by edit distance, if that is at most half of the
 /// longer name's length.
 pub(crate) fn no_interface<'a>(name: &str, others: impl Iterator<Item = &'a str>) -> Error {
+    // `ip` prints `eth0@if7`.
+    let spoken = name.split('@').next().unwrap_or(name);
     let nearest = others
-        .map(|other| (strsim::damerau_levenshtein(name, other), other))
+        .map(|other| (strsim::damerau_levenshtein(spoken, other), other))
         .min()
-        .filter(|(distance, other)| *distance <= other.len().max(name.len()) / 2)
+        .filter(|(distance, other)| *distance <= other.len().max(spoken.len()) / 2)
         .map(|(_, other)| other.to_owned());
     Error::NoInterface { name: name.to_owned(), nearest }
 }

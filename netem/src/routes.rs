@@ -10,11 +10,14 @@
 //! where the packets of a tunnel go. The interface with the connection's address counts as one that carries
 //! it, and if a tunnel does, so do those of the default routes.
 
-use crate::{error::Result, netlink::Netlink};
+use crate::{
+    error::Result,
+    interface::Interface,
+    netlink::{Message, Netlink},
+};
 use rtnetlink::packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
-    link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage},
     route::{RouteAttribute, RouteFlags, RouteMessage},
 };
 use std::{
@@ -28,6 +31,9 @@ const ELSEWHERE_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
 /// An address for documentation (RFC 3849), which only a default route leads to.
 const ELSEWHERE_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
+
+/// The link layer of a tunnel by GRE over IPv6 (`linux/if_arp.h`).
+const ARPHRD_IP6GRE: u16 = 823;
 
 /// The number of the protocol TCP.
 const TCP: u8 = 6;
@@ -76,27 +82,24 @@ impl Netlink {
     /// [`NoInterface`](crate::Error::NoInterface), and if the kernel does not answer.
     pub async fn carries(&self, interface: &str, connection: &Connection) -> Result<Option<Reason>> {
         let index = self.interface(interface).await?.index;
-        let links = self.links().await?;
-        Ok(self.carriers(connection, &links).await?.remove(&index))
+        let all = self.interfaces().await?;
+        Ok(self.carriers(connection, &all).await?.remove(&index))
     }
 
-    /// Finds the interfaces among `links` that carry a connection, by index.
-    async fn carriers(
-        &self,
-        connection: &Connection,
-        links: &[LinkMessage],
-    ) -> Result<BTreeMap<u32, Reason>> {
-        let mut found = Carriers { links, reasons: BTreeMap::new() };
+    /// Finds the interfaces among `all` that carry a connection, by index.
+    async fn carriers(&self, connection: &Connection, all: &[Interface]) -> Result<BTreeMap<u32, Reason>> {
+        let mut found = Carriers { all, reasons: BTreeMap::new() };
         let (local, remote) = (connection.local.ip(), connection.remote.ip());
         // The interfaces and VRFs that the connection may be bound to.
         let mut bound_to = vec![None];
         for index in self.interfaces_with(local).await? {
             found.add(index, Reason::Address(local));
-            bound_to.extend(found.link(index).and_then(|link| found.vrf_of(link)).map(Some));
+            bound_to.extend(found.interface(index).and_then(|interface| found.vrf_of(interface)).map(Some));
         }
         if let Some(zone) = &connection.zone {
-            let is_zone = |link: &&LinkMessage| name(link) == *zone || zone.parse() == Ok(link.header.index);
-            bound_to = vec![links.iter().find(is_zone).map(|link| link.header.index)];
+            let number = zone.parse().ok();
+            let is_zone = |interface: &&Interface| interface.name == *zone || number == Some(interface.index);
+            bound_to = vec![all.iter().find(is_zone).map(|interface| interface.index)];
         }
         for interface in bound_to {
             for index in self.outputs(request_for(connection, interface)).await? {
@@ -122,7 +125,7 @@ impl Netlink {
                 if *address == wanted)
         };
         let messages = answers.into_iter().filter_map(|answer| match answer {
-            RouteNetlinkMessage::NewAddress(message) => Some(message),
+            Message::Route(RouteNetlinkMessage::NewAddress(message)) => Some(message),
             _ => None,
         });
         let wanted = messages.filter(|message| message.attributes.iter().any(is_wanted));
@@ -143,7 +146,7 @@ impl Netlink {
                 answers => answers?,
             };
             for answer in answers {
-                let RouteNetlinkMessage::NewRoute(route) = answer else { continue };
+                let Message::Route(RouteNetlinkMessage::NewRoute(route)) = answer else { continue };
                 for attribute in route.attributes {
                     match attribute {
                         RouteAttribute::Oif(index) => outputs.push(index),
@@ -186,119 +189,88 @@ fn request_for(connection: &Connection, bound_to: Option<u32>) -> RouteMessage {
 
 /// The interfaces that carry a connection, as they are found.
 struct Carriers<'a> {
-    links: &'a [LinkMessage],
+    all: &'a [Interface],
     /// The reason of each, by index.
     reasons: BTreeMap<u32, Reason>,
 }
 
 impl<'a> Carriers<'a> {
-    fn link(&self, index: u32) -> Option<&'a LinkMessage> {
-        self.links.iter().find(|link| link.header.index == index)
+    fn interface(&self, index: u32) -> Option<&'a Interface> {
+        self.all.iter().find(|interface| interface.index == index)
     }
 
     /// Adds an interface and all that its packets pass through, except for those that are known already.
     fn add(&mut self, index: u32, reason: Reason) {
         let mut pending = vec![(index, reason)];
         while let Some((index, reason)) = pending.pop() {
-            let Some(link) = self.link(index) else { continue };
+            let Some(interface) = self.interface(index) else { continue };
             if self.reasons.contains_key(&index) {
                 continue;
             }
             self.reasons.insert(index, reason);
-            pending.extend(self.below(link).into_iter().map(|index| (index, Reason::Below(name(link)))));
+            let below = self.below(interface).into_iter();
+            pending.extend(below.map(|index| (index, Reason::Below(interface.name.clone()))));
         }
     }
 
     /// Returns the interfaces that the packets of one pass through next: the ports of a bridge or bond, the
     /// interface that a VLAN or macvlan is on, and the other end of a veth pair with the bridge that it is a
     /// port of.
-    fn below(&self, link: &LinkMessage) -> Vec<u32> {
-        let ports = self.links.iter().filter(|port| controller(port) == Some(link.header.index));
-        let mut below: Vec<u32> = ports.map(|port| port.header.index).collect();
+    fn below(&self, interface: &Interface) -> Vec<u32> {
+        let ports = self.all.iter().filter(|port| port.controller == Some(interface.index));
+        let mut below: Vec<u32> = ports.map(|port| port.index).collect();
         // Otherwise the index is that of another network namespace.
-        let is_here =
-            !link.attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::LinkNetNsId(_)));
-        let lower = link.attributes.iter().find_map(|attribute| match attribute {
-            LinkAttribute::Link(index) if is_here => Some(*index),
-            _ => None,
-        });
+        let lower = interface.linked_to.filter(|_| !interface.linked_elsewhere);
         below.extend(lower);
-        if kind(link) == Some(&InfoKind::Veth) {
-            below.extend(lower.and_then(|other_end| self.link(other_end)).and_then(controller));
+        if interface.kind.as_deref() == Some("veth") {
+            below.extend(lower.and_then(|other_end| self.interface(other_end)?.controller));
         }
         below
     }
 
     /// Returns the VRF that an interface is or belongs to.
-    fn vrf_of(&self, link: &LinkMessage) -> Option<u32> {
-        let around = controller(link).and_then(|index| self.link(index));
-        let vrf = [Some(link), around].into_iter().flatten().find(|link| kind(link) == Some(&InfoKind::Vrf));
-        vrf.map(|link| link.header.index)
+    fn vrf_of(&self, interface: &Interface) -> Option<u32> {
+        let around = interface.controller.and_then(|index| self.interface(index));
+        let vrf = [Some(interface), around].into_iter().flatten().find(|i| i.kind.as_deref() == Some("vrf"));
+        vrf.map(|vrf| vrf.index)
     }
 
     /// Returns the name of a tunnel that carries the connection.
     fn tunnel(&self) -> Option<String> {
-        self.reasons.keys().filter_map(|index| self.link(*index)).find(|link| is_tunnel(link)).map(name)
+        let tunnel = self.reasons.keys().filter_map(|index| self.interface(*index)).find(|i| is_tunnel(i));
+        tunnel.map(|tunnel| tunnel.name.clone())
     }
 }
 
+/// The kinds of tunnels that carry Ethernet frames, or may do so.
+const TUNNELS: [&str; 11] = [
+    "amt",
+    "bareudp",
+    "erspan",
+    "geneve",
+    "gretap",
+    "gtp",
+    "ip6erspan",
+    "ip6gretap",
+    "tun",
+    "vxlan",
+    "wireguard",
+];
+
 /// Returns whether the packets of an interface travel in other packets, or may do so.
-fn is_tunnel(link: &LinkMessage) -> bool {
-    let is_known = matches!(
-        kind(link),
-        Some(
-            InfoKind::Amt
-                | InfoKind::BareUdp
-                | InfoKind::ErSpan
-                | InfoKind::Geneve
-                | InfoKind::GreTap
-                | InfoKind::GreTap6
-                | InfoKind::Gtp
-                | InfoKind::Ip6ErSpan
-                | InfoKind::Tun
-                | InfoKind::Vxlan
-                | InfoKind::Wireguard
-        )
-    );
+fn is_tunnel(interface: &Interface) -> bool {
     // Tunnels of other kinds carry IP packets without the header of a link layer.
-    is_known
+    interface.kind.as_deref().is_some_and(|kind| TUNNELS.contains(&kind))
         || matches!(
-            link.header.link_layer_type,
-            LinkLayerType::None
-                | LinkLayerType::Ppp
-                | LinkLayerType::Tunnel
-                | LinkLayerType::Tunnel6
-                | LinkLayerType::Sit
-                | LinkLayerType::Ipgre
-                | LinkLayerType::Ip6gre
+            interface.link_layer,
+            libc::ARPHRD_NONE
+                | libc::ARPHRD_PPP
+                | libc::ARPHRD_TUNNEL
+                | libc::ARPHRD_TUNNEL6
+                | libc::ARPHRD_SIT
+                | libc::ARPHRD_IPGRE
+                | ARPHRD_IP6GRE
         )
-}
-
-/// Returns the bridge, bond or VRF that an interface is a port of.
-fn controller(link: &LinkMessage) -> Option<u32> {
-    link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::Controller(index) => Some(*index),
-        _ => None,
-    })
-}
-
-fn kind(link: &LinkMessage) -> Option<&InfoKind> {
-    let infos = link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::LinkInfo(infos) => Some(infos),
-        _ => None,
-    });
-    infos?.iter().find_map(|info| match info {
-        LinkInfo::Kind(kind) => Some(kind),
-        _ => None,
-    })
-}
-
-fn name(link: &LinkMessage) -> String {
-    let name = link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::IfName(name) => Some(name.clone()),
-        _ => None,
-    });
-    name.unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -306,34 +278,35 @@ mod tests {
     use super::*;
 
     /// Describes an interface that is on `lower` and a port of `controller`, unless those are 0.
-    fn link(index: u32, text: &str, kind: InfoKind, [lower, controller]: [u32; 2]) -> LinkMessage {
-        let mut link = LinkMessage::default();
-        link.header.index = index;
-        link.header.link_layer_type = LinkLayerType::Ether;
-        link.attributes =
-            vec![LinkAttribute::IfName(text.into()), LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)])];
-        link.attributes.extend((lower != 0).then_some(LinkAttribute::Link(lower)));
-        link.attributes.extend((controller != 0).then_some(LinkAttribute::Controller(controller)));
-        link
+    fn link(index: u32, name: &str, kind: &str, [lower, controller]: [u32; 2]) -> Interface {
+        Interface {
+            index,
+            name: name.into(),
+            kind: Some(kind.into()),
+            link_layer: libc::ARPHRD_ETHER,
+            linked_to: (lower != 0).then_some(lower),
+            controller: (controller != 0).then_some(controller),
+            ..Interface::default()
+        }
     }
 
     /// Returns the names of the interfaces that carry what leaves through this one.
-    fn carriers(links: &[LinkMessage], index: u32) -> Vec<String> {
-        let mut found = Carriers { links, reasons: BTreeMap::new() };
+    fn carriers(all: &[Interface], index: u32) -> Vec<&str> {
+        let mut found = Carriers { all, reasons: BTreeMap::new() };
         found.add(index, Reason::Route(ELSEWHERE_V4));
-        found.reasons.keys().map(|index| name(found.link(*index).unwrap())).collect()
+        found.reasons.keys().map(|index| &*found.interface(*index).unwrap().name).collect()
     }
 
     #[test]
     fn the_ports_of_a_bond_below_a_vlan_below_a_bridge_carry_its_packets() {
         let links = [
-            link(1, "eth0", InfoKind::Dummy, [0, 3]),
-            link(2, "eth1", InfoKind::Dummy, [0, 3]),
-            link(3, "bond0", InfoKind::Bond, [0, 0]),
-            link(4, "bond0.5", InfoKind::Vlan, [3, 5]),
-            link(5, "br0", InfoKind::Bridge, [0, 0]),
-            link(6, "bond0.6", InfoKind::Vlan, [3, 0]),
-            link(7, "eth2", InfoKind::Dummy, [0, 0]),
+            link(1, "eth0", "dummy", [0, 3]),
+            link(2, "eth1", "dummy", [0, 3]),
+            link(3, "bond0", "bond", [0, 0]),
+            link(4, "bond0.5", "vlan", [3, 5]),
+            link(5, "br0", "bridge", [0, 0]),
+            link(6, "bond0.6", "vlan", [3, 0]),
+            link(7, "eth2", "dummy", [0, 0]),
         ];
         assert_eq!(carriers(&links, 5), ["eth0", "eth1", "bond0", "bond0.5", "br0"]);
         assert_eq!(carriers(&links, 1), ["eth0"]);
@@ -343,36 +316,36 @@ mod tests {
     #[test]
     fn a_veth_pair_leads_to_the_bridge_of_its_other_end_if_that_is_here() {
         let mut links = [
-            link(1, "eth0", InfoKind::Dummy, [0, 4]),
-            link(2, "near", InfoKind::Veth, [3, 0]),
-            link(3, "far", InfoKind::Veth, [2, 4]),
-            link(4, "br0", InfoKind::Bridge, [0, 0]),
+            link(1, "eth0", "dummy", [0, 4]),
+            link(2, "near", "veth", [3, 0]),
+            link(3, "far", "veth", [2, 4]),
+            link(4, "br0", "bridge", [0, 0]),
         ];
         assert_eq!(carriers(&links, 2), ["eth0", "near", "far", "br0"]);
-        links[1].attributes.push(LinkAttribute::LinkNetNsId(0));
+        links[1].linked_elsewhere = true;
         assert_eq!(carriers(&links, 2), ["near"], "the index is that of another namespace");
     }
 
     #[test]
     fn an_interface_and_its_ports_are_in_the_vrf() {
         let links = [
-            link(1, "eth0", InfoKind::Dummy, [0, 2]),
-            link(2, "vrf0", InfoKind::Vrf, [0, 0]),
-            link(3, "eth1", InfoKind::Dummy, [0, 4]),
-            link(4, "br0", InfoKind::Bridge, [0, 0]),
+            link(1, "eth0", "dummy", [0, 2]),
+            link(2, "vrf0", "vrf", [0, 0]),
+            link(3, "eth1", "dummy", [0, 4]),
+            link(4, "br0", "bridge", [0, 0]),
         ];
-        let found = Carriers { links: &links, reasons: BTreeMap::new() };
+        let found = Carriers { all: &links, reasons: BTreeMap::new() };
         let vrfs = links.iter().map(|link| found.vrf_of(link));
         assert_eq!(vrfs.collect::<Vec<_>>(), [Some(2), Some(2), None, None]);
     }
 
     #[test]
     fn interfaces_without_a_link_layer_are_tunnels() {
-        let mut ipip = link(1, "tunl7", InfoKind::IpIp, [0, 0]);
+        let mut ipip = link(1, "tunl7", "ipip", [0, 0]);
         assert!(!is_tunnel(&ipip));
-        ipip.header.link_layer_type = LinkLayerType::Tunnel;
+        ipip.link_layer = libc::ARPHRD_TUNNEL;
         assert!(is_tunnel(&ipip));
-        assert!(is_tunnel(&link(1, "tap7", InfoKind::Tun, [0, 0])));
-        assert!(!is_tunnel(&link(1, "eth0", InfoKind::Veth, [0, 0])));
+        assert!(is_tunnel(&link(1, "tap7", "tun", [0, 0])));
+        assert!(!is_tunnel(&link(1, "eth0", "veth", [0, 0])));
     }
 }

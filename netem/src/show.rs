@@ -1,6 +1,12 @@
 //! The shaping state of an interface, as `netem show` prints it.
 
-use crate::{error::Error, kernel::Qdisc, links::Counters, netlink::Netlink, profile::Profile};
+use crate::{
+    error::{Error, shell_word},
+    kernel::{Direction, Qdisc},
+    links::Counters,
+    netlink::Netlink,
+    profile::Profile,
+};
 use serde::Serialize;
 use std::fmt;
 use units::{Bytes, counted};
@@ -12,8 +18,17 @@ pub struct InterfaceState {
     interface: String,
     sends: Option<Profile>,
     receives: Option<Profile>,
+    broken: Vec<Broken>,
     qdiscs: Vec<Qdisc>,
     counters: Counters,
+}
+
+/// A direction that is not shaped as it was applied, because somebody else has removed or changed a part.
+#[derive(Debug, Serialize)]
+struct Broken {
+    /// The key of the direction: `sends` or `receives`.
+    direction: &'static str,
+    problems: Vec<String>,
 }
 
 impl InterfaceState {
@@ -23,22 +38,42 @@ impl InterfaceState {
     ///
     /// [`Error::NoInterface`], or if the kernel does not answer.
     pub async fn read(netlink: &Netlink, interface: &str) -> Result<Self, Error> {
-        Ok(Self {
-            interface: interface.to_owned(),
-            sends: netlink.profile(interface).await?,
-            receives: netlink.ingress_profile(interface).await?,
-            qdiscs: netlink.show(interface).await?,
-            counters: netlink.counters(interface).await?,
-        })
+        let link = netlink.interface(interface).await?;
+        let mut broken = Vec::new();
+        let mut profiles = [None, None];
+        let directions = [("sends", Direction::Egress), ("receives", Direction::Ingress)];
+        for (profile, (key, direction)) in profiles.iter_mut().zip(directions) {
+            let shaping = netlink.shaping(&link, direction).await?;
+            if shaping.problems.is_empty() {
+                *profile = shaping.profile;
+            } else {
+                broken.push(Broken { direction: key, problems: shaping.problems });
+            }
+        }
+        let [sends, receives] = profiles;
+        let qdiscs = netlink.show(&link.name).await?;
+        let counters = netlink.counters(&link.name).await?;
+        Ok(Self { interface: link.name, sends, receives, broken, qdiscs, counters })
     }
 }
 
 impl fmt::Display for InterfaceState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let profile = |p: &Option<Profile>| p.as_ref().map_or_else(|| "nothing applied".to_owned(), inline);
+        let profile = |key: &str, profile: &Option<Profile>| match (
+            profile,
+            self.broken.iter().find(|broken| broken.direction == key),
+        ) {
+            (_, Some(Broken { problems, .. })) => format!("broken: {}", problems.join("; ")),
+            (Some(profile), None) => inline(profile),
+            (None, None) => "nothing applied".to_owned(),
+        };
         writeln!(f, "{}", self.interface)?;
-        writeln!(f, "  sends:    {}", profile(&self.sends))?;
-        writeln!(f, "  receives: {}", profile(&self.receives))?;
+        writeln!(f, "  sends:    {}", profile("sends", &self.sends))?;
+        writeln!(f, "  receives: {}", profile("receives", &self.receives))?;
+        if !self.broken.is_empty() {
+            let clear = format!("netem clear {}", shell_word(&self.interface));
+            writeln!(f, "  apply a profile again to repair it, or remove it: {clear}")?;
+        }
         for qdisc in &self.qdiscs {
             let s = &qdisc.statistics;
             writeln!(

@@ -2,29 +2,16 @@
 
 mod common;
 
-use common::{namespace, pair, program};
-use netem::Namespace;
+use common::{namespace, netem, pair, prints, program};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use std::{
     io::{BufRead, BufReader},
-    process::{Output, Stdio},
+    process::Stdio,
 };
 use tempfile::TempDir;
-
-fn netem(namespace: &Namespace, args: &str) -> Output {
-    namespace.run(|| program().args(args.split_ascii_whitespace()).output()).unwrap()
-}
-
-/// Runs `netem`, which must succeed, and returns its standard output.
-#[track_caller]
-fn prints(namespace: &Namespace, args: &str) -> String {
-    let output = netem(namespace, args);
-    assert!(output.status.success(), "netem {args}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
 
 #[tokio::test]
 async fn invalid_input_is_rejected_with_a_message_and_changes_nothing() {
@@ -133,6 +120,24 @@ async fn apply_show_change_and_clear_print_their_results() {
     prints(here, "change near --profile GIGABIT --rate 500Kbit");
     assert_eq!(prints(here, "clear near"), "near: cleared\n");
     assert_eq!(prints(here, "clear near"), "near: nothing was applied\n");
+}
+
+/// The largest rate has a bucket and a queue that the kernel can count.
+#[tokio::test]
+async fn the_largest_rate_is_held_as_requested() {
+    let Some(pair) = pair().await else { return };
+    let here = &pair.near_namespace;
+    for shaper in ["tbf", "htb"] {
+        prints(here, &format!("apply near --rate 10tbit --shaper {shaper}"));
+        let shown: serde_json::Value = serde_json::from_str(&prints(here, "show near --json")).unwrap();
+        let expected = if shaper == "tbf" {
+            serde_json::json!({ "rate": "10tbit" })
+        } else {
+            serde_json::json!({ "rate": "10tbit", "shaper": "htb" })
+        };
+        assert_eq!(shown["sends"], expected);
+        prints(here, "clear near");
+    }
 }
 
 /// Writes a trace to a file in a temporary folder. Returns the folder and the path of the file.

@@ -9,14 +9,18 @@ mod profile_args;
 use crate::{
     error::Error,
     feature::Feature,
-    kernel::{self, Applied},
+    interface::printable,
+    kernel::{self, Applied, Direction},
     measure::{self, Endpoint, Measurement, MeasurementSettings, Server, Session},
     named,
     netlink::Netlink,
     profile::Profile,
     show::{InterfaceState, inline},
 };
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{
+    Args, CommandFactory, FromArgMatches, Parser, Subcommand,
+    builder::{OsStringValueParser, TypedValueParser},
+};
 use frontend::Text;
 use play::PlayArgs;
 pub use profile_args::ProfileArgs;
@@ -25,6 +29,7 @@ use std::{
     fmt::Write as _,
     io,
     net::{Ipv4Addr, Ipv6Addr},
+    os::unix::ffi::OsStrExt,
     process::ExitCode,
 };
 use units::{ByteRate, Span, counted};
@@ -106,6 +111,7 @@ enum Command {
     #[command(after_help = SHOW_HELP)]
     Show {
         /// The name of the interface, such as eth0.
+        #[arg(value_parser = name())]
         interface: String,
     },
     /// Change the profile of an interface while traffic flows, without packet loss if possible.
@@ -121,6 +127,7 @@ enum Command {
     #[command(after_help = CLEAR_HELP)]
     Clear {
         /// The name of the interface, such as eth0.
+        #[arg(value_parser = name())]
         interface: String,
     },
     /// Measure the path to another host: goodput, round-trip times and loss, compared with the profile.
@@ -136,12 +143,18 @@ enum Command {
 #[derive(Debug, Args)]
 struct ShapeArgs {
     /// The name of the interface, such as eth0.
+    #[arg(value_parser = name())]
     interface: String,
     /// Shape what the interface receives (through an ifb) instead of what it sends.
     #[arg(long)]
     ingress: bool,
     #[command(flatten)]
     profile: ProfileArgs,
+}
+
+/// Returns the parser of an interface's name, which need not be UTF-8.
+fn name() -> impl TypedValueParser<Value = String> {
+    OsStringValueParser::new().map(|name| printable(name.as_bytes()))
 }
 
 #[derive(Debug, Args)]
@@ -165,7 +178,7 @@ struct MeasureArgs {
     #[arg(long, default_value = "3s", value_name = "TIME")]
     time: Span,
     /// Local interface that the path uses; its profile is printed for comparison.
-    #[arg(long)]
+    #[arg(long, value_parser = name())]
     interface: Option<String>,
 }
 
@@ -236,10 +249,11 @@ async fn shape_link(cli: &Cli, shape: &ShapeArgs, change: bool) -> Result<String
     if change && shape.ingress && netlink.ingress_profile(interface).await?.is_none() {
         return Err(Error::NothingApplied { interface: interface.clone() });
     }
-    let applied = match (shape.ingress, change) {
-        (true, _) => netlink.apply_ingress(interface, &profile).await?,
-        (false, true) => netlink.change(interface, &profile).await?,
-        (false, false) => netlink.apply(interface, &profile).await?,
+    let direction = if shape.ingress { Direction::Ingress } else { Direction::Egress };
+    let applied = if change && !shape.ingress {
+        netlink.change(interface, &profile).await?
+    } else {
+        netlink.shape(interface, direction, &profile, false).await?
     };
     Ok(rendered(cli, &applied, || describe(&applied)))
 }
@@ -247,6 +261,9 @@ async fn shape_link(cli: &Cli, shape: &ShapeArgs, change: bool) -> Result<String
 fn describe(applied: &Applied) -> String {
     let how = if applied.in_place { ", changed in place" } else { "" };
     let mut text = format!("{}: backend {}{how}\n", applied.interface, applied.backend);
+    for problem in &applied.repaired {
+        writeln!(text, "  repaired: {problem}").expect("writing to a string");
+    }
     for line in &applied.tree {
         writeln!(text, "  {line}").expect("writing to a string");
     }

@@ -8,7 +8,12 @@
 //! A packet that TCP passes down unsegmented (up to 64 KiB) is one packet to a qdisc. If a profile has
 //! effects on single packets, or if its token bucket cannot hold an unsegmented packet, the number of
 //! segments per packet on the interface is also limited (`IFLA_GSO_MAX_SEGS`). The limit applies to packets
-//! that this host sends, not to packets that it forwards.
+//! that this host sends, not to packets that it forwards. [`Netlink::clear`] restores the previous limit.
+//!
+//! What is in force is read from the kernel, never remembered. After each change, the qdiscs are read back
+//! and compared with the requested ones; a difference is an error ([`Error::Differs`]) and undone. If
+//! somebody else has removed or changed a part of what shapes an interface, nothing counts as applied
+//! ([`Error::Broken`]), and [`Netlink::apply`] builds it anew.
 //!
 //! Accuracy, measured between two namespaces over a veth pair with tbf at both ends (Linux 6.18, two idle
 //! cores): the goodput of one TCP stream is within 0.3 % of the rate less headers at 1, 10, 100, 500 and
@@ -17,8 +22,10 @@
 //! alike: presumably the sender waits for a core.
 
 mod exact;
+mod filter;
 mod ingress;
 mod qdisc;
+mod segments;
 mod supported;
 mod tree;
 
@@ -28,18 +35,16 @@ pub use supported::supported;
 
 use crate::{
     error::{Error, Result},
-    ethernet::HEADER_BYTES,
     feature::Feature,
-    netlink::{self, Interface, Netlink},
+    interface::Interface,
+    netlink::{self, Message, Netlink},
     profile::Profile,
-    wire::{netem::Operation, psched::Clock},
+    wire::{htb::Htb, netem::Operation, psched::Clock},
 };
 use rtnetlink::{
-    LinkUnspec,
     packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NetlinkMessage, NetlinkPayload},
     packet_route::{
         RouteNetlinkMessage,
-        link::LinkAttribute,
         tc::{TcHandle, TcMessage},
     },
 };
@@ -78,10 +83,66 @@ pub struct Applied {
     pub tree: Vec<String>,
     /// Whether existing qdiscs were changed in place, without losing the packets in their queues.
     pub in_place: bool,
+    /// What somebody else had removed or changed and is repaired now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub repaired: Vec<String>,
+}
+
+/// One direction of an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Egress,
+    Ingress,
+}
+
+/// What shapes one direction of an interface, as read from the kernel.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Shaping {
+    /// The profile that the qdiscs enforce; `None` without qdiscs.
+    pub(crate) profile: Option<Profile>,
+    /// What somebody else has removed or changed, so that the profile is not in force.
+    pub(crate) problems: Vec<String>,
+}
+
+impl Shaping {
+    /// Returns the profile in force.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Broken`].
+    pub(crate) fn profile_of(self, link: &Interface, direction: Direction) -> Result<Option<Profile>> {
+        if self.problems.is_empty() {
+            Ok(self.profile)
+        } else {
+            Err(Error::broken(link, direction, &self.problems))
+        }
+    }
+}
+
+impl Error {
+    fn broken(link: &Interface, direction: Direction, problems: &[String]) -> Self {
+        Self::Broken {
+            interface: link.name.clone(),
+            direction: match direction {
+                Direction::Egress => "sends",
+                Direction::Ingress => "receives",
+            },
+            problems: problems.join("; "),
+        }
+    }
+
+    fn occupied(link: &Interface, qdisc: &Qdisc, place: &'static str) -> Self {
+        Self::Occupied {
+            interface: link.name.clone(),
+            kind: qdisc.kind.clone(),
+            handle: qdisc.handle.to_string(),
+            place,
+        }
+    }
 }
 
 /// Decodes a message that the kernel sent and shows what this crate reads from it: an interface, a qdisc, a
-/// class or an error. Returns `None` for other messages, and for bytes that are not a message.
+/// class, a filter or an error. Returns `None` for other messages, and for bytes that are not a message.
 ///
 /// For tests and fuzzing; [`Netlink`] decodes what it receives in the same way.
 pub fn show_answer(message: &[u8]) -> Option<String> {
@@ -91,14 +152,17 @@ pub fn show_answer(message: &[u8]) -> Option<String> {
         let shown = qdisc.to_string();
         Some(format!("{shown} {:?}", tree::profile_of(&[qdisc], 1500)))
     };
-    match NetlinkMessage::<RouteNetlinkMessage>::deserialize(message).ok()?.payload {
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
-            Some(format!("{:?}", Interface::from(&link)))
+    match NetlinkMessage::<Message>::deserialize(message).ok()?.payload {
+        NetlinkPayload::InnerMessage(Message::Link(link)) => Some(format!("{:?}", Interface::decode(&link))),
+        NetlinkPayload::InnerMessage(Message::Filter(filter)) => {
+            Some(format!("{:?}", filter::Filter::decode(&filter)))
         }
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewQueueDiscipline(message)) => {
+        NetlinkPayload::InnerMessage(Message::Route(RouteNetlinkMessage::NewQueueDiscipline(message))) => {
             qdisc(&message, false)
         }
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewTrafficClass(message)) => qdisc(&message, true),
+        NetlinkPayload::InnerMessage(Message::Route(RouteNetlinkMessage::NewTrafficClass(message))) => {
+            qdisc(&message, true)
+        }
         NetlinkPayload::Error(error) => Some(netlink::refusal(&error, "do something".into()).to_string()),
         _ => None,
     }
@@ -114,8 +178,36 @@ impl Netlink {
     /// [`Error::Profile`] if the profile is invalid, or one that the kernel does not keep ([`check`]),
     /// [`Error::Unsuitable`] if it is invalid on this interface, [`Error::NoInterface`], [`Error::Occupied`]
     /// if the interface has a qdisc that netem did not create, [`Error::MissingFeature`] if the kernel lacks
-    /// a qdisc, [`Error::NotPermitted`]. The interface is then unchanged.
+    /// a qdisc, [`Error::NotPermitted`], [`Error::Differs`]. The interface is then unchanged.
     pub async fn apply(&self, interface: &str, profile: &Profile) -> Result<Applied> {
+        self.shape_egress(interface, profile, false).await
+    }
+
+    /// Does the same as [`Netlink::apply`] or [`Netlink::apply_ingress`], except that it keeps the
+    /// distribution of the jitter in force, which the kernel does not report, if `keep_distribution` is set.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsuitable`] if that is only possible with new qdiscs, and those of [`Netlink::apply`].
+    pub(crate) async fn shape(
+        &self,
+        interface: &str,
+        direction: Direction,
+        profile: &Profile,
+        keep_distribution: bool,
+    ) -> Result<Applied> {
+        match direction {
+            Direction::Egress => self.shape_egress(interface, profile, keep_distribution).await,
+            Direction::Ingress => self.shape_ingress(interface, profile, keep_distribution).await,
+        }
+    }
+
+    async fn shape_egress(
+        &self,
+        interface: &str,
+        profile: &Profile,
+        keep_distribution: bool,
+    ) -> Result<Applied> {
         profile.validate()?;
         check(profile)?;
         let link = self.interface(interface).await?;
@@ -127,22 +219,26 @@ impl Netlink {
             self.clear_egress(&link).await?;
             return Ok(Applied::new(&link, &[], false));
         }
+        let repaired = self.problems(&link, &present).await?;
         // First with the handles of the existing tree: if both have the same structure, it can be changed.
-        let wanted =
-            tree::for_profile(profile, link.mtu, root.map(|q| q.handle.major()).map(other_handle_set));
-        let in_place = same_shape(&present, &wanted);
-        if in_place {
-            self.change_in_place(&link, &present, &wanted).await?;
-            self.set_gso_max_segments(&link, profile, true).await?;
-            return Ok(Applied::new(&link, &wanted, true));
-        }
-        let wanted = tree::for_profile(profile, link.mtu, root.map(|q| q.handle.major()));
-        if let Err(error) = self.build(&link, &wanted, Operation::Create).await {
-            self.roll_back(&link, &present, &wanted).await;
+        let existing = root.map(|q| q.handle.major());
+        let changed = tree::for_profile(profile, link.mtu, existing.map(other_handle_set));
+        let in_place = repaired.is_empty() && same_shape(&present, &changed);
+        let (operation, wanted) = match (in_place, keep_distribution) {
+            (true, false) => (Operation::Change, changed),
+            (true, true) => (Operation::ChangeKeepingDistribution, changed),
+            (false, false) => (Operation::Create, tree::for_profile(profile, link.mtu, existing)),
+            (false, true) => {
+                let problem = "this change needs new qdiscs, and the kernel does not report the distribution \
+                               of the jitter in force; set it again with --distribution";
+                return Err(Error::Unsuitable { interface: link.name, problem: problem.to_owned() });
+            }
+        };
+        if let Err(error) = self.install(&link, profile, &wanted, operation).await {
+            self.undo(&link, &present, &wanted, operation).await;
             return Err(error);
         }
-        self.set_gso_max_segments(&link, profile, root.is_some_and(|q| tree::shapes(q.handle))).await?;
-        Ok(Applied::new(&link, &wanted, false))
+        Ok(Applied { repaired, ..Applied::new(&link, &wanted, in_place) })
     }
 
     /// Changes the profile of an interface while traffic flows. If the new profile needs the same qdiscs as
@@ -171,6 +267,7 @@ impl Netlink {
         let link = self.interface(interface).await?;
         let received = self.clear_ingress(&link).await?;
         let sent = self.clear_egress(&link).await?;
+        self.delete_abandoned_ifbs().await?;
         Ok(sent || received)
     }
 
@@ -192,9 +289,11 @@ impl Netlink {
         if root.is_some_and(|root| root.handle.major() == tree::COUNTER) {
             return Ok(Applied::new(&link, &[], true));
         }
-        self.set_qdisc(&link, &tree::counter(), Operation::Create).await?;
-        self.set_gso_max_segments(&link, &Profile::default(), root.is_some_and(|q| tree::shapes(q.handle)))
-            .await?;
+        let wanted = [tree::counter()];
+        if let Err(error) = self.install(&link, &Profile::default(), &wanted, Operation::Create).await {
+            self.undo(&link, &present, &wanted, Operation::Create).await;
+            return Err(error);
+        }
         Ok(Applied::new(&link, &[], false))
     }
 
@@ -212,10 +311,13 @@ impl Netlink {
     /// Removes the qdiscs of this crate that shape what an interface sends. Returns whether there were any.
     async fn clear_egress(&self, link: &Interface) -> Result<bool> {
         let present = self.qdiscs_of(link).await?;
-        let Some(root) = find_own_root(&present) else { return Ok(false) };
-        self.delete_root(link, root.handle.into()).await?;
-        self.set_gso_max_segments(link, &Profile::default(), tree::shapes(root.handle)).await?;
-        Ok(true)
+        let root = find_own_root(&present);
+        if let Some(root) = root {
+            self.delete_root(link, root.handle.into()).await?;
+        }
+        // Also if somebody else has deleted the qdiscs.
+        self.limit_segments(link, None).await?;
+        Ok(root.is_some())
     }
 
     /// Reads the qdiscs and classes of an interface from the kernel, from the root down.
@@ -234,10 +336,38 @@ impl Netlink {
     ///
     /// # Errors
     ///
-    /// [`Error::NoInterface`].
+    /// [`Error::NoInterface`], and [`Error::Broken`] if a part of what shapes it is missing or was changed.
     pub async fn profile(&self, interface: &str) -> Result<Option<Profile>> {
         let link = self.interface(interface).await?;
-        Ok(tree::profile_of(&self.qdiscs_of(&link).await?, link.mtu))
+        self.egress_shaping(&link).await?.profile_of(&link, Direction::Egress)
+    }
+
+    /// Reads what shapes one direction of an interface.
+    pub(crate) async fn shaping(&self, link: &Interface, direction: Direction) -> Result<Shaping> {
+        match direction {
+            Direction::Egress => self.egress_shaping(link).await,
+            Direction::Ingress => self.ingress_shaping(link).await,
+        }
+    }
+
+    async fn egress_shaping(&self, link: &Interface) -> Result<Shaping> {
+        let present = self.qdiscs_of(link).await?;
+        let problems = self.problems(link, &present).await?;
+        Ok(Shaping { profile: tree::profile_of(&present, link.mtu), problems })
+    }
+
+    /// Returns what somebody else has changed in the qdiscs of this crate, or added to them.
+    async fn problems(&self, link: &Interface, present: &[Qdisc]) -> Result<Vec<String>> {
+        let mut problems = tree::problems(present);
+        let classful = |q: &&Qdisc| matches!(q.settings, QdiscSettings::Htb(_)) && tree::shapes(q.handle);
+        for htb in present.iter().filter(classful) {
+            for filter in self.filters(link.index, &link.name, htb.handle.into()).await? {
+                let (kind, preference) = (filter.kind, filter.preference);
+                problems
+                    .push(format!("netem did not create the {kind} filter (pref {preference}) of its htb"));
+            }
+        }
+        Ok(problems)
     }
 
     async fn qdiscs_of(&self, link: &Interface) -> Result<Vec<Qdisc>> {
@@ -246,7 +376,7 @@ impl Netlink {
         let here = |message: &TcMessage| message.header.index == link.index.cast_signed();
         let mut qdiscs = Vec::new();
         for answer in self.dump(RouteNetlinkMessage::GetQueueDiscipline(query.clone()), action).await? {
-            if let RouteNetlinkMessage::NewQueueDiscipline(message) = answer
+            if let Message::Route(RouteNetlinkMessage::NewQueueDiscipline(message)) = answer
                 && here(&message)
             {
                 qdiscs.push(Qdisc::decode(&message, false, self.clock));
@@ -254,9 +384,9 @@ impl Netlink {
         }
         if qdiscs.iter().any(|q| matches!(q.settings, QdiscSettings::Htb(_))) {
             for answer in self.dump(RouteNetlinkMessage::GetTrafficClass(query), action).await? {
-                if let RouteNetlinkMessage::NewTrafficClass(message) = answer {
+                if let Message::Route(RouteNetlinkMessage::NewTrafficClass(message)) = answer {
                     let class = Qdisc::decode(&message, true, self.clock);
-                    if here(&message) && matches!(class.settings, QdiscSettings::HtbClass(_)) {
+                    if here(&message) && class.kind == Htb::KIND {
                         qdiscs.push(class);
                     }
                 }
@@ -267,9 +397,29 @@ impl Netlink {
         Ok(qdiscs)
     }
 
+    /// Creates or changes the qdiscs for a profile, and checks that the kernel holds them as requested.
+    async fn install(
+        &self,
+        link: &Interface,
+        profile: &Profile,
+        specs: &[QdiscSpec],
+        operation: Operation,
+    ) -> Result<()> {
+        self.build(link, specs, operation).await?;
+        self.limit_segments(link, profile.max_gso_segments(link.mtu)).await?;
+        let held = own_specs(&self.qdiscs_of(link).await?);
+        match tree::difference(specs, &held, self.clock) {
+            None => Ok(()),
+            Some((asked, held)) => Err(Error::Differs { interface: link.name.clone(), asked, held }),
+        }
+    }
+
     async fn build(&self, link: &Interface, specs: &[QdiscSpec], operation: Operation) -> Result<()> {
         for spec in specs {
-            self.set_qdisc(link, spec, operation).await?;
+            // The only setting of an htb is constant, and the kernel does not allow changing it.
+            if operation == Operation::Create || !matches!(spec.settings, QdiscSettings::Htb(_)) {
+                self.set_qdisc(link, spec, operation).await?;
+            }
         }
         Ok(())
     }
@@ -283,7 +433,7 @@ impl Netlink {
             settings => (RouteNetlinkMessage::NewQueueDiscipline(message), feature_of(settings)),
         };
         let flags = match (operation, spec.parent) {
-            (Operation::Change, _) => 0,
+            (Operation::Change | Operation::ChangeKeepingDistribution, _) => 0,
             // At the root, replace the existing qdisc.
             (Operation::Create, TcHandle::ROOT) => NLM_F_CREATE | NLM_F_REPLACE,
             (Operation::Create, _) => NLM_F_CREATE | NLM_F_EXCL,
@@ -296,20 +446,16 @@ impl Netlink {
         })
     }
 
-    /// Changes the qdiscs one by one. If one change fails, the previous ones are undone.
-    async fn change_in_place(&self, link: &Interface, present: &[Qdisc], wanted: &[QdiscSpec]) -> Result<()> {
-        for (done, spec) in wanted.iter().enumerate() {
-            if matches!(spec.settings, QdiscSettings::Htb(_)) {
-                continue; // Its only setting is constant, and the kernel does not allow changing it.
-            }
-            if let Err(error) = self.set_qdisc(link, spec, Operation::Change).await {
-                for old in own_specs(present).iter().take(done) {
-                    drop(self.set_qdisc(link, old, Operation::Change).await);
-                }
-                return Err(error);
-            }
+    /// Restores what was there before [`Netlink::install`] failed.
+    async fn undo(&self, link: &Interface, present: &[Qdisc], wanted: &[QdiscSpec], operation: Operation) {
+        if operation == Operation::Create {
+            self.roll_back(link, present, wanted).await;
+        } else {
+            drop(self.build(link, &own_specs(present), operation).await);
         }
-        Ok(())
+        if let Ok(now) = self.interface(&link.name).await {
+            drop(self.limit_segments(&now, link.gso_max_segments).await);
+        }
     }
 
     /// Restores the previous tree, or the kernel's default if there was none, after building a new one
@@ -333,39 +479,13 @@ impl Netlink {
         let action = || format!("remove the qdisc of {}", link.name);
         self.request(RouteNetlinkMessage::DelQueueDiscipline(message), 0, action).await
     }
-
-    /// Limits the number of segments per unsegmented packet to what the profile allows. Raises the limit, at
-    /// most to what the device supports, only if the profile replaces an earlier one (`replaces`): otherwise
-    /// the lower limit is not from this crate.
-    async fn set_gso_max_segments(&self, link: &Interface, profile: &Profile, replaces: bool) -> Result<()> {
-        let (Some(now), Some(most)) = (link.gso_max_segments, link.tso_max_segments) else { return Ok(()) };
-        let wanted = profile.max_gso_segments(link.mtu).map_or(most, |segments| segments.min(most));
-        if wanted == now || (wanted > now && !replaces) {
-            return Ok(());
-        }
-        let message = LinkUnspec::new_with_index(link.index)
-            .append_extra_attribute(LinkAttribute::GsoMaxSegs(wanted))
-            .build();
-        let action = || format!("limit packets on {} to {wanted} segments", link.name);
-        self.request(RouteNetlinkMessage::SetLink(message), 0, action).await
-    }
 }
 
-/// Checks that `burst` and `queue` hold at least one frame. With less, no packet would ever pass.
+/// Checks that `burst` and `queue` hold at least one frame of an interface.
 fn check_frame_fits(profile: &Profile, link: &Interface) -> Result<()> {
-    let frame = u64::from(link.mtu) + HEADER_BYTES;
-    for (key, bytes) in [("burst", profile.burst), ("queue", profile.queue)] {
-        if let Some(bytes) = bytes.filter(|b| b.get() < frame) {
-            return Err(Error::Unsuitable {
-                interface: link.name.clone(),
-                problem: format!(
-                    "{key}: {bytes} does not hold one frame of {frame}B (its MTU is {})",
-                    link.mtu
-                ),
-            });
-        }
-    }
-    Ok(())
+    profile
+        .validate_for(link.mtu)
+        .map_err(|error| Error::Unsuitable { interface: link.name.clone(), problem: error.to_string() })
 }
 
 /// Returns the root qdisc if this crate created it.
@@ -381,12 +501,7 @@ fn find_own_root(present: &[Qdisc]) -> Option<&Qdisc> {
 fn own_root<'a>(present: &'a [Qdisc], link: &Interface) -> Result<Option<&'a Qdisc>> {
     match present.iter().find(|q| q.parent == Handle::ROOT) {
         Some(root) if tree::is_ours(root.handle) => Ok(Some(root)),
-        Some(root) if root.handle.major() != 0 => Err(Error::Occupied {
-            interface: link.name.clone(),
-            kind: root.kind.clone(),
-            handle: root.handle.to_string(),
-            place: "root",
-        }),
+        Some(root) if root.handle.major() != 0 => Err(Error::occupied(link, root, "root")),
         _ => Ok(None),
     }
 }
@@ -427,15 +542,12 @@ fn feature_of(settings: &QdiscSettings) -> Option<Feature> {
 
 impl Applied {
     fn new(link: &Interface, specs: &[QdiscSpec], in_place: bool) -> Self {
-        let describe = |spec: &QdiscSpec| {
-            let (handle, parent) = (Handle::from(spec.handle), Handle::from(spec.parent));
-            format!("{} {handle} parent {parent} {}", spec.settings.kind(), spec.settings)
-        };
         Self {
             interface: link.name.clone(),
             backend: Backend::Kernel,
-            tree: specs.iter().map(describe).collect(),
+            tree: specs.iter().map(ToString::to_string).collect(),
             in_place,
+            repaired: Vec::new(),
         }
     }
 }

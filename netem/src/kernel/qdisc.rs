@@ -133,6 +133,14 @@ impl QdiscSettings {
         }
     }
 
+    pub(crate) fn is_htb_class(&self) -> bool {
+        matches!(self, Self::HtbClass(_))
+    }
+
+    pub(crate) fn is_bfifo(&self) -> bool {
+        matches!(self, Self::Bfifo(_))
+    }
+
     pub(crate) fn encode(&self, clock: Clock, operation: Operation) -> Vec<u8> {
         match self {
             Self::Tbf(tbf) => tbf.encode(clock),

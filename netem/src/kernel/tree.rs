@@ -15,12 +15,13 @@
 use super::qdisc::{Handle, Qdisc, QdiscSettings};
 use crate::{
     percent::Percent,
-    profile::{Profile, Shaper},
+    profile::{Distribution, Profile, Shaper},
     wire::{
         TCA_OPTIONS,
         fifo::Bfifo,
         htb::{Htb, HtbClass},
         netem::{CorrelatedProbability, Netem},
+        psched::Clock,
         tbf::Tbf,
     },
 };
@@ -28,7 +29,8 @@ use rtnetlink::{
     packet_core::DefaultNla,
     packet_route::tc::{TcAttribute, TcHandle, TcMessage},
 };
-use units::{Bytes, Span};
+use std::fmt;
+use units::{BitRate, Bytes, Span};
 
 /// The first major number of each set of handles. A set consists of this number and the next two.
 const HANDLE_SETS: [u16; 2] = [0x6e60, 0x6e70];
@@ -46,6 +48,13 @@ pub(crate) struct QdiscSpec {
     pub(crate) parent: TcHandle,
     pub(crate) handle: TcHandle,
     pub(crate) settings: QdiscSettings,
+}
+
+impl fmt::Display for QdiscSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (handle, parent) = (Handle::from(self.handle), Handle::from(self.parent));
+        write!(f, "{} {handle} parent {parent} {}", self.settings.kind(), self.settings)
+    }
 }
 
 /// Returns whether a handle is in one of the sets that this crate uses.
@@ -160,22 +169,172 @@ pub(crate) fn profile_of(qdiscs: &[Qdisc], mtu: u32) -> Option<Profile> {
             QdiscSettings::Htb(_) | QdiscSettings::Other => {}
         }
     }
-    profile.burst = burst.filter(|b| !within_a_tick(b.get(), profile.burst_bytes(mtu), &profile));
+    profile.burst = burst
+        .filter(|b| !within_a_tick(b.get(), profile.burst_bytes(mtu), profile.rate))
+        .map(|b| Bytes::new(roundest(b.get(), bucket_rounding(profile.rate))));
     profile.queue = queue.filter(|q| q.get() != profile.queue_bytes());
     profile.limit = limit.filter(|l| *l != profile.limit_packets());
     Some(profile)
 }
 
-/// Returns whether two bucket sizes are equal after rounding. The kernel stores a bucket as a time, in ticks
-/// of 64 ns; this crate rounds that time down to a microsecond first, as iproute2 does.
-fn within_a_tick(bytes: u64, wanted: u64, profile: &Profile) -> bool {
-    let rounding = profile.rate.map_or(0, |r| r.to_byte_rate().over(Span::from_nanos(1_064)).get());
-    bytes.abs_diff(wanted) <= rounding + 2
+/// Returns whether two bucket sizes are equal after rounding.
+fn within_a_tick(bytes: u64, wanted: u64, rate: Option<BitRate>) -> bool {
+    bytes.abs_diff(wanted) <= bucket_rounding(rate)
+}
+
+/// Returns the largest error with which the size of a bucket is read back. The kernel stores a bucket as a
+/// time, in ticks of 64 ns; this crate rounds that time down to a microsecond first, as iproute2 does.
+fn bucket_rounding(rate: Option<BitRate>) -> u64 {
+    rate.map_or(0, |r| r.to_byte_rate().over(Span::from_nanos(1_064)).get()) + 2
+}
+
+/// Returns the roundest number from `bytes` to `rounding` above it: the size that was most likely requested.
+/// Setting it again gives the same bucket, whereas rounding down each time would shrink it.
+fn roundest(bytes: u64, rounding: u64) -> u64 {
+    let decimal = (2..12).map(|zeros| 10_u64.pow(zeros));
+    let binary = (10..40).map(|zeros| 1_u64 << zeros);
+    let mut steps: Vec<u64> = decimal.chain(binary).collect();
+    steps.sort_unstable_by(|a, b| b.cmp(a));
+    let rounded = steps.into_iter().map(|step| bytes.next_multiple_of(step));
+    rounded.into_iter().find(|rounded| *rounded <= bytes + rounding).unwrap_or(bytes)
+}
+
+/// Returns a time that the kernel reports as it was requested. Requests are rounded down to a microsecond,
+/// and the kernel then rounds down to a tick.
+fn as_requested(stored: Span) -> Span {
+    const TICK_NANOS: u64 = 64;
+    let micros = stored.as_nanos().next_multiple_of(1_000);
+    if micros - stored.as_nanos() < TICK_NANOS { Span::from_nanos(micros) } else { stored }
+}
+
+/// Returns the first qdisc that the kernel does not hold as requested: the requested one and the one that the
+/// kernel holds.
+pub(crate) fn difference(wanted: &[QdiscSpec], held: &[QdiscSpec], clock: Clock) -> Option<(String, String)> {
+    let alike = |one: &QdiscSpec, other: &QdiscSpec| {
+        let stored = as_stored(&one.settings, clock);
+        one.parent == other.parent
+            && one.handle == other.handle
+            && equal_within_a_tick(&stored, &other.settings)
+    };
+    for (position, wanted) in wanted.iter().enumerate() {
+        match held.get(position) {
+            Some(held) if alike(wanted, held) => {}
+            Some(held) if wanted.to_string() == held.to_string() => {
+                return Some((format!("{wanted:?}"), format!("{held:?}")));
+            }
+            Some(held) => return Some((wanted.to_string(), held.to_string())),
+            None => return Some((wanted.to_string(), "nothing".to_owned())),
+        }
+    }
+    held.get(wanted.len()).map(|more| ("nothing".to_owned(), more.to_string()))
+}
+
+/// Returns the settings as the kernel stores them: times in whole microseconds and ticks, rates in whole
+/// bytes per second, no distribution.
+fn as_stored(settings: &QdiscSettings, clock: Clock) -> QdiscSettings {
+    let whole = |span: Span| clock.span(clock.ticks(span));
+    let rate = |rate: BitRate| BitRate::new(rate.get() / 8 * 8);
+    match settings.clone() {
+        QdiscSettings::Netem(netem) if netem.distribution == Distribution::Exponential => {
+            // The gate is stored in nanoseconds.
+            let jitter = netem.jitter.as_nanos();
+            let latency = whole(Span::from_nanos(netem.delay.as_nanos() - jitter));
+            let delay = Span::from_nanos(latency.as_nanos() + jitter);
+            QdiscSettings::Netem(Netem { delay, rate: netem.rate.map(rate), ..netem })
+        }
+        QdiscSettings::Netem(netem) => {
+            let jitter = whole(netem.jitter);
+            let distribution = if jitter.is_zero() { Distribution::default() } else { Distribution::Uniform };
+            let (delay, rate) = (whole(netem.delay), netem.rate.map(rate));
+            QdiscSettings::Netem(Netem { delay, jitter, rate, distribution, ..netem })
+        }
+        QdiscSettings::Tbf(tbf) => QdiscSettings::Tbf(Tbf { rate: rate(tbf.rate), ..tbf }),
+        QdiscSettings::HtbClass(class) => {
+            QdiscSettings::HtbClass(HtbClass { rate: rate(class.rate), ..class })
+        }
+        other => other,
+    }
+}
+
+/// Returns whether two settings are equal except for the rounding of a bucket, which is stored as a time.
+fn equal_within_a_tick(one: &QdiscSettings, other: &QdiscSettings) -> bool {
+    let close = |one: Bytes, other: Bytes, rate| within_a_tick(one.get(), other.get(), Some(rate));
+    match (one, other) {
+        (QdiscSettings::Tbf(one), QdiscSettings::Tbf(other)) => {
+            Tbf { burst: other.burst, ..*one } == *other && close(one.burst, other.burst, one.rate)
+        }
+        (QdiscSettings::HtbClass(one), QdiscSettings::HtbClass(other)) => {
+            HtbClass { burst: other.burst, ..*one } == *other && close(one.burst, other.burst, one.rate)
+        }
+        _ => one == other,
+    }
+}
+
+/// Returns what somebody else has changed in a tree of this crate, so that it shapes in another way than a
+/// profile says; empty if there is no such tree.
+pub(crate) fn problems(present: &[Qdisc]) -> Vec<String> {
+    let mut problems = Vec::new();
+    if !present.iter().any(|q| q.parent == Handle::ROOT && shapes(q.handle)) {
+        return problems;
+    }
+    for qdisc in present {
+        let Qdisc { kind, handle, parent, settings, .. } = qdisc;
+        if !shapes(*handle) && shapes(*parent) {
+            problems.push(format!("netem did not create the {kind} qdisc ({handle}) at {parent}"));
+        } else if shapes(*handle) && !is_in_place(qdisc, present) {
+            problems.push(format!("netem did not create {kind} {handle} at {parent} like this"));
+        }
+        match settings {
+            QdiscSettings::Htb(htb) if htb.default_class != u32::from(CLASS) => {
+                problems.push(format!("{kind} {handle} sends packets past its class"));
+            }
+            QdiscSettings::Htb(_) if !has_child(present, *handle, QdiscSettings::is_htb_class) => {
+                problems.push(format!("{kind} {handle} has lost its class"));
+            }
+            QdiscSettings::HtbClass(_) if !has_child(present, *handle, QdiscSettings::is_bfifo) => {
+                problems.push(format!("class {handle} has lost its queue"));
+            }
+            _ => {}
+        }
+    }
+    problems
+}
+
+fn has_child(present: &[Qdisc], parent: Handle, kind: fn(&QdiscSettings) -> bool) -> bool {
+    present.iter().any(|q| q.parent == parent && kind(&q.settings))
+}
+
+/// Returns whether a tree of this crate may have a qdisc with these settings where this one is.
+fn is_in_place(qdisc: &Qdisc, present: &[Qdisc]) -> bool {
+    let parent = |has: fn(&QdiscSettings) -> bool| {
+        present.iter().any(|q| has(&q.settings) && (q.handle == qdisc.parent))
+    };
+    let under_netem = || {
+        let is_netem = |q: &Qdisc| matches!(q.settings, QdiscSettings::Netem(_));
+        present.iter().any(|q| is_netem(q) && q.handle.major() == qdisc.parent.major())
+    };
+    match qdisc.settings {
+        QdiscSettings::Netem(_) => qdisc.parent == Handle::ROOT,
+        QdiscSettings::Tbf(_) | QdiscSettings::Htb(_) => qdisc.parent == Handle::ROOT || under_netem(),
+        QdiscSettings::HtbClass(_) => {
+            qdisc.handle.minor() == CLASS && parent(|s| matches!(s, QdiscSettings::Htb(_)))
+        }
+        QdiscSettings::Bfifo(_) => parent(QdiscSettings::is_htb_class),
+        QdiscSettings::Other => false,
+    }
 }
 
 fn read_delay_line(netem: &Netem, profile: &mut Profile) {
-    profile.delay = netem.delay;
-    profile.jitter = netem.jitter;
+    if netem.distribution == Distribution::Exponential {
+        // The kernel rounds the time before the gate only.
+        let (delay, wait) = (netem.delay.as_nanos(), netem.jitter.as_nanos());
+        let latency = as_requested(Span::from_nanos(delay.saturating_sub(wait)));
+        profile.delay = Span::from_nanos(latency.as_nanos() + wait);
+        profile.jitter = netem.jitter;
+    } else {
+        profile.delay = as_requested(netem.delay);
+        profile.jitter = as_requested(netem.jitter);
+    }
     profile.jitter_correlation = netem.jitter_correlation;
     profile.distribution = netem.distribution;
     (profile.loss, profile.loss_correlation) = (netem.loss.probability, netem.loss.correlation);
@@ -216,11 +375,11 @@ pub(crate) fn message(
 mod tests {
     use super::{super::qdisc::QdiscStatistics, *};
     use crate::{
-        profile::{Distribution, GilbertElliott, Slots},
-        wire::{netem::Operation, psched::Clock},
+        percent::Percent,
+        profile::{GilbertElliott, Slots},
+        wire::netem::Operation,
     };
     use proptest::prelude::*;
-    use units::BitRate;
 
     /// Generates numbers of every magnitude, not mostly large ones.
     fn magnitude() -> impl Strategy<Value = u64> {
@@ -310,51 +469,16 @@ mod tests {
         any_profile().prop_filter("validates", |profile| profile.validate().is_ok())
     }
 
-    /// Returns the settings as the kernel would store them: times in whole microseconds and ticks, rates in
-    /// whole bytes per second, no distribution.
-    fn as_stored(settings: &QdiscSettings, clock: Clock) -> QdiscSettings {
-        let whole = |span: Span| clock.span(clock.ticks(span));
-        let rate = |rate: BitRate| BitRate::new(rate.get() / 8 * 8);
-        match settings.clone() {
-            QdiscSettings::Netem(netem) if netem.distribution == Distribution::Exponential => {
-                // The gate is stored in nanoseconds.
-                let jitter = netem.jitter.as_nanos();
-                let latency = whole(Span::from_nanos(netem.delay.as_nanos() - jitter));
-                let delay = Span::from_nanos(latency.as_nanos() + jitter);
-                QdiscSettings::Netem(Netem { delay, rate: netem.rate.map(rate), ..netem })
-            }
-            QdiscSettings::Netem(netem) => {
-                let jitter = whole(netem.jitter);
-                let distribution =
-                    if jitter.is_zero() { Distribution::default() } else { Distribution::Uniform };
-                let (delay, rate) = (whole(netem.delay), netem.rate.map(rate));
-                QdiscSettings::Netem(Netem { delay, jitter, distribution, rate, ..netem })
-            }
-            QdiscSettings::Tbf(tbf) => QdiscSettings::Tbf(Tbf { rate: rate(tbf.rate), ..tbf }),
-            QdiscSettings::HtbClass(class) => {
-                QdiscSettings::HtbClass(HtbClass { rate: rate(class.rate), ..class })
-            }
-            other => other,
-        }
-    }
-
-    /// Returns whether two settings are equal except for the rounding of a bucket, which is stored as a time.
-    fn equal_within_a_tick(one: &QdiscSettings, other: &QdiscSettings) -> bool {
-        let close = |one: Bytes, other: Bytes, rate| {
-            let profile = Profile { rate: Some(rate), ..Profile::default() };
-            within_a_tick(one.get(), other.get(), &profile)
-        };
-        match (one, other) {
-            (QdiscSettings::Tbf(one), QdiscSettings::Tbf(other)) => {
-                // For a rate of more than 32 bits, the kernel uses the bytes; the ticks only match iproute2.
-                let by_ticks = u32::try_from(one.rate.to_byte_rate().get()).is_ok();
+    /// Returns whether settings are read as the kernel stores them, from the bytes that are sent.
+    fn is_read_as(stored: &QdiscSettings, read: &QdiscSettings) -> bool {
+        match (stored, read) {
+            // For a rate of more than 32 bits, the kernel uses the bytes; the ticks only match iproute2.
+            (QdiscSettings::Tbf(one), QdiscSettings::Tbf(other))
+                if u32::try_from(one.rate.to_byte_rate().get()).is_err() =>
+            {
                 Tbf { burst: other.burst, ..*one } == *other
-                    && (!by_ticks || close(one.burst, other.burst, one.rate))
             }
-            (QdiscSettings::HtbClass(one), QdiscSettings::HtbClass(other)) => {
-                HtbClass { burst: other.burst, ..*one } == *other && close(one.burst, other.burst, one.rate)
-            }
-            _ => one == other,
+            _ => equal_within_a_tick(stored, read),
         }
     }
 
@@ -391,7 +515,7 @@ mod tests {
                 };
                 let stored = as_stored(&settings, clock);
                 prop_assert!(
-                    read.as_ref().is_some_and(|read| equal_within_a_tick(&stored, read)),
+                    read.as_ref().is_some_and(|read| is_read_as(&stored, read)),
                     "{settings:?}\nshould be {stored:?}\nis read as {read:?}"
                 );
             }
@@ -436,6 +560,47 @@ mod tests {
             .iter()
             .map(|n| format!("{} {} parent {}", n.settings.kind(), text(n.handle), text(n.parent)))
             .collect()
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_hold_as_requested_is_found() {
+        let clock = Clock::default();
+        let profile = Profile {
+            rate: Some(BitRate::new(10_000_004)),
+            delay: Span::from_nanos(20_000_999),
+            ..Profile::default()
+        };
+        let wanted = for_profile(&profile, 1500, None);
+        let held: Vec<_> = wanted
+            .iter()
+            .map(|spec| QdiscSpec { settings: as_stored(&spec.settings, clock), ..spec.clone() })
+            .collect();
+        assert_eq!(difference(&wanted, &held, clock), None, "{held:?}");
+
+        let mut other = held.clone();
+        let QdiscSettings::Netem(netem) = &mut other[0].settings else { panic!("{other:?}") };
+        netem.delay = Span::from_millis(19);
+        let (asked, became) = difference(&wanted, &other, clock).unwrap();
+        assert!(asked.contains("delay 20000999ns") && became.contains("delay 19ms"), "{asked} {became}");
+        let (asked, became) = difference(&wanted, &held[..1], clock).unwrap();
+        assert!(asked.starts_with("tbf") && became == "nothing", "{asked} {became}");
+        let (asked, became) = difference(&wanted[..1], &held, clock).unwrap();
+        assert!(asked == "nothing" && became.starts_with("tbf"), "{asked} {became}");
+    }
+
+    #[test]
+    fn a_bucket_is_read_back_as_it_was_most_likely_requested() {
+        for (read, rounding, requested) in [
+            (19_993, 8, 20_000),
+            (65_530, 8, 65_536),
+            (231_995, 10, 232_000),
+            (12_341, 8, 12_341),
+            (20_000, 0, 20_000),
+        ] {
+            assert_eq!(roundest(read, rounding), requested);
+        }
+        assert_eq!(as_requested(Span::from_nanos(24_960)), Span::from_nanos(25_000));
+        assert_eq!(as_requested(Span::from_nanos(24_500)), Span::from_nanos(24_500));
     }
 
     #[test]

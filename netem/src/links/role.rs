@@ -1,7 +1,6 @@
 //! What an interface is and what uses it. This decides whether an interface can carry a macvlan.
 
-use crate::{error::Result, netlink::Netlink};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
+use crate::{error::Result, interface::Interface, netlink::Netlink};
 
 /// An interface's kind, its state and the interfaces of its network namespace that use it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,66 +43,32 @@ impl Netlink {
     ///
     /// If the kernel does not answer.
     pub async fn roles(&self) -> Result<Vec<LinkRole>> {
-        let links = self.links().await?;
-        Ok(links.iter().map(|link| role(link, &links)).collect())
+        let all = self.interfaces().await?;
+        Ok(all.iter().map(|interface| role(interface, &all)).collect())
     }
 }
 
 /// The kinds of interfaces that receive the frames of the interface that they are on.
 const RECEIVERS: [&str; 4] = ["macvlan", "macvtap", "ipvlan", "ipvtap"];
 
-fn role(link: &LinkMessage, all: &[LinkMessage]) -> LinkRole {
-    let flags = link.header.flags;
-    let controller = link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::Controller(index) => Some(*index),
-        _ => None,
-    });
-    let is_on_this = |other: &&LinkMessage| {
-        let mut elsewhere = false;
-        let mut parent = None;
-        for attribute in &other.attributes {
-            match attribute {
-                LinkAttribute::Link(index) => parent = Some(*index),
-                // The index is then one of another network namespace.
-                LinkAttribute::LinkNetNsId(_) => elsewhere = true,
-                _ => {}
-            }
-        }
-        !elsewhere && parent == Some(link.header.index)
-    };
+fn role(interface: &Interface, all: &[Interface]) -> LinkRole {
+    let controller = all.iter().find(|other| Some(other.index) == interface.controller);
+    let on_this =
+        all.iter().filter(|other| !other.linked_elsewhere && other.linked_to == Some(interface.index));
     let receives = |user: &LinkUser| RECEIVERS.contains(&user.kind.as_str());
     LinkRole {
-        name: name(link),
-        index: link.header.index,
-        kind: kind(link),
-        loopback: flags.contains(LinkFlags::Loopback),
-        ethernet: link.header.link_layer_type == LinkLayerType::Ether,
-        up: flags.contains(LinkFlags::Up),
-        carrier: flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
-        controller: all.iter().find(|other| Some(other.header.index) == controller).map(user),
-        users: all.iter().filter(is_on_this).map(user).filter(receives).collect(),
+        name: interface.name.clone(),
+        index: interface.index,
+        kind: interface.kind.clone(),
+        loopback: interface.is_loopback,
+        ethernet: interface.link_layer == libc::ARPHRD_ETHER,
+        up: interface.is_up,
+        carrier: interface.is_up && interface.has_carrier,
+        controller: controller.map(user),
+        users: on_this.map(user).filter(receives).collect(),
     }
 }
 
-fn user(link: &LinkMessage) -> LinkUser {
-    LinkUser { name: name(link), kind: kind(link).unwrap_or_default() }
-}
-
-fn name(link: &LinkMessage) -> String {
-    let name = link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::IfName(name) => Some(name.clone()),
-        _ => None,
-    });
-    name.unwrap_or_default()
-}
-
-fn kind(link: &LinkMessage) -> Option<String> {
-    let infos = link.attributes.iter().filter_map(|attribute| match attribute {
-        LinkAttribute::LinkInfo(infos) => Some(infos),
-        _ => None,
-    });
-    infos.flatten().find_map(|info| match info {
-        LinkInfo::Kind(kind) => Some(kind.to_string()),
-        _ => None,
-    })
+fn user(interface: &Interface) -> LinkUser {
+    LinkUser { name: interface.name.clone(), kind: interface.kind.clone().unwrap_or_default() }
 }

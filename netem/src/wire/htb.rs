@@ -81,25 +81,29 @@ impl HtbClass {
         w.finish()
     }
 
-    /// Decodes `TCA_OPTIONS` as the kernel dumps it; `None` if it is malformed.
+    /// Decodes `TCA_OPTIONS` as the kernel dumps it; `None` if it is malformed, or if the ceiling is not the
+    /// rate.
     pub fn decode(options: &[u8], clock: Clock) -> Option<Self> {
-        let (mut parameters, mut rate64) = (None, None);
+        let (mut parameters, mut rate64, mut ceil64) = (None, None, None);
         for (kind, mut value) in Reader::new(options) {
             match kind {
                 TCA_HTB_PARMS => {
                     value.advance(8)?;
                     let rate = u64::from(value.u32()?);
-                    value.advance(12)?;
+                    value.advance(8)?;
+                    let ceil = u64::from(value.u32()?);
                     let bucket = value.u32()?;
                     value.advance(4)?;
-                    parameters = Some((rate, bucket, value.u32()?));
+                    parameters = Some((rate, ceil, bucket, value.u32()?));
                 }
                 TCA_HTB_RATE64 => rate64 = value.u64(),
+                TCA_HTB_CEIL64 => ceil64 = value.u64(),
                 _ => {}
             }
         }
-        let (rate, bucket, quantum) = parameters?;
+        let (rate, ceil, bucket, quantum) = parameters?;
         let rate = rate64.unwrap_or(rate);
+        (ceil64.unwrap_or(ceil) == rate).then_some(())?;
         Some(Self {
             rate: bit_rate(rate),
             burst: Bytes::new(clock.transmitted_bytes(rate, bucket)),

@@ -76,12 +76,21 @@ impl<'a> Reader<'a> {
         Some(*head)
     }
 
+    pub(crate) fn u16(&mut self) -> Option<u16> {
+        self.array().map(u16::from_ne_bytes)
+    }
+
     pub(crate) fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_ne_bytes)
     }
 
     pub(crate) fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_ne_bytes)
+    }
+
+    /// Returns the rest without the zero byte that ends a text and what follows it.
+    pub(crate) fn text(&self) -> &'a [u8] {
+        self.0.split(|byte| *byte == 0).next().unwrap_or_default()
     }
 
     pub(crate) fn advance(&mut self, bytes: usize) -> Option<()> {

@@ -77,6 +77,9 @@ pub enum Operation {
     /// Changes an existing qdisc. Settings that the message omits keep their values, so it contains all of
     /// them.
     Change,
+    /// Changes an existing qdisc as [`Operation::Change`] does, except that it keeps the distribution of its
+    /// jitter, which the kernel does not report.
+    ChangeKeepingDistribution,
 }
 
 impl Netem {
@@ -86,7 +89,7 @@ impl Netem {
     /// Returns the content of `TCA_OPTIONS`: `struct tc_netem_qopt` without an attribute header, then
     /// attributes.
     pub fn encode(&self, clock: Clock, operation: Operation) -> Vec<u8> {
-        let all = operation == Operation::Change;
+        let all = operation != Operation::Create;
         let mut w = Writer::default();
         let gate = self.gate();
         let wait = gate.map_or(0, Span::as_nanos);
@@ -131,7 +134,8 @@ impl Netem {
             w.attribute(TCA_NETEM_SLOT_DIST, &table(Distribution::Uniform));
         }
         // A table cannot be removed, only replaced, so a change to "uniform" needs a table as well.
-        if !jitter.is_zero() && (all || self.distribution != Distribution::Uniform) {
+        let has_table = !jitter.is_zero() && (all || self.distribution != Distribution::Uniform);
+        if has_table && operation != Operation::ChangeKeepingDistribution {
             w.attribute(TCA_NETEM_DELAY_DIST, &table(self.distribution));
         }
         w.finish()
@@ -154,7 +158,7 @@ impl Netem {
             let bytes = u32::try_from(slots.bytes.map_or(0, Bytes::get)).unwrap_or(i32::MAX as u32);
             let distribution = match operation {
                 Operation::Create => [0, 0],
-                Operation::Change => [min.midpoint(max), max.saturating_sub(min) / 2],
+                _ => [min.midpoint(max), max.saturating_sub(min) / 2],
             };
             ([min, max], [slots.packets.unwrap_or(0), bytes], distribution)
         } else {

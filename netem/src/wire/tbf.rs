@@ -52,7 +52,7 @@ impl Tbf {
         w.finish()
     }
 
-    /// Decodes `TCA_OPTIONS` as the kernel dumps it; `None` if it is malformed.
+    /// Decodes `TCA_OPTIONS` as the kernel dumps it; `None` if it is malformed, or if it has a peak rate.
     pub fn decode(options: &[u8], clock: Clock) -> Option<Self> {
         let (mut rate, mut limit, mut ticks) = (None, None, None);
         let mut rate64 = None;
@@ -61,7 +61,8 @@ impl Tbf {
                 TCA_TBF_PARMS => {
                     value.advance(8)?;
                     rate = Some(u64::from(value.u32()?));
-                    value.advance(12)?;
+                    value.advance(8)?;
+                    (value.u32()? == 0).then_some(())?;
                     limit = Some(value.u32()?);
                     ticks = Some(value.u32()?);
                 }

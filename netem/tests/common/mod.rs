@@ -3,7 +3,11 @@
 #![allow(dead_code, reason = "each test binary uses only a part of this module")]
 
 use netem::{Error, Namespace, Netlink};
-use std::{net::Ipv4Addr, os::fd::AsFd, process::Command};
+use std::{
+    net::Ipv4Addr,
+    os::fd::AsFd,
+    process::{Command, Output},
+};
 
 /// The environment variable with the path of the program `netem`, for tests that run on another system than
 /// the one where they were built.
@@ -67,6 +71,48 @@ pub(crate) fn output_in(namespace: &Namespace, program: &str, args: &str) -> Opt
             None
         }
     }
+}
+
+/// Runs a command line with a shell in a namespace, as a user would who copies it; it must succeed. Returns
+/// its output.
+#[track_caller]
+pub(crate) fn shell(namespace: &Namespace, line: &str) -> String {
+    let output = namespace.run(|| Command::new("bash").args(["-c", line]).output()).unwrap();
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Returns whether `tc` and `ip` are installed. Prints why the test is skipped if they are not.
+pub(crate) fn has_iproute2() -> bool {
+    let missing = ["tc", "ip", "bash"]
+        .into_iter()
+        .find(|program| Command::new(program).arg("--version").output().is_err());
+    if let Some(program) = missing {
+        println!("skipped: {program} is not installed");
+    }
+    missing.is_none()
+}
+
+/// Runs the program `netem` in a namespace.
+pub(crate) fn netem(namespace: &Namespace, args: &str) -> Output {
+    namespace.run(|| program().args(args.split_ascii_whitespace()).output()).unwrap()
+}
+
+/// Runs `netem`, which must succeed, and returns its standard output.
+#[track_caller]
+pub(crate) fn prints(namespace: &Namespace, args: &str) -> String {
+    let output = netem(namespace, args);
+    assert!(output.status.success(), "netem {args}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs `netem`, which must refuse this as bad input, and returns what it says.
+#[track_caller]
+pub(crate) fn refuses(namespace: &Namespace, args: &str) -> String {
+    let output = netem(namespace, args);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "netem {args}: {stderr}");
+    stderr
 }
 
 /// Returns the number of segments that TCP has sent again in a namespace.

@@ -409,6 +409,7 @@ impl Server {
                 backend: Backend::Userspace,
                 tree: vec![userspace::describe(profile)],
                 in_place: true,
+                repaired: Vec::new(),
             });
         }
         self.wire.shape(&self.netlink, interface, profile).await
