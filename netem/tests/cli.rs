@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{namespace, netem, pair, prints, program};
+use common::{namespace, netem, pair, prints, program, refuses};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -79,6 +79,8 @@ async fn invalid_input_is_rejected_with_a_message_and_changes_nothing() {
         ),
         ("apply near --delay 10ns", "delay: 10ns is less than 1us, the unit of the kernel; write 0"),
         ("apply near --loss 0.00000001%", "above 0%, the smallest is 0.00000002%; write that, or `0%`"),
+        ("change near", "nothing to change; give a setting, such as --rate, or --unset"),
+        ("change near --unset raet", "there is no setting `raet`; there are rate, shaper, burst,"),
     ] {
         let output = netem(&pair.near_namespace, args);
         let stderr = String::from_utf8_lossy(&output.stderr);
@@ -120,6 +122,63 @@ async fn apply_show_change_and_clear_print_their_results() {
     prints(here, "change near --profile GIGABIT --rate 500Kbit");
     assert_eq!(prints(here, "clear near"), "near: cleared\n");
     assert_eq!(prints(here, "clear near"), "near: nothing was applied\n");
+}
+
+/// What is not given stays as it is, in both directions, and what was changed is printed.
+#[tokio::test]
+async fn a_change_keeps_what_it_was_not_told() {
+    let Some(pair) = pair().await else { return };
+    let here = &pair.near_namespace;
+    for direction in ["", " --ingress"] {
+        let key = if direction.is_empty() { "sends" } else { "receives" };
+        let in_force = || {
+            let shown: serde_json::Value = serde_json::from_str(&prints(here, "show near --json")).unwrap();
+            serde_json::from_value::<netem::Profile>(shown[key].clone()).unwrap()
+        };
+        let expect = |json: &str| assert_eq!(in_force(), serde_json::from_str(json).unwrap());
+        let change = |options: &str| prints(here, &format!("change near{direction} {options}"));
+
+        prints(here, &format!("apply near{direction} --rate 10mbit --shaper htb --queue 200kB --burst 20kB"));
+        let text = change("--rate 20mbit");
+        assert!(text.contains("changed in place"), "{text}");
+        let before = "  before: {rate:10mbit, shaper:htb, burst:20kB, queue:200kB}\n";
+        let after = "  after:  {rate:20mbit, shaper:htb, burst:20kB, queue:200kB}\n";
+        assert!(text.contains(before) && text.ends_with(after), "{text}");
+        expect(r#"{"rate":"20mbit","shaper":"htb","burst":"20kB","queue":"200kB"}"#);
+        // A bucket is stored as a time; its size must not shrink with each change.
+        for rate in ["987654321bit", "40gbit", "1mbit", "10gbit", "33mbit", "1gbit"] {
+            change(&format!("--rate {rate}"));
+        }
+        expect(r#"{"rate":"1gbit","shaper":"htb","burst":"20kB","queue":"200kB"}"#);
+        change("--shaper tbf --burst 65536B");
+        expect(r#"{"rate":"1gbit","burst":"64KiB","queue":"200kB"}"#);
+        for rate in ["987654320bit", "40gbit", "1mbit", "1gbit"] {
+            change(&format!("--rate {rate}"));
+        }
+        expect(r#"{"rate":"1gbit","burst":"64KiB","queue":"200kB"}"#);
+        change("--unset burst,QUEUE");
+        expect(r#"{"rate":"1gbit"}"#);
+        change("--profile 10gbit --queue 9MB");
+        expect(r#"{"rate":"9840mbit","queue":"9MB"}"#);
+
+        let json = change("--rate 5mbit --json");
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(json["before"], serde_json::json!({ "rate": "9840mbit", "queue": "9MB" }));
+        assert_eq!(json["after"], serde_json::json!({ "rate": "5mbit", "queue": "9MB" }));
+        assert_eq!(json["in_place"], true);
+
+        for (options, says) in [
+            ("--unset rate", "nothing would remain; use `netem clear`"),
+            ("--jitter 1ms", "jitter: 1ms is more than the delay, 0"),
+            ("--jitter 1ms", "in force is {rate:5mbit, queue:9MB}"),
+            ("--shaper netem", "shaper: netem supports neither `burst` nor `queue`"),
+        ] {
+            let stderr = refuses(here, &format!("change near{direction} {options}"));
+            assert!(stderr.contains(says), "{options}: {stderr}");
+        }
+        expect(r#"{"rate":"5mbit","queue":"9MB"}"#);
+        prints(here, "clear near");
+    }
 }
 
 /// The largest rate has a bucket and a queue that the kernel can count.
@@ -233,7 +292,7 @@ async fn play_follows_the_trace_and_then_restores_the_previous_profile() {
 async fn a_signal_ends_a_repeating_trace() {
     let Some(pair) = pair().await else { return };
     let (_folder, path) = trace("0s 40mbit\n5ms 12mbit\n10ms end\n");
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT] {
         let mut command = program();
         command.args(["play", "near", &path, "--repeat"]).stdout(Stdio::piped());
         let mut child = pair.near_namespace.run(|| command.spawn()).unwrap();
@@ -247,6 +306,15 @@ async fn a_signal_ends_a_repeating_trace() {
         assert!(child.wait().unwrap().success());
         assert_eq!(pair.near.profile("near").await.unwrap(), None);
     }
+}
+
+#[tokio::test]
+async fn play_restores_a_queue_that_only_counts() {
+    let Some(pair) = pair().await else { return };
+    let (_folder, path) = trace("0s 40mbit\n5ms end\n");
+    pair.near.count("near").await.unwrap();
+    prints(&pair.near_namespace, &format!("play near {path}"));
+    assert!(pair.near.count("near").await.unwrap().in_place, "the queue is there again");
 }
 
 #[test]

@@ -197,6 +197,33 @@ async fn the_delay_line_holds_small_packets() {
     }
 }
 
+#[tokio::test]
+async fn a_change_keeps_the_distribution_and_what_it_was_not_told() {
+    let Some(pair) = netem_pair().await else { return };
+    let change = |options: &str| netem(&pair, &format!("change near {options}"));
+    let link = "--rate 10mbit --delay 25us --jitter 3us --distribution pareto --loss 1% --limit 500";
+    netem(&pair, &format!("apply near {link}"));
+    for rate in ["20mbit", "30mbit", "40mbit"] {
+        assert_eq!(change(&format!("--rate {rate}"))["in_place"], true);
+    }
+    let in_force = || netem(&pair, "show near")["sends"].clone();
+    let expected = r#"{"rate":"40mbit","delay":"25us","jitter":"3us","loss":"1%","limit":500}"#;
+    assert_eq!(in_force(), serde_json::from_str::<Value>(expected).unwrap());
+    assert_eq!(change("--loss 0% --unset limit")["after"], in_force());
+    assert_eq!(in_force(), serde_json::json!({ "rate": "40mbit", "delay": "25us", "jitter": "3us" }));
+    // The kernel does not report the distribution, so a new tree would lose it.
+    let refused = pair.near_namespace.run(|| program().args(["change", "near", "--shaper", "htb"]).output());
+    let refused = refused.unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    let stderr = String::from_utf8_lossy(&refused.stderr);
+    assert!(stderr.contains("set it again with --distribution"), "{stderr}");
+    change("--shaper htb --distribution pareto");
+    change("--jitter 0 --loss-bursts 1%,10%");
+    change("--loss 2%");
+    assert_eq!(change("--unset rate")["after"], serde_json::json!({ "delay": "25us", "loss": "2%" }));
+    assert_eq!(in_force(), serde_json::json!({ "delay": "25us", "loss": "2%" }));
+}
+
 /// netem's own shaper has no token bucket, so even the start of a transfer does not exceed the rate.
 #[tokio::test]
 async fn the_rate_is_never_exceeded() {

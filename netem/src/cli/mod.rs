@@ -74,7 +74,8 @@ Examples:
 
 const CHANGE_HELP: &str = "\
 Examples:
-  netem change eth0 --rate 500mbit";
+  netem change eth0 --rate 500mbit
+  netem change eth0 --loss 0% --unset queue,burst";
 
 const PLAY_HELP: &str = "\
 Examples:
@@ -114,13 +115,15 @@ enum Command {
         #[arg(value_parser = name())]
         interface: String,
     },
-    /// Change the profile of an interface while traffic flows, without packet loss if possible.
+    /// Change settings of an interface while traffic flows, without packet loss if possible.
+    ///
+    /// Settings that are not given stay as they are. Prints the profile before and after.
     #[command(after_help = CHANGE_HELP)]
-    Change(ShapeArgs),
+    Change(ChangeArgs),
     /// Vary the rate of an interface according to a trace, then restore the previous profile.
     ///
-    /// The other options are those of `apply`. SIGINT and SIGTERM end the trace early. With --json, prints
-    /// one object per line.
+    /// The other options are those of `apply`. SIGINT, SIGTERM, SIGHUP and SIGQUIT end the trace early. With
+    /// --json, prints one object per line.
     #[command(after_help = PLAY_HELP)]
     Play(PlayArgs),
     /// Remove everything that was applied to an interface.
@@ -152,9 +155,32 @@ struct ShapeArgs {
     profile: ProfileArgs,
 }
 
+#[derive(Debug, Args)]
+struct ChangeArgs {
+    #[command(flatten)]
+    shape: ShapeArgs,
+    /// Remove settings, so that their defaults apply: the names of other options, like `queue,burst`.
+    #[arg(long, value_name = "SETTING,...", value_delimiter = ',')]
+    #[arg(value_parser = setting)]
+    unset: Vec<String>,
+}
+
 /// Returns the parser of an interface's name, which need not be UTF-8.
 fn name() -> impl TypedValueParser<Value = String> {
     OsStringValueParser::new().map(|name| printable(name.as_bytes()))
+}
+
+/// Parses the name of a setting: that of the option that sets it, or of the key in a matrix file. Returns the
+/// key.
+fn setting(text: &str) -> Result<String, String> {
+    let options = ProfileArgs::augment_args(clap::Command::new("profile"));
+    let options = options.get_arguments().filter_map(clap::Arg::get_long);
+    let names: Vec<_> = options.filter(|name| *name != "profile").collect();
+    let name = text.to_ascii_lowercase().replace('_', "-");
+    if names.contains(&name.as_str()) {
+        return Ok(name.replace('-', "_"));
+    }
+    Err(format!("there is no setting `{text}`; there are {}", names.join(", ")))
 }
 
 #[derive(Debug, Args)]
@@ -213,8 +239,8 @@ const FAILED: u8 = 1;
 
 async fn run(cli: &Cli) -> Result<String, Error> {
     match &cli.command {
-        Command::Apply(shape) => shape_link(cli, shape, false).await,
-        Command::Change(shape) => shape_link(cli, shape, true).await,
+        Command::Apply(shape) => apply(cli, shape).await,
+        Command::Change(args) => change(cli, args).await,
         Command::Play(args) => play::play(cli, args).await.map(|()| String::new()),
         Command::Show { interface } => show(cli, interface).await,
         Command::Clear { interface } => {
@@ -234,28 +260,71 @@ fn rendered<T: Serialize>(cli: &Cli, value: &T, text: impl FnOnce() -> String) -
     if cli.json { format!("{}\n", serde_json::to_string_pretty(value).expect("plain data")) } else { text() }
 }
 
-async fn shape_link(cli: &Cli, shape: &ShapeArgs, change: bool) -> Result<String, Error> {
+impl ShapeArgs {
+    fn direction(&self) -> Direction {
+        if self.ingress { Direction::Ingress } else { Direction::Egress }
+    }
+
+    fn unsuitable(&self, problem: impl Into<String>) -> Error {
+        Error::Unsuitable { interface: self.interface.clone(), problem: problem.into() }
+    }
+}
+
+async fn apply(cli: &Cli, shape: &ShapeArgs) -> Result<String, Error> {
     let profile = shape.profile.resolve();
     profile.validate()?;
     if profile.is_empty() {
-        return Err(Error::Unsuitable {
-            interface: shape.interface.clone(),
-            problem: "nothing to apply; give at least --rate, --delay or --profile, or use `netem clear`"
-                .into(),
-        });
+        let problem = "nothing to apply; give at least --rate, --delay or --profile, or use `netem clear`";
+        return Err(shape.unsuitable(problem));
     }
     let netlink = Netlink::open()?;
-    let interface = &shape.interface;
-    if change && shape.ingress && netlink.ingress_profile(interface).await?.is_none() {
-        return Err(Error::NothingApplied { interface: interface.clone() });
-    }
-    let direction = if shape.ingress { Direction::Ingress } else { Direction::Egress };
-    let applied = if change && !shape.ingress {
-        netlink.change(interface, &profile).await?
-    } else {
-        netlink.shape(interface, direction, &profile, false).await?
-    };
+    let applied = netlink.shape(&shape.interface, shape.direction(), &profile, false).await?;
     Ok(rendered(cli, &applied, || describe(&applied)))
+}
+
+/// The output of `netem change`.
+#[derive(Debug, Serialize)]
+struct ChangeReport {
+    #[serde(flatten)]
+    applied: Applied,
+    before: Profile,
+    after: Profile,
+}
+
+async fn change(cli: &Cli, ChangeArgs { shape, unset }: &ChangeArgs) -> Result<String, Error> {
+    if shape.profile.is_empty() && unset.is_empty() {
+        return Err(shape.unsuitable("nothing to change; give a setting, such as --rate, or --unset"));
+    }
+    let netlink = Netlink::open()?;
+    let link = netlink.interface(&shape.interface).await?;
+    let shaping = netlink.shaping(&link, shape.direction()).await?;
+    let before = shaping.profile_of(&link, shape.direction())?;
+    let before = before.ok_or_else(|| Error::NothingApplied { interface: link.name.clone() })?;
+    let (after, keep_distribution) = shape.profile.merge(without(&before, unset));
+    if let Err(error) = after.validate() {
+        let problem = format!("{error}; in force is {}", inline(&before));
+        return Err(shape.unsuitable(problem));
+    }
+    if after.is_empty() {
+        return Err(shape.unsuitable("nothing would remain; use `netem clear` to remove the profile"));
+    }
+    let applied = netlink.shape(&link.name, shape.direction(), &after, keep_distribution).await?;
+    let report = ChangeReport { applied, before, after };
+    Ok(rendered(cli, &report, || {
+        let mut text = describe(&report.applied);
+        writeln!(text, "  before: {}", inline(&report.before)).expect("writing to a string");
+        writeln!(text, "  after:  {}", inline(&report.after)).expect("writing to a string");
+        text
+    }))
+}
+
+/// Returns a profile without these settings.
+fn without(profile: &Profile, unset: &[String]) -> Profile {
+    let mut settings = serde_json::to_value(profile).expect("plain data");
+    for key in unset {
+        settings.as_object_mut().expect("a profile").remove(key);
+    }
+    serde_json::from_value(settings).expect("a profile with fewer settings is one")
 }
 
 fn describe(applied: &Applied) -> String {

@@ -3,6 +3,7 @@
 use super::{Cli, ShapeArgs};
 use crate::{
     error::{Error, Result},
+    kernel::Direction,
     netlink::Netlink,
     profile::Profile,
     trace::{Trace, TraceError},
@@ -53,7 +54,15 @@ struct TracePlayer<'a> {
     cli: &'a Cli,
     netlink: Netlink,
     interface: &'a str,
-    ingress: bool,
+    direction: Direction,
+}
+
+/// What an interface had before the trace.
+enum Previous {
+    Profile(Profile),
+    /// A queue that shapes nothing, see [`Netlink::count`].
+    Counter,
+    Nothing,
 }
 
 pub(super) async fn play(cli: &Cli, args: &PlayArgs) -> Result<()> {
@@ -75,13 +84,13 @@ pub(super) async fn play(cli: &Cli, args: &PlayArgs) -> Result<()> {
     let profiles = trace.profiles(&args.shape.profile.resolve()).map_err(invalid)?;
     let mut interruption = Interruption::listen().map_err(Error::system("listen for signals"))?;
 
-    let player = TracePlayer { cli, netlink: Netlink::open()?, interface, ingress: args.shape.ingress };
-    let before = player.profile().await?.unwrap_or_default();
+    let player = TracePlayer { cli, netlink: Netlink::open()?, interface, direction: args.shape.direction() };
+    let before = player.previous().await?;
     let (first, rest) = profiles.split_first().expect("a trace has at least one rate");
     // From here on the previous profile has to be restored, whatever happens.
     let set = player.set(first).await?;
     let outcome = player.run((first, set), rest, trace.length(), args.repeat, &mut interruption).await;
-    let restored = player.apply(&before).await;
+    let restored = player.restore(&before).await;
     let interrupted = outcome?;
     restored?;
     player.print(&PlayEvent::Ended { interface, interrupted })
@@ -99,22 +108,28 @@ fn read_bounded(input: impl Read) -> io::Result<String> {
 }
 
 impl TracePlayer<'_> {
-    async fn profile(&self) -> Result<Option<Profile>> {
-        if self.ingress {
-            self.netlink.ingress_profile(self.interface).await
-        } else {
-            self.netlink.profile(self.interface).await
+    async fn previous(&self) -> Result<Previous> {
+        let link = self.netlink.interface(self.interface).await?;
+        let shaping = self.netlink.shaping(&link, self.direction).await?;
+        if let Some(profile) = shaping.profile_of(&link, self.direction)? {
+            return Ok(Previous::Profile(profile));
+        }
+        let counts =
+            self.direction == Direction::Egress && self.netlink.sent_bytes(&link.name).await?.is_some();
+        Ok(if counts { Previous::Counter } else { Previous::Nothing })
+    }
+
+    async fn restore(&self, previous: &Previous) -> Result<()> {
+        match previous {
+            Previous::Profile(profile) => self.apply(profile).await.map(drop),
+            Previous::Counter => self.netlink.count(self.interface).await.map(drop),
+            Previous::Nothing => self.apply(&Profile::default()).await.map(drop),
         }
     }
 
     /// Applies a profile. Returns whether it was changed in place.
     async fn apply(&self, profile: &Profile) -> Result<bool> {
-        let applied = if self.ingress {
-            self.netlink.apply_ingress(self.interface, profile).await
-        } else {
-            self.netlink.apply(self.interface, profile).await
-        };
-        Ok(applied?.in_place)
+        Ok(self.netlink.shape(self.interface, self.direction, profile, false).await?.in_place)
     }
 
     async fn set(&self, (at, profile): &(Span, Profile)) -> Result<PlayEvent<'_>> {
@@ -171,9 +186,11 @@ impl TracePlayer<'_> {
 struct Interruption(Vec<Signal>);
 
 impl Interruption {
-    /// Catches SIGINT, SIGTERM and SIGHUP, except those that this process ignores from its start.
+    /// Catches the signals with which users and terminals end programs, except those that this process
+    /// ignores from its start.
     fn listen() -> io::Result<Self> {
-        let caught = frontend::termination_signals();
+        let quit = Some(nix::sys::signal::Signal::SIGQUIT).filter(|quit| !frontend::is_ignored(*quit));
+        let caught = frontend::termination_signals().chain(quit);
         caught.map(|caught| signal(SignalKind::from_raw(caught as i32))).collect::<io::Result<_>>().map(Self)
     }
 

@@ -129,10 +129,69 @@ impl ProfileArgs {
         self.rate.is_some()
     }
 
+    /// Returns whether no option is given.
+    pub(super) fn is_empty(&self) -> bool {
+        self.profile.is_none() && self.over(&Profile::default()) == Profile::default()
+    }
+
     /// Returns the named profile, or the empty one if none is given, overridden by the single settings.
     pub fn resolve(&self) -> Profile {
-        let name = self.profile.as_ref().map(|name| name.to_ascii_lowercase());
-        let base = name.as_deref().and_then(Profile::named).unwrap_or_default();
+        self.over(&self.named().unwrap_or_default())
+    }
+
+    /// Returns the profile in force with the given settings changed, and whether the distribution of its
+    /// jitter stays. A named profile changes the settings that it consists of, also to none. What only has an
+    /// effect together with a setting that is removed is removed too.
+    pub(super) fn merge(&self, in_force: Profile) -> (Profile, bool) {
+        let named = self.named();
+        let mut base = in_force;
+        if let Some(Profile { rate, delay, jitter, distribution, loss, .. }) = named.clone() {
+            base = Profile { rate, delay, jitter, distribution, loss, ..base };
+        }
+        let had_jitter = !base.jitter.is_zero();
+        if self.loss_bursts.is_some() && self.loss.is_none() {
+            base.loss = Percent::ZERO;
+        } else if self.loss_bursts.is_none() && (self.loss.is_some() || named.is_some()) {
+            base.loss_bursts = None;
+        }
+        let mut merged = self.over(&base);
+        for (needs, given, value) in [
+            (merged.jitter.is_zero(), self.jitter_correlation, &mut merged.jitter_correlation),
+            (merged.loss.is_zero(), self.loss_correlation, &mut merged.loss_correlation),
+            (merged.duplicate.is_zero(), self.duplicate_correlation, &mut merged.duplicate_correlation),
+            (merged.corrupt.is_zero(), self.corrupt_correlation, &mut merged.corrupt_correlation),
+            (merged.reorder.is_zero(), self.reorder_correlation, &mut merged.reorder_correlation),
+        ] {
+            if needs && given.is_none() {
+                *value = Percent::ZERO;
+            }
+        }
+        if merged.jitter.is_zero() && self.distribution.is_none() {
+            merged.distribution = Distribution::Uniform;
+        }
+        if merged.reorder.is_zero() {
+            merged.reorder_gap = self.reorder_gap;
+        }
+        if merged.rate.is_none() {
+            (merged.burst, merged.queue) = (self.burst, self.queue);
+            merged.shaper = self.over(&Profile::default()).shaper;
+        }
+        if !merged.needs_delay_line() {
+            merged.limit = self.limit;
+        }
+        let keeps_distribution = had_jitter
+            && !merged.jitter.is_zero()
+            && self.distribution.is_none()
+            && named.is_none_or(|named| named.jitter.is_zero());
+        (merged, keeps_distribution)
+    }
+
+    fn named(&self) -> Option<Profile> {
+        Profile::named(&self.profile.as_ref()?.to_ascii_lowercase())
+    }
+
+    /// Returns a profile overridden by the single settings.
+    fn over(&self, base: &Profile) -> Profile {
         Profile {
             rate: self.rate.or(base.rate),
             shaper: self.shaper.map_or(base.shaper, |s| match s {

@@ -61,6 +61,7 @@ pub(crate) const COMMANDS: &[(&str, Trial)] = &[
     ("netem apply eth0 --rate 936mbit", Netem),
     ("netem apply eth0 --rate 940mbit", Netem),
     ("netem change eth0 --rate 500mbit", Netem),
+    ("netem change eth0 --loss 0% --unset queue,burst", Netem),
     ("netem clear eth0", Netem),
     ("netem measure 192.0.2.2", Netem),
     ("netem play eth0 tunnel.txt --delay 20ms --repeat", Netem),
