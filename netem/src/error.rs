@@ -90,8 +90,8 @@ pub enum Error {
     /// A part of what shapes the interface is missing or was changed by somebody else.
     #[error(
         "what {interface} {direction} is not shaped as applied: {problems}; apply a profile again to repair \
-         it, or remove it: netem clear {}",
-        shell_word(interface)
+         it, or remove it: {}",
+        clear_command(interface)
     )]
     Broken {
         /// The shaped interface.
@@ -171,10 +171,15 @@ impl Error {
     }
 }
 
+/// Returns the command that removes everything from an interface.
+pub(crate) fn clear_command(name: &str) -> String {
+    format!("netem clear {}{}", if name.starts_with('-') { "-- " } else { "" }, shell_word(name))
+}
+
 /// Returns the name of an interface, in the form of [`printable`](crate::interface::printable), as a word of
 /// a POSIX shell's command line. A name with a byte
 /// that is not UTF-8 or a control character becomes `$'...'`, which bash, zsh and others understand.
-pub(crate) fn shell_word(name: &str) -> String {
+fn shell_word(name: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-.,+@%/=".contains(c);
     if !name.is_empty() && name.chars().all(plain) {
         name.to_owned()
@@ -188,6 +193,12 @@ pub(crate) fn shell_word(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_is_no_option() {
+        assert_eq!(clear_command("-near"), "netem clear -- -near");
+        assert_eq!(clear_command("n;x"), "netem clear 'n;x'");
+    }
 
     #[test]
     fn names_are_quoted_for_a_shell() {

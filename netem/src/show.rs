@@ -1,7 +1,7 @@
 //! The shaping state of an interface, as `netem show` prints it.
 
 use crate::{
-    error::{Error, shell_word},
+    error::{Error, clear_command},
     kernel::{Direction, Qdisc},
     links::Counters,
     netlink::Netlink,
@@ -71,7 +71,7 @@ impl fmt::Display for InterfaceState {
         writeln!(f, "  sends:    {}", profile("sends", &self.sends))?;
         writeln!(f, "  receives: {}", profile("receives", &self.receives))?;
         if !self.broken.is_empty() {
-            let clear = format!("netem clear {}", shell_word(&self.interface));
+            let clear = clear_command(&self.interface);
             writeln!(f, "  apply a profile again to repair it, or remove it: {clear}")?;
         }
         for qdisc in &self.qdiscs {

@@ -206,6 +206,12 @@ async fn the_printed_commands_remove_what_netem_did_not_create() {
         assert!(stderr.contains("has another filter (u32, pref 7) for what it receives"), "{stderr}");
         shell(here, stderr.trim_end().rsplit_once("remove it first: ").unwrap().1);
         assert!(apply(&["--ingress"]).status.success());
+        run("tc", &["filter", "del", "dev", name, "ingress"]);
+        let broken = here.run(|| program().args(["show", "--", name]).output()).unwrap();
+        let text = String::from_utf8_lossy(&broken.stdout).into_owned();
+        let command = text.split_once("or remove it: netem ").unwrap().1.lines().next().unwrap();
+        shell(here, &format!("{} {command}", program().get_program().display()));
+        assert!(apply(&["--ingress"]).status.success());
         here.run(|| program().args(["clear", "--", name]).output()).unwrap();
         if name != "near" {
             run("ip", &["link", "set", "dev", name, "name", "near"]);
