@@ -351,14 +351,14 @@ async fn an_interface_is_found_under_each_of_its_names() {
         here,
         "ip link add va type veth peer name vb && ip link property add dev va altname a-long-other-name",
     );
-    shell(here, "ip link add link va name va.7 type macvlan");
+    shell(here, "ip link add va.7 type veth peer name vc");
     let printed = shell(here, "ip -o link show near").split_whitespace().nth(1).unwrap().to_owned();
     assert!(printed.starts_with("near@if") && printed.ends_with(':'), "{printed}");
     for (name, real) in [
         ("a-long-other-name", "va"),
         ("va@vb", "va"),
         ("va@vb:", "va"),
-        ("va.7@va", "va.7"),
+        ("va.7@vc", "va.7"),
         (printed.as_str(), "near"),
     ] {
         assert!(
