@@ -95,8 +95,7 @@ const MEASURE_HELP: &str = "\
 Examples:
   netem measure --serve
   netem measure --serve --listen 192.0.2.2
-  netem measure 192.0.2.2
-  netem measure fe80::2%eth0 --interface eth0";
+  netem measure 192.0.2.2";
 
 const SUPPORTED_HELP: &str = "\
 Examples:

@@ -4,6 +4,7 @@ use crate::{error::Result, interface::Interface, netlink::Netlink};
 
 /// An interface's kind, its state and the interfaces of its network namespace that use it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag of the kernel's answer")]
 pub struct LinkRole {
     /// The interface's name.
     pub name: String,

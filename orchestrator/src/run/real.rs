@@ -414,7 +414,10 @@ mod tests {
         );
         let downwards = agree([&new, &old], ["10.0.2", "7.2.18"]).note.unwrap();
         assert!(downwards.contains("does not promise"), "{downwards}");
-        let none = agree([&types(&["pc-i440fx-6.2"]), &new], ["6.2", "10.0.2"]).none_in_common.unwrap();
-        assert!(none.contains("has pc-i440fx-6.2,") && none.contains("install the same version"), "{none}");
+        let apart = agree([&types(&["pc-i440fx-6.2"]), &new], ["6.2", "10.0.2"]).none_in_common.unwrap();
+        assert!(
+            apart.contains("has pc-i440fx-6.2,") && apart.contains("install the same version"),
+            "{apart}"
+        );
     }
 }

@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
 };
-use testbed::host::qemu_version;
+use testbed::{host::qemu_version, outcome::Outcome};
 
 const SMALL: &str = "
 name: small
@@ -48,9 +48,9 @@ fn assert_run_refused(dir: &TestDir, lab: &str, texts: &[&str]) {
 /// Gives the user `root` of a host another home directory.
 fn set_home(hosts: &Hosts, host: usize, home: &Path) {
     let script = format!(
-        "umount /etc/passwd 2> /dev/null || :; \
-         sed 's,^\\(root:.*\\):[^:]*:\\([^:]*\\)$,\\1:{}:\\2,' /etc/passwd > /run/passwd; \
-         mount --bind /run/passwd /etc/passwd",
+        "new=$(mktemp /run/passwd.XXXXXX); chmod 644 $new; \
+         sed 's,^\\(root:.*\\):[^:]*:\\([^:]*\\)$,\\1:{}:\\2,' /etc/passwd > $new; \
+         mount --bind $new /etc/passwd",
         home.display()
     );
     hosts.on(host, &script);
@@ -201,12 +201,15 @@ fn a_directory_that_cannot_be_written_is_explained_by_its_cause() {
             set_home(hosts, host, &hosts.cache(host).join("home"));
             hosts.on(host, &format!("mkdir {}/home", hosts.cache(host).display()));
         }
-        set_home(hosts, 2, Path::new("/nonexistent"));
+        let missing = dir.path("no-such-home");
+        set_home(hosts, 2, &missing);
         let texts = [
-            "failed compute2 images cannot use host lab2: /nonexistent does not exist, which is the home",
+            "failed compute2 images cannot use host lab2: ",
+            &format!("{} does not exist, which is the home", missing.display()),
             "fix: create the home directory there, or set `images` in the inventory to another directory",
         ];
         assert_eq!(assert_doctor_says(&dir, &lab, &texts), 1);
+        assert!(!missing.exists(), "it is not created");
         set_home(hosts, 2, &hosts.cache(2).join("home"));
         assert_eq!(assert_doctor_says(&dir, &lab, &["each compute node has its own ~/my images"]), 0);
         for host in [1, 2] {
@@ -289,8 +292,15 @@ fn guests_migrate_between_qemus_of_different_versions() {
             write_script(&stub, &script);
             let expected = format!("guests get the machine type {}", other.common);
             assert_eq!(assert_doctor_says(&dir, &lab, &[&other.version, &installed, &expected]), 0);
-            let code = dir.run(&["matrix.yaml", "--out", "run", "--lab", &lab]);
-            assert_eq!(code, 0, "{out}\n{}", dir.shown());
+            dir.run(&["matrix.yaml", "--out", "run", "--lab", &lab]);
+            let records = dir.records();
+            let [record] = &records[..] else { panic!("{out}\n{}", dir.shown()) };
+            // The destination has read the guest. What it makes of it under TCG is QEMU's affair: a guest of
+            // QEMU 7.2 panicked once in 10.0.
+            assert!(record.measured.downtime_ms.qemu.is_some(), "{out}\n{}", dir.shown());
+            let reason = record.reason.clone().unwrap_or_default();
+            let is_known = record.outcome == Outcome::Converged || reason.contains("the guest panicked");
+            assert!(is_known, "{out}\n{}", dir.shown());
             assert!(words(&dir.stderr()).contains(&expected), "{}", dir.stderr());
             let environment = dir.environment();
             assert_eq!(environment["machine_type"], other.common.as_str());

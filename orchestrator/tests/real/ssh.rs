@@ -421,8 +421,7 @@ fn doctor_finds_problems_of_hosts() {
         assert_eq!(code, 1, "{out}");
         assert!(out.contains("missing compute1 migration") && out.contains("eth7"), "{out}");
         assert!(out.contains("failed compute2 reach") && out.contains("correct `host` in"), "{out}");
-        let login = format!("`ssh -F {} lab9 true`", hosts.ssh_config().display());
-        assert!(out.contains(&login), "{out}");
+        assert!(out.contains("`ssh -F ") && out.contains(" lab9 true` has to work"), "{out}");
         // The words of a sudo that would ask.
         write_script(
             &hosts.programs(0).join("sudo"),
