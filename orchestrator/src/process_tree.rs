@@ -8,7 +8,7 @@ use nix::{
         signal::{Signal, kill},
         wait::{WaitPidFlag, waitpid},
     },
-    unistd::Pid,
+    unistd::{Pid, getsid},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,6 +18,9 @@ use std::{
 
 /// The interval at which killed processes are looked for again.
 pub const INTERVAL: Duration = Duration::from_millis(5);
+
+/// How often [`kill_session`] looks for processes that have been started meanwhile.
+const KILL_ROUNDS: u32 = 100;
 
 /// A descendant of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,10 +154,38 @@ pub fn end_descendants(signal: Signal, patience: Duration) -> io::Result<()> {
     Ok(())
 }
 
+/// Kills every process of a session, whatever process groups it has. `leader` is the PID of the process that
+/// began the session.
+pub fn kill_session(leader: i32) {
+    let leader = Pid::from_raw(leader);
+    for _ in 0..KILL_ROUNDS {
+        let Ok(entries) = fs::read_dir("/proc") else { return };
+        let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let members = pids.map(Pid::from_raw).filter(|pid| getsid(Some(*pid)) == Ok(leader));
+        // A process that has ended stays until its parent notices.
+        let running = members.filter(|pid| !has_ended(*pid)).collect::<Vec<_>>();
+        if running.is_empty() {
+            return;
+        }
+        for pid in running {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        thread::sleep(INTERVAL);
+    }
+}
+
+/// Returns whether a process has ended, and its parent has not noticed yet.
+fn has_ended(pid: Pid) -> bool {
+    ProcessStatus::read(pid.as_raw().cast_unsigned()).is_none_or(|status| status.ended)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::Command;
+    use std::{
+        io::Read,
+        process::{Command, Stdio},
+    };
 
     fn status(parent: u32, pids: &[u32]) -> ProcessStatus {
         ProcessStatus { parent, ended: false, pids: pids.to_vec(), owner: Some(Owner { uid: 7, gid: 5 }) }
@@ -220,5 +251,19 @@ mod tests {
         assert_eq!(pids(&[2]), BTreeSet::from([5]), "the child 2 is running, and all below it");
         assert_eq!(pids(&[5]), BTreeSet::from([2, 3, 4]));
         assert_eq!(pids(&[3]), BTreeSet::from([2, 3, 4, 5]), "only children can be left out");
+    }
+
+    #[test]
+    fn a_session_ends_with_its_other_process_groups() {
+        // `timeout` makes a process group of its own.
+        let script = "timeout 600 sh -c 'echo; sleep 600'; sleep 600";
+        let mut leader = Command::new("setsid");
+        let mut leader = leader.args(["sh", "-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut output = leader.stdout.take().unwrap();
+        output.read_exact(&mut [0]).unwrap();
+        kill_session(leader.id().cast_signed());
+        // The pipe ends when the last process has closed it.
+        output.read_to_string(&mut String::new()).unwrap();
+        leader.wait().unwrap();
     }
 }
