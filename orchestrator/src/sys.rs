@@ -10,7 +10,7 @@ use nix::{
         signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
         socket::{AddressFamily, SockFlag, SockType, socket},
     },
-    unistd::{execveat, setsid},
+    unistd::{execveat, getpid, getppid, setsid},
 };
 use rustix::process::ioctl_tiocsctty;
 use std::{
@@ -112,6 +112,20 @@ pub(crate) fn start_session(command: &mut Command, terminal: Option<RawFd>, bloc
         }
         blocked.thread_set_mask()?;
         Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)
+    };
+    // SAFETY: the closure only makes system calls, which a child may make between fork and exec.
+    unsafe { command.pre_exec(start) };
+}
+
+/// Makes the program start in a session of its own, without a controlling terminal, so that it cannot ask the
+/// user anything. It gets `signal` when the thread that starts it ends.
+pub(crate) fn start_unattended(command: &mut Command, signal: Signal) {
+    let parent = getpid();
+    let start = move || {
+        setsid()?;
+        prctl::set_pdeathsig(signal)?;
+        // The parent may have ended before.
+        if getppid() == parent { Ok(()) } else { Err(Errno::ESRCH.into()) }
     };
     // SAFETY: the closure only makes system calls, which a child may make between fork and exec.
     unsafe { command.pre_exec(start) };

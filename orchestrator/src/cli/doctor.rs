@@ -27,6 +27,9 @@ pub(super) struct DoctorArgs {
     /// Show only problems
     #[arg(short, long)]
     quiet: bool,
+    /// Also show what the login shells of hosts print
+    #[arg(short, long)]
+    verbose: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -44,6 +47,9 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<u8, Failure> {
         results: Path::new("results"),
     };
     let report = super::runtime()?.block_on(doctor::examine(&needs, hosts.as_ref()));
+    if let Some(hosts) = hosts.as_ref().filter(|_| args.verbose) {
+        super::tell_greetings(hosts);
+    }
     let mut report = report.map_err(super::lab_failure)?;
     let code = report.exit_code();
     if args.quiet {

@@ -76,6 +76,9 @@ Exit codes:
 struct StatusArgs {
     #[command(flatten)]
     lab: LabArgs,
+    /// Also show what the login shells of hosts print
+    #[arg(short, long)]
+    verbose: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -94,6 +97,9 @@ struct ShellArgs {
     /// Choose among the runs of this user, a name or an ID; only root can name another user
     #[arg(long, value_name = "USER")]
     user: Option<String>,
+    /// Also show what the login shells of hosts print
+    #[arg(short, long)]
+    verbose: bool,
     /// A command with its arguments, to run instead of a shell
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -111,7 +117,13 @@ pub(super) fn lab(args: &LabCommand) -> Result<u8, Failure> {
 fn status(args: &StatusArgs) -> Result<u8, Failure> {
     let status = match args.lab.choice().hosts().map_err(super::lab_failure)? {
         None => Status::local().map_err(Failure::lab)?,
-        Some(hosts) => super::runtime()?.block_on(Status::of_hosts(&hosts)).map_err(super::lab_failure)?,
+        Some(hosts) => {
+            let status = super::runtime()?.block_on(Status::of_hosts(&hosts)).map_err(super::lab_failure)?;
+            if args.verbose {
+                super::tell_greetings(&hosts);
+            }
+            status
+        }
     };
     let code = if status.all_hosts_answer() { 0 } else { EXIT_FAILED };
     if args.json {
@@ -138,7 +150,13 @@ fn shell(args: &ShellArgs) -> Result<u8, Failure> {
         return runtime.block_on(shell.run_locally(notice)).map_err(failure);
     };
     let terminal = io::stdin().is_terminal();
-    let mut command = runtime.block_on(shell.host_command(&hosts, terminal, notice)).map_err(failure)?;
-    sys::survive_terminal_signals().map_err(Failure::lab)?;
-    Ok(visit::exit_code(command.status().map_err(Failure::lab)?))
+    let session = runtime.block_on(shell.host_session(&hosts, terminal, notice));
+    let ended = session.map_err(failure).and_then(|session| {
+        sys::survive_terminal_signals().map_err(Failure::lab)?;
+        session.run().map_err(Failure::lab)
+    });
+    if args.verbose {
+        super::tell_greetings(&hosts);
+    }
+    Ok(visit::exit_code(ended?))
 }

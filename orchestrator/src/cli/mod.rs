@@ -6,7 +6,10 @@
 use crate::{
     image::{self, Cache, KernelChoice},
     input,
-    lab::{LabChoice, hosts::uploads},
+    lab::{
+        LabChoice,
+        hosts::{ssh::SshHosts, uploads},
+    },
     matrix::{MAX_REPEAT, selection::Selection},
     report::{FormatName, RenderedReport},
 };
@@ -383,6 +386,13 @@ fn show(format: FormatName, report: &RenderedReport) -> Result<(), Failure> {
         frontend::tell(format!("note: {line}"));
     }
     Ok(())
+}
+
+/// Shows what the login shells of hosts have printed before they ran anything.
+fn tell_greetings(hosts: &SshHosts) {
+    for greeting in hosts.access.greetings() {
+        frontend::tell(greeting);
+    }
 }
 
 /// Creates the runtime of a command. It has one thread: a node asks the kernel to be killed when the *thread*

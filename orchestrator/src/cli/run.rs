@@ -64,7 +64,8 @@ pub(super) struct RunArgs {
     /// Show no progress
     #[arg(short, long)]
     quiet: bool,
-    /// Also show the command line of each QEMU, and each phase with its duration
+    /// Also show the command line of each QEMU, each phase with its duration, and what the login shells of
+    /// hosts print
     #[arg(short, long, conflicts_with = "quiet")]
     verbose: bool,
     /// How to print the results: as a table, as CSV with one row per attempt, as JSON with all records and

@@ -15,6 +15,7 @@ use crate::{
         self,
         hosts::{
             inventory::Become,
+            session::HostSession,
             ssh::{HostAccess, HostProgram, SshHosts, Upload},
         },
     },
@@ -188,15 +189,15 @@ impl Shell<'_> {
         }
     }
 
-    /// Returns the command that runs the program on the node's host, in the node of the chosen run. If no run
-    /// is in progress, the command runs the program on the host itself, and `notice` says so. `terminal`
+    /// Returns the session that runs the program on the node's host, in the node of the chosen run. If no run
+    /// is in progress, the session runs the program on the host itself, and `notice` says so. `terminal`
     /// gives the program a terminal.
-    pub async fn host_command(
+    pub async fn host_session<'a>(
         &self,
-        SshHosts { inventory, access }: &SshHosts,
+        SshHosts { inventory, access }: &'a SshHosts,
         terminal: bool,
         notice: impl Fn(&str),
-    ) -> Result<Command, Error> {
+    ) -> Result<HostSession<'a>, Error> {
         if !self.link.is_empty() {
             return Err(Error::LinkOfHosts);
         }
@@ -212,7 +213,7 @@ impl Shell<'_> {
             notice(&format!("No run in progress: this shell is on the host {host} itself, as root{how}."));
         }
         let target = process.map(|NodeProcess { pid, run, .. }| Target { pid, run });
-        Ok(remote.enter_command(self.node, target, self.program, terminal))
+        Ok(remote.enter(self.node, target, self.program, terminal).await?)
     }
 
     /// Returns the ID of the user whose runs to choose from.
@@ -407,17 +408,17 @@ impl<'a> RemoteHost<'a> {
         Ok(seen.nodes.into_iter().map(|seen| seen.process).filter(is_real).collect())
     }
 
-    /// Returns the command that runs a program in the node with the process `target`, or on the host itself
+    /// Returns the session that runs a program in the node with the process `target`, or on the host itself
     /// if that is `None`.
-    fn enter_command(
+    async fn enter(
         &self,
         node: &str,
         target: Option<Target>,
         program: &[OsString],
         terminal: bool,
-    ) -> Command {
+    ) -> Result<HostSession<'a>, lab::Error> {
         let session = NodeSession { node: node.into(), target, remote: true, program: program.to_vec() };
-        self.access.host(self.host).enter_command(&self.program, &session, terminal)
+        self.access.host(self.host).enter(&self.program, &session, terminal).await
     }
 }
 

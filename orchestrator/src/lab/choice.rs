@@ -57,12 +57,15 @@ impl FromStr for LabChoice {
 }
 
 /// Starts a lab, uploads the guest's files to its hosts, and announces it, so that `testbed lab` can inspect
-/// and enter its nodes.
-pub async fn start(choice: &LabChoice, guest: &GuestFiles) -> Result<Lab, Error> {
+/// and enter its nodes. `notice` is told what the login shells of the hosts print.
+pub async fn start(choice: &LabChoice, guest: &GuestFiles, notice: impl Fn(&str)) -> Result<Lab, Error> {
     let lab = match choice.hosts()? {
         None => local::start().await?,
         Some(hosts) => {
-            let mut lab = ssh::start(&hosts, guest).await?;
+            let started = Box::pin(ssh::start(&hosts, guest)).await;
+            hosts.access.greetings().iter().for_each(|greeting| notice(greeting));
+            let mut lab = started?;
+            lab.access = Some(hosts.access);
             if *choice == LabChoice::Vagrant {
                 lab.description.kind = "vagrant".into();
             }

@@ -26,6 +26,7 @@ use crate::{
 };
 pub use choice::{LabChoice, start};
 pub use description::{Description, backend};
+use hosts::ssh::HostAccess;
 pub use link::Link;
 use netem::Backend;
 use std::{io, net::Ipv4Addr, time::Duration};
@@ -175,6 +176,8 @@ pub struct Lab {
     destination_pid: Option<u32>,
     /// The local node processes, or the ssh processes that lead to remote nodes; they end with the lab.
     processes: [Child; 3],
+    /// The connections to the hosts of remote nodes; they end with the lab, after the nodes.
+    access: Option<HostAccess>,
 }
 
 impl Lab {
@@ -195,6 +198,7 @@ impl Lab {
             emulated: OnceCell::new(),
             destination_pid,
             processes,
+            access: None,
         }
     }
 

@@ -139,7 +139,7 @@ impl QemuBench {
 
     /// Returns the lab in use, or starts a new one if there is none or a node was lost. In the latter case,
     /// hosts get time to come back.
-    async fn lab(&mut self, guest: &GuestFiles) -> Result<&mut (Lab, SavedGuest), Error> {
+    async fn lab(&mut self, guest: &GuestFiles, sink: &dyn Sink) -> Result<&mut (Lab, SavedGuest), Error> {
         let choice = &self.options.lab;
         let lost = match self.lab.take() {
             Some((lab, saved)) if lab.is_intact() => return Ok(self.lab.insert((lab, saved))),
@@ -147,8 +147,13 @@ impl QemuBench {
         };
         let patience = if lost && *choice != lab::LabChoice::Local { RESTART_LIMIT } else { Duration::ZERO };
         let deadline = Instant::now() + patience;
+        let notice = |text: &str| {
+            if self.options.verbose {
+                sink.handle(&Event::Message(text));
+            }
+        };
         loop {
-            match lab::start(choice, guest).await {
+            match lab::start(choice, guest, notice).await {
                 Ok(lab) => return Ok(self.lab.insert((lab, SavedGuest::default()))),
                 Err(error) if Instant::now() >= deadline => return Err(error.into()),
                 Err(_not_yet_back) => time::sleep(RESTART_INTERVAL).await,
@@ -251,7 +256,7 @@ impl Bench for QemuBench {
         let cache = self.options.cache.root().to_path_buf();
         let (cells, order) = (self.cells.clone(), self.order);
         let is_local = self.options.lab == lab::LabChoice::Local;
-        let (lab, _) = self.lab(&files).await?;
+        let (lab, _) = self.lab(&files, sink).await?;
         let description = lab.description.clone();
         let platform = Platform::of(&description);
         let platform = platform.ok_or_else(|| no_qemu("the source", &description.source, is_local))?;
@@ -356,7 +361,7 @@ impl Bench for QemuBench {
         // An interruption here can drop the future: no migration is in progress that has to be ended in
         // order.
         let (lab, saved) = tokio::select! {
-            ready = self.lab(&guest) => ready?,
+            ready = self.lab(&guest, sink) => ready?,
             () = interrupt.requested() => {
                 return without_attempt(Outcome::Interrupted, "interrupted by the user".into());
             }

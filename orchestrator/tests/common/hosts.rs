@@ -129,10 +129,12 @@ impl Hosts {
             self.programs(host).display(),
         );
         fs::write(&config, text).unwrap();
+        fs::copy("/etc/passwd", self.passwd(host)).unwrap();
         let script = format!(
             "set -e; mount -t tmpfs run /run; mkdir /run/sshd; mount -t tmpfs -o size=256m cache {}; \
-             exec {SSHD} -D -e -f {}",
+             mount --bind {} /etc/passwd; exec {SSHD} -D -e -f {}",
             cache.display(),
+            self.passwd(host).display(),
             config.display(),
         );
         let log = fs::File::create(self.folder.join(format!("sshd{host}.log"))).unwrap();
@@ -166,6 +168,40 @@ impl Hosts {
     /// Returns the log of a host's SSH server.
     pub(crate) fn log(&self, host: usize) -> String {
         fs::read_to_string(self.folder.join(format!("sshd{host}.log"))).unwrap()
+    }
+
+    /// Returns how often somebody has logged in to a host, each time with a handshake.
+    pub(crate) fn logins(&self, host: usize) -> usize {
+        self.log(host).matches("Accepted publickey for ").count()
+    }
+
+    /// Returns the path of the file that a host has as `/etc/passwd`.
+    fn passwd(&self, host: usize) -> PathBuf {
+        self.folder.join(format!("passwd{host}"))
+    }
+
+    /// Gives root on a host another login shell, and a home directory with these files.
+    pub(crate) fn set_login_shell(&self, host: usize, shell: &str, files: &[(&str, &str)]) {
+        let home = self.folder.join(format!("home{host}"));
+        let _ = fs::remove_dir_all(&home);
+        for (name, text) in files {
+            let path = home.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let users = fs::read_to_string("/etc/passwd").unwrap();
+        let others: Vec<&str> = users.lines().filter(|line| !line.starts_with("root:")).collect();
+        let root = format!("root:x:0:0:root:{}:{shell}\n{}\n", home.display(), others.join("\n"));
+        // Written in place: the host has mounted this file.
+        fs::write(self.passwd(host), root).unwrap();
+    }
+
+    /// Puts lines before those of the configuration with which `ssh` reaches the hosts. `ssh` uses the first
+    /// value that it finds.
+    pub(crate) fn configure_ssh(&self, lines: &str) {
+        self.write_ssh_config();
+        let rest = fs::read_to_string(self.ssh_config()).unwrap();
+        fs::write(self.ssh_config(), format!("{lines}\n{rest}")).unwrap();
     }
 
     /// Returns the path of a host's cache directory, a tmpfs that only this host has mounted.

@@ -257,18 +257,21 @@ impl TestDir {
     }
 
     /// Runs a subcommand on a terminal with `input` typed into it. Returns its exit code and what the
-    /// terminal showed, or `None` if there is no program `script` to create the terminal.
+    /// terminal showed, or `None` if there is no program `script` to create the terminal. A subcommand that
+    /// does not end within [`PATIENCE`] is ended, with the exit code 124.
     pub(crate) fn on_terminal(&self, args: &[&str], input: &str) -> Option<(i32, String)> {
         let words: Vec<String> = [self.testbed.display().to_string()]
             .into_iter()
             .chain(args.iter().map(|arg| format!("'{arg}'")))
             .collect();
-        let mut script = Command::new("script");
+        let mut script = Command::new("timeout");
+        script.args(["--foreground", &PATIENCE.as_secs().to_string(), "script"]);
         script.args(["--quiet", "--return", "--command", &words.join(" "), "/dev/null"]);
         script.current_dir(self.dir.path()).env(MARKER, &self.marker);
-        let Ok(mut child) = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn() else {
+        if Command::new("script").arg("--version").output().is_err() {
             return skipped("`script` is not installed (Debian package bsdutils)");
-        };
+        }
+        let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         child.stdin.as_mut().unwrap().write_all(input.as_bytes()).unwrap();
         let output = child.wait_with_output().unwrap();
         Some((output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stdout).into_owned()))

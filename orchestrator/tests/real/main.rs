@@ -23,6 +23,9 @@ mod documents;
 /// Runs in namespaces on this host, with interruptions and failures of all kinds.
 mod local;
 
+/// What `ssh` and the login shells of hosts do between `testbed` and a host.
+mod login_shells;
+
 /// The tests of `netem` in a guest whose kernel has `sch_netem`.
 mod netem_guest;
 

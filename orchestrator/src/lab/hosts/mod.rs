@@ -1,10 +1,16 @@
 //! Labs on other hosts: the hosts that an [`inventory`] names, reached through [`ssh`], or the machines of a
-//! Vagrantfile ([`vagrant`]). [`uploads`] removes old files that were uploaded to them.
+//! Vagrantfile ([`vagrant`]).
+//!
+//! [`connection`] opens the one connection to each host, [`shell`] gets commands through its login shell, and
+//! [`session`] runs a program of the user there. [`uploads`] removes old files that were uploaded to hosts.
 
 pub(crate) mod cause;
+mod connection;
 pub mod host_path;
 pub mod inventory;
 mod memfile;
+pub mod session;
+mod shell;
 pub mod ssh;
 pub mod uploads;
 pub mod vagrant;

@@ -1,6 +1,9 @@
 //! A lab of hosts that are reached through the system's `ssh`, so its configuration, agents and jump hosts
 //! work.
 //!
+//! All exchanges with a host share one connection ([`connection`]), which asks the user nothing. Each runs a
+//! script in `sh`, whatever the login shell is and prints ([`shell`]).
+//!
 //! The files that a host needs are uploaded once, into a directory there, named by the SHA-256 of their
 //! content: this program, and on the compute hosts the guest's kernel and initramfs. Then this program is
 //! started there as root, as a node, and talks to the orchestrator through the SSH session. Nothing else is
@@ -19,12 +22,14 @@
 
 use super::{
     cause::{self, FOREIGN, NO_HOME, NOT_ROOT},
+    connection::{self, Connection, last_lines},
     host_path::HostPath,
     inventory::{Become, ComputeHost, Inventory},
     memfile::Memfile,
+    session::HostSession,
+    shell::{self, RemoteScript},
 };
 use crate::{
-    bounded,
     finding::StorageProblem,
     image::{GuestFiles, hex},
     lab::{
@@ -39,17 +44,31 @@ use crate::{
         round_trip::RoundTrips,
         server::visit::{NodeSession, Target},
     },
+    process_tree,
 };
-use nix::unistd::gethostname;
+use futures::future::{self, Either};
+use nix::{sys::signal::Signal, unistd::gethostname};
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use std::{
+    collections::{BTreeMap, HashMap},
+    convert::Infallible,
+    ffi::{OsStr, OsString},
     fmt::Write as _,
-    fs, iter,
+    fs, io,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
-    process::{self, Stdio},
+    pin::pin,
+    process::{self, ExitStatus, Stdio},
+    sync::{Arc, Mutex},
+    time::Duration,
 };
-use tokio::process::{Child, Command};
+use tokio::{
+    io::{AsyncWriteExt, BufReader},
+    process::{Child, Command},
+    sync::OnceCell,
+    time,
+};
 
 /// The options of `ssh`: never prompt, and time out early. It asks every two seconds whether the host is
 /// alive, so that the orchestrator sees its answers ([`Carrier`]), and gives up after a minute: it must not
@@ -62,8 +81,22 @@ const SSH_OPTIONS: [&str; 5] = [
     "ClearAllForwardings=yes",
 ];
 
-/// The exit code of `ssh` if it fails itself.
+/// The options of `ssh` that make every session run this program's script and nothing else, and say why it
+/// fails, whatever the user's configuration has for interactive sessions.
+const SCRIPT_OPTIONS: [&str; 3] = ["RemoteCommand=none", "PermitLocalCommand=no", "LogLevel=INFO"];
+
+/// The time limit for the login shell of a host to run a script, once the host has let the user in.
+pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long to wait for the marker on standard error once it is on standard output, where it comes later, and
+/// for an `ssh` to exit after that. Start-up files may redirect standard error, or leave programs behind.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// The exit code of an `ssh` that fails itself.
 const SSH_FAILED: i32 = 255;
+
+/// The maximum length of what start-up files print in a message, in characters.
+const MAX_SHOWN_CHARS: usize = 300;
 
 /// The upload directory on a host, as shell words, unless the inventory names another.
 const UPLOAD_DIR: &str = "\"${XDG_CACHE_HOME:-$HOME/.cache}\"/testbed/uploads";
@@ -154,7 +187,12 @@ impl From<Inventory> for SshHosts {
     /// Uses the ssh configuration that the inventory names, or else the user's.
     fn from(inventory: Inventory) -> Self {
         let config = inventory.ssh_config.clone().map(SshConfig::File);
-        let access = HostAccess { config, become_root: inventory.r#become, images: inventory.images.clone() };
+        let access = HostAccess {
+            config,
+            become_root: inventory.r#become,
+            images: inventory.images.clone(),
+            contacts: Contacts::default(),
+        };
         Self { inventory, access }
     }
 }
@@ -167,6 +205,15 @@ pub struct HostAccess {
     pub(super) become_root: Become,
     /// The directory for the guest's files, if the inventory names one.
     pub(super) images: Option<HostPath>,
+    pub(super) contacts: Contacts,
+}
+
+/// What there is of each host that has been contacted, by its name for ssh.
+#[derive(Debug, Default)]
+pub(super) struct Contacts {
+    connections: Mutex<HashMap<String, Arc<OnceCell<Connection>>>>,
+    /// What the start-up files of the login shell have printed.
+    greetings: Mutex<BTreeMap<String, String>>,
 }
 
 /// A configuration for ssh other than the user's own.
@@ -191,9 +238,36 @@ impl HostAccess {
     pub(crate) fn host<'a>(&'a self, name: &'a str) -> SshHost<'a> {
         SshHost { access: self, name }
     }
+
+    /// Returns what the login shells of the hosts have printed before they ran anything, as one message for
+    /// each host.
+    pub(crate) fn greetings(&self) -> Vec<String> {
+        let greetings = self.contacts.greetings.lock().unwrap();
+        greetings.iter().map(|(host, text)| format!("{host} printed at login:\n{text}")).collect()
+    }
+
+    /// Returns the arguments of every `ssh`: the configuration file and the options.
+    pub(super) fn ssh_args(&self) -> Vec<OsString> {
+        let mut args = Vec::new();
+        if let Some(config) = &self.config {
+            args.extend(["-F".into(), config.path().into()]);
+        }
+        for option in SSH_OPTIONS.into_iter().chain(SCRIPT_OPTIONS) {
+            args.extend(["-o".into(), option.into()]);
+        }
+        args
+    }
+
+    /// Returns an `ssh` with [`Self::ssh_args`].
+    pub(super) fn ssh(&self) -> process::Command {
+        let mut command = process::Command::new("ssh");
+        command.args(self.ssh_args());
+        command
+    }
 }
 
 /// A host that is reached through ssh.
+#[derive(Clone, Copy)]
 pub(crate) struct SshHost<'a> {
     access: &'a HostAccess,
     name: &'a str,
@@ -231,9 +305,15 @@ impl HostProgram {
     }
 }
 
-impl SshHost<'_> {
+impl<'a> SshHost<'a> {
     fn failed(&self, reason: impl Into<String>) -> Error {
         Error::Host { host: self.name.into(), reason: reason.into(), remedy: None }
+    }
+
+    /// Returns the error for a connection that `ssh` cannot open or has lost, with the remedy for what it says.
+    fn not_reached(&self, reason: String, said: &str) -> Error {
+        let remedy = Some(cause::reach_remedy(said, &self.login_command()));
+        Error::Host { host: self.name.into(), reason, remedy }
     }
 
     /// Returns a command that has to work if the host can be reached.
@@ -246,28 +326,116 @@ impl SshHost<'_> {
         format!("ssh {config}{} true", self.name)
     }
 
-    /// Returns an `ssh` command that runs a script on the host in `sh`, whatever the user's login shell is.
-    /// `terminal` requests a terminal there.
-    fn ssh_command(&self, terminal: bool, script: &str) -> process::Command {
-        let mut command = process::Command::new("ssh");
-        if let Some(config) = &self.access.config {
-            command.arg("-F").arg(config.path());
-        }
-        for option in SSH_OPTIONS {
-            command.args(["-o", option]);
-        }
-        let terminal = if terminal { "-t" } else { "-T" };
-        command.args([terminal, "--", self.name, &format!("exec sh -c {}", shell_word(script))]);
-        command
+    /// Returns the cell of the connection to the host, opened if there is none.
+    async fn connect(&self) -> Result<Arc<OnceCell<Connection>>, Error> {
+        let cell = {
+            let mut connections = self.access.contacts.connections.lock().unwrap();
+            Arc::clone(connections.entry(self.name.into()).or_default())
+        };
+        let open = || Connection::open(self.access, self.name);
+        cell.get_or_try_init(open).await.map_err(|reason| {
+            let said = reason.clone();
+            self.not_reached(reason, &said)
+        })?;
+        Ok(cell)
     }
 
-    /// Returns [`Self::ssh_command`] without a terminal, with pipes for the standard streams.
-    fn piped_ssh(&self, script: &str) -> Command {
-        let mut command = Command::from(self.ssh_command(false, script));
-        // A process group of its own: Ctrl-C must reach only the orchestrator.
-        command.process_group(0).kill_on_drop(true);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
+    /// Returns an `ssh` that takes a session of the connection to the host, with the text for the login shell
+    /// there. `options` come first.
+    async fn ssh_command(&self, options: &[&str], text: &OsStr) -> Result<process::Command, Error> {
+        if text.len() > shell::MAX_TEXT_BYTES {
+            return Err(self.failed(format!(
+                "the command is too long to be sent: {} bytes, where {} are possible; put it into a file \
+                 there",
+                text.len(),
+                shell::MAX_TEXT_BYTES
+            )));
+        }
+        let cell = self.connect().await?;
+        let connection = cell.get().ok_or_else(|| self.failed("there is no connection"))?;
+        let mut command = process::Command::new("ssh");
+        command.args(options).args(connection.args()).args(self.access.ssh_args());
+        command.args(["--", self.name]).arg(text);
+        Ok(command)
+    }
+
+    /// Starts a script on the host, with pipes for the standard streams, and waits until the host runs it.
+    /// What the script writes is then all that the pipes have. If `input` is false, standard input is empty
+    /// from the beginning.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Host`] if the login shell ends without running the script, or does not do so in time.
+    async fn start_script(&self, script: &RemoteScript, input: bool) -> Result<Child, Error> {
+        let mut command = self.ssh_command(&["-T"], &script.text).await?;
+        connection::unattended(&mut command, Signal::SIGKILL);
+        command.stdin(if input { Stdio::piped() } else { Stdio::null() });
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let spawned = Command::from(command).kill_on_drop(true).spawn();
+        let mut child = spawned.map_err(|e| self.failed(format!("cannot run ssh: {e}")))?;
+        let (mut said, mut complained) = (Vec::new(), Vec::new());
+        let greetings = read_greetings(&mut child, &script.marker, &mut said, &mut complained);
+        let started = time::timeout(ANSWER_LIMIT, greetings).await;
+        let greeting = format!("{}\n{}", shell::shown(&said), shell::shown(&complained)).trim().to_owned();
+        match started {
+            Ok(true) => {
+                self.greeted(&greeting);
+                Ok(child)
+            }
+            Ok(false) if said.len() >= shell::MAX_GREETING_BYTES => Err(self.failed(format!(
+                "its login shell has printed {} KiB without running the command{}",
+                said.len() >> 10,
+                printed_as_well(&greeting)
+            ))),
+            Ok(false) => {
+                drop(child.stdin.take());
+                // It has closed its standard output, and may be about to exit.
+                let status = time::timeout(GRACE, child.wait()).await.ok().and_then(Result::ok);
+                self.greeted(&shell::shown(&said));
+                Err(self.not_run(status, &greeting))
+            }
+            Err(_) => {
+                if let Some(leader) = child.id() {
+                    process_tree::kill_session(leader.cast_signed());
+                }
+                self.greeted(&greeting);
+                Err(self.not_run_in_time(&greeting))
+            }
+        }
+    }
+
+    /// Notes what the login shell has printed.
+    pub(super) fn greeted(&self, text: &str) {
+        if !text.is_empty() {
+            let mut greetings = self.access.contacts.greetings.lock().unwrap();
+            greetings.entry(self.name.into()).or_insert_with(|| text.into());
+        }
+    }
+
+    /// Returns the error for an `ssh` that has ended, with this status, before the script ran.
+    pub(super) fn not_run(&self, status: Option<ExitStatus>, printed: &str) -> Error {
+        let is_of_ssh = status.and_then(|status| status.code()) == Some(SSH_FAILED);
+        let status = status_text(status);
+        if is_of_ssh && !printed.is_empty() {
+            return self.not_reached(format!("{} ({status})", last_lines(printed)), printed);
+        }
+        self.failed(format!(
+            "its login shell ended without running the command ({status}){}; a start-up file such as .bashrc \
+             must not exit or start another shell when `ssh {} COMMAND` runs a command",
+            printed_as_well(printed),
+            self.name
+        ))
+    }
+
+    /// Returns the error for a login shell that does not run the script.
+    pub(super) fn not_run_in_time(&self, printed: &str) -> Error {
+        self.failed(format!(
+            "its login shell has not run the command after {} s{}; a start-up file such as .bashrc may read \
+             standard input, start another shell, or wait for something: `ssh {} true` has to end by itself",
+            ANSWER_LIMIT.as_secs(),
+            printed_as_well(printed),
+            self.name
+        ))
     }
 
     /// Runs a script on the host with this standard input. Returns its trimmed standard output.
@@ -276,18 +444,32 @@ impl SshHost<'_> {
     ///
     /// [`Error::Host`] with the script's standard error if it exits with a failure.
     async fn run_with_input(&self, script: &str, input: &[u8]) -> Result<String, Error> {
-        let spawned = self.piped_ssh(script).spawn();
-        let child = spawned.map_err(|e| self.failed(format!("cannot run ssh: {e}")))?;
-        let output = bounded::output_of(child, input).await.map_err(|e| self.failed(e.to_string()))?;
-        if !output.status.success() {
-            let stderr = String::from_utf8_lossy(&output.stderr);
-            let mut error = self.failed(format!("{} ({})", stderr.trim(), output.status));
-            if let (Error::Host { remedy, .. }, Some(SSH_FAILED)) = (&mut error, output.status.code()) {
-                *remedy = Some(cause::reach_remedy(&stderr, &self.login_command()));
+        let script = RemoteScript::bounded(script);
+        let mut child = self.start_script(&script, !input.is_empty()).await?;
+        let (mut answer, mut reason) = (Vec::new(), Vec::new());
+        let stdin = child.stdin.take();
+        let write = async {
+            if let Some(mut stdin) = stdin {
+                // If writing fails, the exit status and standard error tell why.
+                let _ = stdin.write_all(input).await;
             }
-            return Err(error);
+            future::pending::<Infallible>().await
+        };
+        let read = read_answers(&mut child, &script.marker, &mut answer, &mut reason);
+        let end = tokio::select! {
+            end = read => end.map_err(|e| self.failed(e.to_string()))?,
+            never = write => match never {},
+        };
+        // Something that a start-up file has started may hold the session open.
+        let status = time::timeout(GRACE, child.wait()).await.ok().and_then(Result::ok);
+        let reason = shell::shown(&reason);
+        match end.as_deref() {
+            Some("0") => Ok(shell::shown(&answer)),
+            Some(status) => Err(self.failed(format!("{reason} (exit status: {status})"))),
+            None => {
+                Err(self.not_reached(format!("{} ({})", last_lines(&reason), status_text(status)), &reason))
+            }
         }
-        Ok(String::from_utf8_lossy(&output.stdout).trim().to_string())
     }
 
     /// Uploads a file into `directory` on the host, or into the user's cache there if that is `None`, unless
@@ -363,9 +545,9 @@ impl SshHost<'_> {
             "export LC_ALL=C; {}exec {root} node --name {name} --run {run} --remote \"$SSH_CONNECTION\"",
             self.prune_command(program)
         );
-        let mut process =
-            self.piped_ssh(&script).spawn().map_err(|e| self.failed(format!("cannot run ssh: {e}")))?;
-        let carrier = process.id().map(|pid| Carrier { pid });
+        let mut process = self.start_script(&RemoteScript::streaming(script.as_bytes()), true).await?;
+        let connection = self.connect().await?;
+        let carrier = connection.get().and_then(Connection::pid).or(process.id()).map(|pid| Carrier { pid });
         let node = match connect_node(name, &mut process, carrier).await {
             Ok(node) => node,
             Err(Error::Start { reason, .. }) => {
@@ -446,23 +628,113 @@ impl SshHost<'_> {
             .map_err(|e| self.failed(format!("`testbed observe` printed invalid JSON there: {e}")))
     }
 
-    /// Returns an `ssh` command that runs the session's program as root, in a node on the host or on the host
-    /// itself, with this process's standard streams. `program` is the result of [`SshHost::install`];
-    /// `terminal` requests a terminal there.
-    pub(crate) fn enter_command(
+    /// Returns the session that runs a program as root, in a node on the host or on the host itself, with
+    /// this process's standard streams. `program` is the result of [`SshHost::install`]; `terminal` requests
+    /// a terminal there.
+    pub(crate) async fn enter(
         &self,
         program: &HostProgram,
         session: &NodeSession,
         terminal: bool,
-    ) -> process::Command {
+    ) -> Result<HostSession<'a>, Error> {
         let mut script = format!("exec {} enter --remote {}", self.root_command(program), session.node);
         if let Some(Target { pid, run }) = &session.target {
             let _ = write!(script, " --pid {pid} --run {}", shell_word(run));
         }
-        let words = session.program.iter().map(|word| word.to_string_lossy());
-        let _ = write!(script, " {}", shell_line(iter::once("--".into()).chain(words)));
-        self.ssh_command(terminal, &script)
+        script += " --";
+        let mut script = script.into_bytes();
+        for word in &session.program {
+            script.push(b' ');
+            script.extend(quoted(word));
+        }
+        let script =
+            if terminal { RemoteScript::on_terminal(&script) } else { RemoteScript::streaming(&script) };
+        let cell = self.connect().await?;
+        let mut options = vec![if terminal { "-t" } else { "-T" }];
+        if terminal {
+            // It would say that the connection is closed before the last output is shown.
+            options.extend(["-o", "LogLevel=ERROR"]);
+        }
+        options.extend(cell.get().map_or(&[][..], Connection::only));
+        let command = self.ssh_command(&options, &script.text).await?;
+        Ok(HostSession { host: *self, command, marker: script.marker, terminal })
     }
+}
+
+/// Reads the standard output and the standard error of a process up to the marker, and keeps what comes
+/// before. Returns whether the marker has come on standard output.
+async fn read_greetings(
+    process: &mut Child,
+    marker: &str,
+    said: &mut Vec<u8>,
+    complained: &mut Vec<u8>,
+) -> bool {
+    let (Some(stdout), Some(stderr)) = (process.stdout.take(), process.stderr.take()) else { return false };
+    // No buffers: what follows the marker is for others to read.
+    let (mut stdout, mut stderr) = (BufReader::with_capacity(1, stdout), BufReader::with_capacity(1, stderr));
+    let arrived = {
+        let on_stdout = pin!(shell::read_greeting(&mut stdout, marker, said));
+        let on_stderr = pin!(shell::read_greeting(&mut stderr, marker, complained));
+        // Together: a process waits as long as one of its pipes is full.
+        match future::select(on_stdout, on_stderr).await {
+            Either::Left((arrived, on_stderr)) => {
+                let _ = time::timeout(GRACE, on_stderr).await;
+                arrived
+            }
+            Either::Right((_, on_stdout)) => on_stdout.await,
+        }
+    };
+    process.stdout = Some(stdout.into_inner());
+    process.stderr = Some(stderr.into_inner());
+    arrived
+}
+
+/// Reads the answers of a process on standard output and standard error: see [`shell::read_answer`]. Returns
+/// the end of the former.
+async fn read_answers(
+    process: &mut Child,
+    marker: &str,
+    answer: &mut Vec<u8>,
+    reason: &mut Vec<u8>,
+) -> io::Result<Option<String>> {
+    let (Some(stdout), Some(stderr)) = (process.stdout.take(), process.stderr.take()) else {
+        return Ok(None);
+    };
+    let (mut stdout, mut stderr) = (BufReader::new(stdout), BufReader::new(stderr));
+    let on_stdout = pin!(shell::read_answer(&mut stdout, marker, answer));
+    let on_stderr = pin!(shell::read_answer(&mut stderr, marker, reason));
+    match future::select(on_stdout, on_stderr).await {
+        Either::Left((end, on_stderr)) => {
+            let _ = time::timeout(GRACE, on_stderr).await;
+            end
+        }
+        Either::Right((_, on_stdout)) => on_stdout.await,
+    }
+}
+
+/// Returns the exit status of an `ssh` as a part of a message; `None` is that of one that does not exit.
+fn status_text(status: Option<ExitStatus>) -> String {
+    status.map_or_else(|| "ssh does not exit".into(), |status| status.to_string())
+}
+
+/// Returns what start-up files have printed as a part of a message, on one line.
+fn printed_as_well(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let short: String = lines.join(" / ").chars().take(MAX_SHOWN_CHARS).collect();
+    if short.is_empty() { String::new() } else { format!("; it printed: {short}") }
+}
+
+/// Quotes a word of any bytes for `sh`.
+fn quoted(word: &OsStr) -> Vec<u8> {
+    let mut quoted = vec![b'\''];
+    for byte in word.as_bytes() {
+        match byte {
+            b'\'' => quoted.extend(br"'\''"),
+            other => quoted.push(*other),
+        }
+    }
+    quoted.push(b'\'');
+    quoted
 }
 
 /// Returns the name that this process's run has on other hosts: `PID@HOST`.

@@ -10,7 +10,7 @@
 use super::{
     inventory::{self, Inventory},
     memfile::Memfile,
-    ssh::{HostAccess, SshConfig, SshHosts},
+    ssh::{Contacts, HostAccess, SshConfig, SshHosts},
 };
 use crate::bounded;
 use std::{
@@ -129,6 +129,7 @@ pub(crate) fn hosts() -> Result<SshHosts, Error> {
         config: Some(SshConfig::Memory(config)),
         become_root: inventory.r#become,
         images: inventory.images.clone(),
+        contacts: Contacts::default(),
     };
     Ok(SshHosts { inventory, access })
 }

@@ -1,0 +1,166 @@
+//! A program of the user on a host, with this process's standard streams, through the login shell there.
+//!
+//! What the program writes is passed on, without what start-up files of the login shell print before it. On a
+//! terminal, the `ssh` has that of this process as its standard input. Otherwise the program gets this
+//! process's standard input from when it runs, so that no start-up file takes anything of it.
+
+use super::{
+    shell::{MAX_GREETING_BYTES, is_marker, shown},
+    ssh::{ANSWER_LIMIT, SshHost},
+};
+use crate::lab::Error;
+use nix::{
+    sys::{
+        signal::{Signal, kill},
+        termios::{OutputFlags, tcgetattr},
+    },
+    unistd::Pid,
+};
+use std::{
+    io::{self, BufRead, BufReader, Read, Stdout, Write},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc::{self, RecvTimeoutError, Sender},
+    thread::{self, JoinHandle},
+};
+
+/// The maximum number of bytes to pass on at once.
+const CHUNK: usize = 16 << 10;
+
+/// A session on a host, ready to be started.
+pub struct HostSession<'a> {
+    pub(super) host: SshHost<'a>,
+    /// The `ssh`.
+    pub(super) command: Command,
+    /// The line after which the program's output begins.
+    pub(super) marker: String,
+    /// Whether the program has a terminal, which is this process's standard input.
+    pub(super) terminal: bool,
+}
+
+impl HostSession<'_> {
+    /// Runs the program and passes its output on. Returns the exit status of `ssh`, which is that of the
+    /// program, once it has ended.
+    ///
+    /// # Errors
+    ///
+    /// If `ssh` cannot be started, or the login shell does not run the program.
+    pub fn run(self) -> Result<ExitStatus, Error> {
+        let Self { host, mut command, marker, terminal } = self;
+        if !terminal {
+            command.stdin(Stdio::piped()).stderr(Stdio::piped());
+        }
+        let mut child = command.stdout(Stdio::piped()).spawn()?;
+        let (begun, begins) = mpsc::channel();
+        let stdout: Box<dyn Write + Send> =
+            if terminal { Box::new(TerminalOutput(io::stdout())) } else { Box::new(io::stdout()) };
+        let stdout = child.stdout.take().map(|output| pass_on(output, stdout, &marker, Some(begun)));
+        let stderr = child.stderr.take().map(|output| pass_on(output, io::stderr(), &marker, None));
+        let started = begins.recv_timeout(ANSWER_LIMIT);
+        match started {
+            Ok(()) => feed(&mut child),
+            Err(RecvTimeoutError::Disconnected) => drop(child.stdin.take()),
+            Err(RecvTimeoutError::Timeout) => {
+                // It restores the terminal. The session on the host may go on.
+                let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
+                child.wait()?;
+                return Err(host.not_run_in_time(""));
+            }
+        }
+        let status = child.wait()?;
+        let printed = [stdout, stderr]
+            .map(|passing| shown(&passing.and_then(|passing| passing.join().ok()).unwrap_or_default()));
+        let printed = printed.join("\n").trim().to_owned();
+        host.greeted(&printed);
+        match started {
+            Ok(()) => Ok(status),
+            Err(_) => Err(host.not_run(Some(status), &printed)),
+        }
+    }
+}
+
+/// Standard output for lines that end with `\r\n`, as those of a program on a terminal do. When `ssh` has
+/// ended, some may be left to be written to this process's terminal, which then adds `\r` itself.
+struct TerminalOutput(Stdout);
+
+impl Write for TerminalOutput {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let adds = OutputFlags::OPOST | OutputFlags::ONLCR;
+        if !tcgetattr(&self.0).is_ok_and(|settings| settings.output_flags.contains(adds)) {
+            return self.0.write(bytes);
+        }
+        self.0.write_all(&without_returns(bytes))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// Returns a text with `\n` for each `\r\n`.
+fn without_returns(text: &[u8]) -> Vec<u8> {
+    let lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').collect();
+    let last = lines.len() - 1;
+    let line = |(index, line): (usize, &&'_ [u8])| match line.strip_suffix(b"\r") {
+        Some(line) if index < last => line.to_vec(),
+        _ => line.to_vec(),
+    };
+    lines.iter().enumerate().map(line).collect::<Vec<_>>().join(&b'\n')
+}
+
+/// Passes on what comes after the marker, on a thread of its own, until the input ends or nobody reads the
+/// output any more. Tells `begun` when the marker has come. The thread returns what came before.
+fn pass_on(
+    input: impl Read + Send + 'static,
+    mut output: impl Write + Send + 'static,
+    marker: &str,
+    begun: Option<Sender<()>>,
+) -> JoinHandle<Vec<u8>> {
+    let marker = marker.to_owned();
+    thread::spawn(move || {
+        let (mut input, mut greeting) = (BufReader::with_capacity(CHUNK, input), Vec::new());
+        loop {
+            let before = greeting.len();
+            let left = MAX_GREETING_BYTES.saturating_sub(before) as u64;
+            let read = input.by_ref().take(left).read_until(b'\n', &mut greeting);
+            if is_marker(&greeting[before..], &marker) {
+                greeting.truncate(before);
+                break;
+            }
+            if !matches!(read, Ok(1..)) {
+                return greeting;
+            }
+        }
+        if let Some(begun) = begun {
+            let _ = begun.send(());
+        }
+        while let Ok(bytes @ [_, ..]) = input.fill_buf() {
+            let count = bytes.len();
+            if output.write_all(bytes).and_then(|()| output.flush()).is_err() {
+                break;
+            }
+            input.consume(count);
+        }
+        greeting
+    })
+}
+
+/// Gives a program this process's standard input, on a thread that lives as long as this process. The program
+/// has a terminal if its input is no pipe.
+fn feed(program: &mut Child) {
+    if let Some(mut input) = program.stdin.take() {
+        // A program that reads no more is no error.
+        thread::spawn(move || io::copy(&mut io::stdin().lock(), &mut input));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_returns_at_the_ends_of_lines_are_left_out() {
+        assert_eq!(without_returns(b"a\r\n\r\n10 %\r20 %\nb\r"), b"a\n\n10 %\r20 %\nb\r");
+        assert_eq!(without_returns(b""), b"");
+    }
+}
