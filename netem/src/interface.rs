@@ -47,10 +47,8 @@ pub struct Interface {
     pub(crate) controller: Option<u32>,
     /// The type of its link layer (`ARPHRD_*`), such as 1 for Ethernet.
     pub(crate) link_layer: u16,
-    /// Whether it is a loopback interface (`IFF_LOOPBACK`).
-    pub(crate) is_loopback: bool,
-    /// Whether it has a carrier (`IFF_LOWER_UP`).
-    pub(crate) has_carrier: bool,
+    /// Its flags (`IFF_*`), such as `IFF_LOOPBACK`.
+    pub(crate) flags: u32,
     /// The first counters of `IFLA_STATS64`: packets, bytes, errors and drops, received before sent.
     pub(crate) counters: [u64; COUNTERS],
 }
@@ -63,15 +61,8 @@ impl Interface {
         reader.advance(2)?;
         let (link_layer, index, flags) = (reader.u16()?, reader.u32()?, reader.u32()?);
         reader.advance(4)?;
-        let has = |flag: libc::c_int| flags & flag.cast_unsigned() != 0;
-        let mut interface = Self {
-            index,
-            link_layer,
-            is_up: has(libc::IFF_UP),
-            is_loopback: has(libc::IFF_LOOPBACK),
-            has_carrier: has(libc::IFF_LOWER_UP),
-            ..Self::default()
-        };
+        let mut interface = Self { index, link_layer, flags, ..Self::default() };
+        interface.is_up = interface.has(libc::IFF_UP);
         for (attribute, mut value) in reader {
             match attribute {
                 IFLA_IFNAME => interface.name = printable(value.text()),
@@ -97,6 +88,11 @@ impl Interface {
             }
         }
         Some(interface)
+    }
+
+    /// Returns whether it has this flag (`IFF_*`).
+    pub(crate) fn has(&self, flag: libc::c_int) -> bool {
+        self.flags & flag.cast_unsigned() != 0
     }
 }
 

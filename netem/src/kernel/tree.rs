@@ -246,7 +246,7 @@ fn as_stored(settings: &QdiscSettings, clock: Clock) -> QdiscSettings {
             let jitter = whole(netem.jitter);
             let distribution = if jitter.is_zero() { Distribution::default() } else { Distribution::Uniform };
             let (delay, rate) = (whole(netem.delay), netem.rate.map(rate));
-            QdiscSettings::Netem(Netem { delay, jitter, rate, distribution, ..netem })
+            QdiscSettings::Netem(Netem { delay, jitter, distribution, rate, ..netem })
         }
         QdiscSettings::Tbf(tbf) => QdiscSettings::Tbf(Tbf { rate: rate(tbf.rate), ..tbf }),
         QdiscSettings::HtbClass(class) => {

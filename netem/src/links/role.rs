@@ -61,10 +61,10 @@ fn role(interface: &Interface, all: &[Interface]) -> LinkRole {
         name: interface.name.clone(),
         index: interface.index,
         kind: interface.kind.clone(),
-        loopback: interface.is_loopback,
+        loopback: interface.has(libc::IFF_LOOPBACK),
         ethernet: interface.link_layer == libc::ARPHRD_ETHER,
         up: interface.is_up,
-        carrier: interface.is_up && interface.has_carrier,
+        carrier: interface.is_up && interface.has(libc::IFF_LOWER_UP),
         controller: controller.map(user),
         users: on_this.map(user).filter(receives).collect(),
     }

@@ -53,6 +53,7 @@ impl BenchGuest {
         let scratch = tempfile::tempdir()?;
         let (address, prefix) = GUEST_ADDRESS;
         let mut machine = GuestMachine {
+            machine_type: UNVERSIONED.into(),
             accelerator: Accelerator::Kvm,
             cpu: Accelerator::Kvm.default_cpu().into(),
             vcpus: 1,
@@ -62,7 +63,6 @@ impl BenchGuest {
             address: format!("{address}/{prefix}"),
             network: None,
             confinement: Confinement::default(),
-            machine_type: UNVERSIONED.into(),
         };
         let facts = &lab.description.source;
         let platform = Platform {

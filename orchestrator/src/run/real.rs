@@ -306,12 +306,11 @@ impl Bench for QemuBench {
             sink.handle(&Event::Message(&text));
             accelerators.insert(accel, finding);
         }
-        let reasons = match chosen.none_in_common {
-            Some(reason) => cells.iter().map(|cell| (cell.id.clone(), reason.clone())).collect(),
-            None => {
-                let template = GuestMachine { machine_type: chosen.name.clone(), ..confined_tcg };
-                screen::screen(&cells, lab, &accelerators, &template, &log).await
-            }
+        let reasons = if let Some(reason) = chosen.none_in_common {
+            cells.iter().map(|cell| (cell.id.clone(), reason.clone())).collect()
+        } else {
+            let template = GuestMachine { machine_type: chosen.name.clone(), ..confined_tcg };
+            screen::screen(&cells, lab, &accelerators, &template, &log).await
         };
         let environment = Environment {
             format: FormatVersion::CURRENT,
