@@ -38,8 +38,8 @@ pub struct Interface {
     /// The largest number of segments that TCP may pass down in one packet (`IFLA_GSO_MAX_SEGS`); `None` if
     /// the kernel does not report it.
     pub gso_max_segments: Option<u32>,
-    /// The index of the interface to which this one is linked (`IFLA_LINK`), such as its peer or the interface
-    /// that it is on.
+    /// The index of the interface to which this one is linked (`IFLA_LINK`), such as its peer or the one that
+    /// it is on.
     pub(crate) linked_to: Option<u32>,
     /// Whether that index is one of another network namespace (`IFLA_LINK_NETNSID`).
     pub(crate) linked_elsewhere: bool,

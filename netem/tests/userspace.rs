@@ -217,7 +217,7 @@ fn a_description_has_the_derived_sizes() {
     let text = |json| describe(&serde_json::from_str(json).unwrap());
     assert_eq!(
         text(r#"{"rate":"800mbit","delay":"40ms"}"#),
-        r#"{"rate":"800mbit","delay":"40ms"}, queue 8MB, at most 5332 packets in transit"#
+        r#"{"rate":"800mbit","delay":"40ms"}, queue 8MB, at most 66666 packets in transit"#
     );
     assert_eq!(text(r#"{"delay":"1ms"}"#), r#"{"delay":"1ms"}, at most 1666 packets in transit"#);
     assert_eq!(text("{}"), "{}");

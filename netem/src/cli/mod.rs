@@ -184,8 +184,9 @@ fn setting(text: &str) -> Result<String, String> {
 
 #[derive(Debug, Args)]
 struct MeasureArgs {
-    /// Name or address of the host that runs `netem measure --serve`, such as node2, `fe80::2%eth0` or
-    /// `[2001:db8::2]:5202`. Of several addresses, the first that accepts a connection is measured.
+    /// Name or address of the host that runs `netem measure --serve`, with a port if it is not 5202. A
+    /// link-local IPv6 address needs its interface, as in %eth0. Of several addresses, the first that accepts
+    /// a connection is measured.
     #[arg(required_unless_present = "serve", conflicts_with = "serve")]
     server: Option<Endpoint>,
     /// Run the server, until interrupted. It answers only clients that connect over TCP, at most 16 at a

@@ -148,7 +148,8 @@ impl ProfileArgs {
         if let Some(Profile { rate, delay, jitter, distribution, loss, .. }) = named.clone() {
             base = Profile { rate, delay, jitter, distribution, loss, ..base };
         }
-        let had_jitter = !base.jitter.is_zero();
+        // Of jitter that keeps the order, the kernel reports the distribution.
+        let is_unknown = !base.jitter.is_zero() && base.distribution != Distribution::Exponential;
         if self.loss_bursts.is_some() && self.loss.is_none() {
             base.loss = Percent::ZERO;
         } else if self.loss_bursts.is_none() && (self.loss.is_some() || named.is_some()) {
@@ -167,7 +168,7 @@ impl ProfileArgs {
             }
         }
         if merged.jitter.is_zero() && self.distribution.is_none() {
-            merged.distribution = Distribution::Uniform;
+            merged.distribution = Distribution::default();
         }
         if merged.reorder.is_zero() {
             merged.reorder_gap = self.reorder_gap;
@@ -179,7 +180,7 @@ impl ProfileArgs {
         if !merged.needs_delay_line() {
             merged.limit = self.limit;
         }
-        let keeps_distribution = had_jitter
+        let keeps_distribution = is_unknown
             && !merged.jitter.is_zero()
             && self.distribution.is_none()
             && named.is_none_or(|named| named.jitter.is_zero());

@@ -48,6 +48,7 @@ impl Host {
         let network = Namespace::new().unwrap();
         let netlink = Netlink::open_in(network.as_fd()).unwrap();
         netlink.add_veth("eth1", "far", None).await.unwrap();
+        netlink.set_up("eth1").await.unwrap();
         Some(Self { network, netlink })
     }
 

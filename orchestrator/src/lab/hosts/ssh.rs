@@ -310,7 +310,8 @@ impl<'a> SshHost<'a> {
         Error::Host { host: self.name.into(), reason: reason.into(), remedy: None }
     }
 
-    /// Returns the error for a connection that `ssh` cannot open or has lost, with the remedy for what it says.
+    /// Returns the error for a connection that `ssh` cannot open or has lost, with the remedy for what it
+    /// says.
     fn not_reached(&self, reason: String, said: &str) -> Error {
         let remedy = Some(cause::reach_remedy(said, &self.login_command()));
         Error::Host { host: self.name.into(), reason, remedy }
