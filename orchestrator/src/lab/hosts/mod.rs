@@ -1,7 +1,7 @@
 //! Labs on other hosts: the hosts that an [`inventory`] names, reached through [`ssh`], or the machines of a
 //! Vagrantfile ([`vagrant`]).
 //!
-//! [`connection`] opens the one connection to each host, [`shell`] gets commands through its login shell, and
+//! `connection` opens the one connection to each host, `shell` gets commands through its login shell, and
 //! [`session`] runs a program of the user there. [`uploads`] removes old files that were uploaded to hosts.
 
 pub(crate) mod cause;

@@ -1,8 +1,8 @@
 //! A lab of hosts that are reached through the system's `ssh`, so its configuration, agents and jump hosts
 //! work.
 //!
-//! All exchanges with a host share one connection ([`connection`]), which asks the user nothing. Each runs a
-//! script in `sh`, whatever the login shell is and prints ([`shell`]).
+//! All exchanges with a host share one connection (`connection`), which asks the user nothing. Each runs a
+//! script in `sh`, whatever the login shell is and prints (`shell`).
 //!
 //! The files that a host needs are uploaded once, into a directory there, named by the SHA-256 of their
 //! content: this program, and on the compute hosts the guest's kernel and initramfs. Then this program is
