@@ -158,6 +158,11 @@ async fn a_change_keeps_what_it_was_not_told() {
         expect(r#"{"rate":"1gbit","burst":"64KiB","queue":"200kB"}"#);
         change("--unset burst,QUEUE");
         expect(r#"{"rate":"1gbit"}"#);
+        // A setting that has its default value is given too.
+        for options in ["--loss 0%", "--delay 0", "--shaper tbf"] {
+            change(options);
+            expect(r#"{"rate":"1gbit"}"#);
+        }
         change("--profile 10gbit --queue 9MB");
         expect(r#"{"rate":"9840mbit","queue":"9MB"}"#);
 

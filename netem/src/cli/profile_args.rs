@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use units::{BitRate, Bytes, Span};
 
 /// The command-line options of a profile: a named profile, and single settings that override it.
-#[derive(Debug, Default, Args)]
+#[derive(Debug, Default, PartialEq, Args)]
 #[command(next_help_heading = "Profile")]
 pub struct ProfileArgs {
     /// Start from a named profile (see `netem supported`).
@@ -85,14 +85,14 @@ pub struct ProfileArgs {
     slots: Option<Slots>,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
 enum ShaperArg {
     Tbf,
     Htb,
     Netem,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
 enum DistributionArg {
     Exponential,
     Uniform,
@@ -131,7 +131,7 @@ impl ProfileArgs {
 
     /// Returns whether no option is given.
     pub(super) fn is_empty(&self) -> bool {
-        self.profile.is_none() && self.over(&Profile::default()) == Profile::default()
+        *self == Self::default()
     }
 
     /// Returns the named profile, or the empty one if none is given, overridden by the single settings.
