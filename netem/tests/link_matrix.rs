@@ -380,7 +380,6 @@ async fn matrix(link: &Link) {
         link.backend
     );
     let rates = if is_full() { &[None, Some("50mbit")][..] } else { &[None] };
-    let mut points = 0;
     for delay in [5.0, 20.0] {
         for kind in ["none", "exponential", "uniform"] {
             let jitter = match kind {
@@ -391,12 +390,10 @@ async fn matrix(link: &Link) {
                 for rate in rates {
                     let profile = profile(delay, jitter, loss, correlation, *rate);
                     point(link, &profile, delay, jitter).await;
-                    points += 1;
                 }
             }
         }
     }
-    assert_eq!(points, 30 * rates.len());
 }
 
 async fn point(link: &Link, profile: &Profile, delay: f64, jitter: Jitter) {
@@ -459,10 +456,7 @@ fn beside(delay: f64, jitter: Jitter, found: &Summary, bound: &str) -> String {
 
 /// The emulator counts the time that it takes to wake up, at most 0.2 ms, to a packet.
 fn assert_no_packet_is_early(found: &Summary, delay: f64, jitter: Jitter) {
-    let least = match jitter.distribution {
-        "exponential" | "uniform" => delay - jitter.setting,
-        _ => 0.0,
-    };
+    let least = delay - jitter.setting;
     assert!(found.shortest >= least - 0.2, "{} ms instead of at least {least}", found.shortest);
 }
 
