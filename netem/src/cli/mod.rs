@@ -445,8 +445,13 @@ fn serve(listen: Option<&Endpoint>, option: Option<u16>) -> Result<(), Error> {
                 Server::bind(address)
                     .map_err(Error::system(format!("listen on {}", measure::written(address))))
             });
-            let first = servers.next().expect("a resolved name has an address");
-            servers.fold(first, Result::or)?
+            let mut server = servers.next().expect("a resolved name has an address");
+            while server.is_err()
+                && let Some(next) = servers.next()
+            {
+                server = next;
+            }
+            server?
         }
         // Without IPv6 in the kernel, binding to an IPv6 address fails.
         None => Server::bind((Ipv6Addr::UNSPECIFIED, port).into())

@@ -116,7 +116,6 @@ impl Netlink {
         super::check(profile)?;
         let link = self.interface(interface).await?;
         super::check_frame_fits(profile, &link)?;
-        self.delete_abandoned_ifbs().await?;
         if profile.is_empty() {
             self.clear_ingress(&link).await?;
             return Ok(Applied::new(&link, &[], false));
@@ -134,6 +133,7 @@ impl Netlink {
         if chain.is_ours() {
             self.delete_chain(&link, &chain).await?;
         }
+        self.delete_abandoned_ifbs().await?;
         let done = self.redirect_to_new_ifb(&link, profile).await;
         if done.is_err() {
             drop(self.clear_ingress(&link).await);
