@@ -14,7 +14,7 @@ pub const FRAME_BYTES: u64 = MTU as u64 + HEADER_BYTES;
 
 /// The TCP payload of a full-size frame over IPv4, in bytes: 1500 less 20 for the IPv4 header and 32 for the
 /// TCP header with timestamps (RFC 7323).
-pub const TCP_PAYLOAD_BYTES: u64 = TcpSegment::new(1500 - 20 - 32, false, true).payload_bytes;
+pub const TCP_PAYLOAD_BYTES: u64 = MTU as u64 - 20 - 32;
 
 /// A full-size segment of a TCP connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

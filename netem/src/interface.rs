@@ -49,8 +49,9 @@ pub struct Interface {
     pub(crate) link_layer: u16,
     /// Its flags (`IFF_*`), such as `IFF_LOOPBACK`.
     pub(crate) flags: u32,
-    /// The first counters of `IFLA_STATS64`: packets, bytes, errors and drops, received before sent.
-    pub(crate) counters: [u64; COUNTERS],
+    /// The first counters of `IFLA_STATS64`: packets, bytes, errors and drops, received before sent; `None` if
+    /// the kernel does not report them.
+    pub(crate) counters: Option<[u64; COUNTERS]>,
 }
 
 impl Interface {
@@ -76,9 +77,11 @@ impl Interface {
                     interface.kind = kind.map(|(_, value)| printable(value.text()));
                 }
                 IFLA_STATS64 => {
-                    for counter in &mut interface.counters {
+                    let mut counters = [0; COUNTERS];
+                    for counter in &mut counters {
                         *counter = value.u64()?;
                     }
+                    interface.counters = Some(counters);
                 }
                 IFLA_PROP_LIST => {
                     let names = value.filter(|(attribute, _)| *attribute == IFLA_ALT_IFNAME);
@@ -88,6 +91,11 @@ impl Interface {
             }
         }
         Some(interface)
+    }
+
+    /// Returns the index of the interface to which this one is linked, if that is in the same namespace.
+    pub(crate) fn lower(&self) -> Option<u32> {
+        self.linked_to.filter(|_| !self.linked_elsewhere)
     }
 
     /// Returns whether it has this flag (`IFF_*`).

@@ -3,7 +3,12 @@
 //! Only what a lab of network namespaces needs. The kernel removes the interfaces of an anonymous namespace
 //! together with the namespace.
 
-use crate::{error::Result, feature::Feature, netlink::Netlink};
+use crate::{
+    error::{Error, Result},
+    feature::Feature,
+    interface::Interface,
+    netlink::Netlink,
+};
 use rtnetlink::{
     AddressMessageBuilder, LinkBridge, LinkMacVlan, LinkMessageBuilder, LinkUnspec, LinkVeth,
     RouteMessageBuilder,
@@ -49,25 +54,27 @@ pub struct Counters {
     pub tx_dropped: u64,
 }
 
+impl Counters {
+    /// Returns the counters of an interface as they were when it was read.
+    pub(crate) fn of(interface: &Interface) -> Result<Self> {
+        let counters = interface.counters.ok_or_else(|| Error::Protocol {
+            action: format!("read the counters of {}", interface.name),
+            problem: "the kernel reports none".into(),
+        })?;
+        let [rx_packets, tx_packets, rx_bytes, tx_bytes, rx_errors, tx_errors, rx_dropped, tx_dropped] =
+            counters;
+        Ok(Self { rx_bytes, tx_bytes, rx_packets, tx_packets, rx_errors, tx_errors, rx_dropped, tx_dropped })
+    }
+}
+
 impl Netlink {
     /// Reads the counters of an interface.
     ///
     /// # Errors
     ///
-    /// [`NoInterface`](crate::Error::NoInterface).
+    /// [`NoInterface`](crate::Error::NoInterface), and if the kernel reports no counters.
     pub async fn counters(&self, interface: &str) -> Result<Counters> {
-        let [rx_packets, tx_packets, rx_bytes, tx_bytes, rx_errors, tx_errors, rx_dropped, tx_dropped] =
-            self.interface(interface).await?.counters;
-        Ok(Counters {
-            rx_bytes,
-            tx_bytes,
-            rx_packets,
-            tx_packets,
-            rx_errors,
-            tx_errors,
-            rx_dropped,
-            tx_dropped,
-        })
+        Counters::of(&self.interface(interface).await?)
     }
 
     /// Creates a veth pair: `name` in the namespace of this connection, `peer` in `namespace`, or in the same

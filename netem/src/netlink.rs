@@ -132,11 +132,7 @@ impl Netlink {
     ///
     /// [`Error::NoInterface`], with the most similar name.
     pub async fn interface(&self, name: &str) -> Result<Interface> {
-        let all = self.interfaces().await?;
-        match interface::find(name, &all) {
-            Some(found) => Ok(found.clone()),
-            None => Err(no_interface(name, all.iter().map(|i| i.name.as_str()))),
-        }
+        named(name, &self.interfaces().await?).cloned()
     }
 
     /// Lists the interfaces of the namespace.
@@ -263,6 +259,11 @@ impl Error {
             _ => None,
         }
     }
+}
+
+/// Returns the interface of a name, as [`Netlink::interface`] finds it.
+pub(crate) fn named<'a>(name: &str, all: &'a [Interface]) -> Result<&'a Interface> {
+    interface::find(name, all).ok_or_else(|| no_interface(name, all.iter().map(|i| i.name.as_str())))
 }
 
 /// Returns [`Error::NoInterface`] with the most similar name by edit distance, if that is at most half of the

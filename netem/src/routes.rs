@@ -13,7 +13,7 @@
 use crate::{
     error::Result,
     interface::Interface,
-    netlink::{Message, Netlink},
+    netlink::{Message, Netlink, named},
 };
 use rtnetlink::packet_route::{
     AddressFamily, RouteNetlinkMessage,
@@ -81,8 +81,8 @@ impl Netlink {
     ///
     /// [`NoInterface`](crate::Error::NoInterface), and if the kernel does not answer.
     pub async fn carries(&self, interface: &str, connection: &Connection) -> Result<Option<Reason>> {
-        let index = self.interface(interface).await?.index;
         let all = self.interfaces().await?;
+        let index = named(interface, &all)?.index;
         Ok(self.carriers(connection, &all).await?.remove(&index))
     }
 
@@ -219,8 +219,7 @@ impl<'a> Carriers<'a> {
     fn below(&self, interface: &Interface) -> Vec<u32> {
         let ports = self.all.iter().filter(|port| port.controller == Some(interface.index));
         let mut below: Vec<u32> = ports.map(|port| port.index).collect();
-        // Otherwise the index is that of another network namespace.
-        let lower = interface.linked_to.filter(|_| !interface.linked_elsewhere);
+        let lower = interface.lower();
         below.extend(lower);
         if interface.kind.as_deref() == Some("veth") {
             below.extend(lower.and_then(|other_end| self.interface(other_end)?.controller));

@@ -41,18 +41,17 @@ impl InterfaceState {
         let link = netlink.interface(interface).await?;
         let mut broken = Vec::new();
         let mut profiles = [None, None];
-        let directions = [("sends", Direction::Egress), ("receives", Direction::Ingress)];
-        for (profile, (key, direction)) in profiles.iter_mut().zip(directions) {
+        for (profile, direction) in profiles.iter_mut().zip([Direction::Egress, Direction::Ingress]) {
             let shaping = netlink.shaping(&link, direction).await?;
             if shaping.problems.is_empty() {
                 *profile = shaping.profile;
             } else {
-                broken.push(Broken { direction: key, problems: shaping.problems });
+                broken.push(Broken { direction: direction.key(), problems: shaping.problems });
             }
         }
         let [sends, receives] = profiles;
-        let qdiscs = netlink.show(&link.name).await?;
-        let counters = netlink.counters(&link.name).await?;
+        let qdiscs = netlink.qdiscs_of(&link).await?;
+        let counters = Counters::of(&link)?;
         Ok(Self { interface: link.name, sends, receives, broken, qdiscs, counters })
     }
 }

@@ -4,7 +4,7 @@ use crate::{
     error::{Error, Result},
     netlink::Message,
     netlink::Netlink,
-    wire::Reader,
+    wire::{Reader, TCA_OPTIONS},
 };
 use rtnetlink::packet_route::{
     RouteNetlinkMessage,
@@ -23,7 +23,6 @@ const NODE: u32 = 0x6e6;
 const NODE_BITS: u32 = 0xfff;
 
 const TCA_KIND: u16 = 1;
-const TCA_OPTIONS: u16 = 2;
 const TCA_U32_SEL: u16 = 5;
 const TCA_U32_ACT: u16 = 7;
 const TCA_ACT_KIND: u16 = 1;

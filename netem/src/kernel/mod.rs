@@ -95,6 +95,16 @@ pub(crate) enum Direction {
     Ingress,
 }
 
+impl Direction {
+    /// Returns the key of the direction in the output of `netem show`.
+    pub(crate) fn key(self) -> &'static str {
+        match self {
+            Self::Egress => "sends",
+            Self::Ingress => "receives",
+        }
+    }
+}
+
 /// What shapes one direction of an interface, as read from the kernel.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Shaping {
@@ -123,10 +133,7 @@ impl Error {
     fn broken(link: &Interface, direction: Direction, problems: &[String]) -> Self {
         Self::Broken {
             interface: link.name.clone(),
-            direction: match direction {
-                Direction::Egress => "sends",
-                Direction::Ingress => "receives",
-            },
+            direction: direction.key(),
             problems: problems.join("; "),
         }
     }
@@ -370,7 +377,7 @@ impl Netlink {
         Ok(problems)
     }
 
-    async fn qdiscs_of(&self, link: &Interface) -> Result<Vec<Qdisc>> {
+    pub(crate) async fn qdiscs_of(&self, link: &Interface) -> Result<Vec<Qdisc>> {
         let action = || format!("list the qdiscs of {}", link.name);
         let query = TcMessage::with_index(link.index.cast_signed());
         let here = |message: &TcMessage| message.header.index == link.index.cast_signed();

@@ -1,14 +1,11 @@
 //! [`Qdisc`]: a qdisc or class as the kernel reports it, with its settings and statistics.
 
-use crate::{
-    profile::Distribution,
-    wire::{
-        fifo::Bfifo,
-        htb::{Htb, HtbClass},
-        netem::{Netem, Operation},
-        psched::Clock,
-        tbf::Tbf,
-    },
+use crate::wire::{
+    fifo::Bfifo,
+    htb::{Htb, HtbClass},
+    netem::{Netem, Operation},
+    psched::Clock,
+    tbf::Tbf,
 };
 use rtnetlink::{
     packet_core::{DefaultNla, Emitable, Nla},
@@ -186,7 +183,7 @@ fn describe_netem(netem: &Netem, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     }
     if !netem.jitter.is_zero() {
         write!(f, " jitter {}", netem.jitter)?;
-        if netem.distribution == Distribution::Exponential {
+        if netem.gate().is_some() {
             write!(f, " in order")?;
         }
         if !netem.jitter_correlation.is_zero() {

@@ -195,8 +195,8 @@ fn roundest(bytes: u64, rounding: u64) -> u64 {
     let binary = (10..40).map(|zeros| 1_u64 << zeros);
     let mut steps: Vec<u64> = decimal.chain(binary).collect();
     steps.sort_unstable_by(|a, b| b.cmp(a));
-    let rounded = steps.into_iter().map(|step| bytes.next_multiple_of(step));
-    rounded.into_iter().find(|rounded| *rounded <= bytes + rounding).unwrap_or(bytes)
+    let mut rounded = steps.into_iter().map(|step| bytes.next_multiple_of(step));
+    rounded.find(|rounded| *rounded <= bytes + rounding).unwrap_or(bytes)
 }
 
 /// Returns a time that the kernel reports as it was requested. Requests are rounded down to a microsecond,
@@ -235,7 +235,7 @@ fn as_stored(settings: &QdiscSettings, clock: Clock) -> QdiscSettings {
     let whole = |span: Span| clock.span(clock.ticks(span));
     let rate = |rate: BitRate| BitRate::new(rate.get() / 8 * 8);
     match settings.clone() {
-        QdiscSettings::Netem(netem) if netem.distribution == Distribution::Exponential => {
+        QdiscSettings::Netem(netem) if netem.gate().is_some() => {
             // The gate is stored in nanoseconds.
             let jitter = netem.jitter.as_nanos();
             let latency = whole(Span::from_nanos(netem.delay.as_nanos() - jitter));
@@ -325,7 +325,7 @@ fn is_in_place(qdisc: &Qdisc, present: &[Qdisc]) -> bool {
 }
 
 fn read_delay_line(netem: &Netem, profile: &mut Profile) {
-    if netem.distribution == Distribution::Exponential {
+    if netem.gate().is_some() {
         // The kernel rounds the time before the gate only.
         let (delay, wait) = (netem.delay.as_nanos(), netem.jitter.as_nanos());
         let latency = as_requested(Span::from_nanos(delay.saturating_sub(wait)));

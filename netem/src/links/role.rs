@@ -54,8 +54,7 @@ const RECEIVERS: [&str; 4] = ["macvlan", "macvtap", "ipvlan", "ipvtap"];
 
 fn role(interface: &Interface, all: &[Interface]) -> LinkRole {
     let controller = all.iter().find(|other| Some(other.index) == interface.controller);
-    let on_this =
-        all.iter().filter(|other| !other.linked_elsewhere && other.linked_to == Some(interface.index));
+    let on_this = all.iter().filter(|other| other.lower() == Some(interface.index));
     let receives = |user: &LinkUser| RECEIVERS.contains(&user.kind.as_str());
     LinkRole {
         name: interface.name.clone(),

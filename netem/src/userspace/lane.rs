@@ -4,15 +4,11 @@
 //! tested without them.
 
 use super::chance::{CorrelatedEvent, Gate, Jitter, Loss};
-use crate::profile::Profile;
+use crate::{ethernet::MTU, profile::Profile};
 use units::random::Random;
 
 /// A time in nanoseconds since the start of the forwarder, or a duration.
 pub(super) type Nanos = u64;
-
-/// The MTU from which the default size of the bucket is derived: that of Ethernet, which TUN devices have
-/// too.
-const MTU: u32 = 1500;
 
 /// The outcome for one packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +80,7 @@ impl LinkModel {
     /// times.
     pub(super) fn change(&mut self, profile: &Profile) {
         self.bytes_per_second = profile.rate.map(|r| r.to_byte_rate().get());
+        // TUN devices have the MTU of Ethernet too.
         self.burst_nanos = self.nanos(profile.burst_bytes(MTU));
         self.queue_nanos = self.nanos(profile.queue_bytes());
         self.limit = profile.limit_packets() as usize;

@@ -142,7 +142,7 @@ impl Netem {
     }
 
     /// Returns the mean time that packets wait at a gate, if jitter keeps their order.
-    fn gate(&self) -> Option<Span> {
+    pub(crate) fn gate(&self) -> Option<Span> {
         (!self.jitter.is_zero() && self.distribution == Distribution::Exponential).then_some(self.jitter)
     }
 
