@@ -24,7 +24,7 @@ pub const FILE_BYTES: usize = 16 * MIB;
 const MIB: usize = 1 << 20;
 
 /// Returns the error for `what`, for example "a line", that exceeds its limit.
-fn too_long(what: &str, limit: usize) -> io::Error {
+pub(crate) fn too_long(what: &str, limit: usize) -> io::Error {
     let limit = if limit >= MIB { format!("{} MiB", limit / MIB) } else { format!("{limit} bytes") };
     io::Error::new(io::ErrorKind::FileTooLarge, format!("{what} is longer than {limit}"))
 }

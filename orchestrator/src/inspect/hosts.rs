@@ -27,7 +27,7 @@ use netem::Feature;
 use std::{
     env::consts::ARCH,
     net::Ipv4Addr,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 use tokio::process::Child;
@@ -53,7 +53,16 @@ struct RunningNode {
     node: Node,
     facts: Facts,
     seen: Option<Observation>,
+    /// The directory of the guest's files on the host, if they could be put there.
+    images: Option<PathBuf>,
     _process: Child,
+}
+
+impl RunningNode {
+    /// Returns the directory of the guest's files as the host was observed.
+    fn images_directory(&self) -> Option<&Directory> {
+        self.seen.as_ref()?.directories.iter().find(|seen| Some(&seen.path) == self.images.as_ref())
+    }
 }
 
 /// The inventory's entry for a node.
@@ -108,9 +117,7 @@ pub async fn examine(
     let mut findings = findings.concat();
     if let Some(images) = &inventory.images {
         let [_, source, destination] = hosts.each_ref().map(|spec| access.host(spec.host));
-        let on = running.get(1).and_then(Option::as_ref).and_then(|running| running.seen.as_ref());
-        // The images are looked at last.
-        let on = on.and_then(|seen| seen.directories.last());
+        let on = running.get(1).and_then(|running| running.as_ref()?.images_directory());
         findings.extend(check_shared_images(&source, &destination, images, on).await);
     }
     if let [_, Some(source), Some(destination)] = &running[..] {
@@ -129,12 +136,13 @@ async fn check_host(
     findings: &mut Vec<Finding>,
 ) -> Option<RunningNode> {
     let program = upload_program(spec, host, program, findings).await?;
-    let mut put = vec![program.path().to_string()];
+    let parent = |path: &str| Path::new(path).parent().map(Path::to_path_buf);
+    let mut images = None;
     if spec.runs_guests {
         match host.upload(kernel, inventory.images.as_ref()).await {
             Ok(path) => {
                 findings.push(Finding::ok(&check_name(spec, "images"), path.as_str()));
-                put.push(path);
+                images = parent(&path);
             }
             Err(error) => {
                 let (detail, remedy) = error.with_remedy_apart();
@@ -144,8 +152,9 @@ async fn check_host(
         }
     }
     let mut running = check_node(spec, host, &program, findings).await?;
-    let mut directories: Vec<&Path> = put.iter().filter_map(|path| Path::new(path).parent()).collect();
+    let mut directories: Vec<_> = parent(program.path()).into_iter().chain(images.clone()).collect();
     directories.dedup();
+    running.images = images;
     running.seen = observe_host(spec, host, &program, &directories, &running, findings).await;
     check_interfaces(spec, &running, findings).await;
     Some(running)
@@ -173,7 +182,7 @@ async fn upload_program(
             return None;
         }
         Err(error) => {
-            let otherwise = format!("`{}` has to work without asking for anything", host.login_command());
+            let otherwise = cause::reach_remedy("", &host.login_command());
             return failed("reach", error, otherwise);
         }
     }
@@ -193,7 +202,7 @@ async fn observe_host(
     spec: &HostSpec<'_>,
     host: &SshHost<'_>,
     program: &HostProgram,
-    directories: &[&Path],
+    directories: &[PathBuf],
     running: &RunningNode,
     findings: &mut Vec<Finding>,
 ) -> Option<Observation> {
@@ -281,7 +290,11 @@ async fn check_node(
         let facts = node.facts().await?;
         let asked = (asked.elapsed(), asked_at);
         let away = RoundTrip::measure(&node).await?;
-        Ok::<_, Error>((RunningNode { node, facts, seen: None, _process: process }, asked, away))
+        Ok::<_, Error>((
+            RunningNode { node, facts, seen: None, images: None, _process: process },
+            asked,
+            away,
+        ))
     };
     let (running, (took, asked_at), away) = match started.await {
         Ok(started) => started,
@@ -412,9 +425,11 @@ fn compare_qemus(source: &RunningNode, destination: &RunningNode) -> Finding {
     if [&source.facts, &destination.facts].iter().any(|facts| facts.qemu.is_none()) {
         return Finding::failed(NAME, detail, "see the findings about QEMU above");
     }
-    let machines =
-        |node: &RunningNode| Some(node.seen.as_ref()?.cpus.as_ref()?.as_ref().ok()?.machines.clone());
+    let machines = |node: &RunningNode| node.seen.as_ref()?.cpus.as_ref()?.as_ref().ok()?.machines.clone();
     let (Some(a), Some(b)) = (machines(source), machines(destination)) else {
+        if here == there {
+            return Finding::ok(NAME, detail);
+        }
         return Finding::warning(NAME, detail, "install the same version on both");
     };
     match a.common(&b) {
@@ -422,7 +437,7 @@ fn compare_qemus(source: &RunningNode, destination: &RunningNode) -> Finding {
             let detail = format!("{detail}; no machine type in common: {} and {}", a.range(), b.range());
             Finding::failed(NAME, detail, "install the same version on both")
         }
-        Some(common) if a.is_newer_than(&b) => Finding::warning(
+        Some(common) if QemuVersion::is_downgrade(&here, &there) => Finding::warning(
             NAME,
             format!(
                 "{detail}; guests get the machine type {common}, which both have, but QEMU does not promise \
@@ -611,7 +626,7 @@ mod tests {
     fn seen(kvm: bool, models: &[&str], host: &[(&str, bool)]) -> Observation {
         let cpus = Cpus {
             kvm,
-            machines: crate::driver::qemu::machine_types::MachineTypes::default(),
+            machines: None,
             models: models.iter().map(ToString::to_string).collect(),
             host: host.iter().map(|(name, on)| ((*name).to_string(), (*on).into())).collect(),
         };

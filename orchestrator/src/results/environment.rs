@@ -26,7 +26,8 @@ pub struct Environment {
     /// The version of QEMU at the source, as QEMU reports it.
     pub qemu: String,
     /// The machine type of the guests, by QEMU's name, such as `pc-i440fx-9.2`: one that QEMU had at both
-    /// ends. Absent in results of older versions, in which each end had its own `pc`.
+    /// ends. Absent if it is unknown, and in results of older versions, in which each end had its own
+    /// `pc`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine_type: Option<String>,
     /// What confined the QEMU processes. Absent in results of older versions, in which nothing did.

@@ -15,17 +15,19 @@ use crate::{
         confinement::{self, Confinement},
         machine::{self, Accelerator, GuestMachine, QEMU, Role},
         machine_types::{MachineTypes, UNVERSIONED},
+        process,
         saved::SavedGuest,
         trial,
     },
     event::{Event, Sink},
     image::{self, Cache, GuestFiles, KernelChoice},
-    lab::{self, Compute, Description, Lab},
+    lab::{self, Compute, Lab},
     matrix::{Cell, Plan, RunOrder},
     migration::attempt::{self, attempt},
     node::protocol::Facts,
     outcome::Outcome,
     results::{builder::RecordBuilder, environment::Environment, format::FormatVersion, record::Record},
+    setup::QemuVersion,
 };
 use jiff::Timestamp;
 use std::{
@@ -188,28 +190,27 @@ struct ChosenMachineType {
 
 /// Chooses a machine type that QEMU has at both ends. `machine` is any machine that both can make; the output
 /// of QEMU is appended to `log`.
-async fn choose_machine_type(
-    ends: &[&Compute],
-    machine: &GuestMachine,
-    lab: &Description,
-    log: &Path,
-) -> ChosenMachineType {
-    let mut types = Vec::new();
-    for end in ends {
-        match trial::machine_types(end, machine, log).await {
-            Ok(found) => types.push(found),
-            Err(error) => {
-                let note = format!("QEMU does not say which machine types it has, so `pc` is used: {error}");
-                let name = UNVERSIONED.into();
-                return ChosenMachineType { name, note: Some(note), none_in_common: None };
-            }
+async fn choose_machine_type(lab: &Lab, machine: &GuestMachine, log: &Path) -> ChosenMachineType {
+    let Lab { source, destination, description, .. } = lab;
+    let both = async {
+        let here = trial::machine_types(source, machine, log).await?;
+        let there = if description.is_one_host() {
+            here.clone()
+        } else {
+            trial::machine_types(destination, machine, log).await?
+        };
+        Ok::<_, process::Error>([here, there])
+    };
+    match both.await {
+        Ok([here, there]) => {
+            let facts = [&description.source, &description.destination];
+            agree([&here, &there], facts.map(|facts| facts.qemu.as_deref().unwrap_or_default()))
+        }
+        Err(error) => {
+            let note = format!("QEMU does not say which machine types it has, so `pc` is used: {error}");
+            ChosenMachineType { name: UNVERSIONED.into(), note: Some(note), none_in_common: None }
         }
     }
-    let (Some(source), Some(destination)) = (types.first(), types.last()) else {
-        return ChosenMachineType { name: UNVERSIONED.into(), note: None, none_in_common: None };
-    };
-    let versions = [&lab.source, &lab.destination].map(|facts| facts.qemu.as_deref().unwrap_or_default());
-    agree([source, destination], versions)
 }
 
 /// Chooses the machine type for the QEMUs of the source and the destination, which have these versions.
@@ -225,7 +226,7 @@ fn agree([source, destination]: [&MachineTypes; 2], [here, there]: [&str; 2]) ->
         return ChosenMachineType { name, note: None, none_in_common: Some(reason) };
     };
     let note = (here != there).then(|| {
-        let older = if source.is_newer_than(destination) {
+        let older = if QemuVersion::is_downgrade(here, there) {
             ", but QEMU does not promise that a guest can migrate to an older version"
         } else {
             ""
@@ -285,7 +286,7 @@ impl Bench for QemuBench {
             sink.handle(&Event::Message(&format!("note: {lack}")));
         }
         let confined_tcg = GuestMachine { confinement: confined.confinement, ..tcg };
-        let chosen = choose_machine_type(&ends, &confined_tcg, &description, &log).await;
+        let chosen = choose_machine_type(lab, &confined_tcg, &log).await;
         if let Some(note) = chosen.note {
             sink.handle(&Event::Message(&format!("note: {note}")));
         }
@@ -317,7 +318,7 @@ impl Bench for QemuBench {
             started_at: Timestamp::now(),
             version: self.options.version.clone(),
             qemu: platform.qemu,
-            machine_type: Some(chosen.name.clone()),
+            machine_type: (chosen.name != UNVERSIONED).then(|| chosen.name.clone()),
             confinement: Some(confined.clone().into()),
             accelerators: accelerators
                 .clone()

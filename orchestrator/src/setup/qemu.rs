@@ -27,6 +27,12 @@ impl Version {
         let mut number = || numbers.next().and_then(|digits| digits.parse().ok());
         Some(Self { major: number()?, minor: number()? })
     }
+
+    /// Returns whether a guest would migrate to an older QEMU, from the versions that the two report; `false`
+    /// if one of them is unknown.
+    pub(crate) fn is_downgrade(source: &str, destination: &str) -> bool {
+        matches!((Self::leading(source), Self::leading(destination)), (Some(from), Some(to)) if from > to)
+    }
 }
 
 impl fmt::Display for Version {

@@ -23,9 +23,8 @@ pub struct Cpus {
     pub models: BTreeSet<String>,
     /// The features of the model `host` with their values. Empty under TCG.
     pub host: BTreeMap<String, Value>,
-    /// The machine types.
-    #[serde(default)]
-    pub machines: MachineTypes,
+    /// The machine types; `None` if QEMU does not say.
+    pub machines: Option<MachineTypes>,
 }
 
 impl Cpus {
@@ -81,7 +80,7 @@ impl Cpus {
 
     /// Reads QEMU's answers until the last expected one. The model `host` is expected under KVM only.
     fn read(mut answers: impl BufRead, kvm: bool) -> io::Result<Self> {
-        let (mut models, mut host, mut machines) = (None, None, MachineTypes::default());
+        let (mut models, mut host, mut machines) = (None, None, None);
         let mut line = Vec::new();
         while read_line_blocking(&mut answers, &mut line, CHANNEL_LINE_BYTES)? {
             let mut answer: Value = serde_json::from_slice(&line)?;
@@ -96,7 +95,7 @@ impl Cpus {
                     let names = all.iter().filter(runs).filter_map(|model| model["name"].as_str());
                     models = Some(names.map(ToString::to_string).collect());
                 }
-                Some("machines") => machines = MachineTypes::from_answer(&answer["return"]),
+                Some("machines") => machines = Some(MachineTypes::from_answer(&answer["return"])),
                 Some("host") => {
                     host = Some(serde_json::from_value(answer["return"]["model"]["props"].take())?);
                 }

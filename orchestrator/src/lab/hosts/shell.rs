@@ -14,7 +14,7 @@
 //! Nothing is written to the script's standard input before the marker has arrived, so that no start-up file
 //! can take it.
 
-use crate::bounded::OUTPUT_BYTES;
+use crate::bounded::{OUTPUT_BYTES, too_long};
 use std::{
     ffi::OsString,
     hash::{BuildHasher, Hasher, RandomState},
@@ -138,8 +138,7 @@ pub(super) async fn read_answer(
             return Ok(Some(rest));
         }
         if answer.len() > OUTPUT_BYTES {
-            let limit = OUTPUT_BYTES >> 20;
-            return Err(io::Error::other(format!("its output is longer than {limit} MiB")));
+            return Err(too_long("its output", OUTPUT_BYTES));
         }
         if read == 0 {
             return Ok(None);

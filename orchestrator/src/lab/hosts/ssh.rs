@@ -211,7 +211,7 @@ pub struct HostAccess {
 /// What there is of each host that has been contacted, by its name for ssh.
 #[derive(Debug, Default)]
 pub(super) struct Contacts {
-    connections: Mutex<HashMap<String, Arc<OnceCell<Connection>>>>,
+    connections: Mutex<HashMap<String, Arc<OnceCell<Arc<Connection>>>>>,
     /// What the start-up files of the login shell have printed.
     greetings: Mutex<BTreeMap<String, String>>,
 }
@@ -327,18 +327,15 @@ impl<'a> SshHost<'a> {
         format!("ssh {config}{} true", self.name)
     }
 
-    /// Returns the cell of the connection to the host, opened if there is none.
-    async fn connect(&self) -> Result<Arc<OnceCell<Connection>>, Error> {
+    /// Returns the connection to the host, opened if there is none.
+    async fn connect(&self) -> Result<Arc<Connection>, Error> {
         let cell = {
             let mut connections = self.access.contacts.connections.lock().unwrap();
             Arc::clone(connections.entry(self.name.into()).or_default())
         };
-        let open = || Connection::open(self.access, self.name);
-        cell.get_or_try_init(open).await.map_err(|reason| {
-            let said = reason.clone();
-            self.not_reached(reason, &said)
-        })?;
-        Ok(cell)
+        let open = async || Connection::open(self.access, self.name).await.map(Arc::new);
+        let opened = cell.get_or_try_init(open).await;
+        opened.map(Arc::clone).map_err(|reason: String| self.not_reached(reason.clone(), &reason))
     }
 
     /// Returns an `ssh` that takes a session of the connection to the host, with the text for the login shell
@@ -352,8 +349,7 @@ impl<'a> SshHost<'a> {
                 shell::MAX_TEXT_BYTES
             )));
         }
-        let cell = self.connect().await?;
-        let connection = cell.get().ok_or_else(|| self.failed("there is no connection"))?;
+        let connection = self.connect().await?;
         let mut command = process::Command::new("ssh");
         command.args(options).args(connection.args()).args(self.access.ssh_args());
         command.args(["--", self.name]).arg(text);
@@ -548,7 +544,7 @@ impl<'a> SshHost<'a> {
         );
         let mut process = self.start_script(&RemoteScript::streaming(script.as_bytes()), true).await?;
         let connection = self.connect().await?;
-        let carrier = connection.get().and_then(Connection::pid).or(process.id()).map(|pid| Carrier { pid });
+        let carrier = connection.pid().or(process.id()).map(|pid| Carrier { pid });
         let node = match connect_node(name, &mut process, carrier).await {
             Ok(node) => node,
             Err(Error::Start { reason, .. }) => {
@@ -650,13 +646,13 @@ impl<'a> SshHost<'a> {
         }
         let script =
             if terminal { RemoteScript::on_terminal(&script) } else { RemoteScript::streaming(&script) };
-        let cell = self.connect().await?;
+        let connection = self.connect().await?;
         let mut options = vec![if terminal { "-t" } else { "-T" }];
         if terminal {
             // It would say that the connection is closed before the last output is shown.
             options.extend(["-o", "LogLevel=ERROR"]);
         }
-        options.extend(cell.get().map_or(&[][..], Connection::only));
+        options.extend(connection.only());
         let command = self.ssh_command(&options, &script.text).await?;
         Ok(HostSession { host: *self, command, marker: script.marker, terminal })
     }
@@ -674,16 +670,8 @@ async fn read_greetings(
     // No buffers: what follows the marker is for others to read.
     let (mut stdout, mut stderr) = (BufReader::with_capacity(1, stdout), BufReader::with_capacity(1, stderr));
     let arrived = {
-        let on_stdout = pin!(shell::read_greeting(&mut stdout, marker, said));
-        let on_stderr = pin!(shell::read_greeting(&mut stderr, marker, complained));
-        // Together: a process waits as long as one of its pipes is full.
-        match future::select(on_stdout, on_stderr).await {
-            Either::Left((arrived, on_stderr)) => {
-                let _ = time::timeout(GRACE, on_stderr).await;
-                arrived
-            }
-            Either::Right((_, on_stdout)) => on_stdout.await,
-        }
+        let on_stdout = shell::read_greeting(&mut stdout, marker, said);
+        until_stdout(on_stdout, shell::read_greeting(&mut stderr, marker, complained)).await
     };
     process.stdout = Some(stdout.into_inner());
     process.stderr = Some(stderr.into_inner());
@@ -702,12 +690,17 @@ async fn read_answers(
         return Ok(None);
     };
     let (mut stdout, mut stderr) = (BufReader::new(stdout), BufReader::new(stderr));
-    let on_stdout = pin!(shell::read_answer(&mut stdout, marker, answer));
-    let on_stderr = pin!(shell::read_answer(&mut stderr, marker, reason));
-    match future::select(on_stdout, on_stderr).await {
-        Either::Left((end, on_stderr)) => {
+    let on_stdout = shell::read_answer(&mut stdout, marker, answer);
+    until_stdout(on_stdout, shell::read_answer(&mut stderr, marker, reason)).await
+}
+
+/// Reads standard output and standard error together, because a process waits as long as one of its pipes is
+/// full. Returns the result of the former; the latter then has [`GRACE`] left.
+async fn until_stdout<T>(on_stdout: impl Future<Output = T>, on_stderr: impl Future) -> T {
+    match future::select(pin!(on_stdout), pin!(on_stderr)).await {
+        Either::Left((result, on_stderr)) => {
             let _ = time::timeout(GRACE, on_stderr).await;
-            end
+            result
         }
         Either::Right((_, on_stdout)) => on_stdout.await,
     }
