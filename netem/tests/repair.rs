@@ -8,7 +8,9 @@
 
 mod common;
 
-use common::{FAR, NEAR, Pair, has_iproute2, namespace, netem, pair, prints, program, refuses, shell};
+use common::{
+    FAR, NEAR, Pair, has_iproute2, namespace, netem, output_in, pair, prints, program, refuses, shell,
+};
 use netem::{Namespace, Netlink};
 use serde_json::Value;
 use std::{ffi::OsStr, net::UdpSocket, os::fd::AsFd, os::unix::ffi::OsStrExt, process::Command};
@@ -168,53 +170,41 @@ async fn the_printed_commands_remove_what_netem_did_not_create() {
     for name in ["near", "near;reboot", "it's", "n$(x)", "-near"] {
         shell(here, "ip link set dev near down");
         if name != "near" {
-            let renamed = || Command::new("ip").args(["link", "set", "dev", "near", "name", name]).output();
-            assert!(here.run(renamed).unwrap().status.success(), "{name}");
+            output_in(here, "ip", &format!("link set dev near name {name}"));
         }
-        let run = |program: &str, args: &[&str]| {
-            let output = here.run(|| Command::new(program).args(args).output()).unwrap();
-            assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        };
-        let apply = |args: &[&str]| {
-            here.run(|| program().arg("apply").args(args).args(["--rate", "5mbit", "--", name]).output())
-                .unwrap()
-        };
+        let tc = |args: &str| output_in(here, "tc", args);
+        let apply = |direction: &str| format!("apply {direction} --rate 5mbit -- {name}");
+        let clear = format!("clear -- {name}");
         for (adds, direction) in [
-            (&["root", "handle", "7:", "pfifo"][..], &[][..]),
-            (&["root", "handle", "7:", "htb"], &[]),
-            (&["ingress"], &["--ingress"]),
-            (&["clsact"], &["--ingress"]),
+            ("root handle 7: pfifo", ""),
+            ("root handle 7: htb", ""),
+            ("ingress", "--ingress"),
+            ("clsact", "--ingress"),
         ] {
-            run("tc", &[&["qdisc", "add", "dev", name], adds].concat());
-            let refused = apply(direction);
-            let stderr = String::from_utf8_lossy(&refused.stderr).into_owned();
-            assert_eq!(refused.status.code(), Some(2), "{adds:?}: {stderr}");
-            let command = stderr.trim_end().rsplit_once("remove it first: ").unwrap().1;
-            shell(here, command);
-            let applied = apply(direction);
-            assert!(applied.status.success(), "{command}: {}", String::from_utf8_lossy(&applied.stderr));
-            here.run(|| program().args(["clear", "--", name]).output()).unwrap();
+            tc(&format!("qdisc add dev {name} {adds}"));
+            let stderr = refuses(here, &apply(direction));
+            shell(here, stderr.trim_end().rsplit_once("remove it first: ").unwrap().1);
+            prints(here, &apply(direction));
+            prints(here, &clear);
         }
         // A filter before the redirection is somebody's, and so is one that was there when it broke.
-        apply(&["--ingress"]);
-        run("tc", &["filter", "del", "dev", name, "ingress"]);
+        let ingress = apply("--ingress");
+        prints(here, &ingress);
+        tc(&format!("filter del dev {name} ingress"));
         let adds = "ingress pref 7 protocol ip u32 match u32 0 0 action mirred egress mirror dev lo";
-        run("tc", &[&["filter", "add", "dev", name][..], &adds.split(' ').collect::<Vec<_>>()].concat());
-        let refused = apply(&["--ingress"]);
-        let stderr = String::from_utf8_lossy(&refused.stderr).into_owned();
-        assert_eq!(refused.status.code(), Some(2), "{stderr}");
+        tc(&format!("filter add dev {name} {adds}"));
+        let stderr = refuses(here, &ingress);
         assert!(stderr.contains("has another filter (u32, pref 7) for what it receives"), "{stderr}");
         shell(here, stderr.trim_end().rsplit_once("remove it first: ").unwrap().1);
-        assert!(apply(&["--ingress"]).status.success());
-        run("tc", &["filter", "del", "dev", name, "ingress"]);
-        let broken = here.run(|| program().args(["show", "--", name]).output()).unwrap();
-        let text = String::from_utf8_lossy(&broken.stdout).into_owned();
+        prints(here, &ingress);
+        tc(&format!("filter del dev {name} ingress"));
+        let text = prints(here, &format!("show -- {name}"));
         let command = text.split_once("or remove it: netem ").unwrap().1.lines().next().unwrap();
         shell(here, &format!("{} {command}", program().get_program().display()));
-        assert!(apply(&["--ingress"]).status.success());
-        here.run(|| program().args(["clear", "--", name]).output()).unwrap();
+        prints(here, &ingress);
+        prints(here, &clear);
         if name != "near" {
-            run("ip", &["link", "set", "dev", name, "name", "near"]);
+            output_in(here, "ip", &format!("link set dev {name} name near"));
         }
     }
 }
@@ -247,15 +237,10 @@ async fn the_limits_of_segments_that_were_there_before_come_back() {
         let words: Vec<&str> = text.split_whitespace().collect();
         let value = |key| words.iter().position(|word| *word == key).map(|at| words[at + 1].to_owned());
         let other_names = text.matches("altname").count();
-        ["gso_max_size", "gso_max_segs"]
-            .map(|key| value(key).unwrap())
-            .map(Some)
-            .into_iter()
-            .chain([Some(other_names.to_string())])
-            .collect::<Vec<_>>()
+        [value("gso_max_size").unwrap(), value("gso_max_segs").unwrap(), other_names.to_string()]
     };
     let untouched = limits();
-    let segments = || limits()[1].clone().unwrap();
+    let segments = || limits()[1].clone();
     for (gso_max_segs, low) in [("65535", "2"), ("100", "2"), ("1", "1")] {
         shell(here, &format!("ip link set near gso_max_segs {gso_max_segs}"));
         let before = limits();

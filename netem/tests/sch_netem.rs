@@ -11,7 +11,7 @@
 
 mod common;
 
-use common::{FAR, NEAR, Pair, pair, program};
+use common::{FAR, NEAR, Pair, pair, program, refuses};
 use netem::{Distribution, Feature, Profile, kernel::supported};
 use serde_json::Value;
 use std::{
@@ -219,10 +219,7 @@ async fn a_change_keeps_the_distribution_and_what_it_was_not_told() {
     }
     assert_eq!(in_force(), expected);
     // A new tree would lose it.
-    let refused = pair.near_namespace.run(|| program().args(["change", "near", "--shaper", "htb"]).output());
-    let refused = refused.unwrap();
-    assert_eq!(refused.status.code(), Some(2));
-    let stderr = String::from_utf8_lossy(&refused.stderr);
+    let stderr = refuses(&pair.near_namespace, "change near --shaper htb");
     assert!(stderr.contains("set it again with --distribution"), "{stderr}");
     change("--shaper htb --distribution pareto");
     change("--jitter 0 --loss-bursts 1%,10%");

@@ -82,7 +82,7 @@ pub(crate) fn shell(namespace: &Namespace, line: &str) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Returns whether `tc` and `ip` are installed. Prints why the test is skipped if they are not.
+/// Returns whether `tc`, `ip` and `bash` are installed. Prints why the test is skipped if they are not.
 pub(crate) fn has_iproute2() -> bool {
     let missing = ["tc", "ip", "bash"]
         .into_iter()

@@ -34,32 +34,41 @@ pub(crate) fn measure(config: &BenchConfig, report: &ReportWriter) -> Result<()>
     report.text(EXPLANATION);
     let programs = config.guest_tests.as_deref().ok_or("TESTBED_GUEST_TESTS is not set")?;
     let full = !config.quick;
-    let emulator = show(report, "the emulator on this host", || emulated(programs, full));
-    let kernel =
-        show(report, "the kernel in a guest, whose clock counts instructions", || in_guest(programs, full));
-    emulator.and(kernel)
+    let emulator = "the emulator on this host";
+    let emulator = show(report, "userspace", emulator, || emulated(programs, full));
+    let kernel = "the kernel in a guest, whose clock counts instructions";
+    let kernel = show(report, "kernel", kernel, || in_guest(programs, full));
+    match (emulator, kernel) {
+        (Err(one), Err(other)) => Err(format!("{one}\n{other}").into()),
+        (emulator, kernel) => emulator.and(kernel),
+    }
 }
 
-/// Measures with one backend and prints the result.
-fn show(report: &ReportWriter, what: &str, run: impl FnOnce() -> Result<String>) -> Result<()> {
+/// Measures with one backend and prints its rows, which begin with `| ` and its name in what the program
+/// prints.
+fn show(
+    report: &ReportWriter,
+    backend: &str,
+    what: &str,
+    run: impl FnOnce() -> Result<String>,
+) -> Result<()> {
     progress(what);
     let since = Instant::now();
     let text = run().map_err(|error| format!("{what}: {error}"))?;
-    print(report, what, &text, since.elapsed());
-    Ok(())
-}
-
-/// Prints the rows of a backend, which begin with `| ` in what the program prints.
-fn print(report: &ReportWriter, what: &str, text: &str, took: Duration) {
-    let rows: Vec<&str> = text.lines().filter_map(|line| Some(line.split_once("| ")?.1)).collect();
+    let rows = text.lines().filter_map(|line| Some(line.split_once("| ")?.1));
+    let rows: Vec<&str> = rows.filter(|row| row.starts_with(backend)).collect();
     let count = |word: &str| rows.iter().filter(|row| row.ends_with(word)).count();
     let (held, missed) = (count("holds"), count("misses"));
+    if held + missed == 0 {
+        return Err(format!("{what}: nothing was measured:\n{text}").into());
+    }
     report.text(&format!(
         "\n{what}: {held} of {} hold, measured in {} s\n{}",
         held + missed,
-        took.as_secs(),
+        since.elapsed().as_secs(),
         rows.join("\n")
     ));
+    Ok(())
 }
 
 fn emulated(programs: &Path, full: bool) -> Result<String> {
