@@ -419,6 +419,11 @@ mod tests {
         );
         let downwards = agree([&new, &old], ["10.0.2", "7.2.18"]).note.unwrap();
         assert!(downwards.contains("does not promise"), "{downwards}");
+        // A distribution's own type says nothing about its version.
+        let noble = types(&["pc-i440fx-7.2", "pc-i440fx-noble"]);
+        let note = |ends, versions| agree(ends, versions).note.unwrap();
+        assert!(!note([&old, &noble], ["7.2.18", "8.2.2"]).contains("does not promise"));
+        assert!(note([&noble, &old], ["8.2.2", "7.2.18"]).contains("does not promise"));
         let apart = agree([&types(&["pc-i440fx-6.2"]), &new], ["6.2", "10.0.2"]).none_in_common.unwrap();
         assert!(
             apart.contains("has pc-i440fx-6.2,") && apart.contains("install the same version"),

@@ -30,11 +30,23 @@ use std::{
 use tempfile::TempDir;
 use testbed::{
     image::{self, Cache, KernelChoice},
+    outcome::Outcome,
     results::{record::Record, store},
 };
 
 /// The environment variable that marks a run's processes.
 const MARKER: &str = "TESTBED_TEST_RUN";
+
+/// A small migration that takes some seconds, long enough to disturb it. The guest is idle, because on a
+/// busy host a load may not settle, and none of these tests is about the load.
+pub(crate) const SMALL: &str = "
+name: small
+guest: { memory: 192MiB, ballast: 48MiB }
+link: { rate: 300mbit }
+stress: { rate: 0, working_set: 4MB }
+migrate: { downtime_limit: 300ms, timeout: 60s }
+expect: [{ outcome: converged }]
+";
 
 /// How long tests wait for anything. It is long, because hosts may be busy and these tests measure nothing.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -275,6 +287,22 @@ impl TestDir {
         child.stdin.as_mut().unwrap().write_all(input.as_bytes()).unwrap();
         let output = child.wait_with_output().unwrap();
         Some((output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stdout).into_owned()))
+    }
+
+    /// Returns the outcomes of the recorded attempts.
+    #[track_caller]
+    pub(crate) fn outcomes(&self) -> Vec<Outcome> {
+        self.records().iter().map(|record| record.outcome).collect()
+    }
+
+    /// Waits until no process of the run is left, at most this long.
+    #[track_caller]
+    pub(crate) fn assert_no_processes(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        while !self.processes().is_empty() {
+            assert!(Instant::now() < deadline, "left after {limit:?}: {:#?}", self.processes());
+            thread::sleep(TICK);
+        }
     }
 
     /// Returns the processes of the run.

@@ -3,7 +3,7 @@
 
 use crate::common::{
     hosts::{Hosts, with_hosts},
-    real::{TestDir, ready, skipped},
+    real::{SMALL, TestDir, ready, skipped},
     words, write_script,
 };
 use std::{
@@ -12,15 +12,6 @@ use std::{
     process::Command,
 };
 use testbed::{host::qemu_version, outcome::Outcome};
-
-const SMALL: &str = "
-name: small
-guest: { memory: 192MiB, ballast: 48MiB }
-link: { rate: 300mbit }
-stress: { rate: 0, working_set: 4MB }
-migrate: { downtime_limit: 300ms, timeout: 60s }
-expect: [{ outcome: converged }]
-";
 
 /// Checks that doctor's report on these hosts contains these texts, whose words may be on several lines, and
 /// returns its exit code.

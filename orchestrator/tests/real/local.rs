@@ -5,7 +5,7 @@
 //! that cannot run prints `skipped:` and why.
 
 use crate::common::{
-    real::{LeftoverCheck, Process, RunningTestbed, TestDir, isolated, ready, signal, skipped},
+    real::{LeftoverCheck, Process, RunningTestbed, SMALL, TestDir, isolated, ready, signal, skipped},
     write_script,
 };
 use nix::{
@@ -28,17 +28,6 @@ use testbed::{
     },
 };
 
-/// A small migration that takes some seconds, long enough to disturb it. The guest is idle, because on a
-/// busy host a load may not settle, and none of these tests is about the load.
-const SMALL: &str = "
-name: small
-guest: { memory: 192MiB, ballast: 48MiB }
-link: { rate: 300mbit }
-stress: { rate: 0, working_set: 4MB }
-migrate: { downtime_limit: 300ms, timeout: 60s }
-expect: [{ outcome: converged }]
-";
-
 const SMOKE: &str = include_str!("../../../scenarios/smoke.yaml");
 
 /// The user ID of `nobody`, an ordinary user on every system.
@@ -46,11 +35,6 @@ const NOBODY: u32 = 65_534;
 
 fn small(repeat: u32) -> String {
     format!("{SMALL}repeat: {repeat}\n")
-}
-
-#[track_caller]
-fn outcomes(dir: &TestDir) -> Vec<Outcome> {
-    dir.records().iter().map(|record| record.outcome).collect()
 }
 
 /// Checks that a record has all its figures, in plausible ranges. `link` is part of its description of the
@@ -108,7 +92,7 @@ fn the_smoke_scenario_passes_with_complete_records() {
     let dir = TestDir::new(&ready, SMOKE);
     assert_eq!(dir.run(&["matrix.yaml", "--out", "run"]), 0, "{}", dir.shown());
     let records = dir.records();
-    assert_eq!(outcomes(&dir), [Outcome::Converged, Outcome::NotConverged], "{}", dir.shown());
+    assert_eq!(dir.outcomes(), [Outcome::Converged, Outcome::NotConverged], "{}", dir.shown());
     for record in &records {
         assert_complete(record, "kernel backend: tbf");
         assert_eq!(record.measured.link_lateness, None);
@@ -286,7 +270,7 @@ fn an_ordinary_user_runs_the_smoke_scenario_and_leaves_nothing_when_killed() {
         watch.assert_nothing_left(&dir, &networks);
 
         assert_eq!(dir.run(&["--resume", "run"]), 0, "{}", dir.shown());
-        assert_eq!(outcomes(&dir), [Outcome::Converged], "{}", dir.shown());
+        assert_eq!(dir.outcomes(), [Outcome::Converged], "{}", dir.shown());
         assert_complete(&dir.records()[0], "kernel backend: tbf");
         assert_eq!(dir.environment()["lab"]["source"]["privilege"], "user-namespace");
     });
@@ -371,7 +355,7 @@ fn two_runs_at_once_do_not_disturb_each_other() {
     assert!(networks[0].len() >= 3 && networks[0].is_disjoint(&networks[1]), "{networks:?}");
     for (run, dir) in runs.into_iter().zip(&dirs) {
         assert_eq!(run.end(), 0, "{}", dir.shown());
-        assert_eq!(outcomes(dir), [Outcome::Converged], "{}", dir.shown());
+        assert_eq!(dir.outcomes(), [Outcome::Converged], "{}", dir.shown());
         let measured = &dir.records()[0].measured;
         assert!(
             measured.verified.as_ref().is_some_and(|verified| verified.pages_checked > 12_000),
@@ -421,7 +405,7 @@ fn a_killed_run_leaves_nothing_behind_and_can_be_continued() {
         }
         let run = dir.start_on_terminal(&["--resume", "run"]);
         assert_eq!(run.end(), 0, "{}", dir.shown());
-        assert_eq!(outcomes(&dir), [Outcome::Converged], "{}", dir.shown());
+        assert_eq!(dir.outcomes(), [Outcome::Converged], "{}", dir.shown());
         watch.assert_nothing_left(&dir, &BTreeSet::new());
     });
 }
@@ -442,7 +426,7 @@ fn an_interrupt_ends_the_attempt_and_the_run() {
         assert_eq!(run.end(), 130, "{}", dir.shown());
         watch.assert_nothing_left(&dir, &networks);
         let records = dir.records();
-        assert_eq!(outcomes(&dir), [Outcome::Interrupted], "{}", dir.shown());
+        assert_eq!(dir.outcomes(), [Outcome::Interrupted], "{}", dir.shown());
         assert_eq!(records[0].reason.as_deref(), Some("interrupted by the user"));
         assert!(records[0].measured.phases_ms.contains_key(&Phase::TearDown));
         assert!(dir.stderr().contains("Continue with: testbed run --resume run"), "{}", dir.shown());
@@ -468,7 +452,7 @@ fn a_run_whose_standard_error_is_full_is_recorded_and_can_be_interrupted() {
         signal(run.pid(), Signal::SIGINT);
         assert_eq!(run.end(), 130, "{}", dir.shown());
         watch.assert_nothing_left(&dir, &networks);
-        assert_eq!(outcomes(&dir), [Outcome::Converged, Outcome::Interrupted], "{}", dir.shown());
+        assert_eq!(dir.outcomes(), [Outcome::Converged, Outcome::Interrupted], "{}", dir.shown());
         let run = dir.start_with_stderr(&["--resume", "run"], full());
         assert_eq!(run.end(), 0, "{}", dir.shown());
     });
@@ -514,7 +498,7 @@ fn signals_that_are_ignored_from_the_start_stay_ignored() {
         signal(run.pid(), Signal::SIGHUP);
         signal(run.pid(), Signal::SIGINT);
         assert_eq!(run.end(), 0, "{}", dir.shown());
-        assert_eq!(outcomes(&dir), [Outcome::Converged], "{}", dir.shown());
+        assert_eq!(dir.outcomes(), [Outcome::Converged], "{}", dir.shown());
         let mut run = dir.start(&["matrix.yaml", "--out", "other"]);
         run.wait_for("QEMU", |p| p.processes().iter().any(|p| p.is_qemu("destination")).then_some(()));
         signal(run.pid(), Signal::SIGTERM);
@@ -593,7 +577,7 @@ fn a_qemu_that_dies_fails_its_attempt_and_the_run_continues() {
         assert!(fs::read_to_string(log).unwrap().contains("[ended: signal: 9 (SIGKILL)]"));
     }
     assert_eq!(run.end(), 3, "{}", dir.shown());
-    assert_eq!(outcomes(&dir)[5..], [Outcome::Converged], "{}", dir.shown());
+    assert_eq!(dir.outcomes()[5..], [Outcome::Converged], "{}", dir.shown());
 }
 
 #[test]
@@ -637,7 +621,7 @@ fn a_node_that_dies_fails_its_attempt_and_the_next_one_gets_a_new_lab() {
     assert!(reason.contains("controller is gone"), "{reason}");
 
     assert_eq!(run.end(), 3, "{}", dir.shown());
-    assert_eq!(outcomes(&dir)[2..], [Outcome::Converged], "{}", dir.shown());
+    assert_eq!(dir.outcomes()[2..], [Outcome::Converged], "{}", dir.shown());
 }
 
 /// A migration over a link whose delay is longer than any downtime in the other tests.
@@ -669,7 +653,7 @@ fn a_link_with_a_delay_is_emulated_without_sch_netem_and_leaves_nothing_behind()
         watch.assert_nothing_left(&dir, &networks);
 
         assert_eq!(dir.run(&["--resume", "run"]), 0, "{}", dir.shown());
-        assert_eq!(outcomes(&dir), [Outcome::Converged], "{}", dir.shown());
+        assert_eq!(dir.outcomes(), [Outcome::Converged], "{}", dir.shown());
         watch.assert_nothing_left(&dir, &BTreeSet::new());
         let record = &dir.records()[0];
         let features = dir.environment()["lab"]["source"]["features"].to_string();

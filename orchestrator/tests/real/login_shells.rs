@@ -3,7 +3,7 @@
 
 use crate::common::{
     hosts::{Hosts, with_hosts},
-    real::{TestDir, ready, signal, skipped},
+    real::{SMALL, TestDir, ready, signal, skipped},
     words,
 };
 use nix::sys::signal::Signal;
@@ -16,15 +16,6 @@ use std::{
     time::{Duration, Instant},
 };
 use testbed::outcome::Outcome;
-
-const SMALL: &str = "
-name: small
-guest: { memory: 192MiB, ballast: 48MiB }
-link: { rate: 300mbit }
-stress: { rate: 0, working_set: 4MB }
-migrate: { downtime_limit: 300ms, timeout: 60s }
-expect: [{ outcome: converged }]
-";
 
 /// How long to wait for anything; these tests measure nothing.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -42,16 +33,6 @@ const TALKING: [(&str, &str, &str); 5] = [
     // It reads no file for a command.
     ("/bin/dash", ".profile", ""),
 ];
-
-/// Waits until no process of the test is left.
-#[track_caller]
-fn assert_no_processes(dir: &TestDir) {
-    let deadline = Instant::now() + PATIENCE;
-    while !dir.processes().is_empty() {
-        assert!(Instant::now() < deadline, "{:#?}", dir.processes());
-        thread::sleep(Duration::from_millis(20));
-    }
-}
 
 /// Runs `testbed lab shell` on compute1 with this input.
 fn shell(dir: &TestDir, lab: &str, program: &[&str], input: &[u8]) -> Output {
@@ -105,7 +86,7 @@ fn every_login_shell_may_talk_and_passes_words_on_unchanged() {
             let greeting = "lab1 printed at login:\nWelcome to the lab\nno line end\nnoise\n";
             assert_eq!(err.contains(greeting), shell != "/bin/dash", "{shell}: {err}");
         }
-        assert_no_processes(&dir);
+        dir.assert_no_processes(PATIENCE);
     });
 }
 
@@ -135,7 +116,7 @@ fn a_run_logs_in_once_to_each_host_through_shells_that_talk() {
         let (code, out) = dir.ask("doctor", &["--lab", &lab]);
         assert_eq!(code, 0, "{out}");
         assert_eq!([0, 1, 2].map(|host| hosts.logins(host)), [2, 2, 2]);
-        assert_no_processes(&dir);
+        dir.assert_no_processes(PATIENCE);
     });
 }
 
@@ -174,7 +155,7 @@ fn a_login_shell_that_does_not_run_the_command_is_named() {
         let err = text(&output.stderr);
         assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(3), ""), "{err}");
         assert!(err.contains("may read standard input"), "{err}");
-        assert_no_processes(&dir);
+        dir.assert_no_processes(PATIENCE);
     });
 }
 
@@ -237,7 +218,7 @@ fn the_connection_ends_with_the_program_however_that_ends() {
             assert_eq!(fs::read_dir(&sockets).unwrap().count(), 1);
             signal(child.id().cast_signed(), end);
             child.wait().unwrap();
-            assert_no_processes(&dir);
+            dir.assert_no_processes(PATIENCE);
             assert_eq!(fs::read_dir(&sockets).unwrap().count(), 0, "{end}");
         }
         fs::remove_file(&short).unwrap();

@@ -2,7 +2,7 @@
 
 use crate::common::{
     hosts::{Hosts, with_hosts},
-    real::{Process, TestDir, ready, signal},
+    real::{Process, SMALL, TestDir, ready, signal},
     words, write_script,
 };
 use nix::sys::signal::Signal;
@@ -14,15 +14,6 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 use testbed::{node::alive::MOST_PATIENCE, outcome::Outcome, results::record::Clock};
-
-const SMALL: &str = "
-name: small
-guest: { memory: 192MiB, ballast: 48MiB }
-link: { rate: 300mbit }
-stress: { rate: 0, working_set: 4MB }
-migrate: { downtime_limit: 300ms, timeout: 60s }
-expect: [{ outcome: converged }]
-";
 
 const SMOKE: &str = include_str!("../../../scenarios/smoke.yaml");
 
@@ -53,19 +44,10 @@ fn is_of_node(process: &Process, node: &str) -> bool {
 /// Waits until no process of the run is left on any host, then checks that the hosts' interfaces are back.
 #[track_caller]
 fn assert_nothing_left(dir: &TestDir, hosts: &Hosts) {
-    let deadline = Instant::now() + CLEANUP_LIMIT;
-    while !dir.processes().is_empty() {
-        assert!(Instant::now() < deadline, "left after {CLEANUP_LIMIT:?}: {:#?}", dir.processes());
-        thread::sleep(Duration::from_millis(50));
-    }
+    dir.assert_no_processes(CLEANUP_LIMIT);
     for (host, interfaces) in INTERFACES.iter().enumerate() {
         assert_eq!(hosts.interfaces(host), *interfaces);
     }
-}
-
-#[track_caller]
-fn outcomes(dir: &TestDir) -> Vec<Outcome> {
-    dir.records().iter().map(|record| record.outcome).collect()
 }
 
 #[test]
@@ -79,7 +61,7 @@ fn the_smoke_scenario_holds_between_hosts() {
         run.wait_for("the second migration", |dir| dir.migrates(SECOND_ATTEMPT).then_some(()));
         assert_run_can_be_inspected(&dir, &lab, &run.pid().to_string());
         assert_eq!(run.end(), 0, "{}", dir.shown());
-        assert_eq!(outcomes(&dir), [Outcome::Converged, Outcome::NotConverged], "{}", dir.shown());
+        assert_eq!(dir.outcomes(), [Outcome::Converged, Outcome::NotConverged], "{}", dir.shown());
         let environment = dir.environment();
         assert_eq!(environment["lab"]["kind"], "ssh");
         let measured = &dir.records()[0].measured;
@@ -222,7 +204,7 @@ fn a_run_continues_after_a_cut_connection_a_dead_node_and_a_reboot() {
         let record = run.wait_for("its record", |dir| dir.records().get(2).cloned());
         assert_eq!(record.outcome, Outcome::Failed, "{}", dir.shown());
         assert_eq!(run.end(), 3, "{}", dir.shown());
-        assert_eq!(outcomes(&dir)[3..], [Outcome::Converged], "{}", dir.shown());
+        assert_eq!(dir.outcomes()[3..], [Outcome::Converged], "{}", dir.shown());
         assert_nothing_left(&dir, hosts);
     });
 }
@@ -244,7 +226,7 @@ fn a_run_whose_testbed_was_stopped_says_so_and_continues_in_a_new_lab() {
         assert!((0..3).all(|host| is_free(hosts, host)), "a host does not have its interfaces back");
         signal(run.pid(), Signal::SIGCONT);
         assert_eq!(run.end(), 3, "{}", dir.shown());
-        assert_eq!(outcomes(&dir), [Outcome::Failed, Outcome::Converged], "{}", dir.shown());
+        assert_eq!(dir.outcomes(), [Outcome::Failed, Outcome::Converged], "{}", dir.shown());
         let reason = dir.records()[0].reason.clone().unwrap_or_default();
         assert!(reason.contains("is gone: it heard nothing from testbed for "), "{reason}");
         assert_nothing_left(&dir, hosts);
@@ -268,7 +250,7 @@ fn a_node_that_stood_still_on_a_host_that_answers_is_not_lost() {
         thread::sleep(Duration::from_secs(12));
         signal(node, Signal::SIGCONT);
         assert_eq!(run.end(), 0, "{}", dir.shown());
-        assert_eq!(outcomes(&dir), [Outcome::Converged], "{}", dir.shown());
+        assert_eq!(dir.outcomes(), [Outcome::Converged], "{}", dir.shown());
         assert_nothing_left(&dir, hosts);
     });
 }
@@ -331,7 +313,7 @@ fn a_full_disk_fails_the_attempt_and_the_run_continues_with_free_space() {
         assert!(record.reason.unwrap_or_default().contains("No space left"), "{}", dir.shown());
         resize_run_dir("1g");
         assert_eq!(run.end(), 3, "{}", dir.shown());
-        assert_eq!(outcomes(&dir)[1..], [Outcome::Converged], "{}", dir.shown());
+        assert_eq!(dir.outcomes()[1..], [Outcome::Converged], "{}", dir.shown());
         assert_nothing_left(&dir, hosts);
     });
 }
