@@ -156,8 +156,8 @@ pub fn end_descendants(signal: Signal, patience: Duration) -> io::Result<()> {
 
 /// Kills every process of a session, whatever process groups it has. `leader` is the PID of the process that
 /// began the session.
-pub fn kill_session(leader: i32) {
-    let leader = Pid::from_raw(leader);
+pub fn kill_session(leader: u32) {
+    let leader = Pid::from_raw(leader.cast_signed());
     for _ in 0..KILL_ROUNDS {
         let Ok(entries) = fs::read_dir("/proc") else { return };
         let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -261,7 +261,7 @@ mod tests {
         let mut leader = leader.args(["sh", "-c", script]).stdout(Stdio::piped()).spawn().unwrap();
         let mut output = leader.stdout.take().unwrap();
         output.read_exact(&mut [0]).unwrap();
-        kill_session(leader.id().cast_signed());
+        kill_session(leader.id());
         // The pipe ends when the last process has closed it.
         output.read_to_string(&mut String::new()).unwrap();
         leader.wait().unwrap();

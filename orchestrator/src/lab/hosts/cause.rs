@@ -81,11 +81,17 @@ pub(crate) fn upload_remedy(output: &str, otherwise: &str) -> Option<String> {
     if output.contains(FOREIGN) {
         return Some(format!("remove it, or {otherwise}"));
     }
-    if output.contains("sha256sum is not installed") {
+    if output.contains(NO_SHA256SUM) {
         return Some("install it there; Debian's package is coreutils".into());
     }
     Some(StorageProblem::in_text(output)?.remedy("the user who logs in", otherwise))
 }
+
+/// What a host prints if it cannot check files.
+pub(super) const NO_SHA256SUM: &str = "sha256sum is not installed there";
+
+/// What a host prints if the program there is not the one that was uploaded.
+pub(super) const CHANGED: &str = "has changed since it was uploaded";
 
 /// What a host prints if the home directory is missing.
 pub(super) const NO_HOME: &str = "does not exist, which is the home directory";
@@ -186,7 +192,7 @@ pub(crate) fn root_remedy(output: &str, how: Become) -> Option<String> {
     // A warning, with which sudo works.
     let told: Vec<&str> = output.lines().filter(|line| !line.contains("unable to resolve host")).collect();
     let told = told.join("\n");
-    if told.contains("has changed since it was uploaded") {
+    if told.contains(CHANGED) {
         return Some("run testbed again, which uploads it again; somebody else may write there".into());
     }
     if told.contains(NOT_ROOT) {

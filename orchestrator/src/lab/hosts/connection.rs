@@ -163,7 +163,7 @@ impl Master {
 impl Drop for Master {
     fn drop(&mut self) {
         if let Some(leader) = self.leader.id() {
-            process_tree::kill_session(leader.cast_signed());
+            process_tree::kill_session(leader);
         }
     }
 }
@@ -240,7 +240,7 @@ async fn output(mut command: process::Command, limit: Duration) -> io::Result<Ou
     let leader = child.id();
     let output = time::timeout(limit, child.wait_with_output()).await;
     if let (Err(_), Some(leader)) = (&output, leader) {
-        process_tree::kill_session(leader.cast_signed());
+        process_tree::kill_session(leader);
     }
     output.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }

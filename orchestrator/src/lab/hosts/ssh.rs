@@ -21,7 +21,7 @@
 //! nothing by itself, so both ends notice the other's silence ([`crate::node::alive`]).
 
 use super::{
-    cause::{self, FOREIGN, NO_HOME, NOT_ROOT},
+    cause::{self, CHANGED, FOREIGN, NO_HOME, NO_SHA256SUM, NOT_ROOT},
     connection::{self, Connection, last_lines},
     host_path::HostPath,
     inventory::{Become, ComputeHost, Inventory},
@@ -118,12 +118,16 @@ fn make_private() -> String {
 }
 
 /// Fails with a message if the host cannot check files.
-const NEEDS_SHA256SUM: &str = "if ! command -v sha256sum > /dev/null; then \
-                               echo 'sha256sum is not installed there' >&2; exit 1; fi; ";
+fn needs_sha256sum() -> String {
+    format!("if ! command -v sha256sum > /dev/null; then echo '{NO_SHA256SUM}' >&2; exit 1; fi; ")
+}
 
 /// Checks that the program `$0` has the digest that is its name.
-const CHECK_PROGRAM: &str = "if test \"$(sha256sum < \"$0\")\" != \"${0##*/}  -\"; then \
-                             echo \"$0 has changed since it was uploaded\" >&2; exit 1; fi; ";
+fn check_program() -> String {
+    format!(
+        "if test \"$(sha256sum < \"$0\")\" != \"${{0##*/}}  -\"; then echo \"$0 {CHANGED}\" >&2; exit 1; fi; "
+    )
+}
 
 /// Starts a node on each host of the inventory and connects them.
 pub async fn start(SshHosts { inventory, access }: &SshHosts, guest: &GuestFiles) -> Result<Lab, Error> {
@@ -393,7 +397,7 @@ impl<'a> SshHost<'a> {
             }
             Err(_) => {
                 if let Some(leader) = child.id() {
-                    process_tree::kill_session(leader.cast_signed());
+                    process_tree::kill_session(leader);
                 }
                 self.greeted(&greeting);
                 Err(self.not_run_in_time(&greeting))
@@ -514,7 +518,8 @@ impl<'a> SshHost<'a> {
         let home = needs_home(directory);
         let begin = format!(
             "export LC_ALL=C; set -e; umask 022; {home}d={directory}; mkdir -p \"$d\"; \
-             {private}{NEEDS_SHA256SUM}"
+             {private}{}",
+            needs_sha256sum()
         );
         let find = format!(
             "{begin}if test -f \"$d/{digest}\" && test \"$(sha256sum < \"$d/{digest}\")\" = \"{digest}  -\"; \
@@ -592,7 +597,7 @@ impl<'a> SshHost<'a> {
                  exec \"$0\" \"$@\""
             ),
         };
-        let script = format!("{CHECK_PROGRAM}{execute}");
+        let script = check_program() + &execute;
         format!("sh -c {} {}", shell_word(&script), shell_word(&program.path))
     }
 
