@@ -49,8 +49,8 @@ pub struct Interface {
     pub(crate) link_layer: u16,
     /// Its flags (`IFF_*`), such as `IFF_LOOPBACK`.
     pub(crate) flags: u32,
-    /// The first counters of `IFLA_STATS64`: packets, bytes, errors and drops, received before sent; `None` if
-    /// the kernel does not report them.
+    /// The first counters of `IFLA_STATS64`: packets, bytes, errors and drops, received before sent;
+    /// `None` if the kernel does not report them.
     pub(crate) counters: Option<[u64; COUNTERS]>,
 }
 

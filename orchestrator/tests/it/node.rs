@@ -2,7 +2,11 @@
 
 use crate::common::real::{signal, skipped};
 use netem::{Namespace, Netlink};
-use nix::{sys::signal::Signal, unistd::geteuid};
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::signal::Signal,
+    unistd::geteuid,
+};
 use sha2::{Digest, Sha256};
 use std::{
     fmt::Write as _, fs, os::fd::AsFd, os::unix::fs::PermissionsExt, path::Path, process::Stdio,
@@ -57,13 +61,13 @@ impl Host {
         let mut command = Command::new(env!("CARGO_BIN_EXE_testbed"));
         command.args(["node", "--name", "compute1", "--run", "1@h", "--remote", "192.0.2.9 1 192.0.2.1 22"]);
         command.kill_on_drop(true).stdin(Stdio::piped()).stdout(Stdio::piped());
-        // The process is in the namespace of the thread that starts it.
-        let runtime = tokio::runtime::Handle::current();
-        let spawn = || {
-            let _registers_here = runtime.enter();
-            command.spawn()
-        };
-        let mut process = self.network.run(spawn).unwrap();
+        // The process is in the namespace of the thread that starts it. That is this thread, and not one
+        // for the purpose, because a node dies with the thread that has started it.
+        let here = Namespace::current().unwrap();
+        setns(&self.network, CloneFlags::CLONE_NEWNET).unwrap();
+        let spawned = command.spawn();
+        setns(&here, CloneFlags::CLONE_NEWNET).unwrap();
+        let mut process = spawned.unwrap();
         let streams = (process.stdout.take().unwrap(), process.stdin.take().unwrap());
         let node = Node::from_streams("compute1", streams.0, streams.1);
         node.facts().await.unwrap();
