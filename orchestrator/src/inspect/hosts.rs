@@ -55,6 +55,8 @@ struct RunningNode {
     seen: Option<Observation>,
     /// The directory of the guest's files on the host, if they could be put there.
     images: Option<PathBuf>,
+    /// Whether the node has taken over an interface of the host for the migration link, with a carrier.
+    is_linked: bool,
     _process: Child,
 }
 
@@ -156,7 +158,7 @@ async fn check_host(
     directories.dedup();
     running.images = images;
     running.seen = observe_host(spec, host, &program, &directories, &running, findings).await;
-    check_interfaces(spec, &running, findings).await;
+    running.is_linked = check_interfaces(spec, &running, findings).await.contains(&MIGRATION);
     Some(running)
 }
 
@@ -291,7 +293,7 @@ async fn check_node(
         let asked = (asked.elapsed(), asked_at);
         let away = RoundTrip::measure(&node).await?;
         Ok::<_, Error>((
-            RunningNode { node, facts, seen: None, images: None, _process: process },
+            RunningNode { node, facts, seen: None, images: None, is_linked: false, _process: process },
             asked,
             away,
         ))
@@ -346,9 +348,14 @@ async fn check_node(
 }
 
 /// Takes over the host's interfaces, as a run does. Those that the observation of the host shows to be
-/// unusable are not tried.
-async fn check_interfaces(spec: &HostSpec<'_>, running: &RunningNode, findings: &mut Vec<Finding>) {
+/// unusable are not tried. Returns the names in the node of those that can carry frames.
+async fn check_interfaces(
+    spec: &HostSpec<'_>,
+    running: &RunningNode,
+    findings: &mut Vec<Finding>,
+) -> Vec<&'static str> {
     let RunningNode { node, seen, .. } = running;
+    let mut usable = Vec::new();
     for (interface, name, address) in &spec.interfaces {
         let what = check_name(spec, name);
         if let Some(unusable) = seen.as_ref().and_then(|seen| seen.unusable.get(*interface)) {
@@ -370,8 +377,11 @@ async fn check_interfaces(spec: &HostSpec<'_>, running: &RunningNode, findings: 
                 format!("{interface} has no carrier: nothing is connected to it, or its peer is down");
             let remedy = format!("check the cable and the port of the switch, or the peer of {interface}");
             findings.push(Finding::failed(&what, detail, remedy));
+        } else {
+            usable.push(*name);
         }
     }
+    usable
 }
 
 /// Returns what to do if an interface could not be taken over as the node's interface `name`, which `error`
@@ -457,18 +467,7 @@ async fn compare_compute_nodes(source: &RunningNode, destination: &RunningNode) 
         findings.push(compare_kvm(&source.kvm, &destination.kvm));
         findings.extend(compare_cpus(source, destination));
     }
-    let answers = async {
-        source.node.start_probe(SHAPED_ADDRESSES[1], Duration::from_millis(100), ANSWER_LIMIT).await?;
-        source.node.stop_probe(Duration::ZERO).await
-    };
-    findings.push(match answers.await {
-        Ok(_) => Finding::ok("migration link", "compute2 answers compute1"),
-        Err(error) => {
-            let remedy = "connect both `migration` interfaces to the same network (the same VLAN of a \
-                          switch), after what is found about them above";
-            Finding::failed("migration link", error.to_string(), remedy)
-        }
-    });
+    findings.push(check_migration_link(source, destination).await);
     let description = Description {
         kind: "ssh".into(),
         source: source.facts.clone(),
@@ -480,6 +479,30 @@ async fn compare_compute_nodes(source: &RunningNode, destination: &RunningNode) 
         findings.push(Finding::missing("shaping", reason, "load the module, or use a kernel that has it"));
     }
     findings
+}
+
+/// Checks whether the destination answers the source on the migration link. Does not wait for an answer that
+/// cannot come.
+async fn check_migration_link(source: &RunningNode, destination: &RunningNode) -> Finding {
+    const NAME: &str = "migration link";
+    for (node, name) in [(source, "compute1"), (destination, "compute2")] {
+        if !node.is_linked {
+            let detail = format!("not tried, because {name} has no usable interface to it");
+            return Finding::failed(NAME, detail, format!("see the finding `{name} {MIGRATION}` above"));
+        }
+    }
+    let answers = async {
+        source.node.start_probe(SHAPED_ADDRESSES[1], Duration::from_millis(100), ANSWER_LIMIT).await?;
+        source.node.stop_probe(Duration::ZERO).await
+    };
+    match answers.await {
+        Ok(_) => Finding::ok(NAME, "compute2 answers compute1"),
+        Err(error) => {
+            let remedy =
+                "connect both `migration` interfaces to the same network (the same VLAN of a switch)";
+            Finding::failed(NAME, error.to_string(), remedy)
+        }
+    }
 }
 
 /// Checks whether both compute nodes have KVM. A run uses the accelerator of the source.
