@@ -180,16 +180,20 @@ fn ssh_neither_asks_nor_hangs() {
             assert!(shown.contains("lab1 answers") && shown.contains("lab2 answers"), "{shown}");
         }
         // Commands that hang, each with a program in another process group.
-        hosts.configure_ssh(
+        let asked = dir.path("asked");
+        hosts.configure_ssh(&format!(
             "Host lab0\n  ProxyCommand timeout 617 sleep 617\n\
-             Match originalhost lab1 exec \"timeout 617 sleep 617\"\n  Port 22",
-        );
+             Match originalhost lab1 exec \"echo asked >> {}; timeout 617 sleep 617\"\n  Port 22",
+            asked.display()
+        ));
         let (code, out, err) = dir.run_subcommand(&status);
         let shown = words(&out);
         assert_eq!(code, 3, "{out}{err}");
         assert!(shown.contains("goes through the ProxyCommand `timeout 617 sleep 617`"), "{out}");
         assert!(shown.contains("lab1: no login within 30 s"), "{out}");
         assert!(shown.contains("lab2 answers"), "{out}");
+        // For a connection of the user, and for one of its own, but not for what to say about it.
+        assert_eq!(fs::read_to_string(asked).unwrap(), "asked\nasked\n");
         let left = dir.processes();
         assert!(left.is_empty(), "{left:#?}");
     });

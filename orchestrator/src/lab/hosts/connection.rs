@@ -34,7 +34,7 @@ use tokio::{
     time,
 };
 
-/// The time limit for a host to let the user in, from the start of `ssh`.
+/// The time limit for a host to let the user in, from the start of the first `ssh`.
 const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 
 /// The time limit for an `ssh` that asks no host.
@@ -79,13 +79,17 @@ impl Connection {
     ///
     /// The reason, with the last lines that `ssh` has said and the way that the connection takes.
     pub(super) async fn open(access: &HostAccess, host: &str) -> Result<Self, String> {
+        let deadline = Instant::now() + CONNECT_LIMIT;
         let mut check = access.ssh();
         check.args(["-O", "check", "--"]).arg(host);
-        if output(check, LOCAL_LIMIT).await.is_ok_and(|output| output.status.success()) {
+        let checked = output(check, LOCAL_LIMIT).await;
+        if checked.as_ref().is_ok_and(|output| output.status.success()) {
             return Ok(Self::Users);
         }
-        match Master::open(access, host).await {
+        match Master::open(access, host, deadline).await {
             Ok(master) => Ok(Self::Own(Box::new(master))),
+            // A command in the user's configuration hangs, and would again.
+            Err(reason) if checked.is_err_and(|error| error.kind() == io::ErrorKind::TimedOut) => Err(reason),
             Err(reason) => Err(reason + &way(access, host).await),
         }
     }
@@ -129,7 +133,8 @@ pub(super) struct Master {
 }
 
 impl Master {
-    async fn open(access: &HostAccess, host: &str) -> Result<Self, String> {
+    /// Opens a connection before the deadline.
+    async fn open(access: &HostAccess, host: &str, deadline: Instant) -> Result<Self, String> {
         let folder = socket_folder().map_err(|e| format!("cannot make a directory for ssh's socket: {e}"))?;
         let socket = folder.path().join("ssh");
         let mut command = process::Command::new("sh");
@@ -141,7 +146,6 @@ impl Master {
         let mut leader = Command::from(command).spawn().map_err(|e| format!("cannot run ssh: {e}"))?;
         let said = Collected::of(leader.stderr.take());
         let mut master = Self { socket, leader, _folder: folder };
-        let deadline = Instant::now() + CONNECT_LIMIT;
         let problem = loop {
             if master.socket.exists() {
                 return Ok(master);
