@@ -57,7 +57,7 @@ impl From<AcceleratorFinding> for AcceleratorChoice {
 
 impl From<ConfinementFinding> for Confinement {
     fn from(finding: ConfinementFinding) -> Self {
-        let ConfinementFinding { confinement, lacks } = finding;
+        let ConfinementFinding { confinement, lacks, .. } = finding;
         let user = confinement.user.map(|_| confinement::USER.into());
         Self { sandbox: confinement.sandbox, user, lacks }
     }

@@ -15,13 +15,11 @@ use crate::{
         confinement::{self, Confinement},
         machine::{self, Accelerator, GuestMachine, QEMU, Role},
         machine_types::{MachineTypes, UNVERSIONED},
-        process,
         saved::SavedGuest,
-        trial,
     },
     event::{Event, Sink},
     image::{self, Cache, GuestFiles, KernelChoice},
-    lab::{self, Compute, Lab},
+    lab::{self, Compute, Description, Lab},
     matrix::{Cell, Plan, RunOrder},
     migration::attempt::{self, attempt},
     node::protocol::Facts,
@@ -188,29 +186,22 @@ struct ChosenMachineType {
     none_in_common: Option<String>,
 }
 
-/// Chooses a machine type that QEMU has at both ends. `machine` is any machine that both can make; the output
-/// of QEMU is appended to `log`.
-async fn choose_machine_type(lab: &Lab, machine: &GuestMachine, log: &Path) -> ChosenMachineType {
-    let Lab { source, destination, description, .. } = lab;
-    let both = async {
-        let here = trial::machine_types(source, machine, log).await?;
-        let there = if description.is_one_host() {
-            here.clone()
-        } else {
-            trial::machine_types(destination, machine, log).await?
-        };
-        Ok::<_, process::Error>([here, there])
-    };
-    match both.await {
-        Ok([here, there]) => {
-            let facts = [&description.source, &description.destination];
-            agree([&here, &there], facts.map(|facts| facts.qemu.as_deref().unwrap_or_default()))
-        }
-        Err(error) => {
+/// Chooses a machine type that QEMU has at both ends of a lab, from the types at each of its hosts.
+fn choose_machine_type(
+    description: &Description,
+    machine_types: Result<&[MachineTypes], &str>,
+) -> ChosenMachineType {
+    let (here, there) = match machine_types {
+        Ok([here, .., there]) => (here, there),
+        Ok([both]) => (both, both),
+        unknown => {
+            let error = unknown.err().unwrap_or_default();
             let note = format!("QEMU does not say which machine types it has, so `pc` is used: {error}");
-            ChosenMachineType { name: UNVERSIONED.into(), note: Some(note), none_in_common: None }
+            return ChosenMachineType { name: UNVERSIONED.into(), note: Some(note), none_in_common: None };
         }
-    }
+    };
+    let facts = [&description.source, &description.destination];
+    agree([here, there], facts.map(|facts| facts.qemu.as_deref().unwrap_or_default()))
 }
 
 /// Chooses the machine type for the QEMUs of the source and the destination, which have these versions.
@@ -286,7 +277,8 @@ impl Bench for QemuBench {
             sink.handle(&Event::Message(&format!("note: {lack}")));
         }
         let confined_tcg = GuestMachine { confinement: confined.confinement, ..tcg };
-        let chosen = choose_machine_type(lab, &confined_tcg, &log).await;
+        let machine_types = confined.machine_types.as_deref().map_err(String::as_str);
+        let chosen = choose_machine_type(&description, machine_types);
         if let Some(note) = chosen.note {
             sink.handle(&Event::Message(&format!("note: {note}")));
         }

@@ -16,6 +16,7 @@ use crate::{
     lab::{self, Compute, Description, Lab},
     matrix::{Accel, Cell, Plan, Settings},
 };
+use futures::future;
 use indexmap::IndexMap;
 use std::{collections::HashMap, path::Path};
 
@@ -219,10 +220,8 @@ impl Trials<'_> {
         if let Some((_, verdicts)) = self.known.iter().find(|(known, _)| known == machine) {
             return verdicts.clone();
         }
-        let mut verdicts = Vec::new();
-        for (_, compute) in &self.ends {
-            verdicts.push(trial::try_machine(compute, machine, self.log).await);
-        }
+        let trials = self.ends.iter().map(|(_, compute)| trial::try_machine(compute, machine, self.log));
+        let verdicts = future::join_all(trials).await;
         self.known.push((machine.clone(), verdicts.clone()));
         verdicts
     }

@@ -7,9 +7,11 @@
 
 use super::{
     machine::{GuestMachine, Role},
-    trial::{self, Verdict},
+    machine_types::MachineTypes,
+    trial,
 };
 use crate::{lab::Compute, node::protocol::Privilege};
+use futures::future;
 use std::path::Path;
 
 /// The user and the group that QEMU becomes: those of `nobody`, which own no files.
@@ -74,13 +76,15 @@ impl Confinement {
 /// The confinement of the QEMUs of a lab, and what it lacks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfinementFinding {
-    /// The strictest confinement that works at both ends.
+    /// The strictest confinement that works at all ends.
     pub confinement: Confinement,
     /// What QEMU is not confined by although it should be, and why, as sentences for people.
     pub lacks: Vec<String>,
+    /// The machine types of the QEMU at each end, or why QEMU does not say which it has.
+    pub machine_types: Result<Vec<MachineTypes>, String>,
 }
 
-/// Finds the strictest confinement that works at both ends. `machine` is any machine, which is tried with it;
+/// Finds the strictest confinement that works at all `ends`. `machine` is any machine, which is tried with it;
 /// the output of QEMU is appended to `log`.
 pub async fn choose(
     ends: &[&Compute],
@@ -89,19 +93,18 @@ pub async fn choose(
     log: &Path,
 ) -> ConfinementFinding {
     let (mut confinement, mut refused) = (Confinement::default(), Vec::new());
-    'candidates: for candidate in Confinement::candidates(privilege) {
+    let mut machine_types = Err(String::new());
+    for candidate in Confinement::candidates(privilege) {
         let machine = GuestMachine { confinement: candidate, ..machine.clone() };
-        for end in ends {
-            match trial::try_machine(end, &machine, log).await {
-                Verdict::Possible(_) => {}
-                Verdict::Refused(reason) | Verdict::Unknown(reason) => {
-                    refused.push((candidate, reason));
-                    continue 'candidates;
-                }
+        let trials = ends.iter().map(|end| trial::machine_types(end, &machine, log));
+        machine_types = future::join_all(trials).await.into_iter().collect();
+        match &machine_types {
+            Ok(_) => {
+                confinement = candidate;
+                break;
             }
+            Err(reason) => refused.push((candidate, reason.clone())),
         }
-        confinement = candidate;
-        break;
     }
     // Why a candidate was refused that differs in nothing else.
     let because = |differs: &dyn Fn(&Confinement) -> bool| {
@@ -117,7 +120,7 @@ pub async fn choose(
         let reason = because(&|other| other.user.is_some() && other.sandbox == confinement.sandbox);
         lacks.push(format!("QEMU runs as root, because it cannot become another user{reason}"));
     }
-    ConfinementFinding { confinement, lacks }
+    ConfinementFinding { confinement, lacks, machine_types }
 }
 
 #[cfg(test)]

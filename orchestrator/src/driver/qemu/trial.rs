@@ -9,6 +9,7 @@ use super::{
     machine::{GuestMachine, QEMU, Role},
     machine_types::MachineTypes,
     process::{self, QemuProcess},
+    qmp,
 };
 use crate::lab::Compute;
 use serde_json::{Value, json};
@@ -48,45 +49,52 @@ pub enum Verdict {
 
 /// Tries a machine on a node. The output of its QEMU is appended to `log`.
 pub async fn try_machine(node: &Compute, machine: &GuestMachine, log: &Path) -> Verdict {
-    let machine = GuestMachine { network: None, ..machine.clone() };
-    let tried = async {
-        let process = QemuProcess::start(&node.node, &machine, Role::Trial, log).await?;
-        let features = process::while_alive(&process, async {
-            let monitor = process::monitor(&node.node, &process).await?;
-            let cpus: Value = monitor.query("query-cpus-fast").await?;
-            let path = &cpus[0]["qom-path"];
-            let has = async |property| {
-                let question = json!({ "path": path, "property": property });
-                Ok::<_, process::Error>(monitor.call("qom-get", question).await? == true)
-            };
-            Ok::<_, process::Error>(CpuFeatures {
-                pages_2m: has("pse").await?,
-                pages_1g: has("pdpe1gb").await?,
-            })
-        })
-        .await;
-        process.kill().await?;
-        features
+    let ask = async |monitor: &qmp::Client| {
+        let cpus: Value = monitor.query("query-cpus-fast").await?;
+        let path = &cpus[0]["qom-path"];
+        let has = async |property| {
+            let question = json!({ "path": path, "property": property });
+            Ok::<_, process::Error>(monitor.call("qom-get", question).await? == true)
+        };
+        Ok(CpuFeatures { pages_2m: has("pse").await?, pages_1g: has("pdpe1gb").await? })
     };
-    tried.await.map_or_else(|error: process::Error| verdict_on(&error), Verdict::Possible)
+    run(node, machine, log, ask).await.map_or_else(|error| verdict_on(&error), Verdict::Possible)
 }
 
-/// Asks the QEMU of a node for its machine types. `machine` is any machine that it can make; the output is
-/// appended to `log`.
+/// Tries a machine on a node like [`try_machine`], and asks its QEMU for its machine types.
+///
+/// # Errors
+///
+/// Why QEMU refuses the machine or the trial failed, as text.
 pub async fn machine_types(
     node: &Compute,
     machine: &GuestMachine,
     log: &Path,
-) -> Result<MachineTypes, process::Error> {
+) -> Result<MachineTypes, String> {
+    let ask =
+        async |monitor: &qmp::Client| Ok(MachineTypes::from_answer(&monitor.query("query-machines").await?));
+    run(node, machine, log, ask).await.map_err(|error| match verdict_on(&error) {
+        Verdict::Refused(reason) | Verdict::Unknown(reason) => reason,
+        Verdict::Possible(_) => error.to_string(),
+    })
+}
+
+/// Starts a QEMU with a machine, asks its monitor something, and kills it.
+async fn run<T>(
+    node: &Compute,
+    machine: &GuestMachine,
+    log: &Path,
+    ask: impl AsyncFnOnce(&qmp::Client) -> Result<T, process::Error>,
+) -> Result<T, process::Error> {
     let machine = GuestMachine { network: None, ..machine.clone() };
     let process = QemuProcess::start(&node.node, &machine, Role::Trial, log).await?;
-    let types = process::while_alive(&process, async {
+    let answer = process::while_alive(&process, async {
         let monitor = process::monitor(&node.node, &process).await?;
-        Ok::<_, process::Error>(MachineTypes::from_answer(&monitor.query("query-machines").await?))
+        ask(&monitor).await
     })
     .await;
     process.kill().await?;
-    types
+    answer
 }
 
 /// Returns what an error says about the machine: QEMU refuses it if it exits by itself.
