@@ -13,6 +13,14 @@ pub(crate) fn cargo() -> Command {
     Command::new(cargo_program())
 }
 
+/// Returns a command for the same cargo with the lowest priority, and without a progress bar, which would
+/// overwrite the output of what else runs.
+pub(crate) fn cargo_in_background() -> Command {
+    let mut command = Command::new("nice");
+    command.args(["-n", "19"]).arg(cargo_program()).env("CARGO_TERM_PROGRESS_WHEN", "never");
+    command
+}
+
 /// Returns a command for `cargo test`, without arguments of its own.
 pub(crate) fn cargo_test() -> Command {
     let mut command = with_default_signals(cargo_program());

@@ -32,7 +32,11 @@ impl BuiltPrograms {
 
 /// Builds the programs and copies them into `target/dist/bin`.
 pub(crate) fn dist() -> Result<BuiltPrograms, TaskError> {
-    let workspace = Workspace::find()?;
+    build(Workspace::find()?)
+}
+
+/// Does the same as [`dist`] in this workspace.
+pub(crate) fn build(workspace: Workspace) -> Result<BuiltPrograms, TaskError> {
     let build = |profile: Profile, programs: &[&str]| {
         let mut cargo = workspace.cargo_static("build", profile);
         for program in programs {

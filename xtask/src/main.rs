@@ -11,6 +11,7 @@ mod command;
 mod dist;
 mod guest_tests;
 mod install;
+mod programs;
 mod ready;
 mod repeat;
 mod run;

@@ -5,19 +5,15 @@
 
 use crate::{
     TaskError,
-    artifacts::{self, Executable},
     busy::Busy,
-    command::{output, with_default_signals},
-    workspace::TestTarget,
+    programs::{self, Ended, TestProgram, file_name},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write,
-    fs::{self, File},
-    io,
-    path::{Path, PathBuf},
-    process::{Command, ExitStatus, Stdio},
-    time::Instant,
+    fs, io,
+    path::PathBuf,
+    process::{Command, ExitStatus},
 };
 
 /// What is repeated, and how.
@@ -25,7 +21,7 @@ pub(crate) struct Repeat<'a> {
     pub(crate) count: u32,
     pub(crate) busy: bool,
     /// The test programs, each with arguments of its own.
-    pub(crate) targets: Vec<(&'a TestTarget, &'a [&'a str])>,
+    pub(crate) programs: Vec<(TestProgram, &'a [&'a str])>,
     /// Further arguments of every test program.
     pub(crate) arguments: &'a [String],
     /// Where to keep the output of runs that fail.
@@ -36,33 +32,20 @@ pub(crate) struct Repeat<'a> {
 type Failures = BTreeMap<(String, String), Vec<PathBuf>>;
 
 impl Repeat<'_> {
-    /// Builds the test programs with `cargo`, a `cargo test` command without targets, and runs each of them
-    /// in the environment of that command. Fails with exit code 1 if any test failed.
-    pub(crate) fn run(&self, mut cargo: Command) -> Result<(), TaskError> {
-        let variables: Vec<_> =
-            cargo.get_envs().map(|(name, value)| (name.to_owned(), value.map(ToOwned::to_owned))).collect();
-        let targets: BTreeSet<_> = self.targets.iter().map(|(target, _)| target.cargo_arguments()).collect();
-        cargo.arg("--workspace").args(targets.into_iter().flatten());
-        cargo.args(["--no-run", "--message-format", "json-render-diagnostics"]);
-        let built = artifacts::executables(&output(&mut cargo)?);
-        let programs = self.targets.iter().map(|(target, own)| Ok((*target, *own, path(&built, target)?)));
-        let programs = programs.collect::<Result<Vec<_>, String>>()?;
-        empty(&self.folder).map_err(|error| format!("cannot empty {}: {error}", self.folder.display()))?;
+    /// Runs each of the test programs. Fails with exit code 1 if any test failed.
+    pub(crate) fn run(&self) -> Result<(), TaskError> {
+        programs::empty(&self.folder)
+            .map_err(|error| format!("cannot empty {}: {error}", self.folder.display()))?;
 
         let _busy = self.busy.then(Busy::start);
         let mut failures = Failures::new();
         for round in 1..=self.count {
-            for (target, own, program) in &programs {
-                let mut command = with_default_signals(program);
-                command.args(*own).args(self.arguments).current_dir(target.folder());
-                for (name, value) in &variables {
-                    match value {
-                        Some(value) => command.env(name, value),
-                        None => command.env_remove(name),
-                    };
-                }
-                self.run_once(&mut command, target, round, &mut failures)
-                    .map_err(|error| format!("cannot run {}: {error}", program.display()))?;
+            for (program, own) in &self.programs {
+                let id = program.target.id();
+                let mut command = program.command();
+                command.args(*own).args(self.arguments);
+                self.run_once(&mut command, &id, round, &mut failures)
+                    .map_err(|error| format!("cannot run {id}: {error}"))?;
             }
         }
         frontend::print(table(&failures, self.count)).map_err(|error| error.to_string())?;
@@ -73,45 +56,27 @@ impl Repeat<'_> {
     fn run_once(
         &self,
         command: &mut Command,
-        target: &TestTarget,
+        program: &str,
         round: u32,
         failures: &mut Failures,
     ) -> io::Result<()> {
-        let program = target.id();
-        let file = format!("{}.{round}.txt", program.replace("::", "-").replace('/', "-"));
-        let path = self.folder.join(file);
-        let file = File::create(&path)?;
-        let started = Instant::now();
-        let status = command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).status()?;
-        let failed = failed_tests(&String::from_utf8_lossy(&fs::read(&path)?), status);
+        let path = self.folder.join(format!("{}.{round}.txt", file_name(program)));
+        let Ended { status, output, took } = programs::run_into(command, &path)?;
+        let failed = failed_tests(&output, status);
         let result = match &failed {
             failed if failed.is_empty() => "ok".to_owned(),
             failed => format!("FAILED: {}", failed.iter().map(String::as_str).collect::<Vec<_>>().join(", ")),
         };
-        let seconds = started.elapsed().as_secs();
+        let seconds = took.as_secs();
         frontend::tell(format!("{program} {round}/{}: {result} ({seconds} s)", self.count));
         if failed.is_empty() {
             return fs::remove_file(&path);
         }
         for test in failed {
-            failures.entry((program.clone(), test)).or_default().push(path.clone());
+            failures.entry((program.to_owned(), test)).or_default().push(path.clone());
         }
         Ok(())
     }
-}
-
-fn path<'a>(built: &'a [Executable], target: &TestTarget) -> Result<&'a Path, String> {
-    artifacts::find_tests(built, &target.manifest, &target.kind, &target.name)
-        .ok_or_else(|| format!("cargo did not report the path of the test program {}", target.id()))
-}
-
-/// Makes an empty folder.
-fn empty(folder: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    fs::create_dir_all(folder)
 }
 
 /// Returns the tests that failed, from the output of a test program: those in its list of failures, or, if
@@ -216,15 +181,9 @@ units       parse::b  1 of 5
     #[test]
     fn a_program_runs_as_often_as_asked_and_its_failures_keep_their_output() {
         let folder = std::env::temp_dir().join(format!("xtask-repeat-{}", std::process::id()));
-        empty(&folder).unwrap();
-        let target = TestTarget {
-            package: "p".into(),
-            manifest: folder.join("Cargo.toml"),
-            kind: "test".into(),
-            name: "t".into(),
-        };
+        programs::empty(&folder).unwrap();
         let repeat =
-            Repeat { count: 3, busy: false, targets: Vec::new(), arguments: &[], folder: folder.clone() };
+            Repeat { count: 3, busy: false, programs: Vec::new(), arguments: &[], folder: folder.clone() };
         let _busy = Busy::start();
         let mut failures = Failures::new();
         // Fails in every run but the second.
@@ -234,7 +193,7 @@ units       parse::b  1 of 5
         for round in 1..=repeat.count {
             let mut command = Command::new("sh");
             command.args(["-c", &script(round)]);
-            repeat.run_once(&mut command, &target, round, &mut failures).unwrap();
+            repeat.run_once(&mut command, "p::t", round, &mut failures).unwrap();
         }
         let outputs = [1, 3].map(|round| folder.join(format!("p-t.{round}.txt")));
         assert_eq!(failures, Failures::from([(("p::t".into(), "a".into()), outputs.to_vec())]));

@@ -1,21 +1,27 @@
 //! `cargo xtask test`: runs every test of the project.
 //!
-//! First come the tests that need nothing but the programs, then those that run QEMU. The latter are in
-//! `orchestrator/tests/real` and marked `#[ignore]`, so that a plain `cargo test` lists them as ignored.
-//! They run one at a time, because they measure and would disturb each other. Last comes a short storm.
+//! First come the tests that need nothing but what cargo builds for them. Most of them wait for something, so
+//! several programs run at the same time, and meanwhile the programs for the other tests are built.
 //!
-//! With `--repeat`, every test program runs several times instead, which finds tests that fail now and then.
+//! Those run QEMU. They are in `orchestrator/tests/real` and marked `#[ignore]`, so that a plain `cargo test`
+//! lists them as ignored. Two run at the same time, except for those that put a load on the host or measure:
+//! they run alone. Last comes a short storm.
+//!
+//! With `--repeat`, every test program runs several times instead, one after the other, which finds tests
+//! that fail now and then.
 
 use crate::{
     TaskError,
     command::{cargo_test, run},
     dist::{self, BuiltPrograms},
-    guest_tests, ready,
+    guest_tests,
+    programs::{self, TestProgram, run_at_once},
+    ready,
     repeat::Repeat,
     storm,
     workspace::{TestTarget, Workspace},
 };
-use std::process::Command;
+use std::{path::PathBuf, process::Command, thread};
 
 /// The environment variable that tells tests the directory of the programs.
 const DIST: &str = "TESTBED_DIST";
@@ -27,7 +33,10 @@ const GUEST_TESTS: &str = "TESTBED_GUEST_TESTS";
 const REAL: &str = "testbed::real";
 
 /// The arguments that make [`REAL`] run its tests.
-const RUN_REAL: [&str; 2] = ["--ignored", "--test-threads=1"];
+const RUN_REAL: [&str; 2] = ["--ignored", "--test-threads=2"];
+
+/// How many of the other test programs run at the same time.
+const AT_ONCE: usize = 4;
 
 /// Run all tests
 #[derive(clap::Args)]
@@ -62,14 +71,40 @@ pub(crate) fn test(arguments: &Arguments) -> Result<(), TaskError> {
         let root = Workspace::find()?.root;
         return run(cargo_test().current_dir(root).args(["--workspace", "--lib", "--bins"]));
     }
-    let programs = dist::dist()?;
-    run(test_programs(&programs).arg("--workspace"))?;
+    let (programs, guest_tests) = test_while_building()?;
     ready::ensure(&programs, arguments.yes)?;
-    let guest_tests = guest_tests::stage(&programs.workspace)?;
     let mut real = test_programs(&programs);
     real.env(GUEST_TESTS, &guest_tests).args(["--workspace", "--test", "real", "--"]).args(RUN_REAL);
     run(&mut real)?;
     storm::short(&programs)
+}
+
+/// Runs the tests that need no QEMU, and meanwhile builds what the others need. Returns the programs and the
+/// directory of the programs to run in a guest.
+fn test_while_building() -> Result<(BuiltPrograms, PathBuf), TaskError> {
+    let workspace = Workspace::find()?;
+    let in_workspace = || {
+        let mut cargo = cargo_test();
+        cargo.current_dir(&workspace.root);
+        cargo
+    };
+    let mut tests: Vec<_> = programs::build(in_workspace(), &workspace.tests)?
+        .iter()
+        .map(|program| (program.target.id(), program.command()))
+        .collect();
+    let mut examples = in_workspace();
+    examples.args(["--workspace", "--doc"]);
+    tests.push(("the examples in doc comments".into(), examples));
+    thread::scope(|scope| {
+        let building = scope.spawn(|| {
+            let programs = dist::build(Workspace::find()?.in_background())?;
+            let guest_tests = guest_tests::stage(&programs.workspace)?;
+            Ok((programs, guest_tests))
+        });
+        let tested = run_at_once(tests, AT_ONCE, &workspace.target.join("tests"));
+        let built = building.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        tested.and(built)
+    })
 }
 
 /// Returns a cargo command that runs tests with these programs.
@@ -95,15 +130,18 @@ fn repeat(arguments: &Arguments, count: u32) -> Result<(), TaskError> {
             build.env(GUEST_TESTS, guest_tests::stage(&programs.workspace)?);
         }
     }
-    let own = |target: &TestTarget| if target.id() == REAL { &RUN_REAL[..] } else { &[] };
+    let with_own = |program: TestProgram| {
+        let own = if program.target.id() == REAL { &RUN_REAL[..] } else { &[] };
+        (program, own)
+    };
     let repeat = Repeat {
         count,
         busy: arguments.busy,
-        targets: targets.iter().map(|target| (target, own(target))).collect(),
+        programs: programs::build(build, &targets)?.into_iter().map(with_own).collect(),
         arguments: &arguments.pass_on,
         folder: workspace.target.join("repeat"),
     };
-    repeat.run(build)
+    repeat.run()
 }
 
 /// Returns the test programs with these names, or all if there are none. Fails if a name is unknown.

@@ -2,7 +2,7 @@
 
 use crate::{
     TaskError,
-    command::{cargo, output},
+    command::{cargo, cargo_in_background, output},
 };
 use serde_json::Value;
 use std::{
@@ -43,6 +43,8 @@ pub(crate) struct Workspace {
     pub(crate) tests: Vec<TestTarget>,
     /// The target triple of this host.
     host: String,
+    /// Whether builds leave the CPUs to whatever else runs.
+    in_background: bool,
 }
 
 /// A target of cargo with tests.
@@ -118,7 +120,12 @@ impl Workspace {
             metadata[key].as_str().map(PathBuf::from).ok_or(format!("cargo metadata reports no {key}"))
         };
         let (root, target) = (directory("workspace_root")?, directory("target_directory")?);
-        Ok(Self { root, target, tests: TestTarget::all(&metadata), host: host()? })
+        Ok(Self { root, target, tests: TestTarget::all(&metadata), host: host()?, in_background: false })
+    }
+
+    /// Returns the same workspace, whose builds leave the CPUs to whatever else runs.
+    pub(crate) fn in_background(self) -> Self {
+        Self { in_background: true, ..self }
     }
 
     /// Returns a cargo command that builds static programs.
@@ -126,7 +133,7 @@ impl Workspace {
     /// It passes `--target` with this host's own triple. Cargo then builds procedural macros, which cannot be
     /// static, without these flags. All commands have the same flags, so they share their build results.
     pub(crate) fn cargo_static(&self, subcommand: &str, profile: Profile) -> Command {
-        let mut command = cargo();
+        let mut command = if self.in_background { cargo_in_background() } else { cargo() };
         command.current_dir(&self.root).args([subcommand, "--target", &self.host]);
         command.args(["--profile", profile.name()]);
         let flags = env::var("RUSTFLAGS").map_or(STATIC.to_owned(), |users| format!("{users} {STATIC}"));

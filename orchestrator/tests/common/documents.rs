@@ -51,7 +51,7 @@ pub(crate) const COMMANDS: &[(&str, Trial)] = &[
     ("testbed lab shell compute1 -- tc -s qdisc show dev migration", Real(&[0])),
     ("testbed lab shell compute1 --rate 100mbit --delay 20ms", Real(&[0])),
     ("testbed lab shell --rate 100mbit --delay 20ms compute1", Real(&[0])),
-    ("testbed run scenarios/smoke.yaml", Real(&[0])),
+    ("testbed run scenarios/smoke.yaml", Test(LOCAL, "the_smoke_scenario_passes_with_complete_records")),
     ("testbed run scenarios/latency.yaml --only 'link.delay == 0' --repeat 1", Real(&[0])),
     ("testbed run matrix.yaml --shard 1/2 --out part-1", Real(&[0])),
     ("testbed run matrix.yaml --shard 2/2 --out part-2", Real(&[0])),

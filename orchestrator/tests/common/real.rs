@@ -21,7 +21,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
-        Mutex, MutexGuard,
+        PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicU32, Ordering},
     },
     thread,
@@ -57,24 +57,49 @@ pub(crate) const LEFTOVERS: Duration = Duration::from_secs(2);
 /// The interval of polling.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Serializes real runs, because they share two cores.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+/// Held for reading by tests that run beside others, and for writing by those that run alone.
+static TURNS: RwLock<()> = RwLock::new(());
+
+/// The turn of a test, until this value is dropped.
+pub(crate) enum Turn {
+    Shared { _guard: RwLockReadGuard<'static, ()> },
+    Alone { _guard: RwLockWriteGuard<'static, ()> },
+}
+
+impl Turn {
+    /// Waits until no test runs that has to run alone. For a test whose guests are idle: it mostly waits.
+    pub(crate) fn shared() -> Self {
+        Self::Shared { _guard: TURNS.read().unwrap_or_else(PoisonError::into_inner) }
+    }
+
+    /// Waits until no other test runs. For a test that measures a load, which would not be what was asked for
+    /// on a busy host, or that takes whatever run is in progress for its own.
+    pub(crate) fn alone() -> Self {
+        Self::Alone { _guard: TURNS.write().unwrap_or_else(PoisonError::into_inner) }
+    }
+}
 
 /// The prerequisites of a real run, while it is this test's turn.
 pub(crate) struct Ready {
     /// The directory of the programs.
     pub(crate) bin: PathBuf,
-    _turn: MutexGuard<'static, ()>,
+    _turn: Turn,
 }
 
-/// Waits for this test's turn and returns the prerequisites of real runs. If any are missing, prints why
-/// the test is skipped and returns `None`.
+/// Waits for a [shared turn](Turn::shared) and returns the prerequisites of real runs. If any are missing,
+/// prints why the test is skipped and returns `None`.
 pub(crate) fn ready() -> Option<Ready> {
+    ready_in(Turn::shared)
+}
+
+/// Does the same as [`ready`], for a test that runs [alone](Turn::alone).
+pub(crate) fn ready_alone() -> Option<Ready> {
+    ready_in(Turn::alone)
+}
+
+fn ready_in(turn: fn() -> Turn) -> Option<Ready> {
     match find() {
-        Ok(bin) => {
-            let turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            Some(Ready { bin, _turn: turn })
-        }
+        Ok(bin) => Some(Ready { bin, _turn: turn() }),
         Err(why) => skipped(&why),
     }
 }
@@ -134,7 +159,7 @@ impl TestDir {
         let mut dir = Self::below(&std::env::temp_dir(), ready, matrix);
         let root = dir.dir.path().to_path_buf();
         for program in ["testbed", "stressor"] {
-            fs::copy(ready.bin.join(program), root.join(program)).unwrap();
+            copy_program(&ready.bin.join(program), &root.join(program));
         }
         let cached = Cache::user().unwrap().path("kernels/current");
         if cached.exists() {

@@ -5,7 +5,9 @@
 //! that cannot run prints `skipped:` and why.
 
 use crate::common::{
-    real::{LeftoverCheck, Process, RunningTestbed, SMALL, TestDir, isolated, ready, signal, skipped},
+    real::{
+        LeftoverCheck, Process, RunningTestbed, SMALL, TestDir, isolated, ready, ready_alone, signal, skipped,
+    },
     write_script,
 };
 use nix::{
@@ -88,7 +90,7 @@ fn verbose_progress_has_qemus_command_lines_and_the_phases() {
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
 fn the_smoke_scenario_passes_with_complete_records() {
-    let Some(ready) = ready() else { return };
+    let Some(ready) = ready_alone() else { return };
     let dir = TestDir::new(&ready, SMOKE);
     assert_eq!(dir.run(&["matrix.yaml", "--out", "run"]), 0, "{}", dir.shown());
     let records = dir.records();
@@ -181,7 +183,7 @@ expect: [{ outcome: converged, total_time: '> 7s' }]
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
 fn a_migration_that_cannot_converge_does_once_its_load_is_removed() {
-    let Some(ready) = ready() else { return };
+    let Some(ready) = ready_alone() else { return };
     let dir = TestDir::new(&ready, RELIEVED);
     assert_eq!(dir.run(&["matrix.yaml", "--out", "run"]), 0, "{}", dir.shown());
     let record = &dir.records()[0];
@@ -344,7 +346,7 @@ fn a_client_that_never_hears_of_the_guest_again_has_no_longest_downtime() {
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
 fn two_runs_at_once_do_not_disturb_each_other() {
-    let Some(ready) = ready() else { return };
+    let Some(ready) = ready_alone() else { return };
     let dirs = [TestDir::new(&ready, SMALL), TestDir::new(&ready, SMALL)];
     let mut runs = dirs.each_ref().map(|dir| dir.start(&["matrix.yaml", "--out", "run"]));
     let mut networks = Vec::new();
@@ -637,7 +639,7 @@ expect: [{ outcome: converged }]
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
 fn a_link_with_a_delay_is_emulated_without_sch_netem_and_leaves_nothing_behind() {
-    let Some(ready) = ready() else { return };
+    let Some(ready) = ready_alone() else { return };
     if let Err(error) = netem::userspace::supported() {
         skipped::<()>(&error.to_string());
         return;

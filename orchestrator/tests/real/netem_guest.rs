@@ -2,7 +2,10 @@
 //! kernel. That kernel has `sch_netem` as a module and the memory controller of cgroup v2, which the host
 //! that runs the tests may lack; and its settings are nobody else's.
 
-use crate::common::netem_guest::{console, image};
+use crate::common::{
+    netem_guest::{console, image},
+    real::Turn,
+};
 use std::{path::Path, time::Duration};
 
 /// The test programs of `netem`, and then of `stressor`, in the order in which the guest runs them.
@@ -57,6 +60,7 @@ fn the_tests_of_netem_pass_in_a_guest_with_sch_netem() {
         println!("skipped: there is no QEMU: {error}");
         return;
     }
+    let _turn = Turn::shared();
     let image = match image(Path::new(&programs), &TESTS) {
         Ok(image) => image,
         Err(why) => {

@@ -1,5 +1,6 @@
 //! `testbed setup` with the real apt: it downloads the distribution's kernel.
 
+use crate::common::real::Turn;
 use std::path::{Path, PathBuf};
 use testbed::{
     image::{self, Cache, KernelChoice, KernelSource},
@@ -42,6 +43,7 @@ fn concurrent_setups_download_the_distributions_kernel_without_installing_it() {
         eprintln!("skipped: no QEMU is installed, and this test must not install it");
         return;
     }
+    let _turn = Turn::shared();
     let boot = || std::fs::read_dir("/boot").map_or(0, Iterator::count);
     let installed_before = boot();
     let dir = tempfile::tempdir().unwrap();

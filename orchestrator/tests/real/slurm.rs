@@ -2,7 +2,7 @@
 
 use crate::common::{
     examples,
-    real::{ready, skipped},
+    real::{ready_alone, skipped},
     shown,
 };
 use std::{
@@ -16,7 +16,7 @@ use testbed::results::store;
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
 fn a_slurm_cluster_runs_all_parts_and_the_report() {
-    let Some(ready) = ready() else { return };
+    let Some(ready) = ready_alone() else { return };
     let installed = |program: &&str| {
         let places = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin";
         places.split(':').any(|place| Path::new(place).join(program).is_file())

@@ -2,7 +2,7 @@
 
 use crate::common::{
     hosts::{Hosts, with_hosts},
-    real::{Process, SMALL, TestDir, ready, signal},
+    real::{Process, SMALL, TestDir, ready, ready_alone, signal},
     words, write_script,
 };
 use nix::sys::signal::Signal;
@@ -53,7 +53,7 @@ fn assert_nothing_left(dir: &TestDir, hosts: &Hosts) {
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
 fn the_smoke_scenario_holds_between_hosts() {
-    let Some(ready) = ready() else { return };
+    let Some(ready) = ready_alone() else { return };
     let dir = TestDir::new(&ready, SMOKE);
     with_hosts(&dir, |hosts| {
         let lab = hosts.inventory(|text| text);

@@ -14,7 +14,7 @@ const SMOKE: &str = include_str!("../../../scenarios/smoke.yaml");
 
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
-fn the_smoke_scenario_passes_between_vagrants_machines() {
+fn the_smoke_scenario_converges_between_vagrants_machines() {
     let Some(ready) = ready() else { return };
     let mut dir = TestDir::new(&ready, SMOKE);
     // `testbed` looks for this folder in the current directory.
@@ -30,9 +30,11 @@ fn the_smoke_scenario_passes_between_vagrants_machines() {
         stub(&dir.path("bin"), &script);
         let (code, said) = dir.ask("doctor", &["--lab", "vagrant"]);
         assert_eq!(code, 0, "{said}");
-        assert_eq!(dir.run(&["matrix.yaml", "--out", "run", "--lab", "vagrant"]), 0, "{}", dir.shown());
-        let outcomes: Vec<Outcome> = dir.records().iter().map(|record| record.outcome).collect();
-        assert_eq!(outcomes, [Outcome::Converged, Outcome::NotConverged], "{}", dir.shown());
+        // The other cell is no different from that between hosts of an inventory, and takes a quarter of a
+        // minute.
+        let args = ["matrix.yaml", "--out", "run", "--lab", "vagrant", "--only", "stress.rate < 10MB/s"];
+        assert_eq!(dir.run(&args), 0, "{}", dir.shown());
+        assert_eq!(dir.outcomes(), [Outcome::Converged], "{}", dir.shown());
         assert_eq!(dir.environment()["lab"]["kind"], "vagrant");
 
         // The machines are not up when the lab starts.
