@@ -84,8 +84,8 @@ pub struct ConfinementFinding {
     pub machine_types: Result<Vec<MachineTypes>, String>,
 }
 
-/// Finds the strictest confinement that works at all `ends`. `machine` is any machine, which is tried with it;
-/// the output of QEMU is appended to `log`.
+/// Finds the strictest confinement that works at all `ends`. `machine` is any machine, which is tried with
+/// it; the output of QEMU is appended to `log`.
 pub async fn choose(
     ends: &[&Compute],
     privilege: Privilege,
