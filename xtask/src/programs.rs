@@ -100,7 +100,7 @@ pub(crate) fn empty(folder: &Path) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// Once all have ended: exit code 1 if any failed.
+/// Once all have ended: the names of those that failed.
 pub(crate) fn run_at_once(
     programs: Vec<(String, Command)>,
     at_once: usize,
@@ -133,8 +133,7 @@ pub(crate) fn run_at_once(
     if failed.is_empty() {
         return Ok(());
     }
-    frontend::tell(format!("error: failed: {}", failed.join(", ")));
-    Err(TaskError::AlreadyReported(1))
+    Err(format!("failed: {}", failed.join(", ")).into())
 }
 
 #[cfg(test)]
@@ -178,10 +177,14 @@ mod tests {
                 .map(|(name, text)| (name.to_owned(), script(text)))
                 .into()
         };
-        assert!(matches!(run_at_once(programs(), 1, &folder), Err(TaskError::AlreadyReported(1))));
+        let message = |programs| match run_at_once(programs, 1, &folder) {
+            Err(TaskError::Message(message)) => message,
+            Err(TaskError::AlreadyReported(_)) | Ok(()) => panic!("no message"),
+        };
+        assert_eq!(message(programs()), "failed: a (exit status: 3), b (signal: 9 (SIGKILL))");
         assert_eq!(fs::read_to_string(folder.join("c.txt")).unwrap(), "out\nerr\n");
         let absent = vec![("d".to_owned(), Command::new("no-such-program-as-this"))];
-        let Err(TaskError::Message(text)) = run_at_once(absent, 1, &folder) else { panic!("it has run") };
+        let text = message(absent);
         assert!(text.starts_with("cannot run d: "), "{text}");
         fs::remove_dir_all(&folder).unwrap();
     }
