@@ -73,10 +73,7 @@ pub async fn machine_types(
 ) -> Result<MachineTypes, String> {
     let ask =
         async |monitor: &qmp::Client| Ok(MachineTypes::from_answer(&monitor.query("query-machines").await?));
-    run(node, machine, log, ask).await.map_err(|error| match verdict_on(&error) {
-        Verdict::Refused(reason) | Verdict::Unknown(reason) => reason,
-        Verdict::Possible(_) => error.to_string(),
-    })
+    run(node, machine, log, ask).await.map_err(|error| refused(&error).unwrap_or_else(|| error.to_string()))
 }
 
 /// Starts a QEMU with a machine, asks its monitor something, and kills it.
@@ -99,11 +96,16 @@ async fn run<T>(
 
 /// Returns what an error says about the machine: QEMU refuses it if it exits by itself.
 fn verdict_on(error: &process::Error) -> Verdict {
+    refused(error).map_or_else(|| Verdict::Unknown(error.to_string()), Verdict::Refused)
+}
+
+/// Returns why QEMU refuses the machine, if the error says that it does.
+fn refused(error: &process::Error) -> Option<String> {
     match error {
         process::Error::Died { status, lines, .. } if status.starts_with("exit status") => {
-            Verdict::Refused(refusal(lines))
+            Some(refusal(lines))
         }
-        other => Verdict::Unknown(other.to_string()),
+        _ => None,
     }
 }
 
