@@ -6,7 +6,9 @@
 use crate::{
     TaskError, artifacts,
     command::{cargo, output},
-    dist, guest_tests, ready,
+    dist::{self, DIST},
+    guest_tests::{self, GUEST_TESTS},
+    ready,
 };
 use clap::{Subcommand, ValueEnum};
 use std::{
@@ -14,12 +16,6 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
 };
-
-/// The environment variable that tells the benchmark the directory of the programs.
-const DIST: &str = "TESTBED_DIST";
-
-/// The environment variable that tells the benchmark the directory of the programs that a guest runs.
-const GUEST_TESTS: &str = "TESTBED_GUEST_TESTS";
 
 /// Measure how accurate and how fast the project's own tools are
 #[derive(clap::Args)]

@@ -14,6 +14,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// The environment variable that tells tests and benchmarks the directory of the programs.
+pub(crate) const DIST: &str = "TESTBED_DIST";
+
 /// The programs that the project installs.
 pub(crate) const PROGRAMS: [&str; 3] = ["testbed", "netem", "stressor"];
 

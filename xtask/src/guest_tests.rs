@@ -12,6 +12,9 @@ use crate::{
 };
 use std::{fs, path::PathBuf};
 
+/// The environment variable that tells tests and benchmarks the directory of the programs for a guest.
+pub(crate) const GUEST_TESTS: &str = "TESTBED_GUEST_TESTS";
+
 /// The cargo targets to build, each as kind and name.
 const TARGETS: [(&str, &str); 8] = [
     ("example", "run-programs"),

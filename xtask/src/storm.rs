@@ -5,13 +5,10 @@
 use crate::{
     TaskError, artifacts,
     command::{cargo, output, run},
-    dist::{self, BuiltPrograms},
+    dist::{self, BuiltPrograms, DIST},
     ready,
 };
 use std::{ffi::OsString, process::Command};
-
-/// The environment variable that tells the storm the directory of the programs.
-const DIST: &str = "TESTBED_DIST";
 
 /// The storm that is one of the tests: ten trials, three at a time. This seed draws every kind of strike, and
 /// nearly every kind in both labs.

@@ -13,8 +13,8 @@
 use crate::{
     TaskError,
     command::{cargo_test, run},
-    dist::{self, BuiltPrograms},
-    guest_tests,
+    dist::{self, BuiltPrograms, DIST},
+    guest_tests::{self, GUEST_TESTS},
     programs::{self, TestProgram, run_at_once},
     ready,
     repeat::Repeat,
@@ -22,12 +22,6 @@ use crate::{
     workspace::{TestTarget, Workspace},
 };
 use std::{path::PathBuf, process::Command, thread};
-
-/// The environment variable that tells tests the directory of the programs.
-const DIST: &str = "TESTBED_DIST";
-
-/// The environment variable that tells tests the directory of the programs to run in a guest.
-const GUEST_TESTS: &str = "TESTBED_GUEST_TESTS";
 
 /// The program with the tests that run QEMU.
 const REAL: &str = "testbed::real";
@@ -97,7 +91,7 @@ fn test_while_building() -> Result<(BuiltPrograms, PathBuf), TaskError> {
     tests.push(("the examples in doc comments".into(), examples));
     thread::scope(|scope| {
         let building = scope.spawn(|| {
-            let programs = dist::build(Workspace::find()?.in_background())?;
+            let programs = dist::build(workspace.clone().in_background())?;
             let guest_tests = guest_tests::stage(&programs.workspace)?;
             Ok((programs, guest_tests))
         });

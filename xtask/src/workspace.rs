@@ -34,6 +34,7 @@ impl Profile {
 }
 
 /// The directories of the workspace, as `cargo metadata` reports them.
+#[derive(Clone)]
 pub(crate) struct Workspace {
     /// The top folder of the source tree.
     pub(crate) root: PathBuf,
