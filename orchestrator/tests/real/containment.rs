@@ -1,7 +1,7 @@
 //! What the QEMUs of a run may do on their host, and who may do something to them.
 
 use crate::common::{
-    real::{Process, RunningTestbed, TestDir, ready, signal, skipped},
+    real::{Process, RunningTestbed, SMALL, TestDir, ready, signal, skipped},
     write_script,
 };
 use nix::{
@@ -24,15 +24,10 @@ use std::{
 };
 use testbed::outcome::Outcome;
 
-/// A migration that takes some seconds, of a guest that dirties nothing.
-const SMALL: &str = "
-name: small
-guest: { memory: 192MiB, ballast: 48MiB }
-link: { rate: 200mbit }
-stress: { rate: 0, working_set: 4MB }
-migrate: { downtime_limit: 300ms, timeout: 60s }
-expect: [{ outcome: converged }]
-";
+/// Returns the small migration over a slower link, so that there is more time to look at it.
+fn small() -> String {
+    SMALL.replace("300mbit", "200mbit")
+}
 
 /// A migration that takes more than half a minute.
 const SLOW: &str = "
@@ -75,7 +70,7 @@ fn a_qemu_behind_a_wrapper_is_gone_after_its_attempt() {
         "setsid {qemu} \"$@\" & wait $!",
         "test $1 != --version || exec {qemu} \"$@\"\n(setsid {qemu} \"$@\" &)\nsleep 1000",
     ] {
-        let mut dir = TestDir::new(&ready, &format!("{SMALL}repeat: 2\n"));
+        let mut dir = TestDir::new(&ready, &(small() + "repeat: 2\n"));
         // A wrapper that `exec`s would be no wrapper.
         wrap_qemu(&mut dir, &format!("#!/bin/sh\n{start}\nexit\n"));
         let mut run = dir.start(&RUN);
@@ -127,7 +122,7 @@ fn only_the_source_can_connect_to_the_destination_and_not_before_the_guest_has_s
         skipped::<()>("needs root, to enter the network namespaces of the nodes");
         return;
     }
-    let dir = TestDir::new(&ready, SMALL);
+    let dir = TestDir::new(&ready, &small());
     let mut run = dir.start(&RUN);
     let waiting = run.wait_for("the destination", |dir| {
         dir.processes().into_iter().find(|process| process.is_qemu("destination"))
@@ -169,7 +164,7 @@ fn status(process: &Process) -> BTreeMap<String, String> {
 #[ignore = "runs QEMU: cargo xtask test"]
 fn qemu_runs_in_a_sandbox_as_an_unprivileged_user() {
     let Some(ready) = ready() else { return };
-    let dir = TestDir::new(&ready, SMALL);
+    let dir = TestDir::new(&ready, &small());
     let mut run = dir.start(&RUN);
     let ends = migrating(&mut run, "base.1");
     let statuses = ends.each_ref().map(status);
@@ -198,7 +193,7 @@ fn qemu_runs_in_a_sandbox_as_an_unprivileged_user() {
 #[ignore = "runs QEMU: cargo xtask test"]
 fn a_qemu_that_cannot_be_confined_runs_as_it_is_and_the_run_says_so() {
     let Some(ready) = ready() else { return };
-    let mut dir = TestDir::new(&ready, SMALL);
+    let mut dir = TestDir::new(&ready, &small());
     wrap_qemu(
         &mut dir,
         "#!/bin/sh\nfor word; do case $word in\n-sandbox) echo no seccomp in this build >&2; exit 1;;\n\
