@@ -128,10 +128,10 @@ pub enum State {
 }
 
 /// How long to wait, after work with an end has failed, for the end to exit and its last output to arrive.
-const EXIT_GRACE: Duration = Duration::from_millis(500);
+const EXIT_GRACE: Duration = Duration::from_secs(2);
 
 /// Does some work that needs running processes, and fails as soon as `exit` returns. If the work itself fails
-/// and `exit` returns within 500 ms afterwards, the exit is reported as the reason, since it explains more.
+/// and `exit` returns within 2 s afterwards, the exit is reported as the reason, since it explains more.
 pub async fn unless_exited<T, E: From<D>, D, F: Future<Output = D>>(
     exit: impl Fn() -> F,
     work: impl Future<Output = Result<T, E>>,

@@ -144,11 +144,7 @@ impl Driver for Pair<'_> {
         let (Some(source), Some(destination)) = (&self.source, &self.destination) else {
             return driver::Error::NotStarted;
         };
-        let died = tokio::select! {
-            died = source.died() => died,
-            died = destination.died() => died,
-        };
-        Error::from(died).into()
+        Error::from(process::first_cause(source.died(), destination.died()).await).into()
     }
 
     async fn prepare(&self, settings: &Migrate) -> Result<(), driver::Error> {

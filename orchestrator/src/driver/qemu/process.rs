@@ -9,6 +9,10 @@ use crate::{
     },
     node::{self, Node, NodeError, Process},
 };
+use futures::{
+    FutureExt,
+    future::{Either, select},
+};
 use serde_json::Value;
 use std::{
     collections::VecDeque,
@@ -46,6 +50,9 @@ const PID_1_ENDED: &str = "Attempted to kill init";
 /// How long a QEMU whose guest has panicked may take to exit. The guest resets at once, which ends QEMU.
 const PANIC_GRACE: Duration = Duration::from_secs(2);
 
+/// How long the end of a QEMU may be reported after that of a peer which exited because of it.
+const CAUSE_GRACE: Duration = Duration::from_secs(1);
+
 /// An error starting a QEMU or communicating with it.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
@@ -80,6 +87,13 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether QEMU exited by itself, with an exit status.
+    pub(super) fn is_own_exit(&self) -> bool {
+        matches!(self, Self::Died { status, .. } if status.starts_with("exit status"))
+    }
+}
+
 /// Returns the last lines of a program's output on one line, after `: `; empty without output.
 pub(super) fn after_colon(lines: &[String]) -> String {
     if lines.is_empty() { String::new() } else { format!(": {}", lines.join(" | ")) }
@@ -91,6 +105,26 @@ pub async fn while_alive<T, E: From<Error>>(
     work: impl Future<Output = Result<T, E>>,
 ) -> Result<T, E> {
     unless_exited(|| process.died(), work).await
+}
+
+/// Waits until one of two QEMUs that are connected has ended unexpectedly, and returns why. The end of one makes
+/// the other fail, whose exit may be reported first. So after an end that can be such a consequence, this
+/// waits for at most 1 s for one that cannot: by a signal, or with a panic of the guest.
+pub(super) async fn first_cause(
+    one: impl Future<Output = Error>,
+    other: impl Future<Output = Error>,
+) -> Error {
+    let (one, other) = (one.boxed_local(), other.boxed_local());
+    let (first, rest) = match select(one, other).await {
+        Either::Left(ended) | Either::Right(ended) => ended,
+    };
+    if !first.is_own_exit() {
+        return first;
+    }
+    match time::timeout(CAUSE_GRACE, rest).await {
+        Ok(second) if !second.is_own_exit() => second,
+        _ => first,
+    }
 }
 
 /// The connections to a QEMU and its guest.
@@ -330,6 +364,36 @@ mod tests {
             "reboot: Power down",
         ];
         assert_eq!(panic(&bug).as_deref(), Some(bug[0]));
+    }
+
+    /// Two QEMUs end: the first with `first`, and the other after `delay_ms`. Returns whose end is the cause.
+    async fn cause_of(first: (Role, &str), second: (Role, &str), delay_ms: u64) -> String {
+        let died = |(role, status): (Role, &str)| Error::Died {
+            which: role.which(),
+            status: status.into(),
+            lines: Vec::new(),
+        };
+        let later = async {
+            time::sleep(Duration::from_millis(delay_ms)).await;
+            died(second)
+        };
+        first_cause(future::ready(died(first)), later).await.to_string()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_killed_qemu_is_the_cause_of_the_exit_of_its_peer() {
+        let (source, destination) = (Role::Source, Role::Destination);
+        let (exits, killed) = ("exit status: 1", "signal: 9 (SIGKILL)");
+        let cause = cause_of((destination, exits), (source, killed), 300).await;
+        assert_eq!(cause, "the QEMU at the source ended (signal: 9 (SIGKILL))");
+        let cause = cause_of((source, exits), (destination, killed), 300).await;
+        assert_eq!(cause, "the QEMU at the destination ended (signal: 9 (SIGKILL))");
+        // Of two of a kind the first counts, and what happens long afterwards has another cause.
+        let first = "the QEMU at the destination ended (exit status: 1)";
+        assert_eq!(cause_of((destination, exits), (source, exits), 300).await, first);
+        assert_eq!(cause_of((destination, exits), (source, killed), 5000).await, first);
+        let first = "the QEMU at the destination ended (signal: 9 (SIGKILL))";
+        assert_eq!(cause_of((destination, killed), (source, killed), 1).await, first);
     }
 
     #[tokio::test]

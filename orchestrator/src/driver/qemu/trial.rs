@@ -102,9 +102,7 @@ fn verdict_on(error: &process::Error) -> Verdict {
 /// Returns why QEMU refuses the machine, if the error says that it does.
 fn refused(error: &process::Error) -> Option<String> {
     match error {
-        process::Error::Died { status, lines, .. } if status.starts_with("exit status") => {
-            Some(refusal(lines))
-        }
+        process::Error::Died { lines, .. } if error.is_own_exit() => Some(refusal(lines)),
         _ => None,
     }
 }
