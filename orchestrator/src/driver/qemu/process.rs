@@ -107,9 +107,9 @@ pub async fn while_alive<T, E: From<Error>>(
     unless_exited(|| process.died(), work).await
 }
 
-/// Waits until one of two QEMUs that are connected has ended unexpectedly, and returns why. The end of one makes
-/// the other fail, whose exit may be reported first. So after an end that can be such a consequence, this
-/// waits for at most 1 s for one that cannot: by a signal, or with a panic of the guest.
+/// Waits until one of two QEMUs that are connected has ended unexpectedly, and returns why. The end of one
+/// makes the other fail, whose exit may be reported first. So after an end that can be such a consequence,
+/// this waits for at most 1 s for one that cannot: by a signal, or with a panic of the guest.
 pub(super) async fn first_cause(
     one: impl Future<Output = Error>,
     other: impl Future<Output = Error>,
