@@ -131,17 +131,18 @@ impl Pattern {
 }
 
 /// A 64-bit linear congruential generator. The upper half of the state is mixed into the weaker lower half.
-struct Lcg {
+#[derive(Debug)]
+pub(crate) struct Lcg {
     state: u64,
 }
 
 impl Lcg {
-    const fn new(key: u64) -> Self {
+    pub(crate) const fn new(key: u64) -> Self {
         Self { state: key }
     }
 
     #[inline]
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.state =
             self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         self.state ^ (self.state >> 32)

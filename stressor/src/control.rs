@@ -10,6 +10,7 @@
 
 use crate::{
     clock::monotonic_ns,
+    disk_engine::{DiskEngine, DiskMeter},
     engine::Engine,
     error::Error,
     machine::MemInfo,
@@ -22,6 +23,7 @@ use std::{
     io::{self, BufRead, BufReader, Read, Write},
     ops::RangeInclusive,
     sync::{
+        Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
         mpsc::{self, Receiver, RecvTimeoutError},
     },
@@ -35,7 +37,7 @@ const MAX_LINE_BYTES: u64 = 1 << 20;
 /// The allowed intervals between telemetry lines, in milliseconds.
 const TELEMETRY_INTERVALS_MS: RangeInclusive<u64> = 1..=1000;
 
-/// Serves requests until the input ends or one of the two streams fails, then stops the engine. `source` is
+/// Serves requests until the input ends or one of the two streams fails, then stops the engines. `source` is
 /// the name of the input in messages.
 ///
 /// # Errors
@@ -44,11 +46,12 @@ const TELEMETRY_INTERVALS_MS: RangeInclusive<u64> = 1..=1000;
 /// it ends the function at the next request.
 pub fn serve(
     engine: &mut Engine,
+    disk: &mut DiskEngine,
     source: &str,
     input: impl Read,
     output: impl Write + Send,
 ) -> Result<(), Error> {
-    let telemetry = TelemetrySource { reader: Reader::new(engine.meter()), sequence: 0 };
+    let telemetry = TelemetrySource { reader: Reader::new(engine.meter()), disk: disk.meter(), sequence: 0 };
     let interval_ms = AtomicU64::new(TELEMETRY_INTERVAL_MS);
     let (replies, outbox) = mpsc::channel();
     // Cannot fail: the receiver is in this function.
@@ -71,14 +74,14 @@ pub fn serve(
                 continue;
             };
             let answer =
-                command.map_or_else(Answer::Failed, |command| execute(engine, &interval_ms, command));
+                command.map_or_else(Answer::Failed, |command| execute(engine, disk, &interval_ms, command));
             if replies.send(Message::Reply { id, answer }).is_err() {
                 break Ok(());
             }
         };
         // The writer ends when the channel is closed.
         drop(replies);
-        engine.stop();
+        stop(engine, disk);
         outcome
     })
 }
@@ -115,12 +118,18 @@ fn parse_request(line: &[u8]) -> Option<(u64, Result<Command, String>)> {
 }
 
 /// Carries out a command. Returns when it is complete.
-fn execute(engine: &mut Engine, telemetry_interval_ms: &AtomicU64, command: Command) -> Answer {
+fn execute(
+    engine: &mut Engine,
+    disk: &mut DiskEngine,
+    telemetry_interval_ms: &AtomicU64,
+    command: Command,
+) -> Answer {
     let outcome = match command {
         Command::Set(workload) => engine.set(workload),
-        Command::Start => engine.start(),
+        Command::SetDisk(load) => disk.set(load),
+        Command::Start => engine.start().and_then(|()| disk.start()).inspect_err(|_| stop(engine, disk)),
         Command::Stop => {
-            engine.stop();
+            stop(engine, disk);
             Ok(())
         }
         Command::TelemetryEvery(ms) if !TELEMETRY_INTERVALS_MS.contains(&ms) => {
@@ -133,8 +142,19 @@ fn execute(engine: &mut Engine, telemetry_interval_ms: &AtomicU64, command: Comm
             Ok(())
         }
         Command::Verify => return Answer::Verified(engine.verify()),
+        Command::VerifyDisk => match disk.verify() {
+            Ok(verification) => return Answer::DiskVerified(verification),
+            Err(error) => Err(error),
+        },
     };
     outcome.map_or_else(|error| Answer::Failed(error.to_string()), |()| Answer::Done)
+}
+
+/// Stops both loads. That on the disk is told first, because it may take longer.
+fn stop(engine: &mut Engine, disk: &mut DiskEngine) {
+    disk.request_stop();
+    engine.stop();
+    disk.stop();
 }
 
 /// Returns the greeting, which describes the stressor and the system that it runs on.
@@ -186,6 +206,7 @@ fn next_tick(tick: Instant, now: Instant, interval: Duration) -> Instant {
 /// Creates telemetry lines with consecutive sequence numbers.
 struct TelemetrySource {
     reader: Reader,
+    disk: Arc<DiskMeter>,
     sequence: u64,
 }
 
@@ -200,6 +221,7 @@ impl TelemetrySource {
             pages_forgone: self.reader.pages_forgone(),
             longest_stall_ns: interval.longest_stall_ns,
             write_latency: interval.latency(),
+            disk: self.disk.read(),
         };
         self.sequence += 1;
         telemetry
@@ -211,7 +233,7 @@ mod tests {
     use super::*;
     use crate::{engine::HugePages, workload::Workload};
     use proptest::prelude::*;
-    use std::sync::{Arc, Mutex, mpsc::Sender};
+    use std::sync::{Mutex, mpsc::Sender};
     use units::Bytes;
 
     /// An input whose data comes from a channel. Each message is available to a reader separately.
@@ -264,7 +286,9 @@ mod tests {
             let mut engine = Engine::new(HugePages::Reserved);
             let meter = engine.meter();
             let reader = ChannelReader(data, Vec::new());
-            let server = thread::spawn(move || serve(&mut engine, "the test", reader, out).unwrap());
+            let mut disk = DiskEngine::new(None);
+            let server =
+                thread::spawn(move || serve(&mut engine, &mut disk, "the test", reader, out).unwrap());
             let (input, server) = (Some(input), Some(server));
             let client = Self { input, gate, output, meter, server, telemetry_lines: 0 };
             let hello = client.output.recv().unwrap();
@@ -402,14 +426,16 @@ mod tests {
     /// Generates requests with up to three random edits.
     fn damaged() -> impl Strategy<Value = Vec<u8>> {
         let settings = r#"{"rate":"96MB/s","working_set":"1GiB","order":"hot-cold:90%/10%","threads":2}"#;
-        let whole = format!(r#"{{"id":42,"command":{{"set":{settings}}}}}"#).into_bytes();
+        let disk = r#"{"size":"1GiB","written":"4MiB","working_set":"64MiB","write":"5MB/s","read":"0"}"#;
+        let memory = format!(r#"{{"id":42,"command":{{"set":{settings}}}}}"#).into_bytes();
+        let disk = format!(r#"{{"id":42,"command":{{"set-disk":{disk}}}}}"#).into_bytes();
         let edit = (
             any::<prop::sample::Index>(),
             0..4u8,
             prop_oneof![any::<u8>(), Just(b'"'), Just(b'}'), Just(b'0')],
         );
-        prop::collection::vec(edit, 0..4).prop_map(move |edits| {
-            let mut line = whole.clone();
+        let whole = prop_oneof![Just(memory), Just(disk)];
+        (whole, prop::collection::vec(edit, 0..4)).prop_map(move |(mut line, edits)| {
             for (at, how, byte) in edits {
                 let at = at.index(line.len());
                 match how {
@@ -438,6 +464,10 @@ mod tests {
                     prop_assert_eq!(Some(id), number);
                     // Must not panic either, valid or not.
                     let _ = workload.check();
+                }
+                Some((id, Ok(Command::SetDisk(load)))) => {
+                    prop_assert_eq!(Some(id), number);
+                    let _ = (load.check(), load.blocks(), load.working_set_blocks());
                 }
                 Some((id, Ok(_))) => prop_assert_eq!(Some(id), number),
                 Some((_, Err(why))) => prop_assert!(why.starts_with("invalid request: ")),

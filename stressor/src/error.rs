@@ -2,6 +2,7 @@
 
 use crate::{
     cgroup::{self, Limit},
+    disk::DiskError,
     machine::MemoryError,
     workload::WorkloadError,
 };
@@ -16,9 +17,11 @@ pub enum Error {
     Workload(#[from] WorkloadError),
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     #[error(
-        "there is nothing to do without memory: give it a size with --working-set, and a --rate to dirty it \
-         at; `stressor --help` has examples"
+        "there is nothing to do without memory or a disk: give memory a size with --working-set, and a \
+         --rate to dirty it at, or name a --disk; `stressor --help` has examples"
     )]
     NothingToDo,
     #[error("cannot determine how much memory is available: {0}")]
@@ -34,7 +37,11 @@ pub enum Error {
 impl Error {
     /// Returns whether the settings are at fault. In that case nothing was changed.
     pub fn is_bad_settings(&self) -> bool {
-        matches!(self, Self::Workload(_) | Self::Memory(_) | Self::NothingToDo)
+        match self {
+            Self::Workload(_) | Self::Memory(_) | Self::NothingToDo => true,
+            Self::Disk(error) => error.is_bad_settings(),
+            Self::Probe(_) | Self::Map { .. } | Self::Thread { .. } | Self::System { .. } => false,
+        }
     }
 
     /// Creates an error for a thread that could not be started, while those that were are still running.

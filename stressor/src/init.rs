@@ -4,7 +4,8 @@
 //! It takes these steps in order: it mounts /dev, /proc and /sys; loads the modules listed in /modules/order;
 //! brings up `lo` and the first virtio Ethernet interface with the address in the kernel option
 //! `testbed.ip=ADDRESS/PREFIX`, so that the kernel answers the probe; and serves requests on the control
-//! port, the virtio-serial port [`PORT`].
+//! port, the virtio-serial port [`PORT`]. The disk that requests refer to is the first virtio disk, if the
+//! guest has one.
 //!
 //! PID 1 must not exit, because the kernel panics if it does. After a fatal error it writes a line to the
 //! console and powers the guest off. If something optional fails (a module, the network), it reports that on
@@ -13,6 +14,7 @@
 use crate::{
     clock::monotonic_ns,
     control,
+    disk_engine::DiskEngine,
     engine::{Engine, HugePages},
     error::Error,
     protocol::PORT,
@@ -41,6 +43,9 @@ use std::{
 const MODULES: &str = "/modules";
 /// The file in that folder that lists the modules, one per line, in the order in which they are loaded.
 const ORDER: &str = "order";
+
+/// The first virtio disk.
+const DISK: &str = "/dev/vda";
 
 /// The time limit for devices to appear after their modules are loaded.
 const DEVICE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -76,7 +81,8 @@ fn run_init() -> Result<Infallible, Error> {
     log(&format!("{} started {:.2} s after boot", env!("CARGO_PKG_VERSION"), started.as_secs_f64()));
     let mut engine = Engine::new(HugePages::ReserveMissing);
     let source = format!("the port {PORT}");
-    control::serve(&mut engine, &source, port, writer)?;
+    let mut disk = DiskEngine::new(Some(DISK.into()));
+    control::serve(&mut engine, &mut disk, &source, port, writer)?;
     let cause = io::Error::from(io::ErrorKind::UnexpectedEof);
     Err(Error::system(format!("read requests from {source}"), cause))
 }

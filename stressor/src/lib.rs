@@ -1,4 +1,5 @@
-//! The stressor dirties memory at a chosen rate, reports the rate it achieves, and verifies the memory.
+//! The stressor dirties memory at a chosen rate, reports the rate it achieves, and verifies the memory. It
+//! does the same with a disk.
 //!
 //! It generates the load in live migration experiments. As PID 1 of a guest it is controlled by the host over
 //! a virtio-serial port; as an ordinary program it is controlled by its command line. Both use the same
@@ -10,11 +11,13 @@
 //!   the table of their generations. [`verify`]: the result of comparing memory with its expected content.
 //! - [`pace`]: when the next page is due. `walk`: which page that is. `lane`: a thread that writes pages.
 //! - [`engine`]: memory and lanes behind five operations: set, start, stop, verify, meter.
+//! - [`disk`]: what the blocks of a disk hold, and the load on it. [`disk_engine`]: the threads that write
+//!   and read it.
 //! - [`meter`]: the counters of the lanes and their reader. [`protocol`]: the messages between the host and
 //!   the stressor. [`control`]: the stressor's side of that protocol.
 //! - [`init`]: PID 1. [`cli`] and [`program`]: the ordinary program.
 //!
-//! The host uses [`Workload`], [`protocol`] and [`verify`], which do no I/O.
+//! The host uses [`Workload`], [`protocol`] and [`verify`], which do no I/O, and [`disk`] to write images.
 
 #![warn(missing_docs)]
 
@@ -23,6 +26,8 @@ pub mod cli;
 mod clock;
 mod content;
 pub mod control;
+pub mod disk;
+pub mod disk_engine;
 pub mod engine;
 mod error;
 mod headroom;

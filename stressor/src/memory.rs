@@ -165,7 +165,7 @@ fn pages_per_thread(pages: usize) -> usize {
 
 /// Runs jobs in parallel, on as many threads as there are jobs if the system has room for them. Returns their
 /// results in order.
-fn run_all<T: Send>(jobs: Vec<impl FnOnce() -> T + Send>) -> Vec<T> {
+pub(crate) fn run_all<T: Send>(jobs: Vec<impl FnOnce() -> T + Send>) -> Vec<T> {
     let count = jobs.len();
     let queue = Mutex::new(jobs.into_iter().enumerate());
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();

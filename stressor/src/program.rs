@@ -1,9 +1,12 @@
 //! The stressor as an ordinary program: runs one workload for a given time or until it is interrupted, prints
-//! a status every second, and verifies the memory at the end.
+//! a status every second, and verifies the memory and the disk at the end.
+
+mod disk;
 
 use crate::{
     cli::Cli,
     control,
+    disk_engine::DiskEngine,
     engine::{Engine, HugePages},
     error::Error,
     meter::{Interval, Reader},
@@ -11,6 +14,7 @@ use crate::{
     verify::Verification,
     workload::{PAGE_BYTES, Rate, Workload},
 };
+use disk::{DiskPlan, DiskRun, DiskStats, DiskSummary};
 use frontend::termination_signals;
 use nix::{
     errno::Errno,
@@ -33,7 +37,7 @@ use units::{ByteRate, Span, counted};
 /// The interval between status lines.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The exit code if the memory had wrong content or something failed.
+/// The exit code if the memory or the disk had wrong content or something failed.
 const FAILED: u8 = 1;
 /// The exit code if the settings are invalid or there is not enough memory.
 const BAD_SETTINGS: u8 = 2;
@@ -43,7 +47,12 @@ const BAD_SETTINGS: u8 = 2;
 #[serde(rename_all = "kebab-case")]
 enum OutputLine<'a> {
     /// The statistics since the previous status line, about a second.
-    Status(Stats),
+    Status {
+        #[serde(flatten)]
+        stats: Stats,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        disk: Option<DiskStats>,
+    },
     /// The statistics of the whole time, and the result of the verification.
     Summary {
         #[serde(flatten)]
@@ -51,6 +60,8 @@ enum OutputLine<'a> {
         /// `None` with `--no-verify`.
         verification: Option<Verification>,
         workload: &'a Workload,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        disk: Option<Box<DiskSummary>>,
     },
 }
 
@@ -69,7 +80,7 @@ struct Stats {
 
 /// Runs the program with the given command line. Returns its exit code.
 pub fn run(cli: Cli) -> ExitCode {
-    let outcome = if cli.control { serve_control() } else { Runner::new(cli).and_then(Runner::finish) };
+    let outcome = if cli.control { serve_control(&cli) } else { Runner::new(cli).and_then(Runner::finish) };
     outcome.unwrap_or_else(|error| {
         let code = failed(&error);
         if error.is_bad_settings() { ExitCode::from(BAD_SETTINGS) } else { code }
@@ -82,41 +93,55 @@ pub fn failed(error: impl fmt::Display) -> ExitCode {
     ExitCode::from(FAILED)
 }
 
-fn serve_control() -> Result<ExitCode, Error> {
+fn serve_control(cli: &Cli) -> Result<ExitCode, Error> {
     let mut engine = Engine::new(HugePages::Reserved);
+    let _target = cli.disk.target()?;
+    let mut disk = DiskEngine::new(cli.disk.path.clone());
     // `Stdout` is line-buffered, so each line is written at once and as a whole.
-    control::serve(&mut engine, "standard input", io::stdin(), io::stdout()).map(|()| ExitCode::SUCCESS)
+    control::serve(&mut engine, &mut disk, "standard input", io::stdin(), io::stdout())
+        .map(|()| ExitCode::SUCCESS)
 }
 
 /// A workload in progress, with everything needed to report on it and to stop it.
 struct Runner {
     cli: Cli,
     engine: Engine,
+    /// Whether the workload has memory, so that its statistics are of interest.
+    has_memory: bool,
     meter: Reader,
+    disk: Option<DiskRun>,
     signals: SignalFd,
     started: Instant,
 }
 
 impl Runner {
-    /// Allocates and fills the memory and starts dirtying.
+    /// Allocates and fills the memory, prepares the disk, and starts dirtying and the load on the disk.
     fn new(cli: Cli) -> Result<Self, Error> {
         let workload = Workload::from(cli.workload.clone());
-        if workload.working_set.is_zero() && workload.ballast.is_zero() && workload.dirties_nothing() {
+        let has_memory =
+            !(workload.working_set.is_zero() && workload.ballast.is_zero() && workload.dirties_nothing());
+        if !has_memory && cli.disk.path.is_none() {
             return Err(Error::NothingToDo);
         }
+        // Everything is checked before the first change to the disk.
+        let disk = DiskPlan::new(&cli.disk)?;
         let is_idle = !workload.working_set.is_zero() && workload.dirties_nothing();
         let mut engine = Engine::new(HugePages::Reserved);
         engine.set(workload)?;
         if is_idle {
             frontend::tell("note: --rate is 0, so the working set is allocated but not dirtied");
         }
+        let mut disk = disk.map(DiskPlan::prepare).transpose()?;
         let started = Instant::now();
         engine.start()?;
+        if let Some(disk) = &mut disk {
+            disk.start()?;
+        }
         // Until here there is nothing to summarize, so an interruption may simply end the program, whatever
         // it is doing.
         let signals = block_signals().map_err(|errno| Error::system("catch signals", errno))?;
         let meter = Reader::new(engine.meter());
-        Ok(Self { cli, engine, meter, signals, started })
+        Ok(Self { cli, engine, has_memory, meter, disk, signals, started })
     }
 
     /// Prints a status every second until the time is over or a signal arrives, then the summary. While
@@ -133,6 +158,9 @@ impl Runner {
             let ended = interrupted || end.is_some_and(|end| Instant::now() >= end);
             let now = Instant::now();
             if ended {
+                if let Some(disk) = &self.disk {
+                    disk.request_stop();
+                }
                 self.engine.stop();
             }
             let interval = self.meter.interval();
@@ -154,7 +182,7 @@ impl Runner {
                 next += STATUS_INTERVAL;
             }
         }
-        // A second interruption ends the program immediately.
+        // A second interruption ends the program immediately, even while a disk does not answer.
         let _ = termination_signals().collect::<SigSet>().thread_unblock();
         self.finish_summary(&total, took)
     }
@@ -178,23 +206,31 @@ impl Runner {
         }
     }
 
-    fn print_status(&self, interval: &Interval, now: Instant, took: Duration) -> io::Result<()> {
+    fn print_status(&mut self, interval: &Interval, now: Instant, took: Duration) -> io::Result<()> {
         let stats = Stats::new(interval, (now - self.started).as_secs_f64(), took);
+        let disk = self.disk.as_mut().map(|disk| disk.since_last(took));
         if self.cli.json {
-            return print_json(&OutputLine::Status(stats));
+            return print_json(&OutputLine::Status { stats, disk });
         }
-        writeln!(io::stdout(), "{}", stats.line(terminal_width()))
+        let width = terminal_width();
+        if self.has_memory {
+            writeln!(io::stdout(), "{}", stats.line(width))?;
+        }
+        disk.map_or(Ok(()), |disk| writeln!(io::stdout(), "{}", disk.line(stats.at_s, width)))
     }
 
-    /// Verifies the memory if requested, prints the summary, and returns the exit code.
+    /// Verifies the memory and the disk if requested, prints the summary, and returns the exit code.
     fn finish_summary(mut self, total: &Interval, took: Duration) -> Result<ExitCode, Error> {
         let verification = (!self.cli.no_verify).then(|| self.engine.verify());
-        let good = verification.as_ref().is_none_or(Verification::is_good);
+        let disk = self.disk.take().map(|disk| disk.finish(took, !self.cli.no_verify)).transpose()?;
+        let disk = disk.map(Box::new);
+        let good = verification.as_ref().is_none_or(Verification::is_good)
+            && disk.as_deref().is_none_or(DiskSummary::is_good);
         let stats = Stats::new(total, took.as_secs_f64(), took);
         let printed = if self.cli.json {
-            print_json(&OutputLine::Summary { stats, verification, workload: self.engine.workload() })
+            print_json(&OutputLine::Summary { stats, verification, workload: self.engine.workload(), disk })
         } else {
-            self.print_summary(&stats, verification.as_ref())
+            self.print_summary(&stats, verification.as_ref(), disk.as_deref())
         };
         match printed {
             Err(cause) if cause.kind() != io::ErrorKind::BrokenPipe => {
@@ -205,8 +241,26 @@ impl Runner {
         }
     }
 
-    fn print_summary(&self, stats: &Stats, verification: Option<&Verification>) -> io::Result<()> {
+    fn print_summary(
+        &self,
+        stats: &Stats,
+        verification: Option<&Verification>,
+        disk: Option<&DiskSummary>,
+    ) -> io::Result<()> {
         let mut out = io::stdout().lock();
+        writeln!(out)?;
+        if self.has_memory {
+            self.print_memory(&mut out, stats, verification)?;
+        }
+        disk.map_or(Ok(()), |disk| disk.print(stats.at_s, &mut out))
+    }
+
+    fn print_memory(
+        &self,
+        out: &mut impl Write,
+        stats: &Stats,
+        verification: Option<&Verification>,
+    ) -> io::Result<()> {
         let workload = self.engine.workload();
         let requested = match workload.rate {
             Rate::Limited(rate) if workload.phases.is_empty() => {
@@ -214,7 +268,6 @@ impl Runner {
             }
             _ => String::new(),
         };
-        writeln!(out)?;
         writeln!(
             out,
             "achieved      {:.1} MB/s{requested}: {} in {:.2} s",

@@ -6,7 +6,11 @@
 //! a fixed interval. A migration can truncate a line; both sides skip truncated lines, and nothing depends on
 //! any single line of telemetry.
 
-use crate::{verify::Verification, workload::Workload};
+use crate::{
+    disk::{DiskLoad, DiskVerification},
+    verify::Verification,
+    workload::Workload,
+};
 use serde::{Deserialize, Serialize};
 
 /// The name of the virtio-serial port that serves as the control port.
@@ -31,16 +35,25 @@ pub enum Command {
     /// Replace the workload: allocate and fill its memory. If the stressor was dirtying, it continues with
     /// the new workload; otherwise it stays stopped. Answered when the memory is ready. Allowed at any time.
     Set(Workload),
-    /// Start dirtying. Answered immediately.
+    /// Describe the disk and replace the load on it. The disk must be as it is described. If the stressor was
+    /// started, the load runs; otherwise it waits for [`Command::Start`]. Once the load has written to the
+    /// disk, only its rates and its working set can change. Answered when the disk is open. Allowed at any
+    /// time.
+    SetDisk(DiskLoad),
+    /// Start dirtying, and the load on the disk if there is one. Answered immediately.
     Start,
-    /// Stop dirtying and keep the memory. Answered when all threads have stopped writing.
+    /// Stop dirtying and the load on the disk, and keep the memory. Answered when all threads have stopped
+    /// writing, and when no write to the disk is in flight, which takes as long as the disk takes.
     Stop,
     /// Set the interval between telemetry lines, from 1 to 1000 milliseconds. A short interval resolves short
     /// events but costs CPU time: about half a millisecond per line under emulation. Answered immediately.
     TelemetryEvery(u64),
     /// Compare all memory, including the ballast, with its expected content. The stressor stops dirtying
-    /// first and stays stopped. Answered with [`Answer::Verified`].
+    /// first and stays stopped; the load on the disk continues. Answered with [`Answer::Verified`].
     Verify,
+    /// Compare the whole disk with its expected content, once no write to it is in flight. The load on it
+    /// stops first and stays stopped; dirtying continues. Answered with [`Answer::DiskVerified`].
+    VerifyDisk,
 }
 
 /// A message from the stressor to the host.
@@ -83,6 +96,8 @@ pub enum Answer {
     Done,
     /// The memory was verified, with this result.
     Verified(Verification),
+    /// The disk was verified, with this result.
+    DiskVerified(DiskVerification),
     /// The request was refused or failed, with the error message. A refused workload leaves the current one
     /// in place.
     Failed(String),
@@ -110,6 +125,32 @@ pub struct Telemetry {
     pub longest_stall_ns: u64,
     /// The latency of the writes since the last telemetry line.
     pub write_latency: Latency,
+    /// The activity of the load on the disk. Absent as long as none was set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<DiskTelemetry>,
+}
+
+/// The activity of the load on the disk since the stressor started, and the slowest write and read since the
+/// last telemetry line.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskTelemetry {
+    /// The number of bytes written, in blocks of 4 KiB. A block counts each time it is written.
+    pub bytes_written: u64,
+    /// The number of bytes read.
+    pub bytes_read: u64,
+    /// The number of bytes that were due while the disk was too slow, or the guest was stopped, and were
+    /// dropped.
+    pub bytes_forgone: u64,
+    /// The longest time that a write took that has ended since the last telemetry line, in nanoseconds; 0 if
+    /// none has. One write is the consecutive blocks that were due, at most 256 KiB.
+    pub longest_write_ns: u64,
+    /// The longest time that a read took that has ended since the last telemetry line, in nanoseconds; 0 if
+    /// none has.
+    pub longest_read_ns: u64,
+    /// The number of writes and reads that failed. [`Command::VerifyDisk`] has the first message.
+    pub io_errors: u64,
+    /// The number of reads that returned wrong content.
+    pub reads_bad: u64,
 }
 
 /// The distribution of the time that one page write takes. All fields are 0 if nothing was written.

@@ -6,6 +6,10 @@
     reason = "the output of a test says what failed or why it was skipped"
 )]
 
+/// The load on a disk, through the command line and the protocol.
+#[path = "program/disk.rs"]
+mod disk;
+
 use serde_json::Value;
 use std::{
     fs::{self, File},
@@ -301,7 +305,11 @@ struct ControlSession {
 
 impl ControlSession {
     fn start() -> Self {
-        let mut command = stressor("--control");
+        Self::of(stressor("--control"))
+    }
+
+    /// Starts a session with a command that ends up as `stressor --control`.
+    fn of(mut command: Command) -> Self {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let input = child.stdin.take().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());

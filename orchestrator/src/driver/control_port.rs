@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 use stressor::{
+    disk::DiskVerification,
     protocol::{Answer, Command, Hello, Message, Request, Telemetry},
     verify::Verification,
 };
@@ -51,6 +52,13 @@ pub enum Error {
         /// The error of the connection.
         reason: String,
     },
+}
+
+impl Error {
+    /// Creates an error for a request whose answer lacks the result that was asked for.
+    fn without_result(what: &'static str) -> Self {
+        Self::Failed { what, reason: "its answer contains no result".into() }
+    }
 }
 
 /// One line of telemetry with the time of its arrival.
@@ -178,7 +186,7 @@ impl ControlPort {
     pub async fn request(&self, what: &'static str, command: Command, limit: Duration) -> Result<(), Error> {
         match self.ask(what, command, limit).await? {
             Answer::Failed(reason) => Err(Error::Failed { what, reason }),
-            Answer::Done | Answer::Verified(_) => Ok(()),
+            Answer::Done | Answer::Verified(_) | Answer::DiskVerified(_) => Ok(()),
         }
     }
 
@@ -189,7 +197,18 @@ impl ControlPort {
         match self.ask(what, Command::Verify, limit).await? {
             Answer::Verified(verification) => Ok(verification),
             Answer::Failed(reason) => Err(Error::Failed { what, reason }),
-            Answer::Done => Err(Error::Failed { what, reason: "its answer contains no result".into() }),
+            Answer::Done | Answer::DiskVerified(_) => Err(Error::without_result(what)),
+        }
+    }
+
+    /// Makes the stressor compare the whole disk with what was written to it. The stressor stops the load on
+    /// the disk for that, and waits until no write is in flight.
+    pub async fn verify_disk(&self, limit: Duration) -> Result<DiskVerification, Error> {
+        let what = "verify its disk";
+        match self.ask(what, Command::VerifyDisk, limit).await? {
+            Answer::DiskVerified(verification) => Ok(verification),
+            Answer::Failed(reason) => Err(Error::Failed { what, reason }),
+            Answer::Done | Answer::Verified(_) => Err(Error::without_result(what)),
         }
     }
 

@@ -237,6 +237,7 @@ impl Guest {
             pages_forgone: 0,
             longest_stall_ns: 1_000_000,
             write_latency: Latency::default(),
+            disk: None,
         })
     }
 }
@@ -332,7 +333,7 @@ impl Shared {
             }
             Command::Start => guest.running = true,
             Command::Stop => guest.running = false,
-            Command::TelemetryEvery(_) => {}
+            Command::SetDisk(_) | Command::TelemetryEvery(_) => {}
             Command::Verify => {
                 guest.running = false;
                 let bad = fault == Some(Fault::Corruption);
@@ -348,6 +349,7 @@ impl Shared {
                     first_bad,
                 });
             }
+            Command::VerifyDisk => return Answer::Failed("there is no disk to verify".into()),
         }
         Answer::Done
     }

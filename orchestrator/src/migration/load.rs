@@ -144,6 +144,7 @@ mod tests {
                 pages_forgone: i as u64,
                 longest_stall_ns: i as u64,
                 write_latency: Latency::default(),
+                disk: None,
             },
         };
         pages.into_iter().enumerate().map(sample).collect()

@@ -69,6 +69,14 @@ pub(crate) const COMMANDS: &[(&str, Trial)] = &[
     ("netem show eth0 --json", Netem),
     ("netem supported", Netem),
     ("netem supported --json", Netem),
+    (
+        "stressor --disk test.img --disk-size 1GiB --disk-write 5MB/s --disk-read 20MB/s --duration 1min",
+        UntilInterrupted,
+    ),
+    (
+        "stressor --disk disk.img --disk-size 1GiB --disk-written 256MiB --disk-write 5MB/s --duration 1min",
+        UntilInterrupted,
+    ),
     ("stressor --rate 96MB/s --working-set 1GiB", UntilInterrupted),
     ("stressor --rate 96MB/s --working-set 64MiB --duration 10s", UntilInterrupted),
     (
