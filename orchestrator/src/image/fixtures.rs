@@ -160,7 +160,7 @@ pub(super) const COMPRESSORS: [(Format, Compress); 5] =
 
 /// Some modules of a distribution's kernel: the directory, the name, and the dependencies as its `.modinfo`
 /// section lists them.
-pub(crate) const MODULES: [(&str, &str, &str); 10] = [
+pub(crate) const MODULES: [(&str, &str, &str); 11] = [
     ("drivers/virtio", "virtio", "virtio_ring"),
     ("drivers/virtio", "virtio_ring", ""),
     ("drivers/virtio", "virtio_pci_legacy_dev", ""),
@@ -171,6 +171,7 @@ pub(crate) const MODULES: [(&str, &str, &str); 10] = [
     ("drivers/net", "net_failover", "failover"),
     ("drivers/net", "virtio_net", "virtio_ring,virtio,net_failover"),
     ("drivers/block", "virtio_blk", "virtio_ring,virtio"),
+    ("drivers/virtio", "virtio_balloon", "virtio_ring,virtio"),
 ];
 
 /// A directory like an unpacked kernel package: `boot/vmlinuz-RELEASE` and `lib/modules/RELEASE`.

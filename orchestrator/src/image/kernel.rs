@@ -282,7 +282,7 @@ mod tests {
             let choice = KernelChoice::Given { image: tree.image(), modules: modules.clone() };
             let kernel =
                 find(&choice, &ModuleSelection::FOR_GUESTS, &cache, &host(Path::new("/nowhere"))).unwrap();
-            assert_eq!(kernel.modules.len(), 9, "{modules:?}");
+            assert_eq!(kernel.modules.len(), 10, "{modules:?}");
             assert_eq!(kernel.release, RELEASE);
         }
     }
@@ -298,7 +298,7 @@ mod tests {
             let choice = KernelChoice::Given { image: tree.image(), modules: modules.clone() };
             let kernel =
                 find(&choice, &ModuleSelection::FOR_GUESTS, &cache, &host(Path::new("/nowhere"))).unwrap();
-            assert_eq!(kernel.modules.len(), 9, "{modules:?}");
+            assert_eq!(kernel.modules.len(), 10, "{modules:?}");
         }
     }
 

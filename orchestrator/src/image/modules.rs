@@ -1,6 +1,6 @@
 //! Selects the kernel modules that a guest loads, and their order.
 //!
-//! A guest needs three drivers ([`GUEST_MODULES`]) and their dependencies. The cache also keeps the link
+//! A guest needs four drivers ([`GUEST_MODULES`]) and their dependencies. The cache also keeps the link
 //! modules ([`LINK_MODULES`]) of a kernel, for the guest that runs the tests of netem. Dependencies come from
 //! `modules.dep` if depmod has written that file, else from the modules' own `.modinfo` sections (a package
 //! that is unpacked but not installed has no `modules.dep`). Modules that are built into the kernel are left
@@ -13,8 +13,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The drivers of the guest's devices: the bus, the control port, and the network card that the probe pings.
-pub const GUEST_MODULES: [&str; 3] = ["virtio_pci", "virtio_console", "virtio_net"];
+/// The drivers of the guest's devices: the bus, the control port, the network card that the probe pings, and
+/// the disk.
+pub const GUEST_MODULES: [&str; 4] = ["virtio_pci", "virtio_console", "virtio_net", "virtio_blk"];
 
 /// The modules that the program `netem` uses. Kernels may lack some of them.
 pub const LINK_MODULES: [&str; 9] =
@@ -214,9 +215,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let order = select(&Tree::new(dir.path())).unwrap();
         assert_ordered(&order);
-        assert_eq!(order.len(), 9, "everything but virtio_blk: {order:?}");
+        assert_eq!(order.len(), 10, "everything but virtio_balloon: {order:?}");
         assert_eq!(order[0], "virtio_ring");
-        assert!(!order.iter().any(|name| name == "virtio_blk"));
+        assert!(!order.iter().any(|name| name == "virtio_balloon"));
     }
 
     #[test]
@@ -229,7 +230,7 @@ mod tests {
         };
         // The file lists a dependency that the modules do not: the file takes precedence.
         let list = format!(
-            "{}: {} {}\n{}:\n{}: {}\n{}:\n{}:\n{}: {}\n",
+            "{}: {} {}\n{}:\n{}: {}\n{}:\n{}:\n{}:\n{}: {}\n",
             at("virtio_pci"),
             at("virtio"),
             at("virtio_ring"),
@@ -238,14 +239,23 @@ mod tests {
             at("virtio_ring"),
             at("virtio_console"),
             at("virtio_blk"),
+            at("virtio_balloon"),
             at("virtio_net"),
-            at("virtio_blk"),
+            at("virtio_balloon"),
         );
         fs::write(tree.modules().join("modules.dep"), list).unwrap();
         let order = select(&tree).unwrap();
         assert_eq!(
             order,
-            ["virtio_ring", "virtio", "virtio_pci", "virtio_console", "virtio_blk", "virtio_net"]
+            [
+                "virtio_ring",
+                "virtio",
+                "virtio_pci",
+                "virtio_console",
+                "virtio_balloon",
+                "virtio_net",
+                "virtio_blk"
+            ]
         );
     }
 
@@ -264,7 +274,7 @@ mod tests {
             .unwrap()
             .select(&ModuleSelection::FOR_GUESTS)
             .unwrap();
-        assert_eq!(selected.len(), 9);
+        assert_eq!(selected.len(), 10);
         for Module { name, content } in selected {
             let (_, _, depends) = MODULES.iter().find(|(_, module, _)| *module == name).unwrap();
             assert_eq!(content, module(&name, depends, RELEASE));
@@ -277,18 +287,21 @@ mod tests {
         let tree = Tree::new(dir.path());
         fs::write(
             tree.modules().join("modules.builtin"),
-            "kernel/drivers/virtio/virtio.ko\nkernel/drivers/virtio/virtio-pci.ko\n",
+            "kernel/drivers/virtio/virtio.ko\nkernel/drivers/virtio/virtio-pci.ko\n\
+             kernel/drivers/block/virtio_blk.ko\n",
         )
         .unwrap();
         tree.remove("drivers/virtio", "virtio.ko");
         tree.remove("drivers/virtio", "virtio_pci.ko");
+        tree.remove("drivers/block", "virtio_blk.ko");
         let order = select(&tree).unwrap();
         assert_eq!(order, ["virtio_ring", "virtio_console", "failover", "net_failover", "virtio_net"]);
     }
 
     #[test]
     fn the_configuration_of_a_kernel_without_modules_is_used() {
-        let config = "CONFIG_VIRTIO_PCI=y\nCONFIG_VIRTIO_NET=y\nCONFIG_VIRTIO_CONSOLE=y\n";
+        let config =
+            "CONFIG_VIRTIO_PCI=y\nCONFIG_VIRTIO_NET=y\nCONFIG_VIRTIO_CONSOLE=y\nCONFIG_VIRTIO_BLK=y\n";
         let modules = Modules::none(RELEASE, Path::new("/nowhere"), Some(config));
         assert_eq!(modules.select(&ModuleSelection::FOR_GUESTS).unwrap(), []);
         let config = "CONFIG_VIRTIO_PCI=y\nCONFIG_VIRTIO_NET=m\nCONFIG_VIRTIO_CONSOLE=y\n";
@@ -296,6 +309,21 @@ mod tests {
             .select(&ModuleSelection::FOR_GUESTS)
             .unwrap_err();
         assert!(error.to_string().contains("no module virtio_net"), "{error}");
+    }
+
+    #[test]
+    fn every_driver_of_a_guest_is_a_file_or_built_in() {
+        for (folder, name, _) in MODULES.iter().filter(|(_, name, _)| GUEST_MODULES.contains(name)) {
+            let dir = tempfile::tempdir().unwrap();
+            let tree = Tree::new(dir.path());
+            tree.remove(folder, &format!("{name}.ko"));
+            let error = select(&tree).unwrap_err().to_string();
+            assert!(error.contains(&format!("kernel {RELEASE} has no module {name}: ")), "{error}");
+            let built_in = format!("CONFIG_{}=y\n", name.to_uppercase());
+            let modules = Modules::read(RELEASE, &tree.modules(), Some(&built_in)).unwrap();
+            let selected = modules.select(&ModuleSelection::FOR_GUESTS).unwrap();
+            assert!(selected.iter().all(|module| module.name != *name));
+        }
     }
 
     #[test]

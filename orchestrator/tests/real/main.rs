@@ -21,6 +21,9 @@ mod containment;
 /// Commands of the documents and the help texts, as they are written.
 mod documents;
 
+/// The disk of a guest.
+mod guest_disk;
+
 /// Runs in namespaces on this host, with interruptions and failures of all kinds.
 mod local;
 
