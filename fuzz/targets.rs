@@ -99,6 +99,7 @@ pub(crate) fn stressor(input: &[u8]) {
     runtime().block_on(async {
         let port = ControlPort::start(lines, drop);
         let _ = port.verify(Duration::from_secs(60)).await;
+        let _ = port.verify_disk(Duration::from_secs(60)).await;
         drop(port.telemetry());
     });
 }

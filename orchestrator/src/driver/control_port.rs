@@ -216,10 +216,30 @@ impl ControlPort {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
         self.state.lock().unwrap().waiting.insert(id, sender);
+        // Nobody would answer, and nobody is left who makes the requests fail that wait.
+        if self.changes.has_changed().is_err() {
+            return Err(self.closed());
+        }
         let line = serde_json::to_string(&Request { id, command })
             .map_err(|e| Error::Failed { what, reason: e.to_string() })?;
         (self.write)(line);
         let answer = time::timeout(limit, answer).await.map_err(|_| Error::Silent { what, limit })?;
         answer.map_err(|_| self.closed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_fails_at_once_when_the_port_closes_or_has_closed() {
+        let (to_port, lines) = mpsc::unbounded_channel();
+        let port = ControlPort::start(lines, drop);
+        drop(to_port);
+        for _ in 0..2 {
+            let error = port.verify_disk(Duration::from_secs(60)).await.unwrap_err();
+            assert!(matches!(error, Error::Closed), "{error}");
+        }
     }
 }
