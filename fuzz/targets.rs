@@ -6,11 +6,12 @@
 
 #![allow(dead_code, reason = "each program uses only one of these")]
 
-use std::{str, sync::OnceLock, time::Duration};
+use std::{fs::File, str, sync::OnceLock, time::Duration};
 use testbed::{
     driver::{control_port::ControlPort, qemu::qmp},
     lab::hosts::inventory::Inventory,
-    matrix::File,
+    matrix,
+    nfs::Export,
     node::{Node, protocol::ToNode},
     results::record::Record,
 };
@@ -26,7 +27,7 @@ const CELLS: usize = 200;
 type Target = fn(&[u8]);
 
 /// All functions, by the names of their corpora.
-pub(crate) const ALL: [(&str, Target); 8] = [
+pub(crate) const ALL: [(&str, Target); 9] = [
     ("matrix", matrix),
     ("inventory", inventory),
     ("records", records),
@@ -35,6 +36,7 @@ pub(crate) const ALL: [(&str, Target); 8] = [
     ("stressor", stressor),
     ("node", node),
     ("netlink", netlink),
+    ("nfs", nfs),
 ];
 
 /// A matrix file: its cells, or messages about it.
@@ -44,7 +46,7 @@ pub(crate) fn matrix(input: &[u8]) {
     if text.matches(',').count() + text.matches('-').count() > CELLS {
         return;
     }
-    match File::parse(text, "matrix.yaml").and_then(|file| file.expand()) {
+    match matrix::File::parse(text, "matrix.yaml").and_then(|file| file.expand()) {
         Ok(plan) => drop(plan.cells.len()),
         Err(errors) => drop(errors.to_string()),
     }
@@ -124,6 +126,18 @@ pub(crate) fn node(input: &[u8]) {
 /// A message from the kernel.
 pub(crate) fn netlink(input: &[u8]) {
     drop(netem::kernel::show_answer(input));
+}
+
+/// A message to the NFS server.
+pub(crate) fn nfs(input: &[u8]) {
+    static EXPORT: OnceLock<Export> = OnceLock::new();
+    let export = EXPORT.get_or_init(|| {
+        let full = File::options().read(true).write(true).open("/dev/full");
+        Export::new(full.expect("/dev/full is there")).expect("it can be examined")
+    });
+    let mut reply = Vec::new();
+    let _ = export.answer(input, &mut reply);
+    assert!(reply.len() < 2 << 20);
 }
 
 fn runtime() -> &'static Runtime {

@@ -16,6 +16,7 @@ pub mod matrix;
 pub mod measure;
 pub mod migration;
 pub mod mode;
+pub mod nfs;
 pub mod node;
 pub mod outcome;
 pub mod predict;

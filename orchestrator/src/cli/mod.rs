@@ -31,6 +31,7 @@ mod doctor;
 mod enter;
 mod generate;
 mod lab;
+mod nfs;
 mod node;
 mod observe;
 mod plan;
@@ -111,6 +112,9 @@ enum Command {
     /// Serve as a node of a lab; started by `testbed run`
     #[command(hide = true)]
     Node(node::NodeArgs),
+    /// Serve the disk image on standard input by NFS; started by a node
+    #[command(hide = true)]
+    Nfs(nfs::NfsArgs),
     /// Report what is on this host; started by `testbed lab` and `testbed doctor`
     #[command(hide = true)]
     Observe(observe::ObserveArgs),
@@ -322,6 +326,7 @@ fn execute(cli: Cli, version: &'static str) -> Result<u8, Failure> {
         Command::Schema(args) => schema::schema(&args),
         Command::Lab(args) => lab::lab(&args),
         Command::Node(args) => node::node(&args),
+        Command::Nfs(args) => nfs::nfs(&args),
         Command::Observe(args) => observe::observe(&args),
         Command::PruneUploads { folders } => {
             for folder in &folders {

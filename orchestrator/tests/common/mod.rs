@@ -14,6 +14,7 @@ pub(crate) mod documents;
 pub(crate) mod hosts;
 pub(crate) mod mock;
 pub(crate) mod netem_guest;
+pub(crate) mod nfs;
 pub(crate) mod real;
 pub(crate) mod vagrant;
 

@@ -32,6 +32,9 @@ mod lab;
 /// The layers in ARCHITECTURE.md, compared with the imports of the sources.
 mod layers;
 
+/// The NFS server that shares a disk: its protocol, and what it survives.
+mod nfs;
+
 /// A node process: what it refuses from files and from what it is connected to.
 mod node;
 
