@@ -6,7 +6,7 @@
 
 use super::{
     alive::{self, Carrier, MOST_PATIENCE, RoundTrips, Silence},
-    protocol::{Call, Facts, FromNode, ProcessSpec, ToNode, Traffic, UploadedFile},
+    protocol::{Call, CreatedDisk, Facts, FromNode, ProcessSpec, ToNode, Traffic, UploadedFile},
     server::probe::ProbeReport,
 };
 use crate::bounded::{NODE_LINE_BYTES, read_line};
@@ -171,6 +171,13 @@ pub struct Process {
     number: u64,
     /// The process's output lines, then its exit. Ends without [`ProcessEvent::Exited`] if the node is gone.
     pub events: mpsc::UnboundedReceiver<ProcessEvent>,
+}
+
+/// A disk on a node; closed when dropped.
+pub struct Disk {
+    node: Node,
+    number: u64,
+    path: String,
 }
 
 /// A line received on a channel. An error is the last one, and says why the node closed the channel.
@@ -342,6 +349,12 @@ impl Node {
         serde_json::from_value(value).map_err(|e| failed(format!("its reply is invalid: {e}")))
     }
 
+    /// Makes a call whose reply nobody waits for.
+    fn ask(&self, call: Call) {
+        let Connection { next_id, out, .. } = &*self.connection;
+        let _ = out.send(ToNode::Call { id: next_id.fetch_add(1, Ordering::Relaxed), call });
+    }
+
     /// Asks the node to describe itself and its host.
     pub async fn facts(&self) -> Result<Facts, NodeError> {
         self.call("describe itself", Call::Facts).await
@@ -362,20 +375,55 @@ impl Node {
     /// Starts a process. If this future is dropped before it returns, the process is killed as soon as it has
     /// started.
     pub async fn spawn(&self, spec: ProcessSpec) -> Result<Process, NodeError> {
-        let (sender, process) = oneshot::channel();
-        let node = self.clone();
-        // In a task of its own: should the caller be gone, the `Process` is dropped there, which kills it.
-        tokio::spawn(async move {
-            let _ = sender.send(node.start(spec).await);
-        });
-        process.await.unwrap_or_else(|_| Err(self.gone()))
+        let what = format!("start {}", spec.program);
+        self.start(what, Call::Spawn(spec)).await
     }
 
-    async fn start(&self, spec: ProcessSpec) -> Result<Process, NodeError> {
-        let what = format!("start {}", spec.program);
-        let number = self.call(&what, Call::Spawn(spec)).await?;
-        let events = self.connection.dispatcher.lock().unwrap().processes.subscribe(number);
-        Ok(Process { node: self.clone(), number, events })
+    /// Makes a call that starts a process, as [`Self::spawn`] does.
+    async fn start(&self, what: String, call: Call) -> Result<Process, NodeError> {
+        let node = self.clone();
+        self.keep(async move {
+            let number = node.call(&what, call).await?;
+            let events = node.connection.dispatcher.lock().unwrap().processes.subscribe(number);
+            Ok(Process { node, number, events })
+        })
+        .await
+    }
+
+    /// Waits for a call whose result ends when it is dropped. The call is made in a task of its own: should
+    /// the caller be gone, the result is dropped there.
+    async fn keep<T: Send + 'static>(
+        &self,
+        call: impl Future<Output = Result<T, NodeError>> + Send + 'static,
+    ) -> Result<T, NodeError> {
+        let (sender, result) = oneshot::channel();
+        tokio::spawn(async move {
+            let _ = sender.send(call.await);
+        });
+        result.await.unwrap_or_else(|_| Err(self.gone()))
+    }
+
+    /// Creates a disk of `bytes` zeros, whose file is in the file system of a folder on the node's host: see
+    /// [`Call::CreateDisk`].
+    pub async fn create_disk(&self, folder: &str, bytes: u64) -> Result<Disk, NodeError> {
+        let node = self.clone();
+        let call = Call::CreateDisk { folder: folder.into(), bytes };
+        self.keep(async move {
+            let CreatedDisk { disk, path } = node.call("create a disk", call).await?;
+            Ok(Disk { node, number: disk, path })
+        })
+        .await
+    }
+
+    /// Starts an NFS server for a disk of this node: see [`Call::ServeDisk`].
+    pub async fn serve_disk(
+        &self,
+        disk: &Disk,
+        address: Ipv4Addr,
+        interface: &str,
+    ) -> Result<Process, NodeError> {
+        let call = Call::ServeDisk { disk: disk.number, address, interface: interface.into() };
+        self.start("serve a disk".into(), call).await
     }
 
     /// Connects to a Unix socket of a process on this node: see [`Call::Connect`].
@@ -434,7 +482,7 @@ impl Node {
 
     /// Prohibits sending to all addresses of a network but one: see [`Call::ProhibitAllBut`].
     pub async fn prohibit_all_but(&self, peer: Ipv4Addr, prefix: u8) -> Result<(), NodeError> {
-        self.call("restrict its migration link", Call::ProhibitAllBut { peer, prefix }).await
+        self.call("restrict its link", Call::ProhibitAllBut { peer, prefix }).await
     }
 
     /// Shapes what the node sends through an interface; if the node emulates the link, both directions.
@@ -479,6 +527,12 @@ impl Process {
         self.node.call("kill a process", Call::Kill { process: self.number }).await
     }
 
+    /// Stops the process with SIGSTOP, or lets it go on.
+    pub async fn pause(&self, stopped: bool) -> Result<(), NodeError> {
+        let what = if stopped { "stop a process" } else { "let a process go on" };
+        self.node.call(what, Call::Pause { process: self.number, stopped }).await
+    }
+
     /// Returns why the process's events have ended without [`ProcessEvent::Exited`].
     pub fn loss_of_node(&self) -> NodeError {
         self.node.gone()
@@ -488,9 +542,21 @@ impl Process {
 impl Drop for Process {
     /// Asks the node to kill the process, without waiting for the reply: `drop` cannot wait.
     fn drop(&mut self) {
-        let Connection { next_id, out, .. } = &*self.node.connection;
-        let call = Call::Kill { process: self.number };
-        let _ = out.send(ToNode::Call { id: next_id.fetch_add(1, Ordering::Relaxed), call });
+        self.node.ask(Call::Kill { process: self.number });
+    }
+}
+
+impl Disk {
+    /// Returns the path of the disk's file on the node's host: see [`CreatedDisk::path`].
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+}
+
+impl Drop for Disk {
+    /// Asks the node to close the disk, without waiting for the reply: `drop` cannot wait.
+    fn drop(&mut self) {
+        self.node.ask(Call::CloseDisk { disk: self.number });
     }
 }
 

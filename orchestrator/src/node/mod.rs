@@ -19,4 +19,4 @@ pub mod protocol;
 pub mod round_trip;
 pub mod server;
 
-pub use client::{Channel, ChannelLine, ChannelWriter, Node, NodeError, Process, ProcessEvent};
+pub use client::{Channel, ChannelLine, ChannelWriter, Disk, Node, NodeError, Process, ProcessEvent};

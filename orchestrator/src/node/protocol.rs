@@ -108,6 +108,36 @@ pub enum Call {
         /// The process, as numbered by [`Call::Spawn`].
         process: u64,
     },
+    /// Stop a process with SIGSTOP, or let it go on with SIGCONT. Not an error if it has already exited.
+    Pause {
+        /// The process, as numbered by [`Call::Spawn`].
+        process: u64,
+        /// Whether it stops; else it goes on.
+        stopped: bool,
+    },
+    /// Create a disk: an empty file without a name, which is gone when nothing has it open any more. Returns
+    /// a [`CreatedDisk`].
+    CreateDisk {
+        /// The folder on the node's host whose file system has the file.
+        folder: String,
+        /// The size of the file.
+        bytes: u64,
+    },
+    /// Close a disk. A process that serves it goes on.
+    CloseDisk {
+        /// The disk, as numbered by [`Call::CreateDisk`].
+        disk: u64,
+    },
+    /// Start an NFS server for a disk ([`crate::nfs`]); returns the number of its process, as
+    /// [`Call::Spawn`] does.
+    ServeDisk {
+        /// The disk, as numbered by [`Call::CreateDisk`].
+        disk: u64,
+        /// The address at which it listens.
+        address: Ipv4Addr,
+        /// The only interface through which clients can connect.
+        interface: String,
+    },
     /// Connect to a Unix socket of a process started by this node. Waits until the socket exists, but no
     /// longer than `timeout_ms` or the life of the process. Returns the channel's number.
     Connect {
@@ -222,6 +252,16 @@ impl fmt::Display for ProcessSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&shell_line(iter::once(&self.program).chain(&self.args)))
     }
+}
+
+/// A disk that a node has created.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreatedDisk {
+    /// The number of the disk.
+    pub disk: u64,
+    /// A path that leads to the file on the node's host, for as long as the node has it open. Only processes
+    /// that may trace the node can follow it.
+    pub path: String,
 }
 
 /// A file that the orchestrator has uploaded to the node's host.

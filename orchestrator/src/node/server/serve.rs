@@ -12,7 +12,7 @@ use super::{
 use crate::{
     bounded::{CHANNEL_LINE_BYTES, read_line},
     host,
-    node::protocol::{self, Call, Facts, FromNode, Privilege, ProcessSpec, ToNode, Traffic},
+    node::protocol::{self, Call, CreatedDisk, Facts, FromNode, Privilege, ProcessSpec, ToNode, Traffic},
     process_tree,
 };
 use jiff::Timestamp;
@@ -20,7 +20,13 @@ use netem::{
     Applied, Backend, LinkProfile, Netlink, Profile,
     userspace::{self, Emulator, Tun},
 };
-use nix::sys::{prctl, signal::Signal};
+use nix::{
+    sys::{
+        prctl,
+        signal::{Signal, kill},
+    },
+    unistd::Pid,
+};
 use serde::Serialize;
 use serde_json::Value;
 use std::{
@@ -28,6 +34,7 @@ use std::{
     ffi::CStr,
     fs::{self, File},
     io, mem,
+    net::Ipv4Addr,
     os::fd::{AsFd, AsRawFd, OwnedFd},
     path::Path,
     process::Stdio,
@@ -86,6 +93,7 @@ pub async fn serve(privilege: Privilege, host: Option<HostNetwork>) -> io::Resul
         next: AtomicU64::new(1),
         processes: Mutex::default(),
         children: Mutex::default(),
+        disks: Mutex::default(),
         attached: Mutex::default(),
         channels: Mutex::default(),
         probe: AsyncMutex::default(),
@@ -134,8 +142,10 @@ struct Server {
     next: AtomicU64,
     /// The running processes; dropping a process's sender kills it.
     processes: Mutex<HashMap<u64, oneshot::Sender<()>>>,
-    /// The PIDs of the running processes.
-    children: Mutex<BTreeSet<u32>>,
+    /// The PIDs of the running processes, by their numbers.
+    children: Mutex<HashMap<u64, u32>>,
+    /// The open disks.
+    disks: Mutex<HashMap<u64, File>>,
     /// The names of the interfaces on top of the host's.
     attached: Mutex<Vec<String>>,
     /// Senders of the lines that are to be written to each channel.
@@ -196,13 +206,27 @@ impl Server {
             Call::Facts => json(facts(self.privilege).await?),
             Call::Ping => json(()),
             Call::Announce => json(prctl::set_name(READY)?),
-            Call::Spawn(spawn) => json(self.spawn(&spawn)?),
+            Call::Spawn(spec) => json(self.spawn(&spec)?),
             Call::Kill { process } => {
                 // Dropping the sender makes the process's task kill it. The entry of a process that has
                 // exited is already gone.
                 drop(self.processes.lock().unwrap().remove(&process));
                 json(())
             }
+            Call::Pause { process, stopped } => {
+                // A process in this list has not been waited for, so its PID is still its own.
+                if let Some(pid) = self.children.lock().unwrap().get(&process) {
+                    let signal = if stopped { Signal::SIGSTOP } else { Signal::SIGCONT };
+                    kill(Pid::from_raw(pid.cast_signed()), signal)?;
+                }
+                json(())
+            }
+            Call::CreateDisk { folder, bytes } => json(self.create_disk(Path::new(&folder), bytes)?),
+            Call::CloseDisk { disk } => {
+                drop(self.disks.lock().unwrap().remove(&disk));
+                json(())
+            }
+            Call::ServeDisk { disk, address, interface } => json(self.serve_disk(disk, address, &interface)?),
             Call::Connect { process, path, timeout_ms } => {
                 let path = Path::new(RUN_DIR).join(path);
                 json(self.connect(process, &path, Duration::from_millis(timeout_ms)).await?)
@@ -264,29 +288,59 @@ impl Server {
         }
     }
 
-    /// Starts a process and the tasks that forward its output and report its exit. Returns its number.
+    /// Starts a process. Returns its number.
     fn spawn(self: &Arc<Self>, spec: &ProcessSpec) -> io::Result<u64> {
         let network = spec.frames_of.as_deref().map(FrameRelay::open).transpose()?;
         let (frames, socket) = network.unzip();
         let mut command = Command::new(&spec.program);
         command
             .args(spec.args.iter().map(|arg| fill_in_descriptor(arg, socket.as_ref())))
+            .stdin(Stdio::null());
+        let started = self.start(&mut command, frames);
+        drop(socket);
+        started.map_err(|e| io::Error::new(e.kind(), format!("cannot start {}: {e}", spec.program)))
+    }
+
+    /// Creates a disk of zeros.
+    fn create_disk(&self, folder: &Path, bytes: u64) -> io::Result<CreatedDisk> {
+        let named = |error: io::Error| {
+            io::Error::new(error.kind(), format!("cannot create a file in {}: {error}", folder.display()))
+        };
+        let file = tempfile::tempfile_in(folder).map_err(named)?;
+        file.set_len(bytes).map_err(named)?;
+        // The PID in the namespace whose `/proc` this is: the host's.
+        let pid = fs::read_link("/proc/self")?;
+        let path = format!("/proc/{}/fd/{}", pid.display(), file.as_raw_fd());
+        let disk = self.next_number();
+        self.disks.lock().unwrap().insert(disk, file);
+        Ok(CreatedDisk { disk, path })
+    }
+
+    /// Starts an NFS server for a disk. Returns the number of its process.
+    fn serve_disk(self: &Arc<Self>, disk: u64, address: Ipv4Addr, interface: &str) -> io::Result<u64> {
+        let file = self.disks.lock().unwrap().get(&disk).map(File::try_clone);
+        let file = file.ok_or_else(|| io::Error::other("there is no such disk"))??;
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0("testbed").args(["nfs", "--address", &address.to_string(), "--interface", interface]);
+        self.start(command.stdin(file), None)
+    }
+
+    /// Starts a command and the tasks that forward its output and report its exit. Returns the number of the
+    /// process.
+    fn start(self: &Arc<Self>, command: &mut Command, frames: Option<FrameRelay>) -> io::Result<u64> {
+        command
             .current_dir(RUN_DIR)
             // The reasons that it gives are compared with known ones.
             .env("LC_ALL", "C")
-            .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
         let oom_kills = cgroup::oom_kills();
-        let mut child = first_to_be_killed(|| command.spawn())
-            .map_err(|e| io::Error::new(e.kind(), format!("cannot start {}: {e}", spec.program)))?;
-        drop(socket);
+        let mut child = first_to_be_killed(|| command.spawn())?;
         // There is no `await` since the start, so nothing has taken the process for a stray.
-        let pid = child.id();
-        self.children.lock().unwrap().extend(pid);
-        let relay = frames.map(|frames| task::spawn_local(frames.relay()));
         let process = self.next_number();
+        self.children.lock().unwrap().extend(child.id().map(|pid| (process, pid)));
+        let relay = frames.map(|frames| task::spawn_local(frames.relay()));
         let (keep, killed) = oneshot::channel();
         self.processes.lock().unwrap().insert(process, keep);
         let outputs = [
@@ -301,9 +355,7 @@ impl Server {
                 }
                 (status, _) => status,
             };
-            if let Some(pid) = pid {
-                server.children.lock().unwrap().remove(&pid);
-            }
+            server.children.lock().unwrap().remove(&process);
             // They may hold the outputs open.
             server.kill_strays().await;
             for output in outputs {
@@ -321,7 +373,7 @@ impl Server {
     /// Kills all descendants of this node that do not descend from a running process: those of a process that
     /// has ended. The node is the first process of its PID namespace, so none of them can leave it.
     async fn kill_strays(&self) {
-        self.kill_all_but(|| self.children.lock().unwrap().clone()).await;
+        self.kill_all_but(|| self.children.lock().unwrap().values().copied().collect()).await;
     }
 
     /// Kills all descendants of this node, except for these children and their descendants.
