@@ -81,8 +81,8 @@ pub(super) fn setup(args: &SetupArgs) -> Result<u8, Failure> {
         (_, Some(_)) => return Err(super::modules_without_kernel(&args.kernel)),
         (_, None) => {}
     }
-    let options =
-        SetupOptions { yes: args.yes, kernel, stressor: image::stressor_path().map_err(Failure::input)? };
+    let stressor = image::stressor_path().map_err(Failure::input)?;
+    let options = SetupOptions { yes: args.yes, kernel, stressor, nfs_driver: false };
     setup::end_commands_on_signals().map_err(Failure::lab)?;
     let host = LocalHost::detect(&SystemRunner, cache);
     let setup = if args.dry_run { setup::dry_run } else { setup::run };

@@ -136,16 +136,16 @@ impl<'a> Apt<'a> {
         Ok(())
     }
 
-    /// Simulates the installation of a package, from `suite` if given. The inner error is apt's message if it
-    /// cannot install the package.
+    /// Simulates the installation of packages, from `suite` if given. The inner error is apt's message if it
+    /// cannot install them.
     pub(super) fn simulate(
         &self,
-        package: &str,
+        packages: &[String],
         suite: Option<&str>,
     ) -> Result<Result<Simulation, String>, Error> {
         let mut arguments = vec!["install", "-s", "--no-install-recommends"];
         arguments.extend(suite.into_iter().flat_map(|suite| ["-t", suite]));
-        arguments.push(package);
+        arguments.extend(packages.iter().map(String::as_str));
         let output = self.capture("apt-get", &arguments)?;
         if output.code != Some(0) {
             return Ok(Err(error_text(&output)));

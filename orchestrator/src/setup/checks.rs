@@ -86,7 +86,7 @@ impl Check for QemuProgram<'_> {
 }
 
 /// Returns whether a program is where the distribution's packages have theirs.
-fn is_packaged(path: &Path) -> bool {
+pub(super) fn is_packaged(path: &Path) -> bool {
     path.starts_with("/usr/bin") || path.starts_with("/bin")
 }
 

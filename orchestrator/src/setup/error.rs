@@ -28,10 +28,14 @@ pub enum Error {
 
     /// The package manager is not apt, so the user has to run it.
     #[error(
-        "`testbed setup` installs packages only with apt. Install QEMU with:\n\n    {command}\n\nThen run \
+        "`testbed setup` installs packages only with apt. Install {what} with:\n\n    {command}\n\nThen run \
          `testbed setup` again"
     )]
-    ByHand { command: Invocation },
+    ByHand {
+        /// What to install.
+        what: &'static str,
+        command: Invocation,
+    },
 
     /// No package manager was found.
     #[error(
@@ -52,6 +56,19 @@ pub enum Error {
     NoQemu {
         /// The oldest supported version of QEMU.
         minimum: String,
+        /// Each suite that was tried, and why it cannot be used.
+        tried: Vec<String>,
+    },
+
+    /// No package has QEMU's block driver `nfs` in the version of the QEMU that is installed.
+    #[error(
+        "cannot install QEMU's block driver nfs, which shared storage needs, without removing or downgrading \
+         packages:\n{}\nInstall {package} of the same version as QEMU by hand",
+        lines(tried)
+    )]
+    NoNfsDriver {
+        /// The package that has it.
+        package: &'static str,
         /// Each suite that was tried, and why it cannot be used.
         tried: Vec<String>,
     },

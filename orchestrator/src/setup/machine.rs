@@ -1,6 +1,6 @@
 //! The host that is set up: its privileges and its package manager.
 
-use super::{Invocation, Runner};
+use super::{Invocation, Runner, nfs};
 use crate::image::Cache;
 use std::path::PathBuf;
 
@@ -69,15 +69,36 @@ impl PackageManager {
         known.into_iter().find(|(program, _)| runner.find(program).is_some()).map(|(_, manager)| manager)
     }
 
-    /// Returns the command that installs QEMU.
-    pub(super) fn install_qemu(self) -> Invocation {
+    /// Returns the command that installs QEMU, with its block driver `nfs` if that is asked for.
+    pub(super) fn install_qemu(self, nfs_driver: bool) -> Invocation {
+        let qemu = match self {
+            Self::Apt | Self::Pacman => "qemu-system-x86",
+            Self::Dnf => "qemu-system-x86-core",
+            Self::Zypper => "qemu-x86",
+        };
+        self.install([qemu].into_iter().chain(nfs_driver.then(|| self.nfs_driver())))
+    }
+
+    /// Returns the command that installs QEMU's block driver `nfs`.
+    pub(super) fn install_nfs_driver(self) -> Invocation {
+        self.install([self.nfs_driver()])
+    }
+
+    /// Returns the package of QEMU's block driver `nfs`.
+    fn nfs_driver(self) -> &'static str {
         match self {
-            Self::Apt => {
-                Invocation::new("apt-get", ["install", "--no-install-recommends", "qemu-system-x86"])
-            }
-            Self::Dnf => Invocation::new("dnf", ["install", "qemu-system-x86-core"]),
-            Self::Zypper => Invocation::new("zypper", ["install", "qemu-x86"]),
-            Self::Pacman => Invocation::new("pacman", ["-S", "qemu-system-x86"]),
+            Self::Apt => nfs::PACKAGE,
+            Self::Dnf | Self::Zypper | Self::Pacman => "qemu-block-nfs",
         }
+    }
+
+    fn install(self, packages: impl IntoIterator<Item = &'static str>) -> Invocation {
+        let (program, words): (&str, &[&str]) = match self {
+            Self::Apt => ("apt-get", &["install", "--no-install-recommends"]),
+            Self::Dnf => ("dnf", &["install"]),
+            Self::Zypper => ("zypper", &["install"]),
+            Self::Pacman => ("pacman", &["-S"]),
+        };
+        Invocation::new(program, words.iter().copied().chain(packages))
     }
 }

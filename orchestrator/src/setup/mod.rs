@@ -5,14 +5,15 @@
 //! the user's cache. Only the installation of packages needs root. [`standard_checks`] are the checks that
 //! `testbed doctor` makes, each with its remedy (see [`crate::finding`]).
 //!
-//! It installs only QEMU and its dependencies, removes and downgrades nothing, and uses no package manager
-//! but apt. For other package managers it prints the command to type.
+//! It installs only QEMU, its block driver `nfs` if asked to, and their dependencies, removes and downgrades
+//! nothing, and uses no package manager but apt. For other package managers it prints the command to type.
 
 mod apt;
 mod checks;
 mod error;
 mod interrupt;
 mod machine;
+mod nfs;
 mod plan;
 mod qemu;
 mod runner;
@@ -28,6 +29,7 @@ pub use checks::{
 pub use error::Error;
 pub use interrupt::end_commands_on_signals;
 pub use machine::{LocalHost, Privilege};
+pub use nfs::{NfsDriver, NfsDriverCheck};
 pub use qemu::{MINIMUM as MINIMUM_QEMU, PROGRAM as QEMU_PROGRAM, Qemu, Version as QemuVersion};
 pub use runner::{Invocation, Output, Runner, SystemRunner};
 
@@ -48,6 +50,8 @@ pub struct SetupOptions {
     pub kernel: KernelRequest,
     /// The path of the stressor program for guests.
     pub stressor: PathBuf,
+    /// Whether guests will have shared disks, for which QEMU needs its block driver `nfs`.
+    pub nfs_driver: bool,
 }
 
 /// The kernel that the user asks `testbed setup` for.
@@ -114,7 +118,7 @@ pub fn run(options: &SetupOptions, host: &LocalHost<'_>, prompt: &mut dyn Prompt
         }
     }
     if let Some(qemu) = &plan.qemu {
-        install(qemu, host, directory.path(), prompt)?;
+        install(qemu, host, directory.path(), options.nfs_driver, prompt)?;
     }
     match &plan.kernel {
         Some(KernelPlan::Fetch(package)) => {
@@ -170,6 +174,8 @@ fn make_plan<'a>(
     prompt: &mut dyn Prompt,
 ) -> Result<Plan, Error> {
     let needs_qemu = !matches!(Qemu::probe(host.runner), Qemu::Ready { .. });
+    let needs_nfs_driver =
+        options.nfs_driver && (needs_qemu || matches!(NfsDriver::probe(host.runner), NfsDriver::Missing(_)));
     let mut plan = Plan::default();
     let needs_kernel = match &options.kernel {
         KernelRequest::Given { image, modules } => {
@@ -181,7 +187,7 @@ fn make_plan<'a>(
             image::find_kernel_below(&host.root, &KernelChoice::Auto, &host.cache).is_err()
         }
     };
-    if !needs_qemu && !needs_kernel {
+    if !needs_qemu && !needs_nfs_driver && !needs_kernel {
         return Ok(plan);
     }
     let manager = PackageManager::detect(host.runner);
@@ -189,7 +195,9 @@ fn make_plan<'a>(
         prompt.say(&format!("Reading the package lists into {place} (those of the system are not changed)."));
         let apt = apt.insert(apt::Apt::open(host.runner, &host.root.join("etc/apt"), directory)?);
         if needs_qemu {
-            plan.qemu = Some(plan::install_qemu(apt, host)?);
+            plan.qemu = Some(plan::install_qemu(apt, host, needs_nfs_driver)?);
+        } else if needs_nfs_driver {
+            plan.qemu = Some(nfs::install(apt, host)?);
         }
         if needs_kernel {
             let found = apt.kernel()?.ok_or_else(|| Error::NoKernelPackage {
@@ -201,16 +209,25 @@ fn make_plan<'a>(
     }
     if needs_qemu {
         let manager = manager.ok_or_else(|| Error::NoManager { minimum: MINIMUM_QEMU.to_string() })?;
-        return Err(Error::ByHand { command: host.as_root(manager.install_qemu(), true) });
+        let command = manager.install_qemu(needs_nfs_driver);
+        return Err(Error::ByHand { what: "QEMU", command: host.as_root(command, true) });
+    }
+    if needs_nfs_driver {
+        let tried = vec!["none of apt-get, dnf, zypper and pacman is in PATH".to_owned()];
+        let manager = manager.ok_or(Error::NoNfsDriver { package: nfs::PACKAGE, tried })?;
+        let command = host.as_root(manager.install_nfs_driver(), true);
+        return Err(Error::ByHand { what: "QEMU's nfs driver", command });
     }
     Err(Error::NoKernelPackage { tried: "this system does not use apt".to_owned() })
 }
 
-/// Installs QEMU as planned. If that fails, it removes the apt source that it added.
+/// Installs QEMU as planned, with its block driver `nfs` if that is asked for. If that fails, it removes the
+/// apt source that it added.
 fn install(
     qemu: &QemuInstall,
     host: &LocalHost<'_>,
     directory: &Path,
+    nfs_driver: bool,
     prompt: &mut dyn Prompt,
 ) -> Result<(), Error> {
     let staged = directory.join("testbed-backports.sources");
@@ -241,12 +258,19 @@ fn install(
     }
     outcome?;
     match Qemu::probe(host.runner) {
-        Qemu::Ready { .. } => Ok(()),
-        other => Err(Error::NoQemu {
-            minimum: MINIMUM_QEMU.to_string(),
-            tried: vec![format!("the packages were installed, but QEMU in PATH is unusable: {other:?}")],
-        }),
+        Qemu::Ready { .. } => {}
+        other => {
+            return Err(Error::NoQemu {
+                minimum: MINIMUM_QEMU.to_string(),
+                tried: vec![format!("the packages were installed, but QEMU in PATH is unusable: {other:?}")],
+            });
+        }
     }
+    if nfs_driver && let NfsDriver::Missing(reason) = NfsDriver::probe(host.runner) {
+        let tried = vec![format!("{} was installed, but QEMU says: {reason}", nfs::PACKAGE)];
+        return Err(Error::NoNfsDriver { package: nfs::PACKAGE, tried });
+    }
+    Ok(())
 }
 
 /// A directory that is empty at first and removed at the end. A previous one that was left behind, because

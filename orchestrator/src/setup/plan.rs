@@ -3,6 +3,7 @@
 use super::{
     Error, Invocation, LocalHost, Privilege,
     apt::{Apt, KernelPackage, Simulation},
+    nfs,
     qemu::{MINIMUM, Version},
     sources::{self, Backports},
 };
@@ -13,7 +14,7 @@ use std::{
 use units::Bytes;
 
 /// The Debian package of QEMU for x86.
-const PACKAGE: &str = "qemu-system-x86";
+pub(super) const PACKAGE: &str = "qemu-system-x86";
 
 /// The changes that have to be made; `None` stands for nothing to do.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -22,9 +23,11 @@ pub(super) struct Plan {
     pub(super) kernel: Option<KernelPlan>,
 }
 
-/// An installation of QEMU with apt.
+/// An installation of QEMU, or of its block driver `nfs`, with apt.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct QemuInstall {
+    /// The packages as apt is told to install them, some with a version.
+    pub(super) packages: Vec<String>,
     /// The suite to install from (`apt-get -t`); `None` for the default suite.
     pub(super) suite: Option<String>,
     /// The apt source to add for that suite, unless it is configured already.
@@ -68,12 +71,30 @@ fn codename(root: &Path) -> Option<String> {
 }
 
 /// Determines how to install QEMU without removing or downgrading a package: from the default suite, else
-/// from backports.
-pub(super) fn install_qemu(apt: &mut Apt<'_>, host: &LocalHost<'_>) -> Result<QemuInstall, Error> {
+/// from backports. With `nfs_driver`, its block driver `nfs` is installed too.
+pub(super) fn install_qemu(
+    apt: &mut Apt<'_>,
+    host: &LocalHost<'_>,
+    nfs_driver: bool,
+) -> Result<QemuInstall, Error> {
+    let mut packages = vec![PACKAGE.to_owned()];
+    packages.extend(nfs_driver.then(|| nfs::PACKAGE.to_owned()));
+    from_any_suite(apt, host, &packages, &has_qemu)?
+        .map_err(|tried| Error::NoQemu { minimum: MINIMUM.to_string(), tried })
+}
+
+/// Determines how to install packages without removing or downgrading others: from the default suite, else
+/// from backports. `check` says why a simulated installation does not serve the purpose. The inner error
+/// lists each suite that was tried, and why it cannot be used.
+pub(super) fn from_any_suite(
+    apt: &mut Apt<'_>,
+    host: &LocalHost<'_>,
+    packages: &[String],
+    check: &dyn Fn(&Simulation) -> Result<(), String>,
+) -> Result<Result<QemuInstall, Vec<String>>, Error> {
     let mut tried = Vec::new();
-    let from = |tried: &[String]| tried.last().cloned();
-    match acceptable(apt.simulate(PACKAGE, None)?) {
-        Ok(simulation) => return Ok(QemuInstall::new(simulation, None, None, None)),
+    match acceptable(apt.simulate(packages, None)?, check) {
+        Ok(simulation) => return Ok(Ok(QemuInstall::new(packages, simulation, None, None, None))),
         Err(why) => tried.push(format!("the default suite: {why}")),
     }
     let etc = host.root.join("etc/apt");
@@ -81,7 +102,7 @@ pub(super) fn install_qemu(apt: &mut Apt<'_>, host: &LocalHost<'_>) -> Result<Qe
     let (suite, source) = match backports {
         None => {
             tried.push("backports: apt has no source of this release to derive them from".to_owned());
-            return Err(no_qemu(tried, apt));
+            return Ok(Err(with_incomplete(tried, apt)));
         }
         Some(Backports::Configured { suite }) => (suite, None),
         Some(Backports::New { suite, text, derived_from }) => {
@@ -89,25 +110,30 @@ pub(super) fn install_qemu(apt: &mut Apt<'_>, host: &LocalHost<'_>) -> Result<Qe
             (suite, Some(NewSource { path: etc.join(sources::FILE), text, derived_from }))
         }
     };
-    match acceptable(apt.simulate(PACKAGE, Some(&suite))?) {
-        Ok(simulation) => Ok(QemuInstall::new(simulation, Some(suite), source, from(&tried))),
+    Ok(match acceptable(apt.simulate(packages, Some(&suite))?, check) {
+        Ok(simulation) => {
+            Ok(QemuInstall::new(packages, simulation, Some(suite), source, tried.last().cloned()))
+        }
         Err(why) => {
             tried.push(format!("{suite}: {why}"));
-            Err(no_qemu(tried, apt))
+            Err(with_incomplete(tried, apt))
         }
-    }
+    })
 }
 
-fn no_qemu(mut tried: Vec<String>, apt: &Apt<'_>) -> Error {
+fn with_incomplete(mut tried: Vec<String>, apt: &Apt<'_>) -> Vec<String> {
     tried.extend(apt.incomplete.iter().map(|why| format!("the package lists are incomplete: {why}")));
-    Error::NoQemu { minimum: MINIMUM.to_string(), tried }
+    tried
 }
 
-/// Accepts a simulated installation if it gives a QEMU that is new enough and removes and downgrades nothing.
+/// Accepts a simulated installation if it serves its purpose and removes and downgrades nothing.
 ///
 /// # Errors
 /// The reason why the installation is not acceptable, for the user.
-fn acceptable(simulated: Result<Simulation, String>) -> Result<Simulation, String> {
+fn acceptable(
+    simulated: Result<Simulation, String>,
+    check: &dyn Fn(&Simulation) -> Result<(), String>,
+) -> Result<Simulation, String> {
     let simulation = simulated?;
     if !simulation.removed.is_empty() {
         return Err(format!("it would remove {}", simulation.removed.join(", ")));
@@ -115,23 +141,31 @@ fn acceptable(simulated: Result<Simulation, String>) -> Result<Simulation, Strin
     if simulation.downgrades {
         return Err("it would downgrade packages".to_owned());
     }
+    check(&simulation)?;
+    Ok(simulation)
+}
+
+/// Checks that a simulated installation gives a QEMU that is new enough.
+fn has_qemu(simulation: &Simulation) -> Result<(), String> {
     let version = simulation
         .version(PACKAGE)
         .ok_or_else(|| format!("{PACKAGE} is already installed, but QEMU in PATH is missing or unusable"))?;
     if Version::leading(version).is_none_or(|version| version < MINIMUM) {
         return Err(format!("it has QEMU {version}"));
     }
-    Ok(simulation)
+    Ok(())
 }
 
 impl QemuInstall {
     fn new(
+        packages: &[String],
         simulation: Simulation,
         suite: Option<String>,
         source: Option<NewSource>,
         reason: Option<String>,
     ) -> Self {
-        Self { suite, source, reason, installed: simulation.installed, upgraded: simulation.upgraded }
+        let Simulation { installed, upgraded, .. } = simulation;
+        Self { packages: packages.to_vec(), suite, source, reason, installed, upgraded }
     }
 
     /// Returns the commands to run as root. `staged` is a file with the text of the new source, to be copied.
@@ -146,7 +180,7 @@ impl QemuInstall {
         let mut words = vec!["-q", "-o", "DPkg::Lock::Timeout=300", "-o", "Dpkg::Use-Pty=0"];
         words.extend(["install", "-y", "--no-install-recommends", "--no-remove"]);
         words.extend(self.suite.iter().flat_map(|suite| ["-t", suite]));
-        words.push(PACKAGE);
+        words.extend(self.packages.iter().map(String::as_str));
         commands.push(Invocation::new("apt-get", words));
         commands
     }
@@ -168,7 +202,8 @@ impl QemuInstall {
         };
         let mut lines = vec![format!("On this system, {through}:")];
         if let Some(reason) = &self.reason {
-            lines.push(format!("  QEMU is not taken from {reason}."));
+            let what = if self.packages[0] == PACKAGE { "QEMU" } else { "QEMU's nfs driver" };
+            lines.push(format!("  {what} is not taken from {reason}."));
         }
         if let Some(source) = &self.source {
             lines.push(format!(

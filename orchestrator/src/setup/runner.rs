@@ -139,6 +139,8 @@ pub(super) mod fake {
         /// The programs that commands install: the index of the answer, and the program.
         installs: Vec<(usize, String)>,
         commands: RefCell<Vec<String>>,
+        /// What QEMU says about its block driver `nfs`.
+        nfs_driver: Option<Box<dyn Fn() -> &'static str>>,
     }
 
     impl FakeRunner {
@@ -163,6 +165,12 @@ pub(super) mod fake {
             self
         }
 
+        /// Makes QEMU answer the question whether it has its block driver `nfs`.
+        pub(in super::super) fn saying(mut self, answer: impl Fn() -> &'static str + 'static) -> Self {
+            self.nfs_driver = Some(Box::new(answer));
+            self
+        }
+
         /// Adds a side effect to the command of the last answer.
         pub(in super::super) fn with_effect(mut self, effect: impl Fn(&Invocation) + 'static) -> Self {
             self.answers.last_mut().expect("an answer before").2 = Some(Box::new(effect));
@@ -182,6 +190,9 @@ pub(super) mod fake {
             let line = invocation.to_string();
             self.commands.borrow_mut().push(line.clone());
             let words: Vec<&str> = line.split(' ').collect();
+            if let (Some(answer), true) = (&self.nfs_driver, words.contains(&"-blockdev")) {
+                return Ok(Output { code: Some(1), stderr: answer().to_owned(), ..Output::default() });
+            }
             let known = |wanted: &String| words.contains(&wanted.as_str());
             let Some(at) = self.answers.iter().position(|(words, ..)| words.iter().all(known)) else {
                 panic!("no answer to `{line}`");

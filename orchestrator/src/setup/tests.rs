@@ -353,7 +353,8 @@ fn a_given_kernel_is_copied_into_the_cache() {
         privilege: Privilege::None,
     };
     let kernel = KernelRequest::Given { image: tree.image(), modules: Some(tree.modules()) };
-    let options = SetupOptions { yes: true, kernel, stressor: fixture.stressor.clone() };
+    let stressor = fixture.stressor.clone();
+    let options = SetupOptions { yes: true, kernel, stressor, nfs_driver: false };
     run(&options, &host, &mut ScriptedPrompt::default()).unwrap();
     fs::remove_dir_all(&tree.root).unwrap();
     assert_eq!(image::find_kernel(&KernelChoice::Auto, &fixture.cache()).unwrap().release, RELEASE);
@@ -385,7 +386,7 @@ fn a_dry_run_says_what_would_change_and_changes_nothing() {
     };
     // It wins over --yes.
     let stressor = fixture.stressor.clone();
-    let options = SetupOptions { yes: true, kernel: KernelRequest::Auto, stressor };
+    let options = SetupOptions { yes: true, stressor, ..SetupOptions::default() };
     let mut prompt = ScriptedPrompt::default();
     dry_run(&options, &host, &mut prompt).unwrap();
     let said = prompt.said.join("\n");
@@ -397,4 +398,84 @@ fn a_dry_run_says_what_would_change_and_changes_nothing() {
     assert!(!fixture.cache().root().exists(), "not even the cache is written to");
     let changing = |line: &&String| !line.contains("-c /") && !line.contains("--version");
     assert_eq!(fixture.commands(&runner).iter().filter(changing).count(), 0);
+}
+
+/// QEMU's answers to the question whether it has its block driver `nfs`.
+const MISSING: &str = "qemu-system-x86_64: -blockdev driver=nfs: Unknown driver 'nfs'\n";
+const PRESENT: &str = "qemu-system-x86_64: -blockdev driver=nfs: Invalid URL specified\n";
+
+/// Runs setup for shared storage, with QEMU installed, and returns the commands that change the system.
+fn run_for_shared_storage(runner: &FakeRunner) -> Result<Vec<String>, Error> {
+    let fixture = Fixture::new().with_kernel();
+    let host = LocalHost {
+        runner,
+        cache: fixture.cache(),
+        root: fixture.dir.path().to_path_buf(),
+        privilege: Privilege::Root,
+    };
+    let stressor = fixture.stressor.clone();
+    let options = SetupOptions { yes: true, stressor, nfs_driver: true, ..SetupOptions::default() };
+    run(&options, &host, &mut ScriptedPrompt::default())?;
+    let mut commands = fixture.system_commands(runner);
+    commands.retain(|line| !line.contains("-blockdev") && !line.starts_with("dpkg-query"));
+    Ok(commands)
+}
+
+#[test]
+fn the_nfs_driver_is_installed_in_the_version_of_qemu_and_only_if_it_is_missing() {
+    let version = "1:10.0.2+ds-2~bpo12+1";
+    let simulated =
+        |version: &str| format!("Inst libnfs13 (4.0.0-1 Debian:12)\nInst qemu-block-extra ({version} B)\n");
+    let installed = || {
+        FakeRunner::default()
+            .program("apt-get")
+            .program(QEMU_PROGRAM)
+            .answer("--version", 0, QEMU)
+            .answer("update", 0, "")
+            .answer("dpkg-query", 0, version)
+    };
+    let answers_later = std::cell::Cell::new(false);
+    let runner = installed()
+        .answer("-s", 0, &simulated(version))
+        .answer("install -y", 0, "")
+        .saying(move || if answers_later.replace(true) { PRESENT } else { MISSING });
+    assert_eq!(
+        run_for_shared_storage(&runner).unwrap(),
+        [
+            "apt-get -q update".to_owned(),
+            format!(
+                "apt-get -q -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 install -y \
+                 --no-install-recommends --no-remove 'qemu-block-extra={version}'"
+            )
+        ]
+    );
+    let runner = FakeRunner::default().program(QEMU_PROGRAM).answer("--version", 0, QEMU).saying(|| PRESENT);
+    assert_eq!(run_for_shared_storage(&runner).unwrap(), [""; 0]);
+
+    // A driver of another version does not work.
+    let runner = installed().answer("-s", 0, &simulated("1:7.2")).saying(|| MISSING);
+    let error = run_for_shared_storage(&runner).unwrap_err().to_string();
+    assert!(error.contains("bookworm-backports: it has qemu-block-extra 1:7.2"), "{error}");
+    let runner =
+        installed().answer("-s", 0, &simulated(version)).answer("install -y", 0, "").saying(|| MISSING);
+    let error = run_for_shared_storage(&runner).unwrap_err().to_string();
+    assert!(error.contains("was installed, but QEMU says: Unknown driver 'nfs'"), "{error}");
+}
+
+#[test]
+fn the_nfs_driver_is_installed_together_with_qemu() {
+    let both = format!("{NEWER}Inst qemu-block-extra (1:10.0.2+ds-2 Backports [amd64])\n");
+    let runner = debian(&[("-s -t", 0, &both), ("-s", 0, REMOVES)]).saying(|| PRESENT);
+    let commands = run_for_shared_storage(&runner).unwrap();
+    assert!(commands[2].ends_with("-t bookworm-backports qemu-system-x86 qemu-block-extra"), "{commands:?}");
+    let runner = FakeRunner::default().program("dnf");
+    let error = run_for_shared_storage(&runner).unwrap_err().to_string();
+    assert!(error.contains("\n    dnf install qemu-system-x86-core qemu-block-nfs\n"), "{error}");
+    let runner = FakeRunner::default()
+        .program("pacman")
+        .program(QEMU_PROGRAM)
+        .answer("--version", 0, QEMU)
+        .saying(|| MISSING);
+    let error = run_for_shared_storage(&runner).unwrap_err().to_string();
+    assert!(error.contains("Install QEMU's nfs driver with:\n\n    pacman -S qemu-block-nfs\n"), "{error}");
 }

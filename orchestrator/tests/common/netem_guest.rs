@@ -55,7 +55,8 @@ pub(crate) fn image(programs: &Path, tests: &[&str]) -> Result<GuestImage, Strin
         return Err("no kernel with sch_netem is in the cache, and there is no apt to fetch one".to_owned());
     }
     let stressor = PathBuf::from(std::env::var_os("TESTBED_DIST").unwrap()).join("stressor");
-    let options = SetupOptions { yes: true, kernel: KernelRequest::Distribution, stressor };
+    let kernel = KernelRequest::Distribution;
+    let options = SetupOptions { yes: true, kernel, stressor, ..SetupOptions::default() };
     let host = LocalHost::detect(&runner, own.clone());
     setup::run(&options, &host, &mut Agreeing).map_err(|error| error.to_string())?;
     image::assemble(&KernelChoice::Cached, &contents, &own).map_err(|error| error.to_string())

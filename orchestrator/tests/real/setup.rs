@@ -51,7 +51,8 @@ fn concurrent_setups_download_the_distributions_kernel_without_installing_it() {
     let set_up = || {
         let runner = SystemRunner;
         let host = LocalHost::detect(&runner, cache.clone());
-        let options = SetupOptions { yes: true, kernel: KernelRequest::Distribution, stressor: stressor() };
+        let kernel = KernelRequest::Distribution;
+        let options = SetupOptions { yes: true, kernel, stressor: stressor(), ..SetupOptions::default() };
         let mut prompt = Agreeing::default();
         setup::run(&options, &host, &mut prompt).map(|()| prompt.0)
     };

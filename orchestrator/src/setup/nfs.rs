@@ -1,0 +1,148 @@
+//! QEMU's block driver `nfs`, with which it opens shared disks. Distributions have it in a package of its
+//! own.
+
+use super::{
+    Error, Invocation, QEMU_PROGRAM, Runner,
+    apt::Apt,
+    checks::is_packaged,
+    machine::LocalHost,
+    plan::{self, QemuInstall},
+};
+use crate::finding::{Check, Finding};
+
+/// The Debian package of the driver. It works only with a QEMU that was built together with it.
+pub(super) const PACKAGE: &str = "qemu-block-extra";
+
+/// Whether a QEMU can open disks by NFS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NfsDriver {
+    /// It can.
+    Present,
+    /// It has no such driver, in its own words.
+    Missing(String),
+    /// It does not say.
+    Unknown(String),
+}
+
+impl NfsDriver {
+    /// The arguments that make QEMU open a disk by NFS and exit. The path has no folder, so that a QEMU with
+    /// the driver refuses it before it connects to anything.
+    pub const QUESTION: [&'static str; 7] = [
+        "-nodefaults",
+        "-machine",
+        "none",
+        "-display",
+        "none",
+        "-blockdev",
+        "driver=nfs,node-name=disk,server.type=inet,server.host=127.0.0.1,path=disk",
+    ];
+
+    /// Returns what QEMU's answer to [`Self::QUESTION`] means: whether it has exited by itself, and its
+    /// standard error. A QEMU without the driver names it when it refuses.
+    pub fn from_answer(has_exited: bool, stderr: &str) -> Self {
+        let refusal = stderr.lines().rfind(|line| line.contains("-blockdev"));
+        match refusal.and_then(|line| line.rsplit_once(": ")) {
+            Some((_, reason)) if reason.contains("'nfs'") => Self::Missing(reason.to_owned()),
+            Some(_) if has_exited => Self::Present,
+            _ => Self::Unknown(stderr.lines().last().unwrap_or("it says nothing").to_owned()),
+        }
+    }
+
+    /// Asks the QEMU in `PATH`.
+    pub fn probe(runner: &dyn Runner) -> Self {
+        match runner.capture(&Invocation::new(QEMU_PROGRAM, Self::QUESTION)) {
+            Ok(output) => Self::from_answer(output.code.is_some(), &output.stderr),
+            Err(error) => Self::Unknown(error.to_string()),
+        }
+    }
+}
+
+/// The check that QEMU can open disks by NFS, which runs with shared storage need.
+pub struct NfsDriverCheck<'a> {
+    /// Runs QEMU.
+    pub runner: &'a dyn Runner,
+}
+
+impl Check for NfsDriverCheck<'_> {
+    fn examine(&self) -> Finding {
+        const NAME: &str = "QEMU's nfs driver";
+        match NfsDriver::probe(self.runner) {
+            NfsDriver::Present => Finding::ok(NAME, "shared disks can be opened"),
+            NfsDriver::Missing(reason) => {
+                let detail = format!("shared disks cannot be opened: {reason}");
+                let remedy = format!("install {PACKAGE} of the same version as QEMU");
+                Finding::warning(NAME, detail, remedy)
+            }
+            NfsDriver::Unknown(reason) => Finding::warning(
+                NAME,
+                format!("QEMU does not say whether it has it: {reason}"),
+                format!("run {}", Invocation::new(QEMU_PROGRAM, NfsDriver::QUESTION)),
+            ),
+        }
+    }
+}
+
+/// Determines how to install the driver for the QEMU that is installed already: in its version, from the
+/// configured sources, else from backports.
+pub(super) fn install(apt: &mut Apt<'_>, host: &LocalHost<'_>) -> Result<QemuInstall, Error> {
+    let failed = |tried: Vec<String>| Error::NoNfsDriver { package: PACKAGE, tried };
+    let path = host.runner.find(QEMU_PROGRAM).filter(|path| is_packaged(path));
+    let Some(version) = path.and_then(|_| installed_version(host.runner)) else {
+        return Err(failed(vec![format!(
+            "{QEMU_PROGRAM} in PATH is not from the package {}",
+            plan::PACKAGE
+        )]));
+    };
+    let words = [format!("{PACKAGE}={version}")];
+    plan::from_any_suite(apt, host, &words, &|simulation| {
+        let found = simulation.version(PACKAGE).ok_or_else(|| format!("{PACKAGE} is already installed"))?;
+        if found == version { Ok(()) } else { Err(format!("it has {PACKAGE} {found}")) }
+    })?
+    .map_err(failed)
+}
+
+/// Returns the version of the installed package of QEMU.
+fn installed_version(runner: &dyn Runner) -> Option<String> {
+    let query = Invocation::new("dpkg-query", ["-W", "-f", "${Version}", plan::PACKAGE]);
+    let output = runner.capture(&query).ok().filter(|output| output.code == Some(0))?;
+    Some(output.stdout.trim().to_owned()).filter(|version| !version.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PREFIX: &str = "qemu-system-x86_64: -blockdev driver=nfs,node-name=disk,server.type=inet,\
+                          server.host=127.0.0.1,path=disk: ";
+
+    #[test]
+    fn a_qemu_without_the_driver_names_it() {
+        let answer = |text: &str| NfsDriver::from_answer(true, &format!("{PREFIX}{text}\n"));
+        assert_eq!(answer("Invalid URL specified"), NfsDriver::Present);
+        assert_eq!(answer("Unknown driver 'nfs'"), NfsDriver::Missing("Unknown driver 'nfs'".into()));
+        let value = "Parameter 'driver' does not accept value 'nfs'";
+        assert_eq!(answer(value), NfsDriver::Missing(value.into()));
+        let hint = "Unable to load module nfs. Perhaps you want to install qemu-block-extra or \
+                    qemu-block-supplemental package?";
+        assert_eq!(
+            answer(&format!("{hint}\n{PREFIX}Unknown driver 'nfs'")),
+            NfsDriver::Missing("Unknown driver 'nfs'".into())
+        );
+        let another_build = "Failed to initialize module: /usr/lib/x86_64-linux-gnu/qemu/block-nfs.so\nNote: \
+                             only modules from the same build can be loaded.\n";
+        assert_eq!(
+            NfsDriver::from_answer(true, &format!("{another_build}{PREFIX}Unknown driver 'nfs'\n")),
+            NfsDriver::Missing("Unknown driver 'nfs'".into())
+        );
+    }
+
+    #[test]
+    fn a_qemu_that_fails_otherwise_is_no_qemu_with_the_driver() {
+        let unknown = |has_exited, text: &str| {
+            matches!(NfsDriver::from_answer(has_exited, text), NfsDriver::Unknown(_))
+        };
+        assert!(unknown(true, "qemu-system-x86_64: error while loading shared libraries: libfoo.so\n"));
+        assert!(unknown(false, &format!("{PREFIX}Invalid URL specified\n")));
+        assert!(unknown(true, ""));
+    }
+}
