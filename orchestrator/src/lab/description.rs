@@ -40,6 +40,22 @@ impl Description {
     pub fn lacks(&self, settings: &Settings) -> Option<String> {
         self.backend(settings).err()
     }
+
+    /// Returns what the kernel lacks to shape the storage link with these properties, as text, or `None` if
+    /// it has all. This link cannot be emulated.
+    pub fn lacks_for_storage(&self, link: &Profile) -> Option<String> {
+        let kernels = [&self.source.features, &self.destination.features];
+        if let Some(feature) = lacking(link, kernels) {
+            let (module, option) = (feature.module(), feature.option());
+            return Some(format!("the storage link needs {module} ({option}), which the kernel lacks"));
+        }
+        let error = netem::kernel::check(link).err()?;
+        Some(format!(
+            "the backend `{}` does not support `{}`, and the storage link has no other",
+            Backend::Kernel,
+            error.key
+        ))
+    }
 }
 
 /// Chooses the backend for the link of these settings, including the links of the timeline: the kernel if
@@ -144,6 +160,23 @@ pub(super) mod tests {
              emulated: no access to /dev/net/tun"
         );
         assert_eq!(neither.lacks(&settings(r#"{ "rate": "1gbit" }"#)), None);
+    }
+
+    #[test]
+    fn the_storage_link_is_never_emulated() {
+        let lacks = |features: &[Feature], link: &str| {
+            description(features, None).lacks_for_storage(&serde_json::from_str(link).unwrap())
+        };
+        assert_eq!(lacks(&Feature::ALL, DELAYED), None);
+        assert_eq!(lacks(&[Feature::Tbf], r#"{ "rate": "1gbit" }"#), None);
+        assert_eq!(
+            lacks(&[Feature::Tbf], DELAYED).unwrap(),
+            "the storage link needs sch_netem (CONFIG_NET_SCH_NETEM), which the kernel lacks"
+        );
+        assert_eq!(
+            lacks(&Feature::ALL, r#"{ "duplicate": "1%", "duplicate_correlation": "25%" }"#).unwrap(),
+            "the backend `kernel` does not support `duplicate_correlation`, and the storage link has no other"
+        );
     }
 
     #[test]

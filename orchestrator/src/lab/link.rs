@@ -1,6 +1,6 @@
 //! The migration link of an attempt: shaping it and reading its counters.
 
-use super::{Compute, Lab};
+use super::{Compute, Lab, storage};
 use crate::{
     measure::{
         link::{EndSetting, LinkSetting},
@@ -50,14 +50,13 @@ impl Link<'_> {
                 [tree.clone(), tree]
             }
         };
-        let buffer_bytes = tcp_buffers::bytes(profile);
-        let allow = async |compute: &Compute, tree| match compute.node.allow_tcp_buffers(buffer_bytes).await {
-            Ok(()) => Ok(EndSetting { tree, buffers_refused: None }),
-            Err(NodeError::Failed { reason, .. }) => Ok(EndSetting { tree, buffers_refused: Some(reason) }),
-            Err(gone) => Err(gone),
+        let buffer_bytes = self.lab.allow_buffers(|needs| needs.migration = tcp_buffers::bytes(profile));
+        let end = async |compute: &Compute, tree| {
+            let buffers_refused = storage::allow(&compute.node, buffer_bytes).await?;
+            Ok::<_, NodeError>(EndSetting { tree, buffers_refused })
         };
         let [near, far] = trees;
-        let (source, destination) = (allow(source, near).await?, allow(destination, far).await?);
+        let (source, destination) = (end(source, near).await?, end(destination, far).await?);
         Ok(LinkSetting { backend: self.backend, source, destination })
     }
 

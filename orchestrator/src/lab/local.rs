@@ -11,11 +11,17 @@ use super::{
     topology::{CONTROLLER_ADDRESS, GUESTS, PREFIX},
 };
 use crate::node::{Node, round_trip::RoundTrips};
-use std::process::Stdio;
+use std::{path::Path, process::Stdio};
 use tokio::process::{Child, Command};
 
 /// Starts the three nodes on this host and connects them.
 pub async fn start() -> Result<Lab, Error> {
+    start_from(Path::new("/proc/self/exe")).await
+}
+
+/// Starts nodes that run another file of this program, as [`start`] does.
+pub async fn start_from(program: &Path) -> Result<Lab, Error> {
+    let start_node = |name, join| start_node(program, name, join);
     let (controller, controller_process) = start_node("controller", None).await?;
     let controller_pid = controller_process.id();
     let (source, source_process) = start_node("compute1", controller_pid).await?;
@@ -33,9 +39,9 @@ pub async fn start() -> Result<Lab, Error> {
     controller.set_up(GUESTS, Some((CONTROLLER_ADDRESS, PREFIX))).await?;
 
     let (source, destination) = (Compute::new(source, 0, None), Compute::new(destination, 1, None));
-    let destination_pid = pid(&destination_process, "compute2")?;
+    let compute_pids = [pid(&source_process, "compute1")?, pid(&destination_process, "compute2")?];
     let [near, far] = [&source, &destination].map(|compute| compute.shaped.interface.as_str());
-    source.node.add_link(near, far, destination_pid).await?;
+    source.node.add_link(near, far, compute_pids[1]).await?;
     for compute in [&source, &destination] {
         compute.set_up(&compute.shaped).await?;
     }
@@ -47,7 +53,7 @@ pub async fn start() -> Result<Lab, Error> {
         round_trips: Some(RoundTrips::measure(&controller, &source.node, &destination.node).await?),
     };
     let processes = [controller_process, source_process, destination_process];
-    Ok(Lab::new(controller, [source, destination], description, Some(destination_pid), processes))
+    Ok(Lab::new(controller, [source, destination], description, Some(compute_pids), processes))
 }
 
 fn pid(process: &Child, node: &str) -> Result<u32, Error> {
@@ -56,8 +62,8 @@ fn pid(process: &Child, node: &str) -> Result<u32, Error> {
 
 /// Starts a node process. If it needs a user namespace, it joins that of the process `join`, or creates one
 /// if `join` is `None`.
-async fn start_node(name: &'static str, join: Option<u32>) -> Result<(Node, Child), Error> {
-    let mut command = Command::new("/proc/self/exe");
+async fn start_node(program: &Path, name: &'static str, join: Option<u32>) -> Result<(Node, Child), Error> {
+    let mut command = Command::new(program);
     let run = std::process::id().to_string();
     command.arg0("testbed").args(["node", "--name", name, "--run", &run]);
     command.args(join.map(|pid| format!("--join={pid}")));

@@ -16,6 +16,8 @@
 //! need a feature that the kernel lacks and the emulator has; [`Description::backend`] decides. The emulated
 //! link is created when an attempt first needs it.
 //!
+//! A disk that both compute nodes open is served by the controller over a third network: see [`storage`].
+//!
 //! The addresses are from the ranges reserved for documentation (RFC 5737); they exist only inside the lab.
 //!
 //! [`topology`] has the names and addresses. [`local`] starts the nodes on this host, [`hosts`] on others.
@@ -29,7 +31,7 @@ pub use description::{Description, backend};
 use hosts::ssh::HostAccess;
 pub use link::Link;
 use netem::Backend;
-use std::{io, net::Ipv4Addr, time::Duration};
+use std::{io, net::Ipv4Addr, sync::Mutex, time::Duration};
 use tokio::{io::AsyncReadExt, process::Child, sync::OnceCell, time};
 use topology::{EMULATED, EMULATED_ADDRESSES, GUESTS, MIGRATION, PREFIX, SHAPED_ADDRESSES};
 
@@ -39,6 +41,7 @@ pub mod hosts;
 mod link;
 pub mod local;
 mod memory;
+pub mod storage;
 pub mod topology;
 
 /// An error starting a lab.
@@ -74,6 +77,15 @@ pub enum Error {
     /// A process could not be started, or a file to upload could not be read.
     #[error("cannot start a node process: {0}")]
     Process(#[from] io::Error),
+    /// The content of a disk could not be written.
+    #[error("cannot write the content of the shared disk: {0}")]
+    FillDisk(io::Error),
+    /// The NFS server did not start, or exited immediately, with this message.
+    #[error("the NFS server does not start: {0}")]
+    NfsServer(String),
+    /// The nodes are on other hosts.
+    #[error("only a local lab has a storage network; the nodes of this one are on other hosts")]
+    NoStorageNetwork,
     /// A node failed to carry out a call.
     #[error(transparent)]
     Node(#[from] NodeError),
@@ -160,6 +172,14 @@ impl Compute {
     }
 }
 
+/// The sizes that TCP's buffers need on the links of a compute node, in bytes. Their limit is the node's, not
+/// the link's.
+#[derive(Debug, Default)]
+struct BufferNeeds {
+    migration: u64,
+    storage: u64,
+}
+
 /// Three connected nodes.
 pub struct Lab {
     /// The node that represents the guest's clients and runs the probe.
@@ -172,8 +192,12 @@ pub struct Lab {
     pub description: Description,
     /// Set once the emulated link exists.
     emulated: OnceCell<()>,
-    /// The PID of the destination node, for the emulated link; `None` if the nodes are on other hosts.
-    destination_pid: Option<u32>,
+    /// Set once the storage network exists.
+    storage: OnceCell<()>,
+    /// The PIDs of the source and the destination node, for links created later; `None` if the nodes are on
+    /// other hosts.
+    compute_pids: Option<[u32; 2]>,
+    buffer_needs: Mutex<BufferNeeds>,
     /// The local node processes, or the ssh processes that lead to remote nodes; they end with the lab.
     processes: [Child; 3],
     /// The connections to the hosts of remote nodes; they end with the lab, after the nodes.
@@ -181,13 +205,13 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Assembles a lab of connected nodes. `destination_pid` is the PID of the destination node, whose
-    /// network namespace gets the far end of the emulated link, or `None` if the nodes are on other hosts.
+    /// Assembles a lab of connected nodes. `compute_pids` are the PIDs of the compute nodes, whose network
+    /// namespaces get the ends of links created later, or `None` if the nodes are on other hosts.
     fn new(
         controller: Node,
         [source, destination]: [Compute; 2],
         description: Description,
-        destination_pid: Option<u32>,
+        compute_pids: Option<[u32; 2]>,
         processes: [Child; 3],
     ) -> Self {
         Self {
@@ -196,7 +220,9 @@ impl Lab {
             destination,
             description,
             emulated: OnceCell::new(),
-            destination_pid,
+            storage: OnceCell::new(),
+            compute_pids,
+            buffer_needs: Mutex::default(),
             processes,
             access: None,
         }
@@ -237,13 +263,21 @@ impl Lab {
         Ok(Link { lab: self, backend: self.description.backend(settings)? })
     }
 
+    /// Changes what the links need of TCP's buffers, and returns what the compute nodes, which are at both,
+    /// need by now.
+    fn allow_buffers(&self, change: impl FnOnce(&mut BufferNeeds)) -> u64 {
+        let mut needs = self.buffer_needs.lock().unwrap();
+        change(&mut needs);
+        needs.migration.max(needs.storage)
+    }
+
     /// Creates the emulated link if it does not exist yet.
     async fn ensure_emulated_link(&self) -> Result<(), NodeError> {
         let make = async || {
             let (near, far) = (&self.source, &self.destination);
             let [name, peer] = [near, far].map(|compute| compute.emulated.interface.as_str());
             // Not reached without a PID: the description of such a lab says that it cannot emulate links.
-            let Some(destination_pid) = self.destination_pid else { return Ok(()) };
+            let Some([_, destination_pid]) = self.compute_pids else { return Ok(()) };
             near.node.add_emulated_link(name, peer, destination_pid).await?;
             for compute in [near, far] {
                 compute.set_up(&compute.emulated).await?;

@@ -1,6 +1,7 @@
 //! The names and addresses of a lab's nodes and interfaces. They are the same in every lab.
 //!
-//! The addresses are from the ranges reserved for documentation (RFC 5737); they exist only inside the lab.
+//! The addresses are from the ranges reserved for documentation (RFC 5737) and for measurements of networks
+//! (RFC 2544, the storage network's); they exist only inside the lab.
 
 use std::net::Ipv4Addr;
 
@@ -19,6 +20,15 @@ pub const MIGRATION: &str = "migration";
 pub const EMULATED: &str = "emulated";
 /// The name of a node's interface on the guests' network.
 pub const GUESTS: &str = "guests";
+
+/// The controller's address on the storage network, at which it serves disks.
+pub const STORAGE_CONTROLLER_ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+/// The addresses of source and destination on the storage network.
+pub const STORAGE_ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(198, 18, 0, 2), Ipv4Addr::new(198, 18, 0, 3)];
+/// The name of a node's interface on the storage network; the controller's is a bridge.
+pub const STORAGE: &str = "storage";
+/// The names of the bridge's ports: the controller's ends of the links to source and destination.
+pub const STORAGE_PORTS: [&str; 2] = ["storage1", "storage2"];
 
 /// The guest's address and prefix length on the guests' network.
 pub const GUEST_ADDRESS: (Ipv4Addr, u8) = (Ipv4Addr::new(198, 51, 100, 10), 24);

@@ -16,6 +16,24 @@ pub struct LinkSetting {
     pub destination: EndSetting,
 }
 
+/// The shaping of the storage link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StorageSetting {
+    /// The branch to the source.
+    pub source: BranchSetting,
+    /// The branch to the destination.
+    pub destination: BranchSetting,
+}
+
+/// The shaping of the branch from the controller to a compute node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct BranchSetting {
+    /// The end at the controller, which shapes what the compute node reads.
+    pub controller: EndSetting,
+    /// The end at the compute node, which shapes what it writes.
+    pub compute: EndSetting,
+}
+
 /// The shaping of one end of a link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EndSetting {

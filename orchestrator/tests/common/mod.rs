@@ -12,6 +12,7 @@ use testbed::matrix::{File, Plan};
 
 pub(crate) mod documents;
 pub(crate) mod hosts;
+pub(crate) mod labs;
 pub(crate) mod mock;
 pub(crate) mod netem_guest;
 pub(crate) mod nfs;

@@ -59,6 +59,9 @@ mod qemu;
 /// Results in every version of the format, and their JSON Schema.
 mod records;
 
+/// Shared disks and the storage link of a lab, without QEMU.
+mod storage;
+
 /// Full devices, closed pipes, and control characters in text.
 mod streams;
 

@@ -1,0 +1,292 @@
+//! Shared storage: the storage network, and disks that the controller serves on it.
+//!
+//! ```text
+//!                 controller 198.18.0.1
+//!                   storage (bridge)
+//!                storage1       storage2
+//!                   │               │            each branch shaped by the kernel at both ends
+//!                storage         storage
+//!               compute1         compute2
+//!              198.18.0.2       198.18.0.3
+//! ```
+//!
+//! A branch leads from the controller to one compute node. Its two ends are shaped alike, each for what it
+//! sends, so a rate holds for each branch and each direction by itself, as on a switch.
+//!
+//! The network is created when it is first asked for. Only a local lab has one: on other hosts, the mount of
+//! the inventory's `images` takes its place.
+
+use super::{
+    Compute, Error, Lab,
+    topology::{PREFIX, STORAGE, STORAGE_ADDRESSES, STORAGE_CONTROLLER_ADDRESS, STORAGE_PORTS},
+};
+use crate::{
+    host::QEMU,
+    measure::{
+        link::{BranchSetting, EndSetting, StorageSetting},
+        tcp_buffers,
+    },
+    nfs,
+    node::{Disk, Node, NodeError, Process, ProcessEvent, protocol::ProcessSpec},
+    setup::NfsDriver,
+};
+use netem::Profile;
+use std::{
+    fs::File,
+    io::{self, Write},
+    path::Path,
+};
+use tokio::task;
+use units::Bytes;
+
+/// The size of a block whose content [`write_blocks`] asks for, in bytes.
+pub const BLOCK_BYTES: usize = 4096;
+
+/// The links from the controller to the compute nodes that carry storage traffic.
+#[derive(Clone, Copy)]
+pub struct StorageLink<'a> {
+    lab: &'a Lab,
+}
+
+/// The bytes that a branch of the storage link has carried since it was first shaped, with all headers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BranchTraffic {
+    /// Bytes from the controller to the compute node: what it has read.
+    pub from_controller: u64,
+    /// Bytes from the compute node to the controller: what it has written.
+    pub to_controller: u64,
+}
+
+impl StorageLink<'_> {
+    /// Shapes both branches alike, in both directions. Packets in transit are not lost. A profile without
+    /// properties only starts the counters.
+    ///
+    /// If the link has a delay, TCP's buffers may grow, as on the migration link.
+    pub async fn shape(&self, profile: &Profile) -> Result<StorageSetting, NodeError> {
+        let Lab { controller, source, destination, .. } = self.lab;
+        let at_controller = tcp_buffers::bytes(profile);
+        let at_computes = self.lab.allow_buffers(|needs| needs.storage = at_controller);
+        let branch = async |compute: &Compute, port: &str| {
+            let end = async |node: &Node, interface: &str, buffers: u64| {
+                let tree = node.shape(interface, profile).await?.tree;
+                Ok::<_, NodeError>(EndSetting { tree, buffers_refused: allow(node, buffers).await? })
+            };
+            Ok::<_, NodeError>(BranchSetting {
+                controller: end(controller, port, at_controller).await?,
+                compute: end(&compute.node, STORAGE, at_computes).await?,
+            })
+        };
+        Ok(StorageSetting {
+            source: branch(source, STORAGE_PORTS[0]).await?,
+            destination: branch(destination, STORAGE_PORTS[1]).await?,
+        })
+    }
+
+    /// Reads the traffic counted so far on the branches to the source and to the destination.
+    pub async fn traffic(&self) -> Result<[BranchTraffic; 2], NodeError> {
+        let Lab { controller, source, destination, .. } = self.lab;
+        // Each direction is counted by its sender, whose count has the headers of every segment.
+        let branch = async |compute: &Compute, port: &str| {
+            Ok::<_, NodeError>(BranchTraffic {
+                from_controller: controller.traffic(port).await?.sent_bytes,
+                to_controller: compute.node.traffic(STORAGE).await?.sent_bytes,
+            })
+        };
+        Ok([branch(source, STORAGE_PORTS[0]).await?, branch(destination, STORAGE_PORTS[1]).await?])
+    }
+}
+
+/// Lets TCP's buffers grow on a node. Returns why the node refuses, if it does.
+pub(super) async fn allow(node: &Node, buffer_bytes: u64) -> Result<Option<String>, NodeError> {
+    match node.allow_tcp_buffers(buffer_bytes).await {
+        Ok(()) => Ok(None),
+        Err(NodeError::Failed { reason, .. }) => Ok(Some(reason)),
+        Err(gone) => Err(gone),
+    }
+}
+
+impl Lab {
+    /// Returns the storage link, after creating it if it does not exist yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoStorageNetwork`] if the nodes are on other hosts.
+    pub async fn storage_link(&self) -> Result<StorageLink<'_>, Error> {
+        let [source_pid, destination_pid] = self.compute_pids.ok_or(Error::NoStorageNetwork)?;
+        let create = async || {
+            let computes = [(&self.source, source_pid), (&self.destination, destination_pid)];
+            for ((compute, pid), (port, address)) in
+                computes.into_iter().zip(STORAGE_PORTS.into_iter().zip(STORAGE_ADDRESSES))
+            {
+                self.controller.add_link(port, STORAGE, pid).await?;
+                compute.node.set_up(STORAGE, Some((address, PREFIX))).await?;
+                compute.node.prohibit_all_but(STORAGE_CONTROLLER_ADDRESS, PREFIX).await?;
+            }
+            self.controller.add_bridge(STORAGE, &STORAGE_PORTS).await?;
+            self.controller.set_up(STORAGE, Some((STORAGE_CONTROLLER_ADDRESS, PREFIX))).await
+        };
+        self.storage.get_or_try_init(create).await?;
+        Ok(StorageLink { lab: self })
+    }
+
+    /// Creates a disk of this size at the controller, fills it, and serves it to both compute nodes. A lab
+    /// serves one disk at a time. The file of the disk is in the file system of `folder`, has no name, and is
+    /// gone when the disk and the lab are.
+    ///
+    /// `fill` gets the file, which has this size and consists of zeros; [`write_blocks`] writes content to
+    /// it.
+    ///
+    /// # Errors
+    ///
+    /// If the disk cannot be created or filled, or if the lab has no storage network.
+    pub async fn share_disk(
+        &self,
+        folder: &Path,
+        size: Bytes,
+        fill: impl FnOnce(&File) -> io::Result<()> + Send + 'static,
+    ) -> Result<SharedDisk, Error> {
+        self.storage_link().await?;
+        let disk = self.controller.create_disk(&folder.display().to_string(), size.get()).await?;
+        let path = disk.path().to_owned();
+        let filled = task::spawn_blocking(move || {
+            // The same file, whoever is root here: the node may be in a user namespace of its own.
+            fill(&File::options().read(true).write(true).open(path)?)
+        });
+        filled.await.map_err(io::Error::other).flatten().map_err(Error::FillDisk)?;
+        let mut shared = SharedDisk {
+            url: nfs::url(STORAGE_CONTROLLER_ADDRESS),
+            node: self.controller.clone(),
+            disk,
+            server: None,
+            failure: None,
+        };
+        shared.start().await?;
+        Ok(shared)
+    }
+}
+
+/// A disk at the controller that both compute nodes can open. When it is dropped, the server is killed and
+/// the file is gone.
+pub struct SharedDisk {
+    url: String,
+    node: Node,
+    disk: Disk,
+    /// The server, unless it has been killed or has failed.
+    server: Option<Process>,
+    failure: Option<String>,
+}
+
+impl SharedDisk {
+    /// Returns the URL of the disk for QEMU: `nfs://198.18.0.1/testbed/disk`.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Returns a path to the file on the controller's host, for as long as the disk exists.
+    pub fn path(&self) -> &Path {
+        Path::new(self.disk.path())
+    }
+
+    /// Stops the server with SIGSTOP, or lets it go on: it answers nothing, and its connections stay.
+    pub async fn pause(&self, stopped: bool) -> Result<(), Error> {
+        match &self.server {
+            Some(server) => Ok(server.pause(stopped).await?),
+            None => Ok(()),
+        }
+    }
+
+    /// Kills the server, as when its host fails. Its connections are reset, and nothing is lost: clients
+    /// connect again once it is started.
+    pub async fn kill(&mut self) -> Result<(), Error> {
+        let Some(mut server) = self.server.take() else { return Ok(()) };
+        server.kill().await?;
+        while let Some(event) = server.events.recv().await {
+            if matches!(event, ProcessEvent::Exited(_)) {
+                return Ok(());
+            }
+        }
+        Err(server.loss_of_node().into())
+    }
+
+    /// Starts the server after [`Self::kill`] or a [failure](Self::failure), and waits until clients can connect.
+    pub async fn start(&mut self) -> Result<(), Error> {
+        if self.server.is_some() {
+            return Ok(());
+        }
+        let mut server = self.node.serve_disk(&self.disk, STORAGE_CONTROLLER_ADDRESS, STORAGE).await?;
+        let mut output = Vec::new();
+        while let Some(event) = server.events.recv().await {
+            match event {
+                ProcessEvent::Output(line) if line == nfs::LISTENING => {
+                    (self.server, self.failure) = (Some(server), None);
+                    return Ok(());
+                }
+                ProcessEvent::Output(line) => output.push(line),
+                ProcessEvent::Exited(status) if output.is_empty() => return Err(Error::NfsServer(status)),
+                ProcessEvent::Exited(_) => {
+                    let said = output.join("; ");
+                    return Err(Error::NfsServer(said.trim_start_matches("error: ").into()));
+                }
+            }
+        }
+        Err(server.loss_of_node().into())
+    }
+
+    /// Returns how the server has exited, if it has exited by itself, such as `signal: 9 (SIGKILL)`. Clients
+    /// wait for it then.
+    pub fn failure(&mut self) -> Option<&str> {
+        while let Some(server) = &mut self.server
+            && let Ok(event) = server.events.try_recv()
+        {
+            if let ProcessEvent::Exited(status) = event {
+                (self.server, self.failure) = (None, Some(status));
+            }
+        }
+        self.failure.as_deref()
+    }
+
+    /// Kills the server and waits until it has exited: the space that the disk takes is free then.
+    pub async fn end(mut self) -> Result<(), Error> {
+        self.kill().await
+    }
+}
+
+/// Asks the QEMU of a node whether it can open shared disks.
+pub async fn nfs_driver(node: &Node) -> Result<NfsDriver, NodeError> {
+    let args = NfsDriver::QUESTION.map(Into::into).to_vec();
+    let mut qemu = node.spawn(ProcessSpec { program: QEMU.into(), args, ..ProcessSpec::default() }).await?;
+    let mut said = String::new();
+    while let Some(event) = qemu.events.recv().await {
+        match event {
+            ProcessEvent::Output(line) => {
+                said += &line;
+                said.push('\n');
+            }
+            ProcessEvent::Exited(status) => {
+                return Ok(NfsDriver::from_answer(status.starts_with("exit status"), &said));
+            }
+        }
+    }
+    Err(qemu.loss_of_node())
+}
+
+/// Writes the first `written` bytes of a disk, in blocks of [`BLOCK_BYTES`]. `fill` gets each block, in which
+/// the block before it may still be, and its number.
+///
+/// # Errors
+///
+/// If the file cannot be written to.
+pub fn write_blocks(
+    disk: &File,
+    written: Bytes,
+    mut fill: impl FnMut(&mut [u8; BLOCK_BYTES], u64),
+) -> io::Result<()> {
+    const BLOCKS_AT_ONCE: usize = 256;
+    let mut disk = io::BufWriter::with_capacity(BLOCKS_AT_ONCE * BLOCK_BYTES, disk);
+    let mut block = [0; BLOCK_BYTES];
+    for number in 0..written.get().div_ceil(BLOCK_BYTES as u64) {
+        fill(&mut block, number);
+        disk.write_all(&block)?;
+    }
+    disk.flush()
+}

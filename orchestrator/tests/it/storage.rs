@@ -1,0 +1,210 @@
+//! Shared disks and the storage link of a lab, without QEMU.
+
+use crate::common::labs;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use std::{
+    fs::{self, File},
+    os::unix::fs::{FileExt, MetadataExt},
+    path::PathBuf,
+    time::Duration,
+};
+use testbed::{
+    lab::storage::{BLOCK_BYTES, SharedDisk, write_blocks},
+    matrix::Settings,
+    node::{Node, ProcessEvent, protocol::ProcessSpec},
+};
+use tokio::time;
+use units::Bytes;
+
+/// Returns a profile of a link from JSON.
+fn profile(text: &str) -> netem::Profile {
+    serde_json::from_str(text).unwrap()
+}
+
+/// Fills a block with its number.
+fn fill(block: &mut [u8; BLOCK_BYTES], number: u64) {
+    block.fill(0);
+    block[..8].copy_from_slice(&number.to_be_bytes());
+}
+
+#[tokio::test]
+async fn a_shared_disk_has_its_content_and_leaves_nothing() {
+    let Some(lab) = labs::start().await else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let size = Bytes::new(8 << 20);
+    let mut disk = lab
+        .share_disk(folder.path(), size, |file| write_blocks(file, Bytes::new(1 << 20), fill))
+        .await
+        .unwrap();
+    assert_eq!(disk.url(), "nfs://198.18.0.1/testbed/disk");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "the file has no name");
+    let file = File::open(disk.path()).unwrap();
+    let metadata = file.metadata().unwrap();
+    assert_eq!((metadata.len(), metadata.nlink()), (size.get(), 0));
+    let mut block = [0; 8];
+    for (number, expected) in [(0, 0), (1, 1), (255, 255), (256, 0)] {
+        file.read_exact_at(&mut block, number * BLOCK_BYTES as u64).unwrap();
+        assert_eq!(u64::from_be_bytes(block), expected, "block {number}");
+    }
+
+    // The server can be stopped, killed and started again; asking twice does no harm.
+    for _ in 0..2 {
+        disk.pause(true).await.unwrap();
+        disk.pause(false).await.unwrap();
+        disk.kill().await.unwrap();
+        disk.kill().await.unwrap();
+        disk.start().await.unwrap();
+        disk.start().await.unwrap();
+    }
+    disk.pause(true).await.unwrap();
+    assert_eq!(disk.failure(), None);
+    let path = disk.path().to_owned();
+    disk.end().await.unwrap();
+    lab.controller.round_trip().await.unwrap();
+    let now = fs::metadata(&path).map(|metadata| metadata.ino());
+    assert_ne!(now.ok(), Some(metadata.ino()), "the node has the file open");
+
+    // A lab serves one disk at a time, and the next one afterwards.
+    let first = lab.share_disk(folder.path(), size, |_| Ok(())).await.unwrap();
+    let second = lab.share_disk(folder.path(), size, |_| Ok(())).await.err().unwrap().to_string();
+    assert!(second.contains("the NFS server does not start: cannot serve at 198.18.0.1"), "{second}");
+    first.end().await.unwrap();
+    drop(lab.share_disk(folder.path(), size, |_| Ok(())).await.unwrap());
+    lab.end().await;
+}
+
+/// Returns the PID of the server of a disk: it has the file as its standard input.
+fn server_of(disk: &SharedDisk) -> i32 {
+    let inode = |path: PathBuf| fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino())).ok();
+    let file = inode(disk.path().to_owned()).unwrap();
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    let mut found = entries.filter(|entry| inode(entry.path().join("fd/0")) == Some(file));
+    found.next().unwrap().file_name().to_str().unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_server_that_somebody_else_kills_is_noticed() {
+    let Some(lab) = labs::start().await else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let mut disk = lab.share_disk(folder.path(), Bytes::new(1 << 20), |_| Ok(())).await.unwrap();
+    assert_eq!(disk.failure(), None);
+    kill(Pid::from_raw(server_of(&disk)), Signal::SIGKILL).unwrap();
+    let failure = loop {
+        match disk.failure() {
+            Some(failure) => break failure.to_owned(),
+            None => time::sleep(Duration::from_millis(5)).await,
+        }
+    };
+    assert_eq!(failure, "signal: 9 (SIGKILL)");
+    // It is started again like one that was killed on purpose.
+    disk.kill().await.unwrap();
+    disk.start().await.unwrap();
+    assert_eq!(disk.failure(), None);
+}
+
+#[tokio::test]
+async fn a_disk_that_cannot_be_made_says_why() {
+    let Some(lab) = labs::start().await else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let missing = folder.path().join("missing");
+    let refused = lab.share_disk(&missing, Bytes::new(1 << 20), |_| Ok(())).await.err().unwrap().to_string();
+    let expected = format!("could not create a disk: cannot create a file in {}:", missing.display());
+    assert!(refused.contains(&expected), "{refused}");
+    let full = |_: &File| Err(std::io::Error::from_raw_os_error(libc::ENOSPC));
+    let refused = lab.share_disk(folder.path(), Bytes::new(1 << 20), full).await.err().unwrap().to_string();
+    assert!(refused.starts_with("cannot write the content of the shared disk: No space left"), "{refused}");
+    lab.share_disk(folder.path(), Bytes::new(1 << 20), |_| Ok(())).await.unwrap().end().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_storage_link_is_shaped_alike_at_all_ends_and_counted_apart() {
+    let Some(lab) = labs::start().await else { return };
+    let link = lab.storage_link().await.unwrap();
+    let rate = profile(r#"{ "rate": "100mbit" }"#);
+    if let Some(why) = lab.description.lacks_for_storage(&rate) {
+        println!("skipped: {why}");
+        return;
+    }
+    let setting = link.shape(&rate).await.unwrap();
+    let ends = [&setting.source, &setting.destination].map(|branch| [&branch.controller, &branch.compute]);
+    for end in ends.as_flattened() {
+        assert!(end.tree.iter().any(|qdisc| qdisc.contains("tbf") && qdisc.contains("100mbit")), "{end:?}");
+        assert_eq!(end, ends.as_flattened().first().unwrap());
+    }
+    let before = link.traffic().await.unwrap();
+    let ping = ProcessSpec {
+        program: "ping".into(),
+        args: ["-c", "10", "-i", "0.01", "-s", "1000", "198.18.0.1"].map(Into::into).to_vec(),
+        ..ProcessSpec::default()
+    };
+    let mut ping = match lab.source.node.spawn(ping).await {
+        Ok(ping) => ping,
+        Err(error) => return println!("skipped: {error}"),
+    };
+    while ping.events.recv().await.is_some_and(|event| !format!("{event:?}").starts_with("Exited")) {}
+    let after = link.traffic().await.unwrap();
+    // Ten frames with 1000 bytes, and headers of Ethernet, IP and ICMP, each way.
+    let [source, destination] = [0, 1].map(|branch| {
+        let [from, to] = [before[branch], after[branch]];
+        [to.from_controller - from.from_controller, to.to_controller - from.to_controller]
+    });
+    assert!(source.iter().all(|bytes| (10_420..12_000).contains(bytes)), "{source:?}");
+    assert!(destination.iter().all(|bytes| *bytes < 5_000), "{destination:?}");
+    lab.end().await;
+}
+
+/// The limit of TCP's send buffers in a node, in bytes.
+async fn buffer_limit(node: &Node) -> u64 {
+    let spec = ProcessSpec {
+        program: "cat".into(),
+        args: vec!["/proc/sys/net/ipv4/tcp_wmem".into()],
+        ..ProcessSpec::default()
+    };
+    let mut cat = node.spawn(spec).await.unwrap();
+    let Some(ProcessEvent::Output(line)) = cat.events.recv().await else { panic!("no output") };
+    line.split_whitespace().last().unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn shaping_one_link_keeps_the_buffers_that_the_other_one_needs() {
+    // Four round trips of 40 ms at 125 MB/s.
+    const NEEDED: u64 = 20_000_000;
+    let Some(lab) = labs::start().await else { return };
+    let [short, long] = ["0", "20ms"].map(|delay| format!(r#"{{ "rate": "1gbit", "delay": "{delay}" }}"#));
+    let [short, long] = [profile(&short), profile(&long)];
+    let settings = Settings { link: long.clone(), ..Settings::default() };
+    let migration = match lab.link(&settings) {
+        Ok(link) => link,
+        Err(why) => return println!("skipped: {why}"),
+    };
+    let storage = lab.storage_link().await.unwrap();
+    migration.shape(&long).await.unwrap();
+    storage.shape(&short).await.unwrap();
+    assert_eq!(buffer_limit(&lab.source.node).await, NEEDED);
+    migration.shape(&short).await.unwrap();
+    assert!(buffer_limit(&lab.source.node).await < NEEDED);
+    if let Some(why) = lab.description.lacks_for_storage(&long) {
+        println!("skipped: the other way round: {why}");
+        return;
+    }
+    storage.shape(&long).await.unwrap();
+    migration.shape(&short).await.unwrap();
+    assert_eq!(buffer_limit(&lab.destination.node).await, NEEDED);
+    assert_eq!(buffer_limit(&lab.controller).await, NEEDED);
+}
+
+#[test]
+fn an_ordinary_user_shares_disks() {
+    labs::run_as_ordinary_user("storage::a_shared_disk_has_its_content_and_leaves_nothing");
+}
+
+#[test]
+fn blocks_are_written_up_to_the_end_of_what_is_written() {
+    let file = tempfile::tempfile().unwrap();
+    write_blocks(&file, Bytes::new(3 * BLOCK_BYTES as u64), fill).unwrap();
+    assert_eq!(file.metadata().unwrap().len(), 3 * BLOCK_BYTES as u64);
+    assert!(write_blocks(&File::open("/dev/null").unwrap(), Bytes::new(1), fill).is_err());
+}
