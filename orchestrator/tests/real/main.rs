@@ -42,5 +42,8 @@ mod slurm;
 /// Runs between hosts that are reached by SSH. They have real SSH servers, in namespaces.
 mod ssh;
 
+/// Shared disks that QEMU's programs read and write, while the server is stopped and killed.
+mod storage;
+
 /// Runs between hosts that a stub of `vagrant` describes.
 mod vagrant;
