@@ -1,8 +1,8 @@
-//! The checks of `testbed doctor` on this host: QEMU, the guest's kernel, the stressor, the cache, space,
-//! namespaces and memory. They change nothing but the user's cache.
+//! The checks of `testbed doctor` on this host: QEMU and its driver `nfs`, the guest's kernel, the stressor,
+//! the cache, space, namespaces and memory. They change nothing but the user's cache.
 
 use super::{
-    MINIMUM_QEMU, Qemu, Runner,
+    MINIMUM_QEMU, NfsDriverCheck, Qemu, Runner,
     sys::{self, NamespaceStep},
 };
 use crate::{
@@ -47,6 +47,9 @@ pub fn standard_checks<'a>(
     results: &Path,
 ) -> Vec<Box<dyn Check + 'a>> {
     let mut checks: Vec<Box<dyn Check + 'a>> = vec![Box::new(QemuProgram { runner })];
+    if runner.find(super::QEMU_PROGRAM).is_some() {
+        checks.push(Box::new(NfsDriverCheck { runner }));
+    }
     for check in checks_without_nodes(cache, kernel, stressor, results) {
         checks.push(check);
     }

@@ -70,8 +70,8 @@ impl Check for NfsDriverCheck<'_> {
             NfsDriver::Present => Finding::ok(NAME, "shared disks can be opened"),
             NfsDriver::Missing(reason) => {
                 let detail = format!("shared disks cannot be opened: {reason}");
-                let remedy = format!("install {PACKAGE} of the same version as QEMU");
-                Finding::warning(NAME, detail, remedy)
+                let packages = format!("{PACKAGE} on Debian, qemu-block-nfs elsewhere");
+                Finding::warning(NAME, detail, format!("install it in the version of QEMU: {packages}"))
             }
             NfsDriver::Unknown(reason) => Finding::warning(
                 NAME,
@@ -110,7 +110,8 @@ fn installed_version(runner: &dyn Runner) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::runner::fake::FakeRunner, *};
+    use crate::finding::State;
 
     const PREFIX: &str = "qemu-system-x86_64: -blockdev driver=nfs,node-name=disk,server.type=inet,\
                           server.host=127.0.0.1,path=disk: ";
@@ -134,6 +135,21 @@ mod tests {
             NfsDriver::from_answer(true, &format!("{another_build}{PREFIX}Unknown driver 'nfs'\n")),
             NfsDriver::Missing("Unknown driver 'nfs'".into())
         );
+    }
+
+    #[test]
+    fn a_qemu_without_the_driver_is_a_warning() {
+        let found = |answer: &'static str| {
+            let runner = FakeRunner::default().saying(move || answer);
+            let Finding { state, detail, remedy, .. } = NfsDriverCheck { runner: &runner }.examine();
+            (state, detail, remedy.unwrap_or_default())
+        };
+        let (state, detail, remedy) = found("-blockdev driver=nfs: Unknown driver 'nfs'\n");
+        assert_eq!(state, State::Warning, "other runs work");
+        assert_eq!(detail, "shared disks cannot be opened: Unknown driver 'nfs'");
+        assert!(remedy.contains("qemu-block-extra"), "{remedy}");
+        assert_eq!(found("-blockdev driver=nfs: Invalid URL specified\n").0, State::Ok);
+        assert!(found("no such library\n").1.ends_with("whether it has it: no such library"));
     }
 
     #[test]
