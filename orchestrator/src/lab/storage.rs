@@ -208,7 +208,8 @@ impl SharedDisk {
         Err(server.loss_of_node().into())
     }
 
-    /// Starts the server after [`Self::kill`] or a [failure](Self::failure), and waits until clients can connect.
+    /// Starts the server after [`Self::kill`] or a [failure](Self::failure), and waits until clients can
+    /// connect.
     pub async fn start(&mut self) -> Result<(), Error> {
         if self.server.is_some() {
             return Ok(());

@@ -2,9 +2,9 @@
 //!
 //! QEMU opens the image as `nfs://ADDRESS/testbed/disk` with a client of its own, libnfs. That asks the port
 //! mapper, at port 111, where the mount protocol and NFS are served, and cannot be told otherwise, so
-//! [`Server`] answers all three at port 111 of the controller. Any number of clients may be connected, and
-//! each has a thread, which handles one call after the other: what a client asks for while it does not read
-//! the answers stays in the socket. A client that sends anything else than calls is disconnected.
+//! [`Server`] answers all three at port 111 of the controller. Each client has a thread, which handles one
+//! call after the other: what a client asks for while it does not read the answers stays in the socket. A
+//! client that sends anything else than calls is disconnected.
 //!
 //! The server is a process of its own, `testbed nfs`, with the file as its standard input. It keeps nothing
 //! in memory, so it can be killed and started again: clients connect again, and send again what was not

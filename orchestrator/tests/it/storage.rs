@@ -9,7 +9,7 @@ use std::{
     fs::{self, File},
     os::unix::fs::{FileExt, MetadataExt},
     path::PathBuf,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use testbed::{
     lab::storage::{BLOCK_BYTES, SharedDisk, write_blocks},
@@ -52,8 +52,11 @@ async fn a_shared_disk_has_its_content_and_leaves_nothing() {
 
     // The server can be stopped, killed and started again; asking twice does no harm.
     for _ in 0..2 {
+        let server = server_of(&disk);
         disk.pause(true).await.unwrap();
+        wait_until(|| state(server) == Some('T')).await;
         disk.pause(false).await.unwrap();
+        wait_until(|| state(server).is_some_and(|state| state != 'T')).await;
         disk.kill().await.unwrap();
         disk.kill().await.unwrap();
         disk.start().await.unwrap();
@@ -85,6 +88,33 @@ fn server_of(disk: &SharedDisk) -> i32 {
     found.next().unwrap().file_name().to_str().unwrap().parse().unwrap()
 }
 
+/// Returns the state of a process, such as `T` if it is stopped, or `None` if it is gone.
+fn state(pid: i32) -> Option<char> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("State:"))?.trim().chars().next()
+}
+
+/// Waits until something holds.
+async fn wait_until(mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !holds() {
+        assert!(Instant::now() < deadline, "it never holds");
+        time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_stopped_server_ends_with_its_lab() {
+    let Some(lab) = labs::start().await else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let disk = lab.share_disk(folder.path(), Bytes::new(1 << 20), |_| Ok(())).await.unwrap();
+    let server = server_of(&disk);
+    disk.pause(true).await.unwrap();
+    lab.end().await;
+    wait_until(|| state(server).is_none()).await;
+    drop(disk);
+}
+
 #[tokio::test]
 async fn a_server_that_somebody_else_kills_is_noticed() {
     let Some(lab) = labs::start().await else { return };
@@ -92,13 +122,8 @@ async fn a_server_that_somebody_else_kills_is_noticed() {
     let mut disk = lab.share_disk(folder.path(), Bytes::new(1 << 20), |_| Ok(())).await.unwrap();
     assert_eq!(disk.failure(), None);
     kill(Pid::from_raw(server_of(&disk)), Signal::SIGKILL).unwrap();
-    let failure = loop {
-        match disk.failure() {
-            Some(failure) => break failure.to_owned(),
-            None => time::sleep(Duration::from_millis(5)).await,
-        }
-    };
-    assert_eq!(failure, "signal: 9 (SIGKILL)");
+    wait_until(|| disk.failure().is_some()).await;
+    assert_eq!(disk.failure(), Some("signal: 9 (SIGKILL)"));
     // It is started again like one that was killed on purpose.
     disk.kill().await.unwrap();
     disk.start().await.unwrap();
