@@ -18,9 +18,9 @@ pub enum State {
     Ok,
     /// The requirement is partly met: some runs do not work, or do not work as well.
     Warning,
-    /// Something that every run needs is not there.
+    /// Something that the runs need is not there.
     Missing,
-    /// Something that every run needs is there, but it does not work, or there is too little of it.
+    /// Something that the runs need is there, but it does not work, or there is too little of it.
     Failed,
 }
 

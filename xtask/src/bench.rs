@@ -64,7 +64,7 @@ pub(crate) fn bench(arguments: &Arguments) -> Result<(), TaskError> {
     let Benchmark::Instruments(arguments) = &arguments.benchmark;
     let programs = dist::dist()?;
     if !matches!(arguments.only, Some(Instrument::Netem | Instrument::LinkMatrix)) {
-        ready::ensure(&programs, arguments.yes)?;
+        ready::ensure::<&str>(&programs, arguments.yes, &[])?;
     }
     let program = build(&programs.workspace.root)?;
     let mut bench = Command::new(&program);

@@ -10,20 +10,28 @@ use crate::{
     command::{exit_code, run, status},
     dist::BuiltPrograms,
 };
-use std::process::{Command, Stdio};
+use std::{
+    ffi::OsStr,
+    process::{Command, Stdio},
+};
 
-/// Runs `testbed setup` if something is missing, and fails if something is still missing afterwards.
-pub(crate) fn ensure(programs: &BuiltPrograms, yes: bool) -> Result<(), TaskError> {
+/// Runs `testbed setup` if something is missing that these matrix files need, or any run, and fails if
+/// something is still missing afterwards.
+pub(crate) fn ensure<M: AsRef<OsStr>>(
+    programs: &BuiltPrograms,
+    yes: bool,
+    matrices: &[M],
+) -> Result<(), TaskError> {
     let doctor = || {
         let mut doctor = Command::new(programs.testbed());
-        doctor.args(["doctor", "--quiet"]);
+        doctor.args(["doctor", "--quiet"]).args(matrices);
         doctor
     };
     if status(doctor().stdout(Stdio::null()).stderr(Stdio::null()))?.success() {
         return Ok(());
     }
     let mut setup = Command::new(programs.testbed());
-    setup.arg("setup");
+    setup.arg("setup").args(matrices);
     if yes || unattended() {
         setup.arg("--yes");
     }

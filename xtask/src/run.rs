@@ -2,7 +2,7 @@
 //! is missing, and runs the matrix.
 
 use crate::{TaskError, dist, ready};
-use std::{ffi::OsString, os::unix::process::CommandExt, process::Command};
+use std::{ffi::OsString, os::unix::process::CommandExt, path::Path, process::Command};
 
 /// Build the programs, install what is missing, and run a matrix
 #[derive(clap::Args)]
@@ -17,7 +17,10 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), TaskError> {
     let programs = dist::dist()?;
-    ready::ensure(&programs, arguments.yes)?;
+    // Not standard input, which can be read only once.
+    let matrix: Vec<&OsString> =
+        arguments.run.iter().take(1).filter(|file| Path::new(file).is_file()).collect();
+    ready::ensure(&programs, arguments.yes, &matrix)?;
     // `exec` replaces this process: signals reach `testbed`, and its exit code becomes ours.
     let error = Command::new(programs.testbed()).arg("run").args(&arguments.run).exec();
     Err(format!("cannot run {}: {error}", programs.testbed().display()).into())

@@ -28,7 +28,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn storm(arguments: &Arguments) -> Result<(), TaskError> {
     let programs = dist::dist()?;
-    ready::ensure(&programs, arguments.yes)?;
+    ready::ensure::<&str>(&programs, arguments.yes, &[])?;
     run(command(&programs)?.args(&arguments.options))
 }
 

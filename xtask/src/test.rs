@@ -26,6 +26,9 @@ use std::{path::PathBuf, process::Command, thread};
 /// The program with the tests that run QEMU.
 const REAL: &str = "testbed::real";
 
+/// A matrix with shared disks, which need more of the host than others, and which tests have too.
+const SHARED_DISKS: &str = "scenarios/icclab/table-4.yaml";
+
 /// The arguments that make [`REAL`] run its tests.
 const RUN_REAL: [&str; 2] = ["--ignored", "--test-threads=2"];
 
@@ -66,7 +69,7 @@ pub(crate) fn test(arguments: &Arguments) -> Result<(), TaskError> {
         return run(cargo_test().current_dir(root).args(["--workspace", "--lib", "--bins"]));
     }
     let (programs, guest_tests) = test_while_building()?;
-    ready::ensure(&programs, arguments.yes)?;
+    ready::ensure(&programs, arguments.yes, &[programs.workspace.root.join(SHARED_DISKS)])?;
     let mut real = test_programs(&programs);
     real.env(GUEST_TESTS, &guest_tests).args(["--workspace", "--test", "real", "--"]).args(RUN_REAL);
     run(&mut real)?;
@@ -120,7 +123,7 @@ fn repeat(arguments: &Arguments, count: u32) -> Result<(), TaskError> {
         let programs = dist::dist()?;
         build = test_programs(&programs);
         if targets.iter().any(|target| target.id() == REAL) {
-            ready::ensure(&programs, arguments.yes)?;
+            ready::ensure(&programs, arguments.yes, &[programs.workspace.root.join(SHARED_DISKS)])?;
             build.env(GUEST_TESTS, guest_tests::stage(&programs.workspace)?);
         }
     }

@@ -53,6 +53,7 @@ impl BenchGuest {
         let scratch = tempfile::tempdir()?;
         let (address, prefix) = GUEST_ADDRESS;
         let mut machine = GuestMachine {
+            disk: None,
             machine_type: UNVERSIONED.into(),
             accelerator: Accelerator::Kvm,
             cpu: Accelerator::Kvm.default_cpu().into(),

@@ -1,16 +1,17 @@
 //! `testbed doctor`.
 
-use super::{Failure, KernelArgs, LabArgs, print, print_json, terminal};
+use super::{Failure, KernelArgs, LabArgs, plan, print, print_json, terminal};
 use crate::{
     image::{self, Cache},
     inspect::doctor,
 };
 use clap::Args;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub(super) const AFTER_HELP: &str = "Examples:
   testbed doctor
   testbed doctor --lab lab.yaml
+  testbed doctor scenarios/icclab/table-4.yaml
   testbed doctor --quiet --json
 
 Exit codes:
@@ -20,6 +21,9 @@ Exit codes:
 
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
+    /// Matrix files that will be run: also check what only some matrices need
+    #[arg(value_name = "MATRIX")]
+    matrices: Vec<PathBuf>,
     #[command(flatten)]
     lab: LabArgs,
     #[command(flatten)]
@@ -45,6 +49,7 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<u8, Failure> {
         kernel: &kernel,
         stressor: &stressor,
         results: Path::new("results"),
+        shared_disks: plan::share_disks(&args.matrices)?,
     };
     let report = super::runtime()?.block_on(doctor::examine(&needs, hosts.as_ref()));
     if let Some(hosts) = hosts.as_ref().filter(|_| args.verbose) {

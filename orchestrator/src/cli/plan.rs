@@ -2,7 +2,7 @@
 
 use super::{Failure, SelectionArgs, print, print_json, read, terminal};
 use crate::{
-    matrix::{File, Plan, selection::Selection},
+    matrix::{File, Plan, StorageKind, selection::Selection},
     predict::preview::Preview,
     run::screen,
 };
@@ -32,6 +32,17 @@ pub(super) struct PlanArgs {
 pub(super) fn resolve(text: &str, name: &str, selection: &Selection) -> Result<Plan, Failure> {
     let plan = File::parse(text, name).and_then(|file| file.expand()).map_err(Failure::input)?;
     selection.of(plan).map_err(Failure::input)
+}
+
+/// Returns whether a cell of these matrix files has a disk that both ends share.
+pub(super) fn share_disks(files: &[PathBuf]) -> Result<bool, Failure> {
+    let mut share = false;
+    for file in files {
+        let (text, name) = read(file)?;
+        let plan = resolve(&text, &name, &Selection::default())?;
+        share |= plan.cells.iter().any(|cell| cell.settings.storage.kind == StorageKind::Shared);
+    }
+    Ok(share)
 }
 
 pub(super) fn plan(args: &PlanArgs) -> Result<u8, Failure> {

@@ -1,6 +1,6 @@
 //! `testbed setup`.
 
-use super::{Failure, terminal};
+use super::{Failure, plan, terminal};
 use crate::{
     image::{self, Cache, KernelChoice},
     layout,
@@ -16,6 +16,7 @@ pub(super) const AFTER_HELP: &str = "Examples:
   testbed setup
   testbed setup --dry-run
   testbed setup --yes
+  testbed setup scenarios/icclab/table-4.yaml
   testbed setup --kernel distribution
 
 Files:
@@ -29,6 +30,9 @@ Exit codes:
 
 #[derive(Debug, Args)]
 pub(super) struct SetupArgs {
+    /// Matrix files that will be run: also install what only some matrices need
+    #[arg(value_name = "MATRIX")]
+    matrices: Vec<PathBuf>,
     /// The guest's kernel: a path; `distribution`, the distribution's current kernel package, downloaded and
     /// unpacked; or `auto`, a kernel that is already here, else that package
     #[arg(long, value_name = "KERNEL", default_value = "auto")]
@@ -82,7 +86,8 @@ pub(super) fn setup(args: &SetupArgs) -> Result<u8, Failure> {
         (_, None) => {}
     }
     let stressor = image::stressor_path().map_err(Failure::input)?;
-    let options = SetupOptions { yes: args.yes, kernel, stressor, nfs_driver: false };
+    let nfs_driver = plan::share_disks(&args.matrices)?;
+    let options = SetupOptions { yes: args.yes, kernel, stressor, nfs_driver };
     setup::end_commands_on_signals().map_err(Failure::lab)?;
     let host = LocalHost::detect(&SystemRunner, cache);
     let setup = if args.dry_run { setup::dry_run } else { setup::run };

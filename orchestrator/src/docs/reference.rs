@@ -42,7 +42,7 @@ const INTRODUCTION: [&str; 4] = [
 ];
 
 /// The sections that hold settings, in the order of the file.
-const SECTIONS: [&str; 5] = ["guest", "link", "probe", "stress", "migrate"];
+const SECTIONS: [&str; 6] = ["guest", "link", "storage", "probe", "stress", "migrate"];
 
 /// A reference: headings, prose and definitions, before it is rendered.
 #[derive(Debug)]
@@ -82,7 +82,7 @@ pub fn matrix() -> Page {
     let lists = ["timeline", "expect"].map(|key| (key, format!("An entry of `{key}`")));
     for (key, title) in sections.chain(lists).chain([("reference", "The section `reference`".into())]) {
         blocks.push(Block::Heading(title));
-        blocks.extend(reader.section(reader.property(key)));
+        blocks.extend(reader.section(reader.mapping(key)));
     }
     // In the order in which settings hold them; they may hold others.
     let mut next = 0;
@@ -196,6 +196,13 @@ impl<'a> Reader<'a> {
         &self.root["properties"][name]
     }
 
+    /// Returns the schema of a key, without the single value that may stand for a section.
+    fn mapping(&self, name: &str) -> &'a Value {
+        let schema = self.property(name);
+        let alternatives = schema["anyOf"].as_array().into_iter().flatten();
+        alternatives.into_iter().find(|one| self.resolve(one).1["properties"].is_object()).unwrap_or(schema)
+    }
+
     /// Follows a reference to the definition it names, through `null` and lists.
     fn resolve(&self, schema: &'a Value) -> (Option<&'a str>, &'a Value) {
         if let Some(name) = schema["$ref"].as_str().and_then(|path| path.strip_prefix("#/$defs/")) {
@@ -223,7 +230,7 @@ impl<'a> Reader<'a> {
         blocks.extend(self.keys(mapping));
         for held in mapping["properties"].as_object().into_iter().flat_map(Map::values) {
             let (Some(name), definition) = self.resolve(held) else { continue };
-            let is_section = SECTIONS.iter().any(|key| self.resolve(self.property(key)).0 == Some(name));
+            let is_section = SECTIONS.iter().any(|key| self.resolve(self.mapping(key)).0 == Some(name));
             if definition["properties"].is_object() && !is_section && !self.mappings.contains(&name) {
                 self.mappings.push(name);
             }
@@ -353,7 +360,7 @@ mod tests {
         let schema = matrix::schema();
         let reader = Reader::new(schema.as_value());
         for section in SECTIONS {
-            let (_, mapping) = reader.resolve(reader.property(section));
+            let (_, mapping) = reader.resolve(reader.mapping(section));
             for (name, setting) in mapping["properties"].as_object().unwrap() {
                 assert!(page.contains(&format!("- `{name}`")), "{section}.{name}");
                 assert!(!description(setting).is_empty(), "{section}.{name}");

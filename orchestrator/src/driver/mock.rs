@@ -8,7 +8,7 @@ use crate::{
     matrix::Migrate,
     measure::{
         End,
-        samples::{Completion, MemoryProgress, Sample},
+        samples::{Completion, DiskProgress, MemoryProgress, Sample},
     },
     mode::Action,
     node::protocol::Traffic,
@@ -33,6 +33,8 @@ use tokio::{
 /// The course of a scripted migration.
 #[derive(Debug, Clone)]
 pub(crate) struct Script {
+    /// How the disk is copied before memory is sent; not at all if absent.
+    pub(crate) mirror: Option<ScriptedMirror>,
     /// How long the migration is set up before memory is sent; endlessly if absent.
     pub(crate) setup: Option<Duration>,
     /// How long memory is sent until the guest stops; endlessly if absent.
@@ -61,9 +63,19 @@ pub(crate) struct Script {
     pub(crate) fault: Option<Fault>,
 }
 
+/// The copy of a disk in a scripted migration.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ScriptedMirror {
+    /// How long it takes until the copy is up to date; endlessly if absent.
+    pub(crate) bulk: Option<Duration>,
+    /// How long it takes to complete while the guest is stopped; endlessly if absent.
+    pub(crate) completing: Option<Duration>,
+}
+
 impl Script {
     /// A migration of two seconds.
     pub(crate) const SHORT: Self = Self {
+        mirror: None,
         setup: Some(Duration::ZERO),
         active: Some(Duration::from_secs(2)),
         downtime: Duration::from_millis(60),
@@ -103,6 +115,10 @@ pub(crate) enum Fault {
     Begin,
     /// The source does not report the state of the migration.
     Progress,
+    /// The copy of the disk fails after a second.
+    Mirror,
+    /// The copy of the disk cannot be completed.
+    CompleteDisk,
     /// The migration fails after a second.
     Migration,
     /// Somebody else cancels the migration after a second.
@@ -137,6 +153,10 @@ pub(crate) struct Shared {
     /// The state, and the word for it in samples.
     state: Mutex<(State, &'static str)>,
     began: Mutex<Option<Instant>>,
+    /// When memory began to be sent, if a disk was copied before.
+    memory_began: watch::Sender<Option<Instant>>,
+    /// Whether the copy of the disk is complete.
+    disk_is_complete: watch::Sender<bool>,
     dead: watch::Sender<Option<End>>,
     actions: Mutex<Vec<Action>>,
     rates: Mutex<Vec<(End, Rate)>>,
@@ -167,12 +187,23 @@ impl Shared {
     /// Returns the bytes of memory sent so far, and the number of the current pass.
     fn progress(&self) -> (u64, u64) {
         let Script { setup, active, bandwidth, pass, .. } = self.script;
-        let sending = self.elapsed().saturating_sub(setup.unwrap_or(Duration::MAX));
+        let since_memory = match self.script.mirror {
+            Some(_) => self.memory_began.borrow().map_or(Duration::ZERO, |began| began.elapsed()),
+            None => self.elapsed(),
+        };
+        let sending = since_memory.saturating_sub(setup.unwrap_or(Duration::MAX));
         let sending = sending.min(active.unwrap_or(Duration::MAX));
         (
             (bandwidth as f64 * sending.as_secs_f64()) as u64,
             1 + (sending.as_millis() / pass.as_millis()) as u64,
         )
+    }
+
+    /// Returns how far the copy of the disk has come, if there is one.
+    fn disk(&self) -> Option<DiskProgress> {
+        let bulk = self.script.mirror?.bulk.unwrap_or(Duration::MAX);
+        let sent = (self.script.bandwidth as f64 * self.elapsed().min(bulk).as_secs_f64()) as u64;
+        Some(DiskProgress { copied_bytes: sent, remaining_bytes: 0, sent_bytes: Some(sent) })
     }
 
     /// Returns the traffic that the link has counted at the source. It has sent memory with all headers, and
@@ -181,7 +212,8 @@ impl Shared {
         let Script { setup, active, cut, .. } = self.script;
         let stop = setup.and_then(|setup| setup.checked_add(active?)).unwrap_or(Duration::MAX);
         let since_stop = self.elapsed().min(cut).saturating_sub(stop).as_secs();
-        let sent_bytes = self.progress().0 * 209 / 200 + 20_000 * since_stop;
+        let disk = self.disk().and_then(|disk| disk.sent_bytes).unwrap_or(0);
+        let sent_bytes = (self.progress().0 + disk) * 209 / 200 + 20_000 * since_stop;
         Traffic { sent_bytes, received_bytes: 60 * self.elapsed().as_secs(), late: self.script.late }
     }
 
@@ -258,6 +290,8 @@ impl MockDriver {
             guest: Mutex::new(guest),
             state: Mutex::new((State::Other, "none")),
             began: Mutex::default(),
+            memory_began: watch::Sender::new(None),
+            disk_is_complete: watch::Sender::new(false),
             dead: watch::Sender::new(None),
             actions: Mutex::default(),
             rates: Mutex::default(),
@@ -388,6 +422,19 @@ async fn pause(time: Duration) {
 /// Plays the migration of the driver's script to its end.
 async fn play(shared: Arc<Shared>, events: mpsc::UnboundedSender<Event>) {
     let script = &shared.script;
+    if let Some(mirror) = script.mirror {
+        shared.set_state(State::Mirroring, "mirroring");
+        if script.fault == Some(Fault::Mirror) {
+            time::sleep(Duration::from_secs(1)).await;
+            shared.set_state(State::Failed("the disk is full".into()), "mirroring");
+            return;
+        }
+        let Some(bulk) = mirror.bulk else { return };
+        pause(bulk).await;
+        shared.set_state(State::Mirrored, "mirroring");
+        let _ = events.send(Event::Changed);
+        let _ = shared.memory_began.subscribe().wait_for(Option::is_some).await;
+    }
     shared.set_state(State::Other, "setup");
     let Some(setup) = script.setup else { return };
     pause(setup).await;
@@ -410,6 +457,11 @@ async fn play(shared: Arc<Shared>, events: mpsc::UnboundedSender<Event>) {
     time::sleep(active).await;
     shared.stop_guest();
     let _ = events.send(Event::Stopped(Instant::now()));
+    if script.mirror.is_some() {
+        shared.set_state(State::Paused, "pre-switchover");
+        let _ = events.send(Event::Changed);
+        let _ = shared.disk_is_complete.subscribe().wait_for(|complete| *complete).await;
+    }
     shared.set_state(State::Other, "device");
     time::sleep(script.downtime).await;
     let completion = Completion {
@@ -478,7 +530,8 @@ impl Driver for MockDriver {
         let sample = Sample {
             at_ms: since.elapsed().as_secs_f64() * 1e3,
             status: word.into(),
-            memory: Some(MemoryProgress {
+            disk: self.shared.disk(),
+            memory: (word != "mirroring").then(|| MemoryProgress {
                 transferred_bytes,
                 remaining_bytes: (bandwidth as f64 * pass_time.as_secs_f64()) as u64,
                 pass,
@@ -492,6 +545,20 @@ impl Driver for MockDriver {
     async fn act(&self, action: Action) -> Result<(), Error> {
         self.shared.actions.lock().unwrap().push(action);
         self.shared.answers().await;
+        match action {
+            Action::MigrateMemory => {
+                self.shared.memory_began.send_replace(Some(Instant::now()));
+            }
+            Action::CompleteDisk => {
+                self.inject(Fault::CompleteDisk, "the disk is full")?;
+                match self.shared.script.mirror.and_then(|mirror| mirror.completing) {
+                    Some(completing) => pause(completing).await,
+                    None => std::future::pending().await,
+                }
+                self.shared.disk_is_complete.send_replace(true);
+            }
+            Action::Cancel | Action::SetDowntimeLimit(_) => {}
+        }
         if action == Action::Cancel && self.shared.script.fault != Some(Fault::NoCancel) {
             if let Some(migration) = self.migration.lock().unwrap().take() {
                 migration.abort();
@@ -500,6 +567,7 @@ impl Driver for MockDriver {
             let (shared, cancelling) = (Arc::clone(&self.shared), self.shared.script.cancelling);
             tokio::spawn(async move {
                 pause(cancelling).await;
+                shared.start_guest(End::Source);
                 shared.set_state(State::Cancelled("it was cancelled".into()), "cancelled");
             });
         }
@@ -507,6 +575,9 @@ impl Driver for MockDriver {
     }
 
     async fn is_running(&self, end: End) -> Result<bool, Error> {
+        if *self.shared.dead.borrow() == Some(end) {
+            return Err(Error::Scripted(format!("the {} is dead", end.name())));
+        }
         if end == End::Destination && !self.shared.script.destination_answers {
             std::future::pending::<()>().await;
         }

@@ -54,7 +54,8 @@ pub trait Driver {
     /// whoever connects first is the source to a destination that listens.
     async fn listen(&self) -> Result<(), Error>;
 
-    /// Starts the migration. Returns a channel with the events that both ends announce from then on.
+    /// Starts the migration: that of the disk if it has to be copied, otherwise that of memory. Returns a
+    /// channel with the events that both ends announce from then on.
     async fn begin(&self) -> Result<mpsc::UnboundedReceiver<Event>, Error>;
 
     /// Asks the source for the state of the migration, and waits for the answer as long as it takes. The
@@ -116,6 +117,15 @@ pub struct Status {
 pub enum State {
     /// Memory is sent while the guest runs at the source. The migration accepts actions and can be given up.
     Active,
+    /// The disk is copied while the guest runs at the source, and memory is not sent yet. The migration can
+    /// be given up.
+    Mirroring,
+    /// The copy of the disk is up to date. The driver waits for [`Action::MigrateMemory`]. The migration can
+    /// be given up.
+    Mirrored,
+    /// The guest is stopped, and the driver waits for [`Action::CompleteDisk`] before it hands the guest
+    /// over. The migration can still be cancelled.
+    Paused,
     /// Any other state, for example set-up or switchover. The migration is left alone.
     Other,
     /// It has completed at the source.

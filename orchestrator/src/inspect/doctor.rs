@@ -19,6 +19,8 @@ pub struct Requirements<'a> {
     pub stressor: &'a Path,
     /// The parent of results folders.
     pub results: &'a Path,
+    /// Whether guests will have shared disks.
+    pub shared_disks: bool,
 }
 
 /// Checks this host, and then the hosts of the lab, or the local lab if there are none.
@@ -29,9 +31,9 @@ pub async fn examine(
     needs: &Requirements<'_>,
     hosts_of_lab: Option<&SshHosts>,
 ) -> Result<CheckReport, Error> {
-    let Requirements { cache, kernel, stressor, results } = needs;
+    let Requirements { cache, kernel, stressor, results, shared_disks } = *needs;
     let Some(hosts_of_lab) = hosts_of_lab else {
-        let checks = setup::standard_checks(&SystemRunner, cache, kernel, stressor, results);
+        let checks = setup::standard_checks(&SystemRunner, cache, kernel, stressor, results, shared_disks);
         return Ok(finding::examine(&checks).and(vec![local::examine().await]));
     };
     let report = finding::examine(&setup::checks_without_nodes(cache, kernel, stressor, results));

@@ -473,6 +473,7 @@ async fn compare_compute_nodes(source: &RunningNode, destination: &RunningNode) 
         source: source.facts.clone(),
         destination: destination.facts.clone(),
         round_trips: None,
+        images: None,
     };
     let shaped = netem::Profile { rate: Some(BitRate::new(1_000_000_000)), ..netem::Profile::default() };
     if let Some(reason) = description.lacks(&Settings { link: shaped, ..Settings::default() }) {

@@ -6,7 +6,7 @@ use crate::{
 };
 use netem::{Backend, Feature, Profile, Shaper};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::PathBuf};
 
 /// The kind of a lab, the facts about its compute nodes, and the latency to its nodes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -21,6 +21,10 @@ pub struct Description {
     /// results of older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub round_trips: Option<RoundTrips>,
+    /// The folder for disk images that all hosts of the inventory share (`images`), if it has an absolute
+    /// path. Absent in a local lab.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<PathBuf>,
 }
 
 impl Description {
@@ -124,7 +128,8 @@ pub(super) mod tests {
             qemu: None,
             broken_qemu: None,
         };
-        Description { kind: "local".into(), source: facts.clone(), destination: facts, round_trips: None }
+        let source = facts.clone();
+        Description { kind: "local".into(), source, destination: facts, round_trips: None, images: None }
     }
 
     fn settings(link: &str) -> Settings {

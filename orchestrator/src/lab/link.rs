@@ -1,6 +1,9 @@
 //! The migration link of an attempt: shaping it and reading its counters.
 
-use super::{Compute, Lab, storage};
+use super::{
+    Compute, Lab,
+    storage::{self, StorageLink},
+};
 use crate::{
     measure::{
         link::{EndSetting, LinkSetting},
@@ -16,9 +19,21 @@ use std::net::Ipv4Addr;
 pub struct Link<'a> {
     pub(super) lab: &'a Lab,
     pub(super) backend: Backend,
+    pub(super) storage: Option<StorageLink<'a>>,
 }
 
-impl Link<'_> {
+impl<'a> Link<'a> {
+    /// Returns the same link, beside the storage link of its lab.
+    #[must_use]
+    pub fn with_storage(self, storage: StorageLink<'a>) -> Self {
+        Self { storage: Some(storage), ..self }
+    }
+
+    /// Returns the storage link beside this link, if the attempt uses it.
+    pub fn storage(&self) -> Option<StorageLink<'a>> {
+        self.storage
+    }
+
     /// Returns the lab that the link belongs to.
     pub fn lab(&self) -> &Lab {
         self.lab

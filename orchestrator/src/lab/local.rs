@@ -51,6 +51,7 @@ pub async fn start_from(program: &Path) -> Result<Lab, Error> {
         source: source.node.facts().await?,
         destination: destination.node.facts().await?,
         round_trips: Some(RoundTrips::measure(&controller, &source.node, &destination.node).await?),
+        images: None,
     };
     let processes = [controller_process, source_process, destination_process];
     Ok(Lab::new(controller, [source, destination], description, Some(compute_pids), processes))

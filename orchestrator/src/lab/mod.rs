@@ -77,9 +77,6 @@ pub enum Error {
     /// A process could not be started, or a file to upload could not be read.
     #[error("cannot start a node process: {0}")]
     Process(#[from] io::Error),
-    /// The content of a disk could not be written.
-    #[error("cannot write the content of the shared disk: {0}")]
-    FillDisk(io::Error),
     /// The NFS server did not start, or exited immediately, with this message.
     #[error("the NFS server does not start: {0}")]
     NfsServer(String),
@@ -260,7 +257,7 @@ impl Lab {
     ///
     /// The missing feature, as text, as [`Description::backend`] returns it.
     pub fn link(&self, settings: &Settings) -> Result<Link<'_>, String> {
-        Ok(Link { lab: self, backend: self.description.backend(settings)? })
+        Ok(Link { lab: self, backend: self.description.backend(settings)?, storage: None })
     }
 
     /// Changes what the links need of TCP's buffers, and returns what the compute nodes, which are at both,

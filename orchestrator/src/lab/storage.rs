@@ -31,16 +31,11 @@ use crate::{
     setup::NfsDriver,
 };
 use netem::Profile;
-use std::{
-    fs::File,
-    io::{self, Write},
-    path::Path,
-};
-use tokio::task;
-use units::Bytes;
+use std::{convert::Infallible, future, path::Path, time::Duration};
+use tokio::time;
 
-/// The size of a block whose content [`write_blocks`] asks for, in bytes.
-pub const BLOCK_BYTES: usize = 4096;
+/// How long a server that has exited by itself stays away, as a service manager would have it.
+const RESTART_DELAY: Duration = Duration::from_secs(1);
 
 /// The links from the controller to the compute nodes that carry storage traffic.
 #[derive(Clone, Copy)]
@@ -129,30 +124,13 @@ impl Lab {
         Ok(StorageLink { lab: self })
     }
 
-    /// Creates a disk of this size at the controller, fills it, and serves it to both compute nodes. A lab
-    /// serves one disk at a time. The file of the disk is in the file system of `folder`, has no name, and is
-    /// gone when the disk and the lab are.
-    ///
-    /// `fill` gets the file, which has this size and consists of zeros; [`write_blocks`] writes content to
-    /// it.
+    /// Serves a disk of the controller to both compute nodes. A lab serves one disk at a time.
     ///
     /// # Errors
     ///
-    /// If the disk cannot be created or filled, or if the lab has no storage network.
-    pub async fn share_disk(
-        &self,
-        folder: &Path,
-        size: Bytes,
-        fill: impl FnOnce(&File) -> io::Result<()> + Send + 'static,
-    ) -> Result<SharedDisk, Error> {
+    /// If the server does not start, or if the lab has no storage network.
+    pub async fn share_disk(&self, disk: Disk) -> Result<SharedDisk, Error> {
         self.storage_link().await?;
-        let disk = self.controller.create_disk(&folder.display().to_string(), size.get()).await?;
-        let path = disk.path().to_owned();
-        let filled = task::spawn_blocking(move || {
-            // The same file, whoever is root here: the node may be in a user namespace of its own.
-            fill(&File::options().read(true).write(true).open(path)?)
-        });
-        filled.await.map_err(io::Error::other).flatten().map_err(Error::FillDisk)?;
         let mut shared = SharedDisk {
             url: nfs::url(STORAGE_CONTROLLER_ADDRESS),
             node: self.controller.clone(),
@@ -246,6 +224,25 @@ impl SharedDisk {
         self.failure.as_deref()
     }
 
+    /// Starts the server again, one second after it has exited by itself, as often as that happens. Tells
+    /// `failed` each time how it has exited. Never returns.
+    pub async fn keep_serving(&mut self, mut failed: impl FnMut(&str)) -> Infallible {
+        loop {
+            if let Some(server) = &mut self.server {
+                match server.events.recv().await {
+                    Some(ProcessEvent::Output(_)) => continue,
+                    Some(ProcessEvent::Exited(status)) => failed(&status),
+                    // The node is gone, and the lab with it.
+                    None => future::pending().await,
+                }
+                self.server = None;
+            }
+            time::sleep(RESTART_DELAY).await;
+            // Tried again if it fails.
+            let _ = self.start().await;
+        }
+    }
+
     /// Kills the server and waits until it has exited: the space that the disk takes is free then.
     pub async fn end(mut self) -> Result<(), Error> {
         self.kill().await
@@ -269,25 +266,4 @@ pub async fn nfs_driver(node: &Node) -> Result<NfsDriver, NodeError> {
         }
     }
     Err(qemu.loss_of_node())
-}
-
-/// Writes the first `written` bytes of a disk, in blocks of [`BLOCK_BYTES`]. `fill` gets each block, in which
-/// the block before it may still be, and its number.
-///
-/// # Errors
-///
-/// If the file cannot be written to.
-pub fn write_blocks(
-    disk: &File,
-    written: Bytes,
-    mut fill: impl FnMut(&mut [u8; BLOCK_BYTES], u64),
-) -> io::Result<()> {
-    const BLOCKS_AT_ONCE: usize = 256;
-    let mut disk = io::BufWriter::with_capacity(BLOCKS_AT_ONCE * BLOCK_BYTES, disk);
-    let mut block = [0; BLOCK_BYTES];
-    for number in 0..written.get().div_ceil(BLOCK_BYTES as u64) {
-        fill(&mut block, number);
-        disk.write_all(&block)?;
-    }
-    disk.flush()
 }

@@ -22,9 +22,21 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Setting> {
     Settings::all().iter()
 }
 
-/// Returns the setting with this path, such as `stress.rate`.
+/// The sections that a single value can stand for, and the setting that it gives: `storage: block`.
+const SECTIONS_BY_ONE_VALUE: [(&str, &str); 1] = [("storage", "storage.kind")];
+
+/// Returns the setting with this path, such as `stress.rate`, or the one that a value of this section gives.
 pub(crate) fn find(path: &str) -> Option<&'static Setting> {
-    catalog().get(path).copied()
+    let by_one_value = SECTIONS_BY_ONE_VALUE.iter().find(|(section, _)| *section == path);
+    catalog().get(by_one_value.map_or(path, |(_, setting)| setting)).copied()
+}
+
+/// Returns the names under which settings are found: their paths, and the sections that a single value can
+/// stand for.
+pub(crate) fn names() -> impl Iterator<Item = (&'static str, &'static Setting)> {
+    let by_one_value =
+        SECTIONS_BY_ONE_VALUE.iter().filter_map(|(section, _)| Some((*section, find(section)?)));
+    all().map(|setting| (setting.path(), setting)).chain(by_one_value)
 }
 
 /// Returns whether `name` is a group of settings, such as `stress`.
@@ -249,7 +261,10 @@ mod tests {
             suggest("migrate.downtime-limit").as_deref(),
             Some("did you mean `migrate.downtime_limit`?")
         );
-        assert_eq!(suggest("rate").as_deref(), Some("did you mean `link.rate` or `stress.rate`?"));
+        assert_eq!(
+            suggest("rate").as_deref(),
+            Some("did you mean `link.rate` or `storage_link.rate` or `stress.rate`?")
+        );
         assert_eq!(suggest("xyz"), None);
     }
 
@@ -338,7 +353,7 @@ mod tests {
         assert_eq!(help("hugepages", Some("guest")), "did you mean `stress.page_size`?");
         assert_eq!(help("downtimeLimit", Some("migrate")), "did you mean `downtime_limit`?");
         assert_eq!(help("iterations", None), "did you mean `repeat` or `migrate.max_passes`?");
-        assert_eq!(help("rate", None), "did you mean `link.rate` or `stress.rate`?");
+        assert_eq!(help("rate", None), "did you mean `link.rate` or `storage_link.rate` or `stress.rate`?");
         assert_eq!(help("vm", None), "did you mean `guest`?");
         assert_eq!(help("memory_mb", None), "did you mean `guest.memory`?");
         assert_eq!(help("rateMbit", Some("link")), "did you mean `rate`?");

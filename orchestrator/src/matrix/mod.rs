@@ -38,6 +38,7 @@ pub use file::{Axis, CellOrder, File, Overrides};
 pub use plan::{Attempt, Cell, Plan, RunOrder, Shard, ShardError};
 pub use schema::schema;
 pub use settings::{
-    Accel, Bandwidth, Guest, LinkChange, Migrate, Probe, Settings, SettingsError, Step, Stress, StressChange,
-    TimelineEntry, WorkingSet, kernel_reserve,
+    Accel, Bandwidth, CacheMode, Guest, ImageFormat, LinkChange, Migrate, MirrorSync, Probe, Settings,
+    SettingsError, Step, Storage, StorageKind, Stress, StressChange, TimelineEntry, WorkingSet,
+    kernel_reserve,
 };

@@ -26,7 +26,7 @@ pub fn schema() -> Schema {
     let mut root = of::<File>();
     allow_spellings(&mut root);
     let settings: Map<String, Value> =
-        catalog::all().map(|setting| (setting.path().into(), schema_of(&root, setting))).collect();
+        catalog::names().map(|(name, setting)| (name.into(), schema_of(&root, setting))).collect();
     let list = |(path, items): (&String, &Value)| {
         (path.clone(), json!({ "type": "array", "minItems": 1, "items": items }))
     };
@@ -42,6 +42,14 @@ pub fn schema() -> Schema {
     root["$defs"]["Overrides"] = overrides;
     let list_of_overrides =
         json!({ "type": "array", "minItems": 1, "items": { "$ref": "#/$defs/Overrides" } });
+    for section in Settings::SECTIONS {
+        if let Some(setting) = catalog::find(section).filter(|setting| setting.path() != *section) {
+            let one_value = schema_of(&root, setting);
+            let schema = &mut root["properties"][section];
+            let description = schema.as_object_mut().and_then(|keys| keys.shift_remove("description"));
+            *schema = json!({ "description": description, "anyOf": [schema.take(), one_value] });
+        }
+    }
     root["properties"]["axes"]["properties"] = axes.into();
     root["properties"]["axes"]["additionalProperties"] = list_of_overrides;
     root["properties"]["include"]["items"] = json!({ "$ref": "#/$defs/Overrides" });

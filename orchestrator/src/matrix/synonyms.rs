@@ -12,6 +12,7 @@ pub(super) const SYNONYMS: &[(&str, &[&str])] = &[
     // Sections.
     ("guest", &["vm", "vms", "domain", "instance", "server", "virtual_machine", "machine", "qemu", "vmi"]),
     ("link", &["network", "net", "netem", "tc", "wan", "path", "connection", "migration_link", "nic"]),
+    ("storage", &["disk", "disks", "drive", "volume", "block", "blockdev", "image"]),
     ("probe", &["ping", "client", "prober", "monitor", "downtime_probe"]),
     (
         "stress",

@@ -75,6 +75,7 @@ mod tests {
 
     fn sample(at_ms: f64, pass: u64, sent_pages: u64, remaining_pages: u64) -> Sample {
         Sample {
+            disk: None,
             at_ms,
             status: "active".into(),
             memory: Some(MemoryProgress {

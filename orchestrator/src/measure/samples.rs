@@ -14,6 +14,9 @@ pub struct Sample {
     /// The progress with the guest's memory. Its fields are absent until the driver reports them.
     #[serde(flatten)]
     pub memory: Option<MemoryProgress>,
+    /// The progress with the guest's disk, if it is copied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<DiskProgress>,
     /// The share of time for which QEMU throttles the vCPUs, in percent; 0 if it does not.
     pub throttle_percent: u64,
 }
@@ -35,6 +38,20 @@ pub struct MemoryProgress {
     pub dirty_rate_bytes_per_s: u64,
     /// QEMU's figure for its sending rate, in 10^6 bit/s.
     pub mbit_per_s: f64,
+}
+
+/// How far the copy of the guest's disk has come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DiskProgress {
+    /// The number of bytes that the driver has processed so far. It processes what has never been written
+    /// too, which costs it nothing, and again what the guest writes again.
+    pub copied_bytes: u64,
+    /// The number of bytes that it has still to process.
+    pub remaining_bytes: u64,
+    /// The number of bytes that the connection to the copy has sent, with the headers of its protocol and
+    /// without those of TCP. Absent if the kernel does not know it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent_bytes: Option<u64>,
 }
 
 impl Sample {

@@ -11,10 +11,12 @@ use crate::{
         link::LinkSetting,
     },
     node::{protocol::Traffic, server::probe},
-    results::record::{LinkLateness, Measured, SentWhileRunning, round_micros},
+    results::record::{
+        LinkLateness, Measured, SentWhileRunning, StorageMeasured, StorageTraffic, round_micros,
+    },
 };
 use netem::userspace::Lateness;
-use stressor::workload::Rate;
+use stressor::{protocol::DiskTelemetry, workload::Rate};
 use tokio::time::Instant;
 
 /// Records how the migration link was set at the start of the attempt.
@@ -37,13 +39,28 @@ pub(super) fn link_traffic(
     measured.link_lateness = late.map(LinkLateness::from);
 }
 
+/// Records the bytes over the links to a shared disk between two readings of their counters, each of which
+/// has those of the source and those of the destination.
+pub(super) fn storage_traffic(measured: &mut Measured, readings: Option<([u64; 2], [u64; 2])>) {
+    measured.transferred.storage = readings.map(|(before, after)| StorageTraffic {
+        source_bytes: after[0].saturating_sub(before[0]),
+        destination_bytes: after[1].saturating_sub(before[1]),
+    });
+}
+
 /// Records the passes, the timeline, the bytes sent, the total time and QEMU's own figures.
 pub(super) fn migration(measured: &mut Measured, finished: &FinishedMigration) {
     measured.iterations = finished.passes();
     measured.timeline.clone_from(&finished.applied);
     // The largest figure, not the last: QEMU clears its figures when a migration is cancelled.
-    measured.transferred.qemu_bytes =
-        finished.samples.iter().filter_map(|sample| Some(sample.memory?.transferred_bytes)).max();
+    let memory = finished.samples.iter().filter_map(|sample| Some(sample.memory?.transferred_bytes)).max();
+    let disk = finished.samples.iter().filter_map(|sample| sample.disk?.sent_bytes).max();
+    measured.transferred.qemu_bytes = [memory, disk].into_iter().flatten().reduce(u64::saturating_add);
+    if disk.is_some() {
+        measured.transferred.memory_bytes = memory;
+        measured.transferred.disk_bytes = disk;
+        copied_disk(&mut measured.storage, finished);
+    }
     measured.transferred.while_running = sent_while_running(finished);
     if let Some(resumed) = finished.resumed {
         let total = resumed - finished.started;
@@ -54,6 +71,31 @@ pub(super) fn migration(measured: &mut Measured, finished: &FinishedMigration) {
         measured.qemu = Some(completion);
         measured.downtime_ms.qemu = completion.downtime_ms.map(|ms| ms as f64);
     }
+}
+
+/// Records the times of a migration that copies the disk.
+fn copied_disk(storage: &mut StorageMeasured, finished: &FinishedMigration) {
+    let millis = |from: Instant, to: Instant| round_micros((to - from).as_secs_f64() * 1e3);
+    let memory_until = finished.disk_completed.map(|(from, _)| from);
+    storage.bulk_ms = finished.mirrored.map(|at| millis(finished.started, at));
+    storage.memory_ms = finished.mirrored.zip(memory_until).map(|(from, to)| millis(from, to));
+    storage.switchover_ms = finished.disk_completed.map(|(from, to)| millis(from, to));
+}
+
+/// Records what the load on the disk achieved during the migration, from telemetry through the source.
+fn disk_load(storage: &mut StorageMeasured, during: &[TelemetrySample]) {
+    let disks: Vec<(u64, DiskTelemetry)> =
+        during.iter().filter_map(|t| Some((t.telemetry.clock_ns, t.telemetry.disk?))).collect();
+    let ([(from_ns, first), rest @ ..], Some((to_ns, last))) = (&disks[..], disks.last()) else { return };
+    let seconds = to_ns.saturating_sub(*from_ns) as f64 / 1e9;
+    let rate = |from: u64, to: u64| (seconds > 0.0).then(|| to.saturating_sub(from) as f64 / seconds);
+    // The first line is about the time before.
+    let longest = |of: fn(&DiskTelemetry) -> u64| rest.iter().map(|(_, disk)| of(disk)).max();
+    let longest_ms = |of| longest(of).filter(|ns| *ns > 0).map(|ns| round_micros(ns as f64 / 1e6));
+    storage.write_rate = rate(first.bytes_written, last.bytes_written);
+    storage.read_rate = rate(first.bytes_read, last.bytes_read);
+    storage.longest_write_ms = longest_ms(|disk| disk.longest_write_ns);
+    storage.longest_read_ms = longest_ms(|disk| disk.longest_read_ns);
 }
 
 /// Returns what was sent from the first sample of a pass to the last one before the guest stopped.
@@ -98,6 +140,7 @@ pub(super) fn stress(
     let FinishedMigration { started, stopped, applied, .. } = finished;
     let since = finished.guest_runs_since();
     let during = load::between(source, *started, *stopped);
+    disk_load(&mut measured.storage, during);
     let stress = &mut measured.stress;
     stress.during = load::rate(during);
     stress.stretches = load::rate_intervals(during, *started, *stopped, wanted, applied);

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     driver::{
         Driver,
-        control_port::{self, TelemetrySample},
+        control_port::{self, ControlPort, TelemetrySample},
         unless_exited,
     },
     event::{Event, Sink},
@@ -20,19 +20,20 @@ use crate::{
     results::{
         agreement,
         builder::RecordBuilder,
-        record::{Phase, Record},
+        record::{Measured, Phase, Record},
         samples::SAMPLES,
     },
 };
 use futures::FutureExt;
 use std::{future::Future, path::Path, time::Duration};
 use stressor::{
+    disk::DiskVerification,
     protocol::{Command, TELEMETRY_INTERVAL_MS},
     verify::Verification,
     workload::Rate,
 };
 use tokio::time::{self, Instant};
-use units::ByteRate;
+use units::{ByteRate, Bytes};
 
 /// The longest a guest that has just been started may take to answer; nested TCG is slow.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -64,6 +65,9 @@ const SIGN_OF_LIFE_LIMIT: Duration = Duration::from_secs(40);
 /// The longest the guest's network may take to answer the first probe, for the same reason as
 /// [`SIGN_OF_LIFE_LIMIT`].
 const PROBE_LIMIT: Duration = Duration::from_secs(40);
+
+/// The longest the source may take to say whether the guest runs there, after a migration that failed.
+const QUESTION_LIMIT: Duration = Duration::from_secs(5);
 
 /// The longest the probe waits for a last reply when it is stopped. Without one, the client's downtime has no
 /// end, and this time is part of its lower bound.
@@ -154,9 +158,43 @@ impl<N: Network> Attempt<'_, N> {
         // the way of the next attempt.
         let setting = self.network.shape(&self.spec.cell.settings.link).await?;
         account::link_setting(&mut self.builder.measured, setting);
+        self.builder.measured.storage.link_setting =
+            self.network.shape_storage(&self.spec.cell.settings.storage_link).await?;
         driver.start().await?;
         let driver = &*driver;
-        unless_exited(|| driver.unexpected_exit(), self.phases(driver)).await
+        let result = unless_exited(|| driver.unexpected_exit(), self.phases(driver)).await;
+        match result {
+            Err(error) if self.builder.phase() == Some(Phase::Migrate) => {
+                self.check_source(driver, error).await
+            }
+            result => result,
+        }
+    }
+
+    /// Makes the stressor verify memory and disk at the source after a migration that failed, if the guest
+    /// still runs there. Returns the error of the migration, unless the guest is damaged.
+    async fn check_source(&mut self, driver: &impl Driver, error: Error) -> Result<OutcomeAndReason, Error> {
+        let runs = time::timeout(QUESTION_LIMIT, driver.is_running(End::Source)).await;
+        let Ok(source) = driver.control_port(End::Source) else { return Err(error) };
+        if !matches!(runs, Ok(Ok(true))) {
+            return Err(error);
+        }
+        self.enter(Phase::Verify);
+        let since = Instant::now();
+        let check = async {
+            // A guest that hangs would be waited for much longer by the check itself.
+            let alive = source.wait_for_telemetry("continue its work", SIGN_OF_LIFE_LIMIT, |telemetry| {
+                telemetry.last().is_some_and(|last| last.received > since).then_some(())
+            });
+            alive.await?;
+            GuestCheck::make(source, &self.spec.cell.settings).await
+        };
+        let Ok(check) = check.await else { return Err(error) };
+        check.record(&mut self.builder.measured);
+        match check.damage() {
+            Some(damage) => Ok((Outcome::Corrupted, Some(format!("{error}; at the source, {damage}")))),
+            None => Err(error),
+        }
     }
 
     /// Goes through the phases from fill to verify, in which both ends run.
@@ -169,8 +207,13 @@ impl<N: Network> Attempt<'_, N> {
         let workload = settings.workload();
         let rate = workload.rate;
         let prepared = async { Ok::<_, Error>(driver.prepare(&settings.migrate).await?) };
-        let filled =
-            async { Ok(source.request("fill its memory", Command::Set(workload), MEMORY_LIMIT).await?) };
+        let filled = async {
+            source.request("fill its memory", Command::Set(workload), MEMORY_LIMIT).await?;
+            if let Some(load) = settings.disk_load() {
+                source.request("open its disk", Command::SetDisk(load), MEMORY_LIMIT).await?;
+            }
+            Ok(())
+        };
         tokio::try_join!(prepared, filled)?;
         self.enter(Phase::Settle);
         self.settle(driver, settings, rate).await?;
@@ -179,8 +222,8 @@ impl<N: Network> Attempt<'_, N> {
         self.enter(Phase::Observe);
         let observed_until = self.observe(driver, &finished, rate).await?;
         self.enter(Phase::Verify);
-        let verification = self.verify(driver, settings, &finished, observed_until, rate).await?;
-        Ok(outcome_and_reason(&finished, settings, &verification))
+        let check = self.verify(driver, settings, &finished, observed_until, rate).await?;
+        Ok(outcome_and_reason(&finished, settings, &check))
     }
 
     /// Starts the probe and the dirtying of memory, and waits until the probe is answered and the dirty rate
@@ -217,6 +260,7 @@ impl<N: Network> Attempt<'_, N> {
     ) -> Result<FinishedMigration, Error> {
         driver.listen().await?;
         let wire_before = self.network.traffic().await?;
+        let storage_before = self.network.storage_traffic().await?;
         let spec = MigrationSpec {
             steps: &settings.steps(),
             timeout: settings.migrate.timeout,
@@ -226,8 +270,10 @@ impl<N: Network> Attempt<'_, N> {
         let actuator = LinkAndGuest { network: self.network, driver };
         let finished = follow::migrate(driver, &mut *policy, &spec, &actuator, self.sink).await?;
         let wire_after = self.network.traffic().await?;
+        let storage_after = self.network.storage_traffic().await?;
         account::migration(&mut self.builder.measured, &finished);
         account::link_traffic(&mut self.builder.measured, wire_before, finished.late, wire_after);
+        account::storage_traffic(&mut self.builder.measured, storage_before.zip(storage_after));
         Ok(finished)
     }
 
@@ -255,7 +301,7 @@ impl<N: Network> Attempt<'_, N> {
         Ok(observed_until)
     }
 
-    /// Makes the stressor verify its memory, while the probe and the telemetry continue.
+    /// Makes the stressor verify memory and disk, while the probe and the telemetry continue.
     async fn verify(
         &mut self,
         driver: &impl Driver,
@@ -263,28 +309,77 @@ impl<N: Network> Attempt<'_, N> {
         finished: &FinishedMigration,
         observed_until: Instant,
         wanted: Rate,
-    ) -> Result<Verification, Error> {
+    ) -> Result<GuestCheck, Error> {
         let here = driver.control_port(finished.end())?;
         let enough = telemetry_for(OBSERVATION, finished.guest_runs_since(), |_, _| true);
-        let (verification, observation) = tokio::join!(
-            here.verify(MEMORY_LIMIT),
+        let (check, observation) = tokio::join!(
+            GuestCheck::make(here, settings),
             here.wait_for_telemetry("keep sending telemetry", OBSERVATION + SIGN_OF_LIFE_LIMIT, enough)
         );
-        let verification = verification.map_err(|error| guest_lost(&error))?;
+        let check = check.map_err(|error| guest_lost(&error))?;
         let measured = &mut self.builder.measured;
-        measured.verified = Some(verification.clone().into());
+        check.record(measured);
         let source = driver.control_port(End::Source)?.telemetry();
         account::stress(measured, &source, &here.telemetry(), finished, observed_until, wanted);
-        // Corrupted memory is the more important finding: a lack of telemetry must not hide it.
-        if verification.is_good() {
+        // Damage is the more important finding: a lack of telemetry must not hide it.
+        if check.damage().is_none() {
             observation.map_err(|error| guest_lost(&error))?;
         }
         if probe_interval(settings).is_some() {
             let report = self.network.stop_probe(LAST_REPLY_LIMIT).await?;
             account::probe(measured, report, finished);
         }
-        Ok(verification)
+        Ok(check)
     }
+}
+
+/// The result of comparing the guest's memory and its disk with what was written.
+struct GuestCheck {
+    memory: Verification,
+    /// Absent if the guest has no disk.
+    disk: Option<DiskVerification>,
+}
+
+impl GuestCheck {
+    /// Makes the stressor compare memory and disk through this end.
+    async fn make(here: &ControlPort, settings: &Settings) -> Result<Self, control_port::Error> {
+        let memory = here.verify(MEMORY_LIMIT).await?;
+        let disk = match settings.disk_load() {
+            Some(load) => Some(here.verify_disk(disk_limit(load.size)).await?),
+            None => None,
+        };
+        Ok(Self { memory, disk })
+    }
+
+    fn record(&self, measured: &mut Measured) {
+        measured.verified = Some(self.memory.clone().into());
+        if let Some(disk) = &self.disk {
+            measured.storage.verified = Some(disk.clone().into());
+        }
+    }
+
+    /// Returns what is not as it was written, as a clause.
+    fn damage(&self) -> Option<String> {
+        if let Some(bad) = &self.memory.first_bad {
+            return Some(format!("the guest's memory differs from what was written: {bad}"));
+        }
+        let DiskVerification { first_bad, first_bad_read, .. } = self.disk.as_ref()?;
+        let bad = first_bad.as_ref().or(first_bad_read.as_ref())?;
+        Some(format!("the guest's disk differs from what was written: {bad}"))
+    }
+
+    /// Returns that the guest could not use its disk, as a clause.
+    fn disk_failure(&self) -> Option<String> {
+        let DiskVerification { io_errors, first_error, .. } = self.disk.as_ref()?;
+        let first = first_error.as_deref().unwrap_or("it gives no reason");
+        (*io_errors > 0).then(|| format!("the guest could not use its disk: {first}"))
+    }
+}
+
+/// Returns the longest that the comparison of a disk of this size may take. An emulated guest reads some 50
+/// MB per second, a nested one a tenth of that.
+fn disk_limit(size: Bytes) -> Duration {
+    MEMORY_LIMIT + Duration::from_secs(size.get() / 2_000_000)
 }
 
 /// Returns a condition on telemetry: the samples since this moment span this time, and `accept` returns true
@@ -311,12 +406,12 @@ fn guest_lost(error: &control_port::Error) -> Error {
     Error::GuestLost(error.to_string())
 }
 
-/// Returns the outcome with its reason: `corrupted` if the memory differs from what was written, otherwise
-/// the verdict on the migration.
+/// Returns the outcome with its reason: `corrupted` if memory or disk differ from what was written, `failed`
+/// if the guest could not use its disk, otherwise the verdict on the migration.
 fn outcome_and_reason(
     finished: &FinishedMigration,
     settings: &Settings,
-    verification: &Verification,
+    check: &GuestCheck,
 ) -> OutcomeAndReason {
     let past_deadline = finished.past_deadline.map(|by| {
         let timeout = settings.migrate.timeout;
@@ -326,11 +421,10 @@ fn outcome_and_reason(
         };
         format!("the switchover ended {by} after the deadline of {timeout}, too late to give it up")
     });
-    match (&verification.first_bad, &finished.verdict) {
-        (Some(bad), _) => {
-            (Outcome::Corrupted, Some(format!("the guest's memory differs from what was written: {bad}")))
-        }
-        (None, Verdict::Completed(_)) => (Outcome::Converged, past_deadline),
-        (None, Verdict::GivenUp(reason)) => (Outcome::NotConverged, Some(reason.clone())),
+    match (check.damage(), check.disk_failure(), &finished.verdict) {
+        (Some(damage), ..) => (Outcome::Corrupted, Some(damage)),
+        (None, Some(failure), _) => (Outcome::Failed, Some(failure)),
+        (None, None, Verdict::Completed(_)) => (Outcome::Converged, past_deadline),
+        (None, None, Verdict::GivenUp(reason)) => (Outcome::NotConverged, Some(reason.clone())),
     }
 }

@@ -5,13 +5,17 @@
 //! `samples.jsonl` before it is used. The mode decides what to do. It is not asked once the migration is
 //! switching over or has ended.
 //!
+//! A disk that has to be copied is copied first, and memory is sent once the copy is up to date. Before the
+//! switchover the driver waits until the copy is complete.
+//!
 //! Every state of a migration has a bound, whatever the mode decides:
 //!
 //! | while | bound |
 //! |---|---|
-//! | the guest runs at the source (setup, sending) | the deadline; the migration is then given up |
+//! | the guest runs at the source (copying the disk, setup, sending) | the deadline; it is then given up |
 //! | the source does not answer while the guest runs | [`ANSWER_LIMIT`]; after giving up, [`PATIENCE`] |
 //! | the migration has been given up, but not cancelled | [`PATIENCE`] |
+//! | the guest is stopped, and its disk is completed | [`PATIENCE`] without progress; it is then given up |
 //! | the guest is stopped for the switchover | [`PATIENCE`] without progress |
 //! | the migration has completed, and the destination loads | [`PATIENCE`] without progress |
 //! | the guest runs at the destination, and the source has not completed | [`PATIENCE`] without progress |
@@ -104,6 +108,10 @@ pub struct FinishedMigration {
     /// How late an emulated link delivered packets until its traffic was last asked for; absent if it was
     /// not.
     pub late: Option<Lateness>,
+    /// When the copy of the disk was first up to date; absent if the disk was not copied, or not so far.
+    pub mirrored: Option<Instant>,
+    /// From when until when the copy of the disk was completed while the guest was stopped.
+    pub disk_completed: Option<(Instant, Instant)>,
 }
 
 impl FinishedMigration {
@@ -178,6 +186,10 @@ struct MigrationTracker {
     traffic: Option<Traffic>,
     /// How late an emulated link delivered packets until it was last asked.
     late: Option<Lateness>,
+    /// When the copy of the disk was first up to date.
+    mirrored: Option<Instant>,
+    /// When the driver was asked to complete the copy of the disk, and when it had.
+    completes_disk: Option<(Instant, Option<Instant>)>,
 }
 
 /// Starts a migration and follows it until there is a verdict. `policy` decides what to do, `actuator`
@@ -230,7 +242,7 @@ pub async fn migrate(
             }
             answer = answered(&mut action) => {
                 answer?;
-                false
+                tracker.acted()
             }
             Some(event) = events.recv() => {
                 let ask = tracker.record_event(event, &stage)?;
@@ -266,10 +278,25 @@ pub async fn migrate(
                     Decision::GiveUp(why) => reason = Some(why),
                 }
             }
-            Some(State::Active | State::Other) | None => {}
+            // A driver that was asked may still have reported its old state.
+            Some(State::Mirrored) if tracker.may_migrate_memory() && action.is_none() => {
+                tracker.mirrored = Some(Instant::now());
+                action = Some(Pending::new(driver.act(Action::MigrateMemory)));
+            }
+            Some(State::Paused) if tracker.may_complete_disk() && action.is_none() => {
+                tracker.completes_disk = Some((Instant::now(), None));
+                action = Some(Pending::new(driver.act(Action::CompleteDisk)));
+            }
+            Some(State::Active | State::Mirroring | State::Mirrored | State::Paused | State::Other)
+            | None => {}
         }
         if tracker.can_be_given_up() && Instant::now() >= deadline {
             reason = Some(format!("the deadline of {timeout} passed{}", log.in_state()));
+        }
+        if tracker.disk_is_stuck() {
+            let seconds = PATIENCE.as_secs();
+            reason = Some(format!("completing the copy of the disk has made no progress for {seconds} s"));
+            tracker.progressed = Instant::now();
         }
         if let Some(reason) = reason {
             tracker.given_up = Some((reason, Instant::now()));
@@ -315,6 +342,8 @@ pub async fn migrate(
         samples: log.samples,
         applied: applied.take(),
         late: tracker.late,
+        mirrored: tracker.mirrored,
+        disk_completed: tracker.completes_disk.and_then(|(from, to)| Some((from, to?))),
     })
 }
 
@@ -360,6 +389,8 @@ impl MigrationTracker {
             asked_for_traffic: now,
             traffic: None,
             late: None,
+            mirrored: None,
+            completes_disk: None,
         }
     }
 
@@ -378,6 +409,33 @@ impl MigrationTracker {
     fn asks_for_traffic(&self) -> bool {
         let since = self.progressed.max(self.asked_for_traffic);
         self.switches_over() && self.resumed.is_none() && since.elapsed() >= LINK_INTERVAL
+    }
+
+    /// Returns whether memory may be migrated once the copy of the disk is up to date, and has not been yet.
+    fn may_migrate_memory(&self) -> bool {
+        self.mirrored.is_none() && self.can_be_given_up()
+    }
+
+    /// Returns whether the driver may be asked to complete the copy of the disk, and has not been yet.
+    fn may_complete_disk(&self) -> bool {
+        self.completes_disk.is_none() && self.given_up.is_none()
+    }
+
+    /// Notes that the driver has done what it was asked for. Returns whether a sample should be taken now.
+    fn acted(&mut self) -> bool {
+        if let Some((_, done @ None)) = &mut self.completes_disk
+            && self.given_up.is_none()
+        {
+            *done = Some(Instant::now());
+            self.progressed = Instant::now();
+        }
+        self.mirrored.is_some()
+    }
+
+    /// Returns whether the copy of the disk is being completed, but comes no further.
+    fn disk_is_stuck(&self) -> bool {
+        let completing = matches!(self.completes_disk, Some((_, None)));
+        completing && self.given_up.is_none() && self.progressed.elapsed() > PATIENCE
     }
 
     fn completed(&mut self, completion: Completion) {
@@ -509,7 +567,9 @@ impl<'a> SampleLog<'a> {
     /// Returns whether the last sample differs from the one before. The first one does.
     fn shows_progress(&self) -> bool {
         match &self.samples[..] {
-            [.., before, last] => (before.memory, &before.status) != (last.memory, &last.status),
+            [.., before, last] => {
+                (before.memory, before.disk, &before.status) != (last.memory, last.disk, &last.status)
+            }
             _ => true,
         }
     }

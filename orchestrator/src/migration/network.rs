@@ -3,7 +3,7 @@
 
 use crate::{
     lab::{Link, topology::GUEST_ADDRESS},
-    measure::link::LinkSetting,
+    measure::link::{LinkSetting, StorageSetting},
     node::{NodeError, protocol::Traffic, server::probe},
 };
 use netem::Profile;
@@ -16,6 +16,12 @@ pub trait Network {
     async fn shape(&self, link: &Profile) -> Result<LinkSetting, NodeError>;
     /// Returns the traffic over the link so far, as counted at the source.
     async fn traffic(&self) -> Result<Traffic, NodeError>;
+    /// Shapes the links to the disk that both ends share, if there is one. Returns the settings that are now
+    /// in force.
+    async fn shape_storage(&self, link: &Profile) -> Result<Option<StorageSetting>, NodeError>;
+    /// Returns the bytes over these links so far, both directions together: those of the source, and those of
+    /// the destination.
+    async fn storage_traffic(&self) -> Result<Option<[u64; 2]>, NodeError>;
     /// Waits at most `patience` for the guest to answer a first probe, then keeps probing it at this
     /// interval.
     async fn start_probe(&self, interval: Duration, patience: Duration) -> Result<(), NodeError>;
@@ -31,6 +37,19 @@ impl Network for Link<'_> {
 
     async fn traffic(&self) -> Result<Traffic, NodeError> {
         Link::traffic(self).await
+    }
+
+    async fn shape_storage(&self, link: &Profile) -> Result<Option<StorageSetting>, NodeError> {
+        match self.storage() {
+            Some(storage) => Ok(Some(storage.shape(link).await?)),
+            None => Ok(None),
+        }
+    }
+
+    async fn storage_traffic(&self) -> Result<Option<[u64; 2]>, NodeError> {
+        let Some(storage) = self.storage() else { return Ok(None) };
+        let branches = storage.traffic().await?;
+        Ok(Some(branches.map(|branch| branch.from_controller + branch.to_controller)))
     }
 
     async fn start_probe(&self, interval: Duration, patience: Duration) -> Result<(), NodeError> {

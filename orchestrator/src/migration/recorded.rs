@@ -4,11 +4,12 @@
 use crate::{
     node::{round_trip, server::probe},
     results::record::{
-        BadPage, LinkLateness, MemoryArea, Probe, RoundTrip, RoundTrips, Verification, round_micros,
+        BadPage, DiskVerification, LinkLateness, MemoryArea, Probe, RoundTrip, RoundTrips, Verification,
+        round_micros,
     },
 };
 use netem::userspace::Lateness;
-use stressor::verify;
+use stressor::{disk, verify};
 
 impl From<Lateness> for LinkLateness {
     fn from(late: Lateness) -> Self {
@@ -50,6 +51,20 @@ impl From<verify::Verification> for Verification {
             pages_checked: found.pages_checked,
             pages_bad: found.pages_bad,
             first_bad: found.first_bad.map(Into::into),
+        }
+    }
+}
+
+impl From<disk::DiskVerification> for DiskVerification {
+    fn from(found: disk::DiskVerification) -> Self {
+        Self {
+            blocks_checked: found.blocks_checked,
+            blocks_bad: found.blocks_bad,
+            first_bad: found.first_bad.map(|block| block.to_string()),
+            reads_bad: found.reads_bad,
+            first_bad_read: found.first_bad_read.map(|block| block.to_string()),
+            io_errors: found.io_errors,
+            first_error: found.first_error,
         }
     }
 }

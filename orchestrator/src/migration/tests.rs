@@ -10,13 +10,13 @@ use super::{
 use crate::{
     driver::{
         Driver,
-        mock::{Fault, MockDriver, Script, Shared},
+        mock::{Fault, MockDriver, Script, ScriptedMirror, Shared},
     },
     event::{Event, FanOut, Sink},
     matrix::{self, Cell, File},
     measure::{
         End,
-        link::LinkSetting,
+        link::{LinkSetting, StorageSetting},
         samples::{MemoryProgress, Sample},
     },
     mode::{Action, Decision, Policy, Progress},
@@ -202,6 +202,14 @@ impl Network for MockNetwork {
     async fn traffic(&self) -> Result<Traffic, NodeError> {
         self.inject(NetworkFault::Counting)?;
         Ok(self.driver.traffic())
+    }
+
+    async fn shape_storage(&self, _: &Profile) -> Result<Option<StorageSetting>, NodeError> {
+        Ok(None)
+    }
+
+    async fn storage_traffic(&self) -> Result<Option<[u64; 2]>, NodeError> {
+        Ok(None)
     }
 
     async fn start_probe(&self, _: Duration, _: Duration) -> Result<(), NodeError> {
@@ -414,17 +422,17 @@ failures! {
     a_guest_that_falls_silent: Setup::fault(Fault::SilentGuest)
         => Failed, "the guest did not reach a steady dirty rate within 60 s", Settle;
     a_destination_that_cannot_listen: Setup::fault(Fault::Listen)
-        => Failed, "the address is in use", Migrate;
+        => Failed, "the address is in use", Verify;
     traffic_that_cannot_be_counted: Setup::new().network_fault(NetworkFault::Counting)
-        => Failed, "node compute1 is gone", Migrate;
+        => Failed, "node compute1 is gone", Verify;
     a_migration_that_is_refused: Setup::fault(Fault::Begin)
-        => Failed, "the command is refused", Migrate;
+        => Failed, "the command is refused", Verify;
     a_source_that_does_not_answer: Setup::fault(Fault::Progress)
-        => Failed, "it does not answer", Migrate;
+        => Failed, "it does not answer", Verify;
     a_migration_that_fails: Setup::fault(Fault::Migration)
-        => Failed, "the migration failed: the stream broke", Migrate;
+        => Failed, "the migration failed: the stream broke", Verify;
     a_migration_that_others_cancel: Setup::fault(Fault::CancelledByOthers)
-        => Failed, "the migration failed: somebody cancelled it", Migrate;
+        => Failed, "the migration failed: somebody cancelled it", Verify;
     a_guest_that_does_not_resume: Setup::script(Script { loading: None, cut: WITH_THE_STOP, ..Script::SHORT })
         => GuestLost,
         "the guest is lost: the migration completed, but the guest does not run at the destination: nothing \
@@ -456,21 +464,21 @@ failures! {
         => Failed,
         "the migration failed: given up (not finished after 1 pass), but it was not cancelled within 20 s \
          in the state `active`",
-        Migrate;
+        Verify;
     a_cancellation_that_takes_too_long: Setup::script(Script {
         setup: None, cancelling: Duration::from_secs(21), ..Script::default()
     }).with("migrate: { timeout: 5s }\n")
         => Failed,
         "the migration failed: given up (the deadline of 5s passed in the state `setup`), but it was not \
          cancelled within 20 s in the state `cancelling`",
-        Migrate;
+        Verify;
     a_source_that_falls_silent: silent_from(1, 3600).with("migrate: { timeout: 300s }\n")
-        => Failed, "the source has not answered for 60 s in the state `active`", Migrate;
+        => Failed, "the source has not answered for 60 s in the state `active`", Verify;
     a_source_that_is_silent_at_the_deadline: silent_from(1, 3600).with("migrate: { timeout: 5s }\n")
         => Failed,
         "the migration failed: given up (the deadline of 5s passed in the state `active`), but the source \
          does not answer within 20 s in the state `active`",
-        Migrate;
+        Verify;
     a_guest_that_is_silent_afterwards: Setup::fault(Fault::SilentAfterwards)
         => GuestLost, "the guest is lost: the guest did not continue its work within 40 s", Observe;
     a_guest_that_is_stopped_afterwards: Setup::fault(Fault::Stopped)
@@ -479,11 +487,14 @@ failures! {
         => Failed, "it cannot be killed", Verify;
 }
 
-/// Makes an attempt in which an end dies in this phase.
+/// Makes an attempt in which an end dies in this phase. A guest whose migration has failed so is verified if
+/// it still runs at the source.
 async fn dies(phase: Phase, end: End) {
     let result = Setup::new().run_with(phase, |handles| Box::new(move || handles.driver.kill(end))).await;
     assert_eq!(result.outcome(), (Outcome::Failed, format!("the {} died", end.name()).as_str()));
-    assert_eq!(result.last_phase(), Some(phase));
+    let is_verified = phase == Phase::Migrate && end == End::Destination;
+    assert_eq!(result.last_phase(), Some(if is_verified { Phase::Verify } else { phase }));
+    assert_eq!(result.record.measured.verified.is_some(), is_verified);
 }
 
 /// Makes an attempt that the user interrupts in this phase.
@@ -606,6 +617,83 @@ async fn a_migration_is_not_given_up_as_stalled_before_the_last_entry() {
     assert_eq!(outcome, Outcome::NotConverged);
     assert!(reason.starts_with("the remaining memory stopped shrinking"), "{reason}");
     assert!(result.samples.last().unwrap().at_ms > 38_000.0, "{:?}", result.samples.last());
+}
+
+/// A migration whose disk is copied in three seconds, and completed in 40 ms.
+fn with_disk() -> Setup {
+    let (bulk, completing) = (Some(Duration::from_secs(3)), Some(Duration::from_millis(40)));
+    Setup::script(Script { mirror: Some(ScriptedMirror { bulk, completing }), ..Script::default() })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_is_copied_before_memory_and_completed_while_the_guest_is_stopped() {
+    let result = with_disk().run().await;
+    assert_eq!(result.outcome(), (Outcome::Converged, ""));
+    assert_eq!(result.driver.actions(), [Action::MigrateMemory, Action::CompleteDisk]);
+    let measured = &result.record.measured;
+    let transferred = &measured.transferred;
+    assert_eq!(transferred.disk_bytes, Some(300_000_000));
+    assert_eq!(transferred.memory_bytes, Some(200_000_000));
+    assert_eq!(transferred.qemu_bytes, Some(500_000_000));
+    // The client of the script does not notice the time for which the disk is completed.
+    let notes = ["the guest's clock lost 100 ms, but a client got no reply for 70 ms"];
+    assert_eq!(measured.disagreements, notes);
+    let storage = &measured.storage;
+    let close = |ms: Option<f64>, expected: f64| (ms.unwrap() - expected).abs() < 10.0;
+    assert!(close(storage.bulk_ms, 3000.0) && close(storage.memory_ms, 2000.0), "{storage:?}");
+    assert!(close(storage.switchover_ms, 40.0) && close(measured.total_time_ms, 5100.0), "{measured:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_migration_can_be_given_up_in_each_phase_of_a_disk() {
+    let mirror = |bulk, completing| Some(ScriptedMirror { bulk, completing });
+    let second = Some(Duration::from_secs(1));
+    for (mirror, active, reason, actions) in [
+        (mirror(None, None), second, "the deadline of 5s passed in the state `mirroring`", &[][..]),
+        (
+            mirror(second, None),
+            None,
+            "the deadline of 5s passed in the state `active`",
+            &[Action::MigrateMemory],
+        ),
+        (
+            mirror(second, None),
+            second,
+            "completing the copy of the disk has made no progress for 20 s",
+            &[Action::MigrateMemory, Action::CompleteDisk],
+        ),
+    ] {
+        // Without traffic that shows progress once the guest is stopped.
+        let script = Script { mirror, active, cut: Duration::from_secs(2), ..Script::default() };
+        let setup = Setup::script(script);
+        let result = setup.with("migrate: { timeout: 5s, stall_detection: false }\n").run().await;
+        assert_eq!(result.outcome(), (Outcome::NotConverged, reason));
+        assert_eq!(result.driver.actions(), [actions, &[Action::Cancel]].concat(), "{reason}");
+        assert_eq!(result.record.measured.total_time_ms, None);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_cannot_be_copied_fails_the_attempt() {
+    for (fault, actions) in
+        [(Fault::Mirror, &[][..]), (Fault::CompleteDisk, &[Action::MigrateMemory, Action::CompleteDisk])]
+    {
+        let mut setup = with_disk();
+        setup.script.fault = Some(fault);
+        let result = setup.run().await;
+        let (outcome, reason) = result.outcome();
+        assert_eq!(outcome, Outcome::Failed, "{reason}");
+        assert!(reason.ends_with("the disk is full"), "{reason}");
+        assert_eq!(result.driver.actions(), actions);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_survives_a_failed_migration_is_verified_at_the_source() {
+    let failed = Setup::fault(Fault::Migration).run().await;
+    assert_eq!(failed.outcome(), (Outcome::Failed, "the migration failed: the stream broke"));
+    assert_eq!(failed.record.measured.verified.as_ref().unwrap().pages_bad, 0);
+    assert!(failed.record.measured.phases_ms.contains_key(&Phase::Verify));
 }
 
 /// How long a migration sends that ends soon.

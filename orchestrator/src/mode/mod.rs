@@ -50,6 +50,10 @@ pub enum Decision {
 pub enum Action {
     /// Set another downtime limit.
     SetDowntimeLimit(Span),
+    /// Begin to send memory, now that the copy of the disk is up to date.
+    MigrateMemory,
+    /// Complete the copy of the disk while the guest is stopped, and then let the switchover go on.
+    CompleteDisk,
     /// Cancel the migration, so that the guest stays at the source.
     Cancel,
 }

@@ -54,7 +54,12 @@ const MAX_CALL_BYTES: usize = MAX_TRANSFER_BYTES as usize + (4 << 10);
 
 /// Returns the URL at which QEMU finds the disk that a server at this address serves.
 pub fn url(address: Ipv4Addr) -> String {
-    format!("nfs://{address}{EXPORT}/{FILE}")
+    format!("nfs://{address}{}", path())
+}
+
+/// Returns the path of the disk on a server.
+pub fn path() -> String {
+    format!("{EXPORT}/{FILE}")
 }
 
 /// A disk image, as the only file of an exported folder.

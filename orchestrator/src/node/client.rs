@@ -17,6 +17,7 @@ use std::{
     collections::HashMap,
     io,
     net::Ipv4Addr,
+    path::Path,
     pin::Pin,
     sync::{
         Arc, Mutex, Weak,
@@ -30,6 +31,7 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::{self, MissedTickBehavior},
 };
+use units::Bytes;
 
 /// An error of a call to a node.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -403,11 +405,33 @@ impl Node {
         result.await.unwrap_or_else(|_| Err(self.gone()))
     }
 
-    /// Creates a disk of `bytes` zeros, whose file is in the file system of a folder on the node's host: see
-    /// [`Call::CreateDisk`].
-    pub async fn create_disk(&self, folder: &str, bytes: u64) -> Result<Disk, NodeError> {
+    /// Creates a disk of this size, of which the first part, `written`, is written beforehand. Its file is in
+    /// the file system of a folder on the node's host: see [`Call::CreateDisk`].
+    pub async fn create_disk(&self, folder: &Path, size: Bytes, written: Bytes) -> Result<Disk, NodeError> {
+        self.create_any_disk(folder, false, size, written).await
+    }
+
+    /// Creates a disk like [`Self::create_disk`], as a file with a name in the folder. The file is gone when
+    /// the disk is dropped, or when the node ends.
+    pub async fn create_named_disk(
+        &self,
+        folder: &Path,
+        size: Bytes,
+        written: Bytes,
+    ) -> Result<Disk, NodeError> {
+        self.create_any_disk(folder, true, size, written).await
+    }
+
+    async fn create_any_disk(
+        &self,
+        folder: &Path,
+        named: bool,
+        size: Bytes,
+        written: Bytes,
+    ) -> Result<Disk, NodeError> {
         let node = self.clone();
-        let call = Call::CreateDisk { folder: folder.into(), bytes };
+        let folder = folder.display().to_string();
+        let call = Call::CreateDisk { folder, named, bytes: size.get(), written_bytes: written.get() };
         self.keep(async move {
             let CreatedDisk { disk, path } = node.call("create a disk", call).await?;
             Ok(Disk { node, number: disk, path })
@@ -497,6 +521,11 @@ impl Node {
         self.call(&format!("read the counters of {interface}"), call).await
     }
 
+    /// Returns what TCP connections from the node to a port have sent: see [`Call::TcpSent`].
+    pub async fn tcp_sent(&self, port: u16) -> Result<Option<u64>, NodeError> {
+        self.call("count what its connections have sent", Call::TcpSent { port }).await
+    }
+
     /// Starts the downtime probe. Returns when the target's first reply has arrived; fails if none arrives
     /// within `timeout`.
     pub async fn start_probe(
@@ -547,6 +576,11 @@ impl Drop for Process {
 }
 
 impl Disk {
+    /// Returns the number of the disk, for [`ProcessSpec::disks`].
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
     /// Returns the path of the disk's file on the node's host: see [`CreatedDisk::path`].
     pub fn path(&self) -> &str {
         &self.path

@@ -16,6 +16,12 @@ use std::{collections::BTreeSet, fmt, iter, net::Ipv4Addr};
 /// Ethernet frames of [`ProcessSpec::frames_of`].
 pub const FRAMES: &str = "{frames}";
 
+/// Returns the placeholder in [`ProcessSpec::args`] for the path of an inherited disk, which is the one with
+/// this index in [`ProcessSpec::disks`].
+pub fn disk_path(index: usize) -> String {
+    format!("{{disk {index}}}")
+}
+
 /// A message from the orchestrator to a node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -115,15 +121,21 @@ pub enum Call {
         /// Whether it stops; else it goes on.
         stopped: bool,
     },
-    /// Create a disk: an empty file without a name, which is gone when nothing has it open any more. Returns
-    /// a [`CreatedDisk`].
+    /// Create a disk: a file without a name, which is gone when nothing has it open any more, or one with a
+    /// name, which is gone when the disk is closed or the node ends. Returns a [`CreatedDisk`].
     CreateDisk {
-        /// The folder on the node's host whose file system has the file.
+        /// The folder on the node's host that has the file.
         folder: String,
+        /// Whether the file has a name, so that other hosts which have mounted the folder can open it. All
+        /// their users can, since a host's root may be nobody to the server of the folder.
+        named: bool,
         /// The size of the file.
         bytes: u64,
+        /// The size of its first part, in bytes, that is written beforehand by
+        /// [`stressor::disk::fill_image`]. The rest reads as zeros, and takes no space.
+        written_bytes: u64,
     },
-    /// Close a disk. A process that serves it goes on.
+    /// Close a disk. A process that has inherited it goes on.
     CloseDisk {
         /// The disk, as numbered by [`Call::CreateDisk`].
         disk: u64,
@@ -218,6 +230,12 @@ pub enum Call {
         /// The name of the interface.
         interface: String,
     },
+    /// Return what TCP connections from this node to a port have sent: the bytes that the peers have
+    /// acknowledged, or nothing if there is no such connection.
+    TcpSent {
+        /// The port of the peers.
+        port: u16,
+    },
     /// Start the downtime probe: send ICMP echo requests at a fixed interval until [`Call::StopProbe`].
     /// Answered when the first echo reply has arrived.
     StartProbe {
@@ -240,11 +258,14 @@ pub enum Call {
 pub struct ProcessSpec {
     /// The program, as a path or a name in `PATH`.
     pub program: String,
-    /// The arguments; [`FRAMES`] in them is replaced.
+    /// The arguments; [`FRAMES`] and each [`disk_path`] in them are replaced.
     pub args: Vec<String>,
     /// The interface whose Ethernet frames the process receives and sends as datagrams on an inherited
     /// socket, if any.
     pub frames_of: Option<String>,
+    /// The disks that the process inherits, as numbered by [`Call::CreateDisk`].
+    #[serde(default)]
+    pub disks: Vec<u64>,
 }
 
 impl fmt::Display for ProcessSpec {

@@ -1,11 +1,11 @@
 //! A model of pre-copy migrations. It predicts whether a migration converges, how long it takes, and how much
 //! memory it sends.
 //!
-//! The guest's memory is sent once. Memory that becomes dirty in the meantime is sent again, and so on, until
-//! the rest fits into the downtime limit. With the dirty rate `R` and the working set `W`, a pass of `t`
-//! seconds leaves `min(W, R·t)` dirty. So with a bandwidth `B`, the passes shrink by the factor `R / B` once
-//! they are smaller than `W·B / R`. A migration with `R` below `B` converges; one with `R` above `B`
-//! converges only if the working set itself fits into the limit.
+//! A disk that has to be copied is copied first. The guest's memory is sent once. Memory that becomes dirty
+//! in the meantime is sent again, and so on, until the rest fits into the downtime limit. With the dirty rate
+//! `R` and the working set `W`, a pass of `t` seconds leaves `min(W, R·t)` dirty. So with a bandwidth `B`,
+//! the passes shrink by the factor `R / B` once they are smaller than `W·B / R`. A migration with `R` below
+//! `B` converges; one with `R` above `B` converges only if the working set itself fits into the limit.
 //!
 //! QEMU does not wait for the end of a pass. It reads the dirty bitmap again whenever the remaining memory of
 //! the last reading falls below `B` times the downtime limit (`migration_iteration_run` and
@@ -16,7 +16,10 @@
 //! counts guest memory: page headers reduce the bandwidth, see [`payload_bandwidth`], and pages of zeros cost
 //! nothing.
 
-use crate::{matrix::Settings, outcome::Outcome};
+use crate::{
+    matrix::{Settings, Storage, StorageKind},
+    outcome::Outcome,
+};
 use netem::{
     Profile,
     ethernet::{FRAME_BYTES, TCP_PAYLOAD_BYTES},
@@ -43,6 +46,8 @@ const PAGE: f64 = PAGE_BYTES as f64;
 /// The parameters of a prediction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Input {
+    /// The part of the disk that has to be copied before memory is sent.
+    pub disk: Bytes,
     /// Memory that has to be sent at least once: all non-zero memory, including the working set.
     pub memory: Bytes,
     /// Memory that is dirtied again and again. More than `memory` counts as all of `memory`.
@@ -98,7 +103,7 @@ pub struct Prediction {
     pub total_time: Span,
     /// How long the guest is stopped; absent if the migration does not converge.
     pub downtime: Option<Span>,
-    /// Guest memory sent in total.
+    /// Guest memory, and blocks of the disk, sent in total.
     pub transferred: Bytes,
     /// The number of readings of the dirty bitmap that were sent, the last one with the guest stopped.
     pub passes: u32,
@@ -127,7 +132,9 @@ impl Input {
         let parts = [booted_memory(settings.guest.memory), ballast, working_set];
         let memory = parts.iter().fold(0u64, |sum, part| sum.saturating_add(part.get()));
         let migrate = &settings.migrate;
+        let Storage { kind, written, .. } = settings.storage;
         Self {
+            disk: if kind == StorageKind::Block { written } else { Bytes::ZERO },
             memory: Bytes::new(memory.min(settings.guest.memory.get())),
             working_set,
             rate: byte_rate(settings.workload().rate),
@@ -151,6 +158,12 @@ impl Input {
         let mut simulation = Simulation { input: self, changes, time: 0.0, sent: 0.0, passes: 0, stalled: 0 };
         let mut remaining = self.memory.max(self.working_set).get() as f64;
         if self.bandwidth.is_zero() {
+            return simulation.given_up(Reason::Deadline);
+        }
+        let copied = simulation.send(self.disk.get() as f64);
+        // That was no pass over the memory.
+        simulation.passes = 0;
+        if copied.is_none() {
             return simulation.given_up(Reason::Deadline);
         }
         loop {
@@ -307,10 +320,9 @@ fn span(seconds: f64) -> Span {
 /// Returns the guest memory that one TCP stream over a link of this rate carries per second.
 ///
 /// The kernel's shapers count Ethernet frames without preamble and frame check sequence: 1514 bytes at an MTU
-/// of
-/// 1500. IP and TCP headers with timestamps (RFC 7323) leave 1448 bytes of that for payload. In the payload,
-///       QEMU puts a header of 8 bytes before each page of 4096 (`save_page_header` in migration/ram.c). So
-///       940 Mbit/s carry 112.2 MB/s.
+/// of 1500 bytes. IP and TCP headers with timestamps (RFC 7323) leave 1448 bytes of that for payload. In the
+/// payload, QEMU puts a header of 8 bytes before each page of 4096 (`save_page_header` in migration/ram.c).
+/// So 940 Mbit/s carry 112.2 MB/s.
 pub fn payload_bandwidth(link: BitRate) -> ByteRate {
     let payload = u128::from(link.get()) / 8 * u128::from(TCP_PAYLOAD_BYTES) / u128::from(FRAME_BYTES);
     without_page_headers(payload)

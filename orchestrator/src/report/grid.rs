@@ -27,24 +27,32 @@ pub(super) struct Grid {
 impl Grid {
     pub(super) fn new(plan: &Plan, records: &[Record]) -> Self {
         let axes = plan.axis_paths();
-        let figures: Vec<(&Figure, TableColumn)> =
-            FIGURES.iter().filter_map(|figure| Some((figure, figure.table?))).collect();
-        let rows_of_reference = || plan.reference.iter().flat_map(|reference| &reference.rows);
-        let published: Vec<(Subject, TableColumn)> = figures
+        let is_measured = |figure: &Figure| records.iter().any(|r| (figure.value)(&r.measured).is_some());
+        let figures: Vec<(&Figure, TableColumn)> = FIGURES
             .iter()
-            .filter_map(|(figure, column)| Some((figure.published_as?, *column)))
-            .filter(|(subject, _)| rows_of_reference().any(|row| row.figure(*subject).is_some()))
+            .filter_map(|figure| Some((figure, figure.table?)))
+            .filter(|(figure, column)| !column.optional || is_measured(figure))
+            .collect();
+        let rows_of_reference = || plan.reference.iter().flat_map(|reference| &reference.rows);
+        let published: Vec<(&Figure, Subject, TableColumn)> = figures
+            .iter()
+            .filter_map(|(figure, column)| Some((*figure, figure.published_as?, *column)))
+            .filter(|(_, subject, _)| rows_of_reference().any(|row| row.figure(*subject).is_some()))
             .collect();
         let titles = figures.iter().map(|(_, column)| column.header.to_string());
-        let beside = published.iter().map(|(_, c)| format!("published\n{}", c.header.replace('\n', " ")));
+        let beside = published.iter().flat_map(|(_, _, column)| {
+            [format!("published\n{}", column.header.replace('\n', " ")), "ratio".into()]
+        });
         let names = axes.iter().map(ToString::to_string).chain(["outcome".to_string()]);
         let rows = plan.cells.iter().map(|cell| {
             let attempts: Vec<&Record> = records.iter().filter(|r| r.cell == cell.id).collect();
             let row = plan.reference.as_ref().and_then(|r| r.row_for(&cell.settings));
             let values = axes.iter().map(|axis| cell.axes.get(*axis).cloned().unwrap_or_default());
             let measured = figures.iter().map(|(figure, column)| spread(&attempts, figure, column));
-            let beside = published.iter().map(|(subject, column)| {
-                row.and_then(|row| row.figure(*subject)).map(|value| column.show(value)).unwrap_or_default()
+            let beside = published.iter().flat_map(|(figure, subject, column)| {
+                let value = row.and_then(|row| row.figure(*subject));
+                let ratio = value.and_then(|value| ratio(&attempts, figure, value));
+                [value.map(|value| column.show(value)), ratio].map(Option::unwrap_or_default)
             });
             let disagree = attempts.iter().any(|record| !record.measured.disagreements.is_empty());
             let outcome = outcomes(&attempts) + if disagree { MARK } else { "" };
@@ -74,21 +82,36 @@ fn outcomes(attempts: &[&Record]) -> String {
 /// Returns the median of a figure over the attempts that measured it, with the range if there are several.
 /// What has a lower bound only is shown after `>`, and is larger than all others.
 fn spread(attempts: &[&Record], figure: &Figure, column: &TableColumn) -> String {
+    let values = sorted(attempts, figure);
+    let show = |shown: Shown| shown.to_text(|value| column.show(value));
+    match (&values[..], median(&values)) {
+        ([low, .., high], Some(median)) => format!("{} ({}–{})", show(median), show(*low), show(*high)),
+        (_, Some(only)) => show(only),
+        (_, None) => "-".into(),
+    }
+}
+
+/// Returns the ratio of the median of a figure to the published value.
+fn ratio(attempts: &[&Record], figure: &Figure, published: f64) -> Option<String> {
+    let median = median(&sorted(attempts, figure)).filter(|_| published > 0.0)?;
+    Some(median.to_text(|value| format!("{:.2}", value / published)))
+}
+
+/// Returns what the attempts have measured of a figure, the smallest first.
+fn sorted(attempts: &[&Record], figure: &Figure) -> Vec<Shown> {
     let mut values: Vec<Shown> = attempts.iter().filter_map(|r| Shown::new(figure, r)).collect();
     values.sort_unstable_by(|a, b| a.is_open.cmp(&b.is_open).then(a.value.total_cmp(&b.value)));
-    let show = |shown: Shown| format!("{}{}", if shown.is_open { ">" } else { "" }, column.show(shown.value));
-    match values[..] {
-        [] => "-".into(),
-        [value] => show(value),
-        [low, .., high] => {
-            let middle = values.len() / 2;
-            let mut median = values[middle];
-            if values.len().is_multiple_of(2) {
-                median.value = f64::midpoint(values[middle - 1].value, median.value);
-            }
-            format!("{} ({}–{})", show(median), show(low), show(high))
-        }
+    values
+}
+
+/// Returns the median of sorted values.
+fn median(values: &[Shown]) -> Option<Shown> {
+    let middle = values.len() / 2;
+    let mut median = *values.get(middle)?;
+    if values.len().is_multiple_of(2) {
+        median.value = f64::midpoint(values[middle - 1].value, median.value);
     }
+    Some(median)
 }
 
 /// A value as a table shows it.
@@ -104,5 +127,10 @@ impl Shown {
         let interval = figure.interval(&record.measured)?;
         let value = interval.most.unwrap_or(interval.least);
         Some(Self { value, is_open: interval.most.is_none() })
+    }
+
+    /// Returns the value as `show` shows it, with a sign before it if it is only a lower bound.
+    fn to_text(self, show: impl Fn(f64) -> String) -> String {
+        format!("{}{}", if self.is_open { ">" } else { "" }, show(self.value))
     }
 }

@@ -36,6 +36,11 @@ impl RecordBuilder {
         self.phase = Some((phase, Instant::now()));
     }
 
+    /// Returns the phase in progress.
+    pub fn phase(&self) -> Option<Phase> {
+        self.phase.map(|(phase, _)| phase)
+    }
+
     fn end_phase(&mut self) {
         if let Some((phase, since)) = self.phase.take() {
             self.measured.phases_ms.insert(phase, millis(since));

@@ -71,6 +71,8 @@ pub struct TableColumn {
     pub per: f64,
     /// The number of digits after the decimal point.
     pub decimals: usize,
+    /// Whether the column is left out of tables in which no attempt has the figure.
+    pub optional: bool,
 }
 
 impl TableColumn {
@@ -107,6 +109,8 @@ pub enum Unit {
     BytesPerSecond,
     /// Memory pages of 4 KiB.
     Pages,
+    /// Blocks of a disk, of 4 KiB each.
+    Blocks,
     /// Passes of pre-copy over the guest's memory.
     Passes,
     /// The number of entries of a list.
@@ -120,6 +124,7 @@ impl fmt::Display for Unit {
             Self::Bytes => "bytes",
             Self::BytesPerSecond => "bytes per second of the guest's clock",
             Self::Pages => "pages of 4 KiB",
+            Self::Blocks => "blocks of 4 KiB",
             Self::Passes => "passes",
             Self::Entries => "entries",
         })
@@ -156,7 +161,7 @@ pub const FIGURES: &[Figure] = &[
         to: "the orchestrator receives the event `RESUME` from the destination",
         ways: Some("to the source, and from the destination"),
         value: |m| m.total_time_ms,
-        table: Some(TableColumn { header: "total time\ns", per: 1e3, decimals: 1 }),
+        table: Some(TableColumn { header: "total time\ns", per: 1e3, decimals: 1, optional: false }),
         csv: Some(CsvColumn { name: "total_time_ms", whole: false }),
         expected_as: &[Subject::TotalTime],
         published_as: Some(Subject::TotalTime),
@@ -184,7 +189,7 @@ pub const FIGURES: &[Figure] = &[
         leaves_out: "the time until the destination has received the last data, loaded the device state and \
                      started the guest",
         value: |m| m.downtime_ms.qemu,
-        table: Some(TableColumn { header: "downtime\nQEMU ms", per: 1.0, decimals: 0 }),
+        table: Some(TableColumn { header: "downtime\nQEMU ms", per: 1.0, decimals: 0, optional: false }),
         csv: Some(CsvColumn { name: "downtime_qemu_ms", whole: false }),
         expected_as: &[Subject::DowntimeQemu, Subject::Downtime],
         published_as: Some(Subject::Downtime),
@@ -205,7 +210,7 @@ pub const FIGURES: &[Figure] = &[
              samples",
         ),
         value: |m| m.downtime_ms.guest,
-        table: Some(TableColumn { header: "downtime\nguest ms", per: 1.0, decimals: 0 }),
+        table: Some(TableColumn { header: "downtime\nguest ms", per: 1.0, decimals: 0, optional: false }),
         csv: Some(CsvColumn { name: "downtime_guest_ms", whole: false }),
         expected_as: &[Subject::DowntimeGuest],
         ..DEFAULTS
@@ -222,10 +227,11 @@ pub const FIGURES: &[Figure] = &[
         from: "the controller's kernel receives a reply",
         to: "the controller's kernel receives the next reply",
         value: |m| m.downtime_ms.client,
-        table: Some(TableColumn { header: "downtime\nclient ms", per: 1.0, decimals: 0 }),
+        table: Some(TableColumn { header: "downtime\nclient ms", per: 1.0, decimals: 0, optional: false }),
         csv: Some(CsvColumn { name: "downtime_client_ms", whole: false }),
         at_least: Some(|m| m.downtime_ms.client_at_least),
         expected_as: &[Subject::DowntimeClient, Subject::Downtime],
+        published_as: Some(Subject::DowntimeClient),
         ..DEFAULTS
     },
     Figure {
@@ -245,15 +251,37 @@ pub const FIGURES: &[Figure] = &[
     },
     Figure {
         key: "transferred.qemu_bytes",
-        description: "The payload of the migration stream, as QEMU counts it: the largest `ram.transferred` \
-                      of all samples.",
+        description: "The payload that QEMU sent: the migration stream as QEMU counts it, which is the \
+                      largest `ram.transferred` of all samples, and the copy of the disk if there is one.",
         unit: Unit::Bytes,
         leaves_out: "TCP, IP and Ethernet headers",
         value: |m| Some(m.transferred.qemu_bytes? as f64),
-        table: Some(TableColumn { header: "data\nMB", per: 1e6, decimals: 0 }),
+        table: Some(TableColumn { header: "data\nMB", per: 1e6, decimals: 0, optional: false }),
         csv: Some(CsvColumn { name: "transferred_qemu_bytes", whole: true }),
         expected_as: &[Subject::Transferred],
         published_as: Some(Subject::Transferred),
+        ..DEFAULTS
+    },
+    Figure {
+        key: "transferred.memory_bytes",
+        description: "The payload of the migration stream alone, if the disk was copied.",
+        unit: Unit::Bytes,
+        leaves_out: "TCP, IP and Ethernet headers",
+        value: |m| Some(m.transferred.memory_bytes? as f64),
+        table: Some(TableColumn { header: "memory\nMB", per: 1e6, decimals: 0, optional: true }),
+        csv: Some(CsvColumn { name: "transferred_memory_bytes", whole: true }),
+        ..DEFAULTS
+    },
+    Figure {
+        key: "transferred.disk_bytes",
+        description: "What the source sent to copy the disk to the destination, as the source's kernel \
+                      counts it for the NBD connection. A block that the guest writes again is sent again; \
+                      blocks that have never been written cost some bytes together.",
+        unit: Unit::Bytes,
+        leaves_out: "TCP, IP and Ethernet headers",
+        value: |m| Some(m.transferred.disk_bytes? as f64),
+        table: Some(TableColumn { header: "disk\nMB", per: 1e6, decimals: 0, optional: true }),
+        csv: Some(CsvColumn { name: "transferred_disk_bytes", whole: true }),
         ..DEFAULTS
     },
     Figure {
@@ -272,6 +300,21 @@ pub const FIGURES: &[Figure] = &[
         ..DEFAULTS
     },
     Figure {
+        key: "transferred.storage",
+        description: "The bytes on the links between a shared disk and the two compute nodes during the \
+                      migration, both directions together, with all headers. The value is their sum. Absent \
+                      if the disk is not shared.",
+        unit: Unit::Bytes,
+        from: "just before the orchestrator sends `migrate` to the source",
+        to: "the orchestrator knows how the migration ended",
+        value: |m| {
+            Some((m.transferred.storage?.source_bytes + m.transferred.storage?.destination_bytes) as f64)
+        },
+        table: Some(TableColumn { header: "storage\nMB", per: 1e6, decimals: 0, optional: true }),
+        csv: Some(CsvColumn { name: "storage_wire_bytes", whole: true }),
+        ..DEFAULTS
+    },
+    Figure {
         key: "transferred.while_running",
         description: "The payload of the migration stream that QEMU sent while the guest still ran at the \
                       source (`bytes`), and the time in which it did (`duration_ms`). QEMU's own limit, \
@@ -287,6 +330,95 @@ pub const FIGURES: &[Figure] = &[
         ..DEFAULTS
     },
     Figure {
+        key: "storage.bulk_ms",
+        description: "The time until the copy of the disk is up to date for the first time. Memory is not \
+                      sent before.",
+        clock: Some(Clock::Orchestrator),
+        from: "just before the orchestrator connects the source to the destination's disk",
+        to: "the orchestrator learns from the source that the mirror job is ready",
+        ways: Some("to the source, and from the source"),
+        value: |m| m.storage.bulk_ms,
+        csv: Some(CsvColumn { name: "storage_bulk_ms", whole: false }),
+        ..DEFAULTS
+    },
+    Figure {
+        key: "storage.memory_ms",
+        description: "The time in which memory migrates while the copy of the disk is kept up to date.",
+        clock: Some(Clock::Orchestrator),
+        from: "the orchestrator learns from the source that the mirror job is ready, and sends `migrate`",
+        to: "the orchestrator learns from the source that the guest is stopped for the switchover",
+        ways: Some("the difference between two delays from the source"),
+        value: |m| m.storage.memory_ms,
+        csv: Some(CsvColumn { name: "storage_memory_ms", whole: false }),
+        ..DEFAULTS
+    },
+    Figure {
+        key: "storage.switchover_ms",
+        description: "The part of the downtime in which the copy of the disk is completed and the \
+                      destination's QEMU takes the disk over.",
+        clock: Some(Clock::Orchestrator),
+        from: "the orchestrator learns from the source that the guest is stopped for the switchover",
+        to: "the source has ended the mirror, the destination its export, and the source goes on with the \
+             switchover",
+        ways: Some("to both ends and back, several times"),
+        value: |m| m.storage.switchover_ms,
+        csv: Some(CsvColumn { name: "storage_switchover_ms", whole: false }),
+        ..DEFAULTS
+    },
+    Figure {
+        key: "storage.write_rate",
+        description: "The rate at which the guest wrote to its disk during the migration.",
+        unit: Unit::BytesPerSecond,
+        from: "just before the orchestrator starts the migration",
+        to: "the orchestrator receives the event `STOP` from the source, or gives the migration up",
+        value: |m| m.storage.write_rate,
+        csv: Some(CsvColumn { name: "storage_write_bytes_per_s", whole: true }),
+        ..DEFAULTS
+    },
+    Figure {
+        key: "storage.read_rate",
+        description: "The rate at which the guest read from its disk during the migration.",
+        unit: Unit::BytesPerSecond,
+        from: "just before the orchestrator starts the migration",
+        to: "the orchestrator receives the event `STOP` from the source, or gives the migration up",
+        value: |m| m.storage.read_rate,
+        csv: Some(CsvColumn { name: "storage_read_bytes_per_s", whole: true }),
+        ..DEFAULTS
+    },
+    Figure {
+        key: "storage.longest_write_ms",
+        description: "The longest time that a write to the disk took during the migration.",
+        clock: Some(Clock::Guest),
+        from: "the stressor submits a write",
+        to: "the write has ended",
+        leaves_out: "the time for which the guest is stopped",
+        value: |m| m.storage.longest_write_ms,
+        csv: Some(CsvColumn { name: "storage_longest_write_ms", whole: false }),
+        ..DEFAULTS
+    },
+    Figure {
+        key: "storage.longest_read_ms",
+        description: "The longest time that a read from the disk took during the migration.",
+        clock: Some(Clock::Guest),
+        from: "the stressor submits a read",
+        to: "the read has ended",
+        leaves_out: "the time for which the guest is stopped",
+        value: |m| m.storage.longest_read_ms,
+        csv: Some(CsvColumn { name: "storage_longest_read_ms", whole: false }),
+        ..DEFAULTS
+    },
+    Figure {
+        key: "storage.verified",
+        description: "Whether the guest's disk holds exactly what was written to it: each block is compared \
+                      with the content that follows from its index and from how often it was written. \
+                      Checked where the guest runs after the migration. The value in CSV is the number of \
+                      blocks checked.",
+        unit: Unit::Blocks,
+        value: |m| Some(m.storage.verified.as_ref()?.blocks_checked as f64),
+        csv: Some(CsvColumn { name: "blocks_verified", whole: true }),
+        ..DEFAULTS
+    },
+    Figure {
         key: "iterations",
         description: "The passes of pre-copy over the guest's memory (QEMU's iterations), one entry each, \
                       with times in milliseconds. The value in tables and CSV is the number of the last \
@@ -299,7 +431,7 @@ pub const FIGURES: &[Figure] = &[
         leaves_out: "passes too short to be sampled, which appear only as gaps in the numbering",
         ways: Some("the difference between two delays from the source"),
         value: |m| Some(m.iterations.last()?.number as f64),
-        table: Some(TableColumn { header: "passes", per: 1.0, decimals: 0 }),
+        table: Some(TableColumn { header: "passes", per: 1.0, decimals: 0, optional: false }),
         csv: Some(CsvColumn { name: "passes", whole: true }),
         ..DEFAULTS
     },
@@ -397,7 +529,8 @@ pub const FIGURES: &[Figure] = &[
         description: "Whether the guest's memory holds exactly what the stressor wrote: each page is \
                       compared with the content that follows from its seed, index and generation. Checked \
                       after the migration at the destination, or at the source if the migration was given \
-                      up. The value in CSV is the number of pages checked.",
+                      up, or failed and left the guest running there. The value in CSV is the number of \
+                      pages checked.",
         unit: Unit::Pages,
         leaves_out: "the memory of the guest's kernel",
         value: |m| Some(m.verified.as_ref()?.pages_checked as f64),

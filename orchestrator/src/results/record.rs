@@ -9,7 +9,12 @@
 use super::format::FormatVersion;
 use crate::{
     matrix::Settings,
-    measure::{End, link::LinkSetting, passes::Pass, samples::Completion},
+    measure::{
+        End,
+        link::{LinkSetting, StorageSetting},
+        passes::Pass,
+        samples::Completion,
+    },
     outcome::Outcome,
 };
 use indexmap::IndexMap;
@@ -82,6 +87,9 @@ pub struct Measured {
     pub downtime_ms: Downtime,
     /// The data that the migration moved, as counted by QEMU and on the migration link, in bytes.
     pub transferred: Transferred,
+    /// What happened to the guest's disk. Absent if it has none.
+    #[serde(default, skip_serializing_if = "StorageMeasured::is_empty")]
+    pub storage: StorageMeasured,
     /// The figure `iterations`.
     pub iterations: Vec<Pass>,
     /// The figure `timeline`.
@@ -137,11 +145,92 @@ pub struct Downtime {
 pub struct Transferred {
     /// The figure `transferred.qemu_bytes`.
     pub qemu_bytes: Option<u64>,
+    /// The figure `transferred.memory_bytes`. Absent if the disk was not copied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// The figure `transferred.disk_bytes`. Absent if the disk was not copied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_bytes: Option<u64>,
     /// The figure `transferred.wire_bytes`.
     pub wire_bytes: Option<u64>,
+    /// The figure `transferred.storage`. Absent if the disk is not shared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<StorageTraffic>,
     /// The figure `transferred.while_running`. Absent in records of older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub while_running: Option<SentWhileRunning>,
+}
+
+/// What the links between a shared disk and the compute nodes carried, in bytes with all headers, both
+/// directions together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StorageTraffic {
+    /// The bytes on the link to the source.
+    pub source_bytes: u64,
+    /// The bytes on the link to the destination.
+    pub destination_bytes: u64,
+}
+
+/// What happened to the guest's disk.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct StorageMeasured {
+    /// How the links to a shared disk were shaped at first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link_setting: Option<StorageSetting>,
+    /// The figure `storage.bulk_ms`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bulk_ms: Option<f64>,
+    /// The figure `storage.memory_ms`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_ms: Option<f64>,
+    /// The figure `storage.switchover_ms`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switchover_ms: Option<f64>,
+    /// The figure `storage.write_rate`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub write_rate: Option<f64>,
+    /// The figure `storage.read_rate`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_rate: Option<f64>,
+    /// The figure `storage.longest_write_ms`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub longest_write_ms: Option<f64>,
+    /// The figure `storage.longest_read_ms`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub longest_read_ms: Option<f64>,
+    /// How the server of a shared disk exited during the attempt, such as `signal: 9 (SIGKILL)`, each time
+    /// that it did. It was started again each time, one second later.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub server_failures: Vec<String>,
+    /// The figure `storage.verified`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified: Option<DiskVerification>,
+}
+
+impl StorageMeasured {
+    /// Returns whether nothing was measured.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The result of the check of the guest's disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DiskVerification {
+    /// The number of blocks of 4 KiB compared: all blocks of the disk.
+    pub blocks_checked: u64,
+    /// The number of blocks that did not hold what was written to them.
+    pub blocks_bad: u64,
+    /// The first block that did not hold what was written to it, in words; absent if there is none.
+    pub first_bad: Option<String>,
+    /// The number of reads of the load that returned something else than what was written.
+    pub reads_bad: u64,
+    /// What the first of these reads returned, in words; absent if there is none.
+    pub first_bad_read: Option<String>,
+    /// The number of writes and reads of the load that failed.
+    pub io_errors: u64,
+    /// The message about the first failure; absent if there is none.
+    pub first_error: Option<String>,
 }
 
 /// The data that QEMU sent while the guest still ran at the source, which is when QEMU's own bandwidth limit

@@ -33,6 +33,7 @@ mod tests {
 
     fn sample(at_ms: f64, pass: u64) -> Sample {
         Sample {
+            disk: None,
             at_ms,
             status: "active".into(),
             memory: (pass > 0).then_some(MemoryProgress {

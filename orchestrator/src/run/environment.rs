@@ -107,7 +107,8 @@ mod tests {
         };
         let trip = RoundTrip { least_ms: 0.25, median_ms: 0.5 };
         let round_trips = Some(RoundTrips { controller: trip, source: trip, destination: trip });
-        lab::Description { kind: "local".into(), source: facts.clone(), destination: facts, round_trips }
+        let (source, destination, images) = (facts.clone(), facts, None);
+        lab::Description { kind: "local".into(), source, destination, round_trips, images }
     }
 
     #[test]

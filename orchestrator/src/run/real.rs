@@ -13,16 +13,20 @@ use crate::{
         self, Pair,
         accel::{self, Platform, TrialSpec},
         confinement::{self, Confinement},
+        disk::{self, Image},
         machine::{self, Accelerator, GuestMachine, QEMU, Role},
         machine_types::{MachineTypes, UNVERSIONED},
         saved::SavedGuest,
     },
     event::{Event, Sink},
     image::{self, Cache, GuestFiles, KernelChoice},
-    lab::{self, Compute, Description, Lab},
-    matrix::{Cell, Plan, RunOrder},
+    lab::{
+        self, Compute, Description, Lab,
+        storage::{SharedDisk, StorageLink},
+    },
+    matrix::{Cell, Plan, RunOrder, Settings, StorageKind},
     migration::attempt::{self, attempt},
-    node::protocol::Facts,
+    node::{self, protocol::Facts},
     outcome::Outcome,
     results::{builder::RecordBuilder, environment::Environment, format::FormatVersion, record::Record},
     setup::QemuVersion,
@@ -240,6 +244,57 @@ fn commands(machine: &GuestMachine, lab: &Lab, saved: &SavedGuest) -> Vec<String
     boot.into_iter().chain(ends).map(command).collect()
 }
 
+/// A disk that the source and the destination share.
+enum SharedImage<'a> {
+    /// The controller serves it, over the storage link.
+    Served(SharedDisk, StorageLink<'a>),
+    /// It is in a folder that all hosts have mounted.
+    Mounted { _disk: node::Disk },
+}
+
+impl<'a> SharedImage<'a> {
+    /// Creates the disk of these settings, if it is shared, and makes it that of the machine. The error is
+    /// the reason, as text.
+    async fn create(
+        lab: &'a Lab,
+        settings: &Settings,
+        machine: &mut GuestMachine,
+    ) -> Result<Option<Self>, String> {
+        let (StorageKind::Shared, Some(disk)) = (settings.storage.kind, &mut machine.disk) else {
+            return Ok(None);
+        };
+        let written = settings.storage.written;
+        let Some(folder) = &lab.description.images else {
+            let created = disk::create(&lab.controller, disk, written).await.map_err(|e| e.to_string())?;
+            let served =
+                async { Ok::<_, lab::Error>((lab.share_disk(created).await?, lab.storage_link().await?)) };
+            let (served, link) = served.await.map_err(|error| error.to_string())?;
+            return Ok(Some(Self::Served(served, link)));
+        };
+        let created = disk::create_in(folder, &lab.controller, disk, written).await;
+        let created = created.map_err(|error| error.to_string())?;
+        for (compute, end) in [(&lab.source, "source"), (&lab.destination, "destination")] {
+            if !disk::can_write(&compute.node, created.path()).await.map_err(|error| error.to_string())? {
+                let (path, folder) = (created.path(), folder.display());
+                return Err(format!(
+                    "the {end} cannot write to the disk {path} of the controller: all hosts have to share \
+                     {folder}, the folder `images` of the inventory"
+                ));
+            }
+        }
+        disk.image = Image::Mounted(created.path().into());
+        Ok(Some(Self::Mounted { _disk: created }))
+    }
+
+    /// Returns the storage link, if the disk is served over one.
+    fn link(&self) -> Option<StorageLink<'a>> {
+        match self {
+            Self::Served(_, link) => Some(*link),
+            Self::Mounted { .. } => None,
+        }
+    }
+}
+
 impl Bench for QemuBench {
     type Error = Error;
 
@@ -362,27 +417,54 @@ impl Bench for QemuBench {
             Ok(link) => link,
             Err(reason) => return without_attempt(Outcome::Skipped, reason),
         };
-        let machine = GuestMachine {
+        let mut machine = GuestMachine {
             machine_type,
             confinement,
             ..GuestMachine::new(&cell.settings, accelerator, guest.paths())
+        };
+        // Kept until the attempt has ended.
+        let shared = tokio::select! {
+            created = SharedImage::create(lab, &cell.settings, &mut machine) => match created {
+                Ok(shared) => shared,
+                Err(reason) => return without_attempt(Outcome::Failed, reason),
+            },
+            () = interrupt.requested() => {
+                return without_attempt(Outcome::Interrupted, "interrupted by the user".into());
+            }
         };
         if verbose {
             for command in commands(&machine, lab, saved) {
                 sink.handle(&Event::Message(&command));
             }
         }
+        let storage_link = shared.as_ref().and_then(SharedImage::link);
+        let link = storage_link.map_or(link, |storage| link.with_storage(storage));
         let pair = qemu::PairSpec {
             source: &lab.source,
             destination: &lab.destination,
             address: link.destination_address(),
             machine: &machine,
+            storage: &cell.settings.storage,
             folder,
         };
         let mut builder = RecordBuilder::start();
         builder.measured.round_trips = lab.description.round_trips.map(Into::into);
         let plan = attempt::AttemptSpec { cell, number, folder };
-        Ok(attempt(Pair::new(pair, saved), &link, plan, builder, sink, interrupt.requested()).await)
+        let attempt = attempt(Pair::new(pair, saved), &link, plan, builder, sink, interrupt.requested());
+        let Some(SharedImage::Served(mut disk, _)) = shared else { return Ok(attempt.await) };
+        let mut failures = Vec::new();
+        let mut record = tokio::select! {
+            record = attempt => record,
+            never = disk.keep_serving(|status| {
+                let note = format!("note: the NFS server ended ({status}) and is started again");
+                sink.handle(&Event::Message(&note));
+                failures.push(status.into());
+            }) => match never {},
+        };
+        record.measured.storage.server_failures = failures;
+        // The space of the disk is free then. A server that cannot be ended ends with its lab.
+        let _ = disk.end().await;
+        Ok(record)
     }
 }
 

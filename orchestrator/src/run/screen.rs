@@ -14,7 +14,9 @@ use crate::{
     },
     image::{self, Cache, KernelChoice},
     lab::{self, Compute, Description, Lab},
-    matrix::{Accel, Cell, Plan, Settings},
+    matrix::{Accel, Cell, Plan, Settings, StorageKind},
+    node::Node,
+    setup::NfsDriver,
 };
 use futures::future;
 use indexmap::IndexMap;
@@ -135,7 +137,17 @@ pub async fn screen(
         largest: largest(possible.iter().map(|(_, machine)| machine)),
         known: Vec::new(),
     };
+    let mut nfs = None;
     for (cell, machine) in possible {
+        if cell.settings.storage.kind == StorageKind::Shared && lab.description.is_one_host() {
+            if nfs.is_none() {
+                nfs = Some(lacks_nfs(&lab.source.node).await);
+            }
+            if let Some(reason) = nfs.clone().flatten() {
+                reasons.insert(cell.id.clone(), reason);
+                continue;
+            }
+        }
         if let Some(reason) = trials.lacking(&cell.settings, &machine).await {
             reasons.insert(cell.id.clone(), reason);
         }
@@ -174,7 +186,8 @@ fn without_qemu(
     settings: &Settings,
     accelerators: &Accelerators,
 ) -> Result<Accelerator, String> {
-    let lacks = lab.lacks(settings).or_else(|| lab.lacks_memory(settings));
+    let lacks =
+        lab.lacks(settings).or_else(|| lab.lacks_memory(settings)).or_else(|| lacks_storage(lab, settings));
     if let Some(reason) = lacks {
         return Err(reason);
     }
@@ -184,6 +197,36 @@ fn without_qemu(
     }
     // Without a finding, nothing speaks against KVM.
     Ok(finding.map_or(Accelerator::Kvm, |finding| finding.accelerator))
+}
+
+/// Returns what a lab lacks for the disk of these settings, without asking QEMU.
+fn lacks_storage(lab: &Description, settings: &Settings) -> Option<String> {
+    if settings.storage.kind != StorageKind::Shared {
+        None
+    } else if lab.is_one_host() {
+        lab.lacks_for_storage(&settings.storage_link)
+    } else if settings.storage_link != netem::Profile::default() {
+        Some("only a local lab has a storage link that can be shaped".into())
+    } else if lab.images.is_none() {
+        let need = "a shared disk needs a folder that all hosts share";
+        Some(format!("{need}: the absolute path `images` in the inventory"))
+    } else {
+        None
+    }
+}
+
+/// Returns why the QEMU of a node cannot open a shared disk, if it cannot.
+async fn lacks_nfs(node: &Node) -> Option<String> {
+    match lab::storage::nfs_driver(node).await {
+        Ok(NfsDriver::Present) => None,
+        Ok(NfsDriver::Missing(reason)) => {
+            Some(format!("QEMU cannot open shared disks ({reason}): install its package qemu-block-extra"))
+        }
+        Ok(NfsDriver::Unknown(reason)) => {
+            Some(format!("QEMU does not say whether it can open shared disks: {reason}"))
+        }
+        Err(error) => Some(error.to_string()),
+    }
 }
 
 /// The machines that were tried, and where they are tried.

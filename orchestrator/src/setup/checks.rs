@@ -38,17 +38,19 @@ pub fn checks_without_nodes(
     ]
 }
 
-/// Returns all checks of this module, which a run in the local lab needs.
+/// Returns all checks of this module, which a run in the local lab needs. `shared_disks` is whether its
+/// guests have shared disks.
 pub fn standard_checks<'a>(
     runner: &'a dyn Runner,
     cache: &Cache,
     kernel: &KernelChoice,
     stressor: &Path,
     results: &Path,
+    shared_disks: bool,
 ) -> Vec<Box<dyn Check + 'a>> {
     let mut checks: Vec<Box<dyn Check + 'a>> = vec![Box::new(QemuProgram { runner })];
     if runner.find(super::QEMU_PROGRAM).is_some() {
-        checks.push(Box::new(NfsDriverCheck { runner }));
+        checks.push(Box::new(NfsDriverCheck { runner, required: shared_disks }));
     }
     for check in checks_without_nodes(cache, kernel, stressor, results) {
         checks.push(check);

@@ -61,6 +61,8 @@ impl NfsDriver {
 pub struct NfsDriverCheck<'a> {
     /// Runs QEMU.
     pub runner: &'a dyn Runner,
+    /// Whether the runs need it.
+    pub required: bool,
 }
 
 impl Check for NfsDriverCheck<'_> {
@@ -71,7 +73,12 @@ impl Check for NfsDriverCheck<'_> {
             NfsDriver::Missing(reason) => {
                 let detail = format!("shared disks cannot be opened: {reason}");
                 let packages = format!("{PACKAGE} on Debian, qemu-block-nfs elsewhere");
-                Finding::warning(NAME, detail, format!("install it in the version of QEMU: {packages}"))
+                let remedy = format!("install it in the version of QEMU: {packages}");
+                if self.required {
+                    Finding::missing(NAME, detail, format!("testbed setup MATRIX, or {remedy}"))
+                } else {
+                    Finding::warning(NAME, detail, remedy)
+                }
             }
             NfsDriver::Unknown(reason) => Finding::warning(
                 NAME,
@@ -139,17 +146,21 @@ mod tests {
 
     #[test]
     fn a_qemu_without_the_driver_is_a_warning() {
-        let found = |answer: &'static str| {
+        let found = |required, answer: &'static str| {
             let runner = FakeRunner::default().saying(move || answer);
-            let Finding { state, detail, remedy, .. } = NfsDriverCheck { runner: &runner }.examine();
+            let Finding { state, detail, remedy, .. } =
+                NfsDriverCheck { runner: &runner, required }.examine();
             (state, detail, remedy.unwrap_or_default())
         };
-        let (state, detail, remedy) = found("-blockdev driver=nfs: Unknown driver 'nfs'\n");
+        let (state, detail, remedy) = found(false, "-blockdev driver=nfs: Unknown driver 'nfs'\n");
         assert_eq!(state, State::Warning, "other runs work");
         assert_eq!(detail, "shared disks cannot be opened: Unknown driver 'nfs'");
         assert!(remedy.contains("qemu-block-extra"), "{remedy}");
-        assert_eq!(found("-blockdev driver=nfs: Invalid URL specified\n").0, State::Ok);
-        assert!(found("no such library\n").1.ends_with("whether it has it: no such library"));
+        let (state, _, remedy) = found(true, "-blockdev driver=nfs: Unknown driver 'nfs'\n");
+        assert_eq!(state, State::Missing);
+        assert!(remedy.starts_with("testbed setup MATRIX, or install it"), "{remedy}");
+        assert_eq!(found(true, "-blockdev driver=nfs: Invalid URL specified\n").0, State::Ok);
+        assert!(found(false, "no such library\n").1.ends_with("whether it has it: no such library"));
     }
 
     #[test]

@@ -32,6 +32,7 @@ pub(crate) const COMMANDS: &[(&str, Trial)] = &[
     // No QEMU needed.
     ("testbed doctor", Plain(&[0, 1])),
     ("testbed doctor --quiet --json", Plain(&[0, 1])),
+    ("testbed doctor scenarios/icclab/table-4.yaml", Plain(&[0, 1])),
     ("testbed lab status", Plain(&[0])),
     ("testbed plan scenarios/icclab/threshold.yaml", Plain(&[0])),
     ("testbed plan scenarios/latency.yaml --only 'link.delay == 0' --json", Plain(&[0])),
@@ -45,6 +46,7 @@ pub(crate) const COMMANDS: &[(&str, Trial)] = &[
     ("testbed setup", Real(&[0])),
     ("testbed setup --dry-run", Real(&[0])),
     ("testbed setup --yes", Real(&[0])),
+    ("testbed setup scenarios/icclab/table-4.yaml", Real(&[0])),
     ("testbed lab shell compute1", Real(&[0])),
     ("testbed lab shell controller", Real(&[0])),
     ("testbed lab shell compute1 -- ip -brief address", Real(&[0])),
@@ -171,7 +173,7 @@ pub(crate) const COMMANDS: &[(&str, Trial)] = &[
 ];
 
 /// The pages whose commands are tried.
-const PAGES: [&str; 12] = [
+const PAGES: [&str; 13] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
@@ -183,6 +185,7 @@ const PAGES: [&str; 12] = [
     "docs/measuring.md",
     "docs/results.md",
     "docs/scenarios.md",
+    "docs/storage.md",
     "docs/teaching.md",
 ];
 

@@ -131,7 +131,8 @@ impl Hosts {
         fs::write(&config, text).unwrap();
         fs::copy("/etc/passwd", self.passwd(host)).unwrap();
         let script = format!(
-            "set -e; mount -t tmpfs run /run; mkdir /run/sshd; mount -t tmpfs -o size=256m cache {}; \
+            "set -e; mount -t tmpfs run /run; mkdir /run/sshd; mount -t tmpfs mnt /mnt; \
+             mount -t tmpfs -o size=256m cache {}; \
              mount --bind {} /etc/passwd; exec {SSHD} -D -e -f {}",
             cache.display(),
             self.passwd(host).display(),

@@ -12,7 +12,8 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
 };
-use testbed::lab::{self, Lab};
+use testbed::lab::{self, Lab, storage::SharedDisk};
+use units::Bytes;
 
 /// The user `nobody`, an ordinary user that every system has.
 const NOBODY: u32 = 65_534;
@@ -29,6 +30,17 @@ pub(crate) async fn start() -> Option<Lab> {
         Err(error) if error.to_string().contains("cannot create") => skipped(&error.to_string()),
         Err(error) => panic!("{error}"),
     }
+}
+
+/// Shares a new disk whose file is in this folder's file system. `written` is the part that has been written
+/// beforehand.
+pub(crate) async fn share_new(
+    lab: &Lab,
+    folder: &Path,
+    size: Bytes,
+    written: Bytes,
+) -> Result<SharedDisk, lab::Error> {
+    lab.share_disk(lab.controller.create_disk(folder, size, written).await?).await
 }
 
 /// Runs a test of this program again, as an ordinary user. Skips that if this is one already.

@@ -618,14 +618,37 @@ pub(crate) fn isolated(ready: &Ready, test: impl FnOnce() + Send) {
         skipped::<()>("needs root, for its own /tmp, /run and network");
         return;
     }
+    in_own_namespaces(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET, || {
+        empty_tmp_and_run(&[
+            &ready.bin,
+            Path::new(env!("CARGO_TARGET_TMPDIR")),
+            Cache::user().unwrap().root(),
+        ]);
+        test();
+    });
+}
+
+/// Runs a test with a file system of this size, in bytes, on a folder. Prints why the test is skipped if that
+/// needs rights that it does not have.
+pub(crate) fn with_small_disk(folder: &str, bytes: u64, test: impl FnOnce() + Send) {
+    if !geteuid().is_root() {
+        skipped::<()>("needs root, for a file system of its own");
+        return;
+    }
+    in_own_namespaces(CloneFlags::CLONE_NEWNS, || {
+        let none: Option<&str> = None;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        let size = format!("mode=1777,size={bytes}");
+        mount(Some("test"), folder, Some("tmpfs"), MsFlags::empty(), Some(size.as_str())).unwrap();
+        test();
+    });
+}
+
+/// Runs a test in a thread that has new namespaces of these kinds.
+fn in_own_namespaces(kinds: CloneFlags, test: impl FnOnce() + Send) {
     thread::scope(|scope| {
         let watched = scope.spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET).unwrap();
-            empty_tmp_and_run(&[
-                &ready.bin,
-                Path::new(env!("CARGO_TARGET_TMPDIR")),
-                Cache::user().unwrap().root(),
-            ]);
+            unshare(kinds).unwrap();
             test();
         });
         if let Err(panic) = watched.join() {

@@ -30,6 +30,8 @@ fn every_key_is_present_and_described() {
         "description",
         "guest",
         "link",
+        "storage",
+        "storage_link",
         "probe",
         "stress",
         "migrate",

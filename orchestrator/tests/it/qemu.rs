@@ -14,6 +14,7 @@ use units::Bytes;
 
 fn machine(accelerator: Accelerator) -> GuestMachine {
     GuestMachine {
+        disk: None,
         machine_type: "pc-i440fx-9.2".into(),
         accelerator,
         cpu: accelerator.default_cpu().into(),
@@ -74,7 +75,7 @@ fn migrate_sections_become_the_capabilities_and_parameters_in_the_golden_file() 
     for section in sections {
         let plan = File::parse(&format!("name: n\nmigrate: {section}\n"), "n").and_then(|file| file.expand());
         let plan = plan.unwrap_or_else(|error| panic!("{error}"));
-        let Parameters { capabilities, parameters } = parameters(&plan.cells[0].settings.migrate);
+        let Parameters { capabilities, parameters } = parameters(&plan.cells[0].settings.migrate, false);
         let _ = writeln!(
             text,
             "migrate: {section}\n  migrate-set-capabilities {capabilities}\n  \

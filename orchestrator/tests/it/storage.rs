@@ -11,8 +11,9 @@ use std::{
     path::PathBuf,
     time::{Duration, Instant},
 };
+use stressor::disk::{BLOCK_BYTES, fill_block};
 use testbed::{
-    lab::storage::{BLOCK_BYTES, SharedDisk, write_blocks},
+    lab::storage::SharedDisk,
     matrix::Settings,
     node::{Node, ProcessEvent, protocol::ProcessSpec},
 };
@@ -24,30 +25,24 @@ fn profile(text: &str) -> netem::Profile {
     serde_json::from_str(text).unwrap()
 }
 
-/// Fills a block with its number.
-fn fill(block: &mut [u8; BLOCK_BYTES], number: u64) {
-    block.fill(0);
-    block[..8].copy_from_slice(&number.to_be_bytes());
-}
-
 #[tokio::test]
 async fn a_shared_disk_has_its_content_and_leaves_nothing() {
     let Some(lab) = labs::start().await else { return };
     let folder = tempfile::tempdir().unwrap();
     let size = Bytes::new(8 << 20);
-    let mut disk = lab
-        .share_disk(folder.path(), size, |file| write_blocks(file, Bytes::new(1 << 20), fill))
-        .await
-        .unwrap();
+    let mut disk = labs::share_new(&lab, folder.path(), size, Bytes::new(1 << 20)).await.unwrap();
     assert_eq!(disk.url(), "nfs://198.18.0.1/testbed/disk");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "the file has no name");
     let file = File::open(disk.path()).unwrap();
     let metadata = file.metadata().unwrap();
     assert_eq!((metadata.len(), metadata.nlink()), (size.get(), 0));
-    let mut block = [0; 8];
-    for (number, expected) in [(0, 0), (1, 1), (255, 255), (256, 0)] {
-        file.read_exact_at(&mut block, number * BLOCK_BYTES as u64).unwrap();
-        assert_eq!(u64::from_be_bytes(block), expected, "block {number}");
+    for number in [0, 1, 255, 256] {
+        let (mut block, mut expected) = ([0; BLOCK_BYTES as usize], [0; BLOCK_BYTES as usize]);
+        file.read_exact_at(&mut block, number * BLOCK_BYTES).unwrap();
+        if number < 256 {
+            fill_block(&mut expected, number, 0);
+        }
+        assert!(block == expected, "block {number}");
     }
 
     // The server can be stopped, killed and started again; asking twice does no harm.
@@ -71,11 +66,11 @@ async fn a_shared_disk_has_its_content_and_leaves_nothing() {
     assert_ne!(now.ok(), Some(metadata.ino()), "the node has the file open");
 
     // A lab serves one disk at a time, and the next one afterwards.
-    let first = lab.share_disk(folder.path(), size, |_| Ok(())).await.unwrap();
-    let second = lab.share_disk(folder.path(), size, |_| Ok(())).await.err().unwrap().to_string();
+    let first = labs::share_new(&lab, folder.path(), size, Bytes::ZERO).await.unwrap();
+    let second = labs::share_new(&lab, folder.path(), size, Bytes::ZERO).await.err().unwrap().to_string();
     assert!(second.contains("the NFS server does not start: cannot serve at 198.18.0.1"), "{second}");
     first.end().await.unwrap();
-    drop(lab.share_disk(folder.path(), size, |_| Ok(())).await.unwrap());
+    drop(labs::share_new(&lab, folder.path(), size, Bytes::ZERO).await.unwrap());
     lab.end().await;
 }
 
@@ -107,7 +102,7 @@ async fn wait_until(mut holds: impl FnMut() -> bool) {
 async fn a_stopped_server_ends_with_its_lab() {
     let Some(lab) = labs::start().await else { return };
     let folder = tempfile::tempdir().unwrap();
-    let disk = lab.share_disk(folder.path(), Bytes::new(1 << 20), |_| Ok(())).await.unwrap();
+    let disk = labs::share_new(&lab, folder.path(), Bytes::new(1 << 20), Bytes::ZERO).await.unwrap();
     let server = server_of(&disk);
     disk.pause(true).await.unwrap();
     lab.end().await;
@@ -119,7 +114,7 @@ async fn a_stopped_server_ends_with_its_lab() {
 async fn a_server_that_somebody_else_kills_is_noticed() {
     let Some(lab) = labs::start().await else { return };
     let folder = tempfile::tempdir().unwrap();
-    let mut disk = lab.share_disk(folder.path(), Bytes::new(1 << 20), |_| Ok(())).await.unwrap();
+    let mut disk = labs::share_new(&lab, folder.path(), Bytes::new(1 << 20), Bytes::ZERO).await.unwrap();
     assert_eq!(disk.failure(), None);
     kill(Pid::from_raw(server_of(&disk)), Signal::SIGKILL).unwrap();
     wait_until(|| disk.failure().is_some()).await;
@@ -135,13 +130,19 @@ async fn a_disk_that_cannot_be_made_says_why() {
     let Some(lab) = labs::start().await else { return };
     let folder = tempfile::tempdir().unwrap();
     let missing = folder.path().join("missing");
-    let refused = lab.share_disk(&missing, Bytes::new(1 << 20), |_| Ok(())).await.err().unwrap().to_string();
-    let expected = format!("could not create a disk: cannot create a file in {}:", missing.display());
+    let refused =
+        labs::share_new(&lab, &missing, Bytes::new(1 << 20), Bytes::ZERO).await.err().unwrap().to_string();
+    let expected = format!("could not create a disk: cannot create a disk in {}:", missing.display());
     assert!(refused.contains(&expected), "{refused}");
-    let full = |_: &File| Err(std::io::Error::from_raw_os_error(libc::ENOSPC));
-    let refused = lab.share_disk(folder.path(), Bytes::new(1 << 20), full).await.err().unwrap().to_string();
-    assert!(refused.starts_with("cannot write the content of the shared disk: No space left"), "{refused}");
-    lab.share_disk(folder.path(), Bytes::new(1 << 20), |_| Ok(())).await.unwrap().end().await.unwrap();
+    let huge = Bytes::new(i64::MAX as u64);
+    let refused = labs::share_new(&lab, folder.path(), huge, Bytes::ZERO).await.err().unwrap().to_string();
+    assert!(refused.contains(&format!("cannot create a disk in {}: ", folder.path().display())), "{refused}");
+    labs::share_new(&lab, folder.path(), Bytes::new(1 << 20), Bytes::ZERO)
+        .await
+        .unwrap()
+        .end()
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -224,12 +225,4 @@ async fn shaping_one_link_keeps_the_buffers_that_the_other_one_needs() {
 #[test]
 fn an_ordinary_user_shares_disks() {
     labs::run_as_ordinary_user("storage::a_shared_disk_has_its_content_and_leaves_nothing");
-}
-
-#[test]
-fn blocks_are_written_up_to_the_end_of_what_is_written() {
-    let file = tempfile::tempfile().unwrap();
-    write_blocks(&file, Bytes::new(3 * BLOCK_BYTES as u64), fill).unwrap();
-    assert_eq!(file.metadata().unwrap().len(), 3 * BLOCK_BYTES as u64);
-    assert!(write_blocks(&File::open("/dev/null").unwrap(), Bytes::new(1), fill).is_err());
 }

@@ -30,6 +30,9 @@ mod local;
 /// What `ssh` and the login shells of hosts do between `testbed` and a host.
 mod login_shells;
 
+/// Guests whose disk is copied to the destination.
+mod mirror;
+
 /// The tests of `netem` in a guest whose kernel has `sch_netem`.
 mod netem_guest;
 

@@ -320,6 +320,44 @@ fn a_full_disk_fails_the_attempt_and_the_run_continues_with_free_space() {
 
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
+fn a_shared_disk_is_in_the_folder_that_the_hosts_share() {
+    let Some(ready) = ready() else { return };
+    let storage =
+        "storage: { kind: shared, size: 64MiB, written: 16MiB, write_rate: 1MB/s, working_set: 8MiB }";
+    let dir = TestDir::new(&ready, &format!("{SMALL}{storage}\naxes: {{ storage.format: [raw, qcow2] }}\n"));
+    with_hosts(&dir, |hosts| {
+        // This file system is that of all three hosts, but each has mounted a /mnt of its own.
+        let images = dir.path("images");
+        fs::create_dir(&images).unwrap();
+        let with_images = |folder: &str| hosts.inventory(|text| format!("{text}images: {folder}\n"));
+        let lab = with_images(&images.display().to_string());
+        assert_eq!(dir.run(&["matrix.yaml", "--out", "run", "--lab", &lab]), 0, "{}", dir.shown());
+        for record in dir.records() {
+            let disk = record.measured.storage.verified.as_ref().unwrap();
+            assert_eq!((disk.blocks_checked, disk.blocks_bad, disk.io_errors), (16_384, 0, 0), "{record:#?}");
+            assert_eq!(record.measured.transferred.disk_bytes, None, "{record:#?}");
+        }
+        assert_nothing_left(&dir, hosts);
+        let kept: Vec<_> = fs::read_dir(&images).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert!(kept.iter().all(|name| name.len() == 64), "uploads only: {kept:?}");
+
+        let lab = with_images("/mnt");
+        assert_eq!(dir.run(&["matrix.yaml", "--out", "apart", "--lab", &lab]), 3, "{}", dir.shown());
+        let (stdout, reason) = (dir.stdout(), "all hosts have to share /mnt, the folder `images`");
+        assert!(stdout.contains(reason), "{stdout}");
+        let lab = hosts.inventory(|text| text);
+        assert_eq!(dir.run(&["matrix.yaml", "--out", "none", "--lab", &lab]), 3, "{}", dir.shown());
+        assert!(
+            dir.stdout().contains("a shared disk needs a folder that all hosts share"),
+            "{}",
+            dir.stdout()
+        );
+        assert_nothing_left(&dir, hosts);
+    });
+}
+
+#[test]
+#[ignore = "runs QEMU: cargo xtask test"]
 fn two_runs_on_the_same_hosts_do_not_mix() {
     let Some(ready) = ready() else { return };
     let dir = TestDir::new(&ready, &format!("{SMALL}repeat: 4\n"));

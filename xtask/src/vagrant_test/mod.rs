@@ -86,7 +86,7 @@ pub(crate) fn vagrant_test(arguments: &Arguments) -> Result<(), TaskError> {
     }
     install(arguments.yes)?;
     let programs = dist::dist()?;
-    ready::ensure(&programs, arguments.yes)?;
+    ready::ensure::<&str>(&programs, arguments.yes, &[])?;
     let workspace = &programs.workspace;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let default = || workspace.root.join(format!("results/vagrant-test-{}", now.as_secs()));

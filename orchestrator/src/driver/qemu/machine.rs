@@ -5,7 +5,7 @@
 //! halves the boot time. Under TCG, `qemu64` boots faster than `max`: with `max` the kernel uses features
 //! that are slow to emulate.
 
-use super::{confinement::Confinement, machine_types::UNVERSIONED};
+use super::{confinement::Confinement, disk::Disk, machine_types::UNVERSIONED};
 use crate::{
     lab::{
         Compute,
@@ -41,6 +41,8 @@ pub struct GuestMachine {
     pub address: String,
     /// The node's interface that connects the guest's network card. Without it the guest has no network card.
     pub network: Option<String>,
+    /// The guest's disk, if it has one.
+    pub disk: Option<Disk>,
     /// What confines the QEMU process; the same at both ends.
     pub confinement: Confinement,
 }
@@ -61,6 +63,7 @@ impl GuestMachine {
             initramfs,
             address: format!("{address}/{prefix}"),
             network: None,
+            disk: Disk::of(&settings.storage),
             confinement: Confinement::default(),
         }
     }
@@ -190,7 +193,8 @@ fn kernel_options(accelerator: Accelerator) -> String {
     )
 }
 
-/// Returns the command that starts a QEMU with this machine in a role.
+/// Returns the command that starts a QEMU with this machine in a role. The disk that it inherits, if any, has
+/// to be added.
 pub fn spawn(machine: &GuestMachine, role: Role) -> ProcessSpec {
     let mut args = Vec::new();
     let mut add = |words: &[&str]| args.extend(words.iter().map(ToString::to_string));
@@ -220,11 +224,14 @@ pub fn spawn(machine: &GuestMachine, role: Role) -> ProcessSpec {
         add(&["-netdev", &format!("dgram,id=guests,local.type=fd,local.str={FRAMES}")]);
         add(&["-device", &format!("virtio-net-pci,netdev=guests,mac={GUEST_MAC},romfile=")]);
     }
+    if let Some(disk) = &machine.disk {
+        add(&disk.arguments(role).iter().map(String::as_str).collect::<Vec<_>>());
+    }
     match role {
         Role::Boot => {}
         Role::Source => add(&["-incoming", &format!("exec:cat {SAVED}")]),
         Role::Destination => add(&["-incoming", "defer"]),
         Role::Trial => add(&["-S"]),
     }
-    ProcessSpec { program: QEMU.into(), args, frames_of: machine.network.clone() }
+    ProcessSpec { program: QEMU.into(), args, frames_of: machine.network.clone(), disks: Vec::new() }
 }

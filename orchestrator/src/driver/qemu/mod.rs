@@ -5,13 +5,17 @@
 //! saved ([`saved`]). [`parameters`] translates the matrix's settings into QEMU's. [`cpus`] asks a host's
 //! QEMU which CPUs it can give a guest; [`accel`] finds out which accelerator works on a host, and [`trial`]
 //! whether QEMU can make a machine. [`machine_types`] chooses one that both ends have. [`confinement`]
-//! restricts what a QEMU process may do.
+//! restricts what a QEMU process may do. [`disk`] is the guest's disk; `image` writes its image, and
+//! `mirror` moves it to the destination.
 
 pub mod accel;
 pub mod confinement;
 pub mod cpus;
+pub mod disk;
+mod image;
 pub mod machine;
 pub mod machine_types;
+mod mirror;
 mod pair;
 pub mod parameters;
 pub mod process;
@@ -37,4 +41,10 @@ pub enum Error {
     /// The destination listens, but its answer, which is the text, contains no port.
     #[error("the migration failed: the destination's QEMU does not report its port: {0}")]
     NoPort(String),
+    /// A disk could not be created.
+    #[error(transparent)]
+    Disk(#[from] disk::Error),
+    /// The mirror of the disk has failed, for this reason of QEMU's.
+    #[error("the disk could not be copied: {0}")]
+    Mirror(String),
 }

@@ -1,8 +1,9 @@
 //! The QEMU driver: a QEMU process at each end, and the migration between them.
 
 use super::{
-    Error,
+    Error, disk,
     machine::{GuestMachine, Role},
+    mirror::{JobState, Mirror, Stage},
     parameters::{Parameters, parameters},
     process::{self, Connections, QemuProcess},
     qmp,
@@ -10,10 +11,10 @@ use super::{
     saved::SavedGuest,
 };
 use crate::{
-    driver::{self, Driver, Event, Status, control_port::ControlPort},
+    driver::{self, Driver, Event, State, Status, control_port::ControlPort},
     lab::Compute,
-    matrix::Migrate,
-    measure::End,
+    matrix::{Migrate, Storage, StorageKind},
+    measure::{End, samples::Sample},
     mode::Action,
 };
 use futures::future::join_all;
@@ -36,6 +37,8 @@ pub struct Pair<'a> {
     source: Option<QemuProcess>,
     destination: Option<QemuProcess>,
     connections: Option<PairConnections>,
+    /// The mirror of the disk, if it has to be copied.
+    mirror: Option<Mirror>,
     /// The migration URI at which the destination listens; set by [`Driver::listen`].
     uri: OnceCell<String>,
 }
@@ -50,6 +53,8 @@ pub struct PairSpec<'a> {
     pub address: Ipv4Addr,
     /// The guest machine, the same at both ends.
     pub machine: &'a GuestMachine,
+    /// The settings of the guest's disk.
+    pub storage: &'a Storage,
     /// The folder for the logs of the QEMU processes.
     pub folder: &'a Path,
 }
@@ -64,12 +69,21 @@ impl<'a> Pair<'a> {
     /// Returns a pair that has not been started. `saved` describes the guest saved at the source; it has to
     /// be kept as long as the lab.
     pub fn new(spec: PairSpec<'a>, saved: &'a mut SavedGuest) -> Self {
+        let copies_disk = spec.storage.kind == StorageKind::Block;
+        let mirror = copies_disk.then(|| Mirror::new(spec.storage.sync));
         let uri = OnceCell::new();
-        Self { spec, saved, boot: None, source: None, destination: None, connections: None, uri }
+        Self { spec, saved, boot: None, source: None, destination: None, connections: None, mirror, uri }
     }
 
     fn connections(&self) -> Result<&PairConnections, driver::Error> {
         self.connections.as_ref().ok_or(driver::Error::NotStarted)
+    }
+
+    /// Makes the source begin to send memory.
+    async fn migrate_memory(&self) -> Result<(), driver::Error> {
+        let uri = self.uri.get().ok_or(driver::Error::NotStarted)?;
+        self.connections()?.source.call("migrate", json!({ "uri": uri })).await?;
+        Ok(())
     }
 
     fn connections_to(&self, end: End) -> Result<&Connections, driver::Error> {
@@ -83,7 +97,7 @@ impl<'a> Pair<'a> {
 
 impl PairSpec<'_> {
     /// Starts a QEMU and stores it in `slot` at once, so that [`Driver::shut_down`] finds it even if a later
-    /// step fails.
+    /// step fails. Before that, creates the disk that it needs.
     async fn spawn<'p>(
         &self,
         role: Role,
@@ -93,8 +107,14 @@ impl PairSpec<'_> {
             Role::Boot | Role::Source | Role::Trial => self.source,
             Role::Destination => self.destination,
         };
+        let disks = match &self.machine.disk {
+            Some(disk) => disk::create_for(&compute.node, role, disk, self.storage.written).await?,
+            None => Vec::new(),
+        };
         let log = self.folder.join(format!("{}.log", role.name()));
-        let process = QemuProcess::start(&compute.node, &self.machine.on(compute), role, &log).await?;
+        let machine = self.machine.on(compute);
+        // From then on only QEMU has the disks open, and they are gone with QEMU.
+        let process = QemuProcess::start_with(&compute.node, &machine, role, &disks, &log).await?;
         Ok(slot.insert(process))
     }
 
@@ -149,7 +169,7 @@ impl Driver for Pair<'_> {
 
     async fn prepare(&self, settings: &Migrate) -> Result<(), driver::Error> {
         let PairConnections { source, destination } = self.connections()?;
-        let Parameters { capabilities, parameters } = parameters(settings);
+        let Parameters { capabilities, parameters } = parameters(settings, self.mirror.is_some());
         for qemu in [source, destination] {
             qemu.call("migrate-set-capabilities", capabilities.clone()).await?;
             qemu.call("migrate-set-parameters", parameters.clone()).await?;
@@ -167,40 +187,88 @@ impl Driver for Pair<'_> {
         let port = port.ok_or_else(|| Error::NoPort(answer.to_string()))?;
         // The cell is still empty: QEMU would have refused a second `migrate-incoming`.
         self.uri.get_or_init(|| format!("tcp:{address}:{port}"));
+        if let Some(mirror) = &self.mirror {
+            mirror.export(destination, address).await?;
+        }
         Ok(())
     }
 
     async fn begin(&self) -> Result<mpsc::UnboundedReceiver<Event>, driver::Error> {
         let PairConnections { source, destination } = self.connections()?;
-        let uri = self.uri.get().ok_or(driver::Error::NotStarted)?;
         // Subscribes before the migrate command, so that no event is missed.
         let (sender, events) = mpsc::unbounded_channel();
         tokio::spawn(forward_events(End::Source, source.monitor.events(), sender.clone()));
         tokio::spawn(forward_events(End::Destination, destination.monitor.events(), sender));
-        source.call("migrate", json!({ "uri": uri })).await?;
+        match &self.mirror {
+            Some(mirror) => mirror.begin(source, self.spec.address).await?,
+            None => self.migrate_memory().await?,
+        }
         Ok(events)
     }
 
     async fn progress(&self, since: Instant) -> Result<Status, driver::Error> {
-        let answer =
-            self.connections()?.source.monitor.query_patiently::<QueryMigrate>("query-migrate").await;
+        let source = &self.connections()?.source;
+        let job = match &self.mirror {
+            Some(mirror) if matches!(mirror.stage(), Stage::Alone | Stage::WithMemory) => {
+                Some(mirror.job(&self.spec.source.node, source).await?)
+            }
+            _ => None,
+        };
+        let answer = source.monitor.query_patiently::<QueryMigrate>("query-migrate").await;
         let at_ms = since.elapsed().as_micros() as f64 / 1e3;
-        Ok(answer.map_err(Error::from)?.status(at_ms))
+        let mut status = answer.map_err(Error::from)?.status(at_ms);
+        let Some(mirror) = &self.mirror else { return Ok(status) };
+        // What was asked for meanwhile may have changed the stage.
+        match (mirror.stage(), job) {
+            (Stage::Alone, Some(job)) => status = job.without_memory(at_ms),
+            (Stage::WithMemory, Some(job)) => {
+                status.sample.disk = job.progress();
+                if let (JobState::Failed(reason), State::Active | State::Paused) = (job, &status.state) {
+                    status.state = State::Failed(Error::Mirror(reason).to_string());
+                }
+            }
+            (Stage::Completed, _) => status.sample.disk = mirror.progress(),
+            // QEMU speaks of no migration, or of the one by which its guest was restored.
+            (Stage::CancelledAlone, _) => {
+                status.state = State::Cancelled(String::new());
+                status.sample = Sample { at_ms, status: "cancelled".into(), ..Sample::default() };
+            }
+            _ => {}
+        }
+        Ok(status)
     }
 
     async fn act(&self, action: Action) -> Result<(), driver::Error> {
-        let (command, arguments) = match action {
-            Action::SetDowntimeLimit(limit) => {
-                ("migrate-set-parameters", json!({ "downtime-limit": limit.as_millis() }))
+        let PairConnections { source, destination } = self.connections()?;
+        match (action, &self.mirror) {
+            (Action::SetDowntimeLimit(limit), _) => {
+                let limit = json!({ "downtime-limit": limit.as_millis() });
+                source.call_patiently("migrate-set-parameters", limit).await?;
             }
-            Action::Cancel => {
+            (Action::MigrateMemory, Some(mirror)) => {
+                self.migrate_memory().await?;
+                mirror.enter(Stage::WithMemory);
+            }
+            (Action::CompleteDisk, Some(mirror)) => {
+                let node = &self.spec.source.node;
+                if let Err(error) = mirror.complete(node, source, destination).await {
+                    // The guest runs at the source again.
+                    let _ = source.call_patiently("migrate_cancel", json!({})).await;
+                    return Err(error.into());
+                }
+                let stage = json!({ "state": "pre-switchover" });
+                source.call_patiently("migrate-continue", stage).await?;
+            }
+            (Action::MigrateMemory | Action::CompleteDisk, None) => {}
+            (Action::Cancel, mirror) => {
                 // The destination's QEMU exits when the source closes the migration stream.
                 self.destination.iter().for_each(QemuProcess::expect_exit);
-                ("migrate_cancel", json!({}))
+                source.call_patiently("migrate_cancel", json!({})).await?;
+                if let Some(mirror) = mirror {
+                    mirror.cancel(source).await;
+                }
             }
-        };
-        let source = &self.connections()?.source;
-        source.monitor.call_patiently(command, arguments).await.map_err(Error::from)?;
+        }
         Ok(())
     }
 
@@ -235,7 +303,9 @@ async fn forward_events(
         let event = match (end, event.name.as_str()) {
             (End::Source, "STOP") => Event::Stopped(event.received),
             (End::Destination, "RESUME") => Event::Resumed(event.received),
-            (End::Source, "MIGRATION_PASS" | "MIGRATION") => Event::Changed,
+            (End::Source, "MIGRATION_PASS" | "MIGRATION" | "BLOCK_JOB_READY" | "BLOCK_JOB_ERROR") => {
+                Event::Changed
+            }
             _ => continue,
         };
         if sender.send(event).is_err() {

@@ -16,12 +16,16 @@ pub struct Parameters {
     pub parameters: Value,
 }
 
-/// Translates these settings into QEMU's capabilities and parameters.
-pub fn parameters(settings: &Migrate) -> Parameters {
+/// Translates these settings into QEMU's capabilities and parameters. With `copies_disk`, QEMU waits before
+/// the switchover until the copy of the disk is complete.
+pub fn parameters(settings: &Migrate, copies_disk: bool) -> Parameters {
     let cap = settings.max_bandwidth.map_or(NO_CAP, |cap| cap.to_byte_rate().get());
+    // Without the capability `events`, QEMU announces neither passes nor changes of state.
+    let events = json!({ "capability": "events", "state": true });
+    let pauses = copies_disk.then(|| json!({ "capability": "pause-before-switchover", "state": true }));
+    let capabilities: Vec<Value> = [events].into_iter().chain(pauses).collect();
     Parameters {
-        // Without the capability `events`, QEMU announces neither passes nor changes of state.
-        capabilities: json!({ "capabilities": [{ "capability": "events", "state": true }] }),
+        capabilities: json!({ "capabilities": capabilities }),
         parameters: json!({
             "downtime-limit": settings.downtime_limit.as_millis(),
             "max-bandwidth": cap,

@@ -7,7 +7,7 @@ use crate::{
         qemu::qmp,
         unless_exited,
     },
-    node::{self, Node, NodeError, Process},
+    node::{self, Node, NodeError, Process, protocol::ProcessSpec},
 };
 use futures::{
     FutureExt,
@@ -32,7 +32,7 @@ use tokio::{
 };
 
 /// The longest QEMU may take to create its sockets.
-const START_LIMIT: Duration = Duration::from_secs(60);
+pub(super) const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// The longest a killed QEMU may take to exit.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
@@ -144,9 +144,21 @@ pub struct QemuProcess {
 }
 
 impl QemuProcess {
-    /// Starts a QEMU on a node. Its output is appended to `log`.
+    /// Starts a QEMU that inherits no disk on a node. Its output is appended to `log`.
     pub async fn start(node: &Node, machine: &GuestMachine, role: Role, log: &Path) -> Result<Self, Error> {
-        let mut process = node.spawn(machine::spawn(machine, role)).await?;
+        Self::start_with(node, machine, role, &[], log).await
+    }
+
+    /// Does the same as [`QemuProcess::start`], with disks of the node.
+    pub(super) async fn start_with(
+        node: &Node,
+        machine: &GuestMachine,
+        role: Role,
+        disks: &[node::Disk],
+        log: &Path,
+    ) -> Result<Self, Error> {
+        let disks = disks.iter().map(node::Disk::number).collect();
+        let mut process = node.spawn(ProcessSpec { disks, ..machine::spawn(machine, role) }).await?;
         let (_, nothing) = mpsc::unbounded_channel();
         let events = std::mem::replace(&mut process.events, nothing);
         let (output, watched) = Output::watch();
@@ -312,6 +324,15 @@ impl Connections {
     /// Runs a QMP command and returns its result.
     pub(super) async fn call(&self, command: &str, arguments: Value) -> Result<Value, super::Error> {
         Ok(self.monitor.call(command, arguments).await?)
+    }
+
+    /// Runs a QMP command and returns its result, however long that takes.
+    pub(super) async fn call_patiently(
+        &self,
+        command: &str,
+        arguments: Value,
+    ) -> Result<Value, super::Error> {
+        Ok(self.monitor.call_patiently(command, arguments).await?)
     }
 }
 

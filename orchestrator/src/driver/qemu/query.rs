@@ -67,6 +67,7 @@ impl QueryMigrate {
             }),
             "failed" => State::Failed(self.reason()),
             "cancelled" => State::Cancelled(self.reason()),
+            "pre-switchover" => State::Paused,
             _ => State::Other,
         }
     }
@@ -89,6 +90,7 @@ impl QueryMigrate {
             at_ms,
             status: self.status.clone(),
             memory,
+            disk: None,
             throttle_percent: self.cpu_throttle_percentage.unwrap_or(0),
         }
     }

@@ -6,7 +6,7 @@
 //! second, all from the same state.
 
 use super::{
-    machine::{self, GuestMachine},
+    machine::{self, GuestMachine, Role},
     parameters::NO_CAP,
     process::{self, Connections, QemuProcess},
     qmp,
@@ -57,15 +57,15 @@ impl From<control_port::Error> for Error {
     }
 }
 
-/// The guest saved at a lab's source, known by its machine; empty while no guest is saved. It is lost with
-/// the lab.
+/// The guest saved at a lab's source, known by the command that boots it; empty while no guest is saved. It
+/// is lost with the lab.
 #[derive(Debug, Default)]
-pub struct SavedGuest(Option<GuestMachine>);
+pub struct SavedGuest(Option<Vec<String>>);
 
 impl SavedGuest {
     /// Returns whether the saved guest has this machine.
     pub fn has_machine(&self, machine: &GuestMachine) -> bool {
-        self.0.as_ref() == Some(machine)
+        self.0.as_ref() == Some(&machine::spawn(machine, Role::Boot).args)
     }
 
     /// Waits until the guest of a QEMU in [`machine::Role::Boot`] has booted, and saves it over any guest
@@ -78,7 +78,7 @@ impl SavedGuest {
     ) -> Result<(), Error> {
         self.0 = None;
         process::while_alive(process, save(node, process)).await?;
-        self.0 = Some(machine.clone());
+        self.0 = Some(machine::spawn(machine, Role::Boot).args);
         Ok(())
     }
 }

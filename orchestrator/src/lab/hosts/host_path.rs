@@ -2,7 +2,7 @@
 
 use crate::layout::shell_word;
 use serde::Deserialize;
-use std::fmt;
+use std::{fmt, path::PathBuf};
 
 /// A directory on another host: an absolute path, or `~/…` in the home directory of the user who logs in
 /// there.
@@ -11,6 +11,11 @@ use std::fmt;
 pub struct HostPath(String);
 
 impl HostPath {
+    /// Returns the path, unless it begins in the home directory of the login user.
+    pub fn absolute(&self) -> Option<PathBuf> {
+        self.0.starts_with('/').then(|| PathBuf::from(&self.0))
+    }
+
     /// Returns the path as a word of a script for `sh` on the host, where the login user runs it.
     pub fn script_word(&self) -> String {
         match self.0.strip_prefix('~') {

@@ -173,6 +173,7 @@ pub async fn start(SshHosts { inventory, access }: &SshHosts, guest: &GuestFiles
         source: source_facts,
         destination: destination.node.facts().await?,
         round_trips: Some(RoundTrips::measure(&controller, &source.node, &destination.node).await?),
+        images: inventory.images.as_ref().and_then(HostPath::absolute),
     };
     let processes = [first, second, third];
     Ok(Lab::new(controller, [source, destination], description, None, processes))

@@ -1,8 +1,11 @@
 //! The conditions that the settings of a cell must satisfy together, beyond each having the right type.
 
-use super::{Settings, WorkingSet};
+use super::{ImageFormat, MirrorSync, Settings, Storage, StorageKind, WorkingSet};
 use netem::{Profile, ProfileError, ethernet};
-use stressor::workload::{Rate, Workload, WorkloadError};
+use stressor::{
+    disk::DiskError,
+    workload::{Rate, Workload, WorkloadError},
+};
 use units::{ByteRate, Bytes, Span};
 
 /// An error in settings that are each valid by themselves.
@@ -42,6 +45,7 @@ impl Settings {
         let mut errors = Vec::new();
         self.check_guest(&mut errors);
         self.check_memory(&mut errors);
+        self.check_storage(&mut errors);
         self.check_parts(&mut errors);
         self.check_migrate(&mut errors);
         self.check_timeline(&mut errors);
@@ -122,11 +126,45 @@ impl Settings {
         }
     }
 
+    fn check_storage(&self, errors: &mut Vec<SettingsError>) {
+        let Some(load) = self.disk_load() else { return };
+        for (path, bytes) in [("storage.size", load.size), ("storage.written", load.written)] {
+            if !bytes.get().is_multiple_of(MIB) {
+                errors.push(error(
+                    &[path],
+                    format!("{bytes} is no whole number of MiB"),
+                    format!("write `{}MiB` or `{}MiB`", bytes.get() / MIB, bytes.get() / MIB + 1),
+                ));
+            }
+        }
+        let Storage { kind, format, sync, .. } = self.storage;
+        if (kind, format, sync) == (StorageKind::Block, ImageFormat::Raw, MirrorSync::Top) {
+            errors.push(error(
+                &["storage.sync", "storage.format"],
+                "an image of format `raw` cannot be on top of another",
+                "write `format: qcow2`",
+            ));
+        }
+        if let Err(error) = load.check() {
+            let paths: &[&str] = match error {
+                DiskError::Beyond { .. } if load.written > load.size => &["storage.written", "storage.size"],
+                DiskError::Beyond { .. } => &["storage.working_set", "storage.size"],
+                DiskError::NoWorkingSet { .. } => &["storage.working_set"],
+                _ => &["storage.size"],
+            };
+            let paths = paths.iter().map(ToString::to_string).collect();
+            errors.push(SettingsError { paths, message: error.to_string(), help: None });
+        }
+    }
+
     /// Adds the errors that the link and the stressor find in their own settings.
     fn check_parts(&self, errors: &mut Vec<SettingsError>) {
-        if let Err(error) = check_link(&self.link) {
-            let message = format!("`{}`: {}", error.key, error.problem);
-            errors.push(SettingsError { paths: vec![format!("link.{}", error.key)], message, help: None });
+        for (section, link) in [("link", &self.link), ("storage_link", &self.storage_link)] {
+            if let Err(error) = check_link(link) {
+                let message = format!("`{}`: {}", error.key, error.problem);
+                let paths = vec![format!("{section}.{}", error.key)];
+                errors.push(SettingsError { paths, message, help: None });
+            }
         }
         if let WorkingSet::Time(time) = self.stress.working_set
             && self.stress.rate == Rate::Unlimited

@@ -30,6 +30,7 @@ mod guest;
 mod link;
 mod migrate;
 mod probe;
+mod storage;
 mod stress;
 mod timeline;
 pub(super) mod value;
@@ -39,6 +40,7 @@ pub use either::{Bandwidth, WorkingSet};
 pub use guest::{Accel, Guest};
 pub use migrate::Migrate;
 pub use probe::Probe;
+pub use storage::{CacheMode, ImageFormat, MirrorSync, Storage, StorageKind};
 pub use stress::Stress;
 pub use timeline::{LinkChange, Step, StressChange, TimelineEntry};
 
@@ -50,6 +52,15 @@ field::settings! {
         /// The migration link between source and destination, shaped alike in both directions. The default is
         /// a link that is not shaped.
         pub link: netem::Profile,
+        /// The guest's disk: where it is stored, and so how it gets to the destination. By default the guest
+        /// has no disk.
+        #[serde(skip_serializing_if = "is_default")]
+        pub storage: Storage,
+        /// The links from the controller to each compute node, over which a `shared` disk is read and
+        /// written. The properties hold for each link and each direction by itself. They are shaped by the
+        /// kernel. The default are links that are not shaped.
+        #[serde(skip_serializing_if = "is_default")]
+        pub storage_link: netem::Profile,
         /// The probe: the client that pings the guest, and so measures the downtime from outside.
         pub probe: Probe,
         /// The workload in the guest: how its memory is dirtied while it migrates.
@@ -62,6 +73,11 @@ field::settings! {
         #[serde(skip_serializing_if = "Vec::is_empty")]
         pub timeline: Vec<TimelineEntry>,
     }
+}
+
+/// Returns whether a section is as it is in results of versions that did not have it.
+fn is_default<T: Default + PartialEq>(section: &T) -> bool {
+    *section == T::default()
 }
 
 impl Hash for Settings {

@@ -1,7 +1,7 @@
 //! The types that settings can have, and the common [`Value`] to which conditions, tables and hashes reduce
 //! them.
 
-use super::{Accel, Bandwidth, TimelineEntry, WorkingSet};
+use super::{Accel, Bandwidth, CacheMode, ImageFormat, MirrorSync, StorageKind, TimelineEntry, WorkingSet};
 use crate::{
     matrix::typed::{self, ReadErrorKind},
     mode::Mode,
@@ -152,7 +152,19 @@ macro_rules! words {
     )+};
 }
 
-words!(Accel, Mode, Write, PageSize, CatchUp, Shaper, Distribution);
+words!(
+    Accel,
+    Mode,
+    Write,
+    PageSize,
+    CatchUp,
+    Shaper,
+    Distribution,
+    StorageKind,
+    ImageFormat,
+    MirrorSync,
+    CacheMode
+);
 
 /// Displays a variant of an enum by its serialized name, which is that in matrix files.
 struct SerializedName<'a, T>(&'a T);

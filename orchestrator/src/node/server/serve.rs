@@ -6,13 +6,20 @@
 //! connection. It makes no decisions: the orchestrator decides what to start and in which order.
 
 use super::{
-    boot_files, frames::FrameRelay, host::HostNetwork, isolate::RUN_DIR, probe::Probe, streams::Streams,
-    tcp_buffers::TcpBuffers, wire::WireCounts,
+    boot_files, connections,
+    disks::{self, Disks},
+    frames::FrameRelay,
+    host::HostNetwork,
+    isolate::RUN_DIR,
+    probe::Probe,
+    streams::Streams,
+    tcp_buffers::TcpBuffers,
+    wire::WireCounts,
 };
 use crate::{
     bounded::{CHANNEL_LINE_BYTES, read_line},
     host,
-    node::protocol::{self, Call, CreatedDisk, Facts, FromNode, Privilege, ProcessSpec, ToNode, Traffic},
+    node::protocol::{self, Call, Facts, FromNode, Privilege, ProcessSpec, ToNode, Traffic},
     process_tree,
 };
 use jiff::Timestamp;
@@ -53,6 +60,7 @@ use tokio::{
     task::{self, LocalSet},
     time,
 };
+use units::Bytes;
 
 /// The longest piece of a process's output that is passed on as one line, in bytes.
 const OUTPUT_LINE_BYTES: u64 = 64 << 10;
@@ -93,7 +101,7 @@ pub async fn serve(privilege: Privilege, host: Option<HostNetwork>) -> io::Resul
         next: AtomicU64::new(1),
         processes: Mutex::default(),
         children: Mutex::default(),
-        disks: Mutex::default(),
+        disks: Disks::default(),
         attached: Mutex::default(),
         channels: Mutex::default(),
         probe: AsyncMutex::default(),
@@ -145,7 +153,7 @@ struct Server {
     /// The PIDs of the running processes, by their numbers.
     children: Mutex<HashMap<u64, u32>>,
     /// The open disks.
-    disks: Mutex<HashMap<u64, File>>,
+    disks: Disks,
     /// The names of the interfaces on top of the host's.
     attached: Mutex<Vec<String>>,
     /// Senders of the lines that are to be written to each channel.
@@ -194,6 +202,7 @@ impl Server {
     /// both when the node has exited, but the latter some time later.
     async fn tear_down(&self) {
         self.kill_all_but(BTreeSet::new).await;
+        self.disks.close_all();
         let attached = mem::take(&mut *self.attached.lock().unwrap());
         for interface in attached {
             // It does not exist if it could not be created.
@@ -221,9 +230,14 @@ impl Server {
                 }
                 json(())
             }
-            Call::CreateDisk { folder, bytes } => json(self.create_disk(Path::new(&folder), bytes)?),
+            Call::CreateDisk { folder, named, bytes, written_bytes } => {
+                let server = Arc::clone(self);
+                let (number, [size, written]) = (self.next_number(), [bytes, written_bytes].map(Bytes::new));
+                let create = move || server.disks.create(number, Path::new(&folder), named, size, written);
+                json(task::spawn_blocking(create).await??)
+            }
             Call::CloseDisk { disk } => {
-                drop(self.disks.lock().unwrap().remove(&disk));
+                self.disks.close(disk);
                 json(())
             }
             Call::ServeDisk { disk, address, interface } => json(self.serve_disk(disk, address, &interface)?),
@@ -268,6 +282,7 @@ impl Server {
             }
             Call::ProhibitAllBut { peer, prefix } => json(self.netlink.prohibit_all_but(peer, prefix).await?),
             Call::Shape { interface, profile } => json(self.shape(&interface, &profile).await?),
+            Call::TcpSent { port } => json(connections::sent_bytes(port)?),
             Call::Traffic { interface } => json(self.traffic(&interface).await?),
             Call::StartProbe { target, interval_ns, timeout_ms } => {
                 let mut probe = self.probe.lock().await;
@@ -292,34 +307,22 @@ impl Server {
     fn spawn(self: &Arc<Self>, spec: &ProcessSpec) -> io::Result<u64> {
         let network = spec.frames_of.as_deref().map(FrameRelay::open).transpose()?;
         let (frames, socket) = network.unzip();
+        let inherited = spec.disks.iter().map(|disk| self.disks.for_process(*disk));
+        let disks = inherited.collect::<io::Result<Vec<_>>>()?;
         let mut command = Command::new(&spec.program);
         command
-            .args(spec.args.iter().map(|arg| fill_in_descriptor(arg, socket.as_ref())))
+            .args(
+                spec.args.iter().map(|arg| disks::fill_in(fill_in_descriptor(arg, socket.as_ref()), &disks)),
+            )
             .stdin(Stdio::null());
         let started = self.start(&mut command, frames);
-        drop(socket);
+        drop((socket, disks));
         started.map_err(|e| io::Error::new(e.kind(), format!("cannot start {}: {e}", spec.program)))
-    }
-
-    /// Creates a disk of zeros.
-    fn create_disk(&self, folder: &Path, bytes: u64) -> io::Result<CreatedDisk> {
-        let named = |error: io::Error| {
-            io::Error::new(error.kind(), format!("cannot create a file in {}: {error}", folder.display()))
-        };
-        let file = tempfile::tempfile_in(folder).map_err(named)?;
-        file.set_len(bytes).map_err(named)?;
-        // The PID in the namespace whose `/proc` this is: the host's.
-        let pid = fs::read_link("/proc/self")?;
-        let path = format!("/proc/{}/fd/{}", pid.display(), file.as_raw_fd());
-        let disk = self.next_number();
-        self.disks.lock().unwrap().insert(disk, file);
-        Ok(CreatedDisk { disk, path })
     }
 
     /// Starts an NFS server for a disk. Returns the number of its process.
     fn serve_disk(self: &Arc<Self>, disk: u64, address: Ipv4Addr, interface: &str) -> io::Result<u64> {
-        let file = self.disks.lock().unwrap().get(&disk).map(File::try_clone);
-        let file = file.ok_or_else(|| io::Error::other("there is no such disk"))??;
+        let file = self.disks.get(disk)?;
         let mut command = Command::new("/proc/self/exe");
         command.arg0("testbed").args(["nfs", "--address", &address.to_string(), "--interface", interface]);
         self.start(command.stdin(file), None)

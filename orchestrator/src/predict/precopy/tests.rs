@@ -7,6 +7,7 @@ const MB: u64 = 1_000_000;
 /// 120 MB/s and a downtime limit of 30 ms.
 fn reference(rate_mb: u64) -> Input {
     Input {
+        disk: Bytes::ZERO,
         memory: Bytes::new(472 * MB),
         working_set: Bytes::new(rate_mb * MB),
         rate: ByteRate::new(rate_mb * MB),
@@ -29,6 +30,18 @@ fn moved_mb(input: Input) -> u64 {
 fn the_textbook_reproduces_the_figures_of_the_design() {
     let moved = [0, 16, 32, 48, 64, 80, 96].map(|rate| moved_mb(reference(rate)));
     assert_eq!(moved, [472, 490, 515, 550, 606, 706, 938]);
+}
+
+#[test]
+fn a_disk_is_copied_before_memory_is_sent() {
+    let without = reference(48).predict();
+    let with = Input { disk: Bytes::new(600 * MB), ..reference(48) }.predict();
+    let longer = with.total_time.as_millis_f64() - without.total_time.as_millis_f64();
+    assert!((longer - 5000.0).abs() < 1.0, "{longer} ms");
+    assert_eq!(with.transferred.get(), without.transferred.get() + 600 * MB);
+    assert_eq!((with.passes, with.downtime), (without.passes, without.downtime));
+    let late = Input { disk: Bytes::new(8000 * MB), ..reference(0) }.predict();
+    assert_eq!((late.reason, late.passes), (Some(Reason::Deadline), 0));
 }
 
 #[test]
@@ -185,6 +198,7 @@ fn magnitudes(count: usize) -> impl Iterator<Item = u64> {
 
 fn any_input(numbers: &mut impl Iterator<Item = u64>) -> Option<Input> {
     Some(Input {
+        disk: Bytes::ZERO,
         memory: Bytes::new(numbers.next()?),
         working_set: Bytes::new(numbers.next()?),
         rate: ByteRate::new(numbers.next()?),

@@ -156,12 +156,22 @@ impl Reader<'_, '_> {
     }
 
     fn settings(&mut self) -> Option<Settings> {
-        let mut sections = Map::new();
+        let (mut sections, mut single) = (Map::new(), Vec::new());
         for section in Settings::SECTIONS {
-            sections.extend(self.take(section).map(|value| (section.to_string(), value)));
+            let Some(value) = self.take(section) else { continue };
+            match catalog::find(section).filter(|_| !value.is_object()) {
+                Some(setting) => single.push((section, setting, value)),
+                None => drop(sections.insert(section.to_string(), value)),
+            }
         }
         let (sections, root) = (Value::Object(sections), KeyPath::root());
-        self.value_with(&sections, &root, |skipped| typed::read_settings(&sections, &root, skipped))
+        let mut settings: Settings =
+            self.value_with(&sections, &root, |skipped| typed::read_settings(&sections, &root, skipped))?;
+        for (section, setting, value) in single {
+            let at = root.key(*section);
+            self.value_with(&value, &at, |skipped| setting.read(&mut settings, &value, &at, skipped))?;
+        }
+        Some(settings)
     }
 
     /// Reports the top-level keys that a matrix file does not have.

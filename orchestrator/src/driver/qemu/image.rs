@@ -1,0 +1,114 @@
+//! Writes disk images in QEMU's own format.
+//!
+//! A QEMU without a machine does it, by jobs. It is the QEMU that will use the image, so no further program
+//! has to be installed on the hosts.
+
+use super::{
+    disk::Error,
+    machine::QEMU,
+    process::{self, START_LIMIT},
+    qmp,
+};
+use crate::{
+    matrix::ImageFormat,
+    node::{
+        self, Node, ProcessEvent,
+        protocol::{ProcessSpec, disk_path},
+    },
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::time::Duration;
+use tokio::time;
+use units::Bytes;
+
+/// The name of the monitor's socket in the node's private directory.
+const MONITOR: &str = "image-monitor";
+
+/// The interval at which QEMU is asked whether a job has ended.
+const INTERVAL: Duration = Duration::from_millis(10);
+
+/// An entry in the answer to `query-jobs`.
+#[derive(Debug, Deserialize)]
+struct Job {
+    id: String,
+    status: String,
+    error: Option<String>,
+}
+
+/// Makes an empty file an image of format qcow2, of a disk of this size. With `content`, a raw image of the
+/// same size, the disk holds what is in there; otherwise zeros.
+pub(super) async fn format(
+    node: &Node,
+    image: &node::Disk,
+    size: Bytes,
+    content: Option<&node::Disk>,
+) -> Result<(), Error> {
+    let mut process = node.spawn(spec(image, content)).await?;
+    let work = async {
+        let monitor = qmp::Client::over(node.connect(&process, MONITOR, START_LIMIT).await?).await;
+        let monitor = monitor.map_err(process::Error::from)?;
+        let create = json!({ "driver": ImageFormat::Qcow2.name(), "file": "file", "size": size.get() });
+        run(&monitor, "blockdev-create", json!({ "job-id": "create", "options": create })).await?;
+        if content.is_some() {
+            let image = json!({ "driver": ImageFormat::Qcow2.name(), "node-name": "image", "file": "file" });
+            monitor.call("blockdev-add", image).await.map_err(process::Error::from)?;
+            let fill = json!({
+                "job-id": "fill",
+                "device": "content",
+                "target": "image",
+                "sync": "full",
+                "auto-dismiss": false,
+            });
+            run(&monitor, "blockdev-backup", fill).await?;
+        }
+        monitor.call("quit", json!({})).await.map_err(process::Error::from)?;
+        Ok::<_, Error>(())
+    };
+    let result = work.await;
+    if result.is_err() {
+        process.kill().await?;
+    }
+    // What it says when it ends explains an error of its monitor.
+    let mut lines = Vec::new();
+    loop {
+        match process.events.recv().await {
+            Some(ProcessEvent::Output(line)) => lines.push(line),
+            Some(ProcessEvent::Exited(_)) if lines.is_empty() => return result,
+            Some(ProcessEvent::Exited(_)) => return result.map_err(|_| Error::Image(lines.join(" | "))),
+            None => return Err(process.loss_of_node().into()),
+        }
+    }
+}
+
+/// Returns the command that starts the QEMU.
+fn spec(image: &node::Disk, content: Option<&node::Disk>) -> ProcessSpec {
+    let mut args: Vec<String> =
+        ["-nodefaults", "-no-user-config", "-machine", "none", "-display", "none"].map(Into::into).into();
+    let mut add = |option: &str, value: String| args.extend([option.into(), value]);
+    add("-chardev", format!("socket,id=monitor,path={MONITOR},server=on,wait=off"));
+    add("-mon", "chardev=monitor,mode=control".into());
+    add("-blockdev", format!("driver=file,node-name=file,filename={}", disk_path(0)));
+    if content.is_some() {
+        add("-blockdev", format!("driver=file,node-name=content,read-only=on,filename={}", disk_path(1)));
+    }
+    let disks = [Some(image), content].into_iter().flatten().map(node::Disk::number).collect();
+    ProcessSpec { program: QEMU.into(), args, disks, ..ProcessSpec::default() }
+}
+
+/// Runs a job to its end.
+async fn run(monitor: &qmp::Client, command: &str, arguments: Value) -> Result<(), Error> {
+    let id = arguments["job-id"].clone();
+    monitor.call(command, arguments).await.map_err(process::Error::from)?;
+    loop {
+        let jobs: Vec<Job> = monitor.query("query-jobs").await.map_err(process::Error::from)?;
+        match jobs.into_iter().find(|job| id == *job.id) {
+            Some(Job { error: Some(error), .. }) => return Err(Error::Image(error)),
+            Some(Job { status, .. }) if status == "concluded" => break,
+            Some(_) => time::sleep(INTERVAL).await,
+            None => return Err(Error::Image(format!("QEMU has no job {id} any more"))),
+        }
+    }
+    monitor.call("job-dismiss", json!({ "id": id })).await.map_err(process::Error::from)?;
+    Ok(())
+}
