@@ -30,7 +30,8 @@ pub(crate) mod yaml;
 pub use changes::Changes;
 pub use diagnostic::{Diagnostic, Diagnostics, KeyPath, Position, Segment};
 pub use expect::{
-    Bound, Bounds, Expectation, Finding, Interval, NoDisagreements, Reference, ReferenceRow, Subject,
+    Bound, Bounds, Expectation, Finding, Interval, Limits, NoDisagreements, Percentage, PercentageError,
+    Reference, ReferenceRow, Subject,
 };
 pub use expression::{Expression, ExpressionError};
 pub(crate) use file::MAX_REPEAT;

@@ -286,6 +286,10 @@ pub(super) const SYNONYMS: &[(&str, &[&str])] = &[
     ("timeline.link", &["network", "net", "netem", "tc"]),
     ("timeline.stress", &["workload", "load", "stressor"]),
     ("expect.where", &["when", "if", "condition", "cells", "select", "only", "match"]),
+    (
+        "expect.relative_to",
+        &["compared_with", "compared_to", "compare_with", "compare_to", "baseline", "versus", "vs", "than"],
+    ),
     ("expect.outcome", &["result", "status", "verdict", "state"]),
     ("expect.downtime", &["max_downtime", "pause", "outage", "blackout"]),
     (

@@ -601,11 +601,16 @@ pub fn provenance(measured: &Measured) -> IndexMap<String, Provenance> {
     durations.collect()
 }
 
+/// Returns the figures for which an expectation about `subject` is checked. The first that was measured
+/// counts.
+pub fn measuring(subject: Subject) -> impl Iterator<Item = &'static Figure> {
+    FIGURES.iter().rev().filter(move |figure| figure.expected_as.contains(&subject))
+}
+
 /// Returns what an expectation about `subject` checks, in the figure's unit: milliseconds or bytes. Returns
 /// nothing if no figure with that subject was measured.
 pub fn interval_for(subject: Subject, measured: &Measured) -> Option<Interval> {
-    let mut candidates = FIGURES.iter().rev().filter(|figure| figure.expected_as.contains(&subject));
-    candidates.find_map(|figure| figure.interval(measured))
+    measuring(subject).find_map(|figure| figure.interval(measured))
 }
 
 #[cfg(test)]

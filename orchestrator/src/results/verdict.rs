@@ -2,11 +2,14 @@
 
 use super::{figures, record::Record, threshold};
 use crate::{
-    matrix::{Cell, Finding, Plan},
+    matrix::{Cell, Expectation, Finding, Plan},
     outcome::Outcome,
 };
+use relative::Attempts;
 use serde::Serialize;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+
+mod relative;
 
 /// The exit code of `testbed run` if an expectation does not hold or is undecided.
 pub const EXIT_UNEXPECTED: u8 = 1;
@@ -36,15 +39,15 @@ pub struct ExpectationVerdict {
     pub expectation: String,
     /// The number of attempts that were checked.
     pub attempts: usize,
-    /// The number of attempts that the plan makes of the cells it is about.
+    /// The number of attempts that the plan makes of the cells it is about, and of their baselines.
     pub attempts_planned: usize,
     /// The number of cells of which an attempt was checked.
     pub cells: usize,
     /// The number of cells of the plan that it is about.
     pub cells_planned: usize,
-    /// How attempts violate the expectation, one sentence each.
+    /// How attempts and comparisons violate the expectation, one sentence each.
     pub violations: Vec<String>,
-    /// Why attempts do not decide the expectation, one sentence each.
+    /// Why attempts and comparisons do not decide the expectation, one sentence each.
     pub undecided: Vec<String>,
 }
 
@@ -63,6 +66,16 @@ impl ExpectationVerdict {
             format!("holds so far ({} of {} attempts)", self.attempts, self.attempts_planned)
         } else {
             "holds".into()
+        }
+    }
+
+    /// Adds the findings about an attempt or a comparison.
+    fn add(&mut self, name: &str, findings: Vec<Finding>) {
+        for finding in findings {
+            match finding {
+                Finding::Violated(text) => self.violations.push(format!("{name}: {text}")),
+                Finding::Undecided(text) => self.undecided.push(format!("{name}: {text}")),
+            }
         }
     }
 
@@ -95,41 +108,63 @@ pub fn evaluate(plan: &Plan, records: &[Record]) -> RunVerdict {
         .filter(|r| !matches!(r.outcome, Outcome::Interrupted | Outcome::Skipped))
         .filter_map(|r| Some((plan.cell(&r.cell)?, r)))
         .collect();
-    let expectations = plan.expect.iter().map(|expectation| {
-        let cells_planned = plan.cells.iter().filter(|cell| expectation.applies_to(&cell.settings)).count();
-        let mut verdict = ExpectationVerdict {
-            expectation: expectation.to_string(),
-            attempts: 0,
-            attempts_planned: cells_planned * plan.repeat as usize,
-            cells: 0,
-            cells_planned,
-            violations: Vec::new(),
-            undecided: Vec::new(),
-        };
-        let mut cells = HashSet::new();
-        for (cell, record) in checked.iter().filter(|(cell, _)| expectation.applies_to(&cell.settings)) {
-            verdict.attempts += 1;
-            cells.insert(&cell.id);
-            let figure = |subject| figures::interval_for(subject, &record.measured);
-            for finding in expectation.check(record.outcome, figure, record.measured.disagreements.len()) {
-                let sentence = |text| format!("{} #{}: {text}", cell.id, record.attempt);
-                match finding {
-                    Finding::Violated(text) => verdict.violations.push(sentence(text)),
-                    Finding::Undecided(text) => verdict.undecided.push(sentence(text)),
-                }
-            }
-        }
-        verdict.cells = cells.len();
-        verdict
-    });
+    let mut attempts: HashMap<&str, Vec<&Record>> = HashMap::new();
+    for (cell, record) in &checked {
+        attempts.entry(&cell.id).or_default().push(record);
+    }
+    let verdict = |expectation| expectation_verdict(plan, expectation, &checked, &attempts);
+    let expectations = plan.expect.iter().map(verdict).collect();
     let decided: Vec<(&Cell, &Record)> =
         checked.iter().filter(|(_, record)| !is_failure(record.outcome)).copied().collect();
     RunVerdict {
-        expectations: expectations.collect(),
+        expectations,
         failed: records.iter().filter(|r| is_failure(r.outcome)).count(),
         nothing_made: !records.is_empty() && records.iter().all(|r| r.outcome == Outcome::Skipped),
         threshold: threshold::sentences(plan, &decided),
     }
+}
+
+/// Compares the attempts that are checked, as a list and by the ID of their cell, with an expectation.
+fn expectation_verdict(
+    plan: &Plan,
+    expectation: &Expectation,
+    checked: &[(&Cell, &Record)],
+    attempts: &HashMap<&str, Vec<&Record>>,
+) -> ExpectationVerdict {
+    let cells = plan.cells_of(expectation);
+    let ids = |cells: &[(&Cell, Option<&Cell>)]| -> HashSet<String> {
+        let both = cells.iter().flat_map(|(cell, baseline)| [Some(*cell), *baseline]);
+        both.flatten().map(|cell| cell.id.clone()).collect()
+    };
+    let mut verdict = ExpectationVerdict {
+        expectation: expectation.to_string(),
+        attempts: 0,
+        attempts_planned: ids(&cells).len() * plan.repeat as usize,
+        cells: 0,
+        cells_planned: cells.len(),
+        violations: Vec::new(),
+        undecided: Vec::new(),
+    };
+    let about: HashSet<&str> = cells.iter().map(|(cell, _)| cell.id.as_str()).collect();
+    for (cell, record) in checked.iter().filter(|(cell, _)| about.contains(cell.id.as_str())) {
+        let figure = |subject| figures::interval_for(subject, &record.measured);
+        let findings = expectation.check(record.outcome, figure, record.measured.disagreements.len());
+        verdict.add(&format!("{} #{}", cell.id, record.attempt), findings);
+    }
+    let measured = |cell: &Cell| attempts.get(cell.id.as_str()).map(|attempts| Attempts(attempts));
+    let mut made = Vec::new();
+    for (cell, baseline) in cells {
+        let Some(own) = measured(cell) else { continue };
+        if let Some(baseline) = baseline {
+            let Some(other) = measured(baseline) else { continue };
+            let findings = relative::compare(expectation, own, other, plan.repeat);
+            verdict.add(&format!("{} relative to {}", cell.id, baseline.id), findings);
+        }
+        made.push((cell, baseline));
+    }
+    verdict.cells = made.len();
+    verdict.attempts = ids(&made).iter().filter_map(|id| attempts.get(id.as_str())).map(Vec::len).sum();
+    verdict
 }
 
 /// Returns whether the lab, QEMU or the guest did not work, as opposed to a migration that does not converge.

@@ -7,7 +7,7 @@ use std::{
 };
 use stressor::workload::Rate;
 use testbed::{
-    matrix::{File, Plan},
+    matrix::{File, Limits, Plan},
     predict::precopy::predict,
 };
 use units::{ByteRate, Bytes, Span};
@@ -74,7 +74,10 @@ fn the_threshold_scenario_matches_the_published_experiment() {
         assert_eq!(row.total_time, Some(total_time[i]));
         // The published data are expected within 5 %, and within 25 % close to the threshold.
         let percent = if level.get() == 96_000_000 { 25 } else { 5 };
-        let bounds = plan.expectations_of(&plan.cells[i]).find_map(|expected| expected.transferred.as_ref());
+        let bounds = plan.expectations_of(&plan.cells[i]).find_map(|expected| match &expected.transferred {
+            Some(Limits::Absolute(bounds)) => Some(bounds),
+            _ => None,
+        });
         let bounds = bounds.unwrap_or_else(|| panic!("nothing is expected of the data at {level}"));
         let per_mille = |n: u64| Bytes::new(transferred[i].get() / 1000 * n);
         for (share, held) in [(1000, true), (1001 + 10 * percent, false), (999 - 10 * percent, false)] {

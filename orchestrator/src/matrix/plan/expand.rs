@@ -1,7 +1,7 @@
 //! Expands a [`File`] to a [`Plan`]: combines the axes, resolves the settings of each cell, and checks that
 //! they are consistent.
 
-use super::{Cell, Plan, RunOrder};
+use super::{Cell, Plan, RunOrder, baseline};
 use crate::matrix::{
     diagnostic::{Diagnostics, KeyPath},
     file::{Assignment, CellOrder, File, MAX_CELLS, Overrides},
@@ -20,8 +20,8 @@ impl File {
     /// # Errors
     ///
     /// Fails for cells whose settings contradict each other, cells that appear twice, conditions of `exclude`
-    /// and `expect` that no cell meets, axes that combine to more than 100,000 cells, and a matrix without
-    /// cells.
+    /// and `expect` that no cell meets, cells that `expect` compares and that have no or several baselines,
+    /// axes that combine to more than 100,000 cells, and a matrix without cells.
     pub fn expand(&self) -> Result<Plan, Diagnostics> {
         let mut sink = DiagnosticSink::new(&self.document);
         let product = self.axes.iter().try_fold(1usize, |n, axis| n.checked_mul(axis.values.len()));
@@ -202,12 +202,28 @@ impl<'a> Expansion<'a> {
         }
         for (i, _) in self.expecting.iter().enumerate().filter(|(_, met)| !**met) {
             let location = Location::Value(root.key("expect").index(i).key("where"));
-            let message = match self.cells.len() {
-                1 => "the only cell does not meet this condition".to_owned(),
-                several => format!("none of the {several} cells meets this condition"),
+            let (message, help) = if self.file.expect[i].relative_to.is_none() {
+                (unmet(self.cells.len()), "remove it, or correct its condition")
+            } else {
+                let message = "this selects no cell to be compared with a baseline";
+                (message.into(), "select cells that do not meet `relative_to`")
             };
-            self.sink.push(&location, message, Some("remove it, or correct its condition".into()));
+            self.sink.push(&location, message, Some(help.into()));
         }
+        for (i, expectation) in self.file.expect.iter().enumerate().filter(|(i, _)| self.expecting[*i]) {
+            if let Some((message, help)) = baseline::problem(&self.cells, expectation) {
+                let location = Location::Value(root.key("expect").index(i).key("relative_to"));
+                self.sink.push(&location, message, Some(help));
+            }
+        }
+    }
+}
+
+/// Returns the message for a condition that none of some cells meets.
+pub(super) fn unmet(cells: usize) -> String {
+    match cells {
+        1 => "the only cell does not meet this condition".to_owned(),
+        several => format!("none of the {several} cells meets this condition"),
     }
 }
 

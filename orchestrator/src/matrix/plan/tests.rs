@@ -253,3 +253,37 @@ fn a_timeline_varies_like_any_other_setting() {
         .collect();
     assert!(read.iter().zip(&plan.cells).all(|(read, cell)| *read == cell.settings), "{read:#?}");
 }
+
+#[test]
+fn a_baseline_has_the_same_value_of_every_setting_that_is_not_named() {
+    let plan = plan(
+        "name: n\naxes:\n  stress.rate: [1MB/s, 2MB/s]\n  \
+         policy:\n    - { link.delay: 0, guest.vcpus: 2 }\n    - { link.delay: 10ms, guest.vcpus: 1 }\n    \
+         - { link.delay: 20ms }\n\
+         expect:\n\
+         - { where: link.delay == 0 and stress.rate == 2MB/s, \
+         relative_to: link.delay == 10ms and guest.vcpus == 1, total_time: < 100% }\n\
+         - { where: link.delay < 20ms, relative_to: link.delay == 20ms and not guest.vcpus == 2, \
+         total_time: < 100% }\n\
+         - { where: link.delay == 20ms, outcome: converged }\n",
+    );
+    let pairs = |expectation: usize| -> Vec<String> {
+        let cells = plan.cells_of(&plan.expect[expectation]);
+        let name = |cell: &Cell| format!("{} {}", cell.settings.stress.rate, cell.settings.link.delay);
+        let pair = |(cell, baseline): (&Cell, Option<&Cell>)| {
+            format!("{} | {}", name(cell), baseline.map_or("none".into(), name))
+        };
+        cells.into_iter().map(pair).collect()
+    };
+    assert_eq!(pairs(0), ["2MB/s 0 | 2MB/s 10ms"]);
+    assert_eq!(
+        pairs(1),
+        [
+            "1MB/s 0 | 1MB/s 20ms",
+            "1MB/s 10ms | 1MB/s 20ms",
+            "2MB/s 0 | 2MB/s 20ms",
+            "2MB/s 10ms | 2MB/s 20ms"
+        ]
+    );
+    assert_eq!(pairs(2), ["1MB/s 20ms | none", "2MB/s 20ms | none"]);
+}

@@ -88,3 +88,126 @@ fn records_of_cells_that_the_plan_does_not_have_are_not_checked() {
     let verdict = evaluate(&part, &all);
     assert_eq!((verdict.expectations[0].attempts, verdict.exit_code()), (1, 0));
 }
+
+/// Two cells, each with a baseline.
+const COMPARED: &str = "name: n\naxes: { stress.rate: [1MB/s, 2MB/s], link.delay: [0, 20ms] }\nexpect:\n\
+                        - { relative_to: link.delay == 20ms, total_time: < 100%, \
+                        transferred: '>= 70% and <= 89%' }\n";
+
+/// Returns a record of every cell, with these total times and with 80 bytes in a cell, 100 in a baseline.
+fn timed(plan: &Plan, total_ms: [f64; 4]) -> Vec<Record> {
+    let mut all = records(plan, &[YES; 4]);
+    for (i, record) in all.iter_mut().enumerate() {
+        record.measured.total_time_ms = Some(total_ms[i]);
+        record.measured.transferred.qemu_bytes = Some(if i % 2 == 0 { 80 } else { 100 });
+    }
+    all
+}
+
+#[test]
+fn a_cell_is_compared_with_the_cell_that_differs_only_in_the_named_setting() {
+    let plan = plan(COMPARED);
+    let verdict = evaluate(&plan, &timed(&plan, [500.0, 1000.0, 1999.0, 2000.0]));
+    let compared = &verdict.expectations[0];
+    assert_eq!(compared.words(), "holds");
+    assert_eq!((compared.cells, compared.attempts, compared.attempts_planned), (2, 4, 4));
+    assert_eq!(verdict.exit_code(), 0);
+    assert_eq!(
+        compared.expectation,
+        "every cell relative to link.delay == 20ms: total_time < 100%, transferred >= 70% and <= 89%"
+    );
+    // The second cell is faster than the first baseline, but not than its own.
+    let mut all = timed(&plan, [500.0, 1000.0, 900.0, 800.0]);
+    all[0].measured.transferred.qemu_bytes = Some(90);
+    let verdict = evaluate(&plan, &all);
+    assert_eq!(verdict.expectations[0].words(), "DOES NOT HOLD");
+    assert_eq!(
+        verdict.expectations[0].violations,
+        [
+            "stress.rate=1MBps,link.delay=0 relative to stress.rate=1MBps,link.delay=20ms: \
+             transferred is 90%, expected >= 70% and <= 89%",
+            "stress.rate=2MBps,link.delay=0 relative to stress.rate=2MBps,link.delay=20ms: \
+             total_time is 112.5%, expected < 100%",
+        ]
+    );
+    assert_eq!(verdict.exit_code(), EXIT_UNEXPECTED);
+}
+
+#[test]
+fn the_medians_of_the_converged_attempts_are_compared() {
+    let mut plan = plan(COMPARED);
+    plan.repeat = 3;
+    let mut all = Vec::new();
+    for (attempt, own) in [(1, 900.0), (2, 5000.0), (3, 950.0)] {
+        let mut round = timed(&plan, [own, 1000.0, 1.0, 2.0]);
+        round.iter_mut().for_each(|record| record.attempt = attempt);
+        all.extend(round);
+    }
+    assert_eq!(evaluate(&plan, &all).expectations[0].words(), "holds");
+    // Without its fastest attempt, the median of the first cell is (5000 + 950) / 2.
+    all[0].outcome = Outcome::NotConverged;
+    let violations = &evaluate(&plan, &all).expectations[0].violations;
+    assert!(violations.len() == 1 && violations[0].contains("total_time is 297.5%"), "{violations:?}");
+    // Before all attempts were made, a median may still change.
+    all.truncate(8);
+    let so_far = &evaluate(&plan, &all).expectations[0];
+    assert_eq!(so_far.words(), "UNDECIDED");
+    assert!(so_far.undecided[0].ends_with("so far, total_time is 500%, expected < 100%"), "{so_far:?}");
+    all.truncate(4);
+    all[0].outcome = Outcome::Converged;
+    assert_eq!(evaluate(&plan, &all).expectations[0].words(), "holds so far (4 of 12 attempts)");
+}
+
+#[test]
+fn without_the_attempts_of_a_baseline_nothing_is_compared_yet() {
+    let plan = plan(COMPARED);
+    let all = timed(&plan, [500.0, 1000.0, 500.0, 1000.0]);
+    let words = |records: &[Record]| evaluate(&plan, records).expectations[0].words();
+    assert_eq!(words(&all[..1]), "not tried");
+    assert_eq!(words(&all[..3]), "holds so far (1 of 2 cells)");
+    // A run without the baselines compares nothing, and is not blamed for it.
+    let part = plan.clone().only(&"link.delay == 0".parse().unwrap());
+    let verdict = evaluate(&part, &all);
+    assert_eq!((verdict.expectations[0].words().as_str(), verdict.exit_code()), ("not tried", 0));
+    let shard = plan.clone().shard("1/2".parse().unwrap());
+    assert_eq!(evaluate(&shard, &all).expectations[0].words(), "not tried");
+}
+
+#[test]
+fn figures_that_cannot_be_compared_do_not_decide() {
+    let plan = plan(
+        "name: n\naxes: { link.delay: [0, 20ms] }\nexpect: \n\
+         - { relative_to: link.delay == 20ms, downtime: < 50% }\n",
+    );
+    let finding = |own: [Option<f64>; 3], baseline: [Option<f64>; 3]| {
+        let mut all = records(&plan, &[YES, YES]);
+        for (record, [qemu, least, most]) in all.iter_mut().zip([own, baseline]) {
+            let downtime = &mut record.measured.downtime_ms;
+            (downtime.qemu, downtime.client_at_least, downtime.client) = (qemu, least, most);
+        }
+        let verdict = &evaluate(&plan, &all).expectations[0];
+        let found = verdict.violations.iter().chain(&verdict.undecided).next();
+        let text = found.map(|text| text.trim_start_matches("link.delay=0 relative to link.delay=20ms: "));
+        format!("{} {}", verdict.words(), text.unwrap_or_default())
+    };
+    let (qemu, none) = ([Some(40.0), None, None], [None; 3]);
+    let client = |least, most| [Some(40.0), Some(least), most];
+    assert_eq!(finding(client(90.0, Some(100.0)), client(201.0, Some(210.0))), "holds ");
+    assert_eq!(
+        finding(client(90.0, Some(100.0)), client(190.0, Some(200.0))),
+        "UNDECIDED downtime is between 45% and 52.63%, which does not decide < 50%"
+    );
+    assert_eq!(
+        finding(client(90.0, None), client(190.0, Some(200.0))),
+        "UNDECIDED downtime is at least 45%, which does not decide < 50%"
+    );
+    // Both have QEMU's figure, which is compared if the client's is missing in one of them.
+    assert_eq!(finding(client(1.0, Some(2.0)), qemu), "DOES NOT HOLD downtime is 100%, expected < 50%");
+    assert_eq!(
+        finding([None, Some(1.0), Some(2.0)], qemu),
+        "UNDECIDED downtime of the baseline was measured in another way"
+    );
+    assert_eq!(finding(qemu, none), "UNDECIDED downtime of the baseline was not measured");
+    assert_eq!(finding(none, qemu), "DOES NOT HOLD downtime was not measured, expected < 50%");
+    assert_eq!(finding(qemu, [Some(0.0), None, None]), "UNDECIDED downtime of the baseline is 0");
+}

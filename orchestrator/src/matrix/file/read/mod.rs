@@ -137,7 +137,7 @@ impl Reader<'_, '_> {
     fn report(&mut self, culprit: &KeyPath, written: &Value, kind: &ReadErrorKind) {
         if let (ReadErrorKind::Other(_), Some(Segment::Key(key)), Value::String(text)) =
             (kind, culprit.segments().last(), written)
-            && key == "where"
+            && matches!(key.as_str(), "where" | "relative_to")
             && self.expression(text, culprit).is_none()
         {
             // `expression` has already reported the error, and which part of the text is wrong.
@@ -278,14 +278,40 @@ impl Reader<'_, '_> {
         for (i, item) in self.list("expect").into_iter().enumerate() {
             let at = at.index(i);
             let Some(expectation) = self.value::<Expectation>(&item, &at) else { continue };
-            if expectation.is_empty() && self.sink.document.has_only(&at, &["where"]) {
+            if expectation.is_empty() && self.sink.document.has_only(&at, &["where", "relative_to"]) {
                 let help =
                     Some("add an `outcome`, or bounds on `downtime`, `total_time` or `transferred`".into());
                 self.sink.push(&Location::Value(at), "this expects neither an outcome nor bounds", help);
+            } else {
+                self.comparison(&expectation, &at);
             }
             expectations.push(expectation);
         }
         expectations
+    }
+
+    /// Reports bounds that are percentages of nothing, or that no baseline is needed for.
+    fn comparison(&mut self, expectation: &Expectation, at: &KeyPath) {
+        if self.sink.has_below(at) {
+            return;
+        }
+        let compares = expectation.relative_to.is_some();
+        let (message, help) = if compares {
+            let help = "write it like `< 100%`, or move it to an entry without `relative_to`";
+            ("with `relative_to`, a bound must be a percentage of the baseline", help)
+        } else {
+            let help = "add a condition that selects the cells to compare with, such as `relative_to: \
+                        storage == block`, or write the bound with a unit";
+            ("this percentage has no baseline", help)
+        };
+        for subject in expectation.subjects(!compares) {
+            self.sink.push(&Location::Value(at.key(subject.name())), message, Some(help.into()));
+        }
+        if compares && expectation.subjects(true).chain(expectation.subjects(false)).next().is_none() {
+            let help = Some("add a bound such as `total_time: < 100%`, or remove `relative_to`".into());
+            let location = Location::Key(at.key("relative_to"));
+            self.sink.push(&location, "`relative_to` has no bounds that compare figures", help);
+        }
     }
 }
 

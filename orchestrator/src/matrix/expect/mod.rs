@@ -1,14 +1,20 @@
 //! Expectations, which the attempts of a run must meet, and published figures to compare measurements with.
 
-use super::{
-    expression::{Expression, Operator},
-    settings::Settings,
-};
+use super::{catalog, expression::Expression, settings::Settings};
 use crate::outcome::Outcome;
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use std::{borrow::Cow, cmp::Ordering, fmt, str::FromStr};
-use units::{Bytes, ParseError, Span, counted};
+use bounds::SubjectBounds;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use units::{Bytes, Span, counted};
+
+mod bounds;
+mod interval;
+mod percentage;
+
+pub use bounds::{Bound, Bounds, Limits};
+pub use interval::Interval;
+pub use percentage::{Percentage, PercentageError};
 
 /// An expectation about some cells. Every attempt of these cells must have the outcome and meet all bounds.
 /// At least an outcome, one bound or `disagreements` is required.
@@ -18,31 +24,38 @@ pub struct Expectation {
     /// A condition that selects the cells, such as `stress.rate <= 96MB/s`. Default: all cells.
     #[serde(default, rename = "where", skip_serializing_if = "Option::is_none")]
     pub condition: Option<Expression>,
+    /// A condition that selects the baselines, such as `storage == block`. Each cell that `where` selects is
+    /// compared with its baseline: the cell that meets this condition and has the same value of every setting
+    /// that this condition does not name. All bounds are then percentages of the baseline's figure, such as
+    /// `< 100%`. The figure of a cell is the median of its converged attempts. A cell that meets this
+    /// condition itself is not compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relative_to: Option<Expression>,
     /// The outcome that every attempt must have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
     /// Bounds on the downtime, such as `<= 300ms`: as a client saw it (`downtime.client`) or, without a
     /// probe, as QEMU reported it (`downtime.qemu`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub downtime: Option<Bounds<Span>>,
+    pub downtime: Option<Limits<Span>>,
     /// Bounds on the downtime as a client saw it, by the gaps between the probe's replies. What the probe
     /// measures is an interval: if a bound lies within it, the expectation is undecided.
     #[serde(default, rename = "downtime.client", skip_serializing_if = "Option::is_none")]
-    pub downtime_client: Option<Bounds<Span>>,
+    pub downtime_client: Option<Limits<Span>>,
     /// Bounds on the downtime as the guest's clock measured it.
     #[serde(default, rename = "downtime.guest", skip_serializing_if = "Option::is_none")]
-    pub downtime_guest: Option<Bounds<Span>>,
+    pub downtime_guest: Option<Limits<Span>>,
     /// Bounds on the downtime as QEMU reported it.
     #[serde(default, rename = "downtime.qemu", skip_serializing_if = "Option::is_none")]
-    pub downtime_qemu: Option<Bounds<Span>>,
+    pub downtime_qemu: Option<Limits<Span>>,
     /// Bounds on the total time, such as `<= 20s`: from the migrate command until the guest runs at the
     /// destination.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub total_time: Option<Bounds<Span>>,
+    pub total_time: Option<Limits<Span>>,
     /// Bounds on the data transferred, such as `>= 448MB and <= 496MB`: as QEMU reported it, without the
     /// headers of TCP, IP and Ethernet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub transferred: Option<Bounds<Bytes>>,
+    pub transferred: Option<Limits<Bytes>>,
     /// `none`: two measurements of one quantity must not disagree.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disagreements: Option<NoDisagreements>,
@@ -54,22 +67,6 @@ pub struct Expectation {
 pub enum NoDisagreements {
     /// All figures that are measured twice agree.
     None,
-}
-
-/// The bounds of what was measured, in milliseconds or bytes: what is certain and what is possible.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Interval {
-    /// What is certain.
-    pub least: f64,
-    /// What is possible; absent if there is no upper bound.
-    pub most: Option<f64>,
-}
-
-impl Interval {
-    /// Returns the interval of a figure that is known exactly.
-    pub const fn exactly(value: f64) -> Self {
-        Self { least: value, most: Some(value) }
-    }
 }
 
 /// Why a part of an expectation does not hold.
@@ -123,58 +120,47 @@ impl Subject {
     }
 }
 
-/// The bounds of one subject.
-enum SubjectBounds<'a> {
-    Time(&'a Bounds<Span>),
-    Data(&'a Bounds<Bytes>),
-}
-
-impl SubjectBounds<'_> {
-    /// Checks a figure, in milliseconds or bytes. A figure that was not measured violates all bounds.
-    fn check(&self, subject: Subject, figure: Option<Interval>) -> Option<Finding> {
-        let name = subject.name();
-        match self {
-            Self::Time(bounds) => {
-                let span = |ms: f64| Span::from_nanos((ms * 1e6) as u64);
-                bounds.check(name, figure, span, |ms| format!("{} ms", round_tenths(ms)))
-            }
-            Self::Data(bounds) => {
-                let bytes = |bytes: f64| Bytes::new(bytes as u64);
-                bounds.check(name, figure, bytes, |figure| bytes(figure).to_string())
-            }
-        }
-    }
-}
-
-impl fmt::Display for SubjectBounds<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Time(bounds) => bounds.fmt(f),
-            Self::Data(bounds) => bounds.fmt(f),
-        }
-    }
-}
-
 impl Expectation {
     fn bounds(&self, subject: Subject) -> Option<SubjectBounds<'_>> {
         match subject {
-            Subject::Downtime => self.downtime.as_ref().map(SubjectBounds::Time),
-            Subject::DowntimeClient => self.downtime_client.as_ref().map(SubjectBounds::Time),
-            Subject::DowntimeGuest => self.downtime_guest.as_ref().map(SubjectBounds::Time),
-            Subject::DowntimeQemu => self.downtime_qemu.as_ref().map(SubjectBounds::Time),
-            Subject::TotalTime => self.total_time.as_ref().map(SubjectBounds::Time),
-            Subject::Transferred => self.transferred.as_ref().map(SubjectBounds::Data),
+            Subject::Downtime => SubjectBounds::time(self.downtime.as_ref()),
+            Subject::DowntimeClient => SubjectBounds::time(self.downtime_client.as_ref()),
+            Subject::DowntimeGuest => SubjectBounds::time(self.downtime_guest.as_ref()),
+            Subject::DowntimeQemu => SubjectBounds::time(self.downtime_qemu.as_ref()),
+            Subject::TotalTime => SubjectBounds::time(self.total_time.as_ref()),
+            Subject::Transferred => SubjectBounds::data(self.transferred.as_ref()),
         }
     }
 
-    /// Returns whether the expectation is about cells with these settings.
-    pub fn applies_to(&self, settings: &Settings) -> bool {
-        self.condition.as_ref().is_none_or(|condition| condition.matches(settings))
+    /// Returns the subjects with bounds on their value (`relative` is false) or on their percentage of the
+    /// baseline.
+    pub fn subjects(&self, relative: bool) -> impl Iterator<Item = Subject> {
+        let bounded = move |subject: &Subject| {
+            self.bounds(*subject).is_some_and(|bounds| bounds.are_relative() == relative)
+        };
+        Subject::ALL.into_iter().filter(bounded)
     }
 
-    /// Checks an attempt against each part of the expectation. `figure` returns what the attempt measured of
-    /// a subject, in milliseconds or bytes. `disagreements` is the number of pairs of measurements that
-    /// disagree. Returns the findings that keep the expectation from holding.
+    /// Returns whether the expectation is about cells with these settings. The baselines of a comparison are
+    /// not among them.
+    pub fn applies_to(&self, settings: &Settings) -> bool {
+        self.condition.as_ref().is_none_or(|condition| condition.matches(settings))
+            && self.relative_to.as_ref().is_none_or(|baseline| !baseline.matches(settings))
+    }
+
+    /// Returns the settings with those that `relative_to` names reset to their defaults. They are equal for a
+    /// cell and its baseline.
+    pub(super) fn shared_with_baseline(&self, settings: &Settings) -> Settings {
+        let mut shared = settings.clone();
+        let named = self.relative_to.iter().flat_map(Expression::paths).filter_map(catalog::find);
+        named.for_each(|setting| setting.copy(&Settings::default(), &mut shared));
+        shared
+    }
+
+    /// Checks an attempt against each part of the expectation but the percentages of a baseline. `figure`
+    /// returns what the attempt measured of a subject, in milliseconds or bytes. `disagreements` is the
+    /// number of pairs of measurements that disagree. Returns the findings that keep the expectation from
+    /// holding.
     pub fn check(
         &self,
         outcome: Outcome,
@@ -185,14 +171,19 @@ impl Expectation {
             .outcome
             .filter(|expected| *expected != outcome)
             .map(|expected| Finding::Violated(format!("outcome is {outcome}, expected {expected}")));
-        let bounds = Subject::ALL
-            .into_iter()
-            .filter_map(|subject| self.bounds(subject)?.check(subject, figure(subject)));
+        let bounds =
+            self.subjects(false).filter_map(|subject| self.bounds(subject)?.check(subject, figure(subject)));
         let disagree = self.disagreements.filter(|_| disagreements > 0).map(|_| {
             let found = counted(disagreements, "disagreement");
             Finding::Violated(format!("{found} between measurements, expected none"))
         });
         wrong_outcome.into_iter().chain(bounds).chain(disagree).collect()
+    }
+
+    /// Checks a subject of a cell against the bounds on its percentage of the baseline's. `fraction` is 1 if
+    /// both are equal. Returns the finding that keeps the expectation from holding.
+    pub fn check_fraction(&self, subject: Subject, fraction: Option<Interval>) -> Option<Finding> {
+        self.bounds(subject)?.check(subject, fraction)
     }
 
     /// Returns whether the expectation has no outcome, no bounds and no `disagreements`.
@@ -207,9 +198,13 @@ impl fmt::Display for Expectation {
     /// Writes the expectation in one line: "stress.rate <= 96MB/s: converged, downtime <= 300ms".
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.condition {
-            Some(condition) => write!(f, "{condition}: ")?,
-            None => f.write_str("every cell: ")?,
+            Some(condition) => write!(f, "{condition}")?,
+            None => f.write_str("every cell")?,
         }
+        if let Some(baseline) = &self.relative_to {
+            write!(f, " relative to {baseline}")?;
+        }
+        f.write_str(": ")?;
         let bounds = Subject::ALL
             .into_iter()
             .filter_map(|subject| Some(format!("{} {}", subject.name(), self.bounds(subject)?)));
@@ -217,129 +212,6 @@ impl fmt::Display for Expectation {
         let disagreements = self.disagreements.map(|_| "disagreements none".to_owned());
         let parts = outcome.into_iter().chain(bounds).chain(disagreements);
         f.write_str(&parts.collect::<Vec<_>>().join(", "))
-    }
-}
-
-/// One bound on a quantity: `<= 300ms`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bound<T> {
-    operator: Operator,
-    value: T,
-}
-
-/// The bounds on a quantity, joined by `and`: `>= 448MB and <= 496MB`. There is at least one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bounds<T>(Vec<Bound<T>>);
-
-impl<T: Ord + Copy + fmt::Display> Bounds<T> {
-    /// Returns whether a value is within all bounds.
-    pub fn contain(&self, value: T) -> bool {
-        self.0.iter().all(|bound| bound.operator.holds(Some(value.cmp(&bound.value))))
-    }
-
-    /// Checks an interval. `quantity` converts its ends, and `show` prints them. Returns nothing if it is
-    /// within all bounds.
-    fn check(
-        &self,
-        name: &str,
-        figure: Option<Interval>,
-        quantity: impl Fn(f64) -> T,
-        show: impl Fn(f64) -> String,
-    ) -> Option<Finding> {
-        let Some(Interval { least, most }) = figure else {
-            return Some(Finding::Violated(format!("{name} was not measured, expected {self}")));
-        };
-        let is = match most {
-            Some(most) if most > least => format!("{name} is between {} and {}", show(least), show(most)),
-            Some(_) => format!("{name} is {}", show(least)),
-            None => format!("{name} is at least {}", show(least)),
-        };
-        let (least, most) = (quantity(least), most.map(quantity));
-        let decided: Vec<Option<bool>> = self.0.iter().map(|bound| bound.decide(least, most)).collect();
-        if decided.contains(&Some(false)) {
-            Some(Finding::Violated(format!("{is}, expected {self}")))
-        } else if decided.contains(&None) {
-            Some(Finding::Undecided(format!("{is}, which does not decide {self}")))
-        } else {
-            None
-        }
-    }
-}
-
-/// Rounds to tenths, which is more than any figure is accurate to.
-fn round_tenths(value: f64) -> f64 {
-    (value * 10.0).round() / 10.0
-}
-
-impl<T: Ord + Copy> Bound<T> {
-    /// Returns whether the values from `least` to `most` (without one, to any size) are within the bound.
-    /// Returns nothing if only some of them are.
-    fn decide(&self, least: T, most: Option<T>) -> Option<bool> {
-        let low = least.cmp(&self.value);
-        let high = most.map_or(Ordering::Greater, |most| most.cmp(&self.value));
-        let between = if (low, high) == (Ordering::Less, Ordering::Greater) { Ordering::Equal } else { low };
-        let held = [low, between, high].map(|ordering| self.operator.holds(Some(ordering)));
-        (held[0] == held[1] && held[1] == held[2]).then_some(held[0])
-    }
-}
-
-impl<T: FromStr<Err = ParseError>> FromStr for Bounds<T> {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let bound = |part: &str| {
-            let part = part.trim();
-            let operator = Operator::ALL.iter().find(|(name, _)| part.starts_with(name));
-            let (name, operator) = operator
-                .ok_or_else(|| format!("`{part}` is not a bound: start it with <, <=, >, >= or =="))?;
-            let value =
-                part[name.len()..].trim_start().parse().map_err(|error: ParseError| error.to_string())?;
-            Ok(Bound { operator: *operator, value })
-        };
-        let mut parts = Vec::new();
-        let mut rest = text;
-        // ASCII letters have the same length in either case.
-        while let Some(at) = rest.to_ascii_lowercase().find(" and ") {
-            parts.push(&rest[..at]);
-            rest = &rest[at + " and ".len()..];
-        }
-        parts.push(rest);
-        parts.into_iter().map(bound).collect::<Result<_, _>>().map(Self)
-    }
-}
-
-impl<T: fmt::Display> fmt::Display for Bounds<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, Bound { operator, value }) in self.0.iter().enumerate() {
-            write!(f, "{}{operator} {value}", if i > 0 { " and " } else { "" })?;
-        }
-        Ok(())
-    }
-}
-
-impl<T: fmt::Display> Serialize for Bounds<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de, T: FromStr<Err = ParseError>> Deserialize<'de> for Bounds<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
-    }
-}
-
-impl<T> JsonSchema for Bounds<T> {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> Cow<'static, str> {
-        "Bounds".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": "^\\s*(<|<=|>|>=|==|!=)\\s*[0-9]" })
     }
 }
 
@@ -401,19 +273,6 @@ impl Reference {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn bounds_are_checked_and_print_as_written() {
-        let bounds: Bounds<Bytes> = ">= 448MB and <= 496MB".parse().unwrap();
-        let mb = |mb: u64| Bytes::new(mb * 1_000_000);
-        let held = [447, 448, 496, 497].map(|n| bounds.contain(mb(n)));
-        assert_eq!(held, [false, true, true, false]);
-        assert_eq!(bounds.to_string(), ">= 448MB and <= 496MB");
-        assert_eq!("< 1m30s AND > 1m".parse::<Bounds<Span>>().unwrap().to_string(), "< 90s and > 60s");
-        assert!("<= 300".parse::<Bounds<Span>>().unwrap_err().contains("has no unit"));
-        assert!("300ms".parse::<Bounds<Span>>().unwrap_err().contains("is not a bound"));
-        assert!("".parse::<Bounds<Span>>().unwrap_err().contains("is not a bound"));
-    }
 
     fn expectation(json: serde_json::Value) -> Expectation {
         serde_json::from_value(json).unwrap()
