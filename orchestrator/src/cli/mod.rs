@@ -384,7 +384,9 @@ fn show(format: FormatName, report: &RenderedReport) -> Result<(), Failure> {
     let text = match format {
         FormatName::Table if terminal::colored(&io::stdout()) => paint_verdicts(&report.text),
         FormatName::Json => Text::json(&report.text),
-        FormatName::Table | FormatName::Csv | FormatName::Markdown => report.text.as_str().into(),
+        FormatName::Table | FormatName::Csv | FormatName::Markdown | FormatName::Html => {
+            report.text.as_str().into()
+        }
     };
     print(text)?;
     for line in report.notes.iter().flat_map(|note| note.lines()) {

@@ -13,6 +13,7 @@ use std::{io, path::Path};
 mod composition;
 mod csv;
 mod grid;
+pub mod html;
 mod json;
 mod markdown;
 mod remarks;
@@ -68,11 +69,13 @@ pub enum FormatName {
     Json,
     /// A table in Markdown.
     Markdown,
+    /// A page for a browser.
+    Html,
 }
 
 impl FormatName {
     /// Every format, in the order in which help lists them.
-    pub const ALL: [Self; 4] = [Self::Table, Self::Csv, Self::Json, Self::Markdown];
+    pub const ALL: [Self; 5] = [Self::Table, Self::Csv, Self::Json, Self::Markdown, Self::Html];
 
     /// Returns the name, as the option `--format` takes it.
     pub const fn name(self) -> &'static str {
@@ -81,6 +84,7 @@ impl FormatName {
             Self::Csv => "csv",
             Self::Json => "json",
             Self::Markdown => "markdown",
+            Self::Html => "html",
         }
     }
 
@@ -92,6 +96,7 @@ impl FormatName {
             Self::Csv => Box::new(csv::Csv),
             Self::Json => Box::new(json::Json),
             Self::Markdown => Box::new(markdown::Markdown),
+            Self::Html => Box::new(html::Html),
         }
     }
 }

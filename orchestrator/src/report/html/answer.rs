@@ -1,0 +1,110 @@
+//! The answer in one sentence, and how many attempts and expectations it rests on.
+
+use super::{
+    Detail, Section,
+    view::{self, View, outcome},
+};
+use crate::{
+    outcome::Outcome,
+    results::{record::Measured, verdict::ExpectationVerdict},
+};
+use maud::html;
+use units::counted;
+
+/// The largest number of sentences about thresholds that are an answer.
+const FEW: usize = 3;
+
+pub(super) fn section(view: &View<'_>, _: Detail) -> Option<Section> {
+    let thresholds = &view.verdict.threshold;
+    let is_threshold = (1..=FEW).contains(&thresholds.len());
+    let expectations = &view.verdict.expectations;
+    let held = expectations.iter().filter(|expectation| expectation.holds()).count();
+    let violated = expectations.iter().filter(|expectation| !expectation.violations.is_empty()).count();
+    let disagreements: usize = view.records.iter().map(|r| r.measured.disagreements.len()).sum();
+    let body = html! {
+        @if is_threshold {
+            @for sentence in thresholds {
+                p.answer { (sentence) }
+            }
+        } @else {
+            p.answer { (counts(view)) }
+            @if !thresholds.is_empty() {
+                details {
+                    summary { "The threshold for each combination of the other values" }
+                    ul {
+                        @for sentence in thresholds {
+                            li { (sentence) }
+                        }
+                    }
+                }
+            }
+        }
+        ul.facts {
+            @if view.is_running {
+                li.running { "In progress: " (results(view)) " of " (counted(view.planned(), "attempt")) }
+            } @else if !view.is_complete {
+                li.bad { "Incomplete: " (results(view)) " of " (counted(view.planned(), "attempt")) }
+            }
+            @for (kind, count) in view::count(view.records.iter()) {
+                li { (outcome(kind)) " " strong { (count) } }
+            }
+            @if !expectations.is_empty() {
+                li class=[(violated > 0).then_some("bad")] {
+                    "Expectations: " strong { (held) " of " (expectations.len()) } " hold"
+                }
+            }
+            @if disagreements > 0 {
+                li.bad { a href={ "#" (view.id("notes")) } { (counted(disagreements, "disagreement")) } }
+            }
+        }
+    };
+    Some(Section { id: "answer", title: "Answer", body })
+}
+
+/// Returns the number of attempts that have a result.
+fn results(view: &View<'_>) -> usize {
+    view.records.iter().filter(|record| record.is_result()).count()
+}
+
+/// Returns a sentence about how many migrations converged, and for how long clients could not reach the guest.
+fn counts(view: &View<'_>) -> String {
+    let tried: Vec<_> =
+        view.records.iter().filter(|r| r.is_result() && r.outcome != Outcome::Skipped).collect();
+    let converged = tried.iter().filter(|record| record.outcome == Outcome::Converged).count();
+    let sentence = match (converged, tried.len()) {
+        (_, 0) => return "No migration has been measured.".into(),
+        (1, 1) => "The migration converged".into(),
+        (0, 1) => format!("The migration did not converge: it is {}", tried[0].outcome),
+        (all, of) if all == of => format!("All {of} migrations converged"),
+        (0, of) => format!("None of {of} migrations converged"),
+        (some, of) => format!("{some} of {of} migrations converged"),
+    };
+    let downtimes: Vec<(&str, fn(&Measured) -> Option<f64>)> = vec![
+        ("clients of the guest had to wait", |m| m.downtime_ms.client),
+        ("the guest stood still for", |m| m.downtime_ms.guest),
+        ("QEMU reports a downtime of", |m| m.downtime_ms.qemu),
+    ];
+    let range = downtimes.into_iter().find_map(|(words, figure)| {
+        let values: Vec<f64> = tried.iter().filter_map(|record| figure(&record.measured)).collect();
+        let least = values.iter().copied().reduce(f64::min)?;
+        let most = values.iter().copied().reduce(f64::max)?;
+        let range = if (least.round() - most.round()).abs() < 0.5 {
+            format!("{most:.0} ms")
+        } else {
+            format!("{least:.0} to {most:.0} ms")
+        };
+        Some(format!("; {words} {range}"))
+    });
+    sentence + &range.unwrap_or_default() + "."
+}
+
+/// Returns the class of an expectation's verdict, and its sign.
+pub(super) fn verdict(expectation: &ExpectationVerdict) -> (&'static str, &'static str) {
+    if !expectation.violations.is_empty() {
+        ("bad", "✗")
+    } else if expectation.holds() {
+        ("ok", "✓")
+    } else {
+        ("none", "?")
+    }
+}

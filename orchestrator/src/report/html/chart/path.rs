@@ -1,0 +1,81 @@
+//! Curves as SVG paths whose coordinates are whole numbers, relative to the point before, which takes a third
+//! of the space of decimal fractions.
+//!
+//! The script adds the numbers of a path up to get its points, to read values off a curve and to write tables.
+
+use super::Point;
+use std::fmt::Write as _;
+
+/// The largest whole number on the vertical axis: about three digits, which is more than a screen shows.
+const FINEST: f64 = 2_000.0;
+
+/// Returns the value of one step on the vertical axis, a power of ten, for values up to `max`.
+pub(in super::super) fn unit(max: f64) -> f64 {
+    if max > 0.0 { 10f64.powf((max / FINEST).log10().ceil()) } else { 1.0 }
+}
+
+/// Returns the `d` of a path through these points, with steps of 1 on the horizontal axis and of `unit` on
+/// the vertical.
+pub(in super::super) fn curve(points: &[Point], unit: f64) -> String {
+    let mut d = String::with_capacity(points.len() * 7);
+    let mut before = (0i64, 0i64);
+    for (i, point) in points.iter().enumerate() {
+        let at = (point.x.round() as i64, (point.y / unit).round() as i64);
+        let (dx, dy) = (at.0 - before.0, at.1 - before.1);
+        // The first letter is absolute, and a sign separates as well as a blank.
+        let command = if i == 0 {
+            "M"
+        } else if i == 1 {
+            "l"
+        } else if dx < 0 {
+            ""
+        } else {
+            " "
+        };
+        let blank = if dy < 0 { "" } else { " " };
+        let _ = write!(d, "{command}{dx}{blank}{dy}");
+        before = at;
+    }
+    d
+}
+
+/// Returns the corners of a curve that keeps each value until the next point.
+pub(in super::super) fn stairs(points: &[Point]) -> Vec<Point> {
+    let mut corners = Vec::with_capacity(points.len() * 2);
+    for (i, point) in points.iter().enumerate() {
+        if i > 0 && points[i - 1].y != point.y {
+            corners.push(Point { x: point.x, y: points[i - 1].y });
+        }
+        corners.push(*point);
+    }
+    corners
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn points(values: &[(f64, f64)]) -> Vec<Point> {
+        values.iter().map(|(x, y)| Point { x: *x, y: *y }).collect()
+    }
+
+    #[test]
+    fn a_curve_is_relative_and_adds_up() {
+        let curve = curve(&points(&[(-50.2, 100.0), (0.0, 50.4), (49.9, 75.0), (100.0, 75.0)]), 1.0);
+        assert_eq!(curve, "M-50 100l50-50 50 25 50 0");
+    }
+
+    #[test]
+    fn a_step_is_a_power_of_ten() {
+        assert_eq!(unit(1_073.5), 1.0);
+        assert_eq!(unit(112.0), 0.1);
+        assert_eq!(unit(25_000.0), 100.0);
+        assert_eq!(unit(0.0), 1.0);
+    }
+
+    #[test]
+    fn stairs_keep_a_value_until_the_next() {
+        let stairs = stairs(&points(&[(0.0, 1.0), (5.0, 2.0), (9.0, 2.0)]));
+        assert_eq!(stairs, points(&[(0.0, 1.0), (5.0, 1.0), (5.0, 2.0), (9.0, 2.0)]));
+    }
+}

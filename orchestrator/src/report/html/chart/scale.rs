@@ -1,0 +1,77 @@
+//! Linear scales with ticks at round numbers.
+
+/// A range of values with ticks.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(in super::super) struct Scale {
+    pub(in super::super) min: f64,
+    pub(in super::super) max: f64,
+    /// The distance between ticks: 1, 2 or 5 times a power of ten.
+    step: f64,
+}
+
+impl Scale {
+    /// Returns a scale that begins and ends at ticks and covers these values, with about this many ticks.
+    pub(in super::super) fn covering(min: f64, max: f64, ticks: usize) -> Self {
+        let max = if max > min { max } else { min + 1.0 };
+        let step = round_step((max - min) / ticks.max(1) as f64);
+        Self { min: (min / step).floor() * step, max: (max / step).ceil() * step, step }
+    }
+
+    /// Returns a scale of exactly this range, with about this many ticks in it.
+    pub(in super::super) fn exact(min: f64, max: f64, ticks: usize) -> Self {
+        let max = if max > min { max } else { min + 1.0 };
+        Self { min, max, step: round_step((max - min) / ticks.max(1) as f64) }
+    }
+
+    /// Returns where a value is, from 0 at the beginning to 1 at the end.
+    pub(in super::super) fn share(&self, value: f64) -> f64 {
+        (value - self.min) / (self.max - self.min)
+    }
+
+    /// Returns the ticks, each with its text.
+    pub(in super::super) fn ticks(&self) -> Vec<(f64, String)> {
+        let first = (self.min / self.step - 1e-9).ceil();
+        let count = ((self.max / self.step + 1e-9).floor() - first) as usize + 1;
+        let decimals = (-self.step.log10().floor()).max(0.0) as usize;
+        let tick = |i: usize| {
+            // A sum of zero may be negative.
+            let value = (first + i as f64) * self.step + 0.0;
+            (value, format!("{value:.decimals$}"))
+        };
+        (0..count).map(tick).collect()
+    }
+}
+
+/// Returns the smallest of 1, 2 and 5 times a power of ten that is not below `least`.
+fn round_step(least: f64) -> f64 {
+    let power = 10f64.powf(least.log10().floor());
+    [1.0, 2.0, 5.0, 10.0]
+        .map(|times| times * power)
+        .into_iter()
+        .find(|step| *step >= least * 0.999_999)
+        .unwrap_or(power * 10.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(scale: Scale) -> Vec<String> {
+        scale.ticks().into_iter().map(|(_, text)| text).collect()
+    }
+
+    #[test]
+    fn ticks_are_round_numbers() {
+        assert_eq!(texts(Scale::covering(0.0, 14.2, 4)), ["0", "5", "10", "15"]);
+        assert_eq!(texts(Scale::covering(0.0, 1579.0, 4)), ["0", "500", "1000", "1500", "2000"]);
+        assert_eq!(texts(Scale::covering(0.0, 0.07, 4)), ["0.00", "0.02", "0.04", "0.06", "0.08"]);
+        assert_eq!(texts(Scale::exact(-100.0, 4_300.0, 5)), ["0", "1000", "2000", "3000", "4000"]);
+    }
+
+    #[test]
+    fn a_range_without_a_width_has_one() {
+        let scale = Scale::covering(3.0, 3.0, 4);
+        assert!(scale.max > scale.min && scale.ticks().len() > 1);
+        assert_eq!(Scale::covering(0.0, 10.0, 5).share(2.5), 0.25);
+    }
+}

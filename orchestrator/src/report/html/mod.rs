@@ -1,0 +1,139 @@
+//! The report as one HTML page, which needs nothing but itself: no network, no other file.
+//!
+//! The page is static and complete without its script, except for what only a script can do: sorting,
+//! filtering, zooming, reading values off a curve. Its style and its script are part of it, and its content
+//! security policy allows these two by their hashes and nothing else, so that no text from a matrix, a guest
+//! or QEMU can run or load anything, whatever it contains.
+//!
+//! Each section is a file with a function from a [`View`] to a [`Section`], and an entry in [`SECTIONS`].
+//! `chart` draws: templates instead of a plotting library, because the charts follow the reader's colors
+//! through style classes, each mark can be focused and has a text, and curves keep the numbers of the records
+//! as their coordinates, from which the script reads values and makes tables. plotters and charts-rs write
+//! fixed colors and pixels.
+//!
+//! A page has at most [`MOST_BYTES`]. If it would be larger, curves are thinned further; what is left out is
+//! said on the page.
+
+use super::{FinishedRun, Format, RenderedReport};
+use crate::results::parts::Run;
+use frontend::Text;
+use maud::{Markup, html};
+use std::io;
+use view::View;
+
+mod answer;
+mod attempts;
+mod chart;
+mod document;
+mod downtime;
+mod environment;
+mod heat_map;
+mod matrix;
+mod notes;
+mod repeat;
+mod table;
+mod threshold;
+mod timeline;
+mod view;
+
+/// The largest size of a page in bytes, if leaving out points and curves can achieve it.
+pub const MOST_BYTES: usize = 3_000_000;
+
+/// The sections of a run, in the order of the page. A section that has nothing to show returns nothing.
+const SECTIONS: &[fn(&View<'_>, Detail) -> Option<Section>] = &[
+    answer::section,
+    threshold::section,
+    matrix::section,
+    heat_map::section,
+    downtime::section,
+    attempts::section,
+    environment::section,
+    notes::section,
+    repeat::section,
+];
+
+/// A section of the page.
+struct Section {
+    /// Its name in the page's address, unique within a run.
+    id: &'static str,
+    /// Its heading.
+    title: &'static str,
+    /// What is below the heading.
+    body: Markup,
+}
+
+/// How much a page shows of each curve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Detail {
+    /// The largest number of points of a curve. With none, timelines are left out.
+    points: usize,
+}
+
+/// The numbers of points to try, until a page is small enough.
+const POINTS: [usize; 8] = [800, 400, 200, 100, 50, 26, 14, 0];
+
+/// Whether the runs of a page have ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage<'a> {
+    /// They have ended, or are shown as they are now.
+    Ended,
+    /// They go on, and a server serves the page.
+    Running {
+        /// A script that keeps the page up to date. It may connect to the server that the page comes from.
+        script: &'a str,
+    },
+}
+
+/// Returns the page of these runs, at least one.
+pub fn page(runs: &[Run], stage: Stage<'_>) -> String {
+    let views = runs.iter().enumerate().map(|(i, run)| View::of_run(run, i + 1, stage));
+    of_views(&views.collect::<Vec<_>>(), stage)
+}
+
+/// The format `html`.
+pub(super) struct Html;
+
+impl Format for Html {
+    fn finished(&self, run: &FinishedRun<'_>) -> io::Result<RenderedReport> {
+        Ok(of_views(&[View::of_finished(run)], Stage::Ended).into())
+    }
+
+    fn stored(&self, runs: &[Run]) -> io::Result<RenderedReport> {
+        Ok(page(runs, Stage::Ended).into())
+    }
+}
+
+fn of_views(views: &[View<'_>], stage: Stage<'_>) -> String {
+    let mut last = String::new();
+    for points in POINTS {
+        last = document::document(views, &body(views, Detail { points }), stage);
+        if last.len() <= MOST_BYTES {
+            break;
+        }
+    }
+    // It is a file as well. Characters that change the direction of writing would make text look like another.
+    Text::from(last).to_string()
+}
+
+/// Returns everything between the page's head and its end.
+fn body(views: &[View<'_>], detail: Detail) -> Markup {
+    html! {
+        @for view in views {
+            article id=(view.id("run")) {
+                header {
+                    h1 { (view.plan.name) }
+                    @if let Some(description) = &view.plan.description {
+                        p.description { (description) }
+                    }
+                }
+                @for section in SECTIONS.iter().filter_map(|section| section(view, detail)) {
+                    @let heading = view.id(&format!("{}-heading", section.id));
+                    section id=(view.id(section.id)) aria-labelledby=(heading) {
+                        h2 id=(heading) { (section.title) }
+                        (section.body)
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,425 @@
+//! The timeline of an attempt: what happened, on one time axis in milliseconds since `migrate`.
+//!
+//! Each lane is an SVG whose plane has the units of the data. So the script zooms by changing the part of the
+//! plane that is seen, and reads values off the curves. Events are in a layer over all lanes.
+//!
+//! Curves come from the samples of the attempt. Without them, as in runs that are kept without their
+//! `attempts` folder, they come from the passes in its record.
+
+use super::chart::{
+    Point,
+    path::{curve, stairs, unit},
+    scale::Scale,
+    thin::thin,
+};
+use crate::{
+    measure::samples::Sample,
+    results::{
+        record::{Measured, Phase, Record},
+        samples,
+    },
+};
+use maud::{Markup, html};
+use std::path::Path;
+
+/// The shortest time over which a rate is computed, in milliseconds: samples that follow an event come in
+/// quick succession.
+const SHORTEST_MS: f64 = 20.0;
+
+/// What the timeline of an attempt draws.
+#[derive(Debug, Default)]
+pub(super) struct Curves {
+    lanes: Vec<Lane>,
+    /// The time of the last sample.
+    last_ms: Option<f64>,
+    /// Why samples that exist are not drawn.
+    pub(super) problem: Option<String>,
+}
+
+/// Curves with a common vertical axis.
+#[derive(Debug)]
+struct Lane {
+    /// What it shows, with the unit.
+    title: &'static str,
+    curves: Vec<Curve>,
+}
+
+/// A curve of a lane.
+#[derive(Debug)]
+struct Curve {
+    name: &'static str,
+    /// The class of its color and dashes.
+    class: &'static str,
+    points: Vec<Point>,
+    /// Whether each value holds until the next.
+    is_stairs: bool,
+}
+
+impl Curves {
+    /// Reads the samples of an attempt in a results folder.
+    pub(super) fn read(folder: &Path, record: &Record) -> Self {
+        let (samples, problem) = match samples::read(folder, &record.cell, record.attempt) {
+            Ok(samples) => (samples.unwrap_or_default(), None),
+            Err(error) => (Vec::new(), Some(error.to_string())),
+        };
+        let sampled = samples.iter().any(|sample| sample.memory.is_some());
+        let measured = &record.measured;
+        let mut rates = if sampled { rates(&samples) } else { rates_of_passes(measured) };
+        rates.extend(dirty_rates(measured));
+        let lanes = [
+            Lane {
+                title: "Memory left, MB",
+                curves: if sampled { remaining(&samples) } else { remaining_of_passes(measured) },
+            },
+            Lane { title: "Rates, MB/s", curves: rates },
+            Lane {
+                title: "Throttling of the CPUs, %",
+                curves: if sampled { throttle(&samples) } else { throttle_of_passes(measured) },
+            },
+        ];
+        let is_drawn = |curve: &Curve| curve.points.len() > 1;
+        let mut lanes = lanes.into_iter().collect::<Vec<_>>();
+        for lane in &mut lanes {
+            lane.curves.retain(is_drawn);
+        }
+        lanes.retain(|lane| !lane.curves.is_empty());
+        Self { lanes, last_ms: samples.last().map(|sample| sample.at_ms), problem }
+    }
+
+    /// Returns the number of points of the longest curve.
+    pub(super) fn most_points(&self) -> usize {
+        self.lanes.iter().flat_map(|lane| &lane.curves).map(|curve| curve.points.len()).max().unwrap_or(0)
+    }
+
+    /// Returns the timeline of the record that the curves were read for. Curves are thinned to about this
+    /// many points. Returns nothing if the attempt did not get as far as its migration.
+    pub(super) fn render(&self, record: &Record, points: usize) -> Markup {
+        let measured = &record.measured;
+        let phases = phases(measured);
+        let migrated = phases.iter().find(|(phase, ..)| *phase == Phase::Migrate).map(|(_, _, to)| *to);
+        let Some(end) = migrated.or(self.last_ms).filter(|end| *end > 0.0) else { return html! {} };
+        let view = Scale::exact(-0.03 * end, 1.03 * end, 6);
+        let full = (
+            phases.first().map_or(view.min, |(_, from, _)| from.min(view.min)),
+            phases.last().map_or(view.max, |(.., to)| to.max(view.max)),
+        );
+        let events = events(measured, end);
+        let window = |full: (f64, f64)| format!("{:.0} {:.0}", full.0, full.1);
+        html! {
+            div.timeline data-view=(window((view.min, view.max))) data-full=(window(full)) {
+                div.lanes {
+                    (bands(&view, "phases", &phases.iter().map(|(p, a, b)| (word(*p), *a, *b)).collect::<Vec<_>>()))
+                    (bands(&view, "disk", &disk(measured)))
+                    @for lane in &self.lanes { (lane.render(&view, points)) }
+                    (overlay(&view, measured, &events))
+                }
+                svg.ticks width="100%" height="40" aria-hidden="true" {
+                    @for (ms, _) in view.ticks() {
+                        text x=(percent(&view, ms)) y="16" { (ms / 1e3) }
+                    }
+                    text.title x="50%" y="36" { "s since migrate" }
+                }
+                @if !events.is_empty() {
+                    ol.events {
+                        @for event in &events { li { (format!("{:.3} s: ", event.at_ms / 1e3)) (event.text) } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Lane {
+    fn render(&self, view: &Scale, points: usize) -> Markup {
+        let most = self.curves.iter().flat_map(|curve| &curve.points).map(|p| p.y).fold(0.0, f64::max);
+        let scale = Scale::covering(0.0, if most > 0.0 { most * 1.02 } else { 1.0 }, 4);
+        let unit = unit(scale.max);
+        let height = scale.max / unit;
+        html! {
+            div.lane {
+                b { (self.title) }
+                @for curve in &self.curves { span { i.key.(curve.class) {} (curve.name) } }
+                div.plane {
+                    @for (value, text) in scale.ticks().iter().rev().filter(|(value, _)| *value > 0.0) {
+                        @let y = format!("{:.1}", 100.0 - scale.share(*value) * 100.0);
+                        svg.rule y={ (y) "%" } {
+                            line x1="0" x2="100%" y1={ (y) "%" } y2={ (y) "%" } {}
+                            text x="4" y={ (y) "%" } { (text) }
+                        }
+                    }
+                    svg.curves data-unit=(unit) preserveAspectRatio="none"
+                        viewBox=(format!("{:.0} {:.0} {:.0} {height:.0}", view.min, -height, view.max - view.min)) {
+                        g transform="scale(1 -1)" {
+                            @for curve in &self.curves {
+                                path.(curve.class) data-name=(curve.name) d=(curve.d(unit, points)) {}
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Curve {
+    fn d(&self, unit: f64, most: usize) -> String {
+        if self.is_stairs {
+            curve(&stairs(&thin(&self.points, most / 2)), unit)
+        } else {
+            curve(&thin(&self.points, most), unit)
+        }
+    }
+}
+
+/// Returns a horizontal position.
+fn percent(view: &Scale, ms: f64) -> String {
+    format!("{:.2}%", view.share(ms) * 100.0)
+}
+
+/// Returns named intervals as a row of boxes.
+fn bands(view: &Scale, class: &str, intervals: &[(&str, f64, f64)]) -> Markup {
+    let width = view.max - view.min;
+    html! {
+        @if !intervals.is_empty() {
+            div.bands.(class) {
+                svg.boxes preserveAspectRatio="none" viewBox=(format!("{:.0} 0 {width:.0} 1", view.min)) {
+                    @for (at, (name, from, to)) in intervals.iter().enumerate() {
+                        rect.(format!("b{}", at % 2)) x=(format!("{from:.0}")) y="0" height="1"
+                            width=(format!("{:.0}", (to - from).max(0.0))) { title { (name) } }
+                    }
+                }
+                svg.names {
+                    @for (name, from, to) in intervals {
+                        @let (from, to) = (from.max(view.min), to.min(view.max));
+                        @let middle = f64::midpoint(from, to);
+                        text x=(percent(view, middle)) y="17" data-from=(format!("{from:.0}"))
+                            data-to=(format!("{to:.0}")) hidden[to - from < 0.12 * width] { (name) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Returns the layer over all lanes: the switchover, and a line for each event.
+fn overlay(view: &Scale, measured: &Measured, events: &[Event]) -> Markup {
+    let switchover = last_before_stop(measured).zip(measured.total_time_ms);
+    let width = view.max - view.min;
+    html! {
+        svg.over preserveAspectRatio="none" viewBox=(format!("{:.0} 0 {width:.0} 1", view.min)) {
+            @if let Some((from, to)) = switchover {
+                rect.switchover x=(format!("{from:.0}")) y="0" height="1"
+                    width=(format!("{:.0}", (to - from).max(0.0))) {}
+            }
+            @for event in events {
+                path.event d=(format!("M{:.0} 0V1", event.at_ms)) {}
+            }
+        }
+        svg.flags {
+            @for (at, event) in events.iter().enumerate() {
+                text x=(percent(view, event.at_ms)) y="12" data-from=(format!("{:.0}", event.at_ms)) { (at + 1) }
+            }
+        }
+    }
+}
+
+/// Something that happened at a moment.
+struct Event {
+    at_ms: f64,
+    text: String,
+}
+
+/// Returns the events of an attempt, in order: changes of link and load, the end of pre-copy, the guest's
+/// start at the destination, and the end of a migration that was given up.
+fn events(measured: &Measured, end_ms: f64) -> Vec<Event> {
+    let mut events: Vec<Event> = Vec::new();
+    for change in &measured.timeline {
+        let rate = change.rate.map(|rate| format!("dirty rate {rate}"));
+        let link = change.link.as_ref().map(|link| format!("link: {link}"));
+        let text = rate.into_iter().chain(link).collect::<Vec<_>>().join(", ");
+        events.push(Event { at_ms: change.began_ms, text });
+    }
+    let stopped = last_before_stop(measured);
+    match measured.total_time_ms {
+        Some(total_ms) => {
+            let stop = stopped.map(|at_ms| Event {
+                at_ms,
+                text: "end of pre-copy: the last sample before the guest stops".into(),
+            });
+            events.extend(stop);
+            events.push(Event { at_ms: total_ms, text: "the guest runs at the destination".into() });
+        }
+        None => {
+            events.push(Event { at_ms: end_ms, text: "the migration has ended without a switchover".into() })
+        }
+    }
+    events.sort_by(|a, b| a.at_ms.total_cmp(&b.at_ms));
+    events
+}
+
+/// Returns the time of the last sample before the guest stopped for the switchover.
+fn last_before_stop(measured: &Measured) -> Option<f64> {
+    let first = measured.iterations.first()?.started_at_ms;
+    Some(first + measured.transferred.while_running?.duration_ms).filter(|_| measured.total_time_ms.is_some())
+}
+
+/// Returns the phases with their beginnings and ends in milliseconds since `migrate`.
+fn phases(measured: &Measured) -> Vec<(Phase, f64, f64)> {
+    if !measured.phases_ms.contains_key(&Phase::Migrate) {
+        return Vec::new();
+    }
+    let before: f64 =
+        measured.phases_ms.iter().take_while(|(phase, _)| **phase != Phase::Migrate).map(|(_, ms)| ms).sum();
+    let mut from = -before;
+    let phase = |(phase, ms): (&Phase, &f64)| {
+        let began = from;
+        from += ms;
+        (*phase, began, from)
+    };
+    measured.phases_ms.iter().map(phase).collect()
+}
+
+fn word(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Boot => "boot",
+        Phase::Fill => "fill",
+        Phase::Settle => "settle",
+        Phase::Migrate => "migrate",
+        Phase::Observe => "observe",
+        Phase::Verify => "verify",
+        Phase::TearDown => "tear-down",
+    }
+}
+
+/// Returns the phases of a disk that is copied, in milliseconds since the migration began.
+fn disk(measured: &Measured) -> Vec<(&'static str, f64, f64)> {
+    let storage = &measured.storage;
+    let durations = [
+        ("disk: copy", storage.bulk_ms),
+        ("disk: kept up to date", storage.memory_ms),
+        ("disk: handed over", storage.switchover_ms),
+    ];
+    let mut from = 0.0;
+    let interval = |(name, ms): (&'static str, Option<f64>)| {
+        let began = from;
+        from += ms?;
+        Some((name, began, from))
+    };
+    durations.into_iter().map_while(interval).collect()
+}
+
+fn remaining(samples: &[Sample]) -> Vec<Curve> {
+    let memory = samples.iter().filter_map(|sample| {
+        let memory = sample.memory.filter(|memory| memory.pass > 0)?;
+        Some(Point { x: sample.at_ms, y: memory.remaining_bytes as f64 / 1e6 })
+    });
+    let disk = samples
+        .iter()
+        .filter_map(|sample| Some(Point { x: sample.at_ms, y: sample.disk?.remaining_bytes as f64 / 1e6 }));
+    vec![
+        Curve { name: "memory", class: "c0", points: memory.collect(), is_stairs: false },
+        Curve { name: "disk", class: "c1", points: disk.collect(), is_stairs: false },
+    ]
+}
+
+fn remaining_of_passes(measured: &Measured) -> Vec<Curve> {
+    let passes = measured.iterations.iter();
+    let points = passes.map(|p| Point { x: p.started_at_ms, y: p.remaining_bytes as f64 / 1e6 });
+    let name = "memory, at the start of each pass";
+    vec![Curve { name, class: "c0", points: points.collect(), is_stairs: false }]
+}
+
+/// Returns the sending rate, and QEMU's estimate of the dirty rate.
+fn rates(samples: &[Sample]) -> Vec<Curve> {
+    let sent = |sample: &Sample| {
+        let disk = sample.disk.and_then(|disk| disk.sent_bytes).unwrap_or(0);
+        sample.memory.map_or(0, |memory| memory.transferred_bytes) + disk
+    };
+    let mut since = samples.first();
+    let mut points = Vec::new();
+    for sample in samples {
+        let Some(first) = since else { break };
+        let ms = sample.at_ms - first.at_ms;
+        if ms >= SHORTEST_MS {
+            let bytes = sent(sample).saturating_sub(sent(first));
+            points.push(Point { x: sample.at_ms, y: bytes as f64 / 1e3 / ms });
+            since = Some(sample);
+        }
+    }
+    let estimate = samples.iter().filter_map(|sample| {
+        let rate = sample.memory?.dirty_rate_bytes_per_s;
+        (rate > 0).then_some(Point { x: sample.at_ms, y: rate as f64 / 1e6 })
+    });
+    vec![
+        Curve { name: "sent", class: "c0", points, is_stairs: false },
+        Curve {
+            name: "dirty rate, QEMU's estimate",
+            class: "c3",
+            points: estimate.collect(),
+            is_stairs: true,
+        },
+    ]
+}
+
+fn rates_of_passes(measured: &Measured) -> Vec<Curve> {
+    let passes = measured.iterations.iter().filter(|pass| pass.bandwidth_bytes_per_s > 0);
+    let points = passes.map(|p| Point { x: p.started_at_ms, y: p.bandwidth_bytes_per_s as f64 / 1e6 });
+    let mut points: Vec<Point> = points.collect();
+    points.extend(
+        measured
+            .iterations
+            .last()
+            .zip(points.last().copied())
+            .map(|(pass, last)| Point { x: pass.started_at_ms + pass.duration_ms, y: last.y }),
+    );
+    vec![Curve { name: "sent, by pass", class: "c0", points, is_stairs: true }]
+}
+
+/// Returns the dirty rates asked for and achieved, over intervals with one rate each.
+fn dirty_rates(measured: &Measured) -> Vec<Curve> {
+    let stress = &measured.stress;
+    let until = last_before_stop(measured)
+        .or_else(|| measured.iterations.last().map(|pass| pass.started_at_ms + pass.duration_ms));
+    let whole = [(0.0, until.unwrap_or(0.0), stress.requested, stress.during)];
+    let stretches = stress.stretches.iter().map(|s| (s.from_ms, s.to_ms, s.requested, s.achieved));
+    let mut intervals: Vec<(f64, f64, Option<u64>, Option<f64>)> = stretches.collect();
+    if intervals.is_empty() {
+        intervals = whole.into_iter().filter(|(from, to, ..)| to > from).collect();
+    }
+    let points = |rate: fn(&(f64, f64, Option<u64>, Option<f64>)) -> Option<f64>| {
+        let ends = intervals.iter().filter_map(|interval| {
+            let y = rate(interval)? / 1e6;
+            Some([Point { x: interval.0, y }, Point { x: interval.1, y }])
+        });
+        ends.flatten().collect::<Vec<_>>()
+    };
+    vec![
+        Curve {
+            name: "dirty rate asked for",
+            class: "c1",
+            points: points(|interval| interval.2.map(|rate| rate as f64)),
+            is_stairs: true,
+        },
+        Curve { name: "achieved", class: "c2", points: points(|interval| interval.3), is_stairs: true },
+    ]
+}
+
+fn throttle(samples: &[Sample]) -> Vec<Curve> {
+    let points = samples.iter().map(|s| Point { x: s.at_ms, y: s.throttle_percent as f64 });
+    throttled(points.collect())
+}
+
+fn throttle_of_passes(measured: &Measured) -> Vec<Curve> {
+    let point = |pass: &crate::measure::passes::Pass| Point {
+        x: pass.started_at_ms + pass.duration_ms,
+        y: pass.throttle_percent as f64,
+    };
+    throttled(measured.iterations.iter().map(point).collect())
+}
+
+/// Returns the curve of a throttled guest; nothing for one that was never throttled.
+fn throttled(points: Vec<Point>) -> Vec<Curve> {
+    let is_throttled = points.iter().any(|point| point.y > 0.0);
+    let curve = Curve { name: "share of time", class: "c4", points, is_stairs: true };
+    is_throttled.then_some(curve).into_iter().collect()
+}

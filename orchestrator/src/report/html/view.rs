@@ -1,0 +1,133 @@
+//! What the sections of a page read: a run, whether it was just made or read from its folders.
+
+use super::{FinishedRun, Stage, timeline::Curves};
+use crate::{
+    matrix::{Cell, Plan},
+    outcome::Outcome,
+    report::composition,
+    results::{parts::Run, record::Record, verdict::RunVerdict},
+};
+use maud::{Markup, html};
+use std::path::Path;
+
+/// A run, as the sections of a page see it.
+pub(super) struct View<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) records: &'a [Record],
+    pub(super) verdict: &'a RunVerdict,
+    /// The results folders of the run, as the user named them.
+    pub(super) folders: Vec<&'a Path>,
+    /// For each record, what its timeline draws.
+    pub(super) curves: Vec<Curves>,
+    /// What is to say about its folders.
+    pub(super) composition: Vec<String>,
+    /// Whether every attempt has a result.
+    pub(super) is_complete: bool,
+    /// Whether the run goes on.
+    pub(super) is_running: bool,
+    /// The number of the run on the page, from 1.
+    number: usize,
+}
+
+impl<'a> View<'a> {
+    pub(super) fn of_run(run: &'a Run, number: usize, stage: Stage<'_>) -> Self {
+        let folders: Vec<&Path> = run.composition.parts.iter().map(|part| part.results.as_path()).collect();
+        let origin = |index: usize| folders[run.origins[index]];
+        let curves = run.records.iter().enumerate().map(|(i, record)| Curves::read(origin(i), record));
+        Self {
+            plan: &run.plan,
+            records: &run.records,
+            verdict: &run.verdict,
+            curves: curves.collect(),
+            composition: composition::sentences(&run.composition),
+            is_complete: run.composition.is_complete(),
+            is_running: matches!(stage, Stage::Running { .. }) && !run.composition.is_complete(),
+            number,
+            folders,
+        }
+    }
+
+    pub(super) fn of_finished(run: &FinishedRun<'a>) -> Self {
+        Self {
+            plan: run.plan,
+            records: run.records,
+            verdict: run.verdict,
+            folders: vec![run.folder],
+            curves: run.records.iter().map(|record| Curves::read(run.folder, record)).collect(),
+            composition: Vec::new(),
+            is_complete: run.complete,
+            is_running: false,
+            number: 1,
+        }
+    }
+
+    /// Returns a name for an element that is unique on the page.
+    pub(super) fn id(&self, name: &str) -> String {
+        format!("r{}-{name}", self.number)
+    }
+
+    /// Returns the name of the element with the attempt of this record.
+    pub(super) fn attempt_id(&self, index: usize) -> String {
+        self.id(&format!("a{index}"))
+    }
+
+    /// Returns the records of a cell, with their indexes.
+    pub(super) fn attempts_of(&self, cell: &Cell) -> Vec<(usize, &'a Record)> {
+        self.records.iter().enumerate().filter(|(_, record)| record.cell == cell.id).collect()
+    }
+
+    /// Returns the number of attempts that the plan makes.
+    pub(super) fn planned(&self) -> usize {
+        self.plan.cells.len() * self.plan.repeat as usize
+    }
+}
+
+/// Returns the name of a cell for people: its values on the axes, or its ID if there are none.
+pub(super) fn cell_name(cell: &Cell) -> String {
+    name(cell.axes.iter().map(|(path, value)| (path.as_str(), value.as_str())), &cell.id)
+}
+
+/// Returns the name of an attempt for people.
+pub(super) fn attempt_name(record: &Record) -> String {
+    let axes = record.axes.iter().map(|(path, value)| (path.as_str(), value.as_str()));
+    format!("{} #{}", name(axes, &record.cell), record.attempt)
+}
+
+fn name<'b>(axes: impl Iterator<Item = (&'b str, &'b str)>, id: &str) -> String {
+    let values: Vec<String> = axes.map(|(path, value)| format!("{path} {value}")).collect();
+    if values.is_empty() { id.to_owned() } else { values.join(", ") }
+}
+
+/// Returns the sign of an outcome, which tells it from others without color.
+pub(super) const fn sign(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Converged => "✓",
+        Outcome::NotConverged => "✗",
+        Outcome::Corrupted => "≠",
+        Outcome::Failed => "!",
+        Outcome::GuestLost => "?",
+        Outcome::Skipped => "–",
+        Outcome::Interrupted => "…",
+    }
+}
+
+/// Returns the class of an outcome, for its color.
+pub(super) const fn class(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Converged => "ok",
+        Outcome::NotConverged => "no",
+        Outcome::Corrupted | Outcome::Failed | Outcome::GuestLost => "bad",
+        Outcome::Skipped | Outcome::Interrupted => "none",
+    }
+}
+
+/// Returns an outcome as a sign and a word.
+pub(super) fn outcome(outcome: Outcome) -> Markup {
+    html! { span.outcome.(class(outcome)) { (sign(outcome)) " " (outcome.as_str()) } }
+}
+
+/// Returns how often each outcome occurred among attempts, in the order in which tables list them.
+pub(super) fn count<'b>(records: impl Iterator<Item = &'b Record> + Clone) -> Vec<(Outcome, usize)> {
+    let of = |outcome| (outcome, records.clone().filter(|record| record.outcome == outcome).count());
+    Outcome::ALL.into_iter().map(of).filter(|(_, count)| *count > 0).collect()
+}
