@@ -33,6 +33,7 @@ Files:
   environment.json             QEMU, kernels, accelerator, CPU, versions
   cells.jsonl                  one record per attempt, written as soon as it ends
   summary.csv                  one row per attempt
+  report.html                  the report as a page for a browser
   attempts/CELL.N/             samples of the migration, and the log of each QEMU
 
 Exit codes:
@@ -69,7 +70,7 @@ pub(super) struct RunArgs {
     #[arg(short, long, conflicts_with = "quiet")]
     verbose: bool,
     /// How to print the results: as a table, as CSV with one row per attempt, as JSON with all records and
-    /// the verdict, or as a table in Markdown
+    /// the verdict, as a table in Markdown, or as the page in report.html
     #[arg(long, value_name = "FORMAT", ignore_case = true, default_value = "table", conflicts_with = "json")]
     format: FormatName,
     /// Same as --format json
@@ -126,18 +127,20 @@ pub(super) fn run(args: &RunArgs, version: &'static str) -> Result<u8, Failure> 
         complete: matches!(ended, Ok(RunOutcome::Complete)),
         verdict: &verdict,
     };
+    let page = FormatName::Html.format(None).finished(&run).map_err(Failure::lab)?.text;
+    let written = summarized.and_then(|()| store.write_report(&page));
     let shown = show(format, &format.format(terminal::width()).finished(&run).map_err(Failure::lab)?);
     let folder = shell_word(&store.folder().display().to_string());
     match ended {
         Ok(RunOutcome::Complete) => {
-            summarized.map_err(|error| {
+            written.map_err(|error| {
                 Failure::lab(format!("{error}; `testbed report {folder} --format csv` prints the summary"))
             })?;
             shown?;
             Ok(verdict.exit_code())
         }
         Ok(RunOutcome::Interrupted) => {
-            if let Err(error) = summarized {
+            if let Err(error) = written {
                 frontend::tell(format!("{}{error}", super::ERROR));
             }
             frontend::tell(format!("Interrupted. Continue with: testbed run --resume {folder}"));

@@ -6,6 +6,7 @@
 //! environment.json    the hosts, QEMU and guest of the run
 //! cells.jsonl         one record per attempt, appended and synced when the attempt ends
 //! summary.csv         a summary with one row per attempt, written when the run ends
+//! report.html         the report as a page for a browser, written when the run ends
 //! attempts/CELL.N/    samples.jsonl, source.log and destination.log of each attempt (and boot.log)
 //! ```
 //!

@@ -32,6 +32,9 @@ pub const CELLS: &str = "cells.jsonl";
 /// The name of the file with the summary of the records, as CSV.
 pub const SUMMARY: &str = "summary.csv";
 
+/// The name of the file with the report as a page for a browser.
+pub const REPORT: &str = "report.html";
+
 /// An error creating, reading or writing a results folder.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -219,6 +222,11 @@ impl Store {
     pub fn write_summary(&self, csv: &str) -> Result<(), Error> {
         let path = self.folder.join(SUMMARY);
         fs::write(&path, csv).map_err(doing("write", &path))
+    }
+
+    /// Writes the report on all records, replacing an earlier one.
+    pub fn write_report(&self, html: &str) -> Result<(), Error> {
+        write_whole(&self.folder.join(REPORT), html)
     }
 }
 

@@ -10,6 +10,7 @@ use std::{
 };
 use testbed::matrix::{File, Plan};
 
+pub(crate) mod browser;
 pub(crate) mod documents;
 pub(crate) mod hosts;
 pub(crate) mod labs;

@@ -14,6 +14,9 @@ mod corpus;
 /// The code examples in ARCHITECTURE.md.
 mod architecture;
 
+/// The HTML page in a real browser.
+mod browser;
+
 /// The command line: exit codes, messages, help, output and written files.
 mod cli;
 
@@ -52,6 +55,9 @@ mod newcomer;
 
 /// Arbitrary input from a node or from QEMU's monitor.
 mod protocols;
+
+/// The HTML page without a browser: content, size, text that stays text.
+mod page;
 
 /// QEMU's command lines, capabilities and parameters.
 mod qemu;

@@ -8,9 +8,10 @@ use crate::results::record::Record;
 use maud::{Markup, html};
 
 pub(super) fn section(view: &View<'_>, detail: Detail) -> Option<Section> {
-    if view.records.is_empty() {
+    if view.records.is_empty() && view.in_progress.is_empty() {
         return None;
     }
+    let shown = most_telling(view.records);
     let longest = view.curves.iter().map(super::timeline::Curves::most_points).max().unwrap_or(0);
     let body = html! {
         @if detail.points == 0 {
@@ -21,14 +22,20 @@ pub(super) fn section(view: &View<'_>, detail: Detail) -> Option<Section> {
                  and the highest stay."
             }
         }
+        @for (index, (name, curves)) in view.in_progress.iter().enumerate() {
+            details.attempt id=(view.id(&format!("p{index}"))) open {
+                summary { span.name { (name) } " " span.outcome { "… in progress" } }
+                @if detail.points > 0 { (curves.render(None, detail.points)) }
+            }
+        }
         @for (index, record) in view.records.iter().enumerate() {
-            details.attempt id=(view.attempt_id(index)) open[index == 0] {
+            details.attempt id=(view.attempt_id(index)) open[index == shown && view.in_progress.is_empty()] {
                 summary {
                     span.name { (attempt_name(record)) } " " (outcome(record.outcome)) " " (figures(record))
                 }
                 @if let Some(reason) = &record.reason { p { (reason) } }
                 @for note in &record.measured.disagreements { p.note { (note) } }
-                @if detail.points > 0 { (view.curves[index].render(record, detail.points)) }
+                @if detail.points > 0 { (view.curves[index].render(Some(&record.measured), detail.points)) }
             }
         }
     };
@@ -38,13 +45,18 @@ pub(super) fn section(view: &View<'_>, detail: Detail) -> Option<Section> {
 /// Returns the main figures of an attempt on one line.
 fn figures(record: &Record) -> Markup {
     let measured = &record.measured;
-    html! {
-        span.figures {
-            @if let Some(ms) = measured.total_time_ms { (format!("{:.1} s", ms / 1e3)) }
-            @if let Some(ms) = measured.downtime_ms.qemu { (format!(", downtime {ms:.0} ms")) }
-            @if let Some(bytes) = measured.transferred.qemu_bytes {
-                (format!(", {:.0} MB", bytes as f64 / 1e6))
-            }
-        }
-    }
+    let figures = [
+        measured.total_time_ms.map(|ms| format!("{:.1} s", ms / 1e3)),
+        measured.downtime_ms.qemu.map(|ms| format!("downtime {ms:.0} ms")),
+        measured.transferred.qemu_bytes.map(|bytes| format!("{:.0} MB", bytes as f64 / 1e6)),
+    ];
+    html! { span.figures { (figures.into_iter().flatten().collect::<Vec<_>>().join(", ")) } }
+}
+
+/// Returns the index of the attempt that is shown at first: the longest migration that converged, which is
+/// the closest to the threshold.
+fn most_telling(records: &[Record]) -> usize {
+    let time = |record: &Record| record.measured.total_time_ms.unwrap_or_default();
+    let longest = records.iter().enumerate().max_by(|(_, a), (_, b)| time(a).total_cmp(&time(b)));
+    longest.map_or(0, |(index, _)| index)
 }

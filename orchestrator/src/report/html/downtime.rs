@@ -89,20 +89,21 @@ fn text(range: Range) -> String {
     if least == most { most } else { format!("{least}–{most}") }
 }
 
-/// Returns the ranges as bars above each other, and the limit as a line.
+/// Returns the ranges as bars above each other, pale between the bounds, and the limit as a line.
 fn picture(scale: &Scale, limit: f64, ranges: &[Option<Range>; 3]) -> Markup {
     let percent = |ms: f64| format!("{:.1}%", scale.share(ms) * 100.0);
     let bars = ranges.iter().zip(WITNESSES).enumerate();
     html! {
         svg.bars width="100%" height="30" aria-hidden="true" {
-            @if limit <= scale.max {
-                line.limit x1=(percent(limit)) x2=(percent(limit)) y1="0" y2="30" {}
-            }
             @for (at, (range, (_, class, _))) in bars {
                 @if let Some(range) = range {
-                    @let y = 6 + at * 9;
-                    line.(class) x1=(percent(range.least)) x2=(percent(range.most)) y1=(y) y2=(y) {}
+                    @let (y, least, most) = (6 + at * 9, percent(range.least), percent(range.most));
+                    line.(class) x1="0" x2=(least) y1=(y) y2=(y) {}
+                    line.(class).between x1=(least) x2=(most) y1=(y) y2=(y) {}
                 }
+            }
+            @if limit <= scale.max {
+                line.limit x1=(percent(limit)) x2=(percent(limit)) y1="0" y2="30" {}
             }
         }
     }

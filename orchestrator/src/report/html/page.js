@@ -75,7 +75,7 @@
   const points = path => {
     let [x, y] = [0, 0];
     const numbers = path.getAttribute('d').match(/-?\d+/g).map(Number);
-    const unit = Number(path.closest('svg').dataset.unit);
+    const unit = Number(path.dataset.unit);
     return Array.from({ length: numbers.length / 2 }, (_, i) => {
       x += numbers[2 * i];
       y += numbers[2 * i + 1];
@@ -104,7 +104,9 @@
     const full = range(timeline.dataset.full);
     const migration = range(timeline.dataset.view);
     const curves = all('path[data-name]', timeline).map(path => ({
-      name: `${path.closest('.lane').querySelector('b').textContent}: ${path.dataset.name}`,
+      name: path.dataset.name === 'pass' ? 'pass'
+        : `${path.closest('.lane').querySelector('b').textContent}: ${path.dataset.name}`,
+      whole: path.dataset.name === 'pass',
       points: points(path),
     }));
     let view = migration;
@@ -157,9 +159,12 @@
         look([time - (view[1] - view[0]) / 2, time + (view[1] - view[0]) / 2]);
       }
       cursor.setAttribute('d', `M${time} 0V1`);
-      const values = curves.map(curve => [curve.name, at(curve.points, time)]);
+      const values = curves.map(curve => {
+        const value = at(curve.points, time);
+        return [curve.name, value !== null && curve.whole ? Math.floor(value) : value, curve.whole];
+      });
       const known = values.filter(([, value]) => value !== null);
-      const text = [`${(time / 1000).toFixed(3)} s`, ...known.map(([name, value]) => `${name} ${digits(value)}`)];
+      const text = [`${(time / 1000).toFixed(3)} s`, ...known.map(([name, value, whole]) => `${name} ${whole ? value : digits(value)}`)];
       readout.textContent = text.join('; ');
       over.setAttribute('aria-valuenow', Math.round(time));
       over.setAttribute('aria-valuetext', readout.textContent);

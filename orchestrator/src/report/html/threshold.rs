@@ -29,6 +29,8 @@ const DIRTY_RATE: &str = "stress.rate";
 const MOST_GROUPS: usize = 6;
 /// The number of rates at which the prediction is computed.
 const PREDICTED: u32 = 120;
+/// The shape of published values, which is larger than that of measured ones.
+const DIAMOND: &str = "M0-10L10 0 0 10-10 0Z";
 /// The height of the strip with the outcomes, in pixels.
 const STRIP: f64 = 26.0;
 
@@ -182,7 +184,7 @@ fn plot(view: &View<'_>, groups: &[Group<'_>], figure: &Figure) -> Markup {
     let plot = Plot {
         title: figure.title,
         x_title: "dirty rate, MB/s",
-        x: Scale::exact(-most_rate * 0.03, most_rate * 1.04, 6),
+        x: Scale::exact(-most_rate * 0.03, most_rate * 1.04, 8),
         y: Scale::covering(0.0, most * 1.12, 5),
         height: 300,
     };
@@ -256,12 +258,6 @@ fn marks(
                 @if mixed { "±" } @else { (sign(kind)) }
             }
         }
-        @if let Some(value) = published(view, level.cell, figure) {
-            svg.mark.published.(format!("g{at}")) x=(x) y=(plot.y(value)) role="img" tabindex="-1"
-                aria-label=(format!("{place}, published: {title} {value:.decimals$}")) {
-                path d="M0-8L8 0 0 8-8 0Z" {}
-            }
-        }
         @if let (Some(middle), [least, .., most] | [least @ most]) = (median(&values), &values[..]) {
             line.range.(format!("g{at}")) x1=(x) x2=(x) y1=(plot.y(*least)) y2=(plot.y(*most)) {}
             @let range = if values.len() > 1 {
@@ -272,6 +268,12 @@ fn marks(
             svg.mark.(format!("g{at}")) x=(x) y=(plot.y(middle)) role="img" tabindex="-1"
                 aria-label=(format!("{place}, measured: {title} {middle:.decimals$}{range}")) {
                 (shape(at))
+            }
+        }
+        @if let Some(value) = published(view, level.cell, figure) {
+            svg.mark.published.(format!("g{at}")) x=(x) y=(plot.y(value)) role="img" tabindex="-1"
+                aria-label=(format!("{place}, published: {title} {value:.decimals$}")) {
+                path d=(DIAMOND) {}
             }
         }
     }
@@ -302,14 +304,15 @@ fn legend(view: &View<'_>, groups: &[Group<'_>]) -> Markup {
                     svg.sample width="26" height="18" aria-hidden="true" {
                         svg.mark.(format!("g{at}")) x="13" y="9" { (shape(at)) }
                     }
-                    @if group.name.is_empty() { "measured, with the range of its attempts" } @else { (group.name) }
+                    @if group.name.is_empty() { "measured" } @else { (group.name) }
+                    @if view.plan.repeat > 1 { ", with the range of its attempts" }
                 }
             }
             li { i.key.predicted {} "predicted" }
             @if is_published {
                 li {
                     svg.sample width="26" height="18" aria-hidden="true" {
-                        svg.mark.published.g0 x="13" y="9" { path d="M0-8L8 0 0 8-8 0Z" {} }
+                        svg.mark.published.g0 x="13" y="9" { path d=(DIAMOND) {} }
                     }
                     "published"
                 }

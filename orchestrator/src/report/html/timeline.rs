@@ -16,7 +16,7 @@ use crate::{
     measure::samples::Sample,
     results::{
         record::{Measured, Phase, Record},
-        samples,
+        samples, store,
     },
 };
 use maud::{Markup, html};
@@ -25,6 +25,9 @@ use std::path::Path;
 /// The shortest time over which a rate is computed, in milliseconds: samples that follow an event come in
 /// quick succession.
 const SHORTEST_MS: f64 = 20.0;
+
+/// The name of the curve of the pass's number.
+const PASS: &str = "pass";
 
 /// What the timeline of an attempt draws.
 #[derive(Debug, Default)]
@@ -58,19 +61,26 @@ struct Curve {
 impl Curves {
     /// Reads the samples of an attempt in a results folder.
     pub(super) fn read(folder: &Path, record: &Record) -> Self {
-        let (samples, problem) = match samples::read(folder, &record.cell, record.attempt) {
+        Self::new(samples::read(folder, &record.cell, record.attempt), &record.measured)
+    }
+
+    /// Reads the samples of an attempt that has no record yet.
+    pub(super) fn in_progress(folder: &Path, cell: &str, attempt: u32) -> Self {
+        Self::new(samples::read(folder, cell, attempt), &Measured::default())
+    }
+
+    fn new(samples: Result<Option<Vec<Sample>>, store::Error>, measured: &Measured) -> Self {
+        let (samples, problem) = match samples {
             Ok(samples) => (samples.unwrap_or_default(), None),
             Err(error) => (Vec::new(), Some(error.to_string())),
         };
         let sampled = samples.iter().any(|sample| sample.memory.is_some());
-        let measured = &record.measured;
         let mut rates = if sampled { rates(&samples) } else { rates_of_passes(measured) };
         rates.extend(dirty_rates(measured));
+        let mut left = if sampled { remaining(&samples) } else { remaining_of_passes(measured) };
+        left.push(pass_numbers(measured));
         let lanes = [
-            Lane {
-                title: "Memory left, MB",
-                curves: if sampled { remaining(&samples) } else { remaining_of_passes(measured) },
-            },
+            Lane { title: "Memory left, MB", curves: left },
             Lane { title: "Rates, MB/s", curves: rates },
             Lane {
                 title: "Throttling of the CPUs, %",
@@ -86,15 +96,22 @@ impl Curves {
         Self { lanes, last_ms: samples.last().map(|sample| sample.at_ms), problem }
     }
 
+    /// Returns whether there is nothing to draw.
+    pub(super) fn is_empty(&self) -> bool {
+        self.lanes.is_empty()
+    }
+
     /// Returns the number of points of the longest curve.
     pub(super) fn most_points(&self) -> usize {
         self.lanes.iter().flat_map(|lane| &lane.curves).map(|curve| curve.points.len()).max().unwrap_or(0)
     }
 
-    /// Returns the timeline of the record that the curves were read for. Curves are thinned to about this
-    /// many points. Returns nothing if the attempt did not get as far as its migration.
-    pub(super) fn render(&self, record: &Record, points: usize) -> Markup {
-        let measured = &record.measured;
+    /// Returns the timeline of the attempt that the curves were read for, which has measured this if it has
+    /// ended. Curves are thinned to about this many points. Returns nothing if the attempt did not get as far
+    /// as its migration.
+    pub(super) fn render(&self, ended: Option<&Measured>, points: usize) -> Markup {
+        let so_far = Measured::default();
+        let measured = ended.unwrap_or(&so_far);
         let phases = phases(measured);
         let migrated = phases.iter().find(|(phase, ..)| *phase == Phase::Migrate).map(|(_, _, to)| *to);
         let Some(end) = migrated.or(self.last_ms).filter(|end| *end > 0.0) else { return html! {} };
@@ -103,7 +120,7 @@ impl Curves {
             phases.first().map_or(view.min, |(_, from, _)| from.min(view.min)),
             phases.last().map_or(view.max, |(.., to)| to.max(view.max)),
         );
-        let events = events(measured, end);
+        let events = ended.map(|measured| events(measured, end)).unwrap_or_default();
         let window = |full: (f64, f64)| format!("{:.0} {:.0}", full.0, full.1);
         html! {
             div.timeline data-view=(window((view.min, view.max))) data-full=(window(full)) {
@@ -131,14 +148,16 @@ impl Curves {
 
 impl Lane {
     fn render(&self, view: &Scale, points: usize) -> Markup {
-        let most = self.curves.iter().flat_map(|curve| &curve.points).map(|p| p.y).fold(0.0, f64::max);
+        let is_drawn = |curve: &&Curve| curve.name != PASS;
+        let drawn = || self.curves.iter().filter(is_drawn);
+        let most = drawn().flat_map(|curve| &curve.points).map(|p| p.y).fold(0.0, f64::max);
         let scale = Scale::covering(0.0, if most > 0.0 { most * 1.02 } else { 1.0 }, 4);
         let unit = unit(scale.max);
         let height = scale.max / unit;
         html! {
             div.lane {
                 b { (self.title) }
-                @for curve in &self.curves { span { i.key.(curve.class) {} (curve.name) } }
+                @for curve in drawn() { span { i.key.(curve.class) {} (curve.name) } }
                 div.plane {
                     @for (value, text) in scale.ticks().iter().rev().filter(|(value, _)| *value > 0.0) {
                         @let y = format!("{:.1}", 100.0 - scale.share(*value) * 100.0);
@@ -147,11 +166,13 @@ impl Lane {
                             text x="4" y={ (y) "%" } { (text) }
                         }
                     }
-                    svg.curves data-unit=(unit) preserveAspectRatio="none"
+                    svg.curves preserveAspectRatio="none"
                         viewBox=(format!("{:.0} {:.0} {:.0} {height:.0}", view.min, -height, view.max - view.min)) {
                         g transform="scale(1 -1)" {
                             @for curve in &self.curves {
-                                path.(curve.class) data-name=(curve.name) d=(curve.d(unit, points)) {}
+                                @let unit = if curve.name == PASS { 1.0 } else { unit };
+                                path.(curve.class) data-name=(curve.name) data-unit=(unit)
+                                    d=(curve.d(unit, points)) {}
                             }
                         }
                     }
@@ -320,6 +341,13 @@ fn remaining(samples: &[Sample]) -> Vec<Curve> {
         Curve { name: "memory", class: "c0", points: memory.collect(), is_stairs: false },
         Curve { name: "disk", class: "c1", points: disk.collect(), is_stairs: false },
     ]
+}
+
+/// Returns the number of the pass, which is read off but not drawn.
+fn pass_numbers(measured: &Measured) -> Curve {
+    let passes = measured.iterations.iter();
+    let points = passes.map(|pass| Point { x: pass.started_at_ms, y: pass.number as f64 });
+    Curve { name: PASS, class: "pass", points: points.collect(), is_stairs: true }
 }
 
 fn remaining_of_passes(measured: &Measured) -> Vec<Curve> {

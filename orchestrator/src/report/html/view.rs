@@ -8,7 +8,7 @@ use crate::{
     results::{parts::Run, record::Record, verdict::RunVerdict},
 };
 use maud::{Markup, html};
-use std::path::Path;
+use std::{collections::HashSet, path::Path};
 
 /// A run, as the sections of a page see it.
 pub(super) struct View<'a> {
@@ -19,6 +19,8 @@ pub(super) struct View<'a> {
     pub(super) folders: Vec<&'a Path>,
     /// For each record, what its timeline draws.
     pub(super) curves: Vec<Curves>,
+    /// The attempts that have samples but no record yet, by name, if the run goes on.
+    pub(super) in_progress: Vec<(String, Curves)>,
     /// What is to say about its folders.
     pub(super) composition: Vec<String>,
     /// Whether every attempt has a result.
@@ -34,6 +36,7 @@ impl<'a> View<'a> {
         let folders: Vec<&Path> = run.composition.parts.iter().map(|part| part.results.as_path()).collect();
         let origin = |index: usize| folders[run.origins[index]];
         let curves = run.records.iter().enumerate().map(|(i, record)| Curves::read(origin(i), record));
+        let is_running = matches!(stage, Stage::Running { .. }) && !run.composition.is_complete();
         Self {
             plan: &run.plan,
             records: &run.records,
@@ -41,7 +44,8 @@ impl<'a> View<'a> {
             curves: curves.collect(),
             composition: composition::sentences(&run.composition),
             is_complete: run.composition.is_complete(),
-            is_running: matches!(stage, Stage::Running { .. }) && !run.composition.is_complete(),
+            in_progress: if is_running { in_progress(run, &folders) } else { Vec::new() },
+            is_running,
             number,
             folders,
         }
@@ -54,6 +58,7 @@ impl<'a> View<'a> {
             verdict: run.verdict,
             folders: vec![run.folder],
             curves: run.records.iter().map(|record| Curves::read(run.folder, record)).collect(),
+            in_progress: Vec::new(),
             composition: Vec::new(),
             is_complete: run.complete,
             is_running: false,
@@ -80,6 +85,21 @@ impl<'a> View<'a> {
     pub(super) fn planned(&self) -> usize {
         self.plan.cells.len() * self.plan.repeat as usize
     }
+}
+
+/// Returns the attempts of the plan that have samples in one of these folders but no record.
+fn in_progress(run: &Run, folders: &[&Path]) -> Vec<(String, Curves)> {
+    let recorded: HashSet<(&str, u32)> =
+        run.records.iter().map(|record| (record.cell.as_str(), record.attempt)).collect();
+    let attempts = run.plan.attempts().into_iter();
+    let attempts = attempts.map(|attempt| (&run.plan.cells[attempt.cell], attempt.number));
+    let open = attempts.filter(|(cell, number)| !recorded.contains(&(cell.id.as_str(), *number)));
+    let curves = open.filter_map(|(cell, number)| {
+        let curves = folders.iter().map(|folder| Curves::in_progress(folder, &cell.id, number));
+        let curves = curves.into_iter().find(|curves| !curves.is_empty())?;
+        Some((format!("{} #{number}", cell_name(cell)), curves))
+    });
+    curves.collect()
 }
 
 /// Returns the name of a cell for people: its values on the axes, or its ID if there are none.

@@ -1,0 +1,344 @@
+//! The report as one HTML page, without a browser: what it contains, how large it is, and that text stays
+//! text.
+
+use crate::{
+    cli::{Sandbox, THRESHOLD, threshold_records},
+    common::{mock, plan},
+};
+use serde_json::{Value, json};
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+};
+use testbed::{
+    outcome::Outcome,
+    report::html::MOST_BYTES,
+    results::{
+        record::{AppliedChange, Record},
+        store,
+    },
+};
+
+/// Returns the folder of a run that is kept in git.
+pub(crate) fn kept(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../results").join(name)
+}
+
+/// Returns the page of a run that is kept in git.
+fn page_of(name: &str) -> String {
+    let folder = kept(name);
+    let printed = Sandbox::new().testbed(&["report", "--format", "html", folder.to_str().unwrap()]);
+    printed.exits(0).stdout()
+}
+
+/// A tag of a page: its name, and the names and values of its attributes.
+struct Tag {
+    name: String,
+    attributes: Vec<(String, String)>,
+}
+
+/// Returns the tags of a page at which elements begin, as a browser would find them, without the content of
+/// style and script.
+fn tags(page: &str) -> Vec<Tag> {
+    let mut tags = Vec::new();
+    let mut rest = page;
+    while let Some(at) = rest.find('<') {
+        rest = &rest[at + 1..];
+        if !rest.starts_with(|c: char| c.is_ascii_alphabetic()) {
+            continue;
+        }
+        let name_ends = rest.find([' ', '>']).unwrap();
+        let mut tag = Tag { name: rest[..name_ends].to_owned(), attributes: Vec::new() };
+        rest = rest[name_ends..].trim_start();
+        while !rest.starts_with('>') {
+            let ends = rest.find(['=', ' ', '>']).unwrap();
+            let name = rest[..ends].to_owned();
+            rest = &rest[ends..];
+            let mut value = String::new();
+            if let Some(quoted) = rest.strip_prefix("=\"") {
+                let ends = quoted.find('"').unwrap();
+                quoted[..ends].clone_into(&mut value);
+                rest = &quoted[ends + 1..];
+            }
+            tag.attributes.push((name, value));
+            rest = rest.trim_start();
+        }
+        if ["script", "style"].contains(&tag.name.as_str()) {
+            rest = &rest[rest.find("</").unwrap()..];
+        }
+        tags.push(tag);
+    }
+    tags
+}
+
+/// Requires that a page has no elements and attributes but those that the templates write, and that nothing in
+/// it leads elsewhere.
+#[track_caller]
+fn assert_is_inert(page: &str) {
+    const ELEMENTS: &str = " a article b body button caption code dd details div dl dt figcaption figure g h1 h2 \
+        h3 head header html i input label li line link main meta ol p path polyline pre rect script section span \
+        strong style summary svg table tbody td text th thead title tr ul ";
+    const ATTRIBUTES: &str = " aria-hidden aria-label aria-labelledby autocomplete charset class content d \
+        data-csv data-filter data-from data-full data-marks data-name data-to data-unit data-v data-view dx \
+        height hidden href http-equiv id lang name open points preserveAspectRatio rel role scope tabindex title \
+        transform type viewBox width x x1 x2 y y1 y2 ";
+    let known = |list: &str, name: &str| list.contains(&format!(" {name} "));
+    let tags = tags(page);
+    assert_eq!(tags.iter().filter(|tag| tag.name == "script").count(), 1);
+    assert_eq!(tags.iter().filter(|tag| tag.name == "style").count(), 1);
+    for Tag { name, attributes } in tags {
+        assert!(known(ELEMENTS, &name), "the element {name} {attributes:?}");
+        for (attribute, value) in attributes {
+            assert!(known(ATTRIBUTES, &attribute), "the attribute {attribute}={value} of {name}");
+            if attribute == "href" {
+                assert!(value.starts_with('#') || value == "data:,", "{value}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_page_answers_first_and_needs_no_other_file() {
+    let page = page_of("reference/icclab-threshold-tcg");
+    assert_is_inert(&page);
+    let sentence = "Pre-copy converged at every dirty rate up to 104MB/s; at 112MB/s and above it never did.";
+    let answer = page.find(sentence).expect("the answer");
+    let sections = ["threshold", "matrix", "downtime", "attempts", "environment", "notes", "repeat"];
+    let places =
+        sections.map(|id| page.find(&format!("<section id=\"r1-{id}\"")).unwrap_or_else(|| panic!("{id}")));
+    assert!(answer < places[0] && places.is_sorted(), "{answer} {places:?}");
+    assert!(!page.contains("<section id=\"r1-heat-map\""), "one axis has no heat map");
+    for text in [
+        // A measured value, a published one, the edge, and a figure that was not measured.
+        "104 MB/s, measured: Total time, s 14.2",
+        "96 MB/s, published: Data sent, MB 943",
+        "edge: 104 to 112 MB/s",
+        "112 MB/s: not-converged 1",
+        "✗ not-converged",
+        "end of pre-copy",
+        "testbed run matrix.yaml",
+        "ICCLab (ZHAW), An analysis",
+        "no guest boots under KVM here",
+        "Content-Security-Policy",
+    ] {
+        assert!(page.contains(text), "{text}");
+    }
+}
+
+/// A figure that was not measured is absent rather than zero.
+#[test]
+fn what_was_not_measured_is_not_drawn() {
+    let mut records = threshold_records();
+    for record in &mut records {
+        record.measured.downtime_ms = testbed::results::record::Downtime::default();
+        record.measured.transferred.qemu_bytes = None;
+        record.measured.iterations.clear();
+    }
+    let page = Sandbox::with_run(THRESHOLD, records).testbed(&["report", "--format", "html", "run"]);
+    let page = page.stdout();
+    assert!(!page.contains("<section id=\"r1-downtime\""));
+    assert!(!page.contains("measured: Data sent"), "only predicted and published");
+    assert!(!page.contains("Memory left"));
+    assert!(page.contains("measured: Total time"));
+}
+
+#[test]
+fn two_axes_have_a_heat_map_and_several_runs_share_a_page() {
+    let matrix = "name: two\naxes: { link.delay: [0, 10ms], stress.rate: [1MB/s, 2MB/s] }\n";
+    let plan = plan(matrix);
+    let record = |(cell, outcome)| mock::record(&plan, cell, 1, outcome, 1_500.0 + cell as f64 * 1_000.0);
+    let outcomes = [Outcome::Converged, Outcome::NotConverged, Outcome::Converged];
+    let sandbox = Sandbox::with_run(matrix, outcomes.into_iter().enumerate().map(record));
+    sandbox.add_run("other", THRESHOLD, threshold_records());
+    let page = sandbox.testbed(&["report", "--format", "html", "run", "other"]).stdout();
+    assert_is_inert(&page);
+    let map = &page[page.find("<section id=\"r1-heat-map\"").expect("a heat map")..];
+    let map = &map[..map.find("</section>").unwrap()];
+    for text in ["<td class=\"h0\">1.5</td>", "<td class=\"h6\">3.5</td>", "✗ not-converged", "· not tried"]
+    {
+        assert!(map.contains(text), "{text}: {map}");
+    }
+    assert!(page.contains("Incomplete: 3 of 4 attempts"));
+    assert!(page.contains("<article id=\"r2-run\""), "the other run follows");
+    assert!(!page.contains("<section id=\"r2-heat-map\""));
+}
+
+/// Texts that would become markup, script or another file if a page did not escape them.
+const HOSTILE: [&str; 6] = [
+    "<script>window.pwned=1</script>",
+    "\"><img src=x onerror=window.pwned=1>",
+    "' onload='window.pwned=1",
+    "</style></script><svg onload=window.pwned=1>",
+    "<!--<a href=javascript:window.pwned=1>",
+    "\u{202e}txet\u{1b}[31m",
+];
+
+/// Returns a sandbox with a run that has hostile text wherever a guest, QEMU, a host, a matrix or somebody who
+/// edits records can put one.
+pub(crate) fn hostile_run() -> Sandbox {
+    let all = HOSTILE.join(" ");
+    let quoted = serde_json::to_string(&all).unwrap();
+    let matrix = format!(
+        "name: hostile\ndescription: {quoted}\naxes: {{ guest.cpu: [{quoted}, plain] }}\n\
+         reference: {{ source: {quoted}, rows: [{{ where: guest.cpu == plain, total_time: 1s }}] }}\n\
+         expect: [{{ outcome: converged }}]\n# </pre></code>{}\n",
+        HOSTILE[0]
+    );
+    let plan = plan(&matrix);
+    let mut records: Vec<Record> =
+        (0..2).map(|cell| mock::record(&plan, cell, 1, Outcome::Failed, 1_500.0)).collect();
+    let mut strange = records[0].clone();
+    strange.cell.clone_from(&all);
+    strange.axes = [(all.clone(), all.clone())].into_iter().collect();
+    records.push(strange);
+    for record in &mut records {
+        record.reason = Some(all.clone());
+        record.version = Some(all.clone());
+        record.measured.disagreements = vec![all.clone()];
+        record.measured.link = Some(all.clone());
+        record.measured.timeline = vec![AppliedChange {
+            due_ms: 1.0,
+            began_ms: 1.0,
+            done_ms: 2.0,
+            link: Some(all.clone()),
+            rate: None,
+            by: None,
+        }];
+    }
+    let sandbox = Sandbox::new();
+    // The name of a folder can be anything but a slash.
+    let folder = all.replace('/', "");
+    let folder: String = folder.chars().take(120).collect();
+    sandbox.add_run(&folder, &matrix, records);
+    let path = sandbox.path(&folder);
+    let mut environment = serde_json::to_value(mock::environment()).unwrap();
+    poison(&mut environment, &all);
+    fs::write(path.join(store::ENVIRONMENT), environment.to_string()).unwrap();
+    let samples = path.join("attempts").join(format!("guest.cpu=plain.1"));
+    fs::create_dir_all(&samples).unwrap();
+    fs::write(samples.join("samples.jsonl"), format!("{}\n", json!({ "at_ms": all }))).unwrap();
+    fs::rename(path, sandbox.path("run")).unwrap();
+    sandbox
+}
+
+/// Replaces the texts of an environment that a host can choose.
+fn poison(value: &mut Value, text: &str) {
+    match value {
+        Value::Object(entries) => {
+            for (key, value) in entries {
+                let is_free = [
+                    "version",
+                    "qemu",
+                    "machine_type",
+                    "reason",
+                    "trial",
+                    "guest_kernel",
+                    "kernel",
+                    "guest_digest",
+                    "cpu_model",
+                    "kind",
+                    "no_emulator",
+                ];
+                match value {
+                    Value::String(_) if is_free.contains(&key.as_str()) => *value = json!(text),
+                    value if key == "features" => *value = json!([text]),
+                    value => poison(value, text),
+                }
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(|value| poison(value, text)),
+        _ => {}
+    }
+}
+
+#[test]
+fn text_from_elsewhere_stays_text() {
+    let sandbox = hostile_run();
+    let page = sandbox.testbed(&["report", "--format", "html", "run"]).stdout();
+    assert_is_inert(&page);
+    assert!(page.contains("&lt;script&gt;window.pwned=1&lt;/script&gt;"));
+    let escaped = page.matches("&lt;img src=x onerror=window.pwned=1&gt;").count();
+    assert!(escaped > 20, "the hostile text is in {escaped} places");
+    assert!(!page.contains(['\u{202e}', '\u{1b}']), "characters that nobody sees are shown");
+    assert!(page.contains("samples.jsonl, line 1: "), "samples that cannot be read are a note");
+}
+
+/// A run of 1,000 attempts, each with ten seconds of samples, and a peak between them.
+#[test]
+fn a_page_of_a_thousand_attempts_is_small_and_keeps_peaks() {
+    let rates: Vec<String> = (1..=200).map(|rate| format!("{rate}MB/s")).collect();
+    let matrix = format!("name: large\naxes: {{ stress.rate: [{}] }}\nrepeat: 5\n", rates.join(", "));
+    let plan = plan(&matrix);
+    let attempts = plan.attempts();
+    let records = attempts.iter().map(|a| mock::record(&plan, a.cell, a.number, Outcome::Converged, 9_000.0));
+    let sandbox = Sandbox::with_run(&matrix, records);
+    let peak = 7_777_000_000u64;
+    let mut lines = String::new();
+    for i in 0..200u64 {
+        let remaining = if i == 123 { peak } else { (200 - i) * 5_000_000 + i * 37 % 100 * 10_000 };
+        let sample = json!({
+            "at_ms": i as f64 * 50.0, "status": "active", "transferred_bytes": i * 5_600_000 + i * 53 % 90 * 1_000,
+            "remaining_bytes": remaining, "normal_pages": i * 1_400, "zero_pages": 0, "pass": 1 + i / 60,
+            "dirty_rate_bytes_per_s": 16_000_000 + i / 20 * 1_000_000, "mbit_per_s": 930.0,
+            "throttle_percent": 0,
+        });
+        let _ = writeln!(lines, "{sample}");
+    }
+    for attempt in &attempts {
+        let cell = &plan.cells[attempt.cell].id;
+        let folder = store::attempt_path(&sandbox.path("run"), cell, attempt.number);
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("samples.jsonl"), &lines).unwrap();
+    }
+    let page = sandbox.testbed(&["report", "--format", "html", "run"]).exits(0).stdout();
+    assert!(page.len() <= MOST_BYTES, "{} bytes", page.len());
+    assert_eq!(page.matches("<div class=\"timeline\"").count(), 1_000);
+    assert!(page.contains("Each curve is thinned to at most "));
+    // The peak, in steps of 10 MB, is the sum of the vertical numbers up to some point of the curve.
+    let path = page.split("data-name=\"memory\"").nth(1).unwrap();
+    let d = path.split("d=\"").nth(1).unwrap().split('"').next().unwrap();
+    let numbers = d.replace(['M', 'l'], " ").replace('-', " -");
+    let steps = numbers.split_whitespace().skip(1).step_by(2).map(|step| step.parse::<i64>().unwrap());
+    let mut y = 0;
+    let highest = steps
+        .map(|step| {
+            y += step;
+            y
+        })
+        .max();
+    assert_eq!(highest, Some(778), "{d}");
+    if let Some(file) = std::env::var_os("TESTBED_KEEP_PAGE") {
+        fs::write(file, page).unwrap();
+    }
+}
+
+/// The page of a run is written beside it when it ends, also when the run has nothing left to do.
+#[test]
+fn a_run_writes_its_page() {
+    let sandbox = Sandbox::with_run(THRESHOLD, threshold_records());
+    sandbox.testbed(&["run", "--resume", "run"]);
+    let page = sandbox.read("run/report.html");
+    assert_is_inert(&page);
+    let stored = sandbox.testbed(&["report", "--format", "html", "run"]).stdout();
+    assert_eq!(page, stored, "the same page as from the stored records");
+}
+
+/// Each page that is kept in git belongs to the records beside it.
+#[test]
+fn kept_pages_are_of_the_records_beside_them() {
+    use sha2::{Digest, Sha256};
+    for name in
+        ["reference/icclab-threshold-tcg", "reference/latency-tcg", "reference/icclab-load-removed-tcg"]
+    {
+        let folder = kept(name);
+        let page = fs::read_to_string(folder.join(store::REPORT)).unwrap();
+        let digest = Sha256::digest(fs::read(folder.join(store::CELLS)).unwrap());
+        let digest = digest.iter().fold(String::new(), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        });
+        assert!(page.contains(&digest), "{name}: make it again, see results/README.md");
+        assert!(page.len() <= MOST_BYTES);
+    }
+}
