@@ -109,9 +109,11 @@ impl Browser {
         value
     }
 
-    /// Opens a file.
+    /// Opens a file. What the browser's own first page has requested is forgotten.
     #[track_caller]
     pub(crate) fn open(&self, file: &Path) {
+        self.post("url", &json!({ "url": "about:blank" }));
+        self.requested();
         self.post("url", &json!({ "url": format!("file://{}", file.display()) }));
     }
 

@@ -4,7 +4,7 @@
 
 use crate::{
     common::browser::{Browser, ENTER, LEFT, RIGHT, TAB, until},
-    page::{hostile_run, kept},
+    page::{hostile_run, kept, large_run},
 };
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, fs, path::PathBuf};
@@ -165,6 +165,21 @@ fn the_keyboard_reaches_everything() {
         "return {missed:?}.map(number => document.querySelector(`[data-number=\"${{number}}\"]`).outerHTML);"
     ));
     assert!(missed.is_empty(), "{names}");
+    assert_quiet(&browser, &file);
+}
+
+#[test]
+fn a_timeline_of_a_large_page_is_unpacked_when_it_is_opened() {
+    let Some(browser) = Browser::start() else { return };
+    let page = large_run().testbed(&["report", "--format", "html", "run"]).exits(0).stdout();
+    let file = browser.folder.path().join("report.html");
+    fs::write(&file, page).unwrap();
+    browser.open(&file);
+    browser.run("location.hash = 'r1-a999';");
+    until("the timeline is shown", || {
+        browser.run("return document.querySelectorAll('#r1-a999 .timeline[data-ready] path[data-name=memory]').length;")
+            == 1
+    });
     assert_quiet(&browser, &file);
 }
 

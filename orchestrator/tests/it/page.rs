@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use std::{
     fmt::Write as _,
     fs,
+    io::Read as _,
     path::{Path, PathBuf},
 };
 use testbed::{
@@ -264,53 +265,94 @@ fn text_from_elsewhere_stays_text() {
     assert!(page.contains("samples.jsonl, line 1: "), "samples that cannot be read are a note");
 }
 
-/// A run of 1,000 attempts, each with ten seconds of samples, and a peak between them.
-#[test]
-fn a_page_of_a_thousand_attempts_is_small_and_keeps_peaks() {
+/// Returns a sandbox with a run of 1,000 attempts, each with ten seconds of samples and a peak between them.
+pub(crate) fn large_run() -> Sandbox {
     let rates: Vec<String> = (1..=200).map(|rate| format!("{rate}MB/s")).collect();
     let matrix = format!("name: large\naxes: {{ stress.rate: [{}] }}\nrepeat: 5\n", rates.join(", "));
     let plan = plan(&matrix);
     let attempts = plan.attempts();
     let records = attempts.iter().map(|a| mock::record(&plan, a.cell, a.number, Outcome::Converged, 9_000.0));
     let sandbox = Sandbox::with_run(&matrix, records);
-    let peak = 7_777_000_000u64;
-    let mut lines = String::new();
-    for i in 0..200u64 {
-        let remaining = if i == 123 { peak } else { (200 - i) * 5_000_000 + i * 37 % 100 * 10_000 };
-        let sample = json!({
-            "at_ms": i as f64 * 50.0, "status": "active", "transferred_bytes": i * 5_600_000 + i * 53 % 90 * 1_000,
-            "remaining_bytes": remaining, "normal_pages": i * 1_400, "zero_pages": 0, "pass": 1 + i / 60,
-            "dirty_rate_bytes_per_s": 16_000_000 + i / 20 * 1_000_000, "mbit_per_s": 930.0,
-            "throttle_percent": 0,
-        });
-        let _ = writeln!(lines, "{sample}");
-    }
     for attempt in &attempts {
         let cell = &plan.cells[attempt.cell].id;
         let folder = store::attempt_path(&sandbox.path("run"), cell, attempt.number);
         fs::create_dir_all(&folder).unwrap();
-        fs::write(folder.join("samples.jsonl"), &lines).unwrap();
+        let seed = (attempt.cell * 5 + attempt.number as usize) as u64;
+        fs::write(folder.join("samples.jsonl"), samples(seed, 200)).unwrap();
     }
+    sandbox
+}
+
+/// Returns this many samples of a migration, unlike those of others, with a peak of 7777 MB.
+fn samples(mut seed: u64, count: u64) -> String {
+    // A generator of Knuth's, whose upper bits are random enough for a curve.
+    let mut random = |below: u64| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % below
+    };
+    let (mut transferred, mut remaining, mut lines) = (0, 1_070_000_000u64, String::new());
+    for i in 0..count {
+        transferred += 5_000_000 + random(1_200_000);
+        remaining = remaining.saturating_sub(random(11_000_000)) + random(20) / 19 * 200_000_000;
+        let sample = json!({
+            "at_ms": i as f64 * 50.0 + random(3_000) as f64 / 1e3, "status": "active",
+            "transferred_bytes": transferred, "remaining_bytes": if i == 123 { 7_777_000_000 } else { remaining },
+            "normal_pages": transferred / 4096, "zero_pages": 0, "pass": 1 + i / 10,
+            "dirty_rate_bytes_per_s": 16_000_000 + random(90) * 100_000, "mbit_per_s": 930.0,
+            "throttle_percent": 0,
+        });
+        let _ = writeln!(lines, "{sample}");
+    }
+    lines
+}
+
+#[test]
+fn a_page_of_a_thousand_attempts_is_small_and_keeps_peaks() {
+    let sandbox = large_run();
     let page = sandbox.testbed(&["report", "--format", "html", "run"]).exits(0).stdout();
     assert!(page.len() <= MOST_BYTES, "{} bytes", page.len());
-    assert_eq!(page.matches("<div class=\"timeline\"").count(), 1_000);
-    assert!(page.contains("Each curve is thinned to at most "));
-    // The peak, in steps of 10 MB, is the sum of the vertical numbers up to some point of the curve.
-    let path = page.split("data-name=\"memory\"").nth(1).unwrap();
+    assert_eq!(page.matches("data-pack=").count(), 1_000);
+    assert_eq!(highest(&unpacked(&page, 999)), PEAK);
+}
+
+/// Three minutes of samples.
+#[test]
+fn a_long_curve_is_thinned_and_keeps_its_peak() {
+    let plan = plan(THRESHOLD);
+    let sandbox = Sandbox::with_run(THRESHOLD, [mock::record(&plan, 0, 1, Outcome::Converged, 190_000.0)]);
+    let folder = store::attempt_path(&sandbox.path("run"), &plan.cells[0].id, 1);
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("samples.jsonl"), samples(1, 4_000)).unwrap();
+    let page = sandbox.testbed(&["report", "--format", "html", "run"]).stdout();
+    assert!(page.contains("Each curve is thinned to at most 800 points"));
+    assert_eq!(highest(&page), PEAK);
+}
+
+/// The peak of [`samples`] in steps of 10 MB.
+const PEAK: i64 = 778;
+
+/// Returns the highest point of the first curve of remaining memory, in steps of its vertical axis.
+fn highest(timeline: &str) -> i64 {
+    let path = timeline.split("data-name=\"memory\"").nth(1).unwrap();
     let d = path.split("d=\"").nth(1).unwrap().split('"').next().unwrap();
     let numbers = d.replace(['M', 'l'], " ").replace('-', " -");
     let steps = numbers.split_whitespace().skip(1).step_by(2).map(|step| step.parse::<i64>().unwrap());
     let mut y = 0;
-    let highest = steps
-        .map(|step| {
-            y += step;
-            y
-        })
-        .max();
-    assert_eq!(highest, Some(778), "{d}");
-    if let Some(file) = std::env::var_os("TESTBED_KEEP_PAGE") {
-        fs::write(file, page).unwrap();
-    }
+    let values = steps.map(|step| {
+        y += step;
+        y
+    });
+    values.max().unwrap()
+}
+
+/// Returns the timeline of an attempt of a page that has compressed them, by its number from 0.
+fn unpacked(page: &str, number: usize) -> String {
+    let packed = page.split("<template id=\"").nth(1 + number / 50).unwrap();
+    let packed = packed.split_once('>').unwrap().1.split('<').next().unwrap();
+    let packed = data_encoding::BASE64.decode(packed.as_bytes()).unwrap();
+    let mut text = String::new();
+    flate2::read::DeflateDecoder::new(&packed[..]).read_to_string(&mut text).unwrap();
+    text.split('\u{1e}').nth(number % 50).unwrap().to_owned()
 }
 
 /// The page of a run is written beside it when it ends, also when the run has nothing left to do.

@@ -2,6 +2,7 @@
 
 use super::{
     Detail, Section,
+    pack::{BLOCK, pack},
     view::{View, attempt_name, outcome},
 };
 use crate::results::record::Record;
@@ -35,11 +36,31 @@ pub(super) fn section(view: &View<'_>, detail: Detail) -> Option<Section> {
                 }
                 @if let Some(reason) = &record.reason { p { (reason) } }
                 @for note in &record.measured.disagreements { p.note { (note) } }
-                @if detail.points > 0 { (view.curves[index].render(Some(&record.measured), detail.points)) }
+                @if detail.is_packed {
+                    @let (block, at) = (index / BLOCK, index % BLOCK);
+                    div data-pack=(view.id(&format!("pack{block}"))) data-at=(at) {}
+                } @else if detail.points > 0 {
+                    (view.curves[index].render(Some(&record.measured), detail.points))
+                }
+            }
+        }
+        @if detail.is_packed {
+            noscript { p { "The timelines of so many attempts need the page's script." } }
+            @for (block, packed) in packed(view, detail).iter().enumerate() {
+                template id=(view.id(&format!("pack{block}"))) { (packed) }
             }
         }
     };
     Some(Section { id: "attempts", title: "Attempts", body })
+}
+
+/// Returns the timelines of all attempts, in compressed blocks.
+fn packed(view: &View<'_>, detail: Detail) -> Vec<String> {
+    let timelines = view.records.iter().zip(&view.curves);
+    let timelines = timelines.map(|(record, curves)| curves.render(Some(&record.measured), detail.points));
+    let timelines: Vec<Markup> = timelines.collect();
+    // Nothing can go wrong in memory.
+    timelines.chunks(BLOCK).map(|block| pack(block).unwrap_or_default()).collect()
 }
 
 /// Returns the main figures of an attempt on one line.

@@ -11,8 +11,8 @@
 //! as their coordinates, from which the script reads values and makes tables. plotters and charts-rs write
 //! fixed colors and pixels.
 //!
-//! A page has at most [`MOST_BYTES`]. If it would be larger, curves are thinned further; what is left out is
-//! said on the page.
+//! A page has at most [`MOST_BYTES`]. If it would be larger, timelines are compressed and curves thinned
+//! further; what is left out is said on the page.
 
 use super::{FinishedRun, Format, RenderedReport};
 use crate::results::parts::Run;
@@ -30,6 +30,7 @@ mod environment;
 mod heat_map;
 mod matrix;
 mod notes;
+mod pack;
 mod repeat;
 mod table;
 mod threshold;
@@ -62,15 +63,26 @@ struct Section {
     body: Markup,
 }
 
-/// How much a page shows of each curve.
+/// How much a page shows of each curve, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Detail {
     /// The largest number of points of a curve. With none, timelines are left out.
     points: usize,
+    /// Whether timelines are compressed, so that only the script can show them.
+    is_packed: bool,
 }
 
-/// The numbers of points to try, until a page is small enough.
-const POINTS: [usize; 8] = [800, 400, 200, 100, 50, 26, 14, 0];
+/// The details to try, until a page is small enough.
+const DETAILS: [Detail; 8] = [
+    Detail { points: 800, is_packed: false },
+    Detail { points: 800, is_packed: true },
+    Detail { points: 400, is_packed: true },
+    Detail { points: 200, is_packed: true },
+    Detail { points: 100, is_packed: true },
+    Detail { points: 50, is_packed: true },
+    Detail { points: 20, is_packed: true },
+    Detail { points: 0, is_packed: false },
+];
 
 /// Whether the runs of a page have ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,8 +117,8 @@ impl Format for Html {
 
 fn of_views(views: &[View<'_>], stage: Stage<'_>) -> String {
     let mut last = String::new();
-    for points in POINTS {
-        last = document::document(views, &body(views, Detail { points }), stage);
+    for detail in DETAILS {
+        last = document::document(views, &body(views, detail), stage);
         if last.len() <= MOST_BYTES {
             break;
         }

@@ -245,11 +245,27 @@
     timeline.append(numbers);
   };
 
+  // Puts in a timeline that is compressed, and prepares it.
+  const unpack = async place => {
+    const packed = document.getElementById(place.dataset.pack).content.textContent.trim();
+    const bytes = Uint8Array.from(atob(packed), character => character.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream('deflate-raw'));
+    const pieces = (await new Response(stream).text()).split('\x1e');
+    const template = make('template', { innerHTML: pieces[Number(place.dataset.at)] });
+    place.replaceChildren(template.content);
+    place.removeAttribute('data-pack');
+    all('.timeline', place).forEach(open);
+  };
+  const show = details => {
+    all('.timeline', details).forEach(open);
+    all('[data-pack]', details).forEach(unpack);
+  };
+
   // Prepares everything below an element that has just become part of the page.
   const prepare = root => {
     all('table[id]', root).forEach(sortable);
     all('[data-marks] .area', root).forEach(area => marksOf(area)[0]?.setAttribute('tabindex', 0));
-    all('.attempt[open] .timeline', root).forEach(open);
+    all('.attempt[open]', root).forEach(show);
   };
   const reveal = () => {
     const target = location.hash && document.getElementById(location.hash.slice(1));
@@ -280,7 +296,7 @@
     }
   });
   document.addEventListener('toggle', event => {
-    if (event.target.open) all('.timeline', event.target).forEach(open);
+    if (event.target.matches('.attempt[open]')) show(event.target);
   }, true);
   window.addEventListener('hashchange', reveal);
   // For a page that is kept up to date: prepares what has just been put in.

@@ -6,7 +6,7 @@ use crate::{
     matrix::{RunOrder, selection::Selection},
     results::store,
 };
-use maud::html;
+use maud::{Markup, html};
 use sha2::{Digest, Sha256};
 use std::{fmt::Write as _, fs, path::Path};
 
@@ -20,7 +20,7 @@ pub(super) fn section(view: &View<'_>, _: Detail) -> Option<Section> {
     let environment = environments.min_by_key(|environment| environment.started_at);
     let body = html! {
         p { "Save the matrix below as " code { "matrix.yaml" } ", and run:" }
-        pre { code { (commands.join("\n")) } }
+        (block("The command", &commands.join("\n")))
         p {
             @match view.plan.order {
                 RunOrder::AsWritten => "The attempts are made in the order of the matrix.",
@@ -34,16 +34,21 @@ pub(super) fn section(view: &View<'_>, _: Detail) -> Option<Section> {
         @if let Some(matrix) = matrix {
             details {
                 summary { "The matrix" }
-                pre { code { (matrix) } }
+                (block("The matrix", &matrix))
             }
         }
         h3 { "Cite" }
-        pre { code { (citation(view, environment.as_ref(), &digests)) } }
+        (block("Entry for BibTeX", &citation(view, environment.as_ref(), &digests)))
         @for (folder, digest) in &digests {
             p.digest { code { (folder.join(store::CELLS).display()) } ", SHA-256 " code { (digest) } }
         }
     };
     Some(Section { id: "repeat", title: "Repeat and cite", body })
+}
+
+/// Returns lines that are not folded, and that a keyboard can scroll.
+fn block(name: &str, text: &str) -> Markup {
+    html! { pre tabindex="0" role="region" aria-label=(name) { code { (text) } } }
 }
 
 /// Returns the command that makes the same part of the matrix.

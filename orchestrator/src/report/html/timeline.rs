@@ -115,7 +115,8 @@ impl Curves {
         let phases = phases(measured);
         let migrated = phases.iter().find(|(phase, ..)| *phase == Phase::Migrate).map(|(_, _, to)| *to);
         let Some(end) = migrated.or(self.last_ms).filter(|end| *end > 0.0) else { return html! {} };
-        let view = Scale::exact(-0.03 * end, 1.03 * end, 6);
+        // Whole numbers, like everything on the time axis.
+        let view = Scale::exact((-0.03 * end).floor(), (1.03 * end).ceil(), 6);
         let full = (
             phases.first().map_or(view.min, |(_, from, _)| from.min(view.min)),
             phases.last().map_or(view.max, |(.., to)| to.max(view.max)),
