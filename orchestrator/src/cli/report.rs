@@ -13,7 +13,7 @@ pub(super) const AFTER_HELP: &str = "Examples:
   testbed report results/reference/icclab-threshold-tcg
   testbed report part-1 part-2
   testbed report results/reference/latency-tcg --format csv
-  testbed report results/reference/latency-tcg --format html >latency.html
+  testbed report results/reference/latency-tcg --format html
 
 Exit codes:
   0    every expectation holds
@@ -27,8 +27,8 @@ pub(super) struct ReportArgs {
     #[arg(required = true, value_name = "RUN")]
     runs: Vec<PathBuf>,
     /// How to print them: as a table; as CSV with one row per attempt (and a first column for the folder if
-    /// there are several); as JSON with all records and the verdict, one line per run; as a table in Markdown;
-    /// or as one HTML page for a browser, which needs no other file
+    /// there are several); as JSON with all records and the verdict, one line per run; as a table in
+    /// Markdown; or as an HTML page for a browser, which needs no other file
     #[arg(long, value_name = "FORMAT", default_value = "table", conflicts_with_all = ["csv", "json"])]
     #[arg(ignore_case = true)]
     format: FormatName,

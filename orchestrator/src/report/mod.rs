@@ -1,8 +1,8 @@
 //! Reports on runs that have just finished and on stored runs, with one file per [`Format`].
 //!
-//! `grid` computes the content of a table, which `table` draws for a terminal and `markdown` for a pull
-//! request. `composition` describes the folders that a stored run was merged from. To add a format, add its
-//! file, its variant of [`FormatName`], and its arms in the functions of [`FormatName`].
+//! `grid` computes the content of a table, which `table` draws for a terminal, `markdown` for a pull request
+//! and [`html`] for a browser. `composition` describes the folders that a stored run was merged from. To add
+//! a format, add its file, its variant of [`FormatName`], and its arms in the functions of [`FormatName`].
 
 use crate::{
     matrix::Plan,

@@ -1,8 +1,8 @@
 //! A headless Chromium, driven through ChromeDriver.
 //!
-//! WebDriver is JSON over HTTP, so this client is small. The crates for it bring an asynchronous HTTP stack, or
-//! a licence that deny.toml does not allow, for what a test needs of it: navigate, run a script, press keys,
-//! move the pointer, read logs.
+//! WebDriver is JSON over HTTP, so this client is small. The crates for it bring an asynchronous HTTP stack,
+//! or a licence that deny.toml does not allow, for what a test needs of it: navigate, run a script, press
+//! keys, move the pointer, read logs.
 
 use super::real::skipped;
 use serde_json::{Value, json};

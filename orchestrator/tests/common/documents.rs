@@ -39,6 +39,7 @@ pub(crate) const COMMANDS: &[(&str, Trial)] = &[
     ("testbed plan scenarios/smoke.yaml", Plain(&[0])),
     ("testbed report results/reference/icclab-threshold-tcg", Plain(&[0])),
     ("testbed report results/reference/latency-tcg --format csv", Plain(&[0])),
+    ("testbed report results/reference/latency-tcg --format html", Plain(&[0])),
     ("testbed report results/reference/latency-tcg --format markdown", Plain(&[0])),
     ("testbed schema", Plain(&[0])),
     ("testbed schema --records", Plain(&[0])),

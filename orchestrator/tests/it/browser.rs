@@ -177,8 +177,8 @@ fn a_timeline_of_a_large_page_is_unpacked_when_it_is_opened() {
     browser.open(&file);
     browser.run("location.hash = 'r1-a999';");
     until("the timeline is shown", || {
-        browser.run("return document.querySelectorAll('#r1-a999 .timeline[data-ready] path[data-name=memory]').length;")
-            == 1
+        let curves = "#r1-a999 .timeline[data-ready] path[data-name=memory]";
+        browser.run(&format!("return document.querySelectorAll('{curves}').length;")) == 1
     });
     assert_quiet(&browser, &file);
 }
@@ -211,8 +211,9 @@ fn the_page_has_no_serious_accessibility_fault() {
         );
         let found = browser.run_async(
             "const done = arguments[arguments.length - 1];\
-             axe.run().then(result => done(result.violations.map(({ id, impact, nodes }) => \
-               ({ id, impact, nodes: nodes.map(node => node.html.slice(0, 200)) }))), error => done(String(error)));",
+             const fault = ({ id, impact, nodes }) => \
+               ({ id, impact, nodes: nodes.map(node => node.html.slice(0, 200)) });\
+             axe.run().then(result => done(result.violations.map(fault)), error => done(String(error)));",
         );
         let found = found.as_array().unwrap_or_else(|| panic!("{found}")).clone();
         let is_serious = |fault: &&Value| matches!(fault["impact"].as_str(), Some("serious" | "critical"));

@@ -73,17 +73,17 @@ fn tags(page: &str) -> Vec<Tag> {
     tags
 }
 
-/// Requires that a page has no elements and attributes but those that the templates write, and that nothing in
-/// it leads elsewhere.
+/// Requires that a page has no elements and attributes but those that the templates write, and that nothing
+/// in it leads elsewhere.
 #[track_caller]
 fn assert_is_inert(page: &str) {
-    const ELEMENTS: &str = " a article b body button caption code dd details div dl dt figcaption figure g h1 h2 \
-        h3 head header html i input label li line link main meta ol p path polyline pre rect script section span \
-        strong style summary svg table tbody td text th thead title tr ul ";
+    const ELEMENTS: &str = " a article b body button caption code dd details div dl dt figcaption figure g \
+        h1 h2 h3 head header html i input label li line link main meta ol p path polyline pre rect script \
+        section span strong style summary svg table tbody td text th thead title tr ul ";
     const ATTRIBUTES: &str = " aria-hidden aria-label aria-labelledby autocomplete charset class content d \
         data-csv data-filter data-from data-full data-marks data-name data-to data-unit data-v data-view dx \
-        height hidden href http-equiv id lang name open points preserveAspectRatio rel role scope tabindex title \
-        transform type viewBox width x x1 x2 y y1 y2 ";
+        height hidden href http-equiv id lang name open points preserveAspectRatio rel role scope tabindex \
+        title transform type viewBox width x x1 x2 y y1 y2 ";
     let known = |list: &str, name: &str| list.contains(&format!(" {name} "));
     let tags = tags(page);
     assert_eq!(tags.iter().filter(|tag| tag.name == "script").count(), 1);
@@ -175,8 +175,8 @@ const HOSTILE: [&str; 6] = [
     "\u{202e}txet\u{1b}[31m",
 ];
 
-/// Returns a sandbox with a run that has hostile text wherever a guest, QEMU, a host, a matrix or somebody who
-/// edits records can put one.
+/// Returns a sandbox with a run that has hostile text wherever a guest, QEMU, a host, a matrix or somebody
+/// who edits records can put one.
 pub(crate) fn hostile_run() -> Sandbox {
     let all = HOSTILE.join(" ");
     let quoted = serde_json::to_string(&all).unwrap();
@@ -293,10 +293,11 @@ fn samples(mut seed: u64, count: u64) -> String {
     let (mut transferred, mut remaining, mut lines) = (0, 1_070_000_000u64, String::new());
     for i in 0..count {
         transferred += 5_000_000 + random(1_200_000);
-        remaining = remaining.saturating_sub(random(11_000_000)) + random(20) / 19 * 200_000_000;
+        remaining = remaining.saturating_sub(random(11_000_000)) + random(40) / 39 * 200_000_000;
+        let left = if i == 123 { 7_777_000_000 } else { remaining };
         let sample = json!({
             "at_ms": i as f64 * 50.0 + random(3_000) as f64 / 1e3, "status": "active",
-            "transferred_bytes": transferred, "remaining_bytes": if i == 123 { 7_777_000_000 } else { remaining },
+            "transferred_bytes": transferred, "remaining_bytes": left,
             "normal_pages": transferred / 4096, "zero_pages": 0, "pass": 1 + i / 10,
             "dirty_rate_bytes_per_s": 16_000_000 + random(90) * 100_000, "mbit_per_s": 930.0,
             "throttle_percent": 0,

@@ -66,7 +66,7 @@ fn results(view: &View<'_>) -> usize {
     view.records.iter().filter(|record| record.is_result()).count()
 }
 
-/// Returns a sentence about how many migrations converged, and for how long clients could not reach the guest.
+/// Returns a sentence about how many migrations converged, and for how long a client of the guest waited.
 fn counts(view: &View<'_>) -> String {
     let tried: Vec<_> =
         view.records.iter().filter(|r| r.is_result() && r.outcome != Outcome::Skipped).collect();
@@ -80,7 +80,7 @@ fn counts(view: &View<'_>) -> String {
         (some, of) => format!("{some} of {of} migrations converged"),
     };
     let downtimes: Vec<(&str, fn(&Measured) -> Option<f64>)> = vec![
-        ("clients of the guest had to wait", |m| m.downtime_ms.client),
+        ("a client of the guest waited", |m| m.downtime_ms.client),
         ("the guest stood still for", |m| m.downtime_ms.guest),
         ("QEMU reports a downtime of", |m| m.downtime_ms.qemu),
     ];

@@ -71,9 +71,9 @@ pub(super) fn section(view: &View<'_>, _: Detail) -> Option<Section> {
     };
     let body = html! {
         p {
-            "QEMU counts from the stop at the source until its migration completes. The guest counts the time \
-             for which none of its code ran, to about a millisecond. A client waits longest: until the network \
-             delivers to the new place. Its two bounds are an interval of its probe apart."
+            "QEMU counts from the stop at the source until its migration completes. The guest counts the \
+             time for which none of its code ran, to about a millisecond. A client waits longest, until the \
+             network delivers to the new place. Its two bounds are an interval of its probe apart."
         }
         ul.legend {
             @for (name, class, _) in WITNESSES { li { i.key.(class) {} (name) } }

@@ -50,7 +50,9 @@ fn show(environment: &Environment) -> Markup {
         div.scroll tabindex="0" role="region" aria-label="The hosts" {
             table {
                 caption { "The hosts" }
-                thead { tr { th scope="col" {} th scope="col" { "source" } th scope="col" { "destination" } } }
+                thead {
+                    tr { td {} th scope="col" { "source" } th scope="col" { "destination" } }
+                }
                 tbody {
                     @for (name, value) in FACTS {
                         tr {

@@ -123,7 +123,7 @@ fn of_views(views: &[View<'_>], stage: Stage<'_>) -> String {
             break;
         }
     }
-    // It is a file as well. Characters that change the direction of writing would make text look like another.
+    // Characters that nobody sees, such as those that change the direction of writing, are shown.
     Text::from(last).to_string()
 }
 

@@ -1,5 +1,5 @@
-//! Markup that is compressed, for the script to put in its place when it is needed. What many attempts have in
-//! common, which is most of the markup of a small timeline, then takes next to no space.
+//! Markup that is compressed, for the script to put in its place when it is needed. What many attempts have
+//! in common, which is most of the markup of a small timeline, then takes next to no space.
 
 use data_encoding::BASE64;
 use flate2::{Compression, write::DeflateEncoder};

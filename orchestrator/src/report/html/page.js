@@ -137,8 +137,8 @@
       all('.bands', timeline).forEach(band => {
         const boxes = all('rect', band);
         all('text', band).forEach((text, i) => {
-          const begin = Math.max(Number(boxes[i].getAttribute('x')), from);
-          const end = Math.min(Number(boxes[i].getAttribute('x')) + Number(boxes[i].getAttribute('width')), view[1]);
+          const [x, length] = ['x', 'width'].map(name => Number(boxes[i].getAttribute(name)));
+          const [begin, end] = [Math.max(x, from), Math.min(x + length, view[1])];
           text.setAttribute('x', percent((begin + end) / 2));
           text.toggleAttribute('hidden', end - begin < 0.12 * width);
         });
@@ -164,8 +164,8 @@
         return [curve.name, value !== null && curve.whole ? Math.floor(value) : value, curve.whole];
       });
       const known = values.filter(([, value]) => value !== null);
-      const text = [`${(time / 1000).toFixed(3)} s`, ...known.map(([name, value, whole]) => `${name} ${whole ? value : digits(value)}`)];
-      readout.textContent = text.join('; ');
+      const texts = known.map(([name, value, whole]) => `${name} ${whole ? value : digits(value)}`);
+      readout.textContent = [`${(time / 1000).toFixed(3)} s`, ...texts].join('; ');
       over.setAttribute('aria-valuenow', Math.round(time));
       over.setAttribute('aria-valuetext', readout.textContent);
     };
@@ -214,15 +214,17 @@
     });
 
     const numbers = make('div');
-    const rows = () => [
-      ['curve', 'ms since migrate', 'value'],
-      ...curves.flatMap(curve => curve.points.map(([x, y]) => [curve.name, String(x), String(Number(y.toPrecision(6)))])),
-    ];
+    const rows = () => {
+      const row = (curve, [x, y]) => [curve.name, String(x), String(Number(y.toPrecision(6)))];
+      const values = curves.flatMap(curve => curve.points.map(point => row(curve, point)));
+      return [['curve', 'ms since migrate', 'value'], ...values];
+    };
     const toggle = button => {
       if (numbers.childNodes.length) {
         numbers.replaceChildren();
       } else {
-        const [head, ...body] = rows().map((row, i) => make('tr', {}, ...row.map(text => make(i ? 'td' : 'th', {}, text))));
+        const row = (texts, i) => make('tr', {}, ...texts.map(text => make(i ? 'td' : 'th', {}, text)));
+        const [head, ...body] = rows().map(row);
         const table = make('table', {}, make('thead', {}, head), make('tbody', {}, ...body));
         sortable(table);
         numbers.append(make('div', { className: 'scroll', tabIndex: 0 }, table));

@@ -112,8 +112,10 @@ pub(super) fn section(view: &View<'_>, _: Detail) -> Option<Section> {
         p.readout role="status" { }
         (legend(view, drawn))
         @if groups.len() > drawn.len() {
-            p { "The first " (drawn.len()) " of " (groups.len()) " combinations of the other values are drawn; \
-                 the table has all." }
+            p {
+                "The first " (drawn.len()) " of " (groups.len()) " combinations of the other values are \
+                 drawn. The table has all."
+            }
         }
         details {
             summary { "The numbers of this figure" }
@@ -189,9 +191,13 @@ fn plot(view: &View<'_>, groups: &[Group<'_>], figure: &Figure) -> Markup {
         height: 300,
     };
     let layers = Layers {
-        areas: html! { @for (at, group) in groups.iter().enumerate() { (edge(&plot, group, at, groups.len())) } },
+        areas: html! {
+            @for (at, group) in groups.iter().enumerate() { (edge(&plot, group, at, groups.len())) }
+        },
         curves: html! {
-            @for (at, group) in groups.iter().enumerate() { (prediction(&plot, group, figure, most_rate, at)) }
+            @for (at, group) in groups.iter().enumerate() {
+                (prediction(&plot, group, figure, most_rate, at))
+            }
         },
         marks: html! {
             @for (at, group) in groups.iter().enumerate() {

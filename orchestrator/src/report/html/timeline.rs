@@ -121,12 +121,13 @@ impl Curves {
             phases.first().map_or(view.min, |(_, from, _)| from.min(view.min)),
             phases.last().map_or(view.max, |(.., to)| to.max(view.max)),
         );
+        let named: Vec<_> = phases.iter().map(|(phase, from, to)| (word(*phase), *from, *to)).collect();
         let events = ended.map(|measured| events(measured, end)).unwrap_or_default();
         let window = |full: (f64, f64)| format!("{:.0} {:.0}", full.0, full.1);
         html! {
             div.timeline data-view=(window((view.min, view.max))) data-full=(window(full)) {
                 div.lanes {
-                    (bands(&view, "phases", &phases.iter().map(|(p, a, b)| (word(*p), *a, *b)).collect::<Vec<_>>()))
+                    (bands(&view, "phases", &named))
                     (bands(&view, "disk", &disk(measured)))
                     @for lane in &self.lanes { (lane.render(&view, points)) }
                     (overlay(&view, measured, &events))
@@ -139,7 +140,9 @@ impl Curves {
                 }
                 @if !events.is_empty() {
                     ol.events {
-                        @for event in &events { li { (format!("{:.3} s: ", event.at_ms / 1e3)) (event.text) } }
+                        @for event in &events {
+                            li { (format!("{:.3} s: ", event.at_ms / 1e3)) (event.text) }
+                        }
                     }
                 }
             }
@@ -155,6 +158,7 @@ impl Lane {
         let scale = Scale::covering(0.0, if most > 0.0 { most * 1.02 } else { 1.0 }, 4);
         let unit = unit(scale.max);
         let height = scale.max / unit;
+        let plane = format!("{:.0} {:.0} {:.0} {height:.0}", view.min, -height, view.max - view.min);
         html! {
             div.lane {
                 b { (self.title) }
@@ -168,7 +172,7 @@ impl Lane {
                         }
                     }
                     svg.curves preserveAspectRatio="none"
-                        viewBox=(format!("{:.0} {:.0} {:.0} {height:.0}", view.min, -height, view.max - view.min)) {
+                        viewBox=(plane) {
                         g transform="scale(1 -1)" {
                             @for curve in &self.curves {
                                 @let unit = if curve.name == PASS { 1.0 } else { unit };
@@ -239,7 +243,9 @@ fn overlay(view: &Scale, measured: &Measured, events: &[Event]) -> Markup {
         }
         svg.flags {
             @for (at, event) in events.iter().enumerate() {
-                text x=(percent(view, event.at_ms)) y="12" data-from=(format!("{:.0}", event.at_ms)) { (at + 1) }
+                text x=(percent(view, event.at_ms)) y="12" data-from=(format!("{:.0}", event.at_ms)) {
+                    (at + 1)
+                }
             }
         }
     }
@@ -424,12 +430,17 @@ fn dirty_rates(measured: &Measured) -> Vec<Curve> {
     };
     vec![
         Curve {
-            name: "dirty rate asked for",
+            name: "dirty rate achieved",
+            class: "c2",
+            points: points(|interval| interval.3),
+            is_stairs: true,
+        },
+        Curve {
+            name: "asked for",
             class: "c1",
             points: points(|interval| interval.2.map(|rate| rate as f64)),
             is_stairs: true,
         },
-        Curve { name: "achieved", class: "c2", points: points(|interval| interval.3), is_stairs: true },
     ]
 }
 

@@ -1,7 +1,7 @@
 //! Curves as SVG paths whose coordinates are whole numbers, relative to the point before, which takes a third
 //! of the space of decimal fractions.
 //!
-//! The script adds the numbers of a path up to get its points, to read values off a curve and to write tables.
+//! The script adds up the numbers of a path to get its points. It reads values off a curve and writes tables.
 
 use super::Point;
 use std::fmt::Write as _;
