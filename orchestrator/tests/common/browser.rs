@@ -1,8 +1,8 @@
-//! A headless Chromium, driven through ChromeDriver.
+//! A headless Chromium, driven through its driver.
 //!
-//! WebDriver is JSON over HTTP, so this client is small. The crates for it bring an asynchronous HTTP stack,
-//! or a licence that deny.toml does not allow, for what a test needs of it: navigate, run a script, press
-//! keys, move the pointer, read logs.
+//! The driver speaks JSON over HTTP, so this client is small. The crates for it bring an asynchronous HTTP
+//! stack, or a licence that deny.toml does not allow, for what a test needs of it: navigate, run a script,
+//! press keys, move the pointer, read logs.
 
 use super::real::skipped;
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ use tempfile::TempDir;
 /// How long a test waits for something to appear. It is long, because hosts may be busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The keys that tests press, as WebDriver encodes them.
+/// The keys that tests press, as the driver encodes them.
 pub(crate) const TAB: char = '\u{E004}';
 pub(crate) const ENTER: char = '\u{E007}';
 pub(crate) const LEFT: char = '\u{E012}';

@@ -81,9 +81,9 @@ fn assert_is_inert(page: &str) {
         h1 h2 h3 head header html i input label li line link main meta ol p path polyline pre rect script \
         section span strong style summary svg table tbody td text th thead title tr ul ";
     const ATTRIBUTES: &str = " aria-hidden aria-label aria-labelledby autocomplete charset class content d \
-        data-csv data-filter data-from data-full data-marks data-name data-to data-unit data-v data-view dx \
-        height hidden href http-equiv id lang name open points preserveAspectRatio rel role scope tabindex \
-        title transform type viewBox width x x1 x2 y y1 y2 ";
+        data-csv data-filter data-fixed data-from data-full data-marks data-name data-to data-unit data-v \
+        data-view dx height hidden href http-equiv id lang name open points preserveAspectRatio rel role \
+        scope tabindex title transform type viewBox width x x1 x2 y y1 y2 ";
     let known = |list: &str, name: &str| list.contains(&format!(" {name} "));
     let tags = tags(page);
     assert_eq!(tags.iter().filter(|tag| tag.name == "script").count(), 1);
@@ -216,7 +216,7 @@ pub(crate) fn hostile_run() -> Sandbox {
     let mut environment = serde_json::to_value(mock::environment()).unwrap();
     poison(&mut environment, &all);
     fs::write(path.join(store::ENVIRONMENT), environment.to_string()).unwrap();
-    let samples = path.join("attempts").join(format!("guest.cpu=plain.1"));
+    let samples = path.join("attempts").join("guest.cpu=plain.1");
     fs::create_dir_all(&samples).unwrap();
     fs::write(samples.join("samples.jsonl"), format!("{}\n", json!({ "at_ms": all }))).unwrap();
     fs::rename(path, sandbox.path("run")).unwrap();

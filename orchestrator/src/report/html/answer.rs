@@ -14,6 +14,16 @@ use units::counted;
 /// The largest number of sentences about thresholds that are an answer.
 const FEW: usize = 3;
 
+/// The witnesses of a downtime in words, the one who sees most of it first.
+const DOWNTIMES: [Downtime; 3] = [
+    ("a client of the guest waited", |m| m.downtime_ms.client),
+    ("the guest stood still for", |m| m.downtime_ms.guest),
+    ("QEMU reports a downtime of", |m| m.downtime_ms.qemu),
+];
+
+/// What a witness saw, in words, and its figure in milliseconds.
+type Downtime = (&'static str, fn(&Measured) -> Option<f64>);
+
 pub(super) fn section(view: &View<'_>, _: Detail) -> Option<Section> {
     let thresholds = &view.verdict.threshold;
     let is_threshold = (1..=FEW).contains(&thresholds.len());
@@ -24,7 +34,7 @@ pub(super) fn section(view: &View<'_>, _: Detail) -> Option<Section> {
     let body = html! {
         @if is_threshold {
             @for sentence in thresholds {
-                p.answer { (sentence) }
+                p.answer.several[thresholds.len() > 1] { (sentence) }
             }
         } @else {
             p.answer { (counts(view)) }
@@ -79,12 +89,7 @@ fn counts(view: &View<'_>) -> String {
         (0, of) => format!("None of {of} migrations converged"),
         (some, of) => format!("{some} of {of} migrations converged"),
     };
-    let downtimes: Vec<(&str, fn(&Measured) -> Option<f64>)> = vec![
-        ("a client of the guest waited", |m| m.downtime_ms.client),
-        ("the guest stood still for", |m| m.downtime_ms.guest),
-        ("QEMU reports a downtime of", |m| m.downtime_ms.qemu),
-    ];
-    let range = downtimes.into_iter().find_map(|(words, figure)| {
+    let range = DOWNTIMES.into_iter().find_map(|(words, figure)| {
         let values: Vec<f64> = tried.iter().filter_map(|record| figure(&record.measured)).collect();
         let least = values.iter().copied().reduce(f64::min)?;
         let most = values.iter().copied().reduce(f64::max)?;

@@ -35,7 +35,8 @@ pub(super) fn section(view: &View<'_>, _: Detail) -> Option<Section> {
         values.collect::<Option<IndexSet<&str>>>().filter(|values| values.len() > 1)
     };
     let (columns, rows) = (values(across)?, values(down)?);
-    let maps = FIGURES.iter().filter_map(|figure| {
+    let maps = FIGURES.iter().enumerate().filter_map(|(at, figure)| {
+        let id = view.id(&format!("heat-map-{}", at + 1));
         let converged = |record: &&Record| record.outcome == Outcome::Converged;
         let values: Vec<f64> =
             view.records.iter().filter(converged).filter_map(|r| (figure.value)(&r.measured)).collect();
@@ -52,20 +53,23 @@ pub(super) fn section(view: &View<'_>, _: Detail) -> Option<Section> {
             }
         };
         Some(html! {
-            div.scroll tabindex="0" role="region" aria-label=(figure.title) {
-                table.heat {
-                    caption { (figure.title) ", median of the migrations that converged" }
-                    thead {
-                        tr {
-                            th scope="col" { (down) " ╲ " (across) }
-                            @for column in &columns { th scope="col" { (column) } }
-                        }
-                    }
-                    tbody {
-                        @for row in &rows {
+            div {
+                div.tools { button type="button" data-csv=(id) { "CSV" } }
+                div.scroll tabindex="0" role="region" aria-label=(figure.title) {
+                    table.heat #(id) data-fixed="" {
+                        caption { (figure.title) ", median of the migrations that converged" }
+                        thead {
                             tr {
-                                th scope="row" { (row) }
-                                @for column in &columns { (cell(column, row)) }
+                                th scope="col" { (down) " ╲ " (across) }
+                                @for column in &columns { th scope="col" { (column) } }
+                            }
+                        }
+                        tbody {
+                            @for row in &rows {
+                                tr {
+                                    th scope="row" { (row) }
+                                    @for column in &columns { (cell(column, row)) }
+                                }
                             }
                         }
                     }
@@ -97,10 +101,10 @@ fn field(view: &View<'_>, cell: &Cell, figure: &Figure, range: (f64, f64)) -> Ma
         };
     };
     let share = if range.1 > range.0 { (median - range.0) / (range.1 - range.0) } else { 0.0 };
-    let shade = (share * (SHADES - 1.0)).round();
+    let level = (share * (SHADES - 1.0)).round();
     let decimals = figure.decimals;
     html! {
-        td class={ "h" (shade) } {
+        td class={ "h" (level) } {
             (format!("{median:.decimals$}"))
             @if let Some(other) = other { " " span title=(other.as_str()) { (sign(other)) } }
         }

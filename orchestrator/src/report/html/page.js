@@ -265,7 +265,7 @@
 
   // Prepares everything below an element that has just become part of the page.
   const prepare = root => {
-    all('table[id]', root).forEach(sortable);
+    all('table[id]:not([data-fixed])', root).forEach(sortable);
     all('[data-marks] .area', root).forEach(area => marksOf(area)[0]?.setAttribute('tabindex', 0));
     all('.attempt[open]', root).forEach(show);
   };

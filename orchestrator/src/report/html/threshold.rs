@@ -31,7 +31,9 @@ const MOST_GROUPS: usize = 6;
 const PREDICTED: u32 = 120;
 /// The shape of published values, which is larger than that of measured ones.
 const DIAMOND: &str = "M0-10L10 0 0 10-10 0Z";
-/// The height of the strip with the outcomes, in pixels.
+/// The height of a plot, in pixels.
+const HEIGHT: f64 = 300.0;
+/// The height of the strip with the outcomes of a group, in pixels.
 const STRIP: f64 = 26.0;
 
 /// The cells that differ in nothing but their dirty rate.
@@ -144,7 +146,7 @@ fn groups<'a>(view: &View<'a>) -> Vec<Group<'a>> {
     }
     for group in &mut groups {
         group.levels.sort_by(|a, b| a.rate.total_cmp(&b.rate));
-        group.levels.dedup_by(|a, b| a.rate == b.rate);
+        group.levels.dedup_by(|a, b| a.rate.total_cmp(&b.rate).is_eq());
     }
     groups.retain(|group| group.levels.len() > 1);
     groups
@@ -186,9 +188,10 @@ fn plot(view: &View<'_>, groups: &[Group<'_>], figure: &Figure) -> Markup {
     let plot = Plot {
         title: figure.title,
         x_title: "dirty rate, MB/s",
-        x: Scale::exact(-most_rate * 0.03, most_rate * 1.04, 8),
-        y: Scale::covering(0.0, most * 1.12, 5),
-        height: 300,
+        // Room for the shape of each group before its outcomes, and for the outcomes above the marks.
+        x: Scale::exact(-most_rate * if groups.len() > 1 { 0.1 } else { 0.03 }, most_rate * 1.04, 8),
+        y: Scale::covering(0.0, most * (1.03 + STRIP * groups.len() as f64 / HEIGHT), 5),
+        height: HEIGHT as u32,
     };
     let layers = Layers {
         areas: html! {
@@ -201,6 +204,9 @@ fn plot(view: &View<'_>, groups: &[Group<'_>], figure: &Figure) -> Markup {
         },
         marks: html! {
             @for (at, group) in groups.iter().enumerate() {
+                @if groups.len() > 1 {
+                    svg.mark.(format!("g{at}")) x="2.5%" y=(format!("{:.0}", strip(at) - 6.0)) { (shape(at)) }
+                }
                 @for level in &group.levels { (marks(view, &plot, group, level, figure, at)) }
             }
         },
@@ -213,13 +219,14 @@ fn edge(plot: &Plot<'_>, group: &Group<'_>, at: usize, groups: usize) -> Markup 
     let (highest, lowest) = group.edge();
     let Some(lowest) = lowest else { return html! {} };
     let highest = highest.unwrap_or(plot.x.min);
+    let class = if groups == 1 { "edge".to_owned() } else { format!("edge g{at}") };
     let text = if groups == 1 && highest > plot.x.min {
         format!("edge: {highest:.0} to {lowest:.0} MB/s")
     } else {
         String::new()
     };
     html! {
-        (plot.band(highest.min(lowest), lowest, &format!("edge g{at}")))
+        (plot.band(highest.min(lowest), lowest, &class))
         @if !text.is_empty() {
             text.edge x=(plot.x(highest)) dx="-8" y=(plot.height - 10) { (text) }
         }
@@ -254,12 +261,11 @@ fn marks(
     let place = format!("{place}{} MB/s", level.rate);
     let outcomes = view::count(level.decided.iter().map(|(_, record)| *record));
     let words: Vec<String> = outcomes.iter().map(|(outcome, n)| format!("{outcome} {n}")).collect();
-    let strip = STRIP * (at as f64 + 0.7);
     html! {
         @if let Some(all) = level.all_converged() {
             @let kind = if all { Outcome::Converged } else { Outcome::NotConverged };
             @let mixed = !all && level.converged().next().is_some();
-            text.sign.(view::class(kind)) x=(x) y=(format!("{strip:.0}")) role="img" tabindex="-1"
+            text.sign.(view::class(kind)) x=(x) y=(format!("{:.0}", strip(at))) role="img" tabindex="-1"
                 aria-label=(format!("{place}: {}", words.join(", "))) {
                 @if mixed { "±" } @else { (sign(kind)) }
             }
@@ -283,6 +289,11 @@ fn marks(
             }
         }
     }
+}
+
+/// Returns the baseline of the outcomes of a group.
+fn strip(group: usize) -> f64 {
+    STRIP * (group as f64 + 0.7)
 }
 
 /// Returns the shape of a group's marks, which tells it from others without color.
@@ -311,9 +322,9 @@ fn legend(view: &View<'_>, groups: &[Group<'_>]) -> Markup {
                         svg.mark.(format!("g{at}")) x="13" y="9" { (shape(at)) }
                     }
                     @if group.name.is_empty() { "measured" } @else { (group.name) }
-                    @if view.plan.repeat > 1 { ", with the range of its attempts" }
                 }
             }
+            @if view.plan.repeat > 1 { li { i.key.spread {} "range of the attempts" } }
             li { i.key.predicted {} "predicted" }
             @if is_published {
                 li {

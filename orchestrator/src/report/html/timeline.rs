@@ -15,16 +15,16 @@ use super::chart::{
 use crate::{
     measure::samples::Sample,
     results::{
-        record::{Measured, Phase, Record},
+        record::{Measured, Phase, RateInterval, Record},
         samples, store,
     },
 };
 use maud::{Markup, html};
 use std::path::Path;
 
-/// The shortest time over which a rate is computed, in milliseconds: samples that follow an event come in
-/// quick succession.
-const SHORTEST_MS: f64 = 20.0;
+/// The shortest time over which a rate is computed, in milliseconds: two usual samples. QEMU sends in bursts,
+/// and counts what it has sent now and then.
+const SHORTEST_MS: f64 = 90.0;
 
 /// The name of the curve of the pass's number.
 const PASS: &str = "pass";
@@ -74,17 +74,17 @@ impl Curves {
             Ok(samples) => (samples.unwrap_or_default(), None),
             Err(error) => (Vec::new(), Some(error.to_string())),
         };
-        let sampled = samples.iter().any(|sample| sample.memory.is_some());
-        let mut rates = if sampled { rates(&samples) } else { rates_of_passes(measured) };
+        let is_known = samples.iter().any(|sample| sample.memory.is_some());
+        let mut rates = if is_known { rates(&samples) } else { rates_of_passes(measured) };
         rates.extend(dirty_rates(measured));
-        let mut left = if sampled { remaining(&samples) } else { remaining_of_passes(measured) };
+        let mut left = if is_known { remaining(&samples) } else { remaining_of_passes(measured) };
         left.push(pass_numbers(measured));
         let lanes = [
             Lane { title: "Memory left, MB", curves: left },
             Lane { title: "Rates, MB/s", curves: rates },
             Lane {
                 title: "Throttling of the CPUs, %",
-                curves: if sampled { throttle(&samples) } else { throttle_of_passes(measured) },
+                curves: if is_known { throttle(&samples) } else { throttle_of_passes(measured) },
             },
         ];
         let is_drawn = |curve: &Curve| curve.points.len() > 1;
@@ -267,19 +267,13 @@ fn events(measured: &Measured, end_ms: f64) -> Vec<Event> {
         let text = rate.into_iter().chain(link).collect::<Vec<_>>().join(", ");
         events.push(Event { at_ms: change.began_ms, text });
     }
-    let stopped = last_before_stop(measured);
-    match measured.total_time_ms {
-        Some(total_ms) => {
-            let stop = stopped.map(|at_ms| Event {
-                at_ms,
-                text: "end of pre-copy: the last sample before the guest stops".into(),
-            });
-            events.extend(stop);
-            events.push(Event { at_ms: total_ms, text: "the guest runs at the destination".into() });
-        }
-        None => {
-            events.push(Event { at_ms: end_ms, text: "the migration has ended without a switchover".into() })
-        }
+    if let Some(at_ms) = measured.total_time_ms {
+        let text = "end of pre-copy: the last sample before the guest stops".into();
+        events.extend(last_before_stop(measured).map(|at_ms| Event { at_ms, text }));
+        events.push(Event { at_ms, text: "the guest runs at the destination".into() });
+    } else {
+        let text = "the migration has ended without a switchover".into();
+        events.push(Event { at_ms: end_ms, text });
     }
     events.sort_by(|a, b| a.at_ms.total_cmp(&b.at_ms));
     events
@@ -415,16 +409,15 @@ fn dirty_rates(measured: &Measured) -> Vec<Curve> {
     let stress = &measured.stress;
     let until = last_before_stop(measured)
         .or_else(|| measured.iterations.last().map(|pass| pass.started_at_ms + pass.duration_ms));
-    let whole = [(0.0, until.unwrap_or(0.0), stress.requested, stress.during)];
-    let stretches = stress.stretches.iter().map(|s| (s.from_ms, s.to_ms, s.requested, s.achieved));
-    let mut intervals: Vec<(f64, f64, Option<u64>, Option<f64>)> = stretches.collect();
-    if intervals.is_empty() {
-        intervals = whole.into_iter().filter(|(from, to, ..)| to > from).collect();
+    let mut intervals = stress.stretches.clone();
+    if let (true, Some(to_ms)) = (intervals.is_empty(), until) {
+        let (requested, achieved) = (stress.requested, stress.during);
+        intervals.push(RateInterval { from_ms: 0.0, to_ms, requested, achieved });
     }
-    let points = |rate: fn(&(f64, f64, Option<u64>, Option<f64>)) -> Option<f64>| {
+    let points = |rate: fn(&RateInterval) -> Option<f64>| {
         let ends = intervals.iter().filter_map(|interval| {
             let y = rate(interval)? / 1e6;
-            Some([Point { x: interval.0, y }, Point { x: interval.1, y }])
+            Some([Point { x: interval.from_ms, y }, Point { x: interval.to_ms, y }])
         });
         ends.flatten().collect::<Vec<_>>()
     };
@@ -432,13 +425,13 @@ fn dirty_rates(measured: &Measured) -> Vec<Curve> {
         Curve {
             name: "dirty rate achieved",
             class: "c2",
-            points: points(|interval| interval.3),
+            points: points(|interval| interval.achieved),
             is_stairs: true,
         },
         Curve {
             name: "asked for",
             class: "c1",
-            points: points(|interval| interval.2.map(|rate| rate as f64)),
+            points: points(|interval| Some(interval.requested? as f64)),
             is_stairs: true,
         },
     ]

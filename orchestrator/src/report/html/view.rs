@@ -147,7 +147,8 @@ pub(super) fn outcome(outcome: Outcome) -> Markup {
 }
 
 /// Returns how often each outcome occurred among attempts, in the order in which tables list them.
-pub(super) fn count<'b>(records: impl Iterator<Item = &'b Record> + Clone) -> Vec<(Outcome, usize)> {
-    let of = |outcome| (outcome, records.clone().filter(|record| record.outcome == outcome).count());
+pub(super) fn count<'b>(records: impl Iterator<Item = &'b Record>) -> Vec<(Outcome, usize)> {
+    let outcomes: Vec<Outcome> = records.map(|record| record.outcome).collect();
+    let of = |outcome| (outcome, outcomes.iter().filter(|other| **other == outcome).count());
     Outcome::ALL.into_iter().map(of).filter(|(_, count)| *count > 0).collect()
 }

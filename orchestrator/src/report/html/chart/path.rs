@@ -43,7 +43,7 @@ pub(in super::super) fn curve(points: &[Point], unit: f64) -> String {
 pub(in super::super) fn stairs(points: &[Point]) -> Vec<Point> {
     let mut corners = Vec::with_capacity(points.len() * 2);
     for (i, point) in points.iter().enumerate() {
-        if i > 0 && points[i - 1].y != point.y {
+        if i > 0 && points[i - 1].y.total_cmp(&point.y).is_ne() {
             corners.push(Point { x: point.x, y: points[i - 1].y });
         }
         corners.push(*point);
@@ -67,10 +67,10 @@ mod tests {
 
     #[test]
     fn a_step_is_a_power_of_ten() {
-        assert_eq!(unit(1_073.5), 1.0);
-        assert_eq!(unit(112.0), 0.1);
-        assert_eq!(unit(25_000.0), 100.0);
-        assert_eq!(unit(0.0), 1.0);
+        assert_eq!(unit(1_073.5).to_string(), "1");
+        assert_eq!(unit(112.0).to_string(), "0.1");
+        assert_eq!(unit(25_000.0).to_string(), "100");
+        assert_eq!(unit(0.0).to_string(), "1");
     }
 
     #[test]

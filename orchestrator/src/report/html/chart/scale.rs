@@ -72,6 +72,6 @@ mod tests {
     fn a_range_without_a_width_has_one() {
         let scale = Scale::covering(3.0, 3.0, 4);
         assert!(scale.max > scale.min && scale.ticks().len() > 1);
-        assert_eq!(Scale::covering(0.0, 10.0, 5).share(2.5), 0.25);
+        assert_eq!(Scale::covering(0.0, 10.0, 5).share(2.5).to_string(), "0.25");
     }
 }
