@@ -5,6 +5,7 @@ use super::{
     follow::{self, FinishedMigration, MigrationSpec, Verdict},
     load,
     network::Network,
+    recorded,
     timeline::LinkAndGuest,
 };
 use crate::{
@@ -22,6 +23,7 @@ use crate::{
         builder::RecordBuilder,
         record::{Measured, Phase, Record},
         samples::SAMPLES,
+        telemetry::{self, GuestReport, TELEMETRY},
     },
 };
 use futures::FutureExt;
@@ -321,8 +323,10 @@ impl<N: Network> Attempt<'_, N> {
         check.record(measured);
         let source = driver.control_port(End::Source)?.telemetry();
         account::stress(measured, &source, &here.telemetry(), finished, observed_until, wanted);
+        let kept = keep_telemetry(self.spec.folder, &source, &here.telemetry(), finished);
         // Damage is the more important finding: a lack of telemetry must not hide it.
         if check.damage().is_none() {
+            kept?;
             observation.map_err(|error| guest_lost(&error))?;
         }
         if probe_interval(settings).is_some() {
@@ -331,6 +335,23 @@ impl<N: Network> Attempt<'_, N> {
         }
         Ok(check)
     }
+}
+
+/// Writes what the guest reported to a file in the attempt's folder, first through the source and then where
+/// it is now.
+fn keep_telemetry(
+    folder: &Path,
+    source: &[TelemetrySample],
+    here: &[TelemetrySample],
+    finished: &FinishedMigration,
+) -> Result<(), Error> {
+    let report = |end| move |sample| recorded::guest_report(sample, end, finished.started);
+    let mut reports: Vec<GuestReport> = source.iter().map(report(End::Source)).collect();
+    if finished.end() == End::Destination {
+        reports.extend(here.iter().map(report(End::Destination)));
+    }
+    telemetry::write(folder, &reports)
+        .map_err(|source| Error::Write { path: folder.join(TELEMETRY).display().to_string(), source })
 }
 
 /// The result of comparing the guest's memory and its disk with what was written.

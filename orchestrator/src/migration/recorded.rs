@@ -2,14 +2,20 @@
 //! types.
 
 use crate::{
+    driver::control_port::TelemetrySample,
+    measure::End,
     node::{round_trip, server::probe},
-    results::record::{
-        BadPage, DiskVerification, LinkLateness, MemoryArea, Probe, RoundTrip, RoundTrips, Verification,
-        round_micros,
+    results::{
+        record::{
+            BadPage, DiskVerification, LinkLateness, MemoryArea, Probe, RoundTrip, RoundTrips, Verification,
+            round_micros,
+        },
+        telemetry::{DiskReport, GuestReport},
     },
 };
 use netem::userspace::Lateness;
-use stressor::{disk, verify};
+use stressor::{disk, verify, workload::PAGE_BYTES};
+use tokio::time::Instant;
 
 impl From<Lateness> for LinkLateness {
     fn from(late: Lateness) -> Self {
@@ -76,6 +82,28 @@ impl From<verify::BadPage> for BadPage {
             verify::Area::Ballast => MemoryArea::Ballast,
         };
         Self { area, index: page.index, expected_generation: page.expected_generation, held: page.held }
+    }
+}
+
+/// Returns a report of the guest that came from this end, timed from the start of the migration.
+pub(super) fn guest_report(sample: &TelemetrySample, end: End, started: Instant) -> GuestReport {
+    let TelemetrySample { received, telemetry } = sample;
+    let millis = |ns: u64| round_micros(ns as f64 / 1e6);
+    let after = |later: Instant, earlier: Instant| later.duration_since(earlier).as_secs_f64() * 1e3;
+    let at_ms = if *received < started { -after(started, *received) } else { after(*received, started) };
+    GuestReport {
+        at_ms: round_micros(at_ms),
+        end,
+        clock_ms: millis(telemetry.clock_ns),
+        dirtied_bytes: telemetry.pages_dirtied * PAGE_BYTES,
+        longest_stall_ms: millis(telemetry.longest_stall_ns),
+        longest_page_write_ms: millis(telemetry.write_latency.max_ns),
+        disk: telemetry.disk.map(|disk| DiskReport {
+            written_bytes: disk.bytes_written,
+            read_bytes: disk.bytes_read,
+            longest_write_ms: millis(disk.longest_write_ns),
+            longest_read_ms: millis(disk.longest_read_ns),
+        }),
     }
 }
 

@@ -25,6 +25,7 @@ use crate::{
     results::{
         builder::RecordBuilder,
         record::{Phase, Record},
+        telemetry::GuestReport,
     },
 };
 use netem::{Profile, userspace::Lateness};
@@ -115,7 +116,9 @@ impl Setup {
         let samples = samples.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert!(shared.is_shut_down(), "the driver must be shut down");
         assert!(!network.probing.get(), "the probe must be stopped");
-        AttemptResult { record, samples, driver: shared, links: network.links.into_inner() }
+        let reports = fs::read_to_string(folder.path().join("telemetry.jsonl")).unwrap_or_default();
+        let reports = reports.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        AttemptResult { record, samples, reports, driver: shared, links: network.links.into_inner() }
     }
 }
 
@@ -129,6 +132,7 @@ struct TestHandles {
 struct AttemptResult {
     record: Record,
     samples: Vec<Sample>,
+    reports: Vec<GuestReport>,
     driver: Arc<Shared>,
     links: Vec<String>,
 }
@@ -294,6 +298,21 @@ async fn a_migration_that_completes_has_all_figures() {
             Phase::TearDown
         ]
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_guest_reports_is_written_to_a_file() {
+    let reports = Setup::new().run().await.reports;
+    let ends = |end| reports.iter().filter(move |report| report.end == end);
+    let (source, destination) = (ends(End::Source), ends(End::Destination));
+    assert!(source.clone().any(|report| report.at_ms < 0.0), "from before the migration, too");
+    // The migration takes 2060 ms, the last 60 of them with the guest stopped.
+    let during: Vec<_> = source.filter(|report| (0.0..=2_000.0).contains(&report.at_ms)).collect();
+    assert!(during.len() > 30, "{}", during.len());
+    let [first, .., last] = during[..] else { panic!("{during:?}") };
+    let rate = (last.dirtied_bytes - first.dirtied_bytes) as f64 / (last.clock_ms - first.clock_ms) * 1e3;
+    assert!((15.7e6..16.3e6).contains(&rate), "{rate}");
+    assert!(destination.clone().count() > 3 && destination.into_iter().all(|report| report.at_ms > 2_000.0));
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,7 +2,11 @@
 
 use super::store::{self, Error};
 use crate::measure::samples::Sample;
-use std::{fs, io, path::Path};
+use serde::de::DeserializeOwned;
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 /// The name of the file with the samples, in the attempt's folder.
 pub const SAMPLES: &str = "samples.jsonl";
@@ -10,20 +14,25 @@ pub const SAMPLES: &str = "samples.jsonl";
 /// Reads the samples of an attempt of the run in `folder`, in order. Returns nothing if the attempt ended
 /// before its migration started. A last line that was cut off is ignored.
 pub fn read(folder: &Path, cell: &str, attempt: u32) -> Result<Option<Vec<Sample>>, Error> {
-    let path = store::attempt_path(folder, cell, attempt).join(SAMPLES);
+    read_lines(store::attempt_path(folder, cell, attempt).join(SAMPLES))
+}
+
+/// Reads a file with one JSON value per line. Returns nothing if there is no such file. A last line that was
+/// cut off is ignored.
+pub(super) fn read_lines<T: DeserializeOwned>(path: PathBuf) -> Result<Option<Vec<T>>, Error> {
     let text = match fs::read(&path).and_then(store::whole_lines) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(Error::Io { what: "read", path, source }),
     };
-    let sample = |(i, line): (usize, &str)| {
+    let value = |(i, line): (usize, &str)| {
         serde_json::from_str(line).map_err(|error| Error::BadRecord {
             path: path.clone(),
             line: i + 1,
             reason: error.to_string(),
         })
     };
-    text.lines().enumerate().map(sample).collect::<Result<_, _>>().map(Some)
+    text.lines().enumerate().map(value).collect::<Result<_, _>>().map(Some)
 }
 
 #[cfg(test)]

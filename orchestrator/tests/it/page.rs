@@ -13,11 +13,13 @@ use std::{
     path::{Path, PathBuf},
 };
 use testbed::{
+    measure::End,
     outcome::Outcome,
     report::html::MOST_BYTES,
     results::{
         record::{AppliedChange, Record},
         store,
+        telemetry::{self, GuestReport},
     },
 };
 
@@ -55,6 +57,7 @@ fn tags(page: &str) -> Vec<Tag> {
         while !rest.starts_with('>') {
             let ends = rest.find(['=', ' ', '>']).unwrap();
             let name = rest[..ends].to_owned();
+            assert!(!name.is_empty(), "no template writes this in a {}: {rest:.60}", tag.name);
             rest = &rest[ends..];
             let mut value = String::new();
             if let Some(quoted) = rest.strip_prefix("=\"") {
@@ -327,6 +330,38 @@ fn a_long_curve_is_thinned_and_keeps_its_peak() {
     let page = sandbox.testbed(&["report", "--format", "html", "run"]).stdout();
     assert!(page.contains("Each curve is thinned to at most 800 points"));
     assert_eq!(highest(&page), PEAK);
+}
+
+/// What the guest reported is drawn, with the time before the migration, and no disk that there is not.
+#[test]
+fn the_reports_of_the_guest_are_drawn() {
+    let plan = plan(THRESHOLD);
+    let sandbox = Sandbox::with_run(THRESHOLD, [mock::record(&plan, 0, 1, Outcome::Converged, 9_000.0)]);
+    let folder = store::attempt_path(&sandbox.path("run"), &plan.cells[0].id, 1);
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("samples.jsonl"), samples(1, 180)).unwrap();
+    let report = |i: u32| GuestReport {
+        at_ms: f64::from(i) * 50.0 - 1_000.0,
+        end: End::Source,
+        clock_ms: f64::from(i) * 50.0,
+        dirtied_bytes: u64::from(i) * 2_000_000,
+        longest_stall_ms: if i == 77 { 123.0 } else { 1.0 },
+        longest_page_write_ms: 0.5,
+        disk: None,
+    };
+    telemetry::write(&folder, &(0..200).map(report).collect::<Vec<_>>()).unwrap();
+    let page = sandbox.testbed(&["report", "--format", "html", "run"]).stdout();
+    let lane = |title: &str| page.split(&format!("<b>{title}</b>")).nth(1).expect("a lane").to_owned();
+    let delays = lane("Longest delays in the guest, ms");
+    let delays = delays.split("</svg></div>").next().unwrap();
+    assert!(
+        delays.contains("data-name=\"between two writes\"") && !delays.contains("to the disk"),
+        "{delays}"
+    );
+    // 123 ms in steps of 0.1, and 40 MB/s.
+    assert!(delays.contains(" 1220"), "{delays}");
+    let rate = lane("Rates, MB/s").split("data-name=\"dirty rate achieved\"").nth(1).unwrap().to_owned();
+    assert!(rate.contains("d=\"M-900 400l"), "{}", &rate[..120]);
 }
 
 /// The peak of [`samples`] in steps of 10 MB.

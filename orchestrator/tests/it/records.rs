@@ -12,7 +12,15 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Output},
 };
-use testbed::results::{environment::Environment, record::Record, samples, store};
+use testbed::{
+    measure::End,
+    results::{
+        environment::Environment,
+        record::Record,
+        samples, store,
+        telemetry::{self, DiskReport, GuestReport},
+    },
+};
 
 const FORMATS: [&str; 4] = ["unversioned-first", "unversioned-clocks", "unversioned-obtained", "1"];
 
@@ -171,6 +179,33 @@ fn samples_can_be_read_and_match_the_schema() {
         assert_valid(&validator, &value, &file);
     }
     assert_eq!(samples::read(&folder("1"), "migrate.max_passes=none", 1).unwrap(), None);
+}
+
+#[test]
+fn reports_of_the_guest_are_read_back_and_match_the_schema() {
+    let run = tempfile::tempdir().unwrap();
+    let folder = store::attempt_path(run.path(), "base", 1);
+    fs::create_dir_all(&folder).unwrap();
+    let disk =
+        DiskReport { written_bytes: 4096, read_bytes: 0, longest_write_ms: 1.25, longest_read_ms: 0.0 };
+    let report = |end, disk| GuestReport {
+        at_ms: -0.5,
+        end,
+        clock_ms: 1_234.567,
+        dirtied_bytes: 8192,
+        longest_stall_ms: 0.125,
+        longest_page_write_ms: 0.001,
+        disk,
+    };
+    let reports = [report(End::Source, None), report(End::Destination, Some(disk))];
+    assert_eq!(telemetry::read(run.path(), "base", 1).unwrap(), None);
+    telemetry::write(&folder, &reports).unwrap();
+    assert_eq!(telemetry::read(run.path(), "base", 1).unwrap().unwrap(), reports);
+    let file = folder.join(telemetry::TELEMETRY);
+    let validator = validator_of("GuestReport");
+    for value in lines(&file) {
+        assert_valid(&validator, &value, &file);
+    }
 }
 
 #[test]

@@ -109,7 +109,7 @@ fn the_smoke_scenario_passes_with_complete_records() {
     let attempts =
         records.iter().map(|record| format!("{}.1", record.cell.replace(',', "-"))).collect::<Vec<_>>();
     for cell in &attempts {
-        for file in ["samples.jsonl", "source.log", "destination.log"] {
+        for file in ["samples.jsonl", "telemetry.jsonl", "source.log", "destination.log"] {
             let file = dir.folder().join("attempts").join(cell).join(file);
             assert!(fs::metadata(&file).is_ok_and(|file| file.len() > 0), "{} is empty", file.display());
         }
@@ -117,6 +117,7 @@ fn the_smoke_scenario_passes_with_complete_records() {
     let booted = |cell: &String| dir.folder().join("attempts").join(cell).join("boot.log").exists();
     assert!(booted(&attempts[0]) && !booted(&attempts[1]), "a guest configuration boots only once");
     assert_eq!(fs::read_to_string(dir.folder().join("summary.csv")).unwrap().lines().count(), 3);
+    assert!(fs::read_to_string(dir.folder().join("report.html")).unwrap().contains("dirty rate achieved"));
     assert!(dir.stdout().contains("expected stress.rate == 36MB/s: not-converged: holds"), "{}", dir.shown());
 }
 

@@ -135,14 +135,16 @@ fn body(views: &[View<'_>], detail: Detail) -> Markup {
         @for view in views {
             article id=(view.id("run")) {
                 header {
-                    h1 { (view.plan.name) }
+                    h1 id=(view.id("name")) { (view.plan.name) }
                     @if let Some(description) = &view.plan.description {
                         p.description { (description) }
                     }
                 }
                 @for section in SECTIONS.iter().filter_map(|section| section(view, detail)) {
                     @let heading = view.id(&format!("{}-heading", section.id));
-                    section id=(view.id(section.id)) aria-labelledby=(heading) {
+                    // Several runs have sections of the same name.
+                    @let name = if views.len() > 1 { format!(" {}", view.id("name")) } else { String::new() };
+                    section id=(view.id(section.id)) aria-labelledby={ (heading) (name) } {
                         h2 id=(heading) { (section.title) }
                         (section.body)
                     }

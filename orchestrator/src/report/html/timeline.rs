@@ -3,8 +3,8 @@
 //! Each lane is an SVG whose plane has the units of the data. So the script zooms by changing the part of the
 //! plane that is seen, and reads values off the curves. Events are in a layer over all lanes.
 //!
-//! Curves come from the samples of the attempt. Without them, as in runs that are kept without their
-//! `attempts` folder, they come from the passes in its record.
+//! Curves come from the samples of the attempt and the reports of its guest. Without them, as in runs that
+//! are kept without their `attempts` folder, they come from the passes in its record.
 
 use super::chart::{
     Point,
@@ -17,6 +17,7 @@ use crate::{
     results::{
         record::{Measured, Phase, RateInterval, Record},
         samples, store,
+        telemetry::{self, GuestReport},
     },
 };
 use maud::{Markup, html};
@@ -61,27 +62,40 @@ struct Curve {
 impl Curves {
     /// Reads the samples of an attempt in a results folder.
     pub(super) fn read(folder: &Path, record: &Record) -> Self {
-        Self::new(samples::read(folder, &record.cell, record.attempt), &record.measured)
+        let samples = samples::read(folder, &record.cell, record.attempt);
+        let reports = telemetry::read(folder, &record.cell, record.attempt);
+        Self::new(samples, reports, &record.measured)
     }
 
     /// Reads the samples of an attempt that has no record yet.
     pub(super) fn in_progress(folder: &Path, cell: &str, attempt: u32) -> Self {
-        Self::new(samples::read(folder, cell, attempt), &Measured::default())
+        Self::new(samples::read(folder, cell, attempt), Ok(None), &Measured::default())
     }
 
-    fn new(samples: Result<Option<Vec<Sample>>, store::Error>, measured: &Measured) -> Self {
-        let (samples, problem) = match samples {
-            Ok(samples) => (samples.unwrap_or_default(), None),
-            Err(error) => (Vec::new(), Some(error.to_string())),
-        };
+    fn new(
+        samples: Result<Option<Vec<Sample>>, store::Error>,
+        reports: Result<Option<Vec<GuestReport>>, store::Error>,
+        measured: &Measured,
+    ) -> Self {
+        let mut problem = None;
+        let samples = samples.unwrap_or_else(|error| {
+            problem = Some(error.to_string());
+            None
+        });
+        let reports = reports.unwrap_or_else(|error| {
+            problem = Some(error.to_string());
+            None
+        });
+        let (samples, reports) = (samples.unwrap_or_default(), reports.unwrap_or_default());
         let is_known = samples.iter().any(|sample| sample.memory.is_some());
         let mut rates = if is_known { rates(&samples) } else { rates_of_passes(measured) };
-        rates.extend(dirty_rates(measured));
+        rates.extend(dirty_rates(measured, &reports));
         let mut left = if is_known { remaining(&samples) } else { remaining_of_passes(measured) };
         left.push(pass_numbers(measured));
         let lanes = [
             Lane { title: "Memory left, MB", curves: left },
             Lane { title: "Rates, MB/s", curves: rates },
+            Lane { title: "Longest delays in the guest, ms", curves: delays(&reports) },
             Lane {
                 title: "Throttling of the CPUs, %",
                 curves: if is_known { throttle(&samples) } else { throttle_of_passes(measured) },
@@ -404,8 +418,9 @@ fn rates_of_passes(measured: &Measured) -> Vec<Curve> {
     vec![Curve { name: "sent, by pass", class: "c0", points, is_stairs: true }]
 }
 
-/// Returns the dirty rates asked for and achieved, over intervals with one rate each.
-fn dirty_rates(measured: &Measured) -> Vec<Curve> {
+/// Returns the dirty rates achieved and asked for: the former from the guest's reports, or without them, like
+/// the latter, over intervals with one rate each.
+fn dirty_rates(measured: &Measured, reports: &[GuestReport]) -> Vec<Curve> {
     let stress = &measured.stress;
     let until = last_before_stop(measured)
         .or_else(|| measured.iterations.last().map(|pass| pass.started_at_ms + pass.duration_ms));
@@ -421,19 +436,51 @@ fn dirty_rates(measured: &Measured) -> Vec<Curve> {
         });
         ends.flatten().collect::<Vec<_>>()
     };
+    let name = "dirty rate achieved";
+    let achieved = match reported_rates(reports) {
+        none if none.is_empty() => {
+            Curve { name, class: "c2", points: points(|interval| interval.achieved), is_stairs: true }
+        }
+        points => Curve { name, class: "c2", points, is_stairs: false },
+    };
     vec![
-        Curve {
-            name: "dirty rate achieved",
-            class: "c2",
-            points: points(|interval| interval.achieved),
-            is_stairs: true,
-        },
+        achieved,
         Curve {
             name: "asked for",
             class: "c1",
             points: points(|interval| Some(interval.requested? as f64)),
             is_stairs: true,
         },
+    ]
+}
+
+/// Returns the dirty rates between the guest's reports, in 10^6 bytes per second of the guest's clock.
+fn reported_rates(reports: &[GuestReport]) -> Vec<Point> {
+    let mut since = reports.first();
+    let mut points = Vec::new();
+    for report in reports {
+        let Some(first) = since else { break };
+        let ms = report.clock_ms - first.clock_ms;
+        if ms >= SHORTEST_MS {
+            let bytes = report.dirtied_bytes.saturating_sub(first.dirtied_bytes);
+            points.push(Point { x: report.at_ms, y: bytes as f64 / 1e3 / ms });
+            since = Some(report);
+        }
+    }
+    points
+}
+
+/// Returns the longest delays that the guest reported: between two writes to memory, and of writes to the
+/// disk.
+fn delays(reports: &[GuestReport]) -> Vec<Curve> {
+    let memory = reports.iter().map(|report| Point { x: report.at_ms, y: report.longest_stall_ms });
+    let page = reports.iter().map(|report| Point { x: report.at_ms, y: report.longest_page_write_ms });
+    let disk =
+        reports.iter().filter_map(|report| Some(Point { x: report.at_ms, y: report.disk?.longest_write_ms }));
+    vec![
+        Curve { name: "between two writes", class: "c0", points: memory.collect(), is_stairs: false },
+        Curve { name: "write of a page", class: "c2", points: page.collect(), is_stairs: false },
+        Curve { name: "write to the disk", class: "c1", points: disk.collect(), is_stairs: false },
     ]
 }
 

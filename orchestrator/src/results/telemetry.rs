@@ -1,0 +1,66 @@
+//! The telemetry of an attempt: what the stressor in the guest reported about 20 times per second, one report
+//! per line of `telemetry.jsonl`.
+
+use super::{
+    samples,
+    store::{self, Error},
+};
+use crate::measure::End;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::{fs, io, path::Path};
+
+/// The name of the file with the telemetry, in the attempt's folder.
+pub const TELEMETRY: &str = "telemetry.jsonl";
+
+/// A report of the stressor.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct GuestReport {
+    /// When the orchestrator received the report, in milliseconds since the migrate command was sent;
+    /// negative before.
+    pub at_ms: f64,
+    /// The end that the report came from.
+    pub end: End,
+    /// The guest's clock when it made the report, in milliseconds. It stands still while the guest is
+    /// stopped.
+    pub clock_ms: f64,
+    /// The number of bytes dirtied since the stressor started. A page counts each time it is written.
+    pub dirtied_bytes: u64,
+    /// The longest time between two writes to memory since the report before, without the pauses that the
+    /// requested rate calls for, in milliseconds.
+    pub longest_stall_ms: f64,
+    /// The longest time that a write of a page took since the report before, in milliseconds.
+    pub longest_page_write_ms: f64,
+    /// The load on the disk. Absent if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<DiskReport>,
+}
+
+/// What the stressor reports of the load on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct DiskReport {
+    /// The number of bytes written since the stressor started.
+    pub written_bytes: u64,
+    /// The number of bytes read since the stressor started.
+    pub read_bytes: u64,
+    /// The longest time that a write took that has ended since the report before, in milliseconds.
+    pub longest_write_ms: f64,
+    /// The longest time that a read took that has ended since the report before, in milliseconds.
+    pub longest_read_ms: f64,
+}
+
+/// Writes the reports of an attempt to its folder.
+pub fn write(folder: &Path, reports: &[GuestReport]) -> io::Result<()> {
+    let mut lines = Vec::new();
+    for report in reports {
+        serde_json::to_writer(&mut lines, report)?;
+        lines.push(b'\n');
+    }
+    fs::write(folder.join(TELEMETRY), lines)
+}
+
+/// Reads the reports of an attempt of the run in `folder`, in order. Returns nothing if there are none, as in
+/// results of older versions, or if the attempt ended before its guest was verified.
+pub fn read(folder: &Path, cell: &str, attempt: u32) -> Result<Option<Vec<GuestReport>>, Error> {
+    samples::read_lines(store::attempt_path(folder, cell, attempt).join(TELEMETRY))
+}
