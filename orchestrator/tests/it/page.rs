@@ -15,8 +15,9 @@ use std::{
 use testbed::{
     measure::End,
     outcome::Outcome,
-    report::html::MOST_BYTES,
+    report::html::{self, MOST_BYTES, Stage},
     results::{
+        parts::{self, Folder},
         record::{AppliedChange, Record},
         store,
         telemetry::{self, GuestReport},
@@ -330,6 +331,48 @@ fn a_long_curve_is_thinned_and_keeps_its_peak() {
     let page = sandbox.testbed(&["report", "--format", "html", "run"]).stdout();
     assert!(page.contains("Each curve is thinned to at most 800 points"));
     assert_eq!(highest(&page), PEAK);
+}
+
+#[test]
+fn the_parts_of_a_run_are_one_page() {
+    let sandbox = Sandbox::with_parts();
+    let page = sandbox.testbed(&["report", "--format", "html", "p1", "p2", "p3"]).exits(0).stdout();
+    assert_is_inert(&page);
+    assert_eq!(page.matches("<article").count(), 1);
+    for text in
+        ["parts: 1/3 in p1, 2/3 in p2, 3/3 in p3", "testbed run matrix.yaml --shard 2/3", "<h3>p3</h3>"]
+    {
+        assert!(page.contains(text), "{text}");
+    }
+}
+
+/// A run that goes on: its page says so, shows the attempt in progress, and may connect to its server.
+#[test]
+fn the_page_of_a_run_in_progress_shows_the_attempt_in_progress() {
+    let plan = plan(THRESHOLD);
+    let sandbox = Sandbox::with_run(THRESHOLD, threshold_records().into_iter().take(1));
+    let folder = store::attempt_path(&sandbox.path("run"), &plan.cells[1].id, 1);
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("samples.jsonl"), samples(1, 60)).unwrap();
+    let run = parts::gather(vec![Folder::read(&sandbox.path("run")).unwrap()], |_, _| String::new());
+    let running = html::page(&run, Stage::Running { script: "connect()" });
+    assert!(running.contains("In progress: 1 of ") && running.contains("… in progress"));
+    assert!(running.contains("<script>connect()</script>") && running.contains("; connect-src 'self'\""));
+    assert_eq!(running.matches("data-name=\"memory\"").count(), 1);
+    let ended = html::page(&run, Stage::Ended);
+    assert!(ended.contains("Incomplete: 1 of ") && !ended.contains("… in progress"));
+    assert!(!ended.contains("connect-src"));
+}
+
+/// An expectation without attempts neither holds nor fails.
+#[test]
+fn expectations_that_were_not_tried_do_not_count_as_held() {
+    let sandbox = Sandbox::with_run(THRESHOLD, []);
+    let page = sandbox.testbed(&["report", "--format", "html", "run"]).stdout();
+    assert!(page.contains("No migration has been measured."));
+    let count = plan(THRESHOLD).expect.len();
+    assert!(page.contains(&format!("Expectations: <strong>0 of 0</strong> hold, {count} not tried")));
+    assert!(page.contains("<span class=\"outcome none\">? not tried</span>"));
 }
 
 /// What the guest reported is drawn, with the time before the migration, and no disk that there is not.

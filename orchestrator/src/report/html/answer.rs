@@ -28,7 +28,8 @@ pub(super) fn section(view: &View<'_>, _: Detail) -> Option<Section> {
     let thresholds = &view.verdict.threshold;
     let is_threshold = (1..=FEW).contains(&thresholds.len());
     let expectations = &view.verdict.expectations;
-    let held = expectations.iter().filter(|expectation| expectation.holds()).count();
+    let tried = expectations.iter().filter(|expectation| expectation.attempts > 0).count();
+    let held = expectations.iter().filter(|expectation| verdict(expectation).0 == "ok").count();
     let violated = expectations.iter().filter(|expectation| !expectation.violations.is_empty()).count();
     let disagreements: usize = view.records.iter().map(|r| r.measured.disagreements.len()).sum();
     let body = html! {
@@ -59,8 +60,9 @@ pub(super) fn section(view: &View<'_>, _: Detail) -> Option<Section> {
                 li { (outcome(kind)) " " strong { (count) } }
             }
             @if !expectations.is_empty() {
-                li class=[(violated > 0).then_some("bad")] {
-                    "Expectations: " strong { (held) " of " (expectations.len()) } " hold"
+                li.bad[violated > 0] {
+                    "Expectations: " strong { (held) " of " (tried) } " hold"
+                    @if tried < expectations.len() { ", " (expectations.len() - tried) " not tried" }
                 }
             }
             @if disagreements > 0 {
@@ -107,7 +109,7 @@ fn counts(view: &View<'_>) -> String {
 pub(super) fn verdict(expectation: &ExpectationVerdict) -> (&'static str, &'static str) {
     if !expectation.violations.is_empty() {
         ("bad", "✗")
-    } else if expectation.holds() {
+    } else if expectation.holds() && expectation.attempts > 0 {
         ("ok", "✓")
     } else {
         ("none", "?")
