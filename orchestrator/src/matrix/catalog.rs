@@ -363,7 +363,10 @@ mod tests {
         assert_eq!(help("migration_timeout", None), "did you mean `migrate.timeout`?");
         assert_eq!(help("bandwith", Some("link")), "did you mean `rate`?");
         assert_eq!(help("timeout_seconds", None), "did you mean `migrate.timeout`?");
-        assert!(help("multifd", Some("migrate")).starts_with("migrations are made by plain pre-copy"));
+        assert_eq!(help("auto-converge", Some("migrate")), "did you mean `auto_converge`?");
+        assert_eq!(help("multifd-channels", Some("migrate")), "did you mean `multifd_channels`?");
+        assert_eq!(help("compression", Some("migrate")), "did you mean `multifd_compression`?");
+        assert!(help("rdma", Some("migrate")).starts_with("migrations are made neither over RDMA"));
         assert_eq!(suggest("vm.ram").as_deref(), Some("did you mean `guest.memory`?"));
         assert_eq!(suggest("network.latency").as_deref(), Some("did you mean `link.delay`?"));
         assert_eq!(suggest("guest.dirty_rate").as_deref(), Some("did you mean `stress.rate`?"));
@@ -402,6 +405,6 @@ mod tests {
             }
         }
         assert_eq!(help_with::<Outcome>("success").as_deref(), Some("did you mean `converged`?"));
-        assert!(help_with::<Mode>("post-copy").unwrap().starts_with("migrations are made by plain pre-copy"));
+        assert!(help_with::<Mode>("rdma").unwrap().starts_with("migrations are made neither over RDMA"));
     }
 }

@@ -281,6 +281,24 @@ pub(super) const SYNONYMS: &[(&str, &[&str])] = &[
             "max_rate",
         ],
     ),
+    ("migrate.auto_converge", &["converge", "auto_convergence", "cpu_throttling", "throttle", "throttling"]),
+    ("migrate.cpu_throttle_initial", &["throttle_initial", "initial_throttle", "auto_converge_initial"]),
+    ("migrate.cpu_throttle_increment", &["throttle_increment", "throttle_step", "auto_converge_increment"]),
+    ("migrate.max_cpu_throttle", &["cpu_throttle_max", "max_throttle", "cpu_throttle_maximum"]),
+    ("migrate.throttle_trigger_threshold", &["throttle_trigger", "throttle_threshold"]),
+    ("migrate.cpu_throttle_tailslow", &["tailslow", "tail_slow", "throttle_tailslow"]),
+    ("migrate.xbzrle_cache_size", &["xbzrle_cache", "compcache", "migrate_set_cache_size"]),
+    ("migrate.xbzrle", &["delta_compression"]),
+    ("migrate.multifd", &["parallel", "multi_fd"]),
+    ("migrate.multifd_channels", &["channels", "parallel_connections", "connections", "streams"]),
+    ("migrate.multifd_compression", &["compression", "compression_method", "codec", "compressor"]),
+    ("migrate.multifd_zlib_level", &["zlib_level", "compression_zlib_level"]),
+    ("migrate.multifd_zstd_level", &["zstd_level", "compression_zstd_level"]),
+    ("migrate.multifd_qatzip_level", &["qatzip_level"]),
+    ("migrate.zero_page_detection", &["zero_page", "zero_pages", "zero_detection"]),
+    ("migrate.zero_copy_send", &["zero_copy", "zerocopy", "msg_zerocopy"]),
+    ("migrate.avail_switchover_bandwidth", &["switchover_bandwidth", "available_switchover_bandwidth"]),
+    ("migrate.vcpu_dirty_limit", &["dirty_limit_rate"]),
     // Entries of lists.
     ("timeline.at", &["time", "after", "when", "t", "start", "offset", "from"]),
     ("timeline.link", &["network", "net", "netem", "tc"]),
@@ -352,26 +370,13 @@ pub(super) const WORDS: &[(&str, &[&str])] = &[
 
 /// Names and words of migrations that this program does not make, and what to say about them.
 const NOT_MADE: &[&str] = &[
-    "postcopy",
-    "postcopy_ram",
-    "hybrid",
-    "multifd",
-    "multifd_channels",
-    "xbzrle",
     "compress",
-    "compression",
     "compress_level",
-    "auto_converge",
-    "autoconverge",
-    "cpu_throttle_initial",
-    "cpu_throttle_increment",
-    "dirty_limit",
-    "zero_copy",
-    "zero_copy_send",
-    "tls",
+    "compress_threads",
     "rdma",
-    "mapped_ram",
+    "rdma_pin_all",
     "colo",
+    "background_snapshot",
     "block_migration",
 ];
 
@@ -381,7 +386,7 @@ pub(super) fn not_made(name: &str) -> Option<&'static str> {
     NOT_MADE
         .iter()
         .any(|other| plain(other) == name)
-        .then_some("migrations are made by plain pre-copy, without further capabilities of QEMU")
+        .then_some("migrations are made neither over RDMA nor with COLO, nor as QEMU made them long ago")
 }
 
 /// The ends of names that say in which unit a value is; here the value says it.

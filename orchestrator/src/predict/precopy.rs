@@ -17,7 +17,8 @@
 //! nothing.
 
 use crate::{
-    matrix::{Settings, Storage, StorageKind},
+    matrix::{Migrate, Settings, Storage, StorageKind, ZeroPageDetection},
+    mode::Mode,
     outcome::Outcome,
 };
 use netem::{
@@ -315,6 +316,18 @@ fn byte_rate(rate: Rate) -> ByteRate {
 /// Converts seconds into a span, and saturates.
 fn span(seconds: f64) -> Span {
     Span::from_nanos((seconds * 1e9) as u64)
+}
+
+/// Returns whether the model covers a migration with these settings: plain pre-copy, which neither slows the
+/// guest down nor makes its memory smaller.
+pub fn covers(settings: &Settings) -> bool {
+    let Migrate {
+        mode, auto_converge, dirty_limit, xbzrle, multifd_compression, zero_page_detection, ..
+    } = &settings.migrate;
+    *mode == Mode::Precopy
+        && !(*auto_converge || *dirty_limit || *xbzrle)
+        && multifd_compression.is_none()
+        && *zero_page_detection != ZeroPageDetection::None
 }
 
 /// Returns the guest memory that one TCP stream over a link of this rate carries per second.

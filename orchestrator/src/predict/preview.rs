@@ -40,7 +40,7 @@ pub struct PreviewCell {
     pub settings: Settings,
     /// The reason why the cell would be skipped; absent if it would be attempted.
     pub skipped: Option<String>,
-    /// The model's prediction; absent if the cell would be skipped.
+    /// The model's prediction; absent if the cell would be skipped, or if the model does not cover it.
     pub predicted: Option<Prediction>,
 }
 
@@ -53,7 +53,8 @@ impl Preview {
             .iter()
             .map(|cell| {
                 let skipped = would_skip(cell);
-                let predicted = skipped.is_none().then(|| precopy::predict(&cell.settings));
+                let covered = skipped.is_none() && precopy::covers(&cell.settings);
+                let predicted = covered.then(|| precopy::predict(&cell.settings));
                 let Cell { id, axes, settings, .. } = cell.clone();
                 PreviewCell { id, axes, settings, skipped, predicted }
             })
@@ -101,7 +102,10 @@ impl Preview {
                     row.extend(std::iter::repeat_n("-".into(), COLUMNS.len() - 1));
                 }
                 (None, Some(predicted)) => row.extend(figures(predicted)),
-                (None, None) => row.extend(std::iter::repeat_n(String::new(), COLUMNS.len())),
+                (None, None) => {
+                    row.push("not modelled".into());
+                    row.extend(std::iter::repeat_n("-".into(), COLUMNS.len() - 1));
+                }
             }
             row.extend(any_skipped.then(|| cell.skipped.clone().unwrap_or_default()));
             row
@@ -131,7 +135,12 @@ impl Preview {
             seconds if seconds < 10.0 => format!("{seconds:.1} s"),
             _ => layout::about(self.migrating.into()),
         };
-        format!("{text}: {migrations}, predicted to take {time} in total\n")
+        let uncovered = self.cells.iter().filter(|c| c.skipped.is_none() && c.predicted.is_none()).count();
+        let uncovered = match uncovered * self.repeat as usize {
+            0 => String::new(),
+            count => format!(", without {count} that the model does not cover"),
+        };
+        format!("{text}: {migrations}, predicted to take {time} in total{uncovered}\n")
     }
 }
 
@@ -187,6 +196,16 @@ mod tests {
         ];
         let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
         assert_eq!(lines, expected, "{text}");
+    }
+
+    #[test]
+    fn a_migration_that_the_model_does_not_cover_has_no_prediction() {
+        let text = "name: n\naxes: { migrate.xbzrle: [false, true] }\nrepeat: 3\n";
+        let plan = File::parse(text, "n").and_then(|file| file.expand()).unwrap();
+        let text = Preview::new(&plan, |_| None).table(None);
+        let row = text.lines().nth(2).unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(row, "true not modelled - - - -", "{text}");
+        assert!(text.ends_with("in total, without 3 that the model does not cover\n"), "{text}");
     }
 
     #[test]

@@ -2,19 +2,21 @@
 //! and `testbed run` skips them with the same reasons.
 //!
 //! The reasons are, in the order in which they are looked for: no backend for the link, too little memory, an
-//! accelerator that does not work, a machine that QEMU refuses (its CPU model in particular), and huge pages
-//! that the guest's CPU does not have. Each machine is tried at most once, and only if a larger one like it
-//! is not possible.
+//! accelerator that does not work, a machine that QEMU refuses (its CPU model in particular), huge pages that
+//! the guest's CPU does not have, and a migration that QEMU lacks something for or refuses. Each machine is
+//! tried at most once, and only if a larger one like it is not possible.
 
 use crate::{
     driver::qemu::{
         accel::{self, AcceleratorFinding, Platform, TrialSpec},
         machine::{Accelerator, GuestMachine, QEMU},
+        parameters::{Parameters, parameters},
         trial::{self, Verdict},
     },
     image::{self, Cache, KernelChoice},
     lab::{self, Compute, Description, Lab},
     matrix::{Accel, Cell, Plan, Settings, StorageKind},
+    measure::End,
     node::Node,
     setup::NfsDriver,
 };
@@ -138,6 +140,7 @@ pub async fn screen(
         known: Vec::new(),
     };
     let mut nfs = None;
+    let mut migrating = Vec::new();
     for (cell, machine) in possible {
         if cell.settings.storage.kind == StorageKind::Shared && lab.description.is_one_host() {
             if nfs.is_none() {
@@ -148,11 +151,61 @@ pub async fn screen(
                 continue;
             }
         }
-        if let Some(reason) = trials.lacking(&cell.settings, &machine).await {
-            reasons.insert(cell.id.clone(), reason);
+        match trials.lacking(&cell.settings, &machine).await {
+            Some(reason) => drop(reasons.insert(cell.id.clone(), reason)),
+            None => migrating.push((cell, machine)),
         }
     }
+    for (cell, reason) in refused_migrations(lab, &migrating, log).await {
+        reasons.insert(cell.id.clone(), reason);
+    }
     reasons
+}
+
+/// Returns the cells whose migrations QEMU does not make at one of the ends, with the reasons. QEMU is only
+/// asked about cells that want more of it than plain pre-copy.
+async fn refused_migrations<'a>(
+    lab: &Lab,
+    cells: &[(&'a Cell, GuestMachine)],
+    log: &Path,
+) -> Vec<(&'a Cell, String)> {
+    let one_host = lab.description.is_one_host();
+    let hosts = if one_host { ["this host"; 2] } else { ["the source", "the destination"] };
+    let ends = [(End::Source, &lab.source), (End::Destination, &lab.destination)];
+    let mut refused = Vec::new();
+    // One trial for all cells with the same CPUs, which run with the same accelerator.
+    let mut rest: Vec<(&Cell, GuestMachine)> = cells.to_vec();
+    rest.retain(|(cell, _)| !migration_of(cell).is_plain());
+    while let Some((_, machine)) = rest.first().cloned() {
+        let (group, others): (Vec<_>, Vec<_>) =
+            rest.into_iter().partition(|(_, other)| is_alike(other, &machine));
+        rest = others;
+        let mut migrations: Vec<Parameters> = Vec::new();
+        for (cell, _) in &group {
+            let migration = migration_of(cell);
+            if !migrations.contains(&migration) {
+                migrations.push(migration);
+            }
+        }
+        let trials =
+            ends.map(|(end, compute)| trial::try_migrations(compute, end, &machine, &migrations, log));
+        let answers = future::join_all(trials).await;
+        for (cell, _) in group {
+            let at = migrations.iter().position(|migration| *migration == migration_of(cell));
+            // A trial that fails proves nothing; the attempt will show.
+            let reason = answers.iter().zip(hosts).find_map(|(answers, host)| {
+                let why = answers.as_ref().ok()?.get(at?)?.as_ref()?;
+                Some(format!("QEMU on {host} {why}"))
+            });
+            refused.extend(reason.map(|reason| (cell, reason)));
+        }
+    }
+    refused
+}
+
+/// Returns what QEMU is told for the migration of a cell.
+fn migration_of(cell: &Cell) -> Parameters {
+    parameters(&cell.settings.migrate, cell.settings.storage.kind == StorageKind::Block)
 }
 
 /// Returns for each accelerator and CPU model of these machines a machine that has at least the CPUs and the

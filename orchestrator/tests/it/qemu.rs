@@ -70,6 +70,20 @@ fn migrate_sections_become_the_capabilities_and_parameters_in_the_golden_file() 
         "{ downtime_limit: 100ms, timeout: 5s, max_passes: 3, stall_detection: false }",
         "{ max_bandwidth: 32MiB/s }",
         "{ max_bandwidth: 400mbit }",
+        "{ auto_converge: true }",
+        "{ auto_converge: true, cpu_throttle_initial: 30%, cpu_throttle_increment: 5% }",
+        "{ auto_converge: true, max_cpu_throttle: 90%, throttle_trigger_threshold: 100% }",
+        "{ auto_converge: true, cpu_throttle_tailslow: true }",
+        "{ dirty_limit: true, vcpu_dirty_limit: 16MiB/s }",
+        "{ xbzrle: true, xbzrle_cache_size: 256MiB }",
+        "{ multifd: true, multifd_channels: 8 }",
+        "{ multifd: true, multifd_compression: zlib, multifd_zlib_level: 9 }",
+        "{ multifd: true, multifd_compression: zstd, multifd_zstd_level: 3, zero_page_detection: legacy }",
+        "{ multifd: true, multifd_compression: qatzip, multifd_qatzip_level: 2 }",
+        "{ multifd: true, zero_copy_send: true }",
+        "{ zero_page_detection: none, release_ram: true, return_path: true, switchover_ack: true }",
+        "{ avail_switchover_bandwidth: 100MB/s }",
+        "{ announce_rounds: 20, announce_initial: 10ms, announce_step: 1ms, announce_max: 1s }",
     ];
     let mut text = String::new();
     for section in sections {

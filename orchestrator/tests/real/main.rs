@@ -30,6 +30,9 @@ mod local;
 /// What `ssh` and the login shells of hosts do between `testbed` and a host.
 mod login_shells;
 
+/// The aids and the modes of migrations.
+mod migrate;
+
 /// Guests whose disk is copied to the destination.
 mod mirror;
 

@@ -47,7 +47,7 @@ impl Confinement {
             let elevate = if self.user.is_some() { "allow" } else { "deny" };
             let spawn = match role {
                 Role::Boot | Role::Source => "allow",
-                Role::Destination | Role::Trial => "deny",
+                Role::Destination | Role::Trial | Role::IncomingTrial => "deny",
             };
             let filter =
                 format!("on,obsolete=deny,elevateprivileges={elevate},spawn={spawn},resourcecontrol=deny");

@@ -126,7 +126,7 @@ impl Disk {
 fn keeps(role: Role) -> bool {
     match role {
         Role::Source | Role::Destination => true,
-        Role::Boot | Role::Trial => false,
+        Role::Boot | Role::Trial | Role::IncomingTrial => false,
     }
 }
 

@@ -118,9 +118,16 @@ pub enum Role {
     Destination,
     /// Shows whether QEMU can make the machine; its guest never runs. See [`super::trial`].
     Trial,
+    /// Shows whether QEMU can be the destination of a migration; nothing ever arrives there.
+    IncomingTrial,
 }
 
 impl Role {
+    /// Returns whether the QEMU has no guest.
+    pub fn is_trial(self) -> bool {
+        matches!(self, Self::Trial | Self::IncomingTrial)
+    }
+
     /// Returns the role's name, for file names and messages.
     pub fn name(self) -> &'static str {
         match self {
@@ -128,6 +135,7 @@ impl Role {
             Self::Source => "source",
             Self::Destination => "destination",
             Self::Trial => "trial",
+            Self::IncomingTrial => "incoming-trial",
         }
     }
 
@@ -138,6 +146,7 @@ impl Role {
             Self::Source => "at the source",
             Self::Destination => "at the destination",
             Self::Trial => "that tries the machine",
+            Self::IncomingTrial => "that tries to be a destination",
         }
     }
 }
@@ -208,7 +217,7 @@ pub fn spawn(machine: &GuestMachine, role: Role) -> ProcessSpec {
     ]);
     add(&["-cpu", &machine.cpu, "-smp", &machine.vcpus.to_string()]);
     add(&["-m", &format!("{}M", machine.memory.get() >> 20)]);
-    if role != Role::Trial {
+    if !role.is_trial() {
         add(&["-kernel", &machine.kernel, "-initrd", &machine.initramfs]);
         let options = kernel_options(machine.accelerator);
         add(&["-append", &format!("{options} testbed.ip={}", machine.address)]);
@@ -230,7 +239,7 @@ pub fn spawn(machine: &GuestMachine, role: Role) -> ProcessSpec {
     match role {
         Role::Boot => {}
         Role::Source => add(&["-incoming", &format!("exec:cat {SAVED}")]),
-        Role::Destination => add(&["-incoming", "defer"]),
+        Role::Destination | Role::IncomingTrial => add(&["-incoming", "defer"]),
         Role::Trial => add(&["-S"]),
     }
     ProcessSpec { program: QEMU.into(), args, frames_of: machine.network.clone(), disks: Vec::new() }

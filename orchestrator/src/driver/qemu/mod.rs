@@ -4,9 +4,9 @@
 //! ([`machine`]), a process with a monitor ([`process`], [`qmp`]), and a guest that was booted earlier and
 //! saved ([`saved`]). [`parameters`] translates the matrix's settings into QEMU's. [`cpus`] asks a host's
 //! QEMU which CPUs it can give a guest; [`accel`] finds out which accelerator works on a host, and [`trial`]
-//! whether QEMU can make a machine. [`machine_types`] chooses one that both ends have. [`confinement`]
-//! restricts what a QEMU process may do. [`disk`] is the guest's disk; `image` writes its image, and
-//! `mirror` moves it to the destination.
+//! whether QEMU can make a machine and migrate it, with what `support` asks. [`machine_types`] chooses one
+//! that both ends have. [`confinement`] restricts what a QEMU process may do. [`disk`] is the guest's disk;
+//! `image` writes its image, and `mirror` moves it to the destination.
 
 pub mod accel;
 pub mod confinement;
@@ -22,6 +22,7 @@ pub mod process;
 pub mod qmp;
 mod query;
 pub mod saved;
+mod support;
 pub mod trial;
 
 pub use pair::{Pair, PairSpec};

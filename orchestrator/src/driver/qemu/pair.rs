@@ -105,7 +105,7 @@ impl PairSpec<'_> {
     ) -> Result<&'p QemuProcess, Error> {
         let compute = match role {
             Role::Boot | Role::Source | Role::Trial => self.source,
-            Role::Destination => self.destination,
+            Role::Destination | Role::IncomingTrial => self.destination,
         };
         let disks = match &self.machine.disk {
             Some(disk) => disk::create_for(&compute.node, role, disk, self.storage.written).await?,

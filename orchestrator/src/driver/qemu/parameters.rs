@@ -1,4 +1,9 @@
 //! The capabilities and parameters that configure QEMU for a migration before it begins.
+//!
+//! Settings of the matrix's section `migrate` that are QEMU's own have QEMU's names, with underscores instead
+//! of hyphens. A flag is a capability, unless it is listed in [`FLAGS`]; everything else is a parameter.
+//! So a capability or a parameter is added by its line in `matrix/settings/migrate.rs`. What is not given is
+//! not set, since older versions of QEMU lack some of them.
 
 use crate::matrix::Migrate;
 use serde_json::{Value, json};
@@ -6,6 +11,9 @@ use serde_json::{Value, json};
 /// The value of QEMU's own bandwidth cap that means "no limit", in bytes per second. QEMU's default is 128
 /// MiB/s.
 pub const NO_CAP: u64 = i64::MAX as u64;
+
+/// The parameters that are flags.
+const FLAGS: &[&str] = &["cpu-throttle-tailslow"];
 
 /// The arguments of the two commands that configure a QEMU for a migration, the same at both ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,19 +24,48 @@ pub struct Parameters {
     pub parameters: Value,
 }
 
+impl Parameters {
+    /// Returns whether they ask for plain pre-copy, which every QEMU makes.
+    pub fn is_plain(&self) -> bool {
+        let capabilities = ["events", "pause-before-switchover"];
+        let parameters = ["downtime-limit", "max-bandwidth"];
+        self.capability_names().all(|name| capabilities.contains(&name))
+            && self
+                .parameters
+                .as_object()
+                .is_some_and(|all| all.keys().all(|n| parameters.contains(&n.as_str())))
+    }
+
+    /// Returns the names of the capabilities that are set.
+    pub(super) fn capability_names(&self) -> impl Iterator<Item = &str> {
+        let entries = self.capabilities["capabilities"].as_array().into_iter().flatten();
+        entries.filter_map(|entry| entry["capability"].as_str())
+    }
+}
+
 /// Translates these settings into QEMU's capabilities and parameters. With `copies_disk`, QEMU waits before
 /// the switchover until the copy of the disk is complete.
 pub fn parameters(settings: &Migrate, copies_disk: bool) -> Parameters {
     let cap = settings.max_bandwidth.map_or(NO_CAP, |cap| cap.to_byte_rate().get());
+    let mut parameters = json!({
+        "downtime-limit": settings.downtime_limit.as_millis(),
+        "max-bandwidth": cap,
+    });
     // Without the capability `events`, QEMU announces neither passes nor changes of state.
-    let events = json!({ "capability": "events", "state": true });
-    let pauses = copies_disk.then(|| json!({ "capability": "pause-before-switchover", "state": true }));
-    let capabilities: Vec<Value> = [events].into_iter().chain(pauses).collect();
-    Parameters {
-        capabilities: json!({ "capabilities": capabilities }),
-        parameters: json!({
-            "downtime-limit": settings.downtime_limit.as_millis(),
-            "max-bandwidth": cap,
-        }),
+    let mut capabilities = vec![capability("events", true)];
+    capabilities.extend(copies_disk.then(|| capability("pause-before-switchover", true)));
+    for (name, value) in settings.for_qemu() {
+        match value {
+            Value::Bool(state) if !FLAGS.contains(&name.as_str()) => {
+                capabilities.push(capability(&name, state));
+            }
+            value => parameters[name] = value,
+        }
     }
+    Parameters { capabilities: json!({ "capabilities": capabilities }), parameters }
+}
+
+/// Returns an entry of the argument of `migrate-set-capabilities`.
+pub(super) fn capability(name: &str, state: bool) -> Value {
+    json!({ "capability": name, "state": state })
 }

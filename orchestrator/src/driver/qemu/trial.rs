@@ -8,10 +8,12 @@
 use super::{
     machine::{GuestMachine, QEMU, Role},
     machine_types::MachineTypes,
+    parameters::Parameters,
     process::{self, QemuProcess},
     qmp,
+    support::Support,
 };
-use crate::lab::Compute;
+use crate::{lab::Compute, measure::End};
 use serde_json::{Value, json};
 use std::path::Path;
 use stressor::workload::PageSize;
@@ -58,7 +60,7 @@ pub async fn try_machine(node: &Compute, machine: &GuestMachine, log: &Path) -> 
         };
         Ok(CpuFeatures { pages_2m: has("pse").await?, pages_1g: has("pdpe1gb").await? })
     };
-    run(node, machine, log, ask).await.map_or_else(|error| verdict_on(&error), Verdict::Possible)
+    run(node, machine, Role::Trial, log, ask).await.map_or_else(|error| verdict_on(&error), Verdict::Possible)
 }
 
 /// Tries a machine on a node like [`try_machine`], and asks its QEMU for its machine types.
@@ -73,18 +75,49 @@ pub async fn machine_types(
 ) -> Result<MachineTypes, String> {
     let ask =
         async |monitor: &qmp::Client| Ok(MachineTypes::from_answer(&monitor.query("query-machines").await?));
-    run(node, machine, log, ask).await.map_err(|error| refused(&error).unwrap_or_else(|| error.to_string()))
+    run(node, machine, Role::Trial, log, ask)
+        .await
+        .map_err(|error| refused(&error).unwrap_or_else(|| error.to_string()))
+}
+
+/// Tries migrations of a machine with these capabilities and parameters, at one end. Returns for each why
+/// QEMU does not make it, as a clause about QEMU, or nothing if it does.
+///
+/// # Errors
+///
+/// The trial itself failed, which says nothing about the migrations.
+pub async fn try_migrations(
+    node: &Compute,
+    end: End,
+    machine: &GuestMachine,
+    migrations: &[Parameters],
+    log: &Path,
+) -> Result<Vec<Option<String>>, process::Error> {
+    let role = match end {
+        End::Source => Role::Trial,
+        End::Destination => Role::IncomingTrial,
+    };
+    let ask = async |monitor: &qmp::Client| {
+        let support = Support::of(monitor).await?;
+        let mut refusals = Vec::new();
+        for migration in migrations {
+            refusals.push(support.refusal(monitor, migration).await?);
+        }
+        Ok(refusals)
+    };
+    run(node, machine, role, log, ask).await
 }
 
 /// Starts a QEMU with a machine, asks its monitor something, and kills it.
 async fn run<T>(
     node: &Compute,
     machine: &GuestMachine,
+    role: Role,
     log: &Path,
     ask: impl AsyncFnOnce(&qmp::Client) -> Result<T, process::Error>,
 ) -> Result<T, process::Error> {
     let machine = GuestMachine { network: None, ..machine.clone() };
-    let process = QemuProcess::start(&node.node, &machine, Role::Trial, log).await?;
+    let process = QemuProcess::start(&node.node, &machine, role, log).await?;
     let answer = process::while_alive(&process, async {
         let monitor = process::monitor(&node.node, &process).await?;
         ask(&monitor).await

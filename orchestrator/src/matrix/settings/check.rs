@@ -1,7 +1,13 @@
 //! The conditions that the settings of a cell must satisfy together, beyond each having the right type.
 
-use super::{ImageFormat, MirrorSync, Settings, Storage, StorageKind, WorkingSet};
+use super::{
+    ImageFormat, Migrate, MirrorSync, Settings, Storage, StorageKind, WorkingSet,
+    field::Section as _,
+    migrate::{Condition, conditions, in_qemus_unit},
+    value::Value,
+};
 use netem::{Profile, ProfileError, ethernet};
+use std::ops::RangeInclusive;
 use stressor::{
     disk::DiskError,
     workload::{Rate, Workload, WorkloadError},
@@ -232,6 +238,39 @@ impl Settings {
                 format!("write at least `{MIN_BANDWIDTH}`, or `none` for no limit"),
             ));
         }
+        self.check_conditions(errors);
+    }
+
+    /// Checks the settings that QEMU gets under their own names.
+    fn check_conditions(&self, errors: &mut Vec<SettingsError>) {
+        let settings = Migrate::fields();
+        let value = |name: &str| {
+            let setting = settings.iter().find(|setting| setting.path() == name);
+            setting.map_or(Value::None, |setting| setting.value(&self.migrate))
+        };
+        for Condition { name, range, needs } in conditions() {
+            let (path, given) = (format!("migrate.{name}"), value(name));
+            if given == Value::None {
+                continue;
+            }
+            let number = in_qemus_unit(name, &given);
+            let fits = number.as_ref().is_some_and(|n| n.as_u64().is_none_or(|n| range.contains(&n)));
+            let is_power = !matches!(given, Value::Bytes(bytes) if !bytes.get().is_power_of_two());
+            if !fits || !is_power {
+                errors.push(error(
+                    &[&path],
+                    format!("QEMU does not accept {given} for `{name}`"),
+                    values(&given, &range),
+                ));
+            }
+            if let Some(needs) = needs.filter(|needs| value(needs) != Value::Flag(true)) {
+                errors.push(error(
+                    &[&path, &format!("migrate.{needs}")],
+                    format!("`{name}` has no effect without `{needs}`"),
+                    format!("add `{needs}: true`, or remove `{name}`"),
+                ));
+            }
+        }
     }
 
     fn check_timeline(&self, errors: &mut Vec<SettingsError>) {
@@ -295,6 +334,18 @@ fn check_link(link: &Profile) -> Result<(), ProfileError> {
     link.validate_for(ethernet::MTU)
 }
 
+/// Returns what to write instead of a value that is not in this range, which is in QEMU's unit.
+fn values(given: &Value, range: &RangeInclusive<u64>) -> String {
+    let (least, most) = (range.start(), range.end());
+    match given {
+        Value::Percent(_) => format!("write whole percent, from `{least}%` to `{most}%`"),
+        Value::Span(_) => format!("write whole milliseconds, from `{least}ms` to `{most}ms`"),
+        Value::Bytes(_) => format!("write a power of two, at least `{}`", Bytes::new(*least)),
+        Value::ByteRate(_) | Value::BitRate(_) => "write a larger or a rounder rate, like `16MiB/s`".into(),
+        _ => format!("write a number from {least} to {most}"),
+    }
+}
+
 fn error(paths: &[&str], message: impl Into<String>, help: impl Into<String>) -> SettingsError {
     let paths = paths.iter().map(ToString::to_string).collect();
     SettingsError { paths, message: message.into(), help: Some(help.into()) }
@@ -308,6 +359,7 @@ fn mib(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
     use stressor::workload::PageSize;
     use units::BitRate;
 
@@ -356,6 +408,37 @@ mod tests {
         for text in ["10B/s", "80bit", "1MB/s"] {
             assert_eq!(limit(text), [""; 0], "{text}");
         }
+        let migrate =
+            |settings: serde_json::Value| with(|s| s.migrate = serde_json::from_value(settings).unwrap());
+        let one = |name: &str, value: &str| migrate(json!({ name: value }));
+        for (name, value) in [
+            ("announce_initial", "101s"),
+            ("announce_step", "10001ms"),
+            ("announce_step", "0"),
+            ("announce_max", "1us"),
+            ("avail_switchover_bandwidth", "0"),
+        ] {
+            assert_eq!(one(name, value), [format!("migrate.{name}")], "{value}");
+        }
+        for (name, value) in
+            [("announce_initial", "100s"), ("announce_step", "1ms"), ("avail_switchover_bandwidth", "1mbit")]
+        {
+            assert_eq!(one(name, value), [""; 0], "{name}");
+        }
+        let throttle = |value: &str| migrate(json!({ "auto_converge": true, "cpu_throttle_initial": value }));
+        assert_eq!(throttle("99%"), [""; 0]);
+        for value in ["100%", "0%", "7.5%"] {
+            assert_eq!(throttle(value), ["migrate.cpu_throttle_initial"], "{value}");
+        }
+        let cache = |size: &str| migrate(json!({ "xbzrle": true, "xbzrle_cache_size": size }));
+        assert_eq!(cache("4KiB"), [""; 0]);
+        for size in ["2KiB", "3MiB"] {
+            assert_eq!(cache(size), ["migrate.xbzrle_cache_size"], "{size}");
+        }
+        let channels = |number: u32| migrate(json!({ "multifd": true, "multifd_channels": number }));
+        assert_eq!(channels(255), [""; 0]);
+        assert_eq!(channels(256), ["migrate.multifd_channels"]);
+        assert_eq!(migrate(json!({ "multifd_channels": 2 })), ["migrate.multifd_channels"]);
         assert_eq!(with(|s| s.probe.interval = Span::from_nanos(1)), ["probe.interval"]);
         assert_eq!(with(|s| s.probe.interval = Span::from_millis(1001)), ["probe.interval"]);
         assert_eq!(with(|s| s.probe.interval = Span::from_secs(1)), [""; 0]);

@@ -1,8 +1,17 @@
 //! The section `migrate` of a matrix: how the guest is migrated, and when the migration is given up.
 
-use super::{Bandwidth, field::section};
+use super::{
+    Bandwidth,
+    field::{Section as _, section},
+    value::Value,
+};
 use crate::mode::{Limits, Mode};
-use units::Span;
+use netem::Percent;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+use std::ops::{Not, RangeInclusive};
+use units::{ByteRate, Bytes, Span};
 
 section! {
     /// How the guest is migrated, and when the migration is given up. A migration that is given up is
@@ -31,13 +40,196 @@ section! {
         /// MB/s, and sends at least 1.3 MB/s with any; if it sends clearly more than the limit allows, the
         /// record has a note. Default: no limit, so that only the link limits the migration.
         pub max_bandwidth: Option<Bandwidth> = None,
+        /// Whether QEMU slows the guest's CPUs down, step by step, while pre-copy does not converge
+        /// (auto-converge).
+        #[serde(skip_serializing_if = "Not::not")]
+        pub auto_converge: bool = false,
+        /// The share of time for which the first step of `auto_converge` stops the CPUs: whole percent, 1% to
+        /// 99%. QEMU's default is 20%.
+        pub cpu_throttle_initial: Option<Percent> = None,
+        /// By how much each further step of `auto_converge` raises that share: whole percent, 1% to 99%.
+        /// QEMU's default is 10%.
+        pub cpu_throttle_increment: Option<Percent> = None,
+        /// The largest share of time for which `auto_converge` stops the CPUs: whole percent, 1% to 99%.
+        /// QEMU's default is 99%.
+        pub max_cpu_throttle: Option<Percent> = None,
+        /// The ratio of bytes dirtied to bytes sent in a pass above which `auto_converge` takes a step: whole
+        /// percent, 1% to 100%. QEMU's default is 50%.
+        pub throttle_trigger_threshold: Option<Percent> = None,
+        /// Whether `auto_converge` takes smaller steps when the CPUs are nearly stopped. QEMU's default is
+        /// `false`.
+        pub cpu_throttle_tailslow: Option<bool> = None,
+        /// Whether QEMU slows down only the virtual CPUs that dirty memory faster than `vcpu_dirty_limit`,
+        /// while pre-copy does not converge. It needs KVM with a dirty ring.
+        #[serde(skip_serializing_if = "Not::not")]
+        pub dirty_limit: bool = false,
+        /// The dirty rate that `dirty_limit` leaves each virtual CPU, in whole MiB/s. QEMU's default is
+        /// 1MiB/s.
+        pub vcpu_dirty_limit: Option<Bandwidth> = None,
+        /// Whether QEMU sends only the bytes that have changed of a page that it has sent before and still
+        /// has in its cache (XBZRLE).
+        #[serde(skip_serializing_if = "Not::not")]
+        pub xbzrle: bool = false,
+        /// The size of the cache of `xbzrle`: a power of two, at least 4KiB. QEMU's default is 64MiB.
+        pub xbzrle_cache_size: Option<Bytes> = None,
+        /// Whether memory is sent over several TCP connections at once, each by a thread of its own.
+        #[serde(skip_serializing_if = "Not::not")]
+        pub multifd: bool = false,
+        /// The number of connections of `multifd`, from 1 to 255. QEMU's default is 2.
+        #[schemars(range(min = 1, max = 255))]
+        pub multifd_channels: Option<u32> = None,
+        /// How the threads of `multifd` compress memory: `zlib`, `zstd`, or another method that this QEMU
+        /// has. Default: not at all.
+        pub multifd_compression: Option<String> = None,
+        /// The level of zlib, from 0 (fast) to 9 (small). QEMU's default is 1.
+        #[schemars(range(max = 9))]
+        pub multifd_zlib_level: Option<u32> = None,
+        /// The level of zstd, from 0 (fast) to 20 (small). QEMU's default is 1.
+        #[schemars(range(max = 20))]
+        pub multifd_zstd_level: Option<u32> = None,
+        /// The level of QAT, from 1 (fast) to 9 (small). QEMU's default is 1.
+        #[schemars(range(min = 1, max = 9))]
+        pub multifd_qatzip_level: Option<u32> = None,
+        /// Which thread looks for pages of zeros.
+        #[serde(skip_serializing_if = "ZeroPageDetection::is_default")]
+        pub zero_page_detection: ZeroPageDetection = ZeroPageDetection::Multifd,
+        /// Whether the kernel sends memory without copying it first. It needs `multifd`, and as much locked
+        /// memory as the guest has.
+        #[serde(skip_serializing_if = "Not::not")]
+        pub zero_copy_send: bool = false,
+        /// Whether the source frees each page of the guest's memory that it has sent after the switch to
+        /// post-copy.
+        #[serde(skip_serializing_if = "Not::not")]
+        pub release_ram: bool = false,
+        /// Whether the destination can send messages back to the source.
+        #[serde(skip_serializing_if = "Not::not")]
+        pub return_path: bool = false,
+        /// Whether the source waits with the switchover until devices at the destination agree. It needs
+        /// `return_path`.
+        #[serde(skip_serializing_if = "Not::not")]
+        pub switchover_ack: bool = false,
+        /// The bandwidth that QEMU expects for the switchover when it decides whether the remaining memory
+        /// can be sent within `downtime_limit`. It limits nothing. Default: what QEMU has measured.
+        pub avail_switchover_bandwidth: Option<Bandwidth> = None,
+        /// The number of packets by which the destination announces the guest's new location to the network,
+        /// from 0 to 1000. QEMU's default is 5.
+        #[schemars(range(max = 1000))]
+        pub announce_rounds: Option<u32> = None,
+        /// The time from the first to the second of these packets, in whole milliseconds, at most 100s.
+        /// QEMU's default is 50ms.
+        pub announce_initial: Option<Span> = None,
+        /// By how much each further interval between these packets is longer, in whole milliseconds, at most
+        /// 10s. QEMU's default is 100ms.
+        pub announce_step: Option<Span> = None,
+        /// The longest interval between these packets, in whole milliseconds, at most 100s. QEMU's default is
+        /// 550ms.
+        pub announce_max: Option<Span> = None,
     }
 }
 
+/// The thread that looks for pages of zeros, each of which is then sent as a few bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ZeroPageDetection {
+    /// No thread: pages of zeros are sent like all others.
+    None,
+    /// QEMU's migration thread, also with `multifd`.
+    Legacy,
+    /// With `multifd` each thread that sends, otherwise QEMU's migration thread.
+    #[default]
+    Multifd,
+}
+
+impl ZeroPageDetection {
+    /// Returns whether QEMU does this without being told.
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The conditions on one setting of QEMU.
+pub(super) struct Condition {
+    /// The name of the setting.
+    pub(super) name: &'static str,
+    /// The smallest and the largest value: of a quantity in QEMU's unit.
+    pub(super) range: RangeInclusive<u64>,
+    /// The capability without which it has no effect, if any.
+    pub(super) needs: Option<&'static str>,
+}
+
+/// Returns the conditions on the settings of QEMU that take a number.
+pub(super) fn conditions() -> impl Iterator<Item = Condition> {
+    const ANY: RangeInclusive<u64> = 0..=u64::MAX;
+    [
+        ("cpu_throttle_initial", 1..=99, Some("auto_converge")),
+        ("cpu_throttle_increment", 1..=99, Some("auto_converge")),
+        ("max_cpu_throttle", 1..=99, Some("auto_converge")),
+        ("throttle_trigger_threshold", 1..=100, Some("auto_converge")),
+        ("cpu_throttle_tailslow", ANY, Some("auto_converge")),
+        ("vcpu_dirty_limit", 1..=u64::MAX, Some("dirty_limit")),
+        ("xbzrle_cache_size", 4096..=1 << 62, Some("xbzrle")),
+        ("multifd_channels", 1..=255, Some("multifd")),
+        ("multifd_compression", ANY, Some("multifd")),
+        ("multifd_zlib_level", 0..=9, Some("multifd")),
+        ("multifd_zstd_level", 0..=20, Some("multifd")),
+        ("multifd_qatzip_level", 1..=9, Some("multifd")),
+        ("avail_switchover_bandwidth", 1..=1 << 62, None),
+        ("announce_rounds", 0..=1000, None),
+        ("announce_initial", 0..=100_000, None),
+        ("announce_step", 1..=10_000, None),
+        ("announce_max", 0..=100_000, None),
+    ]
+    .into_iter()
+    .map(|(name, range, needs)| Condition { name, range, needs })
+}
+
+// A capability that is off is left out of records, as in those of versions that did not have it.
 impl Migrate {
     /// Returns the settings that a migration policy needs.
     pub fn limits(&self) -> Limits {
         let Self { timeout, downtime_limit, max_passes, stall_detection, .. } = *self;
         Limits { timeout, downtime_limit, max_passes, stall_detection }
     }
+
+    /// Returns the settings that QEMU gets under their own names and that differ from their defaults: the
+    /// name in QEMU's spelling, and the value in QEMU's unit. What cannot be said in that unit is left out;
+    /// [`Settings::check`](super::Settings::check) reports it.
+    pub(crate) fn for_qemu(&self) -> Vec<(String, Json)> {
+        let default = Self::default();
+        let differing = Self::fields()
+            .into_iter()
+            .filter(|field| !NOT_QEMUS.contains(&field.path()) && field.value(self) != field.value(&default));
+        let named = differing.filter_map(|field| {
+            let value = in_qemus_unit(field.path(), &field.value(self))?;
+            Some((field.path().replace('_', "-"), value))
+        });
+        named.collect()
+    }
 }
+
+/// The settings that are this program's own, or that it gives to QEMU in another form.
+const NOT_QEMUS: &[&str] =
+    &["mode", "downtime_limit", "timeout", "max_passes", "stall_detection", "max_bandwidth"];
+
+/// Returns the value of a setting as QEMU takes it: times in milliseconds, shares in percent, rates in bytes
+/// per second, or in MiB per second for `vcpu_dirty_limit`. Returns nothing if that is no whole number.
+pub(super) fn in_qemus_unit(name: &str, value: &Value) -> Option<Json> {
+    let whole = |number: u64, per: u64| number.is_multiple_of(per).then(|| Json::from(number / per));
+    let rate = |rate: ByteRate| {
+        if name == "vcpu_dirty_limit" { whole(rate.get(), MIB) } else { whole(rate.get(), 1) }
+    };
+    match value {
+        Value::Bytes(bytes) => whole(bytes.get(), 1),
+        Value::ByteRate(bytes) => rate(*bytes),
+        Value::BitRate(bits) => rate(bits.to_byte_rate()),
+        Value::Span(time) => whole(time.as_nanos(), 1_000_000),
+        Value::Percent(percent) => {
+            let percent = percent.fraction() * 100.0;
+            // The kernel's steps of a percentage are finer than this.
+            ((percent - percent.round()).abs() < 1e-6).then(|| Json::from(percent.round() as u64))
+        }
+        other => Some(other.to_json()),
+    }
+}
+
+const MIB: u64 = 1 << 20;

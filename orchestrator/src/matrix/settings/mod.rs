@@ -38,7 +38,7 @@ pub(super) mod value;
 pub use check::{SettingsError, kernel_reserve};
 pub use either::{Bandwidth, WorkingSet};
 pub use guest::{Accel, Guest};
-pub use migrate::Migrate;
+pub use migrate::{Migrate, ZeroPageDetection};
 pub use probe::Probe;
 pub use storage::{CacheMode, ImageFormat, MirrorSync, Storage, StorageKind};
 pub use stress::Stress;

@@ -1,7 +1,10 @@
 //! The types that settings can have, and the common [`Value`] to which conditions, tables and hashes reduce
 //! them.
 
-use super::{Accel, Bandwidth, CacheMode, ImageFormat, MirrorSync, StorageKind, TimelineEntry, WorkingSet};
+use super::{
+    Accel, Bandwidth, CacheMode, ImageFormat, MirrorSync, StorageKind, TimelineEntry, WorkingSet,
+    ZeroPageDetection,
+};
 use crate::{
     matrix::typed::{self, ReadErrorKind},
     mode::Mode,
@@ -163,7 +166,8 @@ words!(
     StorageKind,
     ImageFormat,
     MirrorSync,
-    CacheMode
+    CacheMode,
+    ZeroPageDetection
 );
 
 /// Displays a variant of an enum by its serialized name, which is that in matrix files.

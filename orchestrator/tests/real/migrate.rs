@@ -1,0 +1,76 @@
+//! Tests the aids and modes of migrations with real QEMU processes: each completes, and the guest's memory is
+//! as it was written; what cannot be done is skipped with the reason that the plan gave.
+
+use crate::common::real::{TestDir, ready};
+use std::collections::BTreeMap;
+use testbed::outcome::Outcome;
+
+/// Migrations with every aid, each beside the others that QEMU refuses with it. The guest dirties little, so
+/// that a busy host does not matter.
+const AIDS: &str = "
+name: aids
+guest: { memory: 192MiB, ballast: 32MiB, accel: tcg }
+stress: { rate: 2MB/s, working_set: 2MB }
+migrate: { downtime_limit: 300ms, timeout: 60s }
+include:
+  - { migrate.auto_converge: true, migrate.cpu_throttle_initial: 50%, migrate.cpu_throttle_tailslow: true }
+  - { migrate.xbzrle: true, migrate.xbzrle_cache_size: 16MiB }
+  - { migrate.multifd: true, migrate.multifd_channels: 4 }
+  - { migrate.multifd: true, migrate.multifd_compression: zlib, migrate.multifd_zlib_level: 9 }
+  - { migrate.multifd: true, migrate.multifd_compression: zstd, migrate.zero_page_detection: legacy }
+  - { migrate.zero_page_detection: none, migrate.release_ram: true }
+  - { migrate.return_path: true, migrate.switchover_ack: true, migrate.avail_switchover_bandwidth: 1gbit }
+  - { migrate.announce_rounds: 20, migrate.announce_initial: 10ms, migrate.announce_step: 1ms }
+  - { migrate.multifd: true, migrate.xbzrle: true }
+  - { migrate.switchover_ack: true }
+  - { migrate.zero_copy_send: true }
+  - { migrate.dirty_limit: true }
+  - { migrate.dirty_limit: true, migrate.auto_converge: true }
+  - { migrate.multifd: true, migrate.multifd_compression: lzma }
+";
+
+/// What QEMU says of the cells that it does not migrate.
+const REFUSALS: [&str; 6] = [
+    "QEMU on this host refuses it: Multifd is not compatible with xbzrle",
+    "requires capability 'return-path'",
+    "QEMU on this host refuses it: Zero copy only available for",
+    "QEMU on this host refuses it: dirty-limit requires KVM",
+    "QEMU on this host refuses it: dirty-limit",
+    "QEMU on this host has no `multifd-compression` of `lzma`, only none, zlib",
+];
+
+#[test]
+#[ignore = "runs QEMU: cargo xtask test"]
+fn every_aid_migrates_intact_memory_or_is_skipped_as_the_plan_says() {
+    let Some(ready) = ready() else { return };
+    let dir = TestDir::new(&ready, AIDS);
+    let (code, plan, _) = dir.run_subcommand(&["plan", "matrix.yaml", "--json"]);
+    assert_eq!(code, 0, "{plan}");
+    let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
+    let skipped = |cell: &serde_json::Value| {
+        Some((cell["id"].as_str()?.to_owned(), cell["skipped"].as_str()?.to_owned()))
+    };
+    let planned: BTreeMap<String, String> =
+        plan["cells"].as_array().unwrap().iter().filter_map(skipped).collect();
+    for words in REFUSALS {
+        assert!(planned.values().any(|reason| reason.contains(words)), "{words}: {planned:#?}");
+    }
+
+    assert_eq!(dir.run(&["matrix.yaml", "--out", "run"]), 0, "{}", dir.shown());
+    let records = dir.records();
+    assert_eq!(records.len(), plan["cells"].as_array().unwrap().len(), "{}", dir.shown());
+    for record in records {
+        let said = format!("{record:#?}");
+        match planned.get(&record.cell) {
+            Some(reason) => {
+                assert_eq!(record.outcome, Outcome::Skipped, "{said}");
+                assert_eq!(record.reason.as_ref(), Some(reason));
+            }
+            None => {
+                assert_eq!(record.outcome, Outcome::Converged, "{said}");
+                let verified = record.measured.verified.as_ref().unwrap();
+                assert!(verified.pages_checked > 8000 && verified.first_bad.is_none(), "{said}");
+            }
+        }
+    }
+}
