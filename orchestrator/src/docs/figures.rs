@@ -68,6 +68,7 @@ const fn name(clock: Clock) -> &'static str {
     match clock {
         Clock::Orchestrator => "the orchestrator's",
         Clock::Source => "the source host's",
+        Clock::Destination => "the destination host's",
         Clock::Controller => "the controller host's",
         Clock::Guest => "the guest's, which stands still while the guest is stopped",
         Clock::GuestAndOrchestrator => {

@@ -3,7 +3,7 @@
 //! All times are the runtime's, so a test that pauses time finishes at once and gets the same figures every
 //! time.
 
-use super::{Driver, Error, Event, State, Status, control_port::ControlPort};
+use super::{Driver, Error, Event, PageFaults, State, Status, control_port::ControlPort};
 use crate::{
     matrix::Migrate,
     measure::{
@@ -43,6 +43,8 @@ pub(crate) struct Script {
     pub(crate) downtime: Duration,
     /// How long the destination loads after that until the guest runs there; endlessly if absent.
     pub(crate) loading: Option<Duration>,
+    /// How long the rest of the memory takes after a guest has moved by post-copy; endlessly if absent.
+    pub(crate) postcopy: Option<Duration>,
     /// When, counted from the migrate command, the link begins to lose everything.
     pub(crate) cut: Duration,
     /// The lateness that the link reports each time that it is asked for its traffic.
@@ -80,6 +82,7 @@ impl Script {
         active: Some(Duration::from_secs(2)),
         downtime: Duration::from_millis(60),
         loading: Some(Duration::ZERO),
+        postcopy: Some(Duration::from_secs(3)),
         cut: Duration::MAX,
         late: None,
         silence: (Duration::ZERO, Duration::ZERO),
@@ -125,6 +128,10 @@ pub(crate) enum Fault {
     CancelledByOthers,
     /// The guest runs at the destination, but the source does not complete the migration.
     NoCompletion,
+    /// The connection fails a second after the guest has moved by post-copy.
+    Postcopy,
+    /// The guest is not moved although post-copy was started.
+    NoPostcopy,
     /// The migration continues although it was cancelled.
     NoCancel,
     /// The guest runs, but the driver reports it as stopped.
@@ -157,6 +164,8 @@ pub(crate) struct Shared {
     memory_began: watch::Sender<Option<Instant>>,
     /// Whether the copy of the disk is complete.
     disk_is_complete: watch::Sender<bool>,
+    /// Whether the guest is to move by post-copy.
+    moves: watch::Sender<bool>,
     dead: watch::Sender<Option<End>>,
     actions: Mutex<Vec<Action>>,
     rates: Mutex<Vec<(End, Rate)>>,
@@ -292,6 +301,7 @@ impl MockDriver {
             began: Mutex::default(),
             memory_began: watch::Sender::new(None),
             disk_is_complete: watch::Sender::new(false),
+            moves: watch::Sender::new(false),
             dead: watch::Sender::new(None),
             actions: Mutex::default(),
             rates: Mutex::default(),
@@ -453,8 +463,12 @@ async fn play(shared: Arc<Shared>, events: mpsc::UnboundedSender<Event>) {
         }
         _ => {}
     }
-    let Some(active) = script.active else { return };
-    time::sleep(active).await;
+    let moves = async { drop(shared.moves.subscribe().wait_for(|moves| *moves).await) };
+    let active = script.active.unwrap_or(Duration::MAX);
+    tokio::select! {
+        () = moves => return play_postcopy(&shared, &events).await,
+        () = time::sleep(active) => {}
+    }
     shared.stop_guest();
     let _ = events.send(Event::Stopped(Instant::now()));
     if script.mirror.is_some() {
@@ -477,6 +491,31 @@ async fn play(shared: Arc<Shared>, events: mpsc::UnboundedSender<Event>) {
     pause(loading).await;
     shared.start_guest(End::Destination);
     let _ = events.send(Event::Resumed(Instant::now()));
+}
+
+/// Plays the rest of a migration whose guest moves by post-copy.
+async fn play_postcopy(shared: &Shared, events: &mpsc::UnboundedSender<Event>) {
+    let script = &shared.script;
+    if script.fault == Some(Fault::NoPostcopy) {
+        return;
+    }
+    shared.stop_guest();
+    let _ = events.send(Event::Stopped(Instant::now()));
+    shared.set_state(State::Postcopy, "postcopy-active");
+    time::sleep(script.downtime).await;
+    shared.start_guest(End::Destination);
+    let _ = events.send(Event::Resumed(Instant::now()));
+    if script.fault == Some(Fault::Postcopy) {
+        time::sleep(Duration::from_secs(1)).await;
+        shared.set_state(State::PostcopyPaused("no route to host".into()), "postcopy-paused");
+        return;
+    }
+    let Some(rest) = script.postcopy else { return };
+    time::sleep(rest).await;
+    let completion =
+        Completion { downtime_ms: Some(script.downtime.as_millis() as u64), ..Completion::default() };
+    shared.set_state(State::Completed(completion), "completed");
+    let _ = events.send(Event::Changed);
 }
 
 impl Driver for MockDriver {
@@ -557,6 +596,7 @@ impl Driver for MockDriver {
                 }
                 self.shared.disk_is_complete.send_replace(true);
             }
+            Action::StartPostcopy => drop(self.shared.moves.send_replace(true)),
             Action::Cancel | Action::SetDowntimeLimit(_) => {}
         }
         if action == Action::Cancel && self.shared.script.fault != Some(Fault::NoCancel) {
@@ -572,6 +612,11 @@ impl Driver for MockDriver {
             });
         }
         Ok(())
+    }
+
+    async fn page_faults(&self) -> Result<PageFaults, Error> {
+        let vcpus_blocked_ms = vec![120];
+        Ok(PageFaults { all_blocked_ms: Some(120), vcpus_blocked_ms, ..PageFaults::default() })
     }
 
     async fn is_running(&self, end: End) -> Result<bool, Error> {

@@ -65,6 +65,9 @@ pub trait Driver {
     /// Carries out an action on a migration in progress, and waits for the confirmation as long as it takes.
     async fn act(&self, action: Action) -> Result<(), Error>;
 
+    /// Asks the destination what page faults have cost the guest, after a migration by post-copy.
+    async fn page_faults(&self) -> Result<PageFaults, Error>;
+
     /// Returns whether the hypervisor reports the guest as running at this end.
     async fn is_running(&self, end: End) -> Result<bool, Error>;
 
@@ -126,6 +129,11 @@ pub enum State {
     /// The guest is stopped, and the driver waits for [`Action::CompleteDisk`] before it hands the guest
     /// over. The migration can still be cancelled.
     Paused,
+    /// The guest has moved by post-copy, and the rest of its memory follows. The migration is left alone.
+    Postcopy,
+    /// The connection has failed after the guest has moved by post-copy, for this reason. The guest waits for
+    /// memory that is still at the source.
+    PostcopyPaused(String),
     /// Any other state, for example set-up or switchover. The migration is left alone.
     Other,
     /// It has completed at the source.
@@ -135,6 +143,20 @@ pub enum State {
     /// It has been cancelled, by this program or by somebody else. The text is the reason if it was somebody
     /// else.
     Cancelled(String),
+}
+
+/// What page faults have cost a guest that has moved by post-copy. What the driver does not measure is absent
+/// or empty.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PageFaults {
+    /// The time in which all virtual CPUs waited for pages at once, in milliseconds.
+    pub all_blocked_ms: Option<u64>,
+    /// The time that each virtual CPU waited for pages, in milliseconds.
+    pub vcpus_blocked_ms: Vec<u64>,
+    /// The mean time from a page fault until the page is there, in nanoseconds.
+    pub mean_latency_ns: Option<u64>,
+    /// The numbers of page faults by their latency: entry `n` counts those of 2^n to 2^(n+1) microseconds.
+    pub latency_distribution: Vec<u64>,
 }
 
 /// How long to wait, after work with an end has failed, for the end to exit and its last output to arrive.

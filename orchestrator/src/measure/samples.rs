@@ -38,6 +38,12 @@ pub struct MemoryProgress {
     pub dirty_rate_bytes_per_s: u64,
     /// QEMU's figure for its sending rate, in 10^6 bit/s.
     pub mbit_per_s: f64,
+    /// The part of `transferred_bytes` that was sent after the guest had moved by post-copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postcopy_bytes: Option<u64>,
+    /// The number of times that the destination has requested a page because the guest needed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page_requests: Option<u64>,
 }
 
 /// How far the copy of the guest's disk has come.
@@ -62,7 +68,7 @@ impl Sample {
 }
 
 /// The driver's own figures for a completed migration. Figures that the driver does not report are absent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Completion {
     /// The time from the migrate command until the migration ended, in milliseconds.
     pub total_time_ms: Option<u64>,

@@ -5,14 +5,15 @@ use super::{
     load,
 };
 use crate::{
-    driver::control_port::TelemetrySample,
+    driver::{PageFaults, control_port::TelemetrySample},
     measure::{
         clock::{self, ClockReading},
         link::LinkSetting,
     },
     node::{protocol::Traffic, server::probe},
     results::record::{
-        LinkLateness, Measured, SentWhileRunning, StorageMeasured, StorageTraffic, round_micros,
+        LinkLateness, Measured, PostcopyMeasured, SentWhileRunning, StorageMeasured, StorageTraffic,
+        round_micros,
     },
 };
 use netem::userspace::Lateness;
@@ -62,8 +63,8 @@ pub(super) fn migration(measured: &mut Measured, finished: &FinishedMigration) {
         copied_disk(&mut measured.storage, finished);
     }
     measured.transferred.while_running = sent_while_running(finished);
-    if let Some(resumed) = finished.resumed {
-        let total = resumed - finished.started;
+    if let Some(arrived) = finished.arrived() {
+        let total = arrived - finished.started;
         measured.total_time_ms = Some(round_micros(total.as_secs_f64() * 1e3));
         measured.past_deadline_ms = finished.past_deadline.map(|by| round_micros(by.as_secs_f64() * 1e3));
     }
@@ -71,6 +72,24 @@ pub(super) fn migration(measured: &mut Measured, finished: &FinishedMigration) {
         measured.qemu = Some(completion);
         measured.downtime_ms.qemu = completion.downtime_ms.map(|ms| ms as f64);
     }
+}
+
+/// Records what is known of post-copy only. `faults` is what the destination says.
+pub(super) fn postcopy(measured: &mut Measured, finished: &FinishedMigration, faults: PageFaults) {
+    let millis = |from: Instant, to: Instant| round_micros((to - from).as_secs_f64() * 1e3);
+    let last = finished.samples.iter().rev().find_map(|sample| sample.memory);
+    let PageFaults { all_blocked_ms, vcpus_blocked_ms, mean_latency_ns, latency_distribution } = faults;
+    measured.postcopy = PostcopyMeasured {
+        started_ms: finished.postcopy.map(|at| millis(finished.started, at)),
+        duration_ms: finished.resumed.zip(finished.arrived()).map(|(from, to)| millis(from, to)),
+        bytes: last.map(|last| last.postcopy_bytes.unwrap_or(0)),
+        page_requests: last.map(|last| last.page_requests.unwrap_or(0)),
+        all_blocked_ms,
+        vcpus_blocked_ms,
+        fault_latency_us: mean_latency_ns.map(|ns| ns as f64 / 1e3),
+        fault_latencies: latency_distribution,
+        rate: None,
+    };
 }
 
 /// Records the times of a migration that copies the disk.
@@ -146,7 +165,11 @@ pub(super) fn stress(
     stress.stretches = load::rate_intervals(during, *started, *stopped, wanted, applied);
     stress.forgone_bytes = load::forgone_bytes(during);
     stress.longest_stall_ms = load::longest_stall_ms(during);
-    stress.after = load::rate(load::between(here, since, observed_until));
+    let undisturbed = finished.undisturbed_since();
+    stress.after = load::rate(load::between(here, undisturbed, observed_until));
+    if finished.postcopy.is_some() {
+        measured.postcopy.rate = load::rate(load::between(here, since, undisturbed));
+    }
     if finished.resumed.is_some() {
         let readings = |telemetry: &[TelemetrySample]| -> Vec<ClockReading> {
             telemetry.iter().map(|t| ClockReading::new(t.received, t.telemetry.clock_ns, *started)).collect()

@@ -274,6 +274,10 @@ impl<N: Network> Attempt<'_, N> {
         let wire_after = self.network.traffic().await?;
         let storage_after = self.network.storage_traffic().await?;
         account::migration(&mut self.builder.measured, &finished);
+        if finished.postcopy.is_some() && finished.resumed.is_some() {
+            let faults = driver.page_faults().await?;
+            account::postcopy(&mut self.builder.measured, &finished, faults);
+        }
         account::link_traffic(&mut self.builder.measured, wire_before, finished.late, wire_after);
         account::storage_traffic(&mut self.builder.measured, storage_before.zip(storage_after));
         Ok(finished)
@@ -290,7 +294,7 @@ impl<N: Network> Attempt<'_, N> {
         let end = finished.end();
         let in_force = finished.applied.iter().rev().find_map(|entry| entry.rate).unwrap_or(wanted);
         let dirties = in_force != Rate::Limited(ByteRate::ZERO);
-        let enough = telemetry_for(DIRTYING, finished.guest_runs_since(), move |first, last| {
+        let enough = telemetry_for(DIRTYING, finished.undisturbed_since(), move |first, last| {
             last.telemetry.pages_dirtied > first.telemetry.pages_dirtied || !dirties
         });
         let here = driver.control_port(end)?;
@@ -313,7 +317,7 @@ impl<N: Network> Attempt<'_, N> {
         wanted: Rate,
     ) -> Result<GuestCheck, Error> {
         let here = driver.control_port(finished.end())?;
-        let enough = telemetry_for(OBSERVATION, finished.guest_runs_since(), |_, _| true);
+        let enough = telemetry_for(OBSERVATION, finished.undisturbed_since(), |_, _| true);
         let (check, observation) = tokio::join!(
             GuestCheck::make(here, settings),
             here.wait_for_telemetry("keep sending telemetry", OBSERVATION + SIGN_OF_LIFE_LIMIT, enough)

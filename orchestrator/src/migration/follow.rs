@@ -19,6 +19,10 @@
 //! | the guest is stopped for the switchover | [`PATIENCE`] without progress |
 //! | the migration has completed, and the destination loads | [`PATIENCE`] without progress |
 //! | the guest runs at the destination, and the source has not completed | [`PATIENCE`] without progress |
+//! | the guest is to move by post-copy, but has not stopped at the source | [`PATIENCE`] |
+//!
+//! A migration is never cancelled once post-copy has been asked for: it may have begun, and then neither end
+//! has all of the guest's memory. If the link fails then, the guest is lost.
 //!
 //! A switchover cannot be given up: QEMU answers nothing until it has sent the rest. So the source's silence
 //! counts for nothing then. Progress is a sample that differs from the one before, or data on the link that
@@ -112,6 +116,10 @@ pub struct FinishedMigration {
     pub mirrored: Option<Instant>,
     /// From when until when the copy of the disk was completed while the guest was stopped.
     pub disk_completed: Option<(Instant, Instant)>,
+    /// When the driver was asked to move the guest by post-copy; absent if it was not.
+    pub postcopy: Option<Instant>,
+    /// When the source reported that the migration has completed.
+    pub completed: Option<Instant>,
 }
 
 impl FinishedMigration {
@@ -124,6 +132,20 @@ impl FinishedMigration {
     /// up, this is the time of that decision.
     pub fn guest_runs_since(&self) -> Instant {
         self.resumed.unwrap_or(self.stopped)
+    }
+
+    /// Returns when the guest had moved with all of its memory. Absent if the migration was given up.
+    pub fn arrived(&self) -> Option<Instant> {
+        match self.postcopy {
+            Some(_) => self.resumed.max(self.completed),
+            None => self.resumed,
+        }
+    }
+
+    /// Returns the time since which the guest has been running where it is now, without waiting for its
+    /// memory.
+    pub fn undisturbed_since(&self) -> Instant {
+        self.arrived().unwrap_or(self.stopped)
     }
 
     /// Returns the end at which the guest is now.
@@ -188,6 +210,10 @@ struct MigrationTracker {
     late: Option<Lateness>,
     /// When the copy of the disk was first up to date.
     mirrored: Option<Instant>,
+    /// When the driver was asked to move the guest by post-copy.
+    postcopy: Option<Instant>,
+    /// When the migration completed at the source.
+    completed: Option<Instant>,
     /// When the driver was asked to complete the copy of the disk, and when it had.
     completes_disk: Option<(Instant, Option<Instant>)>,
 }
@@ -267,14 +293,27 @@ pub async fn migrate(
             // Also after the migration was given up: it may have completed before the cancellation.
             Some(State::Completed(completion)) => tracker.completed(completion),
             Some(State::Cancelled(_)) if tracker.given_up.is_some() => tracker.cancelled = true,
-            Some(State::Failed(reason) | State::Cancelled(reason)) => return Err(Error::Migration(reason)),
+            Some(State::Failed(reason) | State::Cancelled(reason) | State::PostcopyPaused(reason))
+                if tracker.is_split() =>
+            {
+                return Err(split(&reason));
+            }
+            Some(State::Failed(reason) | State::Cancelled(reason) | State::PostcopyPaused(reason)) => {
+                return Err(Error::Migration(reason));
+            }
             Some(State::Active)
                 if tracker.can_be_given_up() && action.is_none() && Instant::now() < deadline =>
             {
                 let settled_ms = settled_ms(steps, &applied.borrow());
                 match policy.decide(&Progress { samples: &log.samples, settled_ms }) {
                     Decision::Wait => {}
-                    Decision::Act(decided) => action = Some(Pending::new(driver.act(decided))),
+                    Decision::Act(decided) => {
+                        if decided == Action::StartPostcopy {
+                            tracker.postcopy = Some(Instant::now());
+                            tracker.progressed = Instant::now();
+                        }
+                        action = Some(Pending::new(driver.act(decided)));
+                    }
                     Decision::GiveUp(why) => reason = Some(why),
                 }
             }
@@ -287,7 +326,14 @@ pub async fn migrate(
                 tracker.completes_disk = Some((Instant::now(), None));
                 action = Some(Pending::new(driver.act(Action::CompleteDisk)));
             }
-            Some(State::Active | State::Mirroring | State::Mirrored | State::Paused | State::Other)
+            Some(
+                State::Active
+                | State::Mirroring
+                | State::Mirrored
+                | State::Paused
+                | State::Postcopy
+                | State::Other,
+            )
             | None => {}
         }
         if tracker.can_be_given_up() && Instant::now() >= deadline {
@@ -333,18 +379,26 @@ pub async fn migrate(
     // stop.
     let resumed = tracker.resumed.filter(|_| !tracker.cancelled);
     let stopped = tracker.given_up.filter(|_| tracker.cancelled).map(|(_, at)| at).or(tracker.stopped);
+    let arrived = if tracker.postcopy.is_some() { resumed.max(tracker.completed) } else { resumed };
     Ok(FinishedMigration {
         verdict,
         started,
         stopped: stopped.unwrap_or_else(Instant::now),
         resumed,
-        past_deadline: resumed.and_then(|at| at.checked_duration_since(deadline)).filter(|by| !by.is_zero()),
+        past_deadline: arrived.and_then(|at| at.checked_duration_since(deadline)).filter(|by| !by.is_zero()),
         samples: log.samples,
         applied: applied.take(),
         late: tracker.late,
         mirrored: tracker.mirrored,
         disk_completed: tracker.completes_disk.and_then(|(from, to)| Some((from, to?))),
+        postcopy: tracker.postcopy,
+        completed: tracker.completed,
     })
+}
+
+/// Returns the error that post-copy has ended early, for this reason.
+fn split(reason: &str) -> Error {
+    Error::GuestLost(format!("it moved without all of its memory, and the rest cannot follow: {reason}"))
 }
 
 /// Finds out why a guest does not run at the destination although the migration has completed and nothing
@@ -390,6 +444,8 @@ impl MigrationTracker {
             traffic: None,
             late: None,
             mirrored: None,
+            postcopy: None,
+            completed: None,
             completes_disk: None,
         }
     }
@@ -399,10 +455,16 @@ impl MigrationTracker {
         self.given_up.is_none() && !self.switches_over()
     }
 
-    /// Returns whether the guest has stopped at the source, so that the migration cannot be given up any
-    /// more.
+    /// Returns whether the guest has stopped at the source, or is about to, so that the migration cannot be
+    /// given up any more.
     fn switches_over(&self) -> bool {
-        self.stopped.is_some() || self.resumed.is_some() || self.completion.is_some()
+        let stopped = self.stopped.is_some() || self.resumed.is_some() || self.completion.is_some();
+        stopped || self.postcopy.is_some()
+    }
+
+    /// Returns whether the guest may have moved by post-copy without all of its memory.
+    fn is_split(&self) -> bool {
+        self.postcopy.is_some() && (self.stopped.is_some() || self.resumed.is_some())
     }
 
     /// Returns whether the link should be asked for its traffic now.
@@ -440,6 +502,7 @@ impl MigrationTracker {
 
     fn completed(&mut self, completion: Completion) {
         self.completion = Some(completion);
+        self.completed = Some(Instant::now());
         self.progressed = Instant::now();
     }
 
@@ -499,6 +562,7 @@ impl MigrationTracker {
         // Half of the patience: the request may have been sent some time after the last sign of life.
         let is_silent = silent >= PATIENCE / 2;
         let stuck = self.progressed.elapsed() > PATIENCE;
+        let is_late = |since: Instant| since.elapsed() > PATIENCE;
         let error = match (&self.given_up, self.completion, self.resumed) {
             (Some((reason, _)), ..) if self.cancelled => {
                 return Ending::Verdict(Verdict::GivenUp(reason.clone()));
@@ -506,10 +570,19 @@ impl MigrationTracker {
             (_, Some(completion), Some(_)) => return Ending::Verdict(Verdict::Completed(completion)),
             (_, Some(_), None) if stuck => return Ending::NotResumed,
             (_, None, Some(_)) if silent > ANSWER_LIMIT => no_answer(),
+            (_, None, Some(_)) if stuck && self.postcopy.is_some() => {
+                split(&format!("nothing has been sent for {seconds} s{in_state}"))
+            }
             (_, None, Some(_)) if stuck && !is_silent => Error::Migration(format!(
                 "the guest runs at the destination, but the source has not completed within {seconds} \
                  s{in_state}"
             )),
+            (_, None, None) if self.stopped.is_none() && self.postcopy.is_some_and(is_late) => {
+                Error::Migration(format!(
+                    "post-copy was started, but the guest has not stopped at the source within {seconds} \
+                     s{in_state}"
+                ))
+            }
             (_, None, None) if self.switches_over() => {
                 if !stuck {
                     return Ending::None;

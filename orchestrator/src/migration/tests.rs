@@ -427,7 +427,20 @@ macro_rules! failures {
     };
 }
 
+/// Settings of post-copy that starts at once.
+const POSTCOPY: &str = "migrate: { mode: postcopy }\n";
+
 failures! {
+    a_link_that_fails_in_post_copy: Setup::fault(Fault::Postcopy).with(POSTCOPY)
+        => GuestLost, "the guest is lost: it moved without all of its memory, and the rest cannot follow: \
+                       no route to host", Migrate;
+    a_source_that_sends_nothing_in_post_copy:
+        Setup::script(Script { postcopy: None, ..Script::default() }).with(POSTCOPY)
+        => GuestLost, "the guest is lost: it moved without all of its memory, and the rest cannot follow: \
+                       nothing has been sent for 20 s in the state `postcopy-active`", Migrate;
+    a_guest_that_post_copy_does_not_move: Setup::fault(Fault::NoPostcopy).with(POSTCOPY)
+        => Failed, "the migration failed: post-copy was started, but the guest has not stopped at the \
+                    source within 20 s in the state `active`", Verify;
     a_link_that_cannot_be_shaped: Setup::new().network_fault(NetworkFault::Shaping)
         => Failed, "node compute1 is gone", Boot;
     ends_that_do_not_start: Setup::fault(Fault::Start)
@@ -636,6 +649,45 @@ async fn a_migration_is_not_given_up_as_stalled_before_the_last_entry() {
     assert_eq!(outcome, Outcome::NotConverged);
     assert!(reason.starts_with("the remaining memory stopped shrinking"), "{reason}");
     assert!(result.samples.last().unwrap().at_ms > 38_000.0, "{:?}", result.samples.last());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_moves_by_post_copy_arrives_when_its_memory_is_there() {
+    let result = Setup::endless().with(POSTCOPY).run().await;
+    assert_eq!(result.outcome(), (Outcome::Converged, ""));
+    assert_eq!(result.driver.actions(), [Action::StartPostcopy]);
+    let measured = &result.record.measured;
+    let close = |ms: Option<f64>, expected: f64| (ms.unwrap() - expected).abs() < 60.0;
+    let postcopy = &measured.postcopy;
+    assert!(close(postcopy.started_ms, 0.0) && close(postcopy.duration_ms, 3000.0), "{postcopy:?}");
+    assert!(close(measured.total_time_ms, 3060.0), "{measured:?}");
+    assert_eq!(measured.downtime_ms.qemu, Some(60.0));
+    assert_eq!((postcopy.all_blocked_ms, postcopy.page_requests), (Some(120), Some(0)));
+    assert_eq!(postcopy.fault_latency_us, None, "a figure that QEMU does not have is absent");
+    assert!(postcopy.rate.is_some() && measured.stress.after.is_some());
+    assert!(measured.verified.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn passes_come_before_post_copy_and_it_is_never_cancelled() {
+    let late = "migrate: { mode: postcopy, postcopy_after_passes: 2, timeout: 2s }\n";
+    let result = Setup::endless().with(late).run().await;
+    assert_eq!(result.driver.actions(), [Action::StartPostcopy]);
+    let (outcome, reason) = result.outcome();
+    assert_eq!(outcome, Outcome::Converged);
+    assert!(reason.contains("after the deadline of 2s, too late to give it up"), "{reason}");
+    assert!(result.record.measured.postcopy.started_ms.unwrap() >= 1000.0);
+    assert!(result.record.measured.past_deadline_ms.unwrap() > 2000.0);
+    // Before it starts, the deadline counts.
+    let never = "migrate: { mode: postcopy, postcopy_after_passes: 99, timeout: 2s }\n";
+    let result = Setup::endless().with(never).run().await;
+    assert_eq!(result.driver.actions(), [Action::Cancel]);
+    assert_eq!(result.record.outcome, Outcome::NotConverged);
+    assert!(result.record.measured.postcopy.is_empty());
+    // A migration that completes by pre-copy has no figures of post-copy.
+    let result = Setup::new().with("migrate: { mode: postcopy, postcopy_after: 30s }\n").run().await;
+    assert_eq!(result.outcome(), (Outcome::Converged, ""));
+    assert!(result.driver.actions().is_empty() && result.record.measured.postcopy.is_empty());
 }
 
 /// A migration whose disk is copied in three seconds, and completed in 40 ms.

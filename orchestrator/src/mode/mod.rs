@@ -5,6 +5,8 @@
 //! records everything. `modes!` is the list of all modes. To add a mode, write its file and add its line to
 //! that list.
 
+pub use postcopy::PostcopyStart;
+
 use crate::measure::samples::Sample;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -22,6 +24,8 @@ pub struct Limits {
     pub max_passes: Option<u32>,
     /// Whether to give up a migration once the remaining memory has stopped shrinking.
     pub stall_detection: bool,
+    /// When post-copy moves the guest.
+    pub postcopy_start: PostcopyStart,
 }
 
 /// The progress of a migration whose switchover has not begun, as a policy sees it.
@@ -50,6 +54,9 @@ pub enum Decision {
 pub enum Action {
     /// Set another downtime limit.
     SetDowntimeLimit(Span),
+    /// Move the guest to the destination now, and send the rest of its memory afterwards. From then on the
+    /// migration cannot be cancelled.
+    StartPostcopy,
     /// Begin to send memory, now that the copy of the disk is up to date.
     MigrateMemory,
     /// Complete the copy of the disk while the guest is stopped, and then let the switchover go on.
@@ -97,4 +104,10 @@ modes! {
     /// stops at the source, the rest is sent, and the guest resumes at the destination.
     #[default]
     Precopy = precopy::Precopy,
+    /// Post-copy. Memory is sent in passes as in pre-copy at first. Then the guest moves to the destination,
+    /// whatever is still missing there: a page that it needs is requested from the source, and all others
+    /// follow meanwhile. `postcopy_after_passes`, `postcopy_after` and `postcopy_at_stall` say when the guest
+    /// moves; without any of them it moves at once. From then on the migration cannot be given up, and if the
+    /// link fails, the guest is lost. The destination needs userfaultfd.
+    Postcopy = postcopy::Postcopy,
 }

@@ -23,13 +23,23 @@ impl Precopy {
 
     fn reason_to_give_up(&self, progress: &Progress<'_>) -> Option<String> {
         let now = progress.samples.last()?.memory?;
-        if let Some(cap) = self.limits.max_passes.filter(|cap| now.pass > u64::from(*cap)) {
-            return Some(format!("not finished after {cap} pass{}", if cap == 1 { "" } else { "es" }));
-        }
+        let stall = || self.stall(progress, now).filter(|_| self.limits.stall_detection);
+        self.past_last_pass(now).or_else(stall)
+    }
+
+    /// Returns why a migration is given up that has begun a pass too many.
+    pub(super) fn past_last_pass(&self, now: MemoryProgress) -> Option<String> {
+        let cap = self.limits.max_passes.filter(|cap| now.pass > u64::from(*cap))?;
+        Some(format!("not finished after {cap} pass{}", if cap == 1 { "" } else { "es" }))
+    }
+
+    /// Returns how a migration shows that it has stopped making progress, if it does and a pass has just
+    /// begun.
+    pub(super) fn stall(&self, progress: &Progress<'_>, now: MemoryProgress) -> Option<String> {
         // The stall detector needs whole passes, so it is only used when a new pass begins.
         let before = progress.samples.iter().rev().nth(1);
         let pass_begins = before.is_none_or(|before| before.pass() != now.pass);
-        if self.limits.stall_detection && pass_begins { self.stalled(progress, now) } else { None }
+        if pass_begins { self.stalled(progress, now) } else { None }
     }
 
     fn stalled(&self, progress: &Progress<'_>, now: MemoryProgress) -> Option<String> {
@@ -66,7 +76,7 @@ fn bandwidth(passes: &[Pass]) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::PostcopyStart, *};
     use crate::measure::samples::Sample;
     use units::Span;
 
@@ -75,6 +85,7 @@ mod tests {
         downtime_limit: Span::from_millis(300),
         max_passes: None,
         stall_detection: true,
+        postcopy_start: PostcopyStart { after_passes: None, after: None, at_stall: false },
     };
 
     fn sample(at_ms: f64, pass: u64) -> Sample {

@@ -374,6 +374,11 @@ impl Node {
         self.call("announce that its lab is complete", Call::Announce).await
     }
 
+    /// Lets QEMU use userfaultfd: see [`Call::OfferUserfaultfd`].
+    pub async fn offer_userfaultfd(&self, user: u32) -> Result<(), NodeError> {
+        self.call("offer userfaultfd", Call::OfferUserfaultfd { user }).await
+    }
+
     /// Starts a process. If this future is dropped before it returns, the process is killed as soon as it has
     /// started.
     pub async fn spawn(&self, spec: ProcessSpec) -> Result<Process, NodeError> {

@@ -121,6 +121,12 @@ pub enum Call {
         /// Whether it stops; else it goes on.
         stopped: bool,
     },
+    /// Let QEMU use userfaultfd, as the destination of post-copy, although it has an unprivileged user. Not
+    /// an error if the kernel has none, or if this node may not: QEMU then says what it lacks.
+    OfferUserfaultfd {
+        /// The number of that user, and of its group.
+        user: u32,
+    },
     /// Create a disk: a file without a name, which is gone when nothing has it open any more, or one with a
     /// name, which is gone when the disk is closed or the node ends. Returns a [`CreatedDisk`].
     CreateDisk {

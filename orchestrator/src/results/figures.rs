@@ -115,6 +115,10 @@ pub enum Unit {
     Passes,
     /// The number of entries of a list.
     Entries,
+    /// Microseconds; a value may have a fraction.
+    Microseconds,
+    /// Requests of the destination for a page.
+    Requests,
 }
 
 impl fmt::Display for Unit {
@@ -127,6 +131,8 @@ impl fmt::Display for Unit {
             Self::Blocks => "blocks of 4 KiB",
             Self::Passes => "passes",
             Self::Entries => "entries",
+            Self::Microseconds => "microseconds",
+            Self::Requests => "requests",
         })
     }
 }
@@ -154,8 +160,9 @@ pub const FIGURES: &[Figure] = &[
     Figure {
         key: "total_time_ms",
         description: "The total migration time: from the `migrate` command until the guest runs at the \
-                      destination, which QEMU reports there with the event `RESUME`. Absent if the guest \
-                      never ran at the destination.",
+                      destination, which QEMU reports there with the event `RESUME`. With post-copy, until \
+                      all of its memory is there too, and the migration completes at the source. Absent if \
+                      the guest never ran at the destination.",
         clock: Some(Clock::Orchestrator),
         from: "just before the orchestrator sends `migrate` to the source",
         to: "the orchestrator receives the event `RESUME` from the destination",
@@ -419,6 +426,102 @@ pub const FIGURES: &[Figure] = &[
         ..DEFAULTS
     },
     Figure {
+        key: "postcopy.started_ms",
+        description: "The time from the `migrate` command until post-copy was asked for, if it was.",
+        clock: Some(Clock::Orchestrator),
+        from: "just before the orchestrator sends `migrate` to the source",
+        to: "just before the orchestrator sends `migrate-start-postcopy` to the source",
+        value: |m| m.postcopy.started_ms,
+        csv: Some(CsvColumn { name: "postcopy_started_ms", whole: false }),
+        ..DEFAULTS
+    },
+    Figure {
+        key: "postcopy.duration_ms",
+        description: "The time for which the guest ran at the destination without all of its memory.",
+        clock: Some(Clock::Orchestrator),
+        from: "the orchestrator receives the event `RESUME` from the destination",
+        to: "the orchestrator learns from the source that the migration has completed",
+        ways: Some("from the source, minus from the destination"),
+        value: |m| m.postcopy.duration_ms,
+        table: Some(TableColumn { header: "post-copy\ns", per: 1e3, decimals: 1, optional: true }),
+        csv: Some(CsvColumn { name: "postcopy_ms", whole: false }),
+        ..DEFAULTS
+    },
+    Figure {
+        key: "postcopy.bytes",
+        description: "The part of the migration stream that QEMU sent after post-copy had moved the guest.",
+        unit: Unit::Bytes,
+        leaves_out: "TCP, IP and Ethernet headers",
+        value: |m| Some(m.postcopy.bytes? as f64),
+        csv: Some(CsvColumn { name: "postcopy_bytes", whole: true }),
+        ..DEFAULTS
+    },
+    Figure {
+        key: "postcopy.page_requests",
+        description: "The number of pages that the destination requested because the guest needed them, as \
+                      the source counts the requests.",
+        unit: Unit::Requests,
+        value: |m| Some(m.postcopy.page_requests? as f64),
+        table: Some(TableColumn { header: "page\nrequests", per: 1.0, decimals: 0, optional: true }),
+        csv: Some(CsvColumn { name: "page_requests", whole: true }),
+        ..DEFAULTS
+    },
+    Figure {
+        key: "postcopy.all_blocked_ms",
+        description: "The time for which all virtual CPUs waited for pages at once, as QEMU reports it at \
+                      the destination (`postcopy-blocktime`).",
+        clock: Some(Clock::Destination),
+        from: "the last virtual CPU that ran needs a page",
+        to: "the first of the pages that are waited for is there",
+        value: |m| Some(m.postcopy.all_blocked_ms? as f64),
+        table: Some(TableColumn { header: "blocked\nms", per: 1.0, decimals: 0, optional: true }),
+        csv: Some(CsvColumn { name: "postcopy_all_blocked_ms", whole: true }),
+        ..DEFAULTS
+    },
+    Figure {
+        key: "postcopy.vcpus_blocked_ms",
+        description: "The time for which each virtual CPU waited for pages, as QEMU reports it at the \
+                      destination (`postcopy-vcpu-blocktime`). The value is the largest.",
+        clock: Some(Clock::Destination),
+        from: "the virtual CPU needs a page",
+        to: "the page is there; the times of all its waits are added",
+        value: |m| m.postcopy.vcpus_blocked_ms.iter().max().map(|ms| *ms as f64),
+        csv: Some(CsvColumn { name: "postcopy_vcpu_blocked_ms", whole: true }),
+        ..DEFAULTS
+    },
+    Figure {
+        key: "postcopy.fault_latency_us",
+        description: "The mean time that a page fault took, as QEMU 10.1 and later report it at the \
+                      destination (`postcopy-latency`).",
+        unit: Unit::Microseconds,
+        clock: Some(Clock::Destination),
+        from: "the guest or QEMU needs a page",
+        to: "the page is there",
+        value: |m| m.postcopy.fault_latency_us,
+        csv: Some(CsvColumn { name: "fault_latency_us", whole: false }),
+        ..DEFAULTS
+    },
+    Figure {
+        key: "postcopy.fault_latencies",
+        description: "The numbers of page faults by the time that they took, as QEMU 10.1 and later report \
+                      them at the destination (`postcopy-latency-dist`): entry n, counted from 0, is about \
+                      2^n to 2^(n+1) microseconds.",
+        unit: Unit::Entries,
+        value: |m| count(&m.postcopy.fault_latencies),
+        ..DEFAULTS
+    },
+    Figure {
+        key: "postcopy.rate",
+        description: "The dirty rate that the guest achieved while it ran at the destination without all of \
+                      its memory.",
+        unit: Unit::BytesPerSecond,
+        from: "the orchestrator receives the event `RESUME` from the destination",
+        to: "the orchestrator learns from the source that the migration has completed",
+        value: |m| m.postcopy.rate,
+        csv: Some(CsvColumn { name: "postcopy_bytes_per_s", whole: true }),
+        ..DEFAULTS
+    },
+    Figure {
         key: "iterations",
         description: "The passes of pre-copy over the guest's memory (QEMU's iterations), one entry each, \
                       with times in milliseconds. The value in tables and CSV is the number of the last \
@@ -498,7 +601,8 @@ pub const FIGURES: &[Figure] = &[
         description: "The dirty rate that the guest achieved after the migration, at the end where it then \
                       runs.",
         unit: Unit::BytesPerSecond,
-        from: "the orchestrator receives the event `RESUME` from the destination, or gives the migration up",
+        from: "the orchestrator receives the event `RESUME` from the destination, or gives the migration \
+               up; after post-copy, the orchestrator learns from the source that the migration has completed",
         to: "the phase `observe` ends",
         value: |m| m.stress.after,
         csv: Some(CsvColumn { name: "stress_after_bytes_per_s", whole: true }),

@@ -90,6 +90,9 @@ pub struct Measured {
     /// What happened to the guest's disk. Absent if it has none.
     #[serde(default, skip_serializing_if = "StorageMeasured::is_empty")]
     pub storage: StorageMeasured,
+    /// What happened in post-copy. Absent if the guest did not move by post-copy.
+    #[serde(default, skip_serializing_if = "PostcopyMeasured::is_empty")]
+    pub postcopy: PostcopyMeasured,
     /// The figure `iterations`.
     pub iterations: Vec<Pass>,
     /// The figure `timeline`.
@@ -208,6 +211,45 @@ pub struct StorageMeasured {
 }
 
 impl StorageMeasured {
+    /// Returns whether nothing was measured.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What happened to a guest that moved by post-copy, before its memory.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PostcopyMeasured {
+    /// The figure `postcopy.started_ms`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_ms: Option<f64>,
+    /// The figure `postcopy.duration_ms`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<f64>,
+    /// The figure `postcopy.bytes`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// The figure `postcopy.page_requests`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page_requests: Option<u64>,
+    /// The figure `postcopy.all_blocked_ms`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub all_blocked_ms: Option<u64>,
+    /// The figure `postcopy.vcpus_blocked_ms`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub vcpus_blocked_ms: Vec<u64>,
+    /// The figure `postcopy.fault_latency_us`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault_latency_us: Option<f64>,
+    /// The figure `postcopy.fault_latencies`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fault_latencies: Vec<u64>,
+    /// The figure `postcopy.rate`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<f64>,
+}
+
+impl PostcopyMeasured {
     /// Returns whether nothing was measured.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -354,6 +396,8 @@ pub enum Clock {
     Orchestrator,
     /// The clock of the source's host.
     Source,
+    /// The clock of the destination's host.
+    Destination,
     /// The clock of the controller's host.
     Controller,
     /// The guest's clock, which stands still while the guest is stopped.

@@ -53,6 +53,7 @@ mod tests {
                 pass,
                 dirty_rate_bytes_per_s: 64_000_000,
                 mbit_per_s: 934.5,
+                ..MemoryProgress::default()
             }),
             throttle_percent: 0,
         }

@@ -58,7 +58,7 @@ impl From<AcceleratorFinding> for AcceleratorChoice {
 impl From<ConfinementFinding> for Confinement {
     fn from(finding: ConfinementFinding) -> Self {
         let ConfinementFinding { confinement, lacks, .. } = finding;
-        let user = confinement.user.map(|_| confinement::USER.into());
+        let user = confinement.user.map(|_| format!("{0}:{0}", confinement::USER));
         Self { sandbox: confinement.sandbox, user, lacks }
     }
 }

@@ -1,8 +1,9 @@
 //! Tests the aids and modes of migrations with real QEMU processes: each completes, and the guest's memory is
 //! as it was written; what cannot be done is skipped with the reason that the plan gave.
 
-use crate::common::real::{TestDir, ready};
-use std::collections::BTreeMap;
+use crate::common::real::{TestDir, ready, skipped};
+use nix::unistd::geteuid;
+use std::{collections::BTreeMap, fs};
 use testbed::outcome::Outcome;
 
 /// Migrations with every aid, each beside the others that QEMU refuses with it. The guest dirties little, so
@@ -28,6 +29,9 @@ include:
   - { migrate.dirty_limit: true, migrate.auto_converge: true }
   - { migrate.multifd: true, migrate.multifd_compression: lzma }
 ";
+
+/// The user ID of `nobody`, an ordinary user on every system.
+const NOBODY: u32 = 65_534;
 
 /// What QEMU says of the cells that it does not migrate.
 const REFUSALS: [&str; 6] = [
@@ -73,4 +77,67 @@ fn every_aid_migrates_intact_memory_or_is_skipped_as_the_plan_says() {
             }
         }
     }
+}
+
+/// Post-copy under a load that pre-copy cannot move over this link, from each of its starts.
+const POSTCOPY: &str = "
+name: postcopy
+guest: { memory: 192MiB, ballast: 32MiB, accel: tcg }
+link: { rate: 160mbit }
+stress: { rate: 24MB/s, working_set: 24MB }
+migrate: { mode: postcopy, downtime_limit: 30ms, timeout: 60s }
+include:
+  - { migrate.postcopy_after_passes: 1 }
+  - { migrate.postcopy_after_passes: 2, migrate.postcopy_preempt: true }
+  - { migrate.postcopy_after: 3s, migrate.max_postcopy_bandwidth: 10MB/s, migrate.release_ram: true }
+  - { migrate.mode: precopy, migrate.max_passes: 4 }
+  - { migrate.multifd: true }
+";
+
+#[test]
+#[ignore = "runs QEMU: cargo xtask test"]
+fn post_copy_moves_a_guest_that_pre_copy_cannot() {
+    let Some(ready) = ready() else { return };
+    if !geteuid().is_root() {
+        return skipped("post-copy needs userfaultfd, which root alone can give QEMU").unwrap_or(());
+    }
+    let dir = TestDir::new(&ready, POSTCOPY);
+    assert_eq!(dir.run(&["matrix.yaml", "--out", "run"]), 0, "{}", dir.shown());
+    let [moved @ .., precopy, multifd] = &dir.records()[..] else { panic!("{}", dir.shown()) };
+    assert_eq!(moved.len(), 3);
+    for record in moved {
+        let (measured, said) = (&record.measured, format!("{record:#?}"));
+        assert_eq!(record.outcome, Outcome::Converged, "{said}");
+        let verified = measured.verified.as_ref().unwrap();
+        assert!(verified.pages_checked > 8000 && verified.first_bad.is_none(), "{said}");
+        let postcopy = &measured.postcopy;
+        assert!(postcopy.duration_ms.unwrap() > 0.0 && postcopy.bytes.unwrap() > 1_000_000, "{said}");
+        assert!(postcopy.page_requests.unwrap() > 0 && !postcopy.vcpus_blocked_ms.is_empty(), "{said}");
+        assert!(measured.total_time_ms > postcopy.started_ms, "{said}");
+    }
+    assert_eq!(precopy.outcome, Outcome::NotConverged, "{precopy:#?}");
+    assert!(precopy.measured.postcopy.is_empty());
+    if multifd.outcome == Outcome::Skipped {
+        let reason = multifd.reason.as_deref().unwrap();
+        assert_eq!(reason, "QEMU on this host refuses it: Postcopy is not yet compatible with multifd");
+    } else {
+        assert_eq!(multifd.outcome, Outcome::Converged, "{multifd:#?}");
+    }
+}
+
+#[test]
+#[ignore = "runs QEMU: cargo xtask test"]
+fn post_copy_without_userfaultfd_is_skipped() {
+    let Some(ready) = ready() else { return };
+    let allowed = fs::read_to_string("/proc/sys/vm/unprivileged_userfaultfd");
+    if !geteuid().is_root() || allowed.is_ok_and(|allowed| allowed.trim() != "0") {
+        return skipped("it needs root, and a host whose users may not use userfaultfd").unwrap_or(());
+    }
+    let dir =
+        TestDir::of_user(NOBODY, &ready, "name: n\nguest: { accel: tcg }\nmigrate: { mode: postcopy }\n");
+    dir.run(&["matrix.yaml", "--out", "run"]);
+    let records = dir.records();
+    assert_eq!(dir.outcomes(), [Outcome::Skipped], "{}", dir.shown());
+    let reason = records[0].reason.as_deref().unwrap();
+    assert!(reason.starts_with("QEMU on this host refuses it: Postcopy is not supported"), "{reason}");
 }

@@ -10,12 +10,15 @@ use super::{
     machine_types::MachineTypes,
     trial,
 };
-use crate::{lab::Compute, node::protocol::Privilege};
+use crate::{
+    lab::Compute,
+    node::{Node, NodeError, protocol::Privilege},
+};
 use futures::future;
 use std::path::Path;
 
-/// The user and the group that QEMU becomes: those of `nobody`, which own no files.
-pub const USER: &str = "65534:65534";
+/// The number of the user and of the group that QEMU becomes: those of `nobody`, which own no files.
+pub const USER: u32 = 65_534;
 
 /// What confines a QEMU process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -36,6 +39,14 @@ pub enum UserOption {
 }
 
 impl Confinement {
+    /// Lets QEMU on this node be the destination of post-copy, which an unprivileged user may otherwise not.
+    pub(super) async fn offer_userfaultfd(self, node: &Node) -> Result<(), NodeError> {
+        match self.user {
+            Some(_) => node.offer_userfaultfd(USER).await,
+            None => Ok(()),
+        }
+    }
+
     /// Returns the options of a QEMU in this role.
     ///
     /// A QEMU that saves a guest, or resumes a saved one, starts `cat` for it, so it has to be allowed to
@@ -54,8 +65,10 @@ impl Confinement {
             arguments.extend(["-sandbox".into(), filter]);
         }
         match self.user {
-            Some(UserOption::RunWith) => arguments.extend(["-run-with".into(), format!("user={USER}")]),
-            Some(UserOption::RunAs) => arguments.extend(["-runas".into(), USER.into()]),
+            Some(UserOption::RunWith) => {
+                arguments.extend(["-run-with".into(), format!("user={USER}:{USER}")])
+            }
+            Some(UserOption::RunAs) => arguments.extend(["-runas".into(), format!("{USER}:{USER}")]),
             None => {}
         }
         arguments

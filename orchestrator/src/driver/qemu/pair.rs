@@ -11,7 +11,7 @@ use super::{
     saved::SavedGuest,
 };
 use crate::{
-    driver::{self, Driver, Event, State, Status, control_port::ControlPort},
+    driver::{self, Driver, Event, PageFaults, State, Status, control_port::ControlPort},
     lab::Compute,
     matrix::{Migrate, Storage, StorageKind},
     measure::{End, samples::Sample},
@@ -169,7 +169,12 @@ impl Driver for Pair<'_> {
 
     async fn prepare(&self, settings: &Migrate) -> Result<(), driver::Error> {
         let PairConnections { source, destination } = self.connections()?;
-        let Parameters { capabilities, parameters } = parameters(settings, self.mirror.is_some());
+        let told = parameters(settings, self.mirror.is_some());
+        if told.is_postcopy() {
+            let confinement = self.spec.machine.confinement;
+            confinement.offer_userfaultfd(&self.spec.destination.node).await?;
+        }
+        let Parameters { capabilities, parameters } = told;
         for qemu in [source, destination] {
             qemu.call("migrate-set-capabilities", capabilities.clone()).await?;
             qemu.call("migrate-set-parameters", parameters.clone()).await?;
@@ -245,6 +250,9 @@ impl Driver for Pair<'_> {
                 let limit = json!({ "downtime-limit": limit.as_millis() });
                 source.call_patiently("migrate-set-parameters", limit).await?;
             }
+            (Action::StartPostcopy, _) => {
+                source.call_patiently("migrate-start-postcopy", json!({})).await?;
+            }
             (Action::MigrateMemory, Some(mirror)) => {
                 self.migrate_memory().await?;
                 mirror.enter(Stage::WithMemory);
@@ -270,6 +278,11 @@ impl Driver for Pair<'_> {
             }
         }
         Ok(())
+    }
+
+    async fn page_faults(&self) -> Result<PageFaults, driver::Error> {
+        let answer = self.connections()?.destination.monitor.query::<QueryMigrate>("query-migrate").await;
+        Ok(answer.map_err(Error::from)?.page_faults())
     }
 
     async fn is_running(&self, end: End) -> Result<bool, driver::Error> {

@@ -5,7 +5,7 @@
 //! So a capability or a parameter is added by its line in `matrix/settings/migrate.rs`. What is not given is
 //! not set, since older versions of QEMU lack some of them.
 
-use crate::matrix::Migrate;
+use crate::{matrix::Migrate, mode::Mode};
 use serde_json::{Value, json};
 
 /// The value of QEMU's own bandwidth cap that means "no limit", in bytes per second. QEMU's default is 128
@@ -14,6 +14,9 @@ pub const NO_CAP: u64 = i64::MAX as u64;
 
 /// The parameters that are flags.
 const FLAGS: &[&str] = &["cpu-throttle-tailslow"];
+
+/// The capability of post-copy. The destination accepts it only if it may use userfaultfd.
+const POSTCOPY: &str = "postcopy-ram";
 
 /// The arguments of the two commands that configure a QEMU for a migration, the same at both ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +39,11 @@ impl Parameters {
                 .is_some_and(|all| all.keys().all(|n| parameters.contains(&n.as_str())))
     }
 
+    /// Returns whether they ask for post-copy.
+    pub(super) fn is_postcopy(&self) -> bool {
+        self.capability_names().any(|name| name == POSTCOPY)
+    }
+
     /// Returns the names of the capabilities that are set.
     pub(super) fn capability_names(&self) -> impl Iterator<Item = &str> {
         let entries = self.capabilities["capabilities"].as_array().into_iter().flatten();
@@ -54,6 +62,9 @@ pub fn parameters(settings: &Migrate, copies_disk: bool) -> Parameters {
     // Without the capability `events`, QEMU announces neither passes nor changes of state.
     let mut capabilities = vec![capability("events", true)];
     capabilities.extend(copies_disk.then(|| capability("pause-before-switchover", true)));
+    if settings.mode == Mode::Postcopy {
+        capabilities.extend([POSTCOPY, "postcopy-blocktime"].map(|name| capability(name, true)));
+    }
     for (name, value) in settings.for_qemu() {
         match value {
             Value::Bool(state) if !FLAGS.contains(&name.as_str()) => {

@@ -1,7 +1,7 @@
 //! QEMU's answer to `query-migrate`, and its translation into the driver's terms.
 
 use crate::{
-    driver::{State, Status},
+    driver::{PageFaults, State, Status},
     measure::samples::{Completion, MemoryProgress, Sample},
 };
 use serde::{Deserialize, Deserializer};
@@ -23,6 +23,10 @@ pub(super) struct QueryMigrate {
     cpu_throttle_percentage: Option<u64>,
     #[serde(default)]
     socket_address: Vec<SocketAddress>,
+    postcopy_blocktime: Option<u64>,
+    postcopy_vcpu_blocktime: Option<Vec<u64>>,
+    postcopy_latency: Option<u64>,
+    postcopy_latency_dist: Option<Vec<u64>>,
 }
 
 /// Progress with the guest's memory. An answer without one of these fields has no progress to show.
@@ -37,6 +41,8 @@ struct Ram {
     dirty_pages_rate: u64,
     page_size: u64,
     mbps: f64,
+    postcopy_bytes: Option<u64>,
+    postcopy_requests: Option<u64>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -48,6 +54,16 @@ impl QueryMigrate {
     /// Returns the status. `at_ms` is the time of the sample, in milliseconds since the migrate command.
     pub(super) fn status(&self, at_ms: f64) -> Status {
         Status { state: self.state(), sample: self.sample(at_ms) }
+    }
+
+    /// Returns what the destination has measured of page faults.
+    pub(super) fn page_faults(&self) -> PageFaults {
+        PageFaults {
+            all_blocked_ms: self.postcopy_blocktime,
+            vcpus_blocked_ms: self.postcopy_vcpu_blocktime.clone().unwrap_or_default(),
+            mean_latency_ns: self.postcopy_latency,
+            latency_distribution: self.postcopy_latency_dist.clone().unwrap_or_default(),
+        }
     }
 
     /// Returns the TCP port at which the destination listens.
@@ -68,6 +84,8 @@ impl QueryMigrate {
             "failed" => State::Failed(self.reason()),
             "cancelled" => State::Cancelled(self.reason()),
             "pre-switchover" => State::Paused,
+            "postcopy-active" | "postcopy-device" => State::Postcopy,
+            "postcopy-paused" => State::PostcopyPaused(self.reason()),
             _ => State::Other,
         }
     }
@@ -85,6 +103,8 @@ impl QueryMigrate {
             pass: ram.dirty_sync_count,
             dirty_rate_bytes_per_s: ram.dirty_pages_rate.saturating_mul(ram.page_size),
             mbit_per_s: ram.mbps,
+            postcopy_bytes: ram.postcopy_bytes.filter(|bytes| *bytes > 0),
+            page_requests: ram.postcopy_requests.filter(|requests| *requests > 0),
         });
         Sample {
             at_ms,
@@ -134,6 +154,11 @@ mod tests {
             state(json!({ "status": "failed", "error-desc": "no route" })),
             State::Failed("no route".into())
         );
+        assert_eq!(state(json!({ "status": "postcopy-active" })), State::Postcopy);
+        assert_eq!(
+            state(json!({ "status": "postcopy-paused", "error-desc": "no route" })),
+            State::PostcopyPaused("no route".into())
+        );
         assert_eq!(
             state(json!({ "status": "cancelled" })),
             State::Cancelled("QEMU reports the status \"cancelled\"".into())
@@ -145,6 +170,21 @@ mod tests {
         let answer = json!({ "status": "completed", "total-time": 4049, "setup-time": 3 });
         let completion = Completion { total_time_ms: Some(4049), downtime_ms: None, setup_time_ms: Some(3) };
         assert_eq!(state(answer), State::Completed(completion));
+    }
+
+    #[test]
+    fn figures_of_page_faults_are_those_that_this_qemu_has() {
+        let of = |answer: Value| serde_json::from_value::<QueryMigrate>(answer).unwrap().page_faults();
+        assert_eq!(of(json!({ "status": "completed" })), PageFaults::default());
+        let old = json!({ "postcopy-blocktime": 7, "postcopy-vcpu-blocktime": [9, 8] });
+        let known =
+            PageFaults { all_blocked_ms: Some(7), vcpus_blocked_ms: vec![9, 8], ..PageFaults::default() };
+        assert_eq!(of(old), known);
+        let new = json!({ "postcopy-latency": 250_000, "postcopy-latency-dist": [0, 3] });
+        assert_eq!(
+            (of(new.clone()).mean_latency_ns, of(new).latency_distribution),
+            (Some(250_000), vec![0, 3])
+        );
     }
 
     #[test]

@@ -97,6 +97,9 @@ pub async fn try_migrations(
         End::Source => Role::Trial,
         End::Destination => Role::IncomingTrial,
     };
+    if end == End::Destination && migrations.iter().any(Parameters::is_postcopy) {
+        machine.confinement.offer_userfaultfd(&node.node).await?;
+    }
     let ask = async |monitor: &qmp::Client| {
         let support = Support::of(monitor).await?;
         let mut refusals = Vec::new();

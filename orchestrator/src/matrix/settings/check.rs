@@ -250,7 +250,7 @@ impl Settings {
         };
         for Condition { name, range, needs } in conditions() {
             let (path, given) = (format!("migrate.{name}"), value(name));
-            if given == Value::None {
+            if matches!(given, Value::None | Value::Flag(false)) {
                 continue;
             }
             let number = in_qemus_unit(name, &given);
@@ -263,11 +263,14 @@ impl Settings {
                     values(&given, &range),
                 ));
             }
-            if let Some(needs) = needs.filter(|needs| value(needs) != Value::Flag(true)) {
+            if let Some(needs) = needs
+                && let Some((other, wanted)) = needs.split_once(": ")
+                && value(other).to_string() != wanted
+            {
                 errors.push(error(
-                    &[&path, &format!("migrate.{needs}")],
+                    &[&path, &format!("migrate.{other}")],
                     format!("`{name}` has no effect without `{needs}`"),
-                    format!("add `{needs}: true`, or remove `{name}`"),
+                    format!("add `{needs}`, or remove `{name}`"),
                 ));
             }
         }
@@ -439,6 +442,8 @@ mod tests {
         assert_eq!(channels(255), [""; 0]);
         assert_eq!(channels(256), ["migrate.multifd_channels"]);
         assert_eq!(migrate(json!({ "multifd_channels": 2 })), ["migrate.multifd_channels"]);
+        assert_eq!(one("postcopy_after", "1s"), ["migrate.postcopy_after"]);
+        assert_eq!(migrate(json!({ "mode": "postcopy", "postcopy_after": "1s" })), [""; 0]);
         assert_eq!(with(|s| s.probe.interval = Span::from_nanos(1)), ["probe.interval"]);
         assert_eq!(with(|s| s.probe.interval = Span::from_millis(1001)), ["probe.interval"]);
         assert_eq!(with(|s| s.probe.interval = Span::from_secs(1)), [""; 0]);

@@ -5,7 +5,7 @@ use super::{
     field::{Section as _, section},
     value::Value,
 };
-use crate::mode::{Limits, Mode};
+use crate::mode::{Limits, Mode, PostcopyStart};
 use netem::Percent;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -35,6 +35,22 @@ section! {
         /// changes by `timeline` or `stress.phases` are still to come, a migration is not given up for this
         /// reason.
         pub stall_detection: bool = true,
+        /// With `mode: postcopy`, the number of passes over the memory after which the guest moves.
+        #[schemars(range(min = 1))]
+        pub postcopy_after_passes: Option<u32> = None,
+        /// With `mode: postcopy`, the time after which the guest moves, counted from the migrate command.
+        pub postcopy_after: Option<Span> = None,
+        /// With `mode: postcopy`, whether the guest moves once the remaining memory has stopped shrinking, as
+        /// `stall_detection` finds out.
+        #[serde(skip_serializing_if = "Not::not")]
+        pub postcopy_at_stall: bool = false,
+        /// With `mode: postcopy`, whether pages that the guest needs are sent over a connection of their own,
+        /// ahead of all others (preemption).
+        #[serde(skip_serializing_if = "Not::not")]
+        pub postcopy_preempt: bool = false,
+        /// The bandwidth limit that QEMU applies once the guest has moved by post-copy. Pages that the guest
+        /// needs may exceed it. At least `10B/s`. Default: no limit.
+        pub max_postcopy_bandwidth: Option<Bandwidth> = None,
         /// The bandwidth limit that QEMU itself applies to the migration, in bytes per second such as
         /// `110MB/s`, or in bits per second such as `900mbit`. At least `10B/s`. QEMU exceeds limits of a few
         /// MB/s, and sends at least 1.3 MB/s with any; if it sends clearly more than the limit allows, the
@@ -153,26 +169,32 @@ pub(super) struct Condition {
     pub(super) name: &'static str,
     /// The smallest and the largest value: of a quantity in QEMU's unit.
     pub(super) range: RangeInclusive<u64>,
-    /// The capability without which it has no effect, if any.
+    /// The setting without which it has no effect, if any.
     pub(super) needs: Option<&'static str>,
 }
 
 /// Returns the conditions on the settings of QEMU that take a number.
 pub(super) fn conditions() -> impl Iterator<Item = Condition> {
     const ANY: RangeInclusive<u64> = 0..=u64::MAX;
+    const POSTCOPY: Option<&str> = Some("mode: postcopy");
     [
-        ("cpu_throttle_initial", 1..=99, Some("auto_converge")),
-        ("cpu_throttle_increment", 1..=99, Some("auto_converge")),
-        ("max_cpu_throttle", 1..=99, Some("auto_converge")),
-        ("throttle_trigger_threshold", 1..=100, Some("auto_converge")),
-        ("cpu_throttle_tailslow", ANY, Some("auto_converge")),
-        ("vcpu_dirty_limit", 1..=u64::MAX, Some("dirty_limit")),
-        ("xbzrle_cache_size", 4096..=1 << 62, Some("xbzrle")),
-        ("multifd_channels", 1..=255, Some("multifd")),
-        ("multifd_compression", ANY, Some("multifd")),
-        ("multifd_zlib_level", 0..=9, Some("multifd")),
-        ("multifd_zstd_level", 0..=20, Some("multifd")),
-        ("multifd_qatzip_level", 1..=9, Some("multifd")),
+        ("postcopy_after_passes", 1..=u64::MAX, POSTCOPY),
+        ("postcopy_after", ANY, POSTCOPY),
+        ("postcopy_at_stall", ANY, POSTCOPY),
+        ("postcopy_preempt", ANY, POSTCOPY),
+        ("max_postcopy_bandwidth", 10..=1 << 62, POSTCOPY),
+        ("cpu_throttle_initial", 1..=99, Some("auto_converge: true")),
+        ("cpu_throttle_increment", 1..=99, Some("auto_converge: true")),
+        ("max_cpu_throttle", 1..=99, Some("auto_converge: true")),
+        ("throttle_trigger_threshold", 1..=100, Some("auto_converge: true")),
+        ("cpu_throttle_tailslow", ANY, Some("auto_converge: true")),
+        ("vcpu_dirty_limit", 1..=u64::MAX, Some("dirty_limit: true")),
+        ("xbzrle_cache_size", 4096..=1 << 62, Some("xbzrle: true")),
+        ("multifd_channels", 1..=255, Some("multifd: true")),
+        ("multifd_compression", ANY, Some("multifd: true")),
+        ("multifd_zlib_level", 0..=9, Some("multifd: true")),
+        ("multifd_zstd_level", 0..=20, Some("multifd: true")),
+        ("multifd_qatzip_level", 1..=9, Some("multifd: true")),
         ("avail_switchover_bandwidth", 1..=1 << 62, None),
         ("announce_rounds", 0..=1000, None),
         ("announce_initial", 0..=100_000, None),
@@ -188,7 +210,12 @@ impl Migrate {
     /// Returns the settings that a migration policy needs.
     pub fn limits(&self) -> Limits {
         let Self { timeout, downtime_limit, max_passes, stall_detection, .. } = *self;
-        Limits { timeout, downtime_limit, max_passes, stall_detection }
+        let postcopy_start = PostcopyStart {
+            after_passes: self.postcopy_after_passes,
+            after: self.postcopy_after,
+            at_stall: self.postcopy_at_stall,
+        };
+        Limits { timeout, downtime_limit, max_passes, stall_detection, postcopy_start }
     }
 
     /// Returns the settings that QEMU gets under their own names and that differ from their defaults: the
@@ -208,8 +235,17 @@ impl Migrate {
 }
 
 /// The settings that are this program's own, or that it gives to QEMU in another form.
-const NOT_QEMUS: &[&str] =
-    &["mode", "downtime_limit", "timeout", "max_passes", "stall_detection", "max_bandwidth"];
+const NOT_QEMUS: &[&str] = &[
+    "mode",
+    "downtime_limit",
+    "timeout",
+    "max_passes",
+    "stall_detection",
+    "max_bandwidth",
+    "postcopy_after_passes",
+    "postcopy_after",
+    "postcopy_at_stall",
+];
 
 /// Returns the value of a setting as QEMU takes it: times in milliseconds, shares in percent, rates in bytes
 /// per second, or in MiB per second for `vcpu_dirty_limit`. Returns nothing if that is no whole number.

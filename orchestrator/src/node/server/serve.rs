@@ -14,6 +14,7 @@ use super::{
     probe::Probe,
     streams::Streams,
     tcp_buffers::TcpBuffers,
+    userfaultfd,
     wire::WireCounts,
 };
 use crate::{
@@ -228,6 +229,11 @@ impl Server {
                     let signal = if stopped { Signal::SIGSTOP } else { Signal::SIGCONT };
                     kill(Pid::from_raw(pid.cast_signed()), signal)?;
                 }
+                json(())
+            }
+            Call::OfferUserfaultfd { user } => {
+                // Without it, QEMU says what it lacks.
+                let _ = userfaultfd::offer(user);
                 json(())
             }
             Call::CreateDisk { folder, named, bytes, written_bytes } => {

@@ -2,8 +2,8 @@ use super::*;
 use crate::{
     measure::{passes::Pass, samples::Completion},
     results::record::{
-        AppliedChange, DiskVerification, LinkLateness, Phase, RateInterval, SentWhileRunning,
-        StorageMeasured, StorageTraffic, Verification,
+        AppliedChange, DiskVerification, LinkLateness, Phase, PostcopyMeasured, RateInterval,
+        SentWhileRunning, StorageMeasured, StorageTraffic, Verification,
     },
 };
 use serde_json::Value;
@@ -34,6 +34,17 @@ fn all() -> Measured {
         longest_read_ms: Some(1.0),
         server_failures: Vec::new(),
         verified: Some(DiskVerification { blocks_checked: 1, ..DiskVerification::default() }),
+    };
+    measured.postcopy = PostcopyMeasured {
+        started_ms: Some(1.0),
+        duration_ms: Some(1.0),
+        bytes: Some(1),
+        page_requests: Some(1),
+        all_blocked_ms: Some(1),
+        vcpus_blocked_ms: vec![1],
+        fault_latency_us: Some(1.0),
+        fault_latencies: vec![1],
+        rate: Some(1.0),
     };
     measured.iterations.push(Pass {
         number: 1,
@@ -132,6 +143,11 @@ fn exactly_the_durations_have_a_provenance() {
         "storage.switchover_ms",
         "storage.longest_write_ms",
         "storage.longest_read_ms",
+        "postcopy.started_ms",
+        "postcopy.duration_ms",
+        "postcopy.all_blocked_ms",
+        "postcopy.vcpus_blocked_ms",
+        "postcopy.fault_latency_us",
         "iterations",
         "timeline",
         "stress.stretches",
