@@ -614,6 +614,11 @@ impl Driver for MockDriver {
         Ok(())
     }
 
+    async fn cpu_times(&self) -> Result<[Option<Duration>; 2], Error> {
+        let elapsed = self.shared.elapsed();
+        Ok([Some(elapsed / 2), Some(elapsed / 4)])
+    }
+
     async fn page_faults(&self) -> Result<PageFaults, Error> {
         let vcpus_blocked_ms = vec![120];
         Ok(PageFaults { all_blocked_ms: Some(120), vcpus_blocked_ms, ..PageFaults::default() })

@@ -65,6 +65,10 @@ pub trait Driver {
     /// Carries out an action on a migration in progress, and waits for the confirmation as long as it takes.
     async fn act(&self, action: Action) -> Result<(), Error>;
 
+    /// Returns the CPU time that the source and the destination have used so far; nothing of an end that has
+    /// exited.
+    async fn cpu_times(&self) -> Result<[Option<Duration>; 2], Error>;
+
     /// Asks the destination what page faults have cost the guest, after a migration by post-copy.
     async fn page_faults(&self) -> Result<PageFaults, Error>;
 

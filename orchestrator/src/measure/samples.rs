@@ -41,9 +41,28 @@ pub struct MemoryProgress {
     /// The part of `transferred_bytes` that was sent after the guest had moved by post-copy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub postcopy_bytes: Option<u64>,
+    /// The part of `transferred_bytes` that was sent over the connections of `multifd`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub multifd_bytes: Option<u64>,
+    /// The work of XBZRLE so far, if it is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xbzrle: Option<XbzrleProgress>,
     /// The number of times that the destination has requested a page because the guest needed it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub page_requests: Option<u64>,
+}
+
+/// What XBZRLE has done so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct XbzrleProgress {
+    /// The number of pages of which only the changes were sent.
+    pub pages: u64,
+    /// The number of bytes sent for these pages.
+    pub bytes: u64,
+    /// The number of pages that were not in the cache, and were sent in full.
+    pub misses: u64,
+    /// The number of pages whose changes were larger than the page, and which were sent in full.
+    pub overflows: u64,
 }
 
 /// How far the copy of the guest's disk has come.

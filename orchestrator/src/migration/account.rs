@@ -6,19 +6,28 @@ use super::{
 };
 use crate::{
     driver::{PageFaults, control_port::TelemetrySample},
+    matrix::Migrate,
     measure::{
         clock::{self, ClockReading},
         link::LinkSetting,
+        samples::MemoryProgress,
     },
     node::{protocol::Traffic, server::probe},
     results::record::{
-        LinkLateness, Measured, PostcopyMeasured, SentWhileRunning, StorageMeasured, StorageTraffic,
-        round_micros,
+        CpuMeasured, LinkLateness, Measured, PostcopyMeasured, SentWhileRunning, StorageMeasured,
+        StorageTraffic, round_micros,
     },
 };
 use netem::userspace::Lateness;
-use stressor::{protocol::DiskTelemetry, workload::Rate};
+use std::time::Duration;
+use stressor::{
+    protocol::DiskTelemetry,
+    workload::{PAGE_BYTES, Rate},
+};
 use tokio::time::Instant;
+
+/// The share of the dirty rate before the migration at which the load counts as recovered.
+const RECOVERED: f64 = 0.95;
 
 /// Records how the migration link was set at the start of the attempt.
 pub(super) fn link_setting(measured: &mut Measured, setting: LinkSetting) {
@@ -72,6 +81,53 @@ pub(super) fn migration(measured: &mut Measured, finished: &FinishedMigration) {
         measured.qemu = Some(completion);
         measured.downtime_ms.qemu = completion.downtime_ms.map(|ms| ms as f64);
     }
+}
+
+/// Records what the aids of a migration with these settings did.
+pub(super) fn aids(measured: &mut Measured, finished: &FinishedMigration, settings: &Migrate) {
+    let aids = &mut measured.aids;
+    let samples = &finished.samples;
+    // The largest figures, not the last: QEMU clears its figures when a migration is cancelled.
+    let largest = |of: fn(&MemoryProgress) -> Option<u64>| {
+        samples.iter().filter_map(|sample| of(sample.memory.as_ref()?)).max()
+    };
+    if settings.auto_converge || settings.dirty_limit {
+        aids.throttle_percent = samples.iter().map(|sample| sample.throttle_percent).max();
+        let throttled = samples.windows(2).filter(|pair| pair[0].throttle_percent > 0);
+        aids.throttled_ms = Some(round_micros(throttled.map(|pair| pair[1].at_ms - pair[0].at_ms).sum()));
+    }
+    if settings.multifd {
+        aids.multifd_bytes = largest(|memory| memory.multifd_bytes);
+    }
+    if settings.multifd_compression.is_some() {
+        let pages = largest(|memory| Some(memory.normal_pages)).map(|pages| pages * PAGE_BYTES);
+        aids.compression_ratio =
+            pages.zip(aids.multifd_bytes).map(|(pages, sent)| pages as f64 / sent as f64);
+    }
+    if settings.xbzrle {
+        aids.xbzrle_pages = largest(|memory| Some(memory.xbzrle?.pages));
+        aids.xbzrle_bytes = largest(|memory| Some(memory.xbzrle?.bytes));
+        aids.xbzrle_misses = largest(|memory| Some(memory.xbzrle?.misses));
+        aids.xbzrle_overflows = largest(|memory| Some(memory.xbzrle?.overflows));
+    }
+}
+
+/// Records the CPU time that source and destination used between two readings.
+pub(super) fn cpu(measured: &mut Measured, before: [Option<Duration>; 2], after: [Option<Duration>; 2]) {
+    let [source, destination] = [0, 1].map(|end| {
+        let used = after[end]?.saturating_sub(before[end]?);
+        Some(round_micros(used.as_secs_f64() * 1e3))
+    });
+    let gigabytes =
+        measured.transferred.qemu_bytes.filter(|bytes| *bytes > 0).map(|bytes| bytes as f64 / 1e9);
+    let [source_ms_per_gb, destination_ms_per_gb] =
+        [source, destination].map(|ms| Some(round_micros(ms? / gigabytes?)));
+    measured.cpu = CpuMeasured {
+        source_ms: source,
+        destination_ms: destination,
+        source_ms_per_gb,
+        destination_ms_per_gb,
+    };
 }
 
 /// Records what is known of post-copy only. `faults` is what the destination says.
@@ -167,6 +223,11 @@ pub(super) fn stress(
     stress.longest_stall_ms = load::longest_stall_ms(during);
     let undisturbed = finished.undisturbed_since();
     stress.after = load::rate(load::between(here, undisturbed, observed_until));
+    if let Some(resumed) = finished.resumed {
+        let afterwards = load::between(here, resumed, observed_until);
+        let recovered = stress.before.and_then(|goal| load::recovered(afterwards, resumed, goal, RECOVERED));
+        stress.recovered_ms = recovered.map(|after| round_micros(after.as_secs_f64() * 1e3));
+    }
     if finished.postcopy.is_some() {
         measured.postcopy.rate = load::rate(load::between(here, since, undisturbed));
     }

@@ -263,6 +263,7 @@ impl<N: Network> Attempt<'_, N> {
         driver.listen().await?;
         let wire_before = self.network.traffic().await?;
         let storage_before = self.network.storage_traffic().await?;
+        let cpu_before = driver.cpu_times().await?;
         let spec = MigrationSpec {
             steps: &settings.steps(),
             timeout: settings.migrate.timeout,
@@ -273,7 +274,10 @@ impl<N: Network> Attempt<'_, N> {
         let finished = follow::migrate(driver, &mut *policy, &spec, &actuator, self.sink).await?;
         let wire_after = self.network.traffic().await?;
         let storage_after = self.network.storage_traffic().await?;
+        let cpu_after = driver.cpu_times().await?;
         account::migration(&mut self.builder.measured, &finished);
+        account::cpu(&mut self.builder.measured, cpu_before, cpu_after);
+        account::aids(&mut self.builder.measured, &finished, &settings.migrate);
         if finished.postcopy.is_some() && finished.resumed.is_some() {
             let faults = driver.page_faults().await?;
             account::postcopy(&mut self.builder.measured, &finished, faults);

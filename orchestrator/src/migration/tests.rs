@@ -283,6 +283,11 @@ async fn a_migration_that_completes_has_all_figures() {
         assert!((15.7e6..16.3e6).contains(&rate), "{rate}");
     }
     assert_eq!(measured.verified.as_ref().unwrap().pages_checked, 1000);
+    assert!(measured.aids.is_empty() && measured.postcopy.is_empty(), "no aid, no figures");
+    let close = |ms: Option<f64>, expected: f64| (ms.unwrap() - expected).abs() < 2.0;
+    assert!(close(measured.cpu.source_ms, 1030.0), "{:?}", measured.cpu);
+    assert!(close(measured.cpu.destination_ms_per_gb, 515.0 / 0.2), "{:?}", measured.cpu);
+    assert!(measured.stress.recovered_ms.unwrap() < 100.0, "{:?}", measured.stress);
     assert_eq!(measured.disagreements, Vec::<String>::new());
     assert_eq!(result.links, ["800mbit"]);
     let phases: Vec<Phase> = measured.phases_ms.keys().copied().collect();
@@ -688,6 +693,17 @@ async fn passes_come_before_post_copy_and_it_is_never_cancelled() {
     let result = Setup::new().with("migrate: { mode: postcopy, postcopy_after: 30s }\n").run().await;
     assert_eq!(result.outcome(), (Outcome::Converged, ""));
     assert!(result.driver.actions().is_empty() && result.record.measured.postcopy.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_the_figures_of_the_aids_in_use_are_present() {
+    let aids = async |settings| Setup::new().with(settings).run().await.record.measured.aids;
+    let throttled = aids("migrate: { auto_converge: true }\n").await;
+    assert_eq!((throttled.throttle_percent, throttled.throttled_ms), (Some(0), Some(0.0)));
+    assert!(throttled.multifd_bytes.is_none() && throttled.xbzrle_pages.is_none(), "{throttled:?}");
+    // What QEMU does not report is absent, even if the aid is in use.
+    assert!(aids("migrate: { multifd: true, multifd_compression: zstd }\n").await.is_empty());
+    assert!(aids("migrate: { xbzrle: true }\n").await.is_empty());
 }
 
 /// A migration whose disk is copied in three seconds, and completed in 40 ms.

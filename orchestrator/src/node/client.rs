@@ -561,6 +561,13 @@ impl Process {
         self.node.call("kill a process", Call::Kill { process: self.number }).await
     }
 
+    /// Returns the CPU time that the process has used; nothing if it has exited.
+    pub async fn cpu_time(&self) -> Result<Option<Duration>, NodeError> {
+        let call = Call::CpuTime { process: self.number };
+        let nanos: Option<u64> = self.node.call("tell the CPU time of a process", call).await?;
+        Ok(nanos.map(Duration::from_nanos))
+    }
+
     /// Stops the process with SIGSTOP, or lets it go on.
     pub async fn pause(&self, stopped: bool) -> Result<(), NodeError> {
         let what = if stopped { "stop a process" } else { "let a process go on" };

@@ -127,6 +127,11 @@ pub enum Call {
         /// The number of that user, and of its group.
         user: u32,
     },
+    /// Return the CPU time that a process has used, in nanoseconds; nothing if it has exited.
+    CpuTime {
+        /// The process, as numbered by [`Call::Spawn`].
+        process: u64,
+    },
     /// Create a disk: a file without a name, which is gone when nothing has it open any more, or one with a
     /// name, which is gone when the disk is closed or the node ends. Returns a [`CreatedDisk`].
     CreateDisk {

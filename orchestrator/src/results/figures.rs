@@ -119,6 +119,12 @@ pub enum Unit {
     Microseconds,
     /// Requests of the destination for a page.
     Requests,
+    /// Percent of time.
+    Percent,
+    /// A ratio of two sizes.
+    Ratio,
+    /// Milliseconds of CPU time per 10^9 bytes that QEMU sent.
+    MillisecondsPerGigabyte,
 }
 
 impl fmt::Display for Unit {
@@ -133,6 +139,9 @@ impl fmt::Display for Unit {
             Self::Entries => "entries",
             Self::Microseconds => "microseconds",
             Self::Requests => "requests",
+            Self::Percent => "percent",
+            Self::Ratio => "ratio",
+            Self::MillisecondsPerGigabyte => "milliseconds per 10^9 bytes",
         })
     }
 }
@@ -426,6 +435,126 @@ pub const FIGURES: &[Figure] = &[
         ..DEFAULTS
     },
     Figure {
+        key: "aids.throttle_percent",
+        description: "The largest share of time for which QEMU stopped the virtual CPUs to let the migration \
+                      converge. Each pass in `iterations` and each sample has its own. Absent without \
+                      `auto_converge` and `dirty_limit`.",
+        unit: Unit::Percent,
+        value: |m| Some(m.aids.throttle_percent? as f64),
+        table: Some(TableColumn { header: "throttle\n%", per: 1.0, decimals: 0, optional: true }),
+        csv: Some(CsvColumn { name: "throttle_percent", whole: true }),
+        ..DEFAULTS
+    },
+    Figure {
+        key: "aids.throttled_ms",
+        description: "The time for which QEMU throttled the virtual CPUs at all, as the samples show it. \
+                      Absent without `auto_converge` and `dirty_limit`.",
+        clock: Some(Clock::Orchestrator),
+        from: "the orchestrator receives a sample with a throttle from the source",
+        to: "the orchestrator receives the next sample",
+        ways: Some("the difference between two delays from the source"),
+        value: |m| m.aids.throttled_ms,
+        csv: Some(CsvColumn { name: "throttled_ms", whole: false }),
+        ..DEFAULTS
+    },
+    Figure {
+        key: "aids.compression_ratio",
+        description: "How many times smaller `multifd` made memory: the size of all pages that were sent in \
+                      full, divided by the bytes over the connections of `multifd`. Absent without \
+                      `multifd_compression`.",
+        unit: Unit::Ratio,
+        leaves_out: "pages of zeros, which are not compressed",
+        value: |m| m.aids.compression_ratio,
+        table: Some(TableColumn { header: "compr.\nratio", per: 1.0, decimals: 2, optional: true }),
+        csv: Some(CsvColumn { name: "compression_ratio", whole: false }),
+        ..DEFAULTS
+    },
+    Figure {
+        key: "aids.multifd_bytes",
+        description: "The part of the migration stream that QEMU sent over the connections of `multifd`; the \
+                      rest went over the main one. Absent without `multifd`.",
+        unit: Unit::Bytes,
+        leaves_out: "TCP, IP and Ethernet headers",
+        value: |m| Some(m.aids.multifd_bytes? as f64),
+        csv: Some(CsvColumn { name: "multifd_bytes", whole: true }),
+        ..DEFAULTS
+    },
+    Figure {
+        key: "aids.xbzrle_pages",
+        description: "The number of pages of which XBZRLE sent the changes only. Absent without `xbzrle`.",
+        unit: Unit::Pages,
+        value: |m| Some(m.aids.xbzrle_pages? as f64),
+        table: Some(TableColumn { header: "XBZRLE\npages", per: 1.0, decimals: 0, optional: true }),
+        csv: Some(CsvColumn { name: "xbzrle_pages", whole: true }),
+        ..DEFAULTS
+    },
+    Figure {
+        key: "aids.xbzrle_bytes",
+        description: "The bytes that XBZRLE sent for the pages of which it sent the changes only. Absent \
+                      without `xbzrle`.",
+        unit: Unit::Bytes,
+        value: |m| Some(m.aids.xbzrle_bytes? as f64),
+        csv: Some(CsvColumn { name: "xbzrle_bytes", whole: true }),
+        ..DEFAULTS
+    },
+    Figure {
+        key: "aids.xbzrle_misses",
+        description: "The number of pages that XBZRLE did not have in its cache, so that they were sent in \
+                      full. Absent without `xbzrle`.",
+        unit: Unit::Pages,
+        value: |m| Some(m.aids.xbzrle_misses? as f64),
+        table: Some(TableColumn { header: "XBZRLE\nmisses", per: 1.0, decimals: 0, optional: true }),
+        csv: Some(CsvColumn { name: "xbzrle_misses", whole: true }),
+        ..DEFAULTS
+    },
+    Figure {
+        key: "aids.xbzrle_overflows",
+        description: "The number of pages whose changes XBZRLE could not make smaller than the page, so that \
+                      they were sent in full. Absent without `xbzrle`.",
+        unit: Unit::Pages,
+        value: |m| Some(m.aids.xbzrle_overflows? as f64),
+        csv: Some(CsvColumn { name: "xbzrle_overflows", whole: true }),
+        ..DEFAULTS
+    },
+    Figure {
+        key: "cpu.source_ms",
+        description: "The CPU time that the source's QEMU used during the migration, with all its threads. \
+                      With TCG that includes the guest's own work.",
+        clock: Some(Clock::Source),
+        from: "just before the orchestrator sends `migrate` to the source",
+        to: "the orchestrator knows how the migration ended",
+        value: |m| m.cpu.source_ms,
+        csv: Some(CsvColumn { name: "cpu_source_ms", whole: false }),
+        ..DEFAULTS
+    },
+    Figure {
+        key: "cpu.destination_ms",
+        description: "The CPU time that the destination's QEMU used during the migration, with all its \
+                      threads. Absent if it ended with the migration.",
+        clock: Some(Clock::Destination),
+        from: "just before the orchestrator sends `migrate` to the source",
+        to: "the orchestrator knows how the migration ended",
+        value: |m| m.cpu.destination_ms,
+        csv: Some(CsvColumn { name: "cpu_destination_ms", whole: false }),
+        ..DEFAULTS
+    },
+    Figure {
+        key: "cpu.source_ms_per_gb",
+        description: "`cpu.source_ms` for each 10^9 bytes of `transferred.qemu_bytes`.",
+        unit: Unit::MillisecondsPerGigabyte,
+        value: |m| m.cpu.source_ms_per_gb,
+        csv: Some(CsvColumn { name: "cpu_source_ms_per_gb", whole: false }),
+        ..DEFAULTS
+    },
+    Figure {
+        key: "cpu.destination_ms_per_gb",
+        description: "`cpu.destination_ms` for each 10^9 bytes of `transferred.qemu_bytes`.",
+        unit: Unit::MillisecondsPerGigabyte,
+        value: |m| m.cpu.destination_ms_per_gb,
+        csv: Some(CsvColumn { name: "cpu_destination_ms_per_gb", whole: false }),
+        ..DEFAULTS
+    },
+    Figure {
         key: "postcopy.started_ms",
         description: "The time from the `migrate` command until post-copy was asked for, if it was.",
         clock: Some(Clock::Orchestrator),
@@ -606,6 +735,19 @@ pub const FIGURES: &[Figure] = &[
         to: "the phase `observe` ends",
         value: |m| m.stress.after,
         csv: Some(CsvColumn { name: "stress_after_bytes_per_s", whole: true }),
+        ..DEFAULTS
+    },
+    Figure {
+        key: "stress.recovered_ms",
+        description: "The time after the switchover until the guest's dirty rate was back: until it dirtied, \
+                      over four telemetry intervals, at least 95 % of what it did before the migration. \
+                      Absent if that was not seen.",
+        clock: Some(Clock::Orchestrator),
+        from: "the orchestrator receives the event `RESUME` from the destination",
+        to: "the orchestrator receives the telemetry sample with which the first of these intervals begins",
+        ways: Some("the difference between two delays from the destination"),
+        value: |m| m.stress.recovered_ms,
+        csv: Some(CsvColumn { name: "stress_recovered_ms", whole: false }),
         ..DEFAULTS
     },
     Figure {

@@ -90,6 +90,12 @@ pub struct Measured {
     /// What happened to the guest's disk. Absent if it has none.
     #[serde(default, skip_serializing_if = "StorageMeasured::is_empty")]
     pub storage: StorageMeasured,
+    /// What the aids of the migration did. Absent without any.
+    #[serde(default, skip_serializing_if = "AidsMeasured::is_empty")]
+    pub aids: AidsMeasured,
+    /// The CPU time that the two QEMU processes used for the migration. Absent in records of older versions.
+    #[serde(default, skip_serializing_if = "CpuMeasured::is_empty")]
+    pub cpu: CpuMeasured,
     /// What happened in post-copy. Absent if the guest did not move by post-copy.
     #[serde(default, skip_serializing_if = "PostcopyMeasured::is_empty")]
     pub postcopy: PostcopyMeasured,
@@ -211,6 +217,66 @@ pub struct StorageMeasured {
 }
 
 impl StorageMeasured {
+    /// Returns whether nothing was measured.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What the aids of a migration did. What an aid does not have is absent.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AidsMeasured {
+    /// The figure `aids.throttle_percent`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub throttle_percent: Option<u64>,
+    /// The figure `aids.throttled_ms`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub throttled_ms: Option<f64>,
+    /// The figure `aids.compression_ratio`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression_ratio: Option<f64>,
+    /// The figure `aids.multifd_bytes`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub multifd_bytes: Option<u64>,
+    /// The figure `aids.xbzrle_pages`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xbzrle_pages: Option<u64>,
+    /// The figure `aids.xbzrle_bytes`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xbzrle_bytes: Option<u64>,
+    /// The figure `aids.xbzrle_misses`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xbzrle_misses: Option<u64>,
+    /// The figure `aids.xbzrle_overflows`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xbzrle_overflows: Option<u64>,
+}
+
+impl AidsMeasured {
+    /// Returns whether nothing was measured.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The CPU time that the two QEMU processes used for a migration.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CpuMeasured {
+    /// The figure `cpu.source_ms`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_ms: Option<f64>,
+    /// The figure `cpu.destination_ms`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination_ms: Option<f64>,
+    /// The figure `cpu.source_ms_per_gb`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_ms_per_gb: Option<f64>,
+    /// The figure `cpu.destination_ms_per_gb`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination_ms_per_gb: Option<f64>,
+}
+
+impl CpuMeasured {
     /// Returns whether nothing was measured.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -454,6 +520,9 @@ pub struct Stress {
     pub stretches: Vec<RateInterval>,
     /// The figure `stress.after`.
     pub after: Option<f64>,
+    /// The figure `stress.recovered_ms`. Absent in records of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovered_ms: Option<f64>,
     /// The figure `stress.forgone_bytes`.
     pub forgone_bytes: Option<u64>,
     /// The figure `stress.longest_stall_ms`.

@@ -19,7 +19,7 @@ use crate::{
 };
 use futures::future::join_all;
 use serde_json::json;
-use std::{cell::OnceCell, net::Ipv4Addr, path::Path};
+use std::{cell::OnceCell, net::Ipv4Addr, path::Path, time::Duration};
 use tokio::{
     sync::{
         broadcast::{self, error::RecvError},
@@ -278,6 +278,14 @@ impl Driver for Pair<'_> {
             }
         }
         Ok(())
+    }
+
+    async fn cpu_times(&self) -> Result<[Option<Duration>; 2], driver::Error> {
+        let (Some(source), Some(destination)) = (&self.source, &self.destination) else {
+            return Err(driver::Error::NotStarted);
+        };
+        let (source, destination) = tokio::try_join!(source.cpu_time(), destination.cpu_time())?;
+        Ok([source, destination])
     }
 
     async fn page_faults(&self) -> Result<PageFaults, driver::Error> {

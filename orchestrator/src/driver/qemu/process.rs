@@ -171,6 +171,11 @@ impl QemuProcess {
         self.exit_is_expected.store(true, Ordering::Relaxed);
     }
 
+    /// Returns the CPU time that QEMU has used; nothing if it has exited.
+    pub async fn cpu_time(&self) -> Result<Option<Duration>, NodeError> {
+        self.process.cpu_time().await
+    }
+
     /// Waits until QEMU ends unexpectedly or its guest panics, and returns [`Error::Died`] or
     /// [`Error::Panicked`]. Never returns if the exit is expected, see [`QemuProcess::expect_exit`].
     pub async fn died(&self) -> Error {

@@ -2,7 +2,7 @@
 
 use crate::{
     driver::{PageFaults, State, Status},
-    measure::samples::{Completion, MemoryProgress, Sample},
+    measure::samples::{Completion, MemoryProgress, Sample, XbzrleProgress},
 };
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -23,6 +23,7 @@ pub(super) struct QueryMigrate {
     cpu_throttle_percentage: Option<u64>,
     #[serde(default)]
     socket_address: Vec<SocketAddress>,
+    xbzrle_cache: Option<XbzrleCache>,
     postcopy_blocktime: Option<u64>,
     postcopy_vcpu_blocktime: Option<Vec<u64>>,
     postcopy_latency: Option<u64>,
@@ -41,8 +42,18 @@ struct Ram {
     dirty_pages_rate: u64,
     page_size: u64,
     mbps: f64,
+    multifd_bytes: Option<u64>,
     postcopy_bytes: Option<u64>,
     postcopy_requests: Option<u64>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct XbzrleCache {
+    bytes: u64,
+    pages: u64,
+    cache_miss: u64,
+    overflow: u64,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -103,6 +114,13 @@ impl QueryMigrate {
             pass: ram.dirty_sync_count,
             dirty_rate_bytes_per_s: ram.dirty_pages_rate.saturating_mul(ram.page_size),
             mbit_per_s: ram.mbps,
+            multifd_bytes: ram.multifd_bytes.filter(|bytes| *bytes > 0),
+            xbzrle: self.xbzrle_cache.as_ref().map(|cache| XbzrleProgress {
+                pages: cache.pages,
+                bytes: cache.bytes,
+                misses: cache.cache_miss,
+                overflows: cache.overflow,
+            }),
             postcopy_bytes: ram.postcopy_bytes.filter(|bytes| *bytes > 0),
             page_requests: ram.postcopy_requests.filter(|requests| *requests > 0),
         });
@@ -136,6 +154,18 @@ mod tests {
         });
         let known = memory(json!({ "status": "active", "ram": ram })).unwrap();
         assert_eq!((known.transferred_bytes, known.pass, known.dirty_rate_bytes_per_s), (1, 5, 6 * 4096));
+        assert_eq!((known.xbzrle, known.multifd_bytes, known.page_requests), (None, None, None));
+        let cache = json!({ "bytes": 1, "pages": 2, "cache-miss": 3, "overflow": 4, "cache-size": 5 });
+        let aided = memory(json!({ "status": "active", "xbzrle-cache": cache, "ram": {
+            "transferred": 1, "remaining": 2, "normal": 3, "duplicate": 4, "dirty-sync-count": 5,
+            "dirty-pages-rate": 6, "page-size": 4096, "mbps": 7.5, "multifd-bytes": 8, "postcopy-requests": 9,
+        } }));
+        let aided = aided.unwrap();
+        let xbzrle = XbzrleProgress { bytes: 1, pages: 2, misses: 3, overflows: 4 };
+        assert_eq!(
+            (aided.xbzrle, aided.multifd_bytes, aided.page_requests),
+            (Some(xbzrle), Some(8), Some(9))
+        );
         assert_eq!(memory(json!({ "status": "setup" })), None);
         assert_eq!(memory(json!({ "status": "active", "ram": { "transferred": 1 } })), None);
     }

@@ -33,6 +33,7 @@ use nix::{
         prctl,
         signal::{Signal, kill},
     },
+    time::{clock_getcpuclockid, clock_gettime},
     unistd::Pid,
 };
 use serde::Serialize;
@@ -65,6 +66,12 @@ use units::Bytes;
 
 /// The longest piece of a process's output that is passed on as one line, in bytes.
 const OUTPUT_LINE_BYTES: u64 = 64 << 10;
+
+/// Returns the CPU time that all threads of a process have used.
+fn cpu_time_ns(pid: Pid) -> Option<u64> {
+    let used = clock_gettime(clock_getcpuclockid(pid).ok()?).ok()?;
+    u64::try_from(Duration::from(used).as_nanos()).ok()
+}
 
 /// The process name that a node gives itself when its lab is complete ([`Call::Announce`]), for other
 /// processes to see.
@@ -235,6 +242,10 @@ impl Server {
                 // Without it, QEMU says what it lacks.
                 let _ = userfaultfd::offer(user);
                 json(())
+            }
+            Call::CpuTime { process } => {
+                let pid = self.children.lock().unwrap().get(&process).copied();
+                json(pid.and_then(|pid| cpu_time_ns(Pid::from_raw(pid.cast_signed()))))
             }
             Call::CreateDisk { folder, named, bytes, written_bytes } => {
                 let server = Arc::clone(self);

@@ -2,7 +2,7 @@ use super::*;
 use crate::{
     measure::{passes::Pass, samples::Completion},
     results::record::{
-        AppliedChange, DiskVerification, LinkLateness, Phase, PostcopyMeasured, RateInterval,
+        AidsMeasured, AppliedChange, CpuMeasured, DiskVerification, LinkLateness, Phase, PostcopyMeasured, RateInterval,
         SentWhileRunning, StorageMeasured, StorageTraffic, Verification,
     },
 };
@@ -35,6 +35,23 @@ fn all() -> Measured {
         server_failures: Vec::new(),
         verified: Some(DiskVerification { blocks_checked: 1, ..DiskVerification::default() }),
     };
+    measured.aids = AidsMeasured {
+        throttle_percent: Some(1),
+        throttled_ms: Some(1.0),
+        compression_ratio: Some(1.0),
+        multifd_bytes: Some(1),
+        xbzrle_pages: Some(1),
+        xbzrle_bytes: Some(1),
+        xbzrle_misses: Some(1),
+        xbzrle_overflows: Some(1),
+    };
+    measured.cpu = CpuMeasured {
+        source_ms: Some(1.0),
+        destination_ms: Some(1.0),
+        source_ms_per_gb: Some(1.0),
+        destination_ms_per_gb: Some(1.0),
+    };
+    measured.stress.recovered_ms = Some(1.0);
     measured.postcopy = PostcopyMeasured {
         started_ms: Some(1.0),
         duration_ms: Some(1.0),
@@ -143,6 +160,9 @@ fn exactly_the_durations_have_a_provenance() {
         "storage.switchover_ms",
         "storage.longest_write_ms",
         "storage.longest_read_ms",
+        "aids.throttled_ms",
+        "cpu.source_ms",
+        "cpu.destination_ms",
         "postcopy.started_ms",
         "postcopy.duration_ms",
         "postcopy.all_blocked_ms",
@@ -151,6 +171,7 @@ fn exactly_the_durations_have_a_provenance() {
         "iterations",
         "timeline",
         "stress.stretches",
+        "stress.recovered_ms",
         "stress.longest_stall_ms",
         "qemu",
         "link_lateness",
