@@ -281,6 +281,7 @@ pub(super) const SYNONYMS: &[(&str, &[&str])] = &[
             "max_rate",
         ],
     ),
+    ("migrate.tls", &["encryption", "encrypted", "encrypt", "ssl", "tls_creds", "x509"]),
     ("migrate.postcopy_preempt", &["preempt", "preemption"]),
     ("migrate.max_postcopy_bandwidth", &["postcopy_bandwidth", "bandwidth_postcopy"]),
     ("migrate.postcopy_after_passes", &["postcopy_after_precopy", "postcopy_iterations"]),

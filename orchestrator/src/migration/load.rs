@@ -41,9 +41,9 @@ pub fn between(telemetry: &[TelemetrySample], from: Instant, to: Instant) -> &[T
     &telemetry[start.min(end)..end]
 }
 
-/// Returns how long after `since` the rate was first back at this share of `goal`, in bytes per second, over a
-/// window of [`SAMPLES_PER_WINDOW`] intervals: the time until the window begins. Returns nothing if it was not,
-/// or if the goal is nothing.
+/// Returns how long after `since` the rate was first back at this share of `goal`, in bytes per second, over
+/// a window of [`SAMPLES_PER_WINDOW`] intervals: the time until the window begins. Returns nothing if it was
+/// not, or if the goal is nothing.
 pub fn recovered(telemetry: &[TelemetrySample], since: Instant, goal: f64, share: f64) -> Option<Duration> {
     let mut windows = telemetry.windows(SAMPLES_PER_WINDOW + 1);
     let first = windows.find(|window| rate(window).is_some_and(|rate| goal > 0.0 && rate >= goal * share))?;

@@ -107,7 +107,7 @@ modes! {
     /// Post-copy. Memory is sent in passes as in pre-copy at first. Then the guest moves to the destination,
     /// whatever is still missing there: a page that it needs is requested from the source, and all others
     /// follow meanwhile. `postcopy_after_passes`, `postcopy_after` and `postcopy_at_stall` say when the guest
-    /// moves; without any of them it moves at once. From then on the migration cannot be given up, and if the
-    /// link fails, the guest is lost. The destination needs userfaultfd.
+    /// moves; without any of them it moves at once. From then on the migration cannot be given up. If the
+    /// link fails then, the guest is lost. The destination needs userfaultfd.
     Postcopy = postcopy::Postcopy,
 }

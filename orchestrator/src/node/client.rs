@@ -374,6 +374,11 @@ impl Node {
         self.call("announce that its lab is complete", Call::Announce).await
     }
 
+    /// Writes a file in the node's private directory: see [`Call::WriteFile`].
+    pub async fn write_file(&self, path: String, text: String, user: Option<u32>) -> Result<(), NodeError> {
+        self.call("write a file", Call::WriteFile { path, text, user }).await
+    }
+
     /// Lets QEMU use userfaultfd: see [`Call::OfferUserfaultfd`].
     pub async fn offer_userfaultfd(&self, user: u32) -> Result<(), NodeError> {
         self.call("offer userfaultfd", Call::OfferUserfaultfd { user }).await

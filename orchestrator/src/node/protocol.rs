@@ -127,6 +127,16 @@ pub enum Call {
         /// The number of that user, and of its group.
         user: u32,
     },
+    /// Write a file in the node's private directory, which only its owner can read. Replaces a file of that
+    /// name.
+    WriteFile {
+        /// The file's path in the private directory, with the folders that it needs.
+        path: String,
+        /// The content.
+        text: String,
+        /// The owner's number; this process's user if absent.
+        user: Option<u32>,
+    },
     /// Return the CPU time that a process has used, in nanoseconds; nothing if it has exited.
     CpuTime {
         /// The process, as numbered by [`Call::Spawn`].

@@ -112,9 +112,11 @@ fn post_copy_moves_a_guest_that_pre_copy_cannot() {
         assert!(verified.pages_checked > 8000 && verified.first_bad.is_none(), "{said}");
         let postcopy = &measured.postcopy;
         assert!(postcopy.duration_ms.unwrap() > 0.0 && postcopy.bytes.unwrap() > 1_000_000, "{said}");
-        assert!(postcopy.page_requests.unwrap() > 0 && !postcopy.vcpus_blocked_ms.is_empty(), "{said}");
+        assert!(postcopy.page_requests.is_some() && !postcopy.vcpus_blocked_ms.is_empty(), "{said}");
         assert!(measured.total_time_ms > postcopy.started_ms, "{said}");
     }
+    let requests: u64 = moved.iter().filter_map(|record| record.measured.postcopy.page_requests).sum();
+    assert!(requests > 0, "{moved:#?}");
     assert_eq!(precopy.outcome, Outcome::NotConverged, "{precopy:#?}");
     assert!(precopy.measured.postcopy.is_empty());
     if multifd.outcome == Outcome::Skipped {
@@ -140,4 +142,32 @@ fn post_copy_without_userfaultfd_is_skipped() {
     assert_eq!(dir.outcomes(), [Outcome::Skipped], "{}", dir.shown());
     let reason = records[0].reason.as_deref().unwrap();
     assert!(reason.starts_with("QEMU on this host refuses it: Postcopy is not supported"), "{reason}");
+}
+
+/// Encrypted migrations.
+const TLS: &str = "
+name: tls
+guest: { memory: 192MiB, ballast: 32MiB, accel: tcg }
+stress: { rate: 2MB/s, working_set: 2MB }
+migrate: { tls: true, downtime_limit: 300ms, timeout: 60s }
+include:
+  - { migrate.timeout: 59s }
+  - { migrate.multifd: true, migrate.multifd_channels: 3 }
+  - { migrate.multifd: true, migrate.zero_copy_send: true }
+";
+
+#[test]
+#[ignore = "runs QEMU: cargo xtask test"]
+fn encrypted_migrations_keep_memory_intact() {
+    let Some(ready) = ready() else { return };
+    let dir = TestDir::new(&ready, TLS);
+    assert_eq!(dir.run(&["matrix.yaml", "--out", "run"]), 0, "{}", dir.shown());
+    let [plain, multifd, zero_copy] = &dir.records()[..] else { panic!("{}", dir.shown()) };
+    for record in [plain, multifd] {
+        assert_eq!(record.outcome, Outcome::Converged, "{record:#?}");
+        let verified = record.measured.verified.as_ref().unwrap();
+        assert!(verified.pages_checked > 8000 && verified.first_bad.is_none(), "{record:#?}");
+    }
+    assert_eq!(zero_copy.outcome, Outcome::Skipped, "{zero_copy:#?}");
+    assert!(zero_copy.reason.as_ref().unwrap().contains("Zero copy only available for"), "{zero_copy:#?}");
 }

@@ -39,10 +39,15 @@ pub enum UserOption {
 }
 
 impl Confinement {
+    /// Returns the number of the user that QEMU becomes, if it becomes another one.
+    pub(super) fn user_number(self) -> Option<u32> {
+        self.user.map(|_| USER)
+    }
+
     /// Lets QEMU on this node be the destination of post-copy, which an unprivileged user may otherwise not.
     pub(super) async fn offer_userfaultfd(self, node: &Node) -> Result<(), NodeError> {
-        match self.user {
-            Some(_) => node.offer_userfaultfd(USER).await,
+        match self.user_number() {
+            Some(user) => node.offer_userfaultfd(user).await,
             None => Ok(()),
         }
     }

@@ -6,7 +6,8 @@
 //! QEMU which CPUs it can give a guest; [`accel`] finds out which accelerator works on a host, and [`trial`]
 //! whether QEMU can make a machine and migrate it, with what `support` asks. [`machine_types`] chooses one
 //! that both ends have. [`confinement`] restricts what a QEMU process may do. [`disk`] is the guest's disk;
-//! `image` writes its image, and `mirror` moves it to the destination.
+//! `image` writes its image, and `mirror` moves it to the destination. `tls` makes the certificates of an
+//! encrypted migration.
 
 pub mod accel;
 pub mod confinement;
@@ -23,6 +24,7 @@ pub mod qmp;
 mod query;
 pub mod saved;
 mod support;
+mod tls;
 pub mod trial;
 
 pub use pair::{Pair, PairSpec};
@@ -42,6 +44,9 @@ pub enum Error {
     /// The destination listens, but its answer, which is the text, contains no port.
     #[error("the migration failed: the destination's QEMU does not report its port: {0}")]
     NoPort(String),
+    /// The migration cannot be encrypted.
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
     /// A disk could not be created.
     #[error(transparent)]
     Disk(#[from] disk::Error),

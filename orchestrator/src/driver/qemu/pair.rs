@@ -9,6 +9,7 @@ use super::{
     qmp,
     query::QueryMigrate,
     saved::SavedGuest,
+    tls::Certificates,
 };
 use crate::{
     driver::{self, Driver, Event, PageFaults, State, Status, control_port::ControlPort},
@@ -173,6 +174,17 @@ impl Driver for Pair<'_> {
         if told.is_postcopy() {
             let confinement = self.spec.machine.confinement;
             confinement.offer_userfaultfd(&self.spec.destination.node).await?;
+        }
+        if told.is_encrypted() {
+            let certificates = Certificates::new().map_err(Error::from)?;
+            let confinement = self.spec.machine.confinement;
+            for (end, compute, qemu) in [
+                (End::Source, self.spec.source, source),
+                (End::Destination, self.spec.destination, destination),
+            ] {
+                let given = certificates.give_to(end, &compute.node, &qemu.monitor, confinement).await;
+                given.map_err(Error::from)?;
+            }
         }
         let Parameters { capabilities, parameters } = told;
         for qemu in [source, destination] {

@@ -5,6 +5,7 @@
 //! So a capability or a parameter is added by its line in `matrix/settings/migrate.rs`. What is not given is
 //! not set, since older versions of QEMU lack some of them.
 
+use super::tls;
 use crate::{matrix::Migrate, mode::Mode};
 use serde_json::{Value, json};
 
@@ -39,6 +40,11 @@ impl Parameters {
                 .is_some_and(|all| all.keys().all(|n| parameters.contains(&n.as_str())))
     }
 
+    /// Returns whether they ask for encryption.
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.parameters.get("tls-creds").is_some()
+    }
+
     /// Returns whether they ask for post-copy.
     pub(super) fn is_postcopy(&self) -> bool {
         self.capability_names().any(|name| name == POSTCOPY)
@@ -59,6 +65,10 @@ pub fn parameters(settings: &Migrate, copies_disk: bool) -> Parameters {
         "downtime-limit": settings.downtime_limit.as_millis(),
         "max-bandwidth": cap,
     });
+    if settings.tls {
+        parameters["tls-creds"] = tls::CREDENTIALS.into();
+        parameters["tls-hostname"] = tls::HOST_NAME.into();
+    }
     // Without the capability `events`, QEMU announces neither passes nor changes of state.
     let mut capabilities = vec![capability("events", true)];
     capabilities.extend(copies_disk.then(|| capability("pause-before-switchover", true)));

@@ -12,6 +12,7 @@ use super::{
     process::{self, QemuProcess},
     qmp,
     support::Support,
+    tls::{self, Certificates},
 };
 use crate::{lab::Compute, measure::End};
 use serde_json::{Value, json};
@@ -102,13 +103,35 @@ pub async fn try_migrations(
     }
     let ask = async |monitor: &qmp::Client| {
         let support = Support::of(monitor).await?;
+        let encrypts = migrations.iter().any(Parameters::is_encrypted);
+        let no_tls = if encrypts { refuses_tls(node, end, monitor, machine).await? } else { None };
         let mut refusals = Vec::new();
         for migration in migrations {
-            refusals.push(support.refusal(monitor, migration).await?);
+            refusals.push(match &no_tls {
+                Some(reason) if migration.is_encrypted() => Some(format!("refuses it: {reason}")),
+                _ => support.refusal(monitor, migration).await?,
+            });
         }
         Ok(refusals)
     };
     run(node, machine, role, log, ask).await
+}
+
+/// Returns why QEMU does not accept certificates at an end, if it does not.
+async fn refuses_tls(
+    node: &Compute,
+    end: End,
+    monitor: &qmp::Client,
+    machine: &GuestMachine,
+) -> Result<Option<String>, process::Error> {
+    let given = async { Certificates::new()?.give_to(end, &node.node, monitor, machine.confinement).await };
+    match given.await {
+        Ok(()) => Ok(None),
+        Err(tls::Error::Monitor(qmp::Error::Refused { reason, .. })) => Ok(Some(reason)),
+        Err(tls::Error::Monitor(error)) => Err(error.into()),
+        Err(tls::Error::Node(error)) => Err(error.into()),
+        Err(error @ tls::Error::Certificate(_)) => Ok(Some(error.to_string())),
+    }
 }
 
 /// Starts a QEMU with a machine, asks its monitor something, and kills it.

@@ -43,10 +43,12 @@ section! {
         /// With `mode: postcopy`, whether the guest moves once the remaining memory has stopped shrinking, as
         /// `stall_detection` finds out.
         #[serde(skip_serializing_if = "Not::not")]
+        #[schemars(extend("default" = false))]
         pub postcopy_at_stall: bool = false,
         /// With `mode: postcopy`, whether pages that the guest needs are sent over a connection of their own,
         /// ahead of all others (preemption).
         #[serde(skip_serializing_if = "Not::not")]
+        #[schemars(extend("default" = false))]
         pub postcopy_preempt: bool = false,
         /// The bandwidth limit that QEMU applies once the guest has moved by post-copy. Pages that the guest
         /// needs may exceed it. At least `10B/s`. Default: no limit.
@@ -56,9 +58,15 @@ section! {
         /// MB/s, and sends at least 1.3 MB/s with any; if it sends clearly more than the limit allows, the
         /// record has a note. Default: no limit, so that only the link limits the migration.
         pub max_bandwidth: Option<Bandwidth> = None,
+        /// Whether the migration is encrypted by TLS, with X.509 certificates that are made for it and that
+        /// both ends show each other. A disk that is copied is not encrypted.
+        #[serde(skip_serializing_if = "Not::not")]
+        #[schemars(extend("default" = false))]
+        pub tls: bool = false,
         /// Whether QEMU slows the guest's CPUs down, step by step, while pre-copy does not converge
         /// (auto-converge).
         #[serde(skip_serializing_if = "Not::not")]
+        #[schemars(extend("default" = false))]
         pub auto_converge: bool = false,
         /// The share of time for which the first step of `auto_converge` stops the CPUs: whole percent, 1% to
         /// 99%. QEMU's default is 20%.
@@ -78,6 +86,7 @@ section! {
         /// Whether QEMU slows down only the virtual CPUs that dirty memory faster than `vcpu_dirty_limit`,
         /// while pre-copy does not converge. It needs KVM with a dirty ring.
         #[serde(skip_serializing_if = "Not::not")]
+        #[schemars(extend("default" = false))]
         pub dirty_limit: bool = false,
         /// The dirty rate that `dirty_limit` leaves each virtual CPU, in whole MiB/s. QEMU's default is
         /// 1MiB/s.
@@ -85,11 +94,13 @@ section! {
         /// Whether QEMU sends only the bytes that have changed of a page that it has sent before and still
         /// has in its cache (XBZRLE).
         #[serde(skip_serializing_if = "Not::not")]
+        #[schemars(extend("default" = false))]
         pub xbzrle: bool = false,
         /// The size of the cache of `xbzrle`: a power of two, at least 4KiB. QEMU's default is 64MiB.
         pub xbzrle_cache_size: Option<Bytes> = None,
         /// Whether memory is sent over several TCP connections at once, each by a thread of its own.
         #[serde(skip_serializing_if = "Not::not")]
+        #[schemars(extend("default" = false))]
         pub multifd: bool = false,
         /// The number of connections of `multifd`, from 1 to 255. QEMU's default is 2.
         #[schemars(range(min = 1, max = 255))]
@@ -108,21 +119,26 @@ section! {
         pub multifd_qatzip_level: Option<u32> = None,
         /// Which thread looks for pages of zeros.
         #[serde(skip_serializing_if = "ZeroPageDetection::is_default")]
+        #[schemars(extend("default" = "multifd"))]
         pub zero_page_detection: ZeroPageDetection = ZeroPageDetection::Multifd,
         /// Whether the kernel sends memory without copying it first. It needs `multifd`, and as much locked
         /// memory as the guest has.
         #[serde(skip_serializing_if = "Not::not")]
+        #[schemars(extend("default" = false))]
         pub zero_copy_send: bool = false,
         /// Whether the source frees each page of the guest's memory that it has sent after the switch to
         /// post-copy.
         #[serde(skip_serializing_if = "Not::not")]
+        #[schemars(extend("default" = false))]
         pub release_ram: bool = false,
         /// Whether the destination can send messages back to the source.
         #[serde(skip_serializing_if = "Not::not")]
+        #[schemars(extend("default" = false))]
         pub return_path: bool = false,
         /// Whether the source waits with the switchover until devices at the destination agree. It needs
         /// `return_path`.
         #[serde(skip_serializing_if = "Not::not")]
+        #[schemars(extend("default" = false))]
         pub switchover_ack: bool = false,
         /// The bandwidth that QEMU expects for the switchover when it decides whether the remaining memory
         /// can be sent within `downtime_limit`. It limits nothing. Default: what QEMU has measured.
@@ -242,6 +258,7 @@ const NOT_QEMUS: &[&str] = &[
     "max_passes",
     "stall_detection",
     "max_bandwidth",
+    "tls",
     "postcopy_after_passes",
     "postcopy_after",
     "postcopy_at_stall",

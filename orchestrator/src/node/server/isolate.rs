@@ -23,7 +23,15 @@ use nix::{
     sys::signal::Signal,
     unistd::{Gid, Uid, getegid, geteuid, setgid, setgroups, setuid},
 };
-use std::{fs, fs::File, io, os::fd::AsFd, path::Path};
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::{
+        fd::AsFd,
+        unix::fs::{OpenOptionsExt, fchown},
+    },
+    path::{Component, Path},
+};
 
 /// The node's private directory, a tmpfs.
 pub const RUN_DIR: &str = "/run";
@@ -142,6 +150,25 @@ pub fn private_run_dir() -> Result<(), Error> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     mount(Some("testbed"), Path::new(RUN_DIR), Some("tmpfs"), flags, Some("mode=1777"))
         .map_err(|e| Error::SetUp { what: format!("mount a tmpfs on {RUN_DIR}"), source: e.into() })
+}
+
+/// Writes a file in the node's private `/run`, with the folders that it needs. Only its owner can read it:
+/// the user of this number, or this process's user. Replaces a file of that name.
+pub(super) fn write_private(path: &Path, text: &str, user: Option<u32>) -> io::Result<()> {
+    if !path.components().all(|part| matches!(part, Component::Normal(_))) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path leaves the private directory"));
+    }
+    let path = Path::new(RUN_DIR).join(path);
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o400).open(path)?;
+    file.write_all(text.as_bytes())?;
+    fchown(&file, user, user)
 }
 
 /// Asks the kernel to kill this process when its parent ends.

@@ -10,7 +10,7 @@ use super::{
     disks::{self, Disks},
     frames::FrameRelay,
     host::HostNetwork,
-    isolate::RUN_DIR,
+    isolate::{self, RUN_DIR},
     probe::Probe,
     streams::Streams,
     tcp_buffers::TcpBuffers,
@@ -242,6 +242,9 @@ impl Server {
                 // Without it, QEMU says what it lacks.
                 let _ = userfaultfd::offer(user);
                 json(())
+            }
+            Call::WriteFile { path, text, user } => {
+                json(isolate::write_private(Path::new(&path), &text, user)?)
             }
             Call::CpuTime { process } => {
                 let pid = self.children.lock().unwrap().get(&process).copied();

@@ -2,8 +2,8 @@ use super::*;
 use crate::{
     measure::{passes::Pass, samples::Completion},
     results::record::{
-        AidsMeasured, AppliedChange, CpuMeasured, DiskVerification, LinkLateness, Phase, PostcopyMeasured, RateInterval,
-        SentWhileRunning, StorageMeasured, StorageTraffic, Verification,
+        AidsMeasured, AppliedChange, CpuMeasured, DiskVerification, LinkLateness, Phase, PostcopyMeasured,
+        RateInterval, SentWhileRunning, StorageMeasured, StorageTraffic, Verification,
     },
 };
 use serde_json::Value;
