@@ -4,7 +4,7 @@
 
 use crate::{
     common::browser::{Browser, ENTER, LEFT, RIGHT, TAB, until},
-    page::{hostile_run, kept, large_run},
+    page::{hostile_run, kept, large_run, two_runs},
 };
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, fs, path::PathBuf};
@@ -192,36 +192,44 @@ fn the_page_has_no_serious_accessibility_fault() {
         println!("skipped: axe-core is not installed: see .ci/run");
         return;
     };
-    let Some((browser, file)) = threshold() else { return };
-    browser.run("document.querySelector('#r1-threshold details').open = true;");
-    assert_quiet(&browser, &file);
-    browser.run(&axe);
-    for (scheme, width) in [("light", 1280), ("dark", 1280), ("light", 390)] {
-        browser.emulate(
-            "setEmulatedMedia",
-            &json!({
-                "features": [{ "name": "prefers-color-scheme", "value": scheme }],
-            }),
+    let Some((browser, first)) = threshold() else { return };
+    let second = browser.folder.path().join("two.html");
+    let page = two_runs().testbed(&["report", "--format", "html", "run", "other"]).stdout();
+    fs::write(&second, page).unwrap();
+    for file in [first, second] {
+        browser.open(&file);
+        browser.run(
+            "document.querySelectorAll('#r1-threshold details').forEach(details => details.open = true);",
         );
-        browser.emulate(
-            "setDeviceMetricsOverride",
-            &json!({
-                "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500,
-            }),
-        );
-        let found = browser.run_async(
-            "const done = arguments[arguments.length - 1];\
-             const fault = ({ id, impact, nodes }) => \
-               ({ id, impact, nodes: nodes.map(node => node.html.slice(0, 200)) });\
-             axe.run().then(result => done(result.violations.map(fault)), error => done(String(error)));",
-        );
-        let found = found.as_array().unwrap_or_else(|| panic!("{found}")).clone();
-        let is_serious = |fault: &&Value| matches!(fault["impact"].as_str(), Some("serious" | "critical"));
-        let serious: Vec<&Value> = found.iter().filter(is_serious).collect();
-        assert!(serious.is_empty(), "{scheme}, {width}: {serious:#?}");
-        let wider = browser.run("return document.documentElement.scrollWidth > innerWidth;");
-        assert_eq!(wider, false, "{width}: the page does not scroll sideways");
+        assert_quiet(&browser, &file);
+        browser.run(&axe);
+        for (scheme, width) in [("light", 1280), ("dark", 1280), ("light", 390)] {
+            let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
+            browser.emulate("setEmulatedMedia", &json!({ "features": features }));
+            let screen =
+                json!({ "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500 });
+            browser.emulate("setDeviceMetricsOverride", &screen);
+            assert_accessible(&browser, &format!("{}, {scheme}, {width}", file.display()));
+        }
     }
+}
+
+/// Requires that axe-core, which has been loaded, finds no serious fault, and that the page does not scroll
+/// sideways.
+#[track_caller]
+fn assert_accessible(browser: &Browser, what: &str) {
+    let found = browser.run_async(
+        "const done = arguments[arguments.length - 1];\
+         const fault = ({ id, impact, nodes }) => \
+           ({ id, impact, nodes: nodes.map(node => node.html.slice(0, 200)) });\
+         axe.run().then(result => done(result.violations.map(fault)), error => done(String(error)));",
+    );
+    let found = found.as_array().unwrap_or_else(|| panic!("{found}")).clone();
+    let is_serious = |fault: &&Value| matches!(fault["impact"].as_str(), Some("serious" | "critical"));
+    let serious: Vec<&Value> = found.iter().filter(is_serious).collect();
+    assert!(serious.is_empty(), "{what}: {serious:#?}");
+    let wider = browser.run("return document.documentElement.scrollWidth > innerWidth;");
+    assert_eq!(wider, false, "{what}: the page scrolls sideways");
 }
 
 #[test]

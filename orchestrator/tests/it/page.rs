@@ -18,7 +18,7 @@ use testbed::{
     report::html::{self, MOST_BYTES, Stage},
     results::{
         parts::{self, Folder},
-        record::{AppliedChange, Record},
+        record::{AppliedChange, Phase, Record},
         store,
         telemetry::{self, GuestReport},
     },
@@ -148,14 +148,20 @@ fn what_was_not_measured_is_not_drawn() {
     assert!(page.contains("measured: Total time"));
 }
 
-#[test]
-fn two_axes_have_a_heat_map_and_several_runs_share_a_page() {
+/// Returns a sandbox with two runs: `run`, which has two axes and is not complete, and `other`.
+pub(crate) fn two_runs() -> Sandbox {
     let matrix = "name: two\naxes: { link.delay: [0, 10ms], stress.rate: [1MB/s, 2MB/s] }\n";
     let plan = plan(matrix);
     let record = |(cell, outcome)| mock::record(&plan, cell, 1, outcome, 1_500.0 + cell as f64 * 1_000.0);
     let outcomes = [Outcome::Converged, Outcome::NotConverged, Outcome::Converged];
     let sandbox = Sandbox::with_run(matrix, outcomes.into_iter().enumerate().map(record));
     sandbox.add_run("other", THRESHOLD, threshold_records());
+    sandbox
+}
+
+#[test]
+fn two_axes_have_a_heat_map_and_several_runs_share_a_page() {
+    let sandbox = two_runs();
     let page = sandbox.testbed(&["report", "--format", "html", "run", "other"]).stdout();
     assert_is_inert(&page);
     let map = &page[page.find("<section id=\"r1-heat-map\"").expect("a heat map")..];
@@ -405,6 +411,37 @@ fn the_reports_of_the_guest_are_drawn() {
     assert!(delays.contains(" 1220"), "{delays}");
     let rate = lane("Rates, MB/s").split("data-name=\"dirty rate achieved\"").nth(1).unwrap().to_owned();
     assert!(rate.contains("d=\"M-900 400l"), "{}", &rate[..120]);
+}
+
+/// A disk that is copied: the phases of its copy, and what is left of it.
+#[test]
+fn the_copy_of_a_disk_is_drawn() {
+    let plan = plan(THRESHOLD);
+    let mut record = mock::record(&plan, 0, 1, Outcome::Converged, 9_000.0);
+    record.measured.phases_ms = [(Phase::Boot, 500.0), (Phase::Migrate, 9_100.0)].into_iter().collect();
+    let storage = &mut record.measured.storage;
+    (storage.bulk_ms, storage.memory_ms, storage.switchover_ms) = (Some(3_000.0), Some(5_500.0), Some(100.0));
+    let sandbox = Sandbox::with_run(THRESHOLD, [record]);
+    let folder = store::attempt_path(&sandbox.path("run"), &plan.cells[0].id, 1);
+    fs::create_dir_all(&folder).unwrap();
+    let sample = |i: u64| {
+        let disk = json!({ "copied_bytes": i * 2_000_000, "remaining_bytes": (100 - i) * 2_000_000 });
+        json!({ "at_ms": i * 50, "status": "mirroring", "disk": disk, "throttle_percent": 0 }).to_string()
+            + "\n"
+    };
+    fs::write(folder.join("samples.jsonl"), (0..100).map(sample).collect::<String>()).unwrap();
+    let page = sandbox.testbed(&["report", "--format", "html", "run"]).stdout();
+    for (name, from, width) in
+        [("copy", 0, 3_000), ("kept up to date", 3_000, 5_500), ("handed over", 8_500, 100)]
+    {
+        let place =
+            format!("x=\"{from}\" y=\"0\" height=\"1\" width=\"{width}\"><title>disk: {name}</title>");
+        assert!(page.contains(&place), "{place}");
+    }
+    // 200 MB in steps of 1 MB.
+    let curve = page.split("data-name=\"disk\" ").nth(1).expect("a curve");
+    assert!(curve.starts_with("data-unit=\"1\" d=\"M0 200l50-2 50-2"), "{curve:.60}");
+    assert!(!page.contains("data-name=\"memory\""), "nothing is known of it");
 }
 
 /// The peak of [`samples`] in steps of 10 MB.

@@ -87,7 +87,7 @@ impl Curves {
             None
         });
         let (samples, reports) = (samples.unwrap_or_default(), reports.unwrap_or_default());
-        let is_known = samples.iter().any(|sample| sample.memory.is_some());
+        let is_known = samples.iter().any(|sample| sample.memory.is_some() || sample.disk.is_some());
         let mut rates = if is_known { rates(&samples) } else { rates_of_passes(measured) };
         rates.extend(dirty_rates(measured, &reports));
         let mut left = if is_known { remaining(&samples) } else { remaining_of_passes(measured) };
