@@ -208,6 +208,7 @@ pub(super) const SYNONYMS: &[(&str, &[&str])] = &[
     ("stress.step", &["tick", "granule", "time_step", "wake_up"]),
     ("stress.catch_up", &["make_up", "compensate"]),
     ("stress.seed", &["random_seed", "rng_seed"]),
+    ("stress.repeat_phases", &["loop_phases", "cycle_phases", "phases_repeat"]),
     ("stress.phases", &["stages", "ramp", "periods"]),
     ("phases.rate", &["dirty_rate", "speed", "bandwidth"]),
     ("phases.duration", &["time", "length", "for", "period", "seconds"]),

@@ -893,6 +893,19 @@ async fn each_phase_is_requested_recorded_and_compared_by_itself() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn repeated_phases_start_over_until_the_guest_stops() {
+    let settings = "axes: { stress.phases: [[{ rate: 8MB/s, duration: 400ms }, { rate: 24MB/s, \
+                    duration: 600ms }]], stress.repeat_phases: [true] }\n";
+    let active = Some(Duration::from_millis(1900));
+    let result = Setup::script(Script { active, ..Script::default() }).with(settings).run().await;
+    assert_eq!(result.outcome(), (Outcome::Converged, ""));
+    let timeline = &result.record.measured.timeline;
+    let changes: Vec<(f64, Option<Rate>)> = timeline.iter().map(|change| (change.due_ms, change.rate)).collect();
+    let (low, high) = (Some(rate(8_000_000)), Some(rate(24_000_000)));
+    assert_eq!(changes, [(400.0, high), (1000.0, low), (1400.0, high)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_phase_of_nothing_in_force_at_the_end_leaves_the_guest_idle() {
     let phases = "{ rate: 64MB/s, duration: 1s }, { rate: 0, duration: 100s }";
     let result = with_phases(Script::default(), phases, "").await;

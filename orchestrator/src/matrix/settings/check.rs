@@ -1,7 +1,7 @@
 //! The conditions that the settings of a cell must satisfy together, beyond each having the right type.
 
 use super::{
-    ImageFormat, Migrate, MirrorSync, Settings, Storage, StorageKind, WorkingSet,
+    ImageFormat, Migrate, MirrorSync, Settings, Storage, StorageKind, Stress, WorkingSet,
     field::Section as _,
     migrate::{Condition, conditions, in_qemus_unit},
     value::Value,
@@ -24,6 +24,9 @@ pub struct SettingsError {
     /// How to correct it, unless the message says so.
     pub help: Option<String>,
 }
+
+/// The largest number of times that repeated phases change the rate.
+const MAX_CHANGES: usize = 10_000;
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -54,6 +57,7 @@ impl Settings {
         self.check_storage(&mut errors);
         self.check_parts(&mut errors);
         self.check_migrate(&mut errors);
+        self.check_repeated_phases(&mut errors);
         self.check_timeline(&mut errors);
         let interval = self.probe.interval;
         if !interval.is_zero() && !(Span::from_millis(1)..=Span::from_secs(1)).contains(&interval) {
@@ -276,6 +280,30 @@ impl Settings {
         }
     }
 
+    /// Checks that phases which are repeated do not change the rate too often.
+    fn check_repeated_phases(&self, errors: &mut Vec<SettingsError>) {
+        let Stress { phases, repeat_phases, .. } = &self.stress;
+        if !repeat_phases {
+            return;
+        }
+        if phases.is_empty() {
+            errors.push(error(
+                &["stress.repeat_phases", "stress.phases"],
+                "there are no phases to repeat",
+                "add `phases`, or remove `repeat_phases`",
+            ));
+        // An empty phase, which is reported elsewhere, could be repeated for ever.
+        } else if phases.iter().all(|phase| !phase.duration.is_zero())
+            && self.phase_starts().nth(MAX_CHANGES).is_some_and(|(at, _)| at < self.migrate.timeout)
+        {
+            errors.push(error(
+                &["stress.phases", "migrate.timeout"],
+                format!("phases this short change the rate more than {MAX_CHANGES} times"),
+                "write longer phases, or an earlier deadline",
+            ));
+        }
+    }
+
     fn check_timeline(&self, errors: &mut Vec<SettingsError>) {
         let timeline = &self.timeline;
         // If the initial link or workload is invalid already, it says nothing about an entry that the changed
@@ -444,6 +472,15 @@ mod tests {
         assert_eq!(migrate(json!({ "multifd_channels": 2 })), ["migrate.multifd_channels"]);
         assert_eq!(one("postcopy_after", "1s"), ["migrate.postcopy_after"]);
         assert_eq!(migrate(json!({ "mode": "postcopy", "postcopy_after": "1s" })), [""; 0]);
+        let repeated = |phases: serde_json::Value| {
+            let stress = json!({ "phases": phases, "repeat_phases": true, "working_set": "4MB" });
+            with(|s| s.stress = serde_json::from_value(stress).unwrap())
+        };
+        let phase = |duration: &str| json!({ "rate": "1MB/s", "duration": duration });
+        assert_eq!(repeated(json!([phase("6ms"), phase("6ms")])), [""; 0]);
+        assert_eq!(repeated(json!([phase("1ms"), phase("6ms")])), ["stress.phases"]);
+        assert_eq!(repeated(json!([phase("0s"), phase("0s")])), ["stress.phases"]);
+        assert_eq!(repeated(json!([])), ["stress.repeat_phases"]);
         assert_eq!(with(|s| s.probe.interval = Span::from_nanos(1)), ["probe.interval"]);
         assert_eq!(with(|s| s.probe.interval = Span::from_millis(1001)), ["probe.interval"]);
         assert_eq!(with(|s| s.probe.interval = Span::from_secs(1)), [""; 0]);

@@ -1,6 +1,7 @@
 //! The section `stress` of a matrix, and its conversion to the stressor's workload.
 
 use super::{Settings, WorkingSet, field::section};
+use std::ops::Not;
 use stressor::workload::{CatchUp, Content, Order, PageSize, Phase, Rate, Workload, Write};
 use units::{Bytes, Span};
 
@@ -42,6 +43,11 @@ section! {
         /// `timeline` can change the rate as well, and much else, but a matrix can use only one of them for
         /// the rate.
         pub phases: Vec<Phase> = Vec::new(),
+        /// Whether the phases start over after the last, again and again until the deadline. Then `rate` never
+        /// applies, and `migrate.stall_detection` has no effect. At most 10000 changes of the rate.
+        #[serde(skip_serializing_if = "Not::not")]
+        #[schemars(extend("default" = false))]
+        pub repeat_phases: bool = false,
         /// The seed of random content and random order. The same seed gives the same content and order.
         pub seed: u64 = 1,
     }

@@ -215,7 +215,7 @@ impl Settings {
     /// A phase that begins at the deadline or later is left out, since no migration gets that far.
     pub fn steps(&self) -> Vec<Step> {
         let mut changes: BTreeMap<Span, Change<'_>> = BTreeMap::new();
-        for (at, rate) in self.phase_starts().filter(|(at, _)| *at < self.migrate.timeout) {
+        for (at, rate) in self.phase_starts().take_while(|(at, _)| *at < self.migrate.timeout) {
             changes.entry(at).or_default().phase = Some(rate);
         }
         for entry in &self.timeline {
@@ -231,12 +231,14 @@ impl Settings {
     }
 
     /// Returns when each phase but the first begins, counted from the migrate command, and its rate.
-    /// `stress.rate` follows the last phase.
-    fn phase_starts(&self) -> impl Iterator<Item = (Span, Rate)> {
+    /// `stress.rate` follows the last phase, unless the phases are repeated. Then there are endlessly many.
+    pub(super) fn phase_starts(&self) -> impl Iterator<Item = (Span, Rate)> {
         let phases = &self.stress.phases;
-        let next_rates = phases.iter().skip(1).map(|phase| phase.rate).chain([self.stress.rate]);
+        let times = if self.stress.repeat_phases { usize::MAX } else { 1 };
+        let repeated = || phases.iter().cycle().take(phases.len().saturating_mul(times));
+        let next_rates = repeated().skip(1).map(|phase| phase.rate).chain([self.stress.rate]);
         let mut end = Span::ZERO;
-        phases.iter().zip(next_rates).map(move |(phase, next)| {
+        repeated().zip(next_rates).map(move |(phase, next)| {
             end = Span::from_nanos(end.as_nanos().saturating_add(phase.duration.as_nanos()));
             (end, next)
         })
