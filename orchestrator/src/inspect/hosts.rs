@@ -664,6 +664,7 @@ mod tests {
             features: std::collections::BTreeSet::new(),
             no_emulator: None,
             available_memory_bytes: 0,
+            lockable_bytes: None,
             limited_by_cgroup: false,
             clock: Timestamp::UNIX_EPOCH,
             qemu: None,

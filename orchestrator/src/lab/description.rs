@@ -122,6 +122,7 @@ pub(super) mod tests {
             privilege: Privilege::Root,
             features: features.iter().map(ToString::to_string).collect(),
             no_emulator: no_emulator.map(Into::into),
+            lockable_bytes: None,
             available_memory_bytes: 1 << 33,
             limited_by_cgroup: false,
             clock: jiff::Timestamp::UNIX_EPOCH,

@@ -84,6 +84,20 @@ impl Description {
         ends.into_iter().find_map(|(host, guests, facts, need)| lacking(memory, host, guests, facts, need))
     }
 
+    /// Returns what the source lacks to send memory without copying it (`migrate.zero_copy_send`): the kernel
+    /// locks the pages until the destination has acknowledged them, which may be as many as the guest has.
+    pub fn lacks_lockable_memory(&self, settings: &Settings) -> Option<String> {
+        let (memory, lockable) = (settings.guest.memory, self.source.lockable_bytes?);
+        let host = if self.is_one_host() { "this host" } else { "the source" };
+        (settings.migrate.zero_copy_send && memory.get() > lockable).then(|| {
+            format!(
+                "`zero_copy_send` needs to lock up to {memory}, but a process on {host} may lock {} only: \
+                 raise the limit with `ulimit -l`",
+                mib(lockable)
+            )
+        })
+    }
+
     /// Returns whether both compute nodes are on the same host.
     pub fn is_one_host(&self) -> bool {
         self.kind == "local"
@@ -143,6 +157,25 @@ mod tests {
             "a guest needs at least 1239 MiB of memory, but the destination has only 1230 MiB left"
         );
         assert!(lab("ssh", 1230, 1240).lacks_memory(&both).unwrap().contains("the source has only"));
+    }
+
+    #[test]
+    fn zero_copy_needs_memory_that_can_be_locked() {
+        let of = |zero_copy: bool| {
+            let migrate = json!({ "multifd": true, "zero_copy_send": zero_copy });
+            settings(json!({ "guest": { "memory": "1GiB" }, "migrate": migrate }))
+        };
+        let mut lab = lab("local", 4000, 0);
+        assert_eq!(lab.lacks_lockable_memory(&of(true)), None, "no limit");
+        lab.source.lockable_bytes = Some(1 << 30);
+        assert_eq!(lab.lacks_lockable_memory(&of(true)), None);
+        lab.source.lockable_bytes = Some(8 << 20);
+        assert_eq!(lab.lacks_lockable_memory(&of(false)), None);
+        assert_eq!(
+            lab.lacks_lockable_memory(&of(true)).unwrap(),
+            "`zero_copy_send` needs to lock up to 1GiB, but a process on this host may lock 8 MiB only: raise \
+             the limit with `ulimit -l`"
+        );
     }
 
     #[test]

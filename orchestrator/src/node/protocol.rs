@@ -337,7 +337,10 @@ pub struct Facts {
     pub memory_bytes: u64,
     /// The memory available without swapping at the time of the answer, in bytes.
     pub available_memory_bytes: u64,
-    /// Whether that is what the limits of the node's control groups leave; the host has more.
+    /// The memory that a process of the node may lock, in bytes (`RLIMIT_MEMLOCK`); absent without a limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lockable_bytes: Option<u64>,
+    /// Whether the available memory is what the limits of the node's control groups leave; the host has more.
     pub limited_by_cgroup: bool,
     /// The node's wall clock at the time of the answer. No duration is computed from it.
     pub clock: Timestamp,

@@ -99,6 +99,7 @@ mod tests {
             cpus: 2,
             memory_bytes: 1 << 34,
             available_memory_bytes: 1 << 33,
+            lockable_bytes: None,
             limited_by_cgroup: true,
             clock: jiff::Timestamp::UNIX_EPOCH,
             privilege: protocol::Privilege::UserNamespace,

@@ -156,6 +156,11 @@ pub async fn screen(
             None => migrating.push((cell, machine)),
         }
     }
+    // What QEMU never does comes first.
+    for (cell, _) in &migrating {
+        let lacks = lab.description.lacks_lockable_memory(&cell.settings);
+        reasons.extend(lacks.map(|reason| (cell.id.clone(), reason)));
+    }
     for (cell, reason) in refused_migrations(lab, &migrating, log).await {
         reasons.insert(cell.id.clone(), reason);
     }

@@ -3,6 +3,7 @@
 
 use crate::common::real::{TestDir, ready, skipped};
 use nix::unistd::geteuid;
+use rustix::process::{Resource, getrlimit};
 use std::{collections::BTreeMap, fs};
 use testbed::outcome::Outcome;
 
@@ -28,6 +29,7 @@ include:
   - { migrate.dirty_limit: true }
   - { migrate.dirty_limit: true, migrate.auto_converge: true }
   - { migrate.multifd: true, migrate.multifd_compression: lzma }
+  - { migrate.multifd: true, migrate.zero_copy_send: true }
 ";
 
 /// The user ID of `nobody`, an ordinary user on every system.
@@ -56,6 +58,9 @@ fn every_aid_migrates_intact_memory_or_is_skipped_as_the_plan_says() {
     };
     let planned: BTreeMap<String, String> =
         plan["cells"].as_array().unwrap().iter().filter_map(skipped).collect();
+    let limit = getrlimit(Resource::Memlock).current;
+    let zero_copy = "migrate.multifd=true,migrate.zero_copy_send=true";
+    assert_eq!(planned.contains_key(zero_copy), limit.is_some_and(|limit| limit < 192 << 20), "{planned:#?}");
     for words in REFUSALS {
         assert!(planned.values().any(|reason| reason.contains(words)), "{words}: {planned:#?}");
     }

@@ -36,6 +36,7 @@ use nix::{
     time::{clock_getcpuclockid, clock_gettime},
     unistd::Pid,
 };
+use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
 use serde_json::Value;
 use std::{
@@ -520,6 +521,7 @@ pub async fn facts(privilege: Privilege) -> Result<Facts, Box<dyn std::error::Er
         cpus: host::cpus(),
         memory_bytes: memory.total.get(),
         available_memory_bytes: memory.available.get(),
+        lockable_bytes: getrlimit(Resource::Memlock).current,
         limited_by_cgroup: memory.limited_by_cgroup,
         clock: Timestamp::now(),
         privilege,
