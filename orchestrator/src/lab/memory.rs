@@ -173,8 +173,8 @@ mod tests {
         assert_eq!(lab.lacks_lockable_memory(&of(false)), None);
         assert_eq!(
             lab.lacks_lockable_memory(&of(true)).unwrap(),
-            "`zero_copy_send` needs to lock up to 1GiB, but a process on this host may lock 8 MiB only: raise \
-             the limit with `ulimit -l`"
+            "`zero_copy_send` needs to lock up to 1GiB, but a process on this host may lock 8 MiB only: \
+             raise the limit with `ulimit -l`"
         );
     }
 

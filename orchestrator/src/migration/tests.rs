@@ -900,7 +900,7 @@ async fn repeated_phases_start_over_until_the_guest_stops() {
     let result = Setup::script(Script { active, ..Script::default() }).with(settings).run().await;
     assert_eq!(result.outcome(), (Outcome::Converged, ""));
     let timeline = &result.record.measured.timeline;
-    let changes: Vec<(f64, Option<Rate>)> = timeline.iter().map(|change| (change.due_ms, change.rate)).collect();
+    let changes: Vec<_> = timeline.iter().map(|change| (change.due_ms, change.rate)).collect();
     let (low, high) = (Some(rate(8_000_000)), Some(rate(24_000_000)));
     assert_eq!(changes, [(400.0, high), (1000.0, low), (1400.0, high)]);
 }

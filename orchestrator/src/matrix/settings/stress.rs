@@ -43,8 +43,9 @@ section! {
         /// `timeline` can change the rate as well, and much else, but a matrix can use only one of them for
         /// the rate.
         pub phases: Vec<Phase> = Vec::new(),
-        /// Whether the phases start over after the last, again and again until the deadline. Then `rate` never
-        /// applies, and `migrate.stall_detection` has no effect. At most 10000 changes of the rate.
+        /// Whether the phases start over after the last, again and again until the deadline. Then `rate`
+        /// never applies, and `migrate.stall_detection` has no effect. They change the rate at most 10000
+        /// times.
         #[serde(skip_serializing_if = "Not::not")]
         #[schemars(extend("default" = false))]
         pub repeat_phases: bool = false,
