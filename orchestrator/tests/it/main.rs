@@ -50,6 +50,9 @@ mod matrix_scenarios;
 /// The JSON Schema of matrix files.
 mod matrix_schema;
 
+/// Combinations of settings of migrations.
+mod migrate;
+
 /// What a newcomer meets: hints, terminals of any width, colors, standard input.
 mod newcomer;
 
