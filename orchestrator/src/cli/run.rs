@@ -105,7 +105,8 @@ pub(super) fn run(args: &RunArgs, version: &'static str) -> Result<u8, Failure> 
             );
         };
         let interrupt = Interrupt::on_signals(notice).map_err(Failure::lab)?;
-        run::run(&plan, &mut store, &mut bench, &sinks, &interrupt).await.map_err(Failure::lab)
+        let run = Box::pin(run::run(&plan, &mut store, &mut bench, &sinks, &interrupt));
+        run.await.map_err(Failure::lab)
     });
     // What is removed is not the reason for the failure, so its own errors do not matter.
     if ended.is_err() && args.resume.is_none() && store.remove_if_empty().unwrap_or(false) {

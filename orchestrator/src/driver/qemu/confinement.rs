@@ -69,11 +69,10 @@ impl Confinement {
                 format!("on,obsolete=deny,elevateprivileges={elevate},spawn={spawn},resourcecontrol=deny");
             arguments.extend(["-sandbox".into(), filter]);
         }
+        let user = format!("{USER}:{USER}");
         match self.user {
-            Some(UserOption::RunWith) => {
-                arguments.extend(["-run-with".into(), format!("user={USER}:{USER}")])
-            }
-            Some(UserOption::RunAs) => arguments.extend(["-runas".into(), format!("{USER}:{USER}")]),
+            Some(UserOption::RunWith) => arguments.extend(["-run-with".into(), format!("user={user}")]),
+            Some(UserOption::RunAs) => arguments.extend(["-runas".into(), user]),
             None => {}
         }
         arguments

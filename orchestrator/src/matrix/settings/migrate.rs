@@ -174,6 +174,7 @@ pub enum ZeroPageDetection {
 
 impl ZeroPageDetection {
     /// Returns whether QEMU does this without being told.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
     fn is_default(&self) -> bool {
         *self == Self::default()
     }
