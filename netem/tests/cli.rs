@@ -280,8 +280,9 @@ async fn play_follows_the_trace_and_then_restores_the_previous_profile() {
     let lines = prints(here, &format!("play near {path} --json"));
     let lines: Vec<serde_json::Value> =
         lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let rates: Vec<_> = lines.iter().map(|line| &line["rate"]).collect();
-    assert_eq!(rates, ["40mbit".into(), "12mbit".into(), serde_json::Value::Null].each_ref());
+    let rates: Vec<_> = lines.iter().map(|line| &line["rate_bits_per_s"]).collect();
+    assert_eq!(rates, [40_000_000.into(), 12_000_000.into(), serde_json::Value::Null].each_ref());
+    assert_eq!(lines[1]["at_ms"], 5.0);
     assert_eq!(lines[1]["in_place"], true, "no packet is lost");
     assert_eq!(lines[2], serde_json::json!({ "event": "ended", "interface": "near", "interrupted": false }));
     assert_eq!(shown(&prints(here, "show near --json")), before);

@@ -274,6 +274,10 @@ fn measured_in(namespace: &Namespace, args: &str) -> Value {
 fn assert_echoes(report: &Value) {
     let idle = &report["measured"]["idle"];
     assert!(idle["echoed"].as_u64() > Some(0), "{report}");
+    for name in ["min_ms", "p50_ms", "p90_ms", "p99_ms", "max_ms"] {
+        assert!(idle[name].as_f64() > Some(0.0), "{name}: {report}");
+    }
+    assert!(report["measured"]["goodput_bytes_per_s"].as_u64() > Some(0), "{report}");
 }
 
 #[test]
@@ -398,7 +402,7 @@ async fn a_path_over_ipv6_is_measured_with_its_own_headers() {
         let segment = serde_json::json!({ "payload_bytes": payload, "frame_bytes": 1514 });
         assert_eq!(report["measured"]["segment"], segment, "{address}");
         let payload_rate = 100_000_000 / 8 * payload / 1514;
-        assert_eq!(report["asked"]["tcp_payload"], format!("{payload_rate}B/s"), "{address}");
+        assert_eq!(report["asked"]["tcp_payload_bytes_per_s"], payload_rate, "{address}");
         assert_echoes(&report);
     }
 }

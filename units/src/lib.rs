@@ -13,6 +13,8 @@
 //! second, nanoseconds) is refused, never rounded. Printing gives the shortest text that parses back to the
 //! same value, without a decimal point where possible.
 //!
+//! Figures that programs calculate with are plain numbers in JSON ([`numbers`]), with the unit in their name.
+//!
 //! The module [`random`] has the reproducible random numbers that all three programs use.
 
 #![warn(missing_docs)]
@@ -20,6 +22,7 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 mod ambiguous;
+pub mod numbers;
 mod parse;
 pub mod random;
 #[cfg(feature = "schema")]

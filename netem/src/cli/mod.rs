@@ -32,7 +32,7 @@ use std::{
     os::unix::ffi::OsStrExt,
     process::ExitCode,
 };
-use units::{ByteRate, Span, counted};
+use units::{ByteRate, Span, counted, numbers};
 
 /// Shape the rate, delay and loss of a network interface.
 #[derive(Debug, Parser)]
@@ -349,6 +349,7 @@ async fn show(cli: &Cli, interface: &str) -> Result<String, Error> {
 struct ConfiguredProfile {
     profile: Profile,
     /// The payload rate of one TCP stream at the profile's rate.
+    #[serde(rename = "tcp_payload_bytes_per_s", serialize_with = "numbers::optional_bytes_per_s")]
     tcp_payload: Option<ByteRate>,
 }
 

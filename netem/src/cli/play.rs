@@ -22,7 +22,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::{Instant, sleep_until},
 };
-use units::{BitRate, Span};
+use units::{BitRate, Span, numbers};
 
 /// The largest size of a trace: more than an hour of a new rate every 10 ms.
 const MAX_TRACE_BYTES: u64 = 8 << 20;
@@ -44,7 +44,14 @@ pub(super) struct PlayArgs {
 #[serde(rename_all = "snake_case", tag = "event")]
 enum PlayEvent<'a> {
     /// A rate of the trace was applied.
-    Rate { interface: &'a str, at: Span, rate: Option<BitRate>, in_place: bool },
+    Rate {
+        interface: &'a str,
+        #[serde(rename = "at_ms", serialize_with = "numbers::millis")]
+        at: Span,
+        #[serde(rename = "rate_bits_per_s", serialize_with = "numbers::optional_bits_per_s")]
+        rate: Option<BitRate>,
+        in_place: bool,
+    },
     /// The trace ended or was interrupted, and the previous profile was restored.
     Ended { interface: &'a str, interrupted: bool },
 }

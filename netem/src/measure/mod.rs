@@ -18,7 +18,7 @@ use crate::{
 };
 use serde::Serialize;
 use std::time::Duration;
-use units::{ByteRate, Span};
+use units::{ByteRate, Span, numbers};
 
 mod client;
 mod endpoint;
@@ -86,6 +86,7 @@ impl Default for MeasurementSettings {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Measurement {
     /// The payload rate of one TCP stream, as the receiver counted it.
+    #[serde(rename = "goodput_bytes_per_s", serialize_with = "numbers::bytes_per_s")]
     pub goodput: ByteRate,
     /// The full-size segments of the stream, as they were at its end.
     pub segment: TcpSegment,
@@ -105,14 +106,19 @@ pub struct RoundTrips {
     /// The number of probes whose echo came back.
     pub echoed: u64,
     /// The shortest round trip. This and the other times are zero if no echo came back.
+    #[serde(rename = "min_ms", serialize_with = "numbers::millis")]
     pub min: Span,
     /// The median round trip (nearest rank).
+    #[serde(rename = "p50_ms", serialize_with = "numbers::millis")]
     pub p50: Span,
     /// The 90th percentile of the round trips (nearest rank).
+    #[serde(rename = "p90_ms", serialize_with = "numbers::millis")]
     pub p90: Span,
     /// The 99th percentile of the round trips (nearest rank).
+    #[serde(rename = "p99_ms", serialize_with = "numbers::millis")]
     pub p99: Span,
     /// The longest round trip of all.
+    #[serde(rename = "max_ms", serialize_with = "numbers::millis")]
     pub max: Span,
 }
 

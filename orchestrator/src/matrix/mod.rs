@@ -19,6 +19,7 @@ mod diagnostic;
 mod expect;
 mod expression;
 mod file;
+mod numbers;
 mod plan;
 mod schema;
 pub mod selection;
@@ -36,6 +37,7 @@ pub use expect::{
 pub use expression::{Expression, ExpressionError};
 pub(crate) use file::MAX_REPEAT;
 pub use file::{Axis, CellOrder, File, Overrides};
+pub use numbers::{NumberUnit, SettingNumbers};
 pub use plan::{Attempt, Cell, Plan, RunOrder, Shard, ShardError};
 pub use schema::schema;
 pub use settings::{

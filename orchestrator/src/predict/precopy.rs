@@ -25,7 +25,7 @@ use netem::{
     Profile,
     ethernet::{FRAME_BYTES, TCP_PAYLOAD_BYTES},
 };
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use stressor::workload::{Content, PAGE_BYTES, Rate};
 use units::{BitRate, ByteRate, Bytes, Span};
 
@@ -94,7 +94,7 @@ pub enum BitmapSync {
 }
 
 /// The predicted result of a migration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Prediction {
     /// Either [`Outcome::Converged`] or [`Outcome::NotConverged`].
     pub outcome: Outcome,
@@ -111,7 +111,7 @@ pub struct Prediction {
 }
 
 /// The reason for giving up a migration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reason {
     /// The migration would not begin its switchover before its timeout.

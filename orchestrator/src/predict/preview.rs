@@ -1,16 +1,17 @@
 //! The preview of a run: every cell with its predicted result, or with the reason why it would be skipped. It
-//! is shown as a table, and written as JSON for programs.
+//! is shown as a table, and written as JSON for programs, in which quantities are numbers and their names
+//! have the unit.
 
 use crate::{
     layout::{self, Column, Content, Table},
-    matrix::{Cell, Plan, RunOrder, Settings},
+    matrix::{Cell, Plan, RunOrder, SettingNumbers, Settings},
     outcome::Outcome,
     predict::precopy::{self, Prediction},
 };
 use indexmap::IndexMap;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::fmt::Write as _;
-use units::{Span, counted};
+use units::{Span, counted, numbers};
 
 /// The preview of a run. Its serialization has every detail; [`Preview::table`] shows it to people.
 #[derive(Debug, Clone, Serialize)]
@@ -24,13 +25,14 @@ pub struct Preview {
     /// The number of migrations in the run, without skipped cells.
     pub migrations: usize,
     /// The predicted duration of all migrations together, without the time for booting guests.
+    #[serde(rename = "migrating_ms", serialize_with = "numbers::millis")]
     pub migrating: Span,
     /// The cells, in the order of the matrix.
     pub cells: Vec<PreviewCell>,
 }
 
 /// The preview of one cell.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone)]
 pub struct PreviewCell {
     /// The cell's id, unique within the matrix.
     pub id: String,
@@ -42,6 +44,62 @@ pub struct PreviewCell {
     pub skipped: Option<String>,
     /// The model's prediction; absent if the cell would be skipped, or if the model does not cover it.
     pub predicted: Option<Prediction>,
+}
+
+impl Serialize for PreviewCell {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct CellJson<'a> {
+            id: &'a str,
+            axes: &'a IndexMap<String, String>,
+            axes_as_numbers: SettingNumbers<'a>,
+            settings: &'a Settings,
+            settings_as_numbers: SettingNumbers<'a>,
+            skipped: Option<&'a str>,
+            predicted: Option<PredictionJson>,
+        }
+        let Self { id, axes, settings, skipped, predicted } = self;
+        CellJson {
+            id,
+            axes,
+            axes_as_numbers: SettingNumbers::of_axes(settings, axes),
+            settings,
+            settings_as_numbers: SettingNumbers::of_all(settings),
+            skipped: skipped.as_deref(),
+            predicted: predicted.map(Into::into),
+        }
+        .serialize(serializer)
+    }
+}
+
+/// A prediction with the names of the figures of a record.
+#[derive(Serialize)]
+struct PredictionJson {
+    outcome: Outcome,
+    reason: Option<precopy::Reason>,
+    total_time_ms: f64,
+    downtime_ms: Option<f64>,
+    transferred_bytes: u64,
+    passes: u32,
+}
+
+impl From<Prediction> for PredictionJson {
+    fn from(predicted: Prediction) -> Self {
+        let Prediction { outcome, reason, total_time, downtime, transferred, passes } = predicted;
+        Self {
+            outcome,
+            reason,
+            total_time_ms: round_micros(total_time.as_millis_f64()),
+            downtime_ms: downtime.map(|time| round_micros(time.as_millis_f64())),
+            transferred_bytes: transferred.get(),
+            passes,
+        }
+    }
+}
+
+/// Returns milliseconds rounded to microseconds. A model knows no more.
+fn round_micros(millis: f64) -> f64 {
+    (millis * 1e3).round() / 1e3
 }
 
 impl Preview {
@@ -236,6 +294,13 @@ mod tests {
         assert_eq!(json["cells"][1]["predicted"]["outcome"], "converged");
         assert_eq!(json["cells"][5]["predicted"]["outcome"], "not-converged");
         assert_eq!(json["cells"][1]["settings"]["guest"]["ballast"], "360MiB");
+        assert_eq!(json["cells"][1]["settings_as_numbers"]["guest.ballast_bytes"], 377_487_360);
+        assert_eq!(json["cells"][5]["axes"]["stress.rate"], "128MB/s");
+        assert_eq!(json["cells"][5]["axes_as_numbers"]["stress.rate_bytes_per_s"], 128_000_000);
+        for name in ["total_time_ms", "downtime_ms", "transferred_bytes", "passes"] {
+            assert!(json["cells"][1]["predicted"][name].is_number(), "{name}: {json:#}");
+        }
+        assert!(json["migrating_ms"].as_f64().unwrap() > 40_000.0, "{json:#}");
         assert_eq!(json["order"], "as-written");
     }
 }

@@ -1,10 +1,13 @@
 //! The report as JSON, with the records and the verdict, for programs.
 
 use super::{FinishedRun, Format, RenderedReport, origin};
-use crate::results::{
-    parts::{Composition, Run},
-    record::Record,
-    verdict::RunVerdict,
+use crate::{
+    matrix::SettingNumbers,
+    results::{
+        parts::{Composition, Run},
+        record::Record,
+        verdict::RunVerdict,
+    },
 };
 use serde::Serialize;
 use std::{io, path::Path};
@@ -14,7 +17,7 @@ pub(super) struct Json;
 
 impl Format for Json {
     fn finished(&self, run: &FinishedRun<'_>) -> io::Result<RenderedReport> {
-        let records = run.records.iter().map(|record| StoredRecord { results: None, record });
+        let records = run.records.iter().map(|record| StoredRecord::new(None, record));
         let report = JsonReport {
             results: Some(run.folder),
             complete: run.complete,
@@ -50,19 +53,33 @@ struct JsonReport<'a> {
     composition: Option<&'a Composition>,
 }
 
-/// A record, with its folder if the run has several.
+/// A record, with its folder if the run has several, and its settings as numbers beside their texts.
 #[derive(Serialize)]
 struct StoredRecord<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     results: Option<&'a Path>,
     #[serde(flatten)]
     record: &'a Record,
+    axes_as_numbers: SettingNumbers<'a>,
+    settings_as_numbers: SettingNumbers<'a>,
+}
+
+impl<'a> StoredRecord<'a> {
+    fn new(results: Option<&'a Path>, record: &'a Record) -> Self {
+        let Record { axes, settings, .. } = record;
+        Self {
+            results,
+            record,
+            axes_as_numbers: SettingNumbers::of_axes(settings, axes),
+            settings_as_numbers: SettingNumbers::of_all(settings),
+        }
+    }
 }
 
 fn line(run: &Run) -> serde_json::Result<String> {
     let Run { records, composition, verdict, .. } = run;
     let several = composition.parts.len() > 1;
-    let stored = |(index, record)| StoredRecord { results: several.then(|| origin(run, index)), record };
+    let stored = |(index, record)| StoredRecord::new(several.then(|| origin(run, index)), record);
     serde_json::to_string(&JsonReport {
         results: (!several).then(|| composition.parts[0].results.as_path()),
         complete: composition.is_complete(),

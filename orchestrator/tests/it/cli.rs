@@ -18,6 +18,7 @@ use testbed::{
         store::{self, Store},
     },
 };
+use units::{BitRate, ByteRate, Bytes, Span};
 
 /// A small threshold matrix with published figures and expectations.
 pub(crate) const THRESHOLD: &str = include_str!("../golden/threshold.yaml");
@@ -128,6 +129,8 @@ impl Sandbox {
             .env_remove("XDG_CACHE_HOME")
             .env_remove("COLUMNS")
             .env_remove("NO_COLOR")
+            .env("LC_ALL", "C.UTF-8")
+            .env("TERM", "xterm")
             // Without a stressor, a test cannot start a guest by mistake.
             .env(testbed::image::STRESSOR_VARIABLE, "absent-stressor");
         command
@@ -447,6 +450,49 @@ fn json_has_the_records_and_the_verdict() {
     );
 }
 
+/// Checks that no text in a JSON value is a quantity, except in settings as the matrix has them.
+#[track_caller]
+fn assert_quantities_are_numbers(name: &str, value: &Value) {
+    match value {
+        Value::String(text) => {
+            let is_quantity = text.parse::<Span>().is_ok()
+                || text.parse::<Bytes>().is_ok()
+                || text.parse::<ByteRate>().is_ok()
+                || text.parse::<BitRate>().is_ok();
+            assert!(!is_quantity, "{name}: {text}");
+        }
+        Value::Array(items) => items.iter().for_each(|item| assert_quantities_are_numbers(name, item)),
+        Value::Object(fields) => {
+            for (key, field) in fields.iter().filter(|(key, _)| !["axes", "settings"].contains(&key.as_str()))
+            {
+                assert_quantities_are_numbers(key, field);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn quantities_in_json_are_numbers_and_have_their_unit_in_the_name() {
+    let sandbox = Sandbox::with_run(THRESHOLD, threshold_records());
+    fs::write(sandbox.path("matrix.yaml"), THRESHOLD).unwrap();
+    let plan = sandbox.testbed(&["plan", "matrix.yaml", "--json"]).exits(0).json();
+    let report = sandbox.testbed(&["report", "run", "--json"]).exits(0).json();
+    let run = sandbox.testbed(&["run", "--resume", "run", "--json"]).exits(0).json();
+    for (json, list) in [(&plan, "cells"), (&report, "records"), (&run, "records")] {
+        assert_quantities_are_numbers(list, json);
+        let second = &json[list][1];
+        assert_eq!(second["axes"]["stress.rate"], "64MB/s");
+        assert_eq!(second["axes_as_numbers"]["stress.rate_bytes_per_s"], 64_000_000);
+        assert_eq!(second["settings_as_numbers"]["guest.memory_bytes"], 1_u64 << 30);
+    }
+    assert!(plan["migrating_ms"].is_f64());
+    let predicted = plan["cells"][1]["predicted"].as_object().unwrap();
+    for name in ["total_time_ms", "downtime_ms", "transferred_bytes", "passes"] {
+        assert!(predicted[name].is_number(), "{name}: {predicted:?}");
+    }
+}
+
 #[test]
 fn exit_codes_depend_on_the_outcomes() {
     let cases =
@@ -578,9 +624,9 @@ fn missing_parts_and_differences_are_listed_below_the_table() {
         rows,
         [
             "results,cell,stress.rate",
-            "p1,stress.rate=0,0,1,con",
+            "p1,stress.rate=0,0,0,1,c",
             "cut,stress.rate=128MBps,",
-            "p1,stress.rate=0,0,2,con"
+            "p1,stress.rate=0,0,0,2,c"
         ]
     );
     csv.says("note: missing: part 2/3, with 2 attempts\n").says("note: differs between parts: QEMU: ");
