@@ -12,6 +12,15 @@ const HANGING: usize = 4;
 /// The blanks around the content of a table's column.
 const PADDING: usize = 2;
 
+/// The screen that text is laid out for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Screen {
+    /// The width of the terminal, in columns; `None` if the text goes elsewhere.
+    pub width: Option<usize>,
+    /// Whether only ASCII characters can be drawn with.
+    pub is_ascii: bool,
+}
+
 /// Wraps a text at its blanks into lines of at most `width` characters. What is between backticks stays on
 /// one line if it fits there, so that a command can be copied. A longer word is cut.
 pub fn wrap(text: &str, width: usize) -> Vec<String> {

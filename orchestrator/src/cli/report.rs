@@ -48,7 +48,7 @@ pub(super) fn report(args: &ReportArgs) -> Result<u8, Failure> {
     };
     let folders: Result<Vec<Folder>, _> = args.runs.iter().map(|run| Folder::read(run)).collect();
     let runs = parts::gather(folders.map_err(Failure::input)?, environment::backend);
-    show(format, &format.format(terminal::width()).stored(&runs).map_err(Failure::lab)?)?;
+    show(format, &format.format(terminal::screen()).stored(&runs).map_err(Failure::lab)?)?;
     // The worst of all runs: 3 before 1 before 0.
     Ok(runs.iter().map(|run| run.verdict.exit_code()).max().unwrap_or(0))
 }

@@ -128,9 +128,10 @@ pub(super) fn run(args: &RunArgs, version: &'static str) -> Result<u8, Failure> 
         complete: matches!(ended, Ok(RunOutcome::Complete)),
         verdict: &verdict,
     };
-    let page = FormatName::Html.format(None).finished(&run).map_err(Failure::lab)?.text;
+    let screen = terminal::screen();
+    let page = FormatName::Html.format(screen).finished(&run).map_err(Failure::lab)?.text;
     let written = summarized.and_then(|()| store.write_report(&page));
-    let shown = show(format, &format.format(terminal::width()).finished(&run).map_err(Failure::lab)?);
+    let shown = show(format, &format.format(screen).finished(&run).map_err(Failure::lab)?);
     let folder = shell_word(&store.folder().display().to_string());
     match ended {
         Ok(RunOutcome::Complete) => {

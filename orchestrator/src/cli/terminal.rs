@@ -1,5 +1,6 @@
 //! The terminals that output goes to: how wide they are, and whether they get colors.
 
+use crate::layout::Screen;
 use clap::{ColorChoice, ValueEnum};
 use std::{
     ffi::OsString,
@@ -82,6 +83,21 @@ pub(super) fn colored(stream: &impl IsTerminal) -> bool {
     chosen.applies(stream.is_terminal(), std::env::var_os("NO_COLOR"), std::env::var_os("TERM"))
 }
 
+/// Returns the screen that standard output goes to.
+pub(super) fn screen() -> Screen {
+    let variable = |name: &str| std::env::var(name).ok();
+    Screen { width: width(), is_ascii: is_ascii(variable) }
+}
+
+/// Returns whether output is limited to ASCII, given the environment: on a terminal without any abilities,
+/// and where the locale's characters are not in UTF-8.
+fn is_ascii(variable: impl Fn(&str) -> Option<String>) -> bool {
+    let set = |name: &&str| variable(name).filter(|value| !value.is_empty());
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].iter().find_map(set).unwrap_or_default().to_ascii_lowercase();
+    variable("TERM").is_some_and(|term| term == "dumb")
+        || !(locale.contains("utf-8") || locale.contains("utf8"))
+}
+
 /// Returns the width of the terminal that standard output goes to, or `None` if it goes elsewhere.
 pub(super) fn width() -> Option<usize> {
     width_of(&io::stdout())
@@ -127,5 +143,18 @@ mod tests {
         assert!(!auto(false, None, "xterm"));
         assert!(Color::Always.applies(false, Some("1".into()), None));
         assert!(!Color::Never.applies(true, None, None));
+    }
+
+    #[test]
+    fn the_locale_and_the_terminal_decide_about_characters() {
+        let ascii = |variables: &[(&str, &str)]| {
+            is_ascii(|name| Some(variables.iter().find(|(known, _)| *known == name)?.1.to_owned()))
+        };
+        assert!(ascii(&[]));
+        assert!(ascii(&[("LANG", "C")]));
+        assert!(!ascii(&[("LANG", "de_CH.UTF-8"), ("TERM", "xterm")]));
+        assert!(!ascii(&[("LC_ALL", ""), ("LC_CTYPE", "C.utf8"), ("LANG", "C")]));
+        assert!(ascii(&[("LC_ALL", "POSIX"), ("LANG", "C.UTF-8")]));
+        assert!(ascii(&[("LANG", "C.UTF-8"), ("TERM", "dumb")]));
     }
 }

@@ -1,10 +1,12 @@
 //! Reports on runs that have just finished and on stored runs, with one file per [`Format`].
 //!
 //! `grid` computes the content of a table, which `table` draws for a terminal, `markdown` for a pull request
-//! and [`html`] for a browser. `composition` describes the folders that a stored run was merged from. To add
-//! a format, add its file, its variant of [`FormatName`], and its arms in the functions of [`FormatName`].
+//! and [`html`] for a browser. `plot` draws the threshold for a terminal. `composition` describes the folders
+//! that a stored run was merged from. To add a format, add its file, its variant of [`FormatName`], and its
+//! arms in the functions of [`FormatName`].
 
 use crate::{
+    layout::Screen,
     matrix::Plan,
     results::{parts::Run, record::Record, verdict::RunVerdict},
 };
@@ -16,6 +18,7 @@ mod grid;
 pub mod html;
 mod json;
 mod markdown;
+mod plot;
 mod remarks;
 mod table;
 
@@ -88,11 +91,11 @@ impl FormatName {
         }
     }
 
-    /// Returns the implementation of the format. `width` is that of the terminal that the report is for, to
-    /// which tables are folded; without one they are drawn in full.
-    pub fn format(self, width: Option<usize>) -> Box<dyn Format> {
+    /// Returns the implementation of the format. Tables are folded to the screen that the report is
+    /// for; if it has no width, they are drawn in full.
+    pub fn format(self, screen: Screen) -> Box<dyn Format> {
         match self {
-            Self::Table => Box::new(table::Table { width }),
+            Self::Table => Box::new(table::Table { screen }),
             Self::Csv => Box::new(csv::Csv),
             Self::Json => Box::new(json::Json),
             Self::Markdown => Box::new(markdown::Markdown),

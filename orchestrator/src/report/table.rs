@@ -1,23 +1,24 @@
-//! The table for a terminal, followed by the threshold, the expectations and the parts of the run.
+//! The table for a terminal, followed by the threshold with its plot, the expectations and the
+//! parts of the run.
 
-use super::{FinishedRun, Format, RenderedReport, composition, grid::Grid, remarks};
+use super::{FinishedRun, Format, RenderedReport, composition, grid::Grid, plot, remarks};
 use crate::{
-    layout::{self, Column, Content, hanging},
+    layout::{self, Column, Content, Screen, hanging},
     matrix::Plan,
-    results::{parts::Run, record::Record, verdict::RunVerdict},
+    results::{parts::Run, record::Record, threshold, verdict::RunVerdict},
 };
 use frontend::one_line;
 use std::{fmt::Write as _, io};
 
 /// The format `table`.
 pub(super) struct Table {
-    /// The width of the terminal that the table is folded to; `None` draws it in full.
-    pub(super) width: Option<usize>,
+    /// The screen that the table is folded to; without a width it is drawn in full.
+    pub(super) screen: Screen,
 }
 
 impl Format for Table {
     fn finished(&self, run: &FinishedRun<'_>) -> io::Result<RenderedReport> {
-        let table = render(run.plan, run.records, run.verdict, self.width);
+        let table = render(run.plan, run.records, run.verdict, self.screen);
         Ok(format!("{table}\nresults: {}\n", run.folder.display()).into())
     }
 
@@ -27,17 +28,17 @@ impl Format for Table {
             if runs.len() > 1 {
                 let _ = write!(text, "{}{}\n\n", if i > 0 { "\n" } else { "" }, one_line(&run.title()));
             }
-            text += &render(&run.plan, &run.records, &run.verdict, self.width);
+            text += &render(&run.plan, &run.records, &run.verdict, self.screen);
             let notes = composition::sentences(&run.composition);
             if !notes.is_empty() {
-                text += &layout::fold(&format!("\n{}\n", notes.join("\n")), self.width);
+                text += &layout::fold(&format!("\n{}\n", notes.join("\n")), self.screen.width);
             }
         }
         Ok(text.into())
     }
 }
 
-fn render(plan: &Plan, records: &[Record], verdict: &RunVerdict, width: Option<usize>) -> String {
+fn render(plan: &Plan, records: &[Record], verdict: &RunVerdict, screen: Screen) -> String {
     let mut text = String::new();
     if let Some(reference) = &plan.reference {
         let _ = writeln!(text, "published: {}", hanging(&reference.source));
@@ -52,6 +53,8 @@ fn render(plan: &Plan, records: &[Record], verdict: &RunVerdict, width: Option<u
     for sentence in &verdict.threshold {
         let _ = write!(text, "\n{sentence}\n");
     }
+    let above = draw(Grid::new(plan, records), screen.width) + &layout::fold(&text, screen.width);
+    let mut text = String::new();
     if !verdict.expectations.is_empty() {
         text.push('\n');
     }
@@ -61,7 +64,9 @@ fn render(plan: &Plan, records: &[Record], verdict: &RunVerdict, width: Option<u
             let _ = writeln!(text, "    {}", one_line(sentence));
         }
     }
-    draw(Grid::new(plan, records), width) + &layout::fold(&text, width)
+    let plot = plot::draw(&threshold::groups(plan, records), screen);
+    let plot = if plot.is_empty() { plot } else { format!("\n{plot}") };
+    above + &plot + &layout::fold(&text, screen.width)
 }
 
 fn draw(grid: Grid, width: Option<usize>) -> String {
@@ -95,7 +100,10 @@ mod tests {
             record
         };
         let records: Vec<Record> = attempts.iter().map(record).collect();
-        render(&plan, &records, &evaluate(&plan, &records), None).lines().map(ToString::to_string).collect()
+        render(&plan, &records, &evaluate(&plan, &records), Screen::default())
+            .lines()
+            .map(ToString::to_string)
+            .collect()
     }
 
     const MATRIX: &str = "name: n\naxes: { guest.vcpus: [1, 2, 3] }\n";

@@ -16,7 +16,7 @@
 //! - [`store`] reads and writes the folder, [`samples`] reads the samples of an attempt, [`telemetry`] its
 //!   guest's reports, and [`schema`] describes the files as JSON Schema.
 //! - [`agreement`] compares figures that measure the same quantity, [`verdict`] compares the records with the
-//!   expectations of the matrix, and `threshold` finds the dirty rate at which convergence ends.
+//!   expectations of the matrix, and [`threshold`] finds the dirty rate at which convergence ends.
 //! - [`parts`] merges folders that are parts of one run.
 //!
 //! This module does not depend on labs, nodes or QEMU, so that results can be read on hosts that have none of
@@ -35,5 +35,5 @@ pub mod samples;
 pub mod schema;
 pub mod store;
 pub mod telemetry;
-mod threshold;
+pub mod threshold;
 pub mod verdict;

@@ -1,73 +1,132 @@
-//! The threshold of convergence: the highest dirty rate up to which every attempt converged, in sentences.
+//! The threshold of convergence: the highest dirty rate up to which every attempt converged.
 
 use super::record::Record;
 use crate::{
     matrix::{Cell, Plan},
     outcome::Outcome,
 };
+use indexmap::IndexMap;
+use std::collections::HashMap;
 use stressor::workload::Rate;
+use units::ByteRate;
 
 const DIRTY_RATE: &str = "stress.rate";
 
-/// Returns a sentence for each combination of the other axes that states up to which dirty rate every attempt
-/// converged. Returns no sentences if the matrix does not vary the dirty rate. `decided` are the attempts
-/// whose migration converged or was given up.
-pub(super) fn sentences(plan: &Plan, decided: &[(&Cell, &Record)]) -> Vec<String> {
-    if !plan.axis_paths().contains(&DIRTY_RATE) {
-        return Vec::new();
-    }
-    let mut groups: Vec<(String, Vec<(&Cell, &Record)>)> = Vec::new();
-    for &(cell, record) in decided {
-        let others = cell.axes.iter().filter(|(path, _)| *path != DIRTY_RATE);
-        let name = others.map(|(path, value)| format!("{path} {value}")).collect::<Vec<_>>().join(", ");
-        match groups.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, members)) => members.push((cell, record)),
-            None => groups.push((name, vec![(cell, record)])),
-        }
-    }
-    groups.iter().filter_map(|(name, members)| sentence(name, members)).collect()
+/// The attempts at one combination of the axes other than the dirty rate, at two or more dirty rates.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Group {
+    /// The values of the other axes, such as `link.rate 400mbit, link.delay 0`; empty if there are none.
+    pub name: String,
+    /// The dirty rates that were tried, the lowest first.
+    pub levels: Vec<Level>,
 }
 
-/// Returns the sentence for one combination of the other axes, which `group` names. Returns nothing if no
-/// member has a limited dirty rate. A workload with phases has no single rate, so it is left out.
-fn sentence(group: &str, members: &[(&Cell, &Record)]) -> Option<String> {
-    let mut levels: Vec<(u64, &str, bool)> = Vec::new();
-    for (cell, record) in members {
-        let stress = &cell.settings.stress;
-        let Rate::Limited(rate) = stress.rate else { continue };
-        if !stress.phases.is_empty() {
+/// The attempts of a group at one dirty rate.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Level {
+    /// The dirty rate.
+    pub rate: ByteRate,
+    /// The ID of the first of its cells.
+    pub cell: String,
+    /// The dirty rate as the matrix has it.
+    pub text: String,
+    /// The total time of each attempt that converged, in milliseconds. Absent where it was not measured.
+    pub converged: Vec<Option<f64>>,
+    /// The number of attempts that were given up.
+    pub given_up: usize,
+}
+
+impl Level {
+    /// Returns whether every attempt converged.
+    pub fn all_converged(&self) -> bool {
+        self.given_up == 0
+    }
+}
+
+/// Returns the groups of a run, in the order of their first attempts. Attempts that neither converged nor
+/// were given up do not count, nor do those at an unlimited dirty rate. A workload with phases has no single
+/// rate, so it is left out. A group at a single rate says nothing about a threshold, so it is left out too.
+pub fn groups(plan: &Plan, records: &[Record]) -> Vec<Group> {
+    let cells: HashMap<&str, &Cell> = plan.cells.iter().map(|cell| (cell.id.as_str(), cell)).collect();
+    let mut groups: IndexMap<String, Vec<Level>> = IndexMap::new();
+    for record in records {
+        let converged = match record.outcome {
+            Outcome::Converged => true,
+            Outcome::NotConverged => false,
+            _ => continue,
+        };
+        let Some(cell) = cells.get(record.cell.as_str()) else { continue };
+        let (Some(text), Rate::Limited(rate)) = (cell.axes.get(DIRTY_RATE), cell.settings.stress.rate) else {
+            continue;
+        };
+        if !cell.settings.stress.phases.is_empty() {
             continue;
         }
-        let converged = record.outcome == Outcome::Converged;
-        match levels.iter_mut().find(|(known, ..)| *known == rate.get()) {
-            Some((.., all)) => *all &= converged,
-            None => levels.push((rate.get(), cell.axes.get(DIRTY_RATE)?, converged)),
+        let others = cell.axes.iter().filter(|(path, _)| *path != DIRTY_RATE);
+        let name = others.map(|(path, value)| format!("{path} {value}")).collect::<Vec<_>>().join(", ");
+        let levels = groups.entry(name).or_default();
+        let at = levels.iter().position(|level| level.rate == rate).unwrap_or_else(|| {
+            let (cell, text) = (cell.id.clone(), text.clone());
+            levels.push(Level { rate, cell, text, converged: Vec::new(), given_up: 0 });
+            levels.len() - 1
+        });
+        if converged {
+            levels[at].converged.push(record.measured.total_time_ms);
+        } else {
+            levels[at].given_up += 1;
         }
     }
-    levels.sort_unstable_by_key(|(rate, ..)| *rate);
-    let highest = levels.iter().take_while(|(.., converged)| *converged).last();
-    let lowest = levels.iter().find(|(.., converged)| !*converged);
-    let place = if group.is_empty() { String::new() } else { format!("With {group}: ") };
-    let sentence = match (highest, lowest) {
-        (Some((limit, up_to, _)), Some((_, from, _))) => {
-            let above = if levels.iter().all(|(rate, _, converged)| *converged == (rate <= limit)) {
-                format!("at {from} and above it never did")
-            } else {
-                format!("at {from} it did not; some higher rates did, so repeat the run")
-            };
-            format!("pre-copy converged at every dirty rate up to {up_to}; {above}.")
-        }
-        (Some((_, up_to, _)), None) => {
-            format!("pre-copy converged at every dirty rate tried, up to {up_to}.")
-        }
-        (None, Some((_, from, _))) => format!("pre-copy did not converge even at {from}."),
-        (None, None) => return None,
-    };
-    let mut sentence = place + &sentence;
-    if let Some(first) = sentence.get_mut(..1) {
-        first.make_ascii_uppercase();
+    let groups = groups.into_iter().filter(|(_, levels)| levels.len() > 1);
+    let sorted = groups.map(|(name, mut levels)| {
+        levels.sort_unstable_by_key(|level| level.rate);
+        Group { name, levels }
+    });
+    sorted.collect()
+}
+
+/// Returns a sentence for each group that states up to which dirty rate every attempt converged.
+pub(super) fn sentences(plan: &Plan, records: &[Record]) -> Vec<String> {
+    groups(plan, records).iter().map(Group::sentence).collect()
+}
+
+impl Group {
+    /// Returns the highest level up to which every attempt converged, if there is one.
+    pub fn highest_converged(&self) -> Option<&Level> {
+        self.levels.iter().take_while(|level| level.all_converged()).last()
     }
-    Some(sentence)
+
+    /// Returns the lowest level at which an attempt was given up, if there is one.
+    pub fn lowest_given_up(&self) -> Option<&Level> {
+        self.levels.iter().find(|level| !level.all_converged())
+    }
+
+    fn sentence(&self) -> String {
+        let place = if self.name.is_empty() { String::new() } else { format!("With {}: ", self.name) };
+        let sentence = match (self.highest_converged(), self.lowest_given_up()) {
+            (Some(Level { rate: limit, text: up_to, .. }), Some(Level { text: from, .. })) => {
+                let is_sharp =
+                    self.levels.iter().all(|level| level.all_converged() == (level.rate <= *limit));
+                let above = if is_sharp {
+                    format!("at {from} and above it never did")
+                } else {
+                    format!("at {from} it did not; some higher rates did, so repeat the run")
+                };
+                format!("pre-copy converged at every dirty rate up to {up_to}; {above}.")
+            }
+            (Some(Level { text: up_to, .. }), None) => {
+                format!("pre-copy converged at every dirty rate tried, up to {up_to}.")
+            }
+            (None, given_up) => {
+                let from = given_up.map_or("", |level| level.text.as_str());
+                format!("pre-copy did not converge even at {from}.")
+            }
+        };
+        let mut sentence = place + &sentence;
+        if let Some(first) = sentence.get_mut(..1) {
+            first.make_ascii_uppercase();
+        }
+        sentence
+    }
 }
 
 #[cfg(test)]

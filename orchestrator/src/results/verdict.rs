@@ -27,8 +27,8 @@ pub struct RunVerdict {
     pub failed: usize,
     /// Whether every attempt that has a record was skipped, so that nothing was measured.
     pub nothing_made: bool,
-    /// The dirty rates up to which attempts converged, in sentences. Empty if the matrix does not vary the
-    /// dirty rate.
+    /// The dirty rates up to which attempts converged, in sentences: one for each combination of the other
+    /// axes at which two or more rates were tried.
     pub threshold: Vec<String>,
 }
 
@@ -114,13 +114,11 @@ pub fn evaluate(plan: &Plan, records: &[Record]) -> RunVerdict {
     }
     let verdict = |expectation| expectation_verdict(plan, expectation, &checked, &attempts);
     let expectations = plan.expect.iter().map(verdict).collect();
-    let decided: Vec<(&Cell, &Record)> =
-        checked.iter().filter(|(_, record)| !is_failure(record.outcome)).copied().collect();
     RunVerdict {
         expectations,
         failed: records.iter().filter(|r| is_failure(r.outcome)).count(),
         nothing_made: !records.is_empty() && records.iter().all(|r| r.outcome == Outcome::Skipped),
-        threshold: threshold::sentences(plan, &decided),
+        threshold: threshold::sentences(plan, records),
     }
 }
 

@@ -24,7 +24,6 @@ fn the_threshold_is_one_sentence() {
              so repeat the run.",
         ),
         // Attempts without a result are ignored.
-        ([YES, None, None], "Pre-copy converged at every dirty rate tried, up to 1MB/s."),
         (
             [YES, Some(Outcome::Skipped), NO],
             "Pre-copy converged at every dirty rate up to 1MB/s; at 4MB/s and above it never did.",
@@ -36,7 +35,19 @@ fn the_threshold_is_one_sentence() {
     ] {
         assert_eq!(threshold_of(outcomes), [sentence], "{outcomes:?}");
     }
-    assert_eq!(threshold_of([None, None, None]), [""; 0]);
+    // A single rate says nothing about a threshold.
+    for outcomes in [[None, None, None], [YES, None, None], [None, NO, Some(Outcome::Failed)]] {
+        assert_eq!(threshold_of(outcomes), [""; 0], "{outcomes:?}");
+    }
+}
+
+#[test]
+fn rows_that_differ_in_more_than_the_rate_have_no_threshold() {
+    let plan = plan(
+        "name: n\ninclude:\n  - { stress.rate: 1MB/s, guest.vcpus: 1 }\n  \
+         - { stress.rate: 2MB/s, guest.vcpus: 2 }\n  - { stress.rate: 4MB/s, guest.vcpus: 3 }\n",
+    );
+    assert_eq!(evaluate(&plan, &records(&plan, &[YES, YES, NO])).threshold, [""; 0]);
 }
 
 #[test]
