@@ -379,14 +379,17 @@ fn paint_verdicts(text: &str) -> Text {
     painted
 }
 
+/// Returns the failure to make a report: there is nothing to show in its format, or its text cannot be made.
+fn report_failure(error: io::Error) -> Failure {
+    if error.kind() == io::ErrorKind::InvalidInput { Failure::input(error) } else { Failure::lab(error) }
+}
+
 /// Prints a report, and its notes to standard error.
 fn show(format: FormatName, report: &RenderedReport) -> Result<(), Failure> {
     let text = match format {
         FormatName::Table if terminal::colored(&io::stdout()) => paint_verdicts(&report.text),
         FormatName::Json => Text::json(&report.text),
-        FormatName::Table | FormatName::Csv | FormatName::Markdown | FormatName::Html => {
-            report.text.as_str().into()
-        }
+        _ => report.text.as_str().into(),
     };
     print(text)?;
     for line in report.notes.iter().flat_map(|note| note.lines()) {

@@ -1,6 +1,6 @@
 //! `testbed report`.
 
-use super::{Failure, show, terminal};
+use super::{Failure, report_failure, show, terminal};
 use crate::{
     report::FormatName,
     results::parts::{self, Folder},
@@ -28,7 +28,8 @@ pub(super) struct ReportArgs {
     runs: Vec<PathBuf>,
     /// How to print them: as a table; as CSV with one row per attempt (and a first column for the folder if
     /// there are several); as JSON with all records and the verdict, one line per run; as a table in
-    /// Markdown; or as an HTML page for a browser, which needs no other file
+    /// Markdown; as an HTML page for a browser, which needs no other file; as JUnit XML, with expectations
+    /// and attempts as test cases; or as an SVG figure of the threshold
     #[arg(long, value_name = "FORMAT", default_value = "table", conflicts_with_all = ["csv", "json"])]
     #[arg(ignore_case = true)]
     format: FormatName,
@@ -48,7 +49,7 @@ pub(super) fn report(args: &ReportArgs) -> Result<u8, Failure> {
     };
     let folders: Result<Vec<Folder>, _> = args.runs.iter().map(|run| Folder::read(run)).collect();
     let runs = parts::gather(folders.map_err(Failure::input)?, environment::backend);
-    show(format, &format.format(terminal::screen()).stored(&runs).map_err(Failure::lab)?)?;
+    show(format, &format.format(terminal::screen()).stored(&runs).map_err(report_failure)?)?;
     // The worst of all runs: 3 before 1 before 0.
     Ok(runs.iter().map(|run| run.verdict.exit_code()).max().unwrap_or(0))
 }

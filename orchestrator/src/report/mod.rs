@@ -17,9 +17,11 @@ mod csv;
 mod grid;
 pub mod html;
 mod json;
+mod junit;
 mod markdown;
 mod plot;
 mod remarks;
+mod svg;
 mod table;
 
 /// A run that has just finished or was interrupted.
@@ -57,7 +59,8 @@ pub trait Format {
     /// Renders a run that has just finished or was interrupted.
     fn finished(&self, run: &FinishedRun<'_>) -> io::Result<RenderedReport>;
 
-    /// Renders runs that were read from results folders, in order.
+    /// Renders runs that were read from results folders, in order. Fails with
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if they have nothing that the format can show.
     fn stored(&self, runs: &[Run]) -> io::Result<RenderedReport>;
 }
 
@@ -74,11 +77,16 @@ pub enum FormatName {
     Markdown,
     /// A page for a browser.
     Html,
+    /// JUnit XML with expectations and attempts as test cases.
+    Junit,
+    /// The threshold as an SVG figure.
+    Svg,
 }
 
 impl FormatName {
     /// Every format, in the order in which help lists them.
-    pub const ALL: [Self; 5] = [Self::Table, Self::Csv, Self::Json, Self::Markdown, Self::Html];
+    pub const ALL: [Self; 7] =
+        [Self::Table, Self::Csv, Self::Json, Self::Markdown, Self::Html, Self::Junit, Self::Svg];
 
     /// Returns the name, as the option `--format` takes it.
     pub const fn name(self) -> &'static str {
@@ -88,6 +96,8 @@ impl FormatName {
             Self::Json => "json",
             Self::Markdown => "markdown",
             Self::Html => "html",
+            Self::Junit => "junit",
+            Self::Svg => "svg",
         }
     }
 
@@ -100,6 +110,8 @@ impl FormatName {
             Self::Json => Box::new(json::Json),
             Self::Markdown => Box::new(markdown::Markdown),
             Self::Html => Box::new(html::Html),
+            Self::Junit => Box::new(junit::Junit),
+            Self::Svg => Box::new(svg::Svg),
         }
     }
 }

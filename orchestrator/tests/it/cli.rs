@@ -567,7 +567,7 @@ fn the_options_csv_and_json_are_short_for_format() {
         sandbox
             .testbed(&with(&["--format", "xml"]))
             .exits(2)
-            .says("[possible values: table, csv, json, markdown]");
+            .says("[possible values: table, csv, json, markdown, html, junit, svg]");
         sandbox.testbed(&with(&["--format", "json", "--json"])).exits(2).says("cannot be used with");
     }
     sandbox.testbed(&["report", "run", "--format", "csv", "--csv"]).exits(2).says("cannot be used with");

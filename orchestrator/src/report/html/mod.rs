@@ -25,7 +25,7 @@ use view::View;
 
 mod answer;
 mod attempts;
-mod chart;
+pub(super) mod chart;
 mod document;
 mod downtime;
 mod environment;

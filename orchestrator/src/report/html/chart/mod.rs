@@ -5,7 +5,7 @@
 
 pub(super) mod path;
 pub(super) mod plot;
-pub(super) mod scale;
+pub(in crate::report) mod scale;
 pub(super) mod thin;
 
 /// A point of a curve, in the units of its axes.

@@ -2,34 +2,34 @@
 
 /// A range of values with ticks.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(in super::super) struct Scale {
-    pub(in super::super) min: f64,
-    pub(in super::super) max: f64,
+pub(in crate::report) struct Scale {
+    pub(in crate::report) min: f64,
+    pub(in crate::report) max: f64,
     /// The distance between ticks: 1, 2 or 5 times a power of ten.
     step: f64,
 }
 
 impl Scale {
     /// Returns a scale that begins and ends at ticks and covers these values, with about this many ticks.
-    pub(in super::super) fn covering(min: f64, max: f64, ticks: usize) -> Self {
+    pub(in crate::report) fn covering(min: f64, max: f64, ticks: usize) -> Self {
         let max = if max > min { max } else { min + 1.0 };
         let step = round_step((max - min) / ticks.max(1) as f64);
         Self { min: (min / step).floor() * step, max: (max / step).ceil() * step, step }
     }
 
     /// Returns a scale of exactly this range, with about this many ticks in it.
-    pub(in super::super) fn exact(min: f64, max: f64, ticks: usize) -> Self {
+    pub(in crate::report) fn exact(min: f64, max: f64, ticks: usize) -> Self {
         let max = if max > min { max } else { min + 1.0 };
         Self { min, max, step: round_step((max - min) / ticks.max(1) as f64) }
     }
 
     /// Returns where a value is, from 0 at the beginning to 1 at the end.
-    pub(in super::super) fn share(&self, value: f64) -> f64 {
+    pub(in crate::report) fn share(&self, value: f64) -> f64 {
         (value - self.min) / (self.max - self.min)
     }
 
     /// Returns the ticks, each with its text.
-    pub(in super::super) fn ticks(&self) -> Vec<(f64, String)> {
+    pub(in crate::report) fn ticks(&self) -> Vec<(f64, String)> {
         let first = (self.min / self.step - 1e-9).ceil();
         let count = ((self.max / self.step + 1e-9).floor() - first) as usize + 1;
         let decimals = (-self.step.log10().floor()).max(0.0) as usize;
