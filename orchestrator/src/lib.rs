@@ -27,3 +27,4 @@ pub mod results;
 pub mod run;
 pub mod setup;
 mod sys;
+pub mod watch;

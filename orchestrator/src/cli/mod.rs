@@ -40,6 +40,7 @@ mod run;
 mod schema;
 mod setup;
 mod terminal;
+mod watch;
 
 /// Measures live migrations of QEMU guests
 ///
@@ -97,6 +98,9 @@ enum Command {
     /// Show the results of finished or unfinished runs again
     #[command(after_help = report::AFTER_HELP)]
     Report(report::ReportArgs),
+    /// Show a run in browsers, as a page that is kept up to date while the run goes on
+    #[command(after_help = watch::AFTER_HELP)]
+    Watch(watch::WatchArgs),
     /// Check what a run needs, and show the command that fixes each problem
     #[command(after_help = doctor::AFTER_HELP)]
     Doctor(doctor::DoctorArgs),
@@ -130,7 +134,7 @@ enum Command {
 }
 
 /// Options that select cells of a matrix.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 struct SelectionArgs {
     /// Select the cells for which EXPR holds, such as "stress.rate <= 96MB/s and link.delay == 0"
     #[arg(long, value_name = "EXPR")]
@@ -150,7 +154,7 @@ impl SelectionArgs {
 }
 
 /// The option that selects a lab.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 struct LabArgs {
     /// Where the nodes are: `local`, namespaces of this host; `vagrant`, the virtual machines of the
     /// Vagrantfile in this folder, in `vagrant/` or in `VAGRANT_CWD`; or an inventory file of hosts to reach
@@ -201,7 +205,7 @@ impl ValueEnum for FormatName {
 }
 
 /// The options that select the guest's kernel.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 struct KernelArgs {
     /// The guest's kernel: a path, or `auto`, the kernel that setup prepared, else the host's own
     #[arg(long, value_name = "KERNEL", default_value = "auto", value_parser = words(&["auto"]))]
@@ -320,6 +324,7 @@ fn execute(cli: Cli, version: &'static str) -> Result<u8, Failure> {
         Command::Run(args) => run::run(&args, version),
         Command::Plan(args) => plan::plan(&args),
         Command::Report(args) => report::report(&args),
+        Command::Watch(args) => watch::watch(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Setup(args) => setup::setup(&args),
         Command::Generate(args) => generate::generate(&args),

@@ -1,6 +1,11 @@
 //! `testbed run`.
 
-use super::{Failure, KernelArgs, LabArgs, SelectionArgs, plan::resolve, read, show, terminal};
+use super::{
+    Failure, KernelArgs, LabArgs, SelectionArgs,
+    plan::resolve,
+    read, show, terminal,
+    watch::{listen, serve},
+};
 use crate::{
     event::FanOut,
     image::{self, Cache},
@@ -18,6 +23,7 @@ use crate::{
         interrupt::{self, Interrupt},
         real::{BenchOptions, QemuBench},
     },
+    watch::DEFAULT_ADDRESS,
 };
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -27,6 +33,7 @@ pub(super) const AFTER_HELP: &str = "Examples:
   testbed run scenarios/latency.yaml --only 'link.delay == 0' --repeat 1
   testbed run --resume results/latency-20261126-101500
   testbed run --lab vagrant scenarios/icclab/threshold.yaml
+  testbed run scenarios/smoke.yaml --watch
 
 Files:
   matrix.yaml, selection.json  in the results folder: the matrix as run, and which part of it
@@ -44,10 +51,10 @@ Exit codes:
   3    the lab or QEMU failed: an attempt is failed, guest-lost or corrupted, or none could be made
   130  interrupted";
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(super) struct RunArgs {
     /// The matrix file, or `-` for standard input; with --resume it may be left out
-    #[arg(required_unless_present = "resume")]
+    #[arg(required_unless_present_any = ["resume", "watch"])]
     file: Option<PathBuf>,
     #[command(flatten)]
     selection: SelectionArgs,
@@ -62,6 +69,10 @@ pub(super) struct RunArgs {
     lab: LabArgs,
     #[command(flatten)]
     kernel: KernelArgs,
+    /// Show the run in browsers while it goes on: as testbed watch does, at this address
+    /// [default: 127.0.0.1:8060]
+    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = DEFAULT_ADDRESS)]
+    watch: Option<String>,
     /// Show no progress
     #[arg(short, long)]
     quiet: bool,
@@ -80,6 +91,7 @@ pub(super) struct RunArgs {
 }
 
 pub(super) fn run(args: &RunArgs, version: &'static str) -> Result<u8, Failure> {
+    let args = &args.clone().with_file();
     let stdin = Path::new(input::STDIN);
     if args.file.as_deref() == Some(stdin) && Path::new(&args.lab.lab) == stdin {
         return Err(Failure::input("only one of the matrix file and --lab can be standard input"));
@@ -94,8 +106,11 @@ pub(super) fn run(args: &RunArgs, version: &'static str) -> Result<u8, Failure> 
         verbose: args.verbose,
         cache,
     };
+    // Nothing has been started if the address is not free.
+    let listener = args.watch.as_deref().map(listen).transpose()?;
     let (plan, mut store) = open(args)?;
     store.set_version(version);
+    let server = listener.map(|listener| serve(listener, store.folder())).transpose()?;
     let mut bench = QemuBench::new(options, &plan);
     let sinks = sinks(args.quiet, args.verbose);
     let runtime = super::runtime()?;
@@ -119,6 +134,8 @@ pub(super) fn run(args: &RunArgs, version: &'static str) -> Result<u8, Failure> 
         return ended.map(|_| 0);
     }
 
+    // Viewers get the last version of the page.
+    drop(server);
     // Results are shown even if they cannot be stored, on a disk that is full for example.
     let verdict = verdict::evaluate(&plan, store.records());
     let format = if args.json { FormatName::Json } else { args.format };
@@ -153,6 +170,16 @@ pub(super) fn run(args: &RunArgs, version: &'static str) -> Result<u8, Failure> 
             frontend::tell(format!("The run is not complete. Continue with: testbed run --resume {folder}"));
             Err(failure)
         }
+    }
+}
+
+impl RunArgs {
+    /// Returns the arguments with the file after `--watch` as the matrix if there is no other.
+    fn with_file(mut self) -> Self {
+        if self.file.is_none() && self.resume.is_none() && self.watch.as_deref() != Some(DEFAULT_ADDRESS) {
+            self.file = self.watch.replace(DEFAULT_ADDRESS.to_owned()).map(PathBuf::from);
+        }
+        self
     }
 }
 

@@ -117,6 +117,13 @@ impl Browser {
         self.post("url", &json!({ "url": format!("file://{}", file.display()) }));
     }
 
+    /// Opens an address. What the browser has requested before is forgotten.
+    #[track_caller]
+    pub(crate) fn visit(&self, address: &str) {
+        self.requested();
+        self.post("url", &json!({ "url": address }));
+    }
+
     /// Runs the body of a function in the page and returns what it returns.
     #[track_caller]
     pub(crate) fn run(&self, script: &str) -> Value {

@@ -24,6 +24,7 @@ use Trial::{Netem, NotRun, Plain, Real, Test, UntilInterrupted};
 
 const LOCAL: &str = "orchestrator/tests/real/local.rs";
 const SSH: &str = "orchestrator/tests/real/ssh.rs";
+const WATCH: &str = "orchestrator/tests/it/watch.rs";
 const VAGRANT: Trial = NotRun("needs libvirt and twenty minutes; `cargo xtask vagrant-test` does the same");
 const SUITE: Trial = NotRun("is the test suite, or a part of it");
 
@@ -109,6 +110,18 @@ pub(crate) const COMMANDS: &[(&str, Trial)] = &[
     (
         "testbed run --resume results/latency-20261126-101500",
         Test(LOCAL, "a_killed_run_leaves_nothing_behind_and_can_be_continued"),
+    ),
+    (
+        "testbed run scenarios/smoke.yaml --watch",
+        Test(WATCH, "a_run_that_is_watched_ends_as_without_viewers"),
+    ),
+    (
+        "testbed watch results/reference/latency-tcg",
+        Test(WATCH, "viewers_that_join_late_see_everything_so_far"),
+    ),
+    (
+        "testbed watch results/reference/latency-tcg 127.0.0.1:0",
+        Test(WATCH, "viewers_that_join_late_see_everything_so_far"),
     ),
     (
         "testbed run scenarios/icclab/load-removed.yaml --repeat 3",

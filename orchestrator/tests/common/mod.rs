@@ -19,6 +19,7 @@ pub(crate) mod netem_guest;
 pub(crate) mod nfs;
 pub(crate) mod real;
 pub(crate) mod vagrant;
+pub(crate) mod viewer;
 
 /// Compares `text` with the file `tests/golden/NAME`. With `UPDATE_GOLDEN=1`, overwrites the file instead:
 /// review the difference before committing it.

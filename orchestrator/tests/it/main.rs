@@ -77,5 +77,8 @@ mod streams;
 /// `--lab vagrant` with a stub of `vagrant`.
 mod vagrant;
 
+/// The live page of a run in progress.
+mod watch;
+
 /// Line widths, phrases and doc comments of the whole repository.
 mod words;

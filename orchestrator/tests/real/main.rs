@@ -53,3 +53,6 @@ mod storage;
 
 /// Runs between hosts that a stub of `vagrant` describes.
 mod vagrant;
+
+/// The live page of a run.
+mod watch;

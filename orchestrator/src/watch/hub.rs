@@ -1,0 +1,249 @@
+//! What viewers have to know, and what each of them already does.
+
+use crate::measure::samples::Sample;
+use serde::Serialize;
+use std::{
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+use tokio::sync::{Notify, watch};
+
+/// The largest number of samples that are kept of the attempt in progress: a quarter of an hour at 20 per
+/// second. After that, every other one is dropped.
+const MOST_SAMPLES: usize = 20_000;
+
+/// A sample as the page draws it: time in milliseconds, memory left and sent in bytes, sending rate in 10^6
+/// bit/s, dirty rate in bytes per second, throttling in percent, and the number of the pass.
+pub(super) type Point = [f64; 7];
+
+/// Returns the point of a sample; nothing before there is any memory to send.
+pub(super) fn point(sample: &Sample) -> Option<Point> {
+    let memory = sample.memory?;
+    Some([
+        sample.at_ms,
+        memory.remaining_bytes as f64,
+        memory.transferred_bytes as f64,
+        memory.mbit_per_s,
+        memory.dirty_rate_bytes_per_s as f64,
+        sample.throttle_percent as f64,
+        memory.pass as f64,
+    ])
+}
+
+/// The state of a run, for all viewers.
+#[derive(Debug)]
+pub(super) struct Hub {
+    folder: PathBuf,
+    state: Mutex<State>,
+    changed: watch::Sender<()>,
+    joined: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The version of the report.
+    version: String,
+    attempt: Option<Attempt>,
+    /// The number of attempts so far that were in progress, and of times that samples were dropped. So it
+    /// changes when a viewer has to begin its curves anew.
+    generation: u64,
+    /// Whether the run has ended, but viewers are told only after a last look at its folder.
+    is_ending: bool,
+    has_ended: bool,
+}
+
+/// The attempt in progress.
+#[derive(Debug)]
+struct Attempt {
+    name: String,
+    points: Vec<Point>,
+}
+
+/// What is new for a viewer.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub(super) enum News {
+    /// There is another version of the report.
+    Page { version: String },
+    /// An attempt is in progress, or none. The samples of an earlier one are obsolete.
+    Attempt { name: Option<String> },
+    /// Further samples of the attempt in progress.
+    Samples { points: Vec<Point> },
+    /// The run has ended, and nothing will change any more.
+    End,
+}
+
+/// What a viewer knows.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    version: String,
+    /// The generation, and the number of its samples.
+    samples: Option<(u64, usize)>,
+    has_ended: bool,
+}
+
+impl Hub {
+    pub(super) fn new(folder: &Path) -> Self {
+        Self {
+            folder: folder.into(),
+            state: Mutex::default(),
+            changed: watch::channel(()).0,
+            joined: Notify::new(),
+        }
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A viewer that fails does not end the others.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the state and wakes the viewers.
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state());
+        self.changed.send_replace(());
+    }
+
+    pub(super) fn set_version(&self, version: String) {
+        self.change(|state| state.version = version);
+    }
+
+    /// Sets the attempt in progress, which has no samples yet, or that there is none.
+    pub(super) fn set_attempt(&self, name: Option<String>) {
+        self.change(|state| {
+            state.generation += 1;
+            state.attempt = name.map(|name| Attempt { name, points: Vec::new() });
+        });
+    }
+
+    /// Adds samples of the attempt in progress.
+    pub(super) fn add(&self, points: Vec<Point>) {
+        self.change(|state| {
+            let Some(attempt) = &mut state.attempt else { return };
+            attempt.points.extend(points);
+            if attempt.points.len() > MOST_SAMPLES {
+                let mut index = 0;
+                attempt.points.retain(|_| {
+                    index += 1;
+                    index % 2 == 0
+                });
+                state.generation += 1;
+            }
+        });
+    }
+
+    /// Asks for a last look at the folder, since the run has ended.
+    pub(super) fn request_end(&self) {
+        self.state().is_ending = true;
+        self.joined.notify_one();
+    }
+
+    pub(super) fn is_ending(&self) -> bool {
+        self.state().is_ending
+    }
+
+    /// Tells viewers that the run has ended, and that they know everything.
+    pub(super) fn end(&self) {
+        self.change(|state| state.has_ended = true);
+    }
+
+    pub(super) fn has_viewers(&self) -> bool {
+        self.changed.receiver_count() > 0
+    }
+
+    /// Waits until there is a viewer.
+    pub(super) async fn viewer(&self) {
+        while !self.has_viewers() {
+            self.joined.notified().await;
+        }
+    }
+
+    /// Adds a viewer, for as long as it keeps the result, which changes whenever there may be news.
+    pub(super) fn join(&self) -> watch::Receiver<()> {
+        let changes = self.changed.subscribe();
+        self.joined.notify_one();
+        changes
+    }
+
+    /// Returns what is new for a viewer, in order, and remembers that it knows.
+    pub(super) fn news(&self, known: &mut Known) -> Vec<News> {
+        let state = self.state();
+        let mut news = Vec::new();
+        if known.version != state.version {
+            known.version.clone_from(&state.version);
+            news.push(News::Page { version: state.version.clone() });
+        }
+        let points = state.attempt.as_ref().map_or(&[][..], |attempt| &attempt.points);
+        let seen = known.samples.filter(|(generation, _)| *generation == state.generation);
+        if seen.is_none() {
+            news.push(News::Attempt { name: state.attempt.as_ref().map(|attempt| attempt.name.clone()) });
+        }
+        let unseen = &points[seen.map_or(0, |(_, count)| count)..];
+        if !unseen.is_empty() {
+            news.push(News::Samples { points: unseen.to_vec() });
+        }
+        known.samples = Some((state.generation, points.len()));
+        if state.has_ended && !known.has_ended {
+            known.has_ended = true;
+            news.push(News::End);
+        }
+        news
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn points(times: impl Iterator<Item = usize>) -> Vec<Point> {
+        times.map(|ms| [ms as f64, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]).collect()
+    }
+
+    fn begun(name: &str) -> News {
+        News::Attempt { name: Some(name.into()) }
+    }
+
+    #[test]
+    fn a_viewer_that_joins_late_gets_everything_so_far() {
+        let hub = Hub::new(Path::new("run"));
+        let mut early = Known::default();
+        hub.set_version("1".into());
+        hub.set_attempt(Some("a".into()));
+        assert_eq!(hub.news(&mut early), [News::Page { version: "1".into() }, begun("a")]);
+        hub.add(points(0..2));
+        hub.add(points(2..3));
+        assert_eq!(hub.news(&mut early), [News::Samples { points: points(0..3) }]);
+        assert_eq!(hub.news(&mut early), []);
+        hub.add(points(3..4));
+        assert_eq!(hub.news(&mut early), [News::Samples { points: points(3..4) }]);
+
+        let mut late = Known::default();
+        let all = [News::Page { version: "1".into() }, begun("a"), News::Samples { points: points(0..4) }];
+        assert_eq!(hub.news(&mut late), all);
+
+        hub.set_attempt(None);
+        hub.end();
+        for viewer in [&mut early, &mut late] {
+            assert_eq!(hub.news(viewer), [News::Attempt { name: None }, News::End]);
+            assert_eq!(hub.news(viewer), []);
+        }
+    }
+
+    #[test]
+    fn samples_of_an_endless_attempt_are_thinned() {
+        let hub = Hub::new(Path::new("run"));
+        let mut viewer = Known::default();
+        hub.set_attempt(Some("a".into()));
+        hub.add(points(0..MOST_SAMPLES));
+        hub.news(&mut viewer);
+        hub.add(points(MOST_SAMPLES..MOST_SAMPLES + 2));
+        let news = hub.news(&mut viewer);
+        assert_eq!(news[0], begun("a"), "the viewer begins anew");
+        let News::Samples { points } = &news[1] else { panic!("{news:?}") };
+        assert_eq!(points.len(), MOST_SAMPLES / 2 + 1);
+        assert_eq!(points.last().unwrap()[0], (MOST_SAMPLES + 1) as f64);
+    }
+}

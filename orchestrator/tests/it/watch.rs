@@ -1,0 +1,244 @@
+//! The live page: what viewers see of a run in progress, and who gets an answer.
+
+use crate::{
+    cli::{Sandbox, THRESHOLD, threshold_records},
+    common::{
+        browser::{Browser, until},
+        viewer::{Viewer, address_of, parts, request, send},
+    },
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{Read, Write},
+    net::TcpListener,
+    path::PathBuf,
+    process::{Child, Stdio},
+    time::Duration,
+};
+use testbed::results::store;
+
+/// A run in a folder that the test writes to, and the program that shows it.
+struct Watched {
+    sandbox: Sandbox,
+    watch: Child,
+    address: String,
+    port: u16,
+}
+
+impl Watched {
+    /// Shows a run that has its first two results, at an address.
+    fn start(address: &str) -> Self {
+        let sandbox = Sandbox::with_run(THRESHOLD, threshold_records().into_iter().take(2));
+        let mut command = sandbox.command(&["watch", "run", address]);
+        let mut watch = command.stderr(Stdio::piped()).spawn().unwrap();
+        let address = address_of(&mut watch);
+        let port = parts(&address).0.rsplit(':').next().unwrap().parse().unwrap();
+        Self { sandbox, watch, address, port }
+    }
+
+    fn run(&self) -> PathBuf {
+        self.sandbox.path("run")
+    }
+
+    /// Begins an attempt, and returns the file of its samples.
+    fn begin(&self, name: &str) -> File {
+        let folder = self.run().join("attempts").join(name);
+        fs::create_dir_all(&folder).unwrap();
+        File::create(folder.join("samples.jsonl")).unwrap()
+    }
+
+    /// Appends a record.
+    fn record(&self, index: usize) {
+        let line = serde_json::to_string(&threshold_records()[index]).unwrap() + "\n";
+        let mut cells = OpenOptions::new().append(true).open(self.run().join(store::CELLS)).unwrap();
+        cells.write_all(line.as_bytes()).unwrap();
+    }
+
+    fn page(&self) -> String {
+        let (status, text) = request(self.port, "GET", "/", &["Host: localhost"]);
+        assert_eq!(status, 200, "{text:.500}");
+        text
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let _ = kill(Pid::from_raw(self.watch.id().cast_signed()), Signal::SIGKILL);
+        let _ = self.watch.wait();
+    }
+}
+
+/// Writes samples at these times, in milliseconds.
+fn write_samples(file: &mut File, times: std::ops::Range<u32>) {
+    for at_ms in times {
+        let sample = serde_json::json!({
+            "at_ms": f64::from(at_ms), "status": "active", "transferred_bytes": 7, "remaining_bytes": 9,
+            "normal_pages": 0, "zero_pages": 0, "pass": 1, "dirty_rate_bytes_per_s": 3, "mbit_per_s": 1.5,
+            "throttle_percent": 0,
+        });
+        writeln!(file, "{sample}").unwrap();
+    }
+}
+
+#[test]
+fn viewers_that_join_late_see_everything_so_far() {
+    let watched = Watched::start("127.0.0.1:0");
+    let mut early = Viewer::join(&watched.address);
+    let before = early.next_of("page")["version"].clone();
+    let mut samples = watched.begin("stress.rate=128MBps.1");
+    write_samples(&mut samples, 0..50);
+    early.until_attempt("stress.rate=128MBps #1");
+    assert_eq!(early.samples(50).len(), 50);
+    write_samples(&mut samples, 50..60);
+
+    let mut late = Viewer::join(&watched.address);
+    late.until_attempt("stress.rate=128MBps #1");
+    let seen = late.samples(60);
+    assert_eq!(seen, (0..60).map(f64::from).collect::<Vec<_>>());
+    assert!(!watched.page().contains("the deadline of 20s passed"));
+
+    watched.record(2);
+    for viewer in [&mut early, &mut late] {
+        let after = viewer.next_of("page")["version"].clone();
+        assert_ne!(after, before);
+        assert_eq!(viewer.next_of("attempt")["name"], Value::Null);
+    }
+    assert!(watched.page().contains("the deadline of 20s passed"));
+}
+
+#[test]
+fn the_live_page_answers_only_reading_requests_from_this_host() {
+    let watched = Watched::start("127.0.0.1:0");
+    let own = format!("Host: localhost:{}", watched.port);
+    for (method, path, headers, status) in [
+        ("GET", "/", &[own.as_str()][..], 200),
+        ("HEAD", "/", &[&own], 200),
+        ("GET", "/", &["Host: evil.example"], 403),
+        ("GET", "/events", &["Host: evil.example"], 403),
+        ("GET", "/events", &[&own, "Origin: http://evil.example"], 403),
+        ("GET", "/events", &[&own, "Sec-Fetch-Site: cross-site"], 403),
+        ("POST", "/", &[&own], 405),
+        ("DELETE", "/", &[&own], 405),
+        ("GET", "/matrix.yaml", &[&own], 404),
+        ("GET", "/../../etc/passwd", &[&own], 404),
+    ] {
+        let (found, text) = request(watched.port, method, path, headers);
+        assert_eq!(found, status, "{method} {path} {headers:?}: {text:.500}");
+        assert!(text.contains("x-frame-options: DENY\r\n"), "{text:.500}");
+        assert!(!text.to_lowercase().contains("access-control-allow"), "{text:.500}");
+    }
+    assert!(watched.page().contains("connect-src 'self'"));
+}
+
+#[test]
+fn a_page_for_others_has_a_secret_in_its_address() {
+    let watched = Watched::start("0.0.0.0:0");
+    let (_, path) = parts(&watched.address);
+    assert_eq!(path.len(), 34, "{path}");
+    let wrong = format!("/{}/", "0".repeat(32));
+    for (path, status) in [("/", 404), ("/events", 404), (&wrong, 404), (path, 200)] {
+        let (found, text) = request(watched.port, "GET", path, &["Host: lab.example"]);
+        assert_eq!(found, status, "{path}: {text:.500}");
+    }
+}
+
+#[test]
+fn the_number_of_connections_is_bounded() {
+    const MOST: usize = 64;
+    let watched = Watched::start("127.0.0.1:0");
+    let mut silent: Vec<Viewer> = (0..MOST).map(|_| Viewer::join(&watched.address)).collect();
+    silent.iter_mut().for_each(|viewer| drop(viewer.next()));
+    let waiting = send(watched.port, "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    // It waits until another ends, and then gets an answer. A server without a bound would answer within the
+    // time, so that this can only miss a fault.
+    let patience = waiting.read_timeout().unwrap();
+    waiting.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    assert!((&waiting).read(&mut [0]).is_err());
+    waiting.set_read_timeout(patience).unwrap();
+    drop(silent);
+    let mut answer = String::new();
+    (&waiting).read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer:.200}");
+}
+
+#[test]
+fn an_address_that_is_taken_is_an_error_before_anything_starts() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let sandbox = Sandbox::with_run(THRESHOLD, threshold_records());
+    fs::write(sandbox.path("matrix.yaml"), THRESHOLD).unwrap();
+    let before = sandbox.entries();
+    for args in [
+        &["run", "--watch", &address, "matrix.yaml"][..],
+        &["run", "matrix.yaml", "--watch", &address],
+        &["watch", "run", &address],
+    ] {
+        let finished = sandbox.testbed(args);
+        finished.exits(2);
+        finished.says(&format!("error: cannot listen at {address}: "));
+        finished.says("choose another address, or port 0 for any that is free");
+    }
+    let bad = ["run", "--watch", "no such host", "matrix.yaml"];
+    sandbox.testbed(&bad).exits(2).says("error: `no such host` is no address to listen at: ");
+    sandbox.testbed(&["watch", "matrix.yaml"]).exits(2).says("is not a results folder");
+    assert_eq!(sandbox.entries(), before);
+}
+
+#[test]
+fn a_run_that_is_watched_ends_as_without_viewers() {
+    let sandbox = Sandbox::with_run(THRESHOLD, threshold_records());
+    let plain = sandbox.testbed(&["run", "--resume", "run", "--json"]).exits(0).stdout();
+    let watched = sandbox.testbed(&["run", "--resume", "run", "--json", "--watch", "127.0.0.1:0"]);
+    assert_eq!(watched.exits(0).stdout(), plain);
+    assert!(watched.stderr().contains("live page: http://127.0.0.1:"), "{}", watched.stderr());
+    // Without an address, what follows is the matrix.
+    fs::write(sandbox.path("matrix.yaml"), "name: n\nnonsense: 1\n").unwrap();
+    sandbox.testbed(&["run", "--watch", "matrix.yaml"]).exits(2).says("matrix.yaml:2:1");
+}
+
+#[test]
+fn a_browser_follows_a_run_and_keeps_what_the_reader_opened() {
+    let Some(browser) = Browser::start() else { return };
+    let watched = Watched::start("127.0.0.1:0");
+    let count = || browser.run("return Number(document.getElementById('live')?.dataset.samples ?? -1);");
+    let text = |id: &str| browser.run(&format!("return document.getElementById('{id}')?.textContent;"));
+    browser.visit(&watched.address);
+    let mut samples = watched.begin("stress.rate=128MBps.1");
+    let name = "return document.querySelector('#live [role=status]')?.textContent;";
+    until("the attempt is shown", || browser.run(name) == "stress.rate=128MBps #1");
+    // As fast as a migration makes them, and faster than the page looks.
+    for tenth in 0..20 {
+        write_samples(&mut samples, tenth * 20..tenth * 20 + 20);
+    }
+    until("all samples are shown", || count() == 400);
+
+    browser.run(
+        "document.querySelector('#r1-matrix-table th button').click();\
+         document.querySelector('#r1-threshold details').open = true;",
+    );
+    assert!(!text("r1-matrix-table").as_str().unwrap().contains("not-converged"));
+    watched.record(2);
+    until("the record is shown", || text("r1-matrix-table").to_string().contains("not-converged"));
+    until("the attempt is over", || browser.run(name) == "Between two attempts");
+    let kept = browser.run(
+        "return [document.querySelector('#r1-threshold details').open,\
+         document.querySelector('#r1-matrix-table th').getAttribute('aria-sort')];",
+    );
+    assert_eq!(kept, serde_json::json!([true, "ascending"]));
+
+    // A reload sees the attempt so far.
+    let mut samples = watched.begin("stress.rate=0.2");
+    write_samples(&mut samples, 0..30);
+    browser.visit(&watched.address);
+    until("the samples so far are shown", || count() == 30);
+    let console = browser.console();
+    assert!(console.is_empty(), "{console:?}");
+    let requested = browser.requested();
+    let is_own = |url: &String| url.starts_with(&watched.address) || url.starts_with("data:");
+    assert!(requested.iter().all(is_own), "{requested:?}");
+}
