@@ -56,6 +56,9 @@ mod migrate;
 /// What a newcomer meets: hints, terminals of any width, colors, standard input.
 mod newcomer;
 
+/// The notebook that loads a run into pandas.
+mod notebook;
+
 /// Arbitrary input from a node or from QEMU's monitor.
 mod protocols;
 
