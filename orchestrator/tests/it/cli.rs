@@ -63,8 +63,13 @@ impl Sandbox {
     /// Adds a results folder with this name: a part of [`THRESHOLD`], with those of the records that are in
     /// that part, and the mock environment with this version of QEMU.
     pub(crate) fn add_part(&self, name: &str, shard: &str, qemu: &str, records: &[Record]) {
-        let part = plan(THRESHOLD).shard(shard.parse().unwrap());
-        self.add_run(name, THRESHOLD, records.iter().filter(|r| part.cell(&r.cell).is_some()).cloned());
+        self.add_part_of(THRESHOLD, name, shard, qemu, records);
+    }
+
+    /// Adds a part of a matrix as [`Sandbox::add_part`] does.
+    fn add_part_of(&self, matrix: &str, name: &str, shard: &str, qemu: &str, records: &[Record]) {
+        let part = plan(matrix).shard(shard.parse().unwrap());
+        self.add_run(name, matrix, records.iter().filter(|r| part.cell(&r.cell).is_some()).cloned());
         let selection = Selection { shard: Some(shard.into()), ..Selection::default() };
         let mut environment = mock::environment();
         environment.lab.source.qemu = Some(qemu.into());
@@ -645,6 +650,36 @@ fn missing_parts_and_differences_are_listed_below_the_table() {
         { "what": "QEMU", "values": { "10.0.2": ["p1", "cut"], "7.2.0": ["again"] } }
     ]);
     assert_eq!(json["differences"], differences);
+}
+
+#[test]
+fn a_cell_is_compared_with_its_baseline_in_another_part() {
+    let matrix = "name: n\naxes: { stress.rate: [0, 1MB/s], link.delay: [0, 20ms] }\nexpect:\n  \
+                  - { relative_to: link.delay == 20ms, total_time: < 100% }\n";
+    let plan = plan(matrix);
+    let records = |total_ms: [f64; 4]| -> Vec<Record> {
+        let record = |(cell, ms)| mock::record(&plan, cell, 1, Outcome::Converged, ms);
+        total_ms.into_iter().enumerate().map(record).collect()
+    };
+    let sandbox = Sandbox::new();
+    let faster = records([1000.0, 2000.0, 3000.0, 4000.0]);
+    for (name, shard) in [("cells", "1/2"), ("baselines", "2/2")] {
+        sandbox.add_part_of(matrix, name, shard, "10.0.2", &faster);
+    }
+    let line = |verdict: &str| {
+        format!("expected every cell relative to link.delay == 20ms: total_time < 100%: {verdict}\n")
+    };
+    let alone = sandbox.testbed(&["report", "cells"]).exits(1).stdout();
+    assert!(alone.contains(&line("not tried")), "{alone}");
+    let together = sandbox.testbed(&["report", "cells", "baselines"]).exits(0).stdout();
+    assert!(together.contains(&line("holds")), "{together}");
+    sandbox.add_run("run", matrix, records([1000.0, 2000.0, 6000.0, 4000.0]));
+    for command in [&["report", "run"][..], &["run", "--resume", "run"]] {
+        let slower = sandbox.testbed(command).exits(1).stdout();
+        let violation = "    stress.rate=1MBps,link.delay=0 relative to stress.rate=1MBps,link.delay=20ms: \
+                         total_time is 150%, expected < 100%\n";
+        assert!(slower.contains(&line("DOES NOT HOLD")) && slower.contains(violation), "{slower}");
+    }
 }
 
 #[test]

@@ -42,7 +42,7 @@ pub(super) fn problem(cells: &[Cell], expectation: &Expectation) -> Option<(Stri
     let differing = |other: &Cell| -> Vec<&str> {
         let [cell, other] = [cell, other].map(|cell| expectation.shared_with_baseline(&cell.settings));
         let differ = catalog::all().filter(|setting| setting.value(&cell) != setting.value(&other));
-        differ.map(|setting| setting.path()).collect()
+        differ.map(catalog::Setting::path).collect()
     };
     let (nearest, settings) =
         meeting.map(|other| (other, differing(other))).min_by_key(|(_, settings)| settings.len())?;

@@ -140,7 +140,9 @@ fn the_medians_of_the_converged_attempts_are_compared() {
     let mut all = Vec::new();
     for (attempt, own) in [(1, 900.0), (2, 5000.0), (3, 950.0)] {
         let mut round = timed(&plan, [own, 1000.0, 1.0, 2.0]);
-        round.iter_mut().for_each(|record| record.attempt = attempt);
+        for record in &mut round {
+            record.attempt = attempt;
+        }
         all.extend(round);
     }
     assert_eq!(evaluate(&plan, &all).expectations[0].words(), "holds");
