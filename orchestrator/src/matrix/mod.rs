@@ -43,6 +43,5 @@ pub use schema::schema;
 pub use settings::{
     Accel, Bandwidth, CacheMode, Guest, ImageFormat, LinkChange, Migrate, MirrorSync, Probe, Settings,
     SettingsError, Step, Storage, StorageKind, Stress, StressChange, TimelineEntry, WorkingSet,
-    ZeroPageDetection,
-    kernel_reserve,
+    ZeroPageDetection, kernel_reserve,
 };

@@ -186,7 +186,7 @@ mod tests {
         // A line that is not complete yet is read with its end.
         let mut samples = File::create(attempts.join("a.1").join(SAMPLES)).unwrap();
         let cut = LINE.len() / 2;
-        samples.write_all(LINE[..cut].as_bytes()).unwrap();
+        samples.write_all(&LINE.as_bytes()[..cut]).unwrap();
         assert_eq!(news(&hub), []);
         samples.write_all(format!("{}\nnonsense\n{LINE}\n", &LINE[cut..]).as_bytes()).unwrap();
         let point = [50.0, 9.0, 7.0, 1.5, 3.0, 0.0, 1.0];

@@ -244,6 +244,6 @@ mod tests {
         assert_eq!(news[0], begun("a"), "the viewer begins anew");
         let News::Samples { points } = &news[1] else { panic!("{news:?}") };
         assert_eq!(points.len(), MOST_SAMPLES / 2 + 1);
-        assert_eq!(points.last().unwrap()[0], (MOST_SAMPLES + 1) as f64);
+        assert_eq!(points.last().unwrap()[0] as usize, MOST_SAMPLES + 1);
     }
 }
