@@ -152,7 +152,9 @@ fn the_number_of_connections_is_bounded() {
     const MOST: usize = 64;
     let watched = Watched::start("127.0.0.1:0");
     let mut silent: Vec<Viewer> = (0..MOST).map(|_| Viewer::join(&watched.address)).collect();
-    silent.iter_mut().for_each(|viewer| drop(viewer.next()));
+    for viewer in &mut silent {
+        drop(viewer.next());
+    }
     let waiting = send(watched.port, "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     // It waits until another ends, and then gets an answer. A server without a bound would answer within the
     // time, so that this can only miss a fault.
