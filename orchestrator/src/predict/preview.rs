@@ -196,6 +196,9 @@ impl Preview {
         let uncovered = self.cells.iter().filter(|c| c.skipped.is_none() && c.predicted.is_none()).count();
         let uncovered = match uncovered * self.repeat as usize {
             0 => String::new(),
+            count if count == self.migrations => {
+                return format!("{text}: {migrations}, which the model does not cover\n");
+            }
             count => format!(", without {count} that the model does not cover"),
         };
         format!("{text}: {migrations}, predicted to take {time} in total{uncovered}\n")
@@ -264,6 +267,9 @@ mod tests {
         let row = text.lines().nth(2).unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
         assert_eq!(row, "true not modelled - - - -", "{text}");
         assert!(text.ends_with("in total, without 3 that the model does not cover\n"), "{text}");
+        let plan = File::parse("name: n\nmigrate: { xbzrle: true }\n", "n").and_then(|file| file.expand());
+        let text = Preview::new(&plan.unwrap(), |_| None).table(None);
+        assert!(text.ends_with("1 cell: 1 migration, which the model does not cover\n"), "{text}");
     }
 
     #[test]
