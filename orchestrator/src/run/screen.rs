@@ -9,6 +9,7 @@
 use crate::{
     driver::qemu::{
         accel::{self, AcceleratorFinding, Platform, TrialSpec},
+        confinement::{self, Confinement},
         machine::{Accelerator, GuestMachine, QEMU},
         parameters::{Parameters, parameters},
         trial::{self, Verdict},
@@ -84,7 +85,20 @@ async fn reasons_in(lab: &Lab, plan: &Plan) -> (Reasons, Option<String>) {
         let Some(finding) = finding else { continue };
         accelerators.insert(accel, finding);
     }
-    (screen(&plan.cells, lab, &accelerators, &machine, nowhere).await, None)
+    // What QEMU may use depends on its confinement, which is that of a run.
+    let confined = if plan.cells.iter().all(|cell| migration_of(cell).is_plain()) {
+        Confinement::default()
+    } else {
+        let tcg = GuestMachine {
+            accelerator: Accelerator::Tcg,
+            cpu: Accelerator::Tcg.default_cpu().into(),
+            ..machine.clone()
+        };
+        let privilege = lab.description.source.privilege;
+        confinement::choose(&[&lab.source], privilege, &tcg, nowhere).await.confinement
+    };
+    let template = GuestMachine { confinement: confined, ..machine.clone() };
+    (screen(&plan.cells, lab, &accelerators, &template, nowhere).await, None)
 }
 
 /// Boots a guest with KVM, since nothing else shows that it works. Returns nothing if the guest's files
