@@ -4,8 +4,8 @@ use super::{Cell, Plan, expand::unmet};
 use crate::matrix::{catalog, expect::Expectation, settings::Settings};
 use std::collections::HashMap;
 
-/// A cell that an expectation is about, and the cells that may be its baseline: in an expanded matrix, exactly
-/// one if the expectation compares cells, and none otherwise.
+/// A cell that an expectation is about, and the cells that may be its baseline: in an expanded matrix,
+/// exactly one if the expectation compares cells, and none otherwise.
 pub(super) type Candidates<'a> = (&'a Cell, Vec<&'a Cell>);
 
 /// Returns the cells that an expectation is about, each with all cells that `relative_to` allows as its
