@@ -42,7 +42,7 @@ pub fn between(telemetry: &[TelemetrySample], from: Instant, to: Instant) -> &[T
 }
 
 /// Returns how long after `since` the rate was first back at this share of `goal`, in bytes per second, over
-/// a window of [`SAMPLES_PER_WINDOW`] intervals: the time until the window begins. Returns nothing if it was
+/// a window of `SAMPLES_PER_WINDOW` intervals: the time until the window begins. Returns nothing if it was
 /// not, or if the goal is nothing.
 pub fn recovered(telemetry: &[TelemetrySample], since: Instant, goal: f64, share: f64) -> Option<Duration> {
     let mut windows = telemetry.windows(SAMPLES_PER_WINDOW + 1);

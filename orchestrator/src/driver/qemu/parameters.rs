@@ -1,7 +1,7 @@
 //! The capabilities and parameters that configure QEMU for a migration before it begins.
 //!
 //! Settings of the matrix's section `migrate` that are QEMU's own have QEMU's names, with underscores instead
-//! of hyphens. A flag is a capability, unless it is listed in [`FLAGS`]; everything else is a parameter.
+//! of hyphens. A flag is a capability, unless it is listed in `FLAGS`; everything else is a parameter.
 //! So a capability or a parameter is added by its line in `matrix/settings/migrate.rs`. What is not given is
 //! not set, since older versions of QEMU lack some of them.
 
