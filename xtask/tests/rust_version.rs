@@ -3,9 +3,13 @@
 use serde_json::Value;
 use std::process::{Command, Stdio};
 
-/// Splits a Rust version into comparable numbers: 1.89 is older than 1.89.1.
-fn parts(version: &str) -> Vec<u32> {
-    version.split('.').map(|part| part.parse().unwrap()).collect()
+/// Splits a Rust version into comparable numbers: 1.89 is 1.89.0, and older than 1.89.1.
+fn parts(version: &str) -> [u32; 3] {
+    let mut parts = [0; 3];
+    for (part, text) in parts.iter_mut().zip(version.split('.')) {
+        *part = text.parse().unwrap();
+    }
+    parts
 }
 
 fn output(command: &mut Command) -> String {
