@@ -211,6 +211,12 @@ impl TestDir {
         text.lines().any(|line| line.contains(r#""status":"active""#) && !line.contains(r#""pass":0"#))
     }
 
+    /// Returns whether the attempt has a sample of a migration that has completed.
+    pub(crate) fn has_migrated(&self, attempt: &str) -> bool {
+        let samples = self.folder().join("attempts").join(attempt).join("samples.jsonl");
+        fs::read_to_string(samples).unwrap_or_default().contains(r#""status":"completed""#)
+    }
+
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.testbed);
         command.arg("run").args(args).args(&self.options).current_dir(self.dir.path()).stdin(Stdio::null());

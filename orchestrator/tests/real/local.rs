@@ -393,7 +393,10 @@ fn a_killed_run_leaves_nothing_behind_and_can_be_continued() {
                 run.wait_for("QEMU", |dir| dir.processes().iter().any(is_qemu).then_some(()));
             }),
             ("migrating", |run| run.wait_for_shown("migrating")),
-            ("verifying", |run| run.wait_for_shown("verifying")),
+            // The guest is observed then, and verified.
+            ("checking the guest", |run| {
+                run.wait_for("the end of the migration", |dir| dir.has_migrated("base.1").then_some(()));
+            }),
         ];
         for (i, (moment, reached)) in moments.into_iter().enumerate() {
             let args: &[&str] = if i == 0 { &["matrix.yaml", "--out", "run"] } else { &["--resume", "run"] };
