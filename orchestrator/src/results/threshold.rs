@@ -43,31 +43,45 @@ impl Level {
     }
 }
 
+/// Returns the cells of a plan that differ in nothing but their dirty rate, with the rate, the lowest first. The
+/// keys are the values of the other axes, as in [`Group::name`]. Cells with an unlimited dirty rate are left
+/// out, and so is a workload with phases, which has no single rate.
+pub fn cells(plan: &Plan) -> IndexMap<String, Vec<(ByteRate, &Cell)>> {
+    let mut groups: IndexMap<String, Vec<(ByteRate, &Cell)>> = IndexMap::new();
+    for cell in plan.cells.iter().filter(|cell| cell.axes.contains_key(DIRTY_RATE)) {
+        let stress = &cell.settings.stress;
+        let (Rate::Limited(rate), true) = (stress.rate, stress.phases.is_empty()) else { continue };
+        let others = cell.axes.iter().filter(|(path, _)| *path != DIRTY_RATE);
+        let name = others.map(|(path, value)| format!("{path} {value}")).collect::<Vec<_>>().join(", ");
+        groups.entry(name).or_default().push((rate, cell));
+    }
+    for cells in groups.values_mut() {
+        cells.sort_by_key(|(rate, _)| *rate);
+    }
+    groups
+}
+
 /// Returns the groups of a run, in the order of their first attempts. Attempts that neither converged nor
-/// were given up do not count, nor do those at an unlimited dirty rate. A workload with phases has no single
-/// rate, so it is left out. A group at a single rate says nothing about a threshold, so it is left out too.
+/// were given up do not count, nor do those of cells that [`cells`] leaves out. A group at a single rate says
+/// nothing about a threshold, so it is left out too.
 pub fn groups(plan: &Plan, records: &[Record]) -> Vec<Group> {
-    let cells: HashMap<&str, &Cell> = plan.cells.iter().map(|cell| (cell.id.as_str(), cell)).collect();
-    let mut groups: IndexMap<String, Vec<Level>> = IndexMap::new();
+    let cells = cells(plan);
+    let places = cells.iter().flat_map(|(name, cells)| {
+        cells.iter().map(move |(rate, cell)| (cell.id.as_str(), (name.as_str(), *rate, *cell)))
+    });
+    let places: HashMap<&str, (&str, ByteRate, &Cell)> = places.collect();
+    let mut groups: IndexMap<&str, Vec<Level>> = IndexMap::new();
     for record in records {
         let converged = match record.outcome {
             Outcome::Converged => true,
             Outcome::NotConverged => false,
             _ => continue,
         };
-        let Some(cell) = cells.get(record.cell.as_str()) else { continue };
-        let (Some(text), Rate::Limited(rate)) = (cell.axes.get(DIRTY_RATE), cell.settings.stress.rate) else {
-            continue;
-        };
-        if !cell.settings.stress.phases.is_empty() {
-            continue;
-        }
-        let others = cell.axes.iter().filter(|(path, _)| *path != DIRTY_RATE);
-        let name = others.map(|(path, value)| format!("{path} {value}")).collect::<Vec<_>>().join(", ");
+        let Some(&(name, rate, cell)) = places.get(record.cell.as_str()) else { continue };
         let levels = groups.entry(name).or_default();
         let at = levels.iter().position(|level| level.rate == rate).unwrap_or_else(|| {
-            let (cell, text) = (cell.id.clone(), text.clone());
-            levels.push(Level { rate, cell, text, converged: Vec::new(), given_up: 0 });
+            let (id, text) = (cell.id.clone(), cell.axes[DIRTY_RATE].clone());
+            levels.push(Level { rate, cell: id, text, converged: Vec::new(), given_up: 0 });
             levels.len() - 1
         });
         if converged {
@@ -79,7 +93,7 @@ pub fn groups(plan: &Plan, records: &[Record]) -> Vec<Group> {
     let groups = groups.into_iter().filter(|(_, levels)| levels.len() > 1);
     let sorted = groups.map(|(name, mut levels)| {
         levels.sort_unstable_by_key(|level| level.rate);
-        Group { name, levels }
+        Group { name: name.into(), levels }
     });
     sorted.collect()
 }

@@ -17,14 +17,15 @@ use crate::{
     matrix::{Cell, Settings, Subject},
     outcome::Outcome,
     predict::precopy::{self, Prediction},
-    results::record::{Measured, Record},
+    results::{
+        record::{Measured, Record},
+        threshold,
+    },
 };
 use maud::{Markup, html};
 use stressor::workload::Rate;
 use units::ByteRate;
 
-/// The axis over which the figure is drawn.
-const DIRTY_RATE: &str = "stress.rate";
 /// The largest number of combinations of the other axes that the figure shows.
 const MOST_GROUPS: usize = 6;
 /// The number of rates at which the prediction is computed.
@@ -49,17 +50,17 @@ struct Level<'a> {
     /// The rate in 10^6 bytes per second.
     rate: f64,
     /// The attempts whose migration converged or was given up.
-    decided: Vec<(usize, &'a Record)>,
+    decided: Vec<&'a Record>,
 }
 
 impl Level<'_> {
     fn converged(&self) -> impl Iterator<Item = &Record> + Clone {
-        self.decided.iter().map(|(_, record)| *record).filter(|r| r.outcome == Outcome::Converged)
+        self.decided.iter().copied().filter(|record| record.outcome == Outcome::Converged)
     }
 
     /// Returns whether every attempt converged; nothing if there is none.
     fn all_converged(&self) -> Option<bool> {
-        let all = || self.decided.iter().all(|(_, record)| record.outcome == Outcome::Converged);
+        let all = || self.decided.iter().all(|record| record.outcome == Outcome::Converged);
         (!self.decided.is_empty()).then(all)
     }
 
@@ -129,27 +130,13 @@ pub(super) fn section(view: &View<'_>, _: Detail) -> Option<Section> {
 
 /// Returns the groups with at least two dirty rates.
 fn groups<'a>(view: &View<'a>) -> Vec<Group<'a>> {
-    let mut groups: Vec<Group<'a>> = Vec::new();
-    for cell in view.plan.cells.iter().filter(|cell| cell.axes.contains_key(DIRTY_RATE)) {
-        let stress = &cell.settings.stress;
-        let (Rate::Limited(rate), true) = (stress.rate, stress.phases.is_empty()) else { continue };
-        let others = cell.axes.iter().filter(|(path, _)| *path != DIRTY_RATE);
-        let name = others.map(|(path, value)| format!("{path} {value}")).collect::<Vec<_>>().join(", ");
-        let is_decided =
-            |record: &Record| matches!(record.outcome, Outcome::Converged | Outcome::NotConverged);
-        let decided = view.attempts_of(cell).into_iter().filter(|(_, record)| is_decided(record)).collect();
-        let level = Level { cell, rate: rate.as_mb_per_s(), decided };
-        match groups.iter_mut().find(|group| group.name == name) {
-            Some(group) => group.levels.push(level),
-            None => groups.push(Group { name, levels: vec![level] }),
-        }
-    }
-    for group in &mut groups {
-        group.levels.sort_by(|a, b| a.rate.total_cmp(&b.rate));
-        group.levels.dedup_by(|a, b| a.rate.total_cmp(&b.rate).is_eq());
-    }
-    groups.retain(|group| group.levels.len() > 1);
-    groups
+    let is_decided = |record: &Record| matches!(record.outcome, Outcome::Converged | Outcome::NotConverged);
+    let level = |(rate, cell): (ByteRate, &'a Cell)| {
+        let decided = view.attempts_of(cell).into_iter().map(|(_, record)| record).filter(|r| is_decided(r));
+        Level { cell, rate: rate.as_mb_per_s(), decided: decided.collect() }
+    };
+    let groups = threshold::cells(view.plan).into_iter().filter(|(_, cells)| cells.len() > 1);
+    groups.map(|(name, cells)| Group { name, levels: cells.into_iter().map(level).collect() }).collect()
 }
 
 impl Group<'_> {
@@ -259,7 +246,7 @@ fn marks(
     let x = plot.x(level.rate);
     let place = if group.name.is_empty() { String::new() } else { format!("{}, ", group.name) };
     let place = format!("{place}{} MB/s", level.rate);
-    let outcomes = view::count(level.decided.iter().map(|(_, record)| *record));
+    let outcomes = view::count(level.decided.iter().copied());
     let words: Vec<String> = outcomes.iter().map(|(outcome, n)| format!("{outcome} {n}")).collect();
     html! {
         @if let Some(all) = level.all_converged() {
@@ -355,7 +342,7 @@ fn numbers(view: &View<'_>, groups: &[Group<'_>]) -> Markup {
         .collect();
     let row = |group: &Group<'_>, level: &Level<'_>| {
         let predicted = precopy::predict(&level.cell.settings);
-        let outcomes = view::count(level.decided.iter().map(|(_, record)| *record));
+        let outcomes = view::count(level.decided.iter().copied());
         let outcomes: Vec<String> = outcomes.iter().map(|(outcome, n)| format!("{outcome} {n}")).collect();
         let figures = FIGURES.iter().flat_map(|figure| {
             let values = level.values(figure);
