@@ -292,7 +292,21 @@ impl Simulation<'_> {
 }
 
 /// Predicts a migration with these settings, including their timeline and the phases of their workload.
-pub fn predict(settings: &Settings) -> Prediction {
+/// Returns nothing if the model does not cover them: it knows plain pre-copy, which neither slows the guest
+/// down nor makes its memory smaller.
+pub fn predict(settings: &Settings) -> Option<Prediction> {
+    covers(settings).then(|| estimate(settings))
+}
+
+/// Predicts a migration with these settings at another dirty rate, as [`predict`] does.
+pub fn predict_at(settings: &Settings, rate: ByteRate) -> Option<Prediction> {
+    let mut settings = settings.clone();
+    settings.stress.rate = Rate::Limited(rate);
+    predict(&settings)
+}
+
+/// Predicts a migration as if it were plain pre-copy, to estimate how long it takes.
+pub fn estimate(settings: &Settings) -> Prediction {
     let input = Input::from_settings(settings);
     let (mut rate, mut bandwidth) = (input.rate, input.bandwidth);
     let steps = settings.steps().into_iter();
@@ -318,9 +332,7 @@ fn span(seconds: f64) -> Span {
     Span::from_nanos((seconds * 1e9) as u64)
 }
 
-/// Returns whether the model covers a migration with these settings: plain pre-copy, which neither slows the
-/// guest down nor makes its memory smaller.
-pub fn covers(settings: &Settings) -> bool {
+fn covers(settings: &Settings) -> bool {
     let Migrate {
         mode, auto_converge, dirty_limit, xbzrle, multifd_compression, zero_page_detection, ..
     } = &settings.migrate;

@@ -111,8 +111,7 @@ impl Preview {
             .iter()
             .map(|cell| {
                 let skipped = would_skip(cell);
-                let covered = skipped.is_none() && precopy::covers(&cell.settings);
-                let predicted = covered.then(|| precopy::predict(&cell.settings));
+                let predicted = if skipped.is_some() { None } else { precopy::predict(&cell.settings) };
                 let Cell { id, axes, settings, .. } = cell.clone();
                 PreviewCell { id, axes, settings, skipped, predicted }
             })

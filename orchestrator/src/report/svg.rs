@@ -6,7 +6,7 @@
 
 use super::{FinishedRun, Format, RenderedReport, html::chart::scale::Scale};
 use crate::{
-    matrix::{Plan, Settings, Subject},
+    matrix::{Cell, Plan, Subject},
     outcome::Outcome,
     predict::precopy,
     results::{
@@ -18,7 +18,6 @@ use crate::{
 use frontend::Text;
 use maud::{Markup, PreEscaped, html};
 use std::io;
-use stressor::workload::Rate;
 use units::ByteRate;
 
 /// The size of a figure without its legend, in pixels.
@@ -175,7 +174,9 @@ impl<'a> Figure<'a> {
             }
             path d=(format!("M{} {}{shape}", PLOT.0 + 10.0, line - 5.0)) fill=(color) {}
             text x=(PLOT.0 + 28.0) y=(line) {
-                (name) (PreEscaped(" · dashed: predicted · cross: given up"))
+                (name)
+                @if self.is_predicted(group) { (PreEscaped(" · dashed: predicted")) }
+                (PreEscaped(" · cross: given up"))
                 @if group.levels.iter().any(|level| published(self.plan, level).is_some()) {
                     (PreEscaped(" · open: published"))
                 }
@@ -183,36 +184,38 @@ impl<'a> Figure<'a> {
         }
     }
 
+    /// Returns the first cell of a group. The others differ from it in their dirty rate only.
+    fn first_cell(&self, group: &Group) -> Option<&Cell> {
+        self.plan.cell(&group.levels.first()?.cell)
+    }
+
+    /// Returns whether the model covers the migrations of a group.
+    fn is_predicted(&self, group: &Group) -> bool {
+        self.first_cell(group).is_some_and(|cell| precopy::predict(&cell.settings).is_some())
+    }
+
     fn prediction(&self, group: &Group, color: &str) -> Markup {
-        let Some(cell) = group.levels.first().and_then(|level| self.plan.cell(&level.cell)) else {
-            return html! {};
-        };
+        let Some(cell) = self.first_cell(group) else { return html! {} };
         let rates = (0..=PREDICTED).map(|i| self.x.max * f64::from(i) / f64::from(PREDICTED));
-        let predicted = rates.map(|rate| (rate, predict(&cell.settings, rate)));
-        let points: Vec<String> = predicted
-            .map_while(|(rate, seconds)| Some((rate, seconds.filter(|seconds| *seconds <= self.y.max)?)))
-            .map(|(rate, seconds)| format!("{},{}", self.x(rate), self.y(seconds)))
-            .collect();
+        let predicted = rates.map_while(|rate| {
+            let predicted = precopy::predict_at(&cell.settings, ByteRate::new((rate * 1e6) as u64))?;
+            let seconds = predicted.total_time.as_secs_f64();
+            let is_drawn = predicted.outcome == Outcome::Converged && seconds <= self.y.max;
+            is_drawn.then(|| format!("{},{}", self.x(rate), self.y(seconds)))
+        });
+        let points: Vec<String> = predicted.collect();
         html! {
-            polyline points=(points.join(" ")) fill="none" stroke=(color) stroke-width="2"
-                stroke-dasharray="8 6" {}
+            @if !points.is_empty() {
+                polyline points=(points.join(" ")) fill="none" stroke=(color) stroke-width="2"
+                    stroke-dasharray="8 6" {}
+            }
         }
     }
 }
 
-/// Returns the predicted total time in seconds at a dirty rate in 10^6 bytes per second. Returns nothing if
-/// the migration would not converge.
-fn predict(settings: &Settings, rate: f64) -> Option<f64> {
-    let mut settings = settings.clone();
-    settings.stress.rate = Rate::Limited(ByteRate::new((rate * 1e6) as u64));
-    let predicted = precopy::predict(&settings);
-    (predicted.outcome == Outcome::Converged).then(|| predicted.total_time.as_secs_f64())
-}
-
 /// Returns the published total time in seconds.
 fn published(plan: &Plan, level: &Level) -> Option<f64> {
-    let row = plan.reference.as_ref()?.row_for(&plan.cell(&level.cell)?.settings)?;
-    Some(row.figure(Subject::TotalTime)? / 1e3)
+    Some(plan.published(plan.cell(&level.cell)?, Subject::TotalTime)? / 1e3)
 }
 
 /// Returns the total times of the attempts of a level, in seconds, the shortest first.
@@ -262,6 +265,16 @@ mod tests {
             assert!(text.contains(part), "{part}\n{text}");
         }
         assert!(!text.contains("<b>"), "{text}");
+    }
+
+    #[test]
+    fn what_the_model_does_not_cover_has_no_prediction() {
+        let matrix = "name: n\nlink: { rate: 1gbit }\naxes: { stress.rate: [0, 64MB/s] }\n";
+        for (setting, is_predicted) in [("", true), ("migrate: { auto_converge: true }\n", false)] {
+            let text = drawn(&format!("{matrix}{setting}"), &[Some(4.0), Some(6.0)]).unwrap().text;
+            assert_eq!(text.contains("<polyline"), is_predicted, "{setting}{text}");
+            assert_eq!(text.contains("dashed: predicted"), is_predicted, "{setting}{text}");
+        }
     }
 
     #[test]

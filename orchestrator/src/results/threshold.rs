@@ -43,9 +43,9 @@ impl Level {
     }
 }
 
-/// Returns the cells of a plan that differ in nothing but their dirty rate, with the rate, the lowest first. The
-/// keys are the values of the other axes, as in [`Group::name`]. Cells with an unlimited dirty rate are left
-/// out, and so is a workload with phases, which has no single rate.
+/// Returns the cells of a plan that differ in nothing but their dirty rate, with the rate, the lowest first.
+/// The keys are the values of the other axes, as in [`Group::name`]. Cells with an unlimited dirty rate are
+/// left out, and so is a workload with phases, which has no single rate.
 pub fn cells(plan: &Plan) -> IndexMap<String, Vec<(ByteRate, &Cell)>> {
     let mut groups: IndexMap<String, Vec<(ByteRate, &Cell)>> = IndexMap::new();
     for cell in plan.cells.iter().filter(|cell| cell.axes.contains_key(DIRTY_RATE)) {

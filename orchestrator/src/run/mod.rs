@@ -164,5 +164,5 @@ impl Estimator {
 }
 
 fn predicted_s(cell: &Cell) -> f64 {
-    precopy::predict(&cell.settings).total_time.as_secs_f64()
+    precopy::estimate(&cell.settings).total_time.as_secs_f64()
 }

@@ -8,7 +8,7 @@ use std::{
 use stressor::workload::Rate;
 use testbed::{
     matrix::{File, Limits, Plan},
-    predict::precopy::{covers, predict},
+    predict::precopy::predict,
 };
 use units::{ByteRate, Bytes, Span};
 
@@ -40,11 +40,11 @@ fn every_scenario_expands_and_expects_what_the_model_predicts() {
     assert!(files.len() >= 2, "{files:?}");
     for file in files {
         let plan = plan(&file);
-        // The model says nothing of the others.
-        for cell in plan.cells.iter().filter(|cell| covers(&cell.settings)) {
-            let predicted = predict(&cell.settings).outcome;
+        for cell in &plan.cells {
+            // The model says nothing of the others.
+            let Some(predicted) = predict(&cell.settings) else { continue };
             for expected in plan.expectations_of(cell).filter_map(|expectation| expectation.outcome) {
-                assert_eq!(predicted, expected, "{}: {}", file.display(), cell.id);
+                assert_eq!(predicted.outcome, expected, "{}: {}", file.display(), cell.id);
             }
         }
     }

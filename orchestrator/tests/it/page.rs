@@ -148,6 +148,21 @@ fn what_was_not_measured_is_not_drawn() {
     assert!(page.contains("measured: Total time"));
 }
 
+#[test]
+fn what_the_model_does_not_cover_is_not_predicted() {
+    for (mode, is_predicted) in [("precopy", true), ("postcopy", false)] {
+        let matrix =
+            format!("name: one\nmigrate: {{ mode: {mode} }}\naxes: {{ stress.rate: [1MB/s, 2MB/s] }}\n");
+        let plan = plan(&matrix);
+        let record = |cell| mock::record(&plan, cell, 1, Outcome::Converged, 1_500.0);
+        let page =
+            Sandbox::with_run(&matrix, [0, 1].map(record)).testbed(&["report", "--format", "html", "run"]);
+        let (page, curve) = (page.stdout(), "class=\"curve g0\" points=\"");
+        assert_eq!(page.contains("<i class=\"key predicted\">"), is_predicted, "{mode}");
+        assert_eq!(!page.contains(&format!("{curve}\"")), is_predicted, "{mode}");
+    }
+}
+
 /// Returns a sandbox with two runs: `run`, which has two axes and is not complete, and `other`.
 pub(crate) fn two_runs() -> Sandbox {
     let matrix = "name: two\naxes: { link.delay: [0, 10ms], stress.rate: [1MB/s, 2MB/s] }\n";

@@ -1,7 +1,7 @@
 //! The plan: every cell of a matrix with all of its settings, and the order in which to measure them.
 
 use super::{
-    expect::{Expectation, Reference},
+    expect::{Expectation, Reference, Subject},
     expression::Expression,
     settings::Settings,
 };
@@ -120,6 +120,11 @@ impl Plan {
     /// Returns the cell with this ID.
     pub fn cell(&self, id: &str) -> Option<&Cell> {
         self.cells.iter().find(|cell| cell.id == id)
+    }
+
+    /// Returns the published figure of a subject for a cell, in milliseconds or bytes.
+    pub fn published(&self, cell: &Cell, subject: Subject) -> Option<f64> {
+        self.reference.as_ref()?.row_for(&cell.settings)?.figure(subject)
     }
 
     /// Returns the expectations that apply to a cell.

@@ -155,7 +155,7 @@ fn phases_are_predicted_like_the_same_timeline() {
              migrate: {{ downtime_limit: 100ms }}\nstress: {{ working_set: 128MB, {stress} }}\n{timeline}"
         );
         let plan = File::parse(&text, "n").and_then(|file| file.expand()).unwrap_or_else(|e| panic!("{e}"));
-        predict(&plan.cells[0].settings)
+        predict(&plan.cells[0].settings).unwrap()
     };
     let phases = predicted("rate: 0, phases: [{ rate: 128MB/s, duration: 20s }]", "");
     assert_eq!(phases.outcome, Outcome::Converged);

@@ -14,7 +14,7 @@ use super::{
     view::{self, View, sign},
 };
 use crate::{
-    matrix::{Cell, Settings, Subject},
+    matrix::{Cell, Subject},
     outcome::Outcome,
     predict::precopy::{self, Prediction},
     results::{
@@ -23,7 +23,6 @@ use crate::{
     },
 };
 use maud::{Markup, html};
-use stressor::workload::Rate;
 use units::ByteRate;
 
 /// The largest number of combinations of the other axes that the figure shows.
@@ -149,17 +148,14 @@ impl Group<'_> {
     }
 }
 
-/// Returns the prediction for these settings with another dirty rate, in 10^6 bytes per second.
-fn predict(settings: &Settings, rate: f64) -> Prediction {
-    let mut settings = settings.clone();
-    settings.stress.rate = Rate::Limited(ByteRate::new((rate * 1e6) as u64));
-    precopy::predict(&settings)
+/// Returns a prediction of a migration that converges.
+fn converging(predicted: Option<Prediction>) -> Option<Prediction> {
+    predicted.filter(|predicted| predicted.outcome == Outcome::Converged)
 }
 
 /// Returns the published value of a figure for a cell.
 fn published(view: &View<'_>, cell: &Cell, figure: &Figure) -> Option<f64> {
-    let row = view.plan.reference.as_ref()?.row_for(&cell.settings)?;
-    Some(row.figure(figure.published_as)? / figure.published_per)
+    Some(view.plan.published(cell, figure.published_as)? / figure.published_per)
 }
 
 fn plot(view: &View<'_>, groups: &[Group<'_>], figure: &Figure) -> Markup {
@@ -167,10 +163,9 @@ fn plot(view: &View<'_>, groups: &[Group<'_>], figure: &Figure) -> Markup {
     let most_rate = levels().map(|level| level.rate).fold(0.0, f64::max);
     let shown = levels()
         .flat_map(|level| level.values(figure).into_iter().chain(published(view, level.cell, figure)));
-    let predicted = || levels().map(|level| precopy::predict(&level.cell.settings));
     let most = shown.reduce(f64::max).unwrap_or_else(|| {
-        let converged = predicted().filter(|p| p.outcome == Outcome::Converged);
-        converged.map(|p| (figure.predicted)(&p)).fold(1.0, f64::max)
+        let predicted = levels().filter_map(|level| converging(precopy::predict(&level.cell.settings)));
+        predicted.map(|p| (figure.predicted)(&p)).fold(1.0, f64::max)
     });
     let plot = Plot {
         title: figure.title,
@@ -222,14 +217,12 @@ fn edge(plot: &Plot<'_>, group: &Group<'_>, at: usize, groups: usize) -> Markup 
 
 fn prediction(plot: &Plot<'_>, group: &Group<'_>, figure: &Figure, most_rate: f64, at: usize) -> Markup {
     let settings = &group.levels[0].cell.settings;
-    let points = (0..=PREDICTED).map(|i| {
-        let rate = most_rate * 1.04 * f64::from(i) / f64::from(PREDICTED);
-        (rate, predict(settings, rate))
+    let points = (0..=PREDICTED).map_while(|i| {
+        let x = most_rate * 1.04 * f64::from(i) / f64::from(PREDICTED);
+        let predicted = converging(precopy::predict_at(settings, ByteRate::new((x * 1e6) as u64)))?;
+        Some(Point { x, y: (figure.predicted)(&predicted).min(plot.y.max * 1.2) })
     });
-    let converged = points.take_while(|(_, p)| p.outcome == Outcome::Converged);
-    let points: Vec<Point> =
-        converged.map(|(x, p)| Point { x, y: (figure.predicted)(&p).min(plot.y.max * 1.2) }).collect();
-    plot.curve(&points, &format!("g{at}"))
+    plot.curve(&points.collect::<Vec<_>>(), &format!("g{at}"))
 }
 
 /// Returns the marks of a cell: its outcome, its published value, and its measured value with its range.
@@ -301,6 +294,7 @@ fn legend(view: &View<'_>, groups: &[Group<'_>]) -> Markup {
         .iter()
         .flat_map(|group| &group.levels)
         .any(|level| FIGURES.iter().any(|figure| published(view, level.cell, figure).is_some()));
+    let is_predicted = groups.iter().any(|group| precopy::predict(&group.levels[0].cell.settings).is_some());
     html! {
         ul.legend {
             @for (at, group) in groups.iter().enumerate() {
@@ -312,7 +306,7 @@ fn legend(view: &View<'_>, groups: &[Group<'_>]) -> Markup {
                 }
             }
             @if view.plan.repeat > 1 { li { i.key.spread {} "range of the attempts" } }
-            li { i.key.predicted {} "predicted" }
+            @if is_predicted { li { i.key.predicted {} "predicted" } }
             @if is_published {
                 li {
                     svg.sample width="26" height="18" aria-hidden="true" {
@@ -341,17 +335,16 @@ fn numbers(view: &View<'_>, groups: &[Group<'_>]) -> Markup {
         .map(|title| title.replace("mb", "MB"))
         .collect();
     let row = |group: &Group<'_>, level: &Level<'_>| {
-        let predicted = precopy::predict(&level.cell.settings);
+        let predicted = converging(precopy::predict(&level.cell.settings));
         let outcomes = view::count(level.decided.iter().copied());
         let outcomes: Vec<String> = outcomes.iter().map(|(outcome, n)| format!("{outcome} {n}")).collect();
         let figures = FIGURES.iter().flat_map(|figure| {
             let values = level.values(figure);
-            let is_predicted = predicted.outcome == Outcome::Converged;
             let numbers = [
                 median(&values),
                 values.first().copied(),
                 values.last().copied(),
-                is_predicted.then(|| (figure.predicted)(&predicted)),
+                predicted.as_ref().map(figure.predicted),
                 published(view, level.cell, figure),
             ];
             numbers.map(|value| Field::number(value, figure.decimals))
