@@ -72,9 +72,10 @@ pub trait Policy {
     fn decide(&mut self, progress: &Progress<'_>) -> Decision;
 }
 
-/// Declares the modes: each with its description, its name, its file and the policy in that file.
+/// Declares the modes: each with its description, its name, its term in sentences, its file and the policy in
+/// that file.
 macro_rules! modes {
-    ($($(#[$attribute:meta])* $name:ident = $file:ident::$policy:ident),+ $(,)?) => {
+    ($($(#[$attribute:meta])* $name:ident($term:literal) = $file:ident::$policy:ident),+ $(,)?) => {
         $(mod $file;)+
 
         /// How the guest's memory gets to the destination.
@@ -88,6 +89,13 @@ macro_rules! modes {
         }
 
         impl Mode {
+            /// Returns the term for this mode, in the middle of a sentence.
+            pub const fn term(self) -> &'static str {
+                match self {
+                    $(Self::$name => $term),+
+                }
+            }
+
             /// Creates the policy of this mode for one migration.
             pub fn policy(self, limits: Limits) -> Box<dyn Policy> {
                 match self {
@@ -103,11 +111,11 @@ modes! {
     /// was dirtied during the previous one. Once the rest can be sent within the downtime limit, the guest
     /// stops at the source, the rest is sent, and the guest resumes at the destination.
     #[default]
-    Precopy = precopy::Precopy,
+    Precopy("pre-copy") = precopy::Precopy,
     /// Post-copy. Memory is sent in passes as in pre-copy at first. Then the guest moves to the destination,
     /// whatever is still missing there: a page that it needs is requested from the source, and all others
     /// follow meanwhile. `postcopy_after_passes`, `postcopy_after` and `postcopy_at_stall` say when the guest
     /// moves; without any of them it moves at once. From then on the migration cannot be given up. If the
     /// link fails then, the guest is lost. The destination needs userfaultfd.
-    Postcopy = postcopy::Postcopy,
+    Postcopy("post-copy") = postcopy::Postcopy,
 }

@@ -3,6 +3,7 @@
 use super::record::Record;
 use crate::{
     matrix::{Cell, Plan},
+    mode::Mode,
     outcome::Outcome,
 };
 use indexmap::IndexMap;
@@ -100,7 +101,12 @@ pub fn groups(plan: &Plan, records: &[Record]) -> Vec<Group> {
 
 /// Returns a sentence for each group that states up to which dirty rate every attempt converged.
 pub(super) fn sentences(plan: &Plan, records: &[Record]) -> Vec<String> {
-    groups(plan, records).iter().map(Group::sentence).collect()
+    let sentence = |group: &Group| {
+        let first = group.levels.first().and_then(|level| plan.cell(&level.cell));
+        let mode = first.map_or_else(Mode::default, |cell| cell.settings.migrate.mode);
+        group.sentence(mode.term())
+    };
+    groups(plan, records).iter().map(sentence).collect()
 }
 
 impl Group {
@@ -114,7 +120,8 @@ impl Group {
         self.levels.iter().find(|level| !level.all_converged())
     }
 
-    fn sentence(&self) -> String {
+    /// `mode` is the term for how the guest migrated.
+    fn sentence(&self, mode: &str) -> String {
         let place = if self.name.is_empty() { String::new() } else { format!("With {}: ", self.name) };
         let sentence = match (self.highest_converged(), self.lowest_given_up()) {
             (Some(Level { rate: limit, text: up_to, .. }), Some(Level { text: from, .. })) => {
@@ -125,14 +132,14 @@ impl Group {
                 } else {
                     format!("at {from} it did not; some higher rates did, so repeat the run")
                 };
-                format!("pre-copy converged at every dirty rate up to {up_to}; {above}.")
+                format!("{mode} converged at every dirty rate up to {up_to}; {above}.")
             }
             (Some(Level { text: up_to, .. }), None) => {
-                format!("pre-copy converged at every dirty rate tried, up to {up_to}.")
+                format!("{mode} converged at every dirty rate tried, up to {up_to}.")
             }
             (None, given_up) => {
                 let from = given_up.map_or("", |level| level.text.as_str());
-                format!("pre-copy did not converge even at {from}.")
+                format!("{mode} did not converge even at {from}.")
             }
         };
         let mut sentence = place + &sentence;

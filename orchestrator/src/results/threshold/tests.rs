@@ -51,6 +51,19 @@ fn rows_that_differ_in_more_than_the_rate_have_no_threshold() {
 }
 
 #[test]
+fn a_sentence_names_the_mode() {
+    let plan = plan("name: n\naxes: { migrate.mode: [precopy, postcopy], stress.rate: [1MB/s, 2MB/s] }\n");
+    assert_eq!(
+        evaluate(&plan, &records(&plan, &[YES, NO, YES, YES])).threshold,
+        [
+            "With migrate.mode precopy: pre-copy converged at every dirty rate up to 1MB/s; at 2MB/s and \
+             above it never did.",
+            "With migrate.mode postcopy: post-copy converged at every dirty rate tried, up to 2MB/s."
+        ]
+    );
+}
+
+#[test]
 fn a_workload_with_phases_has_no_threshold() {
     let plan = plan(
         "name: n\nstress: { phases: [{ rate: 0, duration: 100s }] }\n\
