@@ -178,12 +178,8 @@ impl SharedDisk {
     pub async fn kill(&mut self) -> Result<(), Error> {
         let Some(mut server) = self.server.take() else { return Ok(()) };
         server.kill().await?;
-        while let Some(event) = server.events.recv().await {
-            if matches!(event, ProcessEvent::Exited(_)) {
-                return Ok(());
-            }
-        }
-        Err(server.loss_of_node().into())
+        server.end().await?;
+        Ok(())
     }
 
     /// Starts the server after [`Self::kill`] or a [failure](Self::failure), and waits until clients can
@@ -253,17 +249,6 @@ impl SharedDisk {
 pub async fn nfs_driver(node: &Node) -> Result<NfsDriver, NodeError> {
     let args = NfsDriver::QUESTION.map(Into::into).to_vec();
     let mut qemu = node.spawn(ProcessSpec { program: QEMU.into(), args, ..ProcessSpec::default() }).await?;
-    let mut said = String::new();
-    while let Some(event) = qemu.events.recv().await {
-        match event {
-            ProcessEvent::Output(line) => {
-                said += &line;
-                said.push('\n');
-            }
-            ProcessEvent::Exited(status) => {
-                return Ok(NfsDriver::from_answer(status.starts_with("exit status"), &said));
-            }
-        }
-    }
-    Err(qemu.loss_of_node())
+    let (said, status) = qemu.end().await?;
+    Ok(NfsDriver::from_answer(status.starts_with("exit status"), &said.join("\n")))
 }

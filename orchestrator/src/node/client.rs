@@ -579,6 +579,22 @@ impl Process {
         self.node.call(what, Call::Pause { process: self.number, stopped }).await
     }
 
+    /// Waits until the process has exited. Returns the rest of its output, and the exit status as text.
+    ///
+    /// # Errors
+    ///
+    /// If the node is gone.
+    pub async fn end(&mut self) -> Result<(Vec<String>, String), NodeError> {
+        let mut lines = Vec::new();
+        while let Some(event) = self.events.recv().await {
+            match event {
+                ProcessEvent::Output(line) => lines.push(line),
+                ProcessEvent::Exited(status) => return Ok((lines, status)),
+            }
+        }
+        Err(self.loss_of_node())
+    }
+
     /// Returns why the process's events have ended without [`ProcessEvent::Exited`].
     pub fn loss_of_node(&self) -> NodeError {
         self.node.gone()

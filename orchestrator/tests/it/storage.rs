@@ -170,7 +170,7 @@ async fn the_storage_link_is_shaped_alike_at_all_ends_and_counted_apart() {
         Ok(ping) => ping,
         Err(error) => return println!("skipped: {error}"),
     };
-    while ping.events.recv().await.is_some_and(|event| !format!("{event:?}").starts_with("Exited")) {}
+    ping.end().await.unwrap();
     let after = link.traffic().await.unwrap();
     // Ten frames with 1000 bytes, and headers of Ethernet, IP and ICMP, each way.
     let [source, destination] = [0, 1].map(|branch| {

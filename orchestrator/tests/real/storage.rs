@@ -62,13 +62,8 @@ impl Io {
 
     /// Waits until it exits. Returns the rest of its output, and the exit status.
     async fn output(mut self) -> (String, String) {
-        let mut all = String::new();
-        loop {
-            match self.next().await {
-                Ok(line) => all.extend([&line, "\n"]),
-                Err(status) => return (all, status),
-            }
-        }
+        let (lines, status) = self.0.end().await.unwrap();
+        (lines.join("\n"), status)
     }
 }
 

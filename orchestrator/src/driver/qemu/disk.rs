@@ -11,7 +11,7 @@ use crate::{
     matrix::{CacheMode, ImageFormat, MirrorSync, Storage, StorageKind},
     nfs,
     node::{
-        self, Node, NodeError, ProcessEvent,
+        self, Node, NodeError,
         protocol::{ProcessSpec, disk_path},
     },
 };
@@ -185,13 +185,8 @@ async fn create_by(
 pub async fn can_write(node: &Node, path: &str) -> Result<bool, NodeError> {
     let args = ["-w", path].map(Into::into).into();
     let mut test = node.spawn(ProcessSpec { program: "test".into(), args, ..ProcessSpec::default() }).await?;
-    loop {
-        match test.events.recv().await {
-            Some(ProcessEvent::Output(_)) => {}
-            Some(ProcessEvent::Exited(status)) => return Ok(status == "exit status: 0"),
-            None => return Err(test.loss_of_node()),
-        }
-    }
+    let (_, status) = test.end().await?;
+    Ok(status == "exit status: 0")
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     matrix::ImageFormat,
     node::{
-        self, Node, ProcessEvent,
+        self, Node,
         protocol::{ProcessSpec, disk_path},
     },
 };
@@ -70,15 +70,8 @@ pub(super) async fn format(
         process.kill().await?;
     }
     // What it says when it ends explains an error of its monitor.
-    let mut lines = Vec::new();
-    loop {
-        match process.events.recv().await {
-            Some(ProcessEvent::Output(line)) => lines.push(line),
-            Some(ProcessEvent::Exited(_)) if lines.is_empty() => return result,
-            Some(ProcessEvent::Exited(_)) => return result.map_err(|_| Error::Image(lines.join(" | "))),
-            None => return Err(process.loss_of_node().into()),
-        }
-    }
+    let (lines, _) = process.end().await?;
+    if lines.is_empty() { result } else { result.map_err(|_| Error::Image(lines.join(" | "))) }
 }
 
 /// Returns the command that starts the QEMU.
