@@ -5,6 +5,7 @@
 
 use super::{
     disk::Error,
+    jobs,
     machine::QEMU,
     process::{self, START_LIMIT},
     qmp,
@@ -16,10 +17,8 @@ use crate::{
         protocol::{ProcessSpec, disk_path},
     },
 };
-use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;
-use tokio::time;
 use units::Bytes;
 
 /// The name of the monitor's socket in the node's private directory.
@@ -27,14 +26,6 @@ const MONITOR: &str = "image-monitor";
 
 /// The interval at which QEMU is asked whether a job has ended.
 const INTERVAL: Duration = Duration::from_millis(10);
-
-/// An entry in the answer to `query-jobs`.
-#[derive(Debug, Deserialize)]
-struct Job {
-    id: String,
-    status: String,
-    error: Option<String>,
-}
 
 /// Makes an empty file an image of format qcow2, of a disk of this size. With `content`, a raw image of the
 /// same size, the disk holds what is in there; otherwise zeros.
@@ -49,7 +40,7 @@ pub(super) async fn format(
         let monitor = qmp::Client::over(node.connect(&process, MONITOR, START_LIMIT).await?).await;
         let monitor = monitor.map_err(process::Error::from)?;
         let create = json!({ "driver": ImageFormat::Qcow2.name(), "file": "file", "size": size.get() });
-        run(&monitor, "blockdev-create", json!({ "job-id": "create", "options": create })).await?;
+        run(&monitor, "blockdev-create", "create", json!({ "job-id": "create", "options": create })).await?;
         if content.is_some() {
             let image = json!({ "driver": ImageFormat::Qcow2.name(), "node-name": "image", "file": "file" });
             monitor.call("blockdev-add", image).await.map_err(process::Error::from)?;
@@ -60,7 +51,7 @@ pub(super) async fn format(
                 "sync": "full",
                 "auto-dismiss": false,
             });
-            run(&monitor, "blockdev-backup", fill).await?;
+            run(&monitor, "blockdev-backup", "fill", fill).await?;
         }
         monitor.call("quit", json!({})).await.map_err(process::Error::from)?;
         Ok::<_, Error>(())
@@ -89,19 +80,13 @@ fn spec(image: &node::Disk, content: Option<&node::Disk>) -> ProcessSpec {
     ProcessSpec { program: QEMU.into(), args, disks, ..ProcessSpec::default() }
 }
 
-/// Runs a job to its end.
-async fn run(monitor: &qmp::Client, command: &str, arguments: Value) -> Result<(), Error> {
-    let id = arguments["job-id"].clone();
-    monitor.call(command, arguments).await.map_err(process::Error::from)?;
-    loop {
-        let jobs: Vec<Job> = monitor.query("query-jobs").await.map_err(process::Error::from)?;
-        match jobs.into_iter().find(|job| id == *job.id) {
-            Some(Job { error: Some(error), .. }) => return Err(Error::Image(error)),
-            Some(Job { status, .. }) if status == "concluded" => break,
-            Some(_) => time::sleep(INTERVAL).await,
-            None => return Err(Error::Image(format!("QEMU has no job {id} any more"))),
-        }
-    }
-    monitor.call("job-dismiss", json!({ "id": id })).await.map_err(process::Error::from)?;
-    Ok(())
+/// Runs a job of this name to its end.
+async fn run(monitor: &qmp::Client, command: &str, id: &str, arguments: Value) -> Result<(), Error> {
+    let job = async {
+        monitor.call(command, arguments).await?;
+        let ended = jobs::end(id, INTERVAL, async || monitor.query(jobs::QUERY).await).await?;
+        monitor.call("job-dismiss", json!({ "id": id })).await?;
+        Ok::<_, qmp::Error>(ended)
+    };
+    job.await.map_err(process::Error::from)?.map_err(Error::Image)
 }

@@ -8,6 +8,7 @@
 
 use super::{
     Error, disk,
+    jobs::{self, Job},
     process::{self, Connections},
 };
 use crate::{
@@ -16,10 +17,8 @@ use crate::{
     measure::samples::{DiskProgress, Sample},
     node::Node,
 };
-use serde::Deserialize;
 use serde_json::json;
 use std::{cell::Cell, net::Ipv4Addr, time::Duration};
-use tokio::time;
 
 /// The port of the destination's NBD server, the one that is assigned to NBD. Only this lab uses it: the
 /// nodes have networks of their own.
@@ -58,17 +57,6 @@ pub(super) struct Mirror {
     stage: Cell<Stage>,
     /// How far the job had come when it was last asked.
     progress: Cell<Option<DiskProgress>>,
-}
-
-/// An entry in the answer to `query-jobs`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct Job {
-    id: String,
-    status: String,
-    current_progress: u64,
-    total_progress: u64,
-    error: Option<String>,
 }
 
 /// The state of the mirror job.
@@ -153,7 +141,7 @@ impl Mirror {
     /// Asks for the state of the job.
     pub(super) async fn job(&self, node: &Node, source: &Connections) -> Result<JobState, Error> {
         let Some(job) = self.ask(node, source).await? else {
-            return Ok(JobState::Failed("QEMU has no such job any more".into()));
+            return Ok(JobState::Failed(jobs::GONE.into()));
         };
         let progress = self.progress.get().unwrap_or_default();
         Ok(match (job.status.as_str(), job.error) {
@@ -166,9 +154,9 @@ impl Mirror {
 
     /// Asks for the job, and keeps how far it has come.
     async fn ask(&self, node: &Node, source: &Connections) -> Result<Option<Job>, Error> {
-        let jobs: Vec<Job> = source.monitor.query_patiently("query-jobs").await?;
+        let jobs: Vec<Job> = source.monitor.query_patiently(jobs::QUERY).await?;
         let sent = node.tcp_sent(PORT).await.map_err(process::Error::from)?;
-        let job = jobs.into_iter().find(|job| job.id == JOB);
+        let job = jobs::find(jobs, JOB);
         if let Some(job) = &job {
             let before = self.progress.get().and_then(|progress| progress.sent_bytes);
             self.progress.set(Some(DiskProgress {
@@ -193,14 +181,10 @@ impl Mirror {
         // Not `job-cancel`, which leaves the copy as it is, and not `job-complete`, after which the source
         // would use the destination's disk.
         source.call_patiently("block-job-cancel", json!({ "device": JOB })).await?;
-        loop {
-            match self.ask(node, source).await? {
-                None => return Err(Error::Mirror("QEMU has no such job any more".into())),
-                Some(Job { error: Some(error), .. }) => return Err(Error::Mirror(error)),
-                Some(Job { status, .. }) if status == "concluded" => break,
-                Some(_) => time::sleep(INTERVAL).await,
-            }
-        }
+        let ended = jobs::end(JOB, INTERVAL, async || source.monitor.query_patiently(jobs::QUERY).await);
+        ended.await?.map_err(Error::Mirror)?;
+        // The connection to the export is open until the node is deleted.
+        self.ask(node, source).await?;
         source.call_patiently("job-dismiss", json!({ "id": JOB })).await?;
         source.call_patiently("blockdev-del", json!({ "node-name": TARGET })).await?;
         destination.call_patiently("nbd-server-stop", json!({})).await?;

@@ -6,14 +6,15 @@
 //! QEMU which CPUs it can give a guest; [`accel`] finds out which accelerator works on a host, and [`trial`]
 //! whether QEMU can make a machine and migrate it, with what `support` asks. [`machine_types`] chooses one
 //! that both ends have. [`confinement`] restricts what a QEMU process may do. [`disk`] is the guest's disk;
-//! `image` writes its image, and `mirror` moves it to the destination. `tls` makes the certificates of an
-//! encrypted migration.
+//! `image` writes its image, and `mirror` moves it to the destination, both by `jobs`. `tls` makes the
+//! certificates of an encrypted migration.
 
 pub mod accel;
 pub mod confinement;
 pub mod cpus;
 pub mod disk;
 mod image;
+mod jobs;
 pub mod machine;
 pub mod machine_types;
 mod mirror;
