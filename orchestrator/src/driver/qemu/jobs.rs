@@ -10,8 +10,8 @@ pub(super) const QUERY: &str = "query-jobs";
 /// The reason if a job is not there.
 pub(super) const GONE: &str = "QEMU has no such job any more";
 
-/// An entry in the answer to [`QUERY`]. A job that was started without `auto-dismiss` stays in there after its
-/// end, so that its error can be read.
+/// An entry in the answer to [`QUERY`]. A job that was started without `auto-dismiss` stays in there after
+/// its end, so that its error can be read.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct Job {
