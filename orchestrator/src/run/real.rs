@@ -321,12 +321,7 @@ impl Bench for QemuBench {
             };
             sink.handle(&Event::Message(&format!("note: {warning}{with_us}")));
         }
-        let plain = screen::test_guest(screen::no_files());
-        let tcg = GuestMachine {
-            accelerator: Accelerator::Tcg,
-            cpu: Accelerator::Tcg.default_cpu().into(),
-            ..plain
-        };
+        let tcg = screen::test_guest(screen::no_files()).with_accelerator(Accelerator::Tcg);
         let confined = confinement::choose(&ends, description.source.privilege, &tcg, &log).await;
         for lack in &confined.lacks {
             sink.handle(&Event::Message(&format!("note: {lack}")));

@@ -89,11 +89,7 @@ async fn reasons_in(lab: &Lab, plan: &Plan) -> (Reasons, Option<String>) {
     let confined = if plan.cells.iter().all(|cell| migration_of(cell).is_plain()) {
         Confinement::default()
     } else {
-        let tcg = GuestMachine {
-            accelerator: Accelerator::Tcg,
-            cpu: Accelerator::Tcg.default_cpu().into(),
-            ..machine.clone()
-        };
+        let tcg = machine.clone().with_accelerator(Accelerator::Tcg);
         let privilege = lab.description.source.privilege;
         confinement::choose(&[&lab.source], privilege, &tcg, nowhere).await.confinement
     };

@@ -159,8 +159,7 @@ async fn try_kvm_machine(spec: &TrialSpec<'_>) -> Option<AcceleratorFinding> {
 
 /// Returns the test guest's machine with KVM and the CPU model that suits it.
 fn with_kvm(machine: &GuestMachine) -> GuestMachine {
-    let cpu = Accelerator::Kvm.default_cpu().into();
-    GuestMachine { accelerator: Accelerator::Kvm, cpu, ..machine.clone() }
+    machine.clone().with_accelerator(Accelerator::Kvm)
 }
 
 /// Boots a test guest under KVM. Chooses KVM if the stressor greets within [`BOOT_LIMIT`], otherwise TCG.

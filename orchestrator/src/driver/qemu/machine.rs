@@ -68,6 +68,12 @@ impl GuestMachine {
         }
     }
 
+    /// Returns the same machine with another accelerator, and the CPU model that suits it.
+    #[must_use]
+    pub fn with_accelerator(self, accelerator: Accelerator) -> Self {
+        Self { accelerator, cpu: accelerator.default_cpu().into(), ..self }
+    }
+
     /// Returns the machine as it is started on this node: with the paths of the node's host and the node's
     /// interface.
     #[must_use]
