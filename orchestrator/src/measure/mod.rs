@@ -6,13 +6,17 @@
 //! - [`clock`]: the guest's downtime, computed from the time that its clock lost.
 //! - [`tcp_buffers`]: how much data TCP may hold on its way over a link.
 //! - [`link`]: how a link was shaped.
+//! - [`median()`]: the median of several attempts.
 
 pub mod clock;
 pub mod link;
+mod median;
 pub mod passes;
 pub mod samples;
 pub mod stall;
 pub mod tcp_buffers;
+
+pub use median::median;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

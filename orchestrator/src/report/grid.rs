@@ -7,6 +7,7 @@
 use super::remarks::MARK;
 use crate::{
     matrix::{Plan, Subject},
+    measure,
     outcome::Outcome,
     results::{
         figures::{FIGURES, Figure, TableColumn},
@@ -105,13 +106,9 @@ fn sorted(attempts: &[&Record], figure: &Figure) -> Vec<Shown> {
 }
 
 /// Returns the median of sorted values.
-fn median(values: &[Shown]) -> Option<Shown> {
-    let middle = values.len() / 2;
-    let mut median = *values.get(middle)?;
-    if values.len().is_multiple_of(2) {
-        median.value = f64::midpoint(values[middle - 1].value, median.value);
-    }
-    Some(median)
+fn median(sorted: &[Shown]) -> Option<Shown> {
+    let values: Vec<f64> = sorted.iter().map(|shown| shown.value).collect();
+    Some(Shown { value: measure::median(&values)?, is_open: sorted[sorted.len() / 2].is_open })
 }
 
 /// A value as a table shows it.

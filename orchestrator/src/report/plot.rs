@@ -5,6 +5,7 @@
 
 use crate::{
     layout::{self, Screen},
+    measure::median,
     results::threshold::{Group, Level},
 };
 use std::fmt::Write as _;
@@ -117,11 +118,11 @@ fn against_time(group: &Group, width: usize, marks: &Marks) -> String {
     for level in &group.levels {
         let column = axis.column(level);
         let times = times_ms(level);
-        if let (Some(first), Some(last)) = (times.first(), times.last()) {
+        if let (Some(middle), [first, .., last] | [first @ last]) = (median(&times), &times[..]) {
             for row in &mut rows[row_of(*last)..=row_of(*first)] {
                 row[column] = marks.range;
             }
-            rows[row_of(times[times.len() / 2])][column] = marks.of(level);
+            rows[row_of(middle)][column] = marks.of(level);
         }
         if !level.all_converged() {
             rows[0][column] = marks.given_up;

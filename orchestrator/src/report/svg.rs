@@ -7,6 +7,7 @@
 use super::{FinishedRun, Format, RenderedReport, html::chart::scale::Scale};
 use crate::{
     matrix::{Cell, Plan, Subject},
+    measure::median,
     outcome::Outcome,
     predict::precopy,
     results::{
@@ -162,10 +163,10 @@ impl<'a> Figure<'a> {
                         stroke=(color) stroke-width="2" {}
                 }
                 @let times = seconds(level);
-                @if let (Some(least), Some(most)) = (times.first(), times.last()) {
+                @if let (Some(middle), [least, .., most] | [least @ most]) = (median(&times), &times[..]) {
                     path d=(format!("M{x} {}V{}", self.y(*least), self.y(*most))) stroke=(color)
                         stroke-width="3" {}
-                    path d=(format!("M{x} {}{shape}", self.y(times[times.len() / 2]))) fill=(color) {}
+                    path d=(format!("M{x} {}{shape}", self.y(middle))) fill=(color) {}
                 }
                 @if !level.all_converged() {
                     @let y = PLOT.1 + 12.0 + 16.0 * at as f64;

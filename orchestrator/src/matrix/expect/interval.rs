@@ -1,5 +1,7 @@
 //! [`Interval`]: what was measured, if that is not known exactly.
 
+use crate::measure;
+
 /// The bounds of what was measured, in milliseconds or bytes: what is certain and what is possible.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Interval {
@@ -18,8 +20,13 @@ impl Interval {
     /// Returns the interval in which the median of figures is: from the median of their lower bounds to that
     /// of their upper bounds. Returns nothing for no figures.
     pub fn median(figures: &[Self]) -> Option<Self> {
-        let least = median(figures.iter().map(|figure| figure.least))?;
-        let most = median(figures.iter().map(|figure| figure.most.unwrap_or(f64::INFINITY)))?;
+        let median = |bound: fn(&Self) -> f64| {
+            let mut bounds: Vec<f64> = figures.iter().map(bound).collect();
+            bounds.sort_unstable_by(f64::total_cmp);
+            measure::median(&bounds)
+        };
+        let least = median(|figure| figure.least)?;
+        let most = median(|figure| figure.most.unwrap_or(f64::INFINITY))?;
         Some(Self { least, most: Some(most).filter(|most| most.is_finite()) })
     }
 
@@ -33,15 +40,6 @@ impl Interval {
         let most = self.most.filter(|_| baseline.least > 0.0).map(|most| most / baseline.least);
         Some(Self { least, most })
     }
-}
-
-/// Returns the median: of an even number of values, the mean of the two in the middle.
-fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_unstable_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    let upper = *values.get(middle)?;
-    Some(if values.len().is_multiple_of(2) { f64::midpoint(values[middle - 1], upper) } else { upper })
 }
 
 #[cfg(test)]

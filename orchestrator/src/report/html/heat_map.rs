@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     matrix::Cell,
+    measure::median,
     outcome::Outcome,
     results::record::{Measured, Record},
 };
@@ -109,11 +110,4 @@ fn field(view: &View<'_>, cell: &Cell, figure: &Figure, range: (f64, f64)) -> Ma
             @if let Some(other) = other { " " span title=(other.as_str()) { (sign(other)) } }
         }
     }
-}
-
-/// Returns the median of sorted values.
-pub(super) fn median(sorted: &[f64]) -> Option<f64> {
-    let middle = sorted.len() / 2;
-    let upper = *sorted.get(middle)?;
-    Some(if sorted.len().is_multiple_of(2) { f64::midpoint(sorted[middle - 1], upper) } else { upper })
 }

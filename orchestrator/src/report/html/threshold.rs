@@ -9,12 +9,12 @@ use super::{
         plot::{Layers, Plot},
         scale::Scale,
     },
-    heat_map::median,
     table::{Field, Table},
     view::{self, View, sign},
 };
 use crate::{
     matrix::{Cell, Subject},
+    measure::median,
     outcome::Outcome,
     predict::precopy::{self, Prediction},
     results::{
