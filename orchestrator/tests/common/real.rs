@@ -211,10 +211,13 @@ impl TestDir {
         text.lines().any(|line| line.contains(r#""status":"active""#) && !line.contains(r#""pass":0"#))
     }
 
-    /// Returns whether the attempt has a sample of a migration that has completed.
-    pub(crate) fn has_migrated(&self, attempt: &str) -> bool {
+    /// Returns whether the attempt has a sample with this state of the migration.
+    pub(crate) fn has_reached(&self, attempt: &str, status: &str) -> bool {
         let samples = self.folder().join("attempts").join(attempt).join("samples.jsonl");
-        fs::read_to_string(samples).unwrap_or_default().contains(r#""status":"completed""#)
+        let text = fs::read_to_string(samples).unwrap_or_default();
+        let is_there =
+            |line: &str| serde_json::from_str(line).is_ok_and(|sample: Value| sample["status"] == status);
+        text.lines().any(is_there)
     }
 
     fn command(&self, args: &[&str]) -> Command {

@@ -395,7 +395,9 @@ fn a_killed_run_leaves_nothing_behind_and_can_be_continued() {
             ("migrating", |run| run.wait_for_shown("migrating")),
             // The guest is observed then, and verified.
             ("checking the guest", |run| {
-                run.wait_for("the end of the migration", |dir| dir.has_migrated("base.1").then_some(()));
+                run.wait_for("the end of the migration", |dir| {
+                    dir.has_reached("base.1", "completed").then_some(())
+                });
             }),
         ];
         for (i, (moment, reached)) in moments.into_iter().enumerate() {

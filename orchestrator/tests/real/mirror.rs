@@ -2,8 +2,7 @@
 
 use crate::common::real::{Process, RunningTestbed, TestDir, ready, signal, with_small_disk};
 use nix::sys::signal::Signal;
-use serde_json::Value;
-use std::{fs, thread, time::Duration};
+use std::{thread, time::Duration};
 use stressor::disk::BLOCK_BYTES;
 use testbed::{
     outcome::Outcome,
@@ -22,15 +21,6 @@ migrate: { downtime_limit: 300ms, timeout: 60s }
 ";
 
 const RUN: [&str; 3] = ["matrix.yaml", "--out", "run"];
-
-/// Returns whether the attempt has a sample with this state of the migration.
-fn reaches(dir: &TestDir, attempt: &str, status: &str) -> bool {
-    let samples = dir.folder().join("attempts").join(attempt).join("samples.jsonl");
-    let text = fs::read_to_string(samples).unwrap_or_default();
-    let is_there =
-        |line: &str| serde_json::from_str(line).is_ok_and(|sample: Value| sample["status"] == status);
-    text.lines().any(is_there)
-}
 
 #[track_caller]
 fn qemu(run: &mut RunningTestbed<'_>, end: &str) -> Process {
@@ -68,6 +58,7 @@ fn a_disk_is_copied_before_memory_and_completed_while_the_guest_is_stopped() {
         let (memory, disk) = (transferred.memory_bytes.unwrap(), transferred.disk_bytes.unwrap());
         assert_eq!(transferred.qemu_bytes, Some(memory + disk), "{text}");
         assert!(memory > 20_000_000, "{text}");
+        assert!(times.bulk_bytes.is_some_and(|bulk| (64 << 20..=disk).contains(&bulk)), "{text}");
         // What was written beforehand, and what the guest has written meanwhile, but not the zeros.
         assert!((64 << 20..192 << 20).contains(&disk), "{text}");
         assert!(
@@ -88,7 +79,7 @@ fn whatever_ends_a_copy_leaves_the_guest_whole_at_the_source() {
     let dir = TestDir::new(&ready, &format!("{BLOCK}repeat: 3\n"));
     let mut run = dir.start(&RUN);
     for (attempt, status) in [(1, "mirroring"), (2, "active")] {
-        run.wait_for(status, |dir| reaches(dir, &format!("base.{attempt}"), status).then_some(()));
+        run.wait_for(status, |dir| dir.has_reached(&format!("base.{attempt}"), status).then_some(()));
         signal(qemu(&mut run, "destination").pid, Signal::SIGKILL);
         let record = run.wait_for("its record", |dir| dir.records().get(attempt - 1).cloned());
         let reason = record.reason.clone().unwrap_or_default();
@@ -101,37 +92,39 @@ fn whatever_ends_a_copy_leaves_the_guest_whole_at_the_source() {
     assert_eq!(dir.outcomes()[2..], [Outcome::Converged], "{}", dir.shown());
 }
 
+/// Runs a matrix of two cells, and checks that the first was given up while the disk was copied, and the
+/// second while memory was sent, for a reason that begins so, with the guest whole at the source.
+#[track_caller]
+fn assert_given_up(matrix: &str, reason: &str) {
+    let Some(ready) = ready() else { return };
+    let dir = TestDir::new(&ready, matrix);
+    assert_eq!(dir.run(&RUN), 0, "{}", dir.shown());
+    let records = dir.records();
+    assert_eq!(records.len(), 2);
+    for (record, status) in records.iter().zip(["mirroring", "active"]) {
+        assert_eq!(record.outcome, Outcome::NotConverged, "{record:#?}");
+        let given = record.reason.as_deref().unwrap();
+        assert!(given.starts_with(reason) && given.contains(status), "{given}");
+        assert_whole(record);
+    }
+}
+
 /// The deadline passes while the disk is copied, or while memory is sent.
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
 fn a_copy_that_takes_too_long_is_given_up() {
-    let Some(ready) = ready() else { return };
     let matrix = format!("{BLOCK}axes: {{ migrate.timeout: [1s, 5s] }}\n");
-    let dir = TestDir::new(&ready, &matrix.replace("rate: 0,", "rate: 60MB/s,").replace("4MB", "60MB"));
-    assert_eq!(dir.run(&RUN), 0, "{}", dir.shown());
-    for (record, status) in dir.records().iter().zip(["mirroring", "active"]) {
-        assert_eq!(record.outcome, Outcome::NotConverged, "{record:#?}");
-        let reason = record.reason.as_deref().unwrap();
-        assert!(reason.starts_with("the deadline of ") && reason.contains(status), "{reason}");
-        assert_whole(record);
-    }
+    let busy = matrix.replace("rate: 0,", "rate: 60MB/s,").replace("4MB", "60MB");
+    assert_given_up(&busy, "the deadline of ");
 }
 
 /// The link loses everything while the disk is copied, or while memory is sent.
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
 fn a_copy_over_a_link_that_is_cut_is_given_up_and_the_guest_goes_on() {
-    let Some(ready) = ready() else { return };
     let cut =
         "axes: { timeline: [[{ at: 1s, link: { loss: 100% } }], [{ at: 5s, link: { loss: 100% } }]] }\n";
-    let dir = TestDir::new(&ready, &format!("{}{cut}", BLOCK.replace("60s", "9s")));
-    assert_eq!(dir.run(&RUN), 0, "{}", dir.shown());
-    for (record, status) in dir.records().iter().zip(["mirroring", "active"]) {
-        assert_eq!(record.outcome, Outcome::NotConverged, "{record:#?}");
-        let reason = record.reason.as_deref().unwrap();
-        assert!(reason.contains("the deadline of 9s passed") && reason.contains(status), "{reason}");
-        assert_whole(record);
-    }
+    assert_given_up(&format!("{}{cut}", BLOCK.replace("60s", "9s")), "the deadline of 9s passed");
 }
 
 /// What the source wrote before does not fit on the destination's file system.
@@ -224,7 +217,7 @@ fn disturb_server(signals: &[Signal]) -> Vec<Record> {
                 return Some(None);
             }
             let name = format!("base.{attempt}");
-            status.is_none_or(|status| reaches(dir, &name, status)).then_some(())?;
+            status.is_none_or(|status| dir.has_reached(&name, status)).then_some(())?;
             let is_server = |process: &Process| process.words.get(1).is_some_and(|word| word == "nfs");
             dir.processes().into_iter().find(is_server).map(Some)
         });
