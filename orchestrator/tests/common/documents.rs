@@ -183,6 +183,7 @@ pub(crate) const COMMANDS: &[(&str, Trial)] = &[
     ("testbed run --lab vagrant ../scenarios/icclab/threshold.yaml", VAGRANT),
     ("testbed run --lab vagrant scenarios/icclab/threshold.yaml", VAGRANT),
     ("testbed run --lab vagrant scenarios/labs/nested-tcg.yaml", VAGRANT),
+    ("testbed run --lab vagrant scenarios/labs/shared-disk.yaml", VAGRANT),
     ("vagrant destroy", VAGRANT),
 ];
 

@@ -85,6 +85,36 @@ pub(super) fn images_are_shared(nodes: &SshNodes) -> Result<(), TaskError> {
     Ok(())
 }
 
+/// Checks that the controller's NFS server is read from and written to while `work` runs, at least as much as
+/// the scenario with a shared disk needs: the whole disk is read when it is verified.
+pub(super) fn export_is_used(
+    nodes: &SshNodes,
+    work: impl FnOnce() -> Result<(), TaskError>,
+) -> Result<(), TaskError> {
+    const DISK: u64 = 32 << 20;
+    const WRITTEN: u64 = 1 << 20;
+    let served = || {
+        let statistics = nodes.ask(NODES[0], "grep ^io /proc/net/rpc/nfsd")?;
+        served_bytes(&statistics)
+            .ok_or_else(|| TaskError::from(format!("the NFS server's statistics are `{statistics}`")))
+    };
+    let before = served()?;
+    work()?;
+    let after = served()?;
+    let [read, written] = [0, 1].map(|direction| after[direction].saturating_sub(before[direction]));
+    frontend::tell(format!("    the NFS server sent {read} bytes and received {written}"));
+    if read >= DISK && written >= WRITTEN {
+        return Ok(());
+    }
+    Err(format!("the disk was not used by NFS: {read} bytes were read and {written} written").into())
+}
+
+/// Parses the bytes that an NFS server has sent and received, from the line `io` of its statistics.
+fn served_bytes(line: &str) -> Option<[u64; 2]> {
+    let mut numbers = line.strip_prefix("io ")?.split_whitespace().map(str::parse);
+    Some([numbers.next()?.ok()?, numbers.next()?.ok()?])
+}
+
 /// Checks that a delay set by netem on the migration network can be measured there and leaves Vagrant's own
 /// network alone.
 pub(super) fn netem_delays(nodes: &SshNodes, program: &Path) -> Result<(), TaskError> {
@@ -193,5 +223,12 @@ mod tests {
             Some(400.523)
         );
         assert_eq!(min_round_trip_ms("5 packets transmitted, 0 received"), None);
+    }
+
+    #[test]
+    fn the_bytes_of_an_nfs_server_are_parsed() {
+        assert_eq!(served_bytes("io 33554432 1048576"), Some([33_554_432, 1_048_576]));
+        assert_eq!(served_bytes("th 8 0"), None);
+        assert_eq!(served_bytes("io 1"), None);
     }
 }

@@ -35,6 +35,9 @@ const LIBVIRT_LIMIT: Duration = Duration::from_secs(30);
 const THRESHOLDS: [(&str, &str); 2] =
     [("tcg", "scenarios/labs/nested-tcg.yaml"), ("kvm", "scenarios/icclab/threshold.yaml")];
 
+/// The scenario whose guest has a disk on the controller's NFS export.
+const SHARED_DISK: &str = "scenarios/labs/shared-disk.yaml";
+
 /// The lab under test: its files and settings.
 struct TestLab {
     /// The top folder of the source tree.
@@ -89,6 +92,10 @@ impl TestLab {
                 checks::netem_delays(&nodes, &self.bin.join("netem"))
             }),
             log.step("scenarios/smoke.yaml", || self.migrate("scenarios/smoke.yaml", "smoke")),
+            log.step(SHARED_DISK, || {
+                checks::export_is_used(&nodes, || self.migrate(SHARED_DISK, "shared-disk"))
+            }),
+            // Nothing but the images: the disk is gone.
             log.step("the images are on the NFS export", || checks::images_are_shared(&nodes)),
             log.step(threshold, || {
                 // This scenario shapes the migration network.
