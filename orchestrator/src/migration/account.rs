@@ -155,6 +155,10 @@ fn copied_disk(storage: &mut StorageMeasured, finished: &FinishedMigration) {
     storage.bulk_ms = finished.mirrored.map(|at| millis(finished.started, at));
     storage.memory_ms = finished.mirrored.zip(memory_until).map(|(from, to)| millis(from, to));
     storage.switchover_ms = finished.disk_completed.map(|(from, to)| millis(from, to));
+    storage.bulk_bytes = storage.bulk_ms.and_then(|until| {
+        let last = finished.samples.iter().take_while(|sample| sample.at_ms <= until).last();
+        last?.disk?.sent_bytes
+    });
 }
 
 /// Records what the load on the disk achieved during the migration, from telemetry through the source.

@@ -727,6 +727,7 @@ async fn a_disk_is_copied_before_memory_and_completed_while_the_guest_is_stopped
     assert_eq!(measured.disagreements, notes);
     let storage = &measured.storage;
     let close = |ms: Option<f64>, expected: f64| (ms.unwrap() - expected).abs() < 10.0;
+    assert_eq!(storage.bulk_bytes, Some(300_000_000));
     assert!(close(storage.bulk_ms, 3000.0) && close(storage.memory_ms, 2000.0), "{storage:?}");
     assert!(close(storage.switchover_ms, 40.0) && close(measured.total_time_ms, 5100.0), "{measured:?}");
 }

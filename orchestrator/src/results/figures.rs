@@ -355,6 +355,17 @@ pub const FIGURES: &[Figure] = &[
         ways: Some("to the source, and from the source"),
         value: |m| m.storage.bulk_ms,
         csv: Some(CsvColumn { name: "storage_bulk_ms", whole: false }),
+        expected_as: &[Subject::StorageBulk],
+        ..DEFAULTS
+    },
+    Figure {
+        key: "storage.bulk_bytes",
+        description: "The part of `transferred.disk_bytes` that was sent until the copy was up to date for \
+                      the first time. The rest was sent while memory migrated, and shared the link with it.",
+        unit: Unit::Bytes,
+        leaves_out: "TCP, IP and Ethernet headers",
+        value: |m| Some(m.storage.bulk_bytes? as f64),
+        csv: Some(CsvColumn { name: "storage_bulk_bytes", whole: true }),
         ..DEFAULTS
     },
     Figure {
@@ -366,6 +377,7 @@ pub const FIGURES: &[Figure] = &[
         ways: Some("the difference between two delays from the source"),
         value: |m| m.storage.memory_ms,
         csv: Some(CsvColumn { name: "storage_memory_ms", whole: false }),
+        expected_as: &[Subject::StorageMemory],
         ..DEFAULTS
     },
     Figure {
@@ -379,6 +391,7 @@ pub const FIGURES: &[Figure] = &[
         ways: Some("to both ends and back, several times"),
         value: |m| m.storage.switchover_ms,
         csv: Some(CsvColumn { name: "storage_switchover_ms", whole: false }),
+        expected_as: &[Subject::StorageSwitchover],
         ..DEFAULTS
     },
     Figure {

@@ -189,6 +189,9 @@ pub struct StorageMeasured {
     /// The figure `storage.bulk_ms`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bulk_ms: Option<f64>,
+    /// The figure `storage.bulk_bytes`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bulk_bytes: Option<u64>,
     /// The figure `storage.memory_ms`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_ms: Option<f64>,

@@ -56,6 +56,15 @@ pub struct Expectation {
     /// headers of TCP, IP and Ethernet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transferred: Option<Limits<Bytes>>,
+    /// Bounds on the time until the copy of the disk is up to date for the first time.
+    #[serde(default, rename = "storage.bulk", skip_serializing_if = "Option::is_none")]
+    pub storage_bulk: Option<Limits<Span>>,
+    /// Bounds on the time in which memory migrates while the copy of the disk is kept up to date.
+    #[serde(default, rename = "storage.memory", skip_serializing_if = "Option::is_none")]
+    pub storage_memory: Option<Limits<Span>>,
+    /// Bounds on the part of the downtime in which the copy of the disk is completed.
+    #[serde(default, rename = "storage.switchover", skip_serializing_if = "Option::is_none")]
+    pub storage_switchover: Option<Limits<Span>>,
     /// `none`: two measurements of one quantity must not disagree.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disagreements: Option<NoDisagreements>,
@@ -94,17 +103,26 @@ pub enum Subject {
     TotalTime,
     /// The size of the migration stream, see [`Expectation::transferred`].
     Transferred,
+    /// The time of the disk's bulk phase, see [`Expectation::storage_bulk`].
+    StorageBulk,
+    /// The time in which memory migrates beside the disk, see [`Expectation::storage_memory`].
+    StorageMemory,
+    /// The part of the downtime that the disk takes, see [`Expectation::storage_switchover`].
+    StorageSwitchover,
 }
 
 impl Subject {
     /// All subjects, in the order in which messages name them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 9] = [
         Self::Downtime,
         Self::DowntimeClient,
         Self::DowntimeGuest,
         Self::DowntimeQemu,
         Self::TotalTime,
         Self::Transferred,
+        Self::StorageBulk,
+        Self::StorageMemory,
+        Self::StorageSwitchover,
     ];
 
     /// Returns the subject's name, which is its key in a matrix file.
@@ -116,6 +134,9 @@ impl Subject {
             Self::DowntimeQemu => "downtime.qemu",
             Self::TotalTime => "total_time",
             Self::Transferred => "transferred",
+            Self::StorageBulk => "storage.bulk",
+            Self::StorageMemory => "storage.memory",
+            Self::StorageSwitchover => "storage.switchover",
         }
     }
 }
@@ -129,6 +150,9 @@ impl Expectation {
             Subject::DowntimeQemu => SubjectBounds::time(self.downtime_qemu.as_ref()),
             Subject::TotalTime => SubjectBounds::time(self.total_time.as_ref()),
             Subject::Transferred => SubjectBounds::data(self.transferred.as_ref()),
+            Subject::StorageBulk => SubjectBounds::time(self.storage_bulk.as_ref()),
+            Subject::StorageMemory => SubjectBounds::time(self.storage_memory.as_ref()),
+            Subject::StorageSwitchover => SubjectBounds::time(self.storage_switchover.as_ref()),
         }
     }
 
@@ -258,7 +282,11 @@ impl ReferenceRow {
             Subject::Transferred => Some(self.transferred?.get() as f64),
             Subject::DowntimeClient => Some(self.downtime_client?.as_millis_f64()),
             // Only the testbed measures these.
-            Subject::DowntimeGuest | Subject::DowntimeQemu => None,
+            Subject::DowntimeGuest
+            | Subject::DowntimeQemu
+            | Subject::StorageBulk
+            | Subject::StorageMemory
+            | Subject::StorageSwitchover => None,
         }
     }
 }
