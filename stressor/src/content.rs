@@ -7,7 +7,10 @@
 //! instructions, but it emulates vector instructions one by one. Therefore the generator is a recurrence,
 //! which the compiler does not vectorize.
 
-use crate::workload::{Content, PAGE_BYTES, Write};
+use crate::{
+    share::Percentage,
+    workload::{Content, PAGE_BYTES, Write},
+};
 use units::random::{self, mix};
 
 /// The number of 8-byte words in a page of 4 KiB.
@@ -37,7 +40,7 @@ pub(crate) struct Mismatch {
 impl Pattern {
     /// Writes the initial content, generation 0, to a page.
     pub(crate) fn fill(&self, page: &mut Page, index: u64) {
-        self.store_body(page, self.key(index, 0));
+        self.store_body(page, index, 0);
         page.0[0] = self.first_word(index, 0);
     }
 
@@ -46,7 +49,7 @@ impl Pattern {
     #[inline]
     pub(crate) fn write(&self, page: &mut Page, index: u64, generation: u32) {
         if self.write == Write::Page {
-            self.store_body(page, self.key(index, self.body_generation(generation)));
+            self.store_body(page, index, generation);
         }
         page.0[0] = self.first_word(index, generation);
     }
@@ -54,6 +57,9 @@ impl Pattern {
     /// Returns whether a page has exactly the expected content.
     #[inline]
     pub(crate) fn matches(&self, page: &Page, index: u64, generation: u32) -> bool {
+        if matches!(self.content, Content::Sparse(_)) {
+            return self.first_mismatch(page, index, generation).is_none();
+        }
         let key = self.key(index, self.body_generation(generation));
         let random = self.random_words();
         // Mismatches are accumulated without branches, because nearly all pages match.
@@ -70,17 +76,17 @@ impl Pattern {
     /// Returns the first word of a page that differs from the expected content, or `None` if there is none.
     pub(crate) fn first_mismatch(&self, page: &Page, index: u64, generation: u32) -> Option<Mismatch> {
         let mut expected = Page([0; WORDS]);
-        self.store_body(&mut expected, self.key(index, self.body_generation(generation)));
+        self.store_body(&mut expected, index, generation);
         expected.0[0] = self.first_word(index, generation);
         let word = (0..WORDS).find(|&word| page.0[word] != expected.0[word])?;
         Some(Mismatch { word, held: page.0[word], expected: expected.0[word] })
     }
 
-    /// Returns the generation that determines the body (all words but the first) of a page of this
-    /// generation.
+    /// Returns the generation that determines the body (all words but the first, and those that are changed
+    /// sparsely) of a page of this generation.
     fn body_generation(&self, generation: u32) -> u32 {
         match (self.write, self.content) {
-            (Write::Word, _) | (_, Content::Increment) => 0,
+            (Write::Word, _) | (_, Content::Increment | Content::Sparse(_)) => 0,
             _ => generation,
         }
     }
@@ -90,7 +96,9 @@ impl Pattern {
         match self.content {
             Content::Zero => 0,
             Content::Increment => self.key(index, 0).wrapping_add(u64::from(generation)),
-            Content::Constant | Content::Random | Content::Compressible(_) => self.key(index, generation),
+            Content::Constant | Content::Random | Content::Sparse(_) | Content::Compressible(_) => {
+                self.key(index, generation)
+            }
         }
     }
 
@@ -98,7 +106,7 @@ impl Pattern {
     fn random_words(&self) -> usize {
         match self.content {
             Content::Zero | Content::Constant => 0,
-            Content::Random | Content::Increment => WORDS,
+            Content::Random | Content::Increment | Content::Sparse(_) => WORDS,
             Content::Compressible(share) => share.of(WORDS as u64) as usize,
         }
     }
@@ -108,15 +116,20 @@ impl Pattern {
         if self.content == Content::Zero { 0 } else { key }
     }
 
-    /// Writes random words and filler to the whole page. The caller then sets the first word.
+    /// Writes the content of this generation to the whole page. The caller then sets the first word.
     #[inline]
-    fn store_body(&self, page: &mut Page, key: u64) {
+    fn store_body(&self, page: &mut Page, index: u64, generation: u32) {
+        let key = self.key(index, self.body_generation(generation));
         let (random, rest) = page.0.split_at_mut(self.random_words());
         let mut lcg = Lcg::new(key);
         for word in random {
             *word = lcg.next();
         }
         rest.fill(self.filler(key));
+        if let Content::Sparse(share) = self.content {
+            let generation = if self.write == Write::Word { 0 } else { generation };
+            store_sparse(page, share, !self.key(index, generation));
+        }
     }
 
     /// Returns a number that differs for each page and generation. In practice it is never 0.
@@ -127,6 +140,15 @@ impl Pattern {
             .wrapping_mul(0xD6E8_FEB8_6659_FD93)
             .wrapping_add(index.wrapping_mul(random::STEP))
             .wrapping_add(u64::from(generation).wrapping_mul(0xC2B2_AE3D_27D4_EB4F)))
+    }
+}
+
+/// Writes the words that are changed sparsely, evenly spread, without the first word of the page.
+fn store_sparse(page: &mut Page, share: Percentage, key: u64) {
+    let count = share.of(WORDS as u64) as usize;
+    let mut lcg = Lcg::new(key);
+    for word in (1..count).map(|number| number * WORDS / count) {
+        page.0[word] = lcg.next();
     }
 }
 
@@ -152,14 +174,14 @@ impl Lcg {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::share::Percentage;
     use proptest::prelude::*;
 
-    const CONTENTS: [Content; 5] = [
+    const CONTENTS: [Content; 6] = [
         Content::Zero,
         Content::Constant,
         Content::Random,
         Content::Increment,
+        Content::Sparse(Percentage::from_permille(10).unwrap()),
         Content::Compressible(Percentage::from_permille(250).unwrap()),
     ];
 
@@ -178,6 +200,7 @@ mod tests {
             Just(Content::Constant),
             Just(Content::Random),
             Just(Content::Increment),
+            (1..=999u16).prop_map(|permille| Content::Sparse(Percentage::from_permille(permille).unwrap())),
             (1..=999u16)
                 .prop_map(|permille| Content::Compressible(Percentage::from_permille(permille).unwrap())),
         ];
@@ -253,6 +276,24 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_sparse_write_changes_as_many_bytes_as_stated() {
+        for (permille, words) in [(1, 1), (10, 5), (100, 51), (500, 256), (999, 511)] {
+            let content = Content::Sparse(Percentage::from_permille(permille).unwrap());
+            let pattern = Pattern { content, write: Write::Page, seed: 7 };
+            let mut page = empty();
+            pattern.fill(&mut page, 9);
+            for generation in 1..4 {
+                let before = page.clone();
+                pattern.write(&mut page, 9, generation);
+                let changed: Vec<usize> = (0..WORDS).filter(|&at| page.0[at] != before.0[at]).collect();
+                assert_eq!(changed.len(), words, "{permille}: {changed:?}");
+                let gaps = changed.windows(2).map(|pair| pair[1] - pair[0]);
+                assert!(gaps.clone().max() <= gaps.min().map(|least| least + 1), "{changed:?}");
+            }
+        }
+    }
+
     /// Returns the compressed size of 64 written pages, as a fraction of their size.
     fn compressed(content: Content, level: u8) -> f64 {
         let pattern = Pattern { content, write: Write::Page, seed: 1 };
@@ -271,6 +312,7 @@ mod tests {
         for level in [1, 9] {
             assert!(compressed(Content::Random, level) > 0.999);
             assert!(compressed(Content::Increment, level) > 0.999);
+            assert!(compressed(Content::Sparse(Percentage::from_permille(500).unwrap()), level) > 0.999);
             assert!(compressed(Content::Constant, level) < 0.02);
             assert!(compressed(Content::Zero, level) < 0.01);
             for permille in [100, 250, 500, 900] {

@@ -49,9 +49,11 @@ impl FromStr for Content {
             ("constant", None) => Ok(Self::Constant),
             ("random", None) => Ok(Self::Random),
             ("increment", None) => Ok(Self::Increment),
+            ("sparse", Some(share)) => share.parse().map(Self::Sparse),
             ("compressible", Some(share)) => share.parse().map(Self::Compressible),
             _ => Err(TextError(format!(
-                "`{text}` is not a page content: use `zero`, `constant`, `random`, `increment` or \
+                "`{text}` is not a page content: use `zero`, `constant`, `random`, `increment`, \
+                 `sparse:PERCENT` (with `sparse:1%` a write changes 40 bytes of a page) or \
                  `compressible:PERCENT` (`compressible:25%` compresses to a quarter)"
             ))),
         }
@@ -65,6 +67,7 @@ impl fmt::Display for Content {
             Self::Constant => f.pad("constant"),
             Self::Random => f.pad("random"),
             Self::Increment => f.pad("increment"),
+            Self::Sparse(share) => f.pad(&format!("sparse:{share}")),
             Self::Compressible(share) => f.pad(&format!("compressible:{share}")),
         }
     }
@@ -191,11 +194,11 @@ text_serde!(Rate, "a data rate like `96MB/s`, 0 or `unlimited`", |generator| sch
     ],
 }));
 text_serde!(Content, "a page content like `random` or `compressible:50%`", |_| schemars::json_schema!({
-    "description": "`compressible:25%` compresses to a quarter",
+    "description": "`sparse:1%` (changes 40 bytes of a page), `compressible:25%` (to a quarter)",
     "anyOf": [
         { "enum": ["zero", "constant", "random", "increment"] },
         { "type": "string", "pattern": words(&["zero", "constant", "random", "increment"], "") },
-        { "type": "string", "pattern": words(&["compressible"], r":\d{1,2}(\.\d)?%") },
+        { "type": "string", "pattern": words(&["compressible", "sparse"], r":\d{1,2}(\.\d)?%") },
     ],
 }));
 text_serde!(Order, "an order like `random` or `hot-cold:90%/10%`", |_| schemars::json_schema!({
@@ -223,7 +226,8 @@ mod tests {
     #[test]
     fn text_forms_round_trip() {
         round_trip::<Rate>(&["0", "96MB/s", "1GiB/s", "unlimited"]);
-        round_trip::<Content>(&["zero", "constant", "random", "increment", "compressible:12.5%"]);
+        round_trip::<Content>(&["zero", "constant", "random", "increment", "sparse:1%"]);
+        round_trip::<Content>(&["compressible:12.5%"]);
         round_trip::<Order>(&["sequential", "random", "hot-cold:90%/10%", "hot-cold:99.9%/0.1%"]);
         round_trip::<Percentage>(&["0.1%", "1%", "50%", "99.9%"]);
     }
@@ -247,7 +251,7 @@ mod tests {
         {
             assert!(share.parse::<Percentage>().unwrap_err().to_string().contains("like `50%`"), "{share}");
         }
-        for content in ["", "noise", "random:50%", "compressible", "zeroes"] {
+        for content in ["", "noise", "random:50%", "compressible", "sparse", "zeroes"] {
             assert!(content.parse::<Content>().unwrap_err().to_string().contains("`increment`"), "{content}");
         }
         for order in ["", "reverse", "hot-cold", "hot-cold:90%", "sequential:1"] {

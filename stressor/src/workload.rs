@@ -60,7 +60,7 @@ pub enum Rate {
     Unlimited,
 }
 
-/// The content of a page. Written `zero`, `constant`, `random`, `increment`, `compressible:25%`.
+/// The content of a page. Written `zero`, `constant`, `random`, `increment`, `sparse:1%`, `compressible:25%`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Content {
     /// Only zeros. Verification cannot detect a lost write, because all writes store the same content.
@@ -73,6 +73,9 @@ pub enum Content {
     /// Random data that stays the same, except for a counter in the first 8 bytes that each write increments.
     /// This is the best case for XBZRLE.
     Increment,
+    /// Random data that stays the same, except for this percentage of the page's 512 words of 8 bytes, evenly
+    /// spread, each of which gets a new random value with each write. `sparse:1%` changes 5 words, 40 bytes.
+    Sparse(Percentage),
     /// Random data in this percentage of the page and a constant in the rest. It compresses to about this
     /// percentage.
     Compressible(Percentage),

@@ -36,6 +36,9 @@ mod migrate;
 /// Guests whose disk is copied to the destination.
 mod mirror;
 
+/// Content that XBZRLE likes.
+mod moving;
+
 /// The tests of `netem` in a guest whose kernel has `sch_netem`.
 mod netem_guest;
 
