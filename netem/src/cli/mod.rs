@@ -85,7 +85,9 @@ Files:
   A trace has a time and a rate per line, and ends with a time and `end`:
   0s     40mbit
   2500ms 1mbit
-  6s     end";
+  6s     end
+  Traces of Mahimahi's mm-link are read too: a whole number per line, the time in milliseconds of a
+  packet of 1500 bytes.";
 
 const CLEAR_HELP: &str = "\
 Examples:

@@ -32,7 +32,7 @@ pub(super) struct PlayArgs {
     #[command(flatten)]
     shape: ShapeArgs,
     /// The trace file, or `-` for standard input: lines like `250ms 12mbit`, the first at 0s, and a last line
-    /// like `6s end`; # starts a comment.
+    /// like `6s end`; # starts a comment. Or a trace in Mahimahi's format.
     trace: PathBuf,
     /// Repeat the trace until interrupted.
     #[arg(long)]

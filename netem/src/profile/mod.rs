@@ -227,7 +227,7 @@ pub struct ProfileError {
 pub(crate) const LARGEST_PACKET_BYTES: u64 = 80 * 1024;
 const NANOS: u128 = 1_000_000_000;
 
-const MIN_RATE: BitRate = BitRate::new(1_000);
+pub(crate) const MIN_RATE: BitRate = BitRate::new(1_000);
 const MAX_RATE: BitRate = BitRate::new(10_000_000_000_000);
 /// The largest jitter at a gate. The kernel holds a standard deviation of the time between its openings of at
 /// most 2^31 ns, and its table has a step of two jitters.

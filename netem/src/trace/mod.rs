@@ -1,9 +1,9 @@
-//! Rate traces: the rate of a link as a function of time, for example as recorded on a real link.
+//! Rate traces: a rate as a function of time, for example that of a link, as recorded on a real one.
 //!
 //! A trace is a text file. Each line has a time, counted from the start of the trace, and the rate from that
 //! time on, both with units. The first time is 0, times ascend by at least 1 ms, and the last line says when
 //! the trace ends.
-//! `#` starts a comment.
+//! `#` starts a comment. A file of whole numbers only, one per line, is read in the format of [`mahimahi`].
 //!
 //! ```text
 //! # a train enters a tunnel
@@ -21,9 +21,14 @@
 //! # Ok::<(), netem::trace::TraceError>(())
 //! ```
 
-use crate::profile::Profile;
+use crate::{
+    ethernet::FRAME_BYTES,
+    profile::{MIN_RATE, Profile},
+};
 use std::{fmt::Display, str::FromStr};
 use units::{BitRate, Span};
+
+pub mod mahimahi;
 
 /// The shortest time between two steps. Setting a rate takes a fraction of it.
 const MIN_STEP: Span = Span::from_millis(1);
@@ -31,22 +36,44 @@ const MIN_STEP: Span = Span::from_millis(1);
 /// The word in place of the rate on the last line.
 const END: &str = "end";
 
+/// A type of rates that a trace can have.
+pub trait TraceRate: Copy + PartialEq + FromStr<Err: Display> {
+    /// A rate as it is written, for messages.
+    const EXAMPLE: &'static str;
+
+    /// Returns the rate at which this many packets of 1500 bytes take this time, which is not 0.
+    fn of_packets(packets: u64, time: Span) -> Self;
+}
+
+impl TraceRate for BitRate {
+    const EXAMPLE: &'static str = "12mbit";
+
+    /// Counts whole Ethernet frames, like the rate of a [`Profile`]. Without packets it is the lowest rate
+    /// that a link can have.
+    fn of_packets(packets: u64, time: Span) -> Self {
+        let bits = u128::from(packets) * u128::from(FRAME_BYTES) * 8;
+        let rate = bits * 1_000_000_000 / u128::from(time.as_nanos());
+        MIN_RATE.max(Self::new(u64::try_from(rate).unwrap_or(u64::MAX)))
+    }
+}
+
 /// A parsed rate trace, which has at least one step.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trace {
-    steps: Vec<Step>,
+pub struct Trace<R = BitRate> {
+    steps: Vec<Step<R>>,
     length: Span,
 }
 
 /// A rate and the time from which it applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Step {
+pub struct Step<R = BitRate> {
     /// The time, counted from the start of the trace.
     pub at: Span,
     /// The rate from `at` until the next step or the end.
-    pub rate: BitRate,
-    /// The line number in the file, counted from 1.
-    line: usize,
+    pub rate: R,
+    /// The line number in the file, counted from 1; in the format of [`mahimahi`], that of the first packet
+    /// at or after `at`.
+    pub line: usize,
 }
 
 /// An error in a trace, with its line.
@@ -59,9 +86,9 @@ pub struct TraceError {
     pub problem: String,
 }
 
-impl Trace {
+impl<R> Trace<R> {
     /// Returns the steps in ascending order of time. The first is at 0.
-    pub fn steps(&self) -> &[Step] {
+    pub fn steps(&self) -> &[Step<R>] {
         &self.steps
     }
 
@@ -69,7 +96,9 @@ impl Trace {
     pub fn length(&self) -> Span {
         self.length
     }
+}
 
+impl Trace {
     /// Returns the time of each step and the profile that applies from then on: `base` with the step's rate.
     ///
     /// # Errors
@@ -87,24 +116,27 @@ impl Trace {
     }
 }
 
-impl FromStr for Trace {
+impl<R: TraceRate> FromStr for Trace<R> {
     type Err = TraceError;
 
     fn from_str(text: &str) -> Result<Self, TraceError> {
         // Some editors put a byte order mark before the text.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let mut steps: Vec<Step> = Vec::new();
+        if mahimahi::is_used(text) {
+            return mahimahi::parse(text);
+        }
+        let mut steps: Vec<Step<R>> = Vec::new();
         let mut length = None;
         for (number, line) in (1..).zip(text.lines()) {
             let error = |problem: String| TraceError { line: number, problem };
-            let content = line.split('#').next().unwrap_or_default();
+            let content = content(line);
             let words: Vec<&str> = content.split_whitespace().collect();
             let (at, rate) = match words[..] {
                 [] => continue,
                 [at, rate] => (at, rate),
                 _ => {
                     let problem =
-                        format!("`{}` is not a time and a rate, like `250ms 12mbit`", content.trim());
+                        format!("`{}` is not a time and a rate, like `250ms {}`", content.trim(), R::EXAMPLE);
                     return Err(error(problem));
                 }
             };
@@ -121,8 +153,8 @@ impl FromStr for Trace {
                 }
                 Some(before) if at.as_nanos() - before.at.as_nanos() < MIN_STEP.as_nanos() => {
                     let problem = format!(
-                        "{at} is less than {MIN_STEP} later than the previous time, {}: the kernel cannot \
-                         change a rate that fast",
+                        "{at} is less than {MIN_STEP} later than the previous time, {}: no rate can change \
+                         that fast",
                         before.at
                     );
                     return Err(error(problem));
@@ -137,13 +169,18 @@ impl FromStr for Trace {
                 length = Some(at);
             }
         }
-        let missing = |problem: &str| TraceError { line: text.lines().count() + 1, problem: problem.into() };
+        let missing = |problem: String| TraceError { line: text.lines().count() + 1, problem };
         if steps.is_empty() {
-            return Err(missing("the trace has no rate; add a line like `0s 40mbit`"));
+            return Err(missing(format!("the trace has no rate; add a line like `0s {}`", R::EXAMPLE)));
         }
-        let length = length.ok_or_else(|| missing("the trace has no end; add a last line like `6s end`"))?;
-        Ok(Self { steps, length })
+        let no_end = || missing("the trace has no end; add a last line like `6s end`".into());
+        Ok(Self { steps, length: length.ok_or_else(no_end)? })
     }
+}
+
+/// Returns a line without its comment.
+fn content(line: &str) -> &str {
+    line.split('#').next().unwrap_or_default()
 }
 
 fn parse<T: FromStr<Err: Display>>(word: &str) -> Result<T, String> {
