@@ -68,9 +68,12 @@ pub(crate) fn records(input: &[u8]) {
     }
 }
 
-/// A trace of a link's rate.
+/// A trace of a link's rate or of a load.
 pub(crate) fn trace(input: &[u8]) {
     let Ok(text) = str::from_utf8(input) else { return };
+    if let Ok(load) = text.parse::<netem::trace::Trace<matrix::LoadRate>>() {
+        assert!(load.steps().iter().all(|step| step.at < load.length()));
+    }
     let Ok(trace) = text.parse::<netem::trace::Trace>() else { return };
     assert!(!trace.steps().is_empty());
     drop(trace.profiles(&netem::Profile::default()));

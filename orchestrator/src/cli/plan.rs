@@ -2,7 +2,7 @@
 
 use super::{Failure, SelectionArgs, print, print_json, read, terminal};
 use crate::{
-    matrix::{File, Plan, StorageKind, selection::Selection},
+    matrix::{File, Plan, StorageKind, Traces, selection::Selection},
     predict::preview::Preview,
     run::screen,
 };
@@ -28,9 +28,14 @@ pub(super) struct PlanArgs {
     json: bool,
 }
 
-/// Resolves a matrix and selects the cells that the options ask for.
-pub(super) fn resolve(text: &str, name: &str, selection: &Selection) -> Result<Plan, Failure> {
-    let plan = File::parse(text, name).and_then(|file| file.expand()).map_err(Failure::input)?;
+/// Resolves a matrix with its traces, and selects the cells that the options ask for.
+pub(super) fn resolve(
+    text: &str,
+    name: &str,
+    traces: &mut Traces,
+    selection: &Selection,
+) -> Result<Plan, Failure> {
+    let plan = File::parse(text, name).and_then(|file| file.expand_with(traces)).map_err(Failure::input)?;
     selection.of(plan).map_err(Failure::input)
 }
 
@@ -39,7 +44,7 @@ pub(super) fn share_disks(files: &[PathBuf]) -> Result<bool, Failure> {
     let mut share = false;
     for file in files {
         let (text, name) = read(file)?;
-        let plan = resolve(&text, &name, &Selection::default())?;
+        let plan = resolve(&text, &name, &mut Traces::beside(file), &Selection::default())?;
         share |= plan.cells.iter().any(|cell| cell.settings.storage.kind == StorageKind::Shared);
     }
     Ok(share)
@@ -47,7 +52,7 @@ pub(super) fn share_disks(files: &[PathBuf]) -> Result<bool, Failure> {
 
 pub(super) fn plan(args: &PlanArgs) -> Result<u8, Failure> {
     let (text, name) = read(&args.file)?;
-    let plan = resolve(&text, &name, &args.selection.selection())?;
+    let plan = resolve(&text, &name, &mut Traces::beside(&args.file), &args.selection.selection())?;
     // Starting the lab and trying machines takes a second and leaves nothing behind. Without a lab, every
     // cell is shown.
     let screened = super::runtime()?.block_on(screen::on_this_host(&plan));

@@ -11,7 +11,7 @@ use crate::{
     image::{self, Cache},
     input,
     layout::shell_word,
-    matrix::{Plan, selection::Selection},
+    matrix::{Plan, Traces, selection::Selection},
     progress::{live::Live, plain::Plain},
     report::{self, FinishedRun, FormatName},
     results::{
@@ -37,6 +37,7 @@ pub(super) const AFTER_HELP: &str = "Examples:
 
 Files:
   matrix.yaml, selection.json  in the results folder: the matrix as run, and which part of it
+  traces.json                  the traces that the matrix names, if it names any
   environment.json             QEMU, kernels, accelerator, CPU, versions
   cells.jsonl                  one record per attempt, written as soon as it ends
   summary.csv                  one row per attempt
@@ -189,35 +190,38 @@ fn open(args: &RunArgs) -> Result<(Plan, Store), Failure> {
     match (&args.resume, given) {
         (None, Some((text, name))) => {
             let selection = args.selection.selection();
-            let plan = resolve(&text, &name, &selection)?;
+            let mut traces = Traces::beside(Path::new(&name));
+            let plan = resolve(&text, &name, &mut traces, &selection)?;
             let folder = args.out.clone().unwrap_or_else(|| default_folder(&plan.name));
-            Ok((plan, Store::create(&folder, &text, &selection).map_err(Failure::input)?))
+            let store = Store::create_with(&folder, &text, traces.texts(), &selection);
+            Ok((plan, store.map_err(Failure::input)?))
         }
         (Some(folder), given) => {
             let store = Store::open(folder).map_err(Failure::input)?;
             let (text, name) = stored(folder)?;
+            let mut traces = Traces::kept(store::traces(folder).map_err(Failure::input)?);
             if let Some((new, new_name)) = given {
-                refuse_changes((&text, &name), (&new, &new_name))?;
+                let old = resolve(&text, &name, &mut traces, &Selection::default())?;
+                refuse_changes(&old, &new, &new_name)?;
             }
             let selection = store::selection(folder).map_err(Failure::input)?;
-            Ok((resolve(&text, &name, &selection)?, store))
+            Ok((resolve(&text, &name, &mut traces, &selection)?, store))
         }
         (None, None) => Err(Failure::input("name a matrix file, or with --resume the run to continue")),
     }
 }
 
 /// Refuses to continue a run with a matrix that differs from the one it was started with.
-fn refuse_changes(old: (&str, &str), new: (&str, &str)) -> Result<(), Failure> {
-    let whole = Selection::default();
-    let changes = resolve(old.0, old.1, &whole)?.changes_to(&resolve(new.0, new.1, &whole)?);
+fn refuse_changes(old: &Plan, new: &str, name: &str) -> Result<(), Failure> {
+    let mut traces = Traces::beside(Path::new(name));
+    let changes = old.changes_to(&resolve(new, name, &mut traces, &Selection::default())?);
     if changes.is_empty() {
         return Ok(());
     }
     let lines: Vec<String> = changes.invalidating.into_iter().chain(changes.harmless).collect();
     Err(Failure::input(format!(
-        "{} differs from the matrix of this run; leave it out to continue with the original, \
+        "{name} differs from the matrix of this run; leave it out to continue with the original, \
          or start a new run:\n    {}",
-        new.1,
         lines.join("\n    "),
     )))
 }

@@ -230,7 +230,9 @@ impl<'a> Reader<'a> {
         blocks.extend(self.keys(mapping));
         for held in mapping["properties"].as_object().into_iter().flat_map(Map::values) {
             let (Some(name), definition) = self.resolve(held) else { continue };
-            let is_section = SECTIONS.iter().any(|key| self.resolve(self.mapping(key)).0 == Some(name));
+            // The section `link` has all of a profile's keys.
+            let is_section = name == "Profile"
+                || SECTIONS.iter().any(|key| self.resolve(self.mapping(key)).0 == Some(name));
             if definition["properties"].is_object() && !is_section && !self.mappings.contains(&name) {
                 self.mappings.push(name);
             }

@@ -476,7 +476,7 @@ async fn compare_compute_nodes(source: &RunningNode, destination: &RunningNode) 
         images: None,
     };
     let shaped = netem::Profile { rate: Some(BitRate::new(1_000_000_000)), ..netem::Profile::default() };
-    if let Some(reason) = description.lacks(&Settings { link: shaped, ..Settings::default() }) {
+    if let Some(reason) = description.lacks(&Settings { link: shaped.into(), ..Settings::default() }) {
         findings.push(Finding::missing("shaping", reason, "load the module, or use a kernel that has it"));
     }
     findings

@@ -13,7 +13,7 @@ pub async fn examine() -> Finding {
         Ok(lab) => lab.description.clone(),
         Err(error) => return not_started(&error),
     };
-    let backend = |link| description.backend(&Settings { link, ..Settings::default() });
+    let backend = |link: Profile| description.backend(&Settings { link: link.into(), ..Settings::default() });
     let limited = Profile { rate: Some(BitRate::new(1_000_000_000)), ..Profile::default() };
     let delayed = Profile { delay: Span::from_millis(1), ..limited.clone() };
     match (backend(limited), backend(delayed)) {

@@ -161,7 +161,7 @@ impl Shell<'_> {
             return Err(SelectError::NoRunOf(self.user.unwrap_or_default().into()).into());
         }
         let lab = lab::local::start().await?;
-        let settings = Settings { link: self.link.clone(), ..Settings::default() };
+        let settings = Settings { link: self.link.clone().into(), ..Settings::default() };
         let link = lab.link(&settings).map_err(Error::Link)?;
         let shaped = if settings.link.is_empty() {
             "not shaped".into()

@@ -75,7 +75,7 @@ pub fn backend(
     no_emulator: Option<&str>,
 ) -> Result<Backend, String> {
     let later = settings.steps().into_iter().filter_map(|step| step.link);
-    let links: Vec<Profile> = [settings.link.clone()].into_iter().chain(later).collect();
+    let links: Vec<Profile> = [settings.link.at_start()].into_iter().chain(later).collect();
     let inexact = || links.iter().find_map(|link| netem::kernel::check(link).err());
     let lacks = match links.iter().find_map(|link| lacking(link, kernels)) {
         Some(feature) => {

@@ -233,6 +233,10 @@ mod tests {
         expect("stress.working_set", "1s", Comparability::Ordered);
         expect("stress.content", "random", Comparability::EqualityOnly);
         expect("stress.phases", "[]", Comparability::Never);
+        expect("stress.wave", "none", Comparability::EqualityOnly);
+        expect("stress.trace", "none", Comparability::EqualityOnly);
+        expect("link.trace", "none", Comparability::EqualityOnly);
+        expect("link.repeat_trace", "true", Comparability::EqualityOnly);
         expect("timeline", "none", Comparability::Never);
         assert!(find("stress").is_none() && is_section("stress") && !is_section("timeline"));
     }
@@ -276,6 +280,7 @@ mod tests {
             Some("loss_bursts") => "GilbertElliott",
             Some("slots") => "Slots",
             Some("phases") => "Phase",
+            Some("wave") => "Wave",
             Some("timeline") => "TimelineEntry",
             Some("expect") => "Expectation",
             Some("reference") => "Reference",
@@ -367,6 +372,10 @@ mod tests {
         assert_eq!(help("multifd-channels", Some("migrate")), "did you mean `multifd_channels`?");
         assert_eq!(help("compression", Some("migrate")), "did you mean `multifd_compression`?");
         assert!(help("rdma", Some("migrate")).starts_with("migrations are made neither over RDMA"));
+        assert_eq!(help("oscillating", Some("stress")), "did you mean `wave`?");
+        assert_eq!(help("sine", None), "did you mean `stress.wave`?");
+        assert_eq!(help("mahimahi", Some("link")), "did you mean `trace`?");
+        assert_eq!(help("peak", Some("wave")), "did you mean `high`?");
         assert_eq!(suggest("vm.ram").as_deref(), Some("did you mean `guest.memory`?"));
         assert_eq!(suggest("network.latency").as_deref(), Some("did you mean `link.delay`?"));
         assert_eq!(suggest("guest.dirty_rate").as_deref(), Some("did you mean `stress.rate`?"));
@@ -375,7 +384,7 @@ mod tests {
     #[test]
     fn every_other_word_points_to_one_of_ours() {
         use crate::{
-            matrix::{Accel, CellOrder},
+            matrix::{Accel, CellOrder, WaveShape},
             mode::Mode,
             outcome::Outcome,
         };
@@ -399,6 +408,7 @@ mod tests {
                     help_with::<PageSize>(other),
                     help_with::<Write>(other),
                     help_with::<CatchUp>(other),
+                    help_with::<WaveShape>(other),
                 ];
                 let wanted = did_you_mean(word);
                 assert!(found.iter().flatten().any(|help| *help == wanted), "{other}: {found:?}");

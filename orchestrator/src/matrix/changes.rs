@@ -40,6 +40,9 @@ impl Plan {
         for cell in &self.cells {
             let settings = serde_json::to_string(&cell.settings).unwrap_or_default();
             hash.update(format!("{} {} {settings}\n", cell.index, cell.id));
+            for (path, text) in cell.settings.traces() {
+                hash.update(format!("{path} {}\n{text}", text.len()));
+            }
         }
         let digits = |byte: u8| [byte >> 4, byte & 15];
         let digits = hash.finalize().into_iter().flat_map(digits);
@@ -107,8 +110,19 @@ impl Plan {
 fn setting_changes(old: &Cell, new: &Cell) -> Vec<String> {
     let values = catalog::all()
         .map(|setting| (setting.path(), setting.value(&old.settings), setting.value(&new.settings)));
-    let changed = values.filter(|(_, old, new)| old != new);
-    changed.map(|(path, old, new)| format!("{path}: {old} -> {new}")).collect()
+    let others = values.filter(|(_, old, new)| old != new);
+    let mut changes: Vec<String> = others.map(|(path, old, new)| format!("{path}: {old} -> {new}")).collect();
+    for (path, text) in old.settings.traces() {
+        let file = |cell: &Cell| catalog::find(path).map(|setting| setting.value(&cell.settings));
+        let mut news = new.settings.traces();
+        if file(old) == file(new)
+            && news.any(|(other, new)| other == path && new != text)
+            && let Some(file) = file(old)
+        {
+            changes.push(format!("{path}: the content of {file} has changed"));
+        }
+    }
+    changes
 }
 
 fn names(cells: &[&str]) -> String {

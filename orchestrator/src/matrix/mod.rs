@@ -8,7 +8,7 @@
 //! [`File`] is the matrix as its author wrote it, with every check that needs only the text. [`Plan`] is the
 //! list of cells, each with all of its [`Settings`], and each valid by itself. Both steps report everything
 //! they find at once, as [`Diagnostics`] that name the key's path, the line and the column. An [`Expression`]
-//! selects cells, both in the file and on the command line.
+//! selects cells, both in the file and on the command line. [`Traces`] are the files that a matrix names.
 //!
 //! Nothing in this module looks at the host. If the host lacks something that a cell needs, the run skips
 //! that cell later.
@@ -25,6 +25,7 @@ mod schema;
 pub mod selection;
 mod settings;
 mod synonyms;
+mod traces;
 mod typed;
 pub(crate) mod yaml;
 
@@ -41,7 +42,8 @@ pub use numbers::{NumberUnit, SettingNumbers};
 pub use plan::{Attempt, Cell, Plan, RunOrder, Shard, ShardError};
 pub use schema::schema;
 pub use settings::{
-    Accel, Bandwidth, CacheMode, Guest, ImageFormat, LinkChange, Migrate, MirrorSync, Probe, Settings,
-    SettingsError, Step, Storage, StorageKind, Stress, StressChange, TimelineEntry, WorkingSet,
-    ZeroPageDetection, kernel_reserve,
+    Accel, Bandwidth, CacheMode, Cycle, Guest, ImageFormat, Link, LinkChange, LoadRate, Migrate, MirrorSync,
+    Probe, Settings, SettingsError, Step, Storage, StorageKind, Stress, StressChange, TimelineEntry,
+    TraceFile, Wave, WaveShape, WorkingSet, ZeroPageDetection, kernel_reserve,
 };
+pub use traces::{TraceTexts, Traces};

@@ -61,6 +61,7 @@ impl Value {
             | Self::Unlimited
             | Self::Content(_)
             | Self::Order(_)
+            | Self::Wave(_)
             | Self::Text(_)
             | Self::Structured(_) => return None,
         })

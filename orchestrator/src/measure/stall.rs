@@ -4,7 +4,7 @@
 //! seconds and leaves `X R / B` bytes, so that the remaining memory falls by `B - R` per second: a straight
 //! line over time. Otherwise, each pass starts with the whole working set again. A migration counts as
 //! stalled only if both of these hold for its most recent passes, at least [`MIN_PASSES`] that span at least
-//! [`MIN_WINDOW_MS`]:
+//! [`MIN_WINDOW_MS`], or a longer time that the caller gives:
 //!
 //! - No pass made progress: each starts with at least [`NO_PROGRESS_SHARE`] of the remaining memory with
 //!   which the largest of them starts. A single smaller pass would show that the link can outrun the
@@ -24,6 +24,10 @@ pub const MIN_PASSES: usize = 16;
 /// The shortest time that these passes must span, in milliseconds.
 pub const MIN_WINDOW_MS: f64 = 8_000.0;
 
+/// The whole periods of a link and a workload that repeat themselves by which a stall is judged. A single one
+/// may be unlucky: passes begin at other moments of the next.
+pub const PERIODS: f64 = 2.0;
+
 /// The margin for error of the fitted slope, in standard errors: the real fall is assumed to be this much
 /// steeper.
 pub const SLOPE_MARGIN: f64 = 4.0;
@@ -38,11 +42,11 @@ const FIRST_INFORMATIVE_PASS: u64 = 2;
 /// Returns whether a migration, judging by its passes so far, cannot finish by itself before `deadline_ms`.
 ///
 /// `limit_bytes` is the largest remaining memory with which QEMU stops the guest: bandwidth times downtime
-/// limit. Times are in milliseconds since the migrate command.
-pub fn is_stalled(passes: &[Pass], limit_bytes: f64, deadline_ms: f64) -> bool {
+/// limit. Times are in milliseconds since the migrate command. The passes span at least `window_ms`.
+pub fn is_stalled(passes: &[Pass], limit_bytes: f64, deadline_ms: f64, window_ms: f64) -> bool {
     let informative: Vec<&Pass> =
         passes.iter().filter(|p| p.number >= FIRST_INFORMATIVE_PASS && p.remaining_bytes > 0).collect();
-    let Some(recent) = recent_window(&informative) else { return false };
+    let Some(recent) = recent_window(&informative, window_ms) else { return false };
     let level = recent.iter().map(|p| p.remaining_bytes).max().unwrap_or(0) as f64 * NO_PROGRESS_SHARE;
     if recent.iter().any(|p| (p.remaining_bytes as f64) < level) {
         return false;
@@ -58,11 +62,10 @@ pub fn is_stalled(passes: &[Pass], limit_bytes: f64, deadline_ms: f64) -> bool {
 }
 
 /// Returns the fewest latest passes that are enough, both in number and in time.
-fn recent_window<'a>(passes: &'a [&'a Pass]) -> Option<&'a [&'a Pass]> {
+fn recent_window<'a>(passes: &'a [&'a Pass], window_ms: f64) -> Option<&'a [&'a Pass]> {
     let last = passes.last()?;
     let long_enough = |start: usize| {
-        passes.len() - start >= MIN_PASSES
-            && last.started_at_ms - passes[start].started_at_ms >= MIN_WINDOW_MS
+        passes.len() - start >= MIN_PASSES && last.started_at_ms - passes[start].started_at_ms >= window_ms
     };
     let start = (0..passes.len()).rev().find(|&start| long_enough(start))?;
     Some(&passes[start..])
@@ -129,7 +132,7 @@ mod tests {
             if now > deadline_ms {
                 return (false, reported);
             }
-            reported |= is_stalled(&passes, LIMIT, deadline_ms);
+            reported |= is_stalled(&passes, LIMIT, deadline_ms, MIN_WINDOW_MS);
             let bandwidth = BANDWIDTH * (1.0 + noise * scatter(seed * 1000 + number));
             let seconds = remaining / bandwidth;
             now += seconds * 1e3;
@@ -159,7 +162,7 @@ mod tests {
 
     #[test]
     fn no_stall_is_reported_before_there_are_enough_passes() {
-        assert!(!is_stalled(&[], LIMIT, 60_000.0));
+        assert!(!is_stalled(&[], LIMIT, 60_000.0, MIN_WINDOW_MS));
         let pass = |number: u64, started_at_ms| Pass {
             number,
             started_at_ms,
@@ -171,10 +174,10 @@ mod tests {
             throttle_percent: 0,
         };
         let few: Vec<Pass> = (1..MIN_PASSES as u64).map(|n| pass(n, n as f64 * 5_000.0)).collect();
-        assert!(!is_stalled(&few, LIMIT, 60_000.0));
+        assert!(!is_stalled(&few, LIMIT, 60_000.0, MIN_WINDOW_MS));
         let brief: Vec<Pass> = (1..40).map(|n| pass(n, n as f64 * 100.0)).collect();
-        assert!(!is_stalled(&brief, LIMIT, 60_000.0));
+        assert!(!is_stalled(&brief, LIMIT, 60_000.0, MIN_WINDOW_MS));
         let enough: Vec<Pass> = (1..MIN_PASSES as u64 + 3).map(|n| pass(n, n as f64 * 1_000.0)).collect();
-        assert!(is_stalled(&enough, LIMIT, 60_000.0));
+        assert!(is_stalled(&enough, LIMIT, 60_000.0, MIN_WINDOW_MS));
     }
 }

@@ -132,7 +132,8 @@ pub async fn attempt(
     };
     let mut builder = attempt.builder;
     let Settings { link, migrate, .. } = &spec.cell.settings;
-    let mut disagreements = agreement::disagreements(&builder.measured, link);
+    let [slowest, _] = link.extremes();
+    let mut disagreements = agreement::disagreements(&builder.measured, &slowest);
     disagreements.extend(agreement::limit_exceeded(&builder.measured, migrate));
     builder.measured.disagreements = disagreements;
     builder.freeze(spec.cell, spec.number, outcome, reason)
@@ -158,7 +159,7 @@ impl<N: Network> Attempt<'_, N> {
         self.enter(Phase::Boot);
         // Not concurrently with the start: if the start failed, a link that was only half set up would be in
         // the way of the next attempt.
-        let setting = self.network.shape(&self.spec.cell.settings.link).await?;
+        let setting = self.network.shape(&self.spec.cell.settings.link.at_start()).await?;
         account::link_setting(&mut self.builder.measured, setting);
         self.builder.measured.storage.link_setting =
             self.network.shape_storage(&self.spec.cell.settings.storage_link).await?;
@@ -266,6 +267,7 @@ impl<N: Network> Attempt<'_, N> {
         let cpu_before = driver.cpu_times().await?;
         let spec = MigrationSpec {
             steps: &settings.steps(),
+            cycle: settings.cycle(),
             timeout: settings.migrate.timeout,
             samples_file: &self.spec.folder.join(SAMPLES),
         };

@@ -35,7 +35,7 @@ use super::{
 use crate::{
     driver::{self, Driver, State, Status},
     event::{Event, Sink},
-    matrix::Step,
+    matrix::{Cycle, Step},
     measure::{
         End,
         passes::{self, Pass},
@@ -158,6 +158,8 @@ impl FinishedMigration {
 pub struct MigrationSpec<'a> {
     /// The changes of the link and the workload, in order.
     pub steps: &'a [Step],
+    /// From when on they repeat; nothing if they do not.
+    pub cycle: Option<Cycle>,
     /// The deadline, counted from the migrate command.
     pub timeout: Span,
     /// The file that the samples are written to.
@@ -233,7 +235,8 @@ pub async fn migrate(
     actuator: &impl Actuator,
     sink: &dyn Sink,
 ) -> Result<FinishedMigration, Error> {
-    let MigrationSpec { steps, timeout, samples_file } = *spec;
+    let MigrationSpec { steps, cycle, timeout, samples_file } = *spec;
+    let period_ms = cycle.map_or(0.0, |cycle| cycle.period.as_millis_f64());
     let started = Instant::now();
     let deadline = started + Duration::from(timeout);
     let mut log = SampleLog::create(samples_file, sink)?;
@@ -304,8 +307,8 @@ pub async fn migrate(
             Some(State::Active)
                 if tracker.can_be_given_up() && action.is_none() && Instant::now() < deadline =>
             {
-                let settled_ms = settled_ms(steps, &applied.borrow());
-                match policy.decide(&Progress { samples: &log.samples, settled_ms }) {
+                let settled_ms = settled_ms(steps, cycle, &applied.borrow());
+                match policy.decide(&Progress { samples: &log.samples, settled_ms, period_ms }) {
                     Decision::Wait => {}
                     Decision::Act(decided) => {
                         if decided == Action::StartPostcopy {
@@ -604,10 +607,13 @@ impl MigrationTracker {
     }
 }
 
-/// Returns the time from which on the conditions stay the same, in milliseconds since the migrate command; 0
-/// without steps, nothing while a step is still to come.
-fn settled_ms(steps: &[Step], applied: &[AppliedChange]) -> Option<f64> {
-    (steps.len() == applied.len()).then(|| applied.last().map_or(0.0, |last| last.done_ms))
+/// Returns the time from which on the conditions stay the same or only repeat, in milliseconds since the
+/// migrate command; 0 without steps, nothing while another step is still to come.
+fn settled_ms(steps: &[Step], cycle: Option<Cycle>, applied: &[AppliedChange]) -> Option<f64> {
+    let is_awaited = |step: &&Step| cycle.is_none_or(|cycle| step.at <= cycle.from);
+    let Some(last) = steps.iter().rfind(is_awaited) else { return Some(0.0) };
+    // A step that was left out is part of a later one.
+    applied.iter().find(|change| change.due_ms >= last.at.as_millis_f64()).map(|change| change.done_ms)
 }
 
 /// The samples, in memory and in their file.
@@ -679,11 +685,17 @@ mod tests {
 
     #[test]
     fn conditions_are_settled_once_the_last_entry_is_done() {
-        let step = |at| Step { at: Span::from_secs(at), link: None, workload: None };
-        let applied =
-            |done_ms| AppliedChange { due_ms: 0.0, began_ms: 0.0, done_ms, link: None, rate: None, by: None };
-        assert_eq!(settled_ms(&[], &[]), Some(0.0));
-        assert_eq!(settled_ms(&[step(1), step(2)], &[applied(1e3)]), None);
-        assert_eq!(settled_ms(&[step(1), step(2)], &[applied(1e3), applied(2e3)]), Some(2e3));
+        let step = |at| Step { at: Span::from_secs(at), link: None, workload: None, may_be_late: false };
+        let applied = |due_ms| AppliedChange { due_ms, done_ms: due_ms, ..AppliedChange::default() };
+        assert_eq!(settled_ms(&[], None, &[]), Some(0.0));
+        let steps = [step(1), step(2)];
+        assert_eq!(settled_ms(&steps, None, &[applied(1e3)]), None);
+        assert_eq!(settled_ms(&steps, None, &[applied(1e3), applied(2e3)]), Some(2e3));
+        assert_eq!(settled_ms(&steps, None, &[applied(2e3)]), Some(2e3), "the first was left out");
+        // From some time on, they only repeat.
+        let cycle = |from| Some(Cycle { from: Span::from_secs(from), period: Span::from_secs(1) });
+        assert_eq!(settled_ms(&steps, cycle(0), &[]), Some(0.0));
+        assert_eq!(settled_ms(&steps, cycle(1), &[]), None);
+        assert_eq!(settled_ms(&steps, cycle(1), &[applied(1e3)]), Some(1e3));
     }
 }

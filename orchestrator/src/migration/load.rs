@@ -224,9 +224,8 @@ mod tests {
             due_ms: began_ms,
             began_ms,
             done_ms,
-            link: None,
             rate,
-            by: None,
+            ..AppliedChange::default()
         };
         let slower = Rate::Limited(ByteRate::new(100 * PAGE_BYTES * 20));
         let applied = [

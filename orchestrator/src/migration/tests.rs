@@ -817,7 +817,7 @@ async fn follow_with(policy: &mut dyn Policy, active: Option<Duration>) -> (Verd
     driver.start().await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let samples_file = &folder.path().join("samples.jsonl");
-    let spec = MigrationSpec { steps: &[], timeout: Span::from_secs(60), samples_file };
+    let spec = MigrationSpec { steps: &[], cycle: None, timeout: Span::from_secs(60), samples_file };
     let network = MockNetwork::new(&shared, None);
     let actuator = LinkAndGuest { network: &network, driver: &driver };
     let finished = follow::migrate(&driver, policy, &spec, &actuator, &FanOut::default()).await.unwrap();
@@ -852,7 +852,7 @@ fn the_settings_choose_the_mode() {
     let migrate = matrix::Migrate { max_passes: Some(1), ..matrix::Migrate::default() };
     let memory = Some(MemoryProgress { pass: 2, ..MemoryProgress::default() });
     let late = [Sample { memory, ..Sample::default() }];
-    let progress = Progress { samples: &late, settled_ms: Some(0.0) };
+    let progress = Progress { samples: &late, settled_ms: Some(0.0), period_ms: 0.0 };
     let decision = migrate.mode.policy(migrate.limits()).decide(&progress);
     assert_eq!(decision, Decision::GiveUp("not finished after 1 pass".into()));
 }
@@ -904,6 +904,40 @@ async fn repeated_phases_start_over_until_the_guest_stops() {
     let changes: Vec<_> = timeline.iter().map(|change| (change.due_ms, change.rate)).collect();
     let (low, high) = (Some(rate(8_000_000)), Some(rate(24_000_000)));
     assert_eq!(changes, [(400.0, high), (1000.0, low), (1400.0, high)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wave_goes_up_and_down_until_the_guest_stops() {
+    let settings = "axes: { stress.wave: [{ period: 1s, low: 8MB/s, high: 24MB/s }] }\n";
+    let active = Some(Duration::from_millis(1900));
+    let result = Setup::script(Script { active, ..Script::default() }).with(settings).run().await;
+    assert_eq!(result.outcome(), (Outcome::Converged, ""));
+    let measured = &result.record.measured;
+    let changes: Vec<_> = measured.timeline.iter().map(|change| (change.due_ms, change.rate)).collect();
+    let (low, high) = (Some(rate(8_000_000)), Some(rate(24_000_000)));
+    assert_eq!(changes, [(500.0, high), (1000.0, low), (1500.0, high)]);
+    assert_eq!(measured.stress.requested, Some(8_000_000));
+    let requested: Vec<_> = measured.stress.stretches.iter().map(|part| part.requested).collect();
+    let (low, high) = (Some(8_000_000), Some(24_000_000));
+    assert_eq!(requested, [low, high, low, high]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_that_never_settles_is_given_up_after_two_periods_without_progress() {
+    for (period, words, earliest) in [
+        (1, "the remaining memory stopped shrinking", 8_000.0),
+        (20, "the remaining memory stopped shrinking", 40_000.0),
+        (40, "the deadline of 60s passed", 60_000.0),
+    ] {
+        let settings =
+            format!("axes: {{ stress.wave: [{{ period: {period}s, low: 8MB/s, high: 24MB/s }}] }}\n");
+        let result = Setup::endless().with(settings.leak()).run().await;
+        let (outcome, reason) = result.outcome();
+        assert_eq!(outcome, Outcome::NotConverged);
+        assert!(reason.starts_with(words), "{period}: {reason}");
+        let ended = result.samples.last().unwrap().at_ms;
+        assert!((earliest - 100.0..earliest + 20_000.0).contains(&ended), "{period}: {ended}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

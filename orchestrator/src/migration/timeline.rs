@@ -1,5 +1,5 @@
-//! Carries out the steps of a migration: the entries of the timeline and the phases of the workload. It
-//! changes the link through the [`Network`], and the workload through the guest's control port.
+//! Carries out the steps of a migration: the entries of the timeline, and the rates of phases, waves and
+//! traces. It changes the link through the [`Network`], and the workload through the guest's control port.
 //!
 //! The guest cannot answer while it is stopped, and a request sent to it at the source may be lost with the
 //! source. So no step begins once the guest has stopped there. A step that the stop interrupts is completed
@@ -74,8 +74,9 @@ impl<N: Network, D: Driver> Actuator for LinkAndGuest<'_, N, D> {
     }
 }
 
-/// Carries out each step at its time after `started`, and adds it to `applied` when it is done. Returns when
-/// all steps are done, or as soon as `stage` is no longer [`MigrationStage::Source`] and no step is in
+/// Carries out each step at its time after `started`, and adds it to `applied` when it is done. A step that
+/// may be late is left out if the next one is due already, and becomes part of that one. Returns when all
+/// steps are done, or as soon as `stage` is no longer [`MigrationStage::Source`] and no step is in
 /// progress.
 ///
 /// # Errors
@@ -88,7 +89,8 @@ pub async fn play(
     mut stage: watch::Receiver<MigrationStage>,
     applied: &RefCell<Vec<AppliedChange>>,
 ) -> Result<(), Error> {
-    for step in steps {
+    let mut left_out: Option<Step> = None;
+    for (number, step) in steps.iter().enumerate() {
         let due = started + Duration::from(step.at);
         let over = tokio::select! {
             biased;
@@ -98,15 +100,27 @@ pub async fn play(
         if over {
             return Ok(());
         }
+        let mut step = step.clone();
+        if let Some(before) = left_out.take() {
+            step.link = step.link.or(before.link);
+            step.workload = step.workload.or(before.workload);
+        }
+        let is_due = |step: &Step| started + Duration::from(step.at) <= Instant::now();
+        if step.may_be_late && steps.get(number + 1).is_some_and(is_due) {
+            left_out = Some(step);
+            continue;
+        }
         let millis = |at: Instant| round_micros((at - started).as_secs_f64() * 1e3);
         let began_ms = millis(Instant::now());
-        let (link, by) = carry_out(actuator, step, &mut stage)
+        let (link, by) = carry_out(actuator, &step, &mut stage)
             .await
             .map_err(|cause| Error::Timeline { at: step.at, cause: Box::new(cause) })?;
         let rate = step.workload.as_ref().map(|workload| workload.rate);
         let due_ms = step.at.as_millis_f64();
         let done_ms = millis(Instant::now());
-        applied.borrow_mut().push(AppliedChange { due_ms, began_ms, done_ms, link, rate, by });
+        let link_bits_per_s = step.link.as_ref().and_then(|link| Some(link.rate?.get()));
+        let change = AppliedChange { due_ms, began_ms, done_ms, link, link_bits_per_s, rate, by };
+        applied.borrow_mut().push(change);
     }
     Ok(())
 }
@@ -187,12 +201,12 @@ mod tests {
     fn load(at_ms: u64, rate: u64) -> Step {
         let rate = Rate::Limited(ByteRate::new(rate));
         let workload = Some(Workload { rate, ..Workload::default() });
-        Step { at: Span::from_millis(at_ms), link: None, workload }
+        Step { at: Span::from_millis(at_ms), link: None, workload, may_be_late: false }
     }
 
     fn link(at_ms: u64, rate: &str) -> Step {
         let link = Some(Profile { rate: Some(rate.parse().unwrap()), ..Profile::default() });
-        Step { at: Span::from_millis(at_ms), link, workload: None }
+        Step { at: Span::from_millis(at_ms), link, workload: None, may_be_late: false }
     }
 
     /// Plays the steps while `migration` announces the stages. Returns the applied changes and the result.
@@ -228,6 +242,19 @@ mod tests {
             applied.iter().map(|c| c.by).collect::<Vec<_>>(),
             [None, Some(End::Source), Some(End::Source)]
         );
+    }
+
+    #[tokio::test]
+    async fn a_change_of_a_wave_or_a_trace_that_comes_too_late_is_part_of_the_next() {
+        let mock = MockActuator::default();
+        let moving = |step: Step| Step { may_be_late: true, ..step };
+        let steps =
+            [moving(link(0, "1mbit")), moving(load(0, 1)), moving(load(0, 2)), load(0, 3), load(0, 4)];
+        let (applied, result) = played(&mock, &steps, async |_| ()).await;
+        result.unwrap();
+        assert_eq!(*mock.requests.borrow(), ["link 1mbit", "Source 3B/s", "Source 4B/s"]);
+        assert_eq!(applied.len(), 2, "entries of the timeline are never left out");
+        assert_eq!(applied[0].link_bits_per_s, Some(1_000_000));
     }
 
     #[tokio::test]

@@ -34,8 +34,11 @@ pub struct Progress<'a> {
     /// All samples taken so far, oldest first.
     pub samples: &'a [Sample],
     /// The time at which the last change of the link or the workload took effect, in milliseconds since the
-    /// migrate command. 0 without changes; absent while one is still to come.
+    /// migrate command, leaving out those that repeat. 0 without changes; absent while one is still to come.
     pub settled_ms: Option<f64>,
+    /// The time after which link and workload repeat themselves, in milliseconds; 0 if they do not change any
+    /// more.
+    pub period_ms: f64,
 }
 
 /// A decision of a policy.

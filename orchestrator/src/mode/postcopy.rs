@@ -88,7 +88,7 @@ mod tests {
         let samples = samples(40);
         let mut policy = Postcopy::new(limits);
         let seconds = 1..=samples.len();
-        let progress = |to| Progress { samples: &samples[..to], settled_ms: Some(0.0) };
+        let progress = |to| Progress { samples: &samples[..to], settled_ms: Some(0.0), period_ms: 0.0 };
         let decisions: Vec<Decision> = seconds.map(|to| policy.decide(&progress(to))).collect();
         (decisions.iter().position(|decision| *decision == Decision::Act(Action::StartPostcopy)), decisions)
     }

@@ -2,7 +2,8 @@
 //!
 //! A migration is given up after its last allowed pass, or if the stall detector finds that it cannot finish
 //! before the deadline. The stall detector is not used while changes of the link or the workload are still to
-//! come; afterwards, it only gets the passes that began after the last change took effect.
+//! come; afterwards, it only gets the passes that began after the last change took effect. If link or
+//! workload change for ever in the same way, as in a wave, it judges by [`stall::PERIODS`] whole periods.
 
 use super::{Decision, Limits, Policy, Progress};
 use crate::measure::{
@@ -48,7 +49,8 @@ impl Precopy {
         let mut passes = passes::passes(progress.samples);
         passes.retain(|pass| pass.started_at_ms >= settled_ms);
         let limit = bandwidth(&passes)? * downtime_limit.as_secs_f64();
-        stall::is_stalled(&passes, limit, timeout.as_millis_f64()).then(|| {
+        let window_ms = stall::MIN_WINDOW_MS.max(stall::PERIODS * progress.period_ms);
+        stall::is_stalled(&passes, limit, timeout.as_millis_f64(), window_ms).then(|| {
             format!(
                 "the remaining memory stopped shrinking: {:.0} MB at the start of pass {}, which cannot \
                  reach {:.0} MB within {timeout}",
@@ -98,7 +100,16 @@ mod tests {
 
     /// Returns the reason for which the policy gives up after these samples.
     fn reason(limits: Limits, samples: &[Sample], settled_ms: Option<f64>) -> Option<String> {
-        match Precopy::new(limits).decide(&Progress { samples, settled_ms }) {
+        reason_with_period(limits, samples, settled_ms, 0.0)
+    }
+
+    fn reason_with_period(
+        limits: Limits,
+        samples: &[Sample],
+        settled_ms: Option<f64>,
+        period_ms: f64,
+    ) -> Option<String> {
+        match Precopy::new(limits).decide(&Progress { samples, settled_ms, period_ms }) {
             Decision::Wait => None,
             Decision::GiveUp(reason) => Some(reason),
             Decision::Act(action) => panic!("{action:?}"),
@@ -134,6 +145,21 @@ mod tests {
         assert_eq!(reason(LIMITS, &stalled, None), None, "an entry is still to come");
         assert!(reason(LIMITS, &stalled, Some(12_000.0)).is_some());
         assert_eq!(reason(LIMITS, &stalled, Some(20_000.0)), None, "too few passes since the last entry");
+    }
+
+    #[test]
+    fn a_load_that_repeats_itself_is_judged_by_two_whole_periods() {
+        let stalled = stalled();
+        let after = |period_ms| {
+            (1..=stalled.len())
+                .find(|to| reason_with_period(LIMITS, &stalled[..*to], Some(0.0), period_ms).is_some())
+                .map(|to| stalled[to - 1].at_ms)
+        };
+        let usual = after(0.0).unwrap();
+        assert_eq!(after(1_000.0), Some(usual), "passes are enough");
+        let later = after(12_000.0).unwrap();
+        assert!(later > usual && later >= 24_000.0, "{later} after {usual}");
+        assert_eq!(after(20_000.0), None, "there are not two periods in 30 seconds");
     }
 
     #[test]

@@ -17,7 +17,8 @@
 //! nothing.
 
 use crate::{
-    matrix::{Migrate, Settings, Storage, StorageKind, ZeroPageDetection},
+    matrix::{Cycle, Migrate, Settings, Storage, StorageKind, ZeroPageDetection},
+    measure::stall,
     mode::Mode,
     outcome::Outcome,
 };
@@ -156,7 +157,18 @@ impl Input {
     /// Simulates the migration with these changes, which must be in order, and returns its result. The stall
     /// detector ignores everything before the last change.
     pub fn predict_with(&self, changes: &[ScheduledChange]) -> Prediction {
+        self.predict_cycle(changes, None)
+    }
+
+    /// Simulates the migration with these changes, which from some time on only repeat in a cycle if there is
+    /// one. The stall detector then judges by whole periods of it.
+    fn predict_cycle(&self, changes: &[ScheduledChange], cycle: Option<Cycle>) -> Prediction {
         let mut simulation = Simulation { input: self, changes, time: 0.0, sent: 0.0, passes: 0, stalled: 0 };
+        let (cycle_from, window) = cycle.map_or((f64::INFINITY, 0.0), |cycle| {
+            (cycle.from.as_secs_f64(), stall::PERIODS * cycle.period.as_secs_f64())
+        });
+        // When the remaining memory last shrank.
+        let mut shrank = 0.0;
         let mut remaining = self.memory.max(self.working_set).get() as f64;
         if self.bandwidth.is_zero() {
             return simulation.given_up(Reason::Deadline);
@@ -189,9 +201,14 @@ impl Input {
             // Later readings cover only the working set, which includes the unsent part.
             let most = if simulation.passes == 1 { kept + working_set } else { kept.max(working_set) };
             let next = (kept + dirtied).min(most);
-            let settled = simulation.rates().until == f64::INFINITY;
-            simulation.stalled = if next < remaining || !settled { 0 } else { simulation.stalled + 1 };
-            if self.stall_passes.is_some_and(|most| simulation.stalled >= most) {
+            let settled = simulation.rates().until == f64::INFINITY || simulation.time >= cycle_from;
+            if next < remaining || !settled {
+                (simulation.stalled, shrank) = (0, simulation.time);
+            } else {
+                simulation.stalled += 1;
+            }
+            let is_judged = simulation.time - shrank >= window;
+            if is_judged && self.stall_passes.is_some_and(|most| simulation.stalled >= most) {
                 return simulation.given_up(Reason::Stall);
             }
             remaining = next;
@@ -291,7 +308,7 @@ impl Simulation<'_> {
     }
 }
 
-/// Predicts a migration with these settings, including their timeline and the phases of their workload.
+/// Predicts a migration with these settings, including their timeline and rates that change by themselves.
 /// Returns nothing if the model does not cover them: it knows plain pre-copy, which neither slows the guest
 /// down nor makes its memory smaller.
 pub fn predict(settings: &Settings) -> Option<Prediction> {
@@ -317,7 +334,7 @@ pub fn estimate(settings: &Settings) -> Prediction {
             ScheduledChange { at: step.at, rate, bandwidth }
         })
         .collect();
-    input.predict_with(&changes)
+    input.predict_cycle(&changes, settings.cycle())
 }
 
 fn byte_rate(rate: Rate) -> ByteRate {
@@ -363,7 +380,7 @@ fn without_page_headers(stream: u128) -> ByteRate {
 /// Returns the guest memory that can be sent per second with these settings: limited by the link, or by
 /// QEMU's own cap if that is lower.
 pub fn bandwidth(settings: &Settings) -> ByteRate {
-    bandwidth_over(&settings.link, settings)
+    bandwidth_over(&settings.link.at_start(), settings)
 }
 
 /// Returns the same as [`bandwidth`], but over the given link.

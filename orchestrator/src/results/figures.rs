@@ -683,9 +683,10 @@ pub const FIGURES: &[Figure] = &[
     Figure {
         key: "timeline",
         description: "The changes that were applied, in order, with times in milliseconds since `migrate`: \
-                      the entries of the matrix's `timeline`, and the beginnings of the rates in \
-                      `stress.phases` after the first. Changes that were not due before the migration ended \
-                      are absent.",
+                      the entries of the matrix's `timeline`, and the rates of `stress.phases`, \
+                      `stress.wave`, `stress.trace` and `link.trace` after the first. Changes that were not \
+                      due before the migration ended are absent, and so are rates that were left out because \
+                      the next one was due already.",
         unit: Unit::Entries,
         clock: Some(Clock::Orchestrator),
         from: "just before the orchestrator sends `migrate` to the source",
@@ -727,7 +728,7 @@ pub const FIGURES: &[Figure] = &[
         key: "stress.stretches",
         description: "The dirty rate that the guest achieved during the migration, split into intervals of \
                       one requested rate each, with times in milliseconds since `migrate`. Present only if \
-                      `timeline` or `stress.phases` changed the rate.",
+                      the rate was changed by `timeline` or by itself.",
         unit: Unit::Entries,
         clock: Some(Clock::Orchestrator),
         from: "just before the orchestrator sends `migrate` to the source",

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     matrix::{
-        Diagnostics, File, Plan, Settings, Shard,
+        Diagnostics, File, Plan, Settings, Shard, Traces,
         selection::{Selection, SelectionError},
     },
     outcome::Outcome,
@@ -72,7 +72,9 @@ impl Folder {
     pub fn read(path: &Path) -> Result<Self, Error> {
         let (matrix, records) = store::read(path)?;
         let selection = store::selection(path)?;
-        let plan = File::parse(&matrix, &path.join(store::MATRIX).display().to_string())?.expand()?;
+        let mut traces = Traces::kept(store::traces(path)?);
+        let file = File::parse(&matrix, &path.join(store::MATRIX).display().to_string())?;
+        let plan = file.expand_with(&mut traces)?;
         Self::new(path, plan, &selection, records)
             .map_err(|reason| Error::Selection { path: path.join(store::SELECTION), reason })
     }

@@ -475,9 +475,9 @@ pub enum Clock {
     GuestAndOrchestrator,
 }
 
-/// A change of the matrix's `timeline` or `stress.phases` that was applied. Times are in milliseconds since
-/// the migrate command.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// A change of the matrix's `timeline`, or of a rate that changes by itself, that was applied. Times are in
+/// milliseconds since the migrate command.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AppliedChange {
     /// When the change was due, according to the matrix.
     pub due_ms: f64,
@@ -487,6 +487,10 @@ pub struct AppliedChange {
     pub done_ms: f64,
     /// How the link was shaped, in words; absent if the link does not change.
     pub link: Option<String>,
+    /// The rate that was asked for the link, in bits per second; absent if the link does not change or has no
+    /// rate. Absent in records of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link_bits_per_s: Option<u64>,
     /// The dirty rate requested from then on; absent if the load does not change.
     pub rate: Option<Rate>,
     /// The end that confirmed the change of the load. It is the destination if the guest stopped at the

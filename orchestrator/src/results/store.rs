@@ -10,7 +10,10 @@
 //! can be continued, and one without is what a killed run left, which a new run may take.
 
 use super::{environment::Environment, format, record::Record};
-use crate::matrix::selection::Selection;
+use crate::{
+    bounded::read_text,
+    matrix::{TraceTexts, selection::Selection},
+};
 use serde::Serialize;
 use std::{
     collections::HashSet,
@@ -23,12 +26,17 @@ use std::{
 
 /// The name of the matrix file that is run.
 pub const MATRIX: &str = "matrix.yaml";
+/// The name of the file with the traces that the matrix names: their texts by their paths. Absent if it names
+/// none.
+pub const TRACES: &str = "traces.json";
 /// The name of the file that says which part of the matrix is run.
 pub const SELECTION: &str = "selection.json";
 /// The name of the file that describes the run's environment.
 pub const ENVIRONMENT: &str = "environment.json";
 /// The name of the file with the records, one per line.
 pub const CELLS: &str = "cells.jsonl";
+/// The largest size of the file with the traces, in bytes. JSON needs two bytes for the end of a line.
+const TRACES_BYTES: usize = 64 << 20;
 /// The name of the file with the summary of the records, as CSV.
 pub const SUMMARY: &str = "summary.csv";
 
@@ -101,9 +109,19 @@ impl Drop for Store {
 }
 
 impl Store {
-    /// Creates a folder for a run of this selection of the matrix, or takes an empty one, and locks it. If
-    /// that fails, nothing is left in it.
+    /// Creates a folder for a run of a matrix without traces, as [`Store::create_with`] does.
     pub fn create(folder: &Path, matrix: &str, selection: &Selection) -> Result<Self, Error> {
+        Self::create_with(folder, matrix, &TraceTexts::new(), selection)
+    }
+
+    /// Creates a folder for a run of this selection of the matrix, which names these traces, or takes an
+    /// empty one, and locks it. If that fails, nothing is left in it.
+    pub fn create_with(
+        folder: &Path,
+        matrix: &str,
+        traces: &TraceTexts,
+        selection: &Selection,
+    ) -> Result<Self, Error> {
         if let Some(parent) = folder.parent() {
             fs::create_dir_all(parent).map_err(doing("make the folder", parent))?;
         }
@@ -124,6 +142,9 @@ impl Store {
         }
         let fill = || {
             write_json(&folder.join(SELECTION), selection)?;
+            if !traces.is_empty() {
+                write_json(&folder.join(TRACES), traces)?;
+            }
             write_whole(&folder.join(MATRIX), matrix)
         };
         if let Err(error) = fill() {
@@ -252,7 +273,14 @@ fn lock_cells(folder: &Path) -> Result<File, Error> {
 /// Fails if a folder that exists has any entries, other than the one that every new file system has, and the
 /// files of a run that was killed while it made the folder.
 fn check_unused(folder: &Path) -> Result<(), Error> {
-    let unfinished = [CELLS.into(), SELECTION.into(), part(SELECTION.as_ref()), part(MATRIX.as_ref())];
+    let unfinished = [
+        CELLS.into(),
+        SELECTION.into(),
+        TRACES.into(),
+        part(SELECTION.as_ref()),
+        part(TRACES.as_ref()),
+        part(MATRIX.as_ref()),
+    ];
     let entries = fs::read_dir(folder).map_err(doing("read the folder", folder))?;
     for entry in entries {
         let name = entry.map_err(doing("read the folder", folder))?.file_name();
@@ -268,7 +296,7 @@ fn check_unused(folder: &Path) -> Result<(), Error> {
 
 /// Removes the files of a run that has no results, and its folder if `made` is set.
 fn remove_files(folder: &Path, made: bool) -> Result<(), Error> {
-    for name in [CELLS, MATRIX, SELECTION] {
+    for name in [CELLS, MATRIX, TRACES, SELECTION] {
         let path = folder.join(name);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -323,6 +351,16 @@ pub fn selection(folder: &Path) -> Result<Selection, Error> {
     match fs::read_to_string(&path) {
         Ok(text) => serde_json::from_str(&text).map_err(|e| doing("read", &path)(e.into())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Selection::default()),
+        Err(error) => Err(doing("read", &path)(error)),
+    }
+}
+
+/// Reads the traces that a run's matrix names. Returns none if the folder has none.
+pub fn traces(folder: &Path) -> Result<TraceTexts, Error> {
+    let path = folder.join(TRACES);
+    match File::open(&path).and_then(|file| read_text(file, TRACES_BYTES)) {
+        Ok(text) => serde_json::from_str(&text).map_err(|e| doing("read", &path)(e.into())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(TraceTexts::new()),
         Err(error) => Err(doing("read", &path)(error)),
     }
 }

@@ -46,12 +46,12 @@ impl Level {
 
 /// Returns the cells of a plan that differ in nothing but their dirty rate, with the rate, the lowest first.
 /// The keys are the values of the other axes, as in [`Group::name`]. Cells with an unlimited dirty rate are
-/// left out, and so is a workload with phases, which has no single rate.
+/// left out, and so is a workload whose rate changes, which has no single rate.
 pub fn cells(plan: &Plan) -> IndexMap<String, Vec<(ByteRate, &Cell)>> {
     let mut groups: IndexMap<String, Vec<(ByteRate, &Cell)>> = IndexMap::new();
     for cell in plan.cells.iter().filter(|cell| cell.axes.contains_key(DIRTY_RATE)) {
         let stress = &cell.settings.stress;
-        let (Rate::Limited(rate), true) = (stress.rate, stress.phases.is_empty()) else { continue };
+        let (Rate::Limited(rate), true) = (stress.rate, !stress.moves()) else { continue };
         let others = cell.axes.iter().filter(|(path, _)| *path != DIRTY_RATE);
         let name = others.map(|(path, value)| format!("{path} {value}")).collect::<Vec<_>>().join(", ");
         groups.entry(name).or_default().push((rate, cell));

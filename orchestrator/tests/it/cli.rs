@@ -1,5 +1,6 @@
 //! The command line of `testbed`: exit codes, messages, help and JSON, all without QEMU.
 
+use super::matrix_bad_inputs::TRACES;
 use crate::common::{golden, mock, path_with, plan, write_script};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -213,10 +214,14 @@ fn bad_input_is_refused_by_run_and_plan_and_nothing_is_started() {
         count += 1;
         for command in ["run", "plan"] {
             let sandbox = Sandbox::with_matrix(input);
+            for (name, text) in TRACES {
+                fs::write(sandbox.path(name), text).unwrap();
+            }
+            let before = sandbox.entries();
             let finished = sandbox.testbed(&[command, "matrix.yaml"]);
             finished.exits(2).prints_nothing();
             assert_eq!(finished.stderr().trim_end(), message.trim_end(), "{title}\n{}", finished.shown());
-            assert_eq!(sandbox.entries(), ["matrix.yaml"], "{title}\n{}", finished.shown());
+            assert_eq!(sandbox.entries(), before, "{title}\n{}", finished.shown());
         }
     }
     assert!(count >= 60, "only {count} cases");

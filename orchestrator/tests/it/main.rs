@@ -53,6 +53,9 @@ mod matrix_schema;
 /// Combinations of settings of migrations.
 mod migrate;
 
+/// Traces that a matrix names.
+mod moving;
+
 /// What a newcomer meets: hints, terminals of any width, colors, standard input.
 mod newcomer;
 

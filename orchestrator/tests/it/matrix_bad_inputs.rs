@@ -5,15 +5,37 @@
 //! outputs; review the diff.
 
 use proptest::prelude::*;
-use std::{fmt::Write, fs, path::Path};
-use testbed::matrix::File;
+use std::{fmt::Write, fs, path::Path, sync::LazyLock};
+use tempfile::TempDir;
+use testbed::matrix::{File, Traces};
 
 const TITLE: &str = "#### ";
 const OUTPUT: &str = "----\n";
 
+/// The files beside a matrix that it may name.
+pub(crate) const TRACES: [(&str, &str); 4] = [
+    ("good.trace", "0s 40mbit\n2s 12mbit\n6s end\n"),
+    ("load.trace", "0s 40MB/s\n2s 12MB/s\n6s end\n"),
+    ("slow.trace", "0s 40mbit\n# too slow for a link\n2s 10bit\n6s end\n"),
+    ("mahimahi.trace", "3\n3\n8\n5\n"),
+];
+
+/// Returns a folder with [`TRACES`].
+fn folder() -> &'static Path {
+    static FOLDER: LazyLock<TempDir> = LazyLock::new(|| {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in TRACES {
+            fs::write(folder.path().join(name), text).unwrap();
+        }
+        folder
+    });
+    FOLDER.path()
+}
+
 /// Returns the messages for a matrix file, or a line that says that it is accepted.
 fn output(text: &str) -> String {
-    match File::parse(text, "matrix.yaml").and_then(|file| file.expand()) {
+    let mut traces = Traces::beside(&folder().join("matrix.yaml"));
+    match File::parse(text, "matrix.yaml").and_then(|file| file.expand_with(&mut traces)) {
         Ok(plan) => format!("accepted: {} cells\n", plan.cells.len()),
         Err(diagnostics) => diagnostics.to_string(),
     }

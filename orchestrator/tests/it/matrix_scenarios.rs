@@ -7,7 +7,7 @@ use std::{
 };
 use stressor::workload::Rate;
 use testbed::{
-    matrix::{File, Limits, Plan},
+    matrix::{File, Limits, Plan, Traces},
     predict::precopy::predict,
 };
 use units::{ByteRate, Bytes, Span};
@@ -15,7 +15,8 @@ use units::{ByteRate, Bytes, Span};
 fn plan(path: &Path) -> Plan {
     let text = fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let name = path.display().to_string();
-    File::parse(&text, &name).and_then(|file| file.expand()).unwrap_or_else(|e| panic!("{e}"))
+    let mut traces = Traces::beside(path);
+    File::parse(&text, &name).and_then(|file| file.expand_with(&mut traces)).unwrap_or_else(|e| panic!("{e}"))
 }
 
 fn scenarios(folder: &Path, found: &mut Vec<PathBuf>) {

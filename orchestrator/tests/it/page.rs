@@ -228,8 +228,7 @@ pub(crate) fn hostile_run() -> Sandbox {
             began_ms: 1.0,
             done_ms: 2.0,
             link: Some(all.clone()),
-            rate: None,
-            by: None,
+            ..AppliedChange::default()
         }];
     }
     let sandbox = Sandbox::new();

@@ -201,7 +201,7 @@ async fn shaping_one_link_keeps_the_buffers_that_the_other_one_needs() {
     let Some(lab) = labs::start().await else { return };
     let [short, long] = ["0", "20ms"].map(|delay| format!(r#"{{ "rate": "1gbit", "delay": "{delay}" }}"#));
     let [short, long] = [profile(&short), profile(&long)];
-    let settings = Settings { link: long.clone(), ..Settings::default() };
+    let settings = Settings { link: long.clone().into(), ..Settings::default() };
     let migration = match lab.link(&settings) {
         Ok(link) => link,
         Err(why) => return println!("skipped: {why}"),

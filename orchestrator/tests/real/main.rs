@@ -36,7 +36,7 @@ mod migrate;
 /// Guests whose disk is copied to the destination.
 mod mirror;
 
-/// Content that XBZRLE likes.
+/// Loads and links that move.
 mod moving;
 
 /// The tests of `netem` in a guest whose kernel has `sch_netem`.

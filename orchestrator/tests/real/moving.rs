@@ -1,7 +1,115 @@
-//! Tests content that XBZRLE likes, with real QEMU processes.
+//! Tests loads and links that change by themselves, and content that XBZRLE likes, with real QEMU processes.
 
-use crate::common::real::{TestDir, ready_alone};
-use testbed::{outcome::Outcome, results::record::Record};
+use crate::common::real::{TestDir, ready, ready_alone};
+use std::fs;
+use stressor::workload::Rate;
+use testbed::{
+    outcome::Outcome,
+    results::{
+        record::{RateInterval, Record},
+        store,
+    },
+};
+use units::ByteRate;
+
+const LOW: u64 = 2_000_000;
+const HIGH: u64 = 16_000_000;
+
+/// A wave and a trace with the same rates, over a link that takes them at least ten seconds.
+const LOADS: &str = "
+name: loads
+guest: { memory: 192MiB, ballast: 32MiB, accel: tcg }
+link: { rate: 80mbit }
+stress: { working_set: 16MB, write: word }
+migrate: { downtime_limit: 300ms, timeout: 120s }
+include:
+  - { stress.wave: { period: 4s, low: 2MB/s, high: 16MB/s } }
+  - { stress.trace: load.trace }
+expect: [{ outcome: converged }]
+";
+
+fn assert_intact(record: &Record) {
+    assert_eq!(record.outcome, Outcome::Converged, "{record:#?}");
+    let verified = record.measured.verified.as_ref().unwrap();
+    assert!(verified.pages_checked > 8000 && verified.first_bad.is_none(), "{record:#?}");
+}
+
+#[test]
+#[ignore = "runs QEMU: cargo xtask test"]
+fn a_guest_follows_a_wave_and_a_trace() {
+    let Some(ready) = ready_alone() else { return };
+    let dir = TestDir::new(&ready, LOADS);
+    fs::write(dir.path("load.trace"), "0s 2MB/s\n2s 16MB/s\n4s end\n").unwrap();
+    assert_eq!(dir.run(&["matrix.yaml", "--out", "run"]), 0, "{}", dir.shown());
+    for record in dir.records() {
+        assert_intact(&record);
+        let (measured, said) = (&record.measured, format!("{record:#?}"));
+        assert_eq!(measured.stress.requested, Some(LOW), "{said}");
+        let rates = [HIGH, LOW].map(|rate| Some(Rate::Limited(ByteRate::new(rate))));
+        for (change, (number, rate)) in measured.timeline.iter().zip((1u32..).zip(rates.iter().cycle())) {
+            assert_eq!((change.due_ms, change.rate), (f64::from(number * 2000), *rate), "{said}");
+        }
+        let parts = &measured.stress.stretches;
+        let achieved = |asked: u64| {
+            let of = move |part: &RateInterval| part.achieved.filter(|_| part.requested == Some(asked));
+            parts.iter().filter_map(of)
+        };
+        assert!(achieved(HIGH).count() >= 2 && achieved(LOW).count() >= 2, "{said}");
+        // A host that is busy takes from the high rate only.
+        let high = achieved(HIGH).fold(0.0, f64::max);
+        assert!(achieved(LOW).all(|rate| rate < 1.2 * LOW as f64), "{said}");
+        assert!(high > 3.0 * LOW as f64 && high < 1.2 * HIGH as f64, "{said}");
+    }
+}
+
+/// Links that follow traces of both formats, for an idle guest.
+const LINKS: &str = "
+name: links
+guest: { memory: 192MiB, ballast: 32MiB, accel: tcg }
+migrate: { downtime_limit: 300ms, timeout: 120s }
+include:
+  - { link.trace: link.trace }
+  - { link.trace: link.mahimahi, link.repeat_trace: false }
+expect: [{ outcome: converged }]
+";
+
+#[test]
+#[ignore = "runs QEMU: cargo xtask test"]
+fn a_link_follows_its_trace_and_a_run_needs_the_file_only_once() {
+    let Some(ready) = ready() else { return };
+    let dir = TestDir::new(&ready, LINKS);
+    fs::write(dir.path("link.trace"), "0s 80mbit\n1s 40mbit\n2s end\n").unwrap();
+    // In windows of 100 ms, first 700 packets and then 800.
+    let packets = (0..2000).step_by(100).map(|ms| format!("{}\n", ms + 1).repeat(700));
+    let rest = (2000..3000).step_by(100).map(|ms| format!("{}\n", ms + 100).repeat(800));
+    fs::write(dir.path("link.mahimahi"), packets.chain(rest).collect::<String>()).unwrap();
+    assert_eq!(dir.run(&["matrix.yaml", "--out", "run", "--only", "link.trace == link.trace"]), 0);
+    let [record] = &dir.records()[..] else { panic!("{}", dir.shown()) };
+    assert_intact(record);
+    let said = format!("{record:#?}");
+    assert!(record.measured.link.as_ref().unwrap().contains("80mbit"), "{said}");
+    let changes = &record.measured.timeline;
+    assert!(changes.len() >= 4, "{said}");
+    for (number, change) in (1u32..).zip(changes) {
+        let (bits, text) = if number % 2 == 1 { (40_000_000, "40mbit") } else { (80_000_000, "80mbit") };
+        assert_eq!((change.due_ms, change.link_bits_per_s), (f64::from(number * 1000), Some(bits)), "{said}");
+        assert!(change.link.as_ref().unwrap().contains(text), "read back from the kernel: {said}");
+        assert!(change.due_ms <= change.began_ms && change.rate.is_none(), "{said}");
+    }
+
+    // A folder has what it needs to go on.
+    fs::rename(dir.folder(), dir.path("first")).unwrap();
+    assert_eq!(dir.run(&["matrix.yaml", "--out", "run", "--only", "link.repeat_trace == false"]), 0);
+    let [held] = &dir.records()[..] else { panic!("{}", dir.shown()) };
+    assert_intact(held);
+    let rates: Vec<_> = held.measured.timeline.iter().map(|change| change.link_bits_per_s).collect();
+    assert_eq!(rates, [Some(96_896_000)], "once, and then it stays: {held:#?}");
+    fs::remove_file(dir.path("link.trace")).unwrap();
+    fs::remove_file(dir.path("link.mahimahi")).unwrap();
+    fs::remove_file(dir.folder().join(store::CELLS)).unwrap();
+    assert_eq!(dir.run(&["--resume", "run"]), 0, "{}", dir.shown());
+    assert_intact(&dir.records()[0]);
+}
 
 /// A guest that changes 40 bytes of each page, faster than the link carries whole pages.
 const SPARSE: &str = "

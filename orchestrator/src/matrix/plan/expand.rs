@@ -6,6 +6,7 @@ use crate::matrix::{
     diagnostic::{Diagnostics, KeyPath},
     file::{Assignment, CellOrder, File, MAX_CELLS, Overrides},
     settings::{Settings, SettingsError},
+    traces::{TraceTexts, Traces},
     yaml::{DiagnosticSink, Location},
 };
 use sha2::{Digest, Sha256};
@@ -15,14 +16,29 @@ use std::{
 };
 
 impl File {
-    /// Resolves every cell.
+    /// Resolves every cell of a file whose settings name no traces.
     ///
     /// # Errors
     ///
-    /// Fails for cells whose settings contradict each other, cells that appear twice, conditions of `exclude`
-    /// and `expect` that no cell meets, cells that `expect` compares and that have no or several baselines,
-    /// axes that combine to more than 100,000 cells, and a matrix without cells.
+    /// Those of [`File::expand_with`]. Traces cannot be read.
     pub fn expand(&self) -> Result<Plan, Diagnostics> {
+        self.expand_with(&mut Traces::kept(TraceTexts::new()))
+    }
+
+    /// Reads the traces that the settings name, and resolves every cell.
+    ///
+    /// # Errors
+    ///
+    /// Fails for traces that cannot be read or are invalid, cells whose settings contradict each other, cells
+    /// that appear twice, conditions of `exclude` and `expect` that no cell meets, cells that `expect`
+    /// compares and that have no or several baselines, axes that combine to more than 100,000 cells, and a
+    /// matrix without cells.
+    pub fn expand_with(&self, traces: &mut Traces) -> Result<Plan, Diagnostics> {
+        if self.has_traces() { self.with_traces(traces)?.resolve() } else { self.resolve() }
+    }
+
+    /// Resolves every cell, once the traces have been read.
+    fn resolve(&self) -> Result<Plan, Diagnostics> {
         let mut sink = DiagnosticSink::new(&self.document);
         let product = self.axes.iter().try_fold(1usize, |n, axis| n.checked_mul(axis.values.len()));
         if product.is_none_or(|n| n > MAX_CELLS) {

@@ -1,10 +1,11 @@
 //! The conditions that the settings of a cell must satisfy together, beyond each having the right type.
 
 use super::{
-    ImageFormat, Migrate, MirrorSync, Settings, Storage, StorageKind, Stress, WorkingSet,
+    ImageFormat, LinkChange, Migrate, MirrorSync, Settings, Storage, StorageKind, Stress, Wave, WorkingSet,
     field::Section as _,
     migrate::{Condition, conditions, in_qemus_unit},
     value::Value,
+    wave::SHORTEST_PERIOD,
 };
 use netem::{Profile, ProfileError, ethernet};
 use std::ops::RangeInclusive;
@@ -25,7 +26,7 @@ pub struct SettingsError {
     pub help: Option<String>,
 }
 
-/// The largest number of times that repeated phases change the rate.
+/// The largest number of times that phases, a wave or a trace change a rate.
 const MAX_CHANGES: usize = 10_000;
 
 const MIB: u64 = 1 << 20;
@@ -57,7 +58,7 @@ impl Settings {
         self.check_storage(&mut errors);
         self.check_parts(&mut errors);
         self.check_migrate(&mut errors);
-        self.check_repeated_phases(&mut errors);
+        self.check_courses(&mut errors);
         self.check_timeline(&mut errors);
         let interval = self.probe.interval;
         if !interval.is_zero() && !(Span::from_millis(1)..=Span::from_secs(1)).contains(&interval) {
@@ -169,7 +170,7 @@ impl Settings {
 
     /// Adds the errors that the link and the stressor find in their own settings.
     fn check_parts(&self, errors: &mut Vec<SettingsError>) {
-        for (section, link) in [("link", &self.link), ("storage_link", &self.storage_link)] {
+        for (section, link) in [("link", &*self.link), ("storage_link", &self.storage_link)] {
             if let Err(error) = check_link(link) {
                 let message = format!("`{}`: {}", error.key, error.problem);
                 let paths = vec![format!("{section}.{}", error.key)];
@@ -187,7 +188,7 @@ impl Settings {
         } else if let Err(error) = self.check_workload(&self.workload_with_phases()) {
             let paths: &[&str] = match error {
                 WorkloadError::NothingToDirty { .. } => {
-                    &["stress.working_set", "stress.phases", "stress.rate"]
+                    &["stress.working_set", "stress.wave", "stress.trace", "stress.phases", "stress.rate"]
                 }
                 WorkloadError::NoThreads => &["stress.threads"],
                 WorkloadError::MoreThreadsThanPages { .. } => &["stress.threads", "stress.working_set"],
@@ -280,27 +281,90 @@ impl Settings {
         }
     }
 
-    /// Checks that phases which are repeated do not change the rate too often.
-    fn check_repeated_phases(&self, errors: &mut Vec<SettingsError>) {
-        let Stress { phases, repeat_phases, .. } = &self.stress;
-        if !repeat_phases {
-            return;
+    /// Checks what changes the rates by itself.
+    fn check_courses(&self, errors: &mut Vec<SettingsError>) {
+        let Stress { phases, repeat_phases, wave, trace, repeat_trace, .. } = &self.stress;
+        let given = [
+            ("stress.trace", trace.is_some()),
+            ("stress.wave", wave.is_some()),
+            ("stress.phases", !phases.is_empty()),
+        ];
+        let given: Vec<&str> = given.into_iter().filter(|(_, is)| *is).map(|(path, _)| path).collect();
+        if let [first, second, ..] = given[..] {
+            let message = format!("both `{first}` and `{second}` set the dirty rate");
+            errors.push(error(&[first, second], message, "remove one of them"));
         }
-        if phases.is_empty() {
+        if let Some(wave) = wave {
+            check_wave(wave, errors);
+        }
+        for (section, held, trace) in [
+            ("stress", !repeat_trace, trace.is_some()),
+            ("link", !self.link.repeat_trace, self.link.trace.is_some()),
+        ] {
+            if held && !trace {
+                let paths = [&*format!("{section}.repeat_trace"), &format!("{section}.trace")];
+                let help = "add `trace`, or remove `repeat_trace`";
+                errors.push(error(&paths, "there is no trace that could end", help));
+            }
+        }
+        if *repeat_phases && phases.is_empty() {
             errors.push(error(
                 &["stress.repeat_phases", "stress.phases"],
                 "there are no phases to repeat",
                 "add `phases`, or remove `repeat_phases`",
             ));
-        // An empty phase, which is reported elsewhere, could be repeated for ever.
-        } else if phases.iter().all(|phase| !phase.duration.is_zero())
-            && self.phase_starts().nth(MAX_CHANGES).is_some_and(|(at, _)| at < self.migrate.timeout)
+        }
+        self.check_link_trace(errors);
+        // A phase without a duration is reported elsewhere.
+        let is_late = |at: Option<Span>| at.is_some_and(|at| at < self.migrate.timeout);
+        let load = self.stress.course().and_then(|course| Some(course.changes().nth(MAX_CHANGES)?.0));
+        let link = self.link.course().and_then(|course| Some(course.changes().nth(MAX_CHANGES)?.0));
+        if is_late(load)
+            && let Some(path) = given.first()
         {
+            let (message, help) = match *path {
+                "stress.phases" => {
+                    let message = format!("phases this short change the rate more than {MAX_CHANGES} times");
+                    (message, "write longer phases, or an earlier deadline")
+                }
+                "stress.wave" => {
+                    let message = format!("a wave this short changes the rate more than {MAX_CHANGES} times");
+                    (message, "write a longer period, or an earlier deadline")
+                }
+                _ => too_many_steps(),
+            };
+            errors.push(error(&[path, "migrate.timeout"], message, help));
+        }
+        if is_late(link) {
+            let (message, help) = too_many_steps();
+            errors.push(error(&["link.trace", "migrate.timeout"], message, help));
+        }
+    }
+
+    /// Checks that a link can have all rates of its trace.
+    fn check_link_trace(&self, errors: &mut Vec<SettingsError>) {
+        let Some(trace) = &self.link.trace else { return };
+        if self.link.rate.is_some() {
             errors.push(error(
-                &["stress.phases", "migrate.timeout"],
-                format!("phases this short change the rate more than {MAX_CHANGES} times"),
-                "write longer phases, or an earlier deadline",
+                &["link.rate", "link.trace"],
+                "both `link.rate` and `link.trace` set the rate of the link",
+                "remove one of them",
             ));
+            return;
+        }
+        // What is wrong with the link itself is reported elsewhere.
+        if check_link(&self.link).is_err() {
+            return;
+        }
+        for link in self.link.extremes() {
+            if let Err(invalid) = check_link(&link) {
+                let line = trace.line_of(link.rate);
+                let line = line.map_or(String::new(), |line| format!(", line {line}"));
+                let message = format!("{}{line}: `{}`: {}", trace.path(), invalid.key, invalid.problem);
+                let help = "correct the trace, or this setting of the link";
+                errors.push(error(&["link.trace", &format!("link.{}", invalid.key)], message, help));
+                return;
+            }
         }
     }
 
@@ -339,6 +403,14 @@ impl Settings {
                 let help = "write the phases as entries of the timeline, or remove `rate` from this entry";
                 let message = "both `stress.phases` and this entry set the dirty rate".into();
                 report(&[at(".stress.rate"), "stress.phases".into()], message, Some(help));
+            } else if sets_rate && self.stress.moves() {
+                let path = if self.stress.trace.is_some() { "stress.trace" } else { "stress.wave" };
+                let message = format!("both `{path}` and this entry set the dirty rate");
+                report(&[at(".stress.rate"), path.into()], message, Some("remove one of them"));
+            }
+            if entry.link.as_ref().is_some_and(LinkChange::sets_rate) && self.link.trace.is_some() {
+                let message = "both `link.trace` and this entry set the rate of the link".into();
+                report(&[at(".link.rate"), "link.trace".into()], message, Some("remove one of them"));
             }
             if !initially_valid {
                 continue;
@@ -355,6 +427,31 @@ impl Settings {
                 report(&[at(key), at(".stress")], error.to_string(), None);
             }
         }
+    }
+}
+
+/// Returns the message about a trace that changes a rate too often before the deadline, and what to do.
+fn too_many_steps() -> (String, &'static str) {
+    let message = format!("this trace changes the rate more than {MAX_CHANGES} times before the deadline");
+    (message, "name a trace with fewer changes, or write an earlier deadline")
+}
+
+/// Checks the settings of a wave.
+fn check_wave(wave: &Wave, errors: &mut Vec<SettingsError>) {
+    let Wave { period, low, high, .. } = *wave;
+    if period < SHORTEST_PERIOD {
+        errors.push(error(
+            &["stress.wave"],
+            format!("a wave with a period of {period} is too short: a guest needs some time for each change"),
+            format!("write a period of at least `{SHORTEST_PERIOD}`"),
+        ));
+    }
+    if low >= high {
+        errors.push(error(
+            &["stress.wave"],
+            format!("the wave does not rise: `low` is {low}, and `high` is {high}"),
+            "write a lower `low`, or a rate that stays as `rate`",
+        ));
     }
 }
 

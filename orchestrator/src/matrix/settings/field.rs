@@ -58,8 +58,13 @@ impl<S: 'static> Field<S> {
         get: fn(&R) -> &S,
         get_mut: fn(&mut R) -> &mut S,
     ) -> Field<R> {
+        let path = if self.path.is_empty() { section.into() } else { format!("{section}.{}", self.path) };
+        Field { path, ..self.of(get, get_mut) }
+    }
+
+    /// Converts a field of a part of an `R` to a field of the `R`, under the same path.
+    pub(super) fn of<R: 'static>(self, get: fn(&R) -> &S, get_mut: fn(&mut R) -> &mut S) -> Field<R> {
         let Self { path, comparability, literal, read, copy, value } = self;
-        let path = if path.is_empty() { section.into() } else { format!("{section}.{path}") };
         Field {
             path,
             comparability,

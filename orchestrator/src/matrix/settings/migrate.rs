@@ -32,8 +32,9 @@ section! {
         pub max_passes: Option<u32> = None,
         /// Whether to give up as soon as the remaining memory has stopped shrinking and the deadline is out
         /// of reach, instead of waiting for the deadline. It takes at least 16 passes and 8 s to tell. While
-        /// changes by `timeline` or `stress.phases` are still to come, a migration is not given up for this
-        /// reason.
+        /// changes by `timeline`, `stress.phases` or a trace are still to come, a migration is not given up
+        /// for this reason. Phases, waves and traces that repeat never settle: there it takes two whole
+        /// periods as well, in which no pass has made progress.
         pub stall_detection: bool = true,
         /// With `mode: postcopy`, the number of passes over the memory after which the guest moves.
         #[schemars(range(min = 1))]

@@ -10,7 +10,8 @@
 //!
 //! Add a line to the `section!` of its section, with its description, name, type and default. If the type is
 //! new among settings, implement `SettingType` for it in `value.rs`. A setting of the link is a field of
-//! [`Profile`](netem::Profile); `link.rs` does not compile until it lists that field.
+//! [`Profile`](netem::Profile); `link.rs` does not compile until it lists that field. Its trace is a field of
+//! [`Link`].
 //!
 //! To add a section, declare it in its own file and add its line to `settings!` below.
 //!
@@ -24,6 +25,7 @@ use std::{
 };
 
 mod check;
+mod course;
 mod either;
 pub(super) mod field;
 mod guest;
@@ -33,16 +35,22 @@ mod probe;
 mod storage;
 mod stress;
 mod timeline;
+mod trace;
 pub(super) mod value;
+mod wave;
 
 pub use check::{SettingsError, kernel_reserve};
+pub use course::Cycle;
 pub use either::{Bandwidth, WorkingSet};
 pub use guest::{Accel, Guest};
+pub use link::Link;
 pub use migrate::{Migrate, ZeroPageDetection};
 pub use probe::Probe;
 pub use storage::{CacheMode, ImageFormat, MirrorSync, Storage, StorageKind};
 pub use stress::Stress;
 pub use timeline::{LinkChange, Step, StressChange, TimelineEntry};
+pub use trace::{LoadRate, TraceFile};
+pub use wave::{Wave, WaveShape};
 
 field::settings! {
     /// All settings of one migration. Each has a value: the default applies to settings that are not given.
@@ -51,7 +59,7 @@ field::settings! {
         pub guest: Guest,
         /// The migration link between source and destination, shaped alike in both directions. The default is
         /// a link that is not shaped.
-        pub link: netem::Profile,
+        pub link: Link,
         /// The guest's disk: where it is stored, and so how it gets to the destination. By default the guest
         /// has no disk.
         #[serde(skip_serializing_if = "is_default")]
@@ -89,6 +97,13 @@ impl Hash for Settings {
 }
 
 impl Settings {
+    /// Returns the texts of the traces that have been read, with the paths of the settings that name them.
+    pub(super) fn traces(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let link = self.link.trace.as_ref().and_then(TraceFile::text).map(|text| ("link.trace", text));
+        let load = self.stress.trace.as_ref().and_then(TraceFile::text).map(|text| ("stress.trace", text));
+        link.into_iter().chain(load)
+    }
+
     /// Returns all settings, in the order of the sections and of the settings in them.
     pub(crate) fn all() -> &'static [Field<Self>] {
         static ALL: OnceLock<Vec<Field<Settings>>> = OnceLock::new();

@@ -1,6 +1,6 @@
 //! The section `stress` of a matrix, and its conversion to the stressor's workload.
 
-use super::{Settings, WorkingSet, field::section};
+use super::{LoadRate, Settings, TraceFile, Wave, WorkingSet, field::section};
 use std::ops::Not;
 use stressor::workload::{CatchUp, Content, Order, PageSize, Phase, Rate, Workload, Write};
 use units::{Bytes, Span};
@@ -44,11 +44,25 @@ section! {
         /// the rate.
         pub phases: Vec<Phase> = Vec::new(),
         /// Whether the phases start over after the last, again and again until the deadline. Then `rate`
-        /// never applies, and `migrate.stall_detection` has no effect. They change the rate at most 10000
-        /// times.
+        /// never applies. They change the rate at most 10000 times.
         #[serde(skip_serializing_if = "Not::not")]
         #[schemars(extend("default" = false))]
         pub repeat_phases: bool = false,
+        /// A dirty rate that goes up and down, until the guest stops at the source. It begins with the
+        /// migrate command, at `low`; before that, the guest settles at the first rate. `rate` never applies,
+        /// and only a working set that is a time depends on it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub wave: Option<Wave> = None,
+        /// The file with the dirty rate over time. It is found relative to the matrix file. Its lines are
+        /// like `250ms 64MB/s`, the first at `0s`, and the last is like `6s end`; or it is in Mahimahi's
+        /// format, in which each packet stands for 1500 bytes. The trace begins with the migrate command;
+        /// before that, the guest settles at its first rate. `rate` never applies, as with `wave`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub trace: Option<TraceFile<LoadRate>> = None,
+        /// Whether the trace starts over at its end. If not, its last rate stays.
+        #[serde(skip_serializing_if = "Clone::clone")]
+        #[schemars(extend("default" = true))]
+        pub repeat_trace: bool = true,
         /// The seed of random content and random order. The same seed gives the same content and order.
         pub seed: u64 = 1,
     }
@@ -75,20 +89,29 @@ impl Stress {
 }
 
 impl Settings {
-    /// Returns the workload with all its phases, to check it.
+    /// Returns the workload with all rates that it can have, to check it.
     pub(super) fn workload_with_phases(&self) -> Workload {
-        Workload { rate: self.stress.rate, phases: self.stress.phases.clone(), ..self.workload() }
+        let Stress { rate, ref phases, .. } = self.stress;
+        let rates = match self.stress.course() {
+            Some(course) if phases.is_empty() => {
+                let phase = |(_, rate): &(_, _)| Phase { rate: *rate, duration: Span::from_secs(1) };
+                course.steps.iter().map(phase).collect()
+            }
+            _ => phases.clone(),
+        };
+        // The rate applies only without a course of its own.
+        let rate = if phases.is_empty() && !rates.is_empty() { Rate::IDLE } else { rate };
+        Workload { rate, phases: rates, ..self.workload() }
     }
 
     /// Returns the workload at the start of the migration. It combines this section with the ballast of the
-    /// section `guest`, and has the working set as a size. It has the rate of the first phase and no phases:
-    /// those are among [`Settings::steps`].
+    /// section `guest`, and has the working set as a size. It has the first of the rates that change by
+    /// themselves and no phases: those are among [`Settings::steps`].
     pub fn workload(&self) -> Workload {
-        let Stress {
-            rate, content, write, order, threads, page_size, step, catch_up, ref phases, seed, ..
-        } = self.stress;
+        let Stress { rate, content, write, order, threads, page_size, step, catch_up, seed, .. } =
+            self.stress;
         Workload {
-            rate: phases.first().map_or(rate, |phase| phase.rate),
+            rate: self.stress.course().and_then(|course| course.first()).unwrap_or(rate),
             working_set: self.stress.working_set_bytes().unwrap_or_default(),
             ballast: self.guest.ballast,
             content,

@@ -1,5 +1,5 @@
-//! The changes of the link and the workload during a migration: the timeline and the workload's phases, as
-//! one list of steps.
+//! The changes of the link and the workload during a migration: the timeline, and the rates that change by
+//! themselves, as one list of steps.
 
 use super::{
     Settings,
@@ -10,7 +10,7 @@ use netem::Profile;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
-    de::{DeserializeSeed, IntoDeserializer, MapAccess, Visitor, value::MapAccessDeserializer},
+    de::{MapAccess, Visitor},
 };
 use std::{
     borrow::Cow,
@@ -18,7 +18,7 @@ use std::{
     fmt,
 };
 use stressor::workload::{CatchUp, Order, Rate, Workload};
-use units::Span;
+use units::{BitRate, Span};
 
 // The timeline is a section that is a single setting.
 impl Section for Vec<TimelineEntry> {
@@ -36,11 +36,12 @@ pub struct TimelineEntry {
     /// the source.
     pub at: Span,
     /// The settings of the link that change, in both directions. All others stay as they are. `null` resets
-    /// an optional setting, such as `rate`, to its default.
+    /// an optional setting, such as `rate`, to its default. `rate` cannot be used with `link.trace`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link: Option<LinkChange>,
     /// The settings of the workload that change. All others stay as they are, and so does the guest's memory.
-    /// `rate` cannot be used with `stress.phases`, which sets the rate already.
+    /// `rate` cannot be used with `stress.phases`, `stress.wave` or `stress.trace`, which set the rate
+    /// already.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stress: Option<StressChange>,
 }
@@ -71,6 +72,11 @@ impl LinkChange {
         changed
     }
 
+    /// Returns whether the rate of the link changes.
+    pub(super) fn sets_rate(&self) -> bool {
+        self.keys.contains("rate")
+    }
+
     fn fields(&self) -> impl Iterator<Item = &'static Field<Profile>> {
         self.keys.iter().filter_map(|key| link::fields().iter().find(|field| field.path() == *key))
     }
@@ -97,8 +103,7 @@ impl<'de> Deserialize<'de> for LinkChange {
             fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<LinkChange, M::Error> {
                 let mut change = LinkChange::default();
                 while let Some(key) = map.next_key::<String>()? {
-                    let entry = SingleEntryMap { key: Some(&key), map: &mut map };
-                    let values = Profile::deserialize(MapAccessDeserializer::new(entry))?;
+                    let values = link::one_key(&key, &mut map)?;
                     // Finds exactly one field: `Profile` has already rejected unknown keys.
                     for field in link::fields().iter().filter(|field| field.path() == key) {
                         field.copy(&values, &mut change.values);
@@ -106,28 +111,6 @@ impl<'de> Deserialize<'de> for LinkChange {
                     }
                 }
                 Ok(change)
-            }
-        }
-
-        /// One entry of a mapping, as a mapping. Deserializing each entry as a profile of its own keeps track
-        /// of the keys that were written; a whole profile would not tell them from defaults.
-        struct SingleEntryMap<'a, M> {
-            key: Option<&'a str>,
-            map: &'a mut M,
-        }
-
-        impl<'de, M: MapAccess<'de>> MapAccess<'de> for SingleEntryMap<'_, M> {
-            type Error = M::Error;
-
-            fn next_key_seed<K: DeserializeSeed<'de>>(
-                &mut self,
-                seed: K,
-            ) -> Result<Option<K::Value>, M::Error> {
-                self.key.take().map(|key| seed.deserialize(key.into_deserializer())).transpose()
-            }
-
-            fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, M::Error> {
-                self.map.next_value_seed(seed)
             }
         }
 
@@ -196,27 +179,41 @@ pub struct Step {
     pub link: Option<Profile>,
     /// The workload after the change; absent if the step does not change it.
     pub workload: Option<Workload>,
+    /// Whether the step may be left out if the next one is due already, because that one has all of its
+    /// changes. An entry of the timeline is never left out.
+    pub may_be_late: bool,
 }
 
 /// What changes at one time.
 #[derive(Default)]
 struct Change<'a> {
-    /// The rate of the phase that begins.
-    phase: Option<Rate>,
+    /// The dirty rate that changes by itself.
+    load: Option<Rate>,
+    /// The rate of the link that changes by itself.
+    link: Option<BitRate>,
     /// The entry of the timeline that is due.
     entry: Option<&'a TimelineEntry>,
 }
 
 impl Settings {
     /// Returns everything that changes during the migration, in the order of the times: the entries of the
-    /// timeline, and the beginnings of all phases of the workload but the first, which is in force from
-    /// before the migration. [`Settings::workload`] is the workload until the first step.
+    /// timeline, and all rates of phases, waves and traces but the first, which is in force from before the
+    /// migration. Until the first step, the workload is [`Settings::workload`], and the link that of
+    /// [`Link::at_start`](super::Link::at_start).
     ///
-    /// A phase that begins at the deadline or later is left out, since no migration gets that far.
+    /// A rate that begins at the deadline or later is left out, since no migration gets that far.
     pub fn steps(&self) -> Vec<Step> {
         let mut changes: BTreeMap<Span, Change<'_>> = BTreeMap::new();
-        for (at, rate) in self.phase_starts().take_while(|(at, _)| *at < self.migrate.timeout) {
-            changes.entry(at).or_default().phase = Some(rate);
+        let timeout = self.migrate.timeout;
+        if let Some(load) = self.stress.course() {
+            for (at, rate) in load.changes().take_while(|(at, _)| *at < timeout) {
+                changes.entry(at).or_default().load = Some(rate);
+            }
+        }
+        if let Some(link) = self.link.course() {
+            for (at, rate) in link.changes().take_while(|(at, _)| *at < timeout) {
+                changes.entry(at).or_default().link = Some(rate);
+            }
         }
         for entry in &self.timeline {
             changes.entry(entry.at).or_default().entry = Some(entry);
@@ -226,46 +223,38 @@ impl Settings {
 
     /// Returns the step of each entry of the timeline, whatever the order of their times.
     pub(super) fn timeline_steps(&self) -> Vec<Step> {
-        let change = |entry| Change { phase: None, entry: Some(entry) };
+        let change = |entry| Change { entry: Some(entry), ..Change::default() };
         self.resolve(self.timeline.iter().map(|entry| (entry.at, change(entry))))
-    }
-
-    /// Returns when each phase but the first begins, counted from the migrate command, and its rate.
-    /// `stress.rate` follows the last phase, unless the phases are repeated. Then there are endlessly many.
-    pub(super) fn phase_starts(&self) -> impl Iterator<Item = (Span, Rate)> {
-        let phases = &self.stress.phases;
-        let times = if self.stress.repeat_phases { usize::MAX } else { 1 };
-        let repeated = || phases.iter().cycle().take(phases.len().saturating_mul(times));
-        let next_rates = repeated().skip(1).map(|phase| phase.rate).chain([self.stress.rate]);
-        let mut end = Span::ZERO;
-        repeated().zip(next_rates).map(move |(phase, next)| {
-            end = Span::from_nanos(end.as_nanos().saturating_add(phase.duration.as_nanos()));
-            (end, next)
-        })
     }
 
     /// Applies changes one after the other to the link and the workload.
     fn resolve<'a>(&self, changes: impl IntoIterator<Item = (Span, Change<'a>)>) -> Vec<Step> {
-        let (mut link, mut workload) = (self.link.clone(), self.workload());
-        let step = |(at, Change { phase, entry }): (Span, Change<'_>)| {
-            let phase = phase.filter(|rate| *rate != workload.rate);
+        let (mut link, mut workload) = (self.link.at_start(), self.workload());
+        let step = |(at, Change { load, link: link_rate, entry }): (Span, Change<'_>)| {
+            // Two phases of the same rate in succession are no change.
+            let load = load.filter(|rate| *rate != workload.rate);
+            let link_rate = link_rate.filter(|rate| Some(*rate) != link.rate);
             let (on_link, on_stress) =
                 entry.map_or((None, None), |entry| (entry.link.as_ref(), entry.stress.as_ref()));
             if let Some(change) = on_link {
                 link = change.apply(&link);
             }
-            if let Some(rate) = phase {
+            if let Some(rate) = link_rate {
+                link.rate = Some(rate);
+            }
+            if let Some(rate) = load {
                 workload.rate = rate;
             }
             if let Some(change) = on_stress {
                 workload = change.apply(&workload);
             }
-            let loaded = phase.is_some() || on_stress.is_some();
-            // Two phases of the same rate in succession are no change.
-            (loaded || entry.is_some()).then(|| Step {
+            let shaped = link_rate.is_some() || on_link.is_some();
+            let loaded = load.is_some() || on_stress.is_some();
+            (shaped || loaded || entry.is_some()).then(|| Step {
                 at,
-                link: on_link.map(|_| link.clone()),
+                link: shaped.then(|| link.clone()),
                 workload: loaded.then(|| workload.clone()),
+                may_be_late: entry.is_none(),
             })
         };
         changes.into_iter().filter_map(step).collect()
@@ -276,7 +265,7 @@ impl Settings {
 mod tests {
     use super::*;
     use serde_json::{Value, json};
-    use units::{BitRate, ByteRate, Bytes};
+    use units::{ByteRate, Bytes};
 
     fn settings(value: Value) -> Settings {
         serde_json::from_value(value).unwrap()

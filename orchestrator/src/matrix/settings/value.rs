@@ -2,14 +2,14 @@
 //! them.
 
 use super::{
-    Accel, Bandwidth, CacheMode, ImageFormat, MirrorSync, StorageKind, TimelineEntry, WorkingSet,
-    ZeroPageDetection,
+    Accel, Bandwidth, CacheMode, ImageFormat, MirrorSync, StorageKind, TimelineEntry, TraceFile, Wave,
+    WorkingSet, ZeroPageDetection,
 };
 use crate::{
     matrix::typed::{self, ReadErrorKind},
     mode::Mode,
 };
-use netem::{Distribution, GilbertElliott, Percent, Shaper, Slots};
+use netem::{Distribution, GilbertElliott, Percent, Shaper, Slots, trace::TraceRate};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Number, Value as Json};
 use std::{cmp::Ordering, fmt};
@@ -33,6 +33,7 @@ pub(crate) enum Value {
     Percent(Percent),
     Content(Content),
     Order(Order),
+    Wave(Wave),
     /// One of a fixed set of words, or free text.
     Text(String),
     /// A list or a mapping, which conditions cannot compare.
@@ -83,6 +84,7 @@ impl Value {
             Self::Flag(flag) => (*flag).into(),
             Self::Number(number) => number.clone().into(),
             Self::Structured(json) => json.clone(),
+            Self::Wave(wave) => serde_json::to_value(wave).unwrap_or_default(),
             other => other.to_string().into(),
         }
     }
@@ -104,6 +106,7 @@ impl fmt::Display for Value {
             Self::Percent(percent) => percent.fmt(f),
             Self::Content(content) => content.fmt(f),
             Self::Order(order) => order.fmt(f),
+            Self::Wave(wave) => wave.fmt(f),
             Self::Text(text) => f.write_str(text),
             Self::Structured(json) => json.fmt(f),
         }
@@ -216,6 +219,26 @@ macro_rules! structured {
 
 structured!(GilbertElliott, Slots, Vec<Phase>);
 
+impl SettingType for Wave {
+    const COMPARABILITY: Comparability = Comparability::EqualityOnly;
+
+    fn value(&self) -> Value {
+        Value::Wave(*self)
+    }
+
+    fn literal(text: &str) -> Result<Value, ReadErrorKind> {
+        text.parse().map(Value::Wave).map_err(ReadErrorKind::Other)
+    }
+}
+
+impl<R: TraceRate + 'static> SettingType for TraceFile<R> {
+    const COMPARABILITY: Comparability = Comparability::EqualityOnly;
+
+    fn value(&self) -> Value {
+        Value::Text(self.path().into())
+    }
+}
+
 impl SettingType for bool {
     const COMPARABILITY: Comparability = Comparability::EqualityOnly;
 
@@ -321,6 +344,7 @@ mod tests {
         check::<Bandwidth>(&["110MB/s", "900mbit"]);
         check::<Content>(&["random", "compressible:25%"]);
         check::<PageSize>(&["4KiB", "2MiB"]);
+        check::<Option<Wave>>(&["none", "square:2s:0:1MB/s", "triangle:500ms:8MB/s:24MB/s"]);
         check::<Distribution>(&["pareto_normal"]);
         check::<Option<String>>(&["none", "qemu64"]);
         check::<u64>(&["0", "18446744073709551615", "1.5"]);

@@ -166,6 +166,35 @@ fn phases_are_predicted_like_the_same_timeline() {
 }
 
 #[test]
+fn a_wave_is_predicted_over_its_periods() {
+    let predicted = |stress: &str| {
+        let text = format!(
+            "name: n\nguest: {{ ballast: 360MiB }}\nlink: {{ rate: 928mbit }}\n\
+             migrate: {{ downtime_limit: 100ms }}\nstress: {{ working_set: 128MB, {stress} }}\n"
+        );
+        let plan = File::parse(&text, "n").and_then(|file| file.expand()).unwrap_or_else(|e| panic!("{e}"));
+        let prediction = predict(&plan.cells[0].settings).unwrap();
+        (prediction.outcome, prediction.reason, prediction.total_time)
+    };
+    // The mean is more than the link carries, but the low half is long enough.
+    let (outcome, _, time) = predicted("wave: { period: 20s, low: 32MB/s, high: 224MB/s }");
+    assert_eq!(outcome, Outcome::Converged);
+    assert!(time < Span::from_secs(10), "in the first low half: {time}");
+    let given_up = |stress: &str| {
+        let (outcome, reason, time) = predicted(stress);
+        assert_eq!(outcome, Outcome::NotConverged);
+        (reason.unwrap(), time)
+    };
+    let (reason, constant) = given_up("rate: 160MB/s");
+    assert_eq!(reason, Reason::Stall);
+    let (reason, wave) = given_up("wave: { period: 10s, low: 140MB/s, high: 180MB/s }");
+    assert_eq!(reason, Reason::Stall);
+    assert!(wave > constant && wave > Span::from_secs(20), "{wave}: two periods have been seen");
+    let (reason, time) = given_up("wave: { period: 40s, low: 140MB/s, high: 180MB/s }");
+    assert_eq!((reason, time), (Reason::Deadline, Span::from_secs(60)));
+}
+
+#[test]
 fn a_gigabit_link_carries_what_tcp_leaves_of_it() {
     let carried = |mbit: u64| payload_bandwidth(BitRate::new(mbit * MB)).as_mb_per_s();
     assert!((carried(940) - 112.16).abs() < 0.01, "{}", carried(940));

@@ -12,6 +12,7 @@ use std::{fmt::Write as _, fs, path::Path};
 
 pub(super) fn section(view: &View<'_>, _: Detail) -> Option<Section> {
     let matrix = fs::read_to_string(view.folders[0].join(store::MATRIX)).ok();
+    let traces = store::traces(view.folders[0]).unwrap_or_default();
     let commands = view.folders.iter().map(|folder| command(&store::selection(folder).unwrap_or_default()));
     let commands: Vec<String> = commands.collect();
     let digests: Vec<(&Path, String)> =
@@ -35,6 +36,12 @@ pub(super) fn section(view: &View<'_>, _: Detail) -> Option<Section> {
             details {
                 summary { "The matrix" }
                 (block("The matrix", &matrix))
+            }
+        }
+        @for (path, text) in &traces {
+            details {
+                summary { "The trace " code { (path) } ", to be saved beside the matrix" }
+                (block(&format!("The trace {path}"), text))
             }
         }
         h3 { "Cite" }

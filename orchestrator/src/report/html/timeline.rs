@@ -27,6 +27,9 @@ use std::path::Path;
 /// and counts what it has sent now and then.
 const SHORTEST_MS: f64 = 90.0;
 
+/// The most changes of rates that are listed as events. Curves show more of them better.
+const MOST_CHANGES: usize = 40;
+
 /// The name of the curve of the pass's number.
 const PASS: &str = "pass";
 
@@ -64,18 +67,20 @@ impl Curves {
     pub(super) fn read(folder: &Path, record: &Record) -> Self {
         let samples = samples::read(folder, &record.cell, record.attempt);
         let reports = telemetry::read(folder, &record.cell, record.attempt);
-        Self::new(samples, reports, &record.measured)
+        let link = link_rate(&record.measured, || link_at_start(folder, record));
+        Self::new(samples, reports, &record.measured, link)
     }
 
     /// Reads the samples of an attempt that has no record yet.
     pub(super) fn in_progress(folder: &Path, cell: &str, attempt: u32) -> Self {
-        Self::new(samples::read(folder, cell, attempt), Ok(None), &Measured::default())
+        Self::new(samples::read(folder, cell, attempt), Ok(None), &Measured::default(), None)
     }
 
     fn new(
         samples: Result<Option<Vec<Sample>>, store::Error>,
         reports: Result<Option<Vec<GuestReport>>, store::Error>,
         measured: &Measured,
+        link: Option<Curve>,
     ) -> Self {
         let mut problem = None;
         let samples = samples.unwrap_or_else(|error| {
@@ -90,6 +95,7 @@ impl Curves {
         let is_known = samples.iter().any(|sample| sample.memory.is_some() || sample.disk.is_some());
         let mut rates = if is_known { rates(&samples) } else { rates_of_passes(measured) };
         rates.extend(dirty_rates(measured, &reports));
+        rates.extend(link);
         let mut left = if is_known { remaining(&samples) } else { remaining_of_passes(measured) };
         left.push(pass_numbers(measured));
         let lanes = [
@@ -275,7 +281,8 @@ struct Event {
 /// start at the destination, and the end of a migration that was given up.
 fn events(measured: &Measured, end_ms: f64) -> Vec<Event> {
     let mut events: Vec<Event> = Vec::new();
-    for change in &measured.timeline {
+    let few = measured.timeline.len() <= MOST_CHANGES;
+    for change in measured.timeline.iter().filter(|_| few) {
         let rate = change.rate.map(|rate| format!("dirty rate {rate}"));
         let link = change.link.as_ref().map(|link| format!("link: {link}"));
         let text = rate.into_iter().chain(link).collect::<Vec<_>>().join(", ");
@@ -297,6 +304,12 @@ fn events(measured: &Measured, end_ms: f64) -> Vec<Event> {
 fn last_before_stop(measured: &Measured) -> Option<f64> {
     let first = measured.iterations.first()?.started_at_ms;
     Some(first + measured.transferred.while_running?.duration_ms).filter(|_| measured.total_time_ms.is_some())
+}
+
+/// Returns when the guest stopped for the switchover, or when the last pass ended without one.
+fn end_of_migration(measured: &Measured) -> Option<f64> {
+    let last_pass = || measured.iterations.last().map(|pass| pass.started_at_ms + pass.duration_ms);
+    last_before_stop(measured).or_else(last_pass)
 }
 
 /// Returns the phases with their beginnings and ends in milliseconds since `migrate`.
@@ -422,8 +435,7 @@ fn rates_of_passes(measured: &Measured) -> Vec<Curve> {
 /// the latter, over intervals with one rate each.
 fn dirty_rates(measured: &Measured, reports: &[GuestReport]) -> Vec<Curve> {
     let stress = &measured.stress;
-    let until = last_before_stop(measured)
-        .or_else(|| measured.iterations.last().map(|pass| pass.started_at_ms + pass.duration_ms));
+    let until = end_of_migration(measured);
     let mut intervals = stress.stretches.clone();
     if let (true, Some(to_ms)) = (intervals.is_empty(), until) {
         let (requested, achieved) = (stress.requested, stress.during);
@@ -452,6 +464,31 @@ fn dirty_rates(measured: &Measured, reports: &[GuestReport]) -> Vec<Curve> {
             is_stairs: true,
         },
     ]
+}
+
+/// Returns the rate of a record's link at the start of the migration, in bits per second, if it had one.
+fn link_at_start(folder: &Path, record: &Record) -> Option<u64> {
+    let mut link = record.settings.link.clone();
+    if let Some(trace) = &mut link.trace {
+        // Without it, the curve begins with the first change.
+        let texts = store::traces(folder).unwrap_or_default();
+        trace.set_text(texts.get(trace.path())?).ok()?;
+    }
+    Some(link.at_start().rate?.get())
+}
+
+/// Returns the rate that was asked for the link, if it changed during the migration.
+fn link_rate(measured: &Measured, at_start: impl FnOnce() -> Option<u64>) -> Option<Curve> {
+    let point = |ms, bits: u64| Point { x: ms, y: bits as f64 / 8e6 };
+    let changes =
+        measured.timeline.iter().filter_map(|change| Some((change.done_ms, change.link_bits_per_s?)));
+    let mut points: Vec<Point> = changes.map(|(ms, bits)| point(ms, bits)).collect();
+    let last = *points.last()?;
+    if let Some(bits) = at_start() {
+        points.insert(0, point(0.0, bits));
+    }
+    points.extend(end_of_migration(measured).map(|x| Point { x, ..last }));
+    Some(Curve { name: "link", class: "c4", points, is_stairs: true })
 }
 
 /// Returns the dirty rates between the guest's reports, in 10^6 bytes per second of the guest's clock.

@@ -78,9 +78,8 @@ fn all() -> Measured {
         due_ms: 1.0,
         began_ms: 1.0,
         done_ms: 1.0,
-        link: None,
-        rate: None,
-        by: None,
+        link_bits_per_s: Some(1),
+        ..AppliedChange::default()
     });
     measured.stress.requested = Some(1);
     measured.stress.before = Some(1.0);
