@@ -45,6 +45,8 @@ pub(crate) struct Script {
     pub(crate) loading: Option<Duration>,
     /// How long the rest of the memory takes after a guest has moved by post-copy; endlessly if absent.
     pub(crate) postcopy: Option<Duration>,
+    /// How long the link does not work after it has failed in post-copy; endlessly if absent.
+    pub(crate) recovering: Option<Duration>,
     /// When, counted from the migrate command, the link begins to lose everything.
     pub(crate) cut: Duration,
     /// The lateness that the link reports each time that it is asked for its traffic.
@@ -83,6 +85,7 @@ impl Script {
         downtime: Duration::from_millis(60),
         loading: Some(Duration::ZERO),
         postcopy: Some(Duration::from_secs(3)),
+        recovering: None,
         cut: Duration::MAX,
         late: None,
         silence: (Duration::ZERO, Duration::ZERO),
@@ -130,6 +133,8 @@ pub(crate) enum Fault {
     NoCompletion,
     /// The connection fails a second after the guest has moved by post-copy.
     Postcopy,
+    /// The migration cannot recover.
+    Recovery,
     /// The guest is not moved although post-copy was started.
     NoPostcopy,
     /// The migration continues although it was cancelled.
@@ -166,6 +171,8 @@ pub(crate) struct Shared {
     disk_is_complete: watch::Sender<bool>,
     /// Whether the guest is to move by post-copy.
     moves: watch::Sender<bool>,
+    /// Whether the migration has recovered from a failure of the link in post-copy.
+    recovered: watch::Sender<bool>,
     dead: watch::Sender<Option<End>>,
     actions: Mutex<Vec<Action>>,
     rates: Mutex<Vec<(End, Rate)>>,
@@ -216,11 +223,13 @@ impl Shared {
     }
 
     /// Returns the traffic that the link has counted at the source. It has sent memory with all headers, and
-    /// since the stop of the guest 20 kB in each second. What it has received tells nothing.
+    /// since the stop of the guest 20 kB in each second, except in post-copy. What it has received tells
+    /// nothing.
     pub(crate) fn traffic(&self) -> Traffic {
         let Script { setup, active, cut, .. } = self.script;
         let stop = setup.and_then(|setup| setup.checked_add(active?)).unwrap_or(Duration::MAX);
-        let since_stop = self.elapsed().min(cut).saturating_sub(stop).as_secs();
+        let until = if *self.moves.borrow() { stop } else { self.elapsed().min(cut) };
+        let since_stop = until.saturating_sub(stop).as_secs();
         let disk = self.disk().and_then(|disk| disk.sent_bytes).unwrap_or(0);
         let sent_bytes = (self.progress().0 + disk) * 209 / 200 + 20_000 * since_stop;
         Traffic { sent_bytes, received_bytes: 60 * self.elapsed().as_secs(), late: self.script.late }
@@ -302,6 +311,7 @@ impl MockDriver {
             memory_began: watch::Sender::new(None),
             disk_is_complete: watch::Sender::new(false),
             moves: watch::Sender::new(false),
+            recovered: watch::Sender::new(false),
             dead: watch::Sender::new(None),
             actions: Mutex::default(),
             rates: Mutex::default(),
@@ -505,13 +515,17 @@ async fn play_postcopy(shared: &Shared, events: &mpsc::UnboundedSender<Event>) {
     time::sleep(script.downtime).await;
     shared.start_guest(End::Destination);
     let _ = events.send(Event::Resumed(Instant::now()));
+    let recovered = async { drop(shared.recovered.subscribe().wait_for(|recovered| *recovered).await) };
     if script.fault == Some(Fault::Postcopy) {
         time::sleep(Duration::from_secs(1)).await;
         shared.set_state(State::PostcopyPaused("no route to host".into()), "postcopy-paused");
-        return;
+        recovered.await;
+        time::sleep(script.postcopy.unwrap_or(Duration::MAX)).await;
+    } else if let Some(rest) = script.postcopy {
+        time::sleep(rest).await;
+    } else {
+        recovered.await;
     }
-    let Some(rest) = script.postcopy else { return };
-    time::sleep(rest).await;
     let completion =
         Completion { downtime_ms: Some(script.downtime.as_millis() as u64), ..Completion::default() };
     shared.set_state(State::Completed(completion), "completed");
@@ -597,6 +611,15 @@ impl Driver for MockDriver {
                 self.shared.disk_is_complete.send_replace(true);
             }
             Action::StartPostcopy => drop(self.shared.moves.send_replace(true)),
+            Action::Recover => {
+                match self.shared.script.recovering {
+                    Some(failure) => pause(failure).await,
+                    None => std::future::pending().await,
+                }
+                self.inject(Fault::Recovery, "the port is in use")?;
+                self.shared.set_state(State::Postcopy, "postcopy-active");
+                self.shared.recovered.send_replace(true);
+            }
             Action::Cancel | Action::SetDowntimeLimit(_) => {}
         }
         if action == Action::Cancel && self.shared.script.fault != Some(Fault::NoCancel) {

@@ -136,7 +136,7 @@ pub enum State {
     /// The guest has moved by post-copy, and the rest of its memory follows. The migration is left alone.
     Postcopy,
     /// The connection has failed after the guest has moved by post-copy, for this reason. The guest waits for
-    /// memory that is still at the source.
+    /// memory that is still at the source, until [`Action::Recover`].
     PostcopyPaused(String),
     /// Any other state, for example set-up or switchover. The migration is left alone.
     Other,

@@ -145,6 +145,8 @@ pub(super) fn postcopy(measured: &mut Measured, finished: &FinishedMigration, fa
         fault_latency_us: mean_latency_ns.map(|ns| ns as f64 / 1e3),
         fault_latencies: latency_distribution,
         rate: None,
+        recoveries: Some(finished.recoveries.len() as u64),
+        paused_ms: finished.recoveries.iter().map(|(from, to)| millis(*from, *to)).reduce(|a, b| a + b),
     };
 }
 

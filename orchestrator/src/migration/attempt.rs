@@ -269,6 +269,7 @@ impl<N: Network> Attempt<'_, N> {
             steps: &settings.steps(),
             cycle: settings.cycle(),
             timeout: settings.migrate.timeout,
+            recovery: settings.migrate.recovery(),
             samples_file: &self.spec.folder.join(SAMPLES),
         };
         let mut policy = settings.migrate.mode.policy(settings.migrate.limits());

@@ -20,9 +20,12 @@
 //! | the migration has completed, and the destination loads | [`PATIENCE`] without progress |
 //! | the guest runs at the destination, and the source has not completed | [`PATIENCE`] without progress |
 //! | the guest is to move by post-copy, but has not stopped at the source | [`PATIENCE`] |
+//! | the guest has moved by post-copy | [`FAILURE`] without progress; the migration then recovers |
+//! | a migration by post-copy recovers | the deadline, or a shorter time in the settings |
 //!
 //! A migration is never cancelled once post-copy has been asked for: it may have begun, and then neither end
-//! has all of the guest's memory. If the link fails then, the guest is lost.
+//! has all of the guest's memory. If the link fails then, the driver is asked to recover the migration. If
+//! that takes too long, the guest is lost.
 //!
 //! A switchover cannot be given up: QEMU answers nothing until it has sent the rest. So the source's silence
 //! counts for nothing then. Progress is a sample that differs from the one before, or data on the link that
@@ -30,6 +33,7 @@
 
 use super::{
     Error,
+    recovery::{FAILURE, Recoveries},
     timeline::{self, Actuator, MigrationStage},
 };
 use crate::{
@@ -120,6 +124,8 @@ pub struct FinishedMigration {
     pub postcopy: Option<Instant>,
     /// When the source reported that the migration has completed.
     pub completed: Option<Instant>,
+    /// From when until when no memory followed in post-copy because the link had failed, for each recovery.
+    pub recoveries: Vec<(Instant, Instant)>,
 }
 
 impl FinishedMigration {
@@ -162,6 +168,8 @@ pub struct MigrationSpec<'a> {
     pub cycle: Option<Cycle>,
     /// The deadline, counted from the migrate command.
     pub timeout: Span,
+    /// How long a recovery in post-copy may take, at most until the deadline. With 0 there is none.
+    pub recovery: Span,
     /// The file that the samples are written to.
     pub samples_file: &'a Path,
 }
@@ -218,6 +226,8 @@ struct MigrationTracker {
     completed: Option<Instant>,
     /// When the driver was asked to complete the copy of the disk, and when it had.
     completes_disk: Option<(Instant, Option<Instant>)>,
+    /// The recoveries from failures of the link in post-copy.
+    recoveries: Recoveries,
 }
 
 /// Starts a migration and follows it until there is a verdict. `policy` decides what to do, `actuator`
@@ -235,7 +245,7 @@ pub async fn migrate(
     actuator: &impl Actuator,
     sink: &dyn Sink,
 ) -> Result<FinishedMigration, Error> {
-    let MigrationSpec { steps, cycle, timeout, samples_file } = *spec;
+    let MigrationSpec { steps, cycle, timeout, recovery, samples_file } = *spec;
     let period_ms = cycle.map_or(0.0, |cycle| cycle.period.as_millis_f64());
     let started = Instant::now();
     let deadline = started + Duration::from(timeout);
@@ -252,7 +262,7 @@ pub async fn migrate(
     let mut ticker = time::interval(SAMPLE_INTERVAL);
     // After a slow answer the next sample is due a whole interval later; missed ones are not made up for.
     ticker.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
-    let mut tracker = MigrationTracker::new(started);
+    let mut tracker = MigrationTracker::new(started, Recoveries::new(recovery.into(), deadline));
     // Requests stay pending over the iterations too, so that a source that does not answer holds up neither
     // the events nor the deadline.
     let (mut status, mut action, mut traffic) = (None, None, None);
@@ -270,7 +280,15 @@ pub async fn migrate(
                 std::mem::take(&mut ask_again)
             }
             answer = answered(&mut action) => {
-                answer?;
+                let answer: Result<(), driver::Error> = answer;
+                match answer {
+                    Err(error) if tracker.recoveries.is_under_way() => return Err(split(&error.to_string())),
+                    answer => answer?,
+                }
+                if tracker.recoveries.is_under_way() {
+                    // Its answer would be about the time before.
+                    status = None;
+                }
                 tracker.acted()
             }
             Some(event) = events.recv() => {
@@ -292,10 +310,14 @@ pub async fn migrate(
             () = time::sleep_until(deadline), if tracker.can_be_given_up() => false,
         };
         let mut reason = None;
+        let mut failure = None;
         match reported {
             // Also after the migration was given up: it may have completed before the cancellation.
             Some(State::Completed(completion)) => tracker.completed(completion),
             Some(State::Cancelled(_)) if tracker.given_up.is_some() => tracker.cancelled = true,
+            // A driver that recovers the migration may still report it as paused.
+            Some(State::PostcopyPaused(_)) if tracker.recoveries.is_under_way() => {}
+            Some(State::PostcopyPaused(reason)) if tracker.may_recover() => failure = Some(reason),
             Some(State::Failed(reason) | State::Cancelled(reason) | State::PostcopyPaused(reason))
                 if tracker.is_split() =>
             {
@@ -342,6 +364,14 @@ pub async fn migrate(
         if tracker.can_be_given_up() && Instant::now() >= deadline {
             reason = Some(format!("the deadline of {timeout} passed{}", log.in_state()));
         }
+        let unanswered = status.as_ref().map_or(Duration::ZERO, |status| status.since.elapsed());
+        if tracker.link_has_failed(unanswered) {
+            failure = Some(format!("nothing has passed the link for {} s", FAILURE.as_secs()));
+        }
+        if let Some(failure) = failure {
+            tracker.recoveries.begin(tracker.progressed, failure);
+            action = Some(Pending::new(driver.act(Action::Recover)));
+        }
         if tracker.disk_is_stuck() {
             let seconds = PATIENCE.as_secs();
             reason = Some(format!("completing the copy of the disk has made no progress for {seconds} s"));
@@ -363,7 +393,9 @@ pub async fn migrate(
             tracker.asked_for_traffic = Instant::now();
             traffic = Some(Pending::new(actuator.traffic()));
         }
-        let unanswered = [status.as_ref().map(|s| s.since), action.as_ref().map(|a| a.since)];
+        // A recovery takes as long as the link does not work, and has its own bound.
+        let acting = action.as_ref().filter(|_| !tracker.recoveries.is_under_way());
+        let unanswered = [status.as_ref().map(|s| s.since), acting.map(|a| a.since)];
         let silent = unanswered.into_iter().flatten().min().map_or(Duration::ZERO, |since| since.elapsed());
         match tracker.ending(silent, &log.in_state()) {
             Ending::None => {}
@@ -396,6 +428,7 @@ pub async fn migrate(
         disk_completed: tracker.completes_disk.and_then(|(from, to)| Some((from, to?))),
         postcopy: tracker.postcopy,
         completed: tracker.completed,
+        recoveries: tracker.recoveries.into_done(),
     })
 }
 
@@ -435,7 +468,7 @@ enum Ending {
 }
 
 impl MigrationTracker {
-    fn new(now: Instant) -> Self {
+    fn new(now: Instant, recoveries: Recoveries) -> Self {
         Self {
             stopped: None,
             resumed: None,
@@ -450,6 +483,7 @@ impl MigrationTracker {
             postcopy: None,
             completed: None,
             completes_disk: None,
+            recoveries,
         }
     }
 
@@ -470,10 +504,25 @@ impl MigrationTracker {
         self.postcopy.is_some() && (self.stopped.is_some() || self.resumed.is_some())
     }
 
+    /// Returns whether a guest that has moved by post-copy can still get the rest of its memory if the link
+    /// fails now.
+    fn may_recover(&self) -> bool {
+        self.is_split() && self.completion.is_none() && self.recoveries.are_possible()
+    }
+
+    /// Returns whether the link has failed after the guest has moved by post-copy, and the migration is to
+    /// recover. The source has left a request for a status unanswered for the time `silent`: if it hangs,
+    /// that is no failure of the link.
+    fn link_has_failed(&self, silent: Duration) -> bool {
+        let stuck = self.resumed.is_some() && self.progressed.elapsed() > FAILURE && silent < FAILURE / 2;
+        stuck && !self.recoveries.is_under_way() && self.may_recover()
+    }
+
     /// Returns whether the link should be asked for its traffic now.
     fn asks_for_traffic(&self) -> bool {
         let since = self.progressed.max(self.asked_for_traffic);
-        self.switches_over() && self.resumed.is_none() && since.elapsed() >= LINK_INTERVAL
+        let waits = self.resumed.is_none() || (self.is_split() && !self.recoveries.is_under_way());
+        self.switches_over() && waits && since.elapsed() >= LINK_INTERVAL
     }
 
     /// Returns whether memory may be migrated once the copy of the disk is up to date, and has not been yet.
@@ -494,6 +543,11 @@ impl MigrationTracker {
             *done = Some(Instant::now());
             self.progressed = Instant::now();
         }
+        if self.recoveries.is_under_way() {
+            self.recoveries.end();
+            self.progressed = Instant::now();
+            return true;
+        }
         self.mirrored.is_some()
     }
 
@@ -507,6 +561,7 @@ impl MigrationTracker {
         self.completion = Some(completion);
         self.completed = Some(Instant::now());
         self.progressed = Instant::now();
+        self.recoveries.end();
     }
 
     /// Records the traffic of the link. The source has to send, and the destination to answer: what the
@@ -537,17 +592,23 @@ impl MigrationTracker {
                 self.stopped = Some(at);
                 // The two ends announce their events through two nodes: the source's may arrive after the
                 // destination's. It must not make a guest that runs at the destination count as stopped.
+                let stopped = match self.postcopy {
+                    Some(_) => MigrationStage::Moving,
+                    None => MigrationStage::Stopped,
+                };
                 stage.send_if_modified(|stage| {
-                    let earlier = *stage != MigrationStage::Destination;
+                    let earlier = !stage.is_at_destination();
                     if earlier {
-                        *stage = MigrationStage::Stopped;
+                        *stage = stopped;
                     }
                     earlier
                 });
             }
             driver::Event::Resumed(at) => {
                 self.resumed = Some(at);
-                stage.send_replace(MigrationStage::Destination);
+                let moves = self.postcopy.is_some() && self.completion.is_none();
+                let arrived = if moves { MigrationStage::Moved } else { MigrationStage::Destination };
+                stage.send_replace(arrived);
             }
             // The destination exits when its migration is cancelled.
             driver::Event::Lost(End::Destination, _) if self.given_up.is_some() => return Ok(false),
@@ -566,6 +627,9 @@ impl MigrationTracker {
         let is_silent = silent >= PATIENCE / 2;
         let stuck = self.progressed.elapsed() > PATIENCE;
         let is_late = |since: Instant| since.elapsed() > PATIENCE;
+        if let Some(reason) = self.recoveries.overdue() {
+            return Ending::Error(split(&format!("{reason}{in_state}")));
+        }
         let error = match (&self.given_up, self.completion, self.resumed) {
             (Some((reason, _)), ..) if self.cancelled => {
                 return Ending::Verdict(Verdict::GivenUp(reason.clone()));
@@ -573,6 +637,7 @@ impl MigrationTracker {
             (_, Some(completion), Some(_)) => return Ending::Verdict(Verdict::Completed(completion)),
             (_, Some(_), None) if stuck => return Ending::NotResumed,
             (_, None, Some(_)) if silent > ANSWER_LIMIT => no_answer(),
+            (_, None, _) if self.recoveries.is_under_way() => return Ending::None,
             (_, None, Some(_)) if stuck && self.postcopy.is_some() => {
                 split(&format!("nothing has been sent for {seconds} s{in_state}"))
             }
@@ -677,7 +742,8 @@ mod tests {
     #[test]
     fn a_late_stop_event_does_not_stop_a_guest_that_runs_at_the_destination() {
         let (stage, receiver) = watch::channel(MigrationStage::Source);
-        let mut tracker = MigrationTracker::new(Instant::now());
+        let recoveries = Recoveries::new(Duration::ZERO, Instant::now());
+        let mut tracker = MigrationTracker::new(Instant::now(), recoveries);
         tracker.record_event(driver::Event::Resumed(Instant::now()), &stage).unwrap();
         tracker.record_event(driver::Event::Stopped(Instant::now()), &stage).unwrap();
         assert_eq!(*receiver.borrow(), MigrationStage::Destination);

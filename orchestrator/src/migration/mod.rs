@@ -12,8 +12,9 @@
 //! [`attempt`] goes through these phases and always tears everything down at the end. It knows no hypervisor
 //! and no lab: a [`Driver`](crate::driver::Driver) migrates the guest, over a [`Network`](network::Network).
 //! [`follow`] samples the migration, asks its mode for decisions and carries them out, and bounds every
-//! state; [`timeline`] applies the changes that are scheduled during the migration. [`load`] computes dirty
-//! rates from the stressor's telemetry, and `account` enters the results into the record.
+//! state; [`recovery`] bounds that from a failure of the link in post-copy. [`timeline`] applies the changes
+//! that are scheduled during the migration. [`load`] computes dirty rates from the stressor's telemetry, and
+//! `account` enters the results into the record.
 
 use crate::{
     driver::{self, control_port},
@@ -29,6 +30,7 @@ pub mod follow;
 pub mod load;
 pub mod network;
 mod recorded;
+pub mod recovery;
 #[cfg(test)]
 mod tests;
 pub mod timeline;

@@ -435,14 +435,36 @@ macro_rules! failures {
 /// Settings of post-copy that starts at once.
 const POSTCOPY: &str = "migrate: { mode: postcopy }\n";
 
+/// Settings of post-copy that starts at once and does not recover.
+const UNRECOVERABLE: &str = "migrate: { mode: postcopy, postcopy_recovery: 0 }\n";
+
 failures! {
-    a_link_that_fails_in_post_copy: Setup::fault(Fault::Postcopy).with(POSTCOPY)
+    a_link_that_fails_in_post_copy: Setup::fault(Fault::Postcopy).with(UNRECOVERABLE)
         => GuestLost, "the guest is lost: it moved without all of its memory, and the rest cannot follow: \
                        no route to host", Migrate;
     a_source_that_sends_nothing_in_post_copy:
-        Setup::script(Script { postcopy: None, ..Script::default() }).with(POSTCOPY)
+        Setup::script(Script { postcopy: None, ..Script::default() }).with(UNRECOVERABLE)
         => GuestLost, "the guest is lost: it moved without all of its memory, and the rest cannot follow: \
                        nothing has been sent for 20 s in the state `postcopy-active`", Migrate;
+    a_link_that_does_not_work_again: Setup::fault(Fault::Postcopy).with(POSTCOPY)
+        => GuestLost, "the guest is lost: it moved without all of its memory, and the rest cannot follow: \
+                       no route to host, and the migration has not recovered by its deadline in the state \
+                       `postcopy-paused`", Migrate;
+    a_link_that_is_not_waited_for_long_enough:
+        Setup::script(Script { postcopy: None, recovering: Some(Duration::from_secs(9)), ..Script::SHORT })
+            .with("migrate: { mode: postcopy, postcopy_recovery: 8s }\n")
+        => GuestLost, "the guest is lost: it moved without all of its memory, and the rest cannot follow: \
+                       nothing has passed the link for 5 s, and the migration has not recovered within 8 s \
+                       in the state `postcopy-active`", Migrate;
+    a_recovery_that_is_refused: Setup::script(Script {
+        fault: Some(Fault::Recovery), postcopy: None, recovering: Some(Duration::ZERO), ..Script::SHORT
+    }).with(POSTCOPY)
+        => GuestLost, "the guest is lost: it moved without all of its memory, and the rest cannot follow: \
+                       the port is in use", Migrate;
+    memory_that_is_released_cannot_be_sent_again: Setup::fault(Fault::Postcopy)
+        .with("migrate: { mode: postcopy, release_ram: true }\n")
+        => GuestLost, "the guest is lost: it moved without all of its memory, and the rest cannot follow: \
+                       no route to host", Migrate;
     a_guest_that_post_copy_does_not_move: Setup::fault(Fault::NoPostcopy).with(POSTCOPY)
         => Failed, "the migration failed: post-copy was started, but the guest has not stopped at the \
                     source within 20 s in the state `active`", Verify;
@@ -696,6 +718,46 @@ async fn passes_come_before_post_copy_and_it_is_never_cancelled() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn post_copy_recovers_from_a_link_that_fails_and_works_again() {
+    let recovering = Some(Duration::from_secs(9));
+    let reported = Script { fault: Some(Fault::Postcopy), recovering, ..Script::default() };
+    let unnoticed = Script { postcopy: None, recovering, ..Script::default() };
+    // The driver reports the failure after a second, and 3 s of memory are left. Otherwise memory is sent
+    // until the second second, and the failure is noticed five seconds later.
+    for (script, paused, total) in [(reported, 9_000.0, 13_060.0), (unnoticed, 14_000.0, 16_000.0)] {
+        let result = Setup::script(script).with(POSTCOPY).run().await;
+        assert_eq!(result.outcome(), (Outcome::Converged, ""));
+        assert_eq!(result.driver.actions(), [Action::StartPostcopy, Action::Recover]);
+        let measured = &result.record.measured;
+        let postcopy = &measured.postcopy;
+        assert_eq!(postcopy.recoveries, Some(1));
+        let close = |ms: Option<f64>, expected: f64| (ms.unwrap() - expected).abs() < 200.0;
+        assert!(close(postcopy.paused_ms, paused) && close(measured.total_time_ms, total), "{measured:?}");
+        assert!(measured.verified.is_some());
+    }
+    // Nobody waits longer than for the deadline.
+    let late = "migrate: { mode: postcopy, postcopy_recovery: 30s, timeout: 4s }\n";
+    let script = Script { fault: Some(Fault::Postcopy), recovering, ..Script::default() };
+    let result = Setup::script(script).with(late).run().await;
+    assert_eq!(result.record.outcome, Outcome::GuestLost);
+    assert!(result.samples.last().unwrap().at_ms < 4_100.0);
+    let unharmed = Setup::endless().with(POSTCOPY).run().await.record.measured.postcopy;
+    assert_eq!((unharmed.recoveries, unharmed.paused_ms), (Some(0), None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_timeline_changes_the_link_in_post_copy() {
+    let settings = "migrate: { mode: postcopy }\ntimeline: [{ at: 1s, link: { loss: 100% } }, { at: 2s, \
+                    stress: { rate: 4MB/s } }, { at: 2500ms, link: { rate: 400mbit } }, { at: 9s, link: { \
+                    rate: 300mbit } }]\n";
+    let result = Setup::endless().with(settings).run().await;
+    assert_eq!(result.outcome(), (Outcome::Converged, ""));
+    assert_eq!(result.links, ["800mbit", "800mbit", "400mbit"]);
+    assert_eq!(result.driver.rates(), [(End::Source, rate(16_000_000))]);
+    assert_eq!(result.record.measured.timeline.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn only_the_figures_of_the_aids_in_use_are_present() {
     let aids = async |settings| Setup::new().with(settings).run().await.record.measured.aids;
     let throttled = aids("migrate: { auto_converge: true }\n").await;
@@ -817,7 +879,8 @@ async fn follow_with(policy: &mut dyn Policy, active: Option<Duration>) -> (Verd
     driver.start().await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let samples_file = &folder.path().join("samples.jsonl");
-    let spec = MigrationSpec { steps: &[], cycle: None, timeout: Span::from_secs(60), samples_file };
+    let timeout = Span::from_secs(60);
+    let spec = MigrationSpec { steps: &[], cycle: None, timeout, recovery: timeout, samples_file };
     let network = MockNetwork::new(&shared, None);
     let actuator = LinkAndGuest { network: &network, driver: &driver };
     let finished = follow::migrate(&driver, policy, &spec, &actuator, &FanOut::default()).await.unwrap();

@@ -5,6 +5,9 @@
 //! source. So no step begins once the guest has stopped there. A step that the stop interrupts is completed
 //! as soon as the guest runs again, at the destination or, after a cancellation, at the source: the request
 //! is sent again, which changes nothing if the guest has already received it.
+//!
+//! With post-copy, the migration goes on after the stop, and so do the steps, but only on the link: a guest
+//! that waits for memory may not answer until the link works again.
 
 use super::{Error, network::Network};
 use crate::{
@@ -37,6 +40,27 @@ pub enum MigrationStage {
     Stopped,
     /// The guest runs at the destination.
     Destination,
+    /// The guest is stopped to move by post-copy.
+    Moving,
+    /// The guest runs at the destination, and the rest of its memory follows by post-copy.
+    Moved,
+}
+
+impl MigrationStage {
+    /// Returns whether the guest runs at the destination.
+    pub fn is_at_destination(self) -> bool {
+        matches!(self, Self::Destination | Self::Moved)
+    }
+
+    /// Returns whether no step begins any more.
+    fn is_over(self) -> bool {
+        matches!(self, Self::GivenUp | Self::Stopped | Self::Destination)
+    }
+
+    /// Returns whether the guest has stopped at the source.
+    fn has_left(self) -> bool {
+        !matches!(self, Self::Source | Self::GivenUp)
+    }
 }
 
 /// The means to carry out the changes of a timeline.
@@ -76,8 +100,8 @@ impl<N: Network, D: Driver> Actuator for LinkAndGuest<'_, N, D> {
 
 /// Carries out each step at its time after `started`, and adds it to `applied` when it is done. A step that
 /// may be late is left out if the next one is due already, and becomes part of that one. Returns when all
-/// steps are done, or as soon as `stage` is no longer [`MigrationStage::Source`] and no step is in
-/// progress.
+/// steps are done, or as soon as the guest has stopped for good, the migration has been given up or `stage`
+/// is closed, and no step is in progress.
 ///
 /// # Errors
 ///
@@ -94,7 +118,7 @@ pub async fn play(
         let due = started + Duration::from(step.at);
         let over = tokio::select! {
             biased;
-            _ = stage.wait_for(|stage| *stage != MigrationStage::Source) => true,
+            _ = stage.wait_for(|stage| stage.is_over()) => true,
             () = time::sleep_until(due) => false,
         };
         if over {
@@ -112,6 +136,12 @@ pub async fn play(
         }
         let millis = |at: Instant| round_micros((at - started).as_secs_f64() * 1e3);
         let began_ms = millis(Instant::now());
+        if stage.borrow().has_left() {
+            step.workload = None;
+        }
+        if step.link.is_none() && step.workload.is_none() {
+            continue;
+        }
         let (link, by) = carry_out(actuator, &step, &mut stage)
             .await
             .map_err(|cause| Error::Timeline { at: step.at, cause: Box::new(cause) })?;
@@ -137,19 +167,16 @@ async fn carry_out(
         None => None,
     };
     let Some(workload) = &step.workload else { return Ok((link, None)) };
-    let stopped =
-        |stage: &MigrationStage| matches!(stage, MigrationStage::Stopped | MigrationStage::Destination);
     // A guest that has stopped cannot answer any more. A migration that is given up does not end the wait,
     // since the guest keeps running at the source and will answer.
     tokio::select! {
         biased;
-        Ok(_) = stage.wait_for(stopped) => {}
+        Ok(_) = stage.wait_for(|stage| stage.has_left()) => {}
         answer = actuator.set_workload(End::Source, workload) => {
             return answer.map(|()| (link, Some(End::Source)));
         }
     }
-    let resumed: Result<_, RecvError> =
-        stage.wait_for(|stage| *stage == MigrationStage::Destination).await.map(drop);
+    let resumed: Result<_, RecvError> = stage.wait_for(|stage| stage.is_at_destination()).await.map(drop);
     // If the channel is closed, the migration has a verdict, and the guest does not arrive at the
     // destination: it runs at the source again.
     let end = if resumed.is_ok() { End::Destination } else { End::Source };
@@ -273,6 +300,29 @@ mod tests {
             assert_eq!(applied.len(), 1, "{over:?}");
             assert_eq!(*mock.requests.borrow(), ["Source 1B/s"], "{over:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn the_link_goes_on_to_change_in_post_copy() {
+        let mock = MockActuator::default();
+        let both = Step { link: link(0, "2mbit").link, ..load(20, 7) };
+        let steps = [load(0, 1), load(10, 2), both, link(3_600_000, "3mbit")];
+        let end = async |sender: &watch::Sender<MigrationStage>| {
+            let requests = |count| mock.requests.borrow().len() >= count;
+            while !requests(1) {
+                tokio::task::yield_now().await;
+            }
+            sender.send(MigrationStage::Moving).unwrap();
+            sender.send(MigrationStage::Moved).unwrap();
+            while !requests(2) {
+                time::sleep(Duration::from_millis(1)).await;
+            }
+            sender.send(MigrationStage::Destination).unwrap();
+        };
+        let (applied, result) = played(&mock, &steps, end).await;
+        result.unwrap();
+        assert_eq!(*mock.requests.borrow(), ["Source 1B/s", "link 2mbit"]);
+        assert_eq!(applied.iter().map(|change| change.rate.is_some()).collect::<Vec<_>>(), [true, false]);
     }
 
     #[tokio::test]

@@ -60,6 +60,9 @@ pub enum Action {
     /// Move the guest to the destination now, and send the rest of its memory afterwards. From then on the
     /// migration cannot be cancelled.
     StartPostcopy,
+    /// Make new connections for the rest of the memory, after the link has failed in post-copy and once it
+    /// works again.
+    Recover,
     /// Begin to send memory, now that the copy of the disk is up to date.
     MigrateMemory,
     /// Complete the copy of the disk while the guest is stopped, and then let the switchover go on.
@@ -118,7 +121,7 @@ modes! {
     /// Post-copy. Memory is sent in passes as in pre-copy at first. Then the guest moves to the destination,
     /// whatever is still missing there: a page that it needs is requested from the source, and all others
     /// follow meanwhile. `postcopy_after_passes`, `postcopy_after` and `postcopy_at_stall` say when the guest
-    /// moves; without any of them it moves at once. From then on the migration cannot be given up. If the
-    /// link fails then, the guest is lost. The destination needs userfaultfd.
+    /// moves; without any of them it moves at once. From then on the migration cannot be given up, but it
+    /// recovers if the link fails and works again. The destination needs userfaultfd.
     Postcopy("post-copy") = postcopy::Postcopy,
 }

@@ -664,6 +664,29 @@ pub const FIGURES: &[Figure] = &[
         ..DEFAULTS
     },
     Figure {
+        key: "postcopy.recoveries",
+        description: "How many times the link failed after post-copy had moved the guest, and the rest of \
+                      the memory followed over new connections.",
+        unit: Unit::Entries,
+        value: |m| Some(m.postcopy.recoveries? as f64),
+        csv: Some(CsvColumn { name: "postcopy_recoveries", whole: true }),
+        ..DEFAULTS
+    },
+    Figure {
+        key: "postcopy.paused_ms",
+        description: "The time for which no memory followed because the link had failed, in all recoveries \
+                      together. Nothing reports the failure itself, so the time begins with the last \
+                      progress that was seen, which is asked for once per second. Absent without a recovery.",
+        clock: Some(Clock::Orchestrator),
+        from: "the orchestrator learns from the source or from the link that memory has passed",
+        to: "the orchestrator learns from the source that memory follows again",
+        ways: Some("the difference between two delays from the source"),
+        value: |m| m.postcopy.paused_ms,
+        table: Some(TableColumn { header: "paused\ns", per: 1e3, decimals: 1, optional: true }),
+        csv: Some(CsvColumn { name: "postcopy_paused_ms", whole: false }),
+        ..DEFAULTS
+    },
+    Figure {
         key: "iterations",
         description: "The passes of pre-copy over the guest's memory (QEMU's iterations), one entry each, \
                       with times in milliseconds. The value in tables and CSV is the number of the last \

@@ -316,6 +316,12 @@ pub struct PostcopyMeasured {
     /// The figure `postcopy.rate`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<f64>,
+    /// The figure `postcopy.recoveries`. Absent in records of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recoveries: Option<u64>,
+    /// The figure `postcopy.paused_ms`. Absent in records of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused_ms: Option<f64>,
 }
 
 impl PostcopyMeasured {

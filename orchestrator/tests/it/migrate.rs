@@ -38,12 +38,15 @@ const INVALID: &[(&str, &str, &[&str])] = &[
     ("postcopy_after_passes", "mode: postcopy", &["0", "-1"]),
     ("postcopy_after", "mode: postcopy", &["3", "1us"]),
     ("max_postcopy_bandwidth", "mode: postcopy", &["9B/s", "1"]),
+    ("postcopy_recovery", "mode: postcopy", &["5", "1us", "never"]),
     // What has no effect is refused as well.
     ("cpu_throttle_initial", "", &["20%"]),
     ("multifd_compression", "", &["zstd"]),
     ("multifd_channels", "xbzrle: true", &["2"]),
     ("xbzrle_cache_size", "multifd: true", &["64MiB"]),
     ("postcopy_preempt", "", &["true"]),
+    ("postcopy_recovery", "", &["10s"]),
+    ("transport", "", &["udp"]),
     ("postcopy_at_stall", "mode: precopy", &["true"]),
 ];
 

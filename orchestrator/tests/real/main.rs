@@ -42,6 +42,9 @@ mod moving;
 /// The tests of `netem` in a guest whose kernel has `sch_netem`.
 mod netem_guest;
 
+/// Post-copy over a link that fails.
+mod recovery;
+
 /// Set-up with a real download.
 mod setup;
 

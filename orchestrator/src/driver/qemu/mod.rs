@@ -7,7 +7,7 @@
 //! whether QEMU can make a machine and migrate it, with what `support` asks. [`machine_types`] chooses one
 //! that both ends have. [`confinement`] restricts what a QEMU process may do. [`disk`] is the guest's disk;
 //! `image` writes its image, and `mirror` moves it to the destination, both by `jobs`. `tls` makes the
-//! certificates of an encrypted migration.
+//! certificates of an encrypted migration. `recovery` makes new connections for one by post-copy.
 
 pub mod accel;
 pub mod confinement;
@@ -23,6 +23,7 @@ pub mod parameters;
 pub mod process;
 pub mod qmp;
 mod query;
+mod recovery;
 pub mod saved;
 mod support;
 mod tls;

@@ -8,6 +8,7 @@ use super::{
     process::{self, Connections, QemuProcess},
     qmp,
     query::QueryMigrate,
+    recovery::{self, NextPort},
     saved::SavedGuest,
     tls::Certificates,
 };
@@ -42,6 +43,8 @@ pub struct Pair<'a> {
     mirror: Option<Mirror>,
     /// The migration URI at which the destination listens; set by [`Driver::listen`].
     uri: OnceCell<String>,
+    /// The ports for recoveries.
+    ports: NextPort,
 }
 
 /// The nodes, the machine and the files of a [`Pair`].
@@ -72,8 +75,18 @@ impl<'a> Pair<'a> {
     pub fn new(spec: PairSpec<'a>, saved: &'a mut SavedGuest) -> Self {
         let copies_disk = spec.storage.kind == StorageKind::Block;
         let mirror = copies_disk.then(|| Mirror::new(spec.storage.sync));
-        let uri = OnceCell::new();
-        Self { spec, saved, boot: None, source: None, destination: None, connections: None, mirror, uri }
+        let (uri, ports) = (OnceCell::new(), NextPort::new());
+        Self {
+            spec,
+            saved,
+            boot: None,
+            source: None,
+            destination: None,
+            connections: None,
+            mirror,
+            uri,
+            ports,
+        }
     }
 
     fn connections(&self) -> Result<&PairConnections, driver::Error> {
@@ -264,6 +277,11 @@ impl Driver for Pair<'_> {
             }
             (Action::StartPostcopy, _) => {
                 source.call_patiently("migrate-start-postcopy", json!({})).await?;
+            }
+            (Action::Recover, _) => {
+                let (node, address) = (&self.spec.source.node, self.spec.address);
+                let ends = recovery::Ends { node, source, destination, address, ports: &self.ports };
+                ends.recover().await?;
             }
             (Action::MigrateMemory, Some(mirror)) => {
                 self.migrate_memory().await?;

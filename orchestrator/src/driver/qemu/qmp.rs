@@ -109,7 +109,8 @@ impl Client {
         Self::start(channel.lines, move |line| writer.write(line)).await
     }
 
-    /// Connects to a monitor over any stream of lines, and negotiates capabilities.
+    /// Connects to a monitor over any stream of lines, and negotiates capabilities: commands out of band if
+    /// QEMU has them.
     pub async fn start(
         mut lines: mpsc::UnboundedReceiver<ChannelLine>,
         write: impl Fn(String) + Send + Sync + 'static,
@@ -155,7 +156,10 @@ impl Client {
             // Dropping the senders makes every pending call fail.
             *pending.lock().unwrap() = Err(closed);
         });
-        client.call("qmp_capabilities", json!({})).await?;
+        match client.call("qmp_capabilities", json!({ "enable": ["oob"] })).await {
+            Err(Error::Refused { .. }) => client.call("qmp_capabilities", json!({})).await?,
+            answer => answer?,
+        };
         Ok(client)
     }
 
@@ -176,10 +180,20 @@ impl Client {
     /// QEMU replies to nothing while it sends the rest of a migration with the guest stopped, which may take
     /// any time.
     pub async fn call_patiently(&self, command: &str, arguments: Value) -> Result<Value, Error> {
+        self.execute("execute", command, arguments).await
+    }
+
+    /// Does the same as [`Client::call_patiently`], but QEMU carries the command out at once, even if its
+    /// main loop waits for something. Few commands can be carried out so; QEMU refuses the others.
+    pub async fn call_out_of_band(&self, command: &str, arguments: Value) -> Result<Value, Error> {
+        self.execute("exec-oob", command, arguments).await
+    }
+
+    async fn execute(&self, how: &str, command: &str, arguments: Value) -> Result<Value, Error> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (sender, reply) = oneshot::channel();
         self.pending.lock().unwrap().as_mut().map_err(|closed| closed.clone())?.insert(id, sender);
-        let mut line = json!({ "execute": command, "id": id });
+        let mut line = json!({ how: command, "id": id });
         if arguments.as_object().is_some_and(|a| !a.is_empty()) {
             line["arguments"] = arguments;
         }
@@ -272,6 +286,30 @@ mod tests {
             });
         assert_eq!(b.unwrap(), "for b");
         assert_eq!(a.unwrap_err().to_string(), "QEMU refused a: no");
+    }
+
+    #[tokio::test]
+    async fn commands_are_carried_out_out_of_band_if_qemu_can() {
+        let (to_client, lines) = mpsc::unbounded_channel();
+        let (from, from_client) = mpsc::unbounded_channel();
+        let mut peer = Peer { to_client, from_client };
+        let started = Client::start(lines, move |line| from.send(line).unwrap());
+        let (client, ()) = tokio::join!(started, async {
+            // A QEMU without them refuses to enable them.
+            let first = peer.receive().await;
+            assert_eq!(first["arguments"], json!({ "enable": ["oob"] }));
+            peer.send(&json!({ "error": { "class": "X", "desc": "no" }, "id": first["id"] }).to_string());
+            let second = peer.receive().await;
+            assert_eq!((&second["execute"], second.get("arguments")), (&json!("qmp_capabilities"), None));
+            peer.send(&json!({ "return": {}, "id": second["id"] }).to_string());
+        });
+        let client = client.unwrap();
+        let (reply, ()) = tokio::join!(client.call_out_of_band("a", json!({})), async {
+            let asked = peer.receive().await;
+            assert_eq!((&asked["exec-oob"], asked.get("execute")), (&json!("a"), None));
+            peer.send(&json!({ "return": 1, "id": asked["id"] }).to_string());
+        });
+        assert_eq!(reply.unwrap(), 1);
     }
 
     #[tokio::test(start_paused = true)]

@@ -61,7 +61,33 @@ struct SocketAddress {
     port: Option<String>,
 }
 
+/// The state of a migration by post-copy that recovers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RecoveryState {
+    /// Memory follows.
+    Follows,
+    /// Both connections are closed, and nothing has been done about it.
+    Paused,
+    /// The source connects to the destination. Unknown states count as this one.
+    Connects,
+    /// The source learns what the destination already has.
+    Compares,
+    /// The migration has completed or failed.
+    Ended,
+}
+
 impl QueryMigrate {
+    /// Returns the state for a recovery.
+    pub(super) fn recovery_state(&self) -> RecoveryState {
+        match self.status.as_str() {
+            "postcopy-active" | "postcopy-device" => RecoveryState::Follows,
+            "postcopy-paused" => RecoveryState::Paused,
+            "postcopy-recover" => RecoveryState::Compares,
+            "completed" | "failed" | "failing" | "cancelled" => RecoveryState::Ended,
+            _ => RecoveryState::Connects,
+        }
+    }
+
     /// Returns the status. `at_ms` is the time of the sample, in milliseconds since the migrate command.
     pub(super) fn status(&self, at_ms: f64) -> Status {
         Status { state: self.state(), sample: self.sample(at_ms) }

@@ -243,6 +243,13 @@ impl Settings {
                 format!("write at least `{MIN_BANDWIDTH}`, or `none` for no limit"),
             ));
         }
+        if migrate.release_ram && migrate.postcopy_recovery.is_some_and(|wait| !wait.is_zero()) {
+            errors.push(error(
+                &["migrate.postcopy_recovery", "migrate.release_ram"],
+                "a migration with `release_ram` cannot recover: the source frees what it has sent",
+                "remove one of the two, or write `postcopy_recovery: 0`",
+            ));
+        }
         self.check_conditions(errors);
     }
 
@@ -487,6 +494,7 @@ fn mib(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mode::Mode;
     use serde_json::json;
     use stressor::workload::PageSize;
     use units::BitRate;
@@ -601,6 +609,18 @@ mod tests {
         };
         assert_eq!(huge(PageSize::Huge2M), [""; 0]);
         assert_eq!(huge(PageSize::Huge1G), ["stress.working_set"]);
+    }
+
+    #[test]
+    fn memory_that_is_freed_cannot_be_recovered() {
+        let released = |wait: Option<Span>| {
+            with(|s| {
+                s.migrate = Migrate { mode: Mode::Postcopy, release_ram: true, ..Migrate::default() };
+                s.migrate.postcopy_recovery = wait;
+            })
+        };
+        assert_eq!(released(Some(Span::from_secs(9))), ["migrate.postcopy_recovery"]);
+        assert_eq!((released(None), released(Some(Span::ZERO))), (vec![], vec![]));
     }
 
     #[test]

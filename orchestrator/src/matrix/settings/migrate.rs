@@ -51,6 +51,12 @@ section! {
         #[serde(skip_serializing_if = "Not::not")]
         #[schemars(extend("default" = false))]
         pub postcopy_preempt: bool = false,
+        /// With `mode: postcopy`, how long the migration waits for the link to work again if it fails after
+        /// the guest has moved. The link has failed if nothing has passed it for 5 s. Then both ends close
+        /// their connections; once packets pass again, they make new ones, and the rest of the memory
+        /// follows. With `0`, and with `release_ram`, the guest is lost instead. Default: until the deadline,
+        /// which bounds it in any case.
+        pub postcopy_recovery: Option<Span> = None,
         /// The bandwidth limit that QEMU applies once the guest has moved by post-copy. Pages that the guest
         /// needs may exceed it. At least `10B/s`. Default: no limit.
         pub max_postcopy_bandwidth: Option<Bandwidth> = None,
@@ -200,6 +206,7 @@ pub(super) fn conditions() -> impl Iterator<Item = Condition> {
         ("postcopy_after", ANY, POSTCOPY),
         ("postcopy_at_stall", ANY, POSTCOPY),
         ("postcopy_preempt", ANY, POSTCOPY),
+        ("postcopy_recovery", ANY, POSTCOPY),
         ("max_postcopy_bandwidth", 10..=1 << 62, POSTCOPY),
         ("cpu_throttle_initial", 1..=99, Some("auto_converge: true")),
         ("cpu_throttle_increment", 1..=99, Some("auto_converge: true")),
@@ -236,6 +243,12 @@ impl Migrate {
         Limits { timeout, downtime_limit, max_passes, stall_detection, postcopy_start }
     }
 
+    /// Returns how long a migration by post-copy waits for a link that has failed. With `release_ram` it does
+    /// not: the source no longer has what was in transit.
+    pub fn recovery(&self) -> Span {
+        if self.release_ram { Span::ZERO } else { self.postcopy_recovery.unwrap_or(self.timeout) }
+    }
+
     /// Returns the settings that QEMU gets under their own names and that differ from their defaults: the
     /// name in QEMU's spelling, and the value in QEMU's unit. What cannot be said in that unit is left out;
     /// [`Settings::check`](super::Settings::check) reports it.
@@ -264,6 +277,7 @@ const NOT_QEMUS: &[&str] = &[
     "postcopy_after_passes",
     "postcopy_after",
     "postcopy_at_stall",
+    "postcopy_recovery",
 ];
 
 /// Returns the value of a setting as QEMU takes it: times in milliseconds, shares in percent, rates in bytes

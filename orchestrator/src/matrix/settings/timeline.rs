@@ -33,7 +33,7 @@ impl Section for Vec<TimelineEntry> {
 pub struct TimelineEntry {
     /// The time of the change, counted from the migrate command. It must be later than that of the previous
     /// entry, and earlier than `migrate.timeout`. The entry has no effect if the guest has already stopped at
-    /// the source.
+    /// the source; with post-copy, the link changes until all of the memory has arrived.
     pub at: Span,
     /// The settings of the link that change, in both directions. All others stay as they are. `null` resets
     /// an optional setting, such as `rate`, to its default. `rate` cannot be used with `link.trace`.

@@ -63,6 +63,8 @@ fn all() -> Measured {
         fault_latency_us: Some(1.0),
         fault_latencies: vec![1],
         rate: Some(1.0),
+        recoveries: Some(1),
+        paused_ms: Some(1.0),
     };
     measured.iterations.push(Pass {
         number: 1,
@@ -168,6 +170,7 @@ fn exactly_the_durations_have_a_provenance() {
         "postcopy.all_blocked_ms",
         "postcopy.vcpus_blocked_ms",
         "postcopy.fault_latency_us",
+        "postcopy.paused_ms",
         "iterations",
         "timeline",
         "stress.stretches",

@@ -1,0 +1,163 @@
+//! Recovers a migration by post-copy whose link has failed.
+//!
+//! If a link loses everything, neither end notices it for a quarter of an hour, which is how long TCP repeats
+//! what it has sent. So both ends are told to close their connections (`migrate-pause`). Once packets pass
+//! the link again, the destination listens at another port (`migrate-recover`), and the source connects to it
+//! and sends what the destination does not have (`migrate` with `resume`). If that fails again, all of it is
+//! repeated. How long is up to the caller.
+//!
+//! The main loop of the destination's QEMU may wait for a page that does not come. So the destination is only
+//! told what QEMU carries out without it, out of band. That is also why the port is not left to the kernel:
+//! nobody could ask which one it is.
+
+use super::{
+    Error,
+    process::{self, Connections},
+    qmp,
+    query::{QueryMigrate, RecoveryState},
+};
+use crate::node::{Node, NodeError};
+use serde_json::json;
+use std::{cell::Cell, net::Ipv4Addr, ops::RangeInclusive, time::Duration};
+use tokio::time::{self, Instant};
+
+/// The ports at which the destination listens, one after the other: those that libvirt uses for migrations.
+const PORTS: RangeInclusive<u16> = 49152..=49215;
+
+/// The interval of questions to QEMU, and of packets that show whether the link works.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long a packet over the link may take to be answered.
+const REPLY_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long the two ends may take to compare what the destination has, until the link counts as failed again.
+const COMPARISON_LIMIT: Duration = Duration::from_secs(5);
+
+/// The port of the next recovery.
+pub(super) struct NextPort(Cell<u16>);
+
+impl NextPort {
+    pub(super) fn new() -> Self {
+        Self(Cell::new(*PORTS.start()))
+    }
+
+    fn take(&self) -> u16 {
+        let port = self.0.get();
+        self.0.set(if port == *PORTS.end() { *PORTS.start() } else { port + 1 });
+        port
+    }
+}
+
+/// The two ends of a migration that recovers.
+pub(super) struct Ends<'a> {
+    /// The source's node.
+    pub(super) node: &'a Node,
+    /// The source's QEMU.
+    pub(super) source: &'a Connections,
+    /// The destination's QEMU.
+    pub(super) destination: &'a Connections,
+    /// The destination's address on the migration link.
+    pub(super) address: Ipv4Addr,
+    /// The ports at which the destination has not listened yet.
+    pub(super) ports: &'a NextPort,
+}
+
+impl Ends<'_> {
+    /// Recovers the migration, however long that takes. Returns when memory follows again, or when the
+    /// migration has ended.
+    pub(super) async fn recover(&self) -> Result<(), Error> {
+        loop {
+            if self.pause().await? == RecoveryState::Ended {
+                return Ok(());
+            }
+            self.wait_for_link().await.map_err(process::Error::from)?;
+            let uri = self.listen().await?;
+            let resume = json!({ "uri": uri, "resume": true });
+            self.source.call_patiently("migrate", resume).await?;
+            if self.resumes().await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Makes both ends close their connections. Returns the state of the migration then.
+    async fn pause(&self) -> Result<RecoveryState, Error> {
+        loop {
+            // An end that has noticed the failure itself refuses it.
+            unless_refused(self.source.monitor.call_patiently("migrate-pause", json!({})).await)?;
+            unless_refused(self.destination.monitor.call_out_of_band("migrate-pause", json!({})).await)?;
+            let state = self.state().await?;
+            if !matches!(state, RecoveryState::Follows | RecoveryState::Compares) {
+                return Ok(state);
+            }
+            time::sleep(INTERVAL).await;
+        }
+    }
+
+    /// Waits until the destination answers packets over the link.
+    async fn wait_for_link(&self) -> Result<(), NodeError> {
+        loop {
+            let asked = Instant::now();
+            match self.node.start_probe(self.address, INTERVAL, REPLY_LIMIT).await {
+                Ok(()) => {
+                    self.node.stop_probe(Duration::ZERO).await?;
+                    return Ok(());
+                }
+                Err(NodeError::Failed { .. }) => {}
+                Err(error) => return Err(error),
+            }
+            // A recovery that was not waited for may have left one.
+            let _ = self.node.stop_probe(Duration::ZERO).await;
+            time::sleep_until(asked + INTERVAL).await;
+        }
+    }
+
+    /// Makes the destination listen for new connections. Returns the migration URI.
+    async fn listen(&self) -> Result<String, Error> {
+        loop {
+            let uri = format!("tcp:{}:{}", self.address, self.ports.take());
+            let recover = self.destination.monitor.call_out_of_band("migrate-recover", json!({ "uri": uri }));
+            // It is refused while the destination has not closed all of its connections, and at a port that
+            // is in use.
+            if unless_refused(recover.await)? {
+                return Ok(uri);
+            }
+            time::sleep(INTERVAL).await;
+        }
+    }
+
+    /// Waits until the source has connected to the destination and memory follows again, or the migration has
+    /// ended. Returns false if the link has failed again.
+    async fn resumes(&self) -> Result<bool, Error> {
+        let (asked, mut connected) = (Instant::now(), None);
+        loop {
+            match self.state().await? {
+                RecoveryState::Follows | RecoveryState::Ended => return Ok(true),
+                // QEMU before version 9.1 has no other state until it is connected.
+                RecoveryState::Paused if asked.elapsed() > REPLY_LIMIT => return Ok(false),
+                RecoveryState::Paused | RecoveryState::Connects => {}
+                RecoveryState::Compares => {
+                    let since = *connected.get_or_insert_with(Instant::now);
+                    if since.elapsed() > COMPARISON_LIMIT {
+                        return Ok(false);
+                    }
+                }
+            }
+            time::sleep(INTERVAL).await;
+        }
+    }
+
+    async fn state(&self) -> Result<RecoveryState, Error> {
+        let answer = self.source.monitor.query_patiently::<QueryMigrate>("query-migrate").await?;
+        Ok(answer.recovery_state())
+    }
+}
+
+/// Returns whether QEMU has carried out a command, or has refused it.
+fn unless_refused<T>(answer: Result<T, qmp::Error>) -> Result<bool, qmp::Error> {
+    match answer {
+        Ok(_) => Ok(true),
+        Err(qmp::Error::Refused { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,80 @@
+//! The recovery of a migration by post-copy whose link has failed: when it begins, how long it is waited for,
+//! and what is recorded of it.
+//!
+//! The driver carries it out: see [`Action::Recover`](crate::mode::Action::Recover).
+
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long nothing may pass the link in post-copy until it counts as failed. TCP repeats what was lost in
+/// shorter failures by itself.
+pub const FAILURE: Duration = Duration::from_secs(5);
+
+/// The recoveries of one migration.
+pub(super) struct Recoveries {
+    /// How long each is waited for.
+    patience: Duration,
+    /// When none is waited for any more.
+    deadline: Instant,
+    /// The failure from which the migration is to recover.
+    failure: Option<Failure>,
+    /// From when until when no memory followed, for each recovery.
+    done: Vec<(Instant, Instant)>,
+}
+
+/// A failure of the link.
+struct Failure {
+    /// When the migration last made progress before it.
+    since: Instant,
+    /// When it was noticed.
+    noticed: Instant,
+    /// Why the link counts as failed.
+    reason: String,
+}
+
+impl Recoveries {
+    pub(super) fn new(patience: Duration, deadline: Instant) -> Self {
+        Self { patience, deadline, failure: None, done: Vec::new() }
+    }
+
+    /// Returns whether a migration whose link fails now may recover.
+    pub(super) fn are_possible(&self) -> bool {
+        !self.patience.is_zero() && Instant::now() < self.deadline
+    }
+
+    /// Returns whether one is being carried out.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.failure.is_some()
+    }
+
+    /// Notes that the link has failed. The migration last made progress at `since`.
+    pub(super) fn begin(&mut self, since: Instant, reason: String) {
+        self.failure = Some(Failure { since, noticed: Instant::now(), reason });
+    }
+
+    /// Notes that the memory follows again, or that all of it has arrived.
+    pub(super) fn end(&mut self) {
+        if let Some(failure) = self.failure.take() {
+            self.done.push((failure.since, Instant::now()));
+        }
+    }
+
+    /// Returns why the recovery that is being carried out is not waited for any longer, if it is not.
+    pub(super) fn overdue(&self) -> Option<String> {
+        let Failure { noticed, reason, .. } = self.failure.as_ref()?;
+        let now = Instant::now();
+        let waited = noticed.elapsed().as_secs_f64();
+        if now >= self.deadline {
+            Some(format!("{reason}, and the migration has not recovered by its deadline"))
+        } else if now >= *noticed + self.patience {
+            Some(format!("{reason}, and the migration has not recovered within {waited:.0} s"))
+        } else {
+            None
+        }
+    }
+
+    /// Returns from when until when no memory followed, for each recovery.
+    pub(super) fn into_done(self) -> Vec<(Instant, Instant)> {
+        self.done
+    }
+}
