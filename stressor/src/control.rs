@@ -221,10 +221,17 @@ impl TelemetrySource {
             pages_forgone: self.reader.pages_forgone(),
             longest_stall_ns: interval.longest_stall_ns,
             write_latency: interval.latency(),
+            write_latencies: self.write_latencies(),
             disk: self.disk.read(),
         };
         self.sequence += 1;
         telemetry
+    }
+
+    fn write_latencies(&self) -> Vec<u64> {
+        let counts = self.reader.distribution();
+        let used = counts.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1);
+        counts[..used].to_vec()
     }
 }
 

@@ -128,6 +128,10 @@ fn raise(cell: &AtomicU64, value: u64) {
 }
 
 impl Reader {
+    /// The number of entries of [`Reader::distribution`], which is that of QEMU's distribution of the
+    /// latencies of page faults.
+    pub const DISTRIBUTION: usize = 24;
+
     /// Creates a reader whose first interval begins with the creation of the meter.
     pub fn new(meter: Arc<Meter>) -> Self {
         Self { meter, pages_dirtied: 0, pages_forgone: 0, writes: vec![0; buckets::COUNT] }
@@ -146,6 +150,18 @@ impl Reader {
     /// Returns the number of pages forgone from the creation of the meter to the last reading.
     pub fn pages_forgone(&self) -> u64 {
         self.pages_forgone
+    }
+
+    /// Returns the numbers of writes by the time that they took, from the creation of the meter to the last
+    /// reading. Entry `n` counts those of 2^n to 2^(n+1) microseconds. The first has the shorter ones as
+    /// well, and the last of the [`Reader::DISTRIBUTION`] entries the longer ones.
+    pub fn distribution(&self) -> [u64; Self::DISTRIBUTION] {
+        let mut counts = [0; Self::DISTRIBUTION];
+        for (bucket, count) in self.writes.iter().enumerate() {
+            let micros = (buckets::middle(bucket) / 1000).max(1);
+            counts[(micros.ilog2() as usize).min(Self::DISTRIBUTION - 1)] += count;
+        }
+        counts
     }
 
     /// Reads the counters. Returns the activity since the last reading.
@@ -269,5 +285,24 @@ mod buckets {
             }
             assert_eq!(index(u64::MAX), COUNT - 1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_distribution_has_all_writes_by_powers_of_two_of_microseconds() {
+        let meter = Arc::<Meter>::default();
+        for (count, ns) in [(1, 5), (2, 1_500), (4, 2_100), (8, 1_100_000), (16, u64::MAX)] {
+            meter.lanes(1)[0].record_writes(count, ns);
+        }
+        let mut reader = Reader::new(meter);
+        assert_eq!(reader.distribution(), [0; Reader::DISTRIBUTION]);
+        reader.interval();
+        let counts = reader.distribution();
+        assert_eq!((counts[0], counts[1], counts[10], counts[23]), (3, 4, 8, 16));
+        assert_eq!(counts.iter().sum::<u64>(), 31);
     }
 }

@@ -125,6 +125,11 @@ pub struct Telemetry {
     pub longest_stall_ns: u64,
     /// The latency of the writes since the last telemetry line.
     pub write_latency: Latency,
+    /// The numbers of writes since the stressor started by the time that they took: entry `n` counts those of
+    /// 2^n to 2^(n+1) microseconds, and the first one the shorter ones as well. Entries that follow the last
+    /// write are left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub write_latencies: Vec<u64>,
     /// The activity of the load on the disk. Absent as long as none was set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<DiskTelemetry>,

@@ -287,6 +287,7 @@ impl Guest {
             pages_forgone: 0,
             longest_stall_ns: 1_000_000,
             write_latency: Latency::default(),
+            write_latencies: vec![self.pages as u64],
             disk: None,
         })
     }

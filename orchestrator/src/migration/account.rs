@@ -144,6 +144,7 @@ pub(super) fn postcopy(measured: &mut Measured, finished: &FinishedMigration, fa
         vcpus_blocked_ms,
         fault_latency_us: mean_latency_ns.map(|ns| ns as f64 / 1e3),
         fault_latencies: latency_distribution,
+        write_latencies: Vec::new(),
         rate: None,
         recoveries: Some(finished.recoveries.len() as u64),
         paused_ms: finished.recoveries.iter().map(|(from, to)| millis(*from, *to)).reduce(|a, b| a + b),
@@ -236,6 +237,12 @@ pub(super) fn stress(
     }
     if finished.postcopy.is_some() {
         measured.postcopy.rate = load::rate(load::between(here, since, undisturbed));
+        // Page faults hold up samples as well.
+        let left = source.iter().rev().find(|sample| sample.received <= *stopped);
+        let arrived = here.iter().find(|sample| sample.received >= undisturbed);
+        if let (Some(left), Some(arrived)) = (left, arrived) {
+            measured.postcopy.write_latencies = load::write_latencies(left, arrived);
+        }
     }
     if finished.resumed.is_some() {
         let readings = |telemetry: &[TelemetrySample]| -> Vec<ClockReading> {

@@ -5,7 +5,7 @@ use crate::{
     driver::control_port::TelemetrySample,
     results::record::{AppliedChange, RateInterval, round_micros},
 };
-use std::time::Duration;
+use std::{iter, time::Duration};
 use stressor::workload::{PAGE_BYTES, Rate};
 use tokio::time::Instant;
 use units::ByteRate;
@@ -60,6 +60,18 @@ pub fn forgone_bytes(telemetry: &[TelemetrySample]) -> Option<u64> {
 /// Returns the longest stall that any of these samples reports, in milliseconds.
 pub fn longest_stall_ms(telemetry: &[TelemetrySample]) -> Option<f64> {
     telemetry.iter().map(|sample| sample.telemetry.longest_stall_ns).max().map(|ns| ns as f64 / 1e6)
+}
+
+/// Returns the numbers of writes between two samples by the time that they took: see
+/// [`Telemetry::write_latencies`](stressor::protocol::Telemetry::write_latencies).
+pub fn write_latencies(before: &TelemetrySample, last: &TelemetrySample) -> Vec<u64> {
+    let before = before.telemetry.write_latencies.iter().copied().chain(iter::repeat(0));
+    last.telemetry
+        .write_latencies
+        .iter()
+        .zip(before)
+        .map(|(last, before)| last.saturating_sub(before))
+        .collect()
 }
 
 /// Returns a rate in bytes per second; nothing if it is unlimited.
@@ -153,6 +165,7 @@ mod tests {
                 pages_forgone: i as u64,
                 longest_stall_ns: i as u64,
                 write_latency: Latency::default(),
+                write_latencies: Vec::new(),
                 disk: None,
             },
         };

@@ -692,6 +692,8 @@ async fn a_guest_that_moves_by_post_copy_arrives_when_its_memory_is_there() {
     assert_eq!((postcopy.all_blocked_ms, postcopy.page_requests), (Some(120), Some(0)));
     assert_eq!(postcopy.fault_latency_us, None, "a figure that QEMU does not have is absent");
     assert!(postcopy.rate.is_some() && measured.stress.after.is_some());
+    let written: u64 = postcopy.write_latencies.iter().sum();
+    assert!((11_000..12_500).contains(&written), "16 MB/s for 3 s: {written} pages");
     assert!(measured.verified.is_some());
 }
 

@@ -653,6 +653,20 @@ pub const FIGURES: &[Figure] = &[
         ..DEFAULTS
     },
     Figure {
+        key: "postcopy.write_latencies",
+        description: "The numbers of pages that the stressor wrote while the guest ran at the destination \
+                      without all of its memory, by the time that the write took: entry n, counted from 0, \
+                      is 2^n to 2^(n+1) microseconds, as in `postcopy.fault_latencies`. The first entry has \
+                      all shorter times, and entries after the longest time are absent. A write that needs \
+                      a page waits for it.",
+        unit: Unit::Entries,
+        from: "the orchestrator receives the last telemetry sample before the event `STOP` from the source",
+        to: "the orchestrator receives the first telemetry sample after it has learned from the source that \
+             the migration has completed",
+        value: |m| count(&m.postcopy.write_latencies),
+        ..DEFAULTS
+    },
+    Figure {
         key: "postcopy.rate",
         description: "The dirty rate that the guest achieved while it ran at the destination without all of \
                       its memory.",

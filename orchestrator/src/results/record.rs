@@ -313,6 +313,9 @@ pub struct PostcopyMeasured {
     /// The figure `postcopy.fault_latencies`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fault_latencies: Vec<u64>,
+    /// The figure `postcopy.write_latencies`. Absent in records of older versions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub write_latencies: Vec<u64>,
     /// The figure `postcopy.rate`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<f64>,

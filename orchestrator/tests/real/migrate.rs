@@ -115,6 +115,7 @@ fn post_copy_moves_a_guest_that_pre_copy_cannot() {
         assert!(postcopy.duration_ms.unwrap() > 0.0 && postcopy.bytes.unwrap() > 1_000_000, "{said}");
         assert!(postcopy.page_requests.is_some() && !postcopy.vcpus_blocked_ms.is_empty(), "{said}");
         assert!(measured.total_time_ms > postcopy.started_ms, "{said}");
+        assert!(postcopy.write_latencies.iter().sum::<u64>() > 0 && postcopy.recoveries == Some(0), "{said}");
     }
     // QEMU's user had a device of its own.
     let device = fs::metadata("/dev/userfaultfd").unwrap();

@@ -62,6 +62,7 @@ fn all() -> Measured {
         vcpus_blocked_ms: vec![1],
         fault_latency_us: Some(1.0),
         fault_latencies: vec![1],
+        write_latencies: vec![1],
         rate: Some(1.0),
         recoveries: Some(1),
         paused_ms: Some(1.0),
