@@ -44,6 +44,6 @@ pub use schema::schema;
 pub use settings::{
     Accel, Bandwidth, CacheMode, Cycle, Guest, ImageFormat, Link, LinkChange, LoadRate, Migrate, MirrorSync,
     Probe, Settings, SettingsError, Step, Storage, StorageKind, Stress, StressChange, TimelineEntry,
-    TraceFile, Wave, WaveShape, WorkingSet, ZeroPageDetection, kernel_reserve,
+    TraceFile, Transport, Wave, WaveShape, WorkingSet, ZeroPageDetection, kernel_reserve,
 };
 pub use traces::{TraceTexts, Traces};

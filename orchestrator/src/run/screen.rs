@@ -16,7 +16,7 @@ use crate::{
     },
     image::{self, Cache, KernelChoice},
     lab::{self, Compute, Description, Lab},
-    matrix::{Accel, Cell, Plan, Settings, StorageKind},
+    matrix::{Accel, Cell, Plan, Settings, StorageKind, Transport},
     measure::End,
     node::Node,
     setup::NfsDriver,
@@ -254,8 +254,11 @@ fn without_qemu(
     settings: &Settings,
     accelerators: &Accelerators,
 ) -> Result<Accelerator, String> {
-    let lacks =
-        lab.lacks(settings).or_else(|| lab.lacks_memory(settings)).or_else(|| lacks_storage(lab, settings));
+    let lacks = lab
+        .lacks(settings)
+        .or_else(|| lab.lacks_memory(settings))
+        .or_else(|| lacks_storage(lab, settings))
+        .or_else(|| lacks_transport(settings));
     if let Some(reason) = lacks {
         return Err(reason);
     }
@@ -265,6 +268,12 @@ fn without_qemu(
     }
     // Without a finding, nothing speaks against KVM.
     Ok(finding.map_or(Accelerator::Kvm, |finding| finding.accelerator))
+}
+
+/// Returns why no lab has the transport of these settings, if none has.
+fn lacks_transport(settings: &Settings) -> Option<String> {
+    let rdma = settings.migrate.transport == Transport::Rdma;
+    rdma.then(|| "RDMA needs a device of its own, and the links of a lab are virtual".into())
 }
 
 /// Returns what a lab lacks for the disk of these settings, without asking QEMU.
@@ -373,6 +382,13 @@ mod tests {
     fn reason_of(verdict: &Verdict, settings: &Settings) -> Option<String> {
         let machine = GuestMachine::new(settings, Accelerator::Tcg, no_files());
         reason(verdict, "this host", &machine, settings)
+    }
+
+    #[test]
+    fn no_lab_has_rdma() {
+        let transport = |name| settings(json!({ "migrate": { "transport": name } }));
+        assert_eq!(lacks_transport(&transport("tcp")), None);
+        assert!(lacks_transport(&transport("rdma")).unwrap().starts_with("RDMA needs a device"));
     }
 
     #[test]

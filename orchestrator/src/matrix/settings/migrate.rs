@@ -65,6 +65,10 @@ section! {
         /// MB/s, and sends at least 1.3 MB/s with any; if it sends clearly more than the limit allows, the
         /// record has a note. Default: no limit, so that only the link limits the migration.
         pub max_bandwidth: Option<Bandwidth> = None,
+        /// What carries memory to the destination.
+        #[serde(skip_serializing_if = "Transport::is_default")]
+        #[schemars(extend("default" = "tcp"))]
+        pub transport: Transport = Transport::Tcp,
         /// Whether the migration is encrypted by TLS, with X.509 certificates that are made for it and that
         /// both ends show each other. A disk that is copied is not encrypted.
         #[serde(skip_serializing_if = "Not::not")]
@@ -163,6 +167,25 @@ section! {
         /// The longest interval between these packets, in whole milliseconds, at most 100s. QEMU's default is
         /// 550ms.
         pub announce_max: Option<Span> = None,
+    }
+}
+
+/// What carries memory to the destination.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Transport {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// RDMA. The links of a lab are virtual and carry none, so such cells are skipped.
+    Rdma,
+}
+
+impl Transport {
+    /// Returns whether QEMU uses it without being told.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
     }
 }
 
@@ -274,6 +297,7 @@ const NOT_QEMUS: &[&str] = &[
     "stall_detection",
     "max_bandwidth",
     "tls",
+    "transport",
     "postcopy_after_passes",
     "postcopy_after",
     "postcopy_at_stall",

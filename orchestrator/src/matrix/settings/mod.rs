@@ -44,7 +44,7 @@ pub use course::Cycle;
 pub use either::{Bandwidth, WorkingSet};
 pub use guest::{Accel, Guest};
 pub use link::Link;
-pub use migrate::{Migrate, ZeroPageDetection};
+pub use migrate::{Migrate, Transport, ZeroPageDetection};
 pub use probe::Probe;
 pub use storage::{CacheMode, ImageFormat, MirrorSync, Storage, StorageKind};
 pub use stress::Stress;

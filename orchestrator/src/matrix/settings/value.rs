@@ -2,7 +2,7 @@
 //! them.
 
 use super::{
-    Accel, Bandwidth, CacheMode, ImageFormat, MirrorSync, StorageKind, TimelineEntry, TraceFile, Wave,
+    Accel, Bandwidth, CacheMode, ImageFormat, MirrorSync, StorageKind, TimelineEntry, TraceFile, Transport, Wave,
     WorkingSet, ZeroPageDetection,
 };
 use crate::{
@@ -170,6 +170,7 @@ words!(
     ImageFormat,
     MirrorSync,
     CacheMode,
+    Transport,
     ZeroPageDetection
 );
 
