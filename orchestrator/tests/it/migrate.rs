@@ -26,6 +26,7 @@ const INVALID: &[(&str, &str, &[&str])] = &[
     ("throttle_trigger_threshold", "auto_converge: true", &["0%", "101%"]),
     ("cpu_throttle_tailslow", "auto_converge: true", &["slow"]),
     ("vcpu_dirty_limit", "dirty_limit: true", &["1MB/s", "0", "1"]),
+    ("x_vcpu_dirty_limit_period", "dirty_limit: true", &["0", "2s", "1us", "500"]),
     ("xbzrle_cache_size", "xbzrle: true", &["3MiB", "2KiB", "0", "64M"]),
     ("multifd_channels", "multifd: true", &["0", "256", "-1", "1.5", "many"]),
     ("multifd_zlib_level", "multifd: true", &["10", "-1"]),

@@ -78,6 +78,7 @@ fn migrate_sections_become_the_capabilities_and_parameters_in_the_golden_file() 
         "{ auto_converge: true, max_cpu_throttle: 90%, throttle_trigger_threshold: 100% }",
         "{ auto_converge: true, cpu_throttle_tailslow: true }",
         "{ dirty_limit: true, vcpu_dirty_limit: 16MiB/s }",
+        "{ dirty_limit: true, x_vcpu_dirty_limit_period: 500ms }",
         "{ xbzrle: true, xbzrle_cache_size: 256MiB }",
         "{ multifd: true, multifd_channels: 8 }",
         "{ multifd: true, multifd_compression: zlib, multifd_zlib_level: 9 }",

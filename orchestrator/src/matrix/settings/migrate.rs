@@ -1,4 +1,11 @@
 //! The section `migrate` of a matrix: how the guest is migrated, and when the migration is given up.
+//!
+//! It has the capabilities and parameters of QEMU that change something for one guest between two hosts. Left
+//! out are `x-colo` (two guests that run side by side), `background-snapshot` (no destination),
+//! `dirty-bitmaps` and `block-bitmap-mapping` (for backups), `x-ignore-shared` (memory that both ends share),
+//! `late-block-activate` (for a destination that does not start by itself), `validate-uuid` (guests here have
+//! no UUID), `zero-blocks` (of a removed migration of disks), and `rdma-pin-all`, since no lab has RDMA. QEMU
+//! gets `events`, `pause-before-switchover` and `postcopy-blocktime` whenever they are of use.
 
 use super::{
     Bandwidth,
@@ -102,6 +109,9 @@ section! {
         /// The dirty rate that `dirty_limit` leaves each virtual CPU, in whole MiB/s. QEMU's default is
         /// 1MiB/s.
         pub vcpu_dirty_limit: Option<Bandwidth> = None,
+        /// The interval at which `dirty_limit` measures the dirty rate of each virtual CPU, in whole
+        /// milliseconds, at most 1s. QEMU's default is 1s.
+        pub x_vcpu_dirty_limit_period: Option<Span> = None,
         /// Whether QEMU sends only the bytes that have changed of a page that it has sent before and still
         /// has in its cache (XBZRLE).
         #[serde(skip_serializing_if = "Not::not")]
@@ -237,6 +247,7 @@ pub(super) fn conditions() -> impl Iterator<Item = Condition> {
         ("throttle_trigger_threshold", 1..=100, Some("auto_converge: true")),
         ("cpu_throttle_tailslow", ANY, Some("auto_converge: true")),
         ("vcpu_dirty_limit", 1..=u64::MAX, Some("dirty_limit: true")),
+        ("x_vcpu_dirty_limit_period", 1..=1000, Some("dirty_limit: true")),
         ("xbzrle_cache_size", 4096..=1 << 62, Some("xbzrle: true")),
         ("multifd_channels", 1..=255, Some("multifd: true")),
         ("multifd_compression", ANY, Some("multifd: true")),
