@@ -94,7 +94,9 @@ pub(super) fn aids(measured: &mut Measured, finished: &FinishedMigration, settin
     if settings.auto_converge || settings.dirty_limit {
         aids.throttle_percent = samples.iter().map(|sample| sample.throttle_percent).max();
         let throttled = samples.windows(2).filter(|pair| pair[0].throttle_percent > 0);
-        aids.throttled_ms = Some(round_micros(throttled.map(|pair| pair[1].at_ms - pair[0].at_ms).sum()));
+        let times = throttled.map(|pair| pair[1].at_ms - pair[0].at_ms);
+        // Not a sum: that of nothing is -0.0.
+        aids.throttled_ms = Some(round_micros(times.fold(0.0, |sum, time| sum + time)));
     }
     if settings.multifd {
         aids.multifd_bytes = largest(|memory| memory.multifd_bytes);

@@ -764,6 +764,7 @@ async fn only_the_figures_of_the_aids_in_use_are_present() {
     let aids = async |settings| Setup::new().with(settings).run().await.record.measured.aids;
     let throttled = aids("migrate: { auto_converge: true }\n").await;
     assert_eq!((throttled.throttle_percent, throttled.throttled_ms), (Some(0), Some(0.0)));
+    assert!(throttled.throttled_ms.unwrap().is_sign_positive(), "it is written as -0.0");
     assert!(throttled.multifd_bytes.is_none() && throttled.xbzrle_pages.is_none(), "{throttled:?}");
     // What QEMU does not report is absent, even if the aid is in use.
     assert!(aids("migrate: { multifd: true, multifd_compression: zstd }\n").await.is_empty());
