@@ -643,6 +643,10 @@ impl Driver for MockDriver {
         Ok([Some(elapsed / 2), Some(elapsed / 4)])
     }
 
+    fn sent_by_connection(&self) -> Vec<u64> {
+        Vec::new()
+    }
+
     async fn page_faults(&self) -> Result<PageFaults, Error> {
         let vcpus_blocked_ms = vec![120];
         Ok(PageFaults { all_blocked_ms: Some(120), vcpus_blocked_ms, ..PageFaults::default() })

@@ -69,6 +69,10 @@ pub trait Driver {
     /// exited.
     async fn cpu_times(&self) -> Result<[Option<Duration>; 2], Error>;
 
+    /// Returns the bytes that each connection of a migration over several has been counted to have sent;
+    /// nothing with a single one.
+    fn sent_by_connection(&self) -> Vec<u64>;
+
     /// Asks the destination what page faults have cost the guest, after a migration by post-copy.
     async fn page_faults(&self) -> Result<PageFaults, Error>;
 

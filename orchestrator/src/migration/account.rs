@@ -114,6 +114,12 @@ pub(super) fn aids(measured: &mut Measured, finished: &FinishedMigration, settin
     }
 }
 
+/// Records what each connection of a migration over several has sent.
+pub(super) fn channels(measured: &mut Measured, mut sent: Vec<u64>) {
+    sent.sort_unstable_by(|a, b| b.cmp(a));
+    measured.aids.connection_bytes = sent;
+}
+
 /// Records the CPU time that source and destination used between two readings.
 pub(super) fn cpu(measured: &mut Measured, before: [Option<Duration>; 2], after: [Option<Duration>; 2]) {
     let [source, destination] = [0, 1].map(|end| {

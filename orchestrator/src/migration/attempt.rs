@@ -281,6 +281,7 @@ impl<N: Network> Attempt<'_, N> {
         account::migration(&mut self.builder.measured, &finished);
         account::cpu(&mut self.builder.measured, cpu_before, cpu_after);
         account::aids(&mut self.builder.measured, &finished, &settings.migrate);
+        account::channels(&mut self.builder.measured, driver.sent_by_connection());
         if finished.postcopy.is_some() && finished.resumed.is_some() {
             let faults = driver.page_faults().await?;
             account::postcopy(&mut self.builder.measured, &finished, faults);

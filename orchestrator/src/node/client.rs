@@ -531,8 +531,9 @@ impl Node {
         self.call(&format!("read the counters of {interface}"), call).await
     }
 
-    /// Returns what TCP connections from the node to a port have sent: see [`Call::TcpSent`].
-    pub async fn tcp_sent(&self, port: u16) -> Result<Option<u64>, NodeError> {
+    /// Returns what TCP connections from the node to a port have sent, by their near port: see
+    /// [`Call::TcpSent`].
+    pub async fn tcp_sent(&self, port: u16) -> Result<Vec<(u16, u64)>, NodeError> {
         self.call("count what its connections have sent", Call::TcpSent { port }).await
     }
 

@@ -251,8 +251,8 @@ pub enum Call {
         /// The name of the interface.
         interface: String,
     },
-    /// Return what TCP connections from this node to a port have sent: the bytes that the peers have
-    /// acknowledged, or nothing if there is no such connection.
+    /// Return what TCP connections from this node to a port have sent: the near port of each, and the bytes
+    /// that its peer has acknowledged.
     TcpSent {
         /// The port of the peers.
         port: u16,

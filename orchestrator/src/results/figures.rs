@@ -493,6 +493,17 @@ pub const FIGURES: &[Figure] = &[
         ..DEFAULTS
     },
     Figure {
+        key: "aids.connection_bytes",
+        description: "What the source sent over each TCP connection of the migration, as its kernel counts \
+                      it, the largest first: those of `multifd`, and the main one. They are counted with \
+                      each sample. Absent without `multifd`.",
+        unit: Unit::Entries,
+        leaves_out: "TCP, IP and Ethernet headers; what was sent after the last sample before QEMU closed \
+                     the connections",
+        value: |m| count(&m.aids.connection_bytes),
+        ..DEFAULTS
+    },
+    Figure {
         key: "aids.xbzrle_pages",
         description: "The number of pages of which XBZRLE sent the changes only. Absent without `xbzrle`.",
         unit: Unit::Pages,

@@ -241,6 +241,9 @@ pub struct AidsMeasured {
     /// The figure `aids.multifd_bytes`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub multifd_bytes: Option<u64>,
+    /// The figure `aids.connection_bytes`. Absent in records of older versions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub connection_bytes: Vec<u64>,
     /// The figure `aids.xbzrle_pages`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub xbzrle_pages: Option<u64>,

@@ -79,6 +79,10 @@ fn every_aid_migrates_intact_memory_or_is_skipped_as_the_plan_says() {
         assert_eq!(record.outcome, Outcome::Converged, "{said}");
         let verified = record.measured.verified.as_ref().unwrap();
         assert!(verified.pages_checked > 8000 && verified.first_bad.is_none(), "{said}");
+        let migrate = &record.settings.migrate;
+        let connections = record.measured.aids.connection_bytes.len() as u32;
+        let channels = if migrate.multifd { 1 + migrate.multifd_channels.unwrap_or(2) } else { 0 };
+        assert_eq!(connections, channels, "{said}");
     }
 }
 

@@ -156,6 +156,7 @@ impl Mirror {
     async fn ask(&self, node: &Node, source: &Connections) -> Result<Option<Job>, Error> {
         let jobs: Vec<Job> = source.monitor.query_patiently(jobs::QUERY).await?;
         let sent = node.tcp_sent(PORT).await.map_err(process::Error::from)?;
+        let sent = sent.into_iter().map(|(_, bytes)| bytes).reduce(u64::saturating_add);
         let job = jobs::find(jobs, JOB);
         if let Some(job) = &job {
             let before = self.progress.get().and_then(|progress| progress.sent_bytes);

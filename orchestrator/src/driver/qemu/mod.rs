@@ -8,8 +8,10 @@
 //! that both ends have. [`confinement`] restricts what a QEMU process may do. [`disk`] is the guest's disk;
 //! `image` writes its image, and `mirror` moves it to the destination, both by `jobs`. `tls` makes the
 //! certificates of an encrypted migration. `recovery` makes new connections for one by post-copy.
+//! `channels` counts what each connection of one over several has sent.
 
 pub mod accel;
+mod channels;
 pub mod confinement;
 pub mod cpus;
 pub mod disk;

@@ -1,7 +1,9 @@
 //! The QEMU driver: a QEMU process at each end, and the migration between them.
 
 use super::{
-    Error, disk,
+    Error,
+    channels::Channels,
+    disk,
     machine::{GuestMachine, Role},
     mirror::{JobState, Mirror, Stage},
     parameters::{Parameters, parameters},
@@ -45,6 +47,7 @@ pub struct Pair<'a> {
     uri: OnceCell<String>,
     /// The ports for recoveries.
     ports: NextPort,
+    channels: Channels,
 }
 
 /// The nodes, the machine and the files of a [`Pair`].
@@ -75,7 +78,6 @@ impl<'a> Pair<'a> {
     pub fn new(spec: PairSpec<'a>, saved: &'a mut SavedGuest) -> Self {
         let copies_disk = spec.storage.kind == StorageKind::Block;
         let mirror = copies_disk.then(|| Mirror::new(spec.storage.sync));
-        let (uri, ports) = (OnceCell::new(), NextPort::new());
         Self {
             spec,
             saved,
@@ -84,8 +86,9 @@ impl<'a> Pair<'a> {
             destination: None,
             connections: None,
             mirror,
-            uri,
-            ports,
+            uri: OnceCell::new(),
+            ports: NextPort::new(),
+            channels: Channels::default(),
         }
     }
 
@@ -184,6 +187,7 @@ impl Driver for Pair<'_> {
     async fn prepare(&self, settings: &Migrate) -> Result<(), driver::Error> {
         let PairConnections { source, destination } = self.connections()?;
         let told = parameters(settings, self.mirror.is_some());
+        self.channels.prepare(settings.multifd);
         if told.is_postcopy() {
             let confinement = self.spec.machine.confinement;
             confinement.offer_userfaultfd(&self.spec.destination.node).await?;
@@ -244,6 +248,10 @@ impl Driver for Pair<'_> {
             }
             _ => None,
         };
+        if let Some((_, port)) = self.uri.get().and_then(|uri| uri.rsplit_once(':')) {
+            let port = port.parse().unwrap_or_default();
+            self.channels.count(&self.spec.source.node, port).await.map_err(Error::from)?;
+        }
         let answer = source.monitor.query_patiently::<QueryMigrate>("query-migrate").await;
         let at_ms = since.elapsed().as_micros() as f64 / 1e3;
         let mut status = answer.map_err(Error::from)?.status(at_ms);
@@ -316,6 +324,10 @@ impl Driver for Pair<'_> {
         };
         let (source, destination) = tokio::try_join!(source.cpu_time(), destination.cpu_time())?;
         Ok([source, destination])
+    }
+
+    fn sent_by_connection(&self) -> Vec<u64> {
+        self.channels.sent()
     }
 
     async fn page_faults(&self) -> Result<PageFaults, driver::Error> {

@@ -16,12 +16,12 @@ use netlink_packet_sock_diag::{
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
 use std::io;
 
-/// Returns the bytes that the peers of all TCP connections from this network namespace to this port have
-/// acknowledged; `None` if there is no such connection.
+/// Returns the TCP connections from this network namespace to this port: the near port of each, and the bytes
+/// that its peer has acknowledged.
 ///
 /// # Errors
 /// The kernel does not answer, or not with a list of connections.
-pub(super) fn sent_bytes(port: u16) -> io::Result<Option<u64>> {
+pub(super) fn sent_bytes(port: u16) -> io::Result<Vec<(u16, u64)>> {
     let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
@@ -41,7 +41,7 @@ pub(super) fn sent_bytes(port: u16) -> io::Result<Option<u64>> {
     socket.send(&bytes, 0)?;
 
     let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
-    let mut sum = None;
+    let mut sent = Vec::new();
     loop {
         let (datagram, _) = socket.recv_from_full()?;
         let mut rest = &datagram[..];
@@ -52,10 +52,10 @@ pub(super) fn sent_bytes(port: u16) -> io::Result<Option<u64>> {
                 NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(found))
                     if found.header.socket_id.destination_port == port =>
                 {
-                    sum = Some(sum.unwrap_or(0) + acknowledged(&found).unwrap_or(0));
+                    sent.push((found.header.socket_id.source_port, acknowledged(&found).unwrap_or(0)));
                 }
                 NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
-                NetlinkPayload::Done(_) | NetlinkPayload::Error(_) => return Ok(sum),
+                NetlinkPayload::Done(_) | NetlinkPayload::Error(_) => return Ok(sent),
                 _ => {}
             }
             let length = (answer.header.length as usize).next_multiple_of(4).clamp(4, rest.len());
@@ -84,23 +84,29 @@ mod tests {
     fn what_a_peer_has_acknowledged_is_counted_by_port() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        assert_eq!(sent_bytes(port).unwrap(), None, "a socket that listens is no connection to the port");
+        assert_eq!(sent_bytes(port).unwrap(), [], "a socket that listens is no connection to the port");
         let mut streams: Vec<TcpStream> = Vec::new();
-        let mut received = 0;
+        let mut received = Vec::new();
         for bytes in [100_000, 50_000] {
             let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
             let (mut peer, _) = listener.accept().unwrap();
             stream.write_all(&vec![1; bytes]).unwrap();
             let mut buffer = vec![0; bytes];
             peer.read_exact(&mut buffer).unwrap();
-            received += bytes as u64;
+            received.push((stream.local_addr().unwrap().port(), bytes as u64));
             streams.extend([stream, peer]);
         }
         // The last acknowledgement may be on its way. The request for a connection counts as one byte.
-        let counted = (0..1000).find_map(|_| {
+        received.sort_unstable();
+        let is_counted = (0..1000).any(|_| {
             std::thread::sleep(std::time::Duration::from_millis(5));
-            sent_bytes(port).unwrap().filter(|counted| (received..=received + 2).contains(counted))
+            let mut counted = sent_bytes(port).unwrap();
+            counted.sort_unstable();
+            counted.len() == received.len()
+                && counted.iter().zip(&received).all(|(counted, received)| {
+                    counted.0 == received.0 && (received.1..=received.1 + 1).contains(&counted.1)
+                })
         });
-        assert!(counted.is_some(), "{:?} instead of {received}", sent_bytes(port));
+        assert!(is_counted, "{:?} instead of {received:?}", sent_bytes(port));
     }
 }

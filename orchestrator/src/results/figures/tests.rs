@@ -41,6 +41,7 @@ fn all() -> Measured {
         throttled_ms: Some(1.0),
         compression_ratio: Some(1.0),
         multifd_bytes: Some(1),
+        connection_bytes: vec![1],
         xbzrle_pages: Some(1),
         xbzrle_bytes: Some(1),
         xbzrle_misses: Some(1),

@@ -1,0 +1,44 @@
+//! Counts what each connection of a migration over several has sent.
+//!
+//! QEMU only tells the sum (`multifd-bytes`). So the source's node is asked at each sample, as long as the
+//! connections are open.
+
+use super::process;
+use crate::node::Node;
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+};
+
+/// The connections of one migration.
+#[derive(Default)]
+pub(super) struct Channels {
+    are_several: Cell<bool>,
+    /// What each has sent, by its near port.
+    sent: RefCell<BTreeMap<u16, u64>>,
+}
+
+impl Channels {
+    /// Decides whether they are counted: if there are several.
+    pub(super) fn prepare(&self, are_several: bool) {
+        self.are_several.set(are_several);
+    }
+
+    /// Counts what they have sent to this port so far.
+    pub(super) async fn count(&self, node: &Node, port: u16) -> Result<(), process::Error> {
+        if self.are_several.get() {
+            let now = node.tcp_sent(port).await?;
+            let mut sent = self.sent.borrow_mut();
+            for (near, bytes) in now {
+                let counted = sent.entry(near).or_default();
+                *counted = bytes.max(*counted);
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns what each has sent, without those that have sent nothing.
+    pub(super) fn sent(&self) -> Vec<u64> {
+        self.sent.borrow().values().copied().filter(|bytes| *bytes > 0).collect()
+    }
+}
