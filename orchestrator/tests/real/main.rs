@@ -42,6 +42,9 @@ mod moving;
 /// The tests of `netem` in a guest whose kernel has `sch_netem`.
 mod netem_guest;
 
+/// Random combinations of settings of a migration.
+mod random;
+
 /// Post-copy over a link that fails.
 mod recovery;
 
