@@ -21,13 +21,14 @@ use crate::{
     results::{
         agreement,
         builder::RecordBuilder,
+        client::{self, PROBE},
         record::{Measured, Phase, Record},
         samples::SAMPLES,
         telemetry::{self, GuestReport, TELEMETRY},
     },
 };
 use futures::FutureExt;
-use std::{future::Future, path::Path, time::Duration};
+use std::{future::Future, io, path::Path, time::Duration};
 use stressor::{
     disk::DiskVerification,
     protocol::{Command, TELEMETRY_INTERVAL_MS},
@@ -343,6 +344,9 @@ impl<N: Network> Attempt<'_, N> {
         }
         if probe_interval(settings).is_some() {
             let report = self.network.stop_probe(LAST_REPLY_LIMIT).await?;
+            let windows = recorded::probe_windows(&report, Instant::now(), finished.started);
+            client::write(self.spec.folder, &windows)
+                .map_err(|source| write_error(&self.spec.folder.join(PROBE), source))?;
             account::probe(measured, report, finished);
         }
         Ok(check)
@@ -362,8 +366,11 @@ fn keep_telemetry(
     if finished.end() == End::Destination {
         reports.extend(here.iter().map(report(End::Destination)));
     }
-    telemetry::write(folder, &reports)
-        .map_err(|source| Error::Write { path: folder.join(TELEMETRY).display().to_string(), source })
+    telemetry::write(folder, &reports).map_err(|source| write_error(&folder.join(TELEMETRY), source))
+}
+
+fn write_error(path: &Path, source: io::Error) -> Error {
+    Error::Write { path: path.display().to_string(), source }
 }
 
 /// The result of comparing the guest's memory and its disk with what was written.

@@ -4,17 +4,21 @@
 use crate::{
     driver::control_port::TelemetrySample,
     measure::End,
-    node::{round_trip, server::probe},
+    node::{
+        round_trip,
+        server::probe::{self, Latencies},
+    },
     results::{
+        client::ProbeWindow,
         record::{
             BadPage, DiskVerification, LinkLateness, MemoryArea, Probe, RoundTrip, RoundTrips, Verification,
             round_micros,
         },
-        telemetry::{DiskReport, GuestReport},
+        telemetry::{DiskReport, GuestReport, PageWriteTimes},
     },
 };
 use netem::userspace::Lateness;
-use stressor::{disk, verify, workload::PAGE_BYTES};
+use stressor::{disk, protocol::Latency, verify, workload::PAGE_BYTES};
 use tokio::time::Instant;
 
 impl From<Lateness> for LinkLateness {
@@ -29,8 +33,15 @@ impl From<Lateness> for LinkLateness {
 
 impl From<probe::ProbeReport> for Probe {
     fn from(report: probe::ProbeReport) -> Self {
-        let probe::ProbeReport { interval_ns, sent, received, largest_gap_ns, median_gap_ns, open_gap_ns } =
-            report;
+        let probe::ProbeReport {
+            interval_ns,
+            sent,
+            received,
+            largest_gap_ns,
+            median_gap_ns,
+            open_gap_ns,
+            ..
+        } = report;
         Self { interval_ns, sent, received, largest_gap_ns, median_gap_ns, open_gap_ns }
     }
 }
@@ -98,6 +109,7 @@ pub(super) fn guest_report(sample: &TelemetrySample, end: End, started: Instant)
         dirtied_bytes: telemetry.pages_dirtied * PAGE_BYTES,
         longest_stall_ms: millis(telemetry.longest_stall_ns),
         longest_page_write_ms: millis(telemetry.write_latency.max_ns),
+        page_write: page_write_times(telemetry.write_latency),
         disk: telemetry.disk.map(|disk| DiskReport {
             written_bytes: disk.bytes_written,
             read_bytes: disk.bytes_read,
@@ -107,10 +119,43 @@ pub(super) fn guest_report(sample: &TelemetrySample, end: End, started: Instant)
     }
 }
 
+/// Returns the percentiles of a distribution; nothing if nothing was written.
+fn page_write_times(latency: Latency) -> Option<PageWriteTimes> {
+    // A write takes a fraction of a microsecond, so its time is not rounded.
+    let millis = |ns: u64| ns as f64 / 1e6;
+    let Latency { p50_ns, p99_ns, p999_ns, max_ns } = latency;
+    (max_ns > 0).then(|| PageWriteTimes {
+        median_ms: millis(p50_ns),
+        p99_ms: millis(p99_ns),
+        p999_ms: millis(p999_ns),
+    })
+}
+
+/// Returns what the probe saw over time, from its report that arrived at this moment.
+pub(super) fn probe_windows(
+    report: &probe::ProbeReport,
+    arrived: Instant,
+    started: Instant,
+) -> Vec<ProbeWindow> {
+    let Latencies { began_before_end_ns, window_ns, windows } = &report.latencies;
+    let millis = |ns: u64| ns as f64 / 1e6;
+    let began_ms = arrived.duration_since(started).as_secs_f64() * 1e3 - millis(*began_before_end_ns);
+    let windows = windows.iter().enumerate().filter(|(_, window)| window.requests > 0);
+    let windows = windows.map(|(i, window)| ProbeWindow {
+        at_ms: round_micros(began_ms + i as f64 * millis(*window_ns)),
+        duration_ms: millis(*window_ns),
+        requests: window.requests,
+        unanswered: window.unanswered,
+        longest_round_trip_ms: window.longest_ns.map(|ns| round_micros(millis(ns))),
+    });
+    windows.collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::to_value;
+    use std::time::Duration;
     use units::Span;
 
     #[test]
@@ -122,6 +167,7 @@ mod tests {
             largest_gap_ns: Some(20_000_000),
             median_gap_ns: Some(10_000_000),
             open_gap_ns: Some(5_000_000_000),
+            latencies: Latencies::default(),
         };
         assert_eq!(to_value(Probe::from(report.clone())).unwrap(), to_value(report).unwrap());
         for area in [verify::Area::WorkingSet, verify::Area::Ballast] {
@@ -129,6 +175,47 @@ mod tests {
             let found = verify::Verification { pages_checked: 9, pages_bad: 1, first_bad: Some(page) };
             assert_eq!(to_value(Verification::from(found.clone())).unwrap(), to_value(found).unwrap());
         }
+    }
+
+    #[test]
+    fn windows_of_the_probe_are_on_the_clock_of_the_migration() {
+        let window = |requests, unanswered, longest_ns| probe::Window { requests, unanswered, longest_ns };
+        let windows = vec![
+            window(5, 0, Some(400_000)),
+            window(0, 0, None),
+            window(5, 5, None),
+            window(5, 1, Some(7_000)),
+        ];
+        let latencies = Latencies { began_before_end_ns: 1_200_000_000, window_ns: 50_000_000, windows };
+        let report = probe::ProbeReport {
+            interval_ns: 10_000_000,
+            sent: 15,
+            received: 9,
+            largest_gap_ns: None,
+            median_gap_ns: None,
+            open_gap_ns: None,
+            latencies,
+        };
+        let started = Instant::now();
+        let found = probe_windows(&report, started + Duration::from_secs(1), started);
+        let expected = |at_ms, unanswered, longest_round_trip_ms| ProbeWindow {
+            at_ms,
+            duration_ms: 50.0,
+            requests: 5,
+            unanswered,
+            longest_round_trip_ms,
+        };
+        let expected =
+            [expected(-200.0, 0, Some(0.4)), expected(-100.0, 5, None), expected(-50.0, 1, Some(0.007))];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn nothing_written_has_no_percentiles() {
+        assert_eq!(page_write_times(Latency::default()), None);
+        let latency = Latency { p50_ns: 312, p99_ns: 4_000, p999_ns: 50_000, max_ns: 1_000_000 };
+        let times = PageWriteTimes { median_ms: 0.000_312, p99_ms: 0.004, p999_ms: 0.05 };
+        assert_eq!(page_write_times(latency), Some(times));
     }
 
     #[test]

@@ -24,6 +24,7 @@ use crate::{
     outcome::Outcome,
     results::{
         builder::RecordBuilder,
+        client::ProbeWindow,
         record::{Phase, Record},
         telemetry::GuestReport,
     },
@@ -118,7 +119,9 @@ impl Setup {
         assert!(!network.probing.get(), "the probe must be stopped");
         let reports = fs::read_to_string(folder.path().join("telemetry.jsonl")).unwrap_or_default();
         let reports = reports.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        AttemptResult { record, samples, reports, driver: shared, links: network.links.into_inner() }
+        let windows = fs::read_to_string(folder.path().join("probe.jsonl")).unwrap_or_default();
+        let windows = windows.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        AttemptResult { record, samples, reports, windows, driver: shared, links: network.links.into_inner() }
     }
 }
 
@@ -133,6 +136,7 @@ struct AttemptResult {
     record: Record,
     samples: Vec<Sample>,
     reports: Vec<GuestReport>,
+    windows: Vec<ProbeWindow>,
     driver: Arc<Shared>,
     links: Vec<String>,
 }
@@ -233,6 +237,11 @@ impl Network for MockNetwork {
             largest_gap_ns: Some(70_000_000),
             median_gap_ns: Some(10_000_000),
             open_gap_ns: self.open_gap.map(|gap| gap.as_nanos() as u64),
+            latencies: probe::Latencies {
+                began_before_end_ns: 2_000_000_000,
+                window_ns: 50_000_000,
+                windows: vec![probe::Window { requests: 5, unanswered: 0, longest_ns: Some(300_000) }; 40],
+            },
         })
     }
 }
@@ -318,6 +327,15 @@ async fn what_the_guest_reports_is_written_to_a_file() {
     let rate = (last.dirtied_bytes - first.dirtied_bytes) as f64 / (last.clock_ms - first.clock_ms) * 1e3;
     assert!((15.7e6..16.3e6).contains(&rate), "{rate}");
     assert!(destination.clone().count() > 3 && destination.into_iter().all(|report| report.at_ms > 2_000.0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_probe_saw_is_written_to_a_file() {
+    let windows = Setup::new().run().await.windows;
+    assert_eq!(windows.len(), 40);
+    // The first began 2 s before the report, which arrives after the migration of 2060 ms.
+    assert!(windows[0].at_ms > 60.0 && windows[39].at_ms - windows[0].at_ms == 1_950.0, "{windows:?}");
+    assert!(windows.iter().all(|window| window.longest_round_trip_ms == Some(0.3)));
 }
 
 #[tokio::test(start_paused = true)]

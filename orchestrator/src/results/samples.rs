@@ -2,7 +2,7 @@
 
 use super::store::{self, Error};
 use crate::measure::samples::Sample;
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -33,6 +33,16 @@ pub(super) fn read_lines<T: DeserializeOwned>(path: PathBuf) -> Result<Option<Ve
         })
     };
     text.lines().enumerate().map(value).collect::<Result<_, _>>().map(Some)
+}
+
+/// Writes values to a file in an attempt's folder, one JSON value per line.
+pub(super) fn write_lines<T: Serialize>(path: &Path, values: &[T]) -> io::Result<()> {
+    let mut lines = Vec::new();
+    for value in values {
+        serde_json::to_writer(&mut lines, value)?;
+        lines.push(b'\n');
+    }
+    fs::write(path, lines)
 }
 
 #[cfg(test)]

@@ -1,19 +1,22 @@
 //! The JSON Schema of results. It is generated from the types; the descriptions of figures are from
 //! [`FIGURES`].
 
-use super::{environment::Environment, figures::FIGURES, record::Record, telemetry::GuestReport};
+use super::{
+    client::ProbeWindow, environment::Environment, figures::FIGURES, record::Record, telemetry::GuestReport,
+};
 use crate::measure::samples::Sample;
 use schemars::{Schema, generate::SchemaSettings};
 use serde_json::{Map, Value};
 
 /// Returns the JSON Schema (draft 2020-12) of a record, which is a line of `cells.jsonl`. Its definitions
-/// include those of `environment.json` (`Environment`), of a line of `samples.jsonl` (`Sample`), and of a
-/// line of `telemetry.jsonl` (`GuestReport`).
+/// include those of `environment.json` (`Environment`), of a line of `samples.jsonl` (`Sample`), of
+/// `telemetry.jsonl` (`GuestReport`), and of `probe.jsonl` (`ProbeWindow`).
 pub fn schema() -> Schema {
     let mut generator = SchemaSettings::draft2020_12().into_generator();
     generator.subschema_for::<Environment>();
     generator.subschema_for::<Sample>();
     generator.subschema_for::<GuestReport>();
+    generator.subschema_for::<ProbeWindow>();
     let mut root = generator.into_root_schema_for::<Record>().to_value();
     for figure in FIGURES {
         describe(&mut root, figure.key, figure.description);

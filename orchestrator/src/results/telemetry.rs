@@ -8,7 +8,7 @@ use super::{
 use crate::measure::End;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::{fs, io, path::Path};
+use std::{io, path::Path};
 
 /// The name of the file with the telemetry, in the attempt's folder.
 pub const TELEMETRY: &str = "telemetry.jsonl";
@@ -31,9 +31,24 @@ pub struct GuestReport {
     pub longest_stall_ms: f64,
     /// The longest time that a write of a page took since the report before, in milliseconds.
     pub longest_page_write_ms: f64,
+    /// The distribution of the time that a write of a page took since the report before. Absent if nothing
+    /// was written, and in results of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page_write: Option<PageWriteTimes>,
     /// The load on the disk. Absent if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<DiskReport>,
+}
+
+/// Percentiles of the time that a write of a page took, in milliseconds, accurate to 3 %.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PageWriteTimes {
+    /// The median.
+    pub median_ms: f64,
+    /// The 99th percentile.
+    pub p99_ms: f64,
+    /// The 99.9th percentile.
+    pub p999_ms: f64,
 }
 
 /// What the stressor reports of the load on the disk.
@@ -51,12 +66,7 @@ pub struct DiskReport {
 
 /// Writes the reports of an attempt to its folder.
 pub fn write(folder: &Path, reports: &[GuestReport]) -> io::Result<()> {
-    let mut lines = Vec::new();
-    for report in reports {
-        serde_json::to_writer(&mut lines, report)?;
-        lines.push(b'\n');
-    }
-    fs::write(folder.join(TELEMETRY), lines)
+    samples::write_lines(&folder.join(TELEMETRY), reports)
 }
 
 /// Reads the reports of an attempt of the run in `folder`, in order. Returns nothing if there are none, as in

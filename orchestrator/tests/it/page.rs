@@ -17,10 +17,11 @@ use testbed::{
     outcome::Outcome,
     report::html::{self, MOST_BYTES, Stage},
     results::{
+        client::{self, ProbeWindow},
         parts::{self, Folder},
         record::{AppliedChange, Phase, Record},
         store,
-        telemetry::{self, GuestReport},
+        telemetry::{self, GuestReport, PageWriteTimes},
     },
 };
 
@@ -85,9 +86,9 @@ fn assert_is_inert(page: &str) {
         h1 h2 h3 head header html i input label li line link main meta ol p path polyline pre rect script \
         section span strong style summary svg table tbody td text th thead title tr ul ";
     const ATTRIBUTES: &str = " aria-hidden aria-label aria-labelledby autocomplete charset class content d \
-        data-csv data-filter data-fixed data-from data-full data-marks data-name data-to data-unit data-v \
-        data-view dx height hidden href http-equiv id lang name open points preserveAspectRatio rel role \
-        scope tabindex title transform type viewBox width x x1 x2 y y1 y2 ";
+        data-csv data-filter data-fixed data-from data-full data-log data-marks data-name data-to data-unit \
+        data-v data-view dx height hidden href http-equiv id lang name open points preserveAspectRatio rel \
+        role scope tabindex title transform type viewBox width x x1 x2 y y1 y2 ";
     let known = |list: &str, name: &str| list.contains(&format!(" {name} "));
     let tags = tags(page);
     assert_eq!(tags.iter().filter(|tag| tag.name == "script").count(), 1);
@@ -303,17 +304,60 @@ pub(crate) fn large_run() -> Sandbox {
         fs::create_dir_all(&folder).unwrap();
         let seed = (attempt.cell * 5 + attempt.number as usize) as u64;
         fs::write(folder.join("samples.jsonl"), samples(seed, 200)).unwrap();
+        telemetry::write(&folder, &reports(seed, 200)).unwrap();
+        client::write(&folder, &windows(seed, 200)).unwrap();
     }
     sandbox
 }
 
-/// Returns this many samples of a migration, unlike those of others, with a peak of 7777 MB.
-fn samples(mut seed: u64, count: u64) -> String {
+/// Returns a function that returns random numbers below its argument.
+fn random(mut seed: u64) -> impl FnMut(u64) -> u64 {
     // A generator of Knuth's, whose upper bits are random enough for a curve.
-    let mut random = |below: u64| {
+    move |below| {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (seed >> 33) % below
+    }
+}
+
+/// Returns this many reports of a guest, unlike those of others.
+fn reports(seed: u64, count: u64) -> Vec<GuestReport> {
+    let mut random = random(seed);
+    let mut report = |i| GuestReport {
+        at_ms: i as f64 * 50.0 - 500.0 + random(2_000) as f64 / 1e3,
+        end: End::Source,
+        clock_ms: i as f64 * 50.0,
+        dirtied_bytes: i * 1_000_000 + random(50_000),
+        longest_stall_ms: 1.0 + random(9_000) as f64 / 1e3,
+        longest_page_write_ms: 0.5 + random(5_000) as f64 / 1e3,
+        page_write: Some(PageWriteTimes {
+            median_ms: 0.000_3 + random(100) as f64 / 1e6,
+            p99_ms: 0.004 + random(4_000) as f64 / 1e6,
+            p999_ms: 0.03 + random(90_000) as f64 / 1e6,
+        }),
+        disk: None,
     };
+    (0..count).map(&mut report).collect()
+}
+
+/// Returns this many windows of a probe, unlike those of others.
+fn windows(seed: u64, count: u64) -> Vec<ProbeWindow> {
+    let mut random = random(seed);
+    let mut window = |i| {
+        let unanswered = random(40) / 37;
+        ProbeWindow {
+            at_ms: i as f64 * 50.0 - 500.0,
+            duration_ms: 50.0,
+            requests: 5,
+            unanswered,
+            longest_round_trip_ms: Some(0.2 + random(3_000) as f64 / 1e3),
+        }
+    };
+    (0..count).map(&mut window).collect()
+}
+
+/// Returns this many samples of a migration, unlike those of others, with a peak of 7777 MB.
+fn samples(seed: u64, count: u64) -> String {
+    let mut random = random(seed);
     let (mut transferred, mut remaining, mut lines) = (0, 1_070_000_000u64, String::new());
     for i in 0..count {
         transferred += 5_000_000 + random(1_200_000);
@@ -410,6 +454,7 @@ fn the_reports_of_the_guest_are_drawn() {
         dirtied_bytes: u64::from(i) * 2_000_000,
         longest_stall_ms: if i == 77 { 123.0 } else { 1.0 },
         longest_page_write_ms: 0.5,
+        page_write: (i != 100).then_some(PageWriteTimes { median_ms: 0.000_4, p99_ms: 0.02, p999_ms: 0.1 }),
         disk: None,
     };
     telemetry::write(&folder, &(0..200).map(report).collect::<Vec<_>>()).unwrap();
@@ -421,10 +466,56 @@ fn the_reports_of_the_guest_are_drawn() {
         delays.contains("data-name=\"between two writes\"") && !delays.contains("to the disk"),
         "{delays}"
     );
+    // Percentiles on a logarithmic axis, with a gap where nothing was written.
+    let writes = lane("Time to write a page in the guest, ms");
+    let writes = writes.split("</svg></div>").next().unwrap();
+    for name in ["longest", "99.9 %", "99 %", "median"] {
+        let curve = writes.split(&format!("data-name=\"{name}\" data-unit=\"")).nth(1).expect(name);
+        let curve = curve.split("></path>").next().unwrap();
+        assert!(curve.contains("data-log=\"\"") || curve.contains(" data-log "), "{curve:.60}");
+        assert_eq!(curve.matches('m').count(), 1, "{curve}");
+    }
     // 123 ms in steps of 0.1, and 40 MB/s.
     assert!(delays.contains(" 1220"), "{delays}");
     let rate = lane("Rates, MB/s").split("data-name=\"dirty rate achieved\"").nth(1).unwrap().to_owned();
     assert!(rate.contains("d=\"M-900 400l"), "{}", &rate[..120]);
+}
+
+/// What the probe saw is drawn. Where no request was answered, nothing is, and the loss is.
+#[test]
+fn the_round_trips_of_a_client_are_drawn() {
+    let plan = plan(THRESHOLD);
+    let sandbox = Sandbox::with_run(THRESHOLD, [mock::record(&plan, 0, 1, Outcome::Converged, 9_000.0)]);
+    let folder = store::attempt_path(&sandbox.path("run"), &plan.cells[0].id, 1);
+    fs::create_dir_all(&folder).unwrap();
+    let windows = |are_lost: bool| {
+        let window = |i: u32| {
+            let is_lost = are_lost && (100..104).contains(&i);
+            ProbeWindow {
+                at_ms: f64::from(i) * 50.0 - 1_000.0,
+                duration_ms: 50.0,
+                requests: 5,
+                unanswered: if is_lost { 5 } else { 0 },
+                longest_round_trip_ms: (!is_lost).then_some(if i == 120 { 250.0 } else { 0.5 }),
+            }
+        };
+        (0..200).map(window).collect::<Vec<_>>()
+    };
+    fs::write(folder.join("samples.jsonl"), samples(1, 180)).unwrap();
+    let page = || sandbox.testbed(&["report", "--format", "html", "run"]).stdout();
+    let title = "Requests of a client without a reply, %";
+    client::write(&folder, &windows(false)).unwrap();
+    assert!(!page().contains(title), "none was lost");
+    client::write(&folder, &windows(true)).unwrap();
+    let page = page();
+    assert!(page.contains(title));
+    let curve = page.split("<b>Round trips of a client, ms</b>").nth(1).expect("a lane");
+    let curve = curve.split(" d=\"").nth(1).unwrap().split('"').next().unwrap();
+    let pieces: Vec<&str> = curve.split('m').collect();
+    assert_eq!(pieces.len(), 2, "{curve}");
+    // From the end of the last window with a reply to the next. The peak is there after it.
+    assert!(pieces[0].ends_with("50 0") && pieces[1].starts_with("200 0"), "{curve}");
+    assert!(pieces[1].contains(" 2699 ") || pieces[1].contains(" 270 "), "{curve}");
 }
 
 /// A disk that is copied: the phases of its copy, and what is left of it.

@@ -15,10 +15,11 @@ use std::{
 use testbed::{
     measure::End,
     results::{
+        client::{self, ProbeWindow},
         environment::Environment,
         record::Record,
         samples, store,
-        telemetry::{self, DiskReport, GuestReport},
+        telemetry::{self, DiskReport, GuestReport, PageWriteTimes},
     },
 };
 
@@ -195,21 +196,46 @@ fn reports_of_the_guest_are_read_back_and_match_the_schema() {
     fs::create_dir_all(&folder).unwrap();
     let disk =
         DiskReport { written_bytes: 4096, read_bytes: 0, longest_write_ms: 1.25, longest_read_ms: 0.0 };
-    let report = |end, disk| GuestReport {
+    let times = PageWriteTimes { median_ms: 0.000_3, p99_ms: 0.000_9, p999_ms: 0.001 };
+    let report = |end, disk, page_write| GuestReport {
         at_ms: -0.5,
         end,
         clock_ms: 1_234.567,
         dirtied_bytes: 8192,
         longest_stall_ms: 0.125,
         longest_page_write_ms: 0.001,
+        page_write,
         disk,
     };
-    let reports = [report(End::Source, None), report(End::Destination, Some(disk))];
+    let reports = [report(End::Source, None, None), report(End::Destination, Some(disk), Some(times))];
     assert_eq!(telemetry::read(run.path(), "base", 1).unwrap(), None);
     telemetry::write(&folder, &reports).unwrap();
     assert_eq!(telemetry::read(run.path(), "base", 1).unwrap().unwrap(), reports);
     let file = folder.join(telemetry::TELEMETRY);
     let validator = validator_of("GuestReport");
+    for value in lines(&file) {
+        assert_valid(&validator, &value, &file);
+    }
+}
+
+#[test]
+fn what_the_probe_saw_is_read_back_and_matches_the_schema() {
+    let run = tempfile::tempdir().unwrap();
+    let folder = store::attempt_path(run.path(), "base", 1);
+    fs::create_dir_all(&folder).unwrap();
+    let window = |at_ms, unanswered, longest_round_trip_ms| ProbeWindow {
+        at_ms,
+        duration_ms: 50.0,
+        requests: 5,
+        unanswered,
+        longest_round_trip_ms,
+    };
+    let windows = [window(-3.25, 0, Some(0.375)), window(46.75, 5, None)];
+    assert_eq!(client::read(run.path(), "base", 1).unwrap(), None);
+    client::write(&folder, &windows).unwrap();
+    assert_eq!(client::read(run.path(), "base", 1).unwrap().unwrap(), windows);
+    let file = folder.join(client::PROBE);
+    let validator = validator_of("ProbeWindow");
     for value in lines(&file) {
         assert_valid(&validator, &value, &file);
     }
@@ -257,6 +283,9 @@ fn every_property_of_the_results_is_described() {
         "Stress",
         "Pass",
         "Sample",
+        "GuestReport",
+        "PageWriteTimes",
+        "ProbeWindow",
     ];
     let named = own.iter().filter_map(|name| definitions.get(*name));
     for object in std::iter::once(&schema).chain(named) {

@@ -109,7 +109,7 @@ fn the_smoke_scenario_passes_with_complete_records() {
     let attempts =
         records.iter().map(|record| format!("{}.1", record.cell.replace(',', "-"))).collect::<Vec<_>>();
     for cell in &attempts {
-        for file in ["samples.jsonl", "telemetry.jsonl", "source.log", "destination.log"] {
+        for file in ["samples.jsonl", "telemetry.jsonl", "probe.jsonl", "source.log", "destination.log"] {
             let file = dir.folder().join("attempts").join(cell).join(file);
             assert!(fs::metadata(&file).is_ok_and(|file| file.len() > 0), "{} is empty", file.display());
         }

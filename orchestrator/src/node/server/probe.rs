@@ -11,6 +11,9 @@
 //!
 //! Gaps are measured by the monotonic clock, so a step of the wall clock, by which the kernel timestamps
 //! packets, changes none.
+//!
+//! The round trip of each request is kept, too: in windows of time, of each the longest round trip and the
+//! number of requests without a reply. So a peak stays, whatever the length of the attempt.
 
 use crate::sys;
 use nix::{
@@ -47,6 +50,39 @@ pub struct ProbeReport {
     /// guest answered until the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub open_gap_ns: Option<u64>,
+    /// The round trips over time.
+    #[serde(default, skip_serializing_if = "Latencies::is_empty")]
+    pub latencies: Latencies,
+}
+
+/// The round trips of a probe over time, in windows of the same width. Requests whose replies were still
+/// expected when the probe was stopped do not count.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Latencies {
+    /// How long before the end of the probe the first window began, in nanoseconds.
+    pub began_before_end_ns: u64,
+    /// The width of a window in nanoseconds.
+    pub window_ns: u64,
+    /// The windows, in order and without a break.
+    pub windows: Vec<Window>,
+}
+
+impl Latencies {
+    /// Returns whether no request counts.
+    pub fn is_empty(&self) -> bool {
+        self.windows.is_empty()
+    }
+}
+
+/// What happened to the requests that were made in a window of time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Window {
+    /// The number of requests, including those that could not be sent.
+    pub requests: u64,
+    /// The number of requests without a reply.
+    pub unanswered: u64,
+    /// The longest round trip in nanoseconds. Absent if no request was answered.
+    pub longest_ns: Option<u64>,
 }
 
 /// A running probe.
@@ -108,15 +144,14 @@ async fn run(
             }
             _ = ticker.tick() => {
                 // Before the request is sent: its reply may arrive before the clock is read again.
-                let sent_ns = Now::read()?.monotonic_ns;
+                let now_ns = Now::read()?.monotonic_ns;
                 // Sending may fail while the guest is unreachable: that is what the probe measures.
-                if socket.send(requests.next_sequence()).is_ok() {
-                    requests.sent(sent_ns);
-                }
+                let is_sent = socket.send(requests.next_sequence()).is_ok();
+                requests.made(now_ns, is_sent);
             }
             received = socket.receive() => {
                 if let Some(reply) = received? {
-                    replies.push(requests.received_at(reply, Now::read()?));
+                    replies.push(requests.received(reply, Now::read()?));
                     if let Some(answered) = answered.take() {
                         let _ = answered.send(());
                     }
@@ -127,44 +162,92 @@ async fn run(
             }
         }
     };
-    let end_ns = open.then_some(Now::read()?.monotonic_ns);
-    Ok(report(interval, requests.count, &replies, end_ns))
+    let end = ProbeEnd { at_ns: Now::read()?.monotonic_ns, is_open: open };
+    Ok(report(interval, &requests, &replies, end))
 }
 
-/// The requests that were sent, to find out when the one of a reply was.
+/// The requests that were made, in order.
+#[derive(Default)]
 struct Requests {
-    count: u64,
-    /// When the request with each sequence number was sent, in nanoseconds of the monotonic clock.
-    sent_ns: Vec<u64>,
+    made: Vec<Request>,
+    /// How many of them were sent.
+    sent: u64,
 }
 
-impl Default for Requests {
-    fn default() -> Self {
-        Self { count: 0, sent_ns: vec![0; 1 << u16::BITS] }
-    }
+/// A request, whose sequence number is its place among all.
+struct Request {
+    /// When it was made, in nanoseconds of the monotonic clock.
+    made_ns: u64,
+    /// The time until its reply arrived, in nanoseconds.
+    round_trip_ns: Option<u64>,
 }
 
 impl Requests {
     /// Returns the sequence number of the next request.
     fn next_sequence(&self) -> u16 {
-        self.count as u16
+        self.made.len() as u16
     }
 
-    /// Notes that the next request was sent.
-    fn sent(&mut self, at_ns: u64) {
-        let sequence = usize::from(self.next_sequence());
-        self.sent_ns[sequence] = at_ns;
-        self.count += 1;
+    /// Notes the next request, and whether it could be sent.
+    fn made(&mut self, made_ns: u64, is_sent: bool) {
+        self.made.push(Request { made_ns, round_trip_ns: None });
+        self.sent += u64::from(is_sent);
     }
 
-    /// Returns when a reply arrived, by the monotonic clock. Its age follows from the wall clock, by which
-    /// the kernel timestamps packets. If that clock has been stepped since, the age is wrong, but a reply
-    /// arrives after its request was sent and before it is read.
-    fn received_at(&self, reply: Reply, now: Now) -> u64 {
+    /// Returns the last request with a sequence number.
+    fn last_of(&mut self, sequence: u16) -> Option<&mut Request> {
+        let since = self.next_sequence().wrapping_sub(sequence).wrapping_sub(1);
+        let at = self.made.len().checked_sub(usize::from(since) + 1)?;
+        Some(&mut self.made[at])
+    }
+
+    /// Notes a reply. Returns when it arrived, by the monotonic clock. Its age follows from the wall clock,
+    /// by which the kernel timestamps packets. If that clock has been stepped since, the age is wrong, but a
+    /// reply arrives after its request was made and before it is read.
+    fn received(&mut self, reply: Reply, now: Now) -> u64 {
         let age = now.real_ns.saturating_sub(reply.stamp_ns);
-        let sent_ns = self.sent_ns[usize::from(reply.sequence)].min(now.monotonic_ns);
-        now.monotonic_ns.saturating_sub(age).clamp(sent_ns, now.monotonic_ns)
+        let request = self.last_of(reply.sequence);
+        let made_ns = request.as_ref().map_or(0, |request| request.made_ns).min(now.monotonic_ns);
+        let arrived_ns = now.monotonic_ns.saturating_sub(age).clamp(made_ns, now.monotonic_ns);
+        if let Some(request) = request {
+            request.round_trip_ns.get_or_insert(arrived_ns - made_ns);
+        }
+        arrived_ns
     }
+
+    /// Returns the round trips over time, of a probe that requested at this interval and has ended.
+    fn latencies(&self, interval: Duration, end: ProbeEnd) -> Latencies {
+        // A guest that never answers again has not answered any of the last requests.
+        let counted = match self.made.iter().rposition(|request| request.round_trip_ns.is_some()) {
+            _ if end.is_open => &self.made[..],
+            Some(last) => &self.made[..=last],
+            None => &[],
+        };
+        let ([first, ..], Some(last)) = (counted, counted.last()) else { return Latencies::default() };
+        let span_ns = last.made_ns - first.made_ns;
+        // Each window has at least one request.
+        let mut window_ns = WINDOW.max(interval * 2).as_nanos() as u64;
+        while span_ns / window_ns >= MOST_WINDOWS {
+            window_ns *= 2;
+        }
+        let mut windows = vec![Window::default(); (span_ns / window_ns) as usize + 1];
+        for request in counted {
+            let window = &mut windows[((request.made_ns - first.made_ns) / window_ns) as usize];
+            window.requests += 1;
+            window.unanswered += u64::from(request.round_trip_ns.is_none());
+            window.longest_ns = window.longest_ns.max(request.round_trip_ns);
+        }
+        Latencies { began_before_end_ns: end.at_ns.saturating_sub(first.made_ns), window_ns, windows }
+    }
+}
+
+/// The end of a probe.
+#[derive(Clone, Copy)]
+struct ProbeEnd {
+    /// When it was, in nanoseconds of the monotonic clock.
+    at_ns: u64,
+    /// Whether the guest had not answered when it was asked for a last reply.
+    is_open: bool,
 }
 
 /// The two clocks at one moment, in nanoseconds.
@@ -181,26 +264,26 @@ impl Now {
     }
 }
 
-/// Computes the report from when replies arrived and, if the guest did not answer until the end, when the
-/// probe ended.
-fn report(
-    interval: Duration,
-    sent: u64,
-    replies_ns: &[u64],
-    unanswered_until_ns: Option<u64>,
-) -> ProbeReport {
+/// Computes the report from the requests, and from when replies arrived.
+fn report(interval: Duration, requests: &Requests, replies_ns: &[u64], end: ProbeEnd) -> ProbeReport {
     let mut gaps: Vec<u64> = replies_ns.windows(2).map(|w| w[1].saturating_sub(w[0])).collect();
     gaps.sort_unstable();
-    let last_reply = replies_ns.last();
+    let last_reply = replies_ns.last().filter(|_| end.is_open);
     ProbeReport {
         interval_ns: interval.as_nanos() as u64,
-        sent,
+        sent: requests.sent,
         received: replies_ns.len() as u64,
         largest_gap_ns: gaps.last().copied(),
         median_gap_ns: gaps.get(gaps.len() / 2).copied(),
-        open_gap_ns: unanswered_until_ns.zip(last_reply).map(|(end, last)| end.saturating_sub(*last)),
+        open_gap_ns: last_reply.map(|last| end.at_ns.saturating_sub(*last)),
+        latencies: requests.latencies(interval, end),
     }
 }
+
+/// The width of a window of round trips, unless that would make more than [`MOST_WINDOWS`].
+const WINDOW: Duration = Duration::from_millis(50);
+/// The largest number of windows: more than three minutes with the usual width.
+const MOST_WINDOWS: u64 = 4_096;
 
 const ECHO_REQUEST: u8 = 8;
 const ECHO_REPLY: u8 = 0;
@@ -319,25 +402,105 @@ mod tests {
         n * 1_000_000
     }
 
+    /// Returns the report of a probe at an interval of 10 ms whose replies arrived then.
+    fn reported(replies_ns: &[u64], end: ProbeEnd) -> ProbeReport {
+        let mut requests = Requests::default();
+        (0..30).for_each(|n| requests.made(ms(10 * n), true));
+        report(Duration::from_millis(10), &requests, replies_ns, end)
+    }
+
+    const fn closed(at_ms: u64) -> ProbeEnd {
+        ProbeEnd { at_ns: ms(at_ms), is_open: false }
+    }
+
+    const fn open(at_ms: u64) -> ProbeEnd {
+        ProbeEnd { at_ns: ms(at_ms), is_open: true }
+    }
+
     #[test]
     fn the_largest_gap_is_between_two_replies() {
-        let replies = [ms(0), ms(10), ms(20), ms(130), ms(140)];
-        let measured = report(Duration::from_millis(10), 30, &replies, None);
+        let measured = reported(&[ms(0), ms(10), ms(20), ms(130), ms(140)], closed(141));
         assert_eq!((measured.largest_gap_ns, measured.median_gap_ns), (Some(ms(110)), Some(ms(10))));
         assert_eq!((measured.sent, measured.received, measured.open_gap_ns), (30, 5, None));
     }
 
     #[test]
     fn a_gap_without_an_end_is_open() {
-        let measured = report(Duration::from_millis(10), 500, &[ms(0), ms(10)], Some(ms(5010)));
+        let measured = reported(&[ms(0), ms(10)], open(5010));
         assert_eq!((measured.largest_gap_ns, measured.open_gap_ns), (Some(ms(10)), Some(ms(5000))));
     }
 
     #[test]
     fn too_few_replies_are_no_gap() {
-        let measured = report(Duration::from_millis(10), 3, &[ms(7)], None);
+        let measured = reported(&[ms(7)], closed(8));
         assert_eq!((measured.largest_gap_ns, measured.median_gap_ns), (None, None));
-        assert_eq!(report(Duration::from_millis(10), 3, &[], Some(ms(9))).open_gap_ns, None);
+        assert_eq!(reported(&[], open(9)).open_gap_ns, None);
+    }
+
+    /// Returns the round trips of a probe that asks every 10 ms, and whose requests took these times in
+    /// milliseconds; nothing stands for no reply. It ends 1 s after its last request.
+    fn latencies(round_trips_ms: &[Option<u64>], is_open: bool) -> Latencies {
+        let mut requests = Requests::default();
+        for (n, round_trip) in round_trips_ms.iter().enumerate() {
+            requests.made(ms(500 + 10 * n as u64), true);
+            requests.made[n].round_trip_ns = round_trip.map(ms);
+        }
+        let at_ns = ms(500 + 10 * (round_trips_ms.len() as u64 - 1) + 1_000);
+        requests.latencies(Duration::from_millis(10), ProbeEnd { at_ns, is_open })
+    }
+
+    #[test]
+    fn a_window_has_its_longest_round_trip_and_what_was_lost() {
+        let mut round_trips = vec![Some(1); 20];
+        round_trips[3] = Some(7);
+        round_trips[5..14].fill(None);
+        let found = latencies(&round_trips, false);
+        assert_eq!((found.began_before_end_ns, found.window_ns), (ms(1_190), ms(50)));
+        let window = |unanswered, longest_ms: Option<u64>| Window {
+            requests: 5,
+            unanswered,
+            longest_ns: longest_ms.map(ms),
+        };
+        let expected = [window(0, Some(7)), window(5, None), window(4, Some(1)), window(0, Some(1))];
+        assert_eq!(found.windows, expected, "a window without a reply has no round trip, not one of 0");
+    }
+
+    #[test]
+    fn requests_under_way_at_the_end_are_lost_only_if_the_guest_is() {
+        let mut round_trips = vec![Some(1); 10];
+        round_trips[7..].fill(None);
+        let counted = |found: &Latencies| {
+            let sum = |of: fn(&Window) -> u64| found.windows.iter().map(of).sum::<u64>();
+            (sum(|window| window.requests), sum(|window| window.unanswered))
+        };
+        assert_eq!(counted(&latencies(&round_trips, false)), (7, 0));
+        assert_eq!(counted(&latencies(&round_trips, true)), (10, 3));
+        assert!(latencies(&[None; 5], false).is_empty());
+    }
+
+    #[test]
+    fn a_long_probe_has_wider_windows_and_keeps_its_peak() {
+        // Ten minutes.
+        let mut round_trips = vec![Some(1); 60_000];
+        round_trips[31_111] = Some(900);
+        let found = latencies(&round_trips, false);
+        assert_eq!(found.window_ns, ms(200));
+        assert!(found.windows.len() as u64 <= MOST_WINDOWS);
+        assert_eq!(found.windows.iter().map(|window| window.requests).sum::<u64>(), 60_000);
+        assert_eq!(found.windows[31_111 / 20].longest_ns, Some(ms(900)));
+    }
+
+    #[test]
+    fn a_reply_belongs_to_the_last_request_of_its_number() {
+        let mut requests = Requests::default();
+        (0..70_000).for_each(|n| requests.made(ms(n), true));
+        let reply = |sequence| Reply { sequence, stamp_ns: ms(70_000) };
+        let now = Now { monotonic_ns: ms(70_000), real_ns: ms(70_000) };
+        requests.received(reply(0), now);
+        requests.received(reply(9_999), now);
+        assert_eq!(requests.made[65_536].round_trip_ns, Some(ms(70_000 - 65_536)));
+        assert_eq!(requests.made[9_999].round_trip_ns, Some(ms(70_000 - 9_999)));
+        assert!(requests.made[0].round_trip_ns.is_none());
     }
 
     #[test]
@@ -345,14 +508,14 @@ mod tests {
         const HOUR: u64 = 3_600_000_000_000;
         let mut requests = Requests::default();
         for n in 0..4 {
-            requests.sent(ms(100 + 10 * n));
+            requests.made(ms(100 + 10 * n), true);
         }
         // Each reply arrives 1 ms after its request and is read 1 ms later.
-        let read = |sequence: u16, stamped_by: u64, read_by: u64| {
+        let mut read = |sequence: u16, stamped_by: u64, read_by: u64| {
             let arrived = ms(101 + 10 * u64::from(sequence));
             let reply = Reply { sequence, stamp_ns: stamped_by + arrived };
             let now = Now { monotonic_ns: arrived + ms(1), real_ns: read_by + arrived + ms(1) };
-            requests.received_at(reply, now)
+            requests.received(reply, now)
         };
         assert_eq!(read(0, HOUR, HOUR), ms(101));
         // Stepped before the reply arrives: forward, back.

@@ -21,6 +21,7 @@ use crate::results::parts::Run;
 use frontend::Text;
 use maud::{Markup, html};
 use std::io;
+use timeline::Curves;
 use view::View;
 
 mod answer;
@@ -119,7 +120,14 @@ impl Format for Html {
 
 fn of_views(views: &[View<'_>], stage: Stage<'_>) -> String {
     let mut last = String::new();
+    let longest = views.iter().flat_map(|view| &view.curves).map(Curves::most_points).max().unwrap_or(0);
+    let mut tried = None;
     for detail in DETAILS {
+        // A limit that no curve reaches changes nothing.
+        let shown = (detail.points.min(longest), detail.is_packed);
+        if tried.replace(shown) == Some(shown) {
+            continue;
+        }
         last = document::document(views, &body(views, detail), stage);
         if last.len() <= MOST_BYTES {
             break;

@@ -72,14 +72,18 @@
 
   // Timelines.
   const SVG = 'http://www.w3.org/2000/svg';
+  // Returns the points of a curve: time, value, and whether there is a gap before it.
   const points = path => {
     let [x, y] = [0, 0];
-    const numbers = path.getAttribute('d').match(/-?\d+/g).map(Number);
     const unit = Number(path.dataset.unit);
-    return Array.from({ length: numbers.length / 2 }, (_, i) => {
-      x += numbers[2 * i];
-      y += numbers[2 * i + 1];
-      return [x, y * unit];
+    const value = steps => 'log' in path.dataset ? 10 ** (steps * unit) : steps * unit;
+    return path.getAttribute('d').match(/[^Mm]+/g).flatMap(piece => {
+      const numbers = piece.match(/-?\d+/g).map(Number);
+      return Array.from({ length: numbers.length / 2 }, (_, i) => {
+        x += numbers[2 * i];
+        y += numbers[2 * i + 1];
+        return [x, value(y), i === 0];
+      });
     });
   };
   // Returns the value at a time: that of the last point before it, or between two points.
@@ -87,10 +91,14 @@
     const next = curve.findIndex(([x]) => x > time);
     if (next === 0 || (next < 0 && time > curve.at(-1)[0] + 1)) return null;
     if (next < 0) return curve.at(-1)[1];
+    if (curve[next][2]) return null;
     const [[x0, y0], [x1, y1]] = [curve[next - 1], curve[next]];
     return y0 + (y1 - y0) * (time - x0) / (x1 - x0);
   };
-  const digits = value => Math.abs(value) >= 100 ? value.toFixed(0) : value.toFixed(1);
+  const digits = value => {
+    const size = Math.abs(value);
+    return size >= 100 ? value.toFixed(0) : size >= 1 || size === 0 ? value.toFixed(1) : value.toPrecision(2);
+  };
   const step = span => {
     const power = 10 ** Math.floor(Math.log10(span / 6));
     return [1, 2, 5, 10].map(n => n * power).find(n => n >= span / 6 * 0.999999);

@@ -3,18 +3,19 @@
 //! Each lane is an SVG whose plane has the units of the data. So the script zooms by changing the part of the
 //! plane that is seen, and reads values off the curves. Events are in a layer over all lanes.
 //!
-//! Curves come from the samples of the attempt and the reports of its guest. Without them, as in runs that
-//! are kept without their `attempts` folder, they come from the passes in its record.
+//! Curves come from the samples of the attempt, the reports of its guest, and what its probe saw. Without
+//! them, as in runs that are kept without their `attempts` folder, they come from the passes in its record.
 
 use super::chart::{
     Point,
-    path::{curve, stairs, unit},
+    path::{path, stairs, unit},
     scale::Scale,
     thin::thin,
 };
 use crate::{
     measure::samples::Sample,
     results::{
+        client::{self, ProbeWindow},
         record::{Measured, Phase, RateInterval, Record},
         samples, store,
         telemetry::{self, GuestReport},
@@ -22,6 +23,8 @@ use crate::{
 };
 use maud::{Markup, html};
 use std::path::Path;
+
+mod latency;
 
 /// The shortest time over which a rate is computed, in milliseconds: two usual samples. QEMU sends in bursts,
 /// and counts what it has sent now and then.
@@ -49,6 +52,8 @@ struct Lane {
     /// What it shows, with the unit.
     title: &'static str,
     curves: Vec<Curve>,
+    /// Whether its axis is logarithmic. All values are then positive.
+    is_log: bool,
 }
 
 /// A curve of a lane.
@@ -62,36 +67,50 @@ struct Curve {
     is_stairs: bool,
 }
 
+/// What is known of an attempt besides its record.
+struct Sources {
+    samples: Vec<Sample>,
+    reports: Vec<GuestReport>,
+    windows: Vec<ProbeWindow>,
+    /// Why a part of it cannot be read.
+    problem: Option<String>,
+}
+
+impl Sources {
+    fn read(folder: &Path, cell: &str, attempt: u32) -> Self {
+        let mut problem = None;
+        Self {
+            samples: known(samples::read(folder, cell, attempt), &mut problem),
+            reports: known(telemetry::read(folder, cell, attempt), &mut problem),
+            windows: known(client::read(folder, cell, attempt), &mut problem),
+            problem,
+        }
+    }
+}
+
+/// Returns what was read, which is nothing if it does not exist or cannot be read.
+fn known<T>(read: Result<Option<Vec<T>>, store::Error>, problem: &mut Option<String>) -> Vec<T> {
+    let values = read.unwrap_or_else(|error| {
+        *problem = Some(error.to_string());
+        None
+    });
+    values.unwrap_or_default()
+}
+
 impl Curves {
     /// Reads the samples of an attempt in a results folder.
     pub(super) fn read(folder: &Path, record: &Record) -> Self {
-        let samples = samples::read(folder, &record.cell, record.attempt);
-        let reports = telemetry::read(folder, &record.cell, record.attempt);
         let link = link_rate(&record.measured, || link_at_start(folder, record));
-        Self::new(samples, reports, &record.measured, link)
+        Self::new(Sources::read(folder, &record.cell, record.attempt), &record.measured, link)
     }
 
     /// Reads the samples of an attempt that has no record yet.
     pub(super) fn in_progress(folder: &Path, cell: &str, attempt: u32) -> Self {
-        Self::new(samples::read(folder, cell, attempt), Ok(None), &Measured::default(), None)
+        Self::new(Sources::read(folder, cell, attempt), &Measured::default(), None)
     }
 
-    fn new(
-        samples: Result<Option<Vec<Sample>>, store::Error>,
-        reports: Result<Option<Vec<GuestReport>>, store::Error>,
-        measured: &Measured,
-        link: Option<Curve>,
-    ) -> Self {
-        let mut problem = None;
-        let samples = samples.unwrap_or_else(|error| {
-            problem = Some(error.to_string());
-            None
-        });
-        let reports = reports.unwrap_or_else(|error| {
-            problem = Some(error.to_string());
-            None
-        });
-        let (samples, reports) = (samples.unwrap_or_default(), reports.unwrap_or_default());
+    fn new(sources: Sources, measured: &Measured, link: Option<Curve>) -> Self {
+        let Sources { samples, reports, windows, problem } = sources;
         let is_known = samples.iter().any(|sample| sample.memory.is_some() || sample.disk.is_some());
         let mut rates = if is_known { rates(&samples) } else { rates_of_passes(measured) };
         rates.extend(dirty_rates(measured, &reports));
@@ -99,16 +118,16 @@ impl Curves {
         let mut left = if is_known { remaining(&samples) } else { remaining_of_passes(measured) };
         left.push(pass_numbers(measured));
         let lanes = [
-            Lane { title: "Memory left, MB", curves: left },
-            Lane { title: "Rates, MB/s", curves: rates },
-            Lane { title: "Longest delays in the guest, ms", curves: delays(&reports) },
+            Lane { title: "Memory left, MB", curves: left, is_log: false },
+            Lane { title: "Rates, MB/s", curves: rates, is_log: false },
             Lane {
                 title: "Throttling of the CPUs, %",
                 curves: if is_known { throttle(&samples) } else { throttle_of_passes(measured) },
+                is_log: false,
             },
         ];
-        let is_drawn = |curve: &Curve| curve.points.len() > 1;
-        let mut lanes = lanes.into_iter().collect::<Vec<_>>();
+        let is_drawn = |curve: &Curve| curve.points.iter().filter(|point| !point.y.is_nan()).count() > 1;
+        let mut lanes: Vec<Lane> = lanes.into_iter().chain(latency::lanes(&reports, &windows)).collect();
         for lane in &mut lanes {
             lane.curves.retain(is_drawn);
         }
@@ -171,20 +190,33 @@ impl Curves {
 }
 
 impl Lane {
+    /// Returns the curves that are drawn.
+    fn drawn(&self) -> impl Iterator<Item = &Curve> {
+        self.curves.iter().filter(|curve| curve.name != PASS)
+    }
+
+    /// Returns the vertical axis.
+    fn scale(&self) -> Scale {
+        let values = || self.drawn().flat_map(|curve| &curve.points).map(|point| point.y);
+        let most = values().fold(0.0, f64::max);
+        if self.is_log {
+            Scale::decades(values().fold(most, f64::min), most)
+        } else {
+            Scale::covering(0.0, if most > 0.0 { most * 1.02 } else { 1.0 }, 4)
+        }
+    }
+
     fn render(&self, view: &Scale, points: usize) -> Markup {
-        let is_drawn = |curve: &&Curve| curve.name != PASS;
-        let drawn = || self.curves.iter().filter(is_drawn);
-        let most = drawn().flat_map(|curve| &curve.points).map(|p| p.y).fold(0.0, f64::max);
-        let scale = Scale::covering(0.0, if most > 0.0 { most * 1.02 } else { 1.0 }, 4);
-        let unit = unit(scale.max);
-        let height = scale.max / unit;
-        let plane = format!("{:.0} {:.0} {:.0} {height:.0}", view.min, -height, view.max - view.min);
+        let scale = self.scale();
+        let unit = unit(scale.max - scale.min);
+        let (top, height) = (scale.max / unit, (scale.max - scale.min) / unit);
+        let plane = format!("{:.0} {:.0} {:.0} {height:.0}", view.min, -top, view.max - view.min);
         html! {
             div.lane {
                 b { (self.title) }
-                @for curve in drawn() { span { i.key.(curve.class) {} (curve.name) } }
+                @for curve in self.drawn() { span { i.key.(curve.class) {} (curve.name) } }
                 div.plane {
-                    @for (value, text) in scale.ticks().iter().rev().filter(|(value, _)| *value > 0.0) {
+                    @for (value, text) in scale.ticks().iter().rev().filter(|(value, _)| *value > scale.min) {
                         @let y = format!("{:.1}", 100.0 - scale.share(*value) * 100.0);
                         svg.rule y={ (y) "%" } {
                             line x1="0" x2="100%" y1={ (y) "%" } y2={ (y) "%" } {}
@@ -197,7 +229,7 @@ impl Lane {
                             @for curve in &self.curves {
                                 @let unit = if curve.name == PASS { 1.0 } else { unit };
                                 path.(curve.class) data-name=(curve.name) data-unit=(unit)
-                                    d=(curve.d(unit, points)) {}
+                                    data-log[self.is_log] d=(curve.d(self.is_log, unit, points)) {}
                             }
                         }
                     }
@@ -208,12 +240,17 @@ impl Lane {
 }
 
 impl Curve {
-    fn d(&self, unit: f64, most: usize) -> String {
-        if self.is_stairs {
-            curve(&stairs(&thin(&self.points, most / 2)), unit)
-        } else {
-            curve(&thin(&self.points, most), unit)
-        }
+    /// Returns its path with about this many points at most, of which each piece between two gaps has its
+    /// share.
+    fn d(&self, is_log: bool, unit: f64, most: usize) -> String {
+        let most = if self.is_stairs { most / 2 } else { most };
+        let piece = |points: &[Point]| {
+            let thinned = thin(points, (most * points.len()).div_ceil(self.points.len()));
+            let drawn = if self.is_stairs { stairs(&thinned) } else { thinned };
+            drawn.into_iter().map(|Point { x, y }| Point { x, y: if is_log { y.log10() } else { y } })
+        };
+        let pieces = self.points.split(|point| point.y.is_nan()).filter(|points| !points.is_empty());
+        path(pieces.map(|points| piece(points).collect::<Vec<_>>()), unit)
     }
 }
 
@@ -505,20 +542,6 @@ fn reported_rates(reports: &[GuestReport]) -> Vec<Point> {
         }
     }
     points
-}
-
-/// Returns the longest delays that the guest reported: between two writes to memory, and of writes to the
-/// disk.
-fn delays(reports: &[GuestReport]) -> Vec<Curve> {
-    let memory = reports.iter().map(|report| Point { x: report.at_ms, y: report.longest_stall_ms });
-    let page = reports.iter().map(|report| Point { x: report.at_ms, y: report.longest_page_write_ms });
-    let disk =
-        reports.iter().filter_map(|report| Some(Point { x: report.at_ms, y: report.disk?.longest_write_ms }));
-    vec![
-        Curve { name: "between two writes", class: "c0", points: memory.collect(), is_stairs: false },
-        Curve { name: "write of a page", class: "c2", points: page.collect(), is_stairs: false },
-        Curve { name: "write to the disk", class: "c1", points: disk.collect(), is_stairs: false },
-    ]
 }
 
 fn throttle(samples: &[Sample]) -> Vec<Curve> {

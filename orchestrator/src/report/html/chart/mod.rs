@@ -12,5 +12,11 @@ pub(super) mod thin;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Point {
     pub(super) x: f64,
+    /// [`GAP`](Self::GAP) where nothing is known.
     pub(super) y: f64,
+}
+
+impl Point {
+    /// The `y` of a point at which a curve has a gap.
+    pub(super) const GAP: f64 = f64::NAN;
 }

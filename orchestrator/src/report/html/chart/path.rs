@@ -14,27 +14,27 @@ pub(in super::super) fn unit(max: f64) -> f64 {
     if max > 0.0 { 10f64.powf((max / FINEST).log10().ceil()) } else { 1.0 }
 }
 
-/// Returns the `d` of a path through these points, with steps of 1 on the horizontal axis and of `unit` on
-/// the vertical.
-pub(in super::super) fn curve(points: &[Point], unit: f64) -> String {
-    let mut d = String::with_capacity(points.len() * 7);
+/// Returns the `d` of a path through the points of each of these pieces, with gaps between them. Its steps
+/// are 1 on the horizontal axis and `unit` on the vertical.
+pub(in super::super) fn path(pieces: impl IntoIterator<Item = Vec<Point>>, unit: f64) -> String {
+    let mut d = String::new();
     let mut before = (0i64, 0i64);
-    for (i, point) in points.iter().enumerate() {
-        let at = (point.x.round() as i64, (point.y / unit).round() as i64);
-        let (dx, dy) = (at.0 - before.0, at.1 - before.1);
-        // The first letter is absolute, and a sign separates as well as a blank.
-        let command = if i == 0 {
-            "M"
-        } else if i == 1 {
-            "l"
-        } else if dx < 0 {
-            ""
-        } else {
-            " "
-        };
-        let blank = if dy < 0 { "" } else { " " };
-        let _ = write!(d, "{command}{dx}{blank}{dy}");
-        before = at;
+    for piece in pieces {
+        for (i, point) in piece.iter().enumerate() {
+            let at = (point.x.round() as i64, (point.y / unit).round() as i64);
+            let (dx, dy) = (at.0 - before.0, at.1 - before.1);
+            // The first letter is absolute, and a sign separates as well as a blank.
+            let command = match i {
+                0 if d.is_empty() => "M",
+                0 => "m",
+                1 => "l",
+                _ if dx < 0 => "",
+                _ => " ",
+            };
+            let blank = if dy < 0 { "" } else { " " };
+            let _ = write!(d, "{command}{dx}{blank}{dy}");
+            before = at;
+        }
     }
     d
 }
@@ -61,8 +61,15 @@ mod tests {
 
     #[test]
     fn a_curve_is_relative_and_adds_up() {
-        let curve = curve(&points(&[(-50.2, 100.0), (0.0, 50.4), (49.9, 75.0), (100.0, 75.0)]), 1.0);
-        assert_eq!(curve, "M-50 100l50-50 50 25 50 0");
+        let curve = points(&[(-50.2, 100.0), (0.0, 50.4), (49.9, 75.0), (100.0, 75.0)]);
+        assert_eq!(path([curve], 1.0), "M-50 100l50-50 50 25 50 0");
+    }
+
+    #[test]
+    fn pieces_have_gaps_between_them() {
+        let pieces =
+            [points(&[(0.0, 5.0), (50.0, 5.0)]), points(&[(150.0, 8.0), (200.0, 8.0), (250.0, 1.0)])];
+        assert_eq!(path(pieces, 1.0), "M0 5l50 0m100 3l50 0 50-7");
     }
 
     #[test]

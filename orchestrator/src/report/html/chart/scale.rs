@@ -1,4 +1,4 @@
-//! Linear scales with ticks at round numbers.
+//! Linear scales with ticks at round numbers, and logarithmic ones with ticks at powers of ten.
 
 /// A range of values with ticks.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -7,6 +7,8 @@ pub(in crate::report) struct Scale {
     pub(in crate::report) max: f64,
     /// The distance between ticks: 1, 2 or 5 times a power of ten.
     step: f64,
+    /// Whether values are decimal logarithms of what is shown.
+    is_log: bool,
 }
 
 impl Scale {
@@ -14,13 +16,21 @@ impl Scale {
     pub(in crate::report) fn covering(min: f64, max: f64, ticks: usize) -> Self {
         let max = if max > min { max } else { min + 1.0 };
         let step = round_step((max - min) / ticks.max(1) as f64);
-        Self { min: (min / step).floor() * step, max: (max / step).ceil() * step, step }
+        Self { min: (min / step).floor() * step, max: (max / step).ceil() * step, step, is_log: false }
     }
 
     /// Returns a scale of exactly this range, with about this many ticks in it.
     pub(in crate::report) fn exact(min: f64, max: f64, ticks: usize) -> Self {
         let max = if max > min { max } else { min + 1.0 };
-        Self { min, max, step: round_step((max - min) / ticks.max(1) as f64) }
+        Self { min, max, step: round_step((max - min) / ticks.max(1) as f64), is_log: false }
+    }
+
+    /// Returns a scale of the decimal logarithms of positive values, which begins and ends at powers of ten.
+    pub(in crate::report) fn decades(least: f64, most: f64) -> Self {
+        let min = least.log10().floor();
+        let max = most.log10().ceil().max(min + 1.0);
+        // Six ticks have room.
+        Self { min, max, step: ((max - min) / 6.0).ceil(), is_log: true }
     }
 
     /// Returns where a value is, from 0 at the beginning to 1 at the end.
@@ -36,10 +46,16 @@ impl Scale {
         let tick = |i: usize| {
             // A sum of zero may be negative.
             let value = (first + i as f64) * self.step + 0.0;
-            (value, format!("{value:.decimals$}"))
+            let text = if self.is_log { power_of_ten(value) } else { format!("{value:.decimals$}") };
+            (value, text)
         };
         (0..count).map(tick).collect()
     }
+}
+
+fn power_of_ten(exponent: f64) -> String {
+    let decimals = (-exponent).max(0.0) as usize;
+    format!("{:.decimals$}", 10f64.powf(exponent))
 }
 
 /// Returns the smallest of 1, 2 and 5 times a power of ten that is not below `least`.
@@ -66,6 +82,14 @@ mod tests {
         assert_eq!(texts(Scale::covering(0.0, 1579.0, 4)), ["0", "500", "1000", "1500", "2000"]);
         assert_eq!(texts(Scale::covering(0.0, 0.07, 4)), ["0.00", "0.02", "0.04", "0.06", "0.08"]);
         assert_eq!(texts(Scale::exact(-100.0, 4_300.0, 5)), ["0", "1000", "2000", "3000", "4000"]);
+    }
+
+    #[test]
+    fn decades_have_ticks_at_powers_of_ten() {
+        assert_eq!(texts(Scale::decades(0.03, 40.0)), ["0.01", "0.1", "1", "10", "100"]);
+        assert_eq!(texts(Scale::decades(1.0, 1.0)), ["1", "10"]);
+        assert_eq!(Scale::decades(0.1, 100.0).share(1f64.log10()).to_string(), (1.0 / 3.0).to_string());
+        assert!(texts(Scale::decades(1e-6, 1e5)).len() <= 7);
     }
 
     #[test]
