@@ -53,6 +53,50 @@ impl Outcome {
     }
 }
 
+/// How often each outcome occurred among attempts, in the order in which tables list them. Outcomes that did
+/// not occur are left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OutcomeCounts(Vec<(Outcome, usize)>);
+
+impl OutcomeCounts {
+    /// Returns each outcome that occurred, with its count.
+    pub fn iter(&self) -> impl Iterator<Item = (Outcome, usize)> {
+        self.0.iter().copied()
+    }
+
+    /// Returns the number of different outcomes.
+    pub fn kinds(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Returns the outcomes as the field of a table: the word alone if there was only one attempt.
+    pub fn field(&self) -> String {
+        match self.0[..] {
+            [] => "not tried".into(),
+            [(outcome, 1)] => outcome.to_string(),
+            _ => self.to_string(),
+        }
+    }
+}
+
+impl FromIterator<Outcome> for OutcomeCounts {
+    fn from_iter<I: IntoIterator<Item = Outcome>>(outcomes: I) -> Self {
+        let all: Vec<Outcome> = outcomes.into_iter().collect();
+        let count = |outcome| (outcome, all.iter().filter(|other| **other == outcome).count());
+        Self(Outcome::ALL.into_iter().map(count).filter(|(_, count)| *count > 0).collect())
+    }
+}
+
+impl fmt::Display for OutcomeCounts {
+    /// Writes them such as `converged 2, failed 1`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, (outcome, count)) in self.iter().enumerate() {
+            write!(f, "{}{outcome} {count}", if i > 0 { ", " } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
@@ -78,6 +122,17 @@ impl FromStr for Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn outcomes_are_counted_in_the_order_of_tables() {
+        let counts = |outcomes: &[Outcome]| outcomes.iter().copied().collect::<OutcomeCounts>();
+        let several = counts(&[Outcome::Failed, Outcome::Converged, Outcome::Converged]);
+        assert_eq!((several.to_string().as_str(), several.kinds()), ("converged 2, failed 1", 2));
+        assert_eq!(several.field(), several.to_string());
+        assert_eq!(counts(&[Outcome::Failed]).to_string(), "failed 1");
+        assert_eq!(counts(&[Outcome::Failed]).field(), "failed");
+        assert_eq!(counts(&[]).field(), "not tried");
+    }
 
     #[test]
     fn serde_display_and_parsing_agree_on_every_word() {

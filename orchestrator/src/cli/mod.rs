@@ -11,7 +11,7 @@ use crate::{
         hosts::{ssh::SshHosts, uploads},
     },
     matrix::{MAX_REPEAT, selection::Selection},
-    report::{FormatName, RenderedReport},
+    report::{FigureName, FormatName, RenderedReport},
 };
 use clap::{
     Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
@@ -195,6 +195,16 @@ impl LabArgs {
 }
 
 impl ValueEnum for FormatName {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()))
+    }
+}
+
+impl ValueEnum for FigureName {
     fn value_variants<'a>() -> &'a [Self] {
         &Self::ALL
     }

@@ -2,7 +2,7 @@
 
 use super::{Failure, report_failure, show, terminal};
 use crate::{
-    report::FormatName,
+    report::{self, FigureName, FormatName},
     results::parts::{self, Folder},
     run::environment,
 };
@@ -14,6 +14,7 @@ pub(super) const AFTER_HELP: &str = "Examples:
   testbed report part-1 part-2
   testbed report results/reference/latency-tcg --format csv
   testbed report results/reference/latency-tcg --format html
+  testbed report results/reference/icclab-threshold-tcg --format svg --figure data
 
 Exit codes:
   0    every expectation holds
@@ -29,10 +30,14 @@ pub(super) struct ReportArgs {
     /// How to print them: as a table; as CSV with one row per attempt (and a first column for the folder if
     /// there are several); as JSON with all records and the verdict, one line per run; as a table in
     /// Markdown; as an HTML page for a browser, which needs no other file; as JUnit XML, with expectations
-    /// and attempts as test cases; or as an SVG figure of the threshold
+    /// and attempts as test cases; or as a single SVG figure
     #[arg(long, value_name = "FORMAT", default_value = "table", conflicts_with_all = ["csv", "json"])]
     #[arg(ignore_case = true)]
     format: FormatName,
+    /// The figure of --format svg: total time or data over the dirty rate, or a heat map of a matrix with two
+    /// axes. By default it is the total time, over the dirty rate if several were tried
+    #[arg(long, value_name = "FIGURE", ignore_case = true)]
+    figure: Option<FigureName>,
     /// Same as --format csv
     #[arg(long, conflicts_with = "json")]
     csv: bool,
@@ -47,9 +52,13 @@ pub(super) fn report(args: &ReportArgs) -> Result<u8, Failure> {
         (_, true) => FormatName::Json,
         _ => args.format,
     };
+    if args.figure.is_some() && format != FormatName::Svg {
+        return Err(Failure::input("--figure chooses what --format svg draws; add --format svg"));
+    }
     let folders: Result<Vec<Folder>, _> = args.runs.iter().map(|run| Folder::read(run)).collect();
     let runs = parts::gather(folders.map_err(Failure::input)?, environment::backend);
-    show(format, &format.format(terminal::screen()).stored(&runs).map_err(report_failure)?)?;
+    let renderer = args.figure.map_or_else(|| format.format(terminal::screen()), report::svg);
+    show(format, &renderer.stored(&runs).map_err(report_failure)?)?;
     // The worst of all runs: 3 before 1 before 0.
     Ok(runs.iter().map(|run| run.verdict.exit_code()).max().unwrap_or(0))
 }

@@ -83,7 +83,7 @@ pub(super) struct RunArgs {
     verbose: bool,
     /// How to print the results: as a table, as CSV with one row per attempt, as JSON with all records and
     /// the verdict, as a table in Markdown, as the page in report.html, as JUnit XML, or as an
-    /// SVG figure of the threshold
+    /// SVG figure
     #[arg(long, value_name = "FORMAT", ignore_case = true, default_value = "table", conflicts_with = "json")]
     format: FormatName,
     /// Same as --format json

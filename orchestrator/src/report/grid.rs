@@ -8,7 +8,7 @@ use super::remarks::MARK;
 use crate::{
     matrix::{Plan, Subject},
     measure,
-    outcome::Outcome,
+    outcome::OutcomeCounts,
     results::{
         figures::{FIGURES, Figure, TableColumn},
         record::Record,
@@ -56,7 +56,8 @@ impl Grid {
                 [value.map(|value| column.show(value)), ratio].map(Option::unwrap_or_default)
             });
             let disagree = attempts.iter().any(|record| !record.measured.disagreements.is_empty());
-            let outcome = outcomes(&attempts) + if disagree { MARK } else { "" };
+            let outcomes: OutcomeCounts = attempts.iter().map(|record| record.outcome).collect();
+            let outcome = outcomes.field() + if disagree { MARK } else { "" };
             values.chain([outcome]).chain(measured).chain(beside).collect()
         });
         Self {
@@ -64,19 +65,6 @@ impl Grid {
             rows: rows.collect(),
             header: names.chain(titles).chain(beside).collect(),
         }
-    }
-}
-
-/// Returns the outcomes of a cell's attempts, such as `converged` or `converged 2, failed 1`.
-fn outcomes(attempts: &[&Record]) -> String {
-    let counts = Outcome::ALL.iter().filter_map(|outcome| {
-        let count = attempts.iter().filter(|r| r.outcome == *outcome).count();
-        (count > 0).then_some((outcome, count))
-    });
-    match counts.collect::<Vec<_>>()[..] {
-        [] => "not tried".into(),
-        [(outcome, 1)] => outcome.to_string(),
-        ref several => several.iter().map(|(o, n)| format!("{o} {n}")).collect::<Vec<_>>().join(", "),
     }
 }
 

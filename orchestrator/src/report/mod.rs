@@ -1,8 +1,9 @@
 //! Reports on runs that have just finished and on stored runs, with one file per [`Format`].
 //!
 //! `grid` computes the content of a table, which `table` draws for a terminal, `markdown` for a pull request
-//! and [`html`] for a browser. `plot` draws the threshold for a terminal. `composition` describes the folders
-//! that a stored run was merged from. To add a format, add its file, its variant of [`FormatName`], and its
+//! and [`html`] for a browser. `threshold` and `heat_map` compute the content of charts, which `svg` and
+//! [`html`] draw; `plot` draws the threshold for a terminal. `composition` describes the folders that a
+//! stored run was merged from. To add a format, add its file, its variant of [`FormatName`], and its
 //! arms in the functions of [`FormatName`].
 
 use crate::{
@@ -14,7 +15,9 @@ use std::{io, path::Path};
 
 mod composition;
 mod csv;
+mod figure;
 mod grid;
+mod heat_map;
 pub mod html;
 mod json;
 mod junit;
@@ -23,6 +26,9 @@ mod plot;
 mod remarks;
 mod svg;
 mod table;
+mod threshold;
+
+pub use svg::FigureName;
 
 /// A run that has just finished or was interrupted.
 #[derive(Debug, Clone, Copy)]
@@ -79,7 +85,7 @@ pub enum FormatName {
     Html,
     /// JUnit XML with expectations and attempts as test cases.
     Junit,
-    /// The threshold as an SVG figure.
+    /// A single SVG figure.
     Svg,
 }
 
@@ -111,9 +117,14 @@ impl FormatName {
             Self::Markdown => Box::new(markdown::Markdown),
             Self::Html => Box::new(html::Html),
             Self::Junit => Box::new(junit::Junit),
-            Self::Svg => Box::new(svg::Svg),
+            Self::Svg => Box::new(svg::Svg { figure: None }),
         }
     }
+}
+
+/// Returns the format `svg` for this figure.
+pub fn svg(figure: FigureName) -> Box<dyn Format> {
+    Box::new(svg::Svg { figure: Some(figure) })
 }
 
 /// Returns the summary of a run's records, as it is written to `summary.csv` in the results folder.

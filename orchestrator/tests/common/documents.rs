@@ -39,6 +39,7 @@ pub(crate) const COMMANDS: &[(&str, Trial)] = &[
     ("testbed plan scenarios/latency.yaml --only 'link.delay == 0' --json", Plain(&[0])),
     ("testbed plan scenarios/smoke.yaml", Plain(&[0])),
     ("testbed report results/reference/icclab-threshold-tcg", Plain(&[0])),
+    ("testbed report results/reference/icclab-threshold-tcg --format svg --figure data", Plain(&[0])),
     ("testbed report results/reference/latency-tcg --format csv", Plain(&[0])),
     ("testbed report results/reference/latency-tcg --format html", Plain(&[0])),
     ("testbed report results/reference/latency-tcg --format markdown", Plain(&[0])),

@@ -2,10 +2,10 @@
 
 use super::{
     Detail, Section,
-    view::{self, View, outcome},
+    view::{View, outcome},
 };
 use crate::{
-    outcome::Outcome,
+    outcome::{Outcome, OutcomeCounts},
     results::{record::Measured, verdict::ExpectationVerdict},
 };
 use maud::html;
@@ -32,6 +32,7 @@ pub(super) fn section(view: &View<'_>, _: Detail) -> Option<Section> {
     let held = expectations.iter().filter(|expectation| verdict(expectation).0 == "ok").count();
     let violated = expectations.iter().filter(|expectation| !expectation.violations.is_empty()).count();
     let disagreements: usize = view.records.iter().map(|r| r.measured.disagreements.len()).sum();
+    let outcomes: OutcomeCounts = view.records.iter().map(|record| record.outcome).collect();
     let body = html! {
         @if is_threshold {
             @for sentence in thresholds {
@@ -56,7 +57,7 @@ pub(super) fn section(view: &View<'_>, _: Detail) -> Option<Section> {
             } @else if !view.is_complete {
                 li.bad { "Incomplete: " (results(view)) " of " (counted(view.planned(), "attempt")) }
             }
-            @for (kind, count) in view::count(view.records.iter()) {
+            @for (kind, count) in outcomes.iter() {
                 li { (outcome(kind)) " " strong { (count) } }
             }
             @if !expectations.is_empty() {

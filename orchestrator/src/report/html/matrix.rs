@@ -3,9 +3,9 @@
 use super::{
     Detail, Section,
     table::{Field, Table},
-    view::{self, View, outcome},
+    view::{View, outcome},
 };
-use crate::report::grid::Grid;
+use crate::{outcome::OutcomeCounts, report::grid::Grid};
 use maud::{Markup, html};
 
 pub(super) fn section(view: &View<'_>, _: Detail) -> Option<Section> {
@@ -32,18 +32,18 @@ pub(super) fn section(view: &View<'_>, _: Detail) -> Option<Section> {
 /// Returns the outcomes of a cell's attempts, each with a link to the first attempt that has it.
 fn outcomes(view: &View<'_>, cell: &crate::matrix::Cell) -> Markup {
     let attempts = view.attempts_of(cell);
-    let counts = view::count(attempts.iter().map(|(_, record)| *record));
+    let counts: OutcomeCounts = attempts.iter().map(|(_, record)| record.outcome).collect();
     let disagree = attempts.iter().any(|(_, record)| !record.measured.disagreements.is_empty());
     html! {
         @if attempts.is_empty() {
             span.outcome.none { "· not tried" }
         }
-        @for (kind, count) in &counts {
-            @let first = attempts.iter().find(|(_, record)| record.outcome == *kind);
+        @for (kind, count) in counts.iter() {
+            @let first = attempts.iter().find(|(_, record)| record.outcome == kind);
             @if let Some((index, _)) = first {
-                a href={ "#" (view.attempt_id(*index)) } { (outcome(*kind)) }
+                a href={ "#" (view.attempt_id(*index)) } { (outcome(kind)) }
             }
-            @if *count > 1 || counts.len() > 1 { " " (count) " " }
+            @if count > 1 || counts.kinds() > 1 { " " (count) " " }
         }
         @if disagree { " " a href={ "#" (view.id("notes")) } title="its measurements disagree" { "*" } }
     }

@@ -13,103 +13,29 @@ use super::{
     view::{self, View, sign},
 };
 use crate::{
-    matrix::{Cell, Subject},
     measure::median,
-    outcome::Outcome,
-    predict::precopy::{self, Prediction},
-    results::{
-        record::{Measured, Record},
-        threshold,
+    report::threshold::{
+        self, DATA_OVER_RATE, Group, Level, MOST_GROUPS, OverRate, PUBLISHED, SHAPES, TIME_OVER_RATE,
     },
 };
 use maud::{Markup, html};
-use units::ByteRate;
 
-/// The largest number of combinations of the other axes that the figure shows.
-const MOST_GROUPS: usize = 6;
-/// The number of rates at which the prediction is computed.
-const PREDICTED: u32 = 120;
-/// The shape of published values, which is larger than that of measured ones.
-const DIAMOND: &str = "M0-10L10 0 0 10-10 0Z";
+/// The figures that are drawn, side by side.
+const FIGURES: [OverRate; 2] = [TIME_OVER_RATE, DATA_OVER_RATE];
 /// The height of a plot, in pixels.
 const HEIGHT: f64 = 300.0;
 /// The height of the strip with the outcomes of a group, in pixels.
 const STRIP: f64 = 26.0;
 
-/// The cells that differ in nothing but their dirty rate.
-struct Group<'a> {
-    name: String,
-    /// The cells, by increasing rate.
-    levels: Vec<Level<'a>>,
-}
-
-/// A cell with a limited dirty rate.
-struct Level<'a> {
-    cell: &'a Cell,
-    /// The rate in 10^6 bytes per second.
-    rate: f64,
-    /// The attempts whose migration converged or was given up.
-    decided: Vec<&'a Record>,
-}
-
-impl Level<'_> {
-    fn converged(&self) -> impl Iterator<Item = &Record> + Clone {
-        self.decided.iter().copied().filter(|record| record.outcome == Outcome::Converged)
-    }
-
-    /// Returns whether every attempt converged; nothing if there is none.
-    fn all_converged(&self) -> Option<bool> {
-        let all = || self.decided.iter().all(|record| record.outcome == Outcome::Converged);
-        (!self.decided.is_empty()).then(all)
-    }
-
-    /// Returns what the attempts that converged have measured of a figure, the smallest first.
-    fn values(&self, figure: &Figure) -> Vec<f64> {
-        let mut values: Vec<f64> = self.converged().filter_map(|r| (figure.measured)(&r.measured)).collect();
-        values.sort_unstable_by(f64::total_cmp);
-        values
-    }
-}
-
-/// A figure that is drawn over the dirty rate.
-struct Figure {
-    title: &'static str,
-    decimals: usize,
-    measured: fn(&Measured) -> Option<f64>,
-    predicted: fn(&Prediction) -> f64,
-    published_as: Subject,
-    /// The divisor from the published figure's unit to this figure's.
-    published_per: f64,
-}
-
-const FIGURES: [Figure; 2] = [
-    Figure {
-        title: "Total time, s",
-        decimals: 1,
-        measured: |m| Some(m.total_time_ms? / 1e3),
-        predicted: |p| p.total_time.as_secs_f64(),
-        published_as: Subject::TotalTime,
-        published_per: 1e3,
-    },
-    Figure {
-        title: "Data sent, MB",
-        decimals: 0,
-        measured: |m| Some(m.transferred.qemu_bytes? as f64 / 1e6),
-        predicted: |p| p.transferred.as_mb(),
-        published_as: Subject::Transferred,
-        published_per: 1e6,
-    },
-];
-
 pub(super) fn section(view: &View<'_>, _: Detail) -> Option<Section> {
-    let groups = groups(view);
+    let groups = threshold::groups(view.plan, view.records);
     if groups.is_empty() {
         return None;
     }
     let drawn = &groups[..groups.len().min(MOST_GROUPS)];
     let body = html! {
         div.pair data-marks="" {
-            @for figure in &FIGURES { (plot(view, drawn, figure)) }
+            @for over in &FIGURES { (plot(view, drawn, over)) }
         }
         p.readout role="status" { }
         (legend(view, drawn))
@@ -127,48 +53,17 @@ pub(super) fn section(view: &View<'_>, _: Detail) -> Option<Section> {
     Some(Section { id: "threshold", title: "Threshold", body })
 }
 
-/// Returns the groups with at least two dirty rates.
-fn groups<'a>(view: &View<'a>) -> Vec<Group<'a>> {
-    let is_decided = |record: &Record| matches!(record.outcome, Outcome::Converged | Outcome::NotConverged);
-    let level = |(rate, cell): (ByteRate, &'a Cell)| {
-        let decided = view.attempts_of(cell).into_iter().map(|(_, record)| record).filter(|r| is_decided(r));
-        Level { cell, rate: rate.as_mb_per_s(), decided: decided.collect() }
-    };
-    let groups = threshold::cells(view.plan).into_iter().filter(|(_, cells)| cells.len() > 1);
-    groups.map(|(name, cells)| Group { name, levels: cells.into_iter().map(level).collect() }).collect()
-}
-
-impl Group<'_> {
-    /// Returns the highest rate up to which every attempt converged, and the lowest at which one did not.
-    fn edge(&self) -> (Option<f64>, Option<f64>) {
-        let known = || self.levels.iter().filter_map(|level| Some((level.rate, level.all_converged()?)));
-        let highest = known().take_while(|(_, converged)| *converged).last();
-        let lowest = known().find(|(_, converged)| !*converged);
-        (highest.map(|(rate, _)| rate), lowest.map(|(rate, _)| rate))
-    }
-}
-
-/// Returns a prediction of a migration that converges.
-fn converging(predicted: Option<Prediction>) -> Option<Prediction> {
-    predicted.filter(|predicted| predicted.outcome == Outcome::Converged)
-}
-
-/// Returns the published value of a figure for a cell.
-fn published(view: &View<'_>, cell: &Cell, figure: &Figure) -> Option<f64> {
-    Some(view.plan.published(cell, figure.published_as)? / figure.published_per)
-}
-
-fn plot(view: &View<'_>, groups: &[Group<'_>], figure: &Figure) -> Markup {
+fn plot(view: &View<'_>, groups: &[Group<'_>], over: &OverRate) -> Markup {
     let levels = || groups.iter().flat_map(|group| &group.levels);
     let most_rate = levels().map(|level| level.rate).fold(0.0, f64::max);
-    let shown = levels()
-        .flat_map(|level| level.values(figure).into_iter().chain(published(view, level.cell, figure)));
-    let most = shown.reduce(f64::max).unwrap_or_else(|| {
-        let predicted = levels().filter_map(|level| converging(precopy::predict(&level.cell.settings)));
-        predicted.map(|p| (figure.predicted)(&p)).fold(1.0, f64::max)
-    });
+    let values = |level: &Level<'_>| level.values(&over.figure);
+    let shown =
+        levels().flat_map(|level| values(level).into_iter().chain(over.published(view.plan, level.cell)));
+    let most = shown
+        .reduce(f64::max)
+        .unwrap_or_else(|| levels().filter_map(|level| over.predicted(level.cell)).fold(1.0, f64::max));
     let plot = Plot {
-        title: figure.title,
+        title: &over.figure.title(),
         x_title: "dirty rate, MB/s",
         // Room for the shape of each group before its outcomes, and for the outcomes above the marks.
         x: Scale::exact(-most_rate * if groups.len() > 1 { 0.1 } else { 0.03 }, most_rate * 1.04, 8),
@@ -181,7 +76,7 @@ fn plot(view: &View<'_>, groups: &[Group<'_>], figure: &Figure) -> Markup {
         },
         curves: html! {
             @for (at, group) in groups.iter().enumerate() {
-                (prediction(&plot, group, figure, most_rate, at))
+                (prediction(&plot, &group.prediction(over, most_rate * 1.04), at))
             }
         },
         marks: html! {
@@ -189,7 +84,7 @@ fn plot(view: &View<'_>, groups: &[Group<'_>], figure: &Figure) -> Markup {
                 @if groups.len() > 1 {
                     svg.mark.(format!("g{at}")) x="2.5%" y=(format!("{:.0}", strip(at) - 6.0)) { (shape(at)) }
                 }
-                @for level in &group.levels { (marks(view, &plot, group, level, figure, at)) }
+                @for level in &group.levels { (marks(view, &plot, group, level, over, at)) }
             }
         },
     };
@@ -198,30 +93,20 @@ fn plot(view: &View<'_>, groups: &[Group<'_>], figure: &Figure) -> Markup {
 
 /// Returns the shaded edge of a group.
 fn edge(plot: &Plot<'_>, group: &Group<'_>, at: usize, groups: usize) -> Markup {
-    let (highest, lowest) = group.edge();
-    let Some(lowest) = lowest else { return html! {} };
-    let highest = highest.unwrap_or(plot.x.min);
+    let Some((highest, lowest)) = group.edge() else { return html! {} };
     let class = if groups == 1 { "edge".to_owned() } else { format!("edge g{at}") };
-    let text = if groups == 1 && highest > plot.x.min {
-        format!("edge: {highest:.0} to {lowest:.0} MB/s")
-    } else {
-        String::new()
-    };
     html! {
-        (plot.band(highest.min(lowest), lowest, &class))
-        @if !text.is_empty() {
-            text.edge x=(plot.x(highest)) dx="-8" y=(plot.height - 10) { (text) }
+        (plot.band(highest.unwrap_or(plot.x.min).min(lowest), lowest, &class))
+        @if let (Some(highest), 1) = (highest, groups) {
+            text.edge x=(plot.x(highest)) dx="-8" y=(plot.height - 10) {
+                (format!("edge: {highest:.0} to {lowest:.0} MB/s"))
+            }
         }
     }
 }
 
-fn prediction(plot: &Plot<'_>, group: &Group<'_>, figure: &Figure, most_rate: f64, at: usize) -> Markup {
-    let settings = &group.levels[0].cell.settings;
-    let points = (0..=PREDICTED).map_while(|i| {
-        let x = most_rate * 1.04 * f64::from(i) / f64::from(PREDICTED);
-        let predicted = converging(precopy::predict_at(settings, ByteRate::new((x * 1e6) as u64)))?;
-        Some(Point { x, y: (figure.predicted)(&predicted).min(plot.y.max * 1.2) })
-    });
+fn prediction(plot: &Plot<'_>, points: &[(f64, f64)], at: usize) -> Markup {
+    let points = points.iter().map(|(x, y)| Point { x: *x, y: y.min(plot.y.max * 1.2) });
     plot.curve(&points.collect::<Vec<_>>(), &format!("g{at}"))
 }
 
@@ -231,41 +116,37 @@ fn marks(
     plot: &Plot<'_>,
     group: &Group<'_>,
     level: &Level<'_>,
-    figure: &Figure,
+    over: &OverRate,
     at: usize,
 ) -> Markup {
-    let Figure { title, decimals, .. } = figure;
+    let (figure, title) = (&over.figure, over.figure.title());
     let values = level.values(figure);
     let x = plot.x(level.rate);
     let place = if group.name.is_empty() { String::new() } else { format!("{}, ", group.name) };
     let place = format!("{place}{} MB/s", level.rate);
-    let outcomes = view::count(level.decided.iter().copied());
-    let words: Vec<String> = outcomes.iter().map(|(outcome, n)| format!("{outcome} {n}")).collect();
     html! {
-        @if let Some(all) = level.all_converged() {
-            @let kind = if all { Outcome::Converged } else { Outcome::NotConverged };
-            @let mixed = !all && level.converged().next().is_some();
-            text.sign.(view::class(kind)) x=(x) y=(format!("{:.0}", strip(at))) role="img" tabindex="-1"
-                aria-label=(format!("{place}: {}", words.join(", "))) {
-                @if mixed { "±" } @else { (sign(kind)) }
+        @if let Some(outcome) = level.outcome() {
+            text.sign.(view::class(outcome)) x=(x) y=(format!("{:.0}", strip(at))) role="img" tabindex="-1"
+                aria-label=(format!("{place}: {}", level.outcomes())) {
+                @if level.is_mixed() { "±" } @else { (sign(outcome)) }
             }
         }
         @if let (Some(middle), [least, .., most] | [least @ most]) = (median(&values), &values[..]) {
             line.range.(format!("g{at}")) x1=(x) x2=(x) y1=(plot.y(*least)) y2=(plot.y(*most)) {}
             @let range = if values.len() > 1 {
-                format!(" ({least:.decimals$} to {most:.decimals$}, {} attempts)", values.len())
+                format!(" ({} to {}, {} attempts)", figure.show(*least), figure.show(*most), values.len())
             } else {
                 String::new()
             };
             svg.mark.(format!("g{at}")) x=(x) y=(plot.y(middle)) role="img" tabindex="-1"
-                aria-label=(format!("{place}, measured: {title} {middle:.decimals$}{range}")) {
+                aria-label=(format!("{place}, measured: {title} {}{range}", figure.show(middle))) {
                 (shape(at))
             }
         }
-        @if let Some(value) = published(view, level.cell, figure) {
+        @if let Some(value) = over.published(view.plan, level.cell) {
             svg.mark.published.(format!("g{at}")) x=(x) y=(plot.y(value)) role="img" tabindex="-1"
-                aria-label=(format!("{place}, published: {title} {value:.decimals$}")) {
-                path d=(DIAMOND) {}
+                aria-label=(format!("{place}, published: {title} {}", figure.show(value))) {
+                path d={ "M0 0" (PUBLISHED) } {}
             }
         }
     }
@@ -276,25 +157,17 @@ fn strip(group: usize) -> f64 {
     STRIP * (group as f64 + 0.7)
 }
 
-/// Returns the shape of a group's marks, which tells it from others without color.
+/// Returns the shape of a group's marks.
 fn shape(group: usize) -> Markup {
-    let shapes = [
-        "M-6 0a6 6 0 1 0 12 0a6 6 0 1 0-12 0Z",
-        "M-6-6H6V6H-6Z",
-        "M0-7L7 6H-7Z",
-        "M0 7L7-6H-7Z",
-        "M-7-2H-2V-7H2V-2H7V2H2V7H-2V2H-7Z",
-        "M-8 0L0-5 8 0 0 5Z",
-    ];
-    html! { path d=(shapes[group % shapes.len()]) {} }
+    html! { path d={ "M0 0" (SHAPES[group % SHAPES.len()]) } {} }
 }
 
 fn legend(view: &View<'_>, groups: &[Group<'_>]) -> Markup {
     let is_published = groups
         .iter()
         .flat_map(|group| &group.levels)
-        .any(|level| FIGURES.iter().any(|figure| published(view, level.cell, figure).is_some()));
-    let is_predicted = groups.iter().any(|group| precopy::predict(&group.levels[0].cell.settings).is_some());
+        .any(|level| FIGURES.iter().any(|over| over.published(view.plan, level.cell).is_some()));
+    let is_predicted = groups.iter().any(Group::is_predicted);
     html! {
         ul.legend {
             @for (at, group) in groups.iter().enumerate() {
@@ -310,7 +183,7 @@ fn legend(view: &View<'_>, groups: &[Group<'_>]) -> Markup {
             @if is_published {
                 li {
                     svg.sample width="26" height="18" aria-hidden="true" {
-                        svg.mark.published.g0 x="13" y="9" { path d=(DIAMOND) {} }
+                        svg.mark.published.g0 x="13" y="9" { path d={ "M0 0" (PUBLISHED) } {} }
                     }
                     "published"
                 }
@@ -321,37 +194,34 @@ fn legend(view: &View<'_>, groups: &[Group<'_>]) -> Markup {
 }
 
 fn numbers(view: &View<'_>, groups: &[Group<'_>]) -> Markup {
-    let columns = FIGURES.iter().flat_map(|figure| {
-        let title = figure.title.replace(", ", " ");
+    let columns = FIGURES.iter().flat_map(|OverRate { figure, .. }| {
+        let name = figure.name.to_lowercase();
         ["", "least ", "most ", "predicted ", "published "]
-            .map(|kind| format!("{kind}{title}").to_lowercase())
+            .map(|kind| format!("{kind}{name} {}", figure.unit))
     });
     let with_names = groups.iter().any(|group| !group.name.is_empty());
     let first = with_names.then(|| "other values".to_owned());
     let header: Vec<String> = first
         .into_iter()
-        .chain(["dirty rate mb/s".to_owned(), "outcomes".to_owned()])
+        .chain(["dirty rate MB/s".to_owned(), "outcomes".to_owned()])
         .chain(columns)
-        .map(|title| title.replace("mb", "MB"))
         .collect();
     let row = |group: &Group<'_>, level: &Level<'_>| {
-        let predicted = converging(precopy::predict(&level.cell.settings));
-        let outcomes = view::count(level.decided.iter().copied());
-        let outcomes: Vec<String> = outcomes.iter().map(|(outcome, n)| format!("{outcome} {n}")).collect();
-        let figures = FIGURES.iter().flat_map(|figure| {
-            let values = level.values(figure);
+        let figures = FIGURES.iter().flat_map(|over| {
+            let values = level.values(&over.figure);
             let numbers = [
                 median(&values),
                 values.first().copied(),
                 values.last().copied(),
-                predicted.as_ref().map(figure.predicted),
-                published(view, level.cell, figure),
+                over.predicted(level.cell),
+                over.published(view.plan, level.cell),
             ];
-            numbers.map(|value| Field::number(value, figure.decimals))
+            numbers.map(|value| Field::number(value, over.figure.decimals))
         });
         let name = with_names.then(|| Field::text(&group.name));
-        let named =
-            name.into_iter().chain([Field::text(level.rate.to_string()), Field::text(outcomes.join(", "))]);
+        let named = name
+            .into_iter()
+            .chain([Field::text(level.rate.to_string()), Field::text(level.outcomes().to_string())]);
         named.chain(figures).collect::<Vec<_>>()
     };
     let rows = groups.iter().flat_map(|group| group.levels.iter().map(move |level| (group, level)));

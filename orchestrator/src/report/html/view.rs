@@ -145,10 +145,3 @@ pub(super) const fn class(outcome: Outcome) -> &'static str {
 pub(super) fn outcome(outcome: Outcome) -> Markup {
     html! { span.outcome.(class(outcome)) { (sign(outcome)) " " (outcome.as_str()) } }
 }
-
-/// Returns how often each outcome occurred among attempts, in the order in which tables list them.
-pub(super) fn count<'b>(records: impl Iterator<Item = &'b Record>) -> Vec<(Outcome, usize)> {
-    let outcomes: Vec<Outcome> = records.map(|record| record.outcome).collect();
-    let of = |outcome| (outcome, outcomes.iter().filter(|other| **other == outcome).count());
-    Outcome::ALL.into_iter().map(of).filter(|(_, count)| *count > 0).collect()
-}

@@ -1,0 +1,54 @@
+//! The figures that charts show: one definition for the page and for single drawings.
+
+use crate::{
+    outcome::Outcome,
+    results::record::{Measured, Record},
+};
+
+/// A figure of an attempt.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Figure {
+    /// What it is, without the unit.
+    pub(super) name: &'static str,
+    pub(super) unit: &'static str,
+    /// The number of decimals that readers need.
+    pub(super) decimals: usize,
+    pub(super) value: fn(&Measured) -> Option<f64>,
+}
+
+impl Figure {
+    /// Returns the title of an axis or a table, with the unit.
+    pub(super) fn title(&self) -> String {
+        format!("{}, {}", self.name, self.unit)
+    }
+
+    /// Returns what the attempts that converged have measured, the smallest first.
+    pub(super) fn values<'a>(&self, attempts: impl IntoIterator<Item = &'a Record>) -> Vec<f64> {
+        let converged = attempts.into_iter().filter(|record| record.outcome == Outcome::Converged);
+        let mut values: Vec<f64> = converged.filter_map(|record| (self.value)(&record.measured)).collect();
+        values.sort_unstable_by(f64::total_cmp);
+        values
+    }
+
+    /// Returns a value as text, without the unit.
+    pub(super) fn show(&self, value: f64) -> String {
+        let decimals = self.decimals;
+        format!("{value:.decimals$}")
+    }
+}
+
+/// The total time of a migration.
+pub(super) const TOTAL_TIME: Figure =
+    Figure { name: "Total time", unit: "s", decimals: 1, value: |m| Some(m.total_time_ms? / 1e3) };
+
+/// The downtime as QEMU reports it.
+pub(super) const DOWNTIME: Figure =
+    Figure { name: "Downtime by QEMU", unit: "ms", decimals: 0, value: |m| m.downtime_ms.qemu };
+
+/// The data that QEMU sent.
+pub(super) const DATA: Figure = Figure {
+    name: "Data sent",
+    unit: "MB",
+    decimals: 0,
+    value: |m| Some(m.transferred.qemu_bytes? as f64 / 1e6),
+};
