@@ -7,6 +7,7 @@
 use super::real::skipped;
 use serde_json::{Value, json};
 use std::{
+    fs,
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     path::Path,
@@ -30,14 +31,18 @@ pub(crate) struct Browser {
     driver: Child,
     port: u16,
     session: String,
-    /// The profile, and the folder of downloads.
+    /// The profile, the folder of downloads, and what driver and browser write into the folder for temporary
+    /// files.
     pub(crate) folder: TempDir,
 }
 
 impl Browser {
     /// Starts a browser. If there is none, prints why the test is skipped and returns nothing.
     pub(crate) fn start() -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
         let mut command = Command::new("chromedriver");
+        // Both leave files there when they are ended.
+        command.env("TMPDIR", folder.path());
         command.arg("--port=0").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         let Ok(mut driver) = command.spawn() else {
             return skipped("chromedriver is not installed (Debian's package chromium-driver)");
@@ -48,7 +53,6 @@ impl Browser {
         });
         // A driver whose output nobody reads may block.
         thread::spawn(move || lines.for_each(drop));
-        let folder = tempfile::tempdir().unwrap();
         let mut browser =
             Self { driver, port: port.expect("chromedriver says its port"), session: String::new(), folder };
         let profile = browser.folder.path().join("profile");
@@ -205,5 +209,13 @@ impl Drop for Browser {
         drop(deleted);
         let _ = self.driver.kill();
         let _ = self.driver.wait();
+        // The last process of the browser may still write into the folder.
+        let start = Instant::now();
+        while fs::remove_dir_all(self.folder.path()).is_err()
+            && self.folder.path().exists()
+            && start.elapsed() < PATIENCE
+        {
+            thread::sleep(Duration::from_millis(50));
+        }
     }
 }

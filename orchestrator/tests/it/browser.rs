@@ -24,6 +24,17 @@ fn threshold() -> Option<(Browser, PathBuf)> {
     Some((browser, file))
 }
 
+#[test]
+fn a_browser_leaves_nothing_behind() {
+    let Some((browser, _)) = threshold() else { return };
+    let folder = browser.folder.path().to_owned();
+    let is_chromiums = |entry: fs::DirEntry| entry.file_name().to_string_lossy().contains("org.chromium");
+    let entries = || fs::read_dir(&folder).unwrap().map(Result::unwrap);
+    until("the browser has temporary files", || entries().any(is_chromiums));
+    drop(browser);
+    assert!(!folder.exists());
+}
+
 /// Requires that the page wrote nothing to the console and requested nothing but itself.
 #[track_caller]
 fn assert_quiet(browser: &Browser, file: &std::path::Path) {
