@@ -4,7 +4,7 @@
 
 use crate::{
     common::browser::{Browser, ENTER, LEFT, RIGHT, TAB, until},
-    page::{hostile_run, kept, large_run, two_runs},
+    page::{hostile_run, kept, large_run, probed_run, two_runs},
 };
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, fs, path::PathBuf};
@@ -153,6 +153,32 @@ fn values_are_read_off_by_pointer_and_keyboard() {
 }
 
 #[test]
+fn a_lost_reply_is_read_off_as_missing() {
+    let Some(browser) = Browser::start() else { return };
+    let page = probed_run(true).testbed(&["report", "--format", "html", "run"]).stdout();
+    let file = browser.folder.path().join("report.html");
+    fs::write(&file, page).unwrap();
+    browser.open(&file);
+    let at = |ms: f64| {
+        let text = browser.run(&format!(
+            "const over = document.querySelector('.attempt[open] .over');\
+             const [from, width] = [0, 2].map(i => over.getAttribute('viewBox').split(' ')[i] * 1);\
+             const box = over.getBoundingClientRect();\
+             const clientX = box.x + ({ms} - from) / width * box.width;\
+             over.dispatchEvent(new PointerEvent('pointermove', {{ clientX }}));\
+             return document.querySelector('.attempt[open] .readout').textContent;"
+        ));
+        text.as_str().unwrap().to_owned()
+    };
+    let [answered, lost, peak] = [at(2_000.0), at(4_100.0), at(5_025.0)];
+    assert!(answered.contains("Round trips of a client, ms: longest 0.50"), "{answered}");
+    assert!(peak.contains("Round trips of a client, ms: longest 250"), "{peak}");
+    assert!(!lost.contains("Round trips"), "{lost}");
+    assert!(lost.contains("Requests of a client without a reply, %: lost 100"), "{lost}");
+    assert_quiet(&browser, &file);
+}
+
+#[test]
 fn the_keyboard_reaches_everything() {
     let Some((browser, file)) = threshold() else { return };
     browser.run("document.querySelectorAll('details').forEach(details => details.open = true);");
@@ -207,7 +233,9 @@ fn the_page_has_no_serious_accessibility_fault() {
     let second = browser.folder.path().join("two.html");
     let page = two_runs().testbed(&["report", "--format", "html", "run", "other"]).stdout();
     fs::write(&second, page).unwrap();
-    for file in [first, second] {
+    let third = browser.folder.path().join("probed.html");
+    fs::write(&third, probed_run(true).testbed(&["report", "--format", "html", "run"]).stdout()).unwrap();
+    for file in [first, second, third] {
         browser.open(&file);
         browser.run(
             "document.querySelectorAll('#r1-threshold details').forEach(details => details.open = true);",

@@ -7,6 +7,9 @@ use super::{
 use crate::report::heat_map::{Axes, FIGURES, Field, HeatMap};
 use maud::{Markup, html};
 
+/// The largest number of columns of maps that are beside each other.
+const BESIDE: usize = 3;
+
 pub(super) fn section(view: &View<'_>, _: Detail) -> Option<Section> {
     let axes = Axes::of(view.plan, view.records)?;
     let maps = FIGURES.iter().filter_map(|figure| HeatMap::new(&axes, figure)).enumerate();
@@ -15,7 +18,7 @@ pub(super) fn section(view: &View<'_>, _: Detail) -> Option<Section> {
     (!maps.is_empty()).then(|| Section {
         id: "heat-map",
         title: "Heat map",
-        body: html! { div.maps { @for map in maps { (map) } } },
+        body: html! { div.maps.wide[axes.columns.len() > BESIDE] { @for map in maps { (map) } } },
     })
 }
 

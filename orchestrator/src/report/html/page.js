@@ -53,15 +53,20 @@
     save(`${table.id}.csv`, rows.map(row => [...row.cells].map(shown)));
   };
   const sortable = table => all('thead th', table).forEach(head => {
-    if (!head.textContent) return;
+    const isPicture = table.tBodies[0].rows[0]?.cells[head.cellIndex]?.querySelector('svg');
+    if (!head.textContent || isPicture) return;
     head.replaceChildren(make('button', { type: 'button' }, head.textContent));
   });
 
   // Marks: one of each figure is in the order of the tab key, arrows move on.
   const marksOf = figure => all('.mark[role], .sign[role]', figure);
+  const say = (readout, text) => {
+    readout.classList.remove('hint');
+    readout.textContent = text;
+  };
   const tell = mark => {
     const readout = mark.closest('section').querySelector('.readout');
-    if (readout) readout.textContent = mark.getAttribute('aria-label');
+    if (readout) say(readout, mark.getAttribute('aria-label'));
   };
   const move = (mark, by) => {
     const marks = marksOf(mark.closest('.area'));
@@ -119,7 +124,8 @@
     }));
     let view = migration;
     let time = 0;
-    const readout = make('p', { className: 'readout' });
+    const readout = make('p', { className: 'readout hint' },
+      'Point at a curve to read its values, drag to zoom in.');
     const draw = (name, parent) => {
       const element = document.createElementNS(SVG, name);
       parent.append(element);
@@ -173,7 +179,7 @@
       });
       const known = values.filter(([, value]) => value !== null);
       const texts = known.map(([name, value, whole]) => `${name} ${whole ? value : digits(value)}`);
-      readout.textContent = [`${(time / 1000).toFixed(3)} s`, ...texts].join('; ');
+      say(readout, [`${(time / 1000).toFixed(3)} s`, ...texts].join('; '));
       over.setAttribute('aria-valuenow', Math.round(time));
       over.setAttribute('aria-valuetext', readout.textContent);
     };
@@ -274,6 +280,10 @@
   // Prepares everything below an element that has just become part of the page.
   const prepare = root => {
     all('table[id]:not([data-fixed])', root).forEach(sortable);
+    all('[data-marks] + .readout:empty', root).forEach(readout => {
+      readout.classList.add('hint');
+      readout.textContent = 'Point at a mark to read its value.';
+    });
     all('[data-marks] .area', root).forEach(area => marksOf(area)[0]?.setAttribute('tabindex', 0));
     all('.attempt[open]', root).forEach(show);
   };

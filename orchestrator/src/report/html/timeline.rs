@@ -33,6 +33,9 @@ const SHORTEST_MS: f64 = 90.0;
 /// The most changes of rates that are listed as events. Curves show more of them better.
 const MOST_CHANGES: usize = 40;
 
+/// The value of one step on a logarithmic axis, in decades: a quarter of a percent.
+const LOG_STEP: f64 = 0.001;
+
 /// The name of the curve of the pass's number.
 const PASS: &str = "pass";
 
@@ -201,6 +204,8 @@ impl Lane {
         let most = values().fold(0.0, f64::max);
         if self.is_log {
             Scale::decades(values().fold(most, f64::min), most)
+        } else if self.title.ends_with('%') {
+            Scale::covering(0.0, 100.0, 4)
         } else {
             Scale::covering(0.0, if most > 0.0 { most * 1.02 } else { 1.0 }, 4)
         }
@@ -208,7 +213,7 @@ impl Lane {
 
     fn render(&self, view: &Scale, points: usize) -> Markup {
         let scale = self.scale();
-        let unit = unit(scale.max - scale.min);
+        let unit = if self.is_log { LOG_STEP } else { unit(scale.max) };
         let (top, height) = (scale.max / unit, (scale.max - scale.min) / unit);
         let plane = format!("{:.0} {:.0} {:.0} {height:.0}", view.min, -top, view.max - view.min);
         html! {
@@ -220,7 +225,7 @@ impl Lane {
                         @let y = format!("{:.1}", 100.0 - scale.share(*value) * 100.0);
                         svg.rule y={ (y) "%" } {
                             line x1="0" x2="100%" y1={ (y) "%" } y2={ (y) "%" } {}
-                            text x="4" y={ (y) "%" } { (text) }
+                            text x="-8" y={ (y) "%" } { (text) }
                         }
                     }
                     svg.curves preserveAspectRatio="none"
