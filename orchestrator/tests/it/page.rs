@@ -3,14 +3,16 @@
 
 use crate::{
     cli::{Sandbox, THRESHOLD, threshold_records},
-    common::{mock, plan},
+    common::{documents::root, files_below, mock, plan},
 };
 use serde_json::{Value, json};
 use std::{
+    collections::BTreeMap,
     fmt::Write as _,
     fs,
     io::Read as _,
     path::{Path, PathBuf},
+    process::Command,
 };
 use testbed::{
     measure::End,
@@ -589,21 +591,44 @@ fn a_run_writes_its_page() {
     assert_eq!(page, stored, "the same page as from the stored records");
 }
 
-/// Each page that is kept in git belongs to the records beside it.
+/// Returns the runs that are kept in git: the folder of each, below the top folder, and its results folders.
+/// Those of a run in parts are in a folder of their own.
+fn kept_runs() -> BTreeMap<PathBuf, Vec<PathBuf>> {
+    let mut runs: BTreeMap<PathBuf, Vec<PathBuf>> = BTreeMap::new();
+    for kind in ["reference", "slurm", "vagrant"] {
+        let records = files_below(&root().join("results").join(kind), |_| true).into_iter();
+        for records in records.filter(|path| path.file_name() == Some(store::CELLS.as_ref())) {
+            let folder = records.parent().unwrap().strip_prefix(root()).unwrap().to_owned();
+            let is_part = folder.file_name().unwrap().to_str().unwrap().starts_with("part-");
+            let run = if is_part { folder.parent().unwrap().to_owned() } else { folder.clone() };
+            runs.entry(run).or_default().push(folder);
+        }
+    }
+    runs
+}
+
+/// Each run that is kept in git has its page beside it, as the program makes it today, and results/README.md
+/// links to it. With `UPDATE_GOLDEN=1`, the pages are made anew.
 #[test]
-fn kept_pages_are_of_the_records_beside_them() {
-    use sha2::{Digest, Sha256};
-    for name in
-        ["reference/icclab-threshold-tcg", "reference/latency-tcg", "reference/icclab-load-removed-tcg"]
-    {
-        let folder = kept(name);
-        let page = fs::read_to_string(folder.join(store::REPORT)).unwrap();
-        let digest = Sha256::digest(fs::read(folder.join(store::CELLS)).unwrap());
-        let digest = digest.iter().fold(String::new(), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        });
-        assert!(page.contains(&digest), "{name}: make it again, see results/README.md");
-        assert!(page.len() <= MOST_BYTES);
+fn kept_pages_are_those_that_the_program_makes() {
+    let readme = fs::read_to_string(kept("README.md")).unwrap();
+    let runs = kept_runs();
+    assert!(runs.len() >= 7, "{runs:?}");
+    for (run, mut folders) in runs {
+        folders.sort_unstable();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_testbed"));
+        command.args(["report", "--format", "html"]).args(&folders).current_dir(root());
+        let output = command.output().unwrap();
+        let made = String::from_utf8(output.stdout).unwrap();
+        assert!(made.len() <= MOST_BYTES && made.ends_with("</html>"), "{}", run.display());
+        let page = run.join(store::REPORT);
+        let path = root().join(&page);
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            fs::write(&path, &made).unwrap();
+        }
+        let found = fs::read_to_string(&path).unwrap_or_default();
+        assert!(found == made, "{}: make it again with UPDATE_GOLDEN=1, see CONTRIBUTING.md", page.display());
+        let link = page.strip_prefix("results").unwrap().display().to_string();
+        assert!(readme.contains(&format!("]({link})")), "results/README.md has no link to {link}");
     }
 }
