@@ -166,6 +166,24 @@ fn what_the_model_does_not_cover_is_not_predicted() {
     }
 }
 
+/// The words about the edge have room wherever it is.
+#[test]
+fn the_edge_is_named_where_there_is_room() {
+    for (rates, place) in
+        [([80, 90, 100, 110], "before"), ([1, 10, 20, 110], "after"), ([1, 20, 100, 110], "within")]
+    {
+        let rates_text = rates.map(|rate| format!("{rate}MB/s")).join(", ");
+        let matrix = format!("name: edge\naxes: {{ stress.rate: [{rates_text}] }}\n");
+        let plan = plan(&matrix);
+        let record = |(cell, outcome)| mock::record(&plan, cell, 1, outcome, 1_500.0);
+        let outcomes = [Outcome::Converged, Outcome::Converged, Outcome::NotConverged, Outcome::NotConverged];
+        let sandbox = Sandbox::with_run(&matrix, outcomes.into_iter().enumerate().map(record));
+        let page = sandbox.testbed(&["report", "--format", "html", "run"]).stdout();
+        assert!(page.contains(&format!("<text class=\"edge {place}\"")), "{rates:?}");
+        assert!(page.contains(&format!("edge: {} to {} MB/s", rates[1], rates[2])), "{rates:?}");
+    }
+}
+
 /// Returns a sandbox with two runs: `run`, which has two axes and is not complete, and `other`.
 pub(crate) fn two_runs() -> Sandbox {
     let matrix = "name: two\naxes: { link.delay: [0, 10ms], stress.rate: [1MB/s, 2MB/s] }\n";

@@ -98,10 +98,24 @@ fn edge(plot: &Plot<'_>, group: &Group<'_>, at: usize, groups: usize) -> Markup 
     html! {
         (plot.band(highest.unwrap_or(plot.x.min).min(lowest), lowest, &class))
         @if let (Some(highest), 1) = (highest, groups) {
-            text.edge x=(plot.x(highest)) dx="-8" y=(plot.height - 10) {
+            @let (class, at, dx) = beside(plot, highest, lowest);
+            text.edge.(class) x=(plot.x(at)) dx=(dx) y=(plot.height - 10) {
                 (format!("edge: {highest:.0} to {lowest:.0} MB/s"))
             }
         }
+    }
+}
+
+/// Returns where the words about an edge have room: the class of their alignment, their place, and the
+/// distance to it.
+fn beside(plot: &Plot<'_>, highest: f64, lowest: f64) -> (&'static str, f64, i32) {
+    const ROOM: f64 = 0.45;
+    if plot.x.share(highest) >= ROOM {
+        ("before", highest, -8)
+    } else if 1.0 - plot.x.share(lowest) >= ROOM {
+        ("after", lowest, 8)
+    } else {
+        ("within", f64::midpoint(highest, lowest), 0)
     }
 }
 
