@@ -85,8 +85,8 @@ impl<'a> HeatMap<'a> {
         let Some(worst) = attempts.clone().map(|record| record.outcome).max() else { return Field::NotTried };
         let Some(median) = median(&self.figure.values(attempts)) else { return Field::Without(worst) };
         let (least, most) = self.range;
-        let share = if most > least { (median - least) / (most - least) } else { 0.0 };
-        let shade = (share * (SHADES - 1) as f64).round() as usize;
+        let part = if most > least { (median - least) / (most - least) } else { 0.0 };
+        let shade = (part * (SHADES - 1) as f64).round() as usize;
         Field::Measured { median, shade, other: (worst != Outcome::Converged).then_some(worst) }
     }
 }

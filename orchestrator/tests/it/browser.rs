@@ -212,6 +212,8 @@ fn a_timeline_of_a_large_page_is_unpacked_when_it_is_opened() {
     let file = browser.folder.path().join("report.html");
     fs::write(&file, page).unwrap();
     browser.open(&file);
+    let ms = browser.run("return performance.getEntriesByType('navigation')[0].duration;");
+    println!("a page of a thousand attempts is loaded in {ms} ms");
     browser.run("location.hash = 'r1-a999';");
     until("the timeline is shown", || {
         let curves = "#r1-a999 .timeline[data-ready] path[data-name=memory]";
