@@ -43,6 +43,8 @@ pub(crate) struct Script {
     pub(crate) downtime: Duration,
     /// How long the destination loads after that until the guest runs there; endlessly if absent.
     pub(crate) loading: Option<Duration>,
+    /// How long the rest of the memory takes once the guest is paused; endlessly if absent.
+    pub(crate) rest: Option<Duration>,
     /// How long the rest of the memory takes after a guest has moved by post-copy; endlessly if absent.
     pub(crate) postcopy: Option<Duration>,
     /// How long the link does not work after it has failed in post-copy; endlessly if absent.
@@ -84,6 +86,7 @@ impl Script {
         active: Some(Duration::from_secs(2)),
         downtime: Duration::from_millis(60),
         loading: Some(Duration::ZERO),
+        rest: Some(Duration::from_secs(1)),
         postcopy: Some(Duration::from_secs(3)),
         recovering: None,
         cut: Duration::MAX,
@@ -127,6 +130,8 @@ pub(crate) enum Fault {
     CompleteDisk,
     /// The migration fails after a second.
     Migration,
+    /// The migration fails while the guest is paused.
+    PausedMigration,
     /// Somebody else cancels the migration after a second.
     CancelledByOthers,
     /// The guest runs at the destination, but the source does not complete the migration.
@@ -169,6 +174,8 @@ pub(crate) struct Shared {
     memory_began: watch::Sender<Option<Instant>>,
     /// Whether the copy of the disk is complete.
     disk_is_complete: watch::Sender<bool>,
+    /// Whether the guest is to be paused.
+    pauses: watch::Sender<bool>,
     /// Whether the guest is to move by post-copy.
     moves: watch::Sender<bool>,
     /// Whether the migration has recovered from a failure of the link in post-copy.
@@ -311,6 +318,7 @@ impl MockDriver {
             began: Mutex::default(),
             memory_began: watch::Sender::new(None),
             disk_is_complete: watch::Sender::new(false),
+            pauses: watch::Sender::new(false),
             moves: watch::Sender::new(false),
             recovered: watch::Sender::new(false),
             dead: watch::Sender::new(None),
@@ -475,13 +483,24 @@ async fn play(shared: Arc<Shared>, events: mpsc::UnboundedSender<Event>) {
         _ => {}
     }
     let moves = async { drop(shared.moves.subscribe().wait_for(|moves| *moves).await) };
+    let pauses = async { drop(shared.pauses.subscribe().wait_for(|pauses| *pauses).await) };
     let active = script.active.unwrap_or(Duration::MAX);
-    tokio::select! {
+    let paused = tokio::select! {
         () = moves => return play_postcopy(&shared, &events).await,
-        () = time::sleep(active) => {}
-    }
+        () = pauses => true,
+        () = time::sleep(active) => false,
+    };
     shared.stop_guest();
     let _ = events.send(Event::Stopped(Instant::now()));
+    if paused {
+        // The rest, whatever the script says of a guest that runs.
+        let Some(rest) = script.rest else { return };
+        time::sleep(rest).await;
+        if script.fault == Some(Fault::PausedMigration) {
+            shared.set_state(State::Failed("the stream broke".into()), "failed");
+            return;
+        }
+    }
     if script.mirror.is_some() {
         shared.set_state(State::Paused, "pre-switchover");
         let _ = events.send(Event::Changed);
@@ -490,7 +509,7 @@ async fn play(shared: Arc<Shared>, events: mpsc::UnboundedSender<Event>) {
     shared.set_state(State::Other, "device");
     time::sleep(script.downtime).await;
     let completion = Completion {
-        total_time_ms: Some((active + script.downtime).as_millis() as u64),
+        total_time_ms: Some(active.saturating_add(script.downtime).as_millis() as u64),
         downtime_ms: Some(script.downtime.as_millis() as u64),
         setup_time_ms: None,
     };
@@ -500,6 +519,10 @@ async fn play(shared: Arc<Shared>, events: mpsc::UnboundedSender<Event>) {
     }
     let Some(loading) = script.loading else { return };
     pause(loading).await;
+    if paused {
+        let mut pauses = shared.pauses.subscribe();
+        drop(pauses.wait_for(|pauses| !pauses).await);
+    }
     shared.start_guest(End::Destination);
     let _ = events.send(Event::Resumed(Instant::now()));
 }
@@ -610,6 +633,13 @@ impl Driver for MockDriver {
                     None => std::future::pending().await,
                 }
                 self.shared.disk_is_complete.send_replace(true);
+            }
+            Action::Pause => drop(self.shared.pauses.send_replace(true)),
+            Action::Resume(End::Destination) => drop(self.shared.pauses.send_replace(false)),
+            Action::Resume(End::Source) => {
+                if self.shared.pauses.send_replace(false) {
+                    self.shared.start_guest(End::Source);
+                }
             }
             Action::StartPostcopy => drop(self.shared.moves.send_replace(true)),
             Action::Recover => {

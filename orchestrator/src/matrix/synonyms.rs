@@ -325,6 +325,12 @@ pub(super) const SYNONYMS: &[(&str, &[&str])] = &[
     ("migrate.tls", &["encryption", "encrypted", "encrypt", "ssl", "tls_creds", "x509"]),
     ("migrate.postcopy_preempt", &["preempt", "preemption"]),
     ("migrate.max_postcopy_bandwidth", &["postcopy_bandwidth", "bandwidth_postcopy"]),
+    (
+        "migrate.pause_after",
+        &["timeout_suspend", "suspend", "suspend_after", "force_suspend", "pause", "paused", "pause_timeout"],
+    ),
+    ("migrate.pause_after_passes", &["pause_iters", "pause_iterations", "suspend_after_passes"]),
+    ("migrate.compress", &["mt_compression", "compress_mt", "multithread_compression"]),
     ("migrate.postcopy_after_passes", &["postcopy_after_precopy", "postcopy_iterations"]),
     ("migrate.auto_converge", &["converge", "auto_convergence", "cpu_throttling", "throttle", "throttling"]),
     ("migrate.cpu_throttle_initial", &["throttle_initial", "initial_throttle", "auto_converge_initial"]),

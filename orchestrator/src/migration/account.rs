@@ -79,7 +79,9 @@ pub(super) fn migration(measured: &mut Measured, finished: &FinishedMigration) {
     }
     if let Verdict::Completed(completion) = finished.verdict {
         measured.qemu = Some(completion);
-        measured.downtime_ms.qemu = completion.downtime_ms.map(|ms| ms as f64);
+        // QEMU leaves out the time for which the guest was paused before the switchover.
+        let downtime = completion.downtime_ms.filter(|_| !finished.paused);
+        measured.downtime_ms.qemu = downtime.map(|ms| ms as f64);
     }
 }
 

@@ -17,6 +17,7 @@ use crate::{
     event::{Event, Sink},
     matrix::{Cell, Settings},
     measure::End,
+    mode::{Action, When},
     outcome::Outcome,
     results::{
         agreement,
@@ -178,6 +179,11 @@ impl<N: Network> Attempt<'_, N> {
     /// Makes the stressor verify memory and disk at the source after a migration that failed, if the guest
     /// still runs there. Returns the error of the migration, unless the guest is damaged.
     async fn check_source(&mut self, driver: &impl Driver, error: Error) -> Result<OutcomeAndReason, Error> {
+        if self.spec.cell.settings.migrate.pause() != When::NEVER {
+            // If that fails, the guest does not run, which the next question finds out.
+            let resumed = driver.act(Action::Resume(End::Source));
+            let _ = time::timeout(QUESTION_LIMIT, resumed).await;
+        }
         let runs = time::timeout(QUESTION_LIMIT, driver.is_running(End::Source)).await;
         let Ok(source) = driver.control_port(End::Source) else { return Err(error) };
         if !matches!(runs, Ok(Ok(true))) {

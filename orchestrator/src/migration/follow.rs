@@ -116,6 +116,8 @@ pub struct FinishedMigration {
     /// How late an emulated link delivered packets until its traffic was last asked for; absent if it was
     /// not.
     pub late: Option<Lateness>,
+    /// Whether the guest was paused, so that it was stopped while memory was sent.
+    pub paused: bool,
     /// When the copy of the disk was first up to date; absent if the disk was not copied, or not so far.
     pub mirrored: Option<Instant>,
     /// From when until when the copy of the disk was completed while the guest was stopped.
@@ -218,6 +220,8 @@ struct MigrationTracker {
     traffic: Option<Traffic>,
     /// How late an emulated link delivered packets until it was last asked.
     late: Option<Lateness>,
+    /// What a guest that the driver was asked to pause waits for.
+    paused: Option<Paused>,
     /// When the copy of the disk was first up to date.
     mirrored: Option<Instant>,
     /// When the driver was asked to move the guest by post-copy.
@@ -228,6 +232,17 @@ struct MigrationTracker {
     completes_disk: Option<(Instant, Option<Instant>)>,
     /// The recoveries from failures of the link in post-copy.
     recoveries: Recoveries,
+}
+
+/// What a paused guest waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Paused {
+    /// The rest of its memory is being sent, and the migration can still be given up.
+    Sending,
+    /// The migration switches over.
+    Leaving,
+    /// The driver was asked to let it go on at the destination.
+    Resuming,
 }
 
 /// Starts a migration and follows it until there is a verdict. `policy` decides what to do, `actuator`
@@ -311,6 +326,9 @@ pub async fn migrate(
         };
         let mut reason = None;
         let mut failure = None;
+        if reported.as_ref().is_some_and(|state| *state != State::Active) {
+            tracker.leaves();
+        }
         match reported {
             // Also after the migration was given up: it may have completed before the cancellation.
             Some(State::Completed(completion)) => tracker.completed(completion),
@@ -336,6 +354,9 @@ pub async fn migrate(
                         if decided == Action::StartPostcopy {
                             tracker.postcopy = Some(Instant::now());
                             tracker.progressed = Instant::now();
+                        }
+                        if decided == Action::Pause {
+                            tracker.paused = Some(Paused::Sending);
                         }
                         action = Some(Pending::new(driver.act(decided)));
                     }
@@ -383,6 +404,10 @@ pub async fn migrate(
             stage.send_replace(MigrationStage::GivenUp);
             action = Some(Pending::new(driver.act(Action::Cancel)));
         }
+        if tracker.waits_for_its_resumption() && action.is_none() {
+            tracker.paused = Some(Paused::Resuming);
+            action = Some(Pending::new(driver.act(Action::Resume(End::Destination))));
+        }
         // Once the source has completed, its figures are final. The loop then only waits for the
         // destination's announcement that the guest runs, which may arrive later, since it comes from another
         // node.
@@ -424,6 +449,7 @@ pub async fn migrate(
         samples: log.samples,
         applied: applied.take(),
         late: tracker.late,
+        paused: tracker.paused.is_some(),
         mirrored: tracker.mirrored,
         disk_completed: tracker.completes_disk.and_then(|(from, to)| Some((from, to?))),
         postcopy: tracker.postcopy,
@@ -479,6 +505,7 @@ impl MigrationTracker {
             asked_for_traffic: now,
             traffic: None,
             late: None,
+            paused: None,
             mirrored: None,
             postcopy: None,
             completed: None,
@@ -492,11 +519,25 @@ impl MigrationTracker {
         self.given_up.is_none() && !self.switches_over()
     }
 
-    /// Returns whether the guest has stopped at the source, or is about to, so that the migration cannot be
-    /// given up any more.
+    /// Returns whether the guest has stopped at the source for the switchover, or is about to, so that the
+    /// migration cannot be given up any more.
     fn switches_over(&self) -> bool {
-        let stopped = self.stopped.is_some() || self.resumed.is_some() || self.completion.is_some();
-        stopped || self.postcopy.is_some()
+        let stopped = self.stopped.is_some() && self.paused != Some(Paused::Sending);
+        stopped || self.resumed.is_some() || self.completion.is_some() || self.postcopy.is_some()
+    }
+
+    /// Notes that memory is not sent as before any more.
+    fn leaves(&mut self) {
+        if self.paused == Some(Paused::Sending) {
+            self.paused = Some(Paused::Leaving);
+            self.progressed = Instant::now();
+        }
+    }
+
+    /// Returns whether the guest was paused, and the migration has completed, so that the driver has to let it
+    /// go on at the destination.
+    fn waits_for_its_resumption(&self) -> bool {
+        self.paused == Some(Paused::Leaving) && self.completion.is_some() && self.resumed.is_none()
     }
 
     /// Returns whether the guest may have moved by post-copy without all of its memory.

@@ -716,6 +716,39 @@ async fn a_guest_that_moves_by_post_copy_arrives_when_its_memory_is_there() {
     assert!(measured.verified.is_some());
 }
 
+/// A migration that does not converge while the guest runs, and whose guest is paused after two passes.
+fn paused(script: Script) -> Setup {
+    Setup::script(Script { active: None, ..script }).with("migrate: { pause_after_passes: 2, timeout: 5s }\n")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_guest_gets_the_rest_of_its_memory_and_goes_on_at_the_destination() {
+    let result = paused(Script::default()).run().await;
+    assert_eq!(result.outcome(), (Outcome::Converged, ""));
+    assert_eq!(result.driver.actions(), [Action::Pause, Action::Resume(End::Destination)]);
+    let downtime = &result.record.measured.downtime_ms;
+    // The rest takes a second.
+    assert!((1000.0..1200.0).contains(&downtime.guest.unwrap()), "{downtime:?}");
+    assert_eq!(downtime.qemu, None, "QEMU counts from the switchover");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_guest_goes_on_at_the_source_if_the_rest_takes_too_long() {
+    let result = paused(Script { rest: None, ..Script::default() }).run().await;
+    assert_eq!(result.outcome().0, Outcome::NotConverged);
+    assert_eq!(result.outcome().1, "the deadline of 5s passed in the state `active`");
+    assert_eq!(result.driver.actions(), [Action::Pause, Action::Cancel]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_guest_whose_migration_fails_goes_on_at_the_source() {
+    let fault = Some(Fault::PausedMigration);
+    let result = paused(Script { fault, ..Script::default() }).run().await;
+    assert_eq!(result.outcome(), (Outcome::Failed, "the migration failed: the stream broke"));
+    assert_eq!(result.driver.actions(), [Action::Pause, Action::Resume(End::Source)]);
+    assert_eq!(result.record.measured.verified.as_ref().unwrap().pages_bad, 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn passes_come_before_post_copy_and_it_is_never_cancelled() {
     let late = "migrate: { mode: postcopy, postcopy_after_passes: 2, timeout: 2s }\n";

@@ -5,12 +5,14 @@
 //! records everything. `modes!` is the list of all modes. To add a mode, write its file and add its line to
 //! that list.
 
-pub use postcopy::PostcopyStart;
+pub use when::When;
 
-use crate::measure::samples::Sample;
+use crate::measure::{End, samples::Sample};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use units::Span;
+
+mod when;
 
 /// The limits that a policy may need: the settings of a matrix's `migrate` section about giving up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,8 +26,10 @@ pub struct Limits {
     pub max_passes: Option<u32>,
     /// Whether to give up a migration once the remaining memory has stopped shrinking.
     pub stall_detection: bool,
-    /// When post-copy moves the guest.
-    pub postcopy_start: PostcopyStart,
+    /// When post-copy moves the guest; at once if never.
+    pub postcopy_start: When,
+    /// When pre-copy pauses the guest.
+    pub pause: When,
 }
 
 /// The progress of a migration whose switchover has not begun, as a policy sees it.
@@ -57,6 +61,10 @@ pub enum Decision {
 pub enum Action {
     /// Set another downtime limit.
     SetDowntimeLimit(Span),
+    /// Stop the guest at the source now, and send the rest of its memory while it is stopped.
+    Pause,
+    /// Let a guest that was paused go on at this end. Does nothing if it is not paused there.
+    Resume(End),
     /// Move the guest to the destination now, and send the rest of its memory afterwards. From then on the
     /// migration cannot be cancelled.
     StartPostcopy,

@@ -5,20 +5,7 @@
 //! conditions in the settings, or at once if there are none. From then on the migration cannot be given up:
 //! neither end has all of the guest's memory.
 
-use super::{Action, Decision, Limits, Policy, Progress, precopy::Precopy};
-use crate::measure::samples::MemoryProgress;
-use units::Span;
-
-/// When a guest moves to the destination. The first condition that is met counts.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct PostcopyStart {
-    /// After this many passes over the memory.
-    pub after_passes: Option<u32>,
-    /// After this time since the migrate command.
-    pub after: Option<Span>,
-    /// Once the remaining memory has stopped shrinking.
-    pub at_stall: bool,
-}
+use super::{Action, Decision, Limits, Policy, Progress, When, precopy::Precopy};
 
 /// The post-copy policy for one migration.
 pub(super) struct Postcopy {
@@ -32,14 +19,9 @@ impl Postcopy {
         Self { limits, precopy: Precopy::new(limits), started: false }
     }
 
-    fn starts(&self, progress: &Progress<'_>, now: MemoryProgress) -> bool {
-        let PostcopyStart { after_passes, after, at_stall } = self.limits.postcopy_start;
-        let Some(last) = progress.samples.last() else { return false };
-        let at_once = after_passes.is_none() && after.is_none() && !at_stall;
-        at_once
-            || after_passes.is_some_and(|passes| now.pass > u64::from(passes))
-            || after.is_some_and(|after| last.at_ms >= after.as_millis_f64())
-            || (at_stall && self.precopy.stall(progress, now).is_some())
+    fn starts(&self, progress: &Progress<'_>) -> bool {
+        let start = self.limits.postcopy_start;
+        start == When::NEVER || start.is_met(progress, &self.precopy)
     }
 }
 
@@ -49,7 +31,7 @@ impl Policy for Postcopy {
         if self.started {
             return Decision::Wait;
         }
-        if self.starts(progress, now) {
+        if self.starts(progress) {
             self.started = true;
             return Decision::Act(Action::StartPostcopy);
         }
@@ -60,14 +42,16 @@ impl Policy for Postcopy {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::samples::Sample;
+    use crate::measure::samples::{MemoryProgress, Sample};
+    use units::Span;
 
     const LIMITS: Limits = Limits {
         timeout: Span::from_secs(60),
         downtime_limit: Span::from_millis(300),
         max_passes: None,
         stall_detection: true,
-        postcopy_start: PostcopyStart { after_passes: None, after: None, at_stall: false },
+        postcopy_start: When::NEVER,
+        pause: When::NEVER,
     };
 
     /// Returns the samples of a migration whose passes take a second each and leave the same memory.
@@ -96,21 +80,21 @@ mod tests {
     #[test]
     fn the_first_condition_counts_and_the_guest_moves_once() {
         let start = |postcopy_start| decisions(Limits { postcopy_start, ..LIMITS });
-        let nothing = PostcopyStart::default();
+        let nothing = When::NEVER;
         let (at, all) = start(nothing);
         assert_eq!(at, Some(0));
         assert!(all[1..].iter().all(|decision| *decision == Decision::Wait));
-        assert_eq!(start(PostcopyStart { after_passes: Some(3), ..nothing }).0, Some(3));
+        assert_eq!(start(When { after_passes: Some(3), ..nothing }).0, Some(3));
         let after = Some(Span::from_secs(5));
-        assert_eq!(start(PostcopyStart { after, ..nothing }).0, Some(5));
-        assert_eq!(start(PostcopyStart { after_passes: Some(3), after, ..nothing }).0, Some(3));
-        let at_stall = start(PostcopyStart { at_stall: true, ..nothing }).0.unwrap();
+        assert_eq!(start(When { after, ..nothing }).0, Some(5));
+        assert_eq!(start(When { after_passes: Some(3), after, ..nothing }).0, Some(3));
+        let at_stall = start(When { at_stall: true, ..nothing }).0.unwrap();
         assert!(at_stall >= 15, "a stall shows after 16 passes: {at_stall}");
     }
 
     #[test]
     fn a_guest_that_may_not_move_yet_is_given_up_after_the_last_pass() {
-        let postcopy_start = PostcopyStart { after: Some(Span::from_secs(30)), ..PostcopyStart::default() };
+        let postcopy_start = When { after: Some(Span::from_secs(30)), ..When::NEVER };
         let limits = Limits { max_passes: Some(4), postcopy_start, ..LIMITS };
         let (at, all) = decisions(limits);
         assert_eq!(all[4], Decision::GiveUp("not finished after 4 passes".into()));

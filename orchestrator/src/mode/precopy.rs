@@ -4,8 +4,12 @@
 //! before the deadline. The stall detector is not used while changes of the link or the workload are still to
 //! come; afterwards, it only gets the passes that began after the last change took effect. If link or
 //! workload change for ever in the same way, as in a wave, it judges by [`stall::PERIODS`] whole periods.
+//!
+//! If the settings say so, the guest is paused at some point. The rest is then sent while it is stopped,
+//! which ends any migration, at the price of a downtime as long as that takes. From then on only the deadline
+//! gives the migration up.
 
-use super::{Decision, Limits, Policy, Progress};
+use super::{Action, Decision, Limits, Policy, Progress};
 use crate::measure::{
     passes::{self, Pass},
     samples::MemoryProgress,
@@ -15,11 +19,12 @@ use crate::measure::{
 /// The pre-copy policy for one migration.
 pub(super) struct Precopy {
     limits: Limits,
+    paused: bool,
 }
 
 impl Precopy {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { limits }
+        Self { limits, paused: false }
     }
 
     fn reason_to_give_up(&self, progress: &Progress<'_>) -> Option<String> {
@@ -64,6 +69,13 @@ impl Precopy {
 
 impl Policy for Precopy {
     fn decide(&mut self, progress: &Progress<'_>) -> Decision {
+        if self.paused {
+            return Decision::Wait;
+        }
+        if self.limits.pause.is_met(progress, self) {
+            self.paused = true;
+            return Decision::Act(Action::Pause);
+        }
         self.reason_to_give_up(progress).map_or(Decision::Wait, Decision::GiveUp)
     }
 }
@@ -78,7 +90,7 @@ fn bandwidth(passes: &[Pass]) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::PostcopyStart, *};
+    use super::{super::When, *};
     use crate::measure::samples::Sample;
     use units::Span;
 
@@ -87,7 +99,8 @@ mod tests {
         downtime_limit: Span::from_millis(300),
         max_passes: None,
         stall_detection: true,
-        postcopy_start: PostcopyStart { after_passes: None, after: None, at_stall: false },
+        postcopy_start: When::NEVER,
+        pause: When::NEVER,
     };
 
     fn sample(at_ms: f64, pass: u64) -> Sample {
@@ -123,6 +136,27 @@ mod tests {
         let done = reason(limits, &[sample(10.0, 4)], Some(0.0));
         assert_eq!(done.unwrap(), "not finished after 3 passes");
         assert_eq!(reason(LIMITS, &[sample(10.0, 4)], Some(0.0)), None);
+    }
+
+    #[test]
+    fn a_guest_is_paused_once_and_not_given_up_afterwards() {
+        let pause = When { after_passes: Some(2), ..When::NEVER };
+        let mut policy = Precopy::new(Limits { pause, max_passes: Some(2), ..LIMITS });
+        let mut decide = |pass| {
+            policy.decide(&Progress { samples: &[sample(10.0, pass)], settled_ms: None, period_ms: 0.0 })
+        };
+        assert_eq!(decide(2), Decision::Wait);
+        assert_eq!(decide(3), Decision::Act(Action::Pause));
+        assert_eq!(decide(4), Decision::Wait);
+    }
+
+    #[test]
+    fn a_guest_can_be_paused_where_it_would_be_given_up() {
+        let pause = When { at_stall: true, ..When::NEVER };
+        let samples = stalled();
+        let progress = Progress { samples: &samples, settled_ms: Some(0.0), period_ms: 0.0 };
+        let decision = Precopy::new(Limits { pause, ..LIMITS }).decide(&progress);
+        assert_eq!(decision, Decision::Act(Action::Pause));
     }
 
     /// Returns the samples of a migration that makes no progress for 30 seconds, in passes of one second.

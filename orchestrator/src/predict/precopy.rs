@@ -19,7 +19,7 @@
 use crate::{
     matrix::{Cycle, Migrate, Settings, Storage, StorageKind, ZeroPageDetection},
     measure::stall,
-    mode::Mode,
+    mode::{Mode, When},
     outcome::Outcome,
 };
 use netem::{
@@ -351,10 +351,18 @@ fn span(seconds: f64) -> Span {
 
 fn covers(settings: &Settings) -> bool {
     let Migrate {
-        mode, auto_converge, dirty_limit, xbzrle, multifd_compression, zero_page_detection, ..
+        mode,
+        auto_converge,
+        dirty_limit,
+        xbzrle,
+        compress,
+        multifd_compression,
+        zero_page_detection,
+        ..
     } = &settings.migrate;
     *mode == Mode::Precopy
-        && !(*auto_converge || *dirty_limit || *xbzrle)
+        && settings.migrate.pause() == When::NEVER
+        && !(*auto_converge || *dirty_limit || *xbzrle || *compress)
         && multifd_compression.is_none()
         && *zero_page_detection != ZeroPageDetection::None
 }

@@ -36,6 +36,10 @@ const INVALID: &[(&str, &str, &[&str])] = &[
     ("announce_initial", "", &["101s", "1us", "50"]),
     ("announce_step", "", &["0", "11s", "1500us"]),
     ("announce_rounds", "", &["1001", "-1"]),
+    ("pause_after_passes", "", &["-1", "1.5"]),
+    ("pause_after", "", &["3", "1us"]),
+    ("compress_threads", "compress: true", &["0", "256"]),
+    ("compress_level", "compress: true", &["10"]),
     ("postcopy_after_passes", "mode: postcopy", &["0", "-1"]),
     ("postcopy_after", "mode: postcopy", &["3", "1us"]),
     ("max_postcopy_bandwidth", "mode: postcopy", &["9B/s", "1"]),
@@ -48,6 +52,8 @@ const INVALID: &[(&str, &str, &[&str])] = &[
     ("postcopy_preempt", "", &["true"]),
     ("postcopy_recovery", "", &["10s"]),
     ("transport", "", &["udp"]),
+    ("pause_at_stall", "mode: postcopy", &["true"]),
+    ("decompress_threads", "multifd: true", &["2"]),
     ("postcopy_at_stall", "mode: precopy", &["true"]),
 ];
 

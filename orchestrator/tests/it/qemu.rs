@@ -80,6 +80,8 @@ fn migrate_sections_become_the_capabilities_and_parameters_in_the_golden_file() 
         "{ dirty_limit: true, vcpu_dirty_limit: 16MiB/s }",
         "{ dirty_limit: true, x_vcpu_dirty_limit_period: 500ms }",
         "{ xbzrle: true, xbzrle_cache_size: 256MiB }",
+        "{ compress: true, compress_level: 3, compress_threads: 4, decompress_threads: 2 }",
+        "{ pause_after_passes: 0, pause_after: 3s, pause_at_stall: true }",
         "{ multifd: true, multifd_channels: 8 }",
         "{ multifd: true, multifd_compression: zlib, multifd_zlib_level: 9 }",
         "{ multifd: true, multifd_compression: zstd, multifd_zstd_level: 3, zero_page_detection: legacy }",

@@ -1,8 +1,8 @@
 //! Tests the aids and modes of migrations with real QEMU processes: each completes, and the guest's memory is
 //! as it was written; what cannot be done is skipped with the reason that the plan gave.
 
-use crate::common::real::{TestDir, ready, skipped};
-use nix::unistd::geteuid;
+use crate::common::real::{TestDir, ready, signal, skipped};
+use nix::{sys::signal::Signal, unistd::geteuid};
 use rustix::process::{Resource, getrlimit};
 use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt};
 use testbed::outcome::Outcome;
@@ -31,6 +31,7 @@ include:
   - { migrate.multifd: true, migrate.multifd_compression: lzma }
   - { migrate.multifd: true, migrate.zero_copy_send: true }
   - { migrate.transport: rdma }
+  - { migrate.compress: true }
 ";
 
 /// The user ID of `nobody`, an ordinary user on every system.
@@ -181,4 +182,55 @@ fn encrypted_migrations_keep_memory_intact() {
     }
     assert_eq!(zero_copy.outcome, Outcome::Skipped, "{zero_copy:#?}");
     assert!(zero_copy.reason.as_ref().unwrap().contains("Zero copy only available for"), "{zero_copy:#?}");
+}
+
+/// A guest that dirties more than the link carries, and that is paused with these settings.
+fn paused(migrate: &str) -> String {
+    format!(
+        "
+name: paused
+guest: {{ memory: 192MiB, ballast: 8MiB }}
+link: {{ rate: 80mbit }}
+stress: {{ rate: 40MB/s, working_set: 24MB, catch_up: burst }}
+migrate: {{ downtime_limit: 100ms, {migrate} }}
+"
+    )
+}
+
+#[test]
+#[ignore = "runs QEMU: cargo xtask test"]
+fn a_paused_guest_arrives_whole_and_goes_on() {
+    let Some(ready) = ready() else { return };
+    let dir = TestDir::new(&ready, &paused("pause_after_passes: 1, timeout: 60s"));
+    assert_eq!(dir.run(&["matrix.yaml", "--out", "run"]), 0, "{}", dir.shown());
+    let record = &dir.records()[0];
+    let said = format!("{record:#?}");
+    assert_eq!(record.outcome, Outcome::Converged, "{said}");
+    let verified = record.measured.verified.as_ref().unwrap();
+    assert!(verified.pages_checked > 0 && verified.first_bad.is_none(), "{said}");
+    let downtime = &record.measured.downtime_ms;
+    // The working set is sent while the guest is stopped: at the link's rate that takes longer than a second.
+    assert!(downtime.guest.is_some_and(|ms| ms > 1000.0) && downtime.qemu.is_none(), "{said}");
+}
+
+/// The deadline passes, or the destination is killed, while the rest is sent.
+#[test]
+#[ignore = "runs QEMU: cargo xtask test"]
+fn a_paused_guest_whose_migration_ends_early_goes_on_at_the_source() {
+    let Some(ready) = ready() else { return };
+    let matrix = paused("pause_after: 1s").replace("pause_after: 1s", "pause_after: 1s, timeout: 3s");
+    let dir = TestDir::new(&ready, &format!("{}repeat: 2\n", matrix.replace("8MiB", "64MiB")));
+    let mut run = dir.start(&["matrix.yaml", "--out", "run"]);
+    let given_up = run.wait_for("the first record", |dir| dir.records().first().cloned());
+    assert_eq!(given_up.outcome, Outcome::NotConverged, "{given_up:#?}");
+    run.wait_for("the second migration", |dir| dir.migrates("base.2").then_some(()));
+    let destination = run.wait_for("the destination", |dir| {
+        dir.processes().into_iter().find(|process| process.is_qemu("destination"))
+    });
+    signal(destination.pid, Signal::SIGKILL);
+    assert_eq!(run.end(), 3, "{}", dir.shown());
+    for record in dir.records() {
+        let verified = record.measured.verified.as_ref().unwrap_or_else(|| panic!("{record:#?}"));
+        assert!(verified.pages_checked > 0 && verified.first_bad.is_none(), "{record:#?}");
+    }
 }

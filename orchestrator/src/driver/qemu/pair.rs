@@ -29,7 +29,7 @@ use tokio::{
         broadcast::{self, error::RecvError},
         mpsc,
     },
-    time::Instant,
+    time::{self, Instant},
 };
 
 /// The QEMU processes of one migration. Those that have not been started yet are absent.
@@ -49,6 +49,10 @@ pub struct Pair<'a> {
     ports: NextPort,
     channels: Channels,
 }
+
+/// The interval at which a destination is asked whether a paused guest has been loaded. The guest is down
+/// meanwhile.
+const RESUME_INTERVAL: Duration = Duration::from_millis(1);
 
 /// The nodes, the machine and the files of a [`Pair`].
 pub struct PairSpec<'a> {
@@ -100,6 +104,23 @@ impl<'a> Pair<'a> {
     async fn migrate_memory(&self) -> Result<(), driver::Error> {
         let uri = self.uri.get().ok_or(driver::Error::NotStarted)?;
         self.connections()?.source.call("migrate", json!({ "uri": uri })).await?;
+        Ok(())
+    }
+
+    /// Lets a guest go on that was paused, at this end. QEMU leaves a guest as it was before the migration:
+    /// one that was paused is paused at the destination too, or at the source if the migration fails.
+    async fn resume(&self, end: End) -> Result<(), driver::Error> {
+        let qemu = self.connections_to(end)?;
+        loop {
+            let status = qemu.call_patiently("query-status", json!({})).await?;
+            match status["status"].as_str() {
+                Some("paused") => break,
+                // The destination still loads.
+                Some("inmigrate") => time::sleep(RESUME_INTERVAL).await,
+                _ => return Ok(()),
+            }
+        }
+        qemu.call_patiently("cont", json!({})).await?;
         Ok(())
     }
 
@@ -283,6 +304,10 @@ impl Driver for Pair<'_> {
                 let limit = json!({ "downtime-limit": limit.as_millis() });
                 source.call_patiently("migrate-set-parameters", limit).await?;
             }
+            (Action::Pause, _) => {
+                source.call_patiently("stop", json!({})).await?;
+            }
+            (Action::Resume(end), _) => self.resume(end).await?,
             (Action::StartPostcopy, _) => {
                 source.call_patiently("migrate-start-postcopy", json!({})).await?;
             }
@@ -313,6 +338,7 @@ impl Driver for Pair<'_> {
                 if let Some(mirror) = mirror {
                     mirror.cancel(source).await;
                 }
+                self.resume(End::Source).await?;
             }
         }
         Ok(())

@@ -12,7 +12,7 @@ use super::{
     field::{Section as _, section},
     value::Value,
 };
-use crate::mode::{Limits, Mode, PostcopyStart};
+use crate::mode::{Limits, Mode, When};
 use netem::Percent;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -43,6 +43,18 @@ section! {
         /// for this reason. Phases, waves and traces that repeat never settle: there it takes two whole
         /// periods as well, in which no pass has made progress.
         pub stall_detection: bool = true,
+        /// With `mode: precopy`, the number of passes over the memory after which the guest is paused. The
+        /// rest is sent while the guest is stopped, and it continues at the destination. `0` pauses it at
+        /// once. Default: the guest runs until the rest fits into `downtime_limit`.
+        pub pause_after_passes: Option<u32> = None,
+        /// With `mode: precopy`, the time after which the guest is paused, counted from the migrate command
+        /// (`virsh migrate --timeout --timeout-suspend`).
+        pub pause_after: Option<Span> = None,
+        /// With `mode: precopy`, whether the guest is paused once the remaining memory has stopped shrinking,
+        /// as `stall_detection` finds out.
+        #[serde(skip_serializing_if = "Not::not")]
+        #[schemars(extend("default" = false))]
+        pub pause_at_stall: bool = false,
         /// With `mode: postcopy`, the number of passes over the memory after which the guest moves.
         #[schemars(range(min = 1))]
         pub postcopy_after_passes: Option<u32> = None,
@@ -119,6 +131,21 @@ section! {
         pub xbzrle: bool = false,
         /// The size of the cache of `xbzrle`: a power of two, at least 4KiB. QEMU's default is 64MiB.
         pub xbzrle_cache_size: Option<Bytes> = None,
+        /// Whether several threads compress pages with zlib before they are sent over one connection. QEMU 9.1
+        /// and later do not have it; `multifd_compression` took its place.
+        #[serde(skip_serializing_if = "Not::not")]
+        #[schemars(extend("default" = false))]
+        pub compress: bool = false,
+        /// The level of `compress`, from 0 (fast) to 9 (small). QEMU's default is 1.
+        #[schemars(range(max = 9))]
+        pub compress_level: Option<u32> = None,
+        /// The number of threads of `compress` at the source, from 1 to 255. QEMU's default is 8.
+        #[schemars(range(min = 1, max = 255))]
+        pub compress_threads: Option<u32> = None,
+        /// The number of threads at the destination that decompress what `compress` has sent, from 1 to 255.
+        /// QEMU's default is 2.
+        #[schemars(range(min = 1, max = 255))]
+        pub decompress_threads: Option<u32> = None,
         /// Whether memory is sent over several TCP connections at once, each by a thread of its own.
         #[serde(skip_serializing_if = "Not::not")]
         #[schemars(extend("default" = false))]
@@ -233,8 +260,12 @@ pub(super) struct Condition {
 /// Returns the conditions on the settings of QEMU that take a number.
 pub(super) fn conditions() -> impl Iterator<Item = Condition> {
     const ANY: RangeInclusive<u64> = 0..=u64::MAX;
+    const PRECOPY: Option<&str> = Some("mode: precopy");
     const POSTCOPY: Option<&str> = Some("mode: postcopy");
     [
+        ("pause_after_passes", ANY, PRECOPY),
+        ("pause_after", ANY, PRECOPY),
+        ("pause_at_stall", ANY, PRECOPY),
         ("postcopy_after_passes", 1..=u64::MAX, POSTCOPY),
         ("postcopy_after", ANY, POSTCOPY),
         ("postcopy_at_stall", ANY, POSTCOPY),
@@ -249,6 +280,9 @@ pub(super) fn conditions() -> impl Iterator<Item = Condition> {
         ("vcpu_dirty_limit", 1..=u64::MAX, Some("dirty_limit: true")),
         ("x_vcpu_dirty_limit_period", 1..=1000, Some("dirty_limit: true")),
         ("xbzrle_cache_size", 4096..=1 << 62, Some("xbzrle: true")),
+        ("compress_level", 0..=9, Some("compress: true")),
+        ("compress_threads", 1..=255, Some("compress: true")),
+        ("decompress_threads", 1..=255, Some("compress: true")),
         ("multifd_channels", 1..=255, Some("multifd: true")),
         ("multifd_compression", ANY, Some("multifd: true")),
         ("multifd_zlib_level", 0..=9, Some("multifd: true")),
@@ -269,12 +303,17 @@ impl Migrate {
     /// Returns the settings that a migration policy needs.
     pub fn limits(&self) -> Limits {
         let Self { timeout, downtime_limit, max_passes, stall_detection, .. } = *self;
-        let postcopy_start = PostcopyStart {
+        let postcopy_start = When {
             after_passes: self.postcopy_after_passes,
             after: self.postcopy_after,
             at_stall: self.postcopy_at_stall,
         };
-        Limits { timeout, downtime_limit, max_passes, stall_detection, postcopy_start }
+        Limits { timeout, downtime_limit, max_passes, stall_detection, postcopy_start, pause: self.pause() }
+    }
+
+    /// Returns when the guest is paused.
+    pub fn pause(&self) -> When {
+        When { after_passes: self.pause_after_passes, after: self.pause_after, at_stall: self.pause_at_stall }
     }
 
     /// Returns how long a migration by post-copy waits for a link that has failed. With `release_ram` it does
@@ -309,6 +348,9 @@ const NOT_QEMUS: &[&str] = &[
     "max_bandwidth",
     "tls",
     "transport",
+    "pause_after_passes",
+    "pause_after",
+    "pause_at_stall",
     "postcopy_after_passes",
     "postcopy_after",
     "postcopy_at_stall",

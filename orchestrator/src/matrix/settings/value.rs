@@ -2,8 +2,8 @@
 //! them.
 
 use super::{
-    Accel, Bandwidth, CacheMode, ImageFormat, MirrorSync, StorageKind, TimelineEntry, TraceFile, Transport, Wave,
-    WorkingSet, ZeroPageDetection,
+    Accel, Bandwidth, CacheMode, ImageFormat, MirrorSync, StorageKind, TimelineEntry, TraceFile, Transport,
+    Wave, WorkingSet, ZeroPageDetection,
 };
 use crate::{
     matrix::typed::{self, ReadErrorKind},
