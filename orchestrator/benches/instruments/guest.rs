@@ -63,6 +63,7 @@ impl BenchGuest {
             initramfs: files.initramfs.display().to_string(),
             address: format!("{address}/{prefix}"),
             network: None,
+            shares_memory: false,
             confinement: Confinement::default(),
         };
         let facts = &lab.description.source;

@@ -3,7 +3,7 @@
 //! All times are the runtime's, so a test that pauses time finishes at once and gets the same figures every
 //! time.
 
-use super::{Driver, Error, Event, PageFaults, State, Status, control_port::ControlPort};
+use super::{Driver, Error, Event, PageFaults, SavedFile, State, Status, control_port::ControlPort};
 use crate::{
     matrix::Migrate,
     measure::{
@@ -65,6 +65,8 @@ pub(crate) struct Script {
     pub(crate) pass: Duration,
     /// How long the guest takes to answer a request while it dirties memory.
     pub(crate) answer: Duration,
+    /// Whether the guest migrates through a file.
+    pub(crate) file: bool,
     /// The fault to inject, if any.
     pub(crate) fault: Option<Fault>,
 }
@@ -97,6 +99,7 @@ impl Script {
         bandwidth: 100_000_000,
         pass: Duration::from_millis(500),
         answer: Duration::ZERO,
+        file: false,
         fault: None,
     };
 }
@@ -183,6 +186,8 @@ pub(crate) struct Shared {
     dead: watch::Sender<Option<End>>,
     actions: Mutex<Vec<Action>>,
     rates: Mutex<Vec<(End, Rate)>>,
+    /// When the guest was saved to a file.
+    saved: Mutex<Option<Instant>>,
     shut_down: watch::Sender<bool>,
 }
 
@@ -324,6 +329,7 @@ impl MockDriver {
             dead: watch::Sender::new(None),
             actions: Mutex::default(),
             rates: Mutex::default(),
+            saved: Mutex::default(),
             shut_down: watch::Sender::new(false),
         });
         let mock = Self { shared: Arc::clone(&shared), ports: None, migration: Mutex::default() };
@@ -448,9 +454,39 @@ async fn pause(time: Duration) {
     }
 }
 
+/// Plays a migration through a file, for which the guest is stopped first.
+async fn play_file(shared: &Shared, events: &mpsc::UnboundedSender<Event>) {
+    let script = &shared.script;
+    shared.stop_guest();
+    let _ = events.send(Event::Stopped(Instant::now()));
+    shared.set_state(State::Active, "active");
+    if script.fault == Some(Fault::Migration) {
+        time::sleep(Duration::from_secs(1)).await;
+        shared.start_guest(End::Source);
+        shared.set_state(State::Failed("the disk is full".into()), "failed");
+        return;
+    }
+    let Some(active) = script.active else { return };
+    time::sleep(active).await;
+    *shared.saved.lock().unwrap() = Some(Instant::now());
+    shared.set_state(State::Other, "loading");
+    let _ = events.send(Event::Changed);
+    let Some(loading) = script.loading else { return };
+    time::sleep(loading).await;
+    shared.start_guest(End::Destination);
+    let _ = events.send(Event::Resumed(Instant::now()));
+    let total_time_ms = Some(active.as_millis() as u64);
+    let completion = Completion { total_time_ms, ..Completion::default() };
+    shared.set_state(State::Completed(completion), "completed");
+    let _ = events.send(Event::Changed);
+}
+
 /// Plays the migration of the driver's script to its end.
 async fn play(shared: Arc<Shared>, events: mpsc::UnboundedSender<Event>) {
     let script = &shared.script;
+    if script.file {
+        return play_file(&shared, &events).await;
+    }
     if let Some(mirror) = script.mirror {
         shared.set_state(State::Mirroring, "mirroring");
         if script.fault == Some(Fault::Mirror) {
@@ -680,6 +716,11 @@ impl Driver for MockDriver {
     async fn page_faults(&self) -> Result<PageFaults, Error> {
         let vcpus_blocked_ms = vec![120];
         Ok(PageFaults { all_blocked_ms: Some(120), vcpus_blocked_ms, ..PageFaults::default() })
+    }
+
+    fn saved_file(&self) -> Option<SavedFile> {
+        let at = (*self.shared.saved.lock().unwrap())?;
+        Some(SavedFile { bytes: 300_000_000, allocated_bytes: 200_000_000, at })
     }
 
     async fn is_running(&self, end: End) -> Result<bool, Error> {

@@ -76,6 +76,10 @@ pub trait Driver {
     /// Asks the destination what page faults have cost the guest, after a migration by post-copy.
     async fn page_faults(&self) -> Result<PageFaults, Error>;
 
+    /// Returns what is known of the file through which the guest migrates; nothing before it is written, and
+    /// in other modes.
+    fn saved_file(&self) -> Option<SavedFile>;
+
     /// Returns whether the hypervisor reports the guest as running at this end.
     async fn is_running(&self, end: End) -> Result<bool, Error>;
 
@@ -165,6 +169,17 @@ pub struct PageFaults {
     pub mean_latency_ns: Option<u64>,
     /// The numbers of page faults by their latency: entry `n` counts those of 2^n to 2^(n+1) microseconds.
     pub latency_distribution: Vec<u64>,
+}
+
+/// The file to which the guest was saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SavedFile {
+    /// Its length, in bytes.
+    pub bytes: u64,
+    /// The space that it takes, in bytes.
+    pub allocated_bytes: u64,
+    /// When it was complete.
+    pub at: Instant,
 }
 
 /// How long to wait, after work with an end has failed, for the end to exit and its last output to arrive.

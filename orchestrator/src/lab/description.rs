@@ -1,7 +1,8 @@
 //! The description of a lab: for the results, and to decide which cells of a matrix the lab has to skip.
 
 use crate::{
-    matrix::Settings,
+    matrix::{Migrate, Settings},
+    mode::Mode,
     node::{protocol::Facts, round_trip::RoundTrips},
 };
 use netem::{Backend, Feature, Profile, Shaper};
@@ -43,6 +44,23 @@ impl Description {
     /// has all. The links of the timeline count too.
     pub fn lacks(&self, settings: &Settings) -> Option<String> {
         self.backend(settings).err()
+    }
+
+    /// Returns what this lab lacks for a migration that does not go over the migration link, as text, or
+    /// `None` if it has all.
+    pub fn lacks_way(&self, migrate: &Migrate) -> Option<String> {
+        let one_host = self.is_one_host();
+        let lacks = match migrate.mode {
+            Mode::File if !one_host && self.images.is_none() => {
+                "a migration through a file needs a folder that all hosts share: the absolute path `images` \
+                 in the inventory"
+            }
+            Mode::CprTransfer if !one_host => {
+                "the memory of a guest can only be handed over to a QEMU on the same host"
+            }
+            _ => return None,
+        };
+        Some(lacks.into())
     }
 
     /// Returns what the kernel lacks to shape the storage link with these properties, as text, or `None` if
@@ -183,6 +201,25 @@ pub(super) mod tests {
             lacks(&Feature::ALL, r#"{ "duplicate": "1%", "duplicate_correlation": "25%" }"#).unwrap(),
             "the backend `kernel` does not support `duplicate_correlation`, and the storage link has no other"
         );
+    }
+
+    #[test]
+    fn what_does_not_go_over_the_link_needs_one_host_or_a_shared_folder() {
+        let here = description(&[], None);
+        let apart = Description { kind: "ssh".into(), ..here.clone() };
+        let sharing = Description { images: Some("/shared".into()), ..apart.clone() };
+        let lacks = |lab: &Description, mode| lab.lacks_way(&Migrate { mode, ..Migrate::default() });
+        for lab in [&here, &apart, &sharing] {
+            assert_eq!(lacks(lab, Mode::Precopy), None);
+        }
+        assert_eq!((lacks(&here, Mode::File), lacks(&sharing, Mode::File)), (None, None));
+        let reason = lacks(&apart, Mode::File).unwrap();
+        assert!(reason.ends_with("the absolute path `images` in the inventory"), "{reason}");
+        assert_eq!(lacks(&here, Mode::CprTransfer), None);
+        for lab in [apart, sharing] {
+            let reason = lacks(&lab, Mode::CprTransfer).unwrap();
+            assert!(reason.ends_with("can only be handed over to a QEMU on the same host"), "{reason}");
+        }
     }
 
     #[test]

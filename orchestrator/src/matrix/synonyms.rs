@@ -332,6 +332,9 @@ pub(super) const SYNONYMS: &[(&str, &[&str])] = &[
     ("migrate.pause_after_passes", &["pause_iters", "pause_iterations", "suspend_after_passes"]),
     ("migrate.compress", &["mt_compression", "compress_mt", "multithread_compression"]),
     ("migrate.postcopy_after_passes", &["postcopy_after_precopy", "postcopy_iterations"]),
+    ("migrate.save_live", &["live_save", "live", "dump_live", "save_running", "snapshot_live"]),
+    ("migrate.mapped_ram", &["fixed_ram", "x_fixed_ram", "mapped", "sparse", "save_image_format"]),
+    ("migrate.direct_io", &["o_direct", "bypass_cache", "x_direct_io", "use_direct_io"]),
     ("migrate.auto_converge", &["converge", "auto_convergence", "cpu_throttling", "throttle", "throttling"]),
     ("migrate.cpu_throttle_initial", &["throttle_initial", "initial_throttle", "auto_converge_initial"]),
     ("migrate.cpu_throttle_increment", &["throttle_increment", "throttle_step", "auto_converge_increment"]),
@@ -382,6 +385,28 @@ pub(super) const SYNONYMS: &[(&str, &[&str])] = &[
 pub(super) const WORDS: &[(&str, &[&str])] = &[
     ("precopy", &["live", "pre"]),
     ("postcopy", &["postcopy_ram", "hybrid", "post"]),
+    (
+        "file",
+        &[
+            "save",
+            "virsh_save",
+            "managedsave",
+            "managed_save",
+            "save_restore",
+            "suspend_to_disk",
+            "savevm",
+            "snapshot",
+            "dump",
+            "offline",
+            "disk",
+            "to_file",
+            "mapped_ram",
+        ],
+    ),
+    (
+        "cpr-transfer",
+        &["cpr", "handover", "hand_over", "live_update", "live_upgrade", "local", "same_host", "upgrade"],
+    ),
     (
         "converged",
         &["success", "successful", "succeeded", "completed", "complete", "ok", "pass", "passed", "done"],

@@ -5,7 +5,7 @@ use super::{
     load,
 };
 use crate::{
-    driver::{PageFaults, control_port::TelemetrySample},
+    driver::{PageFaults, SavedFile, control_port::TelemetrySample},
     matrix::Migrate,
     measure::{
         clock::{self, ClockReading},
@@ -14,8 +14,8 @@ use crate::{
     },
     node::{protocol::Traffic, server::probe},
     results::record::{
-        CpuMeasured, LinkLateness, Measured, PostcopyMeasured, SentWhileRunning, StorageMeasured,
-        StorageTraffic, round_micros,
+        CpuMeasured, FileMeasured, LinkLateness, Measured, PostcopyMeasured, SentWhileRunning,
+        StorageMeasured, StorageTraffic, round_micros,
     },
 };
 use netem::userspace::Lateness;
@@ -122,14 +122,20 @@ pub(super) fn channels(measured: &mut Measured, mut sent: Vec<u64>) {
     measured.aids.connection_bytes = sent;
 }
 
-/// Records the CPU time that source and destination used between two readings.
-pub(super) fn cpu(measured: &mut Measured, before: [Option<Duration>; 2], after: [Option<Duration>; 2]) {
+/// Records the CPU time that source and destination used between two readings. With `sends_memory`, it is
+/// also compared with what was sent.
+pub(super) fn cpu(
+    measured: &mut Measured,
+    before: [Option<Duration>; 2],
+    after: [Option<Duration>; 2],
+    sends_memory: bool,
+) {
     let [source, destination] = [0, 1].map(|end| {
         let used = after[end]?.saturating_sub(before[end]?);
         Some(round_micros(used.as_secs_f64() * 1e3))
     });
-    let gigabytes =
-        measured.transferred.qemu_bytes.filter(|bytes| *bytes > 0).map(|bytes| bytes as f64 / 1e9);
+    let sent = measured.transferred.qemu_bytes.filter(|bytes| *bytes > 0 && sends_memory);
+    let gigabytes = sent.map(|bytes| bytes as f64 / 1e9);
     let [source_ms_per_gb, destination_ms_per_gb] =
         [source, destination].map(|ms| Some(round_micros(ms? / gigabytes?)));
     measured.cpu = CpuMeasured {
@@ -158,6 +164,17 @@ pub(super) fn postcopy(measured: &mut Measured, finished: &FinishedMigration, fa
         rate: None,
         recoveries: Some(finished.recoveries.len() as u64),
         paused_ms: finished.recoveries.iter().map(|(from, to)| millis(*from, *to)).reduce(|a, b| a + b),
+    };
+}
+
+/// Records the file through which the guest migrated.
+pub(super) fn file(measured: &mut Measured, finished: &FinishedMigration, file: SavedFile) {
+    let millis = |from: Instant, to: Instant| round_micros((to - from).as_secs_f64() * 1e3);
+    measured.file = FileMeasured {
+        bytes: Some(file.bytes),
+        allocated_bytes: Some(file.allocated_bytes),
+        save_ms: Some(millis(finished.started, file.at)),
+        load_ms: finished.resumed.map(|resumed| millis(file.at, resumed)),
     };
 }
 

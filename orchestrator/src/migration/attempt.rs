@@ -53,6 +53,10 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(60);
 /// interval, so that enough samples arrive in half the time.
 const SETTLING_TELEMETRY_MS: u64 = TELEMETRY_INTERVAL_MS / 2;
 
+/// How long the guest has to have sent telemetry before a migration that stops it at once. The measurement of
+/// the time that it lost compares its clock with ours before.
+const BEFORE_STOP: Duration = Duration::from_secs(2);
+
 /// How long the guest is observed after the migration, where it is then. The measurement of the time that the
 /// guest lost needs this much telemetry.
 const OBSERVATION: Duration = Duration::from_millis(500);
@@ -258,6 +262,13 @@ impl<N: Network> Attempt<'_, N> {
             Ok(rate)
         };
         let ((), rate) = tokio::try_join!(probing, settled)?;
+        if settings.migrate.stops_at_once() {
+            let long = |telemetry: &[TelemetrySample]| {
+                let (first, last) = (telemetry.first()?, telemetry.last()?);
+                (last.received - first.received >= BEFORE_STOP).then_some(())
+            };
+            source.wait_for_telemetry("keep sending telemetry", SIGN_OF_LIFE_LIMIT, long).await?;
+        }
         self.builder.measured.stress.requested = load::bytes_per_s(wanted);
         self.builder.measured.stress.before = Some(rate);
         Ok(())
@@ -286,14 +297,20 @@ impl<N: Network> Attempt<'_, N> {
         let storage_after = self.network.storage_traffic().await?;
         let cpu_after = driver.cpu_times().await?;
         account::migration(&mut self.builder.measured, &finished);
-        account::cpu(&mut self.builder.measured, cpu_before, cpu_after);
+        let mode = settings.migrate.mode;
+        account::cpu(&mut self.builder.measured, cpu_before, cpu_after, mode.sends_memory());
         account::aids(&mut self.builder.measured, &finished, &settings.migrate);
         account::channels(&mut self.builder.measured, driver.sent_by_connection());
         if finished.postcopy.is_some() && finished.resumed.is_some() {
             let faults = driver.page_faults().await?;
             account::postcopy(&mut self.builder.measured, &finished, faults);
         }
-        account::link_traffic(&mut self.builder.measured, wire_before, finished.late, wire_after);
+        if let Some(file) = driver.saved_file() {
+            account::file(&mut self.builder.measured, &finished, file);
+        }
+        if mode.uses_link() {
+            account::link_traffic(&mut self.builder.measured, wire_before, finished.late, wire_after);
+        }
         account::storage_traffic(&mut self.builder.measured, storage_before.zip(storage_after));
         Ok(finished)
     }

@@ -457,6 +457,9 @@ const POSTCOPY: &str = "migrate: { mode: postcopy }\n";
 /// Settings of post-copy that starts at once and does not recover.
 const UNRECOVERABLE: &str = "migrate: { mode: postcopy, postcopy_recovery: 0 }\n";
 
+/// A migration through a file, which would have to be given up if the guest ran.
+const FILE: &str = "migrate: { mode: file, timeout: 1s }\n";
+
 failures! {
     a_link_that_fails_in_post_copy: Setup::fault(Fault::Postcopy).with(UNRECOVERABLE)
         => GuestLost, "the guest is lost: it moved without all of its memory, and the rest cannot follow: \
@@ -509,6 +512,13 @@ failures! {
         => Failed, "it does not answer", Verify;
     a_migration_that_fails: Setup::fault(Fault::Migration)
         => Failed, "the migration failed: the stream broke", Verify;
+    a_guest_that_cannot_be_saved:
+        Setup::script(Script { file: true, fault: Some(Fault::Migration), ..Script::SHORT }).with(FILE)
+        => Failed, "the migration failed: the disk is full", Verify;
+    a_file_that_is_not_read:
+        Setup::script(Script { file: true, loading: None, cut: Duration::ZERO, ..Script::SHORT }).with(FILE)
+        => GuestLost, "the guest is lost: it is stopped for the switchover, which has made no progress for \
+                       20 s in the state `loading`", Migrate;
     a_migration_that_others_cancel: Setup::fault(Fault::CancelledByOthers)
         => Failed, "the migration failed: somebody cancelled it", Verify;
     a_guest_that_does_not_resume: Setup::script(Script { loading: None, cut: WITH_THE_STOP, ..Script::SHORT })
@@ -747,6 +757,43 @@ async fn a_paused_guest_whose_migration_fails_goes_on_at_the_source() {
     assert_eq!(result.outcome(), (Outcome::Failed, "the migration failed: the stream broke"));
     assert_eq!(result.driver.actions(), [Action::Pause, Action::Resume(End::Source)]);
     assert_eq!(result.record.measured.verified.as_ref().unwrap().pages_bad, 0);
+}
+
+/// The guest is stopped for 2 s while it is saved, and for 3 s while it is loaded. The deadline of 1 s does
+/// not end that.
+#[tokio::test(start_paused = true)]
+async fn a_guest_is_down_until_the_destination_has_loaded_its_file() {
+    let script = Script { file: true, loading: Some(Duration::from_secs(3)), ..Script::SHORT };
+    let result = Setup::script(script).with(FILE).run().await;
+    let (outcome, reason) = result.outcome();
+    assert_eq!(outcome, Outcome::Converged);
+    assert!(reason.starts_with("the switchover ended 4.0 s after the deadline of 1s"), "{reason}");
+    assert_eq!(result.driver.actions(), [], "nothing is decided once the guest is stopped");
+    let measured = &result.record.measured;
+    let close = |ms: Option<f64>, expected: f64| (ms.unwrap() - expected).abs() < 2.0;
+    let (file, downtime) = (&measured.file, measured.downtime_ms);
+    assert_eq!((file.bytes, file.allocated_bytes), (Some(300_000_000), Some(200_000_000)));
+    assert!(close(file.save_ms, 2000.0) && close(file.load_ms, 3000.0), "{file:?}");
+    assert!(close(measured.total_time_ms, 5000.0) && close(downtime.guest, 5000.0), "{measured:?}");
+    assert_eq!(measured.transferred.qemu_bytes, Some(200_000_000));
+    assert_eq!(
+        (downtime.qemu, measured.transferred.wire_bytes),
+        (None, None),
+        "what nobody measured is absent"
+    );
+    assert_eq!(measured.stress.during, None);
+    assert!(measured.verified.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn memory_that_is_handed_over_has_no_figures_of_a_link() {
+    let result = Setup::new().with("migrate: { mode: cpr-transfer }\n").run().await;
+    assert_eq!(result.outcome(), (Outcome::Converged, ""));
+    let measured = &result.record.measured;
+    assert_eq!(measured.transferred.wire_bytes, None);
+    assert!(measured.cpu.source_ms.is_some());
+    assert_eq!((measured.cpu.source_ms_per_gb, measured.cpu.destination_ms_per_gb), (None, None));
+    assert!(measured.file.is_empty());
 }
 
 #[tokio::test(start_paused = true)]

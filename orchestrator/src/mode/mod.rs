@@ -132,4 +132,24 @@ modes! {
     /// moves; without any of them it moves at once. From then on the migration cannot be given up, but it
     /// recovers if the link fails and works again. The destination needs userfaultfd.
     Postcopy("post-copy") = postcopy::Postcopy,
+    /// The guest is saved to a file on the source's disk, and the destination resumes it from there. As with
+    /// `virsh save`, the guest is stopped until then, unless `save_live` lets it run while it is saved.
+    /// `mapped_ram` gives each page a fixed place in the file. On several hosts, the file is in the folder
+    /// that they share, `images` in the inventory.
+    File("migration through a file") = file::File,
+    /// Another QEMU on the same host takes the guest's memory over, and nothing of it is copied
+    /// (`cpr-transfer`). Only the state of the devices is sent, while the guest is stopped.
+    CprTransfer("cpr-transfer") = cpr_transfer::CprTransfer,
+}
+
+impl Mode {
+    /// Returns whether the guest migrates over the migration link.
+    pub const fn uses_link(self) -> bool {
+        !matches!(self, Self::File | Self::CprTransfer)
+    }
+
+    /// Returns whether the guest's memory is sent or written, and not handed over.
+    pub const fn sends_memory(self) -> bool {
+        !matches!(self, Self::CprTransfer)
+    }
 }

@@ -6,7 +6,7 @@
 
 use super::{
     alive::{self, Carrier, MOST_PATIENCE, RoundTrips, Silence},
-    protocol::{Call, CreatedDisk, Facts, FromNode, ProcessSpec, ToNode, Traffic, UploadedFile},
+    protocol::{Call, CreatedDisk, DiskUsage, Facts, FromNode, ProcessSpec, ToNode, Traffic, UploadedFile},
     server::probe::ProbeReport,
 };
 use crate::bounded::{NODE_LINE_BYTES, read_line};
@@ -439,11 +439,27 @@ impl Node {
         size: Bytes,
         written: Bytes,
     ) -> Result<Disk, NodeError> {
-        let node = self.clone();
         let folder = folder.display().to_string();
         let call = Call::CreateDisk { folder, named, bytes: size.get(), written_bytes: written.get() };
+        self.keep_disk("create a disk", call).await
+    }
+
+    /// Opens a disk of another node, which has returned its path: see [`Call::OpenDisk`].
+    pub async fn open_disk(&self, path: &str) -> Result<Disk, NodeError> {
+        self.keep_disk("open a disk", Call::OpenDisk { path: path.into() }).await
+    }
+
+    /// Creates a folder for sockets below another one: see [`Call::CreateFolder`].
+    pub async fn create_folder(&self, folder: &Path, user: Option<u32>) -> Result<Disk, NodeError> {
+        let folder = folder.display().to_string();
+        self.keep_disk("create a folder", Call::CreateFolder { folder, user }).await
+    }
+
+    /// Makes a call that returns a disk.
+    async fn keep_disk(&self, what: &'static str, call: Call) -> Result<Disk, NodeError> {
+        let node = self.clone();
         self.keep(async move {
-            let CreatedDisk { disk, path } = node.call("create a disk", call).await?;
+            let CreatedDisk { disk, path } = node.call(what, call).await?;
             Ok(Disk { node, number: disk, path })
         })
         .await
@@ -613,6 +629,16 @@ impl Disk {
     /// Returns the number of the disk, for [`ProcessSpec::disks`].
     pub fn number(&self) -> u64 {
         self.number
+    }
+
+    /// Closes the disk, and waits until that is done: what has a name is gone then.
+    pub async fn close(self) -> Result<(), NodeError> {
+        self.node.call("close a disk", Call::CloseDisk { disk: self.number }).await
+    }
+
+    /// Returns the size of the disk's file.
+    pub async fn usage(&self) -> Result<DiskUsage, NodeError> {
+        self.node.call("measure a disk", Call::DiskUsage { disk: self.number }).await
     }
 
     /// Returns the path of the disk's file on the node's host: see [`CreatedDisk::path`].

@@ -16,6 +16,11 @@ use std::{collections::BTreeSet, fmt, iter, net::Ipv4Addr};
 /// Ethernet frames of [`ProcessSpec::frames_of`].
 pub const FRAMES: &str = "{frames}";
 
+/// Returns the path at which a process opens one of its [`ProcessSpec::files`], in its working directory.
+pub fn file_path(disk: u64) -> String {
+    format!("file-{disk}")
+}
+
 /// Returns the placeholder in [`ProcessSpec::args`] for the path of an inherited disk, which is the one with
 /// this index in [`ProcessSpec::disks`].
 pub fn disk_path(index: usize) -> String {
@@ -156,6 +161,25 @@ pub enum Call {
         /// [`stressor::disk::fill_image`]. The rest reads as zeros, and takes no space.
         written_bytes: u64,
     },
+    /// Open a file as a disk that another node has created, on this host or in a folder that hosts share.
+    /// Returns a [`CreatedDisk`].
+    OpenDisk {
+        /// The path that the other node has returned.
+        path: String,
+    },
+    /// Return the [`DiskUsage`] of a disk.
+    DiskUsage {
+        /// The disk, as numbered by [`Call::CreateDisk`] or [`Call::OpenDisk`].
+        disk: u64,
+    },
+    /// Create a folder for sockets below another one, which only one user and root can enter. It is gone with
+    /// all that is in it when it is closed, as a disk, or the node ends. Returns a [`CreatedDisk`].
+    CreateFolder {
+        /// The folder that gets the new folder.
+        folder: String,
+        /// The number of the user, if it is not that of the node.
+        user: Option<u32>,
+    },
     /// Close a disk. A process that has inherited it goes on.
     CloseDisk {
         /// The disk, as numbered by [`Call::CreateDisk`].
@@ -287,6 +311,9 @@ pub struct ProcessSpec {
     /// The disks that the process inherits, as numbered by [`Call::CreateDisk`].
     #[serde(default)]
     pub disks: Vec<u64>,
+    /// The disks that the process inherits and can open anew, each at its [`file_path`].
+    #[serde(default)]
+    pub files: Vec<u64>,
 }
 
 impl fmt::Display for ProcessSpec {
@@ -304,6 +331,15 @@ pub struct CreatedDisk {
     /// A path that leads to the file on the node's host, for as long as the node has it open. Only processes
     /// that may trace the node can follow it.
     pub path: String,
+}
+
+/// The size of a disk's file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskUsage {
+    /// Its length, in bytes.
+    pub bytes: u64,
+    /// The space that it takes, in bytes: less than its length if it has holes.
+    pub allocated_bytes: u64,
 }
 
 /// A file that the orchestrator has uploaded to the node's host.

@@ -712,6 +712,51 @@ pub const FIGURES: &[Figure] = &[
         ..DEFAULTS
     },
     Figure {
+        key: "file.bytes",
+        description: "The length of the file to which the guest was saved, with `mode: file`. With \
+                      `mapped_ram`, it includes holes where pages of zeros would be.",
+        unit: Unit::Bytes,
+        value: |m| Some(m.file.bytes? as f64),
+        table: Some(TableColumn { header: "file\nMB", per: 1e6, decimals: 1, optional: true }),
+        csv: Some(CsvColumn { name: "file_bytes", whole: true }),
+        ..DEFAULTS
+    },
+    Figure {
+        key: "file.allocated_bytes",
+        description: "The space that this file takes, without its holes.",
+        unit: Unit::Bytes,
+        value: |m| Some(m.file.allocated_bytes? as f64),
+        csv: Some(CsvColumn { name: "file_allocated_bytes", whole: true }),
+        ..DEFAULTS
+    },
+    Figure {
+        key: "file.save_ms",
+        description: "The time until the guest was saved to this file. The guest is stopped meanwhile, \
+                      unless it was saved while it ran (`save_live`).",
+        clock: Some(Clock::Orchestrator),
+        from: "just before the orchestrator stops the guest, or sends `migrate` to the source",
+        to: "the orchestrator learns from the source that the migration has completed",
+        leaves_out: "the time until the operating system has written the file to its disk, unless QEMU \
+                     bypasses the page cache (`direct_io`)",
+        value: |m| m.file.save_ms,
+        table: Some(TableColumn { header: "saving\ns", per: 1e3, decimals: 2, optional: true }),
+        csv: Some(CsvColumn { name: "file_save_ms", whole: false }),
+        ..DEFAULTS
+    },
+    Figure {
+        key: "file.load_ms",
+        description: "The time from then until the guest ran at the destination.",
+        clock: Some(Clock::Orchestrator),
+        from: "the orchestrator learns from the source that the migration has completed, and is about to \
+               send `migrate-incoming` to the destination",
+        to: "the orchestrator receives the event `RESUME` from the destination",
+        ways: Some("to the destination and back"),
+        value: |m| m.file.load_ms,
+        table: Some(TableColumn { header: "loading\ns", per: 1e3, decimals: 2, optional: true }),
+        csv: Some(CsvColumn { name: "file_load_ms", whole: false }),
+        ..DEFAULTS
+    },
+    Figure {
         key: "iterations",
         description: "The passes of pre-copy over the guest's memory (QEMU's iterations), one entry each, \
                       with times in milliseconds. The value in tables and CSV is the number of the last \

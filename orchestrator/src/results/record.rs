@@ -99,6 +99,9 @@ pub struct Measured {
     /// What happened in post-copy. Absent if the guest did not move by post-copy.
     #[serde(default, skip_serializing_if = "PostcopyMeasured::is_empty")]
     pub postcopy: PostcopyMeasured,
+    /// What is known of the file through which the guest migrated. Absent in other modes.
+    #[serde(default, skip_serializing_if = "FileMeasured::is_empty")]
+    pub file: FileMeasured,
     /// The figure `iterations`.
     pub iterations: Vec<Pass>,
     /// The figure `timeline`.
@@ -331,6 +334,30 @@ pub struct PostcopyMeasured {
 }
 
 impl PostcopyMeasured {
+    /// Returns whether nothing was measured.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The file through which a guest migrated.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct FileMeasured {
+    /// The figure `file.bytes`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// The figure `file.allocated_bytes`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allocated_bytes: Option<u64>,
+    /// The figure `file.save_ms`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub save_ms: Option<f64>,
+    /// The figure `file.load_ms`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_ms: Option<f64>,
+}
+
+impl FileMeasured {
     /// Returns whether nothing was measured.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()

@@ -21,6 +21,7 @@ use interrupt::Interrupt;
 use std::{future::Future, path::Path, time::Duration};
 
 pub mod environment;
+mod folder;
 pub mod interrupt;
 pub mod real;
 pub mod screen;

@@ -440,12 +440,15 @@ impl Bench for QemuBench {
             address: link.destination_address(),
             machine: &machine,
             storage: &cell.settings.storage,
+            migrate: &cell.settings.migrate,
+            shared_folder: lab.description.images.as_deref(),
             folder,
         };
         let mut builder = RecordBuilder::start();
         builder.measured.round_trips = lab.description.round_trips.map(Into::into);
         let plan = attempt::AttemptSpec { cell, number, folder };
-        let attempt = attempt(Pair::new(pair, saved), &link, plan, builder, sink, interrupt.requested());
+        let pair = Pair::new(pair, saved);
+        let attempt = Box::pin(attempt(pair, &link, plan, builder, sink, interrupt.requested()));
         let Some(SharedImage::Served(mut disk, _)) = shared else { return Ok(attempt.await) };
         let mut failures = Vec::new();
         let mut record = tokio::select! {

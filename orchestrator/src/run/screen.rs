@@ -1,11 +1,13 @@
 //! Finds out which cells of a plan a lab cannot attempt, before the first attempt: `testbed plan` shows them,
 //! and `testbed run` skips them with the same reasons.
 //!
-//! The reasons are, in the order in which they are looked for: no backend for the link, too little memory, an
-//! accelerator that does not work, a machine that QEMU refuses (its CPU model in particular), huge pages that
-//! the guest's CPU does not have, and a migration that QEMU lacks something for or refuses. Each machine is
-//! tried at most once, and only if a larger one like it is not possible.
+//! The reasons are, in the order in which they are looked for: no backend for the link, too little memory, a
+//! migration that needs one host or a folder that hosts share, an accelerator that does not work, a machine
+//! that QEMU refuses (its CPU model in particular), huge pages that the guest's CPU does not have, and a
+//! migration that QEMU lacks something for or refuses. Each machine is tried at most once, and only if a
+//! larger one like it is not possible.
 
+use super::folder;
 use crate::{
     driver::qemu::{
         accel::{self, AcceleratorFinding, Platform, TrialSpec},
@@ -151,7 +153,13 @@ pub async fn screen(
     };
     let mut nfs = None;
     let mut migrating = Vec::new();
+    let all: Vec<&Cell> = possible.iter().map(|(cell, _)| *cell).collect();
+    let folder = folder::Lacks::find(&all, lab).await;
     for (cell, machine) in possible {
+        if let Some(reason) = folder.reason(&cell.settings) {
+            reasons.insert(cell.id.clone(), reason);
+            continue;
+        }
         if cell.settings.storage.kind == StorageKind::Shared && lab.description.is_one_host() {
             if nfs.is_none() {
                 nfs = Some(lacks_nfs(&lab.source.node).await);
@@ -239,9 +247,9 @@ fn largest<'a>(machines: impl IntoIterator<Item = &'a GuestMachine>) -> Vec<Gues
     largest
 }
 
-/// Returns whether two machines differ in their number of CPUs and their memory only.
+/// Returns whether two machines differ in their number of CPUs and the size of their memory only.
 fn is_alike(a: &GuestMachine, b: &GuestMachine) -> bool {
-    (a.accelerator, &a.cpu) == (b.accelerator, &b.cpu)
+    (a.accelerator, &a.cpu, a.shares_memory) == (b.accelerator, &b.cpu, b.shares_memory)
 }
 
 /// Returns the accelerator for a cell with these settings.
@@ -258,7 +266,8 @@ fn without_qemu(
         .lacks(settings)
         .or_else(|| lab.lacks_memory(settings))
         .or_else(|| lacks_storage(lab, settings))
-        .or_else(|| lacks_transport(settings));
+        .or_else(|| lacks_transport(settings))
+        .or_else(|| lab.lacks_way(&settings.migrate));
     if let Some(reason) = lacks {
         return Err(reason);
     }

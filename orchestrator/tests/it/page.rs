@@ -153,7 +153,9 @@ fn what_was_not_measured_is_not_drawn() {
 
 #[test]
 fn what_the_model_does_not_cover_is_not_predicted() {
-    for (mode, is_predicted) in [("precopy", true), ("postcopy", false)] {
+    for (mode, is_predicted) in
+        [("precopy", true), ("postcopy", false), ("file", false), ("cpr-transfer", false)]
+    {
         let matrix =
             format!("name: one\nmigrate: {{ mode: {mode} }}\naxes: {{ stress.rate: [1MB/s, 2MB/s] }}\n");
         let plan = plan(&matrix);

@@ -24,6 +24,7 @@ fn machine(accelerator: Accelerator) -> GuestMachine {
         initramfs: "/cache/initramfs".into(),
         address: "198.51.100.10/24".into(),
         network: Some("guests".into()),
+        shares_memory: false,
         confinement: Confinement { sandbox: true, user: Some(UserOption::RunWith) },
     }
 }
@@ -45,6 +46,19 @@ fn command_lines_match_the_golden_file() {
     let mut text = String::new();
     for role in [Role::Boot, Role::Source, Role::Destination] {
         let _ = writeln!(text, "{}, TCG:\n{}", role.name(), command_line(&machine(Accelerator::Tcg), role));
+    }
+    for role in [Role::Source, Role::Destination] {
+        let machine = GuestMachine { shares_memory: true, ..machine(Accelerator::Tcg) };
+        let lines = command_line(&machine, role);
+        let shares = lines
+            .lines()
+            .filter(|line| ["-machine", "-object", "-incoming"].iter().any(|o| line.contains(o)));
+        let _ = writeln!(
+            text,
+            "{}, memory that is handed over:\n{}\n",
+            role.name(),
+            shares.collect::<Vec<_>>().join("\n")
+        );
     }
     let kvm =
         GuestMachine { network: None, confinement: Confinement::default(), ..machine(Accelerator::Kvm) };
@@ -72,6 +86,11 @@ fn migrate_sections_become_the_capabilities_and_parameters_in_the_golden_file() 
         "{ max_bandwidth: 400mbit }",
         "{ mode: postcopy, postcopy_after_passes: 3 }",
         "{ mode: postcopy, postcopy_preempt: true, max_postcopy_bandwidth: 1gbit }",
+        "{ mode: file }",
+        "{ mode: file, save_live: true, max_bandwidth: 32MiB/s }",
+        "{ mode: file, mapped_ram: true }",
+        "{ mode: file, mapped_ram: true, multifd: true, multifd_channels: 4, direct_io: true }",
+        "{ mode: cpr-transfer }",
         "{ tls: true }",
         "{ auto_converge: true }",
         "{ auto_converge: true, cpu_throttle_initial: 30%, cpu_throttle_increment: 5% }",

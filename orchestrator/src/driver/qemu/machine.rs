@@ -5,13 +5,14 @@
 //! halves the boot time. Under TCG, `qemu64` boots faster than `max`: with `max` the kernel uses features
 //! that are slow to emulate.
 
-use super::{confinement::Confinement, disk::Disk, machine_types::UNVERSIONED};
+use super::{confinement::Confinement, cpr, disk::Disk, machine_types::UNVERSIONED};
 use crate::{
     lab::{
         Compute,
         topology::{GUEST_ADDRESS, GUEST_MAC},
     },
     matrix::Settings,
+    mode::Mode,
     node::protocol::{FRAMES, ProcessSpec},
 };
 use std::path::Path;
@@ -43,6 +44,8 @@ pub struct GuestMachine {
     pub network: Option<String>,
     /// The guest's disk, if it has one.
     pub disk: Option<Disk>,
+    /// Whether the guest's memory can be handed over to another QEMU on the host.
+    pub shares_memory: bool,
     /// What confines the QEMU process; the same at both ends.
     pub confinement: Confinement,
 }
@@ -64,6 +67,7 @@ impl GuestMachine {
             address: format!("{address}/{prefix}"),
             network: None,
             disk: Disk::of(&settings.storage),
+            shares_memory: settings.migrate.mode == Mode::CprTransfer,
             confinement: Confinement::default(),
         }
     }
@@ -217,12 +221,17 @@ pub fn spawn(machine: &GuestMachine, role: Role) -> ProcessSpec {
     add(&["-name", &format!("testbed-{}", role.name())]);
     add(&machine.confinement.arguments(role).iter().map(String::as_str).collect::<Vec<_>>());
     let (machine_type, accelerator) = (&machine.machine_type, machine.accelerator.name());
+    let shares = if machine.shares_memory { cpr::MACHINE_OPTIONS } else { "" };
     add(&[
         "-machine",
-        &format!("{machine_type},accel={accelerator},hpet=off,vmport=off,usb=off,graphics=off"),
+        &format!("{machine_type},accel={accelerator},hpet=off,vmport=off,usb=off,graphics=off{shares}"),
     ]);
     add(&["-cpu", &machine.cpu, "-smp", &machine.vcpus.to_string()]);
-    add(&["-m", &format!("{}M", machine.memory.get() >> 20)]);
+    let memory = format!("{}M", machine.memory.get() >> 20);
+    add(&["-m", &memory]);
+    if machine.shares_memory {
+        add(&["-object", &cpr::memory(&memory)]);
+    }
     if !role.is_trial() {
         add(&["-kernel", &machine.kernel, "-initrd", &machine.initramfs]);
         let options = kernel_options(machine.accelerator);
@@ -248,5 +257,8 @@ pub fn spawn(machine: &GuestMachine, role: Role) -> ProcessSpec {
         Role::Destination | Role::IncomingTrial => add(&["-incoming", "defer"]),
         Role::Trial => add(&["-S"]),
     }
-    ProcessSpec { program: QEMU.into(), args, frames_of: machine.network.clone(), disks: Vec::new() }
+    if role == Role::Destination && machine.shares_memory {
+        add(&["-incoming", &cpr::incoming()]);
+    }
+    ProcessSpec { program: QEMU.into(), args, frames_of: machine.network.clone(), ..ProcessSpec::default() }
 }

@@ -8,13 +8,18 @@
 //! that both ends have. [`confinement`] restricts what a QEMU process may do. [`disk`] is the guest's disk;
 //! `image` writes its image, and `mirror` moves it to the destination, both by `jobs`. `tls` makes the
 //! certificates of an encrypted migration. `recovery` makes new connections for one by post-copy.
-//! `channels` counts what each connection of one over several has sent.
+//! `channels` counts what each connection of one over several has sent. `file` migrates through a file, and
+//! `cpr` by handing the guest's memory over.
+
+use crate::node::NodeError;
 
 pub mod accel;
 mod channels;
 pub mod confinement;
+mod cpr;
 pub mod cpus;
 pub mod disk;
+mod file;
 mod image;
 mod jobs;
 pub mod machine;
@@ -54,6 +59,15 @@ pub enum Error {
     /// A disk could not be created.
     #[error(transparent)]
     Disk(#[from] disk::Error),
+    /// A node could not create a file or a socket.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// A guest was to be saved to a file that has not been created.
+    #[error("the file of the migration has not been created")]
+    NoFile,
+    /// The destination has not created this socket.
+    #[error("the destination's QEMU does not listen at {0}")]
+    NoSocket(String),
     /// The mirror of the disk has failed, for this reason of QEMU's.
     #[error("the disk could not be copied: {0}")]
     Mirror(String),

@@ -3,8 +3,10 @@
 use super::{
     Error,
     channels::Channels,
+    cpr::CprTransfer,
     disk,
-    machine::{GuestMachine, Role},
+    file::MigrationFile,
+    machine::{self, GuestMachine, Role},
     mirror::{JobState, Mirror, Stage},
     parameters::{Parameters, parameters},
     process::{self, Connections, QemuProcess},
@@ -15,11 +17,12 @@ use super::{
     tls::Certificates,
 };
 use crate::{
-    driver::{self, Driver, Event, PageFaults, State, Status, control_port::ControlPort},
+    driver::{self, Driver, Event, PageFaults, SavedFile, State, Status, control_port::ControlPort},
     lab::Compute,
     matrix::{Migrate, Storage, StorageKind},
     measure::{End, samples::Sample},
-    mode::Action,
+    mode::{Action, Mode},
+    node::{self, protocol::ProcessSpec},
 };
 use futures::future::join_all;
 use serde_json::json;
@@ -43,6 +46,8 @@ pub struct Pair<'a> {
     connections: Option<PairConnections>,
     /// The mirror of the disk, if it has to be copied.
     mirror: Option<Mirror>,
+    /// The way by which the guest migrates.
+    way: Way,
     /// The migration URI at which the destination listens; set by [`Driver::listen`].
     uri: OnceCell<String>,
     /// The ports for recoveries.
@@ -66,14 +71,59 @@ pub struct PairSpec<'a> {
     pub machine: &'a GuestMachine,
     /// The settings of the guest's disk.
     pub storage: &'a Storage,
+    /// How the guest is migrated.
+    pub migrate: &'a Migrate,
+    /// The folder that the hosts share, if they do: it gets the file of a migration through a file.
+    pub shared_folder: Option<&'a Path>,
     /// The folder for the logs of the QEMU processes.
     pub folder: &'a Path,
 }
 
-/// The connections to both QEMUs.
+/// The connections to both QEMUs. A destination that has to get the guest's memory first is connected once
+/// the source has been told to migrate.
 struct PairConnections {
     source: Connections,
-    destination: Connections,
+    destination: OnceCell<Connections>,
+}
+
+/// The way of a guest to the destination.
+enum Way {
+    /// Over the migration link.
+    Link,
+    /// Through a file.
+    File(MigrationFile),
+    /// Over sockets of the host, by handing its memory over.
+    Cpr(CprTransfer),
+}
+
+impl Way {
+    fn of(migrate: &Migrate) -> Self {
+        match migrate.mode {
+            Mode::File => Self::File(MigrationFile::new(migrate.save_live)),
+            Mode::CprTransfer => Self::Cpr(CprTransfer::default()),
+            _ => Self::Link,
+        }
+    }
+
+    /// Creates what both ends need, before they are started.
+    async fn create(&mut self, spec: &PairSpec<'_>) -> Result<(), Error> {
+        let [source, destination] = [&spec.source.node, &spec.destination.node];
+        match self {
+            Self::Link => {}
+            Self::File(file) => file.create(source, destination, spec.shared_folder).await?,
+            Self::Cpr(cpr) => cpr.create(destination, spec.machine.confinement).await?,
+        }
+        Ok(())
+    }
+
+    /// Returns the command of a QEMU in this role with what it inherits for the migration.
+    fn give_to(&self, role: Role, command: ProcessSpec) -> ProcessSpec {
+        match self {
+            Self::Link => command,
+            Self::File(file) => ProcessSpec { files: file.inherited_by(role), ..command },
+            Self::Cpr(cpr) => cpr.give_to(command),
+        }
+    }
 }
 
 impl<'a> Pair<'a> {
@@ -83,16 +133,17 @@ impl<'a> Pair<'a> {
         let copies_disk = spec.storage.kind == StorageKind::Block;
         let mirror = copies_disk.then(|| Mirror::new(spec.storage.sync));
         Self {
-            spec,
             saved,
             boot: None,
             source: None,
             destination: None,
             connections: None,
             mirror,
+            way: Way::of(spec.migrate),
             uri: OnceCell::new(),
             ports: NextPort::new(),
             channels: Channels::default(),
+            spec,
         }
     }
 
@@ -126,10 +177,28 @@ impl<'a> Pair<'a> {
 
     fn connections_to(&self, end: End) -> Result<&Connections, driver::Error> {
         let PairConnections { source, destination } = self.connections()?;
-        Ok(match end {
-            End::Source => source,
-            End::Destination => destination,
-        })
+        match end {
+            End::Source => Ok(source),
+            End::Destination => destination.get().ok_or(driver::Error::NotStarted),
+        }
+    }
+
+    /// Hands the guest's memory over to the destination, which can be connected then, and makes it listen for
+    /// the rest.
+    async fn hand_over(
+        &self,
+        cpr: &CprTransfer,
+        events: mpsc::UnboundedSender<Event>,
+    ) -> Result<(), driver::Error> {
+        let PairConnections { source, destination } = self.connections()?;
+        let process = self.destination.as_ref().ok_or(driver::Error::NotStarted)?;
+        source.call("migrate", cpr.outgoing()).await?;
+        let connected = connect(self.spec.destination, process).await?;
+        let there = destination.get_or_init(|| connected);
+        tokio::spawn(forward_events(End::Destination, there.monitor.events(), events));
+        configure(there, parameters(self.spec.migrate, false)).await?;
+        there.call("migrate-incoming", cpr.incoming()).await?;
+        Ok(())
     }
 }
 
@@ -139,6 +208,7 @@ impl PairSpec<'_> {
     async fn spawn<'p>(
         &self,
         role: Role,
+        way: &Way,
         slot: &'p mut Option<QemuProcess>,
     ) -> Result<&'p QemuProcess, Error> {
         let compute = match role {
@@ -152,7 +222,9 @@ impl PairSpec<'_> {
         let log = self.folder.join(format!("{}.log", role.name()));
         let machine = self.machine.on(compute);
         // From then on only QEMU has the disks open, and they are gone with QEMU.
-        let process = QemuProcess::start_with(&compute.node, &machine, role, &disks, &log).await?;
+        let disks_inherited = disks.iter().map(node::Disk::number).collect();
+        let command = ProcessSpec { disks: disks_inherited, ..machine::spawn(&machine, role) };
+        let process = QemuProcess::start_as(&compute.node, way.give_to(role, command), role, &log).await?;
         Ok(slot.insert(process))
     }
 
@@ -160,24 +232,41 @@ impl PairSpec<'_> {
     /// one first.
     async fn start_source(
         &self,
+        way: &Way,
         saved: &mut SavedGuest,
         boot: &mut Option<QemuProcess>,
         source: &mut Option<QemuProcess>,
     ) -> Result<Connections, Error> {
         if !saved.has_machine(self.machine) {
-            let process = self.spawn(Role::Boot, boot).await?;
+            let process = self.spawn(Role::Boot, way, boot).await?;
             saved.save(&self.source.node, process, self.machine).await?;
             process.kill().await.map_err(process::Error::from)?;
             *boot = None;
         }
-        let process = self.spawn(Role::Source, source).await?;
+        let process = self.spawn(Role::Source, way, source).await?;
         connect(self.source, process).await
     }
 
-    async fn start_destination(&self, destination: &mut Option<QemuProcess>) -> Result<Connections, Error> {
-        let process = self.spawn(Role::Destination, destination).await?;
-        connect(self.destination, process).await
+    /// Starts the destination's QEMU, and connects to it unless it waits for the source.
+    async fn start_destination(
+        &self,
+        way: &Way,
+        destination: &mut Option<QemuProcess>,
+    ) -> Result<OnceCell<Connections>, Error> {
+        let process = self.spawn(Role::Destination, way, destination).await?;
+        if matches!(way, Way::Cpr(_)) {
+            return Ok(OnceCell::new());
+        }
+        Ok(connect(self.destination, process).await?.into())
     }
+}
+
+/// Tells a QEMU the capabilities and parameters of a migration.
+async fn configure(qemu: &Connections, told: Parameters) -> Result<(), Error> {
+    let Parameters { capabilities, parameters } = told;
+    qemu.call("migrate-set-capabilities", capabilities).await?;
+    qemu.call("migrate-set-parameters", parameters).await?;
+    Ok(())
 }
 
 async fn connect(compute: &Compute, process: &QemuProcess) -> Result<Connections, Error> {
@@ -187,9 +276,13 @@ async fn connect(compute: &Compute, process: &QemuProcess) -> Result<Connections
 
 impl Driver for Pair<'_> {
     async fn start(&mut self) -> Result<(), driver::Error> {
-        let Self { spec, saved, boot, source, destination, .. } = self;
-        let (source, destination) =
-            tokio::try_join!(spec.start_source(saved, boot, source), spec.start_destination(destination))?;
+        let Self { spec, saved, boot, source, destination, way, .. } = self;
+        way.create(spec).await?;
+        let way = &*way;
+        let (source, destination) = tokio::try_join!(
+            spec.start_source(way, saved, boot, source),
+            spec.start_destination(way, destination)
+        )?;
         self.connections = Some(PairConnections { source, destination });
         Ok(())
     }
@@ -206,9 +299,15 @@ impl Driver for Pair<'_> {
     }
 
     async fn prepare(&self, settings: &Migrate) -> Result<(), driver::Error> {
-        let PairConnections { source, destination } = self.connections()?;
         let told = parameters(settings, self.mirror.is_some());
         self.channels.prepare(settings.multifd);
+        let source = self.connections_to(End::Source)?;
+        if let Way::Cpr(cpr) = &self.way {
+            // The destination is told once it can be.
+            cpr.open_socket(&self.spec.destination.node).await?;
+            return Ok(configure(source, told).await?);
+        }
+        let destination = self.connections_to(End::Destination)?;
         if told.is_postcopy() {
             let confinement = self.spec.machine.confinement;
             confinement.offer_userfaultfd(&self.spec.destination.node).await?;
@@ -224,16 +323,17 @@ impl Driver for Pair<'_> {
                 given.map_err(Error::from)?;
             }
         }
-        let Parameters { capabilities, parameters } = told;
         for qemu in [source, destination] {
-            qemu.call("migrate-set-capabilities", capabilities.clone()).await?;
-            qemu.call("migrate-set-parameters", parameters.clone()).await?;
+            configure(qemu, told.clone()).await?;
         }
         Ok(())
     }
 
     async fn listen(&self) -> Result<(), driver::Error> {
-        let destination = &self.connections()?.destination;
+        if !matches!(self.way, Way::Link) {
+            return Ok(());
+        }
+        let destination = self.connections_to(End::Destination)?;
         // With port 0 the kernel picks a free port, which QEMU then reports.
         let address = self.spec.address;
         destination.call("migrate-incoming", json!({ "uri": format!("tcp:{address}:0") })).await?;
@@ -249,14 +349,20 @@ impl Driver for Pair<'_> {
     }
 
     async fn begin(&self) -> Result<mpsc::UnboundedReceiver<Event>, driver::Error> {
-        let PairConnections { source, destination } = self.connections()?;
+        let source = self.connections_to(End::Source)?;
         // Subscribes before the migrate command, so that no event is missed.
         let (sender, events) = mpsc::unbounded_channel();
         tokio::spawn(forward_events(End::Source, source.monitor.events(), sender.clone()));
-        tokio::spawn(forward_events(End::Destination, destination.monitor.events(), sender));
-        match &self.mirror {
-            Some(mirror) => mirror.begin(source, self.spec.address).await?,
-            None => self.migrate_memory().await?,
+        if let Way::Cpr(cpr) = &self.way {
+            self.hand_over(cpr, sender).await?;
+            return Ok(events);
+        }
+        let destination = self.connections_to(End::Destination)?;
+        tokio::spawn(forward_events(End::Destination, destination.monitor.events(), sender.clone()));
+        match (&self.way, &self.mirror) {
+            (Way::File(file), _) => file.save(source, sender).await?,
+            (_, Some(mirror)) => mirror.begin(source, self.spec.address).await?,
+            (_, None) => self.migrate_memory().await?,
         }
         Ok(events)
     }
@@ -276,6 +382,10 @@ impl Driver for Pair<'_> {
         let answer = source.monitor.query_patiently::<QueryMigrate>("query-migrate").await;
         let at_ms = since.elapsed().as_micros() as f64 / 1e3;
         let mut status = answer.map_err(Error::from)?.status(at_ms);
+        if let Way::File(file) = &self.way {
+            let there = self.connections_to(End::Destination)?;
+            return Ok(file.follow(source, there, self.destination.as_ref(), status).await?);
+        }
         let Some(mirror) = &self.mirror else { return Ok(status) };
         // What was asked for meanwhile may have changed the stage.
         match (mirror.stage(), job) {
@@ -298,7 +408,7 @@ impl Driver for Pair<'_> {
     }
 
     async fn act(&self, action: Action) -> Result<(), driver::Error> {
-        let PairConnections { source, destination } = self.connections()?;
+        let source = self.connections_to(End::Source)?;
         match (action, &self.mirror) {
             (Action::SetDowntimeLimit(limit), _) => {
                 let limit = json!({ "downtime-limit": limit.as_millis() });
@@ -313,6 +423,7 @@ impl Driver for Pair<'_> {
             }
             (Action::Recover, _) => {
                 let (node, address) = (&self.spec.source.node, self.spec.address);
+                let destination = self.connections_to(End::Destination)?;
                 let ends = recovery::Ends { node, source, destination, address, ports: &self.ports };
                 ends.recover().await?;
             }
@@ -322,6 +433,7 @@ impl Driver for Pair<'_> {
             }
             (Action::CompleteDisk, Some(mirror)) => {
                 let node = &self.spec.source.node;
+                let destination = self.connections_to(End::Destination)?;
                 if let Err(error) = mirror.complete(node, source, destination).await {
                     // The guest runs at the source again.
                     let _ = source.call_patiently("migrate_cancel", json!({})).await;
@@ -357,8 +469,16 @@ impl Driver for Pair<'_> {
     }
 
     async fn page_faults(&self) -> Result<PageFaults, driver::Error> {
-        let answer = self.connections()?.destination.monitor.query::<QueryMigrate>("query-migrate").await;
+        let monitor = &self.connections_to(End::Destination)?.monitor;
+        let answer = monitor.query::<QueryMigrate>("query-migrate").await;
         Ok(answer.map_err(Error::from)?.page_faults())
+    }
+
+    fn saved_file(&self) -> Option<SavedFile> {
+        match &self.way {
+            Way::File(file) => file.saved(),
+            Way::Link | Way::Cpr(_) => None,
+        }
     }
 
     async fn is_running(&self, end: End) -> Result<bool, driver::Error> {
@@ -368,7 +488,12 @@ impl Driver for Pair<'_> {
     async fn shut_down(&mut self) -> Result<(), driver::Error> {
         let processes = [self.boot.take(), self.source.take(), self.destination.take()];
         let killed = join_all(processes.iter().flatten().map(QemuProcess::kill)).await;
-        Ok(killed.into_iter().collect::<Result<(), _>>()?)
+        let closed = match &mut self.way {
+            Way::Cpr(cpr) => cpr.close().await,
+            Way::Link | Way::File(_) => Ok(()),
+        };
+        killed.into_iter().collect::<Result<(), _>>()?;
+        Ok(closed?)
     }
 }
 

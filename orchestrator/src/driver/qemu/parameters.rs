@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 pub const NO_CAP: u64 = i64::MAX as u64;
 
 /// The parameters that are flags.
-const FLAGS: &[&str] = &["cpu-throttle-tailslow"];
+const FLAGS: &[&str] = &["cpu-throttle-tailslow", "direct-io"];
 
 /// The capability of post-copy. The destination accepts it only if it may use userfaultfd.
 const POSTCOPY: &str = "postcopy-ram";
@@ -68,6 +68,9 @@ pub fn parameters(settings: &Migrate, copies_disk: bool) -> Parameters {
     if settings.tls {
         parameters["tls-creds"] = tls::CREDENTIALS.into();
         parameters["tls-hostname"] = tls::HOST_NAME.into();
+    }
+    if settings.mode == Mode::CprTransfer {
+        parameters["mode"] = "cpr-transfer".into();
     }
     // Without the capability `events`, QEMU announces neither passes nor changes of state.
     let mut capabilities = vec![capability("events", true)];

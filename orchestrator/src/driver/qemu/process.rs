@@ -146,19 +146,17 @@ pub struct QemuProcess {
 impl QemuProcess {
     /// Starts a QEMU that inherits no disk on a node. Its output is appended to `log`.
     pub async fn start(node: &Node, machine: &GuestMachine, role: Role, log: &Path) -> Result<Self, Error> {
-        Self::start_with(node, machine, role, &[], log).await
+        Self::start_as(node, machine::spawn(machine, role), role, log).await
     }
 
-    /// Does the same as [`QemuProcess::start`], with disks of the node.
-    pub(super) async fn start_with(
+    /// Does the same as [`QemuProcess::start`] with this command, which says what QEMU inherits.
+    pub(super) async fn start_as(
         node: &Node,
-        machine: &GuestMachine,
+        command: ProcessSpec,
         role: Role,
-        disks: &[node::Disk],
         log: &Path,
     ) -> Result<Self, Error> {
-        let disks = disks.iter().map(node::Disk::number).collect();
-        let mut process = node.spawn(ProcessSpec { disks, ..machine::spawn(machine, role) }).await?;
+        let mut process = node.spawn(command).await?;
         let (_, nothing) = mpsc::unbounded_channel();
         let events = std::mem::replace(&mut process.events, nothing);
         let (output, watched) = Output::watch();

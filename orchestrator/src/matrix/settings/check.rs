@@ -6,6 +6,7 @@ use super::{
     migrate::{Condition, conditions, in_qemus_unit},
     value::Value,
     wave::SHORTEST_PERIOD,
+    way,
 };
 use netem::{Profile, ProfileError, ethernet};
 use std::ops::RangeInclusive;
@@ -251,6 +252,7 @@ impl Settings {
             ));
         }
         self.check_conditions(errors);
+        way::check(self, errors);
     }
 
     /// Checks the settings that QEMU gets under their own names.

@@ -76,6 +76,21 @@ section! {
         /// follows. With `0`, and with `release_ram`, the guest is lost instead. Default: until the deadline,
         /// which bounds it in any case.
         pub postcopy_recovery: Option<Span> = None,
+        /// With `mode: file`, whether the guest runs while it is saved. Its memory is then written in passes,
+        /// and the guest stops once the rest can be written within `downtime_limit`.
+        #[serde(skip_serializing_if = "Not::not")]
+        #[schemars(extend("default" = false))]
+        pub save_live: bool = false,
+        /// With `mode: file`, whether each page has a fixed place in the file, which thus never gets much
+        /// larger than the memory (mapped RAM).
+        #[serde(skip_serializing_if = "Not::not")]
+        #[schemars(extend("default" = false))]
+        pub mapped_ram: bool = false,
+        /// Whether QEMU bypasses the host's page cache when it writes and reads pages in the file. It needs
+        /// `mapped_ram` and `multifd`.
+        #[serde(skip_serializing_if = "Not::not")]
+        #[schemars(extend("default" = false))]
+        pub direct_io: bool = false,
         /// The bandwidth limit that QEMU applies once the guest has moved by post-copy. Pages that the guest
         /// needs may exceed it. At least `10B/s`. Default: no limit.
         pub max_postcopy_bandwidth: Option<Bandwidth> = None,
@@ -146,7 +161,8 @@ section! {
         /// QEMU's default is 2.
         #[schemars(range(min = 1, max = 255))]
         pub decompress_threads: Option<u32> = None,
-        /// Whether memory is sent over several TCP connections at once, each by a thread of its own.
+        /// Whether memory is sent over several TCP connections at once, each by a thread of its own. With
+        /// `mode: file`, these threads write and read the file, which needs `mapped_ram`.
         #[serde(skip_serializing_if = "Not::not")]
         #[schemars(extend("default" = false))]
         pub multifd: bool = false,
@@ -262,6 +278,7 @@ pub(super) fn conditions() -> impl Iterator<Item = Condition> {
     const ANY: RangeInclusive<u64> = 0..=u64::MAX;
     const PRECOPY: Option<&str> = Some("mode: precopy");
     const POSTCOPY: Option<&str> = Some("mode: postcopy");
+    const FILE: Option<&str> = Some("mode: file");
     [
         ("pause_after_passes", ANY, PRECOPY),
         ("pause_after", ANY, PRECOPY),
@@ -272,6 +289,10 @@ pub(super) fn conditions() -> impl Iterator<Item = Condition> {
         ("postcopy_preempt", ANY, POSTCOPY),
         ("postcopy_recovery", ANY, POSTCOPY),
         ("max_postcopy_bandwidth", 10..=1 << 62, POSTCOPY),
+        ("save_live", ANY, FILE),
+        ("mapped_ram", ANY, FILE),
+        ("direct_io", ANY, Some("mapped_ram: true")),
+        ("direct_io", ANY, Some("multifd: true")),
         ("cpu_throttle_initial", 1..=99, Some("auto_converge: true")),
         ("cpu_throttle_increment", 1..=99, Some("auto_converge: true")),
         ("max_cpu_throttle", 1..=99, Some("auto_converge: true")),
@@ -322,6 +343,15 @@ impl Migrate {
         if self.release_ram { Span::ZERO } else { self.postcopy_recovery.unwrap_or(self.timeout) }
     }
 
+    /// Returns whether the guest is stopped at the migrate command.
+    pub fn stops_at_once(&self) -> bool {
+        match self.mode {
+            Mode::File => !self.save_live,
+            Mode::CprTransfer => true,
+            _ => false,
+        }
+    }
+
     /// Returns the settings that QEMU gets under their own names and that differ from their defaults: the
     /// name in QEMU's spelling, and the value in QEMU's unit. What cannot be said in that unit is left out;
     /// [`Settings::check`](super::Settings::check) reports it.
@@ -355,6 +385,7 @@ const NOT_QEMUS: &[&str] = &[
     "postcopy_after",
     "postcopy_at_stall",
     "postcopy_recovery",
+    "save_live",
 ];
 
 /// Returns the value of a setting as QEMU takes it: times in milliseconds, shares in percent, rates in bytes

@@ -38,6 +38,7 @@ mod timeline;
 mod trace;
 pub(super) mod value;
 mod wave;
+mod way;
 
 pub use check::{SettingsError, kernel_reserve};
 pub use course::Cycle;

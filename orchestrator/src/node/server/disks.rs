@@ -4,9 +4,11 @@
 //! So a disk leaves nothing behind, however the node ends.
 //!
 //! A disk that other hosts open needs a name. The node removes that file when the disk is closed, and when it
-//! ends itself. If it is killed, the file stays; [`remove_old`] removes it later.
+//! ends itself. If it is killed, the file stays; [`remove_old`] removes it later. The same holds for a
+//! folder of sockets, which a node keeps like a disk.
 
-use crate::node::protocol::{self, CreatedDisk};
+use super::isolate::RUN_DIR;
+use crate::node::protocol::{self, CreatedDisk, DiskUsage};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use std::{
     collections::HashMap,
@@ -14,17 +16,17 @@ use std::{
     io,
     os::{
         fd::{AsRawFd, OwnedFd},
-        unix::fs::PermissionsExt,
+        unix::fs::{MetadataExt, PermissionsExt, chown, symlink},
     },
     path::Path,
     sync::Mutex,
     time::{Duration, SystemTime},
 };
 use stressor::disk;
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 use units::Bytes;
 
-/// How the names of disks begin. No upload is called so.
+/// How the names of disks and of folders begin. No upload is called so.
 const PREFIX: &str = ".testbed-disk.";
 
 /// How long after the last write a disk with a name counts as left behind.
@@ -40,23 +42,32 @@ enum Held {
     Unnamed(File),
     /// Removed when dropped.
     Named(NamedTempFile),
+    /// Removed when dropped, with all that is in it.
+    Folder(TempDir),
 }
 
 impl Held {
     fn create(folder: &Path, named: bool) -> io::Result<Self> {
+        // A process that has inherited it as another user may open it anew. Nobody else can reach a file
+        // without a name.
+        let permissions = Permissions::from_mode(0o666);
         if !named {
-            return Ok(Self::Unnamed(tempfile::tempfile_in(folder)?));
+            let file = tempfile::tempfile_in(folder)?;
+            file.set_permissions(permissions)?;
+            return Ok(Self::Unnamed(file));
         }
         remove_old(folder, SystemTime::now());
         let file = tempfile::Builder::new().prefix(PREFIX).tempfile_in(folder)?;
-        file.as_file().set_permissions(Permissions::from_mode(0o666))?;
+        file.as_file().set_permissions(permissions)?;
         Ok(Self::Named(file))
     }
 
-    fn file(&self) -> &File {
+    /// Returns a second descriptor.
+    fn descriptor(&self) -> io::Result<OwnedFd> {
         match self {
-            Self::Unnamed(file) => file,
-            Self::Named(file) => file.as_file(),
+            Self::Unnamed(file) => Ok(file.try_clone()?.into()),
+            Self::Named(file) => Ok(file.as_file().try_clone()?.into()),
+            Self::Folder(_) => Err(io::Error::other("a folder is no disk")),
         }
     }
 }
@@ -69,8 +80,9 @@ fn remove_old(folder: &Path, now: SystemTime) {
         let written = entry.metadata().and_then(|metadata| metadata.modified());
         let age = written.ok().and_then(|written| now.duration_since(written).ok());
         if is_disk && age.is_some_and(|age| age > KEEP) {
-            // A file that cannot be removed only wastes space.
-            let _ = fs::remove_file(entry.path());
+            // What cannot be removed only wastes space.
+            let path = entry.path();
+            let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir_all(path));
         }
     }
 }
@@ -90,28 +102,69 @@ impl Disks {
     ) -> io::Result<CreatedDisk> {
         let create = || {
             let held = Held::create(folder, named)?;
-            held.file().set_len(size.get())?;
-            disk::fill_image(held.file(), written)?;
+            let file = File::from(held.descriptor()?);
+            file.set_len(size.get())?;
+            disk::fill_image(&file, written)?;
             Ok(held)
         };
         let held = create().map_err(|error: io::Error| {
             io::Error::new(error.kind(), format!("cannot create a disk in {}: {error}", folder.display()))
         })?;
         let path = match &held {
-            Held::Unnamed(file) => {
-                // The PID in the namespace whose `/proc` this is: the host's.
-                let pid = fs::read_link("/proc/self")?;
-                format!("/proc/{}/fd/{}", pid.display(), file.as_raw_fd())
-            }
             Held::Named(file) => file.path().display().to_string(),
+            Held::Unnamed(file) => path_to(file)?,
+            Held::Folder(folder) => folder.path().display().to_string(),
         };
+        Ok(self.keep(number, held, path))
+    }
+
+    /// Opens a disk of another node, and keeps it under this number.
+    pub(super) fn open(&self, number: u64, path: &Path) -> io::Result<CreatedDisk> {
+        let file = File::options().read(true).write(true).open(path).map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot open the file {}: {error}", path.display()))
+        })?;
+        let path = path_to(&file)?;
+        Ok(self.keep(number, Held::Unnamed(file), path))
+    }
+
+    /// Creates a folder with this number below another one. Only this user can enter it.
+    pub(super) fn create_folder(
+        &self,
+        number: u64,
+        folder: &Path,
+        user: Option<u32>,
+    ) -> io::Result<CreatedDisk> {
+        let create = || {
+            remove_old(folder, SystemTime::now());
+            let own = Permissions::from_mode(0o700);
+            let created = tempfile::Builder::new().prefix(PREFIX).permissions(own).tempdir_in(folder)?;
+            chown(created.path(), user, user)?;
+            Ok(created)
+        };
+        let created = create().map_err(|error: io::Error| {
+            io::Error::new(error.kind(), format!("cannot create a folder in {}: {error}", folder.display()))
+        })?;
+        let path = created.path().display().to_string();
+        Ok(self.keep(number, Held::Folder(created), path))
+    }
+
+    fn keep(&self, number: u64, held: Held, path: String) -> CreatedDisk {
         self.0.lock().unwrap().insert(number, held);
-        Ok(CreatedDisk { disk: number, path })
+        CreatedDisk { disk: number, path }
+    }
+
+    /// Returns the size of a disk's file.
+    pub(super) fn usage(&self, number: u64) -> io::Result<DiskUsage> {
+        let metadata = self.get(number)?.metadata()?;
+        // The unit of st_blocks is 512 bytes, whatever the file system.
+        Ok(DiskUsage { bytes: metadata.len(), allocated_bytes: metadata.blocks() * 512 })
     }
 
     /// Closes a disk. Not an error if there is none with this number.
     pub(super) fn close(&self, number: u64) {
-        self.0.lock().unwrap().remove(&number);
+        if self.0.lock().unwrap().remove(&number).is_some() {
+            let _ = fs::remove_file(Path::new(RUN_DIR).join(protocol::file_path(number)));
+        }
     }
 
     /// Closes all disks.
@@ -122,7 +175,8 @@ impl Disks {
     /// Returns a second descriptor for a disk, which processes do not inherit.
     pub(super) fn get(&self, number: u64) -> io::Result<File> {
         let disks = self.0.lock().unwrap();
-        disks.get(&number).ok_or_else(|| io::Error::other("there is no such disk"))?.file().try_clone()
+        let held = disks.get(&number).ok_or_else(|| io::Error::other("there is no such disk"))?;
+        Ok(held.descriptor()?.into())
     }
 
     /// Returns a descriptor for a disk that processes inherit which are started before it is closed.
@@ -131,6 +185,21 @@ impl Disks {
         fcntl(&descriptor, FcntlArg::F_SETFD(FdFlag::empty()))?;
         Ok(descriptor)
     }
+}
+
+/// Makes a disk that a process inherits as this descriptor appear at [`protocol::file_path`], for that
+/// process.
+pub(super) fn link(number: u64, descriptor: &OwnedFd) -> io::Result<()> {
+    let path = Path::new(RUN_DIR).join(protocol::file_path(number));
+    let _ = fs::remove_file(&path);
+    symlink(format!("/proc/self/fd/{}", descriptor.as_raw_fd()), path)
+}
+
+/// Returns a path to an open file for other processes.
+fn path_to(file: &impl AsRawFd) -> io::Result<String> {
+    // The PID in the namespace whose `/proc` this is: the host's.
+    let pid = fs::read_link("/proc/self")?;
+    Ok(format!("/proc/{}/fd/{}", pid.display(), file.as_raw_fd()))
 }
 
 /// Replaces [`protocol::disk_path`] of each of these disks in an argument.
@@ -145,7 +214,7 @@ mod tests {
     use super::*;
     use std::{
         io::Read,
-        os::unix::fs::{FileExt, MetadataExt},
+        os::unix::{fs::FileExt, net::UnixListener},
     };
 
     #[test]
@@ -192,12 +261,43 @@ mod tests {
         for name in [".testbed-disk.a1B2c3", "bzImage"] {
             fs::write(folder.path().join(name), name).unwrap();
         }
+        fs::create_dir_all(folder.path().join(".testbed-disk.d4E5f6/socket")).unwrap();
         let names = || fs::read_dir(folder.path()).unwrap().count();
         remove_old(folder.path(), SystemTime::now());
-        assert_eq!(names(), 2);
+        assert_eq!(names(), 3);
         remove_old(folder.path(), SystemTime::now() + KEEP + Duration::from_secs(60));
         assert_eq!(names(), 1);
         assert!(folder.path().join("bzImage").exists());
+    }
+
+    #[test]
+    fn a_disk_of_another_node_is_opened_and_measured() {
+        let folder = tempfile::tempdir().unwrap();
+        let [here, there] = [Disks::default(), Disks::default()];
+        let created = here.create(1, folder.path(), false, Bytes::ZERO, Bytes::ZERO).unwrap();
+        let opened = there.open(7, Path::new(&created.path)).unwrap();
+        assert_eq!(opened.disk, 7);
+        there.get(7).unwrap().write_all_at(&[1; 8192], 1 << 20).unwrap();
+        here.close(1);
+        let DiskUsage { bytes, allocated_bytes } = there.usage(7).unwrap();
+        assert_eq!(bytes, (1 << 20) + 8192);
+        assert!((8192..1 << 20).contains(&allocated_bytes), "{allocated_bytes}");
+        assert!(there.usage(1).is_err());
+    }
+
+    #[test]
+    fn a_folder_is_gone_with_its_sockets_when_it_is_closed() {
+        let folder = tempfile::tempdir().unwrap();
+        let disks = Disks::default();
+        let created = disks.create_folder(1, folder.path(), None).unwrap();
+        let own = Path::new(&created.path);
+        assert_eq!(fs::metadata(own).unwrap().mode() & 0o777, 0o700);
+        let _socket = UnixListener::bind(own.join("socket")).unwrap();
+        assert!(disks.for_process(1).is_err(), "a folder is no disk");
+        disks.close(1);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        let error = disks.create_folder(2, Path::new("/nowhere"), None).unwrap_err();
+        assert!(error.to_string().starts_with("cannot create a folder in /nowhere: "), "{error}");
     }
 
     #[test]

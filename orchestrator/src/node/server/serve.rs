@@ -257,6 +257,11 @@ impl Server {
                 let create = move || server.disks.create(number, Path::new(&folder), named, size, written);
                 json(task::spawn_blocking(create).await??)
             }
+            Call::OpenDisk { path } => json(self.disks.open(self.next_number(), Path::new(&path))?),
+            Call::DiskUsage { disk } => json(self.disks.usage(disk)?),
+            Call::CreateFolder { folder, user } => {
+                json(self.disks.create_folder(self.next_number(), Path::new(&folder), user)?)
+            }
             Call::CloseDisk { disk } => {
                 self.disks.close(disk);
                 json(())
@@ -330,6 +335,12 @@ impl Server {
         let (frames, socket) = network.unzip();
         let inherited = spec.disks.iter().map(|disk| self.disks.for_process(*disk));
         let disks = inherited.collect::<io::Result<Vec<_>>>()?;
+        let mut files = Vec::new();
+        for number in &spec.files {
+            let file = self.disks.for_process(*number)?;
+            disks::link(*number, &file)?;
+            files.push(file);
+        }
         let mut command = Command::new(&spec.program);
         command
             .args(
@@ -337,7 +348,7 @@ impl Server {
             )
             .stdin(Stdio::null());
         let started = self.start(&mut command, frames);
-        drop((socket, disks));
+        drop((socket, files, disks));
         started.map_err(|e| io::Error::new(e.kind(), format!("cannot start {}: {e}", spec.program)))
     }
 

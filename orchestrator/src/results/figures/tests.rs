@@ -2,8 +2,8 @@ use super::*;
 use crate::{
     measure::{passes::Pass, samples::Completion},
     results::record::{
-        AidsMeasured, AppliedChange, CpuMeasured, DiskVerification, LinkLateness, Phase, PostcopyMeasured,
-        RateInterval, SentWhileRunning, StorageMeasured, StorageTraffic, Verification,
+        AidsMeasured, AppliedChange, CpuMeasured, DiskVerification, FileMeasured, LinkLateness, Phase,
+        PostcopyMeasured, RateInterval, SentWhileRunning, StorageMeasured, StorageTraffic, Verification,
     },
 };
 use serde_json::Value;
@@ -54,6 +54,8 @@ fn all() -> Measured {
         destination_ms_per_gb: Some(1.0),
     };
     measured.stress.recovered_ms = Some(1.0);
+    measured.file =
+        FileMeasured { bytes: Some(1), allocated_bytes: Some(1), save_ms: Some(1.0), load_ms: Some(1.0) };
     measured.postcopy = PostcopyMeasured {
         started_ms: Some(1.0),
         duration_ms: Some(1.0),
@@ -173,6 +175,8 @@ fn exactly_the_durations_have_a_provenance() {
         "postcopy.vcpus_blocked_ms",
         "postcopy.fault_latency_us",
         "postcopy.paused_ms",
+        "file.save_ms",
+        "file.load_ms",
         "iterations",
         "timeline",
         "stress.stretches",

@@ -1,0 +1,79 @@
+//! What the folder can take that gets the file of a migration through a file.
+
+use crate::{
+    driver::qemu::disk::FOLDER,
+    lab::Lab,
+    matrix::{Cell, Settings},
+    mode::Mode,
+    node::{NodeError, protocol::ProcessSpec},
+};
+use std::path::Path;
+use units::Bytes;
+
+/// Why a folder is not enough, if it is not.
+#[derive(Debug, Default)]
+pub(super) struct Lacks {
+    /// No file can be created there, for this reason.
+    file: Option<String>,
+    /// Files there cannot be written past the page cache, for this reason.
+    direct_io: Option<String>,
+}
+
+impl Lacks {
+    /// Tries the folder of the source: the one that all hosts share, if there is one. Does nothing unless one
+    /// of the cells needs it.
+    pub(super) async fn find(cells: &[&Cell], lab: &Lab) -> Self {
+        let of_file = |cell: &&&Cell| cell.settings.migrate.mode == Mode::File;
+        let mut cells = cells.iter().filter(of_file).peekable();
+        if cells.peek().is_none() {
+            return Self::default();
+        }
+        let directly = cells.any(|cell| cell.settings.migrate.direct_io);
+        let folder = lab.description.images.as_deref().unwrap_or(Path::new(FOLDER));
+        match try_folder(lab, folder, directly).await {
+            Ok(refused) => {
+                let named =
+                    |why| format!("the file system of {} takes no direct I/O: {why}", folder.display());
+                Self { file: None, direct_io: refused.map(named) }
+            }
+            Err(error) if lab.description.images.is_some() => {
+                let need = format!("all hosts have to share {}, the folder `images`", folder.display());
+                Self { file: Some(format!("{error}; {need} of the inventory")), direct_io: None }
+            }
+            Err(error) => Self { file: Some(error.to_string()), direct_io: None },
+        }
+    }
+
+    /// Returns why a cell with these settings cannot be attempted.
+    pub(super) fn reason(&self, settings: &Settings) -> Option<String> {
+        let migrate = &settings.migrate;
+        let direct_io = self.direct_io.as_ref().filter(|_| migrate.direct_io);
+        self.file.as_ref().or(direct_io).filter(|_| migrate.mode == Mode::File).cloned()
+    }
+}
+
+/// Creates a file in a folder at the source, opens it at the destination, and writes it past the page cache
+/// if it is to. Returns why the last fails.
+///
+/// # Errors
+///
+/// The file cannot be created or opened.
+async fn try_folder(lab: &Lab, folder: &Path, directly: bool) -> Result<Option<String>, NodeError> {
+    let (node, named) = (&lab.source.node, lab.description.images.is_some());
+    let file = if named {
+        node.create_named_disk(folder, Bytes::ZERO, Bytes::ZERO).await?
+    } else {
+        node.create_disk(folder, Bytes::ZERO, Bytes::ZERO).await?
+    };
+    lab.destination.node.open_disk(file.path()).await?;
+    if !directly {
+        return Ok(None);
+    }
+    let to = format!("of={}", file.path());
+    let args = ["if=/dev/zero", &to, "oflag=direct", "bs=1M", "count=1", "status=none"];
+    let args = args.map(Into::into).into();
+    let mut dd = node.spawn(ProcessSpec { program: "dd".into(), args, ..ProcessSpec::default() }).await?;
+    let (said, status) = dd.end().await?;
+    let why = said.last().map_or(status.as_str(), |line| line.rsplit(": ").next().unwrap_or(line));
+    Ok((status != "exit status: 0").then(|| why.into()))
+}
