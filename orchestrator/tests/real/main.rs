@@ -12,6 +12,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+/// Migrations through a file, and by handing memory over.
+mod blackout;
+
 /// What is said about hosts that lack something.
 mod causes;
 

@@ -320,6 +320,40 @@ fn a_full_disk_fails_the_attempt_and_the_run_continues_with_free_space() {
 
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
+fn a_guest_migrates_through_a_file_in_the_folder_that_the_hosts_share() {
+    let Some(ready) = ready() else { return };
+    let modes = "axes: { migrate.mode: [file, cpr-transfer] }\n";
+    let dir =
+        TestDir::new(&ready, &format!("{SMALL}{modes}").replace("expect: [{ outcome: converged }]", ""));
+    with_hosts(&dir, |hosts| {
+        let images = dir.path("images");
+        fs::create_dir(&images).unwrap();
+        let lab = hosts.inventory(|text| format!("{text}images: {}\n", images.display()));
+        assert_eq!(dir.run(&["matrix.yaml", "--out", "run", "--lab", &lab]), 0, "{}", dir.shown());
+        assert_eq!(dir.outcomes(), [Outcome::Converged, Outcome::Skipped], "{}", dir.shown());
+        let [file, cpr] = &dir.records()[..] else { panic!("{}", dir.shown()) };
+        assert!(file.measured.file.bytes > Some(48 << 20), "{file:#?}");
+        assert!(file.measured.verified.as_ref().is_some_and(|v| v.first_bad.is_none()), "{file:#?}");
+        let reason = cpr.reason.as_deref().unwrap_or_default();
+        assert!(reason.ends_with("can only be handed over to a QEMU on the same host"), "{reason}");
+        assert_nothing_left(&dir, hosts);
+        let kept: Vec<_> = fs::read_dir(&images).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert!(kept.iter().all(|name| name.len() == 64), "uploads only: {kept:?}");
+
+        let lab = hosts.inventory(|text| format!("{text}images: /mnt\n"));
+        dir.run(&["matrix.yaml", "--out", "apart", "--lab", &lab]);
+        let stdout = dir.stdout();
+        assert!(stdout.contains("cannot open the file /mnt/"), "{stdout}");
+        assert!(stdout.contains("all hosts have to share /mnt, the folder `images`"), "{stdout}");
+        let lab = hosts.inventory(|text| text);
+        dir.run(&["matrix.yaml", "--out", "none", "--lab", &lab]);
+        let reason = "a migration through a file needs a folder that all hosts share";
+        assert!(dir.stdout().contains(reason), "{}", dir.shown());
+    });
+}
+
+#[test]
+#[ignore = "runs QEMU: cargo xtask test"]
 fn a_shared_disk_is_in_the_folder_that_the_hosts_share() {
     let Some(ready) = ready() else { return };
     let storage =
