@@ -534,8 +534,8 @@ impl MigrationTracker {
         }
     }
 
-    /// Returns whether the guest was paused, and the migration has completed, so that the driver has to let it
-    /// go on at the destination.
+    /// Returns whether the guest was paused, and the migration has completed, so that the driver has to let
+    /// it go on at the destination.
     fn waits_for_its_resumption(&self) -> bool {
         self.paused == Some(Paused::Leaving) && self.completion.is_some() && self.resumed.is_none()
     }

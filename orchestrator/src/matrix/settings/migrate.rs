@@ -146,8 +146,8 @@ section! {
         pub xbzrle: bool = false,
         /// The size of the cache of `xbzrle`: a power of two, at least 4KiB. QEMU's default is 64MiB.
         pub xbzrle_cache_size: Option<Bytes> = None,
-        /// Whether several threads compress pages with zlib before they are sent over one connection. QEMU 9.1
-        /// and later do not have it; `multifd_compression` took its place.
+        /// Whether several threads compress pages with zlib before they are sent over one connection. QEMU
+        /// 9.1 and later do not have it; `multifd_compression` took its place.
         #[serde(skip_serializing_if = "Not::not")]
         #[schemars(extend("default" = false))]
         pub compress: bool = false,
