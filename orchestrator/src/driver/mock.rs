@@ -519,11 +519,11 @@ async fn play(shared: Arc<Shared>, events: mpsc::UnboundedSender<Event>) {
         _ => {}
     }
     let moves = async { drop(shared.moves.subscribe().wait_for(|moves| *moves).await) };
-    let pauses = async { drop(shared.pauses.subscribe().wait_for(|pauses| *pauses).await) };
+    let told = async { drop(shared.pauses.subscribe().wait_for(|pauses| *pauses).await) };
     let active = script.active.unwrap_or(Duration::MAX);
     let paused = tokio::select! {
         () = moves => return play_postcopy(&shared, &events).await,
-        () = pauses => true,
+        () = told => true,
         () = time::sleep(active) => false,
     };
     shared.stop_guest();
@@ -556,8 +556,7 @@ async fn play(shared: Arc<Shared>, events: mpsc::UnboundedSender<Event>) {
     let Some(loading) = script.loading else { return };
     pause(loading).await;
     if paused {
-        let mut pauses = shared.pauses.subscribe();
-        drop(pauses.wait_for(|pauses| !pauses).await);
+        drop(shared.pauses.subscribe().wait_for(|told| !told).await);
     }
     shared.start_guest(End::Destination);
     let _ = events.send(Event::Resumed(Instant::now()));

@@ -726,14 +726,17 @@ async fn a_guest_that_moves_by_post_copy_arrives_when_its_memory_is_there() {
     assert!(measured.verified.is_some());
 }
 
+const SECOND: Option<Duration> = Some(Duration::from_secs(1));
+
 /// A migration that does not converge while the guest runs, and whose guest is paused after two passes.
-fn paused(script: Script) -> Setup {
-    Setup::script(Script { active: None, ..script }).with("migrate: { pause_after_passes: 2, timeout: 5s }\n")
+fn paused(rest: Option<Duration>, fault: Option<Fault>) -> Setup {
+    let script = Script { active: None, rest, fault, ..Script::default() };
+    Setup::script(script).with("migrate: { pause_after_passes: 2, timeout: 5s }\n")
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_paused_guest_gets_the_rest_of_its_memory_and_goes_on_at_the_destination() {
-    let result = paused(Script::default()).run().await;
+    let result = paused(SECOND, None).run().await;
     assert_eq!(result.outcome(), (Outcome::Converged, ""));
     assert_eq!(result.driver.actions(), [Action::Pause, Action::Resume(End::Destination)]);
     let downtime = &result.record.measured.downtime_ms;
@@ -744,7 +747,7 @@ async fn a_paused_guest_gets_the_rest_of_its_memory_and_goes_on_at_the_destinati
 
 #[tokio::test(start_paused = true)]
 async fn a_paused_guest_goes_on_at_the_source_if_the_rest_takes_too_long() {
-    let result = paused(Script { rest: None, ..Script::default() }).run().await;
+    let result = paused(None, None).run().await;
     assert_eq!(result.outcome().0, Outcome::NotConverged);
     assert_eq!(result.outcome().1, "the deadline of 5s passed in the state `active`");
     assert_eq!(result.driver.actions(), [Action::Pause, Action::Cancel]);
@@ -752,8 +755,7 @@ async fn a_paused_guest_goes_on_at_the_source_if_the_rest_takes_too_long() {
 
 #[tokio::test(start_paused = true)]
 async fn a_paused_guest_whose_migration_fails_goes_on_at_the_source() {
-    let fault = Some(Fault::PausedMigration);
-    let result = paused(Script { fault, ..Script::default() }).run().await;
+    let result = paused(SECOND, Some(Fault::PausedMigration)).run().await;
     assert_eq!(result.outcome(), (Outcome::Failed, "the migration failed: the stream broke"));
     assert_eq!(result.driver.actions(), [Action::Pause, Action::Resume(End::Source)]);
     assert_eq!(result.record.measured.verified.as_ref().unwrap().pages_bad, 0);
