@@ -35,19 +35,19 @@ use tokio::{
 pub(crate) struct Script {
     /// How the disk is copied before memory is sent; not at all if absent.
     pub(crate) mirror: Option<ScriptedMirror>,
-    /// How long the migration is set up before memory is sent; endlessly if absent.
+    /// How long the migration is set up before memory is sent; for ever if absent.
     pub(crate) setup: Option<Duration>,
-    /// How long memory is sent until the guest stops; endlessly if absent.
+    /// How long memory is sent until the guest stops; for ever if absent.
     pub(crate) active: Option<Duration>,
     /// How long the guest is stopped at the source until the migration completes there.
     pub(crate) downtime: Duration,
-    /// How long the destination loads after that until the guest runs there; endlessly if absent.
+    /// How long the destination loads after that until the guest runs there; for ever if absent.
     pub(crate) loading: Option<Duration>,
-    /// How long the rest of the memory takes once the guest is paused; endlessly if absent.
+    /// How long the rest of the memory takes once the guest is paused; for ever if absent.
     pub(crate) rest: Option<Duration>,
-    /// How long the rest of the memory takes after a guest has moved by post-copy; endlessly if absent.
+    /// How long the rest of the memory takes after a guest has moved by post-copy; for ever if absent.
     pub(crate) postcopy: Option<Duration>,
-    /// How long the link does not work after it has failed in post-copy; endlessly if absent.
+    /// How long the link does not work after it has failed in post-copy; for ever if absent.
     pub(crate) recovering: Option<Duration>,
     /// When, counted from the migrate command, the link begins to lose everything.
     pub(crate) cut: Duration,
@@ -74,9 +74,9 @@ pub(crate) struct Script {
 /// The copy of a disk in a scripted migration.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ScriptedMirror {
-    /// How long it takes until the copy is up to date; endlessly if absent.
+    /// How long it takes until the copy is up to date; for ever if absent.
     pub(crate) bulk: Option<Duration>,
-    /// How long it takes to complete while the guest is stopped; endlessly if absent.
+    /// How long it takes to complete while the guest is stopped; for ever if absent.
     pub(crate) completing: Option<Duration>,
 }
 
@@ -538,7 +538,7 @@ async fn play(shared: Arc<Shared>, events: mpsc::UnboundedSender<Event>) {
         }
     }
     if script.mirror.is_some() {
-        shared.set_state(State::Paused, "pre-switchover");
+        shared.set_state(State::BeforeSwitchover, "pre-switchover");
         let _ = events.send(Event::Changed);
         let _ = shared.disk_is_complete.subscribe().wait_for(|complete| *complete).await;
     }
@@ -694,11 +694,19 @@ impl Driver for MockDriver {
             }
             self.shared.set_state(State::Other, "cancelling");
             let (shared, cancelling) = (Arc::clone(&self.shared), self.shared.script.cancelling);
+            let paused = self.shared.pauses.send_replace(false);
             tokio::spawn(async move {
                 pause(cancelling).await;
-                shared.start_guest(End::Source);
+                if !paused {
+                    shared.start_guest(End::Source);
+                }
                 shared.set_state(State::Cancelled("it was cancelled".into()), "cancelled");
             });
+            if paused {
+                // A guest that was paused is let go on afterwards.
+                time::sleep(cancelling + Duration::from_millis(200)).await;
+                self.shared.start_guest(End::Source);
+            }
         }
         Ok(())
     }

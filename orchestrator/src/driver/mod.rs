@@ -130,7 +130,8 @@ pub struct Status {
 /// The state of a migration. States that nobody has to act on are one variant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
-    /// Memory is sent while the guest runs at the source. The migration accepts actions and can be given up.
+    /// Memory is sent while the guest is still at the source. The migration accepts actions and can be given
+    /// up.
     Active,
     /// The disk is copied while the guest runs at the source, and memory is not sent yet. The migration can
     /// be given up.
@@ -140,7 +141,7 @@ pub enum State {
     Mirrored,
     /// The guest is stopped, and the driver waits for [`Action::CompleteDisk`] before it hands the guest
     /// over. The migration can still be cancelled.
-    Paused,
+    BeforeSwitchover,
     /// The guest has moved by post-copy, and the rest of its memory follows. The migration is left alone.
     Postcopy,
     /// The connection has failed after the guest has moved by post-copy, for this reason. The guest waits for

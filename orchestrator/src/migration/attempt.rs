@@ -53,8 +53,8 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(60);
 /// interval, so that enough samples arrive in half the time.
 const SETTLING_TELEMETRY_MS: u64 = TELEMETRY_INTERVAL_MS / 2;
 
-/// How long the guest has to have sent telemetry before a migration that stops it at once. The measurement of
-/// the time that it lost compares its clock with ours before.
+/// How long the guest has to have sent telemetry before a migration that may stop it early. The measurement
+/// of the time that it lost compares its clock with ours before.
 const BEFORE_STOP: Duration = Duration::from_secs(2);
 
 /// How long the guest is observed after the migration, where it is then. The measurement of the time that the
@@ -183,7 +183,8 @@ impl<N: Network> Attempt<'_, N> {
     /// Makes the stressor verify memory and disk at the source after a migration that failed, if the guest
     /// still runs there. Returns the error of the migration, unless the guest is damaged.
     async fn check_source(&mut self, driver: &impl Driver, error: Error) -> Result<OutcomeAndReason, Error> {
-        if self.spec.cell.settings.migrate.pause() != When::NEVER {
+        let migrate = &self.spec.cell.settings.migrate;
+        if migrate.stops_early() || migrate.pause() != When::NEVER {
             // If that fails, the guest does not run, which the next question finds out.
             let resumed = driver.act(Action::Resume(End::Source));
             let _ = time::timeout(QUESTION_LIMIT, resumed).await;
@@ -262,7 +263,7 @@ impl<N: Network> Attempt<'_, N> {
             Ok(rate)
         };
         let ((), rate) = tokio::try_join!(probing, settled)?;
-        if settings.migrate.stops_at_once() {
+        if settings.migrate.stops_early() {
             let long = |telemetry: &[TelemetrySample]| {
                 let (first, last) = (telemetry.first()?, telemetry.last()?);
                 (last.received - first.received >= BEFORE_STOP).then_some(())

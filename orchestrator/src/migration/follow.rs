@@ -13,10 +13,11 @@
 //! | while | bound |
 //! |---|---|
 //! | the guest runs at the source (copying the disk, setup, sending) | the deadline; it is then given up |
+//! | the guest is paused, and the rest of its memory is sent | the deadline; it is then given up |
 //! | the source does not answer while the guest runs | [`ANSWER_LIMIT`]; after giving up, [`PATIENCE`] |
 //! | the migration has been given up, but not cancelled | [`PATIENCE`] |
 //! | the guest is stopped, and its disk is completed | [`PATIENCE`] without progress; it is then given up |
-//! | the guest is stopped for the switchover | [`PATIENCE`] without progress |
+//! | the guest is stopped for the switchover, or to be saved | [`PATIENCE`] without progress |
 //! | the migration has completed, and the destination loads | [`PATIENCE`] without progress |
 //! | the guest runs at the destination, and the source has not completed | [`PATIENCE`] without progress |
 //! | the guest is to move by post-copy, but has not stopped at the source | [`PATIENCE`] |
@@ -326,7 +327,13 @@ pub async fn migrate(
         };
         let mut reason = None;
         let mut failure = None;
-        if reported.as_ref().is_some_and(|state| *state != State::Active) {
+        let leaves = match &reported {
+            None | Some(State::Active) => false,
+            // It may have completed before it was cancelled.
+            Some(State::Completed(_)) => true,
+            Some(_) => tracker.given_up.is_none(),
+        };
+        if leaves {
             tracker.leaves();
         }
         match reported {
@@ -368,7 +375,7 @@ pub async fn migrate(
                 tracker.mirrored = Some(Instant::now());
                 action = Some(Pending::new(driver.act(Action::MigrateMemory)));
             }
-            Some(State::Paused) if tracker.may_complete_disk() && action.is_none() => {
+            Some(State::BeforeSwitchover) if tracker.may_complete_disk() && action.is_none() => {
                 tracker.completes_disk = Some((Instant::now(), None));
                 action = Some(Pending::new(driver.act(Action::CompleteDisk)));
             }
@@ -376,7 +383,7 @@ pub async fn migrate(
                 State::Active
                 | State::Mirroring
                 | State::Mirrored
-                | State::Paused
+                | State::BeforeSwitchover
                 | State::Postcopy
                 | State::Other,
             )
@@ -424,6 +431,10 @@ pub async fn migrate(
         let silent = unanswered.into_iter().flatten().min().map_or(Duration::ZERO, |since| since.elapsed());
         match tracker.ending(silent, &log.in_state()) {
             Ending::None => {}
+            // The cancellation also lets a paused guest go on, which may take some milliseconds more.
+            Ending::Verdict(_)
+                if tracker.cancelled && action.as_ref().is_some_and(|act| act.since.elapsed() < PATIENCE) => {
+            }
             Ending::Verdict(verdict) => break verdict,
             Ending::Error(error) => return Err(error),
             Ending::NotResumed => return Err(not_resumed(driver).await),
@@ -633,9 +644,10 @@ impl MigrationTracker {
                 self.stopped = Some(at);
                 // The two ends announce their events through two nodes: the source's may arrive after the
                 // destination's. It must not make a guest that runs at the destination count as stopped.
-                let stopped = match self.postcopy {
-                    Some(_) => MigrationStage::Moving,
-                    None => MigrationStage::Stopped,
+                let stopped = match (self.postcopy, self.paused) {
+                    (Some(_), _) => MigrationStage::Moving,
+                    (None, Some(_)) => MigrationStage::Paused,
+                    (None, None) => MigrationStage::Stopped,
                 };
                 stage.send_if_modified(|stage| {
                     let earlier = !stage.is_at_destination();

@@ -53,7 +53,8 @@ pub fn recovered(telemetry: &[TelemetrySample], since: Instant, goal: f64, share
 /// Returns the bytes that should have been dirtied between the first and the last of these samples, but were
 /// forgone.
 pub fn forgone_bytes(telemetry: &[TelemetrySample]) -> Option<u64> {
-    let (first, last) = (&telemetry.first()?.telemetry, &telemetry.last()?.telemetry);
+    let [first, .., last] = telemetry else { return None };
+    let (first, last) = (&first.telemetry, &last.telemetry);
     Some(last.pages_forgone.saturating_sub(first.pages_forgone) * PAGE_BYTES)
 }
 

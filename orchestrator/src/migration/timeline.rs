@@ -6,8 +6,9 @@
 //! as soon as the guest runs again, at the destination or, after a cancellation, at the source: the request
 //! is sent again, which changes nothing if the guest has already received it.
 //!
-//! With post-copy, the migration goes on after the stop, and so do the steps, but only on the link: a guest
-//! that waits for memory may not answer until the link works again.
+//! With post-copy, and while a paused guest's memory is sent, the migration goes on after the stop, and so do
+//! the steps, but only on the link: a guest that waits for memory may not answer until the link works again.
+//! A change of the workload that post-copy interrupts is left out for the same reason.
 
 use super::{Error, network::Network};
 use crate::{
@@ -40,6 +41,8 @@ pub enum MigrationStage {
     Stopped,
     /// The guest runs at the destination.
     Destination,
+    /// The guest was paused, and the rest of its memory is sent.
+    Paused,
     /// The guest is stopped to move by post-copy.
     Moving,
     /// The guest runs at the destination, and the rest of its memory follows by post-copy.
@@ -145,10 +148,13 @@ pub async fn play(
         let (link, by) = carry_out(actuator, &step, &mut stage)
             .await
             .map_err(|cause| Error::Timeline { at: step.at, cause: Box::new(cause) })?;
-        let rate = step.workload.as_ref().map(|workload| workload.rate);
+        let rate = by.and(step.workload.as_ref()).map(|workload| workload.rate);
         let due_ms = step.at.as_millis_f64();
         let done_ms = millis(Instant::now());
         let link_bits_per_s = step.link.as_ref().and_then(|link| Some(link.rate?.get()));
+        if link.is_none() && rate.is_none() {
+            continue;
+        }
         let change = AppliedChange { due_ms, began_ms, done_ms, link, link_bits_per_s, rate, by };
         applied.borrow_mut().push(change);
     }
@@ -175,6 +181,9 @@ async fn carry_out(
         answer = actuator.set_workload(End::Source, workload) => {
             return answer.map(|()| (link, Some(End::Source)));
         }
+    }
+    if matches!(*stage.borrow(), MigrationStage::Moving | MigrationStage::Moved) {
+        return Ok((link, None));
     }
     let resumed: Result<_, RecvError> = stage.wait_for(|stage| stage.is_at_destination()).await.map(drop);
     // If the channel is closed, the migration has a verdict, and the guest does not arrive at the
@@ -302,27 +311,48 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn the_link_goes_on_to_change_in_post_copy() {
-        let mock = MockActuator::default();
-        let both = Step { link: link(0, "2mbit").link, ..load(20, 7) };
-        let steps = [load(0, 1), load(10, 2), both, link(3_600_000, "3mbit")];
-        let end = async |sender: &watch::Sender<MigrationStage>| {
+    /// Returns a migration that goes through these stages after the first request, and ends after the second.
+    fn goes_on(
+        mock: &MockActuator,
+        stages: &[MigrationStage],
+    ) -> impl AsyncFnOnce(&watch::Sender<MigrationStage>) {
+        async move |sender| {
             let requests = |count| mock.requests.borrow().len() >= count;
             while !requests(1) {
                 tokio::task::yield_now().await;
             }
-            sender.send(MigrationStage::Moving).unwrap();
-            sender.send(MigrationStage::Moved).unwrap();
+            for stage in stages {
+                sender.send(*stage).unwrap();
+            }
             while !requests(2) {
                 time::sleep(Duration::from_millis(1)).await;
             }
             sender.send(MigrationStage::Destination).unwrap();
-        };
-        let (applied, result) = played(&mock, &steps, end).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn the_link_goes_on_to_change_in_post_copy_and_while_the_guest_is_paused() {
+        let both = Step { link: link(0, "2mbit").link, ..load(20, 7) };
+        let steps = [load(0, 1), load(10, 2), both, link(3_600_000, "3mbit")];
+        for stages in [&[MigrationStage::Moving, MigrationStage::Moved][..], &[MigrationStage::Paused]] {
+            let mock = MockActuator::default();
+            let (applied, result) = played(&mock, &steps, goes_on(&mock, stages)).await;
+            result.unwrap();
+            assert_eq!(*mock.requests.borrow(), ["Source 1B/s", "link 2mbit"]);
+            assert_eq!(applied.iter().map(|change| change.rate.is_some()).collect::<Vec<_>>(), [true, false]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_that_post_copy_interrupts_does_not_hold_up_the_link() {
+        let mock = MockActuator { source_is_silent: true, ..MockActuator::default() };
+        let stages = [MigrationStage::Moving, MigrationStage::Moved];
+        let steps = [load(0, 7), link(20, "2mbit"), link(3_600_000, "3mbit")];
+        let (applied, result) = played(&mock, &steps, goes_on(&mock, &stages)).await;
         result.unwrap();
-        assert_eq!(*mock.requests.borrow(), ["Source 1B/s", "link 2mbit"]);
-        assert_eq!(applied.iter().map(|change| change.rate.is_some()).collect::<Vec<_>>(), [true, false]);
+        assert_eq!(*mock.requests.borrow(), ["Source 7B/s", "link 2mbit"]);
+        assert_eq!(applied.iter().map(|change| change.rate).collect::<Vec<_>>(), [None]);
     }
 
     #[tokio::test]

@@ -14,7 +14,8 @@ use units::Span;
 
 mod when;
 
-/// The limits that a policy may need: the settings of a matrix's `migrate` section about giving up.
+/// The limits that a policy may need: the settings of a matrix's `migrate` section about giving up, and about
+/// when the guest is stopped or moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// The deadline, counted from the migrate command. [`crate::migration::follow`] enforces it, whatever the
@@ -75,7 +76,7 @@ pub enum Action {
     MigrateMemory,
     /// Complete the copy of the disk while the guest is stopped, and then let the switchover go on.
     CompleteDisk,
-    /// Cancel the migration, so that the guest stays at the source.
+    /// Cancel the migration, so that the guest stays at the source, and goes on there if it was paused.
     Cancel,
 }
 
@@ -123,22 +124,24 @@ macro_rules! modes {
 modes! {
     /// Pre-copy. While the guest runs at the source, its memory is sent in passes, each of which sends what
     /// was dirtied during the previous one. Once the rest can be sent within the downtime limit, the guest
-    /// stops at the source, the rest is sent, and the guest resumes at the destination.
+    /// stops at the source, the rest is sent, and the guest resumes at the destination. `pause_after_passes`,
+    /// `pause_after` and `pause_at_stall` stop it earlier, whatever is left.
     #[default]
     Precopy("pre-copy") = precopy::Precopy,
     /// Post-copy. Memory is sent in passes as in pre-copy at first. Then the guest moves to the destination,
     /// whatever is still missing there: a page that it needs is requested from the source, and all others
     /// follow meanwhile. `postcopy_after_passes`, `postcopy_after` and `postcopy_at_stall` say when the guest
-    /// moves; without any of them it moves at once. From then on the migration cannot be given up, but it
-    /// recovers if the link fails and works again. The destination needs userfaultfd.
+    /// moves; without any of them it moves at once. From then on the migration cannot be given up. If the
+    /// link fails, the migration recovers once it works again (`postcopy_recovery`). The destination needs
+    /// userfaultfd.
     Postcopy("post-copy") = postcopy::Postcopy,
     /// The guest is saved to a file on the source's disk, and the destination resumes it from there. As with
     /// `virsh save`, the guest is stopped until then, unless `save_live` lets it run while it is saved.
     /// `mapped_ram` gives each page a fixed place in the file. On several hosts, the file is in the folder
     /// that they share, `images` in the inventory.
     File("migration through a file") = file::File,
-    /// Another QEMU on the same host takes the guest's memory over, and nothing of it is copied
-    /// (`cpr-transfer`). Only the state of the devices is sent, while the guest is stopped.
+    /// A new QEMU process on the same host takes over the guest's memory, none of which is copied (QEMU's
+    /// `cpr-transfer`, made for live updates). Only the device state is sent, while the guest is stopped.
     CprTransfer("cpr-transfer") = cpr_transfer::CprTransfer,
 }
 

@@ -33,7 +33,7 @@ use tokio::{
 };
 use units::Bytes;
 
-/// The interval at which a node is asked for the CPU time that a destination has used which loads.
+/// The interval at which a node is asked for the CPU time of a destination that is loading.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// The interval at which a destination is asked whether it has loaded the guest, which is stopped meanwhile.
@@ -114,26 +114,14 @@ impl MigrationFile {
         if !self.live {
             source.call("stop", json!({})).await?;
         }
-        if let Err(error) = source.call("migrate", json!({ "uri": uri })).await {
-            self.go_on(source).await;
-            return Err(error);
-        }
+        source.call("migrate", json!({ "uri": uri })).await?;
         Ok(())
-    }
-
-    /// Lets a guest go on at the source that could not be saved. QEMU does that itself if the guest ran.
-    async fn go_on(&self, source: &Connections) {
-        if !self.live {
-            // An error means that the source is gone, which is noticed elsewhere.
-            let _ = source.call_patiently("cont", json!({})).await;
-        }
     }
 
     /// Returns the status of the migration. `status` is that of the source, which only saves. Once it has
     /// completed, makes the destination load the guest, and follows it there.
     pub(super) async fn follow(
         &self,
-        source: &Connections,
         destination: &Connections,
         process: Option<&QemuProcess>,
         mut status: Status,
@@ -145,10 +133,6 @@ impl MigrationFile {
                 self.note_saved().await?;
                 self.announce();
             }
-            (Stage::Saving, State::Failed(_)) => {
-                self.go_on(source).await;
-                return Ok(status);
-            }
             (Stage::Saving, _) => return Ok(status),
             (Stage::Saved, _) => {
                 let [_, uri] = self.uris().ok_or(Error::NoFile)?;
@@ -159,7 +143,7 @@ impl MigrationFile {
             (Stage::Loading, _) => match self.loading(destination, process).await? {
                 State::Completed(_) => {
                     if !self.live {
-                        destination.call("cont", json!({})).await?;
+                        destination.go_on().await?;
                     }
                     self.stage.set(Stage::Loaded);
                 }

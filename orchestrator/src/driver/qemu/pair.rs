@@ -32,7 +32,7 @@ use tokio::{
         broadcast::{self, error::RecvError},
         mpsc,
     },
-    time::{self, Instant},
+    time::Instant,
 };
 
 /// The QEMU processes of one migration. Those that have not been started yet are absent.
@@ -54,10 +54,6 @@ pub struct Pair<'a> {
     ports: NextPort,
     channels: Channels,
 }
-
-/// The interval at which a destination is asked whether a paused guest has been loaded. The guest is down
-/// meanwhile.
-const RESUME_INTERVAL: Duration = Duration::from_millis(1);
 
 /// The nodes, the machine and the files of a [`Pair`].
 pub struct PairSpec<'a> {
@@ -155,23 +151,6 @@ impl<'a> Pair<'a> {
     async fn migrate_memory(&self) -> Result<(), driver::Error> {
         let uri = self.uri.get().ok_or(driver::Error::NotStarted)?;
         self.connections()?.source.call("migrate", json!({ "uri": uri })).await?;
-        Ok(())
-    }
-
-    /// Lets a guest go on that was paused, at this end. QEMU leaves a guest as it was before the migration:
-    /// one that was paused is paused at the destination too, or at the source if the migration fails.
-    async fn resume(&self, end: End) -> Result<(), driver::Error> {
-        let qemu = self.connections_to(end)?;
-        loop {
-            let status = qemu.call_patiently("query-status", json!({})).await?;
-            match status["status"].as_str() {
-                Some("paused") => break,
-                // The destination still loads.
-                Some("inmigrate") => time::sleep(RESUME_INTERVAL).await,
-                _ => return Ok(()),
-            }
-        }
-        qemu.call_patiently("cont", json!({})).await?;
         Ok(())
     }
 
@@ -384,7 +363,7 @@ impl Driver for Pair<'_> {
         let mut status = answer.map_err(Error::from)?.status(at_ms);
         if let Way::File(file) = &self.way {
             let there = self.connections_to(End::Destination)?;
-            return Ok(file.follow(source, there, self.destination.as_ref(), status).await?);
+            return Ok(file.follow(there, self.destination.as_ref(), status).await?);
         }
         let Some(mirror) = &self.mirror else { return Ok(status) };
         // What was asked for meanwhile may have changed the stage.
@@ -392,7 +371,9 @@ impl Driver for Pair<'_> {
             (Stage::Alone, Some(job)) => status = job.without_memory(at_ms),
             (Stage::WithMemory, Some(job)) => {
                 status.sample.disk = job.progress();
-                if let (JobState::Failed(reason), State::Active | State::Paused) = (job, &status.state) {
+                if let (JobState::Failed(reason), State::Active | State::BeforeSwitchover) =
+                    (job, &status.state)
+                {
                     status.state = State::Failed(Error::Mirror(reason).to_string());
                 }
             }
@@ -417,7 +398,7 @@ impl Driver for Pair<'_> {
             (Action::Pause, _) => {
                 source.call_patiently("stop", json!({})).await?;
             }
-            (Action::Resume(end), _) => self.resume(end).await?,
+            (Action::Resume(end), _) => self.connections_to(end)?.go_on().await?,
             (Action::StartPostcopy, _) => {
                 source.call_patiently("migrate-start-postcopy", json!({})).await?;
             }
@@ -450,7 +431,7 @@ impl Driver for Pair<'_> {
                 if let Some(mirror) = mirror {
                     mirror.cancel(source).await;
                 }
-                self.resume(End::Source).await?;
+                source.go_on().await?;
             }
         }
         Ok(())

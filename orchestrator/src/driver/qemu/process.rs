@@ -13,7 +13,7 @@ use futures::{
     FutureExt,
     future::{Either, select},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{
     collections::VecDeque,
     fs::OpenOptions,
@@ -315,6 +315,9 @@ pub(super) async fn monitor(node: &Node, process: &QemuProcess) -> Result<qmp::C
     Ok(qmp::Client::over(node.connect(&process.process, &path, START_LIMIT).await?).await?)
 }
 
+/// The interval at which a QEMU is asked whether a paused guest can go on. The guest is down meanwhile.
+const RESUME_INTERVAL: Duration = Duration::from_millis(1);
+
 impl Connections {
     /// Connects to the monitor and the control port of a QEMU on this node.
     pub async fn connect(node: &Node, process: &QemuProcess) -> Result<Self, Error> {
@@ -336,6 +339,24 @@ impl Connections {
         arguments: Value,
     ) -> Result<Value, super::Error> {
         Ok(self.monitor.call_patiently(command, arguments).await?)
+    }
+
+    /// Lets a guest go on that is paused, once it has been loaded, or once QEMU has cleaned up after a
+    /// migration. Does nothing to a guest that is not paused.
+    ///
+    /// QEMU leaves a guest as it was before a migration: one that was paused is paused at the destination
+    /// too, or at the source if the migration fails.
+    pub(super) async fn go_on(&self) -> Result<(), super::Error> {
+        loop {
+            let status = self.call_patiently("query-status", json!({})).await?;
+            match status["status"].as_str() {
+                Some("paused") => break,
+                Some("inmigrate" | "finish-migrate") => time::sleep(RESUME_INTERVAL).await,
+                _ => return Ok(()),
+            }
+        }
+        self.call_patiently("cont", json!({})).await?;
+        Ok(())
     }
 }
 

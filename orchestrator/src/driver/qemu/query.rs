@@ -120,7 +120,7 @@ impl QueryMigrate {
             }),
             "failed" => State::Failed(self.reason()),
             "cancelled" => State::Cancelled(self.reason()),
-            "pre-switchover" => State::Paused,
+            "pre-switchover" => State::BeforeSwitchover,
             "postcopy-active" | "postcopy-device" => State::Postcopy,
             "postcopy-paused" => State::PostcopyPaused(self.reason()),
             _ => State::Other,

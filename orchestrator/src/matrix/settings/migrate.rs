@@ -4,8 +4,10 @@
 //! out are `x-colo` (two guests that run side by side), `background-snapshot` (no destination),
 //! `dirty-bitmaps` and `block-bitmap-mapping` (for backups), `x-ignore-shared` (memory that both ends share),
 //! `late-block-activate` (for a destination that does not start by itself), `validate-uuid` (guests here have
-//! no UUID), `zero-blocks` (of a removed migration of disks), and `rdma-pin-all`, since no lab has RDMA. QEMU
-//! gets `events`, `pause-before-switchover` and `postcopy-blocktime` whenever they are of use.
+//! no UUID), `zero-blocks` (of a removed migration of disks), `cpr-reboot` and `cpr-exec` (the same host,
+//! after a reboot or an exec), `compress-wait-thread` (of the compression that QEMU 9.1 removed), and
+//! `rdma-pin-all`, since no lab has RDMA. QEMU gets `events`, `pause-before-switchover` and
+//! `postcopy-blocktime` whenever they are of use.
 
 use super::{
     Bandwidth,
@@ -44,14 +46,16 @@ section! {
         /// periods as well, in which no pass has made progress.
         pub stall_detection: bool = true,
         /// With `mode: precopy`, the number of passes over the memory after which the guest is paused. The
-        /// rest is sent while the guest is stopped, and it continues at the destination. `0` pauses it at
-        /// once. Default: the guest runs until the rest fits into `downtime_limit`.
+        /// rest is then sent while the guest is stopped, and the guest continues at the destination. `0`
+        /// pauses it at once. The first `pause_*` condition that is met counts; a migration that has not
+        /// ended by the deadline is given up, and the guest continues at the source. Default: the guest runs
+        /// until the rest fits into `downtime_limit`.
         pub pause_after_passes: Option<u32> = None,
         /// With `mode: precopy`, the time after which the guest is paused, counted from the migrate command
         /// (`virsh migrate --timeout --timeout-suspend`).
         pub pause_after: Option<Span> = None,
         /// With `mode: precopy`, whether the guest is paused once the remaining memory has stopped shrinking,
-        /// as `stall_detection` finds out.
+        /// by the rule of `stall_detection`.
         #[serde(skip_serializing_if = "Not::not")]
         #[schemars(extend("default" = false))]
         pub pause_at_stall: bool = false,
@@ -60,8 +64,8 @@ section! {
         pub postcopy_after_passes: Option<u32> = None,
         /// With `mode: postcopy`, the time after which the guest moves, counted from the migrate command.
         pub postcopy_after: Option<Span> = None,
-        /// With `mode: postcopy`, whether the guest moves once the remaining memory has stopped shrinking, as
-        /// `stall_detection` finds out.
+        /// With `mode: postcopy`, whether the guest moves once the remaining memory has stopped shrinking, by
+        /// the rule of `stall_detection`.
         #[serde(skip_serializing_if = "Not::not")]
         #[schemars(extend("default" = false))]
         pub postcopy_at_stall: bool = false,
@@ -70,14 +74,14 @@ section! {
         #[serde(skip_serializing_if = "Not::not")]
         #[schemars(extend("default" = false))]
         pub postcopy_preempt: bool = false,
-        /// With `mode: postcopy`, how long the migration waits for the link to work again if it fails after
-        /// the guest has moved. The link has failed if nothing has passed it for 5 s. Then both ends close
-        /// their connections; once packets pass again, they make new ones, and the rest of the memory
-        /// follows. With `0`, and with `release_ram`, the guest is lost instead. Default: until the deadline,
-        /// which bounds it in any case.
+        /// With `mode: postcopy`, how long to wait for the link to work again if it fails after the guest has
+        /// moved. The link has failed if nothing has passed it for 5 s. Both ends then close their
+        /// connections; once packets pass again, they open new ones, and the rest of the memory follows. With
+        /// `0` or `release_ram` there is no recovery, and the guest is lost. Default: until the deadline,
+        /// which no recovery outlasts.
         pub postcopy_recovery: Option<Span> = None,
         /// With `mode: file`, whether the guest runs while it is saved. Its memory is then written in passes,
-        /// and the guest stops once the rest can be written within `downtime_limit`.
+        /// and the guest stops once the rest is expected to be written within `downtime_limit`.
         #[serde(skip_serializing_if = "Not::not")]
         #[schemars(extend("default" = false))]
         pub save_live: bool = false,
@@ -129,7 +133,8 @@ section! {
         /// `false`.
         pub cpu_throttle_tailslow: Option<bool> = None,
         /// Whether QEMU slows down only the virtual CPUs that dirty memory faster than `vcpu_dirty_limit`,
-        /// while pre-copy does not converge. It needs KVM with a dirty ring.
+        /// while pre-copy does not converge. It needs KVM with a dirty ring, which no guest here has, so such
+        /// cells are skipped.
         #[serde(skip_serializing_if = "Not::not")]
         #[schemars(extend("default" = false))]
         pub dirty_limit: bool = false,
@@ -230,7 +235,7 @@ pub enum Transport {
     /// TCP.
     #[default]
     Tcp,
-    /// RDMA. The links of a lab are virtual and carry none, so such cells are skipped.
+    /// RDMA. No lab has it, because its links are virtual interfaces, so such cells are skipped.
     Rdma,
 }
 
@@ -343,12 +348,15 @@ impl Migrate {
         if self.release_ram { Span::ZERO } else { self.postcopy_recovery.unwrap_or(self.timeout) }
     }
 
-    /// Returns whether the guest is stopped at the migrate command.
-    pub fn stops_at_once(&self) -> bool {
+    /// Returns whether the guest is stopped on purpose within the first two seconds.
+    pub fn stops_early(&self) -> bool {
         match self.mode {
             Mode::File => !self.save_live,
             Mode::CprTransfer => true,
-            _ => false,
+            _ => {
+                self.pause_after_passes == Some(0)
+                    || self.pause_after.is_some_and(|after| after < Span::from_secs(2))
+            }
         }
     }
 
