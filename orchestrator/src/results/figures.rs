@@ -198,7 +198,8 @@ pub const FIGURES: &[Figure] = &[
     },
     Figure {
         key: "downtime_ms.qemu",
-        description: "The downtime as QEMU reports it at the source, in `query-migrate`.",
+        description: "The downtime as QEMU reports it at the source, in `query-migrate`. Absent if the guest \
+                      was paused first, or migrated through a file.",
         clock: Some(Clock::Source),
         from: "QEMU stops the guest at the source",
         to: "the migration completes at the source",
@@ -699,15 +700,15 @@ pub const FIGURES: &[Figure] = &[
     },
     Figure {
         key: "postcopy.paused_ms",
-        description: "The time for which no memory followed because the link had failed, in all recoveries \
-                      together. Nothing reports the failure itself, so the time begins with the last \
-                      progress that was seen, which is asked for once per second. Absent without a recovery.",
+        description: "The time for which no memory arrived because the link had failed, in all recoveries \
+                      together. The failure itself is not reported, so the time begins with the last \
+                      progress seen; progress is checked once per second. Absent without a recovery.",
         clock: Some(Clock::Orchestrator),
         from: "the orchestrator learns from the source or from the link that memory has passed",
         to: "the orchestrator learns from the source that memory follows again",
         ways: Some("the difference between two delays from the source"),
         value: |m| m.postcopy.paused_ms,
-        table: Some(TableColumn { header: "paused\ns", per: 1e3, decimals: 1, optional: true }),
+        table: Some(TableColumn { header: "link down\ns", per: 1e3, decimals: 1, optional: true }),
         csv: Some(CsvColumn { name: "postcopy_paused_ms", whole: false }),
         ..DEFAULTS
     },
@@ -723,7 +724,7 @@ pub const FIGURES: &[Figure] = &[
     },
     Figure {
         key: "file.allocated_bytes",
-        description: "The space that this file takes, without its holes.",
+        description: "The disk space that the file takes, with `mode: file`; holes take none.",
         unit: Unit::Bytes,
         value: |m| Some(m.file.allocated_bytes? as f64),
         csv: Some(CsvColumn { name: "file_allocated_bytes", whole: true }),
@@ -731,8 +732,8 @@ pub const FIGURES: &[Figure] = &[
     },
     Figure {
         key: "file.save_ms",
-        description: "The time until the guest was saved to this file. The guest is stopped meanwhile, \
-                      unless it was saved while it ran (`save_live`).",
+        description: "The time until the guest was saved to the file, with `mode: file`. The guest is \
+                      stopped meanwhile, unless it was saved while it ran (`save_live`).",
         clock: Some(Clock::Orchestrator),
         from: "just before the orchestrator stops the guest, or sends `migrate` to the source",
         to: "the orchestrator learns from the source that the migration has completed",
@@ -745,7 +746,8 @@ pub const FIGURES: &[Figure] = &[
     },
     Figure {
         key: "file.load_ms",
-        description: "The time from then until the guest ran at the destination.",
+        description: "The time from the end of saving until the guest ran at the destination, with `mode: \
+                      file`.",
         clock: Some(Clock::Orchestrator),
         from: "the orchestrator learns from the source that the migration has completed, and is about to \
                send `migrate-incoming` to the destination",
@@ -821,7 +823,7 @@ pub const FIGURES: &[Figure] = &[
         key: "stress.stretches",
         description: "The dirty rate that the guest achieved during the migration, split into intervals of \
                       one requested rate each, with times in milliseconds since `migrate`. Present only if \
-                      the rate was changed by `timeline` or by itself.",
+                      the rate changed: by `timeline`, `stress.phases`, `stress.wave` or `stress.trace`.",
         unit: Unit::Entries,
         clock: Some(Clock::Orchestrator),
         from: "just before the orchestrator sends `migrate` to the source",

@@ -1,4 +1,4 @@
-//! What the folder can take that gets the file of a migration through a file.
+//! Checks whether the folder for migration files can hold them.
 
 use crate::{
     driver::qemu::disk::FOLDER,
@@ -10,7 +10,7 @@ use crate::{
 use std::path::Path;
 use units::Bytes;
 
-/// Why a folder is not enough, if it is not.
+/// What the folder lacks.
 #[derive(Debug, Default)]
 pub(super) struct Lacks {
     /// No file can be created there, for this reason.

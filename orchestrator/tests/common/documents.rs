@@ -38,6 +38,7 @@ pub(crate) const COMMANDS: &[(&str, Trial)] = &[
     ("testbed plan scenarios/icclab/threshold.yaml", Plain(&[0])),
     ("testbed plan scenarios/latency.yaml --only 'link.delay == 0' --json", Plain(&[0])),
     ("testbed plan scenarios/smoke.yaml", Plain(&[0])),
+    ("testbed plan scenarios/waves.yaml", Plain(&[0])),
     ("testbed report results/reference/icclab-threshold-tcg", Plain(&[0])),
     ("testbed report results/reference/icclab-threshold-tcg --format svg --figure data", Plain(&[0])),
     ("testbed report results/reference/latency-tcg --format csv", Plain(&[0])),
@@ -150,6 +151,7 @@ pub(crate) const COMMANDS: &[(&str, Trial)] = &[
         Test(LOCAL, "a_migration_that_cannot_converge_does_once_its_load_is_removed"),
     ),
     ("testbed run scenarios/latency.yaml", NotRun("takes minutes; run with `--only` above")),
+    ("testbed run scenarios/waves.yaml", NotRun("takes minutes; waves are in `moving.rs`")),
     (
         "cargo xtask run scenarios/icclab/threshold.yaml",
         NotRun("takes minutes; its parts are tried one by one"),

@@ -11,7 +11,7 @@ fn moved(migrate: &str, timeline: &str) -> String {
         "
 name: recovery
 guest: {{ memory: 192MiB, ballast: 80MiB, accel: tcg }}
-link: {{ rate: 80mbit }}
+link: {{ rate: 160mbit }}
 stress: {{ rate: 2MB/s, working_set: 8MB }}
 migrate: {{ mode: postcopy, postcopy_after: 100ms, {migrate} }}
 timeline: [{timeline}]

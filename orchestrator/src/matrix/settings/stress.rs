@@ -48,9 +48,9 @@ section! {
         #[serde(skip_serializing_if = "Not::not")]
         #[schemars(extend("default" = false))]
         pub repeat_phases: bool = false,
-        /// A dirty rate that goes up and down, until the guest stops at the source. It begins with the
-        /// migrate command, at `low`; before that, the guest settles at the first rate. `rate` never applies,
-        /// and only a working set that is a time depends on it.
+        /// A dirty rate that alternates between `low` and `high` until the guest stops at the source. The
+        /// wave begins with the migrate command, at its lowest step, at which the guest settles before.
+        /// `rate` never applies, except that a working set given as a time follows from it.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub wave: Option<Wave> = None,
         /// The file with the dirty rate over time. It is found relative to the matrix file. Its lines are

@@ -6,7 +6,7 @@ use std::{f64::consts::TAU, fmt, str::FromStr};
 use stressor::workload::Rate;
 use units::{ByteRate, ParseError, Span};
 
-/// The most steps of a period whose rate changes gradually.
+/// The largest number of steps in a period of a triangle or sine wave.
 const MOST_STEPS: u64 = 20;
 
 /// The shortest step of a wave. A guest needs some milliseconds for each change.
@@ -15,7 +15,8 @@ const SHORTEST_STEP: Span = Span::from_millis(50);
 /// The shortest period of a wave.
 pub(super) const SHORTEST_PERIOD: Span = Span::from_millis(200);
 
-/// A dirty rate that goes up and down, with the mean `(low + high) / 2`. It begins at `low`. Tables and
+/// A dirty rate that goes up and down, with the mean `(low + high) / 2`. It begins with its lowest
+/// step. Tables and
 /// conditions have it as `square:10s:32MB/s:96MB/s`: the shape, the period, the lowest and the highest rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -38,10 +39,10 @@ pub enum WaveShape {
     /// `low` in the first half of each period, `high` in the second.
     #[default]
     Square,
-    /// A steady rise in the first half of each period, a steady fall in the second. Made of 20 steps, each at
-    /// least 50 ms long, with the mean of the rate in its time.
+    /// A steady rise in the first half of each period and a steady fall in the second, made of up to 20
+    /// steps. Each step lasts at least 50 ms and has the mean rate of its part of the curve.
     Triangle,
-    /// A rise and a fall like those of a sine, in as many steps.
+    /// A rise and a fall along a sine, in as many steps.
     Sine,
 }
 
