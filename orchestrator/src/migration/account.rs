@@ -146,9 +146,13 @@ pub(super) fn cpu(
     };
 }
 
+/// Returns the time between two moments, in milliseconds.
+fn millis(from: Instant, to: Instant) -> f64 {
+    round_micros((to - from).as_secs_f64() * 1e3)
+}
+
 /// Records what is known of post-copy only. `faults` is what the destination says.
 pub(super) fn postcopy(measured: &mut Measured, finished: &FinishedMigration, faults: PageFaults) {
-    let millis = |from: Instant, to: Instant| round_micros((to - from).as_secs_f64() * 1e3);
     let last = finished.samples.iter().rev().find_map(|sample| sample.memory);
     let PageFaults { all_blocked_ms, vcpus_blocked_ms, mean_latency_ns, latency_distribution } = faults;
     measured.postcopy = PostcopyMeasured {
@@ -169,7 +173,6 @@ pub(super) fn postcopy(measured: &mut Measured, finished: &FinishedMigration, fa
 
 /// Records the file through which the guest migrated.
 pub(super) fn file(measured: &mut Measured, finished: &FinishedMigration, file: SavedFile) {
-    let millis = |from: Instant, to: Instant| round_micros((to - from).as_secs_f64() * 1e3);
     measured.file = FileMeasured {
         bytes: Some(file.bytes),
         allocated_bytes: Some(file.allocated_bytes),
@@ -180,7 +183,6 @@ pub(super) fn file(measured: &mut Measured, finished: &FinishedMigration, file: 
 
 /// Records the times of a migration that copies the disk.
 fn copied_disk(storage: &mut StorageMeasured, finished: &FinishedMigration) {
-    let millis = |from: Instant, to: Instant| round_micros((to - from).as_secs_f64() * 1e3);
     let memory_until = finished.disk_completed.map(|(from, _)| from);
     storage.bulk_ms = finished.mirrored.map(|at| millis(finished.started, at));
     storage.memory_ms = finished.mirrored.zip(memory_until).map(|(from, to)| millis(from, to));

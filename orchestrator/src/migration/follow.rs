@@ -450,13 +450,12 @@ pub async fn migrate(
     // stop.
     let resumed = tracker.resumed.filter(|_| !tracker.cancelled);
     let stopped = tracker.given_up.filter(|_| tracker.cancelled).map(|(_, at)| at).or(tracker.stopped);
-    let arrived = if tracker.postcopy.is_some() { resumed.max(tracker.completed) } else { resumed };
-    Ok(FinishedMigration {
+    let mut finished = FinishedMigration {
         verdict,
         started,
         stopped: stopped.unwrap_or_else(Instant::now),
         resumed,
-        past_deadline: arrived.and_then(|at| at.checked_duration_since(deadline)).filter(|by| !by.is_zero()),
+        past_deadline: None,
         samples: log.samples,
         applied: applied.take(),
         late: tracker.late,
@@ -466,7 +465,10 @@ pub async fn migrate(
         postcopy: tracker.postcopy,
         completed: tracker.completed,
         recoveries: tracker.recoveries.into_done(),
-    })
+    };
+    let arrived = finished.arrived().and_then(|at| at.checked_duration_since(deadline));
+    finished.past_deadline = arrived.filter(|by| !by.is_zero());
+    Ok(finished)
 }
 
 /// Returns the error that post-copy has ended early, for this reason.

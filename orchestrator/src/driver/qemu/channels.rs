@@ -3,8 +3,7 @@
 //! QEMU only tells the sum (`multifd-bytes`). So the source's node is asked at each sample, as long as the
 //! connections are open.
 
-use super::process;
-use crate::node::Node;
+use crate::node::{Node, NodeError};
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
@@ -25,7 +24,7 @@ impl Channels {
     }
 
     /// Counts what they have sent to this port so far.
-    pub(super) async fn count(&self, node: &Node, port: u16) -> Result<(), process::Error> {
+    pub(super) async fn count(&self, node: &Node, port: u16) -> Result<(), NodeError> {
         if self.are_several.get() {
             let now = node.tcp_sent(port).await?;
             let mut sent = self.sent.borrow_mut();

@@ -9,7 +9,7 @@
 use super::{
     Error, disk,
     jobs::{self, Job},
-    process::{self, Connections},
+    process::Connections,
 };
 use crate::{
     driver::{State, Status},
@@ -155,7 +155,7 @@ impl Mirror {
     /// Asks for the job, and keeps how far it has come.
     async fn ask(&self, node: &Node, source: &Connections) -> Result<Option<Job>, Error> {
         let jobs: Vec<Job> = source.monitor.query_patiently(jobs::QUERY).await?;
-        let sent = node.tcp_sent(PORT).await.map_err(process::Error::from)?;
+        let sent = node.tcp_sent(PORT).await?;
         let sent = sent.into_iter().map(|(_, bytes)| bytes).reduce(u64::saturating_add);
         let job = jobs::find(jobs, JOB);
         if let Some(job) = &job {

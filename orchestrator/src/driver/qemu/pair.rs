@@ -219,7 +219,7 @@ impl PairSpec<'_> {
         if !saved.has_machine(self.machine) {
             let process = self.spawn(Role::Boot, way, boot).await?;
             saved.save(&self.source.node, process, self.machine).await?;
-            process.kill().await.map_err(process::Error::from)?;
+            process.kill().await?;
             *boot = None;
         }
         let process = self.spawn(Role::Source, way, source).await?;
@@ -356,7 +356,7 @@ impl Driver for Pair<'_> {
         };
         if let Some((_, port)) = self.uri.get().and_then(|uri| uri.rsplit_once(':')) {
             let port = port.parse().unwrap_or_default();
-            self.channels.count(&self.spec.source.node, port).await.map_err(Error::from)?;
+            self.channels.count(&self.spec.source.node, port).await?;
         }
         let answer = source.monitor.query_patiently::<QueryMigrate>("query-migrate").await;
         let at_ms = since.elapsed().as_micros() as f64 / 1e3;

@@ -12,7 +12,7 @@
 
 use super::{
     Error,
-    process::{self, Connections},
+    process::Connections,
     qmp,
     query::{QueryMigrate, RecoveryState},
 };
@@ -70,7 +70,7 @@ impl Ends<'_> {
             if self.pause().await? == RecoveryState::Ended {
                 return Ok(());
             }
-            self.wait_for_link().await.map_err(process::Error::from)?;
+            self.wait_for_link().await?;
             let uri = self.listen().await?;
             let resume = json!({ "uri": uri, "resume": true });
             self.source.call_patiently("migrate", resume).await?;
