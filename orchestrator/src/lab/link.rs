@@ -19,6 +19,7 @@ use std::net::Ipv4Addr;
 pub struct Link<'a> {
     pub(super) lab: &'a Lab,
     pub(super) backend: Backend,
+    pub(super) tcp_tuning: bool,
     pub(super) storage: Option<StorageLink<'a>>,
 }
 
@@ -47,7 +48,7 @@ impl<'a> Link<'a> {
     /// Shapes the link identically in both directions. Packets in transit are not lost, so this can be done
     /// during a migration.
     ///
-    /// If the link has a delay, this also lets TCP's buffers at both ends grow to
+    /// If the link has a delay and its ends are tuned, this also lets TCP's buffers at both ends grow to
     /// [`tcp_buffers::ROUND_TRIPS`] round trips of data; the limits are never below the kernel's own. If a
     /// node refuses, a long link carries less than its rate.
     pub async fn shape(&self, profile: &Profile) -> Result<LinkSetting, NodeError> {
@@ -65,7 +66,8 @@ impl<'a> Link<'a> {
                 [tree.clone(), tree]
             }
         };
-        let buffer_bytes = self.lab.allow_buffers(|needs| needs.migration = tcp_buffers::bytes(profile));
+        let needed = if self.tcp_tuning { tcp_buffers::bytes(profile) } else { 0 };
+        let buffer_bytes = self.lab.allow_buffers(|needs| needs.migration = needed);
         let end = async |compute: &Compute, tree| {
             let buffers_refused = storage::allow(&compute.node, buffer_bytes).await?;
             Ok::<_, NodeError>(EndSetting { tree, buffers_refused })

@@ -257,7 +257,8 @@ impl Lab {
     ///
     /// The missing feature, as text, as [`Description::backend`] returns it.
     pub fn link(&self, settings: &Settings) -> Result<Link<'_>, String> {
-        Ok(Link { lab: self, backend: self.description.backend(settings)?, storage: None })
+        let (backend, tcp_tuning) = (self.description.backend(settings)?, settings.link.tcp_tuning);
+        Ok(Link { lab: self, backend, tcp_tuning, storage: None })
     }
 
     /// Changes what the links need of TCP's buffers, and returns what the compute nodes, which are at both,

@@ -237,6 +237,7 @@ mod tests {
         expect("stress.trace", "none", Comparability::EqualityOnly);
         expect("link.trace", "none", Comparability::EqualityOnly);
         expect("link.repeat_trace", "true", Comparability::EqualityOnly);
+        expect("link.tcp_tuning", "true", Comparability::EqualityOnly);
         expect("timeline", "none", Comparability::Never);
         assert!(find("stress").is_none() && is_section("stress") && !is_section("timeline"));
     }

@@ -170,6 +170,7 @@ pub(super) const SYNONYMS: &[(&str, &[&str])] = &[
         ],
     ),
     ("link.repeat_trace", &["loop_trace", "cycle_trace", "trace_repeat"]),
+    ("link.tcp_tuning", &["tcp_buffers", "tcp_window", "window_size", "socket_buffers", "tune_tcp"]),
     ("loss_bursts.enter", &["p", "p13", "good_to_bad"]),
     ("loss_bursts.leave", &["r", "p31", "bad_to_good"]),
     ("loss_bursts.loss_bad", &["h", "1_h", "bad_loss", "bad"]),

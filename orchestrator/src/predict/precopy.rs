@@ -310,7 +310,7 @@ impl Simulation<'_> {
 
 /// Predicts a migration with these settings, including their timeline and rates that change by themselves.
 /// Returns nothing if the model does not cover them: it knows plain pre-copy, which neither slows the guest
-/// down nor makes its memory smaller.
+/// down nor makes its memory smaller, over connections that fill the link.
 pub fn predict(settings: &Settings) -> Option<Prediction> {
     covers(settings).then(|| estimate(settings))
 }
@@ -365,6 +365,13 @@ fn covers(settings: &Settings) -> bool {
         && !(*auto_converge || *dirty_limit || *xbzrle || *compress)
         && multifd_compression.is_none()
         && *zero_page_detection != ZeroPageDetection::None
+        && (settings.link.tcp_tuning || !has_delay(settings))
+}
+
+/// Returns whether the link has a delay at any time, so that a connection may carry less than its rate.
+fn has_delay(settings: &Settings) -> bool {
+    let later = settings.steps().into_iter().filter_map(|step| step.link).any(|link| !link.delay.is_zero());
+    !settings.link.delay.is_zero() || later
 }
 
 /// Returns the guest memory that one TCP stream over a link of this rate carries per second.

@@ -266,6 +266,11 @@ mod tests {
         let row = text.lines().nth(2).unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
         assert_eq!(row, "true not modelled - - - -", "{text}");
         assert!(text.ends_with("in total, without 3 that the model does not cover\n"), "{text}");
+        let text = "name: n\naxes: { link.delay: [0, 40ms] }\nlink: { rate: 1gbit, tcp_tuning: false }\n";
+        let plan = File::parse(text, "n").and_then(|file| file.expand()).unwrap();
+        let text = Preview::new(&plan, |_| None).table(None);
+        assert!(text.contains(" 0           converged "), "{text}");
+        assert!(text.contains(" 40ms        not modelled "), "{text}");
         let plan = File::parse("name: n\nmigrate: { xbzrle: true }\n", "n").and_then(|file| file.expand());
         let text = Preview::new(&plan.unwrap(), |_| None).table(None);
         assert!(text.ends_with("1 cell: 1 migration, which the model does not cover\n"), "{text}");

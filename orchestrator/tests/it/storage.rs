@@ -14,7 +14,7 @@ use std::{
 use stressor::disk::{BLOCK_BYTES, fill_block};
 use testbed::{
     lab::storage::SharedDisk,
-    matrix::Settings,
+    matrix::{Link, Settings},
     node::{Node, ProcessEvent, protocol::ProcessSpec},
 };
 use tokio::time;
@@ -220,6 +220,25 @@ async fn shaping_one_link_keeps_the_buffers_that_the_other_one_needs() {
     migration.shape(&short).await.unwrap();
     assert_eq!(buffer_limit(&lab.destination.node).await, NEEDED);
     assert_eq!(buffer_limit(&lab.controller).await, NEEDED);
+}
+
+#[tokio::test]
+async fn buffers_stay_as_they_are_at_the_ends_of_a_link_without_tuning() {
+    let Some(lab) = labs::start().await else { return };
+    let untuned = buffer_limit(&lab.source.node).await;
+    let long = profile(r#"{ "rate": "1gbit", "delay": "200ms" }"#);
+    for (tcp_tuning, limit) in [(true, 200_000_000), (false, untuned)] {
+        let settings = Settings { link: Link { tcp_tuning, ..long.clone().into() }, ..Settings::default() };
+        let migration = match lab.link(&settings) {
+            Ok(link) => link,
+            Err(why) => return println!("skipped: {why}"),
+        };
+        migration.shape(&long).await.unwrap();
+        for end in [&lab.source, &lab.destination] {
+            assert_eq!(buffer_limit(&end.node).await, limit, "tcp_tuning: {tcp_tuning}");
+        }
+    }
+    assert_ne!(untuned, 200_000_000);
 }
 
 #[test]

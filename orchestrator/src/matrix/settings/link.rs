@@ -1,4 +1,4 @@
-//! The section `link` of a matrix: netem's [`Profile`], whose rate may follow a trace.
+//! The section `link` of a matrix: netem's [`Profile`], whose rate may follow a trace, and its ends.
 
 use super::{
     TraceFile,
@@ -46,14 +46,14 @@ pub(super) fn fields() -> &'static [Field<Profile>] {
     FIELDS.get_or_init(Profile::fields)
 }
 
-/// The migration link. All settings but those of the trace are a `Profile`, which other links have too.
+/// The migration link. All settings but the trace and the tuning are a `Profile`, which other links have too.
 ///
 /// A packet first passes the delay line, where it may be lost, duplicated, corrupted, reordered and delayed.
 /// It then waits in the queue of the bottleneck until the rate permits sending it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields, default)]
 pub struct Link {
-    /// The link without its trace.
+    /// The link without its trace and its ends.
     #[serde(flatten)]
     pub profile: Profile,
     /// The file with the rate of the link over time, in place of `rate`. It is found relative to the matrix
@@ -66,6 +66,12 @@ pub struct Link {
     #[serde(skip_serializing_if = "Clone::clone")]
     #[schemars(extend("default" = true))]
     pub repeat_trace: bool,
+    /// Whether TCP's buffers at both ends of a link with a delay may grow to what the link holds, as on hosts
+    /// that are tuned for it. If not, the kernel's limits stay, and one connection carries a few megabytes
+    /// per round trip at most.
+    #[serde(skip_serializing_if = "Clone::clone")]
+    #[schemars(extend("default" = true))]
+    pub tcp_tuning: bool,
 }
 
 impl Default for Link {
@@ -76,7 +82,7 @@ impl Default for Link {
 
 impl From<Profile> for Link {
     fn from(profile: Profile) -> Self {
-        Self { profile, trace: None, repeat_trace: true }
+        Self { profile, trace: None, repeat_trace: true, tcp_tuning: true }
     }
 }
 
@@ -123,6 +129,11 @@ impl Section for Link {
             |link: &Self| &link.repeat_trace,
             |link: &mut Self| &mut link.repeat_trace,
         ));
+        fields.push(Field::new(
+            "tcp_tuning",
+            |link: &Self| &link.tcp_tuning,
+            |link: &mut Self| &mut link.tcp_tuning,
+        ));
         fields
     }
 }
@@ -144,6 +155,7 @@ impl<'de> Deserialize<'de> for Link {
                     match key.as_str() {
                         "trace" => link.trace = map.next_value()?,
                         "repeat_trace" => link.repeat_trace = map.next_value()?,
+                        "tcp_tuning" => link.tcp_tuning = map.next_value()?,
                         _ => match fields().iter().find(|field| field.path() == key) {
                             Some(field) => field.copy(&one_key(&key, &mut map)?, &mut link.profile),
                             None => return Err(M::Error::unknown_field(&key, names())),
@@ -161,7 +173,8 @@ impl<'de> Deserialize<'de> for Link {
 /// Returns the names of all keys of the section.
 fn names() -> &'static [&'static str] {
     static NAMES: OnceLock<Vec<&str>> = OnceLock::new();
-    NAMES.get_or_init(|| fields().iter().map(Field::path).chain(["trace", "repeat_trace"]).collect())
+    let own = ["trace", "repeat_trace", "tcp_tuning"];
+    NAMES.get_or_init(|| fields().iter().map(Field::path).chain(own).collect())
 }
 
 /// Reads the value of a key that was just read, as a profile that has it and is otherwise meaningless.
