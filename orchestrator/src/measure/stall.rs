@@ -4,7 +4,7 @@
 //! seconds and leaves `X R / B` bytes, so that the remaining memory falls by `B - R` per second: a straight
 //! line over time. Otherwise, each pass starts with the whole working set again. A migration counts as
 //! stalled only if both of these hold for its most recent passes, at least [`MIN_PASSES`] that span at least
-//! [`MIN_WINDOW_MS`], or a longer time that the caller gives:
+//! [`MIN_WINDOW_MS`], or a longer time that the caller gives, and at whose ends QEMU throttled the guest alike:
 //!
 //! - No pass made progress: each starts with at least [`NO_PROGRESS_SHARE`] of the remaining memory with
 //!   which the largest of them starts. A single smaller pass would show that the link can outrun the
@@ -14,7 +14,7 @@
 //!   limit (bandwidth times downtime limit) before the deadline.
 //!
 //! A migration that converges slowly is left alone as long as it may still finish in time. So is a migration
-//! with too few passes.
+//! with too few passes, and one whose guest is throttled more and more.
 
 use super::passes::Pass;
 
@@ -44,8 +44,12 @@ const FIRST_INFORMATIVE_PASS: u64 = 2;
 /// `limit_bytes` is the largest remaining memory with which QEMU stops the guest: bandwidth times downtime
 /// limit. Times are in milliseconds since the migrate command. The passes span at least `window_ms`.
 pub fn is_stalled(passes: &[Pass], limit_bytes: f64, deadline_ms: f64, window_ms: f64) -> bool {
-    let informative: Vec<&Pass> =
-        passes.iter().filter(|p| p.number >= FIRST_INFORMATIVE_PASS && p.remaining_bytes > 0).collect();
+    let throttle = passes.last().map(|p| p.throttle_percent);
+    let throttled_alike = passes.iter().rev().take_while(|p| Some(p.throttle_percent) == throttle).count();
+    let informative: Vec<&Pass> = passes[passes.len() - throttled_alike..]
+        .iter()
+        .filter(|p| p.number >= FIRST_INFORMATIVE_PASS && p.remaining_bytes > 0)
+        .collect();
     let Some(recent) = recent_window(&informative, window_ms) else { return false };
     let level = recent.iter().map(|p| p.remaining_bytes).max().unwrap_or(0) as f64 * NO_PROGRESS_SHARE;
     if recent.iter().any(|p| (p.remaining_bytes as f64) < level) {
@@ -160,10 +164,9 @@ mod tests {
         }
     }
 
-    #[test]
-    fn no_stall_is_reported_before_there_are_enough_passes() {
-        assert!(!is_stalled(&[], LIMIT, 60_000.0, MIN_WINDOW_MS));
-        let pass = |number: u64, started_at_ms| Pass {
+    /// Returns a pass that starts with as much as all the others.
+    fn pass(number: u64, started_at_ms: f64) -> Pass {
+        Pass {
             number,
             started_at_ms,
             duration_ms: 0.0,
@@ -172,12 +175,28 @@ mod tests {
             dirtied_bytes: None,
             bandwidth_bytes_per_s: 0,
             throttle_percent: 0,
-        };
+        }
+    }
+
+    #[test]
+    fn no_stall_is_reported_before_there_are_enough_passes() {
+        assert!(!is_stalled(&[], LIMIT, 60_000.0, MIN_WINDOW_MS));
         let few: Vec<Pass> = (1..MIN_PASSES as u64).map(|n| pass(n, n as f64 * 5_000.0)).collect();
         assert!(!is_stalled(&few, LIMIT, 60_000.0, MIN_WINDOW_MS));
         let brief: Vec<Pass> = (1..40).map(|n| pass(n, n as f64 * 100.0)).collect();
         assert!(!is_stalled(&brief, LIMIT, 60_000.0, MIN_WINDOW_MS));
         let enough: Vec<Pass> = (1..MIN_PASSES as u64 + 3).map(|n| pass(n, n as f64 * 1_000.0)).collect();
         assert!(is_stalled(&enough, LIMIT, 60_000.0, MIN_WINDOW_MS));
+    }
+
+    #[test]
+    fn no_stall_is_reported_while_the_guest_is_throttled_more_and_more() {
+        // A step every two passes, as auto-converge makes them, up to QEMU's 99 %.
+        let throttled = |n: u64| Pass { throttle_percent: (n / 2 * 10).min(99), ..pass(n, n as f64 * 1e3) };
+        let passes: Vec<Pass> = (1..=60).map(throttled).collect();
+        let stalled = |to: usize| is_stalled(&passes[..to], LIMIT, 600_000.0, MIN_WINDOW_MS);
+        let first = (1..=passes.len()).find(|to| stalled(*to)).unwrap();
+        let at_the_end = passes.iter().position(|p| p.throttle_percent == 99).unwrap();
+        assert_eq!(first, at_the_end + MIN_PASSES);
     }
 }
