@@ -1,7 +1,7 @@
 //! `cargo xtask test`: runs every test of the project.
 //!
 //! First come the tests that need nothing but what cargo builds for them. Most of them wait for something, so
-//! several programs run at the same time, and meanwhile the programs for the other tests are built.
+//! several programs run at the same time. Meanwhile the programs for the other tests are built.
 //!
 //! Those run QEMU. They are in `orchestrator/tests/real` and marked `#[ignore]`, so that a plain `cargo test`
 //! lists them as ignored. Two run at the same time, except for those that put a load on the host or measure:
@@ -76,8 +76,8 @@ pub(crate) fn test(arguments: &Arguments) -> Result<(), TaskError> {
     storm::short(&programs)
 }
 
-/// Runs the tests that need no QEMU, and meanwhile builds what the others need. Returns the programs and the
-/// directory of the programs to run in a guest.
+/// Builds and runs the tests that need no QEMU, and meanwhile builds what the others need. Returns the
+/// programs and the directory of the programs to run in a guest.
 fn test_while_building() -> Result<(BuiltPrograms, PathBuf), TaskError> {
     let workspace = Workspace::find()?;
     let in_workspace = || {
@@ -85,20 +85,20 @@ fn test_while_building() -> Result<(BuiltPrograms, PathBuf), TaskError> {
         cargo.current_dir(&workspace.root);
         cargo
     };
-    let mut tests: Vec<_> = programs::build(in_workspace(), &workspace.tests)?
-        .iter()
-        .map(|program| (program.target.id(), program.command()))
-        .collect();
-    let mut examples = in_workspace();
-    examples.args(["--workspace", "--doc"]);
-    tests.push(("the examples in doc comments".into(), examples));
     thread::scope(|scope| {
         let building = scope.spawn(|| {
             let programs = dist::build(workspace.clone().in_background())?;
             let guest_tests = guest_tests::stage(&programs.workspace)?;
             Ok((programs, guest_tests))
         });
-        let tested = run_at_once(tests, AT_ONCE, &workspace.target.join("tests"));
+        let tested = programs::build(in_workspace(), &workspace.tests).and_then(|programs| {
+            let mut tests: Vec<_> =
+                programs.iter().map(|program| (program.target.id(), program.command())).collect();
+            let mut examples = in_workspace();
+            examples.args(["--workspace", "--doc"]);
+            tests.push(("the examples in doc comments".into(), examples));
+            run_at_once(tests, AT_ONCE, &workspace.target.join("tests"))
+        });
         let built = building.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         tested.and(built)
     })
