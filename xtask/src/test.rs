@@ -4,8 +4,8 @@
 //! several programs run at the same time. Meanwhile the programs for the other tests are built.
 //!
 //! Those run QEMU. They are in `orchestrator/tests/real` and marked `#[ignore]`, so that a plain `cargo test`
-//! lists them as ignored. Two run at the same time, except for those that put a load on the host or measure:
-//! they run alone. Last comes a short storm.
+//! lists them as ignored. Several run at the same time, as many as two cores can carry. Those that put a load
+//! on the host or measure run alone, after the others. Last comes a short storm.
 //!
 //! With `--repeat`, every test program runs several times instead, one after the other, which finds tests
 //! that fail now and then.
@@ -29,8 +29,9 @@ const REAL: &str = "testbed::real";
 /// A matrix with shared disks, which need more of the host than others, and which tests have too.
 const SHARED_DISKS: &str = "scenarios/icclab/table-4.yaml";
 
-/// The arguments that make [`REAL`] run its tests.
-const RUN_REAL: [&str; 2] = ["--ignored", "--test-threads=2"];
+/// The arguments that make [`REAL`] run its tests. Its threads mostly wait for the turns of their tests:
+/// there have to be more of them than tests that run alone, because these wait for all others.
+const RUN_REAL: [&str; 2] = ["--ignored", "--test-threads=16"];
 
 /// How many of the other test programs run at the same time.
 const AT_ONCE: usize = 4;

@@ -18,6 +18,7 @@ pub(crate) mod mock;
 pub(crate) mod netem_guest;
 pub(crate) mod nfs;
 pub(crate) mod real;
+pub(crate) mod turn;
 pub(crate) mod vagrant;
 pub(crate) mod viewer;
 

@@ -3,6 +3,7 @@
 //! All processes of a run inherit a marker in their environment. It identifies them in `/proc`, whatever
 //! their names and parents are.
 
+use super::turn::Turn;
 use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
     mount::{MsFlags, mount},
@@ -20,10 +21,7 @@ use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{
-        PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -57,28 +55,6 @@ pub(crate) const LEFTOVERS: Duration = Duration::from_secs(2);
 /// The interval of polling.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Held for reading by tests that run beside others, and for writing by those that run alone.
-static TURNS: RwLock<()> = RwLock::new(());
-
-/// The turn of a test, until this value is dropped.
-pub(crate) enum Turn {
-    Shared { _guard: RwLockReadGuard<'static, ()> },
-    Alone { _guard: RwLockWriteGuard<'static, ()> },
-}
-
-impl Turn {
-    /// Waits until no test runs that has to run alone. For a test whose guests are idle: it mostly waits.
-    pub(crate) fn shared() -> Self {
-        Self::Shared { _guard: TURNS.read().unwrap_or_else(PoisonError::into_inner) }
-    }
-
-    /// Waits until no other test runs. For a test that measures a load, which would not be what was asked for
-    /// on a busy host, or that takes whatever run is in progress for its own.
-    pub(crate) fn alone() -> Self {
-        Self::Alone { _guard: TURNS.write().unwrap_or_else(PoisonError::into_inner) }
-    }
-}
-
 /// The prerequisites of a real run, while it is this test's turn.
 pub(crate) struct Ready {
     /// The directory of the programs.
@@ -90,6 +66,11 @@ pub(crate) struct Ready {
 /// prints why the test is skipped and returns `None`.
 pub(crate) fn ready() -> Option<Ready> {
     ready_in(Turn::shared)
+}
+
+/// Does the same as [`ready`], for a test that takes a [light turn](Turn::light).
+pub(crate) fn ready_light() -> Option<Ready> {
+    ready_in(Turn::light)
 }
 
 /// Does the same as [`ready`], for a test that runs [alone](Turn::alone).

@@ -3,7 +3,7 @@
 
 use crate::common::{
     hosts::{Hosts, with_hosts},
-    real::{SMALL, TestDir, ready, skipped},
+    real::{SMALL, TestDir, ready, ready_light, skipped},
     words, write_script,
 };
 use std::{
@@ -50,7 +50,7 @@ fn set_home(hosts: &Hosts, host: usize, home: &Path) {
 #[test]
 #[ignore = "needs SSH servers: cargo xtask test"]
 fn an_interface_that_cannot_carry_the_node_is_refused_with_its_kind() {
-    let Some(ready) = ready() else { return };
+    let Some(ready) = ready_light() else { return };
     if Command::new("ip").arg("-V").output().is_err() {
         skipped::<()>("`ip` is not installed (Debian package iproute2)");
         return;
@@ -136,7 +136,7 @@ fn an_interface_that_cannot_carry_the_node_is_refused_with_its_kind() {
 #[test]
 #[ignore = "needs SSH servers: cargo xtask test"]
 fn a_directory_that_cannot_be_written_is_explained_by_its_cause() {
-    let Some(ready) = ready() else { return };
+    let Some(ready) = ready_light() else { return };
     let dir = TestDir::new(&ready, SMALL);
     with_hosts(&dir, |hosts| {
         let lab = hosts.inventory(|text| text);
@@ -215,7 +215,7 @@ fn a_directory_that_cannot_be_written_is_explained_by_its_cause() {
 #[test]
 #[ignore = "needs SSH servers: cargo xtask test"]
 fn a_refusal_of_sudo_is_explained_by_its_words() {
-    let Some(ready) = ready() else { return };
+    let Some(ready) = ready_light() else { return };
     let dir = TestDir::new(&ready, SMALL);
     with_hosts(&dir, |hosts| {
         let lab = hosts.inventory(|text| text.replace("become: none", "become: sudo"));

@@ -3,7 +3,7 @@
 
 use crate::common::{
     documents::{COMMANDS, Trial, root},
-    real::{Ready, ready, ready_alone, skipped},
+    real::{Ready, ready_alone, ready_light, skipped},
     shown,
 };
 use nix::{
@@ -68,7 +68,7 @@ fn documented_commands_work() {
 #[test]
 #[ignore = "runs the programs: cargo xtask test"]
 fn documented_commands_of_the_stressor_run_until_they_are_interrupted() {
-    let Some(ready) = ready() else { return };
+    let Some(ready) = ready_light() else { return };
     let place = place();
     let mut tried = 0;
     for (command, trial) in COMMANDS.iter().filter(|(command, _)| command.starts_with("stressor")) {
@@ -88,7 +88,7 @@ fn documented_commands_of_the_stressor_run_until_they_are_interrupted() {
 #[test]
 #[ignore = "runs the programs: cargo xtask test"]
 fn documented_commands_of_netem_work_on_an_interface() {
-    let Some(ready) = ready() else { return };
+    let Some(ready) = ready_light() else { return };
     let place = place();
     let commands: Vec<&str> =
         COMMANDS.iter().filter(|(_, trial)| *trial == Trial::Netem).map(|(command, _)| *command).collect();

@@ -3,7 +3,7 @@
 
 use crate::common::{
     hosts::{Hosts, with_hosts},
-    real::{SMALL, TestDir, ready, signal, skipped},
+    real::{SMALL, TestDir, ready, ready_light, signal, skipped},
     words,
 };
 use nix::sys::signal::Signal;
@@ -56,7 +56,7 @@ fn is_installed(shell: &str) -> bool {
 #[test]
 #[ignore = "needs SSH servers: cargo xtask test"]
 fn every_login_shell_may_talk_and_passes_words_on_unchanged() {
-    let Some(ready) = ready() else { return };
+    let Some(ready) = ready_light() else { return };
     let dir = TestDir::new(&ready, SMALL);
     with_hosts(&dir, |hosts| {
         let lab = hosts.inventory(|text| text);
@@ -123,7 +123,7 @@ fn a_run_logs_in_once_to_each_host_through_shells_that_talk() {
 #[test]
 #[ignore = "needs SSH servers: cargo xtask test"]
 fn a_login_shell_that_does_not_run_the_command_is_named() {
-    let Some(ready) = ready() else { return };
+    let Some(ready) = ready_light() else { return };
     let dir = TestDir::new(&ready, SMALL);
     with_hosts(&dir, |hosts| {
         let lab = hosts.inventory(|text| text);
@@ -162,7 +162,7 @@ fn a_login_shell_that_does_not_run_the_command_is_named() {
 #[test]
 #[ignore = "needs SSH servers: cargo xtask test"]
 fn ssh_neither_asks_nor_hangs() {
-    let Some(ready) = ready() else { return };
+    let Some(ready) = ready_light() else { return };
     let dir = TestDir::new(&ready, SMALL);
     with_hosts(&dir, |hosts| {
         let lab = hosts.inventory(|text| text);
@@ -202,7 +202,7 @@ fn ssh_neither_asks_nor_hangs() {
 #[test]
 #[ignore = "needs SSH servers: cargo xtask test"]
 fn the_connection_ends_with_the_program_however_that_ends() {
-    let Some(ready) = ready() else { return };
+    let Some(ready) = ready_light() else { return };
     let dir = TestDir::new(&ready, SMALL);
     with_hosts(&dir, |hosts| {
         let lab = hosts.inventory(|text| text);
@@ -232,7 +232,7 @@ fn the_connection_ends_with_the_program_however_that_ends() {
 #[test]
 #[ignore = "needs SSH servers: cargo xtask test"]
 fn a_connection_that_the_user_has_opened_is_used() {
-    let Some(ready) = ready() else { return };
+    let Some(ready) = ready_light() else { return };
     let dir = TestDir::new(&ready, SMALL);
     with_hosts(&dir, |hosts| {
         let lab = hosts.inventory(|text| text);

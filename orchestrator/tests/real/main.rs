@@ -1,8 +1,8 @@
 //! Tests with real guests, hosts and downloads, in one program.
 //!
 //! They are marked `#[ignore]`: `cargo xtask test` builds the programs they need, installs what is missing
-//! on this host, and runs two at a time, except for those that take their [turn](common::real::Turn) alone. A
-//! test that cannot run prints `skipped:` and why.
+//! on this host, and starts many at a time; each waits for its [turn](common::turn::Turn). A test that cannot
+//! run prints `skipped:` and why.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,

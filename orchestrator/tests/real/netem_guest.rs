@@ -4,7 +4,7 @@
 
 use crate::common::{
     netem_guest::{console, image},
-    real::Turn,
+    turn::Turn,
 };
 use std::{path::Path, time::Duration};
 

@@ -1,6 +1,6 @@
 //! Post-copy over a link that fails after the guest has moved.
 
-use crate::common::real::{LEFTOVERS, LeftoverCheck, Ready, TestDir, isolated, ready, signal, skipped};
+use crate::common::real::{LEFTOVERS, LeftoverCheck, Ready, TestDir, isolated, ready_light, signal, skipped};
 use nix::{sys::signal::Signal, unistd::geteuid};
 use std::{collections::BTreeSet, fs};
 use testbed::outcome::Outcome;
@@ -25,9 +25,10 @@ const FAILS: &str = "{ at: 5s, link: { loss: 100% } }";
 /// The same, and that works again.
 const RETURNS: &str = "{ at: 5s, link: { loss: 100% } }, { at: 13s, link: { loss: 0% } }";
 
-/// Returns the prerequisites of the tests, if this host has them.
+/// Returns the prerequisites of the tests, if this host has them. The tests mostly wait for a link that does
+/// not work.
 fn ready_for_postcopy() -> Option<Ready> {
-    let ready = ready()?;
+    let ready = ready_light()?;
     if geteuid().is_root() {
         return Some(ready);
     }

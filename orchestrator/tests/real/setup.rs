@@ -1,6 +1,6 @@
 //! `testbed setup` with the real apt: it downloads the distribution's kernel.
 
-use crate::common::real::Turn;
+use crate::common::turn::Turn;
 use std::path::{Path, PathBuf};
 use testbed::{
     image::{self, Cache, KernelChoice, KernelSource},

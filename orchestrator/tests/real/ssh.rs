@@ -2,7 +2,7 @@
 
 use crate::common::{
     hosts::{Hosts, with_hosts},
-    real::{Process, SMALL, TestDir, ready, ready_alone, signal},
+    real::{Process, SMALL, TestDir, ready, ready_light, signal},
     words, write_script,
 };
 use nix::sys::signal::Signal;
@@ -53,7 +53,7 @@ fn assert_nothing_left(dir: &TestDir, hosts: &Hosts) {
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
 fn the_smoke_scenario_holds_between_hosts() {
-    let Some(ready) = ready_alone() else { return };
+    let Some(ready) = ready() else { return };
     let dir = TestDir::new(&ready, SMOKE);
     with_hosts(&dir, |hosts| {
         let lab = hosts.inventory(|text| text);
@@ -113,7 +113,7 @@ fn assert_run_can_be_inspected(dir: &TestDir, lab: &str, pid: &str) {
 #[test]
 #[ignore = "needs SSH servers: cargo xtask test"]
 fn lab_status_and_shell_work_on_hosts_without_a_run() {
-    let Some(ready) = ready() else { return };
+    let Some(ready) = ready_light() else { return };
     let dir = TestDir::new(&ready, SMALL);
     with_hosts(&dir, |hosts| {
         let lab = hosts.inventory(|text| text);
@@ -164,7 +164,7 @@ fn lab_status_and_shell_work_on_hosts_without_a_run() {
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
 fn a_run_continues_after_a_cut_connection_a_dead_node_and_a_reboot() {
-    let Some(ready) = ready() else { return };
+    let Some(ready) = ready_light() else { return };
     let dir = TestDir::new(&ready, &format!("{SMALL}repeat: 4\n"));
     with_hosts(&dir, |hosts| {
         let lab = hosts.inventory(|text| text);
@@ -212,7 +212,7 @@ fn a_run_continues_after_a_cut_connection_a_dead_node_and_a_reboot() {
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
 fn a_run_whose_testbed_was_stopped_says_so_and_continues_in_a_new_lab() {
-    let Some(ready) = ready() else { return };
+    let Some(ready) = ready_light() else { return };
     let dir = TestDir::new(&ready, &format!("{SMALL}repeat: 2\n"));
     with_hosts(&dir, |hosts| {
         let lab = hosts.inventory(|text| text);
@@ -236,7 +236,7 @@ fn a_run_whose_testbed_was_stopped_says_so_and_continues_in_a_new_lab() {
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
 fn a_node_that_stood_still_on_a_host_that_answers_is_not_lost() {
-    let Some(ready) = ready() else { return };
+    let Some(ready) = ready_light() else { return };
     let dir = TestDir::new(&ready, SMALL);
     with_hosts(&dir, |hosts| {
         let lab = hosts.inventory(|text| text);
@@ -393,7 +393,7 @@ fn a_shared_disk_is_in_the_folder_that_the_hosts_share() {
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
 fn two_runs_on_the_same_hosts_do_not_mix() {
-    let Some(ready) = ready() else { return };
+    let Some(ready) = ready_light() else { return };
     let dir = TestDir::new(&ready, &format!("{SMALL}repeat: 4\n"));
     let other = TestDir::new(&ready, SMALL);
     with_hosts(&dir, |hosts| {
@@ -411,7 +411,7 @@ fn two_runs_on_the_same_hosts_do_not_mix() {
 #[test]
 #[ignore = "needs SSH servers: cargo xtask test"]
 fn an_unusable_lab_is_refused_with_the_reason() {
-    let Some(ready) = ready() else { return };
+    let Some(ready) = ready_light() else { return };
     let dir = TestDir::new(&ready, SMALL);
     with_hosts(&dir, |hosts| {
         let refused = |lab: &str, words: &[&str]| {
@@ -449,7 +449,7 @@ fn an_unusable_lab_is_refused_with_the_reason() {
 #[test]
 #[ignore = "needs SSH servers: cargo xtask test"]
 fn doctor_finds_problems_of_hosts() {
-    let Some(ready) = ready() else { return };
+    let Some(ready) = ready_light() else { return };
     let dir = TestDir::new(&ready, SMALL);
     // Lines are wrapped, so the words of what doctor says are compared.
     let ask = |lab: &str| {

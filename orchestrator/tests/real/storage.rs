@@ -1,7 +1,7 @@
 //! Shared disks that QEMU's programs read and write in the compute nodes of a lab, while the server is
 //! stopped, killed and started again.
 
-use crate::common::{labs, real::skipped};
+use crate::common::{labs, real::skipped, turn::Turn};
 use std::path::Path;
 use testbed::{
     lab::{
@@ -93,6 +93,7 @@ fn writes(from_mib: u64, count: u64, byte: u8) -> Vec<String> {
 #[tokio::test]
 #[ignore = "needs qemu-io and QEMU's nfs driver"]
 async fn what_one_node_writes_the_other_reads() {
+    let _turn = Turn::shared();
     let Some(lab) = start().await else { return };
     let folder = tempfile::tempdir().unwrap();
     let disk = share(&lab, folder.path()).await;
@@ -126,6 +127,7 @@ async fn what_one_node_writes_the_other_reads() {
 #[tokio::test]
 #[ignore = "needs qemu-io and QEMU's nfs driver"]
 async fn nothing_is_lost_while_the_server_is_stopped_and_killed() {
+    let _turn = Turn::shared();
     let Some(lab) = start().await else { return };
     let folder = tempfile::tempdir().unwrap();
     let mut disk = share(&lab, folder.path()).await;
@@ -156,6 +158,7 @@ async fn nothing_is_lost_while_the_server_is_stopped_and_killed() {
 #[tokio::test]
 #[ignore = "needs qemu-io and QEMU's nfs driver"]
 async fn a_full_file_system_is_reported_to_the_client() {
+    let _turn = Turn::shared();
     let Some(folder) = labs::small_file_system("16m") else { return };
     let Some(lab) = start().await else { return };
     let disk = share(&lab, folder).await;
@@ -173,5 +176,6 @@ async fn a_full_file_system_is_reported_to_the_client() {
 #[test]
 #[ignore = "needs qemu-io and QEMU's nfs driver"]
 fn an_ordinary_user_shares_disks_with_qemu() {
+    let _turn = Turn::shared();
     labs::run_as_ordinary_user("storage::nothing_is_lost_while_the_server_is_stopped_and_killed");
 }
