@@ -90,15 +90,15 @@ fn every_aid_migrates_intact_memory_or_is_skipped_as_the_plan_says() {
 /// Post-copy under a load that pre-copy cannot move over this link, from each of its starts.
 const POSTCOPY: &str = "
 name: postcopy
-guest: { memory: 192MiB, ballast: 32MiB, accel: tcg }
+guest: { memory: 192MiB, ballast: 16MiB, accel: tcg }
 link: { rate: 160mbit }
 stress: { rate: 24MB/s, working_set: 24MB }
 migrate: { mode: postcopy, downtime_limit: 30ms, timeout: 60s }
 include:
   - { migrate.postcopy_after_passes: 1 }
   - { migrate.postcopy_after_passes: 2, migrate.postcopy_preempt: true }
-  - { migrate.postcopy_after: 3s, migrate.max_postcopy_bandwidth: 10MB/s, migrate.release_ram: true }
-  - { migrate.mode: precopy, migrate.max_passes: 4 }
+  - { migrate.postcopy_after: 2s, migrate.max_postcopy_bandwidth: 15MB/s, migrate.release_ram: true }
+  - { migrate.mode: precopy, migrate.max_passes: 3 }
   - { migrate.multifd: true }
 ";
 
