@@ -6,7 +6,10 @@
 
 use super::{
     alive::{self, Carrier, MOST_PATIENCE, RoundTrips, Silence},
-    protocol::{Call, CreatedDisk, DiskUsage, Facts, FromNode, ProcessSpec, ToNode, Traffic, UploadedFile},
+    protocol::{
+        Call, CreatedDisk, DiskUsage, Facts, FromNode, ProbeProgress, ProcessSpec, ToNode, Traffic,
+        UploadedFile,
+    },
     server::probe::ProbeReport,
 };
 use crate::bounded::{NODE_LINE_BYTES, read_line};
@@ -32,6 +35,9 @@ use tokio::{
     time::{self, MissedTickBehavior},
 };
 use units::Bytes;
+
+/// The number of a probe's reports that may wait to be read. Further ones are dropped.
+const MOST_REPORTS: usize = 256;
 
 /// An error of a call to a node.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -99,6 +105,8 @@ struct Dispatcher {
     replies: HashMap<u64, oneshot::Sender<Result<Value, String>>>,
     channels: Mailboxes<ChannelLine>,
     processes: Mailboxes<ProcessEvent>,
+    /// The readers of what probes report while they run, by the numbers of the probes.
+    probes: HashMap<u64, mpsc::Sender<ProbeProgress>>,
 }
 
 /// The messages for the holder of one channel or process.
@@ -561,10 +569,40 @@ impl Node {
         interval: Duration,
         timeout: Duration,
     ) -> Result<(), NodeError> {
+        self.probe(target, interval, timeout, None).await
+    }
+
+    /// Starts the downtime probe like [`Self::start_probe`]. Returns what it reports while it runs. A node of
+    /// an older version reports nothing, and what is not read in time is dropped.
+    pub async fn start_reporting_probe(
+        &self,
+        target: Ipv4Addr,
+        interval: Duration,
+        timeout: Duration,
+    ) -> Result<mpsc::Receiver<ProbeProgress>, NodeError> {
+        let number = self.connection.next_id.fetch_add(1, Ordering::Relaxed);
+        let (sender, reports) = mpsc::channel(MOST_REPORTS);
+        {
+            let probes = &mut self.connection.dispatcher.lock().unwrap().probes;
+            probes.retain(|_, reader| !reader.is_closed());
+            probes.insert(number, sender);
+        }
+        self.probe(target, interval, timeout, Some(number)).await?;
+        Ok(reports)
+    }
+
+    async fn probe(
+        &self,
+        target: Ipv4Addr,
+        interval: Duration,
+        timeout: Duration,
+        reports: Option<u64>,
+    ) -> Result<(), NodeError> {
         let call = Call::StartProbe {
             target,
             interval_ns: interval.as_nanos() as u64,
             timeout_ms: timeout.as_millis() as u64,
+            reports,
         };
         self.call(&format!("probe {target}"), call).await
     }
@@ -709,6 +747,10 @@ impl Dispatcher {
             FromNode::Exited { process, status } => {
                 self.processes.deliver(process, ProcessEvent::Exited(status));
                 self.processes.end(process);
+            }
+            FromNode::Probed { probe, progress } => {
+                // A reader that is gone or too slow does not hold up the connection.
+                let _ = self.probes.get(&probe).map(|reader| reader.try_send(progress));
             }
             FromNode::Ending { reason } => self.ending = Some(reason),
             // Not for anybody who waits.

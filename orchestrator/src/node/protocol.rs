@@ -93,6 +93,13 @@ pub enum FromNode {
         /// The exit status as text: `exit status: 1`, `signal: 9 (SIGKILL)`.
         status: String,
     },
+    /// A probe has something to report while it runs. Sent only if [`Call::StartProbe`] asks for it.
+    Probed {
+        /// The number of the probe, from [`Call::StartProbe`].
+        probe: u64,
+        /// What it has seen.
+        progress: ProbeProgress,
+    },
     /// The answer to [`ToNode::Alive`], sent by a thread that does nothing else.
     Alive,
     /// The node's last message: it ends, although its input has not ended.
@@ -290,12 +297,45 @@ pub enum Call {
         interval_ns: u64,
         /// How long to wait for the first reply, in milliseconds.
         timeout_ms: u64,
+        /// The number under which the node reports what the probe sees while it runs ([`FromNode::Probed`]),
+        /// chosen by the orchestrator. Absent for no such reports, which nodes of older versions never send.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reports: Option<u64>,
     },
     /// Stop the probe when the next reply arrives; returns a [`super::server::probe::ProbeReport`].
     StopProbe {
         /// How long to wait for the next reply, in milliseconds.
         patience_ms: u64,
     },
+}
+
+/// What a probe has seen since its last report: windows of time, of which all requests have been answered or
+/// are taken for lost. A window is reported again if a request of it is answered after that.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeProgress {
+    /// How long before this report the first window of the probe began, in nanoseconds.
+    pub began_before_ns: u64,
+    /// The width of a window in nanoseconds.
+    pub window_ns: u64,
+    /// The windows to report.
+    pub windows: Vec<ProgressWindow>,
+}
+
+/// What has happened so far to the requests that were made in a window of time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgressWindow {
+    /// The number of the window, from 0. Windows follow one another without a break.
+    pub number: u64,
+    /// The number of requests, including those that could not be sent.
+    pub requests: u64,
+    /// The number of requests without a reply.
+    pub unanswered: u64,
+    /// The longest round trip in nanoseconds. Absent if no request was answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub longest_ns: Option<u64>,
+    /// The median round trip in nanoseconds. Absent if no request was answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub median_ns: Option<u64>,
 }
 
 /// A process to start. Its working directory is the node's private directory, which vanishes with the node.

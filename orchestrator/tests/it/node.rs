@@ -3,21 +3,25 @@
 use crate::common::real::{signal, skipped};
 use netem::{Namespace, Netlink};
 use nix::{
+    fcntl::{FcntlArg, fcntl},
     sched::{CloneFlags, setns},
     sys::signal::Signal,
     unistd::geteuid,
 };
+use rustix::io::ioctl_fionread;
 use sha2::{Digest, Sha256};
 use std::{
-    fmt::Write as _, fs, os::fd::AsFd, os::unix::fs::PermissionsExt, path::Path, process::Stdio,
-    time::Duration,
+    fmt::Write as _, fs, net::Ipv4Addr, os::fd::AsFd, os::unix::fs::PermissionsExt, path::Path,
+    process::Stdio, time::Duration,
 };
 use testbed::node::{
     Node,
-    protocol::{ProcessSpec, UploadedFile},
+    alive::Carrier,
+    protocol::{Call, FromNode, ProcessSpec, ToNode, UploadedFile},
+    server::probe::ProbeReport,
 };
 use tokio::{
-    io::AsyncWriteExt,
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::UnixListener,
     process::{Child, Command},
     time,
@@ -157,4 +161,113 @@ async fn a_node_boots_guests_only_from_the_content_that_was_uploaded() {
     fs::write(&path, [&content[1..], b"x"].concat()).unwrap();
     let error = node.take_upload(file).await.unwrap_err().to_string();
     assert!(error.contains("kernel has changed since it was uploaded"), "{error}");
+}
+
+#[tokio::test]
+async fn a_probe_reports_while_it_runs_what_its_report_at_the_end_has() {
+    if let Some((node, _process)) = start().await {
+        assert_reports(&node).await;
+    }
+    // One on another host, too.
+    let Some(host) = Host::new().await else { return };
+    let (node, _process) = host.start_node().await;
+    node.keep_alive(Carrier { pid: std::process::id() });
+    assert_reports(&node).await;
+}
+
+/// Requires that a probe on a node reports what it sees.
+async fn assert_reports(node: &Node) {
+    node.set_up("lo", None).await.unwrap();
+    let interval = Duration::from_millis(5);
+    let mut reports = node.start_reporting_probe(Ipv4Addr::LOCALHOST, interval, PATIENCE).await.unwrap();
+    let (mut windows, mut window_ns) = (Vec::new(), 0);
+    // The probe runs until it is stopped below.
+    while windows.len() < 8 {
+        let progress = time::timeout(PATIENCE, reports.recv()).await.expect("it reports nothing").unwrap();
+        assert!(progress.began_before_ns > 0);
+        window_ns = progress.window_ns;
+        windows.extend(progress.windows);
+    }
+    // Nobody else reports.
+    let second = node.start_reporting_probe(Ipv4Addr::LOCALHOST, interval, PATIENCE).await;
+    assert!(second.unwrap_err().to_string().ends_with("a probe is already running"));
+    let report = node.stop_probe(PATIENCE).await.unwrap();
+    assert_eq!(report.latencies.window_ns, window_ns);
+    for live in &windows {
+        let kept = &report.latencies.windows[live.number as usize];
+        let found = (live.requests, live.unanswered, live.longest_ns);
+        assert_eq!(found, (kept.requests, kept.unanswered, kept.longest_ns), "window {}", live.number);
+        assert!(live.median_ns <= live.longest_ns && live.median_ns.is_some(), "{live:?}");
+    }
+    // One that is not asked for reports makes none.
+    node.start_probe(Ipv4Addr::LOCALHOST, interval, PATIENCE).await.unwrap();
+    assert!(node.stop_probe(PATIENCE).await.unwrap().received > 0);
+}
+
+/// Returns how many pings were sent in the network namespace of a process.
+fn sent_pings(pid: i32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/net/snmp")).unwrap();
+    let mut icmp = text.lines().filter_map(|line| line.strip_prefix("Icmp: ")).map(str::split_whitespace);
+    let (names, mut values) = (icmp.next().unwrap(), icmp.next().unwrap());
+    values.nth(names.clone().position(|name| name == "OutEchos").unwrap()).unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_connection_that_takes_nothing_holds_back_reports_and_not_the_probe() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_testbed"));
+    command.args(["node", "--name", "controller", "--run", "1"]).kill_on_drop(true);
+    let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut stdin, stdout) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
+    let pipe = stdout.as_fd().try_clone_to_owned().unwrap();
+    let capacity = fcntl(&pipe, FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
+    let mut lines = BufReader::new(stdout).lines();
+    let target = Ipv4Addr::LOCALHOST;
+    let calls = [
+        Call::SetUp { interface: "lo".into(), address: None },
+        Call::StartProbe { target, interval_ns: 1_000_000, timeout_ms: 60_000, reports: Some(7) },
+        Call::StopProbe { patience_ms: 60_000 },
+    ];
+    let [up, start, stop] = calls.map(|call| serde_json::to_string(&ToNode::Call { id: 1, call }).unwrap());
+    for call in [up, start] {
+        // A node that cannot create its namespaces ends.
+        let _ = stdin.write_all(format!("{call}\n").as_bytes()).await;
+        let Ok(Some(answer)) = lines.next_line().await else {
+            return skipped("namespaces cannot be created here").unwrap_or_default();
+        };
+        assert_eq!(answer, r#"{"reply":{"id":1,"result":{"Ok":null}}}"#);
+    }
+    // A line that does not fit waits, and with it the node's thread that writes.
+    let waiting = || ioctl_fionread(&pipe).unwrap();
+    let pid = serving_pid(&process);
+    poll(|| waiting() + 512 > capacity.cast_unsigned().into()).await;
+    // The queues of the node have room for less than a thousand.
+    let (before, bytes) = (sent_pings(pid), waiting());
+    poll(|| sent_pings(pid) > before + 2_000).await;
+    assert!(waiting() < bytes + 512, "nobody has read");
+
+    stdin.write_all(format!("{stop}\n").as_bytes()).await.unwrap();
+    let mut windows = Vec::new();
+    let report: ProbeReport = loop {
+        let line = time::timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap().unwrap();
+        match serde_json::from_str(&line).unwrap() {
+            FromNode::Probed { probe: 7, progress } => windows.extend(progress.windows),
+            FromNode::Reply { result, .. } => break serde_json::from_value(result.unwrap()).unwrap(),
+            other => panic!("{other:?}"),
+        }
+    };
+    // Windows in which the probe stood still are not reported.
+    let made = report.latencies.windows.iter().zip(0..).filter(|(window, _)| window.requests > 0);
+    let numbers: Vec<u64> = made.map(|(_, number)| number).take(windows.len()).collect();
+    assert_eq!(windows.iter().map(|window| window.number).collect::<Vec<_>>(), numbers, "none is lost");
+    assert!(report.sent > 2_000 && report.open_gap_ns.is_none(), "{report:?}");
+}
+
+/// Waits until a condition holds.
+async fn poll(condition: impl Fn() -> bool) {
+    let holds = async {
+        while !condition() {
+            time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    time::timeout(PATIENCE, holds).await.expect("it does not come about");
 }

@@ -8,7 +8,7 @@ use testbed::{
     driver::qemu::qmp,
     node::{
         Node,
-        protocol::{FromNode, ToNode},
+        protocol::{FromNode, ProbeProgress, ProgressWindow, ToNode},
     },
 };
 use tokio::{
@@ -22,7 +22,7 @@ fn any_json() -> impl Strategy<Value = Value> {
         prop::sample::select(vec![
             "id", "event", "data", "return", "error", "desc", "class", "QMP", "reply", "line", "closed",
             "output", "exited", "channel", "process", "text", "status", "result", "Ok", "Err", "call",
-            "facts",
+            "facts", "probed", "probe", "progress", "windows", "number",
         ])
         .prop_map(str::to_owned),
         any::<String>(),
@@ -73,7 +73,26 @@ fn any_from_node() -> impl Strategy<Value = FromNode> {
             .prop_map(|(channel, reason)| FromNode::Closed { channel, reason }),
         (number(), text()).prop_map(|(process, text)| FromNode::Output { process, text }),
         (number(), text()).prop_map(|(process, status)| FromNode::Exited { process, status }),
+        (number(), any_progress()).prop_map(|(probe, progress)| FromNode::Probed { probe, progress }),
     ]
+}
+
+fn any_progress() -> impl Strategy<Value = ProbeProgress> {
+    let time = || prop::option::of(any::<u64>());
+    let window = (any::<u64>(), any::<u64>(), any::<u64>(), time(), time());
+    let window = window.prop_map(|(number, requests, unanswered, longest_ns, median_ns)| ProgressWindow {
+        number,
+        requests,
+        unanswered,
+        longest_ns,
+        median_ns,
+    });
+    let progress = (any::<u64>(), any::<u64>(), prop::collection::vec(window, 0..4));
+    progress.prop_map(|(began_before_ns, window_ns, windows)| ProbeProgress {
+        began_before_ns,
+        window_ns,
+        windows,
+    })
 }
 
 fn run<T>(conversation: impl Future<Output = T>) -> T {

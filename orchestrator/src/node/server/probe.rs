@@ -13,9 +13,10 @@
 //! packets, changes none.
 //!
 //! The round trip of each request is kept, too: in windows of time, of each the longest round trip and the
-//! number of requests without a reply. So a peak stays, whatever the length of the attempt.
+//! number of requests without a reply. So a peak stays, whatever the length of the attempt. A probe can also
+//! report them while it runs ([`progress`]).
 
-use crate::sys;
+use crate::{node::protocol::ProbeProgress, sys};
 use nix::{
     sys::socket::{
         AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recvmsg,
@@ -31,7 +32,16 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
-use tokio::{io::unix::AsyncFd, sync::oneshot, task::JoinHandle, time};
+use tokio::{
+    io::unix::AsyncFd,
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time,
+};
+
+pub(super) mod progress;
+
+use progress::Reporter;
 
 /// The result of a probe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -92,11 +102,18 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// Starts a probe. Returns when the first reply has arrived; fails if none arrives within `timeout`.
-    pub async fn start(target: Ipv4Addr, interval: Duration, timeout: Duration) -> io::Result<Self> {
+    /// Starts a probe. Returns when the first reply has arrived; fails if none arrives within `timeout`. The
+    /// queue `reports` gets what the probe sees while it runs. The probe never waits for room in it.
+    pub async fn start(
+        target: Ipv4Addr,
+        interval: Duration,
+        timeout: Duration,
+        reports: Option<mpsc::Sender<ProbeProgress>>,
+    ) -> io::Result<Self> {
         let (stop, stopped) = oneshot::channel();
         let (answered, first_reply) = oneshot::channel();
-        let task = tokio::spawn(run(Socket::open(target)?, interval, answered, stopped));
+        let reporter = reports.map(|queue| Reporter::new(queue, window_ns(interval)));
+        let task = tokio::spawn(run(Socket::open(target)?, interval, reporter, answered, stopped));
         let probe = Self { stop, task };
         match time::timeout(timeout, first_reply).await {
             Ok(Ok(())) => Ok(probe),
@@ -122,6 +139,7 @@ impl Probe {
 async fn run(
     socket: Socket,
     interval: Duration,
+    mut reporter: Option<Reporter>,
     answered: oneshot::Sender<()>,
     mut stop: oneshot::Receiver<Duration>,
 ) -> io::Result<ProbeReport> {
@@ -148,10 +166,16 @@ async fn run(
                 // Sending may fail while the guest is unreachable: that is what the probe measures.
                 let is_sent = socket.send(requests.next_sequence()).is_ok();
                 requests.made(now_ns, is_sent);
+                if let Some(reporter) = &mut reporter {
+                    reporter.report(&requests, now_ns);
+                }
             }
             received = socket.receive() => {
                 if let Some(reply) = received? {
                     replies.push(requests.received(reply, Now::read()?));
+                    if let Some(reporter) = &mut reporter {
+                        reporter.answered(&mut requests, reply.sequence);
+                    }
                     if let Some(answered) = answered.take() {
                         let _ = answered.send(());
                     }
@@ -186,6 +210,11 @@ impl Requests {
     /// Returns the sequence number of the next request.
     fn next_sequence(&self) -> u16 {
         self.made.len() as u16
+    }
+
+    /// Returns when the first request was made, in nanoseconds of the monotonic clock.
+    fn began_ns(&self) -> Option<u64> {
+        self.made.first().map(|request| request.made_ns)
     }
 
     /// Notes the next request, and whether it could be sent.
@@ -225,8 +254,7 @@ impl Requests {
         };
         let ([first, ..], Some(last)) = (counted, counted.last()) else { return Latencies::default() };
         let span_ns = last.made_ns - first.made_ns;
-        // Each window has at least one request.
-        let mut window_ns = WINDOW.max(interval * 2).as_nanos() as u64;
+        let mut window_ns = window_ns(interval);
         while span_ns / window_ns >= MOST_WINDOWS {
             window_ns *= 2;
         }
@@ -284,6 +312,12 @@ fn report(interval: Duration, requests: &Requests, replies_ns: &[u64], end: Prob
 const WINDOW: Duration = Duration::from_millis(50);
 /// The largest number of windows: more than three minutes with the usual width.
 const MOST_WINDOWS: u64 = 4_096;
+
+/// Returns the width of a window of a probe that requests at this interval, in nanoseconds. Each window has
+/// at least one request.
+fn window_ns(interval: Duration) -> u64 {
+    WINDOW.max(interval * 2).as_nanos() as u64
+}
 
 const ECHO_REQUEST: u8 = 8;
 const ECHO_REPLY: u8 = 0;

@@ -11,8 +11,8 @@ use super::{
     frames::FrameRelay,
     host::HostNetwork,
     isolate::{self, RUN_DIR},
-    probe::Probe,
-    streams::Streams,
+    probe::{Probe, progress},
+    streams::{Outbox, Streams},
     tcp_buffers::TcpBuffers,
     userfaultfd,
     wire::WireCounts,
@@ -20,7 +20,7 @@ use super::{
 use crate::{
     bounded::{CHANNEL_LINE_BYTES, read_line},
     host,
-    node::protocol::{self, Call, Facts, FromNode, Privilege, ProcessSpec, ToNode, Traffic},
+    node::protocol::{self, Call, Facts, FromNode, Privilege, ProbeProgress, ProcessSpec, ToNode, Traffic},
     process_tree,
 };
 use jiff::Timestamp;
@@ -148,7 +148,7 @@ struct Server {
     privilege: Privilege,
     /// The network of the node's host, unless that is the orchestrator's host too.
     host: Option<HostNetwork>,
-    out: mpsc::UnboundedSender<FromNode>,
+    out: Outbox,
     netlink: Netlink,
     tcp_buffers: TcpBuffers,
     /// The link emulators, by the name of the link's end in this node.
@@ -172,8 +172,7 @@ struct Server {
 
 impl Server {
     fn send(&self, message: FromNode) {
-        // The receiver is closed only when the node is about to exit.
-        let _ = self.out.send(message);
+        self.out.send(message);
     }
 
     fn next_number(&self) -> u64 {
@@ -310,14 +309,15 @@ impl Server {
             Call::Shape { interface, profile } => json(self.shape(&interface, &profile).await?),
             Call::TcpSent { port } => json(connections::sent_bytes(port)?),
             Call::Traffic { interface } => json(self.traffic(&interface).await?),
-            Call::StartProbe { target, interval_ns, timeout_ms } => {
+            Call::StartProbe { target, interval_ns, timeout_ms, reports } => {
                 let mut probe = self.probe.lock().await;
                 if probe.is_some() {
                     return Err("a probe is already running".into());
                 }
                 let (interval, timeout) =
                     (Duration::from_nanos(interval_ns), Duration::from_millis(timeout_ms));
-                *probe = Some(Probe::start(target, interval, timeout).await?);
+                let reports = reports.map(|number| self.pass_on_reports(number));
+                *probe = Some(Probe::start(target, interval, timeout, reports).await?);
                 json(())
             }
             Call::StopProbe { patience_ms } => {
@@ -327,6 +327,19 @@ impl Server {
                 json(probe.stop(Duration::from_millis(patience_ms)).await?)
             }
         }
+    }
+
+    /// Starts a task that sends what a probe reports while it runs. Returns the queue for the reports, which
+    /// is emptied no faster than they can be written.
+    fn pass_on_reports(&self, probe: u64) -> mpsc::Sender<ProbeProgress> {
+        let (queue, mut reports) = mpsc::channel(progress::QUEUE);
+        let out = self.out.clone();
+        tokio::spawn(async move {
+            while let Some(progress) = reports.recv().await {
+                out.send_in_turn(FromNode::Probed { probe, progress }).await;
+            }
+        });
+        queue
     }
 
     /// Starts a process. Returns its number.

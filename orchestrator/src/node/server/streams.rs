@@ -3,6 +3,9 @@
 //! A thread that reads from or writes to a connection without a working network may be blocked for hours, and
 //! cannot be cancelled. Nothing waits for these threads: they end with the process.
 //!
+//! Messages wait in a queue without a limit to be written. Those that nothing waits for, such as reports of a
+//! probe, are held back until the one before is written, so that they do not pile up in it.
+//!
 //! The reading thread answers keep-alives itself. So they tell whether the host and this process run, and not
 //! whether the node is busy.
 
@@ -23,7 +26,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time,
 };
 
@@ -33,12 +36,46 @@ const LAST_MESSAGE_LIMIT: Duration = Duration::from_millis(200);
 /// The connection to the orchestrator.
 pub(super) struct Streams {
     /// Takes the messages for the orchestrator.
-    pub(super) out: mpsc::UnboundedSender<FromNode>,
+    pub(super) out: Outbox,
     /// The messages from the orchestrator, without keep-alives. An error is the last one.
     pub(super) messages: mpsc::UnboundedReceiver<io::Result<ToNode>>,
     heard: Arc<Heard>,
     /// Closed when the last message has been written.
     written: oneshot::Receiver<()>,
+}
+
+/// The queue of messages for the orchestrator.
+#[derive(Clone)]
+pub(super) struct Outbox {
+    queue: mpsc::UnboundedSender<Outgoing>,
+    /// The place in the queue for a message that is held back.
+    place: Arc<Semaphore>,
+}
+
+/// A message in the queue, with its place if it was held back.
+struct Outgoing {
+    message: FromNode,
+    place: Option<OwnedSemaphorePermit>,
+}
+
+impl Outbox {
+    fn new() -> (Self, mpsc::UnboundedReceiver<Outgoing>) {
+        let (queue, outgoing) = mpsc::unbounded_channel();
+        (Self { queue, place: Arc::new(Semaphore::new(1)) }, outgoing)
+    }
+
+    /// Sends a message.
+    pub(super) fn send(&self, message: FromNode) {
+        // The receiver is closed only when the node is about to exit.
+        let _ = self.queue.send(Outgoing { message, place: None });
+    }
+
+    /// Sends a message once all messages that were sent in this way before are written.
+    pub(super) async fn send_in_turn(&self, message: FromNode) {
+        // The semaphore is never closed.
+        let place = Arc::clone(&self.place).acquire_owned().await.ok();
+        let _ = self.queue.send(Outgoing { message, place });
+    }
 }
 
 /// What has been heard from the orchestrator.
@@ -52,7 +89,7 @@ struct Heard {
 impl Streams {
     /// Begins to read from `input` and to write to `output`.
     pub(super) fn start(input: impl Read + Send + 'static, output: impl Write + Send + 'static) -> Self {
-        let (out, outgoing) = mpsc::unbounded_channel();
+        let (out, outgoing) = Outbox::new();
         let (incoming, messages) = mpsc::unbounded_channel();
         let (done, written) = oneshot::channel();
         let heard = Arc::new(Heard {
@@ -89,7 +126,7 @@ impl Streams {
     /// Sends the last message; what is sent later is dropped. Returns a future that waits for a moment until
     /// it is written.
     pub(super) fn end(self, reason: String) -> impl Future<Output = ()> {
-        let _ = self.out.send(FromNode::Ending { reason });
+        self.out.send(FromNode::Ending { reason });
         async move {
             let _ = time::timeout(LAST_MESSAGE_LIMIT, self.written).await;
         }
@@ -97,11 +134,7 @@ impl Streams {
 }
 
 /// Reads messages until the input ends, and answers keep-alives.
-fn read(
-    input: Counted<impl Read>,
-    messages: &mpsc::UnboundedSender<io::Result<ToNode>>,
-    answers: &mpsc::UnboundedSender<FromNode>,
-) {
+fn read(input: Counted<impl Read>, messages: &mpsc::UnboundedSender<io::Result<ToNode>>, answers: &Outbox) {
     let heard = Arc::clone(&input.heard);
     let (mut input, mut line) = (BufReader::new(input), Vec::new());
     loop {
@@ -113,7 +146,7 @@ fn read(
         if let Ok(ToNode::Alive { patience_ms }) = message {
             let patience = Duration::from_millis(patience_ms).clamp(LEAST_PATIENCE, MOST_PATIENCE);
             heard.patience_ms.store(patience.as_millis() as u64, Ordering::Relaxed);
-            let _ = answers.send(FromNode::Alive);
+            answers.send(FromNode::Alive);
             continue;
         }
         let failed = message.is_err();
@@ -124,12 +157,13 @@ fn read(
 }
 
 /// Writes messages up to the last one.
-fn write(mut output: impl Write, mut messages: mpsc::UnboundedReceiver<FromNode>) -> io::Result<()> {
-    while let Some(message) = messages.blocking_recv() {
+fn write(mut output: impl Write, mut messages: mpsc::UnboundedReceiver<Outgoing>) -> io::Result<()> {
+    while let Some(Outgoing { message, place }) = messages.blocking_recv() {
         let mut line = serde_json::to_vec(&message).unwrap_or_default();
         line.push(b'\n');
         output.write_all(&line)?;
         output.flush()?;
+        drop(place);
         if matches!(message, FromNode::Ending { .. }) {
             break;
         }
@@ -148,5 +182,54 @@ impl<R: Read> Read for Counted<R> {
         let count = self.input.read(buffer)?;
         self.heard.bytes.fetch_add(count as u64, Ordering::Relaxed);
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::protocol::ProbeProgress;
+    use std::{
+        pin::pin,
+        sync::mpsc::{Receiver, Sender, channel},
+    };
+
+    /// A connection that takes a message only once the test lets it, and then passes it on.
+    struct Gate {
+        open: Receiver<()>,
+        written: Sender<String>,
+    }
+
+    impl Write for Gate {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.open.recv().map_err(io::Error::other)?;
+            self.written.send(String::from_utf8_lossy(bytes).into_owned()).map_err(io::Error::other)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn reports_are_held_back_by_a_connection_that_takes_nothing_and_answers_are_not() {
+        let ((open, gate), (written, lines)) = (channel(), channel());
+        let streams = Streams::start(io::empty(), Gate { open: gate, written });
+        let report = |probe| FromNode::Probed {
+            probe,
+            progress: ProbeProgress { began_before_ns: 0, window_ns: 1, windows: Vec::new() },
+        };
+        streams.out.send_in_turn(report(1)).await;
+        let mut second = pin!(streams.out.send_in_turn(report(2)));
+        assert!(futures::poll!(second.as_mut()).is_pending(), "the first is not written yet");
+        streams.out.send(FromNode::Alive);
+        open.send(()).unwrap();
+        assert!(lines.recv().unwrap().contains(r#""probe":1"#));
+        second.await;
+        open.send(()).unwrap();
+        assert_eq!(lines.recv().unwrap(), "\"alive\"\n", "it has not waited for the second report");
+        open.send(()).unwrap();
+        assert!(lines.recv().unwrap().contains(r#""probe":2"#));
     }
 }
