@@ -3,6 +3,7 @@
 use super::{
     Error, account,
     follow::{self, FinishedMigration, MigrationSpec, Verdict},
+    live_probe::LiveProbe,
     load,
     network::Network,
     recorded,
@@ -107,7 +108,7 @@ pub async fn attempt(
     sink: &dyn Sink,
     interrupted: impl Future<Output = ()>,
 ) -> Record {
-    let mut attempt = Attempt { network, spec, builder, sink };
+    let mut attempt = Attempt { network, spec, builder, sink, live_probe: None };
     let interrupted = interrupted.shared();
     let result = tokio::select! {
         biased;
@@ -122,12 +123,14 @@ pub async fn attempt(
         interrupted.await;
         time::sleep(INTERRUPTED_LIMIT).await;
     };
+    let live_probe = attempt.live_probe.take();
     let shut_down = tokio::select! {
         biased;
         shut_down = torn_down => shut_down,
         // The run ends now, and its lab with everything in it.
         () = given_up => Ok(()),
     };
+    drop(live_probe);
     let tear_down_error = shut_down.err().map(Error::from);
     // An error during tear-down spoils a success only; any other outcome keeps its own reason.
     let (outcome, reason) = match (result, tear_down_error) {
@@ -151,6 +154,8 @@ struct Attempt<'a, N> {
     spec: AttemptSpec<'a>,
     builder: RecordBuilder,
     sink: &'a dyn Sink,
+    /// What viewers see of the probe, once it runs.
+    live_probe: Option<LiveProbe>,
 }
 
 type OutcomeAndReason = (Outcome, Option<String>);
@@ -247,8 +252,11 @@ impl<N: Network> Attempt<'_, N> {
         let source = driver.control_port(End::Source)?;
         let probing = async {
             match probe_interval(settings) {
-                Some(interval) => Ok::<_, Error>(self.network.start_probe(interval, PROBE_LIMIT).await?),
-                None => Ok(()),
+                Some(interval) => {
+                    let reports = self.network.start_probe(interval, PROBE_LIMIT).await?;
+                    Ok::<_, Error>(Some(LiveProbe::start(self.spec.folder, reports)))
+                }
+                None => Ok(None),
             }
         };
         let settled = async {
@@ -262,7 +270,8 @@ impl<N: Network> Attempt<'_, N> {
             source.request("send telemetry less often", usual, SIGN_OF_LIFE_LIMIT).await?;
             Ok(rate)
         };
-        let ((), rate) = tokio::try_join!(probing, settled)?;
+        let (live_probe, rate) = tokio::try_join!(probing, settled)?;
+        self.live_probe = live_probe;
         if settings.migrate.stops_early() {
             let long = |telemetry: &[TelemetrySample]| {
                 let (first, last) = (telemetry.first()?, telemetry.last()?);
@@ -284,9 +293,14 @@ impl<N: Network> Attempt<'_, N> {
         let wire_before = self.network.traffic().await?;
         let storage_before = self.network.storage_traffic().await?;
         let cpu_before = driver.cpu_times().await?;
+        let started = Instant::now();
+        if let Some(live_probe) = &mut self.live_probe {
+            live_probe.migration_started(started);
+        }
         let spec = MigrationSpec {
             steps: &settings.steps(),
             cycle: settings.cycle(),
+            started,
             timeout: settings.migrate.timeout,
             recovery: settings.migrate.recovery(),
             samples_file: &self.spec.folder.join(SAMPLES),

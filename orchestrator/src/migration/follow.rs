@@ -169,6 +169,8 @@ pub struct MigrationSpec<'a> {
     pub steps: &'a [Step],
     /// From when on they repeat; nothing if they do not.
     pub cycle: Option<Cycle>,
+    /// When the migrate command is sent: now.
+    pub started: Instant,
     /// The deadline, counted from the migrate command.
     pub timeout: Span,
     /// How long a recovery in post-copy may take, at most until the deadline. With 0 there is none.
@@ -261,9 +263,8 @@ pub async fn migrate(
     actuator: &impl Actuator,
     sink: &dyn Sink,
 ) -> Result<FinishedMigration, Error> {
-    let MigrationSpec { steps, cycle, timeout, recovery, samples_file } = *spec;
+    let MigrationSpec { steps, cycle, started, timeout, recovery, samples_file } = *spec;
     let period_ms = cycle.map_or(0.0, |cycle| cycle.period.as_millis_f64());
-    let started = Instant::now();
     let deadline = started + Duration::from(timeout);
     let mut log = SampleLog::create(samples_file, sink)?;
     let mut events = time::timeout_at(deadline + PATIENCE, driver.begin())

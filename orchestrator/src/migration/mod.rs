@@ -13,8 +13,9 @@
 //! and no lab: a [`Driver`](crate::driver::Driver) migrates the guest, over a [`Network`](network::Network).
 //! [`follow`] samples the migration, asks its mode for decisions and carries them out, and bounds every
 //! state; [`recovery`] bounds that from a failure of the link in post-copy. [`timeline`] applies the changes
-//! that are scheduled during the migration. [`load`] computes dirty rates from the stressor's telemetry, and
-//! `account` enters the results into the record.
+//! that are scheduled during the migration. [`load`] computes dirty rates from the stressor's telemetry,
+//! `live_probe` writes what the probe sees for viewers of the run, and `account` enters the results into the
+//! record.
 
 use crate::{
     driver::{self, control_port},
@@ -27,6 +28,7 @@ use units::Span;
 mod account;
 pub mod attempt;
 pub mod follow;
+mod live_probe;
 pub mod load;
 pub mod network;
 mod recorded;

@@ -4,10 +4,15 @@
 use crate::{
     lab::{Link, topology::GUEST_ADDRESS},
     measure::link::{LinkSetting, StorageSetting},
-    node::{NodeError, protocol::Traffic, server::probe},
+    node::{
+        NodeError,
+        protocol::{ProbeProgress, Traffic},
+        server::probe,
+    },
 };
 use netem::Profile;
 use std::time::Duration;
+use tokio::sync::mpsc;
 
 /// The migration link, and the network on which a client probes the guest.
 #[expect(async_fn_in_trait, reason = "the whole program runs on one thread, so no future has to be `Send`")]
@@ -23,8 +28,12 @@ pub trait Network {
     /// the destination.
     async fn storage_traffic(&self) -> Result<Option<[u64; 2]>, NodeError>;
     /// Waits at most `patience` for the guest to answer a first probe, then keeps probing it at this
-    /// interval.
-    async fn start_probe(&self, interval: Duration, patience: Duration) -> Result<(), NodeError>;
+    /// interval. Returns what the probe reports while it runs.
+    async fn start_probe(
+        &self,
+        interval: Duration,
+        patience: Duration,
+    ) -> Result<mpsc::Receiver<ProbeProgress>, NodeError>;
     /// Stops the probe when the guest answers it once more, or after `patience` without an answer, and
     /// returns its report. Fails if no probe runs.
     async fn stop_probe(&self, patience: Duration) -> Result<probe::ProbeReport, NodeError>;
@@ -52,8 +61,12 @@ impl Network for Link<'_> {
         Ok(Some(branches.map(|branch| branch.from_controller + branch.to_controller)))
     }
 
-    async fn start_probe(&self, interval: Duration, patience: Duration) -> Result<(), NodeError> {
-        self.lab().controller.start_probe(GUEST_ADDRESS.0, interval, patience).await
+    async fn start_probe(
+        &self,
+        interval: Duration,
+        patience: Duration,
+    ) -> Result<mpsc::Receiver<ProbeProgress>, NodeError> {
+        self.lab().controller.start_reporting_probe(GUEST_ADDRESS.0, interval, patience).await
     }
 
     async fn stop_probe(&self, patience: Duration) -> Result<probe::ProbeReport, NodeError> {

@@ -5,11 +5,12 @@ use crate::{
     driver::control_port::TelemetrySample,
     measure::End,
     node::{
+        protocol::ProgressWindow,
         round_trip,
         server::probe::{self, Latencies},
     },
     results::{
-        client::ProbeWindow,
+        client::{LiveWindow, ProbeWindow},
         record::{
             BadPage, DiskVerification, LinkLateness, MemoryArea, Probe, RoundTrip, RoundTrips, Verification,
             round_micros,
@@ -149,6 +150,24 @@ pub(super) fn probe_windows(
         longest_round_trip_ms: window.longest_ns.map(|ns| round_micros(millis(ns))),
     });
     windows.collect()
+}
+
+/// Returns what has happened so far in a window of the probe. The windows have this width, and the first of
+/// them began at `began_ms`.
+pub(super) fn live_window(window: &ProgressWindow, began_ms: f64, window_ns: u64) -> LiveWindow {
+    let millis = |ns: u64| ns as f64 / 1e6;
+    let round_trip = |ns: Option<u64>| ns.map(|ns| round_micros(millis(ns)));
+    let ProgressWindow { number, requests, unanswered, longest_ns, median_ns } = *window;
+    LiveWindow {
+        window: ProbeWindow {
+            at_ms: round_micros(began_ms + number as f64 * millis(window_ns)),
+            duration_ms: millis(window_ns),
+            requests,
+            unanswered,
+            longest_round_trip_ms: round_trip(longest_ns),
+        },
+        median_round_trip_ms: round_trip(median_ns),
+    }
 }
 
 #[cfg(test)]

@@ -20,11 +20,15 @@ use crate::{
         samples::{MemoryProgress, Sample},
     },
     mode::{Action, Decision, Policy, Progress},
-    node::{NodeError, protocol::Traffic, server::probe},
+    node::{
+        NodeError,
+        protocol::{ProbeProgress, ProgressWindow, Traffic},
+        server::probe,
+    },
     outcome::Outcome,
     results::{
         builder::RecordBuilder,
-        client::ProbeWindow,
+        client::{LiveWindow, ProbeWindow},
         record::{Phase, Record},
         telemetry::GuestReport,
     },
@@ -33,11 +37,14 @@ use netem::{Profile, userspace::Lateness};
 use std::{
     cell::{Cell as Flag, RefCell},
     fs,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 use stressor::workload::Rate;
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::{self, Instant},
+};
 use units::{ByteRate, Span};
 
 /// An action to take when an attempt enters a phase.
@@ -49,12 +56,20 @@ struct Setup {
     script: Script,
     network_fault: Option<NetworkFault>,
     open_gap: Option<Duration>,
+    /// The number of windows after which the probe falls silent. Each is reported at its end.
+    reported_windows: u64,
 }
 
 impl Setup {
     /// Returns the set-up of a guest that dirties 16 MB/s and migrates within two seconds.
     fn new() -> Self {
-        Self { settings: "", script: Script::default(), network_fault: None, open_gap: None }
+        Self {
+            settings: "",
+            script: Script::default(),
+            network_fault: None,
+            open_gap: None,
+            reported_windows: 0,
+        }
     }
 
     /// Returns the same set-up with a fault of the driver or the guest.
@@ -110,6 +125,7 @@ impl Setup {
         let sink = PhaseHook { at, hook: hook(handles) };
         let mut network = MockNetwork::new(&shared, self.network_fault);
         network.open_gap = self.open_gap;
+        network.reported_windows = self.reported_windows;
         let spec = AttemptSpec { cell: &cell, number: 1, folder: folder.path() };
         let record =
             attempt(driver, &network, spec, RecordBuilder::start(), &sink, interrupt.notified()).await;
@@ -117,6 +133,7 @@ impl Setup {
         let samples = samples.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert!(shared.is_shut_down(), "the driver must be shut down");
         assert!(!network.probing.get(), "the probe must be stopped");
+        assert!(!folder.path().join("probe-live.jsonl").exists(), "the attempt is not in progress any more");
         let reports = fs::read_to_string(folder.path().join("telemetry.jsonl")).unwrap_or_default();
         let reports = reports.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let windows = fs::read_to_string(folder.path().join("probe.jsonl")).unwrap_or_default();
@@ -181,6 +198,7 @@ struct MockNetwork {
     probing: Flag<bool>,
     /// How long the guest has not answered when the probe ends without a last reply.
     open_gap: Option<Duration>,
+    reported_windows: u64,
 }
 
 impl MockNetwork {
@@ -191,6 +209,7 @@ impl MockNetwork {
             links: RefCell::default(),
             probing: Flag::default(),
             open_gap: None,
+            reported_windows: 0,
         }
     }
 
@@ -220,10 +239,38 @@ impl Network for MockNetwork {
         Ok(None)
     }
 
-    async fn start_probe(&self, _: Duration, _: Duration) -> Result<(), NodeError> {
+    async fn start_probe(
+        &self,
+        _: Duration,
+        _: Duration,
+    ) -> Result<mpsc::Receiver<ProbeProgress>, NodeError> {
         self.inject(NetworkFault::Probe)?;
         self.probing.set(true);
-        Ok(())
+        let (queue, reports) = mpsc::channel(1);
+        let count = self.reported_windows;
+        tokio::spawn(async move {
+            for number in 0..count {
+                time::sleep(Duration::from_millis(50)).await;
+                // The reply to the last request of each window is lost.
+                let window = ProgressWindow {
+                    number,
+                    requests: 5,
+                    unanswered: 1,
+                    longest_ns: Some(700_000),
+                    median_ns: Some(300_000),
+                };
+                // Two windows cannot be.
+                let none = ProgressWindow { requests: 0, ..window };
+                let more = ProgressWindow { unanswered: 6, ..window };
+                let windows = vec![none, window, more];
+                let began_before_ns = (number + 1) * 50_000_000;
+                let report = ProbeProgress { began_before_ns, window_ns: 50_000_000, windows };
+                if queue.send(report).await.is_err() {
+                    break;
+                }
+            }
+        });
+        Ok(reports)
     }
 
     async fn stop_probe(&self, _: Duration) -> Result<probe::ProbeReport, NodeError> {
@@ -337,6 +384,60 @@ async fn what_the_probe_saw_is_written_to_a_file() {
     let span_ms = windows[39].at_ms - windows[0].at_ms;
     assert!(windows[0].at_ms > 60.0 && (span_ms - 1_950.0).abs() < 0.01, "{windows:?}");
     assert!(windows.iter().all(|window| window.longest_round_trip_ms == Some(0.3)));
+}
+
+/// Makes an attempt whose probe reports this number of windows while it runs. Returns its windows in the file
+/// for viewers when the attempt enters a phase, and what it left behind.
+async fn live_windows(reported_windows: u64, at: Phase) -> (Vec<LiveWindow>, AttemptResult) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("probe-live.jsonl");
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let found = Arc::clone(&seen);
+    let look = move || {
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        *found.lock().unwrap() = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    };
+    let result = Setup { reported_windows, ..Setup::new() }.run_in(&folder, at, |_| Box::new(look)).await;
+    let windows = std::mem::take(&mut *seen.lock().unwrap());
+    (windows, result)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_probe_sees_is_in_a_file_while_the_attempt_is_in_progress() {
+    let (windows, result) = live_windows(1_000, Phase::Observe).await;
+    // The migration takes 2060 ms.
+    assert!((40..=42).contains(&windows.len()), "{}", windows.len());
+    for (number, live) in windows.iter().enumerate() {
+        let window = live.window;
+        // On the clock of the migration, and without a break.
+        let expected = windows[0].window.at_ms + 50.0 * number as f64;
+        assert!((window.at_ms - expected).abs() < 0.002, "{live:?}");
+        assert!((window.duration_ms - 50.0).abs() < 0.002, "{live:?}");
+        assert_eq!((window.requests, window.unanswered), (5, 1));
+        assert_eq!((window.longest_round_trip_ms, live.median_round_trip_ms), (Some(0.7), Some(0.3)));
+    }
+    assert!((-50.0..=50.0).contains(&windows[0].window.at_ms), "{:?}", windows[0]);
+    assert_eq!(result.outcome(), (Outcome::Converged, ""));
+    // What is kept is the report at the end.
+    assert_eq!(result.windows.len(), 40);
+    assert!(result.windows.iter().all(|window| window.longest_round_trip_ms == Some(0.3)));
+    assert_eq!(result.record.measured.probe.as_ref().unwrap().sent, 300);
+
+    let (windows, result) = live_windows(1_000, Phase::Migrate).await;
+    assert!(windows.is_empty(), "it begins with the migration");
+    assert_eq!(result.windows.len(), 40);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_falls_silent_adds_no_windows() {
+    // It does so in the migration of 2060 ms.
+    let (windows, result) = live_windows(30, Phase::TearDown).await;
+    assert!((1..30).contains(&windows.len()), "{}", windows.len());
+    assert_eq!(result.outcome(), (Outcome::Converged, ""));
+    assert_eq!(result.windows.len(), 40);
+    // One of an older version reports nothing while it runs.
+    let (windows, result) = live_windows(0, Phase::TearDown).await;
+    assert!(windows.is_empty() && result.windows.len() == 40);
 }
 
 #[tokio::test(start_paused = true)]
@@ -984,7 +1085,8 @@ async fn follow_with(policy: &mut dyn Policy, active: Option<Duration>) -> (Verd
     let folder = tempfile::tempdir().unwrap();
     let samples_file = &folder.path().join("samples.jsonl");
     let timeout = Span::from_secs(60);
-    let spec = MigrationSpec { steps: &[], cycle: None, timeout, recovery: timeout, samples_file };
+    let started = Instant::now();
+    let spec = MigrationSpec { steps: &[], cycle: None, started, timeout, recovery: timeout, samples_file };
     let network = MockNetwork::new(&shared, None);
     let actuator = LinkAndGuest { network: &network, driver: &driver };
     let finished = follow::migrate(&driver, policy, &spec, &actuator, &FanOut::default()).await.unwrap();

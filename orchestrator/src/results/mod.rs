@@ -8,7 +8,7 @@
 //! summary.csv         a summary with one row per attempt, written when the run ends
 //! report.html         the report as a page for a browser, written when the run ends
 //! attempts/CELL.N/    samples.jsonl, telemetry.jsonl, probe.jsonl, source.log and destination.log of each
-//!                     attempt (and boot.log)
+//!                     attempt (and boot.log); probe-live.jsonl of the attempt in progress
 //! ```
 //!
 //! - [`record`] and [`environment`] define what is written: plain data in a versioned [`format`](mod@format).

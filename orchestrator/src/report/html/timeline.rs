@@ -109,7 +109,11 @@ impl Curves {
 
     /// Reads the samples of an attempt that has no record yet.
     pub(super) fn in_progress(folder: &Path, cell: &str, attempt: u32) -> Self {
-        Self::new(Sources::read(folder, cell, attempt), &Measured::default(), None)
+        let mut sources = Sources::read(folder, cell, attempt);
+        if sources.windows.is_empty() {
+            sources.windows = known(client::read_live(folder, cell, attempt), &mut sources.problem);
+        }
+        Self::new(sources, &Measured::default(), None)
     }
 
     fn new(sources: Sources, measured: &Measured, link: Option<Curve>) -> Self {

@@ -1,0 +1,94 @@
+//! What the probe sees while its attempt is in progress, written to a file for viewers.
+//!
+//! The file begins with the migration and is gone when the attempt has ended; `probe.jsonl` then has what the
+//! probe saw in all. Nothing here can make an attempt fail: a file that cannot be written ends early.
+
+use super::recorded;
+use crate::{
+    node::protocol::ProbeProgress,
+    results::client::{LIVE_PROBE, LiveWindow},
+};
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::Instant,
+};
+
+/// The file of a probe that runs. It is removed when this is dropped.
+pub(super) struct LiveProbe {
+    path: PathBuf,
+    started: Option<oneshot::Sender<Instant>>,
+    task: JoinHandle<io::Result<()>>,
+}
+
+impl LiveProbe {
+    /// Begins to read what the probe reports, for a file in the attempt's folder.
+    pub(super) fn start(folder: &Path, reports: mpsc::Receiver<ProbeProgress>) -> Self {
+        let path = folder.join(LIVE_PROBE);
+        let (started, migration) = oneshot::channel();
+        let task = tokio::spawn(write(path.clone(), reports, migration));
+        Self { path, started: Some(started), task }
+    }
+
+    /// Begins the file: its times count from this moment.
+    pub(super) fn migration_started(&mut self, at: Instant) {
+        let _ = self.started.take().map(|started| started.send(at));
+    }
+}
+
+impl Drop for LiveProbe {
+    fn drop(&mut self) {
+        self.task.abort();
+        // There is none if the migration has not started.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Writes reports to a file from the migration on, until they end.
+async fn write(
+    path: PathBuf,
+    mut reports: mpsc::Receiver<ProbeProgress>,
+    mut migration: oneshot::Receiver<Instant>,
+) -> io::Result<()> {
+    let epoch = Instant::now();
+    let mut first = None;
+    let started = loop {
+        tokio::select! {
+            started = &mut migration => match started {
+                Ok(started) => break started,
+                Err(_never) => return Ok(()),
+            },
+            Some(progress) = reports.recv() => {
+                first.get_or_insert_with(|| began_ms(&progress, epoch));
+            }
+        }
+    };
+    let started_ms = millis_between(epoch, started);
+    let mut file = File::create(path)?;
+    while let Some(progress) = reports.recv().await {
+        // By the first report only: a window that is reported again has the same time.
+        let began_ms = *first.get_or_insert_with(|| began_ms(&progress, epoch)) - started_ms;
+        let window = |window| recorded::live_window(window, began_ms, progress.window_ns);
+        let mut lines = Vec::new();
+        for window in progress.windows.iter().map(window).filter(LiveWindow::is_consistent) {
+            serde_json::to_writer(&mut lines, &window)?;
+            lines.push(b'\n');
+        }
+        file.write_all(&lines)?;
+    }
+    Ok(())
+}
+
+/// Returns when the probe began that reports this now, in milliseconds since `epoch`.
+fn began_ms(progress: &ProbeProgress, epoch: Instant) -> f64 {
+    millis_between(epoch, Instant::now()) - progress.began_before_ns as f64 / 1e6
+}
+
+fn millis_between(earlier: Instant, later: Instant) -> f64 {
+    later.duration_since(earlier).as_secs_f64() * 1e3
+}
