@@ -1,13 +1,15 @@
 //! Follows a run through its results folder.
 //!
-//! The attempt in progress is the one whose folder was begun after the last record was written. Its samples
-//! are read as they are appended to their file.
+//! The attempt in progress is the one whose folder was begun after the last record was written. Its samples,
+//! and what its probe sees, are read as they are appended to their files.
 
 use super::hub::{Hub, Point, point};
-use crate::{
-    measure::samples::Sample,
-    results::{samples::SAMPLES, store},
+use crate::results::{
+    client::{LIVE_PROBE, LiveWindow},
+    samples::SAMPLES,
+    store,
 };
+use serde::de::DeserializeOwned;
 use std::{
     fs::{self, File, Metadata},
     io::{self, Read},
@@ -18,7 +20,7 @@ use std::{
 
 /// How often the folder is looked at while somebody watches. A page shows a sample at most this much later.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// The largest part of the samples that is read at once, in bytes.
+/// The largest part of a file that is read at once, in bytes. A longer line is left out.
 const MOST_READ: u64 = 4 << 20;
 
 /// Follows the folder and tells the hub, for ever.
@@ -60,7 +62,14 @@ struct FollowedAttempt {
     path: PathBuf,
     /// The number of its folder's inode. An attempt that is made again has another folder of the same name.
     inode: u64,
-    samples: Option<File>,
+    samples: GrowingFile,
+    windows: GrowingFile,
+}
+
+/// A file that gets longer line by line, if it exists.
+struct GrowingFile {
+    path: PathBuf,
+    file: Option<File>,
     /// The beginning of a line that is not complete yet.
     rest: Vec<u8>,
 }
@@ -73,8 +82,16 @@ impl Follower {
     /// Looks at the folder once.
     pub(super) fn look(&mut self, hub: &Hub) {
         // The last samples of an attempt come before its record.
-        if let Some(points) = self.attempt.as_mut().map(FollowedAttempt::read).filter(|p| !p.is_empty()) {
-            hub.add(points);
+        if let Some(attempt) = &mut self.attempt {
+            let points: Vec<Point> = attempt.samples.read().iter().filter_map(point).collect();
+            if !points.is_empty() {
+                hub.add(points);
+            }
+            let mut windows = attempt.windows.read();
+            windows.retain(LiveWindow::is_consistent);
+            if !windows.is_empty() {
+                hub.add_windows(windows);
+            }
         }
         let version = version(&self.folder);
         if version != self.version {
@@ -93,10 +110,10 @@ impl Follower {
                 let name = found.as_ref().and_then(|(path, _)| path.file_name());
                 hub.set_attempt(name.map(|name| readable(&name.to_string_lossy())));
                 self.attempt = found.map(|(path, inode)| FollowedAttempt {
+                    samples: GrowingFile::new(path.join(SAMPLES)),
+                    windows: GrowingFile::new(path.join(LIVE_PROBE)),
                     path,
                     inode,
-                    samples: None,
-                    rest: Vec::new(),
                 });
             }
         }
@@ -115,32 +132,39 @@ fn readable(name: &str) -> String {
     name.rsplit_once('.').map_or_else(|| name.to_owned(), |(cell, attempt)| format!("{cell} #{attempt}"))
 }
 
-impl FollowedAttempt {
-    /// Returns the samples since the last call. Lines that are not samples are left out.
-    fn read(&mut self) -> Vec<Point> {
-        let mut points = Vec::new();
-        if self.read_lines(&mut points).is_err() {
-            // The next look tries again, from the beginning of the line.
-            self.rest.clear();
-        }
-        points
+impl GrowingFile {
+    fn new(path: PathBuf) -> Self {
+        Self { path, file: None, rest: Vec::new() }
     }
 
-    fn read_lines(&mut self, points: &mut Vec<Point>) -> io::Result<()> {
-        if self.samples.is_none() {
-            match File::open(self.path.join(SAMPLES)) {
-                Ok(file) => self.samples = Some(file),
+    /// Returns the values that were written since the last call, one per line. Other lines are left out.
+    fn read<T: DeserializeOwned>(&mut self) -> Vec<T> {
+        self.read_lines().unwrap_or_else(|_| {
+            // The next look tries again, from the beginning of the line.
+            self.rest.clear();
+            Vec::new()
+        })
+    }
+
+    fn read_lines<T: DeserializeOwned>(&mut self) -> io::Result<Vec<T>> {
+        if self.file.is_none() {
+            match File::open(&self.path) {
+                Ok(file) => self.file = Some(file),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
         }
-        let Some(file) = &mut self.samples else { return Ok(()) };
+        let Some(file) = &mut self.file else { return Ok(Vec::new()) };
         file.take(MOST_READ).read_to_end(&mut self.rest)?;
-        let Some(end) = self.rest.iter().rposition(|byte| *byte == b'\n') else { return Ok(()) };
+        let Some(end) = self.rest.iter().rposition(|byte| *byte == b'\n') else {
+            if self.rest.len() as u64 >= MOST_READ {
+                self.rest.clear();
+            }
+            return Ok(Vec::new());
+        };
         let lines: Vec<u8> = self.rest.drain(..=end).collect();
-        let samples = lines.split(|byte| *byte == b'\n');
-        points.extend(samples.filter_map(|line| point(&serde_json::from_slice::<Sample>(line).ok()?)));
-        Ok(())
+        let lines = lines.split(|byte| *byte == b'\n');
+        Ok(lines.filter_map(|line| serde_json::from_slice(line).ok()).collect())
     }
 }
 
@@ -191,6 +215,22 @@ mod tests {
         samples.write_all(format!("{}\nnonsense\n{LINE}\n", &LINE[cut..]).as_bytes()).unwrap();
         let point = [50.0, 9.0, 7.0, 1.5, 3.0, 0.0, 1.0];
         assert_eq!(news(&hub), [News::Samples { points: vec![point; 2] }]);
+
+        // What the probe sees, among lines that are none of its own: without a request, with more losses than
+        // requests, out of range, of another kind, and cut off.
+        let window = r#"{"at_ms":-7.5,"duration_ms":50.0,"requests":5,"unanswered":5,"a newer field":[{}]}"#;
+        let none = window.replace("5,\"unanswered\":5", "0,\"unanswered\":0");
+        let more = window.replace("\"unanswered\":5", "\"unanswered\":6");
+        let huge = window.replace("-7.5", "1e999");
+        let mut windows = File::create(attempts.join("a.1").join(LIVE_PROBE)).unwrap();
+        let text = format!("{none}\n{more}\n{huge}\n{LINE}\n\0\n{window}\n{}", &window[..30]);
+        windows.write_all(text.as_bytes()).unwrap();
+        let lost = [Some(-7.5), Some(50.0), Some(5.0), Some(5.0), None, None];
+        assert_eq!(news(&hub), [News::Client { windows: vec![lost] }]);
+        windows.write_all(&window.as_bytes()[30..]).unwrap();
+        assert_eq!(news(&hub), []);
+        windows.write_all(b"\n").unwrap();
+        assert_eq!(news(&hub), [News::Client { windows: vec![lost] }]);
 
         write(&folder.path().join(store::CELLS), "{}\n", 20);
         assert_eq!(news(&hub), [News::Attempt { name: None }]);

@@ -1,6 +1,9 @@
 //! What viewers have to know, and what each of them already does.
 
-use crate::measure::samples::Sample;
+use crate::{
+    measure::samples::Sample,
+    results::client::{self, LiveWindow},
+};
 use serde::Serialize;
 use std::{
     path::{Path, PathBuf},
@@ -8,8 +11,9 @@ use std::{
 };
 use tokio::sync::{Notify, watch};
 
-/// The largest number of samples that are kept of the attempt in progress: a quarter of an hour at 20 per
-/// second. After that, every other one is dropped.
+/// The largest number of samples that are kept of the attempt in progress, and of windows of its probe: a
+/// quarter of an hour at 20 per second. After that, every other sample is dropped, and neighboring windows
+/// are merged.
 const MOST_SAMPLES: usize = 20_000;
 
 /// A sample as the page draws it: time in milliseconds, memory left and sent in bytes, sending rate in 10^6
@@ -28,6 +32,23 @@ pub(super) fn point(sample: &Sample) -> Option<Point> {
         sample.throttle_percent as f64,
         memory.pass as f64,
     ])
+}
+
+/// A window of the client's probe as the page draws it: when it began and its width in milliseconds, the
+/// number of requests and of those without a reply, and the longest and the median round trip in
+/// milliseconds, which are null if there was no reply.
+pub(super) type ClientWindow = [Option<f64>; 6];
+
+fn client_window(live: &LiveWindow) -> ClientWindow {
+    let window = live.window;
+    [
+        Some(window.at_ms),
+        Some(window.duration_ms),
+        Some(window.requests as f64),
+        Some(window.unanswered as f64),
+        window.longest_round_trip_ms,
+        live.median_round_trip_ms,
+    ]
 }
 
 /// The state of a run, for all viewers.
@@ -57,6 +78,8 @@ struct State {
 struct Attempt {
     name: String,
     points: Vec<Point>,
+    /// What the client's probe saw. A later window replaces an earlier one with the same time.
+    windows: Vec<LiveWindow>,
 }
 
 /// What is new for a viewer.
@@ -69,6 +92,8 @@ pub(super) enum News {
     Attempt { name: Option<String> },
     /// Further samples of the attempt in progress.
     Samples { points: Vec<Point> },
+    /// Further windows of its client's probe. One with the time of an earlier one replaces it.
+    Client { windows: Vec<ClientWindow> },
     /// The run has ended, and nothing will change any more.
     End,
 }
@@ -77,8 +102,8 @@ pub(super) enum News {
 #[derive(Debug, Default)]
 pub(super) struct Known {
     version: String,
-    /// The generation, and the number of its samples.
-    samples: Option<(u64, usize)>,
+    /// The generation, and the numbers of its samples and windows.
+    attempt: Option<(u64, usize, usize)>,
     has_ended: bool,
 }
 
@@ -115,7 +140,7 @@ impl Hub {
     pub(super) fn set_attempt(&self, name: Option<String>) {
         self.change(|state| {
             state.generation += 1;
-            state.attempt = name.map(|name| Attempt { name, points: Vec::new() });
+            state.attempt = name.map(|name| Attempt { name, points: Vec::new(), windows: Vec::new() });
         });
     }
 
@@ -130,6 +155,20 @@ impl Hub {
                     index += 1;
                     index % 2 == 0
                 });
+                state.generation += 1;
+            }
+        });
+    }
+
+    /// Adds windows of the client's probe in the attempt in progress.
+    pub(super) fn add_windows(&self, windows: Vec<LiveWindow>) {
+        self.change(|state| {
+            let Some(attempt) = &mut state.attempt else { return };
+            attempt.windows.extend(windows);
+            if attempt.windows.len() > MOST_SAMPLES {
+                let windows = client::latest(std::mem::take(&mut attempt.windows));
+                let merge = |pair: &[LiveWindow]| pair.iter().copied().reduce(LiveWindow::merge);
+                attempt.windows = windows.chunks(2).filter_map(merge).collect();
                 state.generation += 1;
             }
         });
@@ -176,16 +215,21 @@ impl Hub {
             known.version.clone_from(&state.version);
             news.push(News::Page { version: state.version.clone() });
         }
-        let points = state.attempt.as_ref().map_or(&[][..], |attempt| &attempt.points);
-        let seen = known.samples.filter(|(generation, _)| *generation == state.generation);
+        let attempt = state.attempt.as_ref();
+        let points = attempt.map_or(&[][..], |attempt| &attempt.points);
+        let windows = attempt.map_or(&[][..], |attempt| &attempt.windows);
+        let seen = known.attempt.filter(|(generation, ..)| *generation == state.generation);
         if seen.is_none() {
-            news.push(News::Attempt { name: state.attempt.as_ref().map(|attempt| attempt.name.clone()) });
+            news.push(News::Attempt { name: attempt.map(|attempt| attempt.name.clone()) });
         }
-        let unseen = &points[seen.map_or(0, |(_, count)| count)..];
-        if !unseen.is_empty() {
-            news.push(News::Samples { points: unseen.to_vec() });
+        let (_, seen_points, seen_windows) = seen.unwrap_or_default();
+        if points.len() > seen_points {
+            news.push(News::Samples { points: points[seen_points..].to_vec() });
         }
-        known.samples = Some((state.generation, points.len()));
+        if windows.len() > seen_windows {
+            news.push(News::Client { windows: windows[seen_windows..].iter().map(client_window).collect() });
+        }
+        known.attempt = Some((state.generation, points.len(), windows.len()));
         if state.has_ended && !known.has_ended {
             known.has_ended = true;
             news.push(News::End);
@@ -197,6 +241,7 @@ impl Hub {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::results::client::ProbeWindow;
 
     fn points(times: impl Iterator<Item = usize>) -> Vec<Point> {
         times.map(|ms| [ms as f64, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]).collect()
@@ -245,5 +290,56 @@ mod tests {
         let News::Samples { points } = &news[1] else { panic!("{news:?}") };
         assert_eq!(points.len(), MOST_SAMPLES / 2 + 1);
         assert_eq!(points.last().unwrap()[0] as usize, MOST_SAMPLES + 1);
+    }
+
+    fn window(number: usize, unanswered: u64, longest_round_trip_ms: Option<f64>) -> LiveWindow {
+        LiveWindow {
+            window: ProbeWindow {
+                at_ms: 50.0 * number as f64,
+                duration_ms: 50.0,
+                requests: 5,
+                unanswered,
+                longest_round_trip_ms,
+            },
+            median_round_trip_ms: longest_round_trip_ms.map(|ms| ms / 2.0),
+        }
+    }
+
+    #[test]
+    fn a_viewer_gets_the_windows_of_the_probe_with_null_for_no_reply() {
+        let hub = Hub::new(Path::new("run"));
+        let mut viewer = Known::default();
+        hub.add_windows(vec![window(0, 0, Some(1.0))]);
+        hub.set_attempt(Some("a".into()));
+        hub.add_windows(vec![window(0, 1, Some(2.0)), window(1, 5, None)]);
+        let news = hub.news(&mut viewer);
+        assert_eq!(news[0], begun("a"), "nothing is kept without an attempt");
+        let json = serde_json::to_string(&news[1]).unwrap();
+        let windows = "[[0.0,50.0,5.0,1.0,2.0,1.0],[50.0,50.0,5.0,5.0,null,null]]";
+        assert_eq!(json, format!(r#"{{"kind":"client","windows":{windows}}}"#));
+        hub.add_windows(vec![window(1, 4, Some(40.0))]);
+        let News::Client { windows } = &hub.news(&mut viewer)[0] else { panic!("no windows") };
+        assert_eq!(windows.len(), 1);
+        hub.set_attempt(None);
+        assert_eq!(hub.news(&mut viewer), [News::Attempt { name: None }]);
+    }
+
+    #[test]
+    fn windows_of_an_endless_attempt_are_merged_and_keep_peaks_and_losses() {
+        let hub = Hub::new(Path::new("run"));
+        hub.set_attempt(Some("a".into()));
+        let mut windows: Vec<LiveWindow> = (0..MOST_SAMPLES).map(|n| window(n, 0, Some(1.0))).collect();
+        windows[101] = window(101, 2, Some(700.0));
+        windows[104..107].copy_from_slice(&[104, 105, 106].map(|number| window(number, 5, None)));
+        // It has been answered meanwhile.
+        windows.push(window(104, 4, Some(9.0)));
+        hub.add_windows(windows);
+        let news = hub.news(&mut Known::default());
+        let News::Client { windows } = &news[1] else { panic!("{news:?}") };
+        assert_eq!(windows.len(), MOST_SAMPLES / 2);
+        let shown = |at: usize| serde_json::to_string(&windows[at]).unwrap();
+        assert_eq!(shown(50), "[5000.0,100.0,10.0,2.0,700.0,350.0]");
+        assert_eq!(shown(52), "[5200.0,100.0,10.0,9.0,9.0,4.5]");
+        assert_eq!(shown(53), "[5300.0,100.0,10.0,5.0,1.0,0.5]");
     }
 }

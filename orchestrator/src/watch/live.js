@@ -9,11 +9,23 @@
   const SVG = 'http://www.w3.org/2000/svg';
   const main = document.getElementById('main');
 
-  // The attempt in progress.
+  // The attempt in progress: samples of the migration, and windows of a client's probe. A value that was not
+  // measured is null.
   const LANES = [
     { title: 'Memory left, MB', curves: [['left', point => point[1] / 1e6]] },
     { title: 'Rates, MB/s', curves: [['sent', point => point[3] / 8], ['dirtied', point => point[4] / 1e6]] },
     { title: 'Throttling of the CPUs, %', curves: [['throttling', point => point[5]]] },
+    {
+      title: 'Round trips of a client, ms',
+      curves: [['longest', window => window[4] || null], ['median', window => window[5] || null]],
+      ofClient: true,
+      isLog: true,
+    },
+    {
+      title: 'Requests of a client without a reply, %',
+      curves: [['lost', window => window[3] / window[2] * 100]],
+      ofClient: true,
+    },
   ];
   const WIDTH = 1000;
   const HEIGHT = 100;
@@ -40,19 +52,21 @@
     const most = make('span');
     const plane = make('div', { className: 'plane' }, svg);
     const box = make('div', { className: 'lane' }, make('b', {}, lane.title), ...keys, most, plane);
-    return { curves, most, box };
+    return { ...lane, curves, most, box };
   });
   const strip = make('section', { id: 'live' }, heading, name, figures, ...lanes.map(lane => lane.box));
   strip.setAttribute('aria-labelledby', 'live-heading');
   main.prepend(strip);
   const say = text => { name.textContent = text; };
   let points = [];
+  // By the times at which they began: a reply that arrives late changes a window.
+  let windows = new Map();
   let isDue = false;
 
   // Of each interval, the lowest and the highest point stay.
-  const thin = (list, value) => {
-    if (list.length <= MOST) return list;
-    const size = Math.ceil(list.length / MOST * 2);
+  const thin = (list, value, most = MOST) => {
+    if (list.length <= most) return list;
+    const size = Math.ceil(list.length / most * 2);
     const kept = [];
     for (let from = 0; from < list.length; from += size) {
       const part = list.slice(from, from + size);
@@ -62,10 +76,56 @@
     }
     return kept;
   };
+  // Parts without a gap between two windows. A gap is where there is no value, or no window.
+  const parts = (list, value) => {
+    const found = [];
+    let last = null;
+    for (const window of list) {
+      const isValue = value(window) !== null;
+      if (isValue) {
+        const isNext = last && window[0] - last[0] - last[1] < last[1] / 2;
+        if (!isNext) found.push([]);
+        found.at(-1).push(window);
+      }
+      last = isValue ? window : null;
+    }
+    return found;
+  };
+  const number = value => String(Number(value.toPrecision(2)));
+  // Each value holds for the width of its window.
+  const drawClient = ({ curves, most, box, isLog }, shown, end) => {
+    const lines = curves.map(({ path, value }) => ({ path, value, parts: parts(shown, value) }));
+    const values = lines.flatMap(line => line.parts.flat().map(line.value));
+    const peak = values.reduce((a, b) => Math.max(a, b), 0);
+    // As long as nothing is lost, there is nothing to show of losses.
+    box.hidden = peak === 0;
+    if (box.hidden) return;
+    const least = values.reduce((a, b) => Math.min(a, b), peak);
+    const place = value => isLog ? Math.log10(value) : value;
+    const low = isLog ? Math.floor(place(least)) : 0;
+    const high = isLog ? Math.max(low + 1, Math.ceil(place(peak))) : 100;
+    most.textContent = isLog ? `from ${number(10 ** low)} to ${number(10 ** high)}` : 'up to 100';
+    const x = ms => (ms / end * WIDTH).toFixed(1);
+    const y = value => (HEIGHT - (place(value) - low) / (high - low) * HEIGHT).toFixed(1);
+    lines.forEach(({ path, value, parts }) => {
+      const count = parts.flat().length;
+      path.setAttribute('d', parts.map(part => {
+        const kept = thin(part, value, Math.max(2, MOST * part.length / count));
+        const steps = kept.slice(1).map(window => `${x(window[0])}V${y(value(window))}`);
+        const [from, duration] = part.at(-1);
+        return `M${x(part[0][0])} ${y(value(kept[0]))}H${[...steps, x(from + duration)].join('H')}`;
+      }).join(''));
+    });
+  };
   const draw = () => {
     isDue = false;
     const last = points.at(-1);
     const hasPoints = points.length > 0;
+    const shown = [...windows.values()].filter(([from, duration]) => from + duration > 0);
+    shown.sort((a, b) => a[0] - b[0]);
+    const lastWindow = shown.at(-1) ?? [0, 0];
+    // The probe goes on when the migration has ended.
+    const end = Math.max(last?.[0] ?? 0, lastWindow[0] + lastWindow[1], 1);
     figures.textContent = !hasPoints ? '' : [
       `${(last[0] / 1000).toFixed(1)} s since migrate`,
       `pass ${last[6]}`,
@@ -74,7 +134,13 @@
       `${digits(last[3] / 8)} MB/s`,
     ].join(', ');
     strip.dataset.samples = points.length;
-    lanes.forEach(({ curves, most, box }) => {
+    strip.dataset.windows = shown.length;
+    lanes.forEach(lane => {
+      if (lane.ofClient) {
+        drawClient(lane, shown, end);
+        return;
+      }
+      const { curves, most, box } = lane;
       box.hidden = !hasPoints;
       if (!hasPoints) return;
       const peaks = curves.map(({ value }) => points.reduce((a, b) => Math.max(a, value(b)), 0));
@@ -82,7 +148,7 @@
       most.textContent = `up to ${digits(highest)}`;
       curves.forEach(({ path, value }) => {
         const at = point => {
-          const x = point[0] / Math.max(last[0], 1) * WIDTH;
+          const x = point[0] / end * WIDTH;
           return `${x.toFixed(1)} ${(HEIGHT - value(point) / highest * HEIGHT).toFixed(1)}`;
         };
         path.setAttribute('d', `M${thin(points, value).map(at).join('L')}`);
@@ -176,6 +242,7 @@
       update = (update ?? Promise.resolve()).then(refresh);
     } else if (news.kind === 'attempt') {
       points = [];
+      windows = new Map();
       heading.hidden = false;
       strip.hidden = false;
       say(news.name ?? 'Between two attempts');
@@ -183,8 +250,12 @@
     } else if (news.kind === 'samples') {
       for (const point of news.points) points.push(point);
       redraw();
+    } else if (news.kind === 'client') {
+      for (const window of news.windows) windows.set(window[0], window);
+      redraw();
     } else if (news.kind === 'end') {
       points = [];
+      windows = new Map();
       redraw();
       heading.hidden = true;
       say('The run has ended. This page does not change any more.');

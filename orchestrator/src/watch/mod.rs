@@ -8,8 +8,8 @@
 //! `follow` reads the files of a results folder and nothing else, so that it makes no difference whether the
 //! run is made by this process, by another one or by nobody. It runs in a thread of its own with a low
 //! priority, and looks at the files only while somebody watches. `hub` keeps what viewers have to know: which
-//! version of the report there is, and the samples of the attempt in progress. Each viewer is told what it
-//! lacks, so that one that joins late, reloads or is slow sees everything so far.
+//! version of the report there is, the samples of the attempt in progress, and what its client's probe sees.
+//! Each viewer is told what it lacks, so that one that joins late, reloads or is slow sees everything so far.
 //!
 //! `server` answers with the page and its events, for reading only, and `guard` decides whether to answer.
 //! Nothing here can make a run fail: once it listens, its errors are those of single requests.

@@ -92,6 +92,16 @@ impl Viewer {
         while self.next_of("attempt")["name"] != name {}
     }
 
+    /// Waits for this number of windows of the client's probe in all.
+    #[track_caller]
+    pub(crate) fn windows(&mut self, count: usize) -> Vec<Value> {
+        let mut windows = Vec::new();
+        while windows.len() < count {
+            windows.extend(self.next_of("client")["windows"].as_array().unwrap().iter().cloned());
+        }
+        windows
+    }
+
     /// Waits for this number of samples in all. Returns their times in milliseconds.
     #[track_caller]
     pub(crate) fn samples(&mut self, count: usize) -> Vec<f64> {

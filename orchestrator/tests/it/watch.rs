@@ -11,7 +11,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{
     fs::{self, File, OpenOptions},
     io::{Read, Write},
@@ -76,13 +76,47 @@ impl Drop for Watched {
 /// Writes samples at these times, in milliseconds.
 fn write_samples(file: &mut File, times: std::ops::Range<u32>) {
     for at_ms in times {
-        let sample = serde_json::json!({
+        let sample = json!({
             "at_ms": f64::from(at_ms), "status": "active", "transferred_bytes": 7, "remaining_bytes": 9,
             "normal_pages": 0, "zero_pages": 0, "pass": 1, "dirty_rate_bytes_per_s": 3, "mbit_per_s": 1.5,
             "throttle_percent": 0,
         });
         writeln!(file, "{sample}").unwrap();
     }
+}
+
+/// Returns a line about a window of the client's probe that began at this time; nothing stands for no reply.
+fn window(at_ms: f64, longest_round_trip_ms: Option<f64>) -> String {
+    let mut window = json!({ "at_ms": at_ms, "duration_ms": 50.0, "requests": 5, "unanswered": 5 });
+    if let Some(ms) = longest_round_trip_ms {
+        window["unanswered"] = 0.into();
+        window["longest_round_trip_ms"] = ms.into();
+        window["median_round_trip_ms"] = (ms / 2.0).into();
+    }
+    format!("{window}\n")
+}
+
+#[test]
+fn viewers_see_what_the_client_sees() {
+    let watched = Watched::start("127.0.0.1:0");
+    let mut early = Viewer::join(&watched.address);
+    let mut samples = watched.begin("stress.rate=128MBps.1");
+    early.until_attempt("stress.rate=128MBps #1");
+    let folder = watched.run().join("attempts/stress.rate=128MBps.1");
+    let mut windows = File::create(folder.join("probe-live.jsonl")).unwrap();
+    write!(windows, "{}{}", window(0.5, Some(1.0)), window(50.5, None)).unwrap();
+    let expected = [json!([0.5, 50.0, 5.0, 0.0, 1.0, 0.5]), json!([50.5, 50.0, 5.0, 5.0, null, null])];
+    assert_eq!(early.windows(2), expected, "no reply is no round trip of 0");
+    // A reply that arrives late, and one to a window that was not known before.
+    write!(windows, "{}{}", window(50.5, Some(70.0)), window(150.5, Some(2.0))).unwrap();
+    let changed = json!([50.5, 50.0, 5.0, 0.0, 70.0, 35.0]);
+    assert_eq!(early.windows(2), [changed.clone(), json!([150.5, 50.0, 5.0, 0.0, 2.0, 1.0])]);
+    let mut late = Viewer::join(&watched.address);
+    late.until_attempt("stress.rate=128MBps #1");
+    assert_eq!(late.windows(4)[2], changed);
+    // The report of a viewer that joins has them, too.
+    write_samples(&mut samples, 0..200);
+    assert!(watched.page().contains("Round trips of a client, ms"));
 }
 
 #[test]
@@ -231,7 +265,7 @@ fn a_browser_follows_a_run_and_keeps_what_the_reader_opened() {
         "return [document.querySelector('#r1-threshold details').open,\
          document.querySelector('#r1-matrix-table th').getAttribute('aria-sort')];",
     );
-    assert_eq!(kept, serde_json::json!([true, "ascending"]));
+    assert_eq!(kept, json!([true, "ascending"]));
 
     // A reload sees the attempt so far.
     let mut samples = watched.begin("stress.rate=0.2");
@@ -243,4 +277,58 @@ fn a_browser_follows_a_run_and_keeps_what_the_reader_opened() {
     let requested = browser.requested();
     let is_own = |url: &String| url.starts_with(&watched.address) || url.starts_with("data:");
     assert!(requested.iter().all(is_own), "{requested:?}");
+}
+
+#[test]
+fn a_browser_shows_what_the_client_sees() {
+    let Some(browser) = Browser::start() else { return };
+    let watched = Watched::start("127.0.0.1:0");
+    browser.visit(&watched.address);
+    let mut samples = watched.begin("stress.rate=128MBps.1");
+    write_samples(&mut samples, 0..300);
+    let shows = |count: u64| {
+        until("the windows are shown", || {
+            browser.run("return Number(document.getElementById('live')?.dataset.windows ?? -1);") == count
+        });
+    };
+    let lane = |title: &str| {
+        browser.run(&format!(
+            "const lane = [...document.querySelectorAll('#live .lane')]\
+             .find(lane => lane.firstElementChild.textContent.startsWith('{title}'));\
+             return lane.checkVisibility() && [lane.innerText, \
+               ...[...lane.querySelectorAll('path')].map(path => path.getAttribute('d'))];"
+        ))
+    };
+    let [round_trips, lost] = ["Round trips of a client", "Requests of a client"];
+    shows(0);
+    assert_eq!([lane(round_trips), lane(lost)], [false, false], "without a probe, or by an older version");
+
+    let folder = watched.run().join("attempts/stress.rate=128MBps.1");
+    let mut windows = File::create(folder.join("probe-live.jsonl")).unwrap();
+    // Only what was asked since the migration began is shown.
+    write!(windows, "{}{}", window(-50.0, Some(500.0)), window(0.0, Some(1.0))).unwrap();
+    write!(windows, "{}", window(50.0, Some(10.0))).unwrap();
+    shows(2);
+    assert_eq!(lane(lost), false, "nothing is lost");
+    for (at_ms, longest) in [(100.0, None), (150.0, None), (200.0, Some(100.0)), (250.0, Some(0.0))] {
+        write!(windows, "{}", window(at_ms, longest)).unwrap();
+    }
+    shows(6);
+    let drawn = lane(round_trips);
+    assert!(drawn[0].as_str().unwrap().contains("from 0.1 to 100"), "{drawn}");
+    // The time axis ends with the last window, at 300 ms.
+    assert_eq!(drawn[1], "M0.0 66.7H166.7V33.3H333.3M666.7 0.0H833.3", "the longest: {drawn}");
+    assert_eq!(drawn[2].as_str().unwrap().matches('M').count(), 2, "the median: {drawn}");
+    let drawn = lane(lost);
+    assert!(drawn[1].as_str().unwrap().starts_with("M0.0 100.0"), "{drawn}");
+    assert!(drawn[1].as_str().unwrap().contains("H333.3V0.0H500.0V0.0H666.7V100.0"), "{drawn}");
+
+    // Replies that arrive late close the gap.
+    write!(windows, "{}{}", window(100.0, Some(90.0)), window(150.0, Some(50.0))).unwrap();
+    until("the gap is closed", || lane(round_trips)[1].as_str().unwrap().matches('M').count() == 1);
+    assert_eq!(lane(lost), false);
+    watched.record(2);
+    until("the attempt is over", || lane(round_trips) == false);
+    let console = browser.console();
+    assert!(console.is_empty(), "{console:?}");
 }
