@@ -12,17 +12,34 @@ use units::ByteRate;
 
 /// The largest number of combinations of the other axes that a figure shows.
 pub(super) const MOST_GROUPS: usize = 6;
-/// The shapes of the groups' marks around a point, which tell them apart without color.
-pub(super) const SHAPES: [&str; MOST_GROUPS] = [
-    "m-6 0a6 6 0 1 0 12 0a6 6 0 1 0 -12 0z",
-    "m-6 -6h12v12h-12z",
-    "m0 -7l7 13h-14z",
-    "m0 7l7 -13h-14z",
-    "m-7 -2h5v-5h4v5h5v4h-5v5h-4v-5h-5z",
-    "m-8 0l8 -5l8 5l-8 5z",
+/// The shape of a mark: its corners around its center, in pixels. Without corners it is a circle.
+pub(super) type Shape = &'static [(i32, i32)];
+/// The radius of a circle.
+pub(super) const CIRCLE: u32 = 6;
+/// The shapes of the groups' marks, which tell them apart without color.
+pub(super) const SHAPES: [Shape; MOST_GROUPS] = [
+    &[],
+    &[(-6, -6), (6, -6), (6, 6), (-6, 6)],
+    &[(0, -7), (7, 6), (-7, 6)],
+    &[(0, 7), (7, -6), (-7, -6)],
+    &[
+        (-7, -2),
+        (-2, -2),
+        (-2, -7),
+        (2, -7),
+        (2, -2),
+        (7, -2),
+        (7, 2),
+        (2, 2),
+        (2, 7),
+        (-2, 7),
+        (-2, 2),
+        (-7, 2),
+    ],
+    &[(-8, 0), (0, -5), (8, 0), (0, 5)],
 ];
 /// The shape of published values, which is larger than that of measured ones.
-pub(super) const PUBLISHED: &str = "m0 -10l10 10l-10 10l-10 -10z";
+pub(super) const PUBLISHED: Shape = &[(0, -10), (10, 0), (0, 10), (-10, 0)];
 /// The number of rates at which the prediction is computed.
 const PREDICTED: u32 = 120;
 

@@ -2,12 +2,16 @@
 
 use super::{
     Detail, Section,
-    chart::scale::Scale,
+    chart::{
+        axis::{Axis, from_zero},
+        svg::{WIDTH, percent},
+    },
     table::{Field, Table},
     view::{View, cell_name},
 };
 use crate::{matrix::Cell, results::record::Downtime};
 use maud::{Markup, html};
+use plotters::coord::ranged1d::Ranged as _;
 
 /// The smallest and the largest downtime that a witness's figures of several attempts allow, in milliseconds.
 #[derive(Clone, Copy)]
@@ -51,15 +55,15 @@ pub(super) fn section(view: &View<'_>, _: Detail) -> Option<Section> {
         .filter(|(_, ranges)| ranges.iter().any(Option::is_some))
         .collect();
     let most = rows.iter().flat_map(|(_, ranges)| ranges.iter().flatten()).map(|range| range.most);
-    let scale = Scale::covering(0.0, most.reduce(f64::max)?, 4);
+    let axis = Axis::from(from_zero(most.reduce(f64::max)?, 4));
     let header = ["cell", "limit asked, ms", "QEMU, ms", "guest, ms", "client, ms"].map(String::from);
-    let last = format!("0 to {:.0} ms", scale.max);
+    let last = format!("0 to {:.0} ms", axis.range().end);
     let header: Vec<String> = header.into_iter().chain([last]).collect();
     let row = |(cell, ranges): (&Cell, [Option<Range>; 3])| {
         let limit = cell.settings.migrate.downtime_limit.as_millis_f64();
         let figures = ranges.map(|range| Field::text(range.map_or_else(|| "-".into(), text)));
         let name = Field { content: html! { (cell_name(cell)) }, key: None };
-        let picture = Field::markup(picture(&scale, limit, &ranges));
+        let picture = Field::markup(picture(&axis, limit, &ranges));
         [name, Field::number(Some(limit), 0)].into_iter().chain(figures).chain([picture]).collect()
     };
     let table = Table {
@@ -90,20 +94,20 @@ fn text(range: Range) -> String {
 }
 
 /// Returns the ranges as bars above each other, pale between the bounds, and the limit as a line.
-fn picture(scale: &Scale, limit: f64, ranges: &[Option<Range>; 3]) -> Markup {
-    let percent = |ms: f64| format!("{:.1}%", scale.share(ms) * 100.0);
+fn picture(axis: &Axis, limit: f64, ranges: &[Option<Range>; 3]) -> Markup {
+    let place = |ms: f64| percent(axis.map(&ms, (0, WIDTH)));
     let bars = ranges.iter().zip(WITNESSES).enumerate();
     html! {
         svg.bars width="100%" height="30" aria-hidden="true" {
             @for (at, (range, (_, class, _))) in bars {
                 @if let Some(range) = range {
-                    @let (y, least, most) = (6 + at * 9, percent(range.least), percent(range.most));
+                    @let (y, least, most) = (6 + at * 9, place(range.least), place(range.most));
                     line.(class) x1="0" x2=(least) y1=(y) y2=(y) {}
                     line.(class).between x1=(least) x2=(most) y1=(y) y2=(y) {}
                 }
             }
-            @if limit <= scale.max {
-                line.limit x1=(percent(limit)) x2=(percent(limit)) y1="0" y2="30" {}
+            @if limit <= axis.range().end {
+                line.limit x1=(place(limit)) x2=(place(limit)) y1="0" y2="30" {}
             }
         }
     }

@@ -6,10 +6,9 @@
 //! or QEMU can run or load anything, whatever it contains.
 //!
 //! Each section is a file with a function from a `View` to a `Section`, and an entry in `SECTIONS`.
-//! `chart` draws: templates instead of a plotting library, because the charts follow the reader's colors
-//! through style classes, each mark can be focused and has a text, and curves keep the numbers of the records
-//! as their coordinates, from which the script reads values and makes tables. plotters and charts-rs write
-//! fixed colors and pixels.
+//! `chart` draws with plotters, on a backend of its own: the charts follow the reader's colors through style
+//! classes, each mark can be focused and has a text, and curves keep the numbers of the records as their
+//! coordinates, from which the script reads values and makes tables.
 //!
 //! A page has at most [`MOST_BYTES`]. If it would be larger, timelines are compressed and curves thinned
 //! further; what is left out is said on the page.

@@ -104,9 +104,10 @@
     const size = Math.abs(value);
     return size >= 100 ? value.toFixed(0) : size >= 1 || size === 0 ? value.toFixed(1) : value.toPrecision(2);
   };
-  const step = span => {
-    const power = 10 ** Math.floor(Math.log10(span / 6));
-    return [1, 2, 5, 10].map(n => n * power).find(n => n >= span / 6 * 0.999999);
+  // Returns the step between ticks, at most six of which are in this view.
+  const step = ([from, to]) => {
+    const power = 10 ** Math.floor(Math.log10((to - from) / 6));
+    return [1, 2, 5, 10].map(n => n * power).find(n => Math.floor(to / n) - Math.ceil(from / n) < 6);
   };
   const range = text => text.split(' ').map(Number);
 
@@ -159,7 +160,7 @@
       });
       const ticks = timeline.querySelector('.ticks');
       all('text:not(.title)', ticks).forEach(text => text.remove());
-      const by = step(width);
+      const by = step(view);
       for (let ms = Math.ceil(from / by) * by; ms <= view[1]; ms += by) {
         const text = draw('text', ticks);
         text.setAttribute('x', percent(ms));

@@ -5,9 +5,9 @@
 use super::{
     Detail, Section,
     chart::{
-        Point,
-        plot::{Layers, Plot},
-        scale::Scale,
+        axis::from_zero,
+        plot::{Plot, pixels},
+        svg::{Chart, WIDTH, percent},
     },
     table::{Field, Table},
     view::{self, View, sign},
@@ -15,7 +15,8 @@ use super::{
 use crate::{
     measure::median,
     report::threshold::{
-        self, DATA_OVER_RATE, Group, Level, MOST_GROUPS, OverRate, PUBLISHED, SHAPES, TIME_OVER_RATE,
+        self, CIRCLE, DATA_OVER_RATE, Group, Level, MOST_GROUPS, OverRate, PUBLISHED, SHAPES, Shape,
+        TIME_OVER_RATE,
     },
 };
 use maud::{Markup, html};
@@ -23,7 +24,7 @@ use maud::{Markup, html};
 /// The figures that are drawn, side by side.
 const FIGURES: [OverRate; 2] = [TIME_OVER_RATE, DATA_OVER_RATE];
 /// The height of a plot, in pixels.
-const HEIGHT: f64 = 300.0;
+const HEIGHT: i32 = 300;
 /// The height of the strip with the outcomes of a group, in pixels.
 const STRIP: f64 = 26.0;
 
@@ -62,118 +63,143 @@ fn plot(view: &View<'_>, groups: &[Group<'_>], over: &OverRate) -> Markup {
     let most = shown
         .reduce(f64::max)
         .unwrap_or_else(|| levels().filter_map(|level| over.predicted(level.cell)).fold(1.0, f64::max));
+    let until = most_rate * 1.04;
     let plot = Plot {
         title: &over.figure.title(),
         x_title: "dirty rate, MB/s",
         // Room for the shape of each group before its outcomes, and for the outcomes above the marks.
-        x: Scale::exact(-most_rate * if groups.len() > 1 { 0.1 } else { 0.03 }, most_rate * 1.04, 8),
-        y: Scale::covering(0.0, most * (1.03 + STRIP * groups.len() as f64 / HEIGHT), 5),
-        height: HEIGHT as u32,
+        x: -most_rate * if groups.len() > 1 { 0.1 } else { 0.03 }..until,
+        y: from_zero(most * (1.03 + STRIP * groups.len() as f64 / f64::from(HEIGHT)), 5),
+        most_ticks: (8, 6),
+        height: HEIGHT,
     };
-    let layers = Layers {
-        areas: html! {
-            @for (at, group) in groups.iter().enumerate() { (edge(&plot, group, at, groups.len())) }
-        },
-        curves: html! {
-            @for (at, group) in groups.iter().enumerate() {
-                (prediction(&plot, &group.prediction(over, most_rate * 1.04), at))
-            }
-        },
-        marks: html! {
-            @for (at, group) in groups.iter().enumerate() {
-                @if groups.len() > 1 {
-                    svg.mark.(format!("g{at}")) x="2.5%" y=(format!("{:.0}", strip(at) - 6.0)) { (shape(at)) }
-                }
-                @for level in &group.levels { (marks(view, &plot, group, level, over, at)) }
-            }
-        },
-    };
-    plot.render(&layers)
-}
-
-/// Returns the shaded edge of a group.
-fn edge(plot: &Plot<'_>, group: &Group<'_>, at: usize, groups: usize) -> Markup {
-    let Some((highest, lowest)) = group.edge() else { return html! {} };
-    let class = if groups == 1 { "edge".to_owned() } else { format!("edge g{at}") };
-    html! {
-        (plot.band(highest.unwrap_or(plot.x.min).min(lowest), lowest, &class))
-        @if let (Some(highest), 1) = (highest, groups) {
-            @let (class, at, dx) = beside(plot, highest, lowest);
-            text.edge.(class) x=(plot.x(at)) dx=(dx) y=(plot.height - 10) {
-                (format!("edge: {highest:.0} to {lowest:.0} MB/s"))
+    let (least_rate, most) = (plot.x.start, plot.y.end);
+    plot.render(|chart| {
+        for (at, group) in groups.iter().enumerate() {
+            edge(chart, group, (groups.len() > 1).then_some(at), least_rate);
+        }
+        for (at, group) in groups.iter().enumerate() {
+            // A steep curve leaves the plot.
+            let points = group.prediction(over, until).into_iter().map(|(x, y)| (x, y.min(most * 1.2)));
+            let points: Vec<(f64, f64)> = points.collect();
+            if !points.is_empty() {
+                chart.curve(&points, &format!("g{at}"), HEIGHT);
             }
         }
+        for (at, group) in groups.iter().enumerate() {
+            if groups.len() > 1 {
+                chart.draw(&[], |_| {
+                    html! {
+                        svg.mark.(format!("g{at}")) x="2.5%" y=(strip(at) - 6) { (shape(SHAPES[at])) }
+                    }
+                });
+            }
+            for level in &group.levels {
+                marks(chart, view, group, level, over, at);
+            }
+        }
+    })
+}
+
+/// Shades the edge of a group, which has a number if there are several.
+fn edge(chart: &Chart<'_>, group: &Group<'_>, number: Option<usize>, least_rate: f64) {
+    let Some((highest, lowest)) = group.edge() else { return };
+    let class = number.map_or_else(|| "edge".to_owned(), |at| format!("edge g{at}"));
+    let from = highest.unwrap_or(least_rate).min(lowest);
+    chart.draw(&[(from, 0.0), (lowest, 0.0)], |at| {
+        let width = percent(at[1].0 - at[0].0);
+        html! { rect class=(class) x=(percent(at[0].0)) y="0" width=(width) height=(HEIGHT) {} }
+    });
+    if let (Some(highest), None) = (highest, number) {
+        chart.draw(&[(highest, 0.0), (lowest, 0.0)], |at| {
+            let (class, x, dx) = beside(at[0].0, at[1].0);
+            html! {
+                text.edge.(class) x=(percent(x)) dx=(dx) y=(HEIGHT - 10) {
+                    (format!("edge: {highest:.0} to {lowest:.0} MB/s"))
+                }
+            }
+        });
     }
 }
 
 /// Returns where the words about an edge have room: the class of their alignment, their place, and the
 /// distance to it.
-fn beside(plot: &Plot<'_>, highest: f64, lowest: f64) -> (&'static str, f64, i32) {
-    const ROOM: f64 = 0.45;
-    if plot.x.share(highest) >= ROOM {
+fn beside(highest: i32, lowest: i32) -> (&'static str, i32, i32) {
+    const ROOM: i32 = WIDTH * 45 / 100;
+    if highest >= ROOM {
         ("before", highest, -8)
-    } else if 1.0 - plot.x.share(lowest) >= ROOM {
+    } else if WIDTH - lowest >= ROOM {
         ("after", lowest, 8)
     } else {
-        ("within", f64::midpoint(highest, lowest), 0)
+        ("within", i32::midpoint(highest, lowest), 0)
     }
 }
 
-fn prediction(plot: &Plot<'_>, points: &[(f64, f64)], at: usize) -> Markup {
-    let points = points.iter().map(|(x, y)| Point { x: *x, y: y.min(plot.y.max * 1.2) });
-    plot.curve(&points.collect::<Vec<_>>(), &format!("g{at}"))
-}
-
-/// Returns the marks of a cell: its outcome, its published value, and its measured value with its range.
+/// Draws the marks of a cell: its outcome, its published value, and its measured value with its range.
 fn marks(
+    chart: &Chart<'_>,
     view: &View<'_>,
-    plot: &Plot<'_>,
     group: &Group<'_>,
     level: &Level<'_>,
     over: &OverRate,
     at: usize,
-) -> Markup {
-    let (figure, title) = (&over.figure, over.figure.title());
+) {
+    let (figure, title, x) = (&over.figure, over.figure.title(), level.rate);
     let values = level.values(figure);
-    let x = plot.x(level.rate);
     let place = if group.name.is_empty() { String::new() } else { format!("{}, ", group.name) };
-    let place = format!("{place}{} MB/s", level.rate);
-    html! {
-        @if let Some(outcome) = level.outcome() {
-            text.sign.(view::class(outcome)) x=(x) y=(format!("{:.0}", strip(at))) role="img" tabindex="-1"
+    let place = format!("{place}{x} MB/s");
+    let mark = |value: f64, class: &str, name: &str, shape: &Markup| {
+        chart.draw(&[(x, value)], |at| {
+            html! {
+                svg.mark.(class) x=(percent(at[0].0)) y=(pixels(at[0].1)) role="img" tabindex="-1"
+                    aria-label=(name) { (shape) }
+            }
+        });
+    };
+    if let Some(outcome) = level.outcome() {
+        chart.draw(&[(x, 0.0)], |places| html! {
+            text.sign.(view::class(outcome)) x=(percent(places[0].0)) y=(strip(at)) role="img" tabindex="-1"
                 aria-label=(format!("{place}: {}", level.outcomes())) {
                 @if level.is_mixed() { "±" } @else { (sign(outcome)) }
             }
-        }
-        @if let (Some(middle), [least, .., most] | [least @ most]) = (median(&values), &values[..]) {
-            line.range.(format!("g{at}")) x1=(x) x2=(x) y1=(plot.y(*least)) y2=(plot.y(*most)) {}
-            @let range = if values.len() > 1 {
-                format!(" ({} to {}, {} attempts)", figure.show(*least), figure.show(*most), values.len())
-            } else {
-                String::new()
-            };
-            svg.mark.(format!("g{at}")) x=(x) y=(plot.y(middle)) role="img" tabindex="-1"
-                aria-label=(format!("{place}, measured: {title} {}{range}", figure.show(middle))) {
-                (shape(at))
+        });
+    }
+    if let (Some(middle), [least, .., most] | [least @ most]) = (median(&values), &values[..]) {
+        chart.draw(&[(x, *least), (x, *most)], |ends| {
+            html! {
+                line.range.(format!("g{at}")) x1=(percent(ends[0].0)) x2=(percent(ends[1].0))
+                    y1=(pixels(ends[0].1)) y2=(pixels(ends[1].1)) {}
             }
-        }
-        @if let Some(value) = over.published(view.plan, level.cell) {
-            svg.mark.published.(format!("g{at}")) x=(x) y=(plot.y(value)) role="img" tabindex="-1"
-                aria-label=(format!("{place}, published: {title} {}", figure.show(value))) {
-                path d={ "M0 0" (PUBLISHED) } {}
-            }
-        }
+        });
+        let range = if values.len() > 1 {
+            format!(" ({} to {}, {} attempts)", figure.show(*least), figure.show(*most), values.len())
+        } else {
+            String::new()
+        };
+        let name = format!("{place}, measured: {title} {}{range}", figure.show(middle));
+        mark(middle, &format!("g{at}"), &name, &shape(SHAPES[at]));
+    }
+    if let Some(value) = over.published(view.plan, level.cell) {
+        let name = format!("{place}, published: {title} {}", figure.show(value));
+        mark(value, &format!("published g{at}"), &name, &shape(PUBLISHED));
     }
 }
 
 /// Returns the baseline of the outcomes of a group.
-fn strip(group: usize) -> f64 {
-    STRIP * (group as f64 + 0.7)
+fn strip(group: usize) -> i32 {
+    (STRIP * (group as f64 + 0.7)).round() as i32
 }
 
-/// Returns the shape of a group's marks.
-fn shape(group: usize) -> Markup {
-    html! { path d={ "M0 0" (SHAPES[group % SHAPES.len()]) } {} }
+/// Returns the shape of a mark.
+fn shape(corners: Shape) -> Markup {
+    let corner = |(x, y): &(i32, i32)| format!("{x},{y}");
+    html! {
+        @if corners.is_empty() {
+            circle r=(CIRCLE) {}
+        } @else {
+            polygon points=(corners.iter().map(corner).collect::<Vec<_>>().join(" ")) {}
+        }
+    }
 }
 
 fn legend(view: &View<'_>, groups: &[Group<'_>]) -> Markup {
@@ -187,7 +213,7 @@ fn legend(view: &View<'_>, groups: &[Group<'_>]) -> Markup {
             @for (at, group) in groups.iter().enumerate() {
                 li {
                     svg.sample width="26" height="18" aria-hidden="true" {
-                        svg.mark.(format!("g{at}")) x="13" y="9" { (shape(at)) }
+                        svg.mark.(format!("g{at}")) x="13" y="9" { (shape(SHAPES[at])) }
                     }
                     @if group.name.is_empty() { "measured" } @else { (group.name) }
                 }
@@ -197,7 +223,7 @@ fn legend(view: &View<'_>, groups: &[Group<'_>]) -> Markup {
             @if is_published {
                 li {
                     svg.sample width="26" height="18" aria-hidden="true" {
-                        svg.mark.published.g0 x="13" y="9" { path d={ "M0 0" (PUBLISHED) } {} }
+                        svg.mark.published.g0 x="13" y="9" { (shape(PUBLISHED)) }
                     }
                     "published"
                 }

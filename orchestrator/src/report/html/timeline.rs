@@ -8,8 +8,9 @@
 
 use super::chart::{
     Point,
-    path::{path, stairs, unit},
-    scale::Scale,
+    axis::{self, Axis},
+    curve::{path, stairs, unit},
+    svg::{Chart, FARTHEST, WIDTH, percent},
     thin::thin,
 };
 use crate::{
@@ -22,7 +23,8 @@ use crate::{
     },
 };
 use maud::{Markup, html};
-use std::path::Path;
+use plotters::coord::ranged1d::Ranged as _;
+use std::{ops::Range, path::Path};
 
 mod latency;
 
@@ -161,17 +163,18 @@ impl Curves {
         let phases = phases(measured);
         let migrated = phases.iter().find(|(phase, ..)| *phase == Phase::Migrate).map(|(_, _, to)| *to);
         let Some(end) = migrated.or(self.last_ms).filter(|end| *end > 0.0) else { return html! {} };
+        let end = end.min(f64::from(FARTHEST));
         // Whole numbers, like everything on the time axis.
-        let view = Scale::exact((-0.03 * end).floor(), (1.03 * end).ceil(), 6);
-        let full = (
-            phases.first().map_or(view.min, |(_, from, _)| from.min(view.min)),
-            phases.last().map_or(view.max, |(.., to)| to.max(view.max)),
-        );
+        let view = (-0.03 * end).floor()..(1.03 * end).ceil();
+        let full = Range {
+            start: phases.first().map_or(view.start, |(_, from, _)| from.min(view.start)),
+            end: phases.last().map_or(view.end, |(.., to)| to.max(view.end)),
+        };
         let named: Vec<_> = phases.iter().map(|(phase, from, to)| (word(*phase), *from, *to)).collect();
         let events = ended.map(|measured| events(measured, end)).unwrap_or_default();
-        let window = |full: (f64, f64)| format!("{:.0} {:.0}", full.0, full.1);
+        let window = |range: &Range<f64>| format!("{:.0} {:.0}", range.start, range.end);
         html! {
-            div.timeline data-view=(window((view.min, view.max))) data-full=(window(full)) {
+            div.timeline data-view=(window(&view)) data-full=(window(&full)) {
                 div.lanes {
                     (bands(&view, "phases", &named))
                     (bands(&view, "disk", &disk(measured)))
@@ -179,8 +182,8 @@ impl Curves {
                     (overlay(&view, measured, &events))
                 }
                 svg.ticks width="100%" height="40" aria-hidden="true" {
-                    @for (ms, _) in view.ticks() {
-                        text x=(percent(&view, ms)) y="16" { (ms / 1e3) }
+                    @for ms in Axis::from(view.clone()).key_points(6) {
+                        text x=(place(&view, ms)) y="16" { (axis::text(ms / 1e3, 0)) }
                     }
                     text.title x="50%" y="36" { "s since migrate" }
                 }
@@ -202,46 +205,70 @@ impl Lane {
         self.curves.iter().filter(|curve| curve.name != PASS)
     }
 
-    /// Returns the vertical axis.
-    fn scale(&self) -> Scale {
+    /// Returns the range of the vertical axis, of logarithms if it is logarithmic, and its ticks.
+    fn axis(&self) -> (Range<f64>, Vec<(f64, String)>) {
         let values = || self.drawn().flat_map(|curve| &curve.points).map(|point| point.y);
         let most = values().fold(0.0, f64::max);
         if self.is_log {
-            Scale::decades(values().fold(most, f64::min), most)
-        } else if self.title.ends_with('%') {
-            Scale::covering(0.0, 100.0, 4)
+            let range = axis::decades(values().fold(most, f64::min), most);
+            let ticks = axis::decade_ticks(&range);
+            (range, ticks)
         } else {
-            Scale::covering(0.0, if most > 0.0 { most * 1.02 } else { 1.0 }, 4)
+            let most = if self.title.ends_with('%') { 100.0 } else { most * 1.02 };
+            let range = axis::from_zero(most, 4);
+            let ticks = axis::ticks(&range, 5);
+            (range, ticks)
         }
     }
 
-    fn render(&self, view: &Scale, points: usize) -> Markup {
-        let scale = self.scale();
-        let unit = if self.is_log { LOG_STEP } else { unit(scale.max) };
-        let (top, height) = (scale.max / unit, (scale.max - scale.min) / unit);
-        let plane = format!("{:.0} {:.0} {:.0} {height:.0}", view.min, -top, view.max - view.min);
+    fn render(&self, view: &Range<f64>, points: usize) -> Markup {
+        let (range, ticks) = self.axis();
+        let y = Axis::from(range.clone());
         html! {
             div.lane {
                 b { (self.title) }
                 @for curve in self.drawn() { span { i.key.(curve.class) {} (curve.name) } }
                 div.plane {
-                    @for (value, text) in scale.ticks().iter().rev().filter(|(value, _)| *value > scale.min) {
-                        @let y = format!("{:.1}", 100.0 - scale.share(*value) * 100.0);
-                        svg.rule y={ (y) "%" } {
-                            line x1="0" x2="100%" y1={ (y) "%" } y2={ (y) "%" } {}
-                            text x="-8" y={ (y) "%" } { (text) }
+                    svg.rules {
+                        @for (value, text) in ticks.iter().filter(|(value, _)| *value > range.start) {
+                            @let y = percent(y.map(value, (WIDTH, 0)));
+                            line x1="0" x2="100%" y1=(y) y2=(y) {}
+                            text x="-8" y=(y) { (text) }
                         }
                     }
-                    svg.curves preserveAspectRatio="none"
-                        viewBox=(plane) {
-                        g transform="scale(1 -1)" {
-                            @for curve in &self.curves {
-                                @let unit = if curve.name == PASS { 1.0 } else { unit };
-                                path.(curve.class) data-name=(curve.name) data-unit=(unit)
-                                    data-log[self.is_log] d=(curve.d(self.is_log, unit, points)) {}
-                            }
+                    (self.curves(view, &range, points))
+                }
+            }
+        }
+    }
+
+    /// Returns the curves, on a plane with a step for each millisecond and each unit of the values.
+    fn curves(&self, view: &Range<f64>, range: &Range<f64>, points: usize) -> Markup {
+        let unit = if self.is_log { LOG_STEP } else { unit(range.end) };
+        // plotters rounds down.
+        let rounded = |range: &Range<f64>, step: f64| range.start - step / 2.0..range.end - step / 2.0;
+        let steps = |range: &Range<f64>, step: f64| {
+            (range.start / step).round() as i32..(range.end / step).round() as i32
+        };
+        let plane = (steps(view, 1.0), steps(range, unit));
+        let (x, y) = &plane;
+        let seen = format!("{} {} {} {}", x.start, -y.end, x.end - x.start, y.end - y.start);
+        html! {
+            svg.curves preserveAspectRatio="none" viewBox=(seen) {
+                g transform="scale(1 -1)" {
+                    (Chart::drawn(rounded(view, 1.0), rounded(range, unit), plane, |chart| {
+                        for curve in &self.curves {
+                            let own_unit = if curve.name == PASS { 1.0 } else { unit };
+                            let value = |y: f64| if self.is_log { y.log10() } else { y * unit / own_unit };
+                            let corners = curve.corners(points).into_iter();
+                            let x = |ms: f64| ms.clamp(-f64::from(FARTHEST), f64::from(FARTHEST));
+                            let corners: Vec<_> = corners.map(|point| (x(point.x), value(point.y))).collect();
+                            chart.draw(&corners, |places| html! {
+                                path.(curve.class) data-name=(curve.name) data-unit=(own_unit)
+                                    data-log[self.is_log] d=(path(&corners, places)) {}
+                            });
                         }
-                    }
+                    }))
                 }
             }
         }
@@ -249,32 +276,32 @@ impl Lane {
 }
 
 impl Curve {
-    /// Returns its path with about this many points at most, of which each piece between two gaps has its
-    /// share.
-    fn d(&self, is_log: bool, unit: f64, most: usize) -> String {
+    /// Returns its corners, about this many at most, of which each piece between two gaps has its share.
+    fn corners(&self, most: usize) -> Vec<Point> {
         let most = if self.is_stairs { most / 2 } else { most };
         let piece = |points: &[Point]| {
             let thinned = thin(points, (most * points.len()).div_ceil(self.points.len()));
-            let drawn = if self.is_stairs { stairs(&thinned) } else { thinned };
-            drawn.into_iter().map(|Point { x, y }| Point { x, y: if is_log { y.log10() } else { y } })
+            let mut drawn = if self.is_stairs { stairs(&thinned) } else { thinned };
+            drawn.push(Point { x: 0.0, y: Point::GAP });
+            drawn
         };
         let pieces = self.points.split(|point| point.y.is_nan()).filter(|points| !points.is_empty());
-        path(pieces.map(|points| piece(points).collect::<Vec<_>>()), unit)
+        pieces.flat_map(piece).collect()
     }
 }
 
 /// Returns a horizontal position.
-fn percent(view: &Scale, ms: f64) -> String {
-    format!("{:.2}%", view.share(ms) * 100.0)
+fn place(view: &Range<f64>, ms: f64) -> String {
+    percent(Axis::from(view.clone()).map(&ms, (0, WIDTH)))
 }
 
 /// Returns named intervals as a row of boxes.
-fn bands(view: &Scale, class: &str, intervals: &[(&str, f64, f64)]) -> Markup {
-    let width = view.max - view.min;
+fn bands(view: &Range<f64>, class: &str, intervals: &[(&str, f64, f64)]) -> Markup {
+    let width = view.end - view.start;
     html! {
         @if !intervals.is_empty() {
             div.bands.(class) {
-                svg.boxes preserveAspectRatio="none" viewBox=(format!("{:.0} 0 {width:.0} 1", view.min)) {
+                svg.boxes preserveAspectRatio="none" viewBox=(format!("{:.0} 0 {width:.0} 1", view.start)) {
                     @for (at, (name, from, to)) in intervals.iter().enumerate() {
                         rect.(format!("b{}", at % 2)) x=(format!("{from:.0}")) y="0" height="1"
                             width=(format!("{:.0}", (to - from).max(0.0))) { title { (name) } }
@@ -282,9 +309,9 @@ fn bands(view: &Scale, class: &str, intervals: &[(&str, f64, f64)]) -> Markup {
                 }
                 svg.names {
                     @for (name, from, to) in intervals {
-                        @let (from, to) = (from.max(view.min), to.min(view.max));
+                        @let (from, to) = (from.max(view.start), to.min(view.end));
                         @let middle = f64::midpoint(from, to);
-                        text x=(percent(view, middle)) y="17" data-from=(format!("{from:.0}"))
+                        text x=(place(view, middle)) y="17" data-from=(format!("{from:.0}"))
                             data-to=(format!("{to:.0}")) hidden[to - from < 0.12 * width] { (name) }
                     }
                 }
@@ -294,11 +321,11 @@ fn bands(view: &Scale, class: &str, intervals: &[(&str, f64, f64)]) -> Markup {
 }
 
 /// Returns the layer over all lanes: the switchover, and a line for each event.
-fn overlay(view: &Scale, measured: &Measured, events: &[Event]) -> Markup {
+fn overlay(view: &Range<f64>, measured: &Measured, events: &[Event]) -> Markup {
     let switchover = last_before_stop(measured).zip(measured.total_time_ms);
-    let width = view.max - view.min;
+    let width = view.end - view.start;
     html! {
-        svg.over preserveAspectRatio="none" viewBox=(format!("{:.0} 0 {width:.0} 1", view.min)) {
+        svg.over preserveAspectRatio="none" viewBox=(format!("{:.0} 0 {width:.0} 1", view.start)) {
             @if let Some((from, to)) = switchover {
                 rect.switchover x=(format!("{from:.0}")) y="0" height="1"
                     width=(format!("{:.0}", (to - from).max(0.0))) {}
@@ -309,7 +336,7 @@ fn overlay(view: &Scale, measured: &Measured, events: &[Event]) -> Markup {
         }
         svg.flags {
             @for (at, event) in events.iter().enumerate() {
-                text x=(percent(view, event.at_ms)) y="12" data-from=(format!("{:.0}", event.at_ms)) {
+                text x=(place(view, event.at_ms)) y="12" data-from=(format!("{:.0}", event.at_ms)) {
                     (at + 1)
                 }
             }

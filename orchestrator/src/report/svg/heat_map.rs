@@ -1,69 +1,89 @@
 //! A heat map: a field for each cell of a matrix with two axes.
 
-use super::{INK, round};
+use super::{Area, Drawing, DrawnResult, INK, TITLE, WIDTH, text, times, title};
 use crate::{
     matrix::Plan,
-    report::heat_map::{Axes, Field, HeatMap, SHADES},
+    report::{
+        figure::Figure,
+        heat_map::{Axes, Field, HeatMap, SHADES},
+    },
 };
-use maud::{Markup, html};
+use plotters::{
+    prelude::*,
+    style::text_anchor::{HPos, Pos, VPos},
+};
 
 /// The left and the right edge of the fields, unless labels of rows need more room.
-const EDGES: (f64, f64) = (90.0, 740.0);
-/// The top edge of the fields.
-const TOP: f64 = 96.0;
+const EDGES: (i32, i32) = (90, WIDTH - 20);
+/// The height of the names of axes and columns.
+const HEADER: i32 = 56;
 /// The height of a row.
-const ROW: f64 = 40.0;
+const ROW: i32 = 40;
 /// The width of a character of a label, at most.
-const CHARACTER: f64 = 9.0;
-/// The colors of the shades, all light enough for dark text.
-const COLORS: [&str; SHADES] = ["#eef5fc", "#d9e9f8", "#c1dbf3", "#a6cbec", "#8abae4", "#6fa9dc", "#5898d3"];
+const CHARACTER: i32 = 9;
+/// The color of the darkest shade, which is light enough for dark text.
+const DARKEST: RGBColor = RGBColor(0x58, 0x98, 0xd3);
 /// The color of a field without a value.
-const EMPTY: &str = "#f4f6f8";
+const EMPTY: RGBColor = RGBColor(0xf4, 0xf6, 0xf8);
 
-/// Draws a map. Returns it with its height.
-pub(super) fn draw(plan: &Plan, axes: &Axes<'_>, map: &HeatMap<'_>) -> (Markup, f64) {
-    let longest = axes.rows.iter().map(|row| row.chars().count()).max().unwrap_or(0) as f64;
-    let left = EDGES.0.max(30.0 + longest * CHARACTER).min(EDGES.1 / 2.0);
-    let width = (EDGES.1 - left) / axes.columns.len() as f64;
-    let bottom = TOP + ROW * axes.rows.len() as f64;
-    let column_x = |at: usize| round(left + width * (at as f64 + 0.5));
-    let row_y = |at: usize| TOP + ROW * (at as f64 + 0.5) + 5.0;
-    let drawing = html! {
-        text x="20" y="30" font-size="18" font-weight="bold" { (plan.name) ": " (map.figure.title()) }
-        text x=(f64::midpoint(left, EDGES.1)) y="58" text-anchor="middle" { (axes.across) }
-        text x="20" y="82" { (axes.down) }
-        @for (at, column) in axes.columns.iter().enumerate() {
-            text x=(column_x(at)) y=(TOP - 10.0) text-anchor="middle" font-size=(size(column, width)) {
-                (column)
+/// The map of a figure of a run.
+pub(super) struct Map<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) axes: Axes<'a>,
+    pub(super) figure: Figure,
+}
+
+impl Drawing for Map<'_> {
+    fn height(&self) -> i32 {
+        TITLE + HEADER + times(ROW, self.axes.rows.len()) + 48
+    }
+
+    fn draw(&self, area: &Area<'_>) -> DrawnResult {
+        let axes = &self.axes;
+        let Some(map) = HeatMap::new(axes, &self.figure) else { return Ok(()) };
+        let longest = axes.rows.iter().map(|row| row.chars().count()).max().unwrap_or(0);
+        let left = EDGES.0.max(times(CHARACTER, longest).saturating_add(30)).min(EDGES.1 / 2);
+        let columns = times(1, axes.columns.len());
+        let column = |at: usize| left + times(EDGES.1 - left, at) / columns;
+        let width = (EDGES.1 - left) / columns;
+        let top = TITLE + HEADER;
+        let bottom = top + times(ROW, axes.rows.len());
+        let write = |words: &str, room: i32, at: HPos, place: (i32, i32)| {
+            area.draw_text(words, &text(size(words, room)).pos(Pos::new(at, VPos::Center)), place)
+        };
+
+        title(area, &format!("{}: {}", self.plan.name, self.figure.title()))?;
+        write(axes.across, EDGES.1 - left, HPos::Center, (i32::midpoint(left, EDGES.1), TITLE + 14))?;
+        write(axes.down, left + 60, HPos::Left, (20, TITLE + 40))?;
+        for (at, name) in axes.columns.iter().enumerate() {
+            write(name, width, HPos::Center, (column(at) + width / 2, TITLE + 40))?;
+        }
+        for (row_at, row) in axes.rows.iter().enumerate() {
+            let y = top + times(ROW, row_at);
+            write(row, left - 20, HPos::Right, (left - 10, y + ROW / 2))?;
+            for (at, name) in axes.columns.iter().enumerate() {
+                let (words, color) = shown(&map, map.field(name, row));
+                let field = [(column(at), y), (column(at + 1) - 2, y + ROW - 2)];
+                area.draw(&Rectangle::new(field, color.filled()))?;
+                write(&words, width, HPos::Center, (column(at) + width / 2, y + ROW / 2))?;
             }
         }
-        @for (at, row) in axes.rows.iter().enumerate() {
-            text x=(left - 10.0) y=(row_y(at)) text-anchor="end" font-size=(size(row, left - 20.0)) { (row) }
-            @for (column_at, column) in axes.columns.iter().enumerate() {
-                @let (text, color) = shown(map, map.field(column, row));
-                rect x=(round(left + width * column_at as f64)) y=(TOP + ROW * at as f64)
-                    width=(round(width - 2.0)) height=(ROW - 2.0) fill=(color) {}
-                text x=(column_x(column_at)) y=(row_y(at)) text-anchor="middle"
-                    font-size=(size(&text, width)) { (text) }
-            }
-        }
-        text x=(left) y=(bottom + 28.0) fill=(INK) {
-            "median of the migrations that converged"
-            @if has_others(axes, map) { " · *: some did not" }
-        }
-    };
-    (drawing, bottom + 48.0)
+        let others = if has_others(axes, &map) { " · *: some did not" } else { "" };
+        let words = format!("median of the migrations that converged{others}");
+        let style = text(16.0).color(&INK).pos(Pos::new(HPos::Left, VPos::Center));
+        area.draw_text(&words, &style, (left, bottom + 24))
+    }
 }
 
 /// Returns the text and the color of a field.
-fn shown(map: &HeatMap<'_>, field: Field) -> (String, &'static str) {
+fn shown(map: &HeatMap<'_>, field: Field) -> (String, RGBAColor) {
     match field {
-        Field::Absent => (String::new(), "#fff"),
-        Field::NotTried => ("not tried".into(), EMPTY),
-        Field::Without(worst) => (worst.to_string(), EMPTY),
+        Field::Absent => (String::new(), WHITE.to_rgba()),
+        Field::NotTried => ("not tried".into(), EMPTY.to_rgba()),
+        Field::Without(worst) => (worst.to_string(), EMPTY.to_rgba()),
         Field::Measured { median, shade, other } => {
             let mark = if other.is_some() { " *" } else { "" };
-            (map.figure.show(median) + mark, COLORS[shade])
+            (map.figure.show(median) + mark, DARKEST.mix((shade + 1) as f64 / SHADES as f64))
         }
     }
 }
@@ -75,7 +95,7 @@ fn has_others(axes: &Axes<'_>, map: &HeatMap<'_>) -> bool {
 }
 
 /// Returns the size of a text in pixels that fits into this width.
-fn size(text: &str, width: f64) -> f64 {
-    let fitting = width / (text.chars().count().max(1) as f64) / 0.6;
-    round(fitting.clamp(7.0, 15.0))
+fn size(words: &str, width: i32) -> f64 {
+    let fitting = f64::from(width) / (words.chars().count().max(1) as f64) / 0.6;
+    fitting.clamp(7.0, 16.0)
 }

@@ -1,7 +1,7 @@
 //! A single SVG figure, for slides and papers: total time or data over the dirty rate, or a heat map.
 //!
 //! Unlike the figures of the page, it has fixed colors and sizes, so that programs without CSS variables can
-//! show it.
+//! show it. plotters draws it on its own backend for SVG.
 
 use super::{
     FinishedRun, Format, RenderedReport,
@@ -14,20 +14,50 @@ use crate::{
     results::{parts::Run, record::Record},
 };
 use frontend::Text;
-use maud::{Markup, html};
+use plotters::{
+    coord::Shift,
+    prelude::*,
+    style::text_anchor::{HPos, Pos, VPos},
+};
 use std::io;
 
 mod heat_map;
 mod threshold;
 
 /// The width of every figure, in pixels.
-const WIDTH: f64 = 760.0;
+const WIDTH: i32 = 760;
+/// The height of a title.
+const TITLE: i32 = 48;
 /// The height of a line of a legend.
-const LINE: f64 = 22.0;
+const LINE: i32 = 22;
+/// The size of a text for plotters, which divides it by this number, over its size in pixels.
+const SIZE: f64 = 1.24;
+/// The color of texts.
+const TEXT: RGBColor = RGBColor(0x16, 0x20, 0x2a);
 /// The color of axes.
-const INK: &str = "#4a5763";
+const INK: RGBColor = RGBColor(0x4a, 0x57, 0x63);
 /// The colors of groups. They differ in brightness, too.
-const COLORS: [&str; MOST_GROUPS] = ["#0b5fad", "#b34700", "#0a7a4b", "#8a3b8f", "#7a5c00", "#3d4c5a"];
+const COLORS: [RGBColor; MOST_GROUPS] = [
+    RGBColor(0x0b, 0x5f, 0xad),
+    RGBColor(0xb3, 0x47, 0x00),
+    RGBColor(0x0a, 0x7a, 0x4b),
+    RGBColor(0x8a, 0x3b, 0x8f),
+    RGBColor(0x7a, 0x5c, 0x00),
+    RGBColor(0x3d, 0x4c, 0x5a),
+];
+
+/// A part of the document.
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+/// The result of drawing.
+type DrawnResult = Result<(), DrawingAreaErrorKind<io::Error>>;
+
+/// A figure of a run that can be drawn.
+trait Drawing {
+    /// Returns the height in pixels.
+    fn height(&self) -> i32;
+    /// Draws into an area of this height and of [`WIDTH`].
+    fn draw(&self, area: &Area<'_>) -> DrawnResult;
+}
 
 /// The name of a figure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,52 +129,42 @@ impl Format for Svg {
 impl Svg {
     /// Returns the figures of these runs, one below the other.
     fn document(&self, runs: &[(&Plan, &[Record])]) -> io::Result<RenderedReport> {
-        let mut height = 0.0;
-        let mut figures = Vec::new();
+        let mut drawings = Vec::new();
         let mut notes = Vec::new();
         for (plan, records) in runs {
-            match self.draw(plan, records, &mut notes) {
-                Ok((figure, own_height)) => {
-                    figures.push(html! { g transform=(format!("translate(0 {height})")) { (figure) } });
-                    height += own_height;
-                }
+            match self.drawing(plan, records, &mut notes) {
+                Ok(drawing) => drawings.push(drawing),
                 Err(why) => notes.push(format!("{}: {why}", plan.name)),
             }
         }
-        if figures.is_empty() {
+        if drawings.is_empty() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, notes.join("; ")));
         }
-        let drawing = html! {
-            svg xmlns="http://www.w3.org/2000/svg" viewBox=(format!("0 0 {WIDTH} {height}")) width=(WIDTH)
-                height=(height) font-family="sans-serif" font-size="15" fill="#16202a" role="img" {
-                rect width="100%" height="100%" fill="#fff" {}
-                @for figure in &figures { (figure) }
-            }
-        };
-        let text = Text::from(drawing.into_string() + "\n").to_string();
-        Ok(RenderedReport { text, notes })
+        let mut text = String::new();
+        draw(&drawings, &mut text).map_err(|error| io::Error::other(error.to_string()))?;
+        Ok(RenderedReport { text: Text::from(text).to_string(), notes })
     }
 
-    /// Draws the figure of a run, with its height, and adds what it leaves out to the notes. Fails with the
-    /// reason for which there is none.
-    fn draw(
+    /// Returns the figure of a run, and adds what it leaves out to the notes. Fails with the reason for which
+    /// there is none.
+    fn drawing<'a>(
         &self,
-        plan: &Plan,
-        records: &[Record],
+        plan: &'a Plan,
+        records: &'a [Record],
         notes: &mut Vec<String>,
-    ) -> Result<(Markup, f64), String> {
+    ) -> Result<Box<dyn Drawing + 'a>, String> {
         let Some(name) = self.figure else {
-            let drawn = draw(plan, records, &Kind::OverRate(TIME_OVER_RATE), notes);
-            let drawn = drawn.or_else(|_| draw(plan, records, &Kind::HeatMap(TOTAL_TIME), notes));
-            return drawn.map_err(|why| match why {
+            let found = drawing(plan, records, Kind::OverRate(TIME_OVER_RATE), notes);
+            let found = found.or_else(|_| drawing(plan, records, Kind::HeatMap(TOTAL_TIME), notes));
+            return found.map_err(|why| match why {
                 Lack::Measured => format!("there is no figure, as {}", why.words()),
                 _ => "there is no figure, as neither two dirty rates were tried nor two axes have several \
                       values"
                     .into(),
             });
         };
-        let drawn = draw(plan, records, &name.kind(), notes);
-        drawn.map_err(|why| format!("there is no figure `{}`, as {}", name.name(), why.words()))
+        let found = drawing(plan, records, name.kind(), notes);
+        found.map_err(|why| format!("there is no figure `{}`, as {}", name.name(), why.words()))
     }
 }
 
@@ -166,41 +186,68 @@ impl Lack {
     }
 }
 
-fn draw(
-    plan: &Plan,
-    records: &[Record],
-    kind: &Kind,
+fn drawing<'a>(
+    plan: &'a Plan,
+    records: &'a [Record],
+    kind: Kind,
     notes: &mut Vec<String>,
-) -> Result<(Markup, f64), Lack> {
+) -> Result<Box<dyn Drawing + 'a>, Lack> {
     match kind {
         Kind::HeatMap(figure) => {
             let axes = Axes::of(plan, records).ok_or(Lack::Axes)?;
-            let map = HeatMap::new(&axes, figure).ok_or(Lack::Measured)?;
-            Ok(heat_map::draw(plan, &axes, &map))
+            HeatMap::new(&axes, &figure).ok_or(Lack::Measured)?;
+            Ok(Box::new(heat_map::Map { plan, axes, figure }))
         }
         Kind::OverRate(over) => {
-            let tried: Vec<Group<'_>> = groups(plan, records).into_iter().filter(Group::is_tried).collect();
-            if tried.is_empty() {
+            let mut groups: Vec<Group<'_>> =
+                groups(plan, records).into_iter().filter(Group::is_tried).collect();
+            if groups.is_empty() {
                 return Err(Lack::Rates);
             }
-            let shown = &tried[..tried.len().min(MOST_GROUPS)];
-            if tried.len() > shown.len() {
-                let (shown, all) = (shown.len(), tried.len());
+            let all = groups.len();
+            groups.truncate(MOST_GROUPS);
+            if all > groups.len() {
+                let shown = groups.len();
                 notes.push(format!("{}: the figure shows the first {shown} of {all} groups", plan.name));
             }
-            Ok(threshold::draw(plan, shown, over))
+            Ok(Box::new(threshold::Threshold { plan, groups, over }))
         }
     }
 }
 
-/// Returns a position rounded to tenths of a pixel.
-fn round(pixels: f64) -> f64 {
-    (pixels * 10.0).round() / 10.0
+/// Draws figures one below the other.
+fn draw(drawings: &[Box<dyn Drawing + '_>], text: &mut String) -> DrawnResult {
+    let height: i32 = drawings.iter().map(|drawing| drawing.height()).sum();
+    let mut below = SVGBackend::with_string(text, (WIDTH as u32, height as u32)).into_drawing_area();
+    below.fill(&WHITE)?;
+    for drawing in drawings {
+        let (area, rest) = below.split_vertically(drawing.height());
+        drawing.draw(&area)?;
+        below = rest;
+    }
+    below.present()
+}
+
+/// Returns the height or width of this many things of the same size, in pixels.
+fn times(size: i32, count: usize) -> i32 {
+    size.saturating_mul(i32::try_from(count).unwrap_or(i32::MAX))
+}
+
+/// Draws the title of a figure.
+fn title(area: &Area<'_>, words: &str) -> DrawnResult {
+    let style = TextStyle::from(FontDesc::new(FontFamily::SansSerif, 18.0 * SIZE, FontStyle::Bold));
+    area.draw_text(words, &style.color(&TEXT).pos(Pos::new(HPos::Left, VPos::Center)), (20, 24))
+}
+
+/// Returns the style of a text with this size in pixels.
+fn text(pixels: f64) -> TextStyle<'static> {
+    let font = FontDesc::new(FontFamily::SansSerif, pixels * SIZE, FontStyle::Normal);
+    TextStyle::from(font).color(&TEXT)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{super::threshold::PUBLISHED, *};
+    use super::*;
     use crate::{matrix::File, outcome::Outcome, results::builder::RecordBuilder};
 
     fn drawn(matrix: &str, seconds: &[Option<f64>]) -> io::Result<RenderedReport> {
@@ -232,14 +279,12 @@ mod tests {
                       guest.cpu: [\"<b>&\"]\nreference:\n  source: s\n  \
                       rows: [{ where: stress.rate == 0, total_time: 3s }]\n";
         let text = drawn(matrix, &[Some(4.0), Some(6.0), None]).unwrap().text;
-        assert!(text.starts_with("<svg xmlns=\"http://www.w3.org/2000/svg\""), "{text}");
-        assert_eq!(
-            text.matches("a6 6 0 1 0").count(),
-            2 * 2 + 2,
-            "two circles, and one in the legend: {text}"
-        );
-        for part in ["m-6 -6l12 12", PUBLISHED, "<polyline", "#f4e3d9", "&lt;b&gt;&amp;", "dirty rate, MB/s"]
-        {
+        assert!(text.starts_with("<svg ") && text.contains("xmlns=\"http://www.w3.org/2000/svg\""), "{text}");
+        assert_eq!(text.matches("<circle").count(), 3, "two marks, and one in the legend: {text}");
+        assert_eq!(text.matches("<polygon").count(), 1, "a published value: {text}");
+        let cross = "stroke=\"#0B5FAD\" stroke-width=\"3\" x1=";
+        assert_eq!(text.matches(cross).count(), 2, "a cross: {text}");
+        for part in ["#F4E3D9", "&lt;b&gt;&amp;", "dirty rate, MB/s", "\n8\n", "\n120\n"] {
             assert!(text.contains(part), "{part}\n{text}");
         }
         assert!(!text.contains("<b>"), "{text}");
@@ -250,7 +295,8 @@ mod tests {
         let matrix = "name: n\nlink: { rate: 1gbit }\naxes: { stress.rate: [0, 64MB/s] }\n";
         for (setting, is_predicted) in [("", true), ("migrate: { auto_converge: true }\n", false)] {
             let text = drawn(&format!("{matrix}{setting}"), &[Some(4.0), Some(6.0)]).unwrap().text;
-            assert_eq!(text.contains("<polyline"), is_predicted, "{setting}{text}");
+            let dashes = text.matches("stroke=\"#0B5FAD\" stroke-width=\"2\" points=").count();
+            assert!(if is_predicted { dashes > 10 } else { dashes == 0 }, "{dashes} {setting}{text}");
             assert_eq!(text.contains("dashed: predicted"), is_predicted, "{setting}{text}");
         }
     }
@@ -269,7 +315,7 @@ mod tests {
         let matrix = "name: n\naxes: { stress.rate: [0, 64MB/s] }\nreference:\n  source: s\n  \
                       rows: [{ where: stress.rate == 0, transferred: 300MB }]\n";
         let text = figure(matrix, &[Some(4.0), Some(6.0)], Some(FigureName::Data)).unwrap().text;
-        for part in ["n: Data sent, MB", ">600<", PUBLISHED] {
+        for part in ["n: Data sent, MB", "\n600\n", "<polygon"] {
             assert!(text.contains(part), "{part}\n{text}");
         }
         assert!(!text.contains("Total time"), "{text}");
@@ -283,18 +329,18 @@ mod tests {
         let text = drawn(TWO_AXES, &seconds).unwrap().text;
         for part in [
             "n: Total time, s",
-            ">guest.cpu<",
-            ">10.0<",
-            "#5898d3",
-            ">not-converged<",
-            ">not tried<",
+            "\nguest.cpu\n",
+            "\n10.0\n",
+            "#5898D3",
+            "\nnot-converged\n",
+            "\nnot tried\n",
             "&lt;b&gt;",
         ] {
             assert!(text.contains(part), "{part}\n{text}");
         }
         assert_eq!(text.matches("<rect").count(), 1 + 6, "{text}");
         let data = figure(TWO_AXES, &seconds, Some(FigureName::HeatData)).unwrap().text;
-        assert!(data.contains("n: Data sent, MB") && data.contains(">1000<"), "{data}");
+        assert!(data.contains("n: Data sent, MB") && data.contains("\n1000\n"), "{data}");
         let error = figure(TWO_AXES, &seconds, Some(FigureName::HeatDowntime)).unwrap_err();
         let text = "n: there is no figure `heat-downtime`, as no attempt has measured it";
         assert_eq!(error.to_string(), text);

@@ -3,135 +3,155 @@
 //! Measured values are marks with the range of their attempts, the prediction is a dashed line, published
 //! values are open diamonds. Attempts that were given up are crosses at the top.
 
-use super::{COLORS, INK, LINE, round};
+use super::{Area, COLORS, Drawing, DrawnResult, INK, LINE, TITLE, text, times, title};
 use crate::{
     matrix::Plan,
     measure::median,
     outcome::Outcome,
     report::{
-        html::chart::scale::Scale,
-        threshold::{Group, OverRate, PUBLISHED, SHAPES},
+        html::chart::axis::{self, decimals, from_zero},
+        threshold::{CIRCLE, Group, Level, OverRate, PUBLISHED, SHAPES, Shape},
     },
 };
-use maud::{Markup, html};
+use plotters::{
+    prelude::*,
+    style::text_anchor::{HPos, Pos, VPos},
+};
+use std::iter::once;
 
-/// The plot's left, top, right and bottom edge.
-const PLOT: (f64, f64, f64, f64) = (70.0, 60.0, 740.0, 350.0);
-/// The height of the figure without its legend.
-const HEIGHT: f64 = 420.0;
+/// The height of the plot with its axes.
+const PLOT: i32 = 340;
+/// The room for labels and titles of the horizontal and the vertical axis.
+const LABELS: (i32, i32) = (58, 64);
+/// The largest numbers of ticks.
+const X_TICKS: usize = 7;
+const Y_TICKS: usize = 6;
+/// Half the size of a cross.
+const CROSS: i32 = 6;
+/// The color of what is between convergence and its end.
+const EDGE: RGBColor = RGBColor(0xf4, 0xe3, 0xd9);
+const RULE: RGBColor = RGBColor(0xd3, 0xda, 0xe1);
 
-/// Draws a figure over the dirty rate. Returns it with its height.
-pub(super) fn draw(plan: &Plan, groups: &[Group<'_>], over: &OverRate) -> (Markup, f64) {
-    let drawing = Drawing::new(plan, groups, over).draw();
-    (drawing, HEIGHT + LINE * groups.len() as f64)
+/// A figure of a run.
+pub(super) struct Threshold<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) groups: Vec<Group<'a>>,
+    pub(super) over: OverRate,
 }
 
-struct Drawing<'a> {
-    plan: &'a Plan,
-    groups: &'a [Group<'a>],
-    over: &'a OverRate,
-    x: Scale,
-    y: Scale,
-}
+impl Drawing for Threshold<'_> {
+    fn height(&self) -> i32 {
+        TITLE + PLOT + times(LINE, self.groups.len()) + LINE / 2
+    }
 
-impl<'a> Drawing<'a> {
-    fn new(plan: &'a Plan, groups: &'a [Group<'a>], over: &'a OverRate) -> Self {
-        let levels = || groups.iter().flat_map(|group| &group.levels);
+    fn draw(&self, area: &Area<'_>) -> DrawnResult {
+        let levels = || self.groups.iter().flat_map(|group| &group.levels);
+        let shown = levels().flat_map(|level| self.values(level).into_iter().chain(self.published(level)));
         let fastest = levels().map(|level| level.rate).fold(0.0, f64::max);
-        let shown = levels()
-            .flat_map(|level| level.values(&over.figure).into_iter().chain(over.published(plan, level.cell)));
-        let most = shown.fold(0.0, f64::max);
-        Self {
-            plan,
-            groups,
-            over,
-            x: Scale::exact(-fastest * 0.03, fastest * 1.04, 7),
-            y: Scale::covering(0.0, if most > 0.0 { most * 1.15 } else { 1.0 }, 5),
+        let x = -fastest * 0.03..fastest * 1.04;
+        let y = from_zero(shown.fold(0.0, f64::max) * 1.15, 5);
+        title(area, &format!("{}: {}", self.plan.name, self.over.figure.title()))?;
+        let (_, rest) = area.split_vertically(TITLE);
+        let (plot, legend) = rest.split_vertically(PLOT);
+        let mut builder = ChartBuilder::on(&plot);
+        builder.margin_left(6).margin_right(20).x_label_area_size(LABELS.0).y_label_area_size(LABELS.1);
+        let mut chart = builder.build_cartesian_2d(x.clone(), y.clone())?;
+
+        if let [group] = &self.groups[..]
+            && let Some((below, above)) = group.edge()
+        {
+            let corners = [(below.unwrap_or(x.start), y.start), (above, y.end)];
+            chart.draw_series(once(Rectangle::new(corners, EDGE.filled())))?;
         }
-    }
-
-    fn x(&self, mb_per_s: f64) -> f64 {
-        round(PLOT.0 + self.x.share(mb_per_s) * (PLOT.2 - PLOT.0))
-    }
-
-    fn y(&self, value: f64) -> f64 {
-        round(PLOT.3 - self.y.share(value) * (PLOT.3 - PLOT.1))
-    }
-
-    fn draw(&self) -> Markup {
-        let (left, top, right, bottom) = PLOT;
-        let middle = f64::midpoint(left, right);
-        html! {
-            text x=(left) y="30" font-size="18" font-weight="bold" {
-                (self.plan.name) ": " (self.over.figure.title())
-            }
-            (self.edge())
-            @for (value, label) in self.y.ticks() {
-                path d=(format!("M{left} {}H{right}", self.y(value))) stroke="#d3dae1" {}
-                text x=(left - 8.0) y=(self.y(value) + 5.0) text-anchor="end" { (label) }
-            }
-            @for (value, label) in self.x.ticks() {
-                text x=(self.x(value)) y=(bottom + 22.0) text-anchor="middle" { (label) }
-            }
-            path d=(format!("M{left} {top}V{bottom}H{right}")) fill="none" stroke=(INK) stroke-width="2" {}
-            text x=(middle) y=(bottom + 48.0) text-anchor="middle" { "dirty rate, MB/s" }
-            @for (at, group) in self.groups.iter().enumerate() { (self.group(group, at)) }
-        }
-    }
-
-    /// Shades what is between convergence and its end, if there is only one group.
-    fn edge(&self) -> Markup {
-        let [group] = self.groups else { return html! {} };
-        let Some((below, above)) = group.edge() else { return html! {} };
-        let from = below.map_or(PLOT.0, |rate| self.x(rate));
-        let width = (self.x(above) - from).max(0.0);
-        html! { rect x=(from) y=(PLOT.1) width=(round(width)) height=(PLOT.3 - PLOT.1) fill="#f4e3d9" {} }
-    }
-
-    fn group(&self, group: &Group<'_>, at: usize) -> Markup {
-        let (color, shape) = (COLORS[at], SHAPES[at]);
-        let line = HEIGHT + LINE * at as f64;
-        let name = if group.name.is_empty() { "measured" } else { &group.name };
-        let published = |cell| self.over.published(self.plan, cell);
-        html! {
-            (self.prediction(group, color))
-            @for level in &group.levels {
-                @let x = self.x(level.rate);
-                @if let Some(value) = published(level.cell) {
-                    path d=(format!("M{x} {}{PUBLISHED}", self.y(value))) fill="#fff" stroke=(color)
-                        stroke-width="2" {}
+        let labels = text(14.0).color(&INK);
+        let (x_decimals, y_decimals) = (decimals(&x, X_TICKS), decimals(&y, Y_TICKS));
+        chart
+            .configure_mesh()
+            .disable_x_mesh()
+            .set_all_tick_mark_size(4)
+            .x_labels(X_TICKS)
+            .y_labels(Y_TICKS)
+            .bold_line_style(RULE)
+            .light_line_style(TRANSPARENT)
+            .axis_style(INK.stroke_width(2))
+            .label_style(labels.clone())
+            .x_label_formatter(&|rate: &f64| axis::text(*rate, x_decimals))
+            .y_label_formatter(&|value: &f64| axis::text(*value, y_decimals))
+            .x_desc("dirty rate, MB/s")
+            .draw()?;
+        for (at, group) in self.groups.iter().enumerate() {
+            let color = COLORS[at].stroke_width(2);
+            let predicted = group.prediction(&self.over, x.end).into_iter();
+            let predicted: Vec<(f64, f64)> = predicted.take_while(|(_, value)| *value <= y.end).collect();
+            chart.draw_series(DashedLineSeries::new(predicted, 8, 6, color))?;
+            for level in &group.levels {
+                let place = |value| chart.backend_coord(&(level.rate, value));
+                if let Some(value) = self.published(level) {
+                    open_mark(area, place(value), color)?;
                 }
-                @let values = level.values(&self.over.figure);
-                @if let (Some(middle), [least, .., most] | [least @ most]) = (median(&values), &values[..]) {
-                    path d=(format!("M{x} {}V{}", self.y(*least), self.y(*most))) stroke=(color)
-                        stroke-width="3" {}
-                    path d=(format!("M{x} {}{shape}", self.y(middle))) fill=(color) {}
+                let values = self.values(level);
+                if let (Some(middle), [least, .., most] | [least @ most]) = (median(&values), &values[..]) {
+                    let style = COLORS[at].stroke_width(3);
+                    let range = PathElement::new([(level.rate, *least), (level.rate, *most)], style);
+                    chart.plotting_area().draw(&range)?;
+                    mark(area, place(middle), SHAPES[at], COLORS[at].filled())?;
                 }
-                @if level.outcome() == Some(Outcome::NotConverged) {
-                    @let y = PLOT.1 + 12.0 + 16.0 * at as f64;
-                    path d=(format!("M{x} {y}m-6 -6l12 12m0 -12l-12 12")) stroke=(color) stroke-width="3" {}
+                if level.outcome() == Some(Outcome::NotConverged) {
+                    let top = place(y.end);
+                    let center = (top.0, top.1 + 2 * CROSS + times(16, at));
+                    area.use_screen_coord().draw(&Cross::new(center, CROSS, COLORS[at].stroke_width(3)))?;
                 }
             }
-            path d=(format!("M{} {}{shape}", PLOT.0 + 10.0, line - 5.0)) fill=(color) {}
-            text x=(PLOT.0 + 28.0) y=(line) {
-                (name)
-                @if group.is_predicted() { " · dashed: predicted" }
-                " · cross: given up"
-                @if group.levels.iter().any(|level| published(level.cell).is_some()) { " · open: published" }
-            }
         }
+        self.legend(&legend)
+    }
+}
+
+impl Threshold<'_> {
+    fn values(&self, level: &Level<'_>) -> Vec<f64> {
+        level.values(&self.over.figure)
     }
 
-    fn prediction(&self, group: &Group<'_>, color: &str) -> Markup {
-        let points = group.prediction(self.over, self.x.max);
-        let drawn = points.iter().take_while(|(_, value)| *value <= self.y.max);
-        let points: Vec<String> =
-            drawn.map(|(rate, value)| format!("{},{}", self.x(*rate), self.y(*value))).collect();
-        html! {
-            @if !points.is_empty() {
-                polyline points=(points.join(" ")) fill="none" stroke=(color) stroke-width="2"
-                    stroke-dasharray="8 6" {}
-            }
-        }
+    fn published(&self, level: &Level<'_>) -> Option<f64> {
+        self.over.published(self.plan, level.cell)
     }
+
+    fn legend(&self, area: &Area<'_>) -> DrawnResult {
+        let style = text(16.0).pos(Pos::new(HPos::Left, VPos::Center));
+        for (at, group) in self.groups.iter().enumerate() {
+            let y = times(LINE, at) + LINE / 2;
+            let (left, top) = area.get_base_pixel();
+            mark(area, (left + 80, top + y), SHAPES[at], COLORS[at].filled())?;
+            let name = if group.name.is_empty() { "measured" } else { &group.name };
+            let predicted = if group.is_predicted() { " · dashed: predicted" } else { "" };
+            let is_published = group.levels.iter().any(|level| self.published(level).is_some());
+            let published = if is_published { " · open: published" } else { "" };
+            let words = format!("{name}{predicted} · cross: given up{published}");
+            area.draw_text(&words, &style, (98, y))?;
+        }
+        Ok(())
+    }
+}
+
+/// Returns the corners of a shape around a point, in pixels.
+fn corners((x, y): (i32, i32), shape: Shape) -> Vec<(i32, i32)> {
+    shape.iter().map(|(dx, dy)| (x + dx, y + dy)).collect()
+}
+
+/// Draws a mark at a pixel of the whole document.
+fn mark(area: &Area<'_>, at: (i32, i32), shape: Shape, style: ShapeStyle) -> DrawnResult {
+    let area = area.use_screen_coord();
+    if shape.is_empty() {
+        area.draw(&Circle::new(at, CIRCLE, style))
+    } else {
+        area.draw(&Polygon::new(corners(at, shape), style))
+    }
+}
+
+/// Draws the mark of a published value at a pixel of the whole document.
+fn open_mark(area: &Area<'_>, at: (i32, i32), style: ShapeStyle) -> DrawnResult {
+    mark(area, at, PUBLISHED, WHITE.filled())?;
+    let mut outline = corners(at, PUBLISHED);
+    outline.push(outline[0]);
+    area.use_screen_coord().draw(&PathElement::new(outline, style))
 }

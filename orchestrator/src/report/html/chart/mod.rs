@@ -1,11 +1,14 @@
-//! Charts as SVG.
+//! Charts as SVG, drawn by plotters.
 //!
-//! [`scale`] chooses ranges and ticks, [`thin`] reduces the points of a curve, [`path`] writes curves, and
-//! [`plot`] draws axes with marks. Colors, fonts and line widths are the style's.
+//! plotters chooses ticks, places elements and draws them on a backend of the page ([`svg`]), which writes
+//! classes of the page's style where others write colors and pixels. [`axis`] has ranges and the texts of
+//! ticks, [`plot`] draws a plot with two axes, [`curve`] writes curves whose values the script reads, and
+//! [`thin`] reduces their points.
 
-pub(super) mod path;
+pub(in crate::report) mod axis;
+pub(super) mod curve;
 pub(super) mod plot;
-pub(in crate::report) mod scale;
+pub(super) mod svg;
 pub(super) mod thin;
 
 /// A point of a curve, in the units of its axes.

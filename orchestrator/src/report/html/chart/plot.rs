@@ -3,11 +3,13 @@
 //! Horizontal positions are percentages and vertical ones pixels. Curves are in an SVG of their own that is
 //! stretched to the plot.
 
-use super::{Point, scale::Scale};
+use super::{
+    axis::{Axis, ticks},
+    svg::{Chart, WIDTH, percent},
+};
 use maud::{Markup, html};
-
-/// The width of the plane in which curves are drawn before they are stretched.
-const PLANE: f64 = 1_000.0;
+use plotters::coord::ranged1d::Ranged as _;
+use std::ops::Range;
 
 /// A plot without content.
 pub(in super::super) struct Plot<'a> {
@@ -15,77 +17,64 @@ pub(in super::super) struct Plot<'a> {
     pub(in super::super) title: &'a str,
     /// What its horizontal axis shows, with the unit.
     pub(in super::super) x_title: &'a str,
-    pub(in super::super) x: Scale,
-    pub(in super::super) y: Scale,
+    pub(in super::super) x: Range<f64>,
+    pub(in super::super) y: Range<f64>,
+    /// The largest numbers of ticks on the horizontal and the vertical axis.
+    pub(in super::super) most_ticks: (usize, usize),
     /// The height of the plot in pixels, without axes.
-    pub(in super::super) height: u32,
+    pub(in super::super) height: i32,
 }
 
-/// What a plot shows.
-pub(in super::super) struct Layers {
-    /// Areas behind everything else.
-    pub(in super::super) areas: Markup,
-    /// Curves, as [`Plot::curve`] draws them.
-    pub(in super::super) curves: Markup,
-    /// Marks and texts.
-    pub(in super::super) marks: Markup,
+/// Returns a vertical position in pixels. The plane of a plot has tenths.
+pub(in super::super) fn pixels(steps: i32) -> f64 {
+    f64::from(steps) / 10.0
 }
 
 impl Plot<'_> {
-    /// Returns a horizontal position.
-    pub(in super::super) fn x(&self, value: f64) -> String {
-        format!("{:.2}%", self.x.share(value) * 100.0)
-    }
-
-    /// Returns a vertical position.
-    pub(in super::super) fn y(&self, value: f64) -> String {
-        format!("{:.1}", (1.0 - self.y.share(value)) * f64::from(self.height))
-    }
-
-    /// Returns a curve through these points.
-    pub(in super::super) fn curve(&self, points: &[Point], class: &str) -> Markup {
-        let at = |point: &Point| format!("{:.1},{}", self.x.share(point.x) * PLANE, self.y(point.y));
-        let points: Vec<String> = points.iter().map(at).collect();
-        html! { polyline class={ "curve " (class) } points=(points.join(" ")) {} }
-    }
-
-    /// Returns the area between two horizontal positions, over the whole height.
-    pub(in super::super) fn band(&self, from: f64, to: f64, class: &str) -> Markup {
-        let width = (self.x.share(to) - self.x.share(from)) * 100.0;
-        html! {
-            rect class=(class) x=(self.x(from)) y="0" width=(format!("{width:.2}%")) height=(self.height) {}
-        }
-    }
-
-    /// Returns the plot.
-    pub(in super::super) fn render(&self, layers: &Layers) -> Markup {
-        let height = f64::from(self.height);
+    /// Returns the plot with what is drawn in it.
+    pub(in super::super) fn render(self, draw: impl FnOnce(&Chart<'_>)) -> Markup {
+        let Self { title, x_title, x, y, most_ticks, height } = self;
+        let plane = (0..WIDTH, height * 10..0);
+        let placed = |range: &Range<f64>, most: usize, from: i32, to: i32| -> Vec<(i32, String)> {
+            let axis = Axis::from(range.clone());
+            ticks(range, most).into_iter().map(|(value, text)| (axis.map(&value, (from, to)), text)).collect()
+        };
+        let across = placed(&x, most_ticks.0, plane.0.start, plane.0.end);
+        let up = placed(&y, most_ticks.1, plane.1.start, plane.1.end);
         html! {
             figure.plot {
-                figcaption { (self.title) }
+                figcaption { (title) }
                 div.grid {
-                    svg.y width="52" height=(self.height) aria-hidden="true" {
-                        @for (value, text) in self.y.ticks() {
-                            text x="46" y=(self.y(value)) { (text) }
-                        }
+                    svg.y width="52" height=(height) aria-hidden="true" {
+                        @for (at, text) in &up { text x="46" y=(pixels(*at)) { (text) } }
                     }
-                    svg.area width="100%" height=(self.height) role="group" aria-label=(self.title) {
-                        (layers.areas)
-                        @for (value, _) in self.y.ticks() {
-                            line.rule x1="0" x2="100%" y1=(self.y(value)) y2=(self.y(value)) {}
+                    svg.area width="100%" height=(height) role="group" aria-label=(title) {
+                        @for (at, _) in &up {
+                            line.rule x1="0" x2="100%" y1=(pixels(*at)) y2=(pixels(*at)) {}
                         }
-                        svg.curves width="100%" height=(self.height) preserveAspectRatio="none"
-                            viewBox=(format!("0 0 {PLANE} {height}")) { (layers.curves) }
-                        (layers.marks)
+                        (Chart::drawn(x, y, plane, draw))
                     }
                     svg.x width="100%" height="46" aria-hidden="true" {
-                        @for (value, text) in self.x.ticks() {
-                            text x=(self.x(value)) y="18" { (text) }
-                        }
-                        text.title x="50%" y="40" { (self.x_title) }
+                        @for (at, text) in &across { text x=(percent(*at)) y="18" { (text) } }
+                        text.title x="50%" y="40" { (x_title) }
                     }
                 }
             }
         }
+    }
+}
+
+impl Chart<'_> {
+    /// Draws a curve through these points into a plot of this height in pixels.
+    pub(in super::super) fn curve(&self, points: &[(f64, f64)], class: &str, height: i32) {
+        self.draw(points, |places| {
+            let places: Vec<String> = places.iter().map(|(x, y)| format!("{x},{y}")).collect();
+            html! {
+                svg.curves width="100%" height=(height) preserveAspectRatio="none"
+                    viewBox=(format!("0 0 {WIDTH} {}", height * 10)) {
+                    polyline class={ "curve " (class) } points=(places.join(" ")) {}
+                }
+            }
+        });
     }
 }

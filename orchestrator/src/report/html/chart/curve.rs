@@ -4,6 +4,7 @@
 //! The script adds up the numbers of a path to get its points. It reads values off a curve and writes tables.
 
 use super::Point;
+use plotters_backend::BackendCoord;
 use std::fmt::Write as _;
 
 /// The largest whole number on the vertical axis: about three digits, which is more than a screen shows.
@@ -14,27 +15,29 @@ pub(in super::super) fn unit(max: f64) -> f64 {
     if max > 0.0 { 10f64.powf((max / FINEST).log10().ceil()) } else { 1.0 }
 }
 
-/// Returns the `d` of a path through the points of each of these pieces, with gaps between them. Its steps
-/// are 1 on the horizontal axis and `unit` on the vertical.
-pub(in super::super) fn path(pieces: impl IntoIterator<Item = Vec<Point>>, unit: f64) -> String {
+/// Returns the `d` of a path through these points, which are at these places, with its gaps.
+pub(in super::super) fn path(points: &[(f64, f64)], places: &[BackendCoord]) -> String {
     let mut d = String::new();
-    let mut before = (0i64, 0i64);
-    for piece in pieces {
-        for (i, point) in piece.iter().enumerate() {
-            let at = (point.x.round() as i64, (point.y / unit).round() as i64);
-            let (dx, dy) = (at.0 - before.0, at.1 - before.1);
-            // The first letter is absolute, and a sign separates as well as a blank.
-            let command = match i {
-                0 if d.is_empty() => "M",
-                0 => "m",
-                1 => "l",
-                _ if dx < 0 => "",
-                _ => " ",
-            };
-            let blank = if dy < 0 { "" } else { " " };
-            let _ = write!(d, "{command}{dx}{blank}{dy}");
-            before = at;
+    let mut before = (0, 0);
+    let mut in_piece = 0;
+    for (&(_, y), &at) in points.iter().zip(places) {
+        if y.is_nan() {
+            in_piece = 0;
+            continue;
         }
+        let (dx, dy) = (at.0 - before.0, at.1 - before.1);
+        // The first letter is absolute, and a sign separates as well as a blank.
+        let command = match in_piece {
+            0 if d.is_empty() => "M",
+            0 => "m",
+            1 => "l",
+            _ if dx < 0 => "",
+            _ => " ",
+        };
+        let blank = if dy < 0 { "" } else { " " };
+        let _ = write!(d, "{command}{dx}{blank}{dy}");
+        before = at;
+        in_piece += 1;
     }
     d
 }
@@ -55,21 +58,22 @@ pub(in super::super) fn stairs(points: &[Point]) -> Vec<Point> {
 mod tests {
     use super::*;
 
-    fn points(values: &[(f64, f64)]) -> Vec<Point> {
-        values.iter().map(|(x, y)| Point { x: *x, y: *y }).collect()
+    fn drawn(points: &[(f64, f64)]) -> String {
+        let places: Vec<BackendCoord> = points.iter().map(|(x, y)| (*x as i32, *y as i32)).collect();
+        path(points, &places)
     }
 
     #[test]
     fn a_curve_is_relative_and_adds_up() {
-        let curve = points(&[(-50.2, 100.0), (0.0, 50.4), (49.9, 75.0), (100.0, 75.0)]);
-        assert_eq!(path([curve], 1.0), "M-50 100l50-50 50 25 50 0");
+        let curve = [(-50.0, 100.0), (0.0, 50.0), (50.0, 75.0), (100.0, 75.0)];
+        assert_eq!(drawn(&curve), "M-50 100l50-50 50 25 50 0");
     }
 
     #[test]
     fn pieces_have_gaps_between_them() {
-        let pieces =
-            [points(&[(0.0, 5.0), (50.0, 5.0)]), points(&[(150.0, 8.0), (200.0, 8.0), (250.0, 1.0)])];
-        assert_eq!(path(pieces, 1.0), "M0 5l50 0m100 3l50 0 50-7");
+        let gap = (0.0, Point::GAP);
+        let curve = [gap, (0.0, 5.0), (50.0, 5.0), gap, gap, (150.0, 8.0), (200.0, 8.0), (250.0, 1.0)];
+        assert_eq!(drawn(&curve), "M0 5l50 0m100 3l50 0 50-7");
     }
 
     #[test]
@@ -82,6 +86,9 @@ mod tests {
 
     #[test]
     fn stairs_keep_a_value_until_the_next() {
+        let points = |values: &[(f64, f64)]| -> Vec<Point> {
+            values.iter().map(|(x, y)| Point { x: *x, y: *y }).collect()
+        };
         let stairs = stairs(&points(&[(0.0, 1.0), (5.0, 2.0), (9.0, 2.0)]));
         assert_eq!(stairs, points(&[(0.0, 1.0), (5.0, 1.0), (5.0, 2.0), (9.0, 2.0)]));
     }
