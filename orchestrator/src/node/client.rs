@@ -561,6 +561,22 @@ impl Node {
         self.call("count what its connections have sent", Call::TcpSent { port }).await
     }
 
+    /// Pings an address until it answers. Fails if it does not within `timeout`. A caller that does not wait
+    /// for the result leaves nothing behind.
+    pub async fn reach(
+        &self,
+        target: Ipv4Addr,
+        interval: Duration,
+        timeout: Duration,
+    ) -> Result<(), NodeError> {
+        let call = Call::Reach {
+            target,
+            interval_ns: interval.as_nanos() as u64,
+            timeout_ms: timeout.as_millis() as u64,
+        };
+        self.call(&format!("reach {target}"), call).await
+    }
+
     /// Starts the downtime probe. Returns when the target's first reply has arrived; fails if none arrives
     /// within `timeout`.
     pub async fn start_probe(

@@ -288,6 +288,16 @@ pub enum Call {
         /// The port of the peers.
         port: u16,
     },
+    /// Send ICMP echo requests at a fixed interval until the first is answered. Nothing goes on after the
+    /// answer to this call, whether or not anybody still waits for it.
+    Reach {
+        /// The address to ping.
+        target: Ipv4Addr,
+        /// The interval between requests, in nanoseconds.
+        interval_ns: u64,
+        /// How long to wait for a reply, in milliseconds.
+        timeout_ms: u64,
+    },
     /// Start the downtime probe: send ICMP echo requests at a fixed interval until [`Call::StopProbe`].
     /// Answered when the first echo reply has arrived.
     StartProbe {

@@ -146,6 +146,22 @@ async fn an_endless_line_from_a_socket_closes_its_channel_with_the_reason() {
     node.round_trip().await.expect("the node lives on");
 }
 
+/// A ping that nobody waits for any more ends by itself, unlike the probe.
+#[tokio::test]
+async fn a_ping_leaves_nothing_behind() {
+    let Some((node, _process)) = start().await else { return };
+    node.set_up("lo", None).await.unwrap();
+    let ping = || node.reach(Ipv4Addr::LOCALHOST, Duration::from_millis(10), PATIENCE);
+    ping().await.unwrap();
+    time::timeout(Duration::ZERO, ping()).await.expect_err("it takes a while");
+    let left = node.stop_probe(Duration::ZERO).await.unwrap_err().to_string();
+    assert_eq!(left, "node compute1 could not stop the probe: no probe is running");
+    node.start_probe(Ipv4Addr::LOCALHOST, Duration::from_millis(10), PATIENCE).await.unwrap();
+    let (pinged, stopped) = tokio::join!(ping(), node.stop_probe(Duration::ZERO));
+    pinged.expect("beside the probe");
+    stopped.unwrap();
+}
+
 #[tokio::test]
 async fn a_node_boots_guests_only_from_the_content_that_was_uploaded() {
     let Some((node, _process)) = start().await else { return };

@@ -98,17 +98,11 @@ impl Ends<'_> {
     async fn wait_for_link(&self) -> Result<(), NodeError> {
         loop {
             let asked = Instant::now();
-            match self.node.start_probe(self.address, INTERVAL, REPLY_LIMIT).await {
-                Ok(()) => {
-                    self.node.stop_probe(Duration::ZERO).await?;
-                    return Ok(());
-                }
-                Err(NodeError::Failed { .. }) => {}
-                Err(error) => return Err(error),
+            // Not the node's probe: a recovery that is not waited for any longer would leave it running.
+            match self.node.reach(self.address, INTERVAL, REPLY_LIMIT).await {
+                Err(NodeError::Failed { .. }) => time::sleep_until(asked + INTERVAL).await,
+                answered => return answered,
             }
-            // A recovery that was not waited for may have left one.
-            let _ = self.node.stop_probe(Duration::ZERO).await;
-            time::sleep_until(asked + INTERVAL).await;
         }
     }
 

@@ -309,6 +309,12 @@ impl Server {
             Call::Shape { interface, profile } => json(self.shape(&interface, &profile).await?),
             Call::TcpSent { port } => json(connections::sent_bytes(port)?),
             Call::Traffic { interface } => json(self.traffic(&interface).await?),
+            Call::Reach { target, interval_ns, timeout_ms } => {
+                let (interval, timeout) =
+                    (Duration::from_nanos(interval_ns), Duration::from_millis(timeout_ms));
+                Probe::start(target, interval, timeout, None).await?.stop(Duration::ZERO).await?;
+                json(())
+            }
             Call::StartProbe { target, interval_ns, timeout_ms, reports } => {
                 let mut probe = self.probe.lock().await;
                 if probe.is_some() {
