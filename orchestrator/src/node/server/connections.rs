@@ -17,7 +17,8 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
 use std::io;
 
 /// Returns the TCP connections from this network namespace to this port: the near port of each, and the bytes
-/// that its peer has acknowledged.
+/// that its peer has acknowledged. A connection of which the kernel does not know that any more, since it was
+/// closed, is left out.
 ///
 /// # Errors
 /// The kernel does not answer, or not with a list of connections.
@@ -52,7 +53,8 @@ pub(super) fn sent_bytes(port: u16) -> io::Result<Vec<(u16, u64)>> {
                 NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(found))
                     if found.header.socket_id.destination_port == port =>
                 {
-                    sent.push((found.header.socket_id.source_port, acknowledged(&found).unwrap_or(0)));
+                    let near = found.header.socket_id.source_port;
+                    sent.extend(acknowledged(&found).map(|bytes| (near, bytes)));
                 }
                 NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
                 NetlinkPayload::Done(_) | NetlinkPayload::Error(_) => return Ok(sent),
@@ -108,5 +110,17 @@ mod tests {
                 })
         });
         assert!(is_counted, "{:?} instead of {received:?}", sent_bytes(port));
+        // Closed from the near end first, they linger for a minute.
+        let is_gone = |streams: Vec<TcpStream>| {
+            let (near, far): (Vec<_>, Vec<_>) =
+                streams.into_iter().partition(|stream| stream.peer_addr().unwrap().port() == port);
+            drop(near);
+            drop(far);
+            (0..1000).any(|_| {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+                sent_bytes(port).unwrap().is_empty()
+            })
+        };
+        assert!(is_gone(streams), "{:?}", sent_bytes(port));
     }
 }
