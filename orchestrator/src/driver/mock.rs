@@ -15,7 +15,10 @@ use crate::{
 };
 use netem::userspace::Lateness;
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use stressor::{
@@ -67,6 +70,8 @@ pub(crate) struct Script {
     pub(crate) answer: Duration,
     /// Whether the guest migrates through a file.
     pub(crate) file: bool,
+    /// When, counted from the migrate command, the destination dies, if it does.
+    pub(crate) death: Option<Duration>,
     /// The fault to inject, if any.
     pub(crate) fault: Option<Fault>,
 }
@@ -78,6 +83,8 @@ pub(crate) struct ScriptedMirror {
     pub(crate) bulk: Option<Duration>,
     /// How long it takes to complete while the guest is stopped; for ever if absent.
     pub(crate) completing: Option<Duration>,
+    /// Whether it is known how much was sent.
+    pub(crate) is_counted: bool,
 }
 
 impl Script {
@@ -100,6 +107,7 @@ impl Script {
         pass: Duration::from_millis(500),
         answer: Duration::ZERO,
         file: false,
+        death: None,
         fault: None,
     };
 }
@@ -145,6 +153,8 @@ pub(crate) enum Fault {
     Recovery,
     /// The guest is not moved although post-copy was started.
     NoPostcopy,
+    /// The source does not report what it has sent by post-copy.
+    NoPostcopyFigures,
     /// The migration continues although it was cancelled.
     NoCancel,
     /// The guest runs, but the driver reports it as stopped.
@@ -188,6 +198,8 @@ pub(crate) struct Shared {
     rates: Mutex<Vec<(End, Rate)>>,
     /// When the guest was saved to a file.
     saved: Mutex<Option<Instant>>,
+    /// Whether the source's last figures were reported after that.
+    saved_is_reported: AtomicBool,
     shut_down: watch::Sender<bool>,
 }
 
@@ -231,7 +243,8 @@ impl Shared {
     fn disk(&self) -> Option<DiskProgress> {
         let bulk = self.script.mirror?.bulk.unwrap_or(Duration::MAX);
         let sent = (self.script.bandwidth as f64 * self.elapsed().min(bulk).as_secs_f64()) as u64;
-        Some(DiskProgress { copied_bytes: sent, remaining_bytes: 0, sent_bytes: Some(sent) })
+        let sent_bytes = self.script.mirror?.is_counted.then_some(sent);
+        Some(DiskProgress { copied_bytes: sent, remaining_bytes: 0, sent_bytes })
     }
 
     /// Returns the traffic that the link has counted at the source. It has sent memory with all headers, and
@@ -266,6 +279,8 @@ impl Shared {
 struct Guest {
     /// The end where the guest runs; none while it is stopped.
     location: Option<End>,
+    /// Whether it has ever run at the destination.
+    has_moved: bool,
     rate: Rate,
     running: bool,
     pages: f64,
@@ -309,6 +324,7 @@ impl MockDriver {
     pub(crate) fn new(script: Script) -> (Self, Arc<Shared>) {
         let guest = Guest {
             location: None,
+            has_moved: false,
             rate: Workload::default().rate,
             running: false,
             pages: 0.0,
@@ -330,6 +346,7 @@ impl MockDriver {
             actions: Mutex::default(),
             rates: Mutex::default(),
             saved: Mutex::default(),
+            saved_is_reported: AtomicBool::new(false),
             shut_down: watch::Sender::new(false),
         });
         let mock = Self { shared: Arc::clone(&shared), ports: None, migration: Mutex::default() };
@@ -433,6 +450,7 @@ impl Shared {
         let mut guest = self.guest.lock().unwrap();
         guest.catch_up();
         guest.location = Some(end);
+        guest.has_moved |= end == End::Destination;
     }
 
     fn set_state(&self, state: State, word: &'static str) {
@@ -542,7 +560,8 @@ async fn play(shared: Arc<Shared>, events: mpsc::UnboundedSender<Event>) {
         let _ = events.send(Event::Changed);
         let _ = shared.disk_is_complete.subscribe().wait_for(|complete| *complete).await;
     }
-    shared.set_state(State::Other, "device");
+    shared.set_state(State::Switchover, "device");
+    let _ = events.send(Event::SwitchesOver);
     time::sleep(script.downtime).await;
     let completion = Completion {
         total_time_ms: Some(active.saturating_add(script.downtime).as_millis() as u64),
@@ -629,6 +648,13 @@ impl Driver for MockDriver {
         *self.shared.began.lock().unwrap() = Some(Instant::now());
         let task = tokio::spawn(play(Arc::clone(&self.shared), sender));
         *self.migration.lock().unwrap() = Some(task);
+        if let Some(after) = self.shared.script.death {
+            let shared = Arc::clone(&self.shared);
+            tokio::spawn(async move {
+                time::sleep(after).await;
+                shared.kill(End::Destination);
+            });
+        }
         Ok(events)
     }
 
@@ -638,13 +664,24 @@ impl Driver for MockDriver {
         self.shared.answers().await;
         let Script { bandwidth, pass: pass_time, .. } = self.shared.script;
         let (transferred_bytes, pass) = self.shared.progress();
-        let (state, word) = self.shared.state.lock().unwrap().clone();
+        let (state, mut word) = self.shared.state.lock().unwrap().clone();
+        let is_loading = self.shared.saved.lock().unwrap().is_some();
+        // The source's last figures are reported once.
+        let is_first = !self.shared.saved_is_reported.fetch_or(is_loading, Ordering::Relaxed);
+        if is_loading && is_first {
+            word = "saved";
+        }
+        let has_memory = word != "mirroring" && (!is_loading || is_first);
+        let is_known =
+            *self.shared.moves.borrow() && self.shared.script.fault != Some(Fault::NoPostcopyFigures);
         let sample = Sample {
             at_ms: since.elapsed().as_secs_f64() * 1e3,
             status: word.into(),
             disk: self.shared.disk(),
-            memory: (word != "mirroring").then(|| MemoryProgress {
+            memory: has_memory.then(|| MemoryProgress {
                 transferred_bytes,
+                postcopy_bytes: is_known.then_some(1000),
+                page_requests: is_known.then_some(0),
                 remaining_bytes: (bandwidth as f64 * pass_time.as_secs_f64()) as u64,
                 pass,
                 ..MemoryProgress::default()
@@ -672,7 +709,13 @@ impl Driver for MockDriver {
             Action::Pause => drop(self.shared.pauses.send_replace(true)),
             Action::Resume(End::Destination) => drop(self.shared.pauses.send_replace(false)),
             Action::Resume(End::Source) => {
-                if self.shared.pauses.send_replace(false) {
+                self.shared.pauses.send_replace(false);
+                let stays = {
+                    let guest = self.shared.guest.lock().unwrap();
+                    guest.location.is_none() && !guest.has_moved
+                };
+                if stays {
+                    self.migration.lock().unwrap().take().inspect(JoinHandle::abort);
                     self.shared.start_guest(End::Source);
                 }
             }

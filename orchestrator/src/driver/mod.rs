@@ -110,6 +110,8 @@ pub enum Error {
 pub enum Event {
     /// The migration has changed its state or begun a pass. The caller should ask for its [`Status`] at once.
     Changed,
+    /// The switchover has begun. Until it ends, the driver may report nothing more.
+    SwitchesOver,
     /// The guest stopped at the source.
     Stopped(Instant),
     /// The guest started to run at the destination.
@@ -142,12 +144,14 @@ pub enum State {
     /// The guest is stopped, and the driver waits for [`Action::CompleteDisk`] before it hands the guest
     /// over. The migration can still be cancelled.
     BeforeSwitchover,
+    /// The migration switches over. It is left alone.
+    Switchover,
     /// The guest has moved by post-copy, and the rest of its memory follows. The migration is left alone.
     Postcopy,
     /// The connection has failed after the guest has moved by post-copy, for this reason. The guest waits for
     /// memory that is still at the source, until [`Action::Recover`].
     PostcopyPaused(String),
-    /// Any other state, for example set-up or switchover. The migration is left alone.
+    /// Any other state, for example set-up or cancellation. The migration is left alone.
     Other,
     /// It has completed at the source.
     Completed(Completion),

@@ -329,13 +329,14 @@ pub async fn migrate(
         let mut reason = None;
         let mut failure = None;
         let leaves = match &reported {
-            None | Some(State::Active) => false,
-            // It may have completed before it was cancelled.
-            Some(State::Completed(_)) => true,
-            Some(_) => tracker.given_up.is_none(),
+            // Also after the migration was given up: the cancellation may come too late.
+            Some(State::Switchover | State::Completed(_)) => true,
+            // That can still be cancelled, or may be the cancellation.
+            Some(State::BeforeSwitchover | State::Other) => tracker.given_up.is_none(),
+            _ => false,
         };
         if leaves {
-            tracker.leaves();
+            tracker.leaves(&stage);
         }
         match reported {
             // Also after the migration was given up: it may have completed before the cancellation.
@@ -385,6 +386,7 @@ pub async fn migrate(
                 | State::Mirroring
                 | State::Mirrored
                 | State::BeforeSwitchover
+                | State::Switchover
                 | State::Postcopy
                 | State::Other,
             )
@@ -540,11 +542,18 @@ impl MigrationTracker {
         stopped || self.resumed.is_some() || self.completion.is_some() || self.postcopy.is_some()
     }
 
-    /// Notes that memory is not sent as before any more.
-    fn leaves(&mut self) {
+    /// Notes that the migration switches over, or has completed.
+    fn leaves(&mut self, stage: &watch::Sender<MigrationStage>) {
         if self.paused == Some(Paused::Sending) {
             self.paused = Some(Paused::Leaving);
             self.progressed = Instant::now();
+            stage.send_if_modified(|stage| {
+                let was_paused = *stage == MigrationStage::Paused;
+                if was_paused {
+                    *stage = MigrationStage::Stopped;
+                }
+                was_paused
+            });
         }
     }
 
@@ -643,14 +652,15 @@ impl MigrationTracker {
     ) -> Result<bool, Error> {
         match event {
             driver::Event::Changed => {}
+            driver::Event::SwitchesOver => self.leaves(stage),
             driver::Event::Stopped(at) => {
                 self.stopped = Some(at);
                 // The two ends announce their events through two nodes: the source's may arrive after the
                 // destination's. It must not make a guest that runs at the destination count as stopped.
                 let stopped = match (self.postcopy, self.paused) {
                     (Some(_), _) => MigrationStage::Moving,
-                    (None, Some(_)) => MigrationStage::Paused,
-                    (None, None) => MigrationStage::Stopped,
+                    (None, Some(Paused::Sending)) => MigrationStage::Paused,
+                    (None, _) => MigrationStage::Stopped,
                 };
                 stage.send_if_modified(|stage| {
                     let earlier = !stage.is_at_destination();

@@ -47,6 +47,9 @@ use tokio::{
 };
 use units::{ByteRate, Span};
 
+/// A time that no attempt takes. Time is not real, so waiting for it costs little.
+const ENDLESS: Duration = Duration::from_secs(3600);
+
 /// An action to take when an attempt enters a phase.
 type Hook = Box<dyn Fn() + Send + Sync>;
 
@@ -127,8 +130,8 @@ impl Setup {
         network.open_gap = self.open_gap;
         network.reported_windows = self.reported_windows;
         let spec = AttemptSpec { cell: &cell, number: 1, folder: folder.path() };
-        let record =
-            attempt(driver, &network, spec, RecordBuilder::start(), &sink, interrupt.notified()).await;
+        let attempt = attempt(driver, &network, spec, RecordBuilder::start(), &sink, interrupt.notified());
+        let record = time::timeout(ENDLESS, attempt).await.expect("the attempt does not end");
         let samples = fs::read_to_string(folder.path().join("samples.jsonl")).unwrap_or_default();
         let samples = samples.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert!(shared.is_shut_down(), "the driver must be shut down");
@@ -829,10 +832,13 @@ async fn a_guest_that_moves_by_post_copy_arrives_when_its_memory_is_there() {
 
 const SECOND: Option<Duration> = Some(Duration::from_secs(1));
 
+/// Settings of a guest that is paused after two passes.
+const PAUSED: &str = "migrate: { pause_after_passes: 2, timeout: 5s }\n";
+
 /// A migration that does not converge while the guest runs, and whose guest is paused after two passes.
 fn paused(rest: Option<Duration>, fault: Option<Fault>) -> Setup {
     let script = Script { active: None, rest, fault, ..Script::default() };
-    Setup::script(script).with("migrate: { pause_after_passes: 2, timeout: 5s }\n")
+    Setup::script(script).with(PAUSED)
 }
 
 #[tokio::test(start_paused = true)]
@@ -860,6 +866,45 @@ async fn a_paused_guest_whose_migration_fails_goes_on_at_the_source() {
     assert_eq!(result.outcome(), (Outcome::Failed, "the migration failed: the stream broke"));
     assert_eq!(result.driver.actions(), [Action::Pause, Action::Resume(End::Source)]);
     assert_eq!(result.record.measured.verified.as_ref().unwrap().pages_bad, 0);
+}
+
+/// Returns a migration whose guest is paused after two passes, which is after one second, and whose rest
+/// takes this long.
+fn paused_for(rest: Duration) -> Script {
+    Script { active: Some(Duration::from_secs(2)), rest: Some(rest), ..Script::SHORT }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_guest_that_switches_over_is_not_given_up() {
+    // The source answers nothing from before the switchover until after the deadline.
+    let silence = (Duration::from_millis(1_900), Duration::from_secs(12));
+    let (downtime, cut) = (Duration::from_secs(9), WITH_THE_STOP);
+    let silent = Script { downtime, cut, silence, ..paused_for(Duration::from_secs(1)) };
+    let result = Setup::script(silent).with(PAUSED).run().await;
+    assert_eq!(result.record.outcome, Outcome::Converged, "{:?}", result.record.reason);
+    assert_eq!(result.driver.actions(), [Action::Pause, Action::Resume(End::Destination)]);
+}
+
+/// The cancellation comes when the switchover is about to begin, which then takes a minute.
+#[tokio::test(start_paused = true)]
+async fn a_paused_guest_that_switches_over_before_the_cancellation_is_waited_for() {
+    let (fault, downtime) = (Some(Fault::NoCancel), Duration::from_secs(60));
+    let late = Script { downtime, fault, ..paused_for(Duration::from_millis(4_200)) };
+    let result = Setup::script(late).with(PAUSED).run().await;
+    assert_eq!(result.record.outcome, Outcome::Converged, "{:?}", result.record.reason);
+    let actions = [Action::Pause, Action::Cancel, Action::Resume(End::Destination)];
+    assert_eq!(result.driver.actions(), actions);
+    assert!(result.record.measured.past_deadline_ms.unwrap() > 60_000.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_change_begins_once_a_paused_guest_switches_over() {
+    let settings = "migrate: { pause_after_passes: 2 }\ntimeline: [{ at: 1500ms, link: { rate: 500mbit } }, \
+                    { at: 3s, link: { rate: 400mbit } }]\n";
+    let script = Script { downtime: Duration::from_secs(4), ..paused_for(Duration::from_secs(1)) };
+    let result = Setup::script(script).with(settings).run().await;
+    assert_eq!(result.record.outcome, Outcome::Converged, "{:?}", result.record.reason);
+    assert_eq!(result.links, ["800mbit", "500mbit"], "the rest of its memory is sent until the third second");
 }
 
 /// The guest is stopped for 2 s while it is saved, and for 3 s while it is loaded. The deadline of 1 s does
@@ -976,7 +1021,8 @@ async fn only_the_figures_of_the_aids_in_use_are_present() {
 /// A migration whose disk is copied in three seconds, and completed in 40 ms.
 fn with_disk() -> Setup {
     let (bulk, completing) = (Some(Duration::from_secs(3)), Some(Duration::from_millis(40)));
-    Setup::script(Script { mirror: Some(ScriptedMirror { bulk, completing }), ..Script::default() })
+    let mirror = Some(ScriptedMirror { bulk, completing, is_counted: true });
+    Setup::script(Script { mirror, ..Script::default() })
 }
 
 #[tokio::test(start_paused = true)]
@@ -1001,7 +1047,7 @@ async fn a_disk_is_copied_before_memory_and_completed_while_the_guest_is_stopped
 
 #[tokio::test(start_paused = true)]
 async fn a_migration_can_be_given_up_in_each_phase_of_a_disk() {
-    let mirror = |bulk, completing| Some(ScriptedMirror { bulk, completing });
+    let mirror = |bulk, completing| Some(ScriptedMirror { bulk, completing, is_counted: true });
     let second = Some(Duration::from_secs(1));
     for (mirror, active, reason, actions) in [
         (mirror(None, None), second, "the deadline of 5s passed in the state `mirroring`", &[][..]),

@@ -498,6 +498,7 @@ async fn forward_events(
         let event = match (end, event.name.as_str()) {
             (End::Source, "STOP") => Event::Stopped(event.received),
             (End::Destination, "RESUME") => Event::Resumed(event.received),
+            (End::Source, "MIGRATION") if event.data["status"] == "device" => Event::SwitchesOver,
             (End::Source, "MIGRATION_PASS" | "MIGRATION" | "BLOCK_JOB_READY" | "BLOCK_JOB_ERROR") => {
                 Event::Changed
             }

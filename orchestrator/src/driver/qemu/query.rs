@@ -121,6 +121,7 @@ impl QueryMigrate {
             "failed" => State::Failed(self.reason()),
             "cancelled" => State::Cancelled(self.reason()),
             "pre-switchover" => State::BeforeSwitchover,
+            "device" => State::Switchover,
             "postcopy-active" | "postcopy-device" => State::Postcopy,
             "postcopy-paused" => State::PostcopyPaused(self.reason()),
             _ => State::Other,
@@ -205,7 +206,9 @@ mod tests {
         assert_eq!(state(json!({})), State::Other, "no migration yet");
         assert_eq!(state(json!({ "status": "setup" })), State::Other);
         assert_eq!(state(json!({ "status": "active", "ram": { "transferred": 1 } })), State::Active);
+        assert_eq!(state(json!({ "status": "cancelling" })), State::Other, "the guest stays at the source");
         assert_eq!(state(json!({ "status": "from-the-future" })), State::Other);
+        assert_eq!(state(json!({ "status": "device" })), State::Switchover);
         assert_eq!(
             state(json!({ "status": "failed", "error-desc": "no route" })),
             State::Failed("no route".into())
