@@ -274,13 +274,23 @@ pub(super) fn stress(
         }
     }
     if finished.resumed.is_some() {
-        let readings = |telemetry: &[TelemetrySample]| -> Vec<ClockReading> {
-            telemetry.iter().map(|t| ClockReading::new(t.received, t.telemetry.clock_ns, *started)).collect()
-        };
         let first = source.first().map_or(*started, |first| first.received);
         let until_stop = load::between(source, first, *stopped);
-        let lost =
-            clock::time_lost_s(&readings(until_stop), &readings(load::between(here, since, Instant::now())));
+        let from_then = load::between(here, since, Instant::now());
+        let lost = clock::time_lost_s(&readings(until_stop, *started), &readings(from_then, *started));
         measured.downtime_ms.guest = lost.map(|s| round_micros(s * 1e3));
     }
+}
+
+/// Returns the time that a guest lost which was stopped until this moment at the earliest, from its telemetry
+/// through the end at which it was stopped and goes on.
+pub(super) fn time_lost(telemetry: &[TelemetrySample], resumed: Instant) -> Option<Duration> {
+    let (before, after) = telemetry.split_at(telemetry.partition_point(|sample| sample.received < resumed));
+    let lost = clock::time_lost_s(&readings(before, resumed), &readings(after, resumed))?;
+    Some(Duration::from_secs_f64(lost))
+}
+
+/// Returns the readings of the guest's clock in telemetry.
+fn readings(telemetry: &[TelemetrySample], origin: Instant) -> Vec<ClockReading> {
+    telemetry.iter().map(|t| ClockReading::new(t.received, t.telemetry.clock_ns, origin)).collect()
 }

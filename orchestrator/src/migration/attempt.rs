@@ -78,6 +78,10 @@ const PROBE_LIMIT: Duration = Duration::from_secs(40);
 /// The longest the source may take to say whether the guest runs there, after a migration that failed.
 const QUESTION_LIMIT: Duration = Duration::from_secs(5);
 
+/// The longest it may take to let a guest go on at the source after a migration that failed. QEMU at the
+/// destination may have to be killed first.
+const RESUME_LIMIT: Duration = Duration::from_secs(20);
+
 /// The longest the probe waits for a last reply when it is stopped. Without one, the client's downtime has no
 /// end, and this time is part of its lower bound.
 const LAST_REPLY_LIMIT: Duration = Duration::from_secs(5);
@@ -186,35 +190,49 @@ impl<N: Network> Attempt<'_, N> {
     }
 
     /// Makes the stressor verify memory and disk at the source after a migration that failed, if the guest
-    /// still runs there. Returns the error of the migration, unless the guest is damaged.
+    /// still runs there, or goes on there after it was stopped. Returns the error of the migration, unless
+    /// the guest is damaged or goes on.
     async fn check_source(&mut self, driver: &impl Driver, error: Error) -> Result<OutcomeAndReason, Error> {
         let migrate = &self.spec.cell.settings.migrate;
-        if migrate.stops_early() || migrate.pause() != When::NEVER {
+        let uses_link = migrate.mode.uses_link();
+        let runs = async || {
+            let runs = time::timeout(QUESTION_LIMIT, driver.is_running(End::Source)).await;
+            matches!(runs, Ok(Ok(true)))
+        };
+        let ran = runs().await;
+        let asked = Instant::now();
+        if !uses_link || migrate.pause() != When::NEVER {
             // If that fails, the guest does not run, which the next question finds out.
             let resumed = driver.act(Action::Resume(End::Source));
-            let _ = time::timeout(QUESTION_LIMIT, resumed).await;
+            let _ = time::timeout(RESUME_LIMIT, resumed).await;
         }
-        let runs = time::timeout(QUESTION_LIMIT, driver.is_running(End::Source)).await;
         let Ok(source) = driver.control_port(End::Source) else { return Err(error) };
-        if !matches!(runs, Ok(Ok(true))) {
+        if !runs().await {
             return Err(error);
         }
         self.enter(Phase::Verify);
         let since = Instant::now();
         let check = async {
             // A guest that hangs would be waited for much longer by the check itself.
-            let alive = source.wait_for_telemetry("continue its work", SIGN_OF_LIFE_LIMIT, |telemetry| {
-                telemetry.last().is_some_and(|last| last.received > since).then_some(())
-            });
-            alive.await?;
+            let span = if ran { Duration::ZERO } else { OBSERVATION };
+            let alive = telemetry_for(span, since, |_, _| true);
+            source.wait_for_telemetry("continue its work", OBSERVATION + SIGN_OF_LIFE_LIMIT, alive).await?;
             GuestCheck::make(source, &self.spec.cell.settings).await
         };
         let Ok(check) = check.await else { return Err(error) };
         check.record(&mut self.builder.measured);
-        match check.damage() {
-            Some(damage) => Ok((Outcome::Corrupted, Some(format!("{error}; at the source, {damage}")))),
-            None => Err(error),
+        if let Some(damage) = check.damage() {
+            return Ok((Outcome::Corrupted, Some(format!("{error}; at the source, {damage}"))));
         }
+        let (outcome, reason) = match error {
+            // It would have been, at the destination.
+            Error::GuestLost(reason) if !uses_link => (Outcome::Failed, reason),
+            error if ran => return Err(error),
+            error => (error.outcome(), error.to_string()),
+        };
+        let lost = account::time_lost(&source.telemetry(), asked).filter(|_| !ran);
+        let stopped = lost.map_or(String::new(), |lost| format!("was stopped for {} and ", words(lost)));
+        Ok((outcome, Some(format!("{reason}; the guest {stopped}goes on at the source"))))
     }
 
     /// Goes through the phases from fill to verify, in which both ends run.
@@ -303,6 +321,7 @@ impl<N: Network> Attempt<'_, N> {
             started,
             timeout: settings.migrate.timeout,
             recovery: settings.migrate.recovery(),
+            uses_link: settings.migrate.mode.uses_link(),
             samples_file: &self.spec.folder.join(SAMPLES),
         };
         let mut policy = settings.migrate.mode.policy(settings.migrate.limits());
@@ -484,6 +503,14 @@ fn guest_lost(error: &control_port::Error) -> Error {
     Error::GuestLost(error.to_string())
 }
 
+/// Returns a time as messages show it.
+fn words(time: Duration) -> String {
+    match time.as_secs_f64() {
+        seconds if seconds < 1.0 => format!("{:.0} ms", seconds * 1e3),
+        seconds => format!("{seconds:.1} s"),
+    }
+}
+
 /// Returns the outcome with its reason: `corrupted` if memory or disk differ from what was written, `failed`
 /// if the guest could not use its disk, otherwise the verdict on the migration.
 fn outcome_and_reason(
@@ -492,11 +519,7 @@ fn outcome_and_reason(
     check: &GuestCheck,
 ) -> OutcomeAndReason {
     let past_deadline = finished.past_deadline.map(|by| {
-        let timeout = settings.migrate.timeout;
-        let by = match by.as_secs_f64() {
-            seconds if seconds < 1.0 => format!("{:.0} ms", seconds * 1e3),
-            seconds => format!("{seconds:.1} s"),
-        };
+        let (by, timeout) = (words(by), settings.migrate.timeout);
         format!("the switchover ended {by} after the deadline of {timeout}, too late to give it up")
     });
     match (check.damage(), check.disk_failure(), &finished.verdict) {

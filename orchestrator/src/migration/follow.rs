@@ -175,6 +175,8 @@ pub struct MigrationSpec<'a> {
     pub timeout: Span,
     /// How long a recovery in post-copy may take, at most until the deadline. With 0 there is none.
     pub recovery: Span,
+    /// Whether the guest migrates over the migration link.
+    pub uses_link: bool,
     /// The file that the samples are written to.
     pub samples_file: &'a Path,
 }
@@ -205,6 +207,8 @@ async fn answered<T, E>(pending: &mut Option<Pending<'_, T, E>>) -> Result<T, E>
 
 /// Everything observed of a migration so far that leads to a verdict.
 struct MigrationTracker {
+    /// Whether the guest migrates over the migration link.
+    uses_link: bool,
     /// When the guest stopped at the source.
     stopped: Option<Instant>,
     /// When the guest started to run at the destination.
@@ -263,7 +267,7 @@ pub async fn migrate(
     actuator: &impl Actuator,
     sink: &dyn Sink,
 ) -> Result<FinishedMigration, Error> {
-    let MigrationSpec { steps, cycle, started, timeout, recovery, samples_file } = *spec;
+    let MigrationSpec { steps, cycle, started, timeout, recovery, uses_link, samples_file } = *spec;
     let period_ms = cycle.map_or(0.0, |cycle| cycle.period.as_millis_f64());
     let deadline = started + Duration::from(timeout);
     let mut log = SampleLog::create(samples_file, sink)?;
@@ -279,7 +283,7 @@ pub async fn migrate(
     let mut ticker = time::interval(SAMPLE_INTERVAL);
     // After a slow answer the next sample is due a whole interval later; missed ones are not made up for.
     ticker.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
-    let mut tracker = MigrationTracker::new(started, Recoveries::new(recovery.into(), deadline));
+    let mut tracker = MigrationTracker::new(started, uses_link, Recoveries::new(recovery.into(), deadline));
     // Requests stay pending over the iterations too, so that a source that does not answer holds up neither
     // the events nor the deadline.
     let (mut status, mut action, mut traffic) = (None, None, None);
@@ -510,8 +514,9 @@ enum Ending {
 }
 
 impl MigrationTracker {
-    fn new(now: Instant, recoveries: Recoveries) -> Self {
+    fn new(now: Instant, uses_link: bool, recoveries: Recoveries) -> Self {
         Self {
+            uses_link,
             stopped: None,
             resumed: None,
             completion: None,
@@ -721,11 +726,15 @@ impl MigrationTracker {
                 if !stuck {
                     return Ending::None;
                 }
-                let silence = if is_silent { ", and the source does not answer" } else { "" };
-                Error::GuestLost(format!(
-                    "it is stopped for the switchover, which has made no progress for {seconds} s{in_state}\
-                     {silence}"
-                ))
+                let what = if self.uses_link {
+                    "it is stopped for the switchover, which has made no progress"
+                } else {
+                    "no data has been saved, loaded or handed over"
+                };
+                // Without the link, the destination may be what is silent.
+                let is_source = is_silent && self.uses_link;
+                let silence = if is_source { ", and the source does not answer" } else { "" };
+                Error::GuestLost(format!("{what} for {seconds} s{in_state}{silence}"))
             }
             (Some((reason, at)), None, None) if at.elapsed() > PATIENCE => {
                 let why = if is_silent { "the source does not answer" } else { "it was not cancelled" };
@@ -809,7 +818,7 @@ mod tests {
     fn a_late_stop_event_does_not_stop_a_guest_that_runs_at_the_destination() {
         let (stage, receiver) = watch::channel(MigrationStage::Source);
         let recoveries = Recoveries::new(Duration::ZERO, Instant::now());
-        let mut tracker = MigrationTracker::new(Instant::now(), recoveries);
+        let mut tracker = MigrationTracker::new(Instant::now(), true, recoveries);
         tracker.record_event(driver::Event::Resumed(Instant::now()), &stage).unwrap();
         tracker.record_event(driver::Event::Stopped(Instant::now()), &stage).unwrap();
         assert_eq!(*receiver.borrow(), MigrationStage::Destination);

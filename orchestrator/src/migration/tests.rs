@@ -29,7 +29,7 @@ use crate::{
     results::{
         builder::RecordBuilder,
         client::{LiveWindow, ProbeWindow},
-        record::{Phase, Record},
+        record::{Downtime, Phase, Record},
         telemetry::GuestReport,
     },
 };
@@ -621,8 +621,13 @@ failures! {
         => Failed, "the migration failed: the disk is full", Verify;
     a_file_that_is_not_read:
         Setup::script(Script { file: true, loading: None, cut: Duration::ZERO, ..Script::SHORT }).with(FILE)
-        => GuestLost, "the guest is lost: it is stopped for the switchover, which has made no progress for \
-                       20 s in the state `loading`", Migrate;
+        => Failed, "no data has been saved, loaded or handed over for 20 s in the state `loading`; the guest \
+                    was stopped for 24.1 s and goes on at the source", Verify;
+    a_file_that_is_not_read_of_a_guest_that_does_not_go_on: Setup::script(Script {
+        file: true, loading: None, cut: Duration::ZERO, fault: Some(Fault::Stopped), ..Script::SHORT
+    }).with(FILE)
+        => GuestLost, "the guest is lost: no data has been saved, loaded or handed over for 20 s in the \
+                       state `loading`", Migrate;
     a_migration_that_others_cancel: Setup::fault(Fault::CancelledByOthers)
         => Failed, "the migration failed: somebody cancelled it", Verify;
     a_guest_that_does_not_resume: Setup::script(Script { loading: None, cut: WITH_THE_STOP, ..Script::SHORT })
@@ -863,7 +868,9 @@ async fn a_paused_guest_goes_on_at_the_source_if_the_rest_takes_too_long() {
 #[tokio::test(start_paused = true)]
 async fn a_paused_guest_whose_migration_fails_goes_on_at_the_source() {
     let result = paused(SECOND, Some(Fault::PausedMigration)).run().await;
-    assert_eq!(result.outcome(), (Outcome::Failed, "the migration failed: the stream broke"));
+    let reason = "the migration failed: the stream broke; the guest was stopped for 3.0 s and goes on at the \
+                  source";
+    assert_eq!(result.outcome(), (Outcome::Failed, reason));
     assert_eq!(result.driver.actions(), [Action::Pause, Action::Resume(End::Source)]);
     assert_eq!(result.record.measured.verified.as_ref().unwrap().pages_bad, 0);
 }
@@ -905,6 +912,27 @@ async fn no_change_begins_once_a_paused_guest_switches_over() {
     let result = Setup::script(script).with(settings).run().await;
     assert_eq!(result.record.outcome, Outcome::Converged, "{:?}", result.record.reason);
     assert_eq!(result.links, ["800mbit", "500mbit"], "the rest of its memory is sent until the third second");
+}
+
+/// Nothing has run at a destination that dies before the guest arrives: the guest is whole at the source.
+#[tokio::test(start_paused = true)]
+async fn a_guest_goes_on_at_the_source_if_the_destination_dies_before_it_arrives() {
+    let (death, long) = (Some(Duration::from_millis(4_500)), Duration::from_secs(9));
+    let file = Script { file: true, loading: Some(long), death, ..Script::SHORT };
+    let handed_over = Script { downtime: long, death, ..Script::SHORT };
+    for (script, settings, stopped) in [
+        (file.clone(), FILE, "was stopped for 4.5 s and "),
+        // The script stops it before there is enough telemetry to tell.
+        (file, "migrate: { mode: file, save_live: true }\n", ""),
+        (handed_over, "migrate: { mode: cpr-transfer }\n", "was stopped for 2.5 s and "),
+    ] {
+        let result = Setup::script(script).with(settings).run().await;
+        let reason = format!("the destination died; the guest {stopped}goes on at the source");
+        assert_eq!(result.outcome(), (Outcome::Failed, reason.as_str()));
+        assert_eq!(result.driver.actions(), [Action::Resume(End::Source)]);
+        assert_eq!(result.record.measured.verified.as_ref().unwrap().pages_bad, 0);
+        assert_eq!(result.record.measured.downtime_ms, Downtime::default(), "it has not moved");
+    }
 }
 
 /// The guest is stopped for 2 s while it is saved, and for 3 s while it is loaded. The deadline of 1 s does
@@ -1131,8 +1159,8 @@ async fn follow_with(policy: &mut dyn Policy, active: Option<Duration>) -> (Verd
     let folder = tempfile::tempdir().unwrap();
     let samples_file = &folder.path().join("samples.jsonl");
     let timeout = Span::from_secs(60);
-    let started = Instant::now();
-    let spec = MigrationSpec { steps: &[], cycle: None, started, timeout, recovery: timeout, samples_file };
+    let (steps, cycle, started, uses_link) = (&[][..], None, Instant::now(), true);
+    let spec = MigrationSpec { steps, cycle, started, timeout, recovery: timeout, uses_link, samples_file };
     let network = MockNetwork::new(&shared, None);
     let actuator = LinkAndGuest { network: &network, driver: &driver };
     let finished = follow::migrate(&driver, policy, &spec, &actuator, &FanOut::default()).await.unwrap();

@@ -64,7 +64,10 @@ pub enum Action {
     SetDowntimeLimit(Span),
     /// Stop the guest at the source now, and send the rest of its memory while it is stopped.
     Pause,
-    /// Let a guest that was paused go on at this end. Does nothing if it is not paused there.
+    /// Let a guest that was stopped for the migration go on at this end: at the source after a migration that
+    /// failed. Does nothing if the guest runs. One that does not migrate over the migration link is whole at
+    /// the source until it runs at the destination, which is prevented first; it stays stopped if it may have
+    /// run there.
     Resume(End),
     /// Move the guest to the destination now, and send the rest of its memory afterwards. From then on the
     /// migration cannot be cancelled.

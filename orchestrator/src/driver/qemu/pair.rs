@@ -26,10 +26,18 @@ use crate::{
 };
 use futures::future::join_all;
 use serde_json::json;
-use std::{cell::OnceCell, net::Ipv4Addr, path::Path, time::Duration};
+use std::{
+    cell::{OnceCell, RefCell},
+    net::Ipv4Addr,
+    path::Path,
+    time::Duration,
+};
 use tokio::{
     sync::{
-        broadcast::{self, error::RecvError},
+        broadcast::{
+            self,
+            error::{RecvError, TryRecvError},
+        },
         mpsc,
     },
     time::Instant,
@@ -50,6 +58,8 @@ pub struct Pair<'a> {
     way: Way,
     /// The migration URI at which the destination listens; set by [`Driver::listen`].
     uri: OnceCell<String>,
+    /// The destination's events since the migration began, none of which has been read.
+    arrival: RefCell<Option<broadcast::Receiver<qmp::Event>>>,
     /// The ports for recoveries.
     ports: NextPort,
     channels: Channels,
@@ -137,6 +147,7 @@ impl<'a> Pair<'a> {
             mirror,
             way: Way::of(spec.migrate),
             uri: OnceCell::new(),
+            arrival: RefCell::default(),
             ports: NextPort::new(),
             channels: Channels::default(),
             spec,
@@ -174,9 +185,32 @@ impl<'a> Pair<'a> {
         source.call("migrate", cpr.outgoing()).await?;
         let connected = connect(self.spec.destination, process).await?;
         let there = destination.get_or_init(|| connected);
+        self.arrival.replace(Some(there.monitor.events()));
         tokio::spawn(forward_events(End::Destination, there.monitor.events(), events));
         configure(there, parameters(self.spec.migrate, false)).await?;
         there.call("migrate-incoming", cpr.incoming()).await?;
+        Ok(())
+    }
+}
+
+impl Pair<'_> {
+    /// Lets a guest go on at the source that was to migrate without the migration link, unless it may have
+    /// run at the destination, whose QEMU is killed first.
+    async fn take_back(&self) -> Result<(), driver::Error> {
+        if let Some(process) = &self.destination {
+            process.expect_exit();
+            process.kill().await?;
+            if !process.has_ended() {
+                return Ok(());
+            }
+        }
+        if let Ok(destination) = self.connections_to(End::Destination) {
+            // Once its connection has closed, all that it announced has arrived.
+            while destination.call_patiently("query-status", json!({})).await.is_ok() {}
+        }
+        if !self.arrival.take().is_some_and(may_have_run) {
+            self.connections_to(End::Source)?.take_back().await?;
+        }
         Ok(())
     }
 }
@@ -337,6 +371,7 @@ impl Driver for Pair<'_> {
             return Ok(events);
         }
         let destination = self.connections_to(End::Destination)?;
+        self.arrival.replace(Some(destination.monitor.events()));
         tokio::spawn(forward_events(End::Destination, destination.monitor.events(), sender.clone()));
         match (&self.way, &self.mirror) {
             (Way::File(file), _) => file.save(source, sender).await?,
@@ -398,6 +433,7 @@ impl Driver for Pair<'_> {
             (Action::Pause, _) => {
                 source.call_patiently("stop", json!({})).await?;
             }
+            (Action::Resume(End::Source), _) if !matches!(self.way, Way::Link) => self.take_back().await?,
             (Action::Resume(end), _) => self.connections_to(end)?.go_on().await?,
             (Action::StartPostcopy, _) => {
                 source.call_patiently("migrate-start-postcopy", json!({})).await?;
@@ -478,6 +514,20 @@ impl Driver for Pair<'_> {
     }
 }
 
+/// Returns whether the guest may have run where QEMU has announced these events. QEMU announces that a guest
+/// runs before it does.
+fn may_have_run(mut events: broadcast::Receiver<qmp::Event>) -> bool {
+    loop {
+        match events.try_recv() {
+            Ok(event) if event.name == "RESUME" => return true,
+            Ok(_) => {}
+            // It may be among those that were missed.
+            Err(TryRecvError::Lagged(_)) => return true,
+            Err(TryRecvError::Empty | TryRecvError::Closed) => return false,
+        }
+    }
+}
+
 /// Forwards one end's QMP events as driver events, until the monitor's connection or the listener is gone.
 async fn forward_events(
     end: End,
@@ -507,5 +557,28 @@ async fn forward_events(
         if sender.send(event).is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(name: &str) -> qmp::Event {
+        qmp::Event { name: name.into(), data: json!({}), received: Instant::now() }
+    }
+
+    #[test]
+    fn a_guest_has_not_run_where_everything_but_that_was_announced() {
+        let after = |names: &[&str], backlog| {
+            let (sender, events) = broadcast::channel(backlog);
+            for name in names {
+                sender.send(event(name)).unwrap();
+            }
+            may_have_run(events)
+        };
+        assert!(!after(&["MIGRATION", "MIGRATION"], 8));
+        assert!(after(&["MIGRATION", "RESUME", "STOP"], 8));
+        assert!(after(&["MIGRATION", "MIGRATION", "MIGRATION"], 2), "one is not known");
     }
 }

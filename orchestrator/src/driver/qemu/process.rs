@@ -4,7 +4,7 @@ use super::machine::{self, GuestMachine, Role};
 use crate::{
     driver::{
         control_port::{self, ControlPort},
-        qemu::qmp,
+        qemu::{qmp, query::QueryMigrate},
         unless_exited,
     },
     node::{self, Node, NodeError, Process, protocol::ProcessSpec},
@@ -216,6 +216,11 @@ impl QemuProcess {
         self.output.last_lines.lock().unwrap().iter().cloned().collect()
     }
 
+    /// Returns whether QEMU has ended, as its node has reported.
+    pub(super) fn has_ended(&self) -> bool {
+        self.output.ended.borrow().is_some()
+    }
+
     /// Kills QEMU and all that it has started, and waits until they are gone, for at most 10 s.
     pub async fn kill(&self) -> Result<(), NodeError> {
         let mut ended = self.output.ended.clone();
@@ -347,10 +352,27 @@ impl Connections {
     /// QEMU leaves a guest as it was before a migration: one that was paused is paused at the destination
     /// too, or at the source if the migration fails.
     pub(super) async fn go_on(&self) -> Result<(), super::Error> {
+        self.go_on_if(&["paused"]).await
+    }
+
+    /// Ends the migration of a guest, and lets it go on here, also if QEMU regards it as having left. It must
+    /// not run elsewhere.
+    pub(super) async fn take_back(&self) -> Result<(), super::Error> {
+        // Does nothing to a migration that has ended.
+        self.call_patiently("migrate_cancel", json!({})).await?;
+        while !self.monitor.query_patiently::<QueryMigrate>("query-migrate").await?.has_ended() {
+            time::sleep(RESUME_INTERVAL).await;
+        }
+        self.go_on_if(&["paused", "postmigrate"]).await
+    }
+
+    /// Lets a guest go on that is in one of these states, once QEMU is not busy with its migration any more.
+    /// Does nothing to a guest in another state.
+    async fn go_on_if(&self, states: &[&str]) -> Result<(), super::Error> {
         loop {
-            let status = self.call_patiently("query-status", json!({})).await?;
-            match status["status"].as_str() {
-                Some("paused") => break,
+            let answer = self.call_patiently("query-status", json!({})).await?;
+            match answer["status"].as_str() {
+                Some(now) if states.contains(&now) => break,
                 Some("inmigrate" | "finish-migrate") => time::sleep(RESUME_INTERVAL).await,
                 _ => return Ok(()),
             }

@@ -88,6 +88,11 @@ impl QueryMigrate {
         }
     }
 
+    /// Returns whether no migration is in progress.
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self.status.as_str(), "" | "none" | "completed" | "failed" | "cancelled")
+    }
+
     /// Returns the status. `at_ms` is the time of the sample, in milliseconds since the migrate command.
     pub(super) fn status(&self, at_ms: f64) -> Status {
         Status { state: self.state(), sample: self.sample(at_ms) }
