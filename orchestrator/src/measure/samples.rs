@@ -9,7 +9,8 @@ pub struct Sample {
     /// The time of the sample, in milliseconds since the migrate command was sent.
     pub at_ms: f64,
     /// The state of the migration in the driver's own words. Those of QEMU are `setup`, `active`, `device`,
-    /// `completed`, …
+    /// `completed`, … A migration through a file is `saved` once the source has written the file, and then
+    /// `loading` until the destination has read it.
     pub status: String,
     /// The progress with the guest's memory. Its fields are absent until the driver reports them.
     #[serde(flatten)]

@@ -959,6 +959,12 @@ async fn a_guest_is_down_until_the_destination_has_loaded_its_file() {
     );
     assert_eq!(measured.stress.during, None);
     assert!(measured.verified.is_some());
+    // The source has told everything when the file is complete, and loading is no part of its only pass.
+    let mut states: Vec<&str> = result.samples.iter().map(|sample| sample.status.as_str()).collect();
+    states.dedup();
+    assert_eq!(states, ["none", "active", "saved", "loading", "completed"]);
+    let last = measured.iterations.last().unwrap();
+    assert!(close(Some(last.started_at_ms + last.duration_ms), 2000.0), "{last:?}");
 }
 
 #[tokio::test(start_paused = true)]

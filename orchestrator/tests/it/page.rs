@@ -596,6 +596,47 @@ fn the_copy_of_a_disk_is_drawn() {
     assert!(!page.contains("data-name=\"memory\""), "nothing is known of it");
 }
 
+/// A file through which a guest migrates: saving and loading are told apart, and what the source has not said
+/// is no rate.
+#[test]
+fn the_way_through_a_file_is_drawn() {
+    let matrix = "name: one\nmigrate: { mode: file }\n";
+    let plan = plan(matrix);
+    let mut record = mock::record(&plan, 0, 1, Outcome::Converged, 9_000.0);
+    record.measured.phases_ms = [(Phase::Boot, 500.0), (Phase::Migrate, 9_100.0)].into_iter().collect();
+    (record.measured.file.save_ms, record.measured.file.load_ms) = (Some(6_000.0), Some(3_000.0));
+    let sandbox = Sandbox::with_run(matrix, [record]);
+    let folder = store::attempt_path(&sandbox.path("run"), &plan.cells[0].id, 1);
+    fs::create_dir_all(&folder).unwrap();
+    let lines = samples(1, 180);
+    let lines = lines.lines().enumerate().map(|(number, line)| {
+        if number < 120 {
+            return format!("{line}\n");
+        }
+        let at_ms = serde_json::from_str::<Value>(line).unwrap()["at_ms"].clone();
+        json!({ "at_ms": at_ms, "status": "loading", "throttle_percent": 0 }).to_string() + "\n"
+    });
+    fs::write(folder.join("samples.jsonl"), lines.collect::<String>()).unwrap();
+    let page = sandbox.testbed(&["report", "--format", "html", "run"]).stdout();
+    for (name, from, width) in [("saving", 0, 6_000), ("loading", 6_000, 3_000)] {
+        let place =
+            format!("x=\"{from}\" y=\"0\" height=\"1\" width=\"{width}\"><title>file: {name}</title>");
+        assert!(page.contains(&place), "{place}");
+    }
+    let last_ms = |curve: &str| -> i64 {
+        let path = page.split(&format!("data-name=\"{curve}\"")).nth(1).expect("a curve");
+        let d = path.split("d=\"").nth(1).unwrap().split('"').next().unwrap();
+        let numbers = d.replace(['M', 'm', 'l'], " ").replace('-', " -");
+        numbers.split_whitespace().step_by(2).map(|x| x.parse::<i64>().unwrap()).sum()
+    };
+    assert!(
+        last_ms("sent") <= 6_000 && last_ms("memory") <= 6_000,
+        "{} {}",
+        last_ms("sent"),
+        last_ms("memory")
+    );
+}
+
 /// The peak of [`samples`] in steps of 10 MB.
 const PEAK: i64 = 778;
 

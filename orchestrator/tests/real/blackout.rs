@@ -2,17 +2,24 @@
 //! the guest's memory over. Each keeps memory intact; whatever goes wrong leaves a guest whole, and never a
 //! file.
 
-use crate::common::real::{Process, RunningTestbed, TestDir, ready, signal, skipped, with_small_disk};
+use crate::common::real::{Process, Ready, RunningTestbed, TestDir, ready, signal, skipped, with_small_disk};
 use nix::{
     mount::{MsFlags, mount},
     sys::signal::Signal,
     unistd::geteuid,
 };
 use serde_json::Value;
-use std::fs;
+use std::{
+    fs::{self, File},
+    path::PathBuf,
+};
 use testbed::{
+    measure::samples::Sample,
     outcome::Outcome,
-    results::record::{Measured, Record},
+    results::{
+        record::{Measured, Record},
+        samples,
+    },
 };
 
 const RUN: [&str; 3] = ["matrix.yaml", "--out", "run"];
@@ -57,6 +64,24 @@ fn assert_intact(record: &Record) {
     assert!(verified.pages_checked > 8000 && verified.first_bad.is_none(), "{record:#?}");
 }
 
+/// The samples of an attempt tell saving and loading apart: the source's last figures are from when the file
+/// was complete, and the migration has not completed before the guest ran at the destination.
+#[track_caller]
+fn assert_saved_before_it_is_loaded(dir: &TestDir, record: &Record) {
+    let samples = samples::read(&dir.folder(), &record.cell, record.attempt).unwrap().unwrap();
+    let first = |status: &str| {
+        let is_it = |sample: &&Sample| sample.status == status;
+        samples.iter().find(is_it).unwrap_or_else(|| panic!("no {status}: {samples:#?}"))
+    };
+    let (saved, loading, completed) = (first("saved"), first("loading"), first("completed"));
+    let Measured { file, total_time_ms, iterations, .. } = &record.measured;
+    assert!(saved.memory.is_some() && loading.memory.is_none() && completed.memory.is_none(), "{samples:#?}");
+    assert!(saved.at_ms <= file.save_ms.unwrap() && saved.at_ms <= loading.at_ms, "{file:?} {samples:#?}");
+    assert!(completed.at_ms >= total_time_ms.unwrap(), "{total_time_ms:?} {samples:#?}");
+    let last = iterations.last().unwrap();
+    assert!(last.started_at_ms + last.duration_ms <= saved.at_ms, "{last:?} {saved:?}");
+}
+
 /// Returns whether the last sample of an attempt has this state.
 fn is(dir: &TestDir, attempt: &str, status: &str) -> bool {
     let samples = dir.folder().join("attempts").join(attempt).join("samples.jsonl");
@@ -95,6 +120,7 @@ fn every_way_through_a_file_keeps_memory_intact_or_is_skipped_with_qemus_words()
         assert_eq!((transferred.wire_bytes, downtime_ms.qemu), (None, None), "nobody measured it: {said}");
         // What the destination takes to load is downtime in each way.
         assert!(downtime_ms.guest.unwrap() > load * 0.9 && downtime_ms.client.is_some(), "{said}");
+        assert_saved_before_it_is_loaded(&dir, record);
     }
     // Each page of the memory has its place.
     assert!(made[1].measured.file.bytes > Some(192 << 20), "{:#?}", made[1]);
@@ -152,24 +178,69 @@ fn a_qemu_that_is_killed_while_a_guest_is_saved_ends_the_attempt_and_leaves_no_f
     });
 }
 
-/// The destination is stopped while it loads, and killed then.
-#[test]
-#[ignore = "runs QEMU: cargo xtask test"]
-fn a_destination_that_is_killed_while_it_loads_fails_the_attempt() {
-    let Some(ready) = ready() else { return };
-    let dir = TestDir::new(&ready, &format!("{GUEST}{}", SLOW.replace("repeat: 2\n", "")));
+/// Makes an attempt whose destination is stopped before it can load the guest, and disturbed then. Returns
+/// the reason of the attempt, whose guest goes on at the source.
+fn fails_to_load(ready: &Ready, matrix: &str, disturb: impl FnOnce(i32)) -> String {
+    let dir = TestDir::new(ready, &format!("{GUEST}{matrix}"));
     let mut run = dir.start(&RUN);
     run.wait_for("saving", |dir| is(dir, "base.1", "active").then_some(()));
     let destination = qemu(&mut run, "destination").pid;
     signal(destination, Signal::SIGSTOP);
     // It cannot answer, so this is the last state for good.
-    run.wait_for("saved", |dir| (!is(dir, "base.1", "active")).then_some(()));
-    signal(destination, Signal::SIGKILL);
+    run.wait_for("saved", |dir| is(dir, "base.1", "saved").then_some(()));
+    disturb(destination);
     assert_eq!(run.end(), 3, "{}", dir.shown());
     let record = &dir.records()[0];
-    let reason = record.reason.as_deref().unwrap_or_default();
+    let reason = record.reason.clone().unwrap_or_default();
     assert_eq!(record.outcome, Outcome::Failed, "{reason}");
-    assert!(reason.contains("QEMU at the destination ended (signal: 9 (SIGKILL)"), "{reason}");
+    assert!(reason.ends_with(" and goes on at the source"), "{reason}");
+    assert_intact(record);
+    if let Some(disk) = &record.measured.storage.verified {
+        assert_eq!((disk.blocks_bad, disk.reads_bad, disk.io_errors), (0, 0, 0), "{record:#?}");
+    }
+    reason
+}
+
+#[test]
+#[ignore = "runs QEMU: cargo xtask test"]
+fn a_destination_that_is_killed_while_it_loads_fails_the_attempt() {
+    let Some(ready) = ready() else { return };
+    let disk =
+        "storage: { kind: shared, size: 64MiB, written: 8MiB, write_rate: 1MB/s, working_set: 4MiB }\n";
+    let slow = SLOW.replace("repeat: 2\n", disk);
+    for matrix in [slow.clone(), slow.replace("mode: file", "mode: file, save_live: true")] {
+        leaves_nothing(|| {
+            let reason = fails_to_load(&ready, &matrix, |destination| signal(destination, Signal::SIGKILL));
+            assert!(reason.contains("QEMU at the destination ended (signal: 9 (SIGKILL)"), "{reason}");
+        });
+    }
+}
+
+/// The file is cut off before it is read, through a descriptor of the destination.
+#[test]
+#[ignore = "runs QEMU: cargo xtask test"]
+fn a_file_that_cannot_be_loaded_leaves_the_guest_whole_at_the_source() {
+    let Some(ready) = ready() else { return };
+    let reason = fails_to_load(&ready, &SLOW.replace("repeat: 2\n", ""), |destination| {
+        let files = fs::read_dir(format!("/proc/{destination}/fd")).unwrap().flatten().map(|fd| fd.path());
+        let is_saved =
+            |path: &PathBuf| fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() > 1 << 20);
+        let saved: Vec<PathBuf> = files.filter(is_saved).collect();
+        assert_eq!(saved.len(), 1, "{saved:?}");
+        File::options().write(true).open(&saved[0]).unwrap().set_len(1 << 20).unwrap();
+        signal(destination, Signal::SIGCONT);
+    });
+    assert!(reason.contains("QEMU at the destination ended (exit status: 1)"), "{reason}");
+}
+
+/// Nobody hears of a destination that stands still, until it has done so for long enough.
+#[test]
+#[ignore = "runs QEMU: cargo xtask test"]
+fn a_destination_that_stands_still_leaves_the_guest_whole_at_the_source() {
+    let Some(ready) = ready() else { return };
+    let reason = fails_to_load(&ready, &SLOW.replace("repeat: 2\n", ""), |_| ());
+    let words = "no data has been saved, loaded or handed over for 20 s in the state `saved`";
+    assert!(reason.starts_with(words), "{reason}");
 }
 
 #[test]

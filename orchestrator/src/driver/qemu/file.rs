@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     driver::{Event, SavedFile, State, Status},
+    measure::samples::{Completion, Sample},
     node::{
         self, Node, NodeError,
         protocol::{DiskUsage, file_path},
@@ -50,6 +51,14 @@ enum Stage {
     Loading,
     /// The guest was told to run at the destination, or runs there by itself.
     Loaded,
+}
+
+/// Returns the state without the source's downtime, which to the source ended when it had saved the guest.
+fn without_downtime(state: State) -> State {
+    match state {
+        State::Completed(completion) => State::Completed(Completion { downtime_ms: None, ..completion }),
+        state => state,
+    }
 }
 
 /// The file of a migration.
@@ -119,50 +128,48 @@ impl MigrationFile {
     }
 
     /// Returns the status of the migration. `status` is that of the source, which only saves. Once it has
-    /// completed, makes the destination load the guest, and follows it there.
+    /// completed, makes the destination load the guest, and follows it there; the source has nothing more to
+    /// tell then. The sample's time is counted from `since`.
     pub(super) async fn follow(
         &self,
         destination: &Connections,
         process: Option<&QemuProcess>,
         mut status: Status,
+        since: Instant,
     ) -> Result<Status, Error> {
-        match (self.stage.get(), &status.state) {
+        let (state, word) = match (self.stage.get(), status.state) {
             (Stage::Saving, State::Completed(_)) => {
                 // What follows may take long. So the state is shown first, and the next question comes at
                 // once.
                 self.note_saved().await?;
                 self.announce();
+                status.sample.status = "saved".into();
+                return Ok(Status { state: State::Other, ..status });
             }
-            (Stage::Saving, _) => return Ok(status),
+            (Stage::Saving, state) => return Ok(Status { state, ..status }),
             (Stage::Saved, _) => {
                 let [_, uri] = self.uris().ok_or(Error::NoFile)?;
                 destination.call("migrate-incoming", json!({ "uri": uri })).await?;
                 self.stage.set(Stage::Loading);
                 self.announce();
+                (State::Other, "loading")
             }
-            (Stage::Loading, _) => match self.loading(destination, process).await? {
-                State::Completed(_) => {
+            (Stage::Loading, completed) => {
+                let loaded = self.loading(destination, process).await?;
+                if matches!(loaded, State::Failed(_)) {
+                    (loaded, "failed")
+                } else {
                     if !self.live {
                         destination.go_on().await?;
                     }
                     self.stage.set(Stage::Loaded);
+                    (without_downtime(completed), "completed")
                 }
-                State::Failed(reason) => {
-                    status.state = State::Failed(reason);
-                    return Ok(status);
-                }
-                _ => {}
-            },
-            (Stage::Loaded, _) => {}
-        }
-        if let (Stage::Loaded, State::Completed(completion)) = (self.stage.get(), &mut status.state) {
-            // To the source, the guest was down until it was saved.
-            completion.downtime_ms = None;
-        } else {
-            status.state = State::Other;
-            status.sample.status = "loading".into();
-        }
-        Ok(status)
+            }
+            (Stage::Loaded, completed) => (without_downtime(completed), "completed"),
+        };
+        let at_ms = since.elapsed().as_micros() as f64 / 1e3;
+        Ok(Status { state, sample: Sample { at_ms, status: word.into(), ..Sample::default() } })
     }
 
     /// Notes that the guest has been saved.

@@ -398,7 +398,7 @@ impl Driver for Pair<'_> {
         let mut status = answer.map_err(Error::from)?.status(at_ms);
         if let Way::File(file) = &self.way {
             let there = self.connections_to(End::Destination)?;
-            return Ok(file.follow(there, self.destination.as_ref(), status).await?);
+            return Ok(file.follow(there, self.destination.as_ref(), status, since).await?);
         }
         let Some(mirror) = &self.mirror else { return Ok(status) };
         // What was asked for meanwhile may have changed the stage.

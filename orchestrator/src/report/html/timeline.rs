@@ -178,6 +178,7 @@ impl Curves {
                 div.lanes {
                     (bands(&view, "phases", &named))
                     (bands(&view, "disk", &disk(measured)))
+                    (bands(&view, "file", &file(measured)))
                     @for lane in &self.lanes { (lane.render(&view, points)) }
                     (overlay(&view, measured, &events))
                 }
@@ -416,18 +417,28 @@ fn word(phase: Phase) -> &'static str {
 /// Returns the phases of a disk that is copied, in milliseconds since the migration began.
 fn disk(measured: &Measured) -> Vec<(&'static str, f64, f64)> {
     let storage = &measured.storage;
-    let durations = [
+    successive(&[
         ("disk: copy", storage.bulk_ms),
         ("disk: kept up to date", storage.memory_ms),
         ("disk: handed over", storage.switchover_ms),
-    ];
+    ])
+}
+
+/// Returns the phases of a file through which the guest migrates, in milliseconds since `migrate`.
+fn file(measured: &Measured) -> Vec<(&'static str, f64, f64)> {
+    successive(&[("file: saving", measured.file.save_ms), ("file: loading", measured.file.load_ms)])
+}
+
+/// Returns when intervals of these durations begin and end that follow each other, up to the first that is
+/// not known.
+fn successive(durations: &[(&'static str, Option<f64>)]) -> Vec<(&'static str, f64, f64)> {
     let mut from = 0.0;
-    let interval = |(name, ms): (&'static str, Option<f64>)| {
+    let interval = |(name, ms): &(&'static str, Option<f64>)| {
         let began = from;
-        from += ms?;
-        Some((name, began, from))
+        from += (*ms)?;
+        Some((*name, began, from))
     };
-    durations.into_iter().map_while(interval).collect()
+    durations.iter().map_while(interval).collect()
 }
 
 fn remaining(samples: &[Sample]) -> Vec<Curve> {
@@ -461,18 +472,21 @@ fn remaining_of_passes(measured: &Measured) -> Vec<Curve> {
 /// Returns the sending rate, and QEMU's estimate of the dirty rate.
 fn rates(samples: &[Sample]) -> Vec<Curve> {
     let sent = |sample: &Sample| {
-        let disk = sample.disk.and_then(|disk| disk.sent_bytes).unwrap_or(0);
-        sample.memory.map_or(0, |memory| memory.transferred_bytes) + disk
+        let disk = sample.disk.and_then(|disk| disk.sent_bytes);
+        let memory = sample.memory.map(|memory| memory.transferred_bytes);
+        [memory, disk].into_iter().flatten().reduce(u64::saturating_add)
     };
-    let mut since = samples.first();
+    // Nothing has been sent before the first figure. A later sample without one tells nothing.
+    let begun = samples.iter().position(|sample| sent(sample).is_some()).unwrap_or_default();
+    let mut since: Option<(f64, u64)> = None;
     let mut points = Vec::new();
-    for sample in samples {
-        let Some(first) = since else { break };
-        let ms = sample.at_ms - first.at_ms;
+    for (number, sample) in samples.iter().enumerate() {
+        let Some(bytes) = sent(sample).or_else(|| (number < begun).then_some(0)) else { continue };
+        let (first_ms, first) = *since.get_or_insert((sample.at_ms, bytes));
+        let ms = sample.at_ms - first_ms;
         if ms >= SHORTEST_MS {
-            let bytes = sent(sample).saturating_sub(sent(first));
-            points.push(Point { x: sample.at_ms, y: bytes as f64 / 1e3 / ms });
-            since = Some(sample);
+            points.push(Point { x: sample.at_ms, y: bytes.saturating_sub(first) as f64 / 1e3 / ms });
+            since = Some((sample.at_ms, bytes));
         }
     }
     let estimate = samples.iter().filter_map(|sample| {
