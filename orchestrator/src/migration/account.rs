@@ -44,17 +44,19 @@ pub(super) fn link_traffic(
     meanwhile: Option<Lateness>,
     after: Traffic,
 ) {
-    measured.transferred.wire_bytes = Some(after.sent_bytes.saturating_sub(before.sent_bytes));
+    measured.transferred.wire_bytes = after.sent_bytes.checked_sub(before.sent_bytes);
     let late = [meanwhile, after.late].into_iter().flatten().reduce(Lateness::merge);
-    measured.link_lateness = late.map(LinkLateness::from);
+    measured.link_lateness = late.filter(|late| late.deliveries > 0).map(LinkLateness::from);
 }
 
 /// Records the bytes over the links to a shared disk between two readings of their counters, each of which
 /// has those of the source and those of the destination.
 pub(super) fn storage_traffic(measured: &mut Measured, readings: Option<([u64; 2], [u64; 2])>) {
-    measured.transferred.storage = readings.map(|(before, after)| StorageTraffic {
-        source_bytes: after[0].saturating_sub(before[0]),
-        destination_bytes: after[1].saturating_sub(before[1]),
+    measured.transferred.storage = readings.and_then(|(before, after)| {
+        Some(StorageTraffic {
+            source_bytes: after[0].checked_sub(before[0])?,
+            destination_bytes: after[1].checked_sub(before[1])?,
+        })
     });
 }
 
@@ -65,11 +67,14 @@ pub(super) fn migration(measured: &mut Measured, finished: &FinishedMigration) {
     // The largest figure, not the last: QEMU clears its figures when a migration is cancelled.
     let memory = finished.samples.iter().filter_map(|sample| Some(sample.memory?.transferred_bytes)).max();
     let disk = finished.samples.iter().filter_map(|sample| sample.disk?.sent_bytes).max();
-    measured.transferred.qemu_bytes = [memory, disk].into_iter().flatten().reduce(u64::saturating_add);
-    if disk.is_some() {
+    if finished.samples.iter().any(|sample| sample.disk.is_some()) {
         measured.transferred.memory_bytes = memory;
         measured.transferred.disk_bytes = disk;
+        // Memory alone is not all that was sent.
+        measured.transferred.qemu_bytes = disk.map(|disk| disk.saturating_add(memory.unwrap_or(0)));
         copied_disk(&mut measured.storage, finished);
+    } else {
+        measured.transferred.qemu_bytes = memory;
     }
     measured.transferred.while_running = sent_while_running(finished);
     if let Some(arrived) = finished.arrived() {
@@ -93,7 +98,8 @@ pub(super) fn aids(measured: &mut Measured, finished: &FinishedMigration, settin
     let largest = |of: fn(&MemoryProgress) -> Option<u64>| {
         samples.iter().filter_map(|sample| of(sample.memory.as_ref()?)).max()
     };
-    if settings.auto_converge || settings.dirty_limit {
+    // QEMU does not tell the share for which `dirty_limit` stops the CPUs.
+    if settings.auto_converge && samples.len() > 1 {
         aids.throttle_percent = samples.iter().map(|sample| sample.throttle_percent).max();
         let throttled = samples.windows(2).filter(|pair| pair[0].throttle_percent > 0);
         let times = throttled.map(|pair| pair[1].at_ms - pair[0].at_ms);
@@ -131,7 +137,7 @@ pub(super) fn cpu(
     sends_memory: bool,
 ) {
     let [source, destination] = [0, 1].map(|end| {
-        let used = after[end]?.saturating_sub(before[end]?);
+        let used = after[end]?.checked_sub(before[end]?)?;
         Some(round_micros(used.as_secs_f64() * 1e3))
     });
     let sent = measured.transferred.qemu_bytes.filter(|bytes| *bytes > 0 && sends_memory);
@@ -153,13 +159,14 @@ fn millis(from: Instant, to: Instant) -> f64 {
 
 /// Records what is known of post-copy only. `faults` is what the destination says.
 pub(super) fn postcopy(measured: &mut Measured, finished: &FinishedMigration, faults: PageFaults) {
-    let last = finished.samples.iter().rev().find_map(|sample| sample.memory);
+    // An earlier sample would be about only a part of it.
+    let last = finished.samples.last().and_then(|sample| sample.memory);
     let PageFaults { all_blocked_ms, vcpus_blocked_ms, mean_latency_ns, latency_distribution } = faults;
     measured.postcopy = PostcopyMeasured {
         started_ms: finished.postcopy.map(|at| millis(finished.started, at)),
         duration_ms: finished.resumed.zip(finished.arrived()).map(|(from, to)| millis(from, to)),
-        bytes: last.map(|last| last.postcopy_bytes.unwrap_or(0)),
-        page_requests: last.map(|last| last.page_requests.unwrap_or(0)),
+        bytes: last.and_then(|last| last.postcopy_bytes),
+        page_requests: last.and_then(|last| last.page_requests),
         all_blocked_ms,
         vcpus_blocked_ms,
         fault_latency_us: mean_latency_ns.map(|ns| ns as f64 / 1e3),
@@ -211,7 +218,7 @@ fn disk_load(storage: &mut StorageMeasured, during: &[TelemetrySample]) {
 
 /// Returns what was sent from the first sample of a pass to the last one before the guest stopped.
 fn sent_while_running(finished: &FinishedMigration) -> Option<SentWhileRunning> {
-    let stopped_ms = (finished.stopped - finished.started).as_secs_f64() * 1e3;
+    let stopped_ms = (finished.ran_until - finished.started).as_secs_f64() * 1e3;
     let running = finished.samples.iter().filter(|s| s.pass() > 0 && s.at_ms < stopped_ms);
     let mut sent = running.filter_map(|s| Some((s.at_ms, s.memory?.transferred_bytes)));
     let (first_ms, first) = sent.next()?;

@@ -106,6 +106,8 @@ pub struct FinishedMigration {
     pub started: Instant,
     /// When the guest stopped at the source, or when the migration was given up.
     pub stopped: Instant,
+    /// Until when the guest ran at the source without a break, at most until the migration was given up.
+    pub ran_until: Instant,
     /// When the guest started to run at the destination; absent if the migration was given up.
     pub resumed: Option<Instant>,
     /// How long after the deadline that was; absent if it was earlier, or if the migration was given up.
@@ -457,10 +459,12 @@ pub async fn migrate(
     // stop.
     let resumed = tracker.resumed.filter(|_| !tracker.cancelled);
     let stopped = tracker.given_up.filter(|_| tracker.cancelled).map(|(_, at)| at).or(tracker.stopped);
+    let stopped_first = [tracker.stopped, stopped].into_iter().flatten().min();
     let mut finished = FinishedMigration {
         verdict,
         started,
         stopped: stopped.unwrap_or_else(Instant::now),
+        ran_until: stopped_first.unwrap_or_else(Instant::now),
         resumed,
         past_deadline: None,
         samples: log.samples,

@@ -27,6 +27,10 @@ const PATIENCE_NS: u64 = 10_000_000_000;
 /// The shortest time over which a rate is meaningful, in milliseconds: ten samples of telemetry.
 const MIN_INTERVAL_MS: f64 = 500.0;
 
+/// The shortest time by the guest's clock between the first and the last sample of such a time, in
+/// nanoseconds: a guest that was silent for more than half of it tells no rate.
+const MIN_COVERED_NS: u64 = 250_000_000;
+
 /// Returns the bytes dirtied per second of the guest's clock, from the first to the last of these samples.
 pub fn rate(telemetry: &[TelemetrySample]) -> Option<f64> {
     let (first, last) = (&telemetry.first()?.telemetry, &telemetry.last()?.telemetry);
@@ -58,8 +62,10 @@ pub fn forgone_bytes(telemetry: &[TelemetrySample]) -> Option<u64> {
     Some(last.pages_forgone.saturating_sub(first.pages_forgone) * PAGE_BYTES)
 }
 
-/// Returns the longest stall that any of these samples reports, in milliseconds.
+/// Returns the longest stall that any of these samples reports, in milliseconds. Returns nothing for a single
+/// sample, which is about the time before it.
 pub fn longest_stall_ms(telemetry: &[TelemetrySample]) -> Option<f64> {
+    let [_, _, ..] = telemetry else { return None };
     telemetry.iter().map(|sample| sample.telemetry.longest_stall_ns).max().map(|ns| ns as f64 / 1e6)
 }
 
@@ -106,8 +112,8 @@ pub fn rate_intervals(
         let to_ms = to_ms.min(end_ms);
         let moment = |ms: f64| from + Duration::from_secs_f64(ms / 1e3);
         let long_enough = to_ms - from_ms >= MIN_INTERVAL_MS;
-        let achieved =
-            long_enough.then(|| rate(between(telemetry, moment(from_ms), moment(to_ms)))).flatten();
+        let within = between(telemetry, moment(from_ms), moment(to_ms));
+        let achieved = rate(within).filter(|_| long_enough && clock_ns(within) >= MIN_COVERED_NS);
         let requested = bytes_per_s(requested);
         // A change that was completed after the end starts no interval.
         (from_ms < to_ms).then_some(RateInterval { from_ms, to_ms, requested, achieved })
@@ -225,6 +231,7 @@ mod tests {
         let inner = between(&all, all[2].received, all[5].received);
         assert_eq!(inner.len(), 4);
         assert_eq!(longest_stall_ms(inner), Some(5e-6));
+        assert_eq!((longest_stall_ms(&all[5..6]), longest_stall_ms(&[])), (None, None));
         assert_eq!(forgone_bytes(inner), Some(3 * PAGE_BYTES));
         assert!(between(&all, all[5].received, all[2].received).is_empty());
     }
@@ -257,5 +264,8 @@ mod tests {
         assert_eq!(rate_intervals(&all, from, to, WANTED, &applied[..1]), []);
         let short = rate_intervals(&all, from, all[45].received, WANTED, &applied[..2]);
         assert_eq!(short[1].achieved, None, "{short:?}");
+        // The guest falls silent after 0.2 s of the first interval.
+        let silent = rate_intervals(&all[..5], from, to, WANTED, &applied);
+        assert_eq!((silent.len(), silent[0].achieved), (2, None), "{silent:?}");
     }
 }

@@ -2,6 +2,7 @@
 //! paused, so the tests finish at once and get the same figures every time.
 
 use super::{
+    account,
     attempt::{AttemptSpec, attempt},
     follow::{self, MigrationSpec, Verdict},
     network::Network,
@@ -29,7 +30,7 @@ use crate::{
     results::{
         builder::RecordBuilder,
         client::{LiveWindow, ProbeWindow},
-        record::{Downtime, Phase, Record},
+        record::{Downtime, Measured, Phase, Record},
         telemetry::GuestReport,
     },
 };
@@ -829,6 +830,9 @@ async fn a_guest_that_moves_by_post_copy_arrives_when_its_memory_is_there() {
     assert_eq!(measured.downtime_ms.qemu, Some(60.0));
     assert_eq!((postcopy.all_blocked_ms, postcopy.page_requests), (Some(120), Some(0)));
     assert_eq!(postcopy.fault_latency_us, None, "a figure that QEMU does not have is absent");
+    let silent = Setup::fault(Fault::NoPostcopyFigures).with(POSTCOPY).run().await.record.measured.postcopy;
+    assert!(silent.duration_ms.is_some());
+    assert_eq!((silent.bytes, silent.page_requests), (None, None), "the source has not told them");
     assert!(postcopy.rate.is_some() && measured.stress.after.is_some());
     let written: u64 = postcopy.write_latencies.iter().sum();
     assert!((11_000..12_500).contains(&written), "16 MB/s for 3 s: {written} pages");
@@ -863,6 +867,13 @@ async fn a_paused_guest_goes_on_at_the_source_if_the_rest_takes_too_long() {
     assert_eq!(result.outcome().0, Outcome::NotConverged);
     assert_eq!(result.outcome().1, "the deadline of 5s passed in the state `active`");
     assert_eq!(result.driver.actions(), [Action::Pause, Action::Cancel]);
+    let measured = &result.record.measured;
+    assert!(measured.stress.after.unwrap() > 15.7e6, "it runs at the source: {:?}", measured.stress);
+    assert_eq!(measured.verified.as_ref().unwrap().pages_bad, 0);
+    assert_eq!((measured.total_time_ms, measured.downtime_ms), (None, Downtime::default()));
+    // It ran for a second, and was stopped for four.
+    let sent = measured.transferred.while_running.unwrap();
+    assert!((900.0..=1000.0).contains(&sent.duration_ms), "{sent:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -1050,6 +1061,7 @@ async fn only_the_figures_of_the_aids_in_use_are_present() {
     // What QEMU does not report is absent, even if the aid is in use.
     assert!(aids("migrate: { multifd: true, multifd_compression: zstd }\n").await.is_empty());
     assert!(aids("migrate: { xbzrle: true }\n").await.is_empty());
+    assert!(aids("migrate: { dirty_limit: true }\n").await.is_empty());
 }
 
 /// A migration whose disk is copied in three seconds, and completed in 40 ms.
@@ -1077,6 +1089,32 @@ async fn a_disk_is_copied_before_memory_and_completed_while_the_guest_is_stopped
     assert_eq!(storage.bulk_bytes, Some(300_000_000));
     assert!(close(storage.bulk_ms, 3000.0) && close(storage.memory_ms, 2000.0), "{storage:?}");
     assert!(close(storage.switchover_ms, 40.0) && close(measured.total_time_ms, 5100.0), "{measured:?}");
+}
+
+/// What nobody has counted is no part of a sum, and a counter that went back has counted nothing.
+#[tokio::test(start_paused = true)]
+async fn data_that_was_not_counted_is_absent() {
+    let mut setup = with_disk();
+    setup.script.mirror.as_mut().unwrap().is_counted = false;
+    let measured = setup.run().await.record.measured;
+    let transferred = &measured.transferred;
+    assert_eq!((transferred.qemu_bytes, transferred.disk_bytes), (None, None));
+    assert_eq!(transferred.memory_bytes, Some(200_000_000));
+    assert!(measured.storage.bulk_ms.is_some() && measured.storage.bulk_bytes.is_none(), "{measured:#?}");
+
+    let mut measured = Measured::default();
+    let traffic = |sent_bytes, late| Traffic { sent_bytes, received_bytes: 0, late };
+    account::link_traffic(&mut measured, traffic(7, None), None, traffic(5, Some(Lateness::default())));
+    assert_eq!(
+        (measured.transferred.wire_bytes, measured.link_lateness),
+        (None, None),
+        "nothing was delivered"
+    );
+    account::storage_traffic(&mut measured, Some(([7, 7], [9, 5])));
+    assert_eq!(measured.transferred.storage, None);
+    let second = Some(Duration::from_secs(1));
+    account::cpu(&mut measured, [second, second], [None, Some(Duration::ZERO)], true);
+    assert!(measured.cpu.is_empty(), "{:?}", measured.cpu);
 }
 
 #[tokio::test(start_paused = true)]

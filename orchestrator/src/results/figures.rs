@@ -452,7 +452,7 @@ pub const FIGURES: &[Figure] = &[
         key: "aids.throttle_percent",
         description: "The largest share of time for which QEMU stopped the virtual CPUs to let the migration \
                       converge. Each pass in `iterations` and each sample has its own. Absent without \
-                      `auto_converge` and `dirty_limit`.",
+                      `auto_converge`.",
         unit: Unit::Percent,
         value: |m| Some(m.aids.throttle_percent? as f64),
         table: Some(TableColumn { header: "throttle\n%", per: 1.0, decimals: 0, optional: true }),
@@ -462,7 +462,7 @@ pub const FIGURES: &[Figure] = &[
     Figure {
         key: "aids.throttled_ms",
         description: "The time for which QEMU throttled the virtual CPUs at all, as the samples show it. \
-                      Absent without `auto_converge` and `dirty_limit`.",
+                      Absent without `auto_converge`.",
         clock: Some(Clock::Orchestrator),
         from: "the orchestrator receives a sample with a throttle from the source",
         to: "the orchestrator receives the next sample",

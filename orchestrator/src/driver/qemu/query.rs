@@ -138,6 +138,9 @@ impl QueryMigrate {
     }
 
     fn sample(&self, at_ms: f64) -> Sample {
+        // Zeros from before that would be in each sample of every migration.
+        let may_have_moved = self.status.starts_with("postcopy-") || self.status == "completed";
+        let known = |figure: u64| figure > 0 || may_have_moved;
         let memory = self.ram.as_ref().map(|ram| MemoryProgress {
             transferred_bytes: ram.transferred,
             remaining_bytes: ram.remaining,
@@ -153,8 +156,8 @@ impl QueryMigrate {
                 misses: cache.cache_miss,
                 overflows: cache.overflow,
             }),
-            postcopy_bytes: ram.postcopy_bytes.filter(|bytes| *bytes > 0),
-            page_requests: ram.postcopy_requests.filter(|requests| *requests > 0),
+            postcopy_bytes: ram.postcopy_bytes.filter(|bytes| known(*bytes)),
+            page_requests: ram.postcopy_requests.filter(|requests| known(*requests)),
         });
         Sample {
             at_ms,
@@ -184,7 +187,7 @@ mod tests {
             "transferred": 1, "remaining": 2, "normal": 3, "duplicate": 4, "dirty-sync-count": 5,
             "dirty-pages-rate": 6, "page-size": 4096, "mbps": 7.5,
         });
-        let known = memory(json!({ "status": "active", "ram": ram })).unwrap();
+        let known = memory(json!({ "status": "active", "ram": ram.clone() })).unwrap();
         assert_eq!((known.transferred_bytes, known.pass, known.dirty_rate_bytes_per_s), (1, 5, 6 * 4096));
         assert_eq!((known.xbzrle, known.multifd_bytes, known.page_requests), (None, None, None));
         let cache = json!({ "bytes": 1, "pages": 2, "cache-miss": 3, "overflow": 4, "cache-size": 5 });
@@ -198,6 +201,14 @@ mod tests {
             (aided.xbzrle, aided.multifd_bytes, aided.page_requests),
             (Some(xbzrle), Some(8), Some(9))
         );
+        let moved = |ram: Value| {
+            let known = memory(json!({ "status": "postcopy-active", "ram": ram })).unwrap();
+            (known.postcopy_bytes, known.page_requests)
+        };
+        let mut ram = ram;
+        assert_eq!(moved(ram.clone()), (None, None));
+        (ram["postcopy-bytes"], ram["postcopy-requests"]) = (7.into(), 0.into());
+        assert_eq!(moved(ram), (Some(7), Some(0)), "none was requested");
         assert_eq!(memory(json!({ "status": "setup" })), None);
         assert_eq!(memory(json!({ "status": "active", "ram": { "transferred": 1 } })), None);
     }
