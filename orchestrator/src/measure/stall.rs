@@ -4,7 +4,8 @@
 //! seconds and leaves `X R / B` bytes, so that the remaining memory falls by `B - R` per second: a straight
 //! line over time. Otherwise, each pass starts with the whole working set again. A migration counts as
 //! stalled only if both of these hold for its most recent passes, at least [`MIN_PASSES`] that span at least
-//! [`MIN_WINDOW_MS`], or a longer time that the caller gives, and at whose ends QEMU throttled the guest alike:
+//! [`MIN_WINDOW_MS`], or a longer time that the caller gives. At the end of each of them, QEMU throttles the
+//! guest alike:
 //!
 //! - No pass made progress: each starts with at least [`NO_PROGRESS_SHARE`] of the remaining memory with
 //!   which the largest of them starts. A single smaller pass would show that the link can outrun the
