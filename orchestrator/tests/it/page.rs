@@ -86,7 +86,8 @@ fn tags(page: &str) -> Vec<Tag> {
 fn assert_is_inert(page: &str) {
     const ELEMENTS: &str = " a article b body button caption circle code dd details div dl dt figcaption \
         figure g h1 h2 h3 head header html i input label li line link main meta ol p path polygon polyline \
-        pre rect script section span strong style summary svg table tbody td text th thead title tr ul ";
+        pre rect script section span strong style summary svg table tbody td text th thead title tr ul \
+        wbr ";
     const ATTRIBUTES: &str = " aria-hidden aria-label aria-labelledby autocomplete charset class content d \
         data-csv data-filter data-fixed data-from data-full data-log data-marks data-name data-to data-unit \
         data-v data-view dx height hidden href http-equiv id lang name open points preserveAspectRatio r rel \

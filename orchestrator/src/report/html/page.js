@@ -55,7 +55,9 @@
   const sortable = table => all('thead th', table).forEach(head => {
     const isPicture = table.tBodies[0].rows[0]?.cells[head.cellIndex]?.querySelector('svg');
     if (!head.textContent || isPicture) return;
-    head.replaceChildren(make('button', { type: 'button' }, head.textContent));
+    const button = make('button', { type: 'button' });
+    button.append(...head.childNodes);
+    head.append(button);
   });
 
   // Marks: one of each figure is in the order of the tab key, arrows move on.

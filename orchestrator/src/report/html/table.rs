@@ -52,6 +52,17 @@ pub(super) struct Table<'a> {
     pub(super) rows: Vec<Vec<Field>>,
 }
 
+/// Returns a title that may be broken within a name such as `migrate.multifd_channels`, so that the columns
+/// of axes are no wider than their values need.
+fn breakable(title: &str) -> Markup {
+    html! {
+        @for (at, part) in title.split_inclusive(['.', '_']).enumerate() {
+            @if at > 0 { wbr; }
+            (part)
+        }
+    }
+}
+
 /// The number of rows from which on a table can be filtered.
 const FILTERED_FROM: usize = 8;
 
@@ -72,7 +83,7 @@ impl Table<'_> {
                     thead {
                         tr {
                             @for (at, title) in header.iter().enumerate() {
-                                th scope="col" class=[(at >= words).then_some("n")] { (title) }
+                                th scope="col" class=[(at >= words).then_some("n")] { (breakable(title)) }
                             }
                         }
                     }

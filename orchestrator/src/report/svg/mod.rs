@@ -142,6 +142,8 @@ impl Svg {
         }
         let mut text = String::new();
         draw(&drawings, &mut text).map_err(|error| io::Error::other(error.to_string()))?;
+        // plotters does not say that the whole is a picture.
+        let text = text.replacen("<svg ", "<svg role=\"img\" ", 1);
         Ok(RenderedReport { text: Text::from(text).to_string(), notes })
     }
 
@@ -279,7 +281,10 @@ mod tests {
                       guest.cpu: [\"<b>&\"]\nreference:\n  source: s\n  \
                       rows: [{ where: stress.rate == 0, total_time: 3s }]\n";
         let text = drawn(matrix, &[Some(4.0), Some(6.0), None]).unwrap().text;
-        assert!(text.starts_with("<svg ") && text.contains("xmlns=\"http://www.w3.org/2000/svg\""), "{text}");
+        assert!(
+            text.starts_with("<svg role=\"img\" ") && text.contains("xmlns=\"http://www.w3.org/2000/svg\""),
+            "{text}"
+        );
         assert_eq!(text.matches("<circle").count(), 3, "two marks, and one in the legend: {text}");
         assert_eq!(text.matches("<polygon").count(), 1, "a published value: {text}");
         let cross = "stroke=\"#0B5FAD\" stroke-width=\"3\" x1=";
