@@ -120,6 +120,8 @@ pub async fn attempt(
         result = attempt.run(&mut driver) => result,
     };
     attempt.enter(Phase::TearDown);
+    // Before the record: followers take an attempt whose folder changes after it for one in progress.
+    drop(attempt.live_probe.take());
     // Neither failure ends the other. Stopping the probe fails if no probe runs any more, so its error is
     // ignored.
     let torn_down = async { tokio::join!(network.stop_probe(Duration::ZERO), driver.shut_down()).1 };
@@ -127,14 +129,12 @@ pub async fn attempt(
         interrupted.await;
         time::sleep(INTERRUPTED_LIMIT).await;
     };
-    let live_probe = attempt.live_probe.take();
     let shut_down = tokio::select! {
         biased;
         shut_down = torn_down => shut_down,
         // The run ends now, and its lab with everything in it.
         () = given_up => Ok(()),
     };
-    drop(live_probe);
     let tear_down_error = shut_down.err().map(Error::from);
     // An error during tear-down spoils a success only; any other outcome keeps its own reason.
     let (outcome, reason) = match (result, tear_down_error) {
@@ -226,7 +226,7 @@ impl<N: Network> Attempt<'_, N> {
         }
         let (outcome, reason) = match error {
             // It would have been, at the destination.
-            Error::GuestLost(reason) if !uses_link => (Outcome::Failed, reason),
+            Error::GuestLost(reason) if !uses_link || !ran => (Outcome::Failed, reason),
             error if ran => return Err(error),
             error => (error.outcome(), error.to_string()),
         };

@@ -1,6 +1,6 @@
 //! Post-copy over a link that fails after the guest has moved.
 
-use crate::common::real::{LEFTOVERS, LeftoverCheck, Ready, TestDir, isolated, ready_light, signal, skipped};
+use crate::common::real::{LEFTOVERS, LeftoverCheck, Ready, TestDir, isolated, ready, signal, skipped};
 use nix::{sys::signal::Signal, unistd::geteuid};
 use std::{collections::BTreeSet, fs};
 use testbed::outcome::Outcome;
@@ -28,7 +28,7 @@ const RETURNS: &str = "{ at: 5s, link: { loss: 100% } }, { at: 13s, link: { loss
 /// Returns the prerequisites of the tests, if this host has them. The tests mostly wait for a link that does
 /// not work.
 fn ready_for_postcopy() -> Option<Ready> {
-    let ready = ready_light()?;
+    let ready = ready()?;
     if geteuid().is_root() {
         return Some(ready);
     }

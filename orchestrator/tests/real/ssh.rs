@@ -164,7 +164,7 @@ fn lab_status_and_shell_work_on_hosts_without_a_run() {
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
 fn a_run_continues_after_a_cut_connection_a_dead_node_and_a_reboot() {
-    let Some(ready) = ready_light() else { return };
+    let Some(ready) = ready() else { return };
     let dir = TestDir::new(&ready, &format!("{SMALL}repeat: 4\n"));
     with_hosts(&dir, |hosts| {
         let lab = hosts.inventory(|text| text);
@@ -236,7 +236,7 @@ fn a_run_whose_testbed_was_stopped_says_so_and_continues_in_a_new_lab() {
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
 fn a_node_that_stood_still_on_a_host_that_answers_is_not_lost() {
-    let Some(ready) = ready_light() else { return };
+    let Some(ready) = ready() else { return };
     let dir = TestDir::new(&ready, SMALL);
     with_hosts(&dir, |hosts| {
         let lab = hosts.inventory(|text| text);
@@ -393,7 +393,7 @@ fn a_shared_disk_is_in_the_folder_that_the_hosts_share() {
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
 fn two_runs_on_the_same_hosts_do_not_mix() {
-    let Some(ready) = ready_light() else { return };
+    let Some(ready) = ready() else { return };
     let dir = TestDir::new(&ready, &format!("{SMALL}repeat: 4\n"));
     let other = TestDir::new(&ready, SMALL);
     with_hosts(&dir, |hosts| {

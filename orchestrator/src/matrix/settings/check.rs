@@ -157,6 +157,14 @@ impl Settings {
                 "write `format: qcow2`",
             ));
         }
+        if kind == StorageKind::Shared && !self.link.tcp_tuning && !self.storage_link.delay.is_zero() {
+            errors.push(error(
+                &["link.tcp_tuning", "storage_link.delay"],
+                "a host has the same limits of TCP's buffers on both links, and a shared disk over a delay \
+                 raises them",
+                "remove `link.tcp_tuning`, or `storage_link.delay`",
+            ));
+        }
         if let Err(error) = load.check() {
             let paths: &[&str] = match error {
                 DiskError::Beyond { .. } if load.written > load.size => &["storage.written", "storage.size"],

@@ -153,22 +153,14 @@ async fn run(
     let mut deadline: Option<time::Instant> = None;
     let open = loop {
         tokio::select! {
+            // After a time for which this process did not run, replies that have arrived are not lost.
+            biased;
             patience = &mut stop, if deadline.is_none() => {
                 // An error means that whoever started the probe is gone.
                 deadline = Some(time::Instant::now() + patience.unwrap_or_default());
             }
             () = time::sleep_until(deadline.unwrap_or_else(time::Instant::now)), if deadline.is_some() => {
                 break true;
-            }
-            _ = ticker.tick() => {
-                // Before the request is sent: its reply may arrive before the clock is read again.
-                let now_ns = Now::read()?.monotonic_ns;
-                // Sending may fail while the guest is unreachable: that is what the probe measures.
-                let is_sent = socket.send(requests.next_sequence()).is_ok();
-                requests.made(now_ns, is_sent);
-                if let Some(reporter) = &mut reporter {
-                    reporter.report(&requests, now_ns);
-                }
             }
             received = socket.receive() => {
                 if let Some(reply) = received? {
@@ -182,6 +174,16 @@ async fn run(
                     if deadline.is_some() {
                         break false;
                     }
+                }
+            }
+            _ = ticker.tick() => {
+                // Before the request is sent: its reply may arrive before the clock is read again.
+                let now_ns = Now::read()?.monotonic_ns;
+                // Sending may fail while the guest is unreachable: that is what the probe measures.
+                let is_sent = socket.send(requests.next_sequence()).is_ok();
+                requests.made(now_ns, is_sent);
+                if let Some(reporter) = &mut reporter {
+                    reporter.report(&requests, now_ns);
                 }
             }
         }
