@@ -98,6 +98,8 @@ mod tests {
         time::Duration,
     };
 
+    const PATIENCE: Duration = Duration::from_secs(60);
+
     /// Takes a turn in a thread. Returns the sender whose end ends the turn, and what receives something when
     /// the turn has begun.
     fn take(turn: impl FnOnce() -> Turn + Send + 'static) -> (Sender<()>, Receiver<()>) {
@@ -114,11 +116,10 @@ mod tests {
     #[test]
     fn light_turns_fit_beside_others_and_alone_comes_last() {
         static TURNS: Turns = Turns::new();
-        let patience = Duration::from_secs(60);
         let running: Vec<_> = [SHARED, SHARED, LIGHT, LIGHT]
             .map(|units| {
                 let turn = take(move || TURNS.beside_others(units));
-                turn.1.recv_timeout(patience).expect("there is room");
+                turn.1.recv_timeout(PATIENCE).expect("there is room");
                 turn
             })
             .into();
@@ -129,16 +130,16 @@ mod tests {
         }
         assert!(alone.1.try_recv().is_err() && waiting.1.try_recv().is_err(), "there is no room");
         drop(running);
-        waiting.1.recv_timeout(patience).expect("there is room");
+        waiting.1.recv_timeout(PATIENCE).expect("there is room");
         assert!(alone.1.try_recv().is_err(), "another one runs");
         drop(waiting);
-        alone.1.recv_timeout(patience).expect("no other one runs");
+        alone.1.recv_timeout(PATIENCE).expect("no other one runs");
         let last = take(|| TURNS.beside_others(LIGHT));
         while TURNS.state().waiting == 0 {
             thread::yield_now();
         }
         assert!(last.1.try_recv().is_err(), "one runs alone");
         drop(alone);
-        last.1.recv_timeout(patience).expect("there is room");
+        last.1.recv_timeout(PATIENCE).expect("there is room");
     }
 }
