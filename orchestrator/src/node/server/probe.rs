@@ -14,7 +14,7 @@
 //!
 //! The round trip of each request is kept, too: in windows of time, of each the longest round trip and the
 //! number of requests without a reply. So a peak stays, whatever the length of the attempt. A probe can also
-//! report them while it runs ([`progress`]).
+//! report them while it runs (`progress`).
 
 use crate::{node::protocol::ProbeProgress, sys};
 use nix::{
