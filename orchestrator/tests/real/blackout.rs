@@ -2,7 +2,9 @@
 //! the guest's memory over. Each keeps memory intact; whatever goes wrong leaves a guest whole, and never a
 //! file.
 
-use crate::common::real::{Process, Ready, RunningTestbed, TestDir, ready, signal, skipped, with_small_disk};
+use crate::common::real::{
+    Process, Ready, RunningTestbed, TestDir, ready, ready_alone, signal, skipped, with_small_disk,
+};
 use nix::{
     mount::{MsFlags, mount},
     sys::signal::Signal,
@@ -98,7 +100,7 @@ fn qemu(run: &mut RunningTestbed<'_>, end: &str) -> Process {
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
 fn every_way_through_a_file_keeps_memory_intact_or_is_skipped_with_qemus_words() {
-    let Some(ready) = ready() else { return };
+    let Some(ready) = ready_alone() else { return };
     let dir = TestDir::new(&ready, &format!("{GUEST}{WAYS}"));
     let (code, plan, _) = dir.run_subcommand(&["plan", "matrix.yaml", "--json"]);
     assert_eq!(code, 0, "{plan}");
