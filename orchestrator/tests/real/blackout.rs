@@ -120,10 +120,13 @@ fn every_way_through_a_file_keeps_memory_intact_or_is_skipped_with_qemus_words()
         assert!(save > 0.0 && load > 0.0, "{said}");
         assert!(transferred.qemu_bytes.is_some_and(|bytes| bytes > 32 << 20), "{said}");
         assert_eq!((transferred.wire_bytes, downtime_ms.qemu), (None, None), "nobody measured it: {said}");
-        // What the destination takes to load is downtime in each way.
-        assert!(downtime_ms.guest.unwrap() > load * 0.9 && downtime_ms.client.is_some(), "{said}");
+        // What the destination takes to load is downtime in each way. Of a guest whose clock was read too
+        // seldom before or after, there is no such figure.
+        assert!(downtime_ms.guest.is_none_or(|guest| guest > load * 0.9), "{said}");
+        assert!(downtime_ms.client.is_some_and(|client| client > load * 0.9), "{said}");
         assert_saved_before_it_is_loaded(&dir, record);
     }
+    assert!(made.iter().any(|record| record.measured.downtime_ms.guest.is_some()), "{made:#?}");
     // Each page of the memory has its place.
     assert!(made[1].measured.file.bytes > Some(192 << 20), "{:#?}", made[1]);
     assert!(made[1].measured.file.allocated_bytes < made[1].measured.file.bytes, "{:#?}", made[1]);
