@@ -933,8 +933,8 @@ async fn a_guest_goes_on_at_the_source_if_the_destination_dies_before_it_arrives
     let handed_over = Script { downtime: long, death, ..Script::SHORT };
     for (script, settings, stopped) in [
         (file.clone(), FILE, "was stopped for 4.5 s and "),
-        // The script stops it before there is enough telemetry to tell.
-        (file, "migrate: { mode: file, save_live: true }\n", ""),
+        // It is stopped at once by the script, as by a fast disk.
+        (file, "migrate: { mode: file, save_live: true }\n", "was stopped for 4.5 s and "),
         (handed_over, "migrate: { mode: cpr-transfer }\n", "was stopped for 2.5 s and "),
     ] {
         let result = Setup::script(script).with(settings).run().await;

@@ -2,9 +2,7 @@
 //! the guest's memory over. Each keeps memory intact; whatever goes wrong leaves a guest whole, and never a
 //! file.
 
-use crate::common::real::{
-    Process, Ready, RunningTestbed, TestDir, ready, ready_alone, signal, skipped, with_small_disk,
-};
+use crate::common::real::{Process, Ready, RunningTestbed, TestDir, ready, signal, skipped, with_small_disk};
 use nix::{
     mount::{MsFlags, mount},
     sys::signal::Signal,
@@ -100,7 +98,7 @@ fn qemu(run: &mut RunningTestbed<'_>, end: &str) -> Process {
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
 fn every_way_through_a_file_keeps_memory_intact_or_is_skipped_with_qemus_words() {
-    let Some(ready) = ready_alone() else { return };
+    let Some(ready) = ready() else { return };
     let dir = TestDir::new(&ready, &format!("{GUEST}{WAYS}"));
     let (code, plan, _) = dir.run_subcommand(&["plan", "matrix.yaml", "--json"]);
     assert_eq!(code, 0, "{plan}");
@@ -120,13 +118,10 @@ fn every_way_through_a_file_keeps_memory_intact_or_is_skipped_with_qemus_words()
         assert!(save > 0.0 && load > 0.0, "{said}");
         assert!(transferred.qemu_bytes.is_some_and(|bytes| bytes > 32 << 20), "{said}");
         assert_eq!((transferred.wire_bytes, downtime_ms.qemu), (None, None), "nobody measured it: {said}");
-        // What the destination takes to load is downtime in each way. Of a guest whose clock was read too
-        // seldom before or after, there is no such figure.
-        assert!(downtime_ms.guest.is_none_or(|guest| guest > load * 0.9), "{said}");
-        assert!(downtime_ms.client.is_some_and(|client| client > load * 0.9), "{said}");
+        // What the destination takes to load is downtime in each way.
+        assert!(downtime_ms.guest.unwrap() > load * 0.9 && downtime_ms.client.is_some(), "{said}");
         assert_saved_before_it_is_loaded(&dir, record);
     }
-    assert!(made.iter().any(|record| record.measured.downtime_ms.guest.is_some()), "{made:#?}");
     // Each page of the memory has its place.
     assert!(made[1].measured.file.bytes > Some(192 << 20), "{:#?}", made[1]);
     assert!(made[1].measured.file.allocated_bytes < made[1].measured.file.bytes, "{:#?}", made[1]);

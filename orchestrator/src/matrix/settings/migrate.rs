@@ -329,12 +329,17 @@ impl Migrate {
     /// Returns the settings that a migration policy needs.
     pub fn limits(&self) -> Limits {
         let Self { timeout, downtime_limit, max_passes, stall_detection, .. } = *self;
-        let postcopy_start = When {
+        let (postcopy_start, pause) = (self.postcopy_start(), self.pause());
+        Limits { timeout, downtime_limit, max_passes, stall_detection, postcopy_start, pause }
+    }
+
+    /// Returns when the guest moves by post-copy. Without any condition it moves at once.
+    fn postcopy_start(&self) -> When {
+        When {
             after_passes: self.postcopy_after_passes,
             after: self.postcopy_after,
             at_stall: self.postcopy_at_stall,
-        };
-        Limits { timeout, downtime_limit, max_passes, stall_detection, postcopy_start, pause: self.pause() }
+        }
     }
 
     /// Returns when the guest is paused.
@@ -348,15 +353,16 @@ impl Migrate {
         if self.release_ram { Span::ZERO } else { self.postcopy_recovery.unwrap_or(self.timeout) }
     }
 
-    /// Returns whether the guest is stopped on purpose within the first two seconds.
+    /// Returns whether the guest may be stopped before it has run for two seconds from the migrate command on,
+    /// whatever the link carries. A file on a fast disk is complete in less, even if the guest runs meanwhile.
     pub fn stops_early(&self) -> bool {
+        let is_early = |when: When| {
+            when.after_passes == Some(0) || when.after.is_some_and(|after| after < Span::from_secs(2))
+        };
         match self.mode {
-            Mode::File => !self.save_live,
-            Mode::CprTransfer => true,
-            _ => {
-                self.pause_after_passes == Some(0)
-                    || self.pause_after.is_some_and(|after| after < Span::from_secs(2))
-            }
+            Mode::File | Mode::CprTransfer => true,
+            Mode::Postcopy => self.postcopy_start() == When::NEVER || is_early(self.postcopy_start()),
+            Mode::Precopy => is_early(self.pause()),
         }
     }
 
