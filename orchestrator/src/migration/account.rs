@@ -153,7 +153,7 @@ pub(super) fn cpu(
 }
 
 /// Returns the time between two moments, in milliseconds.
-fn millis(from: Instant, to: Instant) -> f64 {
+pub(super) fn millis(from: Instant, to: Instant) -> f64 {
     round_micros((to - from).as_secs_f64() * 1e3)
 }
 

@@ -3,7 +3,7 @@
 //! The file begins with the migration and is gone when the attempt has ended; `probe.jsonl` then has what the
 //! probe saw in all. Nothing here can make an attempt fail: a file that cannot be written ends early.
 
-use super::recorded;
+use super::{account, recorded};
 use crate::{
     node::protocol::ProbeProgress,
     results::client::{LIVE_PROBE, LiveWindow},
@@ -68,7 +68,7 @@ async fn write(
             }
         }
     };
-    let started_ms = millis_between(epoch, started);
+    let started_ms = account::millis(epoch, started);
     let mut file = File::create(path)?;
     while let Some(progress) = reports.recv().await {
         // By the first report only: a window that is reported again has the same time.
@@ -86,9 +86,5 @@ async fn write(
 
 /// Returns when the probe began that reports this now, in milliseconds since `epoch`.
 fn began_ms(progress: &ProbeProgress, epoch: Instant) -> f64 {
-    millis_between(epoch, Instant::now()) - progress.began_before_ns as f64 / 1e6
-}
-
-fn millis_between(earlier: Instant, later: Instant) -> f64 {
-    later.duration_since(earlier).as_secs_f64() * 1e3
+    account::millis(epoch, Instant::now()) - progress.began_before_ns as f64 / 1e6
 }

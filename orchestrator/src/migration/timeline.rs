@@ -10,13 +10,13 @@
 //! the steps, but only on the link: a guest that waits for memory may not answer until the link works again.
 //! A change of the workload that post-copy interrupts is left out for the same reason.
 
-use super::{Error, network::Network};
+use super::{Error, account, network::Network};
 use crate::{
     driver::Driver,
     matrix::Step,
     measure::{End, link::LinkSetting},
     node::protocol::Traffic,
-    results::record::{AppliedChange, round_micros},
+    results::record::AppliedChange,
 };
 use netem::Profile;
 use std::{cell::RefCell, time::Duration};
@@ -137,7 +137,7 @@ pub async fn play(
             left_out = Some(step);
             continue;
         }
-        let millis = |at: Instant| round_micros((at - started).as_secs_f64() * 1e3);
+        let millis = |at| account::millis(started, at);
         let began_ms = millis(Instant::now());
         if stage.borrow().has_left() {
             step.workload = None;

@@ -11,7 +11,7 @@ use super::{
     Error, disk,
     machine::Role,
     process::{Connections, QemuProcess},
-    query::QueryMigrate,
+    query::{QueryMigrate, at_ms},
 };
 use crate::{
     driver::{Event, SavedFile, State, Status},
@@ -168,7 +168,7 @@ impl MigrationFile {
             }
             (Stage::Loaded, completed) => (without_downtime(completed), "completed"),
         };
-        let at_ms = since.elapsed().as_micros() as f64 / 1e3;
+        let at_ms = at_ms(since);
         Ok(Status { state, sample: Sample { at_ms, status: word.into(), ..Sample::default() } })
     }
 

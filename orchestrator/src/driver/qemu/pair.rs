@@ -11,7 +11,7 @@ use super::{
     parameters::{Parameters, parameters},
     process::{self, Connections, QemuProcess},
     qmp,
-    query::QueryMigrate,
+    query::{QueryMigrate, at_ms},
     recovery::{self, NextPort},
     saved::SavedGuest,
     tls::Certificates,
@@ -394,7 +394,7 @@ impl Driver for Pair<'_> {
             self.channels.count(&self.spec.source.node, port).await?;
         }
         let answer = source.monitor.query_patiently::<QueryMigrate>("query-migrate").await;
-        let at_ms = since.elapsed().as_micros() as f64 / 1e3;
+        let at_ms = at_ms(since);
         let mut status = answer.map_err(Error::from)?.status(at_ms);
         if let Way::File(file) = &self.way {
             let there = self.connections_to(End::Destination)?;

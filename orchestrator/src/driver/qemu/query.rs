@@ -6,6 +6,7 @@ use crate::{
 };
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
+use tokio::time::Instant;
 
 /// The answer to `query-migrate`. Before a migration all fields are absent; `ram` is absent until its set-up
 /// ends.
@@ -172,6 +173,11 @@ impl QueryMigrate {
 /// Reads progress, or nothing if a part of it is missing.
 fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Ram>, D::Error> {
     Ok(Ram::deserialize(Value::deserialize(deserializer)?).ok())
+}
+
+/// Returns the time of a sample that is taken now, in milliseconds since this moment.
+pub(super) fn at_ms(since: Instant) -> f64 {
+    since.elapsed().as_micros() as f64 / 1e3
 }
 
 #[cfg(test)]

@@ -172,9 +172,9 @@ impl<'de> Deserialize<'de> for Link {
 
 /// Returns the names of all keys of the section.
 fn names() -> &'static [&'static str] {
+    static FIELDS: OnceLock<Vec<Field<Link>>> = OnceLock::new();
     static NAMES: OnceLock<Vec<&str>> = OnceLock::new();
-    let own = ["trace", "repeat_trace", "tcp_tuning"];
-    NAMES.get_or_init(|| fields().iter().map(Field::path).chain(own).collect())
+    NAMES.get_or_init(|| FIELDS.get_or_init(Link::fields).iter().map(Field::path).collect())
 }
 
 /// Reads the value of a key that was just read, as a profile that has it and is otherwise meaningless.
