@@ -25,8 +25,7 @@ const FAILS: &str = "{ at: 5s, link: { loss: 100% } }";
 /// The same, and that works again.
 const RETURNS: &str = "{ at: 5s, link: { loss: 100% } }, { at: 13s, link: { loss: 0% } }";
 
-/// Returns the prerequisites of the tests, if this host has them. The tests mostly wait for a link that does
-/// not work.
+/// Returns the prerequisites of the tests, if this host has them.
 fn ready_for_postcopy() -> Option<Ready> {
     let ready = ready()?;
     if geteuid().is_root() {
