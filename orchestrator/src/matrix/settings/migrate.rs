@@ -353,8 +353,8 @@ impl Migrate {
         if self.release_ram { Span::ZERO } else { self.postcopy_recovery.unwrap_or(self.timeout) }
     }
 
-    /// Returns whether the guest may be stopped before it has run for two seconds from the migrate command on,
-    /// whatever the link carries. A file on a fast disk is complete in less, even if the guest runs meanwhile.
+    /// Returns whether the guest may be stopped within two seconds of the migrate command, whatever the link
+    /// carries. A file on a fast disk is complete in less, even if the guest runs meanwhile.
     pub fn stops_early(&self) -> bool {
         let is_early = |when: When| {
             when.after_passes == Some(0) || when.after.is_some_and(|after| after < Span::from_secs(2))
