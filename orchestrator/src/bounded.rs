@@ -1,8 +1,12 @@
 //! Reads lines, files and the output of programs up to a limit, so that endless input ends in an error and
 //! not in exhausted memory.
 
+use nix::fcntl::OFlag;
 use std::{
+    fs::File,
     io::{self, BufRead, Read},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
     process::{Command, Output, Stdio},
     thread,
 };
@@ -65,8 +69,37 @@ fn finish_line(line: &mut Vec<u8>, read: usize, limit: usize) -> io::Result<bool
 /// # Errors
 /// Those of the input, a text of more than `limit` bytes, and one that is not UTF-8.
 pub fn read_text(input: impl Read, limit: usize) -> io::Result<String> {
+    as_text(read_all(input, limit, "the text")?)
+}
+
+/// Opens a regular file for reading.
+///
+/// # Errors
+/// Those of the system, and anything else than a regular file: a pipe may never get a writer.
+pub fn open_file(path: &Path) -> io::Result<File> {
+    let file = File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a regular file")) }
+}
+
+/// Reads all of a regular file.
+///
+/// # Errors
+/// Those of [`open_file`], and a file of more than `limit` bytes.
+pub fn read_file(path: &Path, limit: usize) -> io::Result<Vec<u8>> {
+    read_all(open_file(path)?, limit, "the file")
+}
+
+/// Reads all of a regular file that has a text.
+///
+/// # Errors
+/// Those of [`read_file`], and a text that is not UTF-8.
+pub fn read_text_file(path: &Path, limit: usize) -> io::Result<String> {
+    as_text(read_file(path, limit)?)
+}
+
+fn as_text(bytes: Vec<u8>) -> io::Result<String> {
     let not_text = |_| io::Error::new(io::ErrorKind::InvalidData, "stream did not contain valid UTF-8");
-    String::from_utf8(read_all(input, limit, "the text")?).map_err(not_text)
+    String::from_utf8(bytes).map_err(not_text)
 }
 
 fn read_all(input: impl Read, limit: usize, what: &str) -> io::Result<Vec<u8>> {
@@ -130,6 +163,22 @@ mod tests {
             "the text is longer than 4 bytes"
         );
         assert!(read_text(&b"\xff"[..], 4).unwrap_err().to_string().contains("UTF-8"));
+    }
+
+    #[test]
+    fn only_regular_files_up_to_the_limit_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let [pipe, file] = ["pipe", "file"].map(|name| folder.path().join(name));
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for path in [&pipe, Path::new("/dev/zero"), folder.path()] {
+            let error = read_file(path, 4).unwrap_err().to_string();
+            assert_eq!(error, "it is not a regular file", "{path:?}");
+        }
+        std::fs::write(&file, "1234").unwrap();
+        assert_eq!(read_text_file(&file, 4).unwrap(), "1234");
+        File::options().write(true).open(&file).unwrap().set_len(1 << 40).unwrap();
+        let error = read_text_file(&file, 2 * MIB).unwrap_err().to_string();
+        assert_eq!(error, "the file is longer than 2 MiB");
     }
 
     #[test]

@@ -198,7 +198,8 @@ fn open(args: &RunArgs) -> Result<(Plan, Store), Failure> {
         }
         (Some(folder), given) => {
             let store = Store::open(folder).map_err(Failure::input)?;
-            let (text, name) = stored(folder)?;
+            let text = store::matrix(folder).map_err(Failure::input)?;
+            let name = folder.join(store::MATRIX).display().to_string();
             let mut traces = Traces::kept(store::traces(folder).map_err(Failure::input)?);
             if let Some((new, new_name)) = given {
                 let old = resolve(&text, &name, &mut traces, &Selection::default())?;
@@ -224,11 +225,6 @@ fn refuse_changes(old: &Plan, new: &str, name: &str) -> Result<(), Failure> {
          or start a new run:\n    {}",
         lines.join("\n    "),
     )))
-}
-
-/// Returns the matrix of a run that is continued, and its name for messages.
-fn stored(folder: &Path) -> Result<(String, String), Failure> {
-    read(&folder.join(store::MATRIX))
 }
 
 /// Returns the default results folder, `results/NAME-TIME` in the current directory.

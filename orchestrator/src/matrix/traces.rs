@@ -9,13 +9,11 @@ use super::{
     settings::{Settings, TraceFile},
     yaml::{DiagnosticSink, Location},
 };
-use crate::bounded::read_text;
+use crate::bounded::read_text_file;
 use netem::trace::{TraceError, TraceRate};
-use nix::fcntl::OFlag;
 use std::{
     collections::BTreeMap,
-    fs, io,
-    os::unix::fs::OpenOptionsExt,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -67,7 +65,7 @@ impl Traces {
             return Err("the results folder has not kept it".into());
         };
         let used: usize = self.texts.values().map(String::len).sum();
-        let text = read_file(&folder.join(path), MAX_BYTES - used).map_err(|error| {
+        let text = read_text_file(&folder.join(path), MAX_BYTES - used).map_err(|error| {
             if error.kind() == io::ErrorKind::FileTooLarge {
                 format!("the traces of a matrix must not exceed {} MiB together", MAX_BYTES >> 20)
             } else {
@@ -77,15 +75,6 @@ impl Traces {
         self.texts.insert(path.into(), text.clone());
         Ok(text)
     }
-}
-
-/// Reads a regular file. A pipe would wait for its writer for ever.
-fn read_file(path: &Path, limit: usize) -> io::Result<String> {
-    let file = fs::File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
-    read_text(file, limit)
 }
 
 impl File {
@@ -155,6 +144,7 @@ impl Loader<'_> {
 mod tests {
     use super::*;
     use crate::matrix::Plan;
+    use std::fs;
 
     fn plan(text: &str, traces: &mut Traces) -> Result<Plan, String> {
         let file = File::parse(text, "n").map_err(|error| error.to_string())?;

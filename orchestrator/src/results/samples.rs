@@ -20,7 +20,7 @@ pub fn read(folder: &Path, cell: &str, attempt: u32) -> Result<Option<Vec<Sample
 /// Reads a file with one JSON value per line. Returns nothing if there is no such file. A last line that was
 /// cut off is ignored.
 pub(super) fn read_lines<T: DeserializeOwned>(path: PathBuf) -> Result<Option<Vec<T>>, Error> {
-    let text = match fs::read(&path).and_then(store::whole_lines) {
+    let text = match store::read_lines(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(Error::Io { what: "read", path, source }),

@@ -11,16 +11,16 @@
 
 use super::{environment::Environment, format, record::Record};
 use crate::{
-    bounded::read_text,
+    bounded::{self, FILE_BYTES},
     matrix::{TraceTexts, selection::Selection},
 };
 use serde::Serialize;
 use std::{
     collections::HashSet,
     fs::{self, File, OpenOptions, TryLockError},
-    io::{self, Read, Seek, Write},
+    io::{self, Write},
     mem,
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -37,6 +37,8 @@ pub const ENVIRONMENT: &str = "environment.json";
 pub const CELLS: &str = "cells.jsonl";
 /// The largest size of the file with the traces, in bytes. JSON needs two bytes for the end of a line.
 const TRACES_BYTES: usize = 64 << 20;
+/// The largest size of a file with records or with an attempt's samples, in bytes. A record has some KiB.
+pub(crate) const LINES_BYTES: usize = 512 << 20;
 /// The name of the file with the summary of the records, as CSV.
 pub const SUMMARY: &str = "summary.csv";
 
@@ -159,15 +161,13 @@ impl Store {
     pub fn open(folder: &Path) -> Result<Self, Error> {
         require_matrix(folder)?;
         let path = folder.join(CELLS);
-        let mut cells = lock_cells(folder)?;
-        let mut text = Vec::new();
-        cells.read_to_end(&mut text).map_err(doing("read", &path))?;
+        let cells = lock_cells(folder)?;
+        let text = bounded::read_file(&path, LINES_BYTES).map_err(doing("read", &path))?;
         let length = text.len();
         let whole = whole_lines(text).map_err(doing("read", &path))?;
         let records = that_count(parse(&whole, &path)?);
         if whole.len() < length {
             cells.set_len(whole.len() as u64).map_err(doing("drop the cut-off end of", &path))?;
-            cells.seek(io::SeekFrom::End(0)).map_err(doing("read", &path))?;
         }
         Ok(Self { folder: folder.into(), made: false, cells, records, version: None })
     }
@@ -241,8 +241,7 @@ impl Store {
 
     /// Writes the summary of all records, replacing an earlier one.
     pub fn write_summary(&self, csv: &str) -> Result<(), Error> {
-        let path = self.folder.join(SUMMARY);
-        fs::write(&path, csv).map_err(doing("write", &path))
+        write_whole(&self.folder.join(SUMMARY), csv)
     }
 
     /// Writes the report on all records, replacing an earlier one.
@@ -251,11 +250,17 @@ impl Store {
     }
 }
 
-/// Opens the records of a folder, creates them if there are none, and locks them.
+/// Opens the records of a folder, creates them if there are none, and locks them. A symbolic link in their
+/// place is refused: whoever made the folder would choose what this run writes to.
 fn lock_cells(folder: &Path) -> Result<File, Error> {
     let path = folder.join(CELLS);
-    let cells =
-        OpenOptions::new().create(true).append(true).read(true).open(&path).map_err(doing("open", &path))?;
+    let mut options = OpenOptions::new();
+    options.create(true).append(true).read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let cells = options.open(&path).and_then(|file| {
+        let is_file = file.metadata()?.is_file();
+        if is_file { Ok(file) } else { Err(io::Error::other("it is not a regular file")) }
+    });
+    let cells = cells.map_err(doing("open", &path))?;
     match cells.try_lock() {
         Err(TryLockError::WouldBlock) => return Err(Error::InUse(folder.into())),
         Err(TryLockError::Error(source)) => return Err(doing("lock", &path)(source)),
@@ -331,10 +336,19 @@ fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Error> {
     write_whole(path, &text)
 }
 
-/// Writes a file that appears as a whole. If it cannot be written completely, an earlier one stays.
+/// Writes a file that appears as a whole. If it cannot be written completely, an earlier one stays. What is
+/// in the place of the part is removed, not written to: it may be a symbolic link.
 fn write_whole(path: &Path, text: &str) -> Result<(), Error> {
     let part = part(path);
-    fs::write(&part, text).and_then(|()| fs::rename(&part, path)).map_err(|error| {
+    let write = || {
+        match fs::remove_file(&part) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        File::create_new(&part)?.write_all(text.as_bytes())?;
+        fs::rename(&part, path)
+    };
+    write().map_err(|error| {
         let _ = fs::remove_file(&part);
         doing("write", path)(error)
     })
@@ -348,7 +362,7 @@ fn part(path: &Path) -> PathBuf {
 /// Reads which part of its matrix a run selects. Returns the whole matrix if the folder does not say.
 pub fn selection(folder: &Path) -> Result<Selection, Error> {
     let path = folder.join(SELECTION);
-    match fs::read_to_string(&path) {
+    match bounded::read_text_file(&path, FILE_BYTES) {
         Ok(text) => serde_json::from_str(&text).map_err(|e| doing("read", &path)(e.into())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Selection::default()),
         Err(error) => Err(doing("read", &path)(error)),
@@ -358,7 +372,7 @@ pub fn selection(folder: &Path) -> Result<Selection, Error> {
 /// Reads the traces that a run's matrix names. Returns none if the folder has none.
 pub fn traces(folder: &Path) -> Result<TraceTexts, Error> {
     let path = folder.join(TRACES);
-    match File::open(&path).and_then(|file| read_text(file, TRACES_BYTES)) {
+    match bounded::read_text_file(&path, TRACES_BYTES) {
         Ok(text) => serde_json::from_str(&text).map_err(|e| doing("read", &path)(e.into())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(TraceTexts::new()),
         Err(error) => Err(doing("read", &path)(error)),
@@ -376,20 +390,25 @@ fn require_matrix(folder: &Path) -> Result<(), Error> {
     }
 }
 
+/// Reads the matrix of a run.
+pub fn matrix(folder: &Path) -> Result<String, Error> {
+    require_matrix(folder)?;
+    let path = folder.join(MATRIX);
+    bounded::read_text_file(&path, FILE_BYTES).map_err(doing("read", &path))
+}
+
 /// Reads the matrix and the records of a run that is finished or in progress.
 pub fn read(folder: &Path) -> Result<(String, Vec<Record>), Error> {
-    let matrix = folder.join(MATRIX);
-    require_matrix(folder)?;
-    let matrix_text = fs::read_to_string(&matrix).map_err(doing("read", &matrix))?;
+    let matrix = matrix(folder)?;
     let path = folder.join(CELLS);
-    let text = fs::read(&path).and_then(whole_lines).map_err(doing("read", &path))?;
-    Ok((matrix_text, that_count(parse(&text, &path)?)))
+    let text = read_lines(&path).map_err(doing("read", &path))?;
+    Ok((matrix, that_count(parse(&text, &path)?)))
 }
 
 /// Reads the environment of a run. Returns nothing if the run has not written it yet.
 pub fn environment(folder: &Path) -> Result<Option<Environment>, Error> {
     let path = folder.join(ENVIRONMENT);
-    let text = match fs::read_to_string(&path) {
+    let text = match bounded::read_text_file(&path, FILE_BYTES) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(doing("read", &path)(error)),
@@ -403,9 +422,14 @@ pub fn attempt_path(folder: &Path, cell: &str, attempt: u32) -> PathBuf {
     folder.join("attempts").join(format!("{}.{attempt}", file_name(cell)))
 }
 
+/// Reads the lines of a file of records or samples, without a last one that was cut off.
+pub(super) fn read_lines(path: &Path) -> io::Result<String> {
+    bounded::read_file(path, LINES_BYTES).and_then(whole_lines)
+}
+
 /// Returns the lines of a file without a last one that was cut off, perhaps within a character. Fails if the
 /// others are not UTF-8.
-pub(super) fn whole_lines(mut text: Vec<u8>) -> io::Result<String> {
+fn whole_lines(mut text: Vec<u8>) -> io::Result<String> {
     text.truncate(text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1));
     String::from_utf8(text).map_err(io::Error::other)
 }
@@ -435,6 +459,8 @@ mod tests {
         outcome::Outcome,
         results::builder::RecordBuilder,
     };
+    use nix::{sys::stat::Mode, unistd::mkfifo};
+    use std::os::unix::fs::symlink;
 
     const MATRIX: &str = "name: n\naxes: { stress.rate: [1MB/s, 2MB/s] }\n";
 
@@ -560,6 +586,46 @@ mod tests {
             );
             assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
         }
+    }
+
+    #[test]
+    fn links_and_pipes_in_a_folder_are_neither_followed_nor_waited_for() {
+        let (parent, mut store) = store();
+        let folder = store.folder().to_path_buf();
+        let victim = parent.path().join("victim");
+        fs::write(&victim, "not a line").unwrap();
+        let is_refused = |name: &str, why: &str, result: Result<(), Error>| {
+            let error = result.unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains(why), "{error}");
+        };
+        // A part is replaced, and so is the file itself.
+        for name in ["summary.part", SUMMARY, "report.part", REPORT, "environment.part", "selection.part"] {
+            symlink(&victim, folder.join(name)).unwrap();
+        }
+        store.append(RecordBuilder::start().freeze(&plan().cells[0], 1, Outcome::Converged, None)).unwrap();
+        store.write_summary("summary\n").unwrap();
+        store.write_report("report\n").unwrap();
+        assert_eq!(fs::read_to_string(folder.join(SUMMARY)).unwrap(), "summary\n");
+        drop(store);
+        for name in [super::MATRIX, SELECTION, CELLS, SUMMARY, REPORT] {
+            fs::remove_file(folder.join(name)).unwrap();
+        }
+        drop(Store::create(&folder, MATRIX, &Selection::default()).unwrap_err());
+        fs::remove_file(folder.join("environment.part")).unwrap();
+        drop(Store::create(&folder, MATRIX, &Selection::default()).unwrap());
+
+        fs::remove_file(folder.join(CELLS)).unwrap();
+        symlink(&victim, folder.join(CELLS)).unwrap();
+        is_refused(CELLS, "symbolic link", Store::open(&folder).map(drop));
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "not a line");
+
+        fs::remove_file(folder.join(CELLS)).unwrap();
+        mkfifo(&folder.join(CELLS), Mode::S_IRWXU).unwrap();
+        is_refused(CELLS, "not a regular file", Store::open(&folder).map(drop));
+        is_refused(CELLS, "not a regular file", read(&folder).map(drop));
+        fs::remove_file(folder.join(SELECTION)).unwrap();
+        symlink("/dev/zero", folder.join(SELECTION)).unwrap();
+        is_refused(SELECTION, "not a regular file", selection(&folder).map(drop));
     }
 
     #[test]

@@ -4,10 +4,13 @@
 //! and what its probe sees, are read as they are appended to their files.
 
 use super::hub::{Hub, Point, point};
-use crate::results::{
-    client::{LIVE_PROBE, LiveWindow},
-    samples::SAMPLES,
-    store,
+use crate::{
+    bounded::open_file,
+    results::{
+        client::{LIVE_PROBE, LiveWindow},
+        samples::SAMPLES,
+        store,
+    },
 };
 use serde::de::DeserializeOwned;
 use std::{
@@ -148,7 +151,7 @@ impl GrowingFile {
 
     fn read_lines<T: DeserializeOwned>(&mut self) -> io::Result<Vec<T>> {
         if self.file.is_none() {
-            match File::open(&self.path) {
+            match open_file(&self.path) {
                 Ok(file) => self.file = Some(file),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),

@@ -2,16 +2,17 @@
 
 use super::{Detail, Section, view::View};
 use crate::{
+    bounded::read_file,
     layout::shell_word,
     matrix::{RunOrder, selection::Selection},
     results::store,
 };
 use maud::{Markup, html};
 use sha2::{Digest, Sha256};
-use std::{fmt::Write as _, fs, path::Path};
+use std::{fmt::Write as _, path::Path};
 
 pub(super) fn section(view: &View<'_>, _: Detail) -> Option<Section> {
-    let matrix = fs::read_to_string(view.folders[0].join(store::MATRIX)).ok();
+    let matrix = store::matrix(view.folders[0]).ok();
     let traces = store::traces(view.folders[0]).unwrap_or_default();
     let commands = view.folders.iter().map(|folder| command(&store::selection(folder).unwrap_or_default()));
     let commands: Vec<String> = commands.collect();
@@ -75,7 +76,7 @@ fn command(selection: &Selection) -> String {
 
 /// Returns the digest of a folder's records in hexadecimal; nothing if they cannot be read.
 fn digest(folder: &Path) -> Option<String> {
-    let records = fs::read(folder.join(store::CELLS)).ok()?;
+    let records = read_file(&folder.join(store::CELLS), store::LINES_BYTES).ok()?;
     Some(data_encoding::HEXLOWER.encode(&Sha256::digest(records)))
 }
 
