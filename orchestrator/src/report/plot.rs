@@ -101,7 +101,11 @@ fn longest_ms(group: &Group) -> f64 {
 fn against_time(group: &Group, width: usize, marks: &Marks) -> String {
     let longest = longest_ms(group);
     let title = "given up";
-    let label = |share: f64| format!("{:.1} s", longest * share / 1e3);
+    // A record may have any time, and a label leaves room for the plot.
+    let label = |share: f64| match longest * share / 1e3 {
+        seconds if seconds < 1e7 => format!("{seconds:.1} s"),
+        seconds => format!("{seconds:.1e} s"),
+    };
     let margin = label(1.0).len().max(title.len()) + 1;
     let axis = Axis::new(std::slice::from_ref(group), width - margin - 1);
     // The first row is that of attempts that were given up, the last one that of no time at all.

@@ -54,6 +54,14 @@ fn one_group_is_drawn_against_total_time() {
 }
 
 #[test]
+fn any_time_leaves_room_for_the_plot() {
+    for seconds in [1e7, 1e36, 1e98, 1e305] {
+        let text = draw(&[group("", vec![level(1, &[seconds], 0), level(2, &[], 1)])], screen(40, true));
+        assert!(text.lines().all(|line| line.len() <= 40) && text.contains("0e"), "\n{text}");
+    }
+}
+
+#[test]
 fn a_plain_terminal_gets_plain_characters() {
     for groups in [vec![threshold()], vec![threshold(), group("link.delay 10ms", threshold().levels)]] {
         let text = draw(&groups, screen(60, true));
