@@ -130,12 +130,16 @@ pub struct ObserveRequest {
 pub async fn observe(request: &ObserveRequest) -> Result<Observation, BoxError> {
     let privilege = if geteuid().is_root() { Privilege::Root } else { Privilege::UserNamespace };
     let kvm = kvm();
+    let cpus = match request.cpus {
+        true => Some(Cpus::of_qemu(kvm == Kvm::Open).await.map_err(|error| error.to_string())),
+        false => None,
+    };
     Ok(Observation {
         facts: serve::facts(privilege).await?,
         interfaces: interfaces(false).await?,
         unusable: unusable().await?,
         directories: request.directories.iter().filter_map(|path| directory(path).ok()).collect(),
-        cpus: request.cpus.then(|| Cpus::of_qemu(kvm == Kvm::Open).map_err(|error| error.to_string())),
+        cpus,
         nodes: if request.nodes { processes::nodes()? } else { Vec::new() },
         kvm,
     })

@@ -5,14 +5,30 @@
 //! machine. QEMU knows, so this module asks QEMU.
 
 use super::{machine::QEMU, machine_types::MachineTypes};
-use crate::bounded::{CHANNEL_LINE_BYTES, read_line_blocking};
+use crate::bounded::{CHANNEL_LINE_BYTES, read_line};
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{self, BufRead, BufReader, Write},
-    process::{Command, Stdio},
+    io,
+    process::Stdio,
+    time::Duration,
 };
+use tokio::{
+    io::{AsyncBufRead, AsyncReadExt, AsyncWriteExt, BufReader},
+    process::Command,
+    time,
+};
+
+/// The time limit for QEMU's answers. Under TCG it takes a tenth of a second.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+
+/// How much of QEMU's standard error is read, in bytes.
+const STDERR_BYTES: u64 = 64 << 10;
 
 /// The CPU models that QEMU supports on a host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,11 +48,15 @@ impl Cpus {
     ///
     /// # Errors
     ///
-    /// QEMU cannot be started, or does not answer as expected; the error contains what it wrote to standard
-    /// error.
-    pub fn of_qemu(kvm: bool) -> io::Result<Self> {
+    /// QEMU cannot be started, or does not answer as expected in [`ANSWER_LIMIT`]; the error contains what it
+    /// wrote to standard error.
+    pub async fn of_qemu(kvm: bool) -> io::Result<Self> {
+        Self::of_program(QEMU, kvm, ANSWER_LIMIT).await
+    }
+
+    async fn of_program(program: &str, kvm: bool, limit: Duration) -> io::Result<Self> {
         let machine = if kvm { "none,accel=kvm" } else { "none,accel=tcg" };
-        let mut qemu = Command::new(QEMU)
+        let mut qemu = Command::new(program)
             .args([
                 "-machine",
                 machine,
@@ -50,7 +70,14 @@ impl Cpus {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true)
             .spawn()?;
+        let group = qemu.id().map(|pid| Pid::from_raw(pid.cast_signed()));
+        let pipes = (qemu.stdin.take(), qemu.stdout.take(), qemu.stderr.take());
+        let (Some(mut stdin), Some(stdout), Some(stderr)) = pipes else {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        };
         let mut questions = vec![
             json!({ "execute": "qmp_capabilities" }),
             json!({ "execute": "query-machines", "id": "machines" }),
@@ -62,27 +89,40 @@ impl Cpus {
                 json!({ "execute": "query-cpu-model-expansion", "arguments": arguments, "id": "host" }),
             );
         }
-        // If QEMU has exited, writing fails; its standard error then says why, below.
-        let mut stdin = qemu.stdin.take();
-        for question in questions {
-            let _ = stdin.as_mut().map(|stdin| writeln!(stdin, "{question}"));
-        }
-        let answers = Self::read(BufReader::new(qemu.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?), kvm);
-        // The command `quit` would end QEMU at once and lose answers that are still to be written.
-        qemu.kill()?;
-        let output = qemu.wait_with_output()?;
+        let answers = async {
+            // If QEMU has exited, writing fails; its standard error then says why, below.
+            for question in questions {
+                let _ = stdin.write_all(format!("{question}\n").as_bytes()).await;
+            }
+            Self::read(BufReader::new(stdout), kvm).await
+        };
+        let (answers, text) = tokio::join!(
+            async {
+                let answers = time::timeout(limit, answers).await;
+                // The command `quit` would end QEMU immediately and lose answers that are still to be
+                // written. QEMU may be the child of a script, which then leads the group.
+                let _ = group.map(|group| killpg(group, Signal::SIGKILL));
+                answers.unwrap_or_else(|_| Err(io::Error::other(format!("no answer in {limit:?}"))))
+            },
+            async {
+                let mut text = Vec::new();
+                let _ = time::timeout(limit, stderr.take(STDERR_BYTES).read_to_end(&mut text)).await;
+                text
+            }
+        );
+        qemu.wait().await?;
         answers.map_err(|error| {
-            let stderr = String::from_utf8_lossy(&output.stderr);
-            let message = format!("cannot get the CPU models from {QEMU}: {error} {}", stderr.trim());
+            let stderr = String::from_utf8_lossy(&text);
+            let message = format!("cannot get the CPU models from {program}: {error} {}", stderr.trim());
             io::Error::other(message.trim_end().to_string())
         })
     }
 
     /// Reads QEMU's answers until the last expected one. The model `host` is expected under KVM only.
-    fn read(mut answers: impl BufRead, kvm: bool) -> io::Result<Self> {
+    async fn read(mut answers: impl AsyncBufRead + Unpin, kvm: bool) -> io::Result<Self> {
         let (mut models, mut host, mut machines) = (None, None, None);
         let mut line = Vec::new();
-        while read_line_blocking(&mut answers, &mut line, CHANNEL_LINE_BYTES)? {
+        while read_line(&mut answers, &mut line, CHANNEL_LINE_BYTES).await? {
             let mut answer: Value = serde_json::from_slice(&line)?;
             if let Some(error) = answer.get("error") {
                 return Err(io::Error::other(error.to_string()));
@@ -97,7 +137,8 @@ impl Cpus {
                 }
                 Some("machines") => machines = Some(MachineTypes::from_answer(&answer["return"])),
                 Some("host") => {
-                    host = Some(serde_json::from_value(answer["return"]["model"]["props"].take())?);
+                    let features = answer.pointer_mut("/return/model/props").map(Value::take);
+                    host = Some(serde_json::from_value(features.unwrap_or_default())?);
                 }
                 _ => {}
             }
@@ -152,6 +193,7 @@ const RICHEST_FIRST: [&str; 15] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::{fs, os::unix::fs::PermissionsExt};
 
     const ANSWERS: &str = concat!(
         r#"{"QMP": {"version": {}}}"#,
@@ -165,25 +207,27 @@ mod tests {
         "\n",
     );
 
-    #[test]
-    fn a_model_is_supported_if_no_feature_is_unavailable() {
-        let cpus = Cpus::read(ANSWERS.as_bytes(), true).unwrap();
+    #[tokio::test]
+    async fn a_model_is_supported_if_no_feature_is_unavailable() {
+        let cpus = Cpus::read(ANSWERS.as_bytes(), true).await.unwrap();
         assert_eq!(cpus.models, BTreeSet::from(["qemu64".to_string()]));
         assert_eq!(cpus.host["level"], 13);
-        assert!(Cpus::read(&b"{\"return\": {}}\n"[..], true).is_err());
+        assert!(Cpus::read(&b"{\"return\": {}}\n"[..], true).await.is_err());
         // Answers that end early are an error.
         let without_host = &ANSWERS.as_bytes()[..ANSWERS.find(r#"{"return": {"model""#).unwrap()];
-        assert!(Cpus::read(without_host, true).is_err());
-        assert_eq!(Cpus::read(without_host, false).unwrap().models, cpus.models);
+        assert!(Cpus::read(without_host, true).await.is_err());
+        assert_eq!(Cpus::read(without_host, false).await.unwrap().models, cpus.models);
         let refused = r#"{"error": {"class": "GenericError", "desc": "no such model"}, "id": "host"}"#;
-        assert!(Cpus::read(refused.as_bytes(), true).unwrap_err().to_string().contains("no such model"));
+        assert!(
+            Cpus::read(refused.as_bytes(), true).await.unwrap_err().to_string().contains("no such model")
+        );
     }
 
-    #[test]
-    fn two_hosts_are_compared_feature_by_feature() {
-        let here = Cpus::read(ANSWERS.as_bytes(), true).unwrap();
+    #[tokio::test]
+    async fn two_hosts_are_compared_feature_by_feature() {
+        let here = Cpus::read(ANSWERS.as_bytes(), true).await.unwrap();
         let there = ANSWERS.replace("\"avx\": true", "\"avx\": false, \"sha\": true");
-        let there = Cpus::read(there.as_bytes(), true).unwrap();
+        let there = Cpus::read(there.as_bytes(), true).await.unwrap();
         assert_eq!(here.host_differences(&there), BTreeSet::from(["avx", "sha"]));
         assert!(here.host_differences(&here).is_empty());
         assert_eq!(here.common_model(&there), Some("qemu64"));
@@ -191,11 +235,36 @@ mod tests {
         assert_eq!(there.common_model(&there), None);
     }
 
-    #[test]
-    fn this_hosts_qemu_supports_its_own_model() {
-        match Cpus::of_qemu(false) {
+    #[tokio::test]
+    async fn this_hosts_qemu_supports_its_own_model() {
+        match Cpus::of_qemu(false).await {
             Ok(cpus) => assert!(cpus.models.contains("qemu64"), "{cpus:?}"),
             Err(error) => println!("skipped: {error}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn answers_of_another_form_are_an_error() {
+        for features in ["\"text\"", "[1]", "{\"model\": 2}"] {
+            let answer = format!("{{\"return\": {features}, \"id\": \"host\"}}");
+            assert!(Cpus::read(answer.as_bytes(), true).await.is_err(), "{features}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_qemu_behind_a_script_that_does_not_answer_is_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let (script, pid) = (folder.path().join("qemu"), folder.path().join("pid"));
+        let text = format!("#!/bin/sh\nsleep 1000 & echo $! > {}\necho waiting >&2\nwait\n", pid.display());
+        fs::write(&script, text).unwrap();
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        let asked = Cpus::of_program(script.to_str().unwrap(), false, Duration::from_secs(2)).await;
+        let error = asked.unwrap_err().to_string();
+        assert!(error.ends_with("no answer in 2s waiting"), "{error}");
+        let state = format!("/proc/{}/stat", fs::read_to_string(&pid).unwrap().trim());
+        let is_gone = || fs::read_to_string(&state).map_or(true, |stat| stat.contains(") Z "));
+        while !is_gone() {
+            time::sleep(Duration::from_millis(10)).await;
         }
     }
 }
