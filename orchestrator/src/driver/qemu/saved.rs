@@ -6,6 +6,7 @@
 //! second, all from the same state.
 
 use super::{
+    jobs::Progress,
     machine::{self, GuestMachine, Role},
     parameters::NO_CAP,
     process::{self, Connections, QemuProcess},
@@ -89,15 +90,19 @@ async fn save(node: &Node, process: &QemuProcess) -> Result<(), Error> {
     // By default QEMU writes at most 128 MiB/s.
     monitor.call("migrate-set-parameters", json!({ "max-bandwidth": NO_CAP })).await?;
     monitor.call("migrate", json!({ "uri": machine::save_uri() })).await?;
+    let failed = |reason: &str| Error::Save { reason: reason.into(), lines: process.last_lines() };
+    let mut progress = Progress::from(None);
     loop {
         let status: Value = monitor.query("query-migrate").await?;
         match status["status"].as_str() {
             Some("completed") => return Ok(()),
             Some("failed" | "cancelled") => {
-                let reason = status["error-desc"].as_str().unwrap_or("it gives no reason");
-                return Err(Error::Save { reason: reason.into(), lines: process.last_lines() });
+                return Err(failed(status["error-desc"].as_str().unwrap_or("it gives no reason")));
             }
-            _ => time::sleep(INTERVAL).await,
+            _ => match progress.stalled(status["ram"]["transferred"].as_u64()) {
+                Some(reason) => return Err(failed(&reason)),
+                None => time::sleep(INTERVAL).await,
+            },
         }
     }
 }

@@ -88,6 +88,10 @@ const SCRIPT_OPTIONS: [&str; 3] = ["RemoteCommand=none", "PermitLocalCommand=no"
 /// The time limit for the login shell of a host to run a script, once the host has let the user in.
 pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
+/// The time limit for a script that gets no input, once it has begun. The longest reads 13 MB on the host, or
+/// starts QEMU there.
+const SCRIPT_LIMIT: Duration = Duration::from_secs(120);
+
 /// How long to wait for the marker on standard error once it is on standard output, where it comes later, and
 /// for an `ssh` to exit after that. Start-up files may redirect standard error, or leave programs behind.
 const GRACE: Duration = Duration::from_secs(1);
@@ -444,7 +448,8 @@ impl<'a> SshHost<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::Host`] with the script's standard error if it exits with a failure.
+    /// [`Error::Host`] with the script's standard error if it exits with a failure, and if it does not end
+    /// within [`SCRIPT_LIMIT`] although it gets no input.
     async fn run_with_input(&self, script: &str, input: &[u8]) -> Result<String, Error> {
         let script = RemoteScript::bounded(script);
         let mut child = self.start_script(&script, !input.is_empty()).await?;
@@ -458,10 +463,17 @@ impl<'a> SshHost<'a> {
             future::pending::<Infallible>().await
         };
         let read = read_answers(&mut child, &script.marker, &mut answer, &mut reason);
-        let end = tokio::select! {
-            end = read => end.map_err(|e| self.failed(e.to_string()))?,
-            never = write => match never {},
+        let end = async {
+            tokio::select! {
+                end = read => end,
+                never = write => match never {},
+            }
         };
+        // An upload takes as long as its link needs, and ssh notices if the host does not answer.
+        let limit = if input.is_empty() { SCRIPT_LIMIT } else { Duration::MAX };
+        let in_time = time::timeout(limit, end).await;
+        let end = in_time.map_err(|_| self.failed(format!("a command there does not end in {limit:?}")))?;
+        let end = end.map_err(|e| self.failed(e.to_string()))?;
         // Something that a start-up file has started may hold the session open.
         let status = time::timeout(GRACE, child.wait()).await.ok().and_then(Result::ok);
         let reason = shell::shown(&reason);
