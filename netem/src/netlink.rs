@@ -7,6 +7,7 @@ use crate::{
     error::{Error, Result},
     feature::Feature,
     interface::{self, Interface},
+    netns,
     wire::psched::Clock,
 };
 use futures::{Stream, StreamExt};
@@ -19,7 +20,7 @@ use rtnetlink::{
     proto::ConnectionHandle,
     sys::{AsyncSocket, SocketAddr, protocols::NETLINK_ROUTE},
 };
-use std::{io, os::fd::BorrowedFd, thread};
+use std::{io, os::fd::BorrowedFd};
 
 /// The types of the messages that the kernel lists interfaces and filters with.
 const RTM_NEWLINK: u16 = 16;
@@ -103,15 +104,9 @@ impl Netlink {
     /// If the namespace cannot be entered, and those of [`Netlink::open`].
     pub fn open_in(namespace: BorrowedFd<'_>) -> Result<Self> {
         let runtime = tokio::runtime::Handle::current();
-        // A socket belongs to the namespace of the thread that opens it, so a separate thread opens it.
-        thread::scope(|scope| {
-            let connect = || {
-                nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET)?;
-                Self::connect(&runtime)
-            };
-            scope.spawn(connect).join().expect("connecting does not panic")
-        })
-        .map_err(Error::system("open a netlink socket in another network namespace"))
+        // A socket belongs to the namespace of the thread that opens it.
+        netns::run_in(namespace, || Self::connect(&runtime))
+            .map_err(Error::system("open a netlink socket in another network namespace"))
     }
 
     fn connect(runtime: &tokio::runtime::Handle) -> io::Result<Self> {

@@ -22,11 +22,11 @@ impl Namespace {
     /// [`Error::NotPermitted`] without `CAP_SYS_ADMIN`, which the creator of a user namespace has in it.
     pub fn new() -> Result<Self> {
         // `unshare` moves the thread that calls it, so a separate thread creates the namespace.
-        let made = thread::spawn(|| {
+        let made = on_own_thread(|| {
             unshare(CloneFlags::CLONE_NEWNET)?;
             File::open("/proc/thread-self/ns/net")
         });
-        made.join().expect("creating a namespace does not panic").map(Self).map_err(|source| {
+        made.map(Self).map_err(|source| {
             let action = "create a network namespace".to_owned();
             match source.raw_os_error() {
                 Some(libc::EPERM) => Error::NotPermitted { action },
@@ -52,14 +52,28 @@ impl Namespace {
     ///
     /// If the namespace cannot be entered, or if `work` fails.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
-        thread::scope(|scope| {
-            let inside = || {
-                setns(&self.0, CloneFlags::CLONE_NEWNET)?;
-                work()
-            };
-            scope.spawn(inside).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        run_in(self.as_fd(), work)
     }
+}
+
+/// Does the same as [`Namespace::run`] in an open network namespace.
+pub(crate) fn run_in<T: Send>(
+    namespace: BorrowedFd<'_>,
+    work: impl FnOnce() -> io::Result<T> + Send,
+) -> io::Result<T> {
+    on_own_thread(|| {
+        setns(namespace, CloneFlags::CLONE_NEWNET)?;
+        work()
+    })
+}
+
+/// Runs `work` on a separate thread, whose namespaces it may change. Fails if the system grants no thread, or
+/// if `work` fails.
+fn on_own_thread<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().spawn_scoped(scope, work)?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 impl From<File> for Namespace {

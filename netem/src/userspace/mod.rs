@@ -40,7 +40,7 @@ mod packet;
 
 use crate::{
     error::{Error, Result},
-    netns::Namespace,
+    netns::{self, Namespace},
     profile::{LinkProfile, Profile, ProfileError},
     sys,
 };
@@ -94,15 +94,8 @@ impl Tun {
     ///
     /// Those of [`Tun::open`], and if the namespace cannot be entered.
     pub fn open_in(namespace: BorrowedFd<'_>, name: &str) -> Result<Self> {
-        thread::scope(|scope| {
-            let inside = || {
-                nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET)
-                    .map_err(io::Error::from)
-                    .map_err(Error::system("enter a network namespace"))?;
-                Self::open(name)
-            };
-            scope.spawn(inside).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        let opened = netns::run_in(namespace, || Ok(Self::open(name)));
+        opened.map_err(Error::system("enter a network namespace"))?
     }
 }
 

@@ -97,10 +97,11 @@ impl Live {
     }
 }
 
-/// Shows the time left every second, until the [`Live`] that the attempt belongs to is dropped.
+/// Shows the time left every second, until the [`Live`] that the attempt belongs to is dropped. Without a
+/// thread for it, the time is shown with each event only.
 fn count_down(current: &Arc<Mutex<CurrentAttempt>>, run: ProgressBar) {
     let current: Weak<Mutex<CurrentAttempt>> = Arc::downgrade(current);
-    thread::spawn(move || {
+    let _ = thread::Builder::new().spawn(move || {
         while let Some(attempt) = current.upgrade().map(|current| current.lock().unwrap().clone()) {
             if attempt.left.is_some() && !run.is_finished() {
                 run.set_message(attempt.text(Instant::now()));

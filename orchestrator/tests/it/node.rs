@@ -17,9 +17,10 @@ use std::{
     net::Ipv4Addr,
     os::fd::AsFd,
     os::unix::fs::PermissionsExt,
-    path::Path,
+    path::{Path, PathBuf},
     process::Stdio,
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 use testbed::node::{
     Node,
@@ -91,6 +92,53 @@ fn serving_pid(node: &Child) -> i32 {
     let outside = node.id().unwrap();
     let children = fs::read_to_string(format!("/proc/{outside}/task/{outside}/children")).unwrap();
     children.trim().parse().unwrap()
+}
+
+/// A control group that limits the number of processes and threads.
+struct PidsGroup(PathBuf);
+
+impl PidsGroup {
+    /// Makes a group. Prints why the test is skipped if that is not possible.
+    fn new() -> Option<Self> {
+        let v1 = Path::new("/sys/fs/cgroup/pids");
+        let parent = if v1.exists() { v1 } else { Path::new("/sys/fs/cgroup") };
+        let group = Self(parent.join(format!("testbed-test-node-{}", std::process::id())));
+        if let Err(error) = fs::create_dir(&group.0) {
+            return skipped(&format!("no control group can be made: {error}"));
+        }
+        if !group.0.join("pids.max").exists() {
+            return skipped("the pids controller is not enabled in /sys/fs/cgroup");
+        }
+        Some(group)
+    }
+
+    /// Takes a process with all of its threads, and grants no more of them.
+    fn close_around(&self, pid: i32) {
+        fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
+        let current = fs::read_to_string(self.0.join("pids.current")).unwrap();
+        fs::write(self.0.join("pids.max"), current.trim()).unwrap();
+    }
+}
+
+impl Drop for PidsGroup {
+    fn drop(&mut self) {
+        // The group can be removed once the last process in it is gone.
+        let deadline = Instant::now() + PATIENCE;
+        while fs::remove_dir(&self.0).is_err() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_call_for_which_the_system_grants_no_thread_is_answered() {
+    let Some(group) = PidsGroup::new() else { return };
+    let Some((node, mut process)) = start().await else { return };
+    group.close_around(serving_pid(&process));
+    let answered = time::timeout(PATIENCE, node.facts()).await.expect("the call is answered");
+    let error = answered.unwrap_err().to_string();
+    assert!(error.contains("Resource temporarily unavailable"), "{error}");
+    process.kill().await.unwrap();
 }
 
 #[tokio::test]

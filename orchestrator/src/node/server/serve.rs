@@ -187,10 +187,16 @@ impl Server {
         while let Some(message) = messages.recv().await {
             match message? {
                 ToNode::Call { id, call } => {
-                    let server = Arc::clone(self);
+                    let (server, replying) = (Arc::clone(self), Arc::clone(self));
+                    let handled = task::spawn_local(async move { server.handle(call).await });
+                    // The orchestrator waits for a reply, even after a panic, such as that of a thread that
+                    // the system does not grant.
                     task::spawn_local(async move {
-                        let result = server.handle(call).await.map_err(|e| e.to_string());
-                        server.send(FromNode::Reply { id, result });
+                        let result = match handled.await {
+                            Ok(result) => result.map_err(|e| e.to_string()),
+                            Err(panic) => Err(panic.to_string()),
+                        };
+                        replying.send(FromNode::Reply { id, result });
                     });
                 }
                 ToNode::Line { channel, text } => {
