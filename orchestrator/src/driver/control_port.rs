@@ -80,6 +80,9 @@ struct PortState {
     unreadable: Option<String>,
 }
 
+/// How much telemetry is kept, in bytes of its lines. A stressor sends some KiB per second.
+const TELEMETRY_BYTES: usize = 512 << 20;
+
 /// A connection to the stressor through one QEMU.
 pub struct ControlPort {
     write: Box<dyn Fn(String) + Send + Sync>,
@@ -98,13 +101,22 @@ impl ControlPort {
 
     /// Connects to the stressor over any stream of lines.
     pub fn start(
+        lines: mpsc::UnboundedReceiver<ChannelLine>,
+        write: impl Fn(String) + Send + Sync + 'static,
+    ) -> Self {
+        Self::start_bounded(lines, write, TELEMETRY_BYTES)
+    }
+
+    fn start_bounded(
         mut lines: mpsc::UnboundedReceiver<ChannelLine>,
         write: impl Fn(String) + Send + Sync + 'static,
+        limit: usize,
     ) -> Self {
         let state: Arc<Mutex<PortState>> = Arc::default();
         let (notify, changes) = watch::channel(());
         let shared = Arc::clone(&state);
         tokio::spawn(async move {
+            let mut room = limit;
             while let Some(line) = lines.recv().await {
                 let received = Instant::now();
                 let line = match line {
@@ -116,6 +128,13 @@ impl ControlPort {
                 };
                 let Ok(message) = serde_json::from_str::<Message>(&line) else { continue };
                 let mut state = shared.lock().unwrap();
+                if matches!(message, Message::Telemetry(_)) {
+                    let Some(left) = room.checked_sub(line.len()) else {
+                        state.unreadable = Some(format!("it has sent more than {limit} bytes of telemetry"));
+                        break;
+                    };
+                    room = left;
+                }
                 match message {
                     Message::Hello(hello) => state.hello = Some(hello),
                     Message::Telemetry(telemetry) => {
@@ -231,6 +250,7 @@ impl ControlPort {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use stressor::protocol::Latency;
 
     #[tokio::test(start_paused = true)]
     async fn a_request_fails_at_once_when_the_port_closes_or_has_closed() {
@@ -241,5 +261,29 @@ mod tests {
             let error = port.verify_disk(Duration::from_secs(60)).await.unwrap_err();
             assert!(matches!(error, Error::Closed), "{error}");
         }
+    }
+
+    #[tokio::test]
+    async fn telemetry_without_end_closes_the_port() {
+        let (to_port, lines) = mpsc::unbounded_channel();
+        let port = ControlPort::start_bounded(lines, drop, 10_000);
+        let telemetry = Message::Telemetry(Telemetry {
+            sequence: 0,
+            clock_ns: 0,
+            running: false,
+            pages_dirtied: 0,
+            pages_forgone: 0,
+            longest_stall_ns: 0,
+            write_latency: Latency::default(),
+            write_latencies: Vec::new(),
+            disk: None,
+        });
+        let telemetry = serde_json::to_string(&telemetry).unwrap();
+        for _ in 0..100 {
+            to_port.send(Ok(telemetry.clone())).unwrap();
+        }
+        let error = port.verify_disk(Duration::from_secs(60)).await.unwrap_err().to_string();
+        assert!(error.ends_with("failed: it has sent more than 10000 bytes of telemetry"), "{error}");
+        assert!(!port.telemetry().is_empty(), "what came before is kept");
     }
 }

@@ -16,7 +16,7 @@ use futures::{
 use serde_json::{Value, json};
 use std::{
     collections::VecDeque,
-    fs::OpenOptions,
+    fs::{File, OpenOptions},
     future::{self, Future},
     io::Write,
     path::{Path, PathBuf},
@@ -292,24 +292,49 @@ fn without_time(line: &str) -> &str {
     rest.filter(|(time, _)| is_time(time)).map_or(line, |(_, rest)| rest.trim_start())
 }
 
+/// The largest log of a process, in bytes. A guest's kernel may write to its console without end.
+const LOG_BYTES: usize = 16 << 20;
+
+/// The log of a process. One that cannot be written is no reason to lose the measurement.
+struct Log {
+    file: Option<File>,
+    /// How many bytes more of the process's output it takes; nothing after some were left out.
+    room: Option<usize>,
+}
+
+impl Log {
+    fn open(path: &Path) -> Self {
+        Self { file: OpenOptions::new().create(true).append(true).open(path).ok(), room: Some(LOG_BYTES) }
+    }
+
+    /// Writes a line of the process, or instead of the first one for which there is no room, that this and
+    /// all further ones are left out.
+    fn output(&mut self, line: &str) {
+        let Some(room) = self.room else { return };
+        self.room = room.checked_sub(line.len() + 1);
+        self.write(if self.room.is_some() { line } else { "[more output is left out]" });
+    }
+
+    fn write(&mut self, line: &str) {
+        if let Some(file) = &mut self.file {
+            let _ = writeln!(file, "{line}");
+        }
+    }
+}
+
 /// Copies a process's output to its log, and keeps in `output` what matters of it.
 async fn copy_output(mut events: mpsc::UnboundedReceiver<node::ProcessEvent>, log: PathBuf, output: Output) {
-    // A log that cannot be written is no reason to lose the measurement.
-    let mut log = OpenOptions::new().create(true).append(true).open(log).ok();
+    let mut log = Log::open(&log);
     while let Some(event) = events.recv().await {
-        let line = match event {
+        match event {
             node::ProcessEvent::Output(line) => {
                 output.keep(&line);
-                line
+                log.output(&line);
             }
             node::ProcessEvent::Exited(status) => {
-                let line = format!("[ended: {status}]");
+                log.write(&format!("[ended: {status}]"));
                 output.ended.send_replace(Some(status));
-                line
             }
-        };
-        if let Some(log) = &mut log {
-            let _ = writeln!(log, "{line}");
         }
     }
 }
@@ -486,5 +511,25 @@ mod tests {
             error.to_string(),
             "the guest panicked: Kernel panic - not syncing: x; the QEMU at the source ended (exit status: 0)"
         );
+    }
+
+    #[tokio::test]
+    async fn output_without_end_is_left_out_of_the_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("source.log");
+        let (sender, events) = mpsc::unbounded_channel();
+        let line = "x".repeat((1 << 20) - 1);
+        for _ in 0..20 {
+            sender.send(node::ProcessEvent::Output(line.clone())).unwrap();
+        }
+        sender.send(node::ProcessEvent::Output("Kernel panic - not syncing: x".into())).unwrap();
+        sender.send(node::ProcessEvent::Exited("exit status: 0".into())).unwrap();
+        drop(sender);
+        let (output, watched) = Output::watch();
+        copy_output(events, log.clone(), output).await;
+        let text = std::fs::read_to_string(log).unwrap();
+        let lines: Vec<&str> = text.lines().skip(16).collect();
+        assert_eq!(lines, ["[more output is left out]", "[ended: exit status: 0]"]);
+        assert!(watched.panicked.borrow().is_some(), "what matters is still noticed");
     }
 }
