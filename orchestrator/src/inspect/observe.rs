@@ -130,9 +130,10 @@ pub struct ObserveRequest {
 pub async fn observe(request: &ObserveRequest) -> Result<Observation, BoxError> {
     let privilege = if geteuid().is_root() { Privilege::Root } else { Privilege::UserNamespace };
     let kvm = kvm();
-    let cpus = match request.cpus {
-        true => Some(Cpus::of_qemu(kvm == Kvm::Open).await.map_err(|error| error.to_string())),
-        false => None,
+    let cpus = if request.cpus {
+        Some(Cpus::of_qemu(kvm == Kvm::Open).await.map_err(|error| error.to_string()))
+    } else {
+        None
     };
     Ok(Observation {
         facts: serve::facts(privilege).await?,

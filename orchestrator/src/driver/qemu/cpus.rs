@@ -6,6 +6,7 @@
 
 use super::{machine::QEMU, machine_types::MachineTypes};
 use crate::bounded::{CHANNEL_LINE_BYTES, read_line};
+use futures::future;
 use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
@@ -96,7 +97,7 @@ impl Cpus {
             }
             Self::read(BufReader::new(stdout), kvm).await
         };
-        let (answers, text) = tokio::join!(
+        let (answers, text) = future::join(
             async {
                 let answers = time::timeout(limit, answers).await;
                 // The command `quit` would end QEMU immediately and lose answers that are still to be
@@ -108,8 +109,9 @@ impl Cpus {
                 let mut text = Vec::new();
                 let _ = time::timeout(limit, stderr.take(STDERR_BYTES).read_to_end(&mut text)).await;
                 text
-            }
-        );
+            },
+        )
+        .await;
         qemu.wait().await?;
         answers.map_err(|error| {
             let stderr = String::from_utf8_lossy(&text);
