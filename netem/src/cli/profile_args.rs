@@ -123,6 +123,33 @@ fn parse_slots(text: &str) -> Result<Slots, String> {
     Ok(Slots { min_delay: time(min)?, max_delay: time(max)?, packets: None, bytes: None })
 }
 
+/// Replaces the settings that only have an effect together with one that is not set by those that are given.
+fn drop_dependents(profile: &mut Profile, given: &Profile) {
+    if profile.jitter.is_zero() {
+        profile.jitter_correlation = given.jitter_correlation;
+        profile.distribution = given.distribution;
+    }
+    if profile.loss.is_zero() {
+        profile.loss_correlation = given.loss_correlation;
+    }
+    if profile.duplicate.is_zero() {
+        profile.duplicate_correlation = given.duplicate_correlation;
+    }
+    if profile.corrupt.is_zero() {
+        profile.corrupt_correlation = given.corrupt_correlation;
+    }
+    if profile.reorder.is_zero() {
+        profile.reorder_correlation = given.reorder_correlation;
+        profile.reorder_gap = given.reorder_gap;
+    }
+    if profile.rate.is_none() {
+        (profile.shaper, profile.burst, profile.queue) = (given.shaper, given.burst, given.queue);
+    }
+    if !profile.needs_delay_line() {
+        profile.limit = given.limit;
+    }
+}
+
 impl ProfileArgs {
     /// Returns whether --rate is given. A rate of the named profile does not count.
     pub(super) fn has_rate(&self) -> bool {
@@ -156,30 +183,7 @@ impl ProfileArgs {
             base.loss_bursts = None;
         }
         let mut merged = self.over(&base);
-        for (needs, given, value) in [
-            (merged.jitter.is_zero(), self.jitter_correlation, &mut merged.jitter_correlation),
-            (merged.loss.is_zero(), self.loss_correlation, &mut merged.loss_correlation),
-            (merged.duplicate.is_zero(), self.duplicate_correlation, &mut merged.duplicate_correlation),
-            (merged.corrupt.is_zero(), self.corrupt_correlation, &mut merged.corrupt_correlation),
-            (merged.reorder.is_zero(), self.reorder_correlation, &mut merged.reorder_correlation),
-        ] {
-            if needs && given.is_none() {
-                *value = Percent::ZERO;
-            }
-        }
-        if merged.jitter.is_zero() && self.distribution.is_none() {
-            merged.distribution = Distribution::default();
-        }
-        if merged.reorder.is_zero() {
-            merged.reorder_gap = self.reorder_gap;
-        }
-        if merged.rate.is_none() {
-            (merged.burst, merged.queue) = (self.burst, self.queue);
-            merged.shaper = self.over(&Profile::default()).shaper;
-        }
-        if !merged.needs_delay_line() {
-            merged.limit = self.limit;
-        }
+        drop_dependents(&mut merged, &self.over(&Profile::default()));
         let keeps_distribution = is_unknown
             && !merged.jitter.is_zero()
             && self.distribution.is_none()
