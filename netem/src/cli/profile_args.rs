@@ -5,7 +5,7 @@ use crate::{
     percent::{Percent, PercentError},
     profile::{Distribution, GilbertElliott, Profile, Shaper, Slots},
 };
-use clap::{Args, ValueEnum};
+use clap::Args;
 use units::{BitRate, Bytes, Span};
 
 /// The command-line options of a profile: a named profile, and single settings that override it.
@@ -21,7 +21,7 @@ pub struct ProfileArgs {
     rate: Option<BitRate>,
     /// The kernel's shaper that enforces the rate.
     #[arg(long, value_enum, ignore_case = true)]
-    shaper: Option<ShaperArg>,
+    shaper: Option<Shaper>,
     /// Burst size (depth of the token bucket); by default 2 ms of the rate or more.
     #[arg(long, value_name = "BYTES")]
     burst: Option<Bytes>,
@@ -42,7 +42,7 @@ pub struct ProfileArgs {
     /// Distribution of the jitter; by default exponential, with which packets keep their order. With the
     /// others, each packet has its own delay, and packets overtake each other.
     #[arg(long, value_enum, ignore_case = true)]
-    distribution: Option<DistributionArg>,
+    distribution: Option<Distribution>,
     /// Fraction of packets that are lost.
     #[arg(long, value_name = "PERCENT")]
     loss: Option<Percent>,
@@ -83,23 +83,6 @@ pub struct ProfileArgs {
     /// Deliver packets in time slots: the shortest and the longest time between two slots.
     #[arg(long, value_name = "MIN,MAX", value_parser = parse_slots)]
     slots: Option<Slots>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
-enum ShaperArg {
-    Tbf,
-    Htb,
-    Netem,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
-enum DistributionArg {
-    Exponential,
-    Uniform,
-    Normal,
-    Pareto,
-    #[value(alias = "pareto_normal")]
-    ParetoNormal,
 }
 
 fn parse_bursts(text: &str) -> Result<GilbertElliott, String> {
@@ -199,23 +182,13 @@ impl ProfileArgs {
     fn over(&self, base: &Profile) -> Profile {
         Profile {
             rate: self.rate.or(base.rate),
-            shaper: self.shaper.map_or(base.shaper, |s| match s {
-                ShaperArg::Tbf => Shaper::Tbf,
-                ShaperArg::Htb => Shaper::Htb,
-                ShaperArg::Netem => Shaper::Netem,
-            }),
+            shaper: self.shaper.unwrap_or(base.shaper),
             burst: self.burst.or(base.burst),
             queue: self.queue.or(base.queue),
             delay: self.delay.unwrap_or(base.delay),
             jitter: self.jitter.unwrap_or(base.jitter),
             jitter_correlation: self.jitter_correlation.unwrap_or(base.jitter_correlation),
-            distribution: self.distribution.map_or(base.distribution, |d| match d {
-                DistributionArg::Exponential => Distribution::Exponential,
-                DistributionArg::Uniform => Distribution::Uniform,
-                DistributionArg::Normal => Distribution::Normal,
-                DistributionArg::Pareto => Distribution::Pareto,
-                DistributionArg::ParetoNormal => Distribution::ParetoNormal,
-            }),
+            distribution: self.distribution.unwrap_or(base.distribution),
             loss: self.loss.unwrap_or(base.loss),
             loss_correlation: self.loss_correlation.unwrap_or(base.loss_correlation),
             loss_bursts: self.loss_bursts.or(base.loss_bursts),

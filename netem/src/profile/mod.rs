@@ -5,6 +5,7 @@
 //! [`Profile::validate`] finds settings that no link can have, such as jitter without a delay.
 
 use crate::{ethernet::HEADER_BYTES, percent::Percent};
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use units::{BitRate, Bytes, Span};
 
@@ -96,7 +97,7 @@ pub struct Profile {
 }
 
 /// The kernel's shaper that enforces a rate. The backend `userspace` has its own and ignores this.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Shaper {
@@ -110,7 +111,7 @@ pub enum Shaper {
 }
 
 /// The distribution of jitter around the delay.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ValueEnum)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Distribution {
@@ -128,6 +129,7 @@ pub enum Distribution {
     Pareto,
     /// Each packet by itself, a quarter normal and three quarters Pareto: close to what is measured on
     /// wide-area paths. The standard deviation is 0.83 of the jitter.
+    #[value(alias = "pareto_normal")]
     ParetoNormal,
 }
 
