@@ -1,6 +1,7 @@
 //! [`ProfileArgs`]: a profile as command-line options, for `netem` and `testbed lab shell`.
 
 use crate::{
+    kernel::JitterDistribution,
     named,
     percent::{Percent, PercentError},
     profile::{Distribution, GilbertElliott, Profile, Shaper, Slots},
@@ -149,10 +150,10 @@ impl ProfileArgs {
         self.over(&self.named().unwrap_or_default())
     }
 
-    /// Returns the profile in force with the given settings changed, and whether the distribution of its
-    /// jitter stays. A named profile changes the settings that it consists of, also to none. What only has an
+    /// Returns the profile in force with the given settings changed, and where the distribution of its jitter
+    /// comes from. A named profile changes the settings that it consists of, also to none. What only has an
     /// effect together with a setting that is removed is removed too.
-    pub(super) fn merge(&self, in_force: Profile) -> (Profile, bool) {
+    pub(super) fn merge(&self, in_force: Profile) -> (Profile, JitterDistribution) {
         let named = self.named();
         let mut base = in_force;
         if let Some(Profile { rate, delay, jitter, distribution, loss, .. }) = named.clone() {
@@ -171,7 +172,9 @@ impl ProfileArgs {
             && !merged.jitter.is_zero()
             && self.distribution.is_none()
             && named.is_none_or(|named| named.jitter.is_zero());
-        (merged, keeps_distribution)
+        let distribution =
+            if keeps_distribution { JitterDistribution::InForce } else { JitterDistribution::Requested };
+        (merged, distribution)
     }
 
     fn named(&self) -> Option<Profile> {
