@@ -185,9 +185,13 @@ pub fn show_answer(message: &[u8]) -> Option<String> {
 }
 
 impl Netlink {
-    /// Shapes what an interface sends. Replaces the profile that was applied before, in place if the new one
-    /// needs the same qdiscs. An empty profile removes it. The profile for what the interface receives is not
-    /// affected.
+    /// Shapes what an interface sends. An empty profile removes the one that was applied before. The profile
+    /// for what the interface receives is not affected.
+    ///
+    /// If the profile needs the same qdiscs as the one that was applied before, they are changed in place and
+    /// no packet is lost. Otherwise, the kernel drops the packets in the old qdiscs, and
+    /// [`Applied::in_place`] is false. The qdiscs differ if the shaper changes, if a rate is added or
+    /// removed, or if the first other effect is added or the last one removed.
     ///
     /// # Errors
     ///
@@ -257,22 +261,6 @@ impl Netlink {
             return Err(error);
         }
         Ok(Applied { repaired, ..Applied::new(&link, &wanted, in_place) })
-    }
-
-    /// Changes the profile of an interface while traffic flows. If the new profile needs the same qdiscs as
-    /// the old one, no packet is lost. Otherwise the kernel drops the packets in the old qdiscs, and
-    /// [`Applied::in_place`] is false. The qdiscs differ if the shaper changes, if a rate is added or
-    /// removed, or if the first other effect is added or the last one removed.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NothingApplied`] if no profile is in force, and those of [`Netlink::apply`].
-    pub async fn change(&self, interface: &str, profile: &Profile) -> Result<Applied> {
-        profile.validate()?;
-        if self.profile(interface).await?.is_none() {
-            return Err(Error::NothingApplied { interface: interface.to_owned() });
-        }
-        self.apply(interface, profile).await
     }
 
     /// Removes everything that was applied to an interface, in both directions. The kernel then restores its
