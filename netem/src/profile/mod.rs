@@ -168,13 +168,6 @@ impl GilbertElliott {
             loss_good: Percent::ZERO,
         }
     }
-
-    /// Returns the fraction of packets that are lost in the long run, between 0 and 1.
-    pub fn mean_loss(&self) -> f64 {
-        let (p, r) = (self.enter.fraction(), self.leave.fraction());
-        let bad = if p + r > 0.0 { p / (p + r) } else { 0.0 };
-        bad * self.loss_bad.fraction() + (1.0 - bad) * self.loss_good.fraction()
-    }
 }
 
 /// Delivery in slots: packets wait for the next slot, then leave together.
