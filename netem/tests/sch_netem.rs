@@ -64,7 +64,7 @@ async fn every_setting_is_read_back() {
         let profile = profile(text);
         pair.near.apply("near", &profile).await.unwrap();
         assert_eq!(pair.near.profile("near").await.unwrap(), Some(profile.clone()), "{text}");
-        let again = pair.near.change("near", &profile).await.unwrap();
+        let again = pair.near.apply("near", &profile).await.unwrap();
         assert!(again.in_place, "{text}");
         assert_eq!(pair.near.profile("near").await.unwrap(), Some(profile), "{text}, changed");
     }

@@ -10,7 +10,7 @@ use crate::{
     error::Error,
     feature::Feature,
     interface::printable,
-    kernel::{self, Applied, Direction},
+    kernel::{self, Applied, Direction, JitterDistribution},
     measure::{self, Endpoint, Measurement, MeasurementSettings, Server, Session},
     named,
     netlink::Netlink,
@@ -280,7 +280,8 @@ async fn apply(cli: &Cli, shape: &ShapeArgs) -> Result<String, Error> {
         return Err(shape.unsuitable(problem));
     }
     let netlink = Netlink::open()?;
-    let applied = netlink.shape(&shape.interface, shape.direction(), &profile, false).await?;
+    let applied =
+        netlink.shape(&shape.interface, shape.direction(), &profile, JitterDistribution::Requested).await?;
     Ok(rendered(cli, &applied, || describe(&applied)))
 }
 
@@ -302,7 +303,7 @@ async fn change(cli: &Cli, ChangeArgs { shape, unset }: &ChangeArgs) -> Result<S
     let shaping = netlink.shaping(&link, shape.direction()).await?;
     let before = shaping.profile_of(&link, shape.direction())?;
     let before = before.ok_or_else(|| Error::NothingApplied { interface: link.name.clone() })?;
-    let (after, keep_distribution) = shape.profile.merge(without(&before, unset));
+    let (after, distribution) = shape.profile.merge(without(&before, unset));
     if let Err(error) = after.validate() {
         let problem = format!("{error}; in force is {}", inline(&before));
         return Err(shape.unsuitable(problem));
@@ -310,7 +311,7 @@ async fn change(cli: &Cli, ChangeArgs { shape, unset }: &ChangeArgs) -> Result<S
     if after.is_empty() {
         return Err(shape.unsuitable("nothing would remain; use `netem clear` to remove the profile"));
     }
-    let applied = netlink.shape(&link.name, shape.direction(), &after, keep_distribution).await?;
+    let applied = netlink.shape(&link.name, shape.direction(), &after, distribution).await?;
     let report = ChangeReport { applied, before, after };
     Ok(rendered(cli, &report, || {
         let mut text = describe(&report.applied);

@@ -3,7 +3,7 @@
 use super::{Cli, ShapeArgs};
 use crate::{
     error::{Error, Result},
-    kernel::Direction,
+    kernel::{Direction, JitterDistribution},
     netlink::Netlink,
     profile::Profile,
     trace::{Trace, TraceError},
@@ -136,7 +136,11 @@ impl TracePlayer<'_> {
 
     /// Applies a profile. Returns whether it was changed in place.
     async fn apply(&self, profile: &Profile) -> Result<bool> {
-        Ok(self.netlink.shape(self.interface, self.direction, profile, false).await?.in_place)
+        Ok(self
+            .netlink
+            .shape(self.interface, self.direction, profile, JitterDistribution::Requested)
+            .await?
+            .in_place)
     }
 
     async fn set(&self, (at, profile): &(Span, Profile)) -> Result<PlayEvent<'_>> {

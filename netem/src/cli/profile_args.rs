@@ -1,11 +1,12 @@
 //! [`ProfileArgs`]: a profile as command-line options, for `netem` and `testbed lab shell`.
 
 use crate::{
+    kernel::JitterDistribution,
     named,
     percent::{Percent, PercentError},
     profile::{Distribution, GilbertElliott, Profile, Shaper, Slots},
 };
-use clap::{Args, ValueEnum};
+use clap::Args;
 use units::{BitRate, Bytes, Span};
 
 /// The command-line options of a profile: a named profile, and single settings that override it.
@@ -21,7 +22,7 @@ pub struct ProfileArgs {
     rate: Option<BitRate>,
     /// The kernel's shaper that enforces the rate.
     #[arg(long, value_enum, ignore_case = true)]
-    shaper: Option<ShaperArg>,
+    shaper: Option<Shaper>,
     /// Burst size (depth of the token bucket); by default 2 ms of the rate or more.
     #[arg(long, value_name = "BYTES")]
     burst: Option<Bytes>,
@@ -42,7 +43,7 @@ pub struct ProfileArgs {
     /// Distribution of the jitter; by default exponential, with which packets keep their order. With the
     /// others, each packet has its own delay, and packets overtake each other.
     #[arg(long, value_enum, ignore_case = true)]
-    distribution: Option<DistributionArg>,
+    distribution: Option<Distribution>,
     /// Fraction of packets that are lost.
     #[arg(long, value_name = "PERCENT")]
     loss: Option<Percent>,
@@ -85,23 +86,6 @@ pub struct ProfileArgs {
     slots: Option<Slots>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
-enum ShaperArg {
-    Tbf,
-    Htb,
-    Netem,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
-enum DistributionArg {
-    Exponential,
-    Uniform,
-    Normal,
-    Pareto,
-    #[value(alias = "pareto_normal")]
-    ParetoNormal,
-}
-
 fn parse_bursts(text: &str) -> Result<GilbertElliott, String> {
     let parts: Vec<Percent> =
         text.split(',').map(str::parse).collect::<Result<_, _>>().map_err(|e: PercentError| e.to_string())?;
@@ -123,6 +107,33 @@ fn parse_slots(text: &str) -> Result<Slots, String> {
     Ok(Slots { min_delay: time(min)?, max_delay: time(max)?, packets: None, bytes: None })
 }
 
+/// Replaces the settings that only have an effect together with one that is not set by those that are given.
+fn drop_dependents(profile: &mut Profile, given: &Profile) {
+    if profile.jitter.is_zero() {
+        profile.jitter_correlation = given.jitter_correlation;
+        profile.distribution = given.distribution;
+    }
+    if profile.loss.is_zero() {
+        profile.loss_correlation = given.loss_correlation;
+    }
+    if profile.duplicate.is_zero() {
+        profile.duplicate_correlation = given.duplicate_correlation;
+    }
+    if profile.corrupt.is_zero() {
+        profile.corrupt_correlation = given.corrupt_correlation;
+    }
+    if profile.reorder.is_zero() {
+        profile.reorder_correlation = given.reorder_correlation;
+        profile.reorder_gap = given.reorder_gap;
+    }
+    if profile.rate.is_none() {
+        (profile.shaper, profile.burst, profile.queue) = (given.shaper, given.burst, given.queue);
+    }
+    if !profile.needs_delay_line() {
+        profile.limit = given.limit;
+    }
+}
+
 impl ProfileArgs {
     /// Returns whether --rate is given. A rate of the named profile does not count.
     pub(super) fn has_rate(&self) -> bool {
@@ -139,10 +150,10 @@ impl ProfileArgs {
         self.over(&self.named().unwrap_or_default())
     }
 
-    /// Returns the profile in force with the given settings changed, and whether the distribution of its
-    /// jitter stays. A named profile changes the settings that it consists of, also to none. What only has an
+    /// Returns the profile in force with the given settings changed, and where the distribution of its jitter
+    /// comes from. A named profile changes the settings that it consists of, also to none. What only has an
     /// effect together with a setting that is removed is removed too.
-    pub(super) fn merge(&self, in_force: Profile) -> (Profile, bool) {
+    pub(super) fn merge(&self, in_force: Profile) -> (Profile, JitterDistribution) {
         let named = self.named();
         let mut base = in_force;
         if let Some(Profile { rate, delay, jitter, distribution, loss, .. }) = named.clone() {
@@ -156,35 +167,14 @@ impl ProfileArgs {
             base.loss_bursts = None;
         }
         let mut merged = self.over(&base);
-        for (needs, given, value) in [
-            (merged.jitter.is_zero(), self.jitter_correlation, &mut merged.jitter_correlation),
-            (merged.loss.is_zero(), self.loss_correlation, &mut merged.loss_correlation),
-            (merged.duplicate.is_zero(), self.duplicate_correlation, &mut merged.duplicate_correlation),
-            (merged.corrupt.is_zero(), self.corrupt_correlation, &mut merged.corrupt_correlation),
-            (merged.reorder.is_zero(), self.reorder_correlation, &mut merged.reorder_correlation),
-        ] {
-            if needs && given.is_none() {
-                *value = Percent::ZERO;
-            }
-        }
-        if merged.jitter.is_zero() && self.distribution.is_none() {
-            merged.distribution = Distribution::default();
-        }
-        if merged.reorder.is_zero() {
-            merged.reorder_gap = self.reorder_gap;
-        }
-        if merged.rate.is_none() {
-            (merged.burst, merged.queue) = (self.burst, self.queue);
-            merged.shaper = self.over(&Profile::default()).shaper;
-        }
-        if !merged.needs_delay_line() {
-            merged.limit = self.limit;
-        }
+        drop_dependents(&mut merged, &self.over(&Profile::default()));
         let keeps_distribution = is_unknown
             && !merged.jitter.is_zero()
             && self.distribution.is_none()
             && named.is_none_or(|named| named.jitter.is_zero());
-        (merged, keeps_distribution)
+        let distribution =
+            if keeps_distribution { JitterDistribution::InForce } else { JitterDistribution::Requested };
+        (merged, distribution)
     }
 
     fn named(&self) -> Option<Profile> {
@@ -195,23 +185,13 @@ impl ProfileArgs {
     fn over(&self, base: &Profile) -> Profile {
         Profile {
             rate: self.rate.or(base.rate),
-            shaper: self.shaper.map_or(base.shaper, |s| match s {
-                ShaperArg::Tbf => Shaper::Tbf,
-                ShaperArg::Htb => Shaper::Htb,
-                ShaperArg::Netem => Shaper::Netem,
-            }),
+            shaper: self.shaper.unwrap_or(base.shaper),
             burst: self.burst.or(base.burst),
             queue: self.queue.or(base.queue),
             delay: self.delay.unwrap_or(base.delay),
             jitter: self.jitter.unwrap_or(base.jitter),
             jitter_correlation: self.jitter_correlation.unwrap_or(base.jitter_correlation),
-            distribution: self.distribution.map_or(base.distribution, |d| match d {
-                DistributionArg::Exponential => Distribution::Exponential,
-                DistributionArg::Uniform => Distribution::Uniform,
-                DistributionArg::Normal => Distribution::Normal,
-                DistributionArg::Pareto => Distribution::Pareto,
-                DistributionArg::ParetoNormal => Distribution::ParetoNormal,
-            }),
+            distribution: self.distribution.unwrap_or(base.distribution),
             loss: self.loss.unwrap_or(base.loss),
             loss_correlation: self.loss_correlation.unwrap_or(base.loss_correlation),
             loss_bursts: self.loss_bursts.or(base.loss_bursts),

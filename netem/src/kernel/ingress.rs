@@ -6,7 +6,7 @@
 //! redirects, the `ifb` to which it redirects, and the qdiscs of the `ifb`.
 
 use super::{
-    Applied, Direction, Handle, Shaping,
+    Applied, Direction, Handle, JitterDistribution, Shaping,
     filter::{self, Filter},
     qdisc::Qdisc,
 };
@@ -103,14 +103,14 @@ impl Netlink {
     /// Those of [`Netlink::apply`], and [`Error::Occupied`] or [`Error::OccupiedByFilter`] if the interface
     /// has an ingress qdisc or a filter that netem did not create. The interface is then unchanged.
     pub async fn apply_ingress(&self, interface: &str, profile: &Profile) -> Result<Applied> {
-        self.shape_ingress(interface, profile, false).await
+        self.shape_ingress(interface, profile, JitterDistribution::Requested).await
     }
 
     pub(super) async fn shape_ingress(
         &self,
         interface: &str,
         profile: &Profile,
-        keep_distribution: bool,
+        distribution: JitterDistribution,
     ) -> Result<Applied> {
         profile.validate()?;
         super::check(profile)?;
@@ -127,7 +127,7 @@ impl Netlink {
             if ifb.mtu != link.mtu {
                 self.set_mtu(&ifb.name, link.mtu).await?;
             }
-            return self.shape_egress(&ifb.name, profile, keep_distribution).await;
+            return self.shape_egress(&ifb.name, profile, distribution).await;
         }
         chain.check_free(&link)?;
         if chain.is_ours() {

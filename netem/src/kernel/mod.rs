@@ -105,6 +105,15 @@ impl Direction {
     }
 }
 
+/// The distribution of the jitter that a change leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum JitterDistribution {
+    /// The one of the new profile.
+    Requested,
+    /// The one in force, which the kernel does not report.
+    InForce,
+}
+
 /// What shapes one direction of an interface, as read from the kernel.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Shaping {
@@ -176,9 +185,13 @@ pub fn show_answer(message: &[u8]) -> Option<String> {
 }
 
 impl Netlink {
-    /// Shapes what an interface sends. Replaces the profile that was applied before, in place if the new one
-    /// needs the same qdiscs. An empty profile removes it. The profile for what the interface receives is not
-    /// affected.
+    /// Shapes what an interface sends. An empty profile removes the one that was applied before. The profile
+    /// for what the interface receives is not affected.
+    ///
+    /// If the profile needs the same qdiscs as the one that was applied before, they are changed in place and
+    /// no packet is lost. Otherwise, the kernel drops the packets in the old qdiscs, and
+    /// [`Applied::in_place`] is false. The qdiscs differ if the shaper changes, if a rate is added or
+    /// removed, or if the first other effect is added or the last one removed.
     ///
     /// # Errors
     ///
@@ -187,11 +200,11 @@ impl Netlink {
     /// if the interface has a qdisc that netem did not create, [`Error::MissingFeature`] if the kernel lacks
     /// a qdisc, [`Error::NotPermitted`], [`Error::Differs`]. The interface is then unchanged.
     pub async fn apply(&self, interface: &str, profile: &Profile) -> Result<Applied> {
-        self.shape_egress(interface, profile, false).await
+        self.shape_egress(interface, profile, JitterDistribution::Requested).await
     }
 
-    /// Does the same as [`Netlink::apply`] or [`Netlink::apply_ingress`], except that it keeps the
-    /// distribution of the jitter in force, which the kernel does not report, if `keep_distribution` is set.
+    /// Does the same as [`Netlink::apply`] or [`Netlink::apply_ingress`], except that it can keep the
+    /// distribution of the jitter in force.
     ///
     /// # Errors
     ///
@@ -201,11 +214,11 @@ impl Netlink {
         interface: &str,
         direction: Direction,
         profile: &Profile,
-        keep_distribution: bool,
+        distribution: JitterDistribution,
     ) -> Result<Applied> {
         match direction {
-            Direction::Egress => self.shape_egress(interface, profile, keep_distribution).await,
-            Direction::Ingress => self.shape_ingress(interface, profile, keep_distribution).await,
+            Direction::Egress => self.shape_egress(interface, profile, distribution).await,
+            Direction::Ingress => self.shape_ingress(interface, profile, distribution).await,
         }
     }
 
@@ -213,7 +226,7 @@ impl Netlink {
         &self,
         interface: &str,
         profile: &Profile,
-        keep_distribution: bool,
+        distribution: JitterDistribution,
     ) -> Result<Applied> {
         profile.validate()?;
         check(profile)?;
@@ -231,11 +244,13 @@ impl Netlink {
         let existing = root.map(|q| q.handle.major());
         let changed = tree::for_profile(profile, link.mtu, existing.map(other_handle_set));
         let in_place = repaired.is_empty() && same_shape(&present, &changed);
-        let (operation, wanted) = match (in_place, keep_distribution) {
-            (true, false) => (Operation::Change, changed),
-            (true, true) => (Operation::ChangeKeepingDistribution, changed),
-            (false, false) => (Operation::Create, tree::for_profile(profile, link.mtu, existing)),
-            (false, true) => {
+        let (operation, wanted) = match (in_place, distribution) {
+            (true, JitterDistribution::Requested) => (Operation::Change, changed),
+            (true, JitterDistribution::InForce) => (Operation::ChangeKeepingDistribution, changed),
+            (false, JitterDistribution::Requested) => {
+                (Operation::Create, tree::for_profile(profile, link.mtu, existing))
+            }
+            (false, JitterDistribution::InForce) => {
                 let problem = "this change needs new qdiscs, and the kernel does not report the distribution \
                                of the jitter in force; set it again with --distribution";
                 return Err(Error::Unsuitable { interface: link.name, problem: problem.to_owned() });
@@ -246,22 +261,6 @@ impl Netlink {
             return Err(error);
         }
         Ok(Applied { repaired, ..Applied::new(&link, &wanted, in_place) })
-    }
-
-    /// Changes the profile of an interface while traffic flows. If the new profile needs the same qdiscs as
-    /// the old one, no packet is lost. Otherwise the kernel drops the packets in the old qdiscs, and
-    /// [`Applied::in_place`] is false. The qdiscs differ if the shaper changes, if a rate is added or
-    /// removed, or if the first other effect is added or the last one removed.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NothingApplied`] if no profile is in force, and those of [`Netlink::apply`].
-    pub async fn change(&self, interface: &str, profile: &Profile) -> Result<Applied> {
-        profile.validate()?;
-        if self.profile(interface).await?.is_none() {
-            return Err(Error::NothingApplied { interface: interface.to_owned() });
-        }
-        self.apply(interface, profile).await
     }
 
     /// Removes everything that was applied to an interface, in both directions. The kernel then restores its

@@ -5,6 +5,7 @@
 //! [`Profile::validate`] finds settings that no link can have, such as jitter without a delay.
 
 use crate::{ethernet::HEADER_BYTES, percent::Percent};
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use units::{BitRate, Bytes, Span};
 
@@ -96,7 +97,7 @@ pub struct Profile {
 }
 
 /// The kernel's shaper that enforces a rate. The backend `userspace` has its own and ignores this.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Shaper {
@@ -110,7 +111,7 @@ pub enum Shaper {
 }
 
 /// The distribution of jitter around the delay.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ValueEnum)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Distribution {
@@ -128,6 +129,7 @@ pub enum Distribution {
     Pareto,
     /// Each packet by itself, a quarter normal and three quarters Pareto: close to what is measured on
     /// wide-area paths. The standard deviation is 0.83 of the jitter.
+    #[value(alias = "pareto_normal")]
     ParetoNormal,
 }
 
@@ -165,13 +167,6 @@ impl GilbertElliott {
             loss_bad: Percent::ALWAYS,
             loss_good: Percent::ZERO,
         }
-    }
-
-    /// Returns the fraction of packets that are lost in the long run, between 0 and 1.
-    pub fn mean_loss(&self) -> f64 {
-        let (p, r) = (self.enter.fraction(), self.leave.fraction());
-        let bad = if p + r > 0.0 { p / (p + r) } else { 0.0 };
-        bad * self.loss_bad.fraction() + (1.0 - bad) * self.loss_good.fraction()
     }
 }
 
@@ -238,6 +233,8 @@ const MAX_JITTER: Span = Span::from_nanos(i32::MAX as u64);
 /// The unit of delay and jitter in requests to the kernel, as in iproute2. The kernel then rounds down to a
 /// tick of 64 ns.
 const MIN_TIME: Span = Span::from_nanos(1_000);
+/// The smallest bucket and the smallest queue: the smallest Ethernet frame, with its frame check sequence.
+const MIN_BYTES: u64 = 64;
 /// The largest bucket and the largest queue: the kernel counts their bytes with 32 bits.
 const MAX_BYTES: u64 = u32::MAX as u64;
 /// The size of the smallest Ethernet frame, without its frame check sequence.
@@ -421,7 +418,17 @@ impl Profile {
     /// The first setting that is out of range, that conflicts with another one, or that needs another one
     /// that is not set.
     pub fn validate(&self) -> Result<(), ProfileError> {
-        let fail = |key, problem: String| Err(ProfileError { key, problem });
+        self.check_rate()?;
+        self.check_delay()?;
+        self.check_dependencies()?;
+        self.check_correlations()?;
+        self.check_gate()?;
+        self.check_per_packet_effects()?;
+        self.check_limit()?;
+        self.check_slots()
+    }
+
+    fn check_rate(&self) -> Result<(), ProfileError> {
         if let Some(rate) = self.rate {
             if !(MIN_RATE..=MAX_RATE).contains(&rate) {
                 return fail("rate", format!("{rate} is not between {MIN_RATE} and {MAX_RATE}"));
@@ -429,13 +436,13 @@ impl Profile {
         } else {
             for (key, set) in [("burst", self.burst.is_some()), ("queue", self.queue.is_some())] {
                 if set {
-                    return fail(key, "has no effect without `rate`; set `rate`, or remove this".into());
+                    return fail(key, "has no effect without `rate`; set `rate`, or remove this");
                 }
             }
         }
-        for (key, value, min) in [("burst", self.burst, 64), ("queue", self.queue, 64)] {
-            if let Some(bytes) = value.map(Bytes::get).filter(|b| !(min..=MAX_BYTES).contains(b)) {
-                return fail(key, format!("{} is not between {min}B and {MAX_BYTES}B", Bytes::new(bytes)));
+        for (key, value) in [("burst", self.burst), ("queue", self.queue)] {
+            if let Some(bytes) = value.filter(|bytes| !(MIN_BYTES..=MAX_BYTES).contains(&bytes.get())) {
+                return fail(key, format!("{bytes} is not between {MIN_BYTES}B and {MAX_BYTES}B"));
             }
         }
         if let (Some(rate), Some(burst)) = (self.rate, self.burst)
@@ -449,9 +456,13 @@ impl Profile {
         if self.shaper == Shaper::Netem && (self.burst.is_some() || self.queue.is_some()) {
             return fail(
                 "shaper",
-                "netem supports neither `burst` nor `queue`; use `limit`, or another shaper".into(),
+                "netem supports neither `burst` nor `queue`; use `limit`, or another shaper",
             );
         }
+        Ok(())
+    }
+
+    fn check_delay(&self) -> Result<(), ProfileError> {
         if self.delay > MAX_DELAY {
             return fail("delay", format!("{} is more than {MAX_DELAY}", self.delay));
         }
@@ -475,6 +486,10 @@ impl Profile {
                 return fail(key, format!("{time} is less than {MIN_TIME}, the unit of the kernel; write 0"));
             }
         }
+        Ok(())
+    }
+
+    fn check_dependencies(&self) -> Result<(), ProfileError> {
         for (key, set, needs, present) in [
             ("distribution", !is_default(&self.distribution), "jitter", !self.jitter.is_zero()),
             ("jitter_correlation", !self.jitter_correlation.is_zero(), "jitter", !self.jitter.is_zero()),
@@ -494,6 +509,10 @@ impl Profile {
                 return fail(key, format!("has no effect without `{needs}`; set `{needs}`, or remove this"));
             }
         }
+        Ok(())
+    }
+
+    fn check_correlations(&self) -> Result<(), ProfileError> {
         for (key, correlation, name, probability) in [
             ("loss_correlation", self.loss_correlation, "loss", self.loss),
             ("duplicate_correlation", self.duplicate_correlation, "duplicate", self.duplicate),
@@ -513,86 +532,97 @@ impl Profile {
                 );
             }
         }
-        if self.has_gate() {
-            if self.jitter > MAX_GATE_JITTER {
-                return fail(
-                    "jitter",
-                    format!(
-                        "{} is more than {MAX_GATE_JITTER}, the limit of the distribution `exponential`; \
-                         with the others, packets overtake each other",
-                        self.jitter
-                    ),
-                );
-            }
-            if !self.jitter_correlation.is_zero() {
-                return fail(
-                    "jitter_correlation",
-                    "has no effect with the distribution `exponential`, whose delays depend on each other \
-                     by time; set another `distribution`, or remove this"
-                        .into(),
-                );
-            }
-            if self.slots.is_some() {
-                return fail(
-                    "slots",
-                    "cannot be combined with jitter of the distribution `exponential`, which holds packets \
-                     too; set another `distribution`, or remove one of the two"
-                        .into(),
-                );
-            }
+        Ok(())
+    }
+
+    fn check_gate(&self) -> Result<(), ProfileError> {
+        if !self.has_gate() {
+            return Ok(());
         }
-        if self.jitter_correlation == Percent::ALWAYS {
-            return fail("jitter_correlation", "is 100%: the delay would never vary".into());
-        }
-        if self.reorder_gap == Some(0) {
-            return fail("reorder_gap", "is 0; 1 allows reordering every packet".into());
-        }
-        if self.loss_bursts.is_some() && !self.loss.is_zero() {
-            return fail("loss_bursts", "replaces `loss`; set only one of the two".into());
-        }
-        if self.loss_bursts.is_some_and(|g| g.leave.is_zero() && !g.enter.is_zero()) {
+        if self.jitter > MAX_GATE_JITTER {
             return fail(
-                "loss_bursts.leave",
-                "is 0%: the channel would stay in the bad state forever".into(),
+                "jitter",
+                format!(
+                    "{} is more than {MAX_GATE_JITTER}, the limit of the distribution `exponential`; with \
+                     the others, packets overtake each other",
+                    self.jitter
+                ),
             );
         }
+        if !self.jitter_correlation.is_zero() {
+            return fail(
+                "jitter_correlation",
+                "has no effect with the distribution `exponential`, whose delays depend on each other by \
+                 time; set another `distribution`, or remove this",
+            );
+        }
+        if self.slots.is_some() {
+            return fail(
+                "slots",
+                "cannot be combined with jitter of the distribution `exponential`, which holds packets too; \
+                 set another `distribution`, or remove one of the two",
+            );
+        }
+        Ok(())
+    }
+
+    fn check_per_packet_effects(&self) -> Result<(), ProfileError> {
+        if self.jitter_correlation == Percent::ALWAYS {
+            return fail("jitter_correlation", "is 100%: the delay would never vary");
+        }
+        if self.reorder_gap == Some(0) {
+            return fail("reorder_gap", "is 0; 1 allows reordering every packet");
+        }
+        if self.loss_bursts.is_some() && !self.loss.is_zero() {
+            return fail("loss_bursts", "replaces `loss`; set only one of the two");
+        }
+        if self.loss_bursts.is_some_and(|g| g.leave.is_zero() && !g.enter.is_zero()) {
+            return fail("loss_bursts.leave", "is 0%: the channel would stay in the bad state forever");
+        }
+        Ok(())
+    }
+
+    fn check_limit(&self) -> Result<(), ProfileError> {
         if self.limit == Some(0) {
-            return fail("limit", "is 0; nothing would pass".into());
+            return fail("limit", "is 0; nothing would pass");
         }
         if self.limit.is_some() && !self.needs_delay_line() {
             return fail(
                 "limit",
                 "limits the delay line, which this profile does not have; use `queue` to limit the queue of \
-                 the rate"
-                    .into(),
+                 the rate",
             );
         }
-        if let Some(slots) = &self.slots
-            && (slots.max_delay.is_zero() || slots.min_delay > slots.max_delay)
-        {
-            let problem =
-                format!("min_delay {} to max_delay {} is not an interval", slots.min_delay, slots.max_delay);
-            return fail("slots", problem);
+        Ok(())
+    }
+
+    fn check_slots(&self) -> Result<(), ProfileError> {
+        let Some(Slots { min_delay, max_delay, packets, bytes }) = self.slots else { return Ok(()) };
+        if max_delay.is_zero() || min_delay > max_delay {
+            return fail(
+                "slots",
+                format!("min_delay {min_delay} to max_delay {max_delay} is not an interval"),
+            );
         }
-        if let Some(slots) = &self.slots {
-            if slots.max_delay > MAX_DELAY {
-                return fail("slots.max_delay", format!("{} is more than {MAX_DELAY}", slots.max_delay));
-            }
-            let counts = [
-                ("slots.packets", slots.packets.map(u64::from)),
-                ("slots.bytes", slots.bytes.map(Bytes::get)),
-            ];
-            for (key, count) in counts {
-                if let Some(count) = count.filter(|count| !(1..=MAX_PER_SLOT).contains(count)) {
-                    return fail(
-                        key,
-                        format!("{count} is not between 1 and {MAX_PER_SLOT}; omit it for no limit"),
-                    );
-                }
+        if max_delay > MAX_DELAY {
+            return fail("slots.max_delay", format!("{max_delay} is more than {MAX_DELAY}"));
+        }
+        for (key, count) in
+            [("slots.packets", packets.map(u64::from)), ("slots.bytes", bytes.map(Bytes::get))]
+        {
+            if let Some(count) = count.filter(|count| !(1..=MAX_PER_SLOT).contains(count)) {
+                return fail(
+                    key,
+                    format!("{count} is not between 1 and {MAX_PER_SLOT}; omit it for no limit"),
+                );
             }
         }
         Ok(())
     }
+}
+
+fn fail(key: &'static str, problem: impl Into<String>) -> Result<(), ProfileError> {
+    Err(ProfileError { key, problem: problem.into() })
 }
 
 #[cfg(test)]

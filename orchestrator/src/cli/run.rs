@@ -23,7 +23,7 @@ use crate::{
         interrupt::{self, Interrupt},
         real::{BenchOptions, QemuBench},
     },
-    watch::DEFAULT_ADDRESS,
+    watch::{DEFAULT_ADDRESS, Server},
 };
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -125,6 +125,17 @@ pub(super) fn run(args: &RunArgs, version: &'static str) -> Result<u8, Failure> 
         let run = Box::pin(run::run(&plan, &mut store, &mut bench, &sinks, &interrupt));
         run.await.map_err(Failure::lab)
     });
+    conclude(args, &plan, &store, ended, server)
+}
+
+/// Stores and shows the results of a run that has ended. Returns the exit code.
+fn conclude(
+    args: &RunArgs,
+    plan: &Plan,
+    store: &Store,
+    ended: Result<RunOutcome, Failure>,
+    server: Option<Server>,
+) -> Result<u8, Failure> {
     // What is removed is not the reason for the failure, so its own errors do not matter.
     if ended.is_err() && args.resume.is_none() && store.remove_if_empty().unwrap_or(false) {
         return ended.map(|_| 0);
@@ -138,11 +149,11 @@ pub(super) fn run(args: &RunArgs, version: &'static str) -> Result<u8, Failure> 
     // Viewers get the last version of the page.
     drop(server);
     // Results are shown even if they cannot be stored, on a disk that is full for example.
-    let verdict = verdict::evaluate(&plan, store.records());
+    let verdict = verdict::evaluate(plan, store.records());
     let format = if args.json { FormatName::Json } else { args.format };
     let run = FinishedRun {
         folder: store.folder(),
-        plan: &plan,
+        plan,
         records: store.records(),
         complete: matches!(ended, Ok(RunOutcome::Complete)),
         verdict: &verdict,

@@ -7,16 +7,19 @@
 //! - [`tcp_buffers`]: how much data TCP may hold on its way over a link.
 //! - [`link`]: how a link was shaped.
 //! - [`median()`]: the median of several attempts.
+//! - [`millis()`]: durations as results hold them.
 
 pub mod clock;
 pub mod link;
 mod median;
+mod millis;
 pub mod passes;
 pub mod samples;
 pub mod stall;
 pub mod tcp_buffers;
 
 pub use median::median;
+pub use millis::{millis, round_micros};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -8,14 +8,16 @@ use crate::{
     driver::{PageFaults, SavedFile, control_port::TelemetrySample},
     matrix::Migrate,
     measure::{
+        self,
         clock::{self, ClockReading},
         link::LinkSetting,
+        round_micros,
         samples::MemoryProgress,
     },
     node::{protocol::Traffic, server::probe},
     results::record::{
         CpuMeasured, FileMeasured, LinkLateness, Measured, PostcopyMeasured, SentWhileRunning,
-        StorageMeasured, StorageTraffic, round_micros,
+        StorageMeasured, StorageTraffic,
     },
 };
 use netem::userspace::Lateness;
@@ -78,9 +80,8 @@ pub(super) fn migration(measured: &mut Measured, finished: &FinishedMigration) {
     }
     measured.transferred.while_running = sent_while_running(finished);
     if let Some(arrived) = finished.arrived() {
-        let total = arrived - finished.started;
-        measured.total_time_ms = Some(round_micros(total.as_secs_f64() * 1e3));
-        measured.past_deadline_ms = finished.past_deadline.map(|by| round_micros(by.as_secs_f64() * 1e3));
+        measured.total_time_ms = Some(millis(finished.started, arrived));
+        measured.past_deadline_ms = finished.past_deadline.map(measure::millis);
     }
     if let Verdict::Completed(completion) = finished.verdict {
         measured.qemu = Some(completion);
@@ -138,7 +139,7 @@ pub(super) fn cpu(
 ) {
     let [source, destination] = [0, 1].map(|end| {
         let used = after[end]?.checked_sub(before[end]?)?;
-        Some(round_micros(used.as_secs_f64() * 1e3))
+        Some(measure::millis(used))
     });
     let sent = measured.transferred.qemu_bytes.filter(|bytes| *bytes > 0 && sends_memory);
     let gigabytes = sent.map(|bytes| bytes as f64 / 1e9);
@@ -154,7 +155,7 @@ pub(super) fn cpu(
 
 /// Returns the time between two moments, in milliseconds.
 pub(super) fn millis(from: Instant, to: Instant) -> f64 {
-    round_micros((to - from).as_secs_f64() * 1e3)
+    measure::millis(to - from)
 }
 
 /// Records what is known of post-copy only. `faults` is what the destination says.
@@ -269,7 +270,7 @@ pub(super) fn stress(
     if let Some(resumed) = finished.resumed {
         let afterwards = load::between(here, resumed, observed_until);
         let recovered = stress.before.and_then(|goal| load::recovered(afterwards, resumed, goal, RECOVERED));
-        stress.recovered_ms = recovered.map(|after| round_micros(after.as_secs_f64() * 1e3));
+        stress.recovered_ms = recovered.map(measure::millis);
     }
     if finished.postcopy.is_some() {
         measured.postcopy.rate = load::rate(load::between(here, since, undisturbed));

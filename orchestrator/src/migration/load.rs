@@ -3,7 +3,8 @@
 
 use crate::{
     driver::control_port::TelemetrySample,
-    results::record::{AppliedChange, RateInterval, round_micros},
+    measure::millis,
+    results::record::{AppliedChange, RateInterval},
 };
 use std::{iter, time::Duration};
 use stressor::workload::{PAGE_BYTES, Rate};
@@ -104,7 +105,7 @@ pub fn rate_intervals(
     if changes.is_empty() {
         return Vec::new();
     }
-    let end_ms = round_micros((to - from).as_secs_f64() * 1e3);
+    let end_ms = millis(to - from);
     let starts =
         [(0.0, wanted)].into_iter().chain(changes.iter().map(|(change, rate)| (change.done_ms, *rate)));
     let ends = changes.iter().map(|(change, _)| change.began_ms).chain([end_ms]);

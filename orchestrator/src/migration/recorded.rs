@@ -3,7 +3,7 @@
 
 use crate::{
     driver::control_port::TelemetrySample,
-    measure::End,
+    measure::{End, round_micros},
     node::{
         protocol::ProgressWindow,
         round_trip,
@@ -13,7 +13,6 @@ use crate::{
         client::{LiveWindow, ProbeWindow},
         record::{
             BadPage, DiskVerification, LinkLateness, MemoryArea, Probe, RoundTrip, RoundTrips, Verification,
-            round_micros,
         },
         telemetry::{DiskReport, GuestReport, PageWriteTimes},
     },

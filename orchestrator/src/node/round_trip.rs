@@ -6,6 +6,7 @@
 //! when a lab starts, so that a reader of the record can bound this error.
 
 use super::{Node, NodeError};
+use crate::measure::millis;
 use serde::{Deserialize, Serialize};
 
 /// The number of calls that a round trip is measured with.
@@ -40,8 +41,7 @@ impl RoundTrip {
             times.push(node.round_trip().await?);
         }
         times.sort_unstable();
-        let millis = |i: usize| (times[i].as_secs_f64() * 1e6).round() / 1e3;
-        Ok(Self { least_ms: millis(0), median_ms: millis(CALLS / 2) })
+        Ok(Self { least_ms: millis(times[0]), median_ms: millis(times[CALLS / 2]) })
     }
 }
 

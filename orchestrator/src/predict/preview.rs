@@ -5,6 +5,7 @@
 use crate::{
     layout::{self, Column, Content, Table},
     matrix::{Cell, Plan, RunOrder, SettingNumbers, Settings},
+    measure::round_micros,
     outcome::Outcome,
     predict::precopy::{self, Prediction},
 };
@@ -95,11 +96,6 @@ impl From<Prediction> for PredictionJson {
             passes,
         }
     }
-}
-
-/// Returns milliseconds rounded to microseconds. A model knows no more.
-fn round_micros(millis: f64) -> f64 {
-    (millis * 1e3).round() / 1e3
 }
 
 impl Preview {

@@ -5,7 +5,7 @@
 use crate::{
     matrix::Migrate,
     measure::tcp_buffers,
-    results::record::{Measured, RateInterval, SentWhileRunning},
+    results::record::{Measured, RateInterval, SentWhileRunning, Stress},
 };
 use netem::{
     Profile,
@@ -67,26 +67,40 @@ fn in_tcp_ms(link: &Profile) -> f64 {
 
 /// Returns the disagreements between the figures of one attempt over this link, one sentence each.
 pub fn disagreements(measured: &Measured, link: &Profile) -> Vec<String> {
-    let mut found = Vec::new();
-    if let (Some(qemu), Some(wire)) = (measured.transferred.qemu_bytes, measured.transferred.wire_bytes) {
-        let expected = qemu as f64 * HEADER_SHARE;
-        // If the migration was given up, the data that TCP held then was never sent.
-        let most_held = tcp_buffers::bytes(link).max(tcp_buffers::KERNEL_LIMIT) as f64;
-        let held = if measured.total_time_ms.is_none() { most_held } else { 0.0 };
-        let tolerance = (expected * WIRE_TOLERANCE).max(WIRE_FLOOR);
-        // The wire carries a duplicate too, and a damaged packet once more.
-        let repeated = expected * (link.duplicate.fraction() + link.corrupt.fraction());
-        if !(-tolerance - held..=tolerance + repeated).contains(&(wire as f64 - expected)) {
-            found.push(format!(
-                "QEMU counted {:.1} MB, which is {:.1} MB with headers, but the link counted {:.1} MB",
-                qemu as f64 / 1e6,
-                expected / 1e6,
-                wire as f64 / 1e6,
-            ));
-        }
-    }
+    bytes(measured, link)
+        .into_iter()
+        .chain(downtimes(measured, link))
+        .chain(rates(&measured.stress))
+        .collect()
+}
+
+/// Compares QEMU's count of the bytes that it sent with the link's.
+fn bytes(measured: &Measured, link: &Profile) -> Option<String> {
+    let (qemu, wire) = measured.transferred.qemu_bytes.zip(measured.transferred.wire_bytes)?;
+    let expected = qemu as f64 * HEADER_SHARE;
+    // If the migration was given up, the data that TCP held then was never sent.
+    let most_held = tcp_buffers::bytes(link).max(tcp_buffers::KERNEL_LIMIT) as f64;
+    let held = if measured.total_time_ms.is_none() { most_held } else { 0.0 };
+    let tolerance = (expected * WIRE_TOLERANCE).max(WIRE_FLOOR);
+    // The wire carries a duplicate too, and a damaged packet once more.
+    let repeated = expected * (link.duplicate.fraction() + link.corrupt.fraction());
+    let agree = (-tolerance - held..=tolerance + repeated).contains(&(wire as f64 - expected));
+    (!agree).then(|| {
+        format!(
+            "QEMU counted {:.1} MB, which is {:.1} MB with headers, but the link counted {:.1} MB",
+            qemu as f64 / 1e6,
+            expected / 1e6,
+            wire as f64 / 1e6,
+        )
+    })
+}
+
+/// Compares the guest's downtime with that of QEMU and with that of a client.
+fn downtimes(measured: &Measured, link: &Profile) -> Vec<String> {
     let downtime = &measured.downtime_ms;
-    if let (Some(qemu), Some(guest)) = (downtime.qemu, downtime.guest)
+    let Some(guest) = downtime.guest else { return Vec::new() };
+    let mut found = Vec::new();
+    if let Some(qemu) = downtime.qemu
         && !(-DOWNTIME_ACCURACY_MS..=RESUME_MS + in_tcp_ms(link)).contains(&(guest - qemu))
     {
         found.push(format!(
@@ -95,7 +109,7 @@ pub fn disagreements(measured: &Measured, link: &Profile) -> Vec<String> {
     }
     // A guest that waits for pages after post-copy answers nobody, but its clock runs.
     let waited = measured.postcopy.vcpus_blocked_ms.iter().max().map_or(0.0, |ms| *ms as f64);
-    if let (Some(guest), Some(client), Some(probe)) = (downtime.guest, downtime.client, &measured.probe) {
+    if let (Some(client), Some(probe)) = (downtime.client, &measured.probe) {
         let interval = probe.interval_ns as f64 / 1e6;
         if !(-DOWNTIME_ACCURACY_MS - interval..=FIRST_REPLY_MS + waited + interval)
             .contains(&(client - guest))
@@ -106,14 +120,18 @@ pub fn disagreements(measured: &Measured, link: &Profile) -> Vec<String> {
         }
     }
     // Without an end of the gap, the lower bound can still contradict the guest.
-    if let (Some(guest), None, Some(client)) = (downtime.guest, downtime.client, downtime.client_at_least)
+    if let (None, Some(client)) = (downtime.client, downtime.client_at_least)
         && client - guest > FIRST_REPLY_MS + waited
     {
         found.push(format!(
             "the guest's clock lost {guest:.0} ms, but a client got no reply for at least {client:.0} ms"
         ));
     }
-    let stress = &measured.stress;
+    found
+}
+
+/// Compares the dirty rates that the guest achieved with the requested ones.
+fn rates(stress: &Stress) -> impl Iterator<Item = String> {
     let mut rates = vec![("before the migration".into(), stress.requested, stress.before, BEFORE_TOLERANCE)];
     if stress.stretches.is_empty() {
         rates.push(("during the migration".into(), stress.requested, stress.during, DURING_TOLERANCE));
@@ -122,18 +140,16 @@ pub fn disagreements(measured: &Measured, link: &Profile) -> Vec<String> {
         let when = format!("from {:.1} s to {:.1} s of the migration", from_ms / 1e3, to_ms / 1e3);
         rates.push((when, *requested, *achieved, DURING_TOLERANCE));
     }
-    for (when, requested, achieved, tolerance) in rates {
-        if let (Some(requested), Some(achieved)) = (requested, achieved)
-            && (achieved - requested as f64).abs() > (requested as f64 * tolerance).max(RATE_FLOOR)
-        {
-            found.push(format!(
+    rates.into_iter().filter_map(|(when, requested, achieved, tolerance)| {
+        let (requested, achieved) = (requested? as f64, achieved?);
+        ((achieved - requested).abs() > (requested * tolerance).max(RATE_FLOOR)).then(|| {
+            format!(
                 "the requested dirty rate was {:.1} MB/s, but the guest achieved {:.1} MB/s {when}",
-                requested as f64 / 1e6,
+                requested / 1e6,
                 achieved / 1e6,
-            ));
-        }
-    }
-    found
+            )
+        })
+    })
 }
 
 /// Returns a sentence if QEMU sent clearly more than its own bandwidth limit allows while the guest ran at

@@ -3,9 +3,9 @@
 use super::{
     figures,
     format::FormatVersion,
-    record::{Measured, Phase, Record, round_micros},
+    record::{Measured, Phase, Record},
 };
-use crate::{matrix::Cell, outcome::Outcome};
+use crate::{matrix::Cell, measure::millis, outcome::Outcome};
 use jiff::Timestamp;
 use std::time::Instant;
 
@@ -43,14 +43,14 @@ impl RecordBuilder {
 
     fn end_phase(&mut self) {
         if let Some((phase, since)) = self.phase.take() {
-            self.measured.phases_ms.insert(phase, millis(since));
+            self.measured.phases_ms.insert(phase, millis(since.elapsed()));
         }
     }
 
     /// Ends the current phase and returns the finished record.
     pub fn freeze(mut self, cell: &Cell, attempt: u32, outcome: Outcome, reason: Option<String>) -> Record {
         self.end_phase();
-        self.measured.wall_time_ms = millis(self.started);
+        self.measured.wall_time_ms = millis(self.started.elapsed());
         self.measured.obtained = figures::provenance(&self.measured);
         Record {
             format: FormatVersion::CURRENT,
@@ -65,10 +65,6 @@ impl RecordBuilder {
             measured: self.measured,
         }
     }
-}
-
-fn millis(since: Instant) -> f64 {
-    round_micros(since.elapsed().as_secs_f64() * 1e3)
 }
 
 #[cfg(test)]

@@ -611,19 +611,3 @@ impl Phase {
         }
     }
 }
-
-/// Returns milliseconds rounded to whole microseconds. More digits would suggest an accuracy that is not
-/// there.
-pub fn round_micros(millis: f64) -> f64 {
-    (millis * 1e3).round() / 1e3
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn milliseconds_are_rounded_to_the_microsecond() {
-        assert_eq!(round_micros(1.234_567_8).to_string(), "1.235");
-    }
-}

@@ -38,8 +38,8 @@ pub trait Bench {
     /// after [`Bench::prepare`].
     fn skip_reason(&self, cell: &Cell) -> Option<String>;
 
-    /// Makes an attempt and writes its samples and logs to `folder`. Returns soon after `interrupt` is
-    /// requested.
+    /// Makes an attempt and writes its samples and logs to `folder`. Called after [`Bench::prepare`]. Returns
+    /// soon after `interrupt` is requested.
     fn attempt(
         &mut self,
         cell: &Cell,

@@ -33,6 +33,7 @@ use crate::{
 };
 use jiff::Timestamp;
 use std::{
+    fmt::Display,
     io, panic,
     path::{Path, PathBuf},
     thread,
@@ -60,9 +61,6 @@ pub enum Error {
         /// How to install or repair it there.
         remedy: &'static str,
     },
-    /// An attempt was requested before [`Bench::prepare`].
-    #[error("the bench was not prepared")]
-    Unprepared,
     /// The choice of the accelerator could not be written to the cache.
     #[error("cannot save the choice of the accelerator in the cache: {0}")]
     Cache(io::Error),
@@ -97,7 +95,13 @@ pub struct QemuBench {
     cells: Vec<Cell>,
     order: RunOrder,
     lab: Option<(Lab, SavedGuest)>,
-    guest: Option<GuestFiles>,
+    /// What [`Bench::prepare`] has found out.
+    prepared: Option<Prepared>,
+}
+
+/// What is the same for all attempts of a run.
+struct Prepared {
+    files: GuestFiles,
     accelerators: Accelerators,
     /// What confines each QEMU.
     confinement: Confinement,
@@ -107,20 +111,25 @@ pub struct QemuBench {
     reasons: Reasons,
 }
 
+impl Prepared {
+    /// Returns the machine of a guest with these settings.
+    fn machine(&self, settings: &Settings) -> GuestMachine {
+        GuestMachine {
+            machine_type: self.machine_type.clone(),
+            confinement: self.confinement,
+            ..GuestMachine::new(
+                settings,
+                screen::accelerator(&self.accelerators, settings),
+                self.files.paths(),
+            )
+        }
+    }
+}
+
 impl QemuBench {
     /// Creates a bench for this plan. Nothing is started before [`Bench::prepare`].
     pub fn new(options: BenchOptions, plan: &Plan) -> Self {
-        Self {
-            options,
-            cells: plan.cells.clone(),
-            order: plan.order,
-            lab: None,
-            guest: None,
-            accelerators: Accelerators::new(),
-            confinement: Confinement::default(),
-            machine_type: UNVERSIONED.into(),
-            reasons: Reasons::new(),
-        }
+        Self { options, cells: plan.cells.clone(), order: plan.order, lab: None, prepared: None }
     }
 
     /// Prepares the guest's files on a thread of its own, because that blocks, for seconds at the first time:
@@ -143,27 +152,37 @@ impl QemuBench {
 
     /// Returns the lab in use, or starts a new one if there is none or a node was lost. In the latter case,
     /// hosts get time to come back.
-    async fn lab(&mut self, guest: &GuestFiles, sink: &dyn Sink) -> Result<&mut (Lab, SavedGuest), Error> {
-        let choice = &self.options.lab;
-        let lost = match self.lab.take() {
-            Some((lab, saved)) if lab.is_intact() => return Ok(self.lab.insert((lab, saved))),
+    async fn lab<'a>(
+        in_use: &'a mut Option<(Lab, SavedGuest)>,
+        options: &BenchOptions,
+        files: &GuestFiles,
+        sink: &dyn Sink,
+    ) -> Result<&'a mut (Lab, SavedGuest), Error> {
+        let choice = &options.lab;
+        let lost = match in_use.take() {
+            Some((lab, saved)) if lab.is_intact() => return Ok(in_use.insert((lab, saved))),
             lost => lost.is_some(),
         };
         let patience = if lost && *choice != lab::LabChoice::Local { RESTART_LIMIT } else { Duration::ZERO };
         let deadline = Instant::now() + patience;
         let notice = |text: &str| {
-            if self.options.verbose {
+            if options.verbose {
                 sink.handle(&Event::Message(text));
             }
         };
         loop {
-            match lab::start(choice, guest, notice).await {
-                Ok(lab) => return Ok(self.lab.insert((lab, SavedGuest::default()))),
+            match lab::start(choice, files, notice).await {
+                Ok(lab) => return Ok(in_use.insert((lab, SavedGuest::default()))),
                 Err(error) if Instant::now() >= deadline => return Err(error.into()),
                 Err(_not_yet_back) => time::sleep(RESTART_INTERVAL).await,
             }
         }
     }
+}
+
+/// Shows the user a note.
+fn note(sink: &dyn Sink, text: impl Display) {
+    sink.handle(&Event::Message(&format!("note: {text}")));
 }
 
 /// Returns the error that a node cannot run QEMU. Nothing is installed by `testbed setup` on other hosts.
@@ -178,6 +197,25 @@ fn no_qemu(end: &'static str, facts: &Facts, is_local: bool) -> Error {
         ),
     };
     Error::Qemu { end, why, remedy }
+}
+
+/// Chooses the accelerators for these cells, and tells the user which.
+async fn choose_accelerators(
+    cells: &[Cell],
+    spec: TrialSpec<'_>,
+    sink: &dyn Sink,
+) -> Result<Accelerators, Error> {
+    let mut accelerators = Accelerators::new();
+    for accel in screen::accels(cells) {
+        let finding = accel::choose(accel, spec).await.map_err(Error::Cache)?;
+        let text = match finding.unusable() {
+            Some(_) => format!("accelerator: {} does not work", finding.accelerator.name()),
+            None => format!("accelerator: {}: {}", finding.accelerator.name(), finding.reason),
+        };
+        sink.handle(&Event::Message(&text));
+        accelerators.insert(accel, finding);
+    }
+    Ok(accelerators)
 }
 
 /// The machine type of a run's guests.
@@ -300,12 +338,11 @@ impl Bench for QemuBench {
 
     async fn prepare(&mut self, sink: &dyn Sink) -> Result<Environment, Error> {
         let files = self.guest_files().await?;
-        let cache = self.options.cache.root().to_path_buf();
-        let (cells, order) = (self.cells.clone(), self.order);
+        let cache = self.options.cache.root();
         let is_local = self.options.lab == lab::LabChoice::Local;
-        let (lab, _) = self.lab(&files, sink).await?;
-        let description = lab.description.clone();
-        let platform = Platform::of(&description);
+        let (lab, _) = Self::lab(&mut self.lab, &self.options, &files, sink).await?;
+        let description = &lab.description;
+        let platform = Platform::of(description);
         let platform = platform.ok_or_else(|| no_qemu("the source", &description.source, is_local))?;
         if description.destination.qemu.is_none() {
             return Err(no_qemu("the destination", &description.destination, is_local));
@@ -313,55 +350,45 @@ impl Bench for QemuBench {
         let log = cache.join("accelerator.log");
         let ends =
             if description.is_one_host() { vec![&lab.source] } else { vec![&lab.source, &lab.destination] };
-        if let Some(warning) = description.memory_may_run_out(cells.iter().map(|cell| &cell.settings)) {
+        if let Some(warning) = description.memory_may_run_out(self.cells.iter().map(|cell| &cell.settings)) {
             let with_us = if cgroup::oom_kills_all() {
                 ", and testbed with it, because memory.oom.group is set"
             } else {
                 ""
             };
-            sink.handle(&Event::Message(&format!("note: {warning}{with_us}")));
+            note(sink, format!("{warning}{with_us}"));
         }
         let tcg = screen::test_guest(screen::no_files()).with_accelerator(Accelerator::Tcg);
         let confined = confinement::choose(&ends, description.source.privilege, &tcg, &log).await;
         for lack in &confined.lacks {
-            sink.handle(&Event::Message(&format!("note: {lack}")));
+            note(sink, lack);
         }
-        let confined_tcg = GuestMachine { confinement: confined.confinement, ..tcg };
+        let confinement = confined.confinement;
         let machine_types = confined.machine_types.as_deref().map_err(String::as_str);
-        let chosen = choose_machine_type(&description, machine_types);
-        if let Some(note) = chosen.note {
-            sink.handle(&Event::Message(&format!("note: {note}")));
+        let chosen = choose_machine_type(description, machine_types);
+        if let Some(text) = chosen.note {
+            note(sink, text);
         }
+        let machine_type = chosen.name;
         let probed = GuestMachine {
-            machine_type: chosen.name.clone(),
-            confinement: confined.confinement,
+            machine_type: machine_type.clone(),
+            confinement,
             ..screen::test_guest(files.paths())
         };
-        let spec =
-            TrialSpec { node: &lab.source, machine: &probed, platform: &platform, cache: &cache, log: &log };
-        let mut accelerators = Accelerators::new();
-        for accel in screen::accels(&cells) {
-            let finding = accel::choose(accel, spec).await.map_err(Error::Cache)?;
-            let text = match finding.unusable() {
-                Some(_) => format!("accelerator: {} does not work", finding.accelerator.name()),
-                None => format!("accelerator: {}: {}", finding.accelerator.name(), finding.reason),
-            };
-            sink.handle(&Event::Message(&text));
-            accelerators.insert(accel, finding);
-        }
+        let spec = TrialSpec { node: &lab.source, machine: &probed, platform: &platform, cache, log: &log };
+        let accelerators = choose_accelerators(&self.cells, spec, sink).await?;
         let reasons = if let Some(reason) = chosen.none_in_common {
-            cells.iter().map(|cell| (cell.id.clone(), reason.clone())).collect()
+            self.cells.iter().map(|cell| (cell.id.clone(), reason.clone())).collect()
         } else {
-            let template = GuestMachine { machine_type: chosen.name.clone(), ..confined_tcg };
-            screen::screen(&cells, lab, &accelerators, &template, &log).await
+            screen::screen(&self.cells, lab, &accelerators, &probed, &log).await
         };
         let environment = Environment {
             format: FormatVersion::CURRENT,
             started_at: Timestamp::now(),
             version: self.options.version.clone(),
             qemu: platform.qemu,
-            machine_type: (chosen.name != UNVERSIONED).then(|| chosen.name.clone()),
-            confinement: Some(confined.clone().into()),
+            machine_type: (machine_type != UNVERSIONED).then(|| machine_type.clone()),
+            confinement: Some(confined.into()),
             accelerators: accelerators
                 .clone()
                 .into_iter()
@@ -370,19 +397,15 @@ impl Bench for QemuBench {
             guest_kernel: files.kernel_release.clone(),
             guest_boot: files.boot.into(),
             guest_digest: files.digest.clone(),
-            lab: description.into(),
-            order,
+            lab: description.clone().into(),
+            order: self.order,
         };
-        self.accelerators = accelerators;
-        self.reasons = reasons;
-        self.guest = Some(files);
-        self.confinement = confined.confinement;
-        self.machine_type = chosen.name;
+        self.prepared = Some(Prepared { files, accelerators, confinement, machine_type, reasons });
         Ok(environment)
     }
 
     fn skip_reason(&self, cell: &Cell) -> Option<String> {
-        self.reasons.get(&cell.id).cloned()
+        self.prepared.as_ref()?.reasons.get(&cell.id).cloned()
     }
 
     async fn attempt(
@@ -393,41 +416,30 @@ impl Bench for QemuBench {
         sink: &dyn Sink,
         interrupt: &Interrupt,
     ) -> Result<Record, Error> {
-        let guest = self.guest.clone().ok_or(Error::Unprepared)?;
-        let verbose = self.options.verbose;
+        let prepared = self.prepared.as_ref().expect("the bench is prepared before attempts");
         let without_attempt =
             |outcome, reason: String| Ok(RecordBuilder::start().freeze(cell, number, outcome, Some(reason)));
-        let finding = self.accelerators.get(&cell.settings.guest.accel);
-        let accelerator = finding.map_or(Accelerator::Tcg, |f| f.accelerator);
-        let (confinement, machine_type) = (self.confinement, self.machine_type.clone());
+        let interrupted = || without_attempt(Outcome::Interrupted, "interrupted by the user".into());
         // An interruption here can drop the future: no migration is in progress that has to be ended in
         // order.
         let (lab, saved) = tokio::select! {
-            ready = self.lab(&guest, sink) => ready?,
-            () = interrupt.requested() => {
-                return without_attempt(Outcome::Interrupted, "interrupted by the user".into());
-            }
+            ready = Self::lab(&mut self.lab, &self.options, &prepared.files, sink) => ready?,
+            () = interrupt.requested() => return interrupted(),
         };
         let link = match lab.link(&cell.settings) {
             Ok(link) => link,
             Err(reason) => return without_attempt(Outcome::Skipped, reason),
         };
-        let mut machine = GuestMachine {
-            machine_type,
-            confinement,
-            ..GuestMachine::new(&cell.settings, accelerator, guest.paths())
-        };
+        let mut machine = prepared.machine(&cell.settings);
         // Kept until the attempt has ended.
         let shared = tokio::select! {
             created = SharedImage::create(lab, &cell.settings, &mut machine) => match created {
                 Ok(shared) => shared,
                 Err(reason) => return without_attempt(Outcome::Failed, reason),
             },
-            () = interrupt.requested() => {
-                return without_attempt(Outcome::Interrupted, "interrupted by the user".into());
-            }
+            () = interrupt.requested() => return interrupted(),
         };
-        if verbose {
+        if self.options.verbose {
             for command in commands(&machine, lab, saved) {
                 sink.handle(&Event::Message(&command));
             }
@@ -454,8 +466,7 @@ impl Bench for QemuBench {
         let mut record = tokio::select! {
             record = attempt => record,
             never = disk.keep_serving(|status| {
-                let note = format!("note: the NFS server ended ({status}) and is started again");
-                sink.handle(&Event::Message(&note));
+                note(sink, format!("the NFS server ended ({status}) and is started again"));
                 failures.push(status.into());
             }) => match never {},
         };

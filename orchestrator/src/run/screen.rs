@@ -271,12 +271,16 @@ fn without_qemu(
     if let Some(reason) = lacks {
         return Err(reason);
     }
-    let finding = accelerators.get(&settings.guest.accel);
-    if let Some(why) = finding.and_then(AcceleratorFinding::unusable) {
+    if let Some(why) = accelerators.get(&settings.guest.accel).and_then(AcceleratorFinding::unusable) {
         return Err(format!("KVM does not work here: {why}; `guest.accel: auto` uses TCG instead"));
     }
+    Ok(accelerator(accelerators, settings))
+}
+
+/// Returns the accelerator of a guest with these settings.
+pub(super) fn accelerator(accelerators: &Accelerators, settings: &Settings) -> Accelerator {
     // Without a finding, nothing speaks against KVM.
-    Ok(finding.map_or(Accelerator::Kvm, |finding| finding.accelerator))
+    accelerators.get(&settings.guest.accel).map_or(Accelerator::Kvm, |finding| finding.accelerator)
 }
 
 /// Returns why no lab has the transport of these settings, if none has.
