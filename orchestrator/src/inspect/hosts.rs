@@ -492,12 +492,8 @@ async fn check_migration_link(source: &RunningNode, destination: &RunningNode) -
             return Finding::failed(NAME, detail, format!("see the finding `{name} {MIGRATION}` above"));
         }
     }
-    let answers = async {
-        source.node.start_probe(SHAPED_ADDRESSES[1], Duration::from_millis(100), ANSWER_LIMIT).await?;
-        source.node.stop_probe(Duration::ZERO).await
-    };
-    match answers.await {
-        Ok(_) => Finding::ok(NAME, "compute2 answers compute1"),
+    match source.node.reach(SHAPED_ADDRESSES[1], Duration::from_millis(100), ANSWER_LIMIT).await {
+        Ok(()) => Finding::ok(NAME, "compute2 answers compute1"),
         Err(error) => {
             let remedy =
                 "connect both `migration` interfaces to the same network (the same VLAN of a switch)";

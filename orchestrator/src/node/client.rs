@@ -577,50 +577,29 @@ impl Node {
         self.call(&format!("reach {target}"), call).await
     }
 
-    /// Starts the downtime probe. Returns when the target's first reply has arrived; fails if none arrives
-    /// within `timeout`.
+    /// Starts the downtime probe. Returns what it reports while it runs, when the target's first reply has
+    /// arrived. What is not read in time is dropped. Fails if no reply arrives within `timeout`.
     pub async fn start_probe(
         &self,
         target: Ipv4Addr,
         interval: Duration,
         timeout: Duration,
-    ) -> Result<(), NodeError> {
-        self.probe(target, interval, timeout, None).await
-    }
-
-    /// Starts the downtime probe like [`Self::start_probe`]. Returns what it reports while it runs. A node of
-    /// an older version reports nothing, and what is not read in time is dropped.
-    pub async fn start_reporting_probe(
-        &self,
-        target: Ipv4Addr,
-        interval: Duration,
-        timeout: Duration,
     ) -> Result<mpsc::Receiver<ProbeProgress>, NodeError> {
-        let number = self.connection.next_id.fetch_add(1, Ordering::Relaxed);
+        let probe = self.connection.next_id.fetch_add(1, Ordering::Relaxed);
         let (sender, reports) = mpsc::channel(MOST_REPORTS);
         {
             let probes = &mut self.connection.dispatcher.lock().unwrap().probes;
             probes.retain(|_, reader| !reader.is_closed());
-            probes.insert(number, sender);
+            probes.insert(probe, sender);
         }
-        self.probe(target, interval, timeout, Some(number)).await?;
-        Ok(reports)
-    }
-
-    async fn probe(
-        &self,
-        target: Ipv4Addr,
-        interval: Duration,
-        timeout: Duration,
-        reports: Option<u64>,
-    ) -> Result<(), NodeError> {
         let call = Call::StartProbe {
+            probe,
             target,
             interval_ns: interval.as_nanos() as u64,
             timeout_ms: timeout.as_millis() as u64,
-            reports,
         };
-        self.call(&format!("probe {target}"), call).await
+        self.call::<()>(&format!("probe {target}"), call).await?;
+        Ok(reports)
     }
 
     /// Stops the downtime probe when the next reply arrives, or after `patience` without one, and returns its

@@ -93,7 +93,7 @@ pub enum FromNode {
         /// The exit status as text: `exit status: 1`, `signal: 9 (SIGKILL)`.
         status: String,
     },
-    /// A probe has something to report while it runs. Sent only if [`Call::StartProbe`] asks for it.
+    /// A probe has something to report while it runs.
     Probed {
         /// The number of the probe, from [`Call::StartProbe`].
         probe: u64,
@@ -301,16 +301,15 @@ pub enum Call {
     /// Start the downtime probe: send ICMP echo requests at a fixed interval until [`Call::StopProbe`].
     /// Answered when the first echo reply has arrived.
     StartProbe {
+        /// The probe's number, chosen by the orchestrator, for what the probe reports while it runs
+        /// ([`FromNode::Probed`]).
+        probe: u64,
         /// The address to ping.
         target: Ipv4Addr,
         /// The interval between requests, in nanoseconds.
         interval_ns: u64,
         /// How long to wait for the first reply, in milliseconds.
         timeout_ms: u64,
-        /// The number under which the node reports what the probe sees while it runs ([`FromNode::Probed`]),
-        /// chosen by the orchestrator. Absent for no such reports, which nodes of older versions never send.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        reports: Option<u64>,
     },
     /// Stop the probe when the next reply arrives; returns a [`super::server::probe::ProbeReport`].
     StopProbe {

@@ -163,7 +163,7 @@ async fn a_ping_leaves_nothing_behind() {
     time::timeout(Duration::ZERO, ping()).await.expect_err("it takes a while");
     let left = node.stop_probe(Duration::ZERO).await.unwrap_err().to_string();
     assert_eq!(left, "node compute1 could not stop the probe: no probe is running");
-    node.start_probe(Ipv4Addr::LOCALHOST, Duration::from_millis(10), PATIENCE).await.unwrap();
+    drop(node.start_probe(Ipv4Addr::LOCALHOST, Duration::from_millis(10), PATIENCE).await.unwrap());
     let (pinged, stopped) = tokio::join!(ping(), node.stop_probe(Duration::ZERO));
     pinged.expect("beside the probe");
     stopped.unwrap();
@@ -202,7 +202,7 @@ async fn a_probe_reports_while_it_runs_what_its_report_at_the_end_has() {
 async fn assert_reports(node: &Node) {
     node.set_up("lo", None).await.unwrap();
     let interval = Duration::from_millis(5);
-    let mut reports = node.start_reporting_probe(Ipv4Addr::LOCALHOST, interval, PATIENCE).await.unwrap();
+    let mut reports = node.start_probe(Ipv4Addr::LOCALHOST, interval, PATIENCE).await.unwrap();
     let (mut windows, mut window_ns) = (Vec::new(), 0);
     // The probe runs until it is stopped below.
     while windows.len() < 8 {
@@ -212,7 +212,7 @@ async fn assert_reports(node: &Node) {
         windows.extend(progress.windows);
     }
     // Nobody else reports.
-    let second = node.start_reporting_probe(Ipv4Addr::LOCALHOST, interval, PATIENCE).await;
+    let second = node.start_probe(Ipv4Addr::LOCALHOST, interval, PATIENCE).await;
     assert!(second.unwrap_err().to_string().ends_with("a probe is already running"));
     let report = node.stop_probe(PATIENCE).await.unwrap();
     assert_eq!(report.latencies.window_ns, window_ns);
@@ -224,8 +224,8 @@ async fn assert_reports(node: &Node) {
         assert_eq!(found, (kept.requests, kept.unanswered, kept.longest_ns), "window {}", live.number);
         assert!(live.median_ns <= live.longest_ns && live.median_ns.is_some(), "{live:?}");
     }
-    // One that is not asked for reports makes none.
-    node.start_probe(Ipv4Addr::LOCALHOST, interval, PATIENCE).await.unwrap();
+    // Nothing waits for a reader of the reports.
+    drop(node.start_probe(Ipv4Addr::LOCALHOST, interval, PATIENCE).await.unwrap());
     assert!(node.stop_probe(PATIENCE).await.unwrap().received > 0);
 }
 
@@ -249,7 +249,7 @@ async fn a_connection_that_takes_nothing_holds_back_reports_and_not_the_probe() 
     let target = Ipv4Addr::LOCALHOST;
     let calls = [
         Call::SetUp { interface: "lo".into(), address: None },
-        Call::StartProbe { target, interval_ns: 1_000_000, timeout_ms: 60_000, reports: Some(7) },
+        Call::StartProbe { probe: 7, target, interval_ns: 1_000_000, timeout_ms: 60_000 },
         Call::StopProbe { patience_ms: 60_000 },
     ];
     let [up, start, stop] = calls.map(|call| serde_json::to_string(&ToNode::Call { id: 1, call }).unwrap());

@@ -315,15 +315,15 @@ impl Server {
                 Probe::start(target, interval, timeout, None).await?.stop(Duration::ZERO).await?;
                 json(())
             }
-            Call::StartProbe { target, interval_ns, timeout_ms, reports } => {
-                let mut probe = self.probe.lock().await;
-                if probe.is_some() {
+            Call::StartProbe { probe, target, interval_ns, timeout_ms } => {
+                let mut running = self.probe.lock().await;
+                if running.is_some() {
                     return Err("a probe is already running".into());
                 }
                 let (interval, timeout) =
                     (Duration::from_nanos(interval_ns), Duration::from_millis(timeout_ms));
-                let reports = reports.map(|number| self.pass_on_reports(number));
-                *probe = Some(Probe::start(target, interval, timeout, reports).await?);
+                let reports = Some(self.pass_on_reports(probe));
+                *running = Some(Probe::start(target, interval, timeout, reports).await?);
                 json(())
             }
             Call::StopProbe { patience_ms } => {
