@@ -1,6 +1,7 @@
 //! A node process, connected as the orchestrator connects to it.
 
 use crate::common::real::{signal, skipped};
+use data_encoding::HEXLOWER;
 use netem::{Namespace, Netlink};
 use nix::{
     fcntl::{FcntlArg, fcntl},
@@ -12,7 +13,6 @@ use rustix::io::ioctl_fionread;
 use sha2::{Digest, Sha256};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
     fs,
     net::Ipv4Addr,
     os::fd::AsFd,
@@ -126,10 +126,7 @@ async fn a_remote_node_does_not_count_the_time_for_which_it_stood_still() {
 
 /// Describes a file with this content as uploaded.
 fn uploaded(path: &Path, content: &[u8]) -> UploadedFile {
-    let mut sha256 = String::new();
-    for byte in Sha256::digest(content) {
-        let _ = write!(sha256, "{byte:02x}");
-    }
+    let sha256 = HEXLOWER.encode(&Sha256::digest(content));
     UploadedFile { path: path.display().to_string(), bytes: content.len() as u64, sha256 }
 }
 

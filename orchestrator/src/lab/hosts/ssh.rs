@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     finding::StorageProblem,
-    image::{GuestFiles, hex},
+    image::GuestFiles,
     lab::{
         Compute, Description, Error, Lab, connect_node,
         topology::{CONTROLLER_ADDRESS, GUESTS, MIGRATION, PREFIX},
@@ -46,6 +46,7 @@ use crate::{
     },
     process_tree,
 };
+use data_encoding::HEXLOWER;
 use futures::future::{self, Either};
 use nix::{sys::signal::Signal, unistd::gethostname};
 use serde::de::DeserializeOwned;
@@ -288,7 +289,7 @@ pub(crate) struct Upload {
 impl Upload {
     pub(crate) fn read(path: &Path) -> Result<Self, Error> {
         let content = fs::read(path)?;
-        let digest = hex(&Sha256::digest(&content));
+        let digest = HEXLOWER.encode(&Sha256::digest(&content));
         Ok(Self { content, digest })
     }
 
