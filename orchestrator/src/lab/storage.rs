@@ -27,7 +27,7 @@ use crate::{
         tcp_buffers,
     },
     nfs,
-    node::{Disk, Node, NodeError, Process, ProcessEvent, protocol::ProcessSpec},
+    node::{Disk, Node, NodeError, Process, ProcessEvent, protocol::ExitStatus},
     setup::NfsDriver,
 };
 use netem::Profile;
@@ -151,7 +151,7 @@ pub struct SharedDisk {
     disk: Disk,
     /// The server, unless it has been killed or has failed.
     server: Option<Process>,
-    failure: Option<String>,
+    failure: Option<ExitStatus>,
 }
 
 impl SharedDisk {
@@ -197,7 +197,9 @@ impl SharedDisk {
                     return Ok(());
                 }
                 ProcessEvent::Output(line) => output.push(line),
-                ProcessEvent::Exited(status) if output.is_empty() => return Err(Error::NfsServer(status)),
+                ProcessEvent::Exited(status) if output.is_empty() => {
+                    return Err(Error::NfsServer(status.to_string()));
+                }
                 ProcessEvent::Exited(_) => {
                     let said = output.join("; ");
                     return Err(Error::NfsServer(said.trim_start_matches("error: ").into()));
@@ -209,7 +211,7 @@ impl SharedDisk {
 
     /// Returns how the server has exited, if it has exited by itself, such as `signal: 9 (SIGKILL)`. Clients
     /// wait for it then.
-    pub fn failure(&mut self) -> Option<&str> {
+    pub fn failure(&mut self) -> Option<&ExitStatus> {
         while let Some(server) = &mut self.server
             && let Ok(event) = server.events.try_recv()
         {
@@ -217,7 +219,7 @@ impl SharedDisk {
                 (self.server, self.failure) = (None, Some(status));
             }
         }
-        self.failure.as_deref()
+        self.failure.as_ref()
     }
 
     /// Starts the server again, one second after it has exited by itself, as often as that happens. Tells
@@ -227,7 +229,7 @@ impl SharedDisk {
             if let Some(server) = &mut self.server {
                 match server.events.recv().await {
                     Some(ProcessEvent::Output(_)) => continue,
-                    Some(ProcessEvent::Exited(status)) => failed(&status),
+                    Some(ProcessEvent::Exited(status)) => failed(&status.to_string()),
                     // The node is gone, and the lab with it.
                     None => future::pending().await,
                 }
@@ -247,8 +249,6 @@ impl SharedDisk {
 
 /// Asks the QEMU of a node whether it can open shared disks.
 pub async fn nfs_driver(node: &Node) -> Result<NfsDriver, NodeError> {
-    let args = NfsDriver::QUESTION.map(Into::into).to_vec();
-    let mut qemu = node.spawn(ProcessSpec { program: QEMU.into(), args, ..ProcessSpec::default() }).await?;
-    let (said, status) = qemu.end().await?;
-    Ok(NfsDriver::from_answer(status.starts_with("exit status"), &said.join("\n")))
+    let (said, status) = node.run(QEMU, &NfsDriver::QUESTION).await?;
+    Ok(NfsDriver::from_answer(status.is_own_exit(), &said.join("\n")))
 }

@@ -7,8 +7,8 @@
 use super::{
     alive::{self, Carrier, MOST_PATIENCE, RoundTrips, Silence},
     protocol::{
-        Call, CreatedDisk, DiskUsage, Facts, FromNode, ProbeProgress, ProcessSpec, ToNode, Traffic,
-        UploadedFile,
+        Call, CreatedDisk, DiskUsage, ExitStatus, Facts, FromNode, ProbeProgress, ProcessSpec, ToNode,
+        Traffic, UploadedFile,
     },
     server::probe::ProbeReport,
 };
@@ -171,8 +171,8 @@ impl<T> Mailboxes<T> {
 pub enum ProcessEvent {
     /// The process wrote this line to standard output or standard error.
     Output(String),
-    /// The process exited with this status, as text: `exit status: 1`, `signal: 9 (SIGKILL)`.
-    Exited(String),
+    /// The process has ended.
+    Exited(ExitStatus),
 }
 
 /// A process on a node; killed when dropped.
@@ -397,6 +397,12 @@ impl Node {
     pub async fn spawn(&self, spec: ProcessSpec) -> Result<Process, NodeError> {
         let what = format!("start {}", spec.program);
         self.start(what, Call::Spawn(spec)).await
+    }
+
+    /// Runs a program until it exits. Returns its output, and how it has ended.
+    pub async fn run(&self, program: &str, args: &[&str]) -> Result<(Vec<String>, ExitStatus), NodeError> {
+        let args = args.iter().map(ToString::to_string).collect();
+        self.spawn(ProcessSpec { program: program.into(), args, ..ProcessSpec::default() }).await?.end().await
     }
 
     /// Makes a call that starts a process, as [`Self::spawn`] does.
@@ -629,12 +635,12 @@ impl Process {
         self.node.call(what, Call::Pause { process: self.number, stopped }).await
     }
 
-    /// Waits until the process has exited. Returns the rest of its output, and the exit status as text.
+    /// Waits until the process has exited. Returns the rest of its output, and how it has ended.
     ///
     /// # Errors
     ///
     /// If the node is gone.
-    pub async fn end(&mut self) -> Result<(Vec<String>, String), NodeError> {
+    pub async fn end(&mut self) -> Result<(Vec<String>, ExitStatus), NodeError> {
         let mut lines = Vec::new();
         while let Some(event) = self.events.recv().await {
             match event {

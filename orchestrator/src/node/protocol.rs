@@ -90,8 +90,8 @@ pub enum FromNode {
     Exited {
         /// The process, as numbered by [`Call::Spawn`].
         process: u64,
-        /// The exit status as text: `exit status: 1`, `signal: 9 (SIGKILL)`.
-        status: String,
+        /// How it has ended.
+        status: ExitStatus,
     },
     /// A probe has something to report while it runs.
     Probed {
@@ -369,6 +369,34 @@ impl fmt::Display for ProcessSpec {
     /// Writes the command as it is typed into a shell.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&shell_line(iter::once(&self.program).chain(&self.args)))
+    }
+}
+
+/// How a process has ended, as text: `exit status: 1`, `signal: 9 (SIGKILL)`, or why that is not known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ExitStatus(String);
+
+impl ExitStatus {
+    /// Wraps a text that begins as a [`std::process::ExitStatus`] is printed, or says why there is none.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// Returns whether the process has exited with status 0.
+    pub fn is_success(&self) -> bool {
+        self.0 == "exit status: 0"
+    }
+
+    /// Returns whether the process has exited by itself, as opposed to by a signal.
+    pub fn is_own_exit(&self) -> bool {
+        self.0.starts_with("exit status")
+    }
+}
+
+impl fmt::Display for ExitStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 

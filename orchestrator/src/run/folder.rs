@@ -5,7 +5,7 @@ use crate::{
     lab::Lab,
     matrix::{Cell, Settings},
     mode::Mode,
-    node::{NodeError, protocol::ProcessSpec},
+    node::NodeError,
 };
 use std::path::Path;
 use units::Bytes;
@@ -71,9 +71,10 @@ async fn try_folder(lab: &Lab, folder: &Path, directly: bool) -> Result<Option<S
     }
     let to = format!("of={}", file.path());
     let args = ["if=/dev/zero", &to, "oflag=direct", "bs=1M", "count=1", "status=none"];
-    let args = args.map(Into::into).into();
-    let mut dd = node.spawn(ProcessSpec { program: "dd".into(), args, ..ProcessSpec::default() }).await?;
-    let (said, status) = dd.end().await?;
-    let why = said.last().map_or(status.as_str(), |line| line.rsplit(": ").next().unwrap_or(line));
-    Ok((status != "exit status: 0").then(|| why.into()))
+    let (said, status) = node.run("dd", &args).await?;
+    if status.is_success() {
+        return Ok(None);
+    }
+    let reason = |line: &String| line.rsplit(": ").next().unwrap_or(line).to_owned();
+    Ok(Some(said.last().map_or_else(|| status.to_string(), reason)))
 }

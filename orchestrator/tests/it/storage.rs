@@ -15,7 +15,10 @@ use stressor::disk::{BLOCK_BYTES, fill_block};
 use testbed::{
     lab::storage::SharedDisk,
     matrix::{Link, Settings},
-    node::{Node, ProcessEvent, protocol::ProcessSpec},
+    node::{
+        Node,
+        protocol::{ExitStatus, ProcessSpec},
+    },
 };
 use tokio::time;
 use units::Bytes;
@@ -118,7 +121,7 @@ async fn a_server_that_somebody_else_kills_is_noticed() {
     assert_eq!(disk.failure(), None);
     kill(Pid::from_raw(server_of(&disk)), Signal::SIGKILL).unwrap();
     wait_until(|| disk.failure().is_some()).await;
-    assert_eq!(disk.failure(), Some("signal: 9 (SIGKILL)"));
+    assert_eq!(disk.failure(), Some(&ExitStatus::new("signal: 9 (SIGKILL)")));
     // It is started again like one that was killed on purpose.
     disk.kill().await.unwrap();
     disk.start().await.unwrap();
@@ -184,14 +187,8 @@ async fn the_storage_link_is_shaped_alike_at_all_ends_and_counted_apart() {
 
 /// The limit of TCP's send buffers in a node, in bytes.
 async fn buffer_limit(node: &Node) -> u64 {
-    let spec = ProcessSpec {
-        program: "cat".into(),
-        args: vec!["/proc/sys/net/ipv4/tcp_wmem".into()],
-        ..ProcessSpec::default()
-    };
-    let mut cat = node.spawn(spec).await.unwrap();
-    let Some(ProcessEvent::Output(line)) = cat.events.recv().await else { panic!("no output") };
-    line.split_whitespace().last().unwrap().parse().unwrap()
+    let (lines, _) = node.run("cat", &["/proc/sys/net/ipv4/tcp_wmem"]).await.unwrap();
+    lines[0].split_whitespace().last().unwrap().parse().unwrap()
 }
 
 #[tokio::test]

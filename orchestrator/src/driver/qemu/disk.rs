@@ -10,10 +10,7 @@ use crate::{
     lab::topology::STORAGE_CONTROLLER_ADDRESS,
     matrix::{CacheMode, ImageFormat, MirrorSync, Storage, StorageKind},
     nfs,
-    node::{
-        self, Node, NodeError,
-        protocol::{ProcessSpec, disk_path},
-    },
+    node::{self, Node, NodeError, protocol::disk_path},
 };
 use std::{net::Ipv4Addr, path::Path};
 use units::Bytes;
@@ -183,10 +180,8 @@ async fn create_by(
 ///
 /// If the node cannot tell.
 pub async fn can_write(node: &Node, path: &str) -> Result<bool, NodeError> {
-    let args = ["-w", path].map(Into::into).into();
-    let mut test = node.spawn(ProcessSpec { program: "test".into(), args, ..ProcessSpec::default() }).await?;
-    let (_, status) = test.end().await?;
-    Ok(status == "exit status: 0")
+    let (_, status) = node.run("test", &["-w", path]).await?;
+    Ok(status.is_success())
 }
 
 #[cfg(test)]

@@ -20,7 +20,9 @@ use super::{
 use crate::{
     bounded::{CHANNEL_LINE_BYTES, read_line},
     host,
-    node::protocol::{self, Call, Facts, FromNode, Privilege, ProbeProgress, ProcessSpec, ToNode, Traffic},
+    node::protocol::{
+        self, Call, ExitStatus, Facts, FromNode, Privilege, ProbeProgress, ProcessSpec, ToNode, Traffic,
+    },
     process_tree,
 };
 use jiff::Timestamp;
@@ -404,8 +406,8 @@ impl Server {
         let server = Arc::clone(self);
         tokio::spawn(async move {
             let status = match wait_or_kill(&mut child, killed).await {
-                (status, By::Others) if status != "exit status: 0" => {
-                    format!("{status}{}", lack_of_memory(oom_kills))
+                (status, By::Others) if !status.is_success() => {
+                    ExitStatus::new(format!("{status}{}", lack_of_memory(oom_kills)))
                 }
                 (status, _) => status,
             };
@@ -568,9 +570,8 @@ enum By {
     Others,
 }
 
-/// Waits until the process exits, and kills it when the sender of `killed` is dropped. Returns its exit
-/// status as text.
-async fn wait_or_kill(child: &mut Child, killed: oneshot::Receiver<()>) -> (String, By) {
+/// Waits until the process exits, and kills it when the sender of `killed` is dropped.
+async fn wait_or_kill(child: &mut Child, killed: oneshot::Receiver<()>) -> (ExitStatus, By) {
     let (status, by) = tokio::select! {
         status = child.wait() => (status, By::Others),
         _ = killed => {
@@ -579,7 +580,7 @@ async fn wait_or_kill(child: &mut Child, killed: oneshot::Receiver<()>) -> (Stri
             (child.wait().await, By::Node)
         }
     };
-    (status.map_or_else(|e| e.to_string(), |s| s.to_string()), by)
+    (ExitStatus::new(status.map_or_else(|e| e.to_string(), |s| s.to_string())), by)
 }
 
 /// Starts a process that the kernel kills before this node, and before `testbed`, if memory runs out.
