@@ -27,7 +27,7 @@ use crate::{
         tcp_buffers,
     },
     nfs,
-    node::{Disk, Node, NodeError, Process, ProcessEvent, protocol::ExitStatus},
+    node::{Disk, Node, NodeError, Process, ProcessEvent},
     setup::NfsDriver,
 };
 use netem::Profile;
@@ -136,7 +136,6 @@ impl Lab {
             node: self.controller.clone(),
             disk,
             server: None,
-            failure: None,
         };
         shared.start().await?;
         Ok(shared)
@@ -151,7 +150,6 @@ pub struct SharedDisk {
     disk: Disk,
     /// The server, unless it has been killed or has failed.
     server: Option<Process>,
-    failure: Option<ExitStatus>,
 }
 
 impl SharedDisk {
@@ -165,14 +163,6 @@ impl SharedDisk {
         Path::new(self.disk.path())
     }
 
-    /// Stops the server with SIGSTOP, or lets it go on: it answers nothing, and its connections stay.
-    pub async fn pause(&self, stopped: bool) -> Result<(), Error> {
-        match &self.server {
-            Some(server) => Ok(server.pause(stopped).await?),
-            None => Ok(()),
-        }
-    }
-
     /// Kills the server, as when its host fails. Its connections are reset, and nothing is lost: clients
     /// connect again once it is started.
     pub async fn kill(&mut self) -> Result<(), Error> {
@@ -182,8 +172,7 @@ impl SharedDisk {
         Ok(())
     }
 
-    /// Starts the server after [`Self::kill`] or a [failure](Self::failure), and waits until clients can
-    /// connect.
+    /// Starts the server unless it runs, and waits until clients can connect.
     pub async fn start(&mut self) -> Result<(), Error> {
         if self.server.is_some() {
             return Ok(());
@@ -193,7 +182,7 @@ impl SharedDisk {
         while let Some(event) = server.events.recv().await {
             match event {
                 ProcessEvent::Output(line) if line == nfs::LISTENING => {
-                    (self.server, self.failure) = (Some(server), None);
+                    self.server = Some(server);
                     return Ok(());
                 }
                 ProcessEvent::Output(line) => output.push(line),
@@ -207,19 +196,6 @@ impl SharedDisk {
             }
         }
         Err(server.loss_of_node().into())
-    }
-
-    /// Returns how the server has exited, if it has exited by itself, such as `signal: 9 (SIGKILL)`. Clients
-    /// wait for it then.
-    pub fn failure(&mut self) -> Option<&ExitStatus> {
-        while let Some(server) = &mut self.server
-            && let Ok(event) = server.events.try_recv()
-        {
-            if let ProcessEvent::Exited(status) = event {
-                (self.server, self.failure) = (None, Some(status));
-            }
-        }
-        self.failure.as_ref()
     }
 
     /// Starts the server again, one second after it has exited by itself, as often as that happens. Tells

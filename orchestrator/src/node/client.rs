@@ -629,12 +629,6 @@ impl Process {
         Ok(nanos.map(Duration::from_nanos))
     }
 
-    /// Stops the process with SIGSTOP, or lets it go on.
-    pub async fn pause(&self, stopped: bool) -> Result<(), NodeError> {
-        let what = if stopped { "stop a process" } else { "let a process go on" };
-        self.node.call(what, Call::Pause { process: self.number, stopped }).await
-    }
-
     /// Waits until the process has exited. Returns the rest of its output, and how it has ended.
     ///
     /// # Errors

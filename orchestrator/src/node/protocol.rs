@@ -126,13 +126,6 @@ pub enum Call {
         /// The process, as numbered by [`Call::Spawn`].
         process: u64,
     },
-    /// Stop a process with SIGSTOP, or let it go on with SIGCONT. Not an error if it has already exited.
-    Pause {
-        /// The process, as numbered by [`Call::Spawn`].
-        process: u64,
-        /// Whether it stops; else it goes on.
-        stopped: bool,
-    },
     /// Let QEMU use userfaultfd, as the destination of post-copy, although it has an unprivileged user. Not
     /// an error if the kernel has none, or if this node may not: QEMU then says what it lacks.
     OfferUserfaultfd {

@@ -1,7 +1,12 @@
 //! Shared disks that QEMU's programs read and write in the compute nodes of a lab, while the server is
 //! stopped, killed and started again.
 
-use crate::common::{labs, real::skipped, turn::Turn};
+use crate::common::{
+    labs::{self, server_of},
+    real::{signal, skipped},
+    turn::Turn,
+};
+use nix::sys::signal::Signal;
 use std::path::Path;
 use testbed::{
     lab::{
@@ -140,13 +145,14 @@ async fn nothing_is_lost_while_the_server_is_stopped_and_killed() {
         for io in [&mut near, &mut far] {
             io.next_written().await;
         }
-        disk.pause(true).await.unwrap();
-        disk.pause(false).await.unwrap();
+        let server = server_of(disk.path()).unwrap();
+        signal(server, Signal::SIGSTOP);
+        signal(server, Signal::SIGCONT);
         for io in [&mut near, &mut far] {
             io.next_written().await;
         }
         // Killed with calls that it has not answered.
-        disk.pause(true).await.unwrap();
+        signal(server, Signal::SIGSTOP);
         disk.kill().await.unwrap();
         disk.start().await.unwrap();
     }

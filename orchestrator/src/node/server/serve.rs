@@ -31,10 +31,7 @@ use netem::{
     userspace::{self, Emulator, Tun},
 };
 use nix::{
-    sys::{
-        prctl,
-        signal::{Signal, kill},
-    },
+    sys::{prctl, signal::Signal},
     time::{clock_getcpuclockid, clock_gettime},
     unistd::Pid,
 };
@@ -230,14 +227,6 @@ impl Server {
                 // Dropping the sender makes the process's task kill it. The entry of a process that has
                 // exited is already gone.
                 drop(self.processes.lock().unwrap().remove(&process));
-                json(())
-            }
-            Call::Pause { process, stopped } => {
-                // A process in this list has not been waited for, so its PID is still its own.
-                if let Some(pid) = self.children.lock().unwrap().get(&process) {
-                    let signal = if stopped { Signal::SIGSTOP } else { Signal::SIGCONT };
-                    kill(Pid::from_raw(pid.cast_signed()), signal)?;
-                }
                 json(())
             }
             Call::OfferUserfaultfd { user } => {
