@@ -75,7 +75,8 @@ async fn start_node(program: &Path, name: &'static str, join: Option<u32>) -> Re
         // A process group of its own: Ctrl-C must reach only the orchestrator.
         .process_group(0)
         .kill_on_drop(true)
-        .spawn()?;
+        .spawn()
+        .map_err(Error::Process)?;
     // Once the node answers, its namespaces exist; the next node may join its user namespace.
     let node = super::connect_node(name, &mut child, None).await?;
     Ok((node, child))

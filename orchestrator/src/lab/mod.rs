@@ -31,7 +31,7 @@ pub use description::{Description, backend};
 use hosts::ssh::HostAccess;
 pub use link::Link;
 use netem::Backend;
-use std::{io, net::Ipv4Addr, sync::Mutex, time::Duration};
+use std::{io, net::Ipv4Addr, path::PathBuf, sync::Mutex, time::Duration};
 use tokio::{io::AsyncReadExt, process::Child, sync::OnceCell, time};
 use topology::{EMULATED, EMULATED_ADDRESSES, GUESTS, MIGRATION, PREFIX, SHAPED_ADDRESSES};
 
@@ -74,9 +74,17 @@ pub enum Error {
         /// What to do, in the imperative, if the cause is known.
         remedy: Option<String>,
     },
-    /// A process could not be started, or a file to upload could not be read.
+    /// The process of a node on this host could not be started.
     #[error("cannot start a node process: {0}")]
-    Process(#[from] io::Error),
+    Process(io::Error),
+    /// A file that the hosts need could not be read.
+    #[error("cannot read {} to upload it: {source}", path.display())]
+    Upload {
+        /// The path of the file.
+        path: PathBuf,
+        /// The error reading it.
+        source: io::Error,
+    },
     /// The NFS server did not start, or exited immediately, with this message.
     #[error("the NFS server does not start: {0}")]
     NfsServer(String),

@@ -288,7 +288,7 @@ pub(crate) struct Upload {
 
 impl Upload {
     pub(crate) fn read(path: &Path) -> Result<Self, Error> {
-        let content = fs::read(path)?;
+        let content = fs::read(path).map_err(|source| Error::Upload { path: path.into(), source })?;
         let digest = HEXLOWER.encode(&Sha256::digest(&content));
         Ok(Self { content, digest })
     }
@@ -312,7 +312,7 @@ impl HostProgram {
 }
 
 impl<'a> SshHost<'a> {
-    fn failed(&self, reason: impl Into<String>) -> Error {
+    pub(super) fn failed(&self, reason: impl Into<String>) -> Error {
         Error::Host { host: self.name.into(), reason: reason.into(), remedy: None }
     }
 
@@ -742,4 +742,18 @@ fn quoted(word: &OsStr) -> Vec<u8> {
 fn run_name() -> String {
     let host = gethostname().unwrap_or_default();
     format!("{}@{}", process::id(), host.to_string_lossy())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_uploaded_is_named() {
+        let error = Upload::read(Path::new("/nonexistent/bzImage")).err().unwrap().to_string();
+        assert_eq!(
+            error,
+            "cannot read /nonexistent/bzImage to upload it: No such file or directory (os error 2)"
+        );
+    }
 }
