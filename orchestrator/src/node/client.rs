@@ -7,8 +7,8 @@
 use super::{
     alive::{self, Carrier, MOST_PATIENCE, RoundTrips, Silence},
     protocol::{
-        Call, CreatedDisk, DiskUsage, ExitStatus, Facts, FromNode, ProbeProgress, ProcessSpec, ToNode,
-        Traffic, UploadedFile,
+        Call, CreatedDisk, DiskName, DiskUsage, ExitStatus, Facts, FromNode, ProbeProgress, ProcessSpec,
+        ToNode, Traffic, UploadedFile,
     },
     server::probe::ProbeReport,
 };
@@ -431,30 +431,15 @@ impl Node {
 
     /// Creates a disk of this size, of which the first part, `written`, is written beforehand. Its file is in
     /// the file system of a folder on the node's host: see [`Call::CreateDisk`].
-    pub async fn create_disk(&self, folder: &Path, size: Bytes, written: Bytes) -> Result<Disk, NodeError> {
-        self.create_any_disk(folder, false, size, written).await
-    }
-
-    /// Creates a disk like [`Self::create_disk`], as a file with a name in the folder. The file is gone when
-    /// the disk is dropped, or when the node ends.
-    pub async fn create_named_disk(
+    pub async fn create_disk(
         &self,
         folder: &Path,
-        size: Bytes,
-        written: Bytes,
-    ) -> Result<Disk, NodeError> {
-        self.create_any_disk(folder, true, size, written).await
-    }
-
-    async fn create_any_disk(
-        &self,
-        folder: &Path,
-        named: bool,
+        name: DiskName,
         size: Bytes,
         written: Bytes,
     ) -> Result<Disk, NodeError> {
         let folder = folder.display().to_string();
-        let call = Call::CreateDisk { folder, named, bytes: size.get(), written_bytes: written.get() };
+        let call = Call::CreateDisk { folder, name, bytes: size.get(), written_bytes: written.get() };
         self.keep_disk("create a disk", call).await
     }
 

@@ -147,14 +147,12 @@ pub enum Call {
         /// The process, as numbered by [`Call::Spawn`].
         process: u64,
     },
-    /// Create a disk: a file without a name, which is gone when nothing has it open any more, or one with a
-    /// name, which is gone when the disk is closed or the node ends. Returns a [`CreatedDisk`].
+    /// Create a disk. Returns a [`CreatedDisk`].
     CreateDisk {
         /// The folder on the node's host that has the file.
         folder: String,
-        /// Whether the file has a name, so that other hosts which have mounted the folder can open it. All
-        /// their users can, since a host's root may be nobody to the server of the folder.
-        named: bool,
+        /// Whether the file has a name in the folder.
+        name: DiskName,
         /// The size of the file.
         bytes: u64,
         /// The size of its first part, in bytes, that is written beforehand by
@@ -391,6 +389,18 @@ impl fmt::Display for ExitStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// Whether the file of a disk has a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskName {
+    /// It has none, and is gone when nothing has it open any more.
+    Unnamed,
+    /// It has one, so that other hosts which have mounted the folder can open it. All their users can, since
+    /// a host's root may be nobody to the server of the folder. It is gone when the disk is closed or the
+    /// node ends.
+    Named,
 }
 
 /// A disk that a node has created.

@@ -12,7 +12,10 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
 };
-use testbed::lab::{self, Lab, storage::SharedDisk};
+use testbed::{
+    lab::{self, Lab, storage::SharedDisk},
+    node::protocol::DiskName,
+};
 use units::Bytes;
 
 /// The user `nobody`, an ordinary user that every system has.
@@ -40,7 +43,8 @@ pub(crate) async fn share_new(
     size: Bytes,
     written: Bytes,
 ) -> Result<SharedDisk, lab::Error> {
-    lab.share_disk(lab.controller.create_disk(folder, size, written).await?).await
+    let disk = lab.controller.create_disk(folder, DiskName::Unnamed, size, written).await?;
+    lab.share_disk(disk).await
 }
 
 /// Returns the PID of the server of the disk with this path, if one runs. It has the file as its standard

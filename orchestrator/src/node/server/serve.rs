@@ -241,10 +241,10 @@ impl Server {
                 let pid = self.children.lock().unwrap().get(&process).copied();
                 json(pid.and_then(|pid| cpu_time_ns(Pid::from_raw(pid.cast_signed()))))
             }
-            Call::CreateDisk { folder, named, bytes, written_bytes } => {
+            Call::CreateDisk { folder, name, bytes, written_bytes } => {
                 let server = Arc::clone(self);
                 let (number, [size, written]) = (self.next_number(), [bytes, written_bytes].map(Bytes::new));
-                let create = move || server.disks.create(number, Path::new(&folder), named, size, written);
+                let create = move || server.disks.create(number, Path::new(&folder), name, size, written);
                 json(task::spawn_blocking(create).await??)
             }
             Call::OpenDisk { path } => json(self.disks.open(self.next_number(), Path::new(&path))?),
