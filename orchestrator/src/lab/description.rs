@@ -6,11 +6,10 @@ use crate::{
     node::{protocol::Facts, round_trip::RoundTrips},
 };
 use netem::{Backend, Feature, Profile, Shaper};
-use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, path::PathBuf};
 
 /// The kind of a lab, the facts about its compute nodes, and the latency to its nodes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Description {
     /// The kind of lab: `local`, `ssh` or `vagrant`.
     pub kind: String,
@@ -18,13 +17,11 @@ pub struct Description {
     pub source: Facts,
     /// The destination node's facts about itself.
     pub destination: Facts,
-    /// The round trips between the orchestrator, whose clock takes all times, and the nodes. Absent in
-    /// results of older versions.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The round trips between the orchestrator, whose clock takes all times, and the nodes, if they have
+    /// been measured.
     pub round_trips: Option<RoundTrips>,
     /// The folder for disk images that all hosts of the inventory share (`images`), if it has an absolute
     /// path. Absent in a local lab.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub images: Option<PathBuf>,
 }
 

@@ -114,7 +114,8 @@ mod tests {
 
     #[test]
     fn converted_types_have_the_same_json() {
-        assert_eq!(to_value(Lab::from(description())).unwrap(), to_value(description()).unwrap());
+        let facts = description().source;
+        assert_eq!(to_value(Node::from(facts.clone())).unwrap(), to_value(facts).unwrap());
         let trial = Some("QEMU ended".to_string());
         let finding = AcceleratorFinding {
             accelerator: machine::Accelerator::Tcg,
