@@ -9,7 +9,7 @@ use crate::{
     finding::Finding,
     image::GuestFiles,
     lab::{
-        Description, Error,
+        Description, Error, LabKind,
         hosts::{
             cause,
             host_path::HostPath,
@@ -469,7 +469,7 @@ async fn compare_compute_nodes(source: &RunningNode, destination: &RunningNode) 
     }
     findings.push(check_migration_link(source, destination).await);
     let description = Description {
-        kind: "ssh".into(),
+        kind: LabKind::Ssh,
         source: source.facts.clone(),
         destination: destination.facts.clone(),
         round_trips: None,

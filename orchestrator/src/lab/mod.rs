@@ -24,10 +24,11 @@
 
 use crate::{
     matrix::Settings,
+    measure::End,
     node::{Node, NodeError, alive::Carrier},
 };
 pub use choice::{LabChoice, start};
-pub use description::{Description, backend};
+pub use description::{Description, LabKind, backend};
 use hosts::ssh::HostAccess;
 pub use link::Link;
 use netem::Backend;
@@ -145,17 +146,19 @@ pub struct Compute {
 }
 
 impl Compute {
-    /// Describes the source (`which` = 0) or the destination (1) of a lab.
-    fn new(node: Node, which: usize, guest_files: Option<(String, String)>) -> Self {
-        let end = |interface: &str, addresses: [Ipv4Addr; 2]| LinkEnd {
-            interface: interface.into(),
-            address: addresses[which],
-            peer: addresses[1 - which],
+    /// Describes the node at an end of the migration.
+    fn new(node: Node, end: End, guest_files: Option<(String, String)>) -> Self {
+        let link_end = |interface: &str, [source, destination]: [Ipv4Addr; 2]| {
+            let (address, peer) = match end {
+                End::Source => (source, destination),
+                End::Destination => (destination, source),
+            };
+            LinkEnd { interface: interface.into(), address, peer }
         };
         Self {
             node,
-            shaped: end(MIGRATION, SHAPED_ADDRESSES),
-            emulated: end(EMULATED, EMULATED_ADDRESSES),
+            shaped: link_end(MIGRATION, SHAPED_ADDRESSES),
+            emulated: link_end(EMULATED, EMULATED_ADDRESSES),
             guests_interface: GUESTS.into(),
             guest_files,
         }

@@ -33,10 +33,11 @@ use crate::{
     finding::StorageProblem,
     image::GuestFiles,
     lab::{
-        Compute, Description, Error, Lab, connect_node,
+        Compute, Description, Error, Lab, LabKind, connect_node,
         topology::{CONTROLLER_ADDRESS, GUESTS, MIGRATION, PREFIX},
     },
     layout::{shell_line, shell_word},
+    measure::End,
     node::{
         Node,
         alive::Carrier,
@@ -145,7 +146,7 @@ pub async fn start(SshHosts { inventory, access }: &SshHosts, guest: &GuestFiles
         node.set_up(GUESTS, Some((CONTROLLER_ADDRESS, PREFIX))).await?;
         Ok::<_, Error>((node, process))
     };
-    let compute = async |which, name, compute: &ComputeHost| {
+    let compute = async |end, name, compute: &ComputeHost| {
         let host = access.host(&compute.host);
         let images = inventory.images.as_ref();
         let kernel = kernel.at(host.upload(&kernel, images).await?);
@@ -155,22 +156,22 @@ pub async fn start(SshHosts { inventory, access }: &SshHosts, guest: &GuestFiles
         let guest = (node.take_upload(kernel).await?, node.take_upload(initramfs).await?);
         node.attach(&compute.guests, GUESTS).await?;
         node.attach(&compute.migration, MIGRATION).await?;
-        let compute = Compute::new(node, which, Some(guest));
+        let compute = Compute::new(node, end, Some(guest));
         compute.set_up(&compute.shaped).await?;
         Ok::<_, Error>((compute, process))
     };
     // In parallel: each takes several SSH round trips, and a slow host takes seconds for one.
     let (controller, source, destination) = tokio::join!(
         controller,
-        compute(0, "compute1", &inventory.compute1),
-        compute(1, "compute2", &inventory.compute2),
+        compute(End::Source, "compute1", &inventory.compute1),
+        compute(End::Destination, "compute2", &inventory.compute2),
     );
     // If several fail, always report the same one.
     let ((controller, first), (source, second), (destination, third)) = (controller?, source?, destination?);
     let mut source_facts = source.node.facts().await?;
     source_facts.no_emulator = Some("the emulator works only between nodes on the same host".into());
     let description = Description {
-        kind: "ssh".into(),
+        kind: LabKind::Ssh,
         source: source_facts,
         destination: destination.node.facts().await?,
         round_trips: Some(RoundTrips::measure(&controller, &source.node, &destination.node).await?),
