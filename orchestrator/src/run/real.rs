@@ -239,7 +239,7 @@ fn commands(machine: &GuestMachine, lab: &Lab, saved: &SavedGuest) -> Vec<String
     let boot = (!saved.has_machine(machine)).then_some((Role::Boot, &lab.source));
     let ends = [(Role::Source, &lab.source), (Role::Destination, &lab.destination)];
     let command = |(role, compute): (Role, &Compute)| {
-        format!("        QEMU {}: {}", role.which(), machine::spawn(&machine.on(compute), role))
+        format!("        QEMU {}: {}", role.which(), machine::command(&machine.on(compute), role))
     };
     boot.into_iter().chain(ends).map(command).collect()
 }

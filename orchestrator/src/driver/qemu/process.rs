@@ -149,7 +149,7 @@ pub struct QemuProcess {
 impl QemuProcess {
     /// Starts a QEMU that inherits no disk on a node. Its output is appended to `log`.
     pub async fn start(node: &Node, machine: &GuestMachine, role: Role, log: &Path) -> Result<Self, Error> {
-        Self::start_as(node, machine::spawn(machine, role), role, log).await
+        Self::start_as(node, machine::command(machine, role), role, log).await
     }
 
     /// Does the same as [`QemuProcess::start`] with this command, which says what QEMU inherits.
