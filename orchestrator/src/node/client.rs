@@ -5,7 +5,7 @@
 //! on another host is silent for too long, all pending and later calls fail ([`NodeError`]).
 
 use super::{
-    alive::{self, Carrier, MOST_PATIENCE, RoundTrips, Silence},
+    alive::{self, Carrier, KeepAlives, MOST_PATIENCE, Silence},
     protocol::{
         Call, CreatedDisk, DiskName, DiskUsage, ExitStatus, Facts, FromNode, ProbeProgress, ProcessSpec,
         ToNode, Traffic, UploadedFile,
@@ -92,7 +92,7 @@ struct Connection {
     received: AtomicU64,
     /// The number of bytes that have been, or are about to be, written to the node.
     written: AtomicU64,
-    round_trips: Mutex<RoundTrips>,
+    keep_alives: Mutex<KeepAlives>,
 }
 
 /// Hands each message from the node to the caller that waits for it.
@@ -237,7 +237,7 @@ impl Node {
             dispatcher: Mutex::default(),
             received: AtomicU64::new(0),
             written: AtomicU64::new(0),
-            round_trips: Mutex::default(),
+            keep_alives: Mutex::default(),
         });
         let writer = Arc::downgrade(&connection);
         tokio::spawn(async move {
@@ -266,7 +266,7 @@ impl Node {
                 }
                 let Some(connection) = reader.upgrade() else { return };
                 match serde_json::from_slice(&line) {
-                    Ok(FromNode::Alive) => connection.round_trips.lock().unwrap().answered(now()),
+                    Ok(FromNode::Alive) => connection.keep_alives.lock().unwrap().answered(now()),
                     Ok(message) => connection.dispatcher.lock().unwrap().deliver(message),
                     Err(_unknown) => {}
                 }
@@ -306,8 +306,8 @@ impl Node {
                 of_host = from_host.max(of_host);
                 node.look(now, received);
                 host.look(now, received + of_host);
-                let mut round_trips = connection.round_trips.lock().unwrap();
-                let patience = round_trips.patience();
+                let mut keep_alives = connection.keep_alives.lock().unwrap();
+                let patience = keep_alives.patience();
                 if host.exceeds(patience) || node.exceeds(MOST_PATIENCE) {
                     let seconds = node.length().as_secs();
                     let reason = format!("nothing was heard from it for {seconds} s");
@@ -315,8 +315,8 @@ impl Node {
                     return;
                 }
                 let is_due = now + alive::LOOK_INTERVAL / 2 >= due;
-                if is_due || round_trips.is_unknown() || told != Some(patience) {
-                    round_trips.sent(due.min(now));
+                if is_due || keep_alives.is_due_at_once() || told != Some(patience) {
+                    keep_alives.sent(due.min(now));
                     (due, told) = (now + alive::INTERVAL, Some(patience));
                     let patience_ms = patience.as_millis() as u64;
                     if connection.out.send(ToNode::Alive { patience_ms }).is_err() {
