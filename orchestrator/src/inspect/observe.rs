@@ -9,7 +9,7 @@
 use super::processes::{self, ObservedNode};
 use crate::{
     bounded,
-    driver::qemu::cpus::Cpus,
+    driver::qemu::{cpus::Cpus, machine::Accelerator},
     host::Mount,
     node::{
         protocol::{Facts, Privilege},
@@ -130,12 +130,13 @@ pub struct ObserveRequest {
 pub async fn observe(request: &ObserveRequest) -> Result<Observation, BoxError> {
     let privilege = if geteuid().is_root() { Privilege::Root } else { Privilege::UserNamespace };
     let kvm = kvm();
+    let accelerator = if kvm == Kvm::Open { Accelerator::Kvm } else { Accelerator::Tcg };
     Ok(Observation {
         facts: serve::facts(privilege).await?,
         interfaces: interfaces(false).await?,
         unusable: unusable().await?,
         directories: request.directories.iter().filter_map(|path| directory(path).ok()).collect(),
-        cpus: request.cpus.then(|| Cpus::of_qemu(kvm == Kvm::Open).map_err(|error| error.to_string())),
+        cpus: request.cpus.then(|| Cpus::of_qemu(accelerator).map_err(|error| error.to_string())),
         nodes: if request.nodes { processes::nodes()? } else { Vec::new() },
         kvm,
     })

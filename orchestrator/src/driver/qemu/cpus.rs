@@ -4,7 +4,10 @@
 //! that: KVM adds and removes features, and so does the host's own hypervisor if the host is a virtual
 //! machine. QEMU knows, so this module asks QEMU.
 
-use super::{machine::QEMU, machine_types::MachineTypes};
+use super::{
+    machine::{Accelerator, QEMU},
+    machine_types::MachineTypes,
+};
 use crate::bounded::{CHANNEL_LINE_BYTES, read_line_blocking};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -17,8 +20,8 @@ use std::{
 /// The CPU models that QEMU supports on a host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Cpus {
-    /// Whether these are the models under KVM; otherwise they are those under TCG.
-    pub kvm: bool,
+    /// The accelerator that these models are for.
+    pub accelerator: Accelerator,
     /// The models with all of their features available on the host.
     pub models: BTreeSet<String>,
     /// The features of the model `host` with their values. Empty under TCG.
@@ -28,18 +31,18 @@ pub struct Cpus {
 }
 
 impl Cpus {
-    /// Starts this host's QEMU without a guest and asks it for its CPU models, under KVM or under TCG.
+    /// Starts this host's QEMU without a guest and asks it for its CPU models with this accelerator.
     ///
     /// # Errors
     ///
     /// QEMU cannot be started, or does not answer as expected; the error contains what it wrote to standard
     /// error.
-    pub fn of_qemu(kvm: bool) -> io::Result<Self> {
-        let machine = if kvm { "none,accel=kvm" } else { "none,accel=tcg" };
+    pub fn of_qemu(accelerator: Accelerator) -> io::Result<Self> {
+        let machine = format!("none,accel={}", accelerator.name());
         let mut qemu = Command::new(QEMU)
             .args([
                 "-machine",
-                machine,
+                &machine,
                 "-nodefaults",
                 "-no-user-config",
                 "-display",
@@ -56,7 +59,7 @@ impl Cpus {
             json!({ "execute": "query-machines", "id": "machines" }),
             json!({ "execute": "query-cpu-definitions", "id": "models" }),
         ];
-        if kvm {
+        if accelerator == Accelerator::Kvm {
             let arguments = json!({ "type": "full", "model": { "name": "host" } });
             questions.push(
                 json!({ "execute": "query-cpu-model-expansion", "arguments": arguments, "id": "host" }),
@@ -67,7 +70,8 @@ impl Cpus {
         for question in questions {
             let _ = stdin.as_mut().map(|stdin| writeln!(stdin, "{question}"));
         }
-        let answers = Self::read(BufReader::new(qemu.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?), kvm);
+        let stdout = qemu.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        let answers = Self::read(BufReader::new(stdout), accelerator);
         // The command `quit` would end QEMU at once and lose answers that are still to be written.
         qemu.kill()?;
         let output = qemu.wait_with_output()?;
@@ -79,7 +83,7 @@ impl Cpus {
     }
 
     /// Reads QEMU's answers until the last expected one. The model `host` is expected under KVM only.
-    fn read(mut answers: impl BufRead, kvm: bool) -> io::Result<Self> {
+    fn read(mut answers: impl BufRead, accelerator: Accelerator) -> io::Result<Self> {
         let (mut models, mut host, mut machines) = (None, None, None);
         let mut line = Vec::new();
         while read_line_blocking(&mut answers, &mut line, CHANNEL_LINE_BYTES)? {
@@ -103,13 +107,15 @@ impl Cpus {
             }
             match (&models, &host) {
                 (Some(_), Some(_)) => break,
-                (Some(_), None) if !kvm => break,
+                (Some(_), None) if accelerator == Accelerator::Tcg => break,
                 _ => {}
             }
         }
         match (models, host) {
-            (Some(models), Some(host)) => Ok(Self { kvm, models, host, machines }),
-            (Some(models), None) if !kvm => Ok(Self { kvm, models, host: BTreeMap::new(), machines }),
+            (Some(models), Some(host)) => Ok(Self { accelerator, models, host, machines }),
+            (Some(models), None) if accelerator == Accelerator::Tcg => {
+                Ok(Self { accelerator, models, host: BTreeMap::new(), machines })
+            }
             _ => Err(io::ErrorKind::UnexpectedEof.into()),
         }
     }
@@ -167,23 +173,28 @@ mod tests {
 
     #[test]
     fn a_model_is_supported_if_no_feature_is_unavailable() {
-        let cpus = Cpus::read(ANSWERS.as_bytes(), true).unwrap();
+        let cpus = Cpus::read(ANSWERS.as_bytes(), Accelerator::Kvm).unwrap();
         assert_eq!(cpus.models, BTreeSet::from(["qemu64".to_string()]));
         assert_eq!(cpus.host["level"], 13);
-        assert!(Cpus::read(&b"{\"return\": {}}\n"[..], true).is_err());
+        assert!(Cpus::read(&b"{\"return\": {}}\n"[..], Accelerator::Kvm).is_err());
         // Answers that end early are an error.
         let without_host = &ANSWERS.as_bytes()[..ANSWERS.find(r#"{"return": {"model""#).unwrap()];
-        assert!(Cpus::read(without_host, true).is_err());
-        assert_eq!(Cpus::read(without_host, false).unwrap().models, cpus.models);
+        assert!(Cpus::read(without_host, Accelerator::Kvm).is_err());
+        assert_eq!(Cpus::read(without_host, Accelerator::Tcg).unwrap().models, cpus.models);
         let refused = r#"{"error": {"class": "GenericError", "desc": "no such model"}, "id": "host"}"#;
-        assert!(Cpus::read(refused.as_bytes(), true).unwrap_err().to_string().contains("no such model"));
+        assert!(
+            Cpus::read(refused.as_bytes(), Accelerator::Kvm)
+                .unwrap_err()
+                .to_string()
+                .contains("no such model")
+        );
     }
 
     #[test]
     fn two_hosts_are_compared_feature_by_feature() {
-        let here = Cpus::read(ANSWERS.as_bytes(), true).unwrap();
+        let here = Cpus::read(ANSWERS.as_bytes(), Accelerator::Kvm).unwrap();
         let there = ANSWERS.replace("\"avx\": true", "\"avx\": false, \"sha\": true");
-        let there = Cpus::read(there.as_bytes(), true).unwrap();
+        let there = Cpus::read(there.as_bytes(), Accelerator::Kvm).unwrap();
         assert_eq!(here.host_differences(&there), BTreeSet::from(["avx", "sha"]));
         assert!(here.host_differences(&here).is_empty());
         assert_eq!(here.common_model(&there), Some("qemu64"));
@@ -193,7 +204,7 @@ mod tests {
 
     #[test]
     fn this_hosts_qemu_supports_its_own_model() {
-        match Cpus::of_qemu(false) {
+        match Cpus::of_qemu(Accelerator::Tcg) {
             Ok(cpus) => assert!(cpus.models.contains("qemu64"), "{cpus:?}"),
             Err(error) => println!("skipped: {error}"),
         }
