@@ -23,11 +23,11 @@ pub use kernel::{KernelChoice, KernelSource};
 pub use modules::{GUEST_MODULES, LINK_MODULES};
 pub use vmlinux::Boot;
 
+use data_encoding::HEXLOWER;
 use kernel::{CURRENT, HostKernel, Kernel};
 use modules::ModuleSelection;
 use sha2::{Digest, Sha256};
 use std::{
-    fmt::Write as _,
     fs,
     path::{Path, PathBuf},
 };
@@ -287,16 +287,8 @@ impl Hasher {
     }
 
     fn finish(self) -> String {
-        hex(&self.0.finalize())
+        HEXLOWER.encode(&self.0.finalize())
     }
-}
-
-/// Returns a digest in hexadecimal.
-pub(crate) fn hex(digest: &[u8]) -> String {
-    digest.iter().fold(String::with_capacity(2 * digest.len()), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

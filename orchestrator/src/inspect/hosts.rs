@@ -6,10 +6,11 @@
 
 use super::observe::{Directory, Kvm, Observation};
 use crate::{
+    driver::qemu::machine::Accelerator,
     finding::Finding,
     image::GuestFiles,
     lab::{
-        Description, Error,
+        Description, Error, LabKind,
         hosts::{
             cause,
             host_path::HostPath,
@@ -469,7 +470,7 @@ async fn compare_compute_nodes(source: &RunningNode, destination: &RunningNode) 
     }
     findings.push(check_migration_link(source, destination).await);
     let description = Description {
-        kind: "ssh".into(),
+        kind: LabKind::Ssh,
         source: source.facts.clone(),
         destination: destination.facts.clone(),
         round_trips: None,
@@ -492,12 +493,8 @@ async fn check_migration_link(source: &RunningNode, destination: &RunningNode) -
             return Finding::failed(NAME, detail, format!("see the finding `{name} {MIGRATION}` above"));
         }
     }
-    let answers = async {
-        source.node.start_probe(SHAPED_ADDRESSES[1], Duration::from_millis(100), ANSWER_LIMIT).await?;
-        source.node.stop_probe(Duration::ZERO).await
-    };
-    match answers.await {
-        Ok(_) => Finding::ok(NAME, "compute2 answers compute1"),
+    match source.node.reach(SHAPED_ADDRESSES[1], Duration::from_millis(100), ANSWER_LIMIT).await {
+        Ok(()) => Finding::ok(NAME, "compute2 answers compute1"),
         Err(error) => {
             let remedy =
                 "connect both `migration` interfaces to the same network (the same VLAN of a switch)";
@@ -572,7 +569,7 @@ fn compare_cpus(source: &Observation, destination: &Observation) -> Option<Findi
             "use two hosts with more similar CPUs, or install the same QEMU on both",
         ));
     };
-    if !(a.kvm && b.kvm) {
+    if [a, b].iter().any(|cpus| cpus.accelerator == Accelerator::Tcg) {
         return Some(Finding::ok(
             NAME,
             format!("QEMU emulates the CPU (TCG); both can run {common}, for example"),
@@ -625,7 +622,7 @@ mod tests {
         let facts = |qemu: Option<&str>, broken: Option<&str>| Facts {
             qemu: qemu.map(Into::into),
             broken_qemu: broken.map(Into::into),
-            ..seen(false, &[], &[]).facts
+            ..seen(Accelerator::Tcg, &[], &[]).facts
         };
         let check = |facts: Facts| check_qemu("compute1 QEMU", &facts);
         assert_eq!(check(facts(Some("10.0.2"), None)), None);
@@ -647,9 +644,9 @@ mod tests {
         assert!(remedy(&lacking.to_string()).contains("modprobe macvlan"));
     }
 
-    fn seen(kvm: bool, models: &[&str], host: &[(&str, bool)]) -> Observation {
+    fn seen(accelerator: Accelerator, models: &[&str], host: &[(&str, bool)]) -> Observation {
         let cpus = Cpus {
-            kvm,
+            accelerator,
             machines: None,
             models: models.iter().map(ToString::to_string).collect(),
             host: host.iter().map(|(name, on)| ((*name).to_string(), (*on).into())).collect(),
@@ -677,19 +674,23 @@ mod tests {
 
     #[test]
     fn a_cpu_model_for_two_different_hosts_is_suggested() {
-        let old = seen(true, &["qemu64", "Haswell", "host"], &[("avx", true), ("avx512f", false)]);
-        let new =
-            seen(true, &["qemu64", "Haswell", "Skylake-Server", "host"], &[("avx", true), ("avx512f", true)]);
+        let old =
+            seen(Accelerator::Kvm, &["qemu64", "Haswell", "host"], &[("avx", true), ("avx512f", false)]);
+        let new = seen(
+            Accelerator::Kvm,
+            &["qemu64", "Haswell", "Skylake-Server", "host"],
+            &[("avx", true), ("avx512f", true)],
+        );
         assert_eq!(compare_cpus(&old, &old).unwrap().state, State::Ok);
         let unlike = compare_cpus(&old, &new).unwrap();
         assert_eq!(unlike.state, State::Warning);
         assert!(unlike.detail.ends_with("avx512f"), "{unlike:?}");
         assert!(unlike.remedy.unwrap().contains("guest.cpu: Haswell"));
-        let none = compare_cpus(&old, &seen(true, &["host"], &[])).unwrap();
+        let none = compare_cpus(&old, &seen(Accelerator::Kvm, &["host"], &[])).unwrap();
         assert_eq!(none.state, State::Missing, "`host` is a different CPU on each host");
         let silent = Observation { cpus: Some(Err("it ended".into())), ..old.clone() };
         assert_eq!(compare_cpus(&old, &silent).unwrap().detail, "it ended");
-        let translated = seen(false, &["qemu64", "max"], &[]);
+        let translated = seen(Accelerator::Tcg, &["qemu64", "max"], &[]);
         assert_eq!(compare_cpus(&translated, &translated).unwrap().state, State::Ok);
     }
 }

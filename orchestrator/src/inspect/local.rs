@@ -1,6 +1,6 @@
 //! The check of `testbed doctor` that the local lab starts on this host.
 
-use crate::{finding::Finding, lab, matrix::Settings};
+use crate::{finding::Finding, lab, matrix::Settings, node::NodeError};
 use netem::Profile;
 use units::{BitRate, Span};
 
@@ -33,18 +33,24 @@ pub async fn examine() -> Finding {
 
 /// Returns the finding that the lab does not start, for this reason.
 fn not_started(error: &lab::Error) -> Finding {
-    let detail = error.to_string();
-    // What the kernel lacks is said in the error, with what to do.
-    let remedy = if detail.contains("namespace") && !detail.contains("this kernel has no") {
-        "see `namespaces` above, or run as root"
-    } else if detail.contains("this kernel has no") {
-        "load the module, or use a kernel that has it"
-    } else if matches!(error, lab::Error::Process(_)) {
-        "raise the limit on processes (`ulimit -u`, or pids.max of this cgroup), or free memory"
-    } else {
-        "`testbed lab shell` starts the same nodes, and may show more"
+    // What a node says about itself is all that there is to tell its causes apart.
+    let remedy = match error {
+        lab::Error::Process(_) => {
+            "raise the limit on processes (`ulimit -u`, or pids.max of this cgroup), or free memory"
+        }
+        lab::Error::Start { reason, .. } | lab::Error::Node(NodeError::Failed { reason, .. })
+            if reason.contains("this kernel has no") =>
+        {
+            "load the module, or use a kernel that has it"
+        }
+        lab::Error::Start { reason, .. } | lab::Error::Node(NodeError::Failed { reason, .. })
+            if reason.contains("namespace") =>
+        {
+            "see `namespaces` above, or run as root"
+        }
+        _ => "`testbed lab shell` starts the same nodes, and may show more",
     };
-    Finding::failed(NAME, detail, remedy)
+    Finding::failed(NAME, error.to_string(), remedy)
 }
 
 #[cfg(test)]
@@ -58,8 +64,17 @@ mod tests {
         let remedy = |error: &lab::Error| not_started(error).remedy.unwrap();
         assert!(remedy(&start("cannot create a user namespace: EPERM")).contains("`namespaces` above"));
         assert!(remedy(&start("cannot create it: this kernel has no veth")).contains("load the module"));
+        let (node, what) = ("compute1".into(), "add the link storage1".into());
+        let reason = "cannot add it: this kernel has no veth in the namespace".into();
+        let failed = lab::Error::Node(NodeError::Failed { node, what, reason });
+        assert!(remedy(&failed).contains("load the module"));
         assert!(remedy(&start("killed")).contains("testbed lab shell"));
         let fork = lab::Error::Process(io::Error::from_raw_os_error(libc::EAGAIN));
         assert!(remedy(&fork).contains("ulimit -u"));
+        let upload = lab::Error::Upload {
+            path: "/namespace/bzImage".into(),
+            source: io::Error::from_raw_os_error(libc::ENOENT),
+        };
+        assert!(remedy(&upload).contains("testbed lab shell"), "it is about no process and no namespace");
     }
 }

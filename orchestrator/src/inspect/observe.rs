@@ -9,7 +9,7 @@
 use super::processes::{self, ObservedNode};
 use crate::{
     bounded,
-    driver::qemu::cpus::Cpus,
+    driver::qemu::{cpus::Cpus, machine::Accelerator},
     host::Mount,
     node::{
         protocol::{Facts, Privilege},
@@ -130,8 +130,9 @@ pub struct ObserveRequest {
 pub async fn observe(request: &ObserveRequest) -> Result<Observation, BoxError> {
     let privilege = if geteuid().is_root() { Privilege::Root } else { Privilege::UserNamespace };
     let kvm = kvm();
+    let accelerator = if kvm == Kvm::Open { Accelerator::Kvm } else { Accelerator::Tcg };
     let cpus = if request.cpus {
-        Some(Cpus::of_qemu(kvm == Kvm::Open).await.map_err(|error| error.to_string()))
+        Some(Cpus::of_qemu(accelerator).await.map_err(|error| error.to_string()))
     } else {
         None
     };

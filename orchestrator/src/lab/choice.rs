@@ -1,7 +1,7 @@
 //! The choice of a lab on the command line (`--lab`), and how the chosen lab starts.
 
 use super::{
-    Error, Lab,
+    Error, Lab, LabKind,
     hosts::{
         inventory::Inventory,
         ssh::{self, SshHosts},
@@ -67,7 +67,7 @@ pub async fn start(choice: &LabChoice, guest: &GuestFiles, notice: impl Fn(&str)
             let mut lab = started?;
             lab.access = Some(hosts.access);
             if *choice == LabChoice::Vagrant {
-                lab.description.kind = "vagrant".into();
+                lab.description.kind = LabKind::Vagrant;
             }
             lab
         }

@@ -6,29 +6,52 @@ use crate::{
     node::{protocol::Facts, round_trip::RoundTrips},
 };
 use netem::{Backend, Feature, Profile, Shaper};
-use serde::{Deserialize, Serialize};
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{collections::BTreeSet, fmt, path::PathBuf};
 
 /// The kind of a lab, the facts about its compute nodes, and the latency to its nodes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Description {
-    /// The kind of lab: `local`, `ssh` or `vagrant`.
-    pub kind: String,
+    /// Where the nodes are.
+    pub kind: LabKind,
     /// The source node's facts about itself.
     pub source: Facts,
     /// The destination node's facts about itself.
     pub destination: Facts,
-    /// The round trips between the orchestrator, whose clock takes all times, and the nodes. Absent in
-    /// results of older versions.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The round trips between the orchestrator, whose clock takes all times, and the nodes, if they have
+    /// been measured.
     pub round_trips: Option<RoundTrips>,
     /// The folder for disk images that all hosts of the inventory share (`images`), if it has an absolute
     /// path. Absent in a local lab.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub images: Option<PathBuf>,
 }
 
+/// Where the nodes of a lab are. Its text is that of the results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LabKind {
+    /// On this host.
+    Local,
+    /// On the hosts of an inventory.
+    Ssh,
+    /// In the machines of Vagrant.
+    Vagrant,
+}
+
+impl fmt::Display for LabKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Local => "local",
+            Self::Ssh => "ssh",
+            Self::Vagrant => "vagrant",
+        })
+    }
+}
+
 impl Description {
+    /// Returns whether both compute nodes are on the same host.
+    pub fn is_one_host(&self) -> bool {
+        self.kind == LabKind::Local
+    }
+
     /// Chooses the backend for the link of these settings in this lab: see [`backend`].
     ///
     /// # Errors
@@ -148,7 +171,7 @@ pub(super) mod tests {
             broken_qemu: None,
         };
         let source = facts.clone();
-        Description { kind: "local".into(), source, destination: facts, round_trips: None, images: None }
+        Description { kind: LabKind::Local, source, destination: facts, round_trips: None, images: None }
     }
 
     fn settings(link: &str) -> Settings {
@@ -206,7 +229,7 @@ pub(super) mod tests {
     #[test]
     fn what_does_not_go_over_the_link_needs_one_host_or_a_shared_folder() {
         let here = description(&[], None);
-        let apart = Description { kind: "ssh".into(), ..here.clone() };
+        let apart = Description { kind: LabKind::Ssh, ..here.clone() };
         let sharing = Description { images: Some("/shared".into()), ..apart.clone() };
         let lacks = |lab: &Description, mode| lab.lacks_way(&Migrate { mode, ..Migrate::default() });
         for lab in [&here, &apart, &sharing] {

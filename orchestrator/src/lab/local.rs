@@ -7,10 +7,13 @@
 //! [`Facts::privilege`]: crate::node::protocol::Facts::privilege
 
 use super::{
-    Compute, Description, Error, Lab,
+    Compute, Description, Error, Lab, LabKind,
     topology::{CONTROLLER_ADDRESS, GUESTS, PREFIX},
 };
-use crate::node::{Node, round_trip::RoundTrips};
+use crate::{
+    measure::End,
+    node::{Node, round_trip::RoundTrips},
+};
 use std::{path::Path, process::Stdio};
 use tokio::process::{Child, Command};
 
@@ -38,7 +41,8 @@ pub async fn start_from(program: &Path) -> Result<Lab, Error> {
     controller.add_bridge(GUESTS, &ports).await?;
     controller.set_up(GUESTS, Some((CONTROLLER_ADDRESS, PREFIX))).await?;
 
-    let (source, destination) = (Compute::new(source, 0, None), Compute::new(destination, 1, None));
+    let source = Compute::new(source, End::Source, None);
+    let destination = Compute::new(destination, End::Destination, None);
     let compute_pids = [pid(&source_process, "compute1")?, pid(&destination_process, "compute2")?];
     let [near, far] = [&source, &destination].map(|compute| compute.shaped.interface.as_str());
     source.node.add_link(near, far, compute_pids[1]).await?;
@@ -47,7 +51,7 @@ pub async fn start_from(program: &Path) -> Result<Lab, Error> {
     }
 
     let description = Description {
-        kind: "local".into(),
+        kind: LabKind::Local,
         source: source.node.facts().await?,
         destination: destination.node.facts().await?,
         round_trips: Some(RoundTrips::measure(&controller, &source.node, &destination.node).await?),
@@ -75,7 +79,8 @@ async fn start_node(program: &Path, name: &'static str, join: Option<u32>) -> Re
         // A process group of its own: Ctrl-C must reach only the orchestrator.
         .process_group(0)
         .kill_on_drop(true)
-        .spawn()?;
+        .spawn()
+        .map_err(Error::Process)?;
     // Once the node answers, its namespaces exist; the next node may join its user namespace.
     let node = super::connect_node(name, &mut child, None).await?;
     Ok((node, child))

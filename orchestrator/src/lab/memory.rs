@@ -97,11 +97,6 @@ impl Description {
             )
         })
     }
-
-    /// Returns whether both compute nodes are on the same host.
-    pub fn is_one_host(&self) -> bool {
-        self.kind == "local"
-    }
 }
 
 fn lacking(memory: Bytes, host: &str, guests: &str, facts: &Facts, need: u64) -> Option<String> {
@@ -122,7 +117,10 @@ fn mib(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::description::tests::description, *};
+    use super::{
+        super::{LabKind, description::tests::description},
+        *,
+    };
     use netem::Feature;
     use serde_json::{Value, json};
 
@@ -131,9 +129,9 @@ mod tests {
     }
 
     /// Returns a lab of this kind whose hosts have 16 GiB, of which these are available.
-    fn lab(kind: &str, source_mib: u64, destination_mib: u64) -> Description {
+    fn lab(kind: LabKind, source_mib: u64, destination_mib: u64) -> Description {
         let mut lab = description(&Feature::ALL, None);
-        lab.kind = kind.into();
+        lab.kind = kind;
         lab.source.available_memory_bytes = source_mib * MIB;
         lab.destination.available_memory_bytes = destination_mib * MIB;
         lab
@@ -146,17 +144,17 @@ mod tests {
             "stress": { "rate": "64MB/s" },
         }));
         // Each takes 60 and 30 MiB, 64 MiB for the table of pages, the ballast and 61 MiB that it dirties.
-        assert_eq!(lab("local", 2480, 0).lacks_memory(&both), None);
+        assert_eq!(lab(LabKind::Local, 2480, 0).lacks_memory(&both), None);
         assert_eq!(
-            lab("local", 2470, 0).lacks_memory(&both).unwrap(),
+            lab(LabKind::Local, 2470, 0).lacks_memory(&both).unwrap(),
             "two guests need at least 2478 MiB of memory, but this host has only 2470 MiB left"
         );
-        assert_eq!(lab("ssh", 1240, 1240).lacks_memory(&both), None);
+        assert_eq!(lab(LabKind::Ssh, 1240, 1240).lacks_memory(&both), None);
         assert_eq!(
-            lab("ssh", 1240, 1230).lacks_memory(&both).unwrap(),
+            lab(LabKind::Ssh, 1240, 1230).lacks_memory(&both).unwrap(),
             "a guest needs at least 1239 MiB of memory, but the destination has only 1230 MiB left"
         );
-        assert!(lab("ssh", 1230, 1240).lacks_memory(&both).unwrap().contains("the source has only"));
+        assert!(lab(LabKind::Ssh, 1230, 1240).lacks_memory(&both).unwrap().contains("the source has only"));
     }
 
     #[test]
@@ -165,7 +163,7 @@ mod tests {
             let migrate = json!({ "multifd": true, "zero_copy_send": zero_copy });
             settings(json!({ "guest": { "memory": "1GiB" }, "migrate": migrate }))
         };
-        let mut lab = lab("local", 4000, 0);
+        let mut lab = lab(LabKind::Local, 4000, 0);
         assert_eq!(lab.lacks_lockable_memory(&of(true)), None, "no limit");
         lab.source.lockable_bytes = Some(1 << 30);
         assert_eq!(lab.lacks_lockable_memory(&of(true)), None);
@@ -181,7 +179,7 @@ mod tests {
     #[test]
     fn a_cgroup_is_named_if_its_limit_is_what_counts() {
         let small = settings(json!({ "guest": { "memory": "128MiB" } }));
-        let mut limited = lab("local", 300, 0);
+        let mut limited = lab(LabKind::Local, 300, 0);
         limited.source.limited_by_cgroup = true;
         assert_eq!(limited.lacks_memory(&small), None);
         assert_eq!(
@@ -195,23 +193,27 @@ mod tests {
         assert!(
             limited.lacks_memory(&small).unwrap().contains("but the cgroup on this host has only 100 MiB")
         );
-        assert_eq!(lab("local", 300, 0).memory_may_run_out([&small]), None, "the host decides by itself");
+        assert_eq!(
+            lab(LabKind::Local, 300, 0).memory_may_run_out([&small]),
+            None,
+            "the host decides by itself"
+        );
     }
 
     #[test]
     fn memory_that_a_guest_never_touches_is_not_counted() {
         // The default guest of 1 GiB runs on a host with much less.
-        assert_eq!(lab("local", 220, 0).lacks_memory(&Settings::default()), None);
+        assert_eq!(lab(LabKind::Local, 220, 0).lacks_memory(&Settings::default()), None);
         let zeros =
             settings(json!({ "guest": { "memory": "4GiB", "ballast": "2GiB", "ballast_content": "zero" } }));
-        assert_eq!(lab("local", 2400, 0).lacks_memory(&zeros), None);
-        assert_eq!(lab("ssh", 4000, 200).lacks_memory(&zeros), None);
+        assert_eq!(lab(LabKind::Local, 2400, 0).lacks_memory(&zeros), None);
+        assert_eq!(lab(LabKind::Ssh, 4000, 200).lacks_memory(&zeros), None);
     }
 
     #[test]
     fn a_guest_that_is_larger_than_its_host_is_refused() {
         let large = settings(json!({ "guest": { "memory": "17GiB" } }));
-        let lacks = lab("local", 16_000, 0).lacks_memory(&large).unwrap();
+        let lacks = lab(LabKind::Local, 16_000, 0).lacks_memory(&large).unwrap();
         assert_eq!(lacks, "a guest of 17GiB is larger than the memory of this host, 16384 MiB");
     }
 }

@@ -24,14 +24,15 @@
 
 use crate::{
     matrix::Settings,
+    measure::End,
     node::{Node, NodeError, alive::Carrier},
 };
 pub use choice::{LabChoice, start};
-pub use description::{Description, backend};
+pub use description::{Description, LabKind, backend};
 use hosts::ssh::HostAccess;
 pub use link::Link;
 use netem::Backend;
-use std::{io, net::Ipv4Addr, sync::Mutex, time::Duration};
+use std::{io, net::Ipv4Addr, path::PathBuf, sync::Mutex, time::Duration};
 use tokio::{io::AsyncReadExt, process::Child, sync::OnceCell, time};
 use topology::{EMULATED, EMULATED_ADDRESSES, GUESTS, MIGRATION, PREFIX, SHAPED_ADDRESSES};
 
@@ -74,9 +75,17 @@ pub enum Error {
         /// What to do, in the imperative, if the cause is known.
         remedy: Option<String>,
     },
-    /// A process could not be started, or a file to upload could not be read.
+    /// The process of a node on this host could not be started.
     #[error("cannot start a node process: {0}")]
-    Process(#[from] io::Error),
+    Process(io::Error),
+    /// A file that the hosts need could not be read.
+    #[error("cannot read {} to upload it: {source}", path.display())]
+    Upload {
+        /// The path of the file.
+        path: PathBuf,
+        /// The error reading it.
+        source: io::Error,
+    },
     /// The NFS server did not start, or exited immediately, with this message.
     #[error("the NFS server does not start: {0}")]
     NfsServer(String),
@@ -137,17 +146,19 @@ pub struct Compute {
 }
 
 impl Compute {
-    /// Describes the source (`which` = 0) or the destination (1) of a lab.
-    fn new(node: Node, which: usize, guest_files: Option<(String, String)>) -> Self {
-        let end = |interface: &str, addresses: [Ipv4Addr; 2]| LinkEnd {
-            interface: interface.into(),
-            address: addresses[which],
-            peer: addresses[1 - which],
+    /// Describes the node at an end of the migration.
+    fn new(node: Node, end: End, guest_files: Option<(String, String)>) -> Self {
+        let link_end = |interface: &str, [source, destination]: [Ipv4Addr; 2]| {
+            let (address, peer) = match end {
+                End::Source => (source, destination),
+                End::Destination => (destination, source),
+            };
+            LinkEnd { interface: interface.into(), address, peer }
         };
         Self {
             node,
-            shaped: end(MIGRATION, SHAPED_ADDRESSES),
-            emulated: end(EMULATED, EMULATED_ADDRESSES),
+            shaped: link_end(MIGRATION, SHAPED_ADDRESSES),
+            emulated: link_end(EMULATED, EMULATED_ADDRESSES),
             guests_interface: GUESTS.into(),
             guest_files,
         }

@@ -27,7 +27,7 @@ use crate::{
         tcp_buffers,
     },
     nfs,
-    node::{Disk, Node, NodeError, Process, ProcessEvent, protocol::ProcessSpec},
+    node::{Disk, Node, NodeError, Process, ProcessEvent},
     setup::NfsDriver,
 };
 use netem::Profile;
@@ -136,7 +136,6 @@ impl Lab {
             node: self.controller.clone(),
             disk,
             server: None,
-            failure: None,
         };
         shared.start().await?;
         Ok(shared)
@@ -151,7 +150,6 @@ pub struct SharedDisk {
     disk: Disk,
     /// The server, unless it has been killed or has failed.
     server: Option<Process>,
-    failure: Option<String>,
 }
 
 impl SharedDisk {
@@ -165,14 +163,6 @@ impl SharedDisk {
         Path::new(self.disk.path())
     }
 
-    /// Stops the server with SIGSTOP, or lets it go on: it answers nothing, and its connections stay.
-    pub async fn pause(&self, stopped: bool) -> Result<(), Error> {
-        match &self.server {
-            Some(server) => Ok(server.pause(stopped).await?),
-            None => Ok(()),
-        }
-    }
-
     /// Kills the server, as when its host fails. Its connections are reset, and nothing is lost: clients
     /// connect again once it is started.
     pub async fn kill(&mut self) -> Result<(), Error> {
@@ -182,8 +172,7 @@ impl SharedDisk {
         Ok(())
     }
 
-    /// Starts the server after [`Self::kill`] or a [failure](Self::failure), and waits until clients can
-    /// connect.
+    /// Starts the server unless it runs, and waits until clients can connect.
     pub async fn start(&mut self) -> Result<(), Error> {
         if self.server.is_some() {
             return Ok(());
@@ -193,11 +182,13 @@ impl SharedDisk {
         while let Some(event) = server.events.recv().await {
             match event {
                 ProcessEvent::Output(line) if line == nfs::LISTENING => {
-                    (self.server, self.failure) = (Some(server), None);
+                    self.server = Some(server);
                     return Ok(());
                 }
                 ProcessEvent::Output(line) => output.push(line),
-                ProcessEvent::Exited(status) if output.is_empty() => return Err(Error::NfsServer(status)),
+                ProcessEvent::Exited(status) if output.is_empty() => {
+                    return Err(Error::NfsServer(status.to_string()));
+                }
                 ProcessEvent::Exited(_) => {
                     let said = output.join("; ");
                     return Err(Error::NfsServer(said.trim_start_matches("error: ").into()));
@@ -207,19 +198,6 @@ impl SharedDisk {
         Err(server.loss_of_node().into())
     }
 
-    /// Returns how the server has exited, if it has exited by itself, such as `signal: 9 (SIGKILL)`. Clients
-    /// wait for it then.
-    pub fn failure(&mut self) -> Option<&str> {
-        while let Some(server) = &mut self.server
-            && let Ok(event) = server.events.try_recv()
-        {
-            if let ProcessEvent::Exited(status) = event {
-                (self.server, self.failure) = (None, Some(status));
-            }
-        }
-        self.failure.as_deref()
-    }
-
     /// Starts the server again, one second after it has exited by itself, as often as that happens. Tells
     /// `failed` each time how it has exited. Never returns.
     pub async fn keep_serving(&mut self, mut failed: impl FnMut(&str)) -> Infallible {
@@ -227,7 +205,7 @@ impl SharedDisk {
             if let Some(server) = &mut self.server {
                 match server.events.recv().await {
                     Some(ProcessEvent::Output(_)) => continue,
-                    Some(ProcessEvent::Exited(status)) => failed(&status),
+                    Some(ProcessEvent::Exited(status)) => failed(&status.to_string()),
                     // The node is gone, and the lab with it.
                     None => future::pending().await,
                 }
@@ -247,8 +225,6 @@ impl SharedDisk {
 
 /// Asks the QEMU of a node whether it can open shared disks.
 pub async fn nfs_driver(node: &Node) -> Result<NfsDriver, NodeError> {
-    let args = NfsDriver::QUESTION.map(Into::into).to_vec();
-    let mut qemu = node.spawn(ProcessSpec { program: QEMU.into(), args, ..ProcessSpec::default() }).await?;
-    let (said, status) = qemu.end().await?;
-    Ok(NfsDriver::from_answer(status.starts_with("exit status"), &said.join("\n")))
+    let (said, status) = node.run(QEMU, &NfsDriver::QUESTION).await?;
+    Ok(NfsDriver::from_answer(status.is_own_exit(), &said.join("\n")))
 }

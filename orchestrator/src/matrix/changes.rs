@@ -6,6 +6,7 @@ use super::{
     catalog,
     plan::{Cell, Plan, RunOrder},
 };
+use data_encoding::HEXLOWER;
 use indexmap::IndexMap;
 use sha2::{Digest, Sha256};
 
@@ -44,9 +45,7 @@ impl Plan {
                 hash.update(format!("{path} {}\n{text}", text.len()));
             }
         }
-        let digits = |byte: u8| [byte >> 4, byte & 15];
-        let digits = hash.finalize().into_iter().flat_map(digits);
-        digits.filter_map(|digit| char::from_digit(digit.into(), 16)).collect()
+        HEXLOWER.encode(&hash.finalize())
     }
 
     /// Compares this plan with a newer one.

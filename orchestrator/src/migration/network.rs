@@ -66,7 +66,7 @@ impl Network for Link<'_> {
         interval: Duration,
         patience: Duration,
     ) -> Result<mpsc::Receiver<ProbeProgress>, NodeError> {
-        self.lab().controller.start_reporting_probe(GUEST_ADDRESS.0, interval, patience).await
+        self.lab().controller.start_probe(GUEST_ADDRESS.0, interval, patience).await
     }
 
     async fn stop_probe(&self, patience: Duration) -> Result<probe::ProbeReport, NodeError> {

@@ -7,7 +7,7 @@
 //!
 //! - Silence counts only while the side that waits runs itself ([`Silence`]). If its own clock was late, it
 //!   was stopped or starved, and what the other side sent may still be in a buffer of this host.
-//! - The patience follows the round trips of the latest keep-alives ([`RoundTrips`]). A round trip begins
+//! - The patience follows the round trips of the latest keep-alives ([`KeepAlives`]). A round trip begins
 //!   when its keep-alive was due, so it includes the time for which the orchestrator was late itself. The
 //!   orchestrator tells the node its patience with each keep-alive.
 //!
@@ -44,18 +44,19 @@ pub const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// twice per second.
 const STALL: Duration = Duration::from_secs(1);
 
-/// The round trips of the latest keep-alives.
+/// The keep-alives to a node, and the round trips of the latest ones.
 #[derive(Debug, Default)]
-pub struct RoundTrips {
+pub struct KeepAlives {
     /// Whether any keep-alive has been answered.
     connected: bool,
     /// When the keep-alives without an answer were due; `None` for those sent before the first answer, which
     /// tell how long it took to connect.
     unanswered: VecDeque<Option<Instant>>,
+    /// The latest round trips, the last one first.
     latest: VecDeque<Duration>,
 }
 
-impl RoundTrips {
+impl KeepAlives {
     /// Notes that a keep-alive is sent which was due at this time.
     pub fn sent(&mut self, due: Instant) {
         self.unanswered.push_back(self.connected.then_some(due));
@@ -71,7 +72,7 @@ impl RoundTrips {
     }
 
     /// Returns whether the next keep-alive is due at once, because no round trip is known yet.
-    pub fn is_unknown(&self) -> bool {
+    pub fn is_due_at_once(&self) -> bool {
         self.connected && self.unanswered.is_empty() && self.latest.is_empty()
     }
 
@@ -200,22 +201,22 @@ mod tests {
         assert!(silence.length() < LEAST_PATIENCE);
     }
 
-    /// Returns round trips after the first answer.
-    fn connected(start: Instant) -> RoundTrips {
-        let mut trips = RoundTrips::default();
-        trips.sent(start);
-        trips.answered(start);
-        trips
+    /// Returns keep-alives of which the first has been answered.
+    fn connected(start: Instant) -> KeepAlives {
+        let mut keep_alives = KeepAlives::default();
+        keep_alives.sent(start);
+        keep_alives.answered(start);
+        keep_alives
     }
 
     #[test]
     fn the_patience_follows_the_longest_recent_round_trip() {
         let start = Instant::now();
-        let mut trips = connected(start);
+        let mut keep_alives = connected(start);
         let mut answer_after = |took: Duration| {
-            trips.sent(start);
-            trips.answered(start + took);
-            trips.patience()
+            keep_alives.sent(start);
+            keep_alives.answered(start + took);
+            keep_alives.patience()
         };
         assert_eq!(answer_after(millis(1)), LEAST_PATIENCE);
         assert_eq!(answer_after(millis(499)), LEAST_PATIENCE);
@@ -230,34 +231,34 @@ mod tests {
     #[test]
     fn round_trips_begin_when_their_keep_alives_were_due_and_answers_come_in_order() {
         let start = Instant::now();
-        let mut trips = connected(start);
-        trips.answered(start);
-        assert_eq!(trips.patience(), MOST_PATIENCE, "nothing was asked");
-        trips.sent(start);
-        trips.sent(start + millis(2000));
-        assert_eq!(trips.patience(), MOST_PATIENCE, "nothing was answered");
-        trips.answered(start + millis(2100));
-        assert_eq!(trips.patience(), millis(2100 * 16));
-        trips.answered(start + millis(2200));
-        assert_eq!(trips.patience(), millis(2100 * 16));
+        let mut keep_alives = connected(start);
+        keep_alives.answered(start);
+        assert_eq!(keep_alives.patience(), MOST_PATIENCE, "nothing was asked");
+        keep_alives.sent(start);
+        keep_alives.sent(start + millis(2000));
+        assert_eq!(keep_alives.patience(), MOST_PATIENCE, "nothing was answered");
+        keep_alives.answered(start + millis(2100));
+        assert_eq!(keep_alives.patience(), millis(2100 * 16));
+        keep_alives.answered(start + millis(2200));
+        assert_eq!(keep_alives.patience(), millis(2100 * 16));
     }
 
     #[test]
     fn the_time_that_it_takes_to_connect_is_no_round_trip() {
         let start = Instant::now();
-        let mut trips = RoundTrips::default();
+        let mut keep_alives = KeepAlives::default();
         for second in [0, 2] {
-            trips.sent(start + millis(second * 1000));
+            keep_alives.sent(start + millis(second * 1000));
         }
-        assert!(!trips.is_unknown());
+        assert!(!keep_alives.is_due_at_once());
         for _ in 0..2 {
-            trips.answered(start + millis(3000));
-            assert_eq!(trips.patience(), MOST_PATIENCE);
+            keep_alives.answered(start + millis(3000));
+            assert_eq!(keep_alives.patience(), MOST_PATIENCE);
         }
-        assert!(trips.is_unknown());
-        trips.sent(start + millis(3500));
-        trips.answered(start + millis(3501));
-        assert!(!trips.is_unknown());
-        assert_eq!(trips.patience(), LEAST_PATIENCE);
+        assert!(keep_alives.is_due_at_once());
+        keep_alives.sent(start + millis(3500));
+        keep_alives.answered(start + millis(3501));
+        assert!(!keep_alives.is_due_at_once());
+        assert_eq!(keep_alives.patience(), LEAST_PATIENCE);
     }
 }

@@ -5,10 +5,10 @@
 //! on another host is silent for too long, all pending and later calls fail ([`NodeError`]).
 
 use super::{
-    alive::{self, Carrier, MOST_PATIENCE, RoundTrips, Silence},
+    alive::{self, Carrier, KeepAlives, MOST_PATIENCE, Silence},
     protocol::{
-        Call, CreatedDisk, DiskUsage, Facts, FromNode, ProbeProgress, ProcessSpec, ToNode, Traffic,
-        UploadedFile,
+        Call, CreatedDisk, DiskName, DiskUsage, ExitStatus, Facts, FromNode, ProbeProgress, ProcessSpec,
+        ToNode, Traffic, UploadedFile,
     },
     server::probe::ProbeReport,
 };
@@ -92,7 +92,7 @@ struct Connection {
     received: AtomicU64,
     /// The number of bytes that have been, or are about to be, written to the node.
     written: AtomicU64,
-    round_trips: Mutex<RoundTrips>,
+    keep_alives: Mutex<KeepAlives>,
 }
 
 /// Hands each message from the node to the caller that waits for it.
@@ -171,8 +171,8 @@ impl<T> Mailboxes<T> {
 pub enum ProcessEvent {
     /// The process wrote this line to standard output or standard error.
     Output(String),
-    /// The process exited with this status, as text: `exit status: 1`, `signal: 9 (SIGKILL)`.
-    Exited(String),
+    /// The process has ended.
+    Exited(ExitStatus),
 }
 
 /// A process on a node; killed when dropped.
@@ -237,7 +237,7 @@ impl Node {
             dispatcher: Mutex::default(),
             received: AtomicU64::new(0),
             written: AtomicU64::new(0),
-            round_trips: Mutex::default(),
+            keep_alives: Mutex::default(),
         });
         let writer = Arc::downgrade(&connection);
         tokio::spawn(async move {
@@ -266,7 +266,7 @@ impl Node {
                 }
                 let Some(connection) = reader.upgrade() else { return };
                 match serde_json::from_slice(&line) {
-                    Ok(FromNode::Alive) => connection.round_trips.lock().unwrap().answered(now()),
+                    Ok(FromNode::Alive) => connection.keep_alives.lock().unwrap().answered(now()),
                     Ok(message) => connection.dispatcher.lock().unwrap().deliver(message),
                     Err(_unknown) => {}
                 }
@@ -306,8 +306,8 @@ impl Node {
                 of_host = from_host.max(of_host);
                 node.look(now, received);
                 host.look(now, received + of_host);
-                let mut round_trips = connection.round_trips.lock().unwrap();
-                let patience = round_trips.patience();
+                let mut keep_alives = connection.keep_alives.lock().unwrap();
+                let patience = keep_alives.patience();
                 if host.exceeds(patience) || node.exceeds(MOST_PATIENCE) {
                     let seconds = node.length().as_secs();
                     let reason = format!("nothing was heard from it for {seconds} s");
@@ -315,8 +315,8 @@ impl Node {
                     return;
                 }
                 let is_due = now + alive::LOOK_INTERVAL / 2 >= due;
-                if is_due || round_trips.is_unknown() || told != Some(patience) {
-                    round_trips.sent(due.min(now));
+                if is_due || keep_alives.is_due_at_once() || told != Some(patience) {
+                    keep_alives.sent(due.min(now));
                     (due, told) = (now + alive::INTERVAL, Some(patience));
                     let patience_ms = patience.as_millis() as u64;
                     if connection.out.send(ToNode::Alive { patience_ms }).is_err() {
@@ -399,6 +399,12 @@ impl Node {
         self.start(what, Call::Spawn(spec)).await
     }
 
+    /// Runs a program until it exits. Returns its output, and how it has ended.
+    pub async fn run(&self, program: &str, args: &[&str]) -> Result<(Vec<String>, ExitStatus), NodeError> {
+        let args = args.iter().map(ToString::to_string).collect();
+        self.spawn(ProcessSpec { program: program.into(), args, ..ProcessSpec::default() }).await?.end().await
+    }
+
     /// Makes a call that starts a process, as [`Self::spawn`] does.
     async fn start(&self, what: String, call: Call) -> Result<Process, NodeError> {
         let node = self.clone();
@@ -425,30 +431,15 @@ impl Node {
 
     /// Creates a disk of this size, of which the first part, `written`, is written beforehand. Its file is in
     /// the file system of a folder on the node's host: see [`Call::CreateDisk`].
-    pub async fn create_disk(&self, folder: &Path, size: Bytes, written: Bytes) -> Result<Disk, NodeError> {
-        self.create_any_disk(folder, false, size, written).await
-    }
-
-    /// Creates a disk like [`Self::create_disk`], as a file with a name in the folder. The file is gone when
-    /// the disk is dropped, or when the node ends.
-    pub async fn create_named_disk(
+    pub async fn create_disk(
         &self,
         folder: &Path,
-        size: Bytes,
-        written: Bytes,
-    ) -> Result<Disk, NodeError> {
-        self.create_any_disk(folder, true, size, written).await
-    }
-
-    async fn create_any_disk(
-        &self,
-        folder: &Path,
-        named: bool,
+        name: DiskName,
         size: Bytes,
         written: Bytes,
     ) -> Result<Disk, NodeError> {
         let folder = folder.display().to_string();
-        let call = Call::CreateDisk { folder, named, bytes: size.get(), written_bytes: written.get() };
+        let call = Call::CreateDisk { folder, name, bytes: size.get(), written_bytes: written.get() };
         self.keep_disk("create a disk", call).await
     }
 
@@ -577,50 +568,29 @@ impl Node {
         self.call(&format!("reach {target}"), call).await
     }
 
-    /// Starts the downtime probe. Returns when the target's first reply has arrived; fails if none arrives
-    /// within `timeout`.
+    /// Starts the downtime probe. Returns what it reports while it runs, when the target's first reply has
+    /// arrived. What is not read in time is dropped. Fails if no reply arrives within `timeout`.
     pub async fn start_probe(
         &self,
         target: Ipv4Addr,
         interval: Duration,
         timeout: Duration,
-    ) -> Result<(), NodeError> {
-        self.probe(target, interval, timeout, None).await
-    }
-
-    /// Starts the downtime probe like [`Self::start_probe`]. Returns what it reports while it runs. A node of
-    /// an older version reports nothing, and what is not read in time is dropped.
-    pub async fn start_reporting_probe(
-        &self,
-        target: Ipv4Addr,
-        interval: Duration,
-        timeout: Duration,
     ) -> Result<mpsc::Receiver<ProbeProgress>, NodeError> {
-        let number = self.connection.next_id.fetch_add(1, Ordering::Relaxed);
+        let probe = self.connection.next_id.fetch_add(1, Ordering::Relaxed);
         let (sender, reports) = mpsc::channel(MOST_REPORTS);
         {
             let probes = &mut self.connection.dispatcher.lock().unwrap().probes;
             probes.retain(|_, reader| !reader.is_closed());
-            probes.insert(number, sender);
+            probes.insert(probe, sender);
         }
-        self.probe(target, interval, timeout, Some(number)).await?;
-        Ok(reports)
-    }
-
-    async fn probe(
-        &self,
-        target: Ipv4Addr,
-        interval: Duration,
-        timeout: Duration,
-        reports: Option<u64>,
-    ) -> Result<(), NodeError> {
         let call = Call::StartProbe {
+            probe,
             target,
             interval_ns: interval.as_nanos() as u64,
             timeout_ms: timeout.as_millis() as u64,
-            reports,
         };
-        self.call(&format!("probe {target}"), call).await
+        self.call::<()>(&format!("probe {target}"), call).await?;
+        Ok(reports)
     }
 
     /// Stops the downtime probe when the next reply arrives, or after `patience` without one, and returns its
@@ -644,18 +614,12 @@ impl Process {
         Ok(nanos.map(Duration::from_nanos))
     }
 
-    /// Stops the process with SIGSTOP, or lets it go on.
-    pub async fn pause(&self, stopped: bool) -> Result<(), NodeError> {
-        let what = if stopped { "stop a process" } else { "let a process go on" };
-        self.node.call(what, Call::Pause { process: self.number, stopped }).await
-    }
-
-    /// Waits until the process has exited. Returns the rest of its output, and the exit status as text.
+    /// Waits until the process has exited. Returns the rest of its output, and how it has ended.
     ///
     /// # Errors
     ///
     /// If the node is gone.
-    pub async fn end(&mut self) -> Result<(Vec<String>, String), NodeError> {
+    pub async fn end(&mut self) -> Result<(Vec<String>, ExitStatus), NodeError> {
         let mut lines = Vec::new();
         while let Some(event) = self.events.recv().await {
             match event {

@@ -90,10 +90,10 @@ pub enum FromNode {
     Exited {
         /// The process, as numbered by [`Call::Spawn`].
         process: u64,
-        /// The exit status as text: `exit status: 1`, `signal: 9 (SIGKILL)`.
-        status: String,
+        /// How it has ended.
+        status: ExitStatus,
     },
-    /// A probe has something to report while it runs. Sent only if [`Call::StartProbe`] asks for it.
+    /// A probe has something to report while it runs.
     Probed {
         /// The number of the probe, from [`Call::StartProbe`].
         probe: u64,
@@ -126,13 +126,6 @@ pub enum Call {
         /// The process, as numbered by [`Call::Spawn`].
         process: u64,
     },
-    /// Stop a process with SIGSTOP, or let it go on with SIGCONT. Not an error if it has already exited.
-    Pause {
-        /// The process, as numbered by [`Call::Spawn`].
-        process: u64,
-        /// Whether it stops; else it goes on.
-        stopped: bool,
-    },
     /// Let QEMU use userfaultfd, as the destination of post-copy, although it has an unprivileged user. Not
     /// an error if the kernel has none, or if this node may not: QEMU then says what it lacks.
     OfferUserfaultfd {
@@ -154,14 +147,12 @@ pub enum Call {
         /// The process, as numbered by [`Call::Spawn`].
         process: u64,
     },
-    /// Create a disk: a file without a name, which is gone when nothing has it open any more, or one with a
-    /// name, which is gone when the disk is closed or the node ends. Returns a [`CreatedDisk`].
+    /// Create a disk. Returns a [`CreatedDisk`].
     CreateDisk {
         /// The folder on the node's host that has the file.
         folder: String,
-        /// Whether the file has a name, so that other hosts which have mounted the folder can open it. All
-        /// their users can, since a host's root may be nobody to the server of the folder.
-        named: bool,
+        /// Whether the file has a name in the folder.
+        name: DiskName,
         /// The size of the file.
         bytes: u64,
         /// The size of its first part, in bytes, that is written beforehand by
@@ -301,16 +292,15 @@ pub enum Call {
     /// Start the downtime probe: send ICMP echo requests at a fixed interval until [`Call::StopProbe`].
     /// Answered when the first echo reply has arrived.
     StartProbe {
+        /// The probe's number, chosen by the orchestrator, for what the probe reports while it runs
+        /// ([`FromNode::Probed`]).
+        probe: u64,
         /// The address to ping.
         target: Ipv4Addr,
         /// The interval between requests, in nanoseconds.
         interval_ns: u64,
         /// How long to wait for the first reply, in milliseconds.
         timeout_ms: u64,
-        /// The number under which the node reports what the probe sees while it runs ([`FromNode::Probed`]),
-        /// chosen by the orchestrator. Absent for no such reports, which nodes of older versions never send.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        reports: Option<u64>,
     },
     /// Stop the probe when the next reply arrives; returns a [`super::server::probe::ProbeReport`].
     StopProbe {
@@ -371,6 +361,46 @@ impl fmt::Display for ProcessSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&shell_line(iter::once(&self.program).chain(&self.args)))
     }
+}
+
+/// How a process has ended, as text: `exit status: 1`, `signal: 9 (SIGKILL)`, or why that is not known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ExitStatus(String);
+
+impl ExitStatus {
+    /// Wraps a text that begins as a [`std::process::ExitStatus`] is printed, or says why there is none.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// Returns whether the process has exited with status 0.
+    pub fn is_success(&self) -> bool {
+        self.0 == "exit status: 0"
+    }
+
+    /// Returns whether the process has exited by itself, as opposed to by a signal.
+    pub fn is_own_exit(&self) -> bool {
+        self.0.starts_with("exit status")
+    }
+}
+
+impl fmt::Display for ExitStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Whether the file of a disk has a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskName {
+    /// It has none, and is gone when nothing has it open any more.
+    Unnamed,
+    /// It has one, so that other hosts which have mounted the folder can open it. All their users can, since
+    /// a host's root may be nobody to the server of the folder. It is gone when the disk is closed or the
+    /// node ends.
+    Named,
 }
 
 /// A disk that a node has created.

@@ -7,14 +7,13 @@
 
 use super::{Node, NodeError};
 use crate::measure::millis;
-use serde::{Deserialize, Serialize};
 
 /// The number of calls that a round trip is measured with.
 const CALLS: usize = 15;
 
 /// The time between a call that does nothing and its reply, over the same streams that carry all other
 /// messages.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RoundTrip {
     /// The shortest round trip, in milliseconds.
     pub least_ms: f64,
@@ -23,7 +22,7 @@ pub struct RoundTrip {
 }
 
 /// The round trips between the orchestrator and its nodes, measured when the lab started.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RoundTrips {
     /// The round trip to the controller.
     pub controller: RoundTrip,

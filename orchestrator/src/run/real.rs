@@ -277,7 +277,7 @@ fn commands(machine: &GuestMachine, lab: &Lab, saved: &SavedGuest) -> Vec<String
     let boot = (!saved.has_machine(machine)).then_some((Role::Boot, &lab.source));
     let ends = [(Role::Source, &lab.source), (Role::Destination, &lab.destination)];
     let command = |(role, compute): (Role, &Compute)| {
-        format!("        QEMU {}: {}", role.which(), machine::spawn(&machine.on(compute), role))
+        format!("        QEMU {}: {}", role.which(), machine::command(&machine.on(compute), role))
     };
     boot.into_iter().chain(ends).map(command).collect()
 }
@@ -301,16 +301,15 @@ impl<'a> SharedImage<'a> {
         let (StorageKind::Shared, Some(disk)) = (settings.storage.kind, &mut machine.disk) else {
             return Ok(None);
         };
-        let written = settings.storage.written;
-        let Some(folder) = &lab.description.images else {
-            let created = disk::create(&lab.controller, disk, written).await.map_err(|e| e.to_string())?;
+        let shared = lab.description.images.as_deref();
+        let created = disk::create(&lab.controller, shared, disk, settings.storage.written).await;
+        let created = created.map_err(|error| error.to_string())?;
+        let Some(folder) = shared else {
             let served =
                 async { Ok::<_, lab::Error>((lab.share_disk(created).await?, lab.storage_link().await?)) };
             let (served, link) = served.await.map_err(|error| error.to_string())?;
             return Ok(Some(Self::Served(served, link)));
         };
-        let created = disk::create_in(folder, &lab.controller, disk, written).await;
-        let created = created.map_err(|error| error.to_string())?;
         for (compute, end) in [(&lab.source, "source"), (&lab.destination, "destination")] {
             if !disk::can_write(&compute.node, created.path()).await.map_err(|error| error.to_string())? {
                 let (path, folder) = (created.path(), folder.display());

@@ -7,12 +7,15 @@ use nix::{
     unistd::geteuid,
 };
 use std::{
-    env,
-    os::unix::process::CommandExt,
+    env, fs,
+    os::unix::{fs::MetadataExt, process::CommandExt},
     path::{Path, PathBuf},
     process::Command,
 };
-use testbed::lab::{self, Lab, storage::SharedDisk};
+use testbed::{
+    lab::{self, Lab, storage::SharedDisk},
+    node::protocol::DiskName,
+};
 use units::Bytes;
 
 /// The user `nobody`, an ordinary user that every system has.
@@ -40,7 +43,18 @@ pub(crate) async fn share_new(
     size: Bytes,
     written: Bytes,
 ) -> Result<SharedDisk, lab::Error> {
-    lab.share_disk(lab.controller.create_disk(folder, size, written).await?).await
+    let disk = lab.controller.create_disk(folder, DiskName::Unnamed, size, written).await?;
+    lab.share_disk(disk).await
+}
+
+/// Returns the PID of the server of the disk with this path, if one runs. It has the file as its standard
+/// input.
+pub(crate) fn server_of(disk: &Path) -> Option<i32> {
+    let inode = |path: &Path| fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino())).ok();
+    let file = inode(disk).unwrap();
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    let mut found = entries.filter(|entry| inode(&entry.path().join("fd/0")) == Some(file));
+    found.next()?.file_name().to_str()?.parse().ok()
 }
 
 /// Runs a test of this program again, as an ordinary user. Skips that if this is one already.

@@ -44,7 +44,8 @@ fn every_scenario_expands_and_expects_what_the_model_predicts() {
         for cell in &plan.cells {
             // The model says nothing of the others.
             let Some(predicted) = predict(&cell.settings) else { continue };
-            for expected in plan.expectations_of(cell).filter_map(|expectation| expectation.outcome) {
+            let about = plan.expect.iter().filter(|expected| expected.applies_to(&cell.settings));
+            for expected in about.filter_map(|expected| expected.outcome) {
                 assert_eq!(predicted.outcome, expected, "{}: {}", file.display(), cell.id);
             }
         }
@@ -76,7 +77,8 @@ fn the_threshold_scenario_matches_the_published_experiment() {
         assert_eq!(row.total_time, Some(total_time[i]));
         // The published data are expected within 5 %, and within 25 % close to the threshold.
         let percent = if level.get() == 96_000_000 { 25 } else { 5 };
-        let bounds = plan.expectations_of(&plan.cells[i]).find_map(|expected| match &expected.transferred {
+        let mut about = plan.expect.iter().filter(|expected| expected.applies_to(settings));
+        let bounds = about.find_map(|expected| match &expected.transferred {
             Some(Limits::Absolute(bounds)) => Some(bounds),
             _ => None,
         });

@@ -1,6 +1,7 @@
 //! A node process, connected as the orchestrator connects to it.
 
 use crate::common::real::{signal, skipped};
+use data_encoding::HEXLOWER;
 use netem::{Namespace, Netlink};
 use nix::{
     fcntl::{FcntlArg, fcntl},
@@ -12,7 +13,6 @@ use rustix::io::ioctl_fionread;
 use sha2::{Digest, Sha256};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
     fs,
     net::Ipv4Addr,
     os::fd::AsFd,
@@ -174,10 +174,7 @@ async fn a_remote_node_does_not_count_the_time_for_which_it_stood_still() {
 
 /// Describes a file with this content as uploaded.
 fn uploaded(path: &Path, content: &[u8]) -> UploadedFile {
-    let mut sha256 = String::new();
-    for byte in Sha256::digest(content) {
-        let _ = write!(sha256, "{byte:02x}");
-    }
+    let sha256 = HEXLOWER.encode(&Sha256::digest(content));
     UploadedFile { path: path.display().to_string(), bytes: content.len() as u64, sha256 }
 }
 
@@ -211,7 +208,7 @@ async fn a_ping_leaves_nothing_behind() {
     time::timeout(Duration::ZERO, ping()).await.expect_err("it takes a while");
     let left = node.stop_probe(Duration::ZERO).await.unwrap_err().to_string();
     assert_eq!(left, "node compute1 could not stop the probe: no probe is running");
-    node.start_probe(Ipv4Addr::LOCALHOST, Duration::from_millis(10), PATIENCE).await.unwrap();
+    drop(node.start_probe(Ipv4Addr::LOCALHOST, Duration::from_millis(10), PATIENCE).await.unwrap());
     let (pinged, stopped) = tokio::join!(ping(), node.stop_probe(Duration::ZERO));
     pinged.expect("beside the probe");
     stopped.unwrap();
@@ -250,7 +247,7 @@ async fn a_probe_reports_while_it_runs_what_its_report_at_the_end_has() {
 async fn assert_reports(node: &Node) {
     node.set_up("lo", None).await.unwrap();
     let interval = Duration::from_millis(5);
-    let mut reports = node.start_reporting_probe(Ipv4Addr::LOCALHOST, interval, PATIENCE).await.unwrap();
+    let mut reports = node.start_probe(Ipv4Addr::LOCALHOST, interval, PATIENCE).await.unwrap();
     let (mut windows, mut window_ns) = (Vec::new(), 0);
     // The probe runs until it is stopped below.
     while windows.len() < 8 {
@@ -260,7 +257,7 @@ async fn assert_reports(node: &Node) {
         windows.extend(progress.windows);
     }
     // Nobody else reports.
-    let second = node.start_reporting_probe(Ipv4Addr::LOCALHOST, interval, PATIENCE).await;
+    let second = node.start_probe(Ipv4Addr::LOCALHOST, interval, PATIENCE).await;
     assert!(second.unwrap_err().to_string().ends_with("a probe is already running"));
     let report = node.stop_probe(PATIENCE).await.unwrap();
     assert_eq!(report.latencies.window_ns, window_ns);
@@ -272,8 +269,8 @@ async fn assert_reports(node: &Node) {
         assert_eq!(found, (kept.requests, kept.unanswered, kept.longest_ns), "window {}", live.number);
         assert!(live.median_ns <= live.longest_ns && live.median_ns.is_some(), "{live:?}");
     }
-    // One that is not asked for reports makes none.
-    node.start_probe(Ipv4Addr::LOCALHOST, interval, PATIENCE).await.unwrap();
+    // Nothing waits for a reader of the reports.
+    drop(node.start_probe(Ipv4Addr::LOCALHOST, interval, PATIENCE).await.unwrap());
     assert!(node.stop_probe(PATIENCE).await.unwrap().received > 0);
 }
 
@@ -297,7 +294,7 @@ async fn a_connection_that_takes_nothing_holds_back_reports_and_not_the_probe() 
     let target = Ipv4Addr::LOCALHOST;
     let calls = [
         Call::SetUp { interface: "lo".into(), address: None },
-        Call::StartProbe { target, interval_ns: 1_000_000, timeout_ms: 60_000, reports: Some(7) },
+        Call::StartProbe { probe: 7, target, interval_ns: 1_000_000, timeout_ms: 60_000 },
         Call::StopProbe { patience_ms: 60_000 },
     ];
     let [up, start, stop] = calls.map(|call| serde_json::to_string(&ToNode::Call { id: 1, call }).unwrap());

@@ -8,7 +8,7 @@ use testbed::{
     driver::qemu::qmp,
     node::{
         Node,
-        protocol::{FromNode, ProbeProgress, ProgressWindow, ToNode},
+        protocol::{ExitStatus, FromNode, ProbeProgress, ProgressWindow, ToNode},
     },
 };
 use tokio::{
@@ -72,7 +72,8 @@ fn any_from_node() -> impl Strategy<Value = FromNode> {
         (number(), prop::option::of(text()))
             .prop_map(|(channel, reason)| FromNode::Closed { channel, reason }),
         (number(), text()).prop_map(|(process, text)| FromNode::Output { process, text }),
-        (number(), text()).prop_map(|(process, status)| FromNode::Exited { process, status }),
+        (number(), text())
+            .prop_map(|(process, status)| FromNode::Exited { process, status: ExitStatus::new(status) }),
         (number(), any_progress()).prop_map(|(probe, progress)| FromNode::Probed { probe, progress }),
     ]
 }

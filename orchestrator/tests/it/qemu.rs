@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use testbed::{
     driver::qemu::{
         confinement::{Confinement, UserOption},
-        machine::{Accelerator, GuestMachine, Role, spawn},
+        machine::{Accelerator, GuestMachine, Role, command},
         parameters::{Parameters, parameters},
     },
     matrix::File,
@@ -31,13 +31,13 @@ fn machine(accelerator: Accelerator) -> GuestMachine {
 
 /// Returns a command line as text, with each option and its argument on a line of its own.
 fn command_line(machine: &GuestMachine, role: Role) -> String {
-    let spawn = spawn(machine, role);
-    let mut text = spawn.program;
-    for word in spawn.args {
+    let command = command(machine, role);
+    let mut text = command.program;
+    for word in command.args {
         text += if word.starts_with('-') { "\n  " } else { " " };
         text += &word;
     }
-    let _ = writeln!(text, "\n  frames of: {}", spawn.frames_of.as_deref().unwrap_or("nothing"));
+    let _ = writeln!(text, "\n  frames of: {}", command.frames_of.as_deref().unwrap_or("nothing"));
     text
 }
 

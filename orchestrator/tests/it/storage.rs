@@ -1,21 +1,19 @@
 //! Shared disks and the storage link of a lab, without QEMU.
 
-use crate::common::labs;
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
+use crate::common::{
+    labs::{self, server_of},
+    real::signal,
 };
+use nix::sys::signal::Signal;
 use std::{
     fs::{self, File},
     os::unix::fs::{FileExt, MetadataExt},
-    path::PathBuf,
     time::{Duration, Instant},
 };
 use stressor::disk::{BLOCK_BYTES, fill_block};
 use testbed::{
-    lab::storage::SharedDisk,
     matrix::{Link, Settings},
-    node::{Node, ProcessEvent, protocol::ProcessSpec},
+    node::{Node, protocol::ProcessSpec},
 };
 use tokio::time;
 use units::Bytes;
@@ -47,18 +45,17 @@ async fn a_shared_disk_has_its_content_and_leaves_nothing() {
 
     // The server can be stopped, killed and started again; asking twice does no harm.
     for _ in 0..2 {
-        let server = server_of(&disk);
-        disk.pause(true).await.unwrap();
+        let server = server_of(disk.path()).unwrap();
+        signal(server, Signal::SIGSTOP);
         wait_until(|| state(server) == Some('T')).await;
-        disk.pause(false).await.unwrap();
+        signal(server, Signal::SIGCONT);
         wait_until(|| state(server).is_some_and(|state| state != 'T')).await;
         disk.kill().await.unwrap();
         disk.kill().await.unwrap();
         disk.start().await.unwrap();
         disk.start().await.unwrap();
     }
-    disk.pause(true).await.unwrap();
-    assert_eq!(disk.failure(), None);
+    signal(server_of(disk.path()).unwrap(), Signal::SIGSTOP);
     let path = disk.path().to_owned();
     disk.end().await.unwrap();
     lab.controller.round_trip().await.unwrap();
@@ -72,15 +69,6 @@ async fn a_shared_disk_has_its_content_and_leaves_nothing() {
     first.end().await.unwrap();
     drop(labs::share_new(&lab, folder.path(), size, Bytes::ZERO).await.unwrap());
     lab.end().await;
-}
-
-/// Returns the PID of the server of a disk: it has the file as its standard input.
-fn server_of(disk: &SharedDisk) -> i32 {
-    let inode = |path: PathBuf| fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino())).ok();
-    let file = inode(disk.path().to_owned()).unwrap();
-    let entries = fs::read_dir("/proc").unwrap().flatten();
-    let mut found = entries.filter(|entry| inode(entry.path().join("fd/0")) == Some(file));
-    found.next().unwrap().file_name().to_str().unwrap().parse().unwrap()
 }
 
 /// Returns the state of a process, such as `T` if it is stopped, or `None` if it is gone.
@@ -103,26 +91,27 @@ async fn a_stopped_server_ends_with_its_lab() {
     let Some(lab) = labs::start().await else { return };
     let folder = tempfile::tempdir().unwrap();
     let disk = labs::share_new(&lab, folder.path(), Bytes::new(1 << 20), Bytes::ZERO).await.unwrap();
-    let server = server_of(&disk);
-    disk.pause(true).await.unwrap();
+    let server = server_of(disk.path()).unwrap();
+    signal(server, Signal::SIGSTOP);
     lab.end().await;
     wait_until(|| state(server).is_none()).await;
     drop(disk);
 }
 
 #[tokio::test]
-async fn a_server_that_somebody_else_kills_is_noticed() {
+async fn a_server_that_somebody_else_kills_is_started_again() {
     let Some(lab) = labs::start().await else { return };
     let folder = tempfile::tempdir().unwrap();
     let mut disk = labs::share_new(&lab, folder.path(), Bytes::new(1 << 20), Bytes::ZERO).await.unwrap();
-    assert_eq!(disk.failure(), None);
-    kill(Pid::from_raw(server_of(&disk)), Signal::SIGKILL).unwrap();
-    wait_until(|| disk.failure().is_some()).await;
-    assert_eq!(disk.failure(), Some("signal: 9 (SIGKILL)"));
-    // It is started again like one that was killed on purpose.
-    disk.kill().await.unwrap();
-    disk.start().await.unwrap();
-    assert_eq!(disk.failure(), None);
+    let path = disk.path().to_owned();
+    let killed = server_of(&path).unwrap();
+    signal(killed, Signal::SIGKILL);
+    let mut failures = Vec::new();
+    tokio::select! {
+        never = disk.keep_serving(|status| failures.push(status.to_string())) => match never {},
+        () = wait_until(|| server_of(&path).is_some_and(|server| server != killed)) => {}
+    }
+    assert_eq!(failures, ["signal: 9 (SIGKILL)"]);
 }
 
 #[tokio::test]
@@ -184,14 +173,8 @@ async fn the_storage_link_is_shaped_alike_at_all_ends_and_counted_apart() {
 
 /// The limit of TCP's send buffers in a node, in bytes.
 async fn buffer_limit(node: &Node) -> u64 {
-    let spec = ProcessSpec {
-        program: "cat".into(),
-        args: vec!["/proc/sys/net/ipv4/tcp_wmem".into()],
-        ..ProcessSpec::default()
-    };
-    let mut cat = node.spawn(spec).await.unwrap();
-    let Some(ProcessEvent::Output(line)) = cat.events.recv().await else { panic!("no output") };
-    line.split_whitespace().last().unwrap().parse().unwrap()
+    let (lines, _) = node.run("cat", &["/proc/sys/net/ipv4/tcp_wmem"]).await.unwrap();
+    lines[0].split_whitespace().last().unwrap().parse().unwrap()
 }
 
 #[tokio::test]

@@ -119,7 +119,7 @@ fn an_interface_that_cannot_carry_the_node_is_refused_with_its_kind() {
         );
         // A bridge is an Ethernet interface.
         hosts.on(1, "ip link add br1 type bridge; ip link set br1 up");
-        let unanswered = "could not probe 192.0.2.2: 192.0.2.2 did not answer a ping";
+        let unanswered = "could not reach 192.0.2.2: 192.0.2.2 did not answer a ping";
         let code = assert_doctor_says(&dir, &named("br1"), &["compute1 host", unanswered]);
         assert_eq!(code, 1, "the migration link leads nowhere");
         hosts.on(1, "ip link del br1");

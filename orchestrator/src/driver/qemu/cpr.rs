@@ -84,12 +84,10 @@ impl CprTransfer {
     /// destination creates the socket before it becomes the user that both QEMUs are then.
     pub(super) async fn open_socket(&self, destination: &Node) -> Result<(), Error> {
         let socket = self.path().join(CPR).display().to_string();
-        let args = vec!["0777".into(), socket.clone()];
-        let chmod = ProcessSpec { program: "chmod".into(), args, ..ProcessSpec::default() };
         let opened = async {
             loop {
-                let (_, status) = destination.spawn(chmod.clone()).await?.end().await?;
-                if status == "exit status: 0" {
+                let (_, status) = destination.run("chmod", &["0777", &socket]).await?;
+                if status.is_success() {
                     return Ok(());
                 }
                 time::sleep(INTERVAL).await;

@@ -4,7 +4,10 @@
 //! that: KVM adds and removes features, and so does the host's own hypervisor if the host is a virtual
 //! machine. QEMU knows, so this module asks QEMU.
 
-use super::{machine::QEMU, machine_types::MachineTypes};
+use super::{
+    machine::{Accelerator, QEMU},
+    machine_types::MachineTypes,
+};
 use crate::bounded::{CHANNEL_LINE_BYTES, read_line};
 use futures::future;
 use nix::{
@@ -34,8 +37,8 @@ const STDERR_BYTES: u64 = 64 << 10;
 /// The CPU models that QEMU supports on a host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Cpus {
-    /// Whether these are the models under KVM; otherwise they are those under TCG.
-    pub kvm: bool,
+    /// The accelerator that these models are for.
+    pub accelerator: Accelerator,
     /// The models with all of their features available on the host.
     pub models: BTreeSet<String>,
     /// The features of the model `host` with their values. Empty under TCG.
@@ -45,22 +48,22 @@ pub struct Cpus {
 }
 
 impl Cpus {
-    /// Starts this host's QEMU without a guest and asks it for its CPU models, under KVM or under TCG.
+    /// Starts this host's QEMU without a guest and asks it for its CPU models with this accelerator.
     ///
     /// # Errors
     ///
     /// QEMU cannot be started, or does not answer as expected in [`ANSWER_LIMIT`]; the error contains what it
     /// wrote to standard error.
-    pub async fn of_qemu(kvm: bool) -> io::Result<Self> {
-        Self::of_program(QEMU, kvm, ANSWER_LIMIT).await
+    pub async fn of_qemu(accelerator: Accelerator) -> io::Result<Self> {
+        Self::of_program(QEMU, accelerator, ANSWER_LIMIT).await
     }
 
-    async fn of_program(program: &str, kvm: bool, limit: Duration) -> io::Result<Self> {
-        let machine = if kvm { "none,accel=kvm" } else { "none,accel=tcg" };
+    async fn of_program(program: &str, accelerator: Accelerator, limit: Duration) -> io::Result<Self> {
+        let machine = format!("none,accel={}", accelerator.name());
         let mut qemu = Command::new(program)
             .args([
                 "-machine",
-                machine,
+                &machine,
                 "-nodefaults",
                 "-no-user-config",
                 "-display",
@@ -84,7 +87,7 @@ impl Cpus {
             json!({ "execute": "query-machines", "id": "machines" }),
             json!({ "execute": "query-cpu-definitions", "id": "models" }),
         ];
-        if kvm {
+        if accelerator == Accelerator::Kvm {
             let arguments = json!({ "type": "full", "model": { "name": "host" } });
             questions.push(
                 json!({ "execute": "query-cpu-model-expansion", "arguments": arguments, "id": "host" }),
@@ -95,7 +98,7 @@ impl Cpus {
             for question in questions {
                 let _ = stdin.write_all(format!("{question}\n").as_bytes()).await;
             }
-            Self::read(BufReader::new(stdout), kvm).await
+            Self::read(BufReader::new(stdout), accelerator).await
         };
         let (answers, text) = future::join(
             async {
@@ -121,7 +124,7 @@ impl Cpus {
     }
 
     /// Reads QEMU's answers until the last expected one. The model `host` is expected under KVM only.
-    async fn read(mut answers: impl AsyncBufRead + Unpin, kvm: bool) -> io::Result<Self> {
+    async fn read(mut answers: impl AsyncBufRead + Unpin, accelerator: Accelerator) -> io::Result<Self> {
         let (mut models, mut host, mut machines) = (None, None, None);
         let mut line = Vec::new();
         while read_line(&mut answers, &mut line, CHANNEL_LINE_BYTES).await? {
@@ -146,13 +149,15 @@ impl Cpus {
             }
             match (&models, &host) {
                 (Some(_), Some(_)) => break,
-                (Some(_), None) if !kvm => break,
+                (Some(_), None) if accelerator == Accelerator::Tcg => break,
                 _ => {}
             }
         }
         match (models, host) {
-            (Some(models), Some(host)) => Ok(Self { kvm, models, host, machines }),
-            (Some(models), None) if !kvm => Ok(Self { kvm, models, host: BTreeMap::new(), machines }),
+            (Some(models), Some(host)) => Ok(Self { accelerator, models, host, machines }),
+            (Some(models), None) if accelerator == Accelerator::Tcg => {
+                Ok(Self { accelerator, models, host: BTreeMap::new(), machines })
+            }
             _ => Err(io::ErrorKind::UnexpectedEof.into()),
         }
     }
@@ -211,25 +216,29 @@ mod tests {
 
     #[tokio::test]
     async fn a_model_is_supported_if_no_feature_is_unavailable() {
-        let cpus = Cpus::read(ANSWERS.as_bytes(), true).await.unwrap();
+        let cpus = Cpus::read(ANSWERS.as_bytes(), Accelerator::Kvm).await.unwrap();
         assert_eq!(cpus.models, BTreeSet::from(["qemu64".to_string()]));
         assert_eq!(cpus.host["level"], 13);
-        assert!(Cpus::read(&b"{\"return\": {}}\n"[..], true).await.is_err());
+        assert!(Cpus::read(&b"{\"return\": {}}\n"[..], Accelerator::Kvm).await.is_err());
         // Answers that end early are an error.
         let without_host = &ANSWERS.as_bytes()[..ANSWERS.find(r#"{"return": {"model""#).unwrap()];
-        assert!(Cpus::read(without_host, true).await.is_err());
-        assert_eq!(Cpus::read(without_host, false).await.unwrap().models, cpus.models);
+        assert!(Cpus::read(without_host, Accelerator::Kvm).await.is_err());
+        assert_eq!(Cpus::read(without_host, Accelerator::Tcg).await.unwrap().models, cpus.models);
         let refused = r#"{"error": {"class": "GenericError", "desc": "no such model"}, "id": "host"}"#;
         assert!(
-            Cpus::read(refused.as_bytes(), true).await.unwrap_err().to_string().contains("no such model")
+            Cpus::read(refused.as_bytes(), Accelerator::Kvm)
+                .await
+                .unwrap_err()
+                .to_string()
+                .contains("no such model")
         );
     }
 
     #[tokio::test]
     async fn two_hosts_are_compared_feature_by_feature() {
-        let here = Cpus::read(ANSWERS.as_bytes(), true).await.unwrap();
+        let here = Cpus::read(ANSWERS.as_bytes(), Accelerator::Kvm).await.unwrap();
         let there = ANSWERS.replace("\"avx\": true", "\"avx\": false, \"sha\": true");
-        let there = Cpus::read(there.as_bytes(), true).await.unwrap();
+        let there = Cpus::read(there.as_bytes(), Accelerator::Kvm).await.unwrap();
         assert_eq!(here.host_differences(&there), BTreeSet::from(["avx", "sha"]));
         assert!(here.host_differences(&here).is_empty());
         assert_eq!(here.common_model(&there), Some("qemu64"));
@@ -239,7 +248,7 @@ mod tests {
 
     #[tokio::test]
     async fn this_hosts_qemu_supports_its_own_model() {
-        match Cpus::of_qemu(false).await {
+        match Cpus::of_qemu(Accelerator::Tcg).await {
             Ok(cpus) => assert!(cpus.models.contains("qemu64"), "{cpus:?}"),
             Err(error) => println!("skipped: {error}"),
         }
@@ -249,7 +258,7 @@ mod tests {
     async fn answers_of_another_form_are_an_error() {
         for features in ["\"text\"", "[1]", "{\"model\": 2}"] {
             let answer = format!("{{\"return\": {features}, \"id\": \"host\"}}");
-            assert!(Cpus::read(answer.as_bytes(), true).await.is_err(), "{features}");
+            assert!(Cpus::read(answer.as_bytes(), Accelerator::Kvm).await.is_err(), "{features}");
         }
     }
 
@@ -260,7 +269,8 @@ mod tests {
         let text = format!("#!/bin/sh\nsleep 1000 & echo $! > {}\necho waiting >&2\nwait\n", pid.display());
         fs::write(&script, text).unwrap();
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
-        let asked = Cpus::of_program(script.to_str().unwrap(), false, Duration::from_secs(2)).await;
+        let asked =
+            Cpus::of_program(script.to_str().unwrap(), Accelerator::Tcg, Duration::from_secs(2)).await;
         let error = asked.unwrap_err().to_string();
         assert!(error.ends_with("no answer in 2s waiting"), "{error}");
         let state = format!("/proc/{}/stat", fs::read_to_string(&pid).unwrap().trim());

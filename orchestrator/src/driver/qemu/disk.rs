@@ -12,7 +12,7 @@ use crate::{
     nfs,
     node::{
         self, Node, NodeError,
-        protocol::{ProcessSpec, disk_path},
+        protocol::{DiskName, disk_path},
     },
 };
 use std::{net::Ipv4Addr, path::Path};
@@ -142,34 +142,32 @@ pub(super) async fn create_for(
         return Ok(Vec::new());
     }
     if disk.has_base {
-        let base = node.create_disk(Path::new(FOLDER), disk.size, written).await?;
-        return Ok(vec![create(node, disk, Bytes::ZERO).await?, base]);
+        let (folder, name) = place(None);
+        let base = node.create_disk(folder, name, disk.size, written).await?;
+        return Ok(vec![create(node, None, disk, Bytes::ZERO).await?, base]);
     }
     let written = if role == Role::Source { written } else { Bytes::ZERO };
-    Ok(vec![create(node, disk, written).await?])
+    Ok(vec![create(node, None, disk, written).await?])
 }
 
-/// Creates a disk on a node, in its format. `written` is the part that has been written beforehand.
-pub async fn create(node: &Node, disk: &Disk, written: Bytes) -> Result<node::Disk, Error> {
-    let create = async |size, written| Ok(node.create_disk(Path::new(FOLDER), size, written).await?);
-    create_by(node, disk, written, create).await
+/// Returns the folder for a file, and whether it gets a name there: one that other hosts open has a name in
+/// the folder that all hosts share, and any other none.
+pub fn place(shared: Option<&Path>) -> (&Path, DiskName) {
+    shared.map_or((Path::new(FOLDER), DiskName::Unnamed), |folder| (folder, DiskName::Named))
 }
 
-/// Creates a disk like [`create`], as a file with a name in a folder that other hosts have mounted.
-pub async fn create_in(folder: &Path, node: &Node, disk: &Disk, written: Bytes) -> Result<node::Disk, Error> {
-    let create = async |size, written| Ok(node.create_named_disk(folder, size, written).await?);
-    create_by(node, disk, written, create).await
-}
-
-/// Creates a disk from files that `create` creates, with their size and the part of them that is written.
-async fn create_by(
+/// Creates a disk on a node, in its format, in the folder that all hosts share or on the node's host alone.
+/// `written` is the part that has been written beforehand.
+pub async fn create(
     node: &Node,
+    shared: Option<&Path>,
     disk: &Disk,
     written: Bytes,
-    create: impl AsyncFn(Bytes, Bytes) -> Result<node::Disk, Error>,
 ) -> Result<node::Disk, Error> {
+    let (folder, name) = place(shared);
+    let create = async |size, written| node.create_disk(folder, name, size, written).await;
     if disk.format == ImageFormat::Raw {
-        return create(disk.size, written).await;
+        return Ok(create(disk.size, written).await?);
     }
     let content = if written.is_zero() { None } else { Some(create(disk.size, written).await?) };
     let image = create(Bytes::ZERO, Bytes::ZERO).await?;
@@ -183,10 +181,8 @@ async fn create_by(
 ///
 /// If the node cannot tell.
 pub async fn can_write(node: &Node, path: &str) -> Result<bool, NodeError> {
-    let args = ["-w", path].map(Into::into).into();
-    let mut test = node.spawn(ProcessSpec { program: "test".into(), args, ..ProcessSpec::default() }).await?;
-    let (_, status) = test.end().await?;
-    Ok(status == "exit status: 0")
+    let (_, status) = node.run("test", &["-w", path]).await?;
+    Ok(status.is_success())
 }
 
 #[cfg(test)]

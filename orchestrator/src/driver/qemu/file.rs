@@ -88,10 +88,8 @@ impl MigrationFile {
         destination: &Node,
         shared: Option<&Path>,
     ) -> Result<(), NodeError> {
-        let created = match shared {
-            Some(folder) => source.create_named_disk(folder, Bytes::ZERO, Bytes::ZERO).await?,
-            None => source.create_disk(Path::new(disk::FOLDER), Bytes::ZERO, Bytes::ZERO).await?,
-        };
+        let (folder, name) = disk::place(shared);
+        let created = source.create_disk(folder, name, Bytes::ZERO, Bytes::ZERO).await?;
         let opened = destination.open_disk(created.path()).await?;
         self.ends = Some([created, opened]);
         Ok(())

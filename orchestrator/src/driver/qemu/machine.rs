@@ -214,7 +214,7 @@ fn kernel_options(accelerator: Accelerator) -> String {
 
 /// Returns the command that starts a QEMU with this machine in a role. The disk that it inherits, if any, has
 /// to be added.
-pub fn spawn(machine: &GuestMachine, role: Role) -> ProcessSpec {
+pub fn command(machine: &GuestMachine, role: Role) -> ProcessSpec {
     let mut args = Vec::new();
     let mut add = |words: &[&str]| args.extend(words.iter().map(ToString::to_string));
     add(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);

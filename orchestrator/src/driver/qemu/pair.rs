@@ -236,7 +236,7 @@ impl PairSpec<'_> {
         let machine = self.machine.on(compute);
         // From then on only QEMU has the disks open, and they are gone with QEMU.
         let disks_inherited = disks.iter().map(node::Disk::number).collect();
-        let command = ProcessSpec { disks: disks_inherited, ..machine::spawn(&machine, role) };
+        let command = ProcessSpec { disks: disks_inherited, ..machine::command(&machine, role) };
         let process = QemuProcess::start_as(&compute.node, way.give_to(role, command), role, &log).await?;
         Ok(slot.insert(process))
     }

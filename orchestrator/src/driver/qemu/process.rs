@@ -7,7 +7,10 @@ use crate::{
         qemu::{qmp, query::QueryMigrate},
         unless_exited,
     },
-    node::{self, Node, NodeError, Process, protocol::ProcessSpec},
+    node::{
+        self, Node, NodeError, Process,
+        protocol::{ExitStatus, ProcessSpec},
+    },
 };
 use futures::{
     FutureExt,
@@ -70,8 +73,8 @@ pub enum Error {
     Died {
         /// The phrase from [`Role::which`].
         which: &'static str,
-        /// The exit status or the signal, as text.
-        status: String,
+        /// How it has ended.
+        status: ExitStatus,
         /// The last lines of output.
         lines: Vec<String>,
     },
@@ -90,7 +93,7 @@ pub enum Error {
 impl Error {
     /// Whether QEMU exited by itself, with an exit status.
     pub(super) fn is_own_exit(&self) -> bool {
-        matches!(self, Self::Died { status, .. } if status.starts_with("exit status"))
+        matches!(self, Self::Died { status, .. } if status.is_own_exit())
     }
 }
 
@@ -146,7 +149,7 @@ pub struct QemuProcess {
 impl QemuProcess {
     /// Starts a QEMU that inherits no disk on a node. Its output is appended to `log`.
     pub async fn start(node: &Node, machine: &GuestMachine, role: Role, log: &Path) -> Result<Self, Error> {
-        Self::start_as(node, machine::spawn(machine, role), role, log).await
+        Self::start_as(node, machine::command(machine, role), role, log).await
     }
 
     /// Does the same as [`QemuProcess::start`] with this command, which says what QEMU inherits.
@@ -188,7 +191,8 @@ impl QemuProcess {
             }
             (Some(line), None) => Error::Panicked { line, which, status: "has not ended".into() },
             (None, status) => {
-                let status = status.unwrap_or_else(|| self.process.loss_of_node().to_string());
+                let status =
+                    status.unwrap_or_else(|| ExitStatus::new(self.process.loss_of_node().to_string()));
                 Error::Died { which, status, lines: self.last_lines() }
             }
         }
@@ -196,7 +200,7 @@ impl QemuProcess {
 
     /// Waits until QEMU has exited, or until it should have because its guest has panicked. Returns the exit
     /// status, if there is one.
-    async fn status_after_end(&self) -> Option<String> {
+    async fn status_after_end(&self) -> Option<ExitStatus> {
         let Watched { mut ended, mut panicked, .. } = self.output.clone();
         let overdue = async {
             if panicked.wait_for(Option::is_some).await.is_err() {
@@ -238,7 +242,7 @@ impl QemuProcess {
 struct Output {
     last_lines: Arc<Mutex<VecDeque<String>>>,
     panicked: watch::Sender<Option<String>>,
-    ended: watch::Sender<Option<String>>,
+    ended: watch::Sender<Option<ExitStatus>>,
 }
 
 /// The other end of an [`Output`].
@@ -247,8 +251,8 @@ struct Watched {
     last_lines: Arc<Mutex<VecDeque<String>>>,
     /// The line with which the guest has panicked.
     panicked: watch::Receiver<Option<String>>,
-    /// The exit status or the signal, once the process has exited.
-    ended: watch::Receiver<Option<String>>,
+    /// How the process has ended, once it has.
+    ended: watch::Receiver<Option<ExitStatus>>,
 }
 
 impl Output {
@@ -462,7 +466,7 @@ mod tests {
     async fn cause_of(first: (Role, &str), second: (Role, &str), delay_ms: u64) -> String {
         let died = |(role, status): (Role, &str)| Error::Died {
             which: role.which(),
-            status: status.into(),
+            status: ExitStatus::new(status),
             lines: Vec::new(),
         };
         let later = async {
@@ -495,14 +499,14 @@ mod tests {
         let (sender, events) = mpsc::unbounded_channel();
         let (output, watched) = Output::watch();
         sender.send(node::ProcessEvent::Output("Kernel panic - not syncing: x".into())).unwrap();
-        sender.send(node::ProcessEvent::Exited("exit status: 0".into())).unwrap();
+        sender.send(node::ProcessEvent::Exited(ExitStatus::new("exit status: 0"))).unwrap();
         drop(sender);
         copy_output(events, log.clone(), output).await;
         assert_eq!(
             std::fs::read_to_string(log).unwrap(),
             "Kernel panic - not syncing: x\n[ended: exit status: 0]\n"
         );
-        assert_eq!(watched.ended.borrow().as_deref(), Some("exit status: 0"));
+        assert!(watched.ended.borrow().as_ref().unwrap().is_success());
         assert_eq!(watched.panicked.borrow().as_deref(), Some("Kernel panic - not syncing: x"));
         let line = watched.panicked.borrow().clone().unwrap();
         let error =

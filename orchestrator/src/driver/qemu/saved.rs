@@ -66,7 +66,7 @@ pub struct SavedGuest(Option<Vec<String>>);
 impl SavedGuest {
     /// Returns whether the saved guest has this machine.
     pub fn has_machine(&self, machine: &GuestMachine) -> bool {
-        self.0.as_ref() == Some(&machine::spawn(machine, Role::Boot).args)
+        self.0.as_ref() == Some(&machine::command(machine, Role::Boot).args)
     }
 
     /// Waits until the guest of a QEMU in [`machine::Role::Boot`] has booted, and saves it over any guest
@@ -79,7 +79,7 @@ impl SavedGuest {
     ) -> Result<(), Error> {
         self.0 = None;
         process::while_alive(process, save(node, process)).await?;
-        self.0 = Some(machine::spawn(machine, Role::Boot).args);
+        self.0 = Some(machine::command(machine, Role::Boot).args);
         Ok(())
     }
 }

@@ -179,13 +179,13 @@ fn refusal(lines: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::NodeError;
+    use crate::node::{NodeError, protocol::ExitStatus};
 
     #[test]
     fn a_refusal_is_what_qemu_says_before_it_exits() {
         let died = |status: &str, lines: &[&str]| process::Error::Died {
             which: Role::Trial.which(),
-            status: status.into(),
+            status: ExitStatus::new(status),
             lines: lines.iter().copied().map(Into::into).collect(),
         };
         let says = [

@@ -49,7 +49,8 @@ impl HostSession<'_> {
         if !terminal {
             command.stdin(Stdio::piped()).stderr(Stdio::piped());
         }
-        let mut child = command.stdout(Stdio::piped()).spawn()?;
+        let failed = |error| host.failed(format!("cannot run ssh: {error}"));
+        let mut child = command.stdout(Stdio::piped()).spawn().map_err(failed)?;
         let (begun, begins) = mpsc::channel();
         let stdout: Box<dyn Write + Send> =
             if terminal { Box::new(TerminalOutput(io::stdout())) } else { Box::new(io::stdout()) };
@@ -62,11 +63,11 @@ impl HostSession<'_> {
             Err(RecvTimeoutError::Timeout) => {
                 // It restores the terminal. The session on the host may go on.
                 let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
-                child.wait()?;
+                child.wait().map_err(failed)?;
                 return Err(host.not_run_in_time(""));
             }
         }
-        let status = child.wait()?;
+        let status = child.wait().map_err(failed)?;
         let printed = [stdout, stderr]
             .map(|passing| shown(&passing.and_then(|passing| passing.join().ok()).unwrap_or_default()));
         let printed = printed.join("\n").trim().to_owned();
@@ -156,7 +157,25 @@ fn feed(program: &mut Child) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::{
+            inventory::Become,
+            ssh::{Contacts, HostAccess},
+        },
+        *,
+    };
+
+    #[test]
+    fn an_ssh_that_cannot_be_started_is_no_node_that_cannot() {
+        let (become_root, contacts) = (Become::None, Contacts::default());
+        let access = HostAccess { config: None, become_root, images: None, contacts };
+        let (host, command) = (access.host("h1"), Command::new("/nonexistent/ssh"));
+        let session = HostSession { host, command, marker: "begun".into(), terminal: false };
+        assert_eq!(
+            session.run().unwrap_err().to_string(),
+            "cannot use host h1: cannot run ssh: No such file or directory (os error 2)"
+        );
+    }
 
     #[test]
     fn only_returns_at_the_ends_of_lines_are_left_out() {

@@ -31,12 +31,13 @@ use super::{
 };
 use crate::{
     finding::StorageProblem,
-    image::{GuestFiles, hex},
+    image::GuestFiles,
     lab::{
-        Compute, Description, Error, Lab, connect_node,
+        Compute, Description, Error, Lab, LabKind, connect_node,
         topology::{CONTROLLER_ADDRESS, GUESTS, MIGRATION, PREFIX},
     },
     layout::{shell_line, shell_word},
+    measure::End,
     node::{
         Node,
         alive::Carrier,
@@ -46,6 +47,7 @@ use crate::{
     },
     process_tree,
 };
+use data_encoding::HEXLOWER;
 use futures::future::{self, Either};
 use nix::{sys::signal::Signal, unistd::gethostname};
 use serde::de::DeserializeOwned;
@@ -148,7 +150,7 @@ pub async fn start(SshHosts { inventory, access }: &SshHosts, guest: &GuestFiles
         node.set_up(GUESTS, Some((CONTROLLER_ADDRESS, PREFIX))).await?;
         Ok::<_, Error>((node, process))
     };
-    let compute = async |which, name, compute: &ComputeHost| {
+    let compute = async |end, name, compute: &ComputeHost| {
         let host = access.host(&compute.host);
         let images = inventory.images.as_ref();
         let kernel = kernel.at(host.upload(&kernel, images).await?);
@@ -158,22 +160,22 @@ pub async fn start(SshHosts { inventory, access }: &SshHosts, guest: &GuestFiles
         let guest = (node.take_upload(kernel).await?, node.take_upload(initramfs).await?);
         node.attach(&compute.guests, GUESTS).await?;
         node.attach(&compute.migration, MIGRATION).await?;
-        let compute = Compute::new(node, which, Some(guest));
+        let compute = Compute::new(node, end, Some(guest));
         compute.set_up(&compute.shaped).await?;
         Ok::<_, Error>((compute, process))
     };
     // In parallel: each takes several SSH round trips, and a slow host takes seconds for one.
     let (controller, source, destination) = tokio::join!(
         controller,
-        compute(0, "compute1", &inventory.compute1),
-        compute(1, "compute2", &inventory.compute2),
+        compute(End::Source, "compute1", &inventory.compute1),
+        compute(End::Destination, "compute2", &inventory.compute2),
     );
     // If several fail, always report the same one.
     let ((controller, first), (source, second), (destination, third)) = (controller?, source?, destination?);
     let mut source_facts = source.node.facts().await?;
     source_facts.no_emulator = Some("the emulator works only between nodes on the same host".into());
     let description = Description {
-        kind: "ssh".into(),
+        kind: LabKind::Ssh,
         source: source_facts,
         destination: destination.node.facts().await?,
         round_trips: Some(RoundTrips::measure(&controller, &source.node, &destination.node).await?),
@@ -291,8 +293,8 @@ pub(crate) struct Upload {
 
 impl Upload {
     pub(crate) fn read(path: &Path) -> Result<Self, Error> {
-        let content = fs::read(path)?;
-        let digest = hex(&Sha256::digest(&content));
+        let content = fs::read(path).map_err(|source| Error::Upload { path: path.into(), source })?;
+        let digest = HEXLOWER.encode(&Sha256::digest(&content));
         Ok(Self { content, digest })
     }
 
@@ -315,7 +317,7 @@ impl HostProgram {
 }
 
 impl<'a> SshHost<'a> {
-    fn failed(&self, reason: impl Into<String>) -> Error {
+    pub(super) fn failed(&self, reason: impl Into<String>) -> Error {
         Error::Host { host: self.name.into(), reason: reason.into(), remedy: None }
     }
 
@@ -753,4 +755,18 @@ fn quoted(word: &OsStr) -> Vec<u8> {
 fn run_name() -> String {
     let host = gethostname().unwrap_or_default();
     format!("{}@{}", process::id(), host.to_string_lossy())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_uploaded_is_named() {
+        let error = Upload::read(Path::new("/nonexistent/bzImage")).err().unwrap().to_string();
+        assert_eq!(
+            error,
+            "cannot read /nonexistent/bzImage to upload it: No such file or directory (os error 2)"
+        );
+    }
 }

@@ -9,6 +9,7 @@ use crate::matrix::{
     traces::{TraceTexts, Traces},
     yaml::{DiagnosticSink, Location},
 };
+use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 use std::{
     collections::{HashMap, HashSet},
@@ -269,7 +270,7 @@ fn cell_id(assignments: &[&Assignment]) -> String {
     if lossy || id.len() > MAX_LENGTH {
         let hash = Sha256::digest(exact.as_bytes());
         id.truncate(MAX_LENGTH - 9);
-        let _ = write!(id, "-{:02x}{:02x}{:02x}{:02x}", hash[0], hash[1], hash[2], hash[3]);
+        let _ = write!(id, "-{}", HEXLOWER.encode(&hash[..4]));
     }
     id
 }

@@ -127,11 +127,6 @@ impl Plan {
         self.reference.as_ref()?.row_for(&cell.settings)?.figure(subject)
     }
 
-    /// Returns the expectations that apply to a cell.
-    pub fn expectations_of<'a>(&'a self, cell: &'a Cell) -> impl Iterator<Item = &'a Expectation> {
-        self.expect.iter().filter(|expectation| expectation.applies_to(&cell.settings))
-    }
-
     /// Returns the paths of all settings that distinguish cells, in the order in which they first appear.
     /// They become the columns of a table.
     pub fn axis_paths(&self) -> Vec<&str> {

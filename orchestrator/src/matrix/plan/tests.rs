@@ -214,8 +214,8 @@ expect:
     let outcomes: Vec<_> = plan
         .cells
         .iter()
-        .flat_map(|cell| plan.expectations_of(cell))
-        .filter_map(|expectation| expectation.outcome)
+        .flat_map(|cell| plan.expect.iter().filter(|expected| expected.applies_to(&cell.settings)))
+        .filter_map(|expected| expected.outcome)
         .map(|outcome| outcome.to_string())
         .collect();
     assert_eq!(outcomes[..7], ["converged"; 7]);

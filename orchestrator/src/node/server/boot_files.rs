@@ -5,7 +5,8 @@
 //! before, meanwhile or later, QEMU boots what the orchestrator has sent.
 
 use super::isolate::RUN_DIR;
-use crate::{image::hex, node::protocol::UploadedFile};
+use crate::node::protocol::UploadedFile;
+use data_encoding::HEXLOWER;
 use libc::{O_NOFOLLOW, O_NONBLOCK};
 use nix::mount::{MsFlags, mount};
 use sha2::{Digest, Sha256};
@@ -60,7 +61,7 @@ fn copy_verified(file: &UploadedFile, folder: &Path) -> io::Result<PathBuf> {
         hash.update(&buffer[..read]);
         copy.write_all(&buffer[..read])?;
     }
-    if hex(&hash.finalize()) != *sha256 {
+    if HEXLOWER.encode(&hash.finalize()) != *sha256 {
         fs::remove_file(&to)?;
         return Err(io::Error::other(format!(
             "the content of {path} has changed since it was uploaded; find out who else writes to that folder"
@@ -80,7 +81,7 @@ mod tests {
         UploadedFile {
             path: path.display().to_string(),
             bytes: content.len() as u64,
-            sha256: hex(&Sha256::digest(content)),
+            sha256: HEXLOWER.encode(&Sha256::digest(content)),
         }
     }
 

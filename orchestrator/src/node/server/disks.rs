@@ -8,7 +8,7 @@
 //! folder of sockets, which a node keeps like a disk.
 
 use super::isolate::RUN_DIR;
-use crate::node::protocol::{self, CreatedDisk, DiskUsage};
+use crate::node::protocol::{self, CreatedDisk, DiskName, DiskUsage};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use std::{
     collections::HashMap,
@@ -47,19 +47,23 @@ enum Held {
 }
 
 impl Held {
-    fn create(folder: &Path, named: bool) -> io::Result<Self> {
+    fn create(folder: &Path, name: DiskName) -> io::Result<Self> {
         // A process that has inherited it as another user may open it anew. Nobody else can reach a file
         // without a name.
         let permissions = Permissions::from_mode(0o666);
-        if !named {
-            let file = tempfile::tempfile_in(folder)?;
-            file.set_permissions(permissions)?;
-            return Ok(Self::Unnamed(file));
+        match name {
+            DiskName::Unnamed => {
+                let file = tempfile::tempfile_in(folder)?;
+                file.set_permissions(permissions)?;
+                Ok(Self::Unnamed(file))
+            }
+            DiskName::Named => {
+                remove_old(folder, SystemTime::now());
+                let file = tempfile::Builder::new().prefix(PREFIX).tempfile_in(folder)?;
+                file.as_file().set_permissions(permissions)?;
+                Ok(Self::Named(file))
+            }
         }
-        remove_old(folder, SystemTime::now());
-        let file = tempfile::Builder::new().prefix(PREFIX).tempfile_in(folder)?;
-        file.as_file().set_permissions(permissions)?;
-        Ok(Self::Named(file))
     }
 
     /// Returns a second descriptor.
@@ -96,12 +100,12 @@ impl Disks {
         &self,
         number: u64,
         folder: &Path,
-        named: bool,
+        name: DiskName,
         size: Bytes,
         written: Bytes,
     ) -> io::Result<CreatedDisk> {
         let create = || {
-            let held = Held::create(folder, named)?;
+            let held = Held::create(folder, name)?;
             let file = File::from(held.descriptor()?);
             file.set_len(size.get())?;
             disk::fill_image(&file, written)?;
@@ -221,7 +225,7 @@ mod tests {
     fn a_disk_is_a_sparse_file_without_a_name() {
         let folder = tempfile::tempdir().unwrap();
         let disks = Disks::default();
-        disks.create(7, folder.path(), false, Bytes::new(1 << 30), Bytes::new(4096)).unwrap();
+        disks.create(7, folder.path(), DiskName::Unnamed, Bytes::new(1 << 30), Bytes::new(4096)).unwrap();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
         let mut inherited = File::from(disks.for_process(7).unwrap());
         let flags = fcntl(&inherited, FcntlArg::F_GETFD).map(FdFlag::from_bits_retain).unwrap();
@@ -244,8 +248,9 @@ mod tests {
     fn a_disk_with_a_name_is_there_until_it_is_closed() {
         let folder = tempfile::tempdir().unwrap();
         let disks = Disks::default();
-        let created =
-            |number| disks.create(number, folder.path(), true, Bytes::new(1 << 20), Bytes::new(4096));
+        let created = |number| {
+            disks.create(number, folder.path(), DiskName::Named, Bytes::new(1 << 20), Bytes::new(4096))
+        };
         let (first, second) = (created(1).unwrap(), created(2).unwrap());
         let metadata = fs::metadata(&first.path).unwrap();
         assert_eq!((metadata.len(), metadata.mode() & 0o777), (1 << 20, 0o666));
@@ -274,7 +279,7 @@ mod tests {
     fn a_disk_of_another_node_is_opened_and_measured() {
         let folder = tempfile::tempdir().unwrap();
         let [here, there] = [Disks::default(), Disks::default()];
-        let created = here.create(1, folder.path(), false, Bytes::ZERO, Bytes::ZERO).unwrap();
+        let created = here.create(1, folder.path(), DiskName::Unnamed, Bytes::ZERO, Bytes::ZERO).unwrap();
         let opened = there.open(7, Path::new(&created.path)).unwrap();
         assert_eq!(opened.disk, 7);
         there.get(7).unwrap().write_all_at(&[1; 8192], 1 << 20).unwrap();
@@ -304,7 +309,7 @@ mod tests {
     fn arguments_get_the_paths_of_their_disks() {
         let disks = Disks::default();
         let folder = tempfile::tempdir().unwrap();
-        disks.create(1, folder.path(), false, Bytes::new(4096), Bytes::ZERO).unwrap();
+        disks.create(1, folder.path(), DiskName::Unnamed, Bytes::new(4096), Bytes::ZERO).unwrap();
         let inherited = disks.for_process(1).unwrap();
         let path = format!("/proc/self/fd/{}", inherited.as_raw_fd());
         let filled = fill_in(format!("filename={},x", protocol::disk_path(0)), &[inherited]);

@@ -20,7 +20,9 @@ use super::{
 use crate::{
     bounded::{CHANNEL_LINE_BYTES, read_line},
     host,
-    node::protocol::{self, Call, Facts, FromNode, Privilege, ProbeProgress, ProcessSpec, ToNode, Traffic},
+    node::protocol::{
+        self, Call, ExitStatus, Facts, FromNode, Privilege, ProbeProgress, ProcessSpec, ToNode, Traffic,
+    },
     process_tree,
 };
 use jiff::Timestamp;
@@ -29,10 +31,7 @@ use netem::{
     userspace::{self, Emulator, Tun},
 };
 use nix::{
-    sys::{
-        prctl,
-        signal::{Signal, kill},
-    },
+    sys::{prctl, signal::Signal},
     time::{clock_getcpuclockid, clock_gettime},
     unistd::Pid,
 };
@@ -236,14 +235,6 @@ impl Server {
                 drop(self.processes.lock().unwrap().remove(&process));
                 json(())
             }
-            Call::Pause { process, stopped } => {
-                // A process in this list has not been waited for, so its PID is still its own.
-                if let Some(pid) = self.children.lock().unwrap().get(&process) {
-                    let signal = if stopped { Signal::SIGSTOP } else { Signal::SIGCONT };
-                    kill(Pid::from_raw(pid.cast_signed()), signal)?;
-                }
-                json(())
-            }
             Call::OfferUserfaultfd { user } => {
                 // Without it, QEMU says what it lacks.
                 let _ = userfaultfd::offer(user);
@@ -256,10 +247,10 @@ impl Server {
                 let pid = self.children.lock().unwrap().get(&process).copied();
                 json(pid.and_then(|pid| cpu_time_ns(Pid::from_raw(pid.cast_signed()))))
             }
-            Call::CreateDisk { folder, named, bytes, written_bytes } => {
+            Call::CreateDisk { folder, name, bytes, written_bytes } => {
                 let server = Arc::clone(self);
                 let (number, [size, written]) = (self.next_number(), [bytes, written_bytes].map(Bytes::new));
-                let create = move || server.disks.create(number, Path::new(&folder), named, size, written);
+                let create = move || server.disks.create(number, Path::new(&folder), name, size, written);
                 json(task::spawn_blocking(create).await??)
             }
             Call::OpenDisk { path } => json(self.disks.open(self.next_number(), Path::new(&path))?),
@@ -321,15 +312,15 @@ impl Server {
                 Probe::start(target, interval, timeout, None).await?.stop(Duration::ZERO).await?;
                 json(())
             }
-            Call::StartProbe { target, interval_ns, timeout_ms, reports } => {
-                let mut probe = self.probe.lock().await;
-                if probe.is_some() {
+            Call::StartProbe { probe, target, interval_ns, timeout_ms } => {
+                let mut running = self.probe.lock().await;
+                if running.is_some() {
                     return Err("a probe is already running".into());
                 }
                 let (interval, timeout) =
                     (Duration::from_nanos(interval_ns), Duration::from_millis(timeout_ms));
-                let reports = reports.map(|number| self.pass_on_reports(number));
-                *probe = Some(Probe::start(target, interval, timeout, reports).await?);
+                let reports = Some(self.pass_on_reports(probe));
+                *running = Some(Probe::start(target, interval, timeout, reports).await?);
                 json(())
             }
             Call::StopProbe { patience_ms } => {
@@ -410,8 +401,8 @@ impl Server {
         let server = Arc::clone(self);
         tokio::spawn(async move {
             let status = match wait_or_kill(&mut child, killed).await {
-                (status, By::Others) if status != "exit status: 0" => {
-                    format!("{status}{}", lack_of_memory(oom_kills))
+                (status, By::Others) if !status.is_success() => {
+                    ExitStatus::new(format!("{status}{}", lack_of_memory(oom_kills)))
                 }
                 (status, _) => status,
             };
@@ -574,9 +565,8 @@ enum By {
     Others,
 }
 
-/// Waits until the process exits, and kills it when the sender of `killed` is dropped. Returns its exit
-/// status as text.
-async fn wait_or_kill(child: &mut Child, killed: oneshot::Receiver<()>) -> (String, By) {
+/// Waits until the process exits, and kills it when the sender of `killed` is dropped.
+async fn wait_or_kill(child: &mut Child, killed: oneshot::Receiver<()>) -> (ExitStatus, By) {
     let (status, by) = tokio::select! {
         status = child.wait() => (status, By::Others),
         _ = killed => {
@@ -585,7 +575,7 @@ async fn wait_or_kill(child: &mut Child, killed: oneshot::Receiver<()>) -> (Stri
             (child.wait().await, By::Node)
         }
     };
-    (status.map_or_else(|e| e.to_string(), |s| s.to_string()), by)
+    (ExitStatus::new(status.map_or_else(|e| e.to_string(), |s| s.to_string())), by)
 }
 
 /// Starts a process that the kernel kills before this node, and before `testbed`, if memory runs out.
