@@ -260,7 +260,7 @@ mod tests {
         (applied.into_inner(), result)
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn entries_are_carried_out_in_order_each_at_its_time_or_later() {
         let mock = MockActuator::default();
         let both = Step { link: link(0, "2mbit").link, ..load(3, 0) };
@@ -280,7 +280,7 @@ mod tests {
         );
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_change_of_a_wave_or_a_trace_that_comes_too_late_is_part_of_the_next() {
         let mock = MockActuator::default();
         let moving = |step: Step| Step { may_be_late: true, ..step };
@@ -293,7 +293,7 @@ mod tests {
         assert_eq!(applied[0].link_bits_per_s, Some(1_000_000));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn entries_after_the_end_of_the_migration_are_not_carried_out() {
         for over in [MigrationStage::GivenUp, MigrationStage::Stopped] {
             let mock = MockActuator::default();
@@ -331,7 +331,7 @@ mod tests {
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn the_link_goes_on_to_change_in_post_copy_and_while_the_guest_is_paused() {
         let both = Step { link: link(0, "2mbit").link, ..load(20, 7) };
         let steps = [load(0, 1), load(10, 2), both, link(3_600_000, "3mbit")];
@@ -344,7 +344,7 @@ mod tests {
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_request_that_post_copy_interrupts_does_not_hold_up_the_link() {
         let mock = MockActuator { source_is_silent: true, ..MockActuator::default() };
         let stages = [MigrationStage::Moving, MigrationStage::Moved];
@@ -355,7 +355,7 @@ mod tests {
         assert_eq!(applied.iter().map(|change| change.rate).collect::<Vec<_>>(), [None]);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_request_that_the_stop_interrupts_is_repeated_at_the_destination() {
         let mock = MockActuator { source_is_silent: true, ..MockActuator::default() };
         let migration = async |sender: &watch::Sender<MigrationStage>| {
@@ -374,7 +374,7 @@ mod tests {
         assert_eq!(applied[0].by, Some(End::Destination));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_request_that_the_stop_interrupts_is_repeated_at_the_source_after_a_cancellation() {
         let mock = MockActuator { source_is_silent: true, ..MockActuator::default() };
         let (sender, stage) = watch::channel(MigrationStage::Source);
@@ -395,7 +395,7 @@ mod tests {
         assert_eq!(applied.borrow()[0].by, Some(End::Source));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn the_error_of_an_entry_names_its_time() {
         let mock = MockActuator { refuses: true, ..MockActuator::default() };
         let (applied, result) = played(&mock, &[link(0, "1mbit"), load(1, 5)], async |_| ()).await;

@@ -527,7 +527,7 @@ mod tests {
             sender.send(node::ProcessEvent::Output(line.clone())).unwrap();
         }
         sender.send(node::ProcessEvent::Output("Kernel panic - not syncing: x".into())).unwrap();
-        sender.send(node::ProcessEvent::Exited("exit status: 0".into())).unwrap();
+        sender.send(node::ProcessEvent::Exited(ExitStatus::new("exit status: 0"))).unwrap();
         drop(sender);
         let (output, watched) = Output::watch();
         copy_output(events, log.clone(), output).await;
