@@ -7,9 +7,9 @@
 # the task again after its node failed or because you did, the task continues the run in it. To submit
 # single tasks again, set the number of parts: PARTS=4 sbatch --array=3 part.sh ...
 #
-# A node runs one part at a time (--exclusive). Two would share its CPUs and caches: loads would fall short
-# of their rates, and cells near the threshold would get other outcomes. The part gets all memory of its
-# node (--mem=0). A minute before its time limit (--time), Slurm signals the part. It records the current
+# A node runs one part at a time (--exclusive). Two would share its CPUs and caches: workloads would fall
+# short of their rates, and cells near the threshold would get other outcomes. The part gets all memory of
+# its node (--mem=0). A minute before its time limit (--time), Slurm signals the part. It records the current
 # attempt as interrupted and ends.
 #
 #SBATCH --job-name=testbed

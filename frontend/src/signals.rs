@@ -10,8 +10,8 @@ pub fn is_ignored(signal: Signal) -> bool {
     fs::read_to_string("/proc/self/status").is_ok_and(|status| is_in(&status, signal))
 }
 
-/// Returns the signals that end a program and that it may catch to end in order: those of SIGINT, SIGTERM and
-/// SIGHUP that this process does not ignore from its start.
+/// Returns the signals that end a program and that it may catch to end cleanly: those of SIGINT, SIGTERM and
+/// SIGHUP that this process was not started to ignore.
 pub fn termination_signals() -> impl Iterator<Item = Signal> {
     [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().filter(|signal| !is_ignored(*signal))
 }

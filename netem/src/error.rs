@@ -102,7 +102,10 @@ pub enum Error {
         problems: String,
     },
     /// The kernel has accepted a setting, but holds another one. The previous state has been restored.
-    #[error("the kernel does not hold what {interface} was given, so that was undone: {asked} became {held}")]
+    #[error(
+        "the kernel changed a setting of {interface}: {asked} became {held}; the previous settings \
+         are restored"
+    )]
     Differs {
         /// The interface.
         interface: String,

@@ -13,7 +13,7 @@ use units::{Bytes, Span};
 /// Writes to a working set at an even rate, in steps of a millisecond. Every second it prints the achieved
 /// rate, the longest stall and the write latency. At the end, or when interrupted, it verifies that the
 /// memory holds exactly what was written. An interruption before the memory is filled, or a second one, ends
-/// the program at once.
+/// the program immediately.
 ///
 /// With --disk, it does the same with a file or a block device, in blocks of 4 KiB and with direct I/O. It
 /// checks each block that it reads, and the whole disk at the end. The file stays.

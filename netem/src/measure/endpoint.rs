@@ -51,7 +51,7 @@ impl FromStr for Endpoint {
             let port = match after.strip_prefix(':') {
                 Some(port) => Some(self::port(port)?),
                 None if after.is_empty() => None,
-                None => return Err(EndpointError(format!("`{after}` after the brackets is no port"))),
+                None => return Err(EndpointError(format!("`{after}` after the brackets is not a port"))),
             };
             return Ok(Self { host: host.canonical(), port });
         }
@@ -258,7 +258,7 @@ mod tests {
             ("2001:db8::2/64", "`2001:db8::2/64` is not an IPv6 address"),
             ("2001:db8::g", "is not an IPv6 address"),
             ("[::1", "the bracket `[` is not closed"),
-            ("[::1]80", "`80` after the brackets is no port"),
+            ("[::1]80", "`80` after the brackets is not a port"),
             ("[192.0.2.2]:80", "`192.0.2.2` is not an IPv6 address"),
             ("[localhost]:80", "`localhost` is not an IPv6 address"),
             ("localhost:", "`` is not a port from 0 to 65535"),

@@ -29,9 +29,9 @@ pub(super) struct LabCommand {
 enum LabSubcommand {
     /// Show the runs in progress: nodes, interfaces, link shaping and QEMU processes
     ///
-    /// With an inventory it also shows whether each host answers, and its equipment. Ordinary users see their
-    /// own runs on this host; root sees everybody's, those of other users with the user's name. What those
-    /// show is what their users let them show.
+    /// With an inventory it also shows whether each host answers, and its CPUs, memory, kernel and QEMU.
+    /// Ordinary users see their own runs on this host; root sees everybody's, with the name of the user. What
+    /// a run of another user shows is under that user's control.
     #[command(after_help = STATUS_HELP)]
     Status(StatusArgs),
     /// Open a shell in a node of the run in progress, or run a command there

@@ -98,7 +98,7 @@ enum Command {
     /// Show the results of finished or unfinished runs again
     #[command(after_help = report::AFTER_HELP)]
     Report(report::ReportArgs),
-    /// Show a run in browsers, as a page that is kept up to date while the run goes on
+    /// Show a run as a live page in a browser
     #[command(after_help = watch::AFTER_HELP)]
     Watch(watch::WatchArgs),
     /// Check what a run needs, and show the command that fixes each problem

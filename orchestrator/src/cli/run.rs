@@ -70,7 +70,7 @@ pub(super) struct RunArgs {
     lab: LabArgs,
     #[command(flatten)]
     kernel: KernelArgs,
-    /// Show the run in browsers while it goes on: as testbed watch does, at this address
+    /// Show the run live in a browser, as `testbed watch` does, at this address
     /// [default: 127.0.0.1:8060]
     #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = DEFAULT_ADDRESS)]
     watch: Option<String>,

@@ -19,7 +19,7 @@ secret, but nothing is encrypted. To watch a run on another host, `ssh -L 8060:l
 is better.
 
 Exit codes:
-  2    bad input: no results folder, or an address that cannot be listened at
+  2    bad input: no results folder, or an address that it cannot listen on
   130  interrupted; it runs until then";
 
 #[derive(Debug, Args)]

@@ -30,13 +30,13 @@ const INTRODUCTION: [&str; 4] = [
     "A matrix file is YAML. It describes a guest, a link, a workload and a way to migrate, and the axes \
      along which they vary. Each combination of values is a cell; `testbed run` migrates a guest for every \
      cell.",
-    "Every key but `name` has a default. Units are mandatory: `MB` is 10^6 bytes, `MiB` is 2^20 bytes, \
-     `mbit` is 10^6 bit/s. Unknown keys, missing units and settings that contradict each other are errors \
-     with line, column and a hint, and nothing is started. What this host or this QEMU lacks is not an \
-     error: the cell is skipped.",
+    "Every setting has a default; `name` is the only key that every matrix needs. Units are mandatory: \
+     `MB` is 10^6 bytes, `MiB` is 2^20 bytes, `mbit` is 10^6 bit/s. Unknown keys, missing units and \
+     settings that contradict each other are errors with line, column and a hint, and nothing is started. \
+     What this host or this QEMU lacks is not an error: the cell is skipped.",
     "Units and words are read in other spellings as well: `1 Gbit/s`, `512Mi`, `1m30s`, `250msec`, \
      `pre-copy`, `KVM`. A text that other programs read in different ways, such as `512M` or `100mbps`, is \
-     an error that says how to write each meaning. `none` is an optional setting that is absent.",
+     an error that says how to write each meaning. `none` means that an optional setting is absent.",
     "Any setting of a section can be an axis, under its full name: `stress.rate`, `link.delay`. Conditions \
      (`where`, `exclude`, `--only`) compare settings with values and combine with `and`, `or` and `not`.",
 ];

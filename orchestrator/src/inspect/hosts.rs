@@ -412,7 +412,7 @@ fn check_qemu(what: &str, facts: &Facts) -> Option<Finding> {
     match (&facts.qemu, &facts.broken_qemu) {
         (None, None) => Some(Finding::missing(what, "not installed", format!("install it there; {PACKAGE}"))),
         (None, Some(why)) => {
-            let remedy = format!("repair it there, or install it anew; {PACKAGE}");
+            let remedy = format!("repair it there, or reinstall it; {PACKAGE}");
             Some(Finding::failed(what, why.as_str(), remedy))
         }
         (Some(version), _) if QemuVersion::leading(version).is_some_and(|known| known < MINIMUM_QEMU) => {

@@ -1,8 +1,8 @@
 //! The memory that the two guests of an attempt take on the hosts of a lab.
 //!
 //! A QEMU takes from its host what its guest has touched. That is at least what the guest's kernel, the
-//! ballast and the working set need; the destination needs it a second time, except for pages of zeros, which
-//! are not sent. A cell is refused only if this minimum is not there: the kernel would end one of the QEMUs.
+//! ballast and the working set need; the destination needs it a second time, except for zero pages, which are
+//! not sent. A cell is refused only if this minimum is not there: the kernel would end one of the QEMUs.
 
 use super::Description;
 use crate::{matrix::Settings, node::protocol::Facts};
@@ -11,7 +11,7 @@ use units::Bytes;
 
 const MIB: u64 = 1 << 20;
 
-/// What the guest's kernel, its initramfs and the stressor touch, without the table of pages.
+/// What the guest's kernel, its initramfs and the stressor touch, without the page descriptors.
 const KERNEL_BYTES: u64 = 60 * MIB;
 
 /// What a QEMU takes for itself.
@@ -143,7 +143,7 @@ mod tests {
             "guest": { "memory": "4GiB", "ballast": "1GiB" },
             "stress": { "rate": "64MB/s" },
         }));
-        // Each takes 60 and 30 MiB, 64 MiB for the table of pages, the ballast and 61 MiB that it dirties.
+        // Each takes 60 and 30 MiB, 64 MiB for page descriptors, the ballast and 61 MiB that it dirties.
         assert_eq!(lab(LabKind::Local, 2480, 0).lacks_memory(&both), None);
         assert_eq!(
             lab(LabKind::Local, 2470, 0).lacks_memory(&both).unwrap(),

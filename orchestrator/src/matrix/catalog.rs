@@ -372,7 +372,7 @@ mod tests {
         assert_eq!(help("auto-converge", Some("migrate")), "did you mean `auto_converge`?");
         assert_eq!(help("multifd-channels", Some("migrate")), "did you mean `multifd_channels`?");
         assert_eq!(help("compression", Some("migrate")), "did you mean `multifd_compression`?");
-        assert!(help("rdma", Some("migrate")).starts_with("migrations are made neither over RDMA"));
+        assert!(help("rdma", Some("migrate")).starts_with("COLO and background snapshots are not"));
         assert_eq!(help("oscillating", Some("stress")), "did you mean `wave`?");
         assert_eq!(help("sine", None), "did you mean `stress.wave`?");
         assert_eq!(help("mahimahi", Some("link")), "did you mean `trace`?");
@@ -416,6 +416,6 @@ mod tests {
             }
         }
         assert_eq!(help_with::<Outcome>("success").as_deref(), Some("did you mean `converged`?"));
-        assert!(help_with::<Mode>("rdma").unwrap().starts_with("migrations are made neither over RDMA"));
+        assert!(help_with::<Mode>("rdma").unwrap().starts_with("COLO and background snapshots are not"));
     }
 }

@@ -449,25 +449,16 @@ pub(super) const WORDS: &[(&str, &[&str])] = &[
     ("as-written", &["file", "sequential", "in_order", "written"]),
 ];
 
-/// Names and words of migrations that this program does not make, and what to say about them.
-const NOT_MADE: &[&str] = &[
-    "compress",
-    "compress_level",
-    "compress_threads",
-    "rdma",
-    "rdma_pin_all",
-    "colo",
-    "background_snapshot",
-    "block_migration",
-];
+/// Names and words of migrations that this program does not make, or makes by another setting.
+const NOT_MADE: &[&str] = &["rdma", "rdma_pin_all", "colo", "background_snapshot", "block_migration"];
 
 /// Returns what to say about a name or a word of a migration that this program does not make.
 pub(super) fn not_made(name: &str) -> Option<&'static str> {
     let name = plain(name);
-    NOT_MADE
-        .iter()
-        .any(|other| plain(other) == name)
-        .then_some("migrations are made neither over RDMA nor with COLO, nor as QEMU made them long ago")
+    NOT_MADE.iter().any(|other| plain(other) == name).then_some(
+        "COLO and background snapshots are not supported; for RDMA see `migrate.transport`, for a copied \
+         disk `storage: block`",
+    )
 }
 
 /// The ends of names that say in which unit a value is; here the value says it.

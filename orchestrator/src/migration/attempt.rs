@@ -232,7 +232,7 @@ impl<N: Network> Attempt<'_, N> {
         };
         let lost = account::time_lost(&source.telemetry(), asked).filter(|_| !ran);
         let stopped = lost.map_or(String::new(), |lost| format!("was stopped for {} and ", words(lost)));
-        Ok((outcome, Some(format!("{reason}; the guest {stopped}goes on at the source"))))
+        Ok((outcome, Some(format!("{reason}; the guest {stopped}continues at the source"))))
     }
 
     /// Goes through the phases from fill to verify, in which both ends run.
@@ -520,7 +520,7 @@ fn outcome_and_reason(
 ) -> OutcomeAndReason {
     let past_deadline = finished.past_deadline.map(|by| {
         let (by, timeout) = (words(by), settings.migrate.timeout);
-        format!("the switchover ended {by} after the deadline of {timeout}, too late to give it up")
+        format!("the switchover had begun when the deadline of {timeout} passed, and ended {by} after it")
     });
     match (check.damage(), check.disk_failure(), &finished.verdict) {
         (Some(damage), ..) => (Outcome::Corrupted, Some(damage)),

@@ -134,7 +134,7 @@ modes! {
     /// Post-copy. Memory is sent in passes as in pre-copy at first. Then the guest moves to the destination,
     /// whatever is still missing there: a page that it needs is requested from the source, and all others
     /// follow meanwhile. `postcopy_after_passes`, `postcopy_after` and `postcopy_at_stall` say when the guest
-    /// moves; without any of them it moves at once. From then on the migration cannot be given up. If the
+    /// moves; without any of them it moves immediately. From then on the migration cannot be given up. If the
     /// link fails, the migration recovers once it works again (`postcopy_recovery`). The destination needs
     /// userfaultfd.
     Postcopy("post-copy") = postcopy::Postcopy,

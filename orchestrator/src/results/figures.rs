@@ -387,7 +387,7 @@ pub const FIGURES: &[Figure] = &[
                       destination's QEMU takes the disk over.",
         clock: Some(Clock::Orchestrator),
         from: "the orchestrator learns from the source that the guest is stopped for the switchover",
-        to: "the source has ended the mirror, the destination its export, and the source goes on with the \
+        to: "the source has ended the mirror, the destination its export, and the source continues with the \
              switchover",
         ways: Some("to both ends and back, several times"),
         value: |m| m.storage.switchover_ms,
@@ -477,7 +477,7 @@ pub const FIGURES: &[Figure] = &[
                       full, divided by the bytes over the connections of `multifd`. Absent without \
                       `multifd_compression`.",
         unit: Unit::Ratio,
-        leaves_out: "pages of zeros, which are not compressed",
+        leaves_out: "zero pages, which are not compressed",
         value: |m| m.aids.compression_ratio,
         table: Some(TableColumn { header: "compr.\nratio", per: 1.0, decimals: 2, optional: true }),
         csv: Some(CsvColumn { name: "compression_ratio", whole: false }),
@@ -622,11 +622,11 @@ pub const FIGURES: &[Figure] = &[
     },
     Figure {
         key: "postcopy.all_blocked_ms",
-        description: "The time for which all virtual CPUs waited for pages at once, as QEMU reports it at \
-                      the destination (`postcopy-blocktime`).",
+        description: "The time for which all virtual CPUs waited for pages simultaneously, as QEMU reports \
+                      it at the destination (`postcopy-blocktime`).",
         clock: Some(Clock::Destination),
         from: "the last virtual CPU that ran needs a page",
-        to: "the first of the pages that are waited for is there",
+        to: "the first of the pages that they need is there",
         value: |m| Some(m.postcopy.all_blocked_ms? as f64),
         table: Some(TableColumn { header: "blocked\nms", per: 1.0, decimals: 0, optional: true }),
         csv: Some(CsvColumn { name: "postcopy_all_blocked_ms", whole: true }),
@@ -715,7 +715,7 @@ pub const FIGURES: &[Figure] = &[
     Figure {
         key: "file.bytes",
         description: "The length of the file to which the guest was saved, with `mode: file`. With \
-                      `mapped_ram`, it includes holes where pages of zeros would be.",
+                      `mapped_ram`, it includes holes where zero pages would be.",
         unit: Unit::Bytes,
         value: |m| Some(m.file.bytes? as f64),
         table: Some(TableColumn { header: "file\nMB", per: 1e6, decimals: 1, optional: true }),

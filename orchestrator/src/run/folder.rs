@@ -32,8 +32,9 @@ impl Lacks {
         let (folder, name) = disk::place(lab.description.images.as_deref());
         match try_folder(lab, folder, name, directly).await {
             Ok(refused) => {
-                let named =
-                    |why| format!("the file system of {} takes no direct I/O: {why}", folder.display());
+                let named = |why| {
+                    format!("the file system of {} does not support direct I/O: {why}", folder.display())
+                };
                 Self { file: None, direct_io: refused.map(named) }
             }
             Err(error) if lab.description.images.is_some() => {

@@ -44,10 +44,10 @@ const FAREWELL: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The address is invalid.
-    #[error("`{0}` is no address to listen at: {1}")]
+    #[error("`{0}` is not an address to listen on: {1}")]
     Address(String, String),
     /// The address cannot be listened at.
-    #[error("cannot listen at {0}: {1}; choose another address, or port 0 for any that is free")]
+    #[error("cannot listen on {0}: {1}; choose another address, or port 0 for any that is free")]
     Bind(String, io::Error),
     /// The system refused something else.
     #[error("cannot serve the live page: {0}")]

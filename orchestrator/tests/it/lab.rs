@@ -837,7 +837,7 @@ fn a_node_of_another_program_file_is_refused_with_the_program_to_use() {
         let (code, out, err) = enter(&ours);
         assert_eq!((code, out.as_str()), (3, ""), "{err}");
         assert!(
-            err.contains("compute1 runs another file of testbed, ") && err.contains("(deleted)"),
+            err.contains("compute1 runs a different testbed program, ") && err.contains("(deleted)"),
             "{err}"
         );
         let (_, remedy) = err.split_once("use that one: ").unwrap();

@@ -216,11 +216,11 @@ fn an_address_that_is_taken_is_an_error_before_anything_starts() {
     ] {
         let finished = sandbox.testbed(args);
         finished.exits(2);
-        finished.says(&format!("error: cannot listen at {address}: "));
+        finished.says(&format!("error: cannot listen on {address}: "));
         finished.says("choose another address, or port 0 for any that is free");
     }
     let bad = ["run", "--watch", "no such host", "matrix.yaml"];
-    sandbox.testbed(&bad).exits(2).says("error: `no such host` is no address to listen at: ");
+    sandbox.testbed(&bad).exits(2).says("error: `no such host` is not an address to listen on: ");
     sandbox.testbed(&["watch", "matrix.yaml"]).exits(2).says("is not a results folder");
     assert_eq!(sandbox.entries(), before);
 }

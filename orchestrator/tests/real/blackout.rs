@@ -193,7 +193,7 @@ fn fails_to_load(ready: &Ready, matrix: &str, disturb: impl FnOnce(i32)) -> Stri
     let record = &dir.records()[0];
     let reason = record.reason.clone().unwrap_or_default();
     assert_eq!(record.outcome, Outcome::Failed, "{reason}");
-    assert!(reason.ends_with(" and goes on at the source"), "{reason}");
+    assert!(reason.ends_with(" and continues at the source"), "{reason}");
     assert_intact(record);
     if let Some(disk) = &record.measured.storage.verified {
         assert_eq!((disk.blocks_bad, disk.reads_bad, disk.io_errors), (0, 0, 0), "{record:#?}");
@@ -284,7 +284,7 @@ axes: { migrate.direct_io: [true, false] }
         let [directly, cached] = &dir.records()[..] else { panic!("{}", dir.shown()) };
         let reason = directly.reason.as_deref().unwrap_or_default();
         assert_eq!(directly.outcome, Outcome::Skipped, "{reason}");
-        assert_eq!(reason, "the file system of /var/tmp takes no direct I/O: Invalid argument");
+        assert_eq!(reason, "the file system of /var/tmp does not support direct I/O: Invalid argument");
         assert_eq!(cached.outcome, Outcome::Converged, "{cached:#?}");
     });
 }

@@ -63,8 +63,8 @@ pub enum DiskError {
     #[error("cannot open the disk {}: {cause}", path.display())]
     Open { path: PathBuf, cause: io::Error },
     #[error(
-        "the file system of {} does not support direct I/O, without which the load would use the memory of \
-         this host instead of a disk: use a disk on another file system",
+        "the file system of {} does not support direct I/O, without which the workload would use the memory \
+         of this host instead of a disk: use a disk on another file system",
         path.display()
     )]
     NoDirectIo { path: PathBuf },
@@ -85,13 +85,13 @@ pub enum DiskError {
     #[error("the disk {} has {found}, but {stated} is stated: state its real size", path.display())]
     Size { path: PathBuf, stated: Bytes, found: Bytes },
     #[error(
-        "the load has already written to the disk {}, of {size} with {written} written beforehand: these two \
-         cannot change any more",
+        "the stressor has already written to the disk {}, of {size} with {written} written beforehand: these \
+         two cannot change any more",
         path.display()
     )]
     Restated { path: PathBuf, size: Bytes, written: Bytes },
     #[error(
-        "the disk {} is not as it is described: {bad}; prepare it anew, or describe it as it is",
+        "the disk {} is not as it is described: {bad}; prepare it again, or describe it as it is",
         path.display()
     )]
     Unprepared { path: PathBuf, bad: BadBlock },

@@ -8,12 +8,11 @@ use crate::{finding::StorageProblem, host::Mount};
 const SSH: [(&[&str], &str); 16] = [
     (
         &["Could not resolve hostname", "Name or service not known", "Temporary failure in name resolution"],
-        "correct `host` in the inventory, or give it a HostName in the configuration of ssh",
+        "correct `host` in the inventory, or give it a HostName in the ssh configuration",
     ),
     (
         &["REMOTE HOST IDENTIFICATION HAS CHANGED"],
-        "the host's key is another one than before: if that is right, remove the old one with \
-         `ssh-keygen -R`",
+        "the host's key has changed: if you expected that, remove the old one with `ssh-keygen -R`",
     ),
     (&["Host key verification failed"], "log in once by hand, and confirm the host's key"),
     (
@@ -21,10 +20,10 @@ const SSH: [(&[&str], &str); 16] = [
         "the host accepts none of the keys: load the right one into the agent, or put it into \
          ~/.ssh/authorized_keys there",
     ),
-    (&["Connection refused"], "start the SSH server there, or correct the port in the configuration of ssh"),
+    (&["Connection refused"], "start the SSH server there, or correct the port in the ssh configuration"),
     (
         &["No route to host", "Network is unreachable"],
-        "no network leads to the host: check that it runs, and its address and the routes to it",
+        "there is no route to the host: check that it is up, its address, and the routes to it",
     ),
     (
         &["Connection timed out", "Operation timed out", "Timeout, server"],
@@ -33,11 +32,11 @@ const SSH: [(&[&str], &str); 16] = [
     (&["Can't open user config file"], "correct `ssh_config` in the inventory"),
     (
         &["Bad configuration option", "bad configuration option", "no argument after keyword"],
-        "correct the configuration of ssh",
+        "correct the ssh configuration",
     ),
     (
         &["Bad owner or permissions on"],
-        "let nobody but its owner write to the configuration of ssh (`chmod go-w`)",
+        "let nobody but its owner write to the ssh configuration (`chmod go-w`)",
     ),
     (
         &["UNPROTECTED PRIVATE KEY FILE", "bad permissions"],
@@ -49,11 +48,11 @@ const SSH: [(&[&str], &str); 16] = [
     ),
     (
         &["no matching host key type", "no matching key exchange", "no matching cipher"],
-        "client and server of SSH have no algorithm in common: allow one in the configuration of ssh",
+        "client and server of SSH have no algorithm in common: allow one in the ssh configuration",
     ),
     (&["account is currently not available"], "give the user who logs in there a shell (`chsh`)"),
     (&["cannot run ssh"], "install ssh on this host (Debian's package is openssh-client)"),
-    (&["System is booting up", "nologin"], "wait until the host has booted, or end its shutdown"),
+    (&["System is booting up", "nologin"], "wait until the host has booted, or cancel its shutdown"),
 ];
 
 /// Returns what to do if a host cannot be reached, from the output of `ssh`. `login` is a command that has to
@@ -94,13 +93,13 @@ pub(super) const NO_SHA256SUM: &str = "sha256sum is not installed there";
 pub(super) const CHANGED: &str = "has changed since it was uploaded";
 
 /// What a host prints if the home directory is missing.
-pub(super) const NO_HOME: &str = "does not exist, which is the home directory";
+pub(super) const NO_HOME: &str = "is the home directory, but does not exist";
 
 /// What a host prints if a directory is another user's.
 pub(super) const FOREIGN: &str = "does not belong to the user who logs in";
 
 /// What a host prints if the login user is not root although the inventory says so.
-pub(super) const NOT_ROOT: &str = "logs in, who is not root";
+pub(super) const NOT_ROOT: &str = "is the login user, but not root";
 
 /// Returns what to do if an uploaded program does not run at `path` on a host, from the output there and the
 /// text of the host's `/proc/self/mountinfo`.
@@ -154,7 +153,7 @@ const SUDO: [(&[&str], &str); 9] = [
     ),
     (
         &["syntax error", "parse error", "no valid sudoers"],
-        "correct the file of sudo's rules there (`visudo -c` checks it)",
+        "correct the sudoers file there (`visudo -c` checks it)",
     ),
     (
         &["no new privileges"],
@@ -196,9 +195,7 @@ pub(crate) fn root_remedy(output: &str, how: Become) -> Option<String> {
         return Some("run testbed again, which uploads it again; somebody else may write there".into());
     }
     if told.contains(NOT_ROOT) {
-        return Some(
-            "log in as root (`User root` in the configuration of ssh), or set `become: sudo`".into(),
-        );
+        return Some("log in as root (`User root` in the ssh configuration), or set `become: sudo`".into());
     }
     if let (Become::Sudo, Some((_, fix))) =
         (how, SUDO.iter().find(|(signs, _)| signs.iter().any(|sign| told.contains(sign))))
@@ -233,7 +230,7 @@ mod tests {
         for (output, words) in [
             ("ssh: Could not resolve hostname lab9: Name or service not known", "correct `host`"),
             ("ssh: connect to host 10.0.0.1 port 22: Connection refused", "start the SSH server"),
-            ("ssh: connect to host 10.0.0.1 port 22: No route to host", "no network leads"),
+            ("ssh: connect to host 10.0.0.1 port 22: No route to host", "there is no route"),
             ("ssh: connect to host 10.0.0.1 port 22: Connection timed out", "does not answer"),
             ("me@lab1: Permission denied (publickey,password).", "none of the keys"),
             ("Host key verification failed.", "log in once by hand"),
@@ -241,7 +238,7 @@ mod tests {
                 "@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.",
                 "ssh-keygen -R",
             ),
-            ("/x: line 1: Bad configuration option: foo", "correct the configuration of ssh"),
+            ("/x: line 1: Bad configuration option: foo", "correct the ssh configuration"),
             ("Bad owner or permissions on /x", "chmod go-w"),
             ("This account is currently not available.", "chsh"),
             ("cannot run ssh: No such file or directory", "openssh-client"),

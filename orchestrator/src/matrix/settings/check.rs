@@ -144,7 +144,7 @@ impl Settings {
             if !bytes.get().is_multiple_of(MIB) {
                 errors.push(error(
                     &[path],
-                    format!("{bytes} is no whole number of MiB"),
+                    format!("{bytes} is not a whole number of MiB"),
                     format!("write `{}MiB` or `{}MiB`", bytes.get() / MIB, bytes.get() / MIB + 1),
                 ));
             }

@@ -19,8 +19,8 @@ section! {
         /// Memory that is filled once and then left alone, like the idle part of a real guest: a migration
         /// sends it exactly once. Rounded up to whole pages of 4 KiB.
         pub ballast: Bytes = Bytes::ZERO,
-        /// The content of the ballast's pages. It decides how well they compress; QEMU sends pages of zeros
-        /// as a few bytes each.
+        /// The content of the ballast's pages. It decides how well they compress; QEMU sends zero pages as
+        /// a few bytes each.
         pub ballast_content: Content = Content::default(),
         /// What executes the guest's CPUs: KVM or QEMU's emulation, TCG.
         pub accel: Accel = Accel::Auto,

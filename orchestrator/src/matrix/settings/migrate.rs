@@ -32,8 +32,8 @@ section! {
         /// memory within this time. The actual downtime may be longer. Whole milliseconds, at most `2000s`.
         pub downtime_limit: Span = Span::from_millis(300),
         /// The deadline, counted from the migrate command. A migration that has not begun its switchover by
-        /// then is given up, whatever its state. A switchover that has begun is waited for as long as it
-        /// makes progress, and recorded as past its deadline. More than 0.
+        /// then is given up, whatever its state. A switchover that has begun may continue as long as it makes
+        /// progress, and is recorded as past its deadline. More than 0.
         pub timeout: Span = Span::from_secs(60),
         /// The largest number of passes over the memory, at least 1: a migration that begins another pass is
         /// given up. Default: no limit.
@@ -47,7 +47,7 @@ section! {
         pub stall_detection: bool = true,
         /// With `mode: precopy`, the number of passes over the memory after which the guest is paused. The
         /// rest is then sent while the guest is stopped, and the guest continues at the destination. `0`
-        /// pauses it at once. The first `pause_*` condition that is met counts; a migration that has not
+        /// pauses it immediately. The first `pause_*` condition that is met counts; a migration that has not
         /// ended by the deadline is given up, and the guest continues at the source. Default: the guest runs
         /// until the rest fits into `downtime_limit`.
         pub pause_after_passes: Option<u32> = None,
@@ -166,7 +166,7 @@ section! {
         /// QEMU's default is 2.
         #[schemars(range(min = 1, max = 255))]
         pub decompress_threads: Option<u32> = None,
-        /// Whether memory is sent over several TCP connections at once, each by a thread of its own. With
+        /// Whether memory is sent over several TCP connections in parallel, each by a thread of its own. With
         /// `mode: file`, these threads write and read the file, which needs `mapped_ram`.
         #[serde(skip_serializing_if = "Not::not")]
         #[schemars(extend("default" = false))]
@@ -186,7 +186,7 @@ section! {
         /// The level of QAT, from 1 (fast) to 9 (small). QEMU's default is 1.
         #[schemars(range(min = 1, max = 9))]
         pub multifd_qatzip_level: Option<u32> = None,
-        /// Which thread looks for pages of zeros.
+        /// Which thread looks for zero pages.
         #[serde(skip_serializing_if = "ZeroPageDetection::is_default")]
         #[schemars(extend("default" = "multifd"))]
         pub zero_page_detection: ZeroPageDetection = ZeroPageDetection::Multifd,
@@ -204,7 +204,7 @@ section! {
         #[serde(skip_serializing_if = "Not::not")]
         #[schemars(extend("default" = false))]
         pub return_path: bool = false,
-        /// Whether the source waits with the switchover until devices at the destination agree. It needs
+        /// Whether the source delays the switchover until the destination's devices are ready. It needs
         /// `return_path`.
         #[serde(skip_serializing_if = "Not::not")]
         #[schemars(extend("default" = false))]
@@ -247,11 +247,11 @@ impl Transport {
     }
 }
 
-/// The thread that looks for pages of zeros, each of which is then sent as a few bytes.
+/// The thread that looks for zero pages, each of which is then sent as a few bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ZeroPageDetection {
-    /// No thread: pages of zeros are sent like all others.
+    /// No thread: zero pages are sent like all others.
     None,
     /// QEMU's migration thread, also with `multifd`.
     Legacy,

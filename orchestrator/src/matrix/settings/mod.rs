@@ -67,7 +67,7 @@ field::settings! {
         pub storage: Storage,
         /// The links from the controller to each compute node, over which a `shared` disk is read and
         /// written. The properties hold for each link and each direction by itself. They are shaped by the
-        /// kernel. The default are links that are not shaped.
+        /// kernel. By default they are not shaped.
         #[serde(skip_serializing_if = "is_default")]
         pub storage_link: netem::Profile,
         /// The probe: the client that pings the guest, and so measures the downtime from outside.

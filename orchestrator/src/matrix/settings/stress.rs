@@ -17,7 +17,7 @@ section! {
         /// up to whole pages.
         pub working_set: WorkingSet = WorkingSet::default(),
         /// The content of the working set's pages. It decides how well they compress, and whether QEMU sends
-        /// them as pages of zeros.
+        /// them as zero pages.
         pub content: Content = Content::default(),
         /// How much of a page a single write changes.
         pub write: Write = Write::default(),

@@ -103,7 +103,7 @@ fn refuse_link_changes(settings: &Settings, errors: &mut Vec<SettingsError>) {
     for path in settings.link.trace.iter().map(|_| "link.trace".into()).chain(changes) {
         errors.push(SettingsError {
             paths: vec![path, "migrate.mode".into()],
-            message: "the link changes without an effect: this mode does not use the migration link".into(),
+            message: "changing the link has no effect: this mode does not use the migration link".into(),
             help: Some("remove the change, or use `mode: precopy`".into()),
         });
     }
@@ -238,7 +238,7 @@ mod tests {
             ("timeline", "", &rate),
             ("timeline", "", &link),
         ];
-        let unused = "the link changes without an effect: this mode does not use the migration link";
+        let unused = "changing the link has no effect: this mode does not use the migration link";
         for (number, (section, key, value)) in changes.into_iter().enumerate() {
             let is_of_link = [3, 5].contains(&number);
             let path = [section, key].join(".");

@@ -71,7 +71,7 @@ impl Held {
         match self {
             Self::Unnamed(file) => Ok(file.try_clone()?.into()),
             Self::Named(file) => Ok(file.as_file().try_clone()?.into()),
-            Self::Folder(_) => Err(io::Error::other("a folder is no disk")),
+            Self::Folder(_) => Err(io::Error::other("a folder is not a disk")),
         }
     }
 }
@@ -298,7 +298,7 @@ mod tests {
         let own = Path::new(&created.path);
         assert_eq!(fs::metadata(own).unwrap().mode() & 0o777, 0o700);
         let _socket = UnixListener::bind(own.join("socket")).unwrap();
-        assert!(disks.for_process(1).is_err(), "a folder is no disk");
+        assert!(disks.for_process(1).is_err(), "a folder is not a disk");
         disks.close(1);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
         let error = disks.create_folder(2, Path::new("/nowhere"), None).unwrap_err();

@@ -33,7 +33,7 @@ pub enum Error {
     #[error("{0} is gone: its run, or the shell's temporary lab, has ended")]
     Gone(String),
     /// The process has the arguments of a node, but not the namespaces or the owner of one.
-    #[error("process {pid} has the arguments of a node, but is none: {reason}")]
+    #[error("process {pid} has the arguments of a node, but is not one: {reason}")]
     NotANode {
         /// The PID.
         pid: u32,
@@ -41,7 +41,7 @@ pub enum Error {
         reason: String,
     },
     /// The process runs another program than this one.
-    #[error("{node} runs another file of testbed, {program}, which this one does not enter; {remedy}")]
+    #[error("{node} runs a different testbed program, {program}, so this one cannot enter it; {remedy}")]
     OtherProgram {
         /// The name of the node.
         node: String,

@@ -56,7 +56,7 @@ pub(super) fn section(view: &View<'_>, _: Detail) -> Option<Section> {
         .collect();
     let most = rows.iter().flat_map(|(_, ranges)| ranges.iter().flatten()).map(|range| range.most);
     let axis = Axis::from(from_zero(most.reduce(f64::max)?, 4));
-    let header = ["cell", "limit asked, ms", "QEMU, ms", "guest, ms", "client, ms"].map(String::from);
+    let header = ["cell", "limit, ms", "QEMU, ms", "guest, ms", "client, ms"].map(String::from);
     let last = format!("0 to {:.0} ms", axis.range().end);
     let header: Vec<String> = header.into_iter().chain([last]).collect();
     let row = |(cell, ranges): (&Cell, [Option<Range>; 3])| {
@@ -68,7 +68,8 @@ pub(super) fn section(view: &View<'_>, _: Detail) -> Option<Section> {
     };
     let table = Table {
         id: &view.id("downtime-table"),
-        caption: "The downtime by each witness: the smallest and the largest that all attempts allow",
+        caption: "The downtime by QEMU, guest and client: the smallest and the largest that all attempts \
+                  allow",
         header: &header,
         words: 1,
         rows: rows.into_iter().map(row).collect(),
@@ -81,11 +82,11 @@ pub(super) fn section(view: &View<'_>, _: Detail) -> Option<Section> {
         }
         ul.legend {
             @for (name, class, _) in WITNESSES { li { i.key.(class) {} (name) } }
-            li { i.key.limit {} "limit asked for" }
+            li { i.key.limit {} "downtime limit" }
         }
         (table.render())
     };
-    Some(Section { id: "downtime", title: "Downtime by its witnesses", body })
+    Some(Section { id: "downtime", title: "Downtime by who measured it", body })
 }
 
 fn text(range: Range) -> String {
