@@ -276,7 +276,7 @@ impl PairSpec<'_> {
 
 /// Tells a QEMU the capabilities and parameters of a migration.
 async fn configure(qemu: &Connections, told: Parameters) -> Result<(), Error> {
-    let Parameters { capabilities, parameters } = told;
+    let Parameters { capabilities, parameters, .. } = told;
     qemu.call("migrate-set-capabilities", capabilities).await?;
     qemu.call("migrate-set-parameters", parameters).await?;
     Ok(())

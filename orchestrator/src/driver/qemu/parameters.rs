@@ -26,6 +26,8 @@ pub struct Parameters {
     pub capabilities: Value,
     /// The arguments of the command `migrate-set-parameters`.
     pub parameters: Value,
+    /// Whether the guest is saved to a file.
+    pub to_file: bool,
 }
 
 impl Parameters {
@@ -33,7 +35,8 @@ impl Parameters {
     pub fn is_plain(&self) -> bool {
         let capabilities = ["events", "pause-before-switchover"];
         let parameters = ["downtime-limit", "max-bandwidth"];
-        self.capability_names().all(|name| capabilities.contains(&name))
+        !self.to_file
+            && self.capability_names().all(|name| capabilities.contains(&name))
             && self
                 .parameters
                 .as_object()
@@ -86,7 +89,8 @@ pub fn parameters(settings: &Migrate, copies_disk: bool) -> Parameters {
             value => parameters[name] = value,
         }
     }
-    Parameters { capabilities: json!({ "capabilities": capabilities }), parameters }
+    let to_file = settings.mode == Mode::File;
+    Parameters { capabilities: json!({ "capabilities": capabilities }), parameters, to_file }
 }
 
 /// Returns an entry of the argument of `migrate-set-capabilities`.

@@ -16,6 +16,8 @@ pub(super) struct Support {
     capabilities: Vec<String>,
     /// The parameters, each with the words that it may be; without words it may be a number, a flag or text.
     parameters: HashMap<String, Vec<String>>,
+    /// The kinds of addresses that a guest can migrate to; none if QEMU does not list them.
+    addresses: Vec<String>,
     /// The values of the parameters at the start.
     initial: Map<String, Value>,
 }
@@ -28,7 +30,12 @@ impl Support {
         let schema: Vec<Value> = monitor.query("query-qmp-schema").await?;
         let capabilities = capabilities.as_array().into_iter().flatten();
         let capabilities = capabilities.filter_map(|entry| Some(entry["capability"].as_str()?.to_owned()));
-        Ok(Self { capabilities: capabilities.collect(), parameters: parameters(&schema), initial })
+        Ok(Self {
+            capabilities: capabilities.collect(),
+            parameters: parameters(&schema),
+            addresses: addresses(&schema),
+            initial,
+        })
     }
 
     /// Returns what this QEMU lacks for a migration with these capabilities and parameters, as a clause about
@@ -38,6 +45,9 @@ impl Support {
             wanted.capability_names().find(|name| !self.capabilities.iter().any(|c| c == name))
         {
             return Some(format!("has no migration capability `{name}`"));
+        }
+        if wanted.to_file && !self.addresses.iter().any(|address| address == "file") {
+            return Some("cannot save a guest to a file (QEMU 8.2 and later can)".into());
         }
         wanted.parameters.as_object()?.iter().find_map(|(name, value)| {
             let Some(words) = self.parameters.get(name) else {
@@ -91,6 +101,23 @@ fn parameters(schema: &[Value]) -> HashMap<String, Vec<String>> {
     parameters.iter().filter_map(parameter).collect()
 }
 
+/// Returns the kinds of addresses that the command `migrate` takes according to QEMU's schema: the branches of
+/// the type of `channels.addr`. Both `channels` and files are new in QEMU 8.2.
+fn addresses(schema: &[Value]) -> Vec<String> {
+    let named = |name: &Value| schema.iter().find(|entry| entry["name"] == *name);
+    let kind_of = |object: &Value, member: &str| {
+        let members = object["members"].as_array()?;
+        named(&members.iter().find(|entry| entry["name"] == member)?["type"])
+    };
+    let address = || {
+        let command = named(&"migrate".into())?;
+        let channels = kind_of(named(&command["arg-type"])?, "channels")?;
+        kind_of(named(&channels["element-type"])?, "addr")
+    };
+    let branches = address().and_then(|address| address["variants"].as_array());
+    branches.into_iter().flatten().filter_map(|branch| Some(branch["case"].as_str()?.to_owned())).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,17 +131,36 @@ mod tests {
                 { "name": "multifd-compression", "default": null, "type": "8" },
             ] },
             { "name": "8", "meta-type": "enum", "values": ["none", "zlib"] },
+            { "name": "migrate", "meta-type": "command", "arg-type": "9" },
+            { "name": "9", "meta-type": "object", "members": [{ "name": "uri", "type": "str" }] },
         ]);
         let capabilities = vec!["events".into(), "multifd".into()];
-        Support { capabilities, parameters: parameters(schema.as_array().unwrap()), initial: Map::new() }
+        let schema = schema.as_array().unwrap();
+        let (parameters, addresses) = (parameters(schema), addresses(schema));
+        Support { capabilities, parameters, addresses, initial: Map::new() }
     }
 
     #[test]
     fn what_a_qemu_lacks_is_named() {
         let lacks = |names: &[&str], parameters: Value| {
             let capabilities: Vec<Value> = names.iter().map(|name| capability(name, true)).collect();
-            small().lacks(&Parameters { capabilities: json!({ "capabilities": capabilities }), parameters })
+            let capabilities = json!({ "capabilities": capabilities });
+            small().lacks(&Parameters { capabilities, parameters, to_file: false })
         };
+        let to_file = Parameters { capabilities: json!({}), parameters: json!({}), to_file: true };
+        assert!(small().lacks(&to_file).unwrap().starts_with("cannot save a guest to a file"));
+        let larger = json!([
+            { "name": "migrate", "meta-type": "command", "arg-type": "1" },
+            { "name": "1", "meta-type": "object", "members": [{ "name": "channels", "type": "[2]" }] },
+            { "name": "[2]", "meta-type": "array", "element-type": "2" },
+            { "name": "2", "meta-type": "object", "members": [{ "name": "addr", "type": "3" }] },
+            { "name": "3", "meta-type": "object", "tag": "transport", "variants": [
+                { "case": "socket", "type": "4" }, { "case": "file", "type": "5" },
+            ] },
+        ]);
+        let addresses = addresses(larger.as_array().unwrap());
+        assert_eq!(addresses, ["socket", "file"]);
+        assert_eq!(Support { addresses, ..small() }.lacks(&to_file), None);
         assert_eq!(lacks(&["events", "multifd"], json!({ "max-bandwidth": 7 })), None);
         assert_eq!(lacks(&["multifd"], json!({ "multifd-compression": "zlib" })), None);
         assert_eq!(lacks(&["mapped-ram"], json!({})).unwrap(), "has no migration capability `mapped-ram`");
