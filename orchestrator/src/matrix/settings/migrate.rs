@@ -360,9 +360,8 @@ impl Migrate {
             when.after_passes == Some(0) || when.after.is_some_and(|after| after < Span::from_secs(2))
         };
         match self.mode {
-            Mode::File | Mode::CprTransfer => true,
             Mode::Postcopy => self.postcopy_start() == When::NEVER || is_early(self.postcopy_start()),
-            Mode::Precopy => is_early(self.pause()),
+            mode => !mode.uses_link() || is_early(self.pause()),
         }
     }
 
