@@ -423,3 +423,20 @@ pub(super) fn in_qemus_unit(name: &str, value: &Value) -> Option<Json> {
 }
 
 const MIB: u64 = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Checks that a setting of this program's own is not given to QEMU by mistake, and that what each of
+    /// QEMU's becomes is in the golden file.
+    #[test]
+    fn every_setting_is_this_programs_or_in_the_golden_file_of_qemus() {
+        let golden = include_str!("../../../tests/golden/qemu-parameters.txt");
+        for field in Migrate::fields().iter().filter(|field| !NOT_QEMUS.contains(&field.path())) {
+            let name = field.path().replace('_', "-");
+            let advice = "give it to QEMU in `tests/it/qemu.rs`, or list it in `NOT_QEMUS`";
+            assert!(golden.contains(&format!("\"{name}\"")), "no migration has QEMU's `{name}`: {advice}");
+        }
+    }
+}
