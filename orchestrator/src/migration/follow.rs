@@ -38,7 +38,7 @@ use super::{
     timeline::{self, Actuator, MigrationStage},
 };
 use crate::{
-    driver::{self, Driver, State, Status},
+    driver::{self, Action, Driver, State, Status},
     event::{Event, Sink},
     matrix::{Cycle, Step},
     measure::{
@@ -46,7 +46,7 @@ use crate::{
         passes::{self, Pass},
         samples::{Completion, Sample},
     },
-    mode::{Action, Decision, Policy, Progress},
+    mode::{Decision, Policy, Progress},
     node::protocol::Traffic,
     results::record::AppliedChange,
 };
@@ -365,15 +365,14 @@ pub async fn migrate(
                 let settled_ms = settled_ms(steps, cycle, &applied.borrow());
                 match policy.decide(&Progress { samples: &log.samples, settled_ms, period_ms }) {
                     Decision::Wait => {}
-                    Decision::Act(decided) => {
-                        if decided == Action::StartPostcopy {
-                            tracker.postcopy = Some(Instant::now());
-                            tracker.progressed = Instant::now();
-                        }
-                        if decided == Action::Pause {
-                            tracker.paused = Some(Paused::Sending);
-                        }
-                        action = Some(Pending::new(driver.act(decided)));
+                    Decision::Pause => {
+                        tracker.paused = Some(Paused::Sending);
+                        action = Some(Pending::new(driver.act(Action::Pause)));
+                    }
+                    Decision::StartPostcopy => {
+                        tracker.postcopy = Some(Instant::now());
+                        tracker.progressed = Instant::now();
+                        action = Some(Pending::new(driver.act(Action::StartPostcopy)));
                     }
                     Decision::GiveUp(why) => reason = Some(why),
                 }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     driver::{
-        Driver,
+        Action, Driver,
         mock::{Fault, MockDriver, Script, ScriptedMirror, Shared},
     },
     event::{Event, FanOut, Sink},
@@ -20,7 +20,7 @@ use crate::{
         link::{LinkSetting, StorageSetting},
         samples::{MemoryProgress, Sample},
     },
-    mode::{Action, Decision, Policy, Progress},
+    mode::{Decision, Policy, Progress},
     node::{
         NodeError,
         protocol::{ProbeProgress, ProgressWindow, Traffic},
@@ -1181,17 +1181,19 @@ impl Policy for Wait {
     }
 }
 
-/// A policy that raises the downtime limit once in each pass. It keeps the number of the last pass.
-struct RaiseDowntimeLimit(u64);
+/// A policy that pauses the guest at the beginning of the second pass, and then waits.
+#[derive(Default)]
+struct PauseInSecondPass {
+    paused: bool,
+}
 
-impl Policy for RaiseDowntimeLimit {
+impl Policy for PauseInSecondPass {
     fn decide(&mut self, progress: &Progress<'_>) -> Decision {
-        let pass = progress.samples.last().map_or(0, Sample::pass);
-        if pass <= self.0 {
+        if self.paused || progress.samples.last().map_or(0, Sample::pass) < 2 {
             return Decision::Wait;
         }
-        self.0 = pass;
-        Decision::Act(Action::SetDowntimeLimit(Span::from_millis(100 * pass)))
+        self.paused = true;
+        Decision::Pause
     }
 }
 
@@ -1227,11 +1229,10 @@ async fn a_policy_that_only_waits_is_ended_by_the_deadline_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_actions_of_a_policy_are_carried_out() {
-    let (verdict, actions) = follow_with(&mut RaiseDowntimeLimit(1), SHORT).await;
+async fn the_decision_of_a_policy_is_carried_out() {
+    let (verdict, actions) = follow_with(&mut PauseInSecondPass::default(), None).await;
     assert!(matches!(verdict, Verdict::Completed(_)), "{verdict:?}");
-    let limits = [200, 300, 400].map(|ms| Action::SetDowntimeLimit(Span::from_millis(ms)));
-    assert_eq!(actions, limits);
+    assert_eq!(actions, [Action::Pause, Action::Resume(End::Destination)]);
 }
 
 #[test]
