@@ -12,6 +12,7 @@
 use super::{
     Bandwidth,
     field::{Section as _, section},
+    is_default,
     value::Value,
 };
 use crate::mode::{Limits, Mode, When};
@@ -104,7 +105,7 @@ section! {
         /// record has a note. Default: no limit, so that only the link limits the migration.
         pub max_bandwidth: Option<Bandwidth> = None,
         /// What carries memory to the destination.
-        #[serde(skip_serializing_if = "Transport::is_default")]
+        #[serde(skip_serializing_if = "is_default")]
         #[schemars(extend("default" = "tcp"))]
         pub transport: Transport = Transport::Tcp,
         /// Whether the migration is encrypted by TLS, with X.509 certificates that are made for it and that
@@ -187,7 +188,7 @@ section! {
         #[schemars(range(min = 1, max = 9))]
         pub multifd_qatzip_level: Option<u32> = None,
         /// Which thread looks for pages of zeros.
-        #[serde(skip_serializing_if = "ZeroPageDetection::is_default")]
+        #[serde(skip_serializing_if = "is_default")]
         #[schemars(extend("default" = "multifd"))]
         pub zero_page_detection: ZeroPageDetection = ZeroPageDetection::Multifd,
         /// Whether the kernel sends memory without copying it first. It needs `multifd`, and as much locked
@@ -239,14 +240,6 @@ pub enum Transport {
     Rdma,
 }
 
-impl Transport {
-    /// Returns whether QEMU uses it without being told.
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-    fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
 /// The thread that looks for pages of zeros, each of which is then sent as a few bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -258,14 +251,6 @@ pub enum ZeroPageDetection {
     /// With `multifd` each thread that sends, otherwise QEMU's migration thread.
     #[default]
     Multifd,
-}
-
-impl ZeroPageDetection {
-    /// Returns whether QEMU does this without being told.
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-    fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
 }
 
 /// The conditions on one setting of QEMU.
