@@ -3,14 +3,13 @@
 //! All times are the runtime's, so a test that pauses time finishes at once and gets the same figures every
 //! time.
 
-use super::{Driver, Error, Event, PageFaults, SavedFile, State, Status, control_port::ControlPort};
+use super::{Action, Driver, Error, Event, PageFaults, SavedFile, State, Status, control_port::ControlPort};
 use crate::{
     matrix::Migrate,
     measure::{
         End,
         samples::{Completion, DiskProgress, MemoryProgress, Sample},
     },
-    mode::Action,
     node::protocol::Traffic,
 };
 use netem::userspace::Lateness;
@@ -729,7 +728,7 @@ impl Driver for MockDriver {
                 self.shared.set_state(State::Postcopy, "postcopy-active");
                 self.shared.recovered.send_replace(true);
             }
-            Action::Cancel | Action::SetDowntimeLimit(_) => {}
+            Action::Cancel => {}
         }
         if action == Action::Cancel && self.shared.script.fault != Some(Fault::NoCancel) {
             if let Some(migration) = self.migration.lock().unwrap().take() {

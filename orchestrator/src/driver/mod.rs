@@ -11,7 +11,6 @@ use crate::{
         End,
         samples::{Completion, Sample},
     },
-    mode::Action,
     node::NodeError,
 };
 use control_port::ControlPort;
@@ -118,6 +117,30 @@ pub enum Event {
     Resumed(Instant),
     /// The connection to an end was lost.
     Lost(End, Error),
+}
+
+/// An action that a driver can carry out on a migration in progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Stop the guest at the source now, and send the rest of its memory while it is stopped.
+    Pause,
+    /// Let a guest that was stopped for the migration go on at this end: at the source after a migration that
+    /// failed. Does nothing if the guest runs. One that does not migrate over the migration link is whole at
+    /// the source until it runs at the destination, which is prevented first; it stays stopped if it may have
+    /// run there.
+    Resume(End),
+    /// Move the guest to the destination now, and send the rest of its memory afterwards. From then on the
+    /// migration cannot be cancelled.
+    StartPostcopy,
+    /// Make new connections for the rest of the memory, after the link has failed in post-copy and once it
+    /// works again.
+    Recover,
+    /// Begin to send memory, now that the copy of the disk is up to date.
+    MigrateMemory,
+    /// Complete the copy of the disk while the guest is stopped, and then let the switchover go on.
+    CompleteDisk,
+    /// Cancel the migration, so that the guest stays at the source, and goes on there if it was paused.
+    Cancel,
 }
 
 /// The status of a migration at one moment.

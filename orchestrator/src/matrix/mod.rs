@@ -41,6 +41,7 @@ pub use file::{Axis, CellOrder, File, Overrides};
 pub use numbers::{NumberUnit, SettingNumbers};
 pub use plan::{Attempt, Cell, Plan, RunOrder, Shard, ShardError};
 pub use schema::schema;
+pub(crate) use settings::is_default;
 pub use settings::{
     Accel, Bandwidth, CacheMode, Cycle, Guest, ImageFormat, Link, LinkChange, LoadRate, Migrate, MirrorSync,
     Probe, Settings, SettingsError, Step, Storage, StorageKind, Stress, StressChange, TimelineEntry,

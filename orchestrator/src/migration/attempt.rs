@@ -11,14 +11,14 @@ use super::{
 };
 use crate::{
     driver::{
-        Driver,
+        Action, Driver,
         control_port::{self, ControlPort, TelemetrySample},
         unless_exited,
     },
     event::{Event, Sink},
     matrix::{Cell, Settings},
     measure::End,
-    mode::{Action, When},
+    mode::When,
     outcome::Outcome,
     results::{
         agreement,

@@ -38,7 +38,7 @@ use super::{
     timeline::{self, Actuator, MigrationStage},
 };
 use crate::{
-    driver::{self, Driver, State, Status},
+    driver::{self, Action, Driver, State, Status},
     event::{Event, Sink},
     matrix::{Cycle, Step},
     measure::{
@@ -46,7 +46,7 @@ use crate::{
         passes::{self, Pass},
         samples::{Completion, Sample},
     },
-    mode::{Action, Decision, Policy, Progress},
+    mode::{Decision, Policy, Progress},
     node::protocol::Traffic,
     results::record::AppliedChange,
 };
@@ -207,8 +207,59 @@ async fn answered<T, E>(pending: &mut Option<Pending<'_, T, E>>) -> Result<T, E>
     }
 }
 
+/// The requests to the driver and the link that have not been answered yet. They stay pending over the
+/// iterations of the loop that follows a migration, so that a source that does not answer holds up neither
+/// the events nor the deadline.
+struct Requests<'a, D, A> {
+    driver: &'a D,
+    actuator: &'a A,
+    /// When the migrate command was sent.
+    started: Instant,
+    status: Option<Pending<'a, Status, driver::Error>>,
+    action: Option<Pending<'a, (), driver::Error>>,
+    traffic: Option<Pending<'a, Traffic, Error>>,
+    /// Whether something has happened since the pending request for a status that calls for another one.
+    ask_again: bool,
+}
+
+impl<'a, D: Driver, A: Actuator> Requests<'a, D, A> {
+    fn new(driver: &'a D, actuator: &'a A, started: Instant) -> Self {
+        Self { driver, actuator, started, status: None, action: None, traffic: None, ask_again: false }
+    }
+
+    /// Asks for the status of the migration, unless that is pending.
+    fn ask_for_status(&mut self) {
+        let Self { driver, started, .. } = *self;
+        self.status.get_or_insert_with(|| Pending::new(driver.progress(started)));
+    }
+
+    /// Asks for an action. One that is pending is no longer waited for.
+    fn act(&mut self, action: Action) {
+        let driver = self.driver;
+        self.action = Some(Pending::new(driver.act(action)));
+    }
+
+    fn ask_for_traffic(&mut self) {
+        let actuator = self.actuator;
+        self.traffic = Some(Pending::new(actuator.traffic()));
+    }
+
+    /// Notes that something has happened that calls for a status. The answer to a pending request may be
+    /// about the time before.
+    fn note_change(&mut self) {
+        self.ask_again |= self.status.is_some();
+    }
+}
+
+/// Returns for how long a request has been pending, if it is.
+fn pending_for<T, E>(request: Option<&Pending<'_, T, E>>) -> Duration {
+    request.map_or(Duration::ZERO, |request| request.since.elapsed())
+}
+
 /// Everything observed of a migration so far that leads to a verdict.
 struct MigrationTracker {
+    /// When the migration is given up.
+    deadline: Instant,
     /// Whether the guest migrates over the migration link.
     uses_link: bool,
     /// When the guest stopped at the source.
@@ -285,165 +336,86 @@ pub async fn migrate(
     let mut ticker = time::interval(SAMPLE_INTERVAL);
     // After a slow answer the next sample is due a whole interval later; missed ones are not made up for.
     ticker.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
-    let mut tracker = MigrationTracker::new(started, uses_link, Recoveries::new(recovery.into(), deadline));
-    // Requests stay pending over the iterations too, so that a source that does not answer holds up neither
-    // the events nor the deadline.
-    let (mut status, mut action, mut traffic) = (None, None, None);
-    // Whether something has happened since the pending request for a status that calls for another one.
-    let mut ask_again = false;
+    let recoveries = Recoveries::new(recovery.into(), deadline);
+    let mut tracker = MigrationTracker::new(started, deadline, uses_link, recoveries);
+    let mut requests = Requests::new(driver, actuator, started);
     let verdict = loop {
         let mut reported = None;
         let ask = tokio::select! {
             biased;
-            answer = answered(&mut status) => {
+            answer = answered(&mut requests.status) => {
                 reported = Some(log.keep(answer?)?);
                 if log.shows_progress() {
                     tracker.progressed = Instant::now();
                 }
-                std::mem::take(&mut ask_again)
+                std::mem::take(&mut requests.ask_again)
             }
-            answer = answered(&mut action) => {
-                let answer: Result<(), driver::Error> = answer;
+            answer = answered(&mut requests.action) => {
                 match answer {
                     Err(error) if tracker.recoveries.is_under_way() => return Err(split(&error.to_string())),
                     answer => answer?,
                 }
                 if tracker.recoveries.is_under_way() {
                     // Its answer would be about the time before.
-                    status = None;
+                    requests.status = None;
                 }
                 tracker.acted()
             }
             Some(event) = events.recv() => {
                 let ask = tracker.record_event(event, &stage)?;
-                ask_again |= ask && status.is_some();
+                if ask {
+                    requests.note_change();
+                }
                 ask
             }
             ended = &mut timeline, if !timeline_ended => {
                 ended?;
                 timeline_ended = true;
-                ask_again |= status.is_some();
+                requests.note_change();
                 true
             }
-            counted = answered(&mut traffic) => {
+            counted = answered(&mut requests.traffic) => {
                 tracker.record_traffic(counted?);
                 false
             }
             _ = ticker.tick() => true,
             () = time::sleep_until(deadline), if tracker.can_be_given_up() => false,
         };
-        let mut reason = None;
-        let mut failure = None;
-        let leaves = match &reported {
-            // Also after the migration was given up: the cancellation may come too late.
-            Some(State::Switchover | State::Completed(_)) => true,
-            // That can still be cancelled, or may be the cancellation.
-            Some(State::BeforeSwitchover | State::Other) => tracker.given_up.is_none(),
-            _ => false,
-        };
-        if leaves {
-            tracker.leaves(&stage);
-        }
-        match reported {
-            // Also after the migration was given up: it may have completed before the cancellation.
-            Some(State::Completed(completion)) => tracker.completed(completion),
-            Some(State::Cancelled(_)) if tracker.given_up.is_some() => tracker.cancelled = true,
-            // A driver that recovers the migration may still report it as paused.
-            Some(State::PostcopyPaused(_)) if tracker.recoveries.is_under_way() => {}
-            Some(State::PostcopyPaused(reason)) if tracker.may_recover() => failure = Some(reason),
-            Some(State::Failed(reason) | State::Cancelled(reason) | State::PostcopyPaused(reason))
-                if tracker.is_split() =>
-            {
-                return Err(split(&reason));
-            }
-            Some(State::Failed(reason) | State::Cancelled(reason) | State::PostcopyPaused(reason)) => {
-                return Err(Error::Migration(reason));
-            }
-            Some(State::Active)
-                if tracker.can_be_given_up() && action.is_none() && Instant::now() < deadline =>
-            {
+        let mut demand = None;
+        if let Some(state) = reported {
+            let decide = || {
                 let settled_ms = settled_ms(steps, cycle, &applied.borrow());
-                match policy.decide(&Progress { samples: &log.samples, settled_ms, period_ms }) {
-                    Decision::Wait => {}
-                    Decision::Act(decided) => {
-                        if decided == Action::StartPostcopy {
-                            tracker.postcopy = Some(Instant::now());
-                            tracker.progressed = Instant::now();
-                        }
-                        if decided == Action::Pause {
-                            tracker.paused = Some(Paused::Sending);
-                        }
-                        action = Some(Pending::new(driver.act(decided)));
-                    }
-                    Decision::GiveUp(why) => reason = Some(why),
-                }
-            }
-            // A driver that was asked may still have reported its old state.
-            Some(State::Mirrored) if tracker.may_migrate_memory() && action.is_none() => {
-                tracker.mirrored = Some(Instant::now());
-                action = Some(Pending::new(driver.act(Action::MigrateMemory)));
-            }
-            Some(State::BeforeSwitchover) if tracker.may_complete_disk() && action.is_none() => {
-                tracker.completes_disk = Some((Instant::now(), None));
-                action = Some(Pending::new(driver.act(Action::CompleteDisk)));
-            }
-            Some(
-                State::Active
-                | State::Mirroring
-                | State::Mirrored
-                | State::BeforeSwitchover
-                | State::Switchover
-                | State::Postcopy
-                | State::Other,
-            )
-            | None => {}
+                policy.decide(&Progress { samples: &log.samples, settled_ms, period_ms })
+            };
+            demand = tracker.on_state(state, requests.action.is_some(), decide, &stage)?;
         }
-        if tracker.can_be_given_up() && Instant::now() >= deadline {
-            reason = Some(format!("the deadline of {timeout} passed{}", log.in_state()));
+        let unanswered = pending_for(requests.status.as_ref());
+        if let Some(demand) = tracker.overdue(unanswered, timeout, &log.in_state()).or(demand) {
+            requests.act(tracker.meet(demand, &stage));
         }
-        let unanswered = status.as_ref().map_or(Duration::ZERO, |status| status.since.elapsed());
-        if tracker.link_has_failed(unanswered) {
-            failure = Some(format!("nothing has passed the link for {} s", FAILURE.as_secs()));
-        }
-        if let Some(failure) = failure {
-            tracker.recoveries.begin(tracker.progressed, failure);
-            action = Some(Pending::new(driver.act(Action::Recover)));
-        }
-        if tracker.disk_is_stuck() {
-            let seconds = PATIENCE.as_secs();
-            reason = Some(format!("completing the copy of the disk has made no progress for {seconds} s"));
-            tracker.progressed = Instant::now();
-        }
-        if let Some(reason) = reason {
-            tracker.given_up = Some((reason, Instant::now()));
-            // Before the cancellation, so that no step begins any more.
-            stage.send_replace(MigrationStage::GivenUp);
-            action = Some(Pending::new(driver.act(Action::Cancel)));
-        }
-        if tracker.waits_for_its_resumption() && action.is_none() {
+        if tracker.waits_for_its_resumption() && requests.action.is_none() {
             tracker.paused = Some(Paused::Resuming);
-            action = Some(Pending::new(driver.act(Action::Resume(End::Destination))));
+            requests.act(Action::Resume(End::Destination));
         }
         // Once the source has completed, its figures are final. The loop then only waits for the
         // destination's announcement that the guest runs, which may arrive later, since it comes from another
         // node.
-        if ask && status.is_none() && tracker.completion.is_none() {
-            status = Some(Pending::new(driver.progress(started)));
+        if ask && tracker.completion.is_none() {
+            requests.ask_for_status();
         }
-        if traffic.is_none() && tracker.asks_for_traffic() {
+        if requests.traffic.is_none() && tracker.asks_for_traffic() {
             tracker.asked_for_traffic = Instant::now();
-            traffic = Some(Pending::new(actuator.traffic()));
+            requests.ask_for_traffic();
         }
         // A recovery takes as long as the link does not work, and has its own bound.
-        let acting = action.as_ref().filter(|_| !tracker.recoveries.is_under_way());
-        let unanswered = [status.as_ref().map(|s| s.since), acting.map(|a| a.since)];
-        let silent = unanswered.into_iter().flatten().min().map_or(Duration::ZERO, |since| since.elapsed());
+        let acting = requests.action.as_ref().filter(|_| !tracker.recoveries.is_under_way());
+        let silent = pending_for(requests.status.as_ref()).max(pending_for(acting));
         match tracker.ending(silent, &log.in_state()) {
             Ending::None => {}
             // The cancellation also lets a paused guest go on, which may take some milliseconds more.
             Ending::Verdict(_)
-                if tracker.cancelled && action.as_ref().is_some_and(|act| act.since.elapsed() < PATIENCE) => {
-            }
+                if tracker.cancelled
+                    && requests.action.as_ref().is_some_and(|act| act.since.elapsed() < PATIENCE) => {}
             Ending::Verdict(verdict) => break verdict,
             Ending::Error(error) => return Err(error),
             Ending::NotResumed => return Err(not_resumed(driver).await),
@@ -455,31 +427,7 @@ pub async fn migrate(
         drop(stage);
         timeline.await?;
     }
-    // After a cancellation the guest is not stopped for good: the decision to give up takes the place of the
-    // stop.
-    let resumed = tracker.resumed.filter(|_| !tracker.cancelled);
-    let stopped = tracker.given_up.filter(|_| tracker.cancelled).map(|(_, at)| at).or(tracker.stopped);
-    let stopped_first = [tracker.stopped, stopped].into_iter().flatten().min();
-    let mut finished = FinishedMigration {
-        verdict,
-        started,
-        stopped: stopped.unwrap_or_else(Instant::now),
-        ran_until: stopped_first.unwrap_or_else(Instant::now),
-        resumed,
-        past_deadline: None,
-        samples: log.samples,
-        applied: applied.take(),
-        late: tracker.late,
-        paused: tracker.paused.is_some(),
-        mirrored: tracker.mirrored,
-        disk_completed: tracker.completes_disk.and_then(|(from, to)| Some((from, to?))),
-        postcopy: tracker.postcopy,
-        completed: tracker.completed,
-        recoveries: tracker.recoveries.into_done(),
-    };
-    let arrived = finished.arrived().and_then(|at| at.checked_duration_since(deadline));
-    finished.past_deadline = arrived.filter(|by| !by.is_zero());
-    Ok(finished)
+    Ok(tracker.finish(verdict, started, log.samples, applied.take()))
 }
 
 /// Returns the error that post-copy has ended early, for this reason.
@@ -505,6 +453,16 @@ async fn not_resumed(driver: &impl Driver) -> Error {
     }
 }
 
+/// What has to be done about a migration now.
+enum Demand {
+    /// Carry out an action.
+    Act(Action),
+    /// Recover from this failure of the link.
+    Recover(String),
+    /// Give the migration up, for this reason.
+    GiveUp(String),
+}
+
 /// What the observations so far say about the end of a migration.
 enum Ending {
     /// It has not ended.
@@ -518,8 +476,9 @@ enum Ending {
 }
 
 impl MigrationTracker {
-    fn new(now: Instant, uses_link: bool, recoveries: Recoveries) -> Self {
+    fn new(now: Instant, deadline: Instant, uses_link: bool, recoveries: Recoveries) -> Self {
         Self {
+            deadline,
             uses_link,
             stopped: None,
             resumed: None,
@@ -549,6 +508,117 @@ impl MigrationTracker {
     fn switches_over(&self) -> bool {
         let stopped = self.stopped.is_some() && self.paused != Some(Paused::Sending);
         stopped || self.resumed.is_some() || self.completion.is_some() || self.postcopy.is_some()
+    }
+
+    /// Records a state that the driver has reported. Returns what it calls for, if anything. While an action
+    /// is pending (`is_acting`), it calls for no other one. `decide` asks the policy.
+    fn on_state(
+        &mut self,
+        reported: State,
+        is_acting: bool,
+        decide: impl FnOnce() -> Decision,
+        stage: &watch::Sender<MigrationStage>,
+    ) -> Result<Option<Demand>, Error> {
+        let leaves = match &reported {
+            // Also after the migration was given up: the cancellation may come too late.
+            State::Switchover | State::Completed(_) => true,
+            // That can still be cancelled, or may be the cancellation.
+            State::BeforeSwitchover | State::Other => self.given_up.is_none(),
+            _ => false,
+        };
+        if leaves {
+            self.leaves(stage);
+        }
+        Ok(match reported {
+            // Also after the migration was given up: it may have completed before the cancellation.
+            State::Completed(completion) => {
+                self.completed(completion);
+                None
+            }
+            State::Cancelled(_) if self.given_up.is_some() => {
+                self.cancelled = true;
+                None
+            }
+            // A driver that recovers the migration may still report it as paused.
+            State::PostcopyPaused(_) if self.recoveries.is_under_way() => None,
+            State::PostcopyPaused(reason) if self.may_recover() => Some(Demand::Recover(reason)),
+            State::Failed(reason) | State::Cancelled(reason) | State::PostcopyPaused(reason) => {
+                return Err(if self.is_split() { split(&reason) } else { Error::Migration(reason) });
+            }
+            State::Active if self.can_be_given_up() && !is_acting && Instant::now() < self.deadline => {
+                self.on_decision(decide())
+            }
+            // A driver that was asked may still have reported its old state.
+            State::Mirrored if self.may_migrate_memory() && !is_acting => {
+                self.mirrored = Some(Instant::now());
+                Some(Demand::Act(Action::MigrateMemory))
+            }
+            State::BeforeSwitchover if self.may_complete_disk() && !is_acting => {
+                self.completes_disk = Some((Instant::now(), None));
+                Some(Demand::Act(Action::CompleteDisk))
+            }
+            State::Active
+            | State::Mirroring
+            | State::Mirrored
+            | State::BeforeSwitchover
+            | State::Switchover
+            | State::Postcopy
+            | State::Other => None,
+        })
+    }
+
+    /// Records a decision of the policy. Returns what it calls for, if anything.
+    fn on_decision(&mut self, decision: Decision) -> Option<Demand> {
+        match decision {
+            Decision::Wait => None,
+            Decision::Pause => {
+                self.paused = Some(Paused::Sending);
+                Some(Demand::Act(Action::Pause))
+            }
+            Decision::StartPostcopy => {
+                self.postcopy = Some(Instant::now());
+                self.progressed = Instant::now();
+                Some(Demand::Act(Action::StartPostcopy))
+            }
+            Decision::GiveUp(reason) => Some(Demand::GiveUp(reason)),
+        }
+    }
+
+    /// Returns what the time that has passed calls for, if anything. A request for a status is unanswered for
+    /// the time `unanswered`; `in_state` says in which state the migration last was.
+    fn overdue(&mut self, unanswered: Duration, timeout: Span, in_state: &str) -> Option<Demand> {
+        let mut demand = None;
+        if self.can_be_given_up() && Instant::now() >= self.deadline {
+            demand = Some(Demand::GiveUp(format!("the deadline of {timeout} passed{in_state}")));
+        }
+        if self.link_has_failed(unanswered) {
+            let seconds = FAILURE.as_secs();
+            demand = Some(Demand::Recover(format!("nothing has passed the link for {seconds} s")));
+        }
+        if self.disk_is_stuck() {
+            let seconds = PATIENCE.as_secs();
+            let reason = format!("completing the copy of the disk has made no progress for {seconds} s");
+            demand = Some(Demand::GiveUp(reason));
+            self.progressed = Instant::now();
+        }
+        demand
+    }
+
+    /// Notes what is done about a demand. Returns the action for it.
+    fn meet(&mut self, demand: Demand, stage: &watch::Sender<MigrationStage>) -> Action {
+        match demand {
+            Demand::Act(action) => action,
+            Demand::Recover(failure) => {
+                self.recoveries.begin(self.progressed, failure);
+                Action::Recover
+            }
+            Demand::GiveUp(reason) => {
+                self.given_up = Some((reason, Instant::now()));
+                // Before the cancellation, so that no step begins any more.
+                stage.send_replace(MigrationStage::GivenUp);
+                Action::Cancel
+            }
+        }
     }
 
     /// Notes that the migration switches over, or has completed.
@@ -749,6 +819,41 @@ impl MigrationTracker {
         };
         Ending::Error(error)
     }
+
+    /// Returns the migration that has ended with this verdict.
+    fn finish(
+        self,
+        verdict: Verdict,
+        started: Instant,
+        samples: Vec<Sample>,
+        applied: Vec<AppliedChange>,
+    ) -> FinishedMigration {
+        // After a cancellation the guest is not stopped for good: the decision to give up takes the place of
+        // the stop.
+        let resumed = self.resumed.filter(|_| !self.cancelled);
+        let stopped = self.given_up.filter(|_| self.cancelled).map(|(_, at)| at).or(self.stopped);
+        let stopped_first = [self.stopped, stopped].into_iter().flatten().min();
+        let mut finished = FinishedMigration {
+            verdict,
+            started,
+            stopped: stopped.unwrap_or_else(Instant::now),
+            ran_until: stopped_first.unwrap_or_else(Instant::now),
+            resumed,
+            past_deadline: None,
+            samples,
+            applied,
+            late: self.late,
+            paused: self.paused.is_some(),
+            mirrored: self.mirrored,
+            disk_completed: self.completes_disk.and_then(|(from, to)| Some((from, to?))),
+            postcopy: self.postcopy,
+            completed: self.completed,
+            recoveries: self.recoveries.into_done(),
+        };
+        let arrived = finished.arrived().and_then(|at| at.checked_duration_since(self.deadline));
+        finished.past_deadline = arrived.filter(|by| !by.is_zero());
+        finished
+    }
 }
 
 /// Returns the time from which on the conditions stay the same or only repeat, in milliseconds since the
@@ -821,8 +926,8 @@ mod tests {
     #[test]
     fn a_late_stop_event_does_not_stop_a_guest_that_runs_at_the_destination() {
         let (stage, receiver) = watch::channel(MigrationStage::Source);
-        let recoveries = Recoveries::new(Duration::ZERO, Instant::now());
-        let mut tracker = MigrationTracker::new(Instant::now(), true, recoveries);
+        let now = Instant::now();
+        let mut tracker = MigrationTracker::new(now, now, true, Recoveries::new(Duration::ZERO, now));
         tracker.record_event(driver::Event::Resumed(Instant::now()), &stage).unwrap();
         tracker.record_event(driver::Event::Stopped(Instant::now()), &stage).unwrap();
         assert_eq!(*receiver.borrow(), MigrationStage::Destination);

@@ -1,7 +1,7 @@
 //! The recovery of a migration by post-copy whose link has failed: when it begins, how long it is waited for,
 //! and what is recorded of it.
 //!
-//! The driver carries it out: see [`Action::Recover`](crate::mode::Action::Recover).
+//! The driver carries it out: see [`Action::Recover`](crate::driver::Action::Recover).
 
 use std::time::Duration;
 use tokio::time::Instant;

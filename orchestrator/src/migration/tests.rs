@@ -10,17 +10,17 @@ use super::{
 };
 use crate::{
     driver::{
-        Driver,
+        Action, Driver,
         mock::{Fault, MockDriver, Script, ScriptedMirror, Shared},
     },
     event::{Event, FanOut, Sink},
-    matrix::{self, Cell, File},
+    matrix::{self, Cell, File, is_default},
     measure::{
         End,
         link::{LinkSetting, StorageSetting},
         samples::{MemoryProgress, Sample},
     },
-    mode::{Action, Decision, Policy, Progress},
+    mode::{Decision, Policy, Progress},
     node::{
         NodeError,
         protocol::{ProbeProgress, ProgressWindow, Traffic},
@@ -343,7 +343,7 @@ async fn a_migration_that_completes_has_all_figures() {
         assert!((15.7e6..16.3e6).contains(&rate), "{rate}");
     }
     assert_eq!(measured.verified.as_ref().unwrap().pages_checked, 1000);
-    assert!(measured.aids.is_empty() && measured.postcopy.is_empty(), "no aid, no figures");
+    assert!(is_default(&measured.aids) && is_default(&measured.postcopy), "no aid, no figures");
     let close = |ms: Option<f64>, expected: f64| (ms.unwrap() - expected).abs() < 2.0;
     assert!(close(measured.cpu.source_ms, 1030.0), "{:?}", measured.cpu);
     assert!(close(measured.cpu.destination_ms_per_gb, 515.0 / 0.2), "{:?}", measured.cpu);
@@ -986,7 +986,7 @@ async fn memory_that_is_handed_over_has_no_figures_of_a_link() {
     assert_eq!(measured.transferred.wire_bytes, None);
     assert!(measured.cpu.source_ms.is_some());
     assert_eq!((measured.cpu.source_ms_per_gb, measured.cpu.destination_ms_per_gb), (None, None));
-    assert!(measured.file.is_empty());
+    assert!(is_default(&measured.file));
 }
 
 #[tokio::test(start_paused = true)]
@@ -1004,11 +1004,11 @@ async fn passes_come_before_post_copy_and_it_is_never_cancelled() {
     let result = Setup::endless().with(never).run().await;
     assert_eq!(result.driver.actions(), [Action::Cancel]);
     assert_eq!(result.record.outcome, Outcome::NotConverged);
-    assert!(result.record.measured.postcopy.is_empty());
+    assert!(is_default(&result.record.measured.postcopy));
     // A migration that completes by pre-copy has no figures of post-copy.
     let result = Setup::new().with("migrate: { mode: postcopy, postcopy_after: 30s }\n").run().await;
     assert_eq!(result.outcome(), (Outcome::Converged, ""));
-    assert!(result.driver.actions().is_empty() && result.record.measured.postcopy.is_empty());
+    assert!(result.driver.actions().is_empty() && is_default(&result.record.measured.postcopy));
 }
 
 #[tokio::test(start_paused = true)]
@@ -1059,9 +1059,9 @@ async fn only_the_figures_of_the_aids_in_use_are_present() {
     assert!(throttled.throttled_ms.unwrap().is_sign_positive(), "it is written as -0.0");
     assert!(throttled.multifd_bytes.is_none() && throttled.xbzrle_pages.is_none(), "{throttled:?}");
     // What QEMU does not report is absent, even if the aid is in use.
-    assert!(aids("migrate: { multifd: true, multifd_compression: zstd }\n").await.is_empty());
-    assert!(aids("migrate: { xbzrle: true }\n").await.is_empty());
-    assert!(aids("migrate: { dirty_limit: true }\n").await.is_empty());
+    assert!(is_default(&aids("migrate: { multifd: true, multifd_compression: zstd }\n").await));
+    assert!(is_default(&aids("migrate: { xbzrle: true }\n").await));
+    assert!(is_default(&aids("migrate: { dirty_limit: true }\n").await));
 }
 
 /// A migration whose disk is copied in three seconds, and completed in 40 ms.
@@ -1114,7 +1114,7 @@ async fn data_that_was_not_counted_is_absent() {
     assert_eq!(measured.transferred.storage, None);
     let second = Some(Duration::from_secs(1));
     account::cpu(&mut measured, [second, second], [None, Some(Duration::ZERO)], true);
-    assert!(measured.cpu.is_empty(), "{:?}", measured.cpu);
+    assert!(is_default(&measured.cpu), "{:?}", measured.cpu);
 }
 
 #[tokio::test(start_paused = true)]
@@ -1181,17 +1181,19 @@ impl Policy for Wait {
     }
 }
 
-/// A policy that raises the downtime limit once in each pass. It keeps the number of the last pass.
-struct RaiseDowntimeLimit(u64);
+/// A policy that pauses the guest at the beginning of the second pass, and then waits.
+#[derive(Default)]
+struct PauseInSecondPass {
+    paused: bool,
+}
 
-impl Policy for RaiseDowntimeLimit {
+impl Policy for PauseInSecondPass {
     fn decide(&mut self, progress: &Progress<'_>) -> Decision {
-        let pass = progress.samples.last().map_or(0, Sample::pass);
-        if pass <= self.0 {
+        if self.paused || progress.samples.last().map_or(0, Sample::pass) < 2 {
             return Decision::Wait;
         }
-        self.0 = pass;
-        Decision::Act(Action::SetDowntimeLimit(Span::from_millis(100 * pass)))
+        self.paused = true;
+        Decision::Pause
     }
 }
 
@@ -1227,11 +1229,10 @@ async fn a_policy_that_only_waits_is_ended_by_the_deadline_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_actions_of_a_policy_are_carried_out() {
-    let (verdict, actions) = follow_with(&mut RaiseDowntimeLimit(1), SHORT).await;
+async fn the_decision_of_a_policy_is_carried_out() {
+    let (verdict, actions) = follow_with(&mut PauseInSecondPass::default(), None).await;
     assert!(matches!(verdict, Verdict::Completed(_)), "{verdict:?}");
-    let limits = [200, 300, 400].map(|ms| Action::SetDowntimeLimit(Span::from_millis(ms)));
-    assert_eq!(actions, limits);
+    assert_eq!(actions, [Action::Pause, Action::Resume(End::Destination)]);
 }
 
 #[test]

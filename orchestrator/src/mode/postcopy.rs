@@ -5,7 +5,7 @@
 //! conditions in the settings, or at once if there are none. From then on the migration cannot be given up:
 //! neither end has all of the guest's memory.
 
-use super::{Action, Decision, Limits, Policy, Progress, When, precopy::Precopy};
+use super::{Decision, Limits, Policy, Progress, When, precopy::Precopy};
 
 /// The post-copy policy for one migration.
 pub(super) struct Postcopy {
@@ -33,7 +33,7 @@ impl Policy for Postcopy {
         }
         if self.starts(progress) {
             self.started = true;
-            return Decision::Act(Action::StartPostcopy);
+            return Decision::StartPostcopy;
         }
         self.precopy.past_last_pass(now).map_or(Decision::Wait, Decision::GiveUp)
     }
@@ -74,7 +74,7 @@ mod tests {
         let seconds = 1..=samples.len();
         let progress = |to| Progress { samples: &samples[..to], settled_ms: Some(0.0), period_ms: 0.0 };
         let decisions: Vec<Decision> = seconds.map(|to| policy.decide(&progress(to))).collect();
-        (decisions.iter().position(|decision| *decision == Decision::Act(Action::StartPostcopy)), decisions)
+        (decisions.iter().position(|decision| *decision == Decision::StartPostcopy), decisions)
     }
 
     #[test]

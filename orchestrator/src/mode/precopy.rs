@@ -9,7 +9,7 @@
 //! which ends any migration, at the price of a downtime as long as that takes. From then on only the deadline
 //! gives the migration up.
 
-use super::{Action, Decision, Limits, Policy, Progress};
+use super::{Decision, Limits, Policy, Progress};
 use crate::measure::{
     passes::{self, Pass},
     samples::MemoryProgress,
@@ -74,7 +74,7 @@ impl Policy for Precopy {
         }
         if self.limits.pause.is_met(progress, self) {
             self.paused = true;
-            return Decision::Act(Action::Pause);
+            return Decision::Pause;
         }
         self.reason_to_give_up(progress).map_or(Decision::Wait, Decision::GiveUp)
     }
@@ -125,7 +125,7 @@ mod tests {
         match Precopy::new(limits).decide(&Progress { samples, settled_ms, period_ms }) {
             Decision::Wait => None,
             Decision::GiveUp(reason) => Some(reason),
-            Decision::Act(action) => panic!("{action:?}"),
+            action => panic!("{action:?}"),
         }
     }
 
@@ -146,7 +146,7 @@ mod tests {
             policy.decide(&Progress { samples: &[sample(10.0, pass)], settled_ms: None, period_ms: 0.0 })
         };
         assert_eq!(decide(2), Decision::Wait);
-        assert_eq!(decide(3), Decision::Act(Action::Pause));
+        assert_eq!(decide(3), Decision::Pause);
         assert_eq!(decide(4), Decision::Wait);
     }
 
@@ -156,7 +156,7 @@ mod tests {
         let samples = stalled();
         let progress = Progress { samples: &samples, settled_ms: Some(0.0), period_ms: 0.0 };
         let decision = Precopy::new(Limits { pause, ..LIMITS }).decide(&progress);
-        assert_eq!(decision, Decision::Act(Action::Pause));
+        assert_eq!(decision, Decision::Pause);
     }
 
     /// Returns the samples of a migration that makes no progress for 30 seconds, in passes of one second.

@@ -8,7 +8,7 @@
 
 use super::format::FormatVersion;
 use crate::{
-    matrix::Settings,
+    matrix::{Settings, is_default},
     measure::{
         End,
         link::{LinkSetting, StorageSetting},
@@ -88,19 +88,19 @@ pub struct Measured {
     /// The data that the migration moved, as counted by QEMU and on the migration link, in bytes.
     pub transferred: Transferred,
     /// What happened to the guest's disk. Absent if it has none.
-    #[serde(default, skip_serializing_if = "StorageMeasured::is_empty")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub storage: StorageMeasured,
     /// What the aids of the migration did. Absent without any.
-    #[serde(default, skip_serializing_if = "AidsMeasured::is_empty")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub aids: AidsMeasured,
     /// The CPU time that the two QEMU processes used for the migration. Absent in records of older versions.
-    #[serde(default, skip_serializing_if = "CpuMeasured::is_empty")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub cpu: CpuMeasured,
     /// What happened in post-copy. Absent if the guest did not move by post-copy.
-    #[serde(default, skip_serializing_if = "PostcopyMeasured::is_empty")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub postcopy: PostcopyMeasured,
     /// What is known of the file through which the guest migrated. Absent in other modes.
-    #[serde(default, skip_serializing_if = "FileMeasured::is_empty")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub file: FileMeasured,
     /// The figure `iterations`.
     pub iterations: Vec<Pass>,
@@ -222,13 +222,6 @@ pub struct StorageMeasured {
     pub verified: Option<DiskVerification>,
 }
 
-impl StorageMeasured {
-    /// Returns whether nothing was measured.
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
 /// What the aids of a migration did. What an aid does not have is absent.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AidsMeasured {
@@ -261,13 +254,6 @@ pub struct AidsMeasured {
     pub xbzrle_overflows: Option<u64>,
 }
 
-impl AidsMeasured {
-    /// Returns whether nothing was measured.
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
 /// The CPU time that the two QEMU processes used for a migration.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CpuMeasured {
@@ -283,13 +269,6 @@ pub struct CpuMeasured {
     /// The figure `cpu.destination_ms_per_gb`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destination_ms_per_gb: Option<f64>,
-}
-
-impl CpuMeasured {
-    /// Returns whether nothing was measured.
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
 }
 
 /// What happened to a guest that moved by post-copy, before its memory.
@@ -333,13 +312,6 @@ pub struct PostcopyMeasured {
     pub paused_ms: Option<f64>,
 }
 
-impl PostcopyMeasured {
-    /// Returns whether nothing was measured.
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
 /// The file through which a guest migrated.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct FileMeasured {
@@ -355,13 +327,6 @@ pub struct FileMeasured {
     /// The figure `file.load_ms`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load_ms: Option<f64>,
-}
-
-impl FileMeasured {
-    /// Returns whether nothing was measured.
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
 }
 
 /// The result of the check of the guest's disk.

@@ -1,10 +1,15 @@
 //! Tests that compare ARCHITECTURE.md with the repository.
 
+use crate::common::{documents::root, files_below};
 use std::{
     fs,
     io::Write,
     path::Path,
     process::{Command, Stdio},
+};
+use syn::{
+    Arm, ExprMatch, Pat, PatGuard,
+    visit::{self, Visit},
 };
 
 /// Each file and each path of a name that ARCHITECTURE.md mentions exists.
@@ -65,4 +70,99 @@ fn the_patch_that_adds_a_mode_applies() {
     git.stdin.take().unwrap().write_all(patch.as_bytes()).unwrap();
     let output = git.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Outside of the folder `mode`, every `match` that names modes also has an arm for all others: without one,
+/// the patch would apply, but not compile.
+#[test]
+fn no_match_has_to_list_a_new_mode() {
+    let mut found = ExhaustiveMatches::default();
+    for folder in ["src", "tests", "benches"] {
+        let folder = root().join("orchestrator").join(folder);
+        for file in files_below(&folder, |path| !path.ends_with("src/mode")) {
+            if file.extension().is_some_and(|extension| extension == "rs") {
+                found.read(&file.display().to_string(), &fs::read_to_string(&file).unwrap());
+            }
+        }
+    }
+    assert!(found.named > 2, "only {} matches name modes", found.named);
+    assert!(found.places.is_empty(), "without an arm for other modes:\n{}", found.places.join("\n"));
+}
+
+#[test]
+fn a_match_that_lists_all_modes_is_found() {
+    for (arms, is_found) in [
+        ("Mode::File | Mode::CprTransfer => 1, Mode::Postcopy => 2, Mode::Precopy => 3", true),
+        ("(Mode::File, true) => 1, (crate::mode::Mode::Precopy, _) => 2", true),
+        ("Mode::File => 1, other if other == Mode::Precopy => 2", true),
+        ("Mode::File => 1, _ => 2", false),
+        ("Some(Mode::File) => 1, other => 2", false),
+        ("(Mode::File, 1) => 1, (_, _) => 2", false),
+        ("Kind::File => 1, Kind::Block => 2", false),
+        ("Kind::File if mode == Mode::File => 1, Kind::File => 2", false),
+    ] {
+        let mut found = ExhaustiveMatches::default();
+        found.read("f", &format!("fn f() {{ match x {{ {arms} }} }}"));
+        assert_eq!(found.places.len(), usize::from(is_found), "{arms}");
+    }
+}
+
+/// A visitor that collects each `match` that names modes and has no arm for all others.
+#[derive(Default)]
+struct ExhaustiveMatches {
+    file: String,
+    /// The number of all that name modes.
+    named: usize,
+    /// Those without such an arm: the file, and the patterns that name modes.
+    places: Vec<String>,
+}
+
+impl ExhaustiveMatches {
+    fn read(&mut self, file: &str, text: &str) {
+        file.clone_into(&mut self.file);
+        self.visit_file(&syn::parse_str(text).unwrap_or_else(|e| panic!("{file}: {e}")));
+    }
+}
+
+impl<'ast> Visit<'ast> for ExhaustiveMatches {
+    fn visit_expr_match(&mut self, found: &'ast ExprMatch) {
+        let mut modes = Modes::default();
+        found.arms.iter().for_each(|arm| modes.visit_pat(&arm.pat));
+        if !modes.0.is_empty() {
+            self.named += 1;
+            if !found.arms.iter().any(|Arm { pat, .. }| takes_all(pat)) {
+                self.places.push(format!("{}: {}", self.file, modes.0.join(", ")));
+            }
+        }
+        visit::visit_expr_match(self, found);
+    }
+}
+
+/// Returns whether a pattern takes every value.
+fn takes_all(pattern: &Pat) -> bool {
+    match pattern {
+        Pat::Wild(_) => true,
+        Pat::Ident(name) => name.subpat.is_none(),
+        Pat::Tuple(tuple) => tuple.elems.iter().all(takes_all),
+        _ => false,
+    }
+}
+
+/// The modes that a pattern names, without those in its guard.
+#[derive(Default)]
+struct Modes(Vec<String>);
+
+impl<'ast> Visit<'ast> for Modes {
+    fn visit_pat_guard(&mut self, guarded: &'ast PatGuard) {
+        self.visit_pat(&guarded.pat);
+    }
+
+    fn visit_path(&mut self, path: &'ast syn::Path) {
+        let mut names = path.segments.iter().rev();
+        if let (Some(variant), Some(ty)) = (names.next(), names.next())
+            && ty.ident == "Mode"
+        {
+            self.0.push(format!("Mode::{}", variant.ident));
+        }
+    }
 }

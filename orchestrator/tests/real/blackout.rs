@@ -17,7 +17,7 @@ use testbed::{
     measure::samples::Sample,
     outcome::Outcome,
     results::{
-        record::{Measured, Record},
+        record::{FileMeasured, Measured, Record},
         samples,
     },
 };
@@ -305,7 +305,7 @@ fn a_guest_that_is_never_saved_while_it_runs_goes_on_at_the_source() {
         (Outcome::NotConverged, "the deadline of 3s passed in the state `active`")
     );
     assert_intact(record);
-    assert!(record.measured.file.is_empty(), "{record:#?}");
+    assert_eq!(record.measured.file, FileMeasured::default(), "{record:#?}");
 }
 
 /// Memory of three sizes is handed over, without a copy.

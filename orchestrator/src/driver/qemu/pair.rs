@@ -17,11 +17,11 @@ use super::{
     tls::Certificates,
 };
 use crate::{
-    driver::{self, Driver, Event, PageFaults, SavedFile, State, Status, control_port::ControlPort},
+    driver::{self, Action, Driver, Event, PageFaults, SavedFile, State, Status, control_port::ControlPort},
     lab::Compute,
     matrix::{Migrate, Storage, StorageKind},
     measure::{End, samples::Sample},
-    mode::{Action, Mode},
+    mode::Mode,
     node::{self, protocol::ProcessSpec},
 };
 use futures::future::join_all;
@@ -426,10 +426,6 @@ impl Driver for Pair<'_> {
     async fn act(&self, action: Action) -> Result<(), driver::Error> {
         let source = self.connections_to(End::Source)?;
         match (action, &self.mirror) {
-            (Action::SetDowntimeLimit(limit), _) => {
-                let limit = json!({ "downtime-limit": limit.as_millis() });
-                source.call_patiently("migrate-set-parameters", limit).await?;
-            }
             (Action::Pause, _) => {
                 source.call_patiently("stop", json!({})).await?;
             }

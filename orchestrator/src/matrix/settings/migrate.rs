@@ -12,6 +12,7 @@
 use super::{
     Bandwidth,
     field::{Section as _, section},
+    is_default,
     value::Value,
 };
 use crate::mode::{Limits, Mode, When};
@@ -104,7 +105,7 @@ section! {
         /// record has a note. Default: no limit, so that only the link limits the migration.
         pub max_bandwidth: Option<Bandwidth> = None,
         /// What carries memory to the destination.
-        #[serde(skip_serializing_if = "Transport::is_default")]
+        #[serde(skip_serializing_if = "is_default")]
         #[schemars(extend("default" = "tcp"))]
         pub transport: Transport = Transport::Tcp,
         /// Whether the migration is encrypted by TLS, with X.509 certificates that are made for it and that
@@ -187,7 +188,7 @@ section! {
         #[schemars(range(min = 1, max = 9))]
         pub multifd_qatzip_level: Option<u32> = None,
         /// Which thread looks for zero pages.
-        #[serde(skip_serializing_if = "ZeroPageDetection::is_default")]
+        #[serde(skip_serializing_if = "is_default")]
         #[schemars(extend("default" = "multifd"))]
         pub zero_page_detection: ZeroPageDetection = ZeroPageDetection::Multifd,
         /// Whether the kernel sends memory without copying it first. It needs `multifd`, and as much locked
@@ -239,14 +240,6 @@ pub enum Transport {
     Rdma,
 }
 
-impl Transport {
-    /// Returns whether QEMU uses it without being told.
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-    fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
 /// The thread that looks for zero pages, each of which is then sent as a few bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -258,14 +251,6 @@ pub enum ZeroPageDetection {
     /// With `multifd` each thread that sends, otherwise QEMU's migration thread.
     #[default]
     Multifd,
-}
-
-impl ZeroPageDetection {
-    /// Returns whether QEMU does this without being told.
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-    fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
 }
 
 /// The conditions on one setting of QEMU.
@@ -360,9 +345,8 @@ impl Migrate {
             when.after_passes == Some(0) || when.after.is_some_and(|after| after < Span::from_secs(2))
         };
         match self.mode {
-            Mode::File | Mode::CprTransfer => true,
             Mode::Postcopy => self.postcopy_start() == When::NEVER || is_early(self.postcopy_start()),
-            Mode::Precopy => is_early(self.pause()),
+            mode => !mode.uses_link() || is_early(self.pause()),
         }
     }
 
@@ -424,3 +408,20 @@ pub(super) fn in_qemus_unit(name: &str, value: &Value) -> Option<Json> {
 }
 
 const MIB: u64 = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Checks that a setting of this program's own is not given to QEMU by mistake, and that what each of
+    /// QEMU's becomes is in the golden file.
+    #[test]
+    fn every_setting_is_this_programs_or_in_the_golden_file_of_qemus() {
+        let golden = include_str!("../../../tests/golden/qemu-parameters.txt");
+        for field in Migrate::fields().iter().filter(|field| !NOT_QEMUS.contains(&field.path())) {
+            let name = field.path().replace('_', "-");
+            let advice = "give it to QEMU in `tests/it/qemu.rs`, or list it in `NOT_QEMUS`";
+            assert!(golden.contains(&format!("\"{name}\"")), "no migration has QEMU's `{name}`: {advice}");
+        }
+    }
+}

@@ -84,9 +84,10 @@ field::settings! {
     }
 }
 
-/// Returns whether a section is as it is in results of versions that did not have it.
-fn is_default<T: Default + PartialEq>(section: &T) -> bool {
-    *section == T::default()
+/// Returns whether a value is the default, which serde then leaves out: results of versions that did not have
+/// it look the same.
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl Hash for Settings {
