@@ -114,7 +114,7 @@ fn migrate_sections_become_the_capabilities_and_parameters_in_the_golden_file() 
     for section in sections {
         let plan = File::parse(&format!("name: n\nmigrate: {section}\n"), "n").and_then(|file| file.expand());
         let plan = plan.unwrap_or_else(|error| panic!("{error}"));
-        let Parameters { capabilities, parameters } = parameters(&plan.cells[0].settings.migrate, false);
+        let Parameters { capabilities, parameters, .. } = parameters(&plan.cells[0].settings.migrate, false);
         let _ = writeln!(
             text,
             "migrate: {section}\n  migrate-set-capabilities {capabilities}\n  \
