@@ -21,7 +21,7 @@ use testbed::{
     results::{
         client::{self, ProbeWindow},
         parts::{self, Folder},
-        record::{AppliedChange, Phase, Record},
+        record::{AppliedChange, Phase, Record, SentWhileRunning},
         store,
         telemetry::{self, GuestReport, PageWriteTimes},
     },
@@ -636,6 +636,31 @@ fn the_way_through_a_file_is_drawn() {
         last_ms("sent"),
         last_ms("memory")
     );
+}
+
+/// In post-copy, the guest runs at the destination before its memory has arrived.
+#[test]
+fn a_guest_that_moves_by_postcopy_runs_before_its_memory_has_arrived() {
+    let plan = plan(THRESHOLD);
+    let mut record = mock::record(&plan, 0, 1, Outcome::Converged, 5_386.0);
+    record.measured.phases_ms = [(Phase::Boot, 500.0), (Phase::Migrate, 5_400.0)].into_iter().collect();
+    record.measured.transferred.while_running = Some(SentWhileRunning { bytes: 1, duration_ms: 50.0 });
+    let page = |record: &Record| {
+        let sandbox = Sandbox::with_run(THRESHOLD, [record.clone()]);
+        sandbox.testbed(&["report", "--format", "html", "run"]).stdout()
+    };
+    let precopy = page(&record);
+    assert!(precopy.contains("5.386 s: the guest runs at the destination"));
+    assert!(!precopy.contains("all memory has arrived"));
+    record.measured.postcopy.duration_ms = Some(5_095.0);
+    let postcopy = page(&record);
+    for text in [
+        "0.291 s: the guest runs at the destination",
+        "5.386 s: all memory has arrived",
+        "<rect class=\"switchover\" x=\"50\" y=\"0\" height=\"1\" width=\"241\">",
+    ] {
+        assert!(postcopy.contains(text), "{text}");
+    }
 }
 
 /// The peak of [`samples`] in steps of 10 MB.
