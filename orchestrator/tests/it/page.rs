@@ -21,7 +21,7 @@ use testbed::{
     results::{
         client::{self, ProbeWindow},
         parts::{self, Folder},
-        record::{AppliedChange, Phase, Record, SentWhileRunning},
+        record::{AppliedChange, Downtime, Phase, Record, SentWhileRunning},
         store,
         telemetry::{self, GuestReport, PageWriteTimes},
     },
@@ -140,7 +140,7 @@ fn the_page_answers_first_and_needs_no_other_file() {
 fn what_was_not_measured_is_not_drawn() {
     let mut records = threshold_records();
     for record in &mut records {
-        record.measured.downtime_ms = testbed::results::record::Downtime::default();
+        record.measured.downtime_ms = Downtime::default();
         record.measured.transferred.qemu_bytes = None;
         record.measured.iterations.clear();
     }
@@ -541,6 +541,36 @@ fn the_round_trips_of_a_client_are_drawn() {
     // From the end of the last window with a reply to the next. The peak is there after it: 2.7 decades.
     assert!(pieces[0].ends_with("50 0") && pieces[1].starts_with("200 0"), "{curve}");
     assert!(pieces[1].contains(" 2699"), "{curve}");
+}
+
+/// A client that never got an answer waited at least until its probe ended.
+#[test]
+fn a_gap_that_is_still_open_has_no_upper_bound() {
+    let matrix = "name: one\nrepeat: 2\n";
+    let plan = plan(matrix);
+    let record = |attempt, client, client_at_least| {
+        let mut record = mock::record(&plan, 0, attempt, Outcome::Converged, 1_500.0);
+        record.measured.downtime_ms = Downtime { client, client_at_least, ..Downtime::default() };
+        record
+    };
+    let (closed, open) = ((Some(200.0), Some(190.0)), (None, Some(4_990.0)));
+    for (attempts, answer, cell) in [
+        ([closed, open], "a client of the guest waited 200 to at least 4990 ms.", ">190–&gt;4990<"),
+        ([open, open], "a client of the guest waited at least 4990 ms.", ">&gt;4990<"),
+        ([closed, closed], "a client of the guest waited 200 ms.", ">190–200<"),
+    ] {
+        let records =
+            attempts.iter().zip([1, 2]).map(|((most, least), number)| record(number, *most, *least));
+        let page =
+            Sandbox::with_run(matrix, records).testbed(&["report", "--format", "html", "run"]).stdout();
+        let section = page.split("<section id=\"r1-downtime\"").nth(1).expect("downtimes");
+        let section = section.split("</section>").next().unwrap();
+        assert!(page.contains(answer), "{answer}");
+        assert!(section.contains(cell), "{cell}: {section}");
+        let is_open = attempts.contains(&open);
+        assert!(!is_open || section.contains("x2=\"100%\""), "{section}");
+        assert_eq!(section.contains("is a lower bound only"), is_open, "{section}");
+    }
 }
 
 /// Somebody may edit a record, or a clock may jump.

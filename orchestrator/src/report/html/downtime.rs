@@ -17,7 +17,26 @@ use plotters::coord::ranged1d::Ranged as _;
 #[derive(Clone, Copy)]
 struct Range {
     least: f64,
+    /// A lower bound of the largest if `is_open` is set.
     most: f64,
+    /// Whether an attempt has no upper bound.
+    is_open: bool,
+}
+
+impl Range {
+    fn closed(least: f64, most: f64) -> Self {
+        Self { least, most, is_open: false }
+    }
+
+    /// Returns the range of the attempts of both. One without an upper bound is larger than all others.
+    fn and(self, other: Self) -> Self {
+        let most = match (self.is_open, other.is_open) {
+            (true, false) => self.most,
+            (false, true) => other.most,
+            _ => self.most.max(other.most),
+        };
+        Self { least: self.least.min(other.least), most, is_open: self.is_open || other.is_open }
+    }
 }
 
 /// The accuracy of the guest's figure, in milliseconds.
@@ -27,15 +46,13 @@ const GUEST_ACCURACY_MS: f64 = 1.0;
 type Witness = (&'static str, &'static str, fn(&Downtime) -> Option<Range>);
 
 const WITNESSES: [Witness; 3] = [
-    ("QEMU", "w0", |d| d.qemu.map(|ms| Range { least: ms, most: ms })),
+    ("QEMU", "w0", |d| d.qemu.map(|ms| Range::closed(ms, ms))),
     ("guest", "w1", |d| {
-        let guest =
-            |ms: f64| Range { least: (ms - GUEST_ACCURACY_MS).max(0.0), most: ms + GUEST_ACCURACY_MS };
-        d.guest.map(guest)
+        d.guest.map(|ms| Range::closed((ms - GUEST_ACCURACY_MS).max(0.0), ms + GUEST_ACCURACY_MS))
     }),
     ("client", "w2", |d| {
-        let most = d.client?;
-        Some(Range { least: d.client_at_least.unwrap_or(most), most })
+        let least = d.client_at_least.or(d.client)?;
+        Some(Range { least, most: d.client.unwrap_or(least), is_open: d.client.is_none() })
     }),
 ];
 
@@ -48,13 +65,14 @@ pub(super) fn section(view: &View<'_>, _: Detail) -> Option<Section> {
             let attempts = view.attempts_of(cell);
             let range = |(_, _, range): Witness| {
                 let ranges = attempts.iter().filter_map(|(_, r)| range(&r.measured.downtime_ms));
-                ranges.reduce(|a, b| Range { least: a.least.min(b.least), most: a.most.max(b.most) })
+                ranges.reduce(Range::and)
             };
             (cell, WITNESSES.map(range))
         })
         .filter(|(_, ranges)| ranges.iter().any(Option::is_some))
         .collect();
     let most = rows.iter().flat_map(|(_, ranges)| ranges.iter().flatten()).map(|range| range.most);
+    let is_open = rows.iter().flat_map(|(_, ranges)| ranges.iter().flatten()).any(|range| range.is_open);
     let axis = Axis::from(from_zero(most.reduce(f64::max)?, 4));
     let header = ["cell", "limit asked, ms", "QEMU, ms", "guest, ms", "client, ms"].map(String::from);
     let last = format!("0 to {:.0} ms", axis.range().end);
@@ -78,6 +96,9 @@ pub(super) fn section(view: &View<'_>, _: Detail) -> Option<Section> {
             "QEMU counts from the stop at the source until its migration completes. The guest counts the \
              time for which none of its code ran, to about a millisecond. A client waits longest, until the \
              network delivers to the new place. Its two bounds are an interval of its probe apart."
+            @if is_open {
+                " After " b { ">" } " is a lower bound only: the client had no answer when its probe ended."
+            }
         }
         ul.legend {
             @for (name, class, _) in WITNESSES { li { i.key.(class) {} (name) } }
@@ -90,10 +111,12 @@ pub(super) fn section(view: &View<'_>, _: Detail) -> Option<Section> {
 
 fn text(range: Range) -> String {
     let (least, most) = (format!("{:.0}", range.least), format!("{:.0}", range.most));
-    if least == most { most } else { format!("{least}–{most}") }
+    let open = if range.is_open { ">" } else { "" };
+    if least == most { format!("{open}{most}") } else { format!("{least}–{open}{most}") }
 }
 
-/// Returns the ranges as bars above each other, pale between the bounds, and the limit as a line.
+/// Returns the ranges as bars above each other, pale between the bounds, and the limit as a line. A bar
+/// without an upper bound goes on to the end of the axis.
 fn picture(axis: &Axis, limit: f64, ranges: &[Option<Range>; 3]) -> Markup {
     let place = |ms: f64| percent(axis.map(&ms, (0, WIDTH)));
     let bars = ranges.iter().zip(WITNESSES).enumerate();
@@ -101,7 +124,8 @@ fn picture(axis: &Axis, limit: f64, ranges: &[Option<Range>; 3]) -> Markup {
         svg.bars width="100%" height="30" aria-hidden="true" {
             @for (at, (range, (_, class, _))) in bars {
                 @if let Some(range) = range {
-                    @let (y, least, most) = (6 + at * 9, place(range.least), place(range.most));
+                    @let end = if range.is_open { axis.range().end } else { range.most };
+                    @let (y, least, most) = (6 + at * 9, place(range.least), place(end));
                     line.(class) x1="0" x2=(least) y1=(y) y2=(y) {}
                     line.(class).between x1=(least) x2=(most) y1=(y) y2=(y) {}
                 }
