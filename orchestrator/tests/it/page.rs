@@ -13,6 +13,7 @@ use std::{
     io::Read as _,
     path::{Path, PathBuf},
     process::Command,
+    time::{Duration, SystemTime},
 };
 use testbed::{
     measure::End,
@@ -21,7 +22,7 @@ use testbed::{
     results::{
         client::{self, ProbeWindow},
         parts::{self, Folder},
-        record::{AppliedChange, Downtime, Phase, Record, SentWhileRunning},
+        record::{AppliedChange, Downtime, Measured, Phase, Record, SentWhileRunning},
         store,
         telemetry::{self, GuestReport, PageWriteTimes},
     },
@@ -449,6 +450,51 @@ fn the_page_of_a_run_in_progress_shows_the_attempt_in_progress() {
     let ended = html::page(&run, Stage::Ended);
     assert!(ended.contains("Incomplete: 1 of ") && !ended.contains("… in progress"));
     assert!(!ended.contains("connect-src"));
+}
+
+/// The files of an attempt that is made again are not those of its interrupted record.
+#[test]
+fn an_interrupted_record_does_not_show_the_attempt_made_again() {
+    let plan = plan(THRESHOLD);
+    let mut at_boot = mock::record(&plan, 0, 1, Outcome::Interrupted, 9_000.0);
+    at_boot.measured = Measured::default();
+    let sandbox = Sandbox::with_run(THRESHOLD, [at_boot.clone()]);
+    let folder = store::attempt_path(&sandbox.path("run"), &plan.cells[0].id, 1);
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("samples.jsonl"), samples(1, 60)).unwrap();
+    let set = |path: &Path, age_s| {
+        let modified = SystemTime::now() - Duration::from_secs(age_s);
+        fs::File::open(path).unwrap().set_modified(modified).unwrap();
+    };
+    let cells = sandbox.path("run").join(store::CELLS);
+    let page = |stage| {
+        let run = parts::gather(vec![Folder::read(&sandbox.path("run")).unwrap()], |_, _| String::new());
+        html::page(&run, stage)
+    };
+    let curves = |page: &str| page.matches("data-name=\"memory\"").count();
+    // The record is newer than the files.
+    set(&folder, 20);
+    set(&cells, 10);
+    for stage in [Stage::Running { script: "" }, Stage::Ended] {
+        let page = page(stage);
+        assert_eq!((curves(&page), page.contains("… in progress")), (1, false));
+    }
+    // The attempt is being made again.
+    set(&cells, 30);
+    let running = page(Stage::Running { script: "" });
+    assert_eq!((curves(&running), running.contains("… in progress")), (1, true));
+    let record = running.split("… interrupted").last().unwrap();
+    assert_eq!(curves(record), 0, "the interrupted record has the curves of the other attempt");
+    // It has a result.
+    let records = [at_boot, mock::record(&plan, 0, 1, Outcome::Converged, 9_000.0)];
+    let again = Sandbox::with_run(THRESHOLD, records);
+    fs::create_dir_all(store::attempt_path(&again.path("run"), &plan.cells[0].id, 1)).unwrap();
+    let samples_of = |sandbox: &Sandbox| {
+        store::attempt_path(&sandbox.path("run"), &plan.cells[0].id, 1).join("samples.jsonl")
+    };
+    fs::write(samples_of(&again), samples(1, 60)).unwrap();
+    let page = again.testbed(&["report", "--format", "html", "run"]).stdout();
+    assert_eq!(curves(&page), 1);
 }
 
 /// An expectation without attempts neither holds nor fails.

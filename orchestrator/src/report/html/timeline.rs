@@ -73,6 +73,7 @@ struct Curve {
 }
 
 /// What is known of an attempt besides its record.
+#[derive(Default)]
 struct Sources {
     samples: Vec<Sample>,
     reports: Vec<GuestReport>,
@@ -103,10 +104,13 @@ fn known<T>(read: Result<Option<Vec<T>>, store::Error>, problem: &mut Option<Str
 }
 
 impl Curves {
-    /// Reads the samples of an attempt in a results folder.
-    pub(super) fn read(folder: &Path, record: &Record) -> Self {
+    /// Reads the samples of an attempt in a results folder. Those of an attempt that was made again are not
+    /// kept (`has_files` is false): the files are those of the later one.
+    pub(super) fn read(folder: &Path, record: &Record, has_files: bool) -> Self {
         let link = link_rate(&record.measured, || link_at_start(folder, record));
-        Self::new(Sources::read(folder, &record.cell, record.attempt), &record.measured, link)
+        let sources =
+            if has_files { Sources::read(folder, &record.cell, record.attempt) } else { Sources::default() };
+        Self::new(sources, &record.measured, link)
     }
 
     /// Reads the samples of an attempt that has no record yet.
