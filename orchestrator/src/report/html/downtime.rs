@@ -9,7 +9,7 @@ use super::{
     table::{Field, Table},
     view::{View, cell_name},
 };
-use crate::{matrix::Cell, results::record::Downtime};
+use crate::{matrix::Cell, report::figure::representative, results::record::Downtime};
 use maud::{Markup, html};
 use plotters::coord::ranged1d::Ranged as _;
 
@@ -62,9 +62,9 @@ pub(super) fn section(view: &View<'_>, _: Detail) -> Option<Section> {
         .cells
         .iter()
         .map(|cell| {
-            let attempts = view.attempts_of(cell);
+            let attempts = representative(view.attempts_of(cell).into_iter().map(|(_, record)| record));
             let range = |(_, _, range): Witness| {
-                let ranges = attempts.iter().filter_map(|(_, r)| range(&r.measured.downtime_ms));
+                let ranges = attempts.iter().filter_map(|r| range(&r.measured.downtime_ms));
                 ranges.reduce(Range::and)
             };
             (cell, WITNESSES.map(range))
