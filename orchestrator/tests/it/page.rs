@@ -22,7 +22,7 @@ use testbed::{
     results::{
         client::{self, ProbeWindow},
         parts::{self, Folder},
-        record::{AppliedChange, Downtime, Measured, Phase, Record, SentWhileRunning},
+        record::{AppliedChange, Downtime, Measured, Phase, Record, RoundTrip, RoundTrips, SentWhileRunning},
         store,
         telemetry::{self, GuestReport, PageWriteTimes},
     },
@@ -616,6 +616,24 @@ fn a_gap_that_is_still_open_has_no_upper_bound() {
         let is_open = attempts.contains(&open);
         assert!(!is_open || section.contains("x2=\"100%\""), "{section}");
         assert_eq!(section.contains("is a lower bound only"), is_open, "{section}");
+    }
+}
+
+/// Between hosts, the guest's downtime is known as exactly as the ways of its telemetry.
+#[test]
+fn the_bounds_of_the_guests_downtime_include_half_of_the_difference_of_the_round_trips() {
+    let matrix = "name: one\n";
+    let mut record = mock::record(&plan(matrix), 0, 1, Outcome::Converged, 1_500.0);
+    record.measured.downtime_ms = Downtime { guest: Some(64.0), ..Downtime::default() };
+    let trip = |least_ms| RoundTrip { least_ms, median_ms: least_ms };
+    for (source_ms, destination_ms, bounds) in
+        [(0.1, 0.1, "63–65"), (2.0, 22.0, "53–75"), (22.0, 2.0, "53–75")]
+    {
+        let (source, destination) = (trip(source_ms), trip(destination_ms));
+        record.measured.round_trips = Some(RoundTrips { controller: trip(0.1), source, destination });
+        let sandbox = Sandbox::with_run(matrix, [record.clone()]);
+        let page = sandbox.testbed(&["report", "--format", "html", "run"]).stdout();
+        assert!(page.contains(&format!(">{bounds}<")), "{source_ms} {destination_ms}");
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
     table::{Field, Table},
     view::{View, cell_name},
 };
-use crate::{matrix::Cell, report::figure::representative, results::record::Downtime};
+use crate::{matrix::Cell, report::figure::representative, results::record::Measured};
 use maud::{Markup, html};
 use plotters::coord::ranged1d::Ranged as _;
 
@@ -39,20 +39,31 @@ impl Range {
     }
 }
 
-/// The accuracy of the guest's figure, in milliseconds.
+/// The accuracy of the guest's figure on one host, in milliseconds.
 const GUEST_ACCURACY_MS: f64 = 1.0;
 
+/// Returns the accuracy of the guest's figure, in milliseconds. Its telemetry comes from one node before the
+/// switchover and from the other after it. Of the delays on the way, it has the shortest, and how they differ
+/// is unknown but for the round trips.
+fn guest_accuracy_ms(measured: &Measured) -> f64 {
+    let difference =
+        measured.round_trips.map_or(0.0, |trips| trips.source.least_ms - trips.destination.least_ms);
+    GUEST_ACCURACY_MS + difference.abs() / 2.0
+}
+
 /// The witnesses, each with its class and the range that it gives for one attempt.
-type Witness = (&'static str, &'static str, fn(&Downtime) -> Option<Range>);
+type Witness = (&'static str, &'static str, fn(&Measured) -> Option<Range>);
 
 const WITNESSES: [Witness; 3] = [
-    ("QEMU", "w0", |d| d.qemu.map(|ms| Range::closed(ms, ms))),
-    ("guest", "w1", |d| {
-        d.guest.map(|ms| Range::closed((ms - GUEST_ACCURACY_MS).max(0.0), ms + GUEST_ACCURACY_MS))
+    ("QEMU", "w0", |m| m.downtime_ms.qemu.map(|ms| Range::closed(ms, ms))),
+    ("guest", "w1", |m| {
+        let accuracy = guest_accuracy_ms(m);
+        m.downtime_ms.guest.map(|ms| Range::closed((ms - accuracy).max(0.0), ms + accuracy))
     }),
-    ("client", "w2", |d| {
-        let least = d.client_at_least.or(d.client)?;
-        Some(Range { least, most: d.client.unwrap_or(least), is_open: d.client.is_none() })
+    ("client", "w2", |m| {
+        let downtime = m.downtime_ms;
+        let least = downtime.client_at_least.or(downtime.client)?;
+        Some(Range { least, most: downtime.client.unwrap_or(least), is_open: downtime.client.is_none() })
     }),
 ];
 
@@ -64,7 +75,7 @@ pub(super) fn section(view: &View<'_>, _: Detail) -> Option<Section> {
         .map(|cell| {
             let attempts = representative(view.attempts_of(cell).into_iter().map(|(_, record)| record));
             let range = |(_, _, range): Witness| {
-                let ranges = attempts.iter().filter_map(|r| range(&r.measured.downtime_ms));
+                let ranges = attempts.iter().filter_map(|r| range(&r.measured));
                 ranges.reduce(Range::and)
             };
             (cell, WITNESSES.map(range))
@@ -94,7 +105,8 @@ pub(super) fn section(view: &View<'_>, _: Detail) -> Option<Section> {
     let body = html! {
         p {
             "QEMU counts from the stop at the source until its migration completes. The guest counts the \
-             time for which none of its code ran, to about a millisecond. A client waits longest, until the \
+             time for which none of its code ran, to about a millisecond, and between hosts to half of the \
+             difference of their round trips more. A client waits longest, until the \
              network delivers to the new place. Its two bounds are an interval of its probe apart."
             @if is_open {
                 " After " b { ">" } " is a lower bound only: the client had no answer when its probe ended."
