@@ -63,11 +63,12 @@ pub fn forgone_bytes(telemetry: &[TelemetrySample]) -> Option<u64> {
     Some(last.pages_forgone.saturating_sub(first.pages_forgone) * PAGE_BYTES)
 }
 
-/// Returns the longest stall that any of these samples reports, in milliseconds. Returns nothing for a single
-/// sample, which is about the time before it.
+/// Returns the longest stall that any of these samples reports, in milliseconds. Returns nothing if nothing
+/// was written, and for a single sample, which is about the time before it.
 pub fn longest_stall_ms(telemetry: &[TelemetrySample]) -> Option<f64> {
     let [_, _, ..] = telemetry else { return None };
-    telemetry.iter().map(|sample| sample.telemetry.longest_stall_ns).max().map(|ns| ns as f64 / 1e6)
+    let longest = telemetry.iter().map(|sample| sample.telemetry.longest_stall_ns).max();
+    longest.filter(|ns| *ns > 0).map(|ns| ns as f64 / 1e6)
 }
 
 /// Returns the numbers of writes between two samples by the time that they took: see
@@ -233,6 +234,11 @@ mod tests {
         assert_eq!(inner.len(), 4);
         assert_eq!(longest_stall_ms(inner), Some(5e-6));
         assert_eq!((longest_stall_ms(&all[5..6]), longest_stall_ms(&[])), (None, None));
+        let mut idle = all.clone();
+        for sample in &mut idle {
+            sample.telemetry.longest_stall_ns = 0;
+        }
+        assert_eq!(longest_stall_ms(&idle), None, "nothing was written");
         assert_eq!(forgone_bytes(inner), Some(3 * PAGE_BYTES));
         assert!(between(&all, all[5].received, all[2].received).is_empty());
     }

@@ -19,7 +19,7 @@ fn outcome_line(record: &Record) -> String {
     let parts = [
         Some(format!("{} #{}: {}", record.cell, record.attempt, record.outcome)),
         measured.total_time_ms.map(|ms| format!(" in {:.1} s", ms / 1e3)),
-        measured.downtime_ms.qemu.map(|ms| format!(", downtime {ms:.0} ms")),
+        measured.downtime_ms.in_words().map(|downtime| format!(", downtime {downtime}")),
         measured.transferred.qemu_bytes.map(|bytes| format!(", {}", Bytes::new(bytes).rounded())),
         record.reason.as_ref().map(|reason| format!(" ({})", hanging(reason))),
     ];
@@ -72,7 +72,10 @@ mod tests {
         record.measured.total_time_ms = Some(4_049.0);
         record.measured.downtime_ms.qemu = Some(61.4);
         record.measured.transferred.qemu_bytes = Some(471_600_000);
-        assert_eq!(outcome_line(&record), "base #2: converged in 4.0 s, downtime 61 ms, 471.6 MB");
+        assert_eq!(outcome_line(&record), "base #2: converged in 4.0 s, downtime 61 ms (QEMU), 471.6 MB");
+        // In post-copy, QEMU leaves out most of what the guest loses.
+        record.measured.downtime_ms.guest = Some(1_220.3);
+        assert_eq!(outcome_line(&record), "base #2: converged in 4.0 s, downtime 1220 ms (guest), 471.6 MB");
         let failed = RecordBuilder::start().freeze(
             &plan.cells[0],
             1,

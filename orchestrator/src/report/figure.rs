@@ -37,6 +37,15 @@ impl Figure {
     }
 }
 
+/// Returns the attempts of a cell whose figures stand for it: those that converged or, if none did, all that
+/// have a result. What the others have measured is about another course of events, or only a part of it.
+pub(super) fn representative<'a>(attempts: impl IntoIterator<Item = &'a Record>) -> Vec<&'a Record> {
+    let results: Vec<&Record> = attempts.into_iter().filter(|record| record.is_result()).collect();
+    let converged = results.iter().filter(|record| record.outcome == Outcome::Converged).copied();
+    let converged: Vec<&Record> = converged.collect();
+    if converged.is_empty() { results } else { converged }
+}
+
 /// The total time of a migration.
 pub(super) const TOTAL_TIME: Figure =
     Figure { name: "Total time", unit: "s", decimals: 1, value: |m| Some(m.total_time_ms? / 1e3) };

@@ -2,11 +2,11 @@
 //! them.
 //!
 //! If a cell was measured more than once, each figure is shown as the median, followed by the minimum and the
-//! maximum. Failed, skipped and interrupted attempts have no figures.
+//! maximum. They are those of the attempts that converged or, if none did, of all that have a result.
 
-use super::remarks::MARK;
+use super::{figure::representative, remarks::MARK};
 use crate::{
-    matrix::{Plan, Subject},
+    matrix::{Cell, Plan, Subject},
     measure,
     outcome::OutcomeCounts,
     results::{
@@ -28,7 +28,12 @@ pub(super) struct Grid {
 impl Grid {
     pub(super) fn new(plan: &Plan, records: &[Record]) -> Self {
         let axes = plan.axis_paths();
-        let is_measured = |figure: &Figure| records.iter().any(|r| (figure.value)(&r.measured).is_some());
+        let attempts_of = |cell: &Cell| records.iter().filter(|r| r.cell == cell.id).collect();
+        let attempts: Vec<Vec<&Record>> = plan.cells.iter().map(attempts_of).collect();
+        let shown = attempts.iter().map(|attempts| representative(attempts.iter().copied()));
+        let shown: Vec<Vec<&Record>> = shown.collect();
+        let is_measured =
+            |figure: &Figure| shown.iter().flatten().any(|r| (figure.value)(&r.measured).is_some());
         let figures: Vec<(&Figure, TableColumn)> = FIGURES
             .iter()
             .filter_map(|figure| Some((figure, figure.table?)))
@@ -45,14 +50,13 @@ impl Grid {
             [format!("published\n{}", column.header.replace('\n', " ")), "ratio".into()]
         });
         let names = axes.iter().map(ToString::to_string).chain(["outcome".to_string()]);
-        let rows = plan.cells.iter().map(|cell| {
-            let attempts: Vec<&Record> = records.iter().filter(|r| r.cell == cell.id).collect();
+        let rows = plan.cells.iter().zip(&attempts).zip(&shown).map(|((cell, attempts), shown)| {
             let row = plan.reference.as_ref().and_then(|r| r.row_for(&cell.settings));
             let values = axes.iter().map(|axis| cell.axes.get(*axis).cloned().unwrap_or_default());
-            let measured = figures.iter().map(|(figure, column)| spread(&attempts, figure, column));
+            let measured = figures.iter().map(|(figure, column)| spread(shown, figure, column));
             let beside = published.iter().flat_map(|(figure, subject, column)| {
                 let value = row.and_then(|row| row.figure(*subject));
-                let ratio = value.and_then(|value| ratio(&attempts, figure, value));
+                let ratio = value.and_then(|value| ratio(shown, figure, value));
                 [value.map(|value| column.show(value)), ratio].map(Option::unwrap_or_default)
             });
             let disagree = attempts.iter().any(|record| !record.measured.disagreements.is_empty());

@@ -65,8 +65,12 @@ impl<'a> Axes<'a> {
         Some(Self { plan, records, across, down, columns, rows })
     }
 
-    fn attempts<'b>(&'b self, cell: &'b Cell) -> impl Iterator<Item = &'b Record> + Clone {
-        self.records.iter().filter(|record| record.cell == cell.id)
+    /// Returns the attempts of a cell that have a result, or all if none has one. An attempt without a result
+    /// is made again.
+    fn attempts(&self, cell: &Cell) -> Vec<&'a Record> {
+        let attempts = self.records.iter().filter(|record| record.cell == cell.id);
+        let results: Vec<&Record> = attempts.clone().filter(|record| record.is_result()).collect();
+        if results.is_empty() { attempts.collect() } else { results }
     }
 }
 
@@ -82,11 +86,50 @@ impl<'a> HeatMap<'a> {
         let is_here = |cell: &&Cell| cell.axes[across] == *column && cell.axes[down] == *row;
         let Some(cell) = self.axes.plan.cells.iter().find(is_here) else { return Field::Absent };
         let attempts = self.axes.attempts(cell);
-        let Some(worst) = attempts.clone().map(|record| record.outcome).max() else { return Field::NotTried };
+        let Some(worst) = attempts.iter().map(|record| record.outcome).max() else { return Field::NotTried };
         let Some(median) = median(&self.figure.values(attempts)) else { return Field::Without(worst) };
         let (least, most) = self.range;
         let part = if most > least { (median - least) / (most - least) } else { 0.0 };
         let shade = (part * (SHADES - 1) as f64).round() as usize;
         Field::Measured { median, shade, other: (worst != Outcome::Converged).then_some(worst) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{matrix::File, results::builder::RecordBuilder};
+
+    #[test]
+    fn an_interruption_does_not_count_beside_a_result() {
+        use Outcome::{Converged, Interrupted, NotConverged};
+        let matrix = "name: n\naxes: { guest.vcpus: [1, 2], link.delay: [0, 1ms] }\n";
+        let plan = File::parse(matrix, "n").and_then(|file| file.expand()).unwrap();
+        let record = |cell: usize, outcome| {
+            let mut record = RecordBuilder::start().freeze(&plan.cells[cell], 1, outcome, None);
+            record.measured.total_time_ms = (outcome == Converged).then_some(1_000.0);
+            record
+        };
+        let records = vec![
+            record(0, Interrupted),
+            record(0, Converged),
+            record(1, Interrupted),
+            record(1, NotConverged),
+            record(2, Interrupted),
+            record(3, Converged),
+            record(3, NotConverged),
+        ];
+        let axes = Axes::of(&plan, &records).unwrap();
+        let map = HeatMap::new(&axes, &TOTAL_TIME).unwrap();
+        let fields =
+            plan.cells.iter().map(|cell| map.field(&cell.axes["guest.vcpus"], &cell.axes["link.delay"]));
+        let measured = |other| Field::Measured { median: 1.0, shade: 0, other };
+        let expected = [
+            measured(None),
+            Field::Without(NotConverged),
+            Field::Without(Interrupted),
+            measured(Some(NotConverged)),
+        ];
+        assert_eq!(fields.collect::<Vec<_>>(), expected);
     }
 }

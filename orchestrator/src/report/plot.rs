@@ -20,6 +20,7 @@ struct Marks {
     converged: char,
     some: char,
     given_up: char,
+    failed: char,
     range: char,
     edge: char,
     vertical: char,
@@ -32,6 +33,7 @@ const UNICODE: Marks = Marks {
     converged: '●',
     some: '◐',
     given_up: '×',
+    failed: '!',
     range: '│',
     edge: '┊',
     vertical: '│',
@@ -44,6 +46,7 @@ const ASCII: Marks = Marks {
     converged: 'o',
     some: '+',
     given_up: 'x',
+    failed: '!',
     range: '|',
     edge: ':',
     vertical: '|',
@@ -56,15 +59,25 @@ impl Marks {
     fn of(&self, level: &Level) -> char {
         match (level.converged.is_empty(), level.all_converged()) {
             (_, true) => self.converged,
-            (true, false) => self.given_up,
+            (true, false) => self.without(level),
             (false, false) => self.some,
         }
     }
 
-    /// Returns the lines below an axis that explain it and the marks of these levels, indented by `margin`.
-    fn legend<'a>(&self, levels: impl Iterator<Item = &'a Level>, margin: usize, width: usize) -> String {
-        let used: Vec<char> = levels.map(|level| self.of(level)).collect();
-        let all = [(self.converged, "converged"), (self.some, "in part"), (self.given_up, "given up")];
+    /// Returns the mark of the attempts of a level that did not converge.
+    fn without(&self, level: &Level) -> char {
+        if level.given_up > 0 { self.given_up } else { self.failed }
+    }
+
+    /// Returns the lines below an axis that explain it and these marks, indented by `margin`.
+    fn legend(&self, used: impl Iterator<Item = char>, margin: usize, width: usize) -> String {
+        let used: Vec<char> = used.collect();
+        let all = [
+            (self.converged, "converged"),
+            (self.some, "in part"),
+            (self.given_up, "given up"),
+            (self.failed, "failed"),
+        ];
         let used = all.iter().filter(|(mark, _)| used.contains(mark));
         let words: Vec<String> = used.map(|(mark, words)| format!("{mark} {words}")).collect();
         let lines = layout::wrap(&format!("dirty rate: {}", words.join(", ")), width - margin - 1);
@@ -100,7 +113,9 @@ fn longest_ms(group: &Group) -> f64 {
 /// above all times.
 fn against_time(group: &Group, width: usize, marks: &Marks) -> String {
     let longest = longest_ms(group);
-    let title = "given up";
+    let has_given_up = group.levels.iter().any(|level| level.given_up > 0);
+    let has_failed = group.levels.iter().any(|level| !level.failed.is_empty());
+    let title = if has_failed && !has_given_up { "failed" } else { "given up" };
     // A record may have any time, and a label leaves room for the plot.
     let label = |share: f64| match longest * share / 1e3 {
         seconds if seconds < 1e7 => format!("{seconds:.1} s"),
@@ -108,7 +123,7 @@ fn against_time(group: &Group, width: usize, marks: &Marks) -> String {
     };
     let margin = label(1.0).len().max(title.len()) + 1;
     let axis = Axis::new(std::slice::from_ref(group), width - margin - 1);
-    // The first row is that of attempts that were given up, the last one that of no time at all.
+    // The first row is that of attempts that were given up or failed, the last one that of no time at all.
     let row_of = |ms: f64| HEIGHT - ((ms / longest) * (HEIGHT - 1) as f64).round() as usize;
     let mut rows = vec![vec![' '; axis.width]; HEIGHT + 1];
     if let (Some(below), Some(above)) = (group.highest_converged(), group.lowest_given_up()) {
@@ -129,15 +144,15 @@ fn against_time(group: &Group, width: usize, marks: &Marks) -> String {
             rows[row_of(middle)][column] = marks.of(level);
         }
         if !level.all_converged() {
-            rows[0][column] = marks.given_up;
+            rows[0][column] = marks.without(level);
         }
     }
-    let has_given_up = group.lowest_given_up().is_some();
+    let all_converged = group.levels.iter().all(Level::all_converged);
     let mut text = format!("{:>width$}\n", "total time", width = margin - 1);
     for (at, row) in rows.iter().enumerate() {
         let label = match at {
-            0 if has_given_up => title.to_owned(),
-            0 => continue,
+            0 if all_converged => continue,
+            0 => title.to_owned(),
             1 => label(1.0),
             _ if at == HEIGHT => "0 s".to_owned(),
             _ => String::new(),
@@ -147,7 +162,9 @@ fn against_time(group: &Group, width: usize, marks: &Marks) -> String {
         let _ = writeln!(text, "{label:>width$} {tick}{}", line.trim_end(), width = margin - 1);
     }
     text += &axis.draw(margin, marks);
-    text + &marks.legend(group.levels.iter(), margin, width)
+    let without = group.levels.iter().filter(|level| !level.all_converged());
+    let used = group.levels.iter().map(|level| marks.of(level));
+    text + &marks.legend(used.chain(without.map(|level| marks.without(level))), margin, width)
 }
 
 /// Draws a line of marks for each group.
@@ -171,7 +188,8 @@ fn strips(groups: &[Group], width: usize, marks: &Marks) -> String {
         let _ = writeln!(text, "{name:<margin$}{}{}", marks.tick, row.trim_end());
     }
     text += &axis.draw(margin, marks);
-    text + &marks.legend(groups.iter().flat_map(|group| &group.levels), margin, width)
+    let used = groups.iter().flat_map(|group| &group.levels).map(|level| marks.of(level));
+    text + &marks.legend(used, margin, width)
 }
 
 /// The axis of dirty rates.

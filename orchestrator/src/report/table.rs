@@ -135,6 +135,27 @@ mod tests {
         assert_eq!(table_of(MATRIX, &attempts), expected);
     }
 
+    /// Figures of attempts that converged are not mixed with others, and an interrupted one has none.
+    #[test]
+    fn a_cell_in_which_an_attempt_converged_shows_those_that_did() {
+        use Outcome::{Converged, Corrupted, Failed, Interrupted};
+        let attempts = [
+            (0, Converged, Some(4000.0)),
+            (0, Corrupted, Some(1000.0)),
+            (0, Failed, Some(9000.0)),
+            (0, Converged, Some(6000.0)),
+            (1, Interrupted, Some(7000.0)),
+            (1, Corrupted, Some(2000.0)),
+            (1, Failed, Some(3000.0)),
+            (2, Interrupted, Some(8000.0)),
+        ];
+        let lines = table_of(MATRIX, &attempts);
+        for (line, figures) in lines[2..].iter().zip(["5.0 (4.0–6.0)", "2.5 (2.0–3.0)", "-"]) {
+            let row: Vec<&str> = line.split("  ").map(str::trim).filter(|text| !text.is_empty()).collect();
+            assert_eq!(row[2], figures, "{line}");
+        }
+    }
+
     #[test]
     fn a_cell_that_was_not_tried_says_so() {
         let lines = table_of(MATRIX, &[(0, Outcome::Converged, Some(1500.0))]);

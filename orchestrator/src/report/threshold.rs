@@ -95,7 +95,7 @@ pub(super) struct Level<'a> {
     pub(super) cell: &'a Cell,
     /// The rate in 10^6 bytes per second.
     pub(super) rate: f64,
-    /// The attempts whose migration converged or was given up.
+    /// The attempts whose migration converged, was given up or failed.
     decided: Vec<&'a Record>,
 }
 
@@ -104,7 +104,7 @@ pub(super) fn groups<'a>(plan: &'a Plan, records: &'a [Record]) -> Vec<Group<'a>
     let mut tried = threshold::groups(plan, records);
     let level = |(rate, cell): (ByteRate, &'a Cell)| {
         let is_decided = |record: &&Record| {
-            record.cell == cell.id && matches!(record.outcome, Outcome::Converged | Outcome::NotConverged)
+            record.cell == cell.id && record.is_result() && record.outcome != Outcome::Skipped
         };
         Level { cell, rate: rate.as_mb_per_s(), decided: records.iter().filter(is_decided).collect() }
     };
@@ -155,13 +155,17 @@ impl Level<'_> {
         self.decided.iter().map(|record| record.outcome).collect()
     }
 
-    /// Returns the outcome that stands for all attempts; nothing if there is none. It is
-    /// [`Outcome::NotConverged`] if only some converged.
+    /// Returns the outcome that stands for all attempts, which is the worst; nothing if there is none.
     pub(super) fn outcome(&self) -> Option<Outcome> {
         self.decided.iter().map(|record| record.outcome).max()
     }
 
-    /// Returns whether some attempts converged and others did not.
+    /// Returns whether an attempt was given up.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.decided.iter().any(|record| record.outcome == Outcome::NotConverged)
+    }
+
+    /// Returns whether the attempts have different outcomes.
     pub(super) fn is_mixed(&self) -> bool {
         self.outcomes().kinds() > 1
     }

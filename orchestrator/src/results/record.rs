@@ -152,6 +152,15 @@ pub struct Downtime {
     pub client_at_least: Option<f64>,
 }
 
+impl Downtime {
+    /// Returns the downtime in words and whose figure it is, such as `1220 ms (guest)`: the guest's or, if
+    /// that was not measured, the client's or QEMU's. QEMU's leaves out the most.
+    pub fn in_words(&self) -> Option<String> {
+        let figures = [(self.guest, "guest"), (self.client, "client"), (self.qemu, "QEMU")];
+        figures.into_iter().find_map(|(ms, witness)| Some(format!("{:.0} ms ({witness})", ms?)))
+    }
+}
+
 /// The data that one migration moved, counted in two places, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Transferred {

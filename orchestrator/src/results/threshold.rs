@@ -4,7 +4,7 @@ use super::record::Record;
 use crate::{
     matrix::{Cell, Plan},
     mode::Mode,
-    outcome::Outcome,
+    outcome::{Outcome, OutcomeCounts},
 };
 use indexmap::IndexMap;
 use std::collections::HashMap;
@@ -35,12 +35,30 @@ pub struct Level {
     pub converged: Vec<Option<f64>>,
     /// The number of attempts that were given up.
     pub given_up: usize,
+    /// The outcomes of the attempts that failed, lost the guest or corrupted its memory.
+    pub failed: Vec<Outcome>,
 }
 
 impl Level {
     /// Returns whether every attempt converged.
     pub fn all_converged(&self) -> bool {
-        self.given_up == 0
+        self.is_decided() && self.given_up == 0 && self.failed.is_empty()
+    }
+
+    /// Returns whether an attempt converged or was given up. If not, the level says nothing about
+    /// convergence.
+    pub fn is_decided(&self) -> bool {
+        self.has_converged() || self.given_up > 0
+    }
+
+    /// Returns whether an attempt converged.
+    fn has_converged(&self) -> bool {
+        !self.converged.is_empty()
+    }
+
+    /// Returns whether some attempts converged and others did not.
+    fn is_mixed(&self) -> bool {
+        self.has_converged() && !self.all_converged()
     }
 }
 
@@ -62,9 +80,9 @@ pub fn cells(plan: &Plan) -> IndexMap<String, Vec<(ByteRate, &Cell)>> {
     groups
 }
 
-/// Returns the groups of a run, in the order of their first attempts. Attempts that neither converged nor
-/// were given up do not count, nor do those of cells that [`cells`] leaves out. A group at a single rate says
-/// nothing about a threshold, so it is left out too.
+/// Returns the groups of a run, in the order of their first attempts. Attempts that were skipped or have no
+/// result do not count, nor do those of cells that [`cells`] leaves out. A group in which attempts converged
+/// or were given up at a single rate says nothing about a threshold, so it is left out too.
 pub fn groups(plan: &Plan, records: &[Record]) -> Vec<Group> {
     let cells = cells(plan);
     let places = cells.iter().flat_map(|(name, cells)| {
@@ -73,25 +91,25 @@ pub fn groups(plan: &Plan, records: &[Record]) -> Vec<Group> {
     let places: HashMap<&str, (&str, ByteRate, &Cell)> = places.collect();
     let mut groups: IndexMap<&str, Vec<Level>> = IndexMap::new();
     for record in records {
-        let converged = match record.outcome {
-            Outcome::Converged => true,
-            Outcome::NotConverged => false,
-            _ => continue,
-        };
+        if record.outcome == Outcome::Skipped || !record.is_result() {
+            continue;
+        }
         let Some(&(name, rate, cell)) = places.get(record.cell.as_str()) else { continue };
         let levels = groups.entry(name).or_default();
         let at = levels.iter().position(|level| level.rate == rate).unwrap_or_else(|| {
             let (id, text) = (cell.id.clone(), cell.axes[DIRTY_RATE].clone());
-            levels.push(Level { rate, cell: id, text, converged: Vec::new(), given_up: 0 });
+            let (converged, failed) = (Vec::new(), Vec::new());
+            levels.push(Level { rate, cell: id, text, converged, given_up: 0, failed });
             levels.len() - 1
         });
-        if converged {
-            levels[at].converged.push(record.measured.total_time_ms);
-        } else {
-            levels[at].given_up += 1;
+        match record.outcome {
+            Outcome::Converged => levels[at].converged.push(record.measured.total_time_ms),
+            Outcome::NotConverged => levels[at].given_up += 1,
+            other => levels[at].failed.push(other),
         }
     }
-    let groups = groups.into_iter().filter(|(_, levels)| levels.len() > 1);
+    let decided = |levels: &[Level]| levels.iter().filter(|level| level.is_decided()).count();
+    let groups = groups.into_iter().filter(|(_, levels)| decided(levels) > 1);
     let sorted = groups.map(|(name, mut levels)| {
         levels.sort_unstable_by_key(|level| level.rate);
         Group { name: name.into(), levels }
@@ -110,43 +128,110 @@ pub(super) fn sentences(plan: &Plan, records: &[Record]) -> Vec<String> {
 }
 
 impl Group {
-    /// Returns the highest level up to which every attempt converged, if there is one.
-    pub fn highest_converged(&self) -> Option<&Level> {
-        self.levels.iter().take_while(|level| level.all_converged()).last()
+    /// Returns the levels at which attempts converged or were given up.
+    fn decided(&self) -> impl Iterator<Item = &Level> {
+        self.levels.iter().filter(|level| level.is_decided())
     }
 
-    /// Returns the lowest level at which an attempt was given up, if there is one.
+    /// Returns the highest level up to which every attempt converged, if there is one. Levels at which all
+    /// attempts failed are passed over.
+    pub fn highest_converged(&self) -> Option<&Level> {
+        self.decided().take_while(|level| level.all_converged()).last()
+    }
+
+    /// Returns the lowest level at which an attempt was given up, or one failed and another did not, if there
+    /// is one.
     pub fn lowest_given_up(&self) -> Option<&Level> {
-        self.levels.iter().find(|level| !level.all_converged())
+        self.decided().find(|level| !level.all_converged())
     }
 
     /// `mode` is the term for how the guest migrated.
     fn sentence(&self, mode: &str) -> String {
         let place = if self.name.is_empty() { String::new() } else { format!("With {}: ", self.name) };
-        let sentence = match (self.highest_converged(), self.lowest_given_up()) {
-            (Some(Level { rate: limit, text: up_to, .. }), Some(Level { text: from, .. })) => {
-                let is_sharp =
-                    self.levels.iter().all(|level| level.all_converged() == (level.rate <= *limit));
-                let above = if is_sharp {
-                    format!("at {from} and above it never did")
-                } else {
-                    format!("at {from} it did not; some higher rates did, so repeat the run")
-                };
-                format!("{mode} converged at every dirty rate up to {up_to}; {above}.")
+        let limit = self.highest_converged();
+        let above: Vec<&Level> = self.decided().skip_while(|level| level.all_converged()).collect();
+        let is_passed_over = |level: &Level| {
+            !level.is_decided() && (above.is_empty() || limit.is_some_and(|limit| level.rate < limit.rate))
+        };
+        let every = if self.levels.iter().any(is_passed_over) { "every other" } else { "every" };
+        let sentence = match (limit, &above[..]) {
+            (Some(limit), []) => {
+                format!("{mode} converged at {every} dirty rate tried, up to {}", limit.text)
             }
-            (Some(Level { text: up_to, .. }), None) => {
-                format!("{mode} converged at every dirty rate tried, up to {up_to}.")
+            (Some(limit), above) => {
+                format!("{mode} converged at {every} dirty rate up to {}; {}", limit.text, beyond(above))
             }
-            (None, given_up) => {
-                let from = given_up.map_or("", |level| level.text.as_str());
-                format!("{mode} did not converge even at {from}.")
+            (None, above) => {
+                let from = above.first().map_or("", |level| level.text.as_str());
+                match above.split_at(mixed(above)) {
+                    ([], rest) => format!("{mode} did not converge even at {from}{}", higher(rest)),
+                    (_, rest) => {
+                        format!("{mode} converged in only some attempts even at {from}{}", after_mixed(rest))
+                    }
+                }
             }
         };
-        let mut sentence = place + &sentence;
+        let failed = self.levels.iter().filter(|level| !level.failed.is_empty()).map(|level| {
+            let outcomes: OutcomeCounts = level.failed.iter().copied().collect();
+            format!("{outcomes} at {}", level.text)
+        });
+        let failed = failed.collect::<Vec<String>>().join("; ");
+        let failed = if failed.is_empty() { failed } else { format!(" Other outcomes: {failed}.") };
+        let mut sentence = format!("{place}{sentence}.{failed}");
         if let Some(first) = sentence.get_mut(..1) {
             first.make_ascii_uppercase();
         }
         sentence
+    }
+}
+
+/// Returns what happened at the levels above the highest up to which every attempt converged, of which the
+/// first is not such a level.
+fn beyond(above: &[&Level]) -> String {
+    let from = above.first().map_or("", |level| level.text.as_str());
+    match above.split_at(mixed(above)) {
+        ([], rest) if rest.iter().any(|level| level.has_converged()) => {
+            format!("at {from} it did not{}", higher(rest))
+        }
+        ([], _) => format!("at {from} and above it never did"),
+        (mixed, rest) => format!("at {} only some attempts did{}", list(mixed), after_mixed(rest)),
+    }
+}
+
+/// Returns at how many of these levels, from the first, some attempts converged and others did not.
+fn mixed(levels: &[&Level]) -> usize {
+    levels.iter().take_while(|level| level.is_mixed()).count()
+}
+
+/// Returns the end of a sentence about levels at which only some attempts converged: these are above them.
+fn after_mixed(rest: &[&Level]) -> String {
+    match rest.first() {
+        Some(from) if rest.iter().all(|level| !level.has_converged()) => {
+            format!("; at {} and above it never did", from.text)
+        }
+        _ => higher(rest),
+    }
+}
+
+/// Returns the end of a sentence about a level at which not every attempt converged, if attempts at higher
+/// ones, which are among these, did.
+fn higher(levels: &[&Level]) -> String {
+    let mixed: Vec<&Level> = levels.iter().filter(|level| level.is_mixed()).copied().collect();
+    if levels.iter().any(|level| level.all_converged()) {
+        "; some higher rates did, so repeat the run".into()
+    } else if mixed.is_empty() {
+        String::new()
+    } else {
+        format!("; at {} some attempts did, so repeat the run", list(&mixed))
+    }
+}
+
+/// Returns the dirty rates of levels, at least one, as a list in words.
+fn list(levels: &[&Level]) -> String {
+    let texts: Vec<&str> = levels.iter().map(|level| level.text.as_str()).collect();
+    match &texts[..] {
+        [rest @ .., last] if !rest.is_empty() => format!("{} and {last}", rest.join(", ")),
+        texts => texts.concat(),
     }
 }
 

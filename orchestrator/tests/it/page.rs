@@ -13,6 +13,7 @@ use std::{
     io::Read as _,
     path::{Path, PathBuf},
     process::Command,
+    time::{Duration, SystemTime},
 };
 use testbed::{
     measure::End,
@@ -21,7 +22,7 @@ use testbed::{
     results::{
         client::{self, ProbeWindow},
         parts::{self, Folder},
-        record::{AppliedChange, Phase, Record},
+        record::{AppliedChange, Downtime, Measured, Phase, Record, RoundTrip, RoundTrips, SentWhileRunning},
         store,
         telemetry::{self, GuestReport, PageWriteTimes},
     },
@@ -140,7 +141,7 @@ fn the_page_answers_first_and_needs_no_other_file() {
 fn what_was_not_measured_is_not_drawn() {
     let mut records = threshold_records();
     for record in &mut records {
-        record.measured.downtime_ms = testbed::results::record::Downtime::default();
+        record.measured.downtime_ms = Downtime::default();
         record.measured.transferred.qemu_bytes = None;
         record.measured.iterations.clear();
     }
@@ -451,6 +452,51 @@ fn the_page_of_a_run_in_progress_shows_the_attempt_in_progress() {
     assert!(!ended.contains("connect-src"));
 }
 
+/// The files of an attempt that is made again are not those of its interrupted record.
+#[test]
+fn an_interrupted_record_does_not_show_the_attempt_made_again() {
+    let plan = plan(THRESHOLD);
+    let mut at_boot = mock::record(&plan, 0, 1, Outcome::Interrupted, 9_000.0);
+    at_boot.measured = Measured::default();
+    let sandbox = Sandbox::with_run(THRESHOLD, [at_boot.clone()]);
+    let folder = store::attempt_path(&sandbox.path("run"), &plan.cells[0].id, 1);
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("samples.jsonl"), samples(1, 60)).unwrap();
+    let set = |path: &Path, age_s| {
+        let modified = SystemTime::now() - Duration::from_secs(age_s);
+        fs::File::open(path).unwrap().set_modified(modified).unwrap();
+    };
+    let cells = sandbox.path("run").join(store::CELLS);
+    let page = |stage| {
+        let run = parts::gather(vec![Folder::read(&sandbox.path("run")).unwrap()], |_, _| String::new());
+        html::page(&run, stage)
+    };
+    let curves = |page: &str| page.matches("data-name=\"memory\"").count();
+    // The record is newer than the files.
+    set(&folder, 20);
+    set(&cells, 10);
+    for stage in [Stage::Running { script: "" }, Stage::Ended] {
+        let page = page(stage);
+        assert_eq!((curves(&page), page.contains("… in progress")), (1, false));
+    }
+    // The attempt is being made again.
+    set(&cells, 30);
+    let running = page(Stage::Running { script: "" });
+    assert_eq!((curves(&running), running.contains("… in progress")), (1, true));
+    let record = running.split("… interrupted").last().unwrap();
+    assert_eq!(curves(record), 0, "the interrupted record has the curves of the other attempt");
+    // It has a result.
+    let records = [at_boot, mock::record(&plan, 0, 1, Outcome::Converged, 9_000.0)];
+    let again = Sandbox::with_run(THRESHOLD, records);
+    fs::create_dir_all(store::attempt_path(&again.path("run"), &plan.cells[0].id, 1)).unwrap();
+    let samples_of = |sandbox: &Sandbox| {
+        store::attempt_path(&sandbox.path("run"), &plan.cells[0].id, 1).join("samples.jsonl")
+    };
+    fs::write(samples_of(&again), samples(1, 60)).unwrap();
+    let page = again.testbed(&["report", "--format", "html", "run"]).stdout();
+    assert_eq!(curves(&page), 1);
+}
+
 /// An expectation without attempts neither holds nor fails.
 #[test]
 fn expectations_that_were_not_tried_do_not_count_as_held() {
@@ -541,6 +587,54 @@ fn the_round_trips_of_a_client_are_drawn() {
     // From the end of the last window with a reply to the next. The peak is there after it: 2.7 decades.
     assert!(pieces[0].ends_with("50 0") && pieces[1].starts_with("200 0"), "{curve}");
     assert!(pieces[1].contains(" 2699"), "{curve}");
+}
+
+/// A client that never got an answer waited at least until its probe ended.
+#[test]
+fn a_gap_that_is_still_open_has_no_upper_bound() {
+    let matrix = "name: one\nrepeat: 2\n";
+    let plan = plan(matrix);
+    let record = |attempt, client, client_at_least| {
+        let mut record = mock::record(&plan, 0, attempt, Outcome::Converged, 1_500.0);
+        record.measured.downtime_ms = Downtime { client, client_at_least, ..Downtime::default() };
+        record
+    };
+    let (closed, open) = ((Some(200.0), Some(190.0)), (None, Some(4_990.0)));
+    for (attempts, answer, cell) in [
+        ([closed, open], "a client of the guest waited 200 to at least 4990 ms.", ">190–&gt;4990<"),
+        ([open, open], "a client of the guest waited at least 4990 ms.", ">&gt;4990<"),
+        ([closed, closed], "a client of the guest waited 200 ms.", ">190–200<"),
+    ] {
+        let records =
+            attempts.iter().zip([1, 2]).map(|((most, least), number)| record(number, *most, *least));
+        let page =
+            Sandbox::with_run(matrix, records).testbed(&["report", "--format", "html", "run"]).stdout();
+        let section = page.split("<section id=\"r1-downtime\"").nth(1).expect("downtimes");
+        let section = section.split("</section>").next().unwrap();
+        assert!(page.contains(answer), "{answer}");
+        assert!(section.contains(cell), "{cell}: {section}");
+        let is_open = attempts.contains(&open);
+        assert!(!is_open || section.contains("x2=\"100%\""), "{section}");
+        assert_eq!(section.contains("is a lower bound only"), is_open, "{section}");
+    }
+}
+
+/// Between hosts, the guest's downtime is known as exactly as the ways of its telemetry.
+#[test]
+fn the_bounds_of_the_guests_downtime_include_half_of_the_difference_of_the_round_trips() {
+    let matrix = "name: one\n";
+    let mut record = mock::record(&plan(matrix), 0, 1, Outcome::Converged, 1_500.0);
+    record.measured.downtime_ms = Downtime { guest: Some(64.0), ..Downtime::default() };
+    let trip = |least_ms| RoundTrip { least_ms, median_ms: least_ms };
+    for (source_ms, destination_ms, bounds) in
+        [(0.1, 0.1, "63–65"), (2.0, 22.0, "53–75"), (22.0, 2.0, "53–75")]
+    {
+        let (source, destination) = (trip(source_ms), trip(destination_ms));
+        record.measured.round_trips = Some(RoundTrips { controller: trip(0.1), source, destination });
+        let sandbox = Sandbox::with_run(matrix, [record.clone()]);
+        let page = sandbox.testbed(&["report", "--format", "html", "run"]).stdout();
+        assert!(page.contains(&format!(">{bounds}<")), "{source_ms} {destination_ms}");
+    }
 }
 
 /// Somebody may edit a record, or a clock may jump.
@@ -636,6 +730,31 @@ fn the_way_through_a_file_is_drawn() {
         last_ms("sent"),
         last_ms("memory")
     );
+}
+
+/// In post-copy, the guest runs at the destination before its memory has arrived.
+#[test]
+fn a_guest_that_moves_by_postcopy_runs_before_its_memory_has_arrived() {
+    let plan = plan(THRESHOLD);
+    let mut record = mock::record(&plan, 0, 1, Outcome::Converged, 5_386.0);
+    record.measured.phases_ms = [(Phase::Boot, 500.0), (Phase::Migrate, 5_400.0)].into_iter().collect();
+    record.measured.transferred.while_running = Some(SentWhileRunning { bytes: 1, duration_ms: 50.0 });
+    let page = |record: &Record| {
+        let sandbox = Sandbox::with_run(THRESHOLD, [record.clone()]);
+        sandbox.testbed(&["report", "--format", "html", "run"]).stdout()
+    };
+    let precopy = page(&record);
+    assert!(precopy.contains("5.386 s: the guest runs at the destination"));
+    assert!(!precopy.contains("all memory has arrived"));
+    record.measured.postcopy.duration_ms = Some(5_095.0);
+    let postcopy = page(&record);
+    for text in [
+        "0.291 s: the guest runs at the destination",
+        "5.386 s: all memory has arrived",
+        "<rect class=\"switchover\" x=\"50\" y=\"0\" height=\"1\" width=\"241\">",
+    ] {
+        assert!(postcopy.contains(text), "{text}");
+    }
 }
 
 /// The peak of [`samples`] in steps of 10 MB.

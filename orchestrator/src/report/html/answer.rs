@@ -16,13 +16,25 @@ const FEW: usize = 3;
 
 /// The witnesses of a downtime in words, the one who sees most of it first.
 const DOWNTIMES: [Downtime; 3] = [
-    ("a client of the guest waited", |m| m.downtime_ms.client),
-    ("the guest stood still for", |m| m.downtime_ms.guest),
-    ("QEMU reports a downtime of", |m| m.downtime_ms.qemu),
+    ("a client of the guest waited", |m| {
+        let open = m.downtime_ms.client_at_least.map(Waited::AtLeast);
+        m.downtime_ms.client.map(Waited::AtMost).or(open)
+    }),
+    ("the guest stood still for", |m| m.downtime_ms.guest.map(Waited::AtMost)),
+    ("QEMU reports a downtime of", |m| m.downtime_ms.qemu.map(Waited::AtMost)),
 ];
 
-/// What a witness saw, in words, and its figure in milliseconds.
-type Downtime = (&'static str, fn(&Measured) -> Option<f64>);
+/// What a witness saw, in words, and its figure.
+type Downtime = (&'static str, fn(&Measured) -> Option<Waited>);
+
+/// A downtime in milliseconds.
+#[derive(Clone, Copy)]
+enum Waited {
+    /// The figure, which is an upper bound.
+    AtMost(f64),
+    /// A lower bound, if there is no upper one.
+    AtLeast(f64),
+}
 
 pub(super) fn section(view: &View<'_>, _: Detail) -> Option<Section> {
     let thresholds = &view.verdict.threshold;
@@ -93,17 +105,32 @@ fn counts(view: &View<'_>) -> String {
         (some, of) => format!("{some} of {of} migrations converged"),
     };
     let range = DOWNTIMES.into_iter().find_map(|(words, figure)| {
-        let values: Vec<f64> = tried.iter().filter_map(|record| figure(&record.measured)).collect();
-        let least = values.iter().copied().reduce(f64::min)?;
-        let most = values.iter().copied().reduce(f64::max)?;
-        let range = if (least.round() - most.round()).abs() < 0.5 {
-            format!("{most:.0} ms")
-        } else {
-            format!("{least:.0} to {most:.0} ms")
-        };
-        Some(format!("; {words} {range}"))
+        let seen: Vec<Waited> = tried.iter().filter_map(|record| figure(&record.measured)).collect();
+        Some(format!("; {words} {}", range(&seen)?))
     });
     sentence + &range.unwrap_or_default() + "."
+}
+
+/// Returns the range of downtimes in words; nothing if there are none.
+fn range(seen: &[Waited]) -> Option<String> {
+    let closed =
+        seen.iter().filter_map(|waited| if let Waited::AtMost(ms) = waited { Some(*ms) } else { None });
+    let open =
+        seen.iter().filter_map(|waited| if let Waited::AtLeast(ms) = waited { Some(*ms) } else { None });
+    let least = closed.clone().reduce(f64::min);
+    let most_open = open.clone().reduce(f64::max);
+    Some(match (least, most_open) {
+        (Some(least), Some(most)) if least < most => format!("{least:.0} to at least {most:.0} ms"),
+        (least, Some(_)) => format!("at least {:.0} ms", open.chain(least).reduce(f64::min)?),
+        (least, None) => {
+            let (least, most) = (least?, closed.reduce(f64::max)?);
+            if (least.round() - most.round()).abs() < 0.5 {
+                format!("{most:.0} ms")
+            } else {
+                format!("{least:.0} to {most:.0} ms")
+            }
+        }
+    })
 }
 
 /// Returns the class of an expectation's verdict, and its sign.

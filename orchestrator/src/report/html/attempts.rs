@@ -68,7 +68,7 @@ fn figures(record: &Record) -> Markup {
     let measured = &record.measured;
     let figures = [
         measured.total_time_ms.map(|ms| format!("{:.1} s", ms / 1e3)),
-        measured.downtime_ms.qemu.map(|ms| format!("downtime {ms:.0} ms")),
+        measured.downtime_ms.in_words().map(|downtime| format!("downtime {downtime}")),
         measured.transferred.qemu_bytes.map(|bytes| format!("{:.0} MB", bytes as f64 / 1e6)),
     ];
     html! { span.figures { (figures.into_iter().flatten().collect::<Vec<_>>().join(", ")) } }

@@ -73,6 +73,7 @@ struct Curve {
 }
 
 /// What is known of an attempt besides its record.
+#[derive(Default)]
 struct Sources {
     samples: Vec<Sample>,
     reports: Vec<GuestReport>,
@@ -103,10 +104,13 @@ fn known<T>(read: Result<Option<Vec<T>>, store::Error>, problem: &mut Option<Str
 }
 
 impl Curves {
-    /// Reads the samples of an attempt in a results folder.
-    pub(super) fn read(folder: &Path, record: &Record) -> Self {
+    /// Reads the samples of an attempt in a results folder. Those of an attempt that was made again are not
+    /// kept (`has_files` is false): the files are those of the later one.
+    pub(super) fn read(folder: &Path, record: &Record, has_files: bool) -> Self {
         let link = link_rate(&record.measured, || link_at_start(folder, record));
-        Self::new(Sources::read(folder, &record.cell, record.attempt), &record.measured, link)
+        let sources =
+            if has_files { Sources::read(folder, &record.cell, record.attempt) } else { Sources::default() };
+        Self::new(sources, &record.measured, link)
     }
 
     /// Reads the samples of an attempt that has no record yet.
@@ -323,7 +327,7 @@ fn bands(view: &Range<f64>, class: &str, intervals: &[(&str, f64, f64)]) -> Mark
 
 /// Returns the layer over all lanes: the switchover, and a line for each event.
 fn overlay(view: &Range<f64>, measured: &Measured, events: &[Event]) -> Markup {
-    let switchover = last_before_stop(measured).zip(measured.total_time_ms);
+    let switchover = last_before_stop(measured).zip(runs_at_destination(measured));
     let width = view.end - view.start;
     html! {
         svg.over preserveAspectRatio="none" viewBox=(format!("{:.0} 0 {width:.0} 1", view.start)) {
@@ -352,7 +356,8 @@ struct Event {
 }
 
 /// Returns the events of an attempt, in order: changes of link and load, the end of pre-copy, the guest's
-/// start at the destination, and the end of a migration that was given up.
+/// start at the destination, the arrival of the memory that follows it, and the end of a migration that was
+/// given up.
 fn events(measured: &Measured, end_ms: f64) -> Vec<Event> {
     let mut events: Vec<Event> = Vec::new();
     let few = measured.timeline.len() <= MOST_CHANGES;
@@ -362,10 +367,13 @@ fn events(measured: &Measured, end_ms: f64) -> Vec<Event> {
         let text = rate.into_iter().chain(link).collect::<Vec<_>>().join(", ");
         events.push(Event { at_ms: change.began_ms, text });
     }
-    if let Some(at_ms) = measured.total_time_ms {
+    if let (Some(at_ms), Some(complete_ms)) = (runs_at_destination(measured), measured.total_time_ms) {
         let text = "end of pre-copy: the last sample before the guest stops".into();
         events.extend(last_before_stop(measured).map(|at_ms| Event { at_ms, text }));
         events.push(Event { at_ms, text: "the guest runs at the destination".into() });
+        if measured.postcopy.duration_ms.is_some() {
+            events.push(Event { at_ms: complete_ms, text: "all memory has arrived".into() });
+        }
     } else {
         let text = "the migration has ended without a switchover".into();
         events.push(Event { at_ms: end_ms, text });
@@ -378,6 +386,12 @@ fn events(measured: &Measured, end_ms: f64) -> Vec<Event> {
 fn last_before_stop(measured: &Measured) -> Option<f64> {
     let first = measured.iterations.first()?.started_at_ms;
     Some(first + measured.transferred.while_running?.duration_ms).filter(|_| measured.total_time_ms.is_some())
+}
+
+/// Returns when the guest ran at the destination. In post-copy, its memory follows it until the total time
+/// ends.
+fn runs_at_destination(measured: &Measured) -> Option<f64> {
+    Some(measured.total_time_ms? - measured.postcopy.duration_ms.unwrap_or_default())
 }
 
 /// Returns when the guest stopped for the switchover, or when the last pass ended without one.

@@ -5,10 +5,14 @@ use crate::{
     matrix::{Cell, Plan},
     outcome::Outcome,
     report::composition,
-    results::{parts::Run, record::Record, verdict::RunVerdict},
+    results::{parts::Run, record::Record, store, verdict::RunVerdict},
 };
 use maud::{Markup, html};
-use std::{collections::HashSet, path::Path};
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    path::Path,
+};
 
 /// A run, as the sections of a page see it.
 pub(super) struct View<'a> {
@@ -35,8 +39,12 @@ impl<'a> View<'a> {
     pub(super) fn of_run(run: &'a Run, number: usize, stage: Stage<'_>) -> Self {
         let folders: Vec<&Path> = run.composition.parts.iter().map(|part| part.results.as_path()).collect();
         let origin = |index: usize| folders[run.origins[index]];
-        let curves = run.records.iter().enumerate().map(|(i, record)| Curves::read(origin(i), record));
         let is_running = matches!(stage, Stage::Running { .. }) && !run.composition.is_complete();
+        let is_last = last_of_their_attempts(&run.records, |i| run.origins[i]);
+        let curves = run.records.iter().zip(is_last).enumerate().map(|(i, (record, is_last))| {
+            let has_files = is_last && !(is_running && is_made_again(origin(i), record));
+            Curves::read(origin(i), record, has_files)
+        });
         Self {
             plan: &run.plan,
             records: &run.records,
@@ -52,12 +60,15 @@ impl<'a> View<'a> {
     }
 
     pub(super) fn of_finished(run: &FinishedRun<'a>) -> Self {
+        let is_last = last_of_their_attempts(run.records, |_| 0);
+        let curves = run.records.iter().zip(is_last);
+        let curves = curves.map(|(record, is_last)| Curves::read(run.folder, record, is_last));
         Self {
             plan: run.plan,
             records: run.records,
             verdict: run.verdict,
             folders: vec![run.folder],
-            curves: run.records.iter().map(|record| Curves::read(run.folder, record)).collect(),
+            curves: curves.collect(),
             in_progress: Vec::new(),
             composition: Vec::new(),
             is_complete: run.complete,
@@ -87,16 +98,39 @@ impl<'a> View<'a> {
     }
 }
 
-/// Returns the attempts of the plan that have samples in one of these folders but no record.
+/// Returns for each record whether it is the last of its attempt in its folder. The files of an attempt are
+/// those of the last time that it was made.
+fn last_of_their_attempts(records: &[Record], origin: impl Fn(usize) -> usize) -> Vec<bool> {
+    let mut later = HashSet::new();
+    let is_last = records.iter().enumerate().rev();
+    let is_last = is_last.map(|(i, record)| later.insert((origin(i), &record.cell, record.attempt)));
+    let mut is_last: Vec<bool> = is_last.collect();
+    is_last.reverse();
+    is_last
+}
+
+/// Returns whether an attempt without a result is being made again, or was without a record of it: its folder
+/// is newer than all records.
+fn is_made_again(folder: &Path, record: &Record) -> bool {
+    let modified = |path: &Path| fs::metadata(path).and_then(|found| found.modified()).ok();
+    let attempt = modified(&store::attempt_path(folder, &record.cell, record.attempt));
+    !record.is_result() && attempt > modified(&folder.join(store::CELLS))
+}
+
+/// Returns the attempts of the plan that have samples in one of these folders but no record, or none of the
+/// time that these samples are of.
 fn in_progress(run: &Run, folders: &[&Path]) -> Vec<(String, Curves)> {
-    let recorded: HashSet<(&str, u32)> =
-        run.records.iter().map(|record| (record.cell.as_str(), record.attempt)).collect();
-    let attempts = run.plan.attempts().into_iter();
-    let attempts = attempts.map(|attempt| (&run.plan.cells[attempt.cell], attempt.number));
-    let open = attempts.filter(|(cell, number)| !recorded.contains(&(cell.id.as_str(), *number)));
-    let curves = open.filter_map(|(cell, number)| {
-        let curves = folders.iter().map(|folder| Curves::in_progress(folder, &cell.id, number));
-        let curves = curves.into_iter().find(|curves| !curves.is_empty())?;
+    let recorded = run.records.iter().map(|record| ((record.cell.as_str(), record.attempt), record));
+    let recorded: HashMap<(&str, u32), &Record> = recorded.collect();
+    let is_recorded = |cell: &Cell, number: u32, folder: &Path| {
+        let last = recorded.get(&(cell.id.as_str(), number));
+        last.is_some_and(|record| record.is_result() || !is_made_again(folder, record))
+    };
+    let curves = run.plan.attempts().into_iter().filter_map(|attempt| {
+        let (cell, number) = (&run.plan.cells[attempt.cell], attempt.number);
+        let open = folders.iter().filter(|folder| !is_recorded(cell, number, folder));
+        let mut curves = open.map(|folder| Curves::in_progress(folder, &cell.id, number));
+        let curves = curves.find(|curves| !curves.is_empty())?;
         Some((format!("{} #{number}", cell_name(cell)), curves))
     });
     curves.collect()

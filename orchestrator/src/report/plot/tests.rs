@@ -1,4 +1,5 @@
 use super::*;
+use crate::outcome::Outcome;
 use units::ByteRate;
 
 /// Returns a level: its rate in megabytes per second, the total times in seconds of the attempts that
@@ -10,6 +11,7 @@ fn level(mb_per_s: u64, seconds: &[f64], given_up: usize) -> Level {
         text: format!("{mb_per_s}MB/s"),
         converged: seconds.iter().map(|seconds| Some(seconds * 1e3)).collect(),
         given_up,
+        failed: Vec::new(),
     }
 }
 
@@ -59,6 +61,16 @@ fn any_time_leaves_room_for_the_plot() {
         let text = draw(&[group("", vec![level(1, &[seconds], 0), level(2, &[], 1)])], screen(40, true));
         assert!(text.lines().all(|line| line.len() <= 40) && text.contains("0e"), "\n{text}");
     }
+}
+
+#[test]
+fn a_rate_at_which_an_attempt_failed_is_not_one_that_converged() {
+    let failed = |level| Level { failed: vec![Outcome::GuestLost], ..level };
+    let levels = vec![level(16, &[4.0], 0), failed(level(64, &[6.0], 0)), failed(level(96, &[], 0))];
+    let text = draw(&[group("", levels)], screen(60, false));
+    assert!(text.contains("failed ┤") && text.contains("● converged, ◐ in part, ! failed"), "\n{text}");
+    assert_eq!((text.matches('●').count(), text.matches('!').count()), (2, 3), "\n{text}");
+    assert_eq!(text.matches('┊').count(), 9, "\n{text}");
 }
 
 #[test]

@@ -7,7 +7,6 @@ use super::{Area, COLORS, Drawing, DrawnResult, INK, LINE, TITLE, text, times, t
 use crate::{
     matrix::Plan,
     measure::median,
-    outcome::Outcome,
     report::{
         html::chart::axis::{self, decimals, from_zero},
         threshold::{CIRCLE, Group, Level, OverRate, PUBLISHED, SHAPES, Shape},
@@ -96,7 +95,7 @@ impl Drawing for Threshold<'_> {
                     chart.plotting_area().draw(&range)?;
                     mark(area, place(middle), SHAPES[at], COLORS[at].filled())?;
                 }
-                if level.outcome() == Some(Outcome::NotConverged) {
+                if level.is_given_up() {
                     let top = place(y.end);
                     let center = (top.0, top.1 + 2 * CROSS + times(16, at));
                     area.use_screen_coord().draw(&Cross::new(center, CROSS, COLORS[at].stroke_width(3)))?;

@@ -79,8 +79,80 @@ fn a_rate_counts_only_if_every_attempt_converged() {
     all.extend(records(&plan, &[YES, NO]));
     assert_eq!(
         evaluate(&plan, &all).threshold,
-        ["Pre-copy converged at every dirty rate up to 1MB/s; at 2MB/s and above it never did."]
+        ["Pre-copy converged at every dirty rate up to 1MB/s; at 2MB/s only some attempts did."]
     );
+}
+
+/// Returns the sentence about a run of these outcomes, a list for each attempt, at 1, 2, 4 and 8 MB/s.
+fn of_attempts(attempts: &[[Option<Outcome>; 4]]) -> String {
+    let plan = plan("name: n\naxes: { stress.rate: [1MB/s, 2MB/s, 4MB/s, 8MB/s] }\nrepeat: 3\n");
+    let records: Vec<_> = attempts.iter().flat_map(|outcomes| records(&plan, outcomes)).collect();
+    evaluate(&plan, &records).threshold.concat()
+}
+
+#[test]
+fn a_rate_at_which_some_attempts_converged_is_told_from_one_at_which_none_did() {
+    for (attempts, sentence) in [
+        (
+            [[YES, YES, YES, NO], [YES, NO, YES, NO]],
+            "Pre-copy converged at every dirty rate up to 1MB/s; at 2MB/s only some attempts did; some \
+             higher rates did, so repeat the run.",
+        ),
+        (
+            [[YES, NO, YES, NO], [YES, YES, NO, NO]],
+            "Pre-copy converged at every dirty rate up to 1MB/s; at 2MB/s and 4MB/s only some attempts did; \
+             at 8MB/s and above it never did.",
+        ),
+        (
+            [[YES, NO, YES, NO], [YES, NO, NO, NO]],
+            "Pre-copy converged at every dirty rate up to 1MB/s; at 2MB/s it did not; at 4MB/s some attempts \
+             did, so repeat the run.",
+        ),
+        (
+            [[YES, NO, NO, NO], [NO, NO, NO, NO]],
+            "Pre-copy converged in only some attempts even at 1MB/s; at 2MB/s and above it never did.",
+        ),
+        (
+            [[NO, NO, YES, NO], [NO, NO, YES, NO]],
+            "Pre-copy did not converge even at 1MB/s; some higher rates did, so repeat the run.",
+        ),
+    ] {
+        assert_eq!(of_attempts(&attempts), sentence, "{attempts:?}");
+    }
+}
+
+#[test]
+fn an_attempt_that_failed_is_named_and_did_not_converge() {
+    let [lost, failed, bad] = [Outcome::GuestLost, Outcome::Failed, Outcome::Corrupted].map(Some);
+    for (attempts, sentence) in [
+        (
+            vec![[lost, YES, YES, None]],
+            "Pre-copy converged at every other dirty rate tried, up to 4MB/s. Other outcomes: guest-lost 1 \
+             at 1MB/s.",
+        ),
+        (
+            vec![[YES, YES, YES, NO], [YES, YES, bad, NO], [YES, YES, bad, failed]],
+            "Pre-copy converged at every dirty rate up to 2MB/s; at 4MB/s only some attempts did; at 8MB/s \
+             and above it never did. Other outcomes: corrupted 2 at 4MB/s; failed 1 at 8MB/s.",
+        ),
+        (
+            vec![[YES, failed, YES, NO]],
+            "Pre-copy converged at every other dirty rate up to 4MB/s; at 8MB/s and above it never did. \
+             Other outcomes: failed 1 at 2MB/s.",
+        ),
+    ] {
+        assert_eq!(of_attempts(&attempts), sentence, "{attempts:?}");
+    }
+}
+
+#[test]
+fn the_edge_is_not_above_a_rate_at_which_an_attempt_failed() {
+    let plan = plan("name: n\naxes: { stress.rate: [1MB/s, 2MB/s, 4MB/s] }\n");
+    let mut all = records(&plan, &[YES, YES, YES]);
+    all.extend(records(&plan, &[YES, Some(Outcome::Corrupted), YES]));
+    let group = &groups(&plan, &all)[0];
+    assert_eq!(group.highest_converged().map(|level| level.text.as_str()), Some("1MB/s"));
+    assert_eq!(group.lowest_given_up().map(|level| level.text.as_str()), Some("2MB/s"));
 }
 
 #[test]

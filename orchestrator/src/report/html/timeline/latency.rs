@@ -24,16 +24,19 @@ pub(super) fn lanes(reports: &[GuestReport], windows: &[ProbeWindow]) -> [Lane; 
 
 /// Returns the longest delays that the guest reported: between two writes to memory, and of writes to the
 /// disk. In results of older versions, which have no percentiles, those of writes of a page are here, too.
+///
+/// A delay is reported when it has ended, and a report of none is 0.
 fn delays(reports: &[GuestReport]) -> Vec<Curve> {
-    let memory = reports.iter().map(|report| Point { x: report.at_ms, y: report.longest_stall_ms });
-    let disk =
-        reports.iter().filter_map(|report| Some(Point { x: report.at_ms, y: report.disk?.longest_write_ms }));
+    let point =
+        |report: &GuestReport, ms: f64| Point { x: report.at_ms, y: if ms > 0.0 { ms } else { Point::GAP } };
+    let memory = reports.iter().map(|report| point(report, report.longest_stall_ms));
+    let disk = reports.iter().filter_map(|report| Some(point(report, report.disk?.longest_write_ms)));
     let mut curves = vec![
         Curve { name: "between two writes", class: "c0", points: memory.collect(), is_stairs: false },
         Curve { name: "write to the disk", class: "c1", points: disk.collect(), is_stairs: false },
     ];
     if reports.iter().all(|report| report.page_write.is_none()) {
-        let page = reports.iter().map(|report| Point { x: report.at_ms, y: report.longest_page_write_ms });
+        let page = reports.iter().map(|report| point(report, report.longest_page_write_ms));
         curves.push(Curve { name: "write of a page", class: "c2", points: page.collect(), is_stairs: false });
     }
     curves
@@ -90,6 +93,7 @@ fn over(windows: &[ProbeWindow], value: impl Fn(&ProbeWindow) -> Option<f64>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{measure::End, results::telemetry::DiskReport};
 
     fn window(at_ms: f64, unanswered: u64, longest_round_trip_ms: Option<f64>) -> ProbeWindow {
         ProbeWindow { at_ms, duration_ms: 50.0, requests: 5, unanswered, longest_round_trip_ms }
@@ -113,6 +117,32 @@ mod tests {
         let lost = &unanswered(&windows)[0].points;
         assert_eq!(shown(lost), "0:0 50:40 100:100 150:0 200:0 -");
         assert!(unanswered(&windows[..1]).is_empty(), "nothing was lost");
+    }
+
+    /// While the guest is stuck, no write ends.
+    #[test]
+    fn a_report_in_which_no_write_has_ended_is_a_gap() {
+        let report = |at_ms, ms, disk_ms: f64| {
+            let disk = DiskReport {
+                written_bytes: 0,
+                read_bytes: 0,
+                longest_write_ms: disk_ms,
+                longest_read_ms: 0.0,
+            };
+            GuestReport {
+                at_ms,
+                end: End::Source,
+                clock_ms: at_ms,
+                dirtied_bytes: 0,
+                longest_stall_ms: ms,
+                longest_page_write_ms: ms,
+                page_write: None,
+                disk: Some(disk),
+            }
+        };
+        let reports = [report(0.0, 1.0, 3.0), report(50.0, 0.0, 0.0), report(100.0, 60.0, 4.0)];
+        let curves: Vec<String> = delays(&reports).iter().map(|curve| shown(&curve.points)).collect();
+        assert_eq!(curves, ["0:1 - 100:60", "0:3 - 100:4", "0:1 - 100:60"]);
     }
 
     #[test]
