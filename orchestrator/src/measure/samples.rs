@@ -53,12 +53,13 @@ pub struct MemoryProgress {
     pub page_requests: Option<u64>,
 }
 
-/// What XBZRLE has done so far.
+/// What XBZRLE has done so far, as QEMU counts it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct XbzrleProgress {
-    /// The number of pages of which only the changes were sent.
+    /// The number of pages that were in the cache, including those that overflowed and those that had not
+    /// changed.
     pub pages: u64,
-    /// The number of bytes sent for these pages.
+    /// The number of bytes that these pages took, including the whole size of each that overflowed.
     pub bytes: u64,
     /// The number of pages that were not in the cache, and were sent in full.
     pub misses: u64,

@@ -119,6 +119,7 @@ pub(super) fn aids(measured: &mut Measured, finished: &FinishedMigration, settin
         aids.xbzrle_bytes = largest(|memory| Some(memory.xbzrle?.bytes));
         aids.xbzrle_misses = largest(|memory| Some(memory.xbzrle?.misses));
         aids.xbzrle_overflows = largest(|memory| Some(memory.xbzrle?.overflows));
+        aids.derive_deltas();
     }
 }
 

@@ -505,19 +505,43 @@ pub const FIGURES: &[Figure] = &[
         ..DEFAULTS
     },
     Figure {
+        key: "aids.xbzrle_deltas",
+        description: "The number of pages of which XBZRLE sent the changes only, or nothing because there \
+                      were none: `aids.xbzrle_pages` without `aids.xbzrle_overflows`. Derived for records of \
+                      older versions. Absent without `xbzrle`.",
+        unit: Unit::Pages,
+        value: |m| Some(m.aids.xbzrle_deltas? as f64),
+        table: Some(TableColumn { header: "XBZRLE\ndeltas", per: 1.0, decimals: 0, optional: true }),
+        csv: Some(CsvColumn { name: "xbzrle_deltas", whole: true }),
+        ..DEFAULTS
+    },
+    Figure {
+        key: "aids.xbzrle_delta_bytes",
+        description: "The bytes that XBZRLE sent for the pages of `aids.xbzrle_deltas`: `aids.xbzrle_bytes` \
+                      without 4,096 bytes for each of `aids.xbzrle_overflows`. Derived for records of older \
+                      versions. Absent without `xbzrle`.",
+        unit: Unit::Bytes,
+        leaves_out: "8 bytes of header for each page",
+        value: |m| Some(m.aids.xbzrle_delta_bytes? as f64),
+        csv: Some(CsvColumn { name: "xbzrle_delta_bytes", whole: true }),
+        ..DEFAULTS
+    },
+    Figure {
         key: "aids.xbzrle_pages",
-        description: "The number of pages of which XBZRLE sent the changes only. Absent without `xbzrle`.",
+        description: "QEMU's counter `pages`: the number of pages that XBZRLE had in its cache, whether it \
+                      then sent their changes, sent them in full (`aids.xbzrle_overflows`), or found no \
+                      change. Absent without `xbzrle`.",
         unit: Unit::Pages,
         value: |m| Some(m.aids.xbzrle_pages? as f64),
-        table: Some(TableColumn { header: "XBZRLE\npages", per: 1.0, decimals: 0, optional: true }),
         csv: Some(CsvColumn { name: "xbzrle_pages", whole: true }),
         ..DEFAULTS
     },
     Figure {
         key: "aids.xbzrle_bytes",
-        description: "The bytes that XBZRLE sent for the pages of which it sent the changes only. Absent \
-                      without `xbzrle`.",
+        description: "QEMU's counter `bytes`: the bytes that the pages of `aids.xbzrle_pages` took, with \
+                      4,096 for each that was sent in full. Absent without `xbzrle`.",
         unit: Unit::Bytes,
+        leaves_out: "8 bytes of header for each page",
         value: |m| Some(m.aids.xbzrle_bytes? as f64),
         csv: Some(CsvColumn { name: "xbzrle_bytes", whole: true }),
         ..DEFAULTS

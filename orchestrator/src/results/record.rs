@@ -21,7 +21,7 @@ use indexmap::IndexMap;
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use stressor::workload::Rate;
+use stressor::workload::{PAGE_BYTES, Rate};
 
 /// The record of one attempt at one cell of the matrix.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -247,6 +247,12 @@ pub struct AidsMeasured {
     /// The figure `aids.connection_bytes`. Absent in records of older versions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub connection_bytes: Vec<u64>,
+    /// The figure `aids.xbzrle_deltas`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xbzrle_deltas: Option<u64>,
+    /// The figure `aids.xbzrle_delta_bytes`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xbzrle_delta_bytes: Option<u64>,
     /// The figure `aids.xbzrle_pages`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub xbzrle_pages: Option<u64>,
@@ -262,6 +268,16 @@ pub struct AidsMeasured {
 }
 
 impl AidsMeasured {
+    /// Derives what XBZRLE sent as changes from QEMU's counters, which include pages that were sent in full.
+    pub(crate) fn derive_deltas(&mut self) {
+        let without_overflows = |all: Option<u64>, per_overflow: u64| {
+            let overflows = self.xbzrle_overflows?.checked_mul(per_overflow)?;
+            all?.checked_sub(overflows)
+        };
+        self.xbzrle_deltas = without_overflows(self.xbzrle_pages, 1);
+        self.xbzrle_delta_bytes = without_overflows(self.xbzrle_bytes, PAGE_BYTES);
+    }
+
     /// Returns whether nothing was measured.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -621,6 +637,27 @@ pub fn round_micros(millis: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pages_that_xbzrle_sent_in_full_are_no_deltas() {
+        let deltas = |pages, bytes, overflows| {
+            let mut aids = AidsMeasured {
+                xbzrle_pages: pages,
+                xbzrle_bytes: bytes,
+                xbzrle_overflows: overflows,
+                ..AidsMeasured::default()
+            };
+            aids.derive_deltas();
+            (aids.xbzrle_deltas, aids.xbzrle_delta_bytes)
+        };
+        assert_eq!(deltas(Some(28_662), Some(390_560), Some(0)), (Some(28_662), Some(390_560)));
+        let mostly_full = deltas(Some(2_193_219), Some(8_962_145_052), Some(2_187_609));
+        assert_eq!(mostly_full, (Some(5_610), Some(1_698_588)));
+        assert_eq!(deltas(Some(2), Some(4_095), Some(1)), (Some(1), None), "counters that cannot be true");
+        assert_eq!(deltas(Some(1), None, Some(2)), (None, None));
+        assert_eq!(deltas(Some(1), Some(1), None), (None, None));
+        assert_eq!(deltas(Some(1), Some(1), Some(u64::MAX)), (None, None));
+    }
 
     #[test]
     fn milliseconds_are_rounded_to_the_microsecond() {

@@ -173,6 +173,37 @@ fn all_results_in_the_repository_can_be_read_and_match_the_schema() {
     }
 }
 
+/// In the run of `xbzrle` with the largest cache, QEMU counts 2,193,219 pages that were in the cache. All but
+/// 5,610 of them were sent in full, and so were all but 1.7 of 8,962 MB.
+#[test]
+fn no_output_shows_pages_that_xbzrle_sent_in_full_as_deltas() {
+    let run = "results/reference/guestperf-tcg/compr-xbzrle";
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let shown = |format: &str| printed(&["report", run, "--format", format], root);
+    for format in ["table", "markdown", "html"] {
+        let text = shown(format);
+        let (deltas, hits) = (["5610", "5,610"], ["2193219", "2,193,219"]);
+        assert!(deltas.iter().any(|deltas| text.contains(deltas)), "{format}");
+        assert!(!hits.iter().any(|hits| text.contains(hits)), "{format}");
+    }
+    let report: Value = serde_json::from_str(&shown("json")).unwrap();
+    let aids = &report["records"][3]["aids"];
+    let rows: Vec<Value> = csv::Reader::from_reader(shown("csv").as_bytes())
+        .deserialize::<std::collections::BTreeMap<String, String>>()
+        .map(|row| serde_json::to_value(row.unwrap()).unwrap())
+        .collect();
+    for (name, value) in [
+        ("xbzrle_deltas", 5_610_u64),
+        ("xbzrle_delta_bytes", 1_698_588),
+        ("xbzrle_pages", 2_193_219),
+        ("xbzrle_bytes", 8_962_145_052),
+        ("xbzrle_overflows", 2_187_609),
+    ] {
+        assert_eq!(aids[name], value, "{name}");
+        assert_eq!(rows[3][name], value.to_string(), "{name}");
+    }
+}
+
 #[test]
 fn samples_can_be_read_and_match_the_schema() {
     let samples = samples::read(&folder("1"), "migrate.max_passes=2", 1).unwrap().unwrap();

@@ -42,6 +42,8 @@ fn all() -> Measured {
         compression_ratio: Some(1.0),
         multifd_bytes: Some(1),
         connection_bytes: vec![1],
+        xbzrle_deltas: Some(1),
+        xbzrle_delta_bytes: Some(1),
         xbzrle_pages: Some(1),
         xbzrle_bytes: Some(1),
         xbzrle_misses: Some(1),
