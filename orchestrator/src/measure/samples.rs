@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// The state of a migration at one moment, as the driver reports it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Sample {
-    /// The time of the sample, in milliseconds since the migrate command was sent.
+    /// The time of the sample, in milliseconds since the start of the migration.
     pub at_ms: f64,
     /// The state of the migration in the driver's own words. Those of QEMU are `setup`, `active`, `device`,
     /// `completed`, … A migration through a file is `saved` once the source has written the file, and then

@@ -51,7 +51,7 @@ impl RecordBuilder {
     pub fn freeze(mut self, cell: &Cell, attempt: u32, outcome: Outcome, reason: Option<String>) -> Record {
         self.end_phase();
         self.measured.wall_time_ms = millis(self.started);
-        self.measured.obtained = figures::provenance(&self.measured);
+        self.measured.obtained = figures::provenance(&self.measured, &cell.settings);
         Record {
             format: FormatVersion::CURRENT,
             version: None,

@@ -531,7 +531,7 @@ pub enum Clock {
 }
 
 /// A change of the matrix's `timeline`, or of a rate that changes by itself, that was applied. Times are in
-/// milliseconds since the migrate command.
+/// milliseconds since the start of the migration.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AppliedChange {
     /// When the change was due, according to the matrix.
@@ -554,7 +554,7 @@ pub struct AppliedChange {
 }
 
 /// An interval of the migration in which one dirty rate was requested. Times are in milliseconds since the
-/// migrate command.
+/// start of the migration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RateInterval {
     /// When the rate was confirmed.

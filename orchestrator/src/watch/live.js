@@ -127,7 +127,7 @@
     // The probe goes on when the migration has ended.
     const end = Math.max(last?.[0] ?? 0, lastWindow[0] + lastWindow[1], 1);
     figures.textContent = !hasPoints ? '' : [
-      `${(last[0] / 1000).toFixed(1)} s since migrate`,
+      `${(last[0] / 1000).toFixed(1)} s since the start`,
       `pass ${last[6]}`,
       `${digits(last[1] / 1e6)} MB left`,
       `${digits(last[2] / 1e6)} MB sent`,

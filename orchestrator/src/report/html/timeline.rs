@@ -186,7 +186,7 @@ impl Curves {
                     @for ms in Axis::from(view.clone()).key_points(6) {
                         text x=(place(&view, ms)) y="16" { (axis::text(ms / 1e3, 0)) }
                     }
-                    text.title x="50%" y="36" { "s since migrate" }
+                    text.title x="50%" y="36" { "s since the start of the migration" }
                 }
                 @if !events.is_empty() {
                     ol.events {
