@@ -966,12 +966,12 @@ pub const FIGURES: &[Figure] = &[
     Figure {
         key: "wall_time_ms",
         description: "The duration of the whole attempt, from the start of the QEMU processes until both \
-                      have ended.",
+                      have ended. Absent if the attempt was skipped.",
         clock: Some(Clock::Orchestrator),
         from: "the attempt starts",
         to: "both QEMU processes have ended",
         ways: Some("to and from the nodes that the orchestrator waits for"),
-        value: |m| Some(m.wall_time_ms),
+        value: |m| m.wall_time_ms,
         csv: Some(CsvColumn { name: "wall_time_ms", whole: false }),
         ..DEFAULTS
     },

@@ -61,6 +61,16 @@ impl Record {
         self.outcome != Outcome::Interrupted && !self.lacked_disk()
     }
 
+    /// Makes a record of an older version what one of this version would be: derives figures that it lacks,
+    /// and drops those that were not measured.
+    pub(super) fn revise(&mut self) {
+        self.measured.aids.derive_deltas();
+        if self.outcome == Outcome::Skipped {
+            self.measured.wall_time_ms = None;
+            self.measured.obtained.shift_remove("wall_time_ms");
+        }
+    }
+
     /// Returns whether the attempt failed because a disk was full, at this host or at a node. That says
     /// nothing about the migration.
     pub fn lacked_disk(&self) -> bool {
@@ -125,7 +135,8 @@ pub struct Measured {
     /// The figure `phases_ms`.
     pub phases_ms: IndexMap<Phase, f64>,
     /// The figure `wall_time_ms`.
-    pub wall_time_ms: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wall_time_ms: Option<f64>,
     /// Pairs of measurements of the same quantity that disagree, in words. Both are kept as measured.
     pub disagreements: Vec<String>,
     /// The round-trip times of messages to the nodes, measured when the lab started. They bound the message

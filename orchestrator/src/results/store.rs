@@ -418,8 +418,7 @@ fn parse(text: &str, path: &Path) -> Result<Vec<Record>, Error> {
             line: i + 1,
             reason: error.to_string(),
         })?;
-        // Older versions recorded QEMU's counters only.
-        record.measured.aids.derive_deltas();
+        record.revise();
         Ok(record)
     };
     text.lines().enumerate().map(record).collect()

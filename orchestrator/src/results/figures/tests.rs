@@ -105,6 +105,7 @@ fn all() -> Measured {
     measured.qemu = Some(Completion { total_time_ms: Some(1), downtime_ms: Some(1), setup_time_ms: Some(1) });
     measured.link_lateness = Some(LinkLateness { deliveries: 1, late_mean_ms: 1.0, late_worst_ms: 1.0 });
     measured.phases_ms.insert(Phase::Boot, 1.0);
+    measured.wall_time_ms = Some(1.0);
     measured
 }
 
@@ -149,7 +150,7 @@ fn a_figure_that_was_not_measured_has_no_value() {
         .filter(|figure| (figure.value)(&Measured::default()).is_some())
         .map(|figure| figure.key)
         .collect();
-    assert_eq!(present, ["wall_time_ms"]);
+    assert!(present.is_empty(), "{present:?}");
 }
 
 #[test]
@@ -190,10 +191,7 @@ fn exactly_the_durations_have_a_provenance() {
         "wall_time_ms",
     ];
     assert_eq!(keys, expected);
-    assert_eq!(
-        provenance(&Measured::default(), &Settings::default()).keys().collect::<Vec<_>>(),
-        ["wall_time_ms"]
-    );
+    assert!(provenance(&Measured::default(), &Settings::default()).is_empty());
     for figure in FIGURES.iter().filter(|figure| figure.clock.is_some() || figure.unit == Unit::Milliseconds)
     {
         let Figure { key, clock, from, to, .. } = figure;
