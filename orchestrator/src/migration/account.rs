@@ -232,13 +232,12 @@ fn sent_while_running(finished: &FinishedMigration) -> Option<SentWhileRunning> 
 
 /// Records the probe's report, and the bounds of the client's downtime if the migration has completed.
 ///
-/// Replies come one interval apart when nothing is wrong, so a gap is longer than the downtime behind it by
-/// up to one interval. A gap that is still open has no upper bound.
+/// A gap is longer than the downtime behind it by up to the time for which no request was made. A gap that is
+/// still open has no upper bound.
 pub(super) fn probe(measured: &mut Measured, probe: probe::ProbeReport, finished: &FinishedMigration) {
     if finished.resumed.is_some() {
         let ms = |ns: u64| round_micros(ns as f64 / 1e6);
-        let longest = probe.largest_gap_ns.max(probe.open_gap_ns);
-        measured.downtime_ms.client_at_least = longest.map(|gap| ms(gap.saturating_sub(probe.interval_ns)));
+        measured.downtime_ms.client_at_least = probe.surely_gone_ns.map(ms);
         measured.downtime_ms.client = probe.largest_gap_ns.filter(|_| probe.open_gap_ns.is_none()).map(ms);
     }
     measured.probe = Some(probe.into());

@@ -288,6 +288,7 @@ impl Network for MockNetwork {
             largest_gap_ns: Some(70_000_000),
             median_gap_ns: Some(10_000_000),
             open_gap_ns: self.open_gap.map(|gap| gap.as_nanos() as u64),
+            surely_gone_ns: Some(self.open_gap.map_or(70_000_000, |gap| gap.as_nanos() as u64) - 10_000_000),
             latencies: probe::Latencies {
                 began_before_end_ns: 2_000_000_000,
                 window_ns: 50_000_000,

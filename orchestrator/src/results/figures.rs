@@ -270,10 +270,11 @@ pub const FIGURES: &[Figure] = &[
         key: "downtime_ms.client_at_least",
         description: "The shortest downtime that the replies allow for a client of the guest: the longest \
                       gap less one interval of the probe, since replies come that far apart when nothing is \
-                      wrong. A gap that was still open when the probe was stopped counts, too; then there is \
-                      no `downtime_ms.client`, and tables show this figure after `>`. Expectations about the \
-                      client's downtime hold only if both figures meet them. Absent if the guest never ran \
-                      at the destination.",
+                      wrong. If the probe made no request for longer than an interval in a gap, that time is \
+                      left out instead. A gap that was still open when the probe was stopped counts, too; \
+                      then there is no `downtime_ms.client`, and tables show this figure after `>`. \
+                      Expectations about the client's downtime hold only if both figures meet them. Absent \
+                      if the guest never ran at the destination.",
         clock: Some(Clock::Controller),
         from: "the controller's kernel receives a reply",
         to: "the controller's kernel receives the next reply, or the probe ends without one",
