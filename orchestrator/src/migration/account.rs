@@ -60,9 +60,13 @@ pub(super) fn storage_traffic(measured: &mut Measured, readings: Option<([u64; 2
     });
 }
 
-/// Records the passes, the timeline, the bytes sent, the total time and QEMU's own figures.
-pub(super) fn migration(measured: &mut Measured, finished: &FinishedMigration) {
-    measured.iterations = finished.passes();
+/// Records the passes, the timeline, the bytes sent, the total time and QEMU's own figures of a migration
+/// with these settings.
+pub(super) fn migration(measured: &mut Measured, finished: &FinishedMigration, settings: &Migrate) {
+    // QEMU reads the dirty bitmap of a guest that is stopped as well.
+    if settings.has_passes() {
+        measured.iterations = finished.passes();
+    }
     measured.timeline.clone_from(&finished.applied);
     // The largest figure, not the last: QEMU clears its figures when a migration is cancelled.
     let memory = finished.samples.iter().filter_map(|sample| Some(sample.memory?.transferred_bytes)).max();

@@ -971,12 +971,12 @@ async fn a_guest_is_down_until_the_destination_has_loaded_its_file() {
     );
     assert_eq!(measured.stress.during, None);
     assert!(measured.verified.is_some());
-    // The source has told everything when the file is complete, and loading is no part of its only pass.
+    // The source has told everything when the file is complete.
     let mut states: Vec<&str> = result.samples.iter().map(|sample| sample.status.as_str()).collect();
     states.dedup();
     assert_eq!(states, ["none", "active", "saved", "loading", "completed"]);
-    let last = measured.iterations.last().unwrap();
-    assert!(close(Some(last.started_at_ms + last.duration_ms), 2000.0), "{last:?}");
+    assert!(result.samples.iter().any(|sample| sample.pass() > 0));
+    assert_eq!(measured.iterations, [], "a guest that is stopped has no passes");
 }
 
 #[tokio::test(start_paused = true)]

@@ -802,7 +802,8 @@ pub const FIGURES: &[Figure] = &[
         key: "iterations",
         description: "The passes of pre-copy over the guest's memory (QEMU's iterations), one entry each, \
                       with times in milliseconds. The value in tables and CSV is the number of the last \
-                      pass.",
+                      pass. Absent if the guest is stopped at once: with `mode: cpr-transfer`, and with \
+                      `mode: file` without `save_live`.",
         unit: Unit::Passes,
         clock: Some(Clock::Orchestrator),
         from: "the orchestrator receives the first sample with the pass's number from the source",
