@@ -35,7 +35,8 @@ pub struct MemoryProgress {
     pub zero_pages: u64,
     /// The number of the current pass: how often QEMU has read the dirty bitmap.
     pub pass: u64,
-    /// QEMU's estimate of the dirty rate, in bytes per second. QEMU updates it about once per second.
+    /// QEMU's estimate of the dirty rate, in bytes per second. QEMU updates it about once per second, and
+    /// states 0 before it has one.
     pub dirty_rate_bytes_per_s: u64,
     /// QEMU's figure for its sending rate, in 10^6 bit/s.
     pub mbit_per_s: f64,
@@ -79,6 +80,13 @@ pub struct DiskProgress {
     /// without those of TCP. Absent if the kernel does not know it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sent_bytes: Option<u64>,
+}
+
+impl MemoryProgress {
+    /// Returns QEMU's estimate of the dirty rate, in bytes per second, if it has one.
+    pub fn known_dirty_rate(&self) -> Option<u64> {
+        Some(self.dirty_rate_bytes_per_s).filter(|rate| *rate > 0)
+    }
 }
 
 impl Sample {

@@ -490,8 +490,8 @@ fn rates(samples: &[Sample]) -> Vec<Curve> {
         }
     }
     let estimate = samples.iter().filter_map(|sample| {
-        let rate = sample.memory?.dirty_rate_bytes_per_s;
-        (rate > 0).then_some(Point { x: sample.at_ms, y: rate as f64 / 1e6 })
+        let rate = sample.memory?.known_dirty_rate()?;
+        Some(Point { x: sample.at_ms, y: rate as f64 / 1e6 })
     });
     vec![
         Curve { name: "sent", class: "c0", points, is_stairs: false },
