@@ -94,6 +94,12 @@ impl Sample {
     pub fn pass(&self) -> u64 {
         self.memory.map_or(0, |memory| memory.pass)
     }
+
+    /// Returns whether post-copy has begun.
+    pub fn shows_postcopy(&self) -> bool {
+        let sent = self.memory.and_then(|memory| memory.postcopy_bytes);
+        self.status.starts_with("postcopy-") || sent.is_some_and(|bytes| bytes > 0)
+    }
 }
 
 /// The driver's own figures for a completed migration. Figures that the driver does not report are absent.

@@ -125,7 +125,8 @@ pub struct FinishedMigration {
     pub mirrored: Option<Instant>,
     /// From when until when the copy of the disk was completed while the guest was stopped.
     pub disk_completed: Option<(Instant, Instant)>,
-    /// When the driver was asked to move the guest by post-copy; absent if it was not.
+    /// When the driver was asked to move the guest by post-copy; absent if it was not, or if pre-copy
+    /// completed all the same.
     pub postcopy: Option<Instant>,
     /// When the source reported that the migration has completed.
     pub completed: Option<Instant>,
@@ -460,6 +461,7 @@ pub async fn migrate(
     let resumed = tracker.resumed.filter(|_| !tracker.cancelled);
     let stopped = tracker.given_up.filter(|_| tracker.cancelled).map(|(_, at)| at).or(tracker.stopped);
     let stopped_first = [tracker.stopped, stopped].into_iter().flatten().min();
+    let has_moved_first = log.samples.iter().any(Sample::shows_postcopy);
     let mut finished = FinishedMigration {
         verdict,
         started,
@@ -473,7 +475,7 @@ pub async fn migrate(
         paused: tracker.paused.is_some(),
         mirrored: tracker.mirrored,
         disk_completed: tracker.completes_disk.and_then(|(from, to)| Some((from, to?))),
-        postcopy: tracker.postcopy,
+        postcopy: tracker.postcopy.filter(|_| has_moved_first),
         completed: tracker.completed,
         recoveries: tracker.recoveries.into_done(),
     };

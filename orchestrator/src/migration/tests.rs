@@ -1010,6 +1010,14 @@ async fn passes_come_before_post_copy_and_it_is_never_cancelled() {
     let result = Setup::new().with("migrate: { mode: postcopy, postcopy_after: 30s }\n").run().await;
     assert_eq!(result.outcome(), (Outcome::Converged, ""));
     assert!(result.driver.actions().is_empty() && result.record.measured.postcopy.is_empty());
+    // Nor has one that completes by pre-copy after post-copy was asked for.
+    let late = "migrate: { mode: postcopy, postcopy_after: 1s }\n";
+    let result = Setup::fault(Fault::LatePostcopy).with(late).run().await;
+    assert_eq!(result.outcome(), (Outcome::Converged, ""));
+    assert_eq!(result.driver.actions(), [Action::StartPostcopy]);
+    let measured = &result.record.measured;
+    assert!(measured.postcopy.is_empty() && measured.total_time_ms.is_some(), "{measured:?}");
+    assert!(measured.obtained["total_time_ms"].to.contains("`RESUME`"), "{:?}", measured.obtained);
 }
 
 #[tokio::test(start_paused = true)]

@@ -621,7 +621,8 @@ pub const FIGURES: &[Figure] = &[
     },
     Figure {
         key: "postcopy.started_ms",
-        description: "The time from the start of the migration until post-copy was asked for, if it was.",
+        description: "The time from the start of the migration until post-copy was asked for. Absent if it \
+                      was not, or if pre-copy completed before post-copy began.",
         clock: Some(Clock::Orchestrator),
         from: START,
         to: "just before the orchestrator sends `migrate-start-postcopy` to the source",
