@@ -25,6 +25,10 @@ between the orchestrator and a node includes the delay of that message. For each
 `obtained` states the clock, the event at which it starts, the event at which it ends, and the message delays
 that it includes; `round_trips` has the round-trip times of such messages, measured when the lab started.
 
+A migration starts with the command `migrate`. If the disk is copied (`storage: block`), it starts with that:
+just before the source is connected to the destination's disk. If the guest is stopped to be saved (`mode:
+file` without `save_live`), it starts just before the guest is stopped.
+
 If several figures have the same name in expectations, the last one on this page that was measured counts.
 ";
 
@@ -50,6 +54,8 @@ fn facts(figure: &Figure) -> Vec<(&'static str, String)> {
         ("to", given(figure.to)),
         ("leaves out", given(figure.leaves_out)),
         ("message delays included", figure.ways.map(ToString::to_string)),
+        ("to, with post-copy", figure.after_postcopy.map(|(to, _)| to.to_string())),
+        ("message delays included, with post-copy", figure.after_postcopy.map(|(_, ways)| ways.to_string())),
         ("column in tables", figure.table.map(|column| column.header.replace('\n', ", "))),
         ("column in CSV", figure.csv.map(|column| format!("`{}`", column.name))),
         (

@@ -152,6 +152,8 @@ pub(crate) enum Fault {
     Recovery,
     /// The guest is not moved although post-copy was started.
     NoPostcopy,
+    /// Pre-copy completes although post-copy was started.
+    LatePostcopy,
     /// The source does not report what it has sent by post-copy.
     NoPostcopyFigures,
     /// The migration continues although it was cancelled.
@@ -535,7 +537,8 @@ async fn play(shared: Arc<Shared>, events: mpsc::UnboundedSender<Event>) {
         }
         _ => {}
     }
-    let moves = async { drop(shared.moves.subscribe().wait_for(|moves| *moves).await) };
+    let is_moved = script.fault != Some(Fault::LatePostcopy);
+    let moves = async { drop(shared.moves.subscribe().wait_for(|moves| *moves && is_moved).await) };
     let told = async { drop(shared.pauses.subscribe().wait_for(|pauses| *pauses).await) };
     let active = script.active.unwrap_or(Duration::MAX);
     let paused = tokio::select! {
@@ -673,13 +676,14 @@ impl Driver for MockDriver {
         let has_memory = word != "mirroring" && (!is_loading || is_first);
         let is_known =
             *self.shared.moves.borrow() && self.shared.script.fault != Some(Fault::NoPostcopyFigures);
+        let sent_by_postcopy = if self.shared.script.fault == Some(Fault::LatePostcopy) { 0 } else { 1000 };
         let sample = Sample {
             at_ms: since.elapsed().as_secs_f64() * 1e3,
             status: word.into(),
             disk: self.shared.disk(),
             memory: has_memory.then(|| MemoryProgress {
                 transferred_bytes,
-                postcopy_bytes: is_known.then_some(1000),
+                postcopy_bytes: is_known.then_some(sent_by_postcopy),
                 page_requests: is_known.then_some(0),
                 remaining_bytes: (bandwidth as f64 * pass_time.as_secs_f64()) as u64,
                 pass,

@@ -16,7 +16,7 @@ use stressor::workload::PAGE_BYTES;
 pub struct Pass {
     /// The number of the pass as QEMU counts, from 1.
     pub number: u64,
-    /// The start of the pass, in milliseconds since the migrate command.
+    /// The start of the pass, in milliseconds since the start of the migration.
     pub started_at_ms: f64,
     /// The duration of the pass, in milliseconds.
     pub duration_ms: f64,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// The state of a migration at one moment, as the driver reports it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Sample {
-    /// The time of the sample, in milliseconds since the migrate command was sent.
+    /// The time of the sample, in milliseconds since the start of the migration.
     pub at_ms: f64,
     /// The state of the migration in the driver's own words. Those of QEMU are `setup`, `active`, `device`,
     /// `completed`, … A migration through a file is `saved` once the source has written the file, and then
@@ -35,7 +35,8 @@ pub struct MemoryProgress {
     pub zero_pages: u64,
     /// The number of the current pass: how often QEMU has read the dirty bitmap.
     pub pass: u64,
-    /// QEMU's estimate of the dirty rate, in bytes per second. QEMU updates it about once per second.
+    /// QEMU's estimate of the dirty rate, in bytes per second. QEMU updates it about once per second, and
+    /// states 0 before it has one.
     pub dirty_rate_bytes_per_s: u64,
     /// QEMU's figure for its sending rate, in 10^6 bit/s.
     pub mbit_per_s: f64,
@@ -53,12 +54,13 @@ pub struct MemoryProgress {
     pub page_requests: Option<u64>,
 }
 
-/// What XBZRLE has done so far.
+/// What XBZRLE has done so far, as QEMU counts it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct XbzrleProgress {
-    /// The number of pages of which only the changes were sent.
+    /// The number of pages that were in the cache, including those that overflowed and those that had not
+    /// changed.
     pub pages: u64,
-    /// The number of bytes sent for these pages.
+    /// The number of bytes that these pages took, including the whole size of each that overflowed.
     pub bytes: u64,
     /// The number of pages that were not in the cache, and were sent in full.
     pub misses: u64,
@@ -80,10 +82,23 @@ pub struct DiskProgress {
     pub sent_bytes: Option<u64>,
 }
 
+impl MemoryProgress {
+    /// Returns QEMU's estimate of the dirty rate, in bytes per second, if it has one.
+    pub fn known_dirty_rate(&self) -> Option<u64> {
+        Some(self.dirty_rate_bytes_per_s).filter(|rate| *rate > 0)
+    }
+}
+
 impl Sample {
     /// Returns the number of the current pass; 0 before the first.
     pub fn pass(&self) -> u64 {
         self.memory.map_or(0, |memory| memory.pass)
+    }
+
+    /// Returns whether post-copy has begun.
+    pub fn shows_postcopy(&self) -> bool {
+        let sent = self.memory.and_then(|memory| memory.postcopy_bytes);
+        self.status.starts_with("postcopy-") || sent.is_some_and(|bytes| bytes > 0)
     }
 }
 

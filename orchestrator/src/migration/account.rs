@@ -62,9 +62,13 @@ pub(super) fn storage_traffic(measured: &mut Measured, readings: Option<([u64; 2
     });
 }
 
-/// Records the passes, the timeline, the bytes sent, the total time and QEMU's own figures.
-pub(super) fn migration(measured: &mut Measured, finished: &FinishedMigration) {
-    measured.iterations = finished.passes();
+/// Records the passes, the timeline, the bytes sent, the total time and QEMU's own figures of a migration
+/// with these settings.
+pub(super) fn migration(measured: &mut Measured, finished: &FinishedMigration, settings: &Migrate) {
+    // QEMU reads the dirty bitmap of a guest that is stopped as well.
+    if settings.has_passes() {
+        measured.iterations = finished.passes();
+    }
     measured.timeline.clone_from(&finished.applied);
     // The largest figure, not the last: QEMU clears its figures when a migration is cancelled.
     let memory = finished.samples.iter().filter_map(|sample| Some(sample.memory?.transferred_bytes)).max();
@@ -120,6 +124,7 @@ pub(super) fn aids(measured: &mut Measured, finished: &FinishedMigration, settin
         aids.xbzrle_bytes = largest(|memory| Some(memory.xbzrle?.bytes));
         aids.xbzrle_misses = largest(|memory| Some(memory.xbzrle?.misses));
         aids.xbzrle_overflows = largest(|memory| Some(memory.xbzrle?.overflows));
+        aids.derive_deltas();
     }
 }
 
@@ -232,13 +237,12 @@ fn sent_while_running(finished: &FinishedMigration) -> Option<SentWhileRunning> 
 
 /// Records the probe's report, and the bounds of the client's downtime if the migration has completed.
 ///
-/// Replies come one interval apart when nothing is wrong, so a gap is longer than the downtime behind it by
-/// up to one interval. A gap that is still open has no upper bound.
+/// A gap is longer than the downtime behind it by up to the time for which no request was made. A gap that is
+/// still open has no upper bound.
 pub(super) fn probe(measured: &mut Measured, probe: probe::ProbeReport, finished: &FinishedMigration) {
     if finished.resumed.is_some() {
         let ms = |ns: u64| round_micros(ns as f64 / 1e6);
-        let longest = probe.largest_gap_ns.max(probe.open_gap_ns);
-        measured.downtime_ms.client_at_least = longest.map(|gap| ms(gap.saturating_sub(probe.interval_ns)));
+        measured.downtime_ms.client_at_least = probe.surely_gone_ns.map(ms);
         measured.downtime_ms.client = probe.largest_gap_ns.filter(|_| probe.open_gap_ns.is_none()).map(ms);
     }
     measured.probe = Some(probe.into());

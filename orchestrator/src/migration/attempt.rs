@@ -330,7 +330,7 @@ impl<N: Network> Attempt<'_, N> {
         let wire_after = self.network.traffic().await?;
         let storage_after = self.network.storage_traffic().await?;
         let cpu_after = driver.cpu_times().await?;
-        account::migration(&mut self.builder.measured, &finished);
+        account::migration(&mut self.builder.measured, &finished, &settings.migrate);
         let mode = settings.migrate.mode;
         account::cpu(&mut self.builder.measured, cpu_before, cpu_after, mode.sends_memory());
         account::aids(&mut self.builder.measured, &finished, &settings.migrate);

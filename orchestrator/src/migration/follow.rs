@@ -125,7 +125,8 @@ pub struct FinishedMigration {
     pub mirrored: Option<Instant>,
     /// From when until when the copy of the disk was completed while the guest was stopped.
     pub disk_completed: Option<(Instant, Instant)>,
-    /// When the driver was asked to move the guest by post-copy; absent if it was not.
+    /// When the driver was asked to move the guest by post-copy; absent if it was not, or if pre-copy
+    /// completed all the same.
     pub postcopy: Option<Instant>,
     /// When the source reported that the migration has completed.
     pub completed: Option<Instant>,
@@ -833,6 +834,7 @@ impl MigrationTracker {
         let resumed = self.resumed.filter(|_| !self.cancelled);
         let stopped = self.given_up.filter(|_| self.cancelled).map(|(_, at)| at).or(self.stopped);
         let stopped_first = [self.stopped, stopped].into_iter().flatten().min();
+        let has_moved_first = samples.iter().any(Sample::shows_postcopy);
         let mut finished = FinishedMigration {
             verdict,
             started,
@@ -846,7 +848,7 @@ impl MigrationTracker {
             paused: self.paused.is_some(),
             mirrored: self.mirrored,
             disk_completed: self.completes_disk.and_then(|(from, to)| Some((from, to?))),
-            postcopy: self.postcopy,
+            postcopy: self.postcopy.filter(|_| has_moved_first),
             completed: self.completed,
             recoveries: self.recoveries.into_done(),
         };

@@ -185,6 +185,7 @@ mod tests {
             largest_gap_ns: Some(20_000_000),
             median_gap_ns: Some(10_000_000),
             open_gap_ns: Some(5_000_000_000),
+            surely_gone_ns: None,
             latencies: Latencies::default(),
         };
         assert_eq!(to_value(Probe::from(report.clone())).unwrap(), to_value(report).unwrap());
@@ -212,6 +213,7 @@ mod tests {
             largest_gap_ns: None,
             median_gap_ns: None,
             open_gap_ns: None,
+            surely_gone_ns: None,
             latencies,
         };
         let started = Instant::now();

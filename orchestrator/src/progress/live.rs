@@ -142,10 +142,13 @@ impl Sink for Live {
 fn sample_text(sample: &Sample) -> String {
     let seconds = sample.at_ms / 1e3;
     let Some(memory) = &sample.memory else { return format!("{seconds:.1} s, {}", sample.status) };
+    let dirtied = memory
+        .known_dirty_rate()
+        .map(|rate| format!(", {:.0} MB/s dirtied", ByteRate::new(rate).as_mb_per_s()))
+        .unwrap_or_default();
     format!(
-        "{:.0} MB/s sent, {:.0} MB/s dirtied, {} left, pass {}, {seconds:.1} s",
+        "{:.0} MB/s sent{dirtied}, {} left, pass {}, {seconds:.1} s",
         memory.mbit_per_s / 8.0,
-        ByteRate::new(memory.dirty_rate_bytes_per_s).as_mb_per_s(),
         Bytes::new(memory.remaining_bytes).rounded(),
         memory.pass,
     )
@@ -210,6 +213,13 @@ mod tests {
             ..MemoryProgress::default()
         };
         Sample { at_ms: 12_345.0, memory: Some(memory), ..Sample::default() }
+    }
+
+    #[test]
+    fn a_dirty_rate_that_qemu_does_not_have_yet_is_left_out() {
+        let mut sample = sample();
+        sample.memory.as_mut().unwrap().dirty_rate_bytes_per_s = 0;
+        assert_eq!(sample_text(&sample), "111 MB/s sent, 240 MB left, pass 4, 12.3 s");
     }
 
     #[test]

@@ -82,9 +82,11 @@ fn attempt(record: &Record) -> TestCase {
         }
     };
     let mut case = case("attempt", &format!("{} #{}", record.cell, record.attempt), status);
-    let seconds = record.measured.wall_time_ms / 1e3;
     // A record from elsewhere may have any number.
-    case.set_time(Duration::try_from_secs_f64(seconds).unwrap_or_default());
+    let time = |ms: f64| Duration::try_from_secs_f64(ms / 1e3).ok();
+    if let Some(time) = record.measured.wall_time_ms.and_then(time) {
+        case.set_time(time);
+    }
     let is_result = matches!(record.outcome, Outcome::Converged | Outcome::NotConverged);
     if let (true, notes) = (is_result, &record.measured.disagreements) {
         let words = [outcome, reason].into_iter().filter(|text| !text.is_empty());
@@ -154,6 +156,8 @@ mod tests {
             let text = text.replace(" time=\"0.000\"", "");
             assert!(text.contains(part), "{part}\n{text}");
         }
+        let times = text.split("<testcase ").filter(|case| case.contains(" time=")).count();
+        assert_eq!(times, 2, "an attempt that was skipped has no time: {text}");
     }
 
     #[test]

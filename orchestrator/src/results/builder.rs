@@ -50,8 +50,9 @@ impl RecordBuilder {
     /// Ends the current phase and returns the finished record.
     pub fn freeze(mut self, cell: &Cell, attempt: u32, outcome: Outcome, reason: Option<String>) -> Record {
         self.end_phase();
-        self.measured.wall_time_ms = millis(self.started.elapsed());
-        self.measured.obtained = figures::provenance(&self.measured);
+        // An attempt that was not made has no duration.
+        self.measured.wall_time_ms = (outcome != Outcome::Skipped).then(|| millis(self.started.elapsed()));
+        self.measured.obtained = figures::provenance(&self.measured, &cell.settings);
         Record {
             format: FormatVersion::CURRENT,
             version: None,
@@ -92,7 +93,15 @@ mod tests {
         assert_eq!(phases, [Phase::Boot, Phase::Fill, Phase::TearDown]);
         let sum: f64 = record.measured.phases_ms.values().sum();
         assert!(record.measured.phases_ms.values().all(|ms| *ms >= 2.0), "{:?}", record.measured.phases_ms);
-        assert!(sum <= record.measured.wall_time_ms + 0.01, "{sum} of {}", record.measured.wall_time_ms);
+        let wall_time_ms = record.measured.wall_time_ms.unwrap();
+        assert!(sum <= wall_time_ms + 0.01, "{sum} of {wall_time_ms}");
+    }
+
+    #[test]
+    fn an_attempt_that_was_skipped_has_no_duration() {
+        let plan = File::parse("name: n\n", "n").and_then(|file| file.expand()).unwrap();
+        let record = RecordBuilder::start().freeze(&plan.cells[0], 1, Outcome::Skipped, None);
+        assert_eq!(record.measured, Measured::default());
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub const LIVE_PROBE: &str = "probe-live.jsonl";
 /// left out.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ProbeWindow {
-    /// When the window began, in milliseconds since the migrate command was sent; negative before. It may be
+    /// When the window began, in milliseconds since the start of the migration; negative before. It may be
     /// late by the time that a message from the controller takes, at most `round_trips.controller`.
     pub at_ms: f64,
     /// The width of the window in milliseconds: 50, unless the attempt was long or the probe's interval is.

@@ -11,7 +11,10 @@
 //! them: a one-way delay is at most the round trip.
 
 use super::record::{Clock, Measured, Provenance};
-use crate::matrix::{Interval, Subject};
+use crate::{
+    matrix::{Interval, Settings, StorageKind, Subject},
+    mode::Mode,
+};
 use indexmap::IndexMap;
 use std::fmt;
 
@@ -34,6 +37,9 @@ pub struct Figure {
     pub leaves_out: &'static str,
     /// The message delays between the orchestrator and the nodes that it includes, if any.
     pub ways: Option<&'static str>,
+    /// The event at which it ends, and the message delays, if the guest has moved by post-copy and that
+    /// changes them.
+    pub after_postcopy: Option<(&'static str, &'static str)>,
     /// Returns its value in one attempt: for a list, the number of entries; for a group of values, the one
     /// that represents the group. Absent if it was not measured.
     pub value: fn(&Measured) -> Option<f64>,
@@ -156,6 +162,7 @@ const DEFAULTS: Figure = Figure {
     to: "",
     leaves_out: "",
     ways: None,
+    after_postcopy: None,
     value: |_| None,
     table: None,
     csv: None,
@@ -164,18 +171,25 @@ const DEFAULTS: Figure = Figure {
     published_as: None,
 };
 
+/// The event at which a migration starts, unless something precedes the command `migrate`.
+const START: &str = "just before the orchestrator sends `migrate` to the source";
+
+/// The event at which a migration ends in post-copy.
+const COMPLETED: &str = "the orchestrator learns from the source that the migration has completed";
+
 /// Every figure that a record can have, in the order in which tables and files show them.
 pub const FIGURES: &[Figure] = &[
     Figure {
         key: "total_time_ms",
-        description: "The total migration time: from the `migrate` command until the guest runs at the \
+        description: "The total migration time: from the start of the migration until the guest runs at the \
                       destination, which QEMU reports there with the event `RESUME`. With post-copy, until \
                       all of its memory is there too, and the migration completes at the source. Absent if \
                       the guest never ran at the destination.",
         clock: Some(Clock::Orchestrator),
-        from: "just before the orchestrator sends `migrate` to the source",
+        from: START,
         to: "the orchestrator receives the event `RESUME` from the destination",
         ways: Some("to the source, and from the destination"),
+        after_postcopy: Some((COMPLETED, "to the source, and from the source")),
         value: |m| m.total_time_ms,
         table: Some(TableColumn { header: "total time\ns", per: 1e3, decimals: 1, optional: false }),
         csv: Some(CsvColumn { name: "total_time_ms", whole: false }),
@@ -185,14 +199,15 @@ pub const FIGURES: &[Figure] = &[
     },
     Figure {
         key: "past_deadline_ms",
-        description: "How long after the deadline (`migrate.timeout`) the guest ran at the destination. The \
-                      guest was already stopped for the switchover at the deadline, so that the migration \
-                      could not be given up any more. Absent if the migration ended before its deadline, or \
-                      was given up.",
+        description: "How long after the deadline (`migrate.timeout`) the guest ran at the destination, with \
+                      post-copy with all of its memory. The migration could not be given up any more: at the \
+                      deadline, the guest was stopped for the switchover, or post-copy had been asked for. \
+                      Absent if the migration ended before its deadline, or was given up.",
         clock: Some(Clock::Orchestrator),
         from: "the deadline, counted from just before the orchestrator sends `migrate` to the source",
         to: "the orchestrator receives the event `RESUME` from the destination",
         ways: Some("from the destination"),
+        after_postcopy: Some((COMPLETED, "from the source")),
         value: |m| m.past_deadline_ms,
         ..DEFAULTS
     },
@@ -255,10 +270,11 @@ pub const FIGURES: &[Figure] = &[
         key: "downtime_ms.client_at_least",
         description: "The shortest downtime that the replies allow for a client of the guest: the longest \
                       gap less one interval of the probe, since replies come that far apart when nothing is \
-                      wrong. A gap that was still open when the probe was stopped counts, too; then there is \
-                      no `downtime_ms.client`, and tables show this figure after `>`. Expectations about the \
-                      client's downtime hold only if both figures meet them. Absent if the guest never ran \
-                      at the destination.",
+                      wrong. If the probe made no request for longer than an interval in a gap, that time is \
+                      left out instead. A gap that was still open when the probe was stopped counts, too; \
+                      then there is no `downtime_ms.client`, and tables show this figure after `>`. \
+                      Expectations about the client's downtime hold only if both figures meet them. Absent \
+                      if the guest never ran at the destination.",
         clock: Some(Clock::Controller),
         from: "the controller's kernel receives a reply",
         to: "the controller's kernel receives the next reply, or the probe ends without one",
@@ -308,7 +324,7 @@ pub const FIGURES: &[Figure] = &[
                       the emulator counts what it delivers and adds 14 bytes per frame for the Ethernet \
                       header. Retransmitted data counts each time.",
         unit: Unit::Bytes,
-        from: "just before the orchestrator sends `migrate` to the source",
+        from: START,
         to: "the orchestrator knows how the migration ended",
         leaves_out: "the opposite direction; lost and dropped packets; on an emulated link, packets that are \
                      still in transit",
@@ -322,7 +338,7 @@ pub const FIGURES: &[Figure] = &[
                       migration, both directions together, with all headers. The value is their sum. Absent \
                       if the disk is not shared.",
         unit: Unit::Bytes,
-        from: "just before the orchestrator sends `migrate` to the source",
+        from: START,
         to: "the orchestrator knows how the migration ended",
         value: |m| {
             Some((m.transferred.storage?.source_bytes + m.transferred.storage?.destination_bytes) as f64)
@@ -505,19 +521,43 @@ pub const FIGURES: &[Figure] = &[
         ..DEFAULTS
     },
     Figure {
+        key: "aids.xbzrle_deltas",
+        description: "The number of pages of which XBZRLE sent the changes only, or nothing because there \
+                      were none: `aids.xbzrle_pages` without `aids.xbzrle_overflows`. Derived for records of \
+                      older versions. Absent without `xbzrle`.",
+        unit: Unit::Pages,
+        value: |m| Some(m.aids.xbzrle_deltas? as f64),
+        table: Some(TableColumn { header: "XBZRLE\ndeltas", per: 1.0, decimals: 0, optional: true }),
+        csv: Some(CsvColumn { name: "xbzrle_deltas", whole: true }),
+        ..DEFAULTS
+    },
+    Figure {
+        key: "aids.xbzrle_delta_bytes",
+        description: "The bytes that XBZRLE sent for the pages of `aids.xbzrle_deltas`: `aids.xbzrle_bytes` \
+                      without 4,096 bytes for each of `aids.xbzrle_overflows`. Derived for records of older \
+                      versions. Absent without `xbzrle`.",
+        unit: Unit::Bytes,
+        leaves_out: "8 bytes of header for each page",
+        value: |m| Some(m.aids.xbzrle_delta_bytes? as f64),
+        csv: Some(CsvColumn { name: "xbzrle_delta_bytes", whole: true }),
+        ..DEFAULTS
+    },
+    Figure {
         key: "aids.xbzrle_pages",
-        description: "The number of pages of which XBZRLE sent the changes only. Absent without `xbzrle`.",
+        description: "QEMU's counter `pages`: the number of pages that XBZRLE had in its cache, whether it \
+                      then sent their changes, sent them in full (`aids.xbzrle_overflows`), or found no \
+                      change. Absent without `xbzrle`.",
         unit: Unit::Pages,
         value: |m| Some(m.aids.xbzrle_pages? as f64),
-        table: Some(TableColumn { header: "XBZRLE\npages", per: 1.0, decimals: 0, optional: true }),
         csv: Some(CsvColumn { name: "xbzrle_pages", whole: true }),
         ..DEFAULTS
     },
     Figure {
         key: "aids.xbzrle_bytes",
-        description: "The bytes that XBZRLE sent for the pages of which it sent the changes only. Absent \
-                      without `xbzrle`.",
+        description: "QEMU's counter `bytes`: the bytes that the pages of `aids.xbzrle_pages` took, with \
+                      4,096 for each that was sent in full. Absent without `xbzrle`.",
         unit: Unit::Bytes,
+        leaves_out: "8 bytes of header for each page",
         value: |m| Some(m.aids.xbzrle_bytes? as f64),
         csv: Some(CsvColumn { name: "xbzrle_bytes", whole: true }),
         ..DEFAULTS
@@ -546,7 +586,7 @@ pub const FIGURES: &[Figure] = &[
         description: "The CPU time that the source's QEMU used during the migration, with all its threads. \
                       With TCG that includes the guest's own work.",
         clock: Some(Clock::Source),
-        from: "just before the orchestrator sends `migrate` to the source",
+        from: START,
         to: "the orchestrator knows how the migration ended",
         value: |m| m.cpu.source_ms,
         csv: Some(CsvColumn { name: "cpu_source_ms", whole: false }),
@@ -557,7 +597,7 @@ pub const FIGURES: &[Figure] = &[
         description: "The CPU time that the destination's QEMU used during the migration, with all its \
                       threads. Absent if it ended with the migration.",
         clock: Some(Clock::Destination),
-        from: "just before the orchestrator sends `migrate` to the source",
+        from: START,
         to: "the orchestrator knows how the migration ended",
         value: |m| m.cpu.destination_ms,
         csv: Some(CsvColumn { name: "cpu_destination_ms", whole: false }),
@@ -581,9 +621,10 @@ pub const FIGURES: &[Figure] = &[
     },
     Figure {
         key: "postcopy.started_ms",
-        description: "The time from the `migrate` command until post-copy was asked for, if it was.",
+        description: "The time from the start of the migration until post-copy was asked for. Absent if it \
+                      was not, or if pre-copy completed before post-copy began.",
         clock: Some(Clock::Orchestrator),
-        from: "just before the orchestrator sends `migrate` to the source",
+        from: START,
         to: "just before the orchestrator sends `migrate-start-postcopy` to the source",
         value: |m| m.postcopy.started_ms,
         csv: Some(CsvColumn { name: "postcopy_started_ms", whole: false }),
@@ -735,7 +776,7 @@ pub const FIGURES: &[Figure] = &[
         description: "The time until the guest was saved to the file, with `mode: file`. The guest is \
                       stopped meanwhile, unless it was saved while it ran (`save_live`).",
         clock: Some(Clock::Orchestrator),
-        from: "just before the orchestrator stops the guest, or sends `migrate` to the source",
+        from: START,
         to: "the orchestrator learns from the source that the migration has completed",
         leaves_out: "the time until the operating system has written the file to its disk, unless QEMU \
                      bypasses the page cache (`direct_io`)",
@@ -762,7 +803,8 @@ pub const FIGURES: &[Figure] = &[
         key: "iterations",
         description: "The passes of pre-copy over the guest's memory (QEMU's iterations), one entry each, \
                       with times in milliseconds. The value in tables and CSV is the number of the last \
-                      pass.",
+                      pass. Absent if the guest is stopped at once: with `mode: cpr-transfer`, and with \
+                      `mode: file` without `save_live`.",
         unit: Unit::Passes,
         clock: Some(Clock::Orchestrator),
         from: "the orchestrator receives the first sample with the pass's number from the source",
@@ -777,14 +819,14 @@ pub const FIGURES: &[Figure] = &[
     },
     Figure {
         key: "timeline",
-        description: "The changes that were applied, in order, with times in milliseconds since `migrate`: \
-                      the entries of the matrix's `timeline`, and the rates of `stress.phases`, \
-                      `stress.wave`, `stress.trace` and `link.trace` after the first. Changes that were not \
-                      due before the migration ended are absent, and so are rates that were left out because \
-                      the next one was due already.",
+        description: "The changes that were applied, in order, with times in milliseconds since the start of \
+                      the migration: the entries of the matrix's `timeline`, and the rates of \
+                      `stress.phases`, `stress.wave`, `stress.trace` and `link.trace` after the first. \
+                      Changes that were not due before the migration ended are absent, and so are rates that \
+                      were left out because the next one was due already.",
         unit: Unit::Entries,
         clock: Some(Clock::Orchestrator),
-        from: "just before the orchestrator sends `migrate` to the source",
+        from: START,
         to: "the orchestrator requests the first part of a change (`began_ms`); its last part is confirmed \
              (`done_ms`)",
         ways: Some("from the nodes that confirm the changes"),
@@ -813,7 +855,7 @@ pub const FIGURES: &[Figure] = &[
         key: "stress.during",
         description: "The dirty rate that the guest achieved during the migration.",
         unit: Unit::BytesPerSecond,
-        from: "just before the orchestrator sends `migrate` to the source",
+        from: START,
         to: "the orchestrator receives the event `STOP` from the source, or gives the migration up",
         value: |m| m.stress.during,
         csv: Some(CsvColumn { name: "stress_during_bytes_per_s", whole: true }),
@@ -822,11 +864,12 @@ pub const FIGURES: &[Figure] = &[
     Figure {
         key: "stress.stretches",
         description: "The dirty rate that the guest achieved during the migration, split into intervals of \
-                      one requested rate each, with times in milliseconds since `migrate`. Present only if \
-                      the rate changed: by `timeline`, `stress.phases`, `stress.wave` or `stress.trace`.",
+                      one requested rate each, with times in milliseconds since the start of the migration. \
+                      Present only if the rate changed: by `timeline`, `stress.phases`, `stress.wave` or \
+                      `stress.trace`.",
         unit: Unit::Entries,
         clock: Some(Clock::Orchestrator),
-        from: "just before the orchestrator sends `migrate` to the source",
+        from: START,
         to: "the rate is confirmed (`from_ms`); the next rate is requested, the event `STOP` is received \
              from the source, or the migration is given up (`to_ms`)",
         leaves_out: "the time that each change takes; the achieved rate of intervals under half a second",
@@ -905,8 +948,8 @@ pub const FIGURES: &[Figure] = &[
     Figure {
         key: "link_lateness",
         description: "How much later than computed the link emulator delivered packets, both directions \
-                      together, from just before `migrate` until the orchestrator knows how the migration \
-                      ended. Absent if the kernel shapes the link.",
+                      together, from the start of the migration until the orchestrator knows how the \
+                      migration ended. Absent if the kernel shapes the link.",
         clock: Some(Clock::Source),
         from: "a packet is due at the far end of the emulated link",
         to: "the emulator writes the packet to the far end",
@@ -926,12 +969,12 @@ pub const FIGURES: &[Figure] = &[
     Figure {
         key: "wall_time_ms",
         description: "The duration of the whole attempt, from the start of the QEMU processes until both \
-                      have ended.",
+                      have ended. Absent if the attempt was skipped.",
         clock: Some(Clock::Orchestrator),
         from: "the attempt starts",
         to: "both QEMU processes have ended",
         ways: Some("to and from the nodes that the orchestrator waits for"),
-        value: |m| Some(m.wall_time_ms),
+        value: |m| m.wall_time_ms,
         csv: Some(CsvColumn { name: "wall_time_ms", whole: false }),
         ..DEFAULTS
     },
@@ -941,15 +984,32 @@ fn count<T>(entries: &[T]) -> Option<f64> {
     (!entries.is_empty()).then_some(entries.len() as f64)
 }
 
-/// Returns the provenance of each duration that was measured, by the figure's key.
-pub fn provenance(measured: &Measured) -> IndexMap<String, Provenance> {
+/// Returns the event at which a migration with these settings starts.
+fn start(settings: &Settings) -> &'static str {
+    let Settings { storage, migrate, .. } = settings;
+    if storage.kind == StorageKind::Block {
+        "just before the orchestrator connects the source to the destination's disk, to copy the disk first"
+    } else if migrate.mode == Mode::File && !migrate.save_live {
+        "just before the orchestrator stops the guest, to save it"
+    } else {
+        START
+    }
+}
+
+/// Returns the provenance of each duration that was measured with these settings, by the figure's key.
+pub fn provenance(measured: &Measured, settings: &Settings) -> IndexMap<String, Provenance> {
+    let has_moved_first = measured.postcopy.started_ms.is_some();
     let durations = FIGURES.iter().filter_map(|figure| {
         let clock = figure.clock.filter(|_| (figure.value)(measured).is_some())?;
+        let (to, ways) = match figure.after_postcopy {
+            Some((to, ways)) if has_moved_first => (to, Some(ways)),
+            _ => (figure.to, figure.ways),
+        };
         let provenance = Provenance {
             clock,
-            from: figure.from.into(),
-            to: figure.to.into(),
-            ways: figure.ways.map(Into::into),
+            from: figure.from.replace(START, start(settings)),
+            to: to.into(),
+            ways: ways.map(Into::into),
         };
         Some((figure.key.to_string(), provenance))
     });

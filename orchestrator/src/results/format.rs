@@ -8,7 +8,7 @@
 //! | version | contents |
 //! |---|---|
 //! | none | the first records; later ones also have `obtained` and `round_trips` |
-//! | 1 | adds `format` itself |
+//! | 1 | adds `format` itself; in later records, skipped attempts have no `wall_time_ms` |
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -21,7 +21,7 @@ use indexmap::IndexMap;
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use stressor::workload::Rate;
+use stressor::workload::{PAGE_BYTES, Rate};
 
 /// The record of one attempt at one cell of the matrix.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -59,6 +59,16 @@ impl Record {
     /// Returns whether the attempt has a result. If not, a run that is continued makes it again.
     pub fn is_result(&self) -> bool {
         self.outcome != Outcome::Interrupted && !self.lacked_disk()
+    }
+
+    /// Makes a record of an older version what one of this version would be: derives figures that it lacks,
+    /// and drops those that were not measured.
+    pub(super) fn revise(&mut self) {
+        self.measured.aids.derive_deltas();
+        if self.outcome == Outcome::Skipped {
+            self.measured.wall_time_ms = None;
+            self.measured.obtained.shift_remove("wall_time_ms");
+        }
     }
 
     /// Returns whether the attempt failed because a disk was full, at this host or at a node. That says
@@ -125,7 +135,8 @@ pub struct Measured {
     /// The figure `phases_ms`.
     pub phases_ms: IndexMap<Phase, f64>,
     /// The figure `wall_time_ms`.
-    pub wall_time_ms: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wall_time_ms: Option<f64>,
     /// Pairs of measurements of the same quantity that disagree, in words. Both are kept as measured.
     pub disagreements: Vec<String>,
     /// The round-trip times of messages to the nodes, measured when the lab started. They bound the message
@@ -249,6 +260,12 @@ pub struct AidsMeasured {
     /// The figure `aids.connection_bytes`. Absent in records of older versions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub connection_bytes: Vec<u64>,
+    /// The figure `aids.xbzrle_deltas`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xbzrle_deltas: Option<u64>,
+    /// The figure `aids.xbzrle_delta_bytes`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xbzrle_delta_bytes: Option<u64>,
     /// The figure `aids.xbzrle_pages`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub xbzrle_pages: Option<u64>,
@@ -261,6 +278,18 @@ pub struct AidsMeasured {
     /// The figure `aids.xbzrle_overflows`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub xbzrle_overflows: Option<u64>,
+}
+
+impl AidsMeasured {
+    /// Derives what XBZRLE sent as changes from QEMU's counters, which include pages that were sent in full.
+    pub(crate) fn derive_deltas(&mut self) {
+        let without_overflows = |all: Option<u64>, per_overflow: u64| {
+            let overflows = self.xbzrle_overflows?.checked_mul(per_overflow)?;
+            all?.checked_sub(overflows)
+        };
+        self.xbzrle_deltas = without_overflows(self.xbzrle_pages, 1);
+        self.xbzrle_delta_bytes = without_overflows(self.xbzrle_bytes, PAGE_BYTES);
+    }
 }
 
 /// The CPU time that the two QEMU processes used for a migration.
@@ -489,7 +518,7 @@ pub enum Clock {
 }
 
 /// A change of the matrix's `timeline`, or of a rate that changes by itself, that was applied. Times are in
-/// milliseconds since the migrate command.
+/// milliseconds since the start of the migration.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AppliedChange {
     /// When the change was due, according to the matrix.
@@ -512,7 +541,7 @@ pub struct AppliedChange {
 }
 
 /// An interval of the migration in which one dirty rate was requested. Times are in milliseconds since the
-/// migrate command.
+/// start of the migration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RateInterval {
     /// When the rate was confirmed.
@@ -583,5 +612,31 @@ impl Phase {
             Self::Verify => "verifying",
             Self::TearDown => "tearing down",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_that_xbzrle_sent_in_full_are_no_deltas() {
+        let deltas = |pages, bytes, overflows| {
+            let mut aids = AidsMeasured {
+                xbzrle_pages: pages,
+                xbzrle_bytes: bytes,
+                xbzrle_overflows: overflows,
+                ..AidsMeasured::default()
+            };
+            aids.derive_deltas();
+            (aids.xbzrle_deltas, aids.xbzrle_delta_bytes)
+        };
+        assert_eq!(deltas(Some(28_662), Some(390_560), Some(0)), (Some(28_662), Some(390_560)));
+        let mostly_full = deltas(Some(2_193_219), Some(8_962_145_052), Some(2_187_609));
+        assert_eq!(mostly_full, (Some(5_610), Some(1_698_588)));
+        assert_eq!(deltas(Some(2), Some(4_095), Some(1)), (Some(1), None), "counters that cannot be true");
+        assert_eq!(deltas(Some(1), None, Some(2)), (None, None));
+        assert_eq!(deltas(Some(1), Some(1), None), (None, None));
+        assert_eq!(deltas(Some(1), Some(1), Some(u64::MAX)), (None, None));
     }
 }

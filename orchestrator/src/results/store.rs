@@ -436,11 +436,14 @@ fn whole_lines(mut text: Vec<u8>) -> io::Result<String> {
 
 fn parse(text: &str, path: &Path) -> Result<Vec<Record>, Error> {
     let record = |(i, line): (usize, &str)| {
-        format::read(line, |record: &Record| record.format).map_err(|error| Error::BadRecord {
+        let read = format::read(line, |record: &Record| record.format);
+        let mut record = read.map_err(|error| Error::BadRecord {
             path: path.into(),
             line: i + 1,
             reason: error.to_string(),
-        })
+        })?;
+        record.revise();
+        Ok(record)
     };
     text.lines().enumerate().map(record).collect()
 }

@@ -16,7 +16,7 @@ pub const TELEMETRY: &str = "telemetry.jsonl";
 /// A report of the stressor.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct GuestReport {
-    /// When the orchestrator received the report, in milliseconds since the migrate command was sent;
+    /// When the orchestrator received the report, in milliseconds since the start of the migration;
     /// negative before.
     pub at_ms: f64,
     /// The end that the report came from.

@@ -157,8 +157,8 @@ impl Estimator {
     }
 
     fn observe(&mut self, cell: &Cell, record: &Record) {
-        if record.outcome != Outcome::Skipped {
-            self.overhead_s += record.measured.wall_time_ms / 1e3 - predicted_s(cell);
+        if let Some(wall_time_ms) = record.measured.wall_time_ms {
+            self.overhead_s += wall_time_ms / 1e3 - predicted_s(cell);
             self.attempts += 1;
         }
     }

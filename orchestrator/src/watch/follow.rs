@@ -216,8 +216,13 @@ mod tests {
         samples.write_all(&LINE.as_bytes()[..cut]).unwrap();
         assert_eq!(news(&hub), []);
         samples.write_all(format!("{}\nnonsense\n{LINE}\n", &LINE[cut..]).as_bytes()).unwrap();
-        let point = [50.0, 9.0, 7.0, 1.5, 3.0, 0.0, 1.0];
+        let point = [50.0, 9.0, 7.0, 1.5, 3.0, 0.0, 1.0].map(Some);
         assert_eq!(news(&hub), [News::Samples { points: vec![point; 2] }]);
+        // QEMU has no dirty rate at first, which is not a rate of 0.
+        let early = LINE.replace("\"dirty_rate_bytes_per_s\":3", "\"dirty_rate_bytes_per_s\":0");
+        samples.write_all(format!("{early}\n").as_bytes()).unwrap();
+        let json = serde_json::to_string(&news(&hub)).unwrap();
+        assert_eq!(json, r#"[{"kind":"samples","points":[[50.0,9.0,7.0,1.5,null,0.0,1.0]]}]"#);
 
         // What the probe sees, among lines that are none of its own: without a request, with more losses than
         // requests, out of range, of another kind, and cut off.

@@ -17,20 +17,21 @@ use tokio::sync::{Notify, watch};
 const MOST_SAMPLES: usize = 20_000;
 
 /// A sample as the page draws it: time in milliseconds, memory left and sent in bytes, sending rate in 10^6
-/// bit/s, dirty rate in bytes per second, throttling in percent, and the number of the pass.
-pub(super) type Point = [f64; 7];
+/// bit/s, dirty rate in bytes per second, throttling in percent, and the number of the pass. QEMU has no
+/// dirty rate for about the first second; it is null then.
+pub(super) type Point = [Option<f64>; 7];
 
 /// Returns the point of a sample; nothing before there is any memory to send.
 pub(super) fn point(sample: &Sample) -> Option<Point> {
     let memory = sample.memory?;
     Some([
-        sample.at_ms,
-        memory.remaining_bytes as f64,
-        memory.transferred_bytes as f64,
-        memory.mbit_per_s,
-        memory.dirty_rate_bytes_per_s as f64,
-        sample.throttle_percent as f64,
-        memory.pass as f64,
+        Some(sample.at_ms),
+        Some(memory.remaining_bytes as f64),
+        Some(memory.transferred_bytes as f64),
+        Some(memory.mbit_per_s),
+        memory.known_dirty_rate().map(|rate| rate as f64),
+        Some(sample.throttle_percent as f64),
+        Some(memory.pass as f64),
     ])
 }
 
@@ -244,7 +245,7 @@ mod tests {
     use crate::results::client::ProbeWindow;
 
     fn points(times: impl Iterator<Item = usize>) -> Vec<Point> {
-        times.map(|ms| [ms as f64, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]).collect()
+        times.map(|ms| [ms as f64, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0].map(Some)).collect()
     }
 
     fn begun(name: &str) -> News {
@@ -289,7 +290,7 @@ mod tests {
         assert_eq!(news[0], begun("a"), "the viewer begins anew");
         let News::Samples { points } = &news[1] else { panic!("{news:?}") };
         assert_eq!(points.len(), MOST_SAMPLES / 2 + 1);
-        assert_eq!(points.last().unwrap()[0] as usize, MOST_SAMPLES + 1);
+        assert_eq!(points.last().unwrap()[0].unwrap() as usize, MOST_SAMPLES + 1);
     }
 
     fn window(number: usize, unanswered: u64, longest_round_trip_ms: Option<f64>) -> LiveWindow {

@@ -9,11 +9,12 @@
   const SVG = 'http://www.w3.org/2000/svg';
   const main = document.getElementById('main');
 
+  const rateOf = point => point[4] === null ? null : point[4] / 1e6;
   // The attempt in progress: samples of the migration, and windows of a client's probe. A value that was not
   // measured is null.
   const LANES = [
     { title: 'Memory left, MB', curves: [['left', point => point[1] / 1e6]] },
-    { title: 'Rates, MB/s', curves: [['sent', point => point[3] / 8], ['dirtied', point => point[4] / 1e6]] },
+    { title: 'Rates, MB/s', curves: [['sent', point => point[3] / 8], ['dirtied', rateOf]] },
     { title: 'Throttling of the CPUs, %', curves: [['throttling', point => point[5]]] },
     {
       title: 'Round trips of a client, ms',
@@ -91,6 +92,15 @@
     }
     return found;
   };
+  // Parts without a point that has no value.
+  const known = (list, value) => {
+    const found = [[]];
+    for (const point of list) {
+      if (value(point) !== null) found.at(-1).push(point);
+      else if (found.at(-1).length) found.push([]);
+    }
+    return found.filter(part => part.length);
+  };
   const number = value => String(Number(value.toPrecision(2)));
   // Each value holds for the width of its window.
   const drawClient = ({ curves, most, box, isLog }, shown, end) => {
@@ -127,7 +137,7 @@
     // The probe goes on when the migration has ended.
     const end = Math.max(last?.[0] ?? 0, lastWindow[0] + lastWindow[1], 1);
     figures.textContent = !hasPoints ? '' : [
-      `${(last[0] / 1000).toFixed(1)} s since migrate`,
+      `${(last[0] / 1000).toFixed(1)} s since the start`,
       `pass ${last[6]}`,
       `${digits(last[1] / 1e6)} MB left`,
       `${digits(last[2] / 1e6)} MB sent`,
@@ -151,7 +161,9 @@
           const x = point[0] / end * WIDTH;
           return `${x.toFixed(1)} ${(HEIGHT - value(point) / highest * HEIGHT).toFixed(1)}`;
         };
-        path.setAttribute('d', `M${thin(points, value).map(at).join('L')}`);
+        const share = part => Math.max(2, MOST * part.length / points.length);
+        path.setAttribute('d', known(points, value).map(part =>
+          `M${thin(part, value, share(part)).map(at).join('L')}`).join(''));
       });
     });
   };

@@ -241,7 +241,7 @@ pub(crate) fn record(plan: &Plan, cell: usize, attempt: u32, outcome: Outcome, t
     let mut record = RecordBuilder::start().freeze(cell, attempt, outcome, None);
     record.started_at = "2026-01-02T03:04:05Z".parse().unwrap();
     record.measured.phases_ms = [(Phase::Boot, 2000.0)].into_iter().collect();
-    record.measured.wall_time_ms = total_time_ms + 5000.0;
+    record.measured.wall_time_ms = (outcome != Outcome::Skipped).then_some(total_time_ms + 5000.0);
     record.measured.stress.requested = Some(64_000_000);
     record.measured.stress.before = Some(63_999_871.4);
     record.measured.stress.during = Some(63_500_000.0);

@@ -135,7 +135,7 @@ fn xbzrle_saves_bytes_where_a_write_changes_few_of_a_page() {
         assert!(verified.pages_checked > 8000 && verified.first_bad.is_none(), "{record:#?}");
     }
     let aids = &with.measured.aids;
-    let (pages, bytes) = (aids.xbzrle_pages.unwrap(), aids.xbzrle_bytes.unwrap());
+    let (pages, bytes) = (aids.xbzrle_deltas.unwrap(), aids.xbzrle_delta_bytes.unwrap());
     assert!(pages > 1000, "pages that were in the cache: {with:#?}");
     assert!(bytes < pages * 4096 / 4, "they became small: {with:#?}");
     let sent = |record: &Record| record.measured.transferred.qemu_bytes.unwrap();

@@ -350,6 +350,15 @@ impl Migrate {
         }
     }
 
+    /// Returns whether the guest runs at the source while its memory is sent or saved, which takes passes.
+    pub fn has_passes(&self) -> bool {
+        match self.mode {
+            Mode::Precopy | Mode::Postcopy => true,
+            Mode::File => self.save_live,
+            Mode::CprTransfer => false,
+        }
+    }
+
     /// Returns the settings that QEMU gets under their own names and that differ from their defaults: the
     /// name in QEMU's spelling, and the value in QEMU's unit. What cannot be said in that unit is left out;
     /// [`Settings::check`](super::Settings::check) reports it.

@@ -9,6 +9,9 @@
 //! interval is the resolution. When the probe is stopped, it waits for one more reply, up to a limit. If
 //! none comes, the last gap is still open: how long the guest was gone is known only as a lower bound.
 //!
+//! Without requests there are no replies either: if the probe itself stood still in a gap, the guest may have
+//! been gone for as much less. The lower bound (`surely_gone_ns`) leaves that time out.
+//!
 //! Gaps are measured by the monotonic clock, so a step of the wall clock, by which the kernel timestamps
 //! packets, changes none.
 //!
@@ -60,6 +63,11 @@ pub struct ProbeReport {
     /// guest answered until the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub open_gap_ns: Option<u64>,
+    /// The longest time for which the guest cannot have answered, in nanoseconds: the longest gap, the open
+    /// one included, of each of which the interval is left out, or the longest time without a request if that
+    /// is longer. Absent without a gap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub surely_gone_ns: Option<u64>,
     /// The round trips over time.
     #[serde(default, skip_serializing_if = "Latencies::is_empty")]
     pub latencies: Latencies,
@@ -246,6 +254,21 @@ impl Requests {
         arrived_ns
     }
 
+    /// Returns the longest time between two requests, of which the later was made between these moments.
+    fn longest_pause_ns(&self, from_ns: u64, to_ns: u64) -> u64 {
+        let made_until = |ns| self.made.partition_point(|request| request.made_ns <= ns);
+        let made =
+            self.made.get(made_until(from_ns).saturating_sub(1)..made_until(to_ns)).unwrap_or_default();
+        made.windows(2).map(|pair| pair[1].made_ns - pair[0].made_ns).max().unwrap_or(0)
+    }
+
+    /// Returns for how long the guest cannot have answered in a gap between these moments, of a probe that
+    /// requests at this interval.
+    fn surely_gone_ns(&self, interval: Duration, from_ns: u64, to_ns: u64) -> u64 {
+        let without_request = self.longest_pause_ns(from_ns, to_ns).max(interval.as_nanos() as u64);
+        to_ns.saturating_sub(from_ns).saturating_sub(without_request)
+    }
+
     /// Returns the round trips over time, of a probe that requested at this interval and has ended.
     fn latencies(&self, interval: Duration, end: ProbeEnd) -> Latencies {
         // A guest that never answers again has not answered any of the last requests.
@@ -296,16 +319,22 @@ impl Now {
 
 /// Computes the report from the requests, and from when replies arrived.
 fn report(interval: Duration, requests: &Requests, replies_ns: &[u64], end: ProbeEnd) -> ProbeReport {
-    let mut gaps: Vec<u64> = replies_ns.windows(2).map(|w| w[1].saturating_sub(w[0])).collect();
-    gaps.sort_unstable();
-    let last_reply = replies_ns.last().filter(|_| end.is_open);
+    let mut lengths: Vec<u64> = replies_ns.windows(2).map(|w| w[1].saturating_sub(w[0])).collect();
+    lengths.sort_unstable();
+    let open = replies_ns.last().filter(|_| end.is_open).map(|last| (*last, end.at_ns));
+    let closed = replies_ns.windows(2).map(|w| (w[0], w[1]));
+    // The probe may have stood still at its end as well.
+    let next_ns = requests.made.last().map_or(0, |last| last.made_ns + interval.as_nanos() as u64);
+    let gaps = closed.chain(open.map(|(from, to)| (from, to.min(next_ns))));
+    let surely_gone = gaps.map(|(from, to)| requests.surely_gone_ns(interval, from, to));
     ProbeReport {
         interval_ns: interval.as_nanos() as u64,
         sent: requests.sent,
         received: replies_ns.len() as u64,
-        largest_gap_ns: gaps.last().copied(),
-        median_gap_ns: gaps.get(gaps.len() / 2).copied(),
-        open_gap_ns: last_reply.map(|last| end.at_ns.saturating_sub(*last)),
+        largest_gap_ns: lengths.last().copied(),
+        median_gap_ns: lengths.get(lengths.len() / 2).copied(),
+        open_gap_ns: open.map(|(from, to)| to.saturating_sub(from)),
+        surely_gone_ns: surely_gone.max(),
         latencies: requests.latencies(interval, end),
     }
 }
@@ -467,9 +496,49 @@ mod tests {
     }
 
     #[test]
+    fn a_gap_is_longer_than_the_downtime_by_an_interval() {
+        let measured = reported(&[ms(0), ms(10), ms(20), ms(130), ms(140)], closed(141));
+        assert_eq!(measured.surely_gone_ns, Some(ms(100)));
+        let evenly: Vec<u64> = (0..30).map(|n| ms(10 * n + 1)).collect();
+        assert_eq!(reported(&evenly, closed(292)).surely_gone_ns, Some(0));
+    }
+
+    #[test]
+    fn the_guest_may_have_answered_while_the_probe_stood_still() {
+        let gone = |made_ms: &[u64], replies_ms: &[u64], end| {
+            let mut requests = Requests::default();
+            for at in made_ms {
+                requests.made(ms(*at), true);
+            }
+            let replies: Vec<u64> = replies_ms.iter().copied().map(ms).collect();
+            let measured = report(Duration::from_millis(10), &requests, &replies, end);
+            (measured.largest_gap_ns.map(|ns| ns / ms(1)), measured.surely_gone_ns.map(|ns| ns / ms(1)))
+        };
+        // It stood still for 2 s. Each request that it made was answered.
+        let still = gone(&[0, 10, 20, 2_020, 2_030], &[1, 11, 21, 2_021, 2_031], closed(2_031));
+        assert_eq!(still, (Some(2_000), Some(0)));
+        // A shorter gap, in which it made requests, says more about the guest.
+        let made = [0, 10, 2_010, 2_020, 2_030, 2_040, 2_050, 2_060];
+        assert_eq!(gone(&made, &[1, 11, 2_011, 2_061], closed(2_061)), (Some(2_000), Some(40)));
+        // It stood still while the guest was gone.
+        let made = [0, 10, 20, 30, 530, 540, 550];
+        assert_eq!(gone(&made, &[1, 11, 551], closed(551)), (Some(540), Some(40)));
+        // It stood still before a gap, or after one.
+        let made = [0, 1_000, 1_010, 1_020, 1_030, 2_030];
+        assert_eq!(gone(&made, &[1, 1_001, 1_031, 2_031], closed(2_031)), (Some(1_000), Some(20)));
+        // A gap that is still open.
+        assert_eq!(gone(&[0, 10, 20, 30, 40], &[1, 11], open(41)).1, Some(20));
+        assert_eq!(gone(&[0, 10, 20, 1_020, 1_030], &[1, 11], open(1_031)).1, Some(20));
+        assert_eq!(gone(&[0, 10, 20, 30], &[1, 11], open(5_030)).1, Some(19));
+        // Its clock never runs backwards, but replies may be read in another order.
+        assert_eq!(gone(&[0, 10, 20], &[21, 11], closed(22)), (Some(0), Some(0)));
+    }
+
+    #[test]
     fn too_few_replies_are_no_gap() {
         let measured = reported(&[ms(7)], closed(8));
         assert_eq!((measured.largest_gap_ns, measured.median_gap_ns), (None, None));
+        assert_eq!(measured.surely_gone_ns, None);
         assert_eq!(reported(&[], open(9)).open_gap_ns, None);
     }
 

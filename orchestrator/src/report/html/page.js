@@ -195,7 +195,7 @@
 
     over.setAttribute('tabindex', 0);
     over.setAttribute('role', 'slider');
-    over.setAttribute('aria-label', 'Time since migrate, in milliseconds');
+    over.setAttribute('aria-label', 'Time since the start of the migration, in milliseconds');
     over.setAttribute('aria-valuemin', Math.round(full[0]));
     over.setAttribute('aria-valuemax', Math.round(full[1]));
     over.setAttribute('aria-valuenow', 0);
@@ -234,7 +234,7 @@
     const rows = () => {
       const row = (curve, [x, y]) => [curve.name, String(x), String(Number(y.toPrecision(6)))];
       const values = curves.flatMap(curve => curve.points.map(point => row(curve, point)));
-      return [['curve', 'ms since migrate', 'value'], ...values];
+      return [['curve', 'ms since start', 'value'], ...values];
     };
     const toggle = button => {
       if (numbers.childNodes.length) {

@@ -190,7 +190,7 @@ impl Curves {
                     @for ms in Axis::from(view.clone()).key_points(6) {
                         text x=(place(&view, ms)) y="16" { (axis::text(ms / 1e3, 0)) }
                     }
-                    text.title x="50%" y="36" { "s since migrate" }
+                    text.title x="50%" y="36" { "s since the start of the migration" }
                 }
                 @if !events.is_empty() {
                     ol.events {
@@ -504,8 +504,8 @@ fn rates(samples: &[Sample]) -> Vec<Curve> {
         }
     }
     let estimate = samples.iter().filter_map(|sample| {
-        let rate = sample.memory?.dirty_rate_bytes_per_s;
-        (rate > 0).then_some(Point { x: sample.at_ms, y: rate as f64 / 1e6 })
+        let rate = sample.memory?.known_dirty_rate()?;
+        Some(Point { x: sample.at_ms, y: rate as f64 / 1e6 })
     });
     vec![
         Curve { name: "sent", class: "c0", points, is_stairs: false },
