@@ -101,8 +101,8 @@ fn parameters(schema: &[Value]) -> HashMap<String, Vec<String>> {
     parameters.iter().filter_map(parameter).collect()
 }
 
-/// Returns the kinds of addresses that the command `migrate` takes according to QEMU's schema: the branches of
-/// the type of `channels.addr`. Both `channels` and files are new in QEMU 8.2.
+/// Returns the kinds of addresses that the command `migrate` takes according to QEMU's schema: the branches
+/// of the type of `channels.addr`. Both `channels` and files are new in QEMU 8.2.
 fn addresses(schema: &[Value]) -> Vec<String> {
     let named = |name: &Value| schema.iter().find(|entry| entry["name"] == *name);
     let kind_of = |object: &Value, member: &str| {

@@ -353,9 +353,8 @@ impl Migrate {
     /// Returns whether the guest runs at the source while its memory is sent or saved, which takes passes.
     pub fn has_passes(&self) -> bool {
         match self.mode {
-            Mode::Precopy | Mode::Postcopy => true,
             Mode::File => self.save_live,
-            Mode::CprTransfer => false,
+            mode => mode.sends_memory(),
         }
     }
 
