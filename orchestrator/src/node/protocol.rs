@@ -179,13 +179,22 @@ pub enum Call {
         /// The disk, as numbered by [`Call::CreateDisk`] or [`Call::OpenDisk`].
         disk: u64,
     },
-    /// Create a folder for sockets below another one, which only one user and root can enter. It is gone with
-    /// all that is in it when it is closed, as a disk, or the node ends. Returns a [`CreatedDisk`].
+    /// Create a folder for sockets below another one, which only the node's user and one group can enter. It
+    /// is gone with all that is in it when it is closed, as a disk, or the node ends. Returns a
+    /// [`CreatedDisk`].
     CreateFolder {
         /// The folder that gets the new folder.
         folder: String,
-        /// The number of the user, if it is not that of the node.
-        user: Option<u32>,
+        /// The number of the group, which may also add files; none if absent.
+        group: Option<u32>,
+    },
+    /// Let the group of a folder connect to a socket in it that the node's user has created. Returns whether
+    /// the socket is there.
+    OpenSocket {
+        /// The folder, as numbered by [`Call::CreateFolder`].
+        folder: u64,
+        /// The name of the socket.
+        name: String,
     },
     /// Close a disk. A process that has inherited it goes on.
     CloseDisk {

@@ -317,7 +317,7 @@ impl Driver for Pair<'_> {
         let source = self.connections_to(End::Source)?;
         if let Way::Cpr(cpr) = &self.way {
             // The destination is told once it can be.
-            cpr.open_socket(&self.spec.destination.node).await?;
+            cpr.open_socket().await?;
             return Ok(configure(source, told).await?);
         }
         let destination = self.connections_to(End::Destination)?;

@@ -9,14 +9,19 @@
 
 use super::isolate::RUN_DIR;
 use crate::node::protocol::{self, CreatedDisk, DiskUsage};
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::{
+    errno::Errno,
+    fcntl::{AtFlags, FcntlArg, FdFlag, OFlag, fcntl, openat},
+    sys::stat::Mode,
+    unistd::{Gid, fchownat, geteuid},
+};
 use std::{
     collections::HashMap,
     fs::{self, File, Permissions},
     io,
     os::{
         fd::{AsRawFd, OwnedFd},
-        unix::fs::{MetadataExt, PermissionsExt, chown, symlink},
+        unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, fchown, symlink},
     },
     path::Path,
     sync::Mutex,
@@ -42,8 +47,55 @@ enum Held {
     Unnamed(File),
     /// Removed when dropped.
     Named(NamedTempFile),
+    Folder(Folder),
+}
+
+/// A folder for sockets.
+#[derive(Debug)]
+struct Folder {
     /// Removed when dropped, with all that is in it.
-    Folder(TempDir),
+    path: TempDir,
+    /// The folder itself, whatever is at its path by now.
+    opened: File,
+    /// The group that may use it, if it is not only for this user.
+    group: Option<u32>,
+}
+
+impl Folder {
+    fn create(parent: &Path, group: Option<u32>) -> io::Result<Self> {
+        let own = Permissions::from_mode(0o700);
+        let path = tempfile::Builder::new().prefix(PREFIX).permissions(own).tempdir_in(parent)?;
+        let opened = File::open(path.path())?;
+        if group.is_some() {
+            // The group may add files, but neither replace nor remove those of this user, nor the folder.
+            fchown(&opened, None, group)?;
+            opened.set_permissions(Permissions::from_mode(0o1770))?;
+        }
+        Ok(Self { path, opened, group })
+    }
+
+    /// Lets the group connect to a socket of this user in the folder. Returns whether it is there.
+    ///
+    /// The group may have put something else at its path, which must not be changed.
+    fn open_socket(&self, name: &str) -> io::Result<bool> {
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let found: OwnedFd = match openat(&self.opened, name, flags, Mode::empty()) {
+            Err(Errno::ENOENT) => return Ok(false),
+            found => found?,
+        };
+        let found = File::from(found);
+        let metadata = found.metadata()?;
+        let is_own = (metadata.uid(), metadata.nlink()) == (geteuid().as_raw(), 1);
+        if !metadata.file_type().is_socket() || !is_own {
+            return Ok(false);
+        }
+        if let Some(group) = self.group {
+            fchownat(&found, "", None, Some(Gid::from_raw(group)), AtFlags::AT_EMPTY_PATH)?;
+            let path = format!("/proc/self/fd/{}", found.as_raw_fd());
+            fs::set_permissions(path, Permissions::from_mode(0o660))?;
+        }
+        Ok(true)
+    }
 }
 
 impl Held {
@@ -113,7 +165,7 @@ impl Disks {
         let path = match &held {
             Held::Named(file) => file.path().display().to_string(),
             Held::Unnamed(file) => path_to(file)?,
-            Held::Folder(folder) => folder.path().display().to_string(),
+            Held::Folder(folder) => folder.path.path().display().to_string(),
         };
         Ok(self.keep(number, held, path))
     }
@@ -127,25 +179,29 @@ impl Disks {
         Ok(self.keep(number, Held::Unnamed(file), path))
     }
 
-    /// Creates a folder with this number below another one. Only this user can enter it.
+    /// Creates a folder with this number below another one. Only this user can enter it, and a group, which
+    /// can add files.
     pub(super) fn create_folder(
         &self,
         number: u64,
         folder: &Path,
-        user: Option<u32>,
+        group: Option<u32>,
     ) -> io::Result<CreatedDisk> {
-        let create = || {
-            remove_old(folder, SystemTime::now());
-            let own = Permissions::from_mode(0o700);
-            let created = tempfile::Builder::new().prefix(PREFIX).permissions(own).tempdir_in(folder)?;
-            chown(created.path(), user, user)?;
-            Ok(created)
-        };
-        let created = create().map_err(|error: io::Error| {
+        remove_old(folder, SystemTime::now());
+        let created = Folder::create(folder, group).map_err(|error| {
             io::Error::new(error.kind(), format!("cannot create a folder in {}: {error}", folder.display()))
         })?;
-        let path = created.path().display().to_string();
+        let path = created.path.path().display().to_string();
         Ok(self.keep(number, Held::Folder(created), path))
+    }
+
+    /// Lets the group of a folder connect to a socket in it that this user has created. Returns whether the
+    /// socket is there.
+    pub(super) fn open_socket(&self, folder: u64, name: &str) -> io::Result<bool> {
+        match self.0.lock().unwrap().get(&folder) {
+            Some(Held::Folder(folder)) => folder.open_socket(name),
+            _ => Err(io::Error::other("there is no such folder")),
+        }
     }
 
     fn keep(&self, number: u64, held: Held, path: String) -> CreatedDisk {

@@ -258,9 +258,10 @@ impl Server {
             }
             Call::OpenDisk { path } => json(self.disks.open(self.next_number(), Path::new(&path))?),
             Call::DiskUsage { disk } => json(self.disks.usage(disk)?),
-            Call::CreateFolder { folder, user } => {
-                json(self.disks.create_folder(self.next_number(), Path::new(&folder), user)?)
+            Call::CreateFolder { folder, group } => {
+                json(self.disks.create_folder(self.next_number(), Path::new(&folder), group)?)
             }
+            Call::OpenSocket { folder, name } => json(self.disks.open_socket(folder, &name)?),
             Call::CloseDisk { disk } => {
                 self.disks.close(disk);
                 json(())
