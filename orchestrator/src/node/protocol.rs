@@ -159,8 +159,9 @@ pub enum Call {
     CreateDisk {
         /// The folder on the node's host that has the file.
         folder: String,
-        /// Whether the file has a name, so that other hosts which have mounted the folder can open it. All
-        /// their users can, since a host's root may be nobody to the server of the folder.
+        /// Whether the file has a name, so that other hosts which have mounted the folder can open it. It
+        /// belongs to [`QEMU_USER`], to which a server of folders often turns root, and is open to nobody
+        /// else. Where root becomes another user, it is open to all.
         named: bool,
         /// The size of the file.
         bytes: u64,
@@ -356,6 +357,10 @@ pub struct ProgressWindow {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub median_ns: Option<u64>,
 }
+
+/// The number of the user and of the group that QEMU becomes in a lab of root: those of `nobody`, which own
+/// no other files.
+pub const QEMU_USER: u32 = 65_534;
 
 /// A process to start. Its working directory is the node's private directory, which vanishes with the node.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

@@ -5,7 +5,10 @@ use crate::{
     lab::Lab,
     matrix::{Cell, Settings},
     mode::Mode,
-    node::{NodeError, protocol::ProcessSpec},
+    node::{
+        NodeError,
+        protocol::{ProcessSpec, disk_path},
+    },
 };
 use std::path::Path;
 use units::Bytes;
@@ -69,10 +72,11 @@ async fn try_folder(lab: &Lab, folder: &Path, directly: bool) -> Result<Option<S
     if !directly {
         return Ok(None);
     }
-    let to = format!("of={}", file.path());
+    let to = format!("of={}", disk_path(0));
     let args = ["if=/dev/zero", &to, "oflag=direct", "bs=1M", "count=1", "status=none"];
-    let args = args.map(Into::into).into();
-    let mut dd = node.spawn(ProcessSpec { program: "dd".into(), args, ..ProcessSpec::default() }).await?;
+    let (args, disks) = (args.map(Into::into).into(), vec![file.number()]);
+    let dd = ProcessSpec { program: "dd".into(), args, disks, ..ProcessSpec::default() };
+    let mut dd = node.spawn(dd).await?;
     let (said, status) = dd.end().await?;
     let why = said.last().map_or(status.as_str(), |line| line.rsplit(": ").next().unwrap_or(line));
     Ok((status != "exit status: 0").then(|| why.into()))

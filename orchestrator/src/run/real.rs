@@ -263,15 +263,16 @@ impl<'a> SharedImage<'a> {
         let (StorageKind::Shared, Some(disk)) = (settings.storage.kind, &mut machine.disk) else {
             return Ok(None);
         };
-        let written = settings.storage.written;
+        let (written, confinement) = (settings.storage.written, machine.confinement);
         let Some(folder) = &lab.description.images else {
-            let created = disk::create(&lab.controller, disk, written).await.map_err(|e| e.to_string())?;
+            let created = disk::create(&lab.controller, disk, written, confinement).await;
+            let created = created.map_err(|error| error.to_string())?;
             let served =
                 async { Ok::<_, lab::Error>((lab.share_disk(created).await?, lab.storage_link().await?)) };
             let (served, link) = served.await.map_err(|error| error.to_string())?;
             return Ok(Some(Self::Served(served, link)));
         };
-        let created = disk::create_in(folder, &lab.controller, disk, written).await;
+        let created = disk::create_in(folder, &lab.controller, disk, written, confinement).await;
         let created = created.map_err(|error| error.to_string())?;
         for (compute, end) in [(&lab.source, "source"), (&lab.destination, "destination")] {
             if !disk::can_write(&compute.node, created.path()).await.map_err(|error| error.to_string())? {

@@ -229,7 +229,10 @@ impl PairSpec<'_> {
             Role::Destination | Role::IncomingTrial => self.destination,
         };
         let disks = match &self.machine.disk {
-            Some(disk) => disk::create_for(&compute.node, role, disk, self.storage.written).await?,
+            Some(disk) => {
+                let confinement = self.machine.confinement;
+                disk::create_for(&compute.node, role, disk, self.storage.written, confinement).await?
+            }
             None => Vec::new(),
         };
         let log = self.folder.join(format!("{}.log", role.name()));

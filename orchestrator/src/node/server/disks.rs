@@ -8,7 +8,8 @@
 //! folder of sockets, which a node keeps like a disk.
 
 use super::isolate::RUN_DIR;
-use crate::node::protocol::{self, CreatedDisk, DiskUsage};
+use crate::node::protocol::{self, CreatedDisk, DiskUsage, QEMU_USER};
+use libc::{O_NOFOLLOW, O_NONBLOCK};
 use nix::{
     errno::Errno,
     fcntl::{AtFlags, FcntlArg, FdFlag, OFlag, fcntl, openat},
@@ -21,7 +22,7 @@ use std::{
     io,
     os::{
         fd::{AsRawFd, OwnedFd},
-        unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, fchown, symlink},
+        unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown, symlink},
     },
     path::Path,
     sync::Mutex,
@@ -100,17 +101,21 @@ impl Folder {
 
 impl Held {
     fn create(folder: &Path, named: bool) -> io::Result<Self> {
-        // A process that has inherited it as another user may open it anew. Nobody else can reach a file
-        // without a name.
-        let permissions = Permissions::from_mode(0o666);
+        // A process that has inherited it as another user may open it anew.
+        let to_all = Permissions::from_mode(0o666);
         if !named {
+            // Nobody else can reach a file without a name.
             let file = tempfile::tempfile_in(folder)?;
-            file.set_permissions(permissions)?;
+            file.set_permissions(to_all)?;
             return Ok(Self::Unnamed(file));
         }
         remove_old(folder, SystemTime::now());
         let file = tempfile::Builder::new().prefix(PREFIX).tempfile_in(folder)?;
-        file.as_file().set_permissions(permissions)?;
+        // Fails if the server takes root for another user, and unless this is root.
+        let _ = fchown(file.as_file(), Some(QEMU_USER), Some(QEMU_USER));
+        if file.as_file().metadata()?.uid() != QEMU_USER {
+            file.as_file().set_permissions(to_all)?;
+        }
         Ok(Self::Named(file))
     }
 
@@ -171,8 +176,24 @@ impl Disks {
     }
 
     /// Opens a disk of another node, and keeps it under this number.
+    ///
+    /// Others may be able to write to its folder, or even to the file. So links and what is no file are
+    /// refused, and an image that names further files.
     pub(super) fn open(&self, number: u64, path: &Path) -> io::Result<CreatedDisk> {
-        let file = File::options().read(true).write(true).open(path).map_err(|error| {
+        // What a process has open is a link in `/proc`, where nobody else can put one.
+        let follow = if path.starts_with("/proc") { 0 } else { O_NOFOLLOW };
+        let open = || {
+            let mut options = File::options();
+            let file = options.read(true).write(true).custom_flags(follow | O_NONBLOCK).open(path)?;
+            if !file.metadata()?.is_file() {
+                return Err(io::Error::other("it is not a regular file"));
+            }
+            if names_other_files(&file)? {
+                return Err(io::Error::other("it is an image that names other files"));
+            }
+            Ok(file)
+        };
+        let file = open().map_err(|error: io::Error| {
             io::Error::new(error.kind(), format!("cannot open the file {}: {error}", path.display()))
         })?;
         let path = path_to(&file)?;
@@ -251,6 +272,22 @@ pub(super) fn link(number: u64, descriptor: &OwnedFd) -> io::Result<()> {
     symlink(format!("/proc/self/fd/{}", descriptor.as_raw_fd()), path)
 }
 
+/// Returns whether a file is an image in QEMU's format qcow2 that names a file below it, or one with its
+/// data. QEMU would open those too.
+fn names_other_files(file: &File) -> io::Result<bool> {
+    // The header, in big-endian order: the magic number, the version, the offset of the name of the file
+    // below, and from version 3 on at byte 72 the features that a program has to know.
+    const EXTERNAL_DATA: u64 = 1 << 2;
+    let mut header = [0; 80];
+    match file.read_exact_at(&mut header, 0) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+        read => read?,
+    }
+    let number = |at: usize| header[at..at + 8].iter().fold(0, |all, byte| all << 8 | u64::from(*byte));
+    let (is_image, version) = (header.starts_with(b"QFI\xfb"), number(0) as u32);
+    Ok(is_image && (number(8) != 0 || version >= 3 && number(72) & EXTERNAL_DATA != 0))
+}
+
 /// Returns a path to an open file for other processes.
 fn path_to(file: &impl AsRawFd) -> io::Result<String> {
     // The PID in the namespace whose `/proc` this is: the host's.
@@ -304,7 +341,10 @@ mod tests {
             |number| disks.create(number, folder.path(), true, Bytes::new(1 << 20), Bytes::new(4096));
         let (first, second) = (created(1).unwrap(), created(2).unwrap());
         let metadata = fs::metadata(&first.path).unwrap();
-        assert_eq!((metadata.len(), metadata.mode() & 0o777), (1 << 20, 0o666));
+        let (mode, owner) =
+            if geteuid().is_root() { (0o600, QEMU_USER) } else { (0o666, geteuid().as_raw()) };
+        let found = (metadata.len(), metadata.mode() & 0o777, metadata.uid());
+        assert_eq!(found, (1 << 20, mode, owner));
         disks.close(1);
         assert!(!fs::exists(&first.path).unwrap() && fs::exists(&second.path).unwrap());
         disks.close_all();
@@ -339,6 +379,36 @@ mod tests {
         assert_eq!(bytes, (1 << 20) + 8192);
         assert!((8192..1 << 20).contains(&allocated_bytes), "{allocated_bytes}");
         assert!(there.usage(1).is_err());
+    }
+
+    #[test]
+    fn a_link_or_an_image_that_names_other_files_is_not_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let disks = Disks::default();
+        let [secret, file, link, pipe] = ["secret", "file", "link", "pipe"].map(|at| folder.path().join(at));
+        fs::write(&secret, "secret").unwrap();
+        symlink(&secret, &link).unwrap();
+        nix::unistd::mkfifo(&pipe, Mode::S_IRWXU).unwrap();
+        for (path, reason) in [(&link, "symbolic links"), (&pipe, "it is not a regular file")] {
+            let error = disks.open(1, path).unwrap_err().to_string();
+            assert!(error.starts_with("cannot open the file ") && error.contains(reason), "{error}");
+        }
+        let image = |version: u32, below: u64, features: u64| {
+            let mut header = vec![0; 104];
+            header[..4].copy_from_slice(b"QFI\xfb");
+            header[4..8].copy_from_slice(&version.to_be_bytes());
+            header[8..16].copy_from_slice(&below.to_be_bytes());
+            header[72..80].copy_from_slice(&features.to_be_bytes());
+            fs::write(&file, header).unwrap();
+            disks.open(1, &file).map_err(|error| error.to_string())
+        };
+        for (version, below, features) in [(3, 0, 0), (3, 0, 0b11), (2, 0, 0b100)] {
+            image(version, below, features).unwrap();
+        }
+        for (version, below, features) in [(2, 512, 0), (3, 512, 0), (3, 0, 0b100), (4, 0, 0b101)] {
+            let error = image(version, below, features).unwrap_err();
+            assert!(error.ends_with("it is an image that names other files"), "{error}");
+        }
     }
 
     #[test]
