@@ -18,7 +18,7 @@ use crate::{
     host::QEMU,
     lab::topology::NODES,
     node::server::{
-        process::{HeldProcess, Namespaces, NodeArguments, split_arguments},
+        process::{HeldProcess, Namespaces, NodeArguments, command_line},
         serve::READY,
     },
     process_tree::{Owner, ProcessStatus},
@@ -37,6 +37,9 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long [`nodes`] waits for a reading during which no node starts or ends; a busy host is slow.
 const READING_LIMIT: Duration = Duration::from_secs(15);
+
+/// How much of a run's command line is shown, in characters.
+const MAX_COMMAND_CHARACTERS: usize = 1000;
 
 /// The interval at which `/proc` is read again while a lab starts or ends.
 pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -151,11 +154,12 @@ impl NodeProcess {
         (&self.run, self.uid) == (&other.run, other.uid)
     }
 
-    /// Returns the command line of the run's orchestrator, if that is visible on this host.
+    /// Returns the command line of the run's orchestrator, if that is visible on this host. A long one is
+    /// cut.
     pub fn command(&self) -> Option<String> {
         let words = command_line(self.orchestrator?)?;
         let program = Path::new(words.first()?).file_name()?.to_string_lossy().into_owned();
-        Some([program].into_iter().chain(words.into_iter().skip(1)).collect::<Vec<_>>().join(" "))
+        Some(cut([program].into_iter().chain(words.into_iter().skip(1)).collect::<Vec<_>>().join(" ")))
     }
 }
 
@@ -256,11 +260,6 @@ fn is_outer_process(words: &[String]) -> bool {
     words.get(1).is_some_and(|command| command == "node") && !words.iter().any(|word| word == "--inside")
 }
 
-/// Reads the command line of a process, as [`split_arguments`] returns it.
-fn command_line(pid: u32) -> Option<Vec<String>> {
-    split_arguments(&fs::read(format!("/proc/{pid}/cmdline")).ok()?)
-}
-
 /// Finds the orchestrator of the node whose serving process has this status. `run` is the run's name if the
 /// orchestrator is on this host. Returns `None` if the node's parent or its orchestrator has ended: the
 /// kernel is about to kill the node.
@@ -327,6 +326,14 @@ fn observe_node(process: NodeProcess) -> Option<ObservedNode> {
         Err(problem) => (Vec::new(), Some(problem.to_string())),
     };
     Some(ObservedNode { process, interfaces, qemus, problem })
+}
+
+/// Returns a command line, without its end if it is long.
+fn cut(line: String) -> String {
+    match line.char_indices().nth(MAX_COMMAND_CHARACTERS) {
+        Some((at, _)) => format!("{}…", &line[..at]),
+        None => line,
+    }
 }
 
 /// Parses the role of a QEMU process from its command line. Returns `None` if this program did not start it.
@@ -405,6 +412,13 @@ mod tests {
         let both = NODES.iter().map(|name| node(name, "7", true)).chain([other]).collect::<Vec<_>>();
         assert_eq!(LabState::of(&both[..3].iter().collect::<Vec<_>>()), LabState::Complete);
         assert_eq!(LabState::least_complete(&both), LabState::Ending);
+    }
+
+    #[test]
+    fn a_long_command_line_is_cut() {
+        assert_eq!(cut("testbed run a.yaml".into()), "testbed run a.yaml");
+        assert_eq!(cut("ä".repeat(1000)), "ä".repeat(1000));
+        assert_eq!(cut("ä".repeat(1001)), "ä".repeat(1000) + "…");
     }
 
     #[test]
