@@ -129,18 +129,25 @@ impl Held {
     }
 }
 
-/// Removes the disks from a folder that nodes have left there which were killed.
+/// Removes the disks from a folder that nodes have left there which were killed. What others have put there,
+/// however it is called, stays: it may be large.
 fn remove_old(folder: &Path, now: SystemTime) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
         let is_disk = entry.file_name().to_string_lossy().starts_with(PREFIX);
-        let written = entry.metadata().and_then(|metadata| metadata.modified());
-        let age = written.ok().and_then(|written| now.duration_since(written).ok());
-        if is_disk && age.is_some_and(|age| age > KEEP) {
-            // What cannot be removed only wastes space.
-            let path = entry.path();
-            let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir_all(path));
+        let Ok(metadata) = entry.metadata() else { continue };
+        let written = metadata.modified().ok().and_then(|written| now.duration_since(written).ok());
+        if !is_disk || written.is_none_or(|age| age <= KEEP) {
+            continue;
         }
+        let (user, owner) = (geteuid(), metadata.uid());
+        let (own, of_qemu) = (owner == user.as_raw(), user.is_root() && owner == QEMU_USER);
+        // What cannot be removed only wastes space.
+        let _ = match metadata.is_dir() {
+            true if own => fs::remove_dir_all(entry.path()),
+            false if own || of_qemu => fs::remove_file(entry.path()),
+            _ => Ok(()),
+        };
     }
 }
 
@@ -352,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_that_a_node_left_behind_is_removed_after_a_day() {
+    fn only_a_disk_that_a_node_left_behind_is_removed_after_a_day() {
         let folder = tempfile::tempdir().unwrap();
         for name in [".testbed-disk.a1B2c3", "bzImage"] {
             fs::write(folder.path().join(name), name).unwrap();
@@ -364,6 +371,20 @@ mod tests {
         remove_old(folder.path(), SystemTime::now() + KEEP + Duration::from_secs(60));
         assert_eq!(names(), 1);
         assert!(folder.path().join("bzImage").exists());
+        if !geteuid().is_root() {
+            return println!("skipped: needs root, for files of other users");
+        }
+        let names = [".testbed-disk.qemu", ".testbed-disk.theirs", ".testbed-disk.tree"];
+        let [qemu, theirs, tree] = names.map(|name| folder.path().join(name));
+        fs::create_dir_all(tree.join("of/theirs")).unwrap();
+        for (path, owner) in [(&qemu, QEMU_USER), (&theirs, 4711), (&tree, QEMU_USER)] {
+            if path != &tree {
+                fs::write(path, "").unwrap();
+            }
+            fchown(File::open(path).unwrap(), Some(owner), None).unwrap();
+        }
+        remove_old(folder.path(), SystemTime::now() + KEEP + Duration::from_secs(60));
+        assert!(!qemu.exists() && theirs.exists() && tree.join("of/theirs").exists());
     }
 
     #[test]

@@ -259,7 +259,9 @@ impl Server {
             Call::OpenDisk { path } => json(self.disks.open(self.next_number(), Path::new(&path))?),
             Call::DiskUsage { disk } => json(self.disks.usage(disk)?),
             Call::CreateFolder { folder, group } => {
-                json(self.disks.create_folder(self.next_number(), Path::new(&folder), group)?)
+                let (server, number) = (Arc::clone(self), self.next_number());
+                let create = move || server.disks.create_folder(number, Path::new(&folder), group);
+                json(task::spawn_blocking(create).await??)
             }
             Call::OpenSocket { folder, name } => json(self.disks.open_socket(folder, &name)?),
             Call::CloseDisk { disk } => {
