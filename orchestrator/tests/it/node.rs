@@ -75,6 +75,7 @@ impl Host {
         let mut command = Command::new(env!("CARGO_BIN_EXE_testbed"));
         command.args(["node", "--name", "compute1", "--run", "1@h", "--remote", "192.0.2.9 1 192.0.2.1 22"]);
         command.kill_on_drop(true).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.env("SECRET_TOKEN", "of-root").env("TESTBED_TEST", "kept");
         // The process is in the namespace of the thread that starts it. That is this thread, and not one
         // for the purpose, because a node dies with the thread that has started it.
         let here = Namespace::current().unwrap();
@@ -125,6 +126,30 @@ async fn a_remote_node_does_not_count_the_time_for_which_it_stood_still() {
     // It must not use this time to end.
     time::sleep(Duration::from_secs(1)).await;
     node.round_trip().await.expect("the node lives on");
+}
+
+#[tokio::test]
+async fn what_a_node_starts_has_neither_the_callers_secrets_nor_the_hosts_network() {
+    let Some(host) = Host::new().await else { return };
+    let (node, _process) = host.start_node().await;
+    let output = async |program: &str, args: &[&str]| {
+        let args = args.iter().map(ToString::to_string).collect();
+        let spec = ProcessSpec { program: program.into(), args, ..ProcessSpec::default() };
+        let (lines, status) = node.spawn(spec).await.unwrap().end().await.unwrap();
+        assert_eq!(status, "exit status: 0", "{lines:?}");
+        lines
+    };
+    let variables = output("env", &[]).await;
+    let known = ["PATH", "HOME", "LC_ALL", "LD_LIBRARY_PATH", "QEMU_MODULE_DIR"];
+    for variable in &variables {
+        let (name, _) = variable.split_once('=').unwrap();
+        assert!(known.contains(&name) || name.starts_with("TESTBED_"), "{variables:?}");
+    }
+    assert!(variables.contains(&"TESTBED_TEST=kept".into()), "{variables:?}");
+    assert!(variables.contains(&"LC_ALL=C".into()), "{variables:?}");
+    let descriptors = output("ls", &["-l", "/proc/self/fd"]).await;
+    assert!(descriptors.iter().any(|line| line.contains(" 1 -> pipe:")), "{descriptors:?}");
+    assert!(!descriptors.iter().any(|line| line.contains("net:[")), "{descriptors:?}");
 }
 
 /// Runs a program as the user `nobody`, and returns whether it succeeds.
