@@ -1,14 +1,20 @@
 //! Reads lines, files and the output of programs up to a limit, so that endless input ends in an error and
 //! not in exhausted memory.
 
-use nix::fcntl::OFlag;
+use nix::{
+    fcntl::OFlag,
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use std::{
     fs::File,
     io::{self, BufRead, Read},
     os::unix::fs::OpenOptionsExt,
     path::Path,
     process::{Command, Output, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
     thread,
+    time::Duration,
 };
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
 
@@ -113,21 +119,46 @@ fn read_all(input: impl Read, limit: usize, what: &str) -> io::Result<Vec<u8>> {
 /// # Errors
 /// If it cannot be started, and if it writes more than [`OUTPUT_BYTES`]; then it is killed.
 pub fn output(command: &mut Command) -> io::Result<Output> {
+    run(command, None)
+}
+
+/// Does the same as [`output`] with a program that is killed after this time. That is an error too.
+pub fn output_within(command: &mut Command, limit: Duration) -> io::Result<Output> {
+    run(command, Some(limit))
+}
+
+fn run(command: &mut Command, limit: Option<Duration>) -> io::Result<Output> {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let pipes = (child.stdout.take(), child.stderr.take());
     let (Some(stdout), Some(stderr)) = pipes else { return Err(io::ErrorKind::BrokenPipe.into()) };
-    let (stdout, stderr) = thread::scope(|scope| {
+    // It has not been waited for, so its PID is still its own.
+    let (pid, (read, all_is_read)) = (Pid::from_raw(child.id().cast_signed()), mpsc::channel::<()>());
+    let is_late = move |limit: Duration| {
+        let late = all_is_read.recv_timeout(limit) == Err(RecvTimeoutError::Timeout);
+        if late {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        late
+    };
+    let (stdout, stderr, late) = thread::scope(|scope| {
+        let late = limit.map(|limit| scope.spawn(move || is_late(limit)));
         let stderr = scope.spawn(|| read_all(stderr, OUTPUT_BYTES, "its output"));
         let stdout = read_all(stdout, OUTPUT_BYTES, "its output");
         if stdout.is_err() {
             let _ = child.kill();
         }
-        (stdout, stderr.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into())))
+        let stderr = stderr.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()));
+        drop(read);
+        (stdout, stderr, late.is_some_and(|late| late.join().unwrap_or(true)))
     });
     if stderr.is_err() {
         let _ = child.kill();
     }
     let status = child.wait()?;
+    if late {
+        let seconds = limit.unwrap_or_default().as_secs_f64();
+        return Err(io::Error::new(io::ErrorKind::TimedOut, format!("it took longer than {seconds:.0} s")));
+    }
     Ok(Output { status, stdout: stdout?, stderr: stderr? })
 }
 
@@ -182,11 +213,16 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_writes_without_end_is_killed() {
+    fn a_program_that_writes_or_runs_without_end_is_killed() {
         for script in ["exec cat /dev/zero", "exec cat /dev/zero >&2"] {
             let error = output(Command::new("sh").args(["-c", script])).unwrap_err();
             assert_eq!(error.to_string(), "its output is longer than 16 MiB");
         }
+        let endless = "echo out; exec sleep 600";
+        let error = output_within(Command::new("sh").args(["-c", endless]), Duration::from_secs(1));
+        assert_eq!(error.unwrap_err().to_string(), "it took longer than 1 s");
+        let limit = Duration::from_secs(600);
+        assert_eq!(output_within(&mut Command::new("true"), limit).unwrap().status.code(), Some(0));
         let small = output(Command::new("sh").args(["-c", "echo out; echo err >&2; exit 3"])).unwrap();
         assert_eq!(
             (small.status.code(), &small.stdout[..], &small.stderr[..]),

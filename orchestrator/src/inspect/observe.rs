@@ -39,6 +39,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 /// The resources of a host, and the nodes on it.
@@ -147,9 +148,17 @@ pub async fn observe(request: &ObserveRequest) -> Result<Observation, BoxError> 
     })
 }
 
-/// Reads the interfaces of a node. A child process enters the node's network namespace, after its user
-/// namespace if `enters_user` is set.
-pub(super) fn interfaces_in(node: &Namespaces, enters_user: bool) -> Result<Vec<Interface>, BoxError> {
+/// The maximum number of interfaces that a node shows. A run's has at most six; whoever owns the node can add
+/// any number, and each is read by itself.
+const MOST_INTERFACES: usize = 64;
+
+/// Reads the interfaces of a node, in at most this time. A child process enters the node's network namespace,
+/// after its user namespace if `enters_user` is set.
+pub(super) fn interfaces_in(
+    node: &Namespaces,
+    enters_user: bool,
+    limit: Duration,
+) -> Result<Vec<Interface>, BoxError> {
     let mut command = Command::new("/proc/self/exe");
     command.arg0("testbed").arg("observe");
     let user = node.user.as_ref().filter(|_| enters_user);
@@ -158,9 +167,11 @@ pub(super) fn interfaces_in(node: &Namespaces, enters_user: bool) -> Result<Vec<
         fcntl(namespace, FcntlArg::F_SETFD(FdFlag::empty()))?;
         command.args([option, &namespace.as_raw_fd().to_string()]);
     }
-    let output = bounded::output(&mut command)?;
+    let output = bounded::output_within(&mut command, limit)
+        .map_err(|error| format!("cannot read its interfaces: {error}"))?;
     if !output.status.success() {
-        return Err(String::from_utf8_lossy(&output.stderr).trim().into());
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(said.trim().trim_start_matches("error: ").into());
     }
     Ok(serde_json::from_slice(&output.stdout)?)
 }
@@ -176,9 +187,15 @@ pub fn enter_network(user: Option<OwnedFd>, network: OwnedFd) -> io::Result<()> 
 /// shaping.
 pub async fn interfaces(shaping: bool) -> Result<Vec<Interface>, BoxError> {
     let netlink = Netlink::open()?;
+    let interfaces = netlink.interfaces().await?;
+    if shaping && interfaces.len() > MOST_INTERFACES {
+        return Err(
+            format!("it has {} interfaces, and shows at most {MOST_INTERFACES}", interfaces.len()).into()
+        );
+    }
     let addresses: Vec<InterfaceAddress> = getifaddrs()?.collect();
     let mut found = Vec::new();
-    for interface in netlink.interfaces().await? {
+    for interface in interfaces {
         let name = interface.name;
         let of = addresses.iter().filter(|address| address.interface_name == name);
         let flags = of.clone().fold(InterfaceFlags::empty(), |flags, address| flags | address.flags);

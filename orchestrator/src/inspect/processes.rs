@@ -18,7 +18,7 @@ use crate::{
     host::QEMU,
     lab::topology::NODES,
     node::server::{
-        process::{HeldProcess, Namespaces, NodeArguments, split_arguments},
+        process::{HeldProcess, Namespaces, NodeArguments, command_line},
         serve::READY,
     },
     process_tree::{Owner, ProcessStatus},
@@ -26,8 +26,9 @@ use crate::{
 use nix::unistd::{SysconfVar, Uid, User, geteuid, sysconf};
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::HashMap,
     fs, io,
-    path::Path,
+    path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
@@ -35,8 +36,15 @@ use std::{
 /// How long [`nodes`] waits for a starting or ending lab to be complete or gone.
 const SETTLE_LIMIT: Duration = Duration::from_secs(1);
 
-/// How long [`nodes`] waits for a reading during which no node starts or ends; a busy host is slow.
+/// How long [`nodes`] waits for a reading during which no node starts or ends, and how long it reads nodes of
+/// other users; a busy host is slow.
 const READING_LIMIT: Duration = Duration::from_secs(15);
+
+/// How long the interfaces of a node are read.
+const NODE_LIMIT: Duration = Duration::from_secs(5);
+
+/// How much of a run's command line is shown, in characters.
+const MAX_COMMAND_CHARACTERS: usize = 1000;
 
 /// The interval at which `/proc` is read again while a lab starts or ends.
 pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -141,6 +149,11 @@ impl NodeProcess {
         read_node(self.pid).is_some_and(|now| now.started == self.started)
     }
 
+    /// Returns whether it belongs to the user of this process.
+    fn is_own(&self) -> bool {
+        self.uid == geteuid().as_raw()
+    }
+
     /// Returns the user and the group that own the process.
     pub fn owner(&self) -> Owner {
         Owner { uid: self.uid, gid: self.gid }
@@ -151,22 +164,31 @@ impl NodeProcess {
         (&self.run, self.uid) == (&other.run, other.uid)
     }
 
-    /// Returns the command line of the run's orchestrator, if that is visible on this host.
+    /// Returns the command line of the run's orchestrator, if that is visible on this host. A long one is
+    /// cut.
     pub fn command(&self) -> Option<String> {
         let words = command_line(self.orchestrator?)?;
         let program = Path::new(words.first()?).file_name()?.to_string_lossy().into_owned();
-        Some([program].into_iter().chain(words.into_iter().skip(1)).collect::<Vec<_>>().join(" "))
+        Some(cut([program].into_iter().chain(words.into_iter().skip(1)).collect::<Vec<_>>().join(" ")))
     }
 }
 
 /// Observes the nodes on this host that the user may see. All of them were there from the beginning of the
 /// reading to its end. While a lab is starting or ending, reads again for up to a second. Only on a host
-/// where nodes keep starting and ending for 15 s, the nodes returned are just those that are alive.
+/// where nodes keep starting and ending for 15 s, the nodes returned are just those that are alive. After
+/// that time, no further node of another user is entered.
 pub fn nodes() -> io::Result<Vec<ObservedNode>> {
     let began = Instant::now();
     loop {
         let before = processes()?;
-        let observed: Vec<Option<ObservedNode>> = before.iter().cloned().map(observe_node).collect();
+        let namespaces = pid_namespaces()?;
+        let mut observed: Vec<Option<ObservedNode>> = vec![None; before.len()];
+        // Own nodes first: those of others may take all the time that there is.
+        for own in [true, false] {
+            for (process, observed) in before.iter().zip(&mut observed).filter(|(it, _)| it.is_own() == own) {
+                *observed = observe_node(process.clone(), &namespaces, limit(own, began.elapsed()));
+            }
+        }
         let is_consistent = observed.iter().all(Option::is_some) && have_not_changed(&before, &processes()?);
         let is_complete = LabState::least_complete(&before) == LabState::Complete;
         let may_be_incomplete = began.elapsed() >= SETTLE_LIMIT;
@@ -183,6 +205,17 @@ pub fn nodes() -> io::Result<Vec<ObservedNode>> {
         }
         thread::sleep(POLL_INTERVAL);
     }
+}
+
+/// Returns how long a node may be read, this long after the beginning. Zero if there is no time left for
+/// nodes of other users.
+fn limit(own: bool, elapsed: Duration) -> Duration {
+    if own { NODE_LIMIT } else { NODE_LIMIT.min(READING_LIMIT.saturating_sub(elapsed)) }
+}
+
+/// Returns the PID namespaces of all processes, as `/proc` names them.
+fn pid_namespaces() -> io::Result<HashMap<u32, PathBuf>> {
+    Ok(pids()?.filter_map(|pid| Some((pid, fs::read_link(format!("/proc/{pid}/ns/pid")).ok()?))).collect())
 }
 
 /// Returns whether two lists are of the same processes, in the same states.
@@ -256,11 +289,6 @@ fn is_outer_process(words: &[String]) -> bool {
     words.get(1).is_some_and(|command| command == "node") && !words.iter().any(|word| word == "--inside")
 }
 
-/// Reads the command line of a process, as [`split_arguments`] returns it.
-fn command_line(pid: u32) -> Option<Vec<String>> {
-    split_arguments(&fs::read(format!("/proc/{pid}/cmdline")).ok()?)
-}
-
 /// Finds the orchestrator of the node whose serving process has this status. `run` is the run's name if the
 /// orchestrator is on this host. Returns `None` if the node's parent or its orchestrator has ended: the
 /// kernel is about to kill the node.
@@ -312,21 +340,38 @@ fn open_node(process: &NodeProcess) -> Option<Namespaces> {
     process.is_alive().then_some(namespaces)
 }
 
-/// Observes the inside of a node. Returns `None` if the node has ended in the meantime.
-fn observe_node(process: NodeProcess) -> Option<ObservedNode> {
-    let pid_namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
-    let namespace = pid_namespace(process.pid)?;
-    let qemus = pids().ok()?.filter(|pid| pid_namespace(*pid).as_ref() == Some(&namespace));
+/// Observes the inside of a node, whose interfaces are read for at most this time. `namespaces` are the PID
+/// namespaces of all processes. Returns `None` if the node has ended in the meantime.
+fn observe_node(
+    process: NodeProcess,
+    namespaces: &HashMap<u32, PathBuf>,
+    limit: Duration,
+) -> Option<ObservedNode> {
+    if limit.is_zero() {
+        let problem = Some("nodes of other users took all the time that there is to read them".into());
+        return Some(ObservedNode { process, interfaces: Vec::new(), qemus: Vec::new(), problem });
+    }
+    let namespace = namespaces.get(&process.pid)?;
+    let mut inside: Vec<u32> =
+        namespaces.iter().filter(|(_, of)| *of == namespace).map(|(pid, _)| *pid).collect();
+    inside.sort_unstable();
     let qemu =
         |pid| Some(Qemu { role: qemu_role(&command_line(pid)?)?, pid, for_s: age_s(started_ticks(pid)?)? });
-    let qemus = qemus.filter_map(qemu).collect();
-    let is_ours = process.uid == geteuid().as_raw();
-    let (interfaces, problem) = match interfaces_in(&open_node(&process)?, is_ours) {
+    let qemus = inside.into_iter().filter_map(qemu).collect();
+    let (interfaces, problem) = match interfaces_in(&open_node(&process)?, process.is_own(), limit) {
         Ok(interfaces) => (interfaces, None),
         Err(_) if !process.is_alive() => return None,
         Err(problem) => (Vec::new(), Some(problem.to_string())),
     };
     Some(ObservedNode { process, interfaces, qemus, problem })
+}
+
+/// Returns a command line, without its end if it is long.
+fn cut(line: String) -> String {
+    match line.char_indices().nth(MAX_COMMAND_CHARACTERS) {
+        Some((at, _)) => format!("{}…", &line[..at]),
+        None => line,
+    }
 }
 
 /// Parses the role of a QEMU process from its command line. Returns `None` if this program did not start it.
@@ -405,6 +450,20 @@ mod tests {
         let both = NODES.iter().map(|name| node(name, "7", true)).chain([other]).collect::<Vec<_>>();
         assert_eq!(LabState::of(&both[..3].iter().collect::<Vec<_>>()), LabState::Complete);
         assert_eq!(LabState::least_complete(&both), LabState::Ending);
+    }
+
+    #[test]
+    fn nodes_of_other_users_are_read_for_a_limited_time_together() {
+        let at = |own, seconds| limit(own, Duration::from_secs(seconds)).as_secs();
+        assert_eq!([0, 10, 12, 15, 600].map(|seconds| at(false, seconds)), [5, 5, 3, 0, 0]);
+        assert_eq!([0, 600].map(|seconds| at(true, seconds)), [5, 5]);
+    }
+
+    #[test]
+    fn a_long_command_line_is_cut() {
+        assert_eq!(cut("testbed run a.yaml".into()), "testbed run a.yaml");
+        assert_eq!(cut("ä".repeat(1000)), "ä".repeat(1000));
+        assert_eq!(cut("ä".repeat(1001)), "ä".repeat(1000) + "…");
     }
 
     #[test]

@@ -449,9 +449,9 @@ impl Node {
     }
 
     /// Creates a folder for sockets below another one: see [`Call::CreateFolder`].
-    pub async fn create_folder(&self, folder: &Path, user: Option<u32>) -> Result<Disk, NodeError> {
+    pub async fn create_folder(&self, folder: &Path, group: Option<u32>) -> Result<Disk, NodeError> {
         let folder = folder.display().to_string();
-        self.keep_disk("create a folder", Call::CreateFolder { folder, user }).await
+        self.keep_disk("create a folder", Call::CreateFolder { folder, group }).await
     }
 
     /// Makes a call that returns a disk.
@@ -657,6 +657,11 @@ impl Disk {
     /// Returns the size of the disk's file.
     pub async fn usage(&self) -> Result<DiskUsage, NodeError> {
         self.node.call("measure a disk", Call::DiskUsage { disk: self.number }).await
+    }
+
+    /// Lets the group of this folder connect to a socket in it: see [`Call::OpenSocket`].
+    pub async fn open_socket(&self, name: &str) -> Result<bool, NodeError> {
+        self.node.call("open a socket", Call::OpenSocket { folder: self.number, name: name.into() }).await
     }
 
     /// Returns the path of the disk's file on the node's host: see [`CreatedDisk::path`].

@@ -170,13 +170,22 @@ pub enum Call {
         /// The disk, as numbered by [`Call::CreateDisk`] or [`Call::OpenDisk`].
         disk: u64,
     },
-    /// Create a folder for sockets below another one, which only one user and root can enter. It is gone with
-    /// all that is in it when it is closed, as a disk, or the node ends. Returns a [`CreatedDisk`].
+    /// Create a folder for sockets below another one, which only the node's user and one group can enter. It
+    /// is gone with all that is in it when it is closed, as a disk, or the node ends. Returns a
+    /// [`CreatedDisk`].
     CreateFolder {
         /// The folder that gets the new folder.
         folder: String,
-        /// The number of the user, if it is not that of the node.
-        user: Option<u32>,
+        /// The number of the group, which may also add files; none if absent.
+        group: Option<u32>,
+    },
+    /// Let the group of a folder connect to a socket in it that the node's user has created. Returns whether
+    /// the socket is there.
+    OpenSocket {
+        /// The folder, as numbered by [`Call::CreateFolder`].
+        folder: u64,
+        /// The name of the socket.
+        name: String,
     },
     /// Close a disk. A process that has inherited it goes on.
     CloseDisk {
@@ -338,6 +347,10 @@ pub struct ProgressWindow {
     pub median_ns: Option<u64>,
 }
 
+/// The number of the user and of the group that QEMU becomes in a lab of root: those of `nobody`, which own
+/// no other files.
+pub const QEMU_USER: u32 = 65_534;
+
 /// A process to start. Its working directory is the node's private directory, which vanishes with the node.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct ProcessSpec {
@@ -397,9 +410,10 @@ impl fmt::Display for ExitStatus {
 pub enum DiskName {
     /// It has none, and is gone when nothing has it open any more.
     Unnamed,
-    /// It has one, so that other hosts which have mounted the folder can open it. All their users can, since
-    /// a host's root may be nobody to the server of the folder. It is gone when the disk is closed or the
-    /// node ends.
+    /// It has one, so that other hosts that have mounted the folder can open it. It belongs to [`QEMU_USER`],
+    /// to which a server of folders often maps root, and is open to nobody else. Where root is mapped to
+    /// another user, all users of these hosts can open it. It is gone when the disk is closed or the node
+    /// ends.
     Named,
 }
 

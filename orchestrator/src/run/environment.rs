@@ -1,11 +1,7 @@
 //! Conversions from the types of the lab, the nodes and the guest into those of a run's environment.
 
 use crate::{
-    driver::qemu::{
-        accel::AcceleratorFinding,
-        confinement::{self, ConfinementFinding},
-        machine,
-    },
+    driver::qemu::{accel::AcceleratorFinding, confinement::ConfinementFinding, machine},
     image, lab,
     matrix::Settings,
     node::protocol,
@@ -58,7 +54,7 @@ impl From<AcceleratorFinding> for AcceleratorChoice {
 impl From<ConfinementFinding> for Confinement {
     fn from(finding: ConfinementFinding) -> Self {
         let ConfinementFinding { confinement, lacks, .. } = finding;
-        let user = confinement.user.map(|_| format!("{0}:{0}", confinement::USER));
+        let user = confinement.user.map(|_| format!("{0}:{0}", protocol::QEMU_USER));
         Self { sandbox: confinement.sandbox, user, lacks }
     }
 }

@@ -5,7 +5,10 @@ use crate::{
     lab::Lab,
     matrix::{Cell, Settings},
     mode::Mode,
-    node::{NodeError, protocol::DiskName},
+    node::{
+        NodeError,
+        protocol::{DiskName, ProcessSpec, disk_path},
+    },
 };
 use std::path::Path;
 use units::Bytes;
@@ -71,9 +74,11 @@ async fn try_folder(
     if !directly {
         return Ok(None);
     }
-    let to = format!("of={}", file.path());
+    let to = format!("of={}", disk_path(0));
     let args = ["if=/dev/zero", &to, "oflag=direct", "bs=1M", "count=1", "status=none"];
-    let (said, status) = node.run("dd", &args).await?;
+    let (args, disks) = (args.map(Into::into).into(), vec![file.number()]);
+    let dd = ProcessSpec { program: "dd".into(), args, disks, ..ProcessSpec::default() };
+    let (said, status) = node.spawn(dd).await?.end().await?;
     if status.is_success() {
         return Ok(None);
     }

@@ -302,7 +302,8 @@ impl<'a> SharedImage<'a> {
             return Ok(None);
         };
         let shared = lab.description.images.as_deref();
-        let created = disk::create(&lab.controller, shared, disk, settings.storage.written).await;
+        let (written, confinement) = (settings.storage.written, machine.confinement);
+        let created = disk::create(&lab.controller, shared, disk, written, confinement).await;
         let created = created.map_err(|error| error.to_string())?;
         let Some(folder) = shared else {
             let served =

@@ -680,6 +680,33 @@ fn a_shell_in_another_users_node_has_nothing_of_the_callers() {
     });
 }
 
+#[test]
+fn another_users_node_shows_a_limited_number_of_interfaces() {
+    with_another_user(|sandbox| {
+        let script =
+            "for i in $(seq 40); do ip link add type veth || exit; done; echo there; sleep 600; true";
+        let args = ["lab", "shell", "compute1", "--", "sh", "-c", script];
+        let mut child = sandbox.testbed_as(Some(NOBODY), &args).process_group(0).spawn().unwrap();
+        let has_started = child.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).is_ok();
+        let mut theirs = HeldShell { _sandbox: sandbox, child };
+        if !has_started {
+            skipped::<()>(&format!("no interfaces can be added here: {}", theirs.stderr()));
+            return;
+        }
+        let (code, out, err) = sandbox.run(&["lab", "status", "--json"]);
+        assert_eq!(code, 0, "{err}");
+        let status: Value = serde_json::from_str(&out).unwrap();
+        let nodes = status["runs"][0]["nodes"].as_array().unwrap();
+        let node = |name| nodes.iter().find(|node| node["name"] == name).unwrap();
+        let problem = node("compute1")["problem"].as_str().unwrap_or_default();
+        assert!(problem.starts_with("it has 8") && problem.ends_with(", and shows at most 64"), "{out}");
+        assert_eq!(node("compute1")["interfaces"], serde_json::json!([]), "{out}");
+        assert!(!node("compute2")["interfaces"].as_array().unwrap().is_empty(), "{out}");
+        drop(theirs);
+        sandbox.assert_nothing_left();
+    });
+}
+
 /// A Perl program that puts a line into the input of each terminal that it can reach, as if somebody had
 /// typed it (`TIOCSTI`).
 const TYPE_FOR_OTHERS: &str = r"

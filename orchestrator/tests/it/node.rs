@@ -16,7 +16,7 @@ use std::{
     fs,
     net::Ipv4Addr,
     os::fd::AsFd,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     process::Stdio,
     thread,
@@ -36,6 +36,9 @@ use tokio::{
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The user `nobody`, an ordinary user that every system has.
+const NOBODY: u32 = 65_534;
 
 /// Starts a node. Skips the test if namespaces cannot be created.
 async fn start() -> Option<(Node, Child)> {
@@ -73,6 +76,7 @@ impl Host {
         let mut command = Command::new(env!("CARGO_BIN_EXE_testbed"));
         command.args(["node", "--name", "compute1", "--run", "1@h", "--remote", "192.0.2.9 1 192.0.2.1 22"]);
         command.kill_on_drop(true).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.env("SECRET_TOKEN", "of-root").env("TESTBED_TEST", "kept");
         // The process is in the namespace of the thread that starts it. That is this thread, and not one
         // for the purpose, because a node dies with the thread that has started it.
         let here = Namespace::current().unwrap();
@@ -170,6 +174,80 @@ async fn a_remote_node_does_not_count_the_time_for_which_it_stood_still() {
     // It must not use this time to end.
     time::sleep(Duration::from_secs(1)).await;
     node.round_trip().await.expect("the node lives on");
+}
+
+#[tokio::test]
+async fn what_a_node_starts_has_neither_the_callers_secrets_nor_the_hosts_network() {
+    let Some(host) = Host::new().await else { return };
+    let (node, _process) = host.start_node().await;
+    let output = async |program: &str, args: &[&str]| {
+        let args = args.iter().map(ToString::to_string).collect();
+        let spec = ProcessSpec { program: program.into(), args, ..ProcessSpec::default() };
+        let (lines, status) = node.spawn(spec).await.unwrap().end().await.unwrap();
+        assert!(status.is_success(), "{lines:?}");
+        lines
+    };
+    let variables = output("env", &[]).await;
+    let known = ["PATH", "HOME", "LC_ALL", "LD_LIBRARY_PATH", "QEMU_MODULE_DIR"];
+    for variable in &variables {
+        let (name, _) = variable.split_once('=').unwrap();
+        assert!(known.contains(&name) || name.starts_with("TESTBED_"), "{variables:?}");
+    }
+    assert!(variables.contains(&"TESTBED_TEST=kept".into()), "{variables:?}");
+    assert!(variables.contains(&"LC_ALL=C".into()), "{variables:?}");
+    let descriptors = output("ls", &["-l", "/proc/self/fd"]).await;
+    assert!(descriptors.iter().any(|line| line.contains(" 1 -> pipe:")), "{descriptors:?}");
+    assert!(!descriptors.iter().any(|line| line.contains("net:[")), "{descriptors:?}");
+}
+
+/// Runs a program as the user `nobody`, and returns whether it succeeds.
+async fn as_nobody(program: &str, args: &[&str]) -> bool {
+    let mut command = Command::new(program);
+    command.args(args).uid(NOBODY).gid(NOBODY).stderr(Stdio::null()).status().await.unwrap().success()
+}
+
+#[tokio::test]
+async fn only_a_socket_of_the_node_is_opened_to_the_group() {
+    if !geteuid().is_root() {
+        skipped::<()>("needs root and another user");
+        return;
+    }
+    let Some((node, _process)) = start().await else { return };
+    let parent = tempfile::tempdir().unwrap();
+    fs::set_permissions(parent.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+    let folder = node.create_folder(parent.path(), Some(NOBODY)).await.unwrap();
+    let [path, secret] = [folder.path().to_owned(), format!("{}/secret", parent.path().display())];
+    let [cpr, away] = [format!("{path}/cpr"), format!("{}/away", parent.path().display())];
+    fs::write(&secret, "secret").unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+    assert!(!folder.open_socket("cpr").await.unwrap(), "there is none");
+
+    // What another process of QEMU's user puts there.
+    let listening = std::os::unix::net::UnixListener::bind(format!("{secret}.socket")).unwrap();
+    let before = |path: &str| fs::symlink_metadata(path).map(|it| (it.mode(), it.uid(), it.gid())).unwrap();
+    let (file, socket) = (before(&secret), before(&format!("{secret}.socket")));
+    for target in [&secret, &format!("{secret}.socket")] {
+        assert!(as_nobody("ln", &["-s", target, &cpr]).await);
+        assert!(!folder.open_socket("cpr").await.unwrap(), "a link");
+        assert!(as_nobody("rm", &[&cpr]).await);
+    }
+    let bind = "use Socket; socket(S, PF_UNIX, SOCK_STREAM, 0); bind(S, sockaddr_un($ARGV[0])) or die";
+    assert!(as_nobody("perl", &["-e", bind, &cpr]).await);
+    assert!(!folder.open_socket("cpr").await.unwrap(), "the socket of another user");
+    assert!(as_nobody("rm", &[&cpr]).await);
+    assert_eq!((before(&secret), before(&format!("{secret}.socket"))), (file, socket));
+    drop(listening);
+
+    let _own = std::os::unix::net::UnixListener::bind(&cpr).unwrap();
+    let connect = "use Socket; socket(S, PF_UNIX, SOCK_STREAM, 0); connect(S, sockaddr_un($ARGV[0])) or die";
+    assert!(!as_nobody("perl", &["-e", connect, &cpr]).await, "it is not open yet");
+    assert!(folder.open_socket("cpr").await.unwrap());
+    assert!(as_nobody("perl", &["-e", connect, &cpr]).await);
+    // Neither the socket nor the folder can be exchanged.
+    assert!(!as_nobody("rm", &["-f", &cpr]).await);
+    assert!(!as_nobody("mv", &[&path, &away]).await);
+    folder.close().await.unwrap();
+    assert!(!fs::exists(&path).unwrap());
 }
 
 /// Describes a file with this content as uploaded.

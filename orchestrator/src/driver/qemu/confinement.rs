@@ -12,20 +12,20 @@ use super::{
 };
 use crate::{
     lab::Compute,
-    node::{Node, NodeError, protocol::Privilege},
+    node::{
+        Node, NodeError,
+        protocol::{Privilege, QEMU_USER},
+    },
 };
 use futures::future;
 use std::path::Path;
-
-/// The number of the user and of the group that QEMU becomes: those of `nobody`, which own no files.
-pub const USER: u32 = 65_534;
 
 /// What confines a QEMU process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Confinement {
     /// Whether QEMU's system calls are filtered.
     pub sandbox: bool,
-    /// How QEMU becomes the user [`USER`]; it stays the user of its node if absent.
+    /// How QEMU becomes the user [`QEMU_USER`]; it stays the user of its node if absent.
     pub user: Option<UserOption>,
 }
 
@@ -41,7 +41,7 @@ pub enum UserOption {
 impl Confinement {
     /// Returns the number of the user that QEMU becomes, if it becomes another one.
     pub(super) fn user_number(self) -> Option<u32> {
-        self.user.map(|_| USER)
+        self.user.map(|_| QEMU_USER)
     }
 
     /// Lets QEMU on this node be the destination of post-copy, which an unprivileged user may otherwise not.
@@ -69,7 +69,7 @@ impl Confinement {
                 format!("on,obsolete=deny,elevateprivileges={elevate},spawn={spawn},resourcecontrol=deny");
             arguments.extend(["-sandbox".into(), filter]);
         }
-        let user = format!("{USER}:{USER}");
+        let user = format!("{QEMU_USER}:{QEMU_USER}");
         match self.user {
             Some(UserOption::RunWith) => arguments.extend(["-run-with".into(), format!("user={user}")]),
             Some(UserOption::RunAs) => arguments.extend(["-runas".into(), user]),

@@ -6,7 +6,7 @@
 //! that of docs/devel/migration/CPR.rst.
 //!
 //! The nodes of a lab have networks of their own, but Unix sockets with a path connect them. The sockets are
-//! in a folder that only the user of both QEMUs can enter.
+//! in a folder that only the group of both QEMUs can enter, and root.
 
 use super::{Error, confinement::Confinement, disk::FOLDER, process::START_LIMIT};
 use crate::node::{self, Node, protocol::ProcessSpec};
@@ -82,18 +82,16 @@ impl CprTransfer {
 
     /// Waits until the destination listens at the socket of type `cpr`, and lets the source connect. The
     /// destination creates the socket before it becomes the user that both QEMUs are then.
-    pub(super) async fn open_socket(&self, destination: &Node) -> Result<(), Error> {
-        let socket = self.path().join(CPR).display().to_string();
+    pub(super) async fn open_socket(&self) -> Result<(), Error> {
+        let missing = || Error::NoSocket(self.path().join(CPR).display().to_string());
+        let folder = self.folder.as_ref().ok_or_else(missing)?;
         let opened = async {
-            loop {
-                let (_, status) = destination.run("chmod", &["0777", &socket]).await?;
-                if status.is_success() {
-                    return Ok(());
-                }
+            while !folder.open_socket(CPR).await? {
                 time::sleep(INTERVAL).await;
             }
+            Ok(())
         };
-        time::timeout(START_LIMIT, opened).await.unwrap_or(Err(Error::NoSocket(socket)))
+        time::timeout(START_LIMIT, opened).await.unwrap_or_else(|_| Err(missing()))
     }
 
     /// Returns the channels over which the source migrates.

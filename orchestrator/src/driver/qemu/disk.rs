@@ -5,7 +5,7 @@
 //! or tries a guest has a disk of zeros that keeps nothing: the guest does not use its disk until it is told
 //! to.
 
-use super::{image, machine::Role, process};
+use super::{confinement::Confinement, image, machine::Role, process};
 use crate::{
     lab::topology::STORAGE_CONTROLLER_ADDRESS,
     matrix::{CacheMode, ImageFormat, MirrorSync, Storage, StorageKind},
@@ -15,6 +15,7 @@ use crate::{
         protocol::{DiskName, disk_path},
     },
 };
+use serde_json::json;
 use std::{net::Ipv4Addr, path::Path};
 use units::Bytes;
 
@@ -63,7 +64,7 @@ pub enum Image {
     Inherited,
     /// On the lab's NFS server ([`crate::nfs`]) at this address.
     Nfs(Ipv4Addr),
-    /// In the file with this path, which both hosts have mounted.
+    /// In the file with this path, which both hosts have mounted. QEMU inherits it from its node, too.
     Mounted(String),
 }
 
@@ -93,23 +94,32 @@ impl Disk {
                 if discard { "unmap" } else { "ignore" },
             );
             let place = match image {
-                Image::Inherited => format!("driver=file,filename={}", disk_path(0)),
-                Image::Mounted(path) => format!("driver=file,filename={}", path.replace(',', ",,")),
+                Image::Inherited | Image::Mounted(_) => format!("driver=file,filename={}", disk_path(0)),
                 Image::Nfs(host) => {
                     format!("driver=nfs,server.type=inet,server.host={host},path={}", nfs::path())
                 }
             };
             let protocol = format!("{place},node-name={NODE}-file,{options}");
-            let mut format = format!("driver={},node-name={NODE},file={NODE}-file,{options}", format.name());
+            let name = format.name();
+            let mut above = format!("driver={name},node-name={NODE},file={NODE}-file,{options}");
             if has_base {
                 let base = format!(
                     "driver=raw,node-name={NODE}-base,read-only=on,file.driver=file,file.filename={}",
                     disk_path(1)
                 );
-                format = format!("{format},backing={NODE}-base");
+                above = format!("{above},backing={NODE}-base");
                 arguments.extend(["-blockdev".into(), base]);
+            } else if format == ImageFormat::Qcow2 {
+                // Whatever the image says that is below it. Only JSON can say that nothing is.
+                let cache = json!({ "direct": cache.is_direct(), "no-flush": cache.ignores_flushes() });
+                let file = format!("{NODE}-file");
+                above = json!({
+                    "driver": name, "node-name": NODE, "file": file, "backing": null, "cache": cache,
+                    "discard": if discard { "unmap" } else { "ignore" },
+                })
+                .to_string();
             }
-            arguments.extend(["-blockdev".into(), protocol, "-blockdev".into(), format]);
+            arguments.extend(["-blockdev".into(), protocol, "-blockdev".into(), above]);
         } else {
             let zeros =
                 format!("driver=null-co,node-name={NODE},size={size},read-zeroes=on", size = size.get());
@@ -130,24 +140,27 @@ fn keeps(role: Role) -> bool {
     }
 }
 
-/// Creates the files of the disk that a QEMU in this role inherits from its node, in the order of
+/// Creates or opens the files of the disk that a QEMU in this role inherits from its node, in the order of
 /// [`disk_path`]. `written` is the part that has been written beforehand, at the source.
 pub(super) async fn create_for(
     node: &Node,
     role: Role,
     disk: &Disk,
     written: Bytes,
+    confinement: Confinement,
 ) -> Result<Vec<node::Disk>, Error> {
-    if disk.image != Image::Inherited || !keeps(role) {
-        return Ok(Vec::new());
+    match &disk.image {
+        Image::Inherited if keeps(role) => {}
+        Image::Mounted(path) if keeps(role) => return Ok(vec![node.open_disk(path).await?]),
+        Image::Inherited | Image::Mounted(_) | Image::Nfs(_) => return Ok(Vec::new()),
     }
     if disk.has_base {
         let (folder, name) = place(None);
         let base = node.create_disk(folder, name, disk.size, written).await?;
-        return Ok(vec![create(node, None, disk, Bytes::ZERO).await?, base]);
+        return Ok(vec![create(node, None, disk, Bytes::ZERO, confinement).await?, base]);
     }
     let written = if role == Role::Source { written } else { Bytes::ZERO };
-    Ok(vec![create(node, None, disk, written).await?])
+    Ok(vec![create(node, None, disk, written, confinement).await?])
 }
 
 /// Returns the folder for a file, and whether it gets a name there: one that other hosts open has a name in
@@ -157,12 +170,13 @@ pub fn place(shared: Option<&Path>) -> (&Path, DiskName) {
 }
 
 /// Creates a disk on a node, in its format, in the folder that all hosts share or on the node's host alone.
-/// `written` is the part that has been written beforehand.
+/// `written` is the part that has been written beforehand. A QEMU that writes the image is confined like this.
 pub async fn create(
     node: &Node,
     shared: Option<&Path>,
     disk: &Disk,
     written: Bytes,
+    confinement: Confinement,
 ) -> Result<node::Disk, Error> {
     let (folder, name) = place(shared);
     let create = async |size, written| node.create_disk(folder, name, size, written).await;
@@ -171,7 +185,7 @@ pub async fn create(
     }
     let content = if written.is_zero() { None } else { Some(create(disk.size, written).await?) };
     let image = create(Bytes::ZERO, Bytes::ZERO).await?;
-    image::format(node, &image, disk.size, content.as_ref()).await?;
+    image::format(node, &image, disk.size, content.as_ref(), confinement).await?;
     Ok(image)
 }
 
@@ -207,6 +221,16 @@ mod tests {
              discard=ignore"
         );
         assert_eq!(destination, source);
+        let mounted = Disk { image: Image::Mounted("/images/disk".into()), ..disk.clone() };
+        assert_eq!(mounted.arguments(Role::Source), source, "it is inherited, too");
+        let qcow2 = Disk { format: ImageFormat::Qcow2, ..disk };
+        let above = &qcow2.arguments(Role::Source)[3];
+        let above: serde_json::Value = serde_json::from_str(above).unwrap();
+        let expected = json!({
+            "driver": "qcow2", "node-name": "disk", "file": "disk-file", "backing": null,
+            "cache": { "direct": true, "no-flush": false }, "discard": "ignore",
+        });
+        assert_eq!(above, expected);
         assert_eq!(Disk::of(&Storage::default()), None);
     }
 

@@ -229,7 +229,10 @@ impl PairSpec<'_> {
             Role::Destination | Role::IncomingTrial => self.destination,
         };
         let disks = match &self.machine.disk {
-            Some(disk) => disk::create_for(&compute.node, role, disk, self.storage.written).await?,
+            Some(disk) => {
+                let confinement = self.machine.confinement;
+                disk::create_for(&compute.node, role, disk, self.storage.written, confinement).await?
+            }
             None => Vec::new(),
         };
         let log = self.folder.join(format!("{}.log", role.name()));
@@ -317,7 +320,7 @@ impl Driver for Pair<'_> {
         let source = self.connections_to(End::Source)?;
         if let Way::Cpr(cpr) = &self.way {
             // The destination is told once it can be.
-            cpr.open_socket(&self.spec.destination.node).await?;
+            cpr.open_socket().await?;
             return Ok(configure(source, told).await?);
         }
         let destination = self.connections_to(End::Destination)?;

@@ -8,15 +8,21 @@
 //! folder of sockets, which a node keeps like a disk.
 
 use super::isolate::RUN_DIR;
-use crate::node::protocol::{self, CreatedDisk, DiskName, DiskUsage};
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use crate::node::protocol::{self, CreatedDisk, DiskName, DiskUsage, QEMU_USER};
+use libc::{O_NOFOLLOW, O_NONBLOCK};
+use nix::{
+    errno::Errno,
+    fcntl::{AtFlags, FcntlArg, FdFlag, OFlag, fcntl, openat},
+    sys::stat::Mode,
+    unistd::{Gid, fchownat, geteuid},
+};
 use std::{
     collections::HashMap,
     fs::{self, File, Permissions},
     io,
     os::{
         fd::{AsRawFd, OwnedFd},
-        unix::fs::{MetadataExt, PermissionsExt, chown, symlink},
+        unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown, symlink},
     },
     path::Path,
     sync::Mutex,
@@ -42,25 +48,76 @@ enum Held {
     Unnamed(File),
     /// Removed when dropped.
     Named(NamedTempFile),
+    Folder(Folder),
+}
+
+/// A folder for sockets.
+#[derive(Debug)]
+struct Folder {
     /// Removed when dropped, with all that is in it.
-    Folder(TempDir),
+    path: TempDir,
+    /// The folder itself, whatever is at its path by now.
+    opened: File,
+    /// The group that may use it, if it is not only for this user.
+    group: Option<u32>,
+}
+
+impl Folder {
+    fn create(parent: &Path, group: Option<u32>) -> io::Result<Self> {
+        let own = Permissions::from_mode(0o700);
+        let path = tempfile::Builder::new().prefix(PREFIX).permissions(own).tempdir_in(parent)?;
+        let opened = File::open(path.path())?;
+        if group.is_some() {
+            // The group may add files, but neither replace nor remove those of this user, nor the folder.
+            fchown(&opened, None, group)?;
+            opened.set_permissions(Permissions::from_mode(0o1770))?;
+        }
+        Ok(Self { path, opened, group })
+    }
+
+    /// Lets the group connect to a socket of this user in the folder. Returns whether it is there.
+    ///
+    /// The group may have put something else at its path, which must not be changed.
+    fn open_socket(&self, name: &str) -> io::Result<bool> {
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let found: OwnedFd = match openat(&self.opened, name, flags, Mode::empty()) {
+            Err(Errno::ENOENT) => return Ok(false),
+            found => found?,
+        };
+        let found = File::from(found);
+        let metadata = found.metadata()?;
+        let is_own = (metadata.uid(), metadata.nlink()) == (geteuid().as_raw(), 1);
+        if !metadata.file_type().is_socket() || !is_own {
+            return Ok(false);
+        }
+        if let Some(group) = self.group {
+            fchownat(&found, "", None, Some(Gid::from_raw(group)), AtFlags::AT_EMPTY_PATH)?;
+            let path = format!("/proc/self/fd/{}", found.as_raw_fd());
+            fs::set_permissions(path, Permissions::from_mode(0o660))?;
+        }
+        Ok(true)
+    }
 }
 
 impl Held {
     fn create(folder: &Path, name: DiskName) -> io::Result<Self> {
-        // A process that has inherited it as another user may open it anew. Nobody else can reach a file
-        // without a name.
-        let permissions = Permissions::from_mode(0o666);
+        // A process that has inherited it as another user may open it anew.
+        let to_all = Permissions::from_mode(0o666);
         match name {
             DiskName::Unnamed => {
+                // Nobody else can reach a file without a name.
                 let file = tempfile::tempfile_in(folder)?;
-                file.set_permissions(permissions)?;
+                file.set_permissions(to_all)?;
                 Ok(Self::Unnamed(file))
             }
             DiskName::Named => {
                 remove_old(folder, SystemTime::now());
                 let file = tempfile::Builder::new().prefix(PREFIX).tempfile_in(folder)?;
-                file.as_file().set_permissions(permissions)?;
+                // Fails if the server takes root for another user, and unless this is root.
+                let _ = fchown(file.as_file(), Some(QEMU_USER), Some(QEMU_USER));
+                if file.as_file().metadata()?.uid() != QEMU_USER {
+                    file.as_file().set_permissions(to_all)?;
+                }
                 Ok(Self::Named(file))
             }
         }
@@ -76,18 +133,25 @@ impl Held {
     }
 }
 
-/// Removes the disks from a folder that nodes have left there which were killed.
+/// Removes the disks from a folder that nodes have left there which were killed. What others have put there,
+/// however it is called, stays: it may be large.
 fn remove_old(folder: &Path, now: SystemTime) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
         let is_disk = entry.file_name().to_string_lossy().starts_with(PREFIX);
-        let written = entry.metadata().and_then(|metadata| metadata.modified());
-        let age = written.ok().and_then(|written| now.duration_since(written).ok());
-        if is_disk && age.is_some_and(|age| age > KEEP) {
-            // What cannot be removed only wastes space.
-            let path = entry.path();
-            let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir_all(path));
+        let Ok(metadata) = entry.metadata() else { continue };
+        let written = metadata.modified().ok().and_then(|written| now.duration_since(written).ok());
+        if !is_disk || written.is_none_or(|age| age <= KEEP) {
+            continue;
         }
+        let (user, owner) = (geteuid(), metadata.uid());
+        let (own, of_qemu) = (owner == user.as_raw(), user.is_root() && owner == QEMU_USER);
+        // What cannot be removed only wastes space.
+        let _ = match metadata.is_dir() {
+            true if own => fs::remove_dir_all(entry.path()),
+            false if own || of_qemu => fs::remove_file(entry.path()),
+            _ => Ok(()),
+        };
     }
 }
 
@@ -117,39 +181,59 @@ impl Disks {
         let path = match &held {
             Held::Named(file) => file.path().display().to_string(),
             Held::Unnamed(file) => path_to(file)?,
-            Held::Folder(folder) => folder.path().display().to_string(),
+            Held::Folder(folder) => folder.path.path().display().to_string(),
         };
         Ok(self.keep(number, held, path))
     }
 
     /// Opens a disk of another node, and keeps it under this number.
+    ///
+    /// Others may be able to write to its folder, or even to the file. So links and what is no file are
+    /// refused, and an image that names further files.
     pub(super) fn open(&self, number: u64, path: &Path) -> io::Result<CreatedDisk> {
-        let file = File::options().read(true).write(true).open(path).map_err(|error| {
+        // What a process has open is a link in `/proc`, where nobody else can put one.
+        let follow = if path.starts_with("/proc") { 0 } else { O_NOFOLLOW };
+        let open = || {
+            let mut options = File::options();
+            let file = options.read(true).write(true).custom_flags(follow | O_NONBLOCK).open(path)?;
+            if !file.metadata()?.is_file() {
+                return Err(io::Error::other("it is not a regular file"));
+            }
+            if names_other_files(&file)? {
+                return Err(io::Error::other("it is an image that names other files"));
+            }
+            Ok(file)
+        };
+        let file = open().map_err(|error: io::Error| {
             io::Error::new(error.kind(), format!("cannot open the file {}: {error}", path.display()))
         })?;
         let path = path_to(&file)?;
         Ok(self.keep(number, Held::Unnamed(file), path))
     }
 
-    /// Creates a folder with this number below another one. Only this user can enter it.
+    /// Creates a folder with this number below another one. Only this user can enter it, and a group, which
+    /// can add files.
     pub(super) fn create_folder(
         &self,
         number: u64,
         folder: &Path,
-        user: Option<u32>,
+        group: Option<u32>,
     ) -> io::Result<CreatedDisk> {
-        let create = || {
-            remove_old(folder, SystemTime::now());
-            let own = Permissions::from_mode(0o700);
-            let created = tempfile::Builder::new().prefix(PREFIX).permissions(own).tempdir_in(folder)?;
-            chown(created.path(), user, user)?;
-            Ok(created)
-        };
-        let created = create().map_err(|error: io::Error| {
+        remove_old(folder, SystemTime::now());
+        let created = Folder::create(folder, group).map_err(|error| {
             io::Error::new(error.kind(), format!("cannot create a folder in {}: {error}", folder.display()))
         })?;
-        let path = created.path().display().to_string();
+        let path = created.path.path().display().to_string();
         Ok(self.keep(number, Held::Folder(created), path))
+    }
+
+    /// Lets the group of a folder connect to a socket in it that this user has created. Returns whether the
+    /// socket is there.
+    pub(super) fn open_socket(&self, folder: u64, name: &str) -> io::Result<bool> {
+        match self.0.lock().unwrap().get(&folder) {
+            Some(Held::Folder(folder)) => folder.open_socket(name),
+            _ => Err(io::Error::other("there is no such folder")),
+        }
     }
 
     fn keep(&self, number: u64, held: Held, path: String) -> CreatedDisk {
@@ -197,6 +281,22 @@ pub(super) fn link(number: u64, descriptor: &OwnedFd) -> io::Result<()> {
     let path = Path::new(RUN_DIR).join(protocol::file_path(number));
     let _ = fs::remove_file(&path);
     symlink(format!("/proc/self/fd/{}", descriptor.as_raw_fd()), path)
+}
+
+/// Returns whether a file is an image in QEMU's format qcow2 that names a file below it, or one with its
+/// data. QEMU would open those too.
+fn names_other_files(file: &File) -> io::Result<bool> {
+    // The header, in big-endian order: the magic number, the version, the offset of the name of the file
+    // below, and from version 3 on at byte 72 the features that a program has to know.
+    const EXTERNAL_DATA: u64 = 1 << 2;
+    let mut header = [0; 80];
+    match file.read_exact_at(&mut header, 0) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+        read => read?,
+    }
+    let number = |at: usize| header[at..at + 8].iter().fold(0, |all, byte| all << 8 | u64::from(*byte));
+    let (is_image, version) = (header.starts_with(b"QFI\xfb"), number(0) as u32);
+    Ok(is_image && (number(8) != 0 || version >= 3 && number(72) & EXTERNAL_DATA != 0))
 }
 
 /// Returns a path to an open file for other processes.
@@ -253,7 +353,10 @@ mod tests {
         };
         let (first, second) = (created(1).unwrap(), created(2).unwrap());
         let metadata = fs::metadata(&first.path).unwrap();
-        assert_eq!((metadata.len(), metadata.mode() & 0o777), (1 << 20, 0o666));
+        let (mode, owner) =
+            if geteuid().is_root() { (0o600, QEMU_USER) } else { (0o666, geteuid().as_raw()) };
+        let found = (metadata.len(), metadata.mode() & 0o777, metadata.uid());
+        assert_eq!(found, (1 << 20, mode, owner));
         disks.close(1);
         assert!(!fs::exists(&first.path).unwrap() && fs::exists(&second.path).unwrap());
         disks.close_all();
@@ -261,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_that_a_node_left_behind_is_removed_after_a_day() {
+    fn only_a_disk_that_a_node_left_behind_is_removed_after_a_day() {
         let folder = tempfile::tempdir().unwrap();
         for name in [".testbed-disk.a1B2c3", "bzImage"] {
             fs::write(folder.path().join(name), name).unwrap();
@@ -273,6 +376,20 @@ mod tests {
         remove_old(folder.path(), SystemTime::now() + KEEP + Duration::from_secs(60));
         assert_eq!(names(), 1);
         assert!(folder.path().join("bzImage").exists());
+        if !geteuid().is_root() {
+            return println!("skipped: needs root, for files of other users");
+        }
+        let names = [".testbed-disk.qemu", ".testbed-disk.theirs", ".testbed-disk.tree"];
+        let [qemu, theirs, tree] = names.map(|name| folder.path().join(name));
+        fs::create_dir_all(tree.join("of/theirs")).unwrap();
+        for (path, owner) in [(&qemu, QEMU_USER), (&theirs, 4711), (&tree, QEMU_USER)] {
+            if path != &tree {
+                fs::write(path, "").unwrap();
+            }
+            fchown(File::open(path).unwrap(), Some(owner), None).unwrap();
+        }
+        remove_old(folder.path(), SystemTime::now() + KEEP + Duration::from_secs(60));
+        assert!(!qemu.exists() && theirs.exists() && tree.join("of/theirs").exists());
     }
 
     #[test]
@@ -288,6 +405,36 @@ mod tests {
         assert_eq!(bytes, (1 << 20) + 8192);
         assert!((8192..1 << 20).contains(&allocated_bytes), "{allocated_bytes}");
         assert!(there.usage(1).is_err());
+    }
+
+    #[test]
+    fn a_link_or_an_image_that_names_other_files_is_not_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let disks = Disks::default();
+        let [secret, file, link, pipe] = ["secret", "file", "link", "pipe"].map(|at| folder.path().join(at));
+        fs::write(&secret, "secret").unwrap();
+        symlink(&secret, &link).unwrap();
+        nix::unistd::mkfifo(&pipe, Mode::S_IRWXU).unwrap();
+        for (path, reason) in [(&link, "symbolic links"), (&pipe, "it is not a regular file")] {
+            let error = disks.open(1, path).unwrap_err().to_string();
+            assert!(error.starts_with("cannot open the file ") && error.contains(reason), "{error}");
+        }
+        let image = |version: u32, below: u64, features: u64| {
+            let mut header = vec![0; 104];
+            header[..4].copy_from_slice(b"QFI\xfb");
+            header[4..8].copy_from_slice(&version.to_be_bytes());
+            header[8..16].copy_from_slice(&below.to_be_bytes());
+            header[72..80].copy_from_slice(&features.to_be_bytes());
+            fs::write(&file, header).unwrap();
+            disks.open(1, &file).map_err(|error| error.to_string())
+        };
+        for (version, below, features) in [(3, 0, 0), (3, 0, 0b11), (2, 0, 0b100)] {
+            image(version, below, features).unwrap();
+        }
+        for (version, below, features) in [(2, 512, 0), (3, 512, 0), (3, 0, 0b100), (4, 0, 0b101)] {
+            let error = image(version, below, features).unwrap_err();
+            assert!(error.ends_with("it is an image that names other files"), "{error}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! over some of the host's interfaces, but none that carries its SSH session ([`netem::routes`]).
 
 use super::parent::Unusable;
+use crate::sys;
 use netem::{Namespace, Netlink, routes::Connection};
 use nix::{
     errno::Errno,
@@ -61,9 +62,10 @@ fn session(connection: &str) -> Option<Connection> {
 
 impl HostNetwork {
     /// Opens the namespace that [`inheritable_network`] opened in the parent process under this descriptor
-    /// number. `connection` is the value of `SSH_CONNECTION`.
+    /// number. Call it once. `connection` is the value of `SSH_CONNECTION`.
     pub fn open(descriptor: i32, connection: &str) -> io::Result<Self> {
-        let network = File::open(format!("/proc/self/fd/{descriptor}"))?;
+        // Nothing that this process starts inherits it.
+        let network = File::from(sys::inherited(descriptor)?);
         Ok(Self { network: network.into(), session: session(connection) })
     }
 

@@ -23,6 +23,10 @@ use std::{
     },
 };
 
+/// The maximum length of a command line that is read, in bytes, and of other texts about a process. A process
+/// can make its own as long as its memory.
+const MAX_TEXT_BYTES: u64 = 64 << 10;
+
 /// The maximum length of the name of a node, or of a host in the name of a run.
 const MAX_NAME_LENGTH: usize = 64;
 
@@ -91,9 +95,22 @@ fn is_name(text: &str) -> bool {
     (1..=MAX_NAME_LENGTH).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// Splits the content of `/proc/PID/cmdline`. Returns `None` for kernel threads, and for processes that are
-/// exiting: the kernel frees their memory, which contains the arguments, before their namespaces.
-pub fn split_arguments(line: &[u8]) -> Option<Vec<String>> {
+/// Reads the words of a process's command line. Returns `None` for a long one, of more than 64 KiB, for
+/// kernel threads, and for processes that are exiting: the kernel frees their memory, which contains the
+/// arguments, before their namespaces.
+pub fn command_line(pid: u32) -> Option<Vec<String>> {
+    split_arguments(&read_limited(File::open(format!("/proc/{pid}/cmdline")).ok()?)?)
+}
+
+/// Reads a text about a process. Returns `None` if it is too long.
+fn read_limited(file: File) -> Option<Vec<u8>> {
+    let mut content = Vec::new();
+    file.take(MAX_TEXT_BYTES + 1).read_to_end(&mut content).ok()?;
+    (content.len() as u64 <= MAX_TEXT_BYTES).then_some(content)
+}
+
+/// Splits the content of `/proc/PID/cmdline`.
+fn split_arguments(line: &[u8]) -> Option<Vec<String>> {
     let line = line.strip_suffix(b"\0")?;
     Some(line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect())
 }
@@ -149,9 +166,7 @@ impl HeldProcess {
     }
 
     fn read(&self, name: &str) -> Option<Vec<u8>> {
-        let mut content = Vec::new();
-        self.file(name).ok()?.read_to_end(&mut content).ok()?;
-        Some(content)
+        read_limited(self.file(name).ok()?)
     }
 
     /// Reads what the arguments of the process say, if they are those of a node's serving process.
@@ -267,7 +282,11 @@ fn have_same_content(a: &mut File, b: &mut File) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::Command;
+    use std::{
+        io::Write,
+        os::unix::process::CommandExt,
+        process::{Command, Stdio},
+    };
 
     fn parse(line: &str) -> Option<NodeArguments> {
         NodeArguments::parse(&line.split(' ').map(ToString::to_string).collect::<Vec<_>>())
@@ -317,6 +336,29 @@ mod tests {
         assert_eq!(held.status(), None);
         assert!(matches!(held.check("compute1", "7"), Err(Error::Gone(_))));
         assert!(HeldProcess::open(child.id()).is_err());
+    }
+
+    #[test]
+    fn a_process_with_a_huge_command_line_is_no_node() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("node"), "echo there; read never").unwrap();
+        let read = |more: &[String]| {
+            let mut command = Command::new("sh");
+            command.arg0("testbed").args(["node", "--inside", "root", "--name", "compute1", "--run", "7"]);
+            let command = command.args(more).current_dir(&folder);
+            let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+            child.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
+            let held = HeldProcess::open(child.id()).unwrap();
+            let found = (command_line(child.id()).map(|words| words.len()), held.arguments().is_some());
+            child.stdin.take().unwrap().write_all(b"\n").unwrap();
+            child.wait().unwrap();
+            found
+        };
+        assert_eq!(read(&[]), (Some(8), true));
+        // The kernel takes 128 KiB in one argument.
+        assert_eq!(read(&["x".repeat(60 << 10)]), (Some(9), true));
+        assert_eq!(read(&["x".repeat(64 << 10)]), (None, false));
+        assert_eq!(read(&vec!["x".repeat(100 << 10); 10]), (None, false));
     }
 
     #[test]

@@ -40,7 +40,8 @@ use serde::Serialize;
 use serde_json::Value;
 use std::{
     collections::{BTreeSet, HashMap},
-    ffi::CStr,
+    env,
+    ffi::{CStr, OsStr},
     fs::{self, File},
     io, mem,
     net::Ipv4Addr,
@@ -80,6 +81,10 @@ pub const READY: &CStr = c"testbed-ready";
 /// The `oom_score_adj` of processes that a node starts. The kernel kills the process with the highest score
 /// first; 500 stand for half of the memory.
 const OOM_SCORE: &str = "500";
+
+/// The variables of the orchestrator's environment that processes get which a node starts, beside those that
+/// begin with `TESTBED_`. The others may have secrets, which a guest that takes over its QEMU could read.
+const KEPT_VARIABLES: [&str; 4] = ["PATH", "HOME", "LD_LIBRARY_PATH", "QEMU_MODULE_DIR"];
 
 /// The longest that killed processes are waited for; one with much memory takes some tenths of a second.
 const STRAY_LIMIT: Duration = Duration::from_secs(5);
@@ -255,9 +260,12 @@ impl Server {
             }
             Call::OpenDisk { path } => json(self.disks.open(self.next_number(), Path::new(&path))?),
             Call::DiskUsage { disk } => json(self.disks.usage(disk)?),
-            Call::CreateFolder { folder, user } => {
-                json(self.disks.create_folder(self.next_number(), Path::new(&folder), user)?)
+            Call::CreateFolder { folder, group } => {
+                let (server, number) = (Arc::clone(self), self.next_number());
+                let create = move || server.disks.create_folder(number, Path::new(&folder), group);
+                json(task::spawn_blocking(create).await??)
             }
+            Call::OpenSocket { folder, name } => json(self.disks.open_socket(folder, &name)?),
             Call::CloseDisk { disk } => {
                 self.disks.close(disk);
                 json(())
@@ -381,6 +389,8 @@ impl Server {
     fn start(self: &Arc<Self>, command: &mut Command, frames: Option<FrameRelay>) -> io::Result<u64> {
         command
             .current_dir(RUN_DIR)
+            .env_clear()
+            .envs(env::vars_os().filter(|(name, _)| is_kept(name)))
             // The reasons that it gives are compared with known ones.
             .env("LC_ALL", "C")
             .stdout(Stdio::piped())
@@ -555,6 +565,11 @@ pub async fn facts(privilege: Privilege) -> Result<Facts, Box<dyn std::error::Er
         features: netem::kernel::supported().await?.iter().map(ToString::to_string).collect(),
         no_emulator: userspace::supported().err().map(|error| error.to_string()),
     })
+}
+
+/// Returns whether processes that a node starts get a variable of this name.
+fn is_kept(name: &OsStr) -> bool {
+    name.to_str().is_some_and(|name| KEPT_VARIABLES.contains(&name) || name.starts_with("TESTBED_"))
 }
 
 /// Who ended a process.

@@ -46,6 +46,10 @@ const KEPT_VARIABLES: [&str; 3] = ["LANG", "SHELL", "TERM"];
 /// The maximum number of bytes to pass on at once, in each direction.
 const CHUNK: usize = 4096;
 
+/// How much of what a program's terminal has is shown after its end, in bytes. The kernel keeps less of what
+/// the program itself has written; more comes from others that it has left behind.
+const REST: usize = 64 << 10;
+
 /// Runs a command in a session of its own and waits until it exits. With `owner`, it runs as that user, in a
 /// clean environment and in `/`. Returns its exit code; a signal that ends the session counts as its exit.
 ///
@@ -231,6 +235,8 @@ struct Relay {
     typed: Vec<u8>,
     /// What the program has written, and the terminal does not show yet.
     shown: Vec<u8>,
+    /// The number of bytes that have been read from the program's terminal.
+    read: usize,
     /// Whether no process has the program's end open any more.
     closed: bool,
 }
@@ -246,7 +252,7 @@ impl Drop for Relay {
 impl Relay {
     fn new(caller: CallerTerminal, master: OwnedFd) -> Self {
         let mut relay =
-            Self { caller, master, raw: false, typed: Vec::new(), shown: Vec::new(), closed: false };
+            Self { caller, master, raw: false, typed: Vec::new(), shown: Vec::new(), read: 0, closed: false };
         relay.take_terminal();
         if !relay.raw {
             // The caller's terminal turns line feeds into new lines already.
@@ -307,7 +313,10 @@ impl Relay {
         if self.shown.is_empty() && !self.closed {
             match unistd::read(&self.master, &mut chunk) {
                 Ok(0) => self.closed = true,
-                Ok(count) => self.shown.extend_from_slice(&chunk[..count]),
+                Ok(count) => {
+                    self.read += count;
+                    self.shown.extend_from_slice(&chunk[..count]);
+                }
                 Err(Errno::EAGAIN | Errno::EINTR) => {}
                 Err(_all_processes_have_closed_it) => self.closed = true,
             }
@@ -413,26 +422,59 @@ impl Session {
         Ok(SIGNAL_BASE + signal as u8)
     }
 
-    /// Shows what the program has written before it exited, unless a signal ends this process.
+    /// Shows what the program has written before it exited, unless a signal ends this process. Processes that
+    /// it has left behind may write without end.
     fn show_rest(&mut self) -> io::Result<()> {
         let Some(relay) = &mut self.relay else { return Ok(()) };
+        let enough = relay.read + REST;
         loop {
             let mut rest = [PollFd::new(relay.master.as_fd(), PollFlags::POLLIN)];
-            let is_rest = !relay.closed && poll(&mut rest, PollTimeout::ZERO) == Ok(1);
+            let is_rest = !relay.closed && relay.read < enough && poll(&mut rest, PollTimeout::ZERO) == Ok(1);
             if (!is_rest && relay.shown.is_empty()) || relay.pass_on() {
                 return Ok(());
             }
-            if relay.shown.is_empty() {
-                continue;
+            if !relay.shown.is_empty() {
+                let screen = PollFd::new(relay.caller.screen.as_fd(), PollFlags::POLLOUT);
+                let signals = PollFd::new(self.signals.as_fd(), PollFlags::POLLIN);
+                let _ = poll(&mut [screen, signals], PollTimeout::NONE);
             }
-            let screen = PollFd::new(relay.caller.screen.as_fd(), PollFlags::POLLOUT);
-            let signals = PollFd::new(self.signals.as_fd(), PollFlags::POLLIN);
-            let _ = poll(&mut [screen, signals], PollTimeout::NONE);
             while let Some(signal) = self.signals.read_signal()? {
-                if [libc::SIGTERM, libc::SIGHUP].contains(&signal.ssi_signo.cast_signed()) {
+                let ends = [libc::SIGTERM, libc::SIGHUP, libc::SIGINT, libc::SIGQUIT];
+                if ends.contains(&signal.ssi_signo.cast_signed()) {
                     return Ok(());
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::fcntl::FdFlag;
+    use std::{fs::File, thread};
+
+    #[test]
+    fn what_a_program_leaves_behind_does_not_hold_the_terminal() {
+        let open = || openpty(None::<&Winsize>, None::<&Termios>).unwrap();
+        let (caller, own) = (open(), open());
+        // Or the program itself would keep its terminal open.
+        for end in [&caller.master, &caller.slave, &own.master, &own.slave] {
+            fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).unwrap();
+        }
+        fcntl(&own.master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", "while echo endless; do :; done & exit 7"]).stdin(Stdio::null());
+        let child = command.stdout(own.slave).stderr(Stdio::null()).spawn().unwrap();
+        // The program's end is open only there.
+        drop(command);
+        let mut screen = File::from(caller.master);
+        thread::spawn(move || io::copy(&mut screen, &mut io::sink()));
+        let settings = TerminalSettings::of(caller.slave.as_fd()).unwrap();
+        let caller = CallerTerminal { input: None, screen: caller.slave, settings };
+        let relay = Some(Relay::new(caller, own.master));
+        let session = Session { child, signals: signals().unwrap(), relay };
+        // It returns at all.
+        assert_eq!(session.wait().unwrap(), 7);
     }
 }
