@@ -68,7 +68,7 @@ impl Cpus {
             let _ = stdin.as_mut().map(|stdin| writeln!(stdin, "{question}"));
         }
         let answers = Self::read(BufReader::new(qemu.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?), kvm);
-        // The command `quit` would end QEMU at once and lose answers that are still to be written.
+        // The command `quit` would end QEMU immediately and lose answers that are still to be written.
         qemu.kill()?;
         let output = qemu.wait_with_output()?;
         answers.map_err(|error| {

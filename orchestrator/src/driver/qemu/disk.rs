@@ -2,8 +2,8 @@
 //!
 //! The device is the same in every QEMU, or the guest could not migrate. What differs is what is behind it.
 //! The source and the destination each inherit a file; see [`crate::node::server::serve`]. A QEMU that boots
-//! or tries a guest has a disk of zeros that keeps nothing: the guest does not use its disk until it is told
-//! to.
+//! or tries a guest has a disk of zeros that keeps nothing: the guest does not use its disk before it is
+//! asked to.
 
 use super::{image, machine::Role, process};
 use crate::{
@@ -21,7 +21,7 @@ use units::Bytes;
 /// The name of the block node that the guest's disk reads and writes.
 pub const NODE: &str = "disk";
 
-/// The folder for disks on each host, the customary one for large files that are not needed for long.
+/// The folder for disks on each host, the usual place for large files that are not needed for long.
 pub const FOLDER: &str = "/var/tmp";
 
 /// An error creating a disk.
@@ -33,7 +33,7 @@ pub enum Error {
     /// The QEMU that writes the image did not answer.
     #[error("QEMU could not write the disk's image: {0}")]
     Monitor(#[from] process::Error),
-    /// The QEMU that writes the image has given this reason for a failure.
+    /// The QEMU that writes the image has failed, for this reason.
     #[error("QEMU could not write the disk's image: {0}")]
     Image(String),
 }
@@ -49,8 +49,7 @@ pub struct Disk {
     pub cache: CacheMode,
     /// Whether the guest can discard blocks.
     pub discard: bool,
-    /// Whether what has been written beforehand is in an image of its own, below the image that the guest
-    /// writes to.
+    /// Whether data written beforehand is in an image of its own, below the image that the guest writes to.
     pub has_base: bool,
     /// Where the image is.
     pub image: Image,
@@ -131,7 +130,7 @@ fn keeps(role: Role) -> bool {
 }
 
 /// Creates the files of the disk that a QEMU in this role inherits from its node, in the order of
-/// [`disk_path`]. `written` is the part that has been written beforehand, at the source.
+/// [`disk_path`]. `written` is the amount of data written beforehand, at the source.
 pub(super) async fn create_for(
     node: &Node,
     role: Role,
@@ -149,7 +148,7 @@ pub(super) async fn create_for(
     Ok(vec![create(node, disk, written).await?])
 }
 
-/// Creates a disk on a node, in its format. `written` is the part that has been written beforehand.
+/// Creates a disk on a node, in its format. `written` is the amount of data written beforehand.
 pub async fn create(node: &Node, disk: &Disk, written: Bytes) -> Result<node::Disk, Error> {
     let create = async |size, written| Ok(node.create_disk(Path::new(FOLDER), size, written).await?);
     create_by(node, disk, written, create).await
@@ -161,7 +160,7 @@ pub async fn create_in(folder: &Path, node: &Node, disk: &Disk, written: Bytes) 
     create_by(node, disk, written, create).await
 }
 
-/// Creates a disk from files that `create` creates, with their size and the part of them that is written.
+/// Creates a disk from files that `create` creates, with their size and the amount of data in them.
 async fn create_by(
     node: &Node,
     disk: &Disk,

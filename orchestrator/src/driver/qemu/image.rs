@@ -1,7 +1,7 @@
 //! Writes disk images in QEMU's own format.
 //!
-//! A QEMU without a machine does it, by jobs. It is the QEMU that will use the image, so no further program
-//! has to be installed on the hosts.
+//! This is done by jobs of a QEMU without a machine. It is the QEMU that will use the image, so no further
+//! program has to be installed on the hosts.
 
 use super::{
     disk::Error,
@@ -27,8 +27,8 @@ const MONITOR: &str = "image-monitor";
 /// The interval at which QEMU is asked whether a job has ended.
 const INTERVAL: Duration = Duration::from_millis(10);
 
-/// Makes an empty file an image of format qcow2, of a disk of this size. With `content`, a raw image of the
-/// same size, the disk holds what is in there; otherwise zeros.
+/// Turns an empty file into a qcow2 image of a disk of this size. With `content`, a raw image of the same
+/// size, the disk holds its data; otherwise zeros.
 pub(super) async fn format(
     node: &Node,
     image: &node::Disk,
@@ -60,12 +60,12 @@ pub(super) async fn format(
     if result.is_err() {
         process.kill().await?;
     }
-    // What it says when it ends explains an error of its monitor.
+    // The last lines of its output explain an error of its monitor.
     let (lines, _) = process.end().await?;
     if lines.is_empty() { result } else { result.map_err(|_| Error::Image(lines.join(" | "))) }
 }
 
-/// Returns the command that starts the QEMU.
+/// Returns the command that starts this QEMU.
 fn spec(image: &node::Disk, content: Option<&node::Disk>) -> ProcessSpec {
     let mut args: Vec<String> =
         ["-nodefaults", "-no-user-config", "-machine", "none", "-display", "none"].map(Into::into).into();

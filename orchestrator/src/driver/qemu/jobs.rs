@@ -7,11 +7,11 @@ use tokio::time;
 /// The command that lists all jobs.
 pub(super) const QUERY: &str = "query-jobs";
 
-/// The reason if a job is not there.
+/// The reason if a job does not exist.
 pub(super) const GONE: &str = "QEMU has no such job any more";
 
-/// An entry in the answer to [`QUERY`]. A job that was started without `auto-dismiss` stays in there after
-/// its end, so that its error can be read.
+/// An entry in the answer to [`QUERY`]. A job that was started without `auto-dismiss` stays listed after its
+/// end, so that its error can be read.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct Job {
@@ -27,7 +27,7 @@ pub(super) fn find(jobs: Vec<Job>, id: &str) -> Option<Job> {
     jobs.into_iter().find(|job| job.id == id)
 }
 
-/// Waits until a job has ended, and asks for all jobs at this interval. The inner error is why it failed.
+/// Waits until a job has ended, asking for all jobs at this interval. The inner error is why the job failed.
 pub(super) async fn end<E>(
     id: &str,
     interval: Duration,
