@@ -196,7 +196,7 @@ fn a_server_does_not_answer_a_server() {
 }
 
 #[test]
-fn sessions_are_bounded_and_the_server_goes_on() {
+fn sessions_are_bounded_and_the_server_continues() {
     let server = Server::start("127.0.0.1");
     let mut sessions: Vec<_> = (0..MAX_SESSIONS).map(|_| Session::open(server.address)).collect();
     let threads = || std::fs::read_dir(format!("/proc/{}/task", server.process.child.id())).unwrap().count();

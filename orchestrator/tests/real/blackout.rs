@@ -292,7 +292,7 @@ axes: { migrate.direct_io: [true, false] }
 /// A guest that dirties its memory faster than QEMU writes it is given up, and goes on at the source.
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
-fn a_guest_that_is_never_saved_while_it_runs_goes_on_at_the_source() {
+fn a_guest_that_is_never_saved_while_it_runs_continues_at_the_source() {
     let Some(ready) = ready() else { return };
     let matrix =
         "migrate: { mode: file, save_live: true, max_bandwidth: 4MB/s, downtime_limit: 10ms, timeout: 3s }\n";

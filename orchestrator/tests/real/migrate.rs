@@ -199,7 +199,7 @@ migrate: {{ downtime_limit: 100ms, {migrate} }}
 
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
-fn a_paused_guest_arrives_whole_and_goes_on() {
+fn a_paused_guest_arrives_whole_and_continues() {
     let Some(ready) = ready() else { return };
     let dir = TestDir::new(&ready, &paused("pause_after_passes: 1, timeout: 60s"));
     assert_eq!(dir.run(&["matrix.yaml", "--out", "run"]), 0, "{}", dir.shown());
@@ -216,7 +216,7 @@ fn a_paused_guest_arrives_whole_and_goes_on() {
 /// The deadline passes, or the destination is killed, while the rest is sent.
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
-fn a_paused_guest_whose_migration_ends_early_goes_on_at_the_source() {
+fn a_paused_guest_whose_migration_ends_early_continues_at_the_source() {
     let Some(ready) = ready() else { return };
     let matrix = paused("pause_after: 1s").replace("pause_after: 1s", "pause_after: 1s, timeout: 3s");
     let dir = TestDir::new(&ready, &format!("{}repeat: 2\n", matrix.replace("8MiB", "64MiB")));

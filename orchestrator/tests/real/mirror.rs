@@ -123,7 +123,7 @@ fn a_copy_that_takes_too_long_is_given_up() {
 /// The link loses everything while the disk is copied, or while memory is sent.
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
-fn a_copy_over_a_link_that_is_cut_is_given_up_and_the_guest_goes_on() {
+fn a_copy_over_a_link_that_is_cut_is_given_up_and_the_guest_continues() {
     let cut = "
 include:
   - { timeline: [{ at: 1s, link: { loss: 100% } }], migrate.timeout: 3s }
