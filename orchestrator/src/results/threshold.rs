@@ -13,7 +13,7 @@ use units::ByteRate;
 
 const DIRTY_RATE: &str = "stress.rate";
 
-/// The attempts at one combination of the axes other than the dirty rate, at two or more dirty rates.
+/// The attempts that share their values on all axes but the dirty rate, at two or more dirty rates.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Group {
     /// The values of the other axes, such as `link.rate 400mbit, link.delay 0`; empty if there are none.
@@ -46,7 +46,7 @@ impl Level {
 
 /// Returns the cells of a plan that differ in nothing but their dirty rate, with the rate, the lowest first.
 /// The keys are the values of the other axes, as in [`Group::name`]. Cells with an unlimited dirty rate are
-/// left out, and so is a workload whose rate changes, which has no single rate.
+/// left out, and so are cells whose dirty rate changes during the migration.
 pub fn cells(plan: &Plan) -> IndexMap<String, Vec<(ByteRate, &Cell)>> {
     let mut groups: IndexMap<String, Vec<(ByteRate, &Cell)>> = IndexMap::new();
     for cell in plan.cells.iter().filter(|cell| cell.axes.contains_key(DIRTY_RATE)) {
@@ -63,8 +63,8 @@ pub fn cells(plan: &Plan) -> IndexMap<String, Vec<(ByteRate, &Cell)>> {
 }
 
 /// Returns the groups of a run, in the order of their first attempts. Attempts that neither converged nor
-/// were given up do not count, nor do those of cells that [`cells`] leaves out. A group at a single rate says
-/// nothing about a threshold, so it is left out too.
+/// were given up do not count, nor do those of cells that [`cells`] leaves out. A group with a single rate
+/// says nothing about a threshold, so it is left out too.
 pub fn groups(plan: &Plan, records: &[Record]) -> Vec<Group> {
     let cells = cells(plan);
     let places = cells.iter().flat_map(|(name, cells)| {
@@ -120,7 +120,7 @@ impl Group {
         self.levels.iter().find(|level| !level.all_converged())
     }
 
-    /// `mode` is the term for how the guest migrated.
+    /// Returns the sentence about the group's threshold. `mode` is the term for how the guest migrated.
     fn sentence(&self, mode: &str) -> String {
         let place = if self.name.is_empty() { String::new() } else { format!("With {}: ", self.name) };
         let sentence = match (self.highest_converged(), self.lowest_given_up()) {
