@@ -1,4 +1,5 @@
-//! The description of a lab: for the results, and to decide which cells of a matrix the lab has to skip.
+//! The description of a lab: recorded in the results, and used to decide which cells of a matrix the lab has
+//! to skip.
 
 use crate::{
     matrix::{Migrate, Settings},
@@ -9,7 +10,7 @@ use netem::{Backend, Feature, Profile, Shaper};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, path::PathBuf};
 
-/// The kind of a lab, the facts about its compute nodes, and the latency to its nodes.
+/// The kind of a lab, the facts about its compute nodes, and the latency to all nodes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Description {
     /// The kind of lab: `local`, `ssh` or `vagrant`.
@@ -18,7 +19,7 @@ pub struct Description {
     pub source: Facts,
     /// The destination node's facts about itself.
     pub destination: Facts,
-    /// The round trips between the orchestrator, whose clock takes all times, and the nodes. Absent in
+    /// The round trips between the orchestrator, whose clock measures all times, and the nodes. Absent in
     /// results of older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub round_trips: Option<RoundTrips>,
@@ -41,13 +42,13 @@ impl Description {
     }
 
     /// Returns the feature that this lab lacks for a migration with these settings, as text, or `None` if it
-    /// has all. The links of the timeline count too.
+    /// lacks none. The links of the timeline count too.
     pub fn lacks(&self, settings: &Settings) -> Option<String> {
         self.backend(settings).err()
     }
 
-    /// Returns what this lab lacks for a migration that does not go over the migration link, as text, or
-    /// `None` if it has all.
+    /// Returns what this lab lacks for a migration that does not use the migration link, as text, or `None`
+    /// if it lacks nothing.
     pub fn lacks_way(&self, migrate: &Migrate) -> Option<String> {
         let one_host = self.is_one_host();
         let lacks = match migrate.mode {
@@ -64,7 +65,7 @@ impl Description {
     }
 
     /// Returns what the kernel lacks to shape the storage link with these properties, as text, or `None` if
-    /// it has all. This link cannot be emulated.
+    /// it lacks nothing. This link cannot be emulated.
     pub fn lacks_for_storage(&self, link: &Profile) -> Option<String> {
         let kernels = [&self.source.features, &self.destination.features];
         if let Some(feature) = lacking(link, kernels) {
@@ -81,12 +82,12 @@ impl Description {
 }
 
 /// Chooses the backend for the link of these settings, including the links of the timeline: the kernel if
-/// both nodes' `kernels` have all required features and do exactly what is asked for, otherwise the emulator.
+/// both nodes' `kernels` have all required features and do exactly what is requested, otherwise the emulator.
 ///
 /// # Errors
 ///
-/// The missing feature, as text, if neither backend works. `no_emulator` is why the source cannot emulate
-/// links.
+/// The missing feature, as text, if neither backend works. `no_emulator` is the reason why the source cannot
+/// emulate links.
 pub fn backend(
     settings: &Settings,
     kernels: [&BTreeSet<String>; 2],

@@ -11,10 +11,10 @@
 //! ```
 //!
 //! A branch leads from the controller to one compute node. Its two ends are shaped alike, each for what it
-//! sends, so a rate holds for each branch and each direction by itself, as on a switch.
+//! sends, so a rate applies to each branch and each direction separately, as on a switch.
 //!
-//! The network is created when it is first asked for. Only a local lab has one: on other hosts, the mount of
-//! the inventory's `images` takes its place.
+//! The network is created when it is first needed. Only a local lab has one: on other hosts, the mount of the
+//! inventory's `images` takes its place.
 
 use super::{
     Compute, Error, Lab,
@@ -34,7 +34,7 @@ use netem::Profile;
 use std::{convert::Infallible, future, path::Path, time::Duration};
 use tokio::time;
 
-/// How long a server that has exited by itself stays away, as a service manager would have it.
+/// How long a server that has exited on its own stays down, as under a service manager.
 const RESTART_DELAY: Duration = Duration::from_secs(1);
 
 /// The links from the controller to the compute nodes that carry storage traffic.
@@ -46,15 +46,15 @@ pub struct StorageLink<'a> {
 /// The bytes that a branch of the storage link has carried since it was first shaped, with all headers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BranchTraffic {
-    /// Bytes from the controller to the compute node: what it has read.
+    /// Bytes from the controller to the compute node: the data that the node has read.
     pub from_controller: u64,
-    /// Bytes from the compute node to the controller: what it has written.
+    /// Bytes from the compute node to the controller: the data that the node has written.
     pub to_controller: u64,
 }
 
 impl StorageLink<'_> {
-    /// Shapes both branches alike, in both directions. Packets in transit are not lost. A profile without
-    /// properties only starts the counters.
+    /// Shapes both branches alike, in both directions. Packets in transit are not lost. An empty profile only
+    /// starts the counters.
     ///
     /// If the link has a delay, TCP's buffers may grow, as on the migration link.
     pub async fn shape(&self, profile: &Profile) -> Result<StorageSetting, NodeError> {
@@ -91,7 +91,7 @@ impl StorageLink<'_> {
     }
 }
 
-/// Lets TCP's buffers grow on a node. Returns why the node refuses, if it does.
+/// Lets TCP's buffers grow on a node. Returns why the node refuses; nothing if it does not.
 pub(super) async fn allow(node: &Node, buffer_bytes: u64) -> Result<Option<String>, NodeError> {
     match node.allow_tcp_buffers(buffer_bytes).await {
         Ok(()) => Ok(None),
@@ -101,7 +101,7 @@ pub(super) async fn allow(node: &Node, buffer_bytes: u64) -> Result<Option<Strin
 }
 
 impl Lab {
-    /// Returns the storage link, after creating it if it does not exist yet.
+    /// Returns the storage link, creating it if it does not exist yet.
     ///
     /// # Errors
     ///
@@ -144,7 +144,7 @@ impl Lab {
 }
 
 /// A disk at the controller that both compute nodes can open. When it is dropped, the server is killed and
-/// the file is gone.
+/// the file is removed.
 pub struct SharedDisk {
     url: String,
     node: Node,
@@ -165,7 +165,8 @@ impl SharedDisk {
         Path::new(self.disk.path())
     }
 
-    /// Stops the server with SIGSTOP, or lets it go on: it answers nothing, and its connections stay.
+    /// Stops the server with SIGSTOP, or resumes it. A stopped server does not answer, but its connections
+    /// stay open.
     pub async fn pause(&self, stopped: bool) -> Result<(), Error> {
         match &self.server {
             Some(server) => Ok(server.pause(stopped).await?),
@@ -173,8 +174,8 @@ impl SharedDisk {
         }
     }
 
-    /// Kills the server, as when its host fails. Its connections are reset, and nothing is lost: clients
-    /// connect again once it is started.
+    /// Kills the server, as when its host fails. Its connections are reset, but no data is lost: clients
+    /// reconnect once it is started again.
     pub async fn kill(&mut self) -> Result<(), Error> {
         let Some(mut server) = self.server.take() else { return Ok(()) };
         server.kill().await?;
@@ -207,8 +208,8 @@ impl SharedDisk {
         Err(server.loss_of_node().into())
     }
 
-    /// Returns how the server has exited, if it has exited by itself, such as `signal: 9 (SIGKILL)`. Clients
-    /// wait for it then.
+    /// Returns how the server has exited, if it has exited on its own, such as `signal: 9 (SIGKILL)`. In that
+    /// case, clients are waiting for it.
     pub fn failure(&mut self) -> Option<&str> {
         while let Some(server) = &mut self.server
             && let Ok(event) = server.events.try_recv()
@@ -220,8 +221,8 @@ impl SharedDisk {
         self.failure.as_deref()
     }
 
-    /// Starts the server again, one second after it has exited by itself, as often as that happens. Tells
-    /// `failed` each time how it has exited. Never returns.
+    /// Restarts the server whenever it has exited on its own, after one second. Calls `failed` with its exit
+    /// status each time. Never returns.
     pub async fn keep_serving(&mut self, mut failed: impl FnMut(&str)) -> Infallible {
         loop {
             if let Some(server) = &mut self.server {
@@ -234,12 +235,12 @@ impl SharedDisk {
                 self.server = None;
             }
             time::sleep(RESTART_DELAY).await;
-            // Tried again if it fails.
+            // If it fails, it is tried again.
             let _ = self.start().await;
         }
     }
 
-    /// Kills the server and waits until it has exited: the space that the disk takes is free then.
+    /// Kills the server and waits until it has exited, which frees the space of the disk.
     pub async fn end(mut self) -> Result<(), Error> {
         self.kill().await
     }

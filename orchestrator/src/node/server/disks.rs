@@ -1,11 +1,11 @@
-//! The disks of guests: files without a name, which end with the last process that has them open.
+//! The disks of guests: files without a name, which vanish with the last process that has them open.
 //!
-//! A node creates a disk and has it open. Each process that it starts for the purpose inherits a descriptor.
-//! So a disk leaves nothing behind, however the node ends.
+//! A node creates a disk and keeps it open. Each process that it starts to use the disk inherits a
+//! descriptor. So a disk leaves nothing behind, however the node ends.
 //!
-//! A disk that other hosts open needs a name. The node removes that file when the disk is closed, and when it
-//! ends itself. If it is killed, the file stays; [`remove_old`] removes it later. The same holds for a
-//! folder of sockets, which a node keeps like a disk.
+//! A disk that other hosts open needs a name. The node removes that file when the disk is closed, and when
+//! the node itself ends. If it is killed, the file stays; [`remove_old`] removes it later. The same holds for
+//! a folder of sockets, which a node keeps like a disk.
 
 use super::isolate::RUN_DIR;
 use crate::node::protocol::{self, CreatedDisk, DiskUsage};
@@ -26,30 +26,30 @@ use stressor::disk;
 use tempfile::{NamedTempFile, TempDir};
 use units::Bytes;
 
-/// How the names of disks and of folders begin. No upload is called so.
+/// The prefix of the names of disks and of folders. The names of uploads do not begin with it.
 const PREFIX: &str = ".testbed-disk.";
 
-/// How long after the last write a disk with a name counts as left behind.
+/// How long after its last write a disk with a name is considered left behind.
 const KEEP: Duration = Duration::from_secs(24 * 3600);
 
 /// The disks that a node has open, by number.
 #[derive(Debug, Default)]
 pub(super) struct Disks(Mutex<HashMap<u64, Held>>);
 
-/// A disk that is open.
+/// An open disk.
 #[derive(Debug)]
 enum Held {
     Unnamed(File),
     /// Removed when dropped.
     Named(NamedTempFile),
-    /// Removed when dropped, with all that is in it.
+    /// Removed with its content when dropped.
     Folder(TempDir),
 }
 
 impl Held {
     fn create(folder: &Path, named: bool) -> io::Result<Self> {
-        // A process that has inherited it as another user may open it anew. Nobody else can reach a file
-        // without a name.
+        // A process that has inherited it as another user may open it again. No other process can reach a
+        // file without a name.
         let permissions = Permissions::from_mode(0o666);
         if !named {
             let file = tempfile::tempfile_in(folder)?;
@@ -72,7 +72,7 @@ impl Held {
     }
 }
 
-/// Removes the disks from a folder that nodes have left there which were killed.
+/// Removes the disks that killed nodes have left in a folder.
 fn remove_old(folder: &Path, now: SystemTime) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
@@ -80,7 +80,7 @@ fn remove_old(folder: &Path, now: SystemTime) {
         let written = entry.metadata().and_then(|metadata| metadata.modified());
         let age = written.ok().and_then(|written| now.duration_since(written).ok());
         if is_disk && age.is_some_and(|age| age > KEEP) {
-            // What cannot be removed only wastes space.
+            // A disk that cannot be removed only wastes space.
             let path = entry.path();
             let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir_all(path));
         }
@@ -88,10 +88,10 @@ fn remove_old(folder: &Path, now: SystemTime) {
 }
 
 impl Disks {
-    /// Creates a disk with this number and size. Its first part, `written`, holds what [`disk::fill_image`]
-    /// writes; the rest reads as zeros, and takes no space until it is written.
+    /// Creates a disk with this number and size. Its first part, of the size `written`, holds the data that
+    /// [`disk::fill_image`] writes; the rest reads as zeros, and takes no space until it is written.
     ///
-    /// This blocks until all has been written.
+    /// This blocks until all data has been written.
     pub(super) fn create(
         &self,
         number: u64,
@@ -127,7 +127,7 @@ impl Disks {
         Ok(self.keep(number, Held::Unnamed(file), path))
     }
 
-    /// Creates a folder with this number below another one. Only this user can enter it.
+    /// Creates a folder with this number below another folder. Only this user can enter it.
     pub(super) fn create_folder(
         &self,
         number: u64,
@@ -160,7 +160,7 @@ impl Disks {
         Ok(DiskUsage { bytes: metadata.len(), allocated_bytes: metadata.blocks() * 512 })
     }
 
-    /// Closes a disk. Not an error if there is none with this number.
+    /// Closes a disk. Not an error if no disk has this number.
     pub(super) fn close(&self, number: u64) {
         if self.0.lock().unwrap().remove(&number).is_some() {
             let _ = fs::remove_file(Path::new(RUN_DIR).join(protocol::file_path(number)));
@@ -179,7 +179,7 @@ impl Disks {
         Ok(held.descriptor()?.into())
     }
 
-    /// Returns a descriptor for a disk that processes inherit which are started before it is closed.
+    /// Returns a descriptor for a disk. Processes inherit it if they are started before it is closed.
     pub(super) fn for_process(&self, number: u64) -> io::Result<OwnedFd> {
         let descriptor = self.get(number)?.into();
         fcntl(&descriptor, FcntlArg::F_SETFD(FdFlag::empty()))?;
@@ -187,7 +187,7 @@ impl Disks {
     }
 }
 
-/// Makes a disk that a process inherits as this descriptor appear at [`protocol::file_path`], for that
+/// Makes a disk that a process inherits as this descriptor appear at [`protocol::file_path`] for that
 /// process.
 pub(super) fn link(number: u64, descriptor: &OwnedFd) -> io::Result<()> {
     let path = Path::new(RUN_DIR).join(protocol::file_path(number));
@@ -195,9 +195,9 @@ pub(super) fn link(number: u64, descriptor: &OwnedFd) -> io::Result<()> {
     symlink(format!("/proc/self/fd/{}", descriptor.as_raw_fd()), path)
 }
 
-/// Returns a path to an open file for other processes.
+/// Returns the path by which other processes can open an open file.
 fn path_to(file: &impl AsRawFd) -> io::Result<String> {
-    // The PID in the namespace whose `/proc` this is: the host's.
+    // The PID in the namespace of this `/proc`, which is the host's.
     let pid = fs::read_link("/proc/self")?;
     Ok(format!("/proc/{}/fd/{}", pid.display(), file.as_raw_fd()))
 }
