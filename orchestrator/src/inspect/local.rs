@@ -34,7 +34,7 @@ pub async fn examine() -> Finding {
 /// Returns the finding that the lab does not start, for this reason.
 fn not_started(error: &lab::Error) -> Finding {
     let detail = error.to_string();
-    // What the kernel lacks is said in the error, with what to do.
+    // The error itself says what the kernel lacks, and what to do.
     let remedy = if detail.contains("namespace") && !detail.contains("this kernel has no") {
         "see `namespaces` above, or run as root"
     } else if detail.contains("this kernel has no") {
