@@ -1,4 +1,4 @@
-//! The answer in one sentence, and how many attempts and expectations it rests on.
+//! The answer in one sentence, and the numbers of attempts and expectations on which it is based.
 
 use super::{
     Detail, Section,
@@ -11,17 +11,17 @@ use crate::{
 use maud::html;
 use units::counted;
 
-/// The largest number of sentences about thresholds that are an answer.
+/// The largest number of sentences about thresholds that can serve as an answer.
 const FEW: usize = 3;
 
-/// The witnesses of a downtime in words, the one who sees most of it first.
+/// The witnesses of a downtime in words, the one that sees most of it first.
 const DOWNTIMES: [Downtime; 3] = [
     ("a client of the guest waited", |m| m.downtime_ms.client),
     ("the guest stood still for", |m| m.downtime_ms.guest),
     ("QEMU reports a downtime of", |m| m.downtime_ms.qemu),
 ];
 
-/// What a witness saw, in words, and its figure in milliseconds.
+/// A witness's observation, in words, and its figure in milliseconds.
 type Downtime = (&'static str, fn(&Measured) -> Option<f64>);
 
 pub(super) fn section(view: &View<'_>, _: Detail) -> Option<Section> {
@@ -106,7 +106,7 @@ fn counts(view: &View<'_>) -> String {
     sentence + &range.unwrap_or_default() + "."
 }
 
-/// Returns the class of an expectation's verdict, and its sign.
+/// Returns the class of an expectation's verdict, and its symbol.
 pub(super) fn verdict(expectation: &ExpectationVerdict) -> (&'static str, &'static str) {
     if !expectation.violations.is_empty() {
         ("bad", "✗")

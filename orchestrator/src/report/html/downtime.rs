@@ -13,7 +13,8 @@ use crate::{matrix::Cell, results::record::Downtime};
 use maud::{Markup, html};
 use plotters::coord::ranged1d::Ranged as _;
 
-/// The smallest and the largest downtime that a witness's figures of several attempts allow, in milliseconds.
+/// The smallest and the largest downtime that are consistent with a witness's figures of several attempts, in
+/// milliseconds.
 #[derive(Clone, Copy)]
 struct Range {
     least: f64,
@@ -93,7 +94,7 @@ fn text(range: Range) -> String {
     if least == most { most } else { format!("{least}–{most}") }
 }
 
-/// Returns the ranges as bars above each other, pale between the bounds, and the limit as a line.
+/// Returns the ranges as stacked bars, pale between the bounds, and the limit as a line.
 fn picture(axis: &Axis, limit: f64, ranges: &[Option<Range>; 3]) -> Markup {
     let place = |ms: f64| percent(axis.map(&ms, (0, WIDTH)));
     let bars = ranges.iter().zip(WITNESSES).enumerate();
