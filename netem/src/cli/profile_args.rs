@@ -134,21 +134,21 @@ impl ProfileArgs {
         *self == Self::default()
     }
 
-    /// Returns the named profile, or the empty one if none is given, overridden by the single settings.
+    /// Returns the named profile, or the empty profile if none is given, overridden by the single settings.
     pub fn resolve(&self) -> Profile {
         self.over(&self.named().unwrap_or_default())
     }
 
     /// Returns the profile in force with the given settings changed, and whether the distribution of its
-    /// jitter stays. A named profile changes the settings that it consists of, also to none. What only has an
-    /// effect together with a setting that is removed is removed too.
+    /// jitter stays. A named profile changes all settings that it has, even to `none`. A setting that only
+    /// has an effect together with a removed setting is removed too.
     pub(super) fn merge(&self, in_force: Profile) -> (Profile, bool) {
         let named = self.named();
         let mut base = in_force;
         if let Some(Profile { rate, delay, jitter, distribution, loss, .. }) = named.clone() {
             base = Profile { rate, delay, jitter, distribution, loss, ..base };
         }
-        // Of jitter that keeps the order, the kernel reports the distribution.
+        // The kernel reports the distribution only for jitter that keeps the order.
         let is_unknown = !base.jitter.is_zero() && base.distribution != Distribution::Exponential;
         if self.loss_bursts.is_some() && self.loss.is_none() {
             base.loss = Percent::ZERO;
