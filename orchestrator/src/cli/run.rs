@@ -107,7 +107,7 @@ pub(super) fn run(args: &RunArgs, version: &'static str) -> Result<u8, Failure> 
         verbose: args.verbose,
         cache,
     };
-    // Nothing has been started if the address is not free.
+    // If the address is in use, nothing has been started yet.
     let listener = args.watch.as_deref().map(listen).transpose()?;
     let (plan, mut store) = open(args)?;
     store.set_version(version);
@@ -125,7 +125,7 @@ pub(super) fn run(args: &RunArgs, version: &'static str) -> Result<u8, Failure> 
         let run = Box::pin(run::run(&plan, &mut store, &mut bench, &sinks, &interrupt));
         run.await.map_err(Failure::lab)
     });
-    // What is removed is not the reason for the failure, so its own errors do not matter.
+    // The removal is not the reason for the failure, so its own errors do not matter.
     if ended.is_err() && args.resume.is_none() && store.remove_if_empty().unwrap_or(false) {
         return ended.map(|_| 0);
     }
@@ -137,7 +137,7 @@ pub(super) fn run(args: &RunArgs, version: &'static str) -> Result<u8, Failure> 
 
     // Viewers get the last version of the page.
     drop(server);
-    // Results are shown even if they cannot be stored, on a disk that is full for example.
+    // Results are shown even if they cannot be stored, for example on a full disk.
     let verdict = verdict::evaluate(&plan, store.records());
     let format = if args.json { FormatName::Json } else { args.format };
     let run = FinishedRun {
@@ -175,7 +175,7 @@ pub(super) fn run(args: &RunArgs, version: &'static str) -> Result<u8, Failure> 
 }
 
 impl RunArgs {
-    /// Returns the arguments with the file after `--watch` as the matrix if there is no other.
+    /// Returns the arguments with the file after `--watch` as the matrix, if there is no other matrix.
     fn with_file(mut self) -> Self {
         if self.file.is_none() && self.resume.is_none() && self.watch.as_deref() != Some(DEFAULT_ADDRESS) {
             self.file = self.watch.replace(DEFAULT_ADDRESS.to_owned()).map(PathBuf::from);
@@ -184,7 +184,7 @@ impl RunArgs {
     }
 }
 
-/// Returns the plan and the store for its results: a new one, or that of the run to continue.
+/// Returns the plan and the store for its results: a new store, or that of the run to continue.
 fn open(args: &RunArgs) -> Result<(Plan, Store), Failure> {
     let given = args.file.as_deref().map(read).transpose()?;
     match (&args.resume, given) {
@@ -211,7 +211,7 @@ fn open(args: &RunArgs) -> Result<(Plan, Store), Failure> {
     }
 }
 
-/// Refuses to continue a run with a matrix that differs from the one it was started with.
+/// Refuses to continue a run with a matrix that differs from the original one.
 fn refuse_changes(old: &Plan, new: &str, name: &str) -> Result<(), Failure> {
     let mut traces = Traces::beside(Path::new(name));
     let changes = old.changes_to(&resolve(new, name, &mut traces, &Selection::default())?);
@@ -226,7 +226,7 @@ fn refuse_changes(old: &Plan, new: &str, name: &str) -> Result<(), Failure> {
     )))
 }
 
-/// Returns the matrix of a run that is continued, and its name for messages.
+/// Returns the matrix of the run to continue, and its name for messages.
 fn stored(folder: &Path) -> Result<(String, String), Failure> {
     read(&folder.join(store::MATRIX))
 }
