@@ -1,6 +1,6 @@
 //! A separate session for a program, in which nothing of the caller's is left for the program to use.
 //!
-//! A program in a node may belong to another user than the caller. It must not reach the caller's terminal,
+//! A program in a node may belong to a user other than the caller. It must not reach the caller's terminal,
 //! where it could type for the caller (`TIOCSTI`), read what the caller types, or leave settings behind. So
 //! it starts in a new session, and where the caller's standard streams are a terminal, the program's are a
 //! pseudoterminal instead. This process forwards input and output, and the window's size.
