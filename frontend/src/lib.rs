@@ -29,7 +29,7 @@ pub fn print(text: impl Into<Text>) -> io::Result<()> {
     unless_closed(written)
 }
 
-/// Writes a diagnostic and a line end to standard error, unbuffered. Drops the diagnostic if that fails.
+/// Writes a diagnostic and a line end to standard error, immediately. Drops the diagnostic if that fails.
 pub fn tell(text: impl Into<Text>) {
     let mut line = text.into();
     line += "\n";

@@ -169,7 +169,7 @@ impl Engine {
         verification
     }
 
-    /// Returns whether the engine is started. If so, it dirties memory, unless the rate is 0.
+    /// Returns whether the engine is started. A started engine dirties memory, unless the rate is 0.
     pub fn is_running(&self) -> bool {
         matches!(self.state, State::Running { .. })
     }

@@ -57,7 +57,7 @@ pub struct Interval {
 }
 
 impl Meter {
-    /// Returns whether the engine is started. If so, it dirties memory, unless the rate is 0.
+    /// Returns whether the engine is started. A started engine dirties memory, unless the rate is 0.
     pub fn is_running(&self) -> bool {
         self.running.load(Relaxed)
     }
@@ -137,7 +137,7 @@ impl Reader {
         Self { meter, pages_dirtied: 0, pages_forgone: 0, writes: vec![0; buckets::COUNT] }
     }
 
-    /// Returns whether the engine is started. If so, it dirties memory, unless the rate is 0.
+    /// Returns whether the engine is started. A started engine dirties memory, unless the rate is 0.
     pub fn is_running(&self) -> bool {
         self.meter.is_running()
     }

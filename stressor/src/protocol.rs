@@ -113,7 +113,7 @@ pub struct Telemetry {
     pub sequence: u64,
     /// The guest's clock (monotonic, since boot) when the line was created, in nanoseconds.
     pub clock_ns: u64,
-    /// Whether the stressor is started. If so, it dirties memory, unless the rate is 0.
+    /// Whether the stressor is started. A started stressor dirties memory, unless the rate is 0.
     pub running: bool,
     /// The number of 4 KiB pages dirtied since the stressor started. A page counts each time it is written.
     pub pages_dirtied: u64,

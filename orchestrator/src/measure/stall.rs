@@ -2,10 +2,10 @@
 //!
 //! While the bandwidth `B` exceeds the dirty rate `R`, a pass that starts with `X` bytes takes `X / B`
 //! seconds and leaves `X R / B` bytes, so that the remaining memory falls by `B - R` per second: a straight
-//! line over time. Otherwise, each pass starts with the whole working set again. A migration counts as
-//! stalled only if both of these hold for its most recent passes, at least [`MIN_PASSES`] that span at least
-//! [`MIN_WINDOW_MS`], or a longer time that the caller gives. In addition, QEMU must throttle the guest
-//! equally at the end of each of these passes. The two conditions are:
+//! line over time. Otherwise, each pass starts with the whole working set again. The detector looks at the
+//! most recent passes, at the end of which QEMU throttles the guest equally: at least [`MIN_PASSES`] that
+//! span at least [`MIN_WINDOW_MS`], or a longer time that the caller gives. A migration counts as stalled
+//! only if both of these hold for them:
 //!
 //! - No pass made progress: each starts with at least [`NO_PROGRESS_SHARE`] of the remaining memory with
 //!   which the largest of them starts. A single smaller pass would show that the link can outrun the

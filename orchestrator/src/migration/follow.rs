@@ -24,7 +24,7 @@
 //! | the guest has moved by post-copy | [`FAILURE`] without progress; the migration then recovers |
 //! | a migration by post-copy recovers | the deadline, or a shorter time in the settings |
 //!
-//! A migration is never cancelled once post-copy has been asked for: it may have begun, and then neither end
+//! A migration is never cancelled once post-copy has been requested: it may have begun, and then neither end
 //! has all of the guest's memory. If the link fails then, the driver is asked to recover the migration. If
 //! that takes too long, the guest is lost.
 //!
@@ -611,7 +611,7 @@ impl MigrationTracker {
         self.completes_disk.is_none() && self.given_up.is_none()
     }
 
-    /// Notes that the driver has done what it was asked for. Returns whether a sample should be taken now.
+    /// Notes that the driver has done what was requested. Returns whether a sample should be taken now.
     fn acted(&mut self) -> bool {
         if let Some((_, done @ None)) = &mut self.completes_disk
             && self.given_up.is_none()

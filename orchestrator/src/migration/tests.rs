@@ -904,7 +904,7 @@ async fn a_paused_guest_that_switches_over_is_not_given_up() {
     assert_eq!(result.driver.actions(), [Action::Pause, Action::Resume(End::Destination)]);
 }
 
-/// The cancellation comes when the switchover is about to begin, which then takes a minute.
+/// The cancellation comes just before the switchover, which then takes a minute.
 #[tokio::test(start_paused = true)]
 async fn a_paused_guest_that_switches_over_before_the_cancellation_is_waited_for() {
     let (fault, downtime) = (Some(Fault::NoCancel), Duration::from_secs(60));

@@ -30,7 +30,7 @@ pub const LEAST_PATIENCE: Duration = Duration::from_secs(8);
 /// long; but a machine on which a keep-alive takes longer does not measure anything useful.
 pub const MOST_PATIENCE: Duration = Duration::from_secs(60);
 
-/// The patience as a multiple of the longest recent round trip. TCP gives up after about as many attempts
+/// The patience as a multiple of the longest recent round trip. TCP gives up after as many attempts
 /// (`tcp_retries2` is 15).
 const ROUND_TRIPS: u32 = 16;
 

@@ -51,7 +51,7 @@ pub struct Figure {
 }
 
 impl Figure {
-    /// Returns the bounds of what is measured: twice the value, unless it is only an upper bound. Returns
+    /// Returns the bounds of what is measured. Both are the value, unless it is only an upper bound. Returns
     /// nothing if it was not measured.
     pub fn interval(&self, measured: &Measured) -> Option<Interval> {
         let value = (self.value)(measured);

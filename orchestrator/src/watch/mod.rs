@@ -5,11 +5,11 @@
 //!       \------------------- read when the page is asked for ------/--> page
 //! ```
 //!
-//! `follow` reads the files of a results folder and nothing else, so it makes no difference whether the run is
-//! made by this process, by another one, or has ended. It runs in a thread of its own with a low priority, and
-//! reads the files only while there are viewers. `hub` keeps what viewers have to know: the version of the
-//! report, the samples of the attempt in progress, and what its client's probe sees. Each viewer gets what it
-//! lacks, so that one that joins late, reloads or is slow sees everything so far.
+//! `follow` reads the files of a results folder and nothing else, so it makes no difference whether the run
+//! is made by this process, by another one, or has ended. It runs in a thread of its own with a low priority,
+//! and reads the files only while there are viewers. `hub` keeps what viewers have to know: the version of
+//! the report, the samples of the attempt in progress, and what its client's probe sees. Each viewer gets
+//! what it lacks, so that one that joins late, reloads or is slow sees everything so far.
 //!
 //! `server` answers with the page and its events, for reading only, and `guard` decides whether to answer.
 //! Nothing here can make a run fail: once it listens, its errors are those of single requests.

@@ -52,7 +52,7 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    /// Writes or reads blocks on schedule until told to stop.
+    /// Writes or reads blocks on schedule until `stop` is set.
     pub(super) fn run(&self, schedule: Schedule, stop: &AtomicBool) {
         // Signals are for the thread that uses the engine. The signal of a file size limit would end the
         // program; if it is blocked, the write fails instead.

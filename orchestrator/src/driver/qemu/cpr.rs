@@ -1,4 +1,4 @@
-//! Migration to another QEMU on the same host that takes over the guest's memory (`cpr-transfer`).
+//! Migration to another QEMU on the same host, which takes over the guest's memory (`cpr-transfer`).
 //!
 //! The memory is in anonymous files (memfd). The source first passes their descriptors over a socket of type
 //! `cpr`, and then sends only the device state over the main socket. The destination waits for the

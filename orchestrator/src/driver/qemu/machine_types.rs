@@ -35,7 +35,7 @@ impl MachineTypes {
         }
     }
 
-    /// Returns the type for guests that migrate between this QEMU and another: the one that `pc` stands for
+    /// Returns the type for guests that migrate between this QEMU and another: the type that `pc` stands for
     /// in both, or else the newest version that both have. `None` if they have none in common.
     pub fn common<'a>(&'a self, other: &'a Self) -> Option<&'a str> {
         if let Some(current) = &self.current

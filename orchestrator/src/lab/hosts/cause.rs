@@ -64,7 +64,7 @@ pub(crate) fn reach_remedy(output: &str, login: &str) -> String {
     known.map_or(must_work.clone(), |(_, fix)| format!("{fix}; {must_work}"))
 }
 
-/// Returns what names a different directory, as a remedy.
+/// Returns advice to use a different directory, as a remedy.
 pub(crate) fn another_directory(named_in_inventory: bool) -> &'static str {
     if named_in_inventory {
         "set `images` in the inventory to another directory"

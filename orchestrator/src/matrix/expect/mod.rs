@@ -165,8 +165,8 @@ impl Expectation {
         Subject::ALL.into_iter().filter(bounded)
     }
 
-    /// Returns whether the expectation is about cells with these settings. This excludes the baselines of a
-    /// comparison.
+    /// Returns whether the expectation is about cells with these settings. The baselines of a comparison are
+    /// excluded.
     pub fn applies_to(&self, settings: &Settings) -> bool {
         self.condition.as_ref().is_none_or(|condition| condition.matches(settings))
             && self.relative_to.as_ref().is_none_or(|baseline| !baseline.matches(settings))

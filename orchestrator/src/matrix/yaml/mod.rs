@@ -97,7 +97,7 @@ impl<'a> DiagnosticSink<'a> {
         self.found.list.push(Diagnostic { path, message: message.into(), help, position });
     }
 
-    /// Returns whether further errors are only counted. If so, the caller need not compose a message.
+    /// Returns whether further errors are only counted. In that case, the caller need not compose a message.
     pub(crate) fn is_full(&self) -> bool {
         self.found.list.len() >= Diagnostics::MAX_LISTED
     }
