@@ -1,7 +1,7 @@
-//! What is fuzzed: one function for each kind of input from outside. None may panic, hang or need much
-//! memory.
+//! The fuzz targets: one function for each kind of input from outside. None of them may panic, hang or need
+//! much memory.
 //!
-//! The programs in `fuzz_targets` call these functions with inputs that libFuzzer makes up;
+//! The programs in `fuzz_targets` call these functions with inputs that libFuzzer generates;
 //! `orchestrator/tests/it/corpus.rs` calls them with those in `corpus`.
 
 #![allow(dead_code, reason = "each program uses only one of these")]
@@ -21,7 +21,8 @@ use tokio::{
     sync::mpsc,
 };
 
-/// The most cells for which a matrix is expanded: a matrix of 100,000 takes seconds, as it should.
+/// The largest number of cells for which a matrix is expanded: a matrix of 100,000 takes seconds, as it
+/// should.
 const CELLS: usize = 200;
 
 type Target = fn(&[u8]);
@@ -68,7 +69,7 @@ pub(crate) fn records(input: &[u8]) {
     }
 }
 
-/// A trace of a link's rate or of a load.
+/// A trace of a link's rate or of a dirty rate.
 pub(crate) fn trace(input: &[u8]) {
     let Ok(text) = str::from_utf8(input) else { return };
     if let Ok(load) = text.parse::<netem::trace::Trace<matrix::LoadRate>>() {

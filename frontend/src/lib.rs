@@ -1,10 +1,11 @@
 //! How the programs face their users: results go to standard output, diagnostics to standard error, and
-//! signals that the user wants ignored are left alone. Nothing else in the workspace writes to either stream.
+//! signals that the user wants to be ignored are left alone. Nothing else in the workspace writes to either
+//! stream.
 //!
 //! Text may come from a file, a host or another user. [`Text`] shows its control characters, which would
 //! otherwise reach the terminal as commands. A diagnostic that cannot be written is dropped, so that a full
-//! device or a terminal that is gone does not end a program. A result that cannot be written is an error,
-//! unless its reader has closed the pipe.
+//! device or a closed terminal does not end a program. A result that cannot be written is an error, unless
+//! its reader has closed the pipe.
 
 use std::{
     fmt,
@@ -20,14 +21,15 @@ pub use text::{Text, one_line};
 /// Writes results to standard output.
 ///
 /// # Errors
-/// If not all of them can be written. A reader that has closed the pipe wants no more, which is no error.
+/// If not all of them can be written. A reader that has closed the pipe does not want more, which is not an
+/// error.
 pub fn print(text: impl Into<Text>) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     let written = stdout.write_all(text.into().as_str().as_bytes()).and_then(|()| stdout.flush());
     unless_closed(written)
 }
 
-/// Writes a diagnostic and a line end to standard error, at once. Drops it if that fails.
+/// Writes a diagnostic and a line end to standard error, immediately. Drops the diagnostic if that fails.
 pub fn tell(text: impl Into<Text>) {
     let mut line = text.into();
     line += "\n";
@@ -39,8 +41,8 @@ pub fn ask(text: impl Into<Text>) {
     let _ = io::stderr().lock().write_all(text.into().as_str().as_bytes());
 }
 
-/// Writes what the parser of a command line says: an error, or the help or the version that the user asked
-/// for. Returns the program's exit code.
+/// Writes the message of a command line's parser: an error, or the requested help or version. Returns the
+/// program's exit code.
 ///
 /// # Errors
 /// If the help or the version cannot be written, see [`print()`].

@@ -4,8 +4,8 @@ use nix::sys::signal::Signal;
 use std::fs;
 
 /// Returns whether this process ignores a signal. `nohup` starts programs that ignore SIGHUP, and a shell
-/// without job control starts background jobs that ignore SIGINT; a program that catches these signals
-/// nevertheless would end when it was meant to continue. Call this before the signal is caught.
+/// without job control starts background jobs that ignore SIGINT; a program that nevertheless catches these
+/// signals would end when it was meant to continue. Call this before the signal is caught.
 pub fn is_ignored(signal: Signal) -> bool {
     fs::read_to_string("/proc/self/status").is_ok_and(|status| is_in(&status, signal))
 }

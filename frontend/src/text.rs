@@ -11,8 +11,8 @@ use std::{
 pub struct Text(String);
 
 impl Text {
-    /// Returns JSON as text. Control characters that JSON allows in strings are escaped, which keeps their
-    /// values.
+    /// Returns JSON as text. Control characters that JSON allows in strings are escaped, which preserves
+    /// their values.
     pub fn json(json: &str) -> Self {
         let mut text = String::with_capacity(json.len());
         for c in json.chars() {
@@ -80,7 +80,7 @@ impl fmt::Display for Text {
     }
 }
 
-/// Returns the text on one line: its line ends are shown, too, so that it cannot look like lines of others.
+/// Returns the text on one line: its line ends are shown too, so that it cannot pass for several lines.
 pub fn one_line(text: &str) -> String {
     text.chars().map(|c| if c == '\n' { '␊' } else { symbol(c).unwrap_or(c) }).collect()
 }

@@ -19,9 +19,9 @@ pub const TCP_PAYLOAD_BYTES: u64 = MTU as u64 - 20 - 32;
 /// A full-size segment of a TCP connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct TcpSegment {
-    /// The payload, in bytes.
+    /// The payload of the segment, in bytes.
     pub payload_bytes: u64,
-    /// The frame that carries it, in bytes.
+    /// The frame that carries the payload, in bytes.
     pub frame_bytes: u64,
 }
 

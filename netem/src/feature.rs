@@ -1,5 +1,5 @@
-//! The kernel features that traffic shaping needs. [`supported`](crate::kernel::supported) finds out which of
-//! them the running kernel has.
+//! The kernel features that traffic shaping needs. [`supported`](crate::kernel::supported) determines which
+//! of them the running kernel has.
 
 use serde::Serialize;
 use std::fmt;
@@ -43,7 +43,7 @@ impl Feature {
         Self::Macvlan,
     ];
 
-    /// Returns the name of the kernel module, as `modprobe` takes it.
+    /// Returns the name of the kernel module, as `modprobe` expects it.
     pub const fn module(self) -> &'static str {
         match self {
             Self::Tbf => "sch_tbf",

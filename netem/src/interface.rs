@@ -38,12 +38,12 @@ pub struct Interface {
     /// The largest number of segments that TCP may pass down in one packet (`IFLA_GSO_MAX_SEGS`); `None` if
     /// the kernel does not report it.
     pub gso_max_segments: Option<u32>,
-    /// The index of the interface to which this one is linked (`IFLA_LINK`), such as its peer or the one that
-    /// it is on.
+    /// The index of the interface to which this one is linked (`IFLA_LINK`), such as its peer or the
+    /// interface below it.
     pub(crate) linked_to: Option<u32>,
-    /// Whether that index is one of another network namespace (`IFLA_LINK_NETNSID`).
+    /// Whether that index belongs to another network namespace (`IFLA_LINK_NETNSID`).
     pub(crate) linked_elsewhere: bool,
-    /// The index of the bridge, bond or VRF that it is a port of (`IFLA_MASTER`).
+    /// The index of the bridge, bond or VRF of which it is a port (`IFLA_MASTER`).
     pub(crate) controller: Option<u32>,
     /// The type of its link layer (`ARPHRD_*`), such as 1 for Ethernet.
     pub(crate) link_layer: u16,
@@ -93,7 +93,7 @@ impl Interface {
         Some(interface)
     }
 
-    /// Returns the index of the interface to which this one is linked, if that is in the same namespace.
+    /// Returns the index of the interface to which this one is linked, if that one is in the same namespace.
     pub(crate) fn lower(&self) -> Option<u32> {
         self.linked_to.filter(|_| !self.linked_elsewhere)
     }
@@ -104,8 +104,8 @@ impl Interface {
     }
 }
 
-/// Returns the interface of a name, as `ip` takes or prints it: its name or another name of it, or its name
-/// with what it is linked to, like `eth0@if7` or `eth0@eth1`, and a colon.
+/// Returns the interface with a name, as `ip` accepts or prints it: its name or an alternative name, or its
+/// name with the interface to which it is linked, like `eth0@if7` or `eth0@eth1`, and a colon.
 pub(crate) fn find<'a>(name: &str, all: &'a [Interface]) -> Option<&'a Interface> {
     let exact = |name: &str| {
         let by_name = all.iter().find(|i| i.name == name);
@@ -123,8 +123,8 @@ pub(crate) fn find<'a>(name: &str, all: &'a [Interface]) -> Option<&'a Interface
     exact(name).or_else(|| linked(name))
 }
 
-/// Returns the bytes of a name as text: a byte that is not UTF-8 and a control character as `\xff`. Such a
-/// name is found in this form too.
+/// Returns the bytes of a name as text, with control characters and bytes that are not UTF-8 as `\xff`. An
+/// interface can be found by this form of its name too.
 pub fn printable(name: &[u8]) -> String {
     let mut text = String::new();
     for chunk in name.utf8_chunks() {

@@ -1,7 +1,7 @@
 //! Creating and configuring network interfaces through rtnetlink, one method for each operation.
 //!
-//! Only what a lab of network namespaces needs. The kernel removes the interfaces of an anonymous namespace
-//! together with the namespace.
+//! The operations are limited to what a lab of network namespaces needs. The kernel removes the interfaces of
+//! an anonymous namespace together with the namespace.
 
 use crate::{
     error::{Error, Result},
@@ -110,8 +110,8 @@ impl Netlink {
             .map_err(|e| e.or_missing(Feature::Bridge))
     }
 
-    /// Creates a macvlan interface in passthrough mode on `parent`. The interface is down. It is in
-    /// `namespace` if that is given, else in the namespace of `parent`. As long as it exists, it receives all
+    /// Creates a macvlan interface in passthrough mode on `parent`. The interface is down. It is created in
+    /// `namespace` if given, otherwise in the namespace of `parent`. As long as it exists, it receives all
     /// frames that `parent` receives, whatever their destination address, and the host receives none of them.
     ///
     /// # Errors
@@ -203,7 +203,7 @@ impl Netlink {
         Ok(())
     }
 
-    /// Deletes an interface; of a veth pair, both interfaces.
+    /// Deletes an interface; for a veth pair, both interfaces.
     ///
     /// # Errors
     ///
@@ -234,8 +234,8 @@ impl Netlink {
     }
 }
 
-/// Returns the networks that together have all addresses of a network with this prefix length, except for
-/// `one`: for each bit behind the prefix, the addresses that differ from `one` in this bit first.
+/// Returns the networks that together contain all addresses of a network with this prefix length, except
+/// `one`: for each bit behind the prefix, the addresses that first differ from `one` in this bit.
 fn all_but(one: Ipv4Addr, prefix_len: u8) -> impl Iterator<Item = (Ipv4Addr, u8)> {
     (prefix_len + 1..=32).map(move |prefix_len| {
         let bit = 1_u32 << (32 - prefix_len);

@@ -22,14 +22,14 @@ use rtnetlink::{
 };
 use std::{io, os::fd::BorrowedFd};
 
-/// The types of the messages that the kernel lists interfaces and filters with.
+/// The types of the messages in which the kernel lists interfaces and filters.
 const RTM_NEWLINK: u16 = 16;
 const RTM_NEWTFILTER: u16 = 44;
 
 /// A message of rtnetlink.
 ///
-/// Interfaces and filters stay the bytes that the kernel has sent: netlink-packet-route drops a message in
-/// which it does not understand everything, and what it drops would be taken as absent.
+/// Interfaces and filters are kept as the bytes that the kernel sent: netlink-packet-route drops a message
+/// that it does not understand completely, and what it drops would be considered absent.
 #[derive(Debug, Clone)]
 pub(crate) enum Message {
     /// A request, or an answer that netlink-packet-route decodes.
@@ -120,8 +120,8 @@ impl Netlink {
         Ok(Self { handle, clock: Clock::from_running_kernel()? })
     }
 
-    /// Finds an interface by its name, by another name of it (`ip link property add`), or by its name as `ip`
-    /// prints it, like `eth0@if7`.
+    /// Finds an interface by its name, by an alternative name (`ip link property add`), or by its name as
+    /// `ip` prints it, like `eth0@if7`.
     ///
     /// # Errors
     ///
@@ -256,7 +256,7 @@ impl Error {
     }
 }
 
-/// Returns the interface of a name, as [`Netlink::interface`] finds it.
+/// Returns the interface with a name, as [`Netlink::interface`] finds it.
 pub(crate) fn named<'a>(name: &str, all: &'a [Interface]) -> Result<&'a Interface> {
     interface::find(name, all).ok_or_else(|| no_interface(name, all.iter().map(|i| i.name.as_str())))
 }

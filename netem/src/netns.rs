@@ -1,5 +1,5 @@
 //! Anonymous network namespaces: the kernel removes one when its last [`Namespace`], process and socket is
-//! gone.
+//! closed.
 
 use crate::error::{Error, Result};
 use nix::sched::{CloneFlags, setns, unshare};

@@ -1,14 +1,15 @@
 //! The interfaces that carry a connection of this host.
 //!
-//! Whoever takes over one of them, for example with a macvlan in passthrough mode, cuts the connection. The
-//! connection's address does not tell which they are: it may be on `lo`, a dummy or a VRF, while the packets
-//! pass through another interface. So the kernel is asked for the route of the connection's own packets, with
-//! all rules of policy routing. What is below the interface of the route, the list of interfaces tells: a
-//! VLAN is on top of another interface, and a bridge has ports.
+//! Taking over one of them, for example with a macvlan in passthrough mode, cuts the connection. The
+//! connection's address does not show which interfaces these are: it may be on `lo`, a dummy or a VRF, while
+//! the packets pass through another interface. So the kernel is asked for the route of the connection's own
+//! packets, with all rules of policy routing. The list of interfaces shows what is below the interface of the
+//! route: a VLAN is on top of another interface, and a bridge has ports.
 //!
-//! The kernel does not tell two things: through which interface packets arrive, if that is another one, and
-//! where the packets of a tunnel go. The interface with the connection's address counts as one that carries
-//! it, and if a tunnel does, so do those of the default routes.
+//! The kernel does not report two things: through which interface packets arrive, if it is not the one
+//! through which they leave, and where the packets of a tunnel go. So the interface with the connection's
+//! address counts as carrying the connection, and if a tunnel carries it, so do the interfaces of the default
+//! routes.
 
 use crate::{
     error::Result,
@@ -26,13 +27,13 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-/// An address for documentation (RFC 5737), which only a default route leads to.
+/// An address for documentation (RFC 5737), to which only a default route leads.
 const ELSEWHERE_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
-/// An address for documentation (RFC 3849), which only a default route leads to.
+/// An address for documentation (RFC 3849), to which only a default route leads.
 const ELSEWHERE_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
 
-/// The link layer of a tunnel by GRE over IPv6 (`linux/if_arp.h`).
+/// The link layer type of a GRE tunnel over IPv6 (`linux/if_arp.h`).
 const ARPHRD_IP6GRE: u16 = 823;
 
 /// The number of the protocol TCP.
@@ -52,7 +53,7 @@ pub struct Connection {
 /// Why an interface carries a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
-    /// It has the connection's address.
+    /// It has this address of the connection.
     Address(IpAddr),
     /// The route to this address leaves through it.
     Route(IpAddr),
@@ -63,7 +64,7 @@ pub enum Reason {
 }
 
 impl fmt::Display for Reason {
-    /// Writes a sentence about the interface, which it calls "it".
+    /// Writes a sentence in which "it" is the interface.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Address(address) => write!(f, "it has the address {address}"),
@@ -132,9 +133,9 @@ impl Netlink {
         Ok(wanted.map(|message| message.header.index).collect())
     }
 
-    /// Returns the interfaces of a route: that which the kernel uses now, and those of the whole entry in the
-    /// routing table, because a route with several next hops may use another one later. Returns none if there
-    /// is no route.
+    /// Returns the interfaces of a route: the one that the kernel uses now, and those of the whole entry in
+    /// the routing table, because a route with several next hops may use another one later. Returns an empty
+    /// list if there is no route.
     async fn outputs(&self, request: RouteMessage) -> Result<Vec<u32>> {
         let mut whole_entry = request.clone();
         whole_entry.header.flags = RouteFlags::FibMatch;
@@ -172,7 +173,8 @@ fn request_to(destination: IpAddr) -> RouteMessage {
     request
 }
 
-/// Returns the request for the route of a connection's packets, if it is bound to this interface or VRF.
+/// Returns the request for the route of a connection's packets, assuming that the connection is bound to this
+/// interface or VRF.
 fn request_for(connection: &Connection, bound_to: Option<u32>) -> RouteMessage {
     let Connection { local, remote, .. } = connection;
     let mut request = request_to(remote.ip());
@@ -187,10 +189,10 @@ fn request_for(connection: &Connection, bound_to: Option<u32>) -> RouteMessage {
     request
 }
 
-/// The interfaces that carry a connection, as they are found.
+/// The interfaces found to carry a connection so far.
 struct Carriers<'a> {
     all: &'a [Interface],
-    /// The reason of each, by index.
+    /// The reason for each interface, by its index.
     reasons: BTreeMap<u32, Reason>,
 }
 
@@ -213,9 +215,9 @@ impl<'a> Carriers<'a> {
         }
     }
 
-    /// Returns the interfaces that the packets of one pass through next: the ports of a bridge or bond, the
-    /// interface that a VLAN or macvlan is on, and the other end of a veth pair with the bridge that it is a
-    /// port of.
+    /// Returns the interfaces through which the packets of an interface pass next: the ports of a bridge or
+    /// bond, the interface below a VLAN or macvlan, and the other end of a veth pair with the bridge of which
+    /// it is a port.
     fn below(&self, interface: &Interface) -> Vec<u32> {
         let ports = self.all.iter().filter(|port| port.controller == Some(interface.index));
         let mut below: Vec<u32> = ports.map(|port| port.index).collect();
@@ -241,7 +243,7 @@ impl<'a> Carriers<'a> {
     }
 }
 
-/// The kinds of tunnels that carry Ethernet frames, or may do so.
+/// The kinds of tunnels that carry Ethernet frames, or may carry them.
 const TUNNELS: [&str; 11] = [
     "amt",
     "bareudp",
@@ -256,7 +258,7 @@ const TUNNELS: [&str; 11] = [
     "wireguard",
 ];
 
-/// Returns whether the packets of an interface travel in other packets, or may do so.
+/// Returns whether the packets of an interface travel in other packets, or may travel so.
 fn is_tunnel(interface: &Interface) -> bool {
     // Tunnels of other kinds carry IP packets without the header of a link layer.
     interface.kind.as_deref().is_some_and(|kind| TUNNELS.contains(&kind))
@@ -276,7 +278,7 @@ fn is_tunnel(interface: &Interface) -> bool {
 mod tests {
     use super::*;
 
-    /// Describes an interface that is on `lower` and a port of `controller`, unless those are 0.
+    /// Describes an interface that is on top of `lower` and a port of `controller`, unless these are 0.
     fn link(index: u32, name: &str, kind: &str, [lower, controller]: [u32; 2]) -> Interface {
         Interface {
             index,
@@ -289,7 +291,7 @@ mod tests {
         }
     }
 
-    /// Returns the names of the interfaces that carry what leaves through this one.
+    /// Returns the names of the interfaces that carry the packets leaving through this one.
     fn carriers(all: &[Interface], index: u32) -> Vec<&str> {
         let mut found = Carriers { all, reasons: BTreeMap::new() };
         found.add(index, Reason::Route(ELSEWHERE_V4));

@@ -23,7 +23,7 @@ pub struct InterfaceState {
     counters: Counters,
 }
 
-/// A direction that is not shaped as it was applied, because somebody else has removed or changed a part.
+/// A direction that is no longer shaped as applied, because somebody else has removed or changed a part.
 #[derive(Debug, Serialize)]
 struct Broken {
     /// The key of the direction: `sends` or `receives`.

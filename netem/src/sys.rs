@@ -8,7 +8,7 @@ use std::{
 };
 
 unsafe extern "C" {
-    /// The error function of the C library; Rust's standard library has none.
+    /// The error function of the C library; Rust's standard library does not have one.
     ///
     /// Safe to call: it takes and returns plain numbers and touches no memory.
     safe fn erf(x: f64) -> f64;

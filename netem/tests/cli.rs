@@ -115,7 +115,7 @@ async fn apply_show_change_and_clear_print_their_results() {
     assert_eq!(shown["qdiscs"][0]["settings"]["tbf"]["rate"], "940mbit");
     assert!(shown["counters"]["tx_bytes"].is_u64());
     assert!(prints(here, "show near").contains("sends:    {rate:940mbit}"));
-    // As tc and others write rates, sizes, times and words.
+    // These are the notations that tc and other programs use for rates, sizes, times and words.
     prints(here, "apply near --rate 1Gbit/s --queue 1024Ki --shaper TBF");
     let shown: serde_json::Value = serde_json::from_str(&prints(here, "show near --json")).unwrap();
     assert_eq!(shown["sends"], serde_json::json!({ "rate": "1gbit", "queue": "1MiB" }));
@@ -124,7 +124,7 @@ async fn apply_show_change_and_clear_print_their_results() {
     assert_eq!(prints(here, "clear near"), "near: nothing was applied\n");
 }
 
-/// What is not given stays as it is, in both directions, and what was changed is printed.
+/// Settings that are not given stay as they are, in both directions, and the changed ones are printed.
 #[tokio::test]
 async fn a_change_keeps_what_it_was_not_told() {
     let Some(pair) = pair().await else { return };
@@ -158,7 +158,7 @@ async fn a_change_keeps_what_it_was_not_told() {
         expect(r#"{"rate":"1gbit","burst":"64KiB","queue":"200kB"}"#);
         change("--unset burst,QUEUE");
         expect(r#"{"rate":"1gbit"}"#);
-        // A setting that has its default value is given too.
+        // A setting with its default value also counts as given.
         for options in ["--loss 0%", "--delay 0", "--shaper tbf"] {
             change(options);
             expect(r#"{"rate":"1gbit"}"#);

@@ -1,8 +1,8 @@
 //! Compares the encoded options of qdiscs byte for byte with those that iproute2 sends for the same settings.
 //!
 //! `golden-iproute2-6.1.txt` has a `tc` command on one line and the content of its `TCA_OPTIONS` in
-//! hexadecimal on the next, captured with `strace -e trace=sendmsg`. The distribution tables of netem are not
-//! in it: a test in `wire::distribution` compares them with iproute2's files.
+//! hexadecimal on the next, captured with `strace -e trace=sendmsg`. The file does not contain the
+//! distribution tables of netem: a test in `wire::distribution` compares them with iproute2's files.
 
 use netem::{
     Distribution, GilbertElliott, Percent, Slots,

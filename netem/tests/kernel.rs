@@ -104,14 +104,14 @@ async fn every_segment_is_counted_with_its_headers_also_without_a_profile() {
 
     let on_the_wire = PAYLOAD_BYTES * FRAME_BYTES / TCP_PAYLOAD_BYTES;
     let sent = netlink.sent_bytes("near").await.unwrap().unwrap();
-    // A receiver that has no time drops packets, and TCP sends them again.
+    // A receiver without time drops packets, and TCP retransmits them.
     let again = retransmitted_segments(&pair.near_namespace) * FRAME_BYTES;
     let expected = on_the_wire * 199 / 200..=(on_the_wire + again) * 201 / 200;
     assert!(expected.contains(&sent), "{sent} is not in {expected:?}");
     let statistics = netlink.show("near").await.unwrap()[0].statistics;
     assert_eq!((statistics.drops, statistics.backlog_packets), (0, 0));
 
-    // A profile replaces the queue, and the queue a profile.
+    // A profile replaces the queue, and a queue replaces the profile.
     assert!(!netlink.apply("near", &rate("1gbit")).await.unwrap().in_place);
     assert_eq!(netlink.profile("near").await.unwrap(), Some(rate("1gbit")));
     assert_eq!(netlink.count("near").await.unwrap().tree, [""; 0]);

@@ -1,10 +1,10 @@
-//! Links of many kinds with each backend: what was asked for, beside what was measured.
+//! Links of many kinds with each backend: the requested properties beside the measured ones.
 //!
-//! Each backend makes the same links, and numbered datagrams cross them in one direction. Asserted is only
-//! what no busy host changes: how many packets are lost, how losses follow each other, whether packets
-//! overtake each other, and that none is early. With `LINK_MATRIX=full`, as `cargo xtask bench instruments`
-//! runs it, the links with a rate are made too, and delays and rates are measured for longer and printed with
-//! their bounds.
+//! Each backend makes the same links, and numbered datagrams cross them in one direction. The assertions
+//! cover only what a busy host does not change: how many packets are lost, how losses follow each other,
+//! whether packets overtake each other, and that no packet is early. With `LINK_MATRIX=full`, as `cargo xtask
+//! bench instruments` runs it, the links with a rate are included too, and delays and rates are measured for
+//! longer and printed with their bounds.
 #![allow(clippy::print_stdout, reason = "the output is the table, and why a test was skipped")]
 
 mod common;
@@ -34,7 +34,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The number that the last datagram of a measurement has. It is repeated until it arrives.
+/// The number of the last datagram of a measurement. It is repeated until it arrives.
 const END: u64 = u64::MAX;
 /// The size of the receiver's buffer, in bytes. A busy host may not run the receiver for long.
 const BUFFER: usize = 16 << 20;
@@ -55,7 +55,7 @@ struct Link {
 }
 
 impl Link {
-    /// Makes a link of the kernel's qdiscs; `None` if that is not possible here.
+    /// Creates a link with the kernel's qdiscs; `None` if that is not possible here.
     async fn kernel() -> Option<Self> {
         let pair = pair().await?;
         if !can_buffer(&pair.near_namespace) {
@@ -74,7 +74,7 @@ impl Link {
         })
     }
 
-    /// Makes an emulated link; `None` if that is not possible here.
+    /// Creates an emulated link; `None` if that is not possible here.
     async fn userspace() -> Option<Self> {
         if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/net/tun") {
             println!("skipped: /dev/net/tun: {error}");
@@ -100,7 +100,7 @@ impl Link {
     async fn shape(&self, profile: &Profile) {
         match &self.emulator {
             None => {
-                // From an empty link, so that no state of the last profile is left.
+                // Start from an empty link, so that no state of the previous profile is left.
                 self.near_netlink.clear("near").await.unwrap();
                 self.near_netlink.apply("near", profile).await.unwrap();
             }
@@ -116,7 +116,8 @@ impl Link {
         self.emulator.as_ref().map_or(0, |emulator| emulator.statistics()[0].received_packets)
     }
 
-    /// Returns how many of the `sent` packets wait for the emulator, which had received `before` before them.
+    /// Returns how many of the `sent` packets wait for the emulator, which had received `before` packets
+    /// previously.
     fn waiting(&self, sent: u64, before: u64) -> u64 {
         if self.emulator.is_none() { 0 } else { sent.saturating_sub(self.received() - before) }
     }
@@ -180,8 +181,8 @@ fn nanos(time: TimeSpec) -> i64 {
     time.tv_sec() * 1_000_000_000 + time.tv_nsec()
 }
 
-/// Receives datagrams until the last one has arrived, and those that it has overtaken. Returns their numbers
-/// and when the kernel received them.
+/// Receives datagrams until the last one has arrived, and also those that it has overtaken. Returns their
+/// numbers and when the kernel received them.
 fn receive(socket: &UdpSocket, ended: &AtomicBool) -> Vec<(u64, i64)> {
     let mut arrived = Vec::new();
     let mut packet = [0; LARGE];
@@ -212,7 +213,7 @@ fn receive(socket: &UdpSocket, ended: &AtomicBool) -> Vec<(u64, i64)> {
     }
 }
 
-/// What was sent and what arrived.
+/// The datagrams that were sent and those that arrived.
 struct Flow {
     /// When each datagram was sent, in nanoseconds.
     sent: Vec<i64>,
@@ -221,7 +222,7 @@ struct Flow {
 }
 
 impl Flow {
-    /// Returns how many were lost, and of how many that followed a lost one, how many were lost.
+    /// Returns how many datagrams were lost, how many followed a lost one, and how many of those were lost.
     fn losses(&self) -> (u64, u64, u64) {
         let mut lost = vec![true; self.sent.len()];
         for (number, _) in &self.arrived {
@@ -233,7 +234,7 @@ impl Flow {
         (count, pairs, both)
     }
 
-    /// Returns how many arrived after one that was sent later.
+    /// Returns how many datagrams arrived after one that was sent later.
     fn overtaken(&self) -> usize {
         let mut latest = 0;
         let late = self.arrived.iter().filter(|(number, _)| {
@@ -254,8 +255,8 @@ impl Flow {
         (self.sent[self.sent.len() - 1] - self.sent[0]) as f64 / 1e6
     }
 
-    /// Returns the rate in Mbit/s at which frames of 1514 bytes arrived, without the first third of the time,
-    /// and that time in milliseconds.
+    /// Returns the rate in Mbit/s at which frames of 1514 bytes arrived, leaving out the first third of the
+    /// time, and that time in milliseconds.
     fn rate(&self) -> (f64, f64) {
         let mut times: Vec<i64> = self.arrived.iter().map(|(_, time)| *time).collect();
         times.sort_unstable();
@@ -266,7 +267,7 @@ impl Flow {
     }
 }
 
-/// What delays have in common, in milliseconds.
+/// Properties of a set of delays, in milliseconds.
 struct Summary {
     mean: f64,
     median: f64,
@@ -302,7 +303,8 @@ impl Jitter {
         self.distribution == "exponential"
     }
 
-    /// Returns how far mean and median are from the delay, and the distance of the quartiles, in jitters.
+    /// Returns the expected distance of mean and median from the delay, and of the quartiles from each other,
+    /// in jitters.
     fn wanted(self) -> [f64; 3] {
         match self.distribution {
             "uniform" => [0.0, 0.0, 1.0],
@@ -322,8 +324,8 @@ impl Jitter {
         5.0 * self.setting / independent.sqrt()
     }
 
-    /// Returns whether delays are as wanted. A busy host holds some packets for longer, which moves the mean,
-    /// but not the quartiles.
+    /// Returns whether delays are as expected. A busy host holds some packets for longer, which moves the
+    /// mean, but not the quartiles.
     fn holds(self, delay: f64, found: &Summary, bound: f64) -> bool {
         let [_, median, spread] = self.wanted().map(|jitters| jitters * self.setting);
         (found.median - delay - median).abs() <= bound + HOST
@@ -332,7 +334,7 @@ impl Jitter {
 }
 
 /// Returns the bounds of a binomial distribution: five standard deviations, which a count exceeds less than
-/// once in a million times. With a correlation, the deviation grows as that of a chain does.
+/// once in a million times. With a correlation, the deviation grows like that of a Markov chain.
 fn bounds(tries: u64, probability: f64, correlation: f64) -> (u64, u64) {
     let mean = tries as f64 * probability;
     let grown = (1.0 + correlation) / (1.0 - correlation);
@@ -348,7 +350,7 @@ fn verdict(holds: bool) -> &'static str {
     if holds { "holds" } else { "misses" }
 }
 
-/// How much longer than asked for the median of delays may be because of the host, in milliseconds: the time
+/// How much longer than requested the median of delays may be because of the host, in milliseconds: the time
 /// of both ends, and timers that fire late.
 const HOST: f64 = 0.5;
 
@@ -441,7 +443,7 @@ async fn point(link: &Link, profile: &Profile, delay: f64, jitter: Jitter) {
     assert_no_packet_is_early(&found, delay, jitter);
 }
 
-/// Returns what was measured beside what was wanted; `bound` is shown behind the median.
+/// Returns the measured values beside the expected ones; `bound` is shown after the median.
 fn beside(delay: f64, jitter: Jitter, found: &Summary, bound: &str) -> String {
     let [mean, median, spread] = jitter.wanted().map(|jitters| jitters * jitter.setting);
     format!(

@@ -1,5 +1,5 @@
 //! Tests of `netem measure`, over loopback and over links between namespaces: whom a server answers, what a
-//! client says about a server that does not measure, and which addresses it takes.
+//! client says about a server that does not measure, and which addresses it accepts.
 #![allow(clippy::print_stdout, reason = "a test that is skipped says why")]
 
 mod common;
@@ -71,7 +71,7 @@ impl Server {
     }
 }
 
-/// Measures the path to a server for a moment.
+/// Measures the path to a server for a short time.
 fn measure(server: SocketAddr) -> Output {
     let (address, port) = (server.ip().to_string(), server.port().to_string());
     program().args(["measure", &address, "--port", &port, "--time", "100ms"]).output().unwrap()
@@ -196,7 +196,7 @@ fn a_server_does_not_answer_a_server() {
 }
 
 #[test]
-fn sessions_are_bounded_and_the_server_goes_on() {
+fn sessions_are_bounded_and_the_server_continues() {
     let server = Server::start("127.0.0.1");
     let mut sessions: Vec<_> = (0..MAX_SESSIONS).map(|_| Session::open(server.address)).collect();
     let threads = || std::fs::read_dir(format!("/proc/{}/task", server.process.child.id())).unwrap().count();
@@ -255,7 +255,7 @@ fn a_server_that_is_not_of_this_version_is_named() {
     }
 }
 
-/// Measures the path to a server for a moment, with these further arguments.
+/// Measures the path to a server for a short time, with these further arguments.
 fn measure_with(args: &str) -> Output {
     program().args(["measure", "--time", "100ms"]).args(args.split_whitespace()).output().unwrap()
 }
@@ -332,7 +332,7 @@ fn the_addresses_of_a_name_are_tried_in_order() {
         command.arg(program().get_program()).args(["measure", "two.test", "--time", "100ms"]);
         namespace.run(|| command.output()).unwrap()
     };
-    // Where no server runs, the last address is in the error, and the others are in notes before it.
+    // If no server is running, the error contains the last address, and notes before it contain the others.
     let output = measure();
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     if ["unshare: ", "mount: ", "the name does not resolve"].iter().any(|words| stderr.contains(words)) {
@@ -374,7 +374,7 @@ impl V6Link {
             let add =
                 |address: &str| output_in(namespace, "ip", &format!("addr add {address} dev {name} nodad"));
             add(&format!("2001:db8::{number}/64"))?;
-            // The address that the kernel chose is only usable once it is known to be nobody else's.
+            // The address that the kernel chose can only be used once it is known that no one else has it.
             add(&format!("fe80::5:{number}/64"))?;
         }
         Some(Self { pair, far_local: "fe80::5:2%far".to_owned() })
@@ -428,7 +428,7 @@ async fn link_local_addresses_have_a_zone_at_both_ends() {
     }
 }
 
-/// A server that listens on every address answers from the one that a client has asked.
+/// A server that listens on every address answers from the address that a client has addressed.
 #[tokio::test]
 async fn every_address_of_a_server_can_be_measured() {
     let Some(link) = V6Link::new().await else { return };
@@ -466,7 +466,7 @@ fn a_server_on_every_address_serves_ipv4_too() {
     }
 }
 
-/// Starts a server for one client that answers over TCP only. It reads the stream, or none of it.
+/// Starts a server for one client that answers only over TCP. It reads the whole stream, or none of it.
 fn fake_server(reads: bool) -> (SocketAddr, thread::JoinHandle<TcpStream>) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let address = listener.local_addr().unwrap();
@@ -519,7 +519,7 @@ fn a_client_without_room_for_threads_says_so() {
     let Some(namespace) = namespace() else { return };
     output_in(&namespace, "ip", "link set lo up");
     let server = ServerProcess::start_in(&namespace, "--listen 127.0.0.1");
-    // The limit holds for ordinary users only, and this one has no other processes.
+    // The limit applies only to ordinary users, and this one has no other processes.
     let run = || {
         let mut command = Command::new("prlimit");
         command.args(["--nproc=1", "setpriv", "--reuid=54323", "--clear-groups"]);

@@ -1,5 +1,5 @@
 //! Tests of what other programs do to a shaped interface: `tc` and `ip` change or remove a part of it, and
-//! interfaces are renamed, moved and deleted. What is left is shown as it is, and repaired by `netem apply`.
+//! interfaces are renamed, moved and deleted. What is left is shown as it is, and `netem apply` repairs it.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -34,7 +34,7 @@ async fn shaped_bytes(pair: &Pair, ifb: &str) -> u64 {
     let before = pair.near.sent_bytes(ifb).await.unwrap().unwrap();
     let socket = pair.far_namespace.run(|| UdpSocket::bind((FAR, 0))).unwrap();
     for _ in 0..20 {
-        // Nothing listens there, so sending may fail when that is reported.
+        // Nothing listens on that port, so sending may fail once that has been reported.
         let _ = socket.send_to(&[0; 1000], (NEAR, 9));
     }
     pair.near.sent_bytes(ifb).await.unwrap().unwrap() - before
@@ -187,7 +187,8 @@ async fn the_printed_commands_remove_what_netem_did_not_create() {
             prints(here, &apply(direction));
             prints(here, &clear);
         }
-        // A filter before the redirection is somebody's, and so is one that was there when it broke.
+        // A filter before the redirection belongs to somebody, and so does one that existed when the
+        // redirection broke.
         let ingress = apply("--ingress");
         prints(here, &ingress);
         tc(&format!("filter del dev {name} ingress"));
@@ -209,7 +210,7 @@ async fn the_printed_commands_remove_what_netem_did_not_create() {
     }
 }
 
-/// A filter that somebody has added behind the redirection does no harm, and stays.
+/// A filter that somebody has added after the redirection does no harm, and stays.
 #[tokio::test]
 async fn clear_leaves_the_filters_of_others() {
     let Some(pair) = iproute2_pair().await else { return };
@@ -251,7 +252,7 @@ async fn the_limits_of_segments_that_were_there_before_come_back() {
         }
         prints(here, "clear near");
         assert_eq!(limits(), before);
-        // Somebody has removed the qdisc, or set another limit.
+        // Somebody removes the qdisc, or sets another limit.
         prints(here, "apply near --rate 1mbit");
         shell(here, "tc qdisc del dev near root");
         prints(here, "clear near");
@@ -322,7 +323,7 @@ async fn an_interface_that_moved_to_another_namespace_is_shaped_there() {
     let link = there.interface("near").await.unwrap();
     assert_eq!(link.gso_max_segments, Some(65_535), "the limit of its first namespace");
     assert_eq!(link.altnames, [""; 0]);
-    // What it left behind is removed with the next use.
+    // What it has left behind is removed with the next use.
     prints(here, "apply lo --ingress --rate 5mbit");
     prints(here, "clear lo");
     assert_eq!(names(&pair.near).await, ["lo"]);

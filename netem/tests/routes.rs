@@ -17,8 +17,8 @@ struct Host {
 }
 
 impl Host {
-    /// Creates a host, and sets it up with a command of `ip` in each line of `script`. Skips the test if the
-    /// kernel lacks a type of interface, or `ip` is not installed.
+    /// Creates a host, and sets it up with the command of `ip` on each line of `script`. Skips the test if
+    /// the kernel lacks a type of interface, or if `ip` is not installed.
     async fn new(script: &str) -> Option<Self> {
         let (network, others) = (namespace()?, namespace()?);
         let netlink = Netlink::open_in(network.as_fd()).unwrap();
@@ -165,7 +165,7 @@ async fn what_is_below_the_interface_of_the_route_carries_the_connection() {
         let session = connection("10.0.0.2:22", "10.0.0.1:50000");
         let below = format!("the packets of {upper} pass through it");
         host.assert_carried(&session, &[("eth0", &below), (upper, "it has the address 10.0.0.2")]).await;
-        // What is beside or above it does not.
+        // Interfaces beside or above it do not.
         let Some(host) = Host::new(&format!("{script}\naddress add 10.1.0.2/24 dev eth1")).await else {
             continue;
         };

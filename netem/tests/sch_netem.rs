@@ -162,7 +162,7 @@ async fn loss_has_the_requested_probability() {
         let before = pair.near.show("near").await.unwrap()[0].statistics;
         let received_before = pair.far.counters("far").await.unwrap().rx_packets;
         for _ in 0..SENT {
-            // Nothing listens on this port, so sending fails when the far end has reported that. Ignore it.
+            // Nothing listens on this port, so sending fails once the far end has reported that. Ignore it.
             let _ = socket.send_to(b"there", (FAR, 9));
         }
         let after = pair.near.show("near").await.unwrap()[0].statistics;
@@ -178,8 +178,8 @@ async fn loss_has_the_requested_probability() {
     }
 }
 
-/// The default limit of the delay line is in packets, and has to fit small ones: with one that is counted in
-/// packets of 1500 bytes, most of these would be dropped.
+/// The default limit of the delay line is in packets, and must allow for small ones: a limit counted in
+/// packets of 1500 bytes would drop most of these.
 #[tokio::test]
 async fn the_delay_line_holds_small_packets() {
     const SENT: u64 = 5000;
@@ -189,7 +189,7 @@ async fn the_delay_line_holds_small_packets() {
     pair.near.apply("near", &profile(r#"{"rate":"10mbit","delay":"400ms"}"#)).await.unwrap();
     let socket = pair.near_namespace.run(|| UdpSocket::bind((NEAR, 0))).unwrap();
     for _ in 0..SENT {
-        // Nothing listens on this port, so sending fails when the far end has reported that.
+        // Nothing listens on this port, so sending fails once the far end has reported that.
         while socket.send_to(&PAYLOAD, (FAR, 9)).is_err() {}
     }
     for qdisc in pair.near.show("near").await.unwrap() {
@@ -301,8 +301,8 @@ async fn the_program_applies_shows_changes_measures_and_clears() {
         assert!(least_ms >= 25.0, "{trips}: {text}");
     }
     // The first sixth of the stream does not count. Data that arrived in that sixth but was read later,
-    // because an earlier packet was lost or the receiver did not run, counts with the rest: at most a fifth
-    // of the rest, and the content of the bucket.
+    // because an earlier packet was lost or the receiver did not run, counts as part of the rest: at most a
+    // fifth of the rest, and the content of the bucket.
     let most = measured["asked"]["tcp_payload_bytes_per_s"].as_u64().unwrap() * 6 / 5 + 20_000;
     let goodput = measured["measured"]["goodput_bytes_per_s"].as_u64().unwrap();
     assert!(goodput > 0 && goodput <= most, "{text}");

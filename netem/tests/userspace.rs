@@ -49,7 +49,7 @@ async fn emulate(profile: &str) -> Option<EmulatedLink> {
 }
 
 impl EmulatedLink {
-    /// Sends bytes without a short period, so that every mistake shows, and compares what arrives.
+    /// Sends bytes without a short period, so that every mistake shows, and compares them with what arrives.
     fn transfer(&self, bytes: usize) {
         let content: Vec<u8> = (0..bytes).map(|i| (i ^ (i >> 8) ^ (i >> 16)) as u8).collect();
         let listener = self.far.run(|| TcpListener::bind((FAR, 0))).unwrap();
@@ -88,8 +88,8 @@ impl EmulatedLink {
         numbers
     }
 
-    /// Waits until the emulator has received at least this many packets (the kernel adds a few) and none is
-    /// in transit.
+    /// Waits until the emulator has received at least this many packets (the kernel adds a few) and no packet
+    /// is in transit.
     fn settle(&self, received: u64) {
         let start = Instant::now();
         loop {
@@ -138,8 +138,8 @@ async fn a_stream_is_complete_after_loss_duplication_reordering_and_corruption()
 
 #[tokio::test]
 async fn no_round_trip_is_shorter_than_twice_the_delay_and_its_compensation() {
-    // A packet that wakes the emulator arrived earlier by the time that waking up takes, which is estimated
-    // and counts at most 200 us in each direction.
+    // A packet that wakes the emulator arrived earlier, by the wake-up time, which is estimated and counts
+    // for at most 200 us in each direction.
     const LEAST: Duration = Duration::from_micros(2 * (20_000 - 200));
     let Some(link) = emulate(r#"{"delay":"20ms"}"#).await else { return };
     let echo = link.far.run(|| UdpSocket::bind((FAR, 0))).unwrap();

@@ -21,14 +21,15 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
 /// The maximum length of a line between the orchestrator and a node.
 pub const NODE_LINE_BYTES: usize = 32 * MIB;
 
-/// The maximum length of a line from QEMU's monitor or from the guest. A node passes it on within a line of
-/// its own, up to six times as long. QEMU's longest answer, to `query-qmp-schema`, has a third of a MiB.
+/// The maximum length of a line from QEMU's monitor or from the guest. A node forwards it within a line of
+/// its own, which is up to six times as long. QEMU's longest answer, to `query-qmp-schema`, has a third of a
+/// MiB.
 pub const CHANNEL_LINE_BYTES: usize = 4 * MIB;
 
 /// The maximum output of a program that is read as a whole.
 pub const OUTPUT_BYTES: usize = 16 * MIB;
 
-/// The maximum size of a file that the user writes.
+/// The maximum size of a file written by the user.
 pub const FILE_BYTES: usize = 16 * MIB;
 
 const MIB: usize = 1 << 20;
@@ -117,7 +118,7 @@ fn read_all(input: impl Read, limit: usize, what: &str) -> io::Result<Vec<u8>> {
 /// Runs a program without input and returns its output.
 ///
 /// # Errors
-/// If it cannot be started, and if it writes more than [`OUTPUT_BYTES`]; then it is killed.
+/// If it cannot be started, or if it writes more than [`OUTPUT_BYTES`], after which it is killed.
 pub fn output(command: &mut Command) -> io::Result<Output> {
     run(command, None)
 }

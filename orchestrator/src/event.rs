@@ -19,7 +19,7 @@ pub enum Event<'a> {
     AttemptStarted {
         /// The number of the attempt among those that this run makes, from 1.
         number: usize,
-        /// The number of attempts that this run makes, without those that already have a result.
+        /// The number of attempts that this run makes, not counting those that already have a result.
         total: usize,
         /// The name of the cell, followed by the number of the repetition if there are several.
         name: &'a str,

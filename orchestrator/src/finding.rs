@@ -1,4 +1,4 @@
-//! Checks of whether a run would work on this host, and how to fix what is missing.
+//! Checks whether a run would work on this host, and advice on how to fix what is missing.
 //!
 //! Each check examines one requirement and changes nothing but the user's cache. Checks are values: other
 //! modules can add theirs to the list of [`crate::setup::standard_checks`].
@@ -16,16 +16,16 @@ mod storage;
 pub enum State {
     /// The requirement is met.
     Ok,
-    /// The requirement is partly met: some runs do not work, or do not work as well.
+    /// The requirement is partly met: some runs do not work, or work less well.
     Warning,
-    /// Something that the runs need is not there.
+    /// Something that the runs need is missing.
     Missing,
-    /// Something that the runs need is there, but it does not work, or there is too little of it.
+    /// Something that the runs need is present but does not work, or there is too little of it.
     Failed,
 }
 
 impl State {
-    /// Returns whether no run works.
+    /// Returns whether no run works in this state.
     pub fn prevents_runs(self) -> bool {
         matches!(self, Self::Missing | Self::Failed)
     }
@@ -76,12 +76,12 @@ impl Finding {
         Self { name: name.to_owned(), state: State::Warning, detail, remedy }
     }
 
-    /// Returns the finding that something required is not there.
+    /// Returns the finding that something required is missing.
     pub fn missing(name: &str, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { state: State::Missing, ..Self::warning(name, detail, remedy) }
     }
 
-    /// Returns the finding that something required is there, but does not work or does not suffice.
+    /// Returns the finding that something required is present, but does not work or does not suffice.
     pub fn failed(name: &str, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { state: State::Failed, ..Self::warning(name, detail, remedy) }
     }
@@ -139,12 +139,12 @@ impl CheckReport {
 /// The width of a report that does not go to a terminal, in columns.
 const USUAL_WIDTH: usize = 80;
 
-/// The least and the greatest width that a report is laid out for.
+/// The smallest and the largest width for which a report is laid out.
 const WIDTHS: std::ops::RangeInclusive<usize> = 40..=100;
 
 impl CheckReport {
     /// Returns the report as text: for each finding its state, its name and what was found, then its remedy.
-    /// No line is wider than the terminal, or than 80 columns if there is none. The states are colored if
+    /// No line is wider than the terminal, or than 80 columns without a terminal. The states are colored if
     /// `colored` is set.
     pub fn text(&self, terminal: Option<usize>, colored: bool) -> Text {
         let width = terminal.unwrap_or(USUAL_WIDTH).clamp(*WIDTHS.start(), *WIDTHS.end());
@@ -155,8 +155,8 @@ impl CheckReport {
             let padding = " ".repeat(STATE_WIDTH - state.to_string().len());
             let word = Text::from(state.to_string());
             text += if colored { word.painted(state.color()) } else { word };
-            // What was found goes below the name if little more than half of the width is left beside it, or
-            // if a path would have to be cut there.
+            // What was found goes below the name if the space beside the name is little more than half of the
+            // width, or if a path would have to be cut there.
             let cut = |text: &str| {
                 text.split_whitespace().any(|word| word.chars().count() > width.saturating_sub(prefix))
             };

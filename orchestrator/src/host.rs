@@ -48,7 +48,7 @@ pub fn qemu_version() -> io::Result<String> {
         .ok_or_else(|| io::Error::other(format!("`{QEMU} --version` prints no version")))
 }
 
-/// The mount that a path is on.
+/// The mount that contains a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
     /// The path of the mount point.
@@ -76,7 +76,7 @@ impl Mount {
             let mut what = what.split(' ').map(str::to_owned);
             Some(Self { point, options, file_system: what.next()?, source: what.next()? })
         };
-        // The longest mount point counts. Of two mounts at the same point, the later one hides the other;
+        // The longest mount point counts. If two mounts have the same point, the later one hides the other;
         // `max_by_key` returns the last maximum.
         mounts.lines().filter_map(mount).max_by_key(|mount| mount.point.len())
     }

@@ -1,33 +1,33 @@
-//! Text laid out for people: lines wrapped at blanks, and tables folded to the width of a terminal.
+//! Text laid out for people: lines wrapped at spaces, and tables folded to the width of a terminal.
 
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Width, presets};
 use std::time::Duration;
 
-/// The least width that text is laid out for. A narrower terminal wraps the lines itself.
+/// The smallest width for which text is laid out. A narrower terminal wraps the lines itself.
 const MIN_WIDTH: usize = 40;
 
-/// The additional indent of what continues a line.
+/// The additional indent of continuation lines.
 const HANGING: usize = 4;
 
-/// The blanks around the content of a table's column.
+/// The spaces around the content of a table's column.
 const PADDING: usize = 2;
 
-/// The screen that text is laid out for.
+/// The screen for which text is laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Screen {
     /// The width of the terminal, in columns; `None` if the text goes elsewhere.
     pub width: Option<usize>,
-    /// Whether only ASCII characters can be drawn with.
+    /// Whether only ASCII characters can be used for drawing.
     pub is_ascii: bool,
 }
 
-/// Wraps a text at its blanks into lines of at most `width` characters. What is between backticks stays on
-/// one line if it fits there, so that a command can be copied. A longer word is cut.
+/// Wraps a text at its spaces into lines of at most `width` characters. Text between backticks stays on one
+/// line if it fits, so that a command can be copied. A longer word is cut.
 pub fn wrap(text: &str, width: usize) -> Vec<String> {
     wrap_after(text, width, width)
 }
 
-/// Does the same as [`wrap`], with another width for the first line.
+/// Does the same as [`wrap`], with a different width for the first line.
 pub(crate) fn wrap_after(text: &str, first: usize, others: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     let mut line = String::new();
@@ -57,7 +57,7 @@ pub(crate) fn wrap_after(text: &str, first: usize, others: usize) -> Vec<String>
     lines
 }
 
-/// Splits a text at its blanks, except between backticks if what is there is not longer than `width`.
+/// Splits a text at its spaces, except between backticks if the text there is not longer than `width`.
 fn words(text: &str, width: usize) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     let mut quoted: Option<String> = None;
@@ -75,7 +75,7 @@ fn words(text: &str, width: usize) -> Vec<String> {
             None => words.push(word.to_owned()),
         }
     }
-    // A backtick that is never closed quotes nothing.
+    // A backtick that is never closed does not quote anything.
     let open = quoted.into_iter().flat_map(|open| split(&open));
     let split_long = |word: String| if word.chars().count() > width { split(&word) } else { vec![word] };
     words.into_iter().flat_map(split_long).chain(open).collect()
@@ -85,7 +85,7 @@ fn split(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }
 
-/// Wraps those lines of a text that are wider than a terminal. What continues a line is indented by four
+/// Wraps those lines of a text that are wider than a terminal. Continuation lines are indented by four
 /// columns more than the line. Without a width, returns the text as it is.
 pub fn fold(text: &str, width: Option<usize>) -> String {
     let Some(width) = width else { return text.to_owned() };
@@ -111,8 +111,8 @@ pub fn fold(text: &str, width: Option<usize>) -> String {
     folded
 }
 
-/// Returns a text whose lines after the first are indented by four columns, so that they are seen to belong
-/// to it.
+/// Returns a text whose lines after the first are indented by four columns, which shows that they belong to
+/// it.
 pub fn hanging(text: &str) -> String {
     text.replace('\n', &format!("\n{:HANGING$}", ""))
 }
@@ -128,7 +128,7 @@ pub fn about(duration: Duration) -> String {
     }
 }
 
-/// Returns words as they are typed into a shell.
+/// Returns words as they would be typed into a shell.
 pub fn shell_line<W: AsRef<str>>(words: impl IntoIterator<Item = W>) -> String {
     words.into_iter().map(|word| shell_word(word.as_ref())).collect::<Vec<_>>().join(" ")
 }
@@ -152,10 +152,10 @@ pub struct Column {
     pub content: Content,
 }
 
-/// The content of a column, which decides where it is when a table is folded.
+/// The content of a column, which determines its place when a table is folded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Content {
-    /// What the row is about. Repeated at the left of every part of a folded table.
+    /// The subject of the row. Repeated at the left of every part of a folded table.
     Key,
     /// Words.
     Words,
@@ -174,7 +174,7 @@ pub struct Table {
 
 impl Table {
     /// Draws the table. With a width, cells are folded so that no line is wider. If that is not enough, the
-    /// columns that are left over follow in another part below, beside the keys of the rows.
+    /// remaining columns follow in another part below, beside the keys of the rows.
     pub fn draw(&self, width: Option<usize>) -> String {
         let Some(width) = width.map(|width| width.max(MIN_WIDTH)) else {
             return self.render(None);
@@ -217,12 +217,12 @@ impl Table {
         }
     }
 
-    /// Returns the widths that the columns have if nothing is folded.
+    /// Returns the widths of the columns if nothing is folded.
     fn natural_widths(&self) -> Vec<usize> {
         self.widths(|text| text.lines().map(|line| line.chars().count()).max().unwrap_or(0))
     }
 
-    /// Returns the least widths at which no word is cut.
+    /// Returns the smallest widths at which no word is cut.
     fn least_widths(&self) -> Vec<usize> {
         self.widths(|text| text.split_whitespace().map(|word| word.chars().count()).max().unwrap_or(0))
     }
@@ -235,12 +235,12 @@ impl Table {
         self.columns.iter().enumerate().map(column).collect()
     }
 
-    /// Returns the width of the whole table. The blank after the last column is not printed.
+    /// Returns the width of the whole table. The space after the last column is not printed.
     fn total(widths: &[usize]) -> usize {
         (widths.iter().sum::<usize>() + PADDING * widths.len()).saturating_sub(1)
     }
 
-    /// Returns widths for the columns with which the table is not wider than this.
+    /// Returns widths for the columns with which the table is at most this wide.
     fn widths_within(&self, width: usize) -> Vec<usize> {
         let natural = self.natural_widths();
         let mut widths = self.least_widths();

@@ -1,5 +1,4 @@
-//! The outcome of an attempt. Users see its words: matrix files expect them, and records and tables contain
-//! them.
+//! The outcome of an attempt. Users see its words: they appear in matrix files, records and tables.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -88,7 +87,7 @@ impl FromIterator<Outcome> for OutcomeCounts {
 }
 
 impl fmt::Display for OutcomeCounts {
-    /// Writes them such as `converged 2, failed 1`.
+    /// Writes the outcomes as `converged 2, failed 1`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, (outcome, count)) in self.iter().enumerate() {
             write!(f, "{}{outcome} {count}", if i > 0 { ", " } else { "" })?;
@@ -103,7 +102,7 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// An error parsing an outcome: the word names none.
+/// An error parsing an outcome: the word is not the name of one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not an outcome")]
 pub struct UnknownOutcome(String);

@@ -1,7 +1,7 @@
 //! Processes as `/proc` shows them, and the descendants of this process among them.
 //!
-//! A program may start others: a wrapper around QEMU does, and so do `sudo` and `apt-get`. Whoever ends a
-//! program has to end these too. Process groups do not suffice, because a program can leave its group.
+//! A program may start others: a wrapper around QEMU does, and so do `sudo` and `apt-get`. Ending a program
+//! means ending these too. Process groups do not suffice, because a program can leave its group.
 
 use nix::{
     sys::{
@@ -16,10 +16,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The interval at which killed processes are looked for again.
+/// The interval between checks whether killed processes have ended.
 pub const INTERVAL: Duration = Duration::from_millis(5);
 
-/// How often [`kill_session`] looks for processes that have been started meanwhile.
+/// How often [`kill_session`] looks for processes that have been started in the meantime.
 const KILL_ROUNDS: u32 = 100;
 
 /// A descendant of this process.
@@ -27,20 +27,20 @@ const KILL_ROUNDS: u32 = 100;
 struct Descendant {
     /// The PID in this process's PID namespace.
     pid: u32,
-    /// Whether it has ended, and its parent has not noticed yet.
+    /// Whether it has ended, but its parent has not noticed yet.
     ended: bool,
     /// Whether this process is its parent.
     is_child: bool,
 }
 
-/// What `/proc/PID/status` says of a process.
+/// The content of `/proc/PID/status` about a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessStatus {
-    /// The PID of its parent; zero if that is outside the PID namespace of `/proc`.
+    /// The PID of its parent; zero if the parent is outside the PID namespace of `/proc`.
     pub parent: u32,
-    /// Whether it has ended, and its parent has not noticed yet.
+    /// Whether it has ended, but its parent has not noticed yet.
     pub ended: bool,
-    /// The PIDs in all of its PID namespaces, from that of `/proc` to its own.
+    /// The PIDs in all of its PID namespaces, from the namespace of `/proc` to its own.
     pub pids: Vec<u32>,
     /// Its user and group, or `None` if real, effective, saved and file system IDs differ, as they do in
     /// set-uid and set-gid programs.
@@ -87,10 +87,10 @@ impl ProcessStatus {
 
 /// Lists the descendants of this process, without the children in `except` and their descendants.
 fn descendants(except: &BTreeSet<u32>) -> io::Result<Vec<Descendant>> {
-    // `/proc` may be that of another PID namespace, in which all PIDs are others.
+    // `/proc` may belong to another PID namespace, in which all PIDs are different.
     let me: u32 = fs::read_link("/proc/self")?.to_str().and_then(|pid| pid.parse().ok()).unwrap_or(0);
     let pids = fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    // A process that has ended meanwhile has no status any more.
+    // A process that has ended meanwhile no longer has a status.
     let all = pids.filter_map(|pid| Some((pid, ProcessStatus::read(pid)?))).collect();
     Ok(below(me, &all, except))
 }
@@ -135,7 +135,7 @@ pub fn signal_descendants(signal: Signal, except: &BTreeSet<u32>) -> io::Result<
 }
 
 /// Sends a signal to every descendant of this process, waits until they have ended, and kills those that have
-/// not after `patience`.
+/// not ended after `patience`.
 ///
 /// # Errors
 ///
@@ -154,7 +154,7 @@ pub fn end_descendants(signal: Signal, patience: Duration) -> io::Result<()> {
     Ok(())
 }
 
-/// Kills every process of a session, whatever process groups it has. `leader` is the PID of the process that
+/// Kills every process of a session, regardless of process groups. `leader` is the PID of the process that
 /// began the session.
 pub fn kill_session(leader: u32) {
     let leader = Pid::from_raw(leader.cast_signed());
@@ -162,7 +162,7 @@ pub fn kill_session(leader: u32) {
         let Ok(entries) = fs::read_dir("/proc") else { return };
         let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         let members = pids.map(Pid::from_raw).filter(|pid| getsid(Some(*pid)) == Ok(leader));
-        // A process that has ended stays until its parent notices.
+        // An ended process remains until its parent notices.
         let running = members.filter(|pid| !has_ended(*pid)).collect::<Vec<_>>();
         if running.is_empty() {
             return;
@@ -174,7 +174,7 @@ pub fn kill_session(leader: u32) {
     }
 }
 
-/// Returns whether a process has ended, and its parent has not noticed yet.
+/// Returns whether a process has ended, but its parent has not noticed yet.
 fn has_ended(pid: Pid) -> bool {
     ProcessStatus::read(pid.as_raw().cast_unsigned()).is_none_or(|status| status.ended)
 }

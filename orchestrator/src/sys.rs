@@ -101,8 +101,8 @@ pub(crate) fn die_with_parent(command: &mut Command) {
 }
 
 /// Makes the program start in a new session and with this signal mask. `terminal`, one of its standard
-/// streams, is its controlling terminal; without it, there is none. The program is killed when the thread
-/// that starts it ends.
+/// streams, is its controlling terminal; without it, the session has none. The program is killed when the
+/// thread that starts it ends.
 pub(crate) fn start_session(command: &mut Command, terminal: Option<RawFd>, blocked: SigSet) {
     let start = move || {
         setsid()?;
@@ -117,14 +117,14 @@ pub(crate) fn start_session(command: &mut Command, terminal: Option<RawFd>, bloc
     unsafe { command.pre_exec(start) };
 }
 
-/// Makes the program start in a session of its own, without a controlling terminal, so that it cannot ask the
-/// user anything. It gets `signal` when the thread that starts it ends.
+/// Makes the program start in a session of its own, without a controlling terminal, so that it cannot prompt
+/// the user. It gets `signal` when the thread that starts it ends.
 pub(crate) fn start_unattended(command: &mut Command, signal: Signal) {
     let parent = getpid();
     let start = move || {
         setsid()?;
         prctl::set_pdeathsig(signal)?;
-        // The parent may have ended before.
+        // The parent may already have ended.
         if getppid() == parent { Ok(()) } else { Err(Errno::ESRCH.into()) }
     };
     // SAFETY: the closure only makes system calls, which a child may make between fork and exec.
@@ -136,7 +136,7 @@ pub(crate) fn leave_keyring(command: &mut Command) {
     const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
     let leave = || {
         let unnamed = ptr::null::<libc::c_char>();
-        // SAFETY: the call takes no name. It fails where the kernel has no keyrings, and nothing is
+        // SAFETY: the call takes no name. It fails if the kernel has no keyrings, and then nothing is
         // inherited.
         unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, unnamed) };
         Ok(())
@@ -157,7 +157,7 @@ pub(crate) fn inherit_no_descriptors() -> io::Result<()> {
 }
 
 /// Makes the command run this opened program, with the command's arguments and this process's environment,
-/// whatever the command's path leads to when it starts. This process must have a single thread.
+/// regardless of where the command's path leads when it starts. This process must have a single thread.
 pub(crate) fn run_opened(command: &mut Command, program: OwnedFd) -> io::Result<()> {
     let mut words = vec![OsString::from("testbed")];
     words.extend(command.get_args().map(ToOwned::to_owned));

@@ -21,13 +21,13 @@ pub struct Limit {
 /// Returns the limit of this process's control groups that leaves the least memory. Returns `None` if there
 /// is no limit.
 ///
-/// A group that exceeds `memory.high` is slowed down until it hardly runs, so that counts as a limit, too.
+/// A group that exceeds `memory.high` is slowed down until it hardly runs, so that counts as a limit too.
 pub fn memory_limit() -> Option<Limit> {
     lowest(&Membership::of_this_process("memory"), memory_counters)
 }
 
 /// Returns the limit of this process's control groups that leaves the least memory in huge pages of this
-/// size, a power of two from 1 MiB on. Returns `None` if there is no limit.
+/// size, a power of two of at least 1 MiB. Returns `None` if there is no limit.
 pub fn huge_page_limit(page_bytes: u64) -> Option<Limit> {
     lowest(&Membership::of_this_process("hugetlb"), |version| huge_page_counters(version, page_bytes))
 }
@@ -39,8 +39,8 @@ pub fn process_limit() -> Option<Limit> {
 }
 
 /// Returns how many processes of this process's control group the kernel has killed because memory had run
-/// out, in the group or on the host. Returns the host's number if the group has none, and `None` if the
-/// kernel counts neither.
+/// out, in the group or on the host. Returns the host's number if there is none for the group, and `None` if
+/// the kernel has neither.
 pub fn oom_kills() -> Option<u64> {
     let memberships = Membership::of_this_process("memory");
     let of_group = memberships.iter().find_map(|group| {
@@ -53,8 +53,8 @@ pub fn oom_kills() -> Option<u64> {
     of_group.or_else(|| field(Path::new("/proc"), "vmstat", "oom_kill"))
 }
 
-/// Returns whether the kernel kills all processes of a control group of this process, and so this process, if
-/// it kills one because the group's memory has run out (`memory.oom.group`).
+/// Returns whether the kernel kills all processes of this process's control group, and so this process too,
+/// if it kills one of them because the group's memory has run out (`memory.oom.group`).
 pub fn oom_kills_all() -> bool {
     Membership::of_this_process("memory").iter().any(|group| {
         let set = |level: PathBuf| {
@@ -77,7 +77,7 @@ enum Version {
     V2,
 }
 
-/// A limit and what counts towards it: the names of their files.
+/// A limit and the memory or processes that count towards it, as the names of their files.
 #[derive(Debug, Clone)]
 struct Counter {
     limit: String,
@@ -156,7 +156,7 @@ impl Membership {
         Self::parse(controller, &read("cgroup"), &read("mountinfo"))
     }
 
-    /// Finds the groups that `/proc/PID/cgroup` lists where `/proc/PID/mountinfo` says that they are.
+    /// Finds the groups listed in `/proc/PID/cgroup`, at the mount points in `/proc/PID/mountinfo`.
     fn parse(controller: &str, groups: &str, mounts: &str) -> Vec<Self> {
         let group_of = |version| {
             groups.lines().find_map(|line| {
@@ -179,7 +179,7 @@ impl Membership {
                 ("cgroup", options) if options.split(',').any(|option| option == controller) => Version::V1,
                 _ => return None,
             };
-            // A container may see only a part of the hierarchy, but be told the full path.
+            // A container may see only a part of the hierarchy, but get the full path.
             let path = group_of(version)?;
             let path = path.strip_prefix(root).or_else(|_| path.strip_prefix("/")).ok()?.into();
             Some(Self { mounted_at, path, version })
@@ -197,7 +197,7 @@ impl Membership {
     }
 }
 
-/// Replaces the octal escapes of blanks and backslashes in a path of `mountinfo`.
+/// Replaces the octal escapes of spaces and backslashes in a path of `mountinfo`.
 fn unescape(path: &str) -> String {
     let escapes = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
     escapes.iter().fold(path.into(), |path: String, (escape, character)| path.replace(escape, character))

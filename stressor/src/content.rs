@@ -143,7 +143,8 @@ impl Pattern {
     }
 }
 
-/// Writes the words that are changed sparsely, evenly spread, without the first word of the page.
+/// Writes the words that are changed sparsely. They are evenly spread and do not include the first word of
+/// the page.
 fn store_sparse(page: &mut Page, share: Percentage, key: u64) {
     let count = share.of(WORDS as u64) as usize;
     let mut lcg = Lcg::new(key);

@@ -86,7 +86,7 @@ pub fn serve(
     })
 }
 
-/// Reads one line into `line`; instead of a line that is longer than [`MAX_LINE_BYTES`], an empty one.
+/// Reads one line into `line`, or an empty line instead of one that is longer than [`MAX_LINE_BYTES`].
 /// Returns false at the end of the input.
 fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
     line.clear();
@@ -150,7 +150,7 @@ fn execute(
     outcome.map_or_else(|error| Answer::Failed(error.to_string()), |()| Answer::Done)
 }
 
-/// Stops both loads. That on the disk is told first, because it may take longer.
+/// Stops both loads. The request to stop goes to the disk load first, because it may take longer.
 fn stop(engine: &mut Engine, disk: &mut DiskEngine) {
     disk.request_stop();
     engine.stop();
@@ -196,8 +196,7 @@ fn write_messages(
     }
 }
 
-/// Returns the time of the next telemetry line. Lines that were missed while the host did not read are not
-/// made up for.
+/// Returns the time of the next telemetry line. Lines missed while the host did not read are not sent later.
 fn next_tick(tick: Instant, now: Instant, interval: Duration) -> Instant {
     let next = tick + interval;
     if next > now { next } else { now + interval }
@@ -323,7 +322,7 @@ mod tests {
             telemetry
         }
 
-        /// Returns the next reply. Checks that the telemetry before it has no gaps.
+        /// Returns the next reply. Checks that the telemetry preceding it has no gaps.
         fn reply(&mut self) -> (u64, Answer) {
             loop {
                 let line = self.output.recv().unwrap();
@@ -404,7 +403,7 @@ mod tests {
         client.send_raw("\n\n\u{0}\u{7f}garbage\n[1,2]\n");
         client.send_raw(vec![0xff, 0xfe, b'\n']);
         client.send_raw(vec![b'x'; 3 << 20]);
-        // The end of a line that is too long is no request either.
+        // The end of a line that is too long is not a request either.
         client.send_raw("{\"id\":1,\"command\":\"stop\"}\n{\"id\":2,\"command\":\"sto");
         client.send_raw("p\"}\n{\"id\":3,\"command\":\"dance\"}\n");
         assert_eq!(client.reply(), (2, Answer::Done));

@@ -83,7 +83,7 @@ impl Engine {
         }
     }
 
-    /// Returns the counters of the lanes. They count from the creation of the engine on.
+    /// Returns the counters of the lanes, which start with the creation of the engine.
     pub fn meter(&self) -> Arc<Meter> {
         Arc::clone(&self.meter)
     }
@@ -145,7 +145,7 @@ impl Engine {
         self.state = State::Running { stop, memory };
         self.meter.set_running(true);
         started.recv().expect("the runner reports before it ends").map_err(|cause| {
-            // While the threads that did start still count.
+            // Before stopping, while the threads that did start still count towards the limit.
             let error = Error::thread(cause);
             self.stop();
             error
@@ -169,7 +169,7 @@ impl Engine {
         verification
     }
 
-    /// Returns whether the engine is started. It dirties memory then, unless the rate is 0.
+    /// Returns whether the engine is started. A started engine dirties memory, unless the rate is 0.
     pub fn is_running(&self) -> bool {
         matches!(self.state, State::Running { .. })
     }
@@ -198,7 +198,7 @@ impl Engine {
         system.add_available(&self.workload);
         let mut checked = system.check(workload);
         if self.huge_pages == HugePages::ReserveMissing && checked.is_err() {
-            // Pages that are not enough are of no use, and everything else lacks them.
+            // Too few pages are useless, and reserving them takes memory from everything else.
             reserve_huge_pages(&self.workload)?;
             if let Err(MemoryError::TooFewHugePages { remedy, .. }) = &mut checked {
                 "the kernel can reserve no more; make the working set smaller, or provide more memory"
@@ -247,7 +247,7 @@ fn ballast_pattern(workload: &Workload) -> Pattern {
 }
 
 impl Memory {
-    /// Turns this memory into that of `workload`. It is empty after an error.
+    /// Turns this memory into the memory of `workload`. It is empty after an error.
     fn change(&mut self, workload: &Workload, reuse: Reuse) -> Result<(), Error> {
         // Free memory before allocating: there may not be enough for both.
         if !reuse.working_set {
@@ -321,7 +321,7 @@ impl Memory {
     }
 }
 
-/// Returns an error of allocating memory, in words. There was enough memory when it was checked.
+/// Explains an error of allocating memory: there was enough memory when it was checked.
 fn explained(errno: Errno) -> io::Error {
     match errno {
         Errno::ENOMEM => io::Error::other("there was enough a moment ago, and another program has taken it"),

@@ -44,7 +44,8 @@ impl Error {
         }
     }
 
-    /// Creates an error for a thread that could not be started, while those that were are still running.
+    /// Creates an error for a thread that could not be started. Call this while the threads that did start
+    /// are still running.
     pub(crate) fn thread(cause: io::Error) -> Self {
         let remedy = match cgroup::process_limit() {
             Some(Limit { file, left: 0 }) => format!("raise the limit in {}", file.display()),

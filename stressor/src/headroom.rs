@@ -1,4 +1,4 @@
-//! What limits the ordinary memory of this process, and how much each limit leaves.
+//! The limits on the ordinary memory of this process, and how much each of them leaves.
 
 use crate::cgroup;
 use rustix::process::{Resource, getrlimit};
@@ -16,13 +16,13 @@ pub(crate) enum Bound {
     AddressSpace,
     /// The limit on the writable memory of a process, `RLIMIT_DATA`.
     Data,
-    /// The kernel's limit on the memory that it has promised to all processes, with
-    /// `vm.overcommit_memory` = 2.
+    /// The kernel's limit on the memory that it has promised to all processes, with `vm.overcommit_memory` =
+    /// 2.
     Promises,
 }
 
 impl Bound {
-    /// Returns whether huge pages count, too.
+    /// Returns whether huge pages count towards the limit too.
     pub(crate) fn counts_huge_pages(&self) -> bool {
         matches!(self, Self::AddressSpace | Self::Data)
     }
@@ -94,11 +94,12 @@ impl Sizes {
     }
 }
 
-/// Returns what each limit leaves, given what /proc/meminfo says. A limit that cannot be read is left out.
+/// Returns what each limit leaves, given the content of /proc/meminfo. A limit that cannot be read is left
+/// out.
 ///
 /// # Errors
 ///
-/// Fails if there is no size of the available memory.
+/// Fails if /proc/meminfo does not give the available memory.
 pub(crate) fn all(meminfo: &Sizes) -> io::Result<Vec<Headroom>> {
     let headroom = |bound, left: u64| Headroom { bound, left };
     let available = meminfo.get("MemAvailable")?.get();
@@ -118,7 +119,7 @@ pub(crate) fn all(meminfo: &Sizes) -> io::Result<Vec<Headroom>> {
         .collect())
 }
 
-/// Returns what the kernel may still promise, if it does not promise more memory than it has.
+/// Returns what the kernel may still promise, if it limits its promises to its memory.
 fn promises(meminfo: &Sizes) -> Option<Headroom> {
     let strict = fs::read_to_string("/proc/sys/vm/overcommit_memory").is_ok_and(|mode| mode.trim() == "2");
     let sizes = [meminfo.get("CommitLimit").ok()?, meminfo.get("Committed_AS").ok()?].map(Bytes::get);

@@ -12,13 +12,13 @@ const POOLS: &str = "/sys/kernel/mm/hugepages";
 /// The pool of huge pages of one size. All numbers count pages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HugePool {
-    /// The pages in the pool, in use or not, including those that the kernel has added by itself.
+    /// The pages in the pool, in use or not, including those that the kernel has added on its own.
     pub(crate) total: u64,
     /// The pages that nothing uses yet.
     pub(crate) free: u64,
     /// The free pages that are promised to memory that is mapped but not touched.
     pub(crate) promised: u64,
-    /// The pages that the kernel may add by itself when they are needed (`nr_overcommit_hugepages`).
+    /// The pages that the kernel may add on its own when they are needed (`nr_overcommit_hugepages`).
     pub(crate) spare: u64,
     /// The limit of this process's control groups on these pages, in bytes.
     pub(crate) limit: Option<Limit>,

@@ -122,7 +122,7 @@ pub fn mount_all() -> Result<(), Error> {
 
 /// Loads the modules listed in /modules/order, if that file exists. Reports modules that fail on the console.
 pub fn load_modules() {
-    // There is no list if everything is built into the kernel.
+    // The list does not exist if everything is built into the kernel.
     let order = fs::read_to_string(Path::new(MODULES).join(ORDER)).unwrap_or_default();
     for name in order.lines().map(str::trim).filter(|name| !name.is_empty()) {
         if let Err(error) = load_module(&Path::new(MODULES).join(name)) {
@@ -226,8 +226,8 @@ fn wait_for(what: &str, look: impl Fn() -> Option<String>) -> Result<String, Err
     }
 }
 
-/// Reads from a virtio-serial port. While no host is connected, reads return the end of the file; this reader
-/// then waits, because a host may connect again later.
+/// Reads from a virtio-serial port. While no host is connected, reads of the port return the end of the file;
+/// this reader waits instead, because a host may connect again later.
 struct Port(File);
 
 impl Read for Port {

@@ -1,12 +1,12 @@
-//! A lane: a thread that dirties its partition of the working set on schedule until it is told to stop.
+//! A lane: a thread that dirties its partition of the working set on schedule until it is stopped.
 //!
 //! A lane waits only for its schedule: it takes no locks and does no I/O.
 //!
 //! **Timing.** Reading the clock takes 20 to 30 ns on a host and 0.1 to 1 µs under emulation. Writing a whole
 //! page takes several times as long, so each page write is timed. Writing one word takes less time than
 //! reading the clock, so words are timed in groups of [`WORDS_TIMED_TOGETHER`]. A group that is not unusually
-//! slow is recorded as that many equal writes; an unusually slow group is recorded as one slow write and
-//! otherwise usual writes.
+//! slow is recorded as that many equal writes; an unusually slow group is recorded as one slow write, with
+//! the other writes at their usual time.
 
 use crate::{
     clock::Clock,
@@ -21,7 +21,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 /// The number of word writes that are timed together.
 const WORDS_TIMED_TOGETHER: u64 = 64;
 
-/// A group of writes is unusually slow if it takes more than this many times as long as the last usual group.
+/// A group of writes is unusually slow if it takes more than this many times the time of the last usual
+/// group.
 const SLOW_FACTOR: u64 = 4;
 
 /// The longest time that a lane sleeps before it checks again whether to stop, in nanoseconds.
@@ -42,8 +43,8 @@ impl Schedule {
         Self { phases: workload.phases.clone(), final_rate: workload.rate, pacing, start_ns }
     }
 
-    /// Returns the phases, and then the final rate without end: the rate, start and end time in nanoseconds
-    /// of each.
+    /// Returns the phases, and then the final rate without an end: each with its rate, start time and end
+    /// time in nanoseconds.
     fn segments(&self) -> impl Iterator<Item = (Rate, u64, u64)> {
         let mut start = self.start_ns;
         let phases = self.phases.iter().map(|phase| (phase.rate, Some(phase.duration.as_nanos())));
@@ -65,7 +66,7 @@ pub(crate) struct Lane<'a> {
 }
 
 impl Lane<'_> {
-    /// Dirties pages on schedule. Returns when told to stop, or when no page will ever be due again.
+    /// Dirties pages on schedule. Returns when `stop` is set, or when no page will ever be due again.
     pub(crate) fn run(mut self, schedule: &Schedule, clock: &impl Clock, stop: &AtomicBool) {
         for (rate, start_ns, end_ns) in schedule.segments() {
             if rate.is_idle() && end_ns == u64::MAX {
@@ -112,7 +113,7 @@ impl Lane<'_> {
             self.write_next(group);
             left -= group;
             let after = clock.now_ns();
-            // The clock may stand still, and has been seen to go back slightly after a migration.
+            // The clock may not advance, and has been seen to go back slightly after a migration.
             let took = after.saturating_sub(before);
             before = after;
             let each_ns = took / group;
@@ -157,8 +158,7 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
-    /// A simulated clock: each reading advances it, sleeps are exact, and at a given time it tells the lane
-    /// to stop.
+    /// A simulated clock: each reading advances it, sleeps are exact, and at a given time it stops the lane.
     struct FakeClock<'a> {
         now_ns: Cell<u64>,
         ns_per_read: u64,

@@ -11,8 +11,8 @@
 //!   the table of their generations. [`verify`]: the result of comparing memory with its expected content.
 //! - [`pace`]: when the next page is due. `walk`: which page that is. `lane`: a thread that writes pages.
 //! - [`engine`]: memory and lanes behind five operations: set, start, stop, verify, meter.
-//! - [`disk`]: what the blocks of a disk hold, and the load on it. [`disk_engine`]: the threads that write
-//!   and read it.
+//! - [`disk`]: the content of the blocks of a disk, and the load on it. [`disk_engine`]: the threads that
+//!   write and read it.
 //! - [`meter`]: the counters of the lanes and their reader. [`protocol`]: the messages between the host and
 //!   the stressor. [`control`]: the stressor's side of that protocol.
 //! - [`init`]: PID 1. [`cli`] and [`program`]: the ordinary program.

@@ -1,5 +1,5 @@
-//! The memory that is available on the system, host or guest, that the stressor runs on. A workload that
-//! needs more is refused; otherwise the kernel's out-of-memory killer would end the stressor.
+//! The memory available on the system, host or guest, on which the stressor runs. A workload that needs more
+//! is refused; otherwise the kernel's out-of-memory killer would end the stressor.
 
 use crate::{
     cgroup,
@@ -116,7 +116,7 @@ impl SystemMemory {
             PageSize::Huge2M => Some(&self.huge_2m),
             PageSize::Huge1G => Some(&self.huge_1g),
         };
-        // Before ordinary memory, which an attempt to reserve huge pages may have used up.
+        // This comes before ordinary memory, which an attempt to reserve huge pages may have used up.
         pool.map_or(Ok(()), |pool| self.check_huge_pages(pool.as_ref(), workload))?;
         let lacking = |headroom: &&Headroom| {
             let need = bytes_needed(workload, &headroom.bound);
@@ -211,7 +211,7 @@ pub(crate) fn ordinary_bytes(workload: &Workload) -> u64 {
     mapped * PAGE_BYTES + working_set * 4
 }
 
-/// Returns the memory of a workload that counts towards a limit, in bytes.
+/// Returns how much of a workload's memory counts towards a limit, in bytes.
 fn bytes_needed(workload: &Workload, bound: &Bound) -> u64 {
     let huge = if bound.counts_huge_pages() {
         huge_pages_needed(workload).saturating_mul(workload.page_size.bytes())
@@ -221,16 +221,17 @@ fn bytes_needed(workload: &Workload, bound: &Bound) -> u64 {
     ordinary_bytes(workload).saturating_add(huge)
 }
 
-/// Returns what a workload must leave of a limit, in bytes.
+/// Returns how much of a limit a workload must leave unused, in bytes.
 fn margin(workload: &Workload, bound: &Bound) -> u64 {
     // One thread starts the others. The ballast may be rounded up to 2 MiB.
     let threads = (u64::from(workload.threads) + 1) * THREAD_BYTES + (2 << 20);
-    // 8 bytes for each page, twice: page tables are not in `ordinary_bytes`, and others have them, too.
+    // 8 bytes for each page, twice: page tables are not in `ordinary_bytes`, and other programs have them
+    // too.
     let page_tables = ordinary_bytes(workload) / PAGE_BYTES * 16;
     match bound {
         Bound::System | Bound::ControlGroup(_) => MARGIN_BYTES.max(page_tables),
         Bound::AddressSpace | Bound::Data => threads,
-        // The kernel keeps 8 MiB for root, and a 32nd of a process for everybody to be able to end it.
+        // The kernel reserves 8 MiB for root, and a 32nd of a process so that every user can still end it.
         Bound::Promises => MARGIN_BYTES + threads + ordinary_bytes(workload) / 32,
     }
 }
@@ -313,7 +314,7 @@ mod tests {
     #[test]
     fn each_limit_counts_what_it_limits() {
         let (small, huge) = (workload(60, 0, PageSize::Small), workload(20, 0, PageSize::Huge2M));
-        // Two stacks and 2 MiB; a kernel that promises no more than it has keeps a part of that for root.
+        // Two stacks and 2 MiB; a kernel that promises no more than it has reserves a part of that for root.
         for (bound, leaves, too_little, says) in [
             (Bound::AddressSpace, 67, 66, "ulimit -v"),
             (Bound::Data, 67, 66, "ulimit -d"),
@@ -383,7 +384,7 @@ mod tests {
         let error = advice(pool.clone(), 1000, 20);
         assert!(error.contains("10 huge pages of 2MiB, but only 6 are free: reserve"), "{error}");
         assert!(error.contains("`echo 14 >") && error.ends_with("(4 of these are in use)"), "{error}");
-        // Pages that another program has mapped are not free, although nothing is in them yet.
+        // Pages that another program has mapped are not free, although they are still unused.
         let error = advice(HugePool { promised: 5, ..pool.clone() }, 1000, 20);
         assert!(error.contains("but only one is free") && error.contains("`echo 19 >"), "{error}");
         let error = advice(HugePool { free: 0, ..pool.clone() }, 1000, 2);
@@ -391,10 +392,10 @@ mod tests {
             error.contains("1 huge page of 2MiB, but none is free") && error.contains("echo 11"),
             "{error}"
         );
-        // Three pages can be added by the kernel itself.
+        // The kernel can add three pages on its own.
         let error = advice(HugePool { spare: 3, ..pool.clone() }, 1000, 20);
         assert!(error.contains("but only 9 are free"), "{error}");
-        // What cannot be reserved is not advised.
+        // The advice does not suggest what cannot be reserved.
         let error = advice(pool, 200, 300);
         assert!(error.contains("too little memory to reserve the others"), "{error}");
     }

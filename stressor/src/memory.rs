@@ -1,7 +1,7 @@
 //! Regions of memory with known content: each page is derived from its index and its generation, which is the
 //! number of times it was written.
 //!
-//! The working set is a region whose pages are written repeatedly; a table with 4 bytes per page has their
+//! The working set is a region whose pages are written repeatedly; a table with 4 bytes per page holds their
 //! generations. The ballast is a region that stays at generation 0 and needs no table. The table is dirtied
 //! too: in sequential order, 1 page for every 1024 pages of the working set.
 
@@ -171,7 +171,7 @@ pub(crate) fn run_all<T: Send>(jobs: Vec<impl FnOnce() -> T + Send>) -> Vec<T> {
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
     let work = || std::iter::from_fn(|| next().map(|(number, job)| (number, job()))).collect::<Vec<_>>();
     let mut results = thread::scope(|scope| {
-        // Without more threads, this one does all the work.
+        // If no more threads can be started, this one does all the work.
         let start = |_| thread::Builder::new().spawn_scoped(scope, work).ok();
         let others: Vec<_> = (1..count).map_while(start).collect();
         let mut results = work();

@@ -1,8 +1,8 @@
 //! The counters of the dirtying threads, which can be read while the threads run.
 //!
-//! Counting must not disturb the dirtying: each lane has counters of its own, to which only this lane adds,
-//! with plain loads and stores. A lane never waits for a reader. A reader may see different counters as of
-//! slightly different moments, but it loses nothing: the next reading includes what this one missed.
+//! Counting must not disturb the dirtying: each lane has counters of its own, which no other lane changes,
+//! with plain loads and stores. A lane never waits for a reader. A reader may see the counters at slightly
+//! different moments, but it does not lose anything: the next reading includes what this one missed.
 //!
 //! Latencies are counted in buckets whose width is 1/32 of their value, so percentiles are accurate to 3 %.
 //! The longest write and the longest stall are exact.
@@ -48,7 +48,7 @@ pub struct Interval {
     pub pages_dirtied: u64,
     /// The number of pages that were due during stalls and were dropped.
     pub pages_forgone: u64,
-    /// The longest delay between two consecutive writes, in nanoseconds, without the pauses of pacing.
+    /// The longest delay between two consecutive writes, in nanoseconds, not counting the pauses of pacing.
     pub longest_stall_ns: u64,
     /// The longest time that a write took, in nanoseconds.
     pub longest_write_ns: u64,
@@ -57,7 +57,7 @@ pub struct Interval {
 }
 
 impl Meter {
-    /// Returns whether the engine is started. It dirties memory then, unless the rate is 0.
+    /// Returns whether the engine is started. A started engine dirties memory, unless the rate is 0.
     pub fn is_running(&self) -> bool {
         self.running.load(Relaxed)
     }
@@ -128,8 +128,8 @@ fn raise(cell: &AtomicU64, value: u64) {
 }
 
 impl Reader {
-    /// The number of entries of [`Reader::distribution`], which is that of QEMU's distribution of the
-    /// latencies of page faults.
+    /// The number of entries of [`Reader::distribution`], which equals that of QEMU's distribution of page
+    /// fault latencies.
     pub const DISTRIBUTION: usize = 24;
 
     /// Creates a reader whose first interval begins with the creation of the meter.
@@ -137,7 +137,7 @@ impl Reader {
         Self { meter, pages_dirtied: 0, pages_forgone: 0, writes: vec![0; buckets::COUNT] }
     }
 
-    /// Returns whether the engine is started. It dirties memory then, unless the rate is 0.
+    /// Returns whether the engine is started. A started engine dirties memory, unless the rate is 0.
     pub fn is_running(&self) -> bool {
         self.meter.is_running()
     }
@@ -152,9 +152,9 @@ impl Reader {
         self.pages_forgone
     }
 
-    /// Returns the numbers of writes by the time that they took, from the creation of the meter to the last
-    /// reading. Entry `n` counts those of 2^n to 2^(n+1) microseconds. The first has the shorter ones as
-    /// well, and the last of the [`Reader::DISTRIBUTION`] entries the longer ones.
+    /// Returns how many writes took how long, from the creation of the meter to the last reading. Entry `n`
+    /// counts the writes that took 2^n to 2^(n+1) microseconds. The first entry includes the shorter ones,
+    /// and the last of the [`Reader::DISTRIBUTION`] entries the longer ones.
     pub fn distribution(&self) -> [u64; Self::DISTRIBUTION] {
         let mut counts = [0; Self::DISTRIBUTION];
         for (bucket, count) in self.writes.iter().enumerate() {

@@ -3,13 +3,13 @@
 //!
 //! The time since the pacer's origin is divided into steps (of 1 ms, unless the workload has a shorter step).
 //! At the end of each step, the pages that came due in it are written; if there are none, the lane sleeps
-//! through it. The number of pages due is computed from the whole time since the origin, never accumulated
-//! step by step, so it does not drift: in any whole second, the number of pages written matches the rate to
-//! the page. If there are several lanes (threads), the pages are assigned to them in turn, and the sum over
-//! all lanes matches the rate.
+//! through the step. The number of pages due is computed from the whole time since the origin, never
+//! accumulated step by step, so it does not drift: in any whole second, the number of pages written matches
+//! the rate to the page. If there are several lanes (threads), the pages are assigned to them in turn, and
+//! the sum over all lanes matches the rate.
 //!
 //! A lane that wakes up late has two options. It can catch up, by immediately writing the pages that came due
-//! in the meantime. Or it can move its origin by the delay, as if that time had not passed, and forgo those
+//! in the meantime. Or it can move its origin by the delay, as if that time had not passed, and skip those
 //! pages. With [`CatchUp::Burst`], it always catches up. Otherwise the delay decides:
 //!
 //! - Up to [`TIMER_JITTER_NS`]: normal timer jitter. The lane catches up.
@@ -26,7 +26,7 @@ pub const TIMER_JITTER_NS: u64 = 1_000_000;
 /// The longest delay that may be made up for, in nanoseconds (10 ms).
 pub const MAX_CATCH_UP_NS: u64 = 10_000_000;
 
-/// The divisor of the time that may be made up for: at most 1/20 of the elapsed time.
+/// The divisor that limits how much delay may be made up for: at most 1/20 of the elapsed time.
 pub const CATCH_UP_DIVISOR: u64 = 20;
 
 /// The maximum number of pages that a lane writes before it consults the schedule again.
@@ -52,7 +52,7 @@ pub struct Pacer {
     lanes: u64,
     /// The start of the schedule, moved forward by the stalls that are not made up for.
     origin_ns: u64,
-    /// The number of pages that this lane has been told to write.
+    /// The number of pages that this lane was asked to write.
     pages_issued: u64,
     /// The delay that may be made up for at present; at most [`MAX_CATCH_UP_NS`].
     budget_ns: u64,
@@ -271,7 +271,7 @@ mod tests {
     #[test]
     fn a_throttled_cpu_dirties_less() {
         let mut pacers = [pacer(96_000_000, NEVER)];
-        // The CPU stands still for a fifth of the time: the first 2.5 ms of every 12.5 ms.
+        // The CPU is stopped for a fifth of the time: the first 2.5 ms of every 12.5 ms.
         let stall = |at: u64| 2_500_000_u64.saturating_sub(at % 12_500_000);
         let written = simulate(&mut pacers, 10 * SECOND, stall);
         let share = pages_between(&written, 5 * SECOND, 10 * SECOND) as f64 / (5.0 * 23_437.5);

@@ -97,7 +97,7 @@ fn serve_control(cli: &Cli) -> Result<ExitCode, Error> {
     let mut engine = Engine::new(HugePages::Reserved);
     let _target = cli.disk.target()?;
     let mut disk = DiskEngine::new(cli.disk.path.clone());
-    // `Stdout` is line-buffered, so each line is written at once and as a whole.
+    // `Stdout` is line-buffered, so each line is written immediately and as a whole.
     control::serve(&mut engine, &mut disk, "standard input", io::stdin(), io::stdout())
         .map(|()| ExitCode::SUCCESS)
 }
@@ -106,7 +106,7 @@ fn serve_control(cli: &Cli) -> Result<ExitCode, Error> {
 struct Runner {
     cli: Cli,
     engine: Engine,
-    /// Whether the workload has memory, so that its statistics are of interest.
+    /// Whether the workload has memory; otherwise its statistics are not shown.
     has_memory: bool,
     meter: Reader,
     disk: Option<DiskRun>,
@@ -144,8 +144,8 @@ impl Runner {
         Ok(Self { cli, engine, has_memory, meter, disk, signals, started })
     }
 
-    /// Prints a status every second until the time is over or a signal arrives, then the summary. While
-    /// nobody reads the output, there is no status: the next one covers the whole time since the last.
+    /// Prints a status every second until the time is over or a signal arrives, then the summary. While no
+    /// one reads the output, no status is printed: the next one covers the whole time since the last.
     fn finish(mut self) -> Result<ExitCode, Error> {
         let (mut total, mut since_last) = (Interval::empty(), Interval::empty());
         let end = self.cli.duration.and_then(|duration| self.started.checked_add(duration.into()));
@@ -314,7 +314,7 @@ impl Stats {
 
 impl Stats {
     /// Returns the statistics on one line. On a terminal that is too narrow for all of them, the percentiles
-    /// of the write latency are left out from the least important.
+    /// of the write latency are left out, the least important first.
     fn line(&self, width: Option<usize>) -> String {
         let start = format!(
             "{:>5.0} s {:>9.1} MB/s   stall {:>8}   write",
@@ -328,7 +328,7 @@ impl Stats {
                 percentiles.iter().zip(shown).filter(|(_, shown)| **shown).map(|(text, _)| text.as_str());
             format!("{start} {}", shown.collect::<Vec<_>>().join("  "))
         };
-        // Left out are p99.9, then the median, then the maximum.
+        // Leave out p99.9 first, then the median, then the maximum.
         let choices =
             [[true; 4], [true, true, false, true], [false, true, false, true], [false, true, false, false]];
         let mut lines = choices.iter().map(line);
@@ -345,7 +345,7 @@ impl Stats {
     }
 }
 
-/// Returns the width of the terminal that standard output is, or `None` if it is none.
+/// Returns the width of the terminal, or `None` if standard output is not a terminal.
 fn terminal_width() -> Option<usize> {
     const USUAL: usize = 80;
     let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
@@ -384,7 +384,7 @@ fn print_json(output: &OutputLine) -> io::Result<()> {
 fn stdout_is_ready() -> bool {
     let stdout = io::stdout();
     let mut watched = [PollFd::new(stdout.as_fd(), PollFlags::POLLOUT)];
-    // An error shows when the line is written.
+    // An error shows up when the line is written.
     !matches!(poll(&mut watched, PollTimeout::ZERO), Ok(0))
 }
 

@@ -2,9 +2,9 @@
 //! virtio-serial port named [`PORT`], the control port.
 //!
 //! The host sends [`Request`]s with unique numbers. The stressor answers each with one [`Message::Reply`] of
-//! the same number. Unasked, it also sends [`Message::Hello`] once it is ready and [`Message::Telemetry`] at
-//! a fixed interval. A migration can truncate a line; both sides skip truncated lines, and nothing depends on
-//! any single line of telemetry.
+//! the same number. On its own, it also sends [`Message::Hello`] once it is ready and [`Message::Telemetry`]
+//! at a fixed interval. A migration can truncate a line; both sides skip truncated lines, and nothing depends
+//! on any single line of telemetry.
 
 use crate::{
     disk::{DiskLoad, DiskVerification},
@@ -35,7 +35,7 @@ pub enum Command {
     /// Replace the workload: allocate and fill its memory. If the stressor was dirtying, it continues with
     /// the new workload; otherwise it stays stopped. Answered when the memory is ready. Allowed at any time.
     Set(Workload),
-    /// Describe the disk and replace the load on it. The disk must be as it is described. If the stressor was
+    /// Describe the disk and replace the load on it. The disk must match the description. If the stressor was
     /// started, the load runs; otherwise it waits for [`Command::Start`]. Once the load has written to the
     /// disk, only its rates and its working set can change. Answered when the disk is open. Allowed at any
     /// time.
@@ -43,7 +43,7 @@ pub enum Command {
     /// Start dirtying, and the load on the disk if there is one. Answered immediately.
     Start,
     /// Stop dirtying and the load on the disk, and keep the memory. Answered when all threads have stopped
-    /// writing, and when no write to the disk is in flight, which takes as long as the disk takes.
+    /// writing, and when no write to the disk is in flight, which depends on the disk.
     Stop,
     /// Set the interval between telemetry lines, from 1 to 1000 milliseconds. A short interval resolves short
     /// events but costs CPU time: about half a millisecond per line under emulation. Answered immediately.
@@ -105,15 +105,15 @@ pub enum Answer {
 
 /// The activity of the stressor since it started and since its last telemetry line, by the guest's clock.
 ///
-/// The guest's clock stands still while the guest is stopped. Therefore a stopped guest does not show up as a
-/// stall here, but as time that the guest's clock loses against the host's.
+/// The guest's clock stops while the guest is stopped. Therefore a stopped guest does not show up as a stall
+/// here, but as time that the guest's clock loses against the host's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Telemetry {
     /// The number of the telemetry line. Starts at 0 and has no gaps.
     pub sequence: u64,
     /// The guest's clock (monotonic, since boot) when the line was created, in nanoseconds.
     pub clock_ns: u64,
-    /// Whether the stressor is started. It dirties memory then, unless the rate is 0.
+    /// Whether the stressor is started. A started stressor dirties memory, unless the rate is 0.
     pub running: bool,
     /// The number of 4 KiB pages dirtied since the stressor started. A page counts each time it is written.
     pub pages_dirtied: u64,
@@ -121,16 +121,16 @@ pub struct Telemetry {
     #[serde(default)]
     pub pages_forgone: u64,
     /// The longest delay between two consecutive writes since the last telemetry line, in nanoseconds,
-    /// without the pauses that pacing inserts.
+    /// not counting the pauses that pacing inserts.
     pub longest_stall_ns: u64,
     /// The latency of the writes since the last telemetry line.
     pub write_latency: Latency,
-    /// The numbers of writes since the stressor started by the time that they took: entry `n` counts those of
-    /// 2^n to 2^(n+1) microseconds, and the first one the shorter ones as well. Entries that follow the last
-    /// write are left out.
+    /// How many writes took how long since the stressor started: entry `n` counts the writes that took 2^n to
+    /// 2^(n+1) microseconds, and the first entry includes the shorter ones. Entries after the last write are
+    /// left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub write_latencies: Vec<u64>,
-    /// The activity of the load on the disk. Absent as long as none was set.
+    /// The activity of the load on the disk. Absent until a load is set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<DiskTelemetry>,
 }
@@ -146,13 +146,14 @@ pub struct DiskTelemetry {
     /// The number of bytes that were due while the disk was too slow, or the guest was stopped, and were
     /// dropped.
     pub bytes_forgone: u64,
-    /// The longest time that a write took that has ended since the last telemetry line, in nanoseconds; 0 if
-    /// none has. One write is the consecutive blocks that were due, at most 256 KiB.
+    /// The longest time taken by a write that has ended since the last telemetry line, in nanoseconds; 0 if
+    /// no write has ended. One write consists of the consecutive blocks that were due, at most 256 KiB.
     pub longest_write_ns: u64,
-    /// The longest time that a read took that has ended since the last telemetry line, in nanoseconds; 0 if
-    /// none has.
+    /// The longest time taken by a read that has ended since the last telemetry line, in nanoseconds; 0 if no
+    /// read has ended.
     pub longest_read_ns: u64,
-    /// The number of writes and reads that failed. [`Command::VerifyDisk`] has the first message.
+    /// The number of writes and reads that failed. The answer to [`Command::VerifyDisk`] has the first
+    /// message.
     pub io_errors: u64,
     /// The number of reads that returned wrong content.
     pub reads_bad: u64,

@@ -100,9 +100,9 @@ impl Drop for Mapping {
     }
 }
 
-/// Makes the kernel allocate memory for all `pages` at once. This is faster than one page fault per page, and
-/// a lack of memory is reported as an error. Kernels before 5.14 do not support it; there, pages 2 MiB
-/// apart are touched, so that a lack of huge pages is an error, too, and not a SIGBUS.
+/// Makes the kernel allocate memory for all `pages` in one call. This is faster than one page fault per page,
+/// and a lack of memory is reported as an error. Kernels before 5.14 do not support it; there, pages 2 MiB
+/// apart are touched, so that a lack of huge pages is an error too, and not a SIGBUS.
 ///
 /// # Errors
 ///
@@ -118,8 +118,8 @@ pub(crate) fn populate(pages: &mut [Page]) -> Result<(), Errno> {
     }
 }
 
-/// Makes the kernel allocate the first page of each 2 MiB and the last page, and the huge pages that they are
-/// in. The pages must be zero.
+/// Makes the kernel allocate the first page of each 2 MiB and the last page, and the huge pages that contain
+/// them. The pages must be zero.
 fn touch(pages: &mut [Page]) -> Result<(), Errno> {
     const DISTANCE: usize = (2 << 20) / PAGE_BYTES as usize;
     let Ok(zero) = File::open("/dev/zero") else { return Ok(()) };

@@ -11,7 +11,7 @@ use crate::workload::{Content, Order, Phase, Rate};
 use std::{fmt, str::FromStr};
 use units::ParseError;
 
-/// Returns a word as it is compared: in lower case and without what separates its parts.
+/// Returns a word in the form used for comparisons: in lower case and without separators.
 fn plain(word: &str) -> String {
     word.trim().chars().filter(|c| !matches!(c, '-' | '_')).collect::<String>().to_ascii_lowercase()
 }
@@ -178,7 +178,8 @@ macro_rules! text_serde {
     };
 }
 
-/// Returns a regular expression for a word in all the spellings that [`plain`] equates, and what follows it.
+/// Returns a regular expression for a word in all the spellings that [`plain`] treats as equal, followed by
+/// `rest`.
 #[cfg(feature = "schema")]
 fn words(words: &[&str], rest: &str) -> String {
     let letter = |c: char| format!("[{c}{}][-_]*", c.to_ascii_uppercase());

@@ -35,7 +35,7 @@ pub struct Workload {
     /// The number of writing threads, at most 16 for each CPU. Each has its own part of the working set; they
     /// are pinned to the CPUs in turn.
     pub threads: u32,
-    /// The size of the pages that back the working set. Dirtying is in units of 4 KiB with any size.
+    /// The size of the pages that back the working set. Memory is dirtied in units of 4 KiB with any size.
     pub page_size: PageSize,
     /// Whether writes that a stall prevented are made up for.
     pub catch_up: CatchUp,

@@ -18,8 +18,8 @@ use stressor::{
     protocol::{Answer, Message, Request},
 };
 
-/// The environment variable with the path of the program `stressor`, for tests that run in a guest, which
-/// they have for themselves.
+/// The environment variable with the path of the program `stressor`, for tests that have a guest to
+/// themselves.
 const PROGRAM: &str = "STRESSOR_PROGRAM";
 
 /// The pool of huge pages of 2 MiB.
@@ -214,7 +214,7 @@ impl Session {
         self.request(&stressor::protocol::Command::Set(serde_yaml::from_str(settings).unwrap()))
     }
 
-    /// Returns the message with which a workload is refused.
+    /// Returns the message with which the stressor refuses a workload.
     #[track_caller]
     fn refused(&mut self, settings: &str) -> String {
         match self.set(settings) {
@@ -224,7 +224,7 @@ impl Session {
     }
 }
 
-/// The pool of huge pages of 2 MiB during a test. What it was before comes back on drop.
+/// The pool of huge pages of 2 MiB during a test. Its previous size is restored on drop.
 struct Pool {
     before: Vec<(&'static str, String)>,
 }
@@ -269,7 +269,7 @@ impl Drop for Pool {
     }
 }
 
-/// Carries out the advice of a message: `echo NUMBER > FILE`.
+/// Follows the advice in a message: `echo NUMBER > FILE`.
 #[track_caller]
 fn follow(message: &str) {
     let command = message.split('`').nth(1).unwrap_or_else(|| panic!("no command: {message}"));
@@ -292,7 +292,7 @@ fn the_advice_for_huge_pages_leaves_what_is_in_use() {
     let (code, message) = run(args);
     assert_eq!(code, Some(0), "the advice does not help: {message}");
 
-    // Pages in use outlast a pool that is emptied. They are in no number that root has written.
+    // Pages in use survive when a pool is emptied. They are not part of any number that root has written.
     pool.resize(0);
     let (code, message) = run(args);
     assert_eq!(code, Some(2), "{message}");
@@ -310,7 +310,7 @@ fn huge_pages_that_are_mapped_but_not_touched_are_not_free() {
     }
     let _turn = turn();
     let Some(_pool) = Pool::reserve(10) else { return };
-    // Five pages in private anonymous memory, as mmap(2) of x86-64 has it.
+    // Five pages of private anonymous memory, with the constants of mmap(2) on x86-64.
     let script = "$|=1; syscall(9, 0, 5 << 21, 3, 0x40022, -1, 0) > 0 or die; print \"mapped\\n\"; <STDIN>";
     let mut command = Command::new("perl");
     command.args(["-e", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -363,7 +363,7 @@ fn a_control_groups_limit_on_huge_pages_is_named() {
         let message = session.refused(ten);
         assert!(message.contains(says) && message.ends_with(&file), "{message}");
         assert_eq!(session.set("{ working_set: 8MiB, page_size: 2MiB }"), Answer::Done);
-        // What a workload holds is its successor's.
+        // A workload's pages are available to its successor.
         assert_eq!(session.set("{ working_set: 8MiB, page_size: 2MiB, content: increment }"), Answer::Done);
         // The remedy is to raise the limit.
         fs::write(file, (20 << 20).to_string()).unwrap();
@@ -389,7 +389,7 @@ fn a_page_that_the_kernel_withholds_is_an_error_and_not_a_signal() {
     let Some(_pool) = Pool::reserve(12) else { return };
     let Some(group) = Group::new("hugetlb") else { return };
     group.limit(&["hugetlb.2MB.max", "hugetlb.2MB.limit_in_bytes"], &(8 << 20).to_string());
-    // The limit cannot be read where the hierarchy is not mounted.
+    // The limit cannot be read if the hierarchy is not mounted.
     let script = format!(
         "echo 0 >{}/cgroup.procs && exec unshare -m sh -c 'umount -l {} && exec \"$@\"' sh \"$@\"",
         group.dir.display(),
@@ -454,7 +454,7 @@ fn a_control_groups_limit_on_threads_is_named() {
 
 #[test]
 fn a_session_without_room_for_a_thread_is_an_error() {
-    // The limit holds for ordinary users only, and this one has no other processes.
+    // The limit applies only to ordinary users, and this one has no other processes.
     let through = ["--nproc=1", "setpriv", "--reuid=54322", "--clear-groups"];
     let Some(output) = run_through("prlimit", &through, "--control") else { return };
     let message = stderr(&output);
@@ -474,7 +474,7 @@ fn limits_of_the_process_are_named() {
         let Some(output) = run_through("prlimit", &[limit], args) else { return };
         assert_refused(&output, "are available to this process: make the working set");
         assert_refused(&output, remedy);
-        // Threads take address space, too.
+        // Threads take address space too.
         let args = "--rate 1MB/s --working-set 32MiB --threads 16 --duration 1ms";
         let Some(output) = run_through("prlimit", &[limit], args) else { return };
         assert_refused(&output, remedy);

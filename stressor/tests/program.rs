@@ -98,7 +98,7 @@ fn invalid_settings_exit_with_code_2_and_explain_the_fix() {
 
 #[test]
 fn a_system_without_room_for_threads_is_an_error() {
-    // The limit holds for ordinary users only, and this one has no other processes.
+    // The limit applies only to ordinary users, and this one has no other processes.
     let mut command = Command::new("prlimit");
     command.args(["--nproc=1", "setpriv", "--reuid=54321", "--clear-groups"]);
     command.args([env!("CARGO_BIN_EXE_stressor"), "--rate", "1MB/s", "--working-set", "64MiB"]);
@@ -229,7 +229,7 @@ fn send(signal: &str, child: &Child) {
     assert!(kill.success());
 }
 
-/// Returns a number of kB that `/proc/PID/status` has under a name; 0 if the process has ended.
+/// Returns the value in kB of a field of `/proc/PID/status`; 0 if the process has ended.
 fn status_kb(child: &Child, name: &str) -> u64 {
     let text = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
@@ -245,7 +245,7 @@ fn a_signal_ends_the_program_while_it_fills_its_memory() {
         send(signal, &child);
         let output = child.wait_with_output().unwrap();
         let output = capture(&command, output);
-        // On a fast host the memory may be full by now. Then there is a summary.
+        // On a fast host, the memory may already be full. Then there is a summary.
         assert!(output.code.is_none() || output.stdout.contains("as written"), "{signal}");
         assert_eq!(output.stderr, "", "{signal}");
     }
@@ -259,7 +259,7 @@ fn signals_end_a_program_whose_output_nobody_reads() {
     writer.set_nonblocking(false).unwrap();
     let mut command = stressor("--rate 1MB/s --working-set 1MiB --no-verify");
     let mut child = command.stdout(OwnedFd::from(writer)).spawn().unwrap();
-    // By then, a status is due. Should it not be, the test only shows less.
+    // By then, a status is due. If it is not, the test only shows less.
     thread::sleep(Duration::from_millis(1500));
     // The first signal stops the dirtying; the summary waits for a reader, and the next signal ends that too.
     while child.try_wait().unwrap().is_none() {
@@ -308,7 +308,7 @@ impl ControlSession {
         Self::of(stressor("--control"))
     }
 
-    /// Starts a session with a command that ends up as `stressor --control`.
+    /// Starts a session with a command that eventually runs `stressor --control`.
     fn of(mut command: Command) -> Self {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let input = child.stdin.take().unwrap();

@@ -5,14 +5,15 @@
 //! - `100mbps` is 100 megabytes per second to tc, and megabits per second to most others. `100Mb/s` is the
 //!   symbol of megabits per second, and often written for megabytes.
 //!
-//! To guess is to be wrong by 5 % or by a factor of 8, so these are refused, with a text for each meaning.
+//! A guess could be wrong by 5 % or by a factor of 8, so such units are refused, with a text for each
+//! meaning.
 
 use crate::{
     BitRate, ByteRate, Bytes, Kind, Quantity,
     parse::{Decimal, multiply, shortest, size_of},
 };
 
-/// The part of a unit after its prefix.
+/// The part of a unit that follows its prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stem {
     /// Nothing but the prefix: `M`, `M/s`.
@@ -92,7 +93,7 @@ pub(crate) fn meanings<Q: Quantity>(number: Decimal<'_>, unit: &str) -> Option<V
     let text = |meaning: Meaning| {
         let bits = u64::from(Q::KIND == Kind::BitsPerSecond) * 7 + 1;
         let base = match meaning.of {
-            // A bit is an eighth of a byte, which no size of a unit can say.
+            // A bit is an eighth of a byte, which the size of a unit cannot express.
             Of::Bits if bits == 1 => multiply(number, meaning.factor).ok().filter(|n| n % 8 == 0)? / 8,
             Of::Bits => multiply(number, meaning.factor).ok()?,
             Of::Bytes => multiply(number, meaning.factor.checked_mul(bits)?).ok()?,
@@ -117,7 +118,7 @@ struct Meaning {
     words: &'static str,
 }
 
-/// The meanings of a unit that leaves open which powers its prefix stands for.
+/// The meanings of a unit whose prefix may stand for powers of 1000 or of 1024.
 fn powers(parts: Parts) -> [Meaning; 2] {
     const WORDS: [[&str; 2]; 4] = [
         ["10^3 bytes", "2^10 bytes"],
@@ -133,7 +134,7 @@ fn powers(parts: Parts) -> [Meaning; 2] {
     })
 }
 
-/// The meanings of a unit that leaves open whether it counts bytes or bits.
+/// The meanings of a unit that may count bytes or bits.
 fn bytes_or_bits(parts: Parts) -> [Meaning; 2] {
     let factor = parts.factor(parts.binary);
     let bytes = if parts.stem == Stem::Bps { "bytes per second (as in tc)" } else { "bytes per second" };
@@ -143,7 +144,7 @@ fn bytes_or_bits(parts: Parts) -> [Meaning; 2] {
     ]
 }
 
-/// Returns the text of this quantity that a number with a unit of a related quantity most likely stands for.
+/// Returns the text of this quantity that is most likely meant by a number with a unit of a related quantity.
 pub(crate) fn related<Q: Quantity>(number: Decimal<'_>, unit: &str) -> Option<String> {
     let bytes = || multiply(number, size_of::<Bytes>(unit).or_else(|| size_of::<ByteRate>(unit))?).ok();
     let base = match Q::KIND {

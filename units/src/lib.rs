@@ -1,11 +1,11 @@
 //! Quantities whose unit is part of the value: [`Bytes`], [`ByteRate`], [`BitRate`] and [`Span`].
 //!
-//! All three programs read quantities that people write (in matrix files and on command lines) and write
+//! All three programs read quantities written by people (in matrix files and on command lines) and write
 //! quantities into results. A quantity is a number followed by a unit: `96MB/s`, `1GiB`, `940mbit`, `300ms`.
 //! A bare number is an error, except `0`, which needs no unit. Decimal prefixes are powers of 1000 (`MB` is
 //! 10^6 bytes), binary prefixes are powers of 1024 (`MiB` is 2^20 bytes); `mbit` is 10^6 bit/s.
 //!
-//! Spellings of other programs are read too: `1 Gbit/s`, `500Kbit` (tc), `512Mi` (Kubernetes), `1m30s`,
+//! Spellings used by other programs are read too: `1 Gbit/s`, `500Kbit` (tc), `512Mi` (Kubernetes), `1m30s`,
 //! `250msec`. Those that mean different things to different programs are refused with their meanings: `512M`,
 //! `100mbps`.
 //!
@@ -60,7 +60,7 @@ trait Quantity: Sized {
     const NOUN: &'static str;
     /// A valid text, quoted in error messages.
     const EXAMPLE: &'static str;
-    /// What is counted.
+    /// The kind of thing that is counted.
     const KIND: Kind;
     /// The units with which quantities are printed. If two give equally short texts, printing uses the one
     /// listed first.
@@ -74,7 +74,7 @@ trait Quantity: Sized {
     fn base(self) -> u64;
 }
 
-/// What a quantity counts, which decides how its parser understands units of other quantities.
+/// What a quantity counts, which determines how its parser interprets units of other quantities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Bytes,

@@ -5,7 +5,7 @@ use crate::{Kind, Quantity, ambiguous, spelling};
 /// A unit of a quantity.
 #[derive(Debug)]
 pub(crate) struct Unit {
-    /// The name that is printed; as a template of [`spelling`], what is read.
+    /// The printed name; it is also the template of [`spelling`] that is read.
     pub(crate) name: &'static str,
     /// The unit's size in the quantity's base unit.
     pub(crate) size: u64,

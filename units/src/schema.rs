@@ -5,7 +5,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use std::borrow::Cow;
 
 /// Returns the schema of a quantity: a string that matches its text form, or the number 0. The pattern allows
-/// what the parser reads, except that it does not know which numbers are too large or too fine.
+/// what the parser reads, except that it cannot tell which numbers are too large or too fine.
 fn schema<Q: Quantity>() -> Schema {
     let units = Q::UNITS.iter().chain(Q::ONLY_READ).flat_map(Unit::spellings);
     let units = units.map(spelling::pattern).collect::<Vec<_>>().join("|");

@@ -11,7 +11,7 @@ impl Bytes {
     }
 
     /// Returns the size rounded for a message, in the largest binary unit that leaves at least 1: `2.5
-    /// GiB`. Memory and disks are sized in these.
+    /// GiB`. Memory and disks are sized in these units.
     pub fn rounded_binary(self) -> impl fmt::Display {
         in_unit(self, 1024.0, ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"])
     }

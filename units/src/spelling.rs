@@ -1,6 +1,6 @@
 //! The spellings of units, as templates that both the parser and the JSON Schema follow.
 //!
-//! A lower-case letter of a template stands for itself in either case, every other character for itself only:
+//! A lower-case letter in a template stands for itself in either case, every other character only for itself:
 //! `kB` is written `kB` or `KB`. A template that begins with `=` is written exactly like the rest of it:
 //! `=mb/s` allows `mb/s`, but not `Mb/s`.
 

@@ -14,7 +14,7 @@ fn each_unit_has_its_documented_size() {
     assert_eq!(" 0.0 ".parse(), Ok(Bytes::ZERO));
 }
 
-/// Checks that texts are read as the canonical text, as which they are printed.
+/// Checks that texts are read as the canonical text, which is the one that is printed.
 fn reads_as<Q: FromStr<Err = ParseError> + fmt::Display>(canonical: &str, texts: &[&str]) {
     for text in texts {
         let read = text.parse::<Q>().unwrap_or_else(|error| panic!("{text}: {error}"));

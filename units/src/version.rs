@@ -3,11 +3,11 @@
 #[doc(hidden)]
 pub use git_version::git_version;
 
-/// Expands to the version of the calling package and the commit that it was built from: `0.1.0 (a6bb4726f0)`.
-/// A tree with changes is `-modified`; without git, the commit is unknown.
+/// Expands to the version of the calling package and the commit from which it was built: `0.1.0
+/// (a6bb4726f0)`. With uncommitted changes, `-modified` is appended; without git, the commit is unknown.
 ///
-/// To be called by programs rather than libraries: what contains the text is compiled again after each
-/// commit.
+/// To be called by programs rather than libraries: the crate that contains the text is compiled again after
+/// each commit.
 #[macro_export]
 macro_rules! version {
     () => {

@@ -17,7 +17,7 @@ pub(crate) struct Executable {
     pub(crate) path: PathBuf,
 }
 
-/// Returns the executables in cargo's messages. Lines that are no message are left out.
+/// Returns the executables in cargo's messages. Lines that are not messages are left out.
 pub(crate) fn executables(messages: &str) -> Vec<Executable> {
     let executable = |line| {
         let message: Value = serde_json::from_str(line).ok()?;
@@ -33,7 +33,7 @@ pub(crate) fn executables(messages: &str) -> Vec<Executable> {
     messages.lines().filter_map(executable).collect()
 }
 
-/// Returns the path of a target's executable. Of a `bin`, that is the program and not its unit tests.
+/// Returns the path of a target's executable. For a `bin`, that is the program and not its unit tests.
 pub(crate) fn find(messages: &str, kind: &str, name: &str) -> Result<PathBuf, String> {
     let is_wanted = |found: &Executable| {
         (found.kind.as_str(), found.name.as_str()) == (kind, name) && (kind != "bin" || !found.tests)

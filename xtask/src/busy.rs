@@ -1,4 +1,4 @@
-//! Load on every CPU of this host while something else runs.
+//! Keeps every CPU of this host busy while something else runs.
 
 use std::{
     hint,

@@ -14,7 +14,7 @@ pub(crate) fn cargo() -> Command {
 }
 
 /// Returns a command for the same cargo with the lowest priority, and without a progress bar, which would
-/// overwrite the output of what else runs.
+/// overwrite the output of other programs.
 pub(crate) fn cargo_in_background() -> Command {
     let mut command = Command::new("nice");
     command.args(["-n", "19"]).arg(cargo_program()).env("CARGO_TERM_PROGRESS_WHEN", "never");
@@ -33,7 +33,8 @@ fn cargo_program() -> OsString {
 }
 
 /// Returns a command that starts a program with the default actions of the signals that tests send. A
-/// background job, or one of nohup, has inherited that some of them are ignored, and so would its programs.
+/// background job, or a job of nohup, has inherited that some of them are ignored, and its programs would
+/// inherit that too.
 pub(crate) fn with_default_signals(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("env");
     command.arg("--default-signal=HUP,INT,QUIT,TERM").arg(program);
@@ -48,7 +49,7 @@ pub(crate) fn run(command: &mut Command) -> Result<(), TaskError> {
 }
 
 /// Runs several commands in parallel and waits for all of them. If any fail, returns the error of the first
-/// one in the list that failed.
+/// failed command in the list.
 pub(crate) fn run_side_by_side<const N: usize>(commands: [Command; N]) -> Result<(), TaskError> {
     let started = commands.map(|mut command| {
         frontend::tell(format!("+ {}", command_line(&command)));

@@ -1,8 +1,9 @@
-//! `cargo xtask dist`: builds the three programs as they are installed, and copies them into one directory.
+//! `cargo xtask dist`: builds the three programs in the form in which they are installed, and copies them
+//! into one directory.
 //!
 //! They share a directory because `testbed` looks for the stressor beside itself. A program that has not
-//! changed is left alone. A changed one is replaced by renaming a new file over it, so that a run in
-//! progress keeps the program it started with.
+//! changed is left alone. A changed one is replaced by renaming a new file over it, so that a run in progress
+//! keeps the program with which it started.
 
 use crate::{
     TaskError,
@@ -14,7 +15,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The environment variable that tells tests and benchmarks the directory of the programs.
+/// The environment variable in which tests and benchmarks find the directory of the programs.
 pub(crate) const DIST: &str = "TESTBED_DIST";
 
 /// The programs that the project installs.
@@ -48,7 +49,7 @@ pub(crate) fn build(workspace: Workspace) -> Result<BuiltPrograms, TaskError> {
         cargo
     };
     // `testbed` and `netem` are built by one cargo, because they share dependencies. The stressor has a
-    // profile of its own, so it shares nothing; its link step keeps one core busy while the other build
+    // profile of its own, so it does not share any; its link step keeps one core busy while the other build
     // uses the rest.
     let mut stressor = build(Profile::Guest, &["stressor"]);
     // Two progress bars would overwrite each other.

@@ -1,5 +1,5 @@
 //! The programs that tests run inside a guest: `netem` and `stressor`, those of their tests that need a
-//! kernel for themselves, and an init that runs them.
+//! kernel of their own, and an init that runs them.
 //!
 //! The guest's initramfs contains nothing else, so they are linked statically. They are copied into one
 //! directory.
@@ -12,7 +12,7 @@ use crate::{
 };
 use std::{fs, path::PathBuf};
 
-/// The environment variable that tells tests and benchmarks the directory of the programs for a guest.
+/// The environment variable in which tests and benchmarks find the directory of the programs for a guest.
 pub(crate) const GUEST_TESTS: &str = "TESTBED_GUEST_TESTS";
 
 /// The cargo targets to build, each as kind and name.

@@ -51,7 +51,7 @@ fn path<'a>(built: &'a [Executable], target: &TestTarget) -> Result<&'a Path, St
 
 impl TestProgram {
     /// Returns a command that runs the program in the folder of its package, with the variables of the cargo
-    /// command that has built it.
+    /// command that built it.
     pub(crate) fn command(&self) -> Command {
         let mut command = with_default_signals(&self.path);
         command.current_dir(self.target.folder());
@@ -65,7 +65,7 @@ impl TestProgram {
     }
 }
 
-/// The end of a program whose output was kept in a file.
+/// The result of a program whose output was kept in a file.
 pub(crate) struct Ended {
     pub(crate) status: ExitStatus,
     pub(crate) output: String,
@@ -96,11 +96,11 @@ pub(crate) fn empty(folder: &Path) -> io::Result<()> {
 }
 
 /// Runs programs, each with its name, at most `at_once` of them at the same time. Prints the output of each
-/// when it has ended; meanwhile it is in a file in `folder`.
+/// when it has ended; until then, the output is in a file in `folder`.
 ///
 /// # Errors
 ///
-/// Once all have ended: the names of those that failed.
+/// Once all programs have ended: the names of those that failed.
 pub(crate) fn run_at_once(
     programs: Vec<(String, Command)>,
     at_once: usize,

@@ -15,7 +15,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// Runs `testbed setup` if something is missing that these matrix files need, or any run, and fails if
+/// Runs `testbed setup` if something is missing that these matrix files, or any run, need, and fails if
 /// something is still missing afterwards.
 pub(crate) fn ensure<M: AsRef<OsStr>>(
     programs: &BuiltPrograms,
@@ -41,7 +41,7 @@ pub(crate) fn ensure<M: AsRef<OsStr>>(
     if still.success() { Ok(()) } else { Err(TaskError::AlreadyReported(exit_code(still))) }
 }
 
-/// Returns whether `CI` in the environment says that nobody can answer questions.
+/// Returns whether `CI` in the environment says that there is no one to answer questions.
 pub(crate) fn unattended() -> bool {
     is_ci(std::env::var("CI").ok().as_deref())
 }

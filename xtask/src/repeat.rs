@@ -1,7 +1,7 @@
 //! `cargo xtask test --repeat N`: runs every test program N times and counts which test failed how often.
 //!
-//! The output of each run that fails is kept in a file of its own in `target/repeat`. Of the output, only
-//! libtest's list of failures is read.
+//! The output of each run that fails is kept in a file of its own in `target/repeat`. Only libtest's list of
+//! failures is read from the output.
 
 use crate::{
     TaskError,
@@ -24,11 +24,11 @@ pub(crate) struct Repeat<'a> {
     pub(crate) programs: Vec<(TestProgram, &'a [&'a str])>,
     /// Further arguments of every test program.
     pub(crate) arguments: &'a [String],
-    /// Where to keep the output of runs that fail.
+    /// The folder for the output of failed runs.
     pub(crate) folder: PathBuf,
 }
 
-/// Each test that failed, by program and name, with the outputs of the runs in which it did.
+/// Each test that failed, by program and name, with the outputs of the runs in which it failed.
 type Failures = BTreeMap<(String, String), Vec<PathBuf>>;
 
 impl Repeat<'_> {
@@ -81,7 +81,7 @@ impl Repeat<'_> {
 
 /// Returns the tests that failed, from the output of a test program: those in its list of failures, or, if
 /// it ended before it printed the list, those whose lines say so. A program that failed without naming a test
-/// is named by its exit status.
+/// is represented by its exit status.
 fn failed_tests(output: &str, status: ExitStatus) -> BTreeSet<String> {
     if status.success() {
         return BTreeSet::new();

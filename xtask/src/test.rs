@@ -4,11 +4,11 @@
 //! several programs run at the same time. Meanwhile the programs for the other tests are built.
 //!
 //! Those run QEMU. They are in `orchestrator/tests/real` and marked `#[ignore]`, so that a plain `cargo test`
-//! lists them as ignored. Several run at the same time, as many as two cores can carry. Those that put a load
-//! on the host or measure run alone, after the others. Last comes a short storm.
+//! lists them as ignored. Several run at the same time, as many as two cores can carry. Those that measure,
+//! or that put a load on the host, run alone, after the others. Last comes a short storm.
 //!
-//! With `--repeat`, every test program runs several times instead, one after the other, which finds tests
-//! that fail now and then.
+//! With `--repeat`, every test program runs several times instead, one after another, which finds tests that
+//! fail occasionally.
 
 use crate::{
     TaskError,
@@ -26,11 +26,11 @@ use std::{path::PathBuf, process::Command, thread};
 /// The program with the tests that run QEMU.
 const REAL: &str = "testbed::real";
 
-/// A matrix with shared disks, which need more of the host than others, and which tests have too.
+/// A matrix with shared disks, which need more of the host than other disks, and which tests also use.
 const SHARED_DISKS: &str = "scenarios/icclab/table-4.yaml";
 
 /// The arguments that make [`REAL`] run its tests. Its threads mostly wait for the turns of their tests:
-/// there have to be more of them than tests that run alone, because these wait for all others.
+/// there must be more of them than tests that run alone, because these wait for all others.
 const RUN_REAL: [&str; 2] = ["--ignored", "--test-threads=16"];
 
 /// How many of the other test programs run at the same time.
@@ -77,7 +77,7 @@ pub(crate) fn test(arguments: &Arguments) -> Result<(), TaskError> {
     storm::short(&programs)
 }
 
-/// Builds and runs the tests that need no QEMU, and meanwhile builds what the others need. Returns the
+/// Builds and runs the tests that need no QEMU, and meanwhile builds what the other tests need. Returns the
 /// programs and the directory of the programs to run in a guest.
 fn test_while_building() -> Result<(BuiltPrograms, PathBuf), TaskError> {
     let workspace = Workspace::find()?;
@@ -142,7 +142,7 @@ fn repeat(arguments: &Arguments, count: u32) -> Result<(), TaskError> {
     repeat.run()
 }
 
-/// Returns the test programs with these names, or all if there are none. Fails if a name is unknown.
+/// Returns the test programs with these names, or all if no names are given. Fails if a name is unknown.
 fn chosen(all: &[TestTarget], unit_only: bool, names: &[String]) -> Result<Vec<TestTarget>, String> {
     let known: Vec<&TestTarget> = all.iter().filter(|target| !unit_only || target.kind != "test").collect();
     if let Some(unknown) = names.iter().find(|name| known.iter().all(|target| target.id() != **name)) {

@@ -16,7 +16,7 @@ use std::{
 /// hosts, whose C library may be older.
 const STATIC: &str = "-C target-feature=+crt-static -C relocation-model=static";
 
-/// A Cargo profile that static programs are built with.
+/// A Cargo profile used to build static programs.
 #[derive(Clone, Copy)]
 pub(crate) enum Profile {
     Release,
@@ -44,7 +44,7 @@ pub(crate) struct Workspace {
     pub(crate) tests: Vec<TestTarget>,
     /// The target triple of this host.
     host: String,
-    /// Whether builds leave the CPUs to whatever else runs.
+    /// Whether builds leave the CPUs to other programs.
     in_background: bool,
 }
 
@@ -60,8 +60,8 @@ pub(crate) struct TestTarget {
 }
 
 impl TestTarget {
-    /// Returns the name of the program: that of the package for its library, `PACKAGE::bin/NAME` for the unit
-    /// tests of a program, `PACKAGE::NAME` for others. These are the names that nextest uses, too.
+    /// Returns the name of the program: the name of the package for its library, `PACKAGE::bin/NAME` for the
+    /// unit tests of a program, `PACKAGE::NAME` for others. nextest uses these names too.
     pub(crate) fn id(&self) -> String {
         match self.kind.as_str() {
             "lib" => self.package.clone(),
@@ -70,7 +70,7 @@ impl TestTarget {
         }
     }
 
-    /// Returns the folder in which cargo runs the tests: that of the package.
+    /// Returns the folder in which cargo runs the tests: the folder of the package.
     pub(crate) fn folder(&self) -> &Path {
         self.manifest.parent().unwrap_or(Path::new("/"))
     }
@@ -124,7 +124,7 @@ impl Workspace {
         Ok(Self { root, target, tests: TestTarget::all(&metadata), host: host()?, in_background: false })
     }
 
-    /// Returns the same workspace, whose builds leave the CPUs to whatever else runs.
+    /// Returns the same workspace, but with builds that leave the CPUs to other programs.
     pub(crate) fn in_background(self) -> Self {
         Self { in_background: true, ..self }
     }
@@ -159,7 +159,7 @@ fn host() -> Result<String, TaskError> {
 /// time.
 ///
 /// The value known at compile time (`env!`) would be wrong in a tree that was copied or renamed together
-/// with its target directory: cargo takes the programs there for fresh, and they would work on the old
+/// with its target directory: cargo considers the programs there up to date, and they would work on the old
 /// tree.
 fn manifest(directory: Option<OsString>) -> Result<PathBuf, TaskError> {
     let directory =

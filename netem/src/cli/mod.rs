@@ -171,8 +171,8 @@ fn name() -> impl TypedValueParser<Value = String> {
     OsStringValueParser::new().map(|name| printable(name.as_bytes()))
 }
 
-/// Parses the name of a setting: that of the option that sets it, or of the key in a matrix file. Returns the
-/// key.
+/// Parses the name of a setting: the name of the option that sets it, or the key in a matrix file. Returns
+/// the key.
 fn setting(text: &str) -> Result<String, String> {
     let options = ProfileArgs::augment_args(clap::Command::new("profile"));
     let options = options.get_arguments().filter_map(clap::Arg::get_long);
@@ -215,8 +215,8 @@ pub fn command() -> clap::Command {
     Cli::command()
 }
 
-/// Runs the program, which calls itself this version, with the arguments of this process: executes the
-/// subcommand and prints its output or error. Returns the exit code.
+/// Runs the program under this version, with the arguments of this process: executes the subcommand and
+/// prints its output or error. Returns the exit code.
 pub async fn main(version: &'static str) -> ExitCode {
     let matches = command().version(version).try_get_matches();
     let written = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
@@ -359,7 +359,7 @@ struct ConfiguredProfile {
 /// The output of `netem measure`.
 #[derive(Debug, Serialize)]
 struct MeasureReport {
-    /// The address and the port that were measured.
+    /// The address and the port of the measured server.
     server: String,
     #[serde(rename = "asked")]
     configured: Option<ConfiguredProfile>,
@@ -427,7 +427,7 @@ fn notes(measured: &Measurement, settings: &MeasurementSettings) -> impl Iterato
     blocked.into_iter().chain(crowded)
 }
 
-/// Returns the port of a server, which may be given with its address or with `--port`.
+/// Returns the port of a server, which may be given as part of its address or with `--port`.
 fn port(server: Option<&Endpoint>, option: Option<u16>) -> Result<u16, Error> {
     match (server.and_then(|server| Some((server, server.port?))), option) {
         (Some((server, port)), Some(other)) if other != port => Err(Error::Unsuitable {
@@ -457,7 +457,7 @@ fn serve(listen: Option<&Endpoint>, option: Option<u16>) -> Result<(), Error> {
             }
             server?
         }
-        // Without IPv6 in the kernel, binding to an IPv6 address fails.
+        // Binding to an IPv6 address fails if the kernel lacks IPv6.
         None => Server::bind((Ipv6Addr::UNSPECIFIED, port).into())
             .or_else(|_| Server::bind((Ipv4Addr::UNSPECIFIED, port).into()))
             .map_err(Error::system(format!("listen on port {port}")))?,

@@ -64,7 +64,7 @@ struct TracePlayer<'a> {
     direction: Direction,
 }
 
-/// What an interface had before the trace.
+/// The state of an interface before the trace.
 enum Previous {
     Profile(Profile),
     /// A queue that shapes nothing, see [`Netlink::count`].
@@ -94,7 +94,7 @@ pub(super) async fn play(cli: &Cli, args: &PlayArgs) -> Result<()> {
     let player = TracePlayer { cli, netlink: Netlink::open()?, interface, direction: args.shape.direction() };
     let before = player.previous().await?;
     let (first, rest) = profiles.split_first().expect("a trace has at least one rate");
-    // From here on the previous profile has to be restored, whatever happens.
+    // From here on, the previous profile has to be restored, whatever happens.
     let set = player.set(first).await?;
     let outcome = player.run((first, set), rest, trace.length(), args.repeat, &mut interruption).await;
     let restored = player.restore(&before).await;
@@ -197,15 +197,15 @@ impl TracePlayer<'_> {
 struct Interruption(Vec<Signal>);
 
 impl Interruption {
-    /// Catches the signals with which users and terminals end programs, except those that this process
-    /// ignores from its start.
+    /// Catches the signals with which users and terminals end programs, except those that this process was
+    /// started to ignore.
     fn listen() -> io::Result<Self> {
         let quit = Some(nix::sys::signal::Signal::SIGQUIT).filter(|quit| !frontend::is_ignored(*quit));
         let caught = frontend::termination_signals().chain(quit);
         caught.map(|caught| signal(SignalKind::from_raw(caught as i32))).collect::<io::Result<_>>().map(Self)
     }
 
-    /// Waits until a time or for a signal. Returns whether a signal arrived.
+    /// Waits until a time or until a signal arrives. Returns whether a signal arrived.
     async fn before(&mut self, until: Instant) -> bool {
         let arrival = poll_fn(|context| {
             let arrived = self.0.iter_mut().any(|signal| signal.poll_recv(context).is_ready());

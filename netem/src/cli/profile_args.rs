@@ -145,7 +145,7 @@ impl ProfileArgs {
         *self == Self::default()
     }
 
-    /// Returns the named profile, or the empty one if none is given, overridden by the single settings.
+    /// Returns the named profile, or the empty profile if none is given, overridden by the single settings.
     pub fn resolve(&self) -> Profile {
         self.over(&self.named().unwrap_or_default())
     }
@@ -159,7 +159,7 @@ impl ProfileArgs {
         if let Some(Profile { rate, delay, jitter, distribution, loss, .. }) = named.clone() {
             base = Profile { rate, delay, jitter, distribution, loss, ..base };
         }
-        // Of jitter that keeps the order, the kernel reports the distribution.
+        // The kernel reports the distribution only for jitter that keeps the order.
         let is_unknown = !base.jitter.is_zero() && base.distribution != Distribution::Exponential;
         if self.loss_bursts.is_some() && self.loss.is_none() {
             base.loss = Percent::ZERO;

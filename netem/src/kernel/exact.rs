@@ -2,15 +2,15 @@
 //!
 //! To correlate events, `sch_netem` mixes each random number with the previous one (`get_crandom`). The mixed
 //! numbers crowd around the middle, so far fewer of them are below a small probability. At a correlation of
-//! 25 %, an event of 10 % happens to 1.7 % of the packets, at 50 % to 0.1 %. For loss there is another model
-//! ([`GilbertElliott::correlated`]), which this crate uses; for other events there is none. Of the mixed
-//! number, jitter uses the remainder of a division, in which no correlation is left.
+//! 25 %, an event of 10 % happens to 1.7 % of the packets, at 50 % to 0.1 %. For loss, this crate uses
+//! another model ([`GilbertElliott::correlated`]); for other events, `sch_netem` does not have one. Jitter
+//! uses the remainder of dividing the mixed number, which retains no correlation.
 //!
 //! [`GilbertElliott::correlated`]: crate::GilbertElliott::correlated
 
 use crate::profile::{Profile, ProfileError, Shaper};
 
-/// Checks that the kernel's qdiscs do exactly what a valid profile asks for.
+/// Checks that the kernel's qdiscs do exactly what a valid profile requests.
 ///
 /// # Errors
 ///

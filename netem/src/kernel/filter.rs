@@ -15,11 +15,11 @@ use rtnetlink::packet_route::{
     },
 };
 
-/// The preference of the redirection; filters with lower ones come first.
+/// The preference of the redirection; filters with lower preferences come first.
 const PREFERENCE: u16 = 1;
 /// The number of the redirection among the filters of its preference, by which it is recognised.
 const NODE: u32 = 0x6e6;
-/// The bits of an u32 filter's handle with that number. The others are those of its hash table.
+/// The bits with that number in the handle of a u32 filter. The other bits are those of its hash table.
 const NODE_BITS: u32 = 0xfff;
 
 const TCA_KIND: u16 = 1;
@@ -35,7 +35,7 @@ const TCA_EGRESS_REDIR: u32 = 1;
 pub(super) struct Filter {
     /// The kind as the kernel names it, such as `u32`.
     pub(super) kind: String,
-    /// Filters with a lower preference come first.
+    /// The preference of the filter: filters with a lower one come first.
     pub(super) preference: u16,
     handle: u32,
     /// The index of the interface to which every packet is redirected; `None` for a filter that does
@@ -71,7 +71,7 @@ impl Filter {
     }
 }
 
-/// Decodes the options of an u32 filter. Returns to which interface it redirects every packet.
+/// Decodes the options of a u32 filter. Returns the interface to which it redirects every packet, if it does.
 fn redirection_target(options: Reader<'_>) -> Option<u32> {
     let (mut every_packet, mut target) = (false, None);
     for (attribute, mut value) in options {
@@ -105,7 +105,7 @@ impl Netlink {
         query.header.parent = parent;
         let action = || format!("list the filters of {name}");
         let answers = match self.dump(RouteNetlinkMessage::GetTrafficFilter(query), action).await {
-            // The qdisc is gone in the meantime.
+            // The qdisc has been removed in the meantime.
             Err(Error::Kernel { source, .. }) if source.raw_os_error() == Some(libc::EINVAL) => Vec::new(),
             other => other?,
         };

@@ -1,4 +1,4 @@
-//! Shaping what an interface receives: an `ifb`, to which the packets are redirected, shapes them as if it
+//! Shaping of what an interface receives: the packets are redirected to an `ifb`, which shapes them as if it
 //! sent them.
 //!
 //! The `ifb` is named `netem-ifbN`, where N is the index of the interface. It is deleted when the profile is
@@ -64,7 +64,7 @@ struct Chain {
 }
 
 impl Chain {
-    /// Returns whether this crate created a part of it.
+    /// Returns whether this crate created any part of the chain.
     fn is_ours(&self) -> bool {
         self.ifb.is_some() || self.filters.iter().any(Filter::is_ours)
     }
@@ -96,7 +96,7 @@ impl Chain {
 impl Netlink {
     /// Shapes what an interface receives, through an `ifb` created for it. This is independent of the shaping
     /// of what the interface sends. [`Netlink::clear`] removes both, an empty profile removes this one. If
-    /// what is there is broken, this builds it anew.
+    /// the existing chain is broken, this rebuilds it.
     ///
     /// # Errors
     ///
@@ -229,7 +229,7 @@ impl Netlink {
     }
 
     /// Stops the redirection of what an interface receives and deletes the `ifb`. Returns whether there was
-    /// one.
+    /// an `ifb`.
     pub(super) async fn clear_ingress(&self, link: &Interface) -> Result<bool> {
         let chain = self.chain(link).await?;
         if chain.is_ours() {

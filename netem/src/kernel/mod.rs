@@ -13,7 +13,7 @@
 //! What is in force is read from the kernel, never remembered. After each change, the qdiscs are read back
 //! and compared with the requested ones; a difference is an error ([`Error::Differs`]) and undone. If
 //! somebody else has removed or changed a part of what shapes an interface, nothing counts as applied
-//! ([`Error::Broken`]), and [`Netlink::apply`] builds it anew.
+//! ([`Error::Broken`]), and [`Netlink::apply`] rebuilds it.
 //!
 //! Accuracy, measured between two namespaces over a veth pair with tbf at both ends (Linux 6.18, two idle
 //! cores): the goodput of one TCP stream is within 0.3 % of the rate less headers at 1, 10, 100, 500 and
@@ -195,7 +195,7 @@ impl Netlink {
     ///
     /// # Errors
     ///
-    /// [`Error::Profile`] if the profile is invalid, or one that the kernel does not keep ([`check`]),
+    /// [`Error::Profile`] if the profile is invalid, or if the kernel does not keep it exactly ([`check`]),
     /// [`Error::Unsuitable`] if it is invalid on this interface, [`Error::NoInterface`], [`Error::Occupied`]
     /// if the interface has a qdisc that netem did not create, [`Error::MissingFeature`] if the kernel lacks
     /// a qdisc, [`Error::NotPermitted`], [`Error::Differs`]. The interface is then unchanged.
@@ -277,8 +277,8 @@ impl Netlink {
         Ok(sent || received)
     }
 
-    /// Removes the profile for what an interface sends, and lets a queue that shapes nothing count what it
-    /// sends instead.
+    /// Removes the profile for what an interface sends, and instead attaches a queue that shapes nothing and
+    /// counts what it sends.
     ///
     /// The interface itself counts an unsegmented packet (up to 64 KiB) with the headers of its first segment
     /// only; a qdisc counts those of every segment, as they are on the wire ([`Netlink::sent_bytes`]). The
@@ -452,7 +452,7 @@ impl Netlink {
         })
     }
 
-    /// Restores what was there before [`Netlink::install`] failed.
+    /// Restores the state before [`Netlink::install`], which has failed.
     async fn undo(&self, link: &Interface, present: &[Qdisc], wanted: &[QdiscSpec], operation: Operation) {
         if operation == Operation::Create {
             self.roll_back(link, present, wanted).await;
@@ -512,8 +512,8 @@ fn own_root<'a>(present: &'a [Qdisc], link: &Interface) -> Result<Option<&'a Qdi
     }
 }
 
-/// Returns the first major number of the other set of handles. A tree that avoids that set uses the set of
-/// `major`.
+/// Returns the first major number of the other set of handles, so that a tree that avoids that set uses the
+/// set of `major`.
 fn other_handle_set(major: u16) -> u16 {
     major ^ 0x10
 }

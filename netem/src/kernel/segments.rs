@@ -1,9 +1,9 @@
-//! The limit of segments per unsegmented packet (`IFLA_GSO_MAX_SEGS`), and the one that an interface had
-//! before.
+//! The limit of segments per unsegmented packet (`IFLA_GSO_MAX_SEGS`), and the previous limit of an
+//! interface.
 //!
 //! The limit stays on an interface when its qdiscs go, and somebody else may have set one. So the previous
-//! limit is kept beside it, in another name of the interface (`ip link property`), like
-//! `netem-gso-65535-1-5f3a9c07`: the limit before, the one in force, and a random number, because a name is
+//! limit is stored beside it, in an alternative name of the interface (`ip link property`), like
+//! `netem-gso-65535-1-5f3a9c07`: the previous limit, the one in force, and a random number, because a name is
 //! unique in a network namespace.
 
 use crate::{
@@ -22,7 +22,7 @@ use rtnetlink::{
 
 const PREFIX: &str = "netem-gso-";
 
-/// The limit that an interface had before this crate lowered it, and the lower one.
+/// The limit that an interface had before this crate lowered it, and the lowered limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Lowered {
     from: u32,
@@ -74,7 +74,7 @@ impl Netlink {
     }
 }
 
-/// Returns a message about another name of an interface.
+/// Returns a message about an alternative name of an interface.
 fn note(index: u32, name: String) -> LinkMessage {
     LinkUnspec::new_with_index(index)
         .append_extra_attribute(LinkAttribute::PropList(vec![Prop::AltIfName(name)]))

@@ -68,7 +68,7 @@ pub(crate) fn shapes(handle: Handle) -> bool {
 }
 
 /// Returns the queue that counts what an interface sends and shapes nothing. A packet that finds it empty
-/// passes it at once (`TCQ_F_CAN_BYPASS`), and its limit is never reached.
+/// passes immediately (`TCQ_F_CAN_BYPASS`), and its limit is never reached.
 pub(crate) fn counter() -> QdiscSpec {
     QdiscSpec {
         parent: TcHandle::ROOT,
@@ -78,7 +78,7 @@ pub(crate) fn counter() -> QdiscSpec {
 }
 
 /// Returns the tree for a profile on an interface with this MTU, from the root down; empty if the profile is
-/// empty. `avoid` is the major number of the existing root qdisc, whose set of handles is not used.
+/// empty. `avoid` is the major number of the existing root qdisc, whose set of handles is avoided.
 pub(crate) fn for_profile(profile: &Profile, mtu: u32, avoid: Option<u16>) -> Vec<QdiscSpec> {
     let set = if avoid == Some(HANDLE_SETS[0]) { HANDLE_SETS[1] } else { HANDLE_SETS[0] };
     let mut majors = set..set + HANDLES_PER_SET;
@@ -207,8 +207,8 @@ fn as_requested(stored: Span) -> Span {
     if micros - stored.as_nanos() < TICK_NANOS { Span::from_nanos(micros) } else { stored }
 }
 
-/// Returns the first qdisc that the kernel does not hold as requested: the requested one and the one that the
-/// kernel holds.
+/// Returns the first qdisc that the kernel does not hold as requested: first the requested one, then the one
+/// that the kernel holds.
 pub(crate) fn difference(wanted: &[QdiscSpec], held: &[QdiscSpec], clock: Clock) -> Option<(String, String)> {
     let alike = |one: &QdiscSpec, other: &QdiscSpec| {
         let stored = as_stored(&one.settings, clock);
@@ -270,8 +270,8 @@ fn equal_within_a_tick(one: &QdiscSettings, other: &QdiscSettings) -> bool {
     }
 }
 
-/// Returns what somebody else has changed in a tree of this crate, so that it shapes in another way than a
-/// profile says; empty if there is no such tree.
+/// Returns what somebody else has changed in a tree of this crate so that it no longer shapes as its profile
+/// says; empty if there is no such tree.
 pub(crate) fn problems(present: &[Qdisc]) -> Vec<String> {
     let mut problems = Vec::new();
     if !present.iter().any(|q| q.parent == Handle::ROOT && shapes(q.handle)) {
@@ -304,7 +304,7 @@ fn has_child(present: &[Qdisc], parent: Handle, kind: fn(&QdiscSettings) -> bool
     present.iter().any(|q| q.parent == parent && kind(&q.settings))
 }
 
-/// Returns whether a tree of this crate may have a qdisc with these settings where this one is.
+/// Returns whether a qdisc with these settings may be at this position in a tree of this crate.
 fn is_in_place(qdisc: &Qdisc, present: &[Qdisc]) -> bool {
     let parent = |has: fn(&QdiscSettings) -> bool| {
         present.iter().any(|q| has(&q.settings) && (q.handle == qdisc.parent))
@@ -326,7 +326,7 @@ fn is_in_place(qdisc: &Qdisc, present: &[Qdisc]) -> bool {
 
 fn read_delay_line(netem: &Netem, profile: &mut Profile) {
     if netem.gate().is_some() {
-        // The kernel rounds the time before the gate only.
+        // Only the time before the gate is rounded by the kernel.
         let (delay, wait) = (netem.delay.as_nanos(), netem.jitter.as_nanos());
         let latency = as_requested(Span::from_nanos(delay.saturating_sub(wait)));
         profile.delay = Span::from_nanos(latency.as_nanos() + wait);
@@ -469,7 +469,7 @@ mod tests {
         any_profile().prop_filter("validates", |profile| profile.validate().is_ok())
     }
 
-    /// Returns whether settings are read as the kernel stores them, from the bytes that are sent.
+    /// Returns whether the settings read from the sent bytes are those that the kernel stores.
     fn is_read_as(stored: &QdiscSettings, read: &QdiscSettings) -> bool {
         match (stored, read) {
             // For a rate of more than 32 bits, the kernel uses the bytes; the ticks only match iproute2.

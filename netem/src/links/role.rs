@@ -21,7 +21,7 @@ pub struct LinkRole {
     pub up: bool,
     /// Whether it has a carrier; always `false` for an interface that is down.
     pub carrier: bool,
-    /// The interface that it is a port of, if any: a bridge, a bond, a VRF.
+    /// The bridge, bond or VRF of which it is a port, if any.
     pub controller: Option<LinkUser>,
     /// The interfaces on top of it that receive its frames: those of the kinds macvlan, macvtap, ipvlan and
     /// ipvtap. Those in other network namespaces are not seen.
@@ -38,7 +38,7 @@ pub struct LinkUser {
 }
 
 impl Netlink {
-    /// Reads what the interfaces of the namespace are and what uses them.
+    /// Reads the kind of each interface in the namespace and what uses it.
     ///
     /// # Errors
     ///
@@ -49,7 +49,7 @@ impl Netlink {
     }
 }
 
-/// The kinds of interfaces that receive the frames of the interface that they are on.
+/// The kinds of interfaces that receive the frames of the interface below them.
 const RECEIVERS: [&str; 4] = ["macvlan", "macvtap", "ipvlan", "ipvtap"];
 
 fn role(interface: &Interface, all: &[Interface]) -> LinkRole {

@@ -1,4 +1,4 @@
-//! The end that measures.
+//! The measuring end.
 
 use super::{
     CHUNK_BYTES, MAX_DURATION, MAX_IDLE_TIME, MAX_SESSIONS, MAX_SILENCE, Measurement, MeasurementSettings,
@@ -40,12 +40,12 @@ pub struct Session {
 
 impl Session {
     /// Connects to the first of these addresses that accepts a connection, and opens a session there. Calls
-    /// `next` with each address that does not, and the reason, before it goes on to another.
+    /// `next` with each address that does not, and the reason, before trying the next one.
     ///
     /// # Errors
     ///
-    /// If no address accepts a connection: then the error of the last. If the server does not answer, is of
-    /// another version or has no room.
+    /// The error of the last address if none accepts a connection. Fails also if the server does not answer,
+    /// has a different version, or has no room.
     pub fn open(servers: &[SocketAddr], mut next: impl FnMut(SocketAddr, &io::Error)) -> io::Result<Self> {
         let mut left = servers.iter();
         loop {
@@ -91,7 +91,7 @@ impl Session {
             prober.probe(loaded_probes)
         })?;
         send_until(&mut stream, start + 2 * duration)?;
-        // The session, and with it the echoes, end with the stream.
+        // The session, and with it the echoes, ends with the stream.
         let loaded = join(probing)?;
         let (payload_bytes, timestamps) = sys::tcp_segment(stream.as_fd())?;
         let segment = TcpSegment::new(payload_bytes.into(), is_ipv6(server), timestamps);
@@ -104,7 +104,7 @@ impl Session {
     }
 }
 
-/// Sends as much as the path takes until a time.
+/// Sends as much data as the path takes until a given time.
 fn send_until(stream: &mut TcpStream, end: Instant) -> io::Result<()> {
     let chunk = vec![0; CHUNK_BYTES];
     loop {
@@ -114,7 +114,7 @@ fn send_until(stream: &mut TcpStream, end: Instant) -> io::Result<()> {
         }
         stream.set_write_timeout(Some(left.min(MAX_SILENCE)))?;
         match stream.write(&chunk) {
-            // A slow path may not have taken all of a chunk by then.
+            // A slow path may not have accepted a whole chunk by then.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && left < MAX_SILENCE => break,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             sent => drop(sent.map_err(explain_silence)?),
@@ -169,7 +169,7 @@ fn greet(mut stream: TcpStream) -> io::Result<(TcpStream, Token)> {
     Ok((stream, token))
 }
 
-/// Replaces the kernel's words for a server that does not go on.
+/// Replaces the kernel's message for a server that has stopped responding.
 fn explain_silence(error: io::Error) -> io::Error {
     match error.kind() {
         // A timeout of a blocking socket.
@@ -182,7 +182,7 @@ fn explain_silence(error: io::Error) -> io::Error {
     }
 }
 
-/// What sends probes and collects their echoes.
+/// Sends probes and collects their echoes.
 #[derive(Debug, Clone, Copy)]
 struct Prober {
     /// The client's address of the session.
@@ -242,7 +242,7 @@ impl Prober {
         (0..count).map(send).collect()
     }
 
-    /// Reads a packet. Returns `None` for one that is no echo of this session.
+    /// Reads a packet. Returns `None` if it is not an echo of this session.
     fn echo(&self, packet: &[u8]) -> Option<Probe> {
         Probe::from_bytes(packet).filter(|p| p.direction == Direction::Echo && p.token == self.token)
     }
@@ -257,7 +257,7 @@ fn spawn<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Re
     thread::Builder::new().name("probes".into()).spawn(work).map_err(explain)
 }
 
-/// Waits for a thread. A panic of the thread continues here.
+/// Waits for a thread. A panic of the thread propagates.
 fn join<T>(thread: JoinHandle<T>) -> T {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

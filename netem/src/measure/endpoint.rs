@@ -12,10 +12,10 @@ use std::{
     str::FromStr,
 };
 
-/// The port of a server unless another is given.
+/// The default port of a server.
 pub const DEFAULT_PORT: u16 = 5202;
 
-/// The address of a server, with a port or without.
+/// The address of a server, with or without a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     host: Host,
@@ -27,7 +27,7 @@ pub struct Endpoint {
 enum Host {
     V4(Ipv4Addr),
     V6(Ipv6Addr),
-    /// An address of a single link, and the name or the number of the interface to that link.
+    /// An address valid on a single link, and the name or the number of the interface to that link.
     LinkLocal(Ipv6Addr, String),
     Name(String),
 }
@@ -77,7 +77,7 @@ fn port(text: &str) -> Result<u16, EndpointError> {
 }
 
 impl Host {
-    /// Parses an address with a zone or without. Returns `None` for anything else.
+    /// Parses an address with or without a zone. Returns `None` for anything else.
     fn address(text: &str) -> Result<Option<Self>, EndpointError> {
         let (address, zone) = match text.split_once('%') {
             Some((address, zone)) => (address, Some(zone)),
@@ -110,7 +110,7 @@ impl Host {
         Ok(Self::Name(text.to_owned()))
     }
 
-    /// Replaces an IPv6 address that stands for an IPv4 address (`::ffff:192.0.2.2`) by that.
+    /// Replaces an IPv6 address that stands for an IPv4 address (`::ffff:192.0.2.2`) with the latter.
     fn canonical(self) -> Self {
         match self {
             Self::V6(v6) => v6.to_ipv4_mapped().map_or(self, Self::V4),
@@ -137,11 +137,12 @@ impl fmt::Display for Endpoint {
 }
 
 impl Endpoint {
-    /// Returns the addresses that this stands for, in the order of the system's resolver, with this port.
+    /// Returns the addresses that this endpoint stands for, in the order of the system's resolver, with this
+    /// port.
     ///
     /// # Errors
     ///
-    /// If a name does not resolve, or if there is no interface of the name of a zone.
+    /// If a name does not resolve, or if no interface has the name in a zone.
     pub fn resolve(&self, port: u16) -> Result<Vec<SocketAddr>> {
         match &self.host {
             Host::V4(v4) => Ok(vec![(*v4, port).into()]),
@@ -184,14 +185,14 @@ fn scope(zone: &str) -> Result<u32> {
     Err(no_interface(name, names.iter().map(String::as_str)))
 }
 
-/// Returns the name of the interface with this number. Returns `None` if there is no such interface.
+/// Returns the name of the interface with this number. Returns `None` if no interface has it.
 fn interface_name(index: u32) -> Option<String> {
     // `nix` returns an empty name for an interface that does not exist.
     let name = if_indextoname(index).ok()?.to_string_lossy().into_owned();
     (!name.is_empty()).then_some(name)
 }
 
-/// Returns an address as it is written, with the name of the interface instead of its number.
+/// Returns an address in its usual notation, with the name of the interface instead of its number.
 pub fn written(address: SocketAddr) -> String {
     let SocketAddr::V6(v6) = address else { return address.to_string() };
     match interface_name(v6.scope_id()) {

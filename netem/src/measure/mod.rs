@@ -30,7 +30,7 @@ pub use client::{Session, measure};
 pub use endpoint::{DEFAULT_PORT, Endpoint, EndpointError, written};
 pub use server::Server;
 
-/// The number of sessions that a server has at a time. It refuses further clients.
+/// The maximum number of sessions of a server at a time. It refuses further clients.
 pub const MAX_SESSIONS: usize = 16;
 /// The time after which a server ends the session of a client whose TCP connection is silent, and a client
 /// gives up a server.
@@ -49,8 +49,8 @@ pub struct MeasurementSettings {
     /// How long the TCP stream runs alone, including the warm-up. It then runs as long again beside probes;
     /// that part does not count towards the goodput. At most [`MAX_DURATION`].
     pub duration: Duration,
-    /// The start of the stream that does not count, while the stream finds the path's rate, which it
-    /// overshoots at first.
+    /// The start of the stream that does not count, in which the stream probes for the path's rate and at
+    /// first overshoots it.
     pub warm_up: Duration,
     /// The time between two probes, at least 100 us.
     pub interval: Duration,
@@ -62,7 +62,7 @@ impl MeasurementSettings {
     /// A shorter interval between probes would measure how fast this host sends.
     const MIN_INTERVAL: Duration = Duration::from_micros(100);
 
-    /// Returns the rate that the probes take of a path over IPv4.
+    /// Returns the rate that the probes take from a path over IPv4.
     pub fn probe_rate(&self) -> ByteRate {
         let per_second = 1e9 / self.interval.as_nanos().max(1) as f64;
         ByteRate::new((PROBE_FRAME_BYTES as f64 * per_second) as u64)
@@ -88,7 +88,7 @@ pub struct Measurement {
     /// The payload rate of one TCP stream, as the receiver counted it.
     #[serde(rename = "goodput_bytes_per_s", serialize_with = "numbers::bytes_per_s")]
     pub goodput: ByteRate,
-    /// The full-size segments of the stream, as they were at its end.
+    /// The full-size segments of the stream, as of its end.
     pub segment: TcpSegment,
     /// The round trips of probes without a stream.
     pub idle: RoundTrips,
@@ -101,7 +101,7 @@ pub struct Measurement {
 pub struct RoundTrips {
     /// The number of probes that were sent.
     pub sent: u64,
-    /// The number of probes that the server received, duplicates included, as its last echo reported it.
+    /// The number of probes that the server received, including duplicates, as its last echo reported it.
     pub arrived: u64,
     /// The number of probes whose echo came back.
     pub echoed: u64,

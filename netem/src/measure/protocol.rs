@@ -1,9 +1,9 @@
-//! What the two ends of a measurement send to each other.
+//! The messages between the two ends of a measurement.
 //!
 //! 1. The client connects over TCP, and the server greets it with a [`Greeting`]: a session with a random
 //!    token, or the refusal of one.
 //! 2. The client sends probes over UDP, each a [`Probe`] with the token. The server echoes them.
-//! 3. Over TCP the client sends two times, which say when the server counts, and then the stream. When the
+//! 3. Over TCP the client sends two times, which say when the server counts, and then the stream. When
 //!    counting is over, the server answers with the number of bytes and the time they took.
 //!
 //! The session ends with the TCP connection. All numbers are big-endian.
@@ -27,7 +27,7 @@ pub(super) type Token = [u8; 16];
 pub(super) enum Greeting {
     /// A session was opened.
     Session(Token),
-    /// The server has as many sessions as it can have.
+    /// The server already has the maximum number of sessions.
     Full,
 }
 
@@ -50,7 +50,7 @@ impl Greeting {
     ///
     /// # Errors
     ///
-    /// Returns what the server is instead.
+    /// Returns what kind of server it is instead.
     pub(super) fn check_prefix(bytes: [u8; PREFIX_BYTES]) -> Result<(), String> {
         match bytes.split_last() {
             Some((&VERSION, name)) if name == NAME => Ok(()),
@@ -62,7 +62,7 @@ impl Greeting {
         }
     }
 
-    /// Reads what follows the prefix.
+    /// Reads the part after the prefix.
     pub(super) fn from_rest(bytes: [u8; GREETING_BYTES - PREFIX_BYTES]) -> Self {
         match bytes {
             [1, token @ ..] => Self::Session(token),
@@ -87,7 +87,7 @@ pub(super) struct Probe {
     pub(super) token: Token,
     /// The number of the probe, from 0.
     pub(super) number: u64,
-    /// In an echo, how many probes of the session the server has received; else 0.
+    /// In an echo, how many probes of the session the server has received; otherwise 0.
     pub(super) arrived: u64,
 }
 
@@ -101,7 +101,7 @@ impl Probe {
         bytes
     }
 
-    /// Reads a packet. Returns `None` for one that is no probe.
+    /// Reads a packet. Returns `None` if it is not a probe.
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; PROBE_BYTES] = bytes.try_into().ok()?;
         let direction = match bytes[0] {

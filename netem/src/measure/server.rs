@@ -1,8 +1,8 @@
 //! The remote end of a measurement.
 //!
-//! The server answers nobody who has not opened a session over TCP. A packet without the token of a session,
-//! from another address than that session's client, or in the direction of an echo is dropped. Sessions, and
-//! the threads that serve them, are bounded in number and in time.
+//! The server answers only clients that have opened a session over TCP. It drops a packet without the token
+//! of a session, from an address other than that of the session's client, or in the direction of an echo.
+//! Sessions, and the threads that serve them, are bounded in number and in time.
 
 use super::{
     CHUNK_BYTES, MAX_DURATION, MAX_SESSIONS, MAX_SILENCE,
@@ -94,7 +94,7 @@ impl Sessions {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens a session for a client. Returns `None` if there are as many as there may be.
+    /// Opens a session for a client. Returns `None` if the maximum number of sessions is open.
     fn open(&self, client: IpAddr) -> io::Result<Option<Entry>> {
         let mut token = Token::default();
         getrandom::fill(&mut token)?;
@@ -128,12 +128,12 @@ fn open(mut stream: TcpStream, sessions: &Sessions, max_silence: Duration) -> io
         return stream.write_all(&Greeting::Full.to_bytes());
     };
     let serve = move || {
-        // The times must be there after one silence, even if they come byte by byte.
+        // The times must have arrived after one silence, even if they arrive byte by byte.
         let deadline = Instant::now() + max_silence;
         let mut stream = BoundedStream { stream, max_silence, deadline };
         // A client that disconnects or falls silent does not affect the others.
         let _ = receive(&mut stream, entry.token);
-        // Whoever sees the connection end may count on the room that its session took.
+        // A client that sees its connection end may rely on the room that its session took.
         drop(entry);
         drop(stream);
     };
@@ -156,7 +156,7 @@ fn echo(socket: &ProbeSocket, sessions: &Sessions) {
     }
 }
 
-/// A client's stream, reading from which fails after a silence or at a deadline.
+/// A client's stream. Reading from it fails after a silence or at a deadline.
 struct BoundedStream {
     stream: TcpStream,
     max_silence: Duration,
@@ -186,7 +186,7 @@ fn receive(stream: &mut BoundedStream, token: Token) -> io::Result<()> {
     if end > MAX_DURATION {
         return Err(io::ErrorKind::InvalidData.into());
     }
-    // The stream goes on beside probes for as long as it was counted.
+    // The stream continues alongside probes for as long as it was counted.
     stream.deadline = beginning + 2 * end + stream.max_silence;
     let mut counter = Counter::new(begin, end);
     let mut buffer = vec![0; CHUNK_BYTES];
@@ -289,7 +289,7 @@ mod tests {
             thread::sleep(Duration::from_millis(10));
         }
         assert_eq!(closed.join().unwrap().get(8), Some(&1));
-        // Streams that are announced to last longer than a measurement may are refused.
+        // Streams announced as longer than a measurement may be are refused.
         let mut endless = TcpStream::connect(address).unwrap();
         endless.write_all(&[0xff; 16]).unwrap();
         assert_eq!(read_to_close(&mut endless).len(), super::super::protocol::GREETING_BYTES);

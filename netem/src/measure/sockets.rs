@@ -1,6 +1,6 @@
 //! The sockets of a server. Those for every address also take IPv4, whatever `net.ipv6.bindv6only` says, and
-//! answers to probes come from the address that was asked: a client takes none from another address of this
-//! host.
+//! answers to probes come from the address to which the probe was sent: a client does not accept them from
+//! another address of this host.
 
 use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
@@ -38,11 +38,11 @@ fn bound(address: SocketAddr, kind: SockType) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// A UDP socket that knows to which of its addresses a packet was sent.
+/// A UDP socket that knows to which local address a packet was sent.
 #[derive(Debug)]
 pub(super) struct ProbeSocket(UdpSocket);
 
-/// Where a packet came from, and to which address of this host.
+/// The sender of a packet, and the address of this host to which it was sent.
 #[derive(Debug)]
 pub(super) struct Origin {
     /// The sender's address.
@@ -51,7 +51,7 @@ pub(super) struct Origin {
     receiver: Option<Receiver>,
 }
 
-/// An address of this host, as the kernel passes it.
+/// An address of this host, as the kernel reports it.
 #[derive(Debug)]
 enum Receiver {
     V4(libc::in_pktinfo),
@@ -64,7 +64,7 @@ impl ProbeSocket {
         let socket = bound(address, SockType::Datagram)?;
         match address {
             SocketAddr::V4(_) => setsockopt(&socket, Ipv4PacketInfo, &true)?,
-            // Also for packets over IPv4, whose addresses are mapped then.
+            // This also works for packets over IPv4, whose addresses are then mapped.
             SocketAddr::V6(_) => setsockopt(&socket, Ipv6RecvPacketInfo, &true)?,
         }
         Ok(Self(socket.into()))
@@ -87,7 +87,7 @@ impl ProbeSocket {
         Ok((message.bytes, Origin { ip: ip.ok_or(io::ErrorKind::InvalidData)?, sender, receiver }))
     }
 
-    /// Sends an answer to where a packet came from.
+    /// Sends an answer to the sender of a packet.
     pub(super) fn answer(&self, bytes: &[u8], origin: &Origin) -> io::Result<()> {
         let control = match &origin.receiver {
             Some(Receiver::V4(info)) => &[ControlMessage::Ipv4PacketInfo(info)][..],

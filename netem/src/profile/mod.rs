@@ -272,7 +272,8 @@ impl Profile {
     }
 
     /// Returns whether the profile has effects on single packets: loss, duplication, corruption, reordering
-    /// or jitter. Packets must then be segmented before they reach the link, or 64 KiB would be lost at once.
+    /// or jitter. Packets must then be segmented before they reach the link, or 64 KiB would be lost
+    /// together.
     pub fn has_per_packet_effects(&self) -> bool {
         !(self.loss.is_zero()
             && self.duplicate.is_zero()
@@ -331,7 +332,7 @@ impl Profile {
     }
 
     /// Returns the largest number of segments that TCP may pass down as one packet on an interface with this
-    /// MTU, so that the profile treats the packet correctly; `None` if there is no limit.
+    /// MTU, so that the profile treats the packet correctly; `None` if any number is allowed.
     pub(crate) fn max_gso_segments(&self, mtu: u32) -> Option<u32> {
         if self.has_per_packet_effects() {
             return Some(1);

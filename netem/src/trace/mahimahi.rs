@@ -11,13 +11,14 @@ use super::{Step, Trace, TraceError, TraceRate, content};
 use units::Span;
 
 /// The time over which packets are counted, in milliseconds: a few samples of a migration, and much longer
-/// than it takes to set a rate.
+/// than setting a rate takes.
 const WINDOW_MS: u64 = 100;
 
 /// The longest trace, in milliseconds: a day.
 const MAX_MS: u64 = 24 * 60 * 60 * 1000;
 
-/// Returns whether a text is in this format: its first line that says anything is a number without a unit.
+/// Returns whether a text is in this format: its first line that is not blank or a comment is a number
+/// without a unit.
 pub(super) fn is_used(text: &str) -> bool {
     let first = text.lines().map(|line| content(line).trim()).find(|line| !line.is_empty());
     first.is_some_and(|line| line.bytes().all(|byte| byte.is_ascii_digit()))

@@ -1,4 +1,4 @@
-//! Rate traces: a rate as a function of time, for example that of a link, as recorded on a real one.
+//! Rate traces: a rate as a function of time, for example that of a link, recorded on a real link.
 //!
 //! A trace is a text file. Each line has a time, counted from the start of the trace, and the rate from that
 //! time on, both with units. The first time is 0, times ascend by at least 1 ms, and the last line says when
@@ -30,18 +30,18 @@ use units::{BitRate, Span};
 
 pub mod mahimahi;
 
-/// The shortest time between two steps. Setting a rate takes a fraction of it.
+/// The shortest time between two steps. Setting a rate takes only a fraction of it.
 const MIN_STEP: Span = Span::from_millis(1);
 
 /// The word in place of the rate on the last line.
 const END: &str = "end";
 
-/// A type of rates that a trace can have.
+/// A type of rate that a trace can have.
 pub trait TraceRate: Copy + PartialEq + FromStr<Err: Display> {
-    /// A rate as it is written, for messages.
+    /// A rate in its notation, for messages.
     const EXAMPLE: &'static str;
 
-    /// Returns the rate at which this many packets of 1500 bytes take this time, which is not 0.
+    /// Returns the rate at which this many packets of 1500 bytes take this time. The time is not 0.
     fn of_packets(packets: u64, time: Span) -> Self;
 }
 

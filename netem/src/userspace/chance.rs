@@ -87,17 +87,17 @@ impl Jitter {
 
 /// A gate at which packets wait, so that jitter keeps their order.
 ///
-/// A packet that comes when the gate has opened since the last one closes it for a random time with an
-/// exponential distribution. That is memoryless: for every packet, the time until the gate opens has this
-/// distribution, however many others are waiting. (The slots of `sch_netem` with this distribution are the
-/// same.)
+/// A packet that arrives when the gate has opened since the last packet closes it for a random time with an
+/// exponential distribution. That distribution is memoryless: for every packet, the time until the gate opens
+/// has this distribution, however many others are waiting. (The slots of `sch_netem` with this distribution
+/// are the same.)
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Gate {
     opens_at: Nanos,
 }
 
 impl Gate {
-    /// Returns when a packet that comes at `time` passes. `wait` is the mean time that it waits.
+    /// Returns when a packet that arrives at `time` passes the gate. `wait` is its mean waiting time.
     pub(super) fn pass(&mut self, time: Nanos, wait: Nanos, random: &mut Random) -> Nanos {
         if self.opens_at < time {
             let deviation = distribution::draw(Distribution::Exponential, random.next_u32());

@@ -79,7 +79,7 @@ impl Forwarder {
         })
     }
 
-    /// Forwards packets until it is told to stop, or until a device is removed.
+    /// Forwards packets until a stop is requested, or until a device is removed.
     pub(super) fn run(mut self) -> io::Result<()> {
         // Timers with a slack of 1 ns instead of the default 50 us. If this fails, delays are up to 50 us
         // longer.
@@ -91,7 +91,7 @@ impl Forwarder {
                 self.model.change(&profile);
             }
             self.deliver_due();
-            // A packet that woke this thread arrived before it: earlier by the wake-up latency.
+            // A packet that woke this thread arrived earlier, by the wake-up latency.
             let age = if woken_by_packet { self.wakeup.average() } else { 0 };
             let read_all = self.read_batch(age)?;
             self.publish();
@@ -100,7 +100,7 @@ impl Forwarder {
         Ok(())
     }
 
-    /// Copies the statistics to where [`Emulator`](super::Emulator) reads them.
+    /// Copies the statistics to the place from which [`Emulator`](super::Emulator) reads them.
     fn publish(&mut self) {
         let mut state = self.control.state();
         state.statistics = self.statistics;
@@ -114,9 +114,9 @@ impl Forwarder {
     /// Waits until a packet arrives, a packet is due, or the control wakes this thread. Returns whether a
     /// packet arrived.
     ///
-    /// For a single packet in transit, it returns a little before the packet is due, and then at once each
-    /// time it is called until the packet is due. This busy wait keeps the wake-up latency from delaying the
-    /// packet.
+    /// For a single packet in transit, it returns a little before the packet is due, and from then on returns
+    /// immediately whenever it is called, until the packet is due. This busy wait keeps the wake-up latency
+    /// from delaying the packet.
     fn wait(&mut self) -> io::Result<bool> {
         let mut fds = [
             PollFd::new(self.from.as_fd(), PollFlags::POLLIN),

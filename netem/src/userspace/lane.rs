@@ -1,7 +1,7 @@
 //! [`LinkModel`]: decides what happens to each packet in one direction of a link, and when.
 //!
-//! It only computes with the times that it is given. It reads no clock and no device, so that it can be
-//! tested without them.
+//! It only computes with the times that it is given. It does not read clocks or devices, so it can be tested
+//! without them.
 
 use super::chance::{CorrelatedEvent, Gate, Jitter, Loss};
 use crate::{ethernet::MTU, profile::Profile};
@@ -76,8 +76,8 @@ impl LinkModel {
         link
     }
 
-    /// Applies another profile from the next packet on. Packets in the queue or the delay line keep their
-    /// times.
+    /// Applies another profile, starting with the next packet. Packets in the queue or the delay line keep
+    /// their times.
     pub(super) fn change(&mut self, profile: &Profile) {
         self.bytes_per_second = profile.rate.map(|r| r.to_byte_rate().get());
         // TUN devices have the MTU of Ethernet too.
@@ -147,11 +147,11 @@ impl LinkModel {
         reordered
     }
 
-    /// Returns when a packet arrives that leaves the bottleneck at `sent` and is not reordered.
+    /// Returns when a packet arrives if it leaves the bottleneck at `sent` and is not reordered.
     fn due(&mut self, sent: Nanos) -> Nanos {
         let (delay, jitter) = (self.profile.delay.as_nanos(), self.profile.jitter.as_nanos());
         if jitter > 0 && !self.profile.has_gate() {
-            // Each packet by itself, so that the mean does not depend on how close packets are.
+            // Each packet on its own, so that the mean does not depend on how close together packets are.
             let deviation = self.jitter.next(&mut self.random) * jitter as f64;
             return sent + delay.saturating_add_signed(deviation as i64);
         }
@@ -160,7 +160,7 @@ impl LinkModel {
         } else {
             sent + delay
         };
-        // A shorter delay does not reorder either.
+        // A shorter delay does not reorder packets either.
         due.max(self.last_due)
     }
 

@@ -59,7 +59,7 @@ use std::{
 };
 use units::{Bytes, Span, counted};
 
-/// One end of an emulated link: a TUN device, which exists as long as this value.
+/// One end of an emulated link: a TUN device that exists as long as this value.
 ///
 /// Its interface is configured like any other: [`set_up`](crate::Netlink::set_up),
 /// [`add_address`](crate::Netlink::add_address). Its file descriptor may come from another process.
@@ -259,7 +259,8 @@ impl Emulator {
         Ok(Self { directions: vec![forward, backward] })
     }
 
-    /// Changes the profiles from the next packet on. No packet is lost; packets in transit keep their times.
+    /// Changes the profiles, starting with the next packet. No packet is lost; packets in transit keep their
+    /// times.
     ///
     /// # Errors
     ///

@@ -10,7 +10,7 @@ pub(super) const LARGEST_BYTES: usize = HEADER_BYTES + 65_536;
 
 const VIRTIO_NET_HDR_GSO_NONE: u8 = 0;
 
-/// Returns the number of bytes that a packet takes on an Ethernet, without preamble, frame check sequence and
+/// Returns the number of bytes that a packet takes on Ethernet, without preamble, frame check sequence and
 /// inter-frame gap, and the number of frames.
 ///
 /// Each segment of an unsegmented packet repeats the headers, as the kernel's shapers count it too.

@@ -1,9 +1,9 @@
 //! The tables from which `sch_netem` draws its jitter.
 //!
-//! A table has the inverse of a cumulative distribution function at 4096 points, in units of 1/8192 of the
-//! standard deviation. netem picks an entry at random and scales it by the jitter. The tables are computed
-//! like the `.dist` files of iproute2: sampled at the points k/4096, the normal one on a grid of 5e-5
-//! standard deviations. (So were those of NIST Net, the origin of netem's tables.)
+//! A table contains the inverse of a cumulative distribution function at 4096 points, in units of 1/8192 of
+//! the standard deviation. netem picks an entry at random and scales it by the jitter. The tables are
+//! computed like the `.dist` files of iproute2: sampled at the points k/4096, the normal one on a grid of
+//! 5e-5 standard deviations. (So were those of NIST Net, the origin of netem's tables.)
 
 use crate::{profile::Distribution, sys};
 use std::sync::LazyLock;

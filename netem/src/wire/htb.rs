@@ -15,7 +15,7 @@ const TCA_HTB_RATE64: u16 = 6;
 const TCA_HTB_CEIL64: u16 = 7;
 /// The version of the kernel's htb interface.
 const PROTOCOL: u32 = 3;
-/// The divisor that derives a quantum from a rate where no quantum is given (`r2q`), iproute2's default.
+/// The divisor that derives a quantum from a rate if no quantum is given (`r2q`); iproute2's default.
 const RATE_TO_QUANTUM: u32 = 10;
 
 /// The settings of an `htb` qdisc.
@@ -25,8 +25,8 @@ pub struct Htb {
     pub default_class: u32,
 }
 
-/// The settings of an `htb` class. Its ceiling equals its rate, because there is no other class to borrow
-/// from.
+/// The settings of an `htb` class. Its ceiling equals its rate, because there is no other class from which to
+/// borrow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct HtbClass {
     /// The rate, rounded down to whole bytes per second.

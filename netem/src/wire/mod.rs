@@ -88,7 +88,7 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_ne_bytes)
     }
 
-    /// Returns the rest without the zero byte that ends a text and what follows it.
+    /// Returns the rest of the message, cut before the zero byte that ends a text.
     pub(crate) fn text(&self) -> &'a [u8] {
         self.0.split(|byte| *byte == 0).next().unwrap_or_default()
     }

@@ -46,8 +46,8 @@ pub struct Netem {
     /// How much the delay of a packet depends on the delay of the previous packet.
     pub jitter_correlation: Percent,
     /// The distribution of the jitter. [`Distribution::Exponential`] is a constant latency of delay - jitter,
-    /// and slots at exponentially distributed intervals. Which of the others it is, the kernel does not
-    /// report: after decoding it is uniform.
+    /// and slots at exponentially distributed intervals. The kernel does not report which of the others it
+    /// is: after decoding, it is uniform.
     pub distribution: Distribution,
     /// The largest number of packets in the delay line; further packets are dropped.
     pub limit: u32,
@@ -149,7 +149,7 @@ impl Netem {
     /// Returns a `struct tc_netem_slot`: two times in ns, two counts, and the two times of a distribution.
     ///
     /// The times of the distribution are used if the qdisc has a table for it. A table cannot be removed, so
-    /// a change that needs none has to set them, and a uniform table, to the same effect.
+    /// a change that needs no table has to set these times and a uniform table, which has the same effect.
     fn encode_slot(&self, operation: Operation) -> Vec<u8> {
         let (times, counts, distribution) = if let Some(wait) = self.gate().map(Span::as_nanos) {
             ([0, 0], [0, 0], [wait, EXPONENTIAL_STEP.saturating_mul(wait)])
@@ -237,8 +237,8 @@ fn decode_loss(mut models: Reader<'_>) -> Option<GilbertElliott> {
     })
 }
 
-/// Decodes a `struct tc_netem_slot`. Returns the slots if there are any, else the mean time that packets wait
-/// at a gate, or zero.
+/// Decodes a `struct tc_netem_slot`. Returns the slots if there are any, otherwise the mean time that packets
+/// wait at a gate, or zero.
 fn decode_slot(mut value: Reader<'_>) -> Option<(Option<Slots>, Span)> {
     // The kernel reports "no limit" as the largest signed number.
     let count = |n: u32| (n != 0 && n != i32::MAX as u32).then_some(n);

@@ -18,7 +18,7 @@ pub struct Tbf {
     /// The rate at which tokens arrive, rounded down to whole bytes per second.
     pub rate: BitRate,
     /// The depth of the bucket. The kernel reports it as a time in ticks, so it is read back with an error of
-    /// up to what the rate sends in 64 ns.
+    /// up to the bytes that the rate sends in 64 ns.
     pub burst: Bytes,
     /// The capacity of the queue; at most 2^32 - 1 bytes.
     pub limit: Bytes,

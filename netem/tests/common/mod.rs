@@ -9,8 +9,8 @@ use std::{
     process::{Command, Output},
 };
 
-/// The environment variable with the path of the program `netem`, for tests that run on another system than
-/// the one where they were built.
+/// The environment variable with the path of the program `netem`, for tests that run on a different system
+/// from the one on which they were built.
 const PROGRAM: &str = "NETEM_PROGRAM";
 
 /// Returns a command for the program `netem`, without arguments.
@@ -73,8 +73,8 @@ pub(crate) fn output_in(namespace: &Namespace, program: &str, args: &str) -> Opt
     }
 }
 
-/// Runs a command line with a shell in a namespace, as a user would who copies it; it must succeed. Returns
-/// its output.
+/// Runs a command line with a shell in a namespace, like a user who copies it; it must succeed. Returns its
+/// output.
 #[track_caller]
 pub(crate) fn shell(namespace: &Namespace, line: &str) -> String {
     let output = namespace.run(|| Command::new("bash").args(["-c", line]).output()).unwrap();
@@ -106,7 +106,7 @@ pub(crate) fn prints(namespace: &Namespace, args: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Runs `netem`, which must refuse this as bad input, and returns what it says.
+/// Runs `netem`, which must refuse this as bad input, and returns its message.
 #[track_caller]
 pub(crate) fn refuses(namespace: &Namespace, args: &str) -> String {
     let output = netem(namespace, args);
@@ -115,7 +115,7 @@ pub(crate) fn refuses(namespace: &Namespace, args: &str) -> String {
     stderr
 }
 
-/// Returns the number of segments that TCP has sent again in a namespace.
+/// Returns the number of segments that TCP has retransmitted in a namespace.
 pub(crate) fn retransmitted_segments(namespace: &Namespace) -> u64 {
     let snmp = namespace.run(|| std::fs::read_to_string("/proc/thread-self/net/snmp")).unwrap();
     let line = |number| snmp.lines().filter(|line| line.starts_with("Tcp: ")).nth(number).unwrap();

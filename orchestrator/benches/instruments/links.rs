@@ -1,10 +1,10 @@
 //! Measures the links: the requested profile compared with actual traffic, for each backend, and the time
 //! to apply a profile.
 //!
-//! Each figure is measured in two new network namespaces with an interface `link` in each. Goodput is that
-//! of one TCP stream. The probes sent beside the stream use at most a thousandth of the rate. On slow links
-//! the stream runs long enough that one packet more or less does not matter: at 1 Mbit/s a packet takes 12
-//! ms.
+//! Each figure is measured in two new network namespaces with an interface `link` in each. Goodput is
+//! measured with one TCP stream. The probes sent beside the stream use at most a thousandth of the rate. On
+//! slow links the stream runs long enough that one packet more or less does not matter: at 1 Mbit/s a packet
+//! takes 12 ms.
 
 use crate::{
     BenchConfig, Result, cpu,
@@ -79,7 +79,7 @@ impl Link {
             }
         };
         for namespace in [&near, &far] {
-            // With the default buffers, a stream carries at most 33 MB/s at 80 ms of round trip.
+            // With the default buffers, a stream carries at most 33 MB/s at a round trip of 80 ms.
             for sysctl in ["tcp_rmem", "tcp_wmem"] {
                 let path = format!("/proc/sys/net/ipv4/{sysctl}");
                 namespace.run(|| std::fs::write(&path, "4096 131072 67108864"))?;
@@ -101,7 +101,7 @@ impl Link {
 
 pub(crate) async fn measure(config: &BenchConfig, report: &ReportWriter) -> Result<()> {
     report.heading("Links: requested and measured");
-    // If links cannot be made at all, fail once here instead of in every row of the tables.
+    // If links cannot be created at all, fail once here instead of in every row of the tables.
     Link::new(Backend::Kernel, &LinkProfile::default()).await?;
     goodput(config, report).await;
     round_trips(config, report).await;
@@ -187,8 +187,8 @@ async fn goodput_of(config: &BenchConfig, backend: Backend, rate: &str) -> Resul
     ])
 }
 
-/// Measures the goodput of a link without a rate, in MB/s: what sender, receiver and emulator do with the CPU
-/// time that they get at the moment.
+/// Measures the goodput of a link without a rate, in MB/s: what sender, receiver and emulator achieve with
+/// the CPU time that they get.
 async fn unlimited(config: &BenchConfig, backend: Backend) -> Result<f64> {
     let link = Link::new(backend, &LinkProfile::default()).await?;
     let duration = config.span / 5;

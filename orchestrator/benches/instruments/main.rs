@@ -2,7 +2,7 @@
 //!
 //! There are four parts: the stressor (requested and achieved rates, on the host and in a guest, compared
 //! with `mm_dirty`), independent checks of what the stressor dirties in a guest (`witness`), the links
-//! (`netem`), and links with many combinations of settings (`link-matrix`). Each line shows the wanted and
+//! (`netem`), and links with many combinations of settings (`link-matrix`). Each line shows the target and
 //! the measured value. This is a benchmark and not a test: the exit code is 0 whatever the figures are, 2 for
 //! bad input, and 3 if an instrument could not be measured at all.
 //!

@@ -44,8 +44,8 @@ pub(crate) fn measure(config: &BenchConfig, report: &ReportWriter) -> Result<()>
     }
 }
 
-/// Measures with one backend and prints its rows, which begin with `| ` and its name in what the program
-/// prints.
+/// Measures with one backend and prints its rows, which begin with `| ` and its name in the output of the
+/// program.
 fn show(
     report: &ReportWriter,
     backend: &str,

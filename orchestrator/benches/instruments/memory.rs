@@ -49,8 +49,8 @@ pub(crate) struct WatchedMemory {
     mask: u64,
     /// Each page's counter before the first write.
     origin: Vec<u64>,
-    /// The number of writes of the first page at the last sample, as its counter shows it (it may have
-    /// wrapped).
+    /// The number of writes of the first page at the last sample, according to its counter, which may have
+    /// wrapped.
     first_page: u64,
     /// The number of writes of the first page by then, without wrapping, plus 1 so that it is never 0.
     passes: u64,
@@ -128,9 +128,9 @@ impl WatchedMemory {
                 if self.writes(middle)? == first { written = middle } else { not_written = middle }
             }
             let after_ns = monotonic_ns();
-            // While a page is written as a whole, its counter is random for a moment. The search then takes
-            // the page as not written yet, which is right; but if it is the first page, the sample is
-            // invalid.
+            // While a page is written as a whole, its counter is random for a moment. The search then
+            // considers the page not written yet, which is correct; but if it is the first page, the sample
+            // is invalid.
             let advance = first.wrapping_sub(self.first_page) & self.mask;
             let is_count = u32::try_from(advance).is_ok();
             // If the first page has changed, a new pass began during the search, and the result is

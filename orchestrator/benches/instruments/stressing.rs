@@ -33,7 +33,7 @@ const RATES: [Option<u64>; 6] = [Some(1), Some(10), Some(96), Some(500), Some(20
 /// Larger than the caches of most CPUs, and small enough to be searched quickly.
 const WORKING_SET: Bytes = Bytes::new(256 << 20);
 const PAGES: u64 = WORKING_SET.get() / stressor::workload::PAGE_BYTES;
-/// The time from starting the load to the first sample.
+/// The time from starting the workload to the first sample.
 const SETTLE: Duration = Duration::from_millis(300);
 /// How long a program may take to fill its memory before measuring fails.
 const FILL_LIMIT: Duration = Duration::from_secs(30);
@@ -142,7 +142,7 @@ fn on_own_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> std::resul
     thread::scope(|scope| scope.spawn(work).join().expect("the measurement does not panic"))
 }
 
-/// Returns the measurement, or prints why there is none so that the remaining ones can continue.
+/// Returns the measurement, or prints why it failed, so that the remaining ones can continue.
 fn or_report<T>(
     measured: std::result::Result<T, String>,
     report: &ReportWriter,

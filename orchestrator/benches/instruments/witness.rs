@@ -11,8 +11,8 @@
 //!   by page. This is exact, works under any accelerator, and does not depend on the stressor or its
 //!   pacing.
 //!
-//! The working set is larger than the memory dirtied during a measurement. Otherwise the stressor would
-//! count a page twice that the check counts once.
+//! The working set is larger than the memory dirtied during a measurement. Otherwise, the stressor would
+//! count some pages twice that the check counts once.
 
 use crate::{
     BenchConfig, Result,
@@ -31,7 +31,7 @@ use testbed::{driver::qemu::machine::Accelerator, migration::load};
 use tokio::time::Instant;
 use units::Bytes;
 
-/// The rates in MB/s; 0 shows what the guest's kernel dirties by itself.
+/// The rates in MB/s; 0 shows what the guest's kernel dirties on its own.
 const RATES: [u64; 8] = [0, 16, 32, 64, 96, 128, 250, 500];
 const WORKING_SET: Bytes = Bytes::new(640 << 20);
 const CALCULATION: Duration = Duration::from_secs(1);

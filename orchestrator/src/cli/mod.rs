@@ -1,4 +1,4 @@
-//! The command line of `testbed`: one definition, from which help, man pages and completions are made.
+//! The command line of `testbed`: one definition, from which help, man pages and completions are generated.
 //!
 //! Results go to standard output, progress and errors to standard error. Each command's help ends with
 //! examples, the environment and files it uses, and its exit codes; the manual pages show the same text.
@@ -227,8 +227,7 @@ struct KernelArgs {
 }
 
 impl KernelArgs {
-    /// Returns the choice. A kernel that the user names must be usable: `testbed setup` cannot change that it
-    /// is not.
+    /// Returns the choice. A kernel that the user names must be usable: `testbed setup` cannot make it so.
     fn choice(&self, cache: &Cache) -> Result<KernelChoice, Failure> {
         let choice = self.unchecked();
         match &choice {
@@ -243,14 +242,14 @@ impl KernelArgs {
         Ok(choice)
     }
 
-    /// Returns the choice without looking at the kernel.
+    /// Returns the choice without checking the kernel.
     fn unchecked(&self) -> KernelChoice {
         KernelChoice::from_options(Some(&self.kernel), self.modules.as_deref())
     }
 }
 
 /// Checks that a kernel that the user names has everything that guests need. `words` are the values of the
-/// option that are no paths.
+/// option that are not paths.
 fn check_kernel(name: &str, choice: &KernelChoice, cache: &Cache, words: &[&str]) -> Result<(), Failure> {
     let Err(error) = image::find_kernel(choice, cache) else { return Ok(()) };
     let absent =
@@ -261,14 +260,14 @@ fn check_kernel(name: &str, choice: &KernelChoice, cache: &Cache, words: &[&str]
     }))
 }
 
-/// Reports modules for a kernel that has its own.
+/// Reports modules given for a kernel that has its own.
 fn modules_without_kernel(kernel: &str) -> Failure {
     Failure::input(format!(
         "--modules belongs to a kernel that --kernel names by its path, not to `{kernel}`"
     ))
 }
 
-/// Returns the word that a mistyped one is similar to.
+/// Returns the word that is similar to a mistyped one.
 fn similar<'a>(mistyped: &str, words: &[&'a str]) -> Option<&'a str> {
     let close = |word: &&&str| strsim::damerau_levenshtein(mistyped, word) <= 2 && mistyped.len() > 2;
     words.iter().filter(close).min_by_key(|word| strsim::damerau_levenshtein(mistyped, word)).copied()
@@ -293,7 +292,7 @@ impl Failure {
     }
 }
 
-/// Reports a lab that cannot be used: because of what the user named, or because it failed.
+/// Reports a lab that cannot be used: because of the user's input, or because it failed.
 fn lab_failure(error: crate::lab::Error) -> Failure {
     if error.is_input() { Failure::input(error) } else { Failure::lab(error) }
 }
@@ -303,7 +302,7 @@ pub fn command() -> clap::Command {
     Cli::command()
 }
 
-/// Runs the program, which calls itself this version, and returns its exit code.
+/// Runs the program under this version, and returns its exit code.
 pub fn main(version: &'static str) -> ExitCode {
     let color = Color::among(std::env::args_os());
     let matches = command().version(version).color(color.for_clap()).try_get_matches();
@@ -315,7 +314,7 @@ pub fn main(version: &'static str) -> ExitCode {
         Ok(code) => code.into(),
         Err(failure) => {
             let text = failure.text.trim_end();
-            // Diagnostics of matrix files begin with the prefix themselves.
+            // Diagnostics of matrix files already begin with the prefix.
             let text = text.strip_prefix(ERROR).unwrap_or(text);
             let mut line = Text::from(ERROR.trim_end());
             if terminal::colored(&io::stderr()) {
@@ -374,7 +373,7 @@ fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     print(Text::json(&(serde_json::to_string_pretty(value).map_err(Failure::lab)? + "\n")))
 }
 
-/// Colors the words of the expectations in a table: what does not hold is red, what holds is green.
+/// Colors the verdict words in a table: red for an expectation that does not hold, green for one that holds.
 fn paint_verdicts(text: &str) -> Text {
     let mut painted = Text::default();
     for line in text.lines() {
@@ -413,7 +412,7 @@ fn show(format: FormatName, report: &RenderedReport) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Shows what the login shells of hosts have printed before they ran anything.
+/// Shows what the login shells of hosts have printed before running anything.
 fn tell_greetings(hosts: &SshHosts) {
     for greeting in hosts.access.greetings() {
         frontend::tell(greeting);

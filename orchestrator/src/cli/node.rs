@@ -30,7 +30,7 @@ pub(super) struct NodeArgs {
     network: Option<RawFd>,
 }
 
-/// Where the right to make namespaces comes from, passed to the process inside.
+/// The source of the right to create namespaces, passed to the process inside.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Inside {
     Root,

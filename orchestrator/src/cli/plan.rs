@@ -28,7 +28,7 @@ pub(super) struct PlanArgs {
     json: bool,
 }
 
-/// Resolves a matrix with its traces, and selects the cells that the options ask for.
+/// Resolves a matrix with its traces, and selects the cells that the options request.
 pub(super) fn resolve(
     text: &str,
     name: &str,

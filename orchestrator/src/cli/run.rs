@@ -107,7 +107,7 @@ pub(super) fn run(args: &RunArgs, version: &'static str) -> Result<u8, Failure> 
         verbose: args.verbose,
         cache,
     };
-    // Nothing has been started if the address is not free.
+    // If the address is in use, nothing has been started yet.
     let listener = args.watch.as_deref().map(listen).transpose()?;
     let (plan, mut store) = open(args)?;
     store.set_version(version);
@@ -186,7 +186,7 @@ fn conclude(
 }
 
 impl RunArgs {
-    /// Returns the arguments with the file after `--watch` as the matrix if there is no other.
+    /// Returns the arguments with the file after `--watch` as the matrix, if there is no other matrix.
     fn with_file(mut self) -> Self {
         if self.file.is_none() && self.resume.is_none() && self.watch.as_deref() != Some(DEFAULT_ADDRESS) {
             self.file = self.watch.replace(DEFAULT_ADDRESS.to_owned()).map(PathBuf::from);
@@ -195,7 +195,7 @@ impl RunArgs {
     }
 }
 
-/// Returns the plan and the store for its results: a new one, or that of the run to continue.
+/// Returns the plan and the store for its results: a new store, or that of the run to continue.
 fn open(args: &RunArgs) -> Result<(Plan, Store), Failure> {
     let given = args.file.as_deref().map(read).transpose()?;
     match (&args.resume, given) {
@@ -223,7 +223,7 @@ fn open(args: &RunArgs) -> Result<(Plan, Store), Failure> {
     }
 }
 
-/// Refuses to continue a run with a matrix that differs from the one it was started with.
+/// Refuses to continue a run with a matrix that differs from the original one.
 fn refuse_changes(old: &Plan, new: &str, name: &str) -> Result<(), Failure> {
     let mut traces = Traces::beside(Path::new(name));
     let changes = old.changes_to(&resolve(new, name, &mut traces, &Selection::default())?);

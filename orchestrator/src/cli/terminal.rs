@@ -1,4 +1,4 @@
-//! The terminals that output goes to: how wide they are, and whether they get colors.
+//! The terminals to which output goes: how wide they are, and whether they get colors.
 
 use crate::layout::Screen;
 use clap::{ColorChoice, ValueEnum};
@@ -9,7 +9,7 @@ use std::{
     sync::OnceLock,
 };
 
-/// The width of a terminal that does not tell its own, in columns.
+/// The assumed width of a terminal that does not report its own, in columns.
 const USUAL_WIDTH: usize = 80;
 
 /// When output is colored: the value of `--color`.
@@ -42,7 +42,7 @@ impl Color {
         Self::Auto
     }
 
-    /// Makes this the choice for the process.
+    /// Makes this the choice of the process.
     pub(super) fn choose(self) {
         // The first choice counts; there is only one.
         let _ = CHOSEN.set(self);
@@ -67,7 +67,7 @@ impl Color {
     }
 }
 
-/// Returns whether a terminal of this type understands no control sequences.
+/// Returns whether a terminal of this type does not understand control sequences.
 fn is_dumb(term: Option<OsString>) -> bool {
     term.is_none_or(|term| term.is_empty() || term == "dumb")
 }
@@ -83,14 +83,14 @@ pub(super) fn colored(stream: &impl IsTerminal) -> bool {
     chosen.applies(stream.is_terminal(), std::env::var_os("NO_COLOR"), std::env::var_os("TERM"))
 }
 
-/// Returns the screen that standard output goes to.
+/// Returns the screen to which standard output goes.
 pub(super) fn screen() -> Screen {
     let variable = |name: &str| std::env::var(name).ok();
     Screen { width: width(), is_ascii: is_ascii(variable) }
 }
 
-/// Returns whether output is limited to ASCII, given the environment: on a terminal without any abilities,
-/// and where the locale's characters are not in UTF-8.
+/// Returns whether output is limited to ASCII, given the environment: on a terminal without any capabilities,
+/// or in a locale without UTF-8.
 fn is_ascii(variable: impl Fn(&str) -> Option<String>) -> bool {
     let set = |name: &&str| variable(name).filter(|value| !value.is_empty());
     let locale = ["LC_ALL", "LC_CTYPE", "LANG"].iter().find_map(set).unwrap_or_default().to_ascii_lowercase();
@@ -98,7 +98,7 @@ fn is_ascii(variable: impl Fn(&str) -> Option<String>) -> bool {
         || !(locale.contains("utf-8") || locale.contains("utf8"))
 }
 
-/// Returns the width of the terminal that standard output goes to, or `None` if it goes elsewhere.
+/// Returns the width of the terminal to which standard output goes, or `None` if it goes elsewhere.
 pub(super) fn width() -> Option<usize> {
     width_of(&io::stdout())
 }

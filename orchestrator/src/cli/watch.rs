@@ -41,7 +41,7 @@ pub(super) fn watch(args: &WatchArgs) -> Result<u8, Failure> {
     })
 }
 
-/// Listens at an address.
+/// Listens on an address.
 pub(super) fn listen(address: &str) -> Result<Listener, Failure> {
     Listener::bind(address).map_err(|error| match error {
         watch::Error::Start(_) => Failure::lab(error),

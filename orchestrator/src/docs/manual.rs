@@ -1,7 +1,7 @@
-//! Manual pages of commands: clap's own sections, then those that the help ends with.
+//! Manual pages of commands: clap's own sections, then those at the end of the help.
 //!
 //! The text after the options of a command's help (`after_help`) is divided by lines such as `Examples:` that
-//! begin at the margin. Each is a section of the page too, so that help and page cannot differ.
+//! begin at the margin. Each of these becomes a section of the page, so help and page cannot differ.
 
 use super::text;
 use clap::Command;
@@ -9,7 +9,7 @@ use clap_mangen::Man;
 use roff::{Roff, roman};
 use std::io;
 
-/// Returns the page of a command that has been built.
+/// Returns the page of a command. The command must have been built.
 pub(super) fn page(command: &Command) -> String {
     let man = Man::new(command.clone()).manual("Live-migration testbed");
     let mut page = Vec::new();
@@ -40,7 +40,7 @@ fn render(man: &Man, command: &Command, page: &mut Vec<u8>) -> io::Result<()> {
     roff.to_writer(page)
 }
 
-/// Returns what to read besides the page of this command.
+/// Returns what to read besides this command's page.
 fn related(name: &str) -> String {
     let program = name.split('-').next().unwrap_or(name);
     ["testbed(1)", "testbed-matrix(5)", "netem(1)", "stressor(1)"]
@@ -51,14 +51,14 @@ fn related(name: &str) -> String {
         .join(", ")
 }
 
-/// A part of the text that ends a command's help.
+/// A part of the text at the end of a command's help.
 #[derive(Debug, PartialEq)]
 struct Section {
     heading: String,
     lines: Vec<String>,
 }
 
-/// Divides the text that ends a command's help. Text before the first heading is a section `Notes`.
+/// Divides the text at the end of a command's help. Text before the first heading becomes a section `Notes`.
 fn sections(help: &str) -> Vec<Section> {
     let mut sections: Vec<Section> = Vec::new();
     for line in help.lines() {

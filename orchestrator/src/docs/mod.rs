@@ -1,5 +1,5 @@
-//! Manual pages, shell completions and the references of matrix files and figures, made from the definitions
-//! that also parse the command lines, read the files and fill the records.
+//! Manual pages, shell completions and the references of matrix files and figures, generated from the
+//! definitions that also parse the command lines, read the files and fill the records.
 
 pub mod figures;
 mod manual;
@@ -22,8 +22,8 @@ pub struct Error {
 }
 
 /// Writes the manual pages and completions of these programs below `dir`, in the layout of an installation:
-/// `share/man/man1` has a page for each program and each of its subcommands, `share/man/man5` the page about
-/// matrix files, and the completions are in the directories where bash, zsh and fish look for them.
+/// `share/man/man1` has a page for each program and each of its subcommands, `share/man/man5` has the page
+/// about matrix files, and the completions are in the directories where bash, zsh and fish look for them.
 ///
 /// Hidden subcommands and options are left out everywhere.
 ///
@@ -57,7 +57,7 @@ pub fn generate(programs: Vec<Command>, dir: &Path) -> Result<(), Error> {
     write(formats.join(reference::MANUAL_PAGE), reference::matrix().manual_page().as_bytes())
 }
 
-/// Writes the page of a command and those of its subcommands.
+/// Writes the page of a command and the pages of its subcommands.
 fn write_pages(command: &Command, directory: &Path) -> Result<(), Error> {
     for subcommand in command.get_subcommands() {
         write_pages(subcommand, directory)?;
@@ -66,8 +66,8 @@ fn write_pages(command: &Command, directory: &Path) -> Result<(), Error> {
     write(directory.join(format!("{name}.1")), manual::page(command).as_bytes())
 }
 
-/// Returns the part of a command that users type. clap's generators know `hide` for arguments only, and not
-/// in every shell.
+/// Returns the part of a command that users type. clap's generators support `hide` only for arguments, and
+/// not for every shell.
 fn visible(command: &Command) -> Command {
     let mut shown = Command::new(command.get_name().to_owned()).disable_help_subcommand(true);
     if let Some(version) = command.get_version() {

@@ -1,6 +1,6 @@
 //! The reference of matrix files: `docs/matrix.md` and the manual page testbed-matrix(5).
 //!
-//! Both are made from the JSON Schema, which is made from the types that read the files.
+//! Both are generated from the JSON Schema, which is generated from the types that read the files.
 
 use super::text::{inlines, verbatim, wrapped};
 use crate::matrix;
@@ -58,14 +58,14 @@ enum Block {
     Item(Item),
 }
 
-/// A key of the file, or a word that it may hold.
+/// A key of the file, or a word that is allowed as its value.
 #[derive(Debug)]
 struct Item {
     name: String,
-    /// What may be written there, and the default.
+    /// The allowed values, and the default.
     value: Option<String>,
     text: String,
-    /// The words that it may hold, where each has a description.
+    /// The allowed words, if each has a description.
     words: Vec<Item>,
 }
 
@@ -84,7 +84,7 @@ pub fn matrix() -> Page {
         blocks.push(Block::Heading(title));
         blocks.extend(reader.section(reader.mapping(key)));
     }
-    // In the order in which settings hold them; they may hold others.
+    // The mappings in the order in which settings refer to them; they may refer to others.
     let mut next = 0;
     while let Some(name) = reader.mappings.get(next).copied() {
         blocks.push(Block::Heading(format!("The mapping `{name}`")));
@@ -178,10 +178,10 @@ fn item_as_roff(roff: &mut Roff, item: &Item) {
     }
 }
 
-/// Reads the JSON Schema of matrix files, and remembers what it has come across.
+/// Reads the JSON Schema of matrix files, and remembers the definitions that it has met.
 struct Reader<'a> {
     root: &'a Value,
-    /// The mappings that settings hold, other than the sections.
+    /// The mappings, other than the sections, that settings contain.
     mappings: Vec<&'a str>,
     /// The definitions whose words have been explained.
     explained: HashSet<&'a str>,
@@ -196,7 +196,7 @@ impl<'a> Reader<'a> {
         &self.root["properties"][name]
     }
 
-    /// Returns the schema of a key, without the single value that may stand for a section.
+    /// Returns the schema of a key, without the single value that may replace a section.
     fn mapping(&self, name: &str) -> &'a Value {
         let schema = self.property(name);
         let alternatives = schema["anyOf"].as_array().into_iter().flatten();
@@ -223,7 +223,7 @@ impl<'a> Reader<'a> {
         properties.map(|(name, schema)| Block::Item(self.item(name, schema))).collect()
     }
 
-    /// Returns a mapping's description and its keys. Remembers the mappings that these hold.
+    /// Returns a mapping's description and its keys. Remembers the mappings that these contain.
     fn section(&mut self, schema: &'a Value) -> Vec<Block> {
         let (_, mapping) = self.resolve(schema);
         let mut blocks = vec![Block::Paragraph(description(mapping))];
@@ -263,7 +263,7 @@ impl<'a> Reader<'a> {
         Item { name: name.to_owned(), value: Some(value), text: description(schema), words: words.collect() }
     }
 
-    /// Returns what may be written as a value, in words.
+    /// Returns the allowed values, in words.
     fn value(&self, schema: &'a Value) -> String {
         if let Some(present) = optional(schema) {
             return format!("{}, optional", self.value(present));
@@ -305,7 +305,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Returns how a quantity or a word with arguments is written.
+/// Returns the notation of a quantity or of a word with arguments.
 fn scalar(definition: &Value) -> String {
     let alternatives = definition["anyOf"].as_array().into_iter().flatten();
     let words = alternatives.flat_map(|alternative| alternative["enum"].as_array().into_iter().flatten());
@@ -326,13 +326,13 @@ fn either(words: &[String]) -> String {
     }
 }
 
-/// Returns the words among which a definition lets one choose, each with its schema.
+/// Returns the words that a definition allows, each with its schema.
 fn words(definition: &Value) -> Vec<(&str, &Value)> {
     let alternatives = definition["anyOf"].as_array().into_iter().flatten();
     alternatives.filter_map(|word| Some((word["const"].as_str()?, word))).collect()
 }
 
-/// Returns what an optional value is when it is present.
+/// Returns the schema of an optional value when it is present.
 fn optional(schema: &Value) -> Option<&Value> {
     let alternatives = schema["anyOf"].as_array()?;
     let is_null = |alternative: &&Value| alternative["type"] == "null";

@@ -3,10 +3,10 @@
 use crate::layout;
 use roff::{Inline, Roff, bold, roman};
 
-/// Where lines of Markdown are broken, in columns.
+/// The column at which lines of Markdown are broken.
 const WIDTH: usize = 110;
 
-/// Appends lines that keep their breaks and their indentation.
+/// Appends lines without changing their breaks and their indentation.
 pub(super) fn verbatim(roff: &mut Roff, lines: &[String]) {
     roff.control("nf", []);
     for line in lines {
@@ -20,13 +20,14 @@ pub(super) fn verbatim(roff: &mut Roff, lines: &[String]) {
     roff.control("fi", []);
 }
 
-/// Returns Markdown's text in which what stands between backticks is bold, as a manual page shows literals.
+/// Converts Markdown text to inline elements: text between backticks becomes bold, as literals are in a
+/// manual page.
 pub(super) fn inlines(text: &str) -> Vec<Inline> {
     let pieces = text.split('`').enumerate().filter(|(_, piece)| !piece.is_empty());
     pieces.map(|(index, piece)| if index % 2 == 0 { roman(piece) } else { bold(piece) }).collect()
 }
 
-/// Breaks a paragraph into lines of at most 110 columns. The first begins with `first`, all others with
+/// Breaks a paragraph into lines of at most 110 columns. The first line begins with `first`, all others with
 /// `indent`.
 pub(super) fn wrapped(text: &str, first: &str, indent: &str) -> String {
     let left = |prefix: &str| WIDTH - prefix.chars().count();

@@ -55,7 +55,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Creates an error for a request whose answer lacks the result that was asked for.
+    /// Creates an error for a request whose answer lacks the requested result.
     fn without_result(what: &'static str) -> Self {
         Self::Failed { what, reason: "its answer contains no result".into() }
     }
@@ -161,7 +161,7 @@ impl ControlPort {
     }
 
     /// Waits until `condition` returns a value for all telemetry received so far, and returns that value.
-    /// Calls `condition` at once and again after every line.
+    /// Calls `condition` immediately and again after every line.
     pub async fn wait_for_telemetry<T>(
         &self,
         what: &'static str,
@@ -209,8 +209,8 @@ impl ControlPort {
         }
     }
 
-    /// Makes the stressor compare all of its memory with what it has written. The stressor stops dirtying for
-    /// that.
+    /// Makes the stressor compare all of its memory with what it has written. Meanwhile the stressor does not
+    /// dirty memory.
     pub async fn verify(&self, limit: Duration) -> Result<Verification, Error> {
         let what = "verify its memory";
         match self.ask(what, Command::Verify, limit).await? {
@@ -220,8 +220,8 @@ impl ControlPort {
         }
     }
 
-    /// Makes the stressor compare the whole disk with what was written to it. The stressor stops the load on
-    /// the disk for that, and waits until no write is in flight.
+    /// Makes the stressor compare the whole disk with what was written to it. The stressor first stops the
+    /// disk load and waits until no write is in flight.
     pub async fn verify_disk(&self, limit: Duration) -> Result<DiskVerification, Error> {
         let what = "verify its disk";
         match self.ask(what, Command::VerifyDisk, limit).await? {
@@ -235,7 +235,7 @@ impl ControlPort {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
         self.state.lock().unwrap().waiting.insert(id, sender);
-        // Nobody would answer, and nobody is left who makes the requests fail that wait.
+        // Nobody would answer, and the reader that makes pending requests fail has ended.
         if self.changes.has_changed().is_err() {
             return Err(self.closed());
         }

@@ -1,7 +1,7 @@
 //! A scripted driver for tests: no hypervisor, and a guest that speaks the stressor's protocol.
 //!
-//! All times are the runtime's, so a test that pauses time finishes at once and gets the same figures every
-//! time.
+//! All times are the runtime's, so a test that pauses time finishes immediately and gets the same figures
+//! every time.
 
 use super::{Action, Driver, Error, Event, PageFaults, SavedFile, State, Status, control_port::ControlPort};
 use crate::{
@@ -32,7 +32,7 @@ use tokio::{
     time::{self, Instant},
 };
 
-/// The course of a scripted migration.
+/// The course of a scripted migration. Fields that are times say how long a step takes.
 #[derive(Debug, Clone)]
 pub(crate) struct Script {
     /// How the disk is copied before memory is sent; not at all if absent.
@@ -49,13 +49,13 @@ pub(crate) struct Script {
     pub(crate) rest: Option<Duration>,
     /// How long the rest of the memory takes after a guest has moved by post-copy; for ever if absent.
     pub(crate) postcopy: Option<Duration>,
-    /// How long the link does not work after it has failed in post-copy; for ever if absent.
+    /// How long the link is down after it has failed in post-copy; for ever if absent.
     pub(crate) recovering: Option<Duration>,
     /// When, counted from the migrate command, the link begins to lose everything.
     pub(crate) cut: Duration,
-    /// The lateness that the link reports each time that it is asked for its traffic.
+    /// The lateness that the link reports each time its traffic is read.
     pub(crate) late: Option<Lateness>,
-    /// From when until when, counted from the migrate command, the source answers no requests.
+    /// The interval in which the source answers no requests, counted from the migrate command.
     pub(crate) silence: (Duration, Duration),
     /// Whether the destination answers requests.
     pub(crate) destination_answers: bool,
@@ -124,7 +124,7 @@ pub(crate) enum Fault {
     Start,
     /// The stressor cannot fill its memory.
     Fill,
-    /// The guest sends nothing and dirties nothing once it is started.
+    /// The guest sends nothing and dirties nothing after its start.
     SilentGuest,
     /// The ends cannot be prepared.
     Prepare,
@@ -166,7 +166,7 @@ pub(crate) enum Fault {
     Corruption,
     /// The ends cannot be shut down.
     ShutDown,
-    /// Shutting the ends down does not come to an end.
+    /// Shutting the ends down never ends.
     EndlessShutDown,
 }
 
@@ -184,7 +184,7 @@ pub(crate) struct Shared {
     /// The state, and the word for it in samples.
     state: Mutex<(State, &'static str)>,
     began: Mutex<Option<Instant>>,
-    /// When memory began to be sent, if a disk was copied before.
+    /// When sending of memory began, if a disk was copied first.
     memory_began: watch::Sender<Option<Instant>>,
     /// Whether the copy of the disk is complete.
     disk_is_complete: watch::Sender<bool>,
@@ -197,7 +197,7 @@ pub(crate) struct Shared {
     dead: watch::Sender<Option<End>>,
     actions: Mutex<Vec<Action>>,
     rates: Mutex<Vec<(End, Rate)>>,
-    /// When the guest was saved to a file.
+    /// When the guest had been saved to a file.
     saved: Mutex<Option<Instant>>,
     /// Whether the source's last figures were reported after that.
     saved_is_reported: AtomicBool,
@@ -215,7 +215,8 @@ impl Shared {
         self.actions.lock().unwrap().clone()
     }
 
-    /// Returns the dirty rates that the stressor was told, each with the end through which it was told.
+    /// Returns the dirty rates that were requested from the stressor, each with the end through which the
+    /// request came.
     pub(crate) fn rates(&self) -> Vec<(End, Rate)> {
         self.rates.lock().unwrap().clone()
     }
@@ -249,8 +250,8 @@ impl Shared {
     }
 
     /// Returns the traffic that the link has counted at the source. It has sent memory with all headers, and
-    /// since the stop of the guest 20 kB in each second, except in post-copy. What it has received tells
-    /// nothing.
+    /// since the stop of the guest 20 kB in each second, except in post-copy. What it has received carries no
+    /// information.
     pub(crate) fn traffic(&self) -> Traffic {
         let Script { setup, active, cut, .. } = self.script;
         let stop = setup.and_then(|setup| setup.checked_add(active?)).unwrap_or(Duration::MAX);
@@ -278,7 +279,7 @@ impl Shared {
 
 /// The simulated guest with its stressor.
 struct Guest {
-    /// The end where the guest runs; none while it is stopped.
+    /// The end at which the guest runs; absent while it is stopped.
     location: Option<End>,
     /// Whether it has ever run at the destination.
     has_moved: bool,
@@ -291,7 +292,8 @@ struct Guest {
 }
 
 impl Guest {
-    /// Advances the guest's clock and its dirtied pages to the present. Both stand still while it is stopped.
+    /// Advances the guest's clock and its dirtied pages to the present. Both stay as they are while it is
+    /// stopped.
     fn catch_up(&mut self) {
         let elapsed = self.updated.elapsed();
         self.updated = Instant::now();
@@ -473,7 +475,7 @@ async fn pause(time: Duration) {
     }
 }
 
-/// Plays a migration through a file, for which the guest is stopped first.
+/// Plays a migration through a file, before which the guest is stopped.
 async fn play_file(shared: &Shared, events: &mpsc::UnboundedSender<Event>) {
     let script = &shared.script;
     shared.stop_guest();
@@ -549,7 +551,7 @@ async fn play(shared: Arc<Shared>, events: mpsc::UnboundedSender<Event>) {
     shared.stop_guest();
     let _ = events.send(Event::Stopped(Instant::now()));
     if paused {
-        // The rest, whatever the script says of a guest that runs.
+        // The rest is sent, whatever the script says about a running guest.
         let Some(rest) = script.rest else { return };
         time::sleep(rest).await;
         if script.fault == Some(Fault::PausedMigration) {
@@ -749,7 +751,7 @@ impl Driver for MockDriver {
                 shared.set_state(State::Cancelled("it was cancelled".into()), "cancelled");
             });
             if paused {
-                // A guest that was paused is let go on afterwards.
+                // A guest that was paused is resumed afterwards.
                 time::sleep(cancelling + Duration::from_millis(200)).await;
                 self.shared.start_guest(End::Source);
             }

@@ -49,27 +49,28 @@ pub trait Driver {
     /// Configures both ends for a migration with these settings.
     async fn prepare(&self, settings: &Migrate) -> Result<(), Error>;
 
-    /// Makes the destination listen for the migration. Called just before [`Driver::begin`], because
-    /// whoever connects first is the source to a destination that listens.
+    /// Makes the destination listen for the migration. Called just before [`Driver::begin`], because a
+    /// listening destination takes whoever connects first for the source.
     async fn listen(&self) -> Result<(), Error>;
 
-    /// Starts the migration: that of the disk if it has to be copied, otherwise that of memory. Returns a
-    /// channel with the events that both ends announce from then on.
+    /// Starts the migration: of the disk if it has to be copied, otherwise of memory. Returns a channel with
+    /// the events that both ends announce from then on.
     async fn begin(&self) -> Result<mpsc::UnboundedReceiver<Event>, Error>;
 
-    /// Asks the source for the state of the migration, and waits for the answer as long as it takes. The
+    /// Asks the source for the state of the migration, and waits for the answer, however long it takes. The
     /// sample's time is counted from `since`.
     async fn progress(&self, since: Instant) -> Result<Status, Error>;
 
-    /// Carries out an action on a migration in progress, and waits for the confirmation as long as it takes.
+    /// Carries out an action on a migration in progress, and waits for the confirmation, however long it
+    /// takes.
     async fn act(&self, action: Action) -> Result<(), Error>;
 
-    /// Returns the CPU time that the source and the destination have used so far; nothing of an end that has
-    /// exited.
+    /// Returns the CPU time that the source and the destination have used so far, without that of an end that
+    /// has exited.
     async fn cpu_times(&self) -> Result<[Option<Duration>; 2], Error>;
 
-    /// Returns the bytes that each connection of a migration over several has been counted to have sent;
-    /// nothing with a single one.
+    /// Returns the number of bytes that each connection of a migration over several connections has sent;
+    /// nothing with a single connection.
     fn sent_by_connection(&self) -> Vec<u64>;
 
     /// Asks the destination what page faults have cost the guest, after a migration by post-copy.
@@ -104,10 +105,11 @@ pub enum Error {
     Scripted(String),
 }
 
-/// An event that an end announces unasked.
+/// An event that an end announces on its own.
 #[derive(Debug)]
 pub enum Event {
-    /// The migration has changed its state or begun a pass. The caller should ask for its [`Status`] at once.
+    /// The migration has changed its state or begun a pass. The caller should ask for its [`Status`]
+    /// immediately.
     Changed,
     /// The switchover has begun. Until it ends, the driver may report nothing more.
     SwitchesOver,
@@ -152,7 +154,7 @@ pub struct Status {
     pub sample: Sample,
 }
 
-/// The state of a migration. States that nobody has to act on are one variant.
+/// The state of a migration. All states that need no action are one variant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
     /// Memory is sent while the guest is still at the source. The migration accepts actions and can be given
@@ -167,14 +169,14 @@ pub enum State {
     /// The guest is stopped, and the driver waits for [`Action::CompleteDisk`] before it hands the guest
     /// over. The migration can still be cancelled.
     BeforeSwitchover,
-    /// The migration switches over. It is left alone.
+    /// The migration switches over. No action is taken.
     Switchover,
-    /// The guest has moved by post-copy, and the rest of its memory follows. The migration is left alone.
+    /// The guest has moved by post-copy, and the rest of its memory follows. No action is taken.
     Postcopy,
     /// The connection has failed after the guest has moved by post-copy, for this reason. The guest waits for
     /// memory that is still at the source, until [`Action::Recover`].
     PostcopyPaused(String),
-    /// Any other state, for example set-up or cancellation. The migration is left alone.
+    /// Any other state, for example set-up or cancellation. No action is taken.
     Other,
     /// It has completed at the source.
     Completed(Completion),
@@ -185,15 +187,15 @@ pub enum State {
     Cancelled(String),
 }
 
-/// What page faults have cost a guest that has moved by post-copy. What the driver does not measure is absent
-/// or empty.
+/// What page faults have cost a guest that has moved by post-copy. Figures that the driver does not measure
+/// are absent or empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PageFaults {
-    /// The time in which all virtual CPUs waited for pages at once, in milliseconds.
+    /// The time in which all virtual CPUs waited for pages simultaneously, in milliseconds.
     pub all_blocked_ms: Option<u64>,
-    /// The time that each virtual CPU waited for pages, in milliseconds.
+    /// The time for which each virtual CPU waited for pages, in milliseconds.
     pub vcpus_blocked_ms: Vec<u64>,
-    /// The mean time from a page fault until the page is there, in nanoseconds.
+    /// The mean time from a page fault until the page has arrived, in nanoseconds.
     pub mean_latency_ns: Option<u64>,
     /// The numbers of page faults by their latency: entry `n` counts those of 2^n to 2^(n+1) microseconds.
     pub latency_distribution: Vec<u64>,
@@ -206,7 +208,7 @@ pub struct SavedFile {
     pub bytes: u64,
     /// The space that it takes, in bytes.
     pub allocated_bytes: u64,
-    /// When it was complete.
+    /// When the file was complete.
     pub at: Instant,
 }
 

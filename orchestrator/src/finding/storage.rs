@@ -1,9 +1,8 @@
-//! Why a directory cannot be written to, and what to do about it.
+//! The reason why a directory cannot be written to, and what to do about it.
 
 use std::io;
 
-/// The cause of a failed write, from the system's error number or from the text that a program printed for
-/// it.
+/// The cause of a failed write, from the system's error number or from a program's error message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StorageProblem {
     /// No space is left.
@@ -16,18 +15,18 @@ pub enum StorageProblem {
     ReadOnly,
     /// The user has no right to write there.
     Denied,
-    /// A file is where a directory has to be.
+    /// There is a file in the place of a directory.
     InTheWay,
     /// A directory does not exist, and cannot be created.
     Missing,
     /// The device or the server of the file system does not answer properly.
     Broken,
-    /// The limit of the user's processes on the size of files is reached.
+    /// The user's file size limit is reached.
     Limited,
 }
 
-/// The words that the C library has for error numbers, in the locale `C`. Those of musl follow those of glibc
-/// where they differ.
+/// The C library's messages for error numbers, in the locale `C`. Those of musl follow those of glibc where
+/// they differ.
 const WORDS: [(&str, StorageProblem); 12] = [
     ("No space left on device", StorageProblem::Full),
     ("Disk quota exceeded", StorageProblem::Quota),
@@ -46,7 +45,7 @@ const WORDS: [(&str, StorageProblem); 12] = [
 impl StorageProblem {
     /// Returns the cause that a program's error message names.
     pub fn in_text(text: &str) -> Option<Self> {
-        // What is printed last is what a script failed of.
+        // A script has failed for the reason that is printed last.
         let at = |(words, problem): &(&str, Self)| Some((text.rfind(words)?, *problem));
         WORDS.iter().filter_map(at).max_by_key(|(at, _)| *at).map(|(_, problem)| problem)
     }
@@ -66,8 +65,8 @@ impl StorageProblem {
         })
     }
 
-    /// Returns what to do, in the imperative. `whose` user it is about follows a preposition; `otherwise`
-    /// names another directory, in the imperative.
+    /// Returns what to do, in the imperative. `whose` names the user concerned, and follows a preposition;
+    /// `otherwise` names another directory, in the imperative.
     pub fn remedy(self, whose: &str, otherwise: &str) -> String {
         let fix = match self {
             Self::Full => "free space there",

@@ -4,9 +4,10 @@
 //! finds all of it and needs no lock. Writers hold the cache's lock, which the kernel releases if the holder
 //! dies. The holder may therefore delete everything under `scratch/`, and does so before it writes.
 //!
-//! The content of an entry is never changed. The whole directory may be deleted whenever no `testbed` runs.
+//! The content of an entry is never changed. The whole directory may be deleted whenever no `testbed` is
+//! running.
 //!
-//! Guests boot from the cache, so it is used only if nobody but its user and root can have written to it.
+//! Guests boot from the cache, so it is used only if no one but its user and root can have written to it.
 
 use super::Error;
 use nix::unistd::geteuid;
@@ -32,7 +33,7 @@ impl Cache {
     /// Returns the user's cache: `$XDG_CACHE_HOME/testbed`, else `~/.cache/testbed`.
     ///
     /// # Errors
-    /// If neither `XDG_CACHE_HOME` nor `HOME` is set to an absolute path, and if others may have written to
+    /// If neither `XDG_CACHE_HOME` nor `HOME` is set to an absolute path, or if others may have written to
     /// the cache.
     pub fn user() -> Result<Self, Error> {
         let set = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
@@ -57,13 +58,13 @@ impl Cache {
         self.root.join(entry)
     }
 
-    /// Finds an entry and marks it as used. Returns its path, or `None` if there is no such entry.
+    /// Finds an entry and marks it as used. Returns its path, or `None` if the entry does not exist.
     pub fn find(&self, entry: impl AsRef<Path>) -> Option<PathBuf> {
         let path = self.path(entry);
         let metadata = fs::metadata(&path).ok()?;
         let a_day = Duration::from_secs(24 * 3600);
         if metadata.modified().ok()?.elapsed().is_ok_and(|age| age > a_day) {
-            // A failure is harmless: only pruning reads the time, and an unwritable cache is not pruned.
+            // A failure is harmless: only pruning uses the time, and an unwritable cache is not pruned.
             let _ = File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
         }
         Some(path)
@@ -100,8 +101,8 @@ impl Cache {
     }
 }
 
-/// Checks that nobody but this user and root can write to a path and, down to this depth, to what is below
-/// it. Takes the right from the user's group, which has it wherever the umask is 002.
+/// Checks that no one but this user and root can write to a path and, down to this depth, to what is below
+/// it. Revokes the right of the user's group, which has it if the umask is 002.
 fn keep_private(path: &Path, depth: usize) -> Result<(), Error> {
     let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
@@ -183,7 +184,7 @@ impl CacheWriter<'_> {
         Ok(path)
     }
 
-    /// Creates a directory to prepare an entry in. It is removed when the returned value is dropped.
+    /// Creates a directory in which to prepare an entry. It is removed when the returned value is dropped.
     ///
     /// # Errors
     /// If it cannot be created.

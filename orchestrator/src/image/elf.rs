@@ -8,9 +8,9 @@ use std::{fs, path::Path};
 /// The fields of a kernel module's `.modinfo` section that are used here.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct ModuleInfo {
-    /// The modules whose symbols this one uses, without those that are built into the kernel.
+    /// The modules whose symbols this one uses, except those built into the kernel.
     pub(super) depends: Vec<String>,
-    /// The kernel that it was built for: the release, then options.
+    /// The kernel for which it was built: the release, then options.
     pub(super) vermagic: Option<String>,
 }
 
@@ -72,7 +72,7 @@ pub(super) fn check_static_bytes(path: &Path, bytes: &[u8]) -> Result<(), Error>
 }
 
 /// Returns whether QEMU can start this as a kernel for x86-64: whether it is an ELF file with a PVH note,
-/// which has the address to enter the kernel at (`XEN_ELFNOTE_PHYS32_ENTRY` in Xen's elfnote.h).
+/// which has the address at which to enter the kernel (`XEN_ELFNOTE_PHYS32_ENTRY` in Xen's elfnote.h).
 pub(super) fn has_pvh_entry(bytes: &[u8]) -> bool {
     const PHYS32_ENTRY: u64 = 18;
     let Ok(file) = ElfBytes::<AnyEndian>::minimal_parse(bytes) else { return false };

@@ -19,7 +19,7 @@ pub enum Error {
     #[error("neither XDG_CACHE_HOME nor HOME is set: set XDG_CACHE_HOME to a directory for cached files")]
     NoCacheHome,
 
-    /// Others than the user may have written to the cache.
+    /// Users other than this one may have written to the cache.
     #[error(
         "cannot trust {}, from which guests boot: {why}; delete it, or set XDG_CACHE_HOME to a directory of \
          your own",
@@ -74,11 +74,11 @@ pub enum Error {
         directory: PathBuf,
     },
 
-    /// A module's file is damaged or for another kernel.
+    /// A module's file is damaged or belongs to another kernel.
     #[error("cannot use the kernel module {}: {why}", path.display())]
     BadModule { path: PathBuf, why: String },
 
-    /// The program that runs in guests is not where it is expected.
+    /// The program that runs in guests is not at the expected path.
     #[error("cannot read the stressor {}: {source}; {STRESSOR_REMEDY}", path.display())]
     NoStressor { path: PathBuf, source: io::Error },
 
@@ -87,7 +87,7 @@ pub enum Error {
     Stressor { path: PathBuf, why: &'static str },
 }
 
-/// How to get a stressor. `testbed setup` has none: it belongs to this program.
+/// How to get a stressor. `testbed setup` cannot provide it: it belongs to this program.
 pub const STRESSOR_REMEDY: &str = "testbed needs the program `stressor` of the same build, \
                                    statically linked: put it beside testbed, or set TESTBED_STRESSOR to \
                                    its path (from the source tree, `cargo xtask install` installs both)";

@@ -46,7 +46,7 @@ pub(crate) fn module(name: &str, depends: &str, vermagic: &str) -> Vec<u8> {
         bytes.extend(name.to_le_bytes());
         bytes.extend(kind.to_le_bytes());
         for field in [0, 0, offset, size, 0, 1, 0] {
-            // sh_link and sh_info, of 32 bits each, are one of these fields.
+            // sh_link and sh_info, of 32 bits each, together are one of these fields.
             bytes.extend(u64::to_le_bytes(field));
         }
     };
@@ -154,7 +154,7 @@ pub(crate) fn zstd(bytes: &[u8]) -> Vec<u8> {
 
 type Compress = fn(&[u8]) -> Vec<u8>;
 
-/// The compressor for each format.
+/// The compressors, by format.
 pub(super) const COMPRESSORS: [(Format, Compress); 5] =
     [(Format::Gzip, gzip), (Format::Xz, xz), (Format::Lzma, lzma), (Format::Zstd, zstd), (Format::Lz4, lz4)];
 

@@ -1,8 +1,8 @@
 //! The guest's file system: a cpio archive (format newc) that the kernel unpacks at boot.
 //!
 //! It contains `/init` (the stressor or another program), the modules for `/init` to load, with their order
-//! in `/modules/order`, the directories that `/init` mounts file systems on, the console that the kernel
-//! opens for it, other programs in `/programs`, and nothing else. The same inputs give the same bytes.
+//! in `/modules/order`, the directories on which `/init` mounts file systems, the console that the kernel
+//! opens for `/init`, other programs in `/programs`, and nothing else. The same inputs give the same bytes.
 
 use super::modules::Module;
 use cpio::newc::{Builder, trailer};

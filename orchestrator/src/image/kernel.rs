@@ -2,7 +2,7 @@
 //!
 //! Unless the user chooses a kernel, the kernel in the cache comes first (`testbed setup` puts it there: the
 //! distribution's package, or a file that the user names), then the kernel that this host runs. This module
-//! downloads nothing.
+//! does not download anything.
 
 use super::{
     Cache, Error,
@@ -40,7 +40,7 @@ pub enum KernelChoice {
 
 impl KernelChoice {
     /// Combines `--kernel` and `--modules`. The directory of modules is used only if `--kernel` is a path:
-    /// the other choices have modules of their own.
+    /// the other choices come with their own modules.
     pub fn from_options(kernel: Option<&str>, modules: Option<&Path>) -> Self {
         let Ok(choice) = kernel.unwrap_or("auto").parse();
         match choice {
@@ -157,7 +157,7 @@ pub(super) fn find(
 /// Reads the kernel in the cache. Returns `None` if the cache has none.
 fn cached(cache: &Cache, wanted: &ModuleSelection<'_>) -> Option<Result<Kernel, Error>> {
     // The link is resolved once. Otherwise a `testbed setup` that replaces the kernel in the meantime could
-    // give the image of one kernel and the modules of another.
+    // lead to the image of one kernel and the modules of another.
     let link = cache.path(CURRENT);
     let directory = match link.canonicalize() {
         Ok(directory) => directory,
@@ -183,7 +183,7 @@ fn read(
 
     let places: Vec<PathBuf> = match given {
         Some(given) => {
-            // Since Debian 13, where /lib is a link to /usr/lib, packages have the modules below `usr`.
+            // Since Debian 13, where /lib is a link to /usr/lib, packages contain the modules below `usr`.
             let below = ["", "lib/modules", "usr/lib/modules"].map(|below| given.join(below).join(&release));
             [given.to_path_buf()].into_iter().chain(below).collect()
         }

@@ -1,4 +1,4 @@
-//! The files a guest boots from: a kernel and an initramfs that holds the stressor.
+//! The files from which a guest boots: a kernel and an initramfs that contains the stressor.
 //!
 //! [`prepare`] finds a kernel with its virtio modules, decompresses it (see [`Boot`]), builds the initramfs,
 //! and keeps both in the user's cache under a digest of their inputs, so that each is made once per kernel
@@ -35,10 +35,10 @@ use std::{
 /// Part of the digest of an initramfs; changed whenever the same inputs give a different archive.
 const FORMAT: &str = "testbed-initramfs-1";
 
-/// The environment variable that names the stressor program to put into guests.
+/// The environment variable that names the stressor program for guests.
 pub const STRESSOR_VARIABLE: &str = "TESTBED_STRESSOR";
 
-/// The files that QEMU boots a guest from.
+/// The files from which QEMU boots a guest.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct GuestFiles {
     /// The kernel image: the chosen file, or the kernel that was decompressed from it.
@@ -94,8 +94,8 @@ fn prepare_on(
 
     let mut guest = Hasher::new("testbed-guest-1");
     guest.add("kernel", &kernel.content);
-    // Continues from the hash of the kernel: hashing the kernel a second time would double the time that this
-    // function takes when everything is in the cache.
+    // This continues from the hash of the kernel: hashing the kernel a second time would double the time that
+    // this function takes when everything is in the cache.
     let mut plain = guest.clone();
     plain.add(vmlinux::FORMAT, b"");
     let unpacked = decompressed(cache, &kernel.content, &plain.finish())?;
@@ -160,7 +160,7 @@ pub fn assemble(
 /// image contains no kernel that QEMU can start directly.
 fn decompressed(cache: &Cache, image: &[u8], digest: &str) -> Result<Option<PathBuf>, Error> {
     let Some(compressed) = vmlinux::CompressedKernel::find(image) else { return Ok(None) };
-    // A failed attempt takes just as long, so an empty entry records it.
+    // A failed attempt takes just as long, so an empty entry records the failure.
     let path = find_or_create(cache, "vmlinux", digest, || Ok(compressed.decompress().unwrap_or_default()))?;
     let size = fs::metadata(&path).map_err(Error::io("read", path.as_path()))?.len();
     Ok((size > 0).then_some(path))
@@ -216,9 +216,8 @@ pub(crate) fn find_kernel_below(
     Ok(FoundKernel { image, release, source })
 }
 
-/// Copies a kernel into the cache, with its configuration, the modules a guest needs and those of
-/// [`LINK_MODULES`] that it has, and makes it the kernel that [`KernelChoice::Auto`] selects. Returns its
-/// release.
+/// Copies a kernel into the cache, with its configuration, the modules that a guest needs and its modules
+/// among [`LINK_MODULES`], and makes it the kernel that [`KernelChoice::Auto`] selects. Returns its release.
 ///
 /// # Errors
 /// If the file is not a kernel, if modules are missing, or if the cache cannot be written.

@@ -58,8 +58,8 @@ pub(super) struct Modules {
 }
 
 impl Modules {
-    /// Reads a directory like `/lib/modules/RELEASE`, or one that contains only module files. `config` is the
-    /// text of the kernel's configuration, if it could be read.
+    /// Reads a directory like `/lib/modules/RELEASE`, or a directory that contains only module files.
+    /// `config` is the text of the kernel's configuration, if it could be read.
     pub(super) fn read(release: &str, directory: &Path, config: Option<&str>) -> Result<Self, Error> {
         let mut modules = Self {
             release: release.to_owned(),
@@ -100,11 +100,11 @@ impl Modules {
         self.dependencies = Some(dependencies);
     }
 
-    /// Reads the selected modules and their dependencies. Returns each module after the modules it depends
-    /// on.
+    /// Reads the selected modules and their dependencies. Returns each module after the modules on which it
+    /// depends.
     ///
     /// # Errors
-    /// If a required module or a dependency is missing, damaged or for another kernel.
+    /// If a required module or a dependency is missing, damaged or belongs to another kernel.
     pub(super) fn select(&self, wanted: &ModuleSelection<'_>) -> Result<Vec<Module>, Error> {
         let mut selected = Vec::new();
         let mut visited = BTreeSet::new();
@@ -160,7 +160,7 @@ fn builtin_by_config(config: &str) -> BTreeSet<String> {
     GUEST_MODULES.iter().filter(|name| built_in(name)).map(|name| (*name).to_owned()).collect()
 }
 
-/// Collects all module files below a directory, by name. Of two files with the same name, the first in the
+/// Collects all module files below a directory, by name. If two files have the same name, the first in the
 /// order of their paths is kept.
 fn collect(directory: &Path, files: &mut BTreeMap<String, PathBuf>) -> std::io::Result<()> {
     let mut entries = fs::read_dir(directory)?.collect::<Result<Vec<_>, _>>()?;
@@ -183,7 +183,7 @@ fn module_name(path: &str) -> Option<String> {
     matches!(rest, "" | ".xz" | ".zst" | ".gz").then(|| normalized(name))
 }
 
-/// Replaces hyphens by underscores: module names are written with either.
+/// Replaces hyphens with underscores: module names are written with either.
 fn normalized(name: &str) -> String {
     name.replace('-', "_")
 }
@@ -228,7 +228,7 @@ mod tests {
             let (folder, ..) = MODULES.iter().find(|(_, module, _)| *module == name).unwrap();
             format!("kernel/{folder}/{name}.ko")
         };
-        // The file lists a dependency that the modules do not: the file takes precedence.
+        // The file lists a dependency that the modules do not list: the file takes precedence.
         let list = format!(
             "{}: {} {}\n{}:\n{}: {}\n{}:\n{}:\n{}:\n{}: {}\n",
             at("virtio_pci"),

@@ -39,7 +39,7 @@ impl Fixture {
         fs::read_dir(self.cache.path(directory)).map_or(0, Iterator::count)
     }
 
-    /// Replaces the kernel image by a bzImage with this payload.
+    /// Replaces the kernel image with a bzImage that has this payload.
     fn set_payload(&self, payload: &[u8]) {
         fs::write(self.tree.image(), bzimage(RELEASE, payload)).unwrap();
     }
@@ -119,7 +119,7 @@ fn a_killed_writers_file_is_never_used_and_is_removed() {
     let fixture = Fixture::new();
     let whole = fixture.prepare(&fixture.given()).unwrap();
     let bytes = fs::read(&whole.initramfs).unwrap();
-    // The state that a writer leaves if it is killed before its rename: half a file in scratch, no entry.
+    // The state left by a writer that is killed before its rename: half a file in scratch, and no entry.
     let half = fixture.cache.path("scratch/.tmpAbCdEf");
     fs::rename(&whole.initramfs, &half).unwrap();
     fs::write(&half, &bytes[..bytes.len() / 2]).unwrap();

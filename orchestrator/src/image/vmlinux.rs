@@ -1,9 +1,9 @@
 //! Decompresses the kernel inside a kernel image on the host, so that guests need not do it at each boot.
 //!
 //! Distributions ship a bzImage: a small program that contains the kernel proper (vmlinux) in compressed form
-//! and decompresses it at each boot. With an emulated CPU that takes long: with Debian's cloud kernel under
-//! TCG, 0.4 s of the 2.53 s from QEMU's start to the stressor's first line. With the kernel decompressed
-//! here, once, and given to QEMU as an ELF file, the same guest took 2.12 s.
+//! and decompresses it at each boot. With an emulated CPU, that takes a long time: with Debian's cloud kernel
+//! under TCG, 0.4 s of the 2.53 s from QEMU's start to the stressor's first line. With the kernel
+//! decompressed here, once, and given to QEMU as an ELF file, the same guest took 2.12 s.
 //!
 //! QEMU starts an ELF file at the address in its PVH note, which kernels built with `CONFIG_PVH` have. An
 //! image whose kernel has no PVH note, or that cannot be decompressed here, is booted unchanged.

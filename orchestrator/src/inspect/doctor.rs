@@ -23,7 +23,7 @@ pub struct Requirements<'a> {
     pub shared_disks: bool,
 }
 
-/// Checks this host, and then the hosts of the lab, or the local lab if there are none.
+/// Checks this host, and then either the hosts of the lab or, without hosts, the local lab.
 ///
 /// # Errors
 /// If a local file that the hosts need cannot be read. A failed check is a finding, not an error.
@@ -38,7 +38,7 @@ pub async fn examine(
     };
     let report = finding::examine(&setup::checks_without_nodes(cache, kernel, stressor, results));
     Ok(match image::prepare(kernel, stressor, cache) {
-        // The report already has the reason: the checks above cover the kernel, the stressor and the cache.
+        // The report already gives the reason: the checks above cover the kernel, the stressor and the cache.
         Err(_) => report,
         Ok(guest) => report.and(hosts::examine(hosts_of_lab, &guest).await?),
     })

@@ -54,7 +54,7 @@ struct RunningNode {
     node: Node,
     facts: Facts,
     seen: Option<Observation>,
-    /// The directory of the guest's files on the host, if they could be put there.
+    /// The directory of the guest's files on the host, if they could be stored there.
     images: Option<PathBuf>,
     /// Whether the node has taken over an interface of the host for the migration link, with a carrier.
     is_linked: bool,
@@ -129,7 +129,7 @@ pub async fn examine(
     Ok(findings)
 }
 
-/// Checks a host. Returns its node, if that could be started.
+/// Checks a host. Returns its node, if it could be started.
 async fn check_host(
     spec: &HostSpec<'_>,
     host: &SshHost<'_>,
@@ -164,7 +164,7 @@ async fn check_host(
 }
 
 /// Checks that the host can be reached, uploads this program, and checks that it runs there. Returns the
-/// program there.
+/// program on the host.
 async fn upload_program(
     spec: &HostSpec<'_>,
     host: &SshHost<'_>,
@@ -348,8 +348,8 @@ async fn check_node(
     Some(running)
 }
 
-/// Takes over the host's interfaces, as a run does. Those that the observation of the host shows to be
-/// unusable are not tried. Returns the names in the node of those that can carry frames.
+/// Takes over the host's interfaces, as a run does. Interfaces that the observation of the host shows to be
+/// unusable are not tried. Returns, by their names in the node, the interfaces that can carry frames.
 async fn check_interfaces(
     spec: &HostSpec<'_>,
     running: &RunningNode,
@@ -385,8 +385,8 @@ async fn check_interfaces(
     usable
 }
 
-/// Returns what to do if an interface could not be taken over as the node's interface `name`, which `error`
-/// explains.
+/// Returns what to do if an interface could not be taken over as the node's interface `name`, because of
+/// `error`.
 fn attach_remedy(error: &str, name: &str) -> String {
     if error.contains(IN_USE) {
         return "wait for the other run to end (`testbed lab status` with the same --lab shows it), or stop \
@@ -533,7 +533,7 @@ fn compare_kvm(source: &Kvm, destination: &Kvm) -> Finding {
     }
 }
 
-/// Returns what to do if `/dev/kvm` cannot be used, which root tries to open.
+/// Returns what to do if `/dev/kvm` cannot be used. Root tries to open it.
 fn kvm_remedy(kvm: &Kvm) -> &'static str {
     let has = |reason: &str| matches!(kvm, Kvm::Closed(why) if why.contains(reason));
     if has("Permission denied") || has("Operation not permitted") {

@@ -1,10 +1,10 @@
 //! Observes a host from outside a run: its resources, and the nodes of runs in progress.
 //!
-//! A child process enters a node's network namespace, reads what is there, and exits. It changes nothing,
-//! sends the run nothing, and starts no program of the node's. On other hosts, `testbed observe` does the
-//! same through SSH ([`crate::lab::hosts::ssh`]). An ordinary user sees only their own runs, root sees the
-//! runs of all users. Of another user's node, root enters the network namespace only, not the user namespace,
-//! where that user has all rights.
+//! A child process enters a node's network namespace, reads what is there, and exits. It does not change
+//! anything, does not send anything to the run, and does not run any program of the node. On other hosts,
+//! `testbed observe` does the same through SSH ([`crate::lab::hosts::ssh`]). An ordinary user sees only their
+//! own runs, root sees the runs of all users. In another user's node, root enters only the network namespace,
+//! not the user namespace, where that user has all rights.
 
 use super::processes::{self, ObservedNode};
 use crate::{
@@ -49,9 +49,9 @@ pub struct Observation {
     pub facts: Facts,
     /// Whether `/dev/kvm` can be opened.
     pub kvm: Kvm,
-    /// The host's own interfaces, without loopback.
+    /// The host's own interfaces, except loopback.
     pub interfaces: Vec<Interface>,
-    /// The host's interfaces, by name, that no node could use, and why.
+    /// The host's interfaces that no node can use, by name, and why.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub unusable: BTreeMap<String, Unusable>,
     /// The requested directories that exist.
@@ -68,11 +68,11 @@ pub struct Observation {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kvm {
-    /// It can be opened for reading and writing.
+    /// The device can be opened for reading and writing.
     Open,
-    /// It exists, but cannot be opened, for this reason.
+    /// The device exists, but cannot be opened, for this reason.
     Closed(String),
-    /// It does not exist.
+    /// The device does not exist.
     Absent,
 }
 
@@ -105,7 +105,7 @@ pub struct Interface {
 }
 
 impl Interface {
-    /// Returns whether a profile is applied to it, in either direction.
+    /// Returns whether a profile is applied to the interface, in either direction.
     pub fn is_shaped(&self) -> bool {
         let is_applied =
             |direction| self.shaping.as_ref().is_some_and(|shaping| shaping[direction].is_object());
@@ -176,7 +176,7 @@ pub(super) fn interfaces_in(
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// Enters the network namespace of a node, after its user namespace if that is given, for [`interfaces`].
+/// Enters the network namespace of a node, for [`interfaces`]. Enters a user namespace first if one is given.
 /// Call it while this process has a single thread.
 pub fn enter_network(user: Option<OwnedFd>, network: OwnedFd) -> io::Result<()> {
     user.map_or(Ok(()), isolate::join_user)?;

@@ -1,17 +1,18 @@
 //! Finds the processes of nodes on this host in `/proc`.
 //!
-//! The nodes of a run are not registered anywhere. They are recognized by the command line that this program
-//! starts them with: `testbed node --inside ... --name compute1 --run 4711`. A run is named after the process
-//! ID of its orchestrator, `4711`; on hosts other than the orchestrator's, after `4711@host`.
+//! The nodes of a run are not registered anywhere. They are recognized by the command line with which this
+//! program starts them: `testbed node --inside ... --name compute1 --run 4711`. A run is named after the
+//! process ID of its orchestrator, `4711`; on hosts other than the orchestrator's, after `4711@host`.
 //!
-//! Anybody can start a process with these arguments, so they prove nothing. A process counts as a node only
-//! if it has the namespaces of one and one user's rights ([`HeldProcess`]), and it is that user's node: what
-//! another user's node shows is that user's claim. Nodes of one run and of two users are two labs.
+//! Anybody can start a process with these arguments, so they do not prove anything. A process counts as a
+//! node only if it has a node's namespaces and the rights of a single user ([`HeldProcess`]). It is then that
+//! user's node: what it shows is only that user's claim. Nodes of the same run that belong to two users are
+//! two labs.
 //!
 //! The processes of a lab start and end one after the other. A node whose parent or orchestrator has ended is
 //! about to be killed by the kernel, and is not listed. When a lab is complete, the names of its node
 //! processes change to [`READY`]. [`LabState`] is the state of a run's lab; [`nodes`] reads `/proc` again
-//! until all it returns was there at the same time.
+//! until everything that it returns existed at the same time.
 
 use super::observe::{Interface, interfaces_in};
 use crate::{
@@ -33,7 +34,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long [`nodes`] waits for a starting or ending lab to be complete or gone.
+/// How long [`nodes`] waits for a starting lab to be complete, or for an ending lab to be gone.
 const SETTLE_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long [`nodes`] waits for a reading during which no node starts or ends, and how long it reads nodes of
@@ -64,11 +65,11 @@ pub struct NodeProcess {
     pub pid: u32,
     /// The age of the process, in seconds.
     pub for_s: f64,
-    /// The name of the user who owns it, or the user's ID if there is no account.
+    /// The name of the user who owns it, or the user's ID without an account.
     pub user: String,
     /// The ID of that user.
     pub uid: u32,
-    /// The ID of the group of that user.
+    /// The group ID of that user.
     #[serde(skip)]
     gid: u32,
     /// The start of the process, in kernel ticks since the host's boot. Together with the process ID, it
@@ -244,13 +245,13 @@ fn pids() -> io::Result<impl Iterator<Item = u32>> {
     Ok(entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()))
 }
 
-/// Returns the name of a user, or the ID of one without an account.
+/// Returns the name of a user, or the user's ID without an account.
 fn user_name(uid: u32) -> String {
     let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
     user.map_or_else(|| uid.to_string(), |user| user.name)
 }
 
-/// Reads the node that a process serves. Returns `None` if the process is no node, if the node is about to
+/// Reads the node that a process serves. Returns `None` if the process is not a node, if the node is about to
 /// end, or if the user may not see it.
 fn read_node(pid: u32) -> Option<NodeProcess> {
     // Only processes with such arguments are worth holding.
@@ -336,7 +337,7 @@ fn age_s(started: u64) -> Option<f64> {
 /// Opens the namespaces of a node. Returns `None` if it has ended in the meantime.
 fn open_node(process: &NodeProcess) -> Option<Namespaces> {
     let namespaces = HeldProcess::open(process.pid).ok()?.namespaces(process.uid).ok()?;
-    // They belong to the process that was found unless that has ended.
+    // They belong to the process that was found, unless that process has ended.
     process.is_alive().then_some(namespaces)
 }
 
@@ -440,12 +441,12 @@ mod tests {
         assert_eq!(of(&NODES[1..], "7", true), LabState::Ending);
         // A run has lost a node and is starting its next lab.
         assert_eq!(of(&["controller", "compute1", "compute2", "compute2"], "7", true), LabState::Ending);
-        // On a host of an inventory, a lab has one node.
+        // On a host of an inventory, a lab has a single node.
         assert_eq!(of(&["compute1"], "7@a", true), LabState::Complete);
         assert_eq!(of(&[], "", true), LabState::Complete);
         let two = [node("compute1", "7@a", true), node("compute1", "8@a", false)];
         assert_eq!(LabState::least_complete(&two), LabState::Starting);
-        // Another user's node with the name of the run is none of the run's.
+        // Another user's node with the name of the run does not belong to the run.
         let other = NodeProcess { uid: 4711, ..node("compute2", "7", true) };
         let both = NODES.iter().map(|name| node(name, "7", true)).chain([other]).collect::<Vec<_>>();
         assert_eq!(LabState::of(&both[..3].iter().collect::<Vec<_>>()), LabState::Complete);
@@ -470,7 +471,7 @@ mod tests {
     fn a_process_whose_parent_is_no_node_has_no_ancestry() {
         let us = ProcessStatus::read(std::process::id()).unwrap();
         assert_eq!(us.own_pid(), std::process::id());
-        // The parent of this test is no outer process of a node.
+        // The parent of this test is not the outer process of a node.
         assert_eq!(ancestry(&us, Some(&"1".into())), None);
         let first = ProcessStatus { parent: 0, ended: false, pids: vec![1], owner: None };
         assert_eq!(ancestry(&first, None), Some(Ancestry::NotVisible));

@@ -1,9 +1,9 @@
-//! `testbed lab shell`: runs a shell, or another program of the user, in a node.
+//! `testbed lab shell`: runs a shell, or another of the user's programs, in a node.
 //!
 //! If the lab of a run is just starting or ending, the command waits, so that the program runs in a complete
-//! lab or in another one.
+//! lab, be it this one or the next.
 //!
-//! Root enters nodes of other users only if told to ([`Shell::user`]), and then with their rights: see
+//! Root enters nodes of other users only on request ([`Shell::user`]), and then with their rights: see
 //! [`crate::node::server::visit`].
 
 use super::{
@@ -55,7 +55,7 @@ use tokio::{
 /// The time limit for a starting lab to become complete; a busy host is slow.
 const START_LIMIT: Duration = Duration::from_secs(15);
 
-/// The time limit for a lab that lacks a node to end, before another node of it is entered.
+/// The time limit for an incomplete lab to end, before another of its nodes is entered.
 const END_LIMIT: Duration = Duration::from_secs(1);
 
 /// A program to run in a node.
@@ -65,7 +65,7 @@ pub struct Shell<'a> {
     pub node: &'a str,
     /// The name of the run, if the user gives one.
     pub run: Option<&'a str>,
-    /// The user whose runs to choose from, if the user gives one: this user if not.
+    /// The user whose runs to choose from, if the user gives one; otherwise the current user.
     pub user: Option<&'a str>,
     /// The link of the temporary lab, which is started if no run is in progress.
     pub link: Profile,
@@ -79,10 +79,10 @@ pub enum Error {
     /// No node or more than one fits the user's choice.
     #[error(transparent)]
     Select(#[from] SelectError),
-    /// There is no such user.
+    /// The named user does not exist.
     #[error("there is no user {0} on this host")]
     NoSuchUser(String),
-    /// An ordinary user names another one.
+    /// An ordinary user names another user.
     #[error("only root enters the runs of other users; leave --user out")]
     NotRoot,
     /// A user is given, but the node is on a host of an inventory.
@@ -115,7 +115,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Returns whether the user's input is the reason: another command line would help.
+    /// Returns whether the user's input is the reason, so that another command line would help.
     pub fn is_input(&self) -> bool {
         match self {
             Self::Select(error) => !matches!(error, SelectError::NoNode { .. }),
@@ -229,7 +229,7 @@ impl Shell<'_> {
     }
 
     /// Waits until the lab of the chosen run of the user `uid` is complete, and selects the node. `list`
-    /// lists the nodes that there are. Returns `None` if no run is in progress.
+    /// lists the existing nodes. Returns `None` if no run is in progress.
     async fn choose(
         &self,
         uid: u32,
@@ -283,7 +283,7 @@ async fn enter(node: &NodeProcess, program: &[OsString]) -> Result<EnterOutcome,
     let status = wait(tokio::process::Command::from(command).spawn()?).await?;
     drop(theirs);
     if let Some(settings) = settings.filter(|_| status.signal().is_some()) {
-        // It was killed before it could do so.
+        // It was killed before it could restore the terminal.
         settings.restore();
     }
     let mut reason = String::new();
@@ -291,8 +291,8 @@ async fn enter(node: &NodeProcess, program: &[OsString]) -> Result<EnterOutcome,
     Ok(if reason.is_empty() { EnterOutcome::Exited(status) } else { EnterOutcome::Refused(reason) })
 }
 
-/// Waits until `testbed enter` exits, and passes on signals that end this process: it has to restore the
-/// terminal first.
+/// Waits until `testbed enter` exits, and forwards signals that would end this process: `testbed enter` has
+/// to restore the terminal first.
 async fn wait(mut child: tokio::process::Child) -> io::Result<ExitStatus> {
     let mut terminations = signal(SignalKind::terminate())?;
     // A program started by nohup survives its terminal.
@@ -334,7 +334,7 @@ pub enum SelectError {
     OfOther {
         run: String,
         user: String,
-        /// What else the user can do, as the end of the sentence.
+        /// The user's other options, as the end of the sentence.
         elsewise: String,
     },
     /// The run lacks the node at the moment.
@@ -399,7 +399,7 @@ impl<'a> RemoteHost<'a> {
         Ok(Self { access, host, program: access.host(host).install(&upload).await? })
     }
 
-    /// Lists the nodes of runs in progress on the host. Those of other users than root only claim to be
+    /// Lists the nodes of runs in progress on the host. Those that do not belong to root only claim to be
     /// nodes.
     async fn processes(&self) -> Result<Vec<NodeProcess>, lab::Error> {
         let seen =

@@ -1,6 +1,6 @@
 //! `testbed lab status`: the runs in progress in a lab, and the hosts of the lab.
 //!
-//! What a node shows is what its user lets it show. Runs of other users are labelled with the user's name.
+//! What a node shows is under the control of its user. Runs of other users are labelled with the user's name.
 
 use super::{
     observe::{Interface, Observation},
@@ -29,7 +29,7 @@ pub struct Status {
 /// The status of a host of the lab.
 #[derive(Debug, Serialize)]
 pub struct HostStatus {
-    /// The node that the inventory has it for.
+    /// The name of the node that the inventory assigns to the host.
     pub node: &'static str,
     /// Its name for ssh.
     pub host: String,
@@ -89,7 +89,7 @@ impl Status {
         self.hosts.iter().all(|host| host.problem.is_none())
     }
 
-    /// Removes the text form of the shaping, which JSON does not need: it has the same as data.
+    /// Removes the text form of the shaping, which JSON does not need: it contains the same as data.
     #[must_use]
     pub fn without_text(mut self) -> Self {
         for seen in self.runs.iter_mut().flat_map(|run| &mut run.nodes) {

@@ -57,7 +57,7 @@ impl FromStr for LabChoice {
 }
 
 /// Starts a lab, uploads the guest's files to its hosts, and announces it, so that `testbed lab` can inspect
-/// and enter its nodes. `notice` is told what the login shells of the hosts print.
+/// and enter its nodes. `notice` receives what the login shells of the hosts print.
 pub async fn start(choice: &LabChoice, guest: &GuestFiles, notice: impl Fn(&str)) -> Result<Lab, Error> {
     let lab = match choice.hosts()? {
         None => local::start().await?,

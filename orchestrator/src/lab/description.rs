@@ -1,4 +1,5 @@
-//! The description of a lab: for the results, and to decide which cells of a matrix the lab has to skip.
+//! The description of a lab: recorded in the results, and used to decide which cells of a matrix the lab has
+//! to skip.
 
 use crate::{
     matrix::{Migrate, Settings},
@@ -64,13 +65,13 @@ impl Description {
     }
 
     /// Returns the feature that this lab lacks for a migration with these settings, as text, or `None` if it
-    /// has all. The links of the timeline count too.
+    /// lacks none. The links of the timeline count too.
     pub fn lacks(&self, settings: &Settings) -> Option<String> {
         self.backend(settings).err()
     }
 
-    /// Returns what this lab lacks for a migration that does not go over the migration link, as text, or
-    /// `None` if it has all.
+    /// Returns what this lab lacks for a migration that does not use the migration link, as text, or `None`
+    /// if it lacks nothing.
     pub fn lacks_way(&self, migrate: &Migrate) -> Option<String> {
         let one_host = self.is_one_host();
         let lacks = match migrate.mode {
@@ -87,7 +88,7 @@ impl Description {
     }
 
     /// Returns what the kernel lacks to shape the storage link with these properties, as text, or `None` if
-    /// it has all. This link cannot be emulated.
+    /// it lacks nothing. This link cannot be emulated.
     pub fn lacks_for_storage(&self, link: &Profile) -> Option<String> {
         let kernels = [&self.source.features, &self.destination.features];
         if let Some(feature) = lacking(link, kernels) {
@@ -104,12 +105,12 @@ impl Description {
 }
 
 /// Chooses the backend for the link of these settings, including the links of the timeline: the kernel if
-/// both nodes' `kernels` have all required features and do exactly what is asked for, otherwise the emulator.
+/// both nodes' `kernels` have all required features and do exactly what is requested, otherwise the emulator.
 ///
 /// # Errors
 ///
-/// The missing feature, as text, if neither backend works. `no_emulator` is why the source cannot emulate
-/// links.
+/// The missing feature, as text, if neither backend works. `no_emulator` is the reason why the source cannot
+/// emulate links.
 pub fn backend(
     settings: &Settings,
     kernels: [&BTreeSet<String>; 2],

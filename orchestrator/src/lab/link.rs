@@ -24,13 +24,13 @@ pub struct Link<'a> {
 }
 
 impl<'a> Link<'a> {
-    /// Returns the same link, beside the storage link of its lab.
+    /// Returns the same link together with the storage link of its lab.
     #[must_use]
     pub fn with_storage(self, storage: StorageLink<'a>) -> Self {
         Self { storage: Some(storage), ..self }
     }
 
-    /// Returns the storage link beside this link, if the attempt uses it.
+    /// Returns the storage link that belongs to this link, if the attempt uses one.
     pub fn storage(&self) -> Option<StorageLink<'a>> {
         self.storage
     }
@@ -49,8 +49,8 @@ impl<'a> Link<'a> {
     /// during a migration.
     ///
     /// If the link has a delay and its ends are tuned, this also lets TCP's buffers at both ends grow to
-    /// [`tcp_buffers::ROUND_TRIPS`] round trips of data; the limits are never below the kernel's own. If a
-    /// node refuses, a long link carries less than its rate.
+    /// [`tcp_buffers::ROUND_TRIPS`] round trips of data; the limits are never set below the kernel's own. If
+    /// a node refuses, a long link carries less than its rate.
     pub async fn shape(&self, profile: &Profile) -> Result<LinkSetting, NodeError> {
         let Lab { source, destination, .. } = self.lab;
         let shape = async |compute: &Compute| {

@@ -1,8 +1,8 @@
 //! The local lab: three nodes in namespaces on this host, with links created through netlink.
 //!
 //! Nothing in it has a name on the host. Only the node processes hold the namespaces, so however `testbed`
-//! ends, the kernel removes nodes, links and queueing disciplines. It needs root, or a kernel that lets
-//! ordinary users create user namespaces; the nodes' [`Facts::privilege`] tells which.
+//! ends, the kernel removes nodes, links and queueing disciplines. It needs root, or a kernel that allows
+//! ordinary users to create user namespaces; the nodes' [`Facts::privilege`] shows which applies.
 //!
 //! [`Facts::privilege`]: crate::node::protocol::Facts::privilege
 
@@ -22,7 +22,7 @@ pub async fn start() -> Result<Lab, Error> {
     start_from(Path::new("/proc/self/exe")).await
 }
 
-/// Starts nodes that run another file of this program, as [`start`] does.
+/// Starts nodes that run this program from another file, as [`start`] does.
 pub async fn start_from(program: &Path) -> Result<Lab, Error> {
     let start_node = |name, join| start_node(program, name, join);
     let (controller, controller_process) = start_node("controller", None).await?;
@@ -65,8 +65,8 @@ fn pid(process: &Child, node: &str) -> Result<u32, Error> {
     process.id().ok_or_else(|| Error::Start { node: node.into(), reason: "it has exited".into() })
 }
 
-/// Starts a node process. If it needs a user namespace, it joins that of the process `join`, or creates one
-/// if `join` is `None`.
+/// Starts a node process. If it needs a user namespace, it joins the one of the process `join`, or creates
+/// one if `join` is `None`.
 async fn start_node(program: &Path, name: &'static str, join: Option<u32>) -> Result<(Node, Child), Error> {
     let mut command = Command::new(program);
     let run = std::process::id().to_string();
@@ -76,7 +76,7 @@ async fn start_node(program: &Path, name: &'static str, join: Option<u32>) -> Re
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        // A process group of its own: Ctrl-C must reach only the orchestrator.
+        // The node gets its own process group: Ctrl-C must reach only the orchestrator.
         .process_group(0)
         .kill_on_drop(true)
         .spawn()

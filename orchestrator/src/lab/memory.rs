@@ -14,10 +14,10 @@ const MIB: u64 = 1 << 20;
 /// What the guest's kernel, its initramfs and the stressor touch, without the page descriptors.
 const KERNEL_BYTES: u64 = 60 * MIB;
 
-/// What a QEMU takes for itself.
+/// The memory that a QEMU itself takes.
 const QEMU_BYTES: u64 = 30 * MIB;
 
-/// The least memory that a cell takes at each end, in bytes.
+/// The minimum memory that a cell takes at each end, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Need {
     source: u64,
@@ -29,7 +29,7 @@ impl Need {
         let memory = settings.guest.memory.get();
         let written = settings.stress.working_set_in_pages().get();
         let ballast = settings.guest.ballast.get();
-        // Linux has 64 bytes for each page of 4 KiB.
+        // Linux keeps 64 bytes for each page of 4 KiB.
         let both = KERNEL_BYTES + QEMU_BYTES + memory / 64;
         let sent = |bytes: u64, content: Content| if content == Content::Zero { 0 } else { bytes };
         Self {
@@ -43,7 +43,7 @@ impl Need {
 
 impl Description {
     /// Returns a warning, as text, if guests of these settings may take more memory than the control group of
-    /// their QEMUs has left. Then the kernel kills a QEMU, although the host has memory.
+    /// their QEMUs has left. In that case, the kernel kills a QEMU although the host has memory.
     pub fn memory_may_run_out<'a>(&self, settings: impl IntoIterator<Item = &'a Settings>) -> Option<String> {
         let largest = settings.into_iter().map(|settings| settings.guest.memory.get()).max()?;
         let each = largest.saturating_add(QEMU_BYTES);
@@ -85,7 +85,7 @@ impl Description {
     }
 
     /// Returns what the source lacks to send memory without copying it (`migrate.zero_copy_send`): the kernel
-    /// locks the pages until the destination has acknowledged them, which may be as many as the guest has.
+    /// locks the pages until the destination has acknowledged them, which may be all pages of the guest.
     pub fn lacks_lockable_memory(&self, settings: &Settings) -> Option<String> {
         let (memory, lockable) = (settings.guest.memory, self.source.lockable_bytes?);
         let host = if self.is_one_host() { "this host" } else { "the source" };

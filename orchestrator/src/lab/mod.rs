@@ -62,7 +62,7 @@ pub enum Error {
     /// The Vagrant machines are missing or not running.
     #[error(transparent)]
     Vagrant(#[from] hosts::vagrant::Error),
-    /// A host is unreachable, or a file or node could not be put or started there.
+    /// A host is unreachable, or a file could not be stored there, or a node could not be started.
     #[error(
         "cannot use host {host}: {reason}{}",
         remedy.as_ref().map_or_else(String::new, |remedy| format!("; {remedy}"))
@@ -107,7 +107,7 @@ impl Error {
         }
     }
 
-    /// Returns the message without the remedy, and the remedy, if the cause is known.
+    /// Returns the message without the remedy, and the remedy separately, if the cause is known.
     pub fn with_remedy_apart(self) -> (String, Option<String>) {
         match self {
             Self::Host { host, reason, remedy } => {
@@ -164,8 +164,8 @@ impl Compute {
         }
     }
 
-    /// Brings an end of a migration link up. Only the other end can connect to the node through it, although
-    /// more addresses may be on its network.
+    /// Brings an end of a migration link up. Only the other end can connect to the node through it, even if
+    /// its network has more addresses.
     async fn set_up(&self, end: &LinkEnd) -> Result<(), NodeError> {
         self.node.set_up(&end.interface, Some((end.address, PREFIX))).await?;
         self.node.prohibit_all_but(end.peer, PREFIX).await
@@ -180,8 +180,8 @@ impl Compute {
     }
 }
 
-/// The sizes that TCP's buffers need on the links of a compute node, in bytes. Their limit is the node's, not
-/// the link's.
+/// The sizes that TCP's buffers need on the links of a compute node, in bytes. The limit applies to the node,
+/// not to a link.
 #[derive(Debug, Default)]
 struct BufferNeeds {
     migration: u64,
@@ -262,7 +262,7 @@ impl Lab {
         ![&self.controller, &self.source.node, &self.destination.node].iter().any(|n| n.is_gone())
     }
 
-    /// Returns the migration link that an attempt with these settings uses.
+    /// Returns the migration link for an attempt with these settings.
     ///
     /// # Errors
     ///
@@ -272,8 +272,8 @@ impl Lab {
         Ok(Link { lab: self, backend, tcp_tuning, storage: None })
     }
 
-    /// Changes what the links need of TCP's buffers, and returns what the compute nodes, which are at both,
-    /// need by now.
+    /// Changes the buffer sizes that the links need, and returns the size that the compute nodes, which are
+    /// the ends of both links, now need.
     fn allow_buffers(&self, change: impl FnOnce(&mut BufferNeeds)) -> u64 {
         let mut needs = self.buffer_needs.lock().unwrap();
         change(&mut needs);
@@ -285,7 +285,8 @@ impl Lab {
         let make = async || {
             let (near, far) = (&self.source, &self.destination);
             let [name, peer] = [near, far].map(|compute| compute.emulated.interface.as_str());
-            // Not reached without a PID: the description of such a lab says that it cannot emulate links.
+            // Not reached without a PID: the description of a lab without PIDs says that it cannot emulate
+            // links.
             let Some([_, destination_pid]) = self.compute_pids else { return Ok(()) };
             near.node.add_emulated_link(name, peer, destination_pid).await?;
             for compute in [near, far] {
@@ -310,7 +311,7 @@ pub(crate) async fn connect_node(
     process: &mut Child,
     carrier: Option<Carrier>,
 ) -> Result<Node, Error> {
-    // The node's own prefix would be a second one in this program's message.
+    // The message of the node already has a prefix, which would be repeated in this program's message.
     let failed = |reason: &str| {
         let reason = reason.trim();
         Error::Start { node: name.into(), reason: reason.strip_prefix("error: ").unwrap_or(reason).into() }
@@ -321,7 +322,7 @@ pub(crate) async fn connect_node(
         return Err(failed("its standard streams are not pipes"));
     };
     let node = Node::from_streams(name, stdout, stdin);
-    // From the beginning: a slow host takes longer for the first answer than a node waits for a silent
+    // Started immediately: a slow host may take longer for the first answer than a node waits for a silent
     // orchestrator.
     if let Some(carrier) = carrier {
         node.keep_alive(carrier);

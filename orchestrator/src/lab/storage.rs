@@ -11,10 +11,10 @@
 //! ```
 //!
 //! A branch leads from the controller to one compute node. Its two ends are shaped alike, each for what it
-//! sends, so a rate holds for each branch and each direction by itself, as on a switch.
+//! sends, so a rate applies to each branch and each direction separately, as on a switch.
 //!
-//! The network is created when it is first asked for. Only a local lab has one: on other hosts, the mount of
-//! the inventory's `images` takes its place.
+//! The network is created when it is first needed. Only a local lab has one: on other hosts, the mount of the
+//! inventory's `images` takes its place.
 
 use super::{
     Compute, Error, Lab,
@@ -34,7 +34,7 @@ use netem::Profile;
 use std::{convert::Infallible, future, path::Path, time::Duration};
 use tokio::time;
 
-/// How long a server that has exited by itself stays away, as a service manager would have it.
+/// How long a server that has exited on its own stays down, as under a service manager.
 const RESTART_DELAY: Duration = Duration::from_secs(1);
 
 /// The links from the controller to the compute nodes that carry storage traffic.
@@ -46,15 +46,15 @@ pub struct StorageLink<'a> {
 /// The bytes that a branch of the storage link has carried since it was first shaped, with all headers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BranchTraffic {
-    /// Bytes from the controller to the compute node: what it has read.
+    /// Bytes from the controller to the compute node: the data that the node has read.
     pub from_controller: u64,
-    /// Bytes from the compute node to the controller: what it has written.
+    /// Bytes from the compute node to the controller: the data that the node has written.
     pub to_controller: u64,
 }
 
 impl StorageLink<'_> {
-    /// Shapes both branches alike, in both directions. Packets in transit are not lost. A profile without
-    /// properties only starts the counters.
+    /// Shapes both branches alike, in both directions. Packets in transit are not lost. An empty profile only
+    /// starts the counters.
     ///
     /// If the link has a delay, TCP's buffers may grow, as on the migration link.
     pub async fn shape(&self, profile: &Profile) -> Result<StorageSetting, NodeError> {
@@ -91,7 +91,7 @@ impl StorageLink<'_> {
     }
 }
 
-/// Lets TCP's buffers grow on a node. Returns why the node refuses, if it does.
+/// Lets TCP's buffers grow on a node. Returns why the node refuses; nothing if it does not.
 pub(super) async fn allow(node: &Node, buffer_bytes: u64) -> Result<Option<String>, NodeError> {
     match node.allow_tcp_buffers(buffer_bytes).await {
         Ok(()) => Ok(None),
@@ -101,7 +101,7 @@ pub(super) async fn allow(node: &Node, buffer_bytes: u64) -> Result<Option<Strin
 }
 
 impl Lab {
-    /// Returns the storage link, after creating it if it does not exist yet.
+    /// Returns the storage link, creating it if it does not exist yet.
     ///
     /// # Errors
     ///
@@ -143,7 +143,7 @@ impl Lab {
 }
 
 /// A disk at the controller that both compute nodes can open. When it is dropped, the server is killed and
-/// the file is gone.
+/// the file is removed.
 pub struct SharedDisk {
     url: String,
     node: Node,
@@ -212,12 +212,12 @@ impl SharedDisk {
                 self.server = None;
             }
             time::sleep(RESTART_DELAY).await;
-            // Tried again if it fails.
+            // If it fails, it is tried again.
             let _ = self.start().await;
         }
     }
 
-    /// Kills the server and waits until it has exited: the space that the disk takes is free then.
+    /// Kills the server and waits until it has exited, which frees the space of the disk.
     pub async fn end(mut self) -> Result<(), Error> {
         self.kill().await
     }

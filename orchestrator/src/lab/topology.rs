@@ -36,5 +36,5 @@ pub const GUEST_ADDRESS: (Ipv4Addr, u8) = (Ipv4Addr::new(198, 51, 100, 10), 24);
 /// The prefix length of every network in the lab.
 pub const PREFIX: u8 = 24;
 
-/// The guest's Ethernet address: locally administered, in QEMU's customary range.
+/// The guest's Ethernet address: locally administered, in QEMU's usual range.
 pub const GUEST_MAC: &str = "52:54:00:12:34:56";

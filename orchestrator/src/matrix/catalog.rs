@@ -22,17 +22,19 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Setting> {
     Settings::all().iter()
 }
 
-/// The sections that a single value can stand for, and the setting that it gives: `storage: block`.
+/// The sections that may be written as a single value, and the setting that the value gives: `storage:
+/// block`.
 const SECTIONS_BY_ONE_VALUE: [(&str, &str); 1] = [("storage", "storage.kind")];
 
-/// Returns the setting with this path, such as `stress.rate`, or the one that a value of this section gives.
+/// Returns the setting with this path, such as `stress.rate`, or the one that a single value for this section
+/// gives.
 pub(crate) fn find(path: &str) -> Option<&'static Setting> {
     let by_one_value = SECTIONS_BY_ONE_VALUE.iter().find(|(section, _)| *section == path);
     catalog().get(by_one_value.map_or(path, |(_, setting)| setting)).copied()
 }
 
-/// Returns the names under which settings are found: their paths, and the sections that a single value can
-/// stand for.
+/// Returns the names under which settings are found: their paths, and the sections that may be written as a
+/// single value.
 pub(crate) fn names() -> impl Iterator<Item = (&'static str, &'static Setting)> {
     let by_one_value =
         SECTIONS_BY_ONE_VALUE.iter().filter_map(|(section, _)| Some((*section, find(section)?)));
@@ -61,7 +63,7 @@ pub(crate) fn help(kind: &ReadErrorKind, at: &KeyPath) -> Option<String> {
     }
 }
 
-/// Returns advice on a text that stands for an absent value elsewhere, if the setting at this path can be
+/// Returns advice on a text that means an absent value in other formats, if the setting at this path can be
 /// absent.
 pub(crate) fn help_with_absence(text: &str, at: &KeyPath) -> Option<String> {
     const WORDS: [&str; 9] =
@@ -127,14 +129,14 @@ fn help_with_synonym(found: &str, known: &[&str], mapping: Option<&str>) -> Opti
     (!meant.is_empty()).then(|| did_you_mean_one_of(found, &meant))
 }
 
-/// Returns the settings that a form of a name without a section stands for: those that have it, or else those
+/// Returns the settings that a form of a name without a section may mean: those with this name, or else those
 /// for which it is another name.
 fn elsewhere(form: &str) -> Vec<&'static str> {
     named(form, |_| true)
 }
 
-/// Returns the settings with a path that is meant and which have a form of a name, or else those for which it
-/// is another name.
+/// Returns the settings whose path satisfies `is_meant` and whose name is this form, or else those for which
+/// the form is another name.
 fn named(form: &str, is_meant: impl Fn(&str) -> bool) -> Vec<&'static str> {
     let has_name = |path: &&str| path.rsplit('.').next().is_some_and(|name| plain(name) == form);
     let same: Vec<&str> = all().map(Field::path).filter(|path| is_meant(path)).filter(has_name).collect();
@@ -144,8 +146,8 @@ fn named(form: &str, is_meant: impl Fn(&str) -> bool) -> Vec<&'static str> {
     synonyms::keys(form).into_iter().filter(|key| find(key).is_some() && is_meant(key)).collect()
 }
 
-/// Returns the settings of a section that have a name or for which it is another name. The section may have
-/// another name, too.
+/// Returns the settings of a section with this name or for which it is another name. The section may be given
+/// by another name, too.
 fn within(section: &str, name: &str) -> Vec<&'static str> {
     let section = plain(section);
     let spelled = Settings::SECTIONS.iter().copied().filter(|known| plain(known) == section);
@@ -157,16 +159,17 @@ fn within(section: &str, name: &str) -> Vec<&'static str> {
     found.unwrap_or_default()
 }
 
-/// Returns the settings that a name stands for which begins with that of a section: `network_latency`.
+/// Returns the settings that may be meant by a name that begins with the name of a section:
+/// `network_latency`.
 fn with_section(name: &str) -> Vec<&'static str> {
     let name = synonyms::snake(name);
     let parts = name.match_indices('_').map(|(at, _)| within(&name[..at], &name[at + 1..]));
     parts.into_iter().find(|found| !found.is_empty()).unwrap_or_default()
 }
 
-/// Returns advice on what to write instead of a path that is not that of a setting: the setting of that name
-/// or with that other name, in the section of the path if it has one, or else the one with the most similar
-/// path.
+/// Returns advice on what to write instead of a path that is not the path of a setting: the setting of that
+/// name or with that other name, in the section of the path if it has one, or else the setting with the most
+/// similar path.
 pub(crate) fn suggest(path: &str) -> Option<String> {
     let (section, name) = path.split_once('.').map_or((None, path), |(section, name)| (Some(section), name));
     let mut meant = section.map(|section| within(section, name)).unwrap_or_default();
@@ -194,7 +197,7 @@ fn did_you_mean_one_of(found: &str, names: &[&str]) -> String {
     format!("did you mean {names}?{note}")
 }
 
-/// Returns the known name that a misspelt name most likely stands for, if one is similar enough.
+/// Returns the known name that a misspelt name most likely means, if one is similar enough.
 pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let name = name.to_lowercase();
     known

@@ -10,7 +10,7 @@ use data_encoding::HEXLOWER;
 use indexmap::IndexMap;
 use sha2::{Digest, Sha256};
 
-/// The largest number of cells that a line names; it only counts the others.
+/// The largest number of cells that a line names; further cells are only counted.
 const MAX_NAMED: usize = 3;
 
 /// The differences between two plans, one sentence each.

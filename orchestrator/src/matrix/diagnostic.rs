@@ -35,7 +35,7 @@ impl Segment {
 pub struct KeyPath(Vec<Segment>);
 
 impl KeyPath {
-    /// Returns the empty path, which is that of the whole document.
+    /// Returns the empty path, which denotes the whole document.
     pub const fn root() -> Self {
         Self(Vec::new())
     }

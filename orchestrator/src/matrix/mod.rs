@@ -1,4 +1,4 @@
-//! The way from a matrix file to the list of migrations it asks for.
+//! The way from a matrix file to the list of migrations that it defines.
 //!
 //! ```text
 //!   text ── File::parse ──> File ── File::expand ──> Plan ── Plan::attempts ──> attempts, in order
@@ -6,9 +6,9 @@
 //! ```
 //!
 //! [`File`] is the matrix as its author wrote it, with every check that needs only the text. [`Plan`] is the
-//! list of cells, each with all of its [`Settings`], and each valid by itself. Both steps report everything
-//! they find at once, as [`Diagnostics`] that name the key's path, the line and the column. An [`Expression`]
-//! selects cells, both in the file and on the command line. [`Traces`] are the files that a matrix names.
+//! list of cells, each with all of its [`Settings`], and each valid by itself. Both steps report all errors
+//! together, as [`Diagnostics`] that name the key's path, the line and the column. An [`Expression`] selects
+//! cells, both in the file and on the command line. [`Traces`] are the files that a matrix names.
 //!
 //! Nothing in this module looks at the host. If the host lacks something that a cell needs, the run skips
 //! that cell later.

@@ -1,4 +1,4 @@
-//! Settings as numbers, each in one unit that its name states, for programs that calculate with them.
+//! Settings as numbers, for programs that calculate with them. The name of each states its unit.
 //!
 //! A quantity has many texts (`1GiB`, `1024MiB`), which neither sort nor add up. As a number, a setting is
 //! called by its path and its unit: `guest.memory_bytes`, `link.delay_ms`, `stress.rate_bytes_per_s`.
@@ -22,9 +22,9 @@ pub enum NumberUnit {
     BytesPerSecond,
     /// Whole bits per second.
     BitsPerSecond,
-    /// Milliseconds, with a fraction if need be.
+    /// Milliseconds, with a fraction if necessary.
     Milliseconds,
-    /// Percent, with a fraction if need be.
+    /// Percent, with a fraction if necessary.
     Percent,
 }
 
@@ -70,14 +70,14 @@ impl Value {
 
 impl Settings {
     /// Returns the setting with this path as a number. Returns nothing if there is no such setting, or if its
-    /// value is not one number.
+    /// value is not a single number.
     pub fn number(&self, path: &str) -> Option<(NumberUnit, Number)> {
         catalog::find(path)?.value(self).number()
     }
 }
 
 /// Settings that are serialized as numbers, by their paths with the suffixes of their units. Settings that
-/// are not one number are left out.
+/// are not a single number are left out.
 #[derive(Debug, Clone, Copy)]
 pub struct SettingNumbers<'a> {
     settings: &'a Settings,

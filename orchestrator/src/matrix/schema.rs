@@ -2,7 +2,7 @@
 //! read the files, including their descriptions, so that it cannot disagree with them.
 //!
 //! schemars knows the words and types as they are written by default. [`allow_spellings`] adds what the
-//! deserializer of [`typed`](super::typed) reads besides: words in any case and with any separator, and in
+//! deserializer of [`typed`](super::typed) also reads: words in any case and with any separator, and in
 //! settings `none` and the words for a flag.
 
 use super::{
@@ -99,7 +99,7 @@ fn definitions(root: &Value, schema: &Value, found: &mut BTreeSet<String>) {
     }
 }
 
-/// Allows every spelling of the words among which a schema lets one choose.
+/// Allows every spelling of the words that a schema lists as choices.
 fn allow_words(schema: &mut Value) {
     let Some(keys) = schema.as_object_mut() else { return };
     let Some(Value::Array(mut words)) = keys.remove("oneOf") else { return };
@@ -142,7 +142,7 @@ fn allow_absence(section: &mut Value) {
     }
 }
 
-/// Allows texts that match a pattern besides the types that a schema has, unless it allows every text.
+/// Allows texts that match a pattern in addition to the types that a schema has, unless it allows every text.
 fn allow_text(schema: &mut Value, pattern: &str) {
     let mut types = match schema["type"].take() {
         Value::Array(types) => types,

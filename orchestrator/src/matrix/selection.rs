@@ -7,8 +7,8 @@ use units::counted;
 /// The largest number of attempts of a whole run: at ten seconds each, four months.
 const MAX_ATTEMPTS: usize = 1_000_000;
 
-/// The options that select a part of a matrix. A run keeps those it was started with, so that `--resume`
-/// continues with the same part.
+/// The options that select a part of a matrix. A run keeps the options that it was started with, so that
+/// `--resume` continues with the same part.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Selection {
     /// The text of an expression: only the cells that meet it are run.
@@ -36,7 +36,7 @@ pub enum SelectionError {
     /// The number of attempts for each cell is out of range.
     #[error("--repeat: a cell cannot be measured {0} times; use a number from 1 to {MAX_REPEAT}")]
     Repeat(u32),
-    /// The cells have more attempts than a run can have.
+    /// The cells have more attempts than a run may have.
     #[error(
         "{} times {repeat} are more than {MAX_ATTEMPTS} attempts; use a smaller `repeat`, or select cells \
          with --only", counted(*cells, "cell")
@@ -62,8 +62,8 @@ impl Selection {
         self.shard.as_ref().map(|shard| shard.parse()).transpose()
     }
 
-    /// Returns the cells and repeats that all shards of this selection have together: applies everything but
-    /// the shard.
+    /// Returns the cells and repeats of all shards of this selection together: applies everything but the
+    /// shard.
     ///
     /// # Errors
     ///

@@ -1,13 +1,13 @@
 //! The names that other programs and papers use for the keys of a matrix file.
 //!
-//! A measure of likeness points `max_downtime` at `max_bandwidth`; this list points it at `downtime_limit`.
-//! The names come from QEMU, libvirt, `OpenStack`, Kubernetes, tc, stress-ng, iperf and papers on live
-//! migration. They are not read as keys: two files about the same thing should look the same.
+//! A measure of similarity would suggest `max_bandwidth` for `max_downtime`; this list suggests
+//! `downtime_limit`. The names come from QEMU, libvirt, `OpenStack`, Kubernetes, tc, stress-ng, iperf and
+//! papers on live migration. They are not read as keys: two files about the same thing should look the same.
 
 use super::typed::plain;
 
-/// Each key, with other names for it. A key of a section, or of a mapping in a list, has the name of that
-/// section or list before it. A name may stand for several keys.
+/// Each key, with other names for it. A key of a section, or of a mapping in a list, is preceded by the name
+/// of that section or list. A name may stand for several keys.
 pub(super) const SYNONYMS: &[(&str, &[&str])] = &[
     // Sections.
     ("guest", &["vm", "vms", "domain", "instance", "server", "virtual_machine", "machine", "qemu", "vmi"]),
@@ -452,7 +452,7 @@ pub(super) const WORDS: &[(&str, &[&str])] = &[
 /// Names and words of migrations that this program does not make, or makes by another setting.
 const NOT_MADE: &[&str] = &["rdma", "rdma_pin_all", "colo", "background_snapshot", "block_migration"];
 
-/// Returns what to say about a name or a word of a migration that this program does not make.
+/// Returns what to say about a name or a word for a migration that this program does not support.
 pub(super) fn not_made(name: &str) -> Option<&'static str> {
     let name = plain(name);
     NOT_MADE.iter().any(|other| plain(other) == name).then_some(
@@ -461,7 +461,7 @@ pub(super) fn not_made(name: &str) -> Option<&'static str> {
     )
 }
 
-/// The ends of names that say in which unit a value is; here the value says it.
+/// Suffixes that give the unit of a value; here, the value itself contains its unit.
 const UNIT_SUFFIXES: &[&str] = &[
     "_bytes",
     "_kb",
@@ -490,7 +490,7 @@ const UNIT_SUFFIXES: &[&str] = &[
     "_pct",
 ];
 
-/// The parts of names that only say that the value is a number.
+/// Prefixes that only say that the value is a number.
 const COUNT_PREFIXES: &[&str] = &["num_", "nr_", "n_", "number_of_", "no_of_"];
 const COUNT_SUFFIXES: &[&str] = &["_count", "_number", "_value", "_setting"];
 
@@ -508,8 +508,9 @@ pub(super) fn snake(name: &str) -> String {
     snake
 }
 
-/// Returns the forms of a name to look for, the closest first: as it is, without a unit at its end, without
-/// what says that it is a number, and each in the singular and the plural. They are as [`plain`] makes them.
+/// Returns the forms of a name to look for, the closest first: as it is, without a unit at its end, without a
+/// prefix that says that it is a number, and each of these in the singular and the plural. All are in the
+/// form that [`plain`] returns.
 pub(super) fn forms(name: &str) -> Vec<String> {
     let whole = snake(name);
     let bare = UNIT_SUFFIXES.iter().find_map(|suffix| whole.strip_suffix(suffix)).unwrap_or(&whole);
@@ -532,7 +533,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static str> {
     SYNONYMS.iter().flat_map(|(_, others)| others.iter().copied())
 }
 
-/// Returns the word among `known` for which another word is known.
+/// Returns the word among `known` for which `found` is another word.
 pub(super) fn word<'a>(found: &str, known: &[&'a str]) -> Option<&'a str> {
     let found = plain(found);
     let mut ours = WORDS.iter().filter(|(_, others)| others.iter().any(|other| plain(other) == found));

@@ -1,7 +1,7 @@
-//! The traces that a matrix names, and where they are read from.
+//! The traces that a matrix names, and the places from which they are read.
 //!
-//! A trace is found relative to the matrix file. A results folder keeps the text of each, under the path that
-//! the matrix has, so that a run can be continued and reported wherever its folder is.
+//! A trace is found relative to the matrix file. A results folder keeps the text of each, under the path
+//! given in the matrix, so that a run can be continued and reported wherever its folder is.
 
 use super::{
     File,
@@ -21,7 +21,7 @@ use std::{
 /// for each 1500 of the link.
 const MAX_BYTES: usize = 16 << 20;
 
-/// The texts of traces, by the paths that a matrix has.
+/// The texts of traces, by their paths in the matrix.
 pub type TraceTexts = BTreeMap<String, String>;
 
 /// Where the traces of a matrix are read from.
@@ -33,9 +33,9 @@ pub struct Traces {
 
 #[derive(Debug)]
 enum Source {
-    /// Files relative to this folder.
+    /// Files, relative to this folder.
     Folder(PathBuf),
-    /// Only what is kept already.
+    /// Only traces that have already been stored.
     Kept,
 }
 
@@ -46,7 +46,7 @@ impl Traces {
         Self { source: Source::Folder(folder), texts: TraceTexts::new() }
     }
 
-    /// Takes the traces that a results folder has kept.
+    /// Uses the traces stored in a results folder.
     pub fn kept(texts: TraceTexts) -> Self {
         Self { source: Source::Kept, texts }
     }
@@ -115,7 +115,7 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    /// Reads the traces of these settings. `at` says where a setting is written.
+    /// Reads the traces of these settings. `at` returns the path at which a setting is written.
     fn settings(&mut self, settings: &mut Settings, at: impl Fn(&str) -> KeyPath) {
         self.trace(settings.link.trace.as_mut(), || at("link.trace"));
         self.trace(settings.stress.trace.as_mut(), || at("stress.trace"));

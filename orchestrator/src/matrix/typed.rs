@@ -4,8 +4,8 @@
 //! that no message has to be parsed. An error ends the reading of the whole value. To find all errors, the
 //! caller adds each invalid part to [`SkippedValues`], and reads the value again as if that part were absent.
 //!
-//! Words are read in upper and lower case, and whatever separates their parts: `pre-copy` is `precopy`. In
-//! settings, `none` is an absent value, as tables print it.
+//! Words are read in upper and lower case, with any separators between their parts: `pre-copy` is `precopy`.
+//! In settings, `none` is an absent value, as tables print it.
 
 use super::diagnostic::{KeyPath, Segment};
 use serde::{
@@ -70,7 +70,7 @@ pub(crate) fn read<T: DeserializeOwned>(
     read_with(value, at, skipped, false)
 }
 
-/// Reads settings as [`read`] does, and `none` as an absent value.
+/// Reads settings as [`read`] does, and treats `none` as an absent value.
 pub(crate) fn read_settings<T: DeserializeOwned>(
     value: &Value,
     at: &KeyPath,
@@ -95,7 +95,7 @@ pub(crate) fn from_text<T: DeserializeOwned>(text: &str) -> Result<T, ReadErrorK
     read(&text.into(), &KeyPath::root(), &SkippedValues::default()).map_err(|error| error.kind)
 }
 
-/// Returns a word as words are compared: in lower case and without what separates its parts.
+/// Returns a word in the form used for comparisons: in lower case and without separators.
 pub(crate) fn plain(word: &str) -> String {
     let parts = word.chars().filter(|c| !matches!(c, '-' | '_' | ' '));
     parts.collect::<String>().to_ascii_lowercase()
@@ -149,7 +149,8 @@ fn quoted(words: &[&str]) -> String {
     words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
 }
 
-/// The error type that serde sees. The innermost value that knows its path adds it, as the error passes up.
+/// The error type that serde sees. The innermost value that knows its path adds it while the error
+/// propagates.
 #[derive(Debug)]
 struct Error {
     at: Option<KeyPath>,

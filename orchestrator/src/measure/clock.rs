@@ -1,11 +1,11 @@
 //! The guest's downtime, computed from the time that its clock lost.
 //!
-//! The guest's clock stands still while the guest is stopped, so the guest cannot notice the stop. Instead,
-//! its clock falls behind that of the host, by exactly the time for which no guest code could run. Each line
-//! of telemetry carries a reading of the guest's clock, and is stamped with the host's clock when it is
-//! received. The difference between the two is the offset of the guest's clock plus a delivery delay, which
-//! is never negative. So the smallest difference over some time is close to the offset, and the growth of the
-//! offset across the switchover is the time lost.
+//! The guest's clock stops with the guest, so the guest cannot notice the stop. Instead, its clock falls
+//! behind the host's, by exactly the time for which no guest code could run. Each line of telemetry carries a
+//! reading of the guest's clock, and is stamped with the host's clock when it is received. The difference
+//! between the two is the offset of the guest's clock plus a delivery delay, which is never negative. So the
+//! smallest difference over some time is close to the offset, and the growth of the offset across the
+//! switchover is the time lost.
 //!
 //! A guest that calibrates its clock against an emulated timer is some hundred parts per million too fast or
 //! too slow. This drift is estimated from the telemetry before the stop, where nothing else changes the
@@ -62,7 +62,7 @@ pub fn time_lost_s(before: &[ClockReading], after: &[ClockReading]) -> Option<f6
         return None;
     }
     let drift = (last.1 - first.1) / (last.0 - first.0);
-    // A clock that stands still does not drift: lost = difference - drift * (elapsed - lost).
+    // A stopped clock does not drift: lost = difference - drift * (elapsed - lost).
     let lost_s = (after_offset - last.1 - drift * (after_at - last.0)) / (1.0 - drift);
     (lost_s >= -ACCURACY_S).then_some(lost_s.max(0.0))
 }

@@ -1,4 +1,4 @@
-//! The shaping in force on a link, as records have it.
+//! The shaping in force on a link, as it appears in records.
 
 use netem::Backend;
 use schemars::JsonSchema;

@@ -1,7 +1,7 @@
 //! The median.
 
-/// Returns the median of sorted values: of an even number of them, the mean of the two in the middle. Returns
-/// nothing for no values.
+/// Returns the median of sorted values: for an even number of values, the mean of the middle two. Returns
+/// `None` if there are no values.
 pub fn median(sorted: &[f64]) -> Option<f64> {
     let middle = sorted.len() / 2;
     let upper = *sorted.get(middle)?;

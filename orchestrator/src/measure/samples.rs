@@ -71,13 +71,13 @@ pub struct XbzrleProgress {
 /// How far the copy of the guest's disk has come.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DiskProgress {
-    /// The number of bytes that the driver has processed so far. It processes what has never been written
-    /// too, which costs it nothing, and again what the guest writes again.
+    /// The number of bytes that the driver has processed so far. This includes blocks that have never been
+    /// written, which cost it nothing, and counts blocks that the guest writes again once more.
     pub copied_bytes: u64,
-    /// The number of bytes that it has still to process.
+    /// The number of bytes that the driver still has to process.
     pub remaining_bytes: u64,
-    /// The number of bytes that the connection to the copy has sent, with the headers of its protocol and
-    /// without those of TCP. Absent if the kernel does not know it.
+    /// The number of bytes that the connection to the copy has sent, including the headers of its protocol,
+    /// but not those of TCP. Absent if the kernel does not know it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sent_bytes: Option<u64>,
 }

@@ -2,10 +2,10 @@
 //!
 //! While the bandwidth `B` exceeds the dirty rate `R`, a pass that starts with `X` bytes takes `X / B`
 //! seconds and leaves `X R / B` bytes, so that the remaining memory falls by `B - R` per second: a straight
-//! line over time. Otherwise, each pass starts with the whole working set again. A migration counts as
-//! stalled only if both of these hold for its most recent passes, at least [`MIN_PASSES`] that span at least
-//! [`MIN_WINDOW_MS`], or a longer time that the caller gives. At the end of each of them, QEMU throttles the
-//! guest alike:
+//! line over time. Otherwise, each pass starts with the whole working set again. The detector looks at the
+//! most recent passes, at the end of which QEMU throttles the guest equally: at least [`MIN_PASSES`] that
+//! span at least [`MIN_WINDOW_MS`], or a longer time that the caller gives. A migration counts as stalled
+//! only if both of these hold for them:
 //!
 //! - No pass made progress: each starts with at least [`NO_PROGRESS_SHARE`] of the remaining memory with
 //!   which the largest of them starts. A single smaller pass would show that the link can outrun the
@@ -25,8 +25,8 @@ pub const MIN_PASSES: usize = 16;
 /// The shortest time that these passes must span, in milliseconds.
 pub const MIN_WINDOW_MS: f64 = 8_000.0;
 
-/// The whole periods of a link and a workload that repeat themselves by which a stall is judged. A single one
-/// may be unlucky: passes begin at other moments of the next.
+/// The number of whole periods of a repeating link and workload over which a stall is judged. A single period
+/// may be unlucky: in the next one, passes begin at other moments.
 pub const PERIODS: f64 = 2.0;
 
 /// The margin for error of the fitted slope, in standard errors: the real fall is assumed to be this much
@@ -40,7 +40,7 @@ pub const NO_PROGRESS_SHARE: f64 = 0.97;
 /// The first pass that is considered: pass 1 sends all memory and says nothing about the dirty rate.
 const FIRST_INFORMATIVE_PASS: u64 = 2;
 
-/// Returns whether a migration, judging by its passes so far, cannot finish by itself before `deadline_ms`.
+/// Returns whether a migration, judging by its passes so far, cannot finish on its own before `deadline_ms`.
 ///
 /// `limit_bytes` is the largest remaining memory with which QEMU stops the guest: bandwidth times downtime
 /// limit. Times are in milliseconds since the migrate command. The passes span at least `window_ms`.
@@ -66,7 +66,7 @@ pub fn is_stalled(passes: &[Pass], limit_bytes: f64, deadline_ms: f64, window_ms
     to_fall > 0.0 && (steepest >= 0.0 || now_ms + to_fall / -steepest > deadline_ms)
 }
 
-/// Returns the fewest latest passes that are enough, both in number and in time.
+/// Returns the latest passes, no more than are needed in number and in time.
 fn recent_window<'a>(passes: &'a [&'a Pass], window_ms: f64) -> Option<&'a [&'a Pass]> {
     let last = passes.last()?;
     let long_enough = |start: usize| {
@@ -165,7 +165,7 @@ mod tests {
         }
     }
 
-    /// Returns a pass that starts with as much as all the others.
+    /// Returns a pass that starts with as much remaining memory as all others.
     fn pass(number: u64, started_at_ms: f64) -> Pass {
         Pass {
             number,
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn no_stall_is_reported_while_the_guest_is_throttled_more_and_more() {
-        // A step every two passes, as auto-converge makes them, up to QEMU's 99 %.
+        // A step every two passes, as with auto-converge, up to QEMU's 99 %.
         let throttled = |n: u64| Pass { throttle_percent: (n / 2 * 10).min(99), ..pass(n, n as f64 * 1e3) };
         let passes: Vec<Pass> = (1..=60).map(throttled).collect();
         let stalled = |to: usize| is_stalled(&passes[..to], LIMIT, 600_000.0, MIN_WINDOW_MS);

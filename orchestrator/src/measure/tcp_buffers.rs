@@ -8,7 +8,7 @@ use units::BitRate;
 /// buffer for data.
 pub const ROUND_TRIPS: u32 = 4;
 
-/// The size to which the kernel itself lets a send buffer grow, in bytes: the third number of
+/// The size up to which the kernel itself grows a send buffer, in bytes: the third number of
 /// `net.ipv4.tcp_wmem`.
 pub const KERNEL_LIMIT: u64 = 4 << 20;
 

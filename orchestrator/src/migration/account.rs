@@ -28,7 +28,7 @@ use stressor::{
 };
 use tokio::time::Instant;
 
-/// The share of the dirty rate before the migration at which the load counts as recovered.
+/// The share of the dirty rate before the migration at which the workload counts as recovered.
 const RECOVERED: f64 = 0.95;
 
 /// Records how the migration link was set at the start of the attempt.
@@ -38,8 +38,7 @@ pub(super) fn link_setting(measured: &mut Measured, setting: LinkSetting) {
 }
 
 /// Records the traffic that the source sent over the migration link between two readings of its counters, and
-/// how late an emulated link delivered packets. `meanwhile` is the lateness that readings in between have
-/// returned.
+/// how late an emulated link delivered packets. `meanwhile` is the lateness returned by readings in between.
 pub(super) fn link_traffic(
     measured: &mut Measured,
     before: Traffic,
@@ -51,8 +50,8 @@ pub(super) fn link_traffic(
     measured.link_lateness = late.filter(|late| late.deliveries > 0).map(LinkLateness::from);
 }
 
-/// Records the bytes over the links to a shared disk between two readings of their counters, each of which
-/// has those of the source and those of the destination.
+/// Records the bytes over the links to a shared disk between two readings of their counters. Each reading has
+/// the bytes of the source and those of the destination.
 pub(super) fn storage_traffic(measured: &mut Measured, readings: Option<([u64; 2], [u64; 2])>) {
     measured.transferred.storage = readings.and_then(|(before, after)| {
         Some(StorageTraffic {
@@ -95,7 +94,7 @@ pub(super) fn migration(measured: &mut Measured, finished: &FinishedMigration, s
     }
 }
 
-/// Records what the aids of a migration with these settings did.
+/// Records the effect of the aids of a migration with these settings, such as compression.
 pub(super) fn aids(measured: &mut Measured, finished: &FinishedMigration, settings: &Migrate) {
     let aids = &mut measured.aids;
     let samples = &finished.samples;
@@ -128,7 +127,7 @@ pub(super) fn aids(measured: &mut Measured, finished: &FinishedMigration, settin
     }
 }
 
-/// Records what each connection of a migration over several has sent.
+/// Records what each connection of a migration over several connections has sent.
 pub(super) fn channels(measured: &mut Measured, mut sent: Vec<u64>) {
     sent.sort_unstable_by(|a, b| b.cmp(a));
     measured.aids.connection_bytes = sent;
@@ -163,7 +162,7 @@ pub(super) fn millis(from: Instant, to: Instant) -> f64 {
     measure::millis(to - from)
 }
 
-/// Records what is known of post-copy only. `faults` is what the destination says.
+/// Records the figures that only post-copy has. `faults` are the destination's figures.
 pub(super) fn postcopy(measured: &mut Measured, finished: &FinishedMigration, faults: PageFaults) {
     // An earlier sample would be about only a part of it.
     let last = finished.samples.last().and_then(|sample| sample.memory);
@@ -206,14 +205,14 @@ fn copied_disk(storage: &mut StorageMeasured, finished: &FinishedMigration) {
     });
 }
 
-/// Records what the load on the disk achieved during the migration, from telemetry through the source.
+/// Records what the disk load achieved during the migration, from telemetry through the source.
 fn disk_load(storage: &mut StorageMeasured, during: &[TelemetrySample]) {
     let disks: Vec<(u64, DiskTelemetry)> =
         during.iter().filter_map(|t| Some((t.telemetry.clock_ns, t.telemetry.disk?))).collect();
     let ([(from_ns, first), rest @ ..], Some((to_ns, last))) = (&disks[..], disks.last()) else { return };
     let seconds = to_ns.saturating_sub(*from_ns) as f64 / 1e9;
     let rate = |from: u64, to: u64| (seconds > 0.0).then(|| to.saturating_sub(from) as f64 / seconds);
-    // The first line is about the time before.
+    // The first line covers the time before it.
     let longest = |of: fn(&DiskTelemetry) -> u64| rest.iter().map(|(_, disk)| of(disk)).max();
     let longest_ms = |of| longest(of).filter(|ns| *ns > 0).map(|ns| round_micros(ns as f64 / 1e6));
     storage.write_rate = rate(first.bytes_written, last.bytes_written);
@@ -248,7 +247,8 @@ pub(super) fn probe(measured: &mut Measured, probe: probe::ProbeReport, finished
     measured.probe = Some(probe.into());
 }
 
-/// Records the dirty rates during and after the migration, and the time that the guest's clock lost in it.
+/// Records the dirty rates during and after the migration, and the time that the guest's clock lost during
+/// it.
 ///
 /// `source` is the telemetry received through the source, `here` the telemetry received where the guest is
 /// now. The guest dirtied memory until `observed_until`; `wanted` is the rate requested at the start.
@@ -278,7 +278,7 @@ pub(super) fn stress(
     }
     if finished.postcopy.is_some() {
         measured.postcopy.rate = load::rate(load::between(here, since, undisturbed));
-        // Page faults hold up samples as well.
+        // Page faults delay samples as well.
         let left = source.iter().rev().find(|sample| sample.received <= *stopped);
         let arrived = here.iter().find(|sample| sample.received >= undisturbed);
         if let (Some(left), Some(arrived)) = (left, arrived) {
@@ -294,8 +294,8 @@ pub(super) fn stress(
     }
 }
 
-/// Returns the time that a guest lost which was stopped until this moment at the earliest, from its telemetry
-/// through the end at which it was stopped and goes on.
+/// Returns the time that a stopped guest's clock lost, from its telemetry through the end at which it was
+/// stopped and continued: at `resumed` or later.
 pub(super) fn time_lost(telemetry: &[TelemetrySample], resumed: Instant) -> Option<Duration> {
     let (before, after) = telemetry.split_at(telemetry.partition_point(|sample| sample.received < resumed));
     let lost = clock::time_lost_s(&readings(before, resumed), &readings(after, resumed))?;

@@ -40,13 +40,13 @@ use stressor::{
 use tokio::time::{self, Instant};
 use units::{ByteRate, Bytes};
 
-/// The longest a guest that has just been started may take to answer; nested TCG is slow.
+/// The longest that a guest may take to answer after it has been started; nested TCG is slow.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
-/// The longest the stressor may take to fill or to verify its memory.
+/// The longest that the stressor may take to fill or to verify its memory.
 const MEMORY_LIMIT: Duration = Duration::from_secs(120);
 
-/// The longest the dirty rate may take to settle. Any rate is accepted after ten seconds of the guest's
+/// The longest that the dirty rate may take to settle. Any rate is accepted after ten seconds of the guest's
 /// clock, which may take several times as long in real time.
 const SETTLE_LIMIT: Duration = Duration::from_secs(60);
 
@@ -54,40 +54,40 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(60);
 /// interval, so that enough samples arrive in half the time.
 const SETTLING_TELEMETRY_MS: u64 = TELEMETRY_INTERVAL_MS / 2;
 
-/// How long the guest has to have sent telemetry before a migration that may stop it early. The measurement
-/// of the time that it lost compares its clock with ours before.
+/// How long the guest must have sent telemetry before a migration that may stop it early. The time that the
+/// guest loses is measured by comparing its clock with the host's before the stop.
 const BEFORE_STOP: Duration = Duration::from_secs(2);
 
-/// How long the guest is observed after the migration, where it is then. The measurement of the time that the
-/// guest lost needs this much telemetry.
+/// How long the guest is observed after the migration, at the end where it then is. The measurement of the
+/// time that the guest lost needs this much telemetry.
 const OBSERVATION: Duration = Duration::from_millis(500);
 
-/// How long the guest keeps dirtying memory in that time. The dirty rate after the migration is measured over
-/// this time; then the stressor verifies its memory.
+/// How long the guest keeps dirtying memory during the observation. The dirty rate after the migration is
+/// measured over this time; then the stressor verifies its memory.
 const DIRTYING: Duration = Duration::from_millis(200);
 
-/// The longest a guest that should run may be silent. Under nested TCG, a guest that has just been restored
-/// took 9 s to answer, because all of its code has to be translated again; with other programs on the host's
-/// cores, more than 10 s.
+/// The longest that a guest may be silent when it should run. Under nested TCG, a guest that has just been
+/// restored took 9 s to answer, because all of its code has to be translated again; with other programs on
+/// the host's cores, more than 10 s.
 const SIGN_OF_LIFE_LIMIT: Duration = Duration::from_secs(40);
 
-/// The longest the guest's network may take to answer the first probe, for the same reason as
+/// The longest that the guest's network may take to answer the first probe, for the same reason as
 /// [`SIGN_OF_LIFE_LIMIT`].
 const PROBE_LIMIT: Duration = Duration::from_secs(40);
 
-/// The longest the source may take to say whether the guest runs there, after a migration that failed.
+/// The longest that the source may take to say whether the guest runs there after a failed migration.
 const QUESTION_LIMIT: Duration = Duration::from_secs(5);
 
-/// The longest it may take to let a guest go on at the source after a migration that failed. QEMU at the
+/// The longest that it may take to resume a guest at the source after a failed migration. QEMU at the
 /// destination may have to be killed first.
 const RESUME_LIMIT: Duration = Duration::from_secs(20);
 
-/// The longest the probe waits for a last reply when it is stopped. Without one, the client's downtime has no
-/// end, and this time is part of its lower bound.
+/// The longest that the probe waits for a last reply when it is stopped. Without one, the client's downtime
+/// has no end, and this time is part of its lower bound.
 const LAST_REPLY_LIMIT: Duration = Duration::from_secs(5);
 
-/// The longest the tear-down may take once the user has interrupted the run. It takes a tenth of a second,
-/// unless a node or the connection to it hangs.
+/// The longest that the tear-down may take once the user has interrupted the run. It takes a tenth of a
+/// second, unless a node or the connection to it hangs.
 const INTERRUPTED_LIMIT: Duration = Duration::from_millis(500);
 
 /// The cell to attempt, and where its files go.
@@ -102,8 +102,8 @@ pub struct AttemptSpec<'a> {
 }
 
 /// Makes an attempt, records it in `builder`, and returns the record. Ends early when `interrupted`
-/// completes. The driver is shut down before this function returns, in every case but one: after an
-/// interruption, that may take `INTERRUPTED_LIMIT` at most.
+/// completes. The driver is shut down before this function returns, except that after an interruption,
+/// shutting it down may take `INTERRUPTED_LIMIT` at most.
 pub async fn attempt(
     mut driver: impl Driver,
     network: &impl Network,
@@ -120,10 +120,11 @@ pub async fn attempt(
         result = attempt.run(&mut driver) => result,
     };
     attempt.enter(Phase::TearDown);
-    // Before the record: followers take an attempt whose folder changes after it for one in progress.
+    // Before the record is written: if an attempt's folder changes after its record, followers take the
+    // attempt to be in progress.
     drop(attempt.live_probe.take());
-    // Neither failure ends the other. Stopping the probe fails if no probe runs any more, so its error is
-    // ignored.
+    // If one of them fails, the other still continues. Stopping the probe fails if no probe runs any more, so
+    // its error is ignored.
     let torn_down = async { tokio::join!(network.stop_probe(Duration::ZERO), driver.shut_down()).1 };
     let given_up = async {
         interrupted.await;
@@ -132,11 +133,11 @@ pub async fn attempt(
     let shut_down = tokio::select! {
         biased;
         shut_down = torn_down => shut_down,
-        // The run ends now, and its lab with everything in it.
+        // The run ends now, and so does its lab with everything in it.
         () = given_up => Ok(()),
     };
     let tear_down_error = shut_down.err().map(Error::from);
-    // An error during tear-down spoils a success only; any other outcome keeps its own reason.
+    // An error during tear-down only spoils a success; any other outcome keeps its own reason.
     let (outcome, reason) = match (result, tear_down_error) {
         (Err(error), _) | (Ok((Outcome::Converged, _)), Some(error)) => {
             (error.outcome(), Some(error.to_string()))
@@ -172,8 +173,8 @@ impl<N: Network> Attempt<'_, N> {
 
     async fn run(&mut self, driver: &mut impl Driver) -> Result<OutcomeAndReason, Error> {
         self.enter(Phase::Boot);
-        // Not concurrently with the start: if the start failed, a link that was only half set up would be in
-        // the way of the next attempt.
+        // Not concurrently with the start: if the start failed, a link that was only half set up would
+        // obstruct the next attempt.
         let setting = self.network.shape(&self.spec.cell.settings.link.at_start()).await?;
         account::link_setting(&mut self.builder.measured, setting);
         self.builder.measured.storage.link_setting =
@@ -189,9 +190,9 @@ impl<N: Network> Attempt<'_, N> {
         }
     }
 
-    /// Makes the stressor verify memory and disk at the source after a migration that failed, if the guest
-    /// still runs there, or goes on there after it was stopped. Returns the error of the migration, unless
-    /// the guest is damaged or goes on.
+    /// Makes the stressor verify memory and disk at the source after a failed migration, if the guest still
+    /// runs there, or continues there after it was stopped. Returns the error of the migration, unless the
+    /// guest is damaged or was resumed.
     async fn check_source(&mut self, driver: &impl Driver, error: Error) -> Result<OutcomeAndReason, Error> {
         let migrate = &self.spec.cell.settings.migrate;
         let uses_link = migrate.mode.uses_link();
@@ -202,7 +203,7 @@ impl<N: Network> Attempt<'_, N> {
         let ran = runs().await;
         let asked = Instant::now();
         if !uses_link || migrate.pause() != When::NEVER {
-            // If that fails, the guest does not run, which the next question finds out.
+            // If that fails, the guest does not run, as the next question will show.
             let resumed = driver.act(Action::Resume(End::Source));
             let _ = time::timeout(RESUME_LIMIT, resumed).await;
         }
@@ -213,7 +214,7 @@ impl<N: Network> Attempt<'_, N> {
         self.enter(Phase::Verify);
         let since = Instant::now();
         let check = async {
-            // A guest that hangs would be waited for much longer by the check itself.
+            // The check itself would wait much longer for a guest that hangs.
             let span = if ran { Duration::ZERO } else { OBSERVATION };
             let alive = telemetry_for(span, since, |_, _| true);
             source.wait_for_telemetry("continue its work", OBSERVATION + SIGN_OF_LIFE_LIMIT, alive).await?;
@@ -225,7 +226,7 @@ impl<N: Network> Attempt<'_, N> {
             return Ok((Outcome::Corrupted, Some(format!("{error}; at the source, {damage}"))));
         }
         let (outcome, reason) = match error {
-            // It would have been, at the destination.
+            // The guest would have been lost only at the destination.
             Error::GuestLost(reason) if !uses_link || !ran => (Outcome::Failed, reason),
             error if ran => return Err(error),
             error => (error.outcome(), error.to_string()),
@@ -235,7 +236,7 @@ impl<N: Network> Attempt<'_, N> {
         Ok((outcome, Some(format!("{reason}; the guest {stopped}continues at the source"))))
     }
 
-    /// Goes through the phases from fill to verify, in which both ends run.
+    /// Goes through the phases in which both ends run, from fill to verify.
     async fn phases(&mut self, driver: &impl Driver) -> Result<OutcomeAndReason, Error> {
         let settings = &self.spec.cell.settings;
         let source = driver.control_port(End::Source)?;
@@ -264,8 +265,8 @@ impl<N: Network> Attempt<'_, N> {
         Ok(outcome_and_reason(&finished, settings, &check))
     }
 
-    /// Starts the probe and the dirtying of memory, and waits until the probe is answered and the dirty rate
-    /// is steady. Then sets the telemetry back to its usual interval.
+    /// Starts the probe and the dirtying of memory, and waits until the guest answers the probe and the dirty
+    /// rate is steady. Then resets the telemetry to its usual interval.
     async fn settle(&mut self, driver: &impl Driver, settings: &Settings, wanted: Rate) -> Result<(), Error> {
         let source = driver.control_port(End::Source)?;
         let probing = async {
@@ -350,7 +351,7 @@ impl<N: Network> Attempt<'_, N> {
     }
 
     /// Observes the guest where it is now. It must run, and dirty memory unless its rate is zero. Returns the
-    /// time at which it had done so for long enough.
+    /// time at which it had been observed for long enough.
     async fn observe(
         &self,
         driver: &impl Driver,
@@ -410,8 +411,8 @@ impl<N: Network> Attempt<'_, N> {
     }
 }
 
-/// Writes what the guest reported to a file in the attempt's folder, first through the source and then where
-/// it is now.
+/// Writes the guest's reports to a file in the attempt's folder: first those that came through the source,
+/// then those from where the guest is now.
 fn keep_telemetry(
     folder: &Path,
     source: &[TelemetrySample],
@@ -455,7 +456,7 @@ impl GuestCheck {
         }
     }
 
-    /// Returns what is not as it was written, as a clause.
+    /// Returns what differs from what was written, as a clause.
     fn damage(&self) -> Option<String> {
         if let Some(bad) = &self.memory.first_bad {
             return Some(format!("the guest's memory differs from what was written: {bad}"));
@@ -465,7 +466,7 @@ impl GuestCheck {
         Some(format!("the guest's disk differs from what was written: {bad}"))
     }
 
-    /// Returns that the guest could not use its disk, as a clause.
+    /// Returns a clause that says that the guest could not use its disk, if that is the case.
     fn disk_failure(&self) -> Option<String> {
         let DiskVerification { io_errors, first_error, .. } = self.disk.as_ref()?;
         let first = first_error.as_deref().unwrap_or("it gives no reason");
@@ -479,8 +480,8 @@ fn disk_limit(size: Bytes) -> Duration {
     MEMORY_LIMIT + Duration::from_secs(size.get() / 2_000_000)
 }
 
-/// Returns a condition on telemetry: the samples since this moment span this time, and `accept` returns true
-/// for the first and the last of them.
+/// Returns a condition on telemetry: the samples since this moment cover this time span, and `accept` returns
+/// true for the first and the last of them.
 fn telemetry_for(
     span: Duration,
     since: Instant,

@@ -1,8 +1,8 @@
 //! Follows one migration from the migrate command to a verdict.
 //!
-//! A sample of the migration's state is taken from the driver every [`SAMPLE_INTERVAL`], and in addition at
-//! once when the driver announces a new pass or a new state. Each sample is written to the attempt's
-//! `samples.jsonl` before it is used. The mode decides what to do. It is not asked once the migration is
+//! A sample of the migration's state is taken from the driver every [`SAMPLE_INTERVAL`], and also immediately
+//! when the driver announces a new pass or a new state. Each sample is written to the attempt's
+//! `samples.jsonl` before it is used. The mode decides what to do. It is not consulted once the migration is
 //! switching over or has ended.
 //!
 //! A disk that has to be copied is copied first, and memory is sent once the copy is up to date. Before the
@@ -24,13 +24,13 @@
 //! | the guest has moved by post-copy | [`FAILURE`] without progress; the migration then recovers |
 //! | a migration by post-copy recovers | the deadline, or a shorter time in the settings |
 //!
-//! A migration is never cancelled once post-copy has been asked for: it may have begun, and then neither end
+//! A migration is never cancelled once post-copy has been requested: it may have begun, and then neither end
 //! has all of the guest's memory. If the link fails then, the driver is asked to recover the migration. If
 //! that takes too long, the guest is lost.
 //!
-//! A switchover cannot be given up: QEMU answers nothing until it has sent the rest. So the source's silence
-//! counts for nothing then. Progress is a sample that differs from the one before, or data on the link that
-//! the destination acknowledges.
+//! A switchover cannot be given up: QEMU does not answer until it has sent the rest. So the source's silence
+//! does not count then. Progress is a sample that differs from the previous one, or data on the link that the
+//! destination acknowledges.
 
 use super::{
     Error,
@@ -69,12 +69,12 @@ use units::Span;
 /// The interval between samples.
 pub const SAMPLE_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The longest a migration that was given up may take to end, and the longest a migration that cannot be
-/// given up any more may make no progress.
+/// The longest that a migration may take to end after it was given up, and the longest that a migration may
+/// make no progress when it can no longer be given up.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The longest the source may take to answer while the guest runs there. On a busy host it takes a second at
-/// most.
+/// The longest that the source may take to answer while the guest runs there. On a busy host it takes a
+/// second at most.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
 /// The interval at which the link is asked for its traffic while a switchover makes no other progress. Most
@@ -85,10 +85,10 @@ const LINK_INTERVAL: Duration = Duration::from_secs(1);
 /// [`PATIENCE`] if nothing arrives.
 const PROGRESS_BYTES: u64 = 16 << 10;
 
-/// The longest the destination may take to say whether the guest runs there.
+/// The longest that the destination may take to say whether the guest runs there.
 const QUESTION_LIMIT: Duration = Duration::from_secs(5);
 
-/// The end of a migration that did not fail.
+/// The result of a migration that did not fail.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
     /// The guest runs at the destination.
@@ -106,31 +106,33 @@ pub struct FinishedMigration {
     pub started: Instant,
     /// When the guest stopped at the source, or when the migration was given up.
     pub stopped: Instant,
-    /// Until when the guest ran at the source without a break, at most until the migration was given up.
+    /// The last moment up to which the guest ran at the source without a break, at most until the migration
+    /// was given up.
     pub ran_until: Instant,
     /// When the guest started to run at the destination; absent if the migration was given up.
     pub resumed: Option<Instant>,
-    /// How long after the deadline that was; absent if it was earlier, or if the migration was given up.
+    /// How long after the deadline the guest started to run there; absent if it was earlier, or if the
+    /// migration was given up.
     pub past_deadline: Option<Duration>,
     /// All samples, oldest first.
     pub samples: Vec<Sample>,
     /// The steps that were carried out, in order.
     pub applied: Vec<AppliedChange>,
-    /// How late an emulated link delivered packets until its traffic was last asked for; absent if it was
-    /// not.
+    /// How late an emulated link delivered packets until its traffic was last read; absent if it never was.
     pub late: Option<Lateness>,
     /// Whether the guest was paused, so that it was stopped while memory was sent.
     pub paused: bool,
-    /// When the copy of the disk was first up to date; absent if the disk was not copied, or not so far.
+    /// When the copy of the disk was first up to date; absent if the disk was not copied, or not completely.
     pub mirrored: Option<Instant>,
-    /// From when until when the copy of the disk was completed while the guest was stopped.
+    /// The interval in which the copy of the disk was completed while the guest was stopped.
     pub disk_completed: Option<(Instant, Instant)>,
     /// When the driver was asked to move the guest by post-copy; absent if it was not, or if pre-copy
     /// completed all the same.
     pub postcopy: Option<Instant>,
     /// When the source reported that the migration has completed.
     pub completed: Option<Instant>,
-    /// From when until when no memory followed in post-copy because the link had failed, for each recovery.
+    /// The intervals in which no memory arrived in post-copy because the link had failed, one for each
+    /// recovery.
     pub recoveries: Vec<(Instant, Instant)>,
 }
 
@@ -140,13 +142,13 @@ impl FinishedMigration {
         passes::passes(&self.samples)
     }
 
-    /// Returns the time since which the guest has been running where it is now. If the migration was given
-    /// up, this is the time of that decision.
+    /// Returns when the guest started to run where it is now. If the migration was given up, this is the time
+    /// of that decision.
     pub fn guest_runs_since(&self) -> Instant {
         self.resumed.unwrap_or(self.stopped)
     }
 
-    /// Returns when the guest had moved with all of its memory. Absent if the migration was given up.
+    /// Returns when the guest had arrived with all of its memory. Absent if the migration was given up.
     pub fn arrived(&self) -> Option<Instant> {
         match self.postcopy {
             Some(_) => self.resumed.max(self.completed),
@@ -154,8 +156,7 @@ impl FinishedMigration {
         }
     }
 
-    /// Returns the time since which the guest has been running where it is now, without waiting for its
-    /// memory.
+    /// Returns when the guest started to run where it is now without having to wait for its memory.
     pub fn undisturbed_since(&self) -> Instant {
         self.arrived().unwrap_or(self.stopped)
     }
@@ -170,13 +171,14 @@ impl FinishedMigration {
 pub struct MigrationSpec<'a> {
     /// The changes of the link and the workload, in order.
     pub steps: &'a [Step],
-    /// From when on they repeat; nothing if they do not.
+    /// When they start to repeat; absent if they do not.
     pub cycle: Option<Cycle>,
     /// When the migrate command is sent: now.
     pub started: Instant,
     /// The deadline, counted from the migrate command.
     pub timeout: Span,
-    /// How long a recovery in post-copy may take, at most until the deadline. With 0 there is none.
+    /// How long a recovery in post-copy may take, at most until the deadline. With 0, the migration does not
+    /// recover.
     pub recovery: Span,
     /// Whether the guest migrates over the migration link.
     pub uses_link: bool,
@@ -196,7 +198,7 @@ impl<'a, T, E> Pending<'a, T, E> {
     }
 }
 
-/// Waits for the answer to a request, and forgets the request then. Never returns without a request.
+/// Waits for the answer to a request, and then forgets the request. Never returns without a request.
 async fn answered<T, E>(pending: &mut Option<Pending<'_, T, E>>) -> Result<T, E> {
     match pending {
         Some(Pending { answer, .. }) => {
@@ -275,13 +277,13 @@ struct MigrationTracker {
     cancelled: bool,
     /// When the migration last made progress.
     progressed: Instant,
-    /// When the link was last asked for its traffic.
+    /// When the link was last asked for its traffic counters.
     asked_for_traffic: Instant,
-    /// The link's traffic when it last showed progress.
+    /// The link's traffic counters when they last showed progress.
     traffic: Option<Traffic>,
-    /// How late an emulated link delivered packets until it was last asked.
+    /// How late an emulated link delivered packets until it was last asked for its traffic.
     late: Option<Lateness>,
-    /// What a guest that the driver was asked to pause waits for.
+    /// What a paused guest waits for; absent if the driver was not asked to pause it.
     paused: Option<Paused>,
     /// When the copy of the disk was first up to date.
     mirrored: Option<Instant>,
@@ -289,7 +291,7 @@ struct MigrationTracker {
     postcopy: Option<Instant>,
     /// When the migration completed at the source.
     completed: Option<Instant>,
-    /// When the driver was asked to complete the copy of the disk, and when it had.
+    /// When the driver was asked to complete the copy of the disk, and when it had done so.
     completes_disk: Option<(Instant, Option<Instant>)>,
     /// The recoveries from failures of the link in post-copy.
     recoveries: Recoveries,
@@ -300,19 +302,19 @@ struct MigrationTracker {
 enum Paused {
     /// The rest of its memory is being sent, and the migration can still be given up.
     Sending,
-    /// The migration switches over.
+    /// The migration is switching over.
     Leaving,
-    /// The driver was asked to let it go on at the destination.
+    /// The driver was asked to resume the guest at the destination.
     Resuming,
 }
 
 /// Starts a migration and follows it until there is a verdict. `policy` decides what to do, `actuator`
-/// carries out the steps, `sink` is told of every sample.
+/// carries out the steps, and `sink` receives every sample.
 ///
 /// # Errors
 ///
 /// The migration fails, an end or its connection is lost or does not answer, the switchover makes no
-/// progress, the guest does not run after a migration that completed, a step fails, or the samples cannot be
+/// progress, the guest does not run after a completed migration, a step fails, or the samples cannot be
 /// written.
 pub async fn migrate(
     driver: &impl Driver,
@@ -335,7 +337,7 @@ pub async fn migrate(
     let mut timeline = pin!(timeline::play(actuator, steps, started, receiver, &applied));
     let mut timeline_ended = false;
     let mut ticker = time::interval(SAMPLE_INTERVAL);
-    // After a slow answer the next sample is due a whole interval later; missed ones are not made up for.
+    // After a slow answer, the next sample is due a whole interval later: missed samples are not made up for.
     ticker.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     let recoveries = Recoveries::new(recovery.into(), deadline);
     let mut tracker = MigrationTracker::new(started, deadline, uses_link, recoveries);
@@ -413,7 +415,7 @@ pub async fn migrate(
         let silent = pending_for(requests.status.as_ref()).max(pending_for(acting));
         match tracker.ending(silent, &log.in_state()) {
             Ending::None => {}
-            // The cancellation also lets a paused guest go on, which may take some milliseconds more.
+            // The cancellation also resumes a paused guest, which may take some milliseconds more.
             Ending::Verdict(_)
                 if tracker.cancelled
                     && requests.action.as_ref().is_some_and(|act| act.since.elapsed() < PATIENCE) => {}
@@ -423,7 +425,7 @@ pub async fn migrate(
         }
     };
     if !timeline_ended {
-        // No step begins any more. A step in progress ends, or learns from the closed channel that the guest
+        // No further step begins. A step in progress ends, or learns from the closed channel that the guest
         // will not arrive at the destination.
         drop(stage);
         timeline.await?;
@@ -431,13 +433,13 @@ pub async fn migrate(
     Ok(tracker.finish(verdict, started, log.samples, applied.take()))
 }
 
-/// Returns the error that post-copy has ended early, for this reason.
+/// Returns the error for post-copy that has ended early, for this reason.
 fn split(reason: &str) -> Error {
     Error::GuestLost(format!("it moved without all of its memory, and the rest cannot follow: {reason}"))
 }
 
 /// Finds out why a guest does not run at the destination although the migration has completed and nothing
-/// arrives there any more.
+/// more arrives there.
 async fn not_resumed(driver: &impl Driver) -> Error {
     let lost = |why: String| {
         let what = "the migration completed, but the guest does not run at the destination";
@@ -637,8 +639,8 @@ impl MigrationTracker {
         }
     }
 
-    /// Returns whether the guest was paused, and the migration has completed, so that the driver has to let
-    /// it go on at the destination.
+    /// Returns whether the guest was paused and the migration has completed, so that the driver has to resume
+    /// the guest at the destination.
     fn waits_for_its_resumption(&self) -> bool {
         self.paused == Some(Paused::Leaving) && self.completion.is_some() && self.resumed.is_none()
     }
@@ -655,8 +657,8 @@ impl MigrationTracker {
     }
 
     /// Returns whether the link has failed after the guest has moved by post-copy, and the migration is to
-    /// recover. The source has left a request for a status unanswered for the time `silent`: if it hangs,
-    /// that is no failure of the link.
+    /// recover. The source has left a request for a status unanswered for the time `silent`: if the source
+    /// hangs, the link has not failed.
     fn link_has_failed(&self, silent: Duration) -> bool {
         let stuck = self.resumed.is_some() && self.progressed.elapsed() > FAILURE && silent < FAILURE / 2;
         stuck && !self.recoveries.is_under_way() && self.may_recover()
@@ -669,17 +671,17 @@ impl MigrationTracker {
         self.switches_over() && waits && since.elapsed() >= LINK_INTERVAL
     }
 
-    /// Returns whether memory may be migrated once the copy of the disk is up to date, and has not been yet.
+    /// Returns whether memory may be migrated once the copy of the disk is up to date, but has not been yet.
     fn may_migrate_memory(&self) -> bool {
         self.mirrored.is_none() && self.can_be_given_up()
     }
 
-    /// Returns whether the driver may be asked to complete the copy of the disk, and has not been yet.
+    /// Returns whether the driver may be asked to complete the copy of the disk, but has not been asked yet.
     fn may_complete_disk(&self) -> bool {
         self.completes_disk.is_none() && self.given_up.is_none()
     }
 
-    /// Notes that the driver has done what it was asked for. Returns whether a sample should be taken now.
+    /// Notes that the driver has done what was requested. Returns whether a sample should be taken now.
     fn acted(&mut self) -> bool {
         if let Some((_, done @ None)) = &mut self.completes_disk
             && self.given_up.is_none()
@@ -695,7 +697,7 @@ impl MigrationTracker {
         self.mirrored.is_some()
     }
 
-    /// Returns whether the copy of the disk is being completed, but comes no further.
+    /// Returns whether the copy of the disk is being completed, but makes no progress.
     fn disk_is_stuck(&self) -> bool {
         let completing = matches!(self.completes_disk, Some((_, None)));
         completing && self.given_up.is_none() && self.progressed.elapsed() > PATIENCE
@@ -708,8 +710,8 @@ impl MigrationTracker {
         self.recoveries.end();
     }
 
-    /// Records the traffic of the link. The source has to send, and the destination to answer: what the
-    /// source repeats for nothing is no progress, and neither are a network's own packets.
+    /// Records the traffic of the link. It counts as progress only if the source sends and the destination
+    /// answers: neither the source's useless retransmissions nor a network's own packets are progress.
     fn record_traffic(&mut self, now: Traffic) {
         let progressed = self.traffic.is_some_and(|before| {
             now.sent_bytes >= before.sent_bytes + PROGRESS_BYTES && now.received_bytes > before.received_bytes
@@ -720,7 +722,7 @@ impl MigrationTracker {
         if progressed || self.traffic.is_none() {
             self.traffic = Some(now);
         }
-        // Each answer has the lateness since the previous one.
+        // Each answer holds the lateness since the previous one.
         self.late = [self.late, now.late].into_iter().flatten().reduce(Lateness::merge);
     }
 
@@ -765,7 +767,7 @@ impl MigrationTracker {
     }
 
     /// Returns how the migration has ended, if it has. The source has left requests unanswered for the time
-    /// `silent`; `in_state` says in which state the migration last was.
+    /// `silent`; `in_state` names the migration's last known state.
     fn ending(&self, silent: Duration, in_state: &str) -> Ending {
         let seconds = PATIENCE.as_secs();
         let no_answer = || Error::NoAnswer { silent, state: in_state.into() };
@@ -806,7 +808,7 @@ impl MigrationTracker {
                 } else {
                     "no data has been saved, loaded or handed over"
                 };
-                // Without the link, the destination may be what is silent.
+                // Without the link, the silent end may be the destination.
                 let is_source = is_silent && self.uses_link;
                 let silence = if is_source { ", and the source does not answer" } else { "" };
                 Error::GuestLost(format!("{what} for {seconds} s{in_state}{silence}"))
@@ -858,8 +860,9 @@ impl MigrationTracker {
     }
 }
 
-/// Returns the time from which on the conditions stay the same or only repeat, in milliseconds since the
-/// migrate command; 0 without steps, nothing while another step is still to come.
+/// Returns when the last change of the conditions takes effect, after which they stay the same or only
+/// repeat, in milliseconds since the migrate command. Returns 0 without steps, and nothing while another step
+/// is still to come.
 fn settled_ms(steps: &[Step], cycle: Option<Cycle>, applied: &[AppliedChange]) -> Option<f64> {
     let is_awaited = |step: &&Step| cycle.is_none_or(|cycle| step.at <= cycle.from);
     let Some(last) = steps.iter().rfind(is_awaited) else { return Some(0.0) };
@@ -894,7 +897,7 @@ impl<'a> SampleLog<'a> {
         Ok(state)
     }
 
-    /// Returns whether the last sample differs from the one before. The first one does.
+    /// Returns whether the last sample differs from the previous one. The first sample counts as different.
     fn shows_progress(&self) -> bool {
         match &self.samples[..] {
             [.., before, last] => {
@@ -944,7 +947,7 @@ mod tests {
         assert_eq!(settled_ms(&steps, None, &[applied(1e3)]), None);
         assert_eq!(settled_ms(&steps, None, &[applied(1e3), applied(2e3)]), Some(2e3));
         assert_eq!(settled_ms(&steps, None, &[applied(2e3)]), Some(2e3), "the first was left out");
-        // From some time on, they only repeat.
+        // After some time, they only repeat.
         let cycle = |from| Some(Cycle { from: Span::from_secs(from), period: Span::from_secs(1) });
         assert_eq!(settled_ms(&steps, cycle(0), &[]), Some(0.0));
         assert_eq!(settled_ms(&steps, cycle(1), &[]), None);

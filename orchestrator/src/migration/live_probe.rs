@@ -1,7 +1,8 @@
 //! What the probe sees while its attempt is in progress, written to a file for viewers.
 //!
-//! The file begins with the migration and is gone when the attempt has ended; `probe.jsonl` then has what the
-//! probe saw in all. Nothing here can make an attempt fail: a file that cannot be written ends early.
+//! The file begins with the migration and is removed when the attempt has ended; `probe.jsonl` then holds
+//! everything that the probe saw. Nothing here can make an attempt fail: if the file cannot be written, it
+//! ends early.
 
 use super::{account, recorded};
 use crate::{
@@ -19,7 +20,7 @@ use tokio::{
     time::Instant,
 };
 
-/// The file of a probe that runs. It is removed when this is dropped.
+/// The file of a running probe. It is removed when this is dropped.
 pub(super) struct LiveProbe {
     path: PathBuf,
     started: Option<oneshot::Sender<Instant>>,
@@ -27,7 +28,7 @@ pub(super) struct LiveProbe {
 }
 
 impl LiveProbe {
-    /// Begins to read what the probe reports, for a file in the attempt's folder.
+    /// Starts reading what the probe reports, for a file in the attempt's folder.
     pub(super) fn start(folder: &Path, reports: mpsc::Receiver<ProbeProgress>) -> Self {
         let path = folder.join(LIVE_PROBE);
         let (started, migration) = oneshot::channel();
@@ -35,7 +36,7 @@ impl LiveProbe {
         Self { path, started: Some(started), task }
     }
 
-    /// Begins the file: its times count from this moment.
+    /// Starts the file: its times count from this moment.
     pub(super) fn migration_started(&mut self, at: Instant) {
         let _ = self.started.take().map(|started| started.send(at));
     }
@@ -44,12 +45,12 @@ impl LiveProbe {
 impl Drop for LiveProbe {
     fn drop(&mut self) {
         self.task.abort();
-        // There is none if the migration has not started.
+        // The file does not exist if the migration has not started.
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// Writes reports to a file from the migration on, until they end.
+/// Writes reports to a file from the start of the migration until they end.
 async fn write(
     path: PathBuf,
     mut reports: mpsc::Receiver<ProbeProgress>,
@@ -71,7 +72,7 @@ async fn write(
     let started_ms = account::millis(epoch, started);
     let mut file = File::create(path)?;
     while let Some(progress) = reports.recv().await {
-        // By the first report only: a window that is reported again has the same time.
+        // From the first report only: a window that is reported again keeps its time.
         let began_ms = *first.get_or_insert_with(|| began_ms(&progress, epoch)) - started_ms;
         let window = |window| recorded::live_window(window, began_ms, progress.window_ns);
         let mut lines = Vec::new();
@@ -84,7 +85,7 @@ async fn write(
     Ok(())
 }
 
-/// Returns when the probe began that reports this now, in milliseconds since `epoch`.
+/// Returns when the probe that sent this report just now began, in milliseconds since `epoch`.
 fn began_ms(progress: &ProbeProgress, epoch: Instant) -> f64 {
     account::millis(epoch, Instant::now()) - progress.began_before_ns as f64 / 1e6
 }

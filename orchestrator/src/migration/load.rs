@@ -1,4 +1,4 @@
-//! Dirty rates computed from the stressor's telemetry: the rate that was really reached, and whether it has
+//! Dirty rates computed from the stressor's telemetry: the rate that was actually reached, and whether it has
 //! settled.
 
 use crate::{
@@ -20,16 +20,16 @@ const SAMPLES_PER_WINDOW: usize = 4;
 /// The largest relative difference between a window's rate and the requested rate.
 const TOLERANCE: f64 = 0.02;
 
-/// The time by the guest's clock after which any rate is accepted, in nanoseconds: the guest or its host
-/// cannot keep up the requested one. A number of samples would not do, because a guest that sends them slowly
-/// is slow at everything.
+/// The time by the guest's clock after which any rate is accepted, in nanoseconds: by then, the guest or its
+/// host evidently cannot reach the requested rate. A number of samples would not do, because a guest that
+/// sends samples slowly is slow at everything.
 const PATIENCE_NS: u64 = 10_000_000_000;
 
 /// The shortest time over which a rate is meaningful, in milliseconds: ten samples of telemetry.
 const MIN_INTERVAL_MS: f64 = 500.0;
 
 /// The shortest time by the guest's clock between the first and the last sample of such a time, in
-/// nanoseconds: a guest that was silent for more than half of it tells no rate.
+/// nanoseconds: a guest that was silent for more than half of it yields no rate.
 const MIN_COVERED_NS: u64 = 250_000_000;
 
 /// Returns the bytes dirtied per second of the guest's clock, from the first to the last of these samples.
@@ -46,17 +46,17 @@ pub fn between(telemetry: &[TelemetrySample], from: Instant, to: Instant) -> &[T
     &telemetry[start.min(end)..end]
 }
 
-/// Returns how long after `since` the rate was first back at this share of `goal`, in bytes per second, over
-/// a window of `SAMPLES_PER_WINDOW` intervals: the time until the window begins. Returns nothing if it was
-/// not, or if the goal is nothing.
+/// Returns how long after `since` the rate first returned to this share of `goal`, in bytes per second, over
+/// a window of `SAMPLES_PER_WINDOW` intervals: the time until the window begins. Returns nothing if it never
+/// did, or if the goal is zero.
 pub fn recovered(telemetry: &[TelemetrySample], since: Instant, goal: f64, share: f64) -> Option<Duration> {
     let mut windows = telemetry.windows(SAMPLES_PER_WINDOW + 1);
     let first = windows.find(|window| rate(window).is_some_and(|rate| goal > 0.0 && rate >= goal * share))?;
     Some(first[0].received.saturating_duration_since(since))
 }
 
-/// Returns the bytes that should have been dirtied between the first and the last of these samples, but were
-/// forgone.
+/// Returns the number of bytes that should have been dirtied between the first and the last of these samples,
+/// but were skipped.
 pub fn forgone_bytes(telemetry: &[TelemetrySample]) -> Option<u64> {
     let [first, .., last] = telemetry else { return None };
     let (first, last) = (&first.telemetry, &last.telemetry);
@@ -71,7 +71,7 @@ pub fn longest_stall_ms(telemetry: &[TelemetrySample]) -> Option<f64> {
     longest.filter(|ns| *ns > 0).map(|ns| ns as f64 / 1e6)
 }
 
-/// Returns the numbers of writes between two samples by the time that they took: see
+/// Returns the numbers of writes between two samples, by how long they took: see
 /// [`Telemetry::write_latencies`](stressor::protocol::Telemetry::write_latencies).
 pub fn write_latencies(before: &TelemetrySample, last: &TelemetrySample) -> Vec<u64> {
     let before = before.telemetry.write_latencies.iter().copied().chain(iter::repeat(0));
@@ -93,7 +93,7 @@ pub fn bytes_per_s(rate: Rate) -> Option<u64> {
 
 /// Divides the time between two moments into intervals with one requested rate each, starting with `wanted`.
 /// Returns no intervals if none of the changes in `applied` changes the rate. The time that a change itself
-/// takes belongs to no interval.
+/// takes does not belong to any interval.
 pub fn rate_intervals(
     telemetry: &[TelemetrySample],
     from: Instant,
@@ -117,7 +117,7 @@ pub fn rate_intervals(
         let within = between(telemetry, moment(from_ms), moment(to_ms));
         let achieved = rate(within).filter(|_| long_enough && clock_ns(within) >= MIN_COVERED_NS);
         let requested = bytes_per_s(requested);
-        // A change that was completed after the end starts no interval.
+        // A change that was completed after the end does not start an interval.
         (from_ms < to_ms).then_some(RateInterval { from_ms, to_ms, requested, achieved })
     };
     starts.zip(ends).filter_map(interval).collect()
@@ -127,8 +127,8 @@ pub fn rate_intervals(
 /// everything since the stressor was started.
 ///
 /// The rate has settled when each of the last two windows is within 2 % of the requested rate, or within one
-/// page of it. An unlimited rate, and one that is not reached, is accepted as it is after ten seconds of the
-/// guest's clock; the record contains both the requested and the reached rate.
+/// page of it. An unlimited rate, or a requested one that is not reached, is accepted as measured after ten
+/// seconds of the guest's clock; the record contains both the requested and the reached rate.
 pub fn settled(telemetry: &[TelemetrySample], wanted: Rate) -> Option<f64> {
     let needed = WINDOWS * SAMPLES_PER_WINDOW + 1;
     let recent = telemetry.get(telemetry.len().checked_sub(needed)?..)?;
@@ -136,7 +136,7 @@ pub fn settled(telemetry: &[TelemetrySample], wanted: Rate) -> Option<f64> {
         let mut windows =
             (0..WINDOWS).map(|i| &recent[i * SAMPLES_PER_WINDOW..=(i + 1) * SAMPLES_PER_WINDOW]);
         windows.all(|telemetry| {
-            // Whole pages are counted, so the rate cannot be known more exactly than one page in this time.
+            // Only whole pages are counted, so the rate is known to within one page in this time.
             let page = PAGE_BYTES as f64 / (clock_ns(telemetry) as f64 / 1e9);
             rate(telemetry).is_some_and(|rate| (rate - goal).abs() <= page.max(goal * TOLERANCE))
         })

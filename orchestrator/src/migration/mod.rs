@@ -12,7 +12,7 @@
 //! [`attempt`] goes through these phases and always tears everything down at the end. It knows no hypervisor
 //! and no lab: a [`Driver`](crate::driver::Driver) migrates the guest, over a [`Network`](network::Network).
 //! [`follow`] samples the migration, asks its mode for decisions and carries them out, and bounds every
-//! state; [`recovery`] bounds that from a failure of the link in post-copy. [`timeline`] applies the changes
+//! state; [`recovery`] bounds the recovery from a link failure in post-copy. [`timeline`] applies the changes
 //! that are scheduled during the migration. [`load`] computes dirty rates from the stressor's telemetry,
 //! `live_probe` writes what the probe sees for viewers of the run, and `account` enters the results into the
 //! record.
@@ -37,7 +37,7 @@ pub mod recovery;
 mod tests;
 pub mod timeline;
 
-/// An error that makes an attempt fail, or shows that its guest is lost.
+/// An error that makes an attempt fail, or that shows that its guest is lost.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// An error of a node, its link or its probe.
@@ -49,10 +49,10 @@ pub enum Error {
     /// The stressor did not do what it was asked to do before the migration.
     #[error(transparent)]
     ControlPort(#[from] control_port::Error),
-    /// A change that the timeline or a phase of the workload asks for could not be carried out.
+    /// A change by the timeline or by a phase of the workload could not be carried out.
     #[error("the change due at {at} failed: {cause}")]
     Timeline {
-        /// The time at which it was due, counted from the migrate command.
+        /// When the change was due, counted from the migrate command.
         at: Span,
         /// The error of the link or of the guest.
         cause: Box<Error>,
@@ -63,9 +63,9 @@ pub enum Error {
     /// The source has not answered for a while. Whether the guest runs is not known.
     #[error("the source has not answered for {} s{state}", silent.as_secs())]
     NoAnswer {
-        /// The time for which it has not answered.
+        /// How long the source has not answered.
         silent: Duration,
-        /// The state in which the migration last was, as a phrase after a space; empty if it is not known.
+        /// The last known state of the migration, as a phrase after a space; empty if it is not known.
         state: String,
     },
     /// The guest should run but does not.

@@ -24,8 +24,8 @@ pub trait Network {
     /// Shapes the links to the disk that both ends share, if there is one. Returns the settings that are now
     /// in force.
     async fn shape_storage(&self, link: &Profile) -> Result<Option<StorageSetting>, NodeError>;
-    /// Returns the bytes over these links so far, both directions together: those of the source, and those of
-    /// the destination.
+    /// Returns the bytes over these links so far, both directions together: first those of the source, then
+    /// those of the destination.
     async fn storage_traffic(&self) -> Result<Option<[u64; 2]>, NodeError>;
     /// Waits at most `patience` for the guest to answer a first probe, then keeps probing it at this
     /// interval. Returns what the probe reports while it runs.
@@ -34,8 +34,8 @@ pub trait Network {
         interval: Duration,
         patience: Duration,
     ) -> Result<mpsc::Receiver<ProbeProgress>, NodeError>;
-    /// Stops the probe when the guest answers it once more, or after `patience` without an answer, and
-    /// returns its report. Fails if no probe runs.
+    /// Stops the probe when the guest next answers it, or after `patience` without an answer, and returns the
+    /// probe's report. Fails if no probe is running.
     async fn stop_probe(&self, patience: Duration) -> Result<probe::ProbeReport, NodeError>;
 }
 

@@ -96,7 +96,7 @@ impl From<verify::BadPage> for BadPage {
     }
 }
 
-/// Returns a report of the guest that came from this end, timed from the start of the migration.
+/// Returns a report from the guest that came through this end, timed from the start of the migration.
 pub(super) fn guest_report(sample: &TelemetrySample, end: End, started: Instant) -> GuestReport {
     let TelemetrySample { received, telemetry } = sample;
     let millis = |ns: u64| round_micros(ns as f64 / 1e6);
@@ -119,7 +119,7 @@ pub(super) fn guest_report(sample: &TelemetrySample, end: End, started: Instant)
     }
 }
 
-/// Returns the percentiles of a distribution; nothing if nothing was written.
+/// Returns the percentiles of a distribution; nothing if there were no writes.
 fn page_write_times(latency: Latency) -> Option<PageWriteTimes> {
     // A write takes a fraction of a microsecond, so its time is not rounded.
     let millis = |ns: u64| ns as f64 / 1e6;
@@ -131,7 +131,7 @@ fn page_write_times(latency: Latency) -> Option<PageWriteTimes> {
     })
 }
 
-/// Returns what the probe saw over time, from its report that arrived at this moment.
+/// Returns what the probe saw over time, from the probe's report, which arrived at this moment.
 pub(super) fn probe_windows(
     report: &probe::ProbeReport,
     arrived: Instant,
@@ -151,8 +151,8 @@ pub(super) fn probe_windows(
     windows.collect()
 }
 
-/// Returns what has happened so far in a window of the probe. The windows have this width, and the first of
-/// them began at `began_ms`.
+/// Returns what has happened so far in a window of the probe. Each window has this width, and the first one
+/// began at `began_ms`.
 pub(super) fn live_window(window: &ProgressWindow, began_ms: f64, window_ns: u64) -> LiveWindow {
     let millis = |ns: u64| ns as f64 / 1e6;
     let round_trip = |ns: Option<u64>| ns.map(|ns| round_micros(millis(ns)));

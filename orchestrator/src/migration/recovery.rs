@@ -1,32 +1,32 @@
-//! The recovery of a migration by post-copy whose link has failed: when it begins, how long it is waited for,
-//! and what is recorded of it.
+//! The recovery of a post-copy migration whose link has failed: when it begins, how long it may take, and
+//! what is recorded of it.
 //!
 //! The driver carries it out: see [`Action::Recover`](crate::driver::Action::Recover).
 
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long nothing may pass the link in post-copy until it counts as failed. TCP repeats what was lost in
-/// shorter failures by itself.
+/// How long no data may pass over the link in post-copy before it counts as failed. TCP itself repeats what
+/// was lost in shorter failures.
 pub const FAILURE: Duration = Duration::from_secs(5);
 
 /// The recoveries of one migration.
 pub(super) struct Recoveries {
-    /// How long each is waited for.
+    /// How long each recovery may take.
     patience: Duration,
-    /// When none is waited for any more.
+    /// When all recoveries must have ended.
     deadline: Instant,
     /// The failure from which the migration is to recover.
     failure: Option<Failure>,
-    /// From when until when no memory followed, for each recovery.
+    /// The intervals in which no memory arrived, one for each recovery.
     done: Vec<(Instant, Instant)>,
 }
 
 /// A failure of the link.
 struct Failure {
-    /// When the migration last made progress before it.
+    /// When the migration last made progress before the failure.
     since: Instant,
-    /// When it was noticed.
+    /// When the failure was noticed.
     noticed: Instant,
     /// Why the link counts as failed.
     reason: String,
@@ -37,12 +37,12 @@ impl Recoveries {
         Self { patience, deadline, failure: None, done: Vec::new() }
     }
 
-    /// Returns whether a migration whose link fails now may recover.
+    /// Returns whether a migration may recover if its link fails now.
     pub(super) fn are_possible(&self) -> bool {
         !self.patience.is_zero() && Instant::now() < self.deadline
     }
 
-    /// Returns whether one is being carried out.
+    /// Returns whether a recovery is in progress.
     pub(super) fn is_under_way(&self) -> bool {
         self.failure.is_some()
     }
@@ -52,14 +52,14 @@ impl Recoveries {
         self.failure = Some(Failure { since, noticed: Instant::now(), reason });
     }
 
-    /// Notes that the memory follows again, or that all of it has arrived.
+    /// Notes that memory arrives again, or that all of it has arrived.
     pub(super) fn end(&mut self) {
         if let Some(failure) = self.failure.take() {
             self.done.push((failure.since, Instant::now()));
         }
     }
 
-    /// Returns why the recovery that is being carried out is not waited for any longer, if it is not.
+    /// Returns why the recovery in progress is given up; nothing if it is not.
     pub(super) fn overdue(&self) -> Option<String> {
         let Failure { noticed, reason, .. } = self.failure.as_ref()?;
         let now = Instant::now();
@@ -73,7 +73,7 @@ impl Recoveries {
         }
     }
 
-    /// Returns from when until when no memory followed, for each recovery.
+    /// Returns the intervals in which no memory arrived, one for each recovery.
     pub(super) fn into_done(self) -> Vec<(Instant, Instant)> {
         self.done
     }

@@ -1,5 +1,5 @@
 //! Whole attempts with the mock driver: every outcome, every failure, and a failure in every phase. Time is
-//! paused, so the tests finish at once and get the same figures every time.
+//! paused, so the tests finish immediately and get the same figures every time.
 
 use super::{
     account,
@@ -48,7 +48,7 @@ use tokio::{
 };
 use units::{ByteRate, Span};
 
-/// A time that no attempt takes. Time is not real, so waiting for it costs little.
+/// A time longer than any attempt. Time is simulated, so waiting for it costs little.
 const ENDLESS: Duration = Duration::from_secs(3600);
 
 /// An action to take when an attempt enters a phase.
@@ -60,7 +60,7 @@ struct Setup {
     script: Script,
     network_fault: Option<NetworkFault>,
     open_gap: Option<Duration>,
-    /// The number of windows after which the probe falls silent. Each is reported at its end.
+    /// The number of windows after which the probe falls silent. Each window is reported at its end.
     reported_windows: u64,
 }
 
@@ -86,7 +86,7 @@ impl Setup {
         Self::script(Script { active: None, ..Script::default() })
     }
 
-    /// Returns the same set-up with another migration.
+    /// Returns the same set-up with a different migration.
     fn script(script: Script) -> Self {
         Self { script, ..Self::new() }
     }
@@ -146,7 +146,7 @@ impl Setup {
     }
 }
 
-/// The means for a hook to disturb an attempt.
+/// What a hook needs to disturb an attempt.
 struct TestHandles {
     driver: Arc<Shared>,
     interrupt: Arc<Notify>,
@@ -186,7 +186,7 @@ impl Sink for PhaseHook {
     }
 }
 
-/// A function of the network that fails.
+/// A function of the network that is to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum NetworkFault {
     Shaping,
@@ -194,13 +194,13 @@ enum NetworkFault {
     Probe,
 }
 
-/// A network that notes what it is asked.
+/// A network that records the requests it gets.
 struct MockNetwork {
     driver: Arc<Shared>,
     fault: Option<NetworkFault>,
     links: RefCell<Vec<String>>,
     probing: Flag<bool>,
-    /// How long the guest has not answered when the probe ends without a last reply.
+    /// How long the guest has not answered when the probe ends without a final reply.
     open_gap: Option<Duration>,
     reported_windows: u64,
 }
@@ -263,7 +263,7 @@ impl Network for MockNetwork {
                     longest_ns: Some(700_000),
                     median_ns: Some(300_000),
                 };
-                // Two windows cannot be.
+                // Two such windows cannot occur.
                 let none = ProgressWindow { requests: 0, ..window };
                 let more = ProgressWindow { unanswered: 6, ..window };
                 let windows = vec![none, window, more];
@@ -391,8 +391,8 @@ async fn what_the_probe_saw_is_written_to_a_file() {
     assert!(windows.iter().all(|window| window.longest_round_trip_ms == Some(0.3)));
 }
 
-/// Makes an attempt whose probe reports this number of windows while it runs. Returns its windows in the file
-/// for viewers when the attempt enters a phase, and what it left behind.
+/// Makes an attempt whose probe reports this number of windows while it runs. Returns the windows that the
+/// file for viewers holds when the attempt enters a phase, and what the attempt left behind.
 async fn live_windows(reported_windows: u64, at: Phase) -> (Vec<LiveWindow>, AttemptResult) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("probe-live.jsonl");
@@ -423,7 +423,7 @@ async fn what_the_probe_sees_is_in_a_file_while_the_attempt_is_in_progress() {
     }
     assert!((-50.0..=50.0).contains(&windows[0].window.at_ms), "{:?}", windows[0]);
     assert_eq!(result.outcome(), (Outcome::Converged, ""));
-    // What is kept is the report at the end.
+    // The report at the end is what is kept.
     assert_eq!(result.windows.len(), 40);
     assert!(result.windows.iter().all(|window| window.longest_round_trip_ms == Some(0.3)));
     assert_eq!(result.record.measured.probe.as_ref().unwrap().sent, 300);
@@ -435,12 +435,12 @@ async fn what_the_probe_sees_is_in_a_file_while_the_attempt_is_in_progress() {
 
 #[tokio::test(start_paused = true)]
 async fn a_probe_that_falls_silent_adds_no_windows() {
-    // It does so in the migration of 2060 ms.
+    // It falls silent during the migration of 2060 ms.
     let (windows, result) = live_windows(30, Phase::TearDown).await;
     assert!((1..30).contains(&windows.len()), "{}", windows.len());
     assert_eq!(result.outcome(), (Outcome::Converged, ""));
     assert_eq!(result.windows.len(), 40);
-    // One of an older version reports nothing while it runs.
+    // A probe of an older version reports nothing while it runs.
     let (windows, result) = live_windows(0, Phase::TearDown).await;
     assert!(windows.is_empty() && result.windows.len() == 40);
 }
@@ -521,17 +521,18 @@ fn endless_and_not_cancellable() -> Setup {
     Setup::script(script).with("migrate: { max_passes: 1 }\n")
 }
 
-/// A time that no test reaches.
+/// A time longer than any test.
 const FOREVER: Duration = Duration::from_secs(1_000_000);
 
 /// When the guest stops in [`LATE`], counted from the migrate command.
 const WITH_THE_STOP: Duration = Duration::from_secs(2);
 
-/// A migration whose switchover takes five minutes. The destination takes as long again to load.
+/// A migration whose switchover takes five minutes. Loading at the destination takes another five minutes.
 const LATE: Script =
     Script { downtime: Duration::from_secs(300), loading: Some(Duration::from_secs(300)), ..Script::SHORT };
 
-/// Returns the set-up of an endless migration whose source answers nothing between these two seconds.
+/// Returns the set-up of an endless migration whose source does not answer between these two times, in
+/// seconds.
 fn silent_from(from: u64, to: u64) -> Setup {
     let silence = (Duration::from_secs(from), Duration::from_secs(to));
     Setup::script(Script { active: None, silence, ..Script::default() })
@@ -557,13 +558,13 @@ macro_rules! failures {
     };
 }
 
-/// Settings of post-copy that starts at once.
+/// Settings of post-copy that starts immediately.
 const POSTCOPY: &str = "migrate: { mode: postcopy }\n";
 
-/// Settings of post-copy that starts at once and does not recover.
+/// Settings of post-copy that starts immediately and does not recover.
 const UNRECOVERABLE: &str = "migrate: { mode: postcopy, postcopy_recovery: 0 }\n";
 
-/// A migration through a file, which would have to be given up if the guest ran.
+/// A migration through a file, which would have to be given up if the guest were running.
 const FILE: &str = "migrate: { mode: file, timeout: 1s }\n";
 
 failures! {
@@ -686,8 +687,8 @@ failures! {
         => Failed, "it cannot be killed", Verify;
 }
 
-/// Makes an attempt in which an end dies in this phase. A guest whose migration has failed so is verified if
-/// it still runs at the source.
+/// Makes an attempt in which an end dies in this phase. The guest of a migration that fails this way is
+/// verified if it still runs at the source.
 async fn dies(phase: Phase, end: End) {
     let result = Setup::new().run_with(phase, |handles| Box::new(move || handles.driver.kill(end))).await;
     assert_eq!(result.outcome(), (Outcome::Failed, format!("the {} died", end.name()).as_str()));
@@ -795,7 +796,7 @@ async fn an_entry_that_the_switchover_interrupts_is_completed_at_the_destination
     let [load] = &result.record.measured.timeline[..] else {
         panic!("{:?}", result.record.measured.timeline)
     };
-    // The migration completes at 2060 ms, and the guest answers at the destination 100 ms later.
+    // The migration completes at 2060 ms, and the guest answers 100 ms later, at the destination.
     assert_eq!((load.by, load.began_ms, load.done_ms), (Some(End::Destination), 1950.0, 2160.0));
     assert_eq!(result.driver.rates(), [(End::Source, rate(16_000_000)), (End::Destination, rate(4_000_000))]);
 }
@@ -852,7 +853,7 @@ fn paused(rest: Option<Duration>, fault: Option<Fault>) -> Setup {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_paused_guest_gets_the_rest_of_its_memory_and_goes_on_at_the_destination() {
+async fn a_paused_guest_gets_the_rest_of_its_memory_and_resumes_at_the_destination() {
     let result = paused(SECOND, None).run().await;
     assert_eq!(result.outcome(), (Outcome::Converged, ""));
     assert_eq!(result.driver.actions(), [Action::Pause, Action::Resume(End::Destination)]);
@@ -863,7 +864,7 @@ async fn a_paused_guest_gets_the_rest_of_its_memory_and_goes_on_at_the_destinati
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_paused_guest_goes_on_at_the_source_if_the_rest_takes_too_long() {
+async fn a_paused_guest_continues_at_the_source_if_the_rest_takes_too_long() {
     let result = paused(None, None).run().await;
     assert_eq!(result.outcome().0, Outcome::NotConverged);
     assert_eq!(result.outcome().1, "the deadline of 5s passed in the state `active`");
@@ -878,7 +879,7 @@ async fn a_paused_guest_goes_on_at_the_source_if_the_rest_takes_too_long() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_paused_guest_whose_migration_fails_goes_on_at_the_source() {
+async fn a_paused_guest_whose_migration_fails_continues_at_the_source() {
     let result = paused(SECOND, Some(Fault::PausedMigration)).run().await;
     let reason = "the migration failed: the stream broke; the guest was stopped for 3.0 s and continues at \
                   the source";
@@ -895,7 +896,7 @@ fn paused_for(rest: Duration) -> Script {
 
 #[tokio::test(start_paused = true)]
 async fn a_paused_guest_that_switches_over_is_not_given_up() {
-    // The source answers nothing from before the switchover until after the deadline.
+    // The source does not answer from before the switchover until after the deadline.
     let silence = (Duration::from_millis(1_900), Duration::from_secs(12));
     let (downtime, cut) = (Duration::from_secs(9), WITH_THE_STOP);
     let silent = Script { downtime, cut, silence, ..paused_for(Duration::from_secs(1)) };
@@ -904,7 +905,7 @@ async fn a_paused_guest_that_switches_over_is_not_given_up() {
     assert_eq!(result.driver.actions(), [Action::Pause, Action::Resume(End::Destination)]);
 }
 
-/// The cancellation comes when the switchover is about to begin, which then takes a minute.
+/// The cancellation comes just before the switchover, which then takes a minute.
 #[tokio::test(start_paused = true)]
 async fn a_paused_guest_that_switches_over_before_the_cancellation_is_waited_for() {
     let (fault, downtime) = (Some(Fault::NoCancel), Duration::from_secs(60));
@@ -926,15 +927,16 @@ async fn no_change_begins_once_a_paused_guest_switches_over() {
     assert_eq!(result.links, ["800mbit", "500mbit"], "the rest of its memory is sent until the third second");
 }
 
-/// Nothing has run at a destination that dies before the guest arrives: the guest is whole at the source.
+/// If the destination dies before the guest arrives, the guest has not run there: the guest is whole at the
+/// source.
 #[tokio::test(start_paused = true)]
-async fn a_guest_goes_on_at_the_source_if_the_destination_dies_before_it_arrives() {
+async fn a_guest_continues_at_the_source_if_the_destination_dies_before_it_arrives() {
     let (death, long) = (Some(Duration::from_millis(4_500)), Duration::from_secs(9));
     let file = Script { file: true, loading: Some(long), death, ..Script::SHORT };
     let handed_over = Script { downtime: long, death, ..Script::SHORT };
     for (script, settings, stopped) in [
         (file.clone(), FILE, "was stopped for 4.5 s and "),
-        // It is stopped at once by the script, as by a fast disk.
+        // As with a fast disk, the script stops it immediately.
         (file, "migrate: { mode: file, save_live: true }\n", "was stopped for 4.5 s and "),
         (handed_over, "migrate: { mode: cpr-transfer }\n", "was stopped for 2.5 s and "),
     ] {
@@ -947,8 +949,8 @@ async fn a_guest_goes_on_at_the_source_if_the_destination_dies_before_it_arrives
     }
 }
 
-/// The guest is stopped for 2 s while it is saved, and for 3 s while it is loaded. The deadline of 1 s does
-/// not end that.
+/// The guest is stopped for 2 s while it is saved, and for 3 s while it is loaded. The deadline of 1 s ends
+/// neither.
 #[tokio::test(start_paused = true)]
 async fn a_guest_is_down_until_the_destination_has_loaded_its_file() {
     let script = Script { file: true, loading: Some(Duration::from_secs(3)), ..Script::SHORT };
@@ -1000,7 +1002,7 @@ async fn passes_come_before_post_copy_and_it_is_never_cancelled() {
     assert!(reason.contains("had begun when the deadline of 2s passed, and ended "), "{reason}");
     assert!(result.record.measured.postcopy.started_ms.unwrap() >= 1000.0);
     assert!(result.record.measured.past_deadline_ms.unwrap() > 2000.0);
-    // Before it starts, the deadline counts.
+    // Before post-copy starts, the deadline counts.
     let never = "migrate: { mode: postcopy, postcopy_after_passes: 99, timeout: 2s }\n";
     let result = Setup::endless().with(never).run().await;
     assert_eq!(result.driver.actions(), [Action::Cancel]);
@@ -1038,7 +1040,7 @@ async fn post_copy_recovers_from_a_link_that_fails_and_works_again() {
         assert!(close(postcopy.paused_ms, paused) && close(measured.total_time_ms, total), "{measured:?}");
         assert!(measured.verified.is_some());
     }
-    // Nobody waits longer than for the deadline.
+    // The recovery never takes longer than until the deadline.
     let late = "migrate: { mode: postcopy, postcopy_recovery: 30s, timeout: 4s }\n";
     let script = Script { fault: Some(Fault::Postcopy), recovering, ..Script::default() };
     let result = Setup::script(script).with(late).run().await;
@@ -1100,7 +1102,7 @@ async fn a_disk_is_copied_before_memory_and_completed_while_the_guest_is_stopped
     assert!(close(storage.switchover_ms, 40.0) && close(measured.total_time_ms, 5100.0), "{measured:?}");
 }
 
-/// What nobody has counted is no part of a sum, and a counter that went back has counted nothing.
+/// What nobody has counted is not part of a sum, and a counter that went back has counted nothing.
 #[tokio::test(start_paused = true)]
 async fn data_that_was_not_counted_is_absent() {
     let mut setup = with_disk();
@@ -1178,7 +1180,7 @@ async fn a_guest_that_survives_a_failed_migration_is_verified_at_the_source() {
     assert!(failed.record.measured.phases_ms.contains_key(&Phase::Verify));
 }
 
-/// How long a migration sends that ends soon.
+/// How long a short migration sends.
 const SHORT: Option<Duration> = Some(Duration::from_millis(1800));
 
 /// A policy that always waits.
@@ -1207,7 +1209,7 @@ impl Policy for PauseInSecondPass {
 }
 
 /// Follows a migration that sends for this time with this policy, for at most a minute. Returns its verdict
-/// and the actions that the driver was asked for.
+/// and the actions that were requested from the driver.
 async fn follow_with(policy: &mut dyn Policy, active: Option<Duration>) -> (Verdict, Vec<Action>) {
     let (mut driver, shared) = MockDriver::new(Script { active, ..Script::default() });
     driver.start().await.unwrap();
@@ -1361,7 +1363,7 @@ async fn a_migration_is_not_given_up_as_stalled_before_the_last_phase() {
         let (outcome, reason) = result.outcome();
         assert_eq!(outcome, Outcome::NotConverged);
         assert!(reason.starts_with("the remaining memory stopped shrinking"), "{reason}");
-        // A phase that would begin after the deadline is not waited for.
+        // A phase that would begin after the deadline does not extend the attempt.
         let ended = result.samples.last().unwrap().at_ms;
         assert!((last..last + 5_000.0).contains(&ended), "{ended}");
     }
@@ -1383,7 +1385,7 @@ async fn a_migration_is_given_up_at_its_deadline_in_every_state_in_which_the_gue
 
 #[tokio::test(start_paused = true)]
 async fn a_source_that_is_slow_is_waited_for() {
-    // Silence before the deadline, and silence over the deadline, which the request to cancel outlasts.
+    // Silence before the deadline, and silence across the deadline that outlasts the request to cancel.
     let result = silent_from(1, 50).with("migrate: { timeout: 60s, stall_detection: false }\n").run().await;
     let reason = "the deadline of 60s passed in the state `active`";
     assert_eq!(result.outcome(), (Outcome::NotConverged, reason));
@@ -1411,7 +1413,8 @@ async fn a_switchover_is_waited_for_while_data_arrives_and_recorded_as_past_its_
         assert_eq!(measured.past_deadline_ms, Some(597_000.0));
         // And 20 kB in each of 600 seconds.
         assert_eq!(measured.transferred.wire_bytes, Some(221_000_000));
-        // The link is asked each second, and before and after; each answer has the lateness since the last.
+        // The link is asked every second, and before and after; each answer holds the lateness since the
+        // previous one.
         let deliveries = measured.link_lateness.unwrap().deliveries;
         assert!((500..=602).contains(&deliveries), "{deliveries}");
     }
@@ -1430,7 +1433,7 @@ async fn a_switchover_that_comes_before_the_cancellation_is_not_given_up() {
 
 #[tokio::test(start_paused = true)]
 async fn patience_with_the_destination_counts_from_the_completion() {
-    // Nothing arrives any more once the guest has stopped, for 30 s altogether.
+    // Once the guest has stopped, no more data arrives, for 30 s altogether.
     let script = Script {
         downtime: Duration::from_secs(15),
         loading: Some(Duration::from_secs(15)),

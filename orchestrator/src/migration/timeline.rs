@@ -6,9 +6,9 @@
 //! as soon as the guest runs again, at the destination or, after a cancellation, at the source: the request
 //! is sent again, which changes nothing if the guest has already received it.
 //!
-//! With post-copy, and while a paused guest's memory is sent, the migration goes on after the stop, and so do
-//! the steps, but only on the link: a guest that waits for memory may not answer until the link works again.
-//! A change of the workload that post-copy interrupts is left out for the same reason.
+//! With post-copy, and while a paused guest's memory is sent, the migration continues after the stop. So do
+//! the steps, but only those of the link: a guest that waits for memory may not answer until the link works
+//! again. A change of the workload that post-copy interrupts is left out for the same reason.
 
 use super::{Error, account, network::Network};
 use crate::{
@@ -26,8 +26,8 @@ use tokio::{
     time::{self, Instant},
 };
 
-/// The longest the guest may take to change its workload. Its memory stays as it is, so this normally takes
-/// milliseconds.
+/// The longest that the guest may take to change its workload. Its memory stays as it is, so this normally
+/// takes milliseconds.
 const CHANGE_LIMIT: Duration = Duration::from_secs(40);
 
 /// The progress of a migration that matters to its timeline.
@@ -41,7 +41,7 @@ pub enum MigrationStage {
     Stopped,
     /// The guest runs at the destination.
     Destination,
-    /// The guest was paused, and the rest of its memory is sent.
+    /// The guest was paused, and the rest of its memory is being sent.
     Paused,
     /// The guest is stopped to move by post-copy.
     Moving,
@@ -55,7 +55,7 @@ impl MigrationStage {
         matches!(self, Self::Destination | Self::Moved)
     }
 
-    /// Returns whether no step begins any more.
+    /// Returns whether no further step begins.
     fn is_over(self) -> bool {
         matches!(self, Self::GivenUp | Self::Stopped | Self::Destination)
     }
@@ -102,7 +102,7 @@ impl<N: Network, D: Driver> Actuator for LinkAndGuest<'_, N, D> {
 }
 
 /// Carries out each step at its time after `started`, and adds it to `applied` when it is done. A step that
-/// may be late is left out if the next one is due already, and becomes part of that one. Returns when all
+/// may be late is skipped if the next one is already due, and becomes part of that one. Returns when all
 /// steps are done, or as soon as the guest has stopped for good, the migration has been given up or `stage`
 /// is closed, and no step is in progress.
 ///
@@ -161,8 +161,8 @@ pub async fn play(
     Ok(())
 }
 
-/// Carries out one step. Returns the new settings of the link, and the end at which the guest has confirmed
-/// its new workload.
+/// Carries out one step. Returns the new settings of the link, and the end through which the guest has
+/// confirmed its new workload.
 async fn carry_out(
     actuator: &impl Actuator,
     step: &Step,
@@ -173,8 +173,8 @@ async fn carry_out(
         None => None,
     };
     let Some(workload) = &step.workload else { return Ok((link, None)) };
-    // A guest that has stopped cannot answer any more. A migration that is given up does not end the wait,
-    // since the guest keeps running at the source and will answer.
+    // A stopped guest can no longer answer. If the migration is given up, the wait continues, since the guest
+    // keeps running at the source and will answer.
     tokio::select! {
         biased;
         Ok(_) = stage.wait_for(|stage| stage.has_left()) => {}
@@ -201,12 +201,12 @@ mod tests {
     use stressor::workload::Rate;
     use units::{ByteRate, Span};
 
-    /// An actuator that notes every request. It confirms all of them unless told otherwise.
+    /// An actuator that records every request. It confirms all requests unless configured otherwise.
     #[derive(Default)]
     struct MockActuator {
         requests: RefCell<Vec<String>>,
         source_is_silent: bool,
-        /// Set once a silent source answers again.
+        /// Set when a silent source answers again.
         source_answers: Cell<bool>,
         refuses: bool,
     }
@@ -312,7 +312,7 @@ mod tests {
     }
 
     /// Returns a migration that goes through these stages after the first request, and ends after the second.
-    fn goes_on(
+    fn continues(
         mock: &MockActuator,
         stages: &[MigrationStage],
     ) -> impl AsyncFnOnce(&watch::Sender<MigrationStage>) {
@@ -337,7 +337,7 @@ mod tests {
         let steps = [load(0, 1), load(10, 2), both, link(3_600_000, "3mbit")];
         for stages in [&[MigrationStage::Moving, MigrationStage::Moved][..], &[MigrationStage::Paused]] {
             let mock = MockActuator::default();
-            let (applied, result) = played(&mock, &steps, goes_on(&mock, stages)).await;
+            let (applied, result) = played(&mock, &steps, continues(&mock, stages)).await;
             result.unwrap();
             assert_eq!(*mock.requests.borrow(), ["Source 1B/s", "link 2mbit"]);
             assert_eq!(applied.iter().map(|change| change.rate.is_some()).collect::<Vec<_>>(), [true, false]);
@@ -349,7 +349,7 @@ mod tests {
         let mock = MockActuator { source_is_silent: true, ..MockActuator::default() };
         let stages = [MigrationStage::Moving, MigrationStage::Moved];
         let steps = [load(0, 7), link(20, "2mbit"), link(3_600_000, "3mbit")];
-        let (applied, result) = played(&mock, &steps, goes_on(&mock, &stages)).await;
+        let (applied, result) = played(&mock, &steps, continues(&mock, &stages)).await;
         result.unwrap();
         assert_eq!(*mock.requests.borrow(), ["Source 7B/s", "link 2mbit"]);
         assert_eq!(applied.iter().map(|change| change.rate).collect::<Vec<_>>(), [None]);

@@ -1,4 +1,4 @@
-//! The policy of a migration that hands the guest's memory over: there is nothing to decide.
+//! The policy for a migration that hands the guest's memory over: there is nothing to decide.
 
 use super::{Decision, Limits, Policy, Progress};
 

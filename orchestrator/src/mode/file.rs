@@ -1,6 +1,6 @@
-//! The policy of a migration through a file, which is that of pre-copy.
+//! The policy for a migration through a file, which is the policy of pre-copy.
 //!
-//! It is only asked about a guest that runs while it is saved: then its memory is written in passes, as
+//! It is only consulted about a guest that runs while it is saved: then its memory is written in passes, as
 //! pre-copy sends it. A guest that is stopped first is saved in one pass, which nothing interrupts.
 
 use super::{Decision, Limits, Policy, Progress, precopy::Precopy};

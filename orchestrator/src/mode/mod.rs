@@ -1,9 +1,9 @@
 //! Migration modes: the policies that decide when to act on a migration in progress, and when to give it up.
 //!
 //! A [`Policy`] gets the samples taken so far and decides what to do next. It does not know the driver and
-//! keeps no record: the driver carries out its decisions, and [`crate::migration`] takes the samples and
-//! records everything. `modes!` is the list of all modes. To add a mode, write its file and add its line to
-//! that list.
+//! does not keep a record: the driver carries out its decisions, and [`crate::migration`] takes the samples
+//! and records everything. `modes!` is the list of all modes. To add a mode, write its file and add its line
+//! to that list.
 
 pub use when::When;
 
@@ -14,8 +14,8 @@ use units::Span;
 
 mod when;
 
-/// The limits that a policy may need: the settings of a matrix's `migrate` section about giving up, and about
-/// when the guest is stopped or moved.
+/// The limits that a policy may need: the settings in a matrix's `migrate` section that say when to give up,
+/// and when to stop or move the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// The deadline, counted from the migrate command. [`crate::migration::follow`] enforces it, whatever the
@@ -27,7 +27,7 @@ pub struct Limits {
     pub max_passes: Option<u32>,
     /// Whether to give up a migration once the remaining memory has stopped shrinking.
     pub stall_detection: bool,
-    /// When post-copy moves the guest; at once if never.
+    /// When post-copy moves the guest; immediately if there is no condition.
     pub postcopy_start: When,
     /// When pre-copy pauses the guest.
     pub pause: When,
@@ -39,10 +39,10 @@ pub struct Progress<'a> {
     /// All samples taken so far, oldest first.
     pub samples: &'a [Sample],
     /// The time at which the last change of the link or the workload took effect, in milliseconds since the
-    /// migrate command, leaving out those that repeat. 0 without changes; absent while one is still to come.
+    /// migrate command, not counting changes that repeat. 0 without changes; absent while one is still to
+    /// come.
     pub settled_ms: Option<f64>,
-    /// The time after which link and workload repeat themselves, in milliseconds; 0 if they do not change any
-    /// more.
+    /// The period with which link and workload repeat, in milliseconds; 0 if they no longer change.
     pub period_ms: f64,
 }
 
@@ -67,8 +67,8 @@ pub trait Policy {
     fn decide(&mut self, progress: &Progress<'_>) -> Decision;
 }
 
-/// Declares the modes: each with its description, its name, its term in sentences, its file and the policy in
-/// that file.
+/// Declares the modes: each with its description, its name, its term for use in sentences, its file and the
+/// policy in that file.
 macro_rules! modes {
     ($($(#[$attribute:meta])* $name:ident($term:literal) = $file:ident::$policy:ident),+ $(,)?) => {
         $(mod $file;)+
@@ -84,7 +84,7 @@ macro_rules! modes {
         }
 
         impl Mode {
-            /// Returns the term for this mode, in the middle of a sentence.
+            /// Returns the term for this mode, for use in the middle of a sentence.
             pub const fn term(self) -> &'static str {
                 match self {
                     $(Self::$name => $term),+
@@ -131,7 +131,7 @@ impl Mode {
         !matches!(self, Self::File | Self::CprTransfer)
     }
 
-    /// Returns whether the guest's memory is sent or written, and not handed over.
+    /// Returns whether the guest's memory is sent or written, rather than handed over.
     pub const fn sends_memory(self) -> bool {
         !matches!(self, Self::CprTransfer)
     }

@@ -1,9 +1,9 @@
 //! The policy of post-copy, which moves the guest before its memory.
 //!
 //! Memory is first sent in passes, as in pre-copy. Then the guest moves to the destination, and its pages
-//! follow: those that it needs at once, and all others meanwhile. The guest moves at the first of the
-//! conditions in the settings, or at once if there are none. From then on the migration cannot be given up:
-//! neither end has all of the guest's memory.
+//! follow: those that it needs on request, and all others in the background. The guest moves when the first
+//! of the conditions in the settings is met, or immediately if there are none. From then on, the migration
+//! cannot be given up: neither end has all of the guest's memory.
 
 use super::{Decision, Limits, Policy, Progress, When, precopy::Precopy};
 
@@ -54,7 +54,8 @@ mod tests {
         pause: When::NEVER,
     };
 
-    /// Returns the samples of a migration whose passes take a second each and leave the same memory.
+    /// Returns the samples of a migration whose passes take a second each and always leave the same amount of
+    /// memory.
     fn samples(seconds: u64) -> Vec<Sample> {
         let memory = |second: u64| MemoryProgress {
             pass: second + 1,
@@ -67,7 +68,7 @@ mod tests {
         (0..=seconds).map(sample).collect()
     }
 
-    /// Returns the second at which the guest moves, and the decisions of all seconds.
+    /// Returns the second at which the guest moves, and the decisions made in all seconds.
     fn decisions(limits: Limits) -> (Option<usize>, Vec<Decision>) {
         let samples = samples(40);
         let mut policy = Postcopy::new(limits);
@@ -99,7 +100,7 @@ mod tests {
         let (at, all) = decisions(limits);
         assert_eq!(all[4], Decision::GiveUp("not finished after 4 passes".into()));
         assert_eq!(at, Some(30), "whoever asks on is told to move");
-        // It waits out a stall.
+        // It waits in spite of a stall.
         let (_, all) = decisions(Limits { postcopy_start, ..LIMITS });
         assert!(all[..30].iter().all(|decision| *decision == Decision::Wait));
     }

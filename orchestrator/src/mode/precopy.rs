@@ -2,12 +2,12 @@
 //!
 //! A migration is given up after its last allowed pass, or if the stall detector finds that it cannot finish
 //! before the deadline. The stall detector is not used while changes of the link or the workload are still to
-//! come; afterwards, it only gets the passes that began after the last change took effect. If link or
-//! workload change for ever in the same way, as in a wave, it judges by [`stall::PERIODS`] whole periods.
+//! come; afterwards, it only gets the passes that began after the last change took effect. If the link or the
+//! workload keeps repeating the same changes, as in a wave, it judges by [`stall::PERIODS`] whole periods.
 //!
-//! If the settings say so, the guest is paused at some point. The rest is then sent while it is stopped,
-//! which ends any migration, at the price of a downtime as long as that takes. From then on only the deadline
-//! gives the migration up.
+//! If the settings say so, the guest is paused at some point. The rest is then sent while it is stopped. This
+//! ends any migration, at the price of a downtime as long as sending the rest takes. From then on, only the
+//! deadline ends the migration.
 
 use super::{Decision, Limits, Policy, Progress};
 use crate::measure::{
@@ -33,14 +33,13 @@ impl Precopy {
         self.past_last_pass(now).or_else(stall)
     }
 
-    /// Returns why a migration is given up that has begun a pass too many.
+    /// Returns why to give up a migration that has begun more passes than allowed; nothing otherwise.
     pub(super) fn past_last_pass(&self, now: MemoryProgress) -> Option<String> {
         let cap = self.limits.max_passes.filter(|cap| now.pass > u64::from(*cap))?;
         Some(format!("not finished after {cap} pass{}", if cap == 1 { "" } else { "es" }))
     }
 
-    /// Returns how a migration shows that it has stopped making progress, if it does and a pass has just
-    /// begun.
+    /// Returns in what way a migration has stopped making progress, if it has and a pass has just begun.
     pub(super) fn stall(&self, progress: &Progress<'_>, now: MemoryProgress) -> Option<String> {
         // The stall detector needs whole passes, so it is only used when a new pass begins.
         let before = progress.samples.iter().rev().nth(1);
@@ -80,8 +79,8 @@ impl Policy for Precopy {
     }
 }
 
-/// Returns the average bandwidth over these passes, in bytes per second. Returns nothing if they took no
-/// time.
+/// Returns the average bandwidth over these passes, in bytes per second. Returns nothing if they took no time
+/// at all.
 fn bandwidth(passes: &[Pass]) -> Option<f64> {
     let sent: u64 = passes.iter().map(|p| p.sent_bytes).sum();
     let millis: f64 = passes.iter().map(|p| p.duration_ms).sum();
@@ -111,7 +110,7 @@ mod tests {
         }
     }
 
-    /// Returns the reason for which the policy gives up after these samples.
+    /// Returns why the policy gives up after these samples; nothing if it does not.
     fn reason(limits: Limits, samples: &[Sample], settled_ms: Option<f64>) -> Option<String> {
         reason_with_period(limits, samples, settled_ms, 0.0)
     }

@@ -3,8 +3,8 @@
 use super::{Progress, precopy::Precopy};
 use units::Span;
 
-/// When a policy acts on a migration: once the first of these conditions is met. Without any of them it is
-/// never met.
+/// When a policy acts on a migration: once the first of these conditions is met. Without any condition, it
+/// never acts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct When {
     /// After this many passes over the memory.
@@ -19,7 +19,7 @@ impl When {
     /// No condition at all.
     pub const NEVER: Self = Self { after_passes: None, after: None, at_stall: false };
 
-    /// Returns whether a condition is met. `precopy` tells whether the remaining memory has stopped
+    /// Returns whether a condition is met. `precopy` determines whether the remaining memory has stopped
     /// shrinking.
     pub(super) fn is_met(self, progress: &Progress<'_>, precopy: &Precopy) -> bool {
         let Self { after_passes, after, at_stall } = self;

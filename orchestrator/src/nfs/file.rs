@@ -1,4 +1,4 @@
-//! NFS version 3 (RFC 1813) for a folder that has one file, the disk image. The file can be read, written,
+//! NFS version 3 (RFC 1813) for a folder with a single file, the disk image. The file can be read, written,
 //! resized and synced; the folder cannot be changed.
 
 use super::{
@@ -22,7 +22,7 @@ pub(super) const VERSION: u32 = 3;
 const HANDLE_BYTES: usize = 64;
 const NAME_BYTES: usize = 255;
 
-/// What a file handle may be used for, in calls and results of `ACCESS`.
+/// The operations that a file handle allows, in calls and results of `ACCESS`.
 const MAY_READ: u32 = 1;
 const MAY_LOOK_UP: u32 = 2;
 const MAY_MODIFY: u32 = 4;
@@ -64,7 +64,7 @@ impl From<io::Error> for Status {
     }
 }
 
-/// The parts of a result that are there although the call failed, none of them with attributes.
+/// The parts of a result that are present although the call failed, none of them with attributes.
 #[derive(Debug, Clone, Copy)]
 enum Failed {
     Nothing,
@@ -72,9 +72,9 @@ enum Failed {
     Attributes,
     /// Attributes of a file before and after the call.
     BeforeAfter,
-    /// Both, of two files.
+    /// Both of these, for two files.
     Link,
-    /// The second, of two folders.
+    /// The second of these, for two folders.
     Rename,
 }
 
@@ -93,24 +93,24 @@ impl Failed {
     }
 }
 
-/// The stability that a client asks for when it writes.
+/// The stability that a client requests for a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stability {
     /// The data may be in memory until the client commits it.
     Unstable = 0,
     /// The data survives a failure of the host.
     Data = 1,
-    /// The data and the attributes of the file do.
+    /// The data and the attributes of the file survive it.
     File = 2,
 }
 
-/// The file that is served.
+/// The served file.
 #[derive(Debug)]
 pub(super) struct Disk {
     file: File,
     handle: Handle,
-    /// Whether the file could once not be synced. The kernel reports that once, to whoever asks first, but
-    /// the data of every client may be lost.
+    /// Whether the file could not be synced at some time. The kernel reports that only once, to the first
+    /// caller, but the data of every client may be lost.
     sync_failed: AtomicBool,
 }
 
@@ -133,7 +133,7 @@ impl Disk {
         Ok(Self { file, handle, sync_failed: AtomicBool::new(false) })
     }
 
-    /// Returns the handle of the folder that is exported.
+    /// Returns the handle of the exported folder.
     pub(super) fn root(&self) -> Handle {
         self.handle.folder()
     }
@@ -227,7 +227,7 @@ impl Disk {
         self.attributes(kind, out.bool(true))
     }
 
-    /// Appends the attributes of the file after a call, without those before it.
+    /// Appends the attributes of the file after a call, without the attributes before the call.
     fn attributes_afterwards(&self, out: &mut Output<'_>) -> io::Result<()> {
         self.some_attributes(Kind::Disk, out.bool(false))
     }
@@ -310,7 +310,7 @@ impl Disk {
         let counted = out.0.len();
         out.u32(0).bool(false);
         let read = attempt!(out.filled(asked as usize, |buffer| read_fully(&self.file, buffer, offset)));
-        // A file that ends exactly there is at its end too.
+        // This also covers a file that ends exactly there.
         let at_end = read < asked as usize || attempt!(self.file.metadata()).size() <= offset + read as u64;
         out.0[counted..counted + 4].copy_from_slice(&(read as u32).to_be_bytes());
         out.0[counted + 7] = at_end.into();
@@ -346,7 +346,7 @@ impl Disk {
         Ok(Ok(()))
     }
 
-    /// Writes what is in memory to the host's disk. Once that has failed, it fails forever.
+    /// Writes cached data to the host's disk. Once that has failed, it always fails.
     fn sync(&self, stability: Stability) -> io::Result<()> {
         let synced = match stability {
             Stability::Unstable => return Ok(()),
@@ -359,7 +359,7 @@ impl Disk {
     }
 
     /// Returns the number that tells clients whether data that they have not committed is lost. It never
-    /// changes: what this process has written is in the kernel's memory, and survives the process.
+    /// changes: data written by this process is in the kernel's memory, and survives the process.
     fn verifier(&self) -> [u8; 8] {
         self.handle.inode.to_be_bytes()
     }
@@ -389,7 +389,7 @@ impl Disk {
         out.u64(bytes(system.blocks())).u64(bytes(system.blocks_free()));
         out.u64(bytes(system.blocks_available()));
         out.u64(system.files()).u64(system.files_free()).u64(system.files_available());
-        // How long this stays true, in seconds: not at all.
+        // How long this remains valid, in seconds: not at all.
         out.u32(0);
         Ok(Ok(()))
     }

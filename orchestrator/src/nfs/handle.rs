@@ -1,21 +1,21 @@
-//! File handles: what clients call the export's folder and its file.
+//! File handles: the identifiers by which clients refer to the export's folder and its file.
 
 use std::{fs::File, io, os::unix::fs::MetadataExt, time::UNIX_EPOCH};
 
 /// The length of a handle, in bytes. The protocol allows up to 64.
 const BYTES: usize = 24;
 
-/// What a handle stands for.
+/// The object that a handle refers to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// The folder that is exported.
+    /// The exported folder.
     Folder = 1,
     /// The disk image, the only file in it.
     Disk = 2,
 }
 
-/// A handle. It depends on nothing but the file: it is valid after a restart of the server, and that of
-/// another disk, served at the same address before, is not.
+/// A handle. It depends only on the file: it stays valid when the server is restarted, whereas the handle of
+/// another disk that was previously served at the same address is not valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Handle {
     pub(super) kind: Kind,
@@ -25,7 +25,7 @@ pub(super) struct Handle {
 }
 
 impl Handle {
-    /// Returns the handle of a file itself.
+    /// Returns the handle of the file itself.
     pub(super) fn of(file: &File) -> io::Result<Self> {
         let metadata = file.metadata()?;
         let created = metadata.created().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
@@ -33,7 +33,7 @@ impl Handle {
         Ok(Self { kind: Kind::Disk, inode: metadata.ino(), created_ns })
     }
 
-    /// Returns the handle of the folder that the file is shown in.
+    /// Returns the handle of the folder in which the file appears.
     pub(super) fn folder(self) -> Self {
         Self { kind: Kind::Folder, ..self }
     }

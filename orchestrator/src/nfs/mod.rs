@@ -1,25 +1,25 @@
 //! An NFS server for one disk image: the shared storage of the local lab.
 //!
-//! QEMU opens the image as `nfs://ADDRESS/testbed/disk` with a client of its own, libnfs. That asks the port
-//! mapper, at port 111, where the mount protocol and NFS are served, and cannot be told otherwise, so
+//! QEMU opens the image as `nfs://ADDRESS/testbed/disk` with a client of its own, libnfs. That client asks
+//! the port mapper, at port 111, where the mount protocol and NFS are served, and this cannot be changed, so
 //! [`Server`] answers all three at port 111 of the controller. Each client has a thread, which handles one
-//! call after the other: what a client asks for while it does not read the answers stays in the socket. A
-//! client that sends anything else than calls is disconnected.
+//! call after another: calls from a client that does not read the answers stay in the socket. A client that
+//! sends anything other than calls is disconnected.
 //!
-//! The server is a process of its own, `testbed nfs`, with the file as its standard input. It keeps nothing
-//! in memory, so it can be killed and started again: clients connect again, and send again what was not
-//! answered. All calls can be repeated.
+//! The server is a process of its own, `testbed nfs`, with the file as its standard input. It does not keep
+//! any data in memory, so it can be killed and restarted: clients reconnect, and repeat the calls that were
+//! not answered. All calls can be repeated.
 //!
 //! # Why not another server
 //!
 //! - **nfs-ganesha** opens files by their handles, for which it must be root of the host, and needs rpcbind.
 //!   Labs also run for ordinary users.
-//! - The crate **nfsserve** (0.11) has no `COMMIT` and calls all data stable that it has written, although it
-//!   is in memory.
+//! - The crate **nfsserve** (0.11) has no `COMMIT` and declares all data that it has written stable, although
+//!   the data is only in memory.
 //! - The crate **`nfs3_server`** (0.11) leaves both to its user. But like nfsserve, it allocates the length
-//!   that four received bytes claim, up to 2 GiB, before anything follows; it ends when a connection breaks
-//!   at the wrong moment; and it answers the 257th call in flight with an error, which the guest sees as one
-//!   of its disk.
+//!   that four received bytes claim, up to 2 GiB, before any data follows; it ends when a connection breaks
+//!   at the wrong moment; and it answers the 257th call in flight with an error, which the guest sees as a
+//!   disk error.
 
 use file::Disk;
 use rpc::{Call, MARKER_BYTES, Refusal};
@@ -40,16 +40,16 @@ pub const PORT: u16 = 111;
 /// The line that `testbed nfs` prints when clients can connect.
 pub const LISTENING: &str = "listening";
 
-/// The path of the folder that is exported.
+/// The path of the exported folder.
 const EXPORT: &str = "/testbed";
 
 /// The name of the file in it.
 const FILE: &str = "disk";
 
-/// The most bytes that one call reads or writes.
+/// The largest number of bytes that one call reads or writes.
 const MAX_TRANSFER_BYTES: u32 = 1 << 20;
 
-/// The longest call: the most bytes that it writes, and what is in front of them.
+/// The longest call: the largest number of bytes that it writes, and what precedes them.
 const MAX_CALL_BYTES: usize = MAX_TRANSFER_BYTES as usize + (4 << 10);
 
 /// Returns the URL at which QEMU finds the disk that a server at this address serves.
@@ -77,11 +77,11 @@ impl Export {
         Ok(Self { disk: Disk::new(file)? })
     }
 
-    /// Carries out a call and replaces the content of `reply` with the answer, which has room for the marker
-    /// of a message at its beginning.
+    /// Carries out a call and replaces the content of `reply` with the answer, which leaves room at its
+    /// beginning for the marker of a message.
     ///
     /// # Errors
-    /// [`Garbage`] if the message is no call.
+    /// [`Garbage`] if the message is not a call.
     pub fn answer(&self, message: &[u8], reply: &mut Vec<u8>) -> Result<(), Garbage> {
         reply.clear();
         reply.resize(MARKER_BYTES, 0);

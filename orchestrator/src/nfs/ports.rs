@@ -32,7 +32,7 @@ pub(super) fn portmap(call: &mut Call<'_>, out: &mut Output<'_>) -> Result<(), R
     match call.procedure {
         // NULL
         0 => {}
-        // GETPORT: zero stands for a program that is not there.
+        // GETPORT: zero stands for a program that does not exist.
         3 => {
             let (asked, protocol, _port) = ((input.u32()?, input.u32()?), input.u32()?, input.u32()?);
             let is_here = protocol == TCP && programs.contains(&asked);
@@ -67,7 +67,7 @@ pub(super) fn mount(call: &mut Call<'_>, root: &Handle, out: &mut Output<'_>) ->
                 out.u32(NO_ENTRY);
             }
         }
-        // DUMP: who has mounted what is not kept.
+        // DUMP: the server does not record who has mounted what.
         2 => {
             out.bool(false);
         }
@@ -75,7 +75,7 @@ pub(super) fn mount(call: &mut Call<'_>, root: &Handle, out: &mut Output<'_>) ->
         3 => {
             input.opaque(PATH_BYTES)?;
         }
-        // EXPORT: one path, for everybody.
+        // EXPORT: one path, for all clients.
         5 => {
             out.bool(true).opaque(EXPORT.as_bytes()).bool(false).bool(false);
         }

@@ -28,7 +28,7 @@ pub(super) struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    /// Reads the header of a call. Whoever calls may do everything: credentials are skipped.
+    /// Reads the header of a call. Every caller has all rights: credentials are skipped.
     pub(super) fn parse(message: &'a [u8]) -> Result<Self, Garbage> {
         let mut input = Input::new(message);
         let (xid, kind, rpc_version) = (input.u32()?, input.u32()?, input.u32()?);
@@ -52,7 +52,7 @@ impl<'a> Call<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refusal {
     NoSuchProgram,
-    /// The program has only this version.
+    /// The program only supports this version.
     OtherVersion(u32),
     NoSuchProcedure,
     GarbageArguments,
@@ -64,7 +64,7 @@ impl From<Garbage> for Refusal {
     }
 }
 
-/// Starts the answer to a call that was carried out; its results follow.
+/// Starts the answer to a call that was carried out. The results follow it.
 pub(super) fn accept(xid: u32, reply: &mut Vec<u8>) -> Output<'_> {
     let mut out = Output(reply);
     // A verifier without content, and success.
@@ -90,7 +90,7 @@ pub(super) fn deny_rpc_version(xid: u32, reply: &mut Vec<u8>) {
 }
 
 /// Reads a message of at most `most` bytes into `message`, which keeps its capacity. Returns whether there
-/// was one; else the stream has ended.
+/// was a message; if not, the stream has ended.
 ///
 /// # Errors
 /// If the stream ends within a message, or if a message is longer.
@@ -116,7 +116,7 @@ pub(super) fn read_message(from: &mut impl BufRead, message: &mut Vec<u8>, most:
     }
 }
 
-/// Writes a message, which has room for the marker at its beginning.
+/// Writes a message, which must have room for the marker at its beginning.
 pub(super) fn write_message(to: &mut impl Write, message: &mut [u8]) -> io::Result<()> {
     let marker = LAST | (message.len() - MARKER_BYTES) as u32;
     message[..MARKER_BYTES].copy_from_slice(&marker.to_be_bytes());

@@ -24,14 +24,14 @@ use std::{
     time::Duration,
 };
 
-/// The most connections at a time. Each QEMU has one, and a second one while it opens or closes a disk. A
-/// connection holds a call and an answer, so that all of them hold at most 64 MiB.
+/// The maximum number of connections at a time. Each QEMU has one, and a second one while it opens or closes
+/// a disk. A connection holds a call and an answer, so all connections together hold at most 64 MiB.
 const MAX_CONNECTIONS: usize = 32;
 
-/// How long to wait after a connection could not be accepted, for others to end.
+/// How long to wait for other connections to end after a connection could not be accepted.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// A server that listens already.
+/// A server that is already listening.
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
@@ -39,11 +39,11 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens at an address, for connections through one interface only: Linux delivers packets for any
-    /// address of the host, whatever interface they come from.
+    /// Listens on an address, for connections through one interface only: Linux would deliver packets for any
+    /// address of the host, whatever interface they arrive on.
     ///
     /// # Errors
-    /// If the file cannot be examined, or if the address or the interface is not there or in use.
+    /// If the file cannot be examined, or if the address or the interface does not exist or is in use.
     pub fn listen(address: Ipv4Addr, interface: &str, file: File) -> io::Result<Self> {
         let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
         // The connections of an earlier server may still be closing.
@@ -68,15 +68,15 @@ impl Server {
             // If there are too many threads, the connection is closed.
             let _ = thread::Builder::new().spawn(move || {
                 let _place = place;
-                // The client knows by itself that its connection has ended.
+                // The client notices by itself that its connection has ended.
                 let _ = converse(&stream, &export);
             });
         }
     }
 }
 
-/// Becomes the user `nobody`, whom nothing belongs to: what is needed is open. A server of an ordinary user
-/// is root only in its user namespace, which has no other users; it keeps that user's rights.
+/// Becomes the user `nobody`, who owns nothing: everything needed is already open. A server of an ordinary
+/// user is root only in its user namespace, which has no other users; it keeps that user's rights.
 fn become_nobody() {
     const NOBODY: u32 = 65_534;
     let _ = prctl::set_no_new_privs();
@@ -85,7 +85,7 @@ fn become_nobody() {
     }
 }
 
-/// One of [`MAX_CONNECTIONS`], given back when dropped.
+/// One of [`MAX_CONNECTIONS`] places, released when dropped.
 struct Place(Arc<AtomicUsize>);
 
 impl Place {
@@ -101,7 +101,7 @@ impl Drop for Place {
     }
 }
 
-/// Answers the calls of a connection until it ends, or until something arrives that is no call.
+/// Answers the calls of a connection until it ends, or until something arrives that is not a call.
 fn converse(stream: &TcpStream, export: &Export) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let (mut from, mut to) = (BufReader::new(stream), stream);

@@ -4,7 +4,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Garbage;
 
-/// Reads values from a received message. It hands out parts of the message and allocates nothing.
+/// Reads values from a received message. It returns parts of the message without allocating.
 #[derive(Debug, Clone)]
 pub(super) struct Input<'a>(&'a [u8]);
 
@@ -19,7 +19,7 @@ impl<'a> Input<'a> {
         Ok(taken)
     }
 
-    /// Reads bytes of a fixed number, a multiple of four.
+    /// Reads a fixed number of bytes, a multiple of four.
     pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], Garbage> {
         self.take(N)?.try_into().map_err(|_| Garbage)
     }
@@ -48,7 +48,7 @@ impl<'a> Input<'a> {
         if self.bool()? { read(self).map(Some) } else { Ok(None) }
     }
 
-    /// Reads bytes of a variable number, at most `most`.
+    /// Reads a variable number of bytes, at most `most`.
     pub(super) fn opaque(&mut self, most: usize) -> Result<&'a [u8], Garbage> {
         let len = usize::try_from(self.u32()?).map_err(|_| Garbage)?;
         if len > most {
@@ -60,7 +60,7 @@ impl<'a> Input<'a> {
     }
 }
 
-/// Returns the number of bytes that fill up a multiple of four.
+/// Returns the number of bytes needed to reach a multiple of four.
 fn padding(len: usize) -> usize {
     len.wrapping_neg() % 4
 }
@@ -81,20 +81,20 @@ impl Output<'_> {
         self.u32(value.into())
     }
 
-    /// Appends bytes of a fixed number, a multiple of four.
+    /// Appends a fixed number of bytes, a multiple of four.
     pub(super) fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
         self.0.extend_from_slice(bytes);
         self
     }
 
-    /// Appends bytes of a variable number.
+    /// Appends a variable number of bytes.
     pub(super) fn opaque(&mut self, bytes: &[u8]) -> &mut Self {
         self.u32(bytes.len() as u32).bytes(bytes);
         self.pad(bytes.len())
     }
 
-    /// Appends what `fill` writes into a buffer of `most` bytes, as bytes of a variable number. `fill`
-    /// returns how many it has written. If it fails, nothing is appended.
+    /// Appends the bytes that `fill` writes into a buffer of `most` bytes, as a variable number of bytes.
+    /// `fill` returns how many it has written. If it fails, nothing is appended.
     pub(super) fn filled<E>(
         &mut self,
         most: usize,

@@ -3,7 +3,7 @@
 //! The orchestrator sends a keep-alive every [`INTERVAL`], and the node answers it. Either side assumes that
 //! the other is gone after a silence longer than its patience.
 //!
-//! A busy machine must not look like a cut cable. Two things tell them apart:
+//! A busy machine must not look like a cut cable. Two things distinguish them:
 //!
 //! - Silence counts only while the side that waits runs itself ([`Silence`]). If its own clock was late, it
 //!   was stopped or starved, and what the other side sent may still be in a buffer of this host.
@@ -26,21 +26,21 @@ pub const INTERVAL: Duration = Duration::from_secs(2);
 /// The shortest patience: the time of four keep-alives.
 pub const LEAST_PATIENCE: Duration = Duration::from_secs(8);
 
-/// The longest patience. For so long, a cut cable may keep the interfaces of a host in use, and a user
-/// waits; a machine on which a keep-alive takes longer measures nothing of use.
+/// The longest patience. A cut cable may keep the interfaces of a host in use, and a user waiting, for this
+/// long; but a machine on which a keep-alive takes longer does not measure anything useful.
 pub const MOST_PATIENCE: Duration = Duration::from_secs(60);
 
-/// How many times the longest recent round trip the patience is. TCP gives up after as many attempts
+/// The patience as a multiple of the longest recent round trip. TCP gives up after as many attempts
 /// (`tcp_retries2` is 15).
 const ROUND_TRIPS: u32 = 16;
 
-/// The number of round trips that are remembered: about those of a minute.
+/// The number of round trips that are remembered: about a minute's worth.
 const REMEMBERED: usize = 32;
 
-/// The interval at which a side looks whether the other is silent.
+/// The interval at which each side checks whether the other is silent.
 pub const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How late a look is if this process did not run: more than a scheduler makes a process wait that is woken
+/// How late a check is if this process did not run: more than a scheduler delays a process that wakes up
 /// twice per second.
 const STALL: Duration = Duration::from_secs(1);
 
@@ -50,7 +50,7 @@ pub struct KeepAlives {
     /// Whether any keep-alive has been answered.
     connected: bool,
     /// When the keep-alives without an answer were due; `None` for those sent before the first answer, which
-    /// tell how long it took to connect.
+    /// show how long it took to connect.
     unanswered: VecDeque<Option<Instant>>,
     /// The latest round trips, the last one first.
     latest: VecDeque<Duration>,
@@ -77,7 +77,7 @@ impl KeepAlives {
     }
 
     /// Returns how long either side waits for the other: between [`LEAST_PATIENCE`] and [`MOST_PATIENCE`],
-    /// and the latter as long as no round trip is known.
+    /// and the latter until a round trip is known.
     pub fn patience(&self) -> Duration {
         self.latest.iter().max().map_or(MOST_PATIENCE, |longest| {
             longest.saturating_mul(ROUND_TRIPS).clamp(LEAST_PATIENCE, MOST_PATIENCE)
@@ -85,26 +85,26 @@ impl KeepAlives {
     }
 }
 
-/// The silence of the other side, in time for which this process ran.
+/// The silence of the other side, counting only the time in which this process ran.
 #[derive(Debug)]
 pub struct Silence {
-    /// A number that grows with everything that arrives.
+    /// A number that grows with all data that arrives.
     heard: u64,
     looked: Instant,
-    /// The silence since something arrived.
+    /// The silence since data last arrived.
     length: Duration,
-    /// The part of it since this process last stood still.
+    /// The part of the silence since this process last stalled.
     since_stall: Duration,
 }
 
 impl Silence {
-    /// Begins with no silence. `heard` is a number that grows with everything that arrives.
+    /// Begins with no silence. `heard` is a number that grows with all data that arrives.
     pub fn new(now: Instant, heard: u64) -> Self {
         Self { heard, looked: now, length: Duration::ZERO, since_stall: Duration::ZERO }
     }
 
-    /// Looks whether something has arrived. Must be called every [`LOOK_INTERVAL`]; if this process stood
-    /// still meanwhile, the other side gets all of the patience again.
+    /// Checks whether data has arrived. Must be called every [`LOOK_INTERVAL`]; if this process stalled in
+    /// between, the other side gets the full patience again.
     pub fn look(&mut self, now: Instant, heard: u64) {
         let passed = now.saturating_duration_since(self.looked);
         self.looked = now;
@@ -124,14 +124,14 @@ impl Silence {
         self.since_stall >= patience || self.length >= MOST_PATIENCE
     }
 
-    /// Returns the length of the silence, in time for which this process ran.
+    /// Returns the length of the silence, counting only the time in which this process ran.
     pub fn length(&self) -> Duration {
         self.length
     }
 }
 
 /// The process that carries the connection to a node on another host, such as `ssh`. It hears from that host
-/// even while the node is stopped or starved, if it asks itself whether the host is alive.
+/// even while the node is stopped or starved, if it checks by itself that the host is alive.
 #[derive(Debug)]
 pub struct Carrier {
     /// The PID.
@@ -155,7 +155,7 @@ mod tests {
         Duration::from_millis(count)
     }
 
-    /// Looks at these times, in milliseconds, while nothing arrives. Returns the time of the look at which
+    /// Checks at these times, in milliseconds, while nothing arrives. Returns the time of the check at which
     /// the silence exceeds the patience.
     fn given_up(looks: impl IntoIterator<Item = u64>, patience: Duration) -> Option<u64> {
         let start = Instant::now();
@@ -177,10 +177,10 @@ mod tests {
 
     #[test]
     fn time_for_which_this_process_did_not_run_does_not_count() {
-        // Stopped for half a minute, after 7 s of silence: the other side gets all of the patience again.
+        // Stopped for half a minute, after 7 s of silence: the other side gets the full patience again.
         let stopped = (1..15).map(|look| look * 500).chain((0..100).map(|look| 37_000 + look * 500));
         assert_eq!(given_up(stopped, LEAST_PATIENCE), Some(37_000 + 8000));
-        // Looks that are late, but not so much: only the time is not counted.
+        // Checks that are late, but not by that much: only the time is not counted.
         assert_eq!(given_up((1..100).map(|look| look * 1400), LEAST_PATIENCE), Some(16 * 1400));
     }
 

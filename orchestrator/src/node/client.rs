@@ -36,7 +36,7 @@ use tokio::{
 };
 use units::Bytes;
 
-/// The number of a probe's reports that may wait to be read. Further ones are dropped.
+/// The number of a probe's reports that may wait to be read. Further reports are dropped.
 const MOST_REPORTS: usize = 256;
 
 /// An error of a call to a node.
@@ -48,7 +48,7 @@ pub enum NodeError {
         /// The name of the node.
         node: String,
     },
-    /// The node has ended by itself, or is silent.
+    /// The node has ended on its own, or is silent.
     #[error("node {node} is gone: {reason}")]
     Lost {
         /// The name of the node.
@@ -95,17 +95,17 @@ struct Connection {
     keep_alives: Mutex<KeepAlives>,
 }
 
-/// Hands each message from the node to the caller that waits for it.
+/// Hands each message from the node to the caller waiting for it.
 #[derive(Default)]
 struct Dispatcher {
     /// The error of all calls, if the node is gone.
     gone: Option<NodeError>,
-    /// Why the node ends, by its own account.
+    /// Why the node is ending, according to the node.
     ending: Option<String>,
     replies: HashMap<u64, oneshot::Sender<Result<Value, String>>>,
     channels: Mailboxes<ChannelLine>,
     processes: Mailboxes<ProcessEvent>,
-    /// The readers of what probes report while they run, by the numbers of the probes.
+    /// The receivers of the reports of running probes, by the numbers of the probes.
     probes: HashMap<u64, mpsc::Sender<ProbeProgress>>,
 }
 
@@ -190,7 +190,7 @@ pub struct Disk {
     path: String,
 }
 
-/// A line received on a channel. An error is the last one, and says why the node closed the channel.
+/// A line received on a channel. An error is the last item, and says why the node closed the channel.
 pub type ChannelLine = Result<String, String>;
 
 /// A line-based connection to a Unix socket on a node.
@@ -284,10 +284,10 @@ impl Node {
         Self { connection }
     }
 
-    /// Sends keep-alives to the node for as long as a handle to it exists, and takes the node for gone after
+    /// Sends keep-alives to the node for as long as a handle to it exists, and considers the node gone after
     /// a silence: see [`alive`]. `carrier` is the process that carries the connection, such as `ssh`. While
-    /// it hears from the other host, the node itself may be stopped or starved, and is waited for up to
-    /// [`MOST_PATIENCE`].
+    /// it hears from the other host, the node itself may be stopped or starved, so this waits up to
+    /// [`MOST_PATIENCE`] for it.
     pub fn keep_alive(&self, carrier: Carrier) {
         let connection = Arc::downgrade(&self.connection);
         tokio::spawn(async move {
@@ -300,7 +300,8 @@ impl Node {
                 let Some(connection) = connection.upgrade() else { return };
                 let now = now();
                 let received = connection.received.load(Ordering::Relaxed);
-                // Of what the carrier has read, all but this came from the other host. It reads it later.
+                // All data that the carrier has read came from the other host, except for this. The carrier
+                // reads this later.
                 let written = connection.written.load(Ordering::Relaxed);
                 let from_host = carrier.read_bytes().unwrap_or(0).saturating_sub(written);
                 of_host = from_host.max(of_host);
@@ -359,7 +360,7 @@ impl Node {
         serde_json::from_value(value).map_err(|e| failed(format!("its reply is invalid: {e}")))
     }
 
-    /// Makes a call whose reply nobody waits for.
+    /// Makes a call without waiting for its reply.
     fn ask(&self, call: Call) {
         let Connection { next_id, out, .. } = &*self.connection;
         let _ = out.send(ToNode::Call { id: next_id.fetch_add(1, Ordering::Relaxed), call });
@@ -387,7 +388,7 @@ impl Node {
         self.call("write a file", Call::WriteFile { path, text, user }).await
     }
 
-    /// Lets QEMU use userfaultfd: see [`Call::OfferUserfaultfd`].
+    /// Allows QEMU to use userfaultfd: see [`Call::OfferUserfaultfd`].
     pub async fn offer_userfaultfd(&self, user: u32) -> Result<(), NodeError> {
         self.call("offer userfaultfd", Call::OfferUserfaultfd { user }).await
     }
@@ -416,8 +417,8 @@ impl Node {
         .await
     }
 
-    /// Waits for a call whose result ends when it is dropped. The call is made in a task of its own: should
-    /// the caller be gone, the result is dropped there.
+    /// Waits for a call that returns a resource which ends when it is dropped. The call is made in a task of
+    /// its own: if the caller has gone away, the result is dropped there.
     async fn keep<T: Send + 'static>(
         &self,
         call: impl Future<Output = Result<T, NodeError>> + Send + 'static,
@@ -552,8 +553,8 @@ impl Node {
         self.call("count what its connections have sent", Call::TcpSent { port }).await
     }
 
-    /// Pings an address until it answers. Fails if it does not within `timeout`. A caller that does not wait
-    /// for the result leaves nothing behind.
+    /// Pings an address until it answers. Fails if it does not answer within `timeout`. Nothing keeps running
+    /// if the caller stops waiting for the result.
     pub async fn reach(
         &self,
         target: Ipv4Addr,
@@ -602,7 +603,7 @@ impl Node {
 }
 
 impl Process {
-    /// Kills the process, and all that it has started, with SIGKILL; [`ProcessEvent::Exited`] follows.
+    /// Kills the process, and everything that it has started, with SIGKILL; [`ProcessEvent::Exited`] follows.
     pub async fn kill(&self) -> Result<(), NodeError> {
         self.node.call("kill a process", Call::Kill { process: self.number }).await
     }
@@ -649,7 +650,7 @@ impl Disk {
         self.number
     }
 
-    /// Closes the disk, and waits until that is done: what has a name is gone then.
+    /// Closes the disk, and waits until that is done: a named file has then been removed.
     pub async fn close(self) -> Result<(), NodeError> {
         self.node.call("close a disk", Call::CloseDisk { disk: self.number }).await
     }
@@ -683,7 +684,7 @@ fn now() -> Instant {
 }
 
 impl Connection {
-    /// Makes all pending and later calls fail with this error, unless they do already.
+    /// Makes all pending and later calls fail with this error, unless they already fail.
     fn end(&self, error: NodeError) {
         let mut dispatcher = self.dispatcher.lock().unwrap();
         if dispatcher.gone.is_none() {
@@ -734,11 +735,11 @@ impl Dispatcher {
                 self.processes.end(process);
             }
             FromNode::Probed { probe, progress } => {
-                // A reader that is gone or too slow does not hold up the connection.
+                // A reader that has gone away or is too slow does not delay the connection.
                 let _ = self.probes.get(&probe).map(|reader| reader.try_send(progress));
             }
             FromNode::Ending { reason } => self.ending = Some(reason),
-            // Not for anybody who waits.
+            // No one waits for this message.
             FromNode::Alive => {}
         }
     }

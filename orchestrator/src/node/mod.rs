@@ -10,7 +10,7 @@
 //!    └──────────────── standard input and output ────────────────┘
 //! ```
 //!
-//! [`client`] is the orchestrator's side, [`server`] the node's. [`alive`] tells a node that is gone from a
+//! [`client`] is the orchestrator's side, [`server`] the node's. [`alive`] distinguishes a lost node from a
 //! busy machine. [`round_trip`] measures the latency between the orchestrator and its nodes.
 
 pub mod alive;

@@ -21,8 +21,8 @@ pub fn file_path(disk: u64) -> String {
     format!("file-{disk}")
 }
 
-/// Returns the placeholder in [`ProcessSpec::args`] for the path of an inherited disk, which is the one with
-/// this index in [`ProcessSpec::disks`].
+/// Returns the placeholder in [`ProcessSpec::args`] for the path of an inherited disk: the one with this
+/// index in [`ProcessSpec::disks`].
 pub fn disk_path(index: usize) -> String {
     format!("{{disk {index}}}")
 }
@@ -45,10 +45,10 @@ pub enum ToNode {
         /// The line without its line terminator.
         text: String,
     },
-    /// A keep-alive, to be answered with [`FromNode::Alive`].
+    /// A keep-alive, which the node answers with [`FromNode::Alive`].
     Alive {
-        /// How long a silence of the orchestrator may be, in milliseconds. A node on another host ends after
-        /// a longer one; see [`super::alive`].
+        /// How long the orchestrator may be silent, in milliseconds. A node on another host ends after a
+        /// longer silence; see [`super::alive`].
         patience_ms: u64,
     },
 }
@@ -86,7 +86,7 @@ pub enum FromNode {
         /// The line without its line terminator.
         text: String,
     },
-    /// A process exited, and all that it had started is gone; all of its output has already been sent.
+    /// A process exited, and everything that it had started is gone; all of its output has already been sent.
     Exited {
         /// The process, as numbered by [`Call::Spawn`].
         process: u64,
@@ -97,14 +97,14 @@ pub enum FromNode {
     Probed {
         /// The number of the probe, from [`Call::StartProbe`].
         probe: u64,
-        /// What it has seen.
+        /// What the probe has seen.
         progress: ProbeProgress,
     },
     /// The answer to [`ToNode::Alive`], sent by a thread that does nothing else.
     Alive,
-    /// The node's last message: it ends, although its input has not ended.
+    /// The node's last message: it is ending, although its input has not ended.
     Ending {
-        /// Why it ends, as a clause that follows "the node is gone:".
+        /// Why the node is ending, as a clause that follows "the node is gone:".
         reason: String,
     },
 }
@@ -121,7 +121,8 @@ pub enum Call {
     Announce,
     /// Start a process; returns its number.
     Spawn(ProcessSpec),
-    /// Kill a process, and all that it has started, with SIGKILL. Not an error if it has already exited.
+    /// Kill a process, and everything that it has started, with SIGKILL. Not an error if it has already
+    /// exited.
     Kill {
         /// The process, as numbered by [`Call::Spawn`].
         process: u64,
@@ -135,11 +136,11 @@ pub enum Call {
     /// Write a file in the node's private directory, which only its owner can read. Replaces a file of that
     /// name.
     WriteFile {
-        /// The file's path in the private directory, with the folders that it needs.
+        /// The file's path in the private directory, including the folders that have to be created.
         path: String,
         /// The content.
         text: String,
-        /// The owner's number; this process's user if absent.
+        /// The user ID of the owner; this process's user if absent.
         user: Option<u32>,
     },
     /// Return the CPU time that a process has used, in nanoseconds; nothing if it has exited.
@@ -149,20 +150,20 @@ pub enum Call {
     },
     /// Create a disk. Returns a [`CreatedDisk`].
     CreateDisk {
-        /// The folder on the node's host that has the file.
+        /// The folder on the node's host in which to create the file.
         folder: String,
         /// Whether the file has a name in the folder.
         name: DiskName,
         /// The size of the file.
         bytes: u64,
-        /// The size of its first part, in bytes, that is written beforehand by
+        /// The size, in bytes, of its first part, which is written beforehand by
         /// [`stressor::disk::fill_image`]. The rest reads as zeros, and takes no space.
         written_bytes: u64,
     },
-    /// Open a file as a disk that another node has created, on this host or in a folder that hosts share.
+    /// Open a file that another node has created, on this host or in a folder that hosts share, as a disk.
     /// Returns a [`CreatedDisk`].
     OpenDisk {
-        /// The path that the other node has returned.
+        /// The path that the other node returned.
         path: String,
     },
     /// Return the [`DiskUsage`] of a disk.
@@ -174,7 +175,7 @@ pub enum Call {
     /// is gone with all that is in it when it is closed, as a disk, or the node ends. Returns a
     /// [`CreatedDisk`].
     CreateFolder {
-        /// The folder that gets the new folder.
+        /// The folder in which to create the new folder.
         folder: String,
         /// The number of the group, which may also add files; none if absent.
         group: Option<u32>,
@@ -187,7 +188,7 @@ pub enum Call {
         /// The name of the socket.
         name: String,
     },
-    /// Close a disk. A process that has inherited it goes on.
+    /// Close a disk. A process that has inherited it can still use it.
     CloseDisk {
         /// The disk, as numbered by [`Call::CreateDisk`].
         disk: u64,
@@ -197,7 +198,7 @@ pub enum Call {
     ServeDisk {
         /// The disk, as numbered by [`Call::CreateDisk`].
         disk: u64,
-        /// The address at which it listens.
+        /// The address at which the server listens.
         address: Ipv4Addr,
         /// The only interface through which clients can connect.
         interface: String,
@@ -245,10 +246,10 @@ pub enum Call {
         /// The IPv4 address and prefix length to add, if any.
         address: Option<(Ipv4Addr, u8)>,
     },
-    /// Prohibit sending to all addresses of a network but one. Nobody else on the network can connect to this
-    /// node, since it does not answer.
+    /// Prohibit sending to all addresses of a network but one. No one else on the network can then connect to
+    /// this node, since it does not answer.
     ProhibitAllBut {
-        /// The address that may be sent to.
+        /// The address to which sending stays allowed.
         peer: Ipv4Addr,
         /// The prefix length of the network.
         prefix: u8,
@@ -288,8 +289,8 @@ pub enum Call {
         /// The port of the peers.
         port: u16,
     },
-    /// Send ICMP echo requests at a fixed interval until the first is answered. Nothing goes on after the
-    /// answer to this call, whether or not anybody still waits for it.
+    /// Send ICMP echo requests at a fixed interval until the first is answered. Nothing keeps running after
+    /// the answer to this call, whether or not the caller still waits for it.
     Reach {
         /// The address to ping.
         target: Ipv4Addr,
@@ -318,8 +319,8 @@ pub enum Call {
     },
 }
 
-/// What a probe has seen since its last report: windows of time, of which all requests have been answered or
-/// are taken for lost. A window is reported again if a request of it is answered after that.
+/// What a probe has seen since its last report: windows of time in which all requests have been answered or
+/// are considered lost. A window is reported again if one of its requests is answered after that.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeProgress {
     /// How long before this report the first window of the probe began, in nanoseconds.
@@ -364,13 +365,13 @@ pub struct ProcessSpec {
     /// The disks that the process inherits, as numbered by [`Call::CreateDisk`].
     #[serde(default)]
     pub disks: Vec<u64>,
-    /// The disks that the process inherits and can open anew, each at its [`file_path`].
+    /// The disks that the process inherits and can open again, each at its [`file_path`].
     #[serde(default)]
     pub files: Vec<u64>,
 }
 
 impl fmt::Display for ProcessSpec {
-    /// Writes the command as it is typed into a shell.
+    /// Writes the command as it would be typed into a shell.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&shell_line(iter::once(&self.program).chain(&self.args)))
     }
@@ -422,8 +423,8 @@ pub enum DiskName {
 pub struct CreatedDisk {
     /// The number of the disk.
     pub disk: u64,
-    /// A path that leads to the file on the node's host, for as long as the node has it open. Only processes
-    /// that may trace the node can follow it.
+    /// A path to the file on the node's host, valid for as long as the node has it open. Only processes that
+    /// may trace the node can follow it.
     pub path: String,
 }
 
@@ -470,7 +471,8 @@ pub struct Facts {
     /// The memory that a process of the node may lock, in bytes (`RLIMIT_MEMLOCK`); absent without a limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lockable_bytes: Option<u64>,
-    /// Whether the available memory is what the limits of the node's control groups leave; the host has more.
+    /// Whether the available memory is what the limits of the node's control groups leave, while the host has
+    /// more.
     pub limited_by_cgroup: bool,
     /// The node's wall clock at the time of the answer. No duration is computed from it.
     pub clock: Timestamp,
@@ -498,11 +500,11 @@ pub struct Traffic {
     /// Bytes sent, including Ethernet headers.
     ///
     /// Counted by the queueing disciplines: they count the headers of each segment of an offloaded packet,
-    /// whereas the interface counts only those of the first. A link without shaping has one that only counts,
-    /// and the count goes on when they are replaced. If this node emulates the link, the bytes that the
-    /// emulator delivered: it carries IP packets and adds 14 bytes per frame for the Ethernet header. Lost
-    /// and dropped packets are not counted; retransmissions are. The emulator does not count packets still
-    /// in transit.
+    /// whereas the interface counts only those of the first. A link without shaping has a queueing discipline
+    /// that only counts, and the count continues when they are replaced. If this node emulates the link,
+    /// these are the bytes that the emulator delivered: it carries IP packets and adds 14 bytes per frame for
+    /// the Ethernet header. Lost and dropped packets are not counted; retransmissions are. The emulator does
+    /// not count packets still in transit.
     pub sent_bytes: u64,
     /// Bytes received, as counted by the interface or delivered by the emulator.
     pub received_bytes: u64,

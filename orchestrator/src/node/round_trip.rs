@@ -8,7 +8,7 @@
 use super::{Node, NodeError};
 use crate::measure::millis;
 
-/// The number of calls that a round trip is measured with.
+/// The number of calls with which a round trip is measured.
 const CALLS: usize = 15;
 
 /// The time between a call that does nothing and its reply, over the same streams that carry all other

@@ -1,7 +1,7 @@
 //! A model of pre-copy migrations. It predicts whether a migration converges, how long it takes, and how much
 //! memory it sends.
 //!
-//! A disk that has to be copied is copied first. The guest's memory is sent once. Memory that becomes dirty
+//! If a disk has to be copied, that comes first. Then the guest's memory is sent once. Memory that is dirtied
 //! in the meantime is sent again, and so on, until the rest fits into the downtime limit. With the dirty rate
 //! `R` and the working set `W`, a pass of `t` seconds leaves `min(W, R·t)` dirty. So with a bandwidth `B`,
 //! the passes shrink by the factor `R / B` once they are smaller than `W·B / R`. A migration with `R` below
@@ -11,10 +11,10 @@
 //! the last reading falls below `B` times the downtime limit (`migration_iteration_run` and
 //! `ram_state_pending_exact` in QEMU 10). See [`BitmapSync`].
 //!
-//! The model leaves out TCP's ramp-up, loss, round trips, the time that a destination needs to load pages,
+//! The model leaves out TCP's ramp-up, loss, round trips, the time that the destination needs to load pages,
 //! repeated writes to the same page in a random order, and the fixed cost of the switchover (some 10 ms). It
-//! counts guest memory: page headers reduce the bandwidth, see [`payload_bandwidth`], and pages of zeros cost
-//! nothing.
+//! counts guest memory: page headers reduce the bandwidth, see [`payload_bandwidth`], and zero pages are
+//! free.
 
 use crate::{
     matrix::{Cycle, Migrate, Settings, Storage, StorageKind, ZeroPageDetection},
@@ -33,14 +33,14 @@ use units::{BitRate, ByteRate, Bytes, Span};
 /// Non-zero memory of a freshly booted guest, without the part that grows with the guest's memory; see
 /// [`booted_memory`].
 const BOOTED_FIXED: Bytes = Bytes::new(74_000_000);
-/// The assumed bandwidth of a link without a rate. This is a guess: there the CPU is the limit.
+/// The assumed bandwidth of a link without a rate. This is a guess: on such a link, the CPU is the limit.
 const UNSHAPED: ByteRate = ByteRate::new(1_000_000_000);
 /// The number of passes without progress after which the stall detector is assumed to give up.
 const STALL_PASSES: u32 = 8;
 /// How long QEMU sends before it checks the remaining memory again (`MAX_WAIT` in migration/ram.c), in
 /// seconds.
 const SLICE_S: f64 = 0.05;
-/// The number of passes after which the simulation ends. A real migration reaches its deadline before that.
+/// The number of passes after which the simulation ends. A real migration reaches its deadline earlier.
 const MOST_PASSES: u32 = 10_000;
 /// The size of a guest page in bytes.
 const PAGE: f64 = PAGE_BYTES as f64;
@@ -126,7 +126,7 @@ pub enum Reason {
 impl Input {
     /// Returns the parameters for a cell's settings at the start of the migration.
     pub fn from_settings(settings: &Settings) -> Self {
-        // Pages of zeros cost nothing.
+        // Zero pages are free.
         let sent = |content, size| if content == Content::Zero { Bytes::ZERO } else { size };
         let working_set = settings.stress.working_set_bytes().unwrap_or_default();
         let working_set = sent(settings.stress.content, working_set);
@@ -160,8 +160,8 @@ impl Input {
         self.predict_cycle(changes, None)
     }
 
-    /// Simulates the migration with these changes, which from some time on only repeat in a cycle if there is
-    /// one. The stall detector then judges by whole periods of it.
+    /// Simulates the migration with these changes. With a `cycle`, they only repeat from its beginning on,
+    /// and the stall detector judges by whole periods of the cycle.
     fn predict_cycle(&self, changes: &[ScheduledChange], cycle: Option<Cycle>) -> Prediction {
         let mut simulation = Simulation { input: self, changes, time: 0.0, sent: 0.0, passes: 0, stalled: 0 };
         let (cycle_from, window) = cycle.map_or((f64::INFINITY, 0.0), |cycle| {
@@ -174,7 +174,7 @@ impl Input {
             return simulation.given_up(Reason::Deadline);
         }
         let copied = simulation.send(self.disk.get() as f64);
-        // That was no pass over the memory.
+        // That was not a pass over the memory.
         simulation.passes = 0;
         if copied.is_none() {
             return simulation.given_up(Reason::Deadline);
@@ -189,7 +189,7 @@ impl Input {
             if self.max_passes.is_some_and(|most| simulation.passes >= most) {
                 return simulation.given_up(Reason::PassCap);
             }
-            // The memory that is left unsent when the bitmap is read again.
+            // The memory that is still unsent when the bitmap is read again.
             let kept = match self.bitmap_sync {
                 BitmapSync::EndOfPass => 0.0,
                 BitmapSync::BelowLimit => (limit - bandwidth * SLICE_S / 2.0).max(0.0),
@@ -272,8 +272,8 @@ impl Simulation<'_> {
         }
     }
 
-    /// Sends the last bytes while the guest is stopped, and returns the prediction. What begins before the
-    /// deadline is not given up any more, and nothing changes until it ends.
+    /// Sends the last bytes while the guest is stopped, and returns the prediction. A switchover that begins
+    /// before the deadline is no longer given up, and nothing changes until it ends.
     fn switch_over(&mut self, bytes: f64) -> Prediction {
         let bandwidth = self.rates().bandwidth;
         if bandwidth == 0.0 || self.time >= self.input.timeout.as_secs_f64() {
@@ -308,14 +308,14 @@ impl Simulation<'_> {
     }
 }
 
-/// Predicts a migration with these settings, including their timeline and rates that change by themselves.
-/// Returns nothing if the model does not cover them: it knows plain pre-copy, which neither slows the guest
-/// down nor makes its memory smaller, over connections that fill the link.
+/// Predicts a migration with these settings, including their timeline and other scheduled rates. Returns
+/// nothing if the model does not cover them: it covers plain pre-copy, which neither slows the guest down nor
+/// compresses its memory, over connections that fill the link.
 pub fn predict(settings: &Settings) -> Option<Prediction> {
     covers(settings).then(|| estimate(settings))
 }
 
-/// Predicts a migration with these settings at another dirty rate, as [`predict`] does.
+/// Predicts a migration with these settings, but at this dirty rate, as [`predict`] does.
 pub fn predict_at(settings: &Settings, rate: ByteRate) -> Option<Prediction> {
     let mut settings = settings.clone();
     settings.stress.rate = Rate::Limited(rate);
@@ -344,7 +344,7 @@ fn byte_rate(rate: Rate) -> ByteRate {
     }
 }
 
-/// Converts seconds into a span, and saturates.
+/// Converts seconds into a span, saturating.
 fn span(seconds: f64) -> Span {
     Span::from_nanos((seconds * 1e9) as u64)
 }
@@ -368,7 +368,7 @@ fn covers(settings: &Settings) -> bool {
         && (settings.link.tcp_tuning || !has_delay(settings))
 }
 
-/// Returns whether the link has a delay at any time, so that a connection may carry less than its rate.
+/// Returns whether the link has a delay at any time, which may keep a connection from reaching its rate.
 fn has_delay(settings: &Settings) -> bool {
     let later = settings.steps().into_iter().filter_map(|step| step.link).any(|link| !link.delay.is_zero());
     !settings.link.delay.is_zero() || later
@@ -393,7 +393,7 @@ fn without_page_headers(stream: u128) -> ByteRate {
 }
 
 /// Returns the guest memory that can be sent per second with these settings: limited by the link, or by
-/// QEMU's own cap if that is lower.
+/// QEMU's own bandwidth limit if that is lower.
 pub fn bandwidth(settings: &Settings) -> ByteRate {
     bandwidth_over(&settings.link.at_start(), settings)
 }

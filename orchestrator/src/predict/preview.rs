@@ -1,6 +1,6 @@
 //! The preview of a run: every cell with its predicted result, or with the reason why it would be skipped. It
-//! is shown as a table, and written as JSON for programs, in which quantities are numbers and their names
-//! have the unit.
+//! is shown as a table, or written as JSON for programs, in which quantities are numbers and their names
+//! contain the unit.
 
 use crate::{
     layout::{self, Column, Content, Table},
@@ -14,7 +14,7 @@ use serde::{Serialize, Serializer};
 use std::fmt::Write as _;
 use units::{Span, counted, numbers};
 
-/// The preview of a run. Its serialization has every detail; [`Preview::table`] shows it to people.
+/// The preview of a run. Its serialization has every detail; [`Preview::table`] is its form for people.
 #[derive(Debug, Clone, Serialize)]
 pub struct Preview {
     /// The name of the matrix.
@@ -23,9 +23,9 @@ pub struct Preview {
     pub repeat: u32,
     /// The order of the attempts.
     pub order: RunOrder,
-    /// The number of migrations in the run, without skipped cells.
+    /// The number of migrations in the run, not counting skipped cells.
     pub migrations: usize,
-    /// The predicted duration of all migrations together, without the time for booting guests.
+    /// The predicted duration of all migrations together, not counting the time for booting guests.
     #[serde(rename = "migrating_ms", serialize_with = "numbers::millis")]
     pub migrating: Span,
     /// The cells, in the order of the matrix.
@@ -73,7 +73,7 @@ impl Serialize for PreviewCell {
     }
 }
 
-/// A prediction with the names of the figures of a record.
+/// A prediction with the field names of a record's figures.
 #[derive(Serialize)]
 struct PredictionJson {
     outcome: Outcome,
@@ -128,7 +128,7 @@ impl Preview {
         self.cells.iter().flat_map(|cell| cell.axes.keys().map(String::as_str)).collect()
     }
 
-    /// Returns the preview as a table, folded to a terminal of this width if there is one, and a summary.
+    /// Returns the preview as a table, folded to a terminal of this width if given, and a summary.
     pub fn table(&self, width: Option<usize>) -> String {
         let axes = self.columns();
         let names: Vec<&str> = if axes.is_empty() { vec!["cell"] } else { axes.iter().copied().collect() };

@@ -19,11 +19,11 @@ use units::{ByteRate, Bytes};
 /// The maximum number of redraws per second: enough to look alive, too few to cost anything.
 const REDRAWS_PER_SECOND: u8 = 5;
 
-/// The interval at which the time left is shown anew.
+/// The interval at which the remaining time is updated.
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A bar and a line at the bottom of the terminal, which are redrawn when something happens, and the time
-/// left every second.
+/// A bar and a line at the bottom of the terminal, which are redrawn when something happens, and the
+/// remaining time, which is updated every second.
 pub struct Live {
     all: MultiProgress,
     run: ProgressBar,
@@ -39,12 +39,12 @@ pub struct Live {
 #[derive(Debug, Clone, Default)]
 struct CurrentAttempt {
     name: String,
-    /// When the attempt started, and the time that was left then.
+    /// When the attempt started, and the time that was left at that moment.
     left: Option<(Instant, Duration)>,
 }
 
 impl CurrentAttempt {
-    /// Returns the text beside the bar. The name comes last, since it is cut off where the terminal ends.
+    /// Returns the text beside the bar. The name comes last, since it is cut off at the edge of the terminal.
     fn text(&self, now: Instant) -> String {
         let Some((started, left)) = self.left else { return String::new() };
         let left = left.saturating_sub(now.saturating_duration_since(started));
@@ -138,7 +138,7 @@ impl Sink for Live {
     }
 }
 
-/// Returns the state of a migration, with the rates first: a narrow terminal cuts the end off.
+/// Returns the state of a migration, with the rates first: a narrow terminal cuts off the end.
 fn sample_text(sample: &Sample) -> String {
     let seconds = sample.at_ms / 1e3;
     let Some(memory) = &sample.memory else { return format!("{seconds:.1} s, {}", sample.status) };
@@ -161,7 +161,7 @@ mod tests {
     use indicatif::TermLike;
     use std::io;
 
-    /// A terminal of this width that keeps everything that is written to it.
+    /// A terminal of this width that keeps everything written to it.
     #[derive(Debug, Clone)]
     struct Paper(u16, Arc<Mutex<String>>);
 

@@ -41,7 +41,7 @@ fn painted(outcome: Outcome, line: &str) -> Text {
 struct CurrentPhase(Option<(Phase, Instant)>);
 
 impl CurrentPhase {
-    /// Follows an event. Returns a line about the phase that it ends, if it ends one.
+    /// Follows an event. Returns a line about the phase that the event ends, if it ends one.
     fn follow(&mut self, event: &Event<'_>, now: Instant) -> Option<String> {
         match event {
             Event::PhaseEntered(phase) => self.enter(Some(*phase), now),
@@ -50,8 +50,8 @@ impl CurrentPhase {
         }
     }
 
-    /// Enters a phase, or none if the attempt has ended. Returns a line about the phase before, if there is
-    /// one.
+    /// Enters a phase, or none if the attempt has ended. Returns a line about the previous phase, if there
+    /// was one.
     fn enter(&mut self, next: Option<Phase>, now: Instant) -> Option<String> {
         let before = std::mem::replace(&mut self.0, next.map(|phase| (phase, now)));
         before.map(|(phase, since)| format!("{}: {:.2} s", phase.describe(), (now - since).as_secs_f64()))

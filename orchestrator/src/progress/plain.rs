@@ -22,7 +22,7 @@ impl Plain {
         Self { color, verbose, phase: Mutex::default() }
     }
 
-    /// Returns the lines that an event is shown as.
+    /// Returns the lines that show an event.
     fn lines(&self, event: &Event<'_>, now: Instant) -> Vec<Text> {
         let ended = self.phase.lock().unwrap().follow(event, now).filter(|_| self.verbose);
         let mut lines: Vec<Text> = ended.map(|line| format!("        {line}").into()).into_iter().collect();

@@ -1,4 +1,4 @@
-//! The notes below the table of a stored run: the folders that it was merged from, what is missing, and what
+//! The notes below the table of a stored run: the folders from which it was merged, what is missing, and what
 //! differs between its parts.
 
 use crate::results::parts::{Composition, DuplicateAttempt};
@@ -8,8 +8,8 @@ use units::counted;
 /// The number of attempts that a line names if it cannot name all.
 const NAMED: usize = 3;
 
-/// Returns the notes, one line each. A complete run in one folder has none. A line that belongs to the line
-/// before it is indented.
+/// Returns the notes, one line each. A complete run in one folder has no notes. A line that belongs to the
+/// previous line is indented.
 pub(super) fn sentences(composition: &Composition) -> Vec<String> {
     let mut lines = Vec::new();
     let named = composition.parts.iter().filter_map(|part| {

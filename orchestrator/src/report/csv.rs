@@ -1,8 +1,8 @@
 //! The report as CSV, with one row per attempt, for spreadsheets.
 //!
-//! An axis is a column with the text of the matrix. If values of the axis are quantities, a column with their
-//! numbers follows, named after the unit: `stress.rate`, `stress.rate_bytes_per_s`. An axis of either of two
-//! quantities has a column for each.
+//! An axis is a column with the text of the matrix. If the values of the axis are quantities, a column with
+//! their numbers follows, named after the unit: `stress.rate`, `stress.rate_bytes_per_s`. An axis whose
+//! values may be either of two quantities has a column for each.
 
 use super::{FinishedRun, Format, RenderedReport, composition, origin, summary};
 use crate::{
@@ -60,7 +60,7 @@ impl<'a> AxisColumn<'a> {
             let are_numbers = records.clone().all(|record| record.axes[path].parse::<f64>().is_ok());
             let numbers = records.filter_map(|record| Some(record.settings.number(path)?.0));
             let units: IndexSet<NumberUnit> = numbers.collect();
-            // The texts of numbers without a unit are these numbers already.
+            // Numbers without a unit are already in the column of texts.
             let units = units.into_iter().filter(move |unit| *unit != NumberUnit::Plain || !are_numbers);
             [None].into_iter().chain(units.map(Some)).map(move |unit| Self { path, unit })
         });
@@ -85,13 +85,13 @@ impl<'a> AxisColumn<'a> {
     }
 }
 
-/// Returns a number without a fraction of zero.
+/// Returns a number without a zero fraction.
 fn shortest(number: &serde_json::Number) -> Option<String> {
     number.as_u64().map(|whole| whole.to_string()).or_else(|| number.as_f64().map(|float| float.to_string()))
 }
 
 /// Returns the records as CSV, with a header. A field is empty if the record does not have the axis, or if
-/// the figure was not measured. If the records come with their folders, these are the first column.
+/// the figure was not measured. If folders are given with the records, they are the first column.
 pub(super) fn rows<'a>(
     records: impl Iterator<Item = (Option<&'a Path>, &'a Record)> + Clone,
 ) -> io::Result<String> {
@@ -122,7 +122,7 @@ pub(super) fn rows<'a>(
         writer.write_record(names.chain(values).chain(ended).chain(measured).chain(rest))?;
     }
     let bytes = writer.into_inner().map_err(csv::IntoInnerError::into_error)?;
-    // It is a file as well, and may be shown by any program.
+    // The output is also a file, and any program may show it.
     let text = String::from_utf8(bytes).map_err(io::Error::other)?;
     Ok(Text::from(text).to_string())
 }

@@ -22,7 +22,7 @@ impl Figure {
         format!("{}, {}", self.name, self.unit)
     }
 
-    /// Returns what the attempts that converged have measured, the smallest first.
+    /// Returns the values measured by the attempts that converged, the smallest first.
     pub(super) fn values<'a>(&self, attempts: impl IntoIterator<Item = &'a Record>) -> Vec<f64> {
         let converged = attempts.into_iter().filter(|record| record.outcome == Outcome::Converged);
         let mut values: Vec<f64> = converged.filter_map(|record| (self.value)(&record.measured)).collect();

@@ -1,5 +1,4 @@
-//! The content of tables: a row per cell of the matrix, with measured figures and the published ones beside
-//! them.
+//! The content of tables: a row per cell of the matrix, with measured figures beside the published ones.
 //!
 //! If a cell was measured more than once, each figure is shown as the median, followed by the minimum and the
 //! maximum. They are those of the attempts that converged or, if none did, of all that have a result.
@@ -73,7 +72,7 @@ impl Grid {
 }
 
 /// Returns the median of a figure over the attempts that measured it, with the range if there are several.
-/// What has a lower bound only is shown after `>`, and is larger than all others.
+/// A value that is only a lower bound is shown after `>`, and counts as larger than all others.
 fn spread(attempts: &[&Record], figure: &Figure, column: &TableColumn) -> String {
     let values = sorted(attempts, figure);
     let show = |shown: Shown| shown.to_text(|value| column.show(value));
@@ -90,7 +89,7 @@ fn ratio(attempts: &[&Record], figure: &Figure, published: f64) -> Option<String
     Some(median.to_text(|value| format!("{:.2}", value / published)))
 }
 
-/// Returns what the attempts have measured of a figure, the smallest first.
+/// Returns the values that the attempts have measured for a figure, the smallest first.
 fn sorted(attempts: &[&Record], figure: &Figure) -> Vec<Shown> {
     let mut values: Vec<Shown> = attempts.iter().filter_map(|r| Shown::new(figure, r)).collect();
     values.sort_unstable_by(|a, b| a.is_open.cmp(&b.is_open).then(a.value.total_cmp(&b.value)));
@@ -118,7 +117,7 @@ impl Shown {
         Some(Self { value, is_open: interval.most.is_none() })
     }
 
-    /// Returns the value as `show` shows it, with a sign before it if it is only a lower bound.
+    /// Returns the value as `show` formats it, with a sign before it if it is only a lower bound.
     fn to_text(self, show: impl Fn(f64) -> String) -> String {
         format!("{}{}", if self.is_open { ">" } else { "" }, show(self.value))
     }

@@ -1,4 +1,4 @@
-//! What a heat map shows: a figure of each cell of a matrix with two axes.
+//! The content of a heat map: a figure for each cell of a matrix with two axes.
 
 use super::figure::{DATA, DOWNTIME, Figure, TOTAL_TIME};
 use crate::{
@@ -31,7 +31,7 @@ pub(super) struct Axes<'a> {
 pub(super) struct HeatMap<'a> {
     pub(super) figure: &'a Figure,
     axes: &'a Axes<'a>,
-    /// The least and the most that an attempt has measured.
+    /// The smallest and the largest value that an attempt has measured.
     range: (f64, f64),
 }
 
@@ -41,7 +41,7 @@ pub(super) enum Field {
     /// The matrix has no such cell.
     Absent,
     NotTried,
-    /// No attempt has converged and measured the figure. The worst outcome says why.
+    /// No attempt has converged and measured the figure. The worst outcome explains why.
     Without(Outcome),
     Measured {
         /// The median of the attempts that converged.

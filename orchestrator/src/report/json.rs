@@ -48,7 +48,7 @@ struct JsonReport<'a> {
     records: Vec<StoredRecord<'a>>,
     #[serde(flatten)]
     verdict: &'a RunVerdict,
-    /// The folders that a stored run was merged from. Absent for a run that has just finished.
+    /// The folders from which a stored run was merged. Absent for a run that has just finished.
     #[serde(flatten)]
     composition: Option<&'a Composition>,
 }

@@ -1,8 +1,8 @@
 //! The report as JUnit XML, for the test pages of continuous integration.
 //!
-//! Each run is a test suite. Expectations are its test cases, and so are the attempts, since a guest that was
-//! lost counts without any expectation. A suite without failures and errors is a run with exit code 0: an
-//! expectation that is not decided, or not tried, is a failure.
+//! Each run is a test suite. Expectations are its test cases, and so are the attempts, since a lost guest
+//! counts even without expectations. A suite without failures and errors is a run with exit code 0: an
+//! expectation that is undecided, or was not tried, is a failure.
 
 use super::{FinishedRun, Format, RenderedReport, composition};
 use crate::{

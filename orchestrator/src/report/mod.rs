@@ -2,9 +2,9 @@
 //!
 //! `grid` computes the content of a table, which `table` draws for a terminal, `markdown` for a pull request
 //! and [`html`] for a browser. `threshold` and `heat_map` compute the content of charts, which `svg` and
-//! [`html`] draw; `plot` draws the threshold for a terminal. `composition` describes the folders that a
-//! stored run was merged from. To add a format, add its file, its variant of [`FormatName`], and its
-//! arms in the functions of [`FormatName`].
+//! [`html`] draw; `plot` draws the threshold for a terminal. `composition` describes the folders from which a
+//! stored run was merged. To add a format, add its file, its variant of [`FormatName`], and its arms in the
+//! functions of [`FormatName`].
 
 use crate::{
     layout::Screen,
@@ -50,7 +50,7 @@ pub struct FinishedRun<'a> {
 pub struct RenderedReport {
     /// The report, for standard output.
     pub text: String,
-    /// Notes that have no place in the format, one line each, for standard error.
+    /// Notes that the format has no place for, one line each, for standard error.
     pub notes: Vec<String>,
 }
 
@@ -107,8 +107,8 @@ impl FormatName {
         }
     }
 
-    /// Returns the implementation of the format. Tables are folded to the screen that the report is
-    /// for; if it has no width, they are drawn in full.
+    /// Returns the implementation of the format. Tables are folded to the width of the screen for which the
+    /// report is made; without a width, they are drawn in full.
     pub fn format(self, screen: Screen) -> Box<dyn Format> {
         match self {
             Self::Table => Box::new(table::Table { screen }),
@@ -127,7 +127,7 @@ pub fn svg(figure: FigureName) -> Box<dyn Format> {
     Box::new(svg::Svg { figure: Some(figure) })
 }
 
-/// Returns the summary of a run's records, as it is written to `summary.csv` in the results folder.
+/// Returns the summary of a run's records, as written to `summary.csv` in the results folder.
 pub fn summary(records: &[Record]) -> io::Result<String> {
     csv::rows(records.iter().map(|record| (None, record)))
 }

@@ -1,7 +1,8 @@
 //! The threshold as a small plot of characters, for a terminal.
 //!
-//! A run with one group of dirty rates is drawn as dirty rate against total time, one with several as a line
-//! of marks for each. Rates are drawn to scale unless two would share a column; then they are evenly spaced.
+//! A run with one group of dirty rates is drawn as dirty rate against total time, a run with several groups
+//! as a line of marks for each. Rates are drawn to scale unless two would share a column; then they are
+//! evenly spaced.
 
 use crate::{
     layout::{self, Screen},
@@ -10,12 +11,13 @@ use crate::{
 };
 use std::fmt::Write as _;
 
-/// The least and the largest width of a plot, in columns. One that goes to no terminal has the largest.
+/// The smallest and the largest width of a plot, in columns. A plot that does not go to a terminal has the
+/// largest.
 const WIDTHS: (usize, usize) = (40, 100);
 /// The number of lines for total times.
 const HEIGHT: usize = 8;
 
-/// The characters that a plot is drawn with.
+/// The characters used to draw a plot.
 struct Marks {
     converged: char,
     some: char,
@@ -86,7 +88,7 @@ impl Marks {
     }
 }
 
-/// Draws the threshold of a run, with a line end after each line. Returns nothing if there are no groups.
+/// Draws the threshold of a run, with a line end after each line. Returns an empty text without groups.
 pub(super) fn draw(groups: &[Group], screen: Screen) -> String {
     let width = screen.width.unwrap_or(WIDTHS.1).clamp(WIDTHS.0, WIDTHS.1);
     let marks = if screen.is_ascii { &ASCII } else { &UNICODE };
@@ -207,7 +209,7 @@ impl<'a> Axis<'a> {
         rates.sort_unstable();
         rates.dedup_by_key(|(rate, _)| *rate);
         let (low, high) = (rates[0].0, rates[rates.len() - 1].0);
-        // A blank before the first rate, and room for half of the last label.
+        // A space before the first rate, and room for half of the last label.
         let room = (width - 1).saturating_sub(rates[rates.len() - 1].1.chars().count() / 2 + 1);
         let at = |share: f64| 1 + (share * room.saturating_sub(1) as f64).round() as usize;
         let scaled = |rate: u64| at((rate - low) as f64 / (high - low).max(1) as f64);
@@ -225,7 +227,7 @@ impl<'a> Axis<'a> {
         tick.map_or(0, |(.., column)| *column)
     }
 
-    /// Draws the axis and its labels. A label that has no room is left out.
+    /// Draws the axis and its labels. Labels without room are left out.
     fn draw(&self, margin: usize, marks: &Marks) -> String {
         let line: String = std::iter::repeat_n(marks.horizontal, self.width).collect();
         let mut labels = String::new();

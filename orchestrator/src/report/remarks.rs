@@ -1,5 +1,5 @@
-//! What is said of single attempts below a table: why they failed or were skipped, and which of their
-//! measurements disagree.
+//! Remarks on single attempts below a table: why they failed or were skipped, and which of their measurements
+//! disagree.
 
 use crate::{outcome::Outcome, results::record::Record};
 

@@ -12,7 +12,7 @@ use std::{fmt::Write as _, io};
 
 /// The format `table`.
 pub(super) struct Table {
-    /// The screen that the table is folded to; without a width it is drawn in full.
+    /// The screen to whose width the table is folded; without a width, it is drawn in full.
     pub(super) screen: Screen,
 }
 

@@ -1,5 +1,5 @@
-//! What the threshold figure shows: a figure over the dirty rate, as measured, predicted and published, and
-//! the edge between convergence and its end.
+//! The content of the threshold figure: a figure over the dirty rate, as measured, predicted and published,
+//! and the edge between convergence and its end.
 
 use super::figure::{DATA, Figure, TOTAL_TIME};
 use crate::{
@@ -16,7 +16,7 @@ pub(super) const MOST_GROUPS: usize = 6;
 pub(super) type Shape = &'static [(i32, i32)];
 /// The radius of a circle.
 pub(super) const CIRCLE: u32 = 6;
-/// The shapes of the groups' marks, which tell them apart without color.
+/// The shapes of the groups' marks, which distinguish them without color.
 pub(super) const SHAPES: [Shape; MOST_GROUPS] = [
     &[],
     &[(-6, -6), (6, -6), (6, 6), (-6, 6)],
@@ -80,9 +80,9 @@ impl OverRate {
     }
 }
 
-/// The cells that differ in nothing but their dirty rate.
+/// The cells that differ only in their dirty rate.
 pub(super) struct Group<'a> {
-    /// The values of the other axes; empty if there are none.
+    /// The values of the other axes; empty if there are no other axes.
     pub(super) name: String,
     /// The cells, by increasing rate: at least two.
     pub(super) levels: Vec<Level<'a>>,
@@ -123,8 +123,8 @@ impl Group<'_> {
         self.tried.is_some()
     }
 
-    /// Returns the highest rate up to which every attempt converged, if there is one, and the lowest at which
-    /// one did not, in 10^6 bytes per second. Returns nothing if every attempt converged.
+    /// Returns the highest rate up to which every attempt converged, if there is one, and the lowest rate at
+    /// which one did not, in 10^6 bytes per second. Returns nothing if every attempt converged.
     pub(super) fn edge(&self) -> Option<(Option<f64>, f64)> {
         let tried = self.tried.as_ref()?;
         let below = tried.highest_converged().map(|level| level.rate.as_mb_per_s());
@@ -136,8 +136,8 @@ impl Group<'_> {
         precopy::predict(&self.levels[0].cell.settings).is_some()
     }
 
-    /// Returns the predicted values of a figure from no dirty rate to this one, in 10^6 bytes per second, as
-    /// far as migrations are predicted to converge.
+    /// Returns the predicted values of a figure from a dirty rate of zero to this one, in 10^6 bytes per
+    /// second, where migrations are predicted to converge.
     pub(super) fn prediction(&self, figure: &OverRate, until: f64) -> Vec<(f64, f64)> {
         let settings = &self.levels[0].cell.settings;
         let points = (0..=PREDICTED).map_while(|i| {
@@ -170,13 +170,13 @@ impl Level<'_> {
         self.outcomes().kinds() > 1
     }
 
-    /// Returns what the attempts that converged have measured of a figure, the smallest first.
+    /// Returns the values measured by the attempts that converged, the smallest first.
     pub(super) fn values(&self, figure: &Figure) -> Vec<f64> {
         figure.values(self.decided.iter().copied())
     }
 }
 
-/// Returns a prediction of a migration that converges.
+/// Returns a prediction if it is one of convergence.
 fn converging(predicted: Option<Prediction>) -> Option<Prediction> {
     predicted.filter(|predicted| predicted.outcome == Outcome::Converged)
 }

@@ -20,12 +20,12 @@ const HEADER_SHARE: f64 = FRAME_BYTES as f64 / TCP_PAYLOAD_BYTES as f64;
 /// retransmissions, and the migration's own control traffic.
 const WIRE_TOLERANCE: f64 = 0.03;
 
-/// The difference between QEMU's bytes and those on the wire that is never reported, in bytes: setting up and
-/// ending the connections, and what was sent after QEMU's last answer.
+/// The difference between QEMU's bytes and those on the wire that is tolerated without a report, in bytes:
+/// setting up and closing the connections, and data sent after QEMU's last answer.
 const WIRE_FLOOR: f64 = 1e6;
 
-/// The difference between two dirty rates that is never reported, in bytes per second: two pages of 4 KiB in
-/// the tenth of a second over which the rate is measured.
+/// The difference between two dirty rates that is tolerated without a report, in bytes per second: two pages
+/// of 4 KiB in the tenth of a second over which the rate is measured.
 const RATE_FLOOR: f64 = 1e5;
 
 /// How far a downtime may fall short of a shorter one that it includes, in milliseconds: the accuracy of the
@@ -33,7 +33,7 @@ const RATE_FLOOR: f64 = 1e5;
 const DOWNTIME_ACCURACY_MS: f64 = 10.0;
 
 /// The time that the destination may need to load the device state and start the guest, in milliseconds. The
-/// guest's clock stands still during it; QEMU's downtime leaves it out.
+/// guest's clock is stopped during this time; QEMU's downtime leaves it out.
 const RESUME_MS: f64 = 100.0;
 
 /// The time that may pass between the guest's first instruction at the destination and its first reply, in
@@ -44,17 +44,19 @@ const FIRST_REPLY_MS: f64 = 150.0;
 /// The share by which the achieved dirty rate may differ from the requested one before the migration.
 const BEFORE_TOLERANCE: f64 = 0.02;
 
-/// The share by which it may differ during the migration, when the guest shares the host's CPUs with it.
+/// The share by which the achieved dirty rate may differ from the requested one during the migration, when
+/// the migration competes with the guest for the host's CPUs.
 const DURING_TOLERANCE: f64 = 0.05;
 
 /// The share by which QEMU may exceed its own bandwidth limit.
 const LIMIT_TOLERANCE: f64 = 0.1;
 
 /// The time over which QEMU averages what it sends, in seconds (`BUFFER_DELAY` in migration/options.h): it
-/// may send the data of one such time at once, at the beginning and at the end of what is measured.
+/// may send the data of one such window in a single burst, at the beginning and at the end of the measured
+/// interval.
 const LIMIT_WINDOW_S: f64 = 0.1;
 
-/// The data that QEMU may have sent before it counts it: its buffer holds 64 pieces, which are 32 pages.
+/// The data that QEMU may have sent before it counts it: its buffer holds 64 entries, which make 32 pages.
 const LIMIT_CHUNK_BYTES: f64 = 2.0 * 32.0 * 4104.0;
 
 /// Returns how long the last byte that QEMU has handed to TCP may take to reach the destination, in
@@ -107,7 +109,7 @@ fn downtimes(measured: &Measured, link: &Profile) -> Vec<String> {
             "QEMU reports a downtime of {qemu:.0} ms, but the guest's clock lost {guest:.0} ms"
         ));
     }
-    // A guest that waits for pages after post-copy answers nobody, but its clock runs.
+    // A guest that waits for pages after post-copy answers no client, but its clock runs.
     let waited = measured.postcopy.vcpus_blocked_ms.iter().max().map_or(0.0, |ms| *ms as f64);
     if let (Some(client), Some(probe)) = (downtime.client, &measured.probe) {
         let interval = probe.interval_ns as f64 / 1e6;
@@ -152,11 +154,11 @@ fn rates(stress: &Stress) -> impl Iterator<Item = String> {
     })
 }
 
-/// Returns a sentence if QEMU sent clearly more than its own bandwidth limit allows while the guest ran at
-/// the source. QEMU does not apply the limit to the switchover.
+/// Returns a sentence if QEMU sent far more than its own bandwidth limit allows while the guest ran at the
+/// source. QEMU does not apply the limit to the switchover.
 ///
-/// QEMU 10 does so at every limit up to 1 MB/s: it sends 32 pages before it looks at the limit again, every
-/// 0.1 s, and so at least 1.3 MB/s.
+/// QEMU 10 exceeds every limit up to 1 MB/s: it sends 32 pages before it looks at the limit again, every 0.1
+/// s, and so at least 1.3 MB/s.
 pub fn limit_exceeded(measured: &Measured, migrate: &Migrate) -> Option<String> {
     let limit = migrate.max_bandwidth?;
     let SentWhileRunning { bytes, duration_ms } = measured.transferred.while_running?;
@@ -313,16 +315,16 @@ mod tests {
             m.transferred.while_running = Some(SentWhileRunning { bytes, duration_ms });
             limit_exceeded(&m, &migrate)
         };
-        // What QEMU 10 does at every limit up to 1 MB/s.
+        // How QEMU 10 behaves at every limit up to 1 MB/s.
         for limit in ["10B/s", "100kB/s", "8mbit"] {
             let sentence = found(limit, 26_200_000, 20_000.0).unwrap();
             let expected = format!("at most {limit}, but it sent 1.3 MB/s while");
             assert!(sentence.contains(&expected), "{sentence}");
         }
         assert_eq!(found("1.2MB/s", 26_200_000, 20_000.0), None);
-        // A limit that is ignored shows in a migration of a few samples.
+        // Even a migration of a few samples shows that a limit is ignored.
         assert!(found("10MB/s", 60_000_000, 600.0).is_some());
-        // What a limit of 50 MB/s allows, and what QEMU sends at once at both ends.
+        // What a limit of 50 MB/s allows, and the bursts that QEMU sends at both ends.
         assert_eq!(found("50MB/s", 100_000_000, 2000.0), None);
         assert_eq!(found("50MB/s", 110_000_000, 2000.0), None);
         assert!(found("50MB/s", 121_000_000, 2000.0).is_some());
@@ -352,7 +354,7 @@ mod tests {
     fn a_rate_that_changes_is_compared_interval_by_interval() {
         let interval = |(requested, achieved)| RateInterval { from_ms: 0.0, to_ms: 2e3, requested, achieved };
         let mut m = measured();
-        // An average over different rates is compared with none of them.
+        // An average over different rates is not compared with any of them.
         m.stress.during = Some(50e6);
         m.stress.stretches =
             [(Some(96_000_000), Some(96e6)), (Some(0), Some(0.0)), (None, Some(1e9))].map(interval).into();

@@ -9,8 +9,8 @@ use crate::{matrix::Cell, measure::millis, outcome::Outcome};
 use jiff::Timestamp;
 use std::time::Instant;
 
-/// A record in progress. It measures the phases, and becomes a [`Record`] when the outcome is known. The
-/// record does not change after that.
+/// A record in progress. It measures the phases, and becomes a [`Record`] when the outcome is known. After
+/// that, the record does not change.
 pub struct RecordBuilder {
     /// The measurements so far.
     pub measured: Measured,

@@ -12,8 +12,8 @@ use std::{io, path::Path};
 /// The name of the file with the round trips, in the attempt's folder.
 pub const PROBE: &str = "probe.jsonl";
 
-/// The name of the file with the round trips so far, in the folder of an attempt in progress. It is gone when
-/// the attempt has ended.
+/// The name of the file with the round trips so far, in the folder of an attempt in progress. It is removed
+/// when the attempt has ended.
 pub const LIVE_PROBE: &str = "probe-live.jsonl";
 
 /// What happened to the requests of the probe that were made in a window of time. A window without any is
@@ -34,8 +34,8 @@ pub struct ProbeWindow {
     pub longest_round_trip_ms: Option<f64>,
 }
 
-/// What has happened so far to the requests in a window of time, of an attempt in progress. A later line with
-/// the same time replaces it: a reply has arrived meanwhile.
+/// What has happened so far to the requests in a window of time, while the attempt is in progress. A later
+/// line with the same time replaces an earlier one: a reply has arrived in the meantime.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct LiveWindow {
     /// What has happened so far.
@@ -59,7 +59,7 @@ impl LiveWindow {
             && fits(self.median_round_trip_ms)
     }
 
-    /// Returns both this window and the next one as a wider one. It has the longest round trip of both, and
+    /// Merges this window and the next one into a wider one, which has the longest round trip of both, and
     /// the larger median.
     #[must_use]
     pub fn merge(self, next: Self) -> Self {
@@ -100,7 +100,7 @@ pub fn read_live(folder: &Path, cell: &str, attempt: u32) -> Result<Option<Vec<P
     }))
 }
 
-/// Returns windows in the order of time. Of those with the same time, the last stays.
+/// Returns windows in the order of time. Of those with the same time, only the last is kept.
 pub fn latest(mut windows: Vec<LiveWindow>) -> Vec<LiveWindow> {
     // Windows with the same time keep their order.
     windows.sort_by(|a, b| a.window.at_ms.total_cmp(&b.window.at_ms));
@@ -133,7 +133,7 @@ mod tests {
             window(0.125, 5, None),
             window(50.125, 0, Some(0.5)),
             window(0.125, 1, Some(1_700.0)),
-            // Five requests were made, and seven not answered.
+            // Five requests were made, and seven were not answered.
             window(100.125, 7, None),
         ];
         let text: String = lines.iter().map(|line| serde_json::to_string(line).unwrap() + "\n").collect();

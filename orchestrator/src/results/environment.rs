@@ -125,8 +125,8 @@ pub struct Node {
     /// The memory that was available without swapping, in bytes. Absent in results of older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub available_memory_bytes: Option<u64>,
-    /// Whether that is what the limits of the node's control groups left; the host had more. Absent in
-    /// results of older versions.
+    /// Whether that figure is what the limits of the node's control groups left, while the host had more.
+    /// Absent in results of older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limited_by_cgroup: Option<bool>,
     /// The node's wall clock when it reported these facts. No duration is computed from it. Absent in results

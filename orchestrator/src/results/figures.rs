@@ -1,5 +1,5 @@
-//! The definition of every figure of a record: what it is, which clock measures it, from which event to which
-//! event, what it leaves out, its value, and where it is shown.
+//! The definition of every figure of a record: what it is, which clock measures it, the events at which it
+//! starts and ends, what it leaves out, its value, and where it is shown.
 //!
 //! [`FIGURES`] is the only list of figures. Everything else is generated from it: the columns of tables, CSV
 //! and Markdown, the values that expectations check, the published figures beside them, `obtained` in each
@@ -49,16 +49,16 @@ pub struct Figure {
     pub csv: Option<CsvColumn>,
     /// Returns a lower bound of what is measured, if the value is only an upper bound of it.
     pub at_least: Option<fn(&Measured) -> Option<f64>>,
-    /// The subjects of expectations for which it is checked. If several figures have the same subject, the
-    /// last one in the list that was measured counts.
+    /// The subjects of expectations for which it is checked. If several measured figures have the same
+    /// subject, the last one in the list counts.
     pub expected_as: &'static [Subject],
     /// The published figure (`reference` in the matrix) that tables show beside it.
     pub published_as: Option<Subject>,
 }
 
 impl Figure {
-    /// Returns the bounds of what is measured: the value at both ends, unless it is only an upper bound.
-    /// Returns nothing if it was not measured.
+    /// Returns the bounds of what is measured. Both are the value, unless it is only an upper bound. Returns
+    /// nothing if it was not measured.
     pub fn interval(&self, measured: &Measured) -> Option<Interval> {
         let value = (self.value)(measured);
         match self.at_least.and_then(|at_least| at_least(measured)) {
@@ -1016,7 +1016,7 @@ pub fn provenance(measured: &Measured, settings: &Settings) -> IndexMap<String, 
     durations.collect()
 }
 
-/// Returns the figures for which an expectation about `subject` is checked. The first that was measured
+/// Returns the figures for which an expectation about `subject` is checked. The first one that was measured
 /// counts.
 pub fn measuring(subject: Subject) -> impl Iterator<Item = &'static Figure> {
     FIGURES.iter().rev().filter(move |figure| figure.expected_as.contains(&subject))

@@ -1,9 +1,9 @@
 //! The version of the results format, which is stated in every record and in `environment.json`.
 //!
-//! A version is a number. It is raised when a field that older programs read is removed, or changes its
-//! meaning, type or name. A new field does not raise it: readers ignore fields that they do not know, and a
-//! field that a record does not have counts as absent. A program therefore reads every version up to its own
-//! and refuses newer ones.
+//! A version is a number. It is incremented when a field that older programs read is removed, or changes its
+//! meaning, type or name. A new field does not increment it: readers ignore fields that they do not know, and
+//! a field that a record does not have counts as absent. A program therefore reads every version up to its
+//! own and refuses newer ones.
 //!
 //! | version | contents |
 //! |---|---|

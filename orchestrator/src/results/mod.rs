@@ -19,7 +19,7 @@
 //!   expectations of the matrix, and [`threshold`] finds the dirty rate at which convergence ends.
 //! - [`parts`] merges folders that are parts of one run.
 //!
-//! This module does not depend on labs, nodes or QEMU, so that results can be read on hosts that have none of
+//! This module does not depend on labs, nodes or QEMU, so that results can be read on hosts without any of
 //! them.
 
 pub mod agreement;

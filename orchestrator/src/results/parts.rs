@@ -2,14 +2,15 @@
 //!
 //! Folders are parts of one run if each has a shard of the same matrix, with the same `--only` and `--repeat`
 //! and the same number of shards. Matrices are compared by meaning, so comments and spelling do not count.
-//! [`gather`] merges these folders into one [`Run`]. Any other folder is a run by itself, so that two whole
+//! [`gather`] merges these folders into one [`Run`]. Any other folder is a run of its own, so that two whole
 //! runs of one matrix are compared rather than mixed.
 //!
 //! Nothing is averaged, and nothing is left out silently. A [`Run`] states which parts and attempts are
 //! missing, which attempts are in two folders, and how the hosts of its parts differ. If two folders have a
 //! result of the same attempt, the result that started first counts, as with `--resume`, which never repeats
 //! an attempt that has a result. If both started at the same time, the folder that was named first counts.
-//! Interrupted attempts, and those that failed for lack of disk space, have no result. All of them are kept.
+//! Interrupted attempts, and those that failed for lack of disk space, have no result. All of their records
+//! are kept.
 
 use super::{
     environment::Lab,
@@ -52,7 +53,7 @@ pub enum Error {
     },
 }
 
-/// A results folder with its records, not merged with others yet.
+/// A results folder with its records, not yet merged with others.
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
@@ -68,7 +69,7 @@ impl Folder {
     ///
     /// # Errors
     ///
-    /// Fails if this is not a results folder, or if its matrix, selection or records are invalid.
+    /// Fails if the path is not a results folder, or if its matrix, selection or records are invalid.
     pub fn read(path: &Path) -> Result<Self, Error> {
         let (matrix, records) = store::read(path)?;
         let selection = store::selection(path)?;
@@ -85,7 +86,7 @@ impl Folder {
         selection: &Selection,
         records: Vec<Record>,
     ) -> Result<Self, SelectionError> {
-        // Fails for a selection that no run can have been started with.
+        // Fails for a selection with which no run can have been started.
         selection.of(plan.clone())?;
         let shard = selection.shard()?.filter(|shard| shard.count() > 1);
         Ok(Self { path: path.into(), plan: selection.whole(plan)?, shard, records })
@@ -149,8 +150,7 @@ pub struct Composition {
     pub missing_attempts: Vec<String>,
     /// The attempts that have a result in two folders.
     pub repeated: Vec<DuplicateAttempt>,
-    /// The attempts at cells that the matrix does not have, as `CELL #N`. They are not checked against
-    /// expectations.
+    /// The attempts at cells that the matrix does not have, as `CELL #N`. Expectations do not check them.
     pub strange: Vec<String>,
     /// The differences between the environments of the parts.
     pub differences: Vec<EnvironmentDifference>,
@@ -272,8 +272,8 @@ fn resolve_duplicates(
         .map(|(position, attempt)| ((plan.cells[attempt.cell].id.as_str(), attempt.number), position))
         .collect();
     let mut entries = entries;
-    // The sort is stable, so that folders keep their order and interrupted attempts stay before their
-    // repetition.
+    // The sort is stable, so folders keep their order, and interrupted attempts stay before their
+    // repetitions.
     entries.sort_by_key(|(_, r)| positions.get(&(r.cell.as_str(), r.attempt)).copied().unwrap_or(usize::MAX));
 
     let is_result = Record::is_result;

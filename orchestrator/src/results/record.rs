@@ -52,11 +52,11 @@ pub struct Record {
     pub measured: Measured,
 }
 
-/// What the kernel says if a disk is full or a quota used up, in the words of both common C libraries.
+/// The kernel's messages for a full disk and for an exhausted quota, in the words of both common C libraries.
 const DISK_IS_FULL: [&str; 2] = ["no space left on device", "quota exceeded"];
 
 impl Record {
-    /// Returns whether the attempt has a result. If not, a run that is continued makes it again.
+    /// Returns whether the attempt has a result. If not, a resumed run repeats it.
     pub fn is_result(&self) -> bool {
         self.outcome != Outcome::Interrupted && !self.lacked_disk()
     }
@@ -376,11 +376,11 @@ pub struct DiskVerification {
     pub blocks_bad: u64,
     /// The first block that did not hold what was written to it, in words; absent if there is none.
     pub first_bad: Option<String>,
-    /// The number of reads of the load that returned something else than what was written.
+    /// The number of reads by the workload that returned data other than what was written.
     pub reads_bad: u64,
     /// What the first of these reads returned, in words; absent if there is none.
     pub first_bad_read: Option<String>,
-    /// The number of writes and reads of the load that failed.
+    /// The number of writes and reads by the workload that failed.
     pub io_errors: u64,
     /// The message about the first failure; absent if there is none.
     pub first_error: Option<String>,
@@ -485,7 +485,7 @@ pub struct RoundTrips {
     pub destination: RoundTrip,
 }
 
-/// The provenance of a duration: which clock measured it, and from which event to which event.
+/// The provenance of a duration: which clock measured it, and the events at which it starts and ends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Provenance {
     /// The clock that measured it.
@@ -511,7 +511,7 @@ pub enum Clock {
     Destination,
     /// The clock of the controller's host.
     Controller,
-    /// The guest's clock, which stands still while the guest is stopped.
+    /// The guest's clock, which stops while the guest is stopped.
     Guest,
     /// The guest's and the orchestrator's clocks: how far the guest's fell behind the orchestrator's.
     GuestAndOrchestrator,
@@ -529,13 +529,13 @@ pub struct AppliedChange {
     pub done_ms: f64,
     /// How the link was shaped, in words; absent if the link does not change.
     pub link: Option<String>,
-    /// The rate that was asked for the link, in bits per second; absent if the link does not change or has no
-    /// rate. Absent in records of older versions.
+    /// The rate that was requested for the link, in bits per second; absent if the link does not change or
+    /// has no rate. Absent in records of older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link_bits_per_s: Option<u64>,
-    /// The dirty rate requested from then on; absent if the load does not change.
+    /// The dirty rate requested from then on; absent if the workload does not change.
     pub rate: Option<Rate>,
-    /// The end that confirmed the change of the load. It is the destination if the guest stopped at the
+    /// The end that confirmed the change of the workload. It is the destination if the guest stopped at the
     /// source before it could answer there, so that the change had to be requested again.
     pub by: Option<End>,
 }
@@ -551,7 +551,7 @@ pub struct RateInterval {
     /// The requested dirty rate, in bytes per second of the guest's clock; absent if unlimited.
     pub requested: Option<u64>,
     /// The achieved dirty rate, in bytes per second of the guest's clock. Absent if the interval is shorter
-    /// than half a second, which is too short to tell.
+    /// than half a second, which is too short for a meaningful figure.
     pub achieved: Option<f64>,
 }
 

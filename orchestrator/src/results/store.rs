@@ -6,8 +6,8 @@
 //! its record stays in the file, but counts only until there is another one. A lock on `cells.jsonl` ensures
 //! that only one run at a time uses a folder.
 //!
-//! The matrix is the last file that a new folder gets, and it appears as a whole. So a folder with a matrix
-//! can be continued, and one without is what a killed run left, which a new run may take.
+//! The matrix is the last file that a new folder gets, and it appears as a whole. So a run whose folder has a
+//! matrix can be continued; a folder without one was left by a killed run, and a new run may use it.
 
 use super::{environment::Environment, format, record::Record};
 use crate::{
@@ -48,13 +48,13 @@ pub const REPORT: &str = "report.html";
 /// An error creating, reading or writing a results folder.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A folder that was to be created already has the results of a run.
+    /// A folder to be created already has the results of a run.
     #[error(
         "the results folder {0} already exists: continue its run with --resume, or choose another folder \
          with --out"
     )]
     Exists(PathBuf),
-    /// A folder that was to be created has other files.
+    /// A folder to be created has other files.
     #[error("the folder {0} is not empty: choose a new or an empty folder with --out")]
     NotEmpty(PathBuf),
     /// The folder contains no matrix, so it is not a results folder.
@@ -94,7 +94,7 @@ fn doing(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
 #[derive(Debug)]
 pub struct Store {
     folder: PathBuf,
-    /// Whether this process made the folder, as opposed to finding it.
+    /// Whether this process created the folder, as opposed to finding it.
     made: bool,
     cells: File,
     records: Vec<Record>,
@@ -103,7 +103,7 @@ pub struct Store {
 
 impl Drop for Store {
     /// Releases the lock explicitly. Closing the file would not be enough: a child process that is just being
-    /// started has inherited the descriptor, and with it the lock.
+    /// started may have inherited the descriptor, and with it the lock.
     fn drop(&mut self) {
         // This can only fail for a file without a lock.
         let _ = self.cells.unlock();
@@ -116,8 +116,8 @@ impl Store {
         Self::create_with(folder, matrix, &TraceTexts::new(), selection)
     }
 
-    /// Creates a folder for a run of this selection of the matrix, which names these traces, or takes an
-    /// empty one, and locks it. If that fails, nothing is left in it.
+    /// Creates a folder for a run of this selection of the matrix, which names these traces, or uses an
+    /// existing empty folder, and locks it. If that fails, nothing is left in it.
     pub fn create_with(
         folder: &Path,
         matrix: &str,
@@ -134,7 +134,7 @@ impl Store {
         if !made {
             check_unused(folder)?;
         }
-        // Of two runs that take the same folder, only one can lock this file.
+        // If two runs use the same folder, only one can lock this file.
         let cells = match lock_cells(folder) {
             Err(Error::InUse(_)) => return Err(Error::Exists(folder.into())),
             locked => locked?,
@@ -150,7 +150,7 @@ impl Store {
             write_whole(&folder.join(MATRIX), matrix)
         };
         if let Err(error) = fill() {
-            // The first error is the one that explains.
+            // The first error explains the failure.
             let _ = remove_files(folder, made);
             return Err(error);
         }
@@ -178,13 +178,13 @@ impl Store {
     }
 
     /// Returns the records so far, in the order in which they were made, including interrupted attempts. The
-    /// last one may not be on the disk, if it could not be written.
+    /// last one is not on the disk if it could not be written.
     pub fn records(&self) -> &[Record] {
         &self.records
     }
 
-    /// Returns whether this attempt has a result. An interrupted attempt has none, nor has one that failed
-    /// for lack of disk space.
+    /// Returns whether this attempt has a result. An interrupted attempt has none, and neither does one that
+    /// failed for lack of disk space.
     pub fn has(&self, cell: &str, attempt: u32) -> bool {
         self.records.iter().any(|r| r.cell == cell && r.attempt == attempt && r.is_result())
     }
@@ -194,7 +194,7 @@ impl Store {
         self.version = Some(version.to_owned());
     }
 
-    /// Appends a record and syncs it to the disk. A record that cannot be written is kept in memory, so that
+    /// Appends a record and syncs it to the disk. A record that cannot be written is kept in memory so that
     /// it is shown, and no part of it is left in the file.
     pub fn append(&mut self, mut record: Record) -> Result<(), Error> {
         record.version.clone_from(&self.version);
@@ -212,7 +212,7 @@ impl Store {
         self.cells.sync_data().map_err(doing("sync", &path))
     }
 
-    /// Creates an empty folder for an attempt's samples and logs, and removes an earlier one of the same
+    /// Creates an empty folder for an attempt's samples and logs, and removes an earlier folder of the same
     /// attempt.
     pub fn attempt_folder(&self, cell: &str, attempt: u32) -> Result<PathBuf, Error> {
         let folder = attempt_path(&self.folder, cell, attempt);
@@ -225,7 +225,7 @@ impl Store {
     }
 
     /// Removes what the run wrote if it has no records and no environment, because it failed before it could
-    /// write any, and the folder too if the run made it. Returns whether that was done.
+    /// write any, and also the folder if the run created it. Returns whether anything was removed.
     pub fn remove_if_empty(&self) -> Result<bool, Error> {
         if !self.records.is_empty() || self.folder.join(ENVIRONMENT).exists() {
             return Ok(false);
@@ -266,7 +266,7 @@ fn lock_cells(folder: &Path) -> Result<File, Error> {
         Err(TryLockError::Error(source)) => return Err(doing("lock", &path)(source)),
         Ok(()) => {}
     }
-    // A run that ended meanwhile without results has removed the file.
+    // A run that has meanwhile ended without results has removed the file.
     let same = |found: fs::Metadata| Ok(found.ino() == cells.metadata()?.ino());
     if fs::metadata(&path).and_then(same).unwrap_or(false) {
         Ok(cells)
@@ -275,8 +275,8 @@ fn lock_cells(folder: &Path) -> Result<File, Error> {
     }
 }
 
-/// Fails if a folder that exists has any entries, other than the one that every new file system has, and the
-/// files of a run that was killed while it made the folder.
+/// Fails if the folder exists and has any entries, other than the one that every new file system has, and the
+/// files of a run that was killed while it created the folder.
 fn check_unused(folder: &Path) -> Result<(), Error> {
     let unfinished = [
         CELLS.into(),
@@ -294,7 +294,7 @@ fn check_unused(folder: &Path) -> Result<(), Error> {
             return Err(if is_run { Error::Exists(folder.into()) } else { Error::NotEmpty(folder.into()) });
         }
     }
-    // Records without their matrix are somebody's results.
+    // Records without a matrix are somebody's results.
     let has_records = fs::metadata(folder.join(CELLS)).is_ok_and(|cells| cells.len() > 0);
     if has_records { Err(Error::NotEmpty(folder.into())) } else { Ok(()) }
 }
@@ -379,7 +379,7 @@ pub fn traces(folder: &Path) -> Result<TraceTexts, Error> {
     }
 }
 
-/// Requires that a folder has a matrix. A folder that cannot be looked into may have one.
+/// Requires that a folder has a matrix. A folder that cannot be read may have one.
 fn require_matrix(folder: &Path) -> Result<(), Error> {
     use io::ErrorKind::{NotADirectory, NotFound};
     let matrix = folder.join(MATRIX);
@@ -523,7 +523,7 @@ mod tests {
             assert!(!store.has(&cell.id, 1), "{reason}");
             assert_eq!(store.records().len(), 1, "each takes the place of the one before");
         }
-        // The words alone do not make a failure.
+        // The words alone do not make it a failure.
         let not_converged = Some("No space left on device".into());
         let result = RecordBuilder::start().freeze(cell, 1, Outcome::NotConverged, not_converged);
         store.append(result.clone()).unwrap();
@@ -563,7 +563,7 @@ mod tests {
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "only what was there before");
         create().unwrap();
 
-        // A run that was killed earlier leaves a folder without a matrix, and no records.
+        // A run that was killed earlier leaves a folder without a matrix and without records.
         for file in [super::MATRIX, SELECTION] {
             fs::rename(folder.join(file), part(&folder.join(file))).unwrap();
         }

@@ -19,28 +19,27 @@ pub struct GuestReport {
     /// When the orchestrator received the report, in milliseconds since the start of the migration;
     /// negative before.
     pub at_ms: f64,
-    /// The end that the report came from.
+    /// The end through which the report came.
     pub end: End,
-    /// The guest's clock when it made the report, in milliseconds. It stands still while the guest is
-    /// stopped.
+    /// The guest's clock when it made the report, in milliseconds. It stops while the guest is stopped.
     pub clock_ms: f64,
     /// The number of bytes dirtied since the stressor started. A page counts each time it is written.
     pub dirtied_bytes: u64,
-    /// The longest time between two writes to memory since the report before, without the pauses that the
-    /// requested rate calls for, in milliseconds.
+    /// The longest time between two writes to memory since the previous report, not counting the pauses that
+    /// the requested rate calls for, in milliseconds.
     pub longest_stall_ms: f64,
-    /// The longest time that a write of a page took since the report before, in milliseconds.
+    /// The longest time that writing a page took since the previous report, in milliseconds.
     pub longest_page_write_ms: f64,
-    /// The distribution of the time that a write of a page took since the report before. Absent if nothing
-    /// was written, and in results of older versions.
+    /// The distribution of the time that writing a page took since the previous report. Absent if nothing was
+    /// written, and in results of older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub page_write: Option<PageWriteTimes>,
-    /// The load on the disk. Absent if there is none.
+    /// The activity on the disk. Absent if the guest does not use a disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<DiskReport>,
 }
 
-/// Percentiles of the time that a write of a page took, in milliseconds, accurate to 3 %.
+/// Percentiles of the time that writing a page took, in milliseconds, accurate to 3 %.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PageWriteTimes {
     /// The median.
@@ -51,16 +50,16 @@ pub struct PageWriteTimes {
     pub p999_ms: f64,
 }
 
-/// What the stressor reports of the load on the disk.
+/// The stressor's report on its activity on the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DiskReport {
     /// The number of bytes written since the stressor started.
     pub written_bytes: u64,
     /// The number of bytes read since the stressor started.
     pub read_bytes: u64,
-    /// The longest time that a write took that has ended since the report before, in milliseconds.
+    /// The longest time taken by a write that has ended since the previous report, in milliseconds.
     pub longest_write_ms: f64,
-    /// The longest time that a read took that has ended since the report before, in milliseconds.
+    /// The longest time taken by a read that has ended since the previous report, in milliseconds.
     pub longest_read_ms: f64,
 }
 

@@ -13,7 +13,7 @@ use units::ByteRate;
 
 const DIRTY_RATE: &str = "stress.rate";
 
-/// The attempts at one combination of the axes other than the dirty rate, at two or more dirty rates.
+/// The attempts that share their values on all axes but the dirty rate, at two or more dirty rates.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Group {
     /// The values of the other axes, such as `link.rate 400mbit, link.delay 0`; empty if there are none.
@@ -64,7 +64,7 @@ impl Level {
 
 /// Returns the cells of a plan that differ in nothing but their dirty rate, with the rate, the lowest first.
 /// The keys are the values of the other axes, as in [`Group::name`]. Cells with an unlimited dirty rate are
-/// left out, and so is a workload whose rate changes, which has no single rate.
+/// left out, and so are cells whose dirty rate changes during the migration.
 pub fn cells(plan: &Plan) -> IndexMap<String, Vec<(ByteRate, &Cell)>> {
     let mut groups: IndexMap<String, Vec<(ByteRate, &Cell)>> = IndexMap::new();
     for cell in plan.cells.iter().filter(|cell| cell.axes.contains_key(DIRTY_RATE)) {
@@ -145,7 +145,7 @@ impl Group {
         self.decided().find(|level| !level.all_converged())
     }
 
-    /// `mode` is the term for how the guest migrated.
+    /// Returns the sentence about the group's threshold. `mode` is the term for how the guest migrated.
     fn sentence(&self, mode: &str) -> String {
         let place = if self.name.is_empty() { String::new() } else { format!("With {}: ", self.name) };
         let limit = self.highest_converged();

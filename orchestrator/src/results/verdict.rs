@@ -39,11 +39,12 @@ pub struct ExpectationVerdict {
     pub expectation: String,
     /// The number of attempts that were checked.
     pub attempts: usize,
-    /// The number of attempts that the plan makes of the cells it is about, and of their baselines.
+    /// The number of attempts that the plan makes at the cells that the expectation is about, and at their
+    /// baselines.
     pub attempts_planned: usize,
-    /// The number of cells of which an attempt was checked.
+    /// The number of cells with at least one checked attempt.
     pub cells: usize,
-    /// The number of cells of the plan that it is about.
+    /// The number of cells of the plan that the expectation is about.
     pub cells_planned: usize,
     /// How attempts and comparisons violate the expectation, one sentence each.
     pub violations: Vec<String>,
@@ -79,7 +80,7 @@ impl ExpectationVerdict {
         }
     }
 
-    /// Returns whether every attempt that it is about was made and meets it.
+    /// Returns whether every attempt that the expectation is about was made and meets it.
     pub fn holds(&self) -> bool {
         self.violations.is_empty() && self.undecided.is_empty() && self.attempts == self.attempts_planned
     }
@@ -101,7 +102,7 @@ impl RunVerdict {
 }
 
 /// Compares the records with the expectations of the plan. Interrupted and skipped attempts are not checked,
-/// nor are records of cells that the plan does not have.
+/// and neither are records of cells that the plan does not have.
 pub fn evaluate(plan: &Plan, records: &[Record]) -> RunVerdict {
     let checked: Vec<(&Cell, &Record)> = records
         .iter()
@@ -165,7 +166,8 @@ fn expectation_verdict(
     verdict
 }
 
-/// Returns whether the lab, QEMU or the guest did not work, as opposed to a migration that does not converge.
+/// Returns whether the outcome means that the lab, QEMU or the guest did not work, as opposed to a migration
+/// that did not converge.
 fn is_failure(outcome: Outcome) -> bool {
     matches!(outcome, Outcome::Failed | Outcome::GuestLost | Outcome::Corrupted)
 }

@@ -69,7 +69,7 @@ impl From<image::Boot> for Boot {
 }
 
 /// Returns the name of the backend that would shape the links of these settings in the lab of a stored run,
-/// or `none` if it has no backend for them.
+/// or `none` if that lab has no backend for them.
 pub fn backend(settings: &Settings, lab: &Lab) -> String {
     let kernels = [&lab.source.features, &lab.destination.features];
     let backend = lab::backend(settings, kernels, lab.source.no_emulator.as_deref());

@@ -13,18 +13,18 @@ use crate::{
 use std::path::Path;
 use units::Bytes;
 
-/// What the folder lacks.
+/// The abilities that the folder lacks.
 #[derive(Debug, Default)]
 pub(super) struct Lacks {
     /// No file can be created there, for this reason.
     file: Option<String>,
-    /// Files there cannot be written past the page cache, for this reason.
+    /// Files there cannot be written by direct I/O, for this reason.
     direct_io: Option<String>,
 }
 
 impl Lacks {
-    /// Tries the folder of the source: the one that all hosts share, if there is one. Does nothing unless one
-    /// of the cells needs it.
+    /// Tests the source's folder: the one that all hosts share, if there is one. Does nothing unless one of
+    /// the cells needs it.
     pub(super) async fn find(cells: &[&Cell], lab: &Lab) -> Self {
         let of_file = |cell: &&&Cell| cell.settings.migrate.mode == Mode::File;
         let mut cells = cells.iter().filter(of_file).peekable();
@@ -56,8 +56,8 @@ impl Lacks {
     }
 }
 
-/// Creates a file in a folder at the source, opens it at the destination, and writes it past the page cache
-/// if it is to. Returns why the last fails.
+/// Creates a file in a folder at the source and opens it at the destination. With `directly`, also writes it
+/// by direct I/O, and returns why that fails, if it does.
 ///
 /// # Errors
 ///

@@ -44,14 +44,14 @@ impl Interrupt {
         (Interrupter(sender), Self { requested })
     }
 
-    /// Returns a request that the first signal makes, before it calls `notice`. The second signal exits the
-    /// process. Signals that this process ignores from its start stay ignored.
+    /// Returns a request that is made by the first signal, which then calls `notice`. The second signal exits
+    /// the process. Signals that this process was started to ignore stay ignored.
     ///
     /// # Errors
     /// If the signals cannot be caught.
     pub fn on_signals(notice: impl FnOnce() + Send + 'static) -> io::Result<Self> {
         let (interrupter, interrupt) = Self::new();
-        // A thread of its own, because the run's thread may wait for a terminal that takes no more output.
+        // A separate thread, because the run's thread may wait for a terminal that does not accept output.
         let runtime = Builder::new_current_thread().enable_io().build()?;
         let mut signals = {
             let _context = runtime.enter();
@@ -62,7 +62,7 @@ impl Interrupt {
         thread::Builder::new().name("signals".into()).spawn(move || {
             runtime.block_on(arrival(&mut signals));
             interrupter.interrupt();
-            // It may wait for the terminal, too. The run ends without it as well.
+            // It may wait for the terminal too. The run also ends without it.
             let _ = thread::Builder::new().spawn(notice);
             runtime.block_on(arrival(&mut signals));
             // Everything that this process started ends with it.

@@ -31,7 +31,7 @@ pub trait Bench {
     /// An error that prevents the bench from making attempts at all.
     type Error: std::error::Error + Send + Sync + 'static;
 
-    /// Prepares the bench for attempts. Returns the environment that they will run in.
+    /// Prepares the bench for attempts. Returns the environment in which they will run.
     fn prepare(&mut self, sink: &dyn Sink) -> impl Future<Output = Result<Environment, Self::Error>>;
 
     /// Returns why this cell must be skipped in this environment, or nothing if it can be attempted. Called
@@ -126,7 +126,7 @@ async fn attempts<B: Bench>(
         };
         estimator.observe(cell, &record);
         let interrupted = record.outcome == Outcome::Interrupted;
-        // An attempt whose record cannot be stored is shown before the run ends.
+        // If an attempt's record cannot be stored, it is shown before the run ends.
         let stored = store.append(record.clone());
         sink.handle(&Event::AttemptEnded(&record));
         stored?;
@@ -147,7 +147,8 @@ struct Estimator {
 }
 
 impl Estimator {
-    /// Returns the duration of this many attempts, whose migrations are predicted to take a time together.
+    /// Returns the estimated duration of this many attempts, given the total predicted duration of their
+    /// migrations.
     fn estimate(&self, attempts: usize, predicted_s: f64) -> Duration {
         let overhead_s = match self.attempts {
             0 => USUAL_OVERHEAD.as_secs_f64(),

@@ -45,7 +45,7 @@ use tokio::{sync::oneshot, time};
 /// An error that prevents the bench from making attempts.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The guest files could not be prepared. Where `testbed setup` helps, the error itself says so.
+    /// The guest files could not be prepared. If `testbed setup` helps, the error itself says so.
     #[error("{0}; `testbed doctor` lists what is missing")]
     Guest(#[from] image::Error),
     /// The lab could not be started.
@@ -54,11 +54,11 @@ pub enum Error {
     /// A node cannot run QEMU.
     #[error("{end} cannot run {QEMU}: {why}; {remedy}")]
     Qemu {
-        /// The end of the migration that the node is.
+        /// The end of the migration to which the node belongs.
         end: &'static str,
-        /// Why it cannot.
+        /// Why it cannot run QEMU.
         why: String,
-        /// How to install or repair it there.
+        /// How to install or repair QEMU there.
         remedy: &'static str,
     },
     /// The choice of the accelerator could not be written to the cache.
@@ -78,14 +78,14 @@ pub struct BenchOptions {
     pub kernel: KernelChoice,
     /// The version and commit of this program.
     pub version: String,
-    /// Whether the command line of each QEMU is told.
+    /// Whether to show the command line of each QEMU.
     pub verbose: bool,
 }
 
 /// The time limit for restarting a lab that was lost: a host that reboots takes a minute or two.
 const RESTART_LIMIT: Duration = Duration::from_secs(300);
 
-/// The interval at which restarting a lost lab is tried.
+/// The interval between attempts to restart a lost lab.
 const RESTART_INTERVAL: Duration = Duration::from_secs(2);
 
 /// A bench that migrates guests between QEMU processes in a lab.
@@ -132,8 +132,8 @@ impl QemuBench {
         Self { options, cells: plan.cells.clone(), order: plan.order, lab: None, prepared: None }
     }
 
-    /// Prepares the guest's files on a thread of its own, because that blocks, for seconds at the first time:
-    /// meanwhile the user may interrupt the run. The thread then ends with the program.
+    /// Prepares the guest's files on a thread of its own, because that blocks, the first time for several
+    /// seconds, in which the user may interrupt the run. In that case, the thread ends with the program.
     async fn guest_files(&self) -> Result<GuestFiles, image::Error> {
         let BenchOptions { kernel, stressor, cache, .. } = &self.options;
         let (kernel, stressor, cache) = (kernel.clone(), stressor.clone(), cache.clone());
@@ -150,7 +150,7 @@ impl QemuBench {
         }
     }
 
-    /// Returns the lab in use, or starts a new one if there is none or a node was lost. In the latter case,
+    /// Returns the lab in use, or starts a new one if there is no lab or a node was lost. In the latter case,
     /// hosts get time to come back.
     async fn lab<'a>(
         in_use: &'a mut Option<(Lab, SavedGuest)>,
@@ -228,7 +228,7 @@ struct ChosenMachineType {
     none_in_common: Option<String>,
 }
 
-/// Chooses a machine type that QEMU has at both ends of a lab, from the types at each of its hosts.
+/// Chooses a machine type that QEMU has at both ends of a lab, from the types on each host.
 fn choose_machine_type(
     description: &Description,
     machine_types: Result<&[MachineTypes], &str>,
@@ -272,7 +272,7 @@ fn agree([source, destination]: [&MachineTypes; 2], [here, there]: [&str; 2]) ->
     ChosenMachineType { name: common.into(), note, none_in_common: None }
 }
 
-/// Returns the command lines of the QEMU processes that an attempt starts, each with what the QEMU is for.
+/// Returns the command lines of the QEMU processes that an attempt starts, each with the purpose of the QEMU.
 fn commands(machine: &GuestMachine, lab: &Lab, saved: &SavedGuest) -> Vec<String> {
     let boot = (!saved.has_machine(machine)).then_some((Role::Boot, &lab.source));
     let ends = [(Role::Source, &lab.source), (Role::Destination, &lab.destination)];
@@ -284,15 +284,15 @@ fn commands(machine: &GuestMachine, lab: &Lab, saved: &SavedGuest) -> Vec<String
 
 /// A disk that the source and the destination share.
 enum SharedImage<'a> {
-    /// The controller serves it, over the storage link.
+    /// A disk that the controller serves over the storage link.
     Served(SharedDisk, StorageLink<'a>),
-    /// It is in a folder that all hosts have mounted.
+    /// A disk in a folder that all hosts have mounted.
     Mounted { _disk: node::Disk },
 }
 
 impl<'a> SharedImage<'a> {
-    /// Creates the disk of these settings, if it is shared, and makes it that of the machine. The error is
-    /// the reason, as text.
+    /// Creates the disk of these settings, if it is shared, and makes it the machine's disk. The error is the
+    /// reason, as text.
     async fn create(
         lab: &'a Lab,
         settings: &Settings,
@@ -471,7 +471,7 @@ impl Bench for QemuBench {
             }) => match never {},
         };
         record.measured.storage.server_failures = failures;
-        // The space of the disk is free then. A server that cannot be ended ends with its lab.
+        // This frees the space of the disk. If the server cannot be ended, it ends with its lab.
         let _ = disk.end().await;
         Ok(record)
     }

@@ -1,11 +1,11 @@
 //! Finds out which cells of a plan a lab cannot attempt, before the first attempt: `testbed plan` shows them,
 //! and `testbed run` skips them with the same reasons.
 //!
-//! The reasons are, in the order in which they are looked for: no backend for the link, too little memory, a
+//! The reasons, in the order in which they are checked, are: no backend for the link, too little memory, a
 //! migration that needs one host or a folder that hosts share, an accelerator that does not work, a machine
 //! that QEMU refuses (its CPU model in particular), huge pages that the guest's CPU does not have, and a
-//! migration that QEMU lacks something for or refuses. Each machine is tried at most once, and only if a
-//! larger one like it is not possible.
+//! migration that QEMU refuses or for which it lacks something. Each machine is tried at most once, and only
+//! if a larger one like it is not possible.
 
 use super::folder;
 use crate::{
@@ -33,19 +33,19 @@ pub type Accelerators = IndexMap<Accel, AcceleratorFinding>;
 /// The reasons why cells cannot be attempted, by the cells' identifiers.
 pub type Reasons = HashMap<String, String>;
 
-/// Returns the paths of a guest's files, for a machine that is not booted.
+/// Returns the paths of a guest's files for a machine that is never booted.
 pub(super) fn no_files() -> [&'static Path; 2] {
     [Path::new(""); 2]
 }
 
-/// Returns the machine of the guest that shows whether KVM works. `files` are the paths of its kernel and
-/// initramfs.
+/// Returns the guest machine that is used to find out whether KVM works. `files` are the paths of its kernel
+/// and initramfs.
 pub fn test_guest(files: [&Path; 2]) -> GuestMachine {
     GuestMachine::new(&Settings::default(), Accelerator::Kvm, files)
 }
 
 /// Returns why cells of a plan cannot be attempted with the local lab, and a note if not everything can be
-/// told.
+/// determined.
 ///
 /// # Errors
 ///
@@ -83,11 +83,11 @@ async fn reasons_in(lab: &Lab, plan: &Plan) -> (Reasons, Option<String>) {
             None if accel == Accel::Kvm => boot(spec, cache.as_ref()).await,
             known => known,
         };
-        // What is still unknown counts as working, and the run will show.
+        // What is still unknown is assumed to work; the run will show.
         let Some(finding) = finding else { continue };
         accelerators.insert(accel, finding);
     }
-    // What QEMU may use depends on its confinement, which is that of a run.
+    // What QEMU may use depends on its confinement, which is the same as in a run.
     let confined = if plan.cells.iter().all(|cell| migration_of(cell).is_plain()) {
         Confinement::default()
     } else {
@@ -99,7 +99,7 @@ async fn reasons_in(lab: &Lab, plan: &Plan) -> (Reasons, Option<String>) {
     (screen(&plan.cells, lab, &accelerators, &template, nowhere).await, None)
 }
 
-/// Boots a guest with KVM, since nothing else shows that it works. Returns nothing if the guest's files
+/// Boots a guest with KVM, since nothing else proves that it works. Returns nothing if the guest's files
 /// cannot be prepared.
 async fn boot(spec: TrialSpec<'_>, cache: Option<&Cache>) -> Option<AcceleratorFinding> {
     let stressor = image::stressor_path().ok()?;
@@ -174,7 +174,7 @@ pub async fn screen(
             None => migrating.push((cell, machine)),
         }
     }
-    // What QEMU never does comes first.
+    // Reasons that hold for every QEMU come first.
     for (cell, _) in &migrating {
         let lacks = lab.description.lacks_lockable_memory(&cell.settings);
         reasons.extend(lacks.map(|reason| (cell.id.clone(), reason)));
@@ -185,8 +185,8 @@ pub async fn screen(
     reasons
 }
 
-/// Returns the cells whose migrations QEMU does not make at one of the ends, with the reasons. QEMU is only
-/// asked about cells that want more of it than plain pre-copy.
+/// Returns the cells whose migrations QEMU refuses at one of the ends, with the reasons. QEMU is only asked
+/// about cells that need more than plain pre-copy.
 async fn refused_migrations<'a>(
     lab: &Lab,
     cells: &[(&'a Cell, GuestMachine)],
@@ -215,7 +215,7 @@ async fn refused_migrations<'a>(
         let answers = future::join_all(trials).await;
         for (cell, _) in group {
             let at = migrations.iter().position(|migration| *migration == migration_of(cell));
-            // A trial that fails proves nothing; the attempt will show.
+            // A failed trial does not prove anything; the attempt will show.
             let reason = answers.iter().zip(hosts).find_map(|(answers, host)| {
                 let why = answers.as_ref().ok()?.get(at?)?.as_ref()?;
                 Some(format!("QEMU on {host} {why}"))
@@ -226,13 +226,13 @@ async fn refused_migrations<'a>(
     refused
 }
 
-/// Returns what QEMU is told for the migration of a cell.
+/// Returns the capabilities and parameters that QEMU gets for the migration of a cell.
 fn migration_of(cell: &Cell) -> Parameters {
     parameters(&cell.settings.migrate, cell.settings.storage.kind == StorageKind::Block)
 }
 
-/// Returns for each accelerator and CPU model of these machines a machine that has at least the CPUs and the
-/// memory of each.
+/// Returns, for each accelerator and CPU model of these machines, a machine with at least as many CPUs and as
+/// much memory as each of them.
 fn largest<'a>(machines: impl IntoIterator<Item = &'a GuestMachine>) -> Vec<GuestMachine> {
     let mut largest: Vec<GuestMachine> = Vec::new();
     for machine in machines {
@@ -247,7 +247,7 @@ fn largest<'a>(machines: impl IntoIterator<Item = &'a GuestMachine>) -> Vec<Gues
     largest
 }
 
-/// Returns whether two machines differ in their number of CPUs and the size of their memory only.
+/// Returns whether two machines differ only in their number of CPUs and the size of their memory.
 fn is_alike(a: &GuestMachine, b: &GuestMachine) -> bool {
     (a.accelerator, &a.cpu, a.shares_memory) == (b.accelerator, &b.cpu, b.shares_memory)
 }
@@ -283,7 +283,7 @@ pub(super) fn accelerator(accelerators: &Accelerators, settings: &Settings) -> A
     accelerators.get(&settings.guest.accel).map_or(Accelerator::Kvm, |finding| finding.accelerator)
 }
 
-/// Returns why no lab has the transport of these settings, if none has.
+/// Returns why no lab has the transport of these settings; nothing if labs have it.
 fn lacks_transport(settings: &Settings) -> Option<String> {
     let rdma = settings.migrate.transport == Transport::Rdma;
     rdma.then(|| "RDMA needs a device of its own, and the links of a lab are virtual".into())
@@ -305,7 +305,7 @@ fn lacks_storage(lab: &Description, settings: &Settings) -> Option<String> {
     }
 }
 
-/// Returns why the QEMU of a node cannot open a shared disk, if it cannot.
+/// Returns why the QEMU of a node cannot open a shared disk; nothing if it can.
 async fn lacks_nfs(node: &Node) -> Option<String> {
     match lab::storage::nfs_driver(node).await {
         Ok(NfsDriver::Present) => None,
@@ -319,9 +319,9 @@ async fn lacks_nfs(node: &Node) -> Option<String> {
     }
 }
 
-/// The machines that were tried, and where they are tried.
+/// The machines that were tried, and the hosts on which they are tried.
 struct Trials<'a> {
-    /// The hosts that a guest needs, with what they are called.
+    /// The hosts that a guest needs, with their names in messages.
     ends: Vec<(&'static str, &'a Compute)>,
     log: &'a Path,
     /// The largest machines of the plan; see [`largest`].
@@ -332,7 +332,7 @@ struct Trials<'a> {
 impl Trials<'_> {
     /// Returns what QEMU, or the guest's CPU, lacks for a cell with these settings and this machine.
     async fn lacking(&mut self, settings: &Settings, machine: &GuestMachine) -> Option<String> {
-        // What has enough for the largest machine has enough for each: most plans need one trial.
+        // A host that has enough for the largest machine has enough for each: most plans need one trial.
         if let Some(largest) = self.largest.iter().find(|largest| is_alike(largest, machine)).cloned() {
             let verdicts = self.verdicts(&largest).await;
             if verdicts.iter().all(|verdict| matches!(verdict, Verdict::Possible(_))) {

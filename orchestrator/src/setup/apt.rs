@@ -1,4 +1,4 @@
-//! Asks apt what it would do, and downloads packages with it, without changing anything on the system.
+//! Asks apt what it would do, and uses it to download packages, without changing anything on the system.
 //!
 //! apt runs with package lists in a private directory, read from this host's own sources, and with the host's
 //! own database of installed packages. So its answers are valid for this host, need neither root nor an
@@ -39,10 +39,10 @@ pub(super) struct Simulation {
     pub(super) downgrades: bool,
 }
 
-/// A kernel that can be downloaded.
+/// A downloadable kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct KernelPackage {
-    /// The names of its packages; the first has the image.
+    /// The names of its packages; the first one contains the image.
     pub(super) packages: Vec<String>,
     /// The version of the first package.
     pub(super) version: String,
@@ -126,8 +126,8 @@ impl<'a> Apt<'a> {
         self.runner.capture(&command).map_err(|source| Error::Start { command, source })
     }
 
-    /// Updates the package lists. An unreachable source is no error, because the other sources may suffice;
-    /// `incomplete` keeps the messages.
+    /// Updates the package lists. An unreachable source is not an error, because the other sources may
+    /// suffice; `incomplete` keeps the messages.
     fn update(&mut self) -> Result<(), Error> {
         let output = self.capture("apt-get", &["-q", "update"])?;
         if output.code != Some(0) {
@@ -164,7 +164,7 @@ impl<'a> Apt<'a> {
                 fields.get("Size").and_then(|size| size.parse::<u64>().ok()).unwrap_or(0)
             };
             let mut kernel = KernelPackage { packages: vec![image], version, size: size(&fields) };
-            // Ubuntu has the modules in a package of their own.
+            // Ubuntu has the modules in a separate package.
             if let Some(modules) = depends(&fields, "linux-modules-") {
                 kernel.size += self.describe(&modules)?.map_or(0, |fields| size(&fields));
                 kernel.packages.push(modules);
@@ -187,7 +187,7 @@ impl<'a> Apt<'a> {
     }
 
     /// Downloads a kernel and unpacks it without installing it. Returns the paths of the image and of the
-    /// directory that all its packages are unpacked in.
+    /// directory in which all its packages are unpacked.
     pub(super) fn fetch(&self, kernel: &KernelPackage) -> Result<(PathBuf, PathBuf), Error> {
         let download = self.directory.join("download");
         let unpacked = self.directory.join("unpacked");
@@ -240,7 +240,7 @@ impl Simulation {
     }
 }
 
-/// Runs a command and shows its output to the user. Every exit code but zero is an error.
+/// Runs a command and shows its output to the user. Every nonzero exit code is an error.
 pub(super) fn run(runner: &dyn Runner, command: &Invocation) -> Result<(), Error> {
     let output = runner.show(command).map_err(|source| Error::Start { command: command.clone(), source })?;
     if output.code == Some(0) {

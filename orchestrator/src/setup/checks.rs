@@ -20,7 +20,7 @@ use units::Bytes;
 
 const SETUP: &str = "testbed setup";
 
-/// How to use another cache.
+/// How to use a different cache.
 const ANOTHER_CACHE: &str = "set XDG_CACHE_HOME to another directory";
 
 /// Returns the checks for files and directories, which a run needs on the orchestrator's host with any lab.
@@ -38,7 +38,7 @@ pub fn checks_without_nodes(
     ]
 }
 
-/// Returns all checks of this module, which a run in the local lab needs. `shared_disks` is whether its
+/// Returns all checks of this module, which a run in the local lab needs. `shared_disks` says whether its
 /// guests have shared disks.
 pub fn standard_checks<'a>(
     runner: &'a dyn Runner,
@@ -60,7 +60,7 @@ pub fn standard_checks<'a>(
     checks
 }
 
-/// The check that QEMU for x86 is in `PATH` and new enough.
+/// The check that QEMU for x86 is in `PATH` and recent enough.
 pub struct QemuProgram<'a> {
     /// Finds QEMU and runs it with `--version`.
     pub runner: &'a dyn Runner,
@@ -90,13 +90,13 @@ impl Check for QemuProgram<'_> {
     }
 }
 
-/// Returns whether a program is where the distribution's packages have theirs.
+/// Returns whether a program is at the path used by the distribution's packages.
 pub(super) fn is_packaged(path: &Path) -> bool {
     path.starts_with("/usr/bin") || path.starts_with("/bin")
 }
 
-/// Returns how to replace this QEMU, which cannot be used. `testbed setup` installs a package, which a
-/// program that is earlier in `PATH` hides.
+/// Returns how to replace this QEMU, which cannot be used. `testbed setup` installs a package, but a program
+/// earlier in `PATH` hides the packaged one.
 fn setup_replaces(path: &Path) -> String {
     if is_packaged(path) {
         return SETUP.into();
@@ -122,7 +122,7 @@ impl Check for GuestKernel {
                 if matches!(self.choice, KernelChoice::Auto | KernelChoice::Cached) =>
             {
                 let remedy = match StorageProblem::of(&source) {
-                    // Then a file is incomplete or was removed.
+                    // In that case, a file is incomplete or was removed.
                     None | Some(StorageProblem::Missing) => SETUP.into(),
                     Some(problem) => problem.remedy("this user", ANOTHER_CACHE),
                 };
@@ -132,7 +132,7 @@ impl Check for GuestKernel {
             Err(error) => {
                 let remedy = match self.choice {
                     KernelChoice::Auto | KernelChoice::Cached => SETUP,
-                    // `testbed setup` does not change a kernel that somebody else chose.
+                    // `testbed setup` does not change a kernel that the user chose.
                     KernelChoice::Host | KernelChoice::Given { .. } => {
                         "name a kernel that can be used with --kernel (and its modules with --modules), or \
                          leave --kernel out"
@@ -199,8 +199,7 @@ impl Check for CacheDirectory {
     }
 }
 
-/// The check that network namespaces can be created, as root or in a user namespace. A child process tries
-/// it.
+/// The check that network namespaces can be created, as root or in a user namespace. It uses a child process.
 pub struct Namespaces {
     /// The root of the file system: `/`, except in tests.
     pub root: PathBuf,
@@ -230,7 +229,7 @@ impl Namespaces {
             let path = self.root.join("proc/sys").join(name.replace('.', "/"));
             fs::read_to_string(path).ok().map(|value| value.trim().to_owned())
         };
-        // The setting, the value that forbids, the value that allows.
+        // The setting, the value that forbids it, and the value that allows it.
         let known = [
             ("kernel.unprivileged_userns_clone", "0", "1"),
             ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),
@@ -305,7 +304,7 @@ impl Check for FreeMemory {
     }
 }
 
-/// The check that results can be written, and that there is space for them.
+/// The check that results can be written, and that there is enough space for them.
 pub struct DiskSpace {
     /// The parent of results folders. It need not exist yet.
     pub directory: PathBuf,
@@ -335,7 +334,7 @@ impl Check for DiskSpace {
                 format!("cannot read the free space of {shown}: {}", errno.desc()),
                 OTHERWISE,
             ),
-            // A file system without a number of inodes has none in total.
+            // A file system without a fixed number of inodes reports 0 in total.
             Ok(space) if space.files() > 0 && space.files_available() == 0 => {
                 let detail = format!("no inodes are free in {shown}");
                 Finding::failed(NAME, detail, remedy(StorageProblem::NoInodes))

@@ -8,7 +8,7 @@ use std::{io, path::PathBuf};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The user has to agree, but there is nobody to ask.
+    /// The user has to agree, but there is no one to ask.
     #[error("these changes need your consent, but there is no terminal to ask on: run with --yes to agree")]
     NoTerminal,
 
@@ -22,7 +22,7 @@ pub enum Error {
         commands.join("\n")
     )]
     NeedsRoot {
-        /// Lines for a shell of root.
+        /// Commands for a root shell.
         commands: Vec<String>,
     },
 
@@ -47,7 +47,7 @@ pub enum Error {
         minimum: String,
     },
 
-    /// No package has a QEMU that is new enough, or none can be installed safely.
+    /// No package has a QEMU that is recent enough, or none can be installed safely.
     #[error(
         "cannot install QEMU {minimum} or newer from this system's packages without removing or downgrading \
          others:\n{}\nInstall it by hand so that qemu-system-x86_64 is in PATH",
@@ -60,14 +60,14 @@ pub enum Error {
         tried: Vec<String>,
     },
 
-    /// No package has QEMU's block driver `nfs` in the version of the QEMU that is installed.
+    /// No package has QEMU's block driver `nfs` in the version of the installed QEMU.
     #[error(
         "cannot install QEMU's block driver nfs, which shared storage needs, without removing or downgrading \
          packages:\n{}\nInstall {package} of the same version as QEMU by hand",
         lines(tried)
     )]
     NoNfsDriver {
-        /// The package that has it.
+        /// The package that contains it.
         package: &'static str,
         /// Each suite that was tried, and why it cannot be used.
         tried: Vec<String>,
@@ -79,7 +79,7 @@ pub enum Error {
          directory of its modules with --modules"
     )]
     NoKernelPackage {
-        /// The reason why there is none.
+        /// The reason why no kernel was found.
         tried: String,
     },
 

@@ -1,6 +1,7 @@
-//! Interruption of `testbed setup`: SIGINT, SIGTERM and SIGHUP end the commands that it has started, too.
+//! Interruption of `testbed setup`: SIGINT, SIGTERM and SIGHUP also end the commands that it has started.
 //!
-//! A signal to this process alone would leave them behind: only a terminal sends SIGINT to all of them.
+//! A signal sent only to this process would leave these commands behind: a terminal sends only SIGINT to all
+//! of them.
 
 use crate::process_tree;
 use nix::sys::prctl;
@@ -10,18 +11,18 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-/// How long commands may take to end by themselves before they are killed.
+/// How long commands may take to end on their own before they are killed.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// From now on, ends this process at the first SIGINT, SIGTERM or SIGHUP, after all that it has started has
-/// ended. A command gets the same signal, and 500 ms later SIGKILL. Signals that this process was started to
-/// ignore are still ignored, as `nohup` wants it.
+/// From now on, ends this process at the first SIGINT, SIGTERM or SIGHUP, after everything that it has
+/// started has ended. A command gets the same signal, and 500 ms later SIGKILL. Signals that this process was
+/// started to ignore are still ignored, as `nohup` wants it.
 ///
 /// # Errors
 ///
 /// The signals cannot be handled.
 pub fn end_commands_on_signals() -> io::Result<()> {
-    // A process whose parent ends first becomes a child of this one, and is still found.
+    // A process whose parent ends first becomes a child of this process, and can still be found.
     prctl::set_child_subreaper(true)?;
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let inside = runtime.enter();

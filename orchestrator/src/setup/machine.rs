@@ -1,4 +1,4 @@
-//! The host that is set up: its privileges and its package manager.
+//! The host to be set up: its privileges and its package manager.
 
 use super::{Invocation, Runner, nfs};
 use crate::image::Cache;
@@ -8,7 +8,7 @@ use std::path::PathBuf;
 pub struct LocalHost<'a> {
     /// Runs the host's commands.
     pub runner: &'a dyn Runner,
-    /// The cache of the user, which kernels are copied to.
+    /// The user's cache, to which kernels are copied.
     pub cache: Cache,
     /// The root of the file system: `/`, except in tests.
     pub root: PathBuf,
@@ -23,7 +23,7 @@ pub enum Privilege {
     Root,
     /// `sudo` is in `PATH`; it may ask for a password.
     Sudo,
-    /// Neither of them: nothing can be installed.
+    /// Neither: nothing can be installed.
     None,
 }
 
@@ -62,14 +62,14 @@ pub(super) enum PackageManager {
 impl PackageManager {
     /// Finds the package manager of this host.
     pub(super) fn detect(runner: &dyn Runner) -> Option<Self> {
-        // apt first: on a Debian where packages for other distributions are built, `dnf` may be installed
-        // too.
+        // apt comes first: `dnf` may also be installed on a Debian that builds packages for other
+        // distributions.
         let known =
             [("apt-get", Self::Apt), ("dnf", Self::Dnf), ("zypper", Self::Zypper), ("pacman", Self::Pacman)];
         known.into_iter().find(|(program, _)| runner.find(program).is_some()).map(|(_, manager)| manager)
     }
 
-    /// Returns the command that installs QEMU, with its block driver `nfs` if that is asked for.
+    /// Returns the command that installs QEMU, with its block driver `nfs` if requested.
     pub(super) fn install_qemu(self, nfs_driver: bool) -> Invocation {
         let qemu = match self {
             Self::Apt | Self::Pacman => "qemu-system-x86",
@@ -84,7 +84,7 @@ impl PackageManager {
         self.install([self.nfs_driver()])
     }
 
-    /// Returns the package of QEMU's block driver `nfs`.
+    /// Returns the package that contains QEMU's block driver `nfs`.
     fn nfs_driver(self) -> &'static str {
         match self {
             Self::Apt => nfs::PACKAGE,

@@ -1,12 +1,13 @@
 //! Prepares this host for runs, and checks whether it is prepared.
 //!
 //! [`run`] is `testbed setup`: it determines what is missing, says exactly what it will change, asks, and
-//! does it. Determining what is missing changes nothing: package lists are read into a private directory of
-//! the user's cache. Only the installation of packages needs root. [`standard_checks`] are the checks that
-//! `testbed doctor` makes, each with its remedy (see [`crate::finding`]).
+//! makes the changes. Determining what is missing changes nothing: package lists are read into a private
+//! directory of the user's cache. Only the installation of packages needs root. [`standard_checks`] are the
+//! checks that `testbed doctor` makes, each with its remedy (see [`crate::finding`]).
 //!
-//! It installs only QEMU, its block driver `nfs` if asked to, and their dependencies, removes and downgrades
-//! nothing, and uses no package manager but apt. For other package managers it prints the command to type.
+//! It installs only QEMU, its block driver `nfs` on request, and their dependencies. It never removes or
+//! downgrades packages, and uses no package manager but apt. For other package managers it prints the command
+//! to type.
 
 mod apt;
 mod checks;
@@ -54,7 +55,7 @@ pub struct SetupOptions {
     pub nfs_driver: bool,
 }
 
-/// The kernel that the user asks `testbed setup` for.
+/// The kernel that the user requests from `testbed setup`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum KernelRequest {
     /// The kernel in the cache, else the kernel that this host runs, else the distribution's package.
@@ -81,22 +82,22 @@ impl KernelRequest {
     }
 }
 
-/// The user who runs `testbed setup`: a terminal, or a script in tests.
+/// The user of `testbed setup`: a person at a terminal, or a script in tests.
 pub trait Prompt {
     /// Prints a line.
     fn say(&mut self, line: &str);
 
-    /// Asks a yes-or-no question. Returns `None` if there is nobody to answer.
+    /// Asks a yes-or-no question. Returns `None` if there is no one to answer.
     fn ask(&mut self, question: &str) -> Option<bool>;
 
-    /// Returns whether there is somebody to answer.
+    /// Returns whether there is someone to answer.
     fn interactive(&self) -> bool;
 }
 
 /// Runs `testbed setup`. If nothing is missing it says so and changes nothing.
 ///
 /// # Errors
-/// If the user does not agree, if a package cannot be found, or if a step fails. The steps before are not
+/// If the user does not agree, if a package cannot be found, or if a step fails. The previous steps are not
 /// undone; the next `testbed setup` continues from there.
 pub fn run(options: &SetupOptions, host: &LocalHost<'_>, prompt: &mut dyn Prompt) -> Result<(), Error> {
     image::check_static(&options.stressor)?;
@@ -143,8 +144,8 @@ pub fn run(options: &SetupOptions, host: &LocalHost<'_>, prompt: &mut dyn Prompt
     Ok(())
 }
 
-/// Says what [`run`] would change (`--dry-run`), and changes nothing: the package lists are read into a
-/// temporary directory, so not even the cache is written to.
+/// Says what [`run`] would change (`--dry-run`), without changing anything: the package lists are read into a
+/// temporary directory, so not even the cache is changed.
 ///
 /// # Errors
 /// If the stressor is not usable, or if a package cannot be found.
@@ -164,8 +165,8 @@ pub fn dry_run(options: &SetupOptions, host: &LocalHost<'_>, prompt: &mut dyn Pr
     Ok(())
 }
 
-/// Determines what has to change, with a directory for apt's package lists and its name for the user. Fills
-/// `apt` if QEMU or a kernel has to come from apt's packages.
+/// Determines what has to change, given a directory for apt's package lists and the user's name for that
+/// directory. Fills `apt` if QEMU or a kernel has to come from apt's packages.
 fn make_plan<'a>(
     options: &SetupOptions,
     host: &LocalHost<'a>,
@@ -221,8 +222,8 @@ fn make_plan<'a>(
     Err(Error::NoKernelPackage { tried: "this system does not use apt".to_owned() })
 }
 
-/// Installs QEMU as planned, with its block driver `nfs` if that is asked for. If that fails, it removes the
-/// apt source that it added.
+/// Installs QEMU as planned, with its block driver `nfs` if requested. If that fails, it removes the apt
+/// source that it added.
 fn install(
     qemu: &QemuInstall,
     host: &LocalHost<'_>,
@@ -245,7 +246,7 @@ fn install(
     let mut outcome = Ok(());
     for (at, command) in commands.into_iter().enumerate() {
         outcome = run(command);
-        // `apt-get update` fails if any source is unreachable, which may not be a source of QEMU.
+        // `apt-get update` fails if any source is unreachable, which may not be one that provides QEMU.
         let is_update = at + 1 == last;
         if outcome.is_err() && !is_update {
             break;
@@ -253,7 +254,7 @@ fn install(
     }
     if let (Err(_), Some(source)) = (&outcome, &qemu.source) {
         let path = source.path.display().to_string();
-        // The first error says more than a second one about the removal would.
+        // The first error is more informative than an error of the removal.
         let _ = run(Invocation::new("rm", ["-f", &path]));
     }
     outcome?;
@@ -273,8 +274,8 @@ fn install(
     Ok(())
 }
 
-/// A directory that is empty at first and removed at the end. A previous one that was left behind, because
-/// its process was killed, is removed first.
+/// A directory that is empty at first and removed at the end. A previous one, left behind by a killed
+/// process, is removed first.
 struct ScratchDirectory(PathBuf);
 
 impl ScratchDirectory {
@@ -290,7 +291,7 @@ impl ScratchDirectory {
     }
 
     fn remove(&self) {
-        // A failure is harmless: the next `testbed setup` removes the directory before it uses it.
+        // A failure is harmless: the next `testbed setup` removes the directory before using it.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

@@ -1,5 +1,5 @@
-//! QEMU's block driver `nfs`, with which it opens shared disks. Distributions have it in a package of its
-//! own.
+//! QEMU's block driver `nfs`, with which it opens shared disks. Distributions have the driver in a separate
+//! package.
 
 use super::{
     Error, Invocation, QEMU_PROGRAM, Runner,
@@ -13,20 +13,20 @@ use crate::finding::{Check, Finding};
 /// The Debian package of the driver. It works only with a QEMU that was built together with it.
 pub(super) const PACKAGE: &str = "qemu-block-extra";
 
-/// Whether a QEMU can open disks by NFS.
+/// Whether a QEMU can open disks over NFS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NfsDriver {
-    /// It can.
+    /// QEMU has the driver.
     Present,
-    /// It has no such driver, in its own words.
+    /// QEMU does not have the driver, in its own words.
     Missing(String),
-    /// It does not say.
+    /// QEMU does not say.
     Unknown(String),
 }
 
 impl NfsDriver {
-    /// The arguments that make QEMU open a disk by NFS and exit. The path has no folder, so that a QEMU with
-    /// the driver refuses it before it connects to anything.
+    /// The arguments that make QEMU open a disk over NFS and exit. The path has no folder, so a QEMU with the
+    /// driver refuses it before connecting to anything.
     pub const QUESTION: [&'static str; 7] = [
         "-nodefaults",
         "-machine",
@@ -37,8 +37,8 @@ impl NfsDriver {
         "driver=nfs,node-name=disk,server.type=inet,server.host=127.0.0.1,path=disk",
     ];
 
-    /// Returns what QEMU's answer to [`Self::QUESTION`] means: whether it has exited by itself, and its
-    /// standard error. A QEMU without the driver names it when it refuses.
+    /// Returns what QEMU's answer to [`Self::QUESTION`] means: whether QEMU has exited on its own, and its
+    /// standard error. A QEMU without the driver names the driver when it refuses.
     pub fn from_answer(has_exited: bool, stderr: &str) -> Self {
         let refusal = stderr.lines().rfind(|line| line.contains("-blockdev"));
         match refusal.and_then(|line| line.rsplit_once(": ")) {
@@ -57,11 +57,11 @@ impl NfsDriver {
     }
 }
 
-/// The check that QEMU can open disks by NFS, which runs with shared storage need.
+/// The check that QEMU can open disks over NFS, as runs with shared storage require.
 pub struct NfsDriverCheck<'a> {
     /// Runs QEMU.
     pub runner: &'a dyn Runner,
-    /// Whether the runs need it.
+    /// Whether the runs need this.
     pub required: bool,
 }
 
@@ -89,8 +89,8 @@ impl Check for NfsDriverCheck<'_> {
     }
 }
 
-/// Determines how to install the driver for the QEMU that is installed already: in its version, from the
-/// configured sources, else from backports.
+/// Determines how to install the driver for the installed QEMU: in its version, from the configured sources
+/// or else from backports.
 pub(super) fn install(apt: &mut Apt<'_>, host: &LocalHost<'_>) -> Result<QemuInstall, Error> {
     let failed = |tried: Vec<String>| Error::NoNfsDriver { package: PACKAGE, tried };
     let path = host.runner.find(QEMU_PROGRAM).filter(|path| is_packaged(path));
@@ -108,7 +108,7 @@ pub(super) fn install(apt: &mut Apt<'_>, host: &LocalHost<'_>) -> Result<QemuIns
     .map_err(failed)
 }
 
-/// Returns the version of the installed package of QEMU.
+/// Returns the version of the installed QEMU package.
 fn installed_version(runner: &dyn Runner) -> Option<String> {
     let query = Invocation::new("dpkg-query", ["-W", "-f", "${Version}", plan::PACKAGE]);
     let output = runner.capture(&query).ok().filter(|output| output.code == Some(0))?;

@@ -1,4 +1,5 @@
-//! The changes that `testbed setup` will make. They are all determined and shown before the first is made.
+//! The changes that `testbed setup` will make. All of them are determined and shown before the first one is
+//! made.
 
 use super::{
     Error, Invocation, LocalHost, Privilege,
@@ -16,7 +17,7 @@ use units::Bytes;
 /// The Debian package of QEMU for x86.
 pub(super) const PACKAGE: &str = "qemu-system-x86";
 
-/// The changes that have to be made; `None` stands for nothing to do.
+/// The changes to be made; `None` stands for no change.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Plan {
     pub(super) qemu: Option<QemuInstall>,
@@ -26,11 +27,11 @@ pub(super) struct Plan {
 /// An installation of QEMU, or of its block driver `nfs`, with apt.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct QemuInstall {
-    /// The packages as apt is told to install them, some with a version.
+    /// The packages as given to apt, some with a version.
     pub(super) packages: Vec<String>,
     /// The suite to install from (`apt-get -t`); `None` for the default suite.
     pub(super) suite: Option<String>,
-    /// The apt source to add for that suite, unless it is configured already.
+    /// The apt source to add for that suite, unless it is already configured.
     pub(super) source: Option<NewSource>,
     /// The reason why the default suite is not used: `the default suite: it would remove qemu-utils`.
     pub(super) reason: Option<String>,
@@ -63,7 +64,7 @@ pub(super) enum KernelPlan {
     },
 }
 
-/// Returns the codename of the distribution's release, such as `bookworm`, which its suites are named after.
+/// Returns the codename of the distribution's release, such as `bookworm`, after which its suites are named.
 fn codename(root: &Path) -> Option<String> {
     let text = fs::read_to_string(root.join("etc/os-release")).ok()?;
     let value = text.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="))?;
@@ -84,8 +85,8 @@ pub(super) fn install_qemu(
 }
 
 /// Determines how to install packages without removing or downgrading others: from the default suite, else
-/// from backports. `check` says why a simulated installation does not serve the purpose. The inner error
-/// lists each suite that was tried, and why it cannot be used.
+/// from backports. `check` returns an error if a simulated installation does not serve its purpose. The inner
+/// error lists each suite that was tried, and why it cannot be used.
 pub(super) fn from_any_suite(
     apt: &mut Apt<'_>,
     host: &LocalHost<'_>,
@@ -126,7 +127,7 @@ fn with_incomplete(mut tried: Vec<String>, apt: &Apt<'_>) -> Vec<String> {
     tried
 }
 
-/// Accepts a simulated installation if it serves its purpose and removes and downgrades nothing.
+/// Accepts a simulated installation if it serves its purpose and does not remove or downgrade packages.
 ///
 /// # Errors
 /// The reason why the installation is not acceptable, for the user.
@@ -145,7 +146,7 @@ fn acceptable(
     Ok(simulation)
 }
 
-/// Checks that a simulated installation gives a QEMU that is new enough.
+/// Checks that a simulated installation provides a QEMU that is recent enough.
 fn has_qemu(simulation: &Simulation) -> Result<(), String> {
     let version = simulation
         .version(PACKAGE)
@@ -168,7 +169,8 @@ impl QemuInstall {
         Self { packages: packages.to_vec(), suite, source, reason, installed, upgraded }
     }
 
-    /// Returns the commands to run as root. `staged` is a file with the text of the new source, to be copied.
+    /// Returns the commands to run as root. `staged` is a file with the text of the new source, which they
+    /// copy.
     pub(super) fn commands(&self, staged: &Path) -> Vec<Invocation> {
         let mut commands = Vec::new();
         if let Some(source) = &self.source {
@@ -185,7 +187,8 @@ impl QemuInstall {
         commands
     }
 
-    /// Returns the same commands for the user to paste into a shell, where a here-document replaces `staged`.
+    /// Returns the same commands for the user to paste into a shell, with a here-document in place of
+    /// `staged`.
     pub(super) fn by_hand(&self) -> Vec<String> {
         let mut commands: Vec<String> =
             self.commands(Path::new("")).iter().map(ToString::to_string).collect();

@@ -44,13 +44,13 @@ impl fmt::Display for Version {
 /// The QEMU that is first in `PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Qemu {
-    /// A version that is new enough.
+    /// A QEMU that is recent enough.
     Ready {
         path: PathBuf,
         /// The version with all its numbers, such as `10.0.2`.
         version: String,
     },
-    /// A version that is older than [`MINIMUM`].
+    /// A QEMU that is older than [`MINIMUM`].
     TooOld { path: PathBuf, version: Version },
     /// A program that does not run, or does not print its version.
     Broken { path: PathBuf, why: String },

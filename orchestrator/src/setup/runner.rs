@@ -1,4 +1,4 @@
-//! Runs the host's commands, behind a trait, so that tests of `testbed setup` need none of them.
+//! Runs the host's commands, behind a trait, so that tests of `testbed setup` do not need the real commands.
 
 use crate::{bounded, layout::shell_line};
 use std::{
@@ -7,7 +7,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// A command to run: a program with its arguments. `Display` prints it as it is typed into a shell.
+/// A command to run: a program with its arguments. `Display` prints it as it would be typed into a shell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invocation {
     /// The program, looked up in `PATH`.
@@ -34,7 +34,7 @@ impl Invocation {
         self
     }
 
-    /// Makes another program, such as `sudo`, run the command. `options` are that program's.
+    /// Makes another program, such as `sudo`, run the command. `options` are the options of that program.
     #[must_use]
     pub fn through(mut self, program: &str, options: &[&str]) -> Self {
         self.arguments.insert(0, std::mem::replace(&mut self.program, program.to_owned()));
@@ -136,10 +136,10 @@ pub(super) mod fake {
     pub(in super::super) struct FakeRunner {
         answers: Vec<(Vec<String>, Output, Option<SideEffect>)>,
         programs: RefCell<Vec<String>>,
-        /// The programs that commands install: the index of the answer, and the program.
+        /// The programs that commands install, each with the index of the answer.
         installs: Vec<(usize, String)>,
         commands: RefCell<Vec<String>>,
-        /// What QEMU says about its block driver `nfs`.
+        /// QEMU's answer about its block driver `nfs`.
         nfs_driver: Option<Box<dyn Fn() -> &'static str>>,
     }
 
@@ -156,7 +156,7 @@ pub(super) mod fake {
             self
         }
 
-        /// Adds an answer to every command line that contains all of these words.
+        /// Adds an answer for every command line that contains all of these words.
         pub(in super::super) fn answer(mut self, words: &str, code: i32, stdout: &str) -> Self {
             let words = words.split(' ').map(str::to_owned).collect();
             let output =
@@ -165,7 +165,7 @@ pub(super) mod fake {
             self
         }
 
-        /// Makes QEMU answer the question whether it has its block driver `nfs`.
+        /// Sets QEMU's answer to the question whether it has its block driver `nfs`.
         pub(in super::super) fn saying(mut self, answer: impl Fn() -> &'static str + 'static) -> Self {
             self.nfs_driver = Some(Box::new(answer));
             self

@@ -1,8 +1,9 @@
 //! Reads apt's sources, and derives a source for backports, a newer suite of the same archive.
 //!
 //! Both formats are read: one source per line (`*.list`), and paragraphs (`*.sources`). The derived source is
-//! a paragraph with the address and the key of a source that this host already has, so it trusts nothing new.
-//! A backports suite has a low priority: apt installs its packages only on request and upgrades nothing else.
+//! a paragraph with the address and the key of a source that this host already has, so it does not extend the
+//! host's trust. A backports suite has a low priority: apt installs its packages only on request and does not
+//! upgrade anything else.
 
 use std::{
     collections::BTreeMap,
@@ -29,7 +30,7 @@ pub(super) enum Backports {
     },
 }
 
-/// A source: a map of field names, in lower case, to the values as written, and the file that it is from.
+/// A source: a map from field names, in lower case, to the values as written, and the file that contains it.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Source {
     fields: BTreeMap<String, String>,
@@ -51,7 +52,7 @@ impl Source {
 }
 
 /// Finds or derives the source of the backports of the release `codename`. `apt` is apt's configuration
-/// directory. Returns `None` if it has no source of that release.
+/// directory. Returns `None` if there is no source of that release.
 pub(super) fn backports(apt: &Path, codename: &str) -> Option<Backports> {
     let sources = read(apt);
     let suite = format!("{codename}-backports");
@@ -77,7 +78,7 @@ fn derived(base: &Source, suite: &str) -> Option<String> {
         [("signed-by", "Signed-By"), ("architectures", "Architectures"), ("trusted", "Trusted")]
     {
         if let Some(value) = base.fields.get(field) {
-            // A key can be part of the file; then its lines follow, with their indentation.
+            // A key may be part of the file; its lines then follow, with their indentation.
             let value = value.trim_end();
             let space = if value.starts_with('\n') { "" } else { " " };
             let _ = writeln!(text, "{name}:{space}{value}");

@@ -1,8 +1,8 @@
 //! A child process that tries to create namespaces. All `unsafe` of `setup` is here.
 //!
 //! A process with several threads cannot enter a user namespace, and no process can leave one again. So a
-//! child tries. The child is forked and executes no other program, because a suitable program may not be
-//! installed.
+//! child process tries it. The child is forked without executing another program, because a suitable program
+//! may not be installed.
 #![allow(unsafe_code)]
 
 use nix::{
@@ -32,7 +32,7 @@ impl NamespaceStep {
 }
 
 /// Creates a network namespace in a child, in a new user namespace if `user` is set, and sets an interface up
-/// in it: some systems allow to create the namespace, but not to set the interface up.
+/// in it: some systems allow creating the namespace, but not setting the interface up.
 ///
 /// # Errors
 /// The outer error if the child could not be started or waited for; the inner error if the child failed, with
@@ -56,7 +56,7 @@ pub(super) fn try_namespaces(user: bool) -> io::Result<Result<(), (NamespaceStep
                     [1 + step as u8, a, b, c, d]
                 }
             };
-            // SAFETY: the buffer is as long as said, the descriptor is open; _exit does not return.
+            // SAFETY: the buffer has the given length, the descriptor is open; _exit does not return.
             unsafe {
                 libc::write(writer.as_raw_fd(), report.as_ptr().cast(), report.len());
                 libc::_exit(0)
@@ -91,8 +91,8 @@ fn in_child(user: bool, maps: &[(&CStr, CString)]) -> Result<(), (NamespaceStep,
         if result < 0 { Err((step, Errno::last())) } else { Ok(result) }
     };
     let flags = libc::CLONE_NEWNET | if user { libc::CLONE_NEWUSER } else { 0 };
-    // SAFETY: system calls on this process, which has one thread; every pointer is to a live value of the
-    // type and length that the call expects.
+    // SAFETY: these are system calls on this process, which has a single thread; every pointer points to a
+    // live value of the type and length that the call expects.
     unsafe {
         check(NamespaceStep::Unshare, libc::unshare(flags))?;
         if user {

@@ -1,4 +1,4 @@
-//! Tests of `testbed setup` on hosts whose commands have scripted answers.
+//! Tests of `testbed setup` on hosts with scripted answers to commands.
 
 use super::runner::fake::FakeRunner;
 use super::*;
@@ -84,7 +84,7 @@ impl Fixture {
         runner.commands(self.cache().root()).iter().map(|line| line.replace(&root, "")).collect()
     }
 
-    /// Returns the commands that change the system, not only apt's private directory.
+    /// Returns the commands that change the system, rather than just apt's private directory.
     fn system_commands(&self, runner: &FakeRunner) -> Vec<String> {
         let mut all = self.commands(runner);
         all.retain(|line| {
@@ -264,7 +264,7 @@ fn without_root_or_sudo_the_commands_are_printed() {
     let error = fixture.run(&runner, Privilege::None, true, &mut ScriptedPrompt::default()).unwrap_err();
     assert_eq!(fixture.system_commands(&runner), [""; 0]);
     let text = error.to_string();
-    // The text can be pasted as it is: neither the here-document nor its end may be indented.
+    // The text must be ready to paste: neither the here-document nor its end may be indented.
     assert!(text.contains("testbed-backports.sources <<'END'\n#"), "{text}");
     assert!(text.contains("\nSuites: bookworm-backports\n"), "{text}");
     assert!(text.contains("\nEND\napt-get -q update\n"), "{text}");
@@ -384,7 +384,7 @@ fn a_dry_run_says_what_would_change_and_changes_nothing() {
         root: fixture.dir.path().to_path_buf(),
         privilege: Privilege::Root,
     };
-    // It wins over --yes.
+    // This takes precedence over --yes.
     let stressor = fixture.stressor.clone();
     let options = SetupOptions { yes: true, stressor, ..SetupOptions::default() };
     let mut prompt = ScriptedPrompt::default();

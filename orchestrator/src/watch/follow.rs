@@ -1,7 +1,7 @@
 //! Follows a run through its results folder.
 //!
-//! The attempt in progress is the one whose folder was begun after the last record was written. Its samples,
-//! and what its probe sees, are read as they are appended to their files.
+//! The attempt in progress is the one whose folder was created after the last record was written. Its samples
+//! and the reports of its probe are read as they are appended to their files.
 
 use super::hub::{Hub, Point, point};
 use crate::{
@@ -21,16 +21,16 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// How often the folder is looked at while somebody watches. A page shows a sample at most this much later.
+/// How often the folder is checked while there are viewers. A page shows a sample at most this much later.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// The largest part of a file that is read at once, in bytes. A longer line is left out.
+/// The largest part of a file that is read in one step, in bytes. A longer line is left out.
 const MOST_READ: u64 = 4 << 20;
 
-/// Follows the folder and tells the hub, for ever.
+/// Follows the folder and reports changes to the hub, for ever.
 pub(super) async fn follow(mut follower: Follower, hub: &Hub) {
     loop {
         hub.viewer().await;
-        // What was written before the end was requested is seen by the look after it.
+        // What was written before the end was requested is found by the check after it.
         let is_ending = hub.is_ending();
         follower.look(hub);
         if is_ending {
@@ -40,7 +40,7 @@ pub(super) async fn follow(mut follower: Follower, hub: &Hub) {
     }
 }
 
-/// Returns the version of the report that the folder makes: a text that differs if the report may.
+/// Returns the version of the folder's report: a text that differs if the report may differ.
 pub(super) fn version(folder: &Path) -> String {
     let of = |name: &str| {
         let found = fs::metadata(folder.join(name)).ok();
@@ -63,17 +63,17 @@ pub(super) struct Follower {
 /// The attempt in progress.
 struct FollowedAttempt {
     path: PathBuf,
-    /// The number of its folder's inode. An attempt that is made again has another folder of the same name.
+    /// The inode number of its folder. If the attempt is made again, it has another folder of the same name.
     inode: u64,
     samples: GrowingFile,
     windows: GrowingFile,
 }
 
-/// A file that gets longer line by line, if it exists.
+/// A file that grows line by line, if it exists.
 struct GrowingFile {
     path: PathBuf,
     file: Option<File>,
-    /// The beginning of a line that is not complete yet.
+    /// The beginning of an incomplete line.
     rest: Vec<u8>,
 }
 
@@ -82,9 +82,9 @@ impl Follower {
         Self { folder: folder.into(), version: String::new(), attempt: None, changed: [None; 2] }
     }
 
-    /// Looks at the folder once.
+    /// Checks the folder once.
     pub(super) fn look(&mut self, hub: &Hub) {
-        // The last samples of an attempt come before its record.
+        // The last samples of an attempt precede its record.
         if let Some(attempt) = &mut self.attempt {
             let points: Vec<Point> = attempt.samples.read().iter().filter_map(point).collect();
             if !points.is_empty() {
@@ -123,7 +123,7 @@ impl Follower {
     }
 }
 
-/// Returns the folder in this one that changed last.
+/// Returns the subfolder that was changed last.
 fn newest(folder: &Path) -> Option<(PathBuf, Metadata)> {
     let entries = fs::read_dir(folder).ok()?.filter_map(Result::ok);
     let folders = entries.filter_map(|entry| Some((entry.path(), entry.metadata().ok()?)));
@@ -143,7 +143,7 @@ impl GrowingFile {
     /// Returns the values that were written since the last call, one per line. Other lines are left out.
     fn read<T: DeserializeOwned>(&mut self) -> Vec<T> {
         self.read_lines().unwrap_or_else(|_| {
-            // The next look tries again, from the beginning of the line.
+            // The next check tries again, from the beginning of the line.
             self.rest.clear();
             Vec::new()
         })
@@ -182,7 +182,7 @@ mod tests {
         r#""zero_pages":0,"pass":1,"dirty_rate_bytes_per_s":3,"mbit_per_s":1.5,"throttle_percent":0}"#
     );
 
-    /// Writes a file so that it is newer than every other, whatever the clock's steps.
+    /// Writes a file so that it is newer than all others, regardless of the clock's resolution.
     fn write(path: &Path, text: &str, age_s: u64) {
         fs::write(path, text).unwrap();
         set_age(path, age_s);
@@ -210,7 +210,7 @@ mod tests {
         };
         assert_eq!(news(&hub), [News::Attempt { name: Some("a #1".into()) }]);
 
-        // A line that is not complete yet is read with its end.
+        // An incomplete line is read once it is complete.
         let mut samples = File::create(attempts.join("a.1").join(SAMPLES)).unwrap();
         let cut = LINE.len() / 2;
         samples.write_all(&LINE.as_bytes()[..cut]).unwrap();
@@ -224,8 +224,8 @@ mod tests {
         let json = serde_json::to_string(&news(&hub)).unwrap();
         assert_eq!(json, r#"[{"kind":"samples","points":[[50.0,9.0,7.0,1.5,null,0.0,1.0]]}]"#);
 
-        // What the probe sees, among lines that are none of its own: without a request, with more losses than
-        // requests, out of range, of another kind, and cut off.
+        // What the probe sees, among lines that it would never write: without a request, with more losses
+        // than requests, out of range, of another kind, and cut off.
         let window = r#"{"at_ms":-7.5,"duration_ms":50.0,"requests":5,"unanswered":5,"a newer field":[{}]}"#;
         let none = window.replace("5,\"unanswered\":5", "0,\"unanswered\":0");
         let more = window.replace("\"unanswered\":5", "\"unanswered\":6");

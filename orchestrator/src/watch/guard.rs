@@ -1,8 +1,8 @@
-//! Who gets an answer.
+//! Decides which requests are answered.
 //!
-//! A page that only this host can reach is protected from web pages of others, which a browser on this host
-//! may have open: a name of theirs that resolves to this host is no name of this host's, and their requests
-//! name their origin. A page that others can reach is protected by a secret in its address.
+//! A page that only this host can reach is protected from other sites' web pages, which may be open in a
+//! browser on this host: a name of theirs that resolves to this host is not one of this host's names, and
+//! their requests name their origin. A page that others can reach is protected by a secret in its address.
 
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use std::{io, net::IpAddr};
@@ -10,10 +10,10 @@ use std::{io, net::IpAddr};
 /// The size of a secret in bytes.
 const TOKEN_BYTES: usize = 16;
 
-/// Returns a new secret, which an address can contain.
+/// Returns a new secret that can be part of an address.
 ///
 /// # Errors
-/// If the system has no random numbers.
+/// If the system does not provide random numbers.
 pub(super) fn token() -> io::Result<String> {
     let mut random = [0; TOKEN_BYTES];
     getrandom::fill(&mut random)?;
@@ -43,7 +43,7 @@ pub(super) fn admit<'a>(
     if text(header::ORIGIN).is_some_and(|origin| !is_own(origin)) {
         return Err(StatusCode::FORBIDDEN);
     }
-    // A link on another site may be followed. Nothing of the page may be embedded there.
+    // A link on another site may be followed, but the page must not be embedded there.
     let sent = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let is_foreign = !matches!(sent("sec-fetch-site"), None | Some("none" | "same-origin"));
     let is_link = sent("sec-fetch-mode") == Some("navigate") && sent("sec-fetch-dest") == Some("document");
@@ -56,15 +56,15 @@ pub(super) fn admit<'a>(
     Ok(path)
 }
 
-/// Returns what follows the secret in a path. Takes the same time for every secret that is wrong.
+/// Returns what follows the secret in a path. Takes the same time for every wrong secret.
 fn without<'a>(path: &'a str, token: &str) -> Option<&'a str> {
     let (first, _) = path.strip_prefix('/')?.split_once('/')?;
     let differences = first.bytes().zip(token.bytes()).fold(0, |all, (a, b)| all | (a ^ b));
     (first.len() == token.len() && differences == 0).then(|| &path[first.len() + 1..])
 }
 
-/// Returns whether a `Host` header names this host's loopback interface. The port may be another, that of a
-/// tunnel for example.
+/// Returns whether a `Host` header names this host's loopback interface. The port may differ, for example if
+/// it belongs to a tunnel.
 fn is_this_host(host: &str) -> bool {
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),

@@ -1,4 +1,4 @@
-//! What viewers have to know, and what each of them already does.
+//! What viewers have to know, and what each of them already knows.
 
 use crate::{
     measure::samples::Sample,
@@ -11,8 +11,8 @@ use std::{
 };
 use tokio::sync::{Notify, watch};
 
-/// The largest number of samples that are kept of the attempt in progress, and of windows of its probe: a
-/// quarter of an hour at 20 per second. After that, every other sample is dropped, and neighboring windows
+/// The largest number of samples of the attempt in progress that are kept, and of windows of its probe: a
+/// quarter of an hour at 20 per second. Beyond that, every other sample is dropped, and neighboring windows
 /// are merged.
 const MOST_SAMPLES: usize = 20_000;
 
@@ -67,9 +67,9 @@ struct State {
     version: String,
     attempt: Option<Attempt>,
     /// The number of attempts so far that were in progress, and of times that samples were dropped. So it
-    /// changes when a viewer has to begin its curves anew.
+    /// changes when a viewer has to start its curves again.
     generation: u64,
-    /// Whether the run has ended, but viewers are told only after a last look at its folder.
+    /// Whether the run has ended, although viewers only learn of it after a final check of its folder.
     is_ending: bool,
     has_ended: bool,
 }
@@ -79,7 +79,7 @@ struct State {
 struct Attempt {
     name: String,
     points: Vec<Point>,
-    /// What the client's probe saw. A later window replaces an earlier one with the same time.
+    /// What the client's probe has seen. A later window replaces an earlier one with the same time.
     windows: Vec<LiveWindow>,
 }
 
@@ -89,11 +89,11 @@ struct Attempt {
 pub(super) enum News {
     /// There is another version of the report.
     Page { version: String },
-    /// An attempt is in progress, or none. The samples of an earlier one are obsolete.
+    /// An attempt is in progress, or no attempt is. The samples of an earlier one are obsolete.
     Attempt { name: Option<String> },
     /// Further samples of the attempt in progress.
     Samples { points: Vec<Point> },
-    /// Further windows of its client's probe. One with the time of an earlier one replaces it.
+    /// Further windows of the attempt's probe. A window with the time of an earlier one replaces it.
     Client { windows: Vec<ClientWindow> },
     /// The run has ended, and nothing will change any more.
     End,
@@ -103,7 +103,7 @@ pub(super) enum News {
 #[derive(Debug, Default)]
 pub(super) struct Known {
     version: String,
-    /// The generation, and the numbers of its samples and windows.
+    /// The generation, and how many of its samples and windows the viewer has.
     attempt: Option<(u64, usize, usize)>,
     has_ended: bool,
 }
@@ -123,7 +123,7 @@ impl Hub {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // A viewer that fails does not end the others.
+        // A failed viewer does not end the others.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -137,7 +137,7 @@ impl Hub {
         self.change(|state| state.version = version);
     }
 
-    /// Sets the attempt in progress, which has no samples yet, or that there is none.
+    /// Sets the attempt in progress, which has no samples yet, or `None` if no attempt is in progress.
     pub(super) fn set_attempt(&self, name: Option<String>) {
         self.change(|state| {
             state.generation += 1;
@@ -175,7 +175,7 @@ impl Hub {
         });
     }
 
-    /// Asks for a last look at the folder, since the run has ended.
+    /// Requests a final check of the folder, since the run has ended.
     pub(super) fn request_end(&self) {
         self.state().is_ending = true;
         self.joined.notify_one();
@@ -185,7 +185,7 @@ impl Hub {
         self.state().is_ending
     }
 
-    /// Tells viewers that the run has ended, and that they know everything.
+    /// Notifies viewers that the run has ended, and that they know everything.
     pub(super) fn end(&self) {
         self.change(|state| state.has_ended = true);
     }
@@ -201,14 +201,15 @@ impl Hub {
         }
     }
 
-    /// Adds a viewer, for as long as it keeps the result, which changes whenever there may be news.
+    /// Adds a viewer, for as long as it keeps the returned receiver, which changes whenever there may be
+    /// news.
     pub(super) fn join(&self) -> watch::Receiver<()> {
         let changes = self.changed.subscribe();
         self.joined.notify_one();
         changes
     }
 
-    /// Returns what is new for a viewer, in order, and remembers that it knows.
+    /// Returns what is new for a viewer, in order, and records that the viewer knows it.
     pub(super) fn news(&self, known: &mut Known) -> Vec<News> {
         let state = self.state();
         let mut news = Vec::new();
@@ -332,7 +333,7 @@ mod tests {
         let mut windows: Vec<LiveWindow> = (0..MOST_SAMPLES).map(|n| window(n, 0, Some(1.0))).collect();
         windows[101] = window(101, 2, Some(700.0));
         windows[104..107].copy_from_slice(&[104, 105, 106].map(|number| window(number, 5, None)));
-        // It has been answered meanwhile.
+        // It has been answered in the meantime.
         windows.push(window(104, 4, Some(9.0)));
         hub.add_windows(windows);
         let news = hub.news(&mut Known::default());

@@ -1,15 +1,15 @@
-//! The live page: the report of a run, kept up to date in browsers while the run goes on.
+//! The live page: the report of a run, kept up to date in browsers while the run is in progress.
 //!
 //! ```text
 //! results folder --poll--> follow --> hub --> server --/events--> live.js in each browser
 //!       \------------------- read when the page is asked for ------/--> page
 //! ```
 //!
-//! `follow` reads the files of a results folder and nothing else, so that it makes no difference whether the
-//! run is made by this process, by another one or by nobody. It runs in a thread of its own with a low
-//! priority, and looks at the files only while somebody watches. `hub` keeps what viewers have to know: which
-//! version of the report there is, the samples of the attempt in progress, and what its client's probe sees.
-//! Each viewer is told what it lacks, so that one that joins late, reloads or is slow sees everything so far.
+//! `follow` reads the files of a results folder and nothing else, so it makes no difference whether the run
+//! is made by this process, by another one, or has ended. It runs in a thread of its own with a low priority,
+//! and reads the files only while there are viewers. `hub` keeps what viewers have to know: the version of
+//! the report, the samples of the attempt in progress, and what its client's probe sees. Each viewer gets
+//! what it lacks, so that one that joins late, reloads or is slow sees everything so far.
 //!
 //! `server` answers with the page and its events, for reading only, and `guard` decides whether to answer.
 //! Nothing here can make a run fail: once it listens, its errors are those of single requests.
@@ -30,12 +30,12 @@ mod guard;
 mod hub;
 mod server;
 
-/// The address to listen at unless another is given: only this host can connect.
+/// The default address to listen on: only this host can connect.
 pub const DEFAULT_ADDRESS: &str = "127.0.0.1:8060";
 
-/// The port unless one is given.
+/// The default port.
 const DEFAULT_PORT: u16 = 8060;
-/// How much lower the priority of the thread is that serves the page (its `nice` value).
+/// By how much the priority of the thread that serves the page is lowered (its `nice` value).
 const NICE: i32 = 10;
 /// How long viewers may take to fetch the last version of the page before the server ends.
 const FAREWELL: Duration = Duration::from_secs(10);
@@ -49,26 +49,26 @@ pub enum Error {
     /// The address cannot be listened at.
     #[error("cannot listen on {0}: {1}; choose another address, or port 0 for any that is free")]
     Bind(String, io::Error),
-    /// The system refused something else.
+    /// The system refused another operation.
     #[error("cannot serve the live page: {0}")]
     Start(#[from] io::Error),
 }
 
-/// A socket that listens, before there is a folder to show.
+/// A listening socket, before there is a folder to show.
 #[derive(Debug)]
 pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
-    /// What the address has to contain; none if only this host can connect.
+    /// What the address has to contain; absent if only this host can connect.
     token: Option<String>,
 }
 
 impl Listener {
-    /// Listens at an address: a host name or an IP address, with a port or without, or just a port of this
+    /// Listens on an address: a host name or an IP address, with or without a port, or just a port of this
     /// host.
     ///
     /// # Errors
-    /// If the text is no address, or if it cannot be listened at.
+    /// If the text is not an address, or if listening on it fails.
     pub fn bind(text: &str) -> Result<Self, Error> {
         let invalid = |error: String| Error::Address(text.to_owned(), error);
         let addresses = if let Ok(port) = text.parse::<u16>() {
@@ -111,7 +111,7 @@ impl Listener {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let served = Arc::clone(&hub);
         thread::Builder::new().name("watch".into()).spawn(move || {
-            // The threads that it starts inherit the priority. A run goes first.
+            // The threads that it starts inherit the priority: a run takes precedence.
             let _ = rustix::process::setpriority_process(None, NICE);
             let follower = follow::Follower::new(served.folder());
             runtime.block_on(async {
@@ -135,7 +135,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.hub.request_end();
         let deadline = Instant::now() + FAREWELL;
-        // A viewer that has the last version closes its connection.
+        // A viewer with the last version closes its connection.
         while self.hub.has_viewers() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(20));
         }

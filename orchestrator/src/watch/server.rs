@@ -32,11 +32,11 @@ use tokio::{
     time::sleep,
 };
 
-/// The largest number of connections. Further ones wait until one ends.
+/// The largest number of connections. Further connections wait until one ends.
 const MOST_CONNECTIONS: usize = 64;
 /// The time that a client may take to send a request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// The least buffer for requests that hyper allows; a request with more headers is refused.
+/// The smallest buffer for requests that hyper allows; a request with more headers is refused.
 const BUFFER_BYTES: usize = 16 << 10;
 /// The pause after a connection that could not be accepted.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
@@ -48,7 +48,7 @@ const SCRIPT: &str = include_str!("live.js");
 struct Shared {
     hub: Arc<Hub>,
     token: Option<String>,
-    /// The page that was made last, and its version.
+    /// The most recently made page, and its version.
     page: Mutex<Option<(String, Bytes)>>,
 }
 
@@ -64,7 +64,7 @@ pub(super) async fn serve(socket: std::net::TcpListener, app: Router) -> Infalli
     let listener = TcpListener::from_std(socket);
     loop {
         let (Ok(listener), Ok(slot)) = (&listener, Arc::clone(&slots).acquire_owned().await) else {
-            // There is nothing to listen with: the run goes on without the page.
+            // There is no way to listen: the run continues without the page.
             std::future::pending::<()>().await;
             continue;
         };
@@ -77,7 +77,7 @@ pub(super) async fn serve(socket: std::net::TcpListener, app: Router) -> Infalli
             let mut connection = http1::Builder::new();
             connection.timer(TokioTimer::new()).header_read_timeout(REQUEST_TIMEOUT);
             connection.max_buf_size(BUFFER_BYTES);
-            // A client that is gone is nobody's concern.
+            // Errors of a client that has gone away do not matter.
             let _ = connection.serve_connection(TokioIo::new(stream), service).await;
             drop(slot);
         });
@@ -106,7 +106,7 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     response
 }
 
-/// Answers with the page as the folder is now. Each version is made once, and one at a time.
+/// Answers with the current page of the folder. Each version is made only once, and no two at the same time.
 async fn page(shared: &Shared) -> Response {
     let folder = shared.hub.folder();
     let mut made = shared.page.lock().await;

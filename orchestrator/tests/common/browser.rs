@@ -1,8 +1,8 @@
 //! A headless Chromium, driven through its driver.
 //!
 //! The driver speaks JSON over HTTP, so this client is small. The crates for it bring an asynchronous HTTP
-//! stack, or a licence that deny.toml does not allow, for what a test needs of it: navigate, run a script,
-//! press keys, move the pointer, read logs.
+//! stack, or a licence that deny.toml does not allow, for the little that a test needs: navigate, run a
+//! script, press keys, move the pointer, read logs.
 
 use super::real::skipped;
 use serde_json::{Value, json};
@@ -31,17 +31,16 @@ pub(crate) struct Browser {
     driver: Child,
     port: u16,
     session: String,
-    /// The profile, the folder of downloads, and what driver and browser write into the folder for temporary
-    /// files.
+    /// The profile, the folder of downloads, and the temporary files of driver and browser.
     pub(crate) folder: TempDir,
 }
 
 impl Browser {
-    /// Starts a browser. If there is none, prints why the test is skipped and returns nothing.
+    /// Starts a browser. If none is installed, prints why the test is skipped and returns nothing.
     pub(crate) fn start() -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let mut command = Command::new("chromedriver");
-        // Both leave files there when they are ended.
+        // Both leave files there when they are killed.
         command.env("TMPDIR", folder.path());
         command.arg("--port=0").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         let Ok(mut driver) = command.spawn() else {
@@ -51,7 +50,7 @@ impl Browser {
         let port = lines.by_ref().map_while(Result::ok).find_map(|line| {
             line.split_once("started successfully on port ")?.1.trim_end_matches('.').parse().ok()
         });
-        // A driver whose output nobody reads may block.
+        // A driver may block if its output is not read.
         thread::spawn(move || lines.for_each(drop));
         let mut browser =
             Self { driver, port: port.expect("chromedriver says its port"), session: String::new(), folder };
@@ -113,7 +112,7 @@ impl Browser {
         value
     }
 
-    /// Opens a file. What the browser's own first page has requested is forgotten.
+    /// Opens a file. The requests of the browser's own first page are discarded.
     #[track_caller]
     pub(crate) fn open(&self, file: &Path) {
         self.post("url", &json!({ "url": "about:blank" }));
@@ -121,7 +120,7 @@ impl Browser {
         self.post("url", &json!({ "url": format!("file://{}", file.display()) }));
     }
 
-    /// Opens an address. What the browser has requested before is forgotten.
+    /// Opens an address. Earlier requests of the browser are discarded.
     #[track_caller]
     pub(crate) fn visit(&self, address: &str) {
         self.requested();
@@ -134,7 +133,7 @@ impl Browser {
         self.post("execute/sync", &json!({ "script": script, "args": [] }))
     }
 
-    /// Runs the body of a function in the page, whose last argument is the function to call at its end.
+    /// Runs the body of a function in the page. Its last argument is the function to call at the end.
     #[track_caller]
     pub(crate) fn run_async(&self, script: &str) -> Value {
         self.post("execute/async", &json!({ "script": script, "args": [] }))
@@ -163,7 +162,7 @@ impl Browser {
         self.post("actions", &json!({ "actions": [{ "type": "pointer", "id": "mouse", "actions": [to] }] }));
     }
 
-    /// Lets the browser report another color scheme or width.
+    /// Makes the browser report another color scheme or width.
     #[track_caller]
     pub(crate) fn emulate(&self, command: &str, parameters: &Value) {
         self.post(
@@ -172,13 +171,13 @@ impl Browser {
         );
     }
 
-    /// Returns what the page has written to the console since this was last asked.
+    /// Returns what the page has written to the console since the last call.
     #[track_caller]
     pub(crate) fn console(&self) -> Vec<Value> {
         self.post("se/log", &json!({ "type": "browser" })).as_array().unwrap().clone()
     }
 
-    /// Returns the addresses that were requested since this was last asked.
+    /// Returns the addresses that were requested since the last call.
     #[track_caller]
     pub(crate) fn requested(&self) -> Vec<String> {
         let log = self.post("se/log", &json!({ "type": "performance" }));

@@ -1,15 +1,15 @@
-//! The commands that the documents and the help texts show, and how each of them is tried.
+//! The commands that the documents and the help texts show, and how each of them is tested.
 
 use super::files_below;
 use clap::Command;
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
-/// How a documented command is tried.
+/// How a documented command is tested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Trial {
-    /// By `it/documents.rs`, without QEMU; any of these exit codes is right.
+    /// By `it/documents.rs`, without QEMU; any of these exit codes is correct.
     Plain(&'static [i32]),
-    /// By `real/documents.rs`, with QEMU and the three programs, in a directory with what it names.
+    /// By `real/documents.rs`, with QEMU and the three programs, in a directory with the files that it names.
     Real(&'static [i32]),
     /// By `real/documents.rs`, in a network namespace with an interface `eth0`.
     Netem,
@@ -17,7 +17,7 @@ pub(crate) enum Trial {
     UntilInterrupted,
     /// By another test: its file below the repository, and its name.
     Test(&'static str, &'static str),
-    /// By nothing, for this reason.
+    /// Not at all, for this reason.
     NotRun(&'static str),
 }
 use Trial::{Netem, NotRun, Plain, Real, Test, UntilInterrupted};
@@ -90,7 +90,7 @@ pub(crate) const COMMANDS: &[(&str, Trial)] = &[
         UntilInterrupted,
     ),
     ("stressor --working-set 200MB --phase 96MB/s:30s --phase 200MB/s:10s --duration 1min", UntilInterrupted),
-    // By other tests, with names of their own.
+    // Tested elsewhere, under other names.
     ("netem measure --serve", NotRun("runs until it is interrupted; started before `netem measure`")),
     ("testbed doctor --lab lab.yaml", Test(SSH, "doctor_finds_problems_of_hosts")),
     (
@@ -140,7 +140,7 @@ pub(crate) const COMMANDS: &[(&str, Trial)] = &[
         "netem measure --serve --listen 192.0.2.2",
         Test("netem/tests/measure.rs", "a_server_listens_where_it_is_told"),
     ),
-    // By nothing.
+    // Not tested.
     (
         "cargo xtask run scenarios/smoke.yaml",
         NotRun("builds everything again; its parts are tried one by one"),
@@ -190,7 +190,7 @@ pub(crate) const COMMANDS: &[(&str, Trial)] = &[
     ("vagrant destroy", VAGRANT),
 ];
 
-/// The pages whose commands are tried.
+/// The pages whose commands are tested.
 const PAGES: [&str; 13] = [
     "README.md",
     "ARCHITECTURE.md",
@@ -223,7 +223,7 @@ pub(crate) fn shown() -> BTreeSet<String> {
         let text = fs::read_to_string(root().join(page)).unwrap_or_else(|error| panic!("{page}: {error}"));
         let (code, prose) = divided(&text);
         commands.extend(code.into_iter().filter_map(command));
-        // What stands between backticks in prose.
+        // The text between backticks in prose.
         let literals = prose.split('`').skip(1).step_by(2);
         commands.extend(literals.filter(|literal| !is_a_name(literal)).filter_map(command));
     }
@@ -243,7 +243,7 @@ fn add_examples(program: &Command, commands: &mut BTreeSet<String>) {
     }
 }
 
-/// Returns the lines of a page's code blocks, indented or fenced, and its prose. Blocks of other languages
+/// Returns the lines of a page's code blocks, indented or fenced, and its prose. Blocks in languages other
 /// than the shell's are left out.
 fn divided(page: &str) -> (Vec<&str>, String) {
     let (mut code, mut prose) = (Vec::new(), String::new());
@@ -261,8 +261,8 @@ fn divided(page: &str) -> (Vec<&str>, String) {
     (code, prose)
 }
 
-/// Returns the commands that messages of the three programs name, each with the file: what stands between
-/// backticks in a line of code that is no comment.
+/// Returns the commands that messages of the three programs name, each with the file: the text between
+/// backticks in a line of code that is not a comment.
 pub(crate) fn in_messages() -> BTreeSet<(String, String)> {
     let mut found = BTreeSet::new();
     for path in ["orchestrator/src", "netem/src", "stressor/src"]
@@ -270,7 +270,7 @@ pub(crate) fn in_messages() -> BTreeSet<(String, String)> {
         .flat_map(|folder| files_below(&root().join(folder), |_| true))
     {
         let text = fs::read_to_string(&path).unwrap();
-        // Tests stand at the end of a file, or in one of their own.
+        // Tests are at the end of a file, or in a file of their own.
         let code = text.split("#[cfg(test)]").next().unwrap_or_default();
         let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
         for literal in lines.flat_map(|line| line.split('`').skip(1).step_by(2)) {
@@ -288,8 +288,8 @@ fn is_a_name(literal: &str) -> bool {
     !literal.starts_with("cargo") && literal.split_whitespace().all(is_word)
 }
 
-/// Returns the command in a text, without the comment behind it. A placeholder such as `FILE` makes it none,
-/// and so does what is drawn in columns.
+/// Returns the command in a text, without the comment after it. A text with a placeholder such as `FILE`, or
+/// drawn in columns, is not a command.
 fn command(text: &str) -> Option<String> {
     let command = text.split("  #").next().unwrap_or(text).trim();
     let mut words = command.split_whitespace();

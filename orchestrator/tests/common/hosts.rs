@@ -171,17 +171,17 @@ impl Hosts {
         fs::read_to_string(self.folder.join(format!("sshd{host}.log"))).unwrap()
     }
 
-    /// Returns how often somebody has logged in to a host, each time with a handshake.
+    /// Returns the number of logins to a host, each with its own handshake.
     pub(crate) fn logins(&self, host: usize) -> usize {
         self.log(host).matches("Accepted publickey for ").count()
     }
 
-    /// Returns the path of the file that a host has as `/etc/passwd`.
+    /// Returns the path of the file that a host sees as `/etc/passwd`.
     fn passwd(&self, host: usize) -> PathBuf {
         self.folder.join(format!("passwd{host}"))
     }
 
-    /// Gives root on a host another login shell, and a home directory with these files.
+    /// Gives root on a host a different login shell, and a home directory with these files.
     pub(crate) fn set_login_shell(&self, host: usize, shell: &str, files: &[(&str, &str)]) {
         let home = self.folder.join(format!("home{host}"));
         let _ = fs::remove_dir_all(&home);
@@ -197,7 +197,7 @@ impl Hosts {
         fs::write(self.passwd(host), root).unwrap();
     }
 
-    /// Puts lines before those of the configuration with which `ssh` reaches the hosts. `ssh` uses the first
+    /// Puts lines before those of the configuration with which `ssh` reaches the hosts: `ssh` uses the first
     /// value that it finds.
     pub(crate) fn configure_ssh(&self, lines: &str) {
         self.write_ssh_config();
@@ -265,8 +265,8 @@ impl Hosts {
         path.display().to_string()
     }
 
-    /// Gives a host an address on `lo`, at which ssh reaches it as `inner0` to `inner2`. Skips what needs it
-    /// if `ip` is not installed.
+    /// Gives a host an address on `lo`, at which ssh reaches it as `inner0` to `inner2`. Returns false if
+    /// `ip` is not installed, so that what needs the address is skipped.
     pub(crate) fn add_inner_address(&self, host: usize) -> bool {
         let inner = inner_address(host);
         let netlink =

@@ -1,4 +1,4 @@
-//! Labs that a test holds itself, without a run.
+//! Labs that a test itself starts and holds, without a run.
 
 use super::real::skipped;
 use nix::{
@@ -35,7 +35,7 @@ pub(crate) async fn start() -> Option<Lab> {
     }
 }
 
-/// Shares a new disk whose file is in this folder's file system. `written` is the part that has been written
+/// Shares a new disk whose file is in this folder's file system. `written` is the amount of data written
 /// beforehand.
 pub(crate) async fn share_new(
     lab: &Lab,
@@ -57,7 +57,8 @@ pub(crate) fn server_of(disk: &Path) -> Option<i32> {
     found.next()?.file_name().to_str()?.parse().ok()
 }
 
-/// Runs a test of this program again, as an ordinary user. Skips that if this is one already.
+/// Runs a test of this program again, as an ordinary user. Does nothing if the current user is already an
+/// ordinary one.
 #[track_caller]
 pub(crate) fn run_as_ordinary_user(test: &str) {
     if !geteuid().is_root() {

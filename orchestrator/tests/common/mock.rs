@@ -1,4 +1,4 @@
-//! A mock of `run::Bench`, without QEMU: attempts end immediately, in the way the test's script says.
+//! A mock of `run::Bench`, without QEMU: attempts end immediately, as the test's script says.
 
 use std::{
     collections::BTreeSet,

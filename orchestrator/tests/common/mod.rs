@@ -72,7 +72,8 @@ pub(crate) fn path_with(folder: &Path) -> OsString {
     std::env::join_paths([folder.to_path_buf()].into_iter().chain(std::env::split_paths(&others))).unwrap()
 }
 
-/// Returns a text with each run of blanks and line ends as one blank, to look for words in folded text.
+/// Returns a text with each run of spaces and line ends replaced with one space, to search for words in
+/// folded text.
 pub(crate) fn words(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -33,9 +33,9 @@ impl Prompt for Agreeing {
     }
 }
 
-/// Builds the guest with these programs and the kernel in the user's cache, if that has the link modules,
-/// else with the distribution's kernel, which is downloaded into a cache below `target/tmp`. The error is the
-/// reason why that is not possible here.
+/// Builds the guest with these programs and with the kernel in the user's cache, if that has the link
+/// modules, otherwise with the distribution's kernel, which is downloaded into a cache below `target/tmp`.
+/// The error is the reason why that is not possible here.
 pub(crate) fn image(programs: &Path, tests: &[&str]) -> Result<GuestImage, String> {
     let [init, netem, stressor] = ["run-programs", "netem", "stressor"].map(|name| programs.join(name));
     let tests: Vec<PathBuf> = tests.iter().map(|name| programs.join(name)).collect();
@@ -73,8 +73,8 @@ impl Drop for QemuProcess {
     }
 }
 
-/// Boots the guest, which runs the tests with `environment` (`NAME=value`), and waits until it switches
-/// itself off. Returns the text of its console. `cpus` are QEMU's options for its CPUs.
+/// Boots the guest, which runs the tests with `environment` (`NAME=value`), and waits until it powers off.
+/// Returns the text of its console. `cpus` are QEMU's options for its CPUs.
 ///
 /// # Panics
 ///

@@ -1,4 +1,4 @@
-//! Calls to an NFS server, as a client makes them.
+//! Calls to an NFS server, in the form in which a client makes them.
 
 /// The programs of the server and their versions.
 pub(crate) const PORTMAP: (u32, u32) = (100_000, 2);
@@ -43,7 +43,7 @@ pub(crate) fn call((program, version): (u32, u32), procedure: u32, arguments: &A
     call
 }
 
-/// Adds the marker of a message that has one fragment.
+/// Adds the marker of a message that consists of one fragment.
 pub(crate) fn marked(message: &[u8]) -> Vec<u8> {
     [&((1_u32 << 31) | message.len() as u32).to_be_bytes(), message].concat()
 }

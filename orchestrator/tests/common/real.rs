@@ -35,8 +35,8 @@ use testbed::{
 /// The environment variable that marks a run's processes.
 const MARKER: &str = "TESTBED_TEST_RUN";
 
-/// A small migration that takes some seconds, long enough to disturb it. The guest is idle, because on a
-/// busy host a load may not settle, and none of these tests is about the load.
+/// A small migration that takes some seconds, long enough to disturb it. The guest is idle, because on a busy
+/// host a workload may not settle, and none of these tests is about the workload.
 pub(crate) const SMALL: &str = "
 name: small
 guest: { memory: 192MiB, ballast: 48MiB }
@@ -176,7 +176,7 @@ impl TestDir {
         self.dir.path().join("run")
     }
 
-    /// Reads the records from the disk. There are none before the results folder exists.
+    /// Reads the records from the disk. Returns an empty list before the results folder exists.
     pub(crate) fn records(&self) -> Vec<Record> {
         store::read(&self.folder()).map(|(_, records)| records).unwrap_or_default()
     }
@@ -284,8 +284,8 @@ impl TestDir {
     }
 
     /// Runs a subcommand on a terminal with `input` typed into it. Returns its exit code and what the
-    /// terminal showed, or `None` if there is no program `script` to create the terminal. A subcommand that
-    /// does not end within [`PATIENCE`] is ended, with the exit code 124.
+    /// terminal showed, or `None` if the program `script`, which creates the terminal, is not installed. A
+    /// subcommand that does not end within [`PATIENCE`] is ended, with the exit code 124.
     pub(crate) fn on_terminal(&self, args: &[&str], input: &str) -> Option<(i32, String)> {
         let words: Vec<String> = [self.testbed.display().to_string()]
             .into_iter()
@@ -338,7 +338,7 @@ impl TestDir {
             .collect()
     }
 
-    /// Returns the network namespaces of the run's processes, without that of this thread.
+    /// Returns the network namespaces of the run's processes, except that of this thread.
     pub(crate) fn networks(&self) -> BTreeSet<String> {
         let here = network("thread-self");
         let all = self.processes().into_iter().filter_map(|process| network(&process.pid.to_string()));
@@ -364,7 +364,7 @@ impl TestDir {
     }
 }
 
-/// Copies a program and makes it executable for everybody. Another process copies it, so that it can be run
+/// Copies a program and makes it executable for all users. Another process copies it, so that it can be run
 /// immediately: see [`write_script`](super::write_script).
 pub(crate) fn copy_program(program: &Path, to: &Path) {
     use std::os::unix::fs::PermissionsExt;
@@ -446,14 +446,14 @@ impl RunningTestbed<'_> {
         self.child.id().cast_signed()
     }
 
-    /// Waits until `look` finds something, and returns it. Fails if the run ends before.
+    /// Waits until `look` finds something, and returns it. Fails if the run ends first.
     #[track_caller]
     pub(crate) fn wait_for<T>(&mut self, what: &str, mut look: impl FnMut(&TestDir) -> Option<T>) -> T {
         let dir = self.dir;
         self.poll(what, |_| look(dir))
     }
 
-    /// Waits until the terminal has shown a text. Fails if the run ends before.
+    /// Waits until the terminal has shown a text. Fails if the run ends first.
     #[track_caller]
     pub(crate) fn wait_for_shown(&mut self, text: &str) {
         self.poll(&format!("`{text}` on the terminal"), |shown| shown.contains(text).then_some(()));
@@ -478,7 +478,7 @@ impl RunningTestbed<'_> {
     pub(crate) fn shown(&mut self) -> String {
         let Some(terminal) = &mut self.terminal else { return String::new() };
         let mut buffer = [0; 4096];
-        // The read fails when there is no more output for now, or when the other side has been closed.
+        // The read fails when there is currently no more output, or when the other side has been closed.
         while let Ok(count @ 1..) = terminal.master.read(&mut buffer) {
             terminal.shown.extend_from_slice(&buffer[..count]);
         }
@@ -519,7 +519,7 @@ impl RunningTestbed<'_> {
 
 impl Drop for RunningTestbed<'_> {
     fn drop(&mut self) {
-        // Both fail if the process has ended already, which is fine.
+        // Both fail if the process has already ended, which is fine.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -563,14 +563,14 @@ impl LeftoverCheck {
         Self { before: HostState::now() }
     }
 
-    /// Waits, for [`LEFTOVERS`] at most, until nothing of the run is left. `networks` are the network
+    /// Waits, for at most [`LEFTOVERS`], until nothing of the run is left. `networks` are the network
     /// namespaces that the run had.
     #[track_caller]
     pub(crate) fn assert_nothing_left(&self, dir: &TestDir, networks: &BTreeSet<String>) {
         self.wait(dir, networks, LEFTOVERS).unwrap_or_else(|left| panic!("{left}"));
     }
 
-    /// Waits, for `limit` at most, until nothing of the run is left. Fails with what is left then.
+    /// Waits, for at most `limit`, until nothing of the run is left. Fails with a list of what remains.
     pub(crate) fn wait(
         &self,
         dir: &TestDir,

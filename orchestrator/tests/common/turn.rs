@@ -1,15 +1,15 @@
-//! Turns of tests that run QEMU: what the host can carry at the same time.
+//! Turns of tests that run QEMU: they limit the tests to what the host can carry at the same time.
 //!
-//! `cargo xtask test` starts many of these tests at once, and each waits for its turn. So a test that waits
-//! for hosts or for a time to pass runs beside some that keep the CPUs busy, and those that run alone do so
-//! one after the other at the end, instead of making the others wait in between.
+//! `cargo xtask test` starts many of these tests simultaneously, and each waits for its turn. So a test that
+//! waits for hosts or for a time to pass runs beside tests that keep the CPUs busy, and tests that run alone
+//! do so one after another at the end, instead of making the others wait in between.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// How many units tests may take at the same time. The host has two cores, so a unit is a third of one.
 const UNITS: u32 = 6;
 
-/// The units of a test whose guests are idle or dirty little.
+/// The units of a test whose guests are idle or dirty little memory.
 const SHARED: u32 = 2;
 
 /// The units of a test that mostly waits.
@@ -26,7 +26,7 @@ pub(crate) struct Turns {
 struct State {
     /// The units that are taken.
     taken: u32,
-    /// How many tests wait for a turn beside others.
+    /// How many tests wait for a turn alongside others.
     waiting: u32,
 }
 
@@ -42,14 +42,14 @@ impl Turn {
         TURNS.beside_others(LIGHT)
     }
 
-    /// Waits until there is room for a test whose guests are idle or dirty little.
+    /// Waits until there is room for a test whose guests are idle or dirty little memory.
     pub(crate) fn shared() -> Self {
         TURNS.beside_others(SHARED)
     }
 
-    /// Waits until no other test runs, or waits for one of the other turns. For a test that measures a load,
-    /// which would not be what was asked for on a busy host, or that takes whatever run is in progress for
-    /// its own.
+    /// Waits until no other test runs, or waits for one of the other turns. For a test that measures a
+    /// workload, which would not reach the requested rate on a busy host, or that takes any run in progress
+    /// for its own.
     pub(crate) fn alone() -> Self {
         TURNS.alone()
     }
@@ -100,8 +100,8 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(60);
 
-    /// Takes a turn in a thread. Returns the sender whose end ends the turn, and what receives something when
-    /// the turn has begun.
+    /// Takes a turn in a thread. Returns a sender whose drop ends the turn, and a receiver that gets a
+    /// message when the turn has begun.
     fn take(turn: impl FnOnce() -> Turn + Send + 'static) -> (Sender<()>, Receiver<()>) {
         let (end, until_then) = channel();
         let (begins, begun) = channel();

@@ -11,8 +11,8 @@ use std::{
 /// How long a viewer waits for anything. It is long, because hosts may be busy.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Returns the address of the page that a program on whose standard error this reads has printed, and goes on
-/// to read, so that the program does not block.
+/// Returns the address of the page that a program has printed on its standard error, and continues to read,
+/// so that the program does not block.
 #[track_caller]
 pub(crate) fn address_of(child: &mut Child) -> String {
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -43,7 +43,7 @@ pub(crate) fn send(port: u16, request: &str) -> TcpStream {
     stream
 }
 
-/// Requests a path with these headers. Returns the status and everything that the server answers.
+/// Requests a path with these headers. Returns the status and the complete answer.
 pub(crate) fn request(port: u16, method: &str, path: &str, headers: &[&str]) -> (u16, String) {
     let headers = [headers, &["Connection: close"]].concat().join("\r\n");
     let text = format!("{method} {path} HTTP/1.1\r\n{headers}\r\n\r\n");
@@ -75,7 +75,7 @@ impl Viewer {
         }
     }
 
-    /// Waits for an event of this kind. Those before it are skipped.
+    /// Waits for an event of this kind, skipping other events before it.
     #[track_caller]
     pub(crate) fn next_of(&mut self, kind: &str) -> Value {
         loop {

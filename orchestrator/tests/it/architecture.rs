@@ -23,7 +23,7 @@ fn names_of_the_tour_exist() {
         if name.contains('/') {
             assert!(sources.iter().any(|folder| folder.join(name).exists()), "there is no file {name}");
         } else if let Some((module, item)) = name.rsplit_once("::") {
-            // Of a type's method, the type is looked for.
+            // For a type's method, the type is searched for.
             let (module, item) = match module.rsplit_once("::") {
                 Some((module, item)) if item.starts_with(char::is_uppercase) => (module, item),
                 _ if module.starts_with(char::is_uppercase) => continue,

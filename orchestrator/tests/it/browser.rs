@@ -9,11 +9,11 @@ use crate::{
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
-/// The elements that a reader with a keyboard has to reach.
+/// The elements that must be reachable by keyboard.
 const FOCUSABLE: &str = "[...document.querySelectorAll('a[href], button, input, summary, [tabindex=\"0\"]')]\
     .filter(element => element.checkVisibility())";
 
-/// Opens the page of the reference run of the threshold. Returns nothing if there is no browser.
+/// Opens the page of the reference run of the threshold. Returns nothing if no browser is installed.
 fn threshold() -> Option<(Browser, PathBuf)> {
     let browser = Browser::start()?;
     let folder = kept("reference/icclab-threshold-tcg").canonicalize().unwrap();
@@ -35,7 +35,7 @@ fn a_browser_leaves_nothing_behind() {
     assert!(!folder.exists());
 }
 
-/// Requires that the page wrote nothing to the console and requested nothing but itself.
+/// Requires that the page has written nothing to the console and has requested nothing but itself.
 #[track_caller]
 fn assert_quiet(browser: &Browser, file: &std::path::Path) {
     let console = browser.console();
@@ -48,7 +48,7 @@ fn assert_quiet(browser: &Browser, file: &std::path::Path) {
     assert!(outside.is_empty(), "{outside:?}");
 }
 
-/// Returns the texts of the first column of the matrix's rows that are shown.
+/// Returns the texts in the first column of the visible rows of the matrix.
 fn first_column(browser: &Browser) -> Vec<String> {
     let texts = browser.run(
         "return [...document.getElementById('r1-matrix-table').tBodies[0].rows].filter(row => !row.hidden)\
@@ -69,7 +69,7 @@ fn tables_are_sorted_filtered_and_saved_by_keyboard() {
     let sorted =
         browser.run("return document.querySelector('#r1-matrix-table th').getAttribute('aria-sort');");
     assert_eq!(sorted, "descending");
-    // What was not measured is at the end in both directions.
+    // Figures that were not measured are at the end in both directions.
     focus("#r1-matrix-table th:nth-child(3) button");
     for _ in 0..2 {
         browser.press(ENTER);
@@ -120,7 +120,7 @@ fn values_are_read_off_by_pointer_and_keyboard() {
     browser.point(place[0].as_i64().unwrap(), place[1].as_i64().unwrap());
     until("the value is shown", || readout("threshold") == "104 MB/s, measured: Data sent, MB 1579");
 
-    // The timeline of the attempt that is open at first.
+    // The timeline of the attempt that is initially open.
     let box_of_timeline = browser.run(
         "const over = document.querySelector('.attempt[open] .over');\
          over.scrollIntoView({ block: 'center' });\
@@ -142,7 +142,7 @@ fn values_are_read_off_by_pointer_and_keyboard() {
     assert!(closer != whole);
     browser.press('0');
     assert_eq!(view(), whole);
-    // Its numbers are a table.
+    // Its numbers are available as a table.
     browser.run(
         "[...document.querySelectorAll('.attempt[open] .tools button')]\
          .find(button => button.textContent === 'Numbers').click();",

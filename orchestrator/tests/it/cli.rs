@@ -61,8 +61,8 @@ impl Sandbox {
         fs::write(self.path(name).join(store::MATRIX), matrix).unwrap();
     }
 
-    /// Adds a results folder with this name: a part of [`THRESHOLD`], with those of the records that are in
-    /// that part, and the mock environment with this version of QEMU.
+    /// Adds a results folder with this name: a part of [`THRESHOLD`], with the records that belong to that
+    /// part, and the mock environment with this version of QEMU.
     pub(crate) fn add_part(&self, name: &str, shard: &str, qemu: &str, records: &[Record]) {
         self.add_part_of(THRESHOLD, name, shard, qemu, records);
     }
@@ -306,8 +306,8 @@ fn a_folder_with_files_is_not_written_to_and_an_empty_one_is_taken() {
     }
 }
 
-/// The kernel kills the program in the middle of writing the matrix, at a limit of one block. What it has
-/// written is a valid matrix, but another one.
+/// The kernel kills the program in the middle of writing the matrix, at a limit of one block. What has been
+/// written is a valid matrix, but a different one.
 #[test]
 fn a_run_killed_while_it_makes_its_folder_leaves_one_that_a_new_run_takes() {
     let text = format!("name: n\n#{}\naxes: {{ stress.rate: [1MB/s, 2MB/s] }}\n", "x".repeat(4096));
@@ -342,9 +342,9 @@ fn results_are_shown_although_the_summary_cannot_be_written() {
     sandbox.testbed(&["report", "run"]).exits(0);
 }
 
-/// The run cannot go on, because there is no stressor; what it has so far is shown.
+/// The run cannot continue, because there is no stressor; the results so far are shown.
 #[test]
-fn the_results_so_far_are_shown_when_a_run_cannot_go_on() {
+fn the_results_so_far_are_shown_when_a_run_cannot_continue() {
     let mut records = threshold_records();
     records[4].outcome = Outcome::Failed;
     records[4].reason = Some("cannot write samples.jsonl: No space left on device (os error 28)".into());
@@ -354,7 +354,8 @@ fn the_results_so_far_are_shown_when_a_run_cannot_go_on() {
     finished.says("The run is not complete. Continue with: testbed run --resume run\n");
     assert!(finished.stdout().contains("64MB/s"), "{}", finished.shown());
 
-    // A report says that the attempt is missing, and once it has been repeated it is an attempt like others.
+    // A report says that the attempt is missing, and once it has been repeated, it is an attempt like the
+    // others.
     let report = sandbox.testbed(&["report", "run"]).exits(3).stdout();
     assert!(report.contains("missing: 1 attempt"), "{report}");
     let mut cells = sandbox.read("run/cells.jsonl");
@@ -855,8 +856,8 @@ fn a_plan_is_printed_as_a_table_or_as_json_and_writes_nothing() {
     assert_eq!(sandbox.entries(), ["matrix.yaml"]);
 }
 
-/// A QEMU that has no KVM and does not know the CPU model `z80`. Whatever else it is asked to be, it is
-/// killed, which says nothing about the machine.
+/// A QEMU that has no KVM and does not know the CPU model `z80`. For any other machine, it is killed, which
+/// says nothing about that machine.
 const STUB_OF_QEMU: &str = r#"#!/bin/sh
 case "$*" in
 *--version*) echo "QEMU emulator version 10.0.2" ;;

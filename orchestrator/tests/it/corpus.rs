@@ -14,7 +14,7 @@ fn no_input_of_the_corpora_causes_a_panic() {
         assert!(inputs.len() >= 10, "the corpus of {name} has {} inputs", inputs.len());
         for input in inputs {
             let content = fs::read(&input).unwrap();
-            // The harness shows this if the target panics.
+            // The harness prints this if the target panics.
             println!("{}", input.display());
             target(&content);
         }

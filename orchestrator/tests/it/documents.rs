@@ -1,4 +1,4 @@
-//! What the documents and the help texts show: commands that work, and pages that are made from the code.
+//! The content of the documents and the help texts: commands that work, and pages generated from the code.
 
 use crate::common::{
     documents::{COMMANDS, Trial, in_messages, root, shown},
@@ -7,7 +7,7 @@ use crate::common::{
 use std::{collections::BTreeSet, fs, os::unix::fs::symlink, process::Command};
 use testbed::docs::{figures, reference};
 
-/// Every documented command is in the list that says how it is tried, and the list has no other.
+/// Every documented command is in the list that says how it is tested, and the list has no other commands.
 #[test]
 fn every_documented_command_is_tried_or_has_a_reason() {
     let listed: BTreeSet<String> = COMMANDS.iter().map(|(command, _)| (*command).to_string()).collect();
@@ -21,12 +21,12 @@ fn every_documented_command_is_tried_or_has_a_reason() {
     );
 }
 
-/// Every command that a message names is one of those that are tried, or the beginning of one.
+/// Every command that a message names is one of the tested commands, or the beginning of one.
 #[test]
 fn commands_in_messages_are_tried() {
     let found = in_messages();
-    // Commands that testbed starts by itself, of its own and of Vagrant's, are named where they fail, not
-    // advised.
+    // Commands that testbed itself starts, its own and Vagrant's, are named when they fail; they are not
+    // advice.
     let testbed = testbed::cli::command();
     let internal: Vec<String> = testbed
         .get_subcommands()
@@ -44,7 +44,7 @@ fn commands_in_messages_are_tried() {
     assert!(found.len() > 10, "only {found:?}");
 }
 
-/// A test that is said to try a command exists.
+/// Every test that is said to test a command exists.
 #[test]
 fn the_tests_that_try_commands_exist() {
     for (command, trial) in COMMANDS {
@@ -56,7 +56,7 @@ fn the_tests_that_try_commands_exist() {
     }
 }
 
-/// A test that docs/security.md names exists.
+/// Every test named in docs/security.md exists.
 #[test]
 fn the_tests_of_the_security_page_exist() {
     let page = fs::read_to_string(root().join("docs/security.md")).unwrap();
@@ -66,7 +66,7 @@ fn the_tests_of_the_security_page_exist() {
     let folders = ["orchestrator", "netem", "stressor"].map(|name| root().join(name));
     let sources = folders.iter().flat_map(|folder| files_below(folder, |_| true));
     let text: String = sources.filter_map(|path| fs::read_to_string(path).ok()).collect();
-    // Tests of properties have arguments.
+    // Property tests have arguments.
     let absent: Vec<&&str> = named.iter().filter(|name| !text.contains(&format!("fn {name}("))).collect();
     assert!(absent.is_empty() && named.len() > 20, "no such tests: {absent:#?}");
 }
@@ -114,7 +114,7 @@ fn documented_commands_without_qemu_work() {
     assert!(tried > 5, "only {tried}");
 }
 
-/// The pages that are made from the code are up to date; `UPDATE_GOLDEN=1` writes them anew.
+/// The pages generated from the code are up to date; `UPDATE_GOLDEN=1` writes them anew.
 #[test]
 fn generated_pages_are_up_to_date() {
     for (name, page) in [("matrix.md", reference::matrix().markdown()), ("figures.md", figures::page())] {
@@ -127,7 +127,7 @@ fn generated_pages_are_up_to_date() {
     }
 }
 
-/// The manual pages have the parts that a reader looks for, and `groff` has nothing to say about them.
+/// The manual pages have the parts that a reader looks for, and `groff` has no complaints about them.
 #[test]
 fn manual_pages_are_complete() {
     let dir = tempfile::tempdir().unwrap();
@@ -159,14 +159,14 @@ fn manual_pages_are_complete() {
     assert!(bash.contains("local vagrant"), "`--lab` offers no words");
 }
 
-/// The README's matrix is the example of the reference, which is a matrix that works.
+/// The README's matrix is the example of the reference, and it works.
 #[test]
 fn the_readme_shows_the_example_of_the_reference() {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
     assert!(readme.contains(reference::EXAMPLE), "README.md shows another example");
 }
 
-/// Every page that is linked from another is there.
+/// Every linked page exists.
 #[test]
 fn links_between_pages_lead_somewhere() {
     let mut pages: Vec<_> = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"]
@@ -190,7 +190,7 @@ fn links_between_pages_lead_somewhere() {
     assert!(links > 20, "only {links}");
 }
 
-/// Splits a command at its blanks, except within single quotes.
+/// Splits a command at its spaces, except within single quotes.
 fn split(command: &str) -> Vec<String> {
     let mut words = Vec::new();
     for (index, piece) in command.split('\'').enumerate() {

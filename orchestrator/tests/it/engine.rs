@@ -1,5 +1,5 @@
 //! The engine with a mock bench, which needs neither QEMU nor root: which attempts are made and in which
-//! order, what is recorded, and what happens when a run that was cut short is continued.
+//! order, what is recorded, and what happens when an interrupted run is continued.
 
 use crate::common::{
     mock::{MockBench, RecordingSink, Scripted, outcomes},
@@ -66,7 +66,7 @@ fn entries(folder: &Path) -> Vec<String> {
     names
 }
 
-/// Returns a script for the mock that depends on the index of the cell only.
+/// Returns a script for the mock that depends only on the index of the cell.
 fn by_cell(acts: impl Fn(usize) -> Scripted) -> impl FnMut(&Cell, u32) -> Scripted {
     move |cell, _| acts(cell.index)
 }

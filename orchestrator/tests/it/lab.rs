@@ -119,7 +119,7 @@ impl Sandbox {
     }
 
     /// Starts `testbed` on a new terminal, with these arguments as a shell parses them. Returns `None` if
-    /// there is no `script` to create the terminal.
+    /// `script`, which creates the terminal, is not installed.
     fn on_terminal(&self, args: &str) -> Option<Child> {
         let command = format!("{} {args}", self.program().display());
         let script = ["script", "--quiet", "--return", "--command", &command, "/dev/null"];
@@ -333,7 +333,7 @@ fn other_commands_see_and_enter_the_lab_of_a_shell() {
         let second = {
             let script = "echo there; sleep 600";
             let program = sandbox.program().display().to_string();
-            // In a nested PID namespace, where it finds no run and starts a lab.
+            // In a nested PID namespace, the command finds no run and starts a lab.
             let nested = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child=KILL", &program];
             let args = ["lab", "shell", "compute1", "--", "sh", "-c", script];
             let mut child =
@@ -407,7 +407,7 @@ fn an_interrupt_reaches_the_program_and_the_lab_stays() {
         wait_until("the sleep", || {
             sandbox.processes().iter().any(|(_, command)| command == "sleep 600").then_some(())
         });
-        // Like a terminal at Ctrl-C: signal the whole process group, except `nsenter`.
+        // Like a terminal on Ctrl-C: signal the whole process group, except `nsenter`.
         let group = getpgid(Some(Pid::from_raw(child.id().cast_signed()))).unwrap();
         for (pid, _) in sandbox.processes().into_iter().filter(|(pid, _)| !is_nsenter(*pid)) {
             if getpgid(Some(Pid::from_raw(pid))) == Ok(group) {
@@ -502,7 +502,7 @@ fn terminal_keys_reach_the_program() {
         wait_until("the sleep", || {
             sandbox.processes().iter().any(|(_, command)| command == "sleep 600").then_some(())
         });
-        // Ctrl-Z, after which the program is resumed since no shell could do so, then Ctrl-C.
+        // Ctrl-Z, after which the program is resumed, since no shell could resume it; then Ctrl-C.
         child.stdin.as_mut().unwrap().write_all(b"\x1a").unwrap();
         thread::sleep(Duration::from_millis(200));
         child.stdin.as_mut().unwrap().write_all(b"\x03").unwrap();
@@ -542,7 +542,7 @@ fn an_ordinary_user_has_a_lab_and_does_not_see_others() {
         }
         let (_, out, _) = sandbox.run(&["lab", "status"]);
         assert!(out.contains(" of user nobody (testbed lab shell --rate 50mbit"), "{out}");
-        // Without the option, root does not enter that lab, and is not taken to want another one either.
+        // Without the option, root does not enter that lab, and it is not assumed to want another one either.
         let (code, out, err) = sandbox.run(&["lab", "shell", "compute2", "--", "true"]);
         assert_eq!((code, out.as_str()), (2, ""), "{err}");
         assert!(err.contains("belongs to user nobody") && err.contains("add `--user nobody`"), "{err}");
@@ -603,7 +603,7 @@ const THEIRS: [&str; 4] = ["lab", "shell", "--user", "nobody"];
 fn another_users_node_runs_nothing_as_root() {
     with_another_user(|sandbox| {
         let theirs = sandbox.hold_shell(Some(NOBODY), &["compute2"]);
-        // Whoever starts `/proc/self/exe` in compute1's mounts starts this script.
+        // This script runs if anyone starts `/proc/self/exe` in compute1's mounts.
         let dir = sandbox.dir.path();
         let (caught, exe) = (dir.join("caught"), dir.join("proc/self/exe"));
         fs::create_dir_all(exe.parent().unwrap()).unwrap();
@@ -660,7 +660,7 @@ fn a_shell_in_another_users_node_has_nothing_of_the_callers() {
         }
         assert!(out.contains("USER=nobody\n") && out.contains("LC_TIME=C\n"), "{out}");
         assert!(!out.contains("HOME=/root\n"), "{out}");
-        // A node of one's own has the caller's environment.
+        // One's own node has the caller's environment.
         let mut own = sandbox.testbed(&["lab", "shell", "--user", "root", "compute1", "--", "env"]);
         let (_, out, err) = exit_and_output(&own.env("SECRET", "of-root").output().unwrap());
         assert!(out.contains("SECRET=of-root\n"), "{out}{err}");
@@ -721,7 +721,7 @@ fn a_shell_in_another_users_node_cannot_type_for_the_caller() {
         let typist = sandbox.dir.path().join("type.pl");
         fs::write(&typist, TYPE_FOR_OTHERS).unwrap();
         let enters = format!("{} {} compute1 --", sandbox.program().display(), THEIRS.join(" "));
-        // `cat` shows what is in the caller's terminal afterwards.
+        // Afterwards, `cat` shows what is in the caller's terminal.
         let typist = typist.display();
         let outer = [
             "echo outer $(tty) $(stty -g)",
@@ -744,7 +744,7 @@ fn a_shell_in_another_users_node_cannot_type_for_the_caller() {
             assert!(more > 0, "{}", String::from_utf8_lossy(&shown));
             shown.extend_from_slice(&byte);
         }
-        // The end of the input is the end of `cat`.
+        // `cat` ends with its input.
         let output = child.wait_with_output().unwrap();
         shown.extend_from_slice(&output.stdout);
         let shown = String::from_utf8_lossy(&shown);
@@ -856,7 +856,7 @@ fn a_node_of_another_program_file_is_refused_with_the_program_to_use() {
         drop(held);
         sandbox.assert_nothing_left();
 
-        // Another build, which is replaced while its lab exists.
+        // A different build, which is replaced while its lab exists.
         let grown = Command::new("sh").args(["-c", "echo >> \"$0\""]).arg(&other).status().unwrap();
         assert!(grown.success());
         let held = start_lab();
@@ -904,7 +904,7 @@ fn a_shell_waits_for_a_lab_that_lacks_its_node_to_end() {
 fn a_signal_that_ends_a_shell_restores_the_terminal() {
     with_sandbox(|sandbox| {
         for victim in ["lab shell", "enter compute1 --pid"] {
-            // The outer shell looks at the terminal's settings before and after.
+            // The outer shell checks the terminal's settings before and after.
             let line = format!(
                 "echo before $(stty -g)\n{} lab shell compute1 -- sleep 600\necho after $(stty -g)",
                 sandbox.program().display()

@@ -38,7 +38,7 @@ mod layers;
 /// The NFS server that shares a disk: its protocol, and what it survives.
 mod nfs;
 
-/// A node process: what it refuses from files and from what it is connected to.
+/// A node process: what it refuses in files and from its connections.
 mod node;
 
 /// Invalid matrix files and their messages.
@@ -56,7 +56,7 @@ mod migrate;
 /// Traces that a matrix names.
 mod moving;
 
-/// What a newcomer meets: hints, terminals of any width, colors, standard input.
+/// The experience of a newcomer: hints, terminals of any width, colors, standard input.
 mod newcomer;
 
 /// The notebook that loads a run into pandas.

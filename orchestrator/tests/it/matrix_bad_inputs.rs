@@ -12,7 +12,7 @@ use testbed::matrix::{File, Traces};
 const TITLE: &str = "#### ";
 const OUTPUT: &str = "----\n";
 
-/// The files beside a matrix that it may name.
+/// The files beside a matrix to which it may refer.
 pub(crate) const TRACES: [(&str, &str); 4] = [
     ("good.trace", "0s 40mbit\n2s 12mbit\n6s end\n"),
     ("load.trace", "0s 40MB/s\n2s 12MB/s\n6s end\n"),

@@ -42,7 +42,7 @@ fn every_scenario_expands_and_expects_what_the_model_predicts() {
     for file in files {
         let plan = plan(&file);
         for cell in &plan.cells {
-            // The model says nothing of the others.
+            // The model does not cover the others.
             let Some(predicted) = predict(&cell.settings) else { continue };
             let about = plan.expect.iter().filter(|expected| expected.applies_to(&cell.settings));
             for expected in about.filter_map(|expected| expected.outcome) {

@@ -81,7 +81,7 @@ fn axes_and_include_have_the_schema_of_each_setting() {
     assert_eq!(root["required"], serde_json::json!(["name"]));
 }
 
-/// Returns texts as people write quantities and words, of every kind and in several spellings each.
+/// Returns quantities and words as people write them, of every kind and in several spellings each.
 fn texts() -> Vec<String> {
     let mut texts: Vec<String> = Vec::new();
     let prefixes =
@@ -202,8 +202,8 @@ fn texts() -> Vec<String> {
 #[test]
 fn the_schema_accepts_the_spellings_that_the_parser_accepts() {
     let validator = jsonschema::draft202012::new(&root()).unwrap_or_else(|error| panic!("{error}"));
-    // One setting of each type. A quantity that may be of two kinds is ambiguous where one of them is, which
-    // the schema does not know.
+    // One setting of each type. A quantity that may be of two kinds is ambiguous if one of the kinds is,
+    // which the schema does not know.
     let settings = [
         ("guest.memory", false),
         ("guest.accel", false),
@@ -270,7 +270,7 @@ fn the_schema_accepts_other_spellings_wherever_words_are_read() {
     let parsed = File::parse(&document.to_string(), "n").map(|_| ());
     assert_eq!(parsed.map_err(|error| error.to_string()), Ok(()));
     assert!(validator.is_valid(&document), "{:?}", validator.iter_errors(&document).next());
-    // Outside of settings, `none` is no value.
+    // Outside of settings, `none` is not a value.
     let document = json!({ "name": "n", "expect": [{ "downtime": "none" }] });
     assert!(File::parse(&document.to_string(), "n").is_err() && !validator.is_valid(&document));
 }

@@ -1,9 +1,9 @@
-//! The section `migrate`: whatever combination of settings is written, it is either a plan or refused with a
-//! reason before anything starts.
+//! The section `migrate`: any combination of settings is either a plan, or refused with a reason before
+//! anything starts.
 
 use testbed::matrix::{File, Plan};
 
-/// Settings that are valid beside each other, whatever else is given.
+/// Settings that are valid together, whatever else is given.
 const VALID: &[&str] = &[
     "tls: true",
     "return_path: true",
@@ -16,7 +16,7 @@ const VALID: &[&str] = &[
     "downtime_limit: 500ms",
 ];
 
-/// Settings with what they need, and values that they do not take.
+/// Settings, each with the settings that it needs and values that it does not accept.
 const INVALID: &[(&str, &str, &[&str])] = &[
     ("mode", "", &["live", "rdma", "7"]),
     ("auto_converge", "", &["maybe", "2", "20%"]),
@@ -44,7 +44,7 @@ const INVALID: &[(&str, &str, &[&str])] = &[
     ("postcopy_after", "mode: postcopy", &["3", "1us"]),
     ("max_postcopy_bandwidth", "mode: postcopy", &["9B/s", "1"]),
     ("postcopy_recovery", "mode: postcopy", &["5", "1us", "never"]),
-    // What has no effect is refused as well.
+    // Settings without an effect are refused as well.
     ("cpu_throttle_initial", "", &["20%"]),
     ("multifd_compression", "", &["zstd"]),
     ("multifd_channels", "xbzrle: true", &["2"]),
@@ -60,7 +60,7 @@ const INVALID: &[(&str, &str, &[&str])] = &[
     ("postcopy_at_stall", "mode: precopy", &["true"]),
 ];
 
-/// A generator of numbers that is the same each time (xorshift).
+/// A generator that always returns the same numbers (xorshift).
 struct Numbers(u64);
 
 impl Numbers {

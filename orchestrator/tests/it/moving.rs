@@ -1,4 +1,4 @@
-//! Traces that a matrix names: where they are found, what is said about bad ones, and what a results folder
+//! Traces that a matrix names: where they are found, the messages about bad ones, and what a results folder
 //! keeps of them.
 
 use super::cli::Sandbox;

@@ -25,20 +25,20 @@ use std::{
 };
 use testbed::outcome::Outcome;
 
-/// Runs a command whose standard output is a terminal of this width. Returns its exit code and what the
-/// terminal got.
+/// Runs a command whose standard output is a terminal of this width. Returns its exit code and the output on
+/// the terminal.
 fn on_terminal(mut command: Command, columns: u16) -> (Option<i32>, String) {
     // Some terminals do not know their height.
     let size = Winsize { ws_row: 0, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     let pty = openpty(&size, None).unwrap();
     command.stdout(pty.slave).stderr(Stdio::null()).stdin(Stdio::null()).env("TERM", "xterm");
     let mut child = command.spawn().unwrap();
-    // It holds a descriptor of the terminal.
+    // The command holds a descriptor of the terminal.
     drop(command);
     let mut bytes = Vec::new();
     let mut buffer = [0; 4096];
     let mut terminal = fs::File::from(pty.master);
-    // When nobody has the terminal open any more, reading fails.
+    // Reading fails once no process has the terminal open.
     while let Ok(count @ 1..) = terminal.read(&mut buffer) {
         bytes.extend(&buffer[..count]);
     }
@@ -46,7 +46,7 @@ fn on_terminal(mut command: Command, columns: u16) -> (Option<i32>, String) {
     (code, String::from_utf8(bytes).unwrap().replace("\r\n", "\n"))
 }
 
-/// Runs a command with this standard input, which it does not have to read.
+/// Runs a command with this standard input, which the command need not read.
 fn with_input(mut command: Command, input: &str) -> Finished {
     let shown = format!("{command:?} < {input:?}");
     let mut child =
@@ -64,7 +64,7 @@ fn fits(text: &str, columns: usize) {
     assert!(wide.is_empty(), "wider than {columns} columns: {wide:#?}\nin\n{text}");
 }
 
-/// Returns what `testbed doctor --json` has found about this.
+/// Returns the finding of `testbed doctor --json` with this name.
 #[track_caller]
 fn finding<'doctor>(doctor: &'doctor Value, name: &str) -> &'doctor Value {
     let findings = doctor["findings"].as_array().unwrap();
@@ -100,7 +100,7 @@ fn a_kernel_that_the_user_names_is_bad_input_and_setup_is_not_advised() {
             finished.exits(2).says(message).prints_nothing();
             assert!(!finished.stderr().contains("testbed setup"), "{}", finished.stderr());
         }
-        // Other findings may advise `testbed setup`, such as that of a host without QEMU.
+        // Other findings may advise `testbed setup`, for example on a host without QEMU.
         let doctor = sandbox.testbed(&["doctor", "--quiet", "--json", "--kernel", kernel]).exits(1).json();
         let about_kernel = finding(&doctor, "guest kernel");
         assert_eq!(about_kernel["state"], "failed", "{doctor}");
@@ -112,7 +112,7 @@ fn a_kernel_that_the_user_names_is_bad_input_and_setup_is_not_advised() {
     };
     hint(&["run", "matrix.yaml", "--kernel", "atuo"], "auto");
     hint(&["setup", "--kernel", "distributoin"], "distribution");
-    // The directory of modules was ignored without a word.
+    // Earlier, the directory of modules was silently ignored.
     for command in [&["run", "matrix.yaml"][..], &["setup"]] {
         let finished = sandbox.testbed(&[command, &["--kernel", "auto", "--modules", "/m"]].concat());
         finished.exits(2).says("error: --modules belongs to a kernel that --kernel names by its path");
@@ -127,7 +127,7 @@ fn a_folder_that_cannot_be_looked_into_is_not_said_to_have_no_results() {
         let finished = sandbox.testbed(args);
         finished.exits(2).says("error: cannot read loop/matrix.yaml: Too many levels of symbolic links");
     }
-    // An ordinary user, since root may read everything.
+    // As an ordinary user, since root may read everything.
     let set = |name: &str, mode| {
         fs::set_permissions(sandbox.path(name), fs::Permissions::from_mode(mode)).unwrap();
     };
@@ -168,7 +168,7 @@ fn doctor_writes_no_wide_lines() {
 #[test]
 fn what_is_there_but_does_not_work_is_not_said_to_be_missing() {
     let sandbox = Sandbox::new();
-    // Nothing can be written into a file, by root neither.
+    // A file cannot be used as a directory, not even by root.
     fs::write(sandbox.path("results"), "").unwrap();
     let text = sandbox.testbed(&["doctor", "--quiet"]).exits(1).stdout();
     assert!(words(&text).contains("failed results"), "{text}");
@@ -255,7 +255,7 @@ fn tables_are_folded_to_the_width_of_the_terminal() {
 
 #[test]
 fn a_reason_in_a_plan_is_folded() {
-    // Jumbo delays need the emulator, or a kernel with sch_netem; whichever lacks, nothing is wide.
+    // Jumbo delays need the emulator, or a kernel with sch_netem; even if both are missing, nothing is wide.
     let matrix =
         "name: n\nlink: { rate: 1gbit }\naxes: { link.reorder: [0%, 1%], link.delay: [5ms, 20ms] }\n";
     let sandbox = Sandbox::with_matrix(matrix);
@@ -275,7 +275,7 @@ fn a_dash_stands_for_standard_input() {
     bad.exits(2).says(" --> <stdin>:2:1").says("did you mean `stress`?");
     let bad = with_input(sandbox.command(&["run", "-"]), "name: n\nstres: {}\n");
     bad.exits(2).says(" --> <stdin>:2:1");
-    // The matrix was read; what is absent is the stressor.
+    // The matrix was read; the stressor is what is missing.
     let run = with_input(sandbox.command(&["run", "-"]), THRESHOLD);
     run.exits(3).says("cannot read the stressor");
     let sandbox = Sandbox::with_run(THRESHOLD, threshold_records());
@@ -305,7 +305,7 @@ fn colors_are_for_terminals_unless_color_says_otherwise() {
     let mut command = sandbox.command(&["report", "run", "--color", "always"]);
     let output = command.env("NO_COLOR", "1").output().unwrap();
     assert!(output.stdout.contains(&b'\x1b'), "the option is more specific than the variable");
-    // Errors and help have colors too, our own and those of the parser.
+    // Errors and help also have colors, our own and those of the parser.
     for args in [&["report", "absent"][..], &["report", "--no-such-option"]] {
         let with = |color: &str| sandbox.testbed(&[&["--color", color], args].concat()).stderr();
         assert!(colored(&with("always")) && !colored(&with("never")), "{args:?}");
@@ -387,7 +387,7 @@ fn a_signal_to_setup_ends_the_commands_that_it_has_started() {
     }
 }
 
-/// Looks for something again and again for ten seconds.
+/// Looks for something repeatedly, for ten seconds.
 fn poll<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
     (0..1000).find_map(|_| {
         let found = look();

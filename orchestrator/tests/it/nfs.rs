@@ -57,7 +57,7 @@ impl Client {
         Self(Export::new(file).unwrap())
     }
 
-    /// Makes a call and returns the answer without the room for its marker.
+    /// Makes a call and returns the answer, without the room for its marker.
     fn answer(&self, message: &[u8]) -> Result<Vec<u8>, Garbage> {
         let mut reply = Vec::new();
         self.0.answer(message, &mut reply)?;
@@ -69,7 +69,7 @@ impl Client {
         Results::of(&self.answer(&call(program, procedure, arguments)).unwrap()).0.to_vec()
     }
 
-    /// Makes a call of NFS. Returns its status and what follows.
+    /// Makes an NFS call. Returns its status and what follows it.
     #[track_caller]
     fn nfs(&self, procedure: u32, arguments: &Arguments) -> (u32, Vec<u8>) {
         let answer = self.call(NFS, procedure, arguments);
@@ -93,7 +93,7 @@ impl Client {
         self.nfs(WRITE, &to.opaque(data))
     }
 
-    /// Reads from the disk. Returns the data and whether its end is reached.
+    /// Reads from the disk. Returns the data, and whether the end of the disk is reached.
     #[track_caller]
     fn read(&self, disk: &[u8], offset: u64, count: u32) -> (Vec<u8>, bool) {
         let (status, read) = self.nfs(READ, &arguments().opaque(disk).u64(offset).u32(count));
@@ -152,7 +152,7 @@ fn a_client_finds_the_disk_and_what_it_writes() {
     file.read_exact_at(&mut on_file, 4096).unwrap();
     assert!(on_file == data);
 
-    // At the end of the file, beyond it, and more than one call reads.
+    // At the end of the file, beyond it, and more than one call can read.
     assert_eq!(client.read(&disk, (8 << 20) - 5, 5), (vec![0; 5], true));
     assert_eq!(client.read(&disk, (8 << 20) - 5, 4096), (vec![0; 5], true));
     assert_eq!(client.read(&disk, 1 << 40, 4096), (Vec::new(), true));
@@ -230,11 +230,11 @@ fn errors_of_the_file_reach_the_client() {
     let full = Client::new(opened("/dev/full"));
     let [_, disk] = full.handles();
     assert_eq!(full.write(&disk, 0, &[1; 4096], UNSTABLE).0, NO_SPACE);
-    // Nothing is mapped at the address zero of this process.
+    // No memory is mapped at address zero of this process.
     let broken = Client::new(opened("/proc/self/mem"));
     let [_, disk] = broken.handles();
     assert_eq!(broken.nfs(READ, &arguments().opaque(&disk).u64(0).u32(4096)).0, IO);
-    // A pipe cannot be synced; what was lost once stays lost.
+    // A pipe cannot be synced; data that was lost once stays lost.
     let (_reader, writer) = io::pipe().unwrap();
     let unsynced = Client::new(File::from(std::os::fd::OwnedFd::from(writer)));
     let [_, disk] = unsynced.handles();
@@ -399,7 +399,7 @@ async fn garbage_ends_its_own_connection_and_not_the_server() {
     ];
     for bytes in garbage {
         let mut stream = served.connect().unwrap();
-        // It may be closed while it is written to.
+        // The connection may be closed during the write.
         let _ = stream.write_all(&bytes);
         let _ = stream.shutdown(Shutdown::Write);
         let mut rest = Vec::new();
@@ -445,7 +445,7 @@ async fn what_was_answered_is_there_after_the_server_was_killed() {
         let mut stream = served.connect().unwrap();
         let to = arguments().opaque(&disk).u64(0).u32(1 << 20).u32(UNSTABLE);
         let write = marked(&call(NFS, WRITE, &to.opaque(&vec![round; 1 << 20])));
-        // In pieces, and with another call that follows at once.
+        // In pieces, and immediately followed by another call.
         stream.write_all(&write[..1000]).unwrap();
         stream.write_all(&[&write[1000..], &marked(&call(NFS, 0, &arguments()))].concat()).unwrap();
         assert_eq!(Results::of(&receive(&mut stream).unwrap()).u32(), OK);

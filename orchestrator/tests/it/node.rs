@@ -1,4 +1,4 @@
-//! A node process, connected as the orchestrator connects to it.
+//! A node process, connected in the same way as to the orchestrator.
 
 use crate::common::real::{signal, skipped};
 use data_encoding::HEXLOWER;
@@ -71,7 +71,7 @@ impl Host {
         Some(Self { network, netlink })
     }
 
-    /// Starts a node that serves an orchestrator on another host, which sends no keep-alives yet.
+    /// Starts a node that serves an orchestrator on another host. The orchestrator sends no keep-alives yet.
     async fn start_node(&self) -> (Node, Child) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_testbed"));
         command.args(["node", "--name", "compute1", "--run", "1@h", "--remote", "192.0.2.9 1 192.0.2.1 22"]);
@@ -171,7 +171,7 @@ async fn a_remote_node_does_not_count_the_time_for_which_it_stood_still() {
     signal(pid, Signal::SIGSTOP);
     time::sleep(Duration::from_secs(9)).await;
     signal(pid, Signal::SIGCONT);
-    // It must not use this time to end.
+    // The node must not use this time to end.
     time::sleep(Duration::from_secs(1)).await;
     node.round_trip().await.expect("the node lives on");
 }
@@ -268,7 +268,7 @@ async fn an_endless_line_from_a_socket_closes_its_channel_with_the_reason() {
     let (mut qemu, _) = listener.accept().await.unwrap();
     qemu.write_all(b"{}\n").await.unwrap();
     assert_eq!(channel.lines.recv().await, Some(Ok("{}".into())));
-    // The node reads no further than the limit, so that the rest cannot be written.
+    // The node does not read beyond the limit, so the rest cannot be written.
     let piece = vec![b'x'; 1 << 20];
     while qemu.write_all(&piece).await.is_ok() {}
     assert_eq!(channel.lines.recv().await, Some(Err("a line is longer than 4 MiB".into())));
@@ -276,7 +276,7 @@ async fn an_endless_line_from_a_socket_closes_its_channel_with_the_reason() {
     node.round_trip().await.expect("the node lives on");
 }
 
-/// A ping that nobody waits for any more ends by itself, unlike the probe.
+/// An abandoned ping ends on its own, unlike the probe.
 #[tokio::test]
 async fn a_ping_leaves_nothing_behind() {
     let Some((node, _process)) = start().await else { return };
@@ -314,7 +314,7 @@ async fn a_probe_reports_while_it_runs_what_its_report_at_the_end_has() {
     if let Some((node, _process)) = start().await {
         assert_reports(&node).await;
     }
-    // One on another host, too.
+    // This includes a node on another host.
     let Some(host) = Host::new().await else { return };
     let (node, _process) = host.start_node().await;
     node.keep_alive(Carrier { pid: std::process::id() });
@@ -384,11 +384,11 @@ async fn a_connection_that_takes_nothing_holds_back_reports_and_not_the_probe() 
         };
         assert_eq!(answer, r#"{"reply":{"id":1,"result":{"Ok":null}}}"#);
     }
-    // A line that does not fit waits, and with it the node's thread that writes.
+    // A line that does not fit waits, and so does the writing thread of the node.
     let waiting = || ioctl_fionread(&pipe).unwrap();
     let pid = serving_pid(&process);
     poll(|| waiting() + 512 > capacity.cast_unsigned().into()).await;
-    // The queues of the node have room for less than a thousand.
+    // The queues of the node have room for fewer than a thousand.
     let (before, bytes) = (sent_pings(pid), waiting());
     poll(|| sent_pings(pid) > before + 2_000).await;
     assert!(waiting() < bytes + 512, "nobody has read");
@@ -403,7 +403,7 @@ async fn a_connection_that_takes_nothing_holds_back_reports_and_not_the_probe() 
             other => panic!("{other:?}"),
         }
     };
-    // Windows in which the probe stood still are not reported.
+    // Windows in which the probe stalled are not reported.
     let made = report.latencies.windows.iter().zip(0..).filter(|(window, _)| window.requests > 0);
     let reported: BTreeSet<u64> = windows.iter().map(|window| window.number).collect();
     let numbers: BTreeSet<u64> = made.map(|(_, number)| number).take(reported.len()).collect();

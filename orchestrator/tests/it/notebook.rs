@@ -1,5 +1,5 @@
-//! The notebook in docs/notebook: Jupyter runs it as its readers do, and without Jupyter its cells run one
-//! after the other.
+//! The notebook in docs/notebook: Jupyter runs it as its readers do; without Jupyter, its cells run one after
+//! another.
 
 use crate::common::{documents::root, shown};
 use serde_json::Value;

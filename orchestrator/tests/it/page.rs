@@ -28,26 +28,26 @@ use testbed::{
     },
 };
 
-/// Returns the folder of a run that is kept in git.
+/// Returns the folder of a run that is stored in git.
 pub(crate) fn kept(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../results").join(name)
 }
 
-/// Returns the page of a run that is kept in git.
+/// Returns the page of a run that is stored in git.
 fn page_of(name: &str) -> String {
     let folder = kept(name);
     let printed = Sandbox::new().testbed(&["report", "--format", "html", folder.to_str().unwrap()]);
     printed.exits(0).stdout()
 }
 
-/// A tag of a page: its name, and the names and values of its attributes.
+/// A tag of a page: its name and its attributes.
 struct Tag {
     name: String,
     attributes: Vec<(String, String)>,
 }
 
-/// Returns the tags of a page at which elements begin, as a browser would find them, without the content of
-/// style and script.
+/// Returns the opening tags of a page, as a browser would find them, ignoring the content of style and
+/// script.
 fn tags(page: &str) -> Vec<Tag> {
     let mut tags = Vec::new();
     let mut rest = page;
@@ -81,8 +81,8 @@ fn tags(page: &str) -> Vec<Tag> {
     tags
 }
 
-/// Requires that a page has no elements and attributes but those that the templates write, and that nothing
-/// in it leads elsewhere.
+/// Requires that a page has no elements and attributes except those that the templates write, and that
+/// nothing in it leads elsewhere.
 #[track_caller]
 fn assert_is_inert(page: &str) {
     const ELEMENTS: &str = " a article b body button caption circle code dd details div dl dt figcaption \
@@ -170,7 +170,7 @@ fn what_the_model_does_not_cover_is_not_predicted() {
     }
 }
 
-/// The words about the edge have room wherever it is.
+/// There is room for the words about the edge wherever it is.
 #[test]
 fn the_edge_is_named_where_there_is_room() {
     for (rates, place) in
@@ -336,14 +336,14 @@ pub(crate) fn large_run() -> Sandbox {
 
 /// Returns a function that returns random numbers below its argument.
 fn random(mut seed: u64) -> impl FnMut(u64) -> u64 {
-    // A generator of Knuth's, whose upper bits are random enough for a curve.
+    // One of Knuth's generators, whose upper bits are random enough for a curve.
     move |below| {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (seed >> 33) % below
     }
 }
 
-/// Returns this many reports of a guest, unlike those of others.
+/// Returns this many reports of a guest, different for each seed.
 fn reports(seed: u64, count: u64) -> Vec<GuestReport> {
     let mut random = random(seed);
     let mut report = |i| GuestReport {
@@ -363,7 +363,7 @@ fn reports(seed: u64, count: u64) -> Vec<GuestReport> {
     (0..count).map(&mut report).collect()
 }
 
-/// Returns this many windows of a probe, unlike those of others.
+/// Returns this many windows of a probe, different for each seed.
 fn windows(seed: u64, count: u64) -> Vec<ProbeWindow> {
     let mut random = random(seed);
     let mut window = |i| {
@@ -379,7 +379,7 @@ fn windows(seed: u64, count: u64) -> Vec<ProbeWindow> {
     (0..count).map(&mut window).collect()
 }
 
-/// Returns this many samples of a migration, unlike those of others, with a peak of 7777 MB.
+/// Returns this many samples of a migration, different for each seed, with a peak of 7777 MB.
 fn samples(seed: u64, count: u64) -> String {
     let mut random = random(seed);
     let (mut transferred, mut remaining, mut lines) = (0, 1_070_000_000u64, String::new());
@@ -434,7 +434,7 @@ fn the_parts_of_a_run_are_one_page() {
     }
 }
 
-/// A run that goes on: its page says so, shows the attempt in progress, and may connect to its server.
+/// A run in progress: its page says so, shows the attempt in progress, and may connect to its server.
 #[test]
 fn the_page_of_a_run_in_progress_shows_the_attempt_in_progress() {
     let plan = plan(THRESHOLD);
@@ -508,7 +508,7 @@ fn expectations_that_were_not_tried_do_not_count_as_held() {
     assert!(page.contains("<span class=\"outcome none\">? not tried</span>"));
 }
 
-/// What the guest reported is drawn, with the time before the migration, and no disk that there is not.
+/// The reports of the guest are drawn, including the time before the migration, but no disk if there is none.
 #[test]
 fn the_reports_of_the_guest_are_drawn() {
     let plan = plan(THRESHOLD);
@@ -572,7 +572,8 @@ pub(crate) fn probed_run(are_lost: bool) -> Sandbox {
     sandbox
 }
 
-/// What the probe saw is drawn. Where no request was answered, nothing is, and the loss is.
+/// The observations of the probe are drawn. Where no request was answered, no round trip is drawn, but the
+/// loss is.
 #[test]
 fn the_round_trips_of_a_client_are_drawn() {
     let page = |are_lost| probed_run(are_lost).testbed(&["report", "--format", "html", "run"]).stdout();
@@ -584,7 +585,7 @@ fn the_round_trips_of_a_client_are_drawn() {
     let curve = curve.split(" d=\"").nth(1).unwrap().split('"').next().unwrap();
     let pieces: Vec<&str> = curve.split('m').collect();
     assert_eq!(pieces.len(), 2, "{curve}");
-    // From the end of the last window with a reply to the next. The peak is there after it: 2.7 decades.
+    // From the end of the last window with a reply to the next one. The peak follows it: 2.7 decades.
     assert!(pieces[0].ends_with("50 0") && pieces[1].starts_with("200 0"), "{curve}");
     assert!(pieces[1].contains(" 2699"), "{curve}");
 }
@@ -660,7 +661,7 @@ fn absurd_times_and_values_are_drawn_somewhere() {
     assert!(curve.contains(" d=\"M-1000000000 0l"), "{curve:.90}");
 }
 
-/// A disk that is copied: the phases of its copy, and what is left of it.
+/// A disk that is copied: the phases of the copy, and what remains to be copied.
 #[test]
 fn the_copy_of_a_disk_is_drawn() {
     let plan = plan(THRESHOLD);
@@ -691,8 +692,8 @@ fn the_copy_of_a_disk_is_drawn() {
     assert!(!page.contains("data-name=\"memory\""), "nothing is known of it");
 }
 
-/// A file through which a guest migrates: saving and loading are told apart, and what the source has not said
-/// is no rate.
+/// A file through which a guest migrates: saving and loading are distinguished, and what the source has not
+/// reported is not a rate.
 #[test]
 fn the_way_through_a_file_is_drawn() {
     let matrix = "name: one\nmigrate: { mode: file }\n";
@@ -784,7 +785,7 @@ fn unpacked(page: &str, number: usize) -> String {
     text.split('\u{1e}').nth(number % 50).unwrap().to_owned()
 }
 
-/// The page of a run is written beside it when it ends, also when the run has nothing left to do.
+/// The page of a run is written beside it when the run ends, even if the run has nothing left to do.
 #[test]
 fn a_run_writes_its_page() {
     let sandbox = Sandbox::with_run(THRESHOLD, threshold_records());
@@ -795,8 +796,8 @@ fn a_run_writes_its_page() {
     assert_eq!(page, stored, "the same page as from the stored records");
 }
 
-/// Returns the runs that are kept in git: the folder of each, below the top folder, and its results folders.
-/// Those of a run in parts are in a folder of their own.
+/// Returns the runs that are stored in git: the folder of each, below the top folder, and its results
+/// folders. The parts of a run in parts are in a folder of their own.
 fn kept_runs() -> BTreeMap<PathBuf, Vec<PathBuf>> {
     let mut runs: BTreeMap<PathBuf, Vec<PathBuf>> = BTreeMap::new();
     for kind in ["reference", "slurm", "vagrant"] {
@@ -811,7 +812,7 @@ fn kept_runs() -> BTreeMap<PathBuf, Vec<PathBuf>> {
     runs
 }
 
-/// Each run that is kept in git has its page beside it, as the program makes it today, and results/README.md
+/// Each run that is stored in git has its page beside it, as the program makes it now, and results/README.md
 /// links to it. With `UPDATE_GOLDEN=1`, the pages are made anew.
 #[test]
 fn kept_pages_are_those_that_the_program_makes() {

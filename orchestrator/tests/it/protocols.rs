@@ -16,7 +16,7 @@ use tokio::{
     sync::mpsc,
 };
 
-/// Generates JSON of any shape. Among its keys and numbers are those that the protocols use.
+/// Generates JSON of any shape. Its keys and numbers include those that the protocols use.
 fn any_json() -> impl Strategy<Value = Value> {
     let key = prop_oneof![
         prop::sample::select(vec![
@@ -45,8 +45,8 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Generates lines that do not answer call number `pending` or a later one, so that only the test answers the
-/// call.
+/// Generates lines that answer neither call number `pending` nor a later one, so that only the test answers
+/// the call.
 fn lines(pending: u64) -> impl Strategy<Value = Vec<String>> {
     let line = prop_oneof![
         any::<String>().prop_map(|text| text.replace(['\n', '\r'], " ")),
@@ -56,7 +56,7 @@ fn lines(pending: u64) -> impl Strategy<Value = Vec<String>> {
     let harmless = line.prop_filter("answers the call", move |line| {
         let value: Value = serde_json::from_str(line).unwrap_or_default();
         let number = |value: &Value| value.as_u64().is_some_and(|id| id >= pending);
-        // serde reads the fields of a reply from a list too.
+        // serde also reads the fields of a reply from a list.
         let reply = &value["reply"];
         !number(&value["id"]) && !number(&reply["id"]) && !number(&reply[0])
     });

@@ -37,8 +37,8 @@ fn testbed(args: &[&str], directory: &Path) -> Output {
     command.args(args).current_dir(directory).output().unwrap()
 }
 
-/// Runs the program, which must accept what it is given, and returns its standard output. A report ends with
-/// 1 if the run is not complete.
+/// Runs the program, which must accept its arguments, and returns its standard output. A report exits with 1
+/// if the run is not complete.
 #[track_caller]
 fn printed(args: &[&str], directory: &Path) -> String {
     let Output { status, stdout, stderr } = testbed(args, directory);
@@ -113,7 +113,7 @@ fn reading_results_of_any_version_neither_loses_nor_invents_values() {
         let report = printed(&["report", name, "--format", "json"], &folder(""));
         let mut report: Value = serde_json::from_str(&report).unwrap();
         for record in report["records"].as_array_mut().unwrap() {
-            // The numbers of the settings are in the report only.
+            // Only the report has the numbers of the settings.
             for key in ["axes_as_numbers", "settings_as_numbers"] {
                 assert!(record.as_object_mut().unwrap().shift_remove(key).is_some(), "{key}");
             }

@@ -1,5 +1,4 @@
-//! Standard output and standard error: devices that are full, readers that are gone, and text that would
-//! command a terminal.
+//! Standard output and standard error: full devices, closed readers, and text that would control a terminal.
 
 use crate::{
     cli::{Finished, Sandbox, THRESHOLD, threshold_records},
@@ -65,8 +64,8 @@ fn results_that_cannot_be_written_are_an_error() {
     }
 }
 
-/// What a terminal would take as commands: set the title, clear the screen, hide text; in one and in two
-/// bytes. The last characters turn around the text that follows.
+/// Text that a terminal would interpret as commands: set the title, clear the screen, hide text; in one byte
+/// and in two. The last characters reverse the text that follows.
 const COMMANDS: &str = "\x1b]0;title\x07\x1b[2J\u{9b}8m\r\x08\x7f\u{202e}";
 
 #[track_caller]

@@ -22,7 +22,7 @@ use std::{
 };
 use testbed::results::store;
 
-/// A run in a folder that the test writes to, and the program that shows it.
+/// A run in a folder to which the test writes, and the program that shows it.
 struct Watched {
     sandbox: Sandbox,
     watch: Child,
@@ -31,7 +31,7 @@ struct Watched {
 }
 
 impl Watched {
-    /// Shows a run that has its first two results, at an address.
+    /// Shows a run with its first two results, at an address.
     fn start(address: &str) -> Self {
         let sandbox = Sandbox::with_run(THRESHOLD, threshold_records().into_iter().take(2));
         let mut command = sandbox.command(&["watch", "run", address]);
@@ -45,7 +45,7 @@ impl Watched {
         self.sandbox.path("run")
     }
 
-    /// Begins an attempt, and returns the file of its samples.
+    /// Begins an attempt, and returns the file for its samples.
     fn begin(&self, name: &str) -> File {
         let folder = self.run().join("attempts").join(name);
         fs::create_dir_all(&folder).unwrap();
@@ -85,7 +85,7 @@ fn write_samples(file: &mut File, times: std::ops::Range<u32>) {
     }
 }
 
-/// Returns a line about a window of the client's probe that began at this time; nothing stands for no reply.
+/// Returns a line about a window of the client's probe that began at this time; `None` stands for no reply.
 fn window(at_ms: f64, longest_round_trip_ms: Option<f64>) -> String {
     let mut window = json!({ "at_ms": at_ms, "duration_ms": 50.0, "requests": 5, "unanswered": 5 });
     if let Some(ms) = longest_round_trip_ms {
@@ -114,7 +114,7 @@ fn viewers_see_what_the_client_sees() {
     let mut late = Viewer::join(&watched.address);
     late.until_attempt("stress.rate=128MBps #1");
     assert_eq!(late.windows(4)[2], changed);
-    // The report of a viewer that joins has them, too.
+    // The page of a viewer that joins shows them too.
     write_samples(&mut samples, 0..200);
     assert!(watched.page().contains("Round trips of a client, ms"));
 }
@@ -190,8 +190,8 @@ fn the_number_of_connections_is_bounded() {
         drop(viewer.next());
     }
     let waiting = send(watched.port, "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-    // It waits until another ends, and then gets an answer. A server without a bound would answer within the
-    // time, so that this can only miss a fault.
+    // It waits until another connection ends, and then gets an answer. A server without a limit would answer
+    // within the time, so this can only miss a fault.
     let patience = waiting.read_timeout().unwrap();
     waiting.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     assert!((&waiting).read(&mut [0]).is_err());
@@ -232,7 +232,7 @@ fn a_run_that_is_watched_ends_as_without_viewers() {
     let watched = sandbox.testbed(&["run", "--resume", "run", "--json", "--watch", "127.0.0.1:0"]);
     assert_eq!(watched.exits(0).stdout(), plain);
     assert!(watched.stderr().contains("live page: http://127.0.0.1:"), "{}", watched.stderr());
-    // Without an address, what follows is the matrix.
+    // Without an address, the next argument is the matrix.
     fs::write(sandbox.path("matrix.yaml"), "name: n\nnonsense: 1\n").unwrap();
     sandbox.testbed(&["run", "--watch", "matrix.yaml"]).exits(2).says("matrix.yaml:2:1");
 }
@@ -247,7 +247,7 @@ fn a_browser_follows_a_run_and_keeps_what_the_reader_opened() {
     let mut samples = watched.begin("stress.rate=128MBps.1");
     let name = "return document.querySelector('#live [role=status]')?.textContent;";
     until("the attempt is shown", || browser.run(name) == "stress.rate=128MBps #1");
-    // As fast as a migration makes them, and faster than the page looks.
+    // As fast as a migration produces them, and faster than the page checks for them.
     for tenth in 0..20 {
         write_samples(&mut samples, tenth * 20..tenth * 20 + 20);
     }
@@ -305,7 +305,7 @@ fn a_browser_shows_what_the_client_sees() {
 
     let folder = watched.run().join("attempts/stress.rate=128MBps.1");
     let mut windows = File::create(folder.join("probe-live.jsonl")).unwrap();
-    // Only what was asked since the migration began is shown.
+    // Only requests since the migration began are shown.
     write!(windows, "{}{}", window(-50.0, Some(500.0)), window(0.0, Some(1.0))).unwrap();
     write!(windows, "{}", window(50.0, Some(10.0))).unwrap();
     shows(2);

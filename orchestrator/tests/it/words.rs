@@ -1,4 +1,4 @@
-//! The words and the shape of all text in the repository: line widths, phrases that crept in before, and doc
+//! The words and the form of all text in the repository: line widths, phrases that crept in before, and doc
 //! comments that say nothing.
 
 use crate::common::{documents::root, files_below};
@@ -10,7 +10,7 @@ const WIDTH: usize = 110;
 /// The largest share of doc comments that may have four words or fewer, in percent.
 const SHORT_DOCS: usize = 8;
 
-/// Phrases of a private dialect, and what to say. Words are compared without case, as whole words.
+/// Phrases of a private dialect, and what to say instead. Words are compared without case, as whole words.
 const PHRASES: &[(&str, &str)] = &[
     ("mend", "fix"),
     ("mends", "fixes"),
@@ -39,7 +39,7 @@ const PHRASES: &[(&str, &str)] = &[
     ("why there is no", "an error"),
 ];
 
-/// Files whose lines are data, or of somebody else.
+/// Files whose lines are data, or were written by others.
 const DATA: [&str; 10] = [
     "Cargo.lock",
     "package-lock.json",
@@ -55,13 +55,13 @@ const DATA: [&str; 10] = [
 
 /// Returns the text files of the repository, with their paths below it.
 fn files() -> Vec<(String, String)> {
-    // What cargo, git, Vagrant and runs write is not the repository's.
+    // Files written by cargo, git, Vagrant and runs are not part of the repository.
     let is_ours = |path: &Path| {
         !path.ends_with("target") && !path.ends_with(".git") && !path.ends_with(".vagrant") && !is_a_run(path)
     };
     let paths = files_below(&root(), is_ours).into_iter();
     let files: Vec<(String, String)> = paths
-        // Others are not text.
+        // Other files are not text.
         .filter_map(|path| Some((fs::read_to_string(&path).ok()?, path)))
         .map(|(text, path)| (path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned(), text))
         .collect();
@@ -69,7 +69,7 @@ fn files() -> Vec<(String, String)> {
     files
 }
 
-/// Whether git ignores this folder: the results of somebody's run.
+/// Returns whether git ignores this folder, because it has the results of somebody's run.
 fn is_a_run(path: &Path) -> bool {
     path.parent() == Some(&root().join("results"))
         && !matches!(
@@ -91,7 +91,7 @@ fn no_line_is_too_wide() {
     let mut wide = Vec::new();
     for (path, text) in files().iter().filter(|(path, _)| !is_data(path)) {
         for (number, line) in (1..).zip(text.lines()) {
-            // An address cannot be broken.
+            // A URL cannot be broken.
             if line.chars().count() > WIDTH && !line.contains("://") {
                 wide.push(format!("{path}:{number}"));
             }
@@ -104,7 +104,7 @@ fn no_line_is_too_wide() {
 fn phrases_that_stop_a_reader_do_not_come_back() {
     let mut found = Vec::new();
     for (path, text) in files() {
-        // This file names them.
+        // This file itself contains the phrases.
         if is_data(&path) || path.ends_with("it/words.rs") {
             continue;
         }
@@ -118,7 +118,7 @@ fn phrases_that_stop_a_reader_do_not_come_back() {
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
-/// Whether these words are in a line, and not only as a part of longer ones.
+/// Returns whether a line contains these words, and not only as a part of longer words.
 fn has_words(line: &str, words: &str) -> bool {
     let is_letter = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
     line.match_indices(words).any(|(start, _)| {

@@ -1,6 +1,6 @@
-//! Tests migrations that do not go over the link, with real QEMU processes: through a file, and by handing
-//! the guest's memory over. Each keeps memory intact; whatever goes wrong leaves a guest whole, and never a
-//! file.
+//! Tests migrations that do not use the link, with real QEMU processes: through a file, and by handing the
+//! guest's memory over. Each keeps memory intact; whatever goes wrong leaves a guest whole, and never leaves
+//! a file.
 
 use crate::common::real::{Process, Ready, RunningTestbed, TestDir, ready, signal, skipped, with_small_disk};
 use nix::{
@@ -24,7 +24,7 @@ use testbed::{
 
 const RUN: [&str; 3] = ["matrix.yaml", "--out", "run"];
 
-/// A guest of 192 MiB that dirties little.
+/// A guest of 192 MiB that dirties little memory.
 const GUEST: &str = "
 name: file
 guest: { memory: 192MiB, ballast: 32MiB, accel: tcg }
@@ -32,7 +32,7 @@ link: { rate: 300mbit }
 stress: { rate: 2MB/s, working_set: 2MB }
 ";
 
-/// The ways through a file, and one that QEMU refuses.
+/// The ways through a file, including one that QEMU refuses.
 const WAYS: &str = "
 migrate: { mode: file, downtime_limit: 300ms, timeout: 60s }
 include:
@@ -46,8 +46,8 @@ include:
   - { migrate.mapped_ram: true, migrate.save_live: true, migrate.xbzrle: true }
 ";
 
-/// Runs a test with an empty folder for disks, which has to be empty again afterwards. Without root, whatever
-/// others have in that folder is no business of the test.
+/// Runs a test with an empty folder for disks, which must be empty again afterwards. Without root, other
+/// users' files in that folder do not concern the test.
 fn leaves_nothing(test: impl FnOnce() + Send) {
     if !geteuid().is_root() {
         return test();
@@ -64,8 +64,8 @@ fn assert_intact(record: &Record) {
     assert!(verified.pages_checked > 8000 && verified.first_bad.is_none(), "{record:#?}");
 }
 
-/// The samples of an attempt tell saving and loading apart: the source's last figures are from when the file
-/// was complete, and the migration has not completed before the guest ran at the destination.
+/// The samples of an attempt distinguish saving and loading: the source's last figures are from the moment
+/// when the file was complete, and the migration did not complete before the guest ran at the destination.
 #[track_caller]
 fn assert_saved_before_it_is_loaded(dir: &TestDir, record: &Record) {
     let samples = samples::read(&dir.folder(), &record.cell, record.attempt).unwrap().unwrap();
@@ -120,11 +120,11 @@ fn every_way_through_a_file_keeps_memory_intact_or_is_skipped_with_qemus_words()
         assert!(save > 0.0 && load > 0.0, "{said}");
         assert!(transferred.qemu_bytes.is_some_and(|bytes| bytes > 32 << 20), "{said}");
         assert_eq!((transferred.wire_bytes, downtime_ms.qemu), (None, None), "nobody measured it: {said}");
-        // What the destination takes to load is downtime in each way.
+        // The time that the destination takes to load is downtime by each measure.
         assert!(downtime_ms.guest.unwrap() > load * 0.9 && downtime_ms.client.is_some(), "{said}");
         assert_saved_before_it_is_loaded(&dir, record);
     }
-    // Each page of the memory has its place.
+    // Each page of the memory has its own place.
     assert!(made[1].measured.file.bytes > Some(192 << 20), "{:#?}", made[1]);
     assert!(made[1].measured.file.allocated_bytes < made[1].measured.file.bytes, "{:#?}", made[1]);
     let [refused] = refused else { panic!("{}", dir.shown()) };
@@ -134,7 +134,7 @@ fn every_way_through_a_file_keeps_memory_intact_or_is_skipped_with_qemus_words()
     assert_eq!(cells[7]["skipped"], reason);
 }
 
-/// A guest with a disk that both ends open, and which both of them write.
+/// A guest with a disk that both ends open and that both write.
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
 fn a_shared_disk_goes_with_a_guest_that_does_not_use_the_link() {
@@ -155,7 +155,7 @@ fn a_shared_disk_goes_with_a_guest_that_does_not_use_the_link() {
     }
 }
 
-/// A save that takes long enough to be disturbed: QEMU writes at most 8 MB/s.
+/// A save that is slow enough to be disturbed: QEMU writes at most 8 MB/s.
 const SLOW: &str = "
 migrate: { mode: file, max_bandwidth: 8MB/s }
 repeat: 2
@@ -180,15 +180,15 @@ fn a_qemu_that_is_killed_while_a_guest_is_saved_ends_the_attempt_and_leaves_no_f
     });
 }
 
-/// Makes an attempt whose destination is stopped before it can load the guest, and disturbed then. Returns
-/// the reason of the attempt, whose guest goes on at the source.
+/// Makes an attempt whose destination is stopped before it can load the guest, and then disturbed. Returns
+/// the reason of the attempt, whose guest continues at the source.
 fn fails_to_load(ready: &Ready, matrix: &str, disturb: impl FnOnce(i32)) -> String {
     let dir = TestDir::new(ready, &format!("{GUEST}{matrix}"));
     let mut run = dir.start(&RUN);
     run.wait_for("saving", |dir| is(dir, "base.1", "active").then_some(()));
     let destination = qemu(&mut run, "destination").pid;
     signal(destination, Signal::SIGSTOP);
-    // It cannot answer, so this is the last state for good.
+    // It cannot answer, so this remains the last state.
     run.wait_for("saved", |dir| is(dir, "base.1", "saved").then_some(()));
     disturb(destination);
     assert_eq!(run.end(), 3, "{}", dir.shown());
@@ -235,7 +235,7 @@ fn a_file_that_cannot_be_loaded_leaves_the_guest_whole_at_the_source() {
     assert!(reason.contains("QEMU at the destination ended (exit status: 1)"), "{reason}");
 }
 
-/// Nobody hears of a destination that stands still, until it has done so for long enough.
+/// A stopped destination goes unnoticed until it has been stopped for long enough.
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
 fn a_destination_that_stands_still_leaves_the_guest_whole_at_the_source() {
@@ -269,7 +269,7 @@ include:
     });
 }
 
-/// Files in memory (ramfs) take no direct I/O.
+/// Files in memory (ramfs) do not support direct I/O.
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
 fn a_file_system_without_direct_io_skips_the_cells_that_want_it() {
@@ -291,10 +291,10 @@ axes: { migrate.direct_io: [true, false] }
     });
 }
 
-/// A guest that dirties its memory faster than QEMU writes it is given up, and goes on at the source.
+/// A guest that dirties its memory faster than QEMU writes it is given up, and continues at the source.
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
-fn a_guest_that_is_never_saved_while_it_runs_goes_on_at_the_source() {
+fn a_guest_that_is_never_saved_while_it_runs_continues_at_the_source() {
     let Some(ready) = ready() else { return };
     let matrix =
         "migrate: { mode: file, save_live: true, max_bandwidth: 4MB/s, downtime_limit: 10ms, timeout: 3s }\n";

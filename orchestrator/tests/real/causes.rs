@@ -1,5 +1,6 @@
-//! What `testbed doctor` and a run say about hosts that lack something: the remedy follows the cause. The
-//! hosts have real SSH servers, mounts and interfaces; only `sudo` is a stub with the words of the real one.
+//! The messages of `testbed doctor` and of a run about hosts that lack something: the remedy matches the
+//! cause. The hosts have real SSH servers, mounts and interfaces; only `sudo` is a stub with the words of the
+//! real one.
 
 use crate::common::{
     hosts::{Hosts, with_hosts},
@@ -13,7 +14,7 @@ use std::{
 };
 use testbed::{host::qemu_version, outcome::Outcome};
 
-/// Checks that doctor's report on these hosts contains these texts, whose words may be on several lines, and
+/// Checks that doctor's report on these hosts contains these texts, whose words may span several lines, and
 /// returns its exit code.
 #[track_caller]
 fn assert_doctor_says(dir: &TestDir, lab: &str, texts: &[&str]) -> i32 {
@@ -62,7 +63,7 @@ fn an_interface_that_cannot_carry_the_node_is_refused_with_its_kind() {
         let refused = |lab: &str, change: &str, back: &str, reason: &str, remedy: &str| {
             hosts.on(1, change);
             let failed = format!("failed compute1 migration {reason}");
-            // It does not wait for an answer that cannot come.
+            // It does not wait for an answer that cannot arrive.
             let link = "failed migration link not tried, because compute1 has no usable interface to it";
             assert_eq!(assert_doctor_says(&dir, lab, &[&failed, &format!("fix: {remedy}"), link]), 1);
             // A run says the same; two of the causes are enough to show it.
@@ -249,7 +250,7 @@ fn a_refusal_of_sudo_is_explained_by_its_words() {
                 assert_run_refused(&dir, &lab, &["lab0", says, remedy]);
             }
         }
-        // A warning is no refusal.
+        // A warning is not a refusal.
         sudo("echo 'sudo: unable to resolve host lab: Name or service not known' >&2; shift; exec \"$@\"");
         assert_eq!(assert_doctor_says(&dir, &lab, &["compute2 answers compute1"]), 0);
     });
@@ -289,8 +290,8 @@ fn guests_migrate_between_qemus_of_different_versions() {
             dir.run(&["matrix.yaml", "--out", "run", "--lab", &lab]);
             let records = dir.records();
             let [record] = &records[..] else { panic!("{out}\n{}", dir.shown()) };
-            // The destination has read the guest. What it makes of it under TCG is QEMU's affair: a guest of
-            // QEMU 7.2 panicked once in 10.0.
+            // The destination has read the guest. What happens to it under TCG is up to QEMU: a guest of QEMU
+            // 7.2 once panicked in 10.0.
             assert!(record.measured.downtime_ms.qemu.is_some(), "{out}\n{}", dir.shown());
             let reason = record.reason.clone().unwrap_or_default();
             let is_known = record.outcome == Outcome::Converged || reason.contains("the guest panicked");
@@ -307,13 +308,13 @@ fn guests_migrate_between_qemus_of_different_versions() {
     });
 }
 
-/// A QEMU of another version than the installed one.
+/// A QEMU of a version other than the installed one.
 struct OtherQemu {
     program: PathBuf,
     /// The directory of its modules.
     modules: PathBuf,
     version: String,
-    /// The newest machine type that it has in common with the installed one.
+    /// The newest machine type that both QEMUs have.
     common: String,
 }
 
@@ -321,7 +322,7 @@ struct OtherQemu {
 ///
 /// # Errors
 ///
-/// Why there is none, as text.
+/// The reason why no other QEMU is available, as text.
 fn other_qemu() -> Result<OtherQemu, String> {
     let installed = qemu_version().map_err(|error| error.to_string())?;
     let output = |command: &mut Command| {

@@ -24,7 +24,7 @@ use std::{
 };
 use testbed::outcome::Outcome;
 
-/// Returns the small migration over a slower link, so that there is more time to look at it.
+/// Returns the small migration, over a slower link, so that there is more time to examine it.
 fn small() -> String {
     SMALL.replace("300mbit", "200mbit")
 }
@@ -60,7 +60,7 @@ fn wrap_qemu(dir: &mut TestDir, text: &str) {
     dir.set("PATH", std::env::join_paths(folders).unwrap());
 }
 
-/// A wrapper has QEMU as a child, in its process group, in another session, or without a parent.
+/// A wrapper has QEMU as a child: in its process group, in another session, or without a parent.
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
 fn a_qemu_behind_a_wrapper_is_gone_after_its_attempt() {
@@ -71,7 +71,7 @@ fn a_qemu_behind_a_wrapper_is_gone_after_its_attempt() {
         "test $1 != --version || exec {qemu} \"$@\"\n(setsid {qemu} \"$@\" &)\nsleep 1000",
     ] {
         let mut dir = TestDir::new(&ready, &(small() + "repeat: 2\n"));
-        // A wrapper that `exec`s would be no wrapper.
+        // A wrapper that used `exec` would not be a wrapper.
         wrap_qemu(&mut dir, &format!("#!/bin/sh\n{start}\nexit\n"));
         let mut run = dir.start(&RUN);
         let ends = migrating(&mut run, "base.2");
@@ -101,7 +101,7 @@ fn in_network_of<T: Send>(process: &Process, work: impl FnOnce() -> T + Send) ->
 fn connects(from: Ipv4Addr, to: SocketAddrV4) -> bool {
     let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_NONBLOCK, None).unwrap();
     bind(fd.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(from, 0))).unwrap();
-    // It is not refused at once: the answer takes a while.
+    // It is not refused immediately: the answer takes a while.
     let _ = connect(fd.as_raw_fd(), &SockaddrIn::from(to));
     let mut polled = [PollFd::new(fd.as_fd(), PollFlags::POLLOUT)];
     poll(&mut polled, PollTimeout::from(2000_u16)).unwrap();
@@ -128,7 +128,7 @@ fn only_the_source_can_connect_to_the_destination_and_not_before_the_guest_has_s
         dir.processes().into_iter().find(|process| process.is_qemu("destination"))
     });
     run.wait_for("a migration", |dir| {
-        // In this order: it may begin to listen in between.
+        // In this order, because it may begin to listen in between.
         if listens(&waiting) {
             assert!(dir.stderr().contains("settling: "), "it listens too early\n{}", dir.shown());
         }

@@ -31,7 +31,7 @@ axes:
 /// The trace that commands call `tunnel.txt`.
 const TRACE: &str = "0s 40mbit\n100ms 1mbit\n200ms end\n";
 
-/// Returns a directory with everything that commands name.
+/// Returns a directory with all files that commands name.
 fn place() -> TempDir {
     let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     symlink(root().join("scenarios"), place.path().join("scenarios")).unwrap();
@@ -49,10 +49,10 @@ fn shell(ready: &Ready, place: &Path, command: &str) -> Command {
     shell
 }
 
-/// What the commands begin with that enter a lab: that of any run in progress.
+/// The beginning of the commands that enter a lab: the lab of any run in progress.
 const SHELL: &str = "testbed lab shell";
 
-/// Runs the commands that are chosen, and checks their exit codes. Returns how many there are.
+/// Runs the chosen commands, and checks their exit codes. Returns how many there are.
 #[track_caller]
 fn try_commands(ready: &Ready, is_chosen: impl Fn(&str) -> bool) -> usize {
     let place = place();
@@ -125,7 +125,8 @@ fn documented_commands_of_netem_work_on_an_interface() {
     }
     let has_netem = inside("netem apply eth0 --delay 1ms").status.success();
     for command in commands {
-        // What needs a qdisc that this kernel lacks is tried in a guest that has it, by netem_guest.rs.
+        // Commands that need a qdisc that this kernel lacks are tested by netem_guest.rs, in a guest that has
+        // it.
         if !has_netem && ["--delay", "--loss", "--profile"].iter().any(|option| command.contains(option)) {
             println!("skipped: {command}: this kernel has no sch_netem");
             continue;
@@ -135,7 +136,7 @@ fn documented_commands_of_netem_work_on_an_interface() {
             _ if command.starts_with("netem change") => {
                 format!("netem apply eth0 --rate 100mbit && {command}")
             }
-            // The server may need a moment before it listens.
+            // The server may need some time before it listens.
             _ if command.starts_with("netem measure") => format!(
                 "netem measure --serve & server=$!; failed=1; \
                  for attempt in $(seq 100); do {command} && {{ failed=0; break; }}; sleep 0.1; done; \

@@ -24,7 +24,7 @@ use testbed::{
 };
 use tokio::sync::mpsc;
 
-/// How long the guest may take for anything.
+/// How long to wait for the guest at most.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A guest in a QEMU that is killed when this value is dropped.
@@ -34,7 +34,7 @@ struct Guest {
 }
 
 impl Guest {
-    /// Boots a guest, with this disk if there is one, and waits until its stressor has started.
+    /// Boots a guest, with this disk if given, and waits until its stressor has started.
     async fn boot(files: &GuestFiles, place: &Path, disk: Option<&Path>) -> Self {
         let socket = place.join("control");
         let mut qemu = Command::new(QEMU);
@@ -136,7 +136,8 @@ async fn the_stressor_uses_and_verifies_the_guests_disk() {
     let good = DiskVerification { blocks_checked: load.blocks(), ..DiskVerification::default() };
     assert_eq!(guest.verify_disk().await, good);
 
-    // Damage on the host is seen in the guest, in what was written beforehand and in what nobody has written.
+    // The guest detects damage made on the host, both in what was written beforehand and in what was never
+    // written.
     for index in [load.written_blocks() - 1, load.blocks() - 1] {
         image.write_all_at(b"damage", index * BLOCK_BYTES + 512).unwrap();
         image.sync_all().unwrap();

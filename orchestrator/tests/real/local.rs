@@ -153,7 +153,7 @@ fn cells_that_cannot_be_attempted_are_skipped_as_the_plan_says() {
     ]) {
         assert!(reason.is_some_and(|reason| reason.contains(why)), "{reason:?} without {why}");
     }
-    // An empty folder is taken.
+    // An empty folder is accepted.
     fs::create_dir(dir.folder()).unwrap();
     dir.run(&["matrix.yaml", "--out", "run"]);
     let records = dir.records();
@@ -167,7 +167,7 @@ fn cells_that_cannot_be_attempted_are_skipped_as_the_plan_says() {
     assert!(notes.iter().all(|note| !note.contains("the link counted")), "{notes:?}");
 }
 
-/// A load that exceeds the link's rate until it is removed; then the link's rate is increased.
+/// A workload that exceeds the link's rate until it is removed; then the link's rate is increased.
 const RELIEVED: &str = "
 name: relieved
 guest: { memory: 192MiB, ballast: 8MiB }
@@ -319,7 +319,7 @@ fn a_run_in_progress_can_be_inspected() {
     assert!(dir.records()[0].measured.obtained.contains_key("downtime_ms.guest"));
 }
 
-/// The guest's network is cut during the migration and never heals.
+/// The guest's network is cut during the migration and is never restored.
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
 fn a_client_that_never_hears_of_the_guest_again_has_no_longest_downtime() {
@@ -337,7 +337,7 @@ fn a_client_that_never_hears_of_the_guest_again_has_no_longest_downtime() {
     assert_eq!(run.end(), 1, "{}", dir.shown());
     let downtime = dir.records()[0].measured.downtime_ms;
     assert_eq!(downtime.client, None, "{}", dir.shown());
-    // The migration goes on for some time, and the probe waits 5 s for a last reply.
+    // The migration continues for some time, and the probe waits 5 s for a last reply.
     assert!(downtime.client_at_least.is_some_and(|ms| ms > 5000.0), "{downtime:?}");
     let shown = dir.shown();
     assert!(shown.contains("downtime <= 1s: DOES NOT HOLD") && shown.contains(" is at least "), "{shown}");
@@ -352,7 +352,7 @@ fn two_runs_at_once_do_not_disturb_each_other() {
     let mut runs = dirs.each_ref().map(|dir| dir.start(&["matrix.yaml", "--out", "run"]));
     let mut networks = Vec::new();
     for run in &mut runs {
-        // Both run at the same time: neither ends before the other migrates.
+        // Both run simultaneously: neither ends before the other migrates.
         networks.push(run.wait_for("its migration", |dir| dir.migrates("base.1").then(|| dir.networks())));
     }
     assert!(networks[0].len() >= 3 && networks[0].is_disjoint(&networks[1]), "{networks:?}");
@@ -393,7 +393,7 @@ fn a_killed_run_leaves_nothing_behind_and_can_be_continued() {
                 run.wait_for("QEMU", |dir| dir.processes().iter().any(is_qemu).then_some(()));
             }),
             ("migrating", |run| run.wait_for_shown("migrating")),
-            // The guest is observed then, and verified.
+            // The guest is then being observed, and verified.
             ("checking the guest", |run| {
                 run.wait_for("the end of the migration", |dir| {
                     dir.has_reached("base.1", "completed").then_some(())
@@ -466,7 +466,7 @@ fn a_run_whose_standard_error_is_full_is_recorded_and_can_be_interrupted() {
     });
 }
 
-/// A reader that has stopped reading, such as a pager: a diagnostic waits for it, but no signal does.
+/// A reader that has stopped reading, such as a pager: a diagnostic waits for it, but signals do not.
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
 fn a_run_whose_standard_error_is_stuck_is_ended_by_the_second_interrupt() {
@@ -497,7 +497,7 @@ fn signals_that_are_ignored_from_the_start_stay_ignored() {
     let Some(ready) = ready() else { return };
     isolated(&ready, || {
         let mut dir = TestDir::new(&ready, SMALL);
-        // As nohup starts a program, and a shell without job control a background job.
+        // This is how nohup starts a program, and how a shell without job control starts a background job.
         let script = format!("#!/bin/sh\ntrap '' HUP INT\nexec '{}' \"$@\"\n", dir.testbed.display());
         dir.testbed = dir.path("in-background");
         write_script(&dir.testbed, &script);
@@ -539,7 +539,8 @@ fn a_second_interrupt_quits_immediately() {
         let mut run = dir.start(&["matrix.yaml", "--out", "run"]);
         run.wait_for("QEMU", |p| p.processes().iter().any(|p| p.is_qemu("destination")).then_some(()));
         let networks = dir.networks();
-        // The process is stopped meanwhile, so that both signals are pending before it can handle the first.
+        // The process is stopped in the meantime, so that both signals are pending before it can handle the
+        // first one.
         signal(run.pid(), Signal::SIGSTOP);
         signal(run.pid(), Signal::SIGINT);
         signal(run.pid(), Signal::SIGTERM);
@@ -677,7 +678,7 @@ fn a_link_with_a_delay_is_emulated_without_sch_netem_and_leaves_nothing_behind()
         }
         // Connecting takes two trips, and the last byte one.
         assert!(record.measured.total_time_ms.unwrap() > 600.0, "{record:#?}");
-        // The guest's last state is sent after it has stopped. The guest's clock is accurate to a few
+        // The guest's final state is sent after the guest has stopped. The guest's clock is accurate to a few
         // milliseconds.
         let downtime = &record.measured.downtime_ms;
         assert!(downtime.guest.unwrap() > 190.0 && downtime.client.unwrap() > 190.0, "{record:#?}");

@@ -1,5 +1,5 @@
-//! What the user's `ssh` and the login shells of hosts do between `testbed` and a host: ask, hang, print, and
-//! read words in their own way.
+//! The behavior of the user's `ssh` and of hosts' login shells between `testbed` and a host: they prompt,
+//! hang, print, and parse words in their own way.
 
 use crate::common::{
     hosts::{Hosts, with_hosts},
@@ -20,7 +20,8 @@ use testbed::outcome::Outcome;
 /// How long to wait for anything; these tests measure nothing.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The login shells, each with a start-up file that it reads for a command, and what prints in it.
+/// The login shells, each with a start-up file that it reads for a command, and a command in that file that
+/// prints.
 const TALKING: [(&str, &str, &str); 5] = [
     ("/bin/bash", ".bashrc", "echo Welcome to the lab; printf 'no line end'; echo noise >&2"),
     ("/usr/bin/zsh", ".zshenv", "echo Welcome to the lab; printf 'no line end'; echo noise >&2"),
@@ -30,7 +31,7 @@ const TALKING: [(&str, &str, &str); 5] = [
         "echo Welcome to the lab; printf 'no line end'; echo noise >&2",
     ),
     ("/usr/bin/tcsh", ".tcshrc", "echo Welcome to the lab; printf 'no line end'; sh -c 'echo noise >&2'"),
-    // It reads no file for a command.
+    // It does not read any file for a command.
     ("/bin/dash", ".profile", ""),
 ];
 
@@ -143,12 +144,12 @@ fn a_login_shell_that_does_not_run_the_command_is_named() {
         }
         let shown = status(hosts, "/usr/sbin/nologin", "");
         assert!(shown.contains("it printed: This account is currently not available."), "{shown}");
-        // What a script says is the reason of its failure, and nothing else.
+        // The message of a script is the reason of its failure, and nothing else is.
         hosts.set_login_shell(1, "/bin/bash", &[(".bashrc", "echo Welcome >&2; echo Welcome")]);
         let by_sudo = hosts.inventory(|text| text.replace("become: none", "become: sudo"));
         let (_, out, _) = dir.run_subcommand(&["lab", "status", "--lab", &by_sudo]);
         assert!(out.contains("sudo") && !out.contains("Welcome"), "{out}");
-        // With input, the line that a start-up file reads would be missing.
+        // With standard input, the line that a start-up file reads would be missing.
         let lab = hosts.inventory(|text| text);
         hosts.set_login_shell(1, "/bin/bash", &[(".bashrc", "read line")]);
         let output = shell(&dir, &lab, &["cat"], b"first\nsecond\n");
@@ -192,7 +193,8 @@ fn ssh_neither_asks_nor_hangs() {
         assert!(shown.contains("goes through the ProxyCommand `timeout 617 sleep 617`"), "{out}");
         assert!(shown.contains("lab1: no login within 30 s"), "{out}");
         assert!(shown.contains("lab2 answers"), "{out}");
-        // For a connection of the user, and for one of its own, but not for what to say about it.
+        // This happens for a connection of the user and for one of its own, but not for the route in
+        // messages.
         assert_eq!(fs::read_to_string(asked).unwrap(), "asked\nasked\n");
         let left = dir.processes();
         assert!(left.is_empty(), "{left:#?}");
@@ -208,7 +210,7 @@ fn the_connection_ends_with_the_program_however_that_ends() {
         let lab = hosts.inventory(|text| text);
         let sockets = dir.path("sockets");
         fs::create_dir(&sockets).unwrap();
-        // Only a short path can be that of a socket.
+        // The path of a socket must be short.
         let short = format!("/run/testbed-test-{}", std::process::id());
         std::os::unix::fs::symlink(&sockets, &short).unwrap();
         for end in [Signal::SIGTERM, Signal::SIGKILL] {

@@ -1,8 +1,8 @@
 //! Tests with real guests, hosts and downloads, in one program.
 //!
-//! They are marked `#[ignore]`: `cargo xtask test` builds the programs they need, installs what is missing
-//! on this host, and starts many at a time; each waits for its [turn](common::turn::Turn). A test that cannot
-//! run prints `skipped:` and why.
+//! They are marked `#[ignore]`: `cargo xtask test` builds the programs they need, installs what is missing on
+//! this host, and starts many simultaneously; each waits for its [turn](common::turn::Turn). A test that
+//! cannot run prints `skipped:` and why.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -15,10 +15,10 @@ mod common;
 /// Migrations through a file, and by handing memory over.
 mod blackout;
 
-/// What is said about hosts that lack something.
+/// The messages about hosts that lack something.
 mod causes;
 
-/// What QEMUs may do on their host, and who may do something to them.
+/// What QEMUs may do on their host, and who may do anything to them.
 mod containment;
 
 /// Commands of the documents and the help texts, as they are written.
@@ -30,7 +30,7 @@ mod guest_disk;
 /// Runs in namespaces on this host, with interruptions and failures of all kinds.
 mod local;
 
-/// What `ssh` and the login shells of hosts do between `testbed` and a host.
+/// The behavior of `ssh` and of hosts' login shells between `testbed` and a host.
 mod login_shells;
 
 /// The aids and the modes of migrations.
@@ -39,7 +39,7 @@ mod migrate;
 /// Guests whose disk is copied to the destination.
 mod mirror;
 
-/// Loads and links that move.
+/// Workloads and links whose rates change.
 mod moving;
 
 /// The tests of `netem` in a guest whose kernel has `sch_netem`.

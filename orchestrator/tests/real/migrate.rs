@@ -7,8 +7,8 @@ use rustix::process::{Resource, getrlimit};
 use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt};
 use testbed::{outcome::Outcome, results::record::PostcopyMeasured};
 
-/// Migrations with every aid, each beside the others that QEMU refuses with it. The guest dirties little, so
-/// that a busy host does not matter.
+/// Migrations with every aid, each beside the aids that QEMU refuses together with it. The guest dirties
+/// little memory, so a busy host does not matter.
 const AIDS: &str = "
 name: aids
 guest: { memory: 192MiB, ballast: 32MiB, accel: tcg }
@@ -37,7 +37,7 @@ include:
 /// The user ID of `nobody`, an ordinary user on every system.
 const NOBODY: u32 = 65_534;
 
-/// What is said of the cells that are not migrated.
+/// The messages about the cells that are not migrated.
 const REFUSALS: [&str; 7] = [
     "QEMU on this host refuses it: Multifd is not compatible with xbzrle",
     "requires capability 'return-path'",
@@ -87,7 +87,7 @@ fn every_aid_migrates_intact_memory_or_is_skipped_as_the_plan_says() {
     }
 }
 
-/// Post-copy under a load that pre-copy cannot move over this link, from each of its starts.
+/// Post-copy with a workload that pre-copy cannot move over this link, started by each of the conditions.
 const POSTCOPY: &str = "
 name: postcopy
 guest: { memory: 192MiB, ballast: 16MiB, accel: tcg }
@@ -124,7 +124,7 @@ fn post_copy_moves_a_guest_that_pre_copy_cannot() {
         assert!(measured.total_time_ms > postcopy.started_ms, "{said}");
         assert!(postcopy.write_latencies.iter().sum::<u64>() > 0 && postcopy.recoveries == Some(0), "{said}");
     }
-    // QEMU's user had a device of its own.
+    // QEMU's user has a device of its own.
     let device = fs::metadata("/dev/userfaultfd").unwrap();
     assert!(device.uid() == 0 && device.mode() & 0o777 == 0o600, "the host's device has changed: {device:?}");
     let requests: u64 = moved.iter().filter_map(|record| record.measured.postcopy.page_requests).sum();
@@ -184,7 +184,7 @@ fn encrypted_migrations_keep_memory_intact() {
     assert!(zero_copy.reason.as_ref().unwrap().contains("Zero copy only available for"), "{zero_copy:#?}");
 }
 
-/// A guest that dirties more than the link carries, and that is paused with these settings.
+/// A guest that dirties more than the link carries, and that is paused according to these settings.
 fn paused(migrate: &str) -> String {
     format!(
         "
@@ -199,7 +199,7 @@ migrate: {{ downtime_limit: 100ms, {migrate} }}
 
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
-fn a_paused_guest_arrives_whole_and_goes_on() {
+fn a_paused_guest_arrives_whole_and_continues() {
     let Some(ready) = ready() else { return };
     let dir = TestDir::new(&ready, &paused("pause_after_passes: 1, timeout: 60s"));
     assert_eq!(dir.run(&["matrix.yaml", "--out", "run"]), 0, "{}", dir.shown());
@@ -209,14 +209,15 @@ fn a_paused_guest_arrives_whole_and_goes_on() {
     let verified = record.measured.verified.as_ref().unwrap();
     assert!(verified.pages_checked > 0 && verified.first_bad.is_none(), "{said}");
     let downtime = &record.measured.downtime_ms;
-    // The working set is sent while the guest is stopped: at the link's rate that takes longer than a second.
+    // The working set is sent while the guest is stopped: at the link's rate, that takes longer than a
+    // second.
     assert!(downtime.guest.is_some_and(|ms| ms > 1000.0) && downtime.qemu.is_none(), "{said}");
 }
 
 /// The deadline passes, or the destination is killed, while the rest is sent.
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
-fn a_paused_guest_whose_migration_ends_early_goes_on_at_the_source() {
+fn a_paused_guest_whose_migration_ends_early_continues_at_the_source() {
     let Some(ready) = ready() else { return };
     let matrix = paused("pause_after: 1s").replace("pause_after: 1s", "pause_after: 1s, timeout: 3s");
     let dir = TestDir::new(&ready, &format!("{}repeat: 2\n", matrix.replace("8MiB", "64MiB")));

@@ -1,4 +1,4 @@
-//! Guests with a disk: what of it arrives, and what is left of it when something goes wrong.
+//! Guests with a disk: what of the disk arrives, and what remains of it when something goes wrong.
 
 use crate::common::real::{Process, RunningTestbed, TestDir, ready, signal, with_small_disk};
 use nix::sys::signal::Signal;
@@ -9,8 +9,8 @@ use testbed::{
     results::record::{Measured, Phase, Record},
 };
 
-/// A guest whose disk is copied in 3 s, and whose memory then migrates in 4 s. The disk of 256 MiB has 64 MiB
-/// that were written before, and a load.
+/// A guest whose disk is copied in 3 s, and whose memory then migrates in 4 s. 64 MiB of the disk of 256 MiB
+/// are written beforehand, and the guest writes to the disk.
 const BLOCK: &str = "
 name: block
 guest: { memory: 192MiB, ballast: 16MiB }
@@ -27,7 +27,7 @@ fn qemu(run: &mut RunningTestbed<'_>, end: &str) -> Process {
     run.wait_for(end, |dir| dir.processes().into_iter().find(|process| process.is_qemu(end)))
 }
 
-/// Checks that all of the guest's memory and its disk were compared, and were as they should be.
+/// Checks that all of the guest's memory and disk was compared, and was as expected.
 #[track_caller]
 fn assert_whole(record: &Record) {
     let Measured { verified, storage, .. } = &record.measured;
@@ -38,7 +38,7 @@ fn assert_whole(record: &Record) {
     assert_eq!(disk.io_errors, 0, "{record:#?}");
 }
 
-/// Returns whether the link has carried what QEMU says that it has sent.
+/// Returns whether the link has carried what QEMU reports to have sent.
 fn link_agrees(record: &Record) -> bool {
     !record.measured.disagreements.iter().any(|text| text.contains("the link counted"))
 }
@@ -59,7 +59,7 @@ fn a_disk_is_copied_before_memory_and_completed_while_the_guest_is_stopped() {
         assert_eq!(transferred.qemu_bytes, Some(memory + disk), "{text}");
         assert!(memory > 20_000_000, "{text}");
         assert!(times.bulk_bytes.is_some_and(|bulk| (64 << 20..=disk).contains(&bulk)), "{text}");
-        // What was written beforehand, and what the guest has written meanwhile, but not the zeros.
+        // Data written beforehand and data written by the guest in the meantime, but not the zeros.
         assert!((64 << 20..192 << 20).contains(&disk), "{text}");
         assert!(
             times.write_rate.is_some_and(|rate| rate > 0.0) && times.longest_write_ms.is_some(),
@@ -123,7 +123,7 @@ fn a_copy_that_takes_too_long_is_given_up() {
 /// The link loses everything while the disk is copied, or while memory is sent.
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
-fn a_copy_over_a_link_that_is_cut_is_given_up_and_the_guest_goes_on() {
+fn a_copy_over_a_link_that_is_cut_is_given_up_and_the_guest_continues() {
     let cut = "
 include:
   - { timeline: [{ at: 1s, link: { loss: 100% } }], migrate.timeout: 3s }
@@ -132,12 +132,12 @@ include:
     assert_given_up(&format!("{BLOCK}{cut}"), ["3s", "8s"]);
 }
 
-/// What the source wrote before does not fit on the destination's file system.
+/// Data written beforehand at the source does not fit on the destination's file system.
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
 fn a_destination_whose_disk_is_full_leaves_the_guest_whole_at_the_source() {
     let Some(ready) = ready() else { return };
-    // The source's disk takes 64 MiB of it, and what the guest writes is in that part.
+    // The source's disk takes 64 MiB of it, and the guest writes only to that part.
     with_small_disk("/var/tmp", 96 << 20, || {
         let dir = TestDir::new(&ready, BLOCK);
         assert_eq!(dir.run(&RUN), 3, "{}", dir.shown());
@@ -150,7 +150,7 @@ fn a_destination_whose_disk_is_full_leaves_the_guest_whole_at_the_source() {
     });
 }
 
-/// Both hosts have what was written before the guest started, and only the rest is copied.
+/// Both hosts have the data written before the guest started, and only the rest is copied.
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
 fn an_incremental_copy_has_only_what_the_guest_has_written() {
@@ -207,7 +207,7 @@ fn a_shared_disk_is_not_copied() {
 
 /// Sends these signals, two seconds apart, to the server of a shared disk: in the first attempt before the
 /// migration, in the second while memory is sent, in the third after the migration. Checks that all is well
-/// in spite of that, and returns the records; none if no disk can be shared.
+/// nonetheless, and returns the records; an empty list if no disk can be shared.
 #[track_caller]
 fn disturb_server(signals: &[Signal]) -> Vec<Record> {
     let Some(ready) = ready() else { return Vec::new() };

@@ -1,4 +1,5 @@
-//! Tests loads and links that change by themselves, and content that XBZRLE likes, with real QEMU processes.
+//! Tests workloads and links whose rates change during the migration, and content that suits XBZRLE, with
+//! real QEMU processes.
 
 use crate::common::real::{TestDir, ready, ready_alone};
 use std::fs;
@@ -13,7 +14,7 @@ const LOW: u64 = 1_000_000;
 const HIGH: u64 = 8_000_000;
 
 /// A wave and a trace with the same rates, over a link of 14 MB/s, which takes seven seconds for the memory
-/// and carries the load at any time.
+/// and can carry the workload at any time.
 const LOADS: &str = "
 name: loads
 guest: { memory: 192MiB, ballast: 32MiB, accel: tcg }
@@ -53,7 +54,7 @@ fn a_guest_follows_a_wave_and_a_trace() {
             parts.iter().filter_map(of)
         };
         assert!(achieved(HIGH).count() >= 2 && achieved(LOW).count() >= 2, "{said}");
-        // A host that is busy takes from the high rate only.
+        // A busy host reduces only the high rate.
         let high = achieved(HIGH).fold(0.0, f64::max);
         assert!(achieved(LOW).all(|rate| rate < 1.2 * LOW as f64), "{said}");
         assert!(high > 3.0 * LOW as f64 && high < 1.2 * HIGH as f64, "{said}");
@@ -95,7 +96,7 @@ fn a_link_follows_its_trace_and_a_run_needs_the_file_only_once() {
         assert!(change.due_ms <= change.began_ms && change.rate.is_none(), "{said}");
     }
 
-    // A folder has what it needs to go on.
+    // A folder has everything needed to continue.
     fs::rename(dir.folder(), dir.path("first")).unwrap();
     let mut run = dir.start(&["matrix.yaml", "--out", "run", "--only", "link.repeat_trace == false"]);
     run.wait_for("QEMU", |dir| dir.processes().iter().any(|p| p.is_qemu("boot")).then_some(()));

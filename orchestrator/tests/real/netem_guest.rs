@@ -1,6 +1,6 @@
 //! Runs the tests of `netem` and `stressor` that need kernel support in a guest with the distribution's
 //! kernel. That kernel has `sch_netem` as a module and the memory controller of cgroup v2, which the host
-//! that runs the tests may lack; and its settings are nobody else's.
+//! that runs the tests may lack; and no one else changes its settings.
 
 use crate::common::{
     netem_guest::{console, image},
@@ -12,10 +12,10 @@ use std::{path::Path, time::Duration};
 const TESTS: [&str; 5] = ["sch_netem", "link_matrix", "kernel", "cli", "limits"];
 
 /// The test program in which no test may be skipped. In the others, those that need `tc`, a shell or other
-/// programs are skipped, because the guest has none.
+/// programs are skipped, because the guest does not have them.
 const NEVER_SKIPPED: &str = "sch_netem";
 
-/// What a test prints if the guest's kernel is not one with `sch_netem`, after all.
+/// The message of a test if the guest's kernel lacks `sch_netem` after all.
 const NO_NETEM: &str = "skipped: this kernel has no sch_netem";
 
 /// The time limit for the guest. It took 80 s on two idle cores.
@@ -60,7 +60,7 @@ fn the_tests_of_netem_pass_in_a_guest_with_sch_netem() {
         println!("skipped: there is no QEMU: {error}");
         return;
     }
-    // On a busy host, the CPUs of the guest stand still in turn, and packets overtake each other.
+    // On a busy host, the CPUs of the guest stall in turn, and packets overtake each other.
     let _turn = Turn::alone();
     let image = match image(Path::new(&programs), &TESTS) {
         Ok(image) => image,

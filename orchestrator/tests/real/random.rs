@@ -1,7 +1,7 @@
 //! Random combinations of settings of a migration: each is carried out, or skipped for the reason that the
 //! plan gave.
 //!
-//! `TESTBED_RANDOM=COUNT,SEED` makes that many, drawn from that seed; without it, a few are made.
+//! `TESTBED_RANDOM=COUNT,SEED` makes that many, drawn from that seed; without the variable, a few are made.
 
 use crate::common::real::{TestDir, ready, skipped};
 use nix::unistd::geteuid;
@@ -12,10 +12,10 @@ use units::random::Random;
 /// What is drawn without [`VARIABLE`]: the number of combinations, and the seed.
 const FEW: (u64, u64) = (4, 15);
 
-/// The environment variable that asks for more.
+/// The environment variable that requests more.
 const VARIABLE: &str = "TESTBED_RANDOM";
 
-/// What all combinations have in common. The guest dirties little, so that a busy host does not matter.
+/// The settings that all combinations share. The guest dirties little memory, so a busy host does not matter.
 const COMMON: &str = "
 name: random
 guest: { memory: 192MiB, ballast: 24MiB, accel: tcg }
@@ -26,7 +26,7 @@ migrate: { downtime_limit: 300ms, timeout: 60s }
 include:
 ";
 
-/// Groups of settings. A combination takes at most one of each, or none.
+/// Groups of settings. A combination uses at most one setting of each group.
 const GROUPS: &[&[&str]] = &[
     &[
         "migrate.mode: postcopy",
@@ -127,7 +127,7 @@ fn random_combinations_are_carried_out_or_skipped_as_the_plan_says() {
     let planned: BTreeMap<String, String> =
         plan["cells"].as_array().unwrap().iter().filter_map(reason).collect();
     let mut run = dir.start(&["matrix.yaml", "--out", "run"]);
-    // As long as that many migrations take.
+    // For as long as that many migrations take.
     while run.try_ended().is_none() {
         thread::sleep(Duration::from_millis(100));
     }

@@ -5,7 +5,7 @@ use nix::{sys::signal::Signal, unistd::geteuid};
 use std::{collections::BTreeSet, fs};
 use testbed::outcome::Outcome;
 
-/// Post-copy that is far from its end when the link fails, with these settings besides.
+/// A migration by post-copy that is far from its end when the link fails, with these further settings.
 fn moved(migrate: &str, timeline: &str) -> String {
     format!(
         "
@@ -19,10 +19,10 @@ timeline: [{timeline}]
     )
 }
 
-/// A link that loses everything once the guest has moved, which takes it two seconds.
+/// A link that starts to lose everything once the guest has moved, which takes two seconds.
 const FAILS: &str = "{ at: 5s, link: { loss: 100% } }";
 
-/// The same, and that works again.
+/// The same, but the link works again later.
 const RETURNS: &str = "{ at: 5s, link: { loss: 100% } }, { at: 13s, link: { loss: 0% } }";
 
 /// Returns the prerequisites of the tests, if this host has them.
@@ -94,7 +94,7 @@ fn loses(migrate: &str, reason: &str) {
     });
 }
 
-/// What is said of a link that has failed.
+/// The message about a link that has failed.
 const FAILED: &str = "nothing has passed the link for 5 s, and the migration has not recovered";
 
 #[test]

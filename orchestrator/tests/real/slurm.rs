@@ -30,7 +30,7 @@ fn a_slurm_cluster_runs_all_parts_and_the_report() {
         skipped::<()>("only root can start a Slurm cluster");
         return;
     }
-    // Munge requires that nobody else can write to its folder or any parent of it. That may not be true of
+    // Munge requires that no one else can write to its folder or any parent of it, which may not be true of
     // the target folder.
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);

@@ -23,20 +23,20 @@ const SECOND_ATTEMPT: &str = "link.rate=36mbit-stress.rate=36MBps-migrate.max_pa
 /// How long a host may take to end a run's processes after the connection has been closed.
 const CLEANUP_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long a host may take to end a run's processes while nobody tells it that the connection is cut. It
-/// takes up to ten seconds on a host that is not busy, but these tests keep theirs busy.
+/// How long a host may take to end a run's processes if nothing reports that the connection is cut. It takes
+/// up to ten seconds on a host that is not busy, but these tests keep theirs busy.
 const SILENCE_LIMIT: Duration = MOST_PATIENCE.saturating_add(CLEANUP_LIMIT);
 
 /// The interfaces that each host has without a run.
 const INTERFACES: [&str; 3] = ["eth0 eth2 lo", "eth0 eth1 eth2 lo", "eth0 eth1 eth2 lo"];
 
-/// Returns whether a host has the interfaces that it has without a run, and none is in use.
+/// Returns whether a host has the same interfaces as without a run, and none is in use.
 fn is_free(hosts: &Hosts, host: usize) -> bool {
     let wires = INTERFACES[host].split(' ').filter(|name| !["lo", "eth0"].contains(name));
     hosts.interfaces(host) == INTERFACES[host] && wires.into_iter().all(|wire| hosts.is_free(host, wire))
 }
 
-/// Returns whether this is a process of a node on a host, in contrast to the `ssh` that leads there.
+/// Returns whether this is a process of a node on a host, rather than the `ssh` that leads there.
 fn is_of_node(process: &Process, node: &str) -> bool {
     process.words[0] != "ssh" && ["node", node].iter().all(|word| process.words.iter().any(|w| w == word))
 }
@@ -178,7 +178,7 @@ fn a_run_continues_after_a_cut_connection_a_dead_node_and_a_reboot() {
             assert!(!left || Instant::now() < deadline, "QEMU runs on\n{}", dir.shown());
             (!left).then_some(())
         });
-        // Nobody has told the host's SSH server that the connection is dead, so the node's input is open.
+        // The host's SSH server does not know that the connection is dead, so the node's input is open.
         run.wait_for("the end of the node", |dir| {
             let left = dir.processes().iter().any(|process| is_of_node(process, "compute1"));
             assert!(!left || Instant::now() < deadline, "the node lives on\n{}", dir.shown());
@@ -451,7 +451,7 @@ fn an_unusable_lab_is_refused_with_the_reason() {
 fn doctor_finds_problems_of_hosts() {
     let Some(ready) = ready_light() else { return };
     let dir = TestDir::new(&ready, SMALL);
-    // Lines are wrapped, so the words of what doctor says are compared.
+    // Lines are wrapped, so only the words of doctor's report are compared.
     let ask = |lab: &str| {
         let (code, out) = dir.ask("doctor", &["--lab", lab]);
         (code, words(&out))
@@ -476,7 +476,7 @@ fn doctor_finds_problems_of_hosts() {
         assert!(out.contains("missing compute1 migration") && out.contains("eth7"), "{out}");
         assert!(out.contains("failed compute2 reach") && out.contains("correct `host` in"), "{out}");
         assert!(out.contains("`ssh -F ") && out.contains(" lab9 true` has to work"), "{out}");
-        // The words of a sudo that would ask.
+        // The message of a sudo that would prompt.
         write_script(
             &hosts.programs(0).join("sudo"),
             "#!/bin/sh\necho 'sudo: a password is required' >&2\nexit 1\n",

@@ -105,10 +105,10 @@ async fn what_one_node_writes_the_other_reads() {
     let Some(lab) = start().await else { return };
     let folder = tempfile::tempdir().unwrap();
     let disk = share(&lab, folder.path()).await;
-    // Something was there beforehand, and zeros after it.
+    // Data was written beforehand, and zeros follow it.
     let read = on_disk(&lab.source, &disk, &["read -P 0 1M 255M"]).await.end().await;
     assert!(!read.contains("verification failed") && read.contains("255 MiB"), "{read}");
-    // Some versions of qemu-io exit with 1 then.
+    // Some versions of qemu-io then exit with 1.
     let (read, _) = on_disk(&lab.source, &disk, &["read -P 0 1020k 4k"]).await.output().await;
     assert!(read.contains("verification failed"), "{read}");
     let near = on_disk(&lab.source, &disk, &writes(8, 64, 0x5a)).await;
@@ -176,7 +176,7 @@ async fn a_full_file_system_is_reported_to_the_client() {
     while let Ok(line) = io.next().await {
         all.extend([&line, "\n"]);
     }
-    // QEMU's client passes every failed write on as EFAULT, and names the cause in its message.
+    // QEMU's client reports every failed write as EFAULT, and names the cause in its message.
     assert!(all.contains("Write failed with NFS3ERR_NOSPC") && all.contains("write failed:"), "{all}");
     assert!(all.contains("wrote 1048576/1048576 bytes at offset 10485760"), "what fits is written: {all}");
     lab.end().await;

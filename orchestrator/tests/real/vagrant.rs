@@ -30,7 +30,7 @@ fn the_smoke_scenario_converges_between_vagrants_machines() {
         stub(&dir.path("bin"), &script);
         let (code, said) = dir.ask("doctor", &["--lab", "vagrant"]);
         assert_eq!(code, 0, "{said}");
-        // The other cell is no different from that between hosts of an inventory, and takes a quarter of a
+        // The other cell does not differ from a run between hosts of an inventory, and takes a quarter of a
         // minute.
         let args = ["matrix.yaml", "--out", "run", "--lab", "vagrant", "--only", "stress.rate < 10MB/s"];
         assert_eq!(dir.run(&args), 0, "{}", dir.shown());

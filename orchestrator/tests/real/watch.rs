@@ -77,7 +77,7 @@ fn viewers_follow_a_real_run_to_its_end() {
     for (times, windows) in seen {
         let times: Vec<f64> = times.iter().map(|time| time.as_f64().unwrap()).collect();
         assert_eq!(times, written, "a viewer has missed samples");
-        // A reply may have arrived later, to a request that counted as lost.
+        // A reply may have arrived later, for a request that had counted as lost.
         let is_same = |(live, kept): (&LiveWindow, &ProbeWindow)| {
             let figures = |window: &ProbeWindow| (window.requests, window.longest_round_trip_ms);
             live.window.unanswered > 0 || figures(&live.window) == figures(kept)

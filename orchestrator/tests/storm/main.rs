@@ -1,4 +1,4 @@
-//! `cargo xtask storm`: strikes short runs at random moments, and checks what they promise.
+//! `cargo xtask storm`: strikes short runs at random moments, and checks that they keep their promises.
 //!
 //! A strike is SIGKILL or SIGSTOP to `testbed`, to a node or to a QEMU, or a migration link that goes down
 //! and up. Each trial starts a run of its own, in a local lab or between hosts that are reached by SSH, and
@@ -95,7 +95,7 @@ fn main() -> ExitCode {
     let Some(ready) = ready() else { return ExitCode::SUCCESS };
     let started = Instant::now();
     let labs = settings.lab.map_or(vec![Lab::Local, Lab::Ssh], |lab| vec![lab]);
-    // As many at the same time as trials later, which slow each other down.
+    // As many at the same time as there will be trials, which slow each other down.
     let count = labs.len().max(settings.jobs as usize);
     let calm: Vec<Trial> = thread::scope(|scope| {
         let ready = &ready;

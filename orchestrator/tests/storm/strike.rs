@@ -1,4 +1,4 @@
-//! Strikes: what a storm does to a run, drawn from a seeded generator.
+//! Strikes: the disturbances of a run, drawn from a seeded generator.
 
 use crate::common::real::{Process, TestDir};
 use netem::{Namespace, Netlink};
@@ -51,7 +51,7 @@ impl Kind {
     }
 }
 
-/// A strike as drawn. Its victim is chosen when it is due, among those that exist then.
+/// A strike as drawn. Its victim is chosen when it is due, among the victims that exist then.
 #[derive(Debug, Clone)]
 pub(crate) struct Strike {
     pub(crate) kind: Kind,
@@ -59,7 +59,7 @@ pub(crate) struct Strike {
     permille: u64,
     /// Chooses one of the possible victims.
     pick: u64,
-    /// How long a stopped process or a link that is down stays so.
+    /// How long a process stays stopped, or a link stays down.
     pub(crate) pause: Duration,
 }
 
@@ -82,13 +82,13 @@ impl Strike {
         Self { kind, permille, pick, pause }
     }
 
-    /// Returns the moment, from the start of a run. `length` is that of an undisturbed run.
+    /// Returns the moment, counted from the start of a run. `length` is the length of an undisturbed run.
     pub(crate) fn moment(&self, length: Duration) -> Duration {
         length * self.permille as u32 / 1000
     }
 
-    /// Strikes a run whose `testbed` has this PID. Returns the victim and how to end the strike, or `None`
-    /// if there is no victim at this moment.
+    /// Strikes a run whose `testbed` has this PID. Returns the victim and how to end the strike, or `None` if
+    /// there is currently no victim.
     pub(crate) fn hit(&self, testbed: i32, dir: &TestDir) -> Option<(String, Undo)> {
         let signal = match self.kind {
             Kind::KillTestbed | Kind::KillNode | Kind::KillQemu => Signal::SIGKILL,
@@ -111,7 +111,7 @@ impl Strike {
         })
     }
 
-    /// Chooses a process of the run that `name` has a name for.
+    /// Chooses a process of the run for which `name` returns a name.
     fn choose(&self, dir: &TestDir, name: fn(&Process) -> Option<String>) -> Option<(i32, String)> {
         let mut victims: Vec<(i32, String)> =
             dir.processes().iter().filter_map(|process| Some((process.pid, name(process)?))).collect();
@@ -139,7 +139,7 @@ pub(crate) enum Undo {
 }
 
 impl Undo {
-    /// Ends the strike. That the victim has gone meanwhile is no error.
+    /// Ends the strike. It is not an error if the victim has ended in the meantime.
     pub(crate) fn undo(self) {
         match self {
             Self::Nothing => {}
@@ -153,7 +153,7 @@ impl Undo {
     }
 }
 
-/// A strike that has to be ended at its time.
+/// A strike that has to be ended at a certain time.
 pub(crate) struct Pending {
     pub(crate) until: Instant,
     pub(crate) undo: Undo,
@@ -167,8 +167,8 @@ fn set_link(namespace: &Namespace, up: bool) -> Result<(), netem::Error> {
     })
 }
 
-/// Returns the name of the node that this process is part of, and whether it is the process inside the
-/// node's namespaces or the one that waits for it.
+/// Returns the name of the node that this process is part of, and whether it is the process inside the node's
+/// namespaces or the outer process that waits for it.
 fn node_name(process: &Process) -> Option<String> {
     let words = &process.words;
     if words.get(1)? != "node" {

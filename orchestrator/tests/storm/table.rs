@@ -10,7 +10,7 @@ use std::{
 };
 use testbed::outcome::Outcome;
 
-/// A row, for the trials that were struck in the same way.
+/// A row, for the trials that had the same strike.
 #[derive(Default)]
 struct Row {
     trials: usize,
@@ -50,7 +50,7 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// Adds a trial to the row of its strike, or to that of several strikes or of none.
+    /// Adds a trial to the row of its strike, or to the row for several strikes or for no strike.
     pub(crate) fn add(&mut self, trial: &Trial) {
         let name = match &trial.hits[..] {
             [] => "none before the run's end",

@@ -1,4 +1,4 @@
-//! One trial: a short run is struck, ends, is read, continued and checked.
+//! One trial: a short run is struck and ends, its results are read, and it is continued and checked.
 
 use super::{
     Lab, Settings,
@@ -24,7 +24,7 @@ use testbed::{
 };
 use units::random::{Random, mix};
 
-/// Two small migrations of an idle guest. On a busy host a load may not settle.
+/// Two small migrations of an idle guest. On a busy host, a workload may not settle.
 const MATRIX: &str = "
 name: storm
 guest: { memory: 128MiB }
@@ -39,20 +39,20 @@ const ATTEMPTS: usize = 2;
 /// How long a run may take. It is long, because the host may be busy, and a storm measures nothing.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// How long anything of a run may exist after its end. A host of an SSH lab first has to notice that it has
-/// lost the orchestrator.
+/// How long parts of a run may exist after its end. A host of an SSH lab first has to notice that it has lost
+/// the orchestrator.
 const LEFTOVERS: Duration = Duration::from_secs(20);
 
 const TICK: Duration = Duration::from_millis(5);
 
-/// A promise that a run keeps whatever strikes it.
+/// A promise that a run keeps whatever happens to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Promise {
-    /// The run ends, and with an exit code that says why.
+    /// The run ends, with an exit code that says why.
     Ends,
-    /// Nothing of it is left.
+    /// Nothing of the run is left.
     NothingLeft,
-    /// A record that was complete stays.
+    /// Complete records are kept.
     NothingLost,
     /// `testbed report` reads the results folder.
     Readable,
@@ -67,7 +67,7 @@ pub(crate) struct Trial {
     pub(crate) hits: Vec<(Kind, String)>,
     /// The strikes that had no victim before the run ended.
     pub(crate) missed: Vec<Kind>,
-    /// How many attempts of the struck run have which outcome; `None` for those without a record.
+    /// How many attempts of the struck run have each outcome; `None` stands for attempts without a record.
     pub(crate) attempts: BTreeMap<Option<Outcome>, usize>,
     /// The promises that were broken, with details.
     pub(crate) broken: Vec<(Promise, String)>,
@@ -116,10 +116,10 @@ pub(crate) fn draw(settings: &Settings, number: u64) -> (Lab, Vec<Strike>) {
     (settings.lab.unwrap_or(drawn), Strike::draw(&mut random, settings.pause))
 }
 
-/// Makes one trial. `length` is that of an undisturbed run.
+/// Makes one trial. `length` is the length of an undisturbed run.
 pub(crate) fn make(ready: &Ready, lab: Lab, strikes: &[Strike], length: Duration) -> Trial {
     let mut trial = Trial::new(lab);
-    // A failed assertion of the helpers becomes a broken promise, so that the storm goes on.
+    // A failed assertion in the helpers becomes a broken promise, so that the storm continues.
     let ended = thread::scope(|scope| {
         let trial = &mut trial;
         let apart = scope.spawn(move || {
@@ -142,7 +142,7 @@ pub(crate) fn make(ready: &Ready, lab: Lab, strikes: &[Strike], length: Duration
     trial
 }
 
-/// What the runs of a trial use.
+/// Everything that the runs of a trial use.
 struct Bench<'a> {
     ready: &'a Ready,
     dir: &'a TestDir,
@@ -243,8 +243,8 @@ impl Bench<'_> {
         Err(format!("{why}\n{}", self.dir.shown()))
     }
 
-    /// Notes the network namespaces of the run on this host. Those on the hosts of an SSH lab would be kept
-    /// alive by this, with interfaces on the hosts' own; the next run needs these.
+    /// Notes the network namespaces of the run on this host. Holding those on the hosts of an SSH lab would
+    /// keep them alive, with interfaces on top of the hosts' own, which the next run needs.
     fn note_networks(&self, networks: &mut BTreeMap<String, File>) {
         if self.hosts.is_some() {
             return;
@@ -252,7 +252,7 @@ impl Bench<'_> {
         let here = network("thread-self");
         for process in self.dir.processes() {
             let pid = process.pid.to_string();
-            // Opened first: the number of an open namespace stays its own.
+            // Opened first, because the number of an open namespace is not reused.
             let Ok(file) = File::open(format!("/proc/{pid}/ns/net")) else { continue };
             if let Some(name) = network(&pid).filter(|name| Some(name) != here.as_ref()) {
                 networks.insert(name, file);
@@ -282,14 +282,14 @@ impl Bench<'_> {
         self.hosts.map_or_else(Vec::new, |hosts| (0..3).map(|host| hosts.state(host, &netem)).collect())
     }
 
-    /// Returns the complete lines of the records, as they are on the disk.
+    /// Returns the complete lines of the records on the disk.
     fn whole_lines(&self) -> String {
         let text = fs::read(self.dir.folder().join(store::CELLS)).unwrap_or_default();
         let end = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
         String::from_utf8_lossy(&text[..end]).into_owned()
     }
 
-    /// Checks that `testbed report` reads the results folder, or says that there is none.
+    /// Checks that `testbed report` reads the results folder, or says that it does not exist.
     fn report(&self, has_matrix: bool) -> Result<(), String> {
         let (code, stdout, stderr) = self.dir.run_subcommand(&["report", "run"]);
         let read = matches!(code, 0 | 1 | 3) && stderr.is_empty();
@@ -313,7 +313,7 @@ impl Bench<'_> {
     }
 }
 
-/// Checks that a text starts with another one.
+/// Checks that a text starts with another text.
 fn starts_with(text: &str, start: &str) -> Result<(), String> {
     if text.starts_with(start) { Ok(()) } else { Err(format!("recorded:\n{start}\nfound later:\n{text}")) }
 }

@@ -21,10 +21,11 @@ const SIZE: usize = BLOCK_BYTES as usize;
 /// The unit that disks write whole, in bytes.
 const SECTOR: usize = 512;
 
-/// What the index of a block is combined with, so that it does not look like a small number. Arbitrary.
+/// The number that is combined with the index of a block, so that the index does not look like a small
+/// number. Arbitrary.
 const INDEX_MASK: u64 = 0x5D15_C0DE_B10C_C0DE;
 
-/// What the generation of a block is combined with. Arbitrary.
+/// The number that is combined with the generation of a block. Arbitrary.
 const GENERATION_MASK: u64 = 0xA7C3_1E5B_92F4_680D;
 
 /// A buffer for one block, aligned as direct I/O needs it.
@@ -37,7 +38,7 @@ impl Block {
 }
 
 /// Fills a buffer with the content of the block with this index, from 0, after this many writes by the disk
-/// load. Generation 0 is what a block that is written beforehand holds.
+/// load. Generation 0 is the content of a block written beforehand.
 pub fn fill_block(block: &mut [u8; SIZE], index: u64, generation: u32) {
     let header = header(index, generation);
     let mut random = random_words(header);
@@ -59,7 +60,7 @@ fn random_words(header: [u64; 2]) -> Lcg {
     Lcg::new(mix(header[0].wrapping_add(mix(header[1]))))
 }
 
-/// Returns whether a buffer holds exactly what [`fill_block`] writes.
+/// Returns whether a buffer holds exactly the content that [`fill_block`] writes.
 fn holds(block: &[u8; SIZE], index: u64, generation: u32) -> bool {
     let header = header(index, generation);
     let mut random = random_words(header);
@@ -78,7 +79,7 @@ fn is_zero(block: &[u8; SIZE]) -> bool {
     words.iter().fold(0, |any, &word| any | u64::from_le_bytes(word)) == 0
 }
 
-/// Returns the index and the generation of the block that a buffer holds, whichever that is.
+/// Returns the index and the generation of the block that a buffer holds, whichever block it is.
 fn identify(block: &[u8; SIZE]) -> Option<(u64, u32)> {
     let (words, _) = block.as_chunks();
     let index = u64::from_le_bytes(words[0]) ^ INDEX_MASK;
@@ -89,9 +90,10 @@ fn identify(block: &[u8; SIZE]) -> Option<(u64, u32)> {
 /// What a block of a disk is expected to hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Expected {
-    /// The number of times that the disk load has written the block. `None` if nobody has: it holds zeros.
+    /// The number of times that the disk load has written the block. `None` if it was never written: it holds
+    /// zeros.
     pub(crate) generation: Option<u32>,
-    /// Whether writing the next generation has failed since, so that each sector may hold that already.
+    /// Whether writing the next generation has failed since then, so that each sector may already hold it.
     pub(crate) unsure: bool,
 }
 
@@ -111,7 +113,7 @@ impl Expected {
         exact || (self.unsure && self.matches_by_sector(block, index))
     }
 
-    /// Returns whether each sector of the block is that of the expected or of the next generation.
+    /// Returns whether each sector of the block has the expected generation or the next one.
     fn matches_by_sector(self, block: &[u8; SIZE], index: u64) -> bool {
         let (mut before, mut after) = ([0; SIZE], [0; SIZE]);
         self.fill(&mut before, index);
@@ -147,7 +149,7 @@ impl Expected {
         self.bad(index, held)
     }
 
-    /// Describes a block with this index that holds, or is, something else than expected.
+    /// Describes a block with this index that holds, or is, something other than expected.
     pub(crate) fn bad(self, index: u64, held: String) -> BadBlock {
         BadBlock { index, expected_generation: self.generation, held }
     }
@@ -194,7 +196,7 @@ mod tests {
         let indexes = [0, 1, 2, 255, 1 << 20, (1 << 35) - 1];
         let generations = [0, 1, 2, 255, 1 << 20, u32::MAX];
         let all = indexes.iter().flat_map(|&index| generations.map(|generation| filled(index, generation)));
-        // Not even a sector occurs twice, so no part of a block that is lost or misplaced goes unnoticed.
+        // Not even a sector occurs twice, so a lost or misplaced part of a block does not go unnoticed.
         let sectors: Vec<[u8; SECTOR]> = all.flat_map(|block| block.as_chunks().0.to_vec()).collect();
         let different: HashSet<&[u8; SECTOR]> = sectors.iter().collect();
         assert_eq!(different.len(), indexes.len() * generations.len() * SIZE / SECTOR);

@@ -11,7 +11,7 @@ use units::Bytes;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DiskLoad {
-    /// The size of the disk. What exceeds a whole number of blocks of 4 KiB is not used.
+    /// The size of the disk. Bytes beyond a whole number of blocks of 4 KiB are not used.
     pub size: Bytes,
     /// The size of the first part of the disk, which was written beforehand; rounded up to whole blocks. The
     /// rest of the disk reads as zeros.
@@ -102,7 +102,7 @@ pub enum DiskError {
 }
 
 impl DiskError {
-    /// Returns whether the settings are at fault, among them the name of the disk.
+    /// Returns whether the settings are at fault, including the name of the disk.
     pub fn is_bad_settings(&self) -> bool {
         !matches!(self, Self::Read { .. } | Self::Prepare { .. })
     }

@@ -2,11 +2,11 @@
 //!
 //! A disk is a row of blocks of 4 KiB. Its first bytes are *written beforehand* by the host
 //! ([`fill_image`]), and the rest reads as zeros. The load ([`DiskLoad`]) writes and reads the blocks of a
-//! *working set* at the beginning of the disk. What a block holds follows from its index and from how many
-//! times the load has written it ([`fill_block`]), so the stressor can check each block that it reads, and
-//! the whole disk at the end ([`DiskVerification`]).
+//! *working set* at the beginning of the disk. The content of a block follows from its index and from the
+//! number of times that the load has written it ([`fill_block`]), so the stressor can check each block that
+//! it reads, and the whole disk at the end ([`DiskVerification`]).
 //!
-//! This module describes disks and opens them. It starts no threads; the disk engine does.
+//! This module describes disks and opens them. It does not start threads; the disk engine does.
 
 mod block;
 mod load;

@@ -1,7 +1,7 @@
 //! Opens disks, and prepares files and block devices that users name as disks.
 //!
-//! Nothing is written to a file that is not empty, or to a device, unless the user says that what it holds
-//! may be lost. Everything that can be checked is checked before the first change.
+//! Nothing is written to a device or to a file that is not empty, unless the user says that its content may
+//! be lost. Everything that can be checked is checked before the first change.
 
 use super::{BLOCK_BYTES, DiskError, DiskLoad, fill_block};
 use crate::workload::pages_for;
@@ -18,8 +18,8 @@ use std::{
 use units::Bytes;
 
 /// Writes the part of a disk that is written beforehand: the blocks of its first `written` bytes, rounded up
-/// to whole blocks, with generation 0. Changes nothing behind them, and does not wait until the data is on
-/// stable storage. The file must not be open for direct I/O.
+/// to whole blocks, with generation 0. Does not change anything after them, and does not wait until the data
+/// is on stable storage. The file must not be open for direct I/O.
 ///
 /// # Errors
 ///
@@ -57,7 +57,8 @@ fn size_of(file: &mut File, path: &Path) -> Result<u64, DiskError> {
     file.seek(SeekFrom::End(0)).map_err(|cause| DiskError::Open { path: path.into(), cause })
 }
 
-/// A file or a block device that a user has named as a disk. Nobody else can use it as one meanwhile.
+/// A file or a block device that a user has named as a disk. While this exists, no one else can use it as a
+/// disk.
 #[derive(Debug)]
 pub(crate) struct Target {
     path: PathBuf,
@@ -69,8 +70,8 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Opens a disk that its user has named, without changing it. `overwrite` says whether its content may
-    /// be lost.
+    /// Opens a disk that its user has named, without changing it. `overwrite` says whether its content may be
+    /// lost.
     pub(crate) fn examine(path: &Path, overwrite: bool) -> Result<Self, DiskError> {
         let failed = |cause| DiskError::Open { path: path.into(), cause };
         let kind = match fs::metadata(path) {
@@ -103,13 +104,14 @@ impl Target {
         Ok(Self { path: path.into(), size, file: Some(file), is_device })
     }
 
-    /// Makes the disk what `load` describes: of its size, written beforehand as it says, and zeros otherwise.
-    /// Creates the file if it does not exist, and removes it again if that fails. Returns the open file.
+    /// Gives the disk the state that `load` describes: its size, the part written beforehand, and zeros
+    /// otherwise. Creates the file if it does not exist, and removes it again on failure. Returns the open
+    /// file.
     pub(crate) fn prepare(self, load: &DiskLoad) -> Result<File, DiskError> {
         if self.is_device && self.size != load.size {
             return Err(DiskError::Size { path: self.path, stated: load.size, found: self.size });
         }
-        // The signal of a limit on the size of files (`ulimit -f`) would end the program; an error does not.
+        // The signal of a file size limit (`ulimit -f`) would end the program; an error does not.
         let _ = SigSet::from(Signal::SIGXFSZ).thread_block();
         let path = self.path.clone();
         let (file, is_new) = match self.file {
@@ -121,7 +123,7 @@ impl Target {
                 .map_err(|cause| DiskError::Prepare { path: path.clone(), cause })
         });
         if prepared.is_err() && is_new {
-            // The error that is reported says more than one of this.
+            // The reported error is more informative than an error here.
             let _ = fs::remove_file(&path);
         }
         prepared.map(|()| file)
@@ -145,7 +147,8 @@ fn lock(file: &File, path: &Path) -> Result<(), DiskError> {
     }
 }
 
-/// Writes all of a disk, and waits until it is on stable storage, with which the load would compete.
+/// Writes the whole disk, and waits until the data is on stable storage; otherwise the load would compete
+/// with that.
 fn write(file: &File, load: &DiskLoad, is_device: bool) -> io::Result<()> {
     let size = load.size.get();
     if is_device {
@@ -170,7 +173,7 @@ mod tests {
     #[test]
     fn an_image_holds_its_blocks_and_keeps_its_size() {
         let file = tempfile::tempfile().unwrap();
-        // More than one piece, the last one incomplete.
+        // More than one piece, and the last one is incomplete.
         let blocks = 259;
         file.set_len((blocks + 3) * BLOCK_BYTES).unwrap();
         fill_image(&file, Bytes::new(blocks * BLOCK_BYTES - 1)).unwrap();

@@ -10,7 +10,7 @@ pub struct DiskVerification {
     /// The number of blocks of 4 KiB checked: all blocks of the disk.
     pub blocks_checked: u64,
     /// The number of checked blocks with wrong content, including those that could not be read. A block
-    /// whose last write has failed may hold what was to be written, or what it held before.
+    /// whose last write has failed may hold either the new or the previous content.
     #[serde(default)]
     pub blocks_bad: u64,
     /// The first block with wrong content, if there is any.
@@ -35,15 +35,15 @@ pub struct BadBlock {
     /// The index of the block on the disk, from 0, in blocks of 4 KiB.
     pub index: u64,
     /// The number of times that the disk load had written the block; 0 if it was only written beforehand.
-    /// `None` if it was never written, so that it should hold zeros.
+    /// `None` if it was never written, so it should hold zeros.
     pub expected_generation: Option<u32>,
     /// A short description of the content that was found, such as `only zeros`.
     pub held: String,
 }
 
 impl DiskVerification {
-    /// Returns whether all blocks, and all that the disk load has read, had the expected content. Writes and
-    /// reads that failed do not count here.
+    /// Returns whether all blocks, and everything that the disk load has read, had the expected content.
+    /// Failed writes and reads do not count here.
     pub fn is_good(&self) -> bool {
         self.blocks_bad == 0 && self.reads_bad == 0
     }

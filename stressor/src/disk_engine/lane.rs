@@ -1,5 +1,4 @@
-//! A lane of the disk load: a thread that makes one request after the other, on schedule, until it is told to
-//! stop.
+//! A lane of the disk load: a thread that makes one request after another, on schedule, until it is stopped.
 
 use super::{BLOCKS_AT_ONCE, Disk, DiskMeter, ledger::Reserved};
 use crate::{
@@ -17,12 +16,12 @@ use std::{
     },
 };
 
-/// The longest time that a lane sleeps before it checks again whether to stop, in nanoseconds. It sleeps as
-/// long after a failure, so that a disk that fails at once does not keep the CPU busy.
+/// The longest time that a lane sleeps before it checks again whether to stop, in nanoseconds. After a
+/// failure, it sleeps for the same time, so that a disk that fails immediately does not keep the CPU busy.
 const MAX_SLEEP_NS: u64 = 10_000_000;
 
-/// How the disk load keeps its rates: like memory by default, but in longer steps. What is due in a step is
-/// one request, and under emulation a request costs half a millisecond of the CPU that dirties memory.
+/// How the disk load keeps its rates: like memory by default, but in longer steps. The blocks due in a step
+/// are one request, and under emulation a request takes half a millisecond of the CPU that dirties memory.
 const PACING: Pacing = Pacing { step_ns: 10_000_000, catch_up: CatchUp::Never };
 
 /// What a lane does with blocks.
@@ -42,7 +41,7 @@ pub(super) struct Schedule {
     pub(super) blocks: u64,
 }
 
-/// What one thread works with.
+/// The data that one thread works with.
 #[derive(Debug)]
 pub(super) struct Lane {
     pub(super) number: u64,
@@ -53,10 +52,10 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    /// Writes or reads blocks on schedule until told to stop.
+    /// Writes or reads blocks on schedule until `stop` is set.
     pub(super) fn run(&self, schedule: Schedule, stop: &AtomicBool) {
-        // Signals are for the thread that uses the engine. The one of a limit on the size of files would end
-        // the program; blocked, it leaves an error.
+        // Signals are for the thread that uses the engine. The signal of a file size limit would end the
+        // program; if it is blocked, the write fails instead.
         let _ = SigSet::all().thread_block();
         wake_precisely();
         let mut pacer = Pacer::new(self.rate, PACING, (self.number, schedule.lanes), schedule.start_ns);
@@ -77,7 +76,7 @@ impl Lane {
     }
 
     /// Writes or reads the next blocks with one request: `most` of them, or fewer if the working set of
-    /// `blocks` ends before, or if the buffer is smaller. Returns their number.
+    /// `blocks` blocks ends earlier, or if the buffer is smaller. Returns their number.
     fn request(&self, most: u64, blocks: u64, buffer: &mut [Block]) -> u64 {
         let next = match self.direction {
             Direction::Write => &self.disk.next_write,
@@ -126,8 +125,8 @@ impl Lane {
         self.report(reserved, done, error.as_ref())
     }
 
-    /// Reports the error, if there is any, after which `done` blocks were written or read. Returns whether
-    /// there is none.
+    /// Reports the error, if there is one, that occurred after `done` blocks had been written or read.
+    /// Returns whether there was no error.
     fn report(&self, reserved: &Reserved<'_>, done: usize, error: Option<&io::Error>) -> bool {
         if let Some(cause) = error {
             let index = reserved.first() + done as u64;

@@ -1,4 +1,4 @@
-//! The ledger: what each block of a disk is expected to hold, and which blocks are in flight.
+//! The ledger: the expected content of each block of a disk, and which blocks are in flight.
 
 use crate::disk::Expected;
 use std::{
@@ -11,16 +11,16 @@ use std::{
 #[derive(Debug)]
 pub(super) struct Ledger {
     table: Mutex<Table>,
-    /// Notifies of each block that is no longer in flight.
+    /// Notifies when blocks are no longer in flight.
     released: Condvar,
 }
 
-/// What the blocks of a disk are expected to hold.
+/// The expected content of the blocks of a disk.
 #[derive(Debug, Default)]
 pub(super) struct Table {
     /// The number of blocks that were written beforehand.
     written: u64,
-    /// How many times the load has written each block of the working set, and of former working sets.
+    /// How many times the load has written each block of the working set, and of previous working sets.
     generations: Vec<u32>,
     /// The blocks whose last write has failed.
     unsure: BTreeSet<u64>,
@@ -28,12 +28,12 @@ pub(super) struct Table {
     in_flight: Vec<Range<u64>>,
 }
 
-/// Blocks in flight, which nobody else can reserve. Dropping it releases them.
+/// Blocks in flight, which no one else can reserve. Dropping it releases them.
 #[derive(Debug)]
 pub(super) struct Reserved<'a> {
     ledger: &'a Ledger,
     range: Range<u64>,
-    /// What each of the blocks is expected to hold.
+    /// The expected content of each of the blocks.
     expected: Vec<Expected>,
 }
 
@@ -60,7 +60,7 @@ impl Ledger {
 }
 
 impl Table {
-    /// Returns what the block with this index is expected to hold.
+    /// Returns the expected content of the block with this index.
     pub(super) fn expected(&self, index: u64) -> Expected {
         let generation = self.generations.get(index as usize).copied().unwrap_or(0);
         let is_written = generation > 0 || index < self.written;
@@ -72,12 +72,12 @@ impl Table {
         !self.unsure.is_empty() || self.generations.iter().any(|&generation| generation > 0)
     }
 
-    /// Returns the memory that the table of a working set of this many blocks needs, in bytes.
+    /// Returns the size of the table for a working set of this many blocks, in bytes.
     pub(super) fn bytes(blocks: u64) -> u64 {
         blocks * size_of::<u32>() as u64
     }
 
-    /// Makes room for a working set of this many blocks. What is known of other blocks stays known.
+    /// Makes room for a working set of this many blocks. Keeps what is known about other blocks.
     pub(super) fn grow(&mut self, blocks: u64) {
         let blocks = self.generations.len().max(blocks as usize);
         self.generations.resize(blocks, 0);
@@ -90,13 +90,13 @@ impl Reserved<'_> {
         self.range.start
     }
 
-    /// Returns the index of each block, and what it is expected to hold.
+    /// Returns the index and the expected content of each block.
     pub(super) fn blocks(&self) -> impl Iterator<Item = (u64, Expected)> {
         self.range.clone().zip(self.expected.iter().copied())
     }
 
-    /// Notes that the first `done` blocks have been written with their next generation, and that this has
-    /// failed for the others.
+    /// Notes that the first `done` blocks have been written with their next generation, and that writing the
+    /// others has failed.
     pub(super) fn written(&self, done: usize) {
         let mut table = self.ledger.table();
         for (at, (index, expected)) in self.blocks().enumerate() {
@@ -136,14 +136,14 @@ mod tests {
         assert_eq!(expected(2), sure(Some(1)));
         assert_eq!(expected(3), Expected { generation: None, unsure: true });
         assert!(ledger.table().is_written());
-        // The next attempt writes the same generation, so that there are two candidates, not more.
+        // The next attempt writes the same generation, so there are two candidates, not more.
         ledger.reserve(3..4).written(0);
         ledger.reserve(3..4).written(1);
         ledger.reserve(0..1).written(1);
         ledger.reserve(0..1).written(1);
         assert_eq!([0, 1, 2, 3].map(expected), [Some(2), Some(0), Some(1), Some(1)].map(sure));
 
-        // A smaller working set forgets nothing.
+        // A smaller working set does not forget any blocks.
         ledger.table().grow(1);
         assert_eq!(expected(3), sure(Some(1)));
     }
@@ -158,7 +158,7 @@ mod tests {
                     for write in 0..500 {
                         // The block in the middle is in both.
                         let reserved = ledger.reserve(if write % 2 == 0 { 0..2 } else { 1..3 });
-                        // Whoever else had these blocks now would count from the same generations.
+                        // If anyone else had these blocks now, they would count from the same generations.
                         thread::yield_now();
                         reserved.written(2);
                     }

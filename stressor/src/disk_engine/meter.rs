@@ -37,7 +37,7 @@ struct FirstProblems {
 
 impl DiskMeter {
     /// Returns the counters since the engine was created, and the longest write and read since this method
-    /// was last called, so there should be a single caller. Returns `None` as long as there is no disk.
+    /// was last called, so there should be a single caller. Returns `None` until a disk is set.
     pub fn read(&self) -> Option<DiskTelemetry> {
         self.is_present.load(Relaxed).then(|| DiskTelemetry {
             bytes_written: self.bytes_written.load(Relaxed),
@@ -55,7 +55,7 @@ impl DiskMeter {
         self.first().error.clone()
     }
 
-    /// Adds what went wrong during the load to the result of a verification.
+    /// Adds the problems during the load to the result of a verification.
     pub(super) fn complete(&self, found: DiskVerification) -> DiskVerification {
         let first = self.first();
         DiskVerification {

@@ -2,15 +2,15 @@
 //! verify.
 //!
 //! Up to two writes and two reads are in flight, with direct I/O. Each belongs to a thread (`lane`) that is
-//! paced like those that dirty memory: the blocks that come due in a step of 10 ms are one request, like an
-//! operating system merges them. These threads share no lock with those, and none with the reader of the
-//! counters ([`DiskMeter`]). What a block is expected to hold is in a table in memory (`ledger`), which
-//! migrates with the guest; a block in flight is reserved in it, so that nobody reads a block that is being
-//! written.
+//! paced like the threads that dirty memory: the blocks that come due in a step of 10 ms are one request,
+//! just as an operating system would merge them. The disk's threads share no lock with the threads that dirty
+//! memory, and none with the reader of the counters ([`DiskMeter`]). The expected content of each block is in
+//! a table in memory (`ledger`), which migrates with the guest; a block in flight is reserved in that table,
+//! so that no one reads a block that is being written.
 //!
-//! A disk that fails ends nothing: the failure is counted, the first one is kept with its message, and the
-//! load continues after a pause. What a block holds after a write that failed is not known; the verification
-//! accepts the content before and after, sector by sector.
+//! A failing disk does not end the load: the failure is counted, the first one is kept with its message, and
+//! the load continues after a pause. After a failed write, the content of a block is unknown; the
+//! verification accepts, sector by sector, both the previous and the new content.
 
 mod lane;
 mod ledger;
@@ -45,7 +45,7 @@ use std::{
 };
 use units::Bytes;
 
-/// The largest number of writes in flight, and of reads.
+/// The largest number of writes in flight, and the largest number of reads in flight.
 const IN_FLIGHT: u64 = 2;
 
 /// The largest number of blocks of one request: 256 KiB.
@@ -54,18 +54,18 @@ const BLOCKS_AT_ONCE: usize = 64;
 /// Writes and reads a disk according to a [`DiskLoad`]. Dropping it stops the load.
 #[derive(Debug)]
 pub struct DiskEngine {
-    /// The disk that loads are set for; none on a system without one.
+    /// The path of the disk that loads use; absent on a system without a disk.
     path: Option<PathBuf>,
     load: DiskLoad,
     disk: Option<Arc<Disk>>,
     meter: Arc<DiskMeter>,
-    /// Whether the load is to run, or will once it is set.
+    /// Whether the load should run as soon as it is set.
     started: bool,
     stop: Arc<AtomicBool>,
     lanes: Vec<JoinHandle<()>>,
 }
 
-/// An open disk, and what its blocks are expected to hold.
+/// An open disk, and the expected content of its blocks.
 #[derive(Debug)]
 struct Disk {
     path: PathBuf,
@@ -77,7 +77,7 @@ struct Disk {
 }
 
 impl DiskEngine {
-    /// Creates an engine for the disk with this path. Opens it when a load is set.
+    /// Creates an engine for the disk with this path. The disk is opened when a load is set.
     pub fn new(path: Option<PathBuf>) -> Self {
         Self {
             path,
@@ -90,18 +90,18 @@ impl DiskEngine {
         }
     }
 
-    /// Returns the counters of the load. They count from the creation of the engine on.
+    /// Returns the counters of the load, which start with the creation of the engine.
     pub fn meter(&self) -> Arc<DiskMeter> {
         Arc::clone(&self.meter)
     }
 
     /// Describes the disk and replaces the load on it, which continues if it was running. The first time, the
-    /// disk is opened and some of its blocks are compared with the description. Afterwards its rates and its
-    /// working set can change; what has been written is remembered.
+    /// disk is opened and some of its blocks are compared with the description. Afterwards, the rates and the
+    /// working set can change; the engine remembers what has been written.
     ///
     /// # Errors
     ///
-    /// If the description is invalid, or not that of the disk, the engine is unchanged. After
+    /// If the description is invalid or does not match the disk, the engine is unchanged. After
     /// [`Error::Thread`] it is stopped.
     pub fn set(&mut self, load: DiskLoad) -> Result<(), Error> {
         check(&load)?;
@@ -123,8 +123,8 @@ impl DiskEngine {
         if self.started { self.start() } else { Ok(()) }
     }
 
-    /// Starts the load. Without a disk, or if it is running already, this only makes sure that a load that
-    /// is set later runs at once.
+    /// Starts the load. Without a disk, or if the load is already running, this only makes sure that a load
+    /// that is set later starts immediately.
     ///
     /// # Errors
     ///
@@ -146,7 +146,7 @@ impl DiskEngine {
                 match thread::Builder::new().name(name).spawn(move || lane.run(schedule, &stop)) {
                     Ok(lane) => self.lanes.push(lane),
                     Err(cause) => {
-                        // While the threads that did start still count.
+                        // Before stopping, while the threads that did start still count towards the limit.
                         let error = Error::thread(cause);
                         self.stop();
                         return Err(error);
@@ -157,13 +157,12 @@ impl DiskEngine {
         Ok(())
     }
 
-    /// Tells the load to stop, without waiting until it has.
+    /// Requests the load to stop, without waiting until it has.
     pub fn request_stop(&self) {
         self.stop.store(true, Relaxed);
     }
 
-    /// Stops the load. Returns when no write and no read is in flight any more, which takes as long as the
-    /// disk takes.
+    /// Stops the load. Returns when no write and no read is in flight any more, which depends on the disk.
     pub fn stop(&mut self) {
         self.started = false;
         self.stop_lanes();
@@ -206,8 +205,8 @@ impl Drop for DiskEngine {
     }
 }
 
-/// Checks that a load is valid, and that there is memory for the table of its blocks: half of what is
-/// available is left to others.
+/// Checks that a load is valid, and that there is memory for the table of its blocks, which may take at most
+/// half of the available memory.
 pub(crate) fn check(load: &DiskLoad) -> Result<(), Error> {
     load.check()?;
     let need = Table::bytes(load.working_set_blocks());
@@ -219,8 +218,8 @@ pub(crate) fn check(load: &DiskLoad) -> Result<(), Error> {
 }
 
 impl Disk {
-    /// Opens a disk, and compares its size and some of its blocks with what `load` says: whoever prepared it
-    /// may have meant another.
+    /// Opens a disk, and compares its size and some of its blocks with what `load` says: it may not be the
+    /// disk that was prepared for this load.
     fn open(path: &Path, load: &DiskLoad) -> Result<Self, DiskError> {
         let (file, size) = disk::open(path)?;
         let (stated, found) = (load.size, Bytes::new(size));
@@ -250,8 +249,8 @@ impl Disk {
         Ok(disk)
     }
 
-    /// Reads consecutive blocks from `first` on. Returns how many could be read, and the error that prevented
-    /// the rest.
+    /// Reads consecutive blocks, starting at `first`. Returns how many could be read, and the error that
+    /// prevented the rest.
     fn read(&self, first: u64, blocks: &mut [Block]) -> (usize, Option<io::Error>) {
         transfer(blocks.len(), |done| {
             let mut rest: Vec<_> =
@@ -260,8 +259,8 @@ impl Disk {
         })
     }
 
-    /// Writes consecutive blocks from `first` on. Returns how many were written, and the error that prevented
-    /// the rest.
+    /// Writes consecutive blocks, starting at `first`. Returns how many were written, and the error that
+    /// prevented the rest.
     fn write(&self, first: u64, blocks: &[Block]) -> (usize, Option<io::Error>) {
         transfer(blocks.len(), |done| {
             let rest: Vec<_> = blocks[done..].iter().map(|block| IoSlice::new(&block.0)).collect();
@@ -279,7 +278,7 @@ impl Disk {
             let (_, error) = self.read(first, &mut buffer[..count]);
             for (index, block) in (first..).zip(&mut buffer[..count]) {
                 let expected = table.expected(index);
-                // Reading one after the other finds out which of them cannot be read.
+                // Reading the blocks one by one shows which of them cannot be read.
                 let error = error.as_ref().and_then(|_| self.read(index, slice::from_mut(block)).1);
                 let bad = match error {
                     None if expected.matches(&block.0, index) => continue,
@@ -299,8 +298,9 @@ fn offset_of(index: u64) -> i64 {
     (index * BLOCK_BYTES).cast_signed()
 }
 
-/// Makes system calls until `blocks` blocks are transferred. `call` is told how many are already, and returns
-/// how many bytes it has transferred. Returns the number of blocks, and the error that prevented the rest.
+/// Makes system calls until `blocks` blocks are transferred. `call` gets the number of blocks transferred so
+/// far, and returns how many bytes it has transferred. Returns the number of blocks, and the error that
+/// prevented the rest.
 fn transfer(
     blocks: usize,
     mut call: impl FnMut(usize) -> Result<usize, Errno>,

@@ -1,4 +1,5 @@
-//! The disk of the program: prepared before the load begins, reported beside memory, and verified at the end.
+//! The disk of the program: prepared before the load begins, reported alongside memory, and verified at the
+//! end.
 
 use super::Nanos;
 use crate::{
@@ -19,7 +20,7 @@ use std::{
 };
 use units::{ByteRate, counted};
 
-/// A disk that has been checked and not changed yet, and the load on it.
+/// A disk that has been checked but not changed yet, and the load on it.
 pub(super) struct DiskPlan {
     path: PathBuf,
     target: Target,
@@ -30,7 +31,7 @@ pub(super) struct DiskPlan {
 pub(super) struct DiskRun {
     engine: DiskEngine,
     meter: Arc<DiskMeter>,
-    /// Keeps others from using the disk.
+    /// Keeps other stressors from using the disk.
     _disk: File,
     /// The counters when they were last reported.
     reported: DiskTelemetry,
@@ -73,7 +74,7 @@ impl DiskPlan {
         Ok(Some(Self { path, target, load }))
     }
 
-    /// Writes the disk and makes it ready for the load.
+    /// Writes the disk and prepares it for the load.
     pub(super) fn prepare(self) -> Result<DiskRun, Error> {
         let disk = self.target.prepare(&self.load)?;
         let mut engine = DiskEngine::new(Some(self.path));
@@ -100,7 +101,7 @@ impl DiskRun {
         self.engine.start()
     }
 
-    /// Tells the load to stop, without waiting for the disk.
+    /// Requests the load to stop, without waiting for the disk.
     pub(super) fn request_stop(&self) {
         self.engine.request_stop();
     }
@@ -113,7 +114,7 @@ impl DiskRun {
         now
     }
 
-    /// Returns the statistics since the last call of this method, which was `took` ago.
+    /// Returns the statistics since the last call of this method, `took` ago.
     pub(super) fn since_last(&mut self, took: Duration) -> DiskStats {
         let (now, before) = (self.read(), self.reported);
         self.reported = now;
@@ -128,7 +129,7 @@ impl DiskRun {
         DiskStats::new(counted, took)
     }
 
-    /// Stops the load, verifies the disk if requested, and returns what there is to say about all of it.
+    /// Stops the load, verifies the disk if requested, and returns the summary.
     pub(super) fn finish(mut self, took: Duration, verify: bool) -> Result<DiskSummary, Error> {
         self.engine.stop();
         let now = self.read();

@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Folder(TempDir);
 
 impl Folder {
-    /// Creates a folder. Prints why the test is skipped if there is no direct I/O in it.
+    /// Creates a folder. Prints why the test is skipped if it does not support direct I/O.
     fn new() -> Option<Self> {
         let folder = Self(TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap());
         folder.has_direct_io().then_some(folder)
@@ -53,7 +53,7 @@ impl Folder {
     }
 }
 
-/// A disk that tests look at, and damage, from outside.
+/// A disk that tests examine and damage from outside.
 struct Disk {
     path: PathBuf,
     file: File,
@@ -71,7 +71,7 @@ impl Disk {
         self.file.sync_all().unwrap();
     }
 
-    /// Starts a session whose disk this is.
+    /// Starts a session with this disk.
     fn session(&self) -> ControlSession {
         ControlSession::of(on_disk("--control --disk-overwrite", &self.path))
     }
@@ -103,13 +103,13 @@ fn run_until_status(args: &str, path: &Path, signal: &str) -> CapturedOutput {
     capture(&command, Output { status, stdout, stderr })
 }
 
-/// Returns a load on [`Folder::disk`] with some settings, in YAML, of its own.
+/// Returns a load on [`Folder::disk`] with these settings, in YAML.
 fn load(settings: &str) -> DiskLoad {
     let load: DiskLoad = serde_yaml::from_str(settings).unwrap();
     DiskLoad { size: "1MiB".parse().unwrap(), written: "512KiB".parse().unwrap(), ..load }
 }
 
-/// The load of most tests. Its working set has blocks that were written beforehand, and others.
+/// The load of most tests. Some blocks of its working set were written beforehand, others were not.
 const BOTH: &str = "{ working_set: 768KiB, write: 40MB/s, read: 40MB/s }";
 
 impl ControlSession {
@@ -181,13 +181,13 @@ fn a_disk_is_written_read_and_verified() {
     session.wait_for(|now| now.longest_read_ns > 0);
     session.wait_for_rounds();
     assert_eq!(session.verify_disk(), good());
-    // The verification has stopped the load, and dirtying goes on.
+    // The verification has stopped the load, and dirtying continues.
     let still = session.disk_telemetry();
     assert_eq!(session.disk_telemetry().bytes_written, still.bytes_written);
     assert!(session.telemetry().running);
 
-    // What was written is remembered when the load changes. One block, written and read at once, is the
-    // hardest case for its neighbours, too.
+    // The stressor remembers what was written when the load changes. A single block, written and read
+    // simultaneously, is the hardest case for its neighbours too.
     session.set_disk("{ working_set: 4KiB, write: unlimited, read: unlimited }");
     assert_eq!(session.verify_disk(), good());
     session.start_all();
@@ -225,7 +225,7 @@ fn a_load_that_is_set_after_the_start_runs_at_once() {
     session.start_all();
     session.set_disk(BOTH);
     session.wait_for_rounds();
-    // The memory's verification leaves the disk alone.
+    // Verifying the memory does not affect the disk.
     assert!(session.verify().first_bad.is_none());
     session.wait_for_rounds();
     session.set_disk("{ working_set: 1MiB, write: 80MB/s, read: 80MB/s }");
@@ -274,7 +274,7 @@ fn a_disk_that_is_not_as_described_is_refused_and_stays_as_it_is() {
     }
     assert_eq!(session.telemetry().disk, None);
     assert!(fs::read(&disk.path).unwrap() == before);
-    // The right description is still accepted.
+    // The correct description is still accepted.
     session.set_disk(BOTH);
     session.wait_for_rounds();
     assert_eq!(session.verify_disk(), good());
@@ -330,7 +330,7 @@ fn a_wrong_read_is_reported() {
     disk.write(5, &right);
     let found = session.verify_disk();
     assert!(found.reads_bad > 0 && found.io_errors == 0, "{found:?}");
-    // The disk is right again, but has not always been.
+    // The disk is correct again, but was not always.
     assert_eq!((found.blocks_bad, &found.first_bad, found.is_good()), (0, &None, false));
     let first = found.first_bad_read.unwrap().to_string();
     assert_eq!(first, "block 5 of the disk, written beforehand, held the content of block 6, generation 0");
@@ -377,7 +377,7 @@ fn writes_that_fail_are_reported_and_end_nothing() {
     let before = session.wait_for(|now| now.io_errors > 10);
     session.wait_for(|now| now.bytes_written > before.bytes_written && now.bytes_read > before.bytes_read);
     let found = session.verify_disk();
-    // The blocks hold what they held before: no write that failed is expected there.
+    // The blocks hold their previous content: no failed write is expected there.
     assert_eq!((found.blocks_checked, found.blocks_bad, found.reads_bad), (256, 0, 0), "{found:?}");
     let error = found.first_error.unwrap();
     assert!(error.starts_with("cannot write block 1") && error.contains("File too large"), "{error}");
@@ -531,7 +531,7 @@ fn a_full_file_system_is_reported() {
         "what failed is as before"
     );
 
-    // If there is no space for what is written beforehand, the file is removed again.
+    // If there is no space for the data written beforehand, the file is removed again.
     let script = format!(
         "{tmpfs}; \"$1\" --disk disk --disk-size 1MiB --disk-written 1MiB --disk-read 1MB/s || code=$?; ls; \
          exit \"$code\""
@@ -548,7 +548,7 @@ fn a_block_device_is_used_if_it_may_be_overwritten_and_is_not_mounted() {
         return;
     }
     let Some(folder) = Folder::new() else { return };
-    // Old content shows whether all of the device is written anew.
+    // Old content shows whether the whole device is written anew.
     let script = r#"
         tr '\0' x < /dev/zero | head -c 4194304 > "$2/image"
         device=$(losetup --show -f "$2/image")

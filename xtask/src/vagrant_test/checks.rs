@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-/// The names of the nodes; the first has no part in migrations, the others are the compute nodes.
+/// The names of the nodes; the first does not take part in migrations, the others are the compute nodes.
 pub(super) const NODES: [&str; 3] = ["controller", "compute1", "compute2"];
 
 /// The delay that [`netem_delays`] sets on the migration network, in one direction.
@@ -85,8 +85,8 @@ pub(super) fn images_are_shared(nodes: &SshNodes) -> Result<(), TaskError> {
     Ok(())
 }
 
-/// Checks that the controller's NFS server is read from and written to while `work` runs, at least as much as
-/// the scenario with a shared disk needs: the whole disk is read when it is verified.
+/// Checks that the controller's NFS server reads and writes data while `work` runs, at least as much as the
+/// scenario with a shared disk needs: the whole disk is read when it is verified.
 pub(super) fn export_is_used(
     nodes: &SshNodes,
     work: impl FnOnce() -> Result<(), TaskError>,
@@ -115,8 +115,8 @@ fn served_bytes(line: &str) -> Option<[u64; 2]> {
     Some([numbers.next()?.ok()?, numbers.next()?.ok()?])
 }
 
-/// Checks that a delay set by netem on the migration network can be measured there and leaves Vagrant's own
-/// network alone.
+/// Checks that a delay set by netem on the migration network can be measured there and does not affect
+/// Vagrant's own network.
 pub(super) fn netem_delays(nodes: &SshNodes, program: &Path) -> Result<(), TaskError> {
     let netem = nodes.upload(NODES[1], program)?;
     let round_trip = |address: &str| -> Result<f64, TaskError> {
@@ -131,7 +131,7 @@ pub(super) fn netem_delays(nodes: &SshNodes, program: &Path) -> Result<(), TaskE
         nodes.ask(NODES[1], &format!("sudo {netem} apply eth3 --rate 100mbit --delay {DELAY_MS}ms"))?;
         nodes.ask(NODES[1], "sudo tc qdisc show dev eth3; sudo tc qdisc show dev eth0")?;
         let during = round_trip("192.0.2.2")?;
-        // On the network that SSH uses.
+        // This is the network that SSH uses.
         let session = round_trip("$(echo $SSH_CONNECTION | cut -d ' ' -f 1)")?;
         nodes.ask(NODES[1], &format!("sudo {netem} clear eth3"))?;
         Ok([before, during, session, round_trip("192.0.2.2")?])

@@ -31,7 +31,7 @@ const NAME: &str = "testbed-test";
 /// How long libvirt may take to start.
 const LIBVIRT_LIMIT: Duration = Duration::from_secs(30);
 
-/// The scenario that shows the convergence threshold, by the accelerator that the nodes run under.
+/// The scenario that shows the convergence threshold, by the accelerator under which the nodes run.
 const THRESHOLDS: [(&str, &str); 2] =
     [("tcg", "scenarios/labs/nested-tcg.yaml"), ("kvm", "scenarios/icclab/threshold.yaml")];
 
@@ -48,7 +48,7 @@ struct TestLab {
     folder: PathBuf,
     /// The directory for results.
     out: PathBuf,
-    /// What runs the nodes: `tcg` or `kvm`.
+    /// The accelerator of the nodes: `tcg` or `kvm`.
     accel: String,
 }
 
@@ -95,7 +95,7 @@ impl TestLab {
             log.step(SHARED_DISK, || {
                 checks::export_is_used(&nodes, || self.migrate(SHARED_DISK, "shared-disk"))
             }),
-            // Nothing but the images: the disk is gone.
+            // This checks only the images: the disk has been removed.
             log.step("the images are on the NFS export", || checks::images_are_shared(&nodes)),
             log.step(threshold, || {
                 // This scenario shapes the migration network.
@@ -226,8 +226,8 @@ impl TestLab {
     }
 }
 
-/// Checks that `vagrant destroy` left nothing behind. The box's own disk image, which the disks of the
-/// nodes were based on, may stay.
+/// Checks that `vagrant destroy` left nothing behind. The box's own disk image, on which the disks of the
+/// nodes were based, may stay.
 fn check_that_nothing_is_left() -> Result<(), TaskError> {
     let list = |arguments: &[&str]| -> Result<Vec<String>, TaskError> {
         let names = output(virsh().args(arguments))?;

@@ -2,11 +2,11 @@
 //! `vagrant destroy`.
 //!
 //! The test does not touch what runs on the host: libvirt, its domains, networks and storage pool,
-//! Vagrant's own state and the nodes are all in namespaces that belong to the test ([`inside`]). A libvirt
-//! that runs on the host is neither used nor disturbed, and none is needed. When the test ends, for
-//! whatever reason, the kernel ends the namespaces with all their processes, bridges and mounts; only files
-//! are left to be removed. The namespaces have no route to the outside, so the test also shows that the
-//! nodes are created and provisioned offline.
+//! Vagrant's own state and the nodes are all in namespaces that belong to the test ([`inside`]). A libvirt on
+//! the host is neither used nor disturbed, nor is one needed. When the test ends, for whatever reason, the
+//! kernel ends the namespaces with all their processes, bridges and mounts; only files are left to be
+//! removed. The namespaces have no route to the outside, so the test also shows that the nodes are created
+//! and provisioned offline.
 //!
 //! The test needs root, Debian, and the packages in [`PACKAGES`].
 
@@ -51,7 +51,7 @@ const PACKAGES: [&str; 13] = [
     "iputils-ping",
 ];
 
-/// The environment variable that marks the processes of the test, in whatever namespace they are.
+/// The environment variable that marks the processes of the test, whatever their namespace.
 const MARKER: &str = "TESTBED_VAGRANT_TEST";
 
 /// How long processes and interfaces may take to disappear after the test's namespaces have ended.
@@ -164,7 +164,7 @@ fn in_namespaces(arguments: &Arguments, folder: &Path, out: &Path, catalog: &str
         }
     });
     let ended = child.wait().map_err(|error| format!("cannot wait for the test: {error}"))?;
-    // It has no exit code only if the thread above killed it: then this test was interrupted.
+    // It has no exit code only if the thread above killed it, which means that this test was interrupted.
     Ok(if ended.success() { 0 } else { ended.code().map_or(130, |_| exit_code(ended)) })
 }
 
@@ -174,8 +174,8 @@ fn interfaces() -> BTreeSet<String> {
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// Waits until all processes of the test and all interfaces that were not there `before` are gone, for
-/// [`LEFTOVERS`] at most.
+/// Waits until all processes of the test, and all interfaces that did not exist `before`, are gone, for at
+/// most [`LEFTOVERS`].
 fn wait_until_nothing_is_left(before: &BTreeSet<String>) -> Result<(), TaskError> {
     let marker = format!("{MARKER}={}", std::process::id());
     let deadline = Instant::now() + LEFTOVERS;

@@ -22,7 +22,7 @@ use std::{
     time::Duration,
 };
 
-/// The longest the test guest may take to boot. With a working KVM it takes about a second.
+/// The longest that the test guest may take to boot. With a working KVM it takes about a second.
 const BOOT_LIMIT: Duration = Duration::from_secs(8);
 
 /// The reason for TCG if QEMU does not even start with KVM.
@@ -69,12 +69,13 @@ impl Platform {
 }
 
 impl AcceleratorFinding {
-    /// Returns why the accelerator does not work, although the matrix asks for it.
+    /// Returns why the accelerator that the matrix asks for does not work; nothing if it works.
     pub fn unusable(&self) -> Option<&str> {
         if self.accelerator == Accelerator::Kvm { self.trial.as_deref() } else { None }
     }
 
-    /// Returns the finding for a setting of the matrix. If it asks for KVM, that is used, or unusable.
+    /// Returns the finding for a setting of the matrix. If the matrix asks for KVM, that is used even if it
+    /// turns out to be unusable.
     fn for_wish(self, wish: Accel) -> Self {
         match (wish, self.accelerator) {
             (Accel::Kvm, Accelerator::Kvm) => requested(Accelerator::Kvm),
@@ -101,10 +102,10 @@ pub struct TrialSpec<'a> {
     pub log: &'a Path,
 }
 
-/// Returns the accelerator for a setting of the matrix: TCG if it asks for that; KVM if it asks for that,
-/// which may be unusable ([`AcceleratorFinding::unusable`]); or for `auto` the one that works on this node. A
-/// finding for this platform in the cache is reused, unless the matrix asks for KVM and it did not work; a
-/// new finding is stored there.
+/// Returns the accelerator for a setting of the matrix: TCG or KVM as requested, though KVM may be unusable
+/// ([`AcceleratorFinding::unusable`]), or for `auto` the one that works on this node. A finding for this
+/// platform in the cache is reused, unless the matrix asks for KVM and KVM did not work; a new finding is
+/// stored there.
 pub async fn choose(wish: Accel, spec: TrialSpec<'_>) -> io::Result<AcceleratorFinding> {
     if let Some(known) = known(wish, &spec) {
         return Ok(known);
@@ -117,7 +118,7 @@ pub async fn choose(wish: Accel, spec: TrialSpec<'_>) -> io::Result<AcceleratorF
     Ok(finding.for_wish(wish))
 }
 
-/// Returns the accelerator for a setting of the matrix if that is known without booting a guest. Stores
+/// Returns the accelerator for a setting of the matrix if it is known without booting a guest. Stores
 /// nothing.
 pub async fn guess(wish: Accel, spec: TrialSpec<'_>) -> Option<AcceleratorFinding> {
     if let Some(known) = known(wish, &spec) {
@@ -125,7 +126,7 @@ pub async fn guess(wish: Accel, spec: TrialSpec<'_>) -> Option<AcceleratorFindin
     }
     let finding = match try_kvm_machine(&spec).await {
         Some(refused) => refused,
-        // A refusal that was stored is no longer true.
+        // A stored refusal is no longer true.
         None => stored(&spec).filter(|finding| finding.reason != REFUSED)?,
     };
     Some(finding.for_wish(wish))
@@ -136,7 +137,7 @@ fn known(wish: Accel, spec: &TrialSpec<'_>) -> Option<AcceleratorFinding> {
     match wish {
         Accel::Tcg => Some(requested(Accelerator::Tcg)),
         Accel::Auto => stored(spec),
-        // What did not work may work now, and nothing else would do.
+        // What did not work may work now, and no other accelerator is acceptable.
         Accel::Kvm => Some(stored(spec)?.for_wish(wish)).filter(|finding| finding.unusable().is_none()),
     }
 }

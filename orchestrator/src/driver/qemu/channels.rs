@@ -1,6 +1,6 @@
-//! Counts what each connection of a migration over several has sent.
+//! Counts what each connection of a migration over several connections has sent.
 //!
-//! QEMU only tells the sum (`multifd-bytes`). So the source's node is asked at each sample, as long as the
+//! QEMU only reports the sum (`multifd-bytes`). So the source's node is asked at each sample, as long as the
 //! connections are open.
 
 use crate::node::{Node, NodeError};
@@ -13,17 +13,17 @@ use std::{
 #[derive(Default)]
 pub(super) struct Channels {
     are_several: Cell<bool>,
-    /// What each has sent, by its near port.
+    /// What each connection has sent, by its near port.
     sent: RefCell<BTreeMap<u16, u64>>,
 }
 
 impl Channels {
-    /// Decides whether they are counted: if there are several.
+    /// Decides whether the connections are counted: only if there are several.
     pub(super) fn prepare(&self, are_several: bool) {
         self.are_several.set(are_several);
     }
 
-    /// Counts what they have sent to this port so far.
+    /// Counts what the connections to this port have sent so far.
     pub(super) async fn count(&self, node: &Node, port: u16) -> Result<(), NodeError> {
         if self.are_several.get() {
             let now = node.tcp_sent(port).await?;
@@ -36,7 +36,7 @@ impl Channels {
         Ok(())
     }
 
-    /// Returns what each has sent, without those that have sent nothing.
+    /// Returns what each connection has sent, leaving out those that have sent nothing.
     pub(super) fn sent(&self) -> Vec<u64> {
         self.sent.borrow().values().copied().filter(|bytes| *bytes > 0).collect()
     }

@@ -1,9 +1,9 @@
 //! The confinement of a QEMU process: a filter of its system calls, and an unprivileged user.
 //!
-//! The destination's QEMU reads what arrives from the network, and each QEMU runs a guest. A fault of QEMU
-//! there must not give anybody the host. So QEMU gets a sandbox (seccomp), which it may have been built
-//! without, and if root has started the lab, it becomes an unprivileged user once it has opened its files and
-//! devices. What works on a host is found out by starting a QEMU that is confined like this.
+//! The destination's QEMU reads what arrives from the network, and each QEMU runs a guest. A flaw in QEMU
+//! there must not give anybody control of the host. So QEMU gets a sandbox (seccomp), which it may have been
+//! built without, and if root has started the lab, it becomes an unprivileged user once it has opened its
+//! files and devices. To find out what works on a host, a QEMU confined like this is started.
 
 use super::{
     machine::{GuestMachine, Role},
@@ -39,12 +39,13 @@ pub enum UserOption {
 }
 
 impl Confinement {
-    /// Returns the number of the user that QEMU becomes, if it becomes another one.
+    /// Returns the number of the user that QEMU becomes, if it changes its user.
     pub(super) fn user_number(self) -> Option<u32> {
         self.user.map(|_| QEMU_USER)
     }
 
-    /// Lets QEMU on this node be the destination of post-copy, which an unprivileged user may otherwise not.
+    /// Allows QEMU on this node to be the destination of post-copy, which an unprivileged user may otherwise
+    /// not be.
     pub(super) async fn offer_userfaultfd(self, node: &Node) -> Result<(), NodeError> {
         match self.user_number() {
             Some(user) => node.offer_userfaultfd(user).await,
@@ -54,9 +55,9 @@ impl Confinement {
 
     /// Returns the options of a QEMU in this role.
     ///
-    /// A QEMU that saves a guest, or resumes a saved one, starts `cat` for it, so it has to be allowed to
-    /// start programs. To become another user, it needs system calls that it may otherwise not use; they are
-    /// of no use to that user.
+    /// A QEMU that saves a guest, or resumes a saved one, starts `cat` for that, so it has to be allowed to
+    /// start programs. To change its user, it needs system calls that are otherwise forbidden; they are
+    /// useless to the unprivileged user.
     pub(super) fn arguments(self, role: Role) -> Vec<String> {
         let mut arguments = Vec::new();
         if self.sandbox {
@@ -82,7 +83,7 @@ impl Confinement {
     fn candidates(privilege: Privilege) -> Vec<Self> {
         let users: &[_] = match privilege {
             Privilege::Root => &[Some(UserOption::RunWith), Some(UserOption::RunAs), None],
-            // An ordinary user cannot become another one.
+            // An ordinary user cannot become another user.
             Privilege::UserNamespace => &[None],
         };
         let with = |sandbox| users.iter().map(move |user| Self { sandbox, user: *user });
@@ -97,12 +98,12 @@ pub struct ConfinementFinding {
     pub confinement: Confinement,
     /// What QEMU is not confined by although it should be, and why, as sentences for people.
     pub lacks: Vec<String>,
-    /// The machine types of the QEMU at each end, or why QEMU does not say which it has.
+    /// The machine types of the QEMU at each end, or why QEMU does not list them.
     pub machine_types: Result<Vec<MachineTypes>, String>,
 }
 
-/// Finds the strictest confinement that works at all `ends`. `machine` is any machine, which is tried with
-/// it; the output of QEMU is appended to `log`.
+/// Finds the strictest confinement that works at all `ends`. The trials use `machine`, which may be any
+/// machine; the output of QEMU is appended to `log`.
 pub async fn choose(
     ends: &[&Compute],
     privilege: Privilege,
@@ -123,7 +124,7 @@ pub async fn choose(
             Err(reason) => refused.push((candidate, reason.clone())),
         }
     }
-    // Why a candidate was refused that differs in nothing else.
+    // Why the candidate was refused that differs in nothing else.
     let because = |differs: &dyn Fn(&Confinement) -> bool| {
         let refusal = refused.iter().find(|(candidate, _)| differs(candidate));
         refusal.map_or(String::new(), |(_, reason)| format!(": {reason}"))

@@ -1,9 +1,9 @@
-//! Migration to another QEMU on the same host that takes the guest's memory over (`cpr-transfer`).
+//! Migration to another QEMU on the same host, which takes over the guest's memory (`cpr-transfer`).
 //!
-//! The memory is in anonymous files (memfd). The source passes their descriptors on over a socket of type
-//! `cpr`, and then only the state of the devices over the main one. The destination waits for the descriptors
-//! before it makes its machine, so it has no monitor until the source has been told to migrate. The order is
-//! that of docs/devel/migration/CPR.rst.
+//! The memory is in anonymous files (memfd). The source first passes their descriptors over a socket of type
+//! `cpr`, and then sends only the device state over the main socket. The destination waits for the
+//! descriptors before it creates its machine, so it has no monitor until the source has started to migrate.
+//! The order is that of docs/devel/migration/CPR.rst.
 //!
 //! The nodes of a lab have networks of their own, but Unix sockets with a path connect them. The sockets are
 //! in a folder that only the group of both QEMUs can enter, and root.
@@ -14,10 +14,10 @@ use serde_json::{Value, json};
 use std::{path::Path, time::Duration};
 use tokio::time;
 
-/// The name of the guest's memory, the one that the machine itself gives it otherwise.
+/// The name of the guest's memory, which is also its default name.
 const MEMORY: &str = "pc.ram";
 
-/// The options of the machine: its memory, and that all other memory of the guest can be handed over too.
+/// The options of the machine: they name its memory, and make all other memory of the guest transferable too.
 pub(super) const MACHINE_OPTIONS: &str = ",memory-backend=pc.ram,aux-ram-share=on";
 
 /// The placeholder in the arguments of a QEMU for the folder of the sockets.

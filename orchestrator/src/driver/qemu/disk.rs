@@ -2,8 +2,8 @@
 //!
 //! The device is the same in every QEMU, or the guest could not migrate. What differs is what is behind it.
 //! The source and the destination each inherit a file; see [`crate::node::server::serve`]. A QEMU that boots
-//! or tries a guest has a disk of zeros that keeps nothing: the guest does not use its disk until it is told
-//! to.
+//! or tries a guest has a disk of zeros that keeps nothing: the guest does not use its disk before it is
+//! asked to.
 
 use super::{confinement::Confinement, image, machine::Role, process};
 use crate::{
@@ -22,7 +22,7 @@ use units::Bytes;
 /// The name of the block node that the guest's disk reads and writes.
 pub const NODE: &str = "disk";
 
-/// The folder for disks on each host, the customary one for large files that are not needed for long.
+/// The folder for disks on each host, the usual place for large files that are not needed for long.
 pub const FOLDER: &str = "/var/tmp";
 
 /// An error creating a disk.
@@ -34,7 +34,7 @@ pub enum Error {
     /// The QEMU that writes the image did not answer.
     #[error("QEMU could not write the disk's image: {0}")]
     Monitor(#[from] process::Error),
-    /// The QEMU that writes the image has given this reason for a failure.
+    /// The QEMU that writes the image has failed, for this reason.
     #[error("QEMU could not write the disk's image: {0}")]
     Image(String),
 }
@@ -50,8 +50,7 @@ pub struct Disk {
     pub cache: CacheMode,
     /// Whether the guest can discard blocks.
     pub discard: bool,
-    /// Whether what has been written beforehand is in an image of its own, below the image that the guest
-    /// writes to.
+    /// Whether data written beforehand is in an image of its own, below the image that the guest writes to.
     pub has_base: bool,
     /// Where the image is.
     pub image: Image,

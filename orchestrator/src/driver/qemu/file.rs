@@ -1,7 +1,7 @@
 //! Migration through a file: the source saves the guest, and the destination resumes it.
 //!
 //! The source's node creates the file, without a name, and the destination's node opens it too; both QEMUs
-//! inherit it. So it is gone with the last of them, however they end. On several hosts it has a name in the
+//! inherit it. So it vanishes with the last of them, however they end. On several hosts, it has a name in the
 //! folder that they share.
 //!
 //! Like `virsh save`, this stops the guest first, unless it is to be saved while it runs. QEMU passes on
@@ -37,7 +37,8 @@ use units::Bytes;
 /// The interval at which a node is asked for the CPU time of a destination that is loading.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// The interval at which a destination is asked whether it has loaded the guest, which is stopped meanwhile.
+/// The interval at which a destination is asked whether it has loaded the guest. The guest is stopped
+/// meanwhile.
 const POLL: Duration = Duration::from_millis(1);
 
 /// How far the migration is.
@@ -49,11 +50,12 @@ enum Stage {
     Saved,
     /// The destination loads the guest.
     Loading,
-    /// The guest was told to run at the destination, or runs there by itself.
+    /// The guest was resumed at the destination, or runs there on its own.
     Loaded,
 }
 
-/// Returns the state without the source's downtime, which to the source ended when it had saved the guest.
+/// Returns the state without the source's downtime, which in the source's view ended when it had saved the
+/// guest.
 fn without_downtime(state: State) -> State {
     match state {
         State::Completed(completion) => State::Completed(Completion { downtime_ms: None, ..completion }),
@@ -105,12 +107,12 @@ impl MigrationFile {
         self.ends.iter().map(|ends| ends[index].number()).collect()
     }
 
-    /// Returns the migration URI of the file at the source and at the destination.
+    /// Returns the migration URIs of the file: at the source and at the destination.
     fn uris(&self) -> Option<[String; 2]> {
         Some(self.ends.as_ref()?.each_ref().map(|end| format!("file:{}", file_path(end.number()))))
     }
 
-    /// Makes the source save the guest. `events` gets signs of life of a destination that loads.
+    /// Makes the source save the guest. `events` receives signs of life from a loading destination.
     pub(super) async fn save(
         &self,
         source: &Connections,
@@ -126,8 +128,8 @@ impl MigrationFile {
     }
 
     /// Returns the status of the migration. `status` is that of the source, which only saves. Once it has
-    /// completed, makes the destination load the guest, and follows it there; the source has nothing more to
-    /// tell then. The sample's time is counted from `since`.
+    /// completed, makes the destination load the guest, and follows it there; the source then has nothing
+    /// more to report. The sample's time is counted from `since`.
     pub(super) async fn follow(
         &self,
         destination: &Connections,
@@ -137,8 +139,8 @@ impl MigrationFile {
     ) -> Result<Status, Error> {
         let (state, word) = match (self.stage.get(), status.state) {
             (Stage::Saving, State::Completed(_)) => {
-                // What follows may take long. So the state is shown first, and the next question comes at
-                // once.
+                // What follows may take long. So the state is reported first, and the next question comes
+                // immediately.
                 self.note_saved().await?;
                 self.announce();
                 status.sample.status = "saved".into();
@@ -158,7 +160,7 @@ impl MigrationFile {
                     (loaded, "failed")
                 } else {
                     if !self.live {
-                        destination.go_on().await?;
+                        destination.resume().await?;
                     }
                     self.stage.set(Stage::Loaded);
                     (without_downtime(completed), "completed")
@@ -183,13 +185,13 @@ impl MigrationFile {
     /// Announces that there is progress.
     fn announce(&self) {
         if let Some(events) = self.events.get() {
-            // Nobody listens any more once the migration has ended.
+            // Nobody listens once the migration has ended.
             let _ = events.send(Event::Changed);
         }
     }
 
-    /// Waits until the destination has loaded the guest or failed, and returns its state. It may answer
-    /// nothing before; the CPU time that it uses shows that it makes progress.
+    /// Waits until the destination has loaded the guest or failed, and returns its state. It may not answer
+    /// until then; the CPU time that it uses shows that it makes progress.
     async fn loading(
         &self,
         destination: &Connections,

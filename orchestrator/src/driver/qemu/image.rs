@@ -1,7 +1,7 @@
 //! Writes disk images in QEMU's own format.
 //!
-//! A QEMU without a machine does it, by jobs. It is the QEMU that will use the image, so no further program
-//! has to be installed on the hosts.
+//! This is done by jobs of a QEMU without a machine. It is the QEMU that will use the image, so no further
+//! program has to be installed on the hosts.
 
 use super::{
     confinement::Confinement,

@@ -13,8 +13,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The reason if a job is not there.
 pub(super) const GONE: &str = "QEMU has no such job any more";
 
-/// An entry in the answer to [`QUERY`]. A job that was started without `auto-dismiss` stays in there after
-/// its end, so that its error can be read.
+/// An entry in the answer to [`QUERY`]. A job that was started without `auto-dismiss` stays listed after its
+/// end, so that its error can be read.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct Job {

@@ -32,11 +32,11 @@ pub struct GuestMachine {
     pub cpu: String,
     /// The number of virtual CPUs.
     pub vcpus: u32,
-    /// Memory size, a whole number of MiB, since QEMU is given it in MiB.
+    /// Memory size, a whole number of MiB, since QEMU gets it in MiB.
     pub memory: Bytes,
-    /// Path of the guest's kernel.
+    /// The path of the guest's kernel.
     pub kernel: String,
-    /// Path of the guest's initial RAM disk.
+    /// The path of the guest's initial RAM disk.
     pub initramfs: String,
     /// The guest's IP address and prefix length, as `ADDRESS/PREFIX`.
     pub address: String,
@@ -44,14 +44,14 @@ pub struct GuestMachine {
     pub network: Option<String>,
     /// The guest's disk, if it has one.
     pub disk: Option<Disk>,
-    /// Whether the guest's memory can be handed over to another QEMU on the host.
+    /// Whether the guest's memory can be handed over to a second QEMU on the host.
     pub shares_memory: bool,
     /// What confines the QEMU process; the same at both ends.
     pub confinement: Confinement,
 }
 
 impl GuestMachine {
-    /// Returns the machine of a guest with these settings. `files` are the paths of its kernel and its
+    /// Returns the machine of a guest with these settings. `files` are the paths of its kernel and of its
     /// initial RAM disk.
     pub fn new(settings: &Settings, accelerator: Accelerator, files: [&Path; 2]) -> Self {
         let (address, prefix) = GUEST_ADDRESS;
@@ -72,13 +72,13 @@ impl GuestMachine {
         }
     }
 
-    /// Returns the same machine with another accelerator, and the CPU model that suits it.
+    /// Returns the same machine with this accelerator, and the CPU model that suits it.
     #[must_use]
     pub fn with_accelerator(self, accelerator: Accelerator) -> Self {
         Self { accelerator, cpu: accelerator.default_cpu().into(), ..self }
     }
 
-    /// Returns the machine as it is started on this node: with the paths of the node's host and the node's
+    /// Returns the machine as it is started on this node: with paths of the node's host, and with the node's
     /// interface.
     #[must_use]
     pub fn on(&self, compute: &Compute) -> Self {
@@ -149,7 +149,7 @@ impl Role {
         }
     }
 
-    /// Returns a phrase that tells this QEMU from the others. It follows the word "QEMU" in messages.
+    /// Returns a phrase that distinguishes this QEMU from the others. It follows the word "QEMU" in messages.
     pub fn which(self) -> &'static str {
         match self {
             Self::Boot => "that boots the guest",
@@ -180,8 +180,8 @@ pub fn save_uri() -> String {
     format!("exec:cat > {SAVED}")
 }
 
-/// Initialization of the guest kernel that is skipped: tracing, certificates and statistics. It takes half a
-/// second under TCG. A kernel ignores the names that it does not know.
+/// Initialization in the guest kernel that is skipped: tracing, certificates and statistics. It would take
+/// half a second under TCG. A kernel ignores names that it does not know.
 const SKIPPED_INITCALLS: &[&str] = &[
     "trace_eval_init",
     "init_kprobe_trace",
@@ -194,7 +194,7 @@ const SKIPPED_INITCALLS: &[&str] = &[
 ///
 /// - Mitigations, self-tests, the timer check, the patching of the kernel's own code and the second clearing
 ///   of allocated memory are off: each costs time under TCG.
-/// - A panic ends QEMU, so it is noticed at once.
+/// - A panic ends QEMU, so it is noticed immediately.
 /// - Under TCG, the time-stamp counter is QEMU's own virtual clock, so it is declared reliable. Otherwise the
 ///   kernel would read its clock from an emulated port, a thousand times a second.
 /// - ACPI stays on, though it costs a quarter of a second. Without its timer the kernel sometimes cannot

@@ -1,8 +1,8 @@
-//! The machine types of a QEMU, and the one that guests use which migrate between two.
+//! The machine types of a QEMU, and the choice of one for guests that migrate between two QEMUs.
 //!
-//! The unversioned type `pc` is another machine in each version of QEMU, so two QEMUs of different versions
-//! may refuse each other's guests, some of them only when the state of a device arrives. A versioned type,
-//! such as `pc-i440fx-9.2`, is the same machine in all later versions.
+//! The unversioned type `pc` is a different machine in each version of QEMU, so two QEMUs of different
+//! versions may refuse each other's guests, some of them only when the state of a device arrives. A versioned
+//! type, such as `pc-i440fx-9.2`, is the same machine in all later versions.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 /// The unversioned type, an alias for a versioned one of each QEMU.
 pub const UNVERSIONED: &str = "pc";
 
-/// What the names of the versions of [`UNVERSIONED`] begin with.
+/// The beginning of the names of the versions of [`UNVERSIONED`].
 const FAMILY: &str = "pc-i440fx-";
 
 /// The machine types of the family [`UNVERSIONED`] that a QEMU has.
@@ -35,7 +35,7 @@ impl MachineTypes {
         }
     }
 
-    /// Returns the type for guests that migrate between this QEMU and another: the one that `pc` stands for
+    /// Returns the type for guests that migrate between this QEMU and another: the type that `pc` stands for
     /// in both, or else the newest version that both have. `None` if they have none in common.
     pub fn common<'a>(&'a self, other: &'a Self) -> Option<&'a str> {
         if let Some(current) = &self.current

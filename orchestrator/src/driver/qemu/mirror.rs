@@ -2,9 +2,9 @@
 //!
 //! The destination exports its disk by NBD. The source's mirror job first copies what is written on the disk
 //! (the bulk phase), and then keeps the copy up to date. Only then does memory migrate, with QEMU's
-//! capability `pause-before-switchover`: QEMU stops the guest and waits before it hands over. The mirror is
-//! ended then, with nothing left to copy, and the destination's export is taken away, since its guest is
-//! about to write to the disk itself. The order is that of libvirt (`qemu_migration.c`).
+//! capability `pause-before-switchover`: QEMU stops the guest and waits before it hands over. Then the mirror
+//! is ended, with nothing left to copy, and the destination's export is removed, since the guest is about to
+//! write to the disk there itself. The order is that of libvirt (`qemu_migration.c`).
 
 use super::{
     Error, disk,
@@ -20,8 +20,8 @@ use crate::{
 use serde_json::json;
 use std::{cell::Cell, net::Ipv4Addr, time::Duration};
 
-/// The port of the destination's NBD server, the one that is assigned to NBD. Only this lab uses it: the
-/// nodes have networks of their own.
+/// The port of the destination's NBD server, the one assigned to NBD. Only this lab uses it: the nodes have
+/// networks of their own.
 const PORT: u16 = 10809;
 
 /// The name of the mirror job.
@@ -33,20 +33,21 @@ const TARGET: &str = "mirror-target";
 /// The interval at which the mirror job is asked whether it has ended. The guest is stopped meanwhile.
 const INTERVAL: Duration = Duration::from_millis(1);
 
-/// What is going on with the mirror.
+/// The stage of the mirror.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// It has not begun.
+    /// The mirror has not begun.
     Idle,
-    /// It runs, and memory does not migrate yet.
+    /// The mirror runs, and memory does not migrate yet.
     Alone,
-    /// It runs while memory migrates.
+    /// The mirror runs while memory migrates.
     WithMemory,
-    /// It is being ended, or has ended: the destination's disk is the guest's.
+    /// The mirror is being ended, or has ended: the guest uses the destination's disk.
     Completed,
-    /// It was cancelled before memory migrated.
+    /// The mirror was cancelled before memory migrated.
     CancelledAlone,
-    /// It was cancelled while memory migrated, which tells how the migration ends.
+    /// The mirror was cancelled while memory migrated; the migration of memory determines how the migration
+    /// ends.
     CancelledWithMemory,
 }
 
@@ -61,11 +62,11 @@ pub(super) struct Mirror {
 
 /// The state of the mirror job.
 pub(super) enum JobState {
-    /// It copies.
+    /// The job is copying.
     Running(DiskProgress),
-    /// The copy is up to date, and kept so.
+    /// The copy is up to date, and is kept up to date.
     Ready(DiskProgress),
-    /// It has ended by itself, for this reason.
+    /// The job has ended on its own, for this reason.
     Failed(String),
 }
 
@@ -152,7 +153,7 @@ impl Mirror {
         })
     }
 
-    /// Asks for the job, and keeps how far it has come.
+    /// Asks for the job, and stores its progress.
     async fn ask(&self, node: &Node, source: &Connections) -> Result<Option<Job>, Error> {
         let jobs: Vec<Job> = source.monitor.query_patiently(jobs::QUERY).await?;
         let sent = node.tcp_sent(PORT).await?;
@@ -177,7 +178,7 @@ impl Mirror {
         source: &Connections,
         destination: &Connections,
     ) -> Result<(), Error> {
-        // From now on the end of the job is no failure.
+        // From now on, the end of the job is not a failure.
         self.stage.set(Stage::Completed);
         // Not `job-cancel`, which leaves the copy as it is, and not `job-complete`, after which the source
         // would use the destination's disk.
@@ -192,7 +193,7 @@ impl Mirror {
         Ok(())
     }
 
-    /// Cancels the mirror. The destination's disk is of no use then.
+    /// Cancels the mirror. The destination's disk is then useless.
     pub(super) async fn cancel(&self, source: &Connections) {
         match self.stage.get() {
             Stage::Alone => self.stage.set(Stage::CancelledAlone),

@@ -4,12 +4,12 @@
 //! ([`machine`]), a process with a monitor ([`process`], [`qmp`]), and a guest that was booted earlier and
 //! saved ([`saved`]). [`parameters`] translates the matrix's settings into QEMU's. [`cpus`] asks a host's
 //! QEMU which CPUs it can give a guest; [`accel`] finds out which accelerator works on a host, and [`trial`]
-//! whether QEMU can make a machine and migrate it, with what `support` asks. [`machine_types`] chooses one
-//! that both ends have. [`confinement`] restricts what a QEMU process may do. [`disk`] is the guest's disk;
-//! `image` writes its image, and `mirror` moves it to the destination, both by `jobs`. `tls` makes the
-//! certificates of an encrypted migration. `recovery` makes new connections for one by post-copy.
-//! `channels` counts what each connection of one over several has sent. `file` migrates through a file, and
-//! `cpr` by handing the guest's memory over.
+//! whether QEMU can create a machine and migrate it; for that, `support` asks what QEMU can do in a
+//! migration. [`machine_types`] chooses a machine type that both ends have. [`confinement`] restricts what a
+//! QEMU process may do. [`disk`] is the guest's disk; `image` writes its image, and `mirror` moves it to the
+//! destination, both by `jobs`. `tls` makes the certificates of an encrypted migration. `recovery` reconnects
+//! a post-copy migration. `channels` counts what each connection of a migration over several connections has
+//! sent. `file` migrates through a file, and `cpr` by handing the guest's memory over.
 
 use crate::node::NodeError;
 
@@ -62,13 +62,13 @@ pub enum Error {
     /// A node could not create a file or a socket.
     #[error(transparent)]
     Node(#[from] NodeError),
-    /// A guest was to be saved to a file that has not been created.
+    /// The guest was to be saved to a file that has not been created.
     #[error("the file of the migration has not been created")]
     NoFile,
     /// The destination has not created this socket.
     #[error("the destination's QEMU does not listen at {0}")]
     NoSocket(String),
-    /// The mirror of the disk has failed, for this reason of QEMU's.
+    /// The mirror of the disk has failed, for this reason.
     #[error("the disk could not be copied: {0}")]
     Mirror(String),
 }

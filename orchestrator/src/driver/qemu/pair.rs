@@ -58,7 +58,7 @@ pub struct Pair<'a> {
     way: Way,
     /// The migration URI at which the destination listens; set by [`Driver::listen`].
     uri: OnceCell<String>,
-    /// The destination's events since the migration began, none of which has been read.
+    /// The destination's events since the migration began; none of them has been read yet.
     arrival: RefCell<Option<broadcast::Receiver<qmp::Event>>>,
     /// The ports for recoveries.
     ports: NextPort,
@@ -79,26 +79,26 @@ pub struct PairSpec<'a> {
     pub storage: &'a Storage,
     /// How the guest is migrated.
     pub migrate: &'a Migrate,
-    /// The folder that the hosts share, if they do: it gets the file of a migration through a file.
+    /// The folder that the hosts share, if they do; the file of a migration through a file is created there.
     pub shared_folder: Option<&'a Path>,
     /// The folder for the logs of the QEMU processes.
     pub folder: &'a Path,
 }
 
-/// The connections to both QEMUs. A destination that has to get the guest's memory first is connected once
-/// the source has been told to migrate.
+/// The connections to both QEMUs. A destination that has to get the guest's memory before anything else is
+/// connected only after the source has started to migrate.
 struct PairConnections {
     source: Connections,
     destination: OnceCell<Connections>,
 }
 
-/// The way of a guest to the destination.
+/// How a guest gets to the destination.
 enum Way {
     /// Over the migration link.
     Link,
     /// Through a file.
     File(MigrationFile),
-    /// Over sockets of the host, by handing its memory over.
+    /// Over sockets of the host, by handing over its memory.
     Cpr(CprTransfer),
 }
 
@@ -122,7 +122,7 @@ impl Way {
         Ok(())
     }
 
-    /// Returns the command of a QEMU in this role with what it inherits for the migration.
+    /// Returns the command of a QEMU in this role, extended by what the QEMU inherits for the migration.
     fn give_to(&self, role: Role, command: ProcessSpec) -> ProcessSpec {
         match self {
             Self::Link => command,
@@ -133,8 +133,8 @@ impl Way {
 }
 
 impl<'a> Pair<'a> {
-    /// Returns a pair that has not been started. `saved` describes the guest saved at the source; it has to
-    /// be kept as long as the lab.
+    /// Returns a pair that has not been started. `saved` describes the guest saved at the source; it must be
+    /// kept as long as the lab exists.
     pub fn new(spec: PairSpec<'a>, saved: &'a mut SavedGuest) -> Self {
         let copies_disk = spec.storage.kind == StorageKind::Block;
         let mirror = copies_disk.then(|| Mirror::new(spec.storage.sync));
@@ -158,7 +158,7 @@ impl<'a> Pair<'a> {
         self.connections.as_ref().ok_or(driver::Error::NotStarted)
     }
 
-    /// Makes the source begin to send memory.
+    /// Makes the source start sending memory.
     async fn migrate_memory(&self) -> Result<(), driver::Error> {
         let uri = self.uri.get().ok_or(driver::Error::NotStarted)?;
         self.connections()?.source.call("migrate", json!({ "uri": uri })).await?;
@@ -173,8 +173,8 @@ impl<'a> Pair<'a> {
         }
     }
 
-    /// Hands the guest's memory over to the destination, which can be connected then, and makes it listen for
-    /// the rest.
+    /// Hands the guest's memory over to the destination, which can then be connected, and makes the
+    /// destination listen for the rest.
     async fn hand_over(
         &self,
         cpr: &CprTransfer,
@@ -194,8 +194,8 @@ impl<'a> Pair<'a> {
 }
 
 impl Pair<'_> {
-    /// Lets a guest go on at the source that was to migrate without the migration link, unless it may have
-    /// run at the destination, whose QEMU is killed first.
+    /// Resumes a guest at the source after a failed migration that did not use the migration link, unless the
+    /// guest may have run at the destination, whose QEMU is killed first.
     async fn take_back(&self) -> Result<(), driver::Error> {
         if let Some(process) = &self.destination {
             process.expect_exit();
@@ -216,8 +216,8 @@ impl Pair<'_> {
 }
 
 impl PairSpec<'_> {
-    /// Starts a QEMU and stores it in `slot` at once, so that [`Driver::shut_down`] finds it even if a later
-    /// step fails. Before that, creates the disk that it needs.
+    /// Starts a QEMU and immediately stores it in `slot`, so that [`Driver::shut_down`] finds it even if a
+    /// later step fails. Before that, creates the disk that it needs.
     async fn spawn<'p>(
         &self,
         role: Role,
@@ -237,7 +237,7 @@ impl PairSpec<'_> {
         };
         let log = self.folder.join(format!("{}.log", role.name()));
         let machine = self.machine.on(compute);
-        // From then on only QEMU has the disks open, and they are gone with QEMU.
+        // From then on only QEMU has the disks open, and they vanish with it.
         let disks_inherited = disks.iter().map(node::Disk::number).collect();
         let command = ProcessSpec { disks: disks_inherited, ..machine::command(&machine, role) };
         let process = QemuProcess::start_as(&compute.node, way.give_to(role, command), role, &log).await?;
@@ -263,7 +263,7 @@ impl PairSpec<'_> {
         connect(self.source, process).await
     }
 
-    /// Starts the destination's QEMU, and connects to it unless it waits for the source.
+    /// Starts the destination's QEMU, and connects to it unless it first waits for the source.
     async fn start_destination(
         &self,
         way: &Way,
@@ -277,7 +277,7 @@ impl PairSpec<'_> {
     }
 }
 
-/// Tells a QEMU the capabilities and parameters of a migration.
+/// Sets the capabilities and parameters of a migration in a QEMU.
 async fn configure(qemu: &Connections, told: Parameters) -> Result<(), Error> {
     let Parameters { capabilities, parameters, .. } = told;
     qemu.call("migrate-set-capabilities", capabilities).await?;
@@ -404,7 +404,7 @@ impl Driver for Pair<'_> {
             return Ok(file.follow(there, self.destination.as_ref(), status, since).await?);
         }
         let Some(mirror) = &self.mirror else { return Ok(status) };
-        // What was asked for meanwhile may have changed the stage.
+        // An action requested meanwhile may have changed the stage.
         match (mirror.stage(), job) {
             (Stage::Alone, Some(job)) => status = job.without_memory(at_ms),
             (Stage::WithMemory, Some(job)) => {
@@ -416,7 +416,7 @@ impl Driver for Pair<'_> {
                 }
             }
             (Stage::Completed, _) => status.sample.disk = mirror.progress(),
-            // QEMU speaks of no migration, or of the one by which its guest was restored.
+            // QEMU reports no migration, or the one by which its guest was restored.
             (Stage::CancelledAlone, _) => {
                 status.state = State::Cancelled(String::new());
                 status.sample = Sample { at_ms, status: "cancelled".into(), ..Sample::default() };
@@ -433,7 +433,7 @@ impl Driver for Pair<'_> {
                 source.call_patiently("stop", json!({})).await?;
             }
             (Action::Resume(End::Source), _) if !matches!(self.way, Way::Link) => self.take_back().await?,
-            (Action::Resume(end), _) => self.connections_to(end)?.go_on().await?,
+            (Action::Resume(end), _) => self.connections_to(end)?.resume().await?,
             (Action::StartPostcopy, _) => {
                 source.call_patiently("migrate-start-postcopy", json!({})).await?;
             }
@@ -466,7 +466,7 @@ impl Driver for Pair<'_> {
                 if let Some(mirror) = mirror {
                     mirror.cancel(source).await;
                 }
-                source.go_on().await?;
+                source.resume().await?;
             }
         }
         Ok(())
@@ -514,13 +514,13 @@ impl Driver for Pair<'_> {
 }
 
 /// Returns whether the guest may have run where QEMU has announced these events. QEMU announces that a guest
-/// runs before it does.
+/// runs before the guest does so.
 fn may_have_run(mut events: broadcast::Receiver<qmp::Event>) -> bool {
     loop {
         match events.try_recv() {
             Ok(event) if event.name == "RESUME" => return true,
             Ok(_) => {}
-            // It may be among those that were missed.
+            // The announcement may be among the missed events.
             Err(TryRecvError::Lagged(_)) => return true,
             Err(TryRecvError::Empty | TryRecvError::Closed) => return false,
         }

@@ -2,14 +2,14 @@
 //!
 //! Settings of the matrix's section `migrate` that are QEMU's own have QEMU's names, with underscores instead
 //! of hyphens. A flag is a capability, unless it is listed in `FLAGS`; everything else is a parameter.
-//! So a capability or a parameter is added by its line in `matrix/settings/migrate.rs`. What is not given is
-//! not set, since older versions of QEMU lack some of them.
+//! So to add a capability or a parameter, add its line in `matrix/settings/migrate.rs`. What the matrix does
+//! not give is not set, since older versions of QEMU lack some of them.
 
 use super::tls;
 use crate::{matrix::Migrate, mode::Mode};
 use serde_json::{Value, json};
 
-/// The value of QEMU's own bandwidth cap that means "no limit", in bytes per second. QEMU's default is 128
+/// The value of QEMU's own bandwidth limit that means "no limit", in bytes per second. QEMU's default is 128
 /// MiB/s.
 pub const NO_CAP: u64 = i64::MAX as u64;
 
@@ -31,7 +31,7 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    /// Returns whether they ask for plain pre-copy, which every QEMU makes.
+    /// Returns whether they ask for plain pre-copy, which every QEMU supports.
     pub fn is_plain(&self) -> bool {
         let capabilities = ["events", "pause-before-switchover"];
         let parameters = ["downtime-limit", "max-bandwidth"];
@@ -60,7 +60,7 @@ impl Parameters {
     }
 }
 
-/// Translates these settings into QEMU's capabilities and parameters. With `copies_disk`, QEMU waits before
+/// Translates these settings into QEMU's capabilities and parameters. With `copies_disk`, QEMU pauses before
 /// the switchover until the copy of the disk is complete.
 pub fn parameters(settings: &Migrate, copies_disk: bool) -> Parameters {
     let cap = settings.max_bandwidth.map_or(NO_CAP, |cap| cap.to_byte_rate().get());

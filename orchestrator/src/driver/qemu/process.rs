@@ -34,26 +34,26 @@ use tokio::{
     time,
 };
 
-/// The longest QEMU may take to create its sockets.
+/// The longest that QEMU may take to create its sockets.
 pub(super) const START_LIMIT: Duration = Duration::from_secs(60);
 
-/// The longest a killed QEMU may take to exit.
+/// The longest that a killed QEMU may take to exit.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 
 /// The number of last lines of output that are quoted when a QEMU has ended.
 const LAST_LINES: usize = 6;
 
-/// How a line on the console begins with which a guest ends: that of its kernel, and that of the stressor,
-/// which is its PID 1 and has a bug.
+/// The beginnings of the console lines with which a guest ends: a panic of its kernel, and a bug of the
+/// stressor, which is its PID 1.
 const PANICS: [&str; 2] = ["Kernel panic", "stressor: this is a bug"];
 
-/// What the kernel says if PID 1 has ended. Its last line before says why.
+/// What the kernel says if PID 1 has ended. The line before it says why.
 const PID_1_ENDED: &str = "Attempted to kill init";
 
-/// How long a QEMU whose guest has panicked may take to exit. The guest resets at once, which ends QEMU.
+/// How long a QEMU whose guest has panicked may take to exit. The guest resets immediately, which ends QEMU.
 const PANIC_GRACE: Duration = Duration::from_secs(2);
 
-/// How long the end of a QEMU may be reported after that of a peer which exited because of it.
+/// How long the end of a QEMU may be reported after the end of the peer that exited because of it.
 const CAUSE_GRACE: Duration = Duration::from_secs(1);
 
 /// An error starting a QEMU or communicating with it.
@@ -85,7 +85,7 @@ pub enum Error {
         line: String,
         /// The phrase from [`Role::which`].
         which: &'static str,
-        /// The exit status of QEMU, or that it has none.
+        /// The exit status of QEMU, or a note that it has none.
         status: String,
     },
 }
@@ -110,9 +110,9 @@ pub async fn while_alive<T, E: From<Error>>(
     unless_exited(|| process.died(), work).await
 }
 
-/// Waits until one of two QEMUs that are connected has ended unexpectedly, and returns why. The end of one
-/// makes the other fail, whose exit may be reported first. So after an end that can be such a consequence,
-/// this waits for at most 1 s for one that cannot: by a signal, or with a panic of the guest.
+/// Waits until one of two connected QEMUs has ended unexpectedly, and returns why. When one ends, the other
+/// fails, and the exit of the latter may be reported first. So after an end that can be such a consequence,
+/// this function waits up to 1 s for an end that cannot be one: by a signal, or with a panic of the guest.
 pub(super) async fn first_cause(
     one: impl Future<Output = Error>,
     other: impl Future<Output = Error>,
@@ -147,12 +147,12 @@ pub struct QemuProcess {
 }
 
 impl QemuProcess {
-    /// Starts a QEMU that inherits no disk on a node. Its output is appended to `log`.
+    /// Starts a QEMU on a node, without an inherited disk. Its output is appended to `log`.
     pub async fn start(node: &Node, machine: &GuestMachine, role: Role, log: &Path) -> Result<Self, Error> {
         Self::start_as(node, machine::command(machine, role), role, log).await
     }
 
-    /// Does the same as [`QemuProcess::start`] with this command, which says what QEMU inherits.
+    /// Does the same as [`QemuProcess::start`] with this command, which includes what QEMU inherits.
     pub(super) async fn start_as(
         node: &Node,
         command: ProcessSpec,
@@ -225,7 +225,7 @@ impl QemuProcess {
         self.output.ended.borrow().is_some()
     }
 
-    /// Kills QEMU and all that it has started, and waits until they are gone, for at most 10 s.
+    /// Kills QEMU and everything that it has started, and waits at most 10 s until all of it is gone.
     pub async fn kill(&self) -> Result<(), NodeError> {
         let mut ended = self.output.ended.clone();
         let killed = async {
@@ -249,7 +249,7 @@ struct Output {
 #[derive(Clone)]
 struct Watched {
     last_lines: Arc<Mutex<VecDeque<String>>>,
-    /// The line with which the guest has panicked.
+    /// The line on the console that announced the guest's panic.
     panicked: watch::Receiver<Option<String>>,
     /// How the process has ended, once it has.
     ended: watch::Receiver<Option<ExitStatus>>,
@@ -263,7 +263,7 @@ impl Output {
         (Self { last_lines, panicked, ended }, watched)
     }
 
-    /// Keeps a line that is among the last ones, and notices one with which a guest panics.
+    /// Keeps a line as one of the last ones, and notices if the guest panics with it.
     fn keep(&self, line: &str) {
         let line = line.trim();
         if line.is_empty() {
@@ -289,7 +289,7 @@ impl Output {
     }
 }
 
-/// Returns a line of the kernel's without the time in brackets that it may begin with.
+/// Returns a line of the kernel without the time in brackets with which it may begin.
 fn without_time(line: &str) -> &str {
     let rest = line.strip_prefix('[').and_then(|line| line.split_once(']'));
     let is_time = |text: &str| text.trim().parse::<f64>().is_ok();
@@ -349,7 +349,7 @@ pub(super) async fn monitor(node: &Node, process: &QemuProcess) -> Result<qmp::C
     Ok(qmp::Client::over(node.connect(&process.process, &path, START_LIMIT).await?).await?)
 }
 
-/// The interval at which a QEMU is asked whether a paused guest can go on. The guest is down meanwhile.
+/// The interval at which a QEMU is asked whether a paused guest can be resumed. The guest is down meanwhile.
 const RESUME_INTERVAL: Duration = Duration::from_millis(1);
 
 impl Connections {
@@ -375,29 +375,29 @@ impl Connections {
         Ok(self.monitor.call_patiently(command, arguments).await?)
     }
 
-    /// Lets a guest go on that is paused, once it has been loaded, or once QEMU has cleaned up after a
-    /// migration. Does nothing to a guest that is not paused.
+    /// Resumes a paused guest, once it has been loaded, or once QEMU has cleaned up after a migration. Does
+    /// nothing to a guest that is not paused.
     ///
-    /// QEMU leaves a guest as it was before a migration: one that was paused is paused at the destination
-    /// too, or at the source if the migration fails.
-    pub(super) async fn go_on(&self) -> Result<(), super::Error> {
-        self.go_on_if(&["paused"]).await
+    /// QEMU keeps a guest's state across a migration: a paused guest stays paused, at the destination or, if
+    /// the migration fails, at the source.
+    pub(super) async fn resume(&self) -> Result<(), super::Error> {
+        self.resume_if(&["paused"]).await
     }
 
-    /// Ends the migration of a guest, and lets it go on here, also if QEMU regards it as having left. It must
-    /// not run elsewhere.
+    /// Ends the migration of a guest and resumes the guest here, even if QEMU regards it as having left. It
+    /// must not be running elsewhere.
     pub(super) async fn take_back(&self) -> Result<(), super::Error> {
-        // Does nothing to a migration that has ended.
+        // This does nothing to a migration that has ended.
         self.call_patiently("migrate_cancel", json!({})).await?;
         while !self.monitor.query_patiently::<QueryMigrate>("query-migrate").await?.has_ended() {
             time::sleep(RESUME_INTERVAL).await;
         }
-        self.go_on_if(&["paused", "postmigrate"]).await
+        self.resume_if(&["paused", "postmigrate"]).await
     }
 
-    /// Lets a guest go on that is in one of these states, once QEMU is not busy with its migration any more.
-    /// Does nothing to a guest in another state.
-    async fn go_on_if(&self, states: &[&str]) -> Result<(), super::Error> {
+    /// Resumes a guest in one of these states, once QEMU has finished with its migration. Does nothing to a
+    /// guest in any other state.
+    async fn resume_if(&self, states: &[&str]) -> Result<(), super::Error> {
         loop {
             let answer = self.call_patiently("query-status", json!({})).await?;
             match answer["status"].as_str() {
@@ -484,7 +484,7 @@ mod tests {
         assert_eq!(cause, "the QEMU at the source ended (signal: 9 (SIGKILL))");
         let cause = cause_of((source, exits), (destination, killed), 300).await;
         assert_eq!(cause, "the QEMU at the destination ended (signal: 9 (SIGKILL))");
-        // Of two of a kind the first counts, and what happens long afterwards has another cause.
+        // Of two equal ends the first counts, and an end long afterwards has another cause.
         let first = "the QEMU at the destination ended (exit status: 1)";
         assert_eq!(cause_of((destination, exits), (source, exits), 300).await, first);
         assert_eq!(cause_of((destination, exits), (source, killed), 5000).await, first);

@@ -57,7 +57,7 @@ pub enum Error {
     },
 }
 
-/// An event that QEMU sent unasked.
+/// An event that QEMU sent on its own.
 #[derive(Debug, Clone)]
 pub struct Event {
     /// Its name, for example `STOP`.
@@ -79,7 +79,7 @@ pub struct Client {
     events: broadcast::Sender<Event>,
 }
 
-/// The longest QEMU may take to answer. On a busy host it takes a second at most.
+/// The longest that QEMU may take to answer. On a busy host it takes a second at most.
 const REPLY_LIMIT: Duration = Duration::from_secs(60);
 
 /// The number of events that may wait for a slow listener before the oldest are dropped.
@@ -109,8 +109,8 @@ impl Client {
         Self::start(channel.lines, move |line| writer.write(line)).await
     }
 
-    /// Connects to a monitor over any stream of lines, and negotiates capabilities: commands out of band if
-    /// QEMU has them.
+    /// Connects to a monitor over any stream of lines, and negotiates capabilities: out-of-band commands, if
+    /// QEMU supports them.
     pub async fn start(
         mut lines: mpsc::UnboundedReceiver<ChannelLine>,
         write: impl Fn(String) + Send + Sync + 'static,
@@ -143,10 +143,10 @@ impl Client {
                     let reply = match (incoming.error, incoming.returned) {
                         (Some(error), _) => Err(error.desc),
                         (None, Some(returned)) => Ok(returned),
-                        // Not a reply, whatever its number.
+                        // This is not a reply, whatever its number.
                         (None, None) => continue,
                     };
-                    // The caller may have abandoned the call; then nobody waits for the reply.
+                    // The caller may have abandoned the call; in that case, nobody waits for the reply.
                     let caller = pending.lock().unwrap().as_mut().ok().and_then(|calls| calls.remove(&id));
                     if let Some(caller) = caller {
                         let _ = caller.send(reply);
@@ -177,14 +177,14 @@ impl Client {
 
     /// Runs a command and waits for its reply as long as the connection lasts. Returns the reply's value.
     ///
-    /// QEMU replies to nothing while it sends the rest of a migration with the guest stopped, which may take
-    /// any time.
+    /// QEMU does not reply at all while it sends the rest of a migration with the guest stopped, which may
+    /// take arbitrarily long.
     pub async fn call_patiently(&self, command: &str, arguments: Value) -> Result<Value, Error> {
         self.execute("execute", command, arguments).await
     }
 
-    /// Does the same as [`Client::call_patiently`], but QEMU carries the command out at once, even if its
-    /// main loop waits for something. Few commands can be carried out so; QEMU refuses the others.
+    /// Does the same as [`Client::call_patiently`], but QEMU carries out the command immediately, even if its
+    /// main loop is blocked. Only few commands allow that; QEMU refuses the others.
     pub async fn call_out_of_band(&self, command: &str, arguments: Value) -> Result<Value, Error> {
         self.execute("exec-oob", command, arguments).await
     }
@@ -295,7 +295,7 @@ mod tests {
         let mut peer = Peer { to_client, from_client };
         let started = Client::start(lines, move |line| from.send(line).unwrap());
         let (client, ()) = tokio::join!(started, async {
-            // A QEMU without them refuses to enable them.
+            // A QEMU without out-of-band commands refuses to enable them.
             let first = peer.receive().await;
             assert_eq!(first["arguments"], json!({ "enable": ["oob"] }));
             peer.send(&json!({ "error": { "class": "X", "desc": "no" }, "id": first["id"] }).to_string());

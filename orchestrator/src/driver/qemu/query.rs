@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use tokio::time::Instant;
 
-/// The answer to `query-migrate`. Before a migration all fields are absent; `ram` is absent until its set-up
+/// The answer to `query-migrate`. Before a migration all fields are absent; `ram` is absent until the set-up
 /// ends.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -31,7 +31,7 @@ pub(super) struct QueryMigrate {
     postcopy_latency_dist: Option<Vec<u64>>,
 }
 
-/// Progress with the guest's memory. An answer without one of these fields has no progress to show.
+/// The progress with the guest's memory. An answer that lacks one of these fields shows no progress.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct Ram {
@@ -62,14 +62,14 @@ struct SocketAddress {
     port: Option<String>,
 }
 
-/// The state of a migration by post-copy that recovers.
+/// The state of a post-copy migration during a recovery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RecoveryState {
-    /// Memory follows.
+    /// Memory arrives again.
     Follows,
-    /// Both connections are closed, and nothing has been done about it.
+    /// Both connections are closed, and recovery has not been started.
     Paused,
-    /// The source connects to the destination. Unknown states count as this one.
+    /// The source connects to the destination. Unknown states count as this state.
     Connects,
     /// The source learns what the destination already has.
     Compares,
@@ -99,7 +99,7 @@ impl QueryMigrate {
         Status { state: self.state(), sample: self.sample(at_ms) }
     }
 
-    /// Returns what the destination has measured of page faults.
+    /// Returns the page fault statistics that the destination has measured.
     pub(super) fn page_faults(&self) -> PageFaults {
         PageFaults {
             all_blocked_ms: self.postcopy_blocktime,
@@ -114,8 +114,7 @@ impl QueryMigrate {
         self.socket_address.first()?.port.as_ref()?.parse().ok()
     }
 
-    /// Returns the state. A state that is not known here is [`State::Other`], since new versions of QEMU add
-    /// states.
+    /// Returns the state. Unknown states become [`State::Other`], since new versions of QEMU add states.
     fn state(&self) -> State {
         match self.status.as_str() {
             "active" => State::Active,
@@ -139,7 +138,7 @@ impl QueryMigrate {
     }
 
     fn sample(&self, at_ms: f64) -> Sample {
-        // Zeros from before that would be in each sample of every migration.
+        // Zeros from before the move would be in every sample of every migration.
         let may_have_moved = self.status.starts_with("postcopy-") || self.status == "completed";
         let known = |figure: u64| figure > 0 || may_have_moved;
         let memory = self.ram.as_ref().map(|ram| MemoryProgress {
@@ -170,12 +169,12 @@ impl QueryMigrate {
     }
 }
 
-/// Reads progress, or nothing if a part of it is missing.
+/// Reads the progress, or nothing if a part of it is missing.
 fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Ram>, D::Error> {
     Ok(Ram::deserialize(Value::deserialize(deserializer)?).ok())
 }
 
-/// Returns the time of a sample that is taken now, in milliseconds since this moment.
+/// Returns the time of a sample taken now, in milliseconds since this moment.
 pub(super) fn at_ms(since: Instant) -> f64 {
     since.elapsed().as_micros() as f64 / 1e3
 }

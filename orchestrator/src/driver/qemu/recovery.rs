@@ -1,14 +1,14 @@
-//! Recovers a migration by post-copy whose link has failed.
+//! Recovers a post-copy migration whose link has failed.
 //!
 //! If a link loses everything, neither end notices it for a quarter of an hour, which is how long TCP repeats
-//! what it has sent. So both ends are told to close their connections (`migrate-pause`). Once packets pass
-//! the link again, the destination listens at another port (`migrate-recover`), and the source connects to it
-//! and sends what the destination does not have (`migrate` with `resume`). If that fails again, all of it is
-//! repeated. How long is up to the caller.
+//! what it has sent. So both ends are made to close their connections (`migrate-pause`). Once packets get
+//! through the link again, the destination listens at another port (`migrate-recover`), and the source
+//! connects to it and sends what the destination does not have (`migrate` with `resume`). If that fails
+//! again, all of it is repeated, for as long as the caller allows.
 //!
-//! The main loop of the destination's QEMU may wait for a page that does not come. So the destination is only
-//! told what QEMU carries out without it, out of band. That is also why the port is not left to the kernel:
-//! nobody could ask which one it is.
+//! The main loop of the destination's QEMU may be blocked by a page that does not come. So the destination
+//! only gets commands that QEMU carries out without it, out of band. That is also why the kernel does not
+//! choose the port: there would be no way to ask for it.
 
 use super::{
     Error,
@@ -24,13 +24,14 @@ use tokio::time::{self, Instant};
 /// The ports at which the destination listens, one after the other: those that libvirt uses for migrations.
 const PORTS: RangeInclusive<u16> = 49152..=49215;
 
-/// The interval of questions to QEMU, and of packets that show whether the link works.
+/// The interval at which QEMU is queried, and of the packets that show whether the link works.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long a packet over the link may take to be answered.
+/// How long a reply to a packet over the link may take.
 const REPLY_LIMIT: Duration = Duration::from_secs(1);
 
-/// How long the two ends may take to compare what the destination has, until the link counts as failed again.
+/// How long the two ends may take to compare what the destination has, before the link counts as failed
+/// again.
 const COMPARISON_LIMIT: Duration = Duration::from_secs(5);
 
 /// The port of the next recovery.
@@ -48,7 +49,7 @@ impl NextPort {
     }
 }
 
-/// The two ends of a migration that recovers.
+/// The two ends of a migration during a recovery.
 pub(super) struct Ends<'a> {
     /// The source's node.
     pub(super) node: &'a Node,
@@ -63,7 +64,7 @@ pub(super) struct Ends<'a> {
 }
 
 impl Ends<'_> {
-    /// Recovers the migration, however long that takes. Returns when memory follows again, or when the
+    /// Recovers the migration, however long that takes. Returns when memory arrives again, or when the
     /// migration has ended.
     pub(super) async fn recover(&self) -> Result<(), Error> {
         loop {
@@ -80,10 +81,10 @@ impl Ends<'_> {
         }
     }
 
-    /// Makes both ends close their connections. Returns the state of the migration then.
+    /// Makes both ends close their connections. Returns the resulting state of the migration.
     async fn pause(&self) -> Result<RecoveryState, Error> {
         loop {
-            // An end that has noticed the failure itself refuses it.
+            // An end that has noticed the failure itself refuses the command.
             unless_refused(self.source.monitor.call_patiently("migrate-pause", json!({})).await)?;
             unless_refused(self.destination.monitor.call_out_of_band("migrate-pause", json!({})).await)?;
             let state = self.state().await?;
@@ -98,7 +99,7 @@ impl Ends<'_> {
     async fn wait_for_link(&self) -> Result<(), NodeError> {
         loop {
             let asked = Instant::now();
-            // Not the node's probe: a recovery that is not waited for any longer would leave it running.
+            // Not with the node's probe: an abandoned recovery would leave it running.
             match self.node.reach(self.address, INTERVAL, REPLY_LIMIT).await {
                 Err(NodeError::Failed { .. }) => time::sleep_until(asked + INTERVAL).await,
                 answered => return answered,
@@ -111,8 +112,8 @@ impl Ends<'_> {
         loop {
             let uri = format!("tcp:{}:{}", self.address, self.ports.take());
             let recover = self.destination.monitor.call_out_of_band("migrate-recover", json!({ "uri": uri }));
-            // It is refused while the destination has not closed all of its connections, and at a port that
-            // is in use.
+            // The command is refused while the destination has not closed all of its connections, and for a
+            // port that is in use.
             if unless_refused(recover.await)? {
                 return Ok(uri);
             }
@@ -120,14 +121,14 @@ impl Ends<'_> {
         }
     }
 
-    /// Waits until the source has connected to the destination and memory follows again, or the migration has
+    /// Waits until the source has connected to the destination and memory arrives again, or the migration has
     /// ended. Returns false if the link has failed again.
     async fn resumes(&self) -> Result<bool, Error> {
         let (asked, mut connected) = (Instant::now(), None);
         loop {
             match self.state().await? {
                 RecoveryState::Follows | RecoveryState::Ended => return Ok(true),
-                // QEMU before version 9.1 has no other state until it is connected.
+                // Before version 9.1, QEMU stays in this state until it is connected.
                 RecoveryState::Paused if asked.elapsed() > REPLY_LIMIT => return Ok(false),
                 RecoveryState::Paused | RecoveryState::Connects => {}
                 RecoveryState::Compares => {

@@ -20,8 +20,9 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::time;
 
-/// The longest a guest may take to boot. Under nested TCG it takes 80 s, and three times that or more while
-/// other programs use the host's cores. A kernel panic ends QEMU, so it is noticed without waiting that long.
+/// The longest that a guest may take to boot. Under nested TCG it takes 80 s, and three times that or more
+/// while other programs use the host's cores. A kernel panic ends QEMU, so it is noticed without waiting that
+/// long.
 const BOOT_LIMIT: Duration = Duration::from_secs(600);
 
 /// The interval at which QEMU is asked whether it has saved the guest.
@@ -41,7 +42,7 @@ pub enum Error {
     Save {
         /// The reason that QEMU gives.
         reason: String,
-        /// The last lines of output, of QEMU and of the command that it saves through.
+        /// The last lines of output, of QEMU and of the command through which it saves.
         lines: Vec<String>,
     },
 }
@@ -69,8 +70,8 @@ impl SavedGuest {
         self.0.as_ref() == Some(&machine::command(machine, Role::Boot).args)
     }
 
-    /// Waits until the guest of a QEMU in [`machine::Role::Boot`] has booted, and saves it over any guest
-    /// saved before. Afterwards the guest is stopped, and its QEMU should be killed.
+    /// Waits until the guest of a QEMU in [`machine::Role::Boot`] has booted, and saves it, replacing any
+    /// previously saved guest. Afterwards the guest is stopped, and its QEMU should be killed.
     pub async fn save(
         &mut self,
         node: &Node,

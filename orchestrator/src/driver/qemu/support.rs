@@ -1,7 +1,8 @@
-//! What a QEMU can do in a migration: which capabilities and parameters it has, and which it takes together.
+//! What a QEMU can do in a migration: which capabilities and parameters it has, and which it accepts
+//! together.
 //!
-//! All of this is asked of QEMU by command, and nothing is concluded from its version: a distribution may
-//! build it without a codec, and a host may lack what a capability needs.
+//! All of this is found out by asking QEMU, not by looking at its version: a distribution may build QEMU
+//! without a codec, and a host may lack what a capability needs.
 
 use super::{
     parameters::{Parameters, capability},
@@ -14,7 +15,8 @@ use std::collections::HashMap;
 pub(super) struct Support {
     /// The names of all capabilities.
     capabilities: Vec<String>,
-    /// The parameters, each with the words that it may be; without words it may be a number, a flag or text.
+    /// The parameters, each with the words that it accepts; without words, it may be a number, a flag or
+    /// text.
     parameters: HashMap<String, Vec<String>>,
     /// The kinds of addresses that a guest can migrate to; none if QEMU does not list them.
     addresses: Vec<String>,
@@ -60,7 +62,7 @@ impl Support {
     }
 
     /// Returns why this QEMU would not begin a migration with these capabilities and parameters, as a clause
-    /// about QEMU. Returns nothing if it accepts them. What it was told before is forgotten.
+    /// about QEMU. Returns nothing if it accepts them. Its previous settings are discarded.
     pub(super) async fn refusal(
         &self,
         monitor: &qmp::Client,
@@ -87,7 +89,7 @@ impl Support {
     }
 }
 
-/// Returns the parameters that can be set according to QEMU's schema, with the words that each may be.
+/// Returns the parameters that can be set according to QEMU's schema, with the words that each accepts.
 fn parameters(schema: &[Value]) -> HashMap<String, Vec<String>> {
     let named = |name: &Value| schema.iter().find(|entry| entry["name"] == *name);
     let members = |entry: Option<&Value>| entry.and_then(|entry| entry["members"].as_array()).cloned();
@@ -122,7 +124,7 @@ fn addresses(schema: &[Value]) -> Vec<String> {
 mod tests {
     use super::*;
 
-    /// Returns a QEMU that lacks most.
+    /// Returns a QEMU that lacks most features.
     fn small() -> Support {
         let schema = json!([
             { "name": "migrate-set-parameters", "meta-type": "command", "arg-type": "7" },

@@ -1,8 +1,9 @@
 //! Certificates for encrypted migrations.
 //!
-//! They are made for one use: an authority, and one certificate that it has signed for each end. Its key is
-//! forgotten at once. The ends show each other their certificates, and accept no others. The files are in the
-//! private directory of each end's node, where only QEMU's user can read them, and vanish with it.
+//! They are made for a single use: an authority, and one certificate for each end that the authority has
+//! signed. The authority's key is discarded immediately. The ends show each other their certificates, and
+//! accept no others. The files are in the private directory of each end's node, where only QEMU's user can
+//! read them, and vanish with that directory.
 
 use super::{confinement::Confinement, qmp};
 use crate::{
@@ -18,7 +19,7 @@ use serde_json::json;
 /// The identifier of the credentials in QEMU.
 pub(super) const CREDENTIALS: &str = "migration";
 
-/// The name in the certificate of the destination, which the source compares.
+/// The name in the destination's certificate, which the source checks.
 pub(super) const HOST_NAME: &str = "destination";
 
 /// The folder of the files, in a node's private directory.
@@ -59,7 +60,7 @@ impl Certificates {
         let signed = |name: &str, purpose| -> Result<[String; 2], Error> {
             let key = KeyPair::generate()?;
             let mut end = named(name)?;
-            // QEMU wants both, although TLS 1.3 has no use for the second.
+            // QEMU requires both, although TLS 1.3 has no use for the second.
             end.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
             end.extended_key_usages = vec![purpose];
             Ok([end.signed_by(&key, &issuer)?.pem(), key.serialize_pem()])
@@ -71,7 +72,8 @@ impl Certificates {
         })
     }
 
-    /// Gives a QEMU its certificate and its key. `monitor` is the QEMU's at this end, on this node.
+    /// Gives a QEMU its certificate and its key. `monitor` is the monitor of the QEMU at this end, on this
+    /// node.
     pub(super) async fn give_to(
         &self,
         end: End,

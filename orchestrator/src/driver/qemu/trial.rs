@@ -1,9 +1,9 @@
-//! A trial of a guest machine: starts a QEMU with it and without a guest, to find out what the host cannot
-//! do.
+//! A trial of a guest machine: starts a QEMU with the machine but without a guest, to find out what the host
+//! cannot do.
 //!
 //! Only QEMU knows which CPU models it has, which of them an accelerator can run, and how much memory it gets
 //! from the kernel. So a QEMU is started with exactly the machine of an attempt, but its CPUs stay stopped
-//! (`-S`), and the memory untouched. That takes a quarter of a second.
+//! (`-S`), and its memory untouched. That takes a quarter of a second.
 
 use super::{
     machine::{GuestMachine, QEMU, Role},
@@ -19,12 +19,12 @@ use serde_json::{Value, json};
 use std::path::Path;
 use stressor::workload::PageSize;
 
-/// What a guest's CPU has, according to QEMU.
+/// The features of a guest's CPU, according to QEMU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CpuFeatures {
-    /// Whether it has pages of 2 MiB.
+    /// Whether the CPU supports pages of 2 MiB.
     pub pages_2m: bool,
-    /// Whether it has pages of 1 GiB.
+    /// Whether the CPU supports pages of 1 GiB.
     pub pages_1g: bool,
 }
 
@@ -42,7 +42,7 @@ impl CpuFeatures {
 /// The result of a trial.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// QEMU can make the machine, and this is its CPU.
+    /// QEMU can create the machine, and these are the features of its CPU.
     Possible(CpuFeatures),
     /// QEMU refuses the machine, for this reason.
     Refused(String),
@@ -81,8 +81,8 @@ pub async fn machine_types(
         .map_err(|error| refused(&error).unwrap_or_else(|| error.to_string()))
 }
 
-/// Tries migrations of a machine with these capabilities and parameters, at one end. Returns for each why
-/// QEMU does not make it, as a clause about QEMU, or nothing if it does.
+/// Tries migrations of a machine with these capabilities and parameters, at one end. Returns, for each, why
+/// QEMU refuses it, as a clause about QEMU, or nothing if it accepts it.
 ///
 /// # Errors
 ///
@@ -117,7 +117,7 @@ pub async fn try_migrations(
     run(node, machine, role, log, ask).await
 }
 
-/// Returns why QEMU does not accept certificates at an end, if it does not.
+/// Returns why QEMU does not accept certificates at an end; nothing if it does.
 async fn refuses_tls(
     node: &Compute,
     end: End,
@@ -134,7 +134,7 @@ async fn refuses_tls(
     }
 }
 
-/// Starts a QEMU with a machine, asks its monitor something, and kills it.
+/// Starts a QEMU with a machine, asks its monitor a question, and kills it.
 async fn run<T>(
     node: &Compute,
     machine: &GuestMachine,
@@ -153,7 +153,7 @@ async fn run<T>(
     answer
 }
 
-/// Returns what an error says about the machine: QEMU refuses it if it exits by itself.
+/// Returns what an error says about the machine: a QEMU that exits on its own refuses it.
 fn verdict_on(error: &process::Error) -> Verdict {
     refused(error).map_or_else(|| Verdict::Unknown(error.to_string()), Verdict::Refused)
 }
@@ -166,7 +166,7 @@ fn refused(error: &process::Error) -> Option<String> {
     }
 }
 
-/// Returns QEMU's last words without its name and without warnings, which are about something else.
+/// Returns QEMU's last words without its name, and without warnings, which have other causes.
 fn refusal(lines: &[String]) -> String {
     let told: Vec<&str> = lines
         .iter()

@@ -1,10 +1,10 @@
-//! What to do about a failure on another host. The cause is in what `ssh`, `sudo` and the programs there
-//! print, in the locale `C`.
+//! What to do about a failure on another host. The cause is found in the output of `ssh`, `sudo` and the
+//! programs on that host, in the locale `C`.
 
 use super::inventory::Become;
 use crate::{finding::StorageProblem, host::Mount};
 
-/// The remedy if the first words of an `ssh` that fails are known.
+/// The words that a failing `ssh` prints, and the remedy. The first entry that fits counts.
 const SSH: [(&[&str], &str); 16] = [
     (
         &["Could not resolve hostname", "Name or service not known", "Temporary failure in name resolution"],
@@ -56,14 +56,14 @@ const SSH: [(&[&str], &str); 16] = [
 ];
 
 /// Returns what to do if a host cannot be reached, from the output of `ssh`. `login` is a command that has to
-/// work.
+/// succeed.
 pub(crate) fn reach_remedy(output: &str, login: &str) -> String {
     let known = SSH.iter().find(|(signs, _)| signs.iter().any(|sign| output.contains(sign)));
     let must_work = format!("`{login}` has to work without asking for anything");
     known.map_or(must_work.clone(), |(_, fix)| format!("{fix}; {must_work}"))
 }
 
-/// What another directory is named by, as a remedy.
+/// Returns advice to use a different directory, as a remedy.
 pub(crate) fn another_directory(named_in_inventory: bool) -> &'static str {
     if named_in_inventory {
         "set `images` in the inventory to another directory"
@@ -72,7 +72,8 @@ pub(crate) fn another_directory(named_in_inventory: bool) -> &'static str {
     }
 }
 
-/// Returns what to do if a file cannot be put on a host, from the output there; `None` if it does not tell.
+/// Returns what to do if a file cannot be stored on a host, from the output there; `None` if the output does
+/// not show it.
 pub(crate) fn upload_remedy(output: &str, otherwise: &str) -> Option<String> {
     if output.contains(NO_HOME) {
         return Some(format!("create the home directory there, or {otherwise}"));
@@ -86,16 +87,16 @@ pub(crate) fn upload_remedy(output: &str, otherwise: &str) -> Option<String> {
     Some(StorageProblem::in_text(output)?.remedy("the user who logs in", otherwise))
 }
 
-/// What a host prints if it cannot check files.
+/// The message of a host that cannot check files.
 pub(super) const NO_SHA256SUM: &str = "sha256sum is not installed there";
 
-/// What a host prints if the program there is not the one that was uploaded.
+/// The message of a host on which the program is not the uploaded one.
 pub(super) const CHANGED: &str = "has changed since it was uploaded";
 
 /// What a host prints if the home directory is missing.
 pub(super) const NO_HOME: &str = "is the home directory, but does not exist";
 
-/// What a host prints if a directory is another user's.
+/// The message of a host on which a directory belongs to another user.
 pub(super) const FOREIGN: &str = "does not belong to the user who logs in";
 
 /// What a host prints if the login user is not root although the inventory says so.
@@ -140,7 +141,7 @@ pub(crate) fn exec_remedy(output: &str, path: &str, mounts: &str) -> String {
     format!("`{path} --version` has to work there")
 }
 
-/// What `sudo` prints if it refuses, and what to do. The first that fits counts.
+/// The words that `sudo` prints if it refuses, and what to do. The first entry that fits counts.
 const SUDO: [(&[&str], &str); 9] = [
     (
         &["sudo: not found", "sudo: command not found", "sudo: No such file", "Unknown command: sudo"],
@@ -188,7 +189,7 @@ const SUDO: [(&[&str], &str); 9] = [
 /// Returns what to do if a node does not start as root on a host, from the output there; `None` if the
 /// program could not be executed, which [`exec_remedy`] explains.
 pub(crate) fn root_remedy(output: &str, how: Become) -> Option<String> {
-    // A warning, with which sudo works.
+    // A warning that does not keep sudo from working.
     let told: Vec<&str> = output.lines().filter(|line| !line.contains("unable to resolve host")).collect();
     let told = told.join("\n");
     if told.contains(CHANGED) {

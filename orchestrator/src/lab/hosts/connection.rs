@@ -1,17 +1,17 @@
-//! One connection per host, which all exchanges with it share.
+//! One connection per host, shared by all exchanges with it.
 //!
 //! The first exchange opens the connection: an `ssh` that listens on a socket in a private directory
-//! (`ControlMaster`). The `ssh` of each exchange then takes a session of that connection, which needs no
-//! handshake and asks nobody. If the user has opened such a connection before, as `ssh -O check` knows, it is
-//! used instead.
+//! (`ControlMaster`). The `ssh` of each exchange then takes a session of that connection, which needs neither
+//! a handshake nor a prompt. If the user has already opened such a connection, which `ssh -O check` finds
+//! out, it is used instead.
 //!
-//! No `ssh` can ask the user anything: it has no controlling terminal, and no program that shows a dialog.
-//! This also holds for the `ssh` that it starts for a jump host. If the host has not let the user in after
+//! No `ssh` can prompt the user: it has no controlling terminal, and no program that shows a dialog. This
+//! also holds for the `ssh` that it starts for a jump host. If the host has not let the user in after
 //! [`CONNECT_LIMIT`], the whole session of the `ssh` is killed.
 //!
-//! The connection ends with this value, and with this process, however that ends. A shell that leads the
-//! session sees to that: when the kernel tells it that this process has ended, it removes the directory and
-//! kills all that it has started.
+//! The connection ends with this value, and with this process, however the process ends. A shell that leads
+//! the session ensures that: when the kernel signals that this process has ended, it removes the directory
+//! and kills everything that it has started.
 
 use super::ssh::HostAccess;
 use crate::{process_tree, sys};
@@ -37,19 +37,19 @@ use tokio::{
 /// The time limit for a host to let the user in, from the start of the first `ssh`.
 const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 
-/// The time limit for an `ssh` that asks no host.
+/// The time limit for an `ssh` that does not contact a host.
 const LOCAL_LIMIT: Duration = Duration::from_secs(10);
 
-/// The interval at which the socket of a new connection is looked for.
+/// The interval between checks for the socket of a new connection.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// How long to wait for the rest of what an `ssh` says when it has ended.
+/// How long to wait for the rest of an `ssh`'s messages after it has ended.
 const STDERR_GRACE: Duration = Duration::from_secs(1);
 
-/// The maximum length of what an `ssh` says, in bytes. The rest is dropped.
+/// The maximum length of an `ssh`'s messages, in bytes. The rest is dropped.
 const MAX_STDERR_BYTES: usize = 64 << 10;
 
-/// The number of last lines that are the reason of a failure. The warning about a changed host key has
+/// The number of last lines that make up the reason of a failure. The warning about a changed host key has
 /// thirteen.
 const REASON_LINES: usize = 13;
 
@@ -57,8 +57,8 @@ const REASON_LINES: usize = 13;
 /// must have fewer than 108 bytes.
 const MAX_FOLDER_BYTES: usize = 64;
 
-/// Runs `ssh` with the arguments, and removes the directory `$0` at the end, also if it is itself told to
-/// end. The path of `ssh` tells its process apart from the `ssh` of an exchange.
+/// Runs `ssh` with the arguments, and removes the directory `$0` at the end, even if the shell itself is
+/// terminated. The path of `ssh` distinguishes its process from the `ssh` of an exchange.
 const LEADER: &str = "trap 'rm -rf \"$0\"; kill -KILL 0' TERM; \
                       if ! ssh=$(command -v ssh); then echo 'ssh is not installed' >&2; exit 127; fi; \
                       \"$ssh\" \"$@\" & wait $!; status=$?; rm -rf \"$0\"; exit $status";
@@ -66,9 +66,9 @@ const LEADER: &str = "trap 'rm -rf \"$0\"; kill -KILL 0' TERM; \
 /// A connection to a host.
 #[derive(Debug)]
 pub(super) enum Connection {
-    /// One that this process has opened.
+    /// A connection that this process has opened.
     Own(Box<Master>),
-    /// One that the user has opened before. `ssh` finds it through the user's configuration.
+    /// A connection that the user has opened. `ssh` finds it through the user's configuration.
     Users,
 }
 
@@ -77,7 +77,7 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// The reason, with the last lines that `ssh` has said and the way that the connection takes.
+    /// The reason, with the last lines that `ssh` has printed and the route that the connection takes.
     pub(super) async fn open(access: &HostAccess, host: &str) -> Result<Self, String> {
         let deadline = Instant::now() + CONNECT_LIMIT;
         let mut check = access.ssh();
@@ -88,7 +88,7 @@ impl Connection {
         }
         match Master::open(access, host, deadline).await {
             Ok(master) => Ok(Self::Own(Box::new(master))),
-            // A command in the user's configuration hangs, and would again.
+            // A command in the user's configuration hangs, and would hang again.
             Err(reason) if checked.is_err_and(|error| error.kind() == io::ErrorKind::TimedOut) => Err(reason),
             Err(reason) => Err(reason + &way(access, host).await),
         }
@@ -112,7 +112,7 @@ impl Connection {
     }
 
     /// Returns the arguments that keep an `ssh` from opening a connection of its own if it cannot use this
-    /// one: on the user's terminal, that of a jump host could ask.
+    /// one: on the user's terminal, the `ssh` of a jump host could prompt.
     pub(super) fn only(&self) -> &[&str] {
         match self {
             Self::Own(_) => &["-o", "ProxyCommand=false"],
@@ -172,7 +172,7 @@ impl Drop for Master {
     }
 }
 
-/// What a program says on standard error, collected while it runs.
+/// The standard error of a program, collected while it runs.
 struct Collected {
     text: Arc<Mutex<Vec<u8>>>,
     reader: tokio::task::JoinHandle<()>,
@@ -201,14 +201,14 @@ impl Collected {
     }
 }
 
-/// Returns the last [`REASON_LINES`] lines of a text that are not empty: a banner of the host may come before
-/// the reason.
+/// Returns the last [`REASON_LINES`] lines of a text that are not empty: a banner of the host may precede the
+/// reason.
 pub(super) fn last_lines(text: &str) -> String {
     let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
     lines[lines.len().saturating_sub(REASON_LINES)..].join("\n")
 }
 
-/// Creates a private directory for a socket, whose path is short, and means itself to `ssh`.
+/// Creates a private directory for a socket, with a short path that `ssh` does not expand.
 fn socket_folder() -> io::Result<TempDir> {
     let plain = |path: &Path| {
         let bytes = path.as_os_str().as_encoded_bytes();
@@ -227,7 +227,7 @@ fn socket_folder() -> io::Result<TempDir> {
     made
 }
 
-/// Makes sure that a command can ask the user nothing. It gets `signal` when this process ends.
+/// Ensures that a command cannot prompt the user. It gets `signal` when this process ends.
 pub(super) fn unattended(command: &mut process::Command, signal: Signal) {
     for variable in ["DISPLAY", "WAYLAND_DISPLAY", "SSH_ASKPASS"] {
         command.env_remove(variable);
@@ -236,7 +236,7 @@ pub(super) fn unattended(command: &mut process::Command, signal: Signal) {
     sys::start_unattended(command, signal);
 }
 
-/// Runs an `ssh` that asks no host.
+/// Runs an `ssh` that does not contact a host.
 async fn output(mut command: process::Command, limit: Duration) -> io::Result<Output> {
     unattended(&mut command, Signal::SIGKILL);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -250,7 +250,7 @@ async fn output(mut command: process::Command, limit: Duration) -> io::Result<Ou
 }
 
 /// Returns the jump hosts or the command through which `ssh` reaches a host, as the end of a message. Returns
-/// an empty text if there are none.
+/// an empty text if it reaches the host directly.
 async fn way(access: &HostAccess, host: &str) -> String {
     let mut settings = access.ssh();
     settings.args(["-G", "--"]).arg(host);
@@ -260,7 +260,7 @@ async fn way(access: &HostAccess, host: &str) -> String {
     }
 }
 
-/// Returns the way that the settings, as `ssh -G` prints them, describe. See [`way`].
+/// Returns the route that the settings printed by `ssh -G` describe. See [`way`].
 fn described_way(settings: &str) -> String {
     let value = |name: &str| settings.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     let used = |name: &str| value(name).filter(|value| *value != "none");
@@ -269,7 +269,7 @@ fn described_way(settings: &str) -> String {
             Some((first, _)) => ("hosts", first),
             None => ("host", jump),
         };
-        // Only in this form does `ssh` take a port.
+        // Only in this form does `ssh` accept a port.
         let scheme = if first.contains(':') && !first.contains("://") { "ssh://" } else { "" };
         return format!(
             "; the connection goes through the jump {hosts} {jump}: `ssh {scheme}{first} true` has to work \

@@ -54,8 +54,8 @@ impl TryFrom<String> for HostPath {
     }
 }
 
-/// Checks that a text of an inventory is not empty and contains no control characters. `what` it is follows
-/// "is not" in the error.
+/// Checks that a text of an inventory is not empty and contains no control characters. `what` says what the
+/// text must be, and follows "is not" in the error.
 pub(super) fn check_text(what: &str, text: &str) -> Result<(), String> {
     if text.is_empty() {
         return Err(format!("it is empty, which is not {what}; leave it out, or give it a value"));

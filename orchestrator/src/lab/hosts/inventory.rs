@@ -101,7 +101,7 @@ pub enum Become {
 
 impl Inventory {
     /// Reads and validates an inventory, from standard input if the path is `-`. Resolves `ssh_config`
-    /// relative to the inventory's folder, and checks that the file is there.
+    /// relative to the inventory's folder, and checks that the file exists.
     pub fn read(path: &Path) -> Result<Self, Error> {
         let (text, path) = input::read(path);
         let text = text.map_err(|source| Error::Read { path: path.clone(), source })?;
@@ -173,7 +173,7 @@ impl Inventory {
     }
 }
 
-/// The longest name that an interface can have, alternative names included (`ALTIFNAMSIZ`), in bytes.
+/// The longest name that an interface can have, including alternative names (`ALTIFNAMSIZ`), in bytes.
 const INTERFACE_BYTES: usize = 127;
 
 /// Checks that an interface can have this name.
@@ -191,7 +191,7 @@ fn check_interface(name: &str) -> Result<(), String> {
 ///
 /// # Errors
 ///
-/// The problem as text if there is no such file.
+/// The problem as text if the file does not exist.
 fn find_ssh_config(folder: &Path, config: &Path) -> Result<PathBuf, String> {
     let text = config.to_string_lossy();
     let path = match (config.strip_prefix("~"), env::var_os("HOME")) {

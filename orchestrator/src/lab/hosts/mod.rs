@@ -1,8 +1,9 @@
 //! Labs on other hosts: the hosts that an [`inventory`] names, reached through [`ssh`], or the machines of a
 //! Vagrantfile ([`vagrant`]).
 //!
-//! `connection` opens the one connection to each host, `shell` gets commands through its login shell, and
-//! [`session`] runs a program of the user there. [`uploads`] removes old files that were uploaded to hosts.
+//! `connection` opens the single connection to each host, `shell` passes commands through its login shell,
+//! and [`session`] runs one of the user's programs there. [`uploads`] removes old files that were uploaded to
+//! hosts.
 
 pub(crate) mod cause;
 mod connection;

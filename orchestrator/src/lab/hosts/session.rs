@@ -1,8 +1,9 @@
-//! A program of the user on a host, with this process's standard streams, through the login shell there.
+//! Runs one of the user's programs on a host, with this process's standard streams, through the login shell
+//! there.
 //!
-//! What the program writes is passed on, without what start-up files of the login shell print before it. On a
-//! terminal, the `ssh` has that of this process as its standard input. Otherwise the program gets this
-//! process's standard input from when it runs, so that no start-up file takes anything of it.
+//! The program's output is forwarded, without the preceding output of the login shell's start-up files. On a
+//! terminal, the terminal of this process is the standard input of `ssh`. Otherwise the program gets this
+//! process's standard input only once it runs, so that no start-up file reads any of it.
 
 use super::{
     shell::{MAX_GREETING_BYTES, is_marker, shown},
@@ -23,7 +24,7 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-/// The maximum number of bytes to pass on at once.
+/// The maximum number of bytes to forward in one step.
 const CHUNK: usize = 16 << 10;
 
 /// A session on a host, ready to be started.
@@ -38,7 +39,7 @@ pub struct HostSession<'a> {
 }
 
 impl HostSession<'_> {
-    /// Runs the program and passes its output on. Returns the exit status of `ssh`, which is that of the
+    /// Runs the program and forwards its output. Returns the exit status of `ssh`, which is that of the
     /// program, once it has ended.
     ///
     /// # Errors
@@ -61,7 +62,7 @@ impl HostSession<'_> {
             Ok(()) => feed(&mut child),
             Err(RecvTimeoutError::Disconnected) => drop(child.stdin.take()),
             Err(RecvTimeoutError::Timeout) => {
-                // It restores the terminal. The session on the host may go on.
+                // It restores the terminal. The session on the host may continue.
                 let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
                 child.wait().map_err(failed)?;
                 return Err(host.not_run_in_time(""));
@@ -79,8 +80,8 @@ impl HostSession<'_> {
     }
 }
 
-/// Standard output for lines that end with `\r\n`, as those of a program on a terminal do. When `ssh` has
-/// ended, some may be left to be written to this process's terminal, which then adds `\r` itself.
+/// Standard output for lines that end with `\r\n`, like those of a program on a terminal. When `ssh` has
+/// ended, some of them may still have to be written to this process's terminal, which then adds `\r` itself.
 struct TerminalOutput(Stdout);
 
 impl Write for TerminalOutput {
@@ -109,8 +110,8 @@ fn without_returns(text: &[u8]) -> Vec<u8> {
     lines.iter().enumerate().map(line).collect::<Vec<_>>().join(&b'\n')
 }
 
-/// Passes on what comes after the marker, on a thread of its own, until the input ends or nobody reads the
-/// output any more. Tells `begun` when the marker has come. The thread returns what came before.
+/// Forwards what follows the marker, on a thread of its own, until the input ends or the output is no longer
+/// read. Notifies `begun` when the marker has arrived. The thread returns what preceded the marker.
 fn pass_on(
     input: impl Read + Send + 'static,
     mut output: impl Write + Send + 'static,
@@ -147,10 +148,10 @@ fn pass_on(
 }
 
 /// Gives a program this process's standard input, on a thread that lives as long as this process. The program
-/// has a terminal if its input is no pipe.
+/// has a terminal if its input is not a pipe.
 fn feed(program: &mut Child) {
     if let Some(mut input) = program.stdin.take() {
-        // A program that reads no more is no error.
+        // It is not an error if the program stops reading.
         thread::spawn(move || io::copy(&mut io::stdin().lock(), &mut input));
     }
 }

@@ -1,8 +1,8 @@
 //! How commands are sent through a login shell, which may be any program and may print anything.
 //!
-//! `sshd` gives every command to the user's login shell as one text. The text sent here means the same in
-//! bash, dash, zsh, fish, tcsh, ksh and `busybox sh`: words in single quotes, without the characters that any
-//! of them changes there. `printf` decodes the script and `/bin/sh` runs it:
+//! `sshd` passes every command to the user's login shell as a single text. The text sent here means the same
+//! in bash, dash, zsh, fish, tcsh, ksh and `busybox sh`: words in single quotes, without the characters that
+//! any of them changes there. `printf` decodes the script and `/bin/sh` runs it:
 //!
 //! ```text
 //! exec /bin/sh -c 'eval "$(printf %b "$0")"' 'echo \0047it is here\0047'
@@ -10,7 +10,7 @@
 //!
 //! Start-up files such as `.bashrc` may print, and so may whatever runs after the script. Standard output and
 //! standard error of the script begin after a line that consists of a random marker. If the script's output
-//! is read as a whole, they also end before such a line, which has the exit status on standard output.
+//! is read as a whole, they also end before such a line, which contains the exit status on standard output.
 //! Nothing is written to the script's standard input before the marker has arrived, so that no start-up file
 //! can take it.
 
@@ -23,7 +23,8 @@ use std::{
 };
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
 
-/// The maximum length of a text for the login shell, in bytes: Linux passes no longer argument to a program.
+/// The maximum length of a text for the login shell, in bytes: Linux does not pass longer arguments to a
+/// program.
 pub(super) const MAX_TEXT_BYTES: usize = (128 << 10) - 1;
 
 /// The maximum length of what start-up files print, in bytes.
@@ -49,7 +50,7 @@ impl RemoteScript {
         Self { text: encode(whole.as_bytes()), marker }
     }
 
-    /// Encodes a script whose output is passed on while it runs.
+    /// Encodes a script whose output is forwarded while it runs.
     pub(super) fn streaming(script: &[u8]) -> Self {
         Self::marked("echo >&2; echo MARKER >&2; echo; echo MARKER; ", script)
     }
@@ -85,8 +86,9 @@ fn encode(script: &[u8]) -> OsString {
     OsString::from_vec(text)
 }
 
-/// Reads an output up to and including the marker, and appends what comes before to `greeting`. Returns
-/// whether the marker has come. If not, the output has ended, or has [`MAX_GREETING_BYTES`] without it.
+/// Reads an output up to and including the marker, and appends what precedes the marker to `greeting`.
+/// Returns whether the marker has arrived. If not, the output has ended, or has [`MAX_GREETING_BYTES`]
+/// without it.
 pub(super) async fn read_greeting(
     output: &mut (impl AsyncBufRead + Unpin),
     marker: &str,

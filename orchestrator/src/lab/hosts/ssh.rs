@@ -1,24 +1,22 @@
-//! A lab of hosts that are reached through the system's `ssh`, so its configuration, agents and jump hosts
-//! work.
+//! A lab of hosts reached through the system's `ssh`, so its configuration, agents and jump hosts work.
 //!
-//! All exchanges with a host share one connection (`connection`), which asks the user nothing. Each runs a
-//! script in `sh`, whatever the login shell is and prints (`shell`).
+//! All exchanges with a host share one connection (`connection`), which never prompts the user. Each exchange
+//! runs a script in `sh`, whatever the login shell is and prints (`shell`).
 //!
 //! The files that a host needs are uploaded once, into a directory there, named by the SHA-256 of their
 //! content: this program, and on the compute hosts the guest's kernel and initramfs. Then this program is
 //! started there as root, as a node, and talks to the orchestrator through the SSH session. Nothing else is
 //! installed, and nothing listens on a port.
 //!
-//! A file is never trusted by its name. This program is run as root only from a directory in which nobody
-//! but the login user can write, and its digest is checked each time before it runs. The guest's files may be
-//! in a directory that others write to: the node copies them, checks the copies, and gives QEMU those
-//! ([`crate::node::protocol::Call::TakeUpload`]). Old uploads are removed ([`super::uploads`]).
-//! A node creates its own interfaces on top of the host's
-//! ([`crate::node::server::host`]), in a network namespace that ends with the node; the host's interfaces and
-//! addresses are not changed.
+//! A file is never trusted by its name. This program is run as root only from a directory in which only the
+//! login user can write, and its digest is checked each time before it runs. The guest's files may be in a
+//! directory that others write to: the node copies them, checks the copies, and gives QEMU the copies
+//! ([`crate::node::protocol::Call::TakeUpload`]). Old uploads are removed ([`super::uploads`]). A node
+//! creates its own interfaces on top of the host's ([`crate::node::server::host`]), in a network namespace
+//! that ends with the node; the host's interfaces and addresses are not changed.
 //!
-//! When the session ends, for whatever reason, the node and everything it started end. A dead connection ends
-//! nothing by itself, so both ends notice the other's silence ([`crate::node::alive`]).
+//! When the session ends, for whatever reason, the node and everything it started end. A dead connection does
+//! not end anything by itself, so each end watches for the other's silence ([`crate::node::alive`]).
 
 use super::{
     cause::{self, CHANGED, FOREIGN, NO_HOME, NO_SHA256SUM, NOT_ROOT},
@@ -74,7 +72,7 @@ use tokio::{
 
 /// The options of `ssh`: never prompt, and time out early. It asks every two seconds whether the host is
 /// alive, so that the orchestrator sees its answers ([`Carrier`]), and gives up after a minute: it must not
-/// be less patient than the orchestrator ([`crate::node::alive::MOST_PATIENCE`]).
+/// give up earlier than the orchestrator ([`crate::node::alive::MOST_PATIENCE`]).
 const SSH_OPTIONS: [&str; 5] = [
     "BatchMode=yes",
     "ConnectTimeout=10",
@@ -83,8 +81,8 @@ const SSH_OPTIONS: [&str; 5] = [
     "ClearAllForwardings=yes",
 ];
 
-/// The options of `ssh` that make every session run this program's script and nothing else, and say why it
-/// fails, whatever the user's configuration has for interactive sessions.
+/// The options of `ssh` that make every session run this program's script and nothing else, and print why it
+/// fails, whatever the user's configuration sets for interactive sessions.
 const SCRIPT_OPTIONS: [&str; 3] = ["RemoteCommand=none", "PermitLocalCommand=no", "LogLevel=INFO"];
 
 /// The time limit for the login shell of a host to run a script, once the host has let the user in.
@@ -98,10 +96,10 @@ const SCRIPT_LIMIT: Duration = Duration::from_secs(120);
 /// for an `ssh` to exit after that. Start-up files may redirect standard error, or leave programs behind.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// The exit code of an `ssh` that fails itself.
+/// The exit code of an `ssh` that itself fails.
 const SSH_FAILED: i32 = 255;
 
-/// The maximum length of what start-up files print in a message, in characters.
+/// The maximum number of characters of the start-up files' output that are shown in a message.
 const MAX_SHOWN_CHARS: usize = 300;
 
 /// The upload directory on a host, as shell words, unless the inventory names another.
@@ -118,7 +116,7 @@ fn needs_home(directory: &str) -> String {
     }
 }
 
-/// Makes sure that nobody but the login user can write in the directory `$d`, from which root runs programs.
+/// Ensures that only the login user can write in the directory `$d`, from which root runs programs.
 fn make_private() -> String {
     format!("if ! test -O \"$d\"; then echo \"$d {FOREIGN}\" >&2; exit 1; fi; chmod go-w \"$d\"; ")
 }
@@ -164,7 +162,7 @@ pub async fn start(SshHosts { inventory, access }: &SshHosts, guest: &GuestFiles
         compute.set_up(&compute.shaped).await?;
         Ok::<_, Error>((compute, process))
     };
-    // In parallel: each takes several SSH round trips, and a slow host takes seconds for one.
+    // In parallel: each takes several SSH round trips, and a slow host may take seconds for each.
     let (controller, source, destination) = tokio::join!(
         controller,
         compute(End::Source, "compute1", &inventory.compute1),
@@ -219,7 +217,7 @@ pub struct HostAccess {
     pub(super) contacts: Contacts,
 }
 
-/// What there is of each host that has been contacted, by its name for ssh.
+/// What is known about each contacted host, by its name for ssh.
 #[derive(Debug, Default)]
 pub(super) struct Contacts {
     connections: Mutex<HashMap<String, Arc<OnceCell<Arc<Connection>>>>>,
@@ -250,7 +248,7 @@ impl HostAccess {
         SshHost { access: self, name }
     }
 
-    /// Returns what the login shells of the hosts have printed before they ran anything, as one message for
+    /// Returns what the login shells of the hosts have printed before running anything, as one message for
     /// each host.
     pub(crate) fn greetings(&self) -> Vec<String> {
         let greetings = self.contacts.greetings.lock().unwrap();
@@ -321,14 +319,14 @@ impl<'a> SshHost<'a> {
         Error::Host { host: self.name.into(), reason: reason.into(), remedy: None }
     }
 
-    /// Returns the error for a connection that `ssh` cannot open or has lost, with the remedy for what it
-    /// says.
+    /// Returns the error for a connection that `ssh` cannot open or has lost, with the remedy for what `ssh`
+    /// has printed.
     fn not_reached(&self, reason: String, said: &str) -> Error {
         let remedy = Some(cause::reach_remedy(said, &self.login_command()));
         Error::Host { host: self.name.into(), reason, remedy }
     }
 
-    /// Returns a command that has to work if the host can be reached.
+    /// Returns a command that must succeed if the host can be reached.
     pub(crate) fn login_command(&self) -> String {
         let config = match &self.access.config {
             None => String::new(),
@@ -338,7 +336,7 @@ impl<'a> SshHost<'a> {
         format!("ssh {config}{} true", self.name)
     }
 
-    /// Returns the connection to the host, opened if there is none.
+    /// Returns the connection to the host, opening it if necessary.
     async fn connect(&self) -> Result<Arc<Connection>, Error> {
         let cell = {
             let mut connections = self.access.contacts.connections.lock().unwrap();
@@ -368,8 +366,8 @@ impl<'a> SshHost<'a> {
     }
 
     /// Starts a script on the host, with pipes for the standard streams, and waits until the host runs it.
-    /// What the script writes is then all that the pipes have. If `input` is false, standard input is empty
-    /// from the beginning.
+    /// From then on, the pipes carry only what the script writes. If `input` is false, standard input is
+    /// empty from the beginning.
     ///
     /// # Errors
     ///
@@ -397,7 +395,7 @@ impl<'a> SshHost<'a> {
             ))),
             Ok(false) => {
                 drop(child.stdin.take());
-                // It has closed its standard output, and may be about to exit.
+                // The login shell has closed its standard output, and may be about to exit.
                 let status = time::timeout(GRACE, child.wait()).await.ok().and_then(Result::ok);
                 self.greeted(&shell::shown(&said));
                 Err(self.not_run(status, &greeting))
@@ -459,7 +457,7 @@ impl<'a> SshHost<'a> {
         let stdin = child.stdin.take();
         let write = async {
             if let Some(mut stdin) = stdin {
-                // If writing fails, the exit status and standard error tell why.
+                // If writing fails, the exit status and standard error show why.
                 let _ = stdin.write_all(input).await;
             }
             future::pending::<Infallible>().await
@@ -515,13 +513,13 @@ impl<'a> SshHost<'a> {
         Err(failed)
     }
 
-    /// Returns whether the file system of a directory, which is a word of a script, has no inodes left.
+    /// Returns whether the file system of a directory, given as a word of a script, has no inodes left.
     async fn has_no_inodes(&self, directory: &str) -> bool {
         let script = format!(
             "d={directory}; while ! test -e \"$d\"; do d=$(dirname \"$d\"); done; df -Pi \"$d\" | tail -n 1"
         );
         let line = self.run_script(&script).await.unwrap_or_default();
-        // A file system without a number of inodes has 0 in total.
+        // A file system without a fixed number of inodes reports 0 in total.
         let mut words = line.split_whitespace().skip(1);
         let (total, _used, free) = (words.next(), words.next(), words.next());
         total != Some("0") && free == Some("0")
@@ -616,8 +614,8 @@ impl<'a> SshHost<'a> {
         format!("sh -c {} {}", shell_word(&script), shell_word(&program.path))
     }
 
-    /// Returns the command, with `; `, that removes old uploads as the login user: on an NFS export, root may
-    /// not be able to.
+    /// Returns the command, followed by `; `, that removes old uploads as the login user: on an NFS export,
+    /// root may not be able to.
     fn prune_command(&self, program: &HostProgram) -> String {
         let path = shell_word(&program.path);
         let mut command = format!("{path} prune-uploads \"$(dirname {path})\"");
@@ -669,7 +667,7 @@ impl<'a> SshHost<'a> {
         let connection = self.connect().await?;
         let mut options = vec![if terminal { "-t" } else { "-T" }];
         if terminal {
-            // It would say that the connection is closed before the last output is shown.
+            // Otherwise it would print that the connection is closed before the last output is shown.
             options.extend(["-o", "LogLevel=ERROR"]);
         }
         options.extend(connection.only());
@@ -678,8 +676,8 @@ impl<'a> SshHost<'a> {
     }
 }
 
-/// Reads the standard output and the standard error of a process up to the marker, and keeps what comes
-/// before. Returns whether the marker has come on standard output.
+/// Reads the standard output and the standard error of a process up to the marker, and keeps what precedes
+/// it. Returns whether the marker has arrived on standard output.
 async fn read_greetings(
     process: &mut Child,
     marker: &str,
@@ -687,7 +685,7 @@ async fn read_greetings(
     complained: &mut Vec<u8>,
 ) -> bool {
     let (Some(stdout), Some(stderr)) = (process.stdout.take(), process.stderr.take()) else { return false };
-    // No buffers: what follows the marker is for others to read.
+    // No buffers, because others read what follows the marker.
     let (mut stdout, mut stderr) = (BufReader::with_capacity(1, stdout), BufReader::with_capacity(1, stderr));
     let arrived = {
         let on_stdout = shell::read_greeting(&mut stdout, marker, said);
@@ -699,7 +697,7 @@ async fn read_greetings(
 }
 
 /// Reads the answers of a process on standard output and standard error: see [`shell::read_answer`]. Returns
-/// the end of the former.
+/// what follows the last marker on standard output.
 async fn read_answers(
     process: &mut Child,
     marker: &str,
@@ -714,8 +712,8 @@ async fn read_answers(
     until_stdout(on_stdout, shell::read_answer(&mut stderr, marker, reason)).await
 }
 
-/// Reads standard output and standard error together, because a process waits as long as one of its pipes is
-/// full. Returns the result of the former; the latter then has [`GRACE`] left.
+/// Reads standard output and standard error together, because a process waits while one of its pipes is full.
+/// Returns the result for standard output; standard error then has [`GRACE`] left.
 async fn until_stdout<T>(on_stdout: impl Future<Output = T>, on_stderr: impl Future) -> T {
     match future::select(pin!(on_stdout), pin!(on_stderr)).await {
         Either::Left((result, on_stderr)) => {
@@ -726,12 +724,12 @@ async fn until_stdout<T>(on_stdout: impl Future<Output = T>, on_stderr: impl Fut
     }
 }
 
-/// Returns the exit status of an `ssh` as a part of a message; `None` is that of one that does not exit.
+/// Returns the exit status of an `ssh` as a part of a message; `None` stands for an `ssh` that does not exit.
 fn status_text(status: Option<ExitStatus>) -> String {
     status.map_or_else(|| "ssh does not exit".into(), |status| status.to_string())
 }
 
-/// Returns what start-up files have printed as a part of a message, on one line.
+/// Returns the output of start-up files as a part of a message, on one line.
 fn printed_as_well(text: &str) -> String {
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let short: String = lines.join(" / ").chars().take(MAX_SHOWN_CHARS).collect();

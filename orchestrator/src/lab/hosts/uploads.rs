@@ -1,8 +1,8 @@
 //! The folders of uploaded files on a host, and which of these files are kept.
 //!
 //! A file is kept while a node runs from it ([`crate::node::server::outside`] locks it), and for an hour
-//! after each use, in which a lab may be starting. Of the rest, the eight that were used last are kept, for
-//! 30 days.
+//! after each use, because a lab may be starting. Of the rest, the eight that were used last are kept for 30
+//! days.
 
 use sha2::{Digest, Sha256};
 use std::{
@@ -14,10 +14,10 @@ use std::{
 /// How long each file is kept after its last use.
 const STARTING: Duration = Duration::from_secs(3600);
 
-/// How many files are kept besides.
+/// The number of further files that are kept.
 const KEPT: usize = 8;
 
-/// How long these are kept after their last use.
+/// How long these further files are kept after their last use.
 const KEEP: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Removes old uploads from a folder, and leaves all other files alone. A file that cannot be removed only
@@ -40,7 +40,7 @@ pub fn prune(folder: &Path) {
     }
 }
 
-/// Returns whether this is the name of an uploaded file, or of one whose upload was cut short.
+/// Returns whether this is the name of an uploaded file, or of a file whose upload was cut short.
 fn is_upload(name: &str) -> bool {
     let is_digest = name.len() == 2 * Sha256::output_size()
         && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
@@ -49,7 +49,7 @@ fn is_upload(name: &str) -> bool {
 
 /// Returns whether a node runs from this file. If the file cannot be locked, its age decides.
 fn is_in_use(path: &Path, age: Duration) -> bool {
-    // NFS locks only files that are open for writing, and a running program cannot be opened for that.
+    // NFS locks only files that are open for writing, and a running program cannot be opened for writing.
     let opened = File::options().read(true).write(true).open(path).or_else(|_| File::open(path));
     match opened.map(|file| file.try_lock()) {
         Ok(Ok(())) => false,

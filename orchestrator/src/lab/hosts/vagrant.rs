@@ -44,7 +44,7 @@ pub enum Error {
          or set {FOLDER_VAR} to its folder"
     )]
     NoVagrantfile(String),
-    /// A folder that may contain a Vagrantfile cannot be looked into.
+    /// A folder that may contain a Vagrantfile cannot be read.
     #[error("cannot look for a Vagrantfile in {folder}: {source}")]
     Unreadable {
         /// The path of the folder.
@@ -77,7 +77,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// Returns whether the user's input or installation is wrong, as opposed to machines that do not run.
+    /// Returns whether the user's input or installation is wrong, as opposed to machines that are not
+    /// running.
     pub fn is_input(&self) -> bool {
         !matches!(self, Self::NotUp { .. } | Self::Memfile(_))
     }
@@ -105,7 +106,7 @@ fn folder() -> Result<PathBuf, Error> {
 }
 
 /// Checks that there is a Vagrantfile with a valid inventory, and that `vagrant` is in `PATH`. Does not run
-/// `vagrant`, which takes seconds.
+/// `vagrant`, because that takes seconds.
 pub(crate) fn check() -> Result<(), Error> {
     Inventory::read(&folder()?.join(INVENTORY))?;
     let path = env::var_os("PATH").unwrap_or_default();
@@ -137,7 +138,7 @@ pub(crate) fn hosts() -> Result<SshHosts, Error> {
 /// Runs `vagrant ssh-config` and returns its output, which is an ssh configuration.
 fn ssh_config(folder: &Path) -> Result<String, Error> {
     let mut command = Command::new(PROGRAM);
-    // Without escape sequences in error messages.
+    // Keep escape sequences out of error messages.
     command.arg("ssh-config").env(FOLDER_VAR, folder).env("VAGRANT_NO_COLOR", "1");
     let output = bounded::output(&mut command).map_err(Error::NoVagrant)?;
     if !output.status.success() {

@@ -1,4 +1,4 @@
-//! Bounds on a quantity: on its value, or on its percentage of the same quantity of another cell.
+//! Bounds on a quantity: on its value, or on its percentage of another cell's value.
 
 use super::{Finding, Interval, Percentage, Subject};
 use crate::matrix::expression::Operator;
@@ -54,7 +54,7 @@ impl<T: Ord + Copy + fmt::Display> Bounds<T> {
 }
 
 impl<T: Ord + Copy> Bound<T> {
-    /// Returns whether the values from `least` to `most` (without one, to any size) are within the bound.
+    /// Returns whether the values from `least` to `most` (without `most`, of any size) are within the bound.
     /// Returns nothing if only some of them are.
     fn decide(&self, least: T, most: Option<T>) -> Option<bool> {
         let low = least.cmp(&self.value);
@@ -98,8 +98,8 @@ impl<T: fmt::Display> fmt::Display for Bounds<T> {
     }
 }
 
-/// What an expectation demands of a quantity: bounds on its value, or bounds on its percentage of the same
-/// quantity of the baseline.
+/// What an expectation demands of a quantity: bounds on its value, or on its percentage of the baseline's
+/// value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Limits<T> {
     /// Bounds on the value: `<= 300ms`.
@@ -209,7 +209,7 @@ impl fmt::Display for SubjectBounds<'_> {
     }
 }
 
-/// Rounds to one part in `parts`, which is more than any figure is accurate to.
+/// Rounds to one part in `parts`, which is more exact than any figure.
 fn round(value: f64, parts: f64) -> f64 {
     (value * parts).round() / parts
 }

@@ -1,8 +1,8 @@
-//! [`Interval`]: what was measured, if that is not known exactly.
+//! [`Interval`]: a measured value that is not known exactly.
 
 use crate::measure;
 
-/// The bounds of what was measured, in milliseconds or bytes: what is certain and what is possible.
+/// The bounds of a measured value, in milliseconds or bytes: what is certain and what is possible.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Interval {
     /// What is certain.
@@ -17,8 +17,8 @@ impl Interval {
         Self { least: value, most: Some(value) }
     }
 
-    /// Returns the interval in which the median of figures is: from the median of their lower bounds to that
-    /// of their upper bounds. Returns nothing for no figures.
+    /// Returns the interval that contains the median of figures: from the median of their lower bounds to
+    /// that of their upper bounds. Returns nothing if there are no figures.
     pub fn median(figures: &[Self]) -> Option<Self> {
         let median = |bound: fn(&Self) -> f64| {
             let mut bounds: Vec<f64> = figures.iter().map(bound).collect();
@@ -30,7 +30,7 @@ impl Interval {
         Some(Self { least, most: Some(most).filter(|most| most.is_finite()) })
     }
 
-    /// Returns this figure as a fraction of a baseline, neither of them negative. Returns nothing if the
+    /// Returns this figure as a fraction of a baseline; neither may be negative. Returns nothing if the
     /// baseline is 0.
     pub fn relative_to(self, baseline: Self) -> Option<Self> {
         if baseline.most == Some(0.0) {

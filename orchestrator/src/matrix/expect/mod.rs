@@ -81,7 +81,7 @@ pub enum NoDisagreements {
 /// Why a part of an expectation does not hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finding {
-    /// What was measured is against it; the sentence says how.
+    /// The measurement contradicts the expectation; the sentence says how.
     Violated(String),
     /// The measurement is not precise enough to decide; the sentence says why.
     Undecided(String),
@@ -105,7 +105,7 @@ pub enum Subject {
     Transferred,
     /// The time of the disk's bulk phase, see [`Expectation::storage_bulk`].
     StorageBulk,
-    /// The time in which memory migrates beside the disk, see [`Expectation::storage_memory`].
+    /// The time in which memory migrates alongside the disk, see [`Expectation::storage_memory`].
     StorageMemory,
     /// The part of the downtime that the disk takes, see [`Expectation::storage_switchover`].
     StorageSwitchover,
@@ -166,14 +166,14 @@ impl Expectation {
     }
 
     /// Returns whether the expectation is about cells with these settings. The baselines of a comparison are
-    /// not among them.
+    /// excluded.
     pub fn applies_to(&self, settings: &Settings) -> bool {
         self.condition.as_ref().is_none_or(|condition| condition.matches(settings))
             && self.relative_to.as_ref().is_none_or(|baseline| !baseline.matches(settings))
     }
 
-    /// Returns the settings with those that `relative_to` names reset to their defaults. They are equal for a
-    /// cell and its baseline.
+    /// Returns the settings with those that `relative_to` names reset to their defaults. The results are
+    /// equal for a cell and its baseline.
     pub(super) fn shared_with_baseline(&self, settings: &Settings) -> Settings {
         let mut shared = settings.clone();
         let named = self.relative_to.iter().flat_map(Expression::paths).filter_map(catalog::find);
@@ -181,7 +181,7 @@ impl Expectation {
         shared
     }
 
-    /// Checks an attempt against each part of the expectation but the percentages of a baseline. `figure`
+    /// Checks an attempt against each part of the expectation, except percentages of a baseline. `figure`
     /// returns what the attempt measured of a subject, in milliseconds or bytes. `disagreements` is the
     /// number of pairs of measurements that disagree. Returns the findings that keep the expectation from
     /// holding.
@@ -281,7 +281,7 @@ impl ReferenceRow {
             Subject::TotalTime => Some(self.total_time?.as_millis_f64()),
             Subject::Transferred => Some(self.transferred?.get() as f64),
             Subject::DowntimeClient => Some(self.downtime_client?.as_millis_f64()),
-            // Only the testbed measures these.
+            // Publications do not have these figures.
             Subject::DowntimeGuest
             | Subject::DowntimeQemu
             | Subject::StorageBulk
@@ -306,7 +306,7 @@ mod tests {
         serde_json::from_value(json).unwrap()
     }
 
-    /// Returns what an attempt measured: a downtime between two ends, and the data transferred.
+    /// Returns the figures of an attempt: a downtime with these bounds, and the data transferred.
     fn figures(
         least: f64,
         most: Option<f64>,

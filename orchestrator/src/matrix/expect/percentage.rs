@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 /// The number of parts into which one per cent is divided.
 const PARTS: u64 = 1_000_000;
 
-/// The largest percentage that is read. More is taken for a mistake.
+/// The largest percentage that is accepted. A larger one is considered a mistake.
 const MAX_PERCENT: u64 = 1_000_000;
 
 /// A percentage from 0% to 1,000,000%, exact to a millionth of a per cent.

@@ -3,10 +3,10 @@
 //! A comparison has the path of a setting on its left and a value on its right, written as in a matrix file,
 //! unit included. `not` binds tighter than `and`, and `and` binds tighter than `or`.
 //!
-//! - An absent setting equals `none`, and is neither smaller nor larger than any value.
+//! - An absent setting equals `none`, and is neither less nor greater than any value.
 //! - `unlimited` is larger than every rate.
-//! - A setting that may be either of two quantities is compared as the one to which the unit of the value
-//!   belongs: `stress.working_set <= 96MB` holds for a working set written as `1s` at 64MB/s.
+//! - A setting that may be either of two quantities is compared in the quantity of the value's unit:
+//!   `stress.working_set <= 96MB` holds for a working set written as `1s` at 64MB/s.
 //!
 //! Parsing checks an expression completely, so evaluation cannot fail.
 

@@ -2,7 +2,7 @@
 //!
 //! [`File::parse`] looks at nothing but the text. It finds invalid YAML, keys that are unknown or appear
 //! twice, values of the wrong type, quantities without a unit, empty axes and invalid expressions, and
-//! reports all of them at once. [`File::expand`] then checks whether the settings of each cell make sense
+//! reports all of them together. [`File::expand`] then checks whether the settings of each cell make sense
 //! together.
 //!
 //! An axis is named after the setting it varies. An axis that varies several settings together may have any
@@ -79,7 +79,7 @@ pub struct File {
     /// Published figures, which reports show beside the measured ones.
     #[schemars(default)]
     pub reference: Option<Reference>,
-    /// The text and where its keys are, for error messages about cells.
+    /// The text and the positions of its keys, for error messages about cells.
     #[schemars(skip)]
     pub(super) document: Arc<Document>,
 }

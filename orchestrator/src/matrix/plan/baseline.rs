@@ -1,11 +1,11 @@
-//! The baselines of cells: what an expectation with `relative_to` compares them with.
+//! The baselines of cells, with which an expectation with `relative_to` compares them.
 
 use super::{Cell, Plan, expand::unmet};
 use crate::matrix::{catalog, expect::Expectation, settings::Settings};
 use std::collections::HashMap;
 
-/// A cell that an expectation is about, and the cells that may be its baseline: in an expanded matrix,
-/// exactly one if the expectation compares cells, and none otherwise.
+/// A cell that an expectation is about, and the cells that may be its baseline. In an expanded matrix, that
+/// is exactly one if the expectation compares cells, and none otherwise.
 pub(super) type Candidates<'a> = (&'a Cell, Vec<&'a Cell>);
 
 /// Returns the cells that an expectation is about, each with all cells that `relative_to` allows as its
@@ -25,7 +25,7 @@ pub(super) fn candidates<'a>(cells: &'a [Cell], expectation: &Expectation) -> Ve
     about.map(|cell| (cell, found(cell))).collect()
 }
 
-/// Returns why the cells cannot be compared as an expectation demands, and what to do.
+/// Returns why the cells cannot be compared as an expectation demands, and how to fix that.
 pub(super) fn problem(cells: &[Cell], expectation: &Expectation) -> Option<(String, String)> {
     let condition = expectation.relative_to.as_ref()?;
     let mut meeting = cells.iter().filter(|cell| condition.matches(&cell.settings)).peekable();
@@ -56,7 +56,7 @@ pub(super) fn problem(cells: &[Cell], expectation: &Expectation) -> Option<(Stri
 
 impl Plan {
     /// Returns the cells that an expectation is about, each with its baseline if the expectation compares
-    /// cells. A cell whose baseline is not part of the plan is not among them.
+    /// cells. Leaves out cells whose baseline is not part of the plan.
     pub fn cells_of<'a>(&'a self, expectation: &Expectation) -> Vec<(&'a Cell, Option<&'a Cell>)> {
         let compares = expectation.relative_to.is_some();
         let cells = candidates(&self.cells, expectation).into_iter();

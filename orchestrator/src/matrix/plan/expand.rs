@@ -201,7 +201,8 @@ impl<'a> Expansion<'a> {
         }
     }
 
-    /// Reports conditions that no cell meets. They are mistakes: nobody means to exclude or expect nothing.
+    /// Reports conditions that no cell meets. They are mistakes: a condition is meant to exclude or expect
+    /// something.
     fn report_unmet(&mut self) {
         let root = KeyPath::root();
         for (i, _) in self.excluding.iter().enumerate().filter(|(_, met)| !**met) {

@@ -41,8 +41,8 @@ pub struct Plan {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Cell {
     /// The name of the cell, made of the settings that distinguish it: `stress.rate=96MBps,link.delay=20ms`,
-    /// or `base` if there are none. Unique in the matrix, usable as a file name, and stable as long as the
-    /// values of these settings are.
+    /// or `base` if there are none. Unique in the matrix, usable as a file name, and stable as long as these
+    /// settings keep their values.
     pub id: String,
     /// The position of the cell in the whole matrix, from 0; filters do not change it.
     pub index: usize,

@@ -1,4 +1,4 @@
-//! The conditions that the settings of a cell must satisfy together, beyond each having the right type.
+//! The conditions that the settings of a cell must satisfy together, in addition to their types.
 
 use super::{
     ImageFormat, LinkChange, Migrate, MirrorSync, Settings, Storage, StorageKind, Stress, Wave, WorkingSet,
@@ -32,10 +32,10 @@ const MAX_CHANGES: usize = 10_000;
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
-/// The largest number of CPUs of a guest. More would need another machine type of QEMU.
+/// The largest number of CPUs of a guest. More would need a different machine type of QEMU.
 const MAX_VCPUS: u32 = 255;
-/// The smallest bandwidth that QEMU can mean: it divides a limit by ten, and a result of 0 is no limit to it
-/// (`migration_rate_set` and `migration_rate_exceeded`).
+/// The smallest bandwidth limit that QEMU applies: it divides a limit by ten, and treats a result of 0 as no
+/// limit (`migration_rate_set` and `migration_rate_exceeded`).
 const MIN_BANDWIDTH: ByteRate = ByteRate::new(10);
 /// The largest downtime limit that QEMU accepts, its `MAX_MIGRATE_DOWNTIME_SECONDS`.
 const MAX_DOWNTIME: Span = Span::from_secs(2000);
@@ -107,7 +107,7 @@ impl Settings {
             return;
         };
         let ballast = self.guest.ballast;
-        // Pages are reserved whole, huge pages in particular.
+        // Only whole pages are reserved, which matters for huge pages.
         let working_set = self.stress.working_set_in_pages();
         if ballast.get() > room {
             errors.push(error(
@@ -177,7 +177,7 @@ impl Settings {
         }
     }
 
-    /// Adds the errors that the link and the stressor find in their own settings.
+    /// Adds the errors that the link and the stressor report about their own settings.
     fn check_parts(&self, errors: &mut Vec<SettingsError>) {
         for (section, link) in [("link", &*self.link), ("storage_link", &self.storage_link)] {
             if let Err(error) = check_link(link) {
@@ -211,9 +211,9 @@ impl Settings {
         }
     }
 
-    /// Checks a workload that the guest is to run.
+    /// Checks a workload for the guest.
     fn check_workload(&self, workload: &Workload) -> Result<(), WorkloadError> {
-        // What is wrong with the number of CPUs itself is reported elsewhere.
+        // An invalid number of CPUs is reported elsewhere.
         let cpus = self.guest.vcpus.clamp(1, MAX_VCPUS);
         workload.check().and_then(|()| workload.check_cpus(cpus as usize))
     }
@@ -298,7 +298,7 @@ impl Settings {
         }
     }
 
-    /// Checks what changes the rates by itself.
+    /// Checks the settings that change the rates during the migration.
     fn check_courses(&self, errors: &mut Vec<SettingsError>) {
         let Stress { phases, repeat_phases, wave, trace, repeat_trace, .. } = &self.stress;
         let given = [
@@ -369,7 +369,7 @@ impl Settings {
             ));
             return;
         }
-        // What is wrong with the link itself is reported elsewhere.
+        // An invalid link is reported elsewhere.
         if check_link(&self.link).is_err() {
             return;
         }
@@ -387,8 +387,8 @@ impl Settings {
 
     fn check_timeline(&self, errors: &mut Vec<SettingsError>) {
         let timeline = &self.timeline;
-        // If the initial link or workload is invalid already, it says nothing about an entry that the changed
-        // one is invalid too.
+        // If the initial link or workload is already invalid, it is not an entry's fault if the changed one
+        // is invalid too.
         let initially_valid = errors.is_empty();
         for (i, (entry, step)) in timeline.iter().zip(self.timeline_steps()).enumerate() {
             let at = |key: &str| format!("timeline.{i}{key}");
@@ -447,7 +447,7 @@ impl Settings {
     }
 }
 
-/// Returns the message about a trace that changes a rate too often before the deadline, and what to do.
+/// Returns the message about a trace that changes a rate too often before the deadline, and how to fix it.
 fn too_many_steps() -> (String, &'static str) {
     let message = format!("this trace changes the rate more than {MAX_CHANGES} times before the deadline");
     (message, "name a trace with fewer changes, or write an earlier deadline")
@@ -472,14 +472,14 @@ fn check_wave(wave: &Wave, errors: &mut Vec<SettingsError>) {
     }
 }
 
-/// Checks the settings of a link, whose MTU is that of Ethernet. Links of another MTU are possible on hosts
-/// only, which are unknown here.
+/// Checks the settings of a link with the MTU of Ethernet. Only hosts may have links with another MTU, and
+/// they are unknown here.
 fn check_link(link: &Profile) -> Result<(), ProfileError> {
     link.validate()?;
     link.validate_for(ethernet::MTU)
 }
 
-/// Returns what to write instead of a value that is not in this range, which is in QEMU's unit.
+/// Returns advice on what to write instead of a value outside this range, which is in QEMU's unit.
 fn values(given: &Value, range: &RangeInclusive<u64>) -> String {
     let (least, most) = (range.start(), range.end());
     match given {

@@ -1,5 +1,5 @@
-//! Rates that change by themselves during a migration: the dirty rate, with phases, a wave or a trace, and
-//! the rate of the link, with a trace.
+//! Rates that change during a migration without an entry of the timeline: the dirty rate, with phases, a wave
+//! or a trace, and the rate of the link, with a trace.
 
 use super::{Link, Settings, Stress};
 use netem::trace::Trace;
@@ -9,9 +9,9 @@ use units::{BitRate, Span};
 /// A rate as a function of the time since the migrate command.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Course<R> {
-    /// When each rate begins, in order. The first begins at 0.
+    /// When each rate begins, in order. The first rate begins at 0.
     pub(super) steps: Vec<(Span, R)>,
-    /// The length of all steps together.
+    /// The total length of all steps.
     pub(super) length: Span,
     /// What follows the last step.
     pub(super) end: CourseEnd<R>,
@@ -20,11 +20,11 @@ pub(super) struct Course<R> {
 /// What follows the last step of a [`Course`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum CourseEnd<R> {
-    /// The first step, and all others again.
+    /// The course starts over.
     Repeat,
-    /// The last rate stays.
+    /// The last rate remains in force.
     Hold,
-    /// This rate, from then on.
+    /// This rate applies from then on.
     Then(R),
 }
 
@@ -40,7 +40,7 @@ impl<R: Copy> Course<R> {
 
     /// Returns whether the course starts over again and again.
     fn repeats(&self) -> bool {
-        // A course without a length, which is no valid one, would start over endlessly at once.
+        // A course without a length, which is invalid, would start over endlessly without advancing.
         matches!(self.end, CourseEnd::Repeat) && !self.length.is_zero()
     }
 
@@ -54,7 +54,7 @@ impl<R: Copy> Course<R> {
         self.steps.first().map(|(_, rate)| *rate)
     }
 
-    /// Returns when each rate but the first begins. There are endlessly many if the course repeats.
+    /// Returns when each rate but the first begins. If the course repeats, there is no end of them.
     pub(super) fn changes(&self) -> impl Iterator<Item = (Span, R)> {
         let rounds = if self.repeats() { u64::MAX } else { 1 };
         let round = move |number: u64| {
@@ -105,17 +105,17 @@ impl Link {
     }
 }
 
-/// From when on the link and the load of a migration only repeat themselves.
+/// The cycle in which the link and the workload of a migration repeat themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cycle {
-    /// The time after which nothing changes that does not repeat, counted from the migrate command.
+    /// The time from which all changes repeat, counted from the migrate command.
     pub from: Span,
-    /// The time after which everything is as before.
+    /// The time after which the changes start over.
     pub period: Span,
 }
 
 impl Settings {
-    /// Returns from when on link and load repeat themselves; nothing if neither does.
+    /// Returns the cycle in which link and workload repeat themselves; nothing if neither does.
     pub fn cycle(&self) -> Option<Cycle> {
         let (load, link) = (self.stress.course(), self.link.course());
         let periods = [
@@ -129,7 +129,8 @@ impl Settings {
     }
 }
 
-/// Returns the least common multiple of two times; the longest time if there is none that long.
+/// Returns the least common multiple of two times, or the longest representable time if the multiple is
+/// longer.
 fn common_multiple(a: Span, b: Span) -> Span {
     let (a, b) = (a.as_nanos(), b.as_nanos());
     let (mut divisor, mut rest) = (a, b);

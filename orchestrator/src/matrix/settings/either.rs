@@ -40,14 +40,14 @@ impl Bandwidth {
     }
 }
 
-/// Returns the meanings of a text as one of two quantities, of which at least one is ambiguous.
+/// Returns the meanings of a text that may be either of two quantities and is ambiguous as at least one.
 fn meanings(a: Result<String, ParseError>, b: Result<String, ParseError>) -> Vec<String> {
     let of = |quantity| match quantity {
         Ok(text) => vec![format!("`{text}`")],
         Err(ParseError::Ambiguous { meanings, .. }) => meanings,
         Err(_) => Vec::new(),
     };
-    // Of a text that is ambiguous as both, the second quantity has a better word for bits.
+    // If a text is ambiguous as both quantities, the second one has the better word for bits.
     let mut all: Vec<String> = of(a).into_iter().filter(|meaning| !meaning.contains("for bits")).collect();
     all.extend(of(b).pop());
     all

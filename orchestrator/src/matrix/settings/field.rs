@@ -31,8 +31,8 @@ pub(crate) struct Field<S> {
 
 /// A type whose fields are settings.
 pub(crate) trait Section: Sized + 'static {
-    /// Returns all fields, in the order of their declaration. A section that is a single setting by itself
-    /// has one field, with an empty path.
+    /// Returns all fields, in the order of their declaration. A section that is itself a single setting has
+    /// one field, with an empty path.
     fn fields() -> Vec<Field<Self>>;
 }
 
@@ -132,7 +132,7 @@ impl<S> fmt::Debug for Field<S> {
 }
 
 /// Implements [`Section`] for a struct declared elsewhere, given the names of its fields. If a field is
-/// missing from the list, it does not compile.
+/// missing from the list, the code does not compile.
 macro_rules! fields {
     ($section:ty { $($field:ident),+ $(,)? }) => {
         impl $crate::matrix::settings::field::Section for $section {

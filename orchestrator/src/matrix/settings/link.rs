@@ -179,7 +179,7 @@ fn names() -> &'static [&'static str] {
 
 /// Reads the value of a key that was just read, as a profile that has it and is otherwise meaningless.
 /// Deserializing each key as a profile of its own keeps track of the keys that were written; a whole profile
-/// would not tell them from defaults.
+/// would not distinguish them from defaults.
 pub(super) fn one_key<'de, M: MapAccess<'de>>(key: &str, map: &mut M) -> Result<Profile, M::Error> {
     /// One entry of a mapping, as a mapping.
     struct SingleEntryMap<'a, M> {

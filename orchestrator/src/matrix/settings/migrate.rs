@@ -3,11 +3,11 @@
 //! It has the capabilities and parameters of QEMU that change something for one guest between two hosts. Left
 //! out are `x-colo` (two guests that run side by side), `background-snapshot` (no destination),
 //! `dirty-bitmaps` and `block-bitmap-mapping` (for backups), `x-ignore-shared` (memory that both ends share),
-//! `late-block-activate` (for a destination that does not start by itself), `validate-uuid` (guests here have
-//! no UUID), `zero-blocks` (of a removed migration of disks), `cpr-reboot` and `cpr-exec` (the same host,
-//! after a reboot or an exec), `compress-wait-thread` (of the compression that QEMU 9.1 removed), and
+//! `late-block-activate` (for a destination that does not start on its own), `validate-uuid` (guests here
+//! have no UUID), `zero-blocks` (of a removed migration of disks), `cpr-reboot` and `cpr-exec` (the same
+//! host, after a reboot or an exec), `compress-wait-thread` (of the compression that QEMU 9.1 removed), and
 //! `rdma-pin-all`, since no lab has RDMA. QEMU gets `events`, `pause-before-switchover` and
-//! `postcopy-blocktime` whenever they are of use.
+//! `postcopy-blocktime` whenever they are useful.
 
 use super::{
     Bandwidth,
@@ -257,9 +257,9 @@ pub enum ZeroPageDetection {
 pub(super) struct Condition {
     /// The name of the setting.
     pub(super) name: &'static str,
-    /// The smallest and the largest value: of a quantity in QEMU's unit.
+    /// The smallest and the largest value; for a quantity, in QEMU's unit.
     pub(super) range: RangeInclusive<u64>,
-    /// The setting without which it has no effect, if any.
+    /// The setting without which this one has no effect, if any.
     pub(super) needs: Option<&'static str>,
 }
 
@@ -309,7 +309,7 @@ pub(super) fn conditions() -> impl Iterator<Item = Condition> {
     .map(|(name, range, needs)| Condition { name, range, needs })
 }
 
-// A capability that is off is left out of records, as in those of versions that did not have it.
+// A capability that is off is left out of records, as in records of versions that did not have it.
 impl Migrate {
     /// Returns the settings that a migration policy needs.
     pub fn limits(&self) -> Limits {
@@ -318,7 +318,7 @@ impl Migrate {
         Limits { timeout, downtime_limit, max_passes, stall_detection, postcopy_start, pause }
     }
 
-    /// Returns when the guest moves by post-copy. Without any condition it moves at once.
+    /// Returns when the guest moves by post-copy. Without any condition, it moves immediately.
     fn postcopy_start(&self) -> When {
         When {
             after_passes: self.postcopy_after_passes,
@@ -332,14 +332,14 @@ impl Migrate {
         When { after_passes: self.pause_after_passes, after: self.pause_after, at_stall: self.pause_at_stall }
     }
 
-    /// Returns how long a migration by post-copy waits for a link that has failed. With `release_ram` it does
-    /// not: the source no longer has what was in transit.
+    /// Returns how long a post-copy migration waits for a link that has failed. With `release_ram`, it does
+    /// not wait: the source no longer has the memory that was in transit.
     pub fn recovery(&self) -> Span {
         if self.release_ram { Span::ZERO } else { self.postcopy_recovery.unwrap_or(self.timeout) }
     }
 
     /// Returns whether the guest may be stopped within two seconds of the migrate command, whatever the link
-    /// carries. A file on a fast disk is complete in less, even if the guest runs meanwhile.
+    /// carries. A file on a fast disk takes less time than that, even if the guest runs meanwhile.
     pub fn stops_early(&self) -> bool {
         let is_early = |when: When| {
             when.after_passes == Some(0) || when.after.is_some_and(|after| after < Span::from_secs(2))
@@ -359,8 +359,8 @@ impl Migrate {
     }
 
     /// Returns the settings that QEMU gets under their own names and that differ from their defaults: the
-    /// name in QEMU's spelling, and the value in QEMU's unit. What cannot be said in that unit is left out;
-    /// [`Settings::check`](super::Settings::check) reports it.
+    /// name in QEMU's spelling, and the value in QEMU's unit. Values that cannot be expressed in that unit
+    /// are left out; [`Settings::check`](super::Settings::check) reports it.
     pub(crate) fn for_qemu(&self) -> Vec<(String, Json)> {
         let default = Self::default();
         let differing = Self::fields()
@@ -395,7 +395,7 @@ const NOT_QEMUS: &[&str] = &[
 ];
 
 /// Returns the value of a setting as QEMU takes it: times in milliseconds, shares in percent, rates in bytes
-/// per second, or in MiB per second for `vcpu_dirty_limit`. Returns nothing if that is no whole number.
+/// per second, or in MiB per second for `vcpu_dirty_limit`. Returns nothing if that is not a whole number.
 pub(super) fn in_qemus_unit(name: &str, value: &Value) -> Option<Json> {
     let whole = |number: u64, per: u64| number.is_multiple_of(per).then(|| Json::from(number / per));
     let rate = |rate: ByteRate| {
@@ -408,7 +408,7 @@ pub(super) fn in_qemus_unit(name: &str, value: &Value) -> Option<Json> {
         Value::Span(time) => whole(time.as_nanos(), 1_000_000),
         Value::Percent(percent) => {
             let percent = percent.fraction() * 100.0;
-            // The kernel's steps of a percentage are finer than this.
+            // The steps in which the kernel stores a percentage are finer than this.
             ((percent - percent.round()).abs() < 1e-6).then(|| Json::from(percent.round() as u64))
         }
         other => Some(other.to_json()),

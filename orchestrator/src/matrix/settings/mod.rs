@@ -1,7 +1,7 @@
-//! The settings of one migration. A matrix file sets them, its axes vary them, and every record has all of
-//! them.
+//! The settings of one migration. A matrix file sets them, its axes vary them, and every record contains all
+//! of them.
 //!
-//! Every setting has a default, so a file only has the settings that matter to its author. The types reject
+//! Every setting has a default, so a file only needs the settings that matter to its author. The types reject
 //! values that are invalid by themselves (a size without a unit); [`Settings::check`] rejects values that
 //! contradict each other (a working set larger than the guest). Neither looks at the host: whether the host
 //! has what a cell needs is checked later.

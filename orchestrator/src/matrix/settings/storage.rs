@@ -37,11 +37,11 @@ section! {
 }
 
 impl Settings {
-    /// Returns the guest's disk and the load on it, if the guest has a disk.
+    /// Returns the guest's disk and the workload on it, if the guest has a disk.
     pub fn disk_load(&self) -> Option<DiskLoad> {
         let Storage { kind, size, written, write_rate, read_rate, working_set, .. } = self.storage;
         let is_idle = write_rate.is_idle() && read_rate.is_idle();
-        // A disk without a load may be smaller than the default.
+        // A disk without a workload may be smaller than the default.
         let working_set = if is_idle { Bytes::ZERO } else { working_set };
         let load = DiskLoad { size, written, working_set, write: write_rate, read: read_rate };
         (kind != StorageKind::None).then_some(load)
@@ -127,7 +127,7 @@ pub enum CacheMode {
 }
 
 impl CacheMode {
-    /// Returns whether QEMU goes around the host's page cache.
+    /// Returns whether QEMU bypasses the host's page cache.
     pub fn is_direct(self) -> bool {
         matches!(self, Self::None | Self::Directsync)
     }

@@ -79,7 +79,7 @@ impl Stress {
         }
     }
 
-    /// Returns the memory that the working set takes, in whole pages of its size; 0 where
+    /// Returns the amount of memory that the working set takes, in whole pages of its size; 0 where
     /// [`Stress::working_set_bytes`] returns nothing.
     pub fn working_set_in_pages(&self) -> Bytes {
         let page = self.page_size.bytes();
@@ -89,7 +89,7 @@ impl Stress {
 }
 
 impl Settings {
-    /// Returns the workload with all rates that it can have, to check it.
+    /// Returns the workload with all rates that it may have, so that it can be checked.
     pub(super) fn workload_with_phases(&self) -> Workload {
         let Stress { rate, ref phases, .. } = self.stress;
         let rates = match self.stress.course() {
@@ -99,14 +99,14 @@ impl Settings {
             }
             _ => phases.clone(),
         };
-        // The rate applies only without a course of its own.
+        // The rate applies only if there is no course.
         let rate = if phases.is_empty() && !rates.is_empty() { Rate::IDLE } else { rate };
         Workload { rate, phases: rates, ..self.workload() }
     }
 
     /// Returns the workload at the start of the migration. It combines this section with the ballast of the
-    /// section `guest`, and has the working set as a size. It has the first of the rates that change by
-    /// themselves and no phases: those are among [`Settings::steps`].
+    /// section `guest`, and has the working set as a size. If the dirty rate follows a course, the workload
+    /// has the first rate and no phases: the other rates are among [`Settings::steps`].
     pub fn workload(&self) -> Workload {
         let Stress { rate, content, write, order, threads, page_size, step, catch_up, seed, .. } =
             self.stress;

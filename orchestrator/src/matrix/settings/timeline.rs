@@ -1,5 +1,5 @@
-//! The changes of the link and the workload during a migration: the timeline, and the rates that change by
-//! themselves, as one list of steps.
+//! The changes of the link and the workload during a migration: the timeline, and the rates that follow a
+//! course, as one list of steps.
 
 use super::{
     Settings,
@@ -179,17 +179,17 @@ pub struct Step {
     pub link: Option<Profile>,
     /// The workload after the change; absent if the step does not change it.
     pub workload: Option<Workload>,
-    /// Whether the step may be left out if the next one is due already, because that one has all of its
+    /// Whether the step may be skipped if the next one is already due, because that one includes all of its
     /// changes. An entry of the timeline is never left out.
     pub may_be_late: bool,
 }
 
-/// What changes at one time.
+/// The changes that are due at one time.
 #[derive(Default)]
 struct Change<'a> {
-    /// The dirty rate that changes by itself.
+    /// The new dirty rate, if it follows a course.
     load: Option<Rate>,
-    /// The rate of the link that changes by itself.
+    /// The new rate of the link, if it follows a course.
     link: Option<BitRate>,
     /// The entry of the timeline that is due.
     entry: Option<&'a TimelineEntry>,
@@ -198,7 +198,7 @@ struct Change<'a> {
 impl Settings {
     /// Returns everything that changes during the migration, in the order of the times: the entries of the
     /// timeline, and all rates of phases, waves and traces but the first, which is in force from before the
-    /// migration. Until the first step, the workload is [`Settings::workload`], and the link that of
+    /// migration. Until the first step, the workload is [`Settings::workload`], and the link is
     /// [`Link::at_start`](super::Link::at_start).
     ///
     /// A rate that begins at the deadline or later is left out, since no migration gets that far.
@@ -231,7 +231,7 @@ impl Settings {
     fn resolve<'a>(&self, changes: impl IntoIterator<Item = (Span, Change<'a>)>) -> Vec<Step> {
         let (mut link, mut workload) = (self.link.at_start(), self.workload());
         let step = |(at, Change { load, link: link_rate, entry }): (Span, Change<'_>)| {
-            // Two phases of the same rate in succession are no change.
+            // Two successive phases with the same rate are not a change.
             let load = load.filter(|rate| *rate != workload.rate);
             let link_rate = link_rate.filter(|rate| Some(*rate) != link.rate);
             let (on_link, on_stress) =

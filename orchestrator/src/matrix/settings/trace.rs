@@ -1,4 +1,4 @@
-//! Files with rates over time that a matrix names: `stress.trace` and `link.trace`.
+//! Files named by a matrix that contain rates over time: `stress.trace` and `link.trace`.
 //!
 //! A matrix has the path of a file. Its content is read before the cells are expanded, see
 //! [`File::expand_with`](crate::matrix::File::expand_with).
@@ -10,7 +10,7 @@ use std::{borrow::Cow, str::FromStr, sync::Arc};
 use stressor::workload::Rate;
 use units::{ByteRate, Span};
 
-/// The bytes that a packet of a trace in Mahimahi's format stands for in the trace of a load.
+/// The bytes that a packet in Mahimahi's format stands for when the trace is a dirty rate.
 const PACKET_BYTES: u64 = 1500;
 
 /// The path of a file with a trace, and its content once it has been read.
@@ -55,7 +55,7 @@ impl<R> TraceFile<R> {
 }
 
 impl<R: TraceRate> TraceFile<R> {
-    /// Takes over the text of the file.
+    /// Parses and stores the text of the file.
     pub(crate) fn set_text(&mut self, text: &str) -> Result<(), TraceError> {
         let trace = text.parse()?;
         self.content = Some(Arc::new(Content { text: text.into(), trace }));

@@ -1,5 +1,5 @@
-//! The types that settings can have, and the common [`Value`] to which conditions, tables and hashes reduce
-//! them.
+//! The types that settings can have, and the common [`Value`] to which they are reduced for conditions,
+//! tables and hashes.
 
 use super::{
     Accel, Bandwidth, CacheMode, ImageFormat, MirrorSync, StorageKind, TimelineEntry, TraceFile, Transport,
@@ -174,7 +174,7 @@ words!(
     ZeroPageDetection
 );
 
-/// Displays a variant of an enum by its serialized name, which is that in matrix files.
+/// Displays a variant of an enum by its serialized name, which is its name in matrix files.
 struct SerializedName<'a, T>(&'a T);
 
 impl<T: Serialize> fmt::Display for SerializedName<'_, T> {
@@ -289,7 +289,7 @@ impl SettingType for WorkingSet {
     fn value(&self) -> Value {
         match self {
             Self::Size(size) => Value::Bytes(*size),
-            // At every rate, 0 s of dirtying is 0 bytes. So `0` compares with sizes.
+            // At every rate, 0 s of dirtying is 0 bytes. So `0` can be compared with sizes.
             Self::Time(Span::ZERO) => Value::Bytes(Bytes::ZERO),
             Self::Time(time) => Value::Span(*time),
         }

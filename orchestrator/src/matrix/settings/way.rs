@@ -1,13 +1,13 @@
-//! The conditions on settings of a migration that does not go over the migration link.
+//! The conditions on the settings of a migration that does not use the migration link.
 
 use super::{Settings, SettingsError, StorageKind, field::Section as _, migrate::Migrate, value::Value};
 use crate::mode::Mode;
 
-/// The settings that say how memory is sent over connections.
+/// The settings of how memory is sent over connections.
 const OF_CONNECTIONS: &[&str] = &["transport", "tls", "zero_copy_send", "return_path", "switchover_ack"];
 
-/// The settings that have an effect only while the guest runs at the source and its memory is sent. The goal
-/// `downtime_limit` may be stated for cells that do not need it.
+/// The settings that have an effect only while the guest runs at the source and its memory is sent.
+/// `downtime_limit` may still be given for cells that do not need it.
 const OF_PASSES: &[&str] = &[
     "max_passes",
     "stall_detection",
@@ -20,7 +20,7 @@ const OF_PASSES: &[&str] = &[
 /// The settings that have an effect only if memory is sent.
 const OF_MEMORY: &[&str] = &["max_bandwidth", "compress", "multifd", "zero_page_detection", "release_ram"];
 
-/// Adds the errors in settings that have no effect with the mode, or that QEMU does not take with it.
+/// Adds the errors in settings that have no effect with the mode, or that QEMU refuses with it.
 pub(super) fn check(settings: &Settings, errors: &mut Vec<SettingsError>) {
     let migrate = &settings.migrate;
     match migrate.mode {
@@ -70,8 +70,8 @@ pub(super) fn check(settings: &Settings, errors: &mut Vec<SettingsError>) {
     }
 }
 
-/// Adds an error for each setting that changes the load while a guest migrates that is stopped at once.
-/// `help` says how to correct it.
+/// Adds an error for each setting that changes the workload during a migration that stops the guest
+/// immediately. `help` says how to correct it.
 fn refuse_changes(
     settings: &Settings,
     why: &str,
@@ -250,7 +250,7 @@ mod tests {
                 let expected = if is_of_link { unused } else { &nothing };
                 assert_eq!(with(&json!({ "mode": mode }), section, key, value), expected);
             }
-            // A guest that is saved while it runs has a load that may change.
+            // A guest that is saved while it runs has a workload that may change.
             let live = json!({ "mode": "file", "save_live": true });
             assert_eq!(with(&live, section, key, value), if is_of_link { unused } else { "" });
             assert_eq!(with(&json!({ "mode": "postcopy" }), section, key, value), "");

@@ -10,7 +10,7 @@
 //! reads a text differently, a message points at the value around the culprit.
 //!
 //! The messages are rendered by our own code. The crate annotate-snippets is made for colored labels over
-//! many lines, and its snippets would have to be extended by the path and the help that a message has here.
+//! many lines, and its snippets would have to be extended by the path and the help that our messages have.
 
 use super::diagnostic::{Diagnostic, Diagnostics, KeyPath, Position};
 use places::SourceMap;
@@ -29,8 +29,8 @@ pub(crate) struct Document {
     source_map: OnceLock<SourceMap>,
 }
 
-/// Checks that a text is not larger, deeper or wider than any file of this program needs to be. Accepts a
-/// text that is not YAML.
+/// Checks that a text is not larger, or more deeply nested, or longer in its lists and mappings than any file
+/// of this program needs to be. Accepts a text that is not YAML.
 ///
 /// # Errors
 /// The limit, as text.
@@ -71,8 +71,8 @@ impl Location {
     }
 }
 
-/// The number of errors beyond the listed ones after which a value is not searched for more. To find each,
-/// the value is read once more.
+/// The number of errors beyond the listed ones after which a value is not searched for more: each error
+/// requires reading the value once more.
 const MAX_OMITTED: usize = 100;
 
 /// Collects the errors in one document.
@@ -97,7 +97,7 @@ impl<'a> DiagnosticSink<'a> {
         self.found.list.push(Diagnostic { path, message: message.into(), help, position });
     }
 
-    /// Returns whether further errors are only counted. The caller need not work out a message then.
+    /// Returns whether further errors are only counted. In that case, the caller need not compose a message.
     pub(crate) fn is_full(&self) -> bool {
         self.found.list.len() >= Diagnostics::MAX_LISTED
     }

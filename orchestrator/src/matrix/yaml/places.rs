@@ -192,7 +192,8 @@ impl SourceMap {
         self.position(start..end.max(start))
     }
 
-    /// Converts a range of characters to a position. Of several lines, it covers only the first.
+    /// Converts a range of characters to a position. If the range spans several lines, the position covers
+    /// only the first.
     fn position(&self, chars: Range<usize>) -> Position {
         let is_break = |c: &char| matches!(c, '\n' | '\r');
         // The end of the text is on its last line, not on an empty line after the final line break.
@@ -207,7 +208,7 @@ impl SourceMap {
 }
 
 /// Returns where lists and mappings in brackets are nested deeper than `limit`. The other parser would take
-/// time in the square of their depth.
+/// time proportional to the square of the depth.
 pub(super) fn deeper_than(limit: usize, text: &str) -> Option<Position> {
     let brackets = || text.bytes().filter(|byte| matches!(byte, b'[' | b'{'));
     if brackets().count() <= limit {
@@ -225,7 +226,7 @@ pub(super) fn deeper_than(limit: usize, text: &str) -> Option<Position> {
             }
             Ok((Event::SequenceEnd | Event::MappingEnd, _)) => depth -= 1,
             Ok(_) => {}
-            // Beyond a syntax error the depth is unknown, but it is not above the number of brackets.
+            // Beyond a syntax error the depth is unknown, but it is at most the number of brackets.
             Err(error) => {
                 let marker = *error.marker();
                 return (brackets().count() > 100 * limit).then(|| at(Span::empty(marker)));

@@ -1,7 +1,7 @@
 //! Builds the tree of values of a YAML text, and finds YAML features outside of the supported subset.
 //!
-//! A text that is larger, deeper or wider than any matrix file needs is refused, so that no text takes
-//! minutes or gigabytes. What aliases repeat counts each time.
+//! A text that is larger, more deeply nested, or longer in its lists and mappings than any matrix file needs
+//! to be is refused, so that no text takes minutes or gigabytes. Values repeated by aliases count each time.
 
 use super::Location;
 use crate::matrix::diagnostic::{KeyPath, Segment};
@@ -37,8 +37,7 @@ const MAX_ITEMS: usize = 100_000;
 /// The longest text of a value or a key, in bytes.
 const MAX_TEXT: usize = 10_000;
 
-/// The largest number of values, together with the bytes of their texts, each counted as often as aliases
-/// repeat it.
+/// The largest number of values plus bytes of their texts. What aliases repeat counts each time.
 const MAX_SIZE: usize = 4 << 20;
 
 /// Parses a text that holds one document. Returns its value and the violations of the subset in it.

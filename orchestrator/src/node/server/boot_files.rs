@@ -1,8 +1,8 @@
-//! The files that QEMU boots guests from on another host.
+//! The files from which QEMU boots guests on another host.
 //!
 //! They are uploaded to a folder that others may write to. So a node copies each into a folder where only
 //! root can write, checks what it has copied, and gives QEMU the copy: whatever happens to the uploaded file
-//! before, meanwhile or later, QEMU boots what the orchestrator has sent.
+//! at any time, QEMU boots what the orchestrator has sent.
 
 use super::isolate::RUN_DIR;
 use crate::node::protocol::UploadedFile;
@@ -24,12 +24,12 @@ const FOLDER: &str = "boot";
 /// Copies an uploaded file to the node's private directory. Returns the path of the copy.
 ///
 /// # Errors
-/// If the file cannot be read or copied, and if its content is not the one that was uploaded.
+/// If the file cannot be read or copied, or if its content differs from what was uploaded.
 pub(super) fn take(file: &UploadedFile) -> io::Result<PathBuf> {
     let folder = Path::new(RUN_DIR).join(FOLDER);
     match fs::create_dir(&folder) {
         Ok(()) => {
-            // A file system of its own: the size of `/run` bounds what guests are saved to.
+            // This is a separate file system, because the size of `/run` limits the saved guests.
             let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
             mount(Some("testbed"), &folder, Some("tmpfs"), flags, Some("mode=700"))?;
         }
@@ -43,14 +43,14 @@ pub(super) fn take(file: &UploadedFile) -> io::Result<PathBuf> {
 fn copy_verified(file: &UploadedFile, folder: &Path) -> io::Result<PathBuf> {
     let UploadedFile { path, bytes, sha256 } = file;
     let named = |error: io::Error| io::Error::new(error.kind(), format!("{path}: {error}"));
-    // Neither a link nor a pipe, which others could have put there.
+    // Refuse links and pipes, which other users could have put there.
     let from = File::options().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path).map_err(named)?;
     if !from.metadata().map_err(named)?.is_file() {
         return Err(named(io::Error::other("it is not a regular file")));
     }
     let to = folder.join(sha256);
     let mut copy = File::create(&to)?;
-    // One byte more, so that a longer file has another digest.
+    // One byte more, so that a longer file has a different digest.
     let (mut limited, mut hash, mut buffer) =
         ((&from).take(bytes.saturating_add(1)), Sha256::new(), vec![0; 1 << 20]);
     loop {
@@ -67,7 +67,7 @@ fn copy_verified(file: &UploadedFile, folder: &Path) -> io::Result<PathBuf> {
             "the content of {path} has changed since it was uploaded; find out who else writes to that folder"
         )));
     }
-    // Only pruning reads the time.
+    // Only pruning uses this time.
     let _ = from.set_modified(SystemTime::now());
     Ok(to)
 }
@@ -94,7 +94,7 @@ mod tests {
         fs::write(&path, &content).unwrap();
         let file = upload(&path, &content);
         let copy = copy_verified(&file, &folder).unwrap();
-        // What happens to the uploaded file now does not reach the copy.
+        // Changes to the uploaded file no longer affect the copy.
         fs::write(&path, "exchanged").unwrap();
         assert!(fs::read(&copy).unwrap() == content);
 

@@ -1,7 +1,7 @@
-//! What TCP connections have sent, as the kernel counts it.
+//! The data that TCP connections have sent, as the kernel counts it.
 //!
-//! A link's counters cannot tell the connections on it apart. The kernel counts for each connection what its
-//! peer has acknowledged, without headers and without what was sent twice (`tcpi_bytes_acked`), and
+//! A link's counters cannot distinguish the connections on it. The kernel counts for each connection the data
+//! that its peer has acknowledged, without headers and retransmissions (`tcpi_bytes_acked`), and
 //! `NETLINK_SOCK_DIAG` reports it, as `ss --info` shows it.
 
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
@@ -17,11 +17,11 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
 use std::io;
 
 /// Returns the TCP connections from this network namespace to this port: the near port of each, and the bytes
-/// that its peer has acknowledged. A connection of which the kernel does not know that any more, since it was
-/// closed, is left out.
+/// that its peer has acknowledged. Connections for which the kernel no longer knows that number, since they
+/// were closed, are left out.
 ///
 /// # Errors
-/// The kernel does not answer, or not with a list of connections.
+/// The kernel does not answer, or does not answer with a list of connections.
 pub(super) fn sent_bytes(port: u16) -> io::Result<Vec<(u16, u64)>> {
     let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
     socket.bind_auto()?;
@@ -66,7 +66,7 @@ pub(super) fn sent_bytes(port: u16) -> io::Result<Vec<(u16, u64)>> {
     }
 }
 
-/// Returns what the peer of a connection has acknowledged.
+/// Returns how much data the peer of a connection has acknowledged.
 fn acknowledged(connection: &InetResponse) -> Option<u64> {
     connection.nlas.iter().find_map(|attribute| match attribute {
         Nla::TcpInfo(TcpInfo { bytes_acked, .. }) => Some(*bytes_acked),
@@ -98,7 +98,7 @@ mod tests {
             received.push((stream.local_addr().unwrap().port(), bytes as u64));
             streams.extend([stream, peer]);
         }
-        // The last acknowledgement may be on its way. The request for a connection counts as one byte.
+        // The last acknowledgement may still be in transit. The request for a connection counts as one byte.
         received.sort_unstable();
         let is_counted = (0..1000).any(|_| {
             std::thread::sleep(std::time::Duration::from_millis(5));
@@ -110,7 +110,7 @@ mod tests {
                 })
         });
         assert!(is_counted, "{:?} instead of {received:?}", sent_bytes(port));
-        // Closed from the near end first, they linger for a minute.
+        // Connections closed from the near end first linger for a minute.
         let is_gone = |streams: Vec<TcpStream>| {
             let (near, far): (Vec<_>, Vec<_>) =
                 streams.into_iter().partition(|stream| stream.peer_addr().unwrap().port() == port);

@@ -1,11 +1,11 @@
-//! The disks of guests: files without a name, which end with the last process that has them open.
+//! The disks of guests: files without a name, which vanish with the last process that has them open.
 //!
-//! A node creates a disk and has it open. Each process that it starts for the purpose inherits a descriptor.
-//! So a disk leaves nothing behind, however the node ends.
+//! A node creates a disk and keeps it open. Each process that it starts to use the disk inherits a
+//! descriptor. So a disk leaves nothing behind, however the node ends.
 //!
-//! A disk that other hosts open needs a name. The node removes that file when the disk is closed, and when it
-//! ends itself. If it is killed, the file stays; [`remove_old`] removes it later. The same holds for a
-//! folder of sockets, which a node keeps like a disk.
+//! A disk that other hosts open needs a name. The node removes that file when the disk is closed, and when
+//! the node itself ends. If it is killed, the file stays; [`remove_old`] removes it later. The same holds for
+//! a folder of sockets, which a node keeps like a disk.
 
 use super::isolate::RUN_DIR;
 use crate::node::protocol::{self, CreatedDisk, DiskName, DiskUsage, QEMU_USER};
@@ -32,17 +32,17 @@ use stressor::disk;
 use tempfile::{NamedTempFile, TempDir};
 use units::Bytes;
 
-/// How the names of disks and of folders begin. No upload is called so.
+/// The prefix of the names of disks and of folders. The names of uploads do not begin with it.
 const PREFIX: &str = ".testbed-disk.";
 
-/// How long after the last write a disk with a name counts as left behind.
+/// How long after its last write a disk with a name is considered left behind.
 const KEEP: Duration = Duration::from_secs(24 * 3600);
 
 /// The disks that a node has open, by number.
 #[derive(Debug, Default)]
 pub(super) struct Disks(Mutex<HashMap<u64, Held>>);
 
-/// A disk that is open.
+/// An open disk.
 #[derive(Debug)]
 enum Held {
     Unnamed(File),
@@ -156,10 +156,10 @@ fn remove_old(folder: &Path, now: SystemTime) {
 }
 
 impl Disks {
-    /// Creates a disk with this number and size. Its first part, `written`, holds what [`disk::fill_image`]
-    /// writes; the rest reads as zeros, and takes no space until it is written.
+    /// Creates a disk with this number and size. Its first part, of the size `written`, holds the data that
+    /// [`disk::fill_image`] writes; the rest reads as zeros, and takes no space until it is written.
     ///
-    /// This blocks until all has been written.
+    /// This blocks until all data has been written.
     pub(super) fn create(
         &self,
         number: u64,
@@ -248,7 +248,7 @@ impl Disks {
         Ok(DiskUsage { bytes: metadata.len(), allocated_bytes: metadata.blocks() * 512 })
     }
 
-    /// Closes a disk. Not an error if there is none with this number.
+    /// Closes a disk. Not an error if no disk has this number.
     pub(super) fn close(&self, number: u64) {
         if self.0.lock().unwrap().remove(&number).is_some() {
             let _ = fs::remove_file(Path::new(RUN_DIR).join(protocol::file_path(number)));
@@ -267,7 +267,7 @@ impl Disks {
         Ok(held.descriptor()?.into())
     }
 
-    /// Returns a descriptor for a disk that processes inherit which are started before it is closed.
+    /// Returns a descriptor for a disk. Processes inherit it if they are started before it is closed.
     pub(super) fn for_process(&self, number: u64) -> io::Result<OwnedFd> {
         let descriptor = self.get(number)?.into();
         fcntl(&descriptor, FcntlArg::F_SETFD(FdFlag::empty()))?;
@@ -275,7 +275,7 @@ impl Disks {
     }
 }
 
-/// Makes a disk that a process inherits as this descriptor appear at [`protocol::file_path`], for that
+/// Makes a disk that a process inherits as this descriptor appear at [`protocol::file_path`] for that
 /// process.
 pub(super) fn link(number: u64, descriptor: &OwnedFd) -> io::Result<()> {
     let path = Path::new(RUN_DIR).join(protocol::file_path(number));
@@ -301,7 +301,7 @@ fn names_other_files(file: &File) -> io::Result<bool> {
 
 /// Returns a path to an open file for other processes.
 fn path_to(file: &impl AsRawFd) -> io::Result<String> {
-    // The PID in the namespace whose `/proc` this is: the host's.
+    // The PID in the namespace of this `/proc`, which is the host's.
     let pid = fs::read_link("/proc/self")?;
     Ok(format!("/proc/{}/fd/{}", pid.display(), file.as_raw_fd()))
 }

@@ -1,5 +1,5 @@
-//! The network of the host that a remote node runs on. The node has a network namespace of its own and takes
-//! over some of the host's interfaces, but none that carries its SSH session ([`netem::routes`]).
+//! The network of the host on which a remote node runs. The node has a network namespace of its own and takes
+//! over some of the host's interfaces, but none that carry its SSH session ([`netem::routes`]).
 
 use super::parent::Unusable;
 use crate::sys;
@@ -18,11 +18,11 @@ use std::{
 };
 use tokio::time;
 
-/// How long to wait for an interface that is in use: a node that has lost its orchestrator holds its
+/// How long to wait for an interface that is in use: a node that has lost its orchestrator keeps its
 /// interfaces for up to ten seconds, unless its host is busy.
 const IN_USE_LIMIT: Duration = Duration::from_secs(12);
 
-/// What the message about an interface that stays in use says before the interface's name.
+/// The words before the interface's name in the message about an interface that stays in use.
 pub(crate) const IN_USE: &str = "another run may be using";
 
 /// The interval between attempts to take over an interface that is in use.
@@ -72,8 +72,8 @@ impl HostNetwork {
     /// Takes over the host's interface `parent`: creates a macvlan interface `name` on it in this process's
     /// network namespace.
     ///
-    /// If another node uses the interface, keeps trying for 12 s. Fails at once if it carries the SSH
-    /// session, and if it can carry no macvlan: see [`Unusable`].
+    /// If another node uses the interface, keeps trying for 12 s. Fails immediately if the interface carries
+    /// the SSH session, or if it cannot carry a macvlan: see [`Unusable`].
     pub(super) async fn attach(&self, parent: &str, name: &str) -> Result<(), Box<dyn Error + Send + Sync>> {
         let netlink = Netlink::open_in(self.network.as_fd())?;
         if let Some(session) = &self.session

@@ -139,8 +139,8 @@ pub fn join_user(namespace: impl AsFd) -> io::Result<()> {
     Ok(setuid(Uid::from_raw(0))?)
 }
 
-/// Mounts the node's private `/run`. Like `/tmp`, it is writable for everybody: QEMU saves a guest there as
-/// an unprivileged user, and nobody else can reach it. Must be called in the mount namespace created by
+/// Mounts the node's private `/run`. Like `/tmp`, it is world-writable: QEMU saves a guest there as an
+/// unprivileged user, and no one else can reach it. Must be called in the mount namespace created by
 /// [`enter`].
 pub fn private_run_dir() -> Result<(), Error> {
     let none: Option<&str> = None;
@@ -152,8 +152,8 @@ pub fn private_run_dir() -> Result<(), Error> {
         .map_err(|e| Error::SetUp { what: format!("mount a tmpfs on {RUN_DIR}"), source: e.into() })
 }
 
-/// Writes a file in the node's private `/run`, with the folders that it needs. Only its owner can read it:
-/// the user of this number, or this process's user. Replaces a file of that name.
+/// Writes a file in the node's private `/run`, creating folders as needed. Only its owner can read it: the
+/// user of this number, or this process's user. Replaces a file of that name.
 pub(super) fn write_private(path: &Path, text: &str, user: Option<u32>) -> io::Result<()> {
     if !path.components().all(|part| matches!(part, Component::Normal(_))) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path leaves the private directory"));

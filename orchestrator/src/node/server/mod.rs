@@ -3,9 +3,9 @@
 //!
 //! [`probe`] is the downtime probe, [`tcp_buffers`] raises the limits of TCP's buffers, [`host`] takes over
 //! interfaces of the host that a remote node runs on, `wire` counts the bytes that a node sends and
-//! `connections` those of TCP connections, `boot_files` checks what QEMU boots on another host, `disks` holds
-//! the disks of guests, `userfaultfd` lets QEMU be the destination of post-copy, and `streams` reads and
-//! writes messages.
+//! `connections` those of TCP connections, `boot_files` checks the files that QEMU boots on another host,
+//! `disks` holds the disks of guests, `userfaultfd` lets QEMU be the destination of post-copy, and `streams`
+//! reads and writes messages.
 //!
 //! [`visit`] runs a user's program in a node, through [`session`], which gives it a terminal and a user of
 //! its own. [`process`] checks that a process is the node that it claims to be.

@@ -1,5 +1,5 @@
 //! The outer process of a node: it creates the namespaces, starts the serving process in them, and waits
-//! until that exits.
+//! until that process exits.
 
 use super::{host, isolate};
 use crate::node::protocol::Privilege;
@@ -16,7 +16,7 @@ use std::{
 /// Starts a node on this host.
 #[derive(Debug)]
 pub struct NodeLauncher<'a> {
-    /// The node's name. It is on the command line, where `testbed lab` finds it in the list of processes.
+    /// The node's name. It is on the command line so that `testbed lab` finds it in the list of processes.
     pub name: &'a str,
     /// The run that the node belongs to; on the command line for the same reason.
     pub run: &'a str,
@@ -55,7 +55,7 @@ impl NodeLauncher<'_> {
         let program = self.remote.map(|_| File::open("/proc/self/exe"));
         let program = program.transpose().map_err(Error::Start)?;
         if let Some(program) = &program {
-            // A file system without locks is no reason not to start.
+            // The node starts even on a file system without locks.
             let _ = program.lock_shared();
         }
         let network = self.remote.map(|_| host::inheritable_network()).transpose().map_err(Error::Network)?;
@@ -64,8 +64,8 @@ impl NodeLauncher<'_> {
             (Privilege::UserNamespace, None) => "user-namespace",
             (Privilege::UserNamespace, Some(_)) => return Err(Error::NeedsRoot),
         };
-        // Before the serving process starts: as soon as it is listed, others may enter its namespaces, which
-        // must be final by then.
+        // This happens before the serving process starts: as soon as it is listed, others may enter its
+        // namespaces, which must be final by then.
         isolate::private_run_dir()?;
         let mut command = Command::new("/proc/self/exe");
         command.arg0("testbed").args(["node", "--inside", inside, "--name", self.name, "--run", self.run]);

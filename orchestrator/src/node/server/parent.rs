@@ -1,14 +1,15 @@
 //! Whether an interface of a host can carry a node's macvlan, and if not, why and what to do.
 //!
-//! Only what can never work, or not before somebody changes the host, is refused here. An interface that
-//! another node uses is not: that node may end. Neither is one without a carrier, which a cable restores.
+//! Only what cannot work, or cannot work until somebody changes the host, is refused here. An interface that
+//! another node uses is not refused: that node may end. Neither is one without a carrier, which a cable
+//! restores.
 
 use netem::{LinkRole, LinkUser};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// The kinds of controllers that receive the frames of their ports themselves. The kernel allows no second
-/// receiver. A VRF, for example, leaves the frames to the port.
+/// The kinds of controllers that receive the frames of their ports themselves. The kernel does not allow a
+/// second receiver. A VRF, for example, leaves the frames to the port.
 const TAKES_FRAMES: [&str; 5] = ["bridge", "bond", "team", "openvswitch", "hsr"];
 
 /// The reason why an interface cannot carry a macvlan, and what to do about it.
@@ -27,8 +28,7 @@ impl fmt::Display for Unusable {
 }
 
 impl Unusable {
-    /// Returns why an interface cannot carry a macvlan in passthrough mode; `None` if nothing speaks against
-    /// it.
+    /// Returns why an interface cannot carry a macvlan in passthrough mode; `None` if nothing prevents it.
     pub fn check(interface: &LinkRole) -> Option<Self> {
         const ANOTHER: &str = "name an Ethernet interface that nothing else uses";
         let LinkRole { name, kind, loopback, ethernet, up, controller, users, .. } = interface;
@@ -53,7 +53,8 @@ impl Unusable {
             && TAKES_FRAMES.contains(&kind.as_str())
         {
             let reason = format!("{name} is a port of the {kind} {by}, which receives its frames");
-            // A bond is an interface to the network of its ports; a bridge has no network of its own.
+            // A bond is an interface to the network of its ports; a bridge does not have a network of its
+            // own.
             let also = if ["bond", "team"].contains(&kind.as_str()) { by } else { "another interface" };
             return unusable(
                 reason,

@@ -13,11 +13,11 @@
 //! been gone for as much less. The lower bound (`surely_gone_ns`) leaves that time out.
 //!
 //! Gaps are measured by the monotonic clock, so a step of the wall clock, by which the kernel timestamps
-//! packets, changes none.
+//! packets, does not change any gap.
 //!
-//! The round trip of each request is kept, too: in windows of time, of each the longest round trip and the
-//! number of requests without a reply. So a peak stays, whatever the length of the attempt. A probe can also
-//! report them while it runs (`progress`).
+//! The round trip of each request is recorded too, in windows of time: for each window, the longest round
+//! trip and the number of requests without a reply. So a peak is preserved, however long the attempt is. A
+//! probe can also report them while it runs (`progress`).
 
 use crate::{node::protocol::ProbeProgress, sys};
 use nix::{
@@ -73,8 +73,8 @@ pub struct ProbeReport {
     pub latencies: Latencies,
 }
 
-/// The round trips of a probe over time, in windows of the same width. Requests whose replies were still
-/// expected when the probe was stopped do not count.
+/// The round trips of a probe over time, in windows of the same width. Requests still awaiting replies when
+/// the probe was stopped do not count.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Latencies {
     /// How long before the end of the probe the first window began, in nanoseconds.
@@ -111,7 +111,8 @@ pub struct Probe {
 
 impl Probe {
     /// Starts a probe. Returns when the first reply has arrived; fails if none arrives within `timeout`. The
-    /// queue `reports` gets what the probe sees while it runs. The probe never waits for room in it.
+    /// queue `reports` receives what the probe sees while it runs. The probe never waits for room in the
+    /// queue.
     pub async fn start(
         target: Ipv4Addr,
         interval: Duration,
@@ -161,10 +162,10 @@ async fn run(
     let mut deadline: Option<time::Instant> = None;
     let open = loop {
         tokio::select! {
-            // After a time for which this process did not run, replies that have arrived are not lost.
+            // After a time in which this process did not run, replies that have already arrived are not lost.
             biased;
             patience = &mut stop, if deadline.is_none() => {
-                // An error means that whoever started the probe is gone.
+                // An error means that the starter of the probe is gone.
                 deadline = Some(time::Instant::now() + patience.unwrap_or_default());
             }
             () = time::sleep_until(deadline.unwrap_or_else(time::Instant::now)), if deadline.is_some() => {
@@ -204,11 +205,11 @@ async fn run(
 #[derive(Default)]
 struct Requests {
     made: Vec<Request>,
-    /// How many of them were sent.
+    /// How many of these requests were sent.
     sent: u64,
 }
 
-/// A request, whose sequence number is its place among all.
+/// A request, whose sequence number is its index among all requests.
 struct Request {
     /// When it was made, in nanoseconds of the monotonic clock.
     made_ns: u64,
@@ -241,8 +242,8 @@ impl Requests {
     }
 
     /// Notes a reply. Returns when it arrived, by the monotonic clock. Its age follows from the wall clock,
-    /// by which the kernel timestamps packets. If that clock has been stepped since, the age is wrong, but a
-    /// reply arrives after its request was made and before it is read.
+    /// by which the kernel timestamps packets. If that clock has been stepped since then, the age is wrong;
+    /// it is limited by the fact that a reply arrives after its request was made and before it is read.
     fn received(&mut self, reply: Reply, now: Now) -> u64 {
         let age = now.real_ns.saturating_sub(reply.stamp_ns);
         let request = self.last_of(reply.sequence);
@@ -297,9 +298,9 @@ impl Requests {
 /// The end of a probe.
 #[derive(Clone, Copy)]
 struct ProbeEnd {
-    /// When it was, in nanoseconds of the monotonic clock.
+    /// When the probe ended, in nanoseconds of the monotonic clock.
     at_ns: u64,
-    /// Whether the guest had not answered when it was asked for a last reply.
+    /// Whether the guest did not answer while the probe waited for a last reply.
     is_open: bool,
 }
 
@@ -317,7 +318,7 @@ impl Now {
     }
 }
 
-/// Computes the report from the requests, and from when replies arrived.
+/// Computes the report from the requests and the arrival times of replies.
 fn report(interval: Duration, requests: &Requests, replies_ns: &[u64], end: ProbeEnd) -> ProbeReport {
     let mut lengths: Vec<u64> = replies_ns.windows(2).map(|w| w[1].saturating_sub(w[0])).collect();
     lengths.sort_unstable();
@@ -344,8 +345,8 @@ const WINDOW: Duration = Duration::from_millis(50);
 /// The largest number of windows: more than three minutes with the usual width.
 const MOST_WINDOWS: u64 = 4_096;
 
-/// Returns the width of a window of a probe that requests at this interval, in nanoseconds. Each window has
-/// at least one request.
+/// Returns the width of a window of a probe that sends requests at this interval, in nanoseconds. Each window
+/// has at least one request.
 fn window_ns(interval: Duration) -> u64 {
     WINDOW.max(interval * 2).as_nanos() as u64
 }
@@ -372,7 +373,7 @@ impl Socket {
         Ok(Self {
             fd: sys::readable(fd)?,
             target: SocketAddrV4::new(target, 0).into(),
-            // Different for each probe: an older one may still wait for its last reply.
+            // Different for each probe: an older probe may still wait for its last reply.
             identifier: (std::process::id() + PROBES.fetch_add(1, Ordering::Relaxed)) as u16,
         })
     }
@@ -467,7 +468,7 @@ mod tests {
         n * 1_000_000
     }
 
-    /// Returns the report of a probe at an interval of 10 ms whose replies arrived then.
+    /// Returns the report of a probe at an interval of 10 ms whose replies arrived at these times.
     fn reported(replies_ns: &[u64], end: ProbeEnd) -> ProbeReport {
         let mut requests = Requests::default();
         (0..30).for_each(|n| requests.made(ms(10 * n), true));
@@ -542,8 +543,8 @@ mod tests {
         assert_eq!(reported(&[], open(9)).open_gap_ns, None);
     }
 
-    /// Returns the round trips of a probe that asks every 10 ms, and whose requests took these times in
-    /// milliseconds; nothing stands for no reply. It ends 1 s after its last request.
+    /// Returns the round trips of a probe that sends a request every 10 ms, and whose requests took these
+    /// times in milliseconds; `None` stands for no reply. It ends 1 s after its last request.
     fn latencies(round_trips_ms: &[Option<u64>], is_open: bool) -> Latencies {
         let mut requests = Requests::default();
         for (n, round_trip) in round_trips_ms.iter().enumerate() {

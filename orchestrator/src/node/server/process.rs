@@ -1,10 +1,10 @@
 //! The serving processes of nodes as `/proc` shows them: recognized by their arguments, then held and
 //! checked.
 //!
-//! Anybody can start a process with the arguments of a node. So arguments only tell what a process claims to
-//! be, and a process that is entered has to be held first ([`HeldProcess`]): its PID cannot come to mean
-//! another process, all that is read belongs to it, and its namespaces are opened before any is joined.
-//! [`HeldProcess::check`] compares what it is with what real nodes are.
+//! Anybody can start a process with the arguments of a node. So the arguments only show what a process claims
+//! to be, and a process must be held before it is entered ([`HeldProcess`]): its PID cannot come to mean
+//! another process, all data read about it belongs to it, and its namespaces are opened before any is joined.
+//! [`HeldProcess::check`] compares it with real nodes.
 
 use crate::{process_tree::ProcessStatus, sys};
 use nix::{
@@ -56,7 +56,7 @@ pub enum Error {
     },
 }
 
-/// What the arguments of a node's serving process say.
+/// The meaning of the arguments of a node's serving process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeArguments {
     /// The node's name.
@@ -69,7 +69,7 @@ pub struct NodeArguments {
 
 impl NodeArguments {
     /// Parses the arguments of a process. Returns `None` if they are not those of a node's serving process,
-    /// or if the names in them are not such as this program chooses.
+    /// or if this program would not choose the names in them.
     pub fn parse(words: &[String]) -> Option<Self> {
         let after = |option: &str| {
             let at = words.iter().position(|word| word == option)?;
@@ -84,7 +84,7 @@ impl NodeArguments {
     }
 }
 
-/// Returns whether this is the name of a run: a PID, with the name of a host or without.
+/// Returns whether this is the name of a run: a PID, with or without the name of a host.
 fn is_run_name(text: &str) -> bool {
     let (pid, host) = text.split_once('@').map_or((text, None), |(pid, host)| (pid, Some(host)));
     pid.parse::<u32>().is_ok() && pid.bytes().all(|byte| byte.is_ascii_digit()) && host.is_none_or(is_name)
@@ -120,7 +120,7 @@ fn split_arguments(line: &[u8]) -> Option<Vec<String>> {
 pub struct Namespaces {
     /// The PID of the node's serving process.
     pub pid: u32,
-    /// Its user namespace, unless that is this process's too.
+    /// Its user namespace, unless it is also this process's.
     pub user: Option<File>,
     /// Its network namespace.
     pub net: File,
@@ -130,7 +130,7 @@ pub struct Namespaces {
     pub mnt: File,
 }
 
-/// A process, held: its PID file descriptor tells whether it still runs, and its directory in `/proc` stays
+/// A process, held: its PID file descriptor shows whether it still runs, and its directory in `/proc` stays
 /// its own even if the PID is used again.
 #[derive(Debug)]
 pub struct HeldProcess {
@@ -144,13 +144,13 @@ impl HeldProcess {
     /// Opens the process with this PID.
     ///
     /// # Errors
-    /// If there is none, or if it has ended.
+    /// If there is no such process, or if it has ended.
     pub fn open(pid: u32) -> io::Result<Self> {
         let none = || io::Error::from(io::ErrorKind::NotFound);
         let process = Pid::from_raw(pid.cast_signed()).ok_or_else(none)?;
         let pidfd = pidfd_open(process, PidfdFlags::empty())?;
         let held = Self { pid, pidfd, directory: File::open(format!("/proc/{pid}"))? };
-        // If it still runs, the PID has meant this process all the time, and the directory is its own.
+        // If it still runs, the PID has meant this process throughout, and the directory is its own.
         if held.is_alive() { Ok(held) } else { Err(none()) }
     }
 
@@ -169,7 +169,7 @@ impl HeldProcess {
         read_limited(self.file(name).ok()?)
     }
 
-    /// Reads what the arguments of the process say, if they are those of a node's serving process.
+    /// Parses the arguments of the process, if they are those of a node's serving process.
     pub fn arguments(&self) -> Option<NodeArguments> {
         NodeArguments::parse(&split_arguments(&self.read("cmdline")?)?)
     }
@@ -219,7 +219,7 @@ impl HeldProcess {
     /// runs this program. Returns its namespaces.
     ///
     /// # Errors
-    /// If it has ended, is no node, or runs another program.
+    /// If it has ended, is not a node, or runs a different program.
     pub fn check(&self, node: &str, run: &str) -> Result<Namespaces, Error> {
         let gone = || Error::Gone(node.into());
         let arguments = self.arguments().ok_or_else(gone)?;
@@ -244,11 +244,12 @@ impl HeldProcess {
             };
             Err(Error::OtherProgram { node: node.into(), program: link.display().to_string(), remedy })
         });
-        // Last, so that all the above is about one process. If it has ended, that explains all refusals.
+        // This comes last, so that all of the above is about one process. If that has ended, it explains all
+        // refusals.
         if self.is_alive() { checked } else { Err(gone()) }
     }
 
-    /// Returns whether the process runs this program: the same file, or another one with the same content,
+    /// Returns whether the process runs this program: the same file, or another file with the same content,
     /// because each login user of a host has a copy.
     fn runs_this_program(&self) -> bool {
         let same = || {

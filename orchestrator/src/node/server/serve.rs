@@ -1,6 +1,7 @@
 //! The serving process of a node: carries out [`Call`]s until its standard input ends, then exits. Everything
-//! it started ends with it. On another host than the orchestrator's, it also ends after a silence of the
-//! orchestrator ([`crate::node::alive`]), although its input is still open: a cut connection ends nothing.
+//! it started ends with it. If it runs on a different host from the orchestrator, it also ends after a
+//! silence of the orchestrator ([`crate::node::alive`]), although its input is still open: a cut connection
+//! does not end the input.
 //!
 //! It holds only the state that it must own: processes, channels, the probe, emulated links, the netlink
 //! connection. It makes no decisions: the orchestrator decides what to start and in which order.
@@ -65,7 +66,7 @@ use tokio::{
 };
 use units::Bytes;
 
-/// The longest piece of a process's output that is passed on as one line, in bytes.
+/// The longest piece of a process's output that is forwarded as one line, in bytes.
 const OUTPUT_LINE_BYTES: u64 = 64 << 10;
 
 /// Returns the CPU time that all threads of a process have used.
@@ -79,7 +80,7 @@ fn cpu_time_ns(pid: Pid) -> Option<u64> {
 pub const READY: &CStr = c"testbed-ready";
 
 /// The `oom_score_adj` of processes that a node starts. The kernel kills the process with the highest score
-/// first; 500 stand for half of the memory.
+/// first; 500 corresponds to half of the memory.
 const OOM_SCORE: &str = "500";
 
 /// The variables of the orchestrator's environment that processes get which a node starts, beside those that
@@ -97,7 +98,7 @@ type CallResult = Result<Value, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Serves calls from standard input on standard output until the input ends.
 ///
-/// A node on another host than the orchestrator's has a `host` network. It also ends when the orchestrator
+/// A node on a different host from the orchestrator has a `host` network, and also ends when the orchestrator
 /// has been silent for too long. When this returns, everything that the node started has ended, and the host
 /// has its interfaces back. A thread of this process may still be reading: the process must exit without
 /// waiting for it.
@@ -131,9 +132,9 @@ pub async fn serve(privilege: Privilege, host: Option<HostNetwork>) -> io::Resul
             }
         })
         .await;
-    // Nothing starts any more.
+    // Nothing can be started any more.
     drop(calls);
-    // Before the processes end: that is not their failure.
+    // Decided before the processes are ended: their end is not a failure then.
     let last_message = match &ended {
         Ok(Some(silence)) => {
             let seconds = silence.as_secs();
@@ -150,7 +151,7 @@ pub async fn serve(privilege: Privilege, host: Option<HostNetwork>) -> io::Resul
 
 struct Server {
     privilege: Privilege,
-    /// The network of the node's host, unless that is the orchestrator's host too.
+    /// The network of the node's host, unless it is also the orchestrator's host.
     host: Option<HostNetwork>,
     out: Outbox,
     netlink: Netlink,
@@ -169,7 +170,7 @@ struct Server {
     disks: Disks,
     /// The names of the interfaces on top of the host's.
     attached: Mutex<Vec<String>>,
-    /// Senders of the lines that are to be written to each channel.
+    /// Senders of the lines to be written to each channel.
     channels: Mutex<HashMap<u64, mpsc::UnboundedSender<String>>>,
     probe: AsyncMutex<Option<Probe>>,
 }
@@ -209,7 +210,7 @@ impl Server {
                         let _ = sender.send(text);
                     }
                 }
-                // The thread that reads has answered it.
+                // The reading thread has already answered it.
                 ToNode::Alive { .. } => {}
             }
         }
@@ -223,7 +224,7 @@ impl Server {
         self.disks.close_all();
         let attached = mem::take(&mut *self.attached.lock().unwrap());
         for interface in attached {
-            // It does not exist if it could not be created.
+            // The interface does not exist if it could not be created.
             let _ = self.netlink.delete(&interface).await;
         }
     }
@@ -241,7 +242,7 @@ impl Server {
                 json(())
             }
             Call::OfferUserfaultfd { user } => {
-                // Without it, QEMU says what it lacks.
+                // Without the device, QEMU says what it lacks.
                 let _ = userfaultfd::offer(user);
                 json(())
             }
@@ -332,7 +333,7 @@ impl Server {
                 json(())
             }
             Call::StopProbe { patience_ms } => {
-                // The lock is released first: another call may stop the attempt meanwhile.
+                // The lock is released first: another call may meanwhile stop the attempt.
                 let probe = self.probe.lock().await.take();
                 let probe = probe.ok_or("no probe is running")?;
                 json(probe.stop(Duration::from_millis(patience_ms)).await?)
@@ -340,7 +341,7 @@ impl Server {
         }
     }
 
-    /// Starts a task that sends what a probe reports while it runs. Returns the queue for the reports, which
+    /// Starts a task that forwards a probe's reports while it runs. Returns the queue for the reports, which
     /// is emptied no faster than they can be written.
     fn pass_on_reports(&self, probe: u64) -> mpsc::Sender<ProbeProgress> {
         let (queue, mut reports) = mpsc::channel(progress::QUEUE);
@@ -398,7 +399,7 @@ impl Server {
             .kill_on_drop(true);
         let oom_kills = cgroup::oom_kills();
         let mut child = first_to_be_killed(|| command.spawn())?;
-        // There is no `await` since the start, so nothing has taken the process for a stray.
+        // There is no `await` since the start, so the process cannot have been killed as a stray.
         let process = self.next_number();
         self.children.lock().unwrap().extend(child.id().map(|pid| (process, pid)));
         let relay = frames.map(|frames| task::spawn_local(frames.relay()));
@@ -417,7 +418,7 @@ impl Server {
                 (status, _) => status,
             };
             server.children.lock().unwrap().remove(&process);
-            // They may hold the outputs open.
+            // Strays may hold the outputs open.
             server.kill_strays().await;
             for output in outputs {
                 let _ = output.await;
@@ -431,8 +432,9 @@ impl Server {
         Ok(process)
     }
 
-    /// Kills all descendants of this node that do not descend from a running process: those of a process that
-    /// has ended. The node is the first process of its PID namespace, so none of them can leave it.
+    /// Kills all descendants of this node that do not descend from a running process: the descendants of
+    /// processes that have ended. The node is the first process of its PID namespace, so none of them can
+    /// leave it.
     async fn kill_strays(&self) {
         self.kill_all_but(|| self.children.lock().unwrap().values().copied().collect()).await;
     }
@@ -454,7 +456,7 @@ impl Server {
         let Some(from) = from else { return };
         let mut from = BufReader::new(from);
         let mut line = Vec::new();
-        // A longer line is passed on in pieces: what a program prints is no reason to end it.
+        // A longer line is forwarded in pieces: its length is not a reason to end the process.
         while (&mut from).take(OUTPUT_LINE_BYTES).read_until(b'\n', &mut line).await.is_ok_and(|n| n > 0) {
             let text = String::from_utf8_lossy(&line).trim_end().to_string();
             self.send(FromNode::Output { process, text });
@@ -466,8 +468,8 @@ impl Server {
     /// number.
     async fn connect(self: &Arc<Self>, process: u64, path: &Path, timeout: Duration) -> io::Result<u64> {
         let stream = time::timeout(timeout, async {
-            // Stop when the process has exited: a later process may listen on the same path, and its socket
-            // is not the one asked for.
+            // Stop when the process has exited: a later process may listen on the same path, whose socket is
+            // not the requested one.
             while self.processes.lock().unwrap().contains_key(&process) {
                 match UnixStream::connect(path).await {
                     Ok(stream) => return Ok(stream),
@@ -596,7 +598,7 @@ async fn wait_or_kill(child: &mut Child, killed: oneshot::Receiver<()>) -> (Exit
 /// Starts a process that the kernel kills before this node, and before `testbed`, if memory runs out.
 fn first_to_be_killed<T>(start: impl FnOnce() -> T) -> T {
     const FILE: &str = "/proc/self/oom_score_adj";
-    // The process inherits the node's score. Everybody may raise the own score, and take that back.
+    // The process inherits the node's score. Any process may raise its own score, and lower it again.
     let before = fs::read_to_string(FILE);
     let raised = before.is_ok() && fs::write(FILE, OOM_SCORE).is_ok();
     let started = start();
@@ -607,7 +609,8 @@ fn first_to_be_killed<T>(start: impl FnOnce() -> T) -> T {
 }
 
 /// Returns a note, to be appended to the exit status of a process, if the kernel has killed processes for
-/// lack of memory since the process was started. `before` is the number of those that it had killed by then.
+/// lack of memory since the process was started. `before` is the number of processes that it had killed by
+/// then.
 fn lack_of_memory(before: Option<u64>) -> &'static str {
     match (before, cgroup::oom_kills()) {
         (Some(before), Some(now)) if now > before => {

@@ -1,9 +1,9 @@
-//! A session of its own for a program, with nothing of the caller's in it that the program could use.
+//! A separate session for a program, in which nothing of the caller's is left for the program to use.
 //!
-//! A program in a node may belong to another user than the caller. It must not reach the caller's terminal,
+//! A program in a node may belong to a user other than the caller. It must not reach the caller's terminal,
 //! where it could type for the caller (`TIOCSTI`), read what the caller types, or leave settings behind. So
 //! it starts in a new session, and where the caller's standard streams are a terminal, the program's are a
-//! pseudoterminal instead. This process passes on what is typed and shown, and the window's size.
+//! pseudoterminal instead. This process forwards input and output, and the window's size.
 //!
 //! The caller's terminal is in raw mode meanwhile, so that keys such as Ctrl-C reach the pseudoterminal, and
 //! is restored when the session ends, also by a signal. In the background of a terminal, this process neither
@@ -40,10 +40,10 @@ use std::{
 /// The search path in a clean environment.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The variables that a clean environment has from the caller, beside those that begin with `LC_`.
+/// The variables that a clean environment keeps from the caller, besides those that begin with `LC_`.
 const KEPT_VARIABLES: [&str; 3] = ["LANG", "SHELL", "TERM"];
 
-/// The maximum number of bytes to pass on at once, in each direction.
+/// The maximum number of bytes to forward in one step, in each direction.
 const CHUNK: usize = 4096;
 
 /// How much of what a program's terminal has is shown after its end, in bytes. The kernel keeps less of what
@@ -53,13 +53,13 @@ const REST: usize = 64 << 10;
 /// Runs a command in a session of its own and waits until it exits. With `owner`, it runs as that user, in a
 /// clean environment and in `/`. Returns its exit code; a signal that ends the session counts as its exit.
 ///
-/// `ready` is called at last with the command and whether it has a terminal. It may add arguments, and make
+/// `ready` is called last, with the command and whether it has a terminal. It may add arguments, and make
 /// descriptors inheritable.
 ///
 /// Must be called while this process has a single thread, and starts no other.
 ///
 /// # Errors
-/// If there is no pseudoterminal, or the command cannot be started.
+/// If no pseudoterminal is available, or the command cannot be started.
 pub fn run(
     command: &mut Command,
     owner: Option<Owner>,
@@ -85,8 +85,8 @@ pub fn run(
     sys::start_session(command, controlling, blocked);
     let relay = caller.zip(own);
     let child = command.spawn()?;
-    // Drops the program's end of its terminal here: the other end then shows when the last process has closed
-    // it.
+    // Drops the program's end of its terminal here: the other end can then detect that the last process has
+    // closed it.
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let relay = relay.map(|(caller, OpenptyResult { master, .. })| Relay::new(caller, master));
     Session { child, signals, relay }.wait()
@@ -105,8 +105,8 @@ fn signals() -> Result<SignalFd, Errno> {
         Signal::SIGTERM,
         Signal::SIGHUP,
     ] {
-        // A caller that ignores a signal, such as nohup, wants that to hold for this process too. But SIGTERM
-        // also tells that the caller has ended.
+        // A caller that ignores a signal, such as nohup, wants this process to ignore it too. But SIGTERM
+        // also reports that the caller has ended.
         if signal == Signal::SIGTERM || !frontend::is_ignored(signal) {
             handled.add(signal);
         }
@@ -134,7 +134,7 @@ fn replace_terminals(command: &mut Command, slave: &OwnedFd) -> io::Result<Optio
     Ok((0..).zip(is_terminal).find_map(|(fd, is_terminal)| is_terminal.then_some(fd)))
 }
 
-/// Returns the environment of a program that another user's shell starts.
+/// Returns the environment of a program started for another user.
 fn clean_environment(uid: u32) -> HashMap<OsString, OsString> {
     let is_kept = |name: &OsString| {
         name.to_str().is_some_and(|name| KEPT_VARIABLES.contains(&name) || name.starts_with("LC_"))
@@ -152,7 +152,7 @@ fn clean_environment(uid: u32) -> HashMap<OsString, OsString> {
 
 /// The caller's terminal.
 struct CallerTerminal {
-    /// Standard input, if that is the terminal.
+    /// Standard input, if it is the terminal.
     input: Option<OwnedFd>,
     /// The stream on which the terminal shows the program's output.
     screen: OwnedFd,
@@ -181,8 +181,8 @@ impl CallerTerminal {
     }
 }
 
-/// Opens the terminal of a standard stream again, so that access to it never blocks, which the caller's own
-/// descriptor must not be changed for. Returns `None` if it is no terminal.
+/// Opens the terminal of a standard stream again, so that access to it never blocks without changing the
+/// caller's own descriptor. Returns `None` if the stream is not a terminal.
 fn opened(stream: BorrowedFd, access: OFlag) -> Option<OwnedFd> {
     stream.is_terminal().then_some(())?;
     let path = format!("/proc/self/fd/{}", stream.as_raw_fd());
@@ -199,7 +199,7 @@ pub struct TerminalSettings {
 }
 
 impl TerminalSettings {
-    /// Reads the settings of a terminal. Returns `None` if the stream is none.
+    /// Reads the settings of a terminal. Returns `None` if the stream is not a terminal.
     pub fn of(stream: BorrowedFd) -> Option<Self> {
         let termios = tcgetattr(stream).ok()?;
         Some(Self { terminal: stream.try_clone_to_owned().ok()?, termios })
@@ -210,7 +210,7 @@ impl TerminalSettings {
         tcgetpgrp(&self.terminal) == Ok(getpgrp())
     }
 
-    /// Passes every key on as it is typed.
+    /// Makes the terminal pass on every key as it is typed.
     fn set_raw(&self) -> bool {
         let mut raw = self.termios.clone();
         cfmakeraw(&mut raw);
@@ -225,15 +225,15 @@ impl TerminalSettings {
     }
 }
 
-/// What passes between the caller's terminal and the program's.
+/// The data passing between the caller's terminal and the program's.
 struct Relay {
     caller: CallerTerminal,
     master: OwnedFd,
     /// Whether the caller's terminal is in raw mode.
     raw: bool,
-    /// What was typed, and the program has not taken yet.
+    /// Input that the program has not read yet.
     typed: Vec<u8>,
-    /// What the program has written, and the terminal does not show yet.
+    /// Output of the program that the terminal does not show yet.
     shown: Vec<u8>,
     /// The number of bytes that have been read from the program's terminal.
     read: usize,
@@ -280,14 +280,14 @@ impl Relay {
         }
     }
 
-    /// Gives the program's terminal the size of the caller's; the kernel tells the program.
+    /// Gives the program's terminal the size of the caller's; the kernel notifies the program.
     fn resize(&self) {
         if let Ok(size) = tcgetwinsize(&self.caller.screen) {
             let _ = tcsetwinsize(&self.master, size);
         }
     }
 
-    /// Returns what to wait for: at the caller's input, at its screen, at the program's terminal.
+    /// Returns the events to wait for: on the caller's input, on its screen, and on the program's terminal.
     fn interest(&self) -> [PollFlags; 3] {
         let when = |condition, flags| if condition { flags } else { PollFlags::empty() };
         let wants_input = self.raw && !self.closed && self.typed.len() < CHUNK;
@@ -297,7 +297,7 @@ impl Relay {
         [input, when(!self.shown.is_empty(), PollFlags::POLLOUT), program]
     }
 
-    /// Passes on what there is. Returns whether the caller's terminal has gone away.
+    /// Forwards the available data. Returns whether the caller's terminal has gone away.
     fn pass_on(&mut self) -> bool {
         let mut chunk = [0; CHUNK];
         if self.interest()[0] == PollFlags::POLLIN
@@ -376,7 +376,7 @@ impl Session {
         if let Some(relay) = &self.relay {
             let ends = [relay.caller.input.as_ref(), Some(&relay.caller.screen), Some(&relay.master)];
             for (end, flags) in ends.into_iter().zip(relay.interest()) {
-                // Of a stream that is not waited for, poll would report the end again and again.
+                // For a stream without requested events, poll would report the end again and again.
                 fds.extend(end.filter(|_| !flags.is_empty()).map(|end| PollFd::new(end.as_fd(), flags)));
             }
         }
@@ -408,8 +408,8 @@ impl Session {
         Ok(None)
     }
 
-    /// Returns the process group that keys of the terminal would reach, or without a terminal that of the
-    /// program.
+    /// Returns the process group that the terminal's keys would reach, or the program's own without a
+    /// terminal.
     fn foreground(&self) -> Pid {
         let group = self.relay.as_ref().and_then(|relay| tcgetpgrp(&relay.master).ok());
         group.filter(|group| group.as_raw() > 1).unwrap_or(Pid::from_raw(self.child.id().cast_signed()))

@@ -3,10 +3,10 @@
 //! A thread that reads from or writes to a connection without a working network may be blocked for hours, and
 //! cannot be cancelled. Nothing waits for these threads: they end with the process.
 //!
-//! Messages wait in a queue without a limit to be written. Those that nothing waits for, such as reports of a
-//! probe, are held back until the one before is written, so that they do not pile up in it.
+//! Messages wait in an unlimited queue to be written. Messages that nothing waits for, such as reports of a
+//! probe, are held back until the previous one is written, so that they do not pile up in the queue.
 //!
-//! The reading thread answers keep-alives itself. So they tell whether the host and this process run, and not
+//! The reading thread answers keep-alives itself. So they show whether the host and this process run, not
 //! whether the node is busy.
 
 use crate::{
@@ -35,7 +35,7 @@ const LAST_MESSAGE_LIMIT: Duration = Duration::from_millis(200);
 
 /// The connection to the orchestrator.
 pub(super) struct Streams {
-    /// Takes the messages for the orchestrator.
+    /// Accepts the messages for the orchestrator.
     pub(super) out: Outbox,
     /// The messages from the orchestrator, without keep-alives. An error is the last one.
     pub(super) messages: mpsc::UnboundedReceiver<io::Result<ToNode>>,
@@ -70,7 +70,7 @@ impl Outbox {
         let _ = self.queue.send(Outgoing { message, place: None });
     }
 
-    /// Sends a message once all messages that were sent in this way before are written.
+    /// Sends a message once all messages previously sent in this way have been written.
     pub(super) async fn send_in_turn(&self, message: FromNode) {
         // The semaphore is never closed.
         let place = Arc::clone(&self.place).acquire_owned().await.ok();
@@ -78,7 +78,7 @@ impl Outbox {
     }
 }
 
-/// What has been heard from the orchestrator.
+/// What has arrived from the orchestrator.
 struct Heard {
     /// The number of bytes that have arrived.
     bytes: AtomicU64,
@@ -87,7 +87,7 @@ struct Heard {
 }
 
 impl Streams {
-    /// Begins to read from `input` and to write to `output`.
+    /// Starts reading from `input` and writing to `output`.
     pub(super) fn start(input: impl Read + Send + 'static, output: impl Write + Send + 'static) -> Self {
         let (out, outgoing) = Outbox::new();
         let (incoming, messages) = mpsc::unbounded_channel();
@@ -100,7 +100,7 @@ impl Streams {
         let answers = out.clone();
         thread::spawn(move || read(input, &incoming, &answers));
         thread::spawn(move || {
-            // An error means that nobody reads; then the input ends too, or is silent.
+            // An error means that nobody reads any more; then the input ends too, or is silent.
             let _ = write(output, outgoing);
             drop(done);
         });
@@ -123,8 +123,8 @@ impl Streams {
         }
     }
 
-    /// Sends the last message; what is sent later is dropped. Returns a future that waits for a moment until
-    /// it is written.
+    /// Sends the last message; later messages are dropped. Returns a future that waits briefly until it is
+    /// written.
     pub(super) fn end(self, reason: String) -> impl Future<Output = ()> {
         self.out.send(FromNode::Ending { reason });
         async move {
@@ -194,7 +194,7 @@ mod tests {
         sync::mpsc::{Receiver, Sender, channel},
     };
 
-    /// A connection that takes a message only once the test lets it, and then passes it on.
+    /// A connection that accepts a message only when the test allows it, and then forwards it.
     struct Gate {
         open: Receiver<()>,
         written: Sender<String>,

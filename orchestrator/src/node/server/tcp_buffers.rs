@@ -23,7 +23,7 @@ impl TcpBuffers {
     }
 
     /// Raises the maximum sizes to at least `bytes`; 0 restores the original ones. They are never lowered
-    /// below the original.
+    /// below the original values.
     ///
     /// # Errors
     ///

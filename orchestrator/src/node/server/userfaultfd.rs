@@ -1,9 +1,9 @@
 //! Access to userfaultfd for the QEMUs of a node.
 //!
-//! The destination of post-copy has to handle page faults, those of the kernel included. By default Linux
-//! lets only root do that, and QEMU has an unprivileged user. Instead of root's rights, QEMU gets a device of
-//! its own: a `/dev/userfaultfd` that belongs to its user and exists only in the node's mount namespace. The
-//! host's device and `vm.unprivileged_userfaultfd` stay as they are.
+//! The destination of post-copy has to handle page faults, those of the kernel included. By default, Linux
+//! allows only root to do that, but QEMU runs as an unprivileged user. Instead of root's rights, QEMU gets a
+//! device of its own: a `/dev/userfaultfd` that belongs to its user and exists only in the node's mount
+//! namespace. The host's device and `vm.unprivileged_userfaultfd` stay as they are.
 
 use super::isolate::RUN_DIR;
 use nix::{
@@ -17,8 +17,8 @@ use std::{fs, io, os::unix::fs::MetadataExt, path::Path};
 /// The device, by the kernel's name.
 const DEVICE: &str = "/dev/userfaultfd";
 
-/// Puts a device that belongs to `user` in the place of [`DEVICE`], in this mount namespace. It is there
-/// until the namespace is gone. Does nothing if it is there already.
+/// Puts a device that belongs to `user` in the place of [`DEVICE`], in this mount namespace. It exists until
+/// the namespace is gone. Does nothing if it already exists.
 ///
 /// # Errors
 /// The kernel has no such device (Linux 6.1 and later have it), or this process may not create one.
@@ -27,7 +27,7 @@ pub(super) fn offer(user: u32) -> io::Result<()> {
     if host.uid() == user {
         return Ok(());
     }
-    // A file system of its own, since that of `RUN_DIR` has no devices.
+    // A separate file system, since that of `RUN_DIR` does not allow devices.
     let folder = Path::new(RUN_DIR).join("userfaultfd");
     fs::create_dir(&folder)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;

@@ -1,4 +1,4 @@
-//! A user's program in a node, or on a host, as if it had been started there: the implementation of
+//! Runs a user's program in a node, or on a host, as if it had been started there: the implementation of
 //! `testbed lab shell`.
 //!
 //! ```text
@@ -8,17 +8,17 @@
 //! ```
 //!
 //! The first `testbed enter` never leaves the caller's namespaces. It gives the rest a session of its own
-//! ([`session`]) and, in a node of another user, that user's rights, so that whatever happens in namespaces
-//! that the user controls, happens with no more than that user's rights.
+//! ([`session`]) and, in a node of another user, that user's rights, so that nothing in namespaces that the
+//! user controls happens with more than that user's rights.
 //!
 //! The second one holds the node's process, checks it ([`HeldProcess::check`]), and joins its namespaces. It
-//! has opened its own program before, because a path may lead elsewhere in the node.
+//! opens its own program beforehand, because a path may lead elsewhere in the node.
 //!
 //! The third one is needed because a process that joins a PID namespace does not become a member itself; only
 //! its children do. It has its own mount namespace, so that `/proc` shows only the node's processes, and its
 //! own host name, the node's name, which most shells show in their prompt. With a terminal, it and the
 //! program form a process group of their own in the foreground, as shells expect. It survives the signals of
-//! the terminal's keys. A program stopped by Ctrl-Z is resumed at once, since no shell could resume it.
+//! the terminal's keys. A program stopped by Ctrl-Z is resumed immediately, since no shell could resume it.
 //!
 //! When any process of the chain ends, for whatever reason, the program is killed. When the program ends, all
 //! its descendants are killed, including background jobs. Only if the process inside is killed do the
@@ -84,7 +84,7 @@ pub enum Error {
     /// The node's namespaces could not be entered.
     #[error(transparent)]
     Isolate(#[from] isolate::Error),
-    /// The node ended before the program was started, or is none.
+    /// The node ended before the program was started, or is not a node.
     #[error(transparent)]
     Process(#[from] process::Error),
     /// The program could not be started.
@@ -111,7 +111,7 @@ fn system<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Error {
 
 impl Error {
     /// Returns the exit code that shells use for this error: 127 for a program that is not found, 126 for
-    /// one that cannot be run, none for other errors.
+    /// one that cannot be run, `None` for other errors.
     pub fn exit_code(&self) -> Option<u8> {
         match self {
             Self::Program { source, .. } if source.kind() == io::ErrorKind::NotFound => Some(NOT_FOUND),
@@ -191,7 +191,8 @@ impl NodeSession {
         };
         let code =
             session::run(&mut command, owner, ready).map_err(system("start a session for the node"))?;
-        // The process may belong to another user: neither wait for the end of what it writes, nor take all.
+        // The process may belong to another user: do not wait for the end of its output, and limit how much
+        // is read.
         fcntl(&refusal, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(system("read a pipe"))?;
         let mut reason = Vec::new();
         let _ = refusal.take(MAX_REFUSAL_BYTES).read_to_end(&mut reason);
@@ -211,7 +212,7 @@ impl NodeSession {
         arguments
     }
 
-    /// Enters the node and runs the program there through a second process. Waits until that exits.
+    /// Enters the node and runs the program there through a second process. Waits until that process exits.
     /// `terminal` says whether the standard streams are a terminal of the program's own.
     ///
     /// Must be called while this process has a single thread, and starts no other.
@@ -225,7 +226,8 @@ impl NodeSession {
             let held = HeldProcess::open(*pid).map_err(|_| process::Error::Gone(self.node.clone()))?;
             isolate::join(held.check(&self.node, run)?)?;
         }
-        // Only after joining: the kernel clears the parent-death signal when a process changes its user.
+        // Only after joining, because the kernel clears the parent-death signal when a process changes its
+        // user.
         isolate::die_with_parent()?;
         if getppid() != parent {
             return Ok(SessionEnd { code: SIGNAL_BASE + Signal::SIGKILL as u8, killed_with_node: false });
@@ -267,8 +269,8 @@ impl NodeSession {
         }
         let mut command = self.command();
         sys::die_with_parent(&mut command);
-        // Before the program starts, so that a program that may have started is never reported as not
-        // started. A failure is harmless: then nobody reads it.
+        // This happens before the program starts, so that a program that may have started is never reported
+        // as not started. A failure is harmless: then nobody reads it.
         let _ = lifeline.write_all(&[1]);
         let child = command.spawn().map_err(|source| Error::Program {
             program: command.get_program().display().to_string(),
@@ -293,7 +295,7 @@ impl NodeSession {
             let none: Option<&str> = None;
             mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
             let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-            // Not permitted to ordinary users in some containers; then `/proc` shows more than the node's
+            // Ordinary users may not do this in some containers; then `/proc` shows more than the node's
             // processes.
             let _ = mount(Some("proc"), "/proc", Some("proc"), flags, none);
         }
@@ -324,8 +326,8 @@ fn search_path(path: &str) -> String {
     present.iter().copied().chain(missing).collect::<Vec<_>>().join(":")
 }
 
-/// Makes this process the leader of a new process group and puts that in the foreground of the terminal that
-/// is one of the standard streams. The previous group is not visible in the PID namespace, which makes some
+/// Makes this process the leader of a new process group and puts that group in the foreground of the terminal
+/// among the standard streams. The previous group is not visible in the PID namespace, which makes some
 /// shells exit.
 fn lead_foreground_group() {
     let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());

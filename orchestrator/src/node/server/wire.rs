@@ -1,22 +1,22 @@
 //! The bytes that a node has sent through each of its interfaces, as they are on the wire.
 //!
 //! A qdisc counts the headers of every segment of a packet that TCP passes down unsegmented; the interface
-//! counts those of the first segment only. So what an interface has sent is what its qdiscs have counted. A
-//! qdisc that is replaced by one of another kind takes its count with it, so the counts are summed up here.
+//! counts those of the first segment only. So an interface has sent what its qdiscs have counted. The count
+//! of a qdisc is lost when a qdisc of another kind replaces it, so the counts are summed up here.
 
 use crate::node::protocol::Traffic;
 use netem::{Applied, Netlink, Profile, ethernet};
 use std::{collections::HashMap, sync::Mutex};
 
-/// The number of times that the counters of an interface with traffic are read to find them in agreement.
+/// How often the counters of an interface with traffic are read in the attempt to find them in agreement.
 const READINGS: usize = 5;
 
-/// What the qdiscs of an interface and the interface itself have counted at one moment.
+/// What the qdiscs of an interface and the interface itself had counted at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Count {
     /// Bytes sent by the qdiscs since their root was created; absent without qdiscs of `netem`.
     qdisc_bytes: Option<u64>,
-    /// What the interface has sent since it was created.
+    /// What the interface has sent since its creation.
     interface: Sent,
 }
 
@@ -40,7 +40,7 @@ impl Sent {
         }
     }
 
-    /// Returns the bytes on the wire, with the headers of all segments, if what was sent is a TCP stream.
+    /// Returns the bytes on the wire, with the headers of all segments, if the sent data is a TCP stream.
     fn on_the_wire(self) -> u64 {
         const HEADERS: u64 = ethernet::FRAME_BYTES - ethernet::TCP_PAYLOAD_BYTES;
         let payload = self.bytes.saturating_sub(self.packets * HEADERS);
@@ -50,8 +50,8 @@ impl Sent {
 }
 
 impl Count {
-    /// Reads both counters. The kernel has no reading of both, so this repeats until the interface has sent
-    /// nothing while the qdiscs were read, and otherwise takes the reading during which it sent least.
+    /// Reads both counters. The kernel cannot read both together, so this repeats until the interface has
+    /// sent nothing while the qdiscs were read, and otherwise uses the reading during which it sent least.
     async fn read(netlink: &Netlink, interface: &str) -> netem::Result<Self> {
         let mut closest: Option<(u64, Self)> = None;
         for _ in 0..READINGS {
@@ -68,8 +68,8 @@ impl Count {
         Ok(closest.expect("there is at least one reading").1)
     }
 
-    /// Returns the bytes sent until the qdiscs were replaced, given the count afterwards. What the old ones
-    /// sent after this count is known from the interface.
+    /// Returns the bytes sent until the qdiscs were replaced, given the count afterwards. What the old qdiscs
+    /// sent after this count follows from the interface's counter.
     fn until_replaced(self, after: Self) -> u64 {
         let meanwhile = after.interface.since(self.interface).on_the_wire();
         self.qdisc_bytes.unwrap_or(0) + meanwhile.saturating_sub(after.qdisc_bytes.unwrap_or(0))
@@ -81,8 +81,8 @@ impl Count {
 pub(super) struct WireCounts(Mutex<HashMap<String, u64>>);
 
 impl WireCounts {
-    /// Shapes what an interface sends, and keeps what its qdiscs have counted. Without a profile, a queue
-    /// that shapes nothing counts.
+    /// Shapes what an interface sends, and keeps the count of its qdiscs. Without a profile, attaches a queue
+    /// that counts without shaping.
     pub(super) async fn shape(
         &self,
         netlink: &Netlink,
@@ -127,12 +127,12 @@ mod tests {
         assert_eq!(count(Some(100), 90, 1).until_replaced(count(Some(0), 90, 1)), 100);
         assert_eq!(count(Some(100), 90, 1).until_replaced(count(Some(10), 120, 2)), 120);
         assert_eq!(count(None, 90, 1).until_replaced(count(Some(0), 95, 2)), 5);
-        // An unsegmented packet of the size of three frames, of which the new qdisc has counted one.
+        // An unsegmented packet of the size of three frames, one of which the new qdisc has counted.
         let meanwhile = 3 * 1448 + 66;
         assert_eq!(count(Some(7), 0, 0).until_replaced(count(Some(1514), meanwhile, 1)), 7 + 2 * 1514);
     }
 
-    /// Returns the number of segments that TCP has sent again in the namespace of the calling thread.
+    /// Returns the number of segments that TCP has retransmitted in the namespace of the calling thread.
     fn retransmitted() -> u64 {
         let snmp = std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
         let [names, values] = [0, 1].map(|line| {
@@ -145,7 +145,7 @@ mod tests {
     /// A stream over a link whose shaping changes in every way: the sum is what the wire has seen, no matter
     /// which qdiscs have counted it.
     #[tokio::test]
-    async fn the_count_goes_on_when_the_shaping_changes() {
+    async fn the_count_continues_when_the_shaping_changes() {
         const PART_BYTES: u64 = 8_000_000;
         let namespaces = [Namespace::new(), Namespace::new()];
         let [Ok(near), Ok(far)] = namespaces else {
@@ -188,7 +188,8 @@ mod tests {
         assert_eq!(receiver.join().unwrap(), total);
         let sent = counts.traffic(&netlink, "near").await.unwrap().sent_bytes - before;
         let once = total * ethernet::FRAME_BYTES / ethernet::TCP_PAYLOAD_BYTES;
-        // What a replaced qdisc has dropped is sent again, and so is what the receiver had no time for.
+        // Data that a replaced qdisc has dropped is sent again, and so is data that the receiver had no time
+        // for.
         let again = near.run(|| Ok(retransmitted())).unwrap() * ethernet::FRAME_BYTES;
         let expected = once * 99 / 100..=(once + again) * 101 / 100;
         assert!(expected.contains(&sent), "{sent} is not in {expected:?}");

@@ -176,7 +176,7 @@ fn a_wave_is_predicted_over_its_periods() {
         let prediction = predict(&plan.cells[0].settings).unwrap();
         (prediction.outcome, prediction.reason, prediction.total_time)
     };
-    // The mean is more than the link carries, but the low half is long enough.
+    // The mean exceeds what the link carries, but the low half is long enough.
     let (outcome, _, time) = predicted("wave: { period: 20s, low: 32MB/s, high: 224MB/s }");
     assert_eq!(outcome, Outcome::Converged);
     assert!(time < Span::from_secs(10), "in the first low half: {time}");
@@ -277,7 +277,7 @@ fn more_load_never_makes_a_migration_shorter() {
             [Input { rate: ByteRate::new(rate), ..input }, Input { working_set: Bytes::new(set), ..input }]
         {
             let (light, heavy) = (input.predict(), heavier.predict());
-            // A switchover runs on past the deadline, at which a migration without one ends.
+            // A switchover continues past the deadline, at which a migration without one ends.
             let comparable = light.outcome == heavy.outcome || light.total_time <= input.timeout;
             assert!(
                 light.outcome <= heavy.outcome

@@ -1,4 +1,4 @@
-//! The answer in one sentence, and how many attempts and expectations it rests on.
+//! The answer in one sentence, and the numbers of attempts and expectations on which it is based.
 
 use super::{
     Detail, Section,
@@ -11,10 +11,10 @@ use crate::{
 use maud::html;
 use units::counted;
 
-/// The largest number of sentences about thresholds that are an answer.
+/// The largest number of sentences about thresholds that can serve as an answer.
 const FEW: usize = 3;
 
-/// The witnesses of a downtime in words, the one who sees most of it first.
+/// The witnesses of a downtime in words, the one that sees most of it first.
 const DOWNTIMES: [Downtime; 3] = [
     ("a client of the guest waited", |m| {
         let open = m.downtime_ms.client_at_least.map(Waited::AtLeast);

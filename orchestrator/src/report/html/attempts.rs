@@ -59,7 +59,7 @@ fn packed(view: &View<'_>, detail: Detail) -> Vec<String> {
     let timelines = view.records.iter().zip(&view.curves);
     let timelines = timelines.map(|(record, curves)| curves.render(Some(&record.measured), detail.points));
     let timelines: Vec<Markup> = timelines.collect();
-    // Nothing can go wrong in memory.
+    // Compression in memory does not fail.
     timelines.chunks(BLOCK).map(|block| pack(block).unwrap_or_default()).collect()
 }
 
@@ -74,8 +74,8 @@ fn figures(record: &Record) -> Markup {
     html! { span.figures { (figures.into_iter().flatten().collect::<Vec<_>>().join(", ")) } }
 }
 
-/// Returns the index of the attempt that is shown at first: the longest migration that converged, which is
-/// the closest to the threshold.
+/// Returns the index of the attempt that is shown first: the longest migration that converged, which is the
+/// closest to the threshold.
 fn most_telling(records: &[Record]) -> usize {
     let time = |record: &Record| record.measured.total_time_ms.unwrap_or_default();
     let longest = records.iter().enumerate().max_by(|(_, a), (_, b)| time(a).total_cmp(&time(b)));

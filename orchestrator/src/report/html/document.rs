@@ -45,7 +45,7 @@ pub(super) fn document(views: &[View<'_>], body: &Markup, stage: Stage<'_>) -> S
 }
 
 /// Returns the content security policy: only this style and these scripts, and connections only from a page
-/// that is kept up to date, to the server that it comes from.
+/// that is kept up to date, to the server that it came from.
 fn policy(live: Option<&str>) -> String {
     let hash = |text: &str| format!("'sha256-{}'", BASE64.encode(&Sha256::digest(text)));
     let scripts = [SCRIPT].into_iter().chain(live).map(hash).collect::<Vec<_>>().join(" ");

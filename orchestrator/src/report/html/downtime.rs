@@ -13,7 +13,8 @@ use crate::{matrix::Cell, report::figure::representative, results::record::Measu
 use maud::{Markup, html};
 use plotters::coord::ranged1d::Ranged as _;
 
-/// The smallest and the largest downtime that a witness's figures of several attempts allow, in milliseconds.
+/// The smallest and the largest downtime that are consistent with a witness's figures of several attempts, in
+/// milliseconds.
 #[derive(Clone, Copy)]
 struct Range {
     least: f64,

@@ -7,7 +7,7 @@ use super::{
 use crate::report::heat_map::{Axes, FIGURES, Field, HeatMap};
 use maud::{Markup, html};
 
-/// The largest number of columns of maps that are beside each other.
+/// The largest number of maps side by side.
 const BESIDE: usize = 3;
 
 pub(super) fn section(view: &View<'_>, _: Detail) -> Option<Section> {

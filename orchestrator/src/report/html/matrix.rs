@@ -29,7 +29,7 @@ pub(super) fn section(view: &View<'_>, _: Detail) -> Option<Section> {
     Some(Section { id: "matrix", title: "Matrix", body: table.render() })
 }
 
-/// Returns the outcomes of a cell's attempts, each with a link to the first attempt that has it.
+/// Returns the outcomes of a cell's attempts, each with a link to the first attempt with that outcome.
 fn outcomes(view: &View<'_>, cell: &crate::matrix::Cell) -> Markup {
     let attempts = view.attempts_of(cell);
     let counts: OutcomeCounts = attempts.iter().map(|(_, record)| record.outcome).collect();

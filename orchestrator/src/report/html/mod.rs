@@ -1,6 +1,6 @@
-//! The report as one HTML page, which needs nothing but itself: no network, no other file.
+//! The report as a single, self-contained HTML page: it needs no network and no other file.
 //!
-//! The page is static and complete without its script, except for what only a script can do: sorting,
+//! The page is static and complete without its script, except for functions that need one: sorting,
 //! filtering, zooming, reading values off a curve. Its style and its script are part of it, and its content
 //! security policy allows these two by their hashes and nothing else, so that no text from a matrix, a guest
 //! or QEMU can run or load anything, whatever it contains.
@@ -11,7 +11,7 @@
 //! coordinates, from which the script reads values and makes tables.
 //!
 //! A page has at most [`MOST_BYTES`]. If it would be larger, timelines are compressed and curves thinned
-//! further; what is left out is said on the page.
+//! further; the page says what is left out.
 
 #![allow(clippy::unnecessary_wraps, reason = "every section has the same signature")]
 
@@ -42,7 +42,7 @@ mod view;
 /// The largest size of a page in bytes, if leaving out points and curves can achieve it.
 pub const MOST_BYTES: usize = 3_000_000;
 
-/// The sections of a run, in the order of the page. A section that has nothing to show returns nothing.
+/// The sections of a run, in the order of the page. A section without content returns nothing.
 const SECTIONS: &[fn(&View<'_>, Detail) -> Option<Section>] = &[
     answer::section,
     threshold::section,
@@ -57,7 +57,7 @@ const SECTIONS: &[fn(&View<'_>, Detail) -> Option<Section>] = &[
 
 /// A section of the page.
 struct Section {
-    /// Its name in the page's address, unique within a run.
+    /// Its identifier in the page's address, unique within a run.
     id: &'static str,
     /// Its heading.
     title: &'static str,
@@ -65,10 +65,10 @@ struct Section {
     body: Markup,
 }
 
-/// How much a page shows of each curve, and how.
+/// How much of each curve a page shows, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Detail {
-    /// The largest number of points of a curve. With none, timelines are left out.
+    /// The largest number of points of a curve. With 0, timelines are left out.
     points: usize,
     /// Whether timelines are compressed, so that only the script can show them.
     is_packed: bool,
@@ -86,12 +86,12 @@ const DETAILS: [Detail; 8] = [
     Detail { points: 0, is_packed: false },
 ];
 
-/// Whether the runs of a page have ended.
+/// Whether the runs on a page have ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage<'a> {
-    /// They have ended, or are shown as they are now.
+    /// They have ended, or are shown in their current state.
     Ended,
-    /// They go on, and a server serves the page.
+    /// They are in progress, and a server serves the page.
     Running {
         /// A script that keeps the page up to date. It may connect to the server that the page comes from.
         script: &'a str,
@@ -122,7 +122,7 @@ fn of_views(views: &[View<'_>], stage: Stage<'_>) -> String {
     let longest = views.iter().flat_map(|view| &view.curves).map(Curves::most_points).max().unwrap_or(0);
     let mut tried = None;
     for detail in DETAILS {
-        // A limit that no curve reaches changes nothing.
+        // A limit that no curve reaches does not change anything.
         let shown = (detail.points.min(longest), detail.is_packed);
         if tried.replace(shown) == Some(shown) {
             continue;
@@ -132,7 +132,7 @@ fn of_views(views: &[View<'_>], stage: Stage<'_>) -> String {
             break;
         }
     }
-    // Characters that nobody sees, such as those that change the direction of writing, are shown.
+    // Invisible characters, such as those that change the direction of writing, are made visible.
     Text::from(last).to_string()
 }
 
@@ -149,7 +149,7 @@ fn body(views: &[View<'_>], detail: Detail) -> Markup {
                 }
                 @for section in SECTIONS.iter().filter_map(|section| section(view, detail)) {
                     @let heading = view.id(&format!("{}-heading", section.id));
-                    // Several runs have sections of the same name.
+                    // Several runs have sections with the same name.
                     @let name = if views.len() > 1 { format!(" {}", view.id("name")) } else { String::new() };
                     section id=(view.id(section.id)) aria-labelledby={ (heading) (name) } {
                         h2 id=(heading) { (section.title) }

@@ -1,5 +1,5 @@
-//! Markup that is compressed, for the script to put in its place when it is needed. What many attempts have
-//! in common, which is most of the markup of a small timeline, then takes next to no space.
+//! Compressed markup, which the script puts into its place when it is needed. What many attempts have in
+//! common, which is most of the markup of a small timeline, then takes hardly any space.
 
 use data_encoding::BASE64;
 use flate2::{Compression, write::DeflateEncoder};
@@ -7,10 +7,11 @@ use frontend::Text;
 use maud::Markup;
 use std::io::{self, Write as _};
 
-/// The number of pieces that are compressed, and unpacked, together.
+/// The number of pieces that are compressed and unpacked together.
 pub(super) const BLOCK: usize = 50;
 
-/// What separates pieces. It is no part of one, because control characters are shown as others.
+/// The separator of pieces. It never occurs within a piece, because control characters are shown as other
+/// characters.
 const SEPARATOR: &str = "\u{1e}";
 
 /// Returns pieces of markup, separated, compressed with DEFLATE, in base64.

@@ -54,12 +54,12 @@ pub(super) fn section(view: &View<'_>, _: Detail) -> Option<Section> {
     Some(Section { id: "repeat", title: "Repeat and cite", body })
 }
 
-/// Returns lines that are not folded, and that a keyboard can scroll.
+/// Returns lines that are not wrapped, and that can be scrolled with a keyboard.
 fn block(name: &str, text: &str) -> Markup {
     html! { pre tabindex="0" role="region" aria-label=(name) { code { (text) } } }
 }
 
-/// Returns the command that makes the same part of the matrix.
+/// Returns the command that runs the same part of the matrix.
 fn command(selection: &Selection) -> String {
     let mut command = "testbed run matrix.yaml".to_owned();
     if let Some(only) = &selection.only {
@@ -80,7 +80,7 @@ fn digest(folder: &Path) -> Option<String> {
     Some(data_encoding::HEXLOWER.encode(&Sha256::digest(records)))
 }
 
-/// Returns an entry for BibTeX.
+/// Returns a BibTeX entry.
 fn citation(
     view: &View<'_>,
     environment: Option<&crate::results::environment::Environment>,

@@ -4,9 +4,9 @@ use maud::{Markup, html};
 
 /// A cell of a table.
 pub(super) struct Field {
-    /// What it shows.
+    /// The displayed content.
     pub(super) content: Markup,
-    /// What it is sorted by, if that differs from its text.
+    /// The key by which it is sorted, if that differs from its text.
     pub(super) key: Option<String>,
 }
 
@@ -24,7 +24,7 @@ impl Field {
         Self::text(value.map_or_else(|| "-".into(), |value| format!("{value:.decimals$}")))
     }
 
-    /// Returns a value of an axis, which is sorted by what it means: `112MB/s` after `16MB/s`.
+    /// Returns a value of an axis, which is sorted by its meaning: `112MB/s` after `16MB/s`.
     pub(super) fn axis(value: &str) -> Self {
         Self { content: html! { (value) }, key: meaning(value).map(|base| base.to_string()) }
     }
@@ -41,9 +41,9 @@ pub(super) fn meaning(value: &str) -> Option<u64> {
 
 /// A table with a name.
 pub(super) struct Table<'a> {
-    /// Its name in the page's address, unique on the page.
+    /// Its identifier in the page's address, unique on the page.
     pub(super) id: &'a str,
-    /// What it shows, for readers who do not see it.
+    /// A description for readers who cannot see it.
     pub(super) caption: &'a str,
     /// The titles of the columns, with units.
     pub(super) header: &'a [String],
@@ -53,7 +53,7 @@ pub(super) struct Table<'a> {
 }
 
 /// Returns a title that may be broken within a name such as `migrate.multifd_channels`, so that the columns
-/// of axes are no wider than their values need.
+/// of axes are not wider than their values need.
 fn breakable(title: &str) -> Markup {
     html! {
         @for (at, part) in title.split_inclusive(['.', '_']).enumerate() {
@@ -63,7 +63,7 @@ fn breakable(title: &str) -> Markup {
     }
 }
 
-/// The number of rows from which on a table can be filtered.
+/// The number of rows from which a table can be filtered.
 const FILTERED_FROM: usize = 8;
 
 impl Table<'_> {

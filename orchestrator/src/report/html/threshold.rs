@@ -1,6 +1,6 @@
 //! The threshold figure: total time and data over the dirty rate. Measured values are marks with the range of
-//! their attempts, the prediction is a line, published values are open marks. Between the highest rate up to
-//! which every migration converged and the lowest at which one did not, the plot is shaded.
+//! their attempts, the prediction is a line, published values are open marks. The plot is shaded between the
+//! highest rate up to which every migration converged and the lowest rate at which one did not.
 
 use super::{
     Detail, Section,
@@ -79,7 +79,7 @@ fn plot(view: &View<'_>, groups: &[Group<'_>], over: &OverRate) -> Markup {
             edge(chart, group, (groups.len() > 1).then_some(at), least_rate);
         }
         for (at, group) in groups.iter().enumerate() {
-            // A steep curve leaves the plot.
+            // A steep curve leaves the area of the plot.
             let points = group.prediction(over, until).into_iter().map(|(x, y)| (x, y.min(most * 1.2)));
             let points: Vec<(f64, f64)> = points.collect();
             if !points.is_empty() {
@@ -122,8 +122,8 @@ fn edge(chart: &Chart<'_>, group: &Group<'_>, number: Option<usize>, least_rate:
     }
 }
 
-/// Returns where the words about an edge have room: the class of their alignment, their place, and the
-/// distance to it.
+/// Returns where there is room for the words about an edge: the class of their alignment, their place, and
+/// the distance to it.
 fn beside(highest: i32, lowest: i32) -> (&'static str, i32, i32) {
     const ROOM: i32 = WIDTH * 45 / 100;
     if highest >= ROOM {

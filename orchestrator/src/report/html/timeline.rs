@@ -1,10 +1,11 @@
 //! The timeline of an attempt: what happened, on one time axis in milliseconds since `migrate`.
 //!
-//! Each lane is an SVG whose plane has the units of the data. So the script zooms by changing the part of the
-//! plane that is seen, and reads values off the curves. Events are in a layer over all lanes.
+//! Each lane is an SVG whose plane has the units of the data. So the script zooms by changing the visible
+//! part of the plane, and reads values off the curves. Events are in a layer over all lanes.
 //!
-//! Curves come from the samples of the attempt, the reports of its guest, and what its probe saw. Without
-//! them, as in runs that are kept without their `attempts` folder, they come from the passes in its record.
+//! Curves come from the samples of the attempt, the reports of its guest, and the observations of its probe.
+//! Without them, as in runs that are stored without their `attempts` folder, curves come from the passes in
+//! the record.
 
 use super::chart::{
     Point,
@@ -29,10 +30,10 @@ use std::{ops::Range, path::Path};
 mod latency;
 
 /// The shortest time over which a rate is computed, in milliseconds: two usual samples. QEMU sends in bursts,
-/// and counts what it has sent now and then.
+/// and updates its counters irregularly.
 const SHORTEST_MS: f64 = 90.0;
 
-/// The most changes of rates that are listed as events. Curves show more of them better.
+/// The largest number of rate changes that are listed as events. More of them are better shown by curves.
 const MOST_CHANGES: usize = 40;
 
 /// The value of one step on a logarithmic axis, in decades: a quarter of a percent.
@@ -41,7 +42,7 @@ const LOG_STEP: f64 = 0.001;
 /// The name of the curve of the pass's number.
 const PASS: &str = "pass";
 
-/// What the timeline of an attempt draws.
+/// The curves in the timeline of an attempt.
 #[derive(Debug, Default)]
 pub(super) struct Curves {
     lanes: Vec<Lane>,
@@ -54,7 +55,7 @@ pub(super) struct Curves {
 /// Curves with a common vertical axis.
 #[derive(Debug)]
 struct Lane {
-    /// What it shows, with the unit.
+    /// The quantities that it shows, with the unit.
     title: &'static str,
     curves: Vec<Curve>,
     /// Whether its axis is logarithmic. All values are then positive.
@@ -78,7 +79,7 @@ struct Sources {
     samples: Vec<Sample>,
     reports: Vec<GuestReport>,
     windows: Vec<ProbeWindow>,
-    /// Why a part of it cannot be read.
+    /// Why a part of the data cannot be read.
     problem: Option<String>,
 }
 
@@ -94,7 +95,7 @@ impl Sources {
     }
 }
 
-/// Returns what was read, which is nothing if it does not exist or cannot be read.
+/// Returns the data that was read, or nothing if it does not exist or cannot be read.
 fn known<T>(read: Result<Option<Vec<T>>, store::Error>, problem: &mut Option<String>) -> Vec<T> {
     let values = read.unwrap_or_else(|error| {
         *problem = Some(error.to_string());
@@ -158,9 +159,9 @@ impl Curves {
         self.lanes.iter().flat_map(|lane| &lane.curves).map(|curve| curve.points.len()).max().unwrap_or(0)
     }
 
-    /// Returns the timeline of the attempt that the curves were read for, which has measured this if it has
-    /// ended. Curves are thinned to about this many points. Returns nothing if the attempt did not get as far
-    /// as its migration.
+    /// Returns the timeline of the attempt whose curves these are. `ended` is what the attempt has measured,
+    /// if it has ended. Curves are thinned to about this many points. Returns nothing if the attempt did not
+    /// get to its migration.
     pub(super) fn render(&self, ended: Option<&Measured>, points: usize) -> Markup {
         let so_far = Measured::default();
         let measured = ended.unwrap_or(&so_far);
@@ -210,7 +211,7 @@ impl Lane {
         self.curves.iter().filter(|curve| curve.name != PASS)
     }
 
-    /// Returns the range of the vertical axis, of logarithms if it is logarithmic, and its ticks.
+    /// Returns the range of the vertical axis, as logarithms if the axis is logarithmic, and its ticks.
     fn axis(&self) -> (Range<f64>, Vec<(f64, String)>) {
         let values = || self.drawn().flat_map(|curve| &curve.points).map(|point| point.y);
         let most = values().fold(0.0, f64::max);
@@ -281,7 +282,7 @@ impl Lane {
 }
 
 impl Curve {
-    /// Returns its corners, about this many at most, of which each piece between two gaps has its share.
+    /// Returns at most about this many corners of the curve; each piece between two gaps gets its share.
     fn corners(&self, most: usize) -> Vec<Point> {
         let most = if self.is_stairs { most / 2 } else { most };
         let piece = |points: &[Point]| {
@@ -428,7 +429,7 @@ fn word(phase: Phase) -> &'static str {
     }
 }
 
-/// Returns the phases of a disk that is copied, in milliseconds since the migration began.
+/// Returns the phases of copying a disk, in milliseconds since the migration began.
 fn disk(measured: &Measured) -> Vec<(&'static str, f64, f64)> {
     let storage = &measured.storage;
     successive(&[
@@ -438,13 +439,13 @@ fn disk(measured: &Measured) -> Vec<(&'static str, f64, f64)> {
     ])
 }
 
-/// Returns the phases of a file through which the guest migrates, in milliseconds since `migrate`.
+/// Returns the phases of a migration through a file, in milliseconds since `migrate`.
 fn file(measured: &Measured) -> Vec<(&'static str, f64, f64)> {
     successive(&[("file: saving", measured.file.save_ms), ("file: loading", measured.file.load_ms)])
 }
 
-/// Returns when intervals of these durations begin and end that follow each other, up to the first that is
-/// not known.
+/// Returns the beginnings and ends of successive intervals with these durations, up to the first unknown
+/// duration.
 fn successive(durations: &[(&'static str, Option<f64>)]) -> Vec<(&'static str, f64, f64)> {
     let mut from = 0.0;
     let interval = |(name, ms): &(&'static str, Option<f64>)| {
@@ -469,7 +470,7 @@ fn remaining(samples: &[Sample]) -> Vec<Curve> {
     ]
 }
 
-/// Returns the number of the pass, which is read off but not drawn.
+/// Returns the number of the pass, which can be read off but is not drawn.
 fn pass_numbers(measured: &Measured) -> Curve {
     let passes = measured.iterations.iter();
     let points = passes.map(|pass| Point { x: pass.started_at_ms, y: pass.number as f64 });
@@ -490,7 +491,7 @@ fn rates(samples: &[Sample]) -> Vec<Curve> {
         let memory = sample.memory.map(|memory| memory.transferred_bytes);
         [memory, disk].into_iter().flatten().reduce(u64::saturating_add)
     };
-    // Nothing has been sent before the first figure. A later sample without one tells nothing.
+    // Nothing has been sent before the first figure. A later sample without one carries no information.
     let begun = samples.iter().position(|sample| sent(sample).is_some()).unwrap_or_default();
     let mut since: Option<(f64, u64)> = None;
     let mut points = Vec::new();
@@ -532,8 +533,8 @@ fn rates_of_passes(measured: &Measured) -> Vec<Curve> {
     vec![Curve { name: "sent, by pass", class: "c0", points, is_stairs: true }]
 }
 
-/// Returns the dirty rates achieved and asked for: the former from the guest's reports, or without them, like
-/// the latter, over intervals with one rate each.
+/// Returns the achieved and the requested dirty rates. The achieved rates come from the guest's reports;
+/// without reports, they are, like the requested ones, for intervals with one rate each.
 fn dirty_rates(measured: &Measured, reports: &[GuestReport]) -> Vec<Curve> {
     let stress = &measured.stress;
     let until = end_of_migration(measured);
@@ -571,14 +572,14 @@ fn dirty_rates(measured: &Measured, reports: &[GuestReport]) -> Vec<Curve> {
 fn link_at_start(folder: &Path, record: &Record) -> Option<u64> {
     let mut link = record.settings.link.clone();
     if let Some(trace) = &mut link.trace {
-        // Without it, the curve begins with the first change.
+        // Without the traces, the curve begins with the first change.
         let texts = store::traces(folder).unwrap_or_default();
         trace.set_text(texts.get(trace.path())?).ok()?;
     }
     Some(link.at_start().rate?.get())
 }
 
-/// Returns the rate that was asked for the link, if it changed during the migration.
+/// Returns the requested rate of the link, if it changed during the migration.
 fn link_rate(measured: &Measured, at_start: impl FnOnce() -> Option<u64>) -> Option<Curve> {
     let point = |ms, bits: u64| Point { x: ms, y: bits as f64 / 8e6 };
     let changes =

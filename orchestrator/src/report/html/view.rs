@@ -1,4 +1,4 @@
-//! What the sections of a page read: a run, whether it was just made or read from its folders.
+//! The data for the sections of a page: a run, whether it was just made or read from its folders.
 
 use super::{FinishedRun, Stage, timeline::Curves};
 use crate::{
@@ -21,15 +21,15 @@ pub(super) struct View<'a> {
     pub(super) verdict: &'a RunVerdict,
     /// The results folders of the run, as the user named them.
     pub(super) folders: Vec<&'a Path>,
-    /// For each record, what its timeline draws.
+    /// The curves in the timeline of each record.
     pub(super) curves: Vec<Curves>,
-    /// The attempts that have samples but no record yet, by name, if the run goes on.
+    /// The attempts that have samples but no record yet, by name, if the run is in progress.
     pub(super) in_progress: Vec<(String, Curves)>,
-    /// What is to say about its folders.
+    /// Notes about its folders.
     pub(super) composition: Vec<String>,
     /// Whether every attempt has a result.
     pub(super) is_complete: bool,
-    /// Whether the run goes on.
+    /// Whether the run is in progress.
     pub(super) is_running: bool,
     /// The number of the run on the page, from 1.
     number: usize,
@@ -82,7 +82,7 @@ impl<'a> View<'a> {
         format!("r{}-{name}", self.number)
     }
 
-    /// Returns the name of the element with the attempt of this record.
+    /// Returns the name of the element that shows the attempt of this record.
     pub(super) fn attempt_id(&self, index: usize) -> String {
         self.id(&format!("a{index}"))
     }
@@ -136,7 +136,7 @@ fn in_progress(run: &Run, folders: &[&Path]) -> Vec<(String, Curves)> {
     curves.collect()
 }
 
-/// Returns the name of a cell for people: its values on the axes, or its ID if there are none.
+/// Returns the name of a cell for people: its values on the axes, or its ID if there are no axes.
 pub(super) fn cell_name(cell: &Cell) -> String {
     name(cell.axes.iter().map(|(path, value)| (path.as_str(), value.as_str())), &cell.id)
 }
@@ -152,7 +152,7 @@ fn name<'b>(axes: impl Iterator<Item = (&'b str, &'b str)>, id: &str) -> String 
     if values.is_empty() { id.to_owned() } else { values.join(", ") }
 }
 
-/// Returns the sign of an outcome, which tells it from others without color.
+/// Returns the symbol of an outcome, which distinguishes it without color.
 pub(super) const fn sign(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Converged => "✓",
@@ -175,7 +175,7 @@ pub(super) const fn class(outcome: Outcome) -> &'static str {
     }
 }
 
-/// Returns an outcome as a sign and a word.
+/// Returns an outcome as a symbol and a word.
 pub(super) fn outcome(outcome: Outcome) -> Markup {
     html! { span.outcome.(class(outcome)) { (sign(outcome)) " " (outcome.as_str()) } }
 }

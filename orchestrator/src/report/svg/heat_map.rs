@@ -19,7 +19,7 @@ const EDGES: (i32, i32) = (90, WIDTH - 20);
 const HEADER: i32 = 56;
 /// The height of a row.
 const ROW: i32 = 40;
-/// The width of a character of a label, at most.
+/// The maximum width of a character of a label.
 const CHARACTER: i32 = 9;
 /// The color of the darkest shade, which is light enough for dark text.
 const DARKEST: RGBColor = RGBColor(0x58, 0x98, 0xd3);
@@ -94,7 +94,7 @@ fn has_others(axes: &Axes<'_>, map: &HeatMap<'_>) -> bool {
     fields.into_iter().any(|field| matches!(field, Field::Measured { other: Some(_), .. }))
 }
 
-/// Returns the size of a text in pixels that fits into this width.
+/// Returns the size, in pixels, at which a text fits into this width.
 fn size(words: &str, width: i32) -> f64 {
     let fitting = f64::from(width) / (words.chars().count().max(1) as f64) / 0.6;
     fitting.clamp(7.0, 16.0)

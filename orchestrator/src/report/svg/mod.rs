@@ -30,13 +30,14 @@ const WIDTH: i32 = 760;
 const TITLE: i32 = 48;
 /// The height of a line of a legend.
 const LINE: i32 = 22;
-/// The size of a text for plotters, which divides it by this number, over its size in pixels.
+/// The ratio between the size that plotters expects for a text and the text's size in pixels: plotters
+/// divides by it.
 const SIZE: f64 = 1.24;
 /// The color of texts.
 const TEXT: RGBColor = RGBColor(0x16, 0x20, 0x2a);
 /// The color of axes.
 const INK: RGBColor = RGBColor(0x4a, 0x57, 0x63);
-/// The colors of groups. They differ in brightness, too.
+/// The colors of groups. They also differ in brightness.
 const COLORS: [RGBColor; MOST_GROUPS] = [
     RGBColor(0x0b, 0x5f, 0xad),
     RGBColor(0xb3, 0x47, 0x00),
@@ -109,12 +110,12 @@ impl FigureName {
 
 /// The format `svg`.
 pub(super) struct Svg {
-    /// The figure to draw. Without one, that of the total time is drawn which the run has.
+    /// The figure to draw. Without one: the total time, over the dirty rate or as a heat map.
     pub(super) figure: Option<FigureName>,
 }
 
 impl Format for Svg {
-    /// Renders nothing but a note for a run without a figure: it is too late to ask for another format.
+    /// For a run without a figure, returns only a note: it is too late to request another format.
     fn finished(&self, run: &FinishedRun<'_>) -> io::Result<RenderedReport> {
         let drawn = self.document(&[(run.plan, run.records)]);
         Ok(drawn
@@ -142,13 +143,13 @@ impl Svg {
         }
         let mut text = String::new();
         draw(&drawings, &mut text).map_err(|error| io::Error::other(error.to_string()))?;
-        // plotters does not say that the whole is a picture.
+        // plotters does not mark the whole as an image.
         let text = text.replacen("<svg ", "<svg role=\"img\" ", 1);
         Ok(RenderedReport { text: Text::from(text).to_string(), notes })
     }
 
-    /// Returns the figure of a run, and adds what it leaves out to the notes. Fails with the reason for which
-    /// there is none.
+    /// Returns the figure of a run, and adds what it leaves out to the notes. Fails with the reason if there
+    /// is no such figure.
     fn drawing<'a>(
         &self,
         plan: &'a Plan,
@@ -170,7 +171,7 @@ impl Svg {
     }
 }
 
-/// What a run lacks for a figure.
+/// What a run lacks to be drawn as a figure.
 #[derive(Clone, Copy)]
 enum Lack {
     Rates,

@@ -27,7 +27,7 @@ const X_TICKS: usize = 7;
 const Y_TICKS: usize = 6;
 /// Half the size of a cross.
 const CROSS: i32 = 6;
-/// The color of what is between convergence and its end.
+/// The color of the transition between convergence and its end.
 const EDGE: RGBColor = RGBColor(0xf4, 0xe3, 0xd9);
 const RULE: RGBColor = RGBColor(0xd3, 0xda, 0xe1);
 

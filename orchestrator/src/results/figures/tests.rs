@@ -255,7 +255,7 @@ fn every_subject_of_expectations_has_a_figure_and_a_published_one_beside_it() {
         let same: Vec<&Figure> = FIGURES.iter().filter(|f| f.expected_as.contains(&subject)).collect();
         assert!(!same.is_empty() && same.iter().all(|figure| figure.unit == unit), "{subject:?}");
         let beside: Vec<&Figure> = FIGURES.iter().filter(|f| f.published_as == Some(subject)).collect();
-        // Only the testbed measures these.
+        // Publications do not have these figures.
         let is_published = !matches!(
             subject,
             Subject::DowntimeGuest

@@ -15,7 +15,7 @@ use serde::Serialize;
 use std::path::PathBuf;
 use units::counted;
 
-/// A property that is not the same in the environments of all parts.
+/// A property that differs between the environments of the parts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct EnvironmentDifference {
     /// The name of the property.
@@ -115,8 +115,8 @@ const fn privilege(privilege: Privilege) -> &'static str {
 }
 
 /// Returns the backends that shape the links of the plan's cells in this environment. All cells of the plan
-/// count, also those of other parts: since parts have different cells, they are compared by the backends that
-/// they would use for the same ones.
+/// count, also those of other parts: since the parts have different cells, they are compared by the backends
+/// that they would use for the same cells.
 fn backends(plan: &Plan, environment: &Environment, backend: BackendOf) -> String {
     let mut counts: IndexMap<String, usize> = IndexMap::new();
     for cell in &plan.cells {

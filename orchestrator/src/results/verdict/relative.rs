@@ -14,8 +14,8 @@ use crate::{
 pub(super) struct Attempts<'a>(pub(super) &'a [&'a Record]);
 
 impl Attempts<'_> {
-    /// Returns the median of a figure over the converged attempts. Returns nothing if one of them has not
-    /// measured it, or if none converged.
+    /// Returns the median of a figure over the converged attempts. Returns nothing if one of them did not
+    /// measure it, or if none converged.
     fn median(&self, figure: &Figure) -> Option<Interval> {
         let converged = self.0.iter().filter(|record| record.outcome == Outcome::Converged);
         let measured: Option<Vec<Interval>> =
@@ -24,9 +24,9 @@ impl Attempts<'_> {
     }
 }
 
-/// Checks the bounds of an expectation that are percentages. Before all `planned` attempts of both cells were
-/// made, a median may still change, so that it violates nothing yet. Returns the findings that keep the
-/// expectation from holding.
+/// Checks the bounds of an expectation that are percentages. Until all `planned` attempts of both cells have
+/// been made, a median may still change, so it does not violate anything yet. Returns the findings that keep
+/// the expectation from holding.
 pub(super) fn compare(
     expectation: &Expectation,
     cell: Attempts<'_>,
@@ -49,11 +49,11 @@ pub(super) fn compare(
     findings.collect()
 }
 
-/// Returns a subject of a cell as a fraction of that of the baseline, by a figure that both have. Returns
-/// nothing if the cell has none.
+/// Returns a subject of a cell as a fraction of the baseline's, by a figure that both have. Returns nothing
+/// if the cell does not have the subject.
 ///
 /// # Errors
-/// The baseline cannot be compared with; the sentence says why.
+/// The cell cannot be compared with the baseline; the sentence says why.
 fn fraction(
     subject: Subject,
     cell: Attempts<'_>,

@@ -116,7 +116,7 @@ fn a_cell_is_compared_with_the_cell_that_differs_only_in_the_named_setting() {
         compared.expectation,
         "every cell relative to link.delay == 20ms: total_time < 100%, transferred >= 70% and <= 89%"
     );
-    // The second cell is faster than the first baseline, but not than its own.
+    // The second cell is faster than the first baseline, but not faster than its own.
     let mut all = timed(&plan, [500.0, 1000.0, 900.0, 800.0]);
     all[0].measured.transferred.qemu_bytes = Some(90);
     let verdict = evaluate(&plan, &all);
@@ -150,7 +150,7 @@ fn the_medians_of_the_converged_attempts_are_compared() {
     all[0].outcome = Outcome::NotConverged;
     let violations = &evaluate(&plan, &all).expectations[0].violations;
     assert!(violations.len() == 1 && violations[0].contains("total_time is 297.5%"), "{violations:?}");
-    // Before all attempts were made, a median may still change.
+    // Until all attempts have been made, a median may still change.
     all.truncate(8);
     let so_far = &evaluate(&plan, &all).expectations[0];
     assert_eq!(so_far.words(), "UNDECIDED");
@@ -167,7 +167,7 @@ fn without_the_attempts_of_a_baseline_nothing_is_compared_yet() {
     let words = |records: &[Record]| evaluate(&plan, records).expectations[0].words();
     assert_eq!(words(&all[..1]), "not tried");
     assert_eq!(words(&all[..3]), "holds so far (1 of 2 cells)");
-    // A run without the baselines compares nothing, and is not blamed for it.
+    // A run without the baselines does not compare anything, and its verdict does not suffer from that.
     let part = plan.clone().only(&"link.delay == 0".parse().unwrap());
     let verdict = evaluate(&part, &all);
     assert_eq!((verdict.expectations[0].words().as_str(), verdict.exit_code()), ("not tried", 0));

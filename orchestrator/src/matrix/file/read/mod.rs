@@ -16,7 +16,7 @@ use std::{collections::HashSet, ptr, sync::Arc};
 
 mod cells;
 
-/// The largest number of cells that the axes of a matrix may combine to. More are taken for a mistake.
+/// The largest number of cells that the axes of a matrix may combine to. More are considered a mistake.
 pub(crate) const MAX_CELLS: usize = 100_000;
 
 /// The largest number of attempts for each cell.
@@ -74,7 +74,7 @@ pub(super) fn file(document: &Arc<Document>, sink: &mut DiagnosticSink<'_>) -> O
 struct Reader<'a, 'd> {
     /// The top-level keys of the file that have not been read yet.
     keys: Map<String, Value>,
-    /// The top-level keys that have been asked for; in the end, all that a file may have.
+    /// The top-level keys that have been requested; in the end, all that a file may have.
     known: Vec<&'static str>,
     sink: &'a mut DiagnosticSink<'d>,
 }
@@ -93,8 +93,7 @@ impl Reader<'_, '_> {
         self.value_with(value, at, |skipped| typed::read(value, at, skipped))
     }
 
-    /// Reads the value at path `at` with the function `read`, and skips invalid parts as [`Reader::value`]
-    /// does.
+    /// Reads the value at path `at` with the function `read`, skipping invalid parts like [`Reader::value`].
     fn value_with<T>(
         &mut self,
         value: &Value,
@@ -140,7 +139,7 @@ impl Reader<'_, '_> {
             && matches!(key.as_str(), "where" | "relative_to")
             && self.expression(text, culprit).is_none()
         {
-            // `expression` has already reported the error, and which part of the text is wrong.
+            // `expression` has already reported the error and its position in the text.
             return;
         }
         let is_key = matches!(kind, ReadErrorKind::UnknownKey { .. });
@@ -188,7 +187,7 @@ impl Reader<'_, '_> {
     }
 
     /// Reports contradictions among the shared settings that no axis or `include` can resolve. Expansion
-    /// checks every cell in the same way, but a file with other errors is not expanded.
+    /// would check every cell in the same way, but a file with other errors is not expanded.
     fn check<'p>(&mut self, settings: &Settings, varied: impl Iterator<Item = &'p Overrides>) {
         let assignments = varied.flat_map(|overrides| &overrides.assignments);
         let varied: HashSet<&str> = assignments.map(|assignment| assignment.setting.path()).collect();
@@ -199,7 +198,7 @@ impl Reader<'_, '_> {
             let mut paths = error.paths.iter().map(|path| KeyPath::root().dotted(path));
             let Some(path) = paths.find(|path| self.sink.document.get(path).is_some()) else { continue };
             let location = Location::Value(path);
-            // Where an invalid part was reported and skipped, this error may only follow from its absence.
+            // Where an invalid part was reported and skipped, this error may only be a consequence of that.
             if !self.sink.has_below(location.path()) {
                 self.sink.push(&location, error.message, error.help);
             }
@@ -290,7 +289,8 @@ impl Reader<'_, '_> {
         expectations
     }
 
-    /// Reports bounds that are percentages of nothing, or that no baseline is needed for.
+    /// Reports bounds that are percentages without a baseline, or bounds that need no baseline although one
+    /// is given.
     fn comparison(&mut self, expectation: &Expectation, at: &KeyPath) {
         if self.sink.has_below(at) {
             return;

@@ -1,22 +1,22 @@
 //! What a probe sees while it runs, for viewers of a run in progress. Its report at the end does not depend
 //! on this.
 //!
-//! A window is reported as soon as it is over and all of its requests are answered, else after [`PATIENCE`].
-//! It is reported again if another reply arrives later.
+//! A window is reported as soon as it is over and all of its requests have been answered, or else after
+//! [`PATIENCE`]. It is reported again if another reply arrives later.
 //!
-//! Reports are made right after a request was sent, and must not delay the next one. So they go into a queue
-//! from which another task takes them, and never wait: while the queue is full, windows stay unreported.
-//! Nothing is lost by that, since the probe keeps its requests anyway, and later reports catch up.
+//! Reports are made right after a request is sent, and must not delay the next request. So they go into a
+//! queue from which another task takes them, and never wait: while the queue is full, windows stay
+//! unreported. Nothing is lost, since the probe keeps its requests anyway, and later reports catch up.
 
 use super::{Request, Requests};
 use crate::node::protocol::{ProbeProgress, ProgressWindow};
 use std::{collections::BTreeSet, ops::Range, time::Duration};
 use tokio::sync::mpsc;
 
-/// The number of reports that may wait to be taken.
+/// The number of reports that may wait in the queue.
 pub(crate) const QUEUE: usize = 4;
 
-/// The least time between two reports.
+/// The shortest time between two reports.
 const INTERVAL: Duration = Duration::from_millis(100);
 
 /// How long a window waits for replies after its end until it is reported without them.
@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The largest number of windows in a report.
 const MOST_WINDOWS: usize = 64;
 
-/// What has been reported of a probe, and where further reports go.
+/// What a probe has already reported, and where further reports go.
 pub(super) struct Reporter {
     queue: mpsc::Sender<ProbeProgress>,
     window_ns: u64,
@@ -33,7 +33,7 @@ pub(super) struct Reporter {
     due_ns: u64,
     /// The number of the first window that has not been reported.
     next: u64,
-    /// The windows before it that have to be reported again.
+    /// The windows before that one that have to be reported again.
     changed: BTreeSet<u64>,
 }
 
@@ -52,8 +52,8 @@ impl Reporter {
         }
     }
 
-    /// Reports what is new, if it is time and the queue has room. Every request that was made before `now_ns`
-    /// must be among the requests.
+    /// Reports what is new, if it is time and the queue has room. `requests` must include every request made
+    /// before `now_ns`.
     pub(super) fn report(&mut self, requests: &Requests, now_ns: u64) {
         let Some(began_ns) = requests.began_ns().filter(|_| now_ns >= self.due_ns) else { return };
         let Ok(place) = self.queue.try_reserve() else { return };
@@ -72,7 +72,7 @@ impl Reporter {
             if !age_ns.is_some_and(is_settled) {
                 break;
             }
-            // A probe that stood still has made no requests.
+            // A probe that stalled has not made any requests.
             windows.extend(Some(found).filter(|window| window.requests > 0));
             self.next += 1;
         }
@@ -85,14 +85,14 @@ impl Reporter {
         }
     }
 
-    /// Returns from when until when a window lasts, in nanoseconds of the monotonic clock.
+    /// Returns the interval of a window, in nanoseconds of the monotonic clock.
     fn times(&self, began_ns: u64, number: u64) -> Range<u64> {
         let from = began_ns + number * self.window_ns;
         from..from + self.window_ns
     }
 }
 
-/// Returns what has happened so far to the requests that were made in this time.
+/// Returns what has happened so far to the requests made in this interval.
 fn window(requests: &Requests, number: u64, times: Range<u64>) -> ProgressWindow {
     let index = |at_ns| requests.made.partition_point(|request| request.made_ns < at_ns);
     let made: &[Request] = &requests.made[index(times.start)..index(times.end)];
@@ -115,7 +115,7 @@ mod tests {
         n * 1_000_000
     }
 
-    /// A probe that requests every 10 ms, from 500 ms on.
+    /// A probe that sends requests every 10 ms, starting at 500 ms.
     struct Probing {
         requests: Requests,
         reporter: Reporter,
@@ -129,7 +129,7 @@ mod tests {
             Self { requests: Requests::default(), reporter, reports }
         }
 
-        /// Makes requests with these round trips in milliseconds; nothing stands for no reply.
+        /// Makes requests with these round trips in milliseconds; `None` stands for no reply.
         fn request(&mut self, round_trips_ms: &[Option<u64>]) {
             for round_trip in round_trips_ms {
                 let now_ns = ms(500 + 10 * self.requests.made.len() as u64);
@@ -192,7 +192,7 @@ mod tests {
         let mut probing = Probing::new();
         probing.request(&vec![Some(1); 2_000]);
         let first = probing.reported();
-        // Every report that had room has two windows.
+        // Every report that fitted into the queue has two windows.
         assert_eq!(first.len(), 2 * QUEUE);
         probing.request(&vec![Some(1); 100]);
         let rest = probing.reported();

@@ -1,4 +1,4 @@
-//! Ranges of axes. plotters has their ticks, which are 1, 2 or 5 times a power of ten apart.
+//! Ranges of axes. Their ticks come from plotters; they are 1, 2 or 5 times a power of ten apart.
 
 use plotters::{
     coord::{ranged1d::Ranged as _, types::RangedCoordf64},
@@ -9,8 +9,8 @@ use std::ops::Range;
 /// An axis, on which `key_points` are the ticks.
 pub(in crate::report) type Axis = RangedCoordf64;
 
-/// Returns the range from zero to the first tick that is not below `most`. It has at most one tick more than
-/// this number of at least three.
+/// Returns the range from zero to the first tick that is not below `most`. It has at most one more tick than
+/// `ticks`, which must be at least three.
 pub(in crate::report) fn from_zero(most: f64, ticks: usize) -> Range<f64> {
     let most = if most.is_finite() { most } else { 0.0 };
     match Axis::from(0.0..most).key_points(ticks)[..] {

@@ -1,5 +1,5 @@
-//! Curves as SVG paths whose coordinates are whole numbers, relative to the point before, which takes a third
-//! of the space of decimal fractions.
+//! Curves as SVG paths whose coordinates are whole numbers, relative to the previous point, which takes a
+//! third of the space of decimal fractions.
 //!
 //! The script adds up the numbers of a path to get its points. It reads values off a curve and writes tables.
 
@@ -15,7 +15,7 @@ pub(in super::super) fn unit(max: f64) -> f64 {
     if max > 0.0 { 10f64.powf((max / FINEST).log10().ceil()) } else { 1.0 }
 }
 
-/// Returns the `d` of a path through these points, which are at these places, with its gaps.
+/// Returns the `d` of a path through these points, which are at these places, including its gaps.
 pub(in super::super) fn path(points: &[(f64, f64)], places: &[BackendCoord]) -> String {
     let mut d = String::new();
     let mut before = (0, 0);
@@ -26,7 +26,7 @@ pub(in super::super) fn path(points: &[(f64, f64)], places: &[BackendCoord]) -> 
             continue;
         }
         let (dx, dy) = (at.0 - before.0, at.1 - before.1);
-        // The first letter is absolute, and a sign separates as well as a blank.
+        // The first letter is absolute, and a sign separates as well as a space.
         let command = match in_piece {
             0 if d.is_empty() => "M",
             0 => "m",

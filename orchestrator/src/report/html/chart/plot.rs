@@ -13,9 +13,9 @@ use std::ops::Range;
 
 /// A plot without content.
 pub(in super::super) struct Plot<'a> {
-    /// What its vertical axis shows, with the unit.
+    /// The quantity on its vertical axis, with the unit.
     pub(in super::super) title: &'a str,
-    /// What its horizontal axis shows, with the unit.
+    /// The quantity on its horizontal axis, with the unit.
     pub(in super::super) x_title: &'a str,
     pub(in super::super) x: Range<f64>,
     pub(in super::super) y: Range<f64>,
@@ -25,13 +25,13 @@ pub(in super::super) struct Plot<'a> {
     pub(in super::super) height: i32,
 }
 
-/// Returns a vertical position in pixels. The plane of a plot has tenths.
+/// Returns a vertical position in pixels. The plane of a plot is in tenths of a pixel.
 pub(in super::super) fn pixels(steps: i32) -> f64 {
     f64::from(steps) / 10.0
 }
 
 impl Plot<'_> {
-    /// Returns the plot with what is drawn in it.
+    /// Returns the plot with the content that `draw` draws.
     pub(in super::super) fn render(self, draw: impl FnOnce(&Chart<'_>)) -> Markup {
         let Self { title, x_title, x, y, most_ticks, height } = self;
         let plane = (0..WIDTH, height * 10..0);

@@ -1,7 +1,7 @@
 //! The backend of plotters that writes SVG for the page.
 //!
 //! plotters places an element, and its template writes it: with a class of the page's style, so that one
-//! drawing does for light, dark and print, and with a name for the pointer and for screen readers.
+//! drawing suffices for light, dark and print, and with a name for the pointer and for screen readers.
 
 use super::axis::Axis;
 use maud::{Markup, PreEscaped};
@@ -13,7 +13,7 @@ use plotters::{
 use plotters_backend::{BackendColor, BackendCoord, DrawingBackend, DrawingErrorKind};
 use std::{fmt, ops::Range};
 
-/// The width of a plane that takes the width of the page. One step is a hundredth of a percent.
+/// The width of a plane that fills the width of the page. One step is a hundredth of a percent.
 pub(in super::super) const WIDTH: i32 = 10_000;
 /// How far elements may be outside of the plane. The page cuts them off.
 pub(in super::super) const FARTHEST: i32 = 1_000_000_000;
@@ -27,7 +27,7 @@ pub(in super::super) fn percent(steps: i32) -> String {
 pub(in super::super) struct Chart<'a>(DrawingArea<Svg<'a>, Cartesian2d<Axis, Axis>>);
 
 impl Chart<'_> {
-    /// Returns what is drawn on a plane with these axes.
+    /// Returns the drawing on a plane with these axes.
     pub(in super::super) fn drawn(
         x: Range<f64>,
         y: Range<f64>,
@@ -42,13 +42,13 @@ impl Chart<'_> {
         PreEscaped(text)
     }
 
-    /// Draws an element that is at these points. The template gets their places on the plane.
+    /// Draws an element at these points. The template gets their places on the plane.
     pub(in super::super) fn draw(&self, points: &[(f64, f64)], template: impl Fn(&[BackendCoord]) -> Markup) {
         self.0.draw(&Element { points, template }).expect("a string takes everything");
     }
 }
 
-/// The text that a [`Chart`] draws.
+/// The text to which a [`Chart`] draws.
 struct Svg<'a>(&'a mut String);
 
 impl DrawingBackend for Svg<'_> {

@@ -2,8 +2,8 @@
 
 use super::Point;
 
-/// Returns at most about `most` of these points, which are in the order of `x`. Of each interval, the lowest
-/// and the highest point stay, in order, and of the whole curve the first and the last.
+/// Returns at most about `most` of these points, which are in the order of `x`. In each interval, the lowest
+/// and the highest point are kept, in order, and in the whole curve also the first and the last.
 pub(in super::super) fn thin(points: &[Point], most: usize) -> Vec<Point> {
     let ([first, middle @ .., last], true) = (points, points.len() > most) else { return points.to_vec() };
     let intervals = (most.saturating_sub(2) / 2).max(1);
@@ -22,7 +22,7 @@ pub(in super::super) fn thin(points: &[Point], most: usize) -> Vec<Point> {
     kept
 }
 
-/// Returns the index of the first point that no other is better than.
+/// Returns the index of the first point that no other point beats.
 fn extreme(points: &[Point], better: impl Fn(f64, f64) -> bool) -> usize {
     (1..points.len()).fold(0, |best, i| if better(points[i].y, points[best].y) { i } else { best })
 }

@@ -1,7 +1,7 @@
 //! How long the guest's writes took, and how long a client of the guest waited for its replies.
 //!
-//! Where nothing was written or answered there is nothing to draw: a curve has a gap there, and does not fall
-//! to zero.
+//! Where nothing was written or answered, there is nothing to draw: the curve has a gap there, and does not
+//! fall to zero.
 
 use super::{Curve, Lane};
 use crate::{
@@ -42,7 +42,7 @@ fn delays(reports: &[GuestReport]) -> Vec<Curve> {
     curves
 }
 
-/// Returns the percentiles of the time that a write of a page took, and the longest.
+/// Returns the percentiles of the time that writing a page took, and the longest time.
 fn page_writes(reports: &[GuestReport]) -> Vec<Curve> {
     let curve = |name, class, value: fn(&PageWriteTimes, &GuestReport) -> f64| {
         let points = reports.iter().map(|report| {
@@ -74,7 +74,7 @@ fn unanswered(windows: &[ProbeWindow]) -> Vec<Curve> {
     vec![Curve { name: "lost", class: "c1", points: over(windows, share), is_stairs: true }]
 }
 
-/// Returns a value of each window, from its beginning to its end. There is a gap where windows have none.
+/// Returns a value of each window, from its beginning to its end. There is a gap where windows have no value.
 fn over(windows: &[ProbeWindow], value: impl Fn(&ProbeWindow) -> Option<f64>) -> Vec<Point> {
     let mut points: Vec<Point> = Vec::with_capacity(windows.len() + 1);
     for (i, window) in windows.iter().enumerate() {
