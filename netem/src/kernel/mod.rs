@@ -114,7 +114,7 @@ pub(crate) enum JitterDistribution {
     InForce,
 }
 
-/// What shapes one direction of an interface, as read from the kernel.
+/// The shaping of one direction of an interface, as read from the kernel.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Shaping {
     /// The profile that the qdiscs enforce; `None` without qdiscs.

@@ -136,7 +136,7 @@ fn conclude(
     ended: Result<RunOutcome, Failure>,
     server: Option<Server>,
 ) -> Result<u8, Failure> {
-    // What is removed is not the reason for the failure, so its own errors do not matter.
+    // The removal is not the reason for the failure, so its own errors do not matter.
     if ended.is_err() && args.resume.is_none() && store.remove_if_empty().unwrap_or(false) {
         return ended.map(|_| 0);
     }
@@ -148,7 +148,7 @@ fn conclude(
 
     // Viewers get the last version of the page.
     drop(server);
-    // Results are shown even if they cannot be stored, on a disk that is full for example.
+    // Results are shown even if they cannot be stored, for example on a full disk.
     let verdict = verdict::evaluate(plan, store.records());
     let format = if args.json { FormatName::Json } else { args.format };
     let run = FinishedRun {

@@ -219,7 +219,7 @@ fn pid_namespaces() -> io::Result<HashMap<u32, PathBuf>> {
     Ok(pids()?.filter_map(|pid| Some((pid, fs::read_link(format!("/proc/{pid}/ns/pid")).ok()?))).collect())
 }
 
-/// Returns whether two lists are of the same processes, in the same states.
+/// Returns whether two lists have the same processes, in the same states.
 fn have_not_changed(before: &[NodeProcess], after: &[NodeProcess]) -> bool {
     let identity = |node: &NodeProcess| (node.pid, node.started, node.ready);
     before.iter().map(identity).eq(after.iter().map(identity))

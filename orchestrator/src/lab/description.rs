@@ -9,7 +9,7 @@ use crate::{
 use netem::{Backend, Feature, Profile, Shaper};
 use std::{collections::BTreeSet, fmt, path::PathBuf};
 
-/// The kind of a lab, the facts about its compute nodes, and the latency to its nodes.
+/// The kind of a lab, the facts about its compute nodes, and the latency to all nodes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Description {
     /// Where the nodes are.

@@ -163,8 +163,8 @@ impl SharedDisk {
         Path::new(self.disk.path())
     }
 
-    /// Kills the server, as when its host fails. Its connections are reset, and nothing is lost: clients
-    /// connect again once it is started.
+    /// Kills the server, as when its host fails. Its connections are reset, but no data is lost: clients
+    /// reconnect once it is started again.
     pub async fn kill(&mut self) -> Result<(), Error> {
         let Some(mut server) = self.server.take() else { return Ok(()) };
         server.kill().await?;
@@ -198,8 +198,8 @@ impl SharedDisk {
         Err(server.loss_of_node().into())
     }
 
-    /// Starts the server again, one second after it has exited by itself, as often as that happens. Tells
-    /// `failed` each time how it has exited. Never returns.
+    /// Restarts the server whenever it has exited on its own, after one second. Calls `failed` with its exit
+    /// status each time. Never returns.
     pub async fn keep_serving(&mut self, mut failed: impl FnMut(&str)) -> Infallible {
         loop {
             if let Some(server) = &mut self.server {

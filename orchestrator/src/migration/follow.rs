@@ -359,7 +359,7 @@ pub async fn migrate(
                     answer => answer?,
                 }
                 if tracker.recoveries.is_under_way() {
-                    // Its answer would be about the time before.
+                    // Its answer would describe an earlier time.
                     requests.status = None;
                 }
                 tracker.acted()
@@ -410,7 +410,7 @@ pub async fn migrate(
             tracker.asked_for_traffic = Instant::now();
             requests.ask_for_traffic();
         }
-        // A recovery takes as long as the link does not work, and has its own bound.
+        // A recovery takes as long as the link is down, and has its own bound.
         let acting = requests.action.as_ref().filter(|_| !tracker.recoveries.is_under_way());
         let silent = pending_for(requests.status.as_ref()).max(pending_for(acting));
         match tracker.ending(silent, &log.in_state()) {
@@ -525,7 +525,8 @@ impl MigrationTracker {
         let leaves = match &reported {
             // Also after the migration was given up: the cancellation may come too late.
             State::Switchover | State::Completed(_) => true,
-            // That can still be cancelled, or may be the cancellation.
+            // A migration in such a state can still be cancelled, or the state may be the result of the
+            // cancellation.
             State::BeforeSwitchover | State::Other => self.given_up.is_none(),
             _ => false,
         };
@@ -551,7 +552,7 @@ impl MigrationTracker {
             State::Active if self.can_be_given_up() && !is_acting && Instant::now() < self.deadline => {
                 self.on_decision(decide())
             }
-            // A driver that was asked may still have reported its old state.
+            // The driver may have reported its old state after it was asked.
             State::Mirrored if self.may_migrate_memory() && !is_acting => {
                 self.mirrored = Some(Instant::now());
                 Some(Demand::Act(Action::MigrateMemory))
@@ -617,7 +618,7 @@ impl MigrationTracker {
             }
             Demand::GiveUp(reason) => {
                 self.given_up = Some((reason, Instant::now()));
-                // Before the cancellation, so that no step begins any more.
+                // Before the cancellation, so that no further step begins.
                 stage.send_replace(MigrationStage::GivenUp);
                 Action::Cancel
             }

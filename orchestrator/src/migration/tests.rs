@@ -626,7 +626,7 @@ failures! {
         Setup::script(Script { file: true, loading: None, cut: Duration::ZERO, ..Script::SHORT }).with(FILE)
         => Failed, "no data has been saved, loaded or handed over for 20 s in the state `loading`; the guest \
                     was stopped for 24.1 s and continues at the source", Verify;
-    a_file_that_is_not_read_of_a_guest_that_does_not_go_on: Setup::script(Script {
+    a_file_that_is_not_read_of_a_guest_that_does_not_continue: Setup::script(Script {
         file: true, loading: None, cut: Duration::ZERO, fault: Some(Fault::Stopped), ..Script::SHORT
     }).with(FILE)
         => GuestLost, "the guest is lost: no data has been saved, loaded or handed over for 20 s in the \

@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_link_goes_on_to_change_in_post_copy_and_while_the_guest_is_paused() {
+    async fn the_link_keeps_changing_in_post_copy_and_while_the_guest_is_paused() {
         let both = Step { link: link(0, "2mbit").link, ..load(20, 7) };
         let steps = [load(0, 1), load(10, 2), both, link(3_600_000, "3mbit")];
         for stages in [&[MigrationStage::Moving, MigrationStage::Moved][..], &[MigrationStage::Paused]] {

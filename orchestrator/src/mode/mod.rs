@@ -53,7 +53,7 @@ pub enum Decision {
     Wait,
     /// Stop the guest at the source now, and send the rest of its memory while it is stopped.
     Pause,
-    /// Move the guest to the destination now, and send the rest of its memory afterwards. From then on the
+    /// Move the guest to the destination now, and send the rest of its memory afterwards. After that, the
     /// migration cannot be cancelled.
     StartPostcopy,
     /// Cancel the migration, so that the guest stays at the source, and record this reason.

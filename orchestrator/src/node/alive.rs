@@ -5,8 +5,8 @@
 //!
 //! A busy machine must not look like a cut cable. Two things distinguish them:
 //!
-//! - Silence counts only while the side that waits runs itself ([`Silence`]). If its own clock was late, it
-//!   was stopped or starved, and what the other side sent may still be in a buffer of this host.
+//! - Silence counts only while the waiting side itself runs ([`Silence`]). If its own clock was late, it was
+//!   stopped or starved, and what the other side sent may still be in a buffer of this host.
 //! - The patience follows the round trips of the latest keep-alives ([`KeepAlives`]). A round trip begins
 //!   when its keep-alive was due, so it includes the time for which the orchestrator was late itself. The
 //!   orchestrator tells the node its patience with each keep-alive.
@@ -57,7 +57,7 @@ pub struct KeepAlives {
 }
 
 impl KeepAlives {
-    /// Notes that a keep-alive is sent which was due at this time.
+    /// Notes that a keep-alive that was due at this time is being sent.
     pub fn sent(&mut self, due: Instant) {
         self.unanswered.push_back(self.connected.then_some(due));
     }
@@ -71,7 +71,7 @@ impl KeepAlives {
         self.latest.push_front(now.saturating_duration_since(due));
     }
 
-    /// Returns whether the next keep-alive is due at once, because no round trip is known yet.
+    /// Returns whether the next keep-alive is due immediately, because no round trip is known yet.
     pub fn is_due_at_once(&self) -> bool {
         self.connected && self.unanswered.is_empty() && self.latest.is_empty()
     }

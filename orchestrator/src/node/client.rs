@@ -430,8 +430,8 @@ impl Node {
         result.await.unwrap_or_else(|_| Err(self.gone()))
     }
 
-    /// Creates a disk of this size, of which the first part, `written`, is written beforehand. Its file is in
-    /// the file system of a folder on the node's host: see [`Call::CreateDisk`].
+    /// Creates a disk of this size, whose first part, of the size `written`, is written beforehand. Its file
+    /// is in the file system of a folder on the node's host: see [`Call::CreateDisk`].
     pub async fn create_disk(
         &self,
         folder: &Path,

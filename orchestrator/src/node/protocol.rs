@@ -127,8 +127,9 @@ pub enum Call {
         /// The process, as numbered by [`Call::Spawn`].
         process: u64,
     },
-    /// Let QEMU use userfaultfd, as the destination of post-copy, although it has an unprivileged user. Not
-    /// an error if the kernel has none, or if this node may not: QEMU then says what it lacks.
+    /// Allow QEMU to use userfaultfd, as the destination of post-copy, although it runs as an unprivileged
+    /// user. Not an error if the kernel lacks userfaultfd, or if this node may not grant it: QEMU then says
+    /// what it lacks.
     OfferUserfaultfd {
         /// The number of that user, and of its group.
         user: u32,

@@ -82,7 +82,7 @@ fn attempt(record: &Record) -> TestCase {
         }
     };
     let mut case = case("attempt", &format!("{} #{}", record.cell, record.attempt), status);
-    // A record from elsewhere may have any number.
+    // A record from elsewhere may contain any number.
     let time = |ms: f64| Duration::try_from_secs_f64(ms / 1e3).ok();
     if let Some(time) = record.measured.wall_time_ms.and_then(time) {
         case.set_time(time);

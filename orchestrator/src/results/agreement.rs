@@ -84,7 +84,7 @@ fn bytes(measured: &Measured, link: &Profile) -> Option<String> {
     let most_held = tcp_buffers::bytes(link).max(tcp_buffers::KERNEL_LIMIT) as f64;
     let held = if measured.total_time_ms.is_none() { most_held } else { 0.0 };
     let tolerance = (expected * WIRE_TOLERANCE).max(WIRE_FLOOR);
-    // The wire carries a duplicate too, and a damaged packet once more.
+    // A duplicate crosses the wire too, and a damaged packet is sent once more.
     let repeated = expected * (link.duplicate.fraction() + link.corrupt.fraction());
     let agree = (-tolerance - held..=tolerance + repeated).contains(&(wire as f64 - expected));
     (!agree).then(|| {
@@ -121,7 +121,7 @@ fn downtimes(measured: &Measured, link: &Profile) -> Vec<String> {
             ));
         }
     }
-    // Without an end of the gap, the lower bound can still contradict the guest.
+    // Even if the gap has no end, its lower bound can contradict the guest's figure.
     if let (None, Some(client)) = (downtime.client, downtime.client_at_least)
         && client - guest > FIRST_REPLY_MS + waited
     {

@@ -71,7 +71,7 @@ impl Record {
         }
     }
 
-    /// Returns whether the attempt failed because a disk was full, at this host or at a node. That says
+    /// Returns whether the attempt failed because a disk was full, on this host or on a node. That says
     /// nothing about the migration.
     pub fn lacked_disk(&self) -> bool {
         let reason = self.reason.as_deref().filter(|_| self.outcome == Outcome::Failed);
@@ -242,7 +242,7 @@ pub struct StorageMeasured {
     pub verified: Option<DiskVerification>,
 }
 
-/// What the aids of a migration did. What an aid does not have is absent.
+/// What the aids of a migration did. Figures that an aid does not have are absent.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AidsMeasured {
     /// The figure `aids.throttle_percent`.

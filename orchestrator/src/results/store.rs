@@ -397,7 +397,7 @@ pub fn matrix(folder: &Path) -> Result<String, Error> {
     bounded::read_text_file(&path, FILE_BYTES).map_err(doing("read", &path))
 }
 
-/// Reads the matrix and the records of a run that is finished or in progress.
+/// Reads the matrix and the records of a finished run or a run in progress.
 pub fn read(folder: &Path) -> Result<(String, Vec<Record>), Error> {
     let matrix = matrix(folder)?;
     let path = folder.join(CELLS);
@@ -427,8 +427,8 @@ pub(super) fn read_lines(path: &Path) -> io::Result<String> {
     bounded::read_file(path, LINES_BYTES).and_then(whole_lines)
 }
 
-/// Returns the lines of a file without a last one that was cut off, perhaps within a character. Fails if the
-/// others are not UTF-8.
+/// Returns the lines of a file, without a last line that was cut off, perhaps within a character. Fails if
+/// the other lines are not UTF-8.
 fn whole_lines(mut text: Vec<u8>) -> io::Result<String> {
     text.truncate(text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1));
     String::from_utf8(text).map_err(io::Error::other)

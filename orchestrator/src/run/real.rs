@@ -185,7 +185,7 @@ fn note(sink: &dyn Sink, text: impl Display) {
     sink.handle(&Event::Message(&format!("note: {text}")));
 }
 
-/// Returns the error that a node cannot run QEMU. Nothing is installed by `testbed setup` on other hosts.
+/// Returns the error that a node cannot run QEMU. On other hosts, `testbed setup` does not install anything.
 fn no_qemu(end: &'static str, facts: &Facts, is_local: bool) -> Error {
     let (why, remedy) = match (&facts.broken_qemu, is_local) {
         (Some(why), true) => (why.clone(), "repair it, or remove it and run `testbed setup`"),
@@ -420,8 +420,7 @@ impl Bench for QemuBench {
         let without_attempt =
             |outcome, reason: String| Ok(RecordBuilder::start().freeze(cell, number, outcome, Some(reason)));
         let interrupted = || without_attempt(Outcome::Interrupted, "interrupted by the user".into());
-        // An interruption here can drop the future: no migration is in progress that has to be ended in
-        // order.
+        // An interruption may drop the future here: no migration is in progress that has to be ended cleanly.
         let (lab, saved) = tokio::select! {
             ready = Self::lab(&mut self.lab, &self.options, &prepared.files, sink) => ready?,
             () = interrupt.requested() => return interrupted(),

@@ -279,7 +279,7 @@ fn without_qemu(
 
 /// Returns the accelerator of a guest with these settings.
 pub(super) fn accelerator(accelerators: &Accelerators, settings: &Settings) -> Accelerator {
-    // Without a finding, nothing speaks against KVM.
+    // Without a finding, there is no reason not to use KVM.
     accelerators.get(&settings.guest.accel).map_or(Accelerator::Kvm, |finding| finding.accelerator)
 }
 

@@ -46,7 +46,7 @@ pub enum Error {
     /// The address is invalid.
     #[error("`{0}` is not an address to listen on: {1}")]
     Address(String, String),
-    /// The address cannot be listened at.
+    /// It is not possible to listen on the address.
     #[error("cannot listen on {0}: {1}; choose another address, or port 0 for any that is free")]
     Bind(String, io::Error),
     /// The system refused another operation.

@@ -707,8 +707,8 @@ fn another_users_node_shows_a_limited_number_of_interfaces() {
     });
 }
 
-/// A Perl program that puts a line into the input of each terminal that it can reach, as if somebody had
-/// typed it (`TIOCSTI`).
+/// A Perl program that puts a line into the input of each terminal that it can reach, as if it had been typed
+/// (`TIOCSTI`).
 const TYPE_FOR_OTHERS: &str = r"
     open(my $tty, '+<', '/dev/tty');
     for my $to (*STDIN, *STDOUT, *STDERR, $tty) { ioctl($to, 0x5412, $_) for split(//, qq(typed\n)); }

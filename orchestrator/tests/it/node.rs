@@ -77,8 +77,8 @@ impl Host {
         command.args(["node", "--name", "compute1", "--run", "1@h", "--remote", "192.0.2.9 1 192.0.2.1 22"]);
         command.kill_on_drop(true).stdin(Stdio::piped()).stdout(Stdio::piped());
         command.env("SECRET_TOKEN", "of-root").env("TESTBED_TEST", "kept");
-        // The process is in the namespace of the thread that starts it. That is this thread, and not one
-        // for the purpose, because a node dies with the thread that has started it.
+        // The process is in the namespace of the thread that starts it. That is this thread rather than a
+        // separate one, because a node dies with the thread that started it.
         let here = Namespace::current().unwrap();
         setns(&self.network, CloneFlags::CLONE_NEWNET).unwrap();
         let spawned = command.spawn();
@@ -250,7 +250,7 @@ async fn only_a_socket_of_the_node_is_opened_to_the_group() {
     assert!(!fs::exists(&path).unwrap());
 }
 
-/// Describes a file with this content as uploaded.
+/// Describes a file with this content as if it had been uploaded.
 fn uploaded(path: &Path, content: &[u8]) -> UploadedFile {
     let sha256 = HEXLOWER.encode(&Sha256::digest(content));
     UploadedFile { path: path.display().to_string(), bytes: content.len() as u64, sha256 }
@@ -334,7 +334,7 @@ async fn assert_reports(node: &Node) {
         window_ns = progress.window_ns;
         windows.extend(progress.windows);
     }
-    // Nobody else reports.
+    // No other probe reports.
     let second = node.start_probe(Ipv4Addr::LOCALHOST, interval, PATIENCE).await;
     assert!(second.unwrap_err().to_string().ends_with("a probe is already running"));
     let report = node.stop_probe(PATIENCE).await.unwrap();

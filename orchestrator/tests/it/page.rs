@@ -638,7 +638,7 @@ fn the_bounds_of_the_guests_downtime_include_half_of_the_difference_of_the_round
     }
 }
 
-/// Somebody may edit a record, or a clock may jump.
+/// Somebody may have edited a record, or a clock may have jumped.
 #[test]
 fn absurd_times_and_values_are_drawn_somewhere() {
     let plan = plan(THRESHOLD);

@@ -151,7 +151,7 @@ async fn nothing_is_lost_while_the_server_is_stopped_and_killed() {
         for io in [&mut near, &mut far] {
             io.next_written().await;
         }
-        // Killed with calls that it has not answered.
+        // The server is killed with unanswered calls.
         signal(server, Signal::SIGSTOP);
         disk.kill().await.unwrap();
         disk.start().await.unwrap();

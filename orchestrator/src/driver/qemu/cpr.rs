@@ -81,7 +81,7 @@ impl CprTransfer {
     }
 
     /// Waits until the destination listens at the socket of type `cpr`, and lets the source connect. The
-    /// destination creates the socket before it becomes the user that both QEMUs are then.
+    /// destination creates the socket before it switches to the user that both QEMUs run as.
     pub(super) async fn open_socket(&self) -> Result<(), Error> {
         let missing = || Error::NoSocket(self.path().join(CPR).display().to_string());
         let folder = self.folder.as_ref().ok_or_else(missing)?;

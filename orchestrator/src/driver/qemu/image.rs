@@ -28,8 +28,8 @@ const MONITOR: &str = "image-monitor";
 /// The interval at which QEMU is asked whether a job has ended.
 const INTERVAL: Duration = Duration::from_millis(10);
 
-/// Makes an empty file an image of format qcow2, of a disk of this size. With `content`, a raw image of the
-/// same size, the disk holds what is in there; otherwise zeros.
+/// Turns an empty file into a qcow2 image of a disk of this size. With `content`, a raw image of the same
+/// size, the disk holds its data; otherwise zeros.
 ///
 /// The QEMU is confined like this if it can be: that of the controller may be another one than those that
 /// have been tried.
@@ -93,7 +93,7 @@ async fn explained<T>(process: &mut Process, result: Result<T, Error>) -> Result
     if lines.is_empty() { result } else { result.map_err(|_| Error::Image(lines.join(" | "))) }
 }
 
-/// Returns the command that starts the QEMU.
+/// Returns the command that starts this QEMU.
 fn spec(image: &node::Disk, content: Option<&node::Disk>, confinement: Confinement) -> ProcessSpec {
     let mut args: Vec<String> =
         ["-nodefaults", "-no-user-config", "-machine", "none", "-display", "none"].map(Into::into).into();

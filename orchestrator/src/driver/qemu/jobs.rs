@@ -10,7 +10,7 @@ pub(super) const QUERY: &str = "query-jobs";
 /// How long work in QEMU may make no progress before it is given up. A slow file system makes some.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The reason if a job is not there.
+/// The reason if a job does not exist.
 pub(super) const GONE: &str = "QEMU has no such job any more";
 
 /// An entry in the answer to [`QUERY`]. A job that was started without `auto-dismiss` stays listed after its

@@ -212,8 +212,8 @@ fn kernel_options(accelerator: Accelerator) -> String {
     )
 }
 
-/// Returns the command that starts a QEMU with this machine in a role. The disk that it inherits, if any, has
-/// to be added.
+/// Returns the command that starts a QEMU with this machine in a role. The caller has to add the disk that it
+/// inherits, if any.
 pub fn command(machine: &GuestMachine, role: Role) -> ProcessSpec {
     let mut args = Vec::new();
     let mut add = |words: &[&str]| args.extend(words.iter().map(ToString::to_string));

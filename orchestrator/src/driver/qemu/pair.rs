@@ -319,7 +319,7 @@ impl Driver for Pair<'_> {
         self.channels.prepare(settings.multifd);
         let source = self.connections_to(End::Source)?;
         if let Way::Cpr(cpr) = &self.way {
-            // The destination is told once it can be.
+            // The destination is configured as soon as it can be.
             cpr.open_socket().await?;
             return Ok(configure(source, told).await?);
         }

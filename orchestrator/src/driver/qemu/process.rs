@@ -326,7 +326,7 @@ impl Log {
     }
 }
 
-/// Copies a process's output to its log, and keeps in `output` what matters of it.
+/// Copies a process's output to its log, and keeps the important parts in `output`.
 async fn copy_output(mut events: mpsc::UnboundedReceiver<node::ProcessEvent>, log: PathBuf, output: Output) {
     let mut log = Log::open(&log);
     while let Some(event) = events.recv().await {

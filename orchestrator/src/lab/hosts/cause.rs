@@ -93,13 +93,13 @@ pub(super) const NO_SHA256SUM: &str = "sha256sum is not installed there";
 /// The message of a host on which the program is not the uploaded one.
 pub(super) const CHANGED: &str = "has changed since it was uploaded";
 
-/// What a host prints if the home directory is missing.
+/// The message of a host on which the home directory is missing.
 pub(super) const NO_HOME: &str = "is the home directory, but does not exist";
 
 /// The message of a host on which a directory belongs to another user.
 pub(super) const FOREIGN: &str = "does not belong to the user who logs in";
 
-/// What a host prints if the login user is not root although the inventory says so.
+/// The message of a host on which the login user is not root although the inventory says so.
 pub(super) const NOT_ROOT: &str = "is the login user, but not root";
 
 /// Returns what to do if an uploaded program does not run at `path` on a host, from the output there and the

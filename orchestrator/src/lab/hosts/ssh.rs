@@ -92,8 +92,8 @@ pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// starts QEMU there.
 const SCRIPT_LIMIT: Duration = Duration::from_secs(120);
 
-/// How long to wait for the marker on standard error once it is on standard output, where it comes later, and
-/// for an `ssh` to exit after that. Start-up files may redirect standard error, or leave programs behind.
+/// How long to wait for the marker on standard error once it is on standard output, where it arrives later,
+/// and then for an `ssh` to exit. Start-up files may redirect standard error, or leave programs behind.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// The exit code of an `ssh` that itself fails.
@@ -474,7 +474,7 @@ impl<'a> SshHost<'a> {
         let in_time = time::timeout(limit, end).await;
         let end = in_time.map_err(|_| self.failed(format!("a command there does not end in {limit:?}")))?;
         let end = end.map_err(|e| self.failed(e.to_string()))?;
-        // Something that a start-up file has started may hold the session open.
+        // A program started by a start-up file may hold the session open.
         let status = time::timeout(GRACE, child.wait()).await.ok().and_then(Result::ok);
         let reason = shell::shown(&reason);
         match end.as_deref() {

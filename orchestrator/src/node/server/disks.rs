@@ -54,7 +54,7 @@ enum Held {
 /// A folder for sockets.
 #[derive(Debug)]
 struct Folder {
-    /// Removed when dropped, with all that is in it.
+    /// Removed with its content when dropped.
     path: TempDir,
     /// The folder itself, whatever is at its path by now.
     opened: File,
@@ -146,7 +146,7 @@ fn remove_old(folder: &Path, now: SystemTime) {
         }
         let (user, owner) = (geteuid(), metadata.uid());
         let (own, of_qemu) = (owner == user.as_raw(), user.is_root() && owner == QEMU_USER);
-        // What cannot be removed only wastes space.
+        // A disk that cannot be removed only wastes space.
         let _ = match metadata.is_dir() {
             true if own => fs::remove_dir_all(entry.path()),
             false if own || of_qemu => fs::remove_file(entry.path()),
@@ -299,7 +299,7 @@ fn names_other_files(file: &File) -> io::Result<bool> {
     Ok(is_image && (number(8) != 0 || version >= 3 && number(72) & EXTERNAL_DATA != 0))
 }
 
-/// Returns a path to an open file for other processes.
+/// Returns the path by which other processes can open an open file.
 fn path_to(file: &impl AsRawFd) -> io::Result<String> {
     // The PID in the namespace of this `/proc`, which is the host's.
     let pid = fs::read_link("/proc/self")?;

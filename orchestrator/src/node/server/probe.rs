@@ -270,7 +270,7 @@ impl Requests {
         to_ns.saturating_sub(from_ns).saturating_sub(without_request)
     }
 
-    /// Returns the round trips over time, of a probe that requested at this interval and has ended.
+    /// Returns the round trips over time of a probe that sent requests at this interval and has ended.
     fn latencies(&self, interval: Duration, end: ProbeEnd) -> Latencies {
         // A guest that never answers again has not answered any of the last requests.
         let counted = match self.made.iter().rposition(|request| request.round_trip_ns.is_some()) {

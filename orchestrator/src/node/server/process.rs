@@ -44,7 +44,7 @@ pub enum Error {
         /// The difference from a node.
         reason: String,
     },
-    /// The process runs another program than this one.
+    /// The process runs a different program than this one.
     #[error("{node} runs a different testbed program, {program}, so this one cannot enter it; {remedy}")]
     OtherProgram {
         /// The name of the node.

@@ -87,7 +87,7 @@ const OOM_SCORE: &str = "500";
 /// begin with `TESTBED_`. The others may have secrets, which a guest that takes over its QEMU could read.
 const KEPT_VARIABLES: [&str; 4] = ["PATH", "HOME", "LD_LIBRARY_PATH", "QEMU_MODULE_DIR"];
 
-/// The longest that killed processes are waited for; one with much memory takes some tenths of a second.
+/// The longest wait for killed processes to end; one with much memory takes some tenths of a second.
 const STRAY_LIMIT: Duration = Duration::from_secs(5);
 
 /// The seed of every link emulator; packet loss and other random choices are derived from it.
@@ -392,7 +392,7 @@ impl Server {
             .current_dir(RUN_DIR)
             .env_clear()
             .envs(env::vars_os().filter(|(name, _)| is_kept(name)))
-            // The reasons that it gives are compared with known ones.
+            // The reasons in its output are compared with known ones.
             .env("LC_ALL", "C")
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -133,7 +133,7 @@ fn range(seen: &[Waited]) -> Option<String> {
     })
 }
 
-/// Returns the class of an expectation's verdict, and its sign.
+/// Returns the class of an expectation's verdict, and its symbol.
 pub(super) fn verdict(expectation: &ExpectationVerdict) -> (&'static str, &'static str) {
     if !expectation.violations.is_empty() {
         ("bad", "✗")

@@ -73,7 +73,7 @@ struct Curve {
     is_stairs: bool,
 }
 
-/// What is known of an attempt besides its record.
+/// The data about an attempt besides its record.
 #[derive(Default)]
 struct Sources {
     samples: Vec<Sample>,

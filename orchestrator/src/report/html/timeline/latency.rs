@@ -23,7 +23,7 @@ pub(super) fn lanes(reports: &[GuestReport], windows: &[ProbeWindow]) -> [Lane; 
 }
 
 /// Returns the longest delays that the guest reported: between two writes to memory, and of writes to the
-/// disk. In results of older versions, which have no percentiles, those of writes of a page are here, too.
+/// disk. In results of older versions, which have no percentiles, the delays of page writes are here too.
 ///
 /// A delay is reported when it has ended, and a report of none is 0.
 fn delays(reports: &[GuestReport]) -> Vec<Curve> {
