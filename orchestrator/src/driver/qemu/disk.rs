@@ -169,7 +169,7 @@ pub fn place(shared: Option<&Path>) -> (&Path, DiskName) {
 }
 
 /// Creates a disk on a node, in its format, in the folder that all hosts share or on the node's host alone.
-/// `written` is the part that has been written beforehand. A QEMU that writes the image is confined like this.
+/// `written` is the part that has been written beforehand. `confinement` is for a QEMU that writes the image.
 pub async fn create(
     node: &Node,
     shared: Option<&Path>,
