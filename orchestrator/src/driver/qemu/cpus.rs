@@ -52,7 +52,7 @@ impl Cpus {
     ///
     /// # Errors
     ///
-    /// QEMU cannot be started, or does not answer as expected in [`ANSWER_LIMIT`]; the error contains what it
+    /// QEMU cannot be started, or does not answer as expected within 30 s; the error contains what it
     /// wrote to standard error.
     pub async fn of_qemu(accelerator: Accelerator) -> io::Result<Self> {
         Self::of_program(QEMU, accelerator, ANSWER_LIMIT).await

@@ -464,7 +464,7 @@ mod tests {
         }
         fcntl(&own.master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
         let mut command = Command::new("sh");
-        command.args(["-c", "while echo endless; do :; done & exit 7"]).stdin(Stdio::null());
+        command.args(["-c", "yes & yes & yes & yes & sleep 0.2; exit 7"]).stdin(Stdio::null());
         let child = command.stdout(own.slave).stderr(Stdio::null()).spawn().unwrap();
         // The program's end is open only there.
         drop(command);
@@ -473,8 +473,10 @@ mod tests {
         let settings = TerminalSettings::of(caller.slave.as_fd()).unwrap();
         let caller = CallerTerminal { input: None, screen: caller.slave, settings };
         let relay = Some(Relay::new(caller, own.master));
-        let session = Session { child, signals: signals().unwrap(), relay };
-        // It returns at all.
-        assert_eq!(session.wait().unwrap(), 7);
+        let mut session = Session { child, signals: signals().unwrap(), relay };
+        assert_eq!(session.child.wait().unwrap().code(), Some(7));
+        session.show_rest().unwrap();
+        let shown = session.relay.map(|relay| relay.read).unwrap();
+        assert!((1..=REST + CHUNK).contains(&shown), "{shown} bytes");
     }
 }
