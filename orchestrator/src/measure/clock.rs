@@ -4,13 +4,16 @@
 //! behind the host's, by exactly the time for which no guest code could run. Each line of telemetry carries a
 //! reading of the guest's clock, and is stamped with the host's clock when it is received. The difference
 //! between the two is the offset of the guest's clock plus a delivery delay, which is never negative. So the
-//! smallest difference over some time is close to the offset, and the growth of the offset across the
-//! switchover is the time lost.
+//! smallest differences are close to the offset, and the growth of the offset across the switchover is the
+//! time lost.
 //!
 //! A guest that calibrates its clock against an emulated timer is some hundred parts per million too fast or
-//! too slow. This drift is estimated from the telemetry before the stop, where nothing else changes the
-//! offset, and subtracted. Only the host's clock and differences of the guest's clock are used, so the method
-//! works between two hosts as well as on one.
+//! too slow, so its offset drifts along a line. Before the stop, where nothing else changes the offset, this
+//! is the line that lies below all differences and is closest to them on average (Moon, Skelly and Towsley,
+//! "Estimation and Removal of Clock Skew from Network Delay Measurements", INFOCOM 1999). It needs a few
+//! prompt deliveries at any time, and not in each part of a second: on a busy host there may be none for a
+//! while. Only the host's clock and differences of the guest's clock are used, so the method works between two
+//! hosts as well as on one.
 
 use tokio::time::Instant;
 
@@ -40,8 +43,15 @@ impl ClockReading {
     }
 }
 
-/// The length of the windows for which the smallest offset is taken, in seconds.
-const WINDOW_S: f64 = 0.4;
+/// How long before the stop the offset is followed, in seconds. The host's clock may run at another speed
+/// earlier, while its time is being corrected.
+const BEFORE_S: f64 = 5.0;
+
+/// The least time before the stop that the offset must be followed, in seconds.
+const LEAST_BEFORE_S: f64 = 0.8;
+
+/// How long after the stop the offset is looked for, in seconds, and the least of that with readings.
+const AFTER_S: (f64, f64) = (0.8, 0.4);
 
 /// The accuracy of the result, in seconds. A result that is negative by more than this is not a measurement.
 const ACCURACY_S: f64 = 0.005;
@@ -49,33 +59,56 @@ const ACCURACY_S: f64 = 0.005;
 /// Returns the time that the guest's clock lost between the last reading of `before` and the first of
 /// `after`, in seconds.
 ///
-/// Returns `None` if `before` covers less than two windows of 0.4 s or `after` less than one, or if the clock
-/// seems to have gained time. In these cases, the drift or the offset of the clock would be a guess.
+/// Returns `None` if `before` covers less than 0.8 s or `after` less than 0.4 s, or if the clock seems to have
+/// gained time. In these cases, the drift or the offset of the clock would be a guess.
 pub fn time_lost_s(before: &[ClockReading], after: &[ClockReading]) -> Option<f64> {
-    let minima = smallest_offsets(before);
-    let [first, .., last] = minima[..] else { return None };
-    let resumed_at = after.first()?.host_s;
-    let early_after: Vec<ClockReading> =
-        after.iter().copied().take_while(|r| r.host_s < resumed_at + 2.0 * WINDOW_S).collect();
-    let (after_at, after_offset) = smallest_offset(&early_after)?;
-    if early_after.last()?.host_s - resumed_at < WINDOW_S {
+    let (stopped_at, resumed_at) = (before.last()?.host_s, after.first()?.host_s);
+    let recent = &before[before.partition_point(|r| r.host_s < stopped_at - BEFORE_S)..];
+    if stopped_at - recent.first()?.host_s < LEAST_BEFORE_S {
         return None;
     }
-    let drift = (last.1 - first.1) / (last.0 - first.0);
-    // A stopped clock does not drift: lost = difference - drift * (elapsed - lost).
-    let lost_s = (after_offset - last.1 - drift * (after_at - last.0)) / (1.0 - drift);
+    let line = OffsetLine::below(recent)?;
+    let early = &after[..after.partition_point(|r| r.host_s < resumed_at + AFTER_S.0)];
+    if early.last()?.host_s - resumed_at < AFTER_S.1 {
+        return None;
+    }
+    let above = early.iter().map(|r| r.offset_s() - line.at(r.host_s)).min_by(f64::total_cmp)?;
+    // A stopped clock does not drift: what it lost is above the line by less.
+    let lost_s = above / (1.0 - line.drift);
     (lost_s >= -ACCURACY_S).then_some(lost_s.max(0.0))
 }
 
-/// Returns the smallest offset in each window, with its time.
-fn smallest_offsets(readings: &[ClockReading]) -> Vec<(f64, f64)> {
-    let Some(start) = readings.first().map(|r| r.host_s) else { return Vec::new() };
-    let window = |r: &ClockReading| ((r.host_s - start) / WINDOW_S) as u64;
-    readings.chunk_by(|a, b| window(a) == window(b)).filter_map(smallest_offset).collect()
+/// The offset of the guest's clock over the host's time.
+struct OffsetLine {
+    /// A reading that was delivered promptly: its time and its offset, in seconds.
+    through: (f64, f64),
+    /// How much the offset grows per second.
+    drift: f64,
 }
 
-fn smallest_offset(readings: &[ClockReading]) -> Option<(f64, f64)> {
-    readings.iter().map(|r| (r.host_s, r.offset_s())).min_by(|a, b| a.1.total_cmp(&b.1))
+impl OffsetLine {
+    /// Returns the line below the offsets of these readings that is closest to them on average. This is the
+    /// edge of their convex hull below the mean of their times. Returns nothing for fewer than two times.
+    fn below(readings: &[ClockReading]) -> Option<Self> {
+        let mut hull: Vec<(f64, f64)> = Vec::new();
+        for next in readings.iter().map(|r| (r.host_s, r.offset_s())) {
+            while let [.., a, b] = hull[..]
+                && (b.0 - a.0) * (next.1 - a.1) <= (b.1 - a.1) * (next.0 - a.0)
+            {
+                hull.pop();
+            }
+            hull.push(next);
+        }
+        let mean = readings.iter().map(|r| r.host_s).sum::<f64>() / readings.len() as f64;
+        let (from, to) = hull.iter().zip(hull.iter().skip(1)).find(|(_, to)| to.0 >= mean)?;
+        let drift = (to.1 - from.1) / (to.0 - from.0);
+        drift.is_finite().then_some(Self { through: *from, drift })
+    }
+
+    /// Returns the offset at a time, in seconds.
+    fn at(&self, host_s: f64) -> f64 {
+        self.through.1 + self.drift * (host_s - self.through.0)
+    }
 }
 
 #[cfg(test)]
@@ -102,6 +135,27 @@ mod tests {
                 let before = readings(0.0, 8.0, clock);
                 let after = readings(8.0 + stop, 10.0 + stop, |t| clock(t - stop));
                 let lost = time_lost_s(&before, &after).unwrap();
+                assert!((lost - stop).abs() < 0.001, "drift {drift}, stop {stop}: {lost}");
+            }
+        }
+    }
+
+    /// On a busy host, deliveries are prompt now and then only, and none of them may be in the last second.
+    #[test]
+    fn a_stop_is_measured_on_a_busy_host() {
+        let busy = |readings: Vec<ClockReading>, is_prompt: fn(usize) -> bool| -> Vec<ClockReading> {
+            let late = |(i, r): (usize, ClockReading)| {
+                let late_s = if is_prompt(i) { 0.0 } else { 0.012 + 0.005 * (i % 7) as f64 };
+                ClockReading { host_s: r.host_s + late_s, ..r }
+            };
+            readings.into_iter().enumerate().map(late).collect()
+        };
+        for drift in [-0.0005, 0.0, 0.0004] {
+            for stop in [0.003, 0.25] {
+                let clock = |t: f64| t * (1.0 + drift);
+                let before = busy(readings(0.0, 8.0, clock), |i| i % 15 == 0 && i < 140);
+                let after = readings(8.0 + stop, 10.0 + stop, |t| clock(t - stop));
+                let lost = time_lost_s(&before, &busy(after, |i| i == 9)).unwrap();
                 assert!((lost - stop).abs() < 0.001, "drift {drift}, stop {stop}: {lost}");
             }
         }
