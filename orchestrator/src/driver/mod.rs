@@ -126,10 +126,10 @@ pub enum Event {
 pub enum Action {
     /// Stop the guest at the source now, and send the rest of its memory while it is stopped.
     Pause,
-    /// Let a guest that was stopped for the migration go on at this end: at the source after a migration that
-    /// failed. Does nothing if the guest runs. One that does not migrate over the migration link is whole at
-    /// the source until it runs at the destination, which is prevented first; it stays stopped if it may have
-    /// run there.
+    /// Resume a guest that was stopped for the migration, at this end: at the source after a migration that
+    /// failed. Does nothing if the guest runs. A guest that does not migrate over the migration link is
+    /// complete at the source until it runs at the destination, which is prevented first. It stays stopped if
+    /// it may have run there.
     Resume(End),
     /// Move the guest to the destination now, and send the rest of its memory afterwards. From then on the
     /// migration cannot be cancelled.
@@ -139,9 +139,9 @@ pub enum Action {
     Recover,
     /// Begin to send memory, now that the copy of the disk is up to date.
     MigrateMemory,
-    /// Complete the copy of the disk while the guest is stopped, and then let the switchover go on.
+    /// Complete the copy of the disk while the guest is stopped, and then continue the switchover.
     CompleteDisk,
-    /// Cancel the migration, so that the guest stays at the source, and goes on there if it was paused.
+    /// Cancel the migration, so that the guest stays at the source, and resume it there if it was paused.
     Cancel,
 }
 

@@ -522,8 +522,8 @@ pub const FIGURES: &[Figure] = &[
     },
     Figure {
         key: "aids.xbzrle_deltas",
-        description: "The number of pages of which XBZRLE sent the changes only, or nothing because there \
-                      were none: `aids.xbzrle_pages` without `aids.xbzrle_overflows`. Derived for records of \
+        description: "The number of pages of which XBZRLE sent only the changes, or nothing if they had not \
+                      changed: `aids.xbzrle_pages` less `aids.xbzrle_overflows`. Derived for records of \
                       older versions. Absent without `xbzrle`.",
         unit: Unit::Pages,
         value: |m| Some(m.aids.xbzrle_deltas? as f64),

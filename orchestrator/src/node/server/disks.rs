@@ -133,8 +133,8 @@ impl Held {
     }
 }
 
-/// Removes the disks from a folder that nodes have left there which were killed. What others have put there,
-/// however it is called, stays: it may be large.
+/// Removes the disks that killed nodes have left in a folder. What others have put there stays, whatever its
+/// name: it may be large.
 fn remove_old(folder: &Path, now: SystemTime) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {

@@ -83,8 +83,9 @@ pub const READY: &CStr = c"testbed-ready";
 /// first; 500 corresponds to half of the memory.
 const OOM_SCORE: &str = "500";
 
-/// The variables of the orchestrator's environment that processes get which a node starts, beside those that
-/// begin with `TESTBED_`. The others may have secrets, which a guest that takes over its QEMU could read.
+/// The variables of the orchestrator's environment that a node passes on to the processes it starts, besides
+/// those that begin with `TESTBED_`. Others may hold secrets, which a guest that takes over its QEMU could
+/// read.
 const KEPT_VARIABLES: [&str; 4] = ["PATH", "HOME", "LD_LIBRARY_PATH", "QEMU_MODULE_DIR"];
 
 /// The longest wait for killed processes to end; one with much memory takes some tenths of a second.
@@ -569,7 +570,7 @@ pub async fn facts(privilege: Privilege) -> Result<Facts, Box<dyn std::error::Er
     })
 }
 
-/// Returns whether processes that a node starts get a variable of this name.
+/// Returns whether the processes that a node starts get a variable of this name.
 fn is_kept(name: &OsStr) -> bool {
     name.to_str().is_some_and(|name| KEPT_VARIABLES.contains(&name) || name.starts_with("TESTBED_"))
 }

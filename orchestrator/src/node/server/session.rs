@@ -46,8 +46,8 @@ const KEPT_VARIABLES: [&str; 3] = ["LANG", "SHELL", "TERM"];
 /// The maximum number of bytes to forward in one step, in each direction.
 const CHUNK: usize = 4096;
 
-/// How much of what a program's terminal has is shown after its end, in bytes. The kernel keeps less of what
-/// the program itself has written; more comes from others that it has left behind.
+/// How much more of a program's terminal is shown after the program has ended, in bytes. The kernel holds
+/// less of what the program itself has written. More comes from processes that it has left behind.
 const REST: usize = 64 << 10;
 
 /// Runs a command in a session of its own and waits until it exits. With `owner`, it runs as that user, in a

@@ -129,8 +129,8 @@ fn text(range: Range) -> String {
     if least == most { format!("{open}{most}") } else { format!("{least}–{open}{most}") }
 }
 
-/// Returns the ranges as bars above each other, pale between the bounds, and the limit as a line. A bar
-/// without an upper bound goes on to the end of the axis.
+/// Returns the ranges as stacked bars, pale between the bounds, and the limit as a line. A bar without an
+/// upper bound extends to the end of the axis.
 fn picture(axis: &Axis, limit: f64, ranges: &[Option<Range>; 3]) -> Markup {
     let place = |ms: f64| percent(axis.map(&ms, (0, WIDTH)));
     let bars = ranges.iter().zip(WITNESSES).enumerate();
