@@ -200,7 +200,7 @@ fn a_directory_that_cannot_be_written_is_explained_by_its_cause() {
         set_home(hosts, 2, &missing);
         let texts = [
             "failed compute2 images cannot use host lab2: ",
-            &format!("{} does not exist, which is the home", missing.display()),
+            &format!("{} is the home directory, but does not", missing.display()),
             "fix: create the home directory there, or set `images` in the inventory to another directory",
         ];
         assert_eq!(assert_doctor_says(&dir, &lab, &texts), 1);
