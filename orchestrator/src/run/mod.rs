@@ -48,6 +48,9 @@ pub trait Bench {
         sink: &dyn Sink,
         interrupt: &Interrupt,
     ) -> impl Future<Output = Result<Record, Self::Error>>;
+
+    /// Ends what the attempts needed. Called once, after the last attempt.
+    fn end(&mut self) -> impl Future<Output = ()>;
 }
 
 /// An error that ends a run before all attempts were made.
@@ -83,6 +86,7 @@ pub async fn run<B: Bench>(
     interrupt: &Interrupt,
 ) -> Result<RunOutcome, Error<B::Error>> {
     let ended = attempts(plan, store, bench, sink, interrupt).await;
+    bench.end().await;
     sink.handle(&Event::RunEnded);
     ended
 }

@@ -474,6 +474,12 @@ impl Bench for QemuBench {
         let _ = disk.end().await;
         Ok(record)
     }
+
+    async fn end(&mut self) {
+        if let Some((lab, _saved)) = self.lab.take() {
+            lab.end().await;
+        }
+    }
 }
 
 #[cfg(test)]

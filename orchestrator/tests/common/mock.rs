@@ -53,6 +53,8 @@ pub(crate) struct MockBench<'a> {
     pub(crate) broken: bool,
     /// How often the bench was prepared.
     pub(crate) prepared: usize,
+    /// How often the bench has ended.
+    ended: usize,
     /// The attempts that were made, as `CELL #N`.
     pub(crate) made: Vec<String>,
     /// The folders of these attempts.
@@ -69,6 +71,7 @@ impl<'a> MockBench<'a> {
             skip_reason: |_| None,
             broken: false,
             prepared: 0,
+            ended: 0,
             made: Vec::new(),
             folders: Vec::new(),
             interrupter,
@@ -101,8 +104,10 @@ impl<'a> MockBench<'a> {
         store: &mut Store,
         sink: &dyn Sink,
     ) -> Result<RunOutcome, run::Error<BrokenDown>> {
-        let interrupt = self.interrupt.clone();
-        run::run(plan, store, self, sink, &interrupt).await
+        let (interrupt, runs) = (self.interrupt.clone(), self.ended);
+        let outcome = run::run(plan, store, self, sink, &interrupt).await;
+        assert_eq!(self.ended, runs + 1, "the bench ends once, whatever ended the run");
+        outcome
     }
 }
 
@@ -153,6 +158,10 @@ impl Bench for MockBench<'_> {
             }
         };
         Ok(builder.freeze(cell, attempt, outcome, reason))
+    }
+
+    async fn end(&mut self) {
+        self.ended += 1;
     }
 }
 
