@@ -12,8 +12,8 @@
 //! is the line that lies below all differences and is closest to them on average (Moon, Skelly and Towsley,
 //! "Estimation and Removal of Clock Skew from Network Delay Measurements", INFOCOM 1999). It needs a few
 //! prompt deliveries at any time, and not in each part of a second: on a busy host there may be none for a
-//! while. Only the host's clock and differences of the guest's clock are used, so the method works between two
-//! hosts as well as on one.
+//! while. Only the host's clock and differences of the guest's clock are used, so the method works between
+//! two hosts as well as on one.
 
 use tokio::time::Instant;
 
@@ -59,8 +59,8 @@ const ACCURACY_S: f64 = 0.005;
 /// Returns the time that the guest's clock lost between the last reading of `before` and the first of
 /// `after`, in seconds.
 ///
-/// Returns `None` if `before` covers less than 0.8 s or `after` less than 0.4 s, or if the clock seems to have
-/// gained time. In these cases, the drift or the offset of the clock would be a guess.
+/// Returns `None` if `before` covers less than 0.8 s or `after` less than 0.4 s, or if the clock seems to
+/// have gained time. In these cases, the drift or the offset of the clock would be a guess.
 pub fn time_lost_s(before: &[ClockReading], after: &[ClockReading]) -> Option<f64> {
     let (stopped_at, resumed_at) = (before.last()?.host_s, after.first()?.host_s);
     let recent = &before[before.partition_point(|r| r.host_s < stopped_at - BEFORE_S)..];

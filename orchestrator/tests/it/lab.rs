@@ -859,7 +859,7 @@ fn a_node_of_another_program_file_is_refused_with_the_program_to_use() {
         // A different build, which is replaced while its lab exists.
         let mut grow = Command::new("sh");
         grow.args(["-c", "echo >> \"$0\""]).arg(&other).stderr(Stdio::null());
-        // The last thread of a process of the first lab may still be exiting, and the program is busy so long.
+        // While the last thread of a process of the first lab is exiting, its program cannot be written.
         wait_until("the program file", || grow.status().unwrap().success().then_some(()));
         let held = start_lab();
         fs::remove_file(&other).unwrap();
