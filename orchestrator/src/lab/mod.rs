@@ -29,6 +29,7 @@ use crate::{
 };
 pub use choice::{LabChoice, start};
 pub use description::{Description, LabKind, backend};
+use futures::future;
 use hosts::ssh::HostAccess;
 pub use link::Link;
 use netem::Backend;
@@ -250,11 +251,12 @@ impl Lab {
         // A node exits when the last handle to it is dropped.
         let processes = self.processes;
         drop((self.controller, self.source, self.destination));
-        for mut process in processes {
+        future::join_all(processes.map(|mut process| async move {
             if time::timeout(EXIT_GRACE, process.wait()).await.is_err() {
                 let _ = process.kill().await;
             }
-        }
+        }))
+        .await;
     }
 
     /// Returns whether the connection to every node still works.
