@@ -84,7 +84,12 @@ pub fn read_text(input: impl Read, limit: usize) -> io::Result<String> {
 /// # Errors
 /// Those of the system, and anything else than a regular file: a pipe may never get a writer.
 pub fn open_file(path: &Path) -> io::Result<File> {
-    let file = File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
+    regular(File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?)
+}
+
+/// Returns an open file, or an error if it is anything but a regular file. It should have been opened with
+/// `O_NONBLOCK`, so that opening a pipe does not wait.
+pub fn regular(file: File) -> io::Result<File> {
     if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a regular file")) }
 }
 
@@ -109,7 +114,11 @@ fn as_text(bytes: Vec<u8>) -> io::Result<String> {
     String::from_utf8(bytes).map_err(not_text)
 }
 
-fn read_all(input: impl Read, limit: usize, what: &str) -> io::Result<Vec<u8>> {
+/// Reads all of `what`, for example "the file".
+///
+/// # Errors
+/// Those of the input, and more than `limit` bytes.
+pub fn read_all(input: impl Read, limit: usize, what: &str) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     input.take(limit as u64 + 1).read_to_end(&mut bytes)?;
     if bytes.len() > limit { Err(too_long(what, limit)) } else { Ok(bytes) }

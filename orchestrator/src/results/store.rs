@@ -162,7 +162,7 @@ impl Store {
         require_matrix(folder)?;
         let path = folder.join(CELLS);
         let cells = lock_cells(folder)?;
-        let text = bounded::read_file(&path, LINES_BYTES).map_err(doing("read", &path))?;
+        let text = bounded::read_all(&cells, LINES_BYTES, "the file").map_err(doing("read", &path))?;
         let length = text.len();
         let whole = whole_lines(text).map_err(doing("read", &path))?;
         let records = that_count(parse(&whole, &path)?);
@@ -256,11 +256,7 @@ fn lock_cells(folder: &Path) -> Result<File, Error> {
     let path = folder.join(CELLS);
     let mut options = OpenOptions::new();
     options.create(true).append(true).read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-    let cells = options.open(&path).and_then(|file| {
-        let is_file = file.metadata()?.is_file();
-        if is_file { Ok(file) } else { Err(io::Error::other("it is not a regular file")) }
-    });
-    let cells = cells.map_err(doing("open", &path))?;
+    let cells = options.open(&path).and_then(bounded::regular).map_err(doing("open", &path))?;
     match cells.try_lock() {
         Err(TryLockError::WouldBlock) => return Err(Error::InUse(folder.into())),
         Err(TryLockError::Error(source)) => return Err(doing("lock", &path)(source)),

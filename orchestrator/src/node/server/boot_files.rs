@@ -5,7 +5,7 @@
 //! at any time, QEMU boots what the orchestrator has sent.
 
 use super::isolate::RUN_DIR;
-use crate::node::protocol::UploadedFile;
+use crate::{bounded, node::protocol::UploadedFile};
 use data_encoding::HEXLOWER;
 use libc::{O_NOFOLLOW, O_NONBLOCK};
 use nix::mount::{MsFlags, mount};
@@ -44,10 +44,8 @@ fn copy_verified(file: &UploadedFile, folder: &Path) -> io::Result<PathBuf> {
     let UploadedFile { path, bytes, sha256 } = file;
     let named = |error: io::Error| io::Error::new(error.kind(), format!("{path}: {error}"));
     // Refuse links and pipes, which other users could have put there.
-    let from = File::options().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path).map_err(named)?;
-    if !from.metadata().map_err(named)?.is_file() {
-        return Err(named(io::Error::other("it is not a regular file")));
-    }
+    let from = File::options().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path);
+    let from = from.and_then(bounded::regular).map_err(named)?;
     let to = folder.join(sha256);
     let mut copy = File::create(&to)?;
     // One byte more, so that a longer file has a different digest.

@@ -8,7 +8,10 @@
 //! a folder of sockets, which a node keeps like a disk.
 
 use super::isolate::RUN_DIR;
-use crate::node::protocol::{self, CreatedDisk, DiskName, DiskUsage, QEMU_USER};
+use crate::{
+    bounded,
+    node::protocol::{self, CreatedDisk, DiskName, DiskUsage, QEMU_USER},
+};
 use libc::{O_NOFOLLOW, O_NONBLOCK};
 use nix::{
     errno::Errno,
@@ -195,10 +198,8 @@ impl Disks {
         let follow = if path.starts_with("/proc") { 0 } else { O_NOFOLLOW };
         let open = || {
             let mut options = File::options();
-            let file = options.read(true).write(true).custom_flags(follow | O_NONBLOCK).open(path)?;
-            if !file.metadata()?.is_file() {
-                return Err(io::Error::other("it is not a regular file"));
-            }
+            options.read(true).write(true).custom_flags(follow | O_NONBLOCK);
+            let file = bounded::regular(options.open(path)?)?;
             if names_other_files(&file)? {
                 return Err(io::Error::other("it is an image that names other files"));
             }

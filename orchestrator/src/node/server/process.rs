@@ -6,7 +6,7 @@
 //! another process, all data read about it belongs to it, and its namespaces are opened before any is joined.
 //! [`HeldProcess::check`] compares it with real nodes.
 
-use crate::{process_tree::ProcessStatus, sys};
+use crate::{bounded, process_tree::ProcessStatus, sys};
 use nix::{
     fcntl::{OFlag, openat},
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -25,7 +25,7 @@ use std::{
 
 /// The maximum length of a command line that is read, in bytes, and of other texts about a process. A process
 /// can make its own as long as its memory.
-const MAX_TEXT_BYTES: u64 = 64 << 10;
+const MAX_TEXT_BYTES: usize = 64 << 10;
 
 /// The maximum length of the name of a node, or of a host in the name of a run.
 const MAX_NAME_LENGTH: usize = 64;
@@ -104,9 +104,7 @@ pub fn command_line(pid: u32) -> Option<Vec<String>> {
 
 /// Reads a text about a process. Returns `None` if it is too long.
 fn read_limited(file: File) -> Option<Vec<u8>> {
-    let mut content = Vec::new();
-    file.take(MAX_TEXT_BYTES + 1).read_to_end(&mut content).ok()?;
-    (content.len() as u64 <= MAX_TEXT_BYTES).then_some(content)
+    bounded::read_all(file, MAX_TEXT_BYTES, "the text").ok()
 }
 
 /// Splits the content of `/proc/PID/cmdline`.
