@@ -14,7 +14,7 @@ use crate::{
     bounded::{self, FILE_BYTES},
     matrix::{TraceTexts, selection::Selection},
 };
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 use std::{
     collections::HashSet,
     fs::{self, File, OpenOptions, TryLockError},
@@ -216,10 +216,7 @@ impl Store {
     /// attempt.
     pub fn attempt_folder(&self, cell: &str, attempt: u32) -> Result<PathBuf, Error> {
         let folder = attempt_path(&self.folder, cell, attempt);
-        match fs::remove_dir_all(&folder) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(doing("empty", &folder)(e)),
-            _ => {}
-        }
+        unless_absent(fs::remove_dir_all(&folder)).map_err(doing("empty", &folder))?;
         fs::create_dir_all(&folder).map_err(doing("make the folder", &folder))?;
         Ok(folder)
     }
@@ -299,17 +296,17 @@ fn check_unused(folder: &Path) -> Result<(), Error> {
 fn remove_files(folder: &Path, made: bool) -> Result<(), Error> {
     for name in [CELLS, MATRIX, TRACES, SELECTION] {
         let path = folder.join(name);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(doing("remove", &path)(error));
-            }
-            _ => {}
-        }
+        unless_absent(fs::remove_file(&path)).map_err(doing("remove", &path))?;
     }
     if made {
         fs::remove_dir(folder).map_err(doing("remove", folder))?;
     }
     Ok(())
+}
+
+/// Returns the result of removing something, for which it is no error that nothing was there.
+fn unless_absent(removed: io::Result<()>) -> io::Result<()> {
+    removed.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
 }
 
 /// Returns the records without those that a later record of the same attempt supersedes.
@@ -337,10 +334,7 @@ fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Error> {
 fn write_whole(path: &Path, text: &str) -> Result<(), Error> {
     let part = part(path);
     let write = || {
-        match fs::remove_file(&part) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        unless_absent(fs::remove_file(&part))?;
         File::create_new(&part)?.write_all(text.as_bytes())?;
         fs::rename(&part, path)
     };
@@ -355,24 +349,28 @@ fn part(path: &Path) -> PathBuf {
     path.with_extension("part")
 }
 
+/// Reads a file that a folder need not have.
+fn read_optional(path: &Path, limit: usize) -> Result<Option<String>, Error> {
+    match bounded::read_text_file(path, limit) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        read => read.map(Some).map_err(doing("read", path)),
+    }
+}
+
+/// Reads a file with a JSON value that a folder need not have. Without the file, it is the default value.
+fn read_json<T: DeserializeOwned + Default>(path: &Path, limit: usize) -> Result<T, Error> {
+    let Some(text) = read_optional(path, limit)? else { return Ok(T::default()) };
+    serde_json::from_str(&text).map_err(|e| doing("read", path)(e.into()))
+}
+
 /// Reads which part of its matrix a run selects. Returns the whole matrix if the folder does not say.
 pub fn selection(folder: &Path) -> Result<Selection, Error> {
-    let path = folder.join(SELECTION);
-    match bounded::read_text_file(&path, FILE_BYTES) {
-        Ok(text) => serde_json::from_str(&text).map_err(|e| doing("read", &path)(e.into())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Selection::default()),
-        Err(error) => Err(doing("read", &path)(error)),
-    }
+    read_json(&folder.join(SELECTION), FILE_BYTES)
 }
 
 /// Reads the traces that a run's matrix names. Returns none if the folder has none.
 pub fn traces(folder: &Path) -> Result<TraceTexts, Error> {
-    let path = folder.join(TRACES);
-    match bounded::read_text_file(&path, TRACES_BYTES) {
-        Ok(text) => serde_json::from_str(&text).map_err(|e| doing("read", &path)(e.into())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(TraceTexts::new()),
-        Err(error) => Err(doing("read", &path)(error)),
-    }
+    read_json(&folder.join(TRACES), TRACES_BYTES)
 }
 
 /// Requires that a folder has a matrix. A folder that cannot be read may have one.
@@ -404,11 +402,7 @@ pub fn read(folder: &Path) -> Result<(String, Vec<Record>), Error> {
 /// Reads the environment of a run. Returns nothing if the run has not written it yet.
 pub fn environment(folder: &Path) -> Result<Option<Environment>, Error> {
     let path = folder.join(ENVIRONMENT);
-    let text = match bounded::read_text_file(&path, FILE_BYTES) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(doing("read", &path)(error)),
-    };
+    let Some(text) = read_optional(&path, FILE_BYTES)? else { return Ok(None) };
     let environment = format::read(&text, |environment: &Environment| environment.format);
     environment.map(Some).map_err(|error| doing("read", &path)(io::Error::other(error)))
 }
