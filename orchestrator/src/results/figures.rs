@@ -777,7 +777,7 @@ pub const FIGURES: &[Figure] = &[
                       stopped meanwhile, unless it was saved while it ran (`save_live`).",
         clock: Some(Clock::Orchestrator),
         from: START,
-        to: "the orchestrator learns from the source that the migration has completed",
+        to: COMPLETED,
         leaves_out: "the time until the operating system has written the file to its disk, unless QEMU \
                      bypasses the page cache (`direct_io`)",
         value: |m| m.file.save_ms,
@@ -803,8 +803,8 @@ pub const FIGURES: &[Figure] = &[
         key: "iterations",
         description: "The passes of pre-copy over the guest's memory (QEMU's iterations), one entry each, \
                       with times in milliseconds. The value in tables and CSV is the number of the last \
-                      pass. Absent if the guest is stopped at once: with `mode: cpr-transfer`, and with \
-                      `mode: file` without `save_live`.",
+                      pass. Absent if the guest is stopped from the start: with `mode: cpr-transfer`, and \
+                      with `mode: file` without `save_live`.",
         unit: Unit::Passes,
         clock: Some(Clock::Orchestrator),
         from: "the orchestrator receives the first sample with the pass's number from the source",

@@ -86,11 +86,11 @@ impl Disk {
         let switch = |on| if on { "on" } else { "off" };
         let Self { size, format, cache, discard, has_base, ref image } = *self;
         if keeps(role) {
+            let discarded = if discard { "unmap" } else { "ignore" };
             let options = format!(
-                "cache.direct={},cache.no-flush={},discard={}",
+                "cache.direct={},cache.no-flush={},discard={discarded}",
                 switch(cache.is_direct()),
                 switch(cache.ignores_flushes()),
-                if discard { "unmap" } else { "ignore" },
             );
             let place = match image {
                 Image::Inherited | Image::Mounted(_) => format!("driver=file,filename={}", disk_path(0)),
@@ -109,12 +109,12 @@ impl Disk {
                 above = format!("{above},backing={NODE}-base");
                 arguments.extend(["-blockdev".into(), base]);
             } else if format == ImageFormat::Qcow2 {
-                // Whatever the image says that is below it. Only JSON can say that nothing is.
+                // Whatever backing file the image names, it has none. Only JSON can say so.
                 let cache = json!({ "direct": cache.is_direct(), "no-flush": cache.ignores_flushes() });
                 let file = format!("{NODE}-file");
                 above = json!({
                     "driver": name, "node-name": NODE, "file": file, "backing": null, "cache": cache,
-                    "discard": if discard { "unmap" } else { "ignore" },
+                    "discard": discarded,
                 })
                 .to_string();
             }
