@@ -92,7 +92,8 @@ mod tests {
         assert!(running.exists() && starting.iter().all(|path| path.exists()));
         assert!(builds.iter().all(|path| !path.exists()), "12 were used since");
 
-        drop(node);
+        // A child process that another test is just starting may have the descriptor, and with it the lock.
+        node.unlock().unwrap();
         for path in &starting {
             fs::remove_file(path).unwrap();
         }
