@@ -174,7 +174,10 @@ const DEFAULTS: Figure = Figure {
 /// The event at which a migration starts, unless something precedes the command `migrate`.
 const START: &str = "just before the orchestrator sends `migrate` to the source";
 
-/// The event at which a migration ends in post-copy.
+/// The event at which the guest runs at the destination.
+const RESUMED: &str = "the orchestrator receives the event `RESUME` from the destination";
+
+/// The event at which the source has sent everything: the end of saving to a file, and of post-copy.
 const COMPLETED: &str = "the orchestrator learns from the source that the migration has completed";
 
 /// Every figure that a record can have, in the order in which tables and files show them.
@@ -187,7 +190,7 @@ pub const FIGURES: &[Figure] = &[
                       the guest never ran at the destination.",
         clock: Some(Clock::Orchestrator),
         from: START,
-        to: "the orchestrator receives the event `RESUME` from the destination",
+        to: RESUMED,
         ways: Some("to the source, and from the destination"),
         after_postcopy: Some((COMPLETED, "to the source, and from the source")),
         value: |m| m.total_time_ms,
@@ -205,7 +208,7 @@ pub const FIGURES: &[Figure] = &[
                       Absent if the migration ended before its deadline, or was given up.",
         clock: Some(Clock::Orchestrator),
         from: "the deadline, counted from just before the orchestrator sends `migrate` to the source",
-        to: "the orchestrator receives the event `RESUME` from the destination",
+        to: RESUMED,
         ways: Some("from the destination"),
         after_postcopy: Some((COMPLETED, "from the source")),
         value: |m| m.past_deadline_ms,
@@ -634,8 +637,8 @@ pub const FIGURES: &[Figure] = &[
         key: "postcopy.duration_ms",
         description: "The time for which the guest ran at the destination without all of its memory.",
         clock: Some(Clock::Orchestrator),
-        from: "the orchestrator receives the event `RESUME` from the destination",
-        to: "the orchestrator learns from the source that the migration has completed",
+        from: RESUMED,
+        to: COMPLETED,
         ways: Some("from the source, minus from the destination"),
         value: |m| m.postcopy.duration_ms,
         table: Some(TableColumn { header: "post-copy\ns", per: 1e3, decimals: 1, optional: true }),
@@ -724,8 +727,8 @@ pub const FIGURES: &[Figure] = &[
         description: "The dirty rate that the guest achieved while it ran at the destination without all of \
                       its memory.",
         unit: Unit::BytesPerSecond,
-        from: "the orchestrator receives the event `RESUME` from the destination",
-        to: "the orchestrator learns from the source that the migration has completed",
+        from: RESUMED,
+        to: COMPLETED,
         value: |m| m.postcopy.rate,
         csv: Some(CsvColumn { name: "postcopy_bytes_per_s", whole: true }),
         ..DEFAULTS
@@ -792,7 +795,7 @@ pub const FIGURES: &[Figure] = &[
         clock: Some(Clock::Orchestrator),
         from: "the orchestrator learns from the source that the migration has completed, and is about to \
                send `migrate-incoming` to the destination",
-        to: "the orchestrator receives the event `RESUME` from the destination",
+        to: RESUMED,
         ways: Some("to the destination and back"),
         value: |m| m.file.load_ms,
         table: Some(TableColumn { header: "loading\ns", per: 1e3, decimals: 2, optional: true }),
@@ -895,7 +898,7 @@ pub const FIGURES: &[Figure] = &[
                       over four telemetry intervals, at least 95 % of what it did before the migration. \
                       Absent if that was not seen.",
         clock: Some(Clock::Orchestrator),
-        from: "the orchestrator receives the event `RESUME` from the destination",
+        from: RESUMED,
         to: "the orchestrator receives the telemetry sample with which the first of these intervals begins",
         ways: Some("the difference between two delays from the destination"),
         value: |m| m.stress.recovered_ms,
