@@ -234,12 +234,14 @@ impl Flow {
         (count, pairs, both)
     }
 
-    /// Returns how many datagrams arrived after one that was sent later.
+    /// Returns how many datagrams left the link after one that was sent later, by the kernel's timestamps.
+    ///
+    /// The order of arrival is not enough: a packet of the kernel itself, such as one of neighbor discovery,
+    /// moves the timer of a qdisc to another CPU. The packets then wait in the queues of both CPUs, and the
+    /// socket gets those of the slower one too late.
     fn overtaken(&self) -> usize {
-        let mut latest = 0;
-        let late = self.arrived.iter().filter(|(number, _)| {
-            latest = latest.max(*number);
-            *number < latest
+        let late = self.arrived.iter().enumerate().filter(|(position, (number, time))| {
+            self.arrived[..*position].iter().any(|(other, at)| other > number && at < time)
         });
         late.count()
     }
@@ -498,6 +500,13 @@ async fn packet_rates(link: &Link) {
             assert_no_packet_is_early(&found, delay, jitter);
         }
     }
+}
+
+#[test]
+fn only_packets_that_leave_the_link_late_are_overtaken() {
+    let overtaken = |arrived: &[(u64, i64)]| Flow { sent: vec![0; 3], arrived: arrived.to_vec() }.overtaken();
+    assert_eq!(overtaken(&[(1, 20), (0, 10), (2, 30)]), 0, "the socket got 0 late");
+    assert_eq!(overtaken(&[(1, 20), (0, 25), (2, 30)]), 1, "the link held 0");
 }
 
 #[tokio::test]

@@ -60,7 +60,7 @@ fn the_tests_of_netem_pass_in_a_guest_with_sch_netem() {
         println!("skipped: there is no QEMU: {error}");
         return;
     }
-    // On a busy host, the CPUs of the guest stall in turn, and packets overtake each other.
+    // The link matrix prints delays, which a busy host makes longer.
     let _turn = Turn::alone();
     let image = match image(Path::new(&programs), &TESTS) {
         Ok(image) => image,
