@@ -33,6 +33,15 @@ async fn netem_pair() -> Option<Pair> {
     Some(pair)
 }
 
+/// Sends datagrams to a port of the far end on which nothing listens.
+fn send(pair: &Pair, count: u64, payload: &[u8]) {
+    let socket = pair.near_namespace.run(|| UdpSocket::bind((NEAR, 0))).unwrap();
+    for _ in 0..count {
+        // Sending fails once the far end has reported that.
+        while socket.send_to(payload, (FAR, 9)).is_err() {}
+    }
+}
+
 fn profile(text: &str) -> Profile {
     serde_json::from_str(text).unwrap()
 }
@@ -109,11 +118,21 @@ async fn delay_applies_in_each_direction() {
     }
 }
 
+/// A pair's ends know each other's addresses, so that no lost request holds back what is sent.
+#[tokio::test]
+async fn every_datagram_reaches_a_link_that_loses_all() {
+    const SENT: u64 = 100;
+    let Some(pair) = netem_pair().await else { return };
+    pair.near.apply("near", &profile(r#"{"loss":"100%"}"#)).await.unwrap();
+    send(&pair, SENT, b"there");
+    let dropped = pair.near.show("near").await.unwrap()[0].statistics.drops;
+    assert!(dropped >= SENT, "{dropped} of {SENT}");
+}
+
 #[tokio::test]
 async fn loss_has_the_requested_probability() {
     const SENT: u64 = 3000;
     let Some(pair) = netem_pair().await else { return };
-    let socket = pair.near_namespace.run(|| UdpSocket::bind((NEAR, 0))).unwrap();
     for percent in [1, 10, 50] {
         pair.near
             .apply("near", &profile(&format!(r#"{{"loss":"{percent}%","limit":10000}}"#)))
@@ -121,10 +140,7 @@ async fn loss_has_the_requested_probability() {
             .unwrap();
         let before = pair.near.show("near").await.unwrap()[0].statistics;
         let received_before = pair.far.counters("far").await.unwrap().rx_packets;
-        for _ in 0..SENT {
-            // Nothing listens on this port, so sending fails once the far end has reported that. Ignore it.
-            let _ = socket.send_to(b"there", (FAR, 9));
-        }
+        send(&pair, SENT, b"there");
         let after = pair.near.show("near").await.unwrap()[0].statistics;
         let received = pair.far.counters("far").await.unwrap().rx_packets - received_before;
         let dropped = after.drops - before.drops;
@@ -132,7 +148,7 @@ async fn loss_has_the_requested_probability() {
             is_plausible(dropped, SENT, f64::from(percent) / 100.0),
             "{dropped} of {SENT} at {percent} %"
         );
-        // A few more packets resolve the address.
+        // The kernel sends a few more packets.
         let expected = SENT - dropped;
         assert!((expected - 10..expected + 10).contains(&received), "{received} came, {dropped} did not");
     }
@@ -147,11 +163,7 @@ async fn the_delay_line_holds_small_packets() {
     const PAYLOAD: [u8; 64] = [7; 64];
     let Some(pair) = netem_pair().await else { return };
     pair.near.apply("near", &profile(r#"{"rate":"10mbit","delay":"400ms"}"#)).await.unwrap();
-    let socket = pair.near_namespace.run(|| UdpSocket::bind((NEAR, 0))).unwrap();
-    for _ in 0..SENT {
-        // Nothing listens on this port, so sending fails once the far end has reported that.
-        while socket.send_to(&PAYLOAD, (FAR, 9)).is_err() {}
-    }
+    send(&pair, SENT, &PAYLOAD);
     for qdisc in pair.near.show("near").await.unwrap() {
         assert_eq!(qdisc.statistics.drops, 0, "{qdisc}");
     }

@@ -4,7 +4,7 @@
 
 use netem::{Error, Namespace, Netlink};
 use std::{
-    net::Ipv4Addr,
+    net::{Ipv4Addr, UdpSocket},
     os::fd::AsFd,
     process::{Command, Output},
 };
@@ -23,7 +23,8 @@ pub(crate) const NEAR: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 /// The address of the far end of a link, in the same network.
 pub(crate) const FAR: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 
-/// Two namespaces connected by a veth pair, `near` in one and `far` in the other, both up.
+/// Two namespaces connected by a veth pair, `near` in one and `far` in the other, both up. Each end has
+/// resolved the other's address: if a link loses the request, the kernel repeats it only after a second.
 pub(crate) struct Pair {
     pub(crate) near_namespace: Namespace,
     pub(crate) far_namespace: Namespace,
@@ -54,6 +55,12 @@ pub(crate) async fn pair() -> Option<Pair> {
         netlink.set_up("lo").await.unwrap();
         netlink.add_address(name, address, 24).await.unwrap();
         netlink.set_up(name).await.unwrap();
+    }
+    let [here, there] = [(&near_namespace, NEAR), (&far_namespace, FAR)]
+        .map(|(namespace, address)| namespace.run(|| UdpSocket::bind((address, 0))).unwrap());
+    for (from, to) in [(&here, &there), (&there, &here)] {
+        from.send_to(b"there", to.local_addr().unwrap()).unwrap();
+        to.recv(&mut [0; 8]).unwrap();
     }
     Some(Pair { near_namespace, far_namespace, near, far })
 }
