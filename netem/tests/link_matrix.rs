@@ -9,7 +9,7 @@
 
 mod common;
 
-use common::{FAR, NEAR, namespace, pair};
+use common::{FAR, NEAR, bounds, namespace, pair};
 use netem::{
     Feature, LinkProfile, Namespace, Netlink, Profile,
     kernel::supported,
@@ -335,15 +335,6 @@ impl Jitter {
     }
 }
 
-/// Returns the bounds of a binomial distribution: five standard deviations, which a count exceeds less than
-/// once in a million times. With a correlation, the deviation grows like that of a Markov chain.
-fn bounds(tries: u64, probability: f64, correlation: f64) -> (u64, u64) {
-    let mean = tries as f64 * probability;
-    let grown = (1.0 + correlation) / (1.0 - correlation);
-    let bound = 5.0 * (mean * (1.0 - probability) * grown).sqrt();
-    ((mean - bound).max(0.0).ceil() as u64, (mean + bound).floor() as u64)
-}
-
 fn is_full() -> bool {
     std::env::var_os("LINK_MATRIX").is_some_and(|value| value == "full")
 }
@@ -507,6 +498,27 @@ fn only_packets_that_leave_the_link_late_are_overtaken() {
     let overtaken = |arrived: &[(u64, i64)]| Flow { sent: vec![0; 3], arrived: arrived.to_vec() }.overtaken();
     assert_eq!(overtaken(&[(1, 20), (0, 10), (2, 30)]), 0, "the socket got 0 late");
     assert_eq!(overtaken(&[(1, 20), (0, 25), (2, 30)]), 1, "the link held 0");
+}
+
+/// Compares the bounds with the sums of the binomial distribution.
+#[test]
+fn less_than_one_count_in_a_million_is_out_of_bounds() {
+    for tries in [1, 10, 12, 100, 1000] {
+        for probability in [0.01, 0.1, 0.5, 0.9] {
+            let (least, most) = bounds(tries, probability, 0.0);
+            let odds = probability / (1.0 - probability);
+            let mut of_count = (1.0 - probability).powi(tries as i32);
+            let mut outside = 0.0;
+            for count in 0..=tries {
+                if !(least..=most).contains(&count) {
+                    outside += of_count;
+                }
+                of_count *= odds * (tries - count) as f64 / (count + 1) as f64;
+            }
+            assert!(outside < 1e-6, "{tries} times {probability}: {outside}");
+        }
+    }
+    assert_eq!((bounds(1000, 0.0, 0.0), bounds(1000, 1.0, 0.0)), ((0, 0), (1000, 1000)));
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@
 
 mod common;
 
-use common::{FAR, NEAR, Pair, pair, program, refuses};
+use common::{FAR, NEAR, Pair, bounds, pair, program, refuses};
 use netem::{Distribution, Feature, Profile, kernel::supported};
 use serde_json::Value;
 use std::{
@@ -44,14 +44,6 @@ fn send(pair: &Pair, count: u64, payload: &[u8]) {
 
 fn profile(text: &str) -> Profile {
     serde_json::from_str(text).unwrap()
-}
-
-/// Returns whether a count of events is plausible for this number of tries and this probability: within five
-/// standard deviations of the binomial distribution, which it exceeds less than once in a million times.
-fn is_plausible(count: u64, tries: u64, probability: f64) -> bool {
-    let tries = tries as f64;
-    let deviation = (tries * probability * (1.0 - probability)).sqrt();
-    (count as f64 - tries * probability).abs() <= 5.0 * deviation
 }
 
 #[tokio::test]
@@ -144,10 +136,8 @@ async fn loss_has_the_requested_probability() {
         let after = pair.near.show("near").await.unwrap()[0].statistics;
         let received = pair.far.counters("far").await.unwrap().rx_packets - received_before;
         let dropped = after.drops - before.drops;
-        assert!(
-            is_plausible(dropped, SENT, f64::from(percent) / 100.0),
-            "{dropped} of {SENT} at {percent} %"
-        );
+        let (least, most) = bounds(SENT, f64::from(percent) / 100.0, 0.0);
+        assert!((least..=most).contains(&dropped), "{dropped} of {SENT} at {percent} %");
         // The kernel sends a few more packets.
         let expected = SENT - dropped;
         assert!((expected - 10..expected + 10).contains(&received), "{received} came, {dropped} did not");
@@ -279,13 +269,15 @@ async fn the_program_applies_shows_changes_measures_and_clears() {
     let goodput = measured["measured"]["goodput_bytes_per_s"].as_u64().unwrap();
     assert!(goodput > 0 && goodput <= most, "{text}");
 
-    let changed = netem(&pair, "change near --rate 20mbit --delay 50ms --loss 10%");
+    // The connection of the measurement must not fail: if its packets are lost three times, no time is left.
+    let changed = netem(&pair, "change near --rate 20mbit --delay 50ms --loss 3%");
     assert_eq!(changed["in_place"], true);
     let measured = measure();
     let idle = &measured["measured"]["idle"];
     assert!(idle["min_ms"].as_f64().unwrap() >= 50.0, "{measured}");
     let (sent, echoed) = (idle["sent"].as_u64().unwrap(), idle["echoed"].as_u64().unwrap());
-    assert!(is_plausible(sent - echoed, sent, 0.1), "{measured}");
+    let (least, most) = bounds(sent, 0.03, 0.0);
+    assert!((least..=most).contains(&(sent - echoed)), "{measured}");
 
     assert_eq!(netem(&pair, "clear near")["cleared"], true);
     assert_eq!(netem(&pair, "show near")["sends"], Value::Null);

@@ -129,3 +129,22 @@ pub(crate) fn retransmitted_segments(namespace: &Namespace) -> u64 {
     let mut counters = line(0).split_whitespace().zip(line(1).split_whitespace());
     counters.find(|(name, _)| *name == "RetransSegs").unwrap().1.parse().unwrap()
 }
+
+/// Returns the bounds of a binomial distribution: quantiles at five standard deviations of a normal
+/// distribution, which a count exceeds less than once in a million times. With a correlation, the deviation
+/// grows like that of a Markov chain.
+///
+/// The distribution is skewed if few events are expected: the first two terms of the Cornish-Fisher expansion
+/// take that into account.
+pub(crate) fn bounds(tries: u64, probability: f64, correlation: f64) -> (u64, u64) {
+    const DEVIATIONS: f64 = 5.0;
+    let mean = tries as f64 * probability;
+    let grown = (1.0 + correlation) / (1.0 - correlation);
+    let variance = mean * (1.0 - probability) * grown;
+    if variance <= 0.0 {
+        return (mean as u64, mean as u64);
+    }
+    let bound = DEVIATIONS * variance.sqrt();
+    let skew = (DEVIATIONS.powi(2) - 1.0) / 6.0 * (1.0 - 2.0 * probability) * grown;
+    ((mean - bound + skew.min(0.0)).max(0.0).ceil() as u64, (mean + bound + skew.max(0.0)).floor() as u64)
+}
