@@ -5,11 +5,13 @@
 mod common;
 
 use common::{FAR, Pair, namespace, output_in, pair, program};
-use netem::Namespace;
+use netem::{Namespace, Netlink};
 use serde_json::Value;
 use std::{
+    fs,
     io::{BufRead, BufReader, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::AsFd,
     process::{Child, Command, Output, Stdio},
     thread,
 };
@@ -74,7 +76,7 @@ impl Server {
 /// Measures the path to a server for a short time.
 fn measure(server: SocketAddr) -> Output {
     let (address, port) = (server.ip().to_string(), server.port().to_string());
-    program().args(["measure", &address, "--port", &port, "--time", "100ms"]).output().unwrap()
+    program().args(["measure", &address, "--port", &port, "--time", "500ms"]).output().unwrap()
 }
 
 /// Returns the message of a measurement that failed.
@@ -199,7 +201,7 @@ fn a_server_does_not_answer_a_server() {
 fn sessions_are_bounded_and_the_server_continues() {
     let server = Server::start("127.0.0.1");
     let mut sessions: Vec<_> = (0..MAX_SESSIONS).map(|_| Session::open(server.address)).collect();
-    let threads = || std::fs::read_dir(format!("/proc/{}/task", server.process.child.id())).unwrap().count();
+    let threads = || fs::read_dir(format!("/proc/{}/task", server.process.child.id())).unwrap().count();
     let before = threads();
     for _ in 0..3 {
         let stderr = error(&server.measure());
@@ -220,7 +222,8 @@ fn sessions_are_bounded_and_the_server_continues() {
 fn a_server_listens_where_it_is_told() {
     let server = Server::start("127.0.0.2");
     assert_eq!(server.address.ip().to_string(), "127.0.0.2");
-    let elsewhere = SocketAddr::from(([127, 0, 0, 1], server.address.port()));
+    // An address on which no other test listens.
+    let elsewhere = SocketAddr::from(([127, 0, 0, 3], server.address.port()));
     let stderr = error(&measure(elsewhere));
     assert!(stderr.contains("is `netem measure --serve` running there?"), "{stderr}");
     assert_measured(&server.measure());
@@ -228,6 +231,18 @@ fn a_server_listens_where_it_is_told() {
     let not_local = program().args(["measure", "--serve", "--listen", "192.0.2.1"]).output().unwrap();
     let stderr = error(&not_local);
     assert!(stderr.starts_with("error: cannot listen on 192.0.2.1:5202: "), "{stderr}");
+}
+
+#[tokio::test]
+async fn a_free_port_is_free_for_probes_too() {
+    let Some(namespace) = namespace() else { return };
+    let netlink = Netlink::open_in(namespace.as_fd()).unwrap();
+    netlink.set_up("lo").await.unwrap();
+    namespace.run(|| fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40099")).unwrap();
+    let bind = |port| namespace.run(|| UdpSocket::bind(("127.0.0.1", port))).unwrap();
+    let _taken: Vec<_> = (40000..40100).filter(|port| *port != 40055).map(bind).collect();
+    let server = ServerProcess::start_in(&namespace, "--listen 127.0.0.1 --port 0");
+    assert_eq!(server.listens, "127.0.0.1:40055");
 }
 
 #[test]
@@ -257,7 +272,7 @@ fn a_server_that_is_not_of_this_version_is_named() {
 
 /// Measures the path to a server for a short time, with these further arguments.
 fn measure_with(args: &str) -> Output {
-    program().args(["measure", "--time", "100ms"]).args(args.split_whitespace()).output().unwrap()
+    program().args(["measure", "--time", "500ms"]).args(args.split_whitespace()).output().unwrap()
 }
 
 /// Measures as above in a namespace, which must succeed. Returns the output as JSON.
@@ -323,13 +338,13 @@ fn the_addresses_of_a_name_are_tried_in_order() {
     let Some(namespace) = namespace() else { return };
     output_in(&namespace, "ip", "link set lo up");
     let hosts = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(&hosts, "127.0.0.2 two.test\n127.0.0.3 two.test\n").unwrap();
+    fs::write(&hosts, "127.0.0.2 two.test\n127.0.0.3 two.test\n").unwrap();
     let measure = || {
         let mut command = Command::new("unshare");
         command
             .args(["--mount", "sh", "-c", "mount --bind \"$0\" /etc/hosts && exec \"$@\""])
             .arg(hosts.path());
-        command.arg(program().get_program()).args(["measure", "two.test", "--time", "100ms"]);
+        command.arg(program().get_program()).args(["measure", "two.test", "--time", "500ms"]);
         namespace.run(|| command.output()).unwrap()
     };
     // If no server is running, the error contains the last address, and notes before it contain the others.
@@ -396,7 +411,7 @@ async fn a_path_over_ipv6_is_measured_with_its_own_headers() {
         (&FAR.to_string(), 0, 1460, format!("{FAR}:5202")),
         (&format!("::ffff:{FAR}"), 1, 1448, format!("{FAR}:5202")),
     ] {
-        near.run(|| std::fs::write("/proc/sys/net/ipv4/tcp_timestamps", timestamps.to_string())).unwrap();
+        near.run(|| fs::write("/proc/sys/net/ipv4/tcp_timestamps", timestamps.to_string())).unwrap();
         let report = measured_in(near, &format!("{address} --interface near"));
         assert_eq!(report["server"], used);
         let segment = serde_json::json!({ "payload_bytes": payload, "frame_bytes": 1514 });
@@ -455,7 +470,7 @@ fn a_server_on_every_address_serves_ipv4_too() {
     let Some(namespace) = namespace() else { return };
     output_in(&namespace, "ip", "link set lo up");
     let setting = "/proc/sys/net/ipv6/bindv6only";
-    if let Err(error) = namespace.run(|| std::fs::write(setting, "1")) {
+    if let Err(error) = namespace.run(|| fs::write(setting, "1")) {
         println!("skipped: {setting}: {error}");
         return;
     }
@@ -523,7 +538,7 @@ fn a_client_without_room_for_threads_says_so() {
     let run = || {
         let mut command = Command::new("prlimit");
         command.args(["--nproc=1", "setpriv", "--reuid=54323", "--clear-groups"]);
-        command.arg(program().get_program()).args(["measure", "127.0.0.1", "--time", "100ms"]).output()
+        command.arg(program().get_program()).args(["measure", "127.0.0.1", "--time", "500ms"]).output()
     };
     let output = match namespace.run(run) {
         Ok(output) => output,

@@ -187,7 +187,7 @@ mod tests {
         let address = server.address().unwrap();
         thread::spawn(|| server.run());
         let settings = MeasurementSettings {
-            duration: Duration::from_millis(100),
+            duration: Duration::from_millis(500),
             warm_up: Duration::ZERO,
             interval: Duration::from_millis(1),
             idle_probes: 20,

@@ -38,9 +38,17 @@ impl Server {
     /// If the address is not local, or if the port is taken.
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
         getrandom::fill(&mut Token::default())?;
-        let streams = sockets::listener(address)?;
-        let probes = ProbeSocket::bind(streams.local_addr()?)?;
-        Ok(Self { streams, probes, max_silence: MAX_SILENCE })
+        let mut taken_for_probes = Vec::new();
+        loop {
+            let streams = sockets::listener(address)?;
+            match ProbeSocket::bind(streams.local_addr()?) {
+                // While this listener is kept, the next one selects another port.
+                Err(error) if address.port() == 0 && error.kind() == io::ErrorKind::AddrInUse => {
+                    taken_for_probes.push(streams);
+                }
+                probes => return Ok(Self { streams, probes: probes?, max_silence: MAX_SILENCE }),
+            }
+        }
     }
 
     /// Returns the address on which the server listens, with the port that was selected.
