@@ -32,7 +32,10 @@ pub(super) async fn follow(mut follower: Follower, hub: &Hub) {
         hub.viewer().await;
         // What was written before the end was requested is found by the check after it.
         let is_ending = hub.is_ending();
-        follower.look(hub);
+        follower.read_attempt(hub);
+        // The viewers get the last samples of an attempt before the news that it is no longer in progress.
+        tokio::task::yield_now().await;
+        follower.read_folder(hub);
         if is_ending {
             hub.end();
         }
@@ -82,9 +85,8 @@ impl Follower {
         Self { folder: folder.into(), version: String::new(), attempt: None, changed: [None; 2] }
     }
 
-    /// Checks the folder once.
-    pub(super) fn look(&mut self, hub: &Hub) {
-        // The last samples of an attempt precede its record.
+    /// Reports what is new of the attempt in progress.
+    fn read_attempt(&mut self, hub: &Hub) {
         if let Some(attempt) = &mut self.attempt {
             let points: Vec<Point> = attempt.samples.read().iter().filter_map(point).collect();
             if !points.is_empty() {
@@ -96,6 +98,10 @@ impl Follower {
                 hub.add_windows(windows);
             }
         }
+    }
+
+    /// Reports changes of the records and of which attempt is in progress.
+    fn read_folder(&mut self, hub: &Hub) {
         let version = version(&self.folder);
         if version != self.version {
             self.version.clone_from(&version);
@@ -175,12 +181,18 @@ impl GrowingFile {
 mod tests {
     use super::*;
     use crate::watch::hub::{Known, News};
-    use std::io::Write;
+    use std::{
+        io::Write,
+        sync::{Arc, LazyLock},
+    };
 
     const LINE: &str = concat!(
         r#"{"at_ms":50.0,"status":"active","transferred_bytes":7,"remaining_bytes":9,"normal_pages":0,"#,
         r#""zero_pages":0,"pass":1,"dirty_rate_bytes_per_s":3,"mbit_per_s":1.5,"throttle_percent":0}"#
     );
+
+    /// A time after all that the tests write.
+    static SOON: LazyLock<SystemTime> = LazyLock::new(|| SystemTime::now() + Duration::from_secs(3600));
 
     /// Writes a file so that it is newer than all others, regardless of the clock's resolution.
     fn write(path: &Path, text: &str, age_s: u64) {
@@ -189,8 +201,42 @@ mod tests {
     }
 
     fn set_age(path: &Path, age_s: u64) {
-        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000 - age_s);
+        let time = *SOON - Duration::from_secs(age_s);
         File::open(path).unwrap().set_modified(time).unwrap();
+    }
+
+    /// The samples and the record are written between two checks.
+    #[tokio::test(start_paused = true)]
+    async fn viewers_get_the_last_samples_of_an_attempt_that_has_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let attempt = folder.path().join("attempts/a.1");
+        fs::create_dir_all(&attempt).unwrap();
+        write(&folder.path().join(store::CELLS), "", 50);
+        set_age(&attempt, 40);
+        let hub = Arc::new(Hub::new(folder.path()));
+        let (mut changes, path, of_viewer) = (hub.join(), folder.path().to_owned(), Arc::clone(&hub));
+        let viewer = tokio::spawn(async move {
+            let (mut known, mut seen) = (Known::default(), Vec::new());
+            while seen.last() != Some(&News::End) {
+                changes.changed().await.unwrap();
+                let news = of_viewer.news(&mut known);
+                if news.contains(&News::Attempt { name: Some("a #1".into()) }) {
+                    fs::write(attempt.join(SAMPLES), format!("{LINE}\n")).unwrap();
+                    write(&path.join(store::CELLS), "a record\n", 30);
+                    of_viewer.request_end();
+                }
+                seen.extend(news.into_iter().filter(|news| !matches!(news, News::Page { .. })));
+            }
+            seen
+        });
+        let seen = tokio::select! {
+            () = follow(Follower::new(folder.path()), &hub) => unreachable!("it follows for ever"),
+            seen = viewer => seen.unwrap(),
+        };
+        let [begun, News::Samples { points }, News::Attempt { name: None }, News::End] = &seen[..] else {
+            panic!("{seen:?}");
+        };
+        assert_eq!((begun, points.len()), (&News::Attempt { name: Some("a #1".into()) }, 1));
     }
 
     #[test]
@@ -204,7 +250,8 @@ mod tests {
         let hub = Hub::new(folder.path());
         let (mut follower, mut known) = (Follower::new(folder.path()), Known::default());
         let mut news = |hub: &Hub| {
-            follower.look(hub);
+            follower.read_attempt(hub);
+            follower.read_folder(hub);
             let is_other = |news: &News| !matches!(news, News::Page { .. });
             hub.news(&mut known).into_iter().filter(is_other).collect::<Vec<_>>()
         };
