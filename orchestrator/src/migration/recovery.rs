@@ -63,11 +63,11 @@ impl Recoveries {
     pub(super) fn overdue(&self) -> Option<String> {
         let Failure { noticed, reason, .. } = self.failure.as_ref()?;
         let now = Instant::now();
-        let waited = noticed.elapsed().as_secs_f64();
         if now >= self.deadline {
             Some(format!("{reason}, and the migration has not recovered by its deadline"))
         } else if now >= *noticed + self.patience {
-            Some(format!("{reason}, and the migration has not recovered within {waited:.0} s"))
+            let patience = self.patience.as_secs_f64();
+            Some(format!("{reason}, and the migration has not recovered within {patience} s"))
         } else {
             None
         }
@@ -76,5 +76,23 @@ impl Recoveries {
     /// Returns the intervals in which no memory arrived, one for each recovery.
     pub(super) fn into_done(self) -> Vec<(Instant, Instant)> {
         self.done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::advance;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_recovery_that_is_given_up_late_names_its_time_limit() {
+        let begun = Instant::now();
+        let mut recoveries = Recoveries::new(Duration::from_millis(1500), begun + Duration::from_secs(60));
+        recoveries.begin(begun, "the link has failed".into());
+        advance(Duration::from_millis(1400)).await;
+        assert_eq!(recoveries.overdue(), None);
+        advance(Duration::from_secs(2)).await;
+        let reason = "the link has failed, and the migration has not recovered within 1.5 s";
+        assert_eq!(recoveries.overdue().as_deref(), Some(reason));
     }
 }
