@@ -159,7 +159,7 @@ fn json_lines(text: &str) -> Vec<Value> {
 
 #[test]
 fn json_has_a_status_every_second_and_a_summary() {
-    let output = run("--rate 8MB/s --working-set 1MiB --ballast 1MiB --duration 1100ms --json");
+    let output = run("--rate 8MB/s --working-set 1MiB --ballast 1MiB --duration 2s --json");
     assert_eq!(output.code, Some(0));
     let lines = json_lines(&output.stdout);
     let (summary, statuses) = lines.split_last().unwrap();
@@ -196,7 +196,7 @@ fn every_setting_has_a_working_option() {
 
 #[test]
 fn text_output_has_a_line_every_second_and_a_summary() {
-    let output = run("--rate 8MB/s --working-set 1MiB --duration 1100ms");
+    let output = run("--rate 8MB/s --working-set 1MiB --duration 2s");
     assert_eq!(output.code, Some(0));
     assert!(output.stdout.lines().next().unwrap().contains("MB/s   stall"));
     assert!(output.stdout.contains("of 8.0 MB/s requested"));

@@ -50,7 +50,7 @@ expect: [{ outcome: converged }]
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How long processes and namespaces of a run may exist after its end.
-pub(crate) const LEFTOVERS: Duration = Duration::from_secs(2);
+pub(crate) const LEFTOVERS: Duration = Duration::from_secs(10);
 
 /// The interval of polling.
 const TICK: Duration = Duration::from_millis(10);
@@ -331,9 +331,10 @@ impl TestDir {
                     .any(|variable| variable == marker.as_bytes())
                     .then_some(())?;
                 let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-                let words =
-                    line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned());
-                Some(Process { pid, words: words.filter(|word| !word.is_empty()).collect() })
+                let words = line.split(|byte| *byte == 0).filter(|word| !word.is_empty());
+                let words: Vec<_> = words.map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+                // A process that has just ended has none.
+                (!words.is_empty()).then_some(Process { pid, words })
             })
             .collect()
     }

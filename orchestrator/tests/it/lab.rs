@@ -883,10 +883,13 @@ fn a_node_of_another_program_file_is_refused_with_the_program_to_use() {
 fn a_shell_waits_for_a_lab_that_lacks_its_node_to_end() {
     with_sandbox(|sandbox| {
         let held = sandbox.hold_shell(None, &["compute2"]);
-        let node = sandbox.processes().into_iter().find(|(_, command)| {
-            command.starts_with("testbed node --inside") && command.contains("--name compute1")
-        });
-        crate::common::real::signal(node.unwrap().0, Signal::SIGKILL);
+        let node = || {
+            sandbox.processes().into_iter().find(|(_, command)| {
+                command.starts_with("testbed node --inside") && command.contains("--name compute1")
+            })
+        };
+        crate::common::real::signal(node().unwrap().0, Signal::SIGKILL);
+        wait_until("the node's end", || node().is_none().then_some(()));
         let shell = sandbox.testbed(&["lab", "shell", "compute1", "--", "uname", "-n"]).spawn().unwrap();
         let (code, out, err) = sandbox.run(&["lab", "status"]);
         assert_eq!(code, 0, "{err}");

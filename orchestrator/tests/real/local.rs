@@ -283,7 +283,8 @@ fn an_ordinary_user_runs_the_smoke_scenario_and_leaves_nothing_when_killed() {
 #[ignore = "runs QEMU: cargo xtask test"]
 fn a_run_in_progress_can_be_inspected() {
     let Some(ready) = ready() else { return };
-    let dir = TestDir::new(&ready, SMALL);
+    // The migration outlasts all that is asked.
+    let dir = TestDir::new(&ready, &SMALL.replace("300mbit", "100mbit"));
     let mut run = dir.start(&["matrix.yaml", "--out", "run"]);
     run.wait_for("a migration", |dir| dir.migrates("base.1").then_some(()));
     let name = run.pid().to_string();
@@ -303,7 +304,7 @@ fn a_run_in_progress_can_be_inspected() {
     }
     let shaping =
         &ours["nodes"][1]["interfaces"].as_array().unwrap().iter().find(|i| i["name"] == "migration");
-    assert_eq!(shaping.unwrap()["shaping"]["sends"]["rate"], "300mbit", "{out}");
+    assert_eq!(shaping.unwrap()["shaping"]["sends"]["rate"], "100mbit", "{out}");
 
     let shell = |node: &str, script: &str| {
         dir.run_subcommand(&["lab", "shell", "--run", &name, node, "--", "sh", "-c", script])
@@ -382,7 +383,7 @@ fn a_killed_run_leaves_nothing_behind_and_can_be_continued() {
         let watch = LeftoverCheck::from_now();
         let moments: [Moment; 5] = [
             ("starting", |run| {
-                run.wait_for("a folder", |dir| dir.folder().join(store::CELLS).exists().then_some(()));
+                run.wait_for("a folder", |dir| dir.folder().join(store::MATRIX).exists().then_some(()));
             }),
             ("starting its nodes", |run| {
                 let is_node = |process: &Process| process.words.get(1).is_some_and(|word| word == "node");

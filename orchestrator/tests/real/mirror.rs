@@ -115,9 +115,9 @@ fn assert_given_up(matrix: &str, deadlines: [&str; 2]) {
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
 fn a_copy_that_takes_too_long_is_given_up() {
-    let matrix = format!("{BLOCK}axes: {{ migrate.timeout: [1s, 5s] }}\n");
+    let matrix = format!("{BLOCK}axes: {{ migrate.timeout: [1s, 7s] }}\n");
     let busy = matrix.replace("rate: 0,", "rate: 60MB/s,").replace("4MB", "60MB");
-    assert_given_up(&busy, ["1s", "5s"]);
+    assert_given_up(&busy, ["1s", "7s"]);
 }
 
 /// The link loses everything while the disk is copied, or while memory is sent.
@@ -127,9 +127,9 @@ fn a_copy_over_a_link_that_is_cut_is_given_up_and_the_guest_continues() {
     let cut = "
 include:
   - { timeline: [{ at: 1s, link: { loss: 100% } }], migrate.timeout: 3s }
-  - { timeline: [{ at: 5s, link: { loss: 100% } }], migrate.timeout: 8s }
+  - { guest.ballast: 64MiB, timeline: [{ at: 6s, link: { loss: 100% } }], migrate.timeout: 9s }
 ";
-    assert_given_up(&format!("{BLOCK}{cut}"), ["3s", "8s"]);
+    assert_given_up(&format!("{BLOCK}{cut}"), ["3s", "9s"]);
 }
 
 /// Data written beforehand at the source does not fit on the destination's file system.

@@ -6,7 +6,7 @@ use std::fs;
 use stressor::workload::Rate;
 use testbed::{
     outcome::Outcome,
-    results::record::{RateInterval, Record},
+    results::record::{AppliedChange, RateInterval, Record},
 };
 use units::ByteRate;
 
@@ -33,6 +33,16 @@ fn assert_intact(record: &Record) {
     assert!(verified.pages_checked > 8000 && verified.first_bad.is_none(), "{record:#?}");
 }
 
+/// Returns the numbers of the changes, one of which is due in each period. On a busy host one may be missing,
+/// since the next one is due already.
+#[track_caller]
+fn numbers(changes: &[AppliedChange], period_ms: f64) -> Vec<usize> {
+    let numbers: Vec<_> = changes.iter().map(|change| change.due_ms / period_ms).collect();
+    assert!(numbers.iter().all(|number| number.fract() == 0.0 && *number >= 1.0), "{changes:#?}");
+    assert!(numbers.is_sorted_by(|one, next| one < next), "{changes:#?}");
+    numbers.into_iter().map(|number| number as usize).collect()
+}
+
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
 fn a_guest_follows_a_wave_and_a_trace() {
@@ -45,8 +55,8 @@ fn a_guest_follows_a_wave_and_a_trace() {
         let (measured, said) = (&record.measured, format!("{record:#?}"));
         assert_eq!(measured.stress.requested, Some(LOW), "{said}");
         let rates = [HIGH, LOW].map(|rate| Some(Rate::Limited(ByteRate::new(rate))));
-        for (change, (number, rate)) in measured.timeline.iter().zip((1u32..).zip(rates.iter().cycle())) {
-            assert_eq!((change.due_ms, change.rate), (f64::from(number * 1500), *rate), "{said}");
+        for (change, number) in measured.timeline.iter().zip(numbers(&measured.timeline, 1500.0)) {
+            assert_eq!(change.rate, rates[(number - 1) % 2], "{said}");
         }
         let parts = &measured.stress.stretches;
         let achieved = |asked: u64| {
@@ -89,9 +99,9 @@ fn a_link_follows_its_trace_and_a_run_needs_the_file_only_once() {
     assert!(record.measured.link.as_ref().unwrap().contains("240mbit"), "{said}");
     let changes = &record.measured.timeline;
     assert!(changes.len() >= 4, "{said}");
-    for (number, change) in (1u32..).zip(changes) {
+    for (number, change) in numbers(changes, 500.0).into_iter().zip(changes) {
         let (bits, text) = if number % 2 == 1 { (120_000_000, "120mbit") } else { (240_000_000, "240mbit") };
-        assert_eq!((change.due_ms, change.link_bits_per_s), (f64::from(number * 500), Some(bits)), "{said}");
+        assert_eq!(change.link_bits_per_s, Some(bits), "{said}");
         assert!(change.link.as_ref().unwrap().contains(text), "read back from the kernel: {said}");
         assert!(change.due_ms <= change.began_ms && change.rate.is_none(), "{said}");
     }

@@ -200,7 +200,7 @@ const RICHEST_FIRST: [&str; 15] = [
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{fs, os::unix::fs::PermissionsExt};
+    use std::fs;
 
     const ANSWERS: &str = concat!(
         r#"{"QMP": {"version": {}}}"#,
@@ -267,12 +267,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (script, pid) = (folder.path().join("qemu"), folder.path().join("pid"));
         let text = format!("#!/bin/sh\nsleep 1000 & echo $! > {}\necho waiting >&2\nwait\n", pid.display());
-        fs::write(&script, text).unwrap();
-        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        // A script that this process has written cannot be executed while a child of another test, which
+        // does not execute its program yet, still holds the file.
+        let write = ["-c", r#"printf %s "$1" >"$0" && chmod 755 "$0""#, script.to_str().unwrap(), &text];
+        assert!(Command::new("sh").args(write).status().await.unwrap().success());
         let asked =
-            Cpus::of_program(script.to_str().unwrap(), Accelerator::Tcg, Duration::from_secs(2)).await;
+            Cpus::of_program(script.to_str().unwrap(), Accelerator::Tcg, Duration::from_secs(5)).await;
         let error = asked.unwrap_err().to_string();
-        assert!(error.ends_with("no answer in 2s waiting"), "{error}");
+        assert!(error.ends_with("no answer in 5s waiting"), "{error}");
         let state = format!("/proc/{}/stat", fs::read_to_string(&pid).unwrap().trim());
         let is_gone = || fs::read_to_string(&state).map_or(true, |stat| stat.contains(") Z "));
         while !is_gone() {
