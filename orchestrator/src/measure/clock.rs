@@ -50,8 +50,12 @@ const BEFORE_S: f64 = 5.0;
 /// The least time before the stop that the offset must be followed, in seconds.
 const LEAST_BEFORE_S: f64 = 0.8;
 
-/// How long after the stop the offset is looked for, in seconds, and the least of that with readings.
-const AFTER_S: (f64, f64) = (0.8, 0.4);
+/// How long after the stop the offset is looked for, in seconds.
+const AFTER_S: f64 = 0.8;
+
+/// The least time after the stop that the offset must be followed, in seconds, and the most, if no readings
+/// arrive for a while.
+const LEAST_AND_MOST_AFTER_S: (f64, f64) = (0.4, 2.0);
 
 /// The accuracy of the result, in seconds. A result that is negative by more than this is not a measurement.
 const ACCURACY_S: f64 = 0.005;
@@ -59,8 +63,8 @@ const ACCURACY_S: f64 = 0.005;
 /// Returns the time that the guest's clock lost between the last reading of `before` and the first of
 /// `after`, in seconds.
 ///
-/// Returns `None` if `before` covers less than 0.8 s or `after` less than 0.4 s, or if the clock seems to
-/// have gained time. In these cases, the drift or the offset of the clock would be a guess.
+/// Returns `None` if `before` covers less than 0.8 s or the first 2 s of `after` less than 0.4 s, or if the
+/// clock seems to have gained time. In these cases, the drift or the offset of the clock would be a guess.
 pub fn time_lost_s(before: &[ClockReading], after: &[ClockReading]) -> Option<f64> {
     let (stopped_at, resumed_at) = (before.last()?.host_s, after.first()?.host_s);
     let recent = &before[before.partition_point(|r| r.host_s < stopped_at - BEFORE_S)..];
@@ -68,8 +72,11 @@ pub fn time_lost_s(before: &[ClockReading], after: &[ClockReading]) -> Option<f6
         return None;
     }
     let line = OffsetLine::below(recent)?;
-    let early = &after[..after.partition_point(|r| r.host_s < resumed_at + AFTER_S.0)];
-    if early.last()?.host_s - resumed_at < AFTER_S.1 {
+    let until = |after_s: f64| after.partition_point(|r| r.host_s < resumed_at + after_s);
+    let (least_s, most_s) = LEAST_AND_MOST_AFTER_S;
+    let first_that_suffices = (until(least_s) + 1).min(until(most_s));
+    let early = &after[..until(AFTER_S).max(first_that_suffices)];
+    if early.last()?.host_s - resumed_at < least_s {
         return None;
     }
     let above = early.iter().map(|r| r.offset_s() - line.at(r.host_s)).min_by(f64::total_cmp)?;
@@ -168,6 +175,17 @@ mod tests {
         assert_eq!(time_lost_s(&readings(4.6, 5.0, |t| t), &after), None);
         assert_eq!(time_lost_s(&readings(0.0, 5.0, |t| t), &readings(5.0, 5.3, |t| t)), None);
         assert_eq!(time_lost_s(&readings(0.0, 5.0, |t| t), &[]), None);
+    }
+
+    #[test]
+    fn a_stop_is_measured_although_telemetry_pauses_after_it() {
+        let before = readings(0.0, 8.0, |t| t);
+        let mut after = readings(8.25, 12.0, |t| t - 0.25);
+        after.retain(|reading| !(8.6..9.5).contains(&reading.host_s));
+        let lost = time_lost_s(&before, &after).unwrap();
+        assert!((lost - 0.25).abs() < 0.001, "{lost}");
+        after.retain(|reading| !(8.6..11.0).contains(&reading.host_s));
+        assert_eq!(time_lost_s(&before, &after), None, "drift would be a guess");
     }
 
     #[test]
