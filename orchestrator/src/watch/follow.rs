@@ -23,6 +23,8 @@ use std::{
 
 /// How often the folder is checked while there are viewers. A page shows a sample at most this much later.
 const INTERVAL: Duration = Duration::from_millis(100);
+/// More than the resolution of the times of files: that of some file systems is a second.
+const CLOCK_RESOLUTION: Duration = Duration::from_millis(1500);
 /// The largest part of a file that is read in one step, in bytes. A longer line is left out.
 const MOST_READ: u64 = 4 << 20;
 
@@ -110,7 +112,11 @@ impl Follower {
         let attempts = self.folder.join("attempts");
         let modified = |path: &Path| fs::metadata(path).and_then(|found| found.modified()).ok();
         let changed = [modified(&self.folder.join(store::CELLS)), modified(&attempts)];
-        if changed != self.changed {
+        // The next change within a tick of the kernel's clock may not change the time.
+        let is_recent = |time: &Option<SystemTime>| {
+            time.is_some_and(|time| time.elapsed().is_ok_and(|age| age < CLOCK_RESOLUTION))
+        };
+        if changed != self.changed || changed.iter().any(is_recent) {
             self.changed = changed;
             let current = newest(&attempts).filter(|(_, found)| found.modified().ok() >= changed[0]);
             let known = self.attempt.as_ref().map(|attempt| (attempt.path.clone(), attempt.inode));
@@ -203,6 +209,22 @@ mod tests {
     fn set_age(path: &Path, age_s: u64) {
         let time = *SOON - Duration::from_secs(age_s);
         File::open(path).unwrap().set_modified(time).unwrap();
+    }
+
+    #[test]
+    fn an_attempt_that_begins_within_a_tick_of_the_clock_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let attempts = folder.path().join("attempts");
+        fs::create_dir(&attempts).unwrap();
+        let hub = Hub::new(folder.path());
+        let mut follower = Follower::new(folder.path());
+        follower.read_folder(&hub);
+        let before = fs::metadata(&attempts).unwrap().modified().unwrap();
+        fs::create_dir(attempts.join("a.1")).unwrap();
+        File::open(&attempts).unwrap().set_modified(before).unwrap();
+        follower.read_folder(&hub);
+        let begun = News::Attempt { name: Some("a #1".into()) };
+        assert!(hub.news(&mut Known::default()).contains(&begun));
     }
 
     /// The samples and the record are written between two checks.
