@@ -160,7 +160,8 @@ async fn a_remote_node_that_hears_nothing_ends_although_its_input_stays_open() {
     host.netlink.add_macvlan("second", "eth1", None).await.expect("the host has its interface back");
     assert_eq!(sleep.events.recv().await, None, "all that the node has started is gone with it");
     let error = node.facts().await.unwrap_err().to_string();
-    assert_eq!(error, "node compute1 is gone: it heard nothing from testbed for 8 s, and ended");
+    let limit = "node compute1 is gone: it heard nothing from testbed for ";
+    assert!(error.starts_with(limit) && error.ends_with(" s, and ended"), "{error}");
 }
 
 #[tokio::test]

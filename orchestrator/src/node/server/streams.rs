@@ -31,7 +31,7 @@ use tokio::{
 };
 
 /// How long the last message may take to be written; the connection may be cut.
-const LAST_MESSAGE_LIMIT: Duration = Duration::from_millis(200);
+const LAST_MESSAGE_LIMIT: Duration = Duration::from_secs(1);
 
 /// The connection to the orchestrator.
 pub(super) struct Streams {
