@@ -63,6 +63,8 @@ impl Browser {
             "prefs": { "download.default_directory": browser.folder.path() },
         });
         let capabilities = json!({ "capabilities": { "alwaysMatch": {
+            // Less than the time to wait for an answer.
+            "timeouts": { "script": 110_000 },
             "goog:chromeOptions": options,
             "goog:loggingPrefs": { "browser": "ALL", "performance": "ALL" },
         } } });

@@ -21,7 +21,10 @@ use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -112,6 +115,8 @@ pub(crate) struct TestDir {
     owner: Option<u32>,
     variables: Vec<(&'static str, OsString)>,
     options: Vec<String>,
+    /// The network namespaces that a check has named. The kernel does not reuse the number of an open one.
+    named: Mutex<Vec<File>>,
 }
 
 impl TestDir {
@@ -131,6 +136,7 @@ impl TestDir {
             owner: None,
             variables: Vec::new(),
             options: Vec::new(),
+            named: Mutex::default(),
         }
     }
 
@@ -342,8 +348,16 @@ impl TestDir {
     /// Returns the network namespaces of the run's processes, except that of this thread.
     pub(crate) fn networks(&self) -> BTreeSet<String> {
         let here = network("thread-self");
-        let all = self.processes().into_iter().filter_map(|process| network(&process.pid.to_string()));
-        all.filter(|network| Some(network) != here.as_ref()).collect()
+        let mut networks = BTreeSet::new();
+        for process in self.processes() {
+            // Opened first, so that the name is of what is open.
+            let Ok(file) = File::open(format!("/proc/{}/ns/net", process.pid)) else { continue };
+            if let Some(name) = network(&process.pid.to_string()).filter(|name| Some(name) != here.as_ref()) {
+                self.named.lock().unwrap().push(file);
+                networks.insert(name);
+            }
+        }
+        networks
     }
 
     /// Formats output, records and processes of the run, for the message of a failed test.

@@ -50,8 +50,11 @@ fn assert_complete(record: &Record, link: &str) {
     let downtime = &measured.downtime_ms;
     for figure in [downtime.qemu, downtime.guest, downtime.client] {
         assert_eq!(figure.is_some(), converged, "{text}");
-        // More than 0.01 ms and less than the total time.
-        assert!(figure.is_none_or(|ms| ms > 0.01 && Some(ms) < measured.total_time_ms), "{text}");
+        assert!(figure.is_none_or(|ms| ms > 0.01), "{text}");
+    }
+    // The client may have waited longer at another time.
+    for figure in [downtime.qemu, downtime.guest] {
+        assert!(figure.is_none_or(|ms| Some(ms) < measured.total_time_ms), "{text}");
     }
     let (qemu, wire) = (measured.transferred.qemu_bytes.unwrap(), measured.transferred.wire_bytes.unwrap());
     assert!(qemu > 20_000_000 && wire > qemu && wire < qemu * 12 / 10, "{text}");
@@ -604,9 +607,6 @@ fn a_node_that_dies_fails_its_attempt_and_the_next_one_gets_a_new_lab() {
         Some(qemu.parent())
     });
     let old = dir.networks();
-    // Kept open, so that the kernel does not reuse the numbers of these namespaces.
-    let open = |process: &Process| fs::File::open(format!("/proc/{}/ns/net", process.pid)).ok();
-    let kept: Vec<fs::File> = dir.processes().iter().filter_map(open).collect();
     signal(inside, Signal::SIGKILL);
     let record = run.wait_for("its record", |dir| dir.records().first().cloned());
     assert_eq!(record.outcome, Outcome::Failed, "{}", dir.shown());
@@ -623,7 +623,6 @@ fn a_node_that_dies_fails_its_attempt_and_the_next_one_gets_a_new_lab() {
     });
     let new = dir.networks();
     assert!(new.is_disjoint(&old), "a new lab has new namespaces: {old:?}, {new:?}\n{}", dir.shown());
-    drop(kept);
     signal(controller.pid, Signal::SIGKILL);
     let record = run.wait_for("its record", |dir| dir.records().get(1).cloned());
     assert_eq!(record.outcome, Outcome::Failed, "{}", dir.shown());

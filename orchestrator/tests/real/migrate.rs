@@ -8,10 +8,11 @@ use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt};
 use testbed::{outcome::Outcome, results::record::PostcopyMeasured};
 
 /// Migrations with every aid, each beside the aids that QEMU refuses together with it. The guest dirties
-/// little memory, so a busy host does not matter.
+/// little memory, so a busy host does not matter. The link makes them long enough to count their connections.
 const AIDS: &str = "
 name: aids
 guest: { memory: 192MiB, ballast: 32MiB, accel: tcg }
+link: { rate: 600mbit }
 stress: { rate: 2MB/s, working_set: 2MB }
 migrate: { downtime_limit: 300ms, timeout: 60s }
 include:

@@ -68,7 +68,8 @@ fn a_disk_is_copied_before_memory_and_completed_while_the_guest_is_stopped() {
         assert!(link_agrees(&record), "the link has carried both: {text}");
         let total = measured.total_time_ms.unwrap();
         let parts = [times.bulk_ms, times.memory_ms, times.switchover_ms].map(Option::unwrap);
-        assert!(parts.iter().all(|ms| *ms > 0.0) && parts.iter().sum::<f64>() < total, "{text}");
+        // The end of the switchover and of the migration are reported by different ends, in any order.
+        assert!(parts.iter().all(|ms| *ms > 0.0) && parts[..2].iter().sum::<f64>() < total, "{text}");
     }
 }
 
@@ -115,9 +116,9 @@ fn assert_given_up(matrix: &str, deadlines: [&str; 2]) {
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
 fn a_copy_that_takes_too_long_is_given_up() {
-    let matrix = format!("{BLOCK}axes: {{ migrate.timeout: [1s, 7s] }}\n");
+    let matrix = format!("{BLOCK}axes: {{ migrate.timeout: [2s, 7s] }}\n");
     let busy = matrix.replace("rate: 0,", "rate: 60MB/s,").replace("4MB", "60MB");
-    assert_given_up(&busy, ["1s", "7s"]);
+    assert_given_up(&busy, ["2s", "7s"]);
 }
 
 /// The link loses everything while the disk is copied, or while memory is sent.
