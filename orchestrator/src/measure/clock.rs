@@ -53,9 +53,11 @@ const LEAST_BEFORE_S: f64 = 0.8;
 /// How long after the stop the offset is looked for, in seconds.
 const AFTER_S: f64 = 0.8;
 
-/// The least time after the stop that the offset must be followed, in seconds, and the most, if no readings
-/// arrive for a while.
-const LEAST_AND_MOST_AFTER_S: (f64, f64) = (0.4, 2.0);
+/// The least time after the stop that the offset must be followed, in seconds.
+const LEAST_AFTER_S: f64 = 0.4;
+
+/// How long after the stop a reading may come that makes up the least time, in seconds.
+const MOST_AFTER_S: f64 = 2.0;
 
 /// The accuracy of the result, in seconds. A result that is negative by more than this is not a measurement.
 const ACCURACY_S: f64 = 0.005;
@@ -73,10 +75,9 @@ pub fn time_lost_s(before: &[ClockReading], after: &[ClockReading]) -> Option<f6
     }
     let line = OffsetLine::below(recent)?;
     let until = |after_s: f64| after.partition_point(|r| r.host_s < resumed_at + after_s);
-    let (least_s, most_s) = LEAST_AND_MOST_AFTER_S;
-    let first_that_suffices = (until(least_s) + 1).min(until(most_s));
-    let early = &after[..until(AFTER_S).max(first_that_suffices)];
-    if early.last()?.host_s - resumed_at < least_s {
+    let enough = (until(LEAST_AFTER_S) + 1).min(until(MOST_AFTER_S));
+    let early = &after[..until(AFTER_S).max(enough)];
+    if early.last()?.host_s - resumed_at < LEAST_AFTER_S {
         return None;
     }
     let above = early.iter().map(|r| r.offset_s() - line.at(r.host_s)).min_by(f64::total_cmp)?;
