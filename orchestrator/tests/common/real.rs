@@ -14,7 +14,7 @@ use nix::{
 };
 use serde_json::Value;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     fs::{self, File},
     io::{Read, Write},
@@ -115,8 +115,8 @@ pub(crate) struct TestDir {
     owner: Option<u32>,
     variables: Vec<(&'static str, OsString)>,
     options: Vec<String>,
-    /// The network namespaces that a check has named. The kernel does not reuse the number of an open one.
-    named: Mutex<Vec<File>>,
+    /// The network namespaces that have been named. The kernel does not reuse the number of an open one.
+    named: Mutex<BTreeMap<String, File>>,
 }
 
 impl TestDir {
@@ -353,7 +353,7 @@ impl TestDir {
             // Opened first, so that the name is of what is open.
             let Ok(file) = File::open(format!("/proc/{}/ns/net", process.pid)) else { continue };
             if let Some(name) = network(&process.pid.to_string()).filter(|name| Some(name) != here.as_ref()) {
-                self.named.lock().unwrap().push(file);
+                self.named.lock().unwrap().insert(name.clone(), file);
                 networks.insert(name);
             }
         }
@@ -414,7 +414,7 @@ fn all_pids() -> impl Iterator<Item = i32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-pub(crate) fn network(pid: &str) -> Option<String> {
+fn network(pid: &str) -> Option<String> {
     let link = fs::read_link(format!("/proc/{pid}/ns/net")).ok()?;
     Some(link.display().to_string())
 }

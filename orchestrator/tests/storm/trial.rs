@@ -6,13 +6,13 @@ use super::{
 };
 use crate::common::{
     hosts::{Hosts, with_hosts},
-    real::{LeftoverCheck, Ready, TestDir, isolated, network},
+    real::{LeftoverCheck, Ready, TestDir, isolated},
 };
 use nix::sys::signal::Signal;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write,
-    fs::{self, File},
+    fs,
     os::unix::process::ExitStatusExt,
     process::ExitStatus,
     thread,
@@ -157,8 +157,8 @@ struct Ended {
     killed: bool,
     /// The records that were complete before the last strike.
     seen: String,
-    /// The network namespaces that the run had, kept open so that the kernel does not reuse their numbers.
-    networks: BTreeMap<String, File>,
+    /// The network namespaces that the run had.
+    networks: BTreeSet<String>,
 }
 
 impl Bench<'_> {
@@ -210,7 +210,11 @@ impl Bench<'_> {
                 undo.undo();
             }
             if let Some(strike) = strikes.peek().filter(|strike| started.elapsed() >= strike.moment(length)) {
-                self.note_networks(&mut ended.networks);
+                // Naming those on the hosts of an SSH lab would keep them open, with interfaces on top of the
+                // hosts' own, which the next run needs.
+                if self.hosts.is_none() {
+                    ended.networks.append(&mut self.dir.networks());
+                }
                 let seen = self.whole_lines();
                 if let Some((what, undo)) = strike.hit(run.pid(), self.dir) {
                     let at = started.elapsed().as_secs_f64();
@@ -243,27 +247,9 @@ impl Bench<'_> {
         Err(format!("{why}\n{}", self.dir.shown()))
     }
 
-    /// Notes the network namespaces of the run on this host. Holding those on the hosts of an SSH lab would
-    /// keep them alive, with interfaces on top of the hosts' own, which the next run needs.
-    fn note_networks(&self, networks: &mut BTreeMap<String, File>) {
-        if self.hosts.is_some() {
-            return;
-        }
-        let here = network("thread-self");
-        for process in self.dir.processes() {
-            let pid = process.pid.to_string();
-            // Opened first, because the number of an open namespace is not reused.
-            let Ok(file) = File::open(format!("/proc/{pid}/ns/net")) else { continue };
-            if let Some(name) = network(&pid).filter(|name| Some(name) != here.as_ref()) {
-                networks.insert(name, file);
-            }
-        }
-    }
-
     /// Checks that nothing of the runs in this directory is left.
     fn check_leftovers(&self, trial: &mut Trial, before: &(LeftoverCheck, Vec<String>), ended: &Ended) {
-        let networks: BTreeSet<String> = ended.networks.keys().cloned().collect();
-        let nothing_left = before.0.wait(self.dir, &networks, LEFTOVERS).and_then(|()| {
+        let nothing_left = before.0.wait(self.dir, &ended.networks, LEFTOVERS).and_then(|()| {
             let now = self.state_of_hosts();
             if now == before.1 {
                 Ok(())
