@@ -160,8 +160,10 @@ async fn a_remote_node_that_hears_nothing_ends_although_its_input_stays_open() {
     host.netlink.add_macvlan("second", "eth1", None).await.expect("the host has its interface back");
     assert_eq!(sleep.events.recv().await, None, "all that the node has started is gone with it");
     let error = node.facts().await.unwrap_err().to_string();
-    let limit = "node compute1 is gone: it heard nothing from testbed for ";
-    assert!(error.starts_with(limit) && error.ends_with(" s, and ended"), "{error}");
+    let heard_nothing = "node compute1 is gone: it heard nothing from testbed for ";
+    let seconds = error.strip_prefix(heard_nothing).and_then(|rest| rest.strip_suffix(" s, and ended"));
+    // A host that stood still adds to it.
+    assert!(seconds.and_then(|seconds| seconds.parse().ok()) >= Some(8), "{error}");
 }
 
 #[tokio::test]

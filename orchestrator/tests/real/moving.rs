@@ -55,7 +55,7 @@ fn a_guest_follows_a_wave_and_a_trace() {
         let (measured, said) = (&record.measured, format!("{record:#?}"));
         assert_eq!(measured.stress.requested, Some(LOW), "{said}");
         let rates = [HIGH, LOW].map(|rate| Some(Rate::Limited(ByteRate::new(rate))));
-        for (change, number) in measured.timeline.iter().zip(numbers(&measured.timeline, 1500.0)) {
+        for (number, change) in numbers(&measured.timeline, 1500.0).into_iter().zip(&measured.timeline) {
             assert_eq!(change.rate, rates[(number - 1) % 2], "{said}");
         }
         let parts = &measured.stress.stretches;
