@@ -449,10 +449,14 @@ impl Node {
         self.keep_disk("open a disk", Call::OpenDisk { path: path.into() }).await
     }
 
-    /// Creates a folder for sockets below another one: see [`Call::CreateFolder`].
-    pub async fn create_folder(&self, folder: &Path, group: Option<u32>) -> Result<Disk, NodeError> {
-        let folder = folder.display().to_string();
-        self.keep_disk("create a folder", Call::CreateFolder { folder, group }).await
+    /// Creates a folder for sockets: see [`Call::CreateFolder`].
+    pub async fn create_folder(&self) -> Result<Disk, NodeError> {
+        self.keep_disk("create a folder", Call::CreateFolder).await
+    }
+
+    /// Opens a folder of another node, which has returned its path: see [`Call::OpenFolder`].
+    pub async fn open_folder(&self, path: &str) -> Result<Disk, NodeError> {
+        self.keep_disk("open a folder", Call::OpenFolder { path: path.into() }).await
     }
 
     /// Makes a call that returns a disk.
@@ -660,7 +664,7 @@ impl Disk {
         self.node.call("measure a disk", Call::DiskUsage { disk: self.number }).await
     }
 
-    /// Lets the group of this folder connect to a socket in it: see [`Call::OpenSocket`].
+    /// Lets all users connect to a socket in this folder: see [`Call::OpenSocket`].
     pub async fn open_socket(&self, name: &str) -> Result<bool, NodeError> {
         self.node.call("open a socket", Call::OpenSocket { folder: self.number, name: name.into() }).await
     }

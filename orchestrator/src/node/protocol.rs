@@ -172,17 +172,18 @@ pub enum Call {
         /// The disk, as numbered by [`Call::CreateDisk`] or [`Call::OpenDisk`].
         disk: u64,
     },
-    /// Create a folder for sockets below another one, which only the node's user and one group can enter. It
-    /// is gone with all that is in it when it is closed, as a disk, or the node ends. Returns a
+    /// Create a folder for sockets in the node's private directory, in which each process that reaches it can
+    /// add files. It is gone with all that is in it when it is closed, as a disk, or the node ends. Returns a
     /// [`CreatedDisk`].
-    CreateFolder {
-        /// The folder in which to create the new folder.
-        folder: String,
-        /// The number of the group, which may also add files; none if absent.
-        group: Option<u32>,
+    CreateFolder,
+    /// Open a folder that another node on this host has created. It is closed as a disk. Returns a
+    /// [`CreatedDisk`].
+    OpenFolder {
+        /// The path that the other node returned.
+        path: String,
     },
-    /// Let the group of a folder connect to a socket in it that the node's user has created. Returns whether
-    /// the socket is there.
+    /// Let all users connect to a socket in a folder that the node's user has created. Returns whether the
+    /// socket is there.
     OpenSocket {
         /// The folder, as numbered by [`Call::CreateFolder`].
         folder: u64,
@@ -366,7 +367,7 @@ pub struct ProcessSpec {
     /// The disks that the process inherits, as numbered by [`Call::CreateDisk`].
     #[serde(default)]
     pub disks: Vec<u64>,
-    /// The disks that the process inherits and can open again, each at its [`file_path`].
+    /// The disks and folders that the process inherits and can open again, each at its [`file_path`].
     #[serde(default)]
     pub files: Vec<u64>,
 }

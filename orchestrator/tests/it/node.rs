@@ -13,7 +13,7 @@ use rustix::io::ioctl_fionread;
 use sha2::{Digest, Sha256};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fs::{self, File},
     net::Ipv4Addr,
     os::fd::AsFd,
     os::unix::fs::{MetadataExt, PermissionsExt},
@@ -203,52 +203,56 @@ async fn what_a_node_starts_has_neither_the_callers_secrets_nor_the_hosts_networ
     assert!(!descriptors.iter().any(|line| line.contains("net:[")), "{descriptors:?}");
 }
 
-/// Runs a program as the user `nobody`, and returns whether it succeeds.
-async fn as_nobody(program: &str, args: &[&str]) -> bool {
+/// Runs a program as the user `nobody`, and returns whether it succeeds. It inherits a folder as descriptor 0.
+async fn as_nobody(folder: &File, program: &str, args: &[&str]) -> bool {
     let mut command = Command::new(program);
-    command.args(args).uid(NOBODY).gid(NOBODY).stderr(Stdio::null()).status().await.unwrap().success()
+    command.args(args).uid(NOBODY).gid(NOBODY).stdin(folder.try_clone().unwrap()).stderr(Stdio::null());
+    command.status().await.unwrap().success()
 }
 
 #[tokio::test]
-async fn only_a_socket_of_the_node_is_opened_to_the_group() {
+async fn only_a_socket_of_the_node_is_opened_to_others() {
     if !geteuid().is_root() {
         skipped::<()>("needs root and another user");
         return;
     }
     let Some((node, _process)) = start().await else { return };
-    let parent = tempfile::tempdir().unwrap();
-    fs::set_permissions(parent.path(), fs::Permissions::from_mode(0o1777)).unwrap();
-    let folder = node.create_folder(parent.path(), Some(NOBODY)).await.unwrap();
-    let [path, secret] = [folder.path().to_owned(), format!("{}/secret", parent.path().display())];
-    let [cpr, away] = [format!("{path}/cpr"), format!("{}/away", parent.path().display())];
-    fs::write(&secret, "secret").unwrap();
-    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+    let folder = node.create_folder().await.unwrap();
+    let opened = File::open(folder.path()).unwrap();
+    assert!(!as_nobody(&opened, "ls", &[folder.path()]).await, "who has not inherited it cannot reach it");
+    let [cpr, secret] = ["/proc/self/fd/0/cpr", "/proc/self/fd/0/secret"];
+    let own = |name: &str| format!("{}/{name}", folder.path());
+    fs::write(own("secret"), "secret").unwrap();
+    fs::set_permissions(own("secret"), fs::Permissions::from_mode(0o600)).unwrap();
     assert!(!folder.open_socket("cpr").await.unwrap(), "there is none");
 
     // What another process of QEMU's user puts there.
-    let listening = std::os::unix::net::UnixListener::bind(format!("{secret}.socket")).unwrap();
-    let before = |path: &str| fs::symlink_metadata(path).map(|it| (it.mode(), it.uid(), it.gid())).unwrap();
-    let (file, socket) = (before(&secret), before(&format!("{secret}.socket")));
-    for target in [&secret, &format!("{secret}.socket")] {
-        assert!(as_nobody("ln", &["-s", target, &cpr]).await);
+    let listening = std::os::unix::net::UnixListener::bind(own("secret.socket")).unwrap();
+    let before = |name: &str| fs::symlink_metadata(own(name)).map(|it| (it.mode(), it.uid())).unwrap();
+    let (file, socket) = (before("secret"), before("secret.socket"));
+    for target in ["secret", "secret.socket"] {
+        assert!(as_nobody(&opened, "ln", &["-s", target, cpr]).await);
         assert!(!folder.open_socket("cpr").await.unwrap(), "a link");
-        assert!(as_nobody("rm", &[&cpr]).await);
+        assert!(as_nobody(&opened, "rm", &[cpr]).await);
     }
     let bind = "use Socket; socket(S, PF_UNIX, SOCK_STREAM, 0); bind(S, sockaddr_un($ARGV[0])) or die";
-    assert!(as_nobody("perl", &["-e", bind, &cpr]).await);
+    assert!(as_nobody(&opened, "perl", &["-e", bind, cpr]).await);
     assert!(!folder.open_socket("cpr").await.unwrap(), "the socket of another user");
-    assert!(as_nobody("rm", &[&cpr]).await);
-    assert_eq!((before(&secret), before(&format!("{secret}.socket"))), (file, socket));
+    assert!(as_nobody(&opened, "rm", &[cpr]).await);
+    assert_eq!((before("secret"), before("secret.socket")), (file, socket));
     drop(listening);
 
-    let _own = std::os::unix::net::UnixListener::bind(&cpr).unwrap();
+    let _own = std::os::unix::net::UnixListener::bind(own("cpr")).unwrap();
+    fs::set_permissions(own("cpr"), fs::Permissions::from_mode(0o700)).unwrap();
     let connect = "use Socket; socket(S, PF_UNIX, SOCK_STREAM, 0); connect(S, sockaddr_un($ARGV[0])) or die";
-    assert!(!as_nobody("perl", &["-e", connect, &cpr]).await, "it is not open yet");
+    assert!(!as_nobody(&opened, "perl", &["-e", connect, cpr]).await, "it is not open yet");
     assert!(folder.open_socket("cpr").await.unwrap());
-    assert!(as_nobody("perl", &["-e", connect, &cpr]).await);
-    // Neither the socket nor the folder can be exchanged.
-    assert!(!as_nobody("rm", &["-f", &cpr]).await);
-    assert!(!as_nobody("mv", &[&path, &away]).await);
+    assert!(as_nobody(&opened, "perl", &["-e", connect, cpr]).await);
+    // Neither the socket nor what belongs to the node can be exchanged.
+    for name in [cpr, secret] {
+        assert!(!as_nobody(&opened, "rm", &["-f", name]).await);
+    }
+    let path = folder.path().to_owned();
     folder.close().await.unwrap();
     assert!(!fs::exists(&path).unwrap());
 }

@@ -345,3 +345,20 @@ include:
         assert!(records[2].measured.transferred.wire_bytes.is_some());
     });
 }
+
+/// The nodes are killed with `testbed`, so nothing else removes what they have made.
+#[test]
+#[ignore = "runs QEMU: cargo xtask test"]
+fn a_killed_run_leaves_no_sockets_over_which_memory_is_handed_over() {
+    let Some(ready) = ready() else { return };
+    leaves_nothing(|| {
+        let dir = TestDir::new(&ready, &format!("{GUEST}migrate: {{ mode: cpr-transfer }}\nrepeat: 2\n"));
+        let mut run = dir.start(&RUN);
+        let first = run.wait_for("a record", |dir| dir.records().first().cloned());
+        if first.outcome == Outcome::Skipped {
+            return skipped(first.reason.as_deref().unwrap_or_default()).unwrap_or(());
+        }
+        qemu(&mut run, "destination");
+        run.kill();
+    });
+}

@@ -6,12 +6,16 @@
 //! The order is that of docs/devel/migration/CPR.rst.
 //!
 //! The nodes of a lab have networks of their own, but Unix sockets with a path connect them. The sockets are
-//! in a folder that only the group of both QEMUs can enter, and root.
+//! in a folder of the destination's node. The source's node opens it, and both QEMUs inherit it; nobody else
+//! can reach it, and it is gone with the node.
 
-use super::{Error, confinement::Confinement, disk::FOLDER, process::START_LIMIT};
-use crate::node::{self, Node, protocol::ProcessSpec};
+use super::{Error, process::START_LIMIT};
+use crate::node::{
+    self, Node, NodeError,
+    protocol::{ProcessSpec, file_path},
+};
 use serde_json::{Value, json};
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 use tokio::time;
 
 /// The name of the guest's memory, which is also its default name.
@@ -39,70 +43,73 @@ pub(super) fn memory(size: &str) -> String {
 
 /// Returns the option that makes a destination wait for the descriptors.
 pub(super) fn incoming() -> String {
-    channel(CPR, Path::new(SOCKETS)).to_string()
+    channel(CPR, SOCKETS).to_string()
 }
 
 /// Returns the channel of this type, whose socket is in this folder.
-fn channel(kind: &str, folder: &Path) -> Value {
-    let path = folder.join(kind);
+fn channel(kind: &str, folder: &str) -> Value {
+    let path = format!("{folder}/{kind}");
     json!({ "channel-type": kind, "addr": { "transport": "socket", "type": "unix", "path": path } })
 }
 
 /// The sockets of one migration.
 #[derive(Default)]
 pub(super) struct CprTransfer {
-    folder: Option<node::Disk>,
+    /// Their folder as the source and the destination inherit it.
+    ends: Option<[node::Disk; 2]>,
 }
 
 impl CprTransfer {
-    /// Creates the folder on the destination's node.
-    pub(super) async fn create(&mut self, destination: &Node, confined: Confinement) -> Result<(), Error> {
-        self.folder = Some(destination.create_folder(Path::new(FOLDER), confined.user_number()).await?);
+    /// Creates the folder at the destination, and opens it at the source.
+    pub(super) async fn create(&mut self, source: &Node, destination: &Node) -> Result<(), NodeError> {
+        let created = destination.create_folder().await?;
+        let opened = source.open_folder(created.path()).await?;
+        self.ends = Some([opened, created]);
         Ok(())
     }
 
-    /// Removes the folder.
-    pub(super) async fn close(&mut self) -> Result<(), Error> {
-        match self.folder.take() {
-            Some(folder) => Ok(folder.close().await?),
-            None => Ok(()),
-        }
+    /// Returns the folder as the source and the destination inherit it.
+    pub(super) fn ends(&self) -> Option<&[node::Disk; 2]> {
+        self.ends.as_ref()
     }
 
-    fn path(&self) -> &Path {
-        Path::new(self.folder.as_ref().map_or("", node::Disk::path))
-    }
-
-    /// Returns the command of a QEMU with the folder in it.
-    pub(super) fn give_to(&self, mut command: ProcessSpec) -> ProcessSpec {
-        let folder = self.path().display().to_string();
-        command.args.iter_mut().for_each(|arg| *arg = arg.replace(SOCKETS, &folder));
-        command
+    /// Returns the paths of the folder for both QEMUs.
+    fn paths(&self) -> Result<[String; 2], Error> {
+        let ends = self.ends.as_ref().ok_or(Error::NoFolder)?;
+        Ok(ends.each_ref().map(|end| file_path(end.number())))
     }
 
     /// Waits until the destination listens at the socket of type `cpr`, and lets the source connect. The
     /// destination creates the socket before it switches to the user that both QEMUs run as.
     pub(super) async fn open_socket(&self) -> Result<(), Error> {
-        let missing = || Error::NoSocket(self.path().join(CPR).display().to_string());
-        let folder = self.folder.as_ref().ok_or_else(missing)?;
+        let [_, folder] = self.ends.as_ref().ok_or(Error::NoFolder)?;
         let opened = async {
             while !folder.open_socket(CPR).await? {
                 time::sleep(INTERVAL).await;
             }
             Ok(())
         };
-        time::timeout(START_LIMIT, opened).await.unwrap_or_else(|_| Err(missing()))
+        time::timeout(START_LIMIT, opened).await.unwrap_or(Err(Error::NoSocket))
     }
 
     /// Returns the channels over which the source migrates.
-    pub(super) fn outgoing(&self) -> Value {
-        json!({ "channels": [channel(MAIN, self.path()), channel(CPR, self.path())] })
+    pub(super) fn outgoing(&self) -> Result<Value, Error> {
+        let [folder, _] = self.paths()?;
+        Ok(json!({ "channels": [channel(MAIN, &folder), channel(CPR, &folder)] }))
     }
 
     /// Returns the channel at which the destination listens once it has the descriptors.
-    pub(super) fn incoming(&self) -> Value {
-        json!({ "channels": [channel(MAIN, self.path())] })
+    pub(super) fn incoming(&self) -> Result<Value, Error> {
+        let [_, folder] = self.paths()?;
+        Ok(json!({ "channels": [channel(MAIN, &folder)] }))
     }
+}
+
+/// Puts the path of the folder with this number into the command of a QEMU.
+pub(super) fn fill_in(folder: u64, command: ProcessSpec) -> ProcessSpec {
+    let folder = file_path(folder);
+    let args = command.args.into_iter().map(|arg| arg.replace(SOCKETS, &folder)).collect();
+    ProcessSpec { args, ..command }
 }
 
 #[cfg(test)]
@@ -113,9 +120,9 @@ mod tests {
     fn the_folder_gets_into_the_command() {
         let command = ProcessSpec { args: vec!["-incoming".into(), incoming()], ..ProcessSpec::default() };
         assert!(command.args[1].contains("{sockets}/cpr"), "{command}");
-        let given = CprTransfer::default().give_to(command);
-        let option: Value = serde_json::from_str(&given.args[1]).unwrap();
+        let filled = fill_in(7, command);
+        let option: Value = serde_json::from_str(&filled.args[1]).unwrap();
         assert_eq!(option["channel-type"], "cpr");
-        assert_eq!(option["addr"]["path"], "/cpr");
+        assert_eq!(option["addr"]["path"], "file-7/cpr");
     }
 }

@@ -9,7 +9,6 @@
 
 use super::{
     Error, disk,
-    machine::Role,
     process::{Connections, QemuProcess},
     query::{QueryMigrate, at_ms},
 };
@@ -97,14 +96,9 @@ impl MigrationFile {
         Ok(())
     }
 
-    /// Returns the files that a QEMU in this role inherits, as numbered by its node.
-    pub(super) fn inherited_by(&self, role: Role) -> Vec<u64> {
-        let index = match role {
-            Role::Source => 0,
-            Role::Destination => 1,
-            Role::Boot | Role::Trial | Role::IncomingTrial => return Vec::new(),
-        };
-        self.ends.iter().map(|ends| ends[index].number()).collect()
+    /// Returns the file as the source and the destination inherit it.
+    pub(super) fn ends(&self) -> Option<&[node::Disk; 2]> {
+        self.ends.as_ref()
     }
 
     /// Returns the migration URIs of the file: at the source and at the destination.

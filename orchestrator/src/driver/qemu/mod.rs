@@ -65,9 +65,12 @@ pub enum Error {
     /// The guest was to be saved to a file that has not been created.
     #[error("the file of the migration has not been created")]
     NoFile,
-    /// The destination has not created this socket.
-    #[error("the destination's QEMU does not listen at {0}")]
-    NoSocket(String),
+    /// The guest was to be handed over through a folder that has not been created.
+    #[error("the folder for the sockets of the migration has not been created")]
+    NoFolder,
+    /// The destination has not created its socket of type `cpr`.
+    #[error("the destination's QEMU has not created its socket `cpr`")]
+    NoSocket,
     /// The mirror of the disk has failed, for this reason.
     #[error("the disk could not be copied: {0}")]
     Mirror(String),

@@ -3,7 +3,7 @@
 use super::{
     Error,
     channels::Channels,
-    cpr::CprTransfer,
+    cpr::{self, CprTransfer},
     disk,
     file::MigrationFile,
     machine::{self, GuestMachine, Role},
@@ -117,18 +117,24 @@ impl Way {
         match self {
             Self::Link => {}
             Self::File(file) => file.create(source, destination, spec.shared_folder).await?,
-            Self::Cpr(cpr) => cpr.create(destination, spec.machine.confinement).await?,
+            Self::Cpr(cpr) => cpr.create(source, destination).await?,
         }
         Ok(())
     }
 
     /// Returns the command of a QEMU in this role, extended by what the QEMU inherits for the migration.
     fn give_to(&self, role: Role, command: ProcessSpec) -> ProcessSpec {
-        match self {
-            Self::Link => command,
-            Self::File(file) => ProcessSpec { files: file.inherited_by(role), ..command },
-            Self::Cpr(cpr) => cpr.give_to(command),
-        }
+        let ends = match self {
+            Self::Link => None,
+            Self::File(file) => file.ends(),
+            Self::Cpr(cpr) => cpr.ends(),
+        };
+        let number = match (ends, role) {
+            (Some([source, _]), Role::Source) => source.number(),
+            (Some([_, destination]), Role::Destination) => destination.number(),
+            _ => return command,
+        };
+        cpr::fill_in(number, ProcessSpec { files: vec![number], ..command })
     }
 }
 
@@ -182,13 +188,13 @@ impl<'a> Pair<'a> {
     ) -> Result<(), driver::Error> {
         let PairConnections { source, destination } = self.connections()?;
         let process = self.destination.as_ref().ok_or(driver::Error::NotStarted)?;
-        source.call("migrate", cpr.outgoing()).await?;
+        source.call("migrate", cpr.outgoing()?).await?;
         let connected = connect(self.spec.destination, process).await?;
         let there = destination.get_or_init(|| connected);
         self.arrival.replace(Some(there.monitor.events()));
         tokio::spawn(forward_events(End::Destination, there.monitor.events(), events));
         configure(there, parameters(self.spec.migrate, false)).await?;
-        there.call("migrate-incoming", cpr.incoming()).await?;
+        there.call("migrate-incoming", cpr.incoming()?).await?;
         Ok(())
     }
 }
@@ -504,12 +510,7 @@ impl Driver for Pair<'_> {
     async fn shut_down(&mut self) -> Result<(), driver::Error> {
         let processes = [self.boot.take(), self.source.take(), self.destination.take()];
         let killed = join_all(processes.iter().flatten().map(QemuProcess::kill)).await;
-        let closed = match &mut self.way {
-            Way::Cpr(cpr) => cpr.close().await,
-            Way::Link | Way::File(_) => Ok(()),
-        };
-        killed.into_iter().collect::<Result<(), _>>()?;
-        Ok(closed?)
+        Ok(killed.into_iter().collect::<Result<(), _>>()?)
     }
 }
 

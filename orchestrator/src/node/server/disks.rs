@@ -4,20 +4,22 @@
 //! descriptor. So a disk leaves nothing behind, however the node ends.
 //!
 //! A disk that other hosts open needs a name. The node removes that file when the disk is closed, and when
-//! the node itself ends. If it is killed, the file stays; [`remove_old`] removes it later. The same holds for
-//! a folder of sockets, which a node keeps like a disk.
+//! the node itself ends. If it is killed, the file stays; [`remove_old`] removes it later.
+//!
+//! A node keeps a folder of sockets like a disk. It is in the node's private directory, and other nodes reach
+//! it through the descriptor.
 
 use super::isolate::RUN_DIR;
 use crate::{
     bounded,
     node::protocol::{self, CreatedDisk, DiskName, DiskUsage, QEMU_USER},
 };
-use libc::{O_NOFOLLOW, O_NONBLOCK};
+use libc::{O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK};
 use nix::{
     errno::Errno,
-    fcntl::{AtFlags, FcntlArg, FdFlag, OFlag, fcntl, openat},
+    fcntl::{FcntlArg, FdFlag, OFlag, fcntl, openat},
     sys::stat::Mode,
-    unistd::{Gid, fchownat, geteuid},
+    unistd::geteuid,
 };
 use std::{
     collections::HashMap,
@@ -35,7 +37,7 @@ use stressor::disk;
 use tempfile::{NamedTempFile, TempDir};
 use units::Bytes;
 
-/// The prefix of the names of disks and of folders. The names of uploads do not begin with it.
+/// The prefix of the names of disks. The names of uploads do not begin with it.
 const PREFIX: &str = ".testbed-disk.";
 
 /// How long after its last write a disk with a name is considered left behind.
@@ -45,7 +47,7 @@ const KEEP: Duration = Duration::from_secs(24 * 3600);
 #[derive(Debug, Default)]
 pub(super) struct Disks(Mutex<HashMap<u64, Held>>);
 
-/// An open disk.
+/// An open disk, or an open folder.
 #[derive(Debug)]
 enum Held {
     Unnamed(File),
@@ -57,30 +59,24 @@ enum Held {
 /// A folder for sockets.
 #[derive(Debug)]
 struct Folder {
-    /// Removed with its content when dropped.
-    path: TempDir,
     /// The folder itself, whatever is at its path by now.
     opened: File,
-    /// The group that may use it, if it is not only for this user.
-    group: Option<u32>,
+    /// Removes it with its content when dropped.
+    _path: TempDir,
 }
 
 impl Folder {
-    fn create(parent: &Path, group: Option<u32>) -> io::Result<Self> {
-        let own = Permissions::from_mode(0o700);
-        let path = tempfile::Builder::new().prefix(PREFIX).permissions(own).tempdir_in(parent)?;
+    fn create(parent: &Path) -> io::Result<Self> {
+        let path = tempfile::tempdir_in(parent)?;
         let opened = File::open(path.path())?;
-        if group.is_some() {
-            // The group may add files, but neither replace nor remove those of this user, nor the folder.
-            fchown(&opened, None, group)?;
-            opened.set_permissions(Permissions::from_mode(0o1770))?;
-        }
-        Ok(Self { path, opened, group })
+        // Any user may add files, but neither replace nor remove those of this user, nor the folder.
+        opened.set_permissions(Permissions::from_mode(0o1777))?;
+        Ok(Self { opened, _path: path })
     }
 
-    /// Lets the group connect to a socket of this user in the folder. Returns whether it is there.
+    /// Lets all users connect to a socket of this user in the folder. Returns whether it is there.
     ///
-    /// The group may have put something else at its path, which must not be changed.
+    /// Others may have put something else at its path, which must not be changed.
     fn open_socket(&self, name: &str) -> io::Result<bool> {
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let found: OwnedFd = match openat(&self.opened, name, flags, Mode::empty()) {
@@ -93,11 +89,8 @@ impl Folder {
         if !metadata.file_type().is_socket() || !is_own {
             return Ok(false);
         }
-        if let Some(group) = self.group {
-            fchownat(&found, "", None, Some(Gid::from_raw(group)), AtFlags::AT_EMPTY_PATH)?;
-            let path = format!("/proc/self/fd/{}", found.as_raw_fd());
-            fs::set_permissions(path, Permissions::from_mode(0o660))?;
-        }
+        let path = format!("/proc/self/fd/{}", found.as_raw_fd());
+        fs::set_permissions(path, Permissions::from_mode(0o666))?;
         Ok(true)
     }
 }
@@ -126,12 +119,21 @@ impl Held {
         }
     }
 
+    /// Returns the path by which other nodes can open it.
+    fn path(&self) -> io::Result<String> {
+        match self {
+            Self::Unnamed(file) => path_to(file),
+            Self::Named(file) => Ok(file.path().display().to_string()),
+            Self::Folder(folder) => path_to(&folder.opened),
+        }
+    }
+
     /// Returns a second descriptor.
     fn descriptor(&self) -> io::Result<OwnedFd> {
         match self {
             Self::Unnamed(file) => Ok(file.try_clone()?.into()),
             Self::Named(file) => Ok(file.as_file().try_clone()?.into()),
-            Self::Folder(_) => Err(io::Error::other("a folder is not a disk")),
+            Self::Folder(folder) => Ok(folder.opened.try_clone()?.into()),
         }
     }
 }
@@ -150,11 +152,9 @@ fn remove_old(folder: &Path, now: SystemTime) {
         let (user, owner) = (geteuid(), metadata.uid());
         let (own, of_qemu) = (owner == user.as_raw(), user.is_root() && owner == QEMU_USER);
         // A disk that cannot be removed only wastes space.
-        let _ = match metadata.is_dir() {
-            true if own => fs::remove_dir_all(entry.path()),
-            false if own || of_qemu => fs::remove_file(entry.path()),
-            _ => Ok(()),
-        };
+        if own || of_qemu {
+            let _ = fs::remove_file(entry.path());
+        }
     }
 }
 
@@ -181,12 +181,7 @@ impl Disks {
         let held = create().map_err(|error: io::Error| {
             io::Error::new(error.kind(), format!("cannot create a disk in {}: {error}", folder.display()))
         })?;
-        let path = match &held {
-            Held::Named(file) => file.path().display().to_string(),
-            Held::Unnamed(file) => path_to(file)?,
-            Held::Folder(folder) => folder.path.path().display().to_string(),
-        };
-        Ok(self.keep(number, held, path))
+        self.keep(number, held)
     }
 
     /// Opens a disk of another node, and keeps it under this number.
@@ -208,28 +203,27 @@ impl Disks {
         let file = open().map_err(|error: io::Error| {
             io::Error::new(error.kind(), format!("cannot open the file {}: {error}", path.display()))
         })?;
-        let path = path_to(&file)?;
-        Ok(self.keep(number, Held::Unnamed(file), path))
+        self.keep(number, Held::Unnamed(file))
     }
 
-    /// Creates a folder with this number below another one. Only this user can enter it, and a group, which
-    /// can add files.
-    pub(super) fn create_folder(
-        &self,
-        number: u64,
-        folder: &Path,
-        group: Option<u32>,
-    ) -> io::Result<CreatedDisk> {
-        remove_old(folder, SystemTime::now());
-        let created = Folder::create(folder, group).map_err(|error| {
-            io::Error::new(error.kind(), format!("cannot create a folder in {}: {error}", folder.display()))
+    /// Creates a folder with this number below another one, which only this node and its processes can reach.
+    pub(super) fn create_folder(&self, number: u64, parent: &Path) -> io::Result<CreatedDisk> {
+        let folder = Folder::create(parent).map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot create a folder in {}: {error}", parent.display()))
         })?;
-        let path = created.path.path().display().to_string();
-        Ok(self.keep(number, Held::Folder(created), path))
+        self.keep(number, Held::Folder(folder))
     }
 
-    /// Lets the group of a folder connect to a socket in it that this user has created. Returns whether the
-    /// socket is there.
+    /// Opens a folder of another node, and keeps it under this number.
+    pub(super) fn open_folder(&self, number: u64, path: &Path) -> io::Result<CreatedDisk> {
+        let opened = File::options().read(true).custom_flags(O_DIRECTORY).open(path).map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot open the folder {}: {error}", path.display()))
+        })?;
+        self.keep(number, Held::Unnamed(opened))
+    }
+
+    /// Lets all users connect to a socket in a folder that this user has created. Returns whether the socket
+    /// is there.
     pub(super) fn open_socket(&self, folder: u64, name: &str) -> io::Result<bool> {
         match self.0.lock().unwrap().get(&folder) {
             Some(Held::Folder(folder)) => folder.open_socket(name),
@@ -237,9 +231,10 @@ impl Disks {
         }
     }
 
-    fn keep(&self, number: u64, held: Held, path: String) -> CreatedDisk {
+    fn keep(&self, number: u64, held: Held) -> io::Result<CreatedDisk> {
+        let path = held.path()?;
         self.0.lock().unwrap().insert(number, held);
-        CreatedDisk { disk: number, path }
+        Ok(CreatedDisk { disk: number, path })
     }
 
     /// Returns the size of a disk's file.
@@ -319,7 +314,10 @@ mod tests {
     use super::*;
     use std::{
         io::Read,
-        os::unix::{fs::FileExt, net::UnixListener},
+        os::unix::{
+            fs::FileExt,
+            net::{UnixListener, UnixStream},
+        },
     };
 
     #[test]
@@ -370,10 +368,9 @@ mod tests {
         for name in [".testbed-disk.a1B2c3", "bzImage"] {
             fs::write(folder.path().join(name), name).unwrap();
         }
-        fs::create_dir_all(folder.path().join(".testbed-disk.d4E5f6/socket")).unwrap();
         let names = || fs::read_dir(folder.path()).unwrap().count();
         remove_old(folder.path(), SystemTime::now());
-        assert_eq!(names(), 3);
+        assert_eq!(names(), 2);
         remove_old(folder.path(), SystemTime::now() + KEEP + Duration::from_secs(60));
         assert_eq!(names(), 1);
         assert!(folder.path().join("bzImage").exists());
@@ -439,18 +436,26 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_gone_with_its_sockets_when_it_is_closed() {
-        let folder = tempfile::tempdir().unwrap();
-        let disks = Disks::default();
-        let created = disks.create_folder(1, folder.path(), None).unwrap();
-        let own = Path::new(&created.path);
-        assert_eq!(fs::metadata(own).unwrap().mode() & 0o777, 0o700);
-        let _socket = UnixListener::bind(own.join("socket")).unwrap();
-        assert!(disks.for_process(1).is_err(), "a folder is not a disk");
-        disks.close(1);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-        let error = disks.create_folder(2, Path::new("/nowhere"), None).unwrap_err();
-        assert!(error.to_string().starts_with("cannot create a folder in /nowhere: "), "{error}");
+    fn two_nodes_share_a_folder_of_sockets_which_is_gone_when_it_is_closed() {
+        let parent = tempfile::tempdir().unwrap();
+        let [here, there] = [Disks::default(), Disks::default()];
+        let created = here.create_folder(1, parent.path()).unwrap();
+        there.open_folder(7, Path::new(&created.path)).unwrap();
+        // As a process that inherits it names it.
+        let inherited = there.for_process(7).unwrap();
+        let path = format!("/proc/self/fd/{}/socket", inherited.as_raw_fd());
+        let _socket = UnixListener::bind(Path::new(&created.path).join("socket")).unwrap();
+        UnixStream::connect(&path).unwrap();
+        assert!(here.open_socket(1, "socket").unwrap());
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o666);
+        here.close(1);
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
+        assert!(there.open_socket(7, "socket").is_err(), "only its own node opens a socket");
+
+        let error = here.create_folder(2, Path::new("/nowhere")).unwrap_err().to_string();
+        assert!(error.starts_with("cannot create a folder in /nowhere: "), "{error}");
+        let error = there.open_folder(8, Path::new("/proc/self/exe")).unwrap_err().to_string();
+        assert_eq!(error, "cannot open the folder /proc/self/exe: Not a directory (os error 20)");
     }
 
     #[test]

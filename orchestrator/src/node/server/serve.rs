@@ -262,11 +262,8 @@ impl Server {
             }
             Call::OpenDisk { path } => json(self.disks.open(self.next_number(), Path::new(&path))?),
             Call::DiskUsage { disk } => json(self.disks.usage(disk)?),
-            Call::CreateFolder { folder, group } => {
-                let (server, number) = (Arc::clone(self), self.next_number());
-                let create = move || server.disks.create_folder(number, Path::new(&folder), group);
-                json(task::spawn_blocking(create).await??)
-            }
+            Call::CreateFolder => json(self.disks.create_folder(self.next_number(), Path::new(RUN_DIR))?),
+            Call::OpenFolder { path } => json(self.disks.open_folder(self.next_number(), Path::new(&path))?),
             Call::OpenSocket { folder, name } => json(self.disks.open_socket(folder, &name)?),
             Call::CloseDisk { disk } => {
                 self.disks.close(disk);
