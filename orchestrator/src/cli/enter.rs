@@ -3,7 +3,7 @@
 use super::{ERROR, Failure};
 use crate::{
     node::server::{
-        process,
+        process::{self, OnBehalfOf},
         visit::{Error, NodeSession, Outcome, Target},
     },
     process_tree::Owner,
@@ -34,9 +34,9 @@ pub(super) struct EnterArgs {
     /// Report a program that cannot be started here instead of on standard error
     #[arg(long, value_name = "FD")]
     refusal: Option<RawFd>,
-    /// Act as the process that joins the node's namespaces
-    #[arg(long)]
-    joining: bool,
+    /// Act as the process that joins the node's namespaces, with the rights of its user, for that user or another
+    #[arg(long, value_enum, value_name = "WHOM")]
+    joining: Option<OnBehalfOf>,
     /// Act as the process inside, which ends when this socket closes
     #[arg(long, value_name = "FD")]
     lifeline: Option<RawFd>,
@@ -62,8 +62,8 @@ pub(super) fn enter(args: &EnterArgs) -> Result<u8, Failure> {
             error => Err(Failure::lab(error)),
         });
     }
-    let reason = if args.joining {
-        match session.enter(args.terminal) {
+    let reason = if let Some(whom) = args.joining {
+        match session.enter(args.terminal, whom) {
             Ok(ended) => {
                 if ended.killed_with_node {
                     frontend::tell(format!("{ERROR}{}", process::Error::Gone(session.node)));

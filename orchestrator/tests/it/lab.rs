@@ -9,7 +9,7 @@ use nix::{
 };
 use serde_json::Value;
 use std::{
-    fs,
+    fs::{self, File},
     io::{Read, Write},
     os::unix::process::{CommandExt, ExitStatusExt},
     panic,
@@ -638,6 +638,30 @@ fn another_users_node_runs_nothing_as_root() {
         assert_eq!(code, 0, "{err}");
         assert!(out.contains("migration 192.0.2.1/24 up"), "{out}");
         assert!(!dir.join("caught").exists());
+        drop(theirs);
+        sandbox.assert_nothing_left();
+    });
+}
+
+#[test]
+fn root_is_not_told_to_run_another_users_program() {
+    with_another_user(|sandbox| {
+        let folder = sandbox.dir.path().join("theirs");
+        fs::create_dir(&folder).unwrap();
+        copy_program(&sandbox.program(), &folder);
+        let program = folder.join("testbed");
+        File::options().append(true).open(&program).unwrap().write_all(b"\n").unwrap();
+        let user = [format!("--setuid={NOBODY}"), format!("--setgid={NOBODY}")];
+        let program = program.display().to_string();
+        let args = [&program, "lab", "shell", "compute1", "--", "sh", "-c", "echo there; sleep 600; true"];
+        let mut child = sandbox.enter(&user, &args).process_group(0).spawn().unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
+        let theirs = HeldShell { _sandbox: sandbox, child };
+        let (code, out, err) = sandbox.run(&[&THEIRS[..], &["compute1", "--", "true"]].concat());
+        assert_eq!((code, out.as_str()), (3, ""), "{err}");
+        let said = "a process with that user's rights says: compute1 runs a different testbed program, ";
+        assert!(err.contains(said) && err.contains("; only that user can, "), "{err}");
+        assert!(!err.contains("lab shell --run"), "{err}");
         drop(theirs);
         sandbox.assert_nothing_left();
     });

@@ -128,6 +128,59 @@ pub struct Namespaces {
     pub mnt: File,
 }
 
+/// Who wants to enter a node, by way of a process with the rights of the node's user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnBehalfOf {
+    /// That user.
+    User,
+    /// Another user.
+    Visitor,
+}
+
+impl OnBehalfOf {
+    /// Returns the word on a command line.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Visitor => "visitor",
+        }
+    }
+}
+
+/// What confines a process besides its user and its namespaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Confinement {
+    /// The capabilities that it has or can get, as bits.
+    capabilities: u64,
+    /// Whether its system calls are filtered, as the kernel's number.
+    seccomp: u64,
+    /// Whether it can get no more rights by `execve`: 1, or 0.
+    no_new_privileges: u64,
+}
+
+impl Confinement {
+    /// Parses the content of `/proc/PID/status`.
+    fn parse(text: &str) -> Option<Self> {
+        // Kernels without filters have no `Seccomp`.
+        let number = |name: &str, radix| {
+            let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+            u64::from_str_radix(value.trim(), radix).ok()
+        };
+        Some(Self {
+            capabilities: number("CapEff", 16)? & number("CapBnd", 16)?,
+            seccomp: number("Seccomp", 10).unwrap_or(0),
+            no_new_privileges: number("NoNewPrivs", 10).unwrap_or(0),
+        })
+    }
+
+    /// Returns whether this confines no more than `other`.
+    fn is_within(self, other: Self) -> bool {
+        other.capabilities & !self.capabilities == 0
+            && self.seccomp <= other.seccomp
+            && self.no_new_privileges <= other.no_new_privileges
+    }
+}
+
 /// A process, held: its PID file descriptor shows whether it still runs, and its directory in `/proc` stays
 /// its own even if the PID is used again.
 #[derive(Debug)]
@@ -185,10 +238,15 @@ impl HeldProcess {
     /// Opens the namespaces of a node that belongs to the user `owner`.
     ///
     /// # Errors
-    /// [`Error::NotANode`] if the process shares a namespace with this one that nodes do not share, or if its
-    /// user namespace is not one of `owner`.
+    /// [`Error::NotANode`] if the process is confined and this one is not, if it shares a namespace with this
+    /// one that nodes do not share, or if its user namespace is not one of `owner`.
     pub fn namespaces(&self, owner: u32) -> Result<Namespaces, Error> {
         let refused = |reason: String| Error::NotANode { pid: self.pid, reason };
+        let ours = fs::read_to_string("/proc/self/status").ok().and_then(|ours| Confinement::parse(&ours));
+        if !self.confinement().zip(ours).is_some_and(|(theirs, ours)| theirs.is_within(ours)) {
+            // Such as the root user of a container.
+            return Err(refused("it is confined, and this program is not".into()));
+        }
         let open = |kind: &str| {
             let opened = self.file(&format!("ns/{kind}"))?;
             let ours = fs::metadata(format!("/proc/self/ns/{kind}"))?;
@@ -213,12 +271,17 @@ impl HeldProcess {
         Ok(Namespaces { pid: self.pid, user: (!is_ours).then_some(user), net, pids, mnt })
     }
 
+    /// Reads what confines the process.
+    fn confinement(&self) -> Option<Confinement> {
+        Confinement::parse(&String::from_utf8_lossy(&self.read("status")?))
+    }
+
     /// Checks that this is the process of the node `node` of the run `run`, that it belongs to this user and
-    /// runs this program. Returns its namespaces.
+    /// runs this program, on behalf of that user or another one. Returns its namespaces.
     ///
     /// # Errors
     /// If it has ended, is not a node, or runs a different program.
-    pub fn check(&self, node: &str, run: &str) -> Result<Namespaces, Error> {
+    pub fn check(&self, node: &str, run: &str, whom: OnBehalfOf) -> Result<Namespaces, Error> {
         let gone = || Error::Gone(node.into());
         let arguments = self.arguments().ok_or_else(gone)?;
         if (arguments.name.as_str(), arguments.run.as_str()) != (node, run) {
@@ -235,7 +298,10 @@ impl HeldProcess {
                 return Ok(namespaces);
             }
             let link = fs::read_link(format!("/proc/{}/exe", self.pid)).unwrap_or_default();
-            let remedy = if arguments.remote {
+            let remedy = if whom == OnBehalfOf::Visitor {
+                // Whoever asks must not run a program of the node's user.
+                "only that user can, with the program that started the run".into()
+            } else if arguments.remote {
                 "use the testbed that started the run".into()
             } else {
                 format!("use that one: /proc/{}/exe lab shell --run {run} {node}", self.pid)
@@ -333,7 +399,7 @@ mod tests {
         child.wait().unwrap();
         assert!(!held.is_alive());
         assert_eq!(held.status(), None);
-        assert!(matches!(held.check("compute1", "7"), Err(Error::Gone(_))));
+        assert!(matches!(held.check("compute1", "7", OnBehalfOf::User), Err(Error::Gone(_))));
         assert!(HeldProcess::open(child.id()).is_err());
     }
 
@@ -368,6 +434,28 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(refused.ends_with("it is in the same net namespace as this program"), "{refused}");
+    }
+
+    #[test]
+    fn a_confined_process_is_no_node() {
+        let refusal = |program: &str, args: &[&str]| {
+            let mut child = Command::new(program).args(args).spawn().unwrap();
+            while fs::read(format!("/proc/{}/comm", child.id())).unwrap() != b"sleep\n" {}
+            let held = HeldProcess::open(child.id()).unwrap();
+            let refused = held.namespaces(geteuid().as_raw()).unwrap_err().to_string();
+            child.kill().unwrap();
+            child.wait().unwrap();
+            refused
+        };
+        let confined = "it is confined, and this program is not";
+        assert!(!refusal("sleep", &["60"]).ends_with(confined));
+        let refused = refusal("setpriv", &["--no-new-privs", "sleep", "60"]);
+        assert!(refused.ends_with(confined), "{refused}");
+        if !geteuid().is_root() {
+            return println!("skipped: needs root, for a process without one of its capabilities");
+        }
+        let refused = refusal("setpriv", &["--bounding-set", "-sys_boot", "sleep", "60"]);
+        assert!(refused.ends_with(confined), "{refused}");
     }
 
     #[test]

@@ -26,7 +26,7 @@
 
 use super::{
     isolate,
-    process::{self, HeldProcess},
+    process::{self, HeldProcess, OnBehalfOf},
     session,
 };
 use crate::{
@@ -183,7 +183,8 @@ impl NodeSession {
         }
         let (refusal, theirs) = io::pipe().map_err(system("create a pipe"))?;
         let mut command = Command::new("/proc/self/exe");
-        command.arg0("testbed").args(["enter", &self.node, "--joining", "--refusal"]);
+        let whom = if owner.is_some() { OnBehalfOf::Visitor } else { OnBehalfOf::User };
+        command.arg0("testbed").args(["enter", &self.node, "--joining", whom.word(), "--refusal"]);
         command.arg(theirs.as_raw_fd().to_string());
         let ready = |command: &mut Command, has_terminal: bool| {
             command.args(has_terminal.then_some("--terminal")).args(self.arguments());
@@ -197,7 +198,11 @@ impl NodeSession {
         let mut reason = Vec::new();
         let _ = refusal.take(MAX_REFUSAL_BYTES).read_to_end(&mut reason);
         let reason = String::from_utf8_lossy(&reason);
-        Ok(if reason.is_empty() { Outcome::Exited(code) } else { Outcome::Refused(reason.into()) })
+        Ok(match owner {
+            _ if reason.is_empty() => Outcome::Exited(code),
+            Some(_) => Outcome::Refused(format!("a process with that user's rights says: {reason}")),
+            None => Outcome::Refused(reason.into()),
+        })
     }
 
     /// Returns the arguments of `testbed enter` that all processes of the chain have in common.
@@ -216,7 +221,7 @@ impl NodeSession {
     /// `terminal` says whether the standard streams are a terminal of the program's own.
     ///
     /// Must be called while this process has a single thread, and starts no other.
-    pub fn enter(&self, terminal: bool) -> Result<SessionEnd, Error> {
+    pub fn enter(&self, terminal: bool, whom: OnBehalfOf) -> Result<SessionEnd, Error> {
         let parent = getppid();
         let current_dir = env::current_dir();
         // Before joining: in the node, this path may lead to another program.
@@ -224,7 +229,7 @@ impl NodeSession {
         let program = OwnedFd::from(program.map_err(system("open this program"))?);
         if let Some(Target { pid, run }) = &self.target {
             let held = HeldProcess::open(*pid).map_err(|_| process::Error::Gone(self.node.clone()))?;
-            isolate::join(held.check(&self.node, run)?)?;
+            isolate::join(held.check(&self.node, run, whom)?)?;
         }
         // Only after joining, because the kernel clears the parent-death signal when a process changes its
         // user.
