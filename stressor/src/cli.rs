@@ -132,8 +132,9 @@ pub struct WorkloadArgs {
     #[arg(long, value_name = "SIZE", default_value = "0")]
     pub ballast: Bytes,
 
-    /// Content of the pages: zero, constant, random, increment (a counter in random data), or
-    /// compressible:PERCENT (compressible:25% compresses to a quarter)
+    /// Content of the pages: zero, constant, random, increment (a counter in random data),
+    /// compressible:PERCENT (compressible:25% compresses to a quarter), or sparse:PERCENT (with
+    /// sparse:1% a write changes 40 bytes of a page)
     #[arg(long, default_value_t)]
     pub content: Content,
 

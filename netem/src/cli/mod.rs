@@ -123,8 +123,8 @@ enum Command {
     Change(ChangeArgs),
     /// Vary the rate of an interface according to a trace, then restore the previous profile.
     ///
-    /// The other options are those of `apply`. SIGINT, SIGTERM, SIGHUP and SIGQUIT end the trace early. With
-    /// --json, prints one object per line.
+    /// The trace sets the rate; the other options are those of `apply`. SIGINT, SIGTERM, SIGHUP and
+    /// SIGQUIT end the trace early. With --json, prints one object per line.
     #[command(after_help = PLAY_HELP)]
     Play(PlayArgs),
     /// Remove everything that was applied to an interface.

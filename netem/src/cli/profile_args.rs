@@ -26,8 +26,8 @@ pub struct ProfileArgs {
     /// Burst size (depth of the token bucket); by default 2 ms of the rate or more.
     #[arg(long, value_name = "BYTES")]
     burst: Option<Bytes>,
-    /// Size of the queue in front of the rate; by default 25 ms of the rate or the bandwidth-delay product,
-    /// whichever is larger.
+    /// Size of the queue in front of the rate; by default the largest of 25 ms of the rate, the
+    /// bandwidth-delay product, and 80 KiB.
     #[arg(long, value_name = "BYTES")]
     queue: Option<Bytes>,
     /// One-way delay, at most 4min.
@@ -37,7 +37,7 @@ pub struct ProfileArgs {
     #[arg(long, value_name = "TIME")]
     jitter: Option<Span>,
     /// How much the delay of a packet depends on the delay of the previous packet, if each packet has its
-    /// own; only with the backend `userspace`.
+    /// own; the kernel's backend refuses it.
     #[arg(long, value_name = "PERCENT")]
     jitter_correlation: Option<Percent>,
     /// Distribution of the jitter; by default exponential, with which packets keep their order. With the
@@ -57,22 +57,22 @@ pub struct ProfileArgs {
     /// Fraction of packets that arrive twice.
     #[arg(long, value_name = "PERCENT")]
     duplicate: Option<Percent>,
-    /// How much the duplication of a packet depends on the duplication of the previous packet; only with the
-    /// backend `userspace`.
+    /// How much the duplication of a packet depends on the duplication of the previous packet; the
+    /// kernel's backend refuses it.
     #[arg(long, value_name = "PERCENT")]
     duplicate_correlation: Option<Percent>,
     /// Fraction of packets in which one bit is inverted.
     #[arg(long, value_name = "PERCENT")]
     corrupt: Option<Percent>,
-    /// How much the corruption of a packet depends on the corruption of the previous packet; only with the
-    /// backend `userspace`.
+    /// How much the corruption of a packet depends on the corruption of the previous packet; the
+    /// kernel's backend refuses it.
     #[arg(long, value_name = "PERCENT")]
     corrupt_correlation: Option<Percent>,
     /// Fraction of packets that skip the delay and overtake others.
     #[arg(long, value_name = "PERCENT")]
     reorder: Option<Percent>,
-    /// How much the reordering of a packet depends on the reordering of the previous packet; only with the
-    /// backend `userspace`.
+    /// How much the reordering of a packet depends on the reordering of the previous packet; the
+    /// kernel's backend refuses it.
     #[arg(long, value_name = "PERCENT")]
     reorder_correlation: Option<Percent>,
     /// Reorder only every Nth packet.

@@ -27,9 +27,9 @@ pub struct Profile {
     /// The kernel's shaper that enforces the rate.
     #[serde(skip_serializing_if = "is_default")]
     pub shaper: Shaper,
-    /// The burst size: the depth of the token bucket, which an idle link may send in one go. By default 2 ms
-    /// of the rate (above 1 Gbit/s 2 ms for each Gbit/s, up to 10 ms), and enough for one unsegmented packet
-    /// of 64 KiB if that takes less than 6 ms.
+    /// The burst size: the depth of the token bucket, which an idle link may send in one go. By default the
+    /// largest of 2 ms of the rate (above 1 Gbit/s 2 ms for each Gbit/s, up to 10 ms), 80 KiB (or 6 ms of the
+    /// rate, if that is less), and two frames.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub burst: Option<Bytes>,
     /// The size of the queue in front of the bottleneck. Packets that do not fit are dropped (tail drop). By

@@ -40,9 +40,9 @@ enum LabSubcommand {
     /// the link options shape its link. If none is in progress on the hosts of an inventory, the shell is on
     /// the host itself, as root.
     ///
-    /// On a terminal, the shell has a terminal of its own. Root enters runs of other users only with --user,
-    /// and has that user's rights in the node and this environment: PATH, HOME, USER and LOGNAME of that
-    /// user, and LANG, LC_*, SHELL and TERM.
+    /// On a terminal, the shell has a terminal of its own. Root enters other users' runs only with --user,
+    /// and then has that user's rights and only these variables: PATH, HOME, USER and LOGNAME of that user,
+    /// and LANG, LC_*, SHELL and TERM.
     #[command(after_help = SHELL_HELP)]
     Shell(Box<ShellArgs>),
 }

@@ -27,9 +27,9 @@ pub(super) struct ReportArgs {
     /// Results folders. Parts of one run (see `run --shard`) are shown as one run, others one after the other
     #[arg(required = true, value_name = "RUN")]
     runs: Vec<PathBuf>,
-    /// How to print them: as a table; as CSV with one row per attempt (and a first column for the folder if
-    /// there are several); as JSON with all records and the verdict, one line per run; as a table in
-    /// Markdown; as an HTML page for a browser, which needs no other file; as JUnit XML, with expectations
+    /// How to print the results: as a table; as CSV with one row per attempt (and a first column for the
+    /// folder if there are several); as JSON with all records and the verdict, one line per run; as a table
+    /// in Markdown; as an HTML page for a browser, which needs no other file; as JUnit XML, with expectations
     /// and attempts as test cases; or as a single SVG figure
     #[arg(long, value_name = "FORMAT", default_value = "table", conflicts_with_all = ["csv", "json"])]
     #[arg(ignore_case = true)]

@@ -203,7 +203,7 @@ async fn what_a_node_starts_has_neither_the_callers_secrets_nor_the_hosts_networ
     assert!(!descriptors.iter().any(|line| line.contains("net:[")), "{descriptors:?}");
 }
 
-/// Runs a program as the user `nobody`, and returns whether it succeeds. It inherits a folder as descriptor 0.
+/// Runs a program as the user `nobody`, with a folder as its standard input, and returns whether it succeeds.
 async fn as_nobody(folder: &File, program: &str, args: &[&str]) -> bool {
     let mut command = Command::new(program);
     command.args(args).uid(NOBODY).gid(NOBODY).stdin(folder.try_clone().unwrap()).stderr(Stdio::null());

@@ -49,7 +49,7 @@ section! {
         #[schemars(extend("default" = false))]
         pub repeat_phases: bool = false,
         /// A dirty rate that alternates between `low` and `high` until the guest stops at the source. The
-        /// wave begins with the migrate command, at its lowest step, at which the guest settles before.
+        /// wave begins with the migrate command, at its lowest step; the guest settles at that rate first.
         /// `rate` never applies, except that a working set given as a time follows from it.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub wave: Option<Wave> = None,
