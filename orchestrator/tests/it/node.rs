@@ -418,6 +418,55 @@ async fn a_connection_that_takes_nothing_holds_back_reports_and_not_the_probe() 
     assert!(report.sent > 2_000 && report.open_gap_ns.is_none(), "{report:?}");
 }
 
+#[tokio::test]
+async fn a_connection_that_takes_nothing_holds_back_the_output_of_a_process() {
+    const LINES: u32 = 4_000;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_testbed"));
+    command.args(["node", "--name", "controller", "--run", "1"]).kill_on_drop(true);
+    let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut stdin, stdout) = (process.stdin.take().unwrap(), process.stdout.take().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("written");
+    // Lines of 4 KiB, and the number of those that have been written.
+    let script = r#"i=0; while [ $i -lt $2 ]; do printf '%04096d\n' $i; i=$((i+1)); echo $i > "$1"; done"#;
+    let args = ["-c", script, "sh", &file.display().to_string(), &LINES.to_string()].map(str::to_owned);
+    let spec = ProcessSpec { program: "sh".into(), args: args.into(), ..ProcessSpec::default() };
+    let call = serde_json::to_string(&ToNode::Call { id: 1, call: Call::Spawn(spec) }).unwrap();
+    // A node that cannot create its namespaces ends.
+    let _ = stdin.write_all(format!("{call}\n").as_bytes()).await;
+    let mut lines = BufReader::new(stdout).lines();
+    let Ok(Some(_)) = lines.next_line().await else {
+        return skipped("namespaces cannot be created here").unwrap_or_default();
+    };
+    // Until the process has to wait. Without limits it would write all lines.
+    let written = || fs::read_to_string(&file).ok()?.trim().parse::<u32>().ok();
+    let mut before = None;
+    loop {
+        time::sleep(Duration::from_secs(1)).await;
+        let now = written();
+        if now.is_some() && now == before {
+            break;
+        }
+        before = now;
+    }
+    // 64 KiB fit into each of three buffers: the pipe to the node, the node's pipe, and this test's.
+    assert!(before < Some(200), "{before:?} lines");
+
+    let mut outputs = 0;
+    loop {
+        let line = time::timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap().unwrap();
+        match serde_json::from_str(&line).unwrap() {
+            FromNode::Output { text, .. } => {
+                assert_eq!(text.parse(), Ok(outputs), "each line, in order");
+                outputs += 1;
+            }
+            FromNode::Exited { .. } => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(outputs, LINES);
+}
+
 /// Waits until a condition holds.
 async fn poll(condition: impl Fn() -> bool) {
     let holds = async {

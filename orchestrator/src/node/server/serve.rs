@@ -457,7 +457,7 @@ impl Server {
         // A longer line is forwarded in pieces: its length is not a reason to end the process.
         while (&mut from).take(OUTPUT_LINE_BYTES).read_until(b'\n', &mut line).await.is_ok_and(|n| n > 0) {
             let text = String::from_utf8_lossy(&line).trim_end().to_string();
-            self.send(FromNode::Output { process, text });
+            self.out.send_in_turn(FromNode::Output { process, text }).await;
             line.clear();
         }
     }
@@ -502,7 +502,7 @@ impl Server {
                 match read_line(&mut read, &mut line, CHANNEL_LINE_BYTES).await {
                     Ok(true) => {
                         let text = String::from_utf8_lossy(&line).trim_end().to_string();
-                        server.send(FromNode::Line { channel, text });
+                        server.out.send_in_turn(FromNode::Line { channel, text }).await;
                     }
                     Ok(false) => break None,
                     Err(error) => break Some(error.to_string()),

@@ -3,8 +3,9 @@
 //! A thread that reads from or writes to a connection without a working network may be blocked for hours, and
 //! cannot be cancelled. Nothing waits for these threads: they end with the process.
 //!
-//! Messages wait in an unlimited queue to be written. Messages that nothing waits for, such as reports of a
-//! probe, are held back until the previous one is written, so that they do not pile up in the queue.
+//! Messages wait in a queue to be written. It has no limit for answers, of which there are as many as calls.
+//! Messages whose number others decide, such as the output of a process and reports of a probe, are held back
+//! until the previous one is written, so that they do not pile up in the queue.
 //!
 //! The reading thread answers keep-alives itself. So they show whether the host and this process run, not
 //! whether the node is busy.
