@@ -25,9 +25,10 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use std::{convert::Infallible, path::Path, sync::Arc, time::Duration};
+use nix::sys::socket::{setsockopt, sockopt::TcpUserTimeout};
+use std::{convert::Infallible, io, path::Path, sync::Arc, time::Duration};
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     sync::{Mutex, Semaphore},
     time::sleep,
 };
@@ -36,6 +37,8 @@ use tokio::{
 const MOST_CONNECTIONS: usize = 64;
 /// The time that a client may take to send a request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// The time for which a client may take nothing of what it is sent. Then the kernel ends the connection.
+const UNREAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// The smallest buffer for requests that hyper allows; a request with more headers is refused.
 const BUFFER_BYTES: usize = 16 << 10;
 /// The pause after a connection that could not be accepted.
@@ -68,7 +71,7 @@ pub(super) async fn serve(socket: std::net::TcpListener, app: Router) -> Infalli
             std::future::pending::<()>().await;
             continue;
         };
-        let Ok((stream, _)) = listener.accept().await else {
+        let Ok(stream) = accept(listener).await else {
             sleep(PAUSE_AFTER_ERROR).await;
             continue;
         };
@@ -82,6 +85,12 @@ pub(super) async fn serve(socket: std::net::TcpListener, app: Router) -> Infalli
             drop(slot);
         });
     }
+}
+
+async fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
+    let (stream, _) = listener.accept().await?;
+    setsockopt(&stream, TcpUserTimeout, &(UNREAD_TIMEOUT.as_millis() as u32))?;
+    Ok(stream)
 }
 
 async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response {
@@ -102,6 +111,10 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
         ("x-frame-options", "DENY"),
     ] {
         response.headers_mut().insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    if !response.status().is_success() {
+        // Nobody keeps a connection by requests that are refused.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }

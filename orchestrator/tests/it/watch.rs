@@ -8,19 +8,25 @@ use crate::{
     },
 };
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::{
+        signal::{Signal, kill},
+        socket::{setsockopt, sockopt::RcvBuf},
+    },
     unistd::Pid,
 };
 use serde_json::{Value, json};
 use std::{
     fs::{self, File, OpenOptions},
-    io::{Read, Write},
-    net::TcpListener,
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Stdio},
     time::Duration,
 };
 use testbed::results::store;
+
+/// The largest number of connections that are answered at a time.
+const MOST_CONNECTIONS: usize = 64;
 
 /// A run in a folder to which the test writes, and the program that shows it.
 struct Watched {
@@ -170,6 +176,19 @@ fn the_live_page_answers_only_reading_requests_from_this_host() {
 }
 
 #[test]
+fn a_refused_request_ends_its_connection() {
+    let watched = Watched::start("127.0.0.1:0");
+    for (path, host, is_refused) in
+        [("/", "localhost", false), ("/x", "localhost", true), ("/", "evil.example", true)]
+    {
+        let connection = send(watched.port, &format!("HEAD {path} HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+        let lines = BufReader::new(connection).lines().map(Result::unwrap);
+        let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+        assert_eq!(head.contains(&"connection: close".into()), is_refused, "{path} {host}: {head:#?}");
+    }
+}
+
+#[test]
 fn a_page_for_others_has_a_secret_in_its_address() {
     let watched = Watched::start("0.0.0.0:0");
     let (_, path) = parts(&watched.address);
@@ -183,9 +202,8 @@ fn a_page_for_others_has_a_secret_in_its_address() {
 
 #[test]
 fn the_number_of_connections_is_bounded() {
-    const MOST: usize = 64;
     let watched = Watched::start("127.0.0.1:0");
-    let mut silent: Vec<Viewer> = (0..MOST).map(|_| Viewer::join(&watched.address)).collect();
+    let mut silent: Vec<Viewer> = (0..MOST_CONNECTIONS).map(|_| Viewer::join(&watched.address)).collect();
     for viewer in &mut silent {
         drop(viewer.next());
     }
@@ -200,6 +218,24 @@ fn the_number_of_connections_is_bounded() {
     let mut answer = String::new();
     (&waiting).read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer:.200}");
+}
+
+#[test]
+fn clients_that_do_not_read_lose_their_connections() {
+    let watched = Watched::start("127.0.0.1:0");
+    // The answers are larger than what the kernel keeps for a connection.
+    let requests = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(200);
+    let idle: Vec<TcpStream> = (0..MOST_CONNECTIONS)
+        .map(|_| {
+            let mut connection = send(watched.port, "");
+            setsockopt(&connection, RcvBuf, &4096).unwrap();
+            connection.write_all(requests.as_bytes()).unwrap();
+            connection
+        })
+        .collect();
+    let page = watched.page();
+    assert!(page.len() > 50_000, "the answers are too short: {}", page.len());
+    drop(idle);
 }
 
 #[test]
