@@ -881,8 +881,8 @@ struct SampleLog<'a> {
 
 impl<'a> SampleLog<'a> {
     fn create(path: &'a Path, sink: &'a dyn Sink) -> Result<Self, Error> {
-        let file =
-            File::create(path).map_err(|source| Error::Write { path: path.display().to_string(), source })?;
+        let file = File::create_new(path)
+            .map_err(|source| Error::Write { path: path.display().to_string(), source })?;
         Ok(Self { file, path, samples: Vec::new(), sink })
     }
 

@@ -70,7 +70,7 @@ async fn write(
         }
     };
     let started_ms = account::millis(epoch, started);
-    let mut file = File::create(path)?;
+    let mut file = File::create_new(path)?;
     while let Some(progress) = reports.recv().await {
         // From the first report only: a window that is reported again keeps its time.
         let began_ms = *first.get_or_insert_with(|| began_ms(&progress, epoch)) - started_ms;

@@ -35,9 +35,16 @@ use crate::{
     },
 };
 use netem::{Profile, userspace::Lateness};
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+    unistd::geteuid,
+};
 use std::{
     cell::{Cell as Flag, RefCell},
     fs,
+    os::unix::fs::symlink,
+    path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -312,16 +319,46 @@ async fn a_guest_that_never_answers_again_has_no_longest_downtime() {
 
 #[tokio::test(start_paused = true)]
 async fn an_attempt_on_a_full_disk_says_so_and_has_no_result() {
-    let folder = tempfile::tempdir().unwrap();
-    std::os::unix::fs::symlink("/dev/full", folder.path().join("samples.jsonl")).unwrap();
-    let link = folder.path().join("samples.jsonl");
-    let run =
-        Setup::new().run_in(&folder, Phase::TearDown, |_| Box::new(move || fs::remove_file(&link).unwrap()));
-    let record = run.await.record;
+    if !geteuid().is_root() {
+        return println!("skipped: needs root, for a file system of its own");
+    }
+    let (disk, none) = (Path::new("/mnt"), None::<&str>);
+    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+    mount(Some("test"), disk, Some("tmpfs"), MsFlags::empty(), Some("size=4096")).unwrap();
+    let folder = tempfile::tempdir_in(disk).unwrap();
+    let samples = folder.path().join("samples.jsonl");
+    // Its last line is cut off.
+    let remove = move || fs::remove_file(&samples).unwrap();
+    let record = Setup::new().run_in(&folder, Phase::TearDown, |_| Box::new(remove)).await.record;
     assert_eq!(record.outcome, Outcome::Failed);
     let reason = record.reason.as_deref().unwrap();
     assert!(reason.ends_with("samples.jsonl: No space left on device (os error 28)"), "{reason}");
     assert!(record.lacked_disk() && !record.is_result());
+}
+
+#[tokio::test(start_paused = true)]
+async fn links_in_the_place_of_an_attempts_files_are_not_followed() {
+    for (file, outcome) in [
+        ("samples.jsonl", Outcome::Failed),
+        ("telemetry.jsonl", Outcome::Failed),
+        ("probe.jsonl", Outcome::Failed),
+        ("probe-live.jsonl", Outcome::Converged),
+    ] {
+        let [folder, elsewhere] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let victim = elsewhere.path().join("victim");
+        fs::write(&victim, "").unwrap();
+        symlink(&victim, folder.path().join(file)).unwrap();
+        let setup = Setup { reported_windows: 1_000, ..Setup::new() };
+        let record = setup.run_in(&folder, Phase::Boot, |_| Box::new(|| ())).await.record;
+        assert_eq!(record.outcome, outcome, "{file}");
+        let reason = record.reason.unwrap_or_default();
+        assert!(
+            reason.is_empty() || reason.ends_with(&format!("{file}: File exists (os error 17)")),
+            "{reason}"
+        );
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "", "{file}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

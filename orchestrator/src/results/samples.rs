@@ -4,7 +4,8 @@ use super::store::{self, Error};
 use crate::measure::samples::Sample;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
-    fs, io,
+    fs::File,
+    io::{self, Write},
     path::{Path, PathBuf},
 };
 
@@ -35,20 +36,21 @@ pub(super) fn read_lines<T: DeserializeOwned>(path: PathBuf) -> Result<Option<Ve
     text.lines().enumerate().map(value).collect::<Result<_, _>>().map(Some)
 }
 
-/// Writes values to a file in an attempt's folder, one JSON value per line.
+/// Writes values to a new file in an attempt's folder, one JSON value per line.
 pub(super) fn write_lines<T: Serialize>(path: &Path, values: &[T]) -> io::Result<()> {
     let mut lines = Vec::new();
     for value in values {
         serde_json::to_writer(&mut lines, value)?;
         lines.push(b'\n');
     }
-    fs::write(path, lines)
+    File::create_new(path)?.write_all(&lines)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::measure::samples::MemoryProgress;
+    use std::fs;
 
     fn sample(at_ms: f64, pass: u64) -> Sample {
         Sample {

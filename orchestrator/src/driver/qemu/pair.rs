@@ -9,7 +9,7 @@ use super::{
     machine::{self, GuestMachine, Role},
     mirror::{JobState, Mirror, Stage},
     parameters::{Parameters, parameters},
-    process::{self, Connections, QemuProcess},
+    process::{self, Connections, Log, QemuProcess},
     qmp,
     query::{QueryMigrate, at_ms},
     recovery::{self, NextPort},
@@ -241,12 +241,12 @@ impl PairSpec<'_> {
             }
             None => Vec::new(),
         };
-        let log = self.folder.join(format!("{}.log", role.name()));
+        let log = Log::create(&self.folder.join(format!("{}.log", role.name())));
         let machine = self.machine.on(compute);
         // From then on only QEMU has the disks open, and they vanish with it.
         let disks_inherited = disks.iter().map(node::Disk::number).collect();
         let command = ProcessSpec { disks: disks_inherited, ..machine::command(&machine, role) };
-        let process = QemuProcess::start_as(&compute.node, way.give_to(role, command), role, &log).await?;
+        let process = QemuProcess::start_as(&compute.node, way.give_to(role, command), role, log).await?;
         Ok(slot.insert(process))
     }
 

@@ -19,10 +19,10 @@ use futures::{
 use serde_json::{Value, json};
 use std::{
     collections::VecDeque,
-    fs::{File, OpenOptions},
+    fs::File,
     future::{self, Future},
     io::Write,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -149,21 +149,22 @@ pub struct QemuProcess {
 impl QemuProcess {
     /// Starts a QEMU on a node, without an inherited disk. Its output is appended to `log`.
     pub async fn start(node: &Node, machine: &GuestMachine, role: Role, log: &Path) -> Result<Self, Error> {
-        Self::start_as(node, machine::command(machine, role), role, log).await
+        Self::start_as(node, machine::command(machine, role), role, Log::append(log)).await
     }
 
-    /// Does the same as [`QemuProcess::start`] with this command, which includes what QEMU inherits.
+    /// Does the same as [`QemuProcess::start`] with this command, which includes what QEMU inherits, and this
+    /// log.
     pub(super) async fn start_as(
         node: &Node,
         command: ProcessSpec,
         role: Role,
-        log: &Path,
+        log: Log,
     ) -> Result<Self, Error> {
         let mut process = node.spawn(command).await?;
         let (_, nothing) = mpsc::unbounded_channel();
         let events = std::mem::replace(&mut process.events, nothing);
         let (output, watched) = Output::watch();
-        tokio::spawn(copy_output(events, log.to_path_buf(), output));
+        tokio::spawn(copy_output(events, log, output));
         Ok(Self { role, process, output: watched, exit_is_expected: AtomicBool::new(false) })
     }
 
@@ -300,15 +301,22 @@ fn without_time(line: &str) -> &str {
 const LOG_BYTES: usize = 16 << 20;
 
 /// The log of a process. One that cannot be written is no reason to lose the measurement.
-struct Log {
+pub(super) struct Log {
     file: Option<File>,
     /// How many bytes more of the process's output it takes; nothing after some were left out.
     room: Option<usize>,
 }
 
 impl Log {
-    fn open(path: &Path) -> Self {
-        Self { file: OpenOptions::new().create(true).append(true).open(path).ok(), room: Some(LOG_BYTES) }
+    /// Creates a log. Nothing is written to what is already in its place, such as a symbolic link.
+    pub(super) fn create(path: &Path) -> Self {
+        Self { file: File::create_new(path).ok(), room: Some(LOG_BYTES) }
+    }
+
+    /// Opens a log that may already have the output of other processes.
+    fn append(path: &Path) -> Self {
+        let file = File::options().create(true).append(true).open(path).ok();
+        Self { file, room: Some(LOG_BYTES) }
     }
 
     /// Writes a line of the process, or instead of the first one for which there is no room, that this and
@@ -327,8 +335,7 @@ impl Log {
 }
 
 /// Copies a process's output to its log, and keeps the important parts in `output`.
-async fn copy_output(mut events: mpsc::UnboundedReceiver<node::ProcessEvent>, log: PathBuf, output: Output) {
-    let mut log = Log::open(&log);
+async fn copy_output(mut events: mpsc::UnboundedReceiver<node::ProcessEvent>, mut log: Log, output: Output) {
     while let Some(event) = events.recv().await {
         match event {
             node::ProcessEvent::Output(line) => {
@@ -501,7 +508,7 @@ mod tests {
         sender.send(node::ProcessEvent::Output("Kernel panic - not syncing: x".into())).unwrap();
         sender.send(node::ProcessEvent::Exited(ExitStatus::new("exit status: 0"))).unwrap();
         drop(sender);
-        copy_output(events, log.clone(), output).await;
+        copy_output(events, Log::create(&log), output).await;
         assert_eq!(
             std::fs::read_to_string(log).unwrap(),
             "Kernel panic - not syncing: x\n[ended: exit status: 0]\n"
@@ -518,6 +525,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_link_in_the_place_of_a_log_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let [victim, log] = ["victim", "source.log"].map(|name| folder.path().join(name));
+        std::fs::write(&victim, "").unwrap();
+        std::os::unix::fs::symlink(&victim, &log).unwrap();
+        let (sender, events) = mpsc::unbounded_channel();
+        let (output, watched) = Output::watch();
+        sender.send(node::ProcessEvent::Output("Kernel panic - not syncing: x".into())).unwrap();
+        drop(sender);
+        copy_output(events, Log::create(&log), output).await;
+        assert_eq!(std::fs::read_to_string(victim).unwrap(), "");
+        assert!(watched.panicked.borrow().is_some(), "what matters is still noticed");
+    }
+
+    #[tokio::test]
     async fn output_without_end_is_left_out_of_the_log() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("source.log");
@@ -530,7 +552,7 @@ mod tests {
         sender.send(node::ProcessEvent::Exited(ExitStatus::new("exit status: 0"))).unwrap();
         drop(sender);
         let (output, watched) = Output::watch();
-        copy_output(events, log.clone(), output).await;
+        copy_output(events, Log::create(&log), output).await;
         let text = std::fs::read_to_string(log).unwrap();
         let lines: Vec<&str> = text.lines().skip(16).collect();
         assert_eq!(lines, ["[more output is left out]", "[ended: exit status: 0]"]);
