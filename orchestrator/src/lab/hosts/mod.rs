@@ -2,8 +2,8 @@
 //! Vagrantfile ([`vagrant`]).
 //!
 //! `connection` opens the single connection to each host, `shell` passes commands through its login shell,
-//! and [`session`] runs one of the user's programs there. [`uploads`] removes old files that were uploaded to
-//! hosts.
+//! and [`session`] runs one of the user's programs there. `storing` has the scripts that store uploaded files
+//! there, and [`uploads`] removes old ones.
 
 pub(crate) mod cause;
 mod connection;
@@ -13,5 +13,6 @@ mod memfile;
 pub mod session;
 mod shell;
 pub mod ssh;
+mod storing;
 pub mod uploads;
 pub mod vagrant;

@@ -19,13 +19,14 @@
 //! not end anything by itself, so each end watches for the other's silence ([`crate::node::alive`]).
 
 use super::{
-    cause::{self, CHANGED, FOREIGN, NO_HOME, NO_SHA256SUM, NOT_ROOT},
+    cause::{self, CHANGED, NOT_ROOT},
     connection::{self, Connection, last_lines},
     host_path::HostPath,
     inventory::{Become, ComputeHost, Inventory},
     memfile::Memfile,
     session::HostSession,
     shell::{self, RemoteScript},
+    storing::{self, UPLOAD_DIR},
 };
 use crate::{
     finding::StorageProblem,
@@ -101,30 +102,6 @@ const SSH_FAILED: i32 = 255;
 
 /// The maximum number of characters of the start-up files' output that are shown in a message.
 const MAX_SHOWN_CHARS: usize = 300;
-
-/// The upload directory on a host, as shell words, unless the inventory names another.
-const UPLOAD_DIR: &str = "\"${XDG_CACHE_HOME:-$HOME/.cache}\"/testbed/uploads";
-
-/// Fails with a message if the upload directory would be in a home directory that is missing: `mkdir -p` by
-/// root would create it.
-fn needs_home(directory: &str) -> String {
-    let unless = if directory == UPLOAD_DIR { "test -z \"${XDG_CACHE_HOME:-}\" && " } else { "" };
-    if directory.contains("$HOME") {
-        format!("if {unless}! test -d \"$HOME\"; then echo \"$HOME {NO_HOME}\" >&2; exit 1; fi; ")
-    } else {
-        String::new()
-    }
-}
-
-/// Ensures that only the login user can write in the directory `$d`, from which root runs programs.
-fn make_private() -> String {
-    format!("if ! test -O \"$d\"; then echo \"$d {FOREIGN}\" >&2; exit 1; fi; chmod go-w \"$d\"; ")
-}
-
-/// Fails with a message if the host cannot check files.
-fn needs_sha256sum() -> String {
-    format!("if ! command -v sha256sum > /dev/null; then echo '{NO_SHA256SUM}' >&2; exit 1; fi; ")
-}
 
 /// Checks that the program `$0` has the digest that is its name.
 fn check_program() -> String {
@@ -527,28 +504,11 @@ impl<'a> SshHost<'a> {
 
     async fn put(&self, upload: &Upload, directory: &str) -> Result<String, Error> {
         let Upload { content, digest } = upload;
-        let private = if directory == UPLOAD_DIR { make_private() } else { String::new() };
-        let home = needs_home(directory);
-        let begin = format!(
-            "export LC_ALL=C; set -e; umask 022; {home}d={directory}; mkdir -p \"$d\"; \
-             {private}{}",
-            needs_sha256sum()
-        );
-        let find = format!(
-            "{begin}if test -f \"$d/{digest}\" && test \"$(sha256sum < \"$d/{digest}\")\" = \"{digest}  -\"; \
-             then touch -c \"$d/{digest}\" 2> /dev/null || :; printf %s \"$d/{digest}\"; fi"
-        );
-        let path = self.run_with_input(&find, b"").await?;
+        let path = self.run_with_input(&storing::find(directory, digest, content.len()), b"").await?;
         if !path.is_empty() {
             return Ok(path);
         }
-        // Use a temporary name until the file is complete: the connection may be cut.
-        let store = format!(
-            "{begin}t=$(mktemp \"$d/.new.XXXXXX\"); trap 'rm -f \"$t\"' EXIT HUP TERM; cat > \"$t\"; \
-             test \"$(sha256sum < \"$t\")\" = \"{digest}  -\"; chmod 755 \"$t\"; \
-             mv -f \"$t\" \"$d/{digest}\"; printf %s \"$d/{digest}\""
-        );
-        self.run_with_input(&store, content).await
+        self.run_with_input(&storing::store(directory, digest), content).await
     }
 
     /// Removes old uploads from the host, and starts a node there. `program` is the result of
