@@ -4,9 +4,13 @@
 //! after each use, because a lab may be starting. Of the rest, the eight that were used last are kept for 30
 //! days.
 
+use crate::bounded;
+use libc::{O_NOFOLLOW, O_NONBLOCK};
 use sha2::{Digest, Sha256};
 use std::{
-    fs::{self, File, TryLockError},
+    fs::{self, File, Metadata, TryLockError},
+    io,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -24,17 +28,18 @@ const KEEP: Duration = Duration::from_secs(30 * 24 * 3600);
 /// wastes space.
 pub fn prune(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
-    let mut uploads: Vec<(SystemTime, PathBuf)> = entries
+    let mut uploads: Vec<(SystemTime, PathBuf, Metadata)> = entries
         .flatten()
         .filter(|entry| is_upload(&entry.file_name().to_string_lossy()))
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()))
-        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+        .filter_map(|entry| Some((entry.path(), entry.metadata().ok()?)))
+        .filter(|(_, found)| found.is_file())
+        .filter_map(|(path, found)| Some((found.modified().ok()?, path, found)))
         .collect();
-    uploads.sort();
-    for (rank, (used, path)) in uploads.iter().rev().enumerate() {
+    uploads.sort_by_key(|(used, ..)| *used);
+    for (rank, (used, path, found)) in uploads.iter().rev().enumerate() {
         let age = used.elapsed().unwrap_or_default();
         let kept = age < STARTING || (rank < KEPT && age < KEEP);
-        if !kept && !is_in_use(path, age) {
+        if !kept && !is_in_use(path, found, age) {
             let _ = fs::remove_file(path);
         }
     }
@@ -47,11 +52,19 @@ fn is_upload(name: &str) -> bool {
     is_digest || name.starts_with(".new.")
 }
 
-/// Returns whether a node runs from this file. If the file cannot be locked, its age decides.
-fn is_in_use(path: &Path, age: Duration) -> bool {
+/// Returns whether a node runs from the file that was found at this path. If it cannot be locked, its age
+/// decides. Whoever may write to the folder may have put something else there since.
+fn is_in_use(path: &Path, found: &Metadata, age: Duration) -> bool {
+    let open = |write| {
+        let mut options = File::options();
+        options.read(true).write(write).custom_flags(O_NOFOLLOW | O_NONBLOCK);
+        let file = bounded::regular(options.open(path)?)?;
+        let opened = file.metadata()?;
+        let is_same = (opened.dev(), opened.ino()) == (found.dev(), found.ino());
+        if is_same { Ok(file) } else { Err(io::Error::other("it is another file")) }
+    };
     // NFS locks only files that are open for writing, and a running program cannot be opened for writing.
-    let opened = File::options().read(true).write(true).open(path).or_else(|_| File::open(path));
-    match opened.map(|file| file.try_lock()) {
+    match open(true).or_else(|_| open(false)).map(|file| file.try_lock()) {
         Ok(Ok(())) => false,
         Ok(Err(TryLockError::WouldBlock)) => true,
         _ => age < KEEP,
@@ -61,6 +74,8 @@ fn is_in_use(path: &Path, age: Duration) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::{sys::stat::Mode, unistd::mkfifo};
+    use std::os::unix::fs::symlink;
 
     /// Puts a file with this name into a folder, last used this many hours ago.
     fn put(folder: &Path, name: &str, hours: u64) -> PathBuf {
@@ -102,5 +117,24 @@ mod tests {
         let left = builds.iter().filter(|path| path.exists()).count();
         assert_eq!((left, running.exists()), (KEPT, false));
         assert!(builds[..KEPT].iter().all(|path| path.exists()), "the newest");
+    }
+
+    #[test]
+    fn only_the_file_that_was_found_is_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, other) = (put(dir.path(), "found", 2), put(dir.path(), "other", 2));
+        let found = fs::metadata(&path).unwrap();
+        let is_in_use = || is_in_use(&path, &found, STARTING);
+        assert!(!is_in_use());
+
+        // Its inode must not be given to another file.
+        fs::rename(&path, dir.path().join("moved")).unwrap();
+        symlink(&other, &path).unwrap();
+        assert!(is_in_use(), "a link was followed");
+        fs::remove_file(&path).unwrap();
+        mkfifo(&path, Mode::S_IRUSR).unwrap();
+        assert!(is_in_use(), "a pipe was locked");
+        fs::rename(&other, &path).unwrap();
+        assert!(is_in_use(), "another file was locked");
     }
 }
