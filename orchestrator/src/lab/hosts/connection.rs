@@ -15,13 +15,13 @@
 
 use super::ssh::HostAccess;
 use crate::{process_tree, sys};
-use nix::sys::signal::Signal;
+use nix::{sys::signal::Signal, unistd::geteuid};
 use std::{
     env,
     ffi::OsString,
     fs::{self, Permissions},
     io,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     process::{self, Output, Stdio},
     sync::{Arc, Mutex},
@@ -135,7 +135,9 @@ pub(super) struct Master {
 impl Master {
     /// Opens a connection before the deadline.
     async fn open(access: &HostAccess, host: &str, deadline: Instant) -> Result<Self, String> {
-        let folder = socket_folder().map_err(|e| format!("cannot make a directory for ssh's socket: {e}"))?;
+        let preferred = [env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from), Some(env::temp_dir())];
+        let folder = socket_folder(preferred.into_iter().flatten())
+            .map_err(|e| format!("cannot make a directory for ssh's socket: {e}"))?;
         let socket = folder.path().join("ssh");
         let mut command = process::Command::new("sh");
         command.args(["-c", LEADER]).arg(folder.path()).args(access.ssh_args());
@@ -208,16 +210,17 @@ pub(super) fn last_lines(text: &str) -> String {
     lines[lines.len().saturating_sub(REASON_LINES)..].join("\n")
 }
 
-/// Creates a private directory for a socket, with a short path that `ssh` does not expand.
-fn socket_folder() -> io::Result<TempDir> {
+/// Creates a private directory for a socket in one of these directories, or in `/tmp`, with a short path that
+/// `ssh` does not expand.
+fn socket_folder(preferred: impl IntoIterator<Item = PathBuf>) -> io::Result<TempDir> {
     let plain = |path: &Path| {
         let bytes = path.as_os_str().as_encoded_bytes();
         let harmless = |byte: &u8| byte.is_ascii_alphanumeric() || b"/-_.,+=:@".contains(byte);
         path.is_absolute() && bytes.len() <= MAX_FOLDER_BYTES && bytes.iter().all(harmless)
     };
-    let preferred = [env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from), Some(env::temp_dir())];
+    let usable = |path: &PathBuf| plain(path) && keeps_folders(path);
     let mut made = Err(io::ErrorKind::NotFound.into());
-    for parent in preferred.into_iter().flatten().filter(|path| plain(path)).chain(["/tmp".into()]) {
+    for parent in preferred.into_iter().filter(usable).chain(["/tmp".into()]) {
         let private = Permissions::from_mode(0o700);
         made = tempfile::Builder::new().prefix("testbed-").permissions(private).tempdir_in(parent);
         if made.is_ok() {
@@ -225,6 +228,15 @@ fn socket_folder() -> io::Result<TempDir> {
         }
     }
     made
+}
+
+/// Returns whether nobody but this user and root can replace a folder of this user in a directory. `su` keeps
+/// variables that name directories of the user who has called it.
+fn keeps_folders(directory: &Path) -> bool {
+    let Ok(metadata) = directory.metadata() else { return false };
+    let is_trusted = [0, geteuid().as_raw()].contains(&metadata.uid());
+    let (is_shared, is_sticky) = (metadata.mode() & 0o022 != 0, metadata.mode() & 0o1000 != 0);
+    is_trusted && (is_sticky || !is_shared)
 }
 
 /// Ensures that a command cannot prompt the user. It gets `signal` when this process ends.
@@ -284,6 +296,7 @@ fn described_way(settings: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::chown;
 
     #[test]
     fn a_message_names_the_jump_hosts_or_the_command_in_the_way() {
@@ -310,9 +323,32 @@ mod tests {
 
     #[test]
     fn a_socket_has_a_short_path_in_a_private_directory() {
-        let folder = socket_folder().unwrap();
+        let folder = socket_folder([env::temp_dir()]).unwrap();
         assert_eq!(folder.path().metadata().unwrap().permissions().mode() & 0o777, 0o700);
         // ssh appends a dot and sixteen characters while it creates the socket.
         assert!(folder.path().join("ssh").as_os_str().len() + 17 < 108);
+    }
+
+    #[test]
+    fn a_socket_is_not_where_others_can_replace_it() {
+        // The path must be short.
+        let dir = tempfile::tempdir_in("/tmp").unwrap();
+        let [first, second] = ["first", "second"].map(|name| dir.path().join(name));
+        for path in [&first, &second] {
+            fs::create_dir(path).unwrap();
+            fs::set_permissions(path, Permissions::from_mode(0o700)).unwrap();
+        }
+        let parent = || {
+            let folder = socket_folder([first.clone(), second.clone()]).unwrap();
+            folder.path().parent().unwrap().to_path_buf()
+        };
+        for (mode, expected) in [(0o700, &first), (0o770, &second), (0o707, &second), (0o1777, &first)] {
+            fs::set_permissions(&first, Permissions::from_mode(mode)).unwrap();
+            assert_eq!(parent(), *expected, "{mode:o}");
+        }
+        if geteuid().is_root() {
+            chown(&first, Some(4711), None).unwrap();
+            assert_eq!(parent(), second, "it belongs to another user");
+        }
     }
 }
