@@ -383,7 +383,7 @@ impl Node {
         self.call("announce that its lab is complete", Call::Announce).await
     }
 
-    /// Writes a file in the node's private directory: see [`Call::WriteFile`].
+    /// Writes a file in the node's own folder: see [`Call::WriteFile`].
     pub async fn write_file(&self, path: String, text: String, user: Option<u32>) -> Result<(), NodeError> {
         self.call("write a file", Call::WriteFile { path, text, user }).await
     }

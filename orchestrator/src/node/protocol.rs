@@ -16,9 +16,13 @@ use std::{collections::BTreeSet, fmt, iter, net::Ipv4Addr};
 /// Ethernet frames of [`ProcessSpec::frames_of`].
 pub const FRAMES: &str = "{frames}";
 
+/// The folder in a node's private directory for what the node itself creates there. Only the node's user can
+/// change it. In the directory itself, QEMU, which may be another user, can put something in the way.
+pub const NODE_FOLDER: &str = "node";
+
 /// Returns the path at which a process opens one of its [`ProcessSpec::files`], in its working directory.
 pub fn file_path(disk: u64) -> String {
-    format!("file-{disk}")
+    format!("{NODE_FOLDER}/file-{disk}")
 }
 
 /// Returns the placeholder in [`ProcessSpec::args`] for the path of an inherited disk: the one with this
@@ -134,10 +138,9 @@ pub enum Call {
         /// The number of that user, and of its group.
         user: u32,
     },
-    /// Write a file in the node's private directory, which only its owner can read. Replaces a file of that
-    /// name.
+    /// Write a file in [`NODE_FOLDER`], which only its owner can read. Replaces a file of that name.
     WriteFile {
-        /// The file's path in the private directory, including the folders that have to be created.
+        /// The file's path in that folder, including the folders that have to be created.
         path: String,
         /// The content.
         text: String,

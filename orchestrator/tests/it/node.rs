@@ -25,7 +25,7 @@ use std::{
 use testbed::node::{
     Node,
     alive::Carrier,
-    protocol::{Call, FromNode, ProcessSpec, ToNode, UploadedFile},
+    protocol::{Call, FromNode, Privilege, ProcessSpec, ToNode, UploadedFile, file_path},
     server::probe::ProbeReport,
 };
 use tokio::{
@@ -309,11 +309,64 @@ async fn a_node_boots_guests_only_from_the_content_that_was_uploaded() {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
     let file = uploaded(&path, &content);
     let copy = node.take_upload(file.clone()).await.unwrap();
-    assert_eq!(copy, format!("/run/boot/{}", file.sha256));
+    assert_eq!(copy, format!("/run/node/boot/{}", file.sha256));
 
     fs::write(&path, [&content[1..], b"x"].concat()).unwrap();
     let error = node.take_upload(file).await.unwrap_err().to_string();
     assert!(error.contains("kernel has changed since it was uploaded"), "{error}");
+}
+
+/// Offers userfaultfd to the user `nobody` on a node. Returns whether the device there belongs to that user.
+async fn offers_userfaultfd(node: &Node, process: &Child) -> bool {
+    node.offer_userfaultfd(NOBODY).await.unwrap();
+    let device = fs::metadata(format!("/proc/{}/root/dev/userfaultfd", serving_pid(process)));
+    device.is_ok_and(|device| device.uid() == NOBODY)
+}
+
+/// QEMU's user has the node's `/run` in common with the node.
+#[tokio::test]
+async fn nothing_that_qemu_leaves_on_its_node_leads_the_node_elsewhere() {
+    let Some((node, process)) = start().await else { return };
+    if node.facts().await.unwrap().privilege != Privilege::Root {
+        skipped::<()>("needs root and another user");
+        return;
+    }
+    let (host, uploads) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let [of_host, kernel] = [host.path().join("ca-cert.pem"), uploads.path().join("kernel")];
+    fs::write(&of_host, "of the host").unwrap();
+    fs::write(&kernel, "uploaded").unwrap();
+    fs::set_permissions(&kernel, fs::Permissions::from_mode(0o666)).unwrap();
+    let disk = node.open_disk(kernel.to_str().unwrap()).await.unwrap();
+    let as_qemu = async |script: &str, files: &[u64]| {
+        let args = ["--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-ec", script];
+        let (args, files) = (args.map(Into::into).to_vec(), files.to_vec());
+        let spec = ProcessSpec { program: "setpriv".into(), args, files, ..ProcessSpec::default() };
+        let (lines, status) = node.spawn(spec).await.unwrap().end().await.unwrap();
+        assert!(status.is_success(), "{script}: {lines:?}");
+        lines
+    };
+
+    // A QEMU that was taken over knows which names the node uses.
+    let (folder, file) = (host.path().display(), file_path(disk.number()));
+    let name = file.rsplit('/').next().unwrap();
+    as_qemu(&format!("ln -s {folder} tls; ln -s {folder} boot; mkdir userfaultfd {name}"), &[]).await;
+    node.write_file("tls/ca-cert.pem".into(), "of the node".into(), Some(NOBODY)).await.unwrap();
+    node.take_upload(uploaded(&kernel, b"uploaded")).await.unwrap();
+    let names: Vec<_> = fs::read_dir(host.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["ca-cert.pem"]);
+    assert_eq!(fs::read_to_string(&of_host).unwrap(), "of the host");
+
+    // What the node has made is there for a later QEMU, which cannot change it.
+    let script = format!("cat node/tls/ca-cert.pem; echo; cat {file}");
+    assert_eq!(as_qemu(&script, &[disk.number()]).await, ["of the node", "uploaded"]);
+    let script = "! { mv node away || mkdir node/userfaultfd || mv node/tls away || rm -f node/tls/*; }";
+    as_qemu(script, &[]).await;
+    let Some((other, other_process)) = start().await else { return };
+    if !offers_userfaultfd(&other, &other_process).await {
+        println!("skipped: the offer of userfaultfd, which is not possible here");
+        return;
+    }
+    assert!(offers_userfaultfd(&node, &process).await);
 }
 
 #[tokio::test]

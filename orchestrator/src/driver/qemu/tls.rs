@@ -2,13 +2,13 @@
 //!
 //! They are made for a single use: an authority, and one certificate for each end that the authority has
 //! signed. The authority's key is discarded immediately. The ends show each other their certificates, and
-//! accept no others. The files are in the private directory of each end's node, where only QEMU's user can
-//! read them, and vanish with that directory.
+//! accept no others. The files are in the private directory of each end's node, in a folder that only the
+//! node can change. Only QEMU's user can read them, and they vanish with that directory.
 
 use super::{confinement::Confinement, qmp};
 use crate::{
     measure::End,
-    node::{Node, NodeError},
+    node::{Node, NodeError, protocol::NODE_FOLDER},
 };
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -22,7 +22,7 @@ pub(super) const CREDENTIALS: &str = "migration";
 /// The name in the destination's certificate, which the source checks.
 pub(super) const HOST_NAME: &str = "destination";
 
-/// The folder of the files, in a node's private directory.
+/// The folder of the files, in [`NODE_FOLDER`].
 const FOLDER: &str = "tls";
 
 /// An error that keeps a migration from being encrypted.
@@ -93,8 +93,8 @@ impl Certificates {
             node.write_file(format!("{FOLDER}/{name}"), text.clone(), confinement.user_number()).await?;
         }
         let credentials = json!({
-            "qom-type": "tls-creds-x509", "id": CREDENTIALS, "dir": FOLDER, "endpoint": endpoint,
-            "verify-peer": true,
+            "qom-type": "tls-creds-x509", "id": CREDENTIALS, "dir": format!("{NODE_FOLDER}/{FOLDER}"),
+            "endpoint": endpoint, "verify-peer": true,
         });
         monitor.call("object-add", credentials).await?;
         Ok(())

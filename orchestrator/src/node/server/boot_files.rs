@@ -4,7 +4,7 @@
 //! root can write, checks what it has copied, and gives QEMU the copy: whatever happens to the uploaded file
 //! at any time, QEMU boots what the orchestrator has sent.
 
-use super::isolate::RUN_DIR;
+use super::isolate::node_dir;
 use crate::{bounded, node::protocol::UploadedFile};
 use data_encoding::HEXLOWER;
 use libc::{O_NOFOLLOW, O_NONBLOCK};
@@ -18,7 +18,7 @@ use std::{
     time::SystemTime,
 };
 
-/// The folder of the copies, in the node's private directory.
+/// The folder of the copies, in the node's own folder.
 const FOLDER: &str = "boot";
 
 /// Copies an uploaded file to the node's private directory. Returns the path of the copy.
@@ -26,7 +26,7 @@ const FOLDER: &str = "boot";
 /// # Errors
 /// If the file cannot be read or copied, or if its content differs from what was uploaded.
 pub(super) fn take(file: &UploadedFile) -> io::Result<PathBuf> {
-    let folder = Path::new(RUN_DIR).join(FOLDER);
+    let folder = node_dir().join(FOLDER);
     match fs::create_dir(&folder) {
         Ok(()) => {
             // This is a separate file system, because the size of `/run` limits the saved guests.

@@ -15,7 +15,7 @@
 //! an outer process, which creates the namespaces, starts the serving process and waits for it.
 
 use super::process::Namespaces;
-use crate::node::protocol::Privilege;
+use crate::node::protocol::{NODE_FOLDER, Privilege};
 use nix::{
     errno::Errno,
     mount::{MsFlags, mount},
@@ -24,17 +24,22 @@ use nix::{
     unistd::{Gid, Uid, getegid, geteuid, setgid, setgroups, setuid},
 };
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, Permissions},
     io::{self, Write},
     os::{
         fd::AsFd,
-        unix::fs::{OpenOptionsExt, fchown},
+        unix::fs::{OpenOptionsExt, PermissionsExt, fchown},
     },
-    path::{Component, Path},
+    path::{Component, Path, PathBuf},
 };
 
 /// The node's private directory, a tmpfs.
 pub const RUN_DIR: &str = "/run";
+
+/// Returns the path of [`NODE_FOLDER`].
+pub(super) fn node_dir() -> PathBuf {
+    Path::new(RUN_DIR).join(NODE_FOLDER)
+}
 
 /// An error creating or entering a node's namespaces.
 #[derive(Debug, thiserror::Error)]
@@ -139,9 +144,9 @@ pub fn join_user(namespace: impl AsFd) -> io::Result<()> {
     Ok(setuid(Uid::from_raw(0))?)
 }
 
-/// Mounts the node's private `/run`. Like `/tmp`, it is world-writable: QEMU saves a guest there as an
-/// unprivileged user, and no one else can reach it. Must be called in the mount namespace created by
-/// [`enter`].
+/// Mounts the node's private `/run`, and creates [`NODE_FOLDER`]. Like `/tmp`, `/run` is world-writable: QEMU
+/// saves a guest there as an unprivileged user, and no one else can reach it. Must be called in the mount
+/// namespace created by [`enter`].
 pub fn private_run_dir() -> Result<(), Error> {
     let none: Option<&str> = None;
     // Keep mounts in this namespace from propagating to the host.
@@ -149,16 +154,21 @@ pub fn private_run_dir() -> Result<(), Error> {
         .map_err(|e| Error::SetUp { what: "make mounts private".into(), source: e.into() })?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     mount(Some("testbed"), Path::new(RUN_DIR), Some("tmpfs"), flags, Some("mode=1777"))
-        .map_err(|e| Error::SetUp { what: format!("mount a tmpfs on {RUN_DIR}"), source: e.into() })
+        .map_err(|e| Error::SetUp { what: format!("mount a tmpfs on {RUN_DIR}"), source: e.into() })?;
+    let folder = node_dir();
+    fs::create_dir(&folder)
+        // QEMU enters it whatever the umask.
+        .and_then(|()| fs::set_permissions(&folder, Permissions::from_mode(0o755)))
+        .map_err(|source| Error::SetUp { what: format!("create {}", folder.display()), source })
 }
 
-/// Writes a file in the node's private `/run`, creating folders as needed. Only its owner can read it: the
-/// user of this number, or this process's user. Replaces a file of that name.
+/// Writes a file in [`NODE_FOLDER`], creating folders as needed. Only its owner can read it: the user of this
+/// number, or this process's user. Replaces a file of that name.
 pub(super) fn write_private(path: &Path, text: &str, user: Option<u32>) -> io::Result<()> {
     if !path.components().all(|part| matches!(part, Component::Normal(_))) {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path leaves the private directory"));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path leaves the node's folder"));
     }
-    let path = Path::new(RUN_DIR).join(path);
+    let path = node_dir().join(path);
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }

@@ -5,14 +5,14 @@
 //! device of its own: a `/dev/userfaultfd` that belongs to its user and exists only in the node's mount
 //! namespace. The host's device and `vm.unprivileged_userfaultfd` stay as they are.
 
-use super::isolate::RUN_DIR;
+use super::isolate::node_dir;
 use nix::{
     errno::Errno,
     mount::{MntFlags, MsFlags, mount, umount2},
     sys::stat::{Mode, SFlag, mknod},
     unistd::{Gid, Uid, chown},
 };
-use std::{fs, io, os::unix::fs::MetadataExt, path::Path};
+use std::{fs, io, os::unix::fs::MetadataExt};
 
 /// The device, by the kernel's name.
 const DEVICE: &str = "/dev/userfaultfd";
@@ -27,8 +27,8 @@ pub(super) fn offer(user: u32) -> io::Result<()> {
     if host.uid() == user {
         return Ok(());
     }
-    // A separate file system, since that of `RUN_DIR` does not allow devices.
-    let folder = Path::new(RUN_DIR).join("userfaultfd");
+    // A separate file system, since that of `/run` does not allow devices.
+    let folder = node_dir().join("userfaultfd");
     fs::create_dir(&folder)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     mount(Some("testbed"), &folder, Some("tmpfs"), flags, Some("mode=700"))?;
