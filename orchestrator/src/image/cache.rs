@@ -7,14 +7,13 @@
 //! The content of an entry is never changed. The whole directory may be deleted whenever no `testbed` is
 //! running.
 //!
-//! Guests boot from the cache, so it is used only if no one but its user and root can have written to it.
+//! Guests boot from the cache, so it is used only if no one but its user and root can have written to it, or
+//! can exchange it.
 
-use super::Error;
-use nix::unistd::geteuid;
+use super::{Error, private};
 use std::{
     fs::{self, File},
     io::{self, Write},
-    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -34,12 +33,11 @@ impl Cache {
     ///
     /// # Errors
     /// If neither `XDG_CACHE_HOME` nor `HOME` is set to an absolute path, or if others may have written to
-    /// the cache.
+    /// the cache or can exchange it.
     pub fn user() -> Result<Self, Error> {
         let set = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
         let base = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")));
-        let root = base.ok_or(Error::NoCacheHome)?.join("testbed");
-        keep_private(&root, 2)?;
+        let root = private::check(&base.ok_or(Error::NoCacheHome)?.join("testbed"))?;
         Ok(Self { root })
     }
 
@@ -99,37 +97,6 @@ impl Cache {
         }
         Ok(LockGuard { _file: file })
     }
-}
-
-/// Checks that no one but this user and root can write to a path and, down to this depth, to what is below
-/// it. Revokes the right of the user's group, which has it if the umask is 002.
-fn keep_private(path: &Path, depth: usize) -> Result<(), Error> {
-    let metadata = match fs::symlink_metadata(path) {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(Error::io("read", path)(error)),
-    };
-    let untrusted = |why| Err(Error::Untrusted { path: path.to_path_buf(), why });
-    let (owner, user, mode) = (metadata.uid(), geteuid().as_raw(), metadata.mode());
-    if owner != user && owner != 0 {
-        return untrusted(format!("it belongs to the user with the ID {owner}"));
-    }
-    if metadata.is_symlink() {
-        return Ok(());
-    }
-    if mode & 0o002 != 0 || (mode & 0o020 != 0 && owner != user) {
-        return untrusted("others can write to it".into());
-    }
-    if mode & 0o020 != 0 {
-        let private = fs::Permissions::from_mode(mode & 0o7755);
-        fs::set_permissions(path, private).map_err(Error::io("change the mode of", path))?;
-    }
-    if metadata.is_dir() && depth > 0 {
-        for entry in fs::read_dir(path).map_err(Error::io("read", path))? {
-            keep_private(&entry.map_err(Error::io("read", path))?.path(), depth - 1)?;
-        }
-    }
-    Ok(())
 }
 
 /// A held lock. The kernel releases it when the file is closed.
@@ -269,7 +236,6 @@ fn sync_tree(directory: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::chown;
 
     #[test]
     fn a_writer_removes_what_a_killed_writer_left_in_scratch() {
@@ -312,33 +278,6 @@ mod tests {
             assert_eq!(fs::read_to_string(cache.path("trees/current/sub/file")).unwrap(), name);
         }
         assert_eq!(fs::read_dir(cache.path("scratch")).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn a_cache_that_others_can_write_to_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let (root, vmlinux) = (dir.path().join("testbed"), dir.path().join("testbed/vmlinux"));
-        let kernel = vmlinux.join("kernel");
-        keep_private(&root, 2).unwrap();
-        fs::create_dir_all(&vmlinux).unwrap();
-        fs::write(&kernel, "kernel").unwrap();
-        let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-        for path in [&root, &vmlinux, &kernel] {
-            set(path, 0o775);
-            keep_private(&root, 2).unwrap();
-            assert_eq!(fs::metadata(path).unwrap().mode() & 0o777, 0o755, "without the group's right");
-            set(path, 0o777);
-            let error = keep_private(&root, 2).unwrap_err().to_string();
-            assert!(error.contains(&format!("cannot trust {}, from", path.display())), "{error}");
-            assert!(error.contains("others can write to it"), "{error}");
-            set(path, 0o755);
-            if geteuid().is_root() {
-                chown(path, Some(4711), None).unwrap();
-                let error = keep_private(&root, 2).unwrap_err().to_string();
-                assert!(error.contains("it belongs to the user with the ID 4711"), "{error}");
-                chown(path, Some(0), None).unwrap();
-            }
-        }
     }
 
     #[test]

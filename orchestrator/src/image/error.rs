@@ -32,6 +32,17 @@ pub enum Error {
         why: String,
     },
 
+    /// Users other than this one can put another cache in the place of this one.
+    #[error("cannot trust the cache {}: {why}; {remedy}", cache.display())]
+    Exposed {
+        /// The cache's directory, or a directory to which an entry leads.
+        cache: PathBuf,
+        /// The folder above it and who can write to that.
+        why: String,
+        /// What to do, in the imperative.
+        remedy: String,
+    },
+
     /// No kernel was found anywhere.
     #[error("no guest kernel: {}; run `testbed setup`, or give one with --kernel", tried.join("; "))]
     NoKernel {

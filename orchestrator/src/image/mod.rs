@@ -14,6 +14,7 @@ pub(crate) mod fixtures;
 mod initramfs;
 mod kernel;
 mod modules;
+mod private;
 mod vmlinux;
 
 pub use cache::{Cache, CacheWriter, LockGuard};

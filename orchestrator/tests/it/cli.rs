@@ -1,12 +1,12 @@
 //! The command line of `testbed`: exit codes, messages, help and JSON, all without QEMU.
 
 use super::matrix_bad_inputs::TRACES;
-use crate::common::{golden, mock, path_with, plan, write_script};
-use nix::sys::signal::Signal;
+use crate::common::{golden, mock, path_with, plan, real::skipped, write_script};
+use nix::{sys::signal::Signal, unistd::geteuid};
 use serde_json::Value;
 use std::{
     fs,
-    os::unix::process::ExitStatusExt,
+    os::unix::{fs::chown, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{Command, Output},
 };
@@ -533,6 +533,22 @@ fn a_run_on_a_host_that_is_not_set_up_fails_and_leaves_no_folder() {
     let sandbox = Sandbox::with_run(THRESHOLD, []);
     sandbox.testbed(&["run", "--resume", "run"]).exits(3).says(message);
     assert_eq!(sandbox.read("run/summary.csv").lines().count(), 1);
+}
+
+#[test]
+fn a_cache_in_the_folder_of_another_user_is_refused_and_nothing_is_created() {
+    if !geteuid().is_root() {
+        skipped::<()>("needs root, for a folder of another user");
+        return;
+    }
+    let sandbox = Sandbox::with_matrix(THRESHOLD);
+    let home = sandbox.dir.path().join("home");
+    chown(&home, Some(4711), Some(4711)).unwrap();
+    let message = format!("{} belongs to the user with the ID 4711; set XDG_CACHE_HOME", home.display());
+    for args in [&["run", "matrix.yaml"][..], &["doctor"], &["setup", "--dry-run"]] {
+        sandbox.testbed(args).exits(2).says("error: cannot trust the cache ").says(&message).prints_nothing();
+    }
+    assert_eq!(sandbox.entries(), ["matrix.yaml"]);
 }
 
 #[test]

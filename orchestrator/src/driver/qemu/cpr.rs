@@ -123,6 +123,6 @@ mod tests {
         let filled = fill_in(7, command);
         let option: Value = serde_json::from_str(&filled.args[1]).unwrap();
         assert_eq!(option["channel-type"], "cpr");
-        assert_eq!(option["addr"]["path"], "file-7/cpr");
+        assert_eq!(option["addr"]["path"], "node/file-7/cpr");
     }
 }
