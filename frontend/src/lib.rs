@@ -5,18 +5,29 @@
 //! Text may come from a file, a host or another user. [`Text`] shows its control characters, which would
 //! otherwise reach the terminal as commands. A diagnostic that cannot be written is dropped, so that a full
 //! device or a closed terminal does not end a program. A result that cannot be written is an error, unless
-//! its reader has closed the pipe.
+//! its reader has closed the pipe. A program that works while it prints uses a [`Printer`], so that its
+//! output does not hold up or end its work.
 
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
 use std::{
     fmt,
     io::{self, Write},
+    os::fd::AsFd,
 };
 
+mod printer;
 mod signals;
 mod text;
 
+pub use printer::Printer;
 pub use signals::{is_ignored, termination_signals};
 pub use text::{Text, one_line};
+
+/// The time for which a program that must end waits for a stream that takes no output, in milliseconds.
+const PATIENCE_MS: u16 = 500;
 
 /// Writes results to standard output.
 ///
@@ -24,9 +35,12 @@ pub use text::{Text, one_line};
 /// If not all of them can be written. A reader that has closed the pipe does not want more, which is not an
 /// error.
 pub fn print(text: impl Into<Text>) -> io::Result<()> {
+    unless_closed(write(&text.into())).map_err(unwritten)
+}
+
+fn write(text: &Text) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    let written = stdout.write_all(text.into().as_str().as_bytes()).and_then(|()| stdout.flush());
-    unless_closed(written)
+    stdout.write_all(text.as_str().as_bytes()).and_then(|()| stdout.flush())
 }
 
 /// Writes a diagnostic and a line end to standard error, immediately. Drops the diagnostic if that fails.
@@ -34,6 +48,14 @@ pub fn tell(text: impl Into<Text>) {
     let mut line = text.into();
     line += "\n";
     ask(line);
+}
+
+/// Does the same as [`tell`], but drops the diagnostic if standard error takes no output for half a second:
+/// for a program that must go on or end.
+pub fn try_tell(text: impl Into<Text>) {
+    if takes_output(io::stderr(), PollTimeout::from(PATIENCE_MS)) {
+        tell(text);
+    }
 }
 
 /// Does the same as [`tell`], without the line end: for a question.
@@ -49,7 +71,8 @@ pub fn ask(text: impl Into<Text>) {
 pub fn parser(message: &clap::Error) -> io::Result<u8> {
     let code = u8::try_from(message.exit_code()).unwrap_or(2);
     if !message.use_stderr() {
-        return unless_closed(message.print().and_then(|()| io::stdout().flush())).map(|()| code);
+        let written = message.print().and_then(|()| io::stdout().flush());
+        return unless_closed(written).map(|()| code).map_err(unwritten);
     }
     let plain = message.render().to_string();
     let visible = Text::from(plain.as_str());
@@ -62,12 +85,24 @@ pub fn parser(message: &clap::Error) -> io::Result<u8> {
     Ok(code)
 }
 
-fn unless_closed(written: io::Result<()>) -> io::Result<()> {
-    match written {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        Err(error) => Err(io::Error::new(error.kind(), Unwritten(error))),
-        Ok(()) => Ok(()),
+/// Returns whether a stream takes output before the time is over.
+fn takes_output(stream: impl AsFd, limit: PollTimeout) -> bool {
+    let mut watched = [PollFd::new(stream.as_fd(), PollFlags::POLLOUT)];
+    loop {
+        match poll(&mut watched, limit) {
+            Err(Errno::EINTR) => {}
+            // An error shows up when something is written.
+            polled => return polled != Ok(0),
+        }
     }
+}
+
+fn unless_closed(written: io::Result<()>) -> io::Result<()> {
+    written.or_else(|error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })
+}
+
+fn unwritten(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), Unwritten(error))
 }
 
 /// The reason why results could not be written.

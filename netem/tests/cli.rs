@@ -4,12 +4,15 @@ mod common;
 
 use common::{namespace, netem, pair, prints, program, refuses};
 use nix::{
+    fcntl::{FcntlArg, fcntl},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use std::{
-    io::{BufRead, BufReader},
-    process::Stdio,
+    io::{BufRead, BufReader, PipeReader, PipeWriter, Read, Write, pipe},
+    process::{Child, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 use tempfile::TempDir;
 
@@ -312,6 +315,81 @@ async fn a_signal_ends_a_repeating_trace() {
         assert!(child.wait().unwrap().success());
         assert_eq!(pair.near.profile("near").await.unwrap(), None);
     }
+}
+
+/// How long tests wait for anything. It is long, because hosts may be busy.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A child process that is killed if the test fails.
+struct Playing(Child);
+
+impl Playing {
+    /// Waits for the end. Returns the exit code.
+    fn end(&mut self) -> Option<i32> {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(started.elapsed() < PATIENCE, "it does not end");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn stderr(&mut self) -> String {
+        let mut text = String::new();
+        self.0.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+        text
+    }
+}
+
+impl Drop for Playing {
+    fn drop(&mut self) {
+        // This fails if it has already ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Returns a pipe that is full.
+fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, mut writer) = pipe().unwrap();
+    let size = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
+    writer.write_all(&vec![b'x'; usize::try_from(size).unwrap()]).unwrap();
+    (reader, writer)
+}
+
+/// A pager that is paused: the rate follows the trace without it, and a signal ends the program.
+#[tokio::test]
+async fn play_keeps_its_timing_and_ends_while_nobody_reads_its_output() {
+    let Some(pair) = pair().await else { return };
+    let (_folder, path) = trace("0s 40mbit\n5ms 12mbit\n10ms end\n");
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let (_reader, writer) = full_pipe();
+        let mut command = program();
+        command.args(["play", "near", &path, "--repeat"]).stdout(writer).stderr(Stdio::piped());
+        let mut playing = Playing(pair.near_namespace.run(|| command.spawn()).unwrap());
+        let started = Instant::now();
+        for rate in ["40mbit", "12mbit"].into_iter().cycle().take(6) {
+            while pair.near.profile("near").await.unwrap().and_then(|profile| profile.rate)
+                != Some(rate.parse().unwrap())
+            {
+                assert!(started.elapsed() < PATIENCE, "the rate does not become {rate}");
+            }
+        }
+        kill(Pid::from_raw(playing.0.id().cast_signed()), signal).unwrap();
+        assert_eq!(playing.end(), Some(1));
+        assert_eq!(playing.stderr(), "error: cannot write to standard output: nobody reads it\n");
+        assert_eq!(pair.near.profile("near").await.unwrap(), None);
+    }
+
+    // Nobody reads its diagnostics either.
+    let (_reader, writer) = full_pipe();
+    let mut command = program();
+    command.args(["play", "near", &path]).stdout(writer.try_clone().unwrap()).stderr(writer);
+    let mut playing = Playing(pair.near_namespace.run(|| command.spawn()).unwrap());
+    assert_eq!(playing.end(), Some(1));
+    assert_eq!(pair.near.profile("near").await.unwrap(), None);
 }
 
 #[tokio::test]

@@ -224,13 +224,13 @@ pub async fn main(version: &'static str) -> ExitCode {
         Ok(cli) => match run(&cli).await {
             Ok(text) => frontend::print(if cli.json { Text::json(&text) } else { text.into() }).map(|()| 0),
             Err(error) => {
-                frontend::tell(format!("error: {error}"));
+                frontend::try_tell(format!("error: {error}"));
                 Ok(if error.is_usage() { 2 } else { FAILED })
             }
         },
     };
     let code = written.unwrap_or_else(|error| {
-        frontend::tell(format!("error: {error}"));
+        frontend::try_tell(format!("error: {error}"));
         FAILED
     });
     code.into()

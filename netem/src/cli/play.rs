@@ -9,6 +9,7 @@ use crate::{
     trace::{Trace, TraceError},
 };
 use clap::Args;
+use frontend::{Printer, Text};
 use serde::Serialize;
 use std::{
     fs::File,
@@ -62,6 +63,7 @@ struct TracePlayer<'a> {
     netlink: Netlink,
     interface: &'a str,
     direction: Direction,
+    printer: Printer,
 }
 
 /// The state of an interface before the trace.
@@ -91,16 +93,22 @@ pub(super) async fn play(cli: &Cli, args: &PlayArgs) -> Result<()> {
     let profiles = trace.profiles(&args.shape.profile.resolve()).map_err(invalid)?;
     let mut interruption = Interruption::listen().map_err(Error::system("listen for signals"))?;
 
-    let player = TracePlayer { cli, netlink: Netlink::open()?, interface, direction: args.shape.direction() };
+    let printer = Printer::start().map_err(Error::system("start a thread"))?;
+    let (netlink, direction) = (Netlink::open()?, args.shape.direction());
+    let player = TracePlayer { cli, netlink, interface, direction, printer };
     let before = player.previous().await?;
     let (first, rest) = profiles.split_first().expect("a trace has at least one rate");
     // From here on, the previous profile has to be restored, whatever happens.
     let set = player.set(first).await?;
     let outcome = player.run((first, set), rest, trace.length(), args.repeat, &mut interruption).await;
     let restored = player.restore(&before).await;
-    let interrupted = outcome?;
-    restored?;
-    player.print(&PlayEvent::Ended { interface, interrupted })
+    let ended = outcome.and_then(|interrupted| restored.map(|()| interrupted));
+    let last = ended.as_ref().map_or_else(
+        |_| Text::default(),
+        |&interrupted| player.line(&PlayEvent::Ended { interface, interrupted }),
+    );
+    let written = player.printer.finish(last).map_err(Error::system("write to standard output"));
+    ended.and(written)
 }
 
 /// Reads the text of a trace, which may be endless.
@@ -159,13 +167,13 @@ impl TracePlayer<'_> {
         interruption: &mut Interruption,
     ) -> Result<bool> {
         let mut start = Instant::now();
-        self.print(&set)?;
+        self.print(&set);
         loop {
             for step in rest {
                 if interruption.before(start + Duration::from(step.0)).await {
                     return Ok(true);
                 }
-                self.print(&self.set(step).await?)?;
+                self.print(&self.set(step).await?);
             }
             start += Duration::from(length);
             if interruption.before(start).await {
@@ -174,22 +182,28 @@ impl TracePlayer<'_> {
             if !repeat {
                 return Ok(false);
             }
-            self.print(&self.set(first).await?)?;
+            self.print(&self.set(first).await?);
         }
     }
 
-    fn print(&self, event: &PlayEvent<'_>) -> Result<()> {
-        let line = match event {
-            event if self.cli.json => serde_json::to_string(event).expect("plain data"),
+    /// Prints an event, without waiting for a reader.
+    fn print(&self, event: &PlayEvent<'_>) {
+        self.printer.print(self.line(event));
+    }
+
+    fn line(&self, event: &PlayEvent<'_>) -> Text {
+        let mut line = match event {
+            event if self.cli.json => Text::json(&serde_json::to_string(event).expect("plain data")),
             PlayEvent::Rate { interface, at, rate, .. } => {
-                format!("{interface}: {at} {}", rate.unwrap_or_default())
+                format!("{interface}: {at} {}", rate.unwrap_or_default()).into()
             }
             PlayEvent::Ended { interface, interrupted } => {
                 let how = if *interrupted { "interrupted" } else { "ended" };
-                format!("{interface}: {how}; previous state restored")
+                format!("{interface}: {how}; previous state restored").into()
             }
         };
-        frontend::print(line + "\n").map_err(Error::system("print"))
+        line += "\n";
+        line
     }
 }
 
