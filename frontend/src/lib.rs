@@ -27,7 +27,7 @@ pub use signals::{is_ignored, termination_signals};
 pub use text::{Text, one_line};
 
 /// The time for which a program that must end waits for a stream that takes no output, in milliseconds.
-const PATIENCE_MS: u16 = 500;
+const PATIENCE_MS: u16 = 400;
 
 /// Writes results to standard output.
 ///
@@ -50,8 +50,8 @@ pub fn tell(text: impl Into<Text>) {
     ask(line);
 }
 
-/// Does the same as [`tell`], but drops the diagnostic if standard error takes no output for half a second:
-/// for a program that must go on or end.
+/// Does the same as [`tell`], but drops the diagnostic if standard error takes no output for 400 ms: for a
+/// program that must go on or end.
 pub fn try_tell(text: impl Into<Text>) {
     if takes_output(io::stderr(), PollTimeout::from(PATIENCE_MS)) {
         tell(text);

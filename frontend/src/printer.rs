@@ -66,8 +66,8 @@ impl Printer {
         }
     }
 
-    /// Prints the last text, and waits until everything is written. If the output takes nothing for half a
-    /// second, it has failed.
+    /// Prints the last text, and waits until everything is written. An output that takes nothing for 400 ms
+    /// has failed.
     ///
     /// # Errors
     /// The reason why not everything is written. A reader that has closed the pipe does not want more, which

@@ -15,7 +15,7 @@ use crate::{
     workload::{PAGE_BYTES, Rate, Workload},
 };
 use disk::{DiskPlan, DiskRun, DiskStats, DiskSummary};
-use frontend::termination_signals;
+use frontend::{Printer, Text, termination_signals};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -26,8 +26,8 @@ use nix::{
 };
 use serde::Serialize;
 use std::{
-    fmt,
-    io::{self, Write},
+    fmt::{self, Write as _},
+    io,
     os::fd::AsFd,
     process::ExitCode,
     time::{Duration, Instant},
@@ -89,7 +89,7 @@ pub fn run(cli: Cli) -> ExitCode {
 
 /// Reports an error. Returns the exit code.
 pub fn failed(error: impl fmt::Display) -> ExitCode {
-    frontend::tell(format!("error: {error}"));
+    frontend::try_tell(format!("error: {error}"));
     ExitCode::from(FAILED)
 }
 
@@ -111,6 +111,7 @@ struct Runner {
     meter: Reader,
     disk: Option<DiskRun>,
     signals: SignalFd,
+    printer: Printer,
     started: Instant,
 }
 
@@ -129,7 +130,7 @@ impl Runner {
         let mut engine = Engine::new(HugePages::Reserved);
         engine.set(workload)?;
         if is_idle {
-            frontend::tell("note: --rate is 0, so the working set is allocated but not dirtied");
+            frontend::try_tell("note: --rate is 0, so the working set is allocated but not dirtied");
         }
         let mut disk = disk.map(DiskPlan::prepare).transpose()?;
         let started = Instant::now();
@@ -140,12 +141,13 @@ impl Runner {
         // Until here there is nothing to summarize, so an interruption may simply end the program, whatever
         // it is doing.
         let signals = block_signals().map_err(|errno| Error::system("catch signals", errno))?;
+        let printer = Printer::start().map_err(Error::thread)?;
         let meter = Reader::new(engine.meter());
-        Ok(Self { cli, engine, has_memory, meter, disk, signals, started })
+        Ok(Self { cli, engine, has_memory, meter, disk, signals, printer, started })
     }
 
-    /// Prints a status every second until the time is over or a signal arrives, then the summary. While no
-    /// one reads the output, no status is printed: the next one covers the whole time since the last.
+    /// Prints a status every second until the time is over or a signal arrives, then the summary. If no one
+    /// has read the output for long, no status is printed: the next one covers the whole time since the last.
     fn finish(mut self) -> Result<ExitCode, Error> {
         let (mut total, mut since_last) = (Interval::empty(), Interval::empty());
         let end = self.cli.duration.and_then(|duration| self.started.checked_add(duration.into()));
@@ -170,11 +172,8 @@ impl Runner {
             if ended {
                 break;
             }
-            if stdout_is_ready() {
-                if self.print_status(&since_last, now, now - last).is_err() {
-                    // Standard output is closed.
-                    break;
-                }
+            if !self.printer.is_behind() {
+                self.print_status(&since_last, now, now - last);
                 since_last = Interval::empty();
                 last = now;
             }
@@ -206,17 +205,16 @@ impl Runner {
         }
     }
 
-    fn print_status(&mut self, interval: &Interval, now: Instant, took: Duration) -> io::Result<()> {
+    fn print_status(&mut self, interval: &Interval, now: Instant, took: Duration) {
         let stats = Stats::new(interval, (now - self.started).as_secs_f64(), took);
         let disk = self.disk.as_mut().map(|disk| disk.since_last(took));
         if self.cli.json {
-            return print_json(&OutputLine::Status { stats, disk });
+            return self.printer.print(json(&OutputLine::Status { stats, disk }));
         }
         let width = terminal_width();
-        if self.has_memory {
-            writeln!(io::stdout(), "{}", stats.line(width))?;
-        }
-        disk.map_or(Ok(()), |disk| writeln!(io::stdout(), "{}", disk.line(stats.at_s, width)))
+        let memory = self.has_memory.then(|| stats.line(width));
+        let disk = disk.map(|disk| disk.line(stats.at_s, width));
+        self.printer.print(memory.into_iter().chain(disk).map(|line| line + "\n").collect::<String>());
     }
 
     /// Verifies the memory and the disk if requested, prints the summary, and returns the exit code.
@@ -227,40 +225,38 @@ impl Runner {
         let good = verification.as_ref().is_none_or(Verification::is_good)
             && disk.as_deref().is_none_or(DiskSummary::is_good);
         let stats = Stats::new(total, took.as_secs_f64(), took);
-        let printed = if self.cli.json {
-            print_json(&OutputLine::Summary { stats, verification, workload: self.engine.workload(), disk })
+        let summary = if self.cli.json {
+            json(&OutputLine::Summary { stats, verification, workload: self.engine.workload(), disk })
         } else {
-            self.print_summary(&stats, verification.as_ref(), disk.as_deref())
+            self.summary(&stats, verification.as_ref(), disk.as_deref()).into()
         };
-        match printed {
-            Err(cause) if cause.kind() != io::ErrorKind::BrokenPipe => {
-                Err(Error::system("write to standard output", cause))
-            }
-            _ if good => Ok(ExitCode::SUCCESS),
-            _ => Ok(ExitCode::from(FAILED)),
-        }
+        let written = self.printer.finish(summary);
+        written.map_err(|cause| Error::system("write to standard output", cause))?;
+        Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
     }
 
-    fn print_summary(
+    fn summary(
         &self,
         stats: &Stats,
         verification: Option<&Verification>,
         disk: Option<&DiskSummary>,
-    ) -> io::Result<()> {
-        let mut out = io::stdout().lock();
-        writeln!(out)?;
+    ) -> String {
+        let mut text = String::from("\n");
         if self.has_memory {
-            self.print_memory(&mut out, stats, verification)?;
+            self.describe_memory(&mut text, stats, verification).expect("writing to a string");
         }
-        disk.map_or(Ok(()), |disk| disk.print(stats.at_s, &mut out))
+        if let Some(disk) = disk {
+            disk.describe(&mut text, stats.at_s).expect("writing to a string");
+        }
+        text
     }
 
-    fn print_memory(
+    fn describe_memory(
         &self,
-        out: &mut impl Write,
+        out: &mut String,
         stats: &Stats,
         verification: Option<&Verification>,
-    ) -> io::Result<()> {
+    ) -> fmt::Result {
         let workload = self.engine.workload();
         let requested = match workload.rate {
             Rate::Limited(rate) if workload.phases.is_empty() => {
@@ -374,18 +370,10 @@ impl fmt::Display for Nanos {
     }
 }
 
-fn print_json(output: &OutputLine) -> io::Result<()> {
-    let mut line = serde_json::to_string(output).expect("output lines have only string keys");
-    line.push('\n');
-    io::stdout().write_all(line.as_bytes())
-}
-
-/// Returns whether a line can be written to standard output without waiting for its reader.
-fn stdout_is_ready() -> bool {
-    let stdout = io::stdout();
-    let mut watched = [PollFd::new(stdout.as_fd(), PollFlags::POLLOUT)];
-    // An error shows up when the line is written.
-    !matches!(poll(&mut watched, PollTimeout::ZERO), Ok(0))
+fn json(output: &OutputLine) -> Text {
+    let mut line = Text::json(&serde_json::to_string(output).expect("output lines have only string keys"));
+    line += "\n";
+    line
 }
 
 /// Blocks the termination signals, so that they do not end the program, and returns a descriptor to read

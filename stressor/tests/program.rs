@@ -10,23 +10,24 @@
 #[path = "program/disk.rs"]
 mod disk;
 
+use nix::fcntl::{FcntlArg, fcntl};
 use serde_json::Value;
 use std::{
     fs::{self, File},
-    io::{BufRead, BufReader, Write},
-    os::{
-        fd::OwnedFd,
-        unix::{fs::FileExt, net::UnixStream},
-    },
-    process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio},
+    io::{BufRead, BufReader, PipeReader, PipeWriter, Read, Write, pipe},
+    os::unix::fs::FileExt,
+    process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Output, Stdio},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use stressor::{
     Workload,
     protocol::{self, Answer, Message, Request},
     verify::{Area, Verification},
 };
+
+/// How long tests wait for anything. It is long, because hosts may be busy.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn stressor(args: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_stressor"));
@@ -217,7 +218,7 @@ fn an_interrupted_program_prints_the_summary() {
         assert!(first.contains("MB/s"), "{first}");
         send(signal, &child);
         let mut rest = String::new();
-        std::io::Read::read_to_string(&mut stdout, &mut rest).unwrap();
+        stdout.read_to_string(&mut rest).unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(0), "{signal}: {rest}");
         assert!(rest.contains("all as written"), "{signal}: {rest}");
     }
@@ -251,21 +252,77 @@ fn a_signal_ends_the_program_while_it_fills_its_memory() {
     }
 }
 
-#[test]
-fn signals_end_a_program_whose_output_nobody_reads() {
-    let (_reader, mut writer) = UnixStream::pair().unwrap();
-    writer.set_nonblocking(true).unwrap();
-    while writer.write(&[b'x'; 1024]).is_ok() {}
-    writer.set_nonblocking(false).unwrap();
-    let mut command = stressor("--rate 1MB/s --working-set 1MiB --no-verify");
-    let mut child = command.stdout(OwnedFd::from(writer)).spawn().unwrap();
-    // By then, a status is due. If it is not, the test only shows less.
-    thread::sleep(Duration::from_millis(1500));
-    // The first signal stops the dirtying; the summary waits for a reader, and the next signal ends that too.
-    while child.try_wait().unwrap().is_none() {
-        send("INT", &child);
+/// Returns a pipe that is full, as that of a pager that is paused.
+fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, mut writer) = pipe().unwrap();
+    let size = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
+    writer.write_all(&vec![b'x'; usize::try_from(size).unwrap()]).unwrap();
+    (reader, writer)
+}
+
+/// Waits for the end of a program, which is killed if it does not end.
+fn end_of(child: &mut Child) -> ExitStatus {
+    let started = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if started.elapsed() > PATIENCE {
+            child.kill().unwrap();
+            panic!("it does not end");
+        }
         thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Returns what a program that has ended wrote to standard error.
+fn stderr_of(child: &mut Child) -> String {
+    let mut text = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+    text
+}
+
+const UNREAD: &str = "error: cannot write to standard output: nobody reads it\n";
+
+#[test]
+fn the_first_signal_ends_a_program_whose_output_nobody_reads() {
+    for signal in ["INT", "TERM"] {
+        let (_reader, writer) = full_pipe();
+        let mut command = stressor("--rate 1MB/s --working-set 1MiB");
+        let mut child = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+        // From then on, a signal ends the load and not the program.
+        let started = Instant::now();
+        while !catches_signals(&child) {
+            assert!(started.elapsed() < PATIENCE, "it catches no signals");
+            thread::sleep(Duration::from_millis(10));
+        }
+        send(signal, &child);
+        assert_eq!(end_of(&mut child).code(), Some(1), "{signal}");
+        assert_eq!(stderr_of(&mut child), UNREAD, "{signal}");
+    }
+}
+
+/// Returns whether a process reads signals from a descriptor.
+fn catches_signals(child: &Child) -> bool {
+    let open = fs::read_dir(format!("/proc/{}/fd", child.id())).unwrap();
+    open.flatten()
+        .any(|fd| fs::read_link(fd.path()).is_ok_and(|file| file.as_os_str() == "anon_inode:[signalfd]"))
+}
+
+#[test]
+fn the_duration_ends_a_program_whose_output_nobody_reads() {
+    for args in ["", "--json"] {
+        let (_reader, writer) = full_pipe();
+        let mut command = stressor(&format!("--rate 1MB/s --working-set 1MiB --duration 10ms {args}"));
+        let mut child = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+        assert_eq!(end_of(&mut child).code(), Some(1));
+        assert_eq!(stderr_of(&mut child), UNREAD);
+    }
+    // Nobody reads its diagnostics either, of which there is one before the beginning.
+    let (_reader, writer) = full_pipe();
+    let mut command = stressor("--working-set 1MiB --duration 10ms");
+    let mut child = command.stdout(writer.try_clone().unwrap()).stderr(writer).spawn().unwrap();
+    assert_eq!(end_of(&mut child).code(), Some(1));
 }
 
 #[test]
@@ -286,13 +343,22 @@ fn a_signal_that_was_ignored_from_the_start_stays_ignored() {
 }
 
 #[test]
-fn closing_its_output_ends_the_program() {
-    let mut command = stressor("--rate 1MB/s --working-set 1MiB --json");
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    drop(child.stdout.take());
-    let output = child.wait_with_output().unwrap();
-    let output = capture(&command, output);
-    assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""));
+fn an_output_that_fails_does_not_end_the_load() {
+    let args = "--rate 1MB/s --working-set 1MiB --duration 2500ms";
+    let (reader, closed) = pipe().unwrap();
+    drop(reader);
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let lost = "cannot write to standard output: No space left on device (os error 28)";
+    let told = format!("note: {lost}; the rest is not shown\nerror: {lost}\n");
+    for (stdout, expected) in [(Stdio::from(closed), (Some(0), "")), (full.into(), (Some(1), told.as_str()))]
+    {
+        let mut command = stressor(args);
+        let started = Instant::now();
+        let output = command.stdout(stdout).stderr(Stdio::piped()).spawn().unwrap().wait_with_output();
+        let output = capture(&command, output.unwrap());
+        assert_eq!((output.code, output.stderr.as_str()), expected);
+        assert!(started.elapsed() >= Duration::from_millis(2500), "it ended early");
+    }
 }
 
 /// A running `stressor --control`, controlled over its standard input and output.

@@ -10,10 +10,11 @@ use crate::{
     protocol::DiskTelemetry,
     workload::Rate,
 };
+use frontend::one_line;
 use serde::Serialize;
 use std::{
+    fmt::{self, Write as _},
     fs::File,
-    io::{self, Write},
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -81,7 +82,7 @@ impl DiskPlan {
         let is_idle = self.load.is_idle();
         engine.set(self.load)?;
         if is_idle {
-            frontend::tell(
+            frontend::try_tell(
                 "note: --disk-write and --disk-read are 0, so the disk is only written beforehand",
             );
         }
@@ -185,7 +186,8 @@ impl DiskSummary {
         io_errors == 0 && reads_bad == 0 && self.verification.as_ref().is_none_or(DiskVerification::is_good)
     }
 
-    pub(super) fn print(&self, at_s: f64, out: &mut impl Write) -> io::Result<()> {
+    /// Writes the lines of the summary.
+    pub(super) fn describe(&self, out: &mut String, at_s: f64) -> fmt::Result {
         let DiskStats { written_bytes_per_s, read_bytes_per_s, counted: totals } = &self.stats;
         for (label, asked, achieved, bytes) in [
             ("disk written  ", self.load.write, *written_bytes_per_s, totals.bytes_written),
@@ -206,7 +208,7 @@ impl DiskSummary {
         let (write, read) = (Nanos(totals.longest_write_ns), Nanos(totals.longest_read_ns));
         writeln!(out, "disk slowest  write {write}  read {read}")?;
         if let Some(error) = &self.first_error {
-            writeln!(out, "disk errors   {}; the first: {error}", totals.io_errors)?;
+            writeln!(out, "disk errors   {}; the first: {}", totals.io_errors, one_line(error))?;
         }
         match &self.verification {
             None => writeln!(out, "disk          not verified"),

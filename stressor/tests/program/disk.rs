@@ -1,4 +1,4 @@
-use crate::{CapturedOutput, ControlSession, capture, json_lines, run, send, stressor};
+use crate::{CapturedOutput, ControlSession, PATIENCE, capture, json_lines, run, send, stressor};
 use rustix::process::geteuid;
 use serde_json::Value;
 use std::{
@@ -7,16 +7,13 @@ use std::{
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
-    time::{Duration, Instant},
+    time::Instant,
 };
 use stressor::{
     disk::{BLOCK_BYTES, DiskLoad, DiskVerification, fill_block, fill_image},
     protocol::{self, Answer, DiskTelemetry},
 };
 use tempfile::TempDir;
-
-/// How long tests wait for anything. It is long, because hosts may be busy.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A folder on a file system with direct I/O.
 struct Folder(TempDir);
