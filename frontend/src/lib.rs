@@ -39,8 +39,28 @@ pub fn print(text: impl Into<Text>) -> io::Result<()> {
 }
 
 fn write(text: &Text) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_str().as_bytes()).and_then(|()| stdout.flush())
+    Stdout.write_all(text.as_str().as_bytes())
+}
+
+/// The standard output of this process, unbuffered. That of the standard library takes everything for written
+/// if the descriptor is not open for writing.
+#[derive(Debug)]
+struct Stdout;
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match nix::unistd::write(io::stdout(), bytes) {
+                // Another program that has the file open has made it non-blocking.
+                Err(Errno::EAGAIN) => drop(takes_output(io::stdout(), PollTimeout::NONE)),
+                written => return Ok(written?),
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Writes a diagnostic and a line end to standard error, immediately. Drops the diagnostic if that fails.
@@ -71,7 +91,8 @@ pub fn ask(text: impl Into<Text>) {
 pub fn parser(message: &clap::Error) -> io::Result<u8> {
     let code = u8::try_from(message.exit_code()).unwrap_or(2);
     if !message.use_stderr() {
-        let written = message.print().and_then(|()| io::stdout().flush());
+        // Writing nothing shows whether the descriptor is open for writing.
+        let written = Stdout.write(&[]).and_then(|_| message.print()).and_then(|()| io::stdout().flush());
         return unless_closed(written).map(|()| code).map_err(unwritten);
     }
     let plain = message.render().to_string();

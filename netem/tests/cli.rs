@@ -9,6 +9,7 @@ use nix::{
     unistd::Pid,
 };
 use std::{
+    fs::File,
     io::{BufRead, BufReader, PipeReader, PipeWriter, Read, Write, pipe},
     process::{Child, Stdio},
     thread,
@@ -251,7 +252,7 @@ async fn a_trace_may_come_from_standard_input() {
     let Some(pair) = pair().await else { return };
     let played = |text: &str| {
         let (_folder, path) = trace(text);
-        let input = std::fs::File::open(path).unwrap();
+        let input = File::open(path).unwrap();
         pair.near_namespace.run(|| program().args(["play", "near", "-"]).stdin(input).output()).unwrap()
     };
     let output = played("0s 40mbit\n5ms end\n");
@@ -407,6 +408,27 @@ fn supported_lists_features_and_profiles() {
     let text = prints(&namespace, "supported");
     for name in ["sch_tbf", "sch_netem", "CONFIG_NET_SCH_NETEM", "gigabit", "transatlantic", "satellite"] {
         assert!(text.contains(name), "{name} is not in:\n{text}");
+    }
+}
+
+#[test]
+fn output_that_cannot_be_written_is_an_error() {
+    let Some(namespace) = namespace() else { return };
+    for args in ["supported", "supported --json", "--help", "play --help", "--version"] {
+        for (path, cause) in [("/dev/full", "No space left on device"), ("/dev/null", "Bad file descriptor")]
+        {
+            // A descriptor that is open for reading only cannot be written to.
+            let stdout = File::options().read(true).write(path == "/dev/full").open(path).unwrap();
+            let mut command = program();
+            command.args(args.split(' ')).stdout(stdout).stderr(Stdio::piped());
+            let output = namespace.run(|| command.spawn()).unwrap().wait_with_output().unwrap();
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{args}: {stderr}");
+            assert!(
+                stderr.starts_with(&format!("error: cannot write to standard output: {cause}")),
+                "{stderr}"
+            );
+        }
     }
 }
 

@@ -348,16 +348,34 @@ fn an_output_that_fails_does_not_end_the_load() {
     let (reader, closed) = pipe().unwrap();
     drop(reader);
     let full = File::options().write(true).open("/dev/full").unwrap();
-    let lost = "cannot write to standard output: No space left on device (os error 28)";
-    let told = format!("note: {lost}; the rest is not shown\nerror: {lost}\n");
-    for (stdout, expected) in [(Stdio::from(closed), (Some(0), "")), (full.into(), (Some(1), told.as_str()))]
-    {
+    let unwritable = File::open("/dev/null").unwrap();
+    let told = |cause: &str| {
+        let lost = format!("cannot write to standard output: {cause}");
+        format!("note: {lost}; the rest is not shown\nerror: {lost}\n")
+    };
+    for (stdout, code, stderr) in [
+        (Stdio::from(closed), 0, String::new()),
+        (full.into(), 1, told("No space left on device (os error 28)")),
+        (unwritable.into(), 1, told("Bad file descriptor (os error 9)")),
+    ] {
         let mut command = stressor(args);
         let started = Instant::now();
         let output = command.stdout(stdout).stderr(Stdio::piped()).spawn().unwrap().wait_with_output();
         let output = capture(&command, output.unwrap());
-        assert_eq!((output.code, output.stderr.as_str()), expected);
+        assert_eq!((output.code, output.stderr), (Some(code), stderr));
         assert!(started.elapsed() >= Duration::from_millis(2500), "it ended early");
+    }
+}
+
+#[test]
+fn help_that_cannot_be_written_is_an_error() {
+    for args in ["--help", "--version"] {
+        let mut command = stressor(args);
+        let output = command.stdout(File::open("/dev/null").unwrap()).stderr(Stdio::piped()).spawn();
+        let output = capture(&command, output.unwrap().wait_with_output().unwrap());
+        assert_eq!(output.code, Some(1), "{args}");
+        let error = "error: cannot write to standard output: Bad file descriptor (os error 9)\n";
+        assert_eq!(output.stderr, error, "{args}");
     }
 }
 

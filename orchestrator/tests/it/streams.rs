@@ -5,7 +5,7 @@ use crate::{
     common::mock,
 };
 use std::{
-    fs::OpenOptions,
+    fs::{self, OpenOptions},
     io::pipe,
     process::{Command, Stdio},
 };
@@ -54,6 +54,8 @@ fn results_that_cannot_be_written_are_an_error() {
     ] {
         let full = finished(sandbox.command(args).stdout(full()));
         full.exits(3).says("error: cannot write to standard output: No space left on device");
+        let unwritable = finished(sandbox.command(args).stdout(fs::File::open("/dev/null").unwrap()));
+        unwritable.exits(3).says("error: cannot write to standard output: Bad file descriptor");
 
         let code = sandbox.testbed(args).output.status.code().unwrap();
         let (reader, writer) = pipe().unwrap();
