@@ -45,7 +45,7 @@ fn write(text: &Text) -> io::Result<()> {
 /// The standard output of this process, unbuffered. That of the standard library takes everything for written
 /// if the descriptor is not open for writing.
 #[derive(Debug)]
-struct Stdout;
+pub struct Stdout;
 
 impl Write for Stdout {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

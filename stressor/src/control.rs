@@ -1,9 +1,9 @@
 //! The stressor's side of the [protocol](crate::protocol), over any pair of byte streams.
 //!
-//! The calling thread reads requests and carries them out; a second thread writes replies and telemetry. If
-//! the host does not read, only the writer blocks: requests are still carried out, their replies wait, and
-//! the next telemetry line covers the whole time since the previous one. The dirtying threads are not
-//! affected.
+//! The calling thread carries out requests, which a second thread reads; a third one writes replies and
+//! telemetry. If the host does not read, only the writer blocks: requests are still carried out, their replies
+//! wait, and the next telemetry line covers the whole time since the previous one. The dirtying threads are
+//! not affected.
 //!
 //! Each line is one `write(2)`. A line that is not a valid request is skipped, or answered with a failure if
 //! its number can be read; in both cases reading continues with the next line.
@@ -25,7 +25,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
-        mpsc::{self, Receiver, RecvTimeoutError},
+        mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
     },
     thread,
     time::{Duration, Instant},
@@ -37,53 +37,86 @@ const MAX_LINE_BYTES: u64 = 1 << 20;
 /// The allowed intervals between telemetry lines, in milliseconds.
 const TELEMETRY_INTERVALS_MS: RangeInclusive<u64> = 1..=1000;
 
-/// Serves requests until the input ends or one of the two streams fails, then stops the engines. `source` is
-/// the name of the input in messages.
+/// The time for which the end of the input waits for an output that takes nothing more.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the calling thread learns from the two others.
+enum Event {
+    Request(u64, Result<Command, String>),
+    InputEnded(io::Result<()>),
+    OutputEnded(io::Result<()>),
+}
+
+/// Serves requests until the input ends or one of the two streams fails, then stops the engines. Each stream
+/// is preceded by its name in messages.
 ///
 /// # Errors
 ///
-/// Fails if the input fails, or if the thread that writes cannot be started. A failed output is not an error;
-/// it ends the function at the next request.
+/// Fails if one of the streams fails, if the output does not take all replies once the input has ended, or if
+/// a thread cannot be started. A reader that has closed the output wants no more, which is not an error.
 pub fn serve(
     engine: &mut Engine,
     disk: &mut DiskEngine,
-    source: &str,
-    input: impl Read,
-    output: impl Write + Send,
+    (source, input): (&str, impl Read + Send + 'static),
+    (sink, output): (&str, impl Write + Send + 'static),
 ) -> Result<(), Error> {
     let telemetry = TelemetrySource { reader: Reader::new(engine.meter()), disk: disk.meter(), sequence: 0 };
-    let interval_ms = AtomicU64::new(TELEMETRY_INTERVAL_MS);
+    let interval_ms = Arc::new(AtomicU64::new(TELEMETRY_INTERVAL_MS));
     let (replies, outbox) = mpsc::channel();
     // Cannot fail: the receiver is in this function.
     let _ = replies.send(Message::Hello(hello()));
-    thread::scope(|scope| {
-        let every = &interval_ms;
-        thread::Builder::new()
-            .name("writer".into())
-            .spawn_scoped(scope, move || write_messages(&outbox, telemetry, every, output))
-            .map_err(Error::thread)?;
-        let mut input = BufReader::new(input);
-        let mut line = Vec::new();
-        let outcome = loop {
-            match read_line(&mut input, &mut line) {
-                Ok(true) => {}
-                Ok(false) => break Ok(()),
-                Err(cause) => break Err(Error::system(format!("read requests from {source}"), cause)),
+    // Requests wait in the input and not in memory.
+    let (reader_events, events) = mpsc::sync_channel(0);
+    let (writer_events, every) = (reader_events.clone(), Arc::clone(&interval_ms));
+    let write = move || {
+        let ended = write_messages(&outbox, telemetry, &every, output);
+        // Once this function has returned, nobody learns how the threads ended.
+        let _ = writer_events.send(Event::OutputEnded(ended));
+    };
+    let read = move || {
+        let ended = read_requests(input, &reader_events);
+        let _ = reader_events.send(Event::InputEnded(ended));
+    };
+    thread::Builder::new().name("writer".into()).spawn(write).map_err(Error::thread)?;
+    thread::Builder::new().name("reader".into()).spawn(read).map_err(Error::thread)?;
+    let (read, written) = loop {
+        match events.recv().expect("a thread says how it ended before it ends") {
+            Event::Request(id, command) => {
+                let answer = command
+                    .map_or_else(Answer::Failed, |command| execute(engine, disk, &interval_ms, command));
+                // If the writer has ended, it says so next.
+                let _ = replies.send(Message::Reply { id, answer });
             }
-            let Some((id, command)) = parse_request(&line) else {
-                continue;
-            };
-            let answer =
-                command.map_or_else(Answer::Failed, |command| execute(engine, disk, &interval_ms, command));
-            if replies.send(Message::Reply { id, answer }).is_err() {
-                break Ok(());
-            }
+            Event::InputEnded(read) => break (read, None),
+            Event::OutputEnded(written) => break (Ok(()), Some(written)),
+        }
+    };
+    // The writer ends when the channel is closed.
+    drop(replies);
+    stop(engine, disk);
+    read.map_err(|cause| Error::system(format!("read requests from {source}"), cause))?;
+    let written = written.unwrap_or_else(|| match events.recv_timeout(PATIENCE) {
+        Ok(Event::OutputEnded(written)) => written,
+        _ => Err(io::Error::new(io::ErrorKind::TimedOut, "nobody reads it")),
+    });
+    written
+        .or_else(|cause| if cause.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(cause) })
+        .map_err(|cause| Error::system(format!("write to {sink}"), cause))
+}
+
+/// Reads requests until the input ends or nobody carries them out any more.
+fn read_requests(input: impl Read, events: &SyncSender<Event>) -> io::Result<()> {
+    let mut input = BufReader::new(input);
+    let mut line = Vec::new();
+    while read_line(&mut input, &mut line)? {
+        let Some((id, command)) = parse_request(&line) else {
+            continue;
         };
-        // The writer ends when the channel is closed.
-        drop(replies);
-        stop(engine, disk);
-        outcome
-    })
+        if events.send(Event::Request(id, command)).is_err() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Reads one line into `line`, or an empty line instead of one that is longer than [`MAX_LINE_BYTES`].
@@ -169,14 +202,17 @@ fn hello() -> Hello {
     }
 }
 
-/// Writes replies as they arrive, and telemetry at its interval, until the channel is closed or the output
-/// fails.
+/// Writes replies as they arrive, and telemetry at its interval, until the channel is closed.
+///
+/// # Errors
+///
+/// Fails if the output fails.
 fn write_messages(
     replies: &Receiver<Message>,
     mut telemetry: TelemetrySource,
     interval_ms: &AtomicU64,
     mut output: impl Write,
-) {
+) -> io::Result<()> {
     let mut next = Instant::now() + Duration::from_millis(TELEMETRY_INTERVAL_MS);
     loop {
         let message = match replies.recv_timeout(next.saturating_duration_since(Instant::now())) {
@@ -186,13 +222,11 @@ fn write_messages(
                 next = next_tick(next, Instant::now(), interval);
                 Message::Telemetry(telemetry.next())
             }
-            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
         };
         let mut line = serde_json::to_vec(&message).expect("messages have only string keys");
         line.push(b'\n');
-        if output.write_all(&line).and_then(|()| output.flush()).is_err() {
-            return;
-        }
+        output.write_all(&line).and_then(|()| output.flush())?;
     }
 }
 
@@ -293,8 +327,9 @@ mod tests {
             let meter = engine.meter();
             let reader = ChannelReader(data, Vec::new());
             let mut disk = DiskEngine::new(None);
-            let server =
-                thread::spawn(move || serve(&mut engine, &mut disk, "the test", reader, out).unwrap());
+            let server = thread::spawn(move || {
+                serve(&mut engine, &mut disk, ("the input", reader), ("the output", out)).unwrap();
+            });
             let (input, server) = (Some(input), Some(server));
             let client = Self { input, gate, output, meter, server, telemetry_lines: 0 };
             let hello = client.output.recv().unwrap();

@@ -80,11 +80,11 @@ fn run_init() -> Result<Infallible, Error> {
     let started = Duration::from_nanos(monotonic_ns());
     log(&format!("{} started {:.2} s after boot", env!("CARGO_PKG_VERSION"), started.as_secs_f64()));
     let mut engine = Engine::new(HugePages::ReserveMissing);
-    let source = format!("the port {PORT}");
+    let name = format!("the port {PORT}");
     let mut disk = DiskEngine::new(Some(DISK.into()));
-    control::serve(&mut engine, &mut disk, &source, port, writer)?;
+    control::serve(&mut engine, &mut disk, (&name, port), (&name, writer))?;
     let cause = io::Error::from(io::ErrorKind::UnexpectedEof);
-    Err(Error::system(format!("read requests from {source}"), cause))
+    Err(Error::system(format!("read requests from {name}"), cause))
 }
 
 /// Writes a line to the console, if there is one.

@@ -15,7 +15,7 @@ use crate::{
     workload::{PAGE_BYTES, Rate, Workload},
 };
 use disk::{DiskPlan, DiskRun, DiskStats, DiskSummary};
-use frontend::{Printer, Text, termination_signals};
+use frontend::{Printer, Stdout, Text, termination_signals};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -97,9 +97,8 @@ fn serve_control(cli: &Cli) -> Result<ExitCode, Error> {
     let mut engine = Engine::new(HugePages::Reserved);
     let _target = cli.disk.target()?;
     let mut disk = DiskEngine::new(cli.disk.path.clone());
-    // `Stdout` is line-buffered, so each line is written immediately and as a whole.
-    control::serve(&mut engine, &mut disk, "standard input", io::stdin(), io::stdout())
-        .map(|()| ExitCode::SUCCESS)
+    let (input, output) = (("standard input", io::stdin()), ("standard output", Stdout));
+    control::serve(&mut engine, &mut disk, input, output).map(|()| ExitCode::SUCCESS)
 }
 
 /// A workload in progress, with everything needed to report on it and to stop it.

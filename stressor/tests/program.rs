@@ -475,6 +475,31 @@ fn control_works_from_hello_to_the_end_of_input() {
 }
 
 #[test]
+fn control_ends_when_its_output_fails() {
+    let (reader, closed) = pipe().unwrap();
+    drop(reader);
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let lost = "error: cannot write to standard output: No space left on device (os error 28)\n";
+    for (stdout, code, stderr) in [(Stdio::from(closed), 0, ""), (full.into(), 1, lost)] {
+        let mut command = stressor("--control");
+        // Its input stays open.
+        let mut child = command.stdin(Stdio::piped()).stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
+        let _input = child.stdin.take();
+        assert_eq!(end_of(&mut child).code(), Some(code));
+        assert_eq!(stderr_of(&mut child), stderr);
+    }
+}
+
+#[test]
+fn control_ends_with_its_input_while_nobody_reads_its_output() {
+    let (_reader, writer) = full_pipe();
+    let mut command = stressor("--control");
+    let mut child = command.stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+    assert_eq!(end_of(&mut child).code(), Some(1));
+    assert_eq!(stderr_of(&mut child), UNREAD);
+}
+
+#[test]
 fn control_bounds_the_length_of_a_line_and_the_number_of_threads() {
     let mut session = ControlSession::start();
     let before = status_kb(&session.child, "VmHWM");
