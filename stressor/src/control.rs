@@ -17,6 +17,7 @@ use crate::{
     meter::Reader,
     protocol::{Answer, Command, Hello, Message, Request, TELEMETRY_INTERVAL_MS, Telemetry},
 };
+use frontend::Text;
 use serde::Deserialize;
 use std::{
     fs,
@@ -224,9 +225,10 @@ fn write_messages(
             }
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
         };
-        let mut line = serde_json::to_vec(&message).expect("messages have only string keys");
-        line.push(b'\n');
-        output.write_all(&line).and_then(|()| output.flush())?;
+        let json = serde_json::to_string(&message).expect("messages have only string keys");
+        let mut line = Text::json(&json);
+        line += "\n";
+        output.write_all(line.as_str().as_bytes()).and_then(|()| output.flush())?;
     }
 }
 

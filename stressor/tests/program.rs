@@ -475,6 +475,21 @@ fn control_works_from_hello_to_the_end_of_input() {
 }
 
 #[test]
+fn control_escapes_control_characters_of_a_request_in_its_reply() {
+    let mut session = ControlSession::start();
+    session.input.write_all("{\"id\":1,\"command\":\"\u{9b}2J\u{202e}\"}\n".as_bytes()).unwrap();
+    let reply = loop {
+        let mut line = String::new();
+        session.output.read_line(&mut line).unwrap();
+        if line.contains("invalid request") {
+            break line;
+        }
+    };
+    assert!(reply.contains("\\u009b2J\\u202e"), "{reply:?}");
+    session.close();
+}
+
+#[test]
 fn control_ends_when_its_output_fails() {
     let (reader, closed) = pipe().unwrap();
     drop(reader);

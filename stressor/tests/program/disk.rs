@@ -538,6 +538,30 @@ fn a_full_file_system_is_reported() {
     assert!(output.stderr.starts_with("error: cannot prepare the disk disk: No space left on device"));
 }
 
+/// A disk whose name a terminal would interpret as commands, and whose message is part of the output.
+#[test]
+fn control_characters_of_the_name_of_a_disk_are_shown() {
+    let Some(folder) = Folder::new() else { return };
+    for json in ["", "--json"] {
+        let script = format!(
+            "mount -t tmpfs -o size=512k tmpfs \"$2\"; cd \"$2\"; \
+             \"$1\" --disk \"$(printf 'a\\033[31mb\\177c\\302\\233d\\342\\200\\256e\\nf')\" \
+             --disk-size 1MiB --disk-write unlimited --duration 1s {json}"
+        );
+        let Some(output) = in_namespace(&script, &folder) else { return };
+        assert_eq!(output.code, Some(1));
+        let sent = output.stdout.chars().find(|&c| c.is_control() && c != '\n' || c == '\u{202e}');
+        assert_eq!(sent, None, "{:?}", output.stdout);
+        if json.is_empty() {
+            assert!(output.stdout.contains("disk a␛[31mb␡c\u{fffd}d\u{fffd}e␊f: "), "{}", output.stdout);
+        } else {
+            let summary = json_lines(&output.stdout).pop().unwrap();
+            let error = summary["summary"]["disk"]["first_error"].as_str().unwrap();
+            assert!(error.contains("disk a\x1b[31mb\x7fc\u{9b}d\u{202e}e\nf: "), "JSON keeps it: {error:?}");
+        }
+    }
+}
+
 #[test]
 fn a_block_device_is_used_if_it_may_be_overwritten_and_is_not_mounted() {
     if !geteuid().is_root() {
