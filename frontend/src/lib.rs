@@ -20,10 +20,11 @@ use std::{
 
 mod printer;
 mod signals;
+mod sys;
 mod text;
 
 pub use printer::Printer;
-pub use signals::{is_ignored, termination_signals};
+pub use signals::{is_ignored, survive_size_limits, termination_signals};
 pub use text::{Text, one_line};
 
 /// The time for which a program that must end waits for a stream that takes no output, in milliseconds.

@@ -11,7 +11,7 @@ use nix::{
 use std::{
     fs::File,
     io::{BufRead, BufReader, PipeReader, PipeWriter, Read, Write, pipe},
-    process::{Child, Stdio},
+    process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -429,6 +429,21 @@ fn output_that_cannot_be_written_is_an_error() {
                 "{stderr}"
             );
         }
+    }
+}
+
+#[test]
+fn a_file_that_becomes_too_large_is_an_error() {
+    let folder = TempDir::new().unwrap();
+    for args in ["play --help", "supported"] {
+        let mut command = Command::new("sh");
+        let script = "ulimit -f 0 && exec \"$0\" \"$@\" > out";
+        command.args(["-c", script]).arg(program().get_program()).args(args.split(' '));
+        let output = command.current_dir(folder.path()).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{args}: {stderr}");
+        let error = "error: cannot write to standard output: File too large (os error 27)\n";
+        assert_eq!(stderr, error, "{args}");
     }
 }
 

@@ -1,9 +1,9 @@
 //! The stressor's side of the [protocol](crate::protocol), over any pair of byte streams.
 //!
 //! The calling thread carries out requests, which a second thread reads; a third one writes replies and
-//! telemetry. If the host does not read, only the writer blocks: requests are still carried out, their replies
-//! wait, and the next telemetry line covers the whole time since the previous one. The dirtying threads are
-//! not affected.
+//! telemetry. If the host does not read, only the writer blocks: requests are still carried out, their
+//! replies wait, and the next telemetry line covers the whole time since the previous one. The dirtying
+//! threads are not affected.
 //!
 //! Each line is one `write(2)`. A line that is not a valid request is skipped, or answered with a failure if
 //! its number can be read; in both cases reading continues with the next line.

@@ -11,6 +11,7 @@ fn main() -> ExitCode {
     if process::id() == 1 {
         init::run();
     }
+    frontend::survive_size_limits();
     let matches = cli::command().version(units::version!()).try_get_matches();
     match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => program::run(cli),

@@ -379,6 +379,21 @@ fn help_that_cannot_be_written_is_an_error() {
     }
 }
 
+#[test]
+fn a_file_that_becomes_too_large_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    for args in ["--help", "--rate 1MB/s --working-set 1MiB --duration 1ms"] {
+        let mut command = Command::new("sh");
+        let script = "ulimit -f 0 && exec \"$0\" \"$@\" > out";
+        command.args(["-c", script, env!("CARGO_BIN_EXE_stressor")]).args(args.split(' '));
+        let output = command.current_dir(folder.path()).output().unwrap();
+        let output = capture(&command, output);
+        assert_eq!(output.code, Some(1), "{args}");
+        let error = "error: cannot write to standard output: File too large (os error 27)\n";
+        assert!(output.stderr.ends_with(error), "{args}");
+    }
+}
+
 /// A running `stressor --control`, controlled over its standard input and output.
 struct ControlSession {
     child: Child,

@@ -58,6 +58,7 @@ impl From<String> for TaskError {
 }
 
 fn main() -> ExitCode {
+    frontend::survive_size_limits();
     let done = match Arguments::parse().task {
         Task::Run(arguments) => run::run(&arguments),
         Task::Test(arguments) => test::test(&arguments),

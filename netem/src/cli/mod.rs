@@ -218,6 +218,7 @@ pub fn command() -> clap::Command {
 /// Runs the program under this version, with the arguments of this process: executes the subcommand and
 /// prints its output or error. Returns the exit code.
 pub async fn main(version: &'static str) -> ExitCode {
+    frontend::survive_size_limits();
     let matches = command().version(version).try_get_matches();
     let written = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Err(message) => frontend::parser(&message),

@@ -304,6 +304,7 @@ pub fn command() -> clap::Command {
 
 /// Runs the program under this version, and returns its exit code.
 pub fn main(version: &'static str) -> ExitCode {
+    frontend::survive_size_limits();
     let color = Color::among(std::env::args_os());
     let matches = command().version(version).color(color.for_clap()).try_get_matches();
     let result = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {

@@ -2,11 +2,11 @@
 
 use super::matrix_bad_inputs::TRACES;
 use crate::common::{golden, mock, path_with, plan, real::skipped, write_script};
-use nix::{sys::signal::Signal, unistd::geteuid};
+use nix::unistd::geteuid;
 use serde_json::Value;
 use std::{
     fs,
-    os::unix::{fs::chown, process::ExitStatusExt},
+    os::unix::fs::chown,
     path::{Path, PathBuf},
     process::{Command, Output},
 };
@@ -306,17 +306,17 @@ fn a_folder_with_files_is_not_written_to_and_an_empty_one_is_taken() {
     }
 }
 
-/// The kernel kills the program in the middle of writing the matrix, at a limit of one block. What has been
-/// written is a valid matrix, but a different one.
+/// A kill in the middle of writing the matrix leaves the first part of it, which is a valid matrix, but a
+/// different one.
 #[test]
 fn a_run_killed_while_it_makes_its_folder_leaves_one_that_a_new_run_takes() {
     let text = format!("name: n\n#{}\naxes: {{ stress.rate: [1MB/s, 2MB/s] }}\n", "x".repeat(4096));
     let sandbox = Sandbox::with_matrix(&text);
     let args = ["run", "matrix.yaml", "--out", "run"];
-    let mut limited = Command::new("sh");
-    limited.args(["-c", r#"ulimit -c 0 && ulimit -f 1 && exec "$0" "$@""#, env!("CARGO_BIN_EXE_testbed")]);
-    let status = limited.args(args).current_dir(sandbox.path("")).status().unwrap();
-    assert_eq!(status.signal(), Some(Signal::SIGXFSZ as i32), "{status}");
+    fs::create_dir(sandbox.path("run")).unwrap();
+    for (name, content) in [(store::CELLS, ""), (store::SELECTION, "{}"), ("matrix.part", &text[..512])] {
+        fs::write(sandbox.path("run").join(name), content).unwrap();
+    }
 
     let message = "error: run is not a results folder: it has no matrix.yaml";
     sandbox.testbed(&["report", "run"]).exits(2).says(message);
@@ -324,6 +324,25 @@ fn a_run_killed_while_it_makes_its_folder_leaves_one_that_a_new_run_takes() {
     // Without a stressor, this run fails after it has taken the folder, and empties it.
     sandbox.testbed(&args).exits(3).says("error: cannot read the stressor absent-stressor: ");
     assert_eq!(fs::read_dir(sandbox.path("run")).unwrap().count(), 0);
+}
+
+/// A limit of one block on the size of files.
+#[test]
+fn a_file_that_becomes_too_large_is_an_error() {
+    let text = format!("name: n\n#{}\n", "x".repeat(4096));
+    let sandbox = Sandbox::with_matrix(&text);
+    let limited = |args: &[&str]| {
+        let script = r#"ulimit -f 1 && exec "$0" "$@" > out"#;
+        let mut command = Command::new("sh");
+        command.args(["-c", script, env!("CARGO_BIN_EXE_testbed")]).args(args);
+        let output = command.current_dir(sandbox.path("")).output().unwrap();
+        Finished { command: format!("{command:?}"), output }
+    };
+    limited(&["schema"]).exits(3).says("error: cannot write to standard output: File too large");
+    limited(&["--help"]).exits(3).says("error: cannot write to standard output: File too large");
+    let run = limited(&["run", "matrix.yaml", "--out", "run"]);
+    run.exits(2).says("error: cannot write run/matrix.yaml: File too large");
+    assert!(!sandbox.path("run").exists());
 }
 
 /// A disk that is full when the run ends: the results are shown, and the summary is missing.

@@ -5,10 +5,7 @@
 
 use super::{BLOCK_BYTES, DiskError, DiskLoad, fill_block};
 use crate::workload::pages_for;
-use nix::{
-    fcntl::{FallocateFlags, fallocate},
-    sys::signal::{SigSet, Signal},
-};
+use nix::fcntl::{FallocateFlags, fallocate};
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Seek, SeekFrom},
@@ -111,8 +108,6 @@ impl Target {
         if self.is_device && self.size != load.size {
             return Err(DiskError::Size { path: self.path, stated: load.size, found: self.size });
         }
-        // The signal of a file size limit (`ulimit -f`) would end the program; an error does not.
-        let _ = SigSet::from(Signal::SIGXFSZ).thread_block();
         let path = self.path.clone();
         let (file, is_new) = match self.file {
             Some(file) => (file, false),
