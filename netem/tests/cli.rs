@@ -394,6 +394,27 @@ async fn play_keeps_its_timing_and_ends_while_nobody_reads_its_output() {
 }
 
 #[tokio::test]
+async fn an_output_that_fails_does_not_end_the_trace() {
+    let Some(pair) = pair().await else { return };
+    let (_folder, path) = trace("0s 40mbit\n100ms 12mbit\n1s end\n");
+    let (reader, closed) = pipe().unwrap();
+    drop(reader);
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let lost = "cannot write to standard output: No space left on device (os error 28)";
+    let told = format!("note: {lost}; the rest is not shown\nerror: {lost}\n");
+    for (stdout, code, stderr) in [(Stdio::from(closed), 0, ""), (full.into(), 1, told.as_str())] {
+        let mut command = program();
+        command.args(["play", "near", &path]).stdout(stdout).stderr(Stdio::piped());
+        let started = Instant::now();
+        let mut playing = Playing(pair.near_namespace.run(|| command.spawn()).unwrap());
+        assert_eq!(playing.end(), Some(code));
+        assert!(started.elapsed() >= Duration::from_secs(1), "it ended early");
+        assert_eq!(playing.stderr(), stderr);
+        assert_eq!(pair.near.profile("near").await.unwrap(), None);
+    }
+}
+
+#[tokio::test]
 async fn play_restores_a_queue_that_only_counts() {
     let Some(pair) = pair().await else { return };
     let (_folder, path) = trace("0s 40mbit\n5ms end\n");

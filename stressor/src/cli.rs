@@ -17,6 +17,9 @@ use units::{Bytes, Span};
 ///
 /// With --disk, it does the same with a file or a block device, in blocks of 4 KiB and with direct I/O. It
 /// checks each block that it reads, and the whole disk at the end. The file stays.
+///
+/// The load goes on while nobody reads the output, and after the output has failed or its reader has closed
+/// the pipe. Output that cannot be written is an error at the end; a closed pipe is none.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "stressor", version, max_term_width = 100, after_help = AFTER_HELP)]
 #[command(arg_required_else_help = true)]

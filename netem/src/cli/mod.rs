@@ -125,6 +125,9 @@ enum Command {
     ///
     /// The trace sets the rate; the other options are those of `apply`. SIGINT, SIGTERM, SIGHUP and
     /// SIGQUIT end the trace early. With --json, prints one object per line.
+    ///
+    /// The trace goes on while nobody reads the output, and after the output has failed or its reader has
+    /// closed the pipe. Output that cannot be written is an error at the end; a closed pipe is none.
     #[command(after_help = PLAY_HELP)]
     Play(PlayArgs),
     /// Remove everything that was applied to an interface.
