@@ -16,9 +16,12 @@ impl Text {
     pub fn json(json: &str) -> Self {
         let mut text = String::with_capacity(json.len());
         for c in json.chars() {
-            match symbol(c) {
-                Some(_) => write!(text, "\\u{:04x}", u32::from(c)).expect("writing to a string"),
-                None => text.push(c),
+            if symbol(c).is_none() {
+                text.push(c);
+                continue;
+            }
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                write!(text, "\\u{unit:04x}").expect("writing to a string");
             }
         }
         Self(text)
@@ -89,18 +92,23 @@ pub fn one_line(text: &str) -> String {
 /// nothing for other characters, line ends and tabs.
 ///
 /// Characters that change the direction of writing count as control characters, because they make a line
-/// look like another one (CVE-2021-42574), and so do the line ends of Unicode.
+/// look like another one (CVE-2021-42574), and so do the line ends of Unicode and characters that nobody
+/// sees. One of these joins others to a single picture, as in many emoji, whose parts are shown instead.
 fn symbol(c: char) -> Option<char> {
     match c {
         '\n' | '\t' => None,
         '\0'..='\x1f' => char::from_u32(0x2400 + u32::from(c)),
         '\x7f' => Some('␡'),
         '\u{80}'..='\u{9f}'
+        | '\u{ad}'
         | '\u{61c}'
-        | '\u{200e}'
-        | '\u{200f}'
+        | '\u{180e}'
+        | '\u{200b}'..='\u{200f}'
         | '\u{2028}'..='\u{202e}'
-        | '\u{2066}'..='\u{2069}' => Some(char::REPLACEMENT_CHARACTER),
+        | '\u{2060}'..='\u{2064}'
+        | '\u{2066}'..='\u{2069}'
+        | '\u{feff}'
+        | '\u{e0000}'..='\u{e007f}' => Some(char::REPLACEMENT_CHARACTER),
         _ => None,
     }
 }
@@ -114,6 +122,19 @@ mod tests {
         let text = Text::from("a\x1b[31mb\x07\r\nc\td\x7f\u{9b}2J\u{202e}é…");
         assert_eq!(text.as_str(), "a␛[31mb␇␍\nc\td␡\u{fffd}2J\u{fffd}é…");
         assert_eq!(one_line("a\nb: holds\x1bc"), "a␊b: holds␛c");
+    }
+
+    #[test]
+    fn characters_that_nobody_sees_are_shown() {
+        for c in "\u{ad}\u{180e}\u{200b}\u{200d}\u{2060}\u{2064}\u{feff}\u{e0001}\u{e007f}".chars() {
+            assert_eq!(one_line(&format!("ro{c}ot")), "ro\u{fffd}ot", "{c:?}");
+            let json = format!("\"ro{c}ot\"");
+            let escaped = Text::json(&json);
+            assert!(escaped.as_str().is_ascii(), "{escaped}");
+            assert_eq!(serde_json::from_str::<String>(escaped.as_str()).unwrap(), format!("ro{c}ot"));
+        }
+        let family = "👩\u{200d}👧 ❤\u{fe0f}";
+        assert_eq!(Text::from(family).as_str(), "👩\u{fffd}👧 ❤\u{fe0f}");
     }
 
     #[test]
