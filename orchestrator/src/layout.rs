@@ -19,6 +19,8 @@ pub struct Screen {
     pub width: Option<usize>,
     /// Whether only ASCII characters can be used for drawing.
     pub is_ascii: bool,
+    /// Whether words that matter are colored.
+    pub is_colored: bool,
 }
 
 /// Wraps a text at its spaces into lines of at most `width` characters. Text between backticks stays on one

@@ -17,7 +17,7 @@ use clap::{
     Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
     builder::{PossibleValue, StringValueParser, TypedValueParser},
 };
-use frontend::Text;
+use frontend::{Text, one_line};
 use serde::Serialize;
 use std::{
     ffi::OsStr,
@@ -374,41 +374,16 @@ fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     print(Text::json(&(serde_json::to_string_pretty(value).map_err(Failure::lab)? + "\n")))
 }
 
-/// Colors the verdict words in a table: red for an expectation that does not hold, green for one that holds.
-fn paint_verdicts(text: &str) -> Text {
-    let mut painted = Text::default();
-    for line in text.lines() {
-        let verdict = [("DOES NOT HOLD", "1;31"), ("holds", "32")].into_iter().find_map(|(word, color)| {
-            let rest = line.strip_suffix(word).filter(|rest| rest.ends_with(": "))?;
-            Some((rest, Text::from(word).painted(color)))
-        });
-        match verdict {
-            Some((rest, word)) => {
-                painted += rest;
-                painted += word;
-            }
-            None => painted += line,
-        }
-        painted += "\n";
-    }
-    painted
-}
-
 /// Returns the failure to make a report: there is nothing to show in its format, or its text cannot be made.
 fn report_failure(error: io::Error) -> Failure {
     if error.kind() == io::ErrorKind::InvalidInput { Failure::input(error) } else { Failure::lab(error) }
 }
 
 /// Prints a report, and its notes to standard error.
-fn show(format: FormatName, report: &RenderedReport) -> Result<(), Failure> {
-    let text = match format {
-        FormatName::Table if terminal::colored(&io::stdout()) => paint_verdicts(&report.text),
-        FormatName::Json => Text::json(&report.text),
-        _ => report.text.as_str().into(),
-    };
-    print(text)?;
-    for line in report.notes.iter().flat_map(|note| note.lines()) {
-        frontend::tell(format!("note: {line}"));
+fn show(report: RenderedReport) -> Result<(), Failure> {
+    print(report.text)?;
+    for note in report.notes {
+        frontend::tell(format!("note: {}", one_line(&note)));
     }
     Ok(())
 }

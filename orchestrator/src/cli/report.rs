@@ -58,7 +58,7 @@ pub(super) fn report(args: &ReportArgs) -> Result<u8, Failure> {
     let folders: Result<Vec<Folder>, _> = args.runs.iter().map(|run| Folder::read(run)).collect();
     let runs = parts::gather(folders.map_err(Failure::input)?, environment::backend);
     let renderer = args.figure.map_or_else(|| format.format(terminal::screen()), report::svg);
-    show(format, &renderer.stored(&runs).map_err(report_failure)?)?;
+    show(renderer.stored(&runs).map_err(report_failure)?)?;
     // The worst code of all runs: 3 takes precedence over 1, and 1 over 0.
     Ok(runs.iter().map(|run| run.verdict.exit_code()).max().unwrap_or(0))
 }

@@ -26,6 +26,7 @@ use crate::{
     watch::{DEFAULT_ADDRESS, Server},
 };
 use clap::Args;
+use frontend::one_line;
 use std::path::{Path, PathBuf};
 
 pub(super) const AFTER_HELP: &str = "Examples:
@@ -160,8 +161,8 @@ fn conclude(
     };
     let screen = terminal::screen();
     let page = FormatName::Html.format(screen).finished(&run).map_err(Failure::lab)?.text;
-    let written = summarized.and_then(|()| store.write_report(&page));
-    let shown = show(format, &format.format(screen).finished(&run).map_err(Failure::lab)?);
+    let written = summarized.and_then(|()| store.write_report(page.as_str()));
+    let shown = show(format.format(screen).finished(&run).map_err(Failure::lab)?);
     let folder = shell_word(&store.folder().display().to_string());
     match ended {
         Ok(RunOutcome::Complete) => {
@@ -230,11 +231,11 @@ fn refuse_changes(old: &Plan, new: &str, name: &str) -> Result<(), Failure> {
     if changes.is_empty() {
         return Ok(());
     }
-    let lines: Vec<String> = changes.invalidating.into_iter().chain(changes.harmless).collect();
+    let lines = changes.invalidating.iter().chain(&changes.harmless).map(|line| one_line(line));
     Err(Failure::input(format!(
         "{name} differs from the matrix of this run; leave it out to continue with the original, \
          or start a new run:\n    {}",
-        lines.join("\n    "),
+        lines.collect::<Vec<_>>().join("\n    "),
     )))
 }
 

@@ -86,7 +86,7 @@ pub(super) fn colored(stream: &impl IsTerminal) -> bool {
 /// Returns the screen to which standard output goes.
 pub(super) fn screen() -> Screen {
     let variable = |name: &str| std::env::var(name).ok();
-    Screen { width: width(), is_ascii: is_ascii(variable) }
+    Screen { width: width(), is_ascii: is_ascii(variable), is_colored: colored(&io::stdout()) }
 }
 
 /// Returns whether output is limited to ASCII, given the environment: on a terminal without any capabilities,

@@ -6,10 +6,13 @@ use super::{
     observe::{Interface, Observation},
     processes::{self, LabState, NodeProcess, ObservedNode, display_order},
 };
-use crate::lab::{
-    Error,
-    hosts::ssh::{SshHosts, Upload},
-    topology::EMULATED,
+use crate::{
+    lab::{
+        Error,
+        hosts::ssh::{SshHosts, Upload},
+        topology::EMULATED,
+    },
+    layout::hanging,
 };
 use frontend::one_line;
 use nix::unistd::geteuid;
@@ -152,10 +155,11 @@ impl fmt::Display for HostStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { node, host, seen, problem } = self;
         if let Some(problem) = problem {
-            writeln!(f, "{node:<10} {host} does not answer: {problem}")?;
+            writeln!(f, "{node:<10} {host} does not answer: {}", hanging(problem))?;
         }
         let Some(Observation { facts, interfaces, .. }) = seen else { return Ok(()) };
-        let qemu = facts.qemu.as_ref().map_or("no QEMU".into(), |version| format!("QEMU {version}"));
+        let qemu =
+            facts.qemu.as_ref().map_or("no QEMU".into(), |version| format!("QEMU {}", one_line(version)));
         let [free, all] = [facts.available_memory_bytes, facts.memory_bytes]
             .map(|bytes| Bytes::new(bytes).rounded_binary());
         let free =
@@ -163,9 +167,9 @@ impl fmt::Display for HostStatus {
         writeln!(
             f,
             "{node:<10} {host} answers: {}, {}, {free}, Linux {}, {qemu}",
-            facts.cpu_model,
+            one_line(&facts.cpu_model),
             counted(facts.cpus, "CPU"),
-            facts.kernel
+            one_line(&facts.kernel)
         )?;
         let interfaces: Vec<String> = interfaces.iter().map(brief).collect();
         writeln!(f, "{:<10} interfaces: {}", "", interfaces.join("; "))
@@ -178,6 +182,7 @@ fn brief(Interface { name, up, addresses, .. }: &Interface) -> String {
     [name.as_str(), &addresses.join(" "), state]
         .into_iter()
         .filter(|word| !word.is_empty())
+        .map(one_line)
         .collect::<Vec<_>>()
         .join(" ")
 }
@@ -195,10 +200,10 @@ impl fmt::Display for RunStatus {
         // Nodes on other hosts belong to root there.
         let own = |process: &NodeProcess| if process.remote { 0 } else { geteuid().as_raw() };
         let is_foreign = self.nodes.iter().any(|node| node.process.uid != own(&node.process));
-        let user = if is_foreign { format!(" of user {}", self.user) } else { String::new() };
-        writeln!(f, "run {}{user}{command}, started {age:.0} s ago{state}", self.run)?;
+        let user = if is_foreign { format!(" of user {}", one_line(&self.user)) } else { String::new() };
+        writeln!(f, "run {}{user}{command}, started {age:.0} s ago{state}", one_line(&self.run))?;
         for ObservedNode { process, interfaces, qemus, problem } in &self.nodes {
-            writeln!(f, "  {}, process {}", process.name, process.pid)?;
+            writeln!(f, "  {}, process {}", one_line(&process.name), process.pid)?;
             for interface in interfaces {
                 let how = match interface.name.as_str() {
                     EMULATED => ", shaped by the emulator in compute1",

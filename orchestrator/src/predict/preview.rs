@@ -9,6 +9,7 @@ use crate::{
     outcome::Outcome,
     predict::precopy::{self, Prediction},
 };
+use frontend::one_line;
 use indexmap::IndexMap;
 use serde::{Serialize, Serializer};
 use std::fmt::Write as _;
@@ -145,9 +146,11 @@ impl Preview {
         });
         let rows = self.cells.iter().map(|cell| {
             let mut row: Vec<String> = if axes.is_empty() {
-                vec![cell.id.clone()]
+                vec![one_line(&cell.id)]
             } else {
-                axes.iter().map(|path| cell.axes.get(*path).cloned().unwrap_or_default()).collect()
+                axes.iter()
+                    .map(|path| cell.axes.get(*path).map_or_else(String::new, |value| one_line(value)))
+                    .collect()
             };
             match (&cell.skipped, &cell.predicted) {
                 (Some(_), _) => {

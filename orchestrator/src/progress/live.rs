@@ -92,7 +92,7 @@ impl Live {
         let line = outcome_line(record);
         self.print(if self.color { painted(record.outcome, &line) } else { line.into() });
         for disagreement in &record.measured.disagreements {
-            self.print(format!("  note: {disagreement}"));
+            self.print(format!("  note: {}", one_line(disagreement)));
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     outcome::Outcome,
     results::record::{Phase, Record},
 };
-use frontend::Text;
+use frontend::{Text, one_line};
 use std::time::Instant;
 use units::Bytes;
 
@@ -17,7 +17,7 @@ pub mod plain;
 fn outcome_line(record: &Record) -> String {
     let measured = &record.measured;
     let parts = [
-        Some(format!("{} #{}: {}", record.cell, record.attempt, record.outcome)),
+        Some(format!("{} #{}: {}", one_line(&record.cell), record.attempt, record.outcome)),
         measured.total_time_ms.map(|ms| format!(" in {:.1} s", ms / 1e3)),
         measured.downtime_ms.in_words().map(|downtime| format!(", downtime {downtime}")),
         measured.transferred.qemu_bytes.map(|bytes| format!(", {}", Bytes::new(bytes).rounded())),

@@ -5,7 +5,7 @@ use crate::{
     event::{Event, Sink},
     layout::about,
 };
-use frontend::Text;
+use frontend::{Text, one_line};
 use std::{sync::Mutex, time::Instant};
 
 /// A sink that writes lines to standard error.
@@ -29,6 +29,7 @@ impl Plain {
         match event {
             Event::Message(text) => lines.push((*text).into()),
             Event::AttemptStarted { number, total, name, left } => {
+                let name = one_line(name);
                 lines.push(format!("[{number}/{total}] {name} … (about {} left)", about(*left)).into());
             }
             Event::AttemptEnded(record) => {
@@ -36,7 +37,7 @@ impl Plain {
                 let line = if self.color { painted(record.outcome, &line) } else { line.into() };
                 lines.push([Text::from("        "), line].into_iter().collect());
                 for disagreement in &record.measured.disagreements {
-                    lines.push(format!("        note: {disagreement}").into());
+                    lines.push(format!("        note: {}", one_line(disagreement)).into());
                 }
             }
             Event::PhaseEntered(_) | Event::Sampled(_) | Event::RunEnded => {}

@@ -2,6 +2,7 @@
 //! differs between its parts.
 
 use crate::results::parts::{Composition, DuplicateAttempt};
+use frontend::one_line;
 use std::{collections::HashMap, path::Path};
 use units::counted;
 
@@ -11,6 +12,11 @@ const NAMED: usize = 3;
 /// Returns the notes, one line each. A complete run in one folder has no notes. A line that belongs to the
 /// previous line is indented.
 pub(super) fn sentences(composition: &Composition) -> Vec<String> {
+    // Paths, cells and environments are texts from elsewhere.
+    texts(composition).iter().map(|text| one_line(text)).collect()
+}
+
+fn texts(composition: &Composition) -> Vec<String> {
     let mut lines = Vec::new();
     let named = composition.parts.iter().filter_map(|part| {
         let shard = part.shard?;

@@ -23,7 +23,7 @@ pub(super) struct Csv;
 impl Format for Csv {
     fn finished(&self, run: &FinishedRun<'_>) -> io::Result<RenderedReport> {
         let notes = vec![format!("results: {}", run.folder.display())];
-        Ok(RenderedReport { text: summary(run.records)?, notes })
+        Ok(RenderedReport { text: summary(run.records)?.into(), notes })
     }
 
     fn stored(&self, runs: &[Run]) -> io::Result<RenderedReport> {
@@ -94,7 +94,7 @@ fn shortest(number: &serde_json::Number) -> Option<String> {
 /// the figure was not measured. If folders are given with the records, they are the first column.
 pub(super) fn rows<'a>(
     records: impl Iterator<Item = (Option<&'a Path>, &'a Record)> + Clone,
-) -> io::Result<String> {
+) -> io::Result<Text> {
     let axes = AxisColumn::of(&records.clone().map(|(_, record)| record));
     let mut writer = csv::Writer::from_writer(Vec::new());
     let folder = records.clone().find_map(|(folder, _)| folder).map(|_| "results");
@@ -124,7 +124,7 @@ pub(super) fn rows<'a>(
     let bytes = writer.into_inner().map_err(csv::IntoInnerError::into_error)?;
     // The output is also a file, and any program may show it.
     let text = String::from_utf8(bytes).map_err(io::Error::other)?;
-    Ok(Text::from(text).to_string())
+    Ok(text.into())
 }
 
 #[cfg(test)]

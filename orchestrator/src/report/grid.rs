@@ -13,6 +13,7 @@ use crate::{
         record::Record,
     },
 };
+use frontend::one_line;
 
 /// The text of a table, without its layout.
 pub(super) struct Grid {
@@ -51,7 +52,9 @@ impl Grid {
         let names = axes.iter().map(ToString::to_string).chain(["outcome".to_string()]);
         let rows = plan.cells.iter().zip(&attempts).zip(&shown).map(|((cell, attempts), shown)| {
             let row = plan.reference.as_ref().and_then(|r| r.row_for(&cell.settings));
-            let values = axes.iter().map(|axis| cell.axes.get(*axis).cloned().unwrap_or_default());
+            let values = axes
+                .iter()
+                .map(|axis| cell.axes.get(*axis).map_or_else(String::new, |value| one_line(value)));
             let measured = figures.iter().map(|(figure, column)| spread(shown, figure, column));
             let beside = published.iter().flat_map(|(figure, subject, column)| {
                 let value = row.and_then(|row| row.figure(*subject));

@@ -9,6 +9,7 @@ use crate::{
         verdict::RunVerdict,
     },
 };
+use frontend::Text;
 use serde::Serialize;
 use std::{io, path::Path};
 
@@ -25,7 +26,7 @@ impl Format for Json {
             verdict: run.verdict,
             composition: None,
         };
-        Ok((serde_json::to_string_pretty(&report)? + "\n").into())
+        Ok(rendered(&(serde_json::to_string_pretty(&report)? + "\n")))
     }
 
     fn stored(&self, runs: &[Run]) -> io::Result<RenderedReport> {
@@ -34,8 +35,12 @@ impl Format for Json {
             text += &line(run)?;
             text.push('\n');
         }
-        Ok(text.into())
+        Ok(rendered(&text))
     }
+}
+
+fn rendered(json: &str) -> RenderedReport {
+    RenderedReport { text: Text::json(json), notes: Vec::new() }
 }
 
 /// A run as a JSON object.

@@ -23,13 +23,13 @@ impl Format for Junit {
     fn finished(&self, run: &FinishedRun<'_>) -> io::Result<RenderedReport> {
         let suite = suite(&run.plan.name, run.records, run.verdict);
         let notes = vec![format!("results: {}", run.folder.display())];
-        Ok(RenderedReport { text: xml([suite])?, notes })
+        Ok(RenderedReport { text: xml([suite])?.into(), notes })
     }
 
     fn stored(&self, runs: &[Run]) -> io::Result<RenderedReport> {
         let suites = runs.iter().map(|run| suite(&run.title(), &run.records, &run.verdict));
         let notes = runs.iter().flat_map(|run| composition::sentences(&run.composition)).collect();
-        Ok(RenderedReport { text: xml(suites)?, notes })
+        Ok(RenderedReport { text: xml(suites)?.into(), notes })
     }
 }
 

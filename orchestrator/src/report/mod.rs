@@ -11,6 +11,7 @@ use crate::{
     matrix::Plan,
     results::{parts::Run, record::Record, verdict::RunVerdict},
 };
+use frontend::Text;
 use std::{io, path::Path};
 
 mod composition;
@@ -49,14 +50,14 @@ pub struct FinishedRun<'a> {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RenderedReport {
     /// The report, for standard output.
-    pub text: String,
+    pub text: Text,
     /// Notes that the format has no place for, one line each, for standard error.
     pub notes: Vec<String>,
 }
 
 impl From<String> for RenderedReport {
     fn from(text: String) -> Self {
-        Self { text, notes: Vec::new() }
+        Self { text: text.into(), notes: Vec::new() }
     }
 }
 
@@ -129,7 +130,7 @@ pub fn svg(figure: FigureName) -> Box<dyn Format> {
 
 /// Returns the summary of a run's records, as written to `summary.csv` in the results folder.
 pub fn summary(records: &[Record]) -> io::Result<String> {
-    csv::rows(records.iter().map(|record| (None, record)))
+    csv::rows(records.iter().map(|record| (None, record))).map(|text| text.to_string())
 }
 
 /// Returns the results folder of the record with this index in a stored run.

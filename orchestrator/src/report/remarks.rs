@@ -2,6 +2,7 @@
 //! disagree.
 
 use crate::{outcome::Outcome, results::record::Record};
+use frontend::one_line;
 
 /// The mark of a row with an attempt whose measurements disagree.
 pub(super) const MARK: &str = " *";
@@ -9,14 +10,14 @@ pub(super) const MARK: &str = " *";
 /// Returns one sentence for each remark, in the order of the records.
 pub(super) fn remarks(records: &[Record]) -> Vec<String> {
     let of_record = |record: &Record| {
-        let name = format!("{} #{}", record.cell, record.attempt);
+        let name = format!("{} #{}", one_line(&record.cell), record.attempt);
         let has_reason = matches!(
             record.outcome,
             Outcome::Failed | Outcome::GuestLost | Outcome::Corrupted | Outcome::Skipped
         );
         let reason = record.reason.as_ref().filter(|_| has_reason);
         let reason = reason.map(|reason| format!("{name}: {}: {reason}", record.outcome));
-        let notes = record.measured.disagreements.iter().map(|note| format!("* {name}: {note}"));
+        let notes = record.measured.disagreements.iter().map(|note| format!("* {name}: {}", one_line(note)));
         reason.into_iter().chain(notes).collect::<Vec<_>>()
     };
     records.iter().flat_map(of_record).collect()

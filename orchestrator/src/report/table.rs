@@ -5,9 +5,14 @@ use super::{FinishedRun, Format, RenderedReport, composition, grid::Grid, plot, 
 use crate::{
     layout::{self, Column, Content, Screen, hanging},
     matrix::Plan,
-    results::{parts::Run, record::Record, threshold, verdict::RunVerdict},
+    results::{
+        parts::Run,
+        record::Record,
+        threshold,
+        verdict::{ExpectationVerdict, RunVerdict},
+    },
 };
-use frontend::one_line;
+use frontend::{Text, one_line};
 use std::{fmt::Write as _, io};
 
 /// The format `table`.
@@ -18,55 +23,78 @@ pub(super) struct Table {
 
 impl Format for Table {
     fn finished(&self, run: &FinishedRun<'_>) -> io::Result<RenderedReport> {
-        let table = render(run.plan, run.records, run.verdict, self.screen);
-        Ok(format!("{table}\nresults: {}\n", run.folder.display()).into())
+        let mut text = render(run.plan, run.records, run.verdict, self.screen);
+        text += format!("\nresults: {}\n", one_line(&run.folder.display().to_string()));
+        Ok(RenderedReport { text, notes: Vec::new() })
     }
 
     fn stored(&self, runs: &[Run]) -> io::Result<RenderedReport> {
-        let mut text = String::new();
+        let mut text = Text::default();
         for (i, run) in runs.iter().enumerate() {
             if runs.len() > 1 {
-                let _ = write!(text, "{}{}\n\n", if i > 0 { "\n" } else { "" }, one_line(&run.title()));
+                text += format!("{}{}\n\n", if i > 0 { "\n" } else { "" }, one_line(&run.title()));
             }
-            text += &render(&run.plan, &run.records, &run.verdict, self.screen);
+            text += render(&run.plan, &run.records, &run.verdict, self.screen);
             let notes = composition::sentences(&run.composition);
             if !notes.is_empty() {
-                text += &layout::fold(&format!("\n{}\n", notes.join("\n")), self.screen.width);
+                text += layout::fold(&format!("\n{}\n", notes.join("\n")), self.screen.width);
             }
         }
-        Ok(text.into())
+        Ok(RenderedReport { text, notes: Vec::new() })
     }
 }
 
-fn render(plan: &Plan, records: &[Record], verdict: &RunVerdict, screen: Screen) -> String {
-    let mut text = String::new();
+fn render(plan: &Plan, records: &[Record], verdict: &RunVerdict, screen: Screen) -> Text {
+    let mut above = String::new();
     if let Some(reference) = &plan.reference {
-        let _ = writeln!(text, "published: {}", hanging(&reference.source));
+        let _ = writeln!(above, "published: {}", hanging(&reference.source));
     }
     let remarks = remarks::remarks(records);
     if !remarks.is_empty() {
-        text.push('\n');
+        above.push('\n');
     }
     for remark in remarks {
-        let _ = writeln!(text, "{}", hanging(&remark));
+        let _ = writeln!(above, "{}", hanging(&remark));
     }
     for sentence in &verdict.threshold {
-        let _ = write!(text, "\n{sentence}\n");
+        let _ = write!(above, "\n{}\n", one_line(sentence));
     }
-    let above = draw(Grid::new(plan, records), screen.width) + &layout::fold(&text, screen.width);
-    let mut text = String::new();
+    let mut text = Text::from(draw(Grid::new(plan, records), screen.width));
+    text += layout::fold(&above, screen.width);
+    let plot = plot::draw(&threshold::groups(plan, records), screen);
+    if !plot.is_empty() {
+        text += format!("\n{plot}");
+    }
     if !verdict.expectations.is_empty() {
-        text.push('\n');
+        text += "\n";
     }
     for expectation in &verdict.expectations {
-        let _ = writeln!(text, "expected {}: {}", one_line(&expectation.expectation), expectation.words());
+        text += expected(expectation, screen);
         for sentence in expectation.violations.iter().chain(&expectation.undecided) {
-            let _ = writeln!(text, "    {}", one_line(sentence));
+            text += layout::fold(&format!("    {}\n", one_line(sentence)), screen.width);
         }
     }
-    let plot = plot::draw(&threshold::groups(plan, records), screen);
-    let plot = if plot.is_empty() { plot } else { format!("\n{plot}") };
-    above + &plot + &layout::fold(&text, screen.width)
+    text
+}
+
+/// Returns the line with the verdict on an expectation: red if it does not hold, green if it holds.
+fn expected(verdict: &ExpectationVerdict, screen: Screen) -> Text {
+    let words = verdict.words();
+    let line = format!("expected {}: {words}\n", one_line(&verdict.expectation));
+    let line = layout::fold(&line, screen.width);
+    let color = match words.as_str() {
+        "DOES NOT HOLD" => Some("1;31"),
+        "holds" => Some("32"),
+        _ => None,
+    };
+    // Words that were folded are not colored.
+    let before = line.strip_suffix(&format!("{words}\n"));
+    match before.zip(color.filter(|_| screen.is_colored)) {
+        Some((before, color)) => {
+            [before.into(), Text::from(words).painted(color), "\n".into()].into_iter().collect()
+        }
+        None => line.into(),
+    }
 }
 
 fn draw(grid: Grid, width: Option<usize>) -> String {
@@ -101,6 +129,7 @@ mod tests {
         };
         let records: Vec<Record> = attempts.iter().map(record).collect();
         render(&plan, &records, &evaluate(&plan, &records), Screen::default())
+            .as_str()
             .lines()
             .map(ToString::to_string)
             .collect()

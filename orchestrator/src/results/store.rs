@@ -14,6 +14,7 @@ use crate::{
     bounded::{self, FILE_BYTES},
     matrix::{TraceTexts, selection::Selection},
 };
+use frontend::one_line;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     collections::HashSet,
@@ -64,7 +65,7 @@ pub enum Error {
     #[error("another run is writing to {0}")]
     InUse(PathBuf),
     /// A line of the records or samples is invalid.
-    #[error("{path}, line {line}: {reason}")]
+    #[error("{path}, line {line}: {}", one_line(reason))]
     BadRecord {
         /// The path of the file.
         path: PathBuf,
@@ -74,7 +75,7 @@ pub enum Error {
         reason: String,
     },
     /// A file operation failed.
-    #[error("cannot {what} {path}: {source}")]
+    #[error("cannot {what} {path}: {}", one_line(&source.to_string()))]
     Io {
         /// The operation, as a verb phrase before the path.
         what: &'static str,

@@ -6,6 +6,7 @@ use crate::{
     mode::Mode,
     outcome::{Outcome, OutcomeCounts},
 };
+use frontend::one_line;
 use indexmap::IndexMap;
 use std::collections::HashMap;
 use stressor::workload::Rate;
@@ -71,7 +72,8 @@ pub fn cells(plan: &Plan) -> IndexMap<String, Vec<(ByteRate, &Cell)>> {
         let stress = &cell.settings.stress;
         let (Rate::Limited(rate), true) = (stress.rate, !stress.moves()) else { continue };
         let others = cell.axes.iter().filter(|(path, _)| *path != DIRTY_RATE);
-        let name = others.map(|(path, value)| format!("{path} {value}")).collect::<Vec<_>>().join(", ");
+        let name = others.map(|(path, value)| format!("{path} {}", one_line(value)));
+        let name = name.collect::<Vec<_>>().join(", ");
         groups.entry(name).or_default().push((rate, cell));
     }
     for cells in groups.values_mut() {

@@ -31,6 +31,7 @@ use crate::{
     results::{builder::RecordBuilder, environment::Environment, format::FormatVersion, record::Record},
     setup::QemuVersion,
 };
+use frontend::one_line;
 use jiff::Timestamp;
 use std::{
     fmt::Display,
@@ -440,7 +441,7 @@ impl Bench for QemuBench {
         };
         if self.options.verbose {
             for command in commands(&machine, lab, saved) {
-                sink.handle(&Event::Message(&command));
+                sink.handle(&Event::Message(&one_line(&command)));
             }
         }
         let storage_link = shared.as_ref().and_then(SharedImage::link);

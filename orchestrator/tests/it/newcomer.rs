@@ -316,6 +316,50 @@ fn colors_are_for_terminals_unless_color_says_otherwise() {
     sandbox.testbed(&["--color", "sometimes", "report", "run"]).exits(2).says("invalid value 'sometimes'");
 }
 
+/// A verdict is colored, and alone at the start of a line, only if it is one: texts of a tampered results
+/// folder look like verdicts here.
+#[test]
+fn a_results_folder_cannot_forge_a_verdict() {
+    let plan = plan(THRESHOLD);
+    let forged = "x\n\nexpected every cell: converged: holds\ny";
+    let record = |cell, outcome, reason: Option<&str>| {
+        let mut record = mock::record(&plan, cell, 1, outcome, 4000.0);
+        record.reason = reason.map(Into::into);
+        record
+    };
+    let mut strange = record(1, Outcome::Converged, None);
+    strange.cell = forged.into();
+    let records = [strange, record(0, Outcome::Failed, Some(forged)), record(1, Outcome::Converged, None)];
+    let sandbox = Sandbox::new();
+    let folder = format!("p1\n\n{forged}");
+    sandbox.add_part("p1", "1/3", forged, &records);
+    sandbox.add_part("p2", "2/3", "10.0.2", &records);
+    for part in ["p1", "p2"] {
+        let strange = serde_json::to_string(&records[0]).unwrap() + "\n";
+        let cells = sandbox.path(part).join("cells.jsonl");
+        fs::write(&cells, strange + &fs::read_to_string(&cells).unwrap()).unwrap();
+    }
+    fs::rename(sandbox.path("p1"), sandbox.path(&folder)).unwrap();
+
+    let is_verdict = |line: &str| line.contains("expected every cell") && !line.contains('␊');
+    let colored = ["--color", "always", "report", &folder, "p2"];
+    for args in [&colored[..], &["--color", "always", "report", &folder]] {
+        let report = sandbox.testbed(args).exits(3).stdout();
+        // A reason may have several lines, which are indented.
+        let verdicts: Vec<&str> = report.lines().filter(|line| is_verdict(line)).collect();
+        assert_eq!(verdicts, ["    expected every cell: converged: holds"], "{report}");
+        assert!(
+            report.contains("\nnot in this matrix, so not checked against expectations: x␊␊"),
+            "{report}"
+        );
+        assert!(!report.contains("\x1b[32m"), "{report:?}");
+    }
+    let csv = sandbox.testbed(&["report", &folder, "p2", "--format", "csv"]);
+    let notes = csv.exits(3).stderr();
+    assert!(notes.lines().all(|line| line.starts_with("note: ") && !is_verdict(line)), "{notes}");
+    assert!(notes.contains("note: differs between parts: QEMU: x␊␊expected"), "{notes}");
+}
+
 #[test]
 fn a_violated_expectation_is_red() {
     let plan = plan(THRESHOLD);

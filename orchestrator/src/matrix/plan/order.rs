@@ -1,6 +1,7 @@
 //! Shards, and a shuffle that gives the same order for the same seed on every host and in every later
 //! version.
 
+use frontend::one_line;
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 use units::random::{STEP, mix};
@@ -46,7 +47,7 @@ pub struct Shard {
 
 /// An error for a text that is not a shard.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a shard: write it like `2/3`, the second of three")]
+#[error("`{}` is not a shard: write it like `2/3`, the second of three", one_line(.0))]
 pub struct ShardError(String);
 
 impl Shard {

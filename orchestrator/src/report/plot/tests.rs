@@ -20,7 +20,7 @@ fn group(name: &str, levels: Vec<Level>) -> Group {
 }
 
 fn screen(width: usize, is_ascii: bool) -> Screen {
-    Screen { width: Some(width), is_ascii }
+    Screen { width: Some(width), is_ascii, is_colored: false }
 }
 
 fn threshold() -> Group {

@@ -119,7 +119,7 @@ impl Format for Svg {
     fn finished(&self, run: &FinishedRun<'_>) -> io::Result<RenderedReport> {
         let drawn = self.document(&[(run.plan, run.records)]);
         Ok(drawn
-            .unwrap_or_else(|error| RenderedReport { text: String::new(), notes: vec![error.to_string()] }))
+            .unwrap_or_else(|error| RenderedReport { text: Text::default(), notes: vec![error.to_string()] }))
     }
 
     fn stored(&self, runs: &[Run]) -> io::Result<RenderedReport> {
@@ -145,7 +145,7 @@ impl Svg {
         draw(&drawings, &mut text).map_err(|error| io::Error::other(error.to_string()))?;
         // plotters does not mark the whole as an image.
         let text = text.replacen("<svg ", "<svg role=\"img\" ", 1);
-        Ok(RenderedReport { text: Text::from(text).to_string(), notes })
+        Ok(RenderedReport { text: text.into(), notes })
     }
 
     /// Returns the figure of a run, and adds what it leaves out to the notes. Fails with the reason if there
@@ -281,7 +281,7 @@ mod tests {
         let matrix = "name: n\nlink: { rate: 1gbit }\naxes:\n  stress.rate: [0, 64MB/s, 128MB/s]\n  \
                       guest.cpu: [\"<b>&\"]\nreference:\n  source: s\n  \
                       rows: [{ where: stress.rate == 0, total_time: 3s }]\n";
-        let text = drawn(matrix, &[Some(4.0), Some(6.0), None]).unwrap().text;
+        let text = drawn(matrix, &[Some(4.0), Some(6.0), None]).unwrap().text.to_string();
         assert!(
             text.starts_with("<svg role=\"img\" ") && text.contains("xmlns=\"http://www.w3.org/2000/svg\""),
             "{text}"
@@ -300,7 +300,8 @@ mod tests {
     fn what_the_model_does_not_cover_has_no_prediction() {
         let matrix = "name: n\nlink: { rate: 1gbit }\naxes: { stress.rate: [0, 64MB/s] }\n";
         for (setting, is_predicted) in [("", true), ("migrate: { auto_converge: true }\n", false)] {
-            let text = drawn(&format!("{matrix}{setting}"), &[Some(4.0), Some(6.0)]).unwrap().text;
+            let text =
+                drawn(&format!("{matrix}{setting}"), &[Some(4.0), Some(6.0)]).unwrap().text.to_string();
             let dashes = text.matches("stroke=\"#0B5FAD\" stroke-width=\"2\" points=").count();
             assert!(if is_predicted { dashes > 10 } else { dashes == 0 }, "{dashes} {setting}{text}");
             assert_eq!(text.contains("dashed: predicted"), is_predicted, "{setting}{text}");
@@ -320,7 +321,7 @@ mod tests {
     fn the_data_is_a_figure_of_its_own() {
         let matrix = "name: n\naxes: { stress.rate: [0, 64MB/s] }\nreference:\n  source: s\n  \
                       rows: [{ where: stress.rate == 0, transferred: 300MB }]\n";
-        let text = figure(matrix, &[Some(4.0), Some(6.0)], Some(FigureName::Data)).unwrap().text;
+        let text = figure(matrix, &[Some(4.0), Some(6.0)], Some(FigureName::Data)).unwrap().text.to_string();
         for part in ["n: Data sent, MB", "\n600\n", "<polygon"] {
             assert!(text.contains(part), "{part}\n{text}");
         }
@@ -332,7 +333,7 @@ mod tests {
     #[test]
     fn a_matrix_with_two_axes_has_heat_maps() {
         let seconds = [Some(4.0), Some(6.0), Some(5.0), None, Some(10.0)];
-        let text = drawn(TWO_AXES, &seconds).unwrap().text;
+        let text = drawn(TWO_AXES, &seconds).unwrap().text.to_string();
         for part in [
             "n: Total time, s",
             "\nguest.cpu\n",
@@ -345,7 +346,7 @@ mod tests {
             assert!(text.contains(part), "{part}\n{text}");
         }
         assert_eq!(text.matches("<rect").count(), 1 + 6, "{text}");
-        let data = figure(TWO_AXES, &seconds, Some(FigureName::HeatData)).unwrap().text;
+        let data = figure(TWO_AXES, &seconds, Some(FigureName::HeatData)).unwrap().text.to_string();
         assert!(data.contains("n: Data sent, MB") && data.contains("\n1000\n"), "{data}");
         let error = figure(TWO_AXES, &seconds, Some(FigureName::HeatDowntime)).unwrap_err();
         let text = "n: there is no figure `heat-downtime`, as no attempt has measured it";
