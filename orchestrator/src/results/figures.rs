@@ -344,7 +344,8 @@ pub const FIGURES: &[Figure] = &[
         from: START,
         to: "the orchestrator knows how the migration ended",
         value: |m| {
-            Some((m.transferred.storage?.source_bytes + m.transferred.storage?.destination_bytes) as f64)
+            let both = m.transferred.storage?;
+            Some(both.source_bytes as f64 + both.destination_bytes as f64)
         },
         table: Some(TableColumn { header: "storage\nMB", per: 1e6, decimals: 0, optional: true }),
         csv: Some(CsvColumn { name: "storage_wire_bytes", whole: true }),

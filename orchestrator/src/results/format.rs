@@ -9,9 +9,19 @@
 //! |---|---|
 //! | none | the first records; later ones also have `obtained` and `round_trips` |
 //! | 1 | adds `format` itself; in later records, skipped attempts have no `wall_time_ms` |
+//!
+//! Results may come from anywhere, and charts and sums rely on their numbers. So [`from_json`] refuses those
+//! that nothing can have measured.
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::Error as _};
+use serde_json::Value;
+
+/// The largest number in the results. A counter of 64 bits does not exceed it.
+const MOST: f64 = u64::MAX as f64;
+
+/// The numbers that are negative before the start of the migration.
+const MOMENTS: [&str; 7] = ["at_ms", "began_ms", "done_ms", "due_ms", "from_ms", "started_at_ms", "to_ms"];
 
 /// A version of the results format.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -42,7 +52,8 @@ pub(super) enum ReadError {
         /// The version that the value states.
         found: u32,
     },
-    /// The value is not valid JSON, or lacks a field, or has one of the wrong type.
+    /// The value is not valid JSON, or lacks a field, or has one of the wrong type or with an impossible
+    /// number.
     #[error(transparent)]
     Json(#[from] serde_json::Error),
 }
@@ -59,11 +70,11 @@ struct VersionOnly {
 /// # Errors
 ///
 /// Fails if the value states a newer version, or cannot be parsed.
-pub(super) fn read<'a, T: Deserialize<'a>>(
+pub(super) fn read<'a, T: Deserialize<'a> + Serialize>(
     json: &'a str,
     format: fn(&T) -> FormatVersion,
 ) -> Result<T, ReadError> {
-    let value = serde_json::from_str(json);
+    let value = from_json(json.as_bytes());
     // A value of a newer version may parse as one of this version, but mean something else.
     let found = match &value {
         Ok(value) => format(value),
@@ -75,11 +86,52 @@ pub(super) fn read<'a, T: Deserialize<'a>>(
     Ok(value?)
 }
 
+/// Reads a value of the results from JSON, whatever its version.
+///
+/// # Errors
+///
+/// Fails if the value cannot be parsed, or has a number that is negative, although it is not a moment, or
+/// larger than any counter.
+pub(crate) fn from_json<'a, T: Deserialize<'a> + Serialize>(json: &'a [u8]) -> serde_json::Result<T> {
+    let value: T = serde_json::from_slice(json)?;
+    // Fields that this program does not know may have any number.
+    match impossible("", &serde_json::to_value(&value)?) {
+        Some(what) => Err(serde_json::Error::custom(what)),
+        None => Ok(value),
+    }
+}
+
+/// Returns what is wrong with a number in this part of a value, which is at `path`; nothing if all are
+/// possible.
+fn impossible(path: &str, value: &Value) -> Option<String> {
+    match value {
+        Value::Number(number) => {
+            let number = number.as_f64()?;
+            let is_moment = MOMENTS.iter().any(|moment| path.rsplit('.').next() == Some(moment));
+            if number.abs() > MOST {
+                Some(format!("`{path}` is {number:e}, which is more than anything can be"))
+            } else if number < 0.0 && !is_moment {
+                Some(format!("`{path}` is {number}, but cannot be negative"))
+            } else {
+                None
+            }
+        }
+        Value::Array(items) => {
+            items.iter().enumerate().find_map(|(at, item)| impossible(&format!("{path}[{at}]"), item))
+        }
+        Value::Object(fields) => fields.iter().find_map(|(name, field)| {
+            let dot = if path.is_empty() { "" } else { "." };
+            impossible(&format!("{path}{dot}{name}"), field)
+        }),
+        Value::Null | Value::Bool(_) | Value::String(_) => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[derive(Debug, PartialEq, Deserialize)]
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
     struct Document {
         #[serde(default)]
         format: FormatVersion,

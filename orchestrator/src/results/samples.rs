@@ -1,6 +1,9 @@
 //! The samples of an attempt: QEMU's reports on the state of the migration, one per line of `samples.jsonl`.
 
-use super::store::{self, Error};
+use super::{
+    format,
+    store::{self, Error},
+};
 use crate::measure::samples::Sample;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
@@ -20,14 +23,14 @@ pub fn read(folder: &Path, cell: &str, attempt: u32) -> Result<Option<Vec<Sample
 
 /// Reads a file with one JSON value per line. Returns nothing if there is no such file. A last line that was
 /// cut off is ignored.
-pub(super) fn read_lines<T: DeserializeOwned>(path: PathBuf) -> Result<Option<Vec<T>>, Error> {
+pub(super) fn read_lines<T: DeserializeOwned + Serialize>(path: PathBuf) -> Result<Option<Vec<T>>, Error> {
     let text = match store::read_lines(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(Error::Io { what: "read", path, source }),
     };
     let value = |(i, line): (usize, &str)| {
-        serde_json::from_str(line).map_err(|error| Error::BadRecord {
+        format::from_json(line.as_bytes()).map_err(|error| Error::BadRecord {
             path: path.clone(),
             line: i + 1,
             reason: error.to_string(),

@@ -8,11 +8,12 @@ use crate::{
     bounded::open_file,
     results::{
         client::{LIVE_PROBE, LiveWindow},
+        format::from_json,
         samples::SAMPLES,
         store,
     },
 };
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use std::{
     fs::{self, File, Metadata},
     io::{self, Read},
@@ -153,7 +154,7 @@ impl GrowingFile {
     }
 
     /// Returns the values that were written since the last call, one per line. Other lines are left out.
-    fn read<T: DeserializeOwned>(&mut self) -> Vec<T> {
+    fn read<T: DeserializeOwned + Serialize>(&mut self) -> Vec<T> {
         self.read_lines().unwrap_or_else(|_| {
             // The next check tries again, from the beginning of the line.
             self.rest.clear();
@@ -161,7 +162,7 @@ impl GrowingFile {
         })
     }
 
-    fn read_lines<T: DeserializeOwned>(&mut self) -> io::Result<Vec<T>> {
+    fn read_lines<T: DeserializeOwned + Serialize>(&mut self) -> io::Result<Vec<T>> {
         if self.file.is_none() {
             match open_file(&self.path) {
                 Ok(file) => self.file = Some(file),
@@ -179,7 +180,7 @@ impl GrowingFile {
         };
         let lines: Vec<u8> = self.rest.drain(..=end).collect();
         let lines = lines.split(|byte| *byte == b'\n');
-        Ok(lines.filter_map(|line| serde_json::from_slice(line).ok()).collect())
+        Ok(lines.filter_map(|line| from_json(line).ok()).collect())
     }
 }
 

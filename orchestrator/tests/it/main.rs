@@ -59,6 +59,9 @@ mod moving;
 /// The experience of a newcomer: hints, terminals of any width, colors, standard input.
 mod newcomer;
 
+/// Numbers in tampered results.
+mod numbers;
+
 /// The notebook that loads a run into pandas.
 mod notebook;
 

@@ -125,6 +125,21 @@ fn viewers_see_what_the_client_sees() {
     assert!(watched.page().contains("Round trips of a client, ms"));
 }
 
+/// A number that no attempt can measure ends neither the page nor the program.
+#[test]
+fn the_page_says_why_a_tampered_record_cannot_be_shown() {
+    let watched = Watched::start("127.0.0.1:0");
+    let cells = watched.run().join(store::CELLS);
+    let whole = fs::read_to_string(&cells).unwrap();
+    let tampered = whole.replace("\"total_time_ms\":", "\"total_time_ms\":-1e300,\"was\":");
+    fs::write(&cells, tampered).unwrap();
+    let (status, text) = request(watched.port, "GET", "/", &["Host: localhost"]);
+    assert_eq!(status, 500, "{text:.500}");
+    assert!(text.contains("line 1: `total_time_ms` is -1e300"), "{text:.500}");
+    fs::write(&cells, whole).unwrap();
+    watched.page();
+}
+
 #[test]
 fn viewers_that_join_late_see_everything_so_far() {
     let watched = Watched::start("127.0.0.1:0");
