@@ -1,7 +1,15 @@
 //! Errors in a matrix file, in the style of a compiler: where, what, and what to write instead.
 
+use frontend::one_line;
 use serde_json::Value;
 use std::{fmt, sync::Arc};
+
+/// The longest part of a line of the file that is shown, in characters. A generated file may be one line.
+const SHOWN: usize = 160;
+/// How many of these characters are before the marked ones, if the beginning of the line is cut off.
+const SHOWN_BEFORE: usize = 60;
+/// The longest text of a message that is shown, in characters. It may quote a value of the file.
+const MESSAGE: usize = 1_000;
 
 /// One step of a [`KeyPath`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -148,7 +156,7 @@ impl fmt::Display for Diagnostics {
 }
 
 fn render(f: &mut fmt::Formatter<'_>, diagnostic: &Diagnostic, name: &str, text: &str) -> fmt::Result {
-    writeln!(f, "error: {}", diagnostic.message)?;
+    writeln!(f, "error: {}", message(&diagnostic.message))?;
     let mut margin = " ".to_string();
     match diagnostic.position {
         None => writeln!(f, "  --> {name}")?,
@@ -156,20 +164,74 @@ fn render(f: &mut fmt::Formatter<'_>, diagnostic: &Diagnostic, name: &str, text:
             let number = line.to_string();
             margin = " ".repeat(number.len());
             let source = text.lines().nth(line - 1).unwrap_or_default();
-            // Tabs stay tabs, so that the caret is aligned with the marked characters.
-            let indent: String =
-                source.chars().take(column - 1).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+            let (shown, marks) = excerpt(source, column, length);
             writeln!(f, "{margin} --> {name}:{line}:{column}")?;
             writeln!(f, "{margin} |")?;
-            writeln!(f, "{number} | {source}")?;
-            writeln!(f, "{margin} | {indent}{}", "^".repeat(length))?;
+            writeln!(f, "{number} | {shown}")?;
+            writeln!(f, "{margin} | {marks}")?;
         }
     }
     if !diagnostic.path.segments().is_empty() {
-        writeln!(f, "{margin} = at: {}", diagnostic.path)?;
+        writeln!(f, "{margin} = at: {}", message(&diagnostic.path.to_string()))?;
     }
     if let Some(help) = &diagnostic.help {
-        writeln!(f, "{margin} = help: {help}")?;
+        writeln!(f, "{margin} = help: {}", message(help))?;
     }
     Ok(())
+}
+
+/// Returns a text on one line, without what exceeds [`MESSAGE`].
+fn message(text: &str) -> String {
+    let mut shown: String = text.chars().take(MESSAGE).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    one_line(&shown)
+}
+
+/// Returns the part of a line around these marked characters, of which the first is in this column, and the
+/// line below it that marks them. Ends that are cut off are shown as `…`.
+fn excerpt(line: &str, column: usize, length: usize) -> (String, String) {
+    let is_long = line.chars().nth(SHOWN).is_some();
+    let start = if is_long { (column - 1).saturating_sub(SHOWN_BEFORE) } else { 0 };
+    let before = column - 1 - start;
+    let part = || line.chars().skip(start);
+    let begin = if start > 0 { "…" } else { "" };
+    let end = if part().nth(SHOWN).is_some() { "…" } else { "" };
+    let shown: String = part().take(SHOWN).collect();
+    // Tabs stay tabs, so that the caret is aligned with the marked characters.
+    let indent = begin.chars().chain(part().take(before)).map(|c| if c == '\t' { '\t' } else { ' ' });
+    let marks = "^".repeat(length.min(SHOWN.saturating_sub(before)).max(1));
+    (format!("{begin}{shown}{end}"), indent.collect::<String>() + &marks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns the characters of the shown part that are marked.
+    fn marked(line: &str, column: usize, length: usize) -> String {
+        let (shown, marks) = excerpt(line, column, length);
+        assert!(shown.chars().count() <= SHOWN + 2 && marks.chars().count() <= SHOWN + 2, "{shown}\n{marks}");
+        let tabs = |text: &str| text.chars().map(|c| c == '\t').collect::<Vec<_>>();
+        let before = marks.trim_end_matches('^');
+        assert_eq!(tabs(before), tabs(&shown)[..before.chars().count()], "{shown}\n{marks}");
+        shown.chars().zip(marks.chars()).filter(|(_, mark)| *mark == '^').map(|(c, _)| c).collect()
+    }
+
+    #[test]
+    fn a_long_line_is_cut_around_the_marked_characters() {
+        for filler in ["a", "é", "表", "\t"] {
+            for count in [0, 1, 59, 60, 61, 99, 159, 160, 161, 5_000] {
+                let line = format!("{0}xyz{0}", filler.repeat(count));
+                assert_eq!(marked(&line, count + 1, 3), "xyz", "{filler:?} {count}");
+                assert_eq!(line.chars().nth(SHOWN).is_none(), excerpt(&line, count + 1, 3).0 == line);
+            }
+        }
+        let long = "x".repeat(5_000);
+        assert_eq!(marked(&long, 1, 5_000), long[..SHOWN]);
+        assert_eq!(marked(&long, 4_990, 5_000), long[..11]);
+        assert_eq!(excerpt(&long, 5_001, 1).1.find('^'), Some(SHOWN_BEFORE + 1), "after the end");
+        assert_eq!(excerpt("", 1, 1), (String::new(), "^".to_owned()));
+    }
 }

@@ -84,6 +84,20 @@ fn a_file_beyond_what_any_matrix_needs_is_refused_before_it_takes_minutes() {
     assert!(refusal.contains("lists and mappings are nested deeper than 64"), "{refusal}");
 }
 
+#[test]
+fn messages_about_a_long_line_are_short() {
+    let rates: Vec<String> = (0..50_000).map(|i| format!("{i}xB/s")).collect();
+    let text = output(&format!("name: n\naxes: {{ stress.rate: [{}] }}\n", rates.join(",")));
+    assert!(text.len() < 50_000, "{} bytes for {} errors", text.len(), text.matches("error: ").count());
+    let shown = text.lines().find(|line| line.contains(",49xB/s,")).unwrap();
+    assert!(shown.starts_with("2 | …") && shown.ends_with('…'), "{shown}");
+    // Keys and values are quoted, and so are line ends in them.
+    let key = format!("\"k\\n\\nerror: {}\"", "é".repeat(9_000));
+    let text = output(&format!("name: n\nlink: {{ {key}: 1 }}\n"));
+    assert!(text.len() < 10_000, "{} bytes", text.len());
+    assert!(text.starts_with("error: ") && text.matches("\nerror: ").count() == 0, "{text}");
+}
+
 /// Valid matrix files, which the property test damages.
 const VALID: [&str; 2] =
     [include_str!("../../../scenarios/smoke.yaml"), include_str!("../../../scenarios/icclab/threshold.yaml")];

@@ -14,6 +14,7 @@ use super::{
     catalog::Setting,
     settings::{Settings, value::Value},
 };
+use frontend::one_line;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::{borrow::Cow, cmp::Ordering, fmt, str::FromStr};
@@ -47,7 +48,8 @@ impl ExpressionError {
     pub fn show(&self, expression: &str) -> String {
         let mark = format!("{}{}", " ".repeat(self.offset), "^".repeat(self.length.max(1)));
         let help = self.help.as_ref().map(|help| format!("\n  = help: {help}")).unwrap_or_default();
-        format!("{}\n  |\n  | {expression}\n  | {mark}{help}", self.message)
+        let (message, expression) = (one_line(&self.message), one_line(expression));
+        format!("{message}\n  |\n  | {expression}\n  | {mark}{help}")
     }
 }
 
