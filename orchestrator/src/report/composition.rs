@@ -6,7 +6,7 @@ use frontend::one_line;
 use std::{collections::HashMap, path::Path};
 use units::counted;
 
-/// The number of attempts that a line names if it cannot name all.
+/// The number of attempts or parts that are named if they are too many.
 const NAMED: usize = 3;
 
 /// Returns the notes, one line each. A complete run in one folder has no notes. A line that belongs to the
@@ -26,9 +26,15 @@ fn texts(composition: &Composition) -> Vec<String> {
     if !named.is_empty() {
         lines.push(format!("parts: {named}"));
     }
-    for part in &composition.missing_parts {
+    let (named, others) = first(&composition.missing_parts);
+    for part in named {
         let attempts = counted(part.attempts, "attempt");
         lines.push(format!("missing: part {}, with {attempts}", part.shard));
+    }
+    if !others.is_empty() {
+        let attempts: usize = others.iter().map(|part| part.attempts).sum();
+        let attempts = counted(attempts, "attempt");
+        lines.push(format!("missing: {} more parts, with {attempts}", others.len()));
     }
     let missing = &composition.missing_attempts;
     if !missing.is_empty() {
@@ -88,8 +94,12 @@ fn duplicates(all: &[DuplicateAttempt]) -> Vec<String> {
 
 /// Returns the names of the attempts, or of the first [`NAMED`] of them and the number of others.
 fn some(attempts: &[String]) -> String {
-    if attempts.len() <= NAMED + 1 {
-        return attempts.join(", ");
-    }
-    format!("{} and {} more", attempts[..NAMED].join(", "), attempts.len() - NAMED)
+    let (named, others) = first(attempts);
+    let named = named.join(", ");
+    if others.is_empty() { named } else { format!("{named} and {} more", others.len()) }
+}
+
+/// Returns those that are named, which are all unless they are too many, and the others.
+fn first<T>(all: &[T]) -> (&[T], &[T]) {
+    all.split_at(if all.len() <= NAMED + 1 { all.len() } else { NAMED })
 }

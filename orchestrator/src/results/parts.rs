@@ -320,16 +320,15 @@ fn missing(plan: &Plan, parts: &[PartFolder], entries: &[Entry]) -> (Vec<Missing
     let count = parts[0].shard.map(Shard::count);
     let part_of = |position| count.map(|count| Shard::at(position, count));
     let is_named = |shard: Option<Shard>| shard.is_none_or(|shard| named.contains(&shard.number()));
-    let mut missing_parts: Vec<MissingPart> = Vec::new();
-    for position in 0..plan.cells.len() {
-        let Some(shard) = part_of(position).filter(|shard| !is_named(Some(*shard))) else { continue };
-        let attempts = plan.repeat as usize;
-        match missing_parts.iter_mut().find(|part| part.shard == shard) {
-            Some(part) => part.attempts += attempts,
-            None => missing_parts.push(MissingPart { shard, attempts }),
-        }
-    }
-    missing_parts.sort_unstable_by_key(|part| part.shard.number());
+    let cells = plan.cells.len();
+    // The first cell of each part that has any, followed by every `count`-th one.
+    let parts = count.into_iter().flat_map(|count| {
+        (0..cells.min(count)).map(move |first| (Shard::at(first, count), (cells - first).div_ceil(count)))
+    });
+    let missing_parts = parts.filter(|(shard, _)| !is_named(Some(*shard)));
+    let missing_parts = missing_parts
+        .map(|(shard, cells)| MissingPart { shard, attempts: cells * plan.repeat as usize })
+        .collect();
     let attempts = plan.attempts().into_iter().filter(|attempt| is_named(part_of(attempt.cell)));
     let attempts = attempts.map(|attempt| (plan.cells[attempt.cell].id.as_str(), attempt.number));
     let missing = attempts.filter(|attempt| !made.contains(attempt));

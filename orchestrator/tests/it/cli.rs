@@ -261,7 +261,8 @@ fn bad_arguments_are_refused_and_nothing_is_started() {
         ("matrix.yaml --repeat 0", "invalid value '0' for '--repeat <N>'"),
         ("matrix.yaml --repeat 4000000000", "4000000000 is not in 1..=1000"),
         ("matrix.yaml --shard 1/18446744073709551616", "error: --shard: "),
-        ("matrix.yaml --shard 18446744073709551615/18446744073709551615", "error: no cell of the matrix is"),
+        ("matrix.yaml --shard 4/4", "error: no cell of the matrix is"),
+        ("matrix.yaml --shard 1/99999999999", "error: --shard: `1/99999999999` is one of too many shards"),
         ("matrix.yaml --repeat many", "invalid value 'many' for '--repeat <N>'"),
         ("matrix.yaml --ouput x", "unexpected argument '--ouput'"),
         ("matrix.yaml other.yaml", "unexpected argument 'other.yaml'"),
@@ -733,6 +734,30 @@ fn a_single_part_is_reported_as_part_of_the_whole_run() {
     assert!(table.ends_with(notes), "{table}");
     let json = sandbox.testbed(&["report", "p2", "--json"]).exits(1).json();
     assert_eq!((&json["results"], &json["complete"]), (&Value::from("p2"), &Value::from(false)));
+}
+
+#[test]
+fn many_missing_parts_are_counted() {
+    let sandbox = Sandbox::new();
+    let rates = (1..=1_000).map(|kb| format!("{kb}kB/s")).collect::<Vec<_>>().join(", ");
+    let matrix = format!("name: n\nrepeat: 3\naxes: {{ stress.rate: [{rates}] }}\n");
+    for (shard, notes) in [
+        (
+            "1/400",
+            "parts: 1/400 in p\nmissing: part 2/400, with 9 attempts\nmissing: part 3/400, with 9 attempts\n\
+             missing: part 4/400, with 9 attempts\nmissing: 396 more parts, with 2964 attempts\n",
+        ),
+        (
+            "1/4",
+            "parts: 1/4 in p\nmissing: part 2/4, with 750 attempts\nmissing: part 3/4, with 750 attempts\n\
+             missing: part 4/4, with 750 attempts\n",
+        ),
+    ] {
+        sandbox.add_part_of(&matrix, "p", shard, "10.0.2", &[]);
+        let table = sandbox.testbed(&["report", "p"]).exits(0).stdout();
+        assert!(table.contains(&format!("\n{notes}")), "{table:.2000}");
+        fs::remove_dir_all(sandbox.path("p")).unwrap();
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Shards, and a shuffle that gives the same order for the same seed on every host and in every later
 //! version.
 
+use crate::matrix::file::MAX_CELLS;
 use frontend::one_line;
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
@@ -47,8 +48,14 @@ pub struct Shard {
 
 /// An error for a text that is not a shard.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{}` is not a shard: write it like `2/3`, the second of three", one_line(.0))]
-pub struct ShardError(String);
+pub enum ShardError {
+    /// It is not written like a shard, or its number is out of range.
+    #[error("`{}` is not a shard: write it like `2/3`, the second of three", one_line(.0))]
+    Text(String),
+    /// It is one of more shards than any matrix has cells.
+    #[error("`{}` is one of too many shards: a matrix has at most {MAX_CELLS} cells", one_line(.0))]
+    TooMany(String),
+}
 
 impl Shard {
     /// Returns the shard to which the cell at `position` (from 0) belongs, of `count` shards. `count` must
@@ -82,7 +89,9 @@ impl FromStr for Shard {
             let (number, count) = (number.parse().ok()?, count.parse().ok()?);
             (1 <= number && number <= count).then_some(Self { number, count })
         };
-        parsed().ok_or_else(|| ShardError(text.into()))
+        let shard = parsed().ok_or_else(|| ShardError::Text(text.into()))?;
+        // A shard may be empty, so that the number of hosts can be the same for every matrix.
+        if shard.count > MAX_CELLS { Err(ShardError::TooMany(text.into())) } else { Ok(shard) }
     }
 }
 
@@ -139,6 +148,9 @@ mod tests {
     #[test]
     fn shards_parse_and_print() {
         assert_eq!("2/3".parse::<Shard>().unwrap().to_string(), "2/3");
+        assert!("1/100000".parse::<Shard>().is_ok());
+        let error = "1/100001".parse::<Shard>().unwrap_err().to_string();
+        assert_eq!(error, "`1/100001` is one of too many shards: a matrix has at most 100000 cells");
         for bad in ["", "3", "0/3", "4/3", "1/0", "a/b", "-1/3"] {
             let error = bad.parse::<Shard>().unwrap_err().to_string();
             assert_eq!(error, format!("`{bad}` is not a shard: write it like `2/3`, the second of three"));
