@@ -1,7 +1,8 @@
 //! The table and the text below it in Markdown, for a pull request or an issue.
 //!
-//! The output is in GitHub's flavour of Markdown. Text from the matrix cannot become markup, a link or a new
-//! column: cells and sentences are escaped, and expectations, attempts and folders are in code spans.
+//! The output is in GitHub's flavour of Markdown. Text from the matrix cannot become markup, a new column, or
+//! a link to a person or another site: cells and sentences are escaped, and expectations, attempts and
+//! folders are in code spans. Cells and sentences that GitHub would link without any markup are code too.
 
 use super::{FinishedRun, Format, RenderedReport, composition, grid::Grid, remarks};
 use crate::{
@@ -9,6 +10,9 @@ use crate::{
     results::{parts::Run, record::Record, verdict::RunVerdict},
 };
 use std::{fmt::Write as _, io, iter};
+
+/// What makes GitHub link a text without any markup: addresses of other sites, of mail, and people's names.
+const LINKS: [&str; 3] = ["://", "www.", "@"];
 
 /// The format `markdown`.
 pub(super) struct Markdown;
@@ -83,12 +87,19 @@ fn item(nested: bool, text: &str) -> String {
     format!("{}- {text}\n", if nested { "  " } else { "" })
 }
 
-/// Returns the text on one line, with every character escaped that could be markup.
+/// Returns the text on one line, with every character escaped that could be markup. GitHub also links names
+/// that are escaped, but not in code.
 fn escaped(text: &str) -> String {
+    let lowercase = text.to_ascii_lowercase();
+    let is_linked = LINKS.iter().any(|link| lowercase.contains(link));
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
         match character {
             '\n' | '\r' => escaped.push(' '),
+            // A code span would need other rules for bars and backslashes in tables.
+            mark if is_linked && mark.is_ascii_punctuation() => {
+                let _ = write!(escaped, "&#{};", u32::from(mark));
+            }
             '\\' | '|' | '`' | '*' | '_' | '[' | ']' | '<' | '>' | '~' | '#' | '$' => {
                 escaped.push('\\');
                 escaped.push(character);
@@ -96,7 +107,7 @@ fn escaped(text: &str) -> String {
             plain => escaped.push(plain),
         }
     }
-    escaped
+    if is_linked { format!("<code>{escaped}</code>") } else { escaped }
 }
 
 /// Returns a code span on one line. Its delimiters are longer than any run of backticks in the text.
@@ -121,6 +132,7 @@ mod tests {
     fn text_cannot_become_markup() {
         assert_eq!(escaped("total time\ns"), "total time s");
         assert_eq!(escaped("a|b_c*<i>"), r"a\|b\_c\*\<i\>");
+        assert_eq!(escaped(r"\|a@b"), "<code>&#92;&#124;a&#64;b</code>");
         assert_eq!(code("stress.rate <= 64MB/s | #1"), "`stress.rate <= 64MB/s | #1`");
         assert_eq!(code("a`b``c\nd"), "```a`b``c d```");
         assert_eq!(code("`"), "`` ` ``");

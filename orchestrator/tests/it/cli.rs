@@ -621,6 +621,27 @@ fn the_options_csv_and_json_are_short_for_format() {
 }
 
 #[test]
+fn texts_of_the_matrix_do_not_become_links_in_markdown() {
+    let matrix = "name: n\naxes: { guest.cpu: [\"max|HTTPS://a.example\", www.b.example, \"@someone\", \"c_d\"] }\n\
+                  reference: { source: \"see https://e.example\", rows: [{ where: guest.vcpus == 1, total_time: 1s }] }\n";
+    let printed =
+        Sandbox::with_run(matrix, []).testbed(&["report", "run", "--format", "markdown"]).exits(0).stdout();
+    let cells: Vec<&str> =
+        printed.lines().skip(2).take(4).map(|row| row.split(" | ").next().unwrap()).collect();
+    let expected = [
+        "| <code>max&#124;HTTPS&#58;&#47;&#47;a&#46;example</code>",
+        "| <code>www&#46;b&#46;example</code>",
+        "| <code>&#64;someone</code>",
+        r"| c\_d",
+    ];
+    assert_eq!(cells, expected);
+    assert!(
+        printed.contains("\nPublished: <code>see https&#58;&#47;&#47;e&#46;example</code>\n"),
+        "{printed}"
+    );
+}
+
+#[test]
 fn missing_parts_and_differences_are_listed_in_markdown() {
     let sandbox = Sandbox::new();
     let records = threshold_records();
