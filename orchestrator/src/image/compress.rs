@@ -2,7 +2,12 @@
 //!
 //! The format is recognized by the first bytes, not by the name of the file.
 
+use crate::bounded::{self, too_long};
 use std::io::{self, Read};
+
+/// The maximum memory for decompressing xz and lzma, in KiB: a file names the size of the dictionary, up to
+/// 4 GiB. Linux's build uses at most 128 MiB (`scripts/xz_wrap.sh`), and `xz -9` 64 MiB.
+const LZMA_MEMORY_KIB: u32 = 256 << 10;
 
 /// A compression format that the Linux kernel's build supports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,26 +38,24 @@ impl Format {
     /// Decompresses bytes of this format.
     ///
     /// # Errors
-    /// If they are damaged or truncated.
-    pub(super) fn decompress(self, bytes: &[u8]) -> io::Result<Vec<u8>> {
-        let mut plain = Vec::new();
+    /// If they are damaged or truncated, or are more than `limit` bytes when decompressed.
+    pub(super) fn decompress(self, bytes: &[u8], limit: usize) -> io::Result<Vec<u8>> {
+        let all = |input: &mut dyn Read| bounded::read_all(input, limit, CONTENT);
         match self {
-            Self::Gzip => flate2::read::MultiGzDecoder::new(bytes).read_to_end(&mut plain)?,
-            Self::Xz => lzma_rust2::XzReader::new(bytes, true).read_to_end(&mut plain)?,
-            Self::Lzma => {
-                lzma_rust2::LzmaReader::new_mem_limit(bytes, u32::MAX, None)?.read_to_end(&mut plain)?
-            }
-            Self::Zstd => ruzstd::decoding::StreamingDecoder::new(bytes)
-                .map_err(io::Error::other)?
-                .read_to_end(&mut plain)?,
-            Self::Lz4 => return lz4(bytes),
-        };
-        Ok(plain)
+            Self::Gzip => all(&mut flate2::read::MultiGzDecoder::new(bytes)),
+            Self::Xz => all(&mut lzma_rust2::XzReader::new_mem_limit(bytes, true, LZMA_MEMORY_KIB)),
+            Self::Lzma => all(&mut lzma_rust2::LzmaReader::new_mem_limit(bytes, LZMA_MEMORY_KIB, None)?),
+            Self::Zstd => all(&mut ruzstd::decoding::StreamingDecoder::new(bytes).map_err(io::Error::other)?),
+            Self::Lz4 => lz4(bytes, limit),
+        }
     }
 }
 
+/// What exceeds a limit, in messages.
+const CONTENT: &str = "its content";
+
 /// Decompresses the legacy LZ4 format: the magic bytes, then independent blocks, each preceded by its length.
-fn lz4(bytes: &[u8]) -> io::Result<Vec<u8>> {
+fn lz4(bytes: &[u8], limit: usize) -> io::Result<Vec<u8>> {
     /// The maximum size of a decompressed block, in bytes.
     const BLOCK: usize = 8 << 20;
     let mut plain = Vec::new();
@@ -68,6 +71,9 @@ fn lz4(bytes: &[u8]) -> io::Result<Vec<u8>> {
         let length =
             lz4_flex::block::decompress_into(block, &mut plain[start..]).map_err(io::Error::other)?;
         plain.truncate(start + length);
+        if plain.len() > limit {
+            return Err(too_long(CONTENT, limit));
+        }
         rest = after;
     }
     Ok(plain)
@@ -76,10 +82,10 @@ fn lz4(bytes: &[u8]) -> io::Result<Vec<u8>> {
 /// Decompresses the content of a file. Bytes that are not compressed are returned unchanged.
 ///
 /// # Errors
-/// If the compressed bytes are damaged or truncated.
-pub(super) fn decompress(bytes: Vec<u8>) -> io::Result<Vec<u8>> {
+/// If the compressed bytes are damaged or truncated, or are more than `limit` bytes when decompressed.
+pub(super) fn decompress(bytes: Vec<u8>, limit: usize) -> io::Result<Vec<u8>> {
     match Format::of(&bytes) {
-        Some(format) => format.decompress(&bytes),
+        Some(format) => format.decompress(&bytes, limit),
         None => Ok(bytes),
     }
 }
@@ -89,8 +95,15 @@ mod tests {
     use super::super::fixtures::{COMPRESSORS, lz4};
     use super::*;
 
+    const LIMIT: usize = 400_000;
+
     fn content() -> Vec<u8> {
         (0..100_000_u32).flat_map(|n| (n / 7).to_le_bytes()).collect()
+    }
+
+    fn compressed(format: Format) -> Vec<u8> {
+        let (_, compress) = COMPRESSORS.into_iter().find(|(candidate, _)| *candidate == format).unwrap();
+        compress(&content())
     }
 
     #[test]
@@ -99,9 +112,9 @@ mod tests {
             let packed = compress(&content());
             assert!(packed.len() < content().len());
             assert_eq!(Format::of(&packed), Some(format));
-            assert_eq!(decompress(packed).unwrap(), content());
+            assert_eq!(decompress(packed, LIMIT).unwrap(), content());
         }
-        assert_eq!(decompress(content()).unwrap(), content());
+        assert_eq!(decompress(content(), LIMIT).unwrap(), content());
     }
 
     #[test]
@@ -109,7 +122,34 @@ mod tests {
         for (format, compress) in COMPRESSORS {
             let mut packed = compress(&content());
             packed.truncate(packed.len() / 2);
-            assert!(decompress(packed).is_err(), "{format:?}");
+            assert!(decompress(packed, LIMIT).is_err(), "{format:?}");
+        }
+    }
+
+    #[test]
+    fn content_beyond_the_limit_is_an_error() {
+        for (format, compress) in COMPRESSORS {
+            let error = decompress(compress(&content()), LIMIT - 1).unwrap_err();
+            assert_eq!(error.to_string(), "its content is longer than 399999 bytes", "{format:?}");
+        }
+    }
+
+    #[test]
+    fn a_dictionary_beyond_the_limit_is_an_error() {
+        let mut lzma = compressed(Format::Lzma);
+        lzma[3..5].fill(0xff);
+        let mut xz = compressed(Format::Xz);
+        // The first block's header begins after 12 bytes, and ends with its CRC.
+        let (start, end) = (12, 12 + 4 * usize::from(xz[12]));
+        // The filter LZMA2 has one byte of properties, the size of its dictionary.
+        let filter = start + xz[start..end].windows(2).position(|bytes| bytes == [0x21, 1]).unwrap();
+        xz[filter + 2] = 40;
+        let mut crc = flate2::Crc::new();
+        crc.update(&xz[start..end]);
+        xz[end..end + 4].copy_from_slice(&crc.sum().to_le_bytes());
+        for packed in [lzma, xz] {
+            let error = decompress(packed, LIMIT).unwrap_err();
+            assert!(error.to_string().contains("memory too big"), "{error}");
         }
     }
 
@@ -117,9 +157,9 @@ mod tests {
     fn a_damaged_length_of_an_lz4_block_is_an_error() {
         let mut packed = lz4(&content());
         packed[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
-        assert!(decompress(packed).is_err());
+        assert!(decompress(packed, LIMIT).is_err());
         let mut packed = lz4(&content());
         packed.extend([1, 0]);
-        assert!(decompress(packed).is_err());
+        assert!(decompress(packed, LIMIT).is_err());
     }
 }

@@ -2,8 +2,12 @@
 //! whether QEMU can start a kernel.
 
 use super::Error;
+use crate::bounded;
 use elf::{ElfBytes, abi, endian::AnyEndian, note::Note};
-use std::{fs, path::Path};
+use std::path::Path;
+
+/// The maximum size of a program for guests. A stressor has 2 MiB, and 15 MiB with debugging information.
+pub(super) const MAX_PROGRAM_BYTES: usize = 256 << 20;
 
 /// The fields of a kernel module's `.modinfo` section that are used here.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -50,7 +54,8 @@ pub fn check_static(path: &Path) -> Result<(), Error> {
 
 /// Reads the stressor program for guests.
 pub(super) fn read_stressor(path: &Path) -> Result<Vec<u8>, Error> {
-    fs::read(path).map_err(|source| Error::NoStressor { path: path.to_path_buf(), source })
+    bounded::read_file(path, MAX_PROGRAM_BYTES)
+        .map_err(|source| Error::NoStressor { path: path.to_path_buf(), source })
 }
 
 /// Does the same as [`check_static`] for a file that has already been read.

@@ -55,7 +55,7 @@ pub enum Error {
         "{} is not a Linux kernel image for x86 (bzImage): {why}; use the distribution's vmlinuz",
         path.display()
     )]
-    NotAKernel { path: PathBuf, why: &'static str },
+    NotAKernel { path: PathBuf, why: String },
 
     /// The directory of a kernel's modules was not found.
     #[error(

@@ -8,6 +8,7 @@ use super::{
     Cache, Error,
     modules::{Module, ModuleSelection, Modules},
 };
+use crate::bounded::{self, FILE_BYTES};
 use std::{
     convert::Infallible,
     fmt, fs, io,
@@ -17,6 +18,10 @@ use std::{
 
 /// The cache entry that is a symbolic link to the kernel in use.
 pub(super) const CURRENT: &str = "kernels/current";
+
+/// The maximum size of a kernel image. Those of distributions have up to 15 MiB; one that contains an
+/// initramfs or every driver has several times as much.
+const MAX_BYTES: usize = 256 << 20;
 
 /// The kernel that the user chose for guests.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -173,13 +178,17 @@ fn read(
     source: KernelSource,
     wanted: &ModuleSelection<'_>,
 ) -> Result<Kernel, Error> {
-    let content = fs::read(image).map_err(Error::io("read the kernel", image))?;
-    let release =
-        release_of(&content).map_err(|why| Error::NotAKernel { path: image.to_path_buf(), why })?.to_owned();
+    let refuse = |why| Error::NotAKernel { path: image.to_path_buf(), why };
+    let content = bounded::read_file(image, MAX_BYTES).map_err(|error| match error.kind() {
+        // It is readable, but no regular file, or larger than kernels are.
+        io::ErrorKind::Other | io::ErrorKind::FileTooLarge => refuse(error.to_string()),
+        _ => Error::io("read the kernel", image)(error),
+    })?;
+    let release = release_of(&content).map_err(|why| refuse(why.into()))?.to_owned();
     let beside = image.parent().unwrap_or(Path::new("."));
     let config = [beside.join("config"), beside.join(format!("config-{release}"))]
         .iter()
-        .find_map(|path| fs::read_to_string(path).ok());
+        .find_map(|path| bounded::read_text_file(path, FILE_BYTES).ok());
 
     let places: Vec<PathBuf> = match given {
         Some(given) => {
@@ -212,7 +221,8 @@ fn read(
         }
         error => error,
     })?;
-    let builtin = directory.and_then(|place| fs::read_to_string(place.join("modules.builtin")).ok());
+    let builtin =
+        directory.and_then(|place| bounded::read_text_file(&place.join("modules.builtin"), FILE_BYTES).ok());
     Ok(Kernel { image: image.to_path_buf(), content, release, source, modules, config, builtin })
 }
 

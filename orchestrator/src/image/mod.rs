@@ -24,6 +24,7 @@ pub use kernel::{KernelChoice, KernelSource};
 pub use modules::{GUEST_MODULES, LINK_MODULES};
 pub use vmlinux::Boot;
 
+use crate::bounded;
 use data_encoding::HEXLOWER;
 use kernel::{CURRENT, HostKernel, Kernel};
 use modules::ModuleSelection;
@@ -141,7 +142,8 @@ pub fn assemble(
     cache: &Cache,
 ) -> Result<GuestImage, Error> {
     let program = |path: &Path| {
-        let bytes = fs::read(path).map_err(Error::io("read the program", path))?;
+        let bytes =
+            bounded::read_file(path, elf::MAX_PROGRAM_BYTES).map_err(Error::io("read the program", path))?;
         elf::check_static_bytes(path, &bytes)?;
         Ok((path.file_name().unwrap_or_default().to_string_lossy().into_owned(), bytes))
     };

@@ -7,6 +7,7 @@
 //! out.
 
 use super::{Error, compress, elf};
+use crate::bounded::{self, FILE_BYTES};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -20,6 +21,10 @@ pub const GUEST_MODULES: [&str; 4] = ["virtio_pci", "virtio_console", "virtio_ne
 /// The modules that the program `netem` uses. Kernels may lack some of them.
 pub const LINK_MODULES: [&str; 9] =
     ["sch_netem", "sch_tbf", "sch_htb", "sch_ingress", "act_mirred", "cls_u32", "ifb", "veth", "bridge"];
+
+/// The maximum size of a module, also when decompressed. The largest of [`LINK_MODULES`] has 1 MiB, and with
+/// debugging information several times as much.
+const MAX_BYTES: usize = 64 << 20;
 
 /// The modules to select, by name. Their dependencies are always selected too.
 #[derive(Debug, Clone, Copy)]
@@ -68,10 +73,10 @@ impl Modules {
             dependencies: None,
             builtin: builtin_by_config(config.unwrap_or_default()),
         };
-        if let Ok(list) = fs::read_to_string(directory.join("modules.builtin")) {
+        if let Ok(list) = bounded::read_text_file(&directory.join("modules.builtin"), FILE_BYTES) {
             modules.builtin.extend(list.lines().filter_map(module_name));
         }
-        match fs::read_to_string(directory.join("modules.dep")) {
+        match bounded::read_text_file(&directory.join("modules.dep"), FILE_BYTES) {
             Ok(list) => modules.read_dependencies(&list),
             Err(_) => collect(directory, &mut modules.files)
                 .map_err(Error::io("list the kernel modules in", directory))?,
@@ -133,8 +138,9 @@ impl Modules {
             directory: self.directory.clone(),
         })?;
         let refuse = |why| Error::BadModule { path: path.clone(), why };
-        let packed = fs::read(path).map_err(Error::io("read the kernel module", path.as_path()))?;
-        let content = compress::decompress(packed)
+        let packed = bounded::read_file(path, MAX_BYTES)
+            .map_err(Error::io("read the kernel module", path.as_path()))?;
+        let content = compress::decompress(packed, MAX_BYTES)
             .map_err(|error| refuse(format!("it cannot be decompressed: {error}")))?;
         let info = elf::module_info(&content).map_err(refuse)?;
         if let Some(magic) = &info.vermagic

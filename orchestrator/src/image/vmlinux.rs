@@ -13,6 +13,9 @@ use super::{compress::Format, elf};
 /// Part of the digest of a decompressed kernel; changed whenever the same image may give another result.
 pub(super) const FORMAT: &str = "testbed-vmlinux-1";
 
+/// The maximum size of a decompressed kernel. Debian's cloud kernel has 51 MiB; an image could claim 4 GiB.
+const MAX_BYTES: usize = 512 << 20;
+
 /// The form in which a guest's kernel is booted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -65,7 +68,7 @@ impl<'a> CompressedKernel<'a> {
 
     /// Decompresses the kernel. Returns `None` if it is damaged or if QEMU cannot start it.
     pub(super) fn decompress(&self) -> Option<Vec<u8>> {
-        let kernel = self.format.decompress(self.stream).ok()?;
+        let kernel = self.format.decompress(self.stream, self.size.min(MAX_BYTES)).ok()?;
         (kernel.len() == self.size && elf::has_pvh_entry(&kernel)).then_some(kernel)
     }
 }

@@ -90,10 +90,16 @@ fn a_kernel_that_the_user_names_is_bad_input_and_setup_is_not_advised() {
     let sandbox = Sandbox::with_matrix(THRESHOLD);
     fs::write(sandbox.path("text"), "no kernel").unwrap();
     fs::create_dir(sandbox.path("folder")).unwrap();
+    write_holes(&sandbox.path("large"), 257 << 20);
+    let irregular = "is not a Linux kernel image for x86 (bzImage): it is not a regular file; use the";
+    let large =
+        "large is not a Linux kernel image for x86 (bzImage): the file is longer than 256 MiB; use the";
     for (kernel, message) in [
         ("nofile", "error: --kernel: cannot read the kernel nofile: No such file or directory"),
         ("text", "error: --kernel: text is not a Linux kernel image for x86 (bzImage)"),
-        ("folder", "error: --kernel: cannot read the kernel folder: Is a directory"),
+        ("folder", &format!("error: --kernel: folder {irregular}")),
+        ("/dev/null", &format!("error: --kernel: /dev/null {irregular}")),
+        ("large", &format!("error: --kernel: {large}")),
     ] {
         for command in [&["run", "matrix.yaml"][..], &["setup"], &["setup", "--dry-run"]] {
             let finished = sandbox.testbed(&[command, &["--kernel", kernel]].concat());
@@ -106,7 +112,8 @@ fn a_kernel_that_the_user_names_is_bad_input_and_setup_is_not_advised() {
         assert_eq!(about_kernel["state"], "failed", "{doctor}");
         assert!(!about_kernel["remedy"].as_str().unwrap().contains("testbed setup"), "{doctor}");
     }
-    assert_eq!(sandbox.entries(), [".cache", "folder", "matrix.yaml", "text"], "doctor has tried the cache");
+    let left = [".cache", "folder", "large", "matrix.yaml", "text"];
+    assert_eq!(sandbox.entries(), left, "doctor has tried the cache");
     let hint = |args: &[&str], word: &str| {
         sandbox.testbed(args).exits(2).says(&format!("; did you mean `{word}`?"));
     };
@@ -392,6 +399,30 @@ fn testbed_without_its_stressor_says_where_it_belongs() {
     let doctor = finished(&["doctor", "--quiet"]).exits(1).stdout();
     assert!(words(&doctor).contains("fix: testbed needs the program `stressor`"), "{doctor}");
     assert!(words(&doctor).contains(advice), "{doctor}");
+}
+
+#[test]
+fn a_stressor_of_endless_or_excessive_size_is_not_read() {
+    let sandbox = Sandbox::with_matrix(THRESHOLD);
+    write_holes(&sandbox.path("large"), 257 << 20);
+    for (stressor, why) in
+        [("/dev/null", "it is not a regular file"), ("large", "the file is longer than 256 MiB")]
+    {
+        for (args, code) in [(&["run", "matrix.yaml"][..], 3), (&["setup", "--dry-run"], 3), (&["doctor"], 1)]
+        {
+            let mut command = sandbox.command(args);
+            let output = command.env(testbed::image::STRESSOR_VARIABLE, stressor).output().unwrap();
+            let finished = Finished { command: args.join(" "), output };
+            finished.exits(code);
+            let said = words(&(finished.stdout() + &finished.stderr()));
+            assert!(said.contains(&format!("{stressor}: {why}")), "{}", finished.shown());
+        }
+    }
+}
+
+/// Writes a file of this size that takes no space.
+fn write_holes(path: &Path, size: u64) {
+    fs::File::create(path).unwrap().set_len(size).unwrap();
 }
 
 #[test]

@@ -29,6 +29,7 @@ use super::{
     storing::{self, UPLOAD_DIR},
 };
 use crate::{
+    bounded,
     finding::StorageProblem,
     image::GuestFiles,
     lab::{
@@ -56,7 +57,7 @@ use std::{
     convert::Infallible,
     ffi::{OsStr, OsString},
     fmt::Write as _,
-    fs, io,
+    io,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     pin::pin,
@@ -259,6 +260,10 @@ pub(crate) struct SshHost<'a> {
     name: &'a str,
 }
 
+/// The maximum size of a file to upload. This program has 91 MiB with debugging information, and a kernel or
+/// an initramfs at most 512 MiB.
+const MAX_UPLOAD_BYTES: usize = 1 << 30;
+
 /// A file to upload to hosts, where it is named by its digest.
 pub(crate) struct Upload {
     content: Vec<u8>,
@@ -268,7 +273,8 @@ pub(crate) struct Upload {
 
 impl Upload {
     pub(crate) fn read(path: &Path) -> Result<Self, Error> {
-        let content = fs::read(path).map_err(|source| Error::Upload { path: path.into(), source })?;
+        let content = bounded::read_file(path, MAX_UPLOAD_BYTES)
+            .map_err(|source| Error::Upload { path: path.into(), source })?;
         let digest = HEXLOWER.encode(&Sha256::digest(&content));
         Ok(Self { content, digest })
     }
