@@ -25,6 +25,7 @@ mod folder;
 pub mod interrupt;
 pub mod real;
 pub mod screen;
+mod space;
 
 /// An implementation of attempts, which the engine calls.
 pub trait Bench {

@@ -2,12 +2,12 @@
 //! and `testbed run` skips them with the same reasons.
 //!
 //! The reasons, in the order in which they are checked, are: no backend for the link, too little memory, a
-//! migration that needs one host or a folder that hosts share, an accelerator that does not work, a machine
-//! that QEMU refuses (its CPU model in particular), huge pages that the guest's CPU does not have, and a
-//! migration that QEMU refuses or for which it lacks something. Each machine is tried at most once, and only
-//! if a larger one like it is not possible.
+//! migration that needs one host or a folder that hosts share, an accelerator that does not work, too little
+//! space for the disk, a machine that QEMU refuses (its CPU model in particular), huge pages that the guest's
+//! CPU does not have, and a migration that QEMU refuses or for which it lacks something. Each machine is
+//! tried at most once, and only if a larger one like it is not possible.
 
-use super::folder;
+use super::{folder, space::Space};
 use crate::{
     driver::qemu::{
         accel::{self, AcceleratorFinding, Platform, TrialSpec},
@@ -155,8 +155,13 @@ pub async fn screen(
     let mut migrating = Vec::new();
     let all: Vec<&Cell> = possible.iter().map(|(cell, _)| *cell).collect();
     let folder = folder::Lacks::find(&all, lab).await;
+    let mut space = Space::new(lab);
     for (cell, machine) in possible {
         if let Some(reason) = folder.reason(&cell.settings) {
+            reasons.insert(cell.id.clone(), reason);
+            continue;
+        }
+        if let Some(reason) = space.lacking(&cell.settings.storage).await {
             reasons.insert(cell.id.clone(), reason);
             continue;
         }

@@ -957,7 +957,9 @@ esac
 #[test]
 fn a_plan_shows_what_this_host_and_its_qemu_cannot_do() {
     let matrix = "name: n\naxes: { guest.accel: [tcg, kvm, auto], guest.cpu: [qemu64, z80] }\n\
-                  include: [{ guest.memory: 3000TiB }]\n";
+                  include:\n  - guest.memory: 3000TiB\n  \
+                  - { storage: shared, storage.size: 127TiB, storage.written: 127TiB }\n  \
+                  - { storage: block, storage.size: 100TiB, storage.written: 100TiB }\n";
     let sandbox = Sandbox::with_matrix(matrix);
     let programs = sandbox.dir.path().join("programs");
     fs::create_dir(&programs).unwrap();
@@ -990,7 +992,12 @@ fn a_plan_shows_what_this_host_and_its_qemu_cannot_do() {
     );
     let (_, memory) = skipped[6];
     assert!(memory.starts_with("a guest of 3000TiB is larger than the memory of this host, "), "{memory}");
-    assert_eq!(json["migrations"], 2);
+    for ((_, space), need) in skipped[7..].iter().zip(["127TiB", "200TiB"]) {
+        let begins =
+            format!("the data on the disk takes at least {need} in /var/tmp, but this host has only ");
+        assert!(space.starts_with(&begins), "{space}");
+    }
+    assert_eq!((skipped.len(), json["migrations"].as_u64()), (9, Some(2)));
     assert_eq!(sandbox.entries(), ["matrix.yaml"], "nothing is written");
 }
 

@@ -95,6 +95,12 @@ pub enum DiskError {
         path.display()
     )]
     Unprepared { path: PathBuf, bad: BadBlock },
+    #[error(
+        "cannot write {need} to the disk {} beforehand: its file system has only {} free; lower \
+         --disk-written, or name a disk on another file system",
+        path.display(), free.rounded_binary()
+    )]
+    NoSpace { path: PathBuf, need: Bytes, free: Bytes },
     #[error("cannot read block {index} of the disk {}: {cause}", path.display())]
     Read { path: PathBuf, index: u64, cause: io::Error },
     #[error("cannot prepare the disk {}: {cause}", path.display())]

@@ -16,6 +16,6 @@ mod verification;
 pub use block::{BLOCK_BYTES, fill_block};
 pub(crate) use block::{Block, Expected};
 pub use load::{DiskError, DiskLoad};
-pub use target::fill_image;
 pub(crate) use target::{Target, open};
+pub use target::{fill_image, free_bytes};
 pub use verification::{BadBlock, DiskVerification};

@@ -5,11 +5,14 @@
 
 use super::{BLOCK_BYTES, DiskError, DiskLoad, fill_block};
 use crate::workload::pages_for;
-use nix::fcntl::{FallocateFlags, fallocate};
+use nix::{
+    fcntl::{FallocateFlags, fallocate},
+    sys::statvfs::fstatvfs,
+};
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Seek, SeekFrom},
-    os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 use units::Bytes;
@@ -36,6 +39,15 @@ pub fn fill_image(file: &File, written: Bytes) -> io::Result<()> {
         file.write_all_at(bytes, first * BLOCK_BYTES)?;
     }
     Ok(())
+}
+
+/// Returns how much the file system of a file has free for users other than root.
+pub fn free_bytes(file: &File) -> io::Result<Bytes> {
+    let space = fstatvfs(file)?;
+    // A file system that does not know its size, or has none, reports 0 in total.
+    let is_known = space.blocks() > 0;
+    let free = space.blocks_available().saturating_mul(space.fragment_size());
+    Ok(Bytes::new(if is_known { free } else { u64::MAX }))
 }
 
 /// Opens a disk for direct I/O, so that each write and read reaches it. Returns it with its size in bytes.
@@ -114,6 +126,9 @@ impl Target {
             None => (create(&path)?, true),
         };
         let prepared = open(&path).and_then(|_| {
+            if !self.is_device {
+                check_space(&file, &path, load)?;
+            }
             write(&file, load, self.is_device)
                 .map_err(|cause| DiskError::Prepare { path: path.clone(), cause })
         });
@@ -140,6 +155,19 @@ fn lock(file: &File, path: &Path) -> Result<(), DiskError> {
         // Some file systems have no locks.
         Ok(()) | Err(TryLockError::Error(_)) => Ok(()),
     }
+}
+
+/// Checks that the file system of a file has space for what is written beforehand, in the place of what the
+/// file holds now.
+fn check_space(file: &File, path: &Path, load: &DiskLoad) -> Result<(), DiskError> {
+    let need = Bytes::new(load.written_blocks() * BLOCK_BYTES);
+    let space = || {
+        // The unit of st_blocks is 512 bytes, whatever the file system.
+        let held = file.metadata()?.blocks() * 512;
+        Ok(Bytes::new(free_bytes(file)?.get().saturating_add(held)))
+    };
+    let free = space().map_err(|cause| DiskError::Prepare { path: path.into(), cause })?;
+    if need > free { Err(DiskError::NoSpace { path: path.into(), need, free }) } else { Ok(()) }
 }
 
 /// Writes the whole disk, and waits until the data is on stable storage; otherwise the load would compete

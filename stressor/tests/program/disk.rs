@@ -528,14 +528,31 @@ fn a_full_file_system_is_reported() {
         "what failed is as before"
     );
 
-    // If there is no space for the data written beforehand, the file is removed again.
+    // If there is no space for the data written beforehand, nothing is written, and a file that is there
+    // keeps what it holds.
     let script = format!(
-        "{tmpfs}; \"$1\" --disk disk --disk-size 1MiB --disk-written 1MiB --disk-read 1MB/s || code=$?; ls; \
-         exit \"$code\""
+        "{tmpfs}; echo text > old; for disk in disk old; do
+             \"$1\" --disk $disk --disk-overwrite --disk-size 1MiB --disk-written 1MiB --disk-read 1MB/s \
+                 || echo $?
+         done; ls; cat old; exit 2"
     );
     let Some(output) = in_namespace(&script, &folder) else { return };
-    assert_eq!((output.code, output.stdout.as_str()), (Some(1), ""));
-    assert!(output.stderr.starts_with("error: cannot prepare the disk disk: No space left on device"));
+    assert_eq!((output.code, output.stdout.as_str()), (Some(2), "2\n2\nold\ntext\n"));
+    for (disk, free) in [("disk", 508), ("old", 512)] {
+        let error = format!(
+            "error: cannot write 1MiB to the disk {disk} beforehand: its file system has only {free} KiB \
+             free; lower --disk-written"
+        );
+        assert!(output.stderr.contains(&error), "{}", output.stderr);
+    }
+
+    // What a file holds now is free once it is overwritten.
+    let script = format!(
+        "{tmpfs}; head -c 400000 /dev/zero > old; \"$1\" --disk old --disk-overwrite --disk-size 1MiB \
+         --disk-written 400KiB --disk-read 1MB/s --duration 100ms"
+    );
+    let Some(output) = in_namespace(&script, &folder) else { return };
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
 }
 
 /// A disk whose name a terminal would interpret as commands, and whose message is part of the output.

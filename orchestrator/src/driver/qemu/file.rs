@@ -170,7 +170,7 @@ impl MigrationFile {
     async fn note_saved(&self) -> Result<(), Error> {
         let at = Instant::now();
         let Some([file, _]) = &self.ends else { return Err(Error::NoFile) };
-        let DiskUsage { bytes, allocated_bytes } = file.usage().await?;
+        let DiskUsage { bytes, allocated_bytes, .. } = file.usage().await?;
         self.saved.set(Some(SavedFile { bytes, allocated_bytes, at }));
         self.stage.set(Stage::Saved);
         Ok(())
