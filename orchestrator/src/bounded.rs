@@ -3,13 +3,13 @@
 
 use nix::{
     fcntl::OFlag,
-    sys::signal::{Signal, kill},
+    sys::signal::{Signal, killpg},
     unistd::Pid,
 };
 use std::{
     fs::File,
     io::{self, BufRead, Read},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::{fs::OpenOptionsExt, process::CommandExt},
     path::Path,
     process::{Command, Output, Stdio},
     sync::mpsc::{self, RecvTimeoutError},
@@ -132,9 +132,10 @@ pub fn output(command: &mut Command) -> io::Result<Output> {
     run(command, None)
 }
 
-/// Does the same as [`output`] with a program that is killed after this time. That is an error too.
+/// Does the same as [`output`] with a program that is killed after this time, with all that it has started in
+/// its process group. That is an error too.
 pub fn output_within(command: &mut Command, limit: Duration) -> io::Result<Output> {
-    run(command, Some(limit))
+    run(command.process_group(0), Some(limit))
 }
 
 fn run(command: &mut Command, limit: Option<Duration>) -> io::Result<Output> {
@@ -146,7 +147,7 @@ fn run(command: &mut Command, limit: Option<Duration>) -> io::Result<Output> {
     let is_late = move |limit: Duration| {
         let late = all_is_read.recv_timeout(limit) == Err(RecvTimeoutError::Timeout);
         if late {
-            let _ = kill(pid, Signal::SIGKILL);
+            let _ = killpg(pid, Signal::SIGKILL);
         }
         late
     };
@@ -167,7 +168,8 @@ fn run(command: &mut Command, limit: Option<Duration>) -> io::Result<Output> {
     let status = child.wait()?;
     if late {
         let seconds = limit.unwrap_or_default().as_secs_f64();
-        return Err(io::Error::new(io::ErrorKind::TimedOut, format!("it took longer than {seconds:.0} s")));
+        let why = format!("it did not answer within {seconds:.0} s");
+        return Err(io::Error::new(io::ErrorKind::TimedOut, why));
     }
     Ok(Output { status, stdout: stdout?, stderr: stderr? })
 }
@@ -228,9 +230,11 @@ mod tests {
             let error = output(Command::new("sh").args(["-c", script])).unwrap_err();
             assert_eq!(error.to_string(), "its output is longer than 16 MiB");
         }
-        let endless = "echo out; exec sleep 600";
-        let error = output_within(Command::new("sh").args(["-c", endless]), Duration::from_secs(1));
-        assert_eq!(error.unwrap_err().to_string(), "it took longer than 1 s");
+        // What a wrapper has started holds the pipes open, too.
+        for endless in ["echo out; exec sleep 600", "sleep 600; true"] {
+            let error = output_within(Command::new("sh").args(["-c", endless]), Duration::from_secs(1));
+            assert_eq!(error.unwrap_err().to_string(), "it did not answer within 1 s");
+        }
         let limit = Duration::from_secs(600);
         assert_eq!(output_within(&mut Command::new("true"), limit).unwrap().status.code(), Some(0));
         let small = output(Command::new("sh").args(["-c", "echo out; echo err >&2; exit 3"])).unwrap();

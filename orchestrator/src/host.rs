@@ -1,11 +1,15 @@
 //! Facts about this host, for results and for diagnosis.
 
 use crate::bounded;
-use std::{fs, io, path::Path, process::Command, thread};
+use std::{fs, io, path::Path, process::Command, thread, time::Duration};
 use stressor::machine::MemInfo;
 
 /// The name of the QEMU program, looked up in `PATH`.
 pub const QEMU: &str = "qemu-system-x86_64";
+
+/// How long QEMU may take to answer a question about itself. It takes less than a second, but a busy host, or
+/// a file system on the network, may hold it up.
+pub const QEMU_LIMIT: Duration = Duration::from_secs(30);
 
 /// Returns the release of the running kernel, as `uname -r` prints it.
 pub fn kernel_release() -> io::Result<String> {
@@ -33,9 +37,17 @@ pub fn memory() -> io::Result<MemInfo> {
 ///
 /// # Errors
 ///
-/// QEMU is not installed ([`io::ErrorKind::NotFound`]), or does not run.
+/// QEMU is not installed ([`io::ErrorKind::NotFound`]), does not run, or does not answer within
+/// [`QEMU_LIMIT`].
 pub fn qemu_version() -> io::Result<String> {
-    let output = bounded::output(Command::new(QEMU).arg("--version"))?;
+    version_of(Command::new(QEMU).arg("--version"), QEMU_LIMIT)
+}
+
+fn version_of(command: &mut Command, limit: Duration) -> io::Result<String> {
+    let output = bounded::output_within(command, limit).map_err(|error| match error.kind() {
+        io::ErrorKind::TimedOut => io::Error::other(format!("`{QEMU} --version` hangs: {error}")),
+        _ => error,
+    })?;
     if !output.status.success() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         let reason = stderr.lines().next().unwrap_or_default().trim();
@@ -85,6 +97,14 @@ impl Mount {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_qemu_that_does_not_answer_is_given_up() {
+        let asked = |script: &str, limit| version_of(Command::new("sh").args(["-c", script]), limit);
+        let error = asked("sleep 600; true", Duration::from_secs(1)).unwrap_err().to_string();
+        assert_eq!(error, "`qemu-system-x86_64 --version` hangs: it did not answer within 1 s");
+        assert_eq!(asked("echo QEMU emulator version 10.0.2 '(x)'", QEMU_LIMIT).unwrap(), "10.0.2");
+    }
 
     #[test]
     fn a_path_lies_on_the_nearest_mount() {

@@ -126,7 +126,10 @@ pub(super) fn run(args: &RunArgs, version: &'static str) -> Result<u8, Failure> 
         let run = Box::pin(run::run(&plan, &mut store, &mut bench, &sinks, &interrupt));
         run.await.map_err(Failure::lab)
     });
-    conclude(args, &plan, &store, ended, server)
+    let code = conclude(args, &plan, &store, ended, server);
+    // After an interruption, a `vagrant` may still be running on a thread that cannot be cancelled.
+    runtime.shutdown_background();
+    code
 }
 
 /// Stores and shows the results of a run that has ended. Returns the exit code.

@@ -10,7 +10,8 @@ use super::{
     local,
 };
 use crate::image::GuestFiles;
-use std::{convert::Infallible, path::PathBuf, str::FromStr};
+use std::{convert::Infallible, panic, path::PathBuf, str::FromStr};
+use tokio::task;
 
 /// The lab that a command uses: the value of `--lab`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -59,7 +60,10 @@ impl FromStr for LabChoice {
 /// Starts a lab, uploads the guest's files to its hosts, and announces it, so that `testbed lab` can inspect
 /// and enter its nodes. `notice` receives what the login shells of the hosts print.
 pub async fn start(choice: &LabChoice, guest: &GuestFiles, notice: impl Fn(&str)) -> Result<Lab, Error> {
-    let lab = match choice.hosts()? {
+    let owned = choice.clone();
+    // `vagrant` takes seconds, in which the user may interrupt the run.
+    let hosts = task::spawn_blocking(move || owned.hosts()).await;
+    let lab = match hosts.unwrap_or_else(|error| panic::resume_unwind(error.into_panic()))? {
         None => local::start().await?,
         Some(hosts) => {
             let started = Box::pin(ssh::start(&hosts, guest)).await;

@@ -14,6 +14,7 @@ use crate::{
     measure::End,
     node::{Node, round_trip::RoundTrips},
 };
+use futures::future;
 use std::{path::Path, process::Stdio};
 use tokio::process::{Child, Command};
 
@@ -50,10 +51,12 @@ pub async fn start_from(program: &Path) -> Result<Lab, Error> {
         compute.set_up(&compute.shaped).await?;
     }
 
+    let (source_facts, destination_facts) =
+        future::try_join(source.node.facts(), destination.node.facts()).await?;
     let description = Description {
         kind: LabKind::Local,
-        source: source.node.facts().await?,
-        destination: destination.node.facts().await?,
+        source: source_facts,
+        destination: destination_facts,
         round_trips: Some(RoundTrips::measure(&controller, &source.node, &destination.node).await?),
         images: None,
     };

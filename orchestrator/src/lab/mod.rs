@@ -329,7 +329,7 @@ pub(crate) async fn connect_node(
     if let Some(carrier) = carrier {
         node.keep_alive(carrier);
     }
-    if let Err(error) = node.facts().await {
+    if let Err(error) = node.round_trip().await {
         if let NodeError::Unreadable { reason, .. } | NodeError::Lost { reason, .. } = error {
             let _ = process.start_kill();
             return Err(failed(&reason));

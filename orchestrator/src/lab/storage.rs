@@ -21,7 +21,7 @@ use super::{
     topology::{PREFIX, STORAGE, STORAGE_ADDRESSES, STORAGE_CONTROLLER_ADDRESS, STORAGE_PORTS},
 };
 use crate::{
-    host::QEMU,
+    host::{QEMU, QEMU_LIMIT},
     measure::{
         link::{BranchSetting, EndSetting, StorageSetting},
         tcp_buffers,
@@ -225,6 +225,9 @@ impl SharedDisk {
 
 /// Asks the QEMU of a node whether it can open shared disks.
 pub async fn nfs_driver(node: &Node) -> Result<NfsDriver, NodeError> {
-    let (said, status) = node.run(QEMU, &NfsDriver::QUESTION).await?;
+    let Ok(answer) = time::timeout(QEMU_LIMIT, node.run(QEMU, &NfsDriver::QUESTION)).await else {
+        return Ok(NfsDriver::Unknown(format!("it did not answer within {} s", QEMU_LIMIT.as_secs())));
+    };
+    let (said, status) = answer?;
     Ok(NfsDriver::from_answer(status.is_own_exit(), &said.join("\n")))
 }

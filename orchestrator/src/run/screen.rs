@@ -63,9 +63,11 @@ async fn reasons_in(lab: &Lab, plan: &Plan) -> (Reasons, Option<String>) {
         let untried = Accelerators::new();
         let reason = |cell: &Cell| without_qemu(&lab.description, &cell.settings, &untried).err();
         let reasons = plan.cells.iter().filter_map(|cell| Some((cell.id.clone(), reason(cell)?)));
-        let note = format!(
-            "without {QEMU}, neither accelerators nor CPU models can be tried; `testbed setup` installs it"
-        );
+        let untried = "neither accelerators nor CPU models can be tried";
+        let note = match &lab.description.source.broken_qemu {
+            Some(why) => format!("{why}; {untried}"),
+            None => format!("without {QEMU}, {untried}; `testbed setup` installs it"),
+        };
         return (reasons.collect(), Some(note));
     };
     let cache = Cache::user().ok();

@@ -8,7 +8,10 @@ use super::{
     machine::LocalHost,
     plan::{self, QemuInstall},
 };
-use crate::finding::{Check, Finding};
+use crate::{
+    finding::{Check, Finding},
+    host::QEMU_LIMIT,
+};
 
 /// The Debian package of the driver. It works only with a QEMU that was built together with it.
 pub(super) const PACKAGE: &str = "qemu-block-extra";
@@ -50,7 +53,7 @@ impl NfsDriver {
 
     /// Asks the QEMU in `PATH`.
     pub fn probe(runner: &dyn Runner) -> Self {
-        match runner.capture(&Invocation::new(QEMU_PROGRAM, Self::QUESTION)) {
+        match runner.capture(&Invocation::new(QEMU_PROGRAM, Self::QUESTION).at_most(QEMU_LIMIT)) {
             Ok(output) => Self::from_answer(output.code.is_some(), &output.stderr),
             Err(error) => Self::Unknown(error.to_string()),
         }

@@ -1,6 +1,7 @@
 //! Finds QEMU in `PATH` and checks its version.
 
 use super::{Invocation, Runner};
+use crate::host::QEMU_LIMIT;
 use std::{fmt, path::PathBuf};
 
 pub use crate::host::QEMU as PROGRAM;
@@ -62,7 +63,7 @@ impl Qemu {
     /// Runs the program in `PATH` with `--version`.
     pub fn probe(runner: &dyn Runner) -> Self {
         let Some(path) = runner.find(PROGRAM) else { return Self::Missing };
-        let command = Invocation::new(&path.display().to_string(), ["--version"]);
+        let command = Invocation::new(&path.display().to_string(), ["--version"]).at_most(QEMU_LIMIT);
         let output = match runner.capture(&command) {
             Ok(output) if output.code == Some(0) => output,
             Ok(output) => return Self::Broken { path, why: output.stderr.trim().to_owned() },

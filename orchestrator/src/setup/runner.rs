@@ -1,10 +1,11 @@
 //! Runs the host's commands, behind a trait, so that tests of `testbed setup` do not need the real commands.
 
-use crate::{bounded, layout::shell_line};
+use crate::{bounded, layout::shell_line, sys};
 use std::{
     fmt, io, iter,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    time::Duration,
 };
 
 /// A command to run: a program with its arguments. `Display` prints it as it would be typed into a shell.
@@ -15,6 +16,8 @@ pub struct Invocation {
     pub arguments: Vec<String>,
     /// The directory to run it in; `None` for the current directory.
     pub directory: Option<PathBuf>,
+    /// How long it may take if its output is captured; `None` without a limit.
+    pub limit: Option<Duration>,
 }
 
 impl Invocation {
@@ -24,6 +27,7 @@ impl Invocation {
             program: program.to_owned(),
             arguments: arguments.into_iter().map(Into::into).collect(),
             directory: None,
+            limit: None,
         }
     }
 
@@ -31,6 +35,13 @@ impl Invocation {
     #[must_use]
     pub fn within(mut self, directory: &Path) -> Self {
         self.directory = Some(directory.to_path_buf());
+        self
+    }
+
+    /// Limits the time that the command may take if its output is captured.
+    #[must_use]
+    pub fn at_most(mut self, limit: Duration) -> Self {
+        self.limit = Some(limit);
         self
     }
 
@@ -65,7 +76,7 @@ pub trait Runner {
     /// Runs a command and captures its output.
     ///
     /// # Errors
-    /// If it cannot be started.
+    /// If it cannot be started, or exceeds its time limit, after which it is killed.
     fn capture(&self, invocation: &Invocation) -> io::Result<Output>;
 
     /// Runs a command and shows its output to the user, on standard error.
@@ -96,7 +107,15 @@ impl SystemRunner {
 
 impl Runner for SystemRunner {
     fn capture(&self, invocation: &Invocation) -> io::Result<Output> {
-        let output = bounded::output(&mut Self::command(invocation))?;
+        let mut command = Self::command(invocation);
+        let output = match invocation.limit {
+            None => bounded::output(&mut command)?,
+            Some(limit) => {
+                // It is in a process group of its own, which Ctrl-C does not reach.
+                sys::die_with_parent(&mut command);
+                bounded::output_within(&mut command, limit)?
+            }
+        };
         Ok(Output {
             code: output.status.code(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -236,6 +255,9 @@ mod tests {
         assert_eq!(output, Output { code: Some(3), stdout: "out\n".to_owned(), stderr: "err\n".to_owned() });
         assert!(SystemRunner.find("sh").unwrap().is_absolute());
         assert_eq!(SystemRunner.find("no-such-program-as-this"), None);
+        let endless = Invocation::new("sh", ["-c", "sleep 600; true"]).at_most(Duration::from_secs(1));
+        let error = SystemRunner.capture(&endless).unwrap_err().to_string();
+        assert_eq!(error, "it did not answer within 1 s");
         assert!(SystemRunner.capture(&Invocation::new("no-such-program-as-this", [""; 0])).is_err());
     }
 }

@@ -1002,6 +1002,22 @@ fn a_plan_shows_what_this_host_and_its_qemu_cannot_do() {
 }
 
 #[test]
+fn a_plan_says_why_qemu_does_not_run() {
+    let sandbox = Sandbox::with_matrix("name: n\n");
+    let programs = sandbox.dir.path().join("programs");
+    fs::create_dir(&programs).unwrap();
+    write_script(&programs.join("qemu-system-x86_64"), "#!/bin/sh\necho no libfdt >&2\nexit 127\n");
+    let finished = sandbox.testbed_in(&programs, &["plan", "matrix.yaml"]);
+    if finished.stderr().contains("cannot tell which cells") {
+        println!("skipped: {}", finished.stderr());
+        return;
+    }
+    finished.exits(0).says(
+        "note: `qemu-system-x86_64 --version` fails (exit status: 127): no libfdt; neither accelerators nor",
+    );
+}
+
+#[test]
 fn every_command_explains_itself() {
     let sandbox = Sandbox::new();
     let help = |args: &[&str], name: &str| {

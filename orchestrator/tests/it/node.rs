@@ -1,6 +1,10 @@
 //! A node process, connected in the same way as to the orchestrator.
 
-use crate::common::real::{signal, skipped};
+use crate::common::{
+    path_with,
+    real::{signal, skipped},
+    write_script,
+};
 use data_encoding::HEXLOWER;
 use netem::{Namespace, Netlink};
 use nix::{
@@ -283,6 +287,36 @@ async fn an_endless_line_from_a_socket_closes_its_channel_with_the_reason() {
     node.round_trip().await.expect("the node lives on");
 }
 
+/// QEMU answers when the test lets it.
+#[tokio::test]
+async fn a_qemu_that_does_not_answer_does_not_hold_up_its_node() {
+    let folder = tempfile::tempdir().unwrap();
+    let may_answer = folder.path().join("may-answer");
+    let shown = may_answer.display();
+    let script =
+        format!("#!/bin/sh\nuntil [ -e {shown} ]; do sleep 0.01; done\necho QEMU emulator version 10.0.2\n");
+    write_script(&folder.path().join(testbed::host::QEMU), &script);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_testbed"));
+    command.args(["node", "--name", "compute1", "--run", "1"]).kill_on_drop(true);
+    command.env("PATH", path_with(folder.path()));
+    let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let streams = (process.stdout.take().unwrap(), process.stdin.take().unwrap());
+    let node = Node::from_streams("compute1", streams.0, streams.1);
+    if node.round_trip().await.is_err() {
+        skipped::<()>("namespaces cannot be created here");
+        return;
+    }
+    let mut facts = Box::pin(node.facts());
+    tokio::select! {
+        // This call is made first.
+        biased;
+        facts = &mut facts => panic!("QEMU has not answered yet: {facts:?}"),
+        answered = node.round_trip() => drop(answered.unwrap()),
+    }
+    fs::write(may_answer, "").unwrap();
+    assert_eq!(facts.await.unwrap().qemu.as_deref(), Some("10.0.2"));
+}
+
 /// An abandoned ping ends on its own, unlike the probe.
 #[tokio::test]
 async fn a_ping_leaves_nothing_behind() {
@@ -440,7 +474,8 @@ async fn a_connection_that_takes_nothing_holds_back_reports_and_not_the_probe() 
         // A node that cannot create its namespaces ends.
         let _ = stdin.write_all(format!("{call}\n").as_bytes()).await;
         let Ok(Some(answer)) = lines.next_line().await else {
-            return skipped("namespaces cannot be created here").unwrap_or_default();
+            skipped::<()>("namespaces cannot be created here");
+            return;
         };
         assert_eq!(answer, r#"{"reply":{"id":1,"result":{"Ok":null}}}"#);
     }

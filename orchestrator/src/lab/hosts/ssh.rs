@@ -148,12 +148,13 @@ pub async fn start(SshHosts { inventory, access }: &SshHosts, guest: &GuestFiles
     );
     // If several fail, always report the same one.
     let ((controller, first), (source, second), (destination, third)) = (controller?, source?, destination?);
-    let mut source_facts = source.node.facts().await?;
+    let (mut source_facts, destination_facts) =
+        future::try_join(source.node.facts(), destination.node.facts()).await?;
     source_facts.no_emulator = Some("the emulator works only between nodes on the same host".into());
     let description = Description {
         kind: LabKind::Ssh,
         source: source_facts,
-        destination: destination.node.facts().await?,
+        destination: destination_facts,
         round_trips: Some(RoundTrips::measure(&controller, &source.node, &destination.node).await?),
         images: inventory.images.as_ref().and_then(HostPath::absolute),
     };

@@ -12,12 +12,16 @@ use super::{
     memfile::Memfile,
     ssh::{Contacts, HostAccess, SshConfig, SshHosts},
 };
-use crate::bounded;
+use crate::{bounded, sys};
 use std::{
     env, fs, io,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
+
+/// How long `vagrant ssh-config` may take: it loads Ruby and its plugins, and asks about each machine.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// The name of the inventory in the Vagrantfile's folder.
 pub const INVENTORY: &str = "lab.yaml";
@@ -55,6 +59,17 @@ pub enum Error {
     /// The program `vagrant` is missing or cannot be started.
     #[error("cannot run vagrant: {0}; install it (on Debian, the packages vagrant and vagrant-libvirt)")]
     NoVagrant(io::Error),
+    /// The command `vagrant ssh-config` took too long.
+    #[error(
+        "{folder}: `vagrant ssh-config` hangs: {why}; find out what it waits for by running it there, for \
+         example another `vagrant` or the machines' provider"
+    )]
+    Silent {
+        /// The path of the Vagrantfile's folder.
+        folder: String,
+        /// The limit that it exceeded, as text.
+        why: io::Error,
+    },
     /// The command `vagrant ssh-config` failed, as it does if the machines are not running.
     #[error("{folder}: `vagrant ssh-config` failed: {message}; start the machines there with `vagrant up`")]
     NotUp {
@@ -80,7 +95,7 @@ impl Error {
     /// Returns whether the user's input or installation is wrong, as opposed to machines that are not
     /// running.
     pub fn is_input(&self) -> bool {
-        !matches!(self, Self::NotUp { .. } | Self::Memfile(_))
+        !matches!(self, Self::NotUp { .. } | Self::Silent { .. } | Self::Memfile(_))
     }
 }
 
@@ -120,7 +135,7 @@ pub(crate) fn check() -> Result<(), Error> {
 pub(crate) fn hosts() -> Result<SshHosts, Error> {
     let folder = folder()?;
     let inventory = Inventory::read(&folder.join(INVENTORY))?;
-    let text = ssh_config(&folder)?;
+    let text = ssh_config(Command::new(PROGRAM), &folder, LIMIT)?;
     let hosts = [&inventory.controller.host, &inventory.compute1.host, &inventory.compute2.host];
     if let Some(host) = hosts.into_iter().find(|host| !has_host(&text, host)) {
         return Err(Error::NoHost { folder: folder.display().to_string(), host: host.clone() });
@@ -136,11 +151,15 @@ pub(crate) fn hosts() -> Result<SshHosts, Error> {
 }
 
 /// Runs `vagrant ssh-config` and returns its output, which is an ssh configuration.
-fn ssh_config(folder: &Path) -> Result<String, Error> {
-    let mut command = Command::new(PROGRAM);
+fn ssh_config(mut command: Command, folder: &Path, limit: Duration) -> Result<String, Error> {
     // Keep escape sequences out of error messages.
     command.arg("ssh-config").env(FOLDER_VAR, folder).env("VAGRANT_NO_COLOR", "1");
-    let output = bounded::output(&mut command).map_err(Error::NoVagrant)?;
+    // It is in a process group of its own, which Ctrl-C does not reach.
+    sys::die_with_parent(&mut command);
+    let output = bounded::output_within(&mut command, limit).map_err(|error| match error.kind() {
+        io::ErrorKind::TimedOut => Error::Silent { folder: folder.display().to_string(), why: error },
+        _ => Error::NoVagrant(error),
+    })?;
     if !output.status.success() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         let lines = stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>();
@@ -159,6 +178,16 @@ fn has_host(config: &str, host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_vagrant_that_does_not_answer_is_given_up() {
+        let mut vagrant = Command::new("sh");
+        vagrant.args(["-c", "sleep 600; true"]);
+        let error = ssh_config(vagrant, Path::new("/lab"), Duration::from_secs(1)).unwrap_err();
+        assert!(!error.is_input());
+        let expected = "/lab: `vagrant ssh-config` hangs: it did not answer within 1 s; find out what it";
+        assert!(error.to_string().starts_with(expected), "{error}");
+    }
 
     #[test]
     fn a_host_is_found_by_its_whole_name() {

@@ -547,7 +547,8 @@ impl Server {
 /// Collects the facts about this host, for a node with this privilege.
 pub async fn facts(privilege: Privilege) -> Result<Facts, Box<dyn std::error::Error + Send + Sync>> {
     let memory = host::memory()?;
-    let qemu = host::qemu_version();
+    // QEMU may hang, and the node has to go on meanwhile.
+    let qemu = task::spawn_blocking(host::qemu_version).await?;
     let broken = |error: &io::Error| error.kind() != io::ErrorKind::NotFound;
     Ok(Facts {
         version: env!("CARGO_PKG_VERSION").into(),
