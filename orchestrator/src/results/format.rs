@@ -20,6 +20,10 @@ use serde_json::Value;
 /// The largest number in the results. A counter of 64 bits does not exceed it.
 const MOST: f64 = u64::MAX as f64;
 
+/// The smallest number in the results, except for moments. A duration between readings of two clocks may be
+/// slightly less than zero.
+const LEAST: f64 = -1_000.0;
+
 /// The numbers that are negative before the start of the migration.
 const MOMENTS: [&str; 7] = ["at_ms", "began_ms", "done_ms", "due_ms", "from_ms", "started_at_ms", "to_ms"];
 
@@ -90,8 +94,8 @@ pub(super) fn read<'a, T: Deserialize<'a> + Serialize>(
 ///
 /// # Errors
 ///
-/// Fails if the value cannot be parsed, or has a number that is negative, although it is not a moment, or
-/// larger than any counter.
+/// Fails if the value cannot be parsed, or has a number that is far below zero, although it is not a moment,
+/// or larger than any counter.
 pub(crate) fn from_json<'a, T: Deserialize<'a> + Serialize>(json: &'a [u8]) -> serde_json::Result<T> {
     let value: T = serde_json::from_slice(json)?;
     // Fields that this program does not know may have any number.
@@ -110,7 +114,7 @@ fn impossible(path: &str, value: &Value) -> Option<String> {
             let is_moment = MOMENTS.iter().any(|moment| path.rsplit('.').next() == Some(moment));
             if number.abs() > MOST {
                 Some(format!("`{path}` is {number:e}, which is more than anything can be"))
-            } else if number < 0.0 && !is_moment {
+            } else if number < LEAST && !is_moment {
                 Some(format!("`{path}` is {number}, but cannot be negative"))
             } else {
                 None

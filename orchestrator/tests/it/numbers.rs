@@ -137,7 +137,7 @@ fn numbers(value: &Value) -> Vec<String> {
 fn extremes(path: &str, number: &Value) -> Vec<Value> {
     let mut extremes = vec![json!(0), json!(u64::MAX)];
     if number.is_f64() {
-        extremes.push(json!(1e-300));
+        extremes.extend([json!(1e-300), json!(-1000)]);
     }
     if ["at_ms", "/from_ms", "/began_ms"].iter().any(|moment| path.ends_with(moment)) {
         extremes.push(json!(-1.8e19));
@@ -150,7 +150,7 @@ fn every_format_shows_the_most_extreme_numbers() {
     let known = Tampered::new();
     let paths = numbers(&known.records[0]);
     assert!(paths.len() > 100, "{paths:?}");
-    for at in 0..4 {
+    for at in 0..5 {
         // All numbers of one attempt at a time, and then of both.
         for changed in [0..1, 1..2, 0..2] {
             let mut tampered = Tampered::new();
