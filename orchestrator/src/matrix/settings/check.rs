@@ -242,6 +242,18 @@ impl Settings {
                 "write at least 1, or remove the key",
             ));
         }
+        let timeout = migrate.timeout;
+        for (name, after) in
+            [("pause_after", migrate.pause_after), ("postcopy_after", migrate.postcopy_after)]
+        {
+            if after.is_some_and(|after| after >= timeout) {
+                errors.push(error(
+                    &[&format!("migrate.{name}"), "migrate.timeout"],
+                    format!("`{name}` never takes effect: the migration is given up at {timeout}"),
+                    "write an earlier time, or raise `migrate.timeout`",
+                ));
+            }
+        }
         if let Some(limit) = migrate.max_bandwidth.filter(|limit| limit.to_byte_rate() < MIN_BANDWIDTH) {
             errors.push(error(
                 &["migrate.max_bandwidth"],
@@ -586,7 +598,9 @@ mod tests {
         assert_eq!(channels(256), ["migrate.multifd_channels"]);
         assert_eq!(migrate(json!({ "multifd_channels": 2 })), ["migrate.multifd_channels"]);
         assert_eq!(one("postcopy_after", "1s"), ["migrate.postcopy_after"]);
-        assert_eq!(migrate(json!({ "mode": "postcopy", "postcopy_after": "1s" })), [""; 0]);
+        let postcopy = |after: &str| migrate(json!({ "mode": "postcopy", "postcopy_after": after }));
+        assert_eq!((postcopy("1s"), postcopy("59999ms")), (vec![], vec![]));
+        assert_eq!(postcopy("60s"), ["migrate.postcopy_after"]);
         let repeated = |phases: serde_json::Value| {
             let stress = json!({ "phases": phases, "repeat_phases": true, "working_set": "4MB" });
             with(|s| s.stress = serde_json::from_value(stress).unwrap())

@@ -53,7 +53,7 @@ section! {
         /// until the rest fits into `downtime_limit`.
         pub pause_after_passes: Option<u32> = None,
         /// With `mode: precopy`, the time after which the guest is paused, counted from the migrate command
-        /// (`virsh migrate --timeout --timeout-suspend`).
+        /// (`virsh migrate --timeout --timeout-suspend`). It is earlier than `timeout`.
         pub pause_after: Option<Span> = None,
         /// With `mode: precopy`, whether the guest is paused once the remaining memory has stopped shrinking,
         /// by the rule of `stall_detection`.
@@ -63,7 +63,8 @@ section! {
         /// With `mode: postcopy`, the number of passes over the memory after which the guest moves.
         #[schemars(range(min = 1))]
         pub postcopy_after_passes: Option<u32> = None,
-        /// With `mode: postcopy`, the time after which the guest moves, counted from the migrate command.
+        /// With `mode: postcopy`, the time after which the guest moves, counted from the migrate command. It
+        /// is earlier than `timeout`.
         pub postcopy_after: Option<Span> = None,
         /// With `mode: postcopy`, whether the guest moves once the remaining memory has stopped shrinking, by
         /// the rule of `stall_detection`.
