@@ -440,9 +440,8 @@ pub struct DiskUsage {
     pub bytes: u64,
     /// The space that it takes, in bytes: less than its length if it has holes.
     pub allocated_bytes: u64,
-    /// The space that a further disk may take in the same file system, in bytes: what is free, except for
-    /// what disks leave to others.
-    pub left_bytes: u64,
+    /// What the same file system has free for users other than root, in bytes.
+    pub free_bytes: u64,
 }
 
 /// A file that the orchestrator has uploaded to the node's host.

@@ -17,7 +17,7 @@ type Place = (&'static str, StorageKind);
 /// The space in folders of a lab's hosts.
 pub(super) struct Space<'a> {
     lab: &'a Lab,
-    /// The space that disks may take, or why none can be created.
+    /// The free space, or why no disk can be created.
     known: HashMap<Place, Result<Bytes, String>>,
 }
 
@@ -43,13 +43,13 @@ impl<'a> Space<'a> {
         let (folder, name) = disk::place(images);
         for (host, node, copies) in hosts {
             let need = Bytes::new(written.get().saturating_mul(copies));
-            match self.left((host, kind), node, folder, name).await {
-                Ok(left) if need > left => {
+            match self.free((host, kind), node, folder, name).await {
+                Ok(free) if need > free => {
                     return Some(format!(
-                        "the data on the disk takes at least {need} in {}, but {host} has only {} left for \
-                         disks there: lower `storage.written`, or free space",
+                        "the data on the disk takes at least {need} in {}, but {host} has only {} free \
+                         there: lower `storage.written`, or free space",
                         folder.display(),
-                        left.rounded_binary()
+                        free.rounded_binary()
                     ));
                 }
                 Ok(_) => {}
@@ -59,26 +59,26 @@ impl<'a> Space<'a> {
         None
     }
 
-    async fn left(
+    async fn free(
         &mut self,
         place: Place,
         node: &Node,
         folder: &Path,
         name: DiskName,
     ) -> Result<Bytes, String> {
-        if let Some(left) = self.known.get(&place) {
-            return left.clone();
+        if let Some(free) = self.known.get(&place) {
+            return free.clone();
         }
-        let left = measure(node, folder, name).await.map_err(|error| error.to_string());
-        self.known.insert(place, left.clone());
-        left
+        let free = measure(node, folder, name).await.map_err(|error| error.to_string());
+        self.known.insert(place, free.clone());
+        free
     }
 }
 
 /// Measures the space for disks in a folder, with an empty one.
 async fn measure(node: &Node, folder: &Path, name: DiskName) -> Result<Bytes, NodeError> {
     let empty = node.create_disk(folder, name, Bytes::ZERO, Bytes::ZERO).await?;
-    Ok(Bytes::new(empty.usage().await?.left_bytes))
+    Ok(Bytes::new(empty.usage().await?.free_bytes))
 }
 
 /// Returns how many times the data written beforehand takes space: on a host with both ends, on the host that

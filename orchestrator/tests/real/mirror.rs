@@ -2,7 +2,7 @@
 
 use crate::common::real::{Process, RunningTestbed, TestDir, ready, signal, with_small_disk};
 use nix::sys::signal::Signal;
-use std::{thread, time::Duration};
+use std::{fs::File, io::Write, thread, time::Duration};
 use stressor::disk::BLOCK_BYTES;
 use testbed::{
     outcome::Outcome,
@@ -133,15 +133,19 @@ include:
     assert_given_up(&format!("{BLOCK}{cut}"), ["3s", "9s"]);
 }
 
-/// Data written beforehand at the source does not fit on the destination's file system.
+/// The destination's file system is full by the time that the disk is copied to it.
 #[test]
 #[ignore = "runs QEMU: cargo xtask test"]
 fn a_destination_whose_disk_is_full_leaves_the_guest_whole_at_the_source() {
     let Some(ready) = ready() else { return };
-    // The source's disk takes 64 MiB of it, and the guest writes only to that part.
-    with_small_disk("/var/tmp", 96 << 20, || {
+    with_small_disk("/var/tmp", 192 << 20, || {
         let dir = TestDir::new(&ready, BLOCK);
-        assert_eq!(dir.run(&RUN), 3, "{}", dir.shown());
+        let mut run = dir.start(&RUN);
+        // The source's disk has its 64 MiB by then, and the guest writes only to that part.
+        qemu(&mut run, "destination");
+        let mut filler = File::create("/var/tmp/filler").unwrap();
+        while filler.write_all(&[1; 1 << 14]).is_ok() {}
+        assert_eq!(run.end(), 3, "{}", dir.shown());
         let records = dir.records();
         let reason = records[0].reason.clone().unwrap_or_default();
         assert_eq!(records[0].outcome, Outcome::Failed, "{reason}");

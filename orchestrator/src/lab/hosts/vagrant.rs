@@ -21,7 +21,7 @@ use std::{
 };
 
 /// How long `vagrant ssh-config` may take: it loads Ruby and its plugins, and asks about each machine.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// The name of the inventory in the Vagrantfile's folder.
 pub const INVENTORY: &str = "lab.yaml";

@@ -43,10 +43,6 @@ const PREFIX: &str = ".testbed-disk.";
 /// How long after its last write a disk with a name is considered left behind.
 const KEEP: Duration = Duration::from_secs(24 * 3600);
 
-/// What the data that is written beforehand leaves free in its file system: other programs of the host need
-/// space, too, and guests write more than that.
-const RESERVE: Bytes = Bytes::new(256 << 20);
-
 /// The disks that a node has open, by number.
 #[derive(Debug, Default)]
 pub(super) struct Disks(Mutex<HashMap<u64, Held>>);
@@ -178,11 +174,12 @@ impl Disks {
         let create = || {
             let held = Held::create(folder, name)?;
             let file = File::from(held.descriptor()?);
-            let left = left(&file)?;
-            if !written.is_zero() && written > left {
+            let free = disk::free_bytes(&file)?;
+            if written > free {
                 // `testbed run --resume` makes attempts again that failed with these words.
-                let why = format!("No space left on device for {written}: {} are", left.rounded_binary());
-                return Err(io::Error::other(format!("{why} left if {RESERVE} are to stay free")));
+                let why =
+                    format!("No space left on device: {written} needed, {} free", free.rounded_binary());
+                return Err(io::Error::other(why));
             }
             file.set_len(size.get())?;
             disk::fill_image(&file, written)?;
@@ -250,9 +247,9 @@ impl Disks {
     /// Returns the size of a disk's file.
     pub(super) fn usage(&self, number: u64) -> io::Result<DiskUsage> {
         let file = self.get(number)?;
-        let (metadata, left_bytes) = (file.metadata()?, left(&file)?.get());
+        let (metadata, free_bytes) = (file.metadata()?, disk::free_bytes(&file)?.get());
         // The unit of st_blocks is 512 bytes, whatever the file system.
-        Ok(DiskUsage { bytes: metadata.len(), allocated_bytes: metadata.blocks() * 512, left_bytes })
+        Ok(DiskUsage { bytes: metadata.len(), allocated_bytes: metadata.blocks() * 512, free_bytes })
     }
 
     /// Closes a disk. Not an error if no disk has this number.
@@ -280,11 +277,6 @@ impl Disks {
         fcntl(&descriptor, FcntlArg::F_SETFD(FdFlag::empty()))?;
         Ok(descriptor)
     }
-}
-
-/// Returns the space for data written beforehand in the file system of a file.
-fn left(file: &File) -> io::Result<Bytes> {
-    Ok(Bytes::new(disk::free_bytes(file)?.get().saturating_sub(RESERVE.get())))
 }
 
 /// Makes a disk that a process inherits as this descriptor appear at [`protocol::file_path`] for that
@@ -415,15 +407,16 @@ mod tests {
         assert_eq!(opened.disk, 7);
         there.get(7).unwrap().write_all_at(&[1; 8192], 1 << 20).unwrap();
         here.close(1);
-        let DiskUsage { bytes, allocated_bytes, left_bytes } = there.usage(7).unwrap();
+        let DiskUsage { bytes, allocated_bytes, free_bytes } = there.usage(7).unwrap();
         assert_eq!(bytes, (1 << 20) + 8192);
         assert!((8192..1 << 20).contains(&allocated_bytes), "{allocated_bytes}");
         assert!(there.usage(1).is_err());
         let name = DiskName::Unnamed;
-        let more = Bytes::new(left_bytes.saturating_add(1 << 40));
+        let more = Bytes::new(free_bytes.saturating_add(1 << 40));
         let error = here.create(2, folder.path(), name, more, more).unwrap_err().to_string();
-        let begins = format!("cannot create a disk in {}: No space left on", folder.path().display());
-        assert!(error.starts_with(&begins) && error.ends_with(" left if 256MiB are to stay free"), "{error}");
+        let begins =
+            format!("cannot create a disk in {}: No space left on device: ", folder.path().display());
+        assert!(error.starts_with(&begins) && error.ends_with(" free"), "{error}");
     }
 
     #[test]
