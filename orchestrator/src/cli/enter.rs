@@ -34,7 +34,7 @@ pub(super) struct EnterArgs {
     /// Report a program that cannot be started here instead of on standard error
     #[arg(long, value_name = "FD")]
     refusal: Option<RawFd>,
-    /// Act as the process that joins the node's namespaces, with the rights of its user, for that user or another
+    /// Act as the process that joins the node's namespaces, for the node's user or for a visitor
     #[arg(long, value_enum, value_name = "WHOM")]
     joining: Option<OnBehalfOf>,
     /// Act as the process inside, which ends when this socket closes
