@@ -182,6 +182,11 @@ pub enum WorkloadError {
     Step(Span),
     #[error("a size of {0} exceeds the maximum of 128TiB")]
     TooLarge(Bytes),
+    #[error(
+        "a rate of {0} exceeds the maximum of {max}: `unlimited` is as fast as the CPUs allow",
+        max = Rate::MAX
+    )]
+    TooFast(Rate),
 }
 
 impl Default for Workload {
@@ -207,6 +212,15 @@ impl Default for Workload {
 impl Rate {
     /// A rate of 0: the memory is allocated but not dirtied.
     pub const IDLE: Self = Self::Limited(ByteRate::ZERO);
+
+    /// The largest rate with a limit: more than the 255 CPUs of a guest write, even if it is only 8 bytes of
+    /// each page, for which a page counts.
+    pub const MAX: ByteRate = ByteRate::new(100_000_000_000_000);
+
+    /// Returns whether the rate has a limit above [`Self::MAX`].
+    pub(crate) fn is_too_fast(self) -> bool {
+        matches!(self, Self::Limited(rate) if rate > Self::MAX)
+    }
 
     /// Returns whether the rate is 0.
     pub const fn is_idle(self) -> bool {
@@ -284,6 +298,9 @@ impl Workload {
         }
         let pages = pages_for(self.working_set);
         let mut rates = self.phases.iter().map(|phase| phase.rate).chain([self.rate]);
+        if let Some(rate) = rates.clone().find(|rate| rate.is_too_fast()) {
+            return Err(WorkloadError::TooFast(rate));
+        }
         match rates.find(|rate| !rate.is_idle()) {
             Some(rate) if pages == 0 => Err(WorkloadError::NothingToDirty { rate }),
             _ if pages > 0 && u64::from(self.threads) > pages => {
@@ -327,6 +344,13 @@ mod tests {
         refused("{ step: 1001us }", "a step of 1001us is out of range: use a step from 10us to 1ms");
         refused("{ step: 0 }", "out of range");
         refused("{ working_set: 10000000TB }", "exceeds the maximum of 128TiB");
+        refused(
+            "{ working_set: 1MB, rate: 101TB/s }",
+            "a rate of 101TB/s exceeds the maximum of 100TB/s: `un",
+        );
+        let phases = "{ working_set: 1MB, phases: [{ rate: 18446744073709551615B/s, duration: 1s }] }";
+        refused(phases, "exceeds the maximum of 100TB/s");
+        assert_eq!(check("{ working_set: 1MB, rate: 100TB/s }"), Ok(()));
     }
 
     #[test]

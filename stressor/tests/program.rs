@@ -76,6 +76,10 @@ fn invalid_settings_exit_with_code_2_and_explain_the_fix() {
         ("--working-set 100TB --threads 4294967295", "threads are too many for"),
         ("--working-set 1MB --threads 4294967296", "4294967296 is not in 0..=4294967295"),
         ("--working-set 1000000TB", "exceeds the maximum of 128TiB"),
+        (
+            "--working-set 1MB --rate 18446744073709551615B/s",
+            "exceeds the maximum of 100TB/s: `unlimited` is",
+        ),
         ("--working-set 1TB --page-size 2MiB", "huge pages of 2MiB"),
         ("--content noise", "compressible:PERCENT"),
         ("--order hot-cold:1/2", "like `50%`"),

@@ -47,6 +47,12 @@ pub enum DiskError {
     #[error("{part} is {bytes}, but the disk has only {size}: use at most the size of the disk")]
     Beyond { part: &'static str, bytes: Bytes, size: Bytes },
     #[error(
+        "a rate of {rate} for {action} the disk exceeds the maximum of {max}: `unlimited` is as fast as the \
+         disk allows",
+        max = Rate::MAX
+    )]
+    TooFast { action: &'static str, rate: Rate },
+    #[error(
         "a rate of {rate} for {action} the disk needs a working set on it: set that to a size, like `64MiB`"
     )]
     NoWorkingSet { action: &'static str, rate: Rate },
@@ -157,6 +163,9 @@ impl DiskLoad {
             return Err(DiskError::Beyond { part, bytes, size });
         }
         let rates = [("writing", self.write), ("reading", self.read)];
+        if let Some((action, rate)) = rates.into_iter().find(|(_, rate)| rate.is_too_fast()) {
+            return Err(DiskError::TooFast { action, rate });
+        }
         match rates.into_iter().find(|(_, rate)| !rate.is_idle()) {
             Some((action, rate)) if self.working_set.is_zero() => {
                 Err(DiskError::NoWorkingSet { action, rate })
@@ -189,6 +198,10 @@ mod tests {
             ("{}", "a disk of 0 is too small"),
             ("{ size: 4095B }", "at least one block of 4KiB"),
             ("{ size: 129TiB }", "exceeds the maximum of 128TiB"),
+            (
+                "{ size: 1MB, working_set: 1MB, read: 101TB/s }",
+                "a rate of 101TB/s for reading the disk exceeds the maximum of 100TB/s: `unlimited` is",
+            ),
             ("{ size: 1GiB, written: 2GiB }", "written beforehand is 2GiB, but the disk has only 1GiB"),
             (
                 "{ size: 1GiB, working_set: 2GiB }",

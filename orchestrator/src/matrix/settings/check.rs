@@ -14,7 +14,7 @@ use stressor::{
     disk::DiskError,
     workload::{Rate, Workload, WorkloadError},
 };
-use units::{ByteRate, Bytes, Span};
+use units::{BitRate, ByteRate, Bytes, Span};
 
 /// An error in settings that are each valid by themselves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +37,8 @@ const MAX_VCPUS: u32 = 255;
 /// The smallest bandwidth limit that QEMU applies: it divides a limit by ten, and treats a result of 0 as no
 /// limit (`migration_rate_set` and `migration_rate_exceeded`).
 const MIN_BANDWIDTH: ByteRate = ByteRate::new(10);
+/// The largest bandwidth, which is the largest rate of a link.
+const MAX_BANDWIDTH: BitRate = BitRate::new(10_000_000_000_000);
 /// The largest downtime limit that QEMU accepts, its `MAX_MIGRATE_DOWNTIME_SECONDS`.
 const MAX_DOWNTIME: Span = Span::from_secs(2000);
 
@@ -170,6 +172,8 @@ impl Settings {
                 DiskError::Beyond { .. } if load.written > load.size => &["storage.written", "storage.size"],
                 DiskError::Beyond { .. } => &["storage.working_set", "storage.size"],
                 DiskError::NoWorkingSet { .. } => &["storage.working_set"],
+                DiskError::TooFast { action: "writing", .. } => &["storage.write_rate"],
+                DiskError::TooFast { .. } => &["storage.read_rate"],
                 _ => &["storage.size"],
             };
             let paths = paths.iter().map(ToString::to_string).collect();
@@ -205,6 +209,7 @@ impl Settings {
                 WorkloadError::Step(_) => &["stress.step"],
                 WorkloadError::EmptyPhase { .. } => &["stress.phases"],
                 WorkloadError::TooLarge(_) => &["stress.working_set", "guest.ballast", "stress.rate"],
+                WorkloadError::TooFast(_) => &["stress.phases", "stress.wave", "stress.trace", "stress.rate"],
             };
             let paths = paths.iter().map(ToString::to_string).collect();
             errors.push(SettingsError { paths, message: error.to_string(), help: None });
@@ -263,6 +268,19 @@ impl Settings {
                 ),
                 format!("write at least `{MIN_BANDWIDTH}`, or `none` for no limit"),
             ));
+        }
+        for (name, limit) in [
+            ("max_bandwidth", migrate.max_bandwidth),
+            ("max_postcopy_bandwidth", migrate.max_postcopy_bandwidth),
+            ("avail_switchover_bandwidth", migrate.avail_switchover_bandwidth),
+        ] {
+            if let Some(limit) = limit.filter(|limit| limit.to_byte_rate() > MAX_BANDWIDTH.to_byte_rate()) {
+                errors.push(error(
+                    &[&format!("migrate.{name}")],
+                    format!("a bandwidth of {limit} exceeds {MAX_BANDWIDTH}, the maximum of a link"),
+                    format!("write at most `{MAX_BANDWIDTH}`, or remove the key"),
+                ));
+            }
         }
         if migrate.release_ram && migrate.postcopy_recovery.is_some_and(|wait| !wait.is_zero()) {
             errors.push(error(
@@ -450,7 +468,7 @@ impl Settings {
             }
             if let Some(error) = step.workload.and_then(|workload| self.check_workload(&workload).err()) {
                 let key = match error {
-                    WorkloadError::NothingToDirty { .. } => ".stress.rate",
+                    WorkloadError::NothingToDirty { .. } | WorkloadError::TooFast(_) => ".stress.rate",
                     _ => ".stress.threads",
                 };
                 report(&[at(key), at(".stress")], error.to_string(), None);
@@ -519,7 +537,6 @@ mod tests {
     use crate::mode::Mode;
     use serde_json::json;
     use stressor::workload::PageSize;
-    use units::BitRate;
 
     fn limited(rate: u64) -> Rate {
         Rate::Limited(ByteRate::new(rate))
@@ -563,7 +580,8 @@ mod tests {
         for text in ["0", "7bit", "9B/s", "79bit"] {
             assert_eq!(limit(text), ["migrate.max_bandwidth"], "{text}");
         }
-        for text in ["10B/s", "80bit", "1MB/s"] {
+        assert_eq!(limit("10001gbit"), ["migrate.max_bandwidth"]);
+        for text in ["10B/s", "80bit", "1MB/s", "10tbit"] {
             assert_eq!(limit(text), [""; 0], "{text}");
         }
         let migrate =
