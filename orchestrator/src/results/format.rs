@@ -10,8 +10,8 @@
 //! | none | the first records; later ones also have `obtained` and `round_trips` |
 //! | 1 | adds `format` itself; in later records, skipped attempts have no `wall_time_ms` |
 //!
-//! Results may come from anywhere, and charts and sums rely on their numbers. So [`from_json`] refuses those
-//! that nothing can have measured.
+//! Results may come from anywhere, and charts and sums rely on their numbers. Numbers that nothing can have
+//! measured are refused.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::Error as _};
